@@ -1,8 +1,7 @@
 """What is asked, `Problem`, and how it came out, `Status`."""
 
 import enum
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +22,7 @@ from bcgc_jax._pytree import (
     static_field,
     working_dtype,
 )
-from bcgc_jax.distributions import Distribution, EmpiricalPairs, Heterogeneous, JointDistribution
+from bcgc_jax.distributions import Distribution, EmpiricalPairs, JointDistribution
 from bcgc_jax.distributions.atoms import law_of_number
 from bcgc_jax.distributions.base import ONE_BY_ONE
 from bcgc_jax.exact.order_statistics import is_count
@@ -31,6 +30,7 @@ from bcgc_jax.exact.order_statistics import is_count
 _MOST_WORKERS = 2**17
 # What the numbers of a problem must meet.
 CONDITIONS = {
+    "num_workers": ">= 1",
     "num_coordinates": ">= 1",
     "num_samples": "> 0",
     "cycles": "> 0",
@@ -40,6 +40,7 @@ CONDITIONS = {
     "unit_costs": "> 0",
 }
 
+_COUNTS = ("num_workers", "num_coordinates")
 _NUMBERS = ("num_samples", "cycles", "setup_cycles", "send_time", "chain_cycles")
 
 
@@ -53,7 +54,7 @@ class Problem:
 
     Args:
       cycle_time: the law of T, the time of one CPU cycle of a worker; or of all N times of an iteration:
-        `EmpiricalRows`, `Heterogeneous` or, for the latter, a list of N laws.
+        `EmpiricalRows` or `Heterogeneous`.
       num_workers: N. May be batched or traced under a static `max_workers`.
       num_coordinates: L, the length of the gradient.
       num_samples: M, over all workers.
@@ -96,31 +97,67 @@ class Problem:
     overlap: bool = static_field(default=False)
     chain_cycles: ArrayLike | None = None
 
-    if TYPE_CHECKING:  # a list of laws is no field, but it is taken
-
-        def __init__(
-            self,
-            cycle_time: Distribution | JointDistribution | Sequence[Distribution],
-            num_workers: ArrayLike,
-            num_coordinates: ArrayLike,
-            num_samples: ArrayLike = 1.0,
-            cycles: ArrayLike = 1.0,
-            max_workers: int = 0,
-            setup_cycles: ArrayLike | None = None,
-            unit_costs: Numbers | None = None,
-            start_up: Distribution | ArrayLike | None = None,
-            send_time: ArrayLike | None = None,
-            overlap: bool = False,
-            chain_cycles: ArrayLike | None = None,
-        ) -> None: ...
-
     def __post_init__(self) -> None:
-        if isinstance(self.cycle_time, list | tuple):
-            object.__setattr__(self, "cycle_time", Heterogeneous(self.cycle_time))
         if not isinstance(self.cycle_time, Distribution | JointDistribution):
-            raise ValueError(f"cycle_time must be a law such as ShiftedExponential, got {self.cycle_time!r}")
-        self._check_numbers()
+            raise ValueError(
+                "cycle_time must be a law such as ShiftedExponential, or Heterogeneous([…]) of one for each "
+                f"worker, got {self.cycle_time!r}"
+            )
+        for name, condition in CONDITIONS.items():
+            if getattr(self, name) is not None:
+                check(name, getattr(self, name), condition)
+        self._check_start_up()
+        for name in _COUNTS:
+            known = concrete(getattr(self, name))
+            if known is not None and np.any(known != np.floor(known)):
+                raise ValueError(f"{name} must be a whole number, got {known}")
+        # 50 is no other program than 50.0, nor 2e4 than 20_000.
+        for names, given, kind in ((_COUNTS, float, int), ((*_NUMBERS, "start_up"), int, float)):
+            for name in names:
+                if isinstance(value := getattr(self, name), given | np.integer):
+                    object.__setattr__(self, name, kind(value))
+        if self.unit_costs is not None and not isinstance(self.unit_costs, jax.Array):
+            # A list would be many leaves.
+            object.__setattr__(self, "unit_costs", jnp.asarray(self.unit_costs, working_dtype(self)))
+        self._check_coordinates(concrete(self.num_coordinates))
+        self._check_workers(concrete(self.num_workers))
+
+    def __repr__(self) -> str:
         workers = concrete(self.num_workers)
+        padded = workers is None or workers.max() != self.max_workers
+        return represent(self, leave_out=[] if padded else ["max_workers"])
+
+    def _check_start_up(self) -> None:
+        start = self.start_up
+        if isinstance(start, JointDistribution | EmpiricalPairs):
+            raise ValueError(f"start_up must be the law of one worker's, or a number, got {start!r}")
+        if start is not None and self.cycle_time.has_start_up:
+            raise ValueError("EmpiricalPairs have their own start-ups: leave start_up out")
+        if self.random_start_up and self.cycle_time.width() is not None:
+            raise ValueError(
+                f"start_up may be a law where all workers have one law of the cycle time, not with "
+                f"{type(self.cycle_time).__name__}: give a number, or pool the times"
+            )
+        if start is not None and not self.random_start_up:
+            check("start_up", start, ">= 0")
+        if not isinstance(self.overlap, bool | np.bool_):
+            raise ValueError(f"overlap must be True or False, known before tracing, got {self.overlap!r}")
+
+    def _check_coordinates(self, count: np.ndarray | None) -> None:
+        shape = None if self.unit_costs is None else np.shape(self.unit_costs)
+        if shape == () or (shape and count is not None and np.any(count != shape[-1])):
+            raise ValueError(
+                f"unit_costs must have one entry for each of the {self.num_coordinates} coordinates, "
+                f"got shape {shape}"
+            )
+        limit = jnp.iinfo(jnp.result_type(int)).max
+        if count is not None and np.any(count > limit):
+            raise ValueError(
+                f"num_coordinates above {limit} needs 64-bit integers: "
+                "call jax.config.update('jax_enable_x64', True) first"
+            )
+
+    def _check_workers(self, workers: np.ndarray | None) -> None:
         by_default = not self.max_workers or isinstance(self.max_workers, _Largest)
         if by_default and workers is not None:
             object.__setattr__(self, "max_workers", _Largest(max(self.max_workers, workers.max())))
@@ -134,82 +171,22 @@ class Problem:
                 "arrays of N² numbers"
             )
         width = self.cycle_time.width()
-        if width is not None and (
-            width != self.max_workers or (workers is not None and np.any(workers != width))
-        ):
+        if width is not None and {width} != {self.max_workers, *([] if workers is None else workers.flat)}:
             raise ValueError(
                 f"cycle_time is the law of {width} workers, but num_workers is {self.num_workers} and "
                 f"max_workers {self.max_workers}: workers that are not alike are neither left out nor padded"
-            )
-
-    def __repr__(self) -> str:
-        workers = concrete(self.num_workers)
-        padded = workers is None or workers.max() != self.max_workers
-        return represent(self, leave_out=[] if padded else ["max_workers"])
-
-    def _check_numbers(self) -> None:
-        _check_count("num_workers", self.num_workers)
-        _check_count("num_coordinates", self.num_coordinates)
-        for name in _NUMBERS:
-            if getattr(self, name) is not None:
-                check(name, getattr(self, name), CONDITIONS[name])
-        self._check_start_up()
-        # 50 is no other program than 50.0, nor 2e4 than 20_000.
-        counts = ("num_workers", "num_coordinates")
-        for names, given, kind in (((*_NUMBERS, "start_up"), int, float), (counts, float, int)):
-            for name in names:
-                if isinstance(value := getattr(self, name), given | np.integer):
-                    object.__setattr__(self, name, kind(value))
-        if self.unit_costs is not None:
-            self._check_unit_costs()
-        limit = jnp.iinfo(jnp.result_type(int)).max
-        coordinates = concrete(self.num_coordinates)
-        if coordinates is not None and np.any(coordinates > limit):
-            raise ValueError(
-                f"num_coordinates above {limit} needs 64-bit integers: "
-                "call jax.config.update('jax_enable_x64', True) first"
-            )
-
-    def _check_start_up(self) -> None:
-        start = self.start_up
-        if isinstance(start, JointDistribution | EmpiricalPairs):
-            raise ValueError(f"start_up must be the law of one worker's, or a number, got {start!r}")
-        if start is not None and not self.random_start_up:
-            check("start_up", start, ">= 0")
-        if start is not None and self.cycle_time.has_start_up:
-            raise ValueError("EmpiricalPairs have their own start-ups: leave start_up out")
-        if self.random_start_up and self.cycle_time.width() is not None:
-            raise ValueError(
-                f"start_up may be a law where all workers have one law of the cycle time, not with "
-                f"{type(self.cycle_time).__name__}: give a number, or pool the times"
-            )
-        if not isinstance(self.overlap, bool | np.bool_):
-            raise ValueError(f"overlap must be True or False, known before tracing, got {self.overlap!r}")
-
-    def _check_unit_costs(self) -> None:
-        check("unit_costs", self.unit_costs, CONDITIONS["unit_costs"])
-        if not isinstance(self.unit_costs, jax.Array):  # a list would be many leaves
-            object.__setattr__(self, "unit_costs", jnp.asarray(self.unit_costs, working_dtype(self)))
-        shape, count = jnp.asarray(self.unit_costs).shape, concrete(self.num_coordinates)
-        if not shape or (count is not None and np.any(count != shape[-1])):
-            raise ValueError(
-                f"unit_costs must have one entry for each of the {self.num_coordinates} coordinates, "
-                f"got shape {shape}"
             )
 
     def check_single(self) -> None:
         """Raise ValueError where shapes say that this is a batch of problems, which only `jax.vmap` takes."""
         if all(getattr(leaf, "ndim", 0) == 0 for leaf in jax.tree.leaves(self)):
             return
-        for name in ("num_workers", "num_coordinates", *_NUMBERS, "start_up"):
+        for name in (*_COUNTS, *_NUMBERS, "unit_costs", "start_up", "cycle_time"):
             value = getattr(self, name)
-            if name == "start_up" and self.random_start_up:
+            if isinstance(value, Distribution | JointDistribution):
                 value.check_single()
             elif value is not None:
-                check_shape(name, value, (), ONE_BY_ONE)
-        if self.unit_costs is not None:
-            check_shape("unit_costs", self.unit_costs, (None,), ONE_BY_ONE)
-        self.cycle_time.check_single()
+                check_shape(name, value, (None,) if name == "unit_costs" else (), ONE_BY_ONE)
 
     @property
     def valid(self) -> Array:
@@ -277,12 +254,15 @@ class Problem:
     @property
     def setup_load(self) -> Array:
         """f / b: the setup of one subset, in coordinates."""
-        return jnp.asarray(0 if self.setup_cycles is None else self.setup_cycles, self.dtype) / self.cycles
+        return self._in_coordinates(self.setup_cycles)
 
     @property
     def chain_load(self) -> Array:
         """h / b: what it takes to carry a subset's cotangent past a coordinate, in coordinates."""
-        return jnp.asarray(0 if self.chain_cycles is None else self.chain_cycles, self.dtype) / self.cycles
+        return self._in_coordinates(self.chain_cycles)
+
+    def _in_coordinates(self, cycles: ArrayLike | None) -> Array:
+        return jnp.zeros((), self.dtype) if cycles is None else jnp.asarray(cycles, self.dtype) / self.cycles
 
     @property
     def send_load(self) -> Array:
@@ -319,10 +299,3 @@ class Status(enum.IntEnum):
             Status.PRECISION: "the tolerance is finer than the working precision and the finest rule of "
             "integration resolve here: accept the reported relative_gap, or enable float64",
         }[self]
-
-
-def _check_count(name: str, value: Any) -> None:
-    check(name, value, ">= 1")
-    array = concrete(value)
-    if array is not None and np.any(array != np.floor(array)):
-        raise ValueError(f"{name} must be a whole number, got {value}")

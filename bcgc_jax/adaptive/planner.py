@@ -104,19 +104,17 @@ class Planner:
         nothing = Window(np.ones((1, num_workers)), self._max_stored, key)
         self._plans = {name: rules[name](nothing) for name in CAUTIOUS if name in rules}
         # Its own subset first: no worker is later with it than without redundancy.
-        cautious = self._max_stored > 1 and CAUTIOUS[-1] in rules
-        self.plan = self._plans[CAUTIOUS[cautious]]
-        # What each rule's plan would have taken in each iteration of the window; NaN before it had one. How
-        # many of these its newest plan has not been made from.
+        self.plan = self._plans[CAUTIOUS[self._max_stored > 1 and CAUTIOUS[-1] in rules]]
+        # What each rule's plan would have taken in each iteration of the window, NaN before it had one; and
+        # the plan that is run.
         self._losses: dict[str, list[float]] = {name: [] for name in rules}
-        self._unfitted = dict.fromkeys(rules, 0)
-        # From how many iterations the newest plans were made, and the one that is run.
-        self._made_from, self._own_made_from = dict.fromkeys(rules, 0), 0
-        # The same of the plan that is run.
         self._own: list[float] = []
+        # From how many iterations a rule's newest plan was made, and how many came since; of the one that is
+        # run the first.
+        self._made_from, self._unfitted = dict.fromkeys(rules, 0), dict.fromkeys(rules, 0)
+        self._own_made_from = 0
         # What iterations took beyond what their times say, by rule: means, and of how many.
         self._extra: dict[str, tuple[float, int]] = {}
-        self._counted: dict[str, float] = {}  # messages of rules' plans in the last iterations
         self._since: list[tuple[float, float]] = []
         self._disturbance = 0.0
         self._probing: WorkPlan | None = None
@@ -141,7 +139,6 @@ class Planner:
         included.
         """
         ran = self.plan if ran is None else ran
-        self._counted.clear()
         if preparing and self._extra:
             expected = float(np.mean(self._runtimes(ran)))
             self._disturbance += taken - expected - self._more(ran.name)
@@ -149,9 +146,16 @@ class Planner:
         else:
             starts = np.broadcast_to(np.asarray(start_ups, float), times.shape)
             self._add(times, known, starts, ran.loads[:, 0])
-            self._record()
-            expected = float(self._runtimes(ran, 1)[0])
-            self._learn_extra(ran.name, taken - expected)
+            for name, losses in self._losses.items():
+                made = self._plans.get(name)
+                losses.append(math.nan if made is None else self._last(made))
+                del losses[:-WINDOW]
+                self._unfitted[name] += 1
+            self._own = [*self._own, self._last(self.plan)][-WINDOW:]
+            expected = self._last(ran)
+            mean, count = self._extra.get(ran.name, (0.0, 0))
+            count = min(count + 1, WINDOW)
+            self._extra[ran.name] = mean + (taken - expected - mean) / count, count
             uncoded = self._losses["uncoded"][-1]
         self._since.append((taken, expected))
         self._saved += uncoded + self._more("uncoded") - taken
@@ -159,22 +163,10 @@ class Planner:
         if self._probing is not None and ran.name == "uncoded":
             self.plan, self._probing = self._probing, None
         if not preparing and self.step < self.num_steps and len(self._times) >= FIRST:
-            self._replan()
-
-    def _record(self) -> None:
-        """What each rule's plan would have taken in the last iteration."""
-        for name, record in self._losses.items():
-            made = self._plans.get(name)
-            record.append(math.nan if made is None else float(self._runtimes(made, 1)[0]))
-            del record[:-WINDOW]
-            self._unfitted[name] += 1
-        self._own = [*self._own, float(self._runtimes(self.plan, 1)[0])][-WINDOW:]
-
-    def _replan(self) -> None:
-        self._make_plans()
-        if self._probing is None:
-            self._choose()
-        self._probe()
+            self._make_plans()
+            if self._probing is None:
+                self._choose()
+            self._probe()
 
     def taken_up(self, seconds: float) -> None:
         """A change took so many, and what its preparation took of the iterations before: so may the next."""
@@ -215,26 +207,23 @@ class Planner:
         """What a plan would have taken in the last iterations."""
         return made.runtimes(self._times[-last:], self._starts[-last:])
 
+    def _last(self, made: WorkPlan) -> float:
+        return float(self._runtimes(made, 1)[0])
+
     def _uncoded(self) -> float:
         return float(np.mean(np.max(self._starts + self._times, axis=1)))
-
-    def _learn_extra(self, name: str, more: float) -> None:
-        mean, count = self._extra.get(name, (0.0, 0))
-        count = min(count + 1, WINDOW)
-        self._extra[name] = mean + (more - mean) / count, count
 
     def _more(self, name: str) -> float:
         """What a rule's iterations take beyond their times: measured, or by how many messages come."""
         if name in self._extra:
             return self._extra[name][0]
         known = next(reversed(self._extra))
-        if not self.message_seconds:
-            return self._extra[known][0]
-        seen = self._times[-_LAST:], self._starts[-_LAST:]
-        for one in {name, known} - self._counted.keys():
-            self._counted[one] = self._plans[one].messages(*seen)
-        more = self._counted[name] - self._counted[known]
-        return self._extra[known][0] + self.message_seconds * more
+        more = self._extra[known][0]
+        if self.message_seconds:
+            seen = self._times[-_LAST:], self._starts[-_LAST:]
+            mine, other = (self._plans[one].messages(*seen) for one in (name, known))
+            more += self.message_seconds * (mine - other)
+        return more
 
     def _make_plans(self) -> None:
         size = len(self._times)
@@ -248,7 +237,6 @@ class Planner:
                 window = Window(self._times[-last:], self._max_stored, key, self._starts[-last:])
                 self._plans[name] = rule(window)
                 self._unfitted[name], self._made_from[name] = 0, size
-                self._counted.pop(name, None)
 
     def _choose(self) -> None:
         best: tuple[float, str] = (0.0, "")
@@ -260,8 +248,8 @@ class Planner:
             cost = self._cost(made)
             clear = gain > 2 * error and gain * horizon > _CLEARLY * cost
             affordable = name == "uncoded" or clear or cost <= at_hand
-            if gain > _ERRORS * error and affordable and gain - cost / horizon > best[0]:
-                best = gain - cost / horizon, name
+            if gain > _ERRORS * error and affordable:
+                best = max(best, (gain - cost / horizon, name), key=lambda found: found[0])
         if best[1]:
             self._change(best[1], best[0])
 
@@ -302,15 +290,14 @@ class Planner:
         return mean, error
 
     def _change(self, name: str, gain: float) -> None:
-        after = self._plans[name]
+        before, after = self.plan.name, self._plans[name]
         took, said = np.mean(self._since, axis=0) if self._since else (math.nan, math.nan)
-        reason = "it would have been faster"
-        if name == self.plan.name:
-            reason = f"{reason}: made anew from the last iterations"
+        again = ": made anew from the last iterations" if name == before else ""
         expected = float(np.mean(self._runtimes(after))) + self._more(name)
-        promised = float(said) + self._more(self.plan.name)
+        promised = float(said) + self._more(before)
+        reason = f"it would have been faster{again}"
         self.decisions.append(
-            Decision(self.step, self.plan.name, name, reason, float(took), promised, expected, gain)
+            Decision(self.step, before, name, reason, float(took), promised, expected, gain)
         )
         self._spent += self._cost(after)
         self.plan, self._since, self._own = after, [], list(self._losses[name])

@@ -51,22 +51,24 @@ class WorkPlan:
         >>> WorkPlan("uneven", np.array([0.25, 0.75]), schedule_of([Group(2, 1)], [1.0])).loads.tolist()
         [[0.5, 2.0], [1.5, 2.0]]
         """
-        sizes, workers = np.asarray(self.plan.sizes, float)[self.block], self.num_workers
-        if not isinstance(self.plan.completion, FirstHolder):
-            data = np.asarray(self.plan.data)
-            if isinstance(self.plan.completion, OneOfEach) and self.plan.completion.kinds is not None:
-                data = data[np.array(self.plan.completion.kinds)]
-            return np.broadcast_to(np.cumsum(data * sizes, axis=-1), (workers, sizes.size))
-        of_worker = (np.arange(workers)[:, None] + np.asarray(turns_of(self.plan))) % workers
-        return np.cumsum(workers * self.shares[of_worker] * sizes, axis=1)
+        sizes, rule = np.asarray(self.plan.sizes, float)[self.block], self.plan.completion
+        if isinstance(rule, FirstHolder):
+            subset = (
+                np.arange(self.num_workers)[:, None] + np.asarray(turns_of(self.plan))
+            ) % self.num_workers
+            return np.cumsum(self.num_workers * self.shares[subset] * sizes, axis=1)
+        data = np.asarray(self.plan.data)
+        if isinstance(rule, OneOfEach) and rule.kinds is not None:
+            data = data[rule.kind_of]
+        return np.broadcast_to(np.cumsum(data * sizes, axis=-1), (self.num_workers, sizes.size))
 
     def runtimes(self, times: np.ndarray, start_ups: np.ndarray | float = 0.0) -> np.ndarray:
         """τ of iterations with these cycle times and start-ups, `[R, N]` each to `[R]`.
 
         >>> from bcgc_jax.plans.plan import partition_plan
         >>> coded = WorkPlan("coded", np.full(2, 0.5), partition_plan(np.array([0.5, 0.5]), 2))
-        >>> coded.runtimes(np.array([[1.0, 4.0]])), coded.runtimes(np.array([[1.0, 4.0]]), 3.0)
-        (array([2.]), array([5.]))
+        >>> coded.runtimes(np.array([[1.0, 4.0]]), 3.0), coded.messages(np.array([[1.0, 4.0]]))
+        (array([5.]), 3.0)
         """
         assert self.plan.completion is not None
         starts = np.broadcast_to(start_ups, times.shape)[:, None]
@@ -78,13 +80,7 @@ class WorkPlan:
         return start_ups + times * self.loads[:, 0] <= until * (1 + 1e-12)
 
     def messages(self, times: np.ndarray, start_ups: np.ndarray | float = 0.0) -> float:
-        """How many tasks all workers together have done at the end of an iteration, the mean.
-
-        >>> from bcgc_jax.plans.plan import partition_plan
-        >>> coded = WorkPlan("coded", np.full(2, 0.5), partition_plan(np.array([0.5, 0.5]), 2))
-        >>> coded.messages(np.array([[1.0, 4.0]]))
-        3.0
-        """
+        """How many tasks all workers together have done at the end of an iteration, the mean."""
         ends = self.runtimes(times, start_ups) * (1 + 1e-12)
         starts = np.broadcast_to(start_ups, times.shape)[..., None]
         done = starts + times[..., None] * self.loads <= ends[:, None, None]
@@ -100,12 +96,13 @@ class WorkPlan:
     def _held(self) -> np.ndarray:
         """From where to where on the circle of the data each worker's subsets lie, `[N, 2]`."""
         around = np.concatenate([[0.0], np.cumsum(np.tile(self.shares, 2))])
-        if isinstance(self.plan.completion, OneOfEach):
+        rule, first = self.plan.completion, np.arange(self.num_workers)
+        if isinstance(rule, OneOfEach):
             used = np.flatnonzero(np.asarray(self.plan.sizes) > 0)[-1]
-            of_worker = {w: group for group in self.plan.completion.groups[used] for w in group}
-            ends = [(min(group), max(group) + 1) for _, group in sorted(of_worker.items())]
+            of_worker = {w: group for group in rule.groups[used] for w in group}
+            ends = [(min(of_worker[w]), max(of_worker[w]) + 1) for w in first]
             return around[np.array(ends)]
-        coded = isinstance(self.plan.completion, AnyOf)
-        depth = int(np.max(self.plan.data if coded else 1 + np.asarray(turns_of(self.plan))))
-        first = np.arange(self.num_workers)
+        depth = int(
+            np.max(self.plan.data if isinstance(rule, AnyOf) else 1 + np.asarray(turns_of(self.plan)))
+        )
         return np.stack([around[first], around[first + depth]], axis=1)

@@ -7,8 +7,7 @@ iterations themselves, workers in random order; where there are start-ups, on in
 their laws. Or they are even, in nested groups, of which nobody is asked anything.
 """
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -56,11 +55,9 @@ class Window(NamedTuple):
     def starts_late(self) -> bool:
         return float(np.mean(self.start_ups)) > _NO_START_UP * float(np.mean(self.times))
 
-    def mean_runtime(self, plan: WorkPlan) -> float:
-        return float(np.mean(plan.runtimes(self.times, self.start_ups)))
-
 
 Rule = Callable[[Window], WorkPlan]
+Shares = Callable[[Window], np.ndarray]
 
 
 def even_shares(window: Window) -> np.ndarray:
@@ -105,9 +102,6 @@ def _alike_together(values: np.ndarray) -> np.ndarray:
     return found
 
 
-Shares = Callable[[Window], np.ndarray]
-
-
 def uncoded(window: Window) -> WorkPlan:
     return WorkPlan("uncoded", even_shares(window), schedule_of([Group(1, 1)], np.ones(1)))
 
@@ -129,22 +123,17 @@ def _credit(window: Window, shares: Shares, parts: int) -> WorkPlan:
         starts.append(schedule_of([last], jnp.full(2 * parts, 0.5 / parts, jnp.float32)))
     draw, search = jax.random.split(window.key)
     problem = _alike(draw, workers * share * window.times, window)
-    found = [
-        WorkPlan(
-            "multi_message", share, start.with_sizes(search_sizes(search, problem, start, _STEPS, _DRAWS))
-        )
-        for start in starts
-    ]
-    return min(found, key=window.mean_runtime)
+    found = [start.with_sizes(search_sizes(search, problem, start, _STEPS, _DRAWS)) for start in starts]
+    plans = [WorkPlan("multi_message", share, plan) for plan in found]
+    return min(plans, key=lambda plan: np.mean(plan.runtimes(window.times, window.start_ups)))
 
 
 def _alike(key: jax.Array, times: np.ndarray, window: Window) -> Problem:
     """Workers in random order: in some of the iterations, or with independent start-ups and times."""
     workers = times.shape[1]
     if window.starts_late:
-        cycle, start = (
-            Empirical(jnp.asarray(_quantiles(x), jnp.float32)) for x in (times, np.asarray(window.start_ups))
-        )
+        both = _quantiles(times), _quantiles(np.asarray(window.start_ups))
+        cycle, start = (Empirical(jnp.asarray(x, jnp.float32)) for x in both)
         return Problem(cycle, workers, 1, cycles=workers, start_up=start)
     row = np.asarray(jax.random.randint(key, (_ROWS,), 0, len(times)))
     return Problem(EmpiricalRows(jnp.asarray(times[row], jnp.float32)), workers, 1, cycles=workers)
@@ -182,4 +171,4 @@ def rules(parts: int, shares: Shares = by_speed) -> dict[str, Rule]:
     }
 
 
-RULES: Mapping[str, Rule] = MappingProxyType(rules(8))
+RULES = rules(8)

@@ -86,17 +86,6 @@ def _over_levels(
     return jax.lax.scan(both, carry, given, reverse=True)
 
 
-def static_workers(num_workers: ArrayLike, max_workers: int | None) -> int:
-    """`max_workers`, or the value of a concrete `num_workers`."""
-    if max_workers is None:
-        if isinstance(num_workers, jax.core.Tracer):
-            raise ValueError("num_workers is traced: give the static max_workers that bounds it")
-        max_workers = int(np.max(np.asarray(num_workers)))
-    elif not isinstance(num_workers, jax.core.Tracer) and np.max(num_workers) > max_workers:
-        raise ValueError(f"num_workers {np.max(num_workers)} exceeds max_workers {max_workers}")
-    return max_workers
-
-
 def is_count(num_workers: ArrayLike, max_workers: int) -> Array:
     """Whether N is a whole number from 1 to `max_workers`."""
     workers = jnp.asarray(num_workers)

@@ -54,34 +54,31 @@ class Completion:
       waits for.
     - `first(times)`: when all may be there, from when each task may be finished, `[K]`, ascending.
     - `blocks(finish, block)`: when each block is there, `[..., B]`, from when each worker has done each task,
-      `[..., K, N]`. `block`, `[K]`, is that of each task, of which none is padding. NumPy in, NumPy out; inf
-      for never.
-    - `bounding(hazard)`: the hazards g of its `bounds(work)`, `[..., J]`.
+      `[..., K, N]`, and the block of each task, `[K]`. NumPy in, NumPy out; inf for never.
+    - `bounding(hazard)`: the hazards g of its `bounds(work)`, `[..., J]`; `by_task`: those of the tasks.
     - `tolerated(work)`: how many workers may be late for ever, for tasks of this `work`, `[K]`, 0 before any.
 
-    `rekindled` says that P(τ > t) has kinks where more tasks than those of the start become possible;
-    `by_task`, that its bounding hazards are those of the tasks.
+    `rekindled` says that P(τ > t) has kinks where more tasks than those of the start become possible.
     """
 
     rekindled: ClassVar[bool] = False
-    exact_gradient: bool = True
     by_task: ClassVar[bool] = False
+    exact_gradient: bool = True
     num_workers: Any
-
-    def awaited(self, data: Any) -> Any:
-        """How many messages of each task complete it, `[K]`, of tasks on this `data`; None if it varies."""
-        return None
-
     late: Callable[..., Array]
     first: Callable[..., Array]
     blocks: Callable[..., Any]
     bounding: Callable[..., Array]
     tolerated: Callable[..., Array]
 
+    def awaited(self, data: Any) -> Any:
+        """How many messages of each task complete it, `[K]`, of tasks on this `data`; None if it varies."""
+        return None
+
     def bounds(self, work: Array) -> Bounds:
         """For P(τ > t) ≤ N e^-g."""
         log_workers = jnp.log(jnp.asarray(self.num_workers, work.dtype))
-        wanted = jnp.maximum(log_workers - np.log(_MISSED).astype(log_workers.dtype), 0.02)
+        wanted = jnp.maximum(log_workers - np.log(_MISSED).astype(work.dtype), 0.02)
         choices = jnp.stack([jnp.zeros_like(log_workers), log_workers])
         return Bounds(choices, jnp.concatenate([jnp.zeros_like(wanted[:1]), wanted])[:, None])
 
@@ -247,8 +244,13 @@ class OneOfEach(Completion):
         return sum(map(len, self.groups[0]))
 
     @property
+    def kind_of(self) -> np.ndarray:
+        """Of each worker."""
+        return np.zeros(self.num_workers, int) if self.kinds is None else np.array(self.kinds)
+
+    @property
     def num_kinds(self) -> int:
-        return 1 if self.kinds is None else max(self.kinds) + 1
+        return 1 + int(self.kind_of.max())
 
     @property
     def _tree(self) -> Tree:

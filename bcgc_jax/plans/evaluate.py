@@ -1,5 +1,7 @@
 """The expected time until all is there, and the probability that it is late, by any rule of completion."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,7 @@ from bcgc_jax.exact.quadrature import Expectation, Quadrature, largest
 from bcgc_jax.exact.windows import LEFT_OUT
 from bcgc_jax.plans.completion import Completion
 from bcgc_jax.plans.marks import images_of, peaks_of
-from bcgc_jax.plans.worker import NUM_INNER, Load, Worker, delivered, first_times, hazard_of, late_hazard
+from bcgc_jax.plans.worker import NUM_INNER, Load, Worker, delivered, hazard_of, late_hazard
 
 # Intervals of the trapezoid rule, a multiple of 4: two halvings give the error estimate.
 NUM_NODES = 128
@@ -73,18 +75,12 @@ def with_rounding(load: Array, found: Expectation, rounding: float = 0.0) -> Exp
 
 def evaluation_cost(worker: Worker, size: int) -> float:
     """Operations of one expectation, roughly."""
+    pieces = [max(int(law.breaks().size), 1) for law in (worker.start, worker.cycle_time)]
+    both, inner = math.prod(pieces), max(pieces)
     if worker.stepwise:
-        pairs = _size_of(worker.cycle_time) * _size_of(worker.start)
-        return float(pairs * size**3)
-    inner = max(_size_of(worker.start), _size_of(worker.cycle_time))
-    both = _size_of(worker.start) * _size_of(worker.cycle_time)
+        return float(both * size**3)
     nodes = NUM_NODES if both == 1 else 9 * min(size, 24) * both
     return 20.0 * nodes * size * (inner if inner > 1 or worker.constant else NUM_INNER)
-
-
-def _size_of(law: Distribution) -> int:
-    """Atoms or kinks."""
-    return max(int(law.breaks().size), 1)
 
 
 def exceedance(worker: Worker, load: Load, rule: Completion, t: Array) -> Array:
@@ -115,7 +111,8 @@ def _nodes(worker: Worker, load: Load, rule: Completion, num_nodes: int) -> Quad
     def hazard_at(t: Array) -> Array:
         return rule.bounding(late_hazard(*still, t[:, None], _LAYOUT_INNER)[0])
 
-    first = first_times(worker, load)
+    first = worker.infimum() + delivered(load, worker.cycle_time.infimum()[None], worker.overlap)
+    first = first.astype(load.work.dtype)
     start = rule.first(first)
     plain = rule.by_task and worker.plain and load.sent is None
     if plain:  # no search: the times of these hazards, times the work
@@ -148,9 +145,8 @@ def _nodes(worker: Worker, load: Load, rule: Completion, num_nodes: int) -> Quad
 
 def _onsets_of(worker: Worker, load: Load, start: Array, turns: bool) -> Array:
     """The `start` of all, and where P(F_n > t) begins to fall after it, `[K]`, in `turns` for subsets."""
-    law, starts = worker.cycle_time, worker.infimum()[None]
-    if worker.start.atomic:
-        starts = worker.atoms()[0]
+    law = worker.cycle_time
+    starts = worker.atoms()[0] if worker.start.atomic else worker.infimum()[None]
     times = law.breaks() if law.atomic else law.infimum()[None]
     if starts.size * times.size == 1 and not turns:
         return start[None]
@@ -216,9 +212,8 @@ def _kinks_of(worker: Worker, load: Load) -> tuple[Array, Array | None] | None:
 
 def _overtaking(load: Load) -> Array:
     """The cycle time from which on a level's work, not the link, decides when it is delivered, `[N]`."""
-    assert load.sent is not None
     more = load.work[:, None] - load.work
-    earlier = load.earlier & (more > 0) & (load.work > 0)
+    earlier = load.earlier & (more > 0)
     times = (load.began[:, None] - load.began) / jnp.where(earlier, more, 1)
     return largest(jnp.where(earlier, times, 0))
 
@@ -274,5 +269,5 @@ def _steps(worker: Worker) -> tuple[Array, Array, Array]:
     starts, share = worker.atoms()
     atoms = worker.cycle_time.breaks()
     mass = mass_of(worker.cycle_time, atoms)
-    pairs = jnp.meshgrid(starts, atoms, indexing="ij")
-    return pairs[0].ravel(), pairs[1].ravel(), (share[:, None] * mass).ravel()
+    both = jnp.meshgrid(starts, atoms, indexing="ij")
+    return *map(jnp.ravel, both), (share[:, None] * mass).ravel()  # type: ignore[return-value]

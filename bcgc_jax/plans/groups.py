@@ -5,7 +5,6 @@ All of this is static: it follows from the number of workers alone, and is worke
 
 import collections
 import functools
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -42,35 +41,34 @@ def check_groups(groups: Groups, num_workers: int) -> None:
 @functools.cache
 def kinds_by_size(groups: Groups) -> tuple[int, ...]:
     """The kind of each worker, where those in groups of the same sizes are alike; kinds are 0, 1, …"""
-    chains = list(zip(*(_of_workers(level, [len(g) for g in level]) for level in groups), strict=True))
-    known = {chain: kind for kind, chain in enumerate(sorted(set(chains)))}
-    return tuple(known[chain] for chain in chains)
+    _, kinds = np.unique(_sizes(groups), axis=0, return_inverse=True)
+    return tuple(kinds.ravel().tolist())
 
 
 def sizes_of_kinds(groups: Groups, kinds: tuple[int, ...]) -> np.ndarray:
     """The size of the group of a worker of each kind, at each level, `[W, K]`."""
     found = np.zeros((max(kinds) + 1, len(groups)), int)
-    for k, level in enumerate(groups):
-        found[list(kinds), k] = _of_workers(level, [len(group) for group in level])
+    found[list(kinds)] = _sizes(groups)
     return found
 
 
-def _of_workers(level: tuple[tuple[int, ...], ...], values: Sequence[int]) -> list[int]:
-    """The value of each worker's group."""
-    found = {worker: value for group, value in zip(level, values, strict=True) for worker in group}
-    return [found[worker] for worker in sorted(found)]
+def _sizes(groups: Groups) -> np.ndarray:
+    """The same of each worker, `[N, K]`."""
+    found = np.zeros((sum(map(len, groups[0])), len(groups)), int)
+    for k, level in enumerate(groups):
+        for group in level:
+            found[list(group), k] = len(group)
+    return found
 
 
 class Tree(NamedTuple):
     """Groups by their types: groups of one type hold as many of each type of the level below.
 
     Attributes:
-      levels: of each level and type the types of the level below that a group holds, and how many of each.
-      Below
-        the first level are the kinds of workers; the last is of one type, all of the workers.
-      task: of each type of all levels, its level, `[J]`; `members`: its workers of each kind, `[J, W]`;
-      `number`:
-        how many groups there are of it, `[J]`.
+      levels: of each level and type the types of the level below that a group holds, and how many of each;
+        below the first level are the kinds of workers, and the last is of one type, all of the workers.
+      task, members, number: of each type of all levels its level, `[J]`, its workers of each kind, `[J, W]`,
+        and how many groups there are of it, `[J]`.
     """
 
     levels: tuple[tuple[tuple[tuple[int, int], ...], ...], ...]

@@ -23,74 +23,73 @@ from bcgc_jax._pytree import (
     static_field,
     working_dtype,
 )
-from bcgc_jax.distributions import Deterministic, Distribution, Empirical, EmpiricalRows, JointDistribution
+from bcgc_jax.distributions import Distribution, Empirical, EmpiricalRows, JointDistribution
 from bcgc_jax.distributions.joint import NO_EXACT_ANSWER
 from bcgc_jax.exact import order_statistics
-from bcgc_jax.exact.order_statistics import is_count, static_workers
 from bcgc_jax.exact.quadrature import Expectation
+from bcgc_jax.plans import evaluate
 from bcgc_jax.plans.completion import AnyOf, Completion
-from bcgc_jax.plans.evaluate import (
-    NUM_NODES,
-    evaluation_cost,
-    exceedance,
-    expected_completion,
-    smoothed_exceedance,
-    with_rounding,
-)
+from bcgc_jax.plans.evaluate import NUM_NODES
 from bcgc_jax.plans.worker import Load, Worker, delivered, last_delivery
 from bcgc_jax.problem import Problem
 
 # Numbers at a time: draws, workers and levels.
 _CHUNK = 2**18
-# Of a joint law the iteration has the times.
-_NO_LAW = Deterministic(1.0)
 
 
+@pytree_dataclass
 class Iteration:
-    """What is asked about an iteration's times, and about tasks of a `load` in them.
+    """What is asked about an iteration's times, and about tasks of a `load` in them: here by draws alone.
 
-    A new dependence of the workers is a subclass with `sorted_draws` and `laws`; one with `exact` answers has
-    all that `Independent` has, and `alike` workers are independent ones of one law. `polyhedral` says whether
-    E τ is so in the load; `smooth`, whether times have one density without kinks, and all begin at once;
-    `stepped`, whether P(τ > t) is a step function.
+    A kind with `exact` answers has all that `Independent` has, and `alike` workers are independent ones of
+    one law; a joint law is the cycle time of `worker`. `polyhedral` says whether E τ is so in the load;
+    `smooth`, whether times have one density without kinks, and all begin at once; `stepped`, whether P(τ > t)
+    is a step function. N may be traced; of other numbers than a joint law is of all is NaN.
     """
 
-    exact = alike = False
     worker: Worker
     num_workers: ArrayLike
+    max_workers: int = static_field()
 
-    rows: Array | None = None  # of a sample its iterations, `[S, N]`, of which everything is a mean
+    exact = alike = False
 
     def no_answer(self, *_: Any, **__: Any) -> Any:
         """In place of each exact answer."""
         raise ValueError(NO_EXACT_ANSWER)
 
-    polyhedral = smooth = property(no_answer)
-    pooled = evaluation_cost = typical_times = expected_start_ups = expected_shared_time = no_answer
+    polyhedral = smooth = stepped = property(no_answer)
+    evaluation_cost = typical_times = expected_shared_time = no_answer
     expected_order_statistics = order_survival = no_answer
     expected_completion = exceedance = smoothed_exceedance = no_answer
 
     @property
-    def stepped(self) -> bool:
-        return self.polyhedral
+    def law(self) -> Any:
+        return self.worker.cycle_time
+
+    @property
+    def rows(self) -> Array | None:
+        """Of a sample its iterations, `[S, N]`, of which everything is a mean."""
+        return None
 
     @property
     def any_of(self) -> AnyOf:
         """Level n is there with the (N-n)-th delivery."""
         return AnyOf(self.num_workers)
 
-    def laws(self) -> Sequence[Distribution]:
-        """The laws whose means must be finite."""
-        return [] if self.worker.start.constant else [self.worker.start]
+    def pooled(self) -> Distribution:
+        """The distribution of one worker's time."""
+        return self.law.pooled()
 
     def check_finite_means(self) -> None:
         """Raise ValueError where a concrete law has an infinite mean."""
-        for one in () if is_traced(self) else self.laws():
+        start = self.worker.start
+        laws = [*([self.law] if self.alike else self.law.members()), *([] if start.constant else [start])]
+        for one in () if is_traced(self) else laws:
             batched = any(np.ndim(leaf) for leaf in jax.tree.leaves(one)) and not one.atomic
             mean = concrete(one.mean())  # traced within a caller's jit
             if batched or mean is None or np.all(np.isfinite(mean)):
                 continue
-            named = f"{'the start-up, ' * (one is self.worker.start)}{type(one).__name__}"
+            named = f"{'the start-up, ' * (one is start)}{type(one).__name__}"
             raise ValueError(
                 f"the mean of {named} is infinite, or above the largest number, "
                 f"{jnp.finfo(working_dtype(one)).max:.1e}, and so is the expected runtime of a scheme that "
@@ -98,15 +97,34 @@ class Iteration:
                 "(Deadline; in a shell --objective completion-probability)"
             )
 
+    def typical_start_up(self) -> Array:
+        """The mean start-up, in the unit of runtimes; the median where that is infinite."""
+        start = self.worker.start
+        if self.worker.pairs is not None:
+            return jnp.mean(self.worker.pairs.arrays()[0])
+        median, mean = start.inverse_cumulative_hazard(jnp.log(2.0)), start.mean()
+        return jnp.where(jnp.isfinite(mean), mean, median)
+
     def least_start_up(self) -> Array:
         """E S_(1), of the shortest start-up of the N workers, in the unit of runtimes."""
-        return self.worker.infimum() * self.worker.unit
+        if self.worker.constant:
+            return self.worker.infimum() * self.worker.unit
+        return jnp.take(self.expected_start_ups(), jnp.asarray(self.num_workers, int) - 1)
 
-    typical_start_up = least_start_up
+    def expected_start_ups(self) -> Array:
+        """E S_(N-n) of random start-ups, slowest first, `[max_workers]`."""
+        law = self.worker.start
+        if self.worker.pairs is not None:
+            starts = self.worker.pairs.arrays()[0]
+            law = Empirical(jnp.maximum(starts, jnp.finfo(starts.dtype).tiny))  # 0 is no time
+        return order_statistics.moments(law, self.num_workers, None, self.max_workers)
 
     def sorted_draws(self, key: Array, num_draws: int, dtype: Any) -> Array:
         """Draws of the times, `[num_draws, max_workers]`."""
-        raise NotImplementedError
+        return self._if_all(self.law.draw_rows(key, num_draws)).astype(dtype)
+
+    def _if_all(self, times: Array) -> Array:
+        return jnp.where(jnp.asarray(self.num_workers) == times.shape[-1], times, jnp.nan)
 
     def simulate_max(self, key: Array, load: Load, num_draws: int) -> Array:
         """Draws of when all levels are there, `[num_draws]`."""
@@ -122,30 +140,12 @@ class Iteration:
         """E of when all levels are there."""
         return self.expected_completion(load, self.any_of, num_nodes=num_nodes)
 
-    def expected_max_and_slope(self, load: Load, *, num_nodes: int = NUM_NODES) -> tuple[Expectation, Load]:
-        """The same with its slope in the load; only the value can be differentiated."""
-
-        def value_of(load: Load) -> tuple[Array, Expectation]:
-            found = self.expected_max(load, num_nodes=num_nodes)
-            return found.value, found
-
-        slope, found = jax.grad(value_of, has_aux=True)(load)
-        return found, jax.lax.stop_gradient(slope)
-
 
 @pytree_dataclass
 class Independent(Iteration):
-    """N independent and alike workers; N may be traced, and padded levels hold ess inf T."""
-
-    worker: Worker
-    num_workers: ArrayLike
-    max_workers: int = static_field()
+    """N independent and alike workers; padded levels hold ess inf T."""
 
     exact = alike = True
-
-    @property
-    def law(self) -> Distribution:
-        return self.worker.cycle_time
 
     @property
     def polyhedral(self) -> bool:
@@ -159,39 +159,11 @@ class Independent(Iteration):
     def stepped(self) -> bool:
         return self.worker.stepwise
 
-    def laws(self):
-        return (self.law, *super().laws())
-
-    def pooled(self):
-        """The distribution of one worker's time."""
-        return self.law
-
     def evaluation_cost(self):
         """Operations of one expectation as far as it grows with measured times."""
         if self.worker.plain and not self.stepped:
             return 0.0
-        return evaluation_cost(self.worker, self.max_workers)
-
-    def typical_start_up(self):
-        """The mean start-up, in the unit of runtimes; the median where that is infinite."""
-        start = self.worker.start
-        if self.worker.pairs is not None:
-            return jnp.mean(self.worker.pairs.arrays()[0])
-        median, mean = start.inverse_cumulative_hazard(jnp.log(2.0)), start.mean()
-        return jnp.where(jnp.isfinite(mean), mean, median)
-
-    def least_start_up(self):
-        if self.worker.constant:
-            return super().least_start_up()
-        return jnp.take(self.expected_start_ups(), jnp.asarray(self.num_workers, int) - 1)
-
-    def expected_start_ups(self):
-        """E S_(N-n) of random start-ups, slowest first, `[max_workers]`."""
-        law = self.worker.start
-        if self.worker.pairs is not None:
-            starts = self.worker.pairs.arrays()[0]
-            law = Empirical(jnp.maximum(starts, jnp.finfo(starts.dtype).tiny))  # 0 is no time
-        return order_statistics.moments(law, self.num_workers, None, self.max_workers)
+        return evaluate.evaluation_cost(self.worker, self.max_workers)
 
     def sorted_draws(self, key, num_draws, dtype):
         return order_statistics.sorted_draws(
@@ -225,17 +197,17 @@ class Independent(Iteration):
 
     def expected_completion(self, load, rule, *, num_nodes=NUM_NODES):
         """E of when all tasks are there by a rule."""
-        return expected_completion(self.worker, load, rule, num_nodes=num_nodes)
+        return evaluate.expected_completion(self.worker, load, rule, num_nodes=num_nodes)
 
     def exceedance(self, load, t, rule=None):
         """P(not all is there by t), for t of any shape; by default of levels."""
-        return exceedance(self.worker, load, self.any_of if rule is None else rule, t)
+        return evaluate.exceedance(self.worker, load, self.any_of if rule is None else rule, t)
 
     def smoothed_exceedance(self, load, t, spread):
         """The same for one t, with the steps of a `stepped` iteration spread by a factor e^±`spread`."""
         if not self.stepped:
             return self.exceedance(load, t)
-        return smoothed_exceedance(self.worker, load, self.any_of, t, spread)
+        return evaluate.smoothed_exceedance(self.worker, load, self.any_of, t, spread)
 
     def order_survival(self, t):
         """P(T_(N-n) > t_n), `[max_workers]`."""
@@ -248,27 +220,17 @@ class Independent(Iteration):
 
 @pytree_dataclass
 class Sampled(Iteration):
-    """Equally likely iterations, `rows` `[S, N]`, slowest first: all is a mean over them, so exact."""
+    """Equally likely iterations, the `rows`: all is a mean over them, so exact."""
 
-    worker: Worker
-    rows: Array
-
-    exact = True
-    polyhedral, smooth = True, False
+    exact = polyhedral = stepped = True
+    smooth = False
 
     @property
-    def num_workers(self) -> int:  # type: ignore[override]
-        return self.rows.shape[-1]
-
-    def pooled(self):
-        return EmpiricalRows(self.rows).pooled()
+    def rows(self):
+        return self._if_all(jnp.asarray(self.law.times))
 
     def evaluation_cost(self):
         return float(self.rows.size)
-
-    def sorted_draws(self, key, num_draws, dtype):
-        chosen = jax.random.randint(key, (num_draws,), 0, len(self.rows))
-        return self.rows[chosen].astype(dtype)
 
     def typical_times(self, deviations):
         log_times = jnp.log(self.rows)
@@ -278,19 +240,22 @@ class Sampled(Iteration):
     def expected_order_statistics(self, function=None):
         return jnp.mean(self.rows if function is None else function(self.rows), axis=0)
 
+    def _finish(self, load: Load, rule: Completion | None = None) -> Array:
+        """When all is there in each iteration, `[S]`; rows do not say which worker is which."""
+        if rule is not None and not isinstance(rule, AnyOf):
+            self.no_answer()
+        return self.max_of_sorted(load, self.rows)
+
     def expected_completion(self, load, rule, *, num_nodes=NUM_NODES):
-        _refuse_order(rule)
-        value = jnp.mean(self.max_of_sorted(load, self.rows))
-        return with_rounding(load.work, Expectation(value, jnp.zeros_like(value)))
+        value = jnp.mean(self._finish(load, rule))
+        return evaluate.with_rounding(load.work, Expectation(value, jnp.zeros_like(value)))
 
     def exceedance(self, load, t, rule=None):
-        _refuse_order(rule)
-        finish = jnp.sort(self.max_of_sorted(load, self.rows))
+        finish = jnp.sort(self._finish(load, rule))
         return 1 - jnp.searchsorted(finish, t, side="right") / jnp.asarray(finish.size, finish.dtype)
 
     def smoothed_exceedance(self, load, t, spread):
-        log_finish = jnp.log(self.max_of_sorted(load, self.rows))
-        return jnp.mean(jax.nn.sigmoid((log_finish - jnp.log(t)) / spread))
+        return jnp.mean(jax.nn.sigmoid((jnp.log(self._finish(load)) - jnp.log(t)) / spread))
 
     def order_survival(self, t):
         return jnp.mean(self.rows > t, axis=0, dtype=t.dtype)
@@ -299,63 +264,18 @@ class Sampled(Iteration):
         return jnp.mean(1 / jnp.sum(1 / self.rows, axis=1)).astype(dtype)
 
 
-def _refuse_order(rule: Completion | None) -> None:
-    """Rows are sorted."""
-    if rule is not None and not isinstance(rule, AnyOf):
-        raise ValueError(NO_EXACT_ANSWER)
-
-
-@pytree_dataclass
-class Drawn(Iteration):
-    """Workers of which only draws tell: those of a `JointDistribution` without exact answers."""
-
-    joint: JointDistribution
-    num_workers: ArrayLike
-    worker: Worker
-    max_workers: int = static_field()
-
-    def laws(self):
-        return (*self.joint.members(), *super().laws())
-
-    def sorted_draws(self, key, num_draws, dtype):
-        times = self.joint.draw_rows(key, num_draws)
-        return _of_all_workers(times, self.num_workers, self.max_workers).astype(dtype)
-
-
 def iteration_of(problem: Problem) -> Iteration:
     """All N start-ups and cycle times of an iteration, for whatever is asked about them."""
     problem.check_single()
-    delivery: dict[str, Any] = {"overlap": bool(problem.overlap)}
-    if problem.start_up is not None or problem.cycle_time.has_start_up:
-        start: Any = problem.start_up
-        start = start if start is None or problem.random_start_up else jnp.asarray(start, problem.dtype)
-        delivery |= {"start_up": start, "unit": problem.scale}
-    return _iteration(problem.cycle_time, problem.num_workers, problem.max_workers, **delivery)
-
-
-def _iteration(
-    law: Distribution | JointDistribution, num_workers: ArrayLike, max_workers: int, **delivery: Any
-) -> Iteration:
-    """NaN where a traced `num_workers` is not that of a joint law; `delivery` is that of a `Worker`."""
-    law.check_single()
-    match law:
-        case Distribution():
-            return Independent(Worker(law, **delivery), num_workers, max_workers)
-        case EmpiricalRows():
-            times = _of_all_workers(jnp.asarray(law.times), num_workers, max_workers)
-            return Sampled(Worker(_NO_LAW, **delivery), times)
-        case _:
-            return Drawn(law, num_workers, Worker(_NO_LAW, **delivery), max_workers)
-
-
-def _of_all_workers(times: Array, num_workers: ArrayLike, max_workers: int) -> Array:
-    width = times.shape[-1]
-    if width != max_workers:
-        raise ValueError(
-            f"the law is that of {width} workers together, not of {max_workers}: workers that are not alike "
-            "are neither left out nor padded"
-        )
-    return jnp.where(jnp.asarray(num_workers) == width, times, jnp.nan)
+    law: Any = problem.cycle_time
+    start = problem.start_up
+    if start is not None and not problem.random_start_up:
+        start = jnp.asarray(start, problem.dtype)
+    unit = problem.scale if start is not None or law.has_start_up else 1.0
+    joint = Sampled if isinstance(law, EmpiricalRows) else Iteration
+    kind = Independent if isinstance(law, Distribution) else joint
+    worker = Worker(law, start, unit, overlap=bool(problem.overlap))
+    return kind(worker, problem.num_workers, problem.max_workers)
 
 
 def sorted_cycle_times(
@@ -379,10 +299,9 @@ def sorted_cycle_times(
     """
     check_key(key)
     check_whole("num_draws", num_draws, 1)
-    max_workers = static_workers(num_workers, max_workers)
+    problem = Problem(law, num_workers, 1, max_workers=max_workers or 0)
     dtype = working_dtype(law) if dtype is None else jnp.result_type(dtype)
-    draws = _iteration(law, num_workers, max_workers).sorted_draws(key, num_draws, dtype)
-    return _if_valid(draws, law, num_workers, max_workers)
+    return _if_valid(iteration_of(problem).sorted_draws(key, num_draws, dtype), problem)
 
 
 def expected_order_statistics(
@@ -400,15 +319,10 @@ def expected_order_statistics(
     >>> expected_order_statistics(ShiftedExponential(rate=1.0), 3).round(4)
     Array([1.8333, 0.8333, 0.3333], dtype=float32)
     """
-    max_workers = static_workers(num_workers, max_workers)
-    found = _iteration(law, num_workers, max_workers).expected_order_statistics(function)
-    return _if_valid(found, law, num_workers, max_workers)
+    problem = Problem(law, num_workers, 1, max_workers=max_workers or 0)
+    return _if_valid(iteration_of(problem).expected_order_statistics(function), problem)
 
 
-def _if_valid(
-    value: Array, law: Distribution | JointDistribution, num_workers: ArrayLike, max_workers: int
-) -> Array:
+def _if_valid(value: Array, problem: Problem) -> Array:
     """NaN where numbers that are traced make no law, or no number of workers below `max_workers`."""
-    if not is_traced((law, num_workers)):
-        return value
-    return jnp.where(law.valid() & is_count(num_workers, max_workers), value, jnp.nan)
+    return jnp.where(problem.valid, value, jnp.nan) if is_traced(problem) else value

@@ -15,7 +15,7 @@ from bcgc_jax._pytree import Numbers, check, is_traced
 def levels_from_partition(partition: Numbers, num_coordinates: int | None = None) -> Array:
     r"""s_l = min{i : Σ_{n≤i} x_n ≥ l}, l = 1…L, `[num_coordinates]` (Theorem 1 of the paper).
 
-    `num_coordinates` is static, by default the sum of a known partition. Of a traced x that is no partition
+    `num_coordinates` is static, by default the sum, which must be known. Of a traced x that is no partition
     all levels are -1.
 
     >>> levels_from_partition([1, 0, 2]).tolist()
@@ -24,11 +24,7 @@ def levels_from_partition(partition: Numbers, num_coordinates: int | None = None
     x = jnp.asarray(partition)
     if not is_traced(x):
         check("partition", x, ">= 0")
-    if num_coordinates is None:
-        if is_traced(x):
-            raise ValueError("partition is traced: give the static num_coordinates")
-        num_coordinates = int(np.asarray(x).sum())
-    return _levels(x, num_coordinates)
+    return _levels(x, int(np.asarray(x).sum()) if num_coordinates is None else num_coordinates)
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -43,17 +39,14 @@ def _levels(x: Array, num_coordinates: int) -> Array:
 def partition_from_levels(levels: Numbers, num_workers: int | None = None) -> Array:
     r"""x_n = #{l : s_l = n}, n = 0…N-1, `[num_workers]` (Theorem 1 of the paper).
 
-    `num_workers` is static, by default one more than the highest of known levels. Of a traced s with levels
-    that these workers do not have all entries are -1.
+    `num_workers` is static, by default one more than the highest level, which must be known. Of a traced s
+    with levels that these workers do not have all entries are -1.
 
     >>> partition_from_levels([0, 2, 2]).tolist()
     [1, 0, 2]
     """
     s = jnp.asarray(levels)
-    if num_workers is None:
-        if isinstance(s, jax.core.Tracer):
-            raise ValueError("levels is traced: give the static num_workers")
-        num_workers = int(np.asarray(s).max()) + 1
+    num_workers = int(np.asarray(s).max()) + 1 if num_workers is None else num_workers
     check_levels(s, num_workers)
     return _counts(s, num_workers)
 

@@ -26,14 +26,6 @@ class Requirements(NamedTuple):
     round_trips: Array
     exact_gradient: Array
 
-    def within(self, other: "Requirements") -> Array:
-        """Whether it needs no more than the other does: subsets, round trips, leave to be inexact."""
-        return (
-            (self.stored_subsets <= other.stored_subsets)
-            & (self.round_trips <= other.round_trips)
-            & (self.exact_gradient >= other.exact_gradient)
-        )
-
 
 @pytree_dataclass
 class Plan:

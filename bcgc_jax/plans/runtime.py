@@ -88,24 +88,21 @@ def block_runtime(
     >>> float(block_runtime([1.0, 1.0], [1.0, 2.0], num_samples=2.0, start_ups=[4.0, 0.0], send_time=0.5))
     7.0
     """
-    numbers = {"num_samples": num_samples, "cycles": cycles, "setup_cycles": setup_cycles}
-    numbers |= {"chain_cycles": chain_cycles, "send_time": send_time}
-    dtype = working_dtype(partition, cycle_times, start_ups, *numbers.values())
-    sense = _make_sense(**numbers, cycle_times=cycle_times, start_ups=start_ups, partition=partition)
-    x, times = jnp.asarray(partition, dtype), _of_workers(cycle_times, dtype)
-    workers = times.shape[-1]
+    others = {"setup_cycles": setup_cycles, "chain_cycles": chain_cycles, "send_time": send_time}
+    scale, times = _scale_and_times(
+        cycle_times, num_samples, cycles, **others, start_ups=start_ups, partition=partition
+    )
+    dtype, workers = times.dtype, times.shape[-1]
+    x = jnp.asarray(partition, dtype)
     check_shape("partition", x, (..., workers), f"one level for each of the {workers} workers in cycle_times")
-    _broadcast("partition", x, times)
-    scale = jnp.where(sense, jnp.asarray(num_samples, dtype) * cycles / workers, jnp.nan)
     setup, chain = (jnp.asarray(value, dtype) / cycles for value in (setup_cycles, chain_cycles))
     load = finish_load(x, x > 0, setup, chain)
     zero = [isinstance(value, int | float) and value == 0 for value in (start_ups, send_time)]
-    if all(zero) and not overlap:
+    if all(zero) and not overlap:  # N log N operations, not N²
         return scale * max_finish_time(load, jnp.sort(times, axis=-1)[..., ::-1])
     starts = jnp.asarray(start_ups, dtype)
     starts = starts if starts.ndim else jnp.full(workers, starts)
     check_shape("start_ups", starts, (..., workers), "one for each of cycle_times, or a number for all")
-    _broadcast("start_ups", starts, times)
     sent = jnp.asarray(send_time, dtype) * jnp.cumsum(x, axis=-1)
     runtime = _last_delivery(load, sent, starts, scale[..., None] * times, bool(overlap))
     return jnp.where(jnp.isnan(scale), scale, runtime)
@@ -136,58 +133,41 @@ def coordinate_runtime(
     >>> float(coordinate_runtime([1, 1, 2, 2], [0.1, 0.1, 0.25, 1.0], num_samples=4.0))
     1.0
     """
-    s = jnp.asarray(levels)
-    dtype = working_dtype(cycle_times, num_samples, cycles, unit_costs)
-    sense = _make_sense(
-        num_samples=num_samples, cycles=cycles, unit_costs=unit_costs, cycle_times=cycle_times
-    )
-    times, costs = _of_workers(cycle_times, dtype), jnp.asarray(unit_costs, dtype)
-    workers = times.shape[-1]
+    scale, times = _scale_and_times(cycle_times, num_samples, cycles, unit_costs=unit_costs)
+    s, costs, workers = jnp.asarray(levels), jnp.asarray(unit_costs, times.dtype), times.shape[-1]
     if not (s.ndim and jnp.issubdtype(s.dtype, jnp.integer)):
         raise ValueError(f"levels must be whole numbers, a row of them, got {s.dtype}{list(s.shape)}")
     check_levels(levels, workers)
     if costs.ndim:
         check_shape("unit_costs", costs, (..., s.shape[-1]), "one cost for each of the levels")
-    batch = _broadcast("levels", s, times)
-    t = jnp.sort(times, axis=-1)[..., ::-1]
-    scale = jnp.where(sense, jnp.asarray(num_samples, dtype) * cycles / workers, jnp.nan)
-    s, t = jnp.broadcast_to(s, batch + s.shape[-1:]), jnp.broadcast_to(t, batch + t.shape[-1:])
-    known = jnp.where(s < 0, workers, s)  # beyond the last there is NaN
-    finish = jnp.take_along_axis(t, known, axis=-1, mode="fill") * jnp.cumsum((s + 1) * costs, axis=-1)
-    return scale * jnp.max(finish, axis=-1)
+
+    @functools.partial(jnp.vectorize, signature="(l),(l),(n)->()")
+    def last(s: Array, spent: Array, times: Array) -> Array:
+        slowest_first = jnp.sort(times)[::-1]
+        level = jnp.where(s < 0, workers, s)  # beyond the last there is NaN
+        return jnp.max(slowest_first.at[level].get(mode="fill", fill_value=jnp.nan) * spent)
+
+    return scale * last(s, jnp.cumsum((s + 1) * costs, axis=-1), times)
 
 
-def _make_sense(**numbers: Numbers) -> Array | bool:
-    """Whether all are what they should be, along the last axis; those that are known are, or ValueError."""
-    found: Array | bool = True
+def _scale_and_times(
+    cycle_times: Numbers, num_samples: ArrayLike, cycles: ArrayLike, **others: Numbers
+) -> tuple[Array, Array]:
+    """M b / N and the times; ValueError for numbers that are known to make no sense, NaN for traced ones."""
+    numbers = {"cycle_times": cycle_times, "num_samples": num_samples, "cycles": cycles, **others}
+    sense: Array | bool = True
     for name, value in numbers.items():
         # A worker may never answer: inf.
         condition, finite = CONDITIONS.get(name, ">= 0"), name not in ("cycle_times", "start_ups")
         if is_traced(value):
             good = meets(jnp.asarray(value), condition, finite)
-            found &= jnp.all(good, axis=-1) if good.ndim else good
+            sense &= jnp.all(good, axis=-1) if good.ndim else good
         else:
             check(name, value, condition, finite=finite)
-    return found
-
-
-def _of_workers(cycle_times: Numbers, dtype: Any) -> Array:
-    times = jnp.asarray(cycle_times, dtype)
-    if not times.ndim or not times.shape[-1]:
-        raise ValueError(f"cycle_times must have one entry for each worker, got shape {times.shape}")
-    return times
-
-
-def _broadcast(name: str, value: Array, times: Array) -> tuple[int, ...]:
-    """The leading axes of both."""
-    axes, of_times = value.shape[:-1], times.shape[:-1]
-    try:
-        return jnp.broadcast_shapes(axes, of_times)
-    except ValueError:
-        raise ValueError(
-            f"the leading axes of {name}, {axes}, and of cycle_times, {of_times}, do not broadcast: add axes "
-            f"of length 1, as in {name}[:, None]"
-        ) from None
+    times = jnp.asarray(cycle_times, working_dtype(*numbers.values()))
+    check_shape("cycle_times", times, (..., None), "one for each worker")
+    scale = jnp.asarray(num_samples, times.dtype) * cycles / times.shape[-1]
+    return jnp.where(sense, scale, jnp.nan), times
 
 
 def simulate_runtime(
@@ -209,31 +189,25 @@ def simulate_runtime(
 
 @functools.partial(jax.jit, static_argnums=3)
 def _simulate(key: Array, problem: Problem, partition: Numbers | Plan, num_draws: int) -> RuntimeEstimate:
-    if isinstance(partition, Plan) and isinstance(partition.completion, FirstHolder):
+    rule = partition.completion if isinstance(partition, Plan) else None
+    if isinstance(partition, Plan) and isinstance(rule, FirstHolder):
         draws = simulate_schedule(key, problem, partition, num_draws)
-    elif isinstance(partition, Plan) and isinstance(partition.completion, OneOfEach):
-        draws = _simulate_groups(key, problem, partition, num_draws)
     else:
-        load, _, scale = problem_tasks(problem, partition)
-        draws = scale * iteration_of(problem).simulate_max(key, load, num_draws)
+        load, rule, scale = problem_tasks(problem, partition)
+        if isinstance(rule, OneOfEach):
+            last = functools.partial(_last_of_groups, load, rule, bool(problem.overlap))
+            draws = scale * over_draws(key, problem, last, num_draws, load.work.size)
+        else:
+            draws = scale * iteration_of(problem).simulate_max(key, load, num_draws)
     return RuntimeEstimate(jnp.mean(draws), jnp.std(draws) / jnp.sqrt(max(num_draws - 1, 1)))
 
 
-def _simulate_groups(key: Array, problem: Problem, plan: Plan, num_draws: int) -> Array:
-    load, rule, scale = problem_tasks(problem, plan)
-    assert isinstance(rule, OneOfEach)
-    kinds = np.zeros(rule.num_workers, int) if rule.kinds is None else np.array(rule.kinds)
-    own = jax.tree.map(lambda a: a.reshape(load.kinds, -1)[kinds], Load(load.work, load.sent))
-
-    def last(starts: Array, times: Array) -> Array:
-        def of_worker(own: Load, start: Array, time: Array) -> Array:
-            return start[:, None] + delivered(own, time[:, None], bool(problem.overlap))
-
-        both = starts[:, : kinds.size], times[:, : kinds.size]
-        finish = jax.vmap(of_worker, in_axes=(0, 1, 1), out_axes=2)(own, *both)
-        return jnp.max(jnp.where(plan.sizes > 0, rule.blocks(finish), 0), axis=-1)
-
-    return scale * over_draws(key, problem, last, num_draws, len(rule.groups))
+def _last_of_groups(load: Load, rule: OneOfEach, overlap: bool, starts: Array, times: Array) -> Array:
+    """Of start-ups and cycle times, `[..., N]` each, when all is there."""
+    of_each = starts[..., None] + delivered(load, times[..., None], overlap)
+    finish = of_each.reshape(*times.shape, load.kinds, -1)[..., np.arange(rule.num_workers), rule.kind_of, :]
+    used = jnp.any(load.work.reshape(load.kinds, -1) > 0, axis=0)
+    return jnp.max(jnp.where(used, rule.blocks(jnp.swapaxes(finish, -1, -2)), 0), axis=-1)
 
 
 def integrate_runtime(
@@ -333,15 +307,13 @@ def certificate(
 @functools.partial(jax.jit, static_argnums=3)
 def _certify(problem: Problem, partition: Numbers, levels: ArrayLike | None, num_nodes: int) -> Certificate:
     x = as_partition(problem, partition)
-    scale = scale_of(problem, x)
     if problem.convex:
-        value, error, slope = _value_and_slope(problem, x, num_nodes)
+        value, error, slope = value_and_slope(problem, x, num_nodes)
         at_x = value
-    else:  # not convex: the bound is that of start-ups that are all as short as the shortest of them
-        found = iteration_of(problem).expected_max(load_of(problem, x), num_nodes=num_nodes)
-        value = scale * found.value
-        at_x, error, slope = _value_and_slope(with_least_start_up(problem), x, num_nodes)
-        error = error + scale * found.error
+    else:  # the bound is that of start-ups that are all as short as the shortest of them
+        value, more = _integrate(problem, x, num_nodes)
+        at_x, error, slope = value_and_slope(with_least_start_up(problem), x, num_nodes)
+        error = error + more
     allowed = levels_of_bound(problem, x) & (True if levels is None else jnp.asarray(levels))
     # 0 where nothing is paid for setup, up to rounding.
     constant = 0 if problem.bare else at_x - jnp.sum(slope * x)
@@ -350,12 +322,15 @@ def _certify(problem: Problem, partition: Numbers, levels: ArrayLike | None, num
     return Certificate(value, error, lower, 1 - lower / value)
 
 
-def _value_and_slope(problem: Problem, x: Array, num_nodes: int) -> tuple[Array, Array, Array]:
-    """f(x), its error and its slope."""
-    load, pull_back = jax.vjp(lambda x: load_of(problem, x), x)
-    found, slope = iteration_of(problem).expected_max_and_slope(load, num_nodes=num_nodes)
-    scale = scale_of(problem, x)
-    return scale * found.value, scale * found.error, scale * pull_back(slope)[0]
+def value_and_slope(problem: Problem, x: Array, num_nodes: int = NUM_NODES) -> tuple[Array, Array, Array]:
+    """f(x), its error and its slope; only the value can be differentiated."""
+
+    def value_of(x: Array) -> tuple[Array, Expectation]:
+        found = _integrate(problem, x, num_nodes)
+        return found.value, found
+
+    slope, found = jax.grad(value_of, has_aux=True)(x)
+    return *found, jax.lax.stop_gradient(slope)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -397,7 +372,7 @@ def levels_of_bound(problem: Problem, x: Array) -> Array:
 
 def _paid(problem: Problem, x: Array) -> Array:
     """The levels in use, where each costs something by itself; else all, which have slopes at 0 too."""
-    return x > 0 if problem.has_setup else jnp.ones_like(x, bool)
+    return (x > 0) | (problem.setup_load + problem.chain_load <= 0)
 
 
 def load_of(problem: Problem, x: Array) -> Load:
@@ -407,19 +382,22 @@ def load_of(problem: Problem, x: Array) -> Load:
 
 
 def problem_tasks(problem: Problem, plan: Numbers | Plan) -> tuple[Load, Completion, Array]:
-    """What a worker has spent after each task of a plan or a partition, its rule, and the time of a cycle."""
+    """What a worker has spent after each task of a plan or a partition, its rule, and the time of a cycle.
+
+    The time is NaN for what is traced, and a plan for others than these workers.
+    """
     if not isinstance(plan, Plan):
         x = as_partition(problem, plan)
         return load_of(problem, x), iteration_of(problem).any_of, scale_of(problem, x)
-    if isinstance(plan.completion, AnyOf):
-        # A plan for more workers; known ones are refused.
-        possible = jnp.all((_sizes_of(plan) <= 0) | (jnp.asarray(plan.data) <= problem.num_workers))
+    rule, workers = plan.completion, jnp.asarray(problem.num_workers)
+    if isinstance(rule, AnyOf):
+        possible = jnp.all((_sizes_of(plan) <= 0) | (jnp.asarray(plan.data) <= workers))
         scale = jnp.where(possible, problem.scale, jnp.nan)
         return load_of_plan(problem, plan), iteration_of(problem).any_of, scale
-    if isinstance(plan.completion, OneOfEach):
-        mine = jnp.asarray(problem.num_workers) == plan.completion.num_workers
-        return load_of_groups(problem, plan), plan.completion, jnp.where(mine, problem.scale, jnp.nan)
-    if not isinstance(plan.completion, FirstHolder) or plan.sizes.size > 1:
+    if isinstance(rule, OneOfEach):
+        scale = jnp.where(workers == rule.num_workers, problem.scale, jnp.nan)
+        return load_of_groups(problem, plan), rule, scale
+    if rule is None or plan.sizes.size > 1:
         raise ValueError(
             "there is no exact runtime of several blocks of which every finished subset counts: take "
             "simulate_runtime"
@@ -432,34 +410,32 @@ def problem_tasks(problem: Problem, plan: Numbers | Plan) -> tuple[Load, Complet
 def load_of_plan(problem: Problem, plan: Plan) -> Load:
     """Of one that waits for any workers, at each level: that of the last task which survives no more."""
     assert isinstance(plan.completion, AnyOf)
-    data, size = jnp.asarray(plan.data), _sizes_of(plan)
-    work, passed = _of_tasks(problem, plan)
-    survives = data - 1 if plan.completion.survives is None else jnp.asarray(plan.completion.survives)
+    data, survives = jnp.asarray(plan.data), plan.completion.survives
+    survives = data - 1 if survives is None else jnp.asarray(survives)
     here = survives <= np.arange(problem.max_workers)[:, None]
-    task = jnp.max(jnp.where(here, np.arange(size.size), -1), axis=1)
+    task = jnp.max(jnp.where(here, np.arange(data.size), -1), axis=1)
 
     def at_levels(values: Array) -> Array:
         return jnp.where(task >= 0, values[task], 0).astype(problem.dtype)
 
-    return jax.tree.map(at_levels, Load(work, _sent(problem, passed)))
+    return jax.tree.map(at_levels, Load(_work_of(problem, plan), sent_load(problem, _sizes_of(plan))))
 
 
 def load_of_groups(problem: Problem, plan: Plan) -> Load:
     """Of one that waits for one of each group, by kinds of workers; task k has all data of the one before."""
     assert isinstance(plan.completion, OneOfEach)
-    work, passed = _of_tasks(problem, plan)
     kinds = plan.completion.num_kinds
-    sent = jax.tree.map(lambda a: jnp.tile(a, kinds), _sent(problem, passed))
-    return jax.tree.map(lambda a: a.astype(problem.dtype), Load(work.ravel(), sent, kinds))
+    sent = jax.tree.map(lambda a: jnp.tile(a, kinds), sent_load(problem, _sizes_of(plan)))
+    load = Load(_work_of(problem, plan).ravel(), sent, kinds)
+    return jax.tree.map(lambda a: a.astype(problem.dtype), load)
 
 
-def _of_tasks(problem: Problem, plan: Plan) -> tuple[Array, Array]:
-    """Cycles at the end of each task, `[K]` or `[W, K]`, and the coordinates that are then passed, `[K]`."""
+def _work_of(problem: Problem, plan: Plan) -> Array:
+    """Cycles at the end of each task, `[K]` or `[W, K]`."""
     data, size = jnp.asarray(plan.data), _sizes_of(plan)
-    passed = jnp.cumsum(size)
     work = jnp.cumsum(data * size * plan.share, axis=-1)
     met = jax.lax.cummax(jnp.where(size > 0, data, 0), axis=data.ndim - 1)
-    return work + met * (problem.setup_load + problem.chain_load * passed), passed
+    return work + met * (problem.setup_load + problem.chain_load * jnp.cumsum(size))
 
 
 def _sizes_of(plan: Plan) -> Array:
@@ -467,55 +443,48 @@ def _sizes_of(plan: Plan) -> Array:
     return jnp.asarray(plan.sizes)[jnp.asarray(plan.block)]
 
 
-def sent_load(problem: Problem, x: Array) -> Array | None:
-    """c X_n / κ, in cycle times, `[max_workers]`; None without a link."""
-    return jax.tree.map(lambda a: a.astype(x.dtype), _sent(problem, jnp.cumsum(x)))
-
-
-def _sent(problem: Problem, passed: Array) -> Array | None:
-    """What the link takes for so many coordinates, in cycle times."""
-    return None if problem.send_time is None else problem.send_load / problem.scale * passed
+def sent_load(problem: Problem, sizes: Array) -> Array | None:
+    """c X_n / κ, in cycle times, of tasks of these sizes; None without a link."""
+    return None if problem.send_time is None else problem.send_load / problem.scale * jnp.cumsum(sizes)
 
 
 def check_partition(problem: Problem, partition: Numbers | Plan) -> None:
     """Raise ValueError for what is known to be no partition; its shape is checked where it is traced."""
-    if isinstance(partition, Plan):
-        return _check_plan(problem, partition)
     workers, count, costs = problem.num_workers, problem.num_coordinates, problem.unit_costs
     if is_traced((partition, workers, count, costs)):
         return
-    x, batched = np.asarray(partition), np.ndim(workers) or np.ndim(count)
-    if x.shape != (problem.max_workers,) or batched or (costs is not None and np.ndim(costs) != 1):
+    total = np.asarray(count if costs is None else np.sum(costs, axis=-1))  # type: ignore[arg-type]
+    if np.ndim(workers) or total.ndim:
+        return
+    if isinstance(partition, Plan):
+        return _check_plan(partition, int(np.asarray(workers)), float(total))
+    x = np.asarray(partition)
+    if x.shape != (problem.max_workers,):
         return
     check("partition", x, "")
-    total = float(count if costs is None else np.sum(costs))  # type: ignore[arg-type]
-    low, found = x.min(), x.sum()
     rounding = _ZERO * total
-    if low < -rounding:
-        raise ValueError(f"partition must be >= 0, for it says how much is at each level, got {low}")
-    if np.any(x[int(workers) :] > rounding):  # type: ignore[arg-type]
+    if x.min() < -rounding:
+        raise ValueError(f"partition must be >= 0, for it says how much is at each level, got {x.min()}")
+    if np.any(x[int(np.asarray(workers)) :] > rounding):
         raise ValueError(
             f"partition must be 0 from level {workers} on, which {workers} workers do not have, got {x}"
         )
-    if not abs(found - total) <= _SUM_SLACK * total:
+    if not abs(x.sum() - total) <= _SUM_SLACK * total:
         what = "num_coordinates" if costs is None else "the sum of unit_costs"
         raise ValueError(
-            f"partition must sum to {total:g}, {what}, got {found:g}: multiply shares by problem.total, "
+            f"partition must sum to {total:g}, {what}, got {x.sum():g}: multiply shares by problem.total, "
             "whole units by their costs"
         )
 
 
-def _check_plan(problem: Problem, plan: Plan) -> None:
-    if is_traced((problem, plan)) or np.ndim(plan.sizes) != 1 or np.ndim(problem.total):
-        return
-    workers, total = int(np.asarray(problem.num_workers)), float(problem.total)
+def _check_plan(plan: Plan, workers: int, total: float) -> None:
     sizes, rule = np.asarray(plan.sizes), plan.completion
-    found, subsets = float(np.sum(sizes)), 0
-    if isinstance(rule, FirstHolder):
-        subsets = rule.stored
-    elif isinstance(rule, AnyOf):
-        size = np.asarray(_sizes_of(plan))
-        found, subsets = float(np.sum(size * plan.share)), int(np.max(plan.data, where=size > 0, initial=0))
+    if sizes.ndim != 1:
+        return
+    found, subsets = np.sum(sizes), rule.stored if isinstance(rule, FirstHolder) else 0
+    if isinstance(rule, AnyOf):
+        size = sizes[np.asarray(plan.block)]
+        found, subsets = np.sum(size * plan.share), int(np.max(plan.data, where=size > 0, initial=0))
     if subsets > workers or not abs(found - total) <= _SUM_SLACK * total:
         raise ValueError(
             f"the plan is for {found:g} coordinates on up to {subsets} subsets of the data, the problem has "

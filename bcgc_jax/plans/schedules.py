@@ -83,29 +83,20 @@ def tasks_of(groups: Sequence[Group]) -> tuple[np.ndarray, np.ndarray]:
     return subset, block
 
 
-def cycles_of(plan: Plan, setup: ArrayLike | None = None, chain: ArrayLike | None = None) -> Array:
+def cycles_of(plan: Plan, setup: ArrayLike = 0.0, chain: ArrayLike = 0.0) -> Array:
     """C, cycles at the end of each task in coordinates, `[D, B]`; inf for what is not done.
 
     A subset pays `setup` with its first task, and the `chain` once for each coordinate.
     """
-    sizes, subset, block = plan.sizes, turns_of(plan), jnp.asarray(plan.block)
-    there, cost = block >= 0, sizes[block]
-    if setup is not None or chain is not None:
-        cost = cost + _of_subsets(plan, *(0.0 if a is None else a for a in (setup, chain)))
-    done = jnp.cumsum(jnp.where(there, cost, 0))
-    nothing = jnp.full((stored_by(plan), sizes.size), jnp.inf, sizes.dtype)
-    return nothing.at[jnp.where(there, subset, stored_by(plan)), block].set(done, mode="drop")
-
-
-def _of_subsets(plan: Plan, setup: ArrayLike, chain: ArrayLike) -> Array:
-    """What each task pays for its subset, `[K]`: setup if it is the first, the chain from where it is."""
-    subset, block = turns_of(plan), jnp.asarray(plan.block)
-    task = np.arange(block.size)
-    earlier = (task[:, None] > task) & (subset[:, None] == subset) & (block >= 0)
-    end = jnp.cumsum(plan.sizes)[block]
-    carried = jnp.max(jnp.where(earlier, end, 0), axis=1)
-    first = ~jnp.any(earlier, axis=1)
-    return jnp.where(first, setup, 0) + chain * jnp.maximum(end - carried, 0)
+    sizes, block, stored = plan.sizes, jnp.asarray(plan.block), stored_by(plan)
+    there, place, end = block >= 0, np.arange(block.size), jnp.cumsum(sizes)
+    task = jnp.where(there, turns_of(plan), stored), block  # subsets beyond the last are dropped
+    order = jnp.full((stored, sizes.size), block.size).at[task].set(place, mode="drop")
+    earlier = order[:, None] < order[:, :, None]  # of blocks b', for b of the same subset, [D, b, b']
+    carried = jnp.max(jnp.where(earlier, end, 0), axis=2)
+    cost = sizes + jnp.where(jnp.any(earlier, axis=2), 0, setup) + chain * jnp.maximum(end - carried, 0)
+    done = jnp.cumsum(jnp.where(there, cost[task], 0))
+    return jnp.full(order.shape, jnp.inf, done.dtype).at[task].set(done, mode="drop")
 
 
 def schedule_runtime(
@@ -198,8 +189,7 @@ def simulate_schedule(key: Array, problem: Problem, plan: Plan, num_draws: int) 
 
 def cycles_of_problem(problem: Problem, plan: Plan) -> Array:
     """`cycles_of` with the setup and the chain of a problem."""
-    both = (problem.setup_load, problem.chain_load) if problem.has_setup else ()
-    return cycles_of(plan, *both).astype(problem.dtype)
+    return cycles_of(plan, problem.setup_load, problem.chain_load).astype(problem.dtype)
 
 
 def over_draws(

@@ -39,21 +39,17 @@ class Load:
     kinds: int = static_field(default=1)
 
     @property
-    def earlier(self) -> np.ndarray:
-        """Whether task j of the same worker is task n or before it, `[n, j]`."""
-        return np.kron(np.eye(self.kinds), np.tri(self.work.size // self.kinds)).astype(bool)
+    def earlier(self) -> Array:
+        """Whether task j of the same worker is task n or before it and has work, `[n, j]`."""
+        before = np.kron(np.eye(self.kinds), np.tri(self.work.size // self.kinds))
+        return jnp.logical_and(before, self.work > 0)
 
     @property
     def began(self) -> Array:
-        """What the link has sent before each task."""
+        """What the link has sent before each task; of task n when it begins with j, `sent[n] - began[j]`."""
         assert self.sent is not None
         sent = self.sent.reshape(self.kinds, -1)
         return jnp.concatenate([jnp.zeros_like(sent[:, :1]), sent[:, :-1]], axis=1).ravel()
-
-    def gaps(self) -> Array:
-        """What the link has sent of task n when it begins with task j, `[n, j]`: all after j - 1."""
-        assert self.sent is not None
-        return self.sent[:, None] - self.began
 
 
 @pytree_dataclass
@@ -123,16 +119,9 @@ def delivered(load: Load, time: Array, overlap: bool) -> Array:
     if load.sent is None or not overlap:
         sent = 0 if load.sent is None else load.sent
         return jnp.where(used, jnp.where(used, time, 0) * load.work + sent, 0)
-    earlier = load.earlier & used
     computed = jnp.where(used, time[..., None], 0) * load.work
-    ready = jnp.where(earlier, computed + load.gaps(), 0)
+    ready = jnp.where(load.earlier, computed + (load.sent[:, None] - load.began), 0)
     return jnp.where(used, largest(ready), 0)
-
-
-def first_times(worker: Worker, load: Load) -> Array:
-    """The infimum of each level's time of delivery, `[N]`."""
-    first = worker.infimum() + delivered(load, worker.cycle_time.infimum()[None], worker.overlap)
-    return first.astype(load.work.dtype)
 
 
 def latest_cycle_time(load: Load, room: Array, overlap: bool) -> Array:
@@ -140,9 +129,8 @@ def latest_cycle_time(load: Load, room: Array, overlap: bool) -> Array:
     used = load.work > 0
     if load.sent is None or not overlap:
         return (room if load.sent is None else room - load.sent) / jnp.where(used, load.work, 1)
-    earlier = load.earlier & used
-    left = room[..., None] - load.gaps()
-    latest = jnp.where(earlier, left / jnp.where(used, load.work, 1), jnp.inf)
+    left = room[..., None] - (load.sent[:, None] - load.began)
+    latest = jnp.where(load.earlier, left / jnp.where(used, load.work, 1), jnp.inf)
     return jnp.where(used, -largest(-latest), 0)
 
 
@@ -151,11 +139,8 @@ def late_hazard(worker: Worker, load: Load, t: Array, num_inner: int = NUM_INNER
     used, dtype = load.work > 0, load.work.dtype
     if worker.pairs is not None:
         starts, times = worker.pairs.arrays()
-        on_time = (
-            starts[:, None] / worker.unit + delivered(load, times[:, None], worker.overlap)
-            <= (t[..., None, :])
-        )
-        share = jnp.mean(on_time.astype(dtype), axis=-2)
+        ready = starts[:, None] / worker.unit + delivered(load, times[:, None], worker.overlap)
+        share = jnp.mean((ready <= t[..., None, :]).astype(dtype), axis=-2)
         hazard = hazard_of(share, 1 - share)
     elif worker.start.atomic:
         starts, mass = worker.atoms()
@@ -223,9 +208,7 @@ def _integrated(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple[A
         return _law_hazard(start, (t - delivered(load, cycle_time, worker.overlap)) * worker.unit)
 
     highest = hazard_left(law.infimum().astype(dtype)[None])
-    lowest = jnp.zeros_like(highest)
-    if law.has_end:
-        lowest = hazard_left(law.breaks()[-1:].astype(dtype))
+    lowest = hazard_left(law.breaks()[-1:].astype(dtype)) if law.has_end else jnp.zeros_like(highest)
     rest, highest = jnp.exp(-highest), jnp.minimum(highest, longest)
     lowest = jnp.minimum(lowest, highest)
     share, weight = _double_exponential(num_inner, dtype)

@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from bcgc_jax.plans.iterations import iteration_of
-from bcgc_jax.plans.runtime import load_of, partition_of_units, unit_runtime
+from bcgc_jax.plans.runtime import partition_of_units, unit_runtime, value_and_slope
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.baselines import single_block_partition
 from bcgc_jax.solvers.closed_form import time_partition
@@ -129,8 +128,7 @@ def _promising_moves(problem: Problem, levels: Array) -> Callable[[Array], Array
 
     def neighbours(counts: Array) -> Array:
         size = counts.size
-        load, pull_back = jax.vjp(lambda x: load_of(problem, x), partition_of_units(problem, counts))
-        (slope,) = pull_back(iteration_of(problem).expected_max_and_slope(load)[1])
+        *_, slope = value_and_slope(problem, partition_of_units(problem, counts))
         gain = slope[:, None] - slope[None, :]  # of a unit that leaves i for j
         possible = (counts > 0)[:, None] & levels[None, :] & ~jnp.eye(size, dtype=bool)
         _, chosen = jax.lax.top_k(jnp.where(possible, gain, -jnp.inf).ravel(), _MOVES)

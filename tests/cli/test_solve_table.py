@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bcgc_jax import EmpiricalRows, Problem, ShiftedExponential, Uniform, Weibull
+from bcgc_jax import EmpiricalRows, Heterogeneous, Problem, ShiftedExponential, Uniform, Weibull
 from bcgc_jax.cli.solve_table import SolveAnswer, print_table, saved
 from bcgc_jax.distributions import Deterministic
 from bcgc_jax.solvers.compare import draw
@@ -124,7 +124,7 @@ def test_what_stands_for_an_expectation_is_said(printed):
     _, text = printed(Problem(EmpiricalRows(np.ones((6, 4))), 4, 60), [plan], 1.0, interval=(3.5, 4.5))
     assert "Means over the trace's 6 steps" in text
     assert "uncoded: 3.5 to 4.5 with 95 % confidence" in text
-    _, text = printed(Problem([Uniform(1.0, 2.0)] * 3 + [LAW], 4, 60), [plan], 1.0)
+    _, text = printed(Problem(Heterogeneous([Uniform(1.0, 2.0)] * 3 + [LAW]), 4, 60), [plan], 1.0)
     assert re.search(r"Means of \d+ draws, standard error up to 1 %", text)
 
 

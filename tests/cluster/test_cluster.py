@@ -351,9 +351,9 @@ def assert_optimal(plan, law):
 
 def test_the_plan_for_the_workers_left_is_that_of_their_own_laws():
     laws = [bcgc.Uniform(1.0, high) for high in (2.0, 3.0, 40.0, 5.0)]
-    problem = bcgc.Problem(laws, N, COUNT, 18)
+    problem = bcgc.Problem(bcgc.Heterogeneous(laws), N, COUNT, 18)
     scheme = left_plan(problem, [0, 1, 3], "uncoded")
-    without = bcgc.Problem([laws[0], laws[1], laws[3]], 3, COUNT, 18)
+    without = bcgc.Problem(bcgc.Heterogeneous([laws[0], laws[1], laws[3]]), 3, COUNT, 18)
     # Each sends the whole gradient of a third of the samples.
     np.testing.assert_allclose(scheme.load, [float(without.scale) * COUNT])
     assert scheme.plan.num_workers == 3

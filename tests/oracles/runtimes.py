@@ -149,16 +149,6 @@ def expected_maxima(case: Case, loads: np.ndarray) -> np.ndarray:
     return values + np.bincount(rows, term, len(loads))
 
 
-def expected_max_by_enumeration(case: Case, load: Sequence[float] | np.ndarray) -> float:
-    """E max_n load_n T_(N-n) of an atomic law, over every combination of the workers' values."""
-    workers, total = len(load), 0.0
-    for draw in itertools.product(case.atoms, repeat=workers):
-        ordered = sorted(value for value, _ in draw)
-        worst = max(float(y) * ordered[workers - n - 1] for n, y in enumerate(load))
-        total += math.prod(mass for _, mass in draw) * worst
-    return total
-
-
 def expected_order_statistic(
     case: Case, workers: int, rank: int, function: Callable[[Any], Any] = lambda t: t
 ) -> float:

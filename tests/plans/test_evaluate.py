@@ -1,4 +1,4 @@
-"""The exact expected runtime against enumeration, and a recursion with positive terms only."""
+"""The exact expected runtime against a recursion with positive terms only."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -81,18 +81,6 @@ def _central(f: Callable[[np.ndarray], np.ndarray], at: np.ndarray, h: np.ndarra
     return (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * h)
 
 
-@pytest.mark.parametrize("name", ATOMIC)
-def test_laws_with_atoms_are_the_sum_over_all_draws(name):
-    case = CASES[name]
-    law = case.law()
-    for partition in ([7.0], [4.0, 2.5], [0.0, 3.0, 1.5], [3.0, 0.0, 0.0, 2.5], [0.4, 2.0, 0.0, 1.5, 3.0]):
-        workers = len(partition)
-        load = oracles.load_of(partition)
-        exact = _scale(workers) * oracles.expected_max_by_enumeration(case, load)
-        (value, _), _ = _everything(law, _padded(partition), workers)
-        np.testing.assert_allclose(value, exact, rtol=VALUE_ERROR["atoms"])
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_twenty_and_fifty_workers_are_the_recursion(name):
     """The slopes too: of a homogeneous function they add up to it."""
@@ -136,22 +124,6 @@ def test_the_reported_error_bounds_the_true_error_of_a_coarser_rule():
         far = max(far, float(abs(value / exact - 1)))
     # The rule is coarse enough for the bound to have something to do.
     assert far > 1e-10
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_single_level_costs_its_order_statistic(name):
-    case, workers = CASES[name], 8
-    for level in (0, 5):
-        mean = oracles.expected_order_statistic(case, workers, workers - level)
-        (value, _), (_, slope) = _everything(case.law(), _padded(100 * np.eye(workers)[level]), workers)
-        exact = _scale(workers) * (level + 1) * mean * 100
-        np.testing.assert_allclose(value, exact, rtol=VALUE_ERROR[_rule(name)])
-        if name in CONTINUOUS:
-            # The trap: a slope at x_i = 0. Below `level`, x_i delays it; above, it ends before for sure.
-            below = _scale(workers) * mean * np.where(np.arange(workers) <= level, np.arange(workers) + 1, 0)
-            np.testing.assert_allclose(
-                slope[:workers], below, rtol=0, atol=SLOPE_ERROR[_rule(name)] * below.max()
-            )
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -124,13 +124,6 @@ def _check(case: Extreme, workers: int, x: np.ndarray) -> float:
     return abs(float(value) - exact) / (float(error) + rounding)
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("x64")
-def test_the_error_of_some_extreme_laws_is_bounded():
-    for case, workers, x in _extremes(0, ("gamma", "uniform"), 60, SMALL, False):
-        _check(case, workers, x)
-
-
 @pytest.mark.usefixtures("x64")
 def test_the_mean_may_lie_in_times_that_hardly_any_worker_takes():
     # Typical times of these laws are the shift to sixteen digits: the rule once saw nothing else, 12 to 16 %

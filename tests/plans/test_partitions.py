@@ -11,12 +11,6 @@ import pytest
 import bcgc_jax as bcgc
 from tests.oracles import exact as oracles
 
-
-def ascending_levels(num_workers: int, num_coordinates: int) -> np.ndarray:
-    """Every ascending s in {0…N-1}^L, one a row."""
-    return np.array(list(itertools.combinations_with_replacement(range(num_workers), num_coordinates)))
-
-
 # Theorem 1
 
 
@@ -38,17 +32,11 @@ def test_levels_are_the_first_to_reach_the_rank_of_their_coordinate(num_workers,
     result = np.asarray(to_levels(np.array(partitions)))
     np.testing.assert_array_equal(result, expected)
     # The map is one to one onto the ascending levels, and undone by the count, whatever their order.
-    np.testing.assert_array_equal(np.unique(result, axis=0), ascending_levels(num_workers, num_coordinates))
+    ascending = list(itertools.combinations_with_replacement(range(num_workers), num_coordinates))
+    np.testing.assert_array_equal(np.unique(result, axis=0), ascending)
     shuffled = np.random.default_rng(7).permuted(result, axis=1)
     back = jax.vmap(functools.partial(bcgc.partition_from_levels, num_workers=num_workers))(shuffled)
     np.testing.assert_array_equal(back, partitions)
-
-
-def test_traced_arguments_ask_for_the_size():
-    with pytest.raises(ValueError, match="partition is traced: give the static num_coordinates"):
-        jax.jit(bcgc.levels_from_partition)(np.array([2, 0, 3]))
-    with pytest.raises(ValueError, match="levels is traced: give the static num_workers"):
-        jax.jit(bcgc.partition_from_levels)(np.array([2, 0, 3]))
 
 
 def test_levels_of_a_partition_of_fractions_follow_the_same_rule(precision):
@@ -63,17 +51,7 @@ def test_levels_never_leave_the_levels_in_use_where_rounding_makes_the_sum_too_s
     np.testing.assert_array_equal(bcgc.levels_from_partition(x, 10), [0, 0, 0, 1, 1, 1, 2, 2, 2, 2])
 
 
-# Cumulative load
-
-
-def test_cumulative_load_is_the_sum_over_coordinates_of_their_redundancy(precision):
-    every = ascending_levels(4, 4)
-    x = np.array([np.bincount(levels, minlength=4) for levels in every], precision)
-    # After level n a worker has spent s_l + 1 cycles on every coordinate up to that level.
-    expected = [[sum(s + 1 for s in levels if s <= n) for n in range(4)] for levels in every]
-    found = jax.jit(bcgc.plans.partitions.cumulative_load)(x)
-    assert found.dtype == precision
-    np.testing.assert_array_equal(found, expected)
+# Load
 
 
 def test_a_level_that_is_not_used_ends_with_the_last_one_before(x64):
@@ -121,18 +99,6 @@ def test_projection_meets_the_optimality_conditions_in_high_dimension(num_worker
     slack = 2 * eps * total
     np.testing.assert_allclose(shift[positive], shift[positive].mean(), rtol=0, atol=slack)
     assert (shift[~positive] <= shift[positive].mean() + slack).all()
-
-
-def test_slopes_of_the_projection_are_those_of_finite_differences(x64):
-    values, total, num_workers = np.array([1.7, -0.4, 0.9, 3.3, 0.8, 9.0]), 2.3, 5
-    slopes = jax.jacobian(bcgc.plans.partitions.project_partition)(values, total, num_workers)
-    h = 1e-6
-    for i in range(6):
-        moved = [values + np.eye(6)[i] * step for step in (h, -h)]
-        high, low = (
-            np.append(oracles.project_by_active_sets(v[:num_workers], total), np.zeros(1)) for v in moved
-        )
-        np.testing.assert_allclose(slopes[:, i], (high - low) / (2 * h), atol=1e-9)  # worst measured 1.5e-10
 
 
 # Rounding

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 def _problem(law, **changed) -> bcgc.Problem:
     arguments = {"num_workers": N, "num_coordinates": L, "num_samples": M, "cycles": B, **changed}
-    return bcgc.Problem(law, **arguments)
+    return bcgc.Problem(bcgc.Heterogeneous(law) if isinstance(law, list) else law, **arguments)
 
 
 def _best_of_rows(rows: np.ndarray, levels=range(N), setup: float = 0.0) -> float:

@@ -5,18 +5,17 @@ when a block is complete.
 """
 
 import contextlib
+import functools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from bcgc_jax.cluster import signals
-from bcgc_jax.cluster.coded import Coded
-from bcgc_jax.cluster.holders import Question, Summed
-from bcgc_jax.cluster.machine_check import unlike
-from bcgc_jax.cluster.processes import Process, Processes, WorkersLost
+from bcgc_jax.cluster.processes import Processes, WorkersLost
+from bcgc_jax.cluster.rules import Coded, Question, Summed
 from bcgc_jax.cluster.worker import Message
 from bcgc_jax.coding.gradients import PyTree, assemble_gradient
 
@@ -59,27 +58,19 @@ class Collection:
     """One iteration of `processes`, by a new `rule`; `call` is new for each one, and what its end stops."""
 
     def __init__(
-        self,
-        rule: Coded | Summed,
-        processes: Processes,
-        params: PyTree,
-        finish: np.ndarray | None,
-        *,
-        call: int,
+        self, rule: Coded | Summed, processes: Processes, params: PyTree, finish: np.ndarray | None, call: int
     ) -> None:
-        self.processes, self.plan, self.ray = processes, processes.duty.plan, processes.ray
-        self.rule, self.blocks, self.params, self.finish = rule, self.plan.blocks, params, finish
-        self.call, self.workers = call, range(self.plan.num_workers)
+        self.rule, self.processes, self.params, self.finish = rule, processes, params, finish
+        self.call, self.plan, self.ray = call, processes.given.duty.plan, processes.ray
         self.begin = self.looked = time.monotonic()
-        self.arrived = np.zeros((len(self.blocks), len(self.workers)), bool)
-        self.completed = np.full(len(self.blocks), np.inf)
-        self.parts: list[Any] = [None] * len(self.blocks)
+        self.arrived = np.zeros((len(self.plan.blocks), self.plan.num_workers), bool)
+        self.completed = np.full(len(self.plan.blocks), np.inf)
+        self.parts: list[Any] = [None] * len(self.plan.blocks)
         self.work: list[Work] = []
-        # What may be ready next, and whose: a stream, an answer, the start of a worker, the end of an old
-        # iteration.
-        self.waiting: dict[Any, int] = {}
+        # What may be ready next, whose it is, and who takes it: a stream of messages, an answer, the start of
+        # a worker, the end of an old iteration.
+        self.waiting: dict[Any, tuple[int, Callable[[Any, int], None]]] = {}
         self.streams: dict[int, Any] = {}
-        self.asked: dict[Any, Question] = {}  # by the references of answers, what they answer
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
         large = sum(leaf.nbytes for leaf in leaves) > _INLINE
         self.leaves = self.ray.put(leaves) if large else leaves
@@ -87,7 +78,7 @@ class Collection:
     def run(self) -> ClusterGradient:
         """The gradient; raises WorkersLost where there is none, and what the loss raised."""
         try:
-            for worker in self.workers:
+            for worker in range(self.plan.num_workers):
                 self._dispatch(worker)
             self._check()
             while not np.all(np.isfinite(self.completed)):
@@ -96,35 +87,9 @@ class Collection:
             for worker in self.streams:  # also where it ends with an exception
                 if (process := self.processes[worker]) is not None:
                     process.actor.stop.remote(self.call)
-        gradient = jax.block_until_ready(assemble_gradient(self.blocks, self.parts, self.params))
-        seconds = time.monotonic() - self.begin
+        gradient = assemble_gradient(self.plan.blocks, self.parts, self.params)
+        gradient, seconds = jax.block_until_ready(gradient), time.monotonic() - self.begin
         return ClusterGradient(gradient, seconds, self.completed, self.arrived, tuple(self.work))
-
-    def _add(self, worker: int, message: Message) -> None:
-        """Take what a worker says of a task."""
-        block, subsets = message.task
-        if message.values is not None:
-            self._answer(Question(-1, worker, block, subsets), message.values)
-        else:
-            self._ask(self.rule.report(worker, block, subsets))
-
-    def _answer(self, question: Question, values: np.ndarray) -> None:
-        """Take what a worker was asked for, or sends of itself."""
-        block = question.block
-        if not self.rule.take(question, values):
-            return
-        self.arrived[block, question.worker] = True
-        if (part := self.rule.part(block)) is not None:
-            self.parts[block], self.completed[block] = part, time.monotonic() - self.begin
-        else:
-            self._ask(self.rule.due(block))
-
-    def _ask(self, questions: Sequence[Question]) -> None:
-        for question in questions:
-            process = self.processes[question.worker]
-            assert process is not None  # of a lost one nothing counts as done
-            answer = process.actor.deliver.remote(self.call, question.block, question.subsets)
-            self.asked[answer], self.waiting[answer] = question, question.worker
 
     def _dispatch(self, worker: int) -> None:
         """Give a worker the iteration, or wait for the event after which it can have it."""
@@ -132,14 +97,14 @@ class Collection:
         if process is None:
             return
         if (event := process.awaited()) is not None:
-            self.waiting[event] = worker
-            if self.processes.is_silent(worker):
-                self._lose(worker, "hung")
+            self.waiting[event] = worker, self._awaited
+            if why := self.processes.silence(worker):
+                self._lose(worker, "hung", why)
             return
         finish = None if self.finish is None else self.finish[:, worker]
         stream = process.compute(self.call, self.processes.iteration, self.leaves, finish)
         self.streams[worker] = stream
-        self.waiting[stream] = worker
+        self.waiting[stream] = worker, self._hear
 
     def _take(self) -> None:
         """Wait for whatever comes next, and take all that is there."""
@@ -150,58 +115,69 @@ class Collection:
             ready, _ = self.ray.wait(waiting, num_returns=len(waiting), timeout=0)
         for item in ready:
             if item in self.waiting:  # else lost by an event before
-                self._event(item, self.waiting[item])
+                worker, take = self.waiting[item]
+                take(item, worker)
         # Also while others speak: what a silent one was asked for may be there already.
         if not ready or time.monotonic() - self.looked > pause:
             self.looked = time.monotonic()
-            for worker in list(dict.fromkeys(self.waiting.values())):
-                if self.processes.is_silent(worker):
-                    self._lose(worker, "hung")
+            for worker in dict.fromkeys(worker for worker, _ in self.waiting.values()):
+                if why := self.processes.silence(worker):
+                    self._lose(worker, "hung", why)
             self._check()
 
-    def _event(self, item: Any, worker: int) -> None:
-        """A message, the end of a stream, a worker that started, or one that caught up."""
+    def _awaited(self, event: Any, worker: int) -> None:
+        """A worker has started, or caught up."""
         process = self.processes[worker]
         assert process is not None
-        if item in self.asked:
-            question = self.asked.pop(item)
-            del self.waiting[item]
-            with self._hearing(worker, process):
-                self._answer(question, self.ray.get(item))
-            return
-        if item is not self.streams.get(worker):
-            del self.waiting[item]
-            error = None
-            if process.starting is not None:
-                error = self.processes.has_loaded(worker)
-                if error is None and (why := unlike(self.plan, self.processes.machines)):
-                    error = RuntimeError(why)  # a successor; the others have been compared
-            if error is None:
-                self._dispatch(worker)
-            else:
-                self._lose_by(error, worker)
-            self._check()
-            return
-        with self._hearing(worker, process):
-            try:
-                message = Message(*self.ray.get(next(self.streams[worker])))
-            except StopIteration:  # it was told to stop before
-                self._end(worker)
-                return
+        del self.waiting[event]
+        if process.starting is None or (error := self.processes.has_loaded(worker)) is None:
+            self._dispatch(worker)
+        else:
+            self._lose_by(error, worker)
+        self._check()
+
+    def _hear(self, stream: Any, worker: int) -> None:
+        """A message, or the end of a stream: after the last task, or where the worker was told to stop."""
+        message: Message | None = None
+        with self._hearing(worker), contextlib.suppress(StopIteration):
+            message = Message(*self.ray.get(next(stream)))
             heard, subset = time.monotonic() - self.begin, self.plan.subset_of(message.task)
             task = self.processes.iteration, worker, message.task.block
             self.work.append(Work(*task, message.seconds, subset, message.done, heard))
-            self._add(worker, message)
-            if message.task == self.plan.tasks(worker)[-1]:
-                self._end(worker)
+            question = Question(worker, *message.task)
+            if message.values is None:
+                self._ask(self.rule.report(question))
+            else:
+                self._count(question, message.values)
+        if stream in self.waiting and (message is None or message.task == self.plan.tasks(worker)[-1]):
+            del self.waiting[stream], self.streams[worker]
+            self._check()
 
-    def _end(self, worker: int) -> None:
-        """Nothing more comes from a worker of itself."""
-        del self.waiting[self.streams.pop(worker)]
-        self._check()
+    def _ask(self, questions: Sequence[Question]) -> None:
+        for question in questions:
+            process = self.processes[question.worker]
+            assert process is not None  # of a lost one nothing counts as done
+            answer = process.actor.deliver.remote(self.call, question.block, question.subsets)
+            self.waiting[answer] = question.worker, functools.partial(self._answered, question)
+
+    def _answered(self, question: Question, answer: Any, worker: int) -> None:
+        del self.waiting[answer]
+        with self._hearing(worker):
+            self._count(question, self.ray.get(answer))
+
+    def _count(self, question: Question, values: np.ndarray) -> None:
+        """Take what a worker was asked for, or sends of itself."""
+        block = question.block
+        if not self.rule.take(question, values):
+            return
+        self.arrived[block, question.worker] = True
+        if (part := self.rule.part(block)) is not None:
+            self.parts[block], self.completed[block] = part, time.monotonic() - self.begin
+        else:
+            self._ask(self.rule.due(block))
 
     @contextlib.contextmanager
-    def _hearing(self, worker: int, process: Process) -> Iterator[None]:
+    def _hearing(self, worker: int) -> Iterator[None]:
         """While something of a worker is taken: it is lost if it raised something or has ended instead.
 
         Raises what all workers raise.
@@ -212,32 +188,30 @@ class Collection:
             self._lose_by(error, worker)
             self._check()
         else:
-            process.speaks()
+            if (process := self.processes[worker]) is not None:
+                process.speaks()
 
     def _lose_by(self, error: Exception, worker: int) -> None:
         """Raises what all workers raise."""
         raised = isinstance(error, self.ray.exceptions.RayTaskError)
         if raised:
             self.processes.check_raised({worker: error})
-        died = isinstance(error, self.ray.exceptions.RayError) and not raised
-        self._lose(worker, "died" if died else "failed", error)
+        self._lose(worker, "failed" if raised else "died", error)
 
-    def _lose(self, worker: int, what: str, error: Exception | None = None) -> None:
+    def _lose(self, worker: int, what: str, why: Exception | str) -> None:
         """Forget what was expected of a worker; expect its successor."""
-        self.waiting = {item: w for item, w in self.waiting.items() if w != worker}
-        self.asked = {item: question for item, question in self.asked.items() if item in self.waiting}
+        self.waiting = {item: whose for item, whose in self.waiting.items() if whose[0] != worker}
         self.streams.pop(worker, None)
-        self.processes.lose(worker, what, error)
+        self.processes.lose(worker, what, why)
         self._dispatch(worker)
         self._ask(self.rule.lose(worker))
 
     def _check(self) -> None:
         """WorkersLost where what has come and what may come is too little for a block."""
-        coming = np.zeros(len(self.workers), bool)
-        coming[list(self.waiting.values())] = True
+        coming = np.isin(range(self.plan.num_workers), [worker for worker, _ in self.waiting.values()])
         short = ~np.isfinite(self.completed) & ~self.rule.possible(coming)
         if short.any():
-            level = min(self.blocks[b].level for b in np.flatnonzero(short))
+            level = min(self.plan.blocks[b].level for b in np.flatnonzero(short))
             self.processes.lose_gone()
             raise WorkersLost(
                 self.processes.lost,

@@ -1,4 +1,4 @@
-"""Ray, as an optional extra: found, started on this machine or joined, and the worker as an actor of it."""
+"""Ray, as an optional extra: started on this machine, or joined; and what its errors mean."""
 
 import contextlib
 import os
@@ -11,52 +11,11 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import jax
+from typing import Any
 
 from bcgc_jax._extras import to_install
 from bcgc_jax.cluster import signals
-from bcgc_jax.cluster.folders import is_safe, private_folder
-from bcgc_jax.cluster.machine_check import Machine, machine
-from bcgc_jax.cluster.sources import Shelf
-from bcgc_jax.cluster.worker import Message, WorkerProcess
-from bcgc_jax.coding.gradients import num_samples
-
-
-class Order(NamedTuple):
-    """What a worker is to do: the `number` of the plan, by reference what all are told, whose row it has and
-    its data; and the numbers of other plans that are to be kept ready."""
-
-    number: int
-    duty: Any
-    worker: int
-    subsets: dict[int, Any]
-    kept: tuple[int, ...]
-
-
-class Programs(NamedTuple):
-    """Where the workers of a machine keep, for each other, what takes so many `seconds` to compile."""
-
-    folder: str
-    seconds: float
-
-
-@contextlib.contextmanager
-def shared_programs() -> Iterator[Programs]:
-    """Where the master keeps its own, or a folder for as long as there are workers.
-
-    The workers hardly gain at their start, when all compile the same at once; a worker that replaces another
-    starts in half the time (1.1 s for 1.9 s), and a plan of the same blocks is taken up in a tenth.
-    """
-    folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-    if folder and is_safe(os.path.realpath(folder)):
-        seconds = jax.config.jax_persistent_cache_min_compile_time_secs  # type: ignore[attr-defined]
-        yield Programs(os.path.realpath(folder), seconds)
-        return
-    with private_folder() as own:
-        yield Programs(own, 0.0)
-
+from bcgc_jax.cluster.folders import private_folder
 
 # Ray keeps the one that a process begins with.
 _TOKEN = secrets.token_hex(32)
@@ -95,14 +54,9 @@ def load_ray(*, local: bool = True) -> Any:
     return ray
 
 
-class _Started:
-    """Ray as a cluster of this process has started or joined it; the last of its `users` ends it."""
-
-    def __init__(self, ending: contextlib.ExitStack) -> None:
-        self.ending, self.users = ending, 0
-
-
-_started: _Started | None = None
+# What ends Ray, where a cluster of this process has started or joined it: the last of its users does.
+_ending: contextlib.ExitStack | None = None
+_users = 0
 
 
 @contextlib.contextmanager
@@ -112,43 +66,40 @@ def session(address: str | None, num_workers: int, store_bytes: int) -> Iterator
     It ends with the last session that uses it, unless the caller has started it. Locally a worker counts as
     one CPU however many there are: they may share them.
     """
-    global _started
-    with contextlib.ExitStack() as ending:
-        ending.enter_context(signals.handled())  # before anything is made
-        ending.enter_context(_settings_restored())
+    global _ending, _users
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(signals.handled())  # before anything is made
+        stack.enter_context(_settings_restored())
         ray = load_ray(local=address is None)
         if not ray.is_initialized():
-            _start(ray, ending, address, num_workers, store_bytes)
-            _started = _Started(ending.pop_all())
+            _start(ray, stack, address, num_workers, store_bytes)
+            _ending, _users = stack.pop_all(), 0
         elif address is not None:
             raise ConnectionError(
                 f"this process is connected to a Ray cluster already: end that (ray.shutdown(), and each "
                 f"`Cluster`) before it joins {address}, or give no address to use the one it has"
             )
-    started = _started
-    if started is not None:
-        started.users += 1
+    _users += 1
     try:
         yield ray
     except SystemExit as error:
         signals.set_status(error)
         raise
     finally:
-        if started is not None:
-            started.users -= 1
-            if not started.users:
-                _started = None
-                started.ending.close()
+        _users -= 1
+        if _ending is not None and not _users:
+            ending, _ending = _ending, None
+            ending.close()
 
 
 def _start(
-    ray: Any, ending: contextlib.ExitStack, address: str | None, num_workers: int, store_bytes: int
+    ray: Any, stack: contextlib.ExitStack, address: str | None, num_workers: int, store_bytes: int
 ) -> None:
-    """What undoes it is put on the stack `ending`."""
+    """What undoes it is put on the stack."""
     options: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
     if address is None:
         _have_token()
-        folder = os.path.join(ending.enter_context(private_folder()), "ray")
+        folder = os.path.join(stack.enter_context(private_folder()), "ray")
         # With room for the workers that replace others; a store smaller than 80 MB is refused.
         options |= {
             "num_cpus": 2 * num_workers,
@@ -156,10 +107,10 @@ def _start(
             "include_dashboard": False,
             "_temp_dir": folder,
         }
-        ending.callback(_end_all, ray.shutdown, folder)
+        stack.callback(_end_all, ray.shutdown, folder)
     else:
         _check_answers(address)
-        ending.callback(ray.shutdown)
+        stack.callback(ray.shutdown)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         # Ray's children are new programs: they do not run on in a copy of this one.
@@ -184,19 +135,15 @@ def _settings_restored() -> Iterator[None]:
     But for the mode that it has chosen to authenticate with: it keeps that in its memory too, and processes
     that are started in another one later would be refused.
     """
-    kept = "RAY_AUTH_MODE"
-
-    def settings() -> dict[str, str]:
-        chosen = (k for k in os.environ if (k.startswith("RAY_") and k != kept) or k == "PYTHONBREAKPOINT")
-        return {name: os.environ[name] for name in chosen}
-
-    before = settings()
+    before = dict(os.environ)
     try:
         yield
     finally:
-        for name in settings().keys() - before.keys():
-            del os.environ[name]
-        os.environ |= before
+        changed = {name for name in before.keys() | os.environ if before.get(name) != os.environ.get(name)}
+        for name in changed - {"RAY_AUTH_MODE"}:
+            if name.startswith("RAY_") or name == "PYTHONBREAKPOINT":
+                os.environ.pop(name, None)
+                os.environ.update({name: before[name]} if name in before else {})
 
 
 def _end_all(shutdown: Callable[[], None], folder: str) -> None:
@@ -248,21 +195,13 @@ def _check_answers(address: str) -> None:
             if os.environ.get("RAY_USE_TLS", "0") != "0":  # encrypted from the first byte on
                 return
             line.sendall(_PREFACE)
-            answer = line.recv(9)
+            if line.recv(9)[3:4] != bytes([_SETTINGS]):
+                raise OSError("what listens there is another program: the port of Ray is 6379 mostly")
     except (OSError, OverflowError) as error:
         raise ConnectionError(
             f"no Ray cluster answers at {address}: start one with `ray start --head`, or give no address to "
             f"run on this machine alone ({error})"
         ) from error
-    if answer[3:4] != bytes([_SETTINGS]):
-        raise ConnectionError(f"what listens at {address} is no Ray cluster: the port of one is 6379 mostly")
-
-
-def preferably_not_on(node: str) -> Any:
-    """Where a worker is to be: on any node with room but this one, if there is another."""
-    from ray.util.scheduling_strategies import NodeLabelSchedulingStrategy, NotIn
-
-    return NodeLabelSchedulingStrategy({}, soft={"ray.io/node-id": NotIn(node)})
 
 
 def cause_of(error: Exception) -> Exception:
@@ -279,80 +218,9 @@ def reason_of(error: Exception) -> str:
     """
     cause = getattr(error, "cause", None)
     if isinstance(cause, Exception):
-        error = cause
+        return f"{type(cause).__name__}: {cause}".partition("\n")[0].removesuffix(": ")
     lines = [line.strip() for line in re.sub(r"\x1b\[\d*m", "", str(error)).splitlines() if line.strip()]
-    if error is cause:
-        return f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__
     ended = [line.partition("dead because ")[2] for line in lines if "dead because " in line]
     raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
     chosen = (ended or raised[-1:] or lines or [type(error).__name__])[0]
     return chosen.partition(". Some common causes")[0].removesuffix(".")
-
-
-class _Bench:
-    """Workers that a process has compiled, by the number of the plan and whose row they have."""
-
-    def __init__(self) -> None:
-        self._made: dict[tuple[int, int], WorkerProcess] = {}
-        self._shelf = Shelf()
-
-    def make(self, order: Order, programs: Programs, fetched: Callable[[Any], Any]) -> WorkerProcess:
-        """As ordered, once; what is not to be kept is forgotten."""
-        if is_safe(programs.folder):  # else this is another machine
-            jax.config.update("jax_compilation_cache_dir", programs.folder)
-            jax.config.update("jax_persistent_cache_min_compile_time_secs", programs.seconds)
-        name = order.number, order.worker
-        made = self._made.get(name)
-        if made is None:
-            made = WorkerProcess(fetched(order.duty), order.worker, self._shelf.take(order.subsets, fetched))
-            made.warm_up()
-        kept = {key: worker for key, worker in self._made.items() if key[0] in order.kept}
-        self._made = {**kept, name: made}
-        return made
-
-
-def actor_class(ray: Any) -> Any:
-    """The worker as an actor: one thread computes, one listens, one compiles what is to be done next."""
-
-    class Actor:
-        worker: WorkerProcess | None = None
-
-        def __init__(self) -> None:
-            self._bench = _Bench()
-
-        def load(self, order: Order, programs: Programs) -> tuple[Machine, tuple[int, ...]]:
-            """Do from now on as ordered; ends once all is compiled.
-
-            What computes here, and how many samples the subsets have.
-            """
-            self.worker = self._bench.make(order, programs, ray.get)
-            return machine(), tuple({num_samples(data) for data in self.worker.subsets.values()})
-
-        @ray.method(concurrency_group="beside")
-        def prepare(self, order: Order, programs: Programs) -> None:
-            """Compile what will be ordered, beside what is being computed."""
-            self._bench.make(order, programs, ray.get)
-
-        def compute(self, call: int, iteration: int, leaves: Any, finish: Any) -> Iterator[tuple]:
-            assert self.worker is not None
-            message: Message
-            for message in self.worker.compute(call, iteration, leaves, finish):
-                yield tuple(message)
-
-        @ray.method(concurrency_group="control")
-        def stop(self, call: int) -> None:
-            if self.worker is not None:
-                self.worker.stop(call)
-
-        # Beside what is being computed: a slow worker does not hold back what it has.
-        @ray.method(concurrency_group="control")
-        def deliver(self, call: int, block: int, subsets: tuple[int, ...]) -> Any:
-            assert self.worker is not None
-            return self.worker.deliver(call, block, subsets)
-
-        @ray.method(concurrency_group="control")
-        def answer(self) -> tuple[str, int]:
-            """That the process runs at all: its node and its number."""
-            return ray.get_runtime_context().get_node_id(), os.getpid()
-
-    return ray.remote(concurrency_groups={"control": 1, "beside": 1})(Actor)

@@ -5,10 +5,9 @@ new process with the same data, or the caller is told (`WorkersLost`) and plans 
 """
 
 import contextlib
-import functools
 import itertools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -16,14 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from bcgc_jax.cluster import signals
-from bcgc_jax.cluster.coded import Coded
+from bcgc_jax.cluster.actors import Made, Source, shared_programs
 from bcgc_jax.cluster.collection import ClusterGradient, Collection
-from bcgc_jax.cluster.decoder import Decoder
-from bcgc_jax.cluster.engine import session, shared_programs
-from bcgc_jax.cluster.holders import Summed
-from bcgc_jax.cluster.machine_check import unlike
+from bcgc_jax.cluster.engine import session
 from bcgc_jax.cluster.processes import Assignment, Processes
-from bcgc_jax.cluster.sources import Made, Source
 from bcgc_jax.cluster.worker import Duty
 from bcgc_jax.coding.codes import refuse_complex
 from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, check_batch_size, num_samples
@@ -74,16 +69,16 @@ class Cluster(Processes):
     ) -> None:
         if num_workers < 1 or not patience > 0:
             raise ValueError("a cluster needs at least one worker, and patience of more than 0 seconds")
-        self._numbers, self._calls = itertools.count(1), 0  # of what is put, from any thread
-        self._rule: Callable[[], Coded | Summed] | None = None
+        self._numbers, self._calls = itertools.count(1), itertools.count(1)
         self._used = threading.RLock()
         # Names of functions that make data, by what tells them apart for as long as they are kept.
         self._sources: dict[int, tuple[int, Source]] = {}
         with contextlib.ExitStack() as stack:
             ray = stack.enter_context(session(address, num_workers, store_bytes))
             programs = stack.enter_context(shared_programs())
-            settings: Any = {"replace": replace, "patience": patience, "num_gpus": num_gpus}
-            super().__init__(ray, num_workers, programs=programs, **settings)
+            super().__init__(
+                ray, num_workers, programs, replace=replace, patience=patience, num_gpus=num_gpus
+            )
             stack.callback(self._end)
             self._stack = stack.pop_all()
 
@@ -111,7 +106,7 @@ class Cluster(Processes):
     @property
     def plan(self) -> CodingPlan:
         """That the workers have been given."""
-        return self.duty.plan
+        return self.given.duty.plan
 
     def assign(
         self,
@@ -134,30 +129,25 @@ class Cluster(Processes):
         there are fewer than there were workers, lost ones are dropped, and those left are numbered anew.
         Warns of blocks that a loop of the loss computes all at once (not where a function makes the subsets).
 
-        Raises ValueError where a code of the plan amplifies (more than 4 times) what the workers round
-        differently, for they are on machines of several types; WorkersLost where some do not start.
+        Raises WorkersLost where some do not start.
         """
-        self.take_up(self._put(loss, plan, params, subsets, batch_size, seed))
+        self.take_up(self.prepare(loss, plan, params, subsets, batch_size=batch_size, seed=seed))
 
-    def prepare(self, *given: Any, **options: Any) -> Assignment:
-        """Put the plan and the data of `assign` where the workers find them, and change nothing for them.
-
-        Until `is_ready`, which is to be asked now and then, they compile what they need beside what they do,
-        the first one alone, for the others find its programs; `take_up` compiles nothing then.
-        """
-        work = self._put(*given, **options)
-        work.rule = _rule_of(work.duty.plan, work.duty.params)
-        return work
-
-    def _put(
+    def prepare(
         self,
         loss: Loss,
         plan: CodingPlan | plans.Plan,
         params: PyTree,
         subsets: Source | Sequence[PyTree],
+        *,
         batch_size: int | None = None,
         seed: int = 0,
     ) -> Assignment:
+        """Put the plan and the data of `assign` where the workers find them, and change nothing for them.
+
+        Until `is_ready`, which is to be asked now and then, they compile what they need beside what they do,
+        the first one alone, for the others find its programs; `take_up` compiles nothing then.
+        """
         self._check_open()
         refuse_complex("params", params)
         if isinstance(plan, plans.Plan):
@@ -165,44 +155,38 @@ class Cluster(Processes):
         workers, weights = plan.num_workers, np.ones(plan.num_workers)
         if callable(subsets):
             name, _ = self._sources.setdefault(id(subsets), (len(self._sources), subsets))
-            given: Sequence[Any] = [Made(subsets, name, j, workers) for j in range(workers)]
+            given: list[Any] = [Made(subsets, name, j, workers) for j in range(workers)]
         else:
-            given = subsets
-            if len(given) != workers:
-                raise ValueError(f"there must be {workers} subsets, one a worker, got {len(given)}")
+            if len(subsets) != workers:
+                raise ValueError(f"there must be {workers} subsets, one a worker, got {len(subsets)}")
             sizes = np.array([num_samples(data) for data in subsets], float)
             check_batch_size(batch_size, int(sizes.min()))
             weights = sizes / sizes.mean() if plan.mean else weights  # what each subset's loss counts
-            tell_of_loops(loss, plan, params, given[0])
+            tell_of_loops(loss, plan, params, subsets[0])
+            given = [self.ray.put(jax.tree.map(np.asarray, data)) for data in subsets]
         host: tuple[CodingPlan, PyTree] = jax.tree.map(np.asarray, (plan, params))
         x64 = bool(jnp.result_type(float) == jnp.float64)
         duty = Duty(loss, *host, weights, batch_size, seed, x64)
-        put = [
-            data if isinstance(data, Made) else self.ray.put(jax.tree.map(np.asarray, data)) for data in given
-        ]
-        return Assignment(next(self._numbers), duty, self.ray.put(duty), put)
+        return Assignment(next(self._numbers), duty, self.ray.put(duty), given)
 
     def take_up(self, work: Assignment) -> None:
         """Have the workers do that from now on, compiled or not; raises what `assign` does."""
-        plan, params, batch_size = work.duty.plan, work.duty.params, work.duty.batch_size
         with self.at_work():
             # Before all else: what it refuses leaves the workers with what they had.
-            self._resize(plan.num_workers)
+            self._resize(work.duty.plan.num_workers)
             self._give(work)
-            self._rule, rule = None, work.rule or _rule_of(plan, params)  # while they load
+            work.rule()  # compiled while they load
             self._wait_until_loaded()
-            if why := unlike(plan, self.machines):
-                raise ValueError(why)
             if any(isinstance(data, Made) for data in work.subsets):
-                self._check_samples(batch_size)
-            self._rule = rule
+                self._check_samples(work.duty.batch_size)
             if work.ready < self.num_workers:  # Ray's first call of a method takes longer than the others
-                self._collect(params, None)
+                self._collect(work.duty.params, None)
 
     def _check_samples(self, batch_size: int | None) -> None:
         """ValueError where subsets that were made on the workers are not of one size, or too small."""
         counts = sorted({count for process in self._living for count in process.samples})
         if len(counts) > 1 or (batch_size is not None and counts[0] < batch_size):
+            self._given = None
             needed = "" if batch_size is None else f", and of {batch_size} samples at least"
             raise ValueError(
                 f"subsets that are made on the workers must have one size{needed}; there are some of "
@@ -229,12 +213,8 @@ class Cluster(Processes):
         return self._collect(params, finish)
 
     def _collect(self, params: PyTree, finish: np.ndarray | None) -> ClusterGradient:
-        self._check_open()
-        if self._rule is None:
-            raise ValueError("the workers have no work yet: call assign first")
-        self._calls += 1
         with self.at_work():
-            return Collection(self._rule(), self, params, finish, call=self._calls).run()
+            return Collection(self.given.rule(), self, params, finish, next(self._calls)).run()
 
 
 def _checked(finish: np.ndarray, plan: CodingPlan) -> np.ndarray:
@@ -248,8 +228,3 @@ def _checked(finish: np.ndarray, plan: CodingPlan) -> np.ndarray:
             f"{_NEVER:g} s to more of them, or train with more redundancy"
         )
     return finish
-
-
-def _rule_of(plan: CodingPlan, params: PyTree) -> Callable[[], Coded | Summed]:
-    """What says in an iteration whom to ask, and when a block is complete; its arithmetic is compiled."""
-    return functools.partial(Coded if plan.coded else Summed, Decoder(plan, params))

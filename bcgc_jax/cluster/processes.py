@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bcgc_jax.cluster import signals
-from bcgc_jax.cluster.engine import Order, Programs, actor_class, cause_of, preferably_not_on, reason_of
-from bcgc_jax.cluster.machine_check import Machine
+from bcgc_jax.cluster.actors import Order, actor_class
+from bcgc_jax.cluster.engine import cause_of, reason_of
+from bcgc_jax.cluster.rules import Coded, Decoder, Summed
 from bcgc_jax.cluster.worker import Duty
 
 # Unfinished iterations a worker may be behind before it gets no more; its next one then comes when it is
@@ -26,6 +27,7 @@ _STARTING, _LOADING, _FREEING = 120.0, 30.0, 10.0
 _SLOWER = 3.0  # a successor has so many times as long for each as the slowest took to be ready
 _SEEKING = 1.0  # seconds between looks for room that has returned
 _LOOKING = 60.0  # seconds at most between looks at who is silent, however long the patience
+_NO_ROOM = "the nodes that are left have no room for it"
 
 
 class Fault(NamedTuple):
@@ -54,9 +56,9 @@ class WorkersLost(RuntimeError):
 
 @dataclasses.dataclass
 class Assignment:
-    """A duty and where it lies; so many workers are `ready` for it, and calls that make others so `pending`.
+    """A duty, where it and the data lie, and the numbers of plans that workers keep compiled beside it.
 
-    `rule`: of an iteration on the master, once its arithmetic is compiled.
+    So many workers are `ready` for it, and calls that make others so `pending`.
     """
 
     number: int
@@ -66,7 +68,13 @@ class Assignment:
     kept: tuple[int, ...] = ()
     ready: int = 0
     pending: list[Any] = dataclasses.field(default_factory=list)
-    rule: Any = None
+    decoder: Decoder | None = None
+
+    def rule(self) -> Coded | Summed:
+        """Of one iteration; the master's arithmetic is compiled once."""
+        if self.decoder is None:
+            self.decoder = Decoder(self.duty.plan, self.duty.params)
+        return Coded(self.decoder) if self.duty.plan.coded else Summed(self.decoder)
 
 
 @dataclasses.dataclass
@@ -82,13 +90,11 @@ class Process:
     node: str | None = None
     handle: int | None = None  # of the process itself, whoever has its number later; on Linux, on this node
     unfinished: list[Any] = dataclasses.field(default_factory=list)  # references of its iterations
-    machine: Machine | None = None  # what computes in it, once it has loaded
-    samples: tuple[int, ...] = ()  # of the subsets that it has loaded, each number once
+    samples: Collection[int] = ()  # of the subsets that it has loaded, each number once
     heard: float = 0.0  # when it last gave a sign of life
     asked: Any = None  # the reference of a question whether it lives
     asked_at: float = 0.0
     born_at: float = dataclasses.field(default_factory=time.monotonic)
-    fresh: bool = True  # it has not loaded anything yet
 
     def ask(self) -> None:
         self.asked, self.asked_at = self.actor.answer.remote(), time.monotonic()
@@ -97,34 +103,22 @@ class Process:
         """Take note of a sign of life."""
         self.asked, self.heard = None, time.monotonic()
 
-    def has_loaded(self) -> None:
-        """Take note that it has loaded; raises Ray's error if it has not."""
-        self.machine, self.samples = self.ray.get(self.starting)
-        self.has_answered(wait=0 if self.pid is not None else None)
-        self.starting = None
-        self.speaks()
-
     def has_answered(self, wait: float | None = 0) -> bool:
         """Whether it answers what it was asked within so many seconds, which says who it is."""
         answered, _ = self.ray.wait([] if self.asked is None else [self.asked], timeout=wait)
-        if answered:
-            with contextlib.suppress(self.ray.exceptions.RayError):  # a dead one shows elsewhere
-                node, pid = self.ray.get(self.asked)
+        with contextlib.suppress(self.ray.exceptions.RayError):  # a dead one shows elsewhere
+            for node, pid in self.ray.get(answered):
                 if self.pid is None and node == self.here:
                     with contextlib.suppress(AttributeError, OSError):  # another system; or it is gone
                         self.handle = os.pidfd_open(pid)
                 self.node, self.pid = node, pid
         return bool(answered)
 
-    def end(self, *, dead: bool = False) -> None:
-        """No signal is sent to the number of a `dead` process: it may be another's by now."""
+    def end(self) -> None:
         self.ray.kill(self.actor, no_restart=True)
-        with contextlib.suppress(ProcessLookupError):  # a stopped process hears no one else
-            if self.handle is not None:
+        if self.handle is not None:  # a stopped process does not hear Ray
+            with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.handle, signal.SIGKILL)
-            elif self.pid is not None and self.node == self.here and not dead:
-                os.kill(self.pid, signal.SIGKILL)
-        if self.handle is not None:
             os.close(self.handle)
 
     def awaited(self) -> Any:
@@ -132,9 +126,8 @@ class Process:
         if self.starting is not None:
             return self.starting
         if self.unfinished:
-            done, self.unfinished = self.ray.wait(
-                self.unfinished, num_returns=len(self.unfinished), timeout=0
-            )
+            count = len(self.unfinished)
+            done, self.unfinished = self.ray.wait(self.unfinished, num_returns=count, timeout=0)
             if done:
                 self.heard = time.monotonic()
             if done and self.attempts:
@@ -155,19 +148,11 @@ class Process:
 class Processes:
     """N processes, by the number of the worker; None for one that is lost, or not yet started.
 
-    `faults` are those of all iterations; `why` and `error` are what is known of the worker lost last; `size`
-    is how many workers were asked for, whoever was given up since.
+    `why` and `error` are what is known of the worker lost last.
     """
 
     def __init__(
-        self,
-        ray: Any,
-        num_workers: int,
-        *,
-        replace: bool,
-        patience: float,
-        num_gpus: float,
-        programs: Programs,
+        self, ray: Any, num_workers: int, programs: str, *, replace: bool, patience: float, num_gpus: float
     ) -> None:
         self.ray, self.replace, self.patience = ray, replace, patience
         self.size, self.iteration = num_workers, 0
@@ -188,11 +173,12 @@ class Processes:
         self._check_room(num_workers)
 
     @property
-    def duty(self) -> Duty:
-        """That the workers have been given."""
+    def given(self) -> Assignment:
+        """What the workers are to do."""
+        self._check_open()
         if self._given is None:
             raise ValueError("the workers have no work yet: call assign first")
-        return self._given.duty
+        return self._given
 
     @property
     def assigned(self) -> bool:
@@ -253,8 +239,8 @@ class Processes:
         if wanted <= 0 or not self.replace or time.monotonic() - self._looked < _SEEKING:
             return 0
         self._looked = time.monotonic()
-        room = self._room_in(self.ray.available_resources())
-        self._missing -= (found := min(wanted, room))
+        found = min(wanted, self._room_in(self.ray.available_resources()))
+        self._missing -= found
         return found
 
     def restore(self) -> None:
@@ -282,7 +268,7 @@ class Processes:
 
     def _check_room(self, more: int) -> None:
         if short := self._shortage(more, _FREEING):
-            raise ValueError(f"the Ray cluster has {short}: take fewer, or add machines to it")
+            raise ValueError(f"the Ray cluster has {short}: take fewer workers, or add machines to it")
 
     def _room_in(self, resources: Mapping[str, float]) -> int:
         """For how many workers."""
@@ -296,15 +282,9 @@ class Processes:
         begin = time.monotonic()
         while self._room_in(free := self.ray.available_resources()) < more:
             if not self._can_hold(more) or time.monotonic() - begin > seconds:
-                name, need = next(
-                    (name, more * need)
-                    for name, need in self._needs.items()
-                    if free.get(name, 0) < more * need
-                )
-                return (
-                    f"{free.get(name, 0.0):g} free {name}s, too few for {more} more worker"
-                    f"{'s, who need' if more > 1 else ', who needs'} {need:g}"
-                )
+                needed = {name: more * need for name, need in self._needs.items()}
+                name = next(name for name in needed if free.get(name, 0) < needed[name])
+                return f"{free.get(name, 0.0):g} free {name}s of {needed[name]:g} needed"
             time.sleep(0.1)
             signals.check()
         return ""
@@ -320,18 +300,16 @@ class Processes:
         that shows when the work is given.
         """
         while work.ready < self.num_workers:
-            first = work.ready == 0
-            if not work.pending:
-                asked = range(work.ready, 1 if first else self.num_workers)
-                there = [(w, p) for w in asked if (p := self._all[w]) is not None and p.starting is None]
-                work.pending = [
-                    p.actor.prepare.remote(self._order(work, w), self._programs) for w, p in there
-                ]
+            upto = self.num_workers if work.ready else 1
+            for worker in range(work.ready, 0 if work.pending else upto):
+                process = self._all[worker]
+                if process is not None and process.starting is None:
+                    work.pending.append(process.actor.prepare.remote(self._order(work, worker)))
             if work.pending:
                 _, work.pending = self.ray.wait(work.pending, num_returns=len(work.pending), timeout=0)
             if work.pending:
                 return False
-            work.ready = 1 if first else self.num_workers
+            work.ready = upto
         return True
 
     def _give(self, work: Assignment) -> None:
@@ -347,50 +325,48 @@ class Processes:
     def _wait_until_loaded(self) -> None:
         """Until nobody starts any more; WorkersLost if some cannot, and what the loss raises in all."""
         raised: dict[int, Exception] = {}
-        while starting := self._starting(but=raised):
+        while True:
+            starts = {p.starting: w for w, p in enumerate(self._all) if p is not None and w not in raised}
+            starting = {start: worker for start, worker in starts.items() if start is not None}
+            if not starting:  # all have answered: is it the loss?
+                if not raised:
+                    break
+                self.check_raised(raised)
+                for worker, what in raised.items():
+                    self.lose(worker, "failed", what)
+                raised = {}
+                continue
             ready, _ = self.ray.wait(list(starting), num_returns=1, timeout=self.pause)
             signals.check()
-            for worker in (starting[ref] for ref in ready):
-                error = self.has_loaded(worker)
+            for worker in (starting[start] for start in ready):
+                if (error := self.has_loaded(worker)) is None:
+                    continue
                 if isinstance(error, self.ray.exceptions.RayTaskError):
                     raised[worker] = error
-                elif error is not None:
+                else:
                     self.lose(worker, "died", error)
             for worker in () if ready else starting.values():
-                if self.is_silent(worker):
-                    self.lose(worker, "hung")
-            if raised and not self._starting(but=raised):  # all have answered: is it the loss?
-                self.check_raised(raised)
-                for worker, error in raised.items():
-                    self.lose(worker, "failed", error)
-                raised = {}
+                if why := self.silence(worker):
+                    self.lose(worker, "hung", why)
         if self.lost:
             self.lose_gone()
             reason = f"their processes end, fail, or are silent, while they start{self.why}"
             raise WorkersLost(self.lost, reason) from self.error
-
-    def _starting(self, but: Collection[int]) -> dict[Any, int]:
-        """Whose start each reference is."""
-        starting = {w: p.starting for w, p in enumerate(self._all) if p is not None and w not in but}
-        return {ref: worker for worker, ref in starting.items() if ref is not None}
 
     def has_loaded(self, worker: int) -> Exception | None:
         """Take note that a worker has loaded; if it has not, Ray's error."""
         process = self._all[worker]
         assert process is not None
         try:
-            process.has_loaded()
+            process.samples = self.ray.get(process.starting)
         except self.ray.exceptions.RayError as error:
             return error
-        if process.fresh:
-            self._started_in = max(self._started_in, time.monotonic() - process.born_at)
-            process.fresh = False
+        process.has_answered(wait=None if process.pid is None else 0)
+        self._started_in = max(self._started_in, time.monotonic() - process.born_at)
+        process.born_at = np.inf  # what it loads later is no start
+        process.starting = None
+        process.speaks()
         return None
-
-    @property
-    def machines(self) -> list[Machine | None]:
-        """Of those who have loaded."""
-        return [None if process is None else process.machine for process in self._all]
 
     def check_raised(self, errors: Mapping[int, Exception]) -> None:
         """Raises what these workers raised if all others did too: then it is the loss, not their machines."""
@@ -411,48 +387,47 @@ class Processes:
             limit = min(limit, _SLOWER * self._started_in)
         return max(self.patience, limit)
 
-    def is_silent(self, worker: int) -> bool:
-        """Whether it is to be counted as hung: silent, asked, and still silent; or without room to start."""
+    def silence(self, worker: int) -> str:
+        """Why it counts as hung: silent, asked, and still silent; or without room to start. Else ""."""
         process, now = self._all[worker], time.monotonic()
         if process is None:
-            return False
+            return ""
         if process.asked is not None:
             if process.has_answered():
                 process.speaks()
         elif now - process.heard > self.patience:
             process.ask()
-        late = process.asked is not None and now - process.asked_at > self._patience_with(process)
-        return late or (process.pid is None and not self._can_hold(0))
+        if process.pid is None and not self._can_hold(0):
+            return _NO_ROOM
+        limit = self._patience_with(process)
+        late = process.asked is not None and now - process.asked_at > limit
+        return f"no answer within {limit:g} s" if late else ""
 
-    def lose(self, worker: int, what: str, error: Exception | None = None) -> None:
+    def lose(self, worker: int, what: str, why: Exception | str) -> None:
         """End what is left of a worker, and start another in its place if that is wanted.
 
         Without room for another, or after some tries, it is given up, with a warning.
         """
         process = self._all[worker]
         assert process is not None
-        crowded = error is None and process.pid is None and not self._can_hold(0)
-        reason = f"no answer within {self._patience_with(process):g} s"
-        if error is not None:
-            reason = reason_of(error)
-        elif crowded:
-            reason = "the nodes that are left have no room for it"
+        self.error = why if isinstance(why, Exception) else None
+        reason = why if isinstance(why, str) else reason_of(why)
         self.faults.append(Fault(self.iteration, worker, what, reason))
-        self.why, self.error = f" ({reason})", error
+        self.why = f" ({reason})"
         started = process.has_answered() or process.pid is not None
-        process.end(dead=what == "died")
+        process.end()
         self._all[worker] = None
         if not self.replace:
             return
-        refused = ""
+        refused, crowded = "", why == _NO_ROOM
         attempts = process.attempts + (not self._is_gone(process.node))
         if attempts > _ATTEMPTS:
             refused = f"{_ATTEMPTS} successors ended without an iteration done"
         elif what == "hung" and not (started or self._started_in):
             refused = "it never started"
         elif short := self._shortage(1, 0.0 if self._crowded else _FREEING):
-            crowded, refused = True, f"there is no room for another: {short}"
-            self._crowded = True
+            crowded = self._crowded = True
+            refused = f"there is no room for another: {short}"
         if refused:
             self._missing += crowded
             warnings.warn(f"worker {worker} {what} ({reason}) and is given up: {refused}", stacklevel=2)
@@ -478,7 +453,11 @@ class Processes:
 
     def _spawn(self, worker: int, attempts: int = 0, failed: str | None = None) -> None:
         """Where `failed` is the node of its predecessor, on another if that has room."""
-        place = "SPREAD" if failed is None else preferably_not_on(failed)
+        place: Any = "SPREAD"
+        if failed is not None:
+            from ray.util.scheduling_strategies import NodeLabelSchedulingStrategy, NotIn
+
+            place = NodeLabelSchedulingStrategy({}, soft={"ray.io/node-id": NotIn(failed)})
         options: dict[str, Any] = {"num_cpus": 1, "max_restarts": 0, "scheduling_strategy": place}
         if self._num_gpus:  # JAX would take three quarters of the memory for each
             options |= {
@@ -491,10 +470,9 @@ class Processes:
         self._load(worker, process)
 
     def _load(self, worker: int, process: Process) -> None:
-        assert self._given is not None
-        process.starting = process.actor.load.remote(self._order(self._given, worker), self._programs)
+        process.starting = process.actor.load.remote(self._order(self.given, worker))
 
     def _order(self, work: Assignment, worker: int) -> Order:
         held = {j: work.subsets[j] for j in work.duty.plan.held(worker)}
         given = () if self._given is None else (self._given.number,)
-        return Order(work.number, work.reference, worker, held, (*work.kept, *given))
+        return Order(work.number, work.reference, worker, held, (*work.kept, *given), self._programs)

@@ -20,7 +20,7 @@ import numpy as np
 from jax import Array
 
 from bcgc_jax.coding.codes import message, row_of
-from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, Task
+from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, Task, num_samples
 from bcgc_jax.coding.stages import Pass, Stages, leaves_of_blocks, stages
 
 
@@ -80,9 +80,9 @@ class WorkerProcess:
     def __init__(self, duty: Duty, index: int, subsets: Mapping[int, PyTree]) -> None:
         self.duty, self.index, self.subsets = duty, index, subsets
         self._tasks = duty.plan.tasks(index)
-        self._coded, self._codes = duty.plan.coded, duty.plan.codes
+        self._coded = duty.plan.coded
         # Arguments of a program, which is then the same for all workers.
-        self._rows = [row_of(code, index) for code in self._codes]
+        self._rows = [row_of(code, index) for code in duty.plan.codes]
         self._later = _later(duty.plan, self._tasks)
         self._stages: dict[Any, Stages] = {}  # by the share of the samples and their shapes
         # Of the plan alone: a program that knows the worker would keep it, and all that it has compiled.
@@ -131,7 +131,9 @@ class WorkerProcess:
             seconds = time.perf_counter() - start
             if finish is not None and self._wait(call, begin + finish[number]):
                 return
-            if keep := self._keeps(task.block, values):
+            # A message that is large is asked for, unless everyone's are needed.
+            large = values.nbytes >= _MUCH and self.duty.plan.blocks[task.block].level > 0
+            if keep := large or not self._coded:
                 kept[task.block, task.subsets[0]] = values
             done = time.perf_counter() - begin
             yield Message(task, seconds, None if keep else values, done)
@@ -152,11 +154,6 @@ class WorkerProcess:
             total += kept[block, subset]
         return total
 
-    def _keeps(self, block: int, values: np.ndarray) -> bool:
-        """Whether a block's message is kept until the master asks for it: not where it needs everyone's."""
-        everyone = self.duty.plan.blocks[block].level == 0
-        return not self._coded or (values.nbytes >= _MUCH and not everyone)
-
     def _wait(self, call: int, until: float) -> bool:
         """Until a time, or until told to stop: whether it was."""
         with self._changed:
@@ -166,38 +163,25 @@ class WorkerProcess:
     def _values(
         self, number: int, iteration: int, params: PyTree, passes: dict[_Part, _Passing]
     ) -> np.ndarray:
+        """The message of a task, or the gradient of its subset."""
         block, subsets = self._tasks[number]
         share = self.duty.plan.blocks[block].share
         weights = np.zeros(len(subsets))
-        gradients: list[list[Array] | None] = []
+        gradients: list[list[Array] | None] = [None] * len(subsets)
         for k, j in enumerate(subsets):
             if (j, share) not in passes:
                 passes[j, share] = self._begin(j, iteration, share, params)
             cut, at, weights[k] = passes[j, share]
-            found = None
             if cut is not None:
-                found, at = cut.gradients(at, block, self._later[number][j])
+                gradients[k], at = cut.gradients(at, block, self._later[number][j])
                 passes[j, share] = _Passing(cut, at, weights[k])
-            gradients.append(found)
         pieces = [np.asarray(piece) for piece in self._encode(block, self._rows[block], weights, gradients)]
         # Not by XLA, which asks of each number anew which piece it is of: nine times slower.
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
     def _begin(self, subset: int, iteration: int, share: tuple[float, float], params: PyTree) -> _Passing:
-        batch, weight = self._batch(subset, iteration, share)
-        if batch is None:
-            return _Passing(None, Pass(0, {}), 0.0)
-        batch = jax.device_put(batch)
-        key = (share, *((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(batch)))
-        if key not in self._stages:
-            blocks = leaves_of_blocks(self.duty.plan, share)
-            self._stages[key] = stages(self.duty.loss, params, batch, blocks)
-        return _Passing(self._stages[key], self._stages[key].begin(params, batch), weight)
-
-    def _batch(self, subset: int, iteration: int, share: tuple[float, float]) -> tuple[PyTree, float]:
-        """The samples of a subset that count for a block, None if there are none, and their weight."""
         data, size = self.subsets[subset], self.duty.batch_size
-        samples = len(jax.tree.leaves(data)[0])
+        samples = num_samples(data)
         if size is not None:
             # The same for all workers that hold the subset.
             draw = np.random.default_rng([self.duty.seed, iteration, subset])
@@ -205,8 +189,14 @@ class WorkerProcess:
             data, samples = jax.tree.map(lambda x: x[chosen], data), size
         part, portion = self.duty.plan.samples_of(share, samples)
         if not portion:
-            return None, 0.0
-        return jax.tree.map(lambda x: x[part], data), portion * float(self.duty.weights[subset])
+            return _Passing(None, Pass(0, {}), 0.0)
+        batch = jax.device_put(jax.tree.map(lambda x: x[part], data))
+        key = (share, *((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(batch)))
+        if key not in self._stages:
+            blocks = leaves_of_blocks(self.duty.plan, share)
+            self._stages[key] = stages(self.duty.loss, params, batch, blocks)
+        cut = self._stages[key]
+        return _Passing(cut, cut.begin(params, batch), portion * float(self.duty.weights[subset]))
 
 
 def _message(

@@ -8,13 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from bcgc_jax.cluster.coded import Coded
 from bcgc_jax.cluster.collection import Collection
-from bcgc_jax.cluster.decoder import Decoder
-from bcgc_jax.cluster.holders import Question
 from bcgc_jax.cluster.processes import WorkersLost
-from bcgc_jax.cluster.worker import Message
-from bcgc_jax.coding.gradients import Task, coding_plan
+from bcgc_jax.cluster.rules import Coded, Decoder, Question
+from bcgc_jax.coding.gradients import coding_plan
 from bcgc_jax.coding.scheduled import group_plan
 from bcgc_jax.plans.completion import OneOfEach
 from bcgc_jax.plans.plan import Plan
@@ -30,15 +27,18 @@ class Group(list):
     def __init__(self, plan: Any) -> None:
         self.asked: list[tuple[int, int]] = []
         super().__init__(self._process(w) for w in range(N))
-        self.duty, self.ray, self.iteration = SimpleNamespace(plan=plan), None, 0
+        self.given, self.iteration = SimpleNamespace(duty=SimpleNamespace(plan=plan)), 0
+        self.answers: dict[Any, np.ndarray] = {}
+        self.ray = SimpleNamespace(get=self.answers.get, exceptions=SimpleNamespace(RayError=OSError))
         self.lost, self.why, self.error = (), "", None
 
     def _process(self, worker: int) -> Any:
         def deliver(call: int, block: int, subsets: tuple[int, ...]) -> Any:
             self.asked.append((worker, block))
-            return ("answer", worker, block)
+            return worker, block
 
-        return SimpleNamespace(actor=SimpleNamespace(deliver=SimpleNamespace(remote=deliver)))
+        actor = SimpleNamespace(deliver=SimpleNamespace(remote=deliver))
+        return SimpleNamespace(actor=actor, speaks=lambda: None)
 
     def lose(self, worker: int, *_: Any) -> None:
         self[worker] = None
@@ -52,7 +52,7 @@ def case():
     params = np.zeros(SIZE, np.float32)
     plan = jax.tree.map(np.asarray, coding_plan(jax.random.key(0), params, [4, 6, 0, 0]))
     group: Any = Group(plan)
-    collection = Collection(Coded(Decoder(plan, params)), group, params, None, call=1)
+    collection = Collection(Coded(Decoder(plan, params)), group, params, None, 1)
     gradients = np.random.default_rng(0).normal(size=(N, SIZE)).astype(np.float32)
     ends = [(0, 4), (4, SIZE)]
     sent = [
@@ -60,12 +60,14 @@ def case():
         for code, (a, b) in zip(plan.codes, ends, strict=True)
     ]
 
+    group.answers.update({(worker, 1): sent[1][worker] for worker in range(N)})
+
     def announce(worker: int) -> None:
-        collection._add(worker, Message(Task(1, plan.codes[1].subsets[worker]), 0.0, None))
+        collection._ask(collection.rule.report(Question(worker, 1, plan.codes[1].subsets[worker])))
 
     def answer(worker: int) -> None:
-        collection.waiting.pop(("answer", worker, 1))
-        collection._answer(collection.asked.pop(("answer", worker, 1)), sent[1][worker])
+        _, take = collection.waiting[worker, 1]
+        take((worker, 1), worker)
 
     acts = {"announce": announce, "answer": answer, "want": gradients.mean(axis=0)[4:], "sent": sent}
     return SimpleNamespace(group=group, collection=collection, **acts)
@@ -88,9 +90,9 @@ def test_what_a_lost_worker_was_asked_for_is_asked_of_another(case):
     for worker in (2, 0, 3, 1):
         case.announce(worker)
     case.answer(2)
-    case.collection._lose(0, "died")
+    case.collection._lose(0, "died", "")
     assert case.group.asked[3:] == [(1, 1)]
-    assert ("answer", 0, 1) not in case.collection.asked
+    assert (0, 1) not in case.collection.waiting
     for worker in (1, 3):
         case.answer(worker)
     assert case.collection.arrived[1].tolist() == [False, True, True, True]
@@ -103,7 +105,7 @@ def test_those_who_have_announced_count_as_coming(case):
         case.announce(worker)
     assert collection.rule.possible(np.zeros(N, bool) | (np.arange(N) > 0)).tolist() == [False, True]
     for worker in (1, 2):
-        collection._lose(worker, "died")
+        collection._lose(worker, "died", "")
     assert collection.rule.possible(np.array([False, False, False, True])).tolist() == [False, False]
     with pytest.raises(WorkersLost, match="a block at level 0 survives no more than 0"):
         collection._check()
@@ -126,7 +128,7 @@ def test_where_a_code_amplifies_too_much_one_message_more_is_asked_for(case, mon
 
 def test_small_messages_come_unasked(case):
     for worker in (3, 1, 0, 2):
-        case.collection._add(worker, Message(Task(0, (worker,)), 0.0, case.sent[0][worker]))
+        case.collection._count(Question(worker, 0, (worker,)), case.sent[0][worker])
     assert case.group.asked == []
     assert np.isfinite(case.collection.completed[0])
     for tell in (case.announce, case.answer):
@@ -146,14 +148,14 @@ def test_of_nested_groups_one_of_each_is_asked_for():
     assert decoder.needed.tolist() == [4, 2]
     gradients = np.random.default_rng(1).normal(size=(N, SIZE)).astype(np.float32)
     sums = np.repeat(gradients[:, 4:].reshape(2, 2, -1).sum(axis=1), 2, axis=0)
-    asked = [q for w in (1, 0, 3) for q in rule.report(w, 1, plan.codes[1].subsets[w])]
+    asked = [q for w in (1, 0, 3) for q in rule.report(Question(w, 1, plan.codes[1].subsets[w]))]
     assert [q.worker for q in asked] == [1, 3]  # 0 has the same sum as 1
     assert rule.take(asked[1], sums[3])
     assert [q.worker for q in rule.lose(1)] == [0]
     assert rule.part(1) is None
     assert rule.possible(np.array([True, False, False, False])).tolist() == [False, True]
-    assert rule.take(Question(-1, 0, 1, (0, 1)), sums[0])
-    assert not rule.take(Question(-1, 2, 1, (2, 3)), sums[2])
+    assert rule.take(Question(0, 1, (0, 1)), sums[0])
+    assert not rule.take(Question(2, 1, (2, 3)), sums[2])
     first = known(rule.part(1))[0]
     np.testing.assert_allclose(first, gradients[:, 4:].mean(axis=0), atol=1e-6)
     # Whoever of a group is first, not a bit is different.

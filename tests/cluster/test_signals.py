@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bcgc_jax.cluster import signals
-from bcgc_jax.cluster.engine import _check_answers
+from bcgc_jax.cluster.engine import _TOKEN, _check_answers, _have_token
 from bcgc_jax.cluster.folders import is_safe, private_folder
 from tests.signals import ctrl_c
 
@@ -123,7 +123,7 @@ def test_a_folder_that_others_can_write_to_is_not_safe(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("answer", "words"), [(b"", "no Ray cluster answers"), (b"220 mail\r\n", "is no Ray")]
+    ("answer", "words"), [(b"", "no Ray cluster answers"), (b"220 mail\r\n", "no Ray.*another program")]
 )
 def test_who_listens_and_is_not_ray_is_told_soon(monkeypatch, answer, words):
     monkeypatch.setattr("bcgc_jax.cluster.engine._PATIENCE", 0.2)
@@ -137,3 +137,20 @@ def test_who_listens_and_is_not_ray_is_told_soon(monkeypatch, answer, words):
         with pytest.raises(ConnectionError, match=words):
             _check_answers(address)
         assert time.monotonic() - begin < 10
+
+
+def test_a_token_is_the_users_own_or_one_of_the_process(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "the user's")
+    _have_token()
+    assert os.environ["RAY_AUTH_TOKEN"] == "the user's"
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    _have_token()
+    assert os.environ["RAY_AUTH_TOKEN"] == _TOKEN
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    path = tmp_path / ".ray" / "auth_token"
+    path.parent.mkdir()
+    path.write_text("one that was there")
+    _have_token()
+    assert "RAY_AUTH_TOKEN" not in os.environ

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bcgc_jax.cluster.collection import Work
+from bcgc_jax.cluster.master import Work
 from bcgc_jax.coding.gradients import CodingPlan
 from bcgc_jax.measured.traces import Trace
 

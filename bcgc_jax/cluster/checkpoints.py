@@ -29,10 +29,6 @@ class Checkpoints:
 
     def __init__(self, folder: str | Path) -> None:
         self._folder = Path(folder)
-        if self._folder.exists() and not self._folder.is_dir():
-            raise NotADirectoryError(
-                f"checkpoints are kept in a folder, and {folder} is a file: name another"
-            )
         self._folder.mkdir(parents=True, exist_ok=True)
         for half in self._folder.glob("steps-*.part"):
             half.unlink()

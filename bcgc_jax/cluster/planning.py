@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +25,8 @@ from bcgc_jax._pytree import check_whole, replace
 from bcgc_jax.adaptive import Decision, Planner, WorkPlan
 from bcgc_jax.adaptive.planner import CAUTIOUS
 from bcgc_jax.adaptive.rules import MOST_STORED, Rule, Window, by_speed, even_shares, rules
-from bcgc_jax.cluster.actors import Source
-from bcgc_jax.cluster.collection import ClusterGradient, Work
-from bcgc_jax.cluster.master import Cluster
+from bcgc_jax.cluster.engine import Source
+from bcgc_jax.cluster.master import Cluster, ClusterGradient, Work
 from bcgc_jax.cluster.processes import Assignment, WorkersLost
 from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, num_samples, split_unevenly
 from bcgc_jax.coding.scheduled import assign
@@ -55,10 +54,8 @@ class Told:
     Attributes:
       problem: as many workers as the cluster has, coordinates as the parameters have (`unit_costs` for other
         units), samples as an iteration has.
-      method: of `solve`; or a `Plan`, a schedule, done as it is, by the workers left as far as there are
-        subsets.
-      plan_options: `units`, `order`, `construction` and `mean` of `coding_plan`; of a schedule those of
-        `schedule_plan`.
+      method: of `solve`; or a `Plan`, a schedule, done as it is, as far as there are subsets.
+      plan_options: of `coding_plan`, or of `schedule_plan`: `units`, `order`, `construction`, `mean`.
     """
 
     problem: Problem
@@ -76,7 +73,7 @@ class ClosedLoop:
 
     Attributes:
       max_stored: subsets of the data that a worker holds at most.
-      plan_options: `units`, `order`, `mean` and `construction` of `coding_plan`.
+      plan_options: `units`, `order`, `construction` and `mean` of `coding_plan`.
     """
 
     max_stored: int = MOST_STORED
@@ -91,24 +88,19 @@ class ClosedLoop:
 class InjectedDelay:
     """Slowness on purpose: worker w sends block b no earlier than `seconds` · T_w (M b/N) y_b from its start.
 
-    With start-ups and a link, no earlier than `seconds` times when the problem's model delivers the block. Of
-    a schedule, a task is done no earlier than `seconds` times when the model has it done. Without a problem
-    T is the time of 1/N of all work.
+    With start-ups, a link or a schedule, no earlier than `seconds` times when the problem's model has the
+    block delivered, or the task done. Without a problem T is the time of 1/N of all work.
 
     Attributes:
-      cycle_times: a law, drawn anew for each iteration, or measured rows `[K, N]`, replayed over and over;
-        infinity for a worker that does not answer in that iteration.
+      cycle_times: a distribution, drawn anew for each iteration, or measured rows `[K, N]`, replayed over and
+        over; infinity for a worker that does not answer in that iteration.
       seconds: wall-clock seconds in the unit of the cycle time.
-      start_ups: a law, a number, or rows beside those of the cycle times; by default the problem's.
+      start_ups: a distribution, a number, or rows beside the cycle times'; by default the problem's.
     """
 
     cycle_times: Distribution | JointDistribution | ArrayLike
     seconds: float = 1.0
     start_ups: Distribution | ArrayLike | None = None
-
-    def __post_init__(self) -> None:
-        if not (np.isfinite(self.seconds) and self.seconds > 0):
-            raise ValueError(f"seconds of a pace must be > 0, got {self.seconds}")
 
     def draw(self, key: Array, step: int, num_workers: int) -> tuple[np.ndarray, np.ndarray]:
         """Start-ups and cycle times of one iteration, in seconds, `[N]` each: of the key and the step alone.
@@ -122,10 +114,6 @@ class InjectedDelay:
         times = times if isinstance(times, Distribution | JointDistribution) else np.asarray(times, float)
         starts = starts if starts is None or isinstance(starts, Distribution) else np.asarray(starts, float)
         drawn = draws_of(times, starts, num_workers)(step, jax.random.fold_in(key, step))
-        if not all(np.all(np.asarray(values, float) >= 0) for values in drawn):
-            raise ValueError(
-                "times of a pace are 0 or more, infinity included: there are negative ones or NaN"
-            )
         starts, times = (np.broadcast_to(np.asarray(a, float), num_workers) for a in drawn)
         return self.seconds * starts, self.seconds * times
 
@@ -147,6 +135,7 @@ class Course:
     num_steps: int
     pace: InjectedDelay | None = None
     first: int = 0
+    decisions: ClassVar[Sequence[Decision]] = ()  # why plans were changed
 
     def __post_init__(self) -> None:
         self._plan_key, self._pace_key, batch_key = jax.random.split(self.key, 3)
@@ -167,11 +156,6 @@ class Course:
         """With the workers that there are: after so many iterations."""
         self.first, self.members = first, list(range(self.cluster.num_workers))
         self.replan()
-
-    @property
-    def decisions(self) -> tuple[Decision, ...]:
-        """Why plans were changed."""
-        return ()
 
     def give_work(self) -> TrainingScheme:
         """To the `members`, the workers left as the problem counts them."""
@@ -198,12 +182,8 @@ class Course:
         """
         cluster, left = self.cluster, len(self.members)
         resized = not cluster.assigned
-        count = cluster.num_workers if resized else left + cluster.returning()
-        if resized and count > self._most:
-            raise ValueError(
-                f"the problem has {self._most} workers: resize the cluster to no more, not {count}"
-            )
-        self.num_workers = max(self.num_workers, min(count, self._most))
+        count = min(cluster.num_workers if resized else left + cluster.returning(), self._most)
+        self.num_workers = max(self.num_workers, count)
         absent = [w for w in range(self.num_workers) if w not in self.members]
         self.members = [*self.members, *absent][:count]
         self._joined = [] if resized else self.members[left:]
@@ -324,7 +304,7 @@ class Loop(Course):
         return rule(window)
 
     @property
-    def decisions(self) -> tuple[Decision, ...]:
+    def decisions(self) -> tuple[Decision, ...]:  # type: ignore[override]
         own = [] if self._round is None else self._round.planner.decisions
         return (*self._before, *(d._replace(step=d.step + self.first) for d in own))
 
@@ -439,12 +419,11 @@ def loads_of(plan: CodingPlan, shares: np.ndarray) -> np.ndarray:
 def times_of(
     found: ClusterGradient, plan: CodingPlan, loads: np.ndarray, start_ups: np.ndarray | float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What each worker takes for 1/N of all work, by its last task; its start-up; whether they are known.
+    """What each worker takes for 1/N of all work, by its last task, its start-up, and whether they are known.
 
     The start-up is what passes between the master's call and its hearing of a task in which the worker does
     not work: the least of its tasks, for later ones may wait until the master has time. Slowness on purpose,
-    `start_ups`, is counted as if the worker had begun that much later. Of who was stopped before its first
-    task the time is at least what is returned. `[N]` each.
+    `start_ups`, counts as a later begin. Who was stopped before its first task takes at least as long.
     """
     late = np.broadcast_to(np.asarray(start_ups, float), plan.num_workers)
     times, known = found.seconds / loads[0], np.zeros(plan.num_workers, bool)

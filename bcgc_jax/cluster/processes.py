@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bcgc_jax.cluster import signals
-from bcgc_jax.cluster.actors import Order, actor_class
-from bcgc_jax.cluster.engine import cause_of, reason_of
-from bcgc_jax.cluster.rules import Coded, Decoder, Summed
+from bcgc_jax.cluster.engine import Order, actor_class, cause_of, reason_of
+from bcgc_jax.cluster.rules import Decoder, Rule
 from bcgc_jax.cluster.worker import Duty
 
 # Unfinished iterations a worker may be behind before it gets no more; its next one then comes when it is
@@ -70,11 +69,11 @@ class Assignment:
     pending: list[Any] = dataclasses.field(default_factory=list)
     decoder: Decoder | None = None
 
-    def rule(self) -> Coded | Summed:
+    def rule(self) -> Rule:
         """Of one iteration; the master's arithmetic is compiled once."""
         if self.decoder is None:
             self.decoder = Decoder(self.duty.plan, self.duty.params)
-        return Coded(self.decoder) if self.duty.plan.coded else Summed(self.decoder)
+        return Rule(self.decoder)
 
 
 @dataclasses.dataclass
@@ -160,7 +159,6 @@ class Processes:
         self.why = ""
         self.error: Exception | None = None
         self._raised: set[int] = set()  # workers, in their last iteration
-        self._crowded = False  # there was no room for the last successor
         self._missing, self._looked = 0, 0.0  # given up for want of room, and when it was last looked for
         self._started_in = 0.0  # seconds that the slowest new one took until it had loaded
         self._given: Assignment | None = None
@@ -228,7 +226,7 @@ class Processes:
         for process in living[num_workers:]:
             process.end()
         self._all = [*living[:num_workers], *[None] * (num_workers - len(living))]
-        self._given, self._crowded = None, False
+        self._given = None
 
     def returning(self) -> int:
         """For how many of those given up for want of room there is room again; looked at each second at most.
@@ -250,15 +248,13 @@ class Processes:
         """
         self._check_open()
         left = self.num_workers - len(self.lost)
-        if left == self.size:
-            return
-        try:
-            self._resize(self.size)
-        except ValueError as error:
-            if not left:
-                raise
-            self._resize(left)
-            warnings.warn(f"it goes on with {left} of {self.size} workers: {error}", stacklevel=3)
+        if left < self.size:
+            short = self._shortage(self.size - left, _FREEING) if left else ""
+            if short:
+                warnings.warn(
+                    f"it goes on with {left} of {self.size} workers: there are {short}", stacklevel=3
+                )
+            self._resize(left if short else self.size)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -322,51 +318,47 @@ class Processes:
             else:
                 self._load(worker, process)
 
+    def starting(self) -> dict[Any, int]:
+        """Whose start each reference is."""
+        return {p.starting: w for w, p in enumerate(self._all) if p is not None and p.starting is not None}
+
     def _wait_until_loaded(self) -> None:
         """Until nobody starts any more; WorkersLost if some cannot, and what the loss raises in all."""
         raised: dict[int, Exception] = {}
-        while True:
-            starts = {p.starting: w for w, p in enumerate(self._all) if p is not None and w not in raised}
-            starting = {start: worker for start, worker in starts.items() if start is not None}
-            if not starting:  # all have answered: is it the loss?
-                if not raised:
-                    break
+        while starting := self.starting():
+            asked = [start for start, worker in starting.items() if worker not in raised]
+            if not asked:  # all have answered: is it the loss?
                 self.check_raised(raised)
                 for worker, what in raised.items():
                     self.lose(worker, "failed", what)
                 raised = {}
                 continue
-            ready, _ = self.ray.wait(list(starting), num_returns=1, timeout=self.pause)
+            ready, _ = self.ray.wait(asked, num_returns=1, timeout=self.pause)
             signals.check()
             for worker in (starting[start] for start in ready):
-                if (error := self.has_loaded(worker)) is None:
-                    continue
-                if isinstance(error, self.ray.exceptions.RayTaskError):
+                try:
+                    self.has_loaded(worker)
+                except self.ray.exceptions.RayTaskError as error:
                     raised[worker] = error
-                else:
+                except self.ray.exceptions.RayError as error:
                     self.lose(worker, "died", error)
-            for worker in () if ready else starting.values():
+            for worker in () if ready else map(starting.get, asked):
                 if why := self.silence(worker):
                     self.lose(worker, "hung", why)
         if self.lost:
-            self.lose_gone()
             reason = f"their processes end, fail, or are silent, while they start{self.why}"
             raise WorkersLost(self.lost, reason) from self.error
 
-    def has_loaded(self, worker: int) -> Exception | None:
-        """Take note that a worker has loaded; if it has not, Ray's error."""
+    def has_loaded(self, worker: int) -> None:
+        """Take note that a worker has loaded; if it has not, Ray's error is raised."""
         process = self._all[worker]
         assert process is not None
-        try:
-            process.samples = self.ray.get(process.starting)
-        except self.ray.exceptions.RayError as error:
-            return error
+        process.samples = self.ray.get(process.starting)
         process.has_answered(wait=None if process.pid is None else 0)
         self._started_in = max(self._started_in, time.monotonic() - process.born_at)
         process.born_at = np.inf  # what it loads later is no start
         process.starting = None
         process.speaks()
-        return None
 
     def check_raised(self, errors: Mapping[int, Exception]) -> None:
         """Raises what these workers raised if all others did too: then it is the loss, not their machines."""
@@ -425,21 +417,14 @@ class Processes:
             refused = f"{_ATTEMPTS} successors ended without an iteration done"
         elif what == "hung" and not (started or self._started_in):
             refused = "it never started"
-        elif short := self._shortage(1, 0.0 if self._crowded else _FREEING):
-            crowded = self._crowded = True
-            refused = f"there is no room for another: {short}"
+        elif short := self._shortage(1, _FREEING):
+            crowded, refused = True, f"there is no room for another: {short}"
         if refused:
             self._missing += crowded
             warnings.warn(f"worker {worker} {what} ({reason}) and is given up: {refused}", stacklevel=2)
             return
         self._spawn(worker, attempts, process.node)
         self.faults.append(Fault(self.iteration, worker, "replaced"))
-
-    def lose_gone(self) -> None:
-        """Those too whose nodes have ended, though nobody has heard of it: one plan for all that is left."""
-        for worker, process in enumerate(self._all):
-            if process is not None and self._is_gone(process.node):
-                self.lose(worker, "died", RuntimeError("its node has ended"))
 
     def _is_gone(self, node: str | None) -> bool:
         """Whether the node itself has ended, which says nothing against the worker."""

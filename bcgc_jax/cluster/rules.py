@@ -1,9 +1,7 @@
 """What the master knows of an iteration: who has announced what, whom it asked, what has come, and its sums.
 
 A block at level n of a code is decoded with its (N-n)-th message, one of nested groups with one of each
-group: large messages are announced, and so many are asked for. Of a schedule each subset of a block is asked
-for once, as soon as all that nobody was asked for are finished by somebody. If a worker dies, what it had and
-was to send counts as not asked for. No line here knows of processes.
+group: large messages are announced, and so many are asked for. No line here knows of processes.
 """
 
 import functools
@@ -31,15 +29,15 @@ class Question(NamedTuple):
 class Decoder:
     """Makes blocks of what the workers of `plan` send, for parameters like `params`; compiled when made.
 
-    Of a code `needed`, `[B]`, is how many messages of each block are enough. Messages are read where they
-    are, in Ray's store, in one pass that writes the gradients of the leaves.
+    `needed`, `[B]`, is how many messages of each block are enough. They are read where they are, in Ray's
+    store, in one pass that writes the gradients of the leaves.
     """
 
     def __init__(self, plan: CodingPlan, params: PyTree) -> None:
         leaves = jax.tree.leaves(params)
         self.plan, self._shapes = plan, tuple(np.shape(leaf) for leaf in leaves)
         self._dtypes = tuple(jnp.result_type(leaf) for leaf in leaves)
-        self.needed = plan.rule.awaited(None)
+        self.needed, self.offers = plan.rule.awaited(None), offers_of(plan)
         self._encodings = [np.asarray(code.encoding) for code in plan.codes]
         # Messages that count: where the workers of a group send the same, one of each group.
         self._used = [
@@ -97,154 +95,107 @@ def _part(
     ]
 
 
-class Coded:
-    """One iteration of a code. What is returned are questions to ask now."""
+class Rule:
+    """One iteration: who has announced what, whom the master asked, and what has come.
+
+    A block is made of pieces, so many of which are wanted: of a schedule the gradients of all subsets; of a
+    code so many workers' messages, or one of each group's. Each is asked for once: of a schedule as soon as
+    all that nobody was asked for are announced. What is returned are questions to ask now.
+    """
 
     def __init__(self, decoder: Decoder) -> None:
-        self.decoder, self._wanted = decoder, decoder.needed.copy()
-        plan = decoder.plan
-        blocks, workers = len(plan.blocks), plan.num_workers
-        # Of each block the group of each worker, of which one is enough; of a code everybody is one.
-        self._group = np.tile(np.arange(workers), (blocks, 1))
-        for block, groups in enumerate(plan.groups):
-            for number, group in enumerate(groups):
-                self._group[block, list(group)] = number
-        # Who has announced a block and was not asked for it, and who was; and what came, by worker.
-        self._ready, self._coming = np.zeros((2, blocks, workers), bool)
-        self._messages: list[dict[int, np.ndarray]] = [{} for _ in range(blocks)]
+        self.decoder, self._plan, self._wanted = decoder, decoder.plan, decoder.needed.copy()
+        # Who has announced what, `[B, worker, piece]`; what was asked for or has come, `[B, piece]`.
+        self._ready = np.zeros_like(decoder.offers)
+        self._taken = np.zeros_like(decoder.offers[:, 0])
+        self._open: set[Question] = set()
+        self._asked = np.zeros(self._plan.num_workers, int)
+        # Of a code the messages by worker, of a schedule one sum.
+        self._messages: list[dict[int, np.ndarray]] = [{} for _ in self._wanted]
 
     def report(self, announced: Question) -> list[Question]:
-        """A worker has announced its message of a block."""
-        self._ready[announced.block, announced.worker] = True
+        """A worker has done a task."""
+        self._ready[announced.block, announced.worker, pieces_of(self._plan, announced)] = True
         return self.due(announced.block)
 
     def take(self, question: Question, values: np.ndarray) -> bool:
-        """A message came: whether it counts."""
+        """What was asked for came, or a message unasked: whether it counts."""
         worker, block, _ = question
-        self._coming[block, worker] = False
-        group = self._group[block]
-        if not self._wanted[block] or group[worker] in group[[*self._messages[block]]]:
+        pieces, messages = pieces_of(self._plan, question), self._messages[block]
+        if question in self._open:
+            self._open.remove(question)
+        elif not self._plan.coded or self._taken[block, pieces].any():
             return False
-        self._messages[block][worker] = values
+        if not self._wanted[block]:
+            return False
+        self._taken[block, pieces] = True
+        if self._plan.coded:
+            messages[worker] = values
+        elif 0 in messages and messages[0].flags.writeable:  # the first one is Ray's own
+            messages[0] += values
+        else:
+            messages[0] = messages[0] + values if messages else values
         return True
 
     def part(self, block: int) -> list[Array] | None:
-        """The pieces of a block, None before its last message."""
-        if len(self._messages[block]) < self._wanted[block]:
+        """The gradients of a block, None before the last of its pieces."""
+        coming = sum(len(pieces_of(self._plan, q)) for q in self._open if q.block == block)
+        if self._taken[block].sum() - coming < self._wanted[block]:
             return None
-        if (part := self.decoder.part(block, self._messages[block])) is None:
+        if not self._plan.coded:
+            part: list[Array] | None = self.decoder.sum(block, np.ones(1), [self._messages[block][0]])
+        elif (part := self.decoder.part(block, self._messages[block])) is None:
             self._wanted[block] += 1  # random codes amplify too much once in a great while: one more helps
             return None
         self._wanted[block], self._messages[block] = 0, {}
         return part
 
     def lose(self, worker: int) -> list[Question]:
-        """A worker is lost, and with it what it has announced and was asked for."""
-        self._ready[:, worker] = self._coming[:, worker] = False
-        return [question for block in range(len(self._ready)) for question in self.due(block)]
-
-    def possible(self, coming: np.ndarray) -> np.ndarray:
-        """Whether what has come and what those may send who are `coming`, `[N]`, is enough, bool `[B]`."""
-        found = [len(self._groups(block, coming | self._ready[block])) for block in range(len(self._ready))]
-        return np.array(found) >= self._wanted
-
-    def due(self, block: int) -> list[Question]:
-        """As many of those who have announced a block as are wanted."""
-        questions = []
-        for worker in np.flatnonzero(self._ready[block]).tolist():
-            expected = self._groups(block, self._coming[block])
-            if len(expected) < self._wanted[block] and self._group[block, worker] not in expected:
-                self._ready[block, worker], self._coming[block, worker] = False, True
-                questions.append(Question(worker, block, self.decoder.plan.codes[block].subsets[worker]))
-        return questions
-
-    def _groups(self, block: int, workers: np.ndarray) -> set[int]:
-        """Those whose message came or may come of these workers, bool `[N]`."""
-        return set(self._group[block][[*self._messages[block], *np.flatnonzero(workers)]].tolist())
-
-
-class Summed:
-    """One iteration of a schedule: a block is the sum of the sums that were asked for.
-
-    >>> from bcgc_jax.coding.scheduled import schedule_plan
-    >>> from bcgc_jax.plans.schedules import Group, schedule_of
-    >>> both = schedule_of([Group(2, 1)], [1.0])  # of two workers each its own subset, then the other's
-    >>> rule = Summed(Decoder(schedule_plan(both, np.zeros(1), num_workers=2), np.zeros(1)))
-    >>> rule.report(Question(1, 0, (1,)))
-    []
-    >>> [(q.worker, q.subsets) for q in rule.report(Question(1, 0, (0,)))]  # it is the faster one
-    [(1, (0, 1))]
-    >>> rule.lose(1)  # and dies: nobody else has what it had
-    []
-    >>> rule.report(Question(0, 0, (0,))), rule.possible(np.array([True, False])).tolist()
-    ([], [True])
-    >>> asked = rule.report(Question(0, 0, (1,)))
-    >>> rule.take(asked[0], np.array([6.0])), float(rule.part(0)[0][0])
-    (True, 3.0)
-    """
-
-    def __init__(self, decoder: Decoder) -> None:
-        self.decoder = decoder
-        workers, blocks = decoder.plan.num_workers, len(decoder.plan.blocks)
-        # Whom: `[B, worker, subset]`. What: `[B, subset]`.
-        self._finished = np.zeros((blocks, workers, workers), bool)
-        self._unasked = np.ones((blocks, workers), bool)
-        self._open: set[Question] = set()
-        self._asked = np.zeros(workers, int)
-        self._totals: list[Any] = [None] * blocks
-
-    def report(self, finished: Question) -> list[Question]:
-        """A worker has finished a block of a subset."""
-        self._finished[finished.block, finished.worker, finished.subsets[0]] = True
-        return self.due(finished.block)
-
-    def take(self, question: Question, values: np.ndarray) -> bool:
-        """A sum came: whether it counts."""
-        if question not in self._open:
-            return False
-        self._open.remove(question)
-        total = self._totals[question.block]
-        if total is None or not total.flags.writeable:  # the first one is Ray's own
-            self._totals[question.block] = values if total is None else total + values
-        else:
-            total += values
-        return True
-
-    def part(self, block: int) -> list[Array] | None:
-        """The pieces of a block, None before its last sum."""
-        if self._unasked[block].any() or any(question.block == block for question in self._open):
-            return None
-        total, self._totals[block] = self._totals[block], None
-        return self.decoder.sum(block, np.ones(1), [total])
-
-    def lose(self, worker: int) -> list[Question]:
-        """A worker is lost, and with it what it had finished and was asked for; a successor begins anew."""
-        self._finished[:, worker] = False
+        """A worker is lost, and with it what it had and was asked for; a successor begins anew."""
+        self._ready[:, worker] = False
         lost = {question for question in self._open if question.worker == worker}
         self._open -= lost
         for question in lost:
-            self._unasked[question.block, list(question.subsets)] = True
-        return [new for block in {question.block for question in lost} for new in self.due(block)]
+            self._taken[question.block, pieces_of(self._plan, question)] = False
+        return [question for block in range(len(self._wanted)) for question in self.due(block)]
 
     def possible(self, coming: np.ndarray) -> np.ndarray:
         """Whether each block can be had, bool `[B]`, if all tasks of `coming`, bool `[N]`, will be done."""
-        plan = self.decoder.plan
-        times = np.where(coming, 0, np.inf) + np.zeros((len(plan.order), 1))
-        may = ~self._unasked | self._finished.any(axis=1) | np.isfinite(plan.ready(times))
-        return np.all(may, axis=1)
+        there = self._ready | (self.decoder.offers & coming[:, None])
+        return np.sum(self._taken | there.any(axis=1), axis=1) >= self._wanted
 
     def due(self, block: int) -> list[Question]:
-        """For all that nobody was asked for, if it is covered: few questions, and of those who had few."""
-        left, finished = self._unasked[block], self._finished[block]
-        if not left.any() or not finished[:, left].any(axis=0).all():
+        """For what nobody was asked for: few questions, and of those who had few."""
+        taken, ready, questions = self._taken[block], self._ready[block], []
+        if not self._plan.coded and not np.all(taken | ready.any(axis=0)):
             return []
-        questions = []
-        while left.any():
-            useful = np.sum(finished[:, left], axis=1)
+        while taken.sum() < self._wanted[block]:
+            useful = np.sum(ready & ~taken, axis=1)
             worker = int(np.lexsort((self._asked, -useful))[0])
-            chosen = left & finished[worker]
-            questions.append(Question(worker, block, tuple(np.flatnonzero(chosen).tolist())))
-            left &= ~chosen
+            if not useful[worker]:
+                break
+            chosen = np.flatnonzero(ready[worker] & ~taken)
+            own = self._plan.codes[block].subsets[worker] if self._plan.coded else tuple(chosen.tolist())
+            questions.append(Question(worker, block, own))
+            taken[chosen] = True
             self._asked[worker] += 1
         self._open.update(questions)
         return questions
+
+
+def pieces_of(plan: CodingPlan, question: Question) -> list[int]:
+    """Their numbers: of a schedule the subsets', of a code the worker's or its group's."""
+    worker, block, subsets = question
+    if not plan.coded:
+        return list(subsets)
+    groups = plan.groups[block] if plan.groups else ()
+    return [next((number for number, group in enumerate(groups) if worker in group), worker)]
+
+
+def offers_of(plan: CodingPlan) -> np.ndarray:
+    """Which pieces of each block a worker's tasks make, bool `[B, worker, piece]`."""
+    found = np.zeros((len(plan.blocks), plan.num_workers, plan.num_workers), bool)
+    for worker in range(plan.num_workers):
+        for task in plan.tasks(worker):
+            found[task.block, worker, pieces_of(plan, Question(worker, *task))] = True
+    return found

@@ -22,10 +22,9 @@ import optax
 from jax import Array
 
 from bcgc_jax.adaptive import Decision
-from bcgc_jax.cluster.actors import Source
 from bcgc_jax.cluster.checkpoints import Checkpoints, made_with
-from bcgc_jax.cluster.collection import Work
-from bcgc_jax.cluster.master import Cluster
+from bcgc_jax.cluster.engine import Source
+from bcgc_jax.cluster.master import Cluster, Work
 from bcgc_jax.cluster.planning import ClosedLoop, Course, InjectedDelay, Loop, Told
 from bcgc_jax.cluster.processes import Fault
 from bcgc_jax.coding.codes import refuse_complex
@@ -38,12 +37,10 @@ _WAITING = 2
 class ClusterTraining(NamedTuple):
     """The end of a training and its course, one entry for each of the K iterations of this run.
 
-    `params`, `opt_state`, `clock` and `metrics` are as in `Training`, the clock in seconds.
-
     Attributes:
       params, opt_state: after the last iteration.
-      seconds: wall-clock of each iteration, `[K]`: from sending the parameters to having the next ones,
-        recovery from faults included.
+      seconds: of the wall clock, `[K]`, from sending the parameters to having the next ones, recovery from
+        faults included.
       metrics: what `evaluate` said after each iteration; its leaves stacked, `[K, …]`.
       first_step: iterations that were done before, of a checkpoint.
       paced: what the drawn cycle times alone would have taken, `[K]`; NaN without them.
@@ -71,10 +68,7 @@ class ClusterTraining(NamedTuple):
 
 
 class Step(NamedTuple):
-    """An iteration that is done: its number from 0, its `seconds`, the `scheme` and the workers that did it.
-
-    `metrics` are what `evaluate` said of the parameters after it.
-    """
+    """An iteration that is done: its number from 0, how it was done, and what `evaluate` said after it."""
 
     step: int
     seconds: float
@@ -85,17 +79,15 @@ class Step(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Where a training runs, and what goes on beside it.
+    """The cluster on which a training runs, and what goes on beside it.
 
     Attributes:
-      cluster: the worker processes.
       pace: slowness on purpose, for studies.
       checkpoints: a folder, or `Checkpoints` of it: read first, then written as the training goes on. Refused
         if made with another key, data, model, optimiser or learning rate, batch size, scheme or name of the
-        loss; what the loss of that name does, the pace and the law of the problem are not compared.
+        loss; what that does, the pace and the problem's distribution are not compared.
       before_step: called with the number of the iteration and the cluster.
-      after_step: called with a `Step`, in the thread of `evaluate`: `cluster.json_lines(path)`, or what shows
-        a person how it goes.
+      after_step: called with a `Step`, in the thread of `evaluate`; `json_lines(path)` is one.
     """
 
     cluster: Cluster
@@ -120,15 +112,12 @@ def train_on_cluster(
 ) -> ClusterTraining:
     r"""Gradient descent on worker processes, coded or by a schedule, up to iteration `num_steps`.
 
-    As `train` on the simulated clock, with who plans in the place of a scheme, and processes in that of cycle
-    times.
-
     Args:
       key: of the solution, the codes, the pace and the mini-batches; iteration k draws with k, so that a
         training that goes on after a checkpoint draws what it would have drawn.
       loss: (params, batch) to a scalar, a function that can be pickled.
-      plans: `Told(problem, method)`; or `ClosedLoop()`, where nobody knows a law: it measures what the
-        workers take, and changes its plan where that pays (`adaptive.Planner`).
+      plans: `Told(problem, method)`; or `ClosedLoop()`, which measures what the workers take, and changes its
+        plan where that pays (`adaptive.Planner`).
       cluster: the processes; in a `Run` with slowness on purpose, checkpoints and callbacks.
       data: pytree of arrays `[M, …]`. The subsets differ in size by at most one sample; in a closed loop
         without `batch_size` they are as unequal as the workers. Or a function (j, N) to subset j of N, all of
@@ -138,10 +127,9 @@ def train_on_cluster(
 
     A lost worker is replaced if the cluster does so. Where it does not, or three successors end without an
     iteration done, the workers left get a plan before the next step, or at once if a block needs the lost
-    one: of the optimal method, with a warning, if the other has no scheme for so few. Where workers were
-    given up for want of room and room returns (a node has joined), and where `before_step` has resized the
-    cluster, there is a plan for all of them before the next step. Others that were given up are there again
-    at the start of the next training, as far as there is room for them.
+    one: of the optimal method, with a warning, if the other has no scheme for so few. When room for workers
+    returns (a node has joined), or `before_step` resizes the cluster, the next step has a plan for all.
+    Others that were given up are there again at the start of the next training, as far as there is room.
 
     Raises ValueError where problem, data, checkpoint and cluster do not match, or more iterations are done
     than asked for, WorkersLost where no workers are left.
@@ -164,12 +152,9 @@ def train_on_cluster(
         planned = Loop if isinstance(plans, ClosedLoop) else Course
         course = planned(plans, cluster, loss, params, data, batch_size, key, num_steps, run.pace)
         stack.callback(course.close)
-        if course.num_workers == cluster.size:
-            cluster.restore()  # those too that were given up before
-        elif course.num_workers != cluster.num_workers:
-            raise ValueError(
-                f"the problem has {course.num_workers} workers, the cluster {cluster.num_workers}"
-            )
+        if course.num_workers != cluster.size:
+            raise ValueError(f"the problem has {course.num_workers} workers, the cluster {cluster.size}")
+        cluster.restore()  # those too that were given up before
         if isinstance(checkpoints, str | Path):
             checkpoints = stack.enter_context(Checkpoints(checkpoints))
         if checkpoints is not None:
@@ -204,7 +189,7 @@ def train_on_cluster(
         num_workers=np.array([step.num_workers for step in watch.steps], int),
         faults=tuple(cluster.faults[first_fault:]),
         work=tuple(item for one in course.work for item in one),
-        decisions=course.decisions,
+        decisions=tuple(course.decisions),
     )
 
 
@@ -219,8 +204,7 @@ def _advance(
 class Watch:
     """Evaluates parameters and tells a listener beside the training, one iteration after the other.
 
-    At its end all is told, and `steps` have their metrics. What was raised there a later `add` raises, or
-    the end.
+    `steps` have their metrics at its end. What was raised in the thread a later `add` raises, or the end.
     """
 
     def __init__(self, evaluate: Callable[[PyTree], Any], told: Callable[[Step], None] | None) -> None:

@@ -2,10 +2,7 @@
 
 A coded task is sent when it is done; where that is much, the worker says that it is done and keeps it, until
 the master asks for it. So it does with a schedule's tasks, each a block of the gradient of a subset, of which
-the master asks for the sum of some.
-
-No line here knows of Ray: the master's side (`cluster.master`) puts a `WorkerProcess` into a process of its
-own.
+the master asks for the sum of some. No line here knows of Ray.
 """
 
 import functools
@@ -110,9 +107,8 @@ class WorkerProcess:
     ) -> Iterator[Message]:
         """The messages of one iteration, in the order of the tasks.
 
-        `call` counts what the master asks for, and is what `stop` stops; `iteration` is what samples are
-        drawn for, the same again if the master has to ask again. With `finish`, `[tasks]`, seconds from now
-        on, a task is done no earlier than then: slowness on purpose.
+        `call` is what `stop` stops, and another one if the master asks again; `iteration` is what samples are
+        drawn for. With `finish`, `[tasks]`, seconds from now, a task is done no earlier than then.
         """
         begin = time.perf_counter()
         with jax.enable_x64(self.duty.x64):  # a setting of each thread
@@ -141,17 +137,14 @@ class WorkerProcess:
     def deliver(self, call: int, block: int, subsets: Sequence[int]) -> np.ndarray | None:
         """The sum over `subsets` of what was computed of a block, `[size]`, or its message if that was kept.
 
-        In the gradients' own dtype, at least float32, to be read only; None if for another call. To be asked
-        for what was said to be done.
+        To be read only, and asked for what was said to be done; None if for another call.
         """
         of, kept = self._kept
         if of != call:
             return None
-        if self._coded or len(subsets) == 1:
-            return kept[block, subsets[0]]
-        total = kept[block, subsets[0]] + kept[block, subsets[1]]
-        for subset in subsets[2:]:
-            total += kept[block, subset]
+        total = kept[block, subsets[0]]
+        for number, subset in enumerate(() if self._coded else subsets[1:]):
+            total = np.add(total, kept[block, subset], out=total if number else None)
         return total
 
     def _wait(self, call: int, until: float) -> bool:

@@ -392,7 +392,6 @@ def test_refusals(cluster, monkeypatch):
         f"free CPUs of {more} needed: take fewer workers": lambda: cluster.resize(100),
         r"0 free GPUs of 0\.5 needed": lambda: Cluster(2, num_gpus=0.25),
         "at least one worker": lambda: cluster.resize(0),
-        "seconds of a pace": lambda: InjectedDelay(problem.cycle_time, 0.0),
         r"shape \[steps, 4\]": lambda: InjectedDelay(np.ones((5, 3))).draw(jax.random.key(0), 0, N),
     }
     for words, call in refused.items():

@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from bcgc_jax.cluster.collection import Collection
+from bcgc_jax.cluster.master import _Iteration
 from bcgc_jax.cluster.processes import WorkersLost
-from bcgc_jax.cluster.rules import Coded, Decoder, Question
+from bcgc_jax.cluster.rules import Decoder, Question, Rule
 from bcgc_jax.coding.gradients import coding_plan
 from bcgc_jax.coding.scheduled import group_plan
 from bcgc_jax.plans.completion import OneOfEach
@@ -52,7 +52,7 @@ def case():
     params = np.zeros(SIZE, np.float32)
     plan = jax.tree.map(np.asarray, coding_plan(jax.random.key(0), params, [4, 6, 0, 0]))
     group: Any = Group(plan)
-    collection = Collection(Coded(Decoder(plan, params)), group, params, None, 1)
+    collection = _Iteration(Rule(Decoder(plan, params)), group, params, None, 1)
     gradients = np.random.default_rng(0).normal(size=(N, SIZE)).astype(np.float32)
     ends = [(0, 4), (4, SIZE)]
     sent = [
@@ -144,7 +144,7 @@ def test_of_nested_groups_one_of_each_is_asked_for():
     sizes: Any = np.array([4.0, 6.0])
     plan = group_plan(Plan(sizes, np.arange(2), np.array([1, 2]), np.ones(2), HALVES), params, N)
     decoder = Decoder(jax.tree.map(np.asarray, plan), params)
-    rule = Coded(decoder)
+    rule = Rule(decoder)
     assert decoder.needed.tolist() == [4, 2]
     gradients = np.random.default_rng(1).normal(size=(N, SIZE)).astype(np.float32)
     sums = np.repeat(gradients[:, 4:].reshape(2, 2, -1).sum(axis=1), 2, axis=0)

@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -89,8 +90,9 @@ def test_the_size_that_the_cluster_was_given_is_followed() -> None:
         assert planned[-1] == list(range(count))
     course, planned = made(workers, 3, 3)
     workers.num_workers, workers.assigned = 4, False
-    with pytest.raises(ValueError, match="the problem has 3 workers: resize the cluster to no more, not 4"):
-        course.follow()
+    assert course.follow()
+    course.replan()
+    assert planned[-1] == [0, 1, 2]  # the problem has no more
 
 
 def test_successors_have_a_multiple_of_what_the_others_took() -> None:
@@ -121,10 +123,19 @@ def test_two_threads_do_not_share_a_cluster() -> None:
         other.submit(use).result()
 
 
-@pytest.mark.parametrize(("lost", "asked"), [((), []), ((1,), [3])])
-def test_a_cluster_that_is_whole_is_left_as_it_is(lost: tuple[int, ...], asked: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("lost", "short", "asked"),
+    [((), "", []), ((1,), "", [3]), ((1,), "no free CPUs", [2]), ((0, 1, 2), "", [3])],
+)
+def test_a_cluster_that_is_whole_is_left_as_it_is(
+    lost: tuple[int, ...], short: str, asked: list[int]
+) -> None:
     resized: list[int] = []
     cluster: Any = SimpleNamespace(num_workers=3, size=3, lost=lost, _resize=resized.append)
-    cluster._check_open = lambda: None
-    Cluster.restore(cluster)
+    cluster._check_open, cluster._shortage = lambda: None, lambda more, seconds: short
+    told = (
+        pytest.warns(UserWarning, match="with 2 of 3 workers: there are no free") if short else nullcontext()
+    )
+    with told:
+        Cluster.restore(cluster)
     assert resized == asked

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bcgc_jax.cluster.rules import Decoder, Question, Summed
+from bcgc_jax.cluster.rules import Decoder, Question, Rule, offers_of
 from bcgc_jax.coding.codes import gradient_code
 from bcgc_jax.coding.gradients import Block, CodingPlan, assemble_gradient, coding_plan
 from bcgc_jax.coding.scheduled import schedule_plan
@@ -105,10 +105,14 @@ def plan_of(groups: list[tuple[int, int]], workers: int) -> CodingPlan:
     return CodingPlan(codes, blocks, True, order)
 
 
-def summed(plan: CodingPlan) -> Summed:
+def summed(plan: CodingPlan) -> Rule:
     """What is summed are counts of the subsets."""
-    decoder: Any = SimpleNamespace(plan=plan, sum=lambda block, weights, sums: sums[0])
-    return Summed(decoder)
+    needed, offers = plan.rule.awaited(None), offers_of(plan)
+    decoder = SimpleNamespace(
+        plan=plan, needed=needed, offers=offers, sum=lambda block, weights, sums: sums[0]
+    )
+    given: Any = decoder
+    return Rule(given)
 
 
 class World:

@@ -4,7 +4,7 @@ import json
 import os
 import warnings
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ class Checkpoints:
         for half in self._folder.glob("steps-*.part"):
             half.unlink()
         self._writer = ThreadPoolExecutor(1)
-        self._writing: tuple[int, Future[None]] | None = None
+        self._writing: Future[None] | None = None
         self._failed = False
         self._made_with: Mapping[str, Any] = {}
 
@@ -41,15 +41,12 @@ class Checkpoints:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._settle()
         self._writer.shutdown()
 
     def save(self, num_steps: int, state: PyTree, *, wait: bool = False) -> None:
         """Keep the state after `num_steps` iterations, unless another is being written and nobody waits."""
-        if wait or (self._writing is not None and self._writing[1].done()):
-            self._settle()
-        if self._writing is None:
-            self._writing = num_steps, self._writer.submit(self._write, num_steps, state)
+        if wait or self._writing is None or self._writing.done():
+            self._writing = self._writer.submit(self._write, num_steps, state)
 
     def last(
         self, like: PyTree, made_with: Mapping[str, Any] | None = None, most: int | None = None
@@ -62,7 +59,8 @@ class Checkpoints:
         Raises ValueError where the checkpoint is of another model or optimiser, made with something else, or
         of more iterations than `most`, and where none of those in the folder can be read.
         """
-        self._settle()
+        if self._writing is not None:
+            self._writing.result()
         self._made_with = made_with or {}
         damaged: dict[int, Exception] = {}
         for steps in self._kept():
@@ -123,24 +121,19 @@ class Checkpoints:
                 np.savez(file, made_with=np.array(json.dumps(self._described(state))), **arrays)
                 os.fsync(file.fileno())
             part.replace(path)
+            for old in self._kept()[2:]:
+                self._path(old).unlink()
+            self._failed = False
+        except Exception as error:
+            if not self._failed:  # told once, until one succeeds
+                warnings.warn(
+                    f"the checkpoint of iteration {num_steps} could not be written to {self._folder} "
+                    f"({reason_of(error)}): the training goes on, and tries again after each iteration",
+                    stacklevel=2,
+                )
+            self._failed = True
         finally:
             part.unlink(missing_ok=True)
-        for old in self._kept()[2:]:
-            self._path(old).unlink()
-
-    def _settle(self) -> None:
-        """Wait for what is being written; warn once where it fails, until one succeeds."""
-        if self._writing is None:
-            return
-        (num_steps, future), self._writing = self._writing, None
-        error = future.exception()
-        if isinstance(error, Exception) and not self._failed:
-            warnings.warn(
-                f"the checkpoint of iteration {num_steps} could not be written to {self._folder} "
-                f"({reason_of(error)}): the training goes on, and tries again after each iteration",
-                stacklevel=3,
-            )
-        self._failed = error is not None
 
 
 def _is_key(leaf: Any) -> bool:
@@ -155,7 +148,7 @@ def _restored(array: np.ndarray, like: Any) -> Array:
 
 def made_with(
     key: Array,
-    loss: Callable[..., Any],
+    loss: Any,
     data: PyTree,
     params: PyTree,
     optimizer: optax.GradientTransformation,

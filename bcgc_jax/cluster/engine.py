@@ -8,7 +8,7 @@ import signal
 import socket
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ import numpy as np
 from bcgc_jax._extras import to_install
 from bcgc_jax.cluster import signals
 from bcgc_jax.cluster.folders import is_safe, private_folder
-from bcgc_jax.cluster.worker import Message, WorkerProcess
+from bcgc_jax.cluster.worker import Duty, Message, WorkerProcess
 from bcgc_jax.coding.gradients import PyTree, num_samples
 
 # Ray keeps the one that a process begins with.
@@ -243,18 +243,6 @@ class Made(NamedTuple):
         return made
 
 
-class Order(NamedTuple):
-    """What a worker is to do: the `number` of the plan, by reference what all are told, whose row it has and
-    its data; the numbers of other plans that are to be kept ready, and the folder of `shared_programs`."""
-
-    number: int
-    duty: Any
-    worker: int
-    subsets: dict[int, Any]
-    kept: tuple[int, ...]
-    programs: str
-
-
 @contextlib.contextmanager
 def shared_programs() -> Iterator[str]:
     """Where workers keep compiled programs for each other: where the master does, or a folder of their own.
@@ -278,18 +266,28 @@ class Bench:
         self._workers: dict[tuple[int, int], WorkerProcess] = {}
         self._made: dict[tuple[int, int, int], PyTree] = {}
 
-    def worker(self, order: Order) -> WorkerProcess:
-        """As ordered, compiled once; what is not to be kept is forgotten."""
-        if is_safe(order.programs):  # else this is another machine
-            jax.config.update("jax_compilation_cache_dir", order.programs)
+    def worker(
+        self,
+        number: int,
+        duty: Duty,
+        index: int,
+        subsets: Mapping[int, Any],
+        kept: Sequence[int],
+        programs: str,
+    ) -> WorkerProcess:
+        """For a plan's `number`, compiled once, and forgotten if it is not to be `kept` with the next.
+
+        `subsets` are references, or `Made`; `programs` is the folder of `shared_programs`.
+        """
+        if is_safe(programs):  # else this is another machine
+            jax.config.update("jax_compilation_cache_dir", programs)
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        name = order.number, order.worker
-        worker = self._workers.get(name)
+        worker = self._workers.get((number, index))
         if worker is None:
-            worker = WorkerProcess(self._fetched(order.duty), order.worker, self.subsets(order.subsets))
+            worker = WorkerProcess(duty, index, self.subsets(subsets))
             worker.warm_up()
-        kept = {key: one for key, one in self._workers.items() if key[0] in order.kept}
-        self._workers = {**kept, name: worker}
+        others = {key: one for key, one in self._workers.items() if key[0] in kept}
+        self._workers = {**others, (number, index): worker}
         return worker
 
     def subsets(self, wanted: Mapping[int, Any]) -> dict[int, PyTree]:
@@ -311,15 +309,15 @@ def actor_class(ray: Any) -> Any:
         def __init__(self) -> None:
             self._bench = Bench(ray.get)
 
-        def load(self, order: Order) -> set[int]:
+        def load(self, *order: Any) -> set[int]:
             """Do from now on as ordered; ends once all is compiled: how many samples the subsets have."""
-            self.worker = self._bench.worker(order)
+            self.worker = self._bench.worker(*order)
             return {num_samples(data) for data in self.worker.subsets.values()}
 
         @ray.method(concurrency_group="beside")
-        def prepare(self, order: Order) -> None:
+        def prepare(self, *order: Any) -> None:
             """Compile what will be ordered, beside what is being computed."""
-            self._bench.worker(order)
+            self._bench.worker(*order)
 
         def compute(self, call: int, iteration: int, leaves: Any, finish: Any) -> Iterator[Message]:
             yield from self.worker.compute(call, iteration, leaves, finish)

@@ -223,14 +223,12 @@ class Cluster(Processes):
                 self._collect(work.duty.params, None)
 
     def _check_samples(self, batch_size: int | None) -> None:
-        """ValueError where subsets that were made on the workers are not of one size, or too small."""
         counts = sorted({count for process in self._living for count in process.samples})
-        if len(counts) > 1 or (batch_size is not None and counts[0] < batch_size):
+        if len(counts) > 1 or counts[0] < (batch_size or 0):
             self._given = None
-            needed = "" if batch_size is None else f", and of {batch_size} samples at least"
             raise ValueError(
-                f"subsets that are made on the workers must have one size{needed}; there are some of "
-                f"{' and '.join(map(str, counts))} samples: leave out the few that are too many"
+                "subsets that are made on the workers must have one size, and batch_size samples at least; "
+                f"there are some of {' and '.join(map(str, counts))} samples: leave out the few too many"
             )
 
     def gradient(
@@ -337,7 +335,10 @@ class _Iteration:
                     take(item, worker)
                     process.speaks()
                 except self.ray.exceptions.RayError as error:  # that too if messages are lost
-                    self._lose_by(error, worker)
+                    raised = isinstance(error, self.ray.exceptions.RayTaskError)
+                    if raised:
+                        self.processes.check_raised({worker: error})
+                    self._lose(worker, "failed" if raised else "died", error)
                     self._check()
         # Also while others speak: what a silent one was asked for may be there already.
         if not ready or time.monotonic() - self.looked > pause:
@@ -394,13 +395,6 @@ class _Iteration:
             self.parts[block], self.completed[block] = part, time.monotonic() - self.begin
         else:
             self._ask(self.rule.due(block))
-
-    def _lose_by(self, error: Exception, worker: int) -> None:
-        """Raises what all workers raise."""
-        raised = isinstance(error, self.ray.exceptions.RayTaskError)
-        if raised:
-            self.processes.check_raised({worker: error})
-        self._lose(worker, "failed" if raised else "died", error)
 
     def _lose(self, worker: int, what: str, why: Exception | str) -> None:
         """Forget what was expected of a worker; expect its successor."""

@@ -255,11 +255,15 @@ def scheme_for(
 
 
 class _Given(NamedTuple):
-    """A plan, what of it each worker has done by its tasks, `[tasks, N]`, and where the workers find it."""
+    """A plan, what of it each worker has done by its tasks, `[tasks, N]`, and where the workers find it.
+
+    Whether it is one of `even` shares: then it is always the same.
+    """
 
     made: WorkPlan
     loads: np.ndarray
     work: Assignment
+    even: bool
 
 
 @dataclasses.dataclass
@@ -318,7 +322,7 @@ class Loop(Course):
             self._round = self._new_round()
         now = self._round
         given = now.next or now.known[-1]
-        before = [one for one in now.known if one is now.known[-1] or _is_even(one.made)]
+        before = [one for one in now.known if one is now.known[-1] or one.even]
         given.work.kept = tuple(one.work.number for one in now.known)
         now.known, now.next = [*(one for one in before if one is not given), given], None
         # To start processes and to compile is no part of what a change takes: the same is given again.
@@ -349,8 +353,9 @@ class Loop(Course):
 
     def _put(self, made: WorkPlan, ours: _Round) -> _Given:
         """Where the workers find it, unless they know it."""
+        even = made.name in CAUTIOUS and np.ptp(made.shares) == 0
         for one in ours.known:
-            if one.made is made or (_is_even(made) and _is_even(one.made) and one.made.name == made.name):
+            if one.made is made or (even and one.even and one.made.name == made.name):
                 return one
         parts = self.data if callable(self.data) else split_by(self.data, made.shares)
         plan = plan_of(made, self.params, self._plan_key, self.source.plan_options)
@@ -360,7 +365,7 @@ class Loop(Course):
         sizes = np.ones(made.num_workers)
         if not (callable(parts) or self.batch_size):
             sizes = np.array([num_samples(part) for part in parts], float)
-        return _Given(made, loads_of(plan, sizes / sizes.sum()), work)
+        return _Given(made, loads_of(plan, sizes / sizes.sum()), work, even)
 
     def hear(self, found: ClusterGradient) -> None:
         now = self._round
@@ -380,11 +385,6 @@ class Loop(Course):
         if current and now.planner.plan is not ran.made:
             given = self._put(now.planner.plan, now)
             now.next = None if given is ran else given
-
-
-def _is_even(made: WorkPlan) -> bool:
-    """Whether it is always the same plan."""
-    return made.name in CAUTIOUS and np.ptp(made.shares) == 0
 
 
 def plan_of(given: WorkPlan, params: PyTree, key: jax.Array, options: Mapping[str, Any]) -> CodingPlan:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bcgc_jax.cluster import signals
-from bcgc_jax.cluster.engine import Order, actor_class, cause_of, reason_of
+from bcgc_jax.cluster.engine import actor_class, cause_of, reason_of
 from bcgc_jax.cluster.rules import Decoder, Rule
 from bcgc_jax.cluster.worker import Duty
 
@@ -43,10 +43,7 @@ class Fault(NamedTuple):
 
 
 class WorkersLost(RuntimeError):
-    """Workers are lost, and a block needs them. `workers` are all that are lost, by number.
-
-    `train_on_cluster` plans for those that are left; callers of `Cluster.gradient` can do so with `assign`.
-    """
+    """Workers are lost, and a block needs them. `workers` are all that are lost, by number."""
 
     def __init__(self, workers: Sequence[int], reason: str) -> None:
         self.workers = tuple(workers)
@@ -166,9 +163,9 @@ class Processes:
         self._needs = {"CPU": 1.0} | ({"GPU": num_gpus} if num_gpus else {})
         self._actor = actor_class(ray)
         self._here = ray.get_runtime_context().get_node_id()
-        self._all: list[Process | None] = [None] * num_workers
+        self._all: list[Process | None] = []
         self._closed = False
-        self._check_room(num_workers)
+        self._resize(num_workers)
 
     @property
     def given(self) -> Assignment:
@@ -222,7 +219,8 @@ class Processes:
     def _resize(self, num_workers: int) -> None:
         self._check_open()
         living = self._living
-        self._check_room(num_workers - len(living))
+        if short := self._shortage(num_workers - len(living)):
+            raise ValueError(f"the Ray cluster has {short}: take fewer workers, or add machines to it")
         for process in living[num_workers:]:
             process.end()
         self._all = [*living[:num_workers], *[None] * (num_workers - len(living))]
@@ -234,7 +232,7 @@ class Processes:
         They count as there from now on: the next `assign` may be for so many workers more.
         """
         wanted = min(self._missing, self.size - self.num_workers)
-        if wanted <= 0 or not self.replace or time.monotonic() - self._looked < _SEEKING:
+        if wanted <= 0 or time.monotonic() - self._looked < _SEEKING:
             return 0
         self._looked = time.monotonic()
         found = min(wanted, self._room_in(self.ray.available_resources()))
@@ -249,11 +247,9 @@ class Processes:
         self._check_open()
         left = self.num_workers - len(self.lost)
         if left < self.size:
-            short = self._shortage(self.size - left, _FREEING) if left else ""
-            if short:
-                warnings.warn(
-                    f"it goes on with {left} of {self.size} workers: there are {short}", stacklevel=3
-                )
+            if short := self._shortage(self.size - left) if left else "":
+                told = f"it goes on with {left} of {self.size} workers: there are {short}"
+                warnings.warn(told, stacklevel=3)
             self._resize(left if short else self.size)
 
     def _check_open(self) -> None:
@@ -262,22 +258,18 @@ class Processes:
                 "the cluster is closed, its processes are gone: make another, and use it in its `with`"
             )
 
-    def _check_room(self, more: int) -> None:
-        if short := self._shortage(more, _FREEING):
-            raise ValueError(f"the Ray cluster has {short}: take fewer workers, or add machines to it")
-
     def _room_in(self, resources: Mapping[str, float]) -> int:
         """For how many workers."""
         return min(int(resources.get(name, 0.0) / need + 1e-9) for name, need in self._needs.items())
 
-    def _shortage(self, more: int, seconds: float) -> str:
+    def _shortage(self, more: int) -> str:
         """What Ray lacks for more workers; it would wait for that without a word.
 
         CPUs of workers that have just ended come back within some seconds, if there are as many at all.
         """
         begin = time.monotonic()
         while self._room_in(free := self.ray.available_resources()) < more:
-            if not self._can_hold(more) or time.monotonic() - begin > seconds:
+            if not self._can_hold(more) or time.monotonic() - begin > _FREEING:
                 needed = {name: more * need for name, need in self._needs.items()}
                 name = next(name for name in needed if free.get(name, 0) < needed[name])
                 return f"{free.get(name, 0.0):g} free {name}s of {needed[name]:g} needed"
@@ -297,10 +289,12 @@ class Processes:
         """
         while work.ready < self.num_workers:
             upto = self.num_workers if work.ready else 1
-            for worker in range(work.ready, 0 if work.pending else upto):
-                process = self._all[worker]
-                if process is not None and process.starting is None:
-                    work.pending.append(process.actor.prepare.remote(self._order(work, worker)))
+            if not work.pending:
+                work.pending = [
+                    process.actor.prepare.remote(*self._order(work, worker))
+                    for worker, process in enumerate(self._all[:upto])
+                    if worker >= work.ready and process is not None and process.starting is None
+                ]
             if work.pending:
                 _, work.pending = self.ray.wait(work.pending, num_returns=len(work.pending), timeout=0)
             if work.pending:
@@ -417,7 +411,7 @@ class Processes:
             refused = f"{_ATTEMPTS} successors ended without an iteration done"
         elif what == "hung" and not (started or self._started_in):
             refused = "it never started"
-        elif short := self._shortage(1, _FREEING):
+        elif short := self._shortage(1):
             crowded, refused = True, f"there is no room for another: {short}"
         if refused:
             self._missing += crowded
@@ -455,9 +449,10 @@ class Processes:
         self._load(worker, process)
 
     def _load(self, worker: int, process: Process) -> None:
-        process.starting = process.actor.load.remote(self._order(self.given, worker))
+        process.starting = process.actor.load.remote(*self._order(self.given, worker))
 
-    def _order(self, work: Assignment, worker: int) -> Order:
+    def _order(self, work: Assignment, worker: int) -> tuple[Any, ...]:
+        """What a `Bench` takes."""
         held = {j: work.subsets[j] for j in work.duty.plan.held(worker)}
         given = () if self._given is None else (self._given.number,)
-        return Order(work.number, work.reference, worker, held, (*work.kept, *given), self._programs)
+        return work.number, work.reference, worker, held, (*work.kept, *given), self._programs

@@ -75,13 +75,7 @@ class Decoder:
 # Plans of the same blocks share these programs, whatever their codes.
 @functools.partial(jax.jit, static_argnames=("block", "scaling", "shapes", "dtypes"))
 def _part(
-    weights: Array,
-    messages: Sequence[Array],
-    *,
-    block: Block,
-    scaling: float,
-    shapes: Sequence[tuple[int, ...]],
-    dtypes: Sequence[Any],
+    weights: Array, messages: Sequence[Array], *, block: Block, scaling: float, shapes: Any, dtypes: Any
 ) -> list[Array]:
     ends = np.cumsum([piece.stop - piece.start for piece in block.pieces])
     with jax.enable_x64(True):

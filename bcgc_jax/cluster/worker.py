@@ -5,6 +5,7 @@ the master asks for it. So it does with a schedule's tasks, each a block of the 
 the master asks for the sum of some. No line here knows of Ray.
 """
 
+import dataclasses
 import functools
 import threading
 import time
@@ -57,10 +58,11 @@ _MUCH = 2**20
 _Part = tuple[int, tuple[float, float]]  # a subset, and the share of its samples
 
 
-class _Passing(NamedTuple):
-    """The pass of a part, None where that has no samples, and what its gradient counts."""
+@dataclasses.dataclass
+class _Passing:
+    """The pass of a part, as far as it is, and what its gradient counts."""
 
-    cut: Stages | None
+    cut: Stages
     at: Pass
     weight: float
 
@@ -115,7 +117,7 @@ class WorkerProcess:
             tree = jax.tree.structure(self.duty.params)
             params = jax.tree.unflatten(tree, jax.device_put(leaves))  # once for all programs
             # One backward pass for each part: it begins when a task first asks for it, and goes on.
-            passes: dict[_Part, _Passing] = {}
+            passes: dict[_Part, _Passing | None] = {}
         kept: dict[tuple[int, int], np.ndarray] = {}
         self._kept = (call, kept)
         for number, task in enumerate(self._tasks):
@@ -153,26 +155,23 @@ class WorkerProcess:
             left = until - time.perf_counter()
             return self._changed.wait_for(lambda: self._stopped >= call, timeout=max(left, 0))
 
-    def _values(
-        self, number: int, iteration: int, params: PyTree, passes: dict[_Part, _Passing]
-    ) -> np.ndarray:
+    def _values(self, number: int, iteration: int, params: PyTree, passes: dict[_Part, Any]) -> np.ndarray:
         """The message of a task, or the gradient of its subset."""
         block, subsets = self._tasks[number]
         share = self.duty.plan.blocks[block].share
-        weights = np.zeros(len(subsets))
-        gradients: list[list[Array] | None] = [None] * len(subsets)
+        weights, gradients = np.zeros(len(subsets)), [None] * len(subsets)
         for k, j in enumerate(subsets):
             if (j, share) not in passes:
                 passes[j, share] = self._begin(j, iteration, share, params)
-            cut, at, weights[k] = passes[j, share]
-            if cut is not None:
-                gradients[k], at = cut.gradients(at, block, self._later[number][j])
-                passes[j, share] = _Passing(cut, at, weights[k])
+            if (own := passes[j, share]) is not None:
+                gradients[k], own.at = own.cut.gradients(own.at, block, self._later[number][j])
+                weights[k] = own.weight
         pieces = [np.asarray(piece) for piece in self._encode(block, self._rows[block], weights, gradients)]
         # Not by XLA, which asks of each number anew which piece it is of: nine times slower.
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
-    def _begin(self, subset: int, iteration: int, share: tuple[float, float], params: PyTree) -> _Passing:
+    def _begin(self, subset: int, iteration: int, share: Any, params: PyTree) -> _Passing | None:
+        """None where the part has no samples."""
         data, size = self.subsets[subset], self.duty.batch_size
         samples = num_samples(data)
         if size is not None:
@@ -182,7 +181,7 @@ class WorkerProcess:
             data, samples = jax.tree.map(lambda x: x[chosen], data), size
         part, portion = self.duty.plan.samples_of(share, samples)
         if not portion:
-            return _Passing(None, Pass(0, {}), 0.0)
+            return None
         batch = jax.device_put(jax.tree.map(lambda x: x[part], data))
         key = (share, *((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(batch)))
         if key not in self._stages:
@@ -193,12 +192,7 @@ class WorkerProcess:
 
 
 def _message(
-    plan: CodingPlan,
-    leaves: Sequence[Any],
-    block: int,
-    row: Array,
-    weights: Array,
-    gradients: list[list[Array] | None],
+    plan: CodingPlan, leaves: Sequence[Any], block: int, row: Array, weights: Array, gradients: list[Any]
 ) -> list[Array]:
     """Piece by piece, from the subsets' gradients of the leaves; one without samples counts nothing."""
     sent = []

@@ -132,7 +132,7 @@ with warnings.catch_warnings(record=True) as told, Checkpoints({folder!r}) as ch
         full = k in (2, 3, 6)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100 if full else limit[0], limit[1]))
         checkpoints.save(k, state)
-        checkpoints._settle()
+        checkpoints._writing.result()
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         print(sorted(os.listdir({folder!r})))
 for warning in told:

@@ -12,13 +12,8 @@ from bcgc_jax.cluster.master import _Iteration
 from bcgc_jax.cluster.processes import WorkersLost
 from bcgc_jax.cluster.rules import Decoder, Question, Rule
 from bcgc_jax.coding.gradients import coding_plan
-from bcgc_jax.coding.scheduled import group_plan
-from bcgc_jax.plans.completion import OneOfEach
-from bcgc_jax.plans.plan import Plan
-from tests.problems import known
 
 N, SIZE = 4, 10
-HALVES = OneOfEach((((0,), (1,), (2,), (3,)), ((0, 1), (2, 3))), (0,) * 4)
 
 
 class Group(list):
@@ -73,19 +68,6 @@ def case():
     return SimpleNamespace(group=group, collection=collection, **acts)
 
 
-def test_no_more_are_asked_than_are_needed(case):
-    for worker in (2, 0, 3, 1):
-        case.announce(worker)
-    assert case.group.asked == [(2, 1), (0, 1), (3, 1)]
-    for worker in (0, 3, 2):
-        assert not np.isfinite(case.collection.completed[1])
-        case.answer(worker)
-    assert case.collection.arrived[1].tolist() == [True, False, True, True]
-    np.testing.assert_allclose(case.collection.parts[1][0], case.want, atol=1e-6)  # measured 6e-8
-    case.announce(1)  # a block that is complete is not asked for again
-    assert len(case.group.asked) == 3
-
-
 def test_what_a_lost_worker_was_asked_for_is_asked_of_another(case):
     for worker in (2, 0, 3, 1):
         case.announce(worker)
@@ -111,21 +93,6 @@ def test_those_who_have_announced_count_as_coming(case):
         collection._check()
 
 
-def test_where_a_code_amplifies_too_much_one_message_more_is_asked_for(case, monkeypatch):
-    decoder = case.collection.rule.decoder
-    part = decoder.part
-    monkeypatch.setattr(
-        decoder, "part", lambda b, messages: part(b, messages) if len(messages) == N else None
-    )
-    for worker in (2, 0, 3, 1):
-        case.announce(worker)
-    for worker in (0, 3, 2):
-        case.answer(worker)
-    assert case.group.asked[3:] == [(1, 1)]
-    case.answer(1)
-    np.testing.assert_allclose(case.collection.parts[1][0], case.want, atol=1e-6)
-
-
 def test_small_messages_come_unasked(case):
     for worker in (3, 1, 0, 2):
         case.collection._count(Question(worker, 0, (worker,)), case.sent[0][worker])
@@ -137,27 +104,3 @@ def test_small_messages_come_unasked(case):
     case.group[:] = N * [None]  # nobody has more to say
     found = case.collection.run()
     assert found.completed.max() <= found.seconds <= time.monotonic() - case.collection.begin
-
-
-def test_of_nested_groups_one_of_each_is_asked_for():
-    params = np.zeros(SIZE, np.float32)
-    sizes: Any = np.array([4.0, 6.0])
-    plan = group_plan(Plan(sizes, np.arange(2), np.array([1, 2]), np.ones(2), HALVES), params, N)
-    decoder = Decoder(jax.tree.map(np.asarray, plan), params)
-    rule = Rule(decoder)
-    assert decoder.needed.tolist() == [4, 2]
-    gradients = np.random.default_rng(1).normal(size=(N, SIZE)).astype(np.float32)
-    sums = np.repeat(gradients[:, 4:].reshape(2, 2, -1).sum(axis=1), 2, axis=0)
-    asked = [q for w in (1, 0, 3) for q in rule.report(Question(w, 1, plan.codes[1].subsets[w]))]
-    assert [q.worker for q in asked] == [1, 3]  # 0 has the same sum as 1
-    assert rule.take(asked[1], sums[3])
-    assert [q.worker for q in rule.lose(1)] == [0]
-    assert rule.part(1) is None
-    assert rule.possible(np.array([True, False, False, False])).tolist() == [False, True]
-    assert rule.take(Question(0, 1, (0, 1)), sums[0])
-    assert not rule.take(Question(2, 1, (2, 3)), sums[2])
-    first = known(rule.part(1))[0]
-    np.testing.assert_allclose(first, gradients[:, 4:].mean(axis=0), atol=1e-6)
-    # Whoever of a group is first, not a bit is different.
-    other = known(decoder.part(1, {1: sums[1], 2: sums[2]}))
-    assert np.array_equal(first, other[0])

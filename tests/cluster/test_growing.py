@@ -132,7 +132,7 @@ def test_a_cluster_that_is_whole_is_left_as_it_is(
 ) -> None:
     resized: list[int] = []
     cluster: Any = SimpleNamespace(num_workers=3, size=3, lost=lost, _resize=resized.append)
-    cluster._check_open, cluster._shortage = lambda: None, lambda more, seconds: short
+    cluster._check_open, cluster._shortage = lambda: None, lambda more: short
     told = (
         pytest.warns(UserWarning, match="with 2 of 3 workers: there are no free") if short else nullcontext()
     )

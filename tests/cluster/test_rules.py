@@ -1,5 +1,6 @@
 """What the master knows, without processes: its sums against NumPy's, whom it asks by brute force."""
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,9 +12,12 @@ import pytest
 from bcgc_jax.cluster.rules import Decoder, Question, Rule, offers_of
 from bcgc_jax.coding.codes import gradient_code
 from bcgc_jax.coding.gradients import Block, CodingPlan, assemble_gradient, coding_plan
-from bcgc_jax.coding.scheduled import schedule_plan
+from bcgc_jax.coding.scheduled import group_plan, schedule_plan
+from bcgc_jax.plans.completion import OneOfEach
+from bcgc_jax.plans.plan import Plan
 from bcgc_jax.plans.schedules import Group, schedule_of, tasks_of
 from tests.compilations import compilations
+from tests.problems import known
 
 N = 4
 SHAPES = {"a": (3, 5), "b": (7,)}
@@ -87,17 +91,8 @@ def test_sums_over_all_subsets_are_divided_into_the_parameters_own_dtypes() -> N
     np.testing.assert_allclose(np.asarray(gradient["a"], float).ravel(), total[7:] / 4, rtol=2.0**-8)
 
 
-# Depth of each group and its blocks, and the workers: some with all subsets, some with one only. The share of
-# lost workers that have a successor.
-CASES = [
-    ([(3, 2)], 3, 0.5),
-    ([(1, 1), (2, 1), (4, 3)], 4, 0.5),
-    ([(1, 1), (2, 1), (4, 3)], 4, 1.0),
-    ([(2, 2), (3, 1)], 5, 0.5),
-]
-
-
-def plan_of(groups: list[tuple[int, int]], workers: int) -> CodingPlan:
+def scheduled(groups: list[tuple[int, int]], workers: int) -> CodingPlan:
+    """Of so many subsets and blocks in each group: some with all subsets, some with one only."""
     subset, block = tasks_of([Group(*group) for group in groups])
     order = tuple(zip(subset.tolist(), block.tolist(), strict=True))
     blocks = tuple(Block(sum(b == k for _, b in order) - 1, ()) for k in range(max(block) + 1))
@@ -105,14 +100,32 @@ def plan_of(groups: list[tuple[int, int]], workers: int) -> CodingPlan:
     return CodingPlan(codes, blocks, True, order)
 
 
-def summed(plan: CodingPlan) -> Rule:
-    """What is summed are counts of the subsets."""
+def nested() -> CodingPlan:
+    """One block with everyone's message, one with one message of each half."""
+    halves = OneOfEach((((0,), (1,), (2,), (3,)), ((0, 1), (2, 3))), (0,) * N)
+    sizes: Any = np.array([4.0, 6.0])
+    plan = Plan(sizes, np.arange(2), np.array([1, 2]), np.ones(2), halves)
+    return jax.tree.map(np.asarray, group_plan(plan, np.zeros(10, np.float32), N))
+
+
+# And the share of lost workers that have a successor.
+CASES = {
+    "whole": (lambda: scheduled([(3, 2)], 3), 0.5),
+    "mixed": (lambda: scheduled([(1, 1), (2, 1), (4, 3)], 4), 0.5),
+    "mixed, all replaced": (lambda: scheduled([(1, 1), (2, 1), (4, 3)], 4), 1.0),
+    "pairs": (lambda: scheduled([(2, 2), (3, 1)], 5), 0.5),
+    "coded": (lambda: made(1)[0], 0.5),
+    "nested": (nested, 0.5),
+}
+
+
+def rule_of(plan: CodingPlan) -> Rule:
+    """What is summed, or decoded, are the names of workers."""
     needed, offers = plan.rule.awaited(None), offers_of(plan)
-    decoder = SimpleNamespace(
-        plan=plan, needed=needed, offers=offers, sum=lambda block, weights, sums: sums[0]
-    )
-    given: Any = decoder
-    return Rule(given)
+    decoder: Any = SimpleNamespace(plan=plan, needed=needed, offers=offers)
+    decoder.sum = lambda block, weights, sums: sums[0].tolist()
+    decoder.part = lambda block, messages: [int(w in messages) for w in range(plan.num_workers)]
+    return Rule(decoder)
 
 
 class World:
@@ -124,34 +137,42 @@ class World:
 
     def __init__(self, plan: CodingPlan, rng: np.random.Generator, deaths: int, replaced: float) -> None:
         self.plan, self.rng, self.deaths, self.replaced = plan, rng, deaths, replaced
-        self.rule = summed(plan)
+        self.rule, self.needed = rule_of(plan), plan.rule.awaited(None)
         workers, blocks = plan.num_workers, len(plan.blocks)
         self.alive = np.ones(workers, bool)
         self.hung = np.zeros(workers, bool)
         self.life = np.zeros(workers, int)  # of how many processes this is the last
         self.done = [0] * workers
-        self.sums = np.zeros((blocks, workers), int)
-        self.complete = np.zeros(blocks, bool)
+        self.had: list[set[int]] = [set() for _ in range(blocks)]
+        self.complete, self.unasked = np.zeros(blocks, bool), np.zeros(blocks, int)
         self.open: set[Question] = set()
         self.sent: list[tuple[int, Question]] = []  # by which process
-        self.asked: dict[tuple[int, int], tuple[int, int]] = {}  # of block and subset: worker, process
+
+    def pieces(self, worker: int, block: int, subsets: Sequence[int]) -> set[int]:
+        """Subsets; of a code workers, or the first ones of their groups."""
+        if not self.plan.coded:
+            return set(subsets)
+        groups = self.plan.groups[block] if self.plan.groups else [(worker,)]
+        return {min(group) for group in groups if worker in group}
+
+    def taken(self, block: int) -> set[int]:
+        return self.had[block].union(*(self.pieces(*q) for q in self.open if q.block == block))
 
     def questions(self, found: list[Question]) -> None:
+        """Of those who have done it, nothing twice, and no more than is needed."""
         for question in found:
-            w = question.worker
+            w, block, subsets = question
             assert self.alive[w]
-            has = {(t.block, t.subsets[0]) for t in self.plan.tasks(w)[: self.done[w]]}
-            for subset in question.subsets:
-                assert (question.block, subset) in has
-                before = self.asked.get((question.block, subset))
-                # Nobody was asked, or who was is no more.
-                assert before is None or before[1] < self.life[before[0]] or not self.alive[before[0]]
-                self.asked[question.block, subset] = (w, int(self.life[w]))
-            self.sent.append((int(self.life[w]), question))
+            done = [t.subsets for t in self.plan.tasks(w)[: self.done[w]] if t.block == block]
+            assert set(subsets) <= {j for one in done for j in one}
+            assert not self.pieces(*question) & self.taken(block)
             self.open.add(question)
+            assert len(self.taken(block)) <= self.needed[block] + self.unasked[block]
+            assert not self.complete[block]
+            self.sent.append((int(self.life[w]), question))
 
     def events(self) -> list[tuple[str, int]]:
-        tasks, moving = len(self.plan.order), np.flatnonzero(self.alive & ~self.hung).tolist()
+        tasks, moving = len(self.plan.tasks(0)), np.flatnonzero(self.alive & ~self.hung).tolist()
         found = [("task", w) for w in moving if self.done[w] < tasks]
         found += [("answer", k) for k, (life, q) in enumerate(self.sent) if self._may_answer(life, q)]
         if self.deaths:
@@ -183,17 +204,22 @@ class World:
         self.questions(self.rule.report(Question(w, *task)))
 
     def answer(self, k: int) -> None:
-        """Of who was lost it does not count, unless its successor is asked for the same."""
-        _, (w, block, subsets) = self.sent.pop(k)
-        question, values = Question(w, block, subsets), np.isin(np.arange(self.plan.num_workers), subsets)
-        assert self.rule.take(question, values.astype(int)) == (question in self.open)
-        if question in self.open:
-            self.open.remove(question)
-            self.sums[block] += values
-            assert self.sums.max() == 1
+        """Of who was lost it counts if its successor is asked for the same, or of a code if nobody is."""
+        question = self.sent.pop(k)[1]
+        _, block, subsets = question
+        new = self.plan.coded and not self.pieces(*question) & self.taken(block)
+        counts = not self.complete[block] and (question in self.open or new)
+        values = np.isin(np.arange(self.plan.num_workers), subsets).astype(int)
+        assert self.rule.take(question, values) == counts
+        self.open.discard(question)
+        if counts:
+            self.unasked[block] += new
+            assert not self.had[block] & self.pieces(*question)
+            self.had[block] |= self.pieces(*question)
             part: Any = self.rule.part(block)
-            self.complete[block] = self.sums[block].all()
-            assert part is None if not self.complete[block] else part.tolist() == self.sums[block].tolist()
+            self.complete[block] = len(self.had[block]) >= self.needed[block]
+            assert (part is not None) == self.complete[block]
+            assert part is None or sum(part) == self.needed[block]
 
     def hang(self, w: int) -> None:
         self.hung[w] = True
@@ -209,31 +235,56 @@ class World:
         self.questions(self.rule.lose(w))
 
     def possible(self) -> np.ndarray:
-        """By the definition: each subset of a block has been had, is asked for, or has somebody left."""
-        blocks = range(len(self.plan.blocks))
-        tasks = [t for w in np.flatnonzero(self.alive).tolist() for t in self.plan.tasks(w)]
-        left = [{t.subsets[0] for t in tasks if t.block == b} for b in blocks]
-        had = [set(np.flatnonzero(self.sums[b]).tolist()) for b in blocks]
-        return np.array([len(left[b] | had[b]) == self.plan.num_workers for b in blocks])
+        """By the definition: enough pieces have been had, or have somebody left."""
+        found = []
+        for block, had in enumerate(self.had):
+            tasks = [(w, t) for w in np.flatnonzero(self.alive).tolist() for t in self.plan.tasks(w)]
+            left = [self.pieces(w, *t) for w, t in tasks if t.block == block]
+            found.append(len(had.union(*left)) >= self.needed[block])
+        return np.array(found)
 
 
-@pytest.mark.parametrize(("groups", "workers", "replaced"), CASES)
-def test_every_subset_counts_once_whoever_dies(groups, workers, replaced):
-    plan, rng = plan_of(groups, workers), np.random.default_rng(workers)
-    ends = {True: 0, False: 0}
+@pytest.mark.parametrize("case", CASES)
+def test_every_piece_counts_once_whoever_dies(case):
+    (make, replaced), rng = CASES[case], np.random.default_rng(3)
+    plan, ends = make(), {True: 0, False: 0}
     for trial in range(36):
-        world = World(plan, rng, deaths=trial % (workers + 2), replaced=replaced)
+        world = World(plan, rng, deaths=trial % (plan.num_workers + 2), replaced=replaced)
         while world.step():
-            assert world.rule.possible(world.alive).tolist() == world.possible().tolist()
-        # It stands still only with all that can be had: each block whose subsets the survivors hold.
+            possible = world.rule.possible(world.alive)
+            assert possible[~world.complete].tolist() == world.possible()[~world.complete].tolist()
+        # It stands still only with all that can be had: each block whose pieces the survivors hold.
         assert world.complete.tolist() == world.possible().tolist()
         ends[bool(world.complete.all())] += 1
     assert ends[True]
     assert replaced < 1 or not ends[False]
 
 
+def test_where_a_code_amplifies_too_much_one_message_more_is_asked_for():
+    rule = rule_of(made(1)[0])
+    part, rule.decoder.part = rule.decoder.part, lambda block, messages: None
+    asked = [q for w in (2, 0, 3, 1) for q in rule.report(Question(w, 1, ()))]
+    assert [q.worker for q in asked] == [2, 0, 3]
+    assert [rule.take(q, np.zeros(1)) for q in asked] == [True] * 3
+    assert rule.part(1) is None
+    rule.decoder.part = part
+    (more,) = rule.due(1)
+    assert (more.worker, rule.take(more, np.zeros(1)), rule.part(1)) == (1, True, [1, 1, 1, 1])
+    assert not rule.take(more, np.zeros(1))
+
+
+def test_whoever_of_a_group_is_first_not_a_bit_is_different():
+    plan = nested()
+    decoder = Decoder(plan, np.zeros(10, np.float32))
+    gradients = np.random.default_rng(1).normal(size=(N, 6)).astype(np.float32)
+    sums = np.repeat(gradients.reshape(2, 2, -1).sum(axis=1), 2, axis=0)
+    found = [known(decoder.part(1, {w: sums[w] for w in two}))[0] for two in ((0, 3), (2, 1))]
+    np.testing.assert_allclose(found[0], gradients.mean(axis=0), atol=1e-6)
+    assert np.array_equal(*found)
+
+
 def test_a_block_is_asked_for_as_soon_as_it_is_covered_and_not_before():
-    rng, plan = np.random.default_rng(0), plan_of([(2, 1), (4, 2)], 4)
+    rng, plan = np.random.default_rng(0), scheduled([(2, 1), (4, 2)], 4)
     for _ in range(30):
         world, covered = World(plan, rng, deaths=0, replaced=0.0), np.zeros((3, 4), bool)
         while any(event[0] == "task" for event in world.events()):
@@ -250,7 +301,7 @@ def test_a_block_is_asked_for_as_soon_as_it_is_covered_and_not_before():
 
 
 def test_who_has_most_is_asked_and_then_who_was_asked_least():
-    rule = summed(plan_of([(3, 2)], 3))
+    rule = rule_of(scheduled([(3, 2)], 3))
 
     def asked(block, *reports):
         return [[q[::2] for q in rule.report(Question(w, block, (j,)))] for w, j in reports]

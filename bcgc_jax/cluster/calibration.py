@@ -44,9 +44,8 @@ def calibrate(
 ) -> Calibration:
     """Cycle times, setup and cost of a message from `work` done under one `plan`; M samples an iteration.
 
-    The costs are the least squares of the median seconds of each block and worker, none of them negative; a
-    plan of one block cannot tell its setup from its coordinates, and gets a setup of 0. With `costs`, those
-    of another calibration are taken.
+    The costs, unless `costs` has them, are the least squares of the median seconds of each block and worker,
+    none of them negative; a plan of one block cannot tell its setup from its coordinates: it has 0.
 
     A worker that sent nothing is taken to have been at its first block until the iteration ended, which is as
     long as the busiest worker computed. Leave out iterations in which one was replaced.

@@ -11,7 +11,6 @@ import numpy as np
 import optax
 from jax import Array
 
-from bcgc_jax.cluster.checkpoints import Checkpoints
 from bcgc_jax.cluster.planning import Told
 from bcgc_jax.cluster.training import ClusterTraining, Run, Step, json_lines, train_on_cluster
 from bcgc_jax.coding import digits
@@ -34,9 +33,8 @@ def train_digits_on_cluster(
 ) -> tuple[digits.DigitsRun, ClusterTraining]:
     """`train_on_digits` on worker processes, of one row, in seconds; `problem` is that of `digits_problem`.
 
-    The same key gives every scheme the same start and the same draws of the pace; without a pace nothing is
-    expected (NaN). With a folder for checkpoints what each iteration took is kept there too, and a training
-    that was cut off goes on.
+    The same key gives every scheme the same start and draws of the pace; without a pace NaN is expected. A
+    folder of checkpoints keeps too what each iteration took.
     """
     data = jax.tree.map(np.asarray, digits.load_digits(int(np.asarray(problem.num_workers))))
     start_key, train_key = jax.random.split(key)
@@ -44,7 +42,6 @@ def train_digits_on_cluster(
     listeners = [] if run.after_step is None else [run.after_step]
     checkpoints = None
     if run.checkpoints is not None:
-        assert not isinstance(run.checkpoints, Checkpoints)
         folder = Path(run.checkpoints)
         checkpoints, log = folder / "state", _logged(folder / "log.jsonl")
         listeners.append(json_lines(folder / "log.jsonl"))

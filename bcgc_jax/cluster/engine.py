@@ -4,8 +4,11 @@ import contextlib
 import os
 import re
 import secrets
+import shutil
 import signal
 import socket
+import stat
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,9 +20,13 @@ import numpy as np
 
 from bcgc_jax._extras import to_install
 from bcgc_jax.cluster import signals
-from bcgc_jax.cluster.folders import is_safe, private_folder
 from bcgc_jax.cluster.worker import Duty, Message, WorkerProcess
 from bcgc_jax.coding.gradients import PyTree, num_samples
+
+try:
+    import fcntl
+except ImportError:  # another system: nothing is swept there
+    fcntl = None  # type: ignore[assignment]
 
 # Ray keeps the one that a process begins with.
 _TOKEN = secrets.token_hex(32)
@@ -204,11 +211,7 @@ def cause_of(error: Exception) -> Exception:
 
 
 def reason_of(error: Exception) -> str:
-    """One line of Ray's many: what was raised in the process, or how it ended.
-
-    >>> reason_of(RuntimeError("Died.\\nIt is dead because it was ended. Some common causes: 1"))
-    'it was ended'
-    """
+    """One line of Ray's many: what was raised in the process, or how it ended."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, Exception):
         return f"{type(cause).__name__}: {cause}".partition("\n")[0].removesuffix(": ")
@@ -247,8 +250,7 @@ class Made(NamedTuple):
 def shared_programs() -> Iterator[str]:
     """Where workers keep compiled programs for each other: where the master does, or a folder of their own.
 
-    The workers hardly gain at their start, when all compile the same at once; a worker that replaces another
-    starts in half the time (1.1 s for 1.9 s), and a plan of the same blocks is taken up in a tenth.
+    A worker that replaces another starts in half the time, a plan of the same blocks is taken up in a tenth.
     """
     folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     if folder and is_safe(os.path.realpath(folder)):
@@ -337,3 +339,54 @@ def actor_class(ray: Any) -> Any:
             return ray.get_runtime_context().get_node_id(), os.getpid()
 
     return ray.remote(concurrency_groups={"control": 1, "beside": 1})(Actor)
+
+
+# Each is locked by its process for as long as it runs.
+_PREFIX, _LOCK = "bcgc-", "lock"
+# Letters of a place that leave room for a socket's: its path has 103 at most, on Linux 107, and Ray adds some
+# 70 to the folder's.
+_SHORT = 20
+
+
+@contextlib.contextmanager
+def private_folder() -> Iterator[str]:
+    """One of mode 700, to be gone at the end, in a place of few letters if there is one."""
+    places = os.environ.get("RAY_TMPDIR", ""), tempfile.gettempdir(), "/tmp"
+    place = next((each for each in places if 0 < len(each) <= _SHORT), tempfile.gettempdir())
+    _sweep(place)
+    folder = tempfile.mkdtemp(prefix=_PREFIX, dir=place)
+    handle = os.open(os.path.join(folder, "new"), os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            os.rename(os.path.join(folder, "new"), os.path.join(folder, _LOCK))
+        yield folder
+    finally:
+        for _ in range(10):  # Ray's last processes write while they end
+            shutil.rmtree(folder, ignore_errors=True)
+            if not os.path.exists(folder):
+                break
+            time.sleep(0.1)
+        os.close(handle)
+
+
+def _sweep(place: str) -> None:
+    """Remove what killed processes of this user have left: private folders whose lock nobody holds."""
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(place):
+            if entry.name.startswith(_PREFIX) and is_safe(entry.path, private=True):
+                with contextlib.suppress(OSError):  # it is not there yet, or held
+                    handle = os.open(os.path.join(entry.path, _LOCK), os.O_RDWR | os.O_NOFOLLOW)
+                    with contextlib.closing(os.fdopen(handle)):
+                        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        shutil.rmtree(entry.path, ignore_errors=True)
+
+
+def is_safe(path: str, *, private: bool = False) -> bool:
+    """Whether it is a folder of this user's own that nobody else can write to, or even look into."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return False
+    own = not hasattr(os, "getuid") or found.st_uid == os.getuid()
+    return own and stat.S_ISDIR(found.st_mode) and not found.st_mode & (0o077 if private else 0o022)

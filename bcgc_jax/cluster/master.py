@@ -1,7 +1,7 @@
 """The master: gradients from worker processes, coded or by a schedule, some of them slow, silent or dead.
 
-The gradient is exact or there is none: a worker whose process died, or that does not answer, is replaced by a
-new process with the same data, or the caller is told (`WorkersLost`) and plans anew for those that are left.
+The gradient is exact or there is none: a worker that died, or does not answer, is replaced by a new process
+with the same data, or the caller is told (`WorkersLost`) and plans anew for those that are left.
 """
 
 import contextlib
@@ -30,9 +30,7 @@ from bcgc_jax.coding.gradients import (
     check_batch_size,
     num_samples,
 )
-from bcgc_jax.coding.scheduled import schedule_plan
 from bcgc_jax.coding.stages import tell_of_loops
-from bcgc_jax.plans import plan as plans
 
 # Seconds, more than threads can wait for: a task that is done no earlier is not done in the iteration.
 _NEVER = 1e9
@@ -152,7 +150,7 @@ class Cluster(Processes):
     def assign(
         self,
         loss: Loss,
-        plan: CodingPlan | plans.Plan,
+        plan: CodingPlan,
         params: PyTree,
         subsets: Source | Sequence[PyTree],
         *,
@@ -160,9 +158,6 @@ class Cluster(Processes):
         seed: int = 0,
     ) -> None:
         """Give the workers their plan and data, and wait until they have compiled what they need.
-
-        A schedule stands for `schedule_plan(schedule, params, len(subsets))`, which is to be called for other
-        units, another order of the leaves, and losses that are sums.
 
         `subsets` are N pytrees of arrays `[m_j, …]`, of sizes that may differ: a mean loss is that over all
         samples. Or a function (j, N) to subset j of N, all of one size, which each worker calls for what it
@@ -176,7 +171,7 @@ class Cluster(Processes):
     def prepare(
         self,
         loss: Loss,
-        plan: CodingPlan | plans.Plan,
+        plan: CodingPlan,
         params: PyTree,
         subsets: Source | Sequence[PyTree],
         *,
@@ -190,8 +185,6 @@ class Cluster(Processes):
         """
         self._check_open()
         refuse_complex("params", params)
-        if isinstance(plan, plans.Plan):
-            plan = schedule_plan(plan, params, self.num_workers if callable(subsets) else len(subsets))
         workers, weights = plan.num_workers, np.ones(plan.num_workers)
         if callable(subsets):
             name, _ = self._sources.setdefault(id(subsets), (len(self._sources), subsets))

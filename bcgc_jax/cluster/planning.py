@@ -1,7 +1,6 @@
 """Who plans for a training, `Told` or a `ClosedLoop`, and its course, whoever is lost and returns.
 
-A loop plans from its workers' records, in a thread, and changes the plan when that pays. The workers compile
-the next plan beside what they do: until all have, they go on.
+A loop plans from its workers' records, in a thread. The workers compile the next plan beside what they do.
 """
 
 import collections
@@ -110,12 +109,13 @@ class InjectedDelay:
         >>> starts.tolist(), times.tolist()
         ([1.5, 1.5], [1.5, 2.5])
         """
-        times, starts = self.cycle_times, self.start_ups
-        times = times if isinstance(times, Distribution | JointDistribution) else np.asarray(times, float)
-        starts = starts if starts is None or isinstance(starts, Distribution) else np.asarray(starts, float)
-        drawn = draws_of(times, starts, num_workers)(step, jax.random.fold_in(key, step))
-        starts, times = (np.broadcast_to(np.asarray(a, float), num_workers) for a in drawn)
-        return self.seconds * starts, self.seconds * times
+        given: list[Any] = [self.cycle_times, self.start_ups]
+        for k, each in enumerate(given):
+            if each is not None and not isinstance(each, Distribution | JointDistribution):
+                given[k] = np.asarray(each, float)
+        drawn = draws_of(*given, num_workers)(step, jax.random.fold_in(key, step))
+        starts, times = (self.seconds * np.broadcast_to(np.asarray(a, float), num_workers) for a in drawn)
+        return starts, times
 
 
 @dataclasses.dataclass
@@ -176,10 +176,7 @@ class Course:
         """The training has ended."""
 
     def follow(self) -> bool:
-        """Count those whose room has returned, and as many as `before_step` has resized the cluster to.
-
-        Whether they are others than the plan is for.
-        """
+        """Whether there are others than the plan is for: room has returned, or the cluster was resized."""
         cluster, left = self.cluster, len(self.members)
         resized = not cluster.assigned
         count = min(cluster.num_workers if resized else left + cluster.returning(), self._most)
@@ -255,15 +252,12 @@ def scheme_for(
 
 
 class _Given(NamedTuple):
-    """A plan, what of it each worker has done by its tasks, `[tasks, N]`, and where the workers find it.
-
-    Whether it is one of `even` shares: then it is always the same.
-    """
+    """A plan, what of it each worker has done by its tasks, `[tasks, N]`, and where the workers find it."""
 
     made: WorkPlan
     loads: np.ndarray
     work: Assignment
-    even: bool
+    even: bool  # it is always the same
 
 
 @dataclasses.dataclass
@@ -395,11 +389,7 @@ def plan_of(given: WorkPlan, params: PyTree, key: jax.Array, options: Mapping[st
 
 
 def split_by(data: PyTree, shares: np.ndarray) -> list[PyTree]:
-    """Samples `[M, …]` in subsets of these shares, at least one sample in each.
-
-    >>> [part.tolist() for part in split_by(np.arange(6), np.array([0.1, 0.6, 0.3]))]
-    [[0], [1, 2, 3], [4, 5]]
-    """
+    """Samples `[M, …]` in subsets of these shares, at least one sample in each."""
     size, workers = num_samples(data), len(shares)
     if size < workers or np.ptp(shares) < 1e-9:
         return split_unevenly(data, workers)

@@ -159,7 +159,7 @@ class Processes:
         self._missing, self._looked = 0, 0.0  # given up for want of room, and when it was last looked for
         self._started_in = 0.0  # seconds that the slowest new one took until it had loaded
         self._given: Assignment | None = None
-        self._num_gpus, self._programs = num_gpus, programs
+        self._programs = programs
         self._needs = {"CPU": 1.0} | ({"GPU": num_gpus} if num_gpus else {})
         self._actor = actor_class(ray)
         self._here = ray.get_runtime_context().get_node_id()
@@ -227,9 +227,9 @@ class Processes:
         self._given = None
 
     def returning(self) -> int:
-        """For how many of those given up for want of room there is room again; looked at each second at most.
+        """For how many workers given up for want of room it has returned; they count as there from now on.
 
-        They count as there from now on: the next `assign` may be for so many workers more.
+        Looked at each second at most.
         """
         wanted = min(self._missing, self.size - self.num_workers)
         if wanted <= 0 or time.monotonic() - self._looked < _SEEKING:
@@ -240,9 +240,9 @@ class Processes:
         return found
 
     def restore(self) -> None:
-        """Have `size` workers again from the next `assign` on, in place of those given up too.
+        """Have `size` workers again from the next `assign` on; those left, with a warning, if it has no room.
 
-        Where the Ray cluster has no room for them, those left, with a warning; ValueError if none are.
+        Raises ValueError if none are left.
         """
         self._check_open()
         left = self.num_workers - len(self.lost)
@@ -282,10 +282,9 @@ class Processes:
         return self._room_in(self.ray.cluster_resources()) >= more + len(self._living)
 
     def is_ready(self, work: Assignment) -> bool:
-        """Have the workers compile `work` beside what they do; whether all have, as far as they are there.
+        """Have the workers compile `work` beside what they do; whether all have, or failed.
 
-        The first one alone, which takes longest, for the others find its programs. Who fails does not count:
-        that shows when the work is given.
+        The first one alone, which takes longest, for the others find its programs.
         """
         while work.ready < self.num_workers:
             upto = self.num_workers if work.ready else 1
@@ -336,7 +335,7 @@ class Processes:
                     raised[worker] = error
                 except self.ray.exceptions.RayError as error:
                     self.lose(worker, "died", error)
-            for worker in () if ready else map(starting.get, asked):
+            for worker in () if ready else [starting[start] for start in asked]:
                 if why := self.silence(worker):
                     self.lose(worker, "hung", why)
         if self.lost:
@@ -406,8 +405,7 @@ class Processes:
         if not self.replace:
             return
         refused, crowded = "", why == _NO_ROOM
-        attempts = process.attempts + (not self._is_gone(process.node))
-        if attempts > _ATTEMPTS:
+        if process.attempts >= _ATTEMPTS:
             refused = f"{_ATTEMPTS} successors ended without an iteration done"
         elif what == "hung" and not (started or self._started_in):
             refused = "it never started"
@@ -417,12 +415,8 @@ class Processes:
             self._missing += crowded
             warnings.warn(f"worker {worker} {what} ({reason}) and is given up: {refused}", stacklevel=2)
             return
-        self._spawn(worker, attempts, process.node)
+        self._spawn(worker, process.attempts + 1, process.node)
         self.faults.append(Fault(self.iteration, worker, "replaced"))
-
-    def _is_gone(self, node: str | None) -> bool:
-        """Whether the node itself has ended, which says nothing against the worker."""
-        return any(each["NodeID"] == node and not each["Alive"] for each in self.ray.nodes())
 
     def _end(self) -> None:
         self._closed = True
@@ -438,9 +432,9 @@ class Processes:
 
             place = NodeLabelSchedulingStrategy({}, soft={"ray.io/node-id": NotIn(failed)})
         options: dict[str, Any] = {"num_cpus": 1, "max_restarts": 0, "scheduling_strategy": place}
-        if self._num_gpus:  # JAX would take three quarters of the memory for each
+        if "GPU" in self._needs:  # JAX would take three quarters of the memory for each
             options |= {
-                "num_gpus": self._num_gpus,
+                "num_gpus": self._needs["GPU"],
                 "runtime_env": {"env_vars": {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}},
             }
         actor = self._actor.options(**options).remote()

@@ -48,28 +48,27 @@ class Decoder:
         parts: list[Any] = []
         for block, code in enumerate(plan.codes):
             zero = np.zeros(plan.blocks[block].size, float if code.wide else narrow)
-            if plan.coded:
-                parts.append(self.part(block, dict.fromkeys(range(plan.num_workers), zero)))
-            else:
-                parts.append(self.sum(block, np.ones(1), [zero]))
+            parts.append(self.part(block, dict.fromkeys(range(plan.num_workers), zero)))
         jax.block_until_ready(assemble_gradient(plan.blocks, parts, params))
 
     def part(self, block: int, messages: Mapping[int, np.ndarray]) -> list[Array] | None:
-        """The pieces of a block from the `messages`, `[size]`, of some workers; None if they are too few."""
-        arrived = np.isin(np.arange(self.plan.num_workers), list(messages))
-        found = decoding_weights(self._encodings[block], arrived)
-        if not found.decodable:
-            return None
-        weights = np.asarray(found.weights)
-        chosen = sorted(messages, key=lambda worker: weights[worker] == 0)[: self._used[block]]
-        return self.sum(block, weights[chosen], [messages[worker] for worker in chosen])
+        """The pieces of a block from the `messages`, `[size]`, of some workers; None if they are too few.
 
-    def sum(self, block: int, weights: np.ndarray, messages: Sequence[np.ndarray]) -> list[Array]:
-        """The pieces of a block from weighted messages, of a schedule sums over subsets."""
+        Of a schedule `messages[0]` is the sum over all subsets.
+        """
+        weights, chosen = np.ones(1), [0]
+        if self.plan.coded:
+            arrived = np.isin(np.arange(self.plan.num_workers), list(messages))
+            found = decoding_weights(self._encodings[block], arrived)
+            if not found.decodable:
+                return None
+            weights = np.asarray(found.weights)
+            chosen = sorted(messages, key=lambda worker: weights[worker] == 0)[: self._used[block]]
         with jax.enable_x64(True):  # else messages of float64 would be cut on their way into `jit`
             # Memory at a multiple of 64 bytes, as that of Ray's store, is taken as it is.
             given = {"block": self.plan.blocks[block], "scaling": self.plan.scaling}
-            return _part(weights, list(messages), **given, shapes=self._shapes, dtypes=self._dtypes)
+            sent = [messages[worker] for worker in chosen]
+            return _part(weights[chosen], sent, **given, shapes=self._shapes, dtypes=self._dtypes)
 
 
 # Plans of the same blocks share these programs, whatever their codes.
@@ -136,9 +135,7 @@ class Rule:
         coming = sum(len(pieces_of(self._plan, q)) for q in self._open if q.block == block)
         if self._taken[block].sum() - coming < self._wanted[block]:
             return None
-        if not self._plan.coded:
-            part: list[Array] | None = self.decoder.sum(block, np.ones(1), [self._messages[block][0]])
-        elif (part := self.decoder.part(block, self._messages[block])) is None:
+        if (part := self.decoder.part(block, self._messages[block])) is None:
             self._wanted[block] += 1  # random codes amplify too much once in a great while: one more helps
             return None
         self._wanted[block], self._messages[block] = 0, {}

@@ -1,7 +1,6 @@
 r"""Gradient descent on worker processes, through slow, dead and silent ones, and through its own end.
 
-A step is taken with the exact gradient or not at all. What a fault costs is time: a lost worker is replaced,
-or the problem is solved again for those that are left, and the training goes on from its last parameters.
+A step is taken with the exact gradient or not at all. What a fault costs is time.
 """
 
 import contextlib
@@ -83,7 +82,7 @@ class Run:
 
     Attributes:
       pace: slowness on purpose, for studies.
-      checkpoints: a folder, or `Checkpoints` of it: read first, then written as the training goes on. Refused
+      checkpoints: a folder of `Checkpoints`: read first, then written as the training goes on. Refused
         if made with another key, data, model, optimiser or learning rate, batch size, scheme or name of the
         loss; what that does, the pace and the problem's distribution are not compared.
       before_step: called with the number of the iteration and the cluster.
@@ -92,7 +91,7 @@ class Run:
 
     cluster: Cluster
     pace: InjectedDelay | None = None
-    checkpoints: Checkpoints | str | Path | None = None
+    checkpoints: str | Path | None = None
     before_step: Callable[[int, Cluster], None] = lambda step, cluster: None
     after_step: Callable[[Step], None] | None = None
 
@@ -144,7 +143,7 @@ def train_on_cluster(
     """
     refuse_complex("params", params)
     run = cluster if isinstance(cluster, Run) else Run(cluster)
-    cluster, checkpoints, first = run.cluster, run.checkpoints, 0
+    cluster, first = run.cluster, 0
     state, first_fault = (params, optimizer.init(params)), len(cluster.faults)
 
     with contextlib.ExitStack() as stack:
@@ -155,9 +154,9 @@ def train_on_cluster(
         if course.num_workers != cluster.size:
             raise ValueError(f"the problem has {course.num_workers} workers, the cluster {cluster.size}")
         cluster.restore()  # those too that were given up before
-        if isinstance(checkpoints, str | Path):
-            checkpoints = stack.enter_context(Checkpoints(checkpoints))
-        if checkpoints is not None:
+        checkpoints = None
+        if run.checkpoints is not None:
+            checkpoints = stack.enter_context(Checkpoints(run.checkpoints))
             scheme = f"{plans.name} {sorted(plans.plan_options.items())}"
             # What is drawn depends on how many subsets there are.
             drawn = {} if batch_size is None else {"number of workers": course.num_workers}

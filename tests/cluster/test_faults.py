@@ -42,7 +42,9 @@ class Raised(RuntimeError):
         (Raised("\x1b[36mray::A.f()\x1b[39m\n  OSError: x", OSError("disk full\nall")), "OSError: disk full"),
         (Raised("ray::A.f()", KeyError()), "KeyError"),
         (
-            Raised("It died.\n\tpid: 7\nThe actor is dead because it was killed by `x`."),
+            Raised(
+                "It died.\n\tpid: 7\nThe actor is dead because it was killed by `x`. Some common causes: 1"
+            ),
             "it was killed by `x`",
         ),
         (Raised("because of an error, \x1b[36mA.f()\x1b[39m\nImportError: no 'b'"), "ImportError: no 'b'"),

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from bcgc_jax.cluster import signals
-from bcgc_jax.cluster.engine import _TOKEN, _check_answers, _have_token
-from bcgc_jax.cluster.folders import is_safe, private_folder
+from bcgc_jax.cluster.engine import _TOKEN, _check_answers, _have_token, is_safe, private_folder
 from tests.signals import ctrl_c
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="a system without these signals")
@@ -99,7 +98,7 @@ def test_ctrl_c_is_heard_though_the_garbage_collector_swallows_it(monkeypatch):
 
 def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_TMPDIR", "")
-    monkeypatch.setattr("bcgc_jax.cluster.folders._SHORT", 10_000)
+    monkeypatch.setattr("bcgc_jax.cluster.engine._SHORT", 10_000)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     others = {name: tmp_path / f"bcgc-{name}" for name in ("left", "open", "young")}
     for name, path in others.items():

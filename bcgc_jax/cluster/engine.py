@@ -146,15 +146,18 @@ def _settings_restored() -> Iterator[None]:
     But for the mode that it has chosen to authenticate with: it keeps that in its memory too, and processes
     that are started in another one later would be refused.
     """
-    before = dict(os.environ)
+
+    def settings() -> dict[str, str]:
+        chosen = {name for name in os.environ if name.startswith("RAY_") or name == "PYTHONBREAKPOINT"}
+        return {name: os.environ[name] for name in chosen - {"RAY_AUTH_MODE"}}
+
+    before = settings()
     try:
         yield
     finally:
-        changed = {name for name in before.keys() | os.environ if before.get(name) != os.environ.get(name)}
-        for name in changed - {"RAY_AUTH_MODE"}:
-            if name.startswith("RAY_") or name == "PYTHONBREAKPOINT":
-                os.environ.pop(name, None)
-                os.environ.update({name: before[name]} if name in before else {})
+        for name in settings().keys() - before:
+            del os.environ[name]
+        os.environ |= before
 
 
 def _end_all(shutdown: Callable[[], None], folder: str) -> None:
@@ -269,24 +272,18 @@ class Bench:
         self._made: dict[tuple[int, int, int], PyTree] = {}
 
     def worker(
-        self,
-        number: int,
-        duty: Duty,
-        index: int,
-        subsets: Mapping[int, Any],
-        kept: Sequence[int],
-        programs: str,
+        self, number: int, duty: Duty, index: int, held: dict[int, Any], kept: Sequence[int], programs: str
     ) -> WorkerProcess:
         """For a plan's `number`, compiled once, and forgotten if it is not to be `kept` with the next.
 
-        `subsets` are references, or `Made`; `programs` is the folder of `shared_programs`.
+        `held` are references to subsets, or `Made`; `programs` is the folder of `shared_programs`.
         """
         if is_safe(programs):  # else this is another machine
             jax.config.update("jax_compilation_cache_dir", programs)
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         worker = self._workers.get((number, index))
         if worker is None:
-            worker = WorkerProcess(duty, index, self.subsets(subsets))
+            worker = WorkerProcess(duty, index, self.subsets(held))
             worker.warm_up()
         others = {key: one for key, one in self._workers.items() if key[0] in kept}
         self._workers = {**others, (number, index): worker}

@@ -113,7 +113,7 @@ class InjectedDelay:
         for k, each in enumerate(given):
             if each is not None and not isinstance(each, Distribution | JointDistribution):
                 given[k] = np.asarray(each, float)
-        drawn = draws_of(*given, num_workers)(step, jax.random.fold_in(key, step))
+        drawn = draws_of(given[0], given[1], num_workers)(step, jax.random.fold_in(key, step))
         starts, times = (self.seconds * np.broadcast_to(np.asarray(a, float), num_workers) for a in drawn)
         return starts, times
 

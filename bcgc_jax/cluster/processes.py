@@ -142,10 +142,7 @@ class Process:
 
 
 class Processes:
-    """N processes, by the number of the worker; None for one that is lost, or not yet started.
-
-    `why` and `error` are what is known of the worker lost last.
-    """
+    """N processes, by the number of the worker; None for one that is lost, or not yet started."""
 
     def __init__(
         self, ray: Any, num_workers: int, programs: str, *, replace: bool, patience: float, num_gpus: float
@@ -153,7 +150,7 @@ class Processes:
         self.ray, self.replace, self.patience = ray, replace, patience
         self.size, self.iteration = num_workers, 0
         self.faults: list[Fault] = []
-        self.why = ""
+        self.why = ""  # the worker lost last was lost
         self.error: Exception | None = None
         self._raised: set[int] = set()  # workers, in their last iteration
         self._missing, self._looked = 0, 0.0  # given up for want of room, and when it was last looked for

@@ -193,17 +193,15 @@ def train_on_cluster(
 
 
 @functools.partial(jax.jit, static_argnames="optimizer")
-def _advance(
-    optimizer: optax.GradientTransformation, state: tuple[PyTree, PyTree], gradient: PyTree
-) -> tuple[PyTree, PyTree]:
+def _advance(optimizer: optax.GradientTransformation, state: Any, gradient: PyTree) -> Any:
     updates, opt_state = optimizer.update(gradient, state[1], state[0])
     return optax.apply_updates(state[0], updates), opt_state
 
 
 class Watch:
-    """Evaluates parameters and tells a listener beside the training, one iteration after the other.
+    """Evaluates parameters and tells a listener in a thread; at its end `steps` have their metrics.
 
-    `steps` have their metrics at its end. What was raised in the thread a later `add` raises, or the end.
+    What was raised there a later `add` raises, or the end.
     """
 
     def __init__(self, evaluate: Callable[[PyTree], Any], told: Callable[[Step], None] | None) -> None:

@@ -26,7 +26,8 @@ from tests.cluster.test_cluster import ADAM, COUNT, LAW, SGD, N, assert_descende
 
 def loop_of(cluster, data, first, num_steps):
     given: Any = cluster or SimpleNamespace(size=N), loss, case()[0], data, None, jax.random.key(0), num_steps
-    return Loop(ClosedLoop(), *given, None, first)
+    more: Any = {"first": first}
+    return Loop(ClosedLoop(), *given, **more)
 
 
 def _window(times):

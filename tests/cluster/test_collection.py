@@ -38,9 +38,6 @@ class Group(list):
     def lose(self, worker: int, *_: Any) -> None:
         self[worker] = None
 
-    def lose_gone(self) -> None:
-        pass
-
 
 @pytest.fixture
 def case():

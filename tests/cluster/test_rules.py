@@ -280,7 +280,7 @@ def test_whoever_of_a_group_is_first_not_a_bit_is_different():
     sums = np.repeat(gradients.reshape(2, 2, -1).sum(axis=1), 2, axis=0)
     found = [known(decoder.part(1, {w: sums[w] for w in two}))[0] for two in ((0, 3), (2, 1))]
     np.testing.assert_allclose(found[0], gradients.mean(axis=0), atol=1e-6)
-    np.testing.assert_array_equal(*found)
+    np.testing.assert_array_equal(found[0], found[1])
 
 
 def test_a_block_is_asked_for_as_soon_as_it_is_covered_and_not_before():

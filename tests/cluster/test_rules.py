@@ -1,5 +1,6 @@
-"""What the master knows, without processes: its sums against NumPy's, whom it asks by brute force."""
+"""An iteration without processes: its sums against NumPy's, whom the master asks by brute force."""
 
+import time
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bcgc_jax.cluster.master import _Iteration
+from bcgc_jax.cluster.processes import WorkersLost
 from bcgc_jax.cluster.rules import Decoder, Question, Rule, offers_of
 from bcgc_jax.coding.codes import gradient_code
 from bcgc_jax.coding.gradients import Block, CodingPlan, assemble_gradient, coding_plan
@@ -310,3 +313,81 @@ def test_who_has_most_is_asked_and_then_who_was_asked_least():
     assert asked(0, (2, 2)) == [[]]  # nobody is asked twice
     # Those with one subset are alike, but for what they have been asked for.
     assert asked(1, (0, 0), (2, 0), (0, 1), (2, 2)) == [[], [], [], [(2, (0, 2)), (0, (1,))]]
+
+
+class Crew(list):
+    """As `Processes`: workers that note what they are asked for."""
+
+    def __init__(self, plan: CodingPlan, answers: dict[Any, np.ndarray]) -> None:
+        self.asked: list[tuple[int, int]] = []
+        super().__init__(self._process(worker) for worker in range(N))
+        self.given, self.iteration = SimpleNamespace(duty=SimpleNamespace(plan=plan)), 0
+        self.ray, self.lost, self.why, self.error = SimpleNamespace(get=answers.get), (), "", None
+
+    def _process(self, worker: int) -> Any:
+        def deliver(call: int, block: int, subsets: tuple[int, ...]) -> Any:
+            self.asked.append((worker, block))
+            return worker, block
+
+        return SimpleNamespace(actor=SimpleNamespace(deliver=SimpleNamespace(remote=deliver)))
+
+    def lose(self, worker: int, *_: Any) -> None:
+        self[worker] = None
+
+
+@pytest.fixture
+def case() -> Any:
+    """An iteration whose second block, which three messages are enough for, is announced and asked for."""
+    plan, params = made(1)
+    gradients = np.random.default_rng(0).normal(size=(N, 22)).astype(np.float32)
+    messages = sent(plan, gradients)
+    group: Any = Crew(plan, {(worker, 1): messages[1][worker] for worker in range(N)})
+    iteration = _Iteration(Rule(Decoder(plan, params)), group, params, None, 1)
+
+    def announce(*workers: int) -> None:
+        for worker in workers:
+            iteration._ask(iteration.rule.report(Question(worker, 1, (worker,))))
+
+    def answer(*workers: int) -> None:
+        for worker in workers:
+            iteration.waiting[worker, 1][1]((worker, 1), worker)
+
+    def check(arrived: list[bool]) -> None:
+        assert iteration.arrived[1].tolist() == arrived
+        found = np.concatenate([np.ravel(piece) for piece in iteration.parts[1]])
+        np.testing.assert_allclose(found, gradients.mean(axis=0)[6:15], atol=1e-6)  # measured 6e-8
+
+    acts = {"announce": announce, "answer": answer, "check": check, "sent": messages}
+    return SimpleNamespace(group=group, iteration=iteration, **acts)
+
+
+def test_what_a_lost_worker_was_asked_for_is_asked_of_another(case):
+    case.announce(2, 0, 3, 1)
+    case.answer(2)
+    case.iteration._lose(0, "died", "")
+    assert case.group.asked == [(2, 1), (0, 1), (3, 1), (1, 1)]
+    assert (0, 1) not in case.iteration.waiting
+    case.answer(1, 3)
+    case.check([False, True, True, True])
+
+
+def test_where_too_little_may_come_it_is_told(case):
+    case.announce(1, 2, 3)
+    for worker in (1, 2):
+        case.iteration._lose(worker, "died", "")
+    with pytest.raises(WorkersLost, match="a block at level 0 survives no more than 0"):
+        case.iteration._check()
+
+
+def test_small_messages_come_unasked(case):
+    for block, workers in ((0, (3, 1, 0, 2)), (2, (3, 1))):
+        for worker in workers:
+            case.iteration._count(Question(worker, block, (worker,)), case.sent[block][worker])
+    assert case.group.asked == []
+    assert np.isfinite(case.iteration.completed).tolist() == [True, False, True]
+    case.announce(0, 1, 2)
+    case.answer(0, 1, 2)
+    case.check([True, True, True, False])
+    case.group[:] = N * [None]  # nobody has more to say
+    found = case.iteration.run()
+    assert found.completed.max() <= found.seconds <= time.monotonic() - case.iteration.begin

@@ -42,6 +42,7 @@ def test_the_intact_one_before_a_damaged_checkpoint_is_taken(tmp_path, size):
         words = r"iteration 3 in .* is damaged \(.*\): that of iteration 2 is taken"
         with pytest.warns(UserWarning, match=words):
             assert_last(checkpoints, want, 2)
+        assert not (tmp_path / "steps-3.npz").exists()
         checkpoints.save(3, want[3], wait=True)  # in its place
     with Checkpoints(tmp_path) as checkpoints, warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -19,15 +19,16 @@ import numpy as np
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax.cli.progress import each
-from bcgc_jax.cluster import Cluster, InjectedDelay, Run
-from bcgc_jax.cluster.digits import ClusterDigitsRun, train_digits_on_cluster
-from bcgc_jax.coding.digits import digits_problem
+from bcgc_jax.cluster import Cluster, ClusterTraining, InjectedDelay, Run
+from bcgc_jax.cluster.digits import train_digits_on_cluster
+from bcgc_jax.coding.digits import DigitsRun, digits_problem
 from experiments.endurance import signal_workers
 from experiments.report import number, print_table, run_command, save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Found = tuple[DigitsRun, ClusterTraining]
 METHODS = ("uncoded", "single_block", "tandon_partial", "time", "optimal", "cyclic:8", "multi_message")
 LAW = bcgc.ShiftedExponential(rate=1e-3, shift=50.0)
 MODEL = "softmax"
@@ -54,7 +55,7 @@ def run(
     pace = InjectedDelay(LAW, seconds / best)
     even = InjectedDelay(np.full((1, workers), float(LAW.mean())), pace.seconds)
     overheads: dict[str, float] = {}
-    runs: dict[tuple[str, bool], ClusterDigitsRun] = {}
+    runs: dict[tuple[str, bool], Found] = {}
     with Cluster(workers, patience=patience) as cluster:
 
         def disturb(step: int, cluster: Cluster) -> None:
@@ -73,7 +74,7 @@ def run(
             given = jax.random.key(seed), run, problem, MODEL, method
             found = train_digits_on_cluster(*given, num_steps=count)
             if kind == "even":
-                overheads[method] = float(np.mean(found.training.seconds - found.training.paced))
+                overheads[method] = float(np.mean(found[1].seconds - found[1].paced))
             else:
                 runs[method, kind == "faults"] = found
     rows = [_row(method, faults, runs[method, faults], overheads[method]) for method, faults in runs]
@@ -81,20 +82,20 @@ def run(
     save(out, {"cluster": rows}, {"cluster": _draw(runs, rows, methods)})
 
 
-def _row(method: str, faults: bool, found: ClusterDigitsRun, overhead: float) -> dict[str, Any]:
-    training = found.training
+def _row(method: str, faults: bool, found: Found, overhead: float) -> dict[str, Any]:
+    course, training = found
     return {
         "method": method,
         "faults": faults,
-        "predicted_seconds": found.run.expected_runtime,
+        "predicted_seconds": course.expected_runtime,
         "drawn_seconds": float(training.paced.mean()),
         "measured_seconds": float(training.seconds.mean()),
         "standard_error": float(training.seconds.std(ddof=1) / np.sqrt(training.seconds.size)),
         "overhead_seconds": overhead,
         "longest_seconds": float(training.seconds.max()),
         "total_seconds": float(training.seconds.sum()),
-        "final_loss": float(found.run.loss[0, -1]),
-        "final_accuracy": float(found.run.accuracy[0, -1]),
+        "final_loss": float(course.loss[0, -1]),
+        "final_accuracy": float(course.accuracy[0, -1]),
         "events": "; ".join(f"worker {f.worker} {f.what}" for f in training.faults),
     }
 
@@ -144,7 +145,7 @@ def _print(rows: Sequence[dict[str, Any]], steps: int) -> None:
 
 
 def _draw(
-    runs: dict[tuple[str, bool], ClusterDigitsRun], rows: Sequence[dict[str, Any]], methods: Sequence[str]
+    runs: dict[tuple[str, bool], Found], rows: Sequence[dict[str, Any]], methods: Sequence[str]
 ) -> "Figure":
     figure, axes = plotting.new_figure(1, 3, size=(11.0, 4.2))
     plain = {row["method"]: row for row in rows if not row["faults"]}
@@ -161,13 +162,13 @@ def _draw(
     plotting.label_axes(axes[0], "mean time of an iteration (s)", "", title=title)
     for axis, faults in zip(axes[1:], (False, True), strict=True):
         for method in (m for m in methods if (m, faults) in runs):
-            found = runs[method, faults].run
+            found = runs[method, faults][0]
             axis.plot(found.clock[0], found.loss[0], **plotting.curve(method) | {"marker": ""})
         title = "one worker killed,\nlater one stopped" if faults else "one run,\nall workers there"
         plotting.label_axes(
             axis, "wall clock (s)", "training loss (nats)", title=title, log="y", y_ticks=LOSS_TICKS
         )
-        axis.set_xlim(0, 1.02 * max(one.run.clock[0, -1] for one in runs.values()))
+        axis.set_xlim(0, 1.02 * max(one[0].clock[0, -1] for one in runs.values()))
     plotting.legend_outside(
         figure, [plotting.legend_handle(m, marker=False) for m in methods], place="lower", columns=5
     )

@@ -24,8 +24,8 @@ from bcgc_jax.adaptive import WorkPlan
 from bcgc_jax.adaptive.rules import Rule, Window, rules
 from bcgc_jax.cli.progress import each
 from bcgc_jax.cluster import ClosedLoop, Cluster, InjectedDelay, Run, Step, train_on_cluster
-from bcgc_jax.cluster.closed_loop import PARTS, loads_of, plan_of, split_by
-from bcgc_jax.cluster.logs import Watch
+from bcgc_jax.cluster.planning import PARTS, loads_of, plan_of, split_by
+from bcgc_jax.cluster.training import Watch
 from bcgc_jax.plans.plan import partition_plan
 from experiments.models import Model, convolutional, transformer
 from experiments.replay import pooled, problem
@@ -125,7 +125,7 @@ def train_as_told(
             seconds[step] = time.perf_counter() - begin
             paced[step] = work[late].completed(row * loads[late]).max()
             watch.add(Step(step, seconds[step], given[late].name, WORKERS, None), params)
-    return seconds, paced, np.array([float(x) for x in watch.metrics])
+    return seconds, paced, np.array([float(step.metrics) for step in watch.steps])
 
 
 def run(out: Path, *, seed: int = 0) -> None:

@@ -32,7 +32,6 @@ _GROUPS = {
     "tests/test_solution.py": "solvers",
     "tests/test_documents.py": "documents",  # the longest files, not at the end while one process waits
     "tests/plans/test_mass_at_infimum.py": "infimum",
-    "tests/cluster/test_asking.py": "asking",
     "tests/cluster/test_cluster.py": "cluster",
     "bcgc_jax/": "examples",
 }

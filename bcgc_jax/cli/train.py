@@ -113,7 +113,7 @@ def _train_all_on_cluster(
                 folder = None if question.checkpoints is None else question.checkpoints / named
                 given = own, Run(cluster, pace, folder, after_step=told), problem, question.model, method
                 bar.what = f"training with {method.name}"
-                found.append(train_digits_on_cluster(*given, **_training(question)).run)
+                found.append(train_digits_on_cluster(*given, **_training(question))[0])
             rows = (np.concatenate([getattr(f, n) for f in found]) for n in _CURVES.values())
             runs.append(DigitsRun(method.name, found[0].expected_runtime, *rows))
     return runs

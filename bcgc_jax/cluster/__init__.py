@@ -2,13 +2,10 @@
 
 from bcgc_jax.cluster.calibration import Calibration, calibrate, work_trace
 from bcgc_jax.cluster.checkpoints import Checkpoints
-from bcgc_jax.cluster.closed_loop import ClosedLoop
-from bcgc_jax.cluster.collection import ClusterGradient, Work
-from bcgc_jax.cluster.logs import Step, json_lines, tensorboard
-from bcgc_jax.cluster.master import Cluster
+from bcgc_jax.cluster.master import Cluster, ClusterGradient, Work
+from bcgc_jax.cluster.planning import ClosedLoop, InjectedDelay, Told
 from bcgc_jax.cluster.processes import Fault, WorkersLost
-from bcgc_jax.cluster.told import Told
-from bcgc_jax.cluster.training import ClusterTraining, InjectedDelay, Run, train_on_cluster
+from bcgc_jax.cluster.training import ClusterTraining, Run, Step, json_lines, train_on_cluster
 
 __all__ = [
     "Calibration",
@@ -26,7 +23,6 @@ __all__ = [
     "WorkersLost",
     "calibrate",
     "json_lines",
-    "tensorboard",
     "train_on_cluster",
     "work_trace",
 ]

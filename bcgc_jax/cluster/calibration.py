@@ -9,13 +9,12 @@ cycle is what one coordinate of one sample takes, so T is in seconds; f, in the 
 pass of a sample.
 """
 
-import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from bcgc_jax.cluster.collection import Work
+from bcgc_jax.cluster.master import Work
 from bcgc_jax.coding.gradients import CodingPlan
 from bcgc_jax.measured.traces import Trace
 
@@ -45,9 +44,8 @@ def calibrate(
 ) -> Calibration:
     """Cycle times, setup and cost of a message from `work` done under one `plan`; M samples an iteration.
 
-    The costs are the least squares of the median seconds of each block and worker, none of them negative; a
-    plan of one block cannot tell its setup from its coordinates, and gets a setup of 0. With `costs`, those
-    of another calibration are taken.
+    The costs, unless `costs` has them, are the least squares of the median seconds of each block and worker,
+    none of them negative; a plan of one block cannot tell its setup from its coordinates: it has 0.
 
     A worker that sent nothing is taken to have been at its first block until the iteration ended, which is as
     long as the busiest worker computed. Leave out iterations in which one was replaced.
@@ -68,7 +66,7 @@ def calibrate(
     done = np.isfinite(seconds)
     if costs is None:
         some = done.any(axis=0)
-        typical = np.array([np.nanmedian(seconds[:, b, w]) for b, w in np.argwhere(some)])
+        typical = np.nanmedian(seconds[:, some], axis=0)
         columns = np.stack([coordinates[some], setup[some], np.ones(len(typical))], axis=1)
         per_cycle, per_setup, message = _costs(columns[:, : 3 if len(plan.tasks(0)) > 1 else 1], typical)
         setup_cycles = per_setup / per_cycle
@@ -90,10 +88,9 @@ def work_trace(
 ) -> Trace:
     """What each worker had done by when in each iteration: the trace that `fit_start_up` takes.
 
-    Loads are cycles, f = `setup_cycles` for each sample of a subset that a block is the first to need
-    included, and seconds those that were computed, block after block. So S is what an iteration costs a
-    worker beyond that, whatever its blocks; how long it waited before its first one is not in them. Blocks
-    after one that did not come are left out. Errors as in `calibrate`.
+    Loads are cycles, those of new subsets' forward passes, f = `setup_cycles`, included; seconds are those
+    computed, block after block. So S is what an iteration costs a worker beyond that, whatever its blocks.
+    Blocks after one that did not come are left out. Errors as in `calibrate`.
 
     >>> import jax
     >>> from bcgc_jax.coding.gradients import coding_plan
@@ -108,8 +105,7 @@ def work_trace(
     load = np.broadcast_to(np.cumsum(coordinates + setup_cycles * setup, axis=0), seconds.shape)
     spent = np.cumsum(seconds, axis=1)
     # A block without samples or coordinates is no load of its own.
-    grows = np.diff(load, axis=1, prepend=0) > 0
-    step, block, worker = np.nonzero(np.isfinite(spent) & grows)
+    step, block, worker = np.nonzero(np.isfinite(spent) & (np.diff(load, axis=1, prepend=0) > 0))
     names = np.array([str(k) for k in iterations]), np.arange(plan.num_workers).astype(str)
     times = spent[step, block, worker]
     return Trace(*names, step, worker, times, np.zeros(times.size, bool), load[step, block, worker])
@@ -119,30 +115,27 @@ def _seconds(work: Sequence[Work], plan: CodingPlan) -> tuple[list[int], np.ndar
     """Iterations, and the seconds of each task in them, `[K, tasks, N]`, NaN for those that did not come."""
     if not work:
         raise ValueError("no work was measured: take the `work` of a training or of gradients")
-    number = plan.numbers()
-    if any((item.worker, item.block, item.subset) not in number for item in work):
-        raise ValueError(
-            f"there is work of more than the {plan.num_workers} workers and {len(plan.blocks)} blocks of "
-            "this plan: take that under one plan"
-        )
-    iterations = sorted({item.iteration for item in work})
-    place = {iteration: k for k, iteration in enumerate(iterations)}
-    seconds = np.full((len(iterations), len(plan.tasks(0)), plan.num_workers), np.nan)
-    for item in work:
-        task = number[item.worker, item.block, item.subset]
-        seconds[place[item.iteration], task, item.worker] = item.seconds
-    return iterations, seconds
+    iterations, step = np.unique([item.iteration for item in work], return_inverse=True)
+    seconds, number = np.full((len(iterations), len(plan.tasks(0)), plan.num_workers), np.nan), plan.numbers()
+    for k, item in zip(step, work, strict=True):
+        task = number.get((item.worker, item.block, item.subset))
+        if task is None:
+            raise ValueError(
+                f"there is work of more than the {plan.num_workers} workers and {len(plan.blocks)} blocks of "
+                "this plan: take that under one plan"
+            )
+        seconds[k, task, item.worker] = item.seconds
+    return iterations.tolist(), seconds
 
 
 def _cycles(plan: CodingPlan, num_samples: float) -> tuple[np.ndarray, np.ndarray]:
     """Of each task and worker, `[tasks, N]`: cycles for coordinates, and samples of subsets new to it."""
-    workers = plan.num_workers
-    coordinates, setup = np.zeros((2, len(plan.tasks(0)), workers))
-    for w in range(workers):
+    coordinates, setup = np.zeros((2, len(plan.tasks(0)), plan.num_workers))
+    for w in range(plan.num_workers):
         known: set[tuple[int, tuple[float, float]]] = set()
         for k, task in enumerate(plan.tasks(w)):
             block = plan.blocks[task.block]
-            portion = (block.share[1] - block.share[0]) * num_samples / workers
+            portion = (block.share[1] - block.share[0]) * num_samples / plan.num_workers
             subsets = {(j, block.share) for j in task.subsets}
             coordinates[k, w] = portion * len(subsets) * block.size
             setup[k, w] = portion * len(subsets - known)
@@ -154,8 +147,8 @@ def _costs(columns: np.ndarray, values: np.ndarray) -> list[float]:
     """Least squares, the first coefficient > 0 and all others ≥ 0; 0 for columns that are left out."""
     best, found = np.inf, np.zeros(3)
     scale = np.maximum(np.abs(columns).max(axis=0), 1e-300)  # they differ by the number of coordinates
-    others = range(1, columns.shape[1])
-    for chosen in ([0, *more] for k in range(3) for more in itertools.combinations(others, k)):
+    for others in ([], [1], [2], [1, 2])[: 2 ** (columns.shape[1] - 1)]:
+        chosen = [0, *others]
         matrix = (columns / scale)[:, chosen]
         solution = np.linalg.lstsq(matrix, values, rcond=None)[0]
         error = float(np.sum((matrix @ solution - values) ** 2))

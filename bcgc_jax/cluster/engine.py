@@ -1,62 +1,32 @@
-"""Ray, as an optional extra: found, started on this machine or joined, and the worker as an actor of it."""
+"""Ray, as an optional extra: started here or joined, what its errors mean, and workers as its actors."""
 
 import contextlib
 import os
 import re
 import secrets
-import select
+import shutil
 import signal
 import socket
+import stat
+import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from bcgc_jax._extras import to_install
 from bcgc_jax.cluster import signals
-from bcgc_jax.cluster.folders import is_safe, private_folder
-from bcgc_jax.cluster.machine_check import Machine, machine
-from bcgc_jax.cluster.sources import Shelf
-from bcgc_jax.cluster.worker import Message, WorkerProcess
-from bcgc_jax.coding.gradients import num_samples
+from bcgc_jax.cluster.worker import Duty, Message, WorkerProcess
+from bcgc_jax.coding.gradients import PyTree, num_samples
 
-
-class Order(NamedTuple):
-    """What a worker is to do: the `number` of the plan, by reference what all are told, whose row it has and
-    its data; and the numbers of other plans that are to be kept ready."""
-
-    number: int
-    duty: Any
-    worker: int
-    subsets: dict[int, Any]
-    kept: tuple[int, ...]
-
-
-class Programs(NamedTuple):
-    """Where the workers of a machine keep, for each other, what takes so many `seconds` to compile."""
-
-    folder: str
-    seconds: float
-
-
-@contextlib.contextmanager
-def shared_programs() -> Iterator[Programs]:
-    """Where the master keeps its own, or a folder for as long as there are workers.
-
-    The workers hardly gain at their start, when all compile the same at once; a worker that replaces another
-    starts in half the time (1.1 s for 1.9 s), and a plan of the same blocks is taken up in a tenth.
-    """
-    folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-    if folder and is_safe(os.path.realpath(folder)):
-        seconds = jax.config.jax_persistent_cache_min_compile_time_secs  # type: ignore[attr-defined]
-        yield Programs(os.path.realpath(folder), seconds)
-        return
-    with private_folder() as own:
-        yield Programs(own, 0.0)
-
+try:
+    import fcntl
+except ImportError:  # another system: nothing is swept there
+    fcntl = None  # type: ignore[assignment]
 
 # Ray keeps the one that a process begins with.
 _TOKEN = secrets.token_hex(32)
@@ -95,14 +65,9 @@ def load_ray(*, local: bool = True) -> Any:
     return ray
 
 
-class _Started:
-    """Ray as a cluster of this process has started or joined it; the last of its `users` ends it."""
-
-    def __init__(self, ending: contextlib.ExitStack) -> None:
-        self.ending, self.users = ending, 0
-
-
-_started: _Started | None = None
+# What ends Ray, where a cluster of this process has started or joined it: the last of its users does.
+_ending: contextlib.ExitStack | None = None
+_users = 0
 
 
 @contextlib.contextmanager
@@ -112,43 +77,40 @@ def session(address: str | None, num_workers: int, store_bytes: int) -> Iterator
     It ends with the last session that uses it, unless the caller has started it. Locally a worker counts as
     one CPU however many there are: they may share them.
     """
-    global _started
-    with contextlib.ExitStack() as ending:
-        ending.enter_context(signals.handled())  # before anything is made
-        ending.enter_context(_settings_restored())
+    global _ending, _users
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(signals.handled())  # before anything is made
+        stack.enter_context(_settings_restored())
         ray = load_ray(local=address is None)
         if not ray.is_initialized():
-            _start(ray, ending, address, num_workers, store_bytes)
-            _started = _Started(ending.pop_all())
+            _start(ray, stack, address, num_workers, store_bytes)
+            _ending, _users = stack.pop_all(), 0
         elif address is not None:
             raise ConnectionError(
-                f"this process is connected to a Ray cluster already: end that (ray.shutdown(), and each "
+                "this process is connected to a Ray cluster already: end that (ray.shutdown(), and each "
                 f"`Cluster`) before it joins {address}, or give no address to use the one it has"
             )
-    started = _started
-    if started is not None:
-        started.users += 1
+    _users += 1
     try:
         yield ray
     except SystemExit as error:
         signals.set_status(error)
         raise
     finally:
-        if started is not None:
-            started.users -= 1
-            if not started.users:
-                _started = None
-                started.ending.close()
+        _users -= 1
+        if _ending is not None and not _users:
+            ending, _ending = _ending, None
+            ending.close()
 
 
 def _start(
-    ray: Any, ending: contextlib.ExitStack, address: str | None, num_workers: int, store_bytes: int
+    ray: Any, stack: contextlib.ExitStack, address: str | None, num_workers: int, store_bytes: int
 ) -> None:
-    """What undoes it is put on the stack `ending`."""
+    """What undoes it is put on the stack."""
     options: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
     if address is None:
         _have_token()
-        folder = os.path.join(ending.enter_context(private_folder()), "ray")
+        folder = os.path.join(stack.enter_context(private_folder()), "ray")
         # With room for the workers that replace others; a store smaller than 80 MB is refused.
         options |= {
             "num_cpus": 2 * num_workers,
@@ -156,10 +118,10 @@ def _start(
             "include_dashboard": False,
             "_temp_dir": folder,
         }
-        ending.callback(_end_all, ray.shutdown, folder)
+        stack.callback(_end_all, ray.shutdown, folder)
     else:
         _check_answers(address)
-        ending.callback(ray.shutdown)
+        stack.callback(ray.shutdown)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         # Ray's children are new programs: they do not run on in a copy of this one.
@@ -184,54 +146,44 @@ def _settings_restored() -> Iterator[None]:
     But for the mode that it has chosen to authenticate with: it keeps that in its memory too, and processes
     that are started in another one later would be refused.
     """
-    kept = "RAY_AUTH_MODE"
 
     def settings() -> dict[str, str]:
-        chosen = (k for k in os.environ if (k.startswith("RAY_") and k != kept) or k == "PYTHONBREAKPOINT")
-        return {name: os.environ[name] for name in chosen}
+        chosen = {name for name in os.environ if name.startswith("RAY_") or name == "PYTHONBREAKPOINT"}
+        return {name: os.environ[name] for name in chosen - {"RAY_AUTH_MODE"}}
 
     before = settings()
     try:
         yield
     finally:
-        for name in settings().keys() - before.keys():
+        for name in settings().keys() - before:
             del os.environ[name]
         os.environ |= before
 
 
 def _end_all(shutdown: Callable[[], None], folder: str) -> None:
-    """Call `shutdown`, and end what it leaves of the processes that this one has started with a `folder`.
+    """Call `shutdown`, and end what it leaves of the processes that work in a `folder`, on Linux.
 
-    Children of theirs included: Ray's agents look for its server for a minute before they end. On Linux.
+    Ray's agents look for its server for a minute before they end.
     """
-    handles = []
-    for pid in _started_with(folder):
-        with contextlib.suppress(AttributeError, OSError):
-            handles.append(os.pidfd_open(pid))
-    try:
-        with signals.held_back():
-            shutdown()
-            until = time.monotonic() + _ENDING
-            for handle in handles:
-                if not select.select([handle], [], [], max(until - time.monotonic(), 0))[0]:
-                    signal.pidfd_send_signal(handle, signal.SIGKILL)
-    finally:
-        for handle in handles:
-            os.close(handle)
+    with signals.held_back():
+        shutdown()
+        until = time.monotonic() + _ENDING
+        while (left := _at_work_in(folder)) and time.monotonic() < until:
+            time.sleep(0.05)
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
-def _started_with(folder: str) -> set[int]:
-    """Children of this process whose command names the folder, and all that they have started."""
-    parents, named = {}, set()
+def _at_work_in(folder: str) -> list[int]:
+    """This user's processes of programs of Ray's whose command names the folder."""
+    found = []
     for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError, ValueError):
-            pid = int(entry.name)
-            parents[pid] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            if parents[pid] == os.getpid() and folder in (entry / "cmdline").read_text(errors="replace"):
-                named.add(pid)
-    while more := {pid for pid, parent in parents.items() if parent in named} - named:
-        named |= more
-    return named
+        with contextlib.suppress(OSError):
+            program, named, _ = (entry / "cmdline").read_text(errors="replace").partition(folder)
+            if named and "/ray/" in program and entry.stat().st_uid == os.getuid():
+                found.append(int(entry.name))
+    return found
 
 
 # What a client of gRPC says first, and the type of the frame, in the fourth byte, that a server begins with.
@@ -241,28 +193,18 @@ _PREFACE, _SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0
 def _check_answers(address: str) -> None:
     """ConnectionError where nobody answers as Ray does: it would try for minutes, then end the process."""
     host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
-        raise ConnectionError(f"the address of a Ray cluster is HOST:PORT, got {address}")
     try:
         with socket.create_connection((host, int(port)), timeout=_PATIENCE) as line:
             if os.environ.get("RAY_USE_TLS", "0") != "0":  # encrypted from the first byte on
                 return
             line.sendall(_PREFACE)
-            answer = line.recv(9)
-    except (OSError, OverflowError) as error:
+            if line.recv(9)[3:4] != bytes([_SETTINGS]):
+                raise OSError("what listens there is another program: the port of Ray is 6379 mostly")
+    except (OSError, OverflowError, ValueError) as error:
         raise ConnectionError(
-            f"no Ray cluster answers at {address}: start one with `ray start --head`, or give no address to "
-            f"run on this machine alone ({error})"
+            f"no Ray cluster answers at {address} (HOST:PORT): start one with `ray start --head`, or give no "
+            f"address to run on this machine alone ({error})"
         ) from error
-    if answer[3:4] != bytes([_SETTINGS]):
-        raise ConnectionError(f"what listens at {address} is no Ray cluster: the port of one is 6379 mostly")
-
-
-def preferably_not_on(node: str) -> Any:
-    """Where a worker is to be: on any node with room but this one, if there is another."""
-    from ray.util.scheduling_strategies import NodeLabelSchedulingStrategy, NotIn
-
-    return NodeLabelSchedulingStrategy({}, soft={"ray.io/node-id": NotIn(node)})
 
 
 def cause_of(error: Exception) -> Exception:
@@ -272,82 +214,120 @@ def cause_of(error: Exception) -> Exception:
 
 
 def reason_of(error: Exception) -> str:
-    """One line of Ray's many: what was raised in the process, or how it ended.
-
-    >>> reason_of(RuntimeError("Died.\\nIt is dead because it was ended. Some common causes: 1"))
-    'it was ended'
-    """
+    """One line of Ray's many: what was raised in the process, or how it ended."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, Exception):
-        error = cause
+        return f"{type(cause).__name__}: {cause}".partition("\n")[0].removesuffix(": ")
     lines = [line.strip() for line in re.sub(r"\x1b\[\d*m", "", str(error)).splitlines() if line.strip()]
-    if error is cause:
-        return f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__
     ended = [line.partition("dead because ")[2] for line in lines if "dead because " in line]
     raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
     chosen = (ended or raised[-1:] or lines or [type(error).__name__])[0]
     return chosen.partition(". Some common causes")[0].removesuffix(".")
 
 
-class _Bench:
-    """Workers that a process has compiled, by the number of the plan and whose row they have."""
+# (j, N) to subset j of N, a pytree of arrays `[m, …]`: from a file, a database, a generator.
+Source = Callable[[int, int], PyTree]
 
-    def __init__(self) -> None:
-        self._made: dict[tuple[int, int], WorkerProcess] = {}
-        self._shelf = Shelf()
 
-    def make(self, order: Order, programs: Programs, fetched: Callable[[Any], Any]) -> WorkerProcess:
-        """As ordered, once; what is not to be kept is forgotten."""
-        if is_safe(programs.folder):  # else this is another machine
-            jax.config.update("jax_compilation_cache_dir", programs.folder)
-            jax.config.update("jax_persistent_cache_min_compile_time_secs", programs.seconds)
-        name = order.number, order.worker
-        made = self._made.get(name)
-        if made is None:
-            made = WorkerProcess(fetched(order.duty), order.worker, self._shelf.take(order.subsets, fetched))
-            made.warm_up()
-        kept = {key: worker for key, worker in self._made.items() if key[0] in order.kept}
-        self._made = {**kept, name: made}
+class Made(NamedTuple):
+    """Subset `number` of `total`, to be made by `source` on the worker; `name` is the source's own."""
+
+    source: Source
+    name: int
+    number: int
+    total: int
+
+    def make(self) -> PyTree:
+        made = jax.tree.map(np.asarray, self.source(self.number, self.total))
+        try:
+            num_samples(made)
+        except ValueError as error:
+            raise ValueError(
+                f"the function that makes the data returned no arrays of samples for subset {self.number} of "
+                f"{self.total}, but {made!r:.60}: it must return a pytree of arrays [m, …]"
+            ) from error
         return made
+
+
+@contextlib.contextmanager
+def shared_programs() -> Iterator[str]:
+    """Where workers keep compiled programs for each other: where the master does, or a folder of their own.
+
+    A worker that replaces another starts in half the time, a plan of the same blocks is taken up in a tenth.
+    """
+    folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    if folder and is_safe(os.path.realpath(folder)):
+        yield os.path.realpath(folder)
+    else:
+        with private_folder() as own:
+            yield own
+
+
+class Bench:
+    """Workers that a process has compiled, by the number of the plan and whose row they have; made data."""
+
+    def __init__(self, fetched: Callable[[Any], Any]) -> None:
+        self._fetched = fetched  # what a reference is of
+        self._workers: dict[tuple[int, int], WorkerProcess] = {}
+        self._made: dict[tuple[int, int, int], PyTree] = {}
+
+    def worker(
+        self, number: int, duty: Duty, index: int, held: dict[int, Any], kept: Sequence[int], programs: str
+    ) -> WorkerProcess:
+        """For a plan's `number`, compiled once, and forgotten if it is not to be `kept` with the next.
+
+        `held` are references to subsets, or `Made`; `programs` is the folder of `shared_programs`.
+        """
+        if is_safe(programs):  # else this is another machine
+            jax.config.update("jax_compilation_cache_dir", programs)
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        worker = self._workers.get((number, index))
+        if worker is None:
+            worker = WorkerProcess(duty, index, self.subsets(held))
+            worker.warm_up()
+        others = {key: one for key, one in self._workers.items() if key[0] in kept}
+        self._workers = {**others, (number, index): worker}
+        return worker
+
+    def subsets(self, wanted: Mapping[int, Any]) -> dict[int, PyTree]:
+        """By number: those to be made are, once, others are fetched; those not wanted are forgotten."""
+        made = {data[1:]: data for data in wanted.values() if isinstance(data, Made)}
+        self._made = {key: self._made[key] if key in self._made else made[key].make() for key in made}
+        return {
+            j: self._made[data[1:]] if isinstance(data, Made) else self._fetched(data)
+            for j, data in wanted.items()
+        }
 
 
 def actor_class(ray: Any) -> Any:
     """The worker as an actor: one thread computes, one listens, one compiles what is to be done next."""
 
     class Actor:
-        worker: WorkerProcess | None = None
+        worker: Any = None
 
         def __init__(self) -> None:
-            self._bench = _Bench()
+            self._bench = Bench(ray.get)
 
-        def load(self, order: Order, programs: Programs) -> tuple[Machine, tuple[int, ...]]:
-            """Do from now on as ordered; ends once all is compiled.
-
-            What computes here, and how many samples the subsets have.
-            """
-            self.worker = self._bench.make(order, programs, ray.get)
-            return machine(), tuple({num_samples(data) for data in self.worker.subsets.values()})
+        def load(self, *order: Any) -> set[int]:
+            """Do from now on as ordered; ends once all is compiled: how many samples the subsets have."""
+            self.worker = self._bench.worker(*order)
+            return {num_samples(data) for data in self.worker.subsets.values()}
 
         @ray.method(concurrency_group="beside")
-        def prepare(self, order: Order, programs: Programs) -> None:
+        def prepare(self, *order: Any) -> None:
             """Compile what will be ordered, beside what is being computed."""
-            self._bench.make(order, programs, ray.get)
+            self._bench.worker(*order)
 
-        def compute(self, call: int, iteration: int, leaves: Any, finish: Any) -> Iterator[tuple]:
-            assert self.worker is not None
-            message: Message
-            for message in self.worker.compute(call, iteration, leaves, finish):
-                yield tuple(message)
+        def compute(self, call: int, iteration: int, leaves: Any, finish: Any) -> Iterator[Message]:
+            yield from self.worker.compute(call, iteration, leaves, finish)
 
         @ray.method(concurrency_group="control")
         def stop(self, call: int) -> None:
-            if self.worker is not None:
-                self.worker.stop(call)
+            self.worker.stop(call)
 
         # Beside what is being computed: a slow worker does not hold back what it has.
         @ray.method(concurrency_group="control")
         def deliver(self, call: int, block: int, subsets: tuple[int, ...]) -> Any:
-            assert self.worker is not None
             return self.worker.deliver(call, block, subsets)
 
         @ray.method(concurrency_group="control")
@@ -356,3 +336,54 @@ def actor_class(ray: Any) -> Any:
             return ray.get_runtime_context().get_node_id(), os.getpid()
 
     return ray.remote(concurrency_groups={"control": 1, "beside": 1})(Actor)
+
+
+# Each is locked by its process for as long as it runs.
+_PREFIX, _LOCK = "bcgc-", "lock"
+# Letters of a place that leave room for a socket's: its path has 103 at most, on Linux 107, and Ray adds some
+# 70 to the folder's.
+_SHORT = 20
+
+
+@contextlib.contextmanager
+def private_folder() -> Iterator[str]:
+    """One of mode 700, to be gone at the end, in a place of few letters if there is one."""
+    places = os.environ.get("RAY_TMPDIR", ""), tempfile.gettempdir(), "/tmp"
+    place = next((each for each in places if 0 < len(each) <= _SHORT), tempfile.gettempdir())
+    _sweep(place)
+    folder = tempfile.mkdtemp(prefix=_PREFIX, dir=place)
+    handle = os.open(os.path.join(folder, "new"), os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            os.rename(os.path.join(folder, "new"), os.path.join(folder, _LOCK))
+        yield folder
+    finally:
+        for _ in range(10):  # Ray's last processes write while they end
+            shutil.rmtree(folder, ignore_errors=True)
+            if not os.path.exists(folder):
+                break
+            time.sleep(0.1)
+        os.close(handle)
+
+
+def _sweep(place: str) -> None:
+    """Remove what killed processes of this user have left: private folders whose lock nobody holds."""
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(place):
+            if entry.name.startswith(_PREFIX) and is_safe(entry.path, private=True):
+                with contextlib.suppress(OSError):  # it is not there yet, or held
+                    handle = os.open(os.path.join(entry.path, _LOCK), os.O_RDWR | os.O_NOFOLLOW)
+                    with contextlib.closing(os.fdopen(handle)):
+                        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        shutil.rmtree(entry.path, ignore_errors=True)
+
+
+def is_safe(path: str, *, private: bool = False) -> bool:
+    """Whether it is a folder of this user's own that nobody else can write to, or even look into."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return False
+    own = not hasattr(os, "getuid") or found.st_uid == os.getuid()
+    return own and stat.S_ISDIR(found.st_mode) and not found.st_mode & (0o077 if private else 0o022)

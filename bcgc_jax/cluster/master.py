@@ -1,38 +1,72 @@
 """The master: gradients from worker processes, coded or by a schedule, some of them slow, silent or dead.
 
-The gradient is exact or there is none: a worker whose process died, or that does not answer, is replaced by a
-new process with the same data, or the caller is told (`WorkersLost`) and plans anew for those that are left.
+The gradient is exact or there is none: a worker that died, or does not answer, is replaced by a new process
+with the same data, or the caller is told (`WorkersLost`) and plans anew for those that are left.
 """
 
 import contextlib
 import functools
 import itertools
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bcgc_jax.cluster import signals
-from bcgc_jax.cluster.coded import Coded
-from bcgc_jax.cluster.collection import ClusterGradient, Collection
-from bcgc_jax.cluster.decoder import Decoder
-from bcgc_jax.cluster.engine import session, shared_programs
-from bcgc_jax.cluster.holders import Summed
-from bcgc_jax.cluster.machine_check import unlike
-from bcgc_jax.cluster.processes import Assignment, Processes
-from bcgc_jax.cluster.sources import Made, Source
-from bcgc_jax.cluster.worker import Duty
+from bcgc_jax.cluster.engine import Made, Source, session, shared_programs
+from bcgc_jax.cluster.processes import Assignment, Processes, WorkersLost
+from bcgc_jax.cluster.rules import Question, Rule
+from bcgc_jax.cluster.worker import Duty, Message
 from bcgc_jax.coding.codes import refuse_complex
-from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, check_batch_size, num_samples
-from bcgc_jax.coding.scheduled import schedule_plan
+from bcgc_jax.coding.gradients import (
+    CodingPlan,
+    Loss,
+    PyTree,
+    assemble_gradient,
+    check_batch_size,
+    num_samples,
+)
 from bcgc_jax.coding.stages import tell_of_loops
-from bcgc_jax.plans import plan as plans
 
 # Seconds, more than threads can wait for: a task that is done no earlier is not done in the iteration.
 _NEVER = 1e9
+# Larger arguments of a call are put into the store once, instead of being sent to each worker.
+_INLINE = 2**16
+
+
+class Work(NamedTuple):
+    """What one task cost: `seconds` that a `worker` computed for a `block` of an `iteration`.
+
+    `subset` is that of a schedule's task, None of a code's. `done`: seconds from when the worker began the
+    iteration until the task was done, waiting and slowness on purpose included; `heard`: from when the master
+    began it until it heard of that.
+    """
+
+    iteration: int
+    worker: int
+    block: int
+    seconds: float
+    subset: int | None = None
+    done: float = np.nan
+    heard: float = np.nan
+
+
+class ClusterGradient(NamedTuple):
+    """The full gradient of the loss, and how it came about.
+
+    `seconds` from the call to the last block; `completed`, `[B]`, when each block was; `arrived`, bool
+    `[B, N]`, whose messages or sums had come by then; `work` of every task that was heard of.
+    """
+
+    gradient: PyTree
+    seconds: float
+    completed: np.ndarray
+    arrived: np.ndarray
+    work: tuple[Work, ...]
 
 
 class Cluster(Processes):
@@ -47,8 +81,8 @@ class Cluster(Processes):
       store_bytes: of the data and the parameters, for the size of Ray's store.
       num_gpus: of each worker, a share if less than 1; workers without one compute on the CPU.
 
-    A context manager: at its end all processes are gone. `faults` are those of all iterations, `pids` the
-    processes, and `size` is how many workers were asked for, whoever was given up since.
+    A context manager: at its end all processes are gone. `faults` are those of all iterations, and `size` is
+    how many workers were asked for, whoever was given up since.
 
     Raises ImportError without Ray, ConnectionError where there is no cluster at the address, ValueError where
     it has too few free CPUs: each worker takes one, and on this machine alone they share what there is.
@@ -74,16 +108,16 @@ class Cluster(Processes):
     ) -> None:
         if num_workers < 1 or not patience > 0:
             raise ValueError("a cluster needs at least one worker, and patience of more than 0 seconds")
-        self._numbers, self._calls = itertools.count(1), 0  # of what is put, from any thread
-        self._rule: Callable[[], Coded | Summed] | None = None
+        self._numbers, self._calls = itertools.count(1), itertools.count(1)
         self._used = threading.RLock()
         # Names of functions that make data, by what tells them apart for as long as they are kept.
         self._sources: dict[int, tuple[int, Source]] = {}
         with contextlib.ExitStack() as stack:
             ray = stack.enter_context(session(address, num_workers, store_bytes))
             programs = stack.enter_context(shared_programs())
-            settings: Any = {"replace": replace, "patience": patience, "num_gpus": num_gpus}
-            super().__init__(ray, num_workers, programs=programs, **settings)
+            super().__init__(
+                ray, num_workers, programs, replace=replace, patience=patience, num_gpus=num_gpus
+            )
             stack.callback(self._end)
             self._stack = stack.pop_all()
 
@@ -111,12 +145,12 @@ class Cluster(Processes):
     @property
     def plan(self) -> CodingPlan:
         """That the workers have been given."""
-        return self.duty.plan
+        return self.given.duty.plan
 
     def assign(
         self,
         loss: Loss,
-        plan: CodingPlan | plans.Plan,
+        plan: CodingPlan,
         params: PyTree,
         subsets: Source | Sequence[PyTree],
         *,
@@ -125,88 +159,69 @@ class Cluster(Processes):
     ) -> None:
         """Give the workers their plan and data, and wait until they have compiled what they need.
 
-        A schedule stands for `schedule_plan(schedule, params, len(subsets))`, which is to be called for other
-        units, another order of the leaves, and losses that are sums.
-
         `subsets` are N pytrees of arrays `[m_j, …]`, of sizes that may differ: a mean loss is that over all
         samples. Or a function (j, N) to subset j of N, all of one size, which each worker calls for what it
-        holds: nothing passes through the master, and what a worker has made it keeps for the next plan. If
-        there are fewer than there were workers, lost ones are dropped, and those left are numbered anew.
-        Warns of blocks that a loop of the loss computes all at once (not where a function makes the subsets).
+        holds and keeps for the next plan. With fewer subsets than workers lost ones are dropped, and those
+        left are numbered anew. Warns of blocks that a loop of the loss computes all at once.
 
-        Raises ValueError where a code of the plan amplifies (more than 4 times) what the workers round
-        differently, for they are on machines of several types; WorkersLost where some do not start.
+        Raises WorkersLost where some do not start.
         """
-        self.take_up(self._put(loss, plan, params, subsets, batch_size, seed))
+        self.take_up(self.prepare(loss, plan, params, subsets, batch_size=batch_size, seed=seed))
 
-    def prepare(self, *given: Any, **options: Any) -> Assignment:
-        """Put the plan and the data of `assign` where the workers find them, and change nothing for them.
-
-        Until `is_ready`, which is to be asked now and then, they compile what they need beside what they do,
-        the first one alone, for the others find its programs; `take_up` compiles nothing then.
-        """
-        work = self._put(*given, **options)
-        work.rule = _rule_of(work.duty.plan, work.duty.params)
-        return work
-
-    def _put(
+    def prepare(
         self,
         loss: Loss,
-        plan: CodingPlan | plans.Plan,
+        plan: CodingPlan,
         params: PyTree,
         subsets: Source | Sequence[PyTree],
+        *,
         batch_size: int | None = None,
         seed: int = 0,
     ) -> Assignment:
+        """Put the plan and the data of `assign` where the workers find them, and change nothing for them.
+
+        Until `is_ready`, which is to be asked now and then, they compile them beside what they do; `take_up`
+        compiles nothing then.
+        """
         self._check_open()
         refuse_complex("params", params)
-        if isinstance(plan, plans.Plan):
-            plan = schedule_plan(plan, params, self.num_workers if callable(subsets) else len(subsets))
         workers, weights = plan.num_workers, np.ones(plan.num_workers)
         if callable(subsets):
             name, _ = self._sources.setdefault(id(subsets), (len(self._sources), subsets))
-            given: Sequence[Any] = [Made(subsets, name, j, workers) for j in range(workers)]
+            given: list[Any] = [Made(subsets, name, j, workers) for j in range(workers)]
         else:
-            given = subsets
-            if len(given) != workers:
-                raise ValueError(f"there must be {workers} subsets, one a worker, got {len(given)}")
+            if len(subsets) != workers:
+                raise ValueError(f"there must be {workers} subsets, one a worker, got {len(subsets)}")
             sizes = np.array([num_samples(data) for data in subsets], float)
             check_batch_size(batch_size, int(sizes.min()))
             weights = sizes / sizes.mean() if plan.mean else weights  # what each subset's loss counts
-            tell_of_loops(loss, plan, params, given[0])
+            tell_of_loops(loss, plan, params, subsets[0])
+            given = [self.ray.put(jax.tree.map(np.asarray, data)) for data in subsets]
         host: tuple[CodingPlan, PyTree] = jax.tree.map(np.asarray, (plan, params))
         x64 = bool(jnp.result_type(float) == jnp.float64)
         duty = Duty(loss, *host, weights, batch_size, seed, x64)
-        put = [
-            data if isinstance(data, Made) else self.ray.put(jax.tree.map(np.asarray, data)) for data in given
-        ]
-        return Assignment(next(self._numbers), duty, self.ray.put(duty), put)
+        return Assignment(next(self._numbers), duty, self.ray.put(duty), given)
 
     def take_up(self, work: Assignment) -> None:
         """Have the workers do that from now on, compiled or not; raises what `assign` does."""
-        plan, params, batch_size = work.duty.plan, work.duty.params, work.duty.batch_size
         with self.at_work():
             # Before all else: what it refuses leaves the workers with what they had.
-            self._resize(plan.num_workers)
+            self._resize(work.duty.plan.num_workers)
             self._give(work)
-            self._rule, rule = None, work.rule or _rule_of(plan, params)  # while they load
+            work.rule()  # compiled while they load
             self._wait_until_loaded()
-            if why := unlike(plan, self.machines):
-                raise ValueError(why)
             if any(isinstance(data, Made) for data in work.subsets):
-                self._check_samples(batch_size)
-            self._rule = rule
+                self._check_samples(work.duty.batch_size)
             if work.ready < self.num_workers:  # Ray's first call of a method takes longer than the others
-                self._collect(params, None)
+                self._collect(work.duty.params, None)
 
     def _check_samples(self, batch_size: int | None) -> None:
-        """ValueError where subsets that were made on the workers are not of one size, or too small."""
         counts = sorted({count for process in self._living for count in process.samples})
-        if len(counts) > 1 or (batch_size is not None and counts[0] < batch_size):
-            needed = "" if batch_size is None else f", and of {batch_size} samples at least"
+        if len(counts) > 1 or counts[0] < (batch_size or 0):
+            self._given = None
             raise ValueError(
-                f"subsets that are made on the workers must have one size{needed}; there are some of "
-                f"{' and '.join(map(str, counts))} samples: leave out the few that are too many"
+                "subsets that are made on the workers must have one size, and batch_size samples at least; "
+                f"there are some of {' and '.join(map(str, counts))} samples: leave out the few too many"
             )
 
     def gradient(
@@ -214,10 +229,9 @@ class Cluster(Processes):
     ) -> ClusterGradient:
         """The gradient of the loss at `params`.
 
-        With `finish`, `[tasks, N]`, worker w is done with a task (of a coding plan: a block) no earlier than
-        that many seconds after it began: slowness on purpose, infinity included. The number of the
-        `iteration`, by default one more than the last, is that of the records, and mini-batches are drawn
-        with it: the same number, the same samples.
+        With `finish`, `[tasks, N]`, worker w is done with a task (of a code: a block) no earlier than that
+        many seconds after it began: slowness on purpose, infinity included. Records have the number of the
+        `iteration`, by default one more than the last, and mini-batches are drawn with it.
 
         Raises WorkersLost where a block cannot be completed any more, ValueError where too few are ever to be
         done, and what the loss raises in all workers.
@@ -229,19 +243,15 @@ class Cluster(Processes):
         return self._collect(params, finish)
 
     def _collect(self, params: PyTree, finish: np.ndarray | None) -> ClusterGradient:
-        self._check_open()
-        if self._rule is None:
-            raise ValueError("the workers have no work yet: call assign first")
-        self._calls += 1
         with self.at_work():
-            return Collection(self._rule(), self, params, finish, call=self._calls).run()
+            return _Iteration(self.given.rule(), self, params, finish, next(self._calls)).run()
 
 
 def _checked(finish: np.ndarray, plan: CodingPlan) -> np.ndarray:
     """Times of slowness with which the iteration ends."""
     finish, shape = np.asarray(finish, float), (len(plan.tasks(0)), plan.num_workers)
     if finish.shape != shape or not np.all(finish >= 0):
-        raise ValueError(f"finish must be 0 or more seconds, of shape {shape}, got {finish.tolist()}")
+        raise ValueError(f"slowness on purpose must be 0 or more seconds, {shape}, got {finish.tolist()}")
     if finish.max(initial=0) >= _NEVER and plan.completed(finish).max() >= _NEVER:
         raise ValueError(
             "by their pace so many workers are never done that the iteration would not end: give times below "
@@ -250,6 +260,151 @@ def _checked(finish: np.ndarray, plan: CodingPlan) -> np.ndarray:
     return finish
 
 
-def _rule_of(plan: CodingPlan, params: PyTree) -> Callable[[], Coded | Summed]:
-    """What says in an iteration whom to ask, and when a block is complete; its arithmetic is compiled."""
-    return functools.partial(Coded if plan.coded else Summed, Decoder(plan, params))
+class _Iteration:
+    """One iteration of `processes`, by a new `rule`; `call` is new for each one, and what its end stops."""
+
+    def __init__(
+        self, rule: Rule, processes: Processes, params: PyTree, finish: np.ndarray | None, call: int
+    ) -> None:
+        self.rule, self.processes, self.params, self.finish = rule, processes, params, finish
+        self.call, self.plan, self.ray = call, processes.given.duty.plan, processes.ray
+        self.begin = self.looked = time.monotonic()
+        self.arrived = np.zeros((len(self.plan.blocks), self.plan.num_workers), bool)
+        self.completed = np.full(len(self.plan.blocks), np.inf)
+        self.parts: list[Any] = [None] * len(self.plan.blocks)
+        self.work: list[Work] = []
+        # What may be ready next, whose it is, and who takes it: a stream of messages, an answer, the start of
+        # a worker, the end of an old iteration.
+        self.waiting: dict[Any, tuple[int, Callable[[Any, int], None]]] = {}
+        self.streams: dict[int, Any] = {}
+        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
+        large = sum(leaf.nbytes for leaf in leaves) > _INLINE
+        self.leaves = self.ray.put(leaves) if large else leaves
+
+    def run(self) -> ClusterGradient:
+        """The gradient; raises WorkersLost where there is none, and what the loss raised."""
+        try:
+            for worker in range(self.plan.num_workers):
+                self._dispatch(worker)
+            self._check()
+            while not np.all(np.isfinite(self.completed)):
+                self._take()
+        finally:
+            for worker in self.streams:  # also where it ends with an exception
+                if (process := self.processes[worker]) is not None:
+                    process.actor.stop.remote(self.call)
+        gradient = assemble_gradient(self.plan.blocks, self.parts, self.params)
+        gradient, seconds = jax.block_until_ready(gradient), time.monotonic() - self.begin
+        return ClusterGradient(gradient, seconds, self.completed, self.arrived, tuple(self.work))
+
+    def _dispatch(self, worker: int) -> None:
+        """Give a worker the iteration, or wait for the event after which it can have it."""
+        process = self.processes[worker]
+        if process is None:
+            return
+        if (event := process.awaited()) is not None:
+            self.waiting[event] = worker, self._awaited
+            if why := self.processes.silence(worker):
+                self._lose(worker, "hung", why)
+            return
+        finish = None if self.finish is None else self.finish[:, worker]
+        stream = process.compute(self.call, self.processes.iteration, self.leaves, finish)
+        self.streams[worker] = stream
+        self.waiting[stream] = worker, self._hear
+
+    def _take(self) -> None:
+        """Wait for whatever comes next, and take all that is there."""
+        waiting, pause = list(self.waiting), self.processes.pause
+        ready, _ = self.ray.wait(waiting, num_returns=1, timeout=pause)
+        signals.check()
+        if ready and len(waiting) > 1:
+            ready, _ = self.ray.wait(waiting, num_returns=len(waiting), timeout=0)
+        for item in ready:
+            if item in self.waiting:  # else lost by an event before
+                worker, take = self.waiting[item]
+                process = self.processes[worker]
+                assert process is not None
+                try:
+                    take(item, worker)
+                    process.speaks()
+                except self.ray.exceptions.RayError as error:  # that too if messages are lost
+                    raised = isinstance(error, self.ray.exceptions.RayTaskError)
+                    if raised:
+                        self.processes.check_raised({worker: error})
+                    self._lose(worker, "failed" if raised else "died", error)
+                    self._check()
+        # Also while others speak: what a silent one was asked for may be there already.
+        if not ready or time.monotonic() - self.looked > pause:
+            self.looked = time.monotonic()
+            for worker in dict.fromkeys(worker for worker, _ in self.waiting.values()):
+                if why := self.processes.silence(worker):
+                    self._lose(worker, "hung", why)
+            self._check()
+
+    def _awaited(self, event: Any, worker: int) -> None:
+        """A worker has started, or caught up."""
+        if event in self.processes.starting():
+            self.processes.has_loaded(worker)
+        del self.waiting[event]
+        self._dispatch(worker)
+        self._check()
+
+    def _hear(self, stream: Any, worker: int) -> None:
+        """A message, or the end of a stream: after the last task, or where the worker was told to stop."""
+        message: Message | None = None
+        with contextlib.suppress(StopIteration):
+            message = self.ray.get(next(stream))
+        if message is not None:
+            heard, subset = time.monotonic() - self.begin, self.plan.subset_of(message.task)
+            task = self.processes.iteration, worker, message.task.block
+            self.work.append(Work(*task, message.seconds, subset, message.done, heard))
+            question = Question(worker, *message.task)
+            if message.values is None:
+                self._ask(self.rule.report(question))
+            else:
+                self._count(question, message.values)
+        if message is None or message.task == self.plan.tasks(worker)[-1]:
+            del self.waiting[stream], self.streams[worker]
+            self._check()
+
+    def _ask(self, questions: Sequence[Question]) -> None:
+        for question in questions:
+            process = self.processes[question.worker]
+            assert process is not None  # of a lost one nothing counts as done
+            answer = process.actor.deliver.remote(self.call, question.block, question.subsets)
+            self.waiting[answer] = question.worker, functools.partial(self._answered, question)
+
+    def _answered(self, question: Question, answer: Any, worker: int) -> None:
+        del self.waiting[answer]
+        self._count(question, self.ray.get(answer))
+
+    def _count(self, question: Question, values: np.ndarray) -> None:
+        """Take what a worker was asked for, or sends of itself."""
+        block = question.block
+        if not self.rule.take(question, values):
+            return
+        self.arrived[block, question.worker] = True
+        if (part := self.rule.part(block)) is not None:
+            self.parts[block], self.completed[block] = part, time.monotonic() - self.begin
+        else:
+            self._ask(self.rule.due(block))
+
+    def _lose(self, worker: int, what: str, why: Exception | str) -> None:
+        """Forget what was expected of a worker; expect its successor."""
+        self.waiting = {item: whose for item, whose in self.waiting.items() if whose[0] != worker}
+        self.streams.pop(worker, None)
+        self.processes.lose(worker, what, why)
+        self._dispatch(worker)
+        self._ask(self.rule.lose(worker))
+
+    def _check(self) -> None:
+        """WorkersLost where what has come and what may come is too little for a block."""
+        coming = np.isin(range(self.plan.num_workers), [worker for worker, _ in self.waiting.values()])
+        short = ~np.isfinite(self.completed) & ~self.rule.possible(coming)
+        if short.any():
+            level = min(self.plan.blocks[b].level for b in np.flatnonzero(short))
+            raise WorkersLost(
+                self.processes.lost,
+                f"a block at level {level} survives no more than {level} of them{self.processes.why}; plan "
+                "for the workers left, as train_on_cluster does, or let lost ones be replaced",
+            ) from self.processes.error

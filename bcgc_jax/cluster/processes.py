@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bcgc_jax.cluster import signals
-from bcgc_jax.cluster.engine import Order, Programs, actor_class, cause_of, preferably_not_on, reason_of
-from bcgc_jax.cluster.machine_check import Machine
+from bcgc_jax.cluster.engine import actor_class, cause_of, reason_of
+from bcgc_jax.cluster.rules import Decoder, Rule
 from bcgc_jax.cluster.worker import Duty
 
 # Unfinished iterations a worker may be behind before it gets no more; its next one then comes when it is
@@ -26,6 +26,7 @@ _STARTING, _LOADING, _FREEING = 120.0, 30.0, 10.0
 _SLOWER = 3.0  # a successor has so many times as long for each as the slowest took to be ready
 _SEEKING = 1.0  # seconds between looks for room that has returned
 _LOOKING = 60.0  # seconds at most between looks at who is silent, however long the patience
+_NO_ROOM = "the nodes that are left have no room for it"
 
 
 class Fault(NamedTuple):
@@ -42,10 +43,7 @@ class Fault(NamedTuple):
 
 
 class WorkersLost(RuntimeError):
-    """Workers are lost, and a block needs them. `workers` are all that are lost, by number.
-
-    `train_on_cluster` plans for those that are left; callers of `Cluster.gradient` can do so with `assign`.
-    """
+    """Workers are lost, and a block needs them. `workers` are all that are lost, by number."""
 
     def __init__(self, workers: Sequence[int], reason: str) -> None:
         self.workers = tuple(workers)
@@ -54,9 +52,9 @@ class WorkersLost(RuntimeError):
 
 @dataclasses.dataclass
 class Assignment:
-    """A duty and where it lies; so many workers are `ready` for it, and calls that make others so `pending`.
+    """A duty, where it and the data lie, and the numbers of plans that workers keep compiled beside it.
 
-    `rule`: of an iteration on the master, once its arithmetic is compiled.
+    So many workers are `ready` for it, and calls that make others so `pending`.
     """
 
     number: int
@@ -66,7 +64,13 @@ class Assignment:
     kept: tuple[int, ...] = ()
     ready: int = 0
     pending: list[Any] = dataclasses.field(default_factory=list)
-    rule: Any = None
+    decoder: Decoder | None = None
+
+    def rule(self) -> Rule:
+        """Of one iteration; the master's arithmetic is compiled once."""
+        if self.decoder is None:
+            self.decoder = Decoder(self.duty.plan, self.duty.params)
+        return Rule(self.decoder)
 
 
 @dataclasses.dataclass
@@ -82,13 +86,11 @@ class Process:
     node: str | None = None
     handle: int | None = None  # of the process itself, whoever has its number later; on Linux, on this node
     unfinished: list[Any] = dataclasses.field(default_factory=list)  # references of its iterations
-    machine: Machine | None = None  # what computes in it, once it has loaded
-    samples: tuple[int, ...] = ()  # of the subsets that it has loaded, each number once
+    samples: Collection[int] = ()  # of the subsets that it has loaded, each number once
     heard: float = 0.0  # when it last gave a sign of life
     asked: Any = None  # the reference of a question whether it lives
     asked_at: float = 0.0
     born_at: float = dataclasses.field(default_factory=time.monotonic)
-    fresh: bool = True  # it has not loaded anything yet
 
     def ask(self) -> None:
         self.asked, self.asked_at = self.actor.answer.remote(), time.monotonic()
@@ -97,34 +99,22 @@ class Process:
         """Take note of a sign of life."""
         self.asked, self.heard = None, time.monotonic()
 
-    def has_loaded(self) -> None:
-        """Take note that it has loaded; raises Ray's error if it has not."""
-        self.machine, self.samples = self.ray.get(self.starting)
-        self.has_answered(wait=0 if self.pid is not None else None)
-        self.starting = None
-        self.speaks()
-
     def has_answered(self, wait: float | None = 0) -> bool:
         """Whether it answers what it was asked within so many seconds, which says who it is."""
         answered, _ = self.ray.wait([] if self.asked is None else [self.asked], timeout=wait)
-        if answered:
-            with contextlib.suppress(self.ray.exceptions.RayError):  # a dead one shows elsewhere
-                node, pid = self.ray.get(self.asked)
+        with contextlib.suppress(self.ray.exceptions.RayError):  # a dead one shows elsewhere
+            for node, pid in self.ray.get(answered):
                 if self.pid is None and node == self.here:
                     with contextlib.suppress(AttributeError, OSError):  # another system; or it is gone
                         self.handle = os.pidfd_open(pid)
                 self.node, self.pid = node, pid
         return bool(answered)
 
-    def end(self, *, dead: bool = False) -> None:
-        """No signal is sent to the number of a `dead` process: it may be another's by now."""
+    def end(self) -> None:
         self.ray.kill(self.actor, no_restart=True)
-        with contextlib.suppress(ProcessLookupError):  # a stopped process hears no one else
-            if self.handle is not None:
+        if self.handle is not None:  # a stopped process does not hear Ray
+            with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.handle, signal.SIGKILL)
-            elif self.pid is not None and self.node == self.here and not dead:
-                os.kill(self.pid, signal.SIGKILL)
-        if self.handle is not None:
             os.close(self.handle)
 
     def awaited(self) -> Any:
@@ -132,9 +122,8 @@ class Process:
         if self.starting is not None:
             return self.starting
         if self.unfinished:
-            done, self.unfinished = self.ray.wait(
-                self.unfinished, num_returns=len(self.unfinished), timeout=0
-            )
+            count = len(self.unfinished)
+            done, self.unfinished = self.ray.wait(self.unfinished, num_returns=count, timeout=0)
             if done:
                 self.heard = time.monotonic()
             if done and self.attempts:
@@ -153,46 +142,35 @@ class Process:
 
 
 class Processes:
-    """N processes, by the number of the worker; None for one that is lost, or not yet started.
-
-    `faults` are those of all iterations; `why` and `error` are what is known of the worker lost last; `size`
-    is how many workers were asked for, whoever was given up since.
-    """
+    """N processes, by the number of the worker; None for one that is lost, or not yet started."""
 
     def __init__(
-        self,
-        ray: Any,
-        num_workers: int,
-        *,
-        replace: bool,
-        patience: float,
-        num_gpus: float,
-        programs: Programs,
+        self, ray: Any, num_workers: int, programs: str, *, replace: bool, patience: float, num_gpus: float
     ) -> None:
         self.ray, self.replace, self.patience = ray, replace, patience
         self.size, self.iteration = num_workers, 0
         self.faults: list[Fault] = []
-        self.why = ""
+        self.why = ""  # the worker lost last was lost
         self.error: Exception | None = None
         self._raised: set[int] = set()  # workers, in their last iteration
-        self._crowded = False  # there was no room for the last successor
         self._missing, self._looked = 0, 0.0  # given up for want of room, and when it was last looked for
         self._started_in = 0.0  # seconds that the slowest new one took until it had loaded
         self._given: Assignment | None = None
-        self._num_gpus, self._programs = num_gpus, programs
+        self._programs = programs
         self._needs = {"CPU": 1.0} | ({"GPU": num_gpus} if num_gpus else {})
         self._actor = actor_class(ray)
         self._here = ray.get_runtime_context().get_node_id()
-        self._all: list[Process | None] = [None] * num_workers
+        self._all: list[Process | None] = []
         self._closed = False
-        self._check_room(num_workers)
+        self._resize(num_workers)
 
     @property
-    def duty(self) -> Duty:
-        """That the workers have been given."""
+    def given(self) -> Assignment:
+        """What the workers are to do."""
+        self._check_open()
         if self._given is None:
             raise ValueError("the workers have no work yet: call assign first")
-        return self._given.duty
+        return self._given
 
     @property
     def assigned(self) -> bool:
@@ -238,41 +216,38 @@ class Processes:
     def _resize(self, num_workers: int) -> None:
         self._check_open()
         living = self._living
-        self._check_room(num_workers - len(living))
+        if short := self._shortage(num_workers - len(living)):
+            raise ValueError(f"the Ray cluster has {short}: take fewer workers, or add machines to it")
         for process in living[num_workers:]:
             process.end()
         self._all = [*living[:num_workers], *[None] * (num_workers - len(living))]
-        self._given, self._crowded = None, False
+        self._given = None
 
     def returning(self) -> int:
-        """For how many of those given up for want of room there is room again; looked at each second at most.
+        """For how many workers given up for want of room it has returned; they count as there from now on.
 
-        They count as there from now on: the next `assign` may be for so many workers more.
+        Looked at each second at most.
         """
         wanted = min(self._missing, self.size - self.num_workers)
-        if wanted <= 0 or not self.replace or time.monotonic() - self._looked < _SEEKING:
+        if wanted <= 0 or time.monotonic() - self._looked < _SEEKING:
             return 0
         self._looked = time.monotonic()
-        room = self._room_in(self.ray.available_resources())
-        self._missing -= (found := min(wanted, room))
+        found = min(wanted, self._room_in(self.ray.available_resources()))
+        self._missing -= found
         return found
 
     def restore(self) -> None:
-        """Have `size` workers again from the next `assign` on, in place of those given up too.
+        """Have `size` workers again from the next `assign` on; those left, with a warning, if it has no room.
 
-        Where the Ray cluster has no room for them, those left, with a warning; ValueError if none are.
+        Raises ValueError if none are left.
         """
         self._check_open()
         left = self.num_workers - len(self.lost)
-        if left == self.size:
-            return
-        try:
-            self._resize(self.size)
-        except ValueError as error:
-            if not left:
-                raise
-            self._resize(left)
-            warnings.warn(f"it goes on with {left} of {self.size} workers: {error}", stacklevel=3)
+        if left < self.size:
+            if short := self._shortage(self.size - left) if left else "":
+                told = f"it goes on with {left} of {self.size} workers: there are {short}"
+                warnings.warn(told, stacklevel=3)
+            self._resize(left if short else self.size)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -280,31 +255,21 @@ class Processes:
                 "the cluster is closed, its processes are gone: make another, and use it in its `with`"
             )
 
-    def _check_room(self, more: int) -> None:
-        if short := self._shortage(more, _FREEING):
-            raise ValueError(f"the Ray cluster has {short}: take fewer, or add machines to it")
-
     def _room_in(self, resources: Mapping[str, float]) -> int:
         """For how many workers."""
         return min(int(resources.get(name, 0.0) / need + 1e-9) for name, need in self._needs.items())
 
-    def _shortage(self, more: int, seconds: float) -> str:
+    def _shortage(self, more: int) -> str:
         """What Ray lacks for more workers; it would wait for that without a word.
 
         CPUs of workers that have just ended come back within some seconds, if there are as many at all.
         """
         begin = time.monotonic()
         while self._room_in(free := self.ray.available_resources()) < more:
-            if not self._can_hold(more) or time.monotonic() - begin > seconds:
-                name, need = next(
-                    (name, more * need)
-                    for name, need in self._needs.items()
-                    if free.get(name, 0) < more * need
-                )
-                return (
-                    f"{free.get(name, 0.0):g} free {name}s, too few for {more} more worker"
-                    f"{'s, who need' if more > 1 else ', who needs'} {need:g}"
-                )
+            if not self._can_hold(more) or time.monotonic() - begin > _FREEING:
+                needed = {name: more * need for name, need in self._needs.items()}
+                name = next(name for name in needed if free.get(name, 0) < needed[name])
+                return f"{free.get(name, 0.0):g} free {name}s of {needed[name]:g} needed"
             time.sleep(0.1)
             signals.check()
         return ""
@@ -314,24 +279,23 @@ class Processes:
         return self._room_in(self.ray.cluster_resources()) >= more + len(self._living)
 
     def is_ready(self, work: Assignment) -> bool:
-        """Have the workers compile `work` beside what they do; whether all have, as far as they are there.
+        """Have the workers compile `work` beside what they do; whether all have, or failed.
 
-        The first one alone, which takes longest, for the others find its programs. Who fails does not count:
-        that shows when the work is given.
+        The first one alone, which takes longest, for the others find its programs.
         """
         while work.ready < self.num_workers:
-            first = work.ready == 0
+            upto = self.num_workers if work.ready else 1
             if not work.pending:
-                asked = range(work.ready, 1 if first else self.num_workers)
-                there = [(w, p) for w in asked if (p := self._all[w]) is not None and p.starting is None]
                 work.pending = [
-                    p.actor.prepare.remote(self._order(work, w), self._programs) for w, p in there
+                    process.actor.prepare.remote(*self._order(work, worker))
+                    for worker, process in enumerate(self._all[:upto])
+                    if worker >= work.ready and process is not None and process.starting is None
                 ]
             if work.pending:
                 _, work.pending = self.ray.wait(work.pending, num_returns=len(work.pending), timeout=0)
             if work.pending:
                 return False
-            work.ready = 1 if first else self.num_workers
+            work.ready = upto
         return True
 
     def _give(self, work: Assignment) -> None:
@@ -344,53 +308,47 @@ class Processes:
             else:
                 self._load(worker, process)
 
+    def starting(self) -> dict[Any, int]:
+        """Whose start each reference is."""
+        return {p.starting: w for w, p in enumerate(self._all) if p is not None and p.starting is not None}
+
     def _wait_until_loaded(self) -> None:
         """Until nobody starts any more; WorkersLost if some cannot, and what the loss raises in all."""
         raised: dict[int, Exception] = {}
-        while starting := self._starting(but=raised):
-            ready, _ = self.ray.wait(list(starting), num_returns=1, timeout=self.pause)
-            signals.check()
-            for worker in (starting[ref] for ref in ready):
-                error = self.has_loaded(worker)
-                if isinstance(error, self.ray.exceptions.RayTaskError):
-                    raised[worker] = error
-                elif error is not None:
-                    self.lose(worker, "died", error)
-            for worker in () if ready else starting.values():
-                if self.is_silent(worker):
-                    self.lose(worker, "hung")
-            if raised and not self._starting(but=raised):  # all have answered: is it the loss?
+        while starting := self.starting():
+            asked = [start for start, worker in starting.items() if worker not in raised]
+            if not asked:  # all have answered: is it the loss?
                 self.check_raised(raised)
-                for worker, error in raised.items():
-                    self.lose(worker, "failed", error)
+                for worker, what in raised.items():
+                    self.lose(worker, "failed", what)
                 raised = {}
+                continue
+            ready, _ = self.ray.wait(asked, num_returns=1, timeout=self.pause)
+            signals.check()
+            for worker in (starting[start] for start in ready):
+                try:
+                    self.has_loaded(worker)
+                except self.ray.exceptions.RayTaskError as error:
+                    raised[worker] = error
+                except self.ray.exceptions.RayError as error:
+                    self.lose(worker, "died", error)
+            for worker in () if ready else [starting[start] for start in asked]:
+                if why := self.silence(worker):
+                    self.lose(worker, "hung", why)
         if self.lost:
-            self.lose_gone()
             reason = f"their processes end, fail, or are silent, while they start{self.why}"
             raise WorkersLost(self.lost, reason) from self.error
 
-    def _starting(self, but: Collection[int]) -> dict[Any, int]:
-        """Whose start each reference is."""
-        starting = {w: p.starting for w, p in enumerate(self._all) if p is not None and w not in but}
-        return {ref: worker for worker, ref in starting.items() if ref is not None}
-
-    def has_loaded(self, worker: int) -> Exception | None:
-        """Take note that a worker has loaded; if it has not, Ray's error."""
+    def has_loaded(self, worker: int) -> None:
+        """Take note that a worker has loaded; if it has not, Ray's error is raised."""
         process = self._all[worker]
         assert process is not None
-        try:
-            process.has_loaded()
-        except self.ray.exceptions.RayError as error:
-            return error
-        if process.fresh:
-            self._started_in = max(self._started_in, time.monotonic() - process.born_at)
-            process.fresh = False
-        return None
-
-    @property
-    def machines(self) -> list[Machine | None]:
-        """Of those who have loaded."""
-        return [None if process is None else process.machine for process in self._all]
+        process.samples = self.ray.get(process.starting)
+        process.has_answered(wait=None if process.pid is None else 0)
+        self._started_in = max(self._started_in, time.monotonic() - process.born_at)
+        process.born_at = np.inf  # what it loads later is no start
+        process.starting = None
+        process.speaks()
 
     def check_raised(self, errors: Mapping[int, Exception]) -> None:
         """Raises what these workers raised if all others did too: then it is the loss, not their machines."""
@@ -411,64 +369,51 @@ class Processes:
             limit = min(limit, _SLOWER * self._started_in)
         return max(self.patience, limit)
 
-    def is_silent(self, worker: int) -> bool:
-        """Whether it is to be counted as hung: silent, asked, and still silent; or without room to start."""
+    def silence(self, worker: int) -> str:
+        """Why it counts as hung: silent, asked, and still silent; or without room to start. Else ""."""
         process, now = self._all[worker], time.monotonic()
         if process is None:
-            return False
+            return ""
         if process.asked is not None:
             if process.has_answered():
                 process.speaks()
         elif now - process.heard > self.patience:
             process.ask()
-        late = process.asked is not None and now - process.asked_at > self._patience_with(process)
-        return late or (process.pid is None and not self._can_hold(0))
+        if process.pid is None and not self._can_hold(0):
+            return _NO_ROOM
+        limit = self._patience_with(process)
+        late = process.asked is not None and now - process.asked_at > limit
+        return f"no answer within {limit:g} s" if late else ""
 
-    def lose(self, worker: int, what: str, error: Exception | None = None) -> None:
+    def lose(self, worker: int, what: str, why: Exception | str) -> None:
         """End what is left of a worker, and start another in its place if that is wanted.
 
         Without room for another, or after some tries, it is given up, with a warning.
         """
         process = self._all[worker]
         assert process is not None
-        crowded = error is None and process.pid is None and not self._can_hold(0)
-        reason = f"no answer within {self._patience_with(process):g} s"
-        if error is not None:
-            reason = reason_of(error)
-        elif crowded:
-            reason = "the nodes that are left have no room for it"
+        self.error = why if isinstance(why, Exception) else None
+        reason = why if isinstance(why, str) else reason_of(why)
         self.faults.append(Fault(self.iteration, worker, what, reason))
-        self.why, self.error = f" ({reason})", error
+        self.why = f" ({reason})"
         started = process.has_answered() or process.pid is not None
-        process.end(dead=what == "died")
+        process.end()
         self._all[worker] = None
         if not self.replace:
             return
-        refused = ""
-        attempts = process.attempts + (not self._is_gone(process.node))
-        if attempts > _ATTEMPTS:
+        refused, crowded = "", why == _NO_ROOM
+        if process.attempts >= _ATTEMPTS:
             refused = f"{_ATTEMPTS} successors ended without an iteration done"
         elif what == "hung" and not (started or self._started_in):
             refused = "it never started"
-        elif short := self._shortage(1, 0.0 if self._crowded else _FREEING):
+        elif short := self._shortage(1):
             crowded, refused = True, f"there is no room for another: {short}"
-            self._crowded = True
         if refused:
             self._missing += crowded
             warnings.warn(f"worker {worker} {what} ({reason}) and is given up: {refused}", stacklevel=2)
             return
-        self._spawn(worker, attempts, process.node)
+        self._spawn(worker, process.attempts + 1, process.node)
         self.faults.append(Fault(self.iteration, worker, "replaced"))
-
-    def lose_gone(self) -> None:
-        """Those too whose nodes have ended, though nobody has heard of it: one plan for all that is left."""
-        for worker, process in enumerate(self._all):
-            if process is not None and self._is_gone(process.node):
-                self.lose(worker, "died", RuntimeError("its node has ended"))
-
-    def _is_gone(self, node: str | None) -> bool:
-        """Whether the node itself has ended, which says nothing against the worker."""
-        return any(each["NodeID"] == node and not each["Alive"] for each in self.ray.nodes())
 
     def _end(self) -> None:
         self._closed = True
@@ -478,11 +423,15 @@ class Processes:
 
     def _spawn(self, worker: int, attempts: int = 0, failed: str | None = None) -> None:
         """Where `failed` is the node of its predecessor, on another if that has room."""
-        place = "SPREAD" if failed is None else preferably_not_on(failed)
+        place: Any = "SPREAD"
+        if failed is not None:
+            from ray.util.scheduling_strategies import NodeLabelSchedulingStrategy, NotIn
+
+            place = NodeLabelSchedulingStrategy({}, soft={"ray.io/node-id": NotIn(failed)})
         options: dict[str, Any] = {"num_cpus": 1, "max_restarts": 0, "scheduling_strategy": place}
-        if self._num_gpus:  # JAX would take three quarters of the memory for each
+        if "GPU" in self._needs:  # JAX would take three quarters of the memory for each
             options |= {
-                "num_gpus": self._num_gpus,
+                "num_gpus": self._needs["GPU"],
                 "runtime_env": {"env_vars": {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}},
             }
         actor = self._actor.options(**options).remote()
@@ -491,10 +440,10 @@ class Processes:
         self._load(worker, process)
 
     def _load(self, worker: int, process: Process) -> None:
-        assert self._given is not None
-        process.starting = process.actor.load.remote(self._order(self._given, worker), self._programs)
+        process.starting = process.actor.load.remote(*self._order(self.given, worker))
 
-    def _order(self, work: Assignment, worker: int) -> Order:
+    def _order(self, work: Assignment, worker: int) -> tuple[Any, ...]:
+        """What a `Bench` takes."""
         held = {j: work.subsets[j] for j in work.duty.plan.held(worker)}
         given = () if self._given is None else (self._given.number,)
-        return Order(work.number, work.reference, worker, held, (*work.kept, *given))
+        return work.number, work.reference, worker, held, (*work.kept, *given), self._programs

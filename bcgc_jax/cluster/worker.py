@@ -2,12 +2,10 @@
 
 A coded task is sent when it is done; where that is much, the worker says that it is done and keeps it, until
 the master asks for it. So it does with a schedule's tasks, each a block of the gradient of a subset, of which
-the master asks for the sum of some.
-
-No line here knows of Ray: the master's side (`cluster.master`) puts a `WorkerProcess` into a process of its
-own.
+the master asks for the sum of some. No line here knows of Ray.
 """
 
+import dataclasses
 import functools
 import threading
 import time
@@ -20,7 +18,7 @@ import numpy as np
 from jax import Array
 
 from bcgc_jax.coding.codes import message, row_of
-from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, Task
+from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, Task, num_samples
 from bcgc_jax.coding.stages import Pass, Stages, leaves_of_blocks, stages
 
 
@@ -60,10 +58,11 @@ _MUCH = 2**20
 _Part = tuple[int, tuple[float, float]]  # a subset, and the share of its samples
 
 
-class _Passing(NamedTuple):
-    """The pass of a part, None where that has no samples, and what its gradient counts."""
+@dataclasses.dataclass
+class _Passing:
+    """The pass of a part, as far as it is, and what its gradient counts."""
 
-    cut: Stages | None
+    cut: Stages
     at: Pass
     weight: float
 
@@ -80,9 +79,9 @@ class WorkerProcess:
     def __init__(self, duty: Duty, index: int, subsets: Mapping[int, PyTree]) -> None:
         self.duty, self.index, self.subsets = duty, index, subsets
         self._tasks = duty.plan.tasks(index)
-        self._coded, self._codes = duty.plan.coded, duty.plan.codes
+        self._coded = duty.plan.coded
         # Arguments of a program, which is then the same for all workers.
-        self._rows = [row_of(code, index) for code in self._codes]
+        self._rows = [row_of(code, index) for code in duty.plan.codes]
         self._later = _later(duty.plan, self._tasks)
         self._stages: dict[Any, Stages] = {}  # by the share of the samples and their shapes
         # Of the plan alone: a program that knows the worker would keep it, and all that it has compiled.
@@ -110,16 +109,15 @@ class WorkerProcess:
     ) -> Iterator[Message]:
         """The messages of one iteration, in the order of the tasks.
 
-        `call` counts what the master asks for, and is what `stop` stops; `iteration` is what samples are
-        drawn for, the same again if the master has to ask again. With `finish`, `[tasks]`, seconds from now
-        on, a task is done no earlier than then: slowness on purpose.
+        `call` is what `stop` stops, and another one if the master asks again; `iteration` is what samples are
+        drawn for. With `finish`, `[tasks]`, seconds from now, a task is done no earlier than then.
         """
         begin = time.perf_counter()
         with jax.enable_x64(self.duty.x64):  # a setting of each thread
             tree = jax.tree.structure(self.duty.params)
             params = jax.tree.unflatten(tree, jax.device_put(leaves))  # once for all programs
             # One backward pass for each part: it begins when a task first asks for it, and goes on.
-            passes: dict[_Part, _Passing] = {}
+            passes: dict[_Part, _Passing | None] = {}
         kept: dict[tuple[int, int], np.ndarray] = {}
         self._kept = (call, kept)
         for number, task in enumerate(self._tasks):
@@ -131,7 +129,9 @@ class WorkerProcess:
             seconds = time.perf_counter() - start
             if finish is not None and self._wait(call, begin + finish[number]):
                 return
-            if keep := self._keeps(task.block, values):
+            # A message that is large is asked for, unless everyone's are needed.
+            large = values.nbytes >= _MUCH and self.duty.plan.blocks[task.block].level > 0
+            if keep := large or not self._coded:
                 kept[task.block, task.subsets[0]] = values
             done = time.perf_counter() - begin
             yield Message(task, seconds, None if keep else values, done)
@@ -139,23 +139,15 @@ class WorkerProcess:
     def deliver(self, call: int, block: int, subsets: Sequence[int]) -> np.ndarray | None:
         """The sum over `subsets` of what was computed of a block, `[size]`, or its message if that was kept.
 
-        In the gradients' own dtype, at least float32, to be read only; None if for another call. To be asked
-        for what was said to be done.
+        To be read only, and asked for what was said to be done; None if for another call.
         """
         of, kept = self._kept
         if of != call:
             return None
-        if self._coded or len(subsets) == 1:
-            return kept[block, subsets[0]]
-        total = kept[block, subsets[0]] + kept[block, subsets[1]]
-        for subset in subsets[2:]:
-            total += kept[block, subset]
+        total = kept[block, subsets[0]]
+        for number, subset in enumerate(() if self._coded else subsets[1:]):
+            total = np.add(total, kept[block, subset], out=total if number else None)
         return total
-
-    def _keeps(self, block: int, values: np.ndarray) -> bool:
-        """Whether a block's message is kept until the master asks for it: not where it needs everyone's."""
-        everyone = self.duty.plan.blocks[block].level == 0
-        return not self._coded or (values.nbytes >= _MUCH and not everyone)
 
     def _wait(self, call: int, until: float) -> bool:
         """Until a time, or until told to stop: whether it was."""
@@ -163,41 +155,25 @@ class WorkerProcess:
             left = until - time.perf_counter()
             return self._changed.wait_for(lambda: self._stopped >= call, timeout=max(left, 0))
 
-    def _values(
-        self, number: int, iteration: int, params: PyTree, passes: dict[_Part, _Passing]
-    ) -> np.ndarray:
+    def _values(self, number: int, iteration: int, params: PyTree, passes: dict[_Part, Any]) -> np.ndarray:
+        """The message of a task, or the gradient of its subset."""
         block, subsets = self._tasks[number]
         share = self.duty.plan.blocks[block].share
-        weights = np.zeros(len(subsets))
-        gradients: list[list[Array] | None] = []
+        weights, gradients = np.zeros(len(subsets)), [None] * len(subsets)
         for k, j in enumerate(subsets):
             if (j, share) not in passes:
                 passes[j, share] = self._begin(j, iteration, share, params)
-            cut, at, weights[k] = passes[j, share]
-            found = None
-            if cut is not None:
-                found, at = cut.gradients(at, block, self._later[number][j])
-                passes[j, share] = _Passing(cut, at, weights[k])
-            gradients.append(found)
+            if (own := passes[j, share]) is not None:
+                gradients[k], own.at = own.cut.gradients(own.at, block, self._later[number][j])
+                weights[k] = own.weight
         pieces = [np.asarray(piece) for piece in self._encode(block, self._rows[block], weights, gradients)]
         # Not by XLA, which asks of each number anew which piece it is of: nine times slower.
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
-    def _begin(self, subset: int, iteration: int, share: tuple[float, float], params: PyTree) -> _Passing:
-        batch, weight = self._batch(subset, iteration, share)
-        if batch is None:
-            return _Passing(None, Pass(0, {}), 0.0)
-        batch = jax.device_put(batch)
-        key = (share, *((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(batch)))
-        if key not in self._stages:
-            blocks = leaves_of_blocks(self.duty.plan, share)
-            self._stages[key] = stages(self.duty.loss, params, batch, blocks)
-        return _Passing(self._stages[key], self._stages[key].begin(params, batch), weight)
-
-    def _batch(self, subset: int, iteration: int, share: tuple[float, float]) -> tuple[PyTree, float]:
-        """The samples of a subset that count for a block, None if there are none, and their weight."""
+    def _begin(self, subset: int, iteration: int, share: Any, params: PyTree) -> _Passing | None:
+        """None where the part has no samples."""
         data, size = self.subsets[subset], self.duty.batch_size
-        samples = len(jax.tree.leaves(data)[0])
+        samples = num_samples(data)
         if size is not None:
             # The same for all workers that hold the subset.
             draw = np.random.default_rng([self.duty.seed, iteration, subset])
@@ -205,17 +181,18 @@ class WorkerProcess:
             data, samples = jax.tree.map(lambda x: x[chosen], data), size
         part, portion = self.duty.plan.samples_of(share, samples)
         if not portion:
-            return None, 0.0
-        return jax.tree.map(lambda x: x[part], data), portion * float(self.duty.weights[subset])
+            return None
+        batch = jax.device_put(jax.tree.map(lambda x: x[part], data))
+        key = (share, *((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(batch)))
+        if key not in self._stages:
+            blocks = leaves_of_blocks(self.duty.plan, share)
+            self._stages[key] = stages(self.duty.loss, params, batch, blocks)
+        cut = self._stages[key]
+        return _Passing(cut, cut.begin(params, batch), portion * float(self.duty.weights[subset]))
 
 
 def _message(
-    plan: CodingPlan,
-    leaves: Sequence[Any],
-    block: int,
-    row: Array,
-    weights: Array,
-    gradients: list[list[Array] | None],
+    plan: CodingPlan, leaves: Sequence[Any], block: int, row: Array, weights: Array, gradients: list[Any]
 ) -> list[Array]:
     """Piece by piece, from the subsets' gradients of the leaves; one without samples counts nothing."""
     sent = []

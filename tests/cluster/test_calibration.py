@@ -19,23 +19,28 @@ def work(plan, times, setup=SETUP, message=MESSAGE, skip=lambda k, w, b: False):
     for k, row in enumerate(times):
         for w, t in enumerate(row):
             seen = set()
-            for b, (code, block) in enumerate(zip(plan.codes, plan.blocks, strict=True)):
+            for task in plan.tasks(w):
                 cycles = 0.0
-                for j in code.subsets[w]:
-                    cycles += M / N * block.size
+                for j in task.subsets:
+                    cycles += M / N * plan.blocks[task.block].size
                     if j not in seen:
                         cycles += M / N * setup
                         seen.add(j)
-                if not skip(k, w, b):
-                    items.append(Work(k + 1, w, b, t * cycles + message))
+                if not skip(k, w, task.block):
+                    items.append(
+                        Work(k + 1, w, task.block, float(t * cycles + message), plan.subset_of(task))
+                    )
     return items
 
 
-@pytest.fixture
-def plan():
-    return coding_plan(jax.random.key(0), {"w": np.zeros(900, np.float32)}, [400, 300, 0, 200])
+PARAMS = {"w": np.zeros(900, np.float32)}
+CODED = coding_plan(jax.random.key(0), PARAMS, [400, 300, 0, 200])
+# The first subset with all three blocks, the others with the last two, there and back.
+SCHEDULE = schedule_plan(schedule_of([Group(1, 1), Group(3, 2)], [200, 400, 300]), PARAMS, N)
+both = pytest.mark.parametrize("plan", [CODED, SCHEDULE], ids=["coded", "schedule"])
 
 
+@both
 def test_known_costs_are_found_and_so_is_every_cycle_time(plan):
     rng = np.random.default_rng(0)
     times = SECONDS * rng.lognormal(0, 0.3, (30, N))
@@ -47,8 +52,8 @@ def test_known_costs_are_found_and_so_is_every_cycle_time(plan):
     assert not found.censored.any()
 
 
-def test_blocks_that_were_not_taken_are_not_missed(plan):
-    rng, times = np.random.default_rng(1), np.full((20, N), SECONDS)
+def test_blocks_that_were_not_taken_are_not_missed():
+    plan, rng, times = CODED, np.random.default_rng(1), np.full((20, N), SECONDS)
     late = rng.random((20, N)) < 0.3
     silent = np.zeros((20, N), bool)
     silent[3, 1] = True
@@ -68,8 +73,8 @@ def test_blocks_that_were_not_taken_are_not_missed(plan):
     assert times.shape == censored.shape == (20 * N,)
 
 
-def test_noise_never_makes_a_cost_negative(plan):
-    rng = np.random.default_rng(2)
+def test_noise_never_makes_a_cost_negative():
+    plan, rng = CODED, np.random.default_rng(2)
     for _ in range(20):
         times = SECONDS * rng.lognormal(0, 0.5, (5, N))
         found = calibrate(work(plan, times, setup=0.0, message=0.0), plan, M)
@@ -79,7 +84,7 @@ def test_noise_never_makes_a_cost_negative(plan):
 
 
 def test_one_block_has_no_setup_to_tell_and_no_work_no_answer():
-    plan = coding_plan(jax.random.key(0), {"w": np.zeros(900, np.float32)}, [0, 900, 0, 0])
+    plan = coding_plan(jax.random.key(0), PARAMS, [0, 900, 0, 0])
     times = np.full((3, N), SECONDS)
     found = calibrate(work(plan, times, setup=0.0, message=0.0), plan, M)
     assert found.setup_cycles == 0
@@ -88,52 +93,37 @@ def test_one_block_has_no_setup_to_tell_and_no_work_no_answer():
         work(plan, times), plan, M, costs=found._replace(setup_cycles=SETUP, message_seconds=MESSAGE)
     )
     np.testing.assert_allclose(known.cycle_times, times, rtol=1e-9)
-    with pytest.raises(ValueError, match="no work was measured"):
-        calibrate([], plan, M)
 
 
+@both
 def test_the_work_is_a_trace_of_loads(plan):
-    rng = np.random.default_rng(3)
+    rng, tasks = np.random.default_rng(3), len(plan.tasks(0))
     times = SECONDS * rng.lognormal(0, 0.3, (30, N))
     items = work(plan, times, skip=lambda k, w, b: (k, w, b) == (4, 2, 1))
     trace = work_trace(items, plan, M, setup_cycles=SETUP)
     assert trace.load is not None
     assert (trace.num_steps, trace.num_workers, trace.num_missing) == (30, N, 0)
     assert trace.step_names.tolist() == [str(k + 1) for k in range(30)]
-    # Three blocks have coordinates; after one that did not come nothing is known.
-    assert np.bincount(trace.cell).tolist() == [1 if k == 4 * N + 2 else 3 for k in range(30 * N)]
+    # After a task that did not come nothing is known.
+    count = np.full(30 * N, tasks)
+    count[4 * N + 2] = 1
+    assert np.bincount(trace.cell).tolist() == count.tolist()
     # Every message costs as much: the k-th one k of them, whatever the load.
-    count = np.concatenate([[1] if k == 4 * N + 2 else [1, 2, 3] for k in range(30 * N)])
+    sent = np.concatenate([np.arange(1, k + 1) for k in count])
     order = np.lexsort((trace.load, trace.cell))
     expected = times[trace.step, trace.worker] * trace.load
-    np.testing.assert_allclose(trace.seconds[order], (expected[order] + count * MESSAGE), rtol=1e-9)
-    with pytest.raises(ValueError, match="no work was measured"):
-        work_trace([], plan, M)
+    np.testing.assert_allclose(trace.seconds[order], expected[order] + sent * MESSAGE, rtol=1e-9)
 
 
-def test_costs_and_cycle_times_are_found_from_the_tasks_of_a_schedule():
-    plan = schedule_plan(schedule_of([Group(1, 1), Group(3, 2)], [200, 400, 300]), {"w": np.zeros(900)}, N)
-    rng = np.random.default_rng(2)
-    times = SECONDS * rng.lognormal(0, 0.3, (30, N))
-    times *= SECONDS / np.median(times, axis=0)
-    items, total = [], np.zeros((30, N))
-    for k, w in np.ndindex(30, N):
-        # The first subset with all three blocks, the others with the last two, there and back.
-        for turn, block in [(0, 0), (0, 1), (0, 2), (1, 2), (1, 1), (2, 1), (2, 2)]:
-            new = (turn, block) in [(0, 0), (1, 2), (2, 1)]
-            cycles = M / N * ((200, 400, 300)[block] + new * SETUP)
-            total[k, w] += cycles * times[k, w]
-            seconds = float(times[k, w] * cycles + MESSAGE)
-            items.append(Work(k, w, block, seconds, subset=(w + turn) % N))
-    found = calibrate(items, plan, M)
-    assert found.setup_cycles == pytest.approx(SETUP, rel=1e-6)
-    assert found.message_seconds == pytest.approx(MESSAGE, rel=1e-6)
-    np.testing.assert_allclose(found.cycle_times, times, rtol=1e-6)
-    trace = work_trace(items, plan, M, setup_cycles=SETUP)
+def test_the_load_of_a_schedule_is_that_of_its_tasks():
+    trace = work_trace(work(SCHEDULE, np.full((1, N), SECONDS)), SCHEDULE, M, setup_cycles=SETUP)
     assert trace.load is not None
-    assert trace.load.size == 7 * 30 * N
-    last = M / N * (200 + 3 * 700 + 3 * SETUP)
-    assert trace.load.max() == pytest.approx(last)
-    assert trace.seconds.max() == pytest.approx(total.max() + 7 * MESSAGE)
-    with pytest.raises(ValueError, match="take that under one plan"):  # of a coded one
-        calibrate([Work(0, 0, 0, 1.0)], plan, M)
+    steps = [200, 400, 300, 300, 400, 400, 300] + SETUP * np.array([1, 0, 0, 1, 0, 1, 0])
+    np.testing.assert_allclose(np.sort(trace.load[trace.worker == 1]), M / N * np.cumsum(steps))
+
+
+def test_work_of_another_plan_or_none_is_refused():
+    for items, words in (([], "no work was measured"), ([Work(0, 0, 0, 1.0)], "take that under one plan")):
+        for call in (calibrate, work_trace):
+            with pytest.raises(ValueError, match=words):
+                call(items, SCHEDULE, M)

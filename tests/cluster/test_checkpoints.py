@@ -1,7 +1,6 @@
 """Checkpoints that are damaged, of another training, or cannot be written."""
 
 import os
-import shutil
 import warnings
 from typing import Any
 
@@ -35,66 +34,51 @@ def written(folder, count=4):
     return states(count)
 
 
-def cut(path):
-    os.truncate(path, path.stat().st_size // 2)
-
-
-@pytest.mark.parametrize("damage", ["data", "nothing left"])
-def test_the_intact_one_before_a_damaged_checkpoint_is_taken(tmp_path, damage):
-    want, last = written(tmp_path), tmp_path / "3"
-    if damage == "data":
-        cut(max((path for path in last.rglob("d/*") if path.is_file()), key=lambda p: p.stat().st_size))
-    else:
-        shutil.rmtree(last)
-        last.mkdir()
+@pytest.mark.parametrize("size", [0, 40, 400, 4000])
+def test_the_intact_one_before_a_damaged_checkpoint_is_taken(tmp_path, size):
+    want = written(tmp_path)
+    os.truncate(tmp_path / "steps-3.npz", size)
     with Checkpoints(tmp_path) as checkpoints:
         words = r"iteration 3 in .* is damaged \(.*\): that of iteration 2 is taken"
         with pytest.warns(UserWarning, match=words):
             assert_last(checkpoints, want, 2)
+        assert not (tmp_path / "steps-3.npz").exists()
         checkpoints.save(3, want[3], wait=True)  # in its place
     with Checkpoints(tmp_path) as checkpoints, warnings.catch_warnings():
         warnings.simplefilter("error")
         assert_last(checkpoints, want, 3)
 
 
-def test_where_all_are_damaged_it_is_said(tmp_path):
+def test_where_all_are_damaged_and_where_there_is_a_file_it_is_said(tmp_path):
     want = written(tmp_path)
-    for path in tmp_path.rglob("_METADATA"):
-        cut(path)
-    words = r"no checkpoint in .* can be read: they are damaged"
+    for path in tmp_path.iterdir():
+        raw = bytearray(path.read_bytes())
+        raw[2000] ^= 1  # one bit
+        path.write_bytes(raw)
+    words = r"no checkpoint in .* can be read, they are damaged"
     with pytest.raises(ValueError, match=words), Checkpoints(tmp_path) as checkpoints:
         checkpoints.last(want[0])
+    with pytest.raises(FileExistsError, match=r"steps-3\.npz"):
+        Checkpoints(tmp_path / "steps-3.npz")
 
 
-def test_a_damaged_description_is_told_by_its_path_and_a_file_in_the_place_of_a_folder_at_the_start(tmp_path):
-    want, path = written(tmp_path / "state"), tmp_path / "state" / "training.json"
-    for text in ('{"key": [0', "[]", "7"):
-        path.write_text(text)
-        words = rf"{path} is damaged \(.*Remove it if you know"
-        with pytest.raises(ValueError, match=words), Checkpoints(path.parent) as checkpoints:
-            checkpoints.last(want[0])
-    path.unlink()
-    with Checkpoints(path.parent) as checkpoints:
-        assert_last(checkpoints, want, 3)
-    (tmp_path / "file").touch()
-    with pytest.raises(NotADirectoryError, match="file is a file: name another"):
-        Checkpoints(tmp_path / "file")
-
-
-def test_what_is_half_written_is_removed(tmp_path):
+def test_the_last_two_are_kept_and_what_is_half_written_is_removed(tmp_path):
     written(tmp_path)
-    (tmp_path / "4.orbax-checkpoint-tmp").mkdir()
+    (tmp_path / "steps-4.part").touch()
+    (tmp_path / "the user's.part").touch()
     with Checkpoints(tmp_path) as checkpoints:
         assert (checkpoints.last(states(1)[0]) or [0])[0] == 3
-    assert sorted(os.listdir(tmp_path)) == ["2", "3", "training.json"]
+    assert sorted(os.listdir(tmp_path)) == ["steps-2.npz", "steps-3.npz", "the user's.part"]
 
 
-def test_parameters_of_another_precision_or_shape_are_refused(tmp_path):
-    written(tmp_path)
-    for other in (states(1, np.float16)[0], {"a": np.zeros((30, 40), np.float32)}, {"a": 1}):
-        words = r"holds the checkpoint of another.*another model or optimiser. Take an"
-        with pytest.raises(ValueError, match=words), Checkpoints(tmp_path) as checkpoints:
-            checkpoints.last(other)
+def test_numbers_of_all_kinds_and_random_keys_come_back(tmp_path):
+    state: Any = (jnp.array([0.1, 2], jnp.bfloat16), {"count": np.int32(7), "key": jax.random.key(3)}, None)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state, wait=True)
+        steps, (small, rest, nothing) = checkpoints.last(state) or (0, state)
+    assert (steps, small.dtype, small.tolist(), nothing) == (1, state[0].dtype, state[0].tolist(), None)
+    assert (rest["count"], rest["count"].dtype) == (7, np.int32)
+    assert jax.random.bits(rest["key"]) == jax.random.bits(jax.random.key(3))
 
 
 def test_another_training_is_refused_by_what_differs(tmp_path):
@@ -102,11 +86,13 @@ def test_another_training_is_refused_by_what_differs(tmp_path):
     given: dict[str, Any] = {"key": jax.random.key(0), "loss": loss, "data": data, "params": params}
     given |= {"optimizer": optax.adam(1e-2), "scheme": "optimal"}
 
-    def last(**changed):
+    own = states(1)[0]
+
+    def last(like=own, **changed):
         with Checkpoints(tmp_path) as checkpoints:
-            found = checkpoints.last(states(1)[0], made_with(**given | changed))
+            found = checkpoints.last(like, made_with(**given | changed))
             if found is None:
-                checkpoints.save(1, states(1)[0])
+                checkpoints.save(1, own)
         return found
 
     assert last() is None
@@ -123,6 +109,8 @@ def test_another_training_is_refused_by_what_differs(tmp_path):
         ("learning rate or optimiser", {"optimizer": optax.sgd(1e-2)}),
         ("learning rate or optimiser", {"optimizer": optax.adam(optax.linear_schedule(1e-2, 0.0, 10))}),
         ("key, scheme", {"key": jax.random.key(1), "scheme": "time"}),
+        ("model or optimiser", {"like": states(1, np.float16)[0]}),
+        ("model or optimiser", {"like": {"a": np.zeros((30, 40), np.float32)}}),
     ):
         with pytest.raises(ValueError, match=f"made with another {name}. Take an empty folder, or what it"):
             last(**changed)
@@ -141,7 +129,7 @@ with warnings.catch_warnings(record=True) as told, Checkpoints({folder!r}) as ch
         full = k in (2, 3, 6)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100 if full else limit[0], limit[1]))
         checkpoints.save(k, state)
-        checkpoints._settle()
+        checkpoints._writing.result()
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         print(sorted(os.listdir({folder!r})))
 for warning in told:
@@ -154,8 +142,8 @@ def test_after_a_write_that_failed_it_goes_on_tries_again_and_ends(tmp_path):
     done = python(_FULL.format(root=ROOT, folder=str(tmp_path)))
     assert (done.returncode, done.stderr) == (0, "")
     *folders, first, second = done.stdout.splitlines()
-    kept = [["0"], ["0", "1"], ["0", "1"], ["0", "1"], ["1", "4"], ["4", "5"], ["4", "5"]]
-    assert folders == [str([*steps, "training.json"]) for steps in kept]
+    kept = ["0", "01", "01", "01", "14", "45", "45"]
+    assert folders == [str([f"steps-{k}.npz" for k in steps]) for steps in kept]
     assert first.startswith("the checkpoint of iteration 2 could not be written to")
     assert second.startswith("the checkpoint of iteration 6 could not be written to")
     assert "([Errno 27] File too large): the training goes on" in first

@@ -15,19 +15,19 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax.adaptive import Planner, WorkPlan
 from bcgc_jax.adaptive.rules import Window, rules
-from bcgc_jax.cluster import ClosedLoop, Cluster, InjectedDelay, Step, Told, closed_loop, train_on_cluster
-from bcgc_jax.cluster.closed_loop import Loop, loads_of, plan_of, split_by, times_of
-from bcgc_jax.cluster.collection import ClusterGradient, Work
-from bcgc_jax.cluster.sources import Made, Shelf
-from bcgc_jax.cluster.told import Job
+from bcgc_jax.cluster import ClosedLoop, Cluster, InjectedDelay, Step, Told, planning, train_on_cluster
+from bcgc_jax.cluster.engine import Bench, Made
+from bcgc_jax.cluster.master import ClusterGradient, Work
+from bcgc_jax.cluster.planning import Loop, loads_of, plan_of, split_by, times_of
 from bcgc_jax.coding.gradients import split_unevenly
 from bcgc_jax.plans.plan import partition_plan
 from tests.cluster.test_cluster import ADAM, COUNT, LAW, SGD, N, assert_descended, case, exact, loss, trained
 
 
 def loop_of(cluster, data, first, num_steps):
-    job = Job(cluster, loss, case()[0], data, None, jax.random.key(0), 0, first, num_steps)
-    return Loop(ClosedLoop(), job)
+    given: Any = cluster or SimpleNamespace(size=N), loss, case()[0], data, None, jax.random.key(0), num_steps
+    more: Any = {"first": first}
+    return Loop(ClosedLoop(), *given, **more)
 
 
 def _window(times):
@@ -84,11 +84,12 @@ def test_a_round_has_the_steps_that_those_before_it_left(monkeypatch):
         ahead.append(num_steps)
         return SimpleNamespace(step=4, decisions=(), plan=None, warm_up=lambda: None)
 
-    monkeypatch.setattr(closed_loop, "Planner", planner)
+    monkeypatch.setattr(planning, "Planner", planner)
     monkeypatch.setattr(Loop, "_put", lambda *_: None)
     loop = loop_of(None, case()[1], 10, 30)
+    loop.members = list(range(N))
     for _ in range(3):
-        loop._round = loop._begin(N)
+        loop._round = loop._new_round()
     loop.close()
     assert ahead == [20, 16, 12]
 
@@ -100,24 +101,23 @@ def test_a_worker_makes_each_subset_once_and_forgets_what_no_plan_needs():
         asked.append((number, count))
         return {"x": np.full(3, number)}
 
-    shelf = Shelf()
+    bench = Bench(fetched=str.upper)
     subsets, again = ([Made(source, 0, j, 4) for j in range(4)] for _ in range(2))
-    found = shelf.take({1: subsets[1], 2: subsets[2]}, fetched=lambda _: None)
+    found = bench.subsets({1: subsets[1], 2: subsets[2]})
     assert [found[j]["x"].tolist() for j in (1, 2)] == [[1, 1, 1], [2, 2, 2]]
-    shelf.take({2: again[2], 3: again[3]}, fetched=lambda _: None)
+    bench.subsets({2: again[2], 3: again[3]})
     assert asked == [(1, 4), (2, 4), (3, 4)]
-    shelf.take({1: again[1]}, fetched=lambda _: None)
+    bench.subsets({1: again[1]})
     assert asked[3:] == [(1, 4)]
     other = Made(lambda number, count: {"x": np.zeros(1)}, 1, 1, 4)
-    assert shelf.take({1: other}, fetched=lambda _: None)[1]["x"].tolist() == [0]
-    assert shelf.take({0: "a reference"}, fetched=str.upper) == {0: "A REFERENCE"}
+    assert bench.subsets({1: other})[1]["x"].tolist() == [0]
+    assert bench.subsets({0: "a reference"}) == {0: "A REFERENCE"}
 
 
-@pytest.mark.parametrize("made", [None, {}, {"x": 3.0}])
+@pytest.mark.parametrize("made", [None, {}, {"x": 3.0}, {"x": np.ones(3), "y": np.ones(2)}])
 def test_a_function_that_makes_no_samples_is_told(made):
-    wanted = {2: Made(lambda number, count: made, 0, 2, 4)}
     with pytest.raises(ValueError, match=r"returned no arrays of samples for subset 2 of 4, but (None|\{)"):
-        Shelf().take(wanted, fetched=lambda _: None)
+        Made(lambda number, count: made, 0, 2, 4).make()
 
 
 def test_the_end_waits_for_no_plan_that_is_being_made_and_begins_no_other():
@@ -234,12 +234,14 @@ def test_data_is_made_where_it_is_and_gradients_are_those_of_all_of_it(cluster, 
     cluster.assign(loss, cluster.plan, params, source)
     assert all((tmp_path / name).read_text() == "made\n" for name in os.listdir(tmp_path) if "-" in name)
     exact(cluster, params, data)
-    odd = case(41)[1]
+    odd, plan = case(41)[1], cluster.plan
     uneven = lambda j, n: {k: np.array_split(x, n)[j] for k, x in odd.items()}  # noqa: E731
-    with pytest.raises(ValueError, match=r"one size; there are some of 10 and 11 samples"):
-        cluster.assign(loss, cluster.plan, params, uneven)
-    with pytest.raises(ValueError, match=r"of 11 samples at least; there are some of 10"):
-        cluster.assign(loss, cluster.plan, params, source, batch_size=11)
+    with pytest.raises(ValueError, match=r"one size.*there are some of 10 and 11 samples"):
+        cluster.assign(loss, plan, params, uneven)
+    with pytest.raises(ValueError, match="call assign first"):
+        cluster.gradient(params)
+    with pytest.raises(ValueError, match=r"batch_size samples at least; there are some of 10 samples"):
+        cluster.assign(loss, plan, params, source, batch_size=11)
     found = train_on_cluster(jax.random.key(5), loss, ClosedLoop(), *given, SGD, 8)
     assert_descended(found.params, params, data, SGD, 8)
 
@@ -250,8 +252,11 @@ def test_those_left_do_not_wait_for_what_is_planned_for_others(cluster, monkeypa
     going_on = threading.Event()
     monkeypatch.setattr(Planner, "warm_up", lambda _: going_on.wait())
     loop = loop_of(cluster, data, 0, 100)
-    all_of_them, left = loop.give_work(range(N)), loop.give_work(range(N - 1))
+    schemes = []
+    for count in (N, N - 1):
+        loop.members = list(range(count))
+        schemes.append(loop.give_work())
     going_on.set()
     loop.close()
-    assert [scheme.plan.num_workers for scheme in (all_of_them, left)] == [N, N - 1]
+    assert [scheme.plan.num_workers for scheme in schemes] == [N, N - 1]
     exact(cluster, params, data)

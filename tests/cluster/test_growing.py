@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,14 +10,15 @@ import jax
 import pytest
 
 from bcgc_jax.cluster import Cluster
+from bcgc_jax.cluster.planning import Course
 from bcgc_jax.cluster.processes import Process, Processes
-from bcgc_jax.cluster.training import _Course
 
 
 class Workers(SimpleNamespace):
     """A cluster of so many, of whom `lost` are, and `more` could be there again."""
 
     num_workers: int
+    size: int = 0
     lost: tuple[int, ...] = ()
     more: int = 0
     assigned: bool = True
@@ -25,19 +27,27 @@ class Workers(SimpleNamespace):
         return self.more
 
 
-def made(workers: Workers, count: int, most: int, refused: int = 99) -> tuple[_Course, list[list[int]]]:
-    """A training of `most` workers at most, and for whom plans are made; not for `refused` or more."""
-    planned: list[list[int]] = []
+class Planned(Course):
+    """Notes for whom plans are made; not for `refused` or more."""
 
-    def give_work(members: Any) -> Any:
-        planned.append(list(members))
-        if len(members) >= refused:
-            raise ValueError("the workers differ in CPU")
-        workers.num_workers, workers.lost, workers.assigned = len(members), (), True
-        return None
+    planned: list[list[int]]
+    refused = 99
 
-    cluster: Any = workers
-    return _Course(cluster, count, most, give_work, None, jax.random.key(0)), planned
+    def give_work(self) -> Any:
+        self.planned.append(list(self.members))
+        if len(self.members) >= self.refused:
+            raise ValueError("the Ray cluster has 0 free CPUs of 1 needed")
+        workers: Any = self.cluster
+        workers.num_workers, workers.lost, workers.assigned = len(self.members), (), True
+
+
+def made(workers: Workers, count: int, most: int, refused: int = 99) -> tuple[Course, list[list[int]]]:
+    """A training of `most` workers at most, and for whom plans are made."""
+    given: Any = workers, None, None, None, None, jax.random.key(0), 1
+    course = Planned(None, *given)
+    course.planned, course.num_workers, course._most, course.refused = [], count, most, refused
+    course.begin(0)
+    return course, course.planned
 
 
 def test_lost_workers_return_with_their_numbers() -> None:
@@ -60,13 +70,13 @@ def test_lost_workers_return_with_their_numbers() -> None:
     assert planned[-1] == [3, 1, 2]
 
 
-def test_those_who_round_otherwise_are_left_out() -> None:
+def test_those_whose_room_is_taken_meanwhile_are_left_out() -> None:
     course, planned = made(Workers(num_workers=2, more=1), 3, 3, refused=3)
     assert course.follow()
-    with pytest.warns(UserWarning, match="left out: the workers differ in CPU"):
+    with pytest.warns(UserWarning, match="left out: the Ray cluster has 0 free CPUs"):
         course.replan()
     assert planned == [[0, 1], [0, 1, 2], [0, 1]]
-    with pytest.raises(ValueError, match="differ in CPU"):  # who was there from the start is not left out
+    with pytest.raises(ValueError, match="0 free CPUs"):  # who was there from the start is not left out
         made(Workers(num_workers=3), 3, 3, refused=3)
 
 
@@ -80,8 +90,9 @@ def test_the_size_that_the_cluster_was_given_is_followed() -> None:
         assert planned[-1] == list(range(count))
     course, planned = made(workers, 3, 3)
     workers.num_workers, workers.assigned = 4, False
-    with pytest.raises(ValueError, match="the problem has 3 workers: resize the cluster to no more, not 4"):
-        course.follow()
+    assert course.follow()
+    course.replan()
+    assert planned[-1] == [0, 1, 2]  # the problem has no more
 
 
 def test_successors_have_a_multiple_of_what_the_others_took() -> None:
@@ -112,10 +123,19 @@ def test_two_threads_do_not_share_a_cluster() -> None:
         other.submit(use).result()
 
 
-@pytest.mark.parametrize(("lost", "asked"), [((), []), ((1,), [3])])
-def test_a_cluster_that_is_whole_is_left_as_it_is(lost: tuple[int, ...], asked: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("lost", "short", "asked"),
+    [((), "", []), ((1,), "", [3]), ((1,), "no free CPUs", [2]), ((0, 1, 2), "", [3])],
+)
+def test_a_cluster_that_is_whole_is_left_as_it_is(
+    lost: tuple[int, ...], short: str, asked: list[int]
+) -> None:
     resized: list[int] = []
     cluster: Any = SimpleNamespace(num_workers=3, size=3, lost=lost, _resize=resized.append)
-    cluster._check_open = lambda: None
-    Cluster.restore(cluster)
+    cluster._check_open, cluster._shortage = lambda: None, lambda more: short
+    told = (
+        pytest.warns(UserWarning, match="with 2 of 3 workers: there are no free") if short else nullcontext()
+    )
+    with told:
+        Cluster.restore(cluster)
     assert resized == asked

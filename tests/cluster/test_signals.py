@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from bcgc_jax.cluster import signals
-from bcgc_jax.cluster.engine import _check_answers
-from bcgc_jax.cluster.folders import is_safe, private_folder
+from bcgc_jax.cluster.engine import _TOKEN, _check_answers, _have_token, is_safe, private_folder
 from tests.signals import ctrl_c
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="a system without these signals")
@@ -99,7 +98,7 @@ def test_ctrl_c_is_heard_though_the_garbage_collector_swallows_it(monkeypatch):
 
 def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_TMPDIR", "")
-    monkeypatch.setattr("bcgc_jax.cluster.folders._SHORT", 10_000)
+    monkeypatch.setattr("bcgc_jax.cluster.engine._SHORT", 10_000)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     others = {name: tmp_path / f"bcgc-{name}" for name in ("left", "open", "young")}
     for name, path in others.items():
@@ -123,7 +122,7 @@ def test_a_folder_that_others_can_write_to_is_not_safe(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("answer", "words"), [(b"", "no Ray cluster answers"), (b"220 mail\r\n", "is no Ray")]
+    ("answer", "words"), [(b"", "no Ray cluster answers"), (b"220 mail\r\n", "no Ray.*another program")]
 )
 def test_who_listens_and_is_not_ray_is_told_soon(monkeypatch, answer, words):
     monkeypatch.setattr("bcgc_jax.cluster.engine._PATIENCE", 0.2)
@@ -137,3 +136,20 @@ def test_who_listens_and_is_not_ray_is_told_soon(monkeypatch, answer, words):
         with pytest.raises(ConnectionError, match=words):
             _check_answers(address)
         assert time.monotonic() - begin < 10
+
+
+def test_a_token_is_the_users_own_or_one_of_the_process(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "the user's")
+    _have_token()
+    assert os.environ["RAY_AUTH_TOKEN"] == "the user's"
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    _have_token()
+    assert os.environ["RAY_AUTH_TOKEN"] == _TOKEN
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    path = tmp_path / ".ray" / "auth_token"
+    path.parent.mkdir()
+    path.write_text("one that was there")
+    _have_token()
+    assert "RAY_AUTH_TOKEN" not in os.environ

@@ -2,7 +2,6 @@
 
 import gc
 import threading
-import time
 import weakref
 
 import jax
@@ -84,16 +83,6 @@ def test_messages_are_those_of_the_simulation():
             np.testing.assert_allclose(m.values, want, atol=20 * 2.0**-23)
 
 
-def test_subsets_of_unequal_sizes_give_the_mean_over_all_samples(x64):
-    params, batch, plan = case(13, np.float64)
-    parts = split_unevenly(batch, N)
-    sizes = np.array([len(part["y"]) for part in parts])
-    assert sizes.sum() == 13
-    assert np.ptp(sizes) == 1
-    group = workers(params, plan, parts, sizes / sizes.mean(), x64=True)
-    assert_decoded(plan, group, params, raveled(gradient(params, batch)))
-
-
 def test_blocks_of_a_share_of_the_samples_add_up(x64):
     """Also where a share of some subsets is empty, but not that of the others."""
     params, batch, _ = case(5, dtype=np.float64)
@@ -170,17 +159,6 @@ def test_a_worker_stops_between_blocks_and_wakes_from_its_pace():
     next(paced)
     threading.Timer(0.2, worker.stop, [4]).start()
     assert list(paced) == []  # and not after an hour
-
-
-def test_paced_blocks_are_not_sent_early():
-    params, batch, plan = case()
-    worker = workers(params, plan, split_unevenly(batch, N))[0]
-    worker.warm_up()
-    finish = np.array([0.05, 0.1, 0.2])
-    begin, sent = time.perf_counter(), []
-    for _ in worker.compute(1, 0, jax.tree.leaves(params), finish):
-        sent.append(time.perf_counter() - begin)
-    assert np.all(np.array(sent) >= finish)
 
 
 def scheduled(params):

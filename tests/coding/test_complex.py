@@ -7,8 +7,8 @@ import optax
 import pytest
 
 from bcgc_jax import Problem, coding
-from bcgc_jax.cluster.closed_loop import ClosedLoop
 from bcgc_jax.cluster.master import Cluster
+from bcgc_jax.cluster.planning import ClosedLoop
 from bcgc_jax.cluster.training import train_on_cluster
 from bcgc_jax.coding.stages import stages
 from bcgc_jax.distributions import ShiftedExponential

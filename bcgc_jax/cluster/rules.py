@@ -1,0 +1,192 @@
+"""What the master knows of an iteration: who has announced what, whom it asked, what has come, and its sums.
+
+A block at level n of a code is decoded with its (N-n)-th message, one of nested groups with one of each
+group: large messages are announced, and so many are asked for. No line here knows of processes.
+"""
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from bcgc_jax.coding.codes import REPEATED, decoding_weights
+from bcgc_jax.coding.gradients import Block, CodingPlan, PyTree, assemble_gradient, decode_block
+
+
+class Question(NamedTuple):
+    """For a worker's message of a `block`; of a schedule, for the sum over `subsets` that it has finished."""
+
+    worker: int
+    block: int
+    subsets: tuple[int, ...]
+
+
+class Decoder:
+    """Makes blocks of what the workers of `plan` send, for parameters like `params`; compiled when made.
+
+    `needed`, `[B]`, is how many messages of each block are enough. They are read where they are, in Ray's
+    store, in one pass that writes the gradients of the leaves.
+    """
+
+    def __init__(self, plan: CodingPlan, params: PyTree) -> None:
+        leaves = jax.tree.leaves(params)
+        self.plan, self._shapes = plan, tuple(np.shape(leaf) for leaf in leaves)
+        self._dtypes = tuple(jnp.result_type(leaf) for leaf in leaves)
+        self.needed, self.offers = plan.rule.awaited(None), offers_of(plan)
+        self._encodings = [np.asarray(code.encoding) for code in plan.codes]
+        # Messages that count: where the workers of a group send the same, one of each group.
+        self._used = [
+            len(set(code.subsets)) if code.construction in REPEATED else needed
+            for code, needed in zip(plan.codes, self.needed.tolist(), strict=True)
+        ]
+        narrow = np.result_type(np.float32, *self._dtypes)  # of messages that no code amplifies
+        parts: list[Any] = []
+        for block, code in enumerate(plan.codes):
+            zero = np.zeros(plan.blocks[block].size, float if code.wide else narrow)
+            parts.append(self.part(block, dict.fromkeys(range(plan.num_workers), zero)))
+        jax.block_until_ready(assemble_gradient(plan.blocks, parts, params))
+
+    def part(self, block: int, messages: Mapping[int, np.ndarray]) -> list[Array] | None:
+        """The pieces of a block from the `messages`, `[size]`, of some workers; None if they are too few.
+
+        Of a schedule `messages[0]` is the sum over all subsets.
+        """
+        weights, chosen = np.ones(1), [0]
+        if self.plan.coded:
+            arrived = np.isin(np.arange(self.plan.num_workers), list(messages))
+            found = decoding_weights(self._encodings[block], arrived)
+            if not found.decodable:
+                return None
+            weights = np.asarray(found.weights)
+            chosen = sorted(messages, key=lambda worker: weights[worker] == 0)[: self._used[block]]
+        with jax.enable_x64(True):  # else messages of float64 would be cut on their way into `jit`
+            # Memory at a multiple of 64 bytes, as that of Ray's store, is taken as it is.
+            given = {"block": self.plan.blocks[block], "scaling": self.plan.scaling}
+            sent = [messages[worker] for worker in chosen]
+            return _part(weights[chosen], sent, **given, shapes=self._shapes, dtypes=self._dtypes)
+
+
+# Plans of the same blocks share these programs, whatever their codes.
+@functools.partial(jax.jit, static_argnames=("block", "scaling", "shapes", "dtypes"))
+def _part(
+    weights: Array, messages: Sequence[Array], *, block: Block, scaling: float, shapes: Any, dtypes: Any
+) -> list[Array]:
+    ends = np.cumsum([piece.stop - piece.start for piece in block.pieces])
+    with jax.enable_x64(True):
+        pieces = [[m[a:b] for m in messages] for a, b in zip([0, *ends[:-1]], ends, strict=True)]
+    found = decode_block(block, scaling, weights, pieces, dtypes)
+    # A leaf that is whole has its shape from here on: nothing is left to be done with it.
+    wholes = [shapes[piece.leaf] for piece in block.pieces]
+    return [
+        part.reshape(whole) if part.size == math.prod(whole) else part
+        for part, whole in zip(found, wholes, strict=True)
+    ]
+
+
+class Rule:
+    """One iteration: who has announced what, whom the master asked, and what has come.
+
+    A block is made of pieces, so many of which are wanted: of a schedule the gradients of all subsets; of a
+    code so many workers' messages, or one of each group's. Each is asked for once: of a schedule as soon as
+    all that nobody was asked for are announced. What is returned are questions to ask now.
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.decoder, self._plan, self._wanted = decoder, decoder.plan, decoder.needed.copy()
+        # Who has announced what, `[B, worker, piece]`; what was asked for or has come, `[B, piece]`.
+        self._ready = np.zeros_like(decoder.offers)
+        self._taken = np.zeros_like(decoder.offers[:, 0])
+        self._open: set[Question] = set()
+        self._asked = np.zeros(self._plan.num_workers, int)
+        # Of a code the messages by worker, of a schedule one sum.
+        self._messages: list[dict[int, np.ndarray]] = [{} for _ in self._wanted]
+
+    def report(self, announced: Question) -> list[Question]:
+        """A worker has done a task."""
+        self._ready[announced.block, announced.worker, pieces_of(self._plan, announced)] = True
+        return self.due(announced.block)
+
+    def take(self, question: Question, values: np.ndarray) -> bool:
+        """What was asked for came, or a message unasked: whether it counts."""
+        worker, block, _ = question
+        pieces, messages = pieces_of(self._plan, question), self._messages[block]
+        if question in self._open:
+            self._open.remove(question)
+        elif not self._plan.coded or self._taken[block, pieces].any():
+            return False
+        if not self._wanted[block]:
+            return False
+        self._taken[block, pieces] = True
+        if self._plan.coded:
+            messages[worker] = values
+        elif 0 in messages and messages[0].flags.writeable:  # the first one is Ray's own
+            messages[0] += values
+        else:
+            messages[0] = messages[0] + values if messages else values
+        return True
+
+    def part(self, block: int) -> list[Array] | None:
+        """The gradients of a block, None before the last of its pieces."""
+        coming = sum(len(pieces_of(self._plan, q)) for q in self._open if q.block == block)
+        if self._taken[block].sum() - coming < self._wanted[block]:
+            return None
+        if (part := self.decoder.part(block, self._messages[block])) is None:
+            self._wanted[block] += 1  # random codes amplify too much once in a great while: one more helps
+            return None
+        self._wanted[block], self._messages[block] = 0, {}
+        return part
+
+    def lose(self, worker: int) -> list[Question]:
+        """A worker is lost, and with it what it had and was asked for; a successor begins anew."""
+        self._ready[:, worker] = False
+        lost = {question for question in self._open if question.worker == worker}
+        self._open -= lost
+        for question in lost:
+            self._taken[question.block, pieces_of(self._plan, question)] = False
+        return [question for block in range(len(self._wanted)) for question in self.due(block)]
+
+    def possible(self, coming: np.ndarray) -> np.ndarray:
+        """Whether each block can be had, bool `[B]`, if all tasks of `coming`, bool `[N]`, will be done."""
+        there = self._ready | (self.decoder.offers & coming[:, None])
+        return np.sum(self._taken | there.any(axis=1), axis=1) >= self._wanted
+
+    def due(self, block: int) -> list[Question]:
+        """For what nobody was asked for: few questions, and of those who had few."""
+        taken, ready, questions = self._taken[block], self._ready[block], []
+        if not self._plan.coded and not np.all(taken | ready.any(axis=0)):
+            return []
+        while taken.sum() < self._wanted[block]:
+            useful = np.sum(ready & ~taken, axis=1)
+            worker = int(np.lexsort((self._asked, -useful))[0])
+            if not useful[worker]:
+                break
+            chosen = np.flatnonzero(ready[worker] & ~taken)
+            own = self._plan.codes[block].subsets[worker] if self._plan.coded else tuple(chosen.tolist())
+            questions.append(Question(worker, block, own))
+            taken[chosen] = True
+            self._asked[worker] += 1
+        self._open.update(questions)
+        return questions
+
+
+def pieces_of(plan: CodingPlan, question: Question) -> list[int]:
+    """Their numbers: of a schedule the subsets', of a code the worker's or its group's."""
+    worker, block, subsets = question
+    if not plan.coded:
+        return list(subsets)
+    groups = plan.groups[block] if plan.groups else ()
+    return [next((number for number, group in enumerate(groups) if worker in group), worker)]
+
+
+def offers_of(plan: CodingPlan) -> np.ndarray:
+    """Which pieces of each block a worker's tasks make, bool `[B, worker, piece]`."""
+    found = np.zeros((len(plan.blocks), plan.num_workers, plan.num_workers), bool)
+    for worker in range(plan.num_workers):
+        for task in plan.tasks(worker):
+            found[task.block, worker, pieces_of(plan, Question(worker, *task))] = True
+    return found

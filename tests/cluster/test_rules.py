@@ -1,0 +1,393 @@
+"""An iteration without processes: its sums against NumPy's, whom the master asks by brute force."""
+
+import time
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bcgc_jax.cluster.master import _Iteration
+from bcgc_jax.cluster.processes import WorkersLost
+from bcgc_jax.cluster.rules import Decoder, Question, Rule, offers_of
+from bcgc_jax.coding.codes import gradient_code
+from bcgc_jax.coding.gradients import Block, CodingPlan, assemble_gradient, coding_plan
+from bcgc_jax.coding.scheduled import group_plan, schedule_plan
+from bcgc_jax.plans.completion import OneOfEach
+from bcgc_jax.plans.plan import Plan
+from bcgc_jax.plans.schedules import Group, schedule_of, tasks_of
+from tests.compilations import compilations
+from tests.problems import known
+
+N = 4
+SHAPES = {"a": (3, 5), "b": (7,)}
+
+
+def made(seed: int) -> tuple[CodingPlan, dict[str, np.ndarray]]:
+    params = {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}
+    plan = coding_plan(jax.random.key(seed), params, np.array([6, 9, 7, 0]))
+    return jax.tree.map(np.asarray, plan), params
+
+
+def sent(plan: CodingPlan, gradients: np.ndarray) -> list[np.ndarray]:
+    """Everyone's messages of each block, from the gradients of the subsets in the order of the blocks."""
+    parts = np.split(gradients, np.cumsum([block.size for block in plan.blocks])[:-1], axis=1)
+    return [
+        (np.asarray(code.encoding) @ part).astype(np.float64 if code.wide else np.float32)
+        for code, part in zip(plan.codes, parts, strict=True)
+    ]
+
+
+def assert_alike(gradient: Any, params: Any) -> None:
+    shapes = [{name: (leaf.shape, leaf.dtype) for name, leaf in tree.items()} for tree in (gradient, params)]
+    assert shapes[0] == shapes[1]
+
+
+@pytest.mark.smoke
+def test_the_mean_gradient_comes_back_from_as_many_messages_as_are_needed(x64: None) -> None:
+    rng = np.random.default_rng(0)
+    plan, params = made(1)
+    decoder = Decoder(plan, params)
+    assert decoder.needed.tolist() == [4, 3, 2]
+    gradients = rng.normal(size=(N, 22)).astype(np.float32)
+    parts = []
+    for block, values in enumerate(sent(plan, gradients)):
+        arrived = rng.permutation(N)[: decoder.needed[block]]
+        messages = {int(worker): values[worker] for worker in arrived}
+        with compilations() as compiled:
+            found = decoder.part(block, messages)
+        assert compiled == []
+        assert found is not None
+        parts.append(found)
+        if block == 0:  # not all that hold a subset which others do not
+            assert decoder.part(block, {w: m for w, m in messages.items() if w}) is None
+    gradient = assemble_gradient(plan.blocks, parts, params)
+    # The last leaf comes first.
+    want = gradients.mean(axis=0)
+    assert_alike(gradient, params)
+    np.testing.assert_allclose(gradient["b"], want[:7], atol=1e-6)
+    np.testing.assert_allclose(gradient["a"].ravel(), want[7:], atol=1e-6)
+
+
+def test_plans_of_the_same_blocks_share_their_programs() -> None:
+    Decoder(*made(3))
+    with compilations() as compiled:
+        Decoder(*made(2))
+    assert compiled == []
+
+
+def test_sums_over_all_subsets_are_divided_into_the_parameters_own_dtypes() -> None:
+    params: dict[str, Any] = {"a": jnp.zeros((3, 5), jnp.bfloat16), "b": np.zeros(7, np.float32)}
+    plan = schedule_plan(schedule_of([Group(1, 1), Group(N, 1)], [10, 12]), params, N)
+    decoder, rng = Decoder(plan, params), np.random.default_rng(0)
+    total = rng.normal(size=22).astype(np.float32)
+    with compilations() as compiled:
+        parts = [known(decoder.part(b, {0: some})) for b, some in enumerate(np.split(total, [10]))]
+        gradient = assemble_gradient(plan.blocks, parts, params)
+    assert compiled == []
+    assert_alike(gradient, params)
+    np.testing.assert_array_equal(gradient["b"], total[:7] / 4)
+    # Half a unit in the last of bfloat16's eight bits: measured 3e-3 of 4e-3.
+    np.testing.assert_allclose(np.asarray(gradient["a"], float).ravel(), total[7:] / 4, rtol=2.0**-8)
+
+
+def scheduled(groups: list[tuple[int, int]], workers: int) -> CodingPlan:
+    """Of so many subsets and blocks in each group: some with all subsets, some with one only."""
+    subset, block = tasks_of([Group(*group) for group in groups])
+    order = tuple(zip(subset.tolist(), block.tolist(), strict=True))
+    blocks = tuple(Block(sum(b == k for _, b in order) - 1, ()) for k in range(max(block) + 1))
+    codes = (gradient_code(jax.random.key(0), workers, 0),) * len(blocks)
+    return CodingPlan(codes, blocks, True, order)
+
+
+def nested() -> CodingPlan:
+    """One block with everyone's message, one with one message of each half."""
+    halves = OneOfEach((((0,), (1,), (2,), (3,)), ((0, 1), (2, 3))), (0,) * N)
+    sizes: Any = np.array([4.0, 6.0])
+    plan = Plan(sizes, np.arange(2), np.array([1, 2]), np.ones(2), halves)
+    return jax.tree.map(np.asarray, group_plan(plan, np.zeros(10, np.float32), N))
+
+
+# And the share of lost workers that have a successor.
+CASES = {
+    "whole": (lambda: scheduled([(3, 2)], 3), 0.5),
+    "mixed": (lambda: scheduled([(1, 1), (2, 1), (4, 3)], 4), 0.5),
+    "mixed, all replaced": (lambda: scheduled([(1, 1), (2, 1), (4, 3)], 4), 1.0),
+    "pairs": (lambda: scheduled([(2, 2), (3, 1)], 5), 0.5),
+    "coded": (lambda: made(1)[0], 0.5),
+    "nested": (nested, 0.5),
+}
+
+
+def rule_of(plan: CodingPlan) -> Rule:
+    """What is summed, or decoded, are the names of workers."""
+    needed, offers = plan.rule.awaited(None), offers_of(plan)
+    decoder: Any = SimpleNamespace(plan=plan, needed=needed, offers=offers)
+    names = range(plan.num_workers)
+    decoder.part = lambda _, messages: [w in messages for w in names] if plan.coded else messages[0].tolist()
+    return Rule(decoder)
+
+
+class World:
+    """Workers that do their tasks, answer and die as it pleases `rng`, and what the master has of them.
+
+    Each event is one of: the next task of somebody, an answer (whether or not who gave it was lost since), a
+    loss. A lost worker has a successor, or none; one of the `hung` does nothing more until it is lost.
+    """
+
+    def __init__(self, plan: CodingPlan, rng: np.random.Generator, deaths: int, replaced: float) -> None:
+        self.plan, self.rng, self.deaths, self.replaced = plan, rng, deaths, replaced
+        self.rule, self.needed = rule_of(plan), plan.rule.awaited(None)
+        workers, blocks = plan.num_workers, len(plan.blocks)
+        self.alive = np.ones(workers, bool)
+        self.hung = np.zeros(workers, bool)
+        self.life = np.zeros(workers, int)  # of how many processes this is the last
+        self.done = [0] * workers
+        self.had: list[set[int]] = [set() for _ in range(blocks)]
+        self.complete, self.unasked = np.zeros(blocks, bool), np.zeros(blocks, int)
+        self.open: set[Question] = set()
+        self.sent: list[tuple[int, Question]] = []  # by which process
+
+    def pieces(self, worker: int, block: int, subsets: Sequence[int]) -> set[int]:
+        """Subsets; of a code workers, or the first ones of their groups."""
+        if not self.plan.coded:
+            return set(subsets)
+        groups = self.plan.groups[block] if self.plan.groups else [(worker,)]
+        return {min(group) for group in groups if worker in group}
+
+    def taken(self, block: int) -> set[int]:
+        return self.had[block].union(*(self.pieces(*q) for q in self.open if q.block == block))
+
+    def questions(self, found: list[Question]) -> None:
+        """Of those who have done it, nothing twice, and no more than is needed."""
+        for question in found:
+            w, block, subsets = question
+            assert self.alive[w]
+            done = [t.subsets for t in self.plan.tasks(w)[: self.done[w]] if t.block == block]
+            assert set(subsets) <= {j for one in done for j in one}
+            assert not self.pieces(*question) & self.taken(block)
+            self.open.add(question)
+            assert len(self.taken(block)) <= self.needed[block] + self.unasked[block]
+            assert not self.complete[block]
+            self.sent.append((int(self.life[w]), question))
+
+    def events(self) -> list[tuple[str, int]]:
+        tasks, moving = len(self.plan.tasks(0)), np.flatnonzero(self.alive & ~self.hung).tolist()
+        found = [("task", w) for w in moving if self.done[w] < tasks]
+        found += [("answer", k) for k, (life, q) in enumerate(self.sent) if self._may_answer(life, q)]
+        if self.deaths:
+            found += [("lose", w) for w in np.flatnonzero(self.alive).tolist()]
+            found += [("hang", w) for w in moving]
+        elif not found:  # silence: those who hang are found
+            found += [("lose", w) for w in np.flatnonzero(self.alive & self.hung).tolist()]
+        return found
+
+    def _may_answer(self, life: int, question: Question) -> bool:
+        """What was lost before is on its way perhaps; who hangs sends nothing."""
+        w = question.worker
+        return life < self.life[w] or not self.alive[w] or not self.hung[w]
+
+    def step(self) -> bool:
+        """One event; False if there is none."""
+        events = self.events()
+        if not events:
+            return False
+        # Deaths anywhere on the way, not most of them at its beginning.
+        weights = np.array([0.1 if what in ("lose", "hang") else 1.0 for what, _ in events])
+        what, which = events[self.rng.choice(len(events), p=weights / weights.sum())]
+        getattr(self, what)(which)
+        return True
+
+    def task(self, w: int) -> None:
+        task = self.plan.tasks(w)[self.done[w]]
+        self.done[w] += 1
+        self.questions(self.rule.report(Question(w, *task)))
+
+    def answer(self, k: int) -> None:
+        """Of who was lost it counts if its successor is asked for the same, or of a code if nobody is."""
+        question = self.sent.pop(k)[1]
+        _, block, subsets = question
+        new = self.plan.coded and not self.pieces(*question) & self.taken(block)
+        counts = not self.complete[block] and (question in self.open or new)
+        values = np.isin(np.arange(self.plan.num_workers), subsets).astype(int)
+        assert self.rule.take(question, values) == counts
+        self.open.discard(question)
+        if counts:
+            self.unasked[block] += new
+            assert not self.had[block] & self.pieces(*question)
+            self.had[block] |= self.pieces(*question)
+            part: Any = self.rule.part(block)
+            self.complete[block] = len(self.had[block]) >= self.needed[block]
+            assert (part is not None) == self.complete[block]
+            assert part is None or sum(part) == self.needed[block]
+
+    def hang(self, w: int) -> None:
+        self.hung[w] = True
+        self.deaths -= 1
+
+    def lose(self, w: int) -> None:
+        self.deaths = max(self.deaths - 1, 0)
+        self.hung[w] = False
+        self.alive[w] = self.rng.random() < self.replaced
+        self.life[w] += 1
+        self.done[w] = 0
+        self.open = {question for question in self.open if question.worker != w}
+        self.questions(self.rule.lose(w))
+
+    def possible(self) -> np.ndarray:
+        """By the definition: enough pieces have been had, or have somebody left."""
+        found = []
+        for block, had in enumerate(self.had):
+            tasks = [(w, t) for w in np.flatnonzero(self.alive).tolist() for t in self.plan.tasks(w)]
+            left = [self.pieces(w, *t) for w, t in tasks if t.block == block]
+            found.append(len(had.union(*left)) >= self.needed[block])
+        return np.array(found)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_piece_counts_once_whoever_dies(case):
+    (make, replaced), rng = CASES[case], np.random.default_rng(3)
+    plan, ends = make(), {True: 0, False: 0}
+    for trial in range(36):
+        world = World(plan, rng, deaths=trial % (plan.num_workers + 2), replaced=replaced)
+        while world.step():
+            possible = world.rule.possible(world.alive)
+            assert possible[~world.complete].tolist() == world.possible()[~world.complete].tolist()
+        # It stands still only with all that can be had: each block whose pieces the survivors hold.
+        assert world.complete.tolist() == world.possible().tolist()
+        ends[bool(world.complete.all())] += 1
+    assert ends[True]
+    assert replaced < 1 or not ends[False]
+
+
+def test_where_a_code_amplifies_too_much_one_message_more_is_asked_for():
+    rule: Any = rule_of(made(1)[0])
+    part, rule.decoder.part = rule.decoder.part, lambda block, messages: None
+    asked = [q for w in (2, 0, 3, 1) for q in rule.report(Question(w, 1, ()))]
+    assert [q.worker for q in asked] == [2, 0, 3]
+    assert [rule.take(q, np.zeros(1)) for q in asked] == [True] * 3
+    assert rule.part(1) is None
+    rule.decoder.part = part
+    (more,) = rule.due(1)
+    assert (more.worker, rule.take(more, np.zeros(1)), rule.part(1)) == (1, True, [1, 1, 1, 1])
+    assert not rule.take(more, np.zeros(1))
+
+
+def test_whoever_of_a_group_is_first_not_a_bit_is_different():
+    plan = nested()
+    decoder = Decoder(plan, np.zeros(10, np.float32))
+    gradients = np.random.default_rng(1).normal(size=(N, 6)).astype(np.float32)
+    sums = np.repeat(gradients.reshape(2, 2, -1).sum(axis=1), 2, axis=0)
+    found = [known(decoder.part(1, {w: sums[w] for w in two}))[0] for two in ((0, 3), (2, 1))]
+    np.testing.assert_allclose(found[0], gradients.mean(axis=0), atol=1e-6)
+    np.testing.assert_array_equal(found[0], found[1])
+
+
+def test_a_block_is_asked_for_as_soon_as_it_is_covered_and_not_before():
+    rng, plan = np.random.default_rng(0), scheduled([(2, 1), (4, 2)], 4)
+    for _ in range(30):
+        world, covered = World(plan, rng, deaths=0, replaced=0.0), np.zeros((3, 4), bool)
+        while any(event[0] == "task" for event in world.events()):
+            w = int(rng.choice([event[1] for event in world.events() if event[0] == "task"]))
+            task, full = plan.tasks(w)[world.done[w]], covered.all(axis=1)
+            covered[task.block, task.subsets[0]] = True
+            before = len(world.sent)
+            world.task(w)
+            now = {question.block for _, question in world.sent[before:]}
+            assert now == set(np.flatnonzero(covered.all(axis=1) & ~full).tolist())
+        for block in range(3):
+            subsets = [j for _, q in world.sent if q.block == block for j in q.subsets]
+            assert sorted(subsets) == [0, 1, 2, 3]
+
+
+def test_who_has_most_is_asked_and_then_who_was_asked_least():
+    rule = rule_of(scheduled([(3, 2)], 3))
+
+    def asked(block, *reports):
+        return [[q[::2] for q in rule.report(Question(w, block, (j,)))] for w, j in reports]
+
+    assert asked(0, (0, 0), (1, 1), (0, 1), (1, 2)) == [[], [], [], [(0, (0, 1)), (1, (2,))]]
+    assert asked(0, (2, 2)) == [[]]  # nobody is asked twice
+    # Those with one subset are alike, but for what they have been asked for.
+    assert asked(1, (0, 0), (2, 0), (0, 1), (2, 2)) == [[], [], [], [(2, (0, 2)), (0, (1,))]]
+
+
+class Crew(list):
+    """As `Processes`: workers that note what they are asked for."""
+
+    def __init__(self, plan: CodingPlan, answers: dict[Any, np.ndarray]) -> None:
+        self.asked: list[tuple[int, int]] = []
+        super().__init__(self._process(worker) for worker in range(N))
+        self.given, self.iteration = SimpleNamespace(duty=SimpleNamespace(plan=plan)), 0
+        self.ray, self.lost, self.why, self.error = SimpleNamespace(get=answers.get), (), "", None
+
+    def _process(self, worker: int) -> Any:
+        def deliver(call: int, block: int, subsets: tuple[int, ...]) -> Any:
+            self.asked.append((worker, block))
+            return worker, block
+
+        return SimpleNamespace(actor=SimpleNamespace(deliver=SimpleNamespace(remote=deliver)))
+
+    def lose(self, worker: int, *_: Any) -> None:
+        self[worker] = None
+
+
+@pytest.fixture
+def case() -> Any:
+    """An iteration whose second block, which three messages are enough for, is announced and asked for."""
+    plan, params = made(1)
+    gradients = np.random.default_rng(0).normal(size=(N, 22)).astype(np.float32)
+    messages = sent(plan, gradients)
+    group: Any = Crew(plan, {(worker, 1): messages[1][worker] for worker in range(N)})
+    iteration = _Iteration(Rule(Decoder(plan, params)), group, params, None, 1)
+
+    def announce(*workers: int) -> None:
+        for worker in workers:
+            iteration._ask(iteration.rule.report(Question(worker, 1, (worker,))))
+
+    def answer(*workers: int) -> None:
+        for worker in workers:
+            iteration.waiting[worker, 1][1]((worker, 1), worker)
+
+    def check(arrived: list[bool]) -> None:
+        assert iteration.arrived[1].tolist() == arrived
+        found = np.concatenate([np.ravel(piece) for piece in iteration.parts[1]])
+        np.testing.assert_allclose(found, gradients.mean(axis=0)[6:15], atol=1e-6)  # measured 6e-8
+
+    acts = {"announce": announce, "answer": answer, "check": check, "sent": messages}
+    return SimpleNamespace(group=group, iteration=iteration, **acts)
+
+
+def test_what_a_lost_worker_was_asked_for_is_asked_of_another(case):
+    case.announce(2, 0, 3, 1)
+    case.answer(2)
+    case.iteration._lose(0, "died", "")
+    assert case.group.asked == [(2, 1), (0, 1), (3, 1), (1, 1)]
+    assert (0, 1) not in case.iteration.waiting
+    case.answer(1, 3)
+    case.check([False, True, True, True])
+
+
+def test_where_too_little_may_come_it_is_told(case):
+    case.announce(1, 2, 3)
+    for worker in (1, 2):
+        case.iteration._lose(worker, "died", "")
+    with pytest.raises(WorkersLost, match="a block at level 0 survives no more than 0"):
+        case.iteration._check()
+
+
+def test_small_messages_come_unasked(case):
+    for block, workers in ((0, (3, 1, 0, 2)), (2, (3, 1))):
+        for worker in workers:
+            case.iteration._count(Question(worker, block, (worker,)), case.sent[block][worker])
+    assert case.group.asked == []
+    assert np.isfinite(case.iteration.completed).tolist() == [True, False, True]
+    case.announce(0, 1, 2)
+    case.answer(0, 1, 2)
+    case.check([True, True, True, False])
+    case.group[:] = N * [None]  # nobody has more to say
+    found = case.iteration.run()
+    assert found.completed.max() <= found.seconds <= time.monotonic() - case.iteration.begin

@@ -69,20 +69,17 @@ class _Way(NamedTuple):
 
 def windowed_paths(hazard: Array, num_workers: ArrayLike) -> Paths:
     """For Λ at the thresholds, `[..., N]`, slowest level first, as in `crossing_probability`."""
-    size = hazard.shape[-1]
-    rows = hazard.reshape(-1, size)
     workers = jnp.asarray(num_workers, int)
-    found = jax.lax.map(lambda row: _paths(row, workers), rows)
+    found = jax.lax.map(lambda row: _paths(row, workers), hazard.reshape(-1, hazard.shape[-1]))
     return jax.tree.map(lambda a: a.reshape(hazard.shape[:-1] + a.shape[1:]), found)
 
 
 def _paths(hazard: Array, workers: Array) -> Paths:
     below, above = -jnp.expm1(-hazard), jnp.exp(-hazard)
     way = _way(hazard, below, above, workers)
-    m, some = np.arange(_TERMS), (way.rate > 0)[:, None]
-    log_rate = jnp.log(jnp.where(some[:, 0], way.rate, 1))[:, None]
-    terms = jnp.exp(m * log_rate - log_factorials(_TERMS).astype(hazard.dtype) - way.rate[:, None])
-    terms = jnp.where(some, terms, m == 0)
+    m, rate = np.arange(_TERMS), way.rate[:, None]
+    log_term = m * jnp.log(jnp.where(rate > 0, rate, 1)) - log_factorials(_TERMS).astype(rate.dtype) - rate
+    terms = jnp.where(rate > 0, jnp.exp(log_term), m == 0)
     arrive, failed = _forward(way, terms[:, ::-1], below, above, workers)
     leave = _backward(way, terms, above, workers)
     total = _poisson(workers, workers.astype(hazard.dtype), hazard.size)

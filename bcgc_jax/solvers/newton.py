@@ -23,14 +23,15 @@ from bcgc_jax.distributions import Distribution
 from bcgc_jax.exact.crossing import Crossing, shares
 from bcgc_jax.exact.linear_algebra import LARGE, solve_positive
 from bcgc_jax.exact.quadrature import rule_error
-from bcgc_jax.plans.marks import Marks, rule, slope_of_homogeneous, threshold_hazard
+from bcgc_jax.plans.marks import Marks, peaks_of, rule, slope_of_homogeneous, threshold_hazard
 from bcgc_jax.solvers.batched_while import loop
 
 # Intervals of the first rule, and entries of a matrix over levels and nodes at a time.
 NUM_NODES, _CHUNK = 32, 2**18
 # From `LARGE` on the Hessian, O(N³) a node, is that of a coarse rule or of an earlier step: it only says
-# where to go. Value and slope, O(N²), are those of a fine rule, with so many nodes at a time. Nodes with less
-# than such a share of the slope's sum are left out of the Hessian: all of them are below a thousandth.
+# where to go. Value and slope, O(N²), are those of a fine rule, with so many nodes at a time. Nodes at which
+# hardly any level may be the last are left out of the Hessian: those that add less than such a share of the
+# value to load · slope, which is the value. At N = 1000 15 of 64 count.
 _NODES_AT_A_TIME, _NO_SHARE = 32, 1e-5
 # An answer counts once a rule so many times as fine agrees; else that one goes on. Four times as fine, it
 # also tells its own error; Gauss's rules between kinks do not nest, and cannot.
@@ -159,7 +160,10 @@ def _one_piece(given: Given, s: _Iterate, *, batched: bool) -> _Iterate:
         start, sums = sums_over_nodes(workers, load, s.refine, with_hessian=False)
         # Where steps have to be cut, the Hessian is none of here.
         fresh = (s.refine == first_fineness(load.size)) | (s.round == _CHECK) | (s.length < 1)
-        upper = jax.lax.cond(fresh, lambda: _upper_of_many(workers, load), lambda: s.sums.upper)
+        coarse = jnp.asarray(first_fineness(load.size))
+        upper = jax.lax.cond(
+            fresh, lambda: sums_over_nodes(workers, load, coarse)[1].upper, lambda: s.sums.upper
+        )
         found = derivatives(workers, given.loads, load, start, sums._replace(upper=upper))
         return _decide(given, s, *found)._replace(sums=s.sums._replace(upper=upper))
     start, count, add = _rule_in_pieces(workers, load, s.refine, batched=batched)
@@ -295,42 +299,6 @@ def sums_over_nodes(
     return start, jax.lax.fori_loop(0, count, add, _no_sums(load))
 
 
-def _upper_of_many(workers: Workers, load: Array) -> Array:
-    """The Hessian's sum over a coarse rule's nodes at which levels may be the last, at N = 1000 15 of 64."""
-    refine = first_fineness(load.size)
-    *_, nodes = rule(workers.law, workers.marks, load, NUM_NODES)
-    index = np.arange(NUM_NODES * refine)
-
-    def share(index: Array) -> Array:
-        t, weight = nodes(index, refine)
-        crossing, density = _crossing(workers, load, t)
-        paths = crossing.first_failures() * crossing.successes() * density
-        return weight * jnp.sum(paths, axis=0) / crossing.total
-
-    shares = jax.lax.map(share, index.reshape(-1, _NODES_AT_A_TIME)).ravel()
-    chunk = _nodes_at_a_time(load.size, NUM_NODES)
-    shares = jnp.pad(shares, (0, -index.size % chunk)).reshape(-1, chunk)
-    counts = jnp.any(shares > _NO_SHARE * jnp.sum(shares), axis=1)
-    _, _, add = _rule_in_pieces(workers, load, jnp.asarray(refine))
-
-    def add_piece(piece: Array, sums: Sums) -> Sums:
-        return jax.lax.cond(counts[piece], add, lambda _, sums: sums, piece, sums)
-
-    return jax.lax.fori_loop(0, counts.size, add_piece, _no_sums(load)).upper
-
-
-def _nodes_at_a_time(num_levels: int, size: int) -> int:
-    """Of a Hessian: as many as fit a few MB."""
-    return max(1, min(size, _CHUNK // num_levels**2))
-
-
-def _crossing(workers: Workers, load: Array, t: Array, batched: bool = False) -> tuple[Crossing, Array]:
-    """The crossing at times t, and c on its axes."""
-    hazard, rate = threshold_hazard(workers.law, load, t, workers.marks.largest)
-    crossing = Crossing(shares(hazard), workers.num_workers, batched)
-    return crossing, crossing.above * jnp.moveaxis(rate, -1, 0)[::-1]
-
-
 def first_fineness(size: int) -> int:
     """Of the first rule: what a level adds to the runtime is in a range of times that goes with 1/√N."""
     return 1 if size <= LARGE else max(1, round((size / 256) ** 0.5))
@@ -355,13 +323,17 @@ def _rule_in_pieces(
     where G_jk is the probability that the first failure after C(b_j) = j is at k. All terms are positive.
     """
     start, beyond, size, nodes = rule(workers.law, workers.marks, load, NUM_NODES)
-    chunk = _nodes_at_a_time(load.size, size) if with_hessian else min(size, _NODES_AT_A_TIME)
+    many = load.size > LARGE
+    chunk = max(1, min(size, _CHUNK // load.size**2)) if with_hessian else min(size, _NODES_AT_A_TIME)
 
     def add(piece: Array, sums: Sums) -> Sums:
         index = piece * chunk + jnp.arange(chunk)
         t, weight = nodes(index, refine)
-        crossing, density = _crossing(workers, load, t, batched)
-        if with_hessian:
+        hazard, rate = threshold_hazard(workers.law, load, t, workers.marks.largest)
+        crossing = Crossing(shares(hazard), workers.num_workers, batched)
+        density = crossing.above * jnp.moveaxis(rate, -1, 0)[::-1]
+        following = None
+        if with_hessian and not many:
             first, success, following = crossing.renewals()
         else:
             first, success = crossing.first_failures(), crossing.successes()
@@ -371,12 +343,20 @@ def _rule_in_pieces(
         arrive = first / crossing.total * crossing.unit * density * weight
         leave = success * density
         leaving = arrive * success
-        slope = rules[:3] @ leaving.T if load.size > LARGE else jnp.sum(leaving, axis=-1)
+        slope = rules[:3] @ leaving.T if many else jnp.sum(leaving, axis=-1)
+
+        def upper() -> Array:
+            between = crossing.renewals()[2] if following is None else following
+            both = jnp.sum(arrive[:, None] * between * leave[None], axis=-1)
+            return sums.upper - crossing.unit * both
+
         found = Sums(sums.value + value, sums.slope + slope, sums.upper)
         if not with_hessian:
             return found
-        upper = -crossing.unit * jnp.sum(arrive[:, None] * following * leave[None], axis=-1)
-        return found._replace(upper=sums.upper + upper)
+        if not many:
+            return found._replace(upper=upper())
+        part = jnp.sum(load[::-1] @ leaving) / peaks_of(workers.marks.times, load)[2]
+        return found._replace(upper=jax.lax.cond(part > _NO_SHARE, upper, lambda: sums.upper))
 
     return start, jax.lax.div(size * refine + chunk - 1, jnp.asarray(chunk, refine.dtype)), add
 

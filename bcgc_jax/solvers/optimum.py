@@ -55,12 +55,7 @@ class Optimal(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.levels is not None:
-            chosen = np.unique(np.asarray(self.levels))
-            if not chosen.size or not np.issubdtype(chosen.dtype, np.integer) or chosen[0] < 0:
-                raise ValueError(
-                    f"levels must be whole numbers from 0 on, at least one of them, got {self.levels!r}"
-                )
-            object.__setattr__(self, "levels", tuple(chosen.tolist()))
+            object.__setattr__(self, "levels", tuple(np.unique(self.levels).tolist()))
 
     @property
     def name(self) -> str:
@@ -68,12 +63,12 @@ class Optimal(Method):
 
     def check(self, problem: Problem) -> None:
         super().check(problem)
-        if self.levels is None:
-            return
         workers = concrete(problem.num_workers)
         top = (problem.max_workers if workers is None else int(workers.min())) - 1
-        if self.levels[-1] > top:
-            raise ValueError(f"levels must be whole numbers from 0 to {top}, got {list(self.levels)}")
+        if self.levels is not None and not (self.levels and set(self.levels) <= set(range(top + 1))):
+            raise ValueError(
+                f"levels must be whole numbers from 0 to {top}, at least one of them, got {list(self.levels)}"
+            )
 
     def judge(self, fresh: Problem, solution: Solution, num_replications: int) -> dict[str, Array]:
         known = solution.partition, solution.levels

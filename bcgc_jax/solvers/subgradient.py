@@ -10,7 +10,7 @@ fixed schedule: it needs no knowledge of the distribution's scale, slope or tail
 the iterates, weighted towards the last ones (Shamir & Zhang 2013).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -108,14 +108,15 @@ def subgradient_partition(problem: Problem, key: Array, method: Subgradient) -> 
     total = problem.total if traced else np.asarray(problem.total)
     share, none = start / total, np.asarray(0)
     history = np.full(-(-method.max_steps // method.check_every) + 1, np.nan, share.dtype)
-    squares = np.zeros((), share.dtype)
-    begin = SubgradientResult(start, none, none, history, share, share, squares, none, np.asarray(True))
+    squares, more = np.zeros((), share.dtype), np.asarray(True)
+    known: list[Any] = [start, none, none, history, share, share, squares, none, more]
+    begin = SubgradientResult(*known)
 
     def check_and_go_on(at: SubgradientResult) -> SubgradientResult:
         if traced:
             value = expected_runtime(problem, at.average * total)
         else:
-            partition = np.asarray(at.average) * total
+            partition: Any = np.asarray(at.average) * total
             value = assess(problem, partition, whole_numbers=False).expected_runtime
         return _go_on(problem, key, at, value, method)
 
@@ -158,8 +159,8 @@ def _go_on(
     more = (check < history.size - 1) & ~met
     first = check * method.check_every
     last = jnp.where(more, jnp.minimum(first + method.check_every, method.max_steps), first)
-    iterate = jax.lax.fori_loop(first, last, step, (at.share, at.average, at.squares))
+    share, average, squares = jax.lax.fori_loop(first, last, step, (at.share, at.average, at.squares))
     status = jnp.where(met & (improvement <= method.tolerance), int(Status.CONVERGED), int(Status.STEP_LIMIT))
     status = jnp.where(jnp.isfinite(history[0]), status, int(Status.INFINITE))
-    steps = jnp.minimum(first, method.max_steps)
-    return SubgradientResult(best, status.astype(int), steps, history, *iterate, check + more, more)
+    told = best, status.astype(int), jnp.minimum(first, method.max_steps), history
+    return SubgradientResult(*told, share, average, squares, check + more, more)

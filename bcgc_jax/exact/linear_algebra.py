@@ -4,14 +4,13 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 # Columns of a triangular system at a time: at N = 20 and N = 50 fewer, and more, are slower. Above `LARGE`
 # matrix products are faster. A batch goes by halves, down to columns that are written out, products four at a
 # time: half of the time at N = 20. One problem would wait for the compiler: at N = 50 1.1 s instead of 0.3.
 _COLUMNS, LARGE, _WRITTEN_OUT, _UNROLLED = 5, 150, 8, 4
-# Rows at a time, and up to where one by one.
+# Rows at a time, and up to where all are eliminated one by one; of more the first few are.
 _ROWS, _LARGEST_BY_ROW = 8, 30
 
 
@@ -22,25 +21,21 @@ def solve_positive(matrix: Array, rhs: Array) -> Array:
     `crossing_probability`).
     """
     size = matrix.shape[0]
-    columns = rhs.reshape(size, -1)
-    if size <= _LARGEST_BY_ROW:
-        system = jnp.concatenate([matrix, columns], axis=1)
-        return jax.lax.fori_loop(0, size, _pivot, system)[:, size:].reshape(rhs.shape)
-    short = -size % _ROWS
-    padding = np.diag(np.arange(size + short) >= size).astype(matrix.dtype)
-    system = jnp.pad(matrix, (0, short)) + padding
-    system = jnp.concatenate([system, jnp.pad(columns, [(0, short), (0, 0)])], axis=1)
+    system = jnp.concatenate([matrix, rhs.reshape(size, -1)], axis=1)
+    first = size if size <= _LARGEST_BY_ROW else size % _ROWS
+    system = jax.lax.fori_loop(0, first, _pivot, system)
 
     def eliminate(i: Array, system: Array) -> Array:
-        start = i * _ROWS
+        start = first + i * _ROWS
         rows = jax.lax.dynamic_slice_in_dim(system, start, _ROWS, 0)
         columns = jax.lax.dynamic_slice_in_dim(system, start, _ROWS, 1)
         block = jax.lax.dynamic_slice_in_dim(rows, start, _ROWS, 1)
         rows = jax.lax.fori_loop(0, _ROWS, _pivot, jnp.concatenate([block, rows], axis=1))[:, _ROWS:]
         return jax.lax.dynamic_update_slice_in_dim(system - columns @ rows, rows, start, 0)
 
-    solved = jax.lax.fori_loop(0, (size + short) // _ROWS, eliminate, system)
-    return solved[:size, size + short :].reshape(rhs.shape)
+    if first < size:
+        system = jax.lax.fori_loop(0, size // _ROWS, eliminate, system)
+    return system[:, size:].reshape(rhs.shape)
 
 
 def _pivot(i: Array, rows: Array) -> Array:

@@ -13,7 +13,7 @@ together:
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,16 +26,11 @@ _NEGLIGIBLE = 30.0
 _TERMS, _LONGEST = 20, 2.5
 # Levels from the slowest on that are always looked at: there a failure is never rare beside the others.
 _ALWAYS = 8
-# Widths of windows, one program each; no piece of the levels has fewer than this share of them.
-_WIDTHS = (64, 128, 192, 256, 384, 512, 640, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
-_LEAST_SHARE = 1 / 25
 # What is left out, relative to an expected value: of eight laws 2.3e-10 at most, against the system of all
 # counts.
 LEFT_OUT = 1e-9
-
-
-# Highest and lowest level and width of the window, from the highest level on.
-_Pieces = tuple[tuple[int, int, int], ...]
+# Windows are whole multiples of so many counts wide.
+_WIDTH = 16
 
 
 class Paths(NamedTuple):
@@ -49,7 +44,8 @@ class Paths(NamedTuple):
 
 class _Way(NamedTuple):
     """By level: whether it counts, the first count of its window, and on the way from the level above it the
-    rate of arrivals in a part, the parts, and the levels that are passed."""
+    rate of arrivals in a part, the parts, and the levels that are passed. The `first` and `last` level that
+    count, from the highest on, and whether no path gets through."""
 
     counts: Array
     window: Array
@@ -60,51 +56,36 @@ class _Way(NamedTuple):
     last: Array
     hopeless: Array
 
+    @property
+    def length(self) -> Array:
+        return jnp.where(self.hopeless, 0, self.first - self.last)
+
+    def place(self) -> np.ndarray:
+        """Of the counts in a window: as wide as the widest."""
+        size = self.window.size
+        width = 2 * (_DEVIATIONS * math.sqrt(size / 4 + 1) + _MARGIN) + 8
+        return np.arange(_WIDTH * math.ceil(width / _WIDTH))
+
 
 def windowed_paths(hazard: Array, num_workers: ArrayLike) -> Paths:
     """For Λ at the thresholds, `[..., N]`, slowest level first, as in `crossing_probability`."""
-    size = hazard.shape[-1]
-    rows = hazard.reshape(-1, size)
     workers = jnp.asarray(num_workers, int)
-    found = jax.lax.map(lambda row: _paths(row, workers), rows)
+    found = jax.lax.map(lambda row: _paths(row, workers), hazard.reshape(-1, hazard.shape[-1]))
     return jax.tree.map(lambda a: a.reshape(hazard.shape[:-1] + a.shape[1:]), found)
 
 
 def _paths(hazard: Array, workers: Array) -> Paths:
-    size = hazard.size
     below, above = -jnp.expm1(-hazard), jnp.exp(-hazard)
     way = _way(hazard, below, above, workers)
-    m = np.arange(_TERMS)
-    log_rate = jnp.log(jnp.where(way.rate > 0, way.rate, 1))[:, None]
-    terms = jnp.exp(m * log_rate - log_factorials(_TERMS).astype(hazard.dtype) - way.rate[:, None])
-    terms = jnp.where(way.rate[:, None] > 0, terms, m == 0)
-    pieces = _pieces(size)
-    arrive, failed = _forward(pieces, way, terms, below, above, workers)
-    leave = _backward(pieces, way, terms, above, workers)
-    total = _poisson(workers, workers.astype(hazard.dtype), size)
+    m, rate = np.arange(_TERMS), way.rate[:, None]
+    log_term = m * jnp.log(jnp.where(rate > 0, rate, 1)) - log_factorials(_TERMS).astype(rate.dtype) - rate
+    terms = jnp.where(rate > 0, jnp.exp(log_term), m == 0)
+    arrive, failed = _forward(way, terms[:, ::-1], below, above, workers)
+    leave = _backward(way, terms, above, workers)
+    total = _poisson(workers, workers.astype(hazard.dtype), hazard.size)
     probability = jnp.where(way.hopeless, 1, jnp.minimum(failed / total, 1))
     arrive, leave = (jnp.where(way.hopeless, 0, a) for a in (arrive / total, leave))
     return Paths(probability, arrive, leave)
-
-
-@functools.cache
-def _pieces(size: int) -> _Pieces:
-    level = np.arange(size)
-    deviation = np.sqrt(np.maximum(level, 1) * (1 - level / size) + 1)
-    need = np.ceil(2 * _DEVIATIONS * deviation + 2 * _MARGIN + 8)
-    widths = [*_WIDTHS, int(need.max())]
-    width = np.array([next(w for w in widths if w >= one) for one in need])
-    ends = [*np.flatnonzero(np.diff(width)).tolist()[::-1], -1]
-    pieces: list[tuple[int, int, int]] = []
-    high = size - 1
-    for end in ends:
-        piece = high, end + 1, int(width[high])
-        if pieces and min(one[0] - one[1] + 1 for one in (piece, pieces[-1])) < _LEAST_SHARE * size:
-            before = pieces.pop()
-            piece = before[0], piece[1], max(before[2], piece[2])
-        pieces.append(piece)
-        high = end
-    return tuple(pieces)
 
 
 @functools.cache
@@ -161,26 +142,33 @@ def _moved(way: _Way, level: Array, part: Array) -> Array:
     return jnp.clip((shift * (part + 1)) // parts - (shift * part) // parts, 0, _TERMS)
 
 
-def _resized(row: Array, width: int) -> Array:
-    return row[:width] if width <= row.size else jnp.pad(row, (0, width - row.size))
+def _weighed(padded: Array, start: Array, terms: Array, width: int) -> Array:
+    """Σ_m terms_m padded[start + m + i] for i below the width."""
+    own = jax.lax.dynamic_slice(padded, (start,), (width + _TERMS - 1,))
+    return sum(terms[m] * own[m : m + width] for m in range(_TERMS))  # type: ignore[return-value]
 
 
-def _forward(
-    pieces: _Pieces, way: _Way, terms: Array, below: Array, above: Array, workers: Array
-) -> tuple[Array, Array]:
-    """By level the paths one short of it, and all that fail, as weights of the Poisson process."""
-    size, dtype = below.size, below.dtype
+def _entry(row: Array, at: Array, known: Array) -> Array:
+    """`row[at]` where that is `known`, and inside."""
+    inside = known & (at >= 0) & (at < row.size)
+    return jnp.where(inside, row[jnp.clip(at, 0, row.size - 1)], 0)
+
+
+def _forward(way: _Way, terms: Array, below: Array, above: Array, workers: Array) -> tuple[Array, Array]:
+    """By level the paths one short of it, and all that fail, as weights of the Poisson process.
+
+    `terms` from the last one on.
+    """
+    size, dtype, place = below.size, below.dtype, way.place()
     total = workers.astype(dtype)
 
     def note(level: Array, row: Array, arrive: Array, failed: Array) -> tuple[Array, Array]:
         """Failures at a level; past others more than one worker may be missing."""
         short = workers - level - 1
-        at = short - way.window[level]
-        inside = way.counts[level] & (at >= 0) & (at < row.size)
-        one = jnp.where(inside, jax.lax.dynamic_index_in_dim(row, jnp.clip(at, 0, row.size - 1), 0, False), 0)
+        one = _entry(row, short - way.window[level], way.counts[level])
 
         def all_short() -> Array:
-            count = way.window[level] + np.arange(row.size)
+            count = way.window[level] + place
             weight = _poisson(workers - count, total * above[level], size)
             return jnp.sum(jnp.where(count <= short, row * weight, 0))
 
@@ -189,71 +177,45 @@ def _forward(
 
         several = (way.passed[level] > 1) | (level == way.first)
         found = jnp.where(way.counts[level], jax.lax.cond(several, all_short, one_short), 0)
-        return jax.lax.dynamic_update_index_in_dim(arrive, one, level, 0), failed + found
+        return arrive.at[level].set(one), failed + found
 
-    row, carry = jnp.zeros(pieces[0][2], dtype), (jnp.zeros(size, dtype), jnp.zeros((), dtype))
-    for high, low, width in pieces:
-        place = np.arange(width)
+    def step(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        row, *noted = carry
+        level = way.first - 1 - i
+        kept = ~way.counts[level + 1] | (way.window[level + 1] + place >= workers - level - 1)
 
-        def step(i: Array, carry: tuple[Array, ...], high: int = high, place: np.ndarray = place) -> Any:
-            row, *noted = carry
-            level = high - i
-            earlier, own = jnp.minimum(level + 1, size - 1), terms[level]
-            kept = ~way.counts[earlier] | (way.window[earlier] + place >= workers - earlier)
+        def move(part: Array, row: Array) -> Array:
+            padded = jnp.pad(row, (_TERMS - 1, _TERMS))
+            return _weighed(padded, _moved(way, level, part), terms[level], place.size)
 
-            def move(part: Array, row: Array) -> Array:
-                padded, first = jnp.pad(row, (_TERMS - 1, _TERMS)), _moved(way, level, part)
-                padded = jax.lax.dynamic_slice(padded, (first,), (place.size + _TERMS - 1,))
-                begins = range(_TERMS - 1, -1, -1)
-                shifted = (own[m] * padded[at : at + place.size] for m, at in enumerate(begins))
-                return sum(shifted)  # type: ignore[return-value]
+        row = jax.lax.fori_loop(0, way.parts[level], move, jnp.where(kept, row, 0))
+        return row, *note(level, row, *noted)
 
-            row = jax.lax.fori_loop(0, way.parts[level], move, jnp.where(kept, row, 0))
-            return row, *note(level, row, *noted)
-
-        here = (way.first <= high) & (way.first >= low)
-        start = _poisson(way.window[way.first] + place, total * below[way.first], size)
-        row = jnp.where(here, start, _resized(row, width))
-        carry = jax.lax.cond(here, functools.partial(note, way.first, row), lambda *same: same, *carry)
-        begin = jnp.where(way.first > high, 0, jnp.clip(high - way.first + 1, 0, high - low + 1))
-        end = jnp.where(way.hopeless, 0, jnp.clip(high - way.last + 1, 0, high - low + 1))
-        row, *carry = jax.lax.fori_loop(begin, end, step, (row, *carry))  # type: ignore[assignment]
-    return carry
+    row = _poisson(way.window[way.first] + place, total * below[way.first], size)
+    noted = note(way.first, row, jnp.zeros(size, dtype), jnp.zeros((), dtype))
+    return jax.lax.fori_loop(0, way.length, step, (row, *noted))[1:]
 
 
-def _backward(pieces: _Pieces, way: _Way, terms: Array, above: Array, workers: Array) -> Array:
+def _backward(way: _Way, terms: Array, above: Array, workers: Array) -> Array:
     """By level the paths that are on it and hold from there on."""
-    size, dtype = above.size, above.dtype
-    rate = workers * above[way.last]
-    leave = jnp.zeros(size, dtype).at[way.last].set(_poisson(way.last, rate, size))
-    row = jnp.zeros(1, dtype)
-    for high, low, width in reversed(pieces):
-        place = np.arange(width)
+    size, place = above.size, way.place()
 
-        def step(i: Array, carry: tuple[Array, Array], low: int = low, place: np.ndarray = place) -> Any:
-            row, leave = carry
-            level = low + i
-            last_part, own = way.parts[level - 1] - 1, terms[level - 1]
+    def step(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        row, leave = carry
+        level = way.last + 1 + i
+        last_part = way.parts[level - 1] - 1
 
-            def move(part: Array, row: Array) -> Array:
-                padded = jnp.pad(row, (_TERMS, _TERMS - 1))
-                shift = _moved(way, level - 1, last_part - part)
-                padded = jax.lax.dynamic_slice(padded, (_TERMS - shift,), (place.size + _TERMS - 1,))
-                shifted = (own[m] * padded[m : m + place.size] for m in range(_TERMS))
-                return sum(shifted)  # type: ignore[return-value]
+        def move(part: Array, row: Array) -> Array:
+            padded = jnp.pad(row, (_TERMS, _TERMS - 1))
+            start = _TERMS - _moved(way, level - 1, last_part - part)
+            return _weighed(padded, start, terms[level - 1], place.size)
 
-            row = jax.lax.fori_loop(0, last_part + 1, move, row)
-            at = workers - level - way.window[level]
-            row = jnp.where(~way.counts[level] | (place >= at), row, 0)
-            inside = way.counts[level] & (at >= 0) & (at < place.size)
-            found = jax.lax.dynamic_index_in_dim(row, jnp.clip(at, 0, place.size - 1), 0, False)
-            return row, jax.lax.dynamic_update_index_in_dim(leave, jnp.where(inside, found, 0), level, 0)
+        row = jax.lax.fori_loop(0, last_part + 1, move, row)
+        at = workers - level - way.window[level]
+        row = jnp.where(~way.counts[level] | (place >= at), row, 0)
+        return row, leave.at[level].set(_entry(row, at, way.counts[level]))
 
-        count = way.window[way.last] + place
-        end_weight = jnp.where(count >= workers - way.last, _poisson(workers - count, rate, size), 0)
-        here = (way.last <= high) & (way.last >= low)
-        row = jnp.where(here, end_weight, _resized(row, width))
-        begin = jnp.clip(way.last + 1 - low, 0, high - low + 1)
-        end = jnp.where(way.hopeless, 0, jnp.clip(way.first - low + 1, 0, high - low + 1))
-        row, leave = jax.lax.fori_loop(begin, end, step, (row, leave))
-    return leave
+    rate, count = workers * above[way.last], way.window[way.last] + place
+    row = jnp.where(count >= workers - way.last, _poisson(workers - count, rate, size), 0)
+    leave = jnp.zeros_like(above).at[way.last].set(_poisson(way.last, rate, size))
+    return jax.lax.fori_loop(0, way.length, step, (row, leave))[1]

@@ -2,48 +2,44 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-Constants = TypeVar("Constants")
-State = TypeVar("State")
-Answer = TypeVar("Answer")
-
 
 def loop(
-    go_on: Callable[[Constants, State], Array],
-    step: Callable[[Constants, State], State],
-    lane_step: Callable[[int], Callable[[Constants, State], State]],
-    answer: Callable[[Constants, State], Answer],
-    constants: Constants,
-    state: State,
+    go_on: Callable[[Any, Any], Array],
+    step_of: Callable[[int], Callable[[Any, Any], Any]],
+    answer: Callable[[Any, Any], Any],
+    constants: Any,
+    state: Any,
     *,
     lanes: tuple[int, int],
-) -> Answer:
-    """`answer` of the state after `step` for as long as `go_on`: `jax.lax.while_loop`, but for `jax.vmap`.
+) -> Any:
+    """`answer` of the state after steps for as long as `go_on`: `jax.lax.while_loop`, but for `jax.vmap`.
 
-    A `while_loop` under `vmap` runs all problems as long as the slowest of them. Here `lanes` of them run at
-    a time, on a CPU and elsewhere, and a lane whose problem is done takes up the next one. Lanes go by
-    `lane_step` of the number of problems, which may be a part of `step`. The functions may depend on traced
-    values only by arguments.
+    All three are functions of constants and state, and of traced values only by these. A `while_loop` under
+    `vmap` runs all problems as long as the slowest of them. Here `lanes` of them run at a time, on a CPU and
+    elsewhere, and a lane whose problem is done takes up the next one. Of so many problems the step is
+    `step_of` their number.
     """
+    step = step_of(1)
 
     @jax.custom_batching.custom_vmap
-    def run(constants: Constants, state: State) -> Answer:
+    def run(constants: Any, state: Any) -> Any:
         last = jax.lax.while_loop(lambda s: go_on(constants, s), lambda s: step(constants, s), state)
         return answer(constants, last)
 
     @run.def_vmap
-    def run_many(size: int, batched: Any, constants: Constants, state: State) -> tuple[Answer, Any]:
+    def run_many(size: int, batched: Any, constants: Any, state: Any) -> tuple[Any, Any]:
         def each(a: ArrayLike, is_batched: bool) -> Array:
             return jnp.asarray(a) if is_batched else jnp.broadcast_to(a, (size, *jnp.shape(a)))
 
         cells = jax.tree.map(each, (constants, state), tuple(batched))
-        functions = go_on, lane_step(size), answer
+        functions = go_on, step_of(size), answer
         on_cpu, elsewhere = (functools.partial(_run_lanes, functions, size, min(n, size)) for n in lanes)
         # Known where it is compiled, not where it is traced: programs are exported for other platforms.
         few = size <= min(lanes)

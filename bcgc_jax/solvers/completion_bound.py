@@ -33,7 +33,9 @@ from bcgc_jax.solvers.spectral import spectral_projected_gradient
 
 # Cells between the limits of a level: of the convex functions, and of the proof.
 _CELLS, _PROOF = 1024, 2**15
-_STEPS, _DOUBLINGS = 400, 100
+_STEPS = 400
+# Limits of r_n are from 2^-60 to 2^60.
+_EXPONENT = 60
 # λ, in slopes of log P, and what rounding may do to a sum of logarithms of probabilities.
 _TILTS, _ROUNDING = (-3.0, -1.0, 1.0, 3.0), 1e-11
 
@@ -82,8 +84,19 @@ def completion_bound(problem: Problem, deadline: float, *, rounds: int = 3) -> C
     True
     """
     check_whole("rounds", rounds, 0)
+    if is_traced((problem, deadline)):
+        raise ValueError(
+            "the bound of the completion probability is of one known problem: leave jit and vmap"
+        )
+    check("deadline", deadline, "> 0")
+    if not (problem.bare and iteration_of(problem).alike):
+        raise ValueError(
+            "the completion probability is bounded for independent workers of one distribution, without "
+            "start-up, link and setup"
+        )
     with jax.enable_x64(True):
-        problem = _double(problem, deadline)
+        wide = jax.tree.map(_double, problem)
+        problem = replace(wide, max_workers=int(np.asarray(problem.num_workers)))  # without padding
         found = completion_partition(problem, deadline)
         reached, share = float(found.probability), found.partition / problem.total
         if not 0 < reached < 1:
@@ -103,23 +116,8 @@ def completion_bound(problem: Problem, deadline: float, *, rounds: int = 3) -> C
         return CompletionBound(reached, max(reached, upper))
 
 
-def _double(problem: Problem, deadline: float) -> Problem:
-    """The problem in float64, without padding."""
-    if is_traced((problem, deadline)):
-        raise ValueError(
-            "the bound of the completion probability is of one known problem: leave jit and vmap"
-        )
-    check("deadline", deadline, "> 0")
-    if not (problem.bare and iteration_of(problem).alike):
-        raise ValueError(
-            "the completion probability is bounded for independent workers of one distribution, without "
-            "start-up, link and setup"
-        )
-
-    def wide(leaf: Any) -> Any:
-        return jnp.asarray(leaf, float) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else leaf
-
-    return replace(jax.tree.map(wide, problem), max_workers=int(np.asarray(problem.num_workers)))
+def _double(leaf: Any) -> Any:
+    return jnp.asarray(leaf, float) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else leaf
 
 
 def _lateness(law: Distribution, r: Array) -> Array:
@@ -141,14 +139,11 @@ def _first_limits(law: Distribution, workers: int, reached: float) -> Array:
     """The largest r_n with which each level alone, N - n of the workers, is in time as often as `reached`."""
     level = jnp.arange(workers, dtype=float)
 
-    def alone(r: Array) -> Array:
-        return betainc(workers - level, level + 1, jnp.exp(-_lateness(law, r))) >= reached
+    def too_large(exponent: Array) -> Array:
+        in_time = jnp.exp(-_lateness(law, 2**exponent))
+        return ~(betainc(workers - level, level + 1, in_time) >= reached)
 
-    def double(_: int, high: Array) -> Array:
-        return jnp.where(alone(high), 2 * high, high)
-
-    high = jax.lax.fori_loop(0, _DOUBLINGS, double, 0 * level + 2.0**-40)
-    return bisect(lambda r: ~alone(r), 0 * level, high)[1]
+    return 2 ** bisect(too_large, 0 * level - _EXPONENT, 0 * level + _EXPONENT)[1]
 
 
 def _closer(low: Array, high: Array, tilts: Array, room: Array) -> tuple[Array, Array]:

@@ -94,9 +94,8 @@ class Deadline(Method):
         return self.min_completion is not None
 
     def judge(self, fresh: Problem, solution: Solution, num_replications: int) -> dict[str, Array]:
-        assert solution.partition is not None
         known = super().judge(fresh, solution, num_replications)
-        found = completion_probability(fresh, solution.partition, jnp.asarray(self.deadline))
+        found = completion_probability(fresh, solution.partition, self.deadline)  # type: ignore[arg-type]
         return known | {"completion_probability": found}
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
@@ -149,9 +148,10 @@ def completion_partition(
     >>> bool(result.probability >= result.probabilities.max()), int(result.status)
     (True, 0)
     """
-    iteration, total = iteration_of(problem), problem.total
+    iteration, total, still = iteration_of(problem), problem.total, jax.lax.stop_gradient
     t = jnp.asarray(deadline, problem.dtype) / problem.scale
     tiny = float(jnp.finfo(t.dtype).tiny)
+    least = _BESIDE * total * jnp.cumsum(jnp.arange(1, problem.max_workers + 1, dtype=t.dtype))
 
     def log_odds_of(load: Load, spread: Array) -> Array:
         q = iteration.smoothed_exceedance(load, t, spread)
@@ -160,35 +160,29 @@ def completion_partition(
 
     def log_odds(share: Array, spread: Array) -> Array:
         """With the slope beside loads of 0, where no level is in use."""
-        still, at = jax.lax.stop_gradient, load_of(problem, share * total)
-        least = _BESIDE * total * jnp.cumsum(jnp.arange(1, share.size + 1, dtype=share.dtype))
+        at = load_of(problem, share * total)
         used = jax.tree.map(lambda y: jnp.where(y > 0, y, still(y)), at)
         unused = jax.tree.map(lambda y: jnp.where(y > 0, still(y), least + y - still(y)), at)
         beside = log_odds_of(unused, spread)
         return log_odds_of(used, spread) + beside - still(beside)
 
-    def stages(share: Array) -> tuple[Array, Array, Array, Array]:
-        def stage(share: Array, spread: Array) -> tuple[Array, tuple[Array, Array, Array]]:
-            found = _search(
-                problem, lambda x: log_odds(x, spread), share, tolerance=tolerance, max_steps=max_steps
-            )
-            return found.point, (found.value, found.residual, found.num_steps)
+    def stage(share: Array, spread: Array) -> tuple[Array, SpectralResult]:
+        function = functools.partial(log_odds, spread=spread)
+        found = _search(problem, function, share, tolerance=tolerance, max_steps=max_steps)
+        return found.point, found
 
-        spreads = jnp.asarray(_SPREADS if iteration.stepped else (0.0,), problem.dtype)
-        share, (values, residuals, steps) = jax.lax.scan(stage, share, spreads)
-        return share, values[-1], residuals[-1], jnp.sum(steps)
-
-    shares, log_odds_late, residuals, steps = jax.vmap(stages)(
-        _starts(problem, jnp.asarray(deadline, t.dtype))
-    )
+    spreads = jnp.asarray(_SPREADS if iteration.stepped else (0.0,), t.dtype)
+    starts = _starts(problem, jnp.asarray(deadline, t.dtype))
+    shares, found = jax.vmap(lambda share: jax.lax.scan(stage, share, spreads))(starts)
     if iteration.stepped:  # what was minimised is spread
         on_time = 1 - jax.lax.map(functools.partial(_late, problem, t), shares)
     else:
-        on_time = jax.nn.sigmoid(-log_odds_late)
+        on_time = jax.nn.sigmoid(-found.value[:, -1])
     probabilities = jnp.clip(on_time, 0, 1)
-    best = jnp.argmax(probabilities)
-    status = jnp.where(residuals[best] <= tolerance, int(Status.CONVERGED), int(Status.STEP_LIMIT))
-    return CompletionResult(shares[best] * total, probabilities[best], probabilities, status, jnp.max(steps))
+    best, steps = jnp.argmax(probabilities), jnp.max(jnp.sum(found.num_steps, axis=1))
+    ended = found.residual[best, -1] <= tolerance
+    status = jnp.where(ended, int(Status.CONVERGED), int(Status.STEP_LIMIT))
+    return CompletionResult(shares[best] * total, probabilities[best], probabilities, status, steps)
 
 
 def _late(problem: Problem, t: Array, share: Array) -> Array:
@@ -209,20 +203,18 @@ def _search(
 
 def _starts(problem: Problem, deadline: Array) -> Array:
     """Shares to begin with, `[len(STARTS), max_workers]`."""
-    iteration, level = iteration_of(problem), np.arange(problem.max_workers)
-    times = iteration.typical_times(_DEVIATIONS)
-    planned = jax.vmap(partition_for_times, (None, 0))(problem, times) / problem.total
-    harmonic = jnp.where(problem.exists, jnp.asarray(1 / (level + 1.0), problem.dtype), 0)
+    iteration, subsets = iteration_of(problem), np.arange(1, problem.max_workers + 1, dtype=deadline.dtype)
+    harmonic = jnp.where(problem.exists, 1 / subsets, 0)
+    harmonic = harmonic / jnp.sum(harmonic)
+    planned = jax.vmap(partition_for_times, (None, 0))(problem, iteration.typical_times(_DEVIATIONS))
+    # No level is ever finished at times that are infinite.
+    planned = jnp.where(jnp.isfinite(planned), planned / problem.total, harmonic)
     # What the start-up and the link leave, per cycle of all coordinates' load.
     start = iteration.typical_start_up().astype(deadline.dtype)
     left = jnp.maximum(deadline - start - problem.send_load * problem.total, 1e-3 * deadline)
     # The best single level too: with workers that never answer P is flat until a level is empty.
-    t = left / (problem.scale * problem.total) / (level + 1.0)
-    late = jnp.where(problem.exists, iteration.order_survival(t), jnp.inf)
-    single = level == jnp.argmin(late)
-    harmonic = harmonic / jnp.sum(harmonic)
-    # No level is ever finished at times that are infinite.
-    planned = jnp.where(jnp.isfinite(planned), planned, harmonic)
+    late = iteration.order_survival(left / (problem.scale * problem.total) / subsets)
+    single = subsets == 1 + jnp.argmin(jnp.where(problem.exists, late, jnp.inf))
     return jnp.concatenate([planned, jnp.stack([harmonic, single])]).astype(problem.dtype)
 
 
@@ -243,46 +235,41 @@ def chance_constrained(
     """
     total, dtype = problem.total, problem.dtype
     late = functools.partial(_late, problem, jnp.asarray(deadline, dtype) / problem.scale)
-    most = 1 - jnp.asarray(min_completion, dtype)
-    steps_a_round = max(max_steps // _ROUNDS, 1)
+    most, tiny = 1 - jnp.asarray(min_completion, dtype), float(jnp.finfo(dtype).tiny)
+    options: dict[str, Any] = {"tolerance": tolerance, "max_steps": max(max_steps // _ROUNDS, 1)}
 
     def often_enough(share: Array) -> Array:
         return late(share) <= most
 
-    def excess(share: Array) -> Array:
-        return jnp.log(jnp.maximum(late(share), float(jnp.finfo(dtype).tiny))) - jnp.log(most)
+    def pressed(share: Array, multiplier: Array) -> Array:
+        excess = jnp.log(jnp.maximum(late(share), tiny)) - jnp.log(most)
+        return jnp.maximum(multiplier + _WEIGHT * excess, 0)
 
     sure, fast = surest.partition / total, fastest / total
     first = _towards(often_enough, fast, sure)
     unit = expected_runtime(problem, first * total)
 
-    def round_(state: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    def round_(state: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], SpectralResult]:
         share, multiplier = state
 
         def lagrangian(share: Array) -> Array:
-            pressed = jnp.maximum(multiplier + _WEIGHT * excess(share), 0)
-            return expected_runtime(problem, share * total) / unit + pressed**2 / (2 * _WEIGHT)
+            penalty = pressed(share, multiplier) ** 2 / (2 * _WEIGHT)
+            return expected_runtime(problem, share * total) / unit + penalty
 
         gain = 8 * float(jnp.finfo(dtype).eps)
-        found = _search(
-            problem, lagrangian, share, tolerance=tolerance, max_steps=steps_a_round, least_gain=gain
-        )
-        multiplier = jnp.maximum(multiplier + _WEIGHT * excess(found.point), 0)
-        return (found.point, multiplier), (found.residual, found.num_steps)
+        found = _search(problem, lagrangian, share, least_gain=gain, **options)
+        return (found.point, pressed(found.point, multiplier)), found
 
     begin = (first, jnp.zeros((), first.dtype))
-    (share, _), (residuals, steps) = jax.lax.scan(round_, begin, None, length=_ROUNDS)
+    (share, _), found = jax.lax.scan(round_, begin, None, length=_ROUNDS)
     in_time = often_enough(fast)
     share = jnp.where(in_time, fast, _towards(often_enough, share, sure))
-    ended = (residuals[-1] <= tolerance) | (steps[-1] < steps_a_round)  # or all that rounding leaves
+    # Or with all that rounding leaves to gain.
+    ended = (found.residual[-1] <= tolerance) | (found.num_steps[-1] < options["max_steps"])
     status = jnp.where(in_time | ended, int(Status.CONVERGED), int(Status.STEP_LIMIT))
     status = jnp.where(often_enough(sure), status, int(Status.INFEASIBLE))
-    return surest._replace(
-        partition=share * total,
-        probability=jnp.clip(1 - late(share), 0, 1),
-        status=status,
-        num_steps=jnp.sum(steps),
-    )
+    probability, steps = jnp.clip(1 - late(share), 0, 1), jnp.sum(found.num_steps)
+    return surest._replace(partition=share * total, probability=probability, status=status, num_steps=steps)
 
 
 def _towards(good: Callable[[Array], Array], begin: Array, end: Array) -> Array:

@@ -7,6 +7,7 @@ every case tried (tests). Whole units move from the rounded partition on, under 
 up to 64 levels by all moves of one and of two, of more by the moves of one that the slope ranks first.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -68,13 +69,13 @@ def best_levels(problem: Problem, allowed: Array) -> tuple[Array, Array]:
 
     def neighbours(levels: Array) -> Array:
         """The set itself and all that differ by one change."""
-        here = level[:, None] == level[None, :]
+        here = level[:, None] == level
         flipped = (levels ^ here) & allowed
         flipped = jnp.where(jnp.any(flipped, axis=1)[:, None], flipped, levels)
 
         def moved(by: int) -> Array:
-            there = level[:, None] + by == level[None, :]
-            possible = levels & ~jnp.any(there & levels, axis=1) & jnp.any(there & allowed, axis=1)
+            there = level[:, None] + by == level
+            possible = levels & jnp.any(there & allowed & ~levels, axis=1)
             return jnp.where(possible[:, None], (levels & ~here) | there, levels)
 
         return _in_batches(jnp.concatenate([levels[None], flipped, moved(-1), moved(1)]), _SETS)
@@ -87,54 +88,38 @@ def best_levels(problem: Problem, allowed: Array) -> tuple[Array, Array]:
         return jax.lax.map(value_of, (sets, least), batch_size=_SETS)
 
     single = level == jnp.argmax(jnp.where(allowed, single_block_partition(problem), -1))
-    highest = jnp.max(jnp.where(allowed, level, -1))
-    ends = (level == jnp.argmax(allowed)) | (level == highest)
+    ends = (level == jnp.argmax(allowed)) | (level == jnp.max(jnp.where(allowed, level, -1)))
     large = allowed & (time_partition(problem) >= 0.03 * problem.total)
     starts = jnp.stack([single, ends, large | single])
-    sets, values, rounds = jax.lax.map(
-        lambda start: _descend(problem, start, neighbours, values_of, _GAIN), starts
-    )
+    search = functools.partial(_descend, problem, neighbours=neighbours, values_of=values_of, gain=_GAIN)
+    sets, values, rounds = jax.lax.map(search, starts)
     return sets[jnp.argmin(values)], jnp.sum(rounds)
 
 
 @jax.jit
 def improve_units(problem: Problem, counts: Array, levels: Array) -> Array:
     """Move units, one or two at a time, between `levels` as long as the runtime falls; `[max_workers]`."""
-    all_moves = counts.size <= _ALL_MOVES
-    neighbours = _all_moves(counts) if all_moves else _promising_moves(problem, levels)
+    size, few = counts.size, counts.size <= _ALL_MOVES
+    one = jnp.eye(size, dtype=counts.dtype)
+
+    def moves(counts: Array) -> Array:
+        """From level i to level j; the first moves nothing."""
+        if few:
+            move = (one[None, :, :] - one[:, None, :]).reshape(-1, size)
+            return _in_batches(jnp.concatenate([0 * move[:1], move, 2 * move]), _MOVES)
+        *_, slope = value_and_slope(problem, partition_of_units(problem, counts))
+        possible = (counts > 0)[:, None] & levels & (one == 0)
+        gain = jnp.where(possible, slope[:, None] - slope, -jnp.inf)
+        best, chosen = jax.lax.top_k(gain.ravel(), _MOVES)
+        move = jnp.where(jnp.isfinite(best)[:, None], one[chosen % size] - one[chosen // size], 0)
+        return jnp.concatenate([0 * move[:1], move])
 
     def value_of(candidate: Array) -> Array:
         possible = jnp.all(candidate >= 0) & jnp.all(levels | (candidate == 0))
         return jnp.where(possible, unit_runtime(problem, jnp.maximum(candidate, 0)), jnp.inf)
 
     def values_of(candidates: Array, _: Array) -> Array:
-        return jax.lax.map(value_of, candidates, batch_size=_MOVES if all_moves else None)
+        return jax.lax.map(value_of, candidates, batch_size=_MOVES if few else None)
 
     gain = 64 * float(jnp.finfo(problem.dtype).eps)
-    return _descend(problem, counts, neighbours, values_of, gain)[0]
-
-
-def _all_moves(counts: Array) -> Callable[[Array], Array]:
-    size = counts.size
-    one = jnp.eye(size, dtype=counts.dtype)
-    # move[i, j] takes a unit from level i to level j; the first of all moves nothing.
-    move = (one[None, :, :] - one[:, None, :]).reshape(-1, size)
-    moves = _in_batches(jnp.concatenate([0 * move[:1], move, 2 * move]), _MOVES)
-    return lambda counts: counts + moves
-
-
-def _promising_moves(problem: Problem, levels: Array) -> Callable[[Array], Array]:
-    """Of one unit, those that promise most by the slope of the runtime."""
-
-    def neighbours(counts: Array) -> Array:
-        size = counts.size
-        *_, slope = value_and_slope(problem, partition_of_units(problem, counts))
-        gain = slope[:, None] - slope[None, :]  # of a unit that leaves i for j
-        possible = (counts > 0)[:, None] & levels[None, :] & ~jnp.eye(size, dtype=bool)
-        _, chosen = jax.lax.top_k(jnp.where(possible, gain, -jnp.inf).ravel(), _MOVES)
-        one = jnp.eye(size, dtype=counts.dtype)
-        moved = counts + one[chosen % size] - one[chosen // size]
-        moved = jnp.where(possible.ravel()[chosen][:, None], moved, counts)
-        return jnp.concatenate([counts[None], moved])
-
-    return neighbours
+    return _descend(problem, counts, lambda counts: counts + moves(counts), values_of, gain)[0]

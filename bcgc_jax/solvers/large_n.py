@@ -23,7 +23,6 @@ at or near 0, or with far lumps, still need steps that are cut, and may end with
 import concurrent.futures
 import functools
 import os
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -61,26 +60,6 @@ _SHRINK, _LEAST_LENGTH, _FARTHEST = 0.4, 1e-3, 10.0
 _CLOSE = 1e-4
 
 
-class _Basis(NamedTuple):
-    """`columns` `[N, m]` that sum to 1 at every level, and the levels of the model."""
-
-    columns: np.ndarray
-    samples: np.ndarray
-
-
-class _Sums(NamedTuple):
-    """The start; over nodes values of three rules and of what is left out, `[4]`, and slopes, `[3, N]`.
-
-    `rows`: of each node Λ at the model's levels, what arrives at them and leaves, with the density in the
-    logarithm of the load, and what does both, over the root of the probability that none fails.
-    """
-
-    start: Array
-    value: Array
-    slope: Array
-    rows: tuple[Array, ...]
-
-
 class _Point(NamedTuple):
     """x, its value, its error, slopes in x, the least of them less its error, gap, and the model's rows."""
 
@@ -109,62 +88,44 @@ def is_rough(law: Distribution) -> bool:
 
 
 def optimum_of_many(problem: Problem, *, tolerance: float, max_steps: int) -> OptimalResult:
-    """argmin E τ̂(x,T) over all levels, as `optimal_partition` has it; not under `jit`."""
+    """argmin E τ̂(x,T) over all levels, as `optimal_partition` has it; not under `jit`.
+
+    Newton's steps as in `newton`, by one rule until they help no more, then by a finer one.
+    """
     law, size, dtype = iteration_of(problem).pooled().with_fast_inverse(), problem.max_workers, problem.dtype
-    basis = _basis(size)
-    one = jnp.ones(size, dtype)
-    evaluate = functools.partial(_evaluate, law, marks(law, one, size), basis)
+    columns, samples = _basis(size)
+    one, on_device = jnp.ones(size, dtype), (jnp.asarray(columns), jnp.asarray(samples))
+    evaluate = functools.partial(_evaluate, law, marks(law, one, size), on_device[1])
     tolerance = max(tolerance, least_gap(problem))
-    refine, steps, barrier = max(2, round((size / 640) ** 0.5)), 0, 1e-4 / basis.columns.shape[1]
-    at = evaluate(np.asarray(_first(law, one), float), refine)
-    while True:
-        by_rule = functools.partial(evaluate, refine=refine)
-        best, barrier, taken, stalled = _descend(basis, by_rule, at, barrier, tolerance, max_steps - steps)
-        refine, steps = refine * _FINER, steps + taken
-        at = evaluate(best.x, refine)
-        sure = 1 - (at.least * at.x.sum() - at.error) / at.value
-        stuck = stalled and sure <= 2 * best.gap
-        if sure <= tolerance or steps >= max_steps or stuck or refine > _FINEST:
-            break
-    missed = Status.STEP_LIMIT if steps >= max_steps else Status.PRECISION
-    status = Status.CONVERGED if sure <= tolerance else missed
-    total, unit = at.x.sum(), float(problem.scale * problem.total)
-    numbers = (unit * v / total for v in (at.value, at.error, at.least * total))
-    found = at.x / total * float(problem.total), *numbers
-    return OptimalResult(*(jnp.asarray(v, dtype) for v in found), *map(jnp.asarray, (int(status), steps)))
-
-
-def _descend(
-    basis: _Basis,
-    evaluate: Callable[[np.ndarray], _Point],
-    at: _Point,
-    barrier: float,
-    tolerance: float,
-    max_steps: int,
-) -> tuple[_Point, float, int, bool]:
-    """Newton's steps by one rule, as in `newton`: the best point, the barrier, how many, if they stall."""
-    columns, samples = map(jnp.asarray, basis)
-    unit, best, since, steps, length = at.value, at, 0, 0, 0.0
+    refine, steps, barrier = max(2, round((size / 640) ** 0.5)), 0, 1e-4 / columns.shape[1]
 
     def mass(at: _Point) -> np.ndarray:
-        return basis.columns.T @ at.x
+        return columns.T @ at.x
 
     def merit(at: _Point) -> float:
         return float(at.value / unit - np.log(at.x.sum()) - barrier * np.log(mass(at)).sum())
 
-    z = barrier / mass(at)
+    at = best = evaluate(np.asarray(_first(law, one), float), refine)
+    z, unit, since, length = barrier / mass(at), at.value, 0, 0.0
     while True:
         stalled = since >= (3 if best.gap < _CLOSE else 12)
         enough = best.gap <= max(tolerance, min(best.error / best.value, 1e-4))
         if enough or stalled or steps >= max_steps:
-            return best, barrier, steps, stalled
+            coarse, refine = best, refine * _FINER
+            at = best = evaluate(best.x, refine)
+            z, unit, since, length = barrier / mass(at), at.value, 0, 0.0
+            sure = 1 - (at.least * at.x.sum() - at.error) / at.value
+            stuck = stalled and sure <= 2 * coarse.gap
+            if sure <= tolerance or steps >= max_steps or stuck or refine > _FINEST:
+                break
+            continue
         if not length:
-            found = _direction(columns, samples, at.x, at.slope / unit, z, barrier, unit, at.rows)
+            found = _direction(*on_device, at.x, at.slope / unit, z, barrier, unit, at.rows)
             ratio, descent = np.asarray(found[0]), float(found[1])
             length = float(_FARTHEST / max(np.abs(ratio).max(), _FARTHEST))
         # Smooth in its logarithm: products of 1 + splines leave what no spline can take back.
         step = length * ratio
-        new = evaluate(at.x * np.exp(basis.columns @ (np.sign(step) * np.log1p(np.abs(step)))))
+        new = evaluate(at.x * np.exp(columns @ (np.sign(step) * np.log1p(np.abs(step)))), refine)
         steps, since = steps + 1, 0 if new.gap < 0.7 * best.gap else since + 1
         best = new if new.gap < best.gap else best
         highest = merit(at) + 1e-4 * length * descent + 1e-11
@@ -178,28 +139,33 @@ def _descend(
         if length > 0.5:
             barrier = min(barrier, max(min(0.1 * product, 5 * product**1.5), 1e-10 / z.size))
         at, length = new, 0.0
+    missed = Status.STEP_LIMIT if steps >= max_steps else Status.PRECISION
+    status = Status.CONVERGED if sure <= tolerance else missed
+    total, unit = at.x.sum(), float(problem.scale * problem.total)
+    numbers = (unit * v / total for v in (at.value, at.error, at.least * total))
+    answer = at.x / total * float(problem.total), *numbers
+    return OptimalResult(*(jnp.asarray(v, dtype) for v in answer), *map(jnp.asarray, (int(status), steps)))
 
 
 @functools.cache
-def _basis(size: int) -> _Basis:
-    """Each of the first and last levels, and cubic splines between."""
+def _basis(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Columns, `[N, m]`, that sum to 1 at every level, and the levels of the model.
+
+    Each of the first and last levels has a column; between them are cubic splines.
+    """
     level = np.arange(size)
-    inside = level[_ENDS : size - _ENDS]
     # Linear at both ends, logarithmic further in.
     place = np.log1p(level / _END_COORDINATE) - np.log1p((size - 1 - level) / _END_COORDINATE)
-    start, length = place[inside[0]], place[inside[-1]] - place[inside[0]]
+    inside = place[_ENDS:-_ENDS]
+    length = inside[-1] - inside[0]
     cells = int(np.ceil(length / _SPACING))
-    at = (place[inside] - start) / length * cells
-    cell = np.minimum(at.astype(int), cells - 1)
-    f = at - cell
+    away = np.abs((inside[:, None] - inside[0]) / length * cells - np.arange(-1, cells + 2))
     columns = np.zeros((size, 2 * _ENDS + cells + 3))
-    parts = ((1 - f) ** 3, 3 * f**3 - 6 * f**2 + 4, -3 * f**3 + 3 * f**2 + 3 * f + 1, f**3)
-    for shift, part in enumerate(parts):
-        columns[inside, _ENDS + cell + shift] = part / 6
-    columns[level[:_ENDS], level[:_ENDS]] = 1
-    columns[level[size - _ENDS :], np.arange(_ENDS) - _ENDS] = 1
+    splines = np.where(away < 1, 2 / 3 - away**2 + away**3 / 2, np.maximum(2 - away, 0) ** 3 / 6)
+    columns[_ENDS:-_ENDS, _ENDS:-_ENDS] = splines
+    columns[:_ENDS, :_ENDS] = columns[-_ENDS:, -_ENDS:] = np.eye(_ENDS)
     sampled = np.flatnonzero(np.diff(np.round((place - place[0]) / _SAMPLES))) + 1
-    return _Basis(columns, np.unique(np.r_[level[: _ALL * _ENDS], sampled, level[size - _ALL * _ENDS :]]))
+    return columns, np.unique(np.r_[level[: _ALL * _ENDS], sampled, level[size - _ALL * _ENDS :]])
 
 
 @jax.jit
@@ -209,51 +175,54 @@ def _first(law: Distribution, one: Array) -> Array:
     return first_shares(one > 0, law.inverse_cumulative_hazard(hazard), 0.001)
 
 
-def _evaluate(law: Distribution, known: Marks, basis: _Basis, x: np.ndarray, refine: int) -> _Point:
-    size, dtype = x.size, known.times.dtype
+def _evaluate(law: Distribution, known: Marks, samples: Array, x: np.ndarray, refine: int) -> _Point:
+    size, dtype, total = x.size, known.times.dtype, float(x.sum())
     level = np.arange(1, size + 1)
-    load, samples = jnp.asarray(np.cumsum(level * x), dtype), jnp.asarray(basis.samples)
+    load = jnp.asarray(np.cumsum(level * x), dtype)
     nodes = jax.eval_shape(lambda load: jnp.zeros(rule(law, known, load, NUM_NODES).size), load).size
 
-    def piece(number: int) -> _Sums:
+    def piece(number: int) -> tuple[Any, ...]:
         # A thread does not know what its caller has set for its own.
         with jax.enable_x64(dtype == jnp.float64):
             return _sums(law, known, load, samples, refine, number)
 
-    def done(number: int) -> _Sums:
-        return jax.block_until_ready(piece(number))
-
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         # The first one compiles: once, and in the caller's thread, where a stopwatch can leave that out. It
         # is computed beside the others.
-        begun, pieces = piece(0), range(1, -(-nodes * refine // _NODES_AT_A_TIME))
-        found = jax.tree.map(np.asarray, [begun, *pool.map(done, pieces)])
-    start, value, slope = found[0].start, sum(one.value for one in found), sum(one.slope for one in found)
-    value = start * np.array([1, 1, 1, 0]) + value
-    # The model makes do with the nodes of the coarsest rule; as many rows whatever the rule.
-    hazard, arrive, leave, apart = (
-        np.concatenate(rows)[::refine] for rows in zip(*(one.rows for one in found), strict=True)
-    )
-    weighed = hazard, refine * arrive, leave, refine**0.5 * apart
-    missing = -len(hazard) % _NODES_AT_A_TIME
-    rows = tuple(np.pad(a, ((0, missing), (0, 0))) for a in weighed)
-    slopes = [
+        begun, others = piece(0), range(1, -(-nodes * refine // _NODES_AT_A_TIME))
+        rest = pool.map(lambda number: jax.block_until_ready(piece(number)), others)
+        found = jax.tree.map(np.asarray, [begun, *rest])
+    starts, values, slopes, rows = zip(*found, strict=True)
+    value = starts[0] * np.array([1, 1, 1, 0]) + sum(values)
+    slopes_in_x = [
         level * np.cumsum(np.asarray(slope_of_homogeneous(v, jnp.asarray(s), load, size), float)[::-1])[::-1]
-        for v, s in zip(value, slope, strict=False)
+        for v, s in zip(value, sum(slopes), strict=False)
     ]
-    least, (*values, left_out) = [float(s.min()) for s in slopes], value.tolist()
-    error, doubt = LEFT_OUT * values[0], 0.0
+    # The model makes do with the nodes of the coarsest rule; as many rows whatever the rule.
+    hazard, arrive, leave, apart = (np.concatenate(a)[::refine] for a in zip(*rows, strict=True))
+    missing = -len(hazard) % _NODES_AT_A_TIME
+    weighed = hazard, refine * arrive, leave, refine**0.5 * apart
+    padded = tuple(np.pad(a, ((0, missing), (0, 0))) for a in weighed)
+    least, (*by_rule, left_out) = [float(s.min()) for s in slopes_in_x], value.tolist()
+    error, doubt = LEFT_OUT * by_rule[0], 0.0
     if law.smooth:  # Gauss's rules do not nest
-        doubt, off = (float(rule_error(*map(jnp.asarray, of))) for of in (least, values))  # type: ignore[arg-type]
+        doubt, off = (float(rule_error(*map(jnp.asarray, of))) for of in (least, by_rule))  # type: ignore[arg-type]
         error += off + left_out
-    total = float(x.sum())
     # The bound is to have the error of the value, and what its own is beyond it.
     more = max(doubt - error / total, 0.0)
-    return _Point(x, values[0], error, slopes[0], least[0] - more, 1 - least[0] * total / values[0], rows)
+    gap = 1 - least[0] * total / by_rule[0]
+    return _Point(x, by_rule[0], error, slopes_in_x[0], least[0] - more, gap, padded)
 
 
 @jax.jit
-def _sums(law: Distribution, known: Marks, load: Array, samples: Array, refine: Array, piece: Array) -> _Sums:
+def _sums(
+    law: Distribution, known: Marks, load: Array, samples: Array, refine: Array, piece: Array
+) -> tuple[Array, Array, Array, tuple[Array, ...]]:
+    """The start; over nodes values of three rules and of what is left out, `[4]`, and slopes, `[3, N]`; rows.
+
+    These are of each node Λ at the model's levels, what arrives at them and leaves, with the density in the
+    logarithm of the load, and what does both, over the root of the probability that none fails.
+    """
     size = load.size
     start, beyond, count, nodes = rule(law, known, load, NUM_NODES)
     index = piece * _NODES_AT_A_TIME + np.arange(_NODES_AT_A_TIME)
@@ -275,7 +244,7 @@ def _sums(law: Distribution, known: Marks, load: Array, samples: Array, refine: 
     some = none > jnp.finfo(load.dtype).eps ** 0.5
     apart = jnp.where(some & (both[:, samples] > 0), both[:, samples] * local, 0)
     apart = apart * jnp.sqrt(weight[:, None] / jnp.where(some, none, 1))
-    return _Sums(start, value, slope, (hazard[:, samples], arrive * weight[:, None], leave, apart))
+    return start, value, slope, (hazard[:, samples], arrive * weight[:, None], leave, apart)
 
 
 @jax.jit

@@ -23,14 +23,15 @@ from bcgc_jax.distributions import Distribution
 from bcgc_jax.exact.crossing import Crossing, shares
 from bcgc_jax.exact.linear_algebra import LARGE, solve_positive
 from bcgc_jax.exact.quadrature import rule_error
-from bcgc_jax.plans.marks import Marks, rule, slope_of_homogeneous, threshold_hazard
+from bcgc_jax.plans.marks import Marks, peaks_of, rule, slope_of_homogeneous, threshold_hazard
 from bcgc_jax.solvers.batched_while import loop
 
 # Intervals of the first rule, and entries of a matrix over levels and nodes at a time.
 NUM_NODES, _CHUNK = 32, 2**18
 # From `LARGE` on the Hessian, O(N³) a node, is that of a coarse rule or of an earlier step: it only says
-# where to go. Value and slope, O(N²), are those of a fine rule, with so many nodes at a time. A node with so
-# little of the slope's sum is none of the Hessian's; all of them are below a thousandth.
+# where to go. Value and slope, O(N²), are those of a fine rule, with so many nodes at a time. Nodes at which
+# hardly any level may be the last are left out of the Hessian: those that add less than such a share of the
+# value to load · slope, which is the value. At N = 1000 15 of 64 count.
 _NODES_AT_A_TIME, _NO_SHARE = 32, 1e-5
 # An answer counts once a rule so many times as fine agrees; else that one goes on. Four times as fine, it
 # also tells its own error; Gauss's rules between kinks do not nest, and cannot.
@@ -67,15 +68,6 @@ class Sums(NamedTuple):
     upper: Array
 
 
-class Expansion(NamedTuple):
-    """Value, its error, slopes `[1, N]` and Hessian in x; of many levels slopes by three rules, `[3, N]`."""
-
-    value: Array
-    error: Array
-    slopes: Array
-    hessian: Array
-
-
 class Given(NamedTuple):
     """The problem on the unit simplex of the `levels`: load = loads @ x.
 
@@ -92,14 +84,17 @@ class Given(NamedTuple):
     def num_levels(self) -> Array:
         return jnp.sum(self.levels).astype(self.loads.dtype)
 
+    def among(self, values: Array, others: ArrayLike = 0) -> Array:
+        """The values on the levels, and something else on the others."""
+        return jnp.where(self.levels, values, others)
+
 
 class _Iterate(NamedTuple):
     """Newton's method, before an evaluation of f at x + length · dx.
 
     What the round does, Newton steps so far, fineness of the rule, how often this step was tried; x,
     multipliers z, dx, length, barrier μ; at x: f / f₀, its error, the best least slope so far; the slope
-    along the step; f₀. In a batch, which evaluates piece by piece, the next piece of the nodes, and the sums
-    before it.
+    along the step; f₀; the next piece of the nodes, and the sums before it.
     """
 
     round: Array
@@ -128,17 +123,19 @@ def search(
     def go_on(_: Given, s: _Iterate) -> Array:
         return (s.round != _DONE) & (s.refine <= _FINEST) & ((s.steps < max_steps) | (s.round != _STEP))
 
-    def piece_of_many(size: int) -> Callable[[Given, _Iterate], _Iterate]:
-        return functools.partial(_one_piece, many=size >= _MANY_LANES)
+    def step(size: int) -> Callable[[Given, _Iterate], _Iterate]:
+        return functools.partial(_one_piece, batched=size >= _MANY_LANES)
 
-    first, lanes = _first(given, start, finite_mean), _lanes(start.size)
-    return loop(go_on, _whole_round, piece_of_many, _answer, given, first, lanes=lanes)
+    # As many as a CPU's cache holds; as 4 GB of an accelerator, with six arrays over levels² and nodes.
+    room, size = 2**32 // (6 * 8 * NUM_NODES), start.size
+    lanes = min(max(_CACHED // size**2, 1), 32), min(max(room // size**2, 1), 2**13)
+    return loop(go_on, step, _answer, given, _first(given, start, finite_mean), lanes=lanes)
 
 
 def _first(given: Given, start: Array, finite_mean: Array) -> _Iterate:
     """Before the evaluation of the start."""
     barrier = 1e-2 / given.num_levels
-    z = jnp.where(given.levels, barrier / jnp.where(given.levels, start, 1), 0)
+    z = given.among(barrier / given.among(start, 1))
     zero, one, none = jnp.zeros_like(barrier), jnp.ones_like(barrier), jnp.asarray(0)
     # No step helps an infinite mean.
     first = jnp.where(finite_mean, _START, _DONE)
@@ -147,77 +144,70 @@ def _first(given: Given, start: Array, finite_mean: Array) -> _Iterate:
     return _Iterate(*counts, start, z, 0 * start, *numbers, none, _no_sums(start))
 
 
-def _lanes(size: int) -> tuple[int, int]:
-    """As many as a CPU's cache holds; as 4 GB of an accelerator, with six arrays over levels² and nodes."""
-    room = 2**32 // (6 * 8 * NUM_NODES)
-    return min(max(_CACHED // size**2, 1), 32), min(max(room // size**2, 1), 2**13)
-
-
 def _answer(_: Given, s: _Iterate) -> tuple[Array, Array, Array, Array]:
     total = jnp.sum(s.x)
     found = jnp.stack([s.value, s.error, s.least * total]) * (s.unit / total)
     return (s.round == _DONE) & (s.value > 0), s.steps, s.x / total, found
 
 
-def _whole_round(given: Given, s: _Iterate) -> _Iterate:
-    """Evaluate at all nodes, and go on from there."""
+def _one_piece(given: Given, s: _Iterate, *, batched: bool) -> _Iterate:
+    """Evaluate at one piece of the nodes, of many levels at all, and go on from there once it was the last.
+
+    Each lane of a batch does as many pieces as it needs: a finer rule holds up no other.
+    """
     workers, load = given.workers, given.loads @ _trial(given, s)
     if load.size > LARGE and workers.law.smooth:
         start, sums = sums_over_nodes(workers, load, s.refine, with_hessian=False)
         # Where steps have to be cut, the Hessian is none of here.
         fresh = (s.refine == first_fineness(load.size)) | (s.round == _CHECK) | (s.length < 1)
-        upper = jax.lax.cond(fresh, lambda: _upper_of_many(workers, load), lambda: s.sums.upper)
-        sums = sums._replace(upper=upper)
-    else:
-        start, sums = sums_over_nodes(workers, load, s.refine)
-    return _decide(given, s, derivatives(workers, given.loads, load, start, sums))._replace(sums=sums)
+        coarse = jnp.asarray(first_fineness(load.size))
+        upper = jax.lax.cond(
+            fresh, lambda: sums_over_nodes(workers, load, coarse)[1].upper, lambda: s.sums.upper
+        )
+        found = derivatives(workers, given.loads, load, start, sums._replace(upper=upper))
+        return _decide(given, s, *found)._replace(sums=s.sums._replace(upper=upper))
+    start, count, add = _rule_in_pieces(workers, load, s.refine, batched=batched)
+    sums = add(s.piece, s.sums)
 
+    def onward() -> _Iterate:
+        decided = _decide(given, s, *derivatives(workers, given.loads, load, start, sums))
+        return decided._replace(piece=jnp.zeros_like(s.piece), sums=_no_sums(load))
 
-def _one_piece(given: Given, s: _Iterate, *, many: bool) -> _Iterate:
-    """Evaluate at one piece of the nodes, and go on from there once it was the last.
-
-    Each lane of a batch does as many pieces as it needs: a finer rule holds up no other.
-    """
-    load = given.loads @ _trial(given, s)
-    start, count, add = _rule_in_pieces(given.workers, load, s.refine, batched=many)
-    sums, last = add(s.piece, s.sums), s.piece + 1 >= count
-    decided = _decide(given, s, derivatives(given.workers, given.loads, load, start, sums))
-    moved_on = decided._replace(piece=jnp.zeros_like(s.piece), sums=jax.tree.map(jnp.zeros_like, sums))
     waiting = s._replace(piece=s.piece + 1, sums=sums)
-    return jax.tree.map(lambda a, b: jnp.where(last, a, b), moved_on, waiting)
+    return jax.lax.cond(s.piece + 1 >= count, onward, lambda: waiting)
 
 
 def _trial(given: Given, s: _Iterate) -> Array:
-    return jnp.where(given.levels, s.x + s.length * s.dx, 0)
+    return given.among(s.x + s.length * s.dx)
 
 
-def _decide(given: Given, s: _Iterate, f: Expansion) -> _Iterate:
+def _decide(given: Given, s: _Iterate, value: Array, error: Array, slopes: Array, hessian: Array) -> _Iterate:
     """The next evaluation, after that of f at x + length · dx.
 
     Rounds that only evaluate are steps of length 0, so that the evaluation is compiled once.
     """
     x, stepped = _trial(given, s), s.round == _STEP
     # f₀ is the value at the start, known after the first round.
-    unit = jnp.where(s.round == _START, f.value, s.unit)
-    value, error, total = f.value / unit, f.error / unit, jnp.sum(x)
-    least, *coarser = jnp.min(jnp.where(given.levels, f.slopes, jnp.inf), axis=1)
+    unit = jnp.where(s.round == _START, value, s.unit)
+    value, error, slopes, total = value / unit, error / unit, slopes / unit, jnp.sum(x)
+    least, *coarser = jnp.min(given.among(slopes, jnp.inf), axis=1)
     doubt = rule_error(least, *coarser) if coarser else jnp.zeros_like(least)
     # The bound is to have the error of the value, and what its own is beyond it.
-    more = jnp.maximum(doubt - f.error / total, 0)
-    # Each point bounds f from below, and where f nearly has kinks the last one does not do so best.
     off, off_before = error / total, s.error / jnp.sum(s.x)
-    bound = jnp.maximum((least - more) / unit - off, jnp.where(stepped, s.least - off_before, -jnp.inf))
+    bound = least - jnp.maximum(doubt, off)
+    # Each point bounds f from below, and where f nearly has kinks the last one does not do so best.
+    bound = jnp.maximum(bound, jnp.where(stepped, s.least - off_before, -jnp.inf))
     at_x = s._replace(x=x, value=value, error=error, least=bound + off, unit=unit)
-    after, again = _verdict(given, s, at_x, least / unit, bound)
+    after, again = _verdict(given, s, at_x, least, bound)
 
     def shorter() -> _Iterate:
         return s._replace(tries=s.tries + 1, length=_BACKTRACK * s.length, least=bound + off_before)
 
     def onward() -> _Iterate:
         z, barrier = _multipliers(given, s, x)
-        dx, descent, length = _direction(given, x, z, barrier, f.slopes[0] / unit, f.hessian / unit)
-        step = after == _STEP
+        dx, descent, length = _direction(given, x, z, barrier, slopes[0], hessian / unit)
         finer = _FINER if given.workers.law.smooth else _FINER_WITH_KINKS
+        step = after == _STEP
         return at_x._replace(
             round=after,
             steps=s.steps + stepped,
@@ -233,22 +223,17 @@ def _decide(given: Given, s: _Iterate, f: Expansion) -> _Iterate:
     return jax.lax.cond(again, shorter, onward)
 
 
-def _merit(given: Given, s: _Iterate, barrier: Array) -> Array:
-    logs = jnp.sum(jnp.log(jnp.where(given.levels, s.x, 1)))
-    return s.value - jnp.log(jnp.sum(s.x)) - barrier * logs
-
-
 def _verdict(given: Given, s: _Iterate, at_x: _Iterate, least: Array, bound: Array) -> tuple[Array, Array]:
     """What the next round does, and whether it rather is this step again, shorter.
 
     `least` is the least slope at x; `bound` the best one so far, less its error.
     """
-    value, total, smooth = at_x.value, jnp.sum(at_x.x), given.workers.law.smooth
+    value, total, stepped = at_x.value, jnp.sum(at_x.x), s.round == _STEP
     enough = given.tolerance
     if given.levels.size > LARGE:  # beyond its own error, a rule's optimum is not looked for
         enough = jnp.maximum(enough, jnp.minimum(at_x.error / value, _ROUGH))
     met = least * total >= (1 - enough) * value
-    if smooth:  # the gap with its error
+    if given.workers.law.smooth:  # the gap with its error
         certified = bound * total >= (1 - given.tolerance) * value
         sure = (s.refine > first_fineness(given.levels.size)) & certified
     else:  # a rule that only confirms another
@@ -257,14 +242,16 @@ def _verdict(given: Given, s: _Iterate, at_x: _Iterate, least: Array, bound: Arr
     # All that steps by this rule can do: its bound is met, or a merit that does not fall contradicts
     # its slope. The certificate is then that of the next rule.
     ended = met | sure | (s.tries + 1 >= _MAX_TRIES)
-    stepped = s.round == _STEP
     blind = ~stepped & (at_x.error > _BLIND * value) & (_FINER * s.refine <= _FINEST)
     after = jnp.where(ended | blind, jnp.where(sure, _DONE, _CHECK), _STEP)
-    rounding = 64 * jnp.finfo(value.dtype).eps
-    highest = _merit(given, s, s.barrier) + s.length * _SUFFICIENT * s.descent + rounding
-    falls = _merit(given, at_x, s.barrier) <= highest
+
+    def merit(at: _Iterate) -> Array:
+        logs = jnp.sum(jnp.log(given.among(at.x, 1)))
+        return at.value - jnp.log(jnp.sum(at.x)) - s.barrier * logs
+
+    highest = merit(s) + s.length * _SUFFICIENT * s.descent + 64 * jnp.finfo(value.dtype).eps
     # Below the error of a coarse rule the merit may rise on the way to its very optimum.
-    return after, stepped & ~ended & ~falls
+    return after, stepped & ~ended & ~(merit(at_x) <= highest)
 
 
 def step_length(u: Array, du: Array, levels: ArrayLike = True) -> Array:
@@ -275,8 +262,8 @@ def step_length(u: Array, du: Array, levels: ArrayLike = True) -> Array:
 
 def _multipliers(given: Given, s: _Iterate, x: Array) -> tuple[Array, Array]:
     """z after the step to x, and the next barrier."""
-    stepped, safe = s.round == _STEP, jnp.where(given.levels, s.x, 1)
-    dz = jnp.where(given.levels, s.barrier / safe - s.z - s.z / safe * s.dx, 0)
+    stepped, safe = s.round == _STEP, given.among(s.x, 1)
+    dz = given.among(s.barrier / safe - s.z - s.z / safe * s.dx)
     moved = jnp.maximum(s.z + step_length(s.z, dz, given.levels) * dz, 1e-4 * s.barrier / safe)
     z = jnp.where(stepped & given.levels, moved, s.z)
     # Superlinear once the products x z are small, linear before; none after a step that was cut.
@@ -290,12 +277,11 @@ def _direction(
     given: Given, x: Array, z: Array, barrier: Array, slope: Array, hessian: Array
 ) -> tuple[Array, Array, Array]:
     """Newton's step from x, the slope along it, and the length that keeps x positive."""
-    safe, total = jnp.where(given.levels, x, 1), jnp.sum(x)
-    slope = jnp.where(given.levels, slope - 1 / total - barrier / safe, 0)
-    both = given.levels[:, None] & given.levels[None, :]
-    hessian = hessian + 1 / total**2 + jnp.where(np.eye(x.size, dtype=bool), z / safe, 0)
-    scaled = jnp.where(both, hessian * safe[:, None] * safe[None, :], np.eye(x.size, dtype=x.dtype))
-    dx = jnp.where(given.levels, solve_positive(scaled, -slope * safe) * safe, 0)
+    safe, total, eye = given.among(x, 1), jnp.sum(x), np.eye(x.size, dtype=bool)
+    slope = given.among(slope - 1 / total - barrier / safe)
+    hessian = hessian + 1 / total**2 + jnp.where(eye, z / safe, 0)
+    scaled = jnp.where(given.levels[:, None] & given.levels, hessian * safe[:, None] * safe, eye)
+    dx = given.among(solve_positive(scaled, -slope * safe) * safe)
     return dx, jnp.sum(slope * dx), step_length(x, dx, given.levels)
 
 
@@ -311,42 +297,6 @@ def sums_over_nodes(
     """The start of the rule that is `refine` times as fine, and the sums over its nodes."""
     start, count, add = _rule_in_pieces(workers, load, refine, with_hessian=with_hessian)
     return start, jax.lax.fori_loop(0, count, add, _no_sums(load))
-
-
-def _upper_of_many(workers: Workers, load: Array) -> Array:
-    """The Hessian's sum over a coarse rule's nodes at which levels may be the last, at N = 1000 15 of 64."""
-    refine = first_fineness(load.size)
-    *_, nodes = rule(workers.law, workers.marks, load, NUM_NODES)
-    index = np.arange(NUM_NODES * refine)
-
-    def share(index: Array) -> Array:
-        t, weight = nodes(index, refine)
-        crossing, density = _crossing(workers, load, t)
-        paths = crossing.first_failures() * crossing.successes() * density
-        return weight * jnp.sum(paths, axis=0) / crossing.total
-
-    shares = jax.lax.map(share, index.reshape(-1, _NODES_AT_A_TIME)).ravel()
-    chunk = _nodes_at_a_time(load.size, NUM_NODES)
-    shares = jnp.pad(shares, (0, -index.size % chunk)).reshape(-1, chunk)
-    counts = jnp.any(shares > _NO_SHARE * jnp.sum(shares), axis=1)
-    _, _, add = _rule_in_pieces(workers, load, jnp.asarray(refine))
-
-    def add_piece(piece: Array, sums: Sums) -> Sums:
-        return jax.lax.cond(counts[piece], add, lambda _, sums: sums, piece, sums)
-
-    return jax.lax.fori_loop(0, counts.size, add_piece, _no_sums(load)).upper
-
-
-def _nodes_at_a_time(num_levels: int, size: int) -> int:
-    """Of a Hessian: as many as fit a few MB."""
-    return max(1, min(size, _CHUNK // num_levels**2))
-
-
-def _crossing(workers: Workers, load: Array, t: Array, batched: bool = False) -> tuple[Crossing, Array]:
-    """The crossing at times t, and c on its axes."""
-    hazard, rate = threshold_hazard(workers.law, load, t, workers.marks.largest)
-    crossing = Crossing(shares(hazard), workers.num_workers, batched)
-    return crossing, crossing.above * jnp.moveaxis(rate, -1, 0)[::-1]
 
 
 def first_fineness(size: int) -> int:
@@ -373,13 +323,17 @@ def _rule_in_pieces(
     where G_jk is the probability that the first failure after C(b_j) = j is at k. All terms are positive.
     """
     start, beyond, size, nodes = rule(workers.law, workers.marks, load, NUM_NODES)
-    chunk = _nodes_at_a_time(load.size, size) if with_hessian else min(size, _NODES_AT_A_TIME)
+    many = load.size > LARGE
+    chunk = max(1, min(size, _CHUNK // load.size**2)) if with_hessian else min(size, _NODES_AT_A_TIME)
 
     def add(piece: Array, sums: Sums) -> Sums:
         index = piece * chunk + jnp.arange(chunk)
         t, weight = nodes(index, refine)
-        crossing, density = _crossing(workers, load, t, batched)
-        if with_hessian:
+        hazard, rate = threshold_hazard(workers.law, load, t, workers.marks.largest)
+        crossing = Crossing(shares(hazard), workers.num_workers, batched)
+        density = crossing.above * jnp.moveaxis(rate, -1, 0)[::-1]
+        following = None
+        if with_hessian and not many:
             first, success, following = crossing.renewals()
         else:
             first, success = crossing.first_failures(), crossing.successes()
@@ -389,20 +343,31 @@ def _rule_in_pieces(
         arrive = first / crossing.total * crossing.unit * density * weight
         leave = success * density
         leaving = arrive * success
-        slope = rules[:3] @ leaving.T if load.size > LARGE else jnp.sum(leaving, axis=-1)
+        slope = rules[:3] @ leaving.T if many else jnp.sum(leaving, axis=-1)
+
+        def upper() -> Array:
+            between = crossing.renewals()[2] if following is None else following
+            both = jnp.sum(arrive[:, None] * between * leave[None], axis=-1)
+            return sums.upper - crossing.unit * both
+
         found = Sums(sums.value + value, sums.slope + slope, sums.upper)
         if not with_hessian:
             return found
-        upper = -crossing.unit * jnp.sum(arrive[:, None] * following * leave[None], axis=-1)
-        return found._replace(upper=sums.upper + upper)
+        if not many:
+            return found._replace(upper=upper())
+        part = jnp.sum(load[::-1] @ leaving) / peaks_of(workers.marks.times, load)[2]
+        return found._replace(upper=jax.lax.cond(part > _NO_SHARE, upper, lambda: sums.upper))
 
     return start, jax.lax.div(size * refine + chunk - 1, jnp.asarray(chunk, refine.dtype)), add
 
 
-def derivatives(workers: Workers, loads: Array, load: Array, start: Array, sums: Sums) -> Expansion:
-    r"""Value, error, slope and Hessian in x of F(y), y = loads @ x, from the sums over all nodes.
+def derivatives(
+    workers: Workers, loads: Array, load: Array, start: Array, sums: Sums
+) -> tuple[Array, Array, Array, Array]:
+    r"""Value, error, slopes and Hessian in x of F(y), y = loads @ x, from the sums over all nodes.
 
-    F is homogeneous of degree 1, so Σ_k y_k ∂²F/∂y_j∂y_k = 0 gives the diagonal.
+    Slopes are `[1, N]`, of many levels by three rules, `[3, N]`. F is homogeneous of degree 1, so
+    Σ_k y_k ∂²F/∂y_j∂y_k = 0 gives the diagonal.
     """
     fine, coarse, coarsest, left_out = sums.value
     value, error = start + fine, rule_error(fine, coarse, coarsest) + left_out
@@ -417,4 +382,4 @@ def derivatives(workers: Workers, loads: Array, load: Array, start: Array, sums:
     ]
     size = loads.shape[1]
     both = loads.T @ jnp.concatenate([hessian @ loads, jnp.stack(slopes, axis=1)], axis=1)
-    return Expansion(value, error, both[:, size:].T, both[:, :size])
+    return value, error, both[:, size:].T, both[:, :size]

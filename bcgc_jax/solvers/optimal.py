@@ -95,10 +95,11 @@ def _by_cuts(problem: Problem, levels: Array, tolerance: Array) -> OptimalResult
     else:
         evaluate = jax.value_and_grad(value_of)
         found = cutting_plane(evaluate, start, levels, tolerance=tolerance, max_cuts=_MAX_CUTS)
-    met = found.value - found.lower_bound <= tolerance * found.value
+    share, value, lower, steps = found
+    met = value - lower <= tolerance * value
     status = jnp.where(met, int(Status.CONVERGED), int(Status.STEP_LIMIT))
-    value, lower = (problem.scale * total * a for a in (found.value, found.lower_bound))
-    return OptimalResult(found.share * total, value, 0 * value, lower, status, found.num_steps)
+    unit = problem.scale * total
+    return OptimalResult(share * total, unit * value, 0 * value, unit * lower, status, steps)
 
 
 def least_gap(problem: Problem) -> float:
@@ -129,5 +130,4 @@ def first_shares(levels: Array, times: Array, moved: float = 0.1) -> Array:
     inside = inside / jnp.sum(inside)
     share = share / jnp.maximum(jnp.sum(share), jnp.finfo(dtype).tiny)
     start = (1 - moved) * share + moved * inside
-    start = jnp.where(levels, start, 0)
     return start / jnp.sum(start)

@@ -55,12 +55,7 @@ class Optimal(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.levels is not None:
-            chosen = np.unique(np.asarray(self.levels))
-            if not chosen.size or not np.issubdtype(chosen.dtype, np.integer) or chosen[0] < 0:
-                raise ValueError(
-                    f"levels must be whole numbers from 0 on, at least one of them, got {self.levels!r}"
-                )
-            object.__setattr__(self, "levels", tuple(chosen.tolist()))
+            object.__setattr__(self, "levels", tuple(np.unique(self.levels).tolist()))
 
     @property
     def name(self) -> str:
@@ -68,18 +63,16 @@ class Optimal(Method):
 
     def check(self, problem: Problem) -> None:
         super().check(problem)
-        if self.levels is None:
-            return
         workers = concrete(problem.num_workers)
         top = (problem.max_workers if workers is None else int(workers.min())) - 1
-        if self.levels[-1] > top:
-            raise ValueError(f"levels must be whole numbers from 0 to {top}, got {list(self.levels)}")
+        if self.levels is not None and not (self.levels and set(self.levels) <= set(range(top + 1))):
+            raise ValueError(
+                f"levels must be whole numbers from 0 to {top}, at least one of them, got {list(self.levels)}"
+            )
 
     def judge(self, fresh: Problem, solution: Solution, num_replications: int) -> dict[str, Array]:
-        assert solution.partition is not None
-        assert solution.levels is not None
-        found = sample_average.judge_optimum(fresh, solution.partition, solution.levels, num_replications)
-        return found._asdict()
+        known = solution.partition, solution.levels
+        return sample_average.judge_optimum(fresh, *known, num_replications)._asdict()  # type: ignore[arg-type]
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
         found = None
@@ -107,9 +100,7 @@ def _optimum_of_many(problem: Problem, method: Optimal) -> Solution:
     if iteration_of(problem).smooth:
         return solution_of(problem, *answer, _certificate_of(found))
     # By the rules between kinks, which tell their error.
-    solution = assess_shares(problem, *answer)
-    loose = solution.relative_gap > method.tolerance
-    return replace(solution, status=jnp.where(loose, int(Status.PRECISION), solution.status))
+    return _judged(problem, assess_shares(problem, *answer), None, method.tolerance)
 
 
 def _few_units(problem: Problem) -> bool:
@@ -121,36 +112,39 @@ def _few_units(problem: Problem) -> bool:
 
 def optimum(problem: Problem, allowed: Array, **options: Any) -> Solution:
     """The optimum, but for the whole numbers; converged if its certificate meets the tolerance."""
-    solution, answer, lower_bound = _searched(problem, allowed, **options)
-    if solution is not None:
-        return solution
-    # By the program that all partitions are assessed with.
-    return _judged(problem, assess_shares(problem, *answer), lower_bound, options["tolerance"])
+    found, answer, certified = _searched(problem, allowed, **options)
+    if certified is not None:
+        return certified
+    # By the program that all partitions are assessed with. Else no bound but that is known.
+    known = not problem.plain or iteration_of(problem).polyhedral
+    solution = assess_shares(problem, *answer)
+    return _judged(problem, solution, found.lower_bound if known else None, options["tolerance"])
 
 
 @functools.partial(jax.jit, static_argnames="max_steps")
 def _searched(
     problem: Problem, allowed: Array, **options: Any
-) -> tuple[Solution | None, tuple[Array, ...], Array | None]:
-    """The solution, where the last round of the search certifies it; what is else to be assessed; a bound."""
+) -> tuple[OptimalResult, tuple[Array, ...], Solution | None]:
+    """What is found, what of it is to be assessed, and the solution, where the search certifies it."""
     # The steps are not differentiated: by the envelope theorem the value's slope is that of the exact
     # runtime at a fixed partition.
     still = jax.lax.stop_gradient(problem)
     used, rounds = allowed, 0
     if problem.has_setup:
         used, rounds = best_levels(still if problem.convex else with_least_start_up(still), allowed)
-    search = optimal_partition if problem.convex else best_found
-    found = search(still, used, **options)
+    found = (optimal_partition if problem.convex else best_found)(still, used, **options)
     # Of the levels that were asked for, a traced number of workers may lack some.
     lacks = jnp.any(allowed & ~problem.exists)
     status = jnp.where(lacks, int(Status.INFEASIBLE), found.status)
     answer = found.partition, status.astype(int), jnp.asarray(rounds + found.num_steps, int), used
     if not (problem.plain and iteration_of(problem).smooth):
-        known = not problem.plain or iteration_of(problem).polyhedral
-        return None, answer, found.lower_bound if known else None
+        return found, answer, None
     certified = with_slopes(_of_fixed, _certificate_of(found), problem, found.partition, used)
-    solution = solution_of(problem, *answer, certified)
-    return _judged(problem, solution, None, options["tolerance"]), answer, None
+    return (
+        found,
+        answer,
+        _judged(problem, solution_of(problem, *answer, certified), None, options["tolerance"]),
+    )
 
 
 @jax.jit

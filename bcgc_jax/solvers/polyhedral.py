@@ -39,15 +39,6 @@ _CENTRED, _MAX_CENTRING = 0.3, 30
 _LEAST_CENTRING, _MOST_CENTRING, _ENOUGH, _MAX_STEPS = 0.1, 0.8, 0.3, 200
 
 
-class PolyhedralResult(NamedTuple):
-    """Best point of the unit simplex, its value, the best bound, and the number of cuts or steps."""
-
-    share: Array
-    value: Array
-    lower_bound: Array
-    num_steps: Array
-
-
 class _Cuts(NamedTuple):
     num_cuts: Array
     cuts: Array
@@ -64,28 +55,29 @@ def cutting_plane(
     *,
     tolerance: Array,
     max_cuts: int,
-) -> PolyhedralResult:
+) -> tuple[Array, Array, Array, Array]:
     """Minimise a convex homogeneous function over the unit simplex on `levels`, from its (value, slope).
 
-    `start` must be positive on `levels`. Stops at a relative gap of `tolerance`; `max_cuts` is static.
+    The best point, its value, the best bound, and the number of cuts. `start` must be positive on `levels`.
+    Stops at a relative gap of `tolerance`; `max_cuts` is static.
     """
     dtype, count = start.dtype, jnp.sum(levels).astype(start.dtype)
     unit, _ = evaluate(start)
+
+    def least(slope: Array) -> Array:
+        return jnp.min(jnp.where(levels, slope, jnp.inf))
 
     def step(state: _Cuts) -> _Cuts:
         value, slope = jax.tree.map(lambda a: a / unit, evaluate(state.share))
         cuts = state.cuts.at[state.num_cuts].set(jnp.where(levels, slope, 0))
         better = value < state.best_value
         best, best_value = jnp.where(better, state.share, state.best), jnp.minimum(value, state.best_value)
-        used = jnp.arange(max_cuts) <= state.num_cuts
         # A cut's own bound, min_n g_n, starts the gap.
-        lower = jnp.maximum(state.lower, jnp.min(jnp.where(levels, slope, jnp.inf)))
-        gap = best_value - lower
-        rows = state.num_cuts + 1 + count
-        barrier = _CENTRALITY * jnp.maximum(gap, tolerance * best_value) / rows
-        share, average = _centre(cuts, used, levels, state.share, barrier)
-        lower = jnp.maximum(lower, jnp.min(jnp.where(levels, average, jnp.inf)))
-        return _Cuts(state.num_cuts + 1, cuts, share, best, best_value, lower)
+        lower = jnp.maximum(state.lower, least(slope))
+        gap, rows = jnp.maximum(best_value - lower, tolerance * best_value), state.num_cuts + 1 + count
+        used = jnp.arange(max_cuts) <= state.num_cuts
+        share, average = _centre(cuts, used, levels, state.share, _CENTRALITY * gap / rows)
+        return _Cuts(state.num_cuts + 1, cuts, share, best, best_value, jnp.maximum(lower, least(average)))
 
     def go_on(state: _Cuts) -> Array:
         open_ = (state.num_cuts == 0) | (state.best_value - state.lower > tolerance * state.best_value)
@@ -93,59 +85,52 @@ def cutting_plane(
 
     none, zero = jnp.zeros((max_cuts, start.size), dtype), jnp.zeros((), dtype)
     last = jax.lax.while_loop(go_on, step, _Cuts(jnp.asarray(0), none, start, start, zero + jnp.inf, zero))
-    return PolyhedralResult(last.best, unit * last.best_value, unit * last.lower, last.num_cuts)
+    return last.best, unit * last.best_value, unit * last.lower, last.num_cuts
 
 
 def _centre(cuts: Array, used: Array, levels: Array, share: Array, barrier: Array) -> tuple[Array, Array]:
     """The point of the central path at `barrier`, from `share`, and the average of the cuts there.
 
-    Newton's method on θ/μ - Σ log(θ - g_i·u) - Σ log u, Σu = 1, in the scaled u.
+    Newton's method on θ/μ - Σ log(θ - g_i·u) - Σ log u, Σu = 1, in z = (u, θ), scaled by u and by μ.
     """
-    size, num_cuts = share.size, len(cuts)
-    row = jnp.concatenate([-cuts, jnp.ones((num_cuts, 1), cuts.dtype)], axis=1)
-    row = jnp.where(used[:, None], row, 0)
-
-    def slack(u: Array, theta: Array) -> Array:
-        return jnp.where(used, row[:, size] * theta + row[:, :size] @ u, 1)
+    row = jnp.where(used[:, None], jnp.pad(-cuts, [(0, 0), (0, 1)], constant_values=1), 0)
+    free, of_share = jnp.append(levels, True), jnp.append(levels, False)
+    eye = jnp.eye(free.size, dtype=share.dtype)
 
     def newton(carry: tuple[Array, ...]) -> tuple[Array, ...]:
-        u, theta, last_weight, _, i = carry
-        s = slack(u, theta)
-        safe = jnp.where(levels, u, 1)
-        scale = jnp.append(safe, barrier)  # θ moves by multiples of μ
+        z, last_weight, _, i = carry
+        room, scale = jnp.where(used, row @ z, 1), jnp.where(of_share, z, 1).at[-1].set(barrier)
         # The step keeps Σu: what all entries of a row have in common would only be rounding.
-        centred = jnp.concatenate([row[:, :size] - (row[:, :size] @ u)[:, None], row[:, size:]], axis=1)
-        scaled = centred / s[:, None] * scale
-        gradient = -jnp.sum(scaled, axis=0) + jnp.append(jnp.where(levels, -1, 0), 1)
-        hessian = scaled.T @ scaled + jnp.diag(jnp.append(jnp.ones_like(u), 0))
-        free = jnp.append(levels, True)
-        hessian = jnp.where(free[:, None] & free[None, :], hessian, jnp.eye(size + 1, dtype=u.dtype))
-        normal = jnp.append(jnp.where(levels, safe, 0), 0)
-        move = _solve_across(hessian, jnp.where(free, -gradient, 0), normal)
+        centred = row.at[:, :-1].add(-(row[:, :-1] @ z[:-1])[:, None])
+        scaled = centred / room[:, None] * scale
+        right = jnp.sum(scaled, axis=0) + jnp.where(of_share, 1, -1)
+        hessian = scaled.T @ scaled + jnp.where(of_share, eye, 0)
+        hessian = jnp.where(free[:, None] & free, hessian, eye)
+        move = _solve_across(hessian, jnp.where(free, right, 0), jnp.where(of_share, scale, 0))
         decrement = jnp.sqrt(jnp.maximum(move @ hessian @ move, 0))
-        direction = jnp.where(free, move * scale, 0)
         # Self-concordance: this step stays inside.
         length = jnp.where(decrement < 0.25, 1, 1 / (1 + decrement))
+        moved = z + length * jnp.where(free, move * scale, 0)
         # To first order, so that they meet the condition of the path exactly; positive for a decrement < 1.
-        weight = jnp.where(used, (1 - scaled @ move) / s, 0)
-        new = (u + length * direction[:-1], theta + length * direction[-1], weight, decrement)
+        weight = jnp.where(used, (1 - scaled @ move) / room, 0)
         # Where rounding has spoilt the system, the last point and its weights stand: any average is a bound.
-        inside = jnp.all(slack(*new[:2]) > 0) & jnp.all(~levels | (new[0] > 0))
+        inside = jnp.all(~used | (row @ moved > 0)) & jnp.all(~of_share | (moved > 0))
+        new, kept = (moved, weight, decrement), (z, last_weight, 0 * decrement)
         good = jnp.isfinite(decrement) & inside
-        kept = (u, theta, last_weight, jnp.zeros_like(decrement))
         return (*(jnp.where(good, a, b) for a, b in zip(new, kept, strict=True)), i + 1)
 
     def go_on(carry: tuple[Array, ...]) -> Array:
-        return (carry[3] > _CENTRED) & (carry[4] < _MAX_CENTRING)
+        return (carry[2] > _CENTRED) & (carry[3] < _MAX_CENTRING)
 
     theta = jnp.max(jnp.where(used, cuts @ share, -jnp.inf)) + barrier
-    carry: tuple[Array, ...] = (share, theta, 0 * row[:, 0], jnp.inf + 0 * theta, jnp.asarray(0))
-    share, _, weight, _, _ = jax.lax.while_loop(go_on, newton, carry)
-    share = jnp.where(levels, share, 0) / jnp.sum(jnp.where(levels, share, 0))
+    nothing = 0 * row[:, 0], jnp.inf + 0 * theta, jnp.asarray(0)
+    carry: tuple[Array, ...] = (jnp.append(share, theta), *nothing)
+    z, weight, *_ = jax.lax.while_loop(go_on, newton, carry)
+    share = jnp.where(levels, z[:-1], 0)
     # So what rounding makes negative may go.
     weight = jnp.maximum(weight, 0)
     total = jnp.maximum(jnp.sum(weight), jnp.finfo(share.dtype).tiny)
-    return share, weight @ cuts / total
+    return share / jnp.sum(share), weight @ cuts / total
 
 
 def _solve_across(matrix: Array, right: Array, normal: Array) -> Array:
@@ -170,14 +155,15 @@ class _State(NamedTuple):
 
 def row_program(
     times: Array, loads: Array, start: Array, levels: Array, tolerance: Array
-) -> PolyhedralResult:
+) -> tuple[Array, Array, Array, Array]:
     """The least mean of max_n times_sn (loads @ u)_n over the unit simplex on `levels`; `times` `[S, N]`.
 
-    `start` must be positive on `levels`. Stops at a relative gap of `tolerance`, or once steps help no more.
+    The same as of `cutting_plane`, with steps for cuts; it may also stop once these help no more.
     """
     dtype, rows, count = start.dtype, len(times), jnp.sum(levels).astype(start.dtype)
-    unit = jnp.mean(jnp.max(times.astype(dtype) * (loads @ start), axis=1))
-    times = times.astype(dtype) / unit
+    times = times.astype(dtype)
+    unit = jnp.mean(jnp.max(times * (loads @ start), axis=1))
+    times = times / unit
 
     def finish(share: Array) -> Array:
         """Of each row."""
@@ -214,60 +200,53 @@ def row_program(
             row=state.row + dual * move.row,
             bound=state.bound + dual * move.bound,
             centring=jnp.clip(1 - jnp.minimum(primal, dual), _LEAST_CENTRING, _MOST_CENTRING),
+            steps=state.steps + 1,
         )
         good = jnp.all(jnp.isfinite(new.share)) & jnp.all(new.row > 0)
-        kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), judged(new), state)
-        return kept._replace(steps=jnp.where(good, state.steps + 1, _MAX_STEPS))
+        ended = state._replace(steps=jnp.full_like(state.steps, _MAX_STEPS))
+        return jax.tree.map(lambda a, b: jnp.where(good, a, b), judged(new), ended)
 
     def go_on(state: _State) -> Array:
         return (state.steps < _MAX_STEPS) & (state.best_value - state.lower > tolerance * state.best_value)
 
     theta = finish(start) * 1.1
     room = _room(times, loads, start, theta)
-    row = 1 / room
-    row = row / (rows * jnp.sum(row, axis=1, keepdims=True))
+    row = 1 / (room * rows * jnp.sum(1 / room, axis=1, keepdims=True))
     bound = jnp.where(levels, jnp.mean(row * room) / jnp.where(levels, start, 1), 0)
     one, zero = jnp.ones((), dtype), jnp.zeros((), dtype)
     first = _State(start, theta, row, bound, start, one + jnp.inf, zero, jnp.asarray(0), one / 2)
     last = jax.lax.while_loop(go_on, step, judged(first))
-    return PolyhedralResult(last.best, unit * last.best_value, unit * last.lower, last.steps)
+    return last.best, unit * last.best_value, unit * last.lower, last.steps
 
 
 def _room(times: Array, loads: Array, share: Array, theta: Array) -> Array:
     return theta[:, None] - times * (loads @ share)
 
 
-def _matrix(times: Array, loads: Array, levels: Array, share: Array, ratio: Array, bound: Array) -> Array:
-    """Of Newton's system for u, in shares of u, on the levels alone; the θ_s are eliminated.
-
-    With D, `ratio`, the multipliers over the room, each row adds ΣD times the covariance of the vectors
-    T_n e_n under the weights D / ΣD. Nearly all weight is in one of them in the end: they are taken from that
-    one, for differences of large sums would be left with nothing else.
-    """
-    main = jax.nn.one_hot(jnp.argmax(ratio, axis=1), share.size, dtype=ratio.dtype)
-    others = ratio * (1 - main)
-    total, rest = jnp.sum(ratio, axis=1), jnp.sum(others, axis=1)
-    main, steep = main * times, others * times
-    diagonal = jnp.sum(steep * times + rest[:, None] * main**2, axis=0)
-    cross = steep.T @ main
-    mean = (steep - rest[:, None] * main) / jnp.sqrt(total)[:, None]
-    of_load = jnp.diag(diagonal) - cross - cross.T - mean.T @ mean
-    outer, eye = share[:, None] * share[None, :], jnp.eye(share.size, dtype=bool)
-    # Along u itself f is linear, and Σu fixed: what is added there changes no step, and much of the rounding.
-    scaled = (loads.T @ of_load @ loads) * share[:, None] * share[None, :] + outer
-    both = levels[:, None] & levels[None, :]
-    return jnp.where(both, scaled + jnp.where(eye, bound * share, 0), eye)
-
-
 def _direction(
     times: Array, loads: Array, levels: Array, at: _State, room: Array, barrier: Array
 ) -> tuple[_State, Array]:
-    """Newton's step to products of the size of the barrier, with Σu as it is; that of the room below θ."""
+    """Newton's step to products of the size of the barrier, with Σu as it is; that of the room below θ.
+
+    In shares of u; the θ_s are eliminated. With D, the multipliers over the room, each row adds ΣD times the
+    covariance of the vectors T_n e_n under the weights D / ΣD.
+    """
     safe, ratio, aim = jnp.where(levels, at.share, 1), at.row / room, barrier / room
     sums, left = jnp.sum(ratio, axis=1), jnp.sum(aim, axis=1) - 1 / len(times)
+    # Nearly all weight is in one vector in the end: covariances are taken from that one, for differences of
+    # large sums would be left with nothing else.
+    main = jax.nn.one_hot(jnp.argmax(ratio, axis=1), safe.size, dtype=ratio.dtype)
+    others = ratio * (1 - main)
+    rest, main, steep = jnp.sum(others, axis=1), main * times, others * times
+    cross, mean = steep.T @ main, (steep - rest[:, None] * main) / jnp.sqrt(sums)[:, None]
+    of_load = jnp.diag(jnp.sum(steep * times + rest[:, None] * main**2, axis=0))
+    of_load = of_load - cross - cross.T - mean.T @ mean
+    # Along u itself f is linear, and Σu fixed: what is added there changes no step, and much of the rounding.
+    matrix = (loads.T @ of_load @ loads + 1) * safe[:, None] * safe
+    eye = jnp.eye(safe.size, dtype=bool)
+    matrix = jnp.where(levels[:, None] & levels, matrix + jnp.where(eye, at.bound * safe, 0), eye)
     slope = (jnp.sum(times * aim, axis=0) - (left / sums) @ (ratio * times)) @ loads
     right, normal = jnp.where(levels, barrier - slope * safe, 0), jnp.where(levels, safe, 0)
-    matrix = _matrix(times, loads, levels, safe, ratio, at.bound)
     share = jnp.where(levels, _solve_across(matrix, right, normal) * safe, 0)
     theta = (left + jnp.sum(ratio * (times * (loads @ share)), axis=1)) / sums
     of_room = _room(times, loads, share, theta)

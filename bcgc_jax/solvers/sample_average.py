@@ -17,7 +17,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -61,16 +60,16 @@ def judge(fresh: Problem, partition: ArrayLike, levels: ArrayLike) -> Certificat
 
     The draws must be independent of x.
     """
-    x = as_partition(fresh, partition)
+    x, rows = as_partition(fresh, partition), iteration_of(fresh).rows
 
     def runtime(x: Array, row: Array) -> Array:
         return fresh.scale * iteration_of(fresh).max_of_sorted(load_of(fresh, x), row)
 
-    value, slope = jax.vmap(jax.value_and_grad(runtime), in_axes=(None, 0))(x, _times(fresh).astype(x.dtype))
+    value, slope = jax.vmap(jax.value_and_grad(runtime), (None, 0))(x, rows.astype(x.dtype))  # type: ignore[union-attr]
     constant = 0 if fresh.bare else value - slope @ x
     bound, bound_error = _mean(constant + fresh.total * slope.T)
     limit = jnp.min(jnp.where(levels, bound - _NORMAL * bound_error, jnp.inf))
-    return _certificate(*_mean(value), limit)
+    return _certificate(value, limit)
 
 
 @functools.partial(jax.jit, static_argnames="num_replications")
@@ -78,33 +77,22 @@ def judge_optimum(
     fresh: Problem, partition: ArrayLike, levels: ArrayLike, num_replications: int = NUM_REPLICATIONS
 ) -> Certificate:
     r"""The same for an optimum over the `levels`, by the optima of K equal parts of the fresh draws."""
-    x = as_partition(fresh, partition)
-    finish = iteration_of(fresh).max_of_sorted(load_of(fresh, x), _times(fresh).astype(x.dtype))
+    x, iteration = as_partition(fresh, partition), iteration_of(fresh)
+    finish = iteration.max_of_sorted(load_of(fresh, x), iteration.rows.astype(x.dtype))  # type: ignore[union-attr]
 
     def bound(part: Problem) -> Array:
         return optimal_partition(part, levels, tolerance=_TOLERANCE).lower_bound
 
     below, deviation = mean_of_parts(fresh, num_replications, bound)
-    limit = below - student_quantile(num_replications - 1) * deviation
-    return _certificate(*_mean(fresh.scale * finish), limit)
+    return _certificate(fresh.scale * finish, below - student_quantile(num_replications - 1) * deviation)
 
 
 def mean_of_parts(
     fresh: Problem, num_replications: int, value: Callable[[Problem], Array]
 ) -> tuple[Array, Array]:
     """The mean of `value` over K equal parts of the fresh draws, and its standard error."""
-    rows = _times(fresh)
-
-    def one(rows: Array) -> Array:
-        return value(replace(fresh, cycle_time=EmpiricalRows(rows)))
-
-    return _mean(jax.lax.map(one, rows.reshape(num_replications, -1, rows.shape[-1])))
-
-
-def _times(fresh: Problem) -> Array:
-    rows = iteration_of(fresh).rows
-    assert rows is not None
-    return rows
+    parts = iteration_of(fresh).rows.reshape(num_replications, -1, fresh.max_workers)  # type: ignore[union-attr]
+    return _mean(jax.lax.map(lambda rows: value(replace(fresh, cycle_time=EmpiricalRows(rows))), parts))
 
 
 def student_quantile(degrees: int) -> float:
@@ -117,7 +105,7 @@ def student_quantile(degrees: int) -> float:
         (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
         (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
     )
-    return float(sum(np.array(terms) / float(degrees) ** np.arange(len(terms))))
+    return sum(term / degrees**power for power, term in enumerate(terms))
 
 
 def _mean(values: Array) -> tuple[Array, Array]:
@@ -125,6 +113,7 @@ def _mean(values: Array) -> tuple[Array, Array]:
     return jnp.mean(values, axis=-1), jnp.std(values, axis=-1) / jnp.sqrt(values.shape[-1] - 1)
 
 
-def _certificate(mean: Array, error: Array, limit: Array) -> Certificate:
+def _certificate(values: Array, limit: Array) -> Certificate:
+    mean, error = _mean(values)
     lower = jnp.where(jnp.isfinite(limit), jnp.maximum(limit, 0), 0)
     return Certificate(mean, error, lower, 1 - lower / mean)

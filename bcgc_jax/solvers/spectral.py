@@ -25,22 +25,19 @@ class SpectralResult(NamedTuple):
 
 
 class _Search(NamedTuple):
-    """Before an evaluation at point + scale · direction; the rest is what is known at the point.
+    """Before an evaluation at point + scale · direction; slope, descent and memory are those of the point.
 
-    `best` is the best point so far: the value may rise for a while, and at a cliff of the function for good.
+    `found` is the best so far, and `before` its value some steps ago: the value may rise for a while, and at
+    a cliff of the function for good.
     """
 
-    num_steps: Array
+    found: SpectralResult
     point: Array
     direction: Array
     scale: Array
-    value: Array
     slope: Array
     descent: Array
-    residual: Array
     memory: Array
-    best: tuple[Array, Array, Any]
-    least: Array
     before: Array
 
 
@@ -66,14 +63,15 @@ def spectral_projected_gradient(
     (_, aux), _ = jax.eval_shape(evaluate, start)
 
     def go_on(s: _Search) -> Array:
-        early = (s.num_steps <= _MEMORY) | (s.num_steps % _MEMORY != 0)
-        falls = early | (s.least < (1 - least_gain) * s.before)
-        return (s.num_steps <= max_steps) & (s.residual > tolerance) & (falls if least_gain else True)
+        steps = s.found.num_steps
+        early = (steps <= _MEMORY) | (steps % _MEMORY != 0) | (least_gain == 0)
+        falls = early | (s.found.value < (1 - least_gain) * s.before)
+        return (steps <= max_steps) & (s.found.residual > tolerance) & falls
 
     def round_(s: _Search) -> _Search:
-        point = s.point + s.scale * s.direction
+        point, steps = s.point + s.scale * s.direction, s.found.num_steps
         (value, aux), slope = evaluate(point)
-        first = s.num_steps == 0
+        first = steps == 0
         highest = jnp.max(s.memory) + _SUFFICIENT * s.scale * s.descent
         cut = ~first & (value > highest) & (s.scale > 1e-10)
         moved, change = point - s.point, slope - s.slope
@@ -82,22 +80,20 @@ def spectral_projected_gradient(
         length = jnp.where(curvature > 0, jnp.clip(spectral, _SHORTEST, _LONGEST), _LONGEST)
         steepest = jnp.maximum(jnp.max(jnp.abs(slope)), float(jnp.finfo(dtype).tiny))
         length = jnp.where(first, jnp.minimum(1 / steepest, _LONGEST), length)
-        one = jnp.ones((), dtype)
-        step, unit_step = jax.vmap(lambda a: project(point - a * slope) - point)(jnp.stack([length, one]))
-        memory = jnp.where(first, value, s.memory.at[s.num_steps % _MEMORY].set(value))
-        descent, residual = jnp.sum(slope * step), jnp.max(jnp.abs(unit_step))
-        better = first | (value < s.least)  # NaN from the start on is the answer
-        best = jax.tree.map(lambda a, b: jnp.where(better, a, b), (point, slope, aux), s.best)
-        least = jnp.where(better, value, s.least)
-        before = jnp.where(s.num_steps % _MEMORY == 0, s.least, s.before)
-        at_point = value, slope, descent, residual, memory, best, least, before
-        taken = _Search(s.num_steps + 1, point, step, one, *at_point)
+        lengths = jnp.stack([length, jnp.ones((), dtype)])
+        step, unit_step = jax.vmap(lambda a: project(point - a * slope) - point)(lengths)
+        here = SpectralResult(point, value, slope, aux, jnp.max(jnp.abs(unit_step)), steps + 1)
+        best = s.found._replace(residual=here.residual, num_steps=here.num_steps)
+        better = first | (value < best.value)  # NaN from the start on is the answer
+        found = jax.tree.map(lambda a, b: jnp.where(better, a, b), here, best)
+        memory = jnp.where(first, value, s.memory.at[steps % _MEMORY].set(value))
+        before = jnp.where(steps % _MEMORY == 0, s.found.value, s.before)
+        taken = _Search(found, point, step, lengths[1], slope, jnp.sum(slope * step), memory, before)
         return jax.tree.map(lambda a, b: jnp.where(cut, a, b), s._replace(scale=s.scale / 2), taken)
 
     zero, none = jnp.zeros((), dtype), 0 * start
-    infinite, memory = zero + jnp.inf, jnp.zeros(_MEMORY, dtype)
-    best = start, start, jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), aux)
-    known = zero, none, zero, infinite, memory, best, infinite, infinite
-    last = jax.lax.while_loop(go_on, round_, _Search(jnp.asarray(0), start, none, zero, *known))
-    point, slope, aux = last.best
-    return SpectralResult(point, last.least, slope, aux, last.residual, last.num_steps - 1)
+    aux = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), aux)
+    found = SpectralResult(start, zero + jnp.inf, start, aux, zero + jnp.inf, jnp.asarray(0))
+    begin = _Search(found, start, none, zero, none, zero, jnp.zeros(_MEMORY, dtype), zero + jnp.inf)
+    found = jax.lax.while_loop(go_on, round_, begin).found
+    return found._replace(num_steps=found.num_steps - 1)

@@ -70,23 +70,19 @@ class Subgradient(Method):
 
 
 class SubgradientResult(NamedTuple):
-    """Best averaged iterate, `[max_workers]`, its status, the steps taken, and the record of checks."""
+    """Best averaged iterate, `[max_workers]`, its status, the steps taken, and the record of checks.
+
+    To go on from: the iterate, its average and the sum of squares so far, of shares; how many checks there
+    were, and whether another one follows.
+    """
 
     partition: Array
     status: Array
     num_steps: Array
     history: Array
-
-
-class _Course(NamedTuple):
-    """The iterate, its average and the sum of squares so far, of shares; the result so far, its value, how
-    many checks there were, and whether another one follows."""
-
     share: Array
     average: Array
     squares: Array
-    result: SubgradientResult
-    best_value: Array
     check: Array
     more: Array
 
@@ -101,39 +97,36 @@ def subgradient_partition(problem: Problem, key: Array, method: Subgradient) -> 
     r"""argmin E τ̂(x,T) by stochastic subgradients, starting from x^(t).
 
     The averaged iterate is evaluated exactly every `check_every` steps; the answer is the best one checked.
+    Where nothing is traced all of it goes by programs that other methods have too, and constants by NumPy.
     """
     traced = not at_hand((problem, key, method))
-    xp = jnp if traced else np
-    total = xp.asarray(problem.total)
-    start = time_partition(problem)
-    course = _begin(xp.asarray(start), total, method, xp)
+    start = time_partition(problem) if traced else np.asarray(time_partition(problem))
+    total = problem.total if traced else np.asarray(problem.total)
+    share, none = start / total, np.asarray(0)
+    history = np.full(-(-method.max_steps // method.check_every) + 1, np.nan, share.dtype)
+    squares, more = np.zeros((), share.dtype), np.asarray(True)
+    known: list[Any] = [start, none, none, history, share, share, squares, none, more]
+    begin = SubgradientResult(*known)
 
-    def check_and_go_on(course: _Course) -> _Course:
-        partition = xp.asarray(course.average) * total
+    def check_and_go_on(at: SubgradientResult) -> SubgradientResult:
         if traced:
-            value = expected_runtime(problem, partition)
-        else:  # by the program that all partitions are assessed with
+            value = expected_runtime(problem, at.average * total)
+        else:
+            partition: Any = np.asarray(at.average) * total
             value = assess(problem, partition, whole_numbers=False).expected_runtime
-        return _go_on(problem, key, course, value, method)
+        return _go_on(problem, key, at, value, method)
 
     if traced:
-        return jax.lax.while_loop(lambda c: c.more, check_and_go_on, course).result
-    while course.more:
-        course = check_and_go_on(course)
-    return course.result
-
-
-def _begin(partition: Any, total: Any, method: Subgradient, xp: Any) -> _Course:
-    """In NumPy where nothing is traced: seven constants are not worth a program."""
-    share = partition / total
-    none, zero, infinite = xp.asarray(0), xp.zeros((), share.dtype), xp.asarray(np.inf, share.dtype)
-    history = xp.full(-(-method.max_steps // method.check_every) + 1, np.nan, share.dtype)
-    result = SubgradientResult(partition, none, none, history)
-    return _Course(share, share, zero, result, infinite, none, xp.asarray(True))
+        return jax.lax.while_loop(lambda at: at.more, check_and_go_on, begin)
+    while begin.more:
+        begin = check_and_go_on(begin)
+    return begin
 
 
 @jax.jit
-def _go_on(problem: Problem, key: Array, course: _Course, value: Array, method: Subgradient) -> _Course:
+def _go_on(
+    problem: Problem, key: Array, at: SubgradientResult, value: Array, method: Subgradient
+) -> SubgradientResult:
     """After the evaluation of the average: unless that was the last check the steps to the next one."""
     iteration, levels, workers = iteration_of(problem), problem.exists, problem.num_workers
     # Any unit near the objective will do: steps do not depend on it, but squares of slopes may underflow.
@@ -153,17 +146,17 @@ def _go_on(problem: Problem, key: Array, course: _Course, value: Array, method: 
         share = project_partition(share + move, 1.0, workers)
         return share, average + (share - average) * (1 + _AVERAGE) / (i + 1 + _AVERAGE), squares
 
-    share, average, squares, result, best_value, check, _ = course
-    best = jnp.where(value < best_value, average * problem.total, result.partition)
-    best_value = jnp.minimum(value, best_value)
-    history = result.history.at[check].set(best_value)
+    check = at.check
+    known = jnp.where(check > 0, at.history[check - 1], jnp.inf)  # the best value so far
+    best = jnp.where(value < known, at.average * problem.total, at.partition)
+    history = at.history.at[check].set(jnp.minimum(value, known))
     improvement = 1 - history[check] / history[jnp.maximum(check - 2, 0)]
     met = (check >= 2) & ~(improvement > method.tolerance)
     more = (check < history.size - 1) & ~met
     first = check * method.check_every
     last = jnp.where(more, jnp.minimum(first + method.check_every, method.max_steps), first)
-    share, average, squares = jax.lax.fori_loop(first, last, step, (share, average, squares))
+    share, average, squares = jax.lax.fori_loop(first, last, step, (at.share, at.average, at.squares))
     status = jnp.where(met & (improvement <= method.tolerance), int(Status.CONVERGED), int(Status.STEP_LIMIT))
     status = jnp.where(jnp.isfinite(history[0]), status, int(Status.INFINITE))
-    result = SubgradientResult(best, status.astype(int), jnp.minimum(first, method.max_steps), history)
-    return _Course(share, average, squares, result, best_value, check + more, more)
+    told = best, status.astype(int), jnp.minimum(first, method.max_steps), history
+    return SubgradientResult(*told, share, average, squares, check + more, more)

@@ -4,7 +4,6 @@ Nothing here calls the package; what is known of a law comes from the table of `
 """
 
 import functools
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -26,8 +26,7 @@ def _collatz(steps_at_a_time: int):
         n = jnp.asarray(n)
         return loop(
             lambda target, s: s[0] != target,
-            many,
-            lambda size: step,
+            lambda size: many if size == 1 else step,
             lambda _, s: s[1:],
             target,
             (n, 0 * n, n),

@@ -144,22 +144,11 @@ def test_rounding_to_units_cuts_at_the_nearest_end(x64):
         ({"setup_cycles": 1.0}, "subgradient", "setup_cycles"),
         ({"setup_cycles": 1.0}, "tandon_partial", "setup_cycles"),
         ({"unit_costs": np.ones(30)}, "ferdinand_full", "unit_costs"),
+        *(({"setup_cycles": cycles}, "time", "setup_cycles") for cycles in (-1.0, np.nan)),
+        ({"unit_costs": np.ones(29)}, "time", "one entry for each of the 30"),
+        *(({"unit_costs": costs}, "time", "unit_costs") for costs in (np.zeros(30), 2.0)),
     ],
 )
-def test_what_a_method_cannot_do_is_refused(extra, method, message):
-    problem = bcgc.Problem(UNIFORM, 4, 30, **extra)
+def test_costs_that_make_no_sense_or_that_a_method_does_not_know_are_refused(extra, method, message):
     with pytest.raises(ValueError, match=message):
-        bcgc.solve(problem, method, key=jax.random.key(0))
-
-
-@pytest.mark.parametrize(
-    ("extra", "message"),
-    [
-        *(({"setup_cycles": cycles}, "setup_cycles") for cycles in (-1.0, np.nan)),
-        ({"unit_costs": np.ones(29)}, "one entry for each of the 30"),
-        *(({"unit_costs": costs}, "unit_costs") for costs in (np.zeros(30), 2.0)),
-    ],
-)
-def test_costs_that_make_no_sense_are_refused(extra, message):
-    with pytest.raises(ValueError, match=message):
-        bcgc.Problem(UNIFORM, 4, 30, **extra)
+        bcgc.solve(bcgc.Problem(UNIFORM, 4, 30, **extra), method, key=jax.random.key(0))

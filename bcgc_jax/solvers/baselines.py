@@ -36,7 +36,7 @@ class Rule(Method):
     """A partition that follows from the problem without a search; NaN where there is none."""
 
     name: str
-    partition: Callable[[Problem], Array]
+    partition: Callable[[Problem], Array] = dataclasses.field(repr=False)
     baseline: bool = True
     refuses: Sequence[str] = ()
 

@@ -253,6 +253,8 @@ def test_another_scheme_or_problem_is_another_sweep_also_where_the_first_cells_a
 
     assert mark("none") == mark("none")
     assert len({mark(other) for other in ("none", "name", "gives", "law", "start-up", "overlap")}) == 6
+    # In another process functions are at other addresses.
+    assert not any(" at 0x" in repr(method_of(name)) for name in ("uncoded", "ferdinand_half", "limit"))
 
 
 def test_small_cells_come_before_large_ones_whatever_their_order(monkeypatch):

@@ -207,6 +207,8 @@ Examples:
         super().__post_init__()
         check_file("--out", self.out, (".json",))
         check_one("the length of the gradient", coordinates=self.coordinates, unit_costs=self.unit_costs)
+        if self.min_completion is not None and self.most_probable:
+            raise click.UsageError("--min-completion and this --objective are two objectives: drop one")
         if self.methods and "deadline" not in self.methods:
             refuse_without_effect("unless a --method is deadline", "min_completion")
 

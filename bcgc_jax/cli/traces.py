@@ -1,6 +1,9 @@
 """A trace that was named on the command line, and the law that stands for its times."""
 
+import math
+import os
 import sys
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -17,8 +20,8 @@ from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.runtime import block_runtime
 from bcgc_jax.problem import Problem
 
-# Of an exact runtime under measured times, an operation; an hour of it is a day of an optimum.
-_SECONDS, _HOUR = 1e-8, 3600.0
+# Of an exact runtime under measured times, an operation and N² of them; an hour is a day of an optimum.
+_SECONDS, _BYTES, _HOUR = 1e-8, 200.0, 3600.0
 
 
 def read(asked: Times) -> Trace | None:
@@ -80,9 +83,20 @@ def planned_for(
 
 
 def check_size(problem: Problem) -> None:
-    """ValueError where one exact runtime under many measured times takes more than an hour."""
-    if _SECONDS * iteration_of(problem).evaluation_cost() > _HOUR:
-        raise ValueError("this would take more than a day: take fewer --workers, or --trace-law smooth")
+    """ValueError where one exact runtime under measured times takes more than an hour, or the memory."""
+    operations, memory = iteration_of(problem).evaluation_cost(), math.inf
+    with suppress(AttributeError, OSError, ValueError):
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    needed, quicker = (
+        _BYTES * operations / problem.max_workers**2,
+        "take fewer --workers, or --trace-law smooth",
+    )
+    if needed > memory:
+        raise ValueError(
+            f"this takes {needed / 2**30:,.0f} GB of memory, and there are {memory / 2**30:,.0f}: {quicker}"
+        )
+    if _SECONDS * operations > _HOUR:
+        raise ValueError(f"this would take more than a day: {quicker}")
 
 
 def remarks(asked: Times, trace: Trace) -> list[str]:

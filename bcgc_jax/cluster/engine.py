@@ -193,6 +193,8 @@ _PREFACE, _SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0
 def _check_answers(address: str) -> None:
     """ConnectionError where nobody answers as Ray does: it would try for minutes, then end the process."""
     host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ConnectionError(f"the address of a Ray cluster is HOST:PORT, got {address}")
     try:
         with socket.create_connection((host, int(port)), timeout=_PATIENCE) as line:
             if os.environ.get("RAY_USE_TLS", "0") != "0":  # encrypted from the first byte on
@@ -200,9 +202,9 @@ def _check_answers(address: str) -> None:
             line.sendall(_PREFACE)
             if line.recv(9)[3:4] != bytes([_SETTINGS]):
                 raise OSError("what listens there is another program: the port of Ray is 6379 mostly")
-    except (OSError, OverflowError, ValueError) as error:
+    except (OSError, OverflowError) as error:
         raise ConnectionError(
-            f"no Ray cluster answers at {address} (HOST:PORT): start one with `ray start --head`, or give no "
+            f"no Ray cluster answers at {address}: start one with `ray start --head`, or give no "
             f"address to run on this machine alone ({error})"
         ) from error
 

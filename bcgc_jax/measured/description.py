@@ -8,8 +8,13 @@ common)? Does a slow worker stay slow (the autocorrelation from step to step)?
 import math
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jax.scipy.special import betainc
 
+from bcgc_jax.exact.bisection import bisect
 from bcgc_jax.measured.choice import tail_of
 from bcgc_jax.measured.likelihood import sorted_times, spread_ties
 from bcgc_jax.measured.traces import Trace
@@ -177,8 +182,6 @@ def variance_between(groups: np.ndarray, persistence: float = 0.0) -> Interval:
     chance makes them. The means of the columns are taken out first: what all groups have in common would hide
     what they have not. Neighbours in a group that are correlated by `persistence` are worth fewer entries.
     """
-    from scipy.special import fdtri  # a quarter of a second, for those who ask alone
-
     groups = groups[:, np.isfinite(groups).any(axis=0)]
     groups = groups - np.nanmean(groups, axis=0)
     groups = groups[np.isfinite(groups).any(axis=1)]
@@ -198,8 +201,20 @@ def variance_between(groups: np.ndarray, persistence: float = 0.0) -> Interval:
         return (ratio - 1) / (ratio - 1 + size)
 
     ratio = between / within * (1 - persistence) / (1 + persistence)
-    low, high = ratio / fdtri(outer, inner, 0.975), ratio * fdtri(inner, outer, 0.975)
+    low, high = ratio / _f_quantile(0.975, outer, inner), ratio * _f_quantile(0.975, inner, outer)
     return Interval(share(ratio), share(low), share(high))
+
+
+def _f_quantile(probability: float, above: float, below: float) -> float:
+    """Of the F distribution with `above` and `below` degrees of freedom, in 64 bit."""
+    with jax.enable_x64(True):
+        share = float(_beta_quantile(probability, above / 2, below / 2))
+    return share * below / (above * (1 - share))
+
+
+@jax.jit
+def _beta_quantile(probability: Array, a: Array, b: Array) -> Array:
+    return bisect(lambda x: betainc(a, b, x) >= probability, jnp.zeros(()), jnp.ones(()), 50)[0]
 
 
 def autocorrelation(table: np.ndarray) -> Interval:

@@ -27,6 +27,7 @@ solve SMALL UNIFORM --levels 3-1 -> levels and ranges
 solve SMALL UNIFORM --levels 0,4 --method limit -> from 0 to 3
 solve SMALL UNIFORM --objective completion-probability -> needs a --deadline
 solve SMALL UNIFORM --min-completion 0.9 -> needs a --deadline
+solve SMALL UNIFORM --min-completion 0.9 --deadline 9 --objective completion-probability -> two objectives
 solve SMALL UNIFORM --min-completion 0.9 --deadline 9 --method time -> unless a --method is deadline
 solve SMALL UNIFORM --out plan.txt -> --out must end in .json, got plan.txt
 solve SMALL UNIFORM --min-completion 1.5 --deadline 9 -> at most 1

@@ -198,9 +198,12 @@ def test_python_refuses_what_no_machine_holds(size):
             bcgc.Problem(law, num_coordinates=60, **given)
 
 
-def test_what_takes_a_day_is_refused():
+def test_what_takes_a_day_or_the_memory_is_refused(monkeypatch):
     atoms = bcgc.Empirical(np.random.default_rng(0).gamma(2.0, 1.0, 500) + 0.5)
     for law, workers in ((bcgc.ShiftedExponential(1e-3, 50.0), 2**17), (atoms, 500)):
         traces.check_size(bcgc.Problem(law, workers, 1_000_000))
     with pytest.raises(ValueError, match="more than a day: take fewer --workers"):
+        traces.check_size(bcgc.Problem(atoms, 10_000, 1_000_000))
+    monkeypatch.setattr("os.sysconf", lambda _: 1)
+    with pytest.raises(ValueError, match="GB of memory, and there are 0: take fewer --workers"):
         traces.check_size(bcgc.Problem(atoms, 10_000, 1_000_000))

@@ -45,7 +45,6 @@ METHODS = (
 LAYOUTS = ("auto", "long", "wide")
 TRACE_LAWS = ("auto", "atoms", "smooth", "pareto-tail")
 
-SWEPT = (".csv", ".parquet")  # files of a sweep
 PICTURES = (".png", ".svg", ".pdf")
 
 # Of a training.

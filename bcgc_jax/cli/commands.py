@@ -299,12 +299,12 @@ numbers also LOW:HIGH, all of them.
     )
     deadline: "np.ndarray | None" = option(axis(_POSITIVE), "Also print P(runtime ≤ deadline).")
     partitions: bool = option(bool, "Also give the partitions, rounded.")
-    out: str | None = option(_NEW_FILE, "Write to FILE.csv or FILE.parquet, chunk by chunk.")
+    out: str | None = option(_NEW_FILE, "Write to FILE.csv, chunk by chunk.")
     resume: bool = option(bool, "Go on with --out where an earlier call was cut off.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_file("--out", self.out, typed.SWEPT)
+        check_file("--out", self.out, (".csv",))
         if self.resume and self.out is None:
             raise click.UsageError("--resume goes on with a file: give it with --out")
         if len(dict(self.axes)) < len(self.axes):

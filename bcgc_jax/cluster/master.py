@@ -30,7 +30,6 @@ from bcgc_jax.coding.gradients import (
     check_batch_size,
     num_samples,
 )
-from bcgc_jax.coding.stages import tell_of_loops
 
 # Seconds, more than threads can wait for: a task that is done no earlier is not done in the iteration.
 _NEVER = 1e9
@@ -195,7 +194,6 @@ class Cluster(Processes):
             sizes = np.array([num_samples(data) for data in subsets], float)
             check_batch_size(batch_size, int(sizes.min()))
             weights = sizes / sizes.mean() if plan.mean else weights  # what each subset's loss counts
-            tell_of_loops(loss, plan, params, subsets[0])
             given = [self.ray.put(jax.tree.map(np.asarray, data)) for data in subsets]
         host: tuple[CodingPlan, PyTree] = jax.tree.map(np.asarray, (plan, params))
         x64 = bool(jnp.result_type(float) == jnp.float64)

@@ -10,7 +10,6 @@ its own way. So a subset's block comes from the same programs, whoever computes 
 
 import collections
 import dataclasses
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -27,12 +26,6 @@ from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree
 _CALLS = {
     *("jit", "pjit", "checkpoint", "remat2", "closed_call", "core_call"),
     *("custom_jvp_call", "custom_vjp_call"),
-}
-_LOOPS = ("scan", "while")
-# They put results elsewhere, and compute none.
-_LAYOUT = {
-    *("add_any", "broadcast_in_dim", "concatenate", "convert_element_type", "copy", "dynamic_slice"),
-    *("expand_dims", "optimization_barrier", "pad", "reshape", "rev", "slice", "squeeze", "transpose"),
 }
 
 
@@ -87,24 +80,6 @@ class Stages:
             needed.update(self.results[b], *(program.takes for program in self.due(done, b)))
         kept = {v: value for v, value in known.items() if v in needed}
         return [known[v] for v in self.results[block]], Pass(done, kept)
-
-    def together(self) -> list[tuple[int, ...]]:
-        """For each loop whose results are gradients of several blocks, these blocks."""
-        equations = [equation for program in self.programs.values() for equation in program.equations]
-        made = {v: equation for equation in equations for v in equation.outvars}
-
-        def loops(v: core.Var) -> set[core.Var]:
-            """By their first results: those that only put `v` in its place."""
-            name = made[v].primitive.name if v in made else ""
-            if name in _LOOPS:
-                return {made[v].outvars[0]}
-            return set().union(*map(loops, _variables(made[v].invars))) if name in _LAYOUT else set()
-
-        of = collections.defaultdict[core.Var, list[int]](list)
-        for b, block in enumerate(self.results):
-            for loop in set[core.Var]().union(*map(loops, block)):
-                of[loop].append(b)
-        return list(dict.fromkeys(tuple(blocks) for blocks in of.values() if len(blocks) > 1))
 
 
 def stages(loss: Loss, params: PyTree, batch: PyTree, blocks: Sequence[Sequence[int]]) -> Stages:
@@ -178,19 +153,6 @@ def backward_order(loss: Loss, params: PyTree, batch: PyTree) -> tuple[int, ...]
 def leaves_of_blocks(plan: CodingPlan, share: tuple[float, float]) -> list[list[int]]:
     """The leaves of all blocks, piece for piece; of blocks that are not of this share of the samples none."""
     return [[p.leaf for p in block.pieces] if block.share == share else [] for block in plan.blocks]
-
-
-def tell_of_loops(loss: Loss, plan: CodingPlan, params: PyTree, batch: PyTree) -> None:
-    """Warn of blocks that come at once although the plan counts on one after another."""
-    for share in dict.fromkeys(block.share for block in plan.blocks):
-        for blocks in stages(loss, params, batch, leaves_of_blocks(plan, share)).together():
-            warnings.warn(
-                f"blocks {', '.join(map(str, blocks))} of the gradient come out of one loop of the loss "
-                "(lax.scan or while_loop), all at once: a worker has none of them before it has computed "
-                "all, so they are worth no more than one block. If the loop is over layers, write it out: a "
-                "list with the parameters of each layer, and a Python loop over it",
-                stacklevel=4,  # of `assign` and `prepare` of a cluster
-            )
 
 
 def _variables(atoms: Iterable[Any]) -> list[core.Var]:

@@ -16,12 +16,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from bcgc_jax._extras import to_install
 from bcgc_jax.solvers.schemes import Scheme
 from bcgc_jax.sweeps.cells import Table
 from bcgc_jax.sweeps.run import Sweep
-
-FORMATS = (".csv", ".parquet")
 
 
 def write_sweep(
@@ -31,18 +28,18 @@ def write_sweep(
     resume: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path:
-    r"""Solve a sweep and write its rows to a CSV or Parquet file (by the name), which is returned.
+    r"""Solve a sweep and write its rows to a CSV file, which is returned.
 
-    In CSV, NaN is an empty field, a partition numbers with blanks between. `progress` gets the number of
+    NaN is an empty field, a partition numbers with blanks between. `progress` gets the number of
     cells that are done, those found on disk included, and of all cells. With `resume` it goes on with the
     parts of an earlier call, and returns at once where the file is complete.
 
     FILE.sweep.json tells which sweep it was. A scheme of your own is known by its name, and `Sweep.problem`
     by the first and the last problem of each size: other edits are not noticed.
 
-    Raises ValueError for a name of no known format, and where `resume` meets another sweep (other cells,
-    methods, problem, precision or devices); FileExistsError where it is False and there are parts, or a file;
-    ImportError where pyarrow is missing.
+    Raises ValueError for a name that does not end in .csv, and where `resume` meets another sweep (other
+    cells, methods, problem, precision or devices); FileExistsError where it is False and there are parts, or
+    a file.
 
     >>> import tempfile
     >>> from bcgc_jax import Problem, ShiftedExponential
@@ -56,31 +53,27 @@ def write_sweep(
     2,0.001,time,converged
     """
     path = Path(path)
-    form = path.suffix.lower()
-    if form not in FORMATS:
-        raise ValueError(f"a sweep is written to a file named *{' or *'.join(FORMATS)}, got {path.name}")
-    if form == ".parquet":
-        _pyarrow()  # before there is work to lose
-    write, join = (_write_csv, _join_csv) if form == ".csv" else (_write_parquet, _join_parquet)
+    if path.suffix.lower() != ".csv":
+        raise ValueError(f"a sweep is written to a file named *.csv, got {path.name}")
     parts, note = parts_of(path), path.with_name(path.name + ".sweep.json")
     if not _prepare(path, note, fingerprint(sweep), resume):
         files: list[Path] = []
         done, total = 0, len(sweep.cells)
         progress(done, total)
         for chunk in sweep.chunks():
-            files.append(parts / f"{chunk.index:08d}{form}")
+            files.append(parts / f"{chunk.index:08d}.csv")
             if not files[-1].exists():
                 try:
                     table = sweep.solve(chunk)
                 except ValueError:  # a method that does not fit the problem
-                    if not any(parts.glob(f"*{form}")):  # leaves nothing that the next call would trip over
+                    if not any(parts.glob("*.csv")):  # leaves nothing that the next call would trip over
                         shutil.rmtree(parts)
                         note.unlink()
                     raise
-                _put(files[-1], functools.partial(write, table))
+                _put(files[-1], functools.partial(_write, table))
             done += len(chunk.cells)
             progress(done, total)
-        _put(path, functools.partial(join, sweep.names, files))
+        _put(path, functools.partial(_join, sweep.names, files))
     shutil.rmtree(parts, ignore_errors=True)
     return path
 
@@ -135,7 +128,7 @@ def _put(path: Path, write: Callable[[Path], Any]) -> None:
     os.replace(target, path)
 
 
-def _write_csv(table: Table, path: Path) -> None:
+def _write(table: Table, path: Path) -> None:
     columns = (map(_field, column.tolist()) for column in table.values())
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows(zip(*columns, strict=True))
@@ -147,44 +140,15 @@ def _field(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _join_csv(names: Sequence[str], files: list[Path], path: Path) -> None:
+def _join(names: Sequence[str], files: list[Path], path: Path) -> None:
     with path.open("wb") as out:
         out.write((",".join(names) + "\n").encode())
         for part in files:
             out.write(part.read_bytes())
 
 
-def _pyarrow() -> Any:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise ImportError(f"Parquet files need pyarrow: {to_install('parquet')}") from error
-    return pyarrow
-
-
-def _write_parquet(table: Table, path: Path) -> None:
-    pyarrow = _pyarrow()
-    types = {"method": pyarrow.string(), "status": pyarrow.string(), "exact_gradient": pyarrow.bool_()}
-    types["partition"] = pyarrow.list_(pyarrow.int64())
-    columns = {name: pyarrow.array(values.tolist(), types.get(name)) for name, values in table.items()}
-    pyarrow.parquet.write_table(pyarrow.table(columns), path)
-
-
-def _join_parquet(_: Sequence[str], files: list[Path], path: Path) -> None:
-    parquet = _pyarrow().parquet
-    with parquet.ParquetWriter(path, parquet.read_schema(files[0])) as out:
-        for part in files:
-            out.write_table(parquet.read_table(part))
-
-
 def read_rows(path: Path, names: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
     """Some columns of a sweep's file, or all, row by row, without reading all of it at once."""
-    if path.suffix.lower() == ".parquet":
-        with _pyarrow().parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(columns=None if names is None else list(names)):
-                yield from batch.to_pylist()
-        return
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             yield row if names is None else {name: row[name] for name in names}

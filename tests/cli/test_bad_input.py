@@ -67,7 +67,7 @@ sweep SIZES PARETO --axis shape=0:2:5:log -> above 0 LOW:HIGH:COUNT:log
 sweep SIZES PARETO --axis shape -> must be PARAMETER=NUMBERS
 sweep --workers 5:2 --coordinates 9 PARETO -> LOW:HIGH
 sweep SIZES PARETO --axis shape=2 --resume -> give it with --out
-sweep SIZES PARETO --axis shape=2 --out sweep.txt -> must end in .csv or .parquet
+sweep SIZES PARETO --axis shape=2 --out sweep.txt -> must end in .csv
 sweep SIZES PARETO --axis shape=2 --objective completion-probability -> needs a --deadline
 solve --workers 131073 --coordinates 9 LAW -> at most 131,072, got '131073'
 solve SMALL UNIFORM --levels 0-99999999999 -> at most 131,072

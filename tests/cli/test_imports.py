@@ -11,7 +11,6 @@ from bcgc_jax.cli.arguments import law_class, law_name, read_law
 from bcgc_jax.coding import digits, gradients
 from bcgc_jax.measured import likelihood, traces
 from bcgc_jax.solvers import methods
-from bcgc_jax.sweeps import files as sweep_files
 from tests.scripts import python
 
 _RUN = """
@@ -70,6 +69,5 @@ def test_the_names_are_the_librarys():
     assert names.METHODS == methods.METHODS
     assert tuple(likelihood.FAMILIES) == names.FITTED_LAWS
     assert names.LAYOUTS == traces.LAYOUTS
-    assert names.SWEPT == sweep_files.FORMATS
     assert tuple(digits.MODELS) == names.MODELS
     assert names.UNITS == gradients.UNITS

@@ -26,7 +26,7 @@ def idle(monkeypatch):
 
 COMMANDS = {
     "--curves": ("train", *LAW, "--workers", "4", "--curves", "csv"),
-    "--out": ("sweep", *LAW, "--workers", "4", "--coordinates", "60", "--out", "parquet"),
+    "--out": ("sweep", *LAW, "--workers", "4", "--coordinates", "60", "--out", "csv"),
     "--out of solve": ("solve", *LAW, "--workers", "4", "--coordinates", "60", "--out", "json"),
     "--out of fit": ("fit", "-", "--out", "json"),
 }

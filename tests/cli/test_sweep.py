@@ -67,16 +67,15 @@ def test_a_sweep_says_which_rows_are_infinite_or_invalid(command):
     assert "6 of 6 rows are invalid" in err
 
 
-@pytest.mark.parametrize("form", ["csv", "parquet"])
-def test_the_file_of_a_sweep_says_which_law_and_has_one_type_a_column(command, tmp_path, form):
+def test_the_file_of_a_sweep_says_which_law_and_has_one_type_a_column(command, tmp_path):
     args, tables = [*PARETO, "--axis", "shape=0.5,2"], []
     for number, more in enumerate(([], ["--cycles", "1", "--samples", "1"])):
-        path = tmp_path / f"{number}.{form}"
+        path = tmp_path / f"{number}.csv"
         status, _, err = command(*args, *more, "--out", str(path))
         assert status == 0, err
         tables.append(list(read_rows(path, ("law", "cycles", "num_samples"))))
         # All at one level has no certificate.
-        assert {str(row["relative_gap"]) for row in read_rows(path, ("relative_gap",))} <= {"", "nan"}
+        assert {str(row["relative_gap"]) for row in read_rows(path, ("relative_gap",))} <= {""}
     assert tables[0] == tables[1]  # however they were given
     for row in tables[0]:
         assert (row["law"], str(row["cycles"]), str(row["num_samples"])) == ("pareto", "1.0", "1.0")

@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import warnings
 from typing import Any
 
 import jax
@@ -10,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bcgc_jax.coding.gradients import Block, CodingPlan, Piece, coding_plan
-from bcgc_jax.coding.stages import backward_order, leaves_of_blocks, stages, tell_of_loops
+from bcgc_jax.coding.gradients import Block, CodingPlan, Piece
+from bcgc_jax.coding.stages import backward_order, leaves_of_blocks, stages
 from experiments.models import transformer
 from tests.compilations import compilations
 
@@ -229,28 +228,14 @@ def scanned(params, batch):
     return jnp.mean((x @ params["head"] - 1) ** 2)
 
 
-def plan_of(params, counts, order):
-    return coding_plan(jax.random.key(0), params, counts, units="leaves", order=order)
-
-
-def test_a_loop_over_layers_is_one_stage_and_is_told():
+def test_a_loop_over_layers_is_one_stage():
     params, order = LOOP, backward_order(scanned, LOOP, BATCH)
     assert order[0] == 0  # the head, before the loop
     found = stages(scanned, params, BATCH, [[leaf] for leaf in order])
-    assert found.together() == [(1, 2)]
     assert ("carry", 2) not in found.programs  # the loop is the first's
     want = jax.tree.leaves(jax.jit(jax.grad(scanned))(params, BATCH))
     for leaf, (mine,) in zip(order, leaves_from(found, params, BATCH, 0), strict=True):
         np.testing.assert_allclose(mine, want[leaf], atol=1e-6)
-    words = r"blocks 1, 2 of the gradient come out of one loop.*write it out"
-    with pytest.warns(UserWarning, match=words) as told:
-        tell_of_loops(scanned, plan_of(params, [1, 1, 1], order), params, BATCH)
-    assert len(told) == 1
-    assert told[0].filename != __file__  # the caller's caller is told
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        tell_of_loops(scanned, plan_of(params, [1, 0, 2], order), params, BATCH)  # the loop is one block
-        tell_of_loops(perceptron, plan_of(LAYERS, [2, 4, 2], None), LAYERS, BATCH)
 
 
 def test_blocks_of_a_share_of_the_samples_are_cut_apart():

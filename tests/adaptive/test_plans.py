@@ -13,12 +13,10 @@ SIZES = np.array([0.2, 0.1, 0.15, 0.3, 0.15, 0.1])
 
 def _one_by_one(plan, times, starts):
     """Each worker goes through its tasks; the block's subset is there when somebody has done it."""
-    workers = plan.num_workers
+    workers, sizes = plan.num_workers, np.asarray(plan.plan.sizes)
     subset, block = np.asarray(turns_of(plan.plan)), np.asarray(plan.plan.block)
-    sizes = np.asarray(plan.plan.sizes)
     done: dict[tuple[int, int], float] = {}
-    for w in range(workers):
-        now = starts[w]
+    for w, now in enumerate(starts):
         for turn, b in zip(subset, block, strict=True):
             j = (w + int(turn)) % workers
             now += times[w] * workers * plan.shares[j] * sizes[b]

@@ -1,10 +1,19 @@
 """A file of measured times, small and of one size: laws of as many atoms share their programs."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from bcgc_jax.measured.traces import Trace
+
 TIMES = (np.random.default_rng(3).gamma(3.0, size=(6, 4)) * [0.5, 2.5, 0.7, 0.6] + 0.2).round(6)
+
+
+def trace_of(times: np.ndarray, **more: Any) -> Trace:
+    step, worker = np.indices(times.shape).reshape(2, -1)
+    steps, workers = (np.arange(n).astype(str) for n in times.shape)
+    return Trace(steps, workers, step, worker, times.ravel(), np.zeros(times.size, bool))._replace(**more)
 
 
 def written(path: Path, times: np.ndarray = TIMES) -> str:

@@ -63,14 +63,13 @@ def test_another_process_finds_its_programs_for_another_n_rate_and_method(tmp_pa
     largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
     again, _, compiled = _solve(20, "1e-3", *_ARGS, **place)
     assert compiled == 1
-    for answer in (first, again):
-        for row in answer["solutions"]:
-            del row["seconds"]
+    for row in (*first["solutions"], *again["solutions"]):
+        del row["seconds"]
     assert again == first
 
 
 def test_programs_are_kept_where_jax_is_told_or_in_the_users_cache_if_there_may_be_one(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").touch()
     for cache, home, told, kept in (
         (tmp_path, "/", None, tmp_path / "bcgc_jax/programs"),
         ("", tmp_path, None, tmp_path / ".cache/bcgc_jax/programs"),
@@ -92,9 +91,10 @@ def test_programs_are_kept_where_jax_is_told_or_in_the_users_cache_if_there_may_
 
 @pytest.mark.slow
 def test_the_library_leaves_the_configuration_alone():
-    code = "import jax; jax.config.update = None; import bcgc_jax as b; "
-    code += "print(b.solve(b.Problem(b.Uniform(1., 2.), 3, 9), 'uncoded').status)"
-    result = python(code)
+    result = python(
+        "import jax; jax.config.update = None; import bcgc_jax as b; "
+        "print(b.solve(b.Problem(b.Uniform(1., 2.), 3, 9), 'uncoded').status)"
+    )
     assert result.stdout == "0\n", result.stderr
 
 
@@ -116,11 +116,10 @@ def test_a_stopwatch_leaves_out_compiling():
 
 def test_spans_within_spans_count_once(monkeypatch):
     clock = iter([0.0, 3.0, 4.0, 5.0, 8.0, 10.0])
-    with monkeypatch.context() as patched:
-        patched.setattr(time, "perf_counter", lambda: next(clock))
-        with _compilation.stopwatch() as seconds:
-            for length in (1.0, 3.0, 1.5, 1.0):  # ended at 3, 4, 5 and 8
-                jax.monitoring.record_event_duration_secs(_compilation._COMPILING[0], length)
+    monkeypatch.setattr(_compilation, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    with _compilation.stopwatch() as seconds:
+        for length in (1.0, 3.0, 1.5, 1.0):  # ended at 3, 4, 5 and 8
+            jax.monitoring.record_event_duration_secs(_compilation._COMPILING[0], length)
     assert seconds() == pytest.approx(10 - 5)
 
 

@@ -26,21 +26,14 @@ def heard():
         yield
 
 
-class Left(Exception):
-    """In place of the end of this process."""
-
-
 @pytest.fixture
-def left(monkeypatch):
-    """Statuses that the process would have ended with."""
-    statuses: list[int] = []
+def at_once(monkeypatch):
+    """The status of a process that ends at once is a thousand more."""
 
     def leave(status):
-        statuses.append(status)
-        raise Left
+        raise SystemExit(1000 + status)
 
     monkeypatch.setattr(os, "_exit", leave)
-    return statuses
 
 
 def test_ctrl_c_is_heard_while_a_thread_works():
@@ -56,42 +49,33 @@ def test_ctrl_c_is_heard_while_a_thread_works():
 
 
 def test_work_in_a_thread_has_the_callers_precision_and_errors():
-    for x64 in (True, False):
+    for x64, dtype in ((True, "float64"), (False, "float32")):
         with jax.enable_x64(x64):
-            assert command_exit.interruptible(lambda: jax.numpy.ones(()).dtype) == (
-                "float64" if x64 else "float32"
-            )
+            assert command_exit.interruptible(lambda: jax.numpy.ones(()).dtype) == dtype
     with pytest.raises(ValueError, match="no such number"):
         command_exit.interruptible(raising(ValueError("no such number")))
 
 
-@pytest.mark.parametrize(
-    ("work", "parts", "hint"),
-    [
-        ("sweep.write_sweep", True, ": what is solved is kept; go on with --resume"),
-        ("sweep.write_sweep", False, ""),
-        ("solve._solve_all", False, ""),
-    ],
-)
-def test_a_command_says_so_and_leaves_at_once(
-    command, tmp_path, monkeypatch, capsys, left, work, parts, hint
-):
-    def interrupt(*_, **__):
-        if parts:
-            (tmp_path / "sweep.csv.parts").mkdir()
-        raise KeyboardInterrupt
+KEPT = ": what is solved is kept; go on with --resume"
 
-    monkeypatch.setattr(f"bcgc_jax.cli.{work}", interrupt)
-    with pytest.raises(Left):
-        command(*([*SWEEP, str(tmp_path / "sweep.csv")] if "sweep" in work else ["solve", *SWEEP[1:-1]]))
-    assert (capsys.readouterr().err.lstrip(), left) == (f"bcgc: interrupted{hint}\n", [130])
+
+@pytest.mark.parametrize(
+    ("work", "hint"), [("sweep.write_sweep", KEPT), ("sweep.write_sweep", ""), ("solve._solve_all", "")]
+)
+@pytest.mark.usefixtures("at_once")
+def test_a_command_says_so_and_leaves(command, tmp_path, monkeypatch, work, hint):
+    if hint:
+        (tmp_path / "sweep.csv.parts").mkdir()
+    monkeypatch.setattr(f"bcgc_jax.cli.{work}", raising(KeyboardInterrupt()))
+    asked = [*SWEEP, str(tmp_path / "sweep.csv")] if "sweep" in work else ["solve", *SWEEP[1:-1]]
+    status, _, err = command(*asked)
+    assert (status, err.lstrip()) == (1130, f"bcgc: interrupted{hint}\n")
 
 
 @pytest.mark.parametrize("given", [SWEEP[:-1], ["solve", *LAW]], ids=["the command's", "a law's"])
 def test_the_imports_may_be_interrupted(given, tmp_path):
-    (tmp_path / "jax.py").write_text(
-        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT); time.sleep(5)\n"
-    )
+    script = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT); time.sleep(5)\n"
+    (tmp_path / "jax.py").write_text(script)
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     done = python("-m", "bcgc_jax", *given, cwd=tmp_path, env=env)
     assert (done.returncode, done.stdout, done.stderr.lstrip()) == (130, "", "bcgc: interrupted\n")
@@ -100,8 +84,7 @@ def test_the_imports_may_be_interrupted(given, tmp_path):
 @pytest.mark.parametrize(
     ("where", "error"), [("commands.cli.main", click.Abort()), ("_run", KeyboardInterrupt())]
 )
-def test_an_interruption_of_the_options_is_no_traceback_either(monkeypatch, capsys, left, where, error):
+@pytest.mark.usefixtures("at_once")
+def test_an_interruption_of_the_options_is_no_traceback_either(command, monkeypatch, where, error):
     monkeypatch.setattr(f"bcgc_jax.cli.{where}", raising(error))
-    with pytest.raises(Left):
-        bcgc_jax.cli.main()
-    assert (left, capsys.readouterr().err) == ([130], "bcgc: interrupted\n")
+    assert command() == (1130, "", "bcgc: interrupted\n")

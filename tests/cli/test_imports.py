@@ -1,10 +1,11 @@
 """JAX is imported when something is computed; what the command knows without it is what the library has."""
 
-import dataclasses
+import inspect
 import json
 
 import pytest
 
+from bcgc_jax import __version__
 from bcgc_jax.cli import arguments as names
 from bcgc_jax.cli.answers import describe_law
 from bcgc_jax.cli.arguments import law_class, law_name, read_law
@@ -46,21 +47,20 @@ def test_help_and_refusals_need_no_jax():
             assert (out, err.count("\n")) == ("", 1)
             assert err.startswith(f"bcgc: {_REFUSED[text]}")
         else:
-            assert (out[: len("bcgc, ver")] in ("bcgc, ver", "Usage: bc"), err) == (True, ""), text
+            # The version of a clone that is not installed, too.
+            assert out.startswith((f"bcgc, version {__version__}\n", "Usage: bcgc")), text
+            assert err == ""
 
 
 @pytest.mark.parametrize("name", names.LAWS)
 def test_a_law_has_the_parameters_that_it_is_typed_with(name):
     law = law_class(name)
     assert law_name(law) == name
-    defaults = {
-        f.name: None if f.default is dataclasses.MISSING else f.default
-        for f in dataclasses.fields(law)  # type: ignore[arg-type]
-    }
+    typed = inspect.signature(law).parameters.values()
+    defaults = {one.name: None if one.default is one.empty else one.default for one in typed}
     assert names.LAWS[name] == defaults
     given = dict(zip(defaults, (0.5, 2.0, 0.25), strict=False))
-    typed = ",".join(f"{parameter}={value}" for parameter, value in given.items())
-    read = read_law(f"{name}:{typed}")
+    read = read_law(f"{name}:{','.join(f'{parameter}={value}' for parameter, value in given.items())}")
     assert repr(read) == repr(law(**given))
     assert describe_law(read) == {"law": name, **given}
 

@@ -7,10 +7,8 @@ import operator
 import click
 import pytest
 
-import bcgc_jax
 from bcgc_jax.cli import output
 from bcgc_jax.cli.options import one_line_errors
-from tests.scripts import python
 
 
 def test_rows_are_written_with_every_column_that_one_of_them_has(capsys):
@@ -24,9 +22,8 @@ def test_rows_are_written_with_every_column_that_one_of_them_has(capsys):
 def test_json_has_its_version_first_and_nothing_that_is_no_json():
     assert output.json_of({"limit": 1.0}) == '{\n  "version": 2,\n  "limit": 1.0\n}'
     assert output.json_of([{"limit": None}]) == '[\n {\n  "limit": null\n }\n]'
-    assert json.loads(output.json_of([{"limits": (float("nan"), float("inf"))}])) == [
-        {"limits": [None, None]}
-    ]
+    text = output.json_of([{"limits": (float("nan"), float("inf"))}])
+    assert json.loads(text) == [{"limits": [None, None]}]
     assert [output.finite(x) for x in (2, float("inf"), float("nan"))] == [2.0, None, None]
 
 
@@ -52,30 +49,21 @@ def test_numbers_are_never_cut(capsys, rows):
     assert line.split("…")[1].split() == [f"{i}.234e+99" for i in range(9 * rows)]
 
 
-@pytest.mark.parametrize(
-    ("error", "typed"),
-    [
-        (ValueError("num_workers must be >= 1, got 0"), "--workers must be >= 1, got 0"),
-        (ValueError('method="time" knows no setup_cycles'), "--method time knows no --setup-cycles"),
-        (ValueError("cannot read my/num_workers.csv"), "cannot read my/num_workers.csv"),
-        (FileNotFoundError(2, "No such file", "x.csv"), "x.csv: No such file"),
-        (OSError("the disk is gone"), "the disk is gone"),
-        (ImportError("needs matplotlib"), "needs matplotlib"),
-        (ValueError("too many atoms: take a smooth law"), "too many atoms: take --trace-law smooth"),
-    ],
-)
-def test_what_is_wrong_is_one_line_in_the_words_of_the_shell(error, typed):
-    with pytest.raises(click.UsageError) as found, one_line_errors():
-        raise error
-    assert found.value.format_message() == typed
+def test_what_is_wrong_is_one_line_in_the_words_of_the_shell():
+    for typed, error in {
+        "--workers must be >= 1, got 0": ValueError("num_workers must be >= 1, got 0"),
+        "--method time knows no --setup-cycles": ValueError('method="time" knows no setup_cycles'),
+        "cannot read my/num_workers.csv": ValueError("cannot read my/num_workers.csv"),
+        "x.csv: No such file": FileNotFoundError(2, "No such file", "x.csv"),
+        "the disk is gone": OSError("the disk is gone"),
+        "needs matplotlib": ImportError("needs matplotlib"),
+        "too many atoms: take --trace-law smooth": ValueError("too many atoms: take a smooth law"),
+    }.items():
+        with pytest.raises(click.UsageError) as found, one_line_errors():
+            raise error
+        assert found.value.format_message() == typed
 
 
 def test_a_reader_that_has_enough_is_no_error():
     with pytest.raises(BrokenPipeError), one_line_errors():
         raise BrokenPipeError(32, "Broken pipe")
-
-
-def test_the_package_is_the_command():
-    run = python("-m", "bcgc_jax", "--version")
-    assert (run.returncode, run.stderr) == (0, "")
-    assert run.stdout == f"bcgc, version {bcgc_jax.__version__}\n"  # also of a clone that is not installed

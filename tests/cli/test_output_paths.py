@@ -9,8 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-import bcgc_jax.cli.fit
-import bcgc_jax.cli.train
+import bcgc_jax.cli
 from bcgc_jax.cli.output_paths import check_file, check_folder
 from tests.raising import raising
 
@@ -68,16 +67,16 @@ def test_what_may_not_be_written_is_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("no font,\nat all")])
 def test_the_answer_is_printed_whatever_becomes_of_plan_and_curves(command, tmp_path, monkeypatch, error):
     found = SimpleNamespace(best=None, fits=[], plans=[{"law": "gamma"}])
-    monkeypatch.setattr(bcgc_jax.cli.fit, "_answer", lambda *_: found)
-    monkeypatch.setattr(bcgc_jax.cli.fit, "_print", lambda *_: print("the table"))
+    monkeypatch.setattr("bcgc_jax.cli.fit._answer", lambda *_: found)
+    monkeypatch.setattr("bcgc_jax.cli.fit._print", lambda *_: print("the table"))
     monkeypatch.setattr("bcgc_jax.cli.fit.save_plan", raising(error))
     plan = str(tmp_path / "plan.json")
     status, out, err = command("fit", "-", "--out", plan)
     assert (status, out, err.count("\n")) == (2, "the table\n", 1)
     assert err.startswith(f"bcgc: cannot write {plan}: ")
     assert ("No space left" in err) or ("RuntimeError: no font, at all" in err)
-    monkeypatch.setattr(bcgc_jax.cli.train, "_train_all", lambda *_: [])
-    monkeypatch.setattr(bcgc_jax.cli.train, "_iterations", raising(error))
+    monkeypatch.setattr("bcgc_jax.cli.train._train_all", lambda *_: [])
+    monkeypatch.setattr("bcgc_jax.cli.train._iterations", raising(error))
     asked = [*LAW, "--workers", "4", "--method", "uncoded", "--format", "json"]
     status, out, err = command("train", *asked, "--curves", str(tmp_path / "x.csv"))
     assert (status, err.count("\n"), json.loads(out)["runs"]) == (2, 1, [])
@@ -89,7 +88,7 @@ def run(monkeypatch):
     """What becomes of a script that prints and ends as a command does; without the package, for speed."""
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
-    monkeypatch.setenv("PYTHONPATH", str(Path(bcgc_jax.cli.fit.__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(bcgc_jax.cli.__file__).parent))
 
     def start(script, stdout):
         script = f"from exit import *\ntake_any_sign()\n{script}\nfinish('bcgc', 0)"

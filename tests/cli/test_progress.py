@@ -49,11 +49,8 @@ def test_what_is_quick_says_nothing(capsys):
 
 
 def test_a_terminal_has_a_spinner_that_goes_away(told, monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    screen = Terminal()
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: True)
     monkeypatch.setattr(sys, "stderr", screen)
     with progress.Progress() as bar:
         bar.what = "solving optimal"

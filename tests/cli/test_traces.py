@@ -13,49 +13,29 @@ import bcgc_jax as bcgc
 from bcgc_jax.cli import traces
 from bcgc_jax.cli.arguments import TRACE_LAWS
 from bcgc_jax.measured.choice import KINDS
-from bcgc_jax.measured.traces import Trace
-from tests.cli import steps
-
-TIMES = steps.TIMES
-
-
-def _trace(times: np.ndarray, censored: bool = False) -> Trace:
-    step, worker = np.indices(times.shape).reshape(2, -1)
-    cut = np.zeros(times.size, bool)
-    cut[0] = censored
-    steps, workers = (np.arange(n).astype(str) for n in times.shape)
-    return Trace(steps, workers, step, worker, times.ravel(), cut)
+from tests.cli.steps import TIMES, trace_of, written
 
 
 def test_the_kinds_of_law_are_the_librarys_and_what_is_refused_names_the_option(trace):
     asked: Any = SimpleNamespace(trace=trace, trace_law="atoms", keep_workers=False)
     assert TRACE_LAWS == KINDS
-    law: Any = traces.law_for(asked, _trace(TIMES), 3)
+    law: Any = traces.law_for(asked, trace_of(TIMES), 3)
     assert np.array_equal(np.sort(np.asarray(law.times)), np.sort(TIMES.ravel()).astype(law.times.dtype))
-    for censored, workers, message in ((True, 3, "1 of 24 times are censored"), (False, 10_000, "too many")):
+    for cut_off, workers, message in (([0], 3, "1 of 24 times are censored"), ([], 10_000, "too many")):
+        cut = trace_of(TIMES, censored=np.isin(np.arange(24), cut_off))
         with pytest.raises(ValueError, match=f"{message}.*: take a smooth law"):
-            traces.law_for(asked, _trace(TIMES, censored), workers)
+            traces.law_for(asked, cut, workers)
 
 
 def test_one_worker_only_is_one_text_for_all_commands(refusal, tmp_path, monkeypatch):
     for name in ("describe", "fit_laws"):
         monkeypatch.setattr(f"bcgc_jax.cli.fit.{name}", lambda *_, **__: pytest.fail("the work began"))
-    path = steps.written(tmp_path / "trace.csv", TIMES[:, :1])
-    asked = {
-        "solve": ["--trace", path, "--coordinates", "60"],
-        "sweep": ["--trace", path, "--coordinates", "60"],
-        "fit": [path, "--law", "uniform", "--replicates", "20"],
-        "train": ["--trace", path],
-    }
+    path = written(tmp_path / "trace.csv", TIMES[:, :1])
+    given = ["--trace", path, "--coordinates", "60"]
+    asked = {"solve": given, "sweep": given, "fit": [path], "train": given[:2]}
     text = f"bcgc: {path} has one worker only: coding needs the times of at least two"
     for name, arguments in asked.items():  # `train` replays the trace
         assert refusal(name, *arguments) == text + ", or give --workers" * (name != "train") + "\n"
-
-
-def test_columns_are_named_as_the_file_has_them(refusal, tmp_path):
-    path = tmp_path / "sweep.csv"
-    path.write_text("num_workers,setup_cycles,method\n8,2,optimal\n")
-    assert "it has num_workers, setup_cycles, method" in refusal("fit", str(path))
 
 
 def test_flags_are_named_by_the_commands_and_not_by_the_library(refusal, tmp_path):
@@ -70,7 +50,7 @@ def test_flags_are_named_by_the_commands_and_not_by_the_library(refusal, tmp_pat
         assert "has no column step, worker, seconds" in err
         assert "--seconds-column. A wide one" in err
         assert err.strip().endswith("--layout wide")
-    description = bcgc.measured.describe(_trace(TIMES))
+    description = bcgc.measured.describe(trace_of(TIMES))
     assert description.unlike_workers
     assert "--" not in " ".join(description.remarks())
     assert "`EmpiricalRows`" in description.remarks()[0]
@@ -89,38 +69,35 @@ def test_a_trace_may_keep_its_workers(refusal, answer, trace):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("arguments", "law"),
-    [
-        ((), "empirical"),
-        pytest.param(("--keep-workers",), "rows", marks=pytest.mark.smoke),
-    ],
-)
-def test_train_plans_for_the_law_of_the_trace_that_it_replays(answer, trace, arguments, law):
-    asked = ["train", "--trace", trace, *arguments, "--method", "uncoded", "--steps", "6", "--seeds", "1"]
-    found = answer(*asked)
-    assert found["problem"]["cycle_time"]["law"] == law
+@pytest.mark.parametrize("kept", [False, pytest.param(True, marks=pytest.mark.smoke)])
+def test_train_plans_for_the_law_of_the_trace_that_it_replays(answer, trace, kept):
+    asked = ["--trace", trace, "--method", "uncoded", "--steps", "6", "--seeds", "1"]
+    found = answer("train", *asked, *["--keep-workers"] * kept)
+    assert found["problem"]["cycle_time"]["law"] == ("rows" if kept else "empirical")
     (run,) = found["runs"]
     assert run["time_to_target"] is None
     replayed = TIMES.max(axis=1).mean() * 1500 / 4 * 650
     assert run["mean_runtime"] == pytest.approx(replayed, rel=1e-4)
-    if law == "rows":  # all of its steps were replayed
+    if kept:  # all of its steps were replayed
         assert run["expected_runtime"] == pytest.approx(replayed, rel=1e-8)
     else:  # planned as if any worker could be the slow one
         assert run["expected_runtime"] != pytest.approx(replayed, rel=1e-2)
 
 
-class _Bytes(io.BytesIO):
-    name = "<stdin>"
+@pytest.fixture
+def stdin(monkeypatch):
+    """Give the process a text on its standard input."""
+
+    def give(content: str) -> None:
+        stream: Any = io.BytesIO(content.encode())
+        stream.name = "<stdin>"
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(stream))
+
+    return give
 
 
-def _stdin(content: bytes) -> io.TextIOWrapper:
-    """Standard input of a process that is given `content`."""
-    return io.TextIOWrapper(io.BufferedReader(_Bytes(content)))  # type: ignore[arg-type]
-
-
-def test_a_trace_brings_its_law_and_its_number_of_workers_from_standard_input_too(answer, monkeypatch, trace):
-    monkeypatch.setattr(sys, "stdin", _stdin(Path(trace).read_bytes()))
+def test_a_trace_brings_its_law_and_its_number_of_workers_from_standard_input_too(answer, stdin, trace):
+    stdin(Path(trace).read_text())
     # E max of 4 draws with replacement from the 24 times, written out.
     t, share = np.sort(TIMES.ravel()), np.arange(1, 25) / 24
     expected = np.sum(t * (share**4 - (share - 1 / 24) ** 4)) * 100 / 4
@@ -131,13 +108,13 @@ def test_a_trace_brings_its_law_and_its_number_of_workers_from_standard_input_to
         assert found["solutions"][0]["expected_runtime"] == pytest.approx(expected, rel=1e-9)
 
 
-def test_what_is_wrong_with_standard_input_is_told_by_its_name(command, refusal, monkeypatch):
+def test_what_is_wrong_with_standard_input_is_told_by_its_name(command, refusal, stdin):
     for content, message in (
-        (b"", "standard input is empty"),
-        (b"step,worker,seconds\n1,a,fast\n", "standard input, line 2: seconds must be a positive number"),
-        (b"step,worker,seconds\n1,a,2\n", "standard input has one worker only"),
+        ("", "standard input is empty"),
+        ("step,worker,seconds\n1,a,fast\n", "standard input, line 2: seconds must be a positive number"),
+        ("step,worker,seconds\n1,a,2\n", "standard input has one worker only"),
     ):
-        monkeypatch.setattr(sys, "stdin", _stdin(content))
+        stdin(content)
         assert message in refusal("solve", "--trace", "-", "--coordinates", "30")
     for name in ("fit", "solve"):
         assert "standard input" in " ".join(command(name, "--help")[1].split())
@@ -151,50 +128,48 @@ def test_a_plan_is_replayed_in_the_steps_of_its_trace():
     steps = np.array([max(10 * t[3], 50 * t[2], 140 * t[1]) for t in np.sort(times, axis=1)]) * 3 / 4
     uncoded = 60 * times.max(axis=1) * 3 / 4
     plan = {"method": "mine", "partition": counts, "partition_runtime": steps.mean() / 1.25}
-    saved, late = traces.in_its_steps(_trace(times), problem, plan)
+    saved, late = traces.in_its_steps(trace_of(times), problem, plan)
     error = 100 * (uncoded - steps).std(ddof=1) / 200**0.5 / uncoded.mean()
     share = 100 * (1 - steps.mean() / uncoded.mean())
     assert f"mine takes {-share:.1f} ± {error:.2g} % more time than the uncoded scheme" in saved
     assert saved.endswith("they do not show that a code is faster: take uncoded.")
     assert "mine takes 25 % longer than expected" in late
-    assert len(traces.in_its_steps(_trace(times), problem, plan | {"partition_runtime": steps.mean()})) == 1
+    assert len(traces.in_its_steps(trace_of(times), problem, plan | {"partition_runtime": steps.mean()})) == 1
     apart = 1 + 20 * (rng.random((200, 4)) < 0.05)
-    better = traces.in_its_steps(_trace(apart), problem, plan | {"partition": [0, 60, 0, 0]})[0]
+    better = traces.in_its_steps(trace_of(apart), problem, plan | {"partition": [0, 60, 0, 0]})[0]
     assert ("less time" in better, better.endswith("expect less of later ones.")) == (True, True)
     # One step has no error, other workers have another plan, and without a code nothing is saved.
-    assert traces.in_its_steps(_trace(times), problem, plan | {"partition": [60, 0, 0, 0]}) == []
-    assert traces.in_its_steps(_trace(times[:1]), problem, plan) == []
-    assert traces.in_its_steps(_trace(times[:, 1:]), problem, plan) == []
+    assert traces.in_its_steps(trace_of(times), problem, plan | {"partition": [60, 0, 0, 0]}) == []
+    assert traces.in_its_steps(trace_of(times[:1]), problem, plan) == []
+    assert traces.in_its_steps(trace_of(times[:, 1:]), problem, plan) == []
 
 
 def test_runtimes_under_a_trace_are_in_seconds_of_a_step():
     problem = bcgc.Problem(bcgc.Empirical(TIMES.ravel()), 4, 60, 3.0)
-    unit, name = traces.unit_of(_trace(TIMES), problem)
+    unit, name = traces.unit_of(trace_of(TIMES), problem)
     assert (unit, "seconds of a recorded step (JSON and CSV: M b L / N = 45 times" in name) == (45, True)
-    assert traces.unit_of(_trace(TIMES)._replace(of_cycles=True), problem) == (1, "seconds")
+    assert traces.unit_of(trace_of(TIMES)._replace(of_cycles=True), problem) == (1, "seconds")
     assert traces.unit_of(None, problem) == (1, "the cycle time's unit")
 
 
 def test_what_a_plan_does_not_suppose_is_said_of_its_trace():
     rng = np.random.default_rng(1)
-    together = _trace(rng.gamma(4.0, 0.5, (200, 4)) * rng.uniform(0.5, 2.0, (200, 1)))
-    behind = _trace(rng.gamma(4.0, 0.5, (200, 1)) * rng.uniform(1.0, 1.005, (200, 4)))
+    together = trace_of(rng.gamma(4.0, 0.5, (200, 4)) * rng.uniform(0.5, 2.0, (200, 1)))
+    behind = trace_of(rng.gamma(4.0, 0.5, (200, 1)) * rng.uniform(1.0, 1.005, (200, 4)))
     apart, whole = (SimpleNamespace(keep_workers=kept) for kept in (False, True))
     said: Any = traces.remarks
     assert any("slow together" in line and "`" not in line for line in said(apart, together))
     assert said(whole, together) == []
     for asked in (apart, whole):
         assert "behind a collective" in said(asked, behind)[0]
-    assert said(apart, _trace(rng.gamma(4.0, 0.5, (200, 4)))) == []
+    assert said(apart, trace_of(rng.gamma(4.0, 0.5, (200, 4)))) == []
 
 
 @pytest.mark.parametrize("size", [1e9, 10**15])
 def test_python_refuses_what_no_machine_holds(size):
     law = bcgc.ShiftedExponential(1e-3, 50.0)
     for given in ({"num_workers": size}, {"num_workers": 3, "max_workers": int(size)}):
-        with pytest.raises(
-            ValueError, match=r"e\+\d\d workers are more than 131,072: .* arrays of N² numbers"
-        ):
+        with pytest.raises(ValueError, match=r"e\+\d\d workers are more than 131,072: .* arrays of N²"):
             bcgc.Problem(law, num_coordinates=60, **given)
 
 

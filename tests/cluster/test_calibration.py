@@ -16,20 +16,14 @@ SECONDS, SETUP, MESSAGE = 2e-7, 40.0, 3e-3
 def work(plan, times, setup=SETUP, message=MESSAGE, skip=lambda k, w, b: False):
     """What workers of these cycle times, `[K, N]`, would report, counted subset by subset."""
     items = []
-    for k, row in enumerate(times):
-        for w, t in enumerate(row):
-            seen = set()
-            for task in plan.tasks(w):
-                cycles = 0.0
-                for j in task.subsets:
-                    cycles += M / N * plan.blocks[task.block].size
-                    if j not in seen:
-                        cycles += M / N * setup
-                        seen.add(j)
-                if not skip(k, w, task.block):
-                    items.append(
-                        Work(k + 1, w, task.block, float(t * cycles + message), plan.subset_of(task))
-                    )
+    for (k, w), t in np.ndenumerate(times):
+        seen: set[int] = set()
+        for task in plan.tasks(w):
+            new = set(task.subsets) - seen
+            seen |= new
+            cycles = M / N * (len(task.subsets) * plan.blocks[task.block].size + len(new) * setup)
+            if not skip(k, w, task.block):
+                items.append(Work(k + 1, w, task.block, t * cycles + message, plan.subset_of(task)))
     return items
 
 
@@ -65,10 +59,10 @@ def test_blocks_that_were_not_taken_are_not_missed():
     # All that is known of the silent one: it was at its first block while others did all of theirs.
     level, size = plan.blocks[0].level, plan.blocks[0].size
     first = M / N * (level + 1) * (size + SETUP)
-    whole = max(
-        sum(i.seconds - MESSAGE for i in items if (i.iteration, i.worker) == (4, w)) for w in range(N)
-    )
-    assert found.cycle_times[3, 1] == pytest.approx(whole / first, rel=1e-6)
+    done = np.zeros(N)
+    for item in items:
+        done[item.worker] += (item.seconds - MESSAGE) * (item.iteration == 4)
+    assert found.cycle_times[3, 1] == pytest.approx(done.max() / first, rel=1e-6)
     times, censored = found.times()
     assert times.shape == censored.shape == (20 * N,)
 
@@ -78,8 +72,7 @@ def test_noise_never_makes_a_cost_negative():
     for _ in range(20):
         times = SECONDS * rng.lognormal(0, 0.5, (5, N))
         found = calibrate(work(plan, times, setup=0.0, message=0.0), plan, M)
-        assert found.setup_cycles >= 0
-        assert found.message_seconds >= 0
+        assert min(found.setup_cycles, found.message_seconds) >= 0
         assert found.cycle_times.min() > 0
 
 
@@ -89,9 +82,8 @@ def test_one_block_has_no_setup_to_tell_and_no_work_no_answer():
     found = calibrate(work(plan, times, setup=0.0, message=0.0), plan, M)
     assert found.setup_cycles == 0
     np.testing.assert_allclose(found.cycle_times, times, rtol=1e-9)
-    known = calibrate(
-        work(plan, times), plan, M, costs=found._replace(setup_cycles=SETUP, message_seconds=MESSAGE)
-    )
+    costs = found._replace(setup_cycles=SETUP, message_seconds=MESSAGE)
+    known = calibrate(work(plan, times), plan, M, costs=costs)
     np.testing.assert_allclose(known.cycle_times, times, rtol=1e-9)
 
 

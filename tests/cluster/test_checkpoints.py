@@ -1,6 +1,7 @@
 """Checkpoints that are damaged, of another training, or cannot be written."""
 
 import os
+import resource
 import warnings
 from typing import Any
 
@@ -12,8 +13,8 @@ import pytest
 
 from bcgc_jax.cluster import Checkpoints
 from bcgc_jax.cluster.checkpoints import made_with
-from tests.cluster.test_cluster import ROOT, case, loss
-from tests.scripts import python
+from tests.cluster.test_cluster import case, loss
+from tests.problems import known
 
 
 def states(count, dtype=np.float32):
@@ -85,7 +86,6 @@ def test_another_training_is_refused_by_what_differs(tmp_path):
     params, data = case()
     given: dict[str, Any] = {"key": jax.random.key(0), "loss": loss, "data": data, "params": params}
     given |= {"optimizer": optax.adam(1e-2), "scheme": "optimal"}
-
     own = states(1)[0]
 
     def last(like=own, **changed):
@@ -116,34 +116,21 @@ def test_another_training_is_refused_by_what_differs(tmp_path):
             last(**changed)
 
 
-_FULL = """
-import os, resource, signal, sys, warnings
-sys.path.insert(0, {root!r})
-from bcgc_jax.cluster import Checkpoints
-from tests.cluster.test_checkpoints import states
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-with warnings.catch_warnings(record=True) as told, Checkpoints({folder!r}) as checkpoints:
-    warnings.simplefilter("always")
-    for k, state in enumerate(states(7)):
-        full = k in (2, 3, 6)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100 if full else limit[0], limit[1]))
-        checkpoints.save(k, state)
-        checkpoints._writing.result()
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-        print(sorted(os.listdir({folder!r})))
-for warning in told:
-    print(warning.message)
-"""
-
-
-@pytest.mark.slow
-def test_after_a_write_that_failed_it_goes_on_tries_again_and_ends(tmp_path):
-    done = python(_FULL.format(root=ROOT, folder=str(tmp_path)))
-    assert (done.returncode, done.stderr) == (0, "")
-    *folders, first, second = done.stdout.splitlines()
+def test_after_a_write_that_failed_it_goes_on_tries_again_and_ends(tmp_path, recwarn):
+    limit, folders = resource.getrlimit(resource.RLIMIT_FSIZE), []
+    with Checkpoints(tmp_path) as checkpoints:
+        for k, state in enumerate(states(7)):
+            most = 100 if k in (2, 3, 6) else limit[0]  # no room for a checkpoint
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, limit[1]))
+            try:
+                checkpoints.save(k, state)
+                known(checkpoints._writing).result()
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+            folders.append(sorted(os.listdir(tmp_path)))
     kept = ["0", "01", "01", "01", "14", "45", "45"]
-    assert folders == [str([f"steps-{k}.npz" for k in steps]) for steps in kept]
+    assert folders == [[f"steps-{k}.npz" for k in steps] for steps in kept]
+    first, second = (str(warning.message) for warning in recwarn)
     assert first.startswith("the checkpoint of iteration 2 could not be written to")
     assert second.startswith("the checkpoint of iteration 6 could not be written to")
     assert "([Errno 27] File too large): the training goes on" in first

@@ -3,18 +3,12 @@
 By codes first, then by schedules, then planning for those who are left, and other masters.
 """
 
-import contextlib
 import dataclasses
 import os
-import shutil
 import signal
-import socket
 import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -26,16 +20,14 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax.cluster import (
     Checkpoints,
-    ClosedLoop,
     Cluster,
     InjectedDelay,
     Run,
-    Told,
     WorkersLost,
     calibrate,
     train_on_cluster,
 )
-from bcgc_jax.cluster.planning import scheme_for
+from bcgc_jax.cluster.planning import ClosedLoop, Told, scheme_for
 from bcgc_jax.coding import schedule_plan
 from bcgc_jax.coding.gradients import coding_plan, split_unevenly
 from bcgc_jax.plans.schedules import Group, schedule_of
@@ -148,14 +140,31 @@ def happened(cluster, since):
     return [(fault.worker, fault.what) for fault in cluster.faults[since:]]
 
 
-@pytest.fixture(scope="module")
-def uncoded_and_coded(cluster):
-    """Blocks at levels 0 and 2: the first needs every worker."""
-    return assigned(cluster, [COUNT - 24, 0, 24, 0])
+@pytest.fixture
+def unreplaced(cluster):
+    """The cluster, as long as it replaces nobody."""
+    cluster.replace = False
+    yield cluster
+    cluster.replace = True
+    cluster.resize(N)
 
 
-def test_gradients_are_exact_whoever_is_late(cluster, uncoded_and_coded):
-    params, data = uncoded_and_coded
+def kill(worker, step):
+    """Ends a worker's process before this step of a training."""
+
+    def end(now, running):
+        if now == step:
+            os.kill(running.pids[worker], signal.SIGKILL)
+
+    return end
+
+
+# Blocks at levels 0 and 2: the first needs every worker.
+TWO_LEVELS = [COUNT - 24, 0, 24, 0]
+
+
+def test_gradients_are_exact_whoever_is_late(cluster):
+    params, data = assigned(cluster, TWO_LEVELS)
     rng = np.random.default_rng(0)
     for _ in range(20):
         params = new_params(params, rng)
@@ -168,10 +177,8 @@ def test_gradients_are_exact_whoever_is_late(cluster, uncoded_and_coded):
         assert {(w.iteration, w.block) for w in found.work} == {(cluster.iteration, b) for b in (0, 1)}
 
 
-def test_a_killed_worker_is_replaced_and_a_process_that_has_taken_over_its_number_is_left_alone(
-    cluster, uncoded_and_coded
-):
-    params, data = uncoded_and_coded
+def test_a_killed_worker_is_replaced_and_who_has_its_number_now_is_left_alone(cluster):
+    params, data = assigned(cluster, TWO_LEVELS)
     before, since, finish = cluster.pids, len(cluster.faults), np.zeros((2, N))
     finish[:, 2] = 2.0
     process = cluster[2]
@@ -209,21 +216,6 @@ def test_a_worker_stopped_meanwhile_is_found_while_work_is_given_out(cluster, mo
     assert happened(cluster, since) == [(2, "hung"), (2, "replaced")]
     assert gone([pid])
     exact(cluster, params, data)
-
-
-def scanned(params, batch):
-    """The layers of a stack in a loop."""
-    x = jax.lax.scan(lambda x, one: (jnp.tanh(x @ one["w"] + one["b"]), None), batch["x"], params)[0]
-    return jnp.mean((x - 1) ** 2)
-
-
-def test_who_scans_over_layers_is_told_once(cluster):
-    _, data = case()
-    params = {"w": np.zeros((3, 6, 6), np.float32), "b": np.zeros((3, 6), np.float32)}
-    plan = coding_plan(jax.random.key(1), params, [106, 0, 20, 0])
-    with pytest.warns(UserWarning, match="blocks 0, 1 of the gradient come out of one loop") as told:
-        cluster.assign(scanned, plan, params, split_unevenly(data, N))
-    assert [one.filename for one in told] == [__file__]
 
 
 def fatal(params, batch):
@@ -311,33 +303,22 @@ def test_batches_and_paces_are_drawn_for_each_step_and_the_same_after_a_resumpti
 
 def test_a_pace_has_the_start_ups_and_the_link_of_the_problem(cluster):
     params, data = case(16)
-    start, key, pace = bcgc.Weibull(9.0, 0.7), jax.random.key(5), InjectedDelay(LAW, 2e-3)
+    start, pace = bcgc.Weibull(9.0, 0.7), InjectedDelay(LAW, 2e-3)
     problem = bcgc.Problem(LAW, N, COUNT, 16, start_up=start, send_time=0.4, chain_cycles=0.1)
     found = trained(cluster, Told(problem, "time"), params, data, 3, pace=pace)
-    x, pace_key = np.asarray(bcgc.solve(problem, "time").rounded), jax.random.split(key, 3)[1]
+    x, key = np.asarray(bcgc.solve(problem, "time").rounded), jax.random.split(jax.random.key(5), 3)[1]
     pace = dataclasses.replace(pace, start_ups=start)
     for step in range(3):
-        starts, times = pace.draw(pace_key, step, N)
-        given: dict[str, Any] = {"send_time": 0.4 * 2e-3, "chain_cycles": 0.1}
-        expected = delivered_runtime(x, starts, times, 16, 1, **given)
+        starts, times = pace.draw(key, step, N)
+        expected = delivered_runtime(x, starts, times, 16, 1, send_time=0.4 * 2e-3, chain_cycles=0.1)
         assert found.paced[step] == pytest.approx(expected, rel=1e-5)
         assert found.seconds[step] > found.paced[step]
 
 
-def test_without_replacement_the_workers_left_plan_anew(cluster):
+def test_without_replacement_the_workers_left_plan_anew(unreplaced):
     params, data = case()
-    cluster.replace = False
-
-    def kill(step, running):
-        if step == 2:
-            os.kill(running.pids[1], signal.SIGKILL)
-
-    try:
-        found = trained(cluster, Told(PROBLEM, "time"), params, data, 5, before_step=kill)
-    finally:
-        cluster.replace = True
-        assert cluster.num_workers == N - 1
-        cluster.resize(N)
+    found = trained(unreplaced, Told(PROBLEM, "time"), params, data, 5, before_step=kill(1, 2))
+    assert unreplaced.num_workers == N - 1
     assert found.num_workers.tolist() == [4, 4, 3, 3, 3]
 
 
@@ -413,24 +394,20 @@ def test_a_worker_that_is_done_and_then_lost_is_noticed_when_it_is_asked(cluster
     assert gone([pid])
 
 
-def test_a_stopped_worker_is_covered_and_what_it_says_later_does_not_count(cluster):
+def test_a_stopped_worker_is_covered_and_what_it_says_later_does_not_count(cluster, monkeypatch):
     (params, data), rng = scheduled(cluster, WHOLE), np.random.default_rng(1)
-    patience, cluster.patience = cluster.patience, 60.0
-    try:
-        since, pid = len(cluster.faults), cluster.pids[2]
-        os.kill(pid, signal.SIGSTOP)
-        for _ in range(5):
-            found = exact(cluster, params := new_params(params, rng), data)
-            assert not found.arrived[:, 2].any()
-        os.kill(pid, signal.SIGCONT)  # it finds old iterations, and does them or is told not to
-        back = False
-        while not back:
-            params = new_params(params, rng)
-            found = exact(cluster, params, data, np.full((TASKS["whole"], N), 0.02))
-            back = any(work.worker == 2 for work in found.work)
-        assert happened(cluster, since) == []
-    finally:
-        cluster.patience = patience
+    monkeypatch.setattr(cluster, "patience", 60.0)
+    since, pid, back = len(cluster.faults), cluster.pids[2], False
+    os.kill(pid, signal.SIGSTOP)
+    for _ in range(5):
+        found = exact(cluster, params := new_params(params, rng), data)
+        assert not found.arrived[:, 2].any()
+    os.kill(pid, signal.SIGCONT)  # it finds old iterations, and does them or is told not to
+    while not back:
+        params = new_params(params, rng)
+        found = exact(cluster, params, data, np.full((TASKS["whole"], N), 0.02))
+        back = any(work.worker == 2 for work in found.work)
+    assert happened(cluster, since) == []
 
 
 def test_a_slow_worker_is_left_alone_and_answers_while_it_is_slow(cluster):
@@ -444,29 +421,19 @@ def test_a_slow_worker_is_left_alone_and_answers_while_it_is_slow(cluster):
     assert 2.5 * cluster.patience < found.seconds < 30
 
 
-def test_without_replacement_the_others_go_on(cluster):
-    params, data = scheduled(cluster, WHOLE)
-    cluster.replace = False
-    try:
-        os.kill(cluster.pids[1], signal.SIGKILL)
-        for _ in range(3):
-            found = exact(cluster, params, data, np.full((TASKS["whole"], N), 0.3))
-            assert not found.arrived[:, 1].any()
-        assert cluster.lost == (1,)
-    finally:
-        cluster.replace = True
-        cluster.resize(N)
+def test_without_replacement_the_others_go_on(unreplaced):
+    params, data = scheduled(unreplaced, WHOLE)
+    os.kill(unreplaced.pids[1], signal.SIGKILL)
+    for _ in range(3):
+        found = exact(unreplaced, params, data, np.full((TASKS["whole"], N), 0.3))
+        assert not found.arrived[:, 1].any()
+    assert unreplaced.lost == (1,)
 
 
 def test_training_by_a_schedule_is_plain_gradient_descent_whoever_is_lost(cluster):
     params, data = case()
-    pace = InjectedDelay(PROBLEM.cycle_time, 1e-4)
-
-    def harm(step, running):
-        if step == 4:
-            os.kill(running.pids[0], signal.SIGKILL)
-
-    found = trained(cluster, Told(PROBLEM, MIXED), params, data, 12, ADAM, before_step=harm, pace=pace)
+    more: Any = {"pace": InjectedDelay(PROBLEM.cycle_time, 1e-4), "before_step": kill(0, 4)}
+    found = trained(cluster, Told(PROBLEM, MIXED), params, data, 12, ADAM, **more)
     faults = [(f.iteration, f.worker, f.what) for f in found.faults]
     assert faults == [(4, 0, "died"), (4, 0, "replaced")]
     assert np.all(found.seconds >= found.paced)
@@ -580,60 +547,6 @@ with Cluster(2) as cluster:
     run = Run(cluster, checkpoints={folder!r}, before_step=end)
     train_on_cluster(jax.random.key(5), loss, Told(problem), run, params, data, ADAM, 9)
 """
-
-
-_JOINS = """
-import sys, jax
-sys.path.insert(0, {root!r})
-from bcgc_jax.cluster import Cluster
-from bcgc_jax.coding.gradients import coding_plan
-from tests.cluster.test_cluster import COUNT, case, exact, loss
-params, data = case()
-with Cluster(1, address={address!r}) as cluster:
-    cluster.assign(loss, coding_plan(jax.random.key(0), params, [COUNT]), params, [data])
-    exact(cluster, params, data)
-print("joined")
-"""
-
-
-def answers(address, head):
-    """Wait until someone listens, as long as the head runs."""
-    host, _, port = address.rpartition(":")
-    while head.poll() is None:
-        with contextlib.suppress(OSError):
-            return socket.create_connection((host, int(port)), timeout=1).close()
-        time.sleep(0.1)
-    raise TimeoutError(f"nobody listens at {address}")
-
-
-def test_a_running_cluster_is_joined_and_left_running():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    env = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": 32 * "b"}
-    env |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # on the loopback address alone
-    start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=1"]
-    start += ["--include-dashboard=false"]
-    start += ["--node-ip-address=127.0.0.1", f"--port={address.rpartition(':')[2]}"]
-    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # a socket in it has a name of 107 letters at most
-    start += [f"--temp-dir={folder}", "--disable-usage-stats"]
-    head = subprocess.Popen(start, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        answers(address, head)
-        script = _JOINS.format(root=ROOT, address=address)
-        with ThreadPoolExecutor() as together:
-            settings = env, env | {"RAY_AUTH_MODE": "disabled"}
-            done, refused = together.map(lambda some: python(script, env=some), settings)
-        assert done.stdout == "joined\n", done.stderr
-        assert "set RAY_AUTH_MODE=token" in refused.stderr
-        assert head.poll() is None
-    finally:
-        pids = descendants(head.pid)
-        head.terminate()
-        head.wait()
-        for pid in living(pids):
-            os.kill(pid, signal.SIGKILL)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_a_killed_master_leaves_no_process_and_its_successor_goes_on_from_its_checkpoint(tmp_path):

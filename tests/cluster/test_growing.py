@@ -2,7 +2,6 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -97,16 +96,17 @@ def test_the_size_that_the_cluster_was_given_is_followed() -> None:
 
 def test_successors_have_a_multiple_of_what_the_others_took() -> None:
     given: Any = SimpleNamespace(patience=1.0, _started_in=0.0)
-    starting, loading, working = (
-        Process(None, None, "", 1, starting=ref, pid=pid) for ref, pid in ((1, None), (1, 7), (None, 7))
-    )
-    patience = [Processes._patience_with(given, one) for one in (starting, loading, working)]
-    assert patience == [120.0, 30.0, 1.0]  # as long as nobody has started
+    begun = (1, None), (1, 7), (None, 7)  # one that starts, one that loads, one at work
+    all_three = [Process(None, None, "", 1, starting=ref, pid=pid) for ref, pid in begun]
+
+    def patience() -> list[float]:
+        return [Processes._patience_with(given, one) for one in all_three]
+
+    assert patience() == [120.0, 30.0, 1.0]  # as long as nobody has started
     given._started_in = 2.0
-    patience = [Processes._patience_with(given, one) for one in (starting, loading, working)]
-    assert patience == [6.0, 6.0, 1.0]
-    starting.attempts = 0  # all of them start at once
-    assert Processes._patience_with(given, starting) == 120.0
+    assert patience() == [6.0, 6.0, 1.0]
+    all_three[0].attempts = 0  # all of them start at once
+    assert patience() == [120.0, 6.0, 1.0]
 
 
 def test_two_threads_do_not_share_a_cluster() -> None:
@@ -123,19 +123,14 @@ def test_two_threads_do_not_share_a_cluster() -> None:
         other.submit(use).result()
 
 
-@pytest.mark.parametrize(
-    ("lost", "short", "asked"),
-    [((), "", []), ((1,), "", [3]), ((1,), "no free CPUs", [2]), ((0, 1, 2), "", [3])],
-)
-def test_a_cluster_that_is_whole_is_left_as_it_is(
-    lost: tuple[int, ...], short: str, asked: list[int]
-) -> None:
+def test_a_cluster_that_is_whole_is_left_as_it_is() -> None:
     resized: list[int] = []
-    cluster: Any = SimpleNamespace(num_workers=3, size=3, lost=lost, _resize=resized.append)
-    cluster._check_open, cluster._shortage = lambda: None, lambda more: short
-    told = (
-        pytest.warns(UserWarning, match="with 2 of 3 workers: there are no free") if short else nullcontext()
-    )
-    with told:
+    cluster: Any = SimpleNamespace(num_workers=3, size=3, _resize=resized.append, _check_open=lambda: None)
+    cluster._shortage = lambda more: ""
+    for cluster.lost in ((), (1,), (0, 1, 2)):
         Cluster.restore(cluster)
-    assert resized == asked
+    assert resized == [3, 3]
+    cluster.lost, cluster._shortage = (1,), lambda more: "no free CPUs"
+    with pytest.warns(UserWarning, match="with 2 of 3 workers: there are no free"):
+        Cluster.restore(cluster)
+    assert resized == [3, 3, 2]

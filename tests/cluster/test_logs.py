@@ -8,6 +8,7 @@ import pytest
 
 from bcgc_jax.cluster import Step, json_lines
 from bcgc_jax.cluster.training import Watch
+from tests.raising import raising
 
 
 def _step(k):
@@ -33,15 +34,9 @@ def test_iterations_are_told_in_order_and_in_the_callers_precision(x64):
 
 
 def test_what_an_evaluation_raises_is_raised_and_ends_the_training():
-    def broken(params):
-        raise RuntimeError("no test data")
-
-    def all_steps():
-        with Watch(broken, None) as watch:
-            watch.add(_step(0), None)
-
-    with pytest.raises(RuntimeError, match="no test data"):
-        all_steps()
+    broken = raising(RuntimeError("no test data"))
+    with pytest.raises(RuntimeError, match="no test data"), Watch(broken, None) as watch:
+        watch.add(_step(0), None)
 
 
 def test_a_line_an_iteration(tmp_path):

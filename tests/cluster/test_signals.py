@@ -6,12 +6,15 @@ import signal
 import socket
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from bcgc_jax.cluster import signals
-from bcgc_jax.cluster.engine import _TOKEN, _check_answers, _have_token, is_safe, private_folder
+from bcgc_jax.cluster.engine import _TOKEN, _check_answers, _have_token, _start, is_safe, private_folder
+from tests.raising import raising
 from tests.signals import ctrl_c
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="a system without these signals")
@@ -87,11 +90,7 @@ def test_ctrl_c_is_heard_though_the_garbage_collector_swallows_it(monkeypatch):
 
     for count in (2, 0):  # at the next wait, and at the end where there is none
         went_on: list[int] = []
-        with (
-            ctrl_c(),
-            signals.handled(),
-            pytest.raises(KeyboardInterrupt),
-        ):
+        with ctrl_c(), signals.handled(), pytest.raises(KeyboardInterrupt):
             wait(count)
         assert len(went_on) == min(count, 1)
 
@@ -136,6 +135,13 @@ def test_who_listens_and_is_not_ray_is_told_soon(monkeypatch, answer, words):
         with pytest.raises(ConnectionError, match=words):
             _check_answers(address)
         assert time.monotonic() - begin < 10
+
+
+def test_a_cluster_that_refuses_the_connection_may_want_a_token(monkeypatch):
+    monkeypatch.setattr("bcgc_jax.cluster.engine._check_answers", lambda _: None)
+    ray = SimpleNamespace(init=raising(ConnectionError()), shutdown=lambda: None)
+    with pytest.raises(ConnectionError, match="set RAY_AUTH_MODE=token"), ExitStack() as stack:
+        _start(ray, stack, "127.0.0.1:1", 1, 0)
 
 
 def test_a_token_is_the_users_own_or_one_of_the_process(tmp_path, monkeypatch):

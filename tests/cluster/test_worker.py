@@ -5,25 +5,20 @@ import threading
 import weakref
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from bcgc_jax.cluster.worker import Duty, WorkerProcess
 from bcgc_jax.coding import gradients as simulation
 from bcgc_jax.coding.codes import decoding_weights
-from bcgc_jax.coding.gradients import Block, CodingPlan, coding_plan, split_unevenly, unit_sizes
+from bcgc_jax.coding.gradients import CodingPlan, coding_plan, split_unevenly
 from bcgc_jax.coding.scheduled import schedule_plan
 from bcgc_jax.plans.schedules import Group, schedule_of
+from tests.cluster.test_cluster import loss, raveled
 from tests.compilations import compilations
 
 # Each worker compiles some programs for each of its blocks.
 N = 3
-
-
-def loss(params, batch):
-    """Two layers, mean over the samples."""
-    return jnp.mean((jnp.tanh(batch["x"] @ params["a"] + params["b"]) @ params["c"] - batch["y"]) ** 2)
 
 
 gradient = jax.jit(jax.grad(loss))
@@ -61,10 +56,6 @@ def assert_decoded(plan, group, params, want, call=1, iteration=1):
     np.testing.assert_allclose(decoded(plan, messages, params), want, atol=1e-14)
 
 
-def raveled(tree):
-    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
-
-
 @pytest.mark.smoke
 def test_messages_are_those_of_the_simulation():
     params, batch, plan = case()
@@ -86,15 +77,12 @@ def test_messages_are_those_of_the_simulation():
 def test_blocks_of_a_share_of_the_samples_add_up(x64):
     """Also where a share of some subsets is empty, but not that of the others."""
     params, batch, _ = case(5, dtype=np.float64)
-    count = len(unit_sizes(params, "coordinates"))
+    count = sum(np.size(leaf) for leaf in params.values())
     uncoded, coded = (
-        coding_plan(jax.random.key(n), params, np.where(np.arange(N) == n, count, 0)) for n in (0, 2)
+        coding_plan(jax.random.key(0), params, counts) for counts in ([count, 0, 0], [0, 0, count])
     )
-    shares = ((0.0, 2 / 3), (2 / 3, 1.0))
-    blocks = tuple(
-        Block(p.blocks[0].level, p.blocks[0].pieces, s) for p, s in zip((uncoded, coded), shares, strict=True)
-    )
-    plan = jax.tree.map(np.asarray, CodingPlan(uncoded.codes + coded.codes, blocks, True))
+    first, rest = uncoded.blocks[0]._replace(share=(0.0, 2 / 3)), coded.blocks[0]._replace(share=(2 / 3, 1.0))
+    plan = jax.tree.map(np.asarray, CodingPlan(uncoded.codes + coded.codes, (first, rest), True))
     parts = split_unevenly(batch, N)
     sizes = np.array([len(part["y"]) for part in parts])
     group = workers(params, plan, parts, sizes / sizes.mean(), x64=True)
@@ -170,18 +158,18 @@ def test_sums_that_are_asked_for_are_plain_gradients(precision):
     params, batch, _ = case(13, precision)
     plan, parts = scheduled(params), split_unevenly(batch, N)
     weights, leaves = np.array([len(part["y"]) for part in parts]) * N / 13, jax.tree.leaves(params)
+    first = np.cumsum([0, *(leaf.size for leaf in leaves)])  # coordinate of each leaf
     for w, worker in enumerate(workers(params, plan, parts, weights, x64=precision == np.float64)):
         said = list(worker.compute(5, 0, leaves))
         assert [m.task for m in said] == list(plan.tasks(w))
         assert all(m.values is None and m.seconds > 0 for m in said)
         each = [weights[j] * raveled(gradient(params, parts[j])) for j in range(N)]
         for block, subsets in [(0, [w]), *((1, s) for s in ([0], [2, 1], [1, 2, 0]))]:
-            want = np.sum([each[j] for j in subsets], axis=0)
-            pieces = [slice(*p) for p in cuts(plan.blocks[block], leaves)]
+            want, pieces = np.sum([each[j] for j in subsets], axis=0), plan.blocks[block].pieces
+            want = np.concatenate([want[first[leaf] + a : first[leaf] + b] for leaf, a, b in pieces])
             found = worker.deliver(5, block, subsets)
             assert found.dtype == precision
             # Measured: 5e-7 and 9e-16.
-            want = np.concatenate([want[piece] for piece in pieces])
             np.testing.assert_allclose(found, want, atol=20 * np.finfo(precision).eps)
         assert worker.deliver(4, 1, [w]) is None  # of another call
 
@@ -203,10 +191,9 @@ def test_a_subset_s_gradient_is_the_same_to_the_bit_whoever_computes_it():
             assert len(found) == plan.blocks[block].level + 1
             for one in found[1:]:
                 np.testing.assert_array_equal(one, found[0])
-    begins = [
-        {j: next(t.block for t in plan.tasks(w) if t.subsets == (j,)) for j in range(N)} for w in range(N)
-    ]
-    assert {tuple(sorted(one.values())) for one in begins} == {(0, 1, 2)}  # where each begins its subsets
+    for w in range(N):  # where each begins its subsets
+        begins = [next(t.block for t in plan.tasks(w) if t.subsets == (j,)) for j in range(N)]
+        assert sorted(begins) == [0, 1, 2]
 
 
 def test_nothing_is_compiled_after_the_warm_up():
@@ -217,12 +204,6 @@ def test_nothing_is_compiled_after_the_warm_up():
         with compilations() as compiled:
             assert len(list(worker.compute(1, 0, jax.tree.leaves(params)))) == len(one.tasks(0))
         assert compiled == []
-
-
-def cuts(block, leaves):
-    """Where its pieces are in the raveled gradient."""
-    first = np.cumsum([0, *(leaf.size for leaf in leaves)])
-    return [(first[leaf] + start, first[leaf] + stop) for leaf, start, stop in block.pieces]
 
 
 def test_what_is_done_can_be_had_while_the_rest_is_computed_and_until_the_next_call():
@@ -250,13 +231,9 @@ def test_large_messages_are_kept_until_asked_for_but_not_where_everyones_are_nee
     worker = workers(params, plan, parts)[1]
     sent = [message.values for message in worker.compute(1, 0, leaves)]
     monkeypatch.setattr("bcgc_jax.cluster.worker._MUCH", 4 * 10)  # ten coordinates of float32
-    said, levels = list(worker.compute(2, 0, leaves)), [block.level for block in plan.blocks]
-    assert [message.values is None for message in said] == [
-        level > 0 and values.nbytes >= 40 for level, values in zip(levels, sent, strict=True)
-    ]
-    kept = [message for message in said if message.values is None]
-    assert kept
-    for message in kept:
-        block, subsets = message.task
-        np.testing.assert_array_equal(worker.deliver(2, block, subsets), sent[block])
-        assert worker.deliver(1, block, subsets) is None
+    said = list(worker.compute(2, 0, leaves))
+    assert [values.nbytes for values in sent] == [36, 80, 24]  # a code that needs them sends float64
+    assert [message.values is None for message in said] == [False, True, False]
+    block, subsets = said[1].task
+    np.testing.assert_array_equal(worker.deliver(2, block, subsets), sent[block])
+    assert worker.deliver(1, block, subsets) is None

@@ -11,17 +11,9 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.coding import codes
-from bcgc_jax.coding.codes import (
-    CONSTRUCTIONS,
-    Decoding,
-    GradientCode,
-    conditioning,
-    decode,
-    decoding_weights,
-    encode,
-    gradient_code,
-)
+from bcgc_jax.coding.codes import decode, decoding_weights, encode, gradient_code
 from tests.compilations import compilations
+from tests.problems import slow
 
 KEY = jax.random.key(5)
 
@@ -33,40 +25,39 @@ decode_all = jax.jit(jax.vmap(decode, (0, None)))
 message = jax.jit(codes.message, static_argnums=2)
 
 
-def size_of(n: int) -> int:
-    return SIZE if 1 < n < SIZE else n
+def to_batch(rows: np.ndarray, fill: float) -> np.ndarray:
+    """Rows of a number for each worker, and `fill` for more workers, in a batch of one of few shapes."""
+    n, count = rows.shape[1], len(rows)
+    size = SIZE if 1 < n < SIZE else n
+    wide = np.pad(rows, ((0, 0), (0, size - n)), constant_values=fill)
+    return np.resize(wide, (BATCH.get(size, count), size))
 
 
 def weights_of(encoding, masks: np.ndarray) -> Any:
-    n, count, size = len(encoding), len(masks), size_of(len(encoding))
-    padded: Any = np.eye(size)
+    n, count, here = len(encoding), len(masks), to_batch(masks, True)
+    padded: Any = np.eye(here.shape[1])
     padded[:n, :n] = encoding
-    here = np.ones((count, size), bool)
-    here[:, :n] = masks
-    here = np.resize(here, (BATCH.get(size, count), size))
     with jax.enable_x64(True):
         padded = jnp.asarray(padded)
     # A batch of large systems leaves the cache.
-    found = (at_once if size < 20 else one_by_one)(padded, here)
+    found = (at_once if n < 20 else one_by_one)(padded, here)
     weights, decodable = (np.asarray(x)[:count] for x in found)
-    return Decoding(weights[:, :n], decodable)  # type: ignore[arg-type]
+    return codes.Decoding(weights[:, :n], decodable)  # type: ignore[arg-type]
 
 
 def decoded_sums(weights: np.ndarray, messages) -> np.ndarray:
     """`decode` of each row of weights, `[K, …]`, in programs shared as those of the weights."""
-    n, count, size = len(messages), len(weights), size_of(len(messages))
-    padded: Any = np.zeros((count, size))
-    padded[:, :n] = weights
-    padded = np.resize(padded, (BATCH.get(size, count), size))
+    padded: Any = to_batch(weights, 0)
     with jax.enable_x64(True):
-        padded, rest = jnp.asarray(padded), [jnp.asarray(np.zeros_like(messages[0]))] * (size - n)
-    return np.asarray(decode_all(padded, [*messages, *rest]), float)[:count]
+        rest = [jnp.asarray(np.zeros_like(messages[0]))] * (padded.shape[1] - len(messages))
+        padded = jnp.asarray(padded)
+    return np.asarray(decode_all(padded, [*messages, *rest]), float)[: len(weights)]
 
 
 def every_code(sizes):
     for n in sizes:
         for level in range(n):
-            for construction in CONSTRUCTIONS:
+            for construction in codes.CONSTRUCTIONS:
                 try:
                     yield gradient_code(KEY, n, level, construction)
                 except ValueError:
@@ -90,7 +81,7 @@ def worst_error(decoded: np.ndarray, gradients: np.ndarray) -> float:
     return float((np.linalg.norm(decoded - exact, axis=1) / np.linalg.norm(exact)).max())
 
 
-def relative_error(code: GradientCode, masks: np.ndarray, rng: np.random.Generator) -> float:
+def relative_error(code: codes.GradientCode, masks: np.ndarray, rng: np.random.Generator) -> float:
     """Of the decoded sum of float32 gradients against NumPy's float64 sum."""
     gradients = rng.standard_normal((len(code.subsets), 64)).astype(np.float32)
     found = weights_of(code.encoding, masks)
@@ -116,16 +107,13 @@ def test_every_construction_decodes_every_set_of_stragglers(n):
     assert {"uncoded", "replication", "random_cyclic"} <= seen
 
 
-@pytest.mark.parametrize(
-    ("n", "levels"),
-    [
-        (20, (0, 1, 2, 5, 8, 10, 13, 16, 18, 19)),
-        pytest.param(100, (25, 50), marks=pytest.mark.slow),
-    ],
-)
-def test_the_chosen_code_is_exact_to_float32_at_many_workers(n, levels):
+AT = {20: (0, 1, 2, 5, 8, 10, 13, 16, 18, 19), 100: (25, 50)}
+
+
+@pytest.mark.parametrize("n", [20, *slow(100)])
+def test_the_chosen_code_is_exact_to_float32_at_many_workers(n):
     rng = np.random.default_rng(n)
-    for level in levels:
+    for level in AT[n]:
         code = gradient_code(KEY, n, level)
         masks = some_masks(n, level, 1000 if n < 100 else 300, rng)
         # Asked for: 1e-6. Worst measured 5e-8, by hand over 1000 sets at every level of N = 100.
@@ -152,15 +140,12 @@ def test_any_workers_decode_that_least_squares_says_can():
 
 
 def test_the_chooser_takes_the_best_that_the_held_subsets_permit():
-    chosen = [gradient_code(KEY, 12, level, top_level=11).construction for level in range(12)]
-    assert [chosen[s] for s in (0, 1, 2, 3, 5, 11)] == [
-        "uncoded", *["fractional_repetition"] * 4, "replication"
-    ]  # fmt: skip
+    chosen = [gradient_code(KEY, 12, s, top_level=11).construction for s in (0, 1, 2, 3, 5, 11)]
+    assert chosen == ["uncoded", *["fractional_repetition"] * 4, "replication"]
     # Under a plan that ends at level 5 the workers hold 6 subsets: enough for groups of 3, not of 4 or 6.
     assert gradient_code(KEY, 12, 2, top_level=5).construction == "fractional_repetition"
-    for level in (3, 5):
-        code = gradient_code(KEY, 12, level, top_level=5)
-        assert code.construction in ("cyclic_mds", "random_cyclic")
+    others = {gradient_code(KEY, 12, level, top_level=5).construction for level in (3, 5)}
+    assert others <= {"cyclic_mds", "random_cyclic"}
     for top in range(12):
         held = [set(row) for row in bcgc.coding.allocate(12, top).tolist()]
         for level in range(top + 1):
@@ -168,7 +153,7 @@ def test_the_chooser_takes_the_best_that_the_held_subsets_permit():
             assert all(set(s) <= h for s, h in zip(code.subsets, held, strict=True))
     # Among the others the better conditioned one.
     both = [gradient_code(KEY, 20, 3, c) for c in ("cyclic_mds", "random_cyclic")]
-    worst = [conditioning(KEY, code, 200) for code in both]
+    worst = [codes.conditioning(KEY, code, 200) for code in both]
     assert gradient_code(KEY, 20, 3).construction == both[int(np.argmin(worst))].construction
 
 
@@ -180,14 +165,13 @@ def test_conditioning_is_the_worst_over_the_sets_by_brute_force(x64):
             weights = np.linalg.lstsq(encoding[mask].T, np.ones(6), rcond=None)[0]
             worst = max(worst, float((np.abs(weights) @ np.abs(encoding[mask])).max()))
         # 1000 draws see all 20 sets.
-        assert conditioning(KEY, code) == pytest.approx(worst, rel=1e-9)
+        assert codes.conditioning(KEY, code) == pytest.approx(worst, rel=1e-9)
 
 
 def test_float32_messages_are_kept_for_codes_that_bear_them():
     narrow = gradient_code(KEY, 6, 1, "cyclic_mds")
     wide = gradient_code(KEY, 20, 9, "cyclic_mds")
-    assert not narrow.wide
-    assert wide.wide
+    assert (narrow.wide, wide.wide) == (False, True)
     dtypes = [encode(code, jnp.ones((len(code.subsets), 2)))[0].dtype for code in (narrow, wide)]
     assert dtypes == [np.float32, np.float64]
     # Without float64 messages the wide code would lose three digits.
@@ -251,7 +235,7 @@ def test_second_calls_compile_nothing():
         key, rng = jax.random.key(seed), np.random.default_rng(seed)
         code = gradient_code(key, 6, 2, "random_cyclic")
         gradient_code(key, 6, 3)
-        conditioning(key, code, 20)
+        codes.conditioning(key, code, 20)
         bcgc.coding.allocate(6, 2)
         found = decoding_weights(code.encoding, rng.permutation(6) > 1)
         for size in (3, 5000):

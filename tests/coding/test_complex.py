@@ -18,8 +18,8 @@ KEY, LAW = jax.random.key(0), ShiftedExponential(1.0, 1.0)
 REAL, COMPLEX = {"w": np.zeros(3, np.float32)}, {"w": np.full(3, 1j, np.complex64)}
 PROBLEM, SUBSETS = Problem(LAW, 3, 3), np.zeros((3, 2, 3), np.float32)
 SCHEDULE, PLAN = schedule_of([Group(2, 1)], [3]), coding.coding_plan(KEY, REAL, [0, 3, 0])
-
-SCHEME = coding.TrainingScheme(PLAN, jnp.ones(1), jnp.zeros(1))
+SCHEME, MASK = coding.TrainingScheme(PLAN, jnp.ones(1), jnp.zeros(1)), np.ones((1, 3))
+GIVEN = COMPLEX, SUBSETS[0], optax.sgd(0.1), 1
 
 
 def loss(params, batch):
@@ -42,16 +42,12 @@ ENTRANCES = {
     "training_scheme": lambda: coding.training_scheme(KEY, PROBLEM, SCHEDULE, COMPLEX),
     "backward_order": lambda: coding.backward_order(loss, COMPLEX, SUBSETS[0]),
     "stages": lambda: stages(loss, COMPLEX, SUBSETS[0], [[0]]),
-    "coded_value_and_grad": lambda: coding.coded_value_and_grad(loss, PLAN)(
-        COMPLEX, SUBSETS, np.ones((1, 3))
-    ),
-    "train": lambda: coding.train(KEY, loss, SCHEME, LAW, COMPLEX, SUBSETS, optax.sgd(0.1), 1),
+    "coded_value_and_grad": lambda: coding.coded_value_and_grad(loss, PLAN)(COMPLEX, SUBSETS, MASK),
+    "train": lambda: coding.train(KEY, loss, SCHEME, LAW, *GIVEN),
     "assign": lambda: of_cluster(lambda c: c.assign(loss, PLAN, COMPLEX, list(SUBSETS))),
     "prepare": lambda: of_cluster(lambda c: c.prepare(loss, PLAN, COMPLEX, list(SUBSETS))),
     "gradient": lambda: of_cluster(lambda c: c.gradient(COMPLEX)),
-    "train_on_cluster": lambda: of_cluster(
-        lambda c: train_on_cluster(KEY, loss, ClosedLoop(), c, COMPLEX, SUBSETS[0], optax.sgd(0.1), 1)
-    ),
+    "train_on_cluster": lambda: of_cluster(lambda c: train_on_cluster(KEY, loss, ClosedLoop(), c, *GIVEN)),
 }
 
 

@@ -14,10 +14,11 @@ from bcgc_jax.plans.schedules import Group, circle_plan, schedule_of, turns_of
 KEY = jax.random.key(0)
 PARAMS = [np.zeros((2, 3)), np.zeros(4), np.zeros(())]
 GROUPS = [Group(1, 1), Group(3, 2)]
+SCHEDULE, LAW = schedule_of(GROUPS, [2.4, 5.3, 3.3]), bcgc.ShiftedExponential(1.0, 0.3)
 
 
 def test_blocks_are_whole_coordinates_from_the_last_leaf_on():
-    plan = schedule_plan(schedule_of(GROUPS, [2.4, 5.3, 3.3]), PARAMS, 4)
+    plan = schedule_plan(SCHEDULE, PARAMS, 4)
     assert [block.pieces for block in plan.blocks] == [
         (Piece(2, 0, 1), Piece(1, 0, 2)),
         (Piece(1, 2, 4), Piece(0, 0, 3)),
@@ -27,12 +28,12 @@ def test_blocks_are_whole_coordinates_from_the_last_leaf_on():
     assert plan.order == ((0, 0), (0, 1), (0, 2), (1, 2), (1, 1), (2, 1), (2, 2))
     assert [task.subsets for task in plan.tasks(3)] == [(3,), (3,), (3,), (0,), (0,), (1,), (1,)]
     assert plan.held(3) == (0, 1, 3)
-    other = schedule_plan(schedule_of(GROUPS, [2.4, 5.3, 3.3]), PARAMS, 4, order=(0, 1, 2))
+    other = schedule_plan(SCHEDULE, PARAMS, 4, order=(0, 1, 2))
     assert other.blocks[0].pieces == (Piece(0, 0, 3),)
 
 
 def test_blocks_are_whole_leaves_where_these_are_the_units():
-    plan = schedule_plan(schedule_of(GROUPS, [2.4, 5.3, 3.3]), PARAMS, 4, units="leaves", mean=False)
+    plan = schedule_plan(SCHEDULE, PARAMS, 4, units="leaves", mean=False)
     # The cuts, at 2.4 and 7.7, are nearest to the ends of the first and the second leaf, at 1 and 5.
     whole = [(Piece(leaf, 0, size),) for leaf, size in ((2, 1), (1, 4), (0, 6))]
     assert [block.pieces for block in plan.blocks] == whole
@@ -49,8 +50,8 @@ def test_a_block_without_coordinates_and_tasks_met_before_are_left_out():
 
 
 def test_the_pace_is_that_of_the_schedule_in_the_model():
-    law, start = bcgc.ShiftedExponential(1.0, 0.3), bcgc.Weibull(9.0, 0.7)
-    problem = bcgc.Problem(law, 4, 11, 20, cycles=2.0, setup_cycles=3.0, chain_cycles=0.5, start_up=start)
+    start = bcgc.Weibull(9.0, 0.7)
+    problem = bcgc.Problem(LAW, 4, 11, 20, cycles=2.0, setup_cycles=3.0, chain_cycles=0.5, start_up=start)
     schedule = schedule_of(GROUPS, [2.0, 5.0, 4.0])
     scheme = training_scheme(KEY, problem, schedule, PARAMS)
     # Setup and chain are 1.5, and 0.25 for each coordinate passed: 2, 7 - 2, 11 - 7; 11, 0; 7, 11 - 7.
@@ -70,15 +71,14 @@ def test_the_pace_is_that_of_the_schedule_in_the_model():
 
 
 def test_refusals():
-    law, whole = bcgc.ShiftedExponential(1.0, 0.3), schedule_of([Group(1, 1)], [11.0])
+    whole = schedule_of([Group(1, 1)], [11.0])
     nothing = circle_plan(jnp.array([5.0, 6.0]), jnp.array([0]), jnp.array([0]), 1)
-    for words, call in {
-        "blocks have 10 coordinates, the parameters have 11": lambda: schedule_plan(
-            schedule_of([Group(1, 1)], [10.0]), PARAMS, 3
-        ),
-        "must be >= 0": lambda: schedule_plan(schedule_of([Group(1, 2)], [12.0, -1.0]), PARAMS, 3),
-        "block 1 of the schedule has coordinates, but no task": lambda: schedule_plan(nothing, PARAMS, 3),
-        "take num_coordinates=11": lambda: training_scheme(KEY, bcgc.Problem(law, 3, 10), whole, PARAMS),
+    for words, schedule in {
+        "blocks have 10 coordinates, the parameters have 11": schedule_of([Group(1, 1)], [10.0]),
+        "must be >= 0": schedule_of([Group(1, 2)], [12.0, -1.0]),
+        "block 1 of the schedule has coordinates, but no task": nothing,
     }.items():
         with pytest.raises(ValueError, match=words):
-            call()
+            schedule_plan(schedule, PARAMS, 3)
+    with pytest.raises(ValueError, match="take num_coordinates=11"):
+        training_scheme(KEY, bcgc.Problem(LAW, 3, 10), whole, PARAMS)

@@ -27,17 +27,6 @@ def halving(num_workers: int) -> Groups:
     return tuple(levels[::-1])
 
 
-def check_groups(groups: Groups, num_workers: int) -> None:
-    """ValueError unless each level has each worker once, and a group lies within one of the next level."""
-    for level, next_level in zip(groups, (*groups[1:], (range(num_workers),)), strict=True):
-        if sorted(worker for group in level for worker in group) != list(range(num_workers)):
-            raise ValueError(
-                f"each level of a tree must have the workers 0 to {num_workers - 1}, got {level}"
-            )
-        if not all(any(set(group) <= set(other) for other in next_level) for group in level):
-            raise ValueError(f"groups must lie within those of the next level, got {level} and {next_level}")
-
-
 @functools.cache
 def kinds_by_size(groups: Groups) -> tuple[int, ...]:
     """The kind of each worker, where those in groups of the same sizes are alike; kinds are 0, 1, …"""

@@ -18,6 +18,7 @@ is a level of its own for each block, with groups of any size, optimised for the
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -29,9 +30,8 @@ from jax.typing import ArrayLike
 from bcgc_jax._pytree import concrete, pytree_dataclass, replace, static_field
 from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.completion import OneOfEach
-from bcgc_jax.plans.groups import Groups, check_groups, halving, kinds_by_size, sizes_of_kinds
+from bcgc_jax.plans.groups import halving, kinds_by_size, sizes_of_kinds
 from bcgc_jax.plans.iterations import iteration_of
-from bcgc_jax.plans.partitions import project_on_levels
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.plans.runtime import (
     completion_probability,
@@ -43,7 +43,7 @@ from bcgc_jax.plans.runtime import (
 )
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution, solution_of_value
-from bcgc_jax.solvers.method import Numbered
+from bcgc_jax.solvers.method import SETUP, Numbered
 from bcgc_jax.solvers.spectral import SpectralResult, spectral_projected_gradient
 
 # A projected step that moves no share by more ends the search, by the bytes of a number: in single precision
@@ -56,19 +56,18 @@ class Nested(Numbered):
     r"""Blocks that are there with one worker of each of nested groups; no code, and nobody is asked.
 
     minimise E max_k max_{g ∈ π_k} min_{w ∈ g} T_w κ Σ_{i≤k} d_wi z_i over the sizes z ≥ 0 of blocks, Σ z = L.
-    π_k are the groups of block k, d_wi how many subsets of the data the group of worker w has for block i.
+    π_k are the groups of block k, halves of halves of all workers; d_wi is how many subsets of the data the
+    group of worker w has for block i.
 
     Args:
       max_subsets: how many of the N subsets of the data a worker stores at most; all by default.
       data: "by_size" or "equal", how groups of unlike sizes share the data; the first is faster, and the
         second has a certificate.
-      tree: the groups of each level, from the finest to the coarsest; by default workers are halved again and
-        again.
       deadline: the plan that most probably ends by then, in the unit of runtimes, in place of the fastest: a
         local maximum of P(τ ≤ deadline), searched for from the fastest, with no bound.
 
     `Solution.kind` is "exact" for equal data, else "local", with a lower bound for the same groups. Raises
-    ValueError for a number of workers that is traced, workers that are not alike, and a tree that is none.
+    ValueError for a number of workers that is traced, and for workers that are not alike.
 
     >>> from bcgc_jax import ShiftedExponential, solve
     >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=3, num_coordinates=2_000)
@@ -78,7 +77,6 @@ class Nested(Numbered):
 
     max_subsets: int | None = static_field(default=None)
     data: str = static_field(default="by_size")
-    tree: Groups | None = static_field(default=None)
     deadline: ArrayLike | None = None
 
     conditions = (("deadline", "> 0"),)
@@ -86,11 +84,17 @@ class Nested(Numbered):
     word, what = "nested", "a number of stored subsets"
     is_partition = False
     fixed_workers = True
+    instead = 'take data="by_size"'
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.data not in ("by_size", "equal"):
             raise ValueError(f'data must be "by_size" or "equal", got {self.data!r}')
+
+    @property
+    def refuses(self) -> Sequence[str]:  # type: ignore[override]
+        """With equal data pieces of two levels overlap in part: what is paid for each is not known."""
+        return SETUP if self.data == "equal" else ()
 
     def check(self, problem: Problem) -> None:
         super().check(problem)
@@ -98,24 +102,11 @@ class Nested(Numbered):
             raise ValueError(f'method="{self.name}" needs to know the number of workers, and it is traced')
         if not iteration_of(problem).alike:
             raise ValueError(f'method="{self.name}" is for independent workers of one law: pool the times')
-        if self.data == "equal" and problem.has_setup:
-            # Pieces of the data of two levels overlap in part.
-            raise ValueError('data="equal" knows no setup_cycles and no chain_cycles: take data="by_size"')
-
-    def groups(self, num_workers: int) -> Groups:
-        """Those levels of the tree whose groups store little enough."""
-        if self.tree is not None:
-            check_groups(self.tree, num_workers)
-        levels = halving(num_workers) if self.tree is None else self.tree
-        most = num_workers if self.max_subsets is None else self.max_subsets
-        found = tuple(level for level in levels if max(map(len, level)) <= most)
-        if not found:
-            raise ValueError(f"no level of the tree has groups of at most {most} workers")
-        return found
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
         workers = int(concrete(problem.num_workers))  # type: ignore[arg-type]
-        groups, kinds = self.groups(workers), None
+        most, kinds = self.max_subsets or workers, None
+        groups = tuple(level for level in halving(workers) if max(map(len, level)) <= most)
         data = np.array([[workers / len(level) for level in groups]], problem.dtype)
         if self.data == "by_size":
             kinds = kinds_by_size(groups)
@@ -181,7 +172,7 @@ def _optimum(problem: Problem, rule: OneOfEach, data: Array) -> tuple[SpectralRe
     if not problem.bare:  # else 0, up to rounding
         lower = lower + bound.value - jnp.sum(bound.slope * bound.point)
     plan = _plan_of(problem, rule, best.point, data[0])
-    runtime = with_slopes(_of_fixed, Expectation(best.value, best.aux), problem, plan)
+    runtime = with_slopes(integrate_runtime, Expectation(best.value, best.aux), problem, plan)
     return best, runtime, lower_bound_of(lower, best.value)
 
 
@@ -202,9 +193,8 @@ def _search(
         found = integrate_runtime(problem, _plan_of(problem, rule, share, data))
         return found.value / unit, found.error
 
-    feasible = functools.partial(project_on_levels, total=1.0, exists=used)
     options: dict[str, Any] = {"tolerance": tolerance, "max_steps": _MAX_STEPS, "has_aux": True}
-    found = spectral_projected_gradient(runtime, feasible, start, **options)
+    found = spectral_projected_gradient(runtime, used, start, **options)
     return found._replace(value=found.value * unit, slope=found.slope * unit)
 
 
@@ -221,9 +211,8 @@ def _most_probable(
         late = jnp.clip(late, known.tiny, 1 - known.epsneg)  # flat where always or never in time: it is kept
         return jnp.log(late) - jnp.log1p(-late)
 
-    feasible = functools.partial(project_on_levels, total=1.0, exists=start > 0)
-    tolerance = _TOLERANCE[start.dtype.itemsize]
-    found = spectral_projected_gradient(unlikely, feasible, start, tolerance=tolerance, max_steps=_MAX_STEPS)
+    options: dict[str, Any] = {"tolerance": _TOLERANCE[start.dtype.itemsize], "max_steps": _MAX_STEPS}
+    found = spectral_projected_gradient(unlikely, start > 0, start, **options)
     plan = _plan_of(problem, rule, found.point, data)
     return found, integrate_runtime(problem, plan), completion_probability(problem, plan, deadline)
 
@@ -232,7 +221,3 @@ def _plan_of(problem: Problem, rule: OneOfEach, share: Array, data: Array) -> Pl
     level = np.arange(len(rule.groups))
     sizes = problem.total.astype(share.dtype) * share
     return Plan(sizes, level, data, np.ones(level.size, share.dtype), rule)
-
-
-def _of_fixed(problem: Problem, plan: Plan) -> Expectation:
-    return integrate_runtime(problem, jax.lax.stop_gradient(plan))

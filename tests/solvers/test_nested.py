@@ -168,12 +168,6 @@ def test_refusals():
         Nested(data="even")
     with pytest.raises(ValueError, match="it is traced"):
         jax.eval_shape(lambda n: bcgc.solve(bcgc.Problem(law, n, 10, max_workers=4), "nested"), 3)
-    for tree, words in (
-        ((((0,), (1,)),), "must have the workers 0 to 3"),
-        ((((0, 1), (2, 3)), ((0, 2), (1, 3))), "must lie within"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            bcgc.solve(bcgc.Problem(law, 4, 10), Nested(tree=tree))
     uneven = bcgc.solve(_problem(20), Nested(data="equal"))
     params = {"w": np.ones(20_000)}
     with pytest.raises(ValueError, match="cannot share 20 subsets of the data equally"):

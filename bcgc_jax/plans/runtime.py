@@ -344,8 +344,8 @@ def with_slopes(function: Callable[..., Any], known: Any, problem: Problem, plan
 def _with_slopes_jvp(function, primals, tangents):
     known, problem, plan, *others = primals
     _, of_problem, _, *of_others = tangents
-    fixed = lambda problem, *others: function(problem, plan, *others)  # noqa: E731
-    _, slope = jax.jvp(fixed, (problem, *others), (of_problem, *of_others))
+    at, along = (problem, *others), (of_problem, *of_others)
+    _, slope = jax.jvp(lambda problem, *others: function(problem, plan, *others), at, along)
     return known, slope
 
 

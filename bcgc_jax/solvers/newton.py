@@ -6,7 +6,7 @@ f(x) = E τ̂(x,T) is convex and homogeneous, so the simplex can be left behind:
 
 is a multiple of the optimal partition. Its bounds are kept by a primal-dual barrier: slopes g, multipliers
 z and x solve g = z, x z = μ, μ → 0. The Hessian of f has a closed form, O(N³) a node (`_rule_in_pieces`):
-five to fifteen of Newton's steps do. They end by the certificate, 1 - Σx min_n g_n / f.
+five to fifteen of Newton's steps do. They end by the certificate, 1 - Σx min_n g_n / f. Batches go by `loop`.
 """
 
 import functools

@@ -152,7 +152,7 @@ METHODS: dict[str, Any] = {name: name for name in _NAMED} | {
     "Optimal": lambda v: bcgc.Optimal(tolerance=1e-5 * v),
     "Optimal of some levels": lambda v: bcgc.Optimal(levels=[0, _whole(v)]),
     "Subgradient": lambda v: bcgc.Subgradient(max_steps=100, batch_size=64, tolerance=1e-3 * v),
-    "Deadline": lambda v: bcgc.Deadline(8e3 * v, tolerance=1e-4 * v),
+    "Deadline": lambda v: bcgc.Deadline(8e3 * v),
     "TandonPartial": lambda v: bcgc.TandonPartial(alpha=1.0 + v),
     "Tandon": lambda v: bcgc.Tandon(_whole(v)),
     "Ferdinand": lambda v: bcgc.Ferdinand(700 + _whole(v)),

@@ -219,7 +219,7 @@ def test_how_many_draws_is_a_whole_number_that_is_known():
             lambda n: bcgc.solve(PROBLEM, "time", num_draws=n),
             lambda n: bcgc.solve(PROBLEM, "time", num_replications=n),
         ):
-            with pytest.raises(ValueError, match="must be a whole number from 1 on"):
+            with pytest.raises(ValueError, match=r"must be a whole number from [124] on"):
                 call(wrong)
 
 

@@ -24,7 +24,7 @@ from bcgc_jax.plans.runtime import partition_of_units
 from bcgc_jax.problem import Problem
 from bcgc_jax.solution import Solution
 from bcgc_jax.solvers import runtime_limit
-from bcgc_jax.solvers.forward_pass import largest_setup
+from bcgc_jax.solvers.compare import largest_setup
 from bcgc_jax.solvers.methods import BASELINES, LIMIT, PROPOSED, Method, Optimal, Subgradient, method_of
 from bcgc_jax.solvers.optimum import FEW_UNITS
 from bcgc_jax.solvers.sample_average import NUM_FRESH_DRAWS, draw_problems

@@ -319,16 +319,18 @@ def value_and_slope(problem: Problem, x: Array, num_nodes: int = NUM_NODES) -> t
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def with_slopes(function: Callable[..., Any], known: Any, *arguments: Any) -> Any:
-    """`known`, the value of a `function` of these arguments, with the slopes that it has there."""
-    del function, arguments
+def with_slopes(function: Callable[..., Any], known: Any, problem: Problem, plan: Any, *others: Any) -> Any:
+    """`known`, the value of a `function` of these arguments, with the slopes that it has at a fixed plan."""
+    del function, problem, plan, others
     return known
 
 
 @with_slopes.defjvp
 def _with_slopes_jvp(function, primals, tangents):
-    known, *arguments = primals
-    _, slope = jax.jvp(function, tuple(arguments), tuple(tangents[1:]))
+    known, problem, plan, *others = primals
+    _, of_problem, _, *of_others = tangents
+    at, along = (problem, *others), (of_problem, *of_others)
+    _, slope = jax.jvp(lambda problem, *others: function(problem, plan, *others), at, along)
     return known, slope
 
 

@@ -97,10 +97,8 @@ class TandonPartial(Method):
         iteration, workers = iteration_of(problem), problem.num_workers
         alpha = straggler_ratio(iteration.pooled()) if self.alpha is None else self.alpha
         known = problem.plain and at_hand((problem, alpha)) and 1 < np.max(workers) <= _LEVELS
-        search: Callable[..., tuple[Expectation, Array]] = tandon_partial_runtime
-        if known and iteration.evaluation_cost() <= _CHEAP:
-            search = _best_partition
-        found, level = search(problem, alpha)
+        cheap = known and iteration.evaluation_cost() <= _CHEAP
+        found, level = (_best_partition if cheap else tandon_partial_runtime)(problem, alpha)
         return replace(solution_of_value(problem, found), plan=partial_plan(problem, level, alpha))
 
 

@@ -43,12 +43,6 @@ def time_partition(problem: Problem) -> Array:
 
 @jax.jit
 def frequency_partition(problem: Problem) -> Array:
-    r"""x^(f): Theorem 2 at t'_n = 1 / E[1/T_(n)], `[max_workers]`.
-
-    >>> from bcgc_jax.distributions import ShiftedExponential
-    >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=20, num_coordinates=20_000)
-    >>> frequency_partition(problem)[:3].round().tolist()  # Fig. 3 prints 5521, 939, 549
-    [5519.0, 939.0, 549.0]
-    """
+    r"""x^(f): Theorem 2 at t'_n = 1 / E[1/T_(n)], `[max_workers]`."""
     rates = iteration_of(problem).expected_order_statistics(jnp.reciprocal)
     return partition_for_times(problem, jnp.where(jnp.isinf(rates), 0, 1 / rates))

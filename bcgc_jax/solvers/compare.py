@@ -1,19 +1,23 @@
-"""Every method for one problem, side by side: the command's table in Python."""
+"""Every method for one problem, side by side; and the forward pass with which a plan is worth nothing."""
 
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from bcgc_jax._pytree import Numbers
 from bcgc_jax.plans.completion import AnyOf
 from bcgc_jax.problem import Problem, Status
-from bcgc_jax.solution import Solution
+from bcgc_jax.solution import Solution, assess
 from bcgc_jax.solvers.baselines import alpha_of
 from bcgc_jax.solvers.methods import BASELINES, LIMIT, PROPOSED, Methods, each_method, method_of
 from bcgc_jax.solvers.solve import solve
 
 BARS = 20
 EVERY = (*PROPOSED, *BASELINES, LIMIT)
+# Near enough to the best single block's runtime, after so many evaluations at most.
+_CLOSE, _MOST_EVALUATIONS = 1e-6, 40
 
 
 class Comparison(dict[str, Solution]):
@@ -55,15 +59,15 @@ def _plan(solution: Solution) -> str:
     return draw(None if solution.rounded is None else np.asarray(solution.rounded)[:workers].tolist())
 
 
-def draw(counts: Sequence[int] | None, width: int = BARS) -> str:
-    """A bar for each level, or for each group of levels where there are more than `width`.
+def draw(counts: Sequence[int] | None) -> str:
+    """A bar for each level, or for each group of levels where there are more than `BARS`.
 
     >>> draw([0, 4, 0])
     '·█·'
     """
     if counts is None:
         return "no partition"
-    groups = np.array_split(np.asarray(counts, float), min(width, len(counts)))
+    groups = np.array_split(np.asarray(counts, float), min(BARS, len(counts)))
     share = np.array([g.sum() for g in groups]) / max(sum(counts), 1)
     # The square root keeps the small blocks visible; an empty group is a dot.
     bars = " ▁▂▃▄▅▆▇█"
@@ -95,3 +99,48 @@ def compare(problem: Problem, methods: Methods = EVERY, *, key: Array | None = N
         found[solution.method] = solution
     # NaN, of what does not exist, is last.
     return Comparison(sorted(found.items(), key=lambda it: np.fmin(float(it[1].expected_runtime), np.inf)))
+
+
+def largest_setup(problem: Problem, partition: Numbers) -> float:
+    r"""φ = f / (b L), setup as a share of a backward pass, at which x is as slow as the best single block.
+
+    0 where the block is faster without any, inf for a single block itself. `problem` is without setup; L is
+    the sum of the units' costs.
+
+    With setup a single block takes 1 + φ times as long. Over 1 + φ, and with u = φ / (1 + φ), its runtime
+    stays the same, and that of x is E max_n T_(N-n) ((1 - u) y_n + u (n+1) L) over the levels in use: convex
+    in u, so they meet once. Such a load is that of another partition, which `solve` has a program for.
+
+    >>> from bcgc_jax.distributions import ShiftedExponential
+    >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=3, num_coordinates=2_000)
+    >>> round(largest_setup(problem, [900.0, 300.0, 800.0]), 2)
+    0.05
+    """
+    x, total = np.asarray(partition, problem.dtype), float(problem.total)
+    subsets, used = np.arange(1, x.size + 1), x > 0
+    if used.sum() < 2:
+        return np.inf
+    work, setup = np.cumsum(subsets * x), total * np.maximum.accumulate(np.where(used, subsets, 0))
+    block = float(solve(problem, "single_block").expected_runtime)
+
+    def excess(u: float) -> float:
+        blocks = np.diff((1 - u) * work + u * setup, prepend=0) / subsets
+        size = float(blocks.sum()) / total
+        found = assess(problem, jnp.asarray(blocks / size), whole_numbers=False)
+        return float(found.expected_runtime) * size / block - 1
+
+    low, high, side, u = 0.0, 1.0, 0, 0.0
+    below, above = excess(low), excess(high)
+    if not below < 0:
+        return 0.0
+    for _ in range(_MOST_EVALUATIONS):  # false position, its Illinois variant
+        u = (low * above - high * below) / (above - below)
+        found = excess(u)
+        if abs(found) < _CLOSE:
+            break
+        # An end that stays twice counts half: it would stay for ever.
+        if found < 0:
+            low, below, above, side = u, found, above / 2 if side < 0 else above, -1
+        else:
+            high, above, below, side = u, found, below / 2 if side > 0 else below, 1
+    return u / (1 - u)

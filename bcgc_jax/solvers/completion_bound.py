@@ -21,12 +21,12 @@ import numpy as np
 from jax import Array
 from jax.scipy.special import betainc
 
-from bcgc_jax._pytree import check, check_whole, is_traced, replace
+from bcgc_jax._pytree import check, check_whole, replace
 from bcgc_jax.distributions import Distribution
 from bcgc_jax.exact.bisection import bisect
 from bcgc_jax.exact.crossing import crossing_slopes
 from bcgc_jax.plans.iterations import iteration_of
-from bcgc_jax.plans.partitions import cumulative_load, project_partition
+from bcgc_jax.plans.partitions import cumulative_load
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.deadline import completion_partition
 from bcgc_jax.solvers.spectral import spectral_projected_gradient
@@ -75,7 +75,7 @@ def completion_bound(problem: Problem, deadline: float, *, rounds: int = 3) -> C
     whatever the caller's precision. For independent workers of one law without start-up, link and setup; laws
     of atoms too, though their bound is not tight.
 
-    Raises ValueError for other problems, and for traced ones.
+    Raises ValueError for other problems. Not under `jit`.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(0.1, 4.0), num_workers=3, num_coordinates=100)
@@ -84,10 +84,6 @@ def completion_bound(problem: Problem, deadline: float, *, rounds: int = 3) -> C
     True
     """
     check_whole("rounds", rounds, 0)
-    if is_traced((problem, deadline)):
-        raise ValueError(
-            "the bound of the completion probability is of one known problem: leave jit and vmap"
-        )
     check("deadline", deadline, "> 0")
     if not (problem.bare and iteration_of(problem).alike):
         raise ValueError(
@@ -191,6 +187,8 @@ def _bounds(
 ) -> tuple[Array, _Cut]:
     """Of log P + Σ tilt_n r_n, `[K]`, and the cuts that touch where it is most for the faster workers."""
 
+    size = share.size
+
     def touching(tilt: Array) -> _Cut:
         def log_p(r: Array) -> Array:
             return _log_in_time(_faster(law, minorant, r))
@@ -200,7 +198,7 @@ def _bounds(
             return (log_p(r) + jnp.sum(tilt * r)) / jnp.log(reached)
 
         found = spectral_projected_gradient(
-            value, lambda s: project_partition(s, 1.0, s.size), share, tolerance=1e-7, max_steps=_STEPS
+            value, jnp.ones(size, bool), share, tolerance=1e-7, max_steps=_STEPS
         )
         r = total * cumulative_load(found.point)
         u = _faster(law, minorant, r)

@@ -11,7 +11,7 @@ the one of most P, where P = p; its answer is moved towards the latter until P �
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,6 @@ from jax.typing import ArrayLike
 from bcgc_jax._pytree import pytree_dataclass, replace, static_field
 from bcgc_jax.exact.bisection import bisect
 from bcgc_jax.plans.iterations import iteration_of
-from bcgc_jax.plans.partitions import project_partition
 from bcgc_jax.plans.runtime import completion_probability, expected_runtime, load_of, with_slopes
 from bcgc_jax.plans.worker import Load
 from bcgc_jax.problem import Problem, Status
@@ -42,6 +41,9 @@ STARTS = (*(f"typical times {sigma:+g} σ" for sigma in _DEVIATIONS), "harmonic"
 # Of 84 problems (Pareto, shapes 0.4 to 2.2, N = 3, 5, 8) one ends at the step limit, none more than 2e-6
 # below the best found; with 1e-8 it is five and 1e-4, without it 39 and 2e-3.
 _BESIDE = 1e-4
+# A projected step that moves no share by more ends a search.
+_TOLERANCE = 1e-6
+_search = functools.partial(spectral_projected_gradient, tolerance=_TOLERANCE)
 # h of the spread atoms, one stage after the other.
 _SPREADS = (0.1, 0.03, 0.01, 0.003)
 # Minima of the Lagrangian, one after the other; the weight of the square in it, in shares of E τ̂ for one unit
@@ -58,7 +60,6 @@ class Deadline(Method):
 
     Args:
       deadline: a time; in a `Sweep` None, and then that of the cell.
-      tolerance: of a share of the coordinates that a last step would move.
       max_steps: from each start; static.
       min_completion: a probability; the law's mean must be finite, and it must not be one of atoms.
 
@@ -67,20 +68,13 @@ class Deadline(Method):
     """
 
     deadline: ArrayLike | None = None
-    tolerance: ArrayLike = 1e-6
     max_steps: int = static_field(default=2000)
     min_completion: ArrayLike | None = None
 
-    conditions = (
-        *(("deadline", "> 0"), ("tolerance", "> 0")),
-        *(("min_completion", "> 0"), ("min_completion", "< 1")),
-    )
+    name = "deadline"
+    conditions = (("deadline", "> 0"), ("min_completion", "> 0"), ("min_completion", "< 1"))
     counts = (("max_steps", 1),)
     refuses = SETUP
-
-    @property
-    def name(self) -> str:
-        return "deadline"
 
     def check(self, problem: Problem) -> None:
         super().check(problem)
@@ -102,29 +96,22 @@ class Deadline(Method):
         if self.deadline is None:
             raise ValueError("a deadline is missing: Deadline(t), with t in the unit of the runtime")
         still, deadline, least = jax.lax.stop_gradient((problem, self.deadline, self.min_completion))
-        options: dict[str, Any] = {"tolerance": self.tolerance, "max_steps": self.max_steps}
-        found, fastest = completion_partition(still, deadline, **options), None
+        found, fastest = completion_partition(still, deadline, max_steps=self.max_steps), None
         if least is not None:
             fastest = optimum(still, still.exists, tolerance=1e-6, max_steps=Optimal.max_steps)
             assert fastest.partition is not None
-            found = chance_constrained(still, deadline, least, fastest.partition, found, **options)
+            ends = fastest.partition, found
+            found = chance_constrained(still, deadline, least, *ends, max_steps=self.max_steps)
         solution = assess(problem, found.partition, found.status, found.num_steps)
         if fastest is not None:  # no plan is faster than one that need not end in time
             lower = jnp.maximum(solution.lower_bound, fastest.lower_bound)
             solution = replace(solution, lower_bound=jnp.minimum(lower, solution.expected_runtime))
-        probability = with_slopes(_of_fixed, found.probability, problem, found.partition, self.deadline)
-        return replace(solution, completion_probability=probability)
-
-
-def _of_fixed(problem: Problem, partition: Array, deadline: ArrayLike) -> Array:
-    return completion_probability(problem, jax.lax.stop_gradient(partition), deadline)
+        known = found.probability, problem, found.partition, self.deadline
+        return replace(solution, completion_probability=with_slopes(completion_probability, *known))
 
 
 class CompletionResult(NamedTuple):
-    """Best partition, its probability, and the probability from each start.
-
-    `partition` is `[max_workers]`, `probabilities` `[len(STARTS)]`.
-    """
+    """Best partition, `[max_workers]`, its probability, and that from each start, `[len(STARTS)]`."""
 
     partition: Array
     probability: Array
@@ -134,13 +121,11 @@ class CompletionResult(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames="max_steps")
-def completion_partition(
-    problem: Problem, deadline: ArrayLike, *, tolerance: ArrayLike = 1e-6, max_steps: int = 2000
-) -> CompletionResult:
+def completion_partition(problem: Problem, deadline: ArrayLike, *, max_steps: int = 2000) -> CompletionResult:
     r"""argmax P(τ̂(x,T) ≤ deadline) over partitions, a local one from each of `STARTS`, and the best of them.
 
-    A start counts as converged once a projected gradient step of the log-odds moves no share by more than
-    `tolerance`. `max_steps` is static.
+    A start counts as converged once a projected gradient step of the log-odds moves hardly any share.
+    `max_steps` is static.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(0.1, 1.0), num_workers=3, num_coordinates=100)
@@ -168,7 +153,7 @@ def completion_partition(
 
     def stage(share: Array, spread: Array) -> tuple[Array, SpectralResult]:
         function = functools.partial(log_odds, spread=spread)
-        found = _search(problem, function, share, tolerance=tolerance, max_steps=max_steps)
+        found = _search(function, problem.exists, share, max_steps=max_steps)
         return found.point, found
 
     spreads = jnp.asarray(_SPREADS if iteration.stepped else (0.0,), t.dtype)
@@ -180,7 +165,7 @@ def completion_partition(
         on_time = jax.nn.sigmoid(-found.value[:, -1])
     probabilities = jnp.clip(on_time, 0, 1)
     best, steps = jnp.argmax(probabilities), jnp.max(jnp.sum(found.num_steps, axis=1))
-    ended = found.residual[best, -1] <= tolerance
+    ended = found.residual[best, -1] <= _TOLERANCE
     status = jnp.where(ended, int(Status.CONVERGED), int(Status.STEP_LIMIT))
     return CompletionResult(shares[best] * total, probabilities[best], probabilities, status, steps)
 
@@ -188,17 +173,6 @@ def completion_partition(
 def _late(problem: Problem, t: Array, share: Array) -> Array:
     """P(late at a time t in units of κ)."""
     return iteration_of(problem).exceedance(load_of(problem, share * problem.total), t)
-
-
-def _search(
-    problem: Problem, function: Callable[[Array], Array], start: Array, **options: Any
-) -> SpectralResult:
-    """A local minimum over shares."""
-
-    def project(share: Array) -> Array:
-        return project_partition(share, 1.0, problem.num_workers)
-
-    return spectral_projected_gradient(function, project, start, **options)
 
 
 def _starts(problem: Problem, deadline: Array) -> Array:
@@ -226,7 +200,6 @@ def chance_constrained(
     fastest: Array,
     surest: CompletionResult,
     *,
-    tolerance: ArrayLike = 1e-6,
     max_steps: int = 2000,
 ) -> CompletionResult:
     r"""argmin E τ̂(x,T) over partitions with P(τ̂(x,T) ≤ deadline) ≥ min_completion; P is that of the answer.
@@ -236,7 +209,7 @@ def chance_constrained(
     total, dtype = problem.total, problem.dtype
     late = functools.partial(_late, problem, jnp.asarray(deadline, dtype) / problem.scale)
     most, tiny = 1 - jnp.asarray(min_completion, dtype), float(jnp.finfo(dtype).tiny)
-    options: dict[str, Any] = {"tolerance": tolerance, "max_steps": max(max_steps // _ROUNDS, 1)}
+    most_steps = max(max_steps // _ROUNDS, 1)
 
     def often_enough(share: Array) -> Array:
         return late(share) <= most
@@ -257,7 +230,7 @@ def chance_constrained(
             return expected_runtime(problem, share * total) / unit + penalty
 
         gain = 8 * float(jnp.finfo(dtype).eps)
-        found = _search(problem, lagrangian, share, least_gain=gain, **options)
+        found = _search(lagrangian, problem.exists, share, least_gain=gain, max_steps=most_steps)
         return (found.point, pressed(found.point, multiplier)), found
 
     begin = (first, jnp.zeros((), first.dtype))
@@ -265,7 +238,7 @@ def chance_constrained(
     in_time = often_enough(fast)
     share = jnp.where(in_time, fast, _towards(often_enough, share, sure))
     # Or with all that rounding leaves to gain.
-    ended = (found.residual[-1] <= tolerance) | (found.num_steps[-1] < options["max_steps"])
+    ended = (found.residual[-1] <= _TOLERANCE) | (found.num_steps[-1] < most_steps)
     status = jnp.where(in_time | ended, int(Status.CONVERGED), int(Status.STEP_LIMIT))
     status = jnp.where(often_enough(sure), status, int(Status.INFEASIBLE))
     probability, steps = jnp.clip(1 - late(share), 0, 1), jnp.sum(found.num_steps)

@@ -14,10 +14,9 @@ where K_jk has the probability G_jk that a path on level j first fails at level 
 - one that got away, and has forgotten where it left: G_jk = V_k R_j / P(no level fails), with V_k that level
   k is the first to fail and R_j that none does after level j. Of the highest level nearly all paths are such.
 
-For distributions of five kinds, N = 420, sums of K over blocks of levels are right within a fifth, but for
-some of less than a hundredth of all. Sums over levels are taken at some of them. Close pairs, which make the
-Hessian stiff, come out exact, and a step leaves a tenth to a third of the error. Distributions with density
-at or near 0, or with far lumps, still need steps that are cut, and may end with a gap that says so.
+Sums over levels are taken at some of them. Close pairs, which make the Hessian stiff, come out exact, and a
+step leaves a tenth to a third of the error. Distributions with density at or near 0, or with far lumps, need
+steps that are cut, and may end with a gap that says so.
 """
 
 import concurrent.futures

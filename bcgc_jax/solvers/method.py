@@ -6,7 +6,7 @@ is static. A new scheme is one file with a subclass, and a line in `methods`.
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -27,17 +27,20 @@ class Method:
 
     `conditions` are what its numbers must meet, where they are given: what a person passes is refused
     otherwise, and with what is traced the solution is INVALID. `counts` are static whole numbers, and what
-    they begin with. `refuses`: numbers of a problem that it has no use for. `baseline`: whether it counts as
-    a scheme known before the paper; `is_partition`: whether it plans a partition; `fixed_workers`: whether it
-    needs to know N before tracing.
+    they begin with. `refuses`: numbers of a problem that it has no use for, and what to do `instead`.
+    `baseline`: whether it counts as a scheme known before the paper; `is_partition`: whether it plans a
+    partition; `fixed_workers`: whether it needs to know N before tracing; `draws`: whether its search draws.
     """
 
+    name: str
     conditions: ClassVar[Sequence[tuple[str, str]]] = ()
     counts: ClassVar[Sequence[tuple[str, int]]] = ()
     refuses: Sequence[str] = ()
+    instead: str = 'use "optimal"'
     baseline: bool = False
     is_partition: bool = True
     fixed_workers: ClassVar[bool] = False
+    draws: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for name, value, condition in self._numbers():
@@ -54,11 +57,6 @@ class Method:
             if getattr(self, name) is not None:
                 yield name, getattr(self, name), condition
 
-    if TYPE_CHECKING:  # of a scheme of one's own a field, which a property would be in the way of
-
-        @property
-        def name(self) -> str: ...
-
     def plan(self, problem: Problem, key: Array | None) -> Solution:
         """The scheme for a problem that has passed `check`, but for its provenance."""
         raise NotImplementedError
@@ -70,7 +68,7 @@ class Method:
         """
         for name in self.refuses:
             if getattr(problem, name) is not None:
-                raise ValueError(f'method="{self.name}" knows no {name}: use "optimal"')
+                raise ValueError(f'method="{self.name}" knows no {name}: {self.instead}')
         for name, value, _ in self._numbers():
             check_shape(f"{name} of {type(self).__name__}", value, (), ONE_BY_ONE)
 
@@ -82,9 +80,6 @@ class Method:
     def is_drawn(self, problem: Problem) -> bool:
         """Whether its runtime is a mean of draws."""
         return False
-
-    def needs_key(self, problem: Problem) -> bool:
-        return self.is_drawn(problem)
 
     def needs_mean(self, problem: Problem) -> bool:
         """Whether a law with an infinite mean makes its plan worth nothing."""
@@ -107,12 +102,9 @@ class Numbered(Method):
     what: ClassVar[str]
 
     @property
-    def _number(self) -> int | None:
-        return getattr(self, self.counts[0][0])
-
-    @property
-    def name(self) -> str:
-        return self.word if self._number is None else f"{self.word}:{self._number}"
+    def name(self) -> str:  # type: ignore[override]
+        numbers = [getattr(self, field) for field, _ in self.counts]
+        return ":".join([self.word, *(str(number) for number in numbers if number is not None)])
 
     @classmethod
     def highest(cls, problem: Problem) -> int | None:
@@ -140,6 +132,6 @@ class Numbered(Method):
 
     def check(self, problem: Problem) -> None:
         super().check(problem)
-        number, high = self._number, self.highest(problem)
+        number, high = getattr(self, self.counts[0][0]), self.highest(problem)
         if number is not None and high is not None and number > high:
             raise self._wrong_number(self.name, problem)

@@ -29,8 +29,8 @@ _SHOWN = (*PROPOSED, "deadline", "nested", *BASELINES, LIMIT)
 METHODS = ", ".join([*_SHOWN, *(f"{name}:NUMBER" for name in _NUMBERED)])
 
 
-def method_of(method: str | Method, own: Sequence[Method] = (), *, problem: Problem | None = None) -> Method:
-    """The object that a short name stands for, among the package's methods and schemes of one's `own`.
+def method_of(method: str | Method, *, problem: Problem | None = None) -> Method:
+    """The object that a short name stands for.
 
     Raises ValueError for a name that is none, with the nearest that is one; what is possible for a `problem`
     is then said too.
@@ -44,14 +44,13 @@ def method_of(method: str | Method, own: Sequence[Method] = (), *, problem: Prob
         raise TypeError(
             f"a method is a name such as 'optimal', an object such as Optimal() or a Scheme, got {method!r}"
         )
-    mine = {scheme.name: scheme for scheme in own}
-    if (known := (_NAMED | mine).get(method)) is not None:
+    if (known := _NAMED.get(method)) is not None:
         return known
     if (kind := _NUMBERED.get(method.partition(":")[0])) is not None:
         return kind.read(method, problem)
-    near = difflib.get_close_matches(method, (*_SHOWN, *mine), n=1)
+    near = difflib.get_close_matches(method, _SHOWN, n=1)
     hint = f' (did you mean "{near[0]}"?)' if near else ""
-    raise ValueError(f'unknown method "{method}"{hint}; known: {", ".join([METHODS, *mine])}')
+    raise ValueError(f'unknown method "{method}"{hint}; known: {METHODS}')
 
 
 def each_method(methods: Methods) -> Iterable[str | Method]:

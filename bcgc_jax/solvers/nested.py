@@ -17,7 +17,7 @@ Repetition within groups is that of Tandon et al. 2017 (fractional repetition) a
 is a level of its own for each block, with groups of any size, optimised for the exact expected runtime.
 """
 
-import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -31,7 +31,6 @@ from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.completion import OneOfEach
 from bcgc_jax.plans.groups import Groups, check_groups, halving, kinds_by_size
 from bcgc_jax.plans.iterations import iteration_of
-from bcgc_jax.plans.partitions import project_on_levels
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.plans.runtime import (
     completion_probability,
@@ -43,12 +42,12 @@ from bcgc_jax.plans.runtime import (
 )
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution, solution_of_value
-from bcgc_jax.solvers.method import Numbered
+from bcgc_jax.solvers.method import SETUP, Numbered
 from bcgc_jax.solvers.spectral import SpectralResult, spectral_projected_gradient
 
 # A projected step that moves no share by more ends the search, by the bytes of a number: in single precision
 # slopes are known to some 1e-5. That for a bound by size ends earlier: it is some per cent below anyway.
-_TOLERANCE, _OF_BOUND, _MAX_STEPS = {8: 1e-8, 4: 1e-4}, 1e-4, 300
+_TOLERANCE, _OF_BOUND, _MAX_STEPS = {8: 1e-8, 4: 1e-4}, 2e-4, 300
 
 
 @pytree_dataclass
@@ -86,11 +85,17 @@ class Nested(Numbered):
     word, what = "nested", "a number of stored subsets"
     is_partition = False
     fixed_workers = True
+    instead = 'take data="by_size"'
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.data not in ("by_size", "equal"):
             raise ValueError(f'data must be "by_size" or "equal", got {self.data!r}')
+
+    @property
+    def refuses(self) -> Sequence[str]:  # type: ignore[override]
+        """With equal data pieces of two levels overlap in part: what is paid for each is not known."""
+        return SETUP if self.data == "equal" else ()
 
     def check(self, problem: Problem) -> None:
         super().check(problem)
@@ -98,16 +103,11 @@ class Nested(Numbered):
             raise ValueError(f'method="{self.name}" needs to know the number of workers, and it is traced')
         if not iteration_of(problem).alike:
             raise ValueError(f'method="{self.name}" is for independent workers of one law: pool the times')
-        if self.data == "equal" and problem.has_setup:
-            # Pieces of the data of two levels overlap in part.
-            raise ValueError('data="equal" knows no setup_cycles and no chain_cycles: take data="by_size"')
 
     def groups(self, num_workers: int) -> Groups:
         """Those levels of the tree whose groups store little enough."""
-        if self.tree is not None:
-            check_groups(self.tree, num_workers)
-        levels = halving(num_workers) if self.tree is None else self.tree
-        most = num_workers if self.max_subsets is None else self.max_subsets
+        levels, most = self.tree or halving(num_workers), self.max_subsets or num_workers
+        check_groups(levels, num_workers)
         found = tuple(level for level in levels if max(map(len, level)) <= most)
         if not found:
             raise ValueError(f"no level of the tree has groups of at most {most} workers")
@@ -149,6 +149,12 @@ def _optimum(problem: Problem, rule: OneOfEach, data: Array) -> tuple[SpectralRe
     dtype, size, still = problem.dtype, len(rule.groups), jax.lax.stop_gradient(problem)
     bounded_apart = problem.convex and len(data) > 1  # by a search beside the others
 
+    def search(before: Array, given: tuple[Array, ...]) -> tuple[Array, SpectralResult]:
+        """One after the other: that of the bound goes on from the shares of the one before."""
+        *asked, last = given
+        found = _search(still, rule, *asked, jnp.where(last, before, 1))
+        return found.point, found
+
     def round_(state: tuple[Any, ...]) -> tuple[Any, ...]:
         _, used, best, _ = state
         sets = used[None]
@@ -157,11 +163,13 @@ def _optimum(problem: Problem, rule: OneOfEach, data: Array) -> tuple[SpectralRe
             sets = jnp.concatenate([sets, jnp.where(jnp.any(others, axis=1)[:, None], others, sets)])
         tried = len(sets)
         last = np.arange(tried + bounded_apart) == tried
-        found = jax.vmap(functools.partial(_search, still, rule))(
+        searches = (
             jnp.concatenate([sets, used[None]])[: last.size],
             data[np.where(last, -1, 0)],
             np.where(last, _OF_BOUND, _TOLERANCE[dtype.itemsize]).astype(dtype),
+            last,
         )
+        _, found = jax.lax.scan(search, jnp.ones(size, dtype), searches)
         at = jnp.argmin(found.value[:tried])
         one, bound = (jax.tree.map(lambda a, i=i: a[i], found) for i in (at, -1))
         better = ~(one.value >= best.value)
@@ -173,23 +181,24 @@ def _optimum(problem: Problem, rule: OneOfEach, data: Array) -> tuple[SpectralRe
     begin: tuple[Any, ...] = jnp.asarray(True), start > 0, nothing, nothing
     _, used, best, bound = jax.lax.while_loop(lambda state: state[0], round_, begin)
     if not problem.convex:
-        bound = _search(with_least_start_up(still), rule, used, data[-1], _OF_BOUND)
+        bound = _search(with_least_start_up(still), rule, used, data[-1], _OF_BOUND, best.point)
     elif not bounded_apart:
         bound = best
     lower = jnp.min(jnp.where(used, bound.slope, jnp.inf)) - bound.aux
     if not problem.bare:  # else 0, up to rounding
         lower = lower + bound.value - jnp.sum(bound.slope * bound.point)
     plan = _plan_of(problem, rule, best.point, data[0])
-    runtime = with_slopes(_of_fixed, Expectation(best.value, best.aux), problem, plan)
+    runtime = with_slopes(integrate_runtime, Expectation(best.value, best.aux), problem, plan)
     return best, runtime, lower_bound_of(lower, best.value)
 
 
 def _search(
-    problem: Problem, rule: OneOfEach, used: Array, data: Array, tolerance: ArrayLike
+    problem: Problem, rule: OneOfEach, used: Array, data: Array, tolerance: ArrayLike, start: Array
 ) -> SpectralResult:
     """The best shares of the levels that are used, with E τ, its slope and its error."""
     dtype = problem.dtype
-    start = used / jnp.sum(used, dtype=dtype)
+    start = jnp.where(used, start, 0)
+    start = (start / jnp.sum(start)).astype(dtype)
     load, _, scale = problem_tasks(problem, _plan_of(problem, rule, start, data))
     typical = iteration_of(problem).pooled().inverse_cumulative_hazard(jnp.log(2.0))
     unit = (scale * load.work[-1] * typical).astype(dtype)
@@ -201,9 +210,8 @@ def _search(
         found = integrate_runtime(problem, _plan_of(problem, rule, share, data))
         return found.value / unit, found.error
 
-    feasible = functools.partial(project_on_levels, total=1.0, exists=used)
     options: dict[str, Any] = {"tolerance": tolerance, "max_steps": _MAX_STEPS, "has_aux": True}
-    found = spectral_projected_gradient(runtime, feasible, start, **options)
+    found = spectral_projected_gradient(runtime, used, start, **options)
     return found._replace(value=found.value * unit, slope=found.slope * unit)
 
 
@@ -220,9 +228,8 @@ def _most_probable(
         late = jnp.clip(late, known.tiny, 1 - known.epsneg)  # flat where always or never in time: it is kept
         return jnp.log(late) - jnp.log1p(-late)
 
-    feasible = functools.partial(project_on_levels, total=1.0, exists=start > 0)
-    tolerance = _TOLERANCE[start.dtype.itemsize]
-    found = spectral_projected_gradient(unlikely, feasible, start, tolerance=tolerance, max_steps=_MAX_STEPS)
+    options: dict[str, Any] = {"tolerance": _TOLERANCE[start.dtype.itemsize], "max_steps": _MAX_STEPS}
+    found = spectral_projected_gradient(unlikely, start > 0, start, **options)
     plan = _plan_of(problem, rule, found.point, data)
     return found, integrate_runtime(problem, plan), completion_probability(problem, plan, deadline)
 
@@ -231,7 +238,3 @@ def _plan_of(problem: Problem, rule: OneOfEach, share: Array, data: Array) -> Pl
     level = np.arange(len(rule.groups))
     sizes = problem.total.astype(share.dtype) * share
     return Plan(sizes, level, data, np.ones(level.size, share.dtype), rule)
-
-
-def _of_fixed(problem: Problem, plan: Plan) -> Expectation:
-    return integrate_runtime(problem, jax.lax.stop_gradient(plan))

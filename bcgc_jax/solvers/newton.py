@@ -6,12 +6,12 @@ f(x) = E τ̂(x,T) is convex and homogeneous, so the simplex can be left behind:
 
 is a multiple of the optimal partition. Its bounds are kept by a primal-dual barrier: slopes g, multipliers
 z and x solve g = z, x z = μ, μ → 0. The Hessian of f has a closed form, O(N³) a node (`_rule_in_pieces`):
-five to fifteen of Newton's steps do. They end by the certificate, 1 - Σx min_n g_n / f.
+five to fifteen of Newton's steps do. They end by the certificate, 1 - Σx min_n g_n / f. Batches go by `loop`.
 """
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,6 @@ from bcgc_jax.exact.crossing import Crossing, shares
 from bcgc_jax.exact.linear_algebra import LARGE, solve_positive
 from bcgc_jax.exact.quadrature import rule_error
 from bcgc_jax.plans.marks import Marks, peaks_of, rule, slope_of_homogeneous, threshold_hazard
-from bcgc_jax.solvers.batched_while import loop
 
 # Intervals of the first rule, and entries of a matrix over levels and nodes at a time.
 NUM_NODES, _CHUNK = 32, 2**18
@@ -383,3 +382,83 @@ def derivatives(
     size = loads.shape[1]
     both = loads.T @ jnp.concatenate([hessian @ loads, jnp.stack(slopes, axis=1)], axis=1)
     return value, error, both[:, size:].T, both[:, :size]
+
+
+def loop(
+    go_on: Callable[[Any, Any], Array],
+    step_of: Callable[[int], Callable[[Any, Any], Any]],
+    answer: Callable[[Any, Any], Any],
+    constants: Any,
+    state: Any,
+    *,
+    lanes: tuple[int, int],
+) -> Any:
+    """`answer` of the state after steps for as long as `go_on`: `jax.lax.while_loop`, but for `jax.vmap`.
+
+    All three are functions of constants and state, and of traced values only by these. A `while_loop` under
+    `vmap` runs all problems as long as the slowest of them. Here `lanes` of them run at a time, on a CPU and
+    elsewhere, and a lane whose problem is done takes up the next one. Of so many problems the step is
+    `step_of` their number.
+    """
+    step = step_of(1)
+
+    @jax.custom_batching.custom_vmap
+    def run(constants: Any, state: Any) -> Any:
+        last = jax.lax.while_loop(lambda s: go_on(constants, s), lambda s: step(constants, s), state)
+        return answer(constants, last)
+
+    @run.def_vmap
+    def run_many(size: int, batched: Any, constants: Any, state: Any) -> tuple[Any, Any]:
+        def each(a: ArrayLike, is_batched: bool) -> Array:
+            return jnp.asarray(a) if is_batched else jnp.broadcast_to(a, (size, *jnp.shape(a)))
+
+        cells = jax.tree.map(each, (constants, state), tuple(batched))
+        functions = go_on, step_of(size), answer
+        on_cpu, elsewhere = (functools.partial(_run_lanes, functions, size, min(n, size)) for n in lanes)
+        # Known where it is compiled, not where it is traced: programs are exported for other platforms.
+        few = size <= min(lanes)
+        answers = on_cpu(*cells) if few else jax.lax.platform_dependent(*cells, cpu=on_cpu, default=elsewhere)
+        return answers, jax.tree.map(lambda _: True, answers)
+
+    return run(constants, state)
+
+
+def _run_lanes(
+    functions: tuple[Callable[..., Any], ...], size: int, lanes: int, constants: Any, state: Any
+) -> Any:
+    """The answers of all cells, `constants` and `state` with a leading axis of `size`."""
+    go_on, step, answer = functions
+
+    def take(index: Array) -> tuple[Any, Any]:
+        return jax.tree.map(lambda a: a.at[index].get(mode="clip"), (constants, state))
+
+    def one(constants: Any, state: Any) -> tuple[Any, Array]:
+        # A cell that needs no step takes none.
+        open_ = go_on(constants, state)
+        state = jax.tree.map(lambda a, b: jnp.where(open_, a, b), step(constants, state), state)
+        return state, go_on(constants, state)
+
+    def advance(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+        at, following, (constants, state), answers = carry
+        state, open_ = jax.vmap(one)(constants, state)
+        done = (at < size) & ~open_
+        new = (at, following, (constants, state), answers)
+        return jax.lax.cond(jnp.any(done), refill, lambda _, *same: same, done, *new)
+
+    def refill(done: Array, at: Array, following: Array, running: Any, answers: Any) -> tuple[Any, ...]:
+        found = jax.vmap(answer)(*running)
+        place = jnp.where(done, at, size)
+        answers = jax.tree.map(lambda a, b: a.at[place].set(b, mode="drop"), answers, found)
+        at = jnp.where(done, jnp.minimum(following + jnp.cumsum(done) - 1, size), at)
+
+        def choose(new: Array, old: Array) -> Array:
+            return jnp.where(done.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+
+        return at, following + jnp.sum(done), jax.tree.map(choose, take(at), running), answers
+
+    at = jnp.arange(lanes)
+    running = take(at)
+    shapes = jax.eval_shape(jax.vmap(answer), *running)
+    answers = jax.tree.map(lambda s: jnp.zeros((size, *s.shape[1:]), s.dtype), shapes)
+    carry = at, jnp.asarray(lanes), running, answers
+    return jax.lax.while_loop(lambda c: jnp.any(c[0] < size), advance, carry)[3]

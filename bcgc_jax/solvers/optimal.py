@@ -21,8 +21,8 @@ from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solvers.newton import Given, Workers, search
 from bcgc_jax.solvers.polyhedral import cutting_plane, row_program
 
-# What the path's normal equations resolve in float64 and in float32; the room for cuts.
-_POLYHEDRAL, _POLYHEDRAL_SINGLE, _MAX_CUTS = 1e-6, 3e-4, 500
+# What the path's normal equations resolve in float64 and in float32.
+_POLYHEDRAL, _POLYHEDRAL_SINGLE = 1e-6, 3e-4
 
 
 class OptimalResult(NamedTuple):
@@ -93,8 +93,7 @@ def _by_cuts(problem: Problem, levels: Array, tolerance: Array) -> OptimalResult
     if iteration.rows is not None and problem.plain:
         found = row_program(iteration.rows, loads, start, levels, tolerance)
     else:
-        evaluate = jax.value_and_grad(value_of)
-        found = cutting_plane(evaluate, start, levels, tolerance=tolerance, max_cuts=_MAX_CUTS)
+        found = cutting_plane(jax.value_and_grad(value_of), start, levels, tolerance)
     share, value, lower, steps = found
     met = value - lower <= tolerance * value
     status = jnp.where(met, int(Status.CONVERGED), int(Status.STEP_LIMIT))

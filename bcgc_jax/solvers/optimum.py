@@ -49,6 +49,7 @@ class Optimal(Method):
     levels: Sequence[int] | None = static_field(default=None)
     max_steps: int = static_field(default=60)
 
+    name = "optimal"
     conditions = (("tolerance", "> 0"),)
     counts = (("max_steps", 1),)
 
@@ -56,10 +57,6 @@ class Optimal(Method):
         super().__post_init__()
         if self.levels is not None:
             object.__setattr__(self, "levels", tuple(np.unique(self.levels).tolist()))
-
-    @property
-    def name(self) -> str:
-        return "optimal"
 
     def check(self, problem: Problem) -> None:
         super().check(problem)
@@ -72,7 +69,7 @@ class Optimal(Method):
 
     def judge(self, fresh: Problem, solution: Solution, num_replications: int) -> dict[str, Array]:
         known = solution.partition, solution.levels
-        return sample_average.judge_optimum(fresh, *known, num_replications)._asdict()  # type: ignore[arg-type]
+        return sample_average.judge(fresh, *known, num_replications)._asdict()  # type: ignore[arg-type]
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
         found = None
@@ -82,16 +79,13 @@ class Optimal(Method):
         if smooth and not (dense and is_rough(iteration_of(problem).pooled())):
             found = _optimum_of_many(problem, self)
         if found is None or (dense and found.relative_gap > max(np.max(self.tolerance), _SMOOTH_GAP)):
-            allowed = problem.exists
-            if self.levels is not None:
-                allowed = jnp.asarray(np.isin(np.arange(problem.max_workers), self.levels))
-            tolerance = jax.lax.stop_gradient(self.tolerance)
+            every, tolerance = np.arange(problem.max_workers), jax.lax.stop_gradient(self.tolerance)
+            allowed = problem.exists if self.levels is None else np.isin(every, self.levels)
             found = optimum(problem, allowed, tolerance=tolerance, max_steps=self.max_steps)
         solution = with_whole_numbers(problem, found)
-        if _few_units(problem):
-            rounded = improve_units(problem, solution.rounded, solution.levels)
-            solution = replace(solution, rounded=rounded)
-        return solution
+        if not _few_units(problem):
+            return solution
+        return replace(solution, rounded=improve_units(problem, solution.rounded, solution.levels))
 
 
 def _optimum_of_many(problem: Problem, method: Optimal) -> Solution:
@@ -110,7 +104,7 @@ def _few_units(problem: Problem) -> bool:
     return iteration_of(problem).evaluation_cost() * problem.max_workers**2 <= _MOST_OPERATIONS
 
 
-def optimum(problem: Problem, allowed: Array, **options: Any) -> Solution:
+def optimum(problem: Problem, allowed: ArrayLike, **options: Any) -> Solution:
     """The optimum, but for the whole numbers; converged if its certificate meets the tolerance."""
     found, answer, certified = _searched(problem, allowed, **options)
     if certified is not None:
@@ -139,22 +133,17 @@ def _searched(
     answer = found.partition, status.astype(int), jnp.asarray(rounds + found.num_steps, int), used
     if not (problem.plain and iteration_of(problem).smooth):
         return found, answer, None
-    certified = with_slopes(_of_fixed, _certificate_of(found), problem, found.partition, used)
-    return (
-        found,
-        answer,
-        _judged(problem, solution_of(problem, *answer, certified), None, options["tolerance"]),
-    )
+    certified = with_slopes(certificate, _certificate_of(found), problem, found.partition, used)
+    solution = solution_of(problem, *answer, certified)
+    return found, answer, _judged(problem, solution, None, options["tolerance"])
 
 
 @jax.jit
-def _judged(
-    problem: Problem, solution: Solution, lower_bound: Array | None, tolerance: ArrayLike
-) -> Solution:
+def _judged(problem: Problem, solution: Solution, bound: Array | None, tolerance: ArrayLike) -> Solution:
     """With the better one of the two bounds, and the status that the gap gives."""
     value, error, lower = solution.expected_runtime, solution.runtime_error, solution.lower_bound
-    if lower_bound is not None:
-        known = lower_bound - error  # NaN where there is no error to speak of
+    if bound is not None:
+        known = bound - error  # NaN where there is no error to speak of
         lower = jnp.minimum(jnp.where(known > lower, known, lower), value)
         solution = replace(solution, lower_bound=lower)
     if not problem.convex:
@@ -164,10 +153,6 @@ def _judged(
     resolved = jnp.maximum(tolerance, least) + least + error / value
     loose = (solution.status == int(Status.CONVERGED)) & (solution.relative_gap > resolved)
     return replace(solution, status=jnp.where(loose, int(Status.PRECISION), solution.status))
-
-
-def _of_fixed(problem: Problem, partition: Array, levels: Array) -> Certificate:
-    return certificate(problem, jax.lax.stop_gradient(partition), levels)
 
 
 def _certificate_of(found: OptimalResult) -> Certificate:

@@ -30,8 +30,9 @@ from bcgc_jax.exact.linear_algebra import solve_positive
 from bcgc_jax.solvers.newton import step_length
 
 # The barrier, as a share of the gap that it would leave by itself. Of 0.02 to 2, 0.9 takes the fewest cuts
-# for measured times (105 with 100 atoms at N = 20; 0.2 takes 287), and twice the fewest for two speeds.
-_CENTRALITY = 0.9
+# for measured times (105 with 100 atoms at N = 20; 0.2 takes 287), and twice the fewest for two speeds. The
+# most cuts.
+_CENTRALITY, _MAX_CUTS = 0.9, 500
 # Newton's decrement at which a centre is good enough, and the most steps to it.
 _CENTRED, _MAX_CENTRING = 0.3, 30
 # The next barrier, as a share of the present products, is what the last step left of the way, within these
@@ -52,14 +53,12 @@ def cutting_plane(
     evaluate: Callable[[Array], tuple[Array, Array]],
     start: Array,
     levels: Array,
-    *,
     tolerance: Array,
-    max_cuts: int,
 ) -> tuple[Array, Array, Array, Array]:
     """Minimise a convex homogeneous function over the unit simplex on `levels`, from its (value, slope).
 
     The best point, its value, the best bound, and the number of cuts. `start` must be positive on `levels`.
-    Stops at a relative gap of `tolerance`; `max_cuts` is static.
+    Stops at a relative gap of `tolerance`.
     """
     dtype, count = start.dtype, jnp.sum(levels).astype(start.dtype)
     unit, _ = evaluate(start)
@@ -75,15 +74,15 @@ def cutting_plane(
         # A cut's own bound, min_n g_n, starts the gap.
         lower = jnp.maximum(state.lower, least(slope))
         gap, rows = jnp.maximum(best_value - lower, tolerance * best_value), state.num_cuts + 1 + count
-        used = jnp.arange(max_cuts) <= state.num_cuts
+        used = jnp.arange(_MAX_CUTS) <= state.num_cuts
         share, average = _centre(cuts, used, levels, state.share, _CENTRALITY * gap / rows)
         return _Cuts(state.num_cuts + 1, cuts, share, best, best_value, jnp.maximum(lower, least(average)))
 
     def go_on(state: _Cuts) -> Array:
         open_ = (state.num_cuts == 0) | (state.best_value - state.lower > tolerance * state.best_value)
-        return (state.num_cuts < max_cuts) & open_
+        return (state.num_cuts < _MAX_CUTS) & open_
 
-    none, zero = jnp.zeros((max_cuts, start.size), dtype), jnp.zeros((), dtype)
+    none, zero = jnp.zeros((_MAX_CUTS, start.size), dtype), jnp.zeros((), dtype)
     last = jax.lax.while_loop(go_on, step, _Cuts(jnp.asarray(0), none, start, start, zero + jnp.inf, zero))
     return last.best, unit * last.best_value, unit * last.lower, last.num_cuts
 

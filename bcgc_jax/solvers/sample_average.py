@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import check, replace
+from bcgc_jax._pytree import replace
 from bcgc_jax.distributions import EmpiricalRows
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.runtime import Certificate, as_partition, load_of
@@ -37,12 +37,7 @@ _NORMAL, _TOLERANCE = 1.959964, 1e-4
 def draw_problems(
     key: Array, problem: Problem, *, num_draws: int = NUM_DRAWS, num_replications: int = NUM_REPLICATIONS
 ) -> tuple[Problem, Problem]:
-    r"""`problem` under S draws of the iteration's times, to plan with, and under K S fresh ones, to judge by.
-
-    Raises ValueError for fewer than two draws and four replications.
-    """
-    check("num_draws", num_draws, ">= 2")
-    check("num_replications", num_replications, ">= 4")
+    """`problem` under S draws of the iteration's times, to plan with, and K S fresh ones, to judge by."""
     plan, fresh = _draw(key, problem, (num_draws, num_draws * num_replications))
     return replace(problem, cycle_time=plan), replace(problem, cycle_time=fresh)
 
@@ -54,45 +49,42 @@ def _draw(key: Array, problem: Problem, sizes: tuple[int, ...]) -> list[Empirica
     return [EmpiricalRows(problem.cycle_time.sample(*of)) for of in zip(keys, shapes, strict=True)]
 
 
-@jax.jit
-def judge(fresh: Problem, partition: ArrayLike, levels: ArrayLike) -> Certificate:
+@functools.partial(jax.jit, static_argnames="num_replications")
+def judge(
+    fresh: Problem, partition: ArrayLike, levels: ArrayLike, num_replications: int | None = None
+) -> Certificate:
     r"""E τ̂(x,T) with its standard error, and a 97.5 % limit of the best over the `levels`, bool `[N]`.
 
-    The draws must be independent of x.
+    With K replications the limit is by the optima of K equal parts of the fresh draws, else by the slopes at
+    x. The draws must be independent of x.
     """
-    x, rows = as_partition(fresh, partition), iteration_of(fresh).rows
-
-    def runtime(x: Array, row: Array) -> Array:
-        return fresh.scale * iteration_of(fresh).max_of_sorted(load_of(fresh, x), row)
-
-    value, slope = jax.vmap(jax.value_and_grad(runtime), (None, 0))(x, rows.astype(x.dtype))  # type: ignore[union-attr]
-    constant = 0 if fresh.bare else value - slope @ x
-    bound, bound_error = _mean(constant + fresh.total * slope.T)
-    limit = jnp.min(jnp.where(levels, bound - _NORMAL * bound_error, jnp.inf))
-    return _certificate(value, limit)
-
-
-@functools.partial(jax.jit, static_argnames="num_replications")
-def judge_optimum(
-    fresh: Problem, partition: ArrayLike, levels: ArrayLike, num_replications: int = NUM_REPLICATIONS
-) -> Certificate:
-    r"""The same for an optimum over the `levels`, by the optima of K equal parts of the fresh draws."""
     x, iteration = as_partition(fresh, partition), iteration_of(fresh)
-    finish = iteration.max_of_sorted(load_of(fresh, x), iteration.rows.astype(x.dtype))  # type: ignore[union-attr]
+    rows = iteration.rows.astype(x.dtype)  # type: ignore[union-attr]
+
+    def runtime(x: Array, times: Array) -> Array:
+        return fresh.scale * iteration.max_of_sorted(load_of(fresh, x), times)
 
     def bound(part: Problem) -> Array:
         return optimal_partition(part, levels, tolerance=_TOLERANCE).lower_bound
 
-    below, deviation = mean_of_parts(fresh, num_replications, bound)
-    return _certificate(fresh.scale * finish, below - student_quantile(num_replications - 1) * deviation)
+    if num_replications is None:
+        value, slope = jax.vmap(jax.value_and_grad(runtime), (None, 0))(x, rows)
+        constant = 0 if fresh.bare else value - slope @ x
+        below, deviation = _mean(constant + fresh.total * slope.T)
+        limit = jnp.min(jnp.where(levels, below - _NORMAL * deviation, jnp.inf))
+    else:
+        value = runtime(x, rows)
+        below, deviation = mean_of_parts(fresh, num_replications, bound)
+        limit = below - student_quantile(num_replications - 1) * deviation
+    mean, error = _mean(value)
+    lower = jnp.where(jnp.isfinite(limit), jnp.maximum(limit, 0), 0)
+    return Certificate(mean, error, lower, 1 - lower / mean)
 
 
-def mean_of_parts(
-    fresh: Problem, num_replications: int, value: Callable[[Problem], Array]
-) -> tuple[Array, Array]:
-    """The mean of `value` over K equal parts of the fresh draws, and its standard error."""
-    parts = iteration_of(fresh).rows.reshape(num_replications, -1, fresh.max_workers)  # type: ignore[union-attr]
-    return _mean(jax.lax.map(lambda rows: value(replace(fresh, cycle_time=EmpiricalRows(rows))), parts))
+def mean_of_parts(fresh: Problem, parts: int, value: Callable[[Problem], Array]) -> tuple[Array, Array]:
+    """The mean of `value` over so many equal parts of the fresh draws, and its standard error."""
+    rows = iteration_of(fresh).rows.reshape(parts, -1, fresh.max_workers)  # type: ignore[union-attr]
+    return _mean(jax.lax.map(lambda part: value(replace(fresh, cycle_time=EmpiricalRows(part))), rows))
 
 
 def student_quantile(degrees: int) -> float:
@@ -111,9 +103,3 @@ def student_quantile(degrees: int) -> float:
 def _mean(values: Array) -> tuple[Array, Array]:
     """Mean over the last axis and its standard error."""
     return jnp.mean(values, axis=-1), jnp.std(values, axis=-1) / jnp.sqrt(values.shape[-1] - 1)
-
-
-def _certificate(values: Array, limit: Array) -> Certificate:
-    mean, error = _mean(values)
-    lower = jnp.where(jnp.isfinite(limit), jnp.maximum(limit, 0), 0)
-    return Certificate(mean, error, lower, 1 - lower / mean)

@@ -120,10 +120,6 @@ class Alternating(Scheduled):
     word = "alternating"
     refuses = "send_time", "unit_costs"
 
-    @property
-    def name(self) -> str:
-        return f"alternating:{self.stored}:{self.num_blocks}"
-
     def schedule(self, problem: Problem, key: Array | None) -> Plan:
         sizes = jnp.full(self.num_blocks, problem.total / self.num_blocks)
         return schedule_of([Group(self.stored, self.num_blocks)], sizes)

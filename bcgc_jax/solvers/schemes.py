@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from bcgc_jax._pytree import concrete, show
+from bcgc_jax._pytree import is_traced, show
 from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.problem import Problem, Status
@@ -84,29 +84,15 @@ class Scheme(Method):
     def plan(self, problem: Problem, key: Array | None) -> Solution:
         found = _asked(self, problem, key)
         if not self.is_partition:
-            return solution_of_value(problem, Expectation(*found))
+            return solution_of_value(problem, found)
         partition, status = found
-        x, total = concrete(partition), concrete(problem.total)
-        known = x is not None and total is not None and not np.isnan(x).any()
-        if known and status != Status.CONVERGED:
-            assert x is not None
+        if not is_traced(found) and status != Status.CONVERGED and not np.isnan(partition).any():
             raise ValueError(
-                f'scheme "{self.name}" gave no partition of {total:g} over {problem.num_workers} levels: '
-                f"entries from {x.min():g} to {x.max():g}, sum {x.sum():g}; it must give what is at each "
-                "level, NaN if it is none"
+                f'scheme "{self.name}" gave no partition of {problem.total:g} over {problem.num_workers} '
+                f"levels: entries from {partition.min():g} to {partition.max():g}, sum {partition.sum():g}; "
+                "it must give what is at each level, NaN if it is none"
             )
         return assess(problem, partition, status)
-
-    def read(self, problem: Problem, key: Array | None = None) -> Any:
-        """x, `[max_workers]`, or the expected runtime and its error; NaN where the scheme does not exist."""
-        if self.gives == "expectation":
-            return Expectation(*self.function(problem, key))
-        if self.gives == "runtime":
-            assert key is not None
-            return _mean_of_draws(self, problem, key)
-        if self.gives == "levels":
-            return _partition_of_levels(self, problem)
-        return self.array("a partition", (problem.max_workers,), problem).astype(problem.dtype)
 
     def array(self, what: str, shape: tuple[int, ...], *arguments: Any) -> Array:
         """What the function gives, which must have this shape."""
@@ -117,12 +103,17 @@ class Scheme(Method):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _asked(scheme: Scheme, problem: Problem, key: Array | None) -> tuple[Array, Array]:
-    """What a scheme gives; a partition with the status that says whether it is one."""
-    found = scheme.read(problem, key)
-    if not scheme.is_partition:
-        return found
-    return found, jnp.where(_is_partition(problem, found), int(Status.CONVERGED), int(Status.INFEASIBLE))
+def _asked(scheme: Scheme, problem: Problem, key: Array | None) -> Any:
+    """The expected runtime and its error, or x, `[max_workers]`, and its status as a partition."""
+    if scheme.gives == "expectation":
+        return Expectation(*scheme.function(problem, key))
+    if scheme.gives == "runtime":
+        return _mean_of_draws(scheme, problem, key)
+    if scheme.gives == "levels":
+        x = _partition_of_levels(scheme, problem)
+    else:
+        x = scheme.array("a partition", (problem.max_workers,), problem).astype(problem.dtype)
+    return x, jnp.where(_is_partition(problem, x), int(Status.CONVERGED), int(Status.INFEASIBLE))
 
 
 def _is_partition(problem: Problem, x: Array) -> Array:
@@ -149,7 +140,7 @@ def _partition_of_levels(scheme: Scheme, problem: Problem) -> Array:
     return jax.lax.fori_loop(0, pieces, add, counts).astype(problem.dtype)
 
 
-def _mean_of_draws(scheme: Scheme, problem: Problem, key: Array) -> Expectation:
+def _mean_of_draws(scheme: Scheme, problem: Problem, key: Any) -> Expectation:
     def batch(key: Array) -> Array:
         times = iteration_of(problem).sorted_draws(key, _BATCH, problem.dtype)
         what = f"a runtime for each row of cycle times {times.shape}, an array"

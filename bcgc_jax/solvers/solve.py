@@ -33,8 +33,8 @@ def solve(
         such as "uncoded", "single_block" (the best single level), "tandon:3" (`Tandon`), "tandon_partial",
         "ferdinand_full", "cyclic:3" (`Cyclic`); "limit", which no scheme beats; or a `Scheme` of one's own.
       key: randomness of methods that draw, and of all methods for `Heterogeneous` workers.
-      num_draws: S, of the sample that `Heterogeneous` workers are planned for.
-      num_replications: K; plans for `Heterogeneous` workers are judged by K S fresh draws.
+      num_draws: S, of the sample that `Heterogeneous` workers are planned for, from 2 on.
+      num_replications: K, from 4 on; plans for `Heterogeneous` workers are judged by K S fresh draws.
 
     "optimal" ends with a search over whole units where these are few (at most 1000, known before tracing, and
     not too many atoms); the other plans are rounded. Closed forms and baselines ignore setup when planning;
@@ -58,17 +58,13 @@ def solve(
         raise TypeError(f"problem must be a Problem, got {problem!r}")
     method = method_of(method, problem=problem)
     method.check(problem)
-    check_whole("num_draws", num_draws, 1)
-    check_whole("num_replications", num_replications, 1)
+    check_whole("num_draws", num_draws, 2)
+    check_whole("num_replications", num_replications, 4)
     if key is not None:
         check_key(key)
     iteration, drawn = iteration_of(problem), method.is_drawn(problem)
-    if key is None and method.needs_key(problem):
-        raise ValueError(f'method="{method.name}" draws cycle times: pass key=jax.random.key(seed)')
-    if key is None and not iteration.exact:
-        raise ValueError(
-            "workers that are not alike are planned for and judged by draws: pass key=jax.random.key(seed)"
-        )
+    if key is None and (drawn or method.draws or not iteration.exact):
+        raise ValueError(f'method="{method.name}" here draws cycle times: pass key=jax.random.key(seed)')
     if not iteration.exact or method.needs_mean(problem):
         iteration.check_finite_means()
     if iteration.exact or drawn:

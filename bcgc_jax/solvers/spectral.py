@@ -1,4 +1,4 @@
-"""A local minimum over a convex set, by spectral projected gradients (Birgin, Martínez & Raydan 2000)."""
+"""A local minimum over a simplex, by spectral projected gradients (Birgin, Martínez & Raydan 2000)."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
+
+from bcgc_jax.plans.partitions import project_on_levels
 
 # Values remembered by the line search, which may rise for a while; its slope; bounds of the step size.
 _MEMORY, _SUFFICIENT, _SHORTEST, _LONGEST = 10, 1e-4, 1e-8, 1e4
@@ -43,7 +45,7 @@ class _Search(NamedTuple):
 
 def spectral_projected_gradient(
     function: Callable[[Array], Any],
-    project: Callable[[Array], Array],
+    levels: Array,
     start: Array,
     *,
     tolerance: ArrayLike,
@@ -51,7 +53,7 @@ def spectral_projected_gradient(
     least_gain: float = 0.0,
     has_aux: bool = False,
 ) -> SpectralResult:
-    """A local minimum of `function` over the set that `project` projects on.
+    """A local minimum of `function` over the shares of the `levels`, bool: u ≥ 0, Σu = 1, 0 on the others.
 
     With `has_aux` the function gives a value and what else it has to say. Stops where a projected gradient
     step moves no entry by more than `tolerance`, and where the best of a positive function fell by no more
@@ -81,7 +83,9 @@ def spectral_projected_gradient(
         steepest = jnp.maximum(jnp.max(jnp.abs(slope)), float(jnp.finfo(dtype).tiny))
         length = jnp.where(first, jnp.minimum(1 / steepest, _LONGEST), length)
         lengths = jnp.stack([length, jnp.ones((), dtype)])
-        step, unit_step = jax.vmap(lambda a: project(point - a * slope) - point)(lengths)
+        step, unit_step = jax.vmap(lambda a: project_on_levels(point - a * slope, 1.0, levels) - point)(
+            lengths
+        )
         here = SpectralResult(point, value, slope, aux, jnp.max(jnp.abs(unit_step)), steps + 1)
         best = s.found._replace(residual=here.residual, num_steps=here.num_steps)
         better = first | (value < best.value)  # NaN from the start on is the answer

@@ -15,7 +15,6 @@ from jax.typing import ArrayLike
 
 from bcgc_jax.exact.bisection import bisect
 from bcgc_jax.plans.iterations import iteration_of
-from bcgc_jax.plans.partitions import project_on_levels
 from bcgc_jax.plans.runtime import load_of, with_least_start_up
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solvers.optimal import OptimalResult, optimal_partition
@@ -54,7 +53,7 @@ def best_found(
         open_ = levels & (jnp.cumsum(share) > 0)
         return spectral_projected_gradient(
             lambda u: value_of(u) / unit,
-            lambda u: project_on_levels(u, 1.0, open_),
+            open_,
             share,
             tolerance=_TOLERANCE,
             max_steps=_MOST_STEPS,

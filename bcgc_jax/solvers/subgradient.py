@@ -51,16 +51,11 @@ class Subgradient(Method):
     check_every: int = static_field(default=100)
     max_steps: int = static_field(default=2000)
 
+    name = "subgradient"
     conditions = (("tolerance", ""),)
     counts = (("batch_size", 1), ("check_every", 1), ("max_steps", 1))
     refuses = SETUP
-
-    @property
-    def name(self) -> str:
-        return "subgradient"
-
-    def needs_key(self, problem: Problem) -> bool:
-        return True
+    draws = True
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
         assert key is not None
@@ -100,21 +95,21 @@ def subgradient_partition(problem: Problem, key: Array, method: Subgradient) -> 
     Where nothing is traced all of it goes by programs that other methods have too, and constants by NumPy.
     """
     traced = not at_hand((problem, key, method))
-    start = time_partition(problem) if traced else np.asarray(time_partition(problem))
-    total = problem.total if traced else np.asarray(problem.total)
+    xp: Any = jnp if traced else np
+    start, total = (xp.asarray(a) for a in (time_partition(problem), problem.total))
     share, none = start / total, np.asarray(0)
     history = np.full(-(-method.max_steps // method.check_every) + 1, np.nan, share.dtype)
     squares, more = np.zeros((), share.dtype), np.asarray(True)
     known: list[Any] = [start, none, none, history, share, share, squares, none, more]
     begin = SubgradientResult(*known)
 
-    def check_and_go_on(at: SubgradientResult) -> SubgradientResult:
+    def runtime(x: Array) -> Array:
         if traced:
-            value = expected_runtime(problem, at.average * total)
-        else:
-            partition: Any = np.asarray(at.average) * total
-            value = assess(problem, partition, whole_numbers=False).expected_runtime
-        return _go_on(problem, key, at, value, method)
+            return expected_runtime(problem, x)
+        return assess(problem, x, whole_numbers=False).expected_runtime
+
+    def check_and_go_on(at: SubgradientResult) -> SubgradientResult:
+        return _go_on(problem, key, at, runtime(xp.asarray(at.average) * total), method)
 
     if traced:
         return jax.lax.while_loop(lambda at: at.more, check_and_go_on, begin)

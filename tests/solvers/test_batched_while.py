@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bcgc_jax.solvers.batched_while import loop
+from bcgc_jax.solvers.newton import loop
 
 
 def _collatz(steps_at_a_time: int):

@@ -10,7 +10,6 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.exact.order_statistics import order_survival
-from bcgc_jax.plans.partitions import project_partition
 from bcgc_jax.plans.runtime import Certificate
 from bcgc_jax.solution import solution_of
 from bcgc_jax.solvers.completion_bound import _Cut, _suprema, completion_bound
@@ -59,11 +58,9 @@ def test_a_single_level_is_late_as_often_as_a_binomial_says(x64):
 def test_a_search_ends_where_a_quadratic_is_least_and_never_above_its_start(x64):
     weights, middle = np.array([1.0, 300.0, 4.0, 0.02]), np.array([0.9, 0.4, -0.3, 0.1])
 
-    def project(x):
-        return project_partition(x, 1.0, 4)
-
     def search(function, start, **more):
-        return spectral_projected_gradient(function, project, start, tolerance=1e-9, max_steps=200, **more)
+        options = {"tolerance": 1e-9, "max_steps": 200, **more}
+        return spectral_projected_gradient(function, jnp.ones(4, bool), start, **options)
 
     start = jnp.full(4, 0.25)
     # Not every step gains, but ten together do.
@@ -112,7 +109,6 @@ def test_a_level_that_waits_for_workers_who_never_come_stays_empty(x64):
     ("method", "message"),
     [
         (bcgc.Deadline, "a deadline is missing"),
-        (lambda: bcgc.Deadline(3.0, tolerance=0.0), "tolerance must be"),
         (lambda: bcgc.Optimal(max_steps=0), "max_steps must be"),
         (lambda: bcgc.Subgradient(batch_size=0), "batch_size must be"),
         (lambda: bcgc.Optimal(levels=[]), "levels"),

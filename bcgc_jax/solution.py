@@ -123,23 +123,21 @@ class Solution:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Solution":
         """What `save` wrote, but for the problem; ValueError for a damaged file, or of another format."""
-        wrong = AttributeError, KeyError, TypeError, ValueError
         try:
             found = json.loads(Path(path).read_text(encoding="utf-8"))
             form, version = found.pop("format"), found.pop("version")
-        except wrong as error:
-            raise ValueError(f"{path} holds no solution that Solution.save wrote") from error
-        if form != _FORMAT or version != _VERSION:
+            if (form, version) == (_FORMAT, _VERSION):
+                solution = _read(found, "solution")
+                _check_read(solution)
+                return solution
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{path} is of the format {form!r}, version {version}, and this package reads {_FORMAT!r}, "
-                f"version {_VERSION}: read it with what wrote it, or plan again"
-            )
-        try:
-            solution = _read(found, "solution")
-            _check_read(solution)
-        except wrong as error:
-            raise ValueError(f"{path} is no whole solution, has it been changed by hand? {error}") from error
-        return solution
+                f"{path} is no whole solution that Solution.save wrote, has it been changed by hand? {error}"
+            ) from error
+        raise ValueError(
+            f"{path} is of the format {form!r}, version {version}, and this package reads {_FORMAT!r}, "
+            f"version {_VERSION}: read it with what wrote it, or plan again"
+        )
 
     def __repr__(self) -> str:
         value = self.expected_runtime
@@ -170,7 +168,7 @@ def assess(
     problem: Problem,
     partition: Array,
     status: Array | None = None,
-    num_steps: Array | None = None,
+    num_steps: ArrayLike = 0,
     *,
     whole_numbers: bool = True,
 ) -> Solution:
@@ -187,7 +185,7 @@ def assess(
         problem,
         jnp.asarray(partition, problem.dtype),
         jnp.asarray(status, int),
-        jnp.asarray(0 if num_steps is None else num_steps, int),
+        jnp.asarray(num_steps, int),
         np.ones(problem.max_workers, bool),
     )
     return with_whole_numbers(problem, solution) if whole_numbers else solution

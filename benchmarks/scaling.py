@@ -12,6 +12,7 @@ from bcgc_jax import plotting
 from bcgc_jax.solvers.closed_form import time_partition
 from benchmarks.planning import paper_problem
 from benchmarks.timing import Measured, compare, curve_point, in_float64, peak_memory, result_row
+from experiments import looks
 from experiments.report import grouped
 
 SIZES = (10, 20, 50, 100, 200, 500, 1000)
@@ -75,12 +76,12 @@ def draw_curves(points: Sequence[dict[str, Any]], folder: Path, name: str) -> No
             gaps = [point["gap"] for point in mine if point["gap"] is not None]
             most = math.ceil(math.log10(max(gaps, default=1.0) or 1e-16))
             label = rf"{text}, {reached} ≤ $10^{{{most}}}$" if gaps else text
-            look = plotting.curve(method) | plotting.points(method)
-            look |= {"linestyle": plotting.style(method).line, "label": label}
+            style = plotting.style(method)
+            look = plotting.curve(style) | looks.points(style) | {"linestyle": style.line, "label": label}
             one.plot([point["x"] for point in mine], [point["seconds"] for point in mine], **look)
         sizes = sorted({point["x"] for point in here}) if x_name == "workers" else ()
         label = {"workers": "number of workers N", "cells": "number of cells of the sweep"}[x_name]
-        plotting.label_axes(one, label, "median time (s)", log="xy", x_ticks=sizes)
+        looks.label_axes(one, label, "median time (s)", log="xy", x_ticks=sizes)
         # Above the axes: never on the data.
         one.legend(frameon=False, fontsize="x-small", loc="lower left", bbox_to_anchor=(-0.02, 1.0))
-    plotting.save_figure(figure, folder, name)
+    looks.save_figure(figure, folder, name)

@@ -114,4 +114,4 @@ def expected_runtimes(
 @jax.jit
 def _expected_max(law: bcgc.distributions.Distribution, ends: jax.Array) -> jax.Array:
     iteration = iteration_of(bcgc.Problem(law, ends.shape[-1], 1))
-    return jax.lax.map(lambda work: iteration.expected_max(Load(work)).value, ends, batch_size=256)
+    return jax.lax.map(lambda work: iteration.expected_completion(Load(work)).value, ends, batch_size=256)

@@ -22,6 +22,7 @@ from bcgc_jax.cli.progress import each
 from bcgc_jax.cluster import Cluster, ClusterTraining, InjectedDelay, Run
 from bcgc_jax.cluster.digits import train_digits_on_cluster
 from bcgc_jax.coding.digits import DigitsRun, digits_problem
+from experiments import looks
 from experiments.endurance import signal_workers
 from experiments.report import number, print_table, run_command, save
 
@@ -163,15 +164,16 @@ def _draw(
     for axis, faults in zip(axes[1:], (False, True), strict=True):
         for method in (m for m in methods if (m, faults) in runs):
             found = runs[method, faults][0]
-            axis.plot(found.clock[0], found.loss[0], **plotting.curve(method) | {"marker": ""})
+            axis.plot(
+                found.clock[0], found.loss[0], **plotting.curve(plotting.style(method)) | {"marker": ""}
+            )
         title = "one worker killed,\nlater one stopped" if faults else "one run,\nall workers there"
-        plotting.label_axes(
+        looks.label_axes(
             axis, "wall clock (s)", "training loss (nats)", title=title, log="y", y_ticks=LOSS_TICKS
         )
         axis.set_xlim(0, 1.02 * max(one[0].clock[0, -1] for one in runs.values()))
-    plotting.legend_outside(
-        figure, [plotting.legend_handle(m, marker=False) for m in methods], place="lower", columns=5
-    )
+    handles = [looks.legend_handle(plotting.style(m), marker=False) for m in methods]
+    plotting.legend_outside(figure, handles, place="lower", columns=5)
     return figure
 
 

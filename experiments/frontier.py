@@ -17,6 +17,7 @@ import numpy as np
 import bcgc_jax as bcgc
 from bcgc_jax import measured, plotting
 from bcgc_jax.cli.progress import each
+from experiments import looks
 from experiments.report import TRACES, grouped, number, print_table, readable, run_command, save
 
 FILES = ("llm_training_32_workers.csv", "pai_job_1_10_workers.csv", "pai_job_4_10_workers.csv")
@@ -140,13 +141,13 @@ def draw(rows: Sequence[Point], bests: Sequence[Best]) -> Any:
         for scheme in MAP:
             here = [row for row in mine if row.scheme == scheme]
             y = [row.runtime / unit for row in here]
-            look = plotting.curve(scheme) | plotting.points(scheme)
-            look["linestyle"] = plotting.style(scheme).line
+            style = plotting.style(scheme)
+            look = plotting.curve(style) | looks.points(style) | {"linestyle": style.line}
             left.plot([row.stored_subsets for row in here], y, **look)
-            middle.plot([row.sent for row in here], y, **plotting.points(scheme))
+            middle.plot([row.sent for row in here], y, **looks.points(style))
         look, y_label = {"log": "y", "y_ticks": (0.25, 0.5, 1, 2, 4)}, f"{readable(name)}\nruntime / optimum"
-        plotting.label_axes(left, "subsets stored by a worker", y_label, **look)
-        plotting.label_axes(middle, r"sent by a worker (in $L$)", "", **look)
+        looks.label_axes(left, "subsets stored by a worker", y_label, **look)
+        looks.label_axes(middle, r"sent by a worker (in $L$)", "", **look)
         cells = [row for row in bests if row.setting == name]
         stored = sorted({row.stored_subsets for row in cells})
         place = {(row.stored_subsets, row.latency): shown.index(row.scheme) for row in cells}

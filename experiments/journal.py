@@ -31,6 +31,7 @@ from bcgc_jax.cli.progress import each
 from bcgc_jax.exact.bisection import bisect
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.solvers.deadline import STARTS, completion_partition
+from experiments import looks
 from experiments.report import grouped, number, print_table, run_command, save
 
 SCHEMES = ("deadline", "equal_risk", "large_deadline", "time", "frequency", "optimal", "single_block")
@@ -295,13 +296,13 @@ def draw_completion(rows: Sequence[Row]) -> Any:
         for scheme, mine in grouped(of_panel, lambda row: row.scheme).items():
             # Below this 1 - P is rounding.
             late = [1 - row.completion if 1 - row.completion > 1e-14 else np.nan for row in mine]
-            axes.plot([row.x for row in mine], late, **plotting.curve(scheme))
+            axes.plot([row.x for row in mine], late, **plotting.curve(plotting.style(scheme)))
             theirs = [(row.x, 1 - row.published) for row in mine if row.published is not None]
-            axes.plot(*np.reshape(theirs, (-1, 2)).T, **plotting.points(scheme))
+            axes.plot(*np.reshape(theirs, (-1, 2)).T, **looks.points(plotting.style(scheme)))
         axes.set_ylim(1e-7, 1.5)
         y_label, ticks = "probability to be late" if panel in "ac" else "", RATE_TICKS if log else ()
-        plotting.label_axes(axes, label, y_label, title=f"({panel})", log="y" + log, x_ticks=ticks)
-    handles = [plotting.legend_handle(scheme, marker=scheme in PUBLISHED) for scheme in SCHEMES]
+        looks.label_axes(axes, label, y_label, title=f"({panel})", log="y" + log, x_ticks=ticks)
+    handles = [looks.legend_handle(plotting.style(scheme), marker=scheme in PUBLISHED) for scheme in SCHEMES]
     plotting.legend_outside(canvas, handles, place="lower", columns=4, title=TITLE)
     return canvas
 
@@ -312,9 +313,9 @@ def draw_plans(rows: Sequence[Row], steps: Sequence[Step], plans: Sequence[Plan]
     of_panel = (row for row in rows if row.panel == "c")
     for scheme, mine in grouped(of_panel, lambda row: row.scheme).items():
         runtimes = [row.expected_runtime for row in mine]
-        left.plot([row.x for row in mine], runtimes, **plotting.curve(scheme))
+        left.plot([row.x for row in mine], runtimes, **plotting.curve(plotting.style(scheme)))
     ticks = (20_000, 40_000, 60_000, 80_000)
-    plotting.label_axes(left, AXES["c"][1], plotting.RUNTIME_LABEL, title="(a)", x_ticks=ticks)
+    looks.label_axes(left, AXES["c"][1], plotting.RUNTIME_LABEL, title="(a)", x_ticks=ticks)
     best = max(step.completion for step in steps)
     for start, some in grouped(steps, lambda step: step.start).items():
         above = [max((1 - step.completion) / (1 - best) - 1, 1e-8) for step in some]
@@ -328,10 +329,10 @@ def draw_plans(rows: Sequence[Row], steps: Sequence[Step], plans: Sequence[Plan]
     right.plot(late, [plan.expected_runtime for plan in ends], "k.-")
     for plan in plans:
         if plan.scheme not in ("between", "single_block", "large_deadline"):
-            look = plotting.points(plan.scheme, filled=True)
+            look = looks.points(plotting.style(plan.scheme), filled=True)
             right.plot([100 * (1 - plan.completion)], [plan.expected_runtime], **look)
     plotting.label_axes(right, "probability to be late (%)", "", title="(c)")
-    handles = [plotting.legend_handle(scheme, filled=True) for scheme in SCHEMES]
+    handles = [looks.legend_handle(plotting.style(scheme), filled=True) for scheme in SCHEMES]
     plotting.legend_outside(canvas, handles, place="lower", columns=4)
     return canvas
 

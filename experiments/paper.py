@@ -16,6 +16,7 @@ import numpy as np
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax.cli.progress import each
+from experiments import looks
 from experiments.report import grouped, number, print_table, run_command, save
 
 # Each method, and the published scheme it stands beside; added schemes have none. The published "optimal"
@@ -113,35 +114,35 @@ def draw(rows: Sequence[Row], figure: str, schemes: Sequence[bcgc.Scheme]) -> An
     canvas, (axes,) = plotting.new_figure(size=(7.4, 3.9))
     handles, drawn = [], set()
     for method, mine in grouped(rows, lambda row: row.scheme).items():
+        look = looks.style(method, schemes)
         name, x = METHODS.get(method), [row.x for row in mine]
         # A level without coordinates has no place on a logarithmic axis.
         y = [row.computed or np.nan for row in mine]
-        axes.plot(x, y, **plotting.curve(method, schemes))
+        axes.plot(x, y, **plotting.curve(look))
         added = name is None
         if added:  # its few levels may have no neighbours, and no line
-            axes.plot(x, y, **plotting.points(method, schemes, filled=True))
+            axes.plot(x, y, **looks.points(look, filled=True))
         # The published "optimal" is the paper's subgradients', and stands on their curve.
         theirs = [row for row in mine if row.published and method != "optimal" and name not in drawn]
-        label = plotting.style(method, schemes).label
+        label = look.label
         label += rf", $\alpha = {ALPHA:g}$" if method == "tandon_partial" else ""
         if theirs:
             known: list[Any] = [row.published for row in theirs]
-            axes.plot([row.x for row in theirs], known, **plotting.points(method))
+            axes.plot([row.x for row in theirs], known, **looks.points(plotting.style(method)))
             drawn.add(name)
             if name != method:
                 label += f"\n(published as “{name}”)"
             elif method in NOTES:
                 label += f"\n({NOTES[method]})"
-        handles.append(
-            plotting.legend_handle(method, schemes, marker=added or bool(theirs), filled=added, label=label)
-        )
+        marked = added or bool(theirs)
+        handles.append(looks.legend_handle(look, marker=marked, filled=added, label=label))
     x_label, y_label, log = {
         "3": (r"redundancy level $n$", r"number of coordinates $x_n$", "y"),
         "4a": (WORKERS_LABEL, plotting.RUNTIME_LABEL, "y"),
         "4b": (RATE_LABEL, plotting.RUNTIME_LABEL, "xy"),
     }[figure]
     levels = sorted({row.x for row in rows})[::2] if figure == "3" else ()
-    plotting.label_axes(axes, x_label, y_label, log=log, x_ticks=levels)
+    looks.label_axes(axes, x_label, y_label, log=log, x_ticks=levels)
     plotting.legend_outside(canvas, handles, title="lines: computed exactly\nopen markers: published")
     return canvas
 

@@ -16,6 +16,7 @@ from bcgc_jax import plotting
 from bcgc_jax.cli.exit import flush, interrupted, take_any_sign
 from bcgc_jax.cli.output_paths import check_folder
 from bcgc_jax.solvers.schemes import Scheme
+from experiments import looks
 
 TRACES = Path(__file__).resolve().parents[2] / "shared/traces"
 
@@ -127,7 +128,7 @@ def save(out: Path, tables: Mapping[str, Iterable[Any]], figures: Mapping[str, A
             writer.writerows({key: _field(value) for key, value in row.items()} for row in rows)
     names = [f"{name}.csv" for name in tables]
     for name, figure in (figures or {}).items():
-        names += [path.name for path in plotting.save_figure(figure, out, name)]
+        names += [path.name for path in looks.save_figure(figure, out, name)]
     print(f"\nWritten to {out}: {', '.join(names)}")
 
 

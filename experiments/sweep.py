@@ -20,6 +20,7 @@ from bcgc_jax import plotting
 from bcgc_jax.cli import progress
 from bcgc_jax.solvers.methods import BASELINES
 from bcgc_jax.sweeps.files import read_rows
+from experiments import looks
 from experiments.paper import WORKERS_LABEL
 from experiments.report import grouped, number, print_table, run_command
 
@@ -109,11 +110,11 @@ def draw(cells: Sequence[Cell], schemes: Sequence[bcgc.Scheme] = ()):
     edges = _edges(workers), np.exp(_edges(np.log(rates)))
     # Rasterised: no hair lines between the cells of an SVG.
     image = left.pcolormesh(*edges, reduction, cmap="viridis", vmin=0, rasterized=True)
-    colors = ListedColormap([plotting.style(name, schemes).color for name in names])
+    colors = ListedColormap([looks.style(name, schemes).color for name in names])
     right.pcolormesh(*edges, best, cmap=colors, vmin=-0.5, vmax=len(names) - 0.5, rasterized=True)
     ticks = [n for n in (2, 10, 20, 30, 40, 50) if n in workers]
-    plotting.label_axes(left, WORKERS_LABEL, RATE_LABEL, log="y", title="(a) reduction", x_ticks=ticks)
-    plotting.label_axes(right, WORKERS_LABEL, "", log="y", title="(b) best baseline", x_ticks=ticks)
+    looks.label_axes(left, WORKERS_LABEL, RATE_LABEL, log="y", title="(a) reduction", x_ticks=ticks)
+    looks.label_axes(right, WORKERS_LABEL, "", log="y", title="(b) best baseline", x_ticks=ticks)
     for axes in (left, right):
         axes.grid(False)
     step = 10 if reduction.max() > 20 else 5
@@ -126,7 +127,7 @@ def draw(cells: Sequence[Cell], schemes: Sequence[bcgc.Scheme] = ()):
         left.clabel(lines, fmt="%g %%", fontsize="small", manual=places)
     canvas.colorbar(image, ax=left, label=REDUCTION_LABEL, location="bottom", aspect=30)
     handles = [
-        Patch(color=plotting.style(name, schemes).color, label=plotting.style(name, schemes).label)
+        Patch(color=looks.style(name, schemes).color, label=looks.style(name, schemes).label)
         for name in names
     ]
     size: Any = {"ncols": 2, "fontsize": "small"} if len(names) > 3 else {}
@@ -198,7 +199,7 @@ def run(
     rows = read(path)
     compared = compare(rows, schemes)
     print_numbers(rows, compared)
-    png, svg = plotting.save_figure(draw(compared, schemes), out, "sweep")
+    png, svg = looks.save_figure(draw(compared, schemes), out, "sweep")
     print(f"\nWritten to {out}: sweep.csv, {png.name}, {svg.name}")
 
 

@@ -17,6 +17,7 @@ import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax.cli.progress import each
 from bcgc_jax.coding.digits import DigitsRun, digits_problem, train_on_digits
+from experiments import looks
 from experiments.report import print_table, run_command, save
 
 METHODS = ("uncoded", "tandon_partial", "single_block", "frequency", "time", "optimal")
@@ -103,14 +104,14 @@ def _draw(runs: dict[str, list[DigitsRun]]):
         for row, what in enumerate(("loss", "accuracy")):
             one = axes[row * len(runs) + column]
             for run_ in found:
-                look = plotting.curve(run_.method) | {"marker": ""}
+                look = plotting.curve(plotting.style(run_.method)) | {"marker": ""}
                 middle, low, high = _bands(run_, getattr(run_, what), grid)
                 one.fill_between(grid / scale, low, high, color=look["color"], alpha=0.15, linewidth=0)
                 one.plot(grid / scale, middle, **look)
             x = f"simulated time ($10^{{{int(np.log10(scale))}}}$ cycles × unit of cycle time)"
             if what == "loss":
                 scaled: Any = {"log": "y", "y_ticks": LOSS_TICKS}
-                plotting.label_axes(one, x, "training loss (nats)", title=TITLES[model], **scaled)
+                looks.label_axes(one, x, "training loss (nats)", title=TITLES[model], **scaled)
                 lowest = min(float(run_.loss.min()) for run_ in found)
                 one.set_ylim(0.9 * lowest, 2.6)
             else:
@@ -118,7 +119,9 @@ def _draw(runs: dict[str, list[DigitsRun]]):
                 one.axhline(TARGET, **_TARGET_LINE)
                 one.set_ylim(0.75, 1.0)
     trained = {run_.method for run_ in runs["softmax"]}
-    handles = [plotting.legend_handle(method, marker=False) for method in METHODS if method in trained]
+    handles = [
+        looks.legend_handle(plotting.style(method), marker=False) for method in METHODS if method in trained
+    ]
     handles.append(Line2D([], [], label=f"target accuracy {TARGET:g}", **_TARGET_LINE))
     title = f"medians of {len(runs['softmax'][0].clock)} seeds, bands: their range"
     plotting.legend_outside(figure, handles, place="lower", columns=4, title=title)

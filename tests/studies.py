@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import pytest
 
-from bcgc_jax import plotting
+from experiments import looks
 
 
 def assert_text_fits(figure):
@@ -31,14 +31,14 @@ class Ran:
         self, study: Any, folder: Path, capsys: pytest.CaptureFixture[str], **arguments: Any
     ) -> None:
         self.figures: dict[str, Any] = {}
-        save = plotting.save_figure
+        save = looks.save_figure
 
         def kept(figure: Any, out: Path, name: str) -> Any:
             self.figures[name] = figure
             return save(figure, out, name)
 
         with pytest.MonkeyPatch.context() as patched, jax.enable_x64(True):
-            patched.setattr(plotting, "save_figure", kept)
+            patched.setattr(looks, "save_figure", kept)
             study.run(folder, **arguments)
         self.folder, self.printed = folder, capsys.readouterr().out
         lines = [line for line in self.printed.splitlines() if not line.startswith("Written to")]

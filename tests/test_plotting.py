@@ -8,6 +8,7 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax.solvers.methods import BASELINES, PROPOSED
+from experiments import looks
 
 
 def test_every_method_has_a_look_of_its_own():
@@ -22,29 +23,30 @@ def test_added_schemes_look_different_and_have_their_label():
     assert (unknown.label, unknown.color) == ("plotting_0", plotting.style("tandon:3").color)
     names = [f"plotting_{i}" for i in range(9)]
     own = [bcgc.Scheme(name, lambda problem: problem.exists, label=f"label of {name}") for name in names]
-    styles = [plotting.style(name, own) for name in names]
+    styles = [looks.style(name, own) for name in names]
     assert [look.label for look in styles] == [f"label of {name}" for name in names]
-    looks = [*plotting.STYLES.values(), *styles]
-    assert len({(look.color, str(look.line)) for look in looks}) == len(looks)
+    every = [*plotting.STYLES.values(), *styles]
+    assert len({(look.color, str(look.line)) for look in every}) == len(every)
     markers = {look.marker for look in plotting.STYLES.values()}
     assert len({look.marker for look in styles[:7]} - markers) == 7
-    assert plotting.style("plotting_0") == unknown
+    assert looks.style("plotting_0", ()) == unknown
 
 
 def small_figure():
     figure, (axes,) = plotting.new_figure()
-    axes.plot([1, 10], [2, 30], **plotting.curve("time"))
-    axes.plot([1, 10], [2, 30], **plotting.points("time"))
-    plotting.label_axes(axes, "x (s)", "y (s)", log="xy", x_ticks=(1, 3, 10))
-    plotting.legend_outside(figure, [plotting.legend_handle("time")], title="title")
+    look = plotting.style("time")
+    axes.plot([1, 10], [2, 30], **plotting.curve(look))
+    axes.plot([1, 10], [2, 30], **looks.points(look))
+    looks.label_axes(axes, "x (s)", "y (s)", log="xy", x_ticks=(1, 3, 10))
+    plotting.legend_outside(figure, [looks.legend_handle(look)], title="title")
     return figure
 
 
 def test_same_figure_same_bytes_and_nothing_else_is_changed(tmp_path):
     (tmp_path / "again").mkdir()
     before, pyplot_loaded = dict(matplotlib.rcParams), "matplotlib.pyplot" in sys.modules
-    first = plotting.save_figure(small_figure(), tmp_path, "figure")
-    second = plotting.save_figure(small_figure(), tmp_path / "again", "figure")
+    first = looks.save_figure(small_figure(), tmp_path, "figure")
+    second = looks.save_figure(small_figure(), tmp_path / "again", "figure")
     assert [path.name for path in first] == ["figure.png", "figure.svg"]
     for one, other in zip(first, second, strict=True):
         assert one.read_bytes() == other.read_bytes()

@@ -46,10 +46,8 @@ class Decision(NamedTuple):
 
     Attributes:
       step: the first iteration with the new plan.
-      before, after: names of rules; the same where a plan was made anew.
-      reason: in words.
+      before, after: names of rules; the same where a plan was made anew from the last iterations.
       mean_time: of the iterations since the last decision, as measured.
-      promised: what it was expected to be, by the plan they had.
       expected: of the new plan, from the iterations that it is judged by.
       gain: what the change is expected to save an iteration.
     """
@@ -57,9 +55,7 @@ class Decision(NamedTuple):
     step: int
     before: str
     after: str
-    reason: str
     mean_time: float
-    promised: float
     expected: float
     gain: float
 
@@ -115,7 +111,7 @@ class Planner:
         self._own_made_from = 0
         # What iterations took beyond what their times say, by rule: means, and of how many.
         self._extra: dict[str, tuple[float, int]] = {}
-        self._since: list[tuple[float, float]] = []
+        self._since: list[float] = []  # what iterations took since the last decision
         self._disturbance = 0.0
         self._probing: WorkPlan | None = None
         # Seconds saved against no redundancy, and spent on changes.
@@ -140,8 +136,7 @@ class Planner:
         """
         ran = self.plan if ran is None else ran
         if preparing and self._extra:
-            expected = float(np.mean(self._runtimes(ran)))
-            self._disturbance += taken - expected - self._more(ran.name)
+            self._disturbance += taken - float(np.mean(self._runtimes(ran))) - self._more(ran.name)
             uncoded = self._uncoded()
         else:
             starts = np.broadcast_to(np.asarray(start_ups, float), times.shape)
@@ -152,12 +147,11 @@ class Planner:
                 del losses[:-WINDOW]
                 self._unfitted[name] += 1
             self._own = [*self._own, self._last(self.plan)][-WINDOW:]
-            expected = self._last(ran)
             mean, count = self._extra.get(ran.name, (0.0, 0))
             count = min(count + 1, WINDOW)
-            self._extra[ran.name] = mean + (taken - expected - mean) / count, count
+            self._extra[ran.name] = mean + (taken - self._last(ran) - mean) / count, count
             uncoded = self._losses["uncoded"][-1]
-        self._since.append((taken, expected))
+        self._since.append(taken)
         self._saved += uncoded + self._more("uncoded") - taken
         self.step += 1
         if self._probing is not None and ran.name == "uncoded":
@@ -290,15 +284,9 @@ class Planner:
         return mean, error
 
     def _change(self, name: str, gain: float) -> None:
-        before, after = self.plan.name, self._plans[name]
-        took, said = np.mean(self._since, axis=0) if self._since else (math.nan, math.nan)
-        again = ": made anew from the last iterations" if name == before else ""
+        after, took = self._plans[name], float(np.mean(self._since))
         expected = float(np.mean(self._runtimes(after))) + self._more(name)
-        promised = float(said) + self._more(before)
-        reason = f"it would have been faster{again}"
-        self.decisions.append(
-            Decision(self.step, before, name, reason, float(took), promised, expected, gain)
-        )
+        self.decisions.append(Decision(self.step, self.plan.name, name, took, expected, gain))
         self._spent += self._cost(after)
         self.plan, self._since, self._own = after, [], list(self._losses[name])
         self._own_made_from = self._made_from[name]

@@ -38,11 +38,6 @@ class WorkPlan:
     def num_workers(self) -> int:
         return len(self.shares)
 
-    @property
-    def block(self) -> np.ndarray:
-        """That of each task."""
-        return np.asarray(self.plan.block)
-
     @functools.cached_property
     def loads(self) -> np.ndarray:
         """C at the end of each task that a worker has, `[N, K]`.
@@ -51,16 +46,15 @@ class WorkPlan:
         >>> WorkPlan("uneven", np.array([0.25, 0.75]), schedule_of([Group(2, 1)], [1.0])).loads.tolist()
         [[0.5, 2.0], [1.5, 2.0]]
         """
-        sizes, rule = np.asarray(self.plan.sizes, float)[self.block], self.plan.completion
+        workers, rule = self.num_workers, self.plan.completion
+        sizes = np.asarray(self.plan.sizes, float)[np.asarray(self.plan.block)]
         if isinstance(rule, FirstHolder):
-            subset = (
-                np.arange(self.num_workers)[:, None] + np.asarray(turns_of(self.plan))
-            ) % self.num_workers
-            return np.cumsum(self.num_workers * self.shares[subset] * sizes, axis=1)
+            subset = (np.arange(workers)[:, None] + np.asarray(turns_of(self.plan))) % workers
+            return np.cumsum(workers * self.shares[subset] * sizes, axis=1)
         data = np.asarray(self.plan.data)
         if isinstance(rule, OneOfEach) and rule.kinds is not None:
             data = data[rule.kind_of]
-        return np.broadcast_to(np.cumsum(data * sizes, axis=-1), (self.num_workers, sizes.size))
+        return np.broadcast_to(np.cumsum(data * sizes, axis=-1), (workers, sizes.size))
 
     def runtimes(self, times: np.ndarray, start_ups: np.ndarray | float = 0.0) -> np.ndarray:
         """τ of iterations with these cycle times and start-ups, `[R, N]` each to `[R]`.
@@ -73,7 +67,7 @@ class WorkPlan:
         assert self.plan.completion is not None
         starts = np.broadcast_to(start_ups, times.shape)[:, None]
         done = starts + times[:, None] * self.loads.T
-        return self.plan.completion.blocks(done, self.block).max(axis=-1)
+        return self.plan.completion.blocks(done, np.asarray(self.plan.block)).max(axis=-1)
 
     def finished(self, times: np.ndarray, until: float, start_ups: np.ndarray | float = 0.0) -> np.ndarray:
         """Of one iteration who has done a task by then, bool `[N]`: their cycle times can be told."""
@@ -102,7 +96,5 @@ class WorkPlan:
             of_worker = {w: group for group in rule.groups[used] for w in group}
             ends = [(min(of_worker[w]), max(of_worker[w]) + 1) for w in first]
             return around[np.array(ends)]
-        depth = int(
-            np.max(self.plan.data if isinstance(rule, AnyOf) else 1 + np.asarray(turns_of(self.plan)))
-        )
-        return np.stack([around[first], around[first + depth]], axis=1)
+        held = np.asarray(self.plan.data if isinstance(rule, AnyOf) else 1 + np.asarray(turns_of(self.plan)))
+        return np.stack([around[first], around[first + held.max()]], axis=1)

@@ -174,7 +174,7 @@ def curves(rows: Sequence[Row], x: str, y: str) -> "Figure":
     handles = []
     for method in dict.fromkeys(row["method"] for row in rows):
         pairs = sorted((row[x], row[y]) for row in rows if row["method"] == method and row[y] is not None)
-        handles += axes.plot(*np.array(pairs).T, **plotting.curve(method))
+        handles += axes.plot(*np.array(pairs).T, **plotting.curve(plotting.style(method)))
     plotting.label_axes(axes, LABELS.get(x, x), LABELS.get(y, y), log=_log(rows, x, y))
     plotting.legend_outside(figure, handles)
     return figure

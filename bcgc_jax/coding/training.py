@@ -29,7 +29,7 @@ from bcgc_jax.coding.scheduled import assign
 from bcgc_jax.distributions import Distribution, EmpiricalPairs, JointDistribution
 from bcgc_jax.plans.completion import AnyOf, OneOfEach
 from bcgc_jax.plans.plan import Plan
-from bcgc_jax.plans.runtime import load_of_groups, load_of_plan
+from bcgc_jax.plans.runtime import load_of_plan
 from bcgc_jax.plans.schedules import circle_plan, cycles_of
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution
@@ -154,7 +154,7 @@ def _pace(problem: Problem, plan: Plan, assigned: CodingPlan) -> tuple[Array, Ar
 
 @jax.jit
 def _pace_of_tasks(problem: Problem, plan: Plan) -> tuple[Array, Array]:
-    load = (load_of_groups if isinstance(plan.completion, OneOfEach) else load_of_plan)(problem, plan)
+    load = load_of_plan(problem, plan)
     sent = jnp.zeros_like(load.work) if load.sent is None else load.sent
     return problem.scale * load.work, problem.scale * sent
 

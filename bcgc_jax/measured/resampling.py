@@ -9,7 +9,7 @@ from jax import Array
 
 from bcgc_jax._pytree import Numbers, check, check_key
 from bcgc_jax.plans.iterations import iteration_of
-from bcgc_jax.plans.runtime import as_partition, check_partition, load_of, scale_of
+from bcgc_jax.plans.runtime import check_partition, problem_tasks
 from bcgc_jax.problem import Problem
 
 
@@ -49,9 +49,9 @@ def bootstrap_interval(
 
 @jax.jit
 def _runtimes(problem: Problem, partition: Numbers) -> Array:
-    iteration, x = iteration_of(problem), as_partition(problem, partition)
+    iteration, (load, _, scale) = iteration_of(problem), problem_tasks(problem, partition)
     assert iteration.rows is not None
-    return scale_of(problem, x) * iteration.max_of_sorted(load_of(problem, x), iteration.rows.astype(x.dtype))
+    return scale * iteration.max_of_sorted(load, iteration.rows)
 
 
 @functools.partial(jax.jit, static_argnames=("num_replicates", "block"))

@@ -74,7 +74,9 @@ def with_rounding(load: Array, found: Expectation, rounding: float = 0.0) -> Exp
 
 
 def evaluation_cost(worker: Worker, size: int) -> float:
-    """Operations of one expectation, roughly."""
+    """Operations of one expectation, roughly, as far as it grows with measured times."""
+    if worker.plain and not worker.stepwise:
+        return 0.0
     pieces = [max(int(law.breaks().size), 1) for law in (worker.start, worker.cycle_time)]
     both, inner = math.prod(pieces), max(pieces)
     if worker.stepwise:

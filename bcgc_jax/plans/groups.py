@@ -28,26 +28,14 @@ def halving(num_workers: int) -> Groups:
 
 
 @functools.cache
-def kinds_by_size(groups: Groups) -> tuple[int, ...]:
-    """The kind of each worker, where those in groups of the same sizes are alike; kinds are 0, 1, …"""
-    _, kinds = np.unique(_sizes(groups), axis=0, return_inverse=True)
-    return tuple(kinds.ravel().tolist())
-
-
-def sizes_of_kinds(groups: Groups, kinds: tuple[int, ...]) -> np.ndarray:
-    """The size of the group of a worker of each kind, at each level, `[W, K]`."""
-    found = np.zeros((max(kinds) + 1, len(groups)), int)
-    found[list(kinds)] = _sizes(groups)
-    return found
-
-
-def _sizes(groups: Groups) -> np.ndarray:
-    """The same of each worker, `[N, K]`."""
-    found = np.zeros((sum(map(len, groups[0])), len(groups)), int)
+def kinds_by_size(groups: Groups) -> tuple[tuple[int, ...], np.ndarray]:
+    """The kind of each worker, where those in groups of the same sizes are alike; these sizes, `[W, K]`."""
+    sizes = np.zeros((sum(map(len, groups[0])), len(groups)), int)
     for k, level in enumerate(groups):
         for group in level:
-            found[list(group), k] = len(group)
-    return found
+            sizes[list(group), k] = len(group)
+    found, kinds = np.unique(sizes, axis=0, return_inverse=True)
+    return tuple(kinds.ravel().tolist()), found
 
 
 class Tree(NamedTuple):

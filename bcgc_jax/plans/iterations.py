@@ -136,10 +136,6 @@ class Iteration:
         last = jnp.max(ready, axis=-1)
         return last if self.worker.plain else self.worker.infimum().astype(last.dtype) + last
 
-    def expected_max(self, load: Load, *, num_nodes: int = NUM_NODES) -> Expectation:
-        """E of when all levels are there."""
-        return self.expected_completion(load, self.any_of, num_nodes=num_nodes)
-
 
 @pytree_dataclass
 class Independent(Iteration):
@@ -160,9 +156,6 @@ class Independent(Iteration):
         return self.worker.stepwise
 
     def evaluation_cost(self):
-        """Operations of one expectation as far as it grows with measured times."""
-        if self.worker.plain and not self.stepped:
-            return 0.0
         return evaluate.evaluation_cost(self.worker, self.max_workers)
 
     def sorted_draws(self, key, num_draws, dtype):
@@ -176,7 +169,7 @@ class Independent(Iteration):
         if self.worker.constant:
             return super().simulate_max(key, load, num_draws)
         starts, times = self.worker.draw(key, (num_draws, self.max_workers), load.work.dtype)
-        last = functools.partial(last_delivery, load, self.worker.overlap, self.num_workers)
+        last = functools.partial(last_delivery, load, self.any_of, self.worker.overlap)
         chunk = max(_CHUNK // (self.max_workers**3 if self.worker.overlap else self.max_workers**2), 1)
         return jax.lax.map(lambda draw: last(*draw), (starts, times), batch_size=min(chunk, num_draws))
 
@@ -195,13 +188,13 @@ class Independent(Iteration):
         """E g(T_(N-n)), `[max_workers]`, of the `function` g; of T without one."""
         return order_statistics.moments(self.law, self.num_workers, function, self.max_workers)
 
-    def expected_completion(self, load, rule, *, num_nodes=NUM_NODES):
-        """E of when all tasks are there by a rule."""
-        return evaluate.expected_completion(self.worker, load, rule, num_nodes=num_nodes)
+    def expected_completion(self, load, rule=None, *, num_nodes=NUM_NODES):
+        """E of when all tasks are there by a rule; by default all levels."""
+        return evaluate.expected_completion(self.worker, load, rule or self.any_of, num_nodes=num_nodes)
 
     def exceedance(self, load, t, rule=None):
-        """P(not all is there by t), for t of any shape; by default of levels."""
-        return evaluate.exceedance(self.worker, load, self.any_of if rule is None else rule, t)
+        """P(not all is there by t), for t of any shape."""
+        return evaluate.exceedance(self.worker, load, rule or self.any_of, t)
 
     def smoothed_exceedance(self, load, t, spread):
         """The same for one t, with the steps of a `stepped` iteration spread by a factor e^±`spread`."""
@@ -246,7 +239,7 @@ class Sampled(Iteration):
             self.no_answer()
         return self.max_of_sorted(load, self.rows)
 
-    def expected_completion(self, load, rule, *, num_nodes=NUM_NODES):
+    def expected_completion(self, load, rule=None, *, num_nodes=NUM_NODES):
         value = jnp.mean(self._finish(load, rule))
         return evaluate.with_rounding(load.work, Expectation(value, jnp.zeros_like(value)))
 

@@ -36,7 +36,7 @@ from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.partitions import check_levels, cost_of_units, finish_load
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.plans.schedules import cycles_of_problem, over_draws, simulate_schedule
-from bcgc_jax.plans.worker import Load, delivered, last_delivery
+from bcgc_jax.plans.worker import Load, last_delivery
 from bcgc_jax.problem import CONDITIONS, Problem
 
 # Finer than `NUM_NODES`: where nearly everything sits at one level, the slopes of the others need it.
@@ -111,7 +111,7 @@ def block_runtime(
 @functools.partial(jax.jit, static_argnums=4)
 @functools.partial(jnp.vectorize, signature="(n),(n),(n),(n)->()", excluded={4})
 def _last_delivery(work: Array, sent: Array, starts: Array, times: Array, overlap: bool) -> Array:
-    return last_delivery(Load(work, sent), overlap, work.size, starts, times)
+    return last_delivery(Load(work, sent), AnyOf(work.size), overlap, starts, times)
 
 
 def coordinate_runtime(
@@ -189,25 +189,16 @@ def simulate_runtime(
 
 @functools.partial(jax.jit, static_argnums=3)
 def _simulate(key: Array, problem: Problem, partition: Numbers | Plan, num_draws: int) -> RuntimeEstimate:
-    rule = partition.completion if isinstance(partition, Plan) else None
-    if isinstance(partition, Plan) and isinstance(rule, FirstHolder):
+    if isinstance(partition, Plan) and isinstance(partition.completion, FirstHolder):
         draws = simulate_schedule(key, problem, partition, num_draws)
     else:
         load, rule, scale = problem_tasks(problem, partition)
         if isinstance(rule, OneOfEach):
-            last = functools.partial(_last_of_groups, load, rule, bool(problem.overlap))
+            last = functools.partial(last_delivery, load, rule, bool(problem.overlap))
             draws = scale * over_draws(key, problem, last, num_draws, load.work.size)
         else:
             draws = scale * iteration_of(problem).simulate_max(key, load, num_draws)
     return RuntimeEstimate(jnp.mean(draws), jnp.std(draws) / jnp.sqrt(max(num_draws - 1, 1)))
-
-
-def _last_of_groups(load: Load, rule: OneOfEach, overlap: bool, starts: Array, times: Array) -> Array:
-    """Of start-ups and cycle times, `[..., N]` each, when all is there."""
-    of_each = starts[..., None] + delivered(load, times[..., None], overlap)
-    finish = of_each.reshape(*times.shape, load.kinds, -1)[..., np.arange(rule.num_workers), rule.kind_of, :]
-    used = jnp.any(load.work.reshape(load.kinds, -1) > 0, axis=0)
-    return jnp.max(jnp.where(used, rule.blocks(jnp.swapaxes(finish, -1, -2)), 0), axis=-1)
 
 
 def integrate_runtime(
@@ -278,18 +269,12 @@ def _completion_probability(problem: Problem, partition: Numbers | Plan, deadlin
     return jnp.where(jnp.isnan(t), jnp.nan, jnp.clip(1 - late, 0, 1))
 
 
-def certificate(
-    problem: Problem,
-    partition: Numbers,
-    levels: ArrayLike | None = None,
-    *,
-    num_nodes: int = _CERTIFYING_NODES,
-) -> Certificate:
+def certificate(problem: Problem, partition: Numbers, levels: ArrayLike | None = None) -> Certificate:
     r"""f(x) = E τ̂(x,T) and a bound on the best: f(z) ≥ f(x) + ∇f(x)·(z - x) ≥ f - ∇f·x + L min_n ∂f/∂x_n.
 
     f is convex, so this holds for every partition z, at every x; without setup ∇f·x = f. `levels`, bool
     `[max_workers]`, are those that z may use: by default all, with setup cycles those that x uses, for f is
-    affine only as long as these stay the same. `num_nodes` is static.
+    affine only as long as these stay the same.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(rate=1.0, shift=1.0), num_workers=3, num_coordinates=10)
@@ -301,18 +286,18 @@ def certificate(
     if levels is not None:
         advice = "True for each level that may be used"
         check_shape("levels", jnp.asarray(levels), (problem.max_workers,), advice)
-    return _certify(problem, partition, levels, num_nodes)
+    return _certify(problem, partition, levels)
 
 
-@functools.partial(jax.jit, static_argnums=3)
-def _certify(problem: Problem, partition: Numbers, levels: ArrayLike | None, num_nodes: int) -> Certificate:
+@jax.jit
+def _certify(problem: Problem, partition: Numbers, levels: ArrayLike | None) -> Certificate:
     x = as_partition(problem, partition)
     if problem.convex:
-        value, error, slope = value_and_slope(problem, x, num_nodes)
+        value, error, slope = value_and_slope(problem, x, _CERTIFYING_NODES)
         at_x = value
     else:  # the bound is that of start-ups that are all as short as the shortest of them
-        value, more = _integrate(problem, x, num_nodes)
-        at_x, error, slope = value_and_slope(with_least_start_up(problem), x, num_nodes)
+        value, more = _integrate(problem, x, _CERTIFYING_NODES)
+        at_x, error, slope = value_and_slope(with_least_start_up(problem), x, _CERTIFYING_NODES)
         error = error + more
     allowed = levels_of_bound(problem, x) & (True if levels is None else jnp.asarray(levels))
     # 0 where nothing is paid for setup, up to rounding.
@@ -360,13 +345,6 @@ def lower_bound_of(found: Array, value: Array) -> Array:
     return jnp.where(jnp.isfinite(found), jnp.clip(found, 0, value), 0)
 
 
-def scale_of(problem: Problem, x: Array) -> Array:
-    """M b / N in the dtype of x; NaN where traced numbers make no problem, or x is no partition."""
-    slack = _ZERO * problem.total.astype(x.dtype)
-    possible = jnp.all(x >= -slack) & jnp.all(problem.exists | (x <= slack))
-    return jnp.where(possible, problem.scale, jnp.nan).astype(x.dtype)
-
-
 def levels_of_bound(problem: Problem, x: Array) -> Array:
     """The levels that the bound of `certificate` allows, `[max_workers]`."""
     return problem.exists & _paid(problem, x)
@@ -386,58 +364,49 @@ def load_of(problem: Problem, x: Array) -> Load:
 def problem_tasks(problem: Problem, plan: Numbers | Plan) -> tuple[Load, Completion, Array]:
     """What a worker has spent after each task of a plan or a partition, its rule, and the time of a cycle.
 
-    The time is NaN for what is traced, and a plan for others than these workers.
+    The time is NaN for traced numbers that are no problem and no partition or plan of these workers.
     """
     if not isinstance(plan, Plan):
         x = as_partition(problem, plan)
-        return load_of(problem, x), iteration_of(problem).any_of, scale_of(problem, x)
+        slack = _ZERO * problem.total.astype(x.dtype)
+        possible = jnp.all(x >= -slack) & jnp.all(problem.exists | (x <= slack))
+        scale = jnp.where(possible, problem.scale, jnp.nan).astype(x.dtype)
+        return load_of(problem, x), iteration_of(problem).any_of, scale
     rule, workers = plan.completion, jnp.asarray(problem.num_workers)
     if isinstance(rule, AnyOf):
         possible = jnp.all((_sizes_of(plan) <= 0) | (jnp.asarray(plan.data) <= workers))
-        scale = jnp.where(possible, problem.scale, jnp.nan)
-        return load_of_plan(problem, plan), iteration_of(problem).any_of, scale
-    if isinstance(rule, OneOfEach):
-        scale = jnp.where(workers == rule.num_workers, problem.scale, jnp.nan)
-        return load_of_groups(problem, plan), rule, scale
-    if rule is None or plan.sizes.size > 1:
+        rule = iteration_of(problem).any_of
+    elif isinstance(rule, OneOfEach):
+        possible = workers == rule.num_workers
+    elif rule is None or plan.sizes.size > 1:
         raise ValueError(
             "there is no exact runtime of several blocks of which every finished subset counts: take "
             "simulate_runtime"
         )
-    # Of subset after subset.
-    work = cycles_of_problem(problem, plan)[:, 0]
-    return Load(work), FirstHolder(problem.num_workers, problem.max_workers), problem.scale
+    else:  # of subset after subset
+        work = cycles_of_problem(problem, plan)[:, 0]
+        return Load(work), FirstHolder(problem.num_workers, problem.max_workers), problem.scale
+    return load_of_plan(problem, plan), rule, jnp.where(possible, problem.scale, jnp.nan)
 
 
 def load_of_plan(problem: Problem, plan: Plan) -> Load:
-    """Of one that waits for any workers, at each level: that of the last task which survives no more."""
-    assert isinstance(plan.completion, AnyOf)
-    data, survives = jnp.asarray(plan.data), plan.completion.survives
-    survives = data - 1 if survives is None else jnp.asarray(survives)
-    here = survives <= np.arange(problem.max_workers)[:, None]
-    task = jnp.max(jnp.where(here, np.arange(data.size), -1), axis=1)
+    """What a worker has spent after each task, whose data are all of the one before, by kinds of workers.
 
-    def at_levels(values: Array) -> Array:
-        return jnp.where(task >= 0, values[task], 0).astype(problem.dtype)
-
-    return jax.tree.map(at_levels, Load(_work_of(problem, plan), sent_load(problem, _sizes_of(plan))))
-
-
-def load_of_groups(problem: Problem, plan: Plan) -> Load:
-    """Of one that waits for one of each group, by kinds of workers; task k has all data of the one before."""
-    assert isinstance(plan.completion, OneOfEach)
-    kinds = plan.completion.num_kinds
-    sent = jax.tree.map(lambda a: jnp.tile(a, kinds), sent_load(problem, _sizes_of(plan)))
-    load = Load(_work_of(problem, plan).ravel(), sent, kinds)
-    return jax.tree.map(lambda a: a.astype(problem.dtype), load)
-
-
-def _work_of(problem: Problem, plan: Plan) -> Array:
-    """Cycles at the end of each task, `[K]` or `[W, K]`."""
-    data, size = jnp.asarray(plan.data), _sizes_of(plan)
+    Where any workers will do, at each level: that of the last task which survives no more.
+    """
+    rule, data, size = plan.completion, jnp.asarray(plan.data), _sizes_of(plan)
     work = jnp.cumsum(data * size * plan.share, axis=-1)
     met = jax.lax.cummax(jnp.where(size > 0, data, 0), axis=data.ndim - 1)
-    return work + met * (problem.setup_load + problem.chain_load * jnp.cumsum(size))
+    work = work + met * (problem.setup_load + problem.chain_load * jnp.cumsum(size))
+    kinds = rule.num_kinds if isinstance(rule, OneOfEach) else 1
+    sent = jax.tree.map(lambda a: jnp.tile(a, kinds), sent_load(problem, size))
+    load = Load(work.ravel(), sent, kinds)
+    if isinstance(rule, AnyOf):
+        survives = data - 1 if rule.survives is None else jnp.asarray(rule.survives)
+        here = survives <= np.arange(problem.max_workers)[:, None]
+        task = jnp.max(jnp.where(here, np.arange(data.size), -1), axis=1)
+        load = jax.tree.map(lambda a: jnp.where(task >= 0, a[task], 0), load)
+    return jax.tree.map(lambda a: a.astype(problem.dtype), load)
 
 
 def _sizes_of(plan: Plan) -> Array:

@@ -18,7 +18,7 @@ from bcgc_jax._pytree import pytree_dataclass, replace, static_field
 from bcgc_jax.distributions import Distribution
 from bcgc_jax.distributions.atoms import EmpiricalPairs, law_of_number, mass_of
 from bcgc_jax.exact.quadrature import largest, rule_error
-from bcgc_jax.plans.completion import AnyOf
+from bcgc_jax.plans.completion import AnyOf, OneOfEach
 
 # Beyond this hazard, and before its inverse, a start-up has no probability to speak of.
 _LONGEST_START = {8: 40.0, 4: 18.0}
@@ -233,12 +233,16 @@ def _double_exponential(num: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarr
     return share.astype(dtype), np.stack([weight * (node % k == 0) * k for k in (1, 2, 4)]).astype(dtype)
 
 
-def last_delivery(load: Load, overlap: bool, num_workers: ArrayLike, starts: Array, times: Array) -> Array:
-    """When the last block is complete, of all workers' start-ups and cycle times, `[N]` each.
+def last_delivery(load: Load, rule: AnyOf | OneOfEach, overlap: bool, starts: Array, times: Array) -> Array:
+    """When the last block is complete, of all workers' start-ups and cycle times, `[..., N]` each to `[...]`.
 
-    In the unit of `times` and `load`; workers from `num_workers` on do not count.
+    In the unit of `times` and `load`. Of `AnyOf` workers from their number on do not count.
     """
-    ready = starts[:, None] + delivered(load, times[:, None], overlap)
-    exists = np.arange(times.size) < jnp.asarray(num_workers)
-    complete = AnyOf(num_workers).blocks(jnp.where(exists, ready.T, jnp.inf))
-    return jnp.max(jnp.where((load.work > 0) & exists, complete, 0))
+    ready, worker = starts[..., None] + delivered(load, times[..., None], overlap), np.arange(times.shape[-1])
+    if isinstance(rule, OneOfEach):
+        ready = ready.reshape(*times.shape, load.kinds, -1)[..., worker, rule.kind_of, :]
+        used = jnp.any(load.work.reshape(load.kinds, -1) > 0, axis=0)
+    else:
+        exists = worker < jnp.asarray(rule.num_workers)
+        ready, used = jnp.where(exists[:, None], ready, jnp.inf), (load.work > 0) & exists
+    return jnp.max(jnp.where(used, rule.blocks(jnp.swapaxes(ready, -1, -2)), 0), axis=-1)

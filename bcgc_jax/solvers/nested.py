@@ -30,7 +30,7 @@ from jax.typing import ArrayLike
 from bcgc_jax._pytree import concrete, pytree_dataclass, replace, static_field
 from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.completion import OneOfEach
-from bcgc_jax.plans.groups import halving, kinds_by_size, sizes_of_kinds
+from bcgc_jax.plans.groups import halving, kinds_by_size
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.plans.runtime import (
@@ -109,8 +109,7 @@ class Nested(Numbered):
         groups = tuple(level for level in halving(workers) if max(map(len, level)) <= most)
         data = np.array([[workers / len(level) for level in groups]], problem.dtype)
         if self.data == "by_size":
-            kinds = kinds_by_size(groups)
-            own = sizes_of_kinds(groups, kinds)
+            kinds, own = kinds_by_size(groups)
             least = np.array([min(map(len, level)) for level in groups])
             data = np.stack([own, np.broadcast_to(least, own.shape)]).astype(problem.dtype)
         rule, probability = OneOfEach(groups, kinds), None

@@ -88,7 +88,7 @@ def _by_cuts(problem: Problem, levels: Array, tolerance: Array) -> OptimalResult
     def value_of(u: Array) -> Array:
         # In coordinates, as the link takes them.
         load = Load(total * (loads @ u), sent_load(problem, total * jnp.where(levels, u, 0)))
-        return iteration.expected_max(load).value / total
+        return iteration.expected_completion(load).value / total
 
     if iteration.rows is not None and problem.plain:
         found = row_program(iteration.rows, loads, start, levels, tolerance)

@@ -42,7 +42,7 @@ def best_found(
 
     def value_of(share: Array) -> Array:
         load = load_of(problem, share * total)
-        return problem.scale * iteration_of(problem).expected_max(load, num_nodes=_NUM_NODES).value
+        return problem.scale * iteration_of(problem).expected_completion(load, num_nodes=_NUM_NODES).value
 
     starts = _starts(levels, relaxed.partition / total)
     values = jax.lax.map(value_of, starts, batch_size=_BATCH)

@@ -45,11 +45,9 @@ def test_workers_of_different_speeds_get_shares_of_them():
     assert total < 0.62 * times.max(axis=1).sum()  # 0.556
     first = planner.decisions[0]
     assert first.before == "alternating"
-    assert first.reason.startswith("it would have been faster")
     begun = RULES["alternating"](Window(np.ones((1, 4)), 4, jax.random.key(0))).runtimes(times[: first.step])
     assert first.mean_time == pytest.approx(begun.mean())
-    assert first.promised == pytest.approx(first.mean_time)
-    assert first.gain > 0
+    assert first.expected + first.gain == pytest.approx(first.mean_time, rel=0.05)
 
 
 def test_where_nothing_is_to_be_gained_nothing_is_changed():
@@ -77,7 +75,7 @@ def test_what_is_saved_is_less_sure_where_iterations_depend_on_the_one_before():
 
 def test_a_plan_is_expected_to_last_twice_as_long_as_the_last_ones():
     planner = Planner(4, 1000, key=jax.random.key(0), rules=CHEAP)
-    planner.decisions = [Decision(9 + 2 * k, "", "", "", 0.0, 0.0, 0.0, 0.0) for k in range(_LAST_PLANS)]
+    planner.decisions = [Decision(9 + 2 * k, "", "", 0.0, 0.0, 0.0) for k in range(_LAST_PLANS)]
     planner.step = 9 + 2 * _LAST_PLANS
     assert planner._horizon() == 2 * 2
 
@@ -163,7 +161,6 @@ def test_iterations_beside_which_workers_prepare_tell_nothing_of_their_times():
     calm, disturbed = planners
     assert len(disturbed._times) == 20
     np.testing.assert_array_equal(disturbed._times, calm._times)
-    assert not any("changed" in decision.reason for decision in disturbed.decisions)
     assert disturbed._disturbance > 10 * abs(calm._disturbance)
 
 

@@ -37,7 +37,7 @@ UNEVEN = (tuple((w,) for w in range(5)), ((0, 1), (2,), (3, 4)), ((0, 1), (2, 3,
 def test_late_groups_are_as_probable_as_by_enumeration(groups):
     """Of workers that are alike, and of those whose groups have other sizes with chances of their own."""
     workers, tasks = sum(map(len, groups[0])), len(groups)
-    for kinds in (None, kinds_by_size(groups)):
+    for kinds in (None, kinds_by_size(groups)[0]):
         rule = OneOfEach(groups, kinds)
         kind_of = kinds or (0,) * workers
         p = np.random.default_rng(workers + tasks).dirichlet(np.ones(tasks + 1), rule.num_kinds)

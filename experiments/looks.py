@@ -1,0 +1,73 @@
+"""What figures of studies need beyond `bcgc_jax.plotting`: markers, legends, added schemes, equal files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bcgc_jax import plotting
+from bcgc_jax.plotting import Style
+from bcgc_jax.solvers.schemes import Scheme
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+# Schemes that were added, by their order: other colours, markers and lines than those of the package, and
+# cycles of lengths without a common divisor, so that few schemes are alike in any two of them.
+_COLORS = ("#882255", "#332288", "#44AA99", "#661100", "#DDCC77")
+_MARKERS = ("<", ">", "p", "d", "H", "8", "1")
+_LINES: tuple[Any, ...] = ("--", (0, (4, 1, 1, 1, 1, 1)), (0, (10, 2)))
+
+
+def style(method: str, own: Sequence[Scheme]) -> Style:
+    """The `Style` of a method, or of one of its user's `own` schemes."""
+    names = [scheme.name for scheme in own]
+    if method.partition(":")[0] in plotting.STYLES or method not in names:
+        return plotting.style(method)
+    i = names.index(method)
+    color, marker, line = (cycle[i % len(cycle)] for cycle in (_COLORS, _MARKERS, _LINES))
+    return Style(own[i].label, color, marker, line)
+
+
+def points(look: Style, *, filled: bool = False) -> dict[str, Any]:
+    """Keywords of `Axes.plot` for separate markers, open unless `filled`; no label."""
+    face = {"markerfacecolor": look.color if filled else "none", "markeredgewidth": 1.2, "markersize": 6}
+    return {"color": look.color, "linestyle": "none", "marker": look.marker, **face}
+
+
+def legend_handle(look: Style, *, marker: bool = True, filled: bool = False, label: str = "") -> "Line2D":
+    """A legend entry of a method: its line, and its marker with it if `marker`, open unless `filled`."""
+    from matplotlib.lines import Line2D
+
+    shape = points(look, filled=filled) | {"linestyle": look.line} if marker else {"marker": None}
+    return Line2D([], [], **plotting.curve(look) | shape | {"label": label or look.label})
+
+
+def label_axes(
+    axes: "Axes",
+    x: str,
+    y: str,
+    *,
+    x_ticks: Sequence[float] = (),
+    y_ticks: Sequence[float] = (),
+    **words: str,
+) -> None:
+    """As `plotting.label_axes`; ticks that are given are plain numbers, and replace the minor ones."""
+    plotting.label_axes(axes, x, y, **words)
+    for ticks, axis in ((x_ticks, axes.xaxis), (y_ticks, axes.yaxis)):
+        if ticks:
+            axis.set_ticks(list(ticks), labels=[f"{t:g}" for t in ticks])
+            axis.set_ticks([], minor=True)
+
+
+def save_figure(figure: "Figure", folder: Path, name: str) -> tuple[Path, Path]:
+    """Write `name`.png and `name`.svg into an existing `folder`; the same figure gives the same bytes."""
+    import matplotlib
+
+    png, svg = folder / f"{name}.png", folder / f"{name}.svg"
+    figure.savefig(png, dpi=200)
+    # The salt makes the ids of an SVG reproducible; the setting is put back after the block.
+    with matplotlib.rc_context({"svg.hashsalt": "bcgc_jax", "svg.fonttype": "path"}):
+        figure.savefig(svg, metadata={"Date": None})
+    return png, svg

@@ -32,7 +32,7 @@ _FEW_PANELS = 4000
 _NO_PANEL = 1e-6
 # Halvings of a bracket, for a layout of nodes.
 _HALVINGS = 20
-# Kinks for each kind of workers in a tree: 192 random plans are as with all of them, to 5e-16; with one to 1e-7.
+# Kinks for each kind of workers of a tree: 192 random plans are as with all, to 5e-16; with one, to 1e-7.
 _LATEST = 2
 
 

@@ -147,12 +147,12 @@ def _optimum(problem: Problem, rule: OneOfEach, data: Array) -> tuple[SpectralRe
     The bound is the optimum for the last data of a convex problem.
     """
     dtype, size, still = problem.dtype, len(rule.groups), jax.lax.stop_gradient(problem)
-    bounded_apart = problem.convex and len(data) > 1  # by a search beside the others
+    bounded_apart = problem.convex and len(data) > 1  # by a search after the others
 
-    def search(before: Array, given: tuple[Array, ...]) -> tuple[Array, SpectralResult]:
+    def search(before: Array, given: tuple[Any, ...]) -> tuple[Array, SpectralResult]:
         """One after the other: that of the bound goes on from the shares of the one before."""
-        *asked, last = given
-        found = _search(still, rule, *asked, jnp.where(last, before, 1))
+        used, own, tolerance, last = given
+        found = _search(still, rule, used, own, tolerance, jnp.where(last, before, 1))
         return found.point, found
 
     def round_(state: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -12,8 +12,14 @@ import pytest
 from bcgc_jax.cluster.worker import Duty, WorkerProcess
 from bcgc_jax.coding import gradients as simulation
 from bcgc_jax.coding.codes import decoding_weights
-from bcgc_jax.coding.gradients import Block, CodingPlan, coding_plan, split_unevenly, unit_sizes
-from bcgc_jax.coding.scheduled import schedule_plan
+from bcgc_jax.coding.gradients import (
+    Block,
+    CodingPlan,
+    coding_plan,
+    schedule_plan,
+    split_unevenly,
+    unit_sizes,
+)
 from bcgc_jax.plans.schedules import Group, schedule_of
 from tests.compilations import compilations
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.coding.gradients import Piece
-from bcgc_jax.coding.scheduled import schedule_plan
+from bcgc_jax.coding.gradients import Piece, schedule_plan
 from bcgc_jax.coding.training import training_scheme
 from bcgc_jax.plans.schedules import Group, circle_plan, schedule_of, turns_of
 
@@ -76,7 +75,9 @@ def test_refusals():
         "blocks have 10 coordinates, the parameters have 11": lambda: schedule_plan(
             schedule_of([Group(1, 1)], [10.0]), PARAMS, 3
         ),
-        "must be >= 0": lambda: schedule_plan(schedule_of([Group(1, 2)], [12.0, -1.0]), PARAMS, 3),
+        "sizes must be finite and >= 0": lambda: schedule_plan(
+            schedule_of([Group(1, 2)], [12.0, -1.0]), PARAMS, 3
+        ),
         "block 1 of the schedule has coordinates, but no task": lambda: schedule_plan(nothing, PARAMS, 3),
         "take num_coordinates=11": lambda: training_scheme(KEY, bcgc.Problem(law, 3, 10), whole, PARAMS),
     }.items():

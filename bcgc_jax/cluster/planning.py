@@ -27,8 +27,7 @@ from bcgc_jax.adaptive.rules import MOST_STORED, Rule, Window, by_speed, even_sh
 from bcgc_jax.cluster.engine import Source
 from bcgc_jax.cluster.master import Cluster, ClusterGradient, Work
 from bcgc_jax.cluster.processes import Assignment, WorkersLost
-from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, num_samples, split_unevenly
-from bcgc_jax.coding.scheduled import assign
+from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, assign, num_samples, split_unevenly
 from bcgc_jax.coding.training import TrainingScheme, draws_of, training_scheme
 from bcgc_jax.distributions import Distribution, JointDistribution
 from bcgc_jax.plans.partitions import round_partition

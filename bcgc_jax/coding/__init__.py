@@ -14,11 +14,11 @@ from bcgc_jax.coding.gradients import (
     CodingPlan,
     coded_value_and_grad,
     coding_plan,
+    schedule_plan,
     shard_subsets,
     split_batch,
     unit_sizes,
 )
-from bcgc_jax.coding.scheduled import schedule_plan
 from bcgc_jax.coding.stages import backward_order
 from bcgc_jax.coding.training import Training, TrainingScheme, train, training_scheme
 

@@ -110,8 +110,6 @@ def gradient_code(
     check_key(key)
     allocate(num_workers, level)  # refuses a level that there is not
     top = level if top_level is None else top_level
-    if not level <= top < num_workers:
-        raise ValueError(f"top_level must be from {level} to {num_workers - 1}, got {top_level}")
     exists = {
         "uncoded": level == 0,
         "replication": level == num_workers - 1,
@@ -120,13 +118,13 @@ def gradient_code(
         "random_cyclic": True,
     }
     possible = [name for name, here in exists.items() if here]
-    if construction is not None:
-        if construction not in possible:
-            raise ValueError(
-                f'there is no "{construction}" code for {num_workers} workers at level {level}; '
-                f"possible: {', '.join(possible)}"
-            )
+    if construction in possible:
         asked = [construction]
+    elif construction is not None:
+        raise ValueError(
+            f'there is no "{construction}" code for {num_workers} workers at level {level}; '
+            f"possible: {', '.join(possible)}"
+        )
     # Workers hold the subsets of fractional repetition where 2 s ≤ top_level, see _repetition.
     elif level in (0, num_workers - 1) or (exists["fractional_repetition"] and 2 * level <= top):
         asked = possible[:1]
@@ -269,9 +267,7 @@ def encode(code: GradientCode, gradients: ArrayLike) -> tuple[Array, ...]:
     refuse_complex("gradients", gradients)
     g, code = jnp.asarray(gradients), jax.tree.map(kept, code)
     if g.ndim == 0 or len(g) != len(code.subsets):
-        raise ValueError(
-            f"there must be {len(code.subsets)} subset gradients, one a row, got shape {g.shape}"
-        )
+        raise ValueError(f"there must be {len(code.subsets)} subset gradients, got shape {g.shape}")
     # One worker of each group that computes, and sends, the same.
     first = {rows: w for w, rows in reversed(list(enumerate(code.subsets)))}
     grouped = len(first) < len(code.subsets) or code.level == 0

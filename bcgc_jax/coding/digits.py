@@ -1,7 +1,4 @@
-"""Schemes side by side on a real task: the handwritten digits of scikit-learn, two models of them.
-
-Needs scikit-learn, which the extra `train` brings.
-"""
+"""Schemes side by side on a real task: the handwritten digits of scikit-learn, two models of them."""
 
 import functools
 import itertools
@@ -120,7 +117,6 @@ def digits_problem(
     *,
     units: str = "coordinates",
     batch_size: int | None = None,
-    cycles: float = 1.0,
     **options: Any,
 ) -> Problem:
     """The `Problem` of training `model`, in `units`, with `batch_size` samples of each subset (all).
@@ -132,7 +128,7 @@ def digits_problem(
     check_batch_size(batch_size, samples // num_workers)
     samples = samples if batch_size is None else batch_size * num_workers
     costs = None if units == "coordinates" else jnp.asarray(sizes)
-    return Problem(cycle_time, num_workers, sizes.size, samples, cycles, unit_costs=costs, **options)
+    return Problem(cycle_time, num_workers, sizes.size, samples, unit_costs=costs, **options)
 
 
 def train_on_digits(

@@ -2,7 +2,8 @@ r"""Block-coded gradients of a loss over a pytree of parameters.
 
 The gradient's coordinates, in the order in which backpropagation yields them, are cut into blocks, one for
 each redundancy level in use. For a block at level n each worker sends the weighted sum of its gradients on
-n+1 data subsets; the messages of N-n workers give the block of the full gradient.
+n+1 data subsets; the messages of N-n workers give the block of the full gradient. A schedule has no code: the
+master has a block when each subset's gradient of it is finished by somebody.
 """
 
 import functools
@@ -16,7 +17,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import check_key, concrete, pytree_dataclass, static_field
+from bcgc_jax._pytree import check, concrete, pytree_dataclass, static_field
 from bcgc_jax.coding.codes import (
     GradientCode,
     decode,
@@ -25,15 +26,21 @@ from bcgc_jax.coding.codes import (
     gradient_code,
     kept,
     refuse_complex,
+    repetition_code,
 )
 from bcgc_jax.plans.completion import AnyOf, FirstHolder, OneOfEach
 from bcgc_jax.plans.groups import Groups
+from bcgc_jax.plans.partitions import round_partition, round_to_units
+from bcgc_jax.plans.plan import Plan
+from bcgc_jax.plans.schedules import turns_of
 
 PyTree = Any
 # (parameters, batch) to a scalar; the batch is a pytree of arrays with the samples along the first axis.
 Loss = Callable[[PyTree, PyTree], Array]
 
 UNITS = ("coordinates", "leaves", "layers")
+# A plan whose sizes sum to the coordinates but for float32's rounding is that of the parameters.
+_ROUNDING = 1e-4
 
 
 class Piece(NamedTuple):
@@ -219,7 +226,6 @@ def coding_plan(
     >>> [(block.level, block.size) for block in plan.blocks]
     [(1, 4), (2, 5)]
     """
-    check_key(key)
     counts = concrete(partition)
     if counts is None or counts.ndim != 1 or not np.issubdtype(counts.dtype, np.integer) or counts.min() < 0:
         raise ValueError("partition must be known whole numbers, one for each level: take Solution.rounded")
@@ -233,6 +239,132 @@ def coding_plan(
     codes = tuple(gradient_code(key, counts.size, n, construction, top_level=used[-1]) for n in used)
     blocks = tuple(Block(n, pieces[n]) for n in used)
     return CodingPlan(codes, blocks, mean)
+
+
+def schedule_plan(
+    schedule: Plan,
+    params: PyTree,
+    num_workers: int,
+    *,
+    units: str = "coordinates",
+    order: Sequence[int] | None = None,
+    mean: bool = True,
+) -> CodingPlan:
+    r"""Cut the gradient of `params` into the blocks of a schedule, as whole units, for N workers on a circle.
+
+    The schedule's sizes sum to the coordinates of the parameters. Blocks that get no unit are left out, and
+    with fewer workers than subsets tasks that the worker has done before. Options are as in `coding_plan`.
+
+    Raises ValueError where the schedule is not one of these parameters, or has a block without any task.
+
+    >>> from bcgc_jax.plans.schedules import Group, schedule_of
+    >>> alternating = schedule_of([Group(2, 2)], [4.2, 4.8])
+    >>> plan = schedule_plan(alternating, {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}, num_workers=3)
+    >>> [(block.level, block.size) for block in plan.blocks]
+    [(1, 4), (1, 5)]
+    >>> [(task.block, task.subsets) for task in plan.tasks(2)]
+    [(0, (2,)), (1, (2,)), (1, (0,)), (0, (0,))]
+    """
+    pieces = _cut_blocks(schedule, params, units, order)
+    place = {b: k for k, b in enumerate(pieces)}
+    turns, numbers = (np.asarray(a).tolist() for a in (turns_of(schedule), schedule.block))
+    listed = [(d % num_workers, place[b]) for d, b in zip(turns, numbers, strict=True) if b in place]
+    tasks = tuple(dict.fromkeys(listed))
+    depths = np.bincount([block for _, block in tasks], minlength=len(pieces))
+    if not depths.all():
+        raise ValueError(
+            f"block {list(pieces)[np.argmin(depths)]} of the schedule has coordinates, but no task"
+        )
+    blocks = tuple(map(Block, (depths - 1).tolist(), pieces.values()))
+    code = gradient_code(jax.random.key(0), num_workers, 0)  # of which nothing is random
+    return CodingPlan((code,) * len(blocks), blocks, mean, tasks)
+
+
+def _cut_blocks(
+    plan: Plan, params: PyTree, units: str = "coordinates", order: Sequence[int] | None = None
+) -> dict[int, tuple[Piece, ...]]:
+    """The pieces of the parameters in each block of a plan, by its number; blocks without a unit left out."""
+    counts = _whole_units(plan.sizes, unit_sizes(params, units, order))
+    return {b: own for b, own in enumerate(cut(params, counts, units, order)) if own}
+
+
+def group_plan(
+    plan: Plan, params: PyTree, num_workers: int, *, mean: bool = True, **cutting: Any
+) -> CodingPlan:
+    r"""Cut the gradient of `params` into the blocks of a plan of nested groups, as whole units.
+
+    A group has the data subsets of its members. Groups of unequal sizes that share the data equally have as
+    many subsets each; ValueError where these are no whole numbers. Options are as in `coding_plan`.
+    """
+    rule = plan.completion
+    if not isinstance(rule, OneOfEach) or rule.num_workers != num_workers:
+        raise ValueError(f"the plan is not one of nested groups of {num_workers} workers")
+    pieces = _cut_blocks(plan, params, **cutting)
+    groups = tuple(rule.groups[k] for k in pieces)
+    codes = []
+    for level in groups:
+        data = level
+        if rule.kinds is None and len(set(map(len, level))) > 1:
+            if num_workers % len(level):
+                raise ValueError(
+                    f"{len(level)} groups cannot share {num_workers} subsets of the data equally: take "
+                    'data="by_size"'
+                )
+            data = tuple(map(tuple, np.arange(num_workers).reshape(len(level), -1).tolist()))
+        codes.append(repetition_code(level, data))
+    blocks = tuple(Block(code.level, own) for code, own in zip(codes, pieces.values(), strict=True))
+    return CodingPlan(tuple(codes), blocks, mean, groups=groups)
+
+
+def _whole_units(sizes: Any, costs: np.ndarray) -> np.ndarray:
+    """How many of the units, in their order, each block has, `[B]`."""
+    check("sizes", sizes, ">= 0")
+    total = float(np.sum(sizes, dtype=float))
+    if not abs(total - costs.sum()) <= _ROUNDING * costs.sum():
+        raise ValueError(
+            f"the plan's blocks have {total:.6g} coordinates, the parameters have {costs.sum()}: make it "
+            "for a Problem with as many coordinates"
+        )
+    if np.all(costs == 1):
+        return np.asarray(round_partition(sizes, costs.size))  # type: ignore[arg-type]
+    return np.asarray(round_to_units(jnp.asarray(sizes, float), jnp.asarray(costs, float)))
+
+
+def assign(
+    key: Array,
+    plan: Plan,
+    params: PyTree,
+    num_workers: int,
+    *,
+    rounded: ArrayLike | None = None,
+    construction: str | None = None,
+    **options: Any,
+) -> CodingPlan:
+    """What workers do under a plan for a model's parameters, on the simulated clock and as processes.
+
+    Args:
+      key, construction: of the codes; a schedule has none.
+      rounded: whole units of each block; by default its size is rounded.
+      options: `units`, `order` and `mean`, as in `coding_plan`.
+    """
+    if not isinstance(plan.completion, AnyOf):
+        without = group_plan if isinstance(plan.completion, OneOfEach) else schedule_plan
+        return without(plan, params, num_workers, **options)
+    costs = unit_sizes(params, options.get("units", "coordinates"), options.get("order"))
+    data, share = np.asarray(plan.data), np.asarray(plan.share)
+
+    def make(units: ArrayLike, data: np.ndarray) -> CodingPlan:
+        counts = np.zeros(max(num_workers, data.max()), int)
+        counts[data - 1] = units
+        return coding_plan(key, params, counts[:num_workers], construction=construction, **options)
+
+    if np.all(share == 1):
+        return make(_whole_units(plan.sizes, costs) if rounded is None else rounded, data)
+    # Each task is a block of all coordinates, on its share of the samples.
+    parts = [make(costs.size, own) for own in data]
+    ends = itertools.pairwise([0.0, *np.cumsum(share)[:-1].tolist(), 1.0])  # not a rounding less
+    blocks = tuple(one.blocks[0]._replace(share=part) for one, part in zip(parts, ends, strict=True))
+    return CodingPlan(tuple(one.codes[0] for one in parts), blocks, parts[0].mean)
 
 
 def num_samples(batch: PyTree) -> int:
@@ -337,14 +469,13 @@ def encode_gradients(
     plan: CodingPlan, gradients: dict[tuple[float, float], PyTree]
 ) -> list[list[tuple[Array, ...]]]:
     """What every worker sends for every block: `messages[block][piece][worker]`."""
-    rows = {
-        share: [leaf.reshape((len(leaf), -1)) for leaf in jax.tree.leaves(own)]
-        for share, own in gradients.items()
-    }
-    return [
-        [encode(code, rows[block.share][p.leaf][:, p.start : p.stop]) for p in block.pieces]
-        for code, block in zip(plan.codes, plan.blocks, strict=True)
-    ]
+    leaves = {share: jax.tree.leaves(own) for share, own in gradients.items()}
+
+    def rows(block: Block, p: Piece) -> Array:
+        return leaves[block.share][p.leaf].reshape((plan.num_workers, -1))[:, p.start : p.stop]
+
+    pairs = zip(plan.codes, plan.blocks, strict=True)
+    return [[encode(code, rows(block, p)) for p in block.pieces] for code, block in pairs]
 
 
 def decode_gradients(
@@ -362,10 +493,7 @@ def decode_gradients(
 def decode_block(
     block: Block, scaling: float, weights: Array, messages: Sequence[Sequence[Array]], dtypes: Sequence[Any]
 ) -> list[Array]:
-    """The pieces of a block of the full gradient, from `messages[piece][worker]` and weights `[N]`.
-
-    `scaling` is that of the plan, `dtypes` are those of the leaves of the parameters.
-    """
+    """The pieces of a block of the full gradient, from `messages[piece][worker]` and weights `[N]`."""
     with jax.enable_x64(True):
         scaled = weights * scaling
         pieces = zip(block.pieces, messages, strict=True)

@@ -101,37 +101,31 @@ def stages(loss: Loss, params: PyTree, batch: PyTree, blocks: Sequence[Sequence[
             leaves[leaf] = core.Var(v.aval)
             constants[leaves[leaf]] = jnp.asarray(v.val, v.aval.dtype)  # type: ignore[attr-defined]
     results = [[leaves[leaf] for leaf in block] for block in blocks]
-    # Of a variable the blocks that need it, and the programs that take it, or the results.
-    asks = collections.defaultdict[core.Var, set[int]](set)
-    takers = collections.defaultdict[core.Var, set[tuple[str, int]]](set)
-    for b, v in ((b, v) for b, block in enumerate(results) for v in block):
-        asks[v].add(b)
-        takers[v].add(("results", b))
-    asking: list[set[int]] = []  # of each equation
+    asks = collections.defaultdict[core.Var, set[int]](set)  # of a variable the blocks that need it
+    for b, block in enumerate(results):
+        for v in block:
+            asks[v].add(b)
+    found = collections.defaultdict[tuple[str, int], list[Any]](list)
     for equation in reversed(equations):
         everyone = range(len(blocks)) if equation.effects else ()
-        asking.append(set(everyone).union(*(asks[v] for v in equation.outvars)))
+        asking = set(everyone).union(*(asks[v] for v in equation.outvars))
         for v in _variables(equation.invars):
-            asks[v] |= asking[-1]
-    mine = collections.defaultdict[tuple[str, int], list[Any]](list)
-    for equation, of in zip(equations, reversed(asking), strict=True):
-        if of:
-            place = "own" if len(of) == 1 else "carry", min(of)
-            mine[place].append(equation)
-            for v in _variables(equation.invars):
-                takers[v].add(place)
-
-    def program(place: tuple[str, int]) -> Program:
-        """That gives what other programs take, or the results."""
-        own = mine[place]
-        made = dict.fromkeys(v for equation in own for v in equation.outvars)
-        taken = dict.fromkeys(v for equation in own for v in _variables(equation.invars) if v not in made)
-        given = [v for v in made if takers[v] - {place}]
-        part = closed.jaxpr.replace(constvars=[], invars=list(taken), outvars=given, eqns=own)
+            asks[v] |= asking
+        if asking:
+            found["own" if len(asking) == 1 else "carry", min(asking)].append(equation)
+    parts = {place: own[::-1] for place, own in found.items()}
+    made = {place: {v: None for equation in own for v in equation.outvars} for place, own in parts.items()}
+    taken = {
+        place: {v: None for equation in own for v in _variables(equation.invars) if v not in made[place]}
+        for place, own in parts.items()
+    }
+    asked = set[core.Var]().union(*results, *taken.values())  # as results, or by other programs
+    programs = dict[tuple[str, int], Program]()
+    for place, own in parts.items():
+        given = [v for v in made[place] if v in asked]
+        part = closed.jaxpr.replace(constvars=[], invars=list(taken[place]), outvars=given, eqns=own)
         run = jax.jit(core.jaxpr_as_fun(core.ClosedJaxpr(part, [])))
-        return Program(run, tuple(taken), tuple(given), tuple(own))
-
-    programs = {place: program(place) for place in mine}
+        programs[place] = Program(run, tuple(taken[place]), tuple(given), tuple(own))
     return Stages(programs, results, inputs, {v: jnp.asarray(value) for v, value in constants.items()})
 
 

@@ -21,11 +21,11 @@ from bcgc_jax.coding.gradients import (
     CodingPlan,
     Loss,
     PyTree,
+    assign,
     check_batch_size,
     coded_value_and_grad,
     unit_sizes,
 )
-from bcgc_jax.coding.scheduled import assign
 from bcgc_jax.distributions import Distribution, EmpiricalPairs, JointDistribution
 from bcgc_jax.plans.completion import AnyOf, OneOfEach
 from bcgc_jax.plans.plan import Plan
@@ -82,10 +82,9 @@ class Training(NamedTuple):
 
 
 def collect(finish_times: ArrayLike, rule: AnyOf | OneOfEach) -> tuple[Array, Array]:
-    r"""Whose message of each block there is when it is complete, bool `[B, N]`, and when that is, `[B]`.
+    """Whose message of each block there is when it is complete, bool `[B, N]`, and when that is, `[B]`.
 
-    From when the messages come, `[B, N]`. By the paper's rule N-n messages complete a block at level n: with
-    finish_times[b, w] = T_w (M b/N) y_b, the last completion is τ̂(x,T), eq. (5).
+    From when the messages come, `[B, N]`; the last completion is τ̂(x,T), eq. (5).
     """
     times = jnp.asarray(finish_times)
     completed = rule.blocks(times)
@@ -125,9 +124,8 @@ def training_scheme(
             f"{sizes.sum()}, or for units of leaves or layers unit_costs=unit_sizes(params, units, order)"
         )
     assigned = assign(key, plan, params, workers, rounded=rounded, **plan_options)
-    load, sent = _pace(problem, plan, assigned)
     overlap = problem.overlap and assigned.coded
-    return TrainingScheme(assigned, load, sent, problem.start_up, overlap, method)
+    return TrainingScheme(assigned, *_pace(problem, plan, assigned), problem.start_up, overlap, method)
 
 
 def _pace(problem: Problem, plan: Plan, assigned: CodingPlan) -> tuple[Array, Array]:
@@ -203,8 +201,8 @@ def train(
         chosen = jax.random.permutation(key, size)[:batch_size]
         return jax.tree.map(lambda x: x[chosen], subset)
 
-    def step(state: tuple[PyTree, PyTree, Array, Array], at: tuple[Array, Array]) -> tuple[Any, Any]:
-        params, opt_state, clock, lost = state
+    def step(state: tuple[PyTree, PyTree], at: tuple[Array, Array]) -> tuple[Any, Any]:
+        params, opt_state = state
         index, step_key = at
         time_key, batch_key = jax.random.split(step_key)
         starts, times = draw(index, time_key)
@@ -217,18 +215,13 @@ def train(
         good = jnp.all(decodable) & jnp.isfinite(runtime)
         updates, new_state = optimizer.update(gradient, opt_state, params)
         new = (optax.apply_updates(params, updates), new_state)
-        params, opt_state = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, (params, opt_state))
-        # Kahan's sum: many float32 iterations would fall behind.
-        advance = runtime - lost
-        later = clock + advance
-        lost = jnp.where(jnp.isfinite(later), (later - clock) - advance, 0)
-        return (params, opt_state, later, lost), (later, value, good, evaluate(params))
+        new = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state)
+        return new, (runtime, value, good, evaluate(new[0]))
 
-    zero = jnp.zeros((), scheme.load.dtype)
-    start = (params, optimizer.init(params), zero, zero)
     steps = (jnp.arange(num_steps), jax.random.split(key, num_steps))
-    (params, opt_state, _, _), (clock, value, good, metrics) = jax.lax.scan(step, start, steps)
-    return Training(params, opt_state, clock, value, good, metrics)
+    end, (runtimes, value, good, metrics) = jax.lax.scan(step, (params, optimizer.init(params)), steps)
+    # XLA sums by halves: in float32 many iterations, one after the other, would fall behind.
+    return Training(*end, jnp.cumsum(runtimes), value, good, metrics)
 
 
 def draws_of(
@@ -237,10 +230,7 @@ def draws_of(
     num_workers: int,
     dtype: Any = float,
 ) -> Callable[[Any, Array], tuple[Any, Any]]:
-    """(iteration, key) to the workers' start-ups, `[N]` or a number, and cycle times, `[N]`.
-
-    Drawn from a distribution, or the next measured row.
-    """
+    """(iteration, key) to start-ups, `[N]` or a number, and cycle times, `[N]`: draws, or measured rows."""
     if isinstance(cycle_times, EmpiricalPairs):
         if start_ups is not None:
             raise ValueError("EmpiricalPairs have their own start-ups: leave start_ups out")

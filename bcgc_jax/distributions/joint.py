@@ -73,9 +73,7 @@ class EmpiricalRows(JointDistribution):
     def __post_init__(self) -> None:
         shape = np.shape(self.times)
         if len(shape) < 2 or 0 in shape:
-            raise ValueError(
-                f"times must have a row for each iteration, one column a worker, not shape {shape}"
-            )
+            raise ValueError(f"times must have a row for each iteration, not shape {shape}")
         super().__post_init__()
         (times,) = as_floats(self.times)
         object.__setattr__(self, "times", jnp.sort(times, axis=-1)[..., ::-1])
@@ -123,11 +121,8 @@ class Heterogeneous(JointDistribution):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "laws", tuple(self.laws))
-        if not self.laws:
-            raise ValueError("laws is empty: workers that are not alike need a law each")
-        for law in self.laws:
-            if not isinstance(law, Distribution):
-                raise ValueError(f"each worker needs a law of its own, got {law!r}")
+        if not self.laws or not all(isinstance(law, Distribution) for law in self.laws):
+            raise ValueError(f"each worker needs a law of its own, got {self.laws!r}")
 
     def valid(self):
         return jnp.all(jnp.stack([law.valid() for law in self.laws]))

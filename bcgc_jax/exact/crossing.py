@@ -107,9 +107,8 @@ class Crossing:
         # Squarings after e^{-rate / 2^late}, so that neither this nor what it multiplies overflows.
         self.late = 0 if self.powers else max(0, math.ceil(math.log2(self.size / (0.4 * most))))
         self.levels: tuple[Array, ...] = levels
-        if (
-            not self.powers
-        ):  # e^{-rate / 2^late} of a pair is a product of these: a third of the time in float32
+        if not self.powers:
+            # e^{-rate / 2^late} of a pair is a product of these: a third of the time in float32.
             rate = self.workers * self.below / 2**self.late
             self.levels = (*levels, jnp.exp(-rate), jnp.exp(rate))
         self.total = self._weight(jnp.asarray(num_workers, int), jnp.ones((), dtype))
@@ -162,19 +161,18 @@ class Crossing:
         """Pois(N-k; N(1-b_k)), all later arrivals after C(b_k) = k."""
         return self._weight(self._column(self.size - 1 - self.index), self.above)
 
-    def _parts(self, in_batches: int) -> list[tuple[int, int]]:
+    def _parts(self, parts: int = _PARTS) -> list[tuple[int, int]]:
         """From and to, of the rows of a matrix."""
-        parts = in_batches if self.batched else _PARTS
-        large = self.size > (_LARGE_IN_BATCHES if self.batched else LARGE)
-        parts = parts if large and (self.batched or self.below.ndim > 1) else 1
-        ends = [self.size * part // parts for part in range(parts + 1)]
-        return list(itertools.pairwise(ends))
+        smallest = _LARGE_IN_BATCHES if self.batched else LARGE
+        if self.size <= smallest or self.below.ndim == 1:
+            parts = 1
+        return list(itertools.pairwise(self.size * part // parts for part in range(parts + 1)))
 
     def first_failures(self) -> Array:
         """V_k: each is taken out of all later ones, with zeros behind the last: lags stay the same."""
         padding = [(0, self.size - 1)] + [(0, 0)] * (self.below.ndim - 1)
         first, *levels = (jnp.pad(a, padding) for a in (self._start, *self.levels))
-        for begin, end in self._parts(_PARTS_IN_BATCHES):
+        for begin, end in self._parts(_PARTS_IN_BATCHES if self.batched else _PARTS):
             lag = self._column(np.arange(1, self.size - begin))
 
             def take_out(i: Array, first: Array, lag: np.ndarray = lag) -> Array:
@@ -189,7 +187,7 @@ class Crossing:
     def successes(self) -> Array:
         """R_k, the probability that no later threshold fails and all N arrive, given C(b_k) = k."""
         later_sum, success = self.last, self._end  # `last` less its renewals becomes the adjoint of V
-        for begin, end in reversed(self._parts(_PARTS)):
+        for begin, end in reversed(self._parts()):
 
             def take_out(step: Array, carry: tuple[Array, Array], end: int = end) -> tuple[Array, Array]:
                 later_sum, success = carry

@@ -33,7 +33,6 @@ _POWER = 3
 # through times decades apart, which converge like n^-0.6: 7 would do.
 _IN_PANELS = 100.0, 16.0
 
-
 # Of times, Λ at the thresholds of all levels, `[..., N]`.
 HazardAt = Callable[[Array], Array]
 

@@ -32,11 +32,7 @@ _TAIL, _LEAST_TAIL, _MOST_OF_TAIL = 0.1, 5, 20
 
 
 def law_of(
-    times: ArrayLike,
-    num_workers: int,
-    censored: ArrayLike | None = None,
-    *,
-    kind: str = "auto",
+    times: ArrayLike, num_workers: int, censored: ArrayLike | None = None, *, kind: str = "auto"
 ) -> Distribution:
     """The distribution of all measured `times` together, for a plan of N workers that are taken as alike.
 
@@ -56,16 +52,14 @@ def law_of(
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
     many = num_workers > _MANY
-    size, cut = np.size(times), 0 if censored is None else int(np.sum(np.asarray(censored)))
+    size, cut = np.size(times), 0 if censored is None else np.sum(np.asarray(censored))
     if kind in ("smooth", "pareto-tail") or (kind == "auto" and cut):
         return smooth_empirical(times, censored, pareto_tail=kind == "pareto-tail", large_n=many)
     if kind == "auto" and size * num_workers * (num_workers**2 + size / 6) > _QUICK:
         with contextlib.suppress(ValueError):
             return smooth_empirical(times, large_n=many)
     if cut:
-        raise ValueError(
-            f"{cut} of {size} times are censored, and an atom needs a whole time: take a smooth law"
-        )
+        raise ValueError(f"{cut} of {size} times are censored, no atoms: take a smooth law")
     if size * num_workers**3 > _MOST:
         raise ValueError(
             f"{size} measured times are too many atoms for {num_workers} workers: take a smooth law"
@@ -73,14 +67,14 @@ def law_of(
     return Empirical(np.ravel(np.asarray(times)))
 
 
-def smooth_or_atoms(times: ArrayLike, num_workers: int, censored: ArrayLike | None = None) -> Distribution:
-    """The smooth one, however few the workers and the times; atoms where nothing smooth is near these."""
+def smooth_or_atoms(times: np.ndarray, censored: np.ndarray) -> Distribution:
+    """A smooth one for any number of workers; atoms where nothing smooth is near the times."""
     try:
-        return smooth_empirical(times, censored, large_n=num_workers > _MANY)
+        return smooth_empirical(times, censored, large_n=True)
     except ValueError:
-        if censored is not None and np.any(np.asarray(censored)):
+        if censored.any():
             raise
-        return Empirical(np.ravel(np.asarray(times)))
+        return Empirical(times)
 
 
 class Tail(NamedTuple):
@@ -94,11 +88,7 @@ class Tail(NamedTuple):
 
 
 def smooth_empirical(
-    times: ArrayLike,
-    censored: ArrayLike | None = None,
-    *,
-    pareto_tail: bool = False,
-    large_n: bool = False,
+    times: ArrayLike, censored: ArrayLike | None = None, *, pareto_tail: bool = False, large_n: bool = False
 ) -> HazardSpline:
     r"""The smooth distribution of measured `times`, `[K]`, K ≥ 20; True in `censored` marks lower bounds.
 
@@ -151,8 +141,8 @@ def _knots(hazard: np.ndarray, times: np.ndarray, tail: Tail) -> tuple[np.ndarra
     first = np.unique(np.minimum(np.round(np.sin(angle[:-1]) ** 2 * size).astype(int), body - 2))
     counts = np.diff(np.r_[first, body - 1])
     means = (np.add.reduceat(x[: body - 1], first) / counts for x in (hazard, times))
-    a, y = (np.r_[x, x_last] for x, x_last in zip(means, (hazard[body - 1], tail.threshold), strict=True))
-    return a, y
+    mean_hazard, mean_time = means
+    return np.r_[mean_hazard, hazard[body - 1]], np.r_[mean_time, tail.threshold]
 
 
 def tail_of(t: np.ndarray, cut: np.ndarray, *, heavy: bool) -> Tail:

@@ -38,7 +38,6 @@ def bootstrap_interval(
     """
     if iteration_of(problem).rows is None:
         raise ValueError("only measured rows are resampled: the problem's cycle_time must be EmpiricalRows")
-    check_key(key)
     check("confidence", confidence, "> 0")
     check("confidence", confidence, "< 1")
     check_partition(problem, partition)

@@ -20,8 +20,6 @@ _FEWEST = 10
 _ALIKE = 0.01
 # Below this share of its mean, a start-up's deviation costs a plan less than that the start-up is left out.
 _NEARLY_CONSTANT = 0.3
-# Distributions are such as many workers need: with start-ups, panels between knots would take minutes.
-_ANY_WORKERS = 1000
 # Groups of steps that are left out one after another, for standard errors.
 _GROUPS = 40
 
@@ -124,8 +122,7 @@ def fit_start_up(trace: Trace) -> StartUpFit:
     `law_of` has for it. With several loads in most iterations a line through those of each gives its S and T.
 
     The means leave times that are cut off out, and T's distribution counts them as lower bounds. Raises
-    ValueError for a trace without loads, with loads that are alike to 1 %, with too few times (10 at least
-    are not cut off), and with times that are all on one line.
+    ValueError for loads that are alike to 1 %, for less than 10 whole times, and for times all on one line.
 
     >>> rng = np.random.default_rng(0)
     >>> load = np.tile([100.0, 200.0, 400.0], 100)
@@ -153,19 +150,18 @@ def fit_start_up(trace: Trace) -> StartUpFit:
         means, covariance, variance = line(*_columns(trace, "step"))
         used, left_out = trace.seconds.size, 0
     if means[1] <= 0:
-        told = f"the times do not grow with the load (E T = {means[1]:.3g})"
-        raise ValueError(f"{told}: are these the loads that the workers did?")
+        raise ValueError(f"the times do not grow with the load (E T = {means[1]:.3g}): are these the loads?")
     load, apart = np.asarray(trace.load), dict[str, Distribution]()
     if several:
         apart["cycle_time"] = EmpiricalPairs(*pairs.T)
     else:
         start = max(means[0], 0.0)  # a time less E S may be below 0
         times = means[1] * trace.seconds / (start + means[1] * load)
-        apart["cycle_time"] = smooth_or_atoms(times, _ANY_WORKERS, trace.censored)
+        apart["cycle_time"] = smooth_or_atoms(times, trace.censored)
         if start > 0:
             apart["start_up"] = Deterministic(start)
     rates = trace.per_cycle()
-    per_cycle = smooth_or_atoms(rates.seconds, _ANY_WORKERS, rates.censored)
+    per_cycle = smooth_or_atoms(rates.seconds, rates.censored)
     loads = float(load.min()), float(load.mean()), float(load.max())
     return StartUpFit(
         apart, per_cycle, means, covariance, loads, variance, pairs if several else None, used, left_out
@@ -187,9 +183,8 @@ def _check_loads(trace: Trace) -> None:
     """ValueError for a trace that cannot tell S and T apart."""
     if one_load(trace):
         raise ValueError(
-            f"the trace has {'no loads' if trace.load is None else 'one load'}: the time before the work "
-            "cannot be told from that of the work. Time at least two loads, better three, far apart, and say "
-            "which in a column `load`"
+            "the time before the work cannot be told from that of the work: time at least two loads, better "
+            "three, far apart, and say which in a column `load`"
         )
     check("seconds", trace.seconds, "> 0")
     check("load", trace.load, "> 0")
@@ -198,8 +193,7 @@ def _check_loads(trace: Trace) -> None:
         raise ValueError(f"a fit needs at least {_FEWEST} times that are not cut off, got {seconds.size}")
     cycle, start = np.polyfit(load, seconds, 1)
     if np.abs(seconds - start - cycle * load).max() < 1e-9 * seconds.max():
-        told = f"all times are {start:g} + {cycle:g} · load"
-        raise ValueError(f"{told}: nothing is random, S and T are constants")
+        raise ValueError(f"all times are {start:g} + {cycle:g} · load: nothing is random")
 
 
 def line(seconds: np.ndarray, load: np.ndarray, step: np.ndarray) -> tuple[np.ndarray, np.ndarray, Estimate]:

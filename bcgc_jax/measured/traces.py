@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import difflib
 import gzip
 import io
 import itertools
@@ -12,9 +11,8 @@ import re
 import zlib
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -25,7 +23,7 @@ _LONGEST_HEADER = 1 << 20
 # Each with its line.
 Rows = Iterator[tuple[int, list[str]]]
 _FLAGS = {"0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
-_NO_TIME = {"nan", "na", "n/a", "null", "none", "-"}
+_NO_TEXT = "is not a text file (UTF-8): write it as CSV, by pandas with to_csv('trace.csv', index=False)"
 
 
 class ColumnError(ValueError):
@@ -87,10 +85,7 @@ class Trace(NamedTuple):
         return self._replace(**rows)
 
     def per_cycle(self) -> "Trace":
-        """Seconds over load, of each cell at its largest load: cycle times, as if all time grew with it.
-
-        A trace without loads is returned as it is.
-        """
+        """Cycle times, as if all time grew with the load: seconds over load, of each cell at its largest."""
         if self.load is None:
             return self
         last = self.largest_loads()
@@ -99,8 +94,7 @@ class Trace(NamedTuple):
     def table(self) -> np.ndarray:
         """The times as `[S, W]`, NaN where there is none or only a censored one; ValueError with `load`s."""
         if self.load is not None:
-            advice = "take fit_start_up, or per_cycle() if all time grows with the load"
-            raise ValueError(f"these are times of loads, no cycle times: {advice}")
+            raise ValueError("these are times of loads, no cycle times: take fit_start_up or per_cycle()")
         times = np.full((self.num_steps, self.num_workers), np.nan)
         times[self.step, self.worker] = np.where(self.censored, np.nan, self.seconds)
         return times
@@ -110,8 +104,7 @@ class Trace(NamedTuple):
         times = self.table()
         for i, j in np.argwhere(np.isnan(times))[:1]:
             step, worker = self.step_names[i], self.worker_names[j]
-            kind = "only a censored" if np.any((self.step == i) & (self.worker == j)) else "no"
-            raise ValueError(f"step {step} has {kind} time of worker {worker}: a replay needs all")
+            raise ValueError(f"step {step} has no whole time of worker {worker}: a replay needs all")
         return times
 
 
@@ -124,14 +117,11 @@ def load_trace(
     censored: str | None = None,
     load: str | None = None,
     layout: str = "auto",
-    progress: Callable[[float], None] | None = None,
 ) -> Trace:
-    """Read measured times from CSV, separated by comma, semicolon, tab or |, perhaps packed by gzip.
-
-    An empty cell is a time that was not measured.
+    """Read measured times from CSV, perhaps packed by gzip; an empty cell is a time that was not measured.
 
     Args:
-      path: of a file; or an open one of bytes, such as `sys.stdin.buffer`.
+      path: of a file, with commas, semicolons, tabs or |; or an open one of bytes, as `sys.stdin.buffer`.
       step, worker, seconds: the names of the columns; others are ignored in the long layout.
       censored: the column that says, by 0/1, false/true or no/yes, whether the worker was cut off.
       load: the column of the work done when the seconds were over, in any unit; by default `load`, where
@@ -139,16 +129,11 @@ def load_trace(
       layout: "long", a row for each step and worker; "wide", a row for each step and a column named after
         each worker, the step column optional; "auto", wide only where there is neither a worker nor a seconds
         column and the columns are numbered alike, like w0, w1.
-      progress: called now and then with the share that has been read.
 
     Raises ValueError, with the line, for what is no trace, such as two times of one cell and load, or times
     of a cell that fall while its load grows; OSError for a file that cannot be opened.
 
-    >>> import pathlib, tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = pathlib.Path(folder, "steps.csv")
-    ...     _ = path.write_text("step,w0,w1\\n10,1.5,2.5\\n9,,1.25\\n")
-    ...     trace = load_trace(path)
+    >>> trace = load_trace(io.BytesIO(b"step,w0,w1\\n10,1.5,2.5\\n9,,1.25\\n"))
     >>> trace.step_names.tolist(), trace.worker_names.tolist(), trace.table().tolist()
     (['9', '10'], ['w0', 'w1'], [[nan, 1.25], [1.5, 2.5]])
     """
@@ -158,13 +143,11 @@ def load_trace(
     columns = {column: name for column, name in asked.items() if name is not None}
     if len({*columns.values()}) < len(columns):
         raise ValueError(f"{', '.join(asked)} must be different columns, got {[*columns.values()]}")
-    with contextlib.ExitStack() as stack:
-        if isinstance(path, str | os.PathLike):
-            name, file = str(path), cast(BinaryIO, stack.enter_context(open(path, "rb")))
-        else:
-            file, given = path, getattr(path, "name", 0)  # of a pipe a number
-            name = given.replace("<stdin>", "standard input") if isinstance(given, str) else "the stream"
-        rows = _read_table(file, name, progress or (lambda share: None))
+    # Of a pipe it is a number.
+    given = str(path) if isinstance(path, str | os.PathLike) else getattr(path, "name", 0)
+    name = given.replace("<stdin>", "standard input") if isinstance(given, str) else "the stream"
+    with open(path, "rb") if isinstance(path, str | os.PathLike) else contextlib.nullcontext(path) as file:
+        rows = _read_table(file, name)
         _, header = next(rows)
         if LOAD in header and LOAD not in columns.values():
             columns.setdefault("load", LOAD)
@@ -173,19 +156,10 @@ def load_trace(
         return _read(rows, name, {column: header.index(name) for column, name in columns.items()}, columns)
 
 
-def _read_table(file: BinaryIO, path: str, progress: Callable[[float], None]) -> Rows:
-    """The header and the rows of an open file that a person calls `path`.
-
-    Separators are found out: a comma, a semicolon, a tab or |. `progress` gets the share that was read.
-    """
+def _read_table(file: BinaryIO, path: str) -> Rows:
+    """The header and the rows of an open file that a person calls `path`; separators are found out."""
     buffer: Any = file if isinstance(file, io.BufferedReader) else io.BufferedReader(file)  # type: ignore[type-var]
-    begin = buffer.peek(4)[:4]
-    if begin == b"PAR1" or Path(path).suffix.lower() in (".parquet", ".pq"):
-        raise ValueError(
-            f"{path} is Parquet, a trace must be CSV: convert it, by pandas as "
-            "pandas.read_parquet(FILE).to_csv('trace.csv', index=False)"
-        )
-    content = gzip.GzipFile(fileobj=buffer) if begin[:2] == b"\x1f\x8b" else buffer
+    content = gzip.GzipFile(fileobj=buffer) if buffer.peek(2)[:2] == b"\x1f\x8b" else buffer
     text = io.TextIOWrapper(content, "utf-8-sig", newline="")
     head, blank = "\n", -1
     try:
@@ -194,16 +168,13 @@ def _read_table(file: BinaryIO, path: str, progress: Callable[[float], None]) ->
         if not head:
             raise ValueError(f"{path} is empty: a trace has a header and rows of measured times")
         if len(head) == _LONGEST_HEADER or "\0" in head:
-            raise ValueError(f"{path} is not a text file (UTF-8): its first line is no header")
+            raise ValueError(f"{path} {_NO_TEXT}")
         separator = max(",;\t|", key=re.sub('"[^"]*"', "", head).count)
         lines = itertools.chain([head], text)
         reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
         header = [name.strip() for name in next(reader)]
         yield blank + reader.line_num, header
-        size = 0  # of a pipe, or a file in memory
-        with contextlib.suppress(OSError):
-            size = os.fstat(buffer.fileno()).st_size if buffer.seekable() else 0
-        for count, row in enumerate(reader, 1):
+        for row in reader:
             if row and len(row) != len(header):
                 raise ValueError(
                     f"{path}, line {blank + reader.line_num}: {len(row)} fields, the header has "
@@ -212,11 +183,8 @@ def _read_table(file: BinaryIO, path: str, progress: Callable[[float], None]) ->
                 )
             if row:
                 yield blank + reader.line_num, row
-            if size and count % 4096 == 0:
-                progress(min(buffer.tell() / size, 1.0))
-        progress(1.0)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text file (UTF-8): {error.reason}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} {_NO_TEXT}") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{path} is not a whole gzip file: {error}") from None
     except csv.Error as error:
@@ -228,16 +196,33 @@ def _is_wide(path: str, header: Sequence[str], columns: dict[str, str], layout: 
     twice = [name for name, count in Counter(header).items() if name and count > 1]
     if twice:
         raise ValueError(f"{path} has two columns {twice[0]!r}: rename one")
-    step, *names = columns.values()
+    step, *names = needed = list(columns.values())
     workers = [name for name in header if name != step]
     # Neither must a long file with other names pass for a wide one, nor a row of numbers for a header.
     numbered = _alike(workers) and (step in header or not _is_number(workers[0])) and len(workers) > 1
-    if layout == "wide" or (layout == "auto" and numbered and names == ["worker", "seconds"]):
-        _check_wide(path, header, columns, workers)
-        return True
-    if missing := [name for name in (step, *names) if name not in header]:
-        raise ColumnError(_no_column(path, header, missing))
-    return False
+    wide = layout == "wide" or (layout == "auto" and numbered and names == ["worker", "seconds"])
+    if wide:
+        if len(names) > 2 or set(names) <= set(header):
+            too_many = ", ".join(names[2:] or names)
+            raise ValueError(f"{path}: the wide layout has no place for {too_many}, use the long one")
+        for name in workers:
+            if not name or (_is_number(name) and not name.isdigit()):
+                raise ColumnError(
+                    f"{path}: the first line has {name!r} where the name of a worker should be: put a header "
+                    "before the first step, with a name for each column (pandas: index=False)"
+                )
+        # A step's column of another name must not pass for a worker.
+        odd = len(header) > 2 and _alike(header[1:]) and not _alike(header)
+        needed = [step] if step != "step" or odd or header[0].lower().startswith("step") else []
+    if missing := [name for name in needed if name not in header]:
+        shown = ", ".join(name[:40] or "''" for name in header[:12]) + (", …" if len(header) > 12 else "")
+        raise ColumnError(
+            f"{path} has no column {', '.join(missing)}: it has {shown}. A long trace has a row for each "
+            "step and worker and the columns step, worker, seconds: give other names by step=, worker=, "
+            "seconds=. A wide one has a row for each step and a column for each worker, named after it, "
+            'beside the step\'s: ask for it by layout="wide"'
+        )
+    return wide
 
 
 def _long_rows(rows: Rows, header: Sequence[str], step: str) -> Rows:
@@ -247,39 +232,6 @@ def _long_rows(rows: Rows, header: Sequence[str], step: str) -> Rows:
         for k, worker in enumerate(header):
             if k != at:
                 yield line, [str(number) if at is None else row[at], worker, row[k]]
-
-
-def _check_wide(path: str, header: Sequence[str], columns: dict[str, str], workers: Sequence[str]) -> None:
-    step, *names = columns.values()
-    if len(names) > 2 or set(names) <= set(header):
-        too_many = ", ".join(names[2:] or names)
-        raise ValueError(f"{path}: the wide layout has no place for {too_many}, use the long one")
-    for name in workers:
-        if not name or (_is_number(name) and not name.isdigit()):
-            raise ColumnError(
-                f"{path}: the first line has {name!r} where the name of a worker should be: put a header "
-                "before the first step, with a name for each column (pandas: index=False)"
-            )
-    # A step's column of another name must not pass for a worker.
-    odd = len(header) > 2 and _alike(header[1:]) and not _alike(header)
-    if step not in header and (step != "step" or odd or _near("step", header)):
-        raise ColumnError(_no_column(path, header, [step]))
-
-
-def _no_column(path: str, header: Sequence[str], missing: Sequence[str]) -> str:
-    shown = ", ".join(name[:40] or "''" for name in header[:12]) + (", …" if len(header) > 12 else "")
-    near = ", ".join(dict.fromkeys(name for wanted in missing for name in _near(wanted, header)))
-    return (
-        f"{path} has no column {', '.join(missing)}: it has {shown}{near and f' (did you mean {near}?)'}. A "
-        "long trace has a row for each step and worker and the columns step, worker, seconds: give other "
-        "names by step=, worker=, seconds=. A wide one has a row for each step and a column for each "
-        'worker, named after it, beside the step\'s: ask for it by layout="wide"'
-    )
-
-
-def _near(wanted: str, header: Sequence[str]) -> list[str]:
-    lower = {name.lower(): name for name in header}
-    return [lower[name] for name in difflib.get_close_matches(wanted.lower(), lower, n=1)]
 
 
 def _alike(names: Sequence[str]) -> bool:
@@ -355,32 +307,22 @@ def _check_cells(trace: Trace, path: str, lines: Sequence[int]) -> None:
     pairs = np.sort([rows[found], rows[found + 1]], axis=0)
     a, b = pairs[:, np.argmin(pairs[1])]  # the first to be noticed
     step, worker = trace.step_names[trace.step[a]], trace.worker_names[trace.worker[a]]
-    what = f"step {step} has two times of worker {worker}"
-    if trace.load is not None:
-        one, other = (f"{trace.seconds[k]:g} at load {load[k]:g}" for k in (a, b))
-        what += (
-            f", {one} and {other}: there is one time of a load, and seconds count from the beginning of the "
-            "iteration, so they grow with the load"
-        )
-    raise ValueError(f"{path}, lines {lines[a]} and {lines[b]}: {what}")
+    why = "" if trace.load is None else " that do not grow with the load, or are of one load"
+    raise ValueError(
+        f"{path}, lines {lines[a]} and {lines[b]}: step {step} has two times of worker {worker}{why}"
+    )
 
 
 def _positive(text: str, name: str) -> float:
     """A positive number, or 0 for an empty cell."""
-    try:
-        value = float(text)
-    except ValueError:
-        if not text.strip():
-            return 0.0
-        value = math.nan
-    if 0 < value < math.inf and "_" not in text:
+    if not text.strip():
+        return 0.0
+    if _is_number(text) and "_" not in text and (value := float(text)) > 0:
         return value
-    advice = ""
-    if text.strip().lower() in _NO_TIME:
-        advice = ": leave the cell empty where nothing was measured"
-    elif text.count(",") == 1 and _is_number(text.replace(",", ".")):
-        advice = ": write the decimal comma as a point"
-    raise ValueError(f"{name} must be a positive number, got {text[:40]!r}{advice}")
+    raise ValueError(
+        f"{name} must be a positive number, got {text[:40]!r}: leave the cell empty where nothing was "
+        "measured, and write a decimal comma as a point"
+    )
 
 
 def _time_order(names: np.ndarray) -> np.ndarray:

@@ -10,7 +10,15 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import at_hand, concrete, pytree_dataclass, replace, static_field, working_dtype
+from bcgc_jax._pytree import (
+    at_hand,
+    concrete,
+    is_traced,
+    pytree_dataclass,
+    replace,
+    static_field,
+    working_dtype,
+)
 from bcgc_jax.distributions import Distribution, JointDistribution
 from bcgc_jax.distributions.atoms import mass_of
 from bcgc_jax.exact.bisection import bisect
@@ -293,7 +301,8 @@ def runtime_limit(problem: Problem) -> Array:
 
 
 def _layers(problem: Problem, share: float) -> Array:
-    return ferdinand_partition(problem, jnp.maximum(jnp.floor(problem.total * share), 1))
+    xp = jnp if is_traced(problem) else np  # three numbers are not worth a program each
+    return ferdinand_partition(problem, xp.maximum(xp.floor(xp.multiply(problem.total, share)), 1))
 
 
 RULES = (

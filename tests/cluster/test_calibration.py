@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from bcgc_jax.cluster import Work, calibrate, work_trace
-from bcgc_jax.coding.gradients import coding_plan
-from bcgc_jax.coding.scheduled import schedule_plan
+from bcgc_jax.coding.gradients import coding_plan, schedule_plan
 from bcgc_jax.plans.schedules import Group, schedule_of
 
 N, M = 4, 120.0

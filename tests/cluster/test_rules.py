@@ -14,8 +14,14 @@ from bcgc_jax.cluster.master import _Iteration
 from bcgc_jax.cluster.processes import WorkersLost
 from bcgc_jax.cluster.rules import Decoder, Question, Rule, offers_of
 from bcgc_jax.coding.codes import gradient_code
-from bcgc_jax.coding.gradients import Block, CodingPlan, assemble_gradient, coding_plan
-from bcgc_jax.coding.scheduled import group_plan, schedule_plan
+from bcgc_jax.coding.gradients import (
+    Block,
+    CodingPlan,
+    assemble_gradient,
+    coding_plan,
+    group_plan,
+    schedule_plan,
+)
 from bcgc_jax.plans.completion import OneOfEach
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.plans.schedules import Group, schedule_of, tasks_of

@@ -11,8 +11,7 @@ import pytest
 from bcgc_jax.cluster.worker import Duty, WorkerProcess
 from bcgc_jax.coding import gradients as simulation
 from bcgc_jax.coding.codes import decoding_weights
-from bcgc_jax.coding.gradients import CodingPlan, coding_plan, split_unevenly
-from bcgc_jax.coding.scheduled import schedule_plan
+from bcgc_jax.coding.gradients import CodingPlan, coding_plan, schedule_plan, split_unevenly
 from bcgc_jax.plans.schedules import Group, schedule_of
 from tests.cluster.test_cluster import loss, raveled
 from tests.compilations import compilations

@@ -266,5 +266,3 @@ def test_what_does_not_exist_is_refused_in_words():
     for words, given in refused.items():
         with pytest.raises(ValueError, match=words):
             gradient_code(KEY, *given)
-    with pytest.raises(ValueError, match="top_level"):
-        gradient_code(KEY, 6, 2, top_level=1)

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.coding.gradients import Piece
-from bcgc_jax.coding.scheduled import schedule_plan
+from bcgc_jax.coding.gradients import Piece, schedule_plan
 from bcgc_jax.coding.training import training_scheme
 from bcgc_jax.plans.schedules import Group, circle_plan, schedule_of, turns_of
 
@@ -75,7 +74,7 @@ def test_refusals():
     nothing = circle_plan(jnp.array([5.0, 6.0]), jnp.array([0]), jnp.array([0]), 1)
     for words, schedule in {
         "blocks have 10 coordinates, the parameters have 11": schedule_of([Group(1, 1)], [10.0]),
-        "must be >= 0": schedule_of([Group(1, 2)], [12.0, -1.0]),
+        "sizes must be finite and >= 0": schedule_of([Group(1, 2)], [12.0, -1.0]),
         "block 1 of the schedule has coordinates, but no task": nothing,
     }.items():
         with pytest.raises(ValueError, match=words):

@@ -103,8 +103,8 @@ def test_a_start_up_that_is_always_the_same_and_none_are_pairs_too(value):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"load": None}, "the trace has no loads: the time before the work cannot be told"),
-        ({"load": np.linspace(100, 100.5, 60)}, "the trace has one load"),
+        ({"load": None}, "cannot be told from that of the work: time at least two loads"),
+        ({"load": np.linspace(100, 100.5, 60)}, "cannot be told from that of the work"),
         ({"load": np.r_[0.0, _one_load(0, 59).load]}, "load must be finite and > 0, got 0"),
         ({"seconds": np.r_[np.nan, np.ones(59)]}, "seconds must be finite and > 0, got nan"),
         ({"censored": np.arange(60) > 8}, "at least 10 times that are not cut off, got 9"),

@@ -83,7 +83,7 @@ def test_columns_of_other_names(tmp_path):
     assert _cells(trace) == {("1", "0"): (2.5, False), ("1", "1"): (1.5, True), ("2", "1"): (4.0, False)}
     assert trace.num_missing == 1
     np.testing.assert_array_equal(trace.table(), [[2.5, np.nan], [np.nan, 4.0]])
-    with pytest.raises(ValueError, match="step 1 has only a censored time of worker 1"):
+    with pytest.raises(ValueError, match="step 1 has no whole time of worker 1"):
         trace.rows()
     path.write_text(path.read_text().replace("YES", "maybe"))
     with pytest.raises(ValueError, match="line 3: cut must be one of 0, false"):
@@ -94,8 +94,8 @@ def test_columns_of_other_names(tmp_path):
     ("header", "names", "message"),
     [
         ("step,worker,time", {}, "no column seconds: it has step, worker, time. .*seconds="),
-        ("Step,Worker,Seconds", {}, r"did you mean Step, Worker, Seconds\?"),
-        ("step,worker,seconds", {"seconds": "second"}, r"no column second: .*did you mean seconds\?"),
+        ("Step,Worker,Seconds", {}, "no column step, worker, seconds: it has Step, Worker, Seconds"),
+        ("step,worker,seconds", {"seconds": "second"}, "no column second: it has step, worker, seconds"),
         ("step,worker,seconds", {"censored": "cut"}, "no column cut: it has step, worker, seconds"),
         ("iteration,rank,duration", {}, 'no column step, worker, seconds: .*layout="wide"'),
         ("iteration,rank,duration", {"layout": "long"}, "no column step, worker, seconds"),
@@ -106,7 +106,7 @@ def test_columns_of_other_names(tmp_path):
         *((header, {}, "no column step, worker, seconds") for header in ("1,2,3", "1.5,2.5,3.5")),
         ("step,worker,seconds", {"layout": "wide"}, "no place for worker, seconds, use the long one"),
         ("step,,w1", {"layout": "wide"}, "the first line has '' where the name of a worker should be"),
-        ("Step,a,b", {"layout": "wide"}, r"no column step: .*did you mean Step\?"),
+        ("Step,a,b", {"layout": "wide"}, "no column step: it has Step, a, b"),
         ("iteration,w1,w2", {"layout": "wide"}, "no column step: it has iteration"),
         ("w1,w2,w3", {"layout": "wide", "step": "time"}, "no column time"),
         ("step", {"layout": "wide"}, "no measured time"),
@@ -136,8 +136,9 @@ BROKEN: dict[str, list[str | bytes]] = {
     "line 2: seconds must be a positive number, got 'nan': leave the cell empty": [
         _LONG + "1,a,nan\n1,b,1\n"
     ],
-    "leave the cell empty": [_LONG + "1,a,N/A\n1,b,1\n"],
-    "got '1,5': write the decimal comma as a point": [_LONG.replace(",", ";") + "1;a;1,5\n"],
+    "got '1,5': leave the cell empty where nothing was measured, and write a decimal comma as a point": [
+        _LONG.replace(",", ";") + "1;a;1,5\n"
+    ],
     "line 2: 4 fields, the header has 3 (separated by ',')": [_LONG + "1,a,1,5\n"],
     "line 3: 1 fields": [_LONG + "1,a,1\n1\n", _LONG + "1,a,1\n1;b;2\n"],
     "line 2: the label of a step or worker is empty": [_LONG + ",a,1\n", "step,w1,w2\n,2.5,3.5\n"],
@@ -149,18 +150,23 @@ BROKEN: dict[str, list[str | bytes]] = {
     "line 2: not a CSV file": [_LONG + '1,"a"b,1\n'],
     "not a CSV file: field larger": [_LONG + f"1,{'a' * 200_000},1\n"],
     "not a text file (UTF-8)": [
-        *("a" * (1 << 21), _LONG.encode("utf-16"), _LONG.encode("utf-16-le"), b"\xff\xfe\x00\x81" * 50),
+        *(
+            "a" * (1 << 21),
+            b"PAR1" + bytes(100),
+            _LONG.encode("utf-16"),
+            _LONG.encode("utf-16-le"),
+            b"\xff\xfe\x00\x81" * 50,
+        ),
         _LONG.encode() + b"1,a,1\n" * 20_000 + b"\xff\n",
     ],
-    "is Parquet, a trace must be CSV: convert it": [b"PAR1" + bytes(100)],
-    "line 3: seconds must be a positive number, got 'x' (worker w1)": ["step,w1,w2\n1,2.5,3.5\n2,x,1\n"],
+    "write a decimal comma as a point (worker w1)": ["step,w1,w2\n1,2.5,3.5\n2,x,1\n"],
     "lines 2 and 4: step 1 has two times of worker w2": ["step,w1,w2\n1,2,3\n2,1,1\n1,,4\n"],
     "line 3: load must be a positive number, got '0'": [_LOADS + "1,a,10,1\n1,b,0,1\n"],
     "line 3: load is empty, and the time is not: how much was done": [_LOADS + "1,a,10,1\n2,a,,1\n"],
-    "lines 2 and 4: step 1 has two times of worker a, 1 at load 9 and 3 at load 9": [
+    "lines 2 and 4: step 1 has two times of worker a that do not grow with the load": [
         _LOADS + "1,a,9,1\n2,a,9,1\n1,a,9,3\n"
     ],
-    "lines 3 and 5: step 1 has two times of worker a, 2 at load 20 and 2.5 at load 10": [
+    "lines 3 and 5: step 1 has two times of worker a that do not grow with the load": [
         _LOADS + "1,b,20,5\n1,a,20,2\n2,a,5,9\n1,a,10,2.5\n"
     ],
 }
@@ -173,9 +179,7 @@ def test_a_broken_trace_is_refused_with_its_reason(tmp_path, message):
             load_trace(_write(tmp_path, text))
 
 
-def test_what_cannot_be_opened_is_an_error_of_the_system_and_parquet_is_told_by_its_name(tmp_path):
-    with pytest.raises(ValueError, match="is Parquet, a trace must be CSV"):
-        load_trace(_write(tmp_path, "", "trace.pq"))
+def test_what_cannot_be_opened_is_an_error_of_the_system(tmp_path):
     with pytest.raises(IsADirectoryError):
         load_trace(tmp_path)
     with pytest.raises(FileNotFoundError):
@@ -205,7 +209,7 @@ def test_rows_are_the_steps_of_the_trace(tmp_path):
     text = _LONG + "7,b,2.5\n7,a,1.25\n3,a,3.5\n3,b,0.75\n"
     assert load_trace(_write(tmp_path, text)).rows().tolist() == [[0.75, 3.5], [2.5, 1.25]]
     missing = load_trace(_write(tmp_path, text.replace("0.75", "")))
-    with pytest.raises(ValueError, match="step 3 has no time of worker b: a replay needs all"):
+    with pytest.raises(ValueError, match="step 3 has no whole time of worker b: a replay needs all"):
         missing.rows()
     np.testing.assert_array_equal(missing.table(), [[np.nan, 3.5], [2.5, 1.25]])
 
@@ -256,11 +260,8 @@ def _piped(content: bytes) -> BinaryIO:
 
 def test_compressed_files_and_streams_are_read_like_files(tmp_path):
     many = _LONG + "".join(f"{i},{name},{i + 1.25}\n" for i in range(10_000) for name in "ab")
-    shares: list[float] = []
-    read = load_trace(_write(tmp_path, gzip.compress(many.encode()), "trace.csv.gz"), progress=shares.append)
+    read = load_trace(_write(tmp_path, gzip.compress(many.encode()), "trace.csv.gz"))
     np.testing.assert_array_equal(read.rows(), np.arange(10_000)[:, None] + np.full(2, 1.25))
-    assert shares == sorted(shares)
-    assert (len(shares), shares[-1]) == (5, 1.0)
     text = many[:300].rpartition("\n")[0]
     plain, packed = load_trace(_write(tmp_path, text)), gzip.compress(text.encode())
     _same(load_trace(_write(tmp_path, packed, "trace.csv")), plain)  # by what it is, not by its name

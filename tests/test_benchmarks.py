@@ -67,7 +67,7 @@ def test_compare_reports_what_was_returned_and_how_long_it_took(small):
     ("arguments", "message"),
     [
         (["--only", "speed"], 'no measure "speed"'),
-        (["--out", "/no/such/folder/a.json"], "no folder /no/such/folder"),
+        (["--out", "/no/such/folder/a.json"], "name a file in a folder that is there"),
         (["--out", "a.png"], "must end in .json"),
     ],
 )

@@ -154,7 +154,7 @@ def test_a_file_of_something_else_is_refused(text, said, tmp_path):
 @pytest.mark.parametrize(
     ("place", "value", "said"),
     [
-        ("note", "mine", 'has no "note"'),
+        ("note", "mine", "'note'"),
         ("plan sizes dtype", "foo", "'foo'"),
         ("plan sizes dtype", "object", "sizes must be numbers"),
         ("plan sizes values", [1, [2]], "inhomogeneous"),
@@ -166,7 +166,7 @@ def test_a_file_of_something_else_is_refused(text, said, tmp_path):
         ("expected_runtime", None, "expected_runtime must have shape"),
         ("method", 3, "no method and kind"),
         ("kind", "certain", "no method and kind"),
-        ("plan note", 3, 'has no "note"'),
+        ("plan note", 3, "'note'"),
     ],
 )
 def test_a_file_that_was_changed_by_hand_is_refused(place, value, said, tmp_path):

@@ -68,8 +68,8 @@ def test_replacing_a_field_checks_it_again():
 def test_functions_of_a_hazard_are_part_of_what_is_compiled_and_its_parameters_are_not():
     laws = [bcgc.FromHazard(scaled, unscaled, parameters=parameters) for parameters in (3.3, 0.7)]
     laws.append(bcgc.FromHazard(lambda p, t: p * t**2, lambda p, a: (a / p) ** 0.5, parameters=3.3))
-    one, same, other = map(jax.tree.structure, laws)
-    assert one == same != other
+    structures: list[Any] = [jax.tree.structure(law) for law in laws]
+    assert structures[0] == structures[1] != structures[2]
 
 
 NUMBERS = {"wrong sign": -0.7, "zero": 0.0, "NaN": math.nan}

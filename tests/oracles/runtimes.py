@@ -117,10 +117,8 @@ def expected_maxima(case: Case, loads: np.ndarray) -> np.ndarray:
             # 40 panels around the bulk, and ever longer ones towards 0 and infinity, in log(t - start).
             early, late = case.frozen.ppf(np.array([1e-3, 1 - 1e-3 / load.size]))
             high = used.max() * late - start
-            low, high = (
-                math.log(np.clip(used.min() * early - start, 1e-3 * high, 0.01 * high)),
-                math.log(high),
-            )
+            low = math.log(np.clip(used.min() * early - start, 1e-3 * high, 0.01 * high))
+            high = math.log(high)
             ends = low - np.geomspace(400, 1, 14), high + 1 + np.geomspace(0.5, 200, 18)
             v = np.concatenate([ends[0], np.linspace(low, high + 1, 41), ends[1]])
             if breaks.size:

@@ -16,14 +16,11 @@ from tests.oracles import exact as oracles
 
 @pytest.mark.parametrize(("num_workers", "num_coordinates"), [(1, 3), (4, 4)])
 def test_levels_are_the_first_to_reach_the_rank_of_their_coordinate(num_workers, num_coordinates):
-    every, ranks = (
-        itertools.product(range(num_coordinates + 1), repeat=num_workers),
-        range(1, num_coordinates + 1),
-    )
+    ranks = range(1, num_coordinates + 1)
+    every = itertools.product(range(num_coordinates + 1), repeat=num_workers)
     partitions = [x for x in every if sum(x) == num_coordinates]
-    expected = [
-        [next(i for i in range(num_workers) if sum(x[: i + 1]) >= k) for k in ranks] for x in partitions
-    ]
+    ends = [np.cumsum(x) for x in partitions]
+    expected = [[next(i for i in range(num_workers) if e[i] >= k) for k in ranks] for e in ends]
     to_levels = jax.vmap(functools.partial(bcgc.levels_from_partition, num_coordinates=num_coordinates))
     result = np.asarray(to_levels(np.array(partitions)))
     np.testing.assert_array_equal(result, expected)

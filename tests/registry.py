@@ -33,10 +33,6 @@ def _whole(v: Number) -> int:
     return int(v) if isinstance(v, float) else 1
 
 
-def _coordinates(v: Number) -> int:
-    return 2000 + _whole(v)
-
-
 def _power_hazard(p, t):
     return (t / p) ** 2
 
@@ -60,9 +56,7 @@ LAWS: dict[str, Callable[[Number], Any]] = {
         row(v, 0.0, 0.5, 1.0) / v, row(v, 1, 2, 3), row(v, 2, 2, 2), 0.1 * v
     ),
     "Empirical": lambda v: bcgc.Empirical(row(v, 1.0, 2.0, 5.0)),
-    "EmpiricalPairs": lambda v: bcgc.distributions.EmpiricalPairs(
-        row(v, 3.0, 0.0, 7.0), row(v, 1.0, 2.0, 5.0)
-    ),
+    "EmpiricalPairs": lambda v: bcgc.distributions.EmpiricalPairs(row(v, 3, 0, 7), row(v, 1, 2, 5)),
     "EmpiricalRows": lambda v: bcgc.EmpiricalRows(jnp.stack([row(v, 1.0, 2.0, 4.0), row(v, 3.0, 4.0, 2.0)])),
     "Heterogeneous": lambda v: bcgc.Heterogeneous([bcgc.Uniform(v, 4.0 * v)] * 2 + [bcgc.Pareto(v, 3.0 * v)]),
 }
@@ -123,7 +117,7 @@ def runtimes_of_law(name: str, v: Number) -> dict[str, Any]:
 
 
 def problem_of(v: Number, **more: Any) -> bcgc.Problem:
-    return bcgc.Problem(bcgc.ShiftedExponential(v, 0.5 * v), 3, _coordinates(v), 2.0 * v, v, **more)
+    return bcgc.Problem(bcgc.ShiftedExponential(v, 0.5 * v), 3, 2000 + _whole(v), 2.0 * v, v, **more)
 
 
 def late_problem(v: Number) -> bcgc.Problem:
@@ -132,7 +126,7 @@ def late_problem(v: Number) -> bcgc.Problem:
 
 
 def _partition(v: Number) -> jax.Array:
-    return row(v, 0.2, 0.3, 0.5) / v * _coordinates(v)
+    return row(v, 0.2, 0.3, 0.5) / v * (2000 + _whole(v))
 
 
 # With times that are likely for the problems here and for those of test_bad_numbers.py.

@@ -38,9 +38,8 @@ def steps(partition, sizes):
 
 
 def random_partitions(units, workers, number):
-    return np.array(
-        [np.bincount(RANDOM.integers(0, workers, units), minlength=workers) for _ in range(number)]
-    )
+    levels = RANDOM.integers(0, workers, (number, units))
+    return np.sum(levels[:, :, None] == np.arange(workers), axis=1)
 
 
 def test_counts_are_those_of_every_step():
@@ -49,8 +48,7 @@ def test_counts_are_those_of_every_step():
     np.testing.assert_array_equal(block_costs.counts(partitions, sizes), expected)
 
 
-@pytest.mark.usefixtures("x64")
-def test_ends_of_levels_are_those_of_the_package():
+def test_ends_of_levels_are_those_of_the_package(x64):
     for counts in random_partitions(7, 6, 10):
         sizes = RANDOM.uniform(0.5, 3.0, 7)
         x = np.diff(np.append(0.0, np.cumsum(sizes))[np.append(0, np.cumsum(counts))])
@@ -103,8 +101,7 @@ def test_operations_are_the_products_of_matrices():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("x64")
-def test_a_worker_is_measured_alone_and_its_blocks_are_predicted(tmp_path, capsys):
+def test_a_worker_is_measured_alone_and_its_blocks_are_predicted(tmp_path, capsys, x64):
     model = functools.partial(perceptron, (64,) * 4, 3 * 64)
     studies = [backprop.Study(model, [(3, 0, 0), (0, 1, 2), (1, 2, 0)], [(1, 1, 1)])]
     laws = {"heavy": bcgc.Pareto(1.0, 1.5)}

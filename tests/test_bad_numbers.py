@@ -70,8 +70,7 @@ def test_the_rounding_of_a_sum_is_no_fault(dtype, x64):
         runtimes(X * (1 + 2e-3))
 
 
-@pytest.mark.usefixtures("x64")
-def test_a_traced_partition_may_leave_the_simplex_for_the_runtime_is_homogeneous():
+def test_a_traced_partition_may_leave_the_simplex_for_the_runtime_is_homogeneous(x64):
     runtime = jax.jit(bcgc.expected_runtime)
     np.testing.assert_allclose(runtime(PROBLEM, 2 * X), 2 * runtime(PROBLEM, X), rtol=1e-9)
 
@@ -136,16 +135,13 @@ def test_what_is_traced_and_no_level_or_no_partition_has_no_runtime():
     assert {*levels.tolist(), *counts.tolist()} == {-1}
 
 
-LAW_BATCHES: dict[str, Any] = {
+HAZARD = bcgc.FromHazard(lambda p, t: p * t, lambda p, a: a / p, np.ones(2))
+BATCHES: dict[str, Any] = {
     "rate of ShiftedExponential must be one number, got shape": bcgc.ShiftedExponential(np.ones(3), 0.5),
     "times of Empirical must be an array of rank 1": bcgc.Empirical([1.0, 2.0]),
     "times of EmpiricalRows must be an array of rank 2": bcgc.EmpiricalRows(np.ones((2, 4, 3))),
-    "parameters of FromHazard must be one number": bcgc.FromHazard(
-        lambda p, t: p * t, lambda p, a: a / p, np.ones(2)
-    ),
+    "parameters of FromHazard must be one number": HAZARD,
     "low of Uniform must be one number": bcgc.Heterogeneous([LAW, bcgc.Uniform(np.ones(2), 2.0), LAW]),
-}
-BATCHES = {message: {"cycle_time": law} for message, law in LAW_BATCHES.items()} | {
     "num_workers must have shape": {"num_workers": np.array([2, 3])},
     "setup_cycles must have shape": {"setup_cycles": np.ones(2)},
     "unit_costs must have shape": {"num_coordinates": 3, "unit_costs": np.full((2, 3), 100.0)},
@@ -154,8 +150,8 @@ BATCHES = {message: {"cycle_time": law} for message, law in LAW_BATCHES.items()}
 
 @pytest.mark.parametrize("message", BATCHES)
 def test_a_batch_is_told_to_go_through_vmap(message):
-    given: dict[str, Any] = {"cycle_time": LAW, "num_workers": 3, "num_coordinates": 300}
-    problem = bcgc.Problem(**given | BATCHES[message])
+    batch, given = BATCHES[message], {"cycle_time": LAW, "num_workers": 3, "num_coordinates": 300}
+    problem = bcgc.Problem(**given | (batch if isinstance(batch, dict) else {"cycle_time": batch}))
     if "Empirical" in message:
         problem = jax.tree.map(lambda leaf: np.stack([leaf] * 2) if np.ndim(leaf) else leaf, problem)
     calls = {**OF_A_PARTITION, "solve": lambda problem, _: bcgc.solve(problem, "time", key=KEY)}
@@ -204,9 +200,7 @@ KEYED: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("name", KEYED)
 def test_what_is_no_key_is_refused_by_name(name):
     for key in (0, np.arange(2), jax.random.split(KEY)):
-        with pytest.raises(
-            ValueError, match=r"key must be one key of JAX, such as jax.random.key\(0\), .*got"
-        ):
+        with pytest.raises(ValueError, match=r"key must be one key of JAX, such as jax.random.key\(0\)"):
             KEYED[name](key)
 
 
@@ -271,18 +265,16 @@ def test_runtimes_of_traced_numbers_that_make_no_problem_are_nan():
 
 
 def test_times_and_moments_of_traced_numbers_that_make_no_law_are_nan():
-    law_columns = {name: COLUMNS[name][:6] for name in ("num_workers", "rate", "shift")}
-
-    def times(numbers):
-        law = bcgc.ShiftedExponential(numbers["rate"], numbers["shift"])
-        more = {"num_workers": numbers["num_workers"], "max_workers": 3}
+    def times(num_workers, rate, shift):
+        law, more = bcgc.ShiftedExponential(rate, shift), {"num_workers": num_workers, "max_workers": 3}
         return (
             bcgc.sorted_cycle_times(KEY, law, num_draws=4, **more),
             bcgc.plans.expected_order_statistics(law, **more),
             bcgc.plans.expected_order_statistics(law, function=jnp.sqrt, **more),
         )
 
-    _only_the_first_is_finite(jax.jit(jax.vmap(times))(law_columns))
+    columns = (COLUMNS[name][:6] for name in ("num_workers", "rate", "shift"))
+    _only_the_first_is_finite(jax.jit(jax.vmap(times))(*columns))
     ratio = jax.jit(jax.vmap(lambda rate: bcgc.solvers.straggler_ratio(bcgc.ShiftedExponential(rate))))
     assert np.isnan(ratio(np.array([0.5, -0.5, 0.0, np.nan]))).tolist() == [False, True, True, True]
 
@@ -381,30 +373,22 @@ def test_what_a_method_refuses_it_does_not_take_traced(method, number, good, bad
     assert method(np.asarray(good)).valid()  # an array of one number is one
 
 
-LAWS: dict[str, tuple[Callable[..., bcgc.distributions.Distribution], list[tuple[float, ...]]]] = {
-    "Exponential": (bcgc.Exponential, [(2.0,), (-2.0,), (0.0,), (np.nan,)]),
-    "Deterministic": (bcgc.distributions.Deterministic, [(2.0,), (-2.0,), (0.0,), (np.inf,)]),
-    "Weibull": (bcgc.Weibull, [(2.0, 1.5, 0.5), (-2.0, 1.5, 0.5), (2.0, -1.5, 0.5), (2.0, 1.5, -0.5)]),
-    "Pareto": (bcgc.Pareto, [(1.0, 3.0), (-1.0, 3.0), (1.0, -3.0)]),
-    "Uniform": (bcgc.Uniform, [(1.0, 3.0), (-1.0, 3.0), (3.0, 1.0), (2.0, 2.0)]),
-    "Lognormal": (bcgc.Lognormal, [(0.2, 0.5, 0.1), (np.inf, 0.5, 0.1), (0.2, -0.5, 0.1), (0.2, 0.5, -0.1)]),
-    "Gamma": (bcgc.Gamma, [(2.5, 1.5, 0.4), (-2.5, 1.5, 0.4), (2.5, -1.5, 0.4), (2.5, 1.5, -0.4)]),
-    "TwoSpeed": (bcgc.TwoSpeed, [(1.0, 5.0, 0.2), (-1.0, 5.0, 0.2), (6.0, 5.0, 0.2), (1.0, 5.0, 1.2)]),
-}
+LAWS: list[tuple[Callable[..., bcgc.distributions.Distribution], list[tuple[float, ...]]]] = [
+    (bcgc.Exponential, [(2.0,), (-2.0,), (0.0,), (np.nan,)]),
+    (bcgc.distributions.Deterministic, [(2.0,), (-2.0,), (0.0,), (np.inf,)]),
+    (bcgc.Weibull, [(2.0, 1.5, 0.5), (-2.0, 1.5, 0.5), (2.0, -1.5, 0.5), (2.0, 1.5, -0.5)]),
+    (bcgc.Pareto, [(1.0, 3.0), (-1.0, 3.0), (1.0, -3.0)]),
+    (bcgc.Uniform, [(1.0, 3.0), (-1.0, 3.0), (3.0, 1.0), (2.0, 2.0)]),
+    (bcgc.Lognormal, [(0.2, 0.5, 0.1), (np.inf, 0.5, 0.1), (0.2, -0.5, 0.1), (0.2, 0.5, -0.1)]),
+    (bcgc.Gamma, [(2.5, 1.5, 0.4), (-2.5, 1.5, 0.4), (2.5, -1.5, 0.4), (2.5, 1.5, -0.4)]),
+    (bcgc.TwoSpeed, [(1.0, 5.0, 0.2), (-1.0, 5.0, 0.2), (6.0, 5.0, 0.2), (1.0, 5.0, 1.2)]),
+]
 
 
-@pytest.mark.parametrize("name", LAWS)
-def test_traced_numbers_out_of_range_make_no_law(name):
-    law, rows = LAWS[name]
+@pytest.mark.parametrize(("law", "rows"), LAWS, ids=lambda value: getattr(value, "__name__", ""))
+def test_traced_numbers_out_of_range_make_no_law(law, rows):
     valid = jax.vmap(lambda *numbers: law(*numbers).valid())(*np.array(rows).T)
     assert valid.tolist() == [True] + [False] * (len(rows) - 1)
-
-
-@pytest.mark.slow
-def test_no_law_of_traced_numbers_out_of_range_has_a_runtime():
-    law, rows = LAWS["TwoSpeed"]
-    solve = jax.jit(jax.vmap(lambda *numbers: bcgc.solve(bcgc.Problem(law(*numbers), 3, 300), "uncoded")))
-    _check_statuses(solve(*np.array(rows).T), {bcgc.Status.INVALID})
 
 
 def test_a_straggler_that_never_answers_is_a_law():

@@ -19,14 +19,10 @@ _ELSEWHERE = ("python3 -m venv", ".venv/bin/python -m pytest")
 _OWN_TESTS = ("bcgc train --workers 20", "bcgc train --engine ray", "python -m experiments.")
 
 
-def _blocks(path: Path, languages: str) -> list[tuple[str, str]]:
-    """Language and text of each block of code in one of these `languages`, such as "python|sh"."""
+def _blocks(path: Path, languages: str = "python|sh") -> list[tuple[str, str]]:
+    """Language and text of each block of code in one of these `languages`."""
     fenced = rf"^```({languages})\n(.*?)^```$"
     return re.findall(fenced, path.read_text("utf-8"), re.MULTILINE | re.DOTALL)
-
-
-def _name(path: Path) -> str:
-    return path.stem
 
 
 @pytest.fixture
@@ -43,7 +39,7 @@ def test_the_documents_are_short():
     assert sum(lines[path] for path in lines if path.parent == ROOT / "docs") <= 900
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=_name)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
 def test_links_lead_somewhere(path):
     """To a file, and where they name a heading of it, to that."""
     for file, heading in re.findall(r"\]\(([^)#\s]*)(?:#([^)]*))?\)", path.read_text("utf-8")):
@@ -79,14 +75,14 @@ def test_the_drawing_of_the_readme_is_what_its_script_makes():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", [path for path in DOCUMENTS if _blocks(path, "python|sh")], ids=_name)
+@pytest.mark.parametrize("path", [path for path in DOCUMENTS if _blocks(path)], ids=lambda path: path.stem)
 def test_a_document_runs_from_top_to_bottom(path, clone, command):
     # What the text supposes that its reader has: files of a recorder.
     for worker in range(8):
         rows = (f"{step},{worker},{0.1 + 0.01 * (step % (7 + worker))}\n" for step in range(120))
         (clone / f"worker-{worker}.csv").write_text("".join(rows))
     names = {"__name__": "a_document"}
-    for language, block in _blocks(path, "python|sh"):
+    for language, block in _blocks(path):
         if language == "python":
             exec(compile(block, str(path), "exec"), names)
         for typed in _commands(block) if language == "sh" else ():

@@ -12,7 +12,7 @@ import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
 
 LAW = bcgc.ShiftedExponential(rate=0.02, shift=5.0)
-PAIRS = bcgc.distributions.EmpiricalPairs([3.0, 1.0], [0.5, 2.0])
+PAIRS, UNLIKE = bcgc.distributions.EmpiricalPairs([3.0, 1.0], [0.5, 2.0]), bcgc.Heterogeneous([LAW] * 4)
 SENSIBLE: dict[str, Any] = dict(cycle_time=LAW, num_workers=4, num_coordinates=30, num_samples=5, cycles=1.5)
 
 
@@ -33,10 +33,9 @@ def test_a_number_that_makes_no_sense_is_refused_by_name_and_value(name, value):
 
 
 def test_a_setup_and_a_chain_are_paid_for_also_where_there_is_one_of_them():
+    law = bcgc.distributions.Deterministic(2.0)
     for setup, chain in ((None, None), (6.0, None), (None, 0.3), (6.0, 0.3)):
-        problem = bcgc.Problem(
-            bcgc.distributions.Deterministic(2.0), 1, 30, 5, 1.5, setup_cycles=setup, chain_cycles=chain
-        )
+        problem = bcgc.Problem(law, 1, 30, 5, 1.5, setup_cycles=setup, chain_cycles=chain)
         cycles = 1.5 * 30 + (setup or 0) + (chain or 0) * 30
         found = bcgc.expected_runtime(problem, jnp.array([30.0]))
         np.testing.assert_allclose(found, 2.0 * 5 * cycles, rtol=1e-5)
@@ -55,13 +54,10 @@ def test_a_setup_and_a_chain_are_paid_for_also_where_there_is_one_of_them():
         ({"cycle_time": 3.0}, r"cycle_time must be a law such as ShiftedExponential.*, got 3.0"),
         ({"start_up": PAIRS}, "start_up must be the law of one worker's, or a number"),
         ({"start_up": bcgc.EmpiricalRows(np.ones((1, 4)))}, "start_up must be the law of one worker's"),
-        ({"start_up": bcgc.Heterogeneous([LAW] * 4)}, "start_up must be the law of one worker's"),
+        ({"start_up": UNLIKE}, "start_up must be the law of one worker's"),
         ({"start_up": LAW, "cycle_time": bcgc.EmpiricalRows(np.ones((2, 4)))}, "give a number"),
         ({"start_up": 2.0, "cycle_time": PAIRS}, "EmpiricalPairs have their own start-ups"),
-        (
-            {"start_up": LAW, "cycle_time": bcgc.Heterogeneous([LAW] * 4)},
-            "not with Heterogeneous: give a number, or pool",
-        ),
+        ({"start_up": LAW, "cycle_time": UNLIKE}, "not with Heterogeneous: give a number, or pool"),
         ({"send_time": 1.0, "overlap": 2}, "overlap must be True or False, known before tracing, got 2"),
         ({"num_workers": 9, "max_workers": 8}, r"num_workers 9 exceeds max_workers 8"),
         ({"num_workers": np.array([3, 9]), "max_workers": 8}, r"num_workers 9 exceeds max_workers 8"),

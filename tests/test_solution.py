@@ -1,5 +1,6 @@
 """Solutions: what they say, against what other functions say of the same partition."""
 
+import functools
 import json
 import re
 from typing import Any
@@ -139,14 +140,8 @@ def test_a_saved_solution_is_read_again(tmp_path):
     ("text", "said"),
     [
         *((text, "is no whole solution that Solution.save wrote") for text in ("", "{}", "[1]", "\x80")),
-        (
-            '{"format": "another", "version": 2}',
-            "of the format 'another', version 2, and .* reads 'bcgc_jax.S",
-        ),
-        (
-            '{"format": "bcgc_jax.Solution", "version": 99}',
-            "version 99, .*: read it with what wrote it, or plan",
-        ),
+        ('{"format": "another", "version": 2}', "of the format 'another', version 2, and .* reads 'bcgc_"),
+        ('{"format": "bcgc_jax.Solution", "version": 99}', "version 99, .*: read it with what wrote it, or"),
     ],
 )
 def test_a_file_of_something_else_is_refused(text, said, tmp_path):
@@ -156,38 +151,32 @@ def test_a_file_of_something_else_is_refused(text, said, tmp_path):
         bcgc.Solution.load(path)
 
 
-def _changed(place, value):
-    def change(fields):
-        at = fields
-        for name in place[:-1]:
-            at = at[name]
-        at[place[-1]] = value
-
-    return change
-
-
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("place", "value", "said"),
     [
-        (lambda fields: fields.pop("status"), "missing .* 'status'"),
-        (_changed(["note"], "mine"), "'note'"),
-        (_changed(["plan", "sizes", "dtype"], "foo"), "'foo'"),
-        (_changed(["plan", "sizes", "dtype"], "object"), "sizes must be numbers"),
-        (_changed(["plan", "sizes", "values"], [1, [2]]), "inhomogeneous"),
-        (_changed(["plan", "sizes"], [1, 2]), "tuple"),
-        (_changed(["plan", "completion", "rule"], "mine"), "mine"),
-        (_changed(["rounded", "values"], [1, 2]), r"rounded must have shape \(12,\), got \(2,\)"),
-        (_changed(["status", "values"], 77), "77 is not a valid Status"),
-        (_changed(["expected_runtime"], None), "expected_runtime must have shape"),
-        (_changed(["method"], 3), "no method and kind"),
-        (_changed(["kind"], "certain"), "no method and kind"),
-        (_changed(["plan", "note"], 3), "'note'"),
+        ("note", "mine", "'note'"),
+        ("plan sizes dtype", "foo", "'foo'"),
+        ("plan sizes dtype", "object", "sizes must be numbers"),
+        ("plan sizes values", [1, [2]], "inhomogeneous"),
+        ("plan sizes", [1, 2], "tuple"),
+        ("plan completion rule", "mine", "mine"),
+        ("rounded values", [1, 2], r"rounded must have shape \(12,\), got \(2,\)"),
+        ("status", "gone", "missing .* 'status'"),
+        ("status values", 77, "77 is not a valid Status"),
+        ("expected_runtime", None, "expected_runtime must have shape"),
+        ("method", 3, "no method and kind"),
+        ("kind", "certain", "no method and kind"),
+        ("plan note", 3, "'note'"),
     ],
 )
-def test_a_file_that_was_changed_by_hand_is_refused(change, said, tmp_path):
+def test_a_file_that_was_changed_by_hand_is_refused(place, value, said, tmp_path):
     path = bcgc.solve(PROBLEM, "time").save(tmp_path / "solution.json")
     fields = json.loads(path.read_text())
-    change(fields)
+    *way, last = place.split()
+    at = functools.reduce(dict.__getitem__, way, fields)
+    at[last] = value
+    if value == "gone":
+        del at[last]
     path.write_text(json.dumps(fields))
     with pytest.raises(ValueError, match=f"has it been changed by hand\\? .*{said}"):
         bcgc.Solution.load(path)
@@ -203,9 +192,8 @@ def test_other_whole_numbers_have_their_own_needs():
 
 
 def test_every_method_cites_the_paper_and_its_own_works():
-    keys = {}
+    keys, solution = {}, bcgc.solve(PROBLEM, "time")
     for method in (*PROPOSED, *BASELINES, "deadline", "nested", "limit", "tandon:2", "ferdinand:7"):
-        solution = bcgc.solve(PROBLEM, "time")
         entries = replace(solution, method=method).citation()
         keys[method] = re.findall(r"^@\w+\{(\w+),$", entries, flags=re.M)
         assert keys[method][0] == "wang2021"
@@ -214,7 +202,7 @@ def test_every_method_cites_the_paper_and_its_own_works():
     assert keys["tandon:2"] == keys["uncoded"] == ["wang2021", "tandon2017"]
     assert keys["ferdinand:7"] == ["wang2021", "ferdinand2018"]
     # A bound by draws has its own source; what is averaged over draws and bounds nothing has not.
-    sampled = replace(bcgc.solve(PROBLEM, "time"), kind="confidence")
+    sampled = replace(solution, kind="confidence")
     assert "mak1999" in sampled.citation()
     assert "mak1999" not in replace(sampled, plan=None, rounded=None).citation()
 
@@ -268,9 +256,8 @@ def test_methods_that_are_none_or_are_two_of_a_name_are_refused():
         for call in (bcgc.solve, bcgc.compare):
             with pytest.raises(TypeError, match="a method is a name"):
                 call(PROBLEM, nothing)
-    nothing = LAW
     with pytest.raises(TypeError, match="problem must be a Problem, got ShiftedExponential"):
-        bcgc.solve(nothing)
+        bcgc.solve(LAW)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="level must be a whole number from 0 on"):
         bcgc.Tandon(1.5)  # type: ignore[arg-type]
 

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from scipy import signal
 
 from experiments import replay, traces
 from tests.oracles.programme import best_shares, level_times
@@ -40,8 +41,7 @@ def runtime(x, times):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("x64")
-def test_plans_see_their_window_only_and_are_replayed_as_numpy_does():
+def test_plans_see_their_window_only_and_are_replayed_as_numpy_does(x64):
     rows, planned = times_of(), 12
     found = replay.replay(rows, planned, rules=FEW)
     for i in range(12):
@@ -74,8 +74,7 @@ def test_plans_see_their_window_only_and_are_replayed_as_numpy_does():
     assert np.all(found["limit"].taken <= found["each step's best"].taken)
 
 
-@pytest.mark.usefixtures("x64")
-def test_shared_work_takes_as_long_as_the_free_workers_need():
+def test_shared_work_takes_as_long_as_the_free_workers_need(x64):
     same, halved = np.full(4, 3.0), np.array([1.0, 1.0, 1.0, 1e9])
     taken = replay.shared_out(np.stack([same, halved]))
     # Three workers do 20 chunks of 0.2, seven each at most.
@@ -83,10 +82,7 @@ def test_shared_work_takes_as_long_as_the_free_workers_need():
 
 
 def autoregressive(correlation, size, seed=0):
-    rng, x = np.random.default_rng(seed), [0.0]
-    for noise in rng.normal(size=size - 1):
-        x.append(correlation * x[-1] + noise)
-    return np.array(x)
+    return signal.lfilter([1.0], [1.0, -correlation], np.random.default_rng(seed).normal(size=size))
 
 
 @pytest.mark.parametrize("correlation", [0.4, 0.8])
@@ -105,8 +101,7 @@ def test_blocks_of_noise_are_short_and_those_of_a_walk_as_long_as_may_be():
     assert traces.block_length(np.full(50, 3.0)) == traces.block_length(np.zeros(4)) == 1
 
 
-@pytest.mark.usefixtures("x64")
-def test_intervals_are_those_of_blocks_resampled_by_numpy():
+def test_intervals_are_those_of_blocks_resampled_by_numpy(x64):
     rng = np.random.default_rng(3)
     common = np.exp(0.3 * autoregressive(0.6, 150, 4))
     names = ("uncoded", "shares", "hindsight")

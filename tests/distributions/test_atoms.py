@@ -64,14 +64,12 @@ def test_two_speeds_that_never_or_always_slow_down(precision):
 
 @pytest.mark.parametrize("probability", [0.0, 0.27, 1.0])
 def test_two_speeds_have_the_slopes_of_their_formulas(probability, precision):
-    law = bcgc.TwoSpeed(1.3, 5.7, probability)
+    law, near = bcgc.TwoSpeed(1.3, 5.7, probability), few_ulp(precision)
     mean = jax.grad(lambda law: law.mean())(law)
-    np.testing.assert_allclose(
-        jax.tree.leaves(mean), [1 - probability, probability, 5.7 - 1.3], rtol=few_ulp(precision)
-    )
+    np.testing.assert_allclose(jax.tree.leaves(mean), [1 - probability, probability, 5.7 - 1.3], rtol=near)
     hazard = jax.grad(lambda law: law.cumulative_hazard(2.4))(law)
     expected = -1 / probability if probability > 0 else 0
-    np.testing.assert_allclose(jax.tree.leaves(hazard), [0, 0, expected], rtol=few_ulp(precision))
+    np.testing.assert_allclose(jax.tree.leaves(hazard), [0, 0, expected], rtol=near)
     for a, slopes in ((0.2 * -math.log(probability or 0.5), [1, 0, 0]), (60.0, [0, 1, 0])):
         if 0 < probability < 1:
             inverse = jax.grad(lambda law, a=a: law.inverse_cumulative_hazard(a))(law)
@@ -90,19 +88,16 @@ def test_empirical_inverse_undoes_the_hazard_at_every_time(size, precision):
 
 
 def test_empirical_law_sorts_what_it_is_given_also_under_a_trace(precision):
-    unsorted = np.asarray(TIMES, precision).reshape(2, 4)
+    unsorted, near = np.asarray(TIMES, precision).reshape(2, 4), few_ulp(precision)
     expected = [0.0, 2 / 8, 5 / 8, 6 / 8, 1.0]
     t = np.asarray([0.3, 0.4, 3.3, 8.0, 1e5], precision)
     nested: Any = unsorted.tolist()
     for law in (bcgc.Empirical(unsorted), bcgc.Empirical(jnp.asarray(unsorted)), bcgc.Empirical(nested)):
-        np.testing.assert_allclose(law.cdf(t), expected, rtol=few_ulp(precision))
-    np.testing.assert_allclose(
-        jax.jit(lambda times: bcgc.Empirical(times).cdf(t))(unsorted), expected, rtol=few_ulp(precision)
-    )
-    batch = jax.vmap(bcgc.Empirical)(jnp.asarray(unsorted))
-    np.testing.assert_allclose(
-        jax.vmap(lambda law: law.cdf(3.3))(batch), [3 / 4, 2 / 4], rtol=few_ulp(precision)
-    )
+        np.testing.assert_allclose(law.cdf(t), expected, rtol=near)
+    traced = jax.jit(lambda times: bcgc.Empirical(times).cdf(t))(unsorted)
+    np.testing.assert_allclose(traced, expected, rtol=near)
+    batch = jax.vmap(lambda times: bcgc.Empirical(times).cdf(3.3))(jnp.asarray(unsorted))
+    np.testing.assert_allclose(batch, [3 / 4, 2 / 4], rtol=near)
 
 
 def test_empirical_law_has_slopes_in_its_times(precision):

@@ -40,10 +40,6 @@ UNLIKE = [
 # By kind they are 0, 3, 1, 4, 2: an order that does not undo itself.
 
 
-def _unlike() -> bcgc.Heterogeneous:
-    return bcgc.Heterogeneous([case.law() for case in UNLIKE])
-
-
 # EmpiricalRows
 
 
@@ -86,8 +82,7 @@ def test_everything_about_an_iteration_is_a_mean_over_rows(precision):
     np.testing.assert_allclose(ratio, bcgc.solvers.straggler_ratio(bcgc.Empirical(TIMES)), rtol=rtol)
 
 
-@pytest.mark.usefixtures("x64")
-def test_slopes_are_those_of_the_mean_over_rows():
+def test_slopes_are_those_of_the_mean_over_rows(x64):
     slope = jax.grad(bcgc.expected_runtime, 1)(_problem(), jnp.asarray(X))
     step = 1e-6
     for n in range(N):
@@ -96,11 +91,8 @@ def test_slopes_are_those_of_the_mean_over_rows():
         np.testing.assert_allclose(slope[n], (ahead - _runtimes(X).mean()) / step, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.usefixtures("x64")
-def test_schemes_are_judged_row_by_row():
-    problem = _problem()
-    alpha = 4.5
-    s = np.arange(1, N)
+def test_schemes_are_judged_row_by_row(x64):
+    problem, alpha, s = _problem(), 4.5, np.arange(1, N)
     each = (s + 1) / (s + alpha) * np.maximum(alpha * SORTED[:, 1:], SORTED[:, :1]).mean(axis=0)
     value, level = tandon_partial_runtime(problem, alpha)
     np.testing.assert_allclose(value.value, SCALE * L * each.min(), rtol=1e-10)
@@ -116,8 +108,7 @@ def test_schemes_are_judged_row_by_row():
         np.testing.assert_allclose(found, L * share / share.sum(), rtol=1e-9)
 
 
-@pytest.mark.usefixtures("x64")
-def test_simulated_rows_are_rows():
+def test_simulated_rows_are_rows(x64):
     law, key = bcgc.EmpiricalRows(TIMES), jax.random.key(3)
     drawn = np.asarray(bcgc.sorted_cycle_times(key, law, N, 400))
     place = np.argmin(np.abs(drawn[:, None] - SORTED[None]).sum(axis=2), axis=1)
@@ -129,8 +120,7 @@ def test_simulated_rows_are_rows():
     assert law.sample(key, (2, 3, N)).shape == (2, 3, N)
 
 
-@pytest.mark.usefixtures("x64")
-def test_rows_go_under_vmap_and_a_traced_number_of_workers_must_be_theirs():
+def test_rows_go_under_vmap_and_a_traced_number_of_workers_must_be_theirs(x64):
     batch = jnp.asarray(np.stack([TIMES, 2.5 * TIMES]))
     values = jax.vmap(lambda times: bcgc.expected_runtime(_problem(bcgc.EmpiricalRows(times)), X))(batch)
     np.testing.assert_allclose(values, _runtimes(X).mean() * np.array([1, 2.5]), rtol=1e-10)
@@ -159,8 +149,7 @@ def test_the_number_of_workers_must_be_that_of_the_law():
 
 
 def test_each_worker_is_drawn_from_its_own_law(precision):
-    law = _unlike()
-    key = jax.random.key(2)
+    law, key = bcgc.Heterogeneous([case.law() for case in UNLIKE]), jax.random.key(2)
     draws = np.asarray(jax.jit(lambda law: law.sample(key, (40_000, N)))(law))
     assert draws.dtype == precision
     for column, case in zip(draws.T, UNLIKE, strict=True):
@@ -175,12 +164,10 @@ def test_each_worker_is_drawn_from_its_own_law(precision):
     np.testing.assert_allclose(law.infimum(), 0.1, rtol=1e-6)
 
 
-@pytest.mark.usefixtures("x64")
-def test_unlike_workers_are_simulated():
+def test_unlike_workers_are_simulated(x64):
     cases = [laws.GAMMA.at(3.0, 2.0, 0.3), UNLIKE[1], laws.GAMMA.at(0.8, 0.4, 0.1), UNLIKE[2], UNLIKE[4]]
     law = bcgc.Heterogeneous([case.law() for case in cases])
-    rng = np.random.default_rng(8)
-    size = 100_000
+    rng, size = np.random.default_rng(8), 100_000
     times = np.stack([case.draw(rng, size) for case in cases], axis=1)
     expected = _runtimes(X, -np.sort(-times, axis=1))
     estimate = bcgc.simulate_runtime(jax.random.key(4), _problem(law), X, size)
@@ -195,7 +182,7 @@ def test_what_is_no_law_of_a_worker_is_refused(wrong):
 
 
 def test_what_is_exact_for_workers_alike_alone_says_what_to_do_instead():
-    problem = _problem(_unlike())
+    problem = _problem(bcgc.Heterogeneous([case.law() for case in UNLIKE]))
     for ask in (
         lambda: bcgc.expected_runtime(problem, X),
         lambda: bcgc.completion_probability(problem, X, 3.0),

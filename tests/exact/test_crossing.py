@@ -27,9 +27,8 @@ def test_weights_of_many_workers_are_those_of_scipy(precision, size):
         found = found * np.exp(-size * share.astype(float))
     expected = stats.poisson.pmf(m[:, None], size * share.astype(float))
     # In roundings, of which a power has as many as its exponent; worst measured 5.4, without the exponential.
-    np.testing.assert_allclose(
-        found, np.asarray(expected), rtol=16 * size * np.finfo(precision).eps, atol=1e-30
-    )
+    rtol = 16 * size * np.finfo(precision).eps
+    np.testing.assert_allclose(found, np.asarray(expected), rtol=rtol, atol=1e-30)
     np.testing.assert_array_equal(found[:3, 0], [1, 0, 0])
 
 
@@ -112,19 +111,15 @@ def test_what_lies_in_the_padding_and_an_infinite_hazard_have_no_slope(precision
 def feasible_directions(boundary: list[Fraction]) -> list[np.ndarray]:
     """Directions that keep the boundary ascending and in [0, 1], and that span all of them.
 
-    In a group of ties the upper end may be raised, from any place in the group on, or, at 1, the lower
-    end lowered. The probability is a polynomial on the cone of ascending boundaries, so one-sided
-    differences along these directions tell all of its slopes.
+    Of a group of ties the upper end may be raised, from any place in the group on, or, at 1, the lower end
+    lowered. The probability is a polynomial there, so these differences tell all of its slopes.
     """
     directions = []
     for value, group in itertools.groupby(range(len(boundary)), key=boundary.__getitem__):
         members = list(group)
         for i in range(len(members)):
             direction = np.zeros(len(boundary), int)
-            if value < 1:
-                direction[members[i:]] = 1
-            else:
-                direction[members[: i + 1]] = -1
+            direction[members[i:] if value < 1 else members[: i + 1]] = 1 if value < 1 else -1
             directions.append(direction)
     return directions
 

@@ -3,13 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from bcgc_jax.exact.quadrature import Quadrature, follow
 
 
-@pytest.mark.usefixtures("x64")
-def test_rules_in_panels_follow_the_ends_of_their_panels():
+def test_rules_in_panels_follow_the_ends_of_their_panels(x64):
     """∫ 1 dt from 1 to 3 and t from 3 to 4, by midpoints: slopes in both ends are those of the integrals."""
     times = jnp.array([1.5, 2.5, 3.25, 3.75])
     weights = jnp.broadcast_to(jnp.array([1.0, 1.0, 0.5, 0.5]), (3, 4))

@@ -22,8 +22,6 @@ TRUE = {
     "uniform": laws.UNIFORM.at(0.7, 2.2),
 }
 
-_optimum = jax.jit(optimal_partition)
-
 
 @pytest.mark.slow
 def test_the_law_that_the_times_come_from_is_found_and_its_plan_is_good(x64):
@@ -38,9 +36,8 @@ def test_the_law_that_the_times_come_from_is_found_and_its_plan_is_good(x64):
     assert list(found.parameters) == list(FAMILIES[name].names)
     # A law that is far from this one is told from it.
     assert next(fit for fit in fits if fit.name == "uniform").anderson_darling_pvalue < 0.02
-    true = bcgc.Problem(TRUE[name].law(), 6, 10_000)
-    best = _optimum(true)
-    plan = _optimum(bcgc.Problem(fits[0].law, 6, 10_000)).partition
+    true, optimum = bcgc.Problem(TRUE[name].law(), 6, 10_000), jax.jit(optimal_partition)
+    best, plan = optimum(true), optimum(bcgc.Problem(fits[0].law, 6, 10_000)).partition
     # 0.5 % is asked for; the worst of these is 0.11 %.
     assert float(bcgc.expected_runtime(true, plan)) < 1.002 * float(best.value)
 
@@ -54,8 +51,7 @@ def test_parameters_lie_within_their_errors_and_pvalues_are_uniform():
         for seed in range(25):
             times = case.draw(np.random.default_rng(100 + seed), 200)
             (fit,) = fit_laws(jax.random.key(seed), times, laws=[name], num_replicates=60)
-            found = np.array(list(fit.parameters.values()))
-            errors = np.array(list(fit.standard_errors.values()))
+            found, errors = (np.array([*d.values()]) for d in (fit.parameters, fit.standard_errors))
             hits.append(np.abs(found - case.parameters) < 1.96 * errors)
             pvalues.append((fit.kolmogorov_smirnov_pvalue, fit.anderson_darling_pvalue))
         assert np.mean(hits, axis=0).min() >= 0.76  # 19 of 25: seen with probability 0.1 % at 95 %
@@ -71,16 +67,11 @@ def test_parameters_lie_within_their_errors_and_pvalues_are_uniform():
 )
 def test_no_other_parameters_have_a_larger_likelihood(x64, name, cut):
     case, rng = TRUE[name], np.random.default_rng(3)
-    times = np.sort(case.draw(rng, 150))
-    censored = np.zeros(150, bool)
-    if cut:
-        ends = rng.uniform(1.0, 5.0, 150)
-        times, censored = np.minimum(times, ends), ends < times
-        order = np.argsort(times)
-        times, censored = times[order], censored[order]
-    first = times[~censored][0]
-    whole = times[~censored]
-    spacing = (whole[13] - whole[0]) / 13
+    drawn, ends = case.draw(rng, 150), rng.uniform(1.0, 5.0, 150) if cut else np.full(150, np.inf)
+    order = np.argsort(np.minimum(drawn, ends))
+    times, censored = np.minimum(drawn, ends)[order], (ends < drawn)[order]
+    first, whole = times[~censored][0], times[~censored]
+    spacing = (whole[13] - first) / 13
 
     def negative(p: np.ndarray) -> float:
         """Every whole time a density, but the first one an interval; every other one a tail."""
@@ -97,9 +88,8 @@ def test_no_other_parameters_have_a_larger_likelihood(x64, name, cut):
     found = [family.estimate(sample, guess) for guess in family.guesses(sample)]
     point, value = max(found, key=lambda f: float(f[1]))
     assert negative(np.asarray(point)) == pytest.approx(-float(value), rel=1e-9)
-    other = optimize.minimize(
-        negative, case.parameters, method="Nelder-Mead", options={"xatol": 1e-8, "fatol": 1e-10}
-    )
+    fine = {"xatol": 1e-8, "fatol": 1e-10}
+    other = optimize.minimize(negative, case.parameters, method="Nelder-Mead", options=fine)
     assert float(value) >= -other.fun - 1e-6
 
 
@@ -158,25 +148,20 @@ def test_a_tick_as_long_as_the_deviation_still_tells_the_laws_apart():
 
 
 def test_the_rate_of_an_exponential_is_that_of_the_whole_times_in_all_time():
-    times = np.random.default_rng(2).exponential(3.0, 200)
-    limit = 4.0
-    (fit,) = fit_laws(
-        jax.random.key(0), np.minimum(times, limit), times > limit, laws=["exponential"], num_replicates=60
-    )
-    rate = np.sum(times <= limit) / np.sum(np.minimum(times, limit))
+    drawn, limit, key = np.random.default_rng(2).exponential(3.0, 200), 4.0, jax.random.key(0)
+    times, cut = np.minimum(drawn, limit), drawn > limit
+    (fit,) = fit_laws(key, times, cut, laws=["exponential"], num_replicates=60)
+    rate = np.sum(~cut) / np.sum(times)
     assert fit.parameters == {"rate": pytest.approx(rate, rel=1e-12)}
-    assert fit.standard_errors["rate"] == pytest.approx(rate / np.sqrt(np.sum(times <= limit)), rel=0.3)
+    assert fit.standard_errors["rate"] == pytest.approx(rate / np.sqrt(np.sum(~cut)), rel=0.3)
     assert min(fit.kolmogorov_smirnov_pvalue, fit.anderson_darling_pvalue) > 0.02
 
 
 @pytest.mark.slow
 def test_the_correction_of_the_ends_costs_no_likelihood_where_most_times_are_cut_off():
-    rng = np.random.default_rng(0)
-    whole = rng.gamma(2.5, 0.6, 240) + 0.8
-    limit = np.quantile(whole, 0.1)
-    fits = fit_laws(
-        jax.random.key(0), np.minimum(whole, limit), whole > limit, laws=["weibull"], num_replicates=60
-    )
+    drawn, key = np.random.default_rng(0).gamma(2.5, 0.6, 240) + 0.8, jax.random.key(0)
+    limit = np.quantile(drawn, 0.1)
+    fits = fit_laws(key, np.minimum(drawn, limit), drawn > limit, laws=["weibull"], num_replicates=60)
     assert float(fits[0].law.cdf(limit)) == pytest.approx(0.1, abs=0.02)
 
 

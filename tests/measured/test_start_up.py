@@ -6,6 +6,7 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax.measured import Trace, fit_start_up
 from bcgc_jax.measured.start_up import Estimate, line, lines_of_cells, with_covariance
+from tests.problems import known
 
 LOADS = np.array([100.0, 200.0, 400.0])
 WORKERS = 6
@@ -55,8 +56,7 @@ def test_known_means_are_found_within_their_errors_and_said_in_words():
     assert not fit.separable
     assert fit.laws == {"cycle_time": fit.per_cycle}
     trace = _one_load(0)
-    assert trace.load is not None
-    assert float(fit.per_cycle.mean()) == pytest.approx(np.mean(trace.seconds / trace.load), rel=0.01)
+    assert float(fit.per_cycle.mean()) == pytest.approx(np.mean(trace.seconds / known(trace.load)), rel=0.01)
 
 
 def test_a_start_up_that_varies_little_is_planned_for_as_constant():
@@ -72,9 +72,8 @@ def test_a_start_up_that_varies_little_is_planned_for_as_constant():
 def test_several_loads_in_an_iteration_keep_what_s_and_t_have_to_do_with_each_other():
     trace, start, cycle = _blocks(0, 40, 0.6)
     fit = fit_start_up(trace)
-    assert fit.pairs is not None
-    np.testing.assert_allclose(fit.pairs[:, 0], start, atol=0.1)
-    np.testing.assert_allclose(fit.pairs[:, 1], cycle, atol=4e-4)
+    np.testing.assert_allclose(known(fit.pairs)[:, 0], start, atol=0.1)
+    np.testing.assert_allclose(known(fit.pairs)[:, 1], cycle, atol=4e-4)
     assert isinstance(fit.laws["cycle_time"], bcgc.distributions.EmpiricalPairs)
     assert "start_up" not in fit.laws
     assert abs(fit.mean_start_up.value - np.exp(0.625)) < 3 * fit.mean_start_up.error < 0.3
@@ -94,9 +93,8 @@ def test_a_few_times_are_atoms():
 def test_a_start_up_that_is_always_the_same_and_none_are_pairs_too(value):
     trace, _, cycle = _blocks(1, 40, 0.0)
     fit = fit_start_up(trace._replace(seconds=np.tile(LOADS, 240) * np.repeat(cycle, 3) + value))
-    assert fit.pairs is not None
-    np.testing.assert_allclose(fit.pairs[:, 0], value, atol=1e-6)
-    np.testing.assert_allclose(fit.pairs[:, 1], cycle, rtol=1e-6)
+    np.testing.assert_allclose(known(fit.pairs)[:, 0], value, atol=1e-6)
+    np.testing.assert_allclose(known(fit.pairs)[:, 1], cycle, rtol=1e-6)
     assert fit.mean_start_up.value == pytest.approx(value, abs=1e-6)
 
 
@@ -158,8 +156,7 @@ def test_the_variance_of_three_loads_tells_that_of_the_start_up():
     rng = np.random.default_rng(3)
     load = np.tile(LOADS, 4000)
     z = rng.normal(size=(2, load.size))
-    dependent = 2 + z[0] + load * (0.03 + 0.005 * (0.8 * z[0] + 0.6 * z[1]))
-    independent = 2 + z[0] + load * (0.03 + 0.005 * z[1])
+    independent, dependent = (2 + z[0] + load * (0.03 + 0.005 * x) for x in (z[1], 0.8 * z[0] + 0.6 * z[1]))
     step = np.arange(load.size) // 10
     for seconds in (dependent, independent):
         means, covariance, told = line(seconds, load, step)

@@ -14,9 +14,9 @@ import numpy as np
 from tests.oracles import extremes
 from tests.oracles.laws import Atoms
 
-# Nodes in a panel, and panels to a factor e; factors of e down to the start, to another edge, and up.
+# Nodes in a panel, one to a factor e; factors of e down to the start, to another edge, and up.
 # Powers up to 27 are exact: of a uniform law with 12 workers P is one of degree 24.
-_ORDER, _DENSITY, _FIRST, _BELOW, _ABOVE = 14, 1.0, 70.0, 40.0, 90.0
+_ORDER, _FIRST, _BELOW, _ABOVE = 14, 70.0, 40.0, 90.0
 # Start-ups: double exponential nodes, and their range.
 _INNER, _RANGE = 101, 4.4
 # What rounding leaves of a difference that is none.
@@ -48,13 +48,13 @@ class Delivery:
         """(a, y) of what a level waits for, `[K, 2]`."""
         if not self.overlap:
             return np.array([[self.sent[level], self.work[level]]])
-        before = np.concatenate([[0.0], self.sent[:-1]])
-        own = [j for j in range(level + 1) if self.work[j] > (self.work[j - 1] if j else 0)]
-        return np.array([[self.sent[level] - before[j], self.work[j]] for j in own])
+        before, own = np.append(0.0, self.sent[:-1]), self.levels[self.levels <= level]
+        return np.stack([self.sent[level] - before[own], self.work[own]], axis=1)
 
     @property
     def levels(self) -> np.ndarray:
-        return np.array([n for n in range(self.work.size) if self.work[n] > (self.work[n - 1] if n else 0)])
+        """Those in use."""
+        return np.flatnonzero(np.diff(self.work, prepend=0) > 0)
 
 
 def loads(
@@ -94,16 +94,13 @@ def _edges(d: Delivery) -> tuple[float, list[float]]:
     constant = isinstance(d.start_excess, Steps)
     starts = d.start + (d.start_excess.values if constant else np.zeros(1))
     found: list[float] = []
-    first = []
     for n in d.levels:
         binds = d.binds(n)
-        first.append(max(a + y * d.infimum for a, y in binds))
         found += [s + max(a + y * t for a, y in binds) for s in starts for t in times]
-        for a, y in binds:  # where another one takes over
-            found += [
-                s + a + y * (a - b) / (z - y) for b, z in binds if z > y and a > b for s in starts if constant
-            ]
-    start = d.start + max(first)
+        if constant:  # where another one takes over
+            turns = [a + y * (a - b) / (z - y) for a, y in binds for b, z in binds if z > y and a > b]
+            found += [s + turn for s in starts for turn in turns]
+    start = d.start + max(max(a + y * d.infimum for a, y in d.binds(n)) for n in d.levels)
     return start, [start, *sorted({t for t in found if t > start * (1 + _ROUNDING)})]
 
 
@@ -111,7 +108,7 @@ def _graded(length: float, scale: float, below: float) -> tuple[np.ndarray, np.n
     points, weights = np.polynomial.legendre.leggauss(_ORDER)
     high = np.log(length) if np.isfinite(length) else np.log(scale) + _ABOVE
     low = min(np.log(scale), high) - below
-    v = np.linspace(low, high, int((high - low) * _DENSITY) + 2)
+    v = np.linspace(low, high, int(high - low) + 2)
     half = np.diff(v)[:, None] / 2
     nodes = np.exp(v[:-1, None] + half * (1 + points))
     weights = nodes * half * weights
@@ -159,24 +156,16 @@ def _over_starts(d: Delivery, binds: np.ndarray, left: float, excess: np.ndarray
     possible = room > 0
     room = np.where(possible, room, 1)
     slack = latest - a - y * d.infimum
-    turns = [
-        (z * s - w * r) / (w - z)
-        for s, w in zip(slack, y, strict=True)
-        for r, z in zip(slack, y, strict=True)
-        if z > w
-    ]
-    ends = [
-        0.0 * room,
-        *(np.minimum(turn, room) for turn in sorted(turn for turn in turns if turn > 0)),
-        room,
-    ]
+    pairs = list(zip(slack, y, strict=True))
+    turns = sorted((z * s - w * r) / (w - z) for s, w in pairs for r, z in pairs if z > w)
+    ends = [0.0 * room, *(np.minimum(turn, room) for turn in turns if turn > 0), room]
     v = np.linspace(-_RANGE, _RANGE, _INNER)
     share, rest = 1 / (1 + np.exp(-np.pi * np.sinh(v))), 1 / (1 + np.exp(np.pi * np.sinh(v)))
     weight = np.pi * np.cosh(v) * share * rest * (v[1] - v[0])
     early, late_ = np.zeros(room.size), d.start_excess.sf(room)
     for low, high in itertools.pairwise(ends):
         size = (high - low)[:, None]
-        spare = np.min([(low[:, None] + size * share + s) / w for s, w in zip(slack, y, strict=True)], axis=0)
+        spare = np.min([(low[:, None] + size * share + s) / w for s, w in pairs], axis=0)
         density = size * d.start_excess.pdf((room - high)[:, None] + size * rest) * weight
         density = np.where(size > 0, density, 0)
         early += np.sum(density * d.excess.cdf(spare), axis=1)

@@ -8,8 +8,6 @@ from fractions import Fraction
 import mpmath as mp
 import numpy as np
 
-# Order statistics
-
 
 def exponential_order_statistic(rate: float, shift: float, num_workers: int, k: int) -> float:
     """Eq. (11) of the paper: E T_(k) = shift + (H_N - H_{N-k}) / rate, summed as fractions."""
@@ -25,10 +23,8 @@ def exponential_inverse_moment(rate: float, shift: float, num_workers: int, k: i
     """
     with mp.workdps(30 + num_workers):
         rate, shift = mp.mpf(rate), mp.mpf(shift)
-        terms = []
-        for i in range(k):
-            c = rate * (num_workers - k + 1 + i)
-            terms.append((-1) ** i * mp.binomial(k - 1, i) * mp.exp(c * shift) * mp.e1(c * shift))
+        at = [rate * (num_workers - k + 1 + i) * shift for i in range(k)]
+        terms = [(-1) ** i * mp.binomial(k - 1, i) * mp.exp(c) * mp.e1(c) for i, c in enumerate(at)]
         return float(k * mp.binomial(num_workers, k) * rate * mp.fsum(terms))
 
 
@@ -58,16 +54,11 @@ def atomic_order_statistic(
     total, below, reached = 0.0, Fraction(0), Fraction(0)
     for atom, share in atoms:
         below += share
-        now = sum(
-            (
-                math.comb(num_workers, j) * below**j * (1 - below) ** (num_workers - j)
-                for j in range(k, num_workers + 1)
-            ),
-            start=Fraction(0),
-        )
+        ranks = range(k, num_workers + 1)
+        now = sum(math.comb(num_workers, j) * below**j * (1 - below) ** (num_workers - j) for j in ranks)
         if now > reached:
             total += float(now - reached) * function(atom)
-        reached = now
+        reached = Fraction(now)
     return total
 
 
@@ -85,12 +76,9 @@ def crossing_probability(boundary: Sequence[Fraction]) -> Fraction:
             for more in range(size - count + 1):
                 if count + more >= k:
                     ways = math.comb(size - count, more) * (b - before) ** more
-                    after[count + more] = after.get(count + more, Fraction(0)) + weight * ways
+                    after[count + more] = after.get(count + more, 0) + weight * ways
         alive, before = after, b
     return 1 - alive.get(size, Fraction(0))
-
-
-# Partitions
 
 
 def project_by_active_sets(values: np.ndarray, total: float) -> np.ndarray:

@@ -52,9 +52,8 @@ def crossing(workers: int, used: np.ndarray, below: np.ndarray, above: np.ndarra
         # The share of those above that comes below, from the side where it does not cancel.
         moved = np.where(low < 0.5, low - before[0], before[1] - high)
         safe = np.where(before[1] > 0, before[1], 1)
-        arrive, stay = np.clip(moved / safe, 0, 1)[:, None], np.clip(high / safe, 0, 1)[:, None]
+        arrive, stay = (np.clip(share / safe, 0, 1)[:, None] ** count for share in (moved, high))
         new = np.zeros_like(alive)
-        arrive, stay = arrive**count, stay**count
         for c in np.flatnonzero(alive.any(axis=0)):
             m = count[: workers - c + 1]
             new[:, c:] += alive[:, c, None] * (special.comb(workers - c, m) * arrive[:, m] * stay[:, m[::-1]])

@@ -26,8 +26,8 @@ DIGITS = 40
 class Family:
     """A kind of law: `build` is the package's, `frozen` SciPy's, or `Atoms`, with the package's parameters.
 
-    The others, not for atoms, take these in mpmath, `p`, in the order of the package's fields. P(T > t) holds
-    between `infimum` and `end`; `typical` is a scale of T - infimum.
+    The others, of laws that are asked in mpmath, take these there, `p`, in the order of the package's fields.
+    P(T > t) holds between `infimum` and `end`; `typical` is a scale of T - infimum.
     """
 
     build: Callable[..., bcgc.distributions.Distribution]
@@ -78,10 +78,6 @@ class Case:
             return tuple(value for value, _ in self.atoms[1:])
         end = float(self.family.end(self.exact))
         return (end,) if math.isfinite(end) else ()
-
-    @property
-    def typical(self) -> float:
-        return float(self.family.typical(self.exact))
 
     def draw(self, rng: np.random.Generator, shape: Any) -> np.ndarray:
         return self.frozen.rvs(shape, random_state=rng)
@@ -158,11 +154,8 @@ class Case:
         ]
 
 
-# What SciPy does not have, with the methods of its laws.
-
-
 class Atoms:
-    """Values with probabilities."""
+    """Values with probabilities, with the methods of SciPy's laws."""
 
     def __init__(self, values: Any, mass: Any) -> None:
         order = np.argsort(values)
@@ -200,9 +193,6 @@ def _inverse_log_logistic_hazard(p, a):
     return p[2] + p[0] * jnp.expm1(a) ** (1 / p[1])
 
 
-# The table
-
-
 def _lognormal_z(p, t):
     return (mp.log(t - p[2]) - p[0]) / p[1]
 
@@ -214,14 +204,7 @@ SHIFTED_EXPONENTIAL = Family(
     mean=lambda p: p[1] + 1 / p[0],
     typical=lambda p: 1 / p[0],
 )
-EXPONENTIAL = Family(
-    build=bcgc.Exponential,
-    frozen=lambda rate: stats.expon(0, 1 / rate),
-    survival=lambda p, t: mp.exp(-p[0] * t),
-    infimum=lambda p: mp.mpf(0),
-    mean=lambda p: 1 / p[0],
-    typical=lambda p: 1 / p[0],
-)
+EXPONENTIAL = Family(build=bcgc.Exponential, frozen=lambda rate: stats.expon(0, 1 / rate))
 WEIBULL = Family(
     build=bcgc.Weibull,
     frozen=lambda scale, shape, shift: stats.weibull_min(shape, shift, scale),

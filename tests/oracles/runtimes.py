@@ -49,10 +49,8 @@ def delivered_runtime(
             if size > 0:
                 before += size
                 done += (n + 1) * size * cycles
-                total = done + (n + 1) * (
-                    setup_cycles + chain_cycles * before
-                )  # all subsets of level n, up to here
-                work = start + cycle * total
+                setup = (n + 1) * (setup_cycles + chain_cycles * before)  # all subsets of level n, up to here
+                work = start + cycle * (done + setup)
                 # Without overlap the processor waits while the link sends, all that was sent so far.
                 link = max(work, link) + send_time * size if overlap else work + send_time * before
                 arrivals[n].append(link)
@@ -62,10 +60,7 @@ def delivered_runtime(
 def coordinate_runtime(s: Sequence[int], times: Sequence[float], samples: float, cycles: float) -> float:
     """Eq. (2)."""
     ordered, workers = sorted(float(t) for t in times), len(times)
-    finish = []
-    for place, level in enumerate(s):
-        order_statistic = ordered[workers - level - 1]
-        finish.append(order_statistic * sum(s[i] + 1 for i in range(place + 1)))
+    finish = [ordered[workers - n - 1] * sum(i + 1 for i in s[: place + 1]) for place, n in enumerate(s)]
     return samples * cycles / workers * max(finish)
 
 
@@ -95,9 +90,8 @@ def most_in_time(case: Case, workers: int, t: float) -> float:
         loads = np.cumsum(shares * np.arange(1, workers + 1), axis=1)
         return exceedance(case, loads, np.full(len(loads), t))
 
-    options: dict[str, Any] = {"vectorized": True, "updating": "deferred", "seed": 0}
-    found = optimize.differential_evolution(late, [(0, 1)] * workers, tol=1e-10, popsize=12, **options)
-    return float(1 - found.fun)
+    options: dict[str, Any] = {"vectorized": True, "updating": "deferred", "seed": 0, "tol": 1e-10}
+    return float(1 - optimize.differential_evolution(late, [(0, 1)] * workers, popsize=12, **options).fun)
 
 
 def expected_max(case: Case, load: np.ndarray) -> float:
@@ -116,22 +110,17 @@ def expected_maxima(case: Case, loads: np.ndarray) -> np.ndarray:
         breaks = np.unique(np.outer(used, case.kinks).ravel())
         breaks = breaks[breaks > start]
         if case.atoms:
-            edges = np.concatenate([[start], breaks])
-            edges = np.unique(np.concatenate([edges, used * case.infimum]))
+            edges = np.unique(np.concatenate([breaks, used * case.infimum]))
             edges = edges[edges >= start]
             t, w = (edges[1:] + edges[:-1]) / 2, np.diff(edges)
         else:
             # 40 panels around the bulk, and ever longer ones towards 0 and infinity, in log(t - start).
-            quantiles = case.frozen.ppf(np.array([1e-3, 1 - 1e-3 / load.size]))
-            low = max(used.min() * quantiles[0] - start, 1e-3 * (used.max() * quantiles[1] - start))
-            high = used.max() * quantiles[1] - start
-            low, high = math.log(min(low, 0.01 * high)), math.log(high)
-            inner = np.linspace(low, high + 1, 41)
-            left = low - np.array([400.0, 200, 100, 60, 40, 30, 20, 15, 10, 7, 5, 3, 2, 1])
-            right = (
-                high + 1 + np.array([0.5, 1, 1.5, 2, 2.5, 3, 4, 5, 7, 10, 15, 20, 30, 40, 60, 80, 120, 200])
-            )
-            v = np.concatenate([left, inner, right])
+            early, late = case.frozen.ppf(np.array([1e-3, 1 - 1e-3 / load.size]))
+            high = used.max() * late - start
+            low = math.log(np.clip(used.min() * early - start, 1e-3 * high, 0.01 * high))
+            high = math.log(high)
+            ends = low - np.geomspace(400, 1, 14), high + 1 + np.geomspace(0.5, 200, 18)
+            v = np.concatenate([ends[0], np.linspace(low, high + 1, 41), ends[1]])
             if breaks.size:
                 v = np.union1d(v, np.log(breaks - start))
                 v = v[v <= math.log(breaks[-1] - start)]
@@ -165,10 +154,8 @@ def expected_order_statistic(
     def integrand(w):
         log_u, log_rest = -np.logaddexp(0, -w), -np.logaddexp(0, w)
         density = math.exp(rank * log_u + (workers - rank + 1) * log_rest - log_beta)
-        if density == 0:
-            return 0.0
         t = case.frozen.ppf(math.exp(log_u)) if w < 2 else case.frozen.isf(math.exp(log_rest))
-        return density * function(float(t))
+        return density * function(float(t)) if density else 0.0
 
     points = [-200.0, -60, -25, -10, -5, -2, 0, 2, 5, 10, 25, 60, 200]
     return integrate.quad(integrand, -700, 700, points=points, epsabs=0, epsrel=1e-12, limit=3000)[0]

@@ -15,9 +15,7 @@ def simulated(
     for w in range(workers):
         clock, opened = starts[w], set()
         carried: dict[int, float] = {}
-        for delta, block in zip(
-            np.asarray(schedule.completion.turn), np.asarray(schedule.block), strict=True
-        ):
+        for delta, block in zip(*map(np.asarray, (schedule.completion.turn, schedule.block)), strict=True):
             cost = sizes[block] + (0 if delta in opened else setup)
             cost += chain * max(end[block] - carried.get(delta, 0), 0)
             opened.add(delta)

@@ -1,7 +1,6 @@
 """Extreme laws, in both precisions: errors are bounded, and no bound lies above a known plan."""
 
 import functools
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -63,9 +62,7 @@ def _extreme(rng: np.random.Generator, family: str, single: bool) -> Extreme:
             return Extreme(bcgc.ShiftedExponential(1.0, shift), stats.expon(), shift)
 
 
-def _partition(
-    rng: np.random.Generator, law: bcgc.distributions.Distribution, workers: int, size: int
-) -> np.ndarray:
+def _partition(rng: np.random.Generator, law: Any, workers: int, size: int) -> np.ndarray:
     """One level, a few, all of them, or those of a closed form; shares that single precision has."""
     kind, x = rng.integers(5), np.zeros(size)
     few = rng.choice(workers, rng.integers(1, min(workers, 5) + 1), replace=False)
@@ -85,33 +82,18 @@ def _partition(
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
-def _closed_form(law: bcgc.distributions.Distribution, workers: Any, size: int, method: str) -> Array:
+def _closed_form(law: Any, workers: Any, size: int, method: str) -> Array:
     problem = bcgc.Problem(law, workers, 1.0, workers, max_workers=size)
     return known(bcgc.solve(problem, method).partition)
 
 
 @jax.jit
-def _found(
-    law: bcgc.distributions.Distribution, workers: Any, x: Array
-) -> tuple[Any, bcgc.plans.Certificate]:
+def _found(law: Any, workers: Any, x: Array) -> tuple[Any, bcgc.plans.Certificate]:
     problem = bcgc.Problem(law, workers, 1.0, workers, max_workers=x.size)
     return bcgc.plans.integrate_runtime(problem, x), bcgc.certificate(problem, x)
 
 
-def _extremes(
-    seed: int, families: tuple[str, ...], count: int, size: int, single: bool
-) -> Iterator[tuple[Extreme, int, np.ndarray]]:
-    rng = np.random.default_rng(seed)
-    for i in range(count):
-        family = families[i % len(families)]
-        case = _extreme(rng, family, single)
-        workers = round(np.exp(rng.uniform(0, np.log(size))))
-        x = _partition(rng, case.law, workers, size)
-        yield case, workers, x
-
-
-def _check(case: Extreme, workers: int, x: np.ndarray) -> float:
-    """The share of the bound that the error takes up."""
+def _check(case: Extreme, workers: int, x: np.ndarray) -> None:
     dtype = jnp.result_type(float)
     (value, error), certificate = _found(case.law, workers, jnp.asarray(x, dtype))
     with np.errstate(all="ignore"):
@@ -121,11 +103,9 @@ def _check(case: Extreme, workers: int, x: np.ndarray) -> float:
         assert abs(float(found) - exact) <= float(bound) + rounding, (case.law, workers, x, found, exact)
     assert float(certificate.lower_bound) <= exact + rounding, (case.law, workers, x, certificate, exact)
     assert float(certificate.relative_gap) >= 0
-    return abs(float(value) - exact) / (float(error) + rounding)
 
 
-@pytest.mark.usefixtures("x64")
-def test_the_mean_may_lie_in_times_that_hardly_any_worker_takes():
+def test_the_mean_may_lie_in_times_that_hardly_any_worker_takes(x64):
     # Typical times of these laws are the shift to sixteen digits: the rule once saw nothing else, 12 to 16 %
     # too low with an error of 4e-11.
     for shape, shift in ((0.05, 1.0), (0.065, 0.055), (0.02, 0.3)):
@@ -142,23 +122,19 @@ def test_the_mean_may_lie_in_times_that_hardly_any_worker_takes():
 def test_the_error_of_thousands_of_extreme_laws_is_bounded(family, precision, request):
     if precision == "x64":
         request.getfixturevalue("x64")
-    worst = 0.0
-    for case, workers, x in _extremes(1, (family,), 150, SIZE, precision == "float32"):
-        worst = max(worst, _check(case, workers, x))
-    assert worst < 1
+    rng = np.random.default_rng(1)
+    for _ in range(150):
+        case = _extreme(rng, family, precision == "float32")
+        workers = round(np.exp(rng.uniform(0, np.log(SIZE))))
+        _check(case, workers, _partition(rng, case.law, workers, SIZE))
 
 
 def _nearly_deterministic(rng: np.random.Generator, family: str) -> Extreme:
     """A spread from a millionth of the times to all of them."""
-    match family:
-        case "gamma":
-            shift, shape = _log_uniform(rng, 1, 1e6), _log_uniform(rng, 0.3, 500)
-            return Extreme(bcgc.Gamma(shape, 1.0, shift), stats.gamma(shape), shift)
-        case "pareto":
-            shape = _log_uniform(rng, 1.1, 1e4)
-            return Extreme(bcgc.Pareto(1.0, shape), stats.lomax(shape), 1.0)
-        case _:
-            return _uniform(_log_uniform(rng, 1e-6, 10))
+    if family == "uniform":
+        return _uniform(_log_uniform(rng, 1e-6, 10))
+    shape = _log_uniform(rng, 1.1, 1e4)
+    return Extreme(bcgc.Pareto(1.0, shape), stats.lomax(shape), 1.0)
 
 
 def _best(case: Extreme, workers: int) -> float:
@@ -205,8 +181,7 @@ def test_certificates_of_nearly_deterministic_laws_in_single_precision(family):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("x64")
-def test_the_error_of_splines_through_times_that_lie_decades_apart_is_bounded():
+def test_the_error_of_splines_through_times_that_lie_decades_apart_is_bounded(x64):
     # One worker waits for itself: E T = ∫ Λ⁻¹(a) e^-a da, by Gauss's rule in panels that crowd at the knots.
     points, weights = np.polynomial.legendre.leggauss(40)
     crowd = np.concatenate([[0], np.geomspace(1e-9, 0.5, 40)])

@@ -11,6 +11,7 @@ import bcgc_jax as bcgc
 from bcgc_jax.plans.completion import FirstHolder, uncovered
 from bcgc_jax.plans.evaluate import exceedance, expected_completion
 from bcgc_jax.plans.worker import Load, Worker
+from tests.oracles import laws
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -40,12 +41,8 @@ def _late(worker, work, workers, t):
 
 def _tau(ready, depth):
     """When all is covered, worker by worker and subset by subset; `ready` is `[K, N, D]`."""
-    workers = ready.shape[1]
-    each = [
-        np.min([ready[:, (j - d) % workers, d] for d in range(min(depth, workers))], axis=0)
-        for j in range(workers)
-    ]
-    return np.max(each, axis=0)
+    turned = [np.roll(ready[:, :, d], d, axis=1) for d in range(min(depth, ready.shape[1]))]
+    return np.min(turned, axis=0).max(axis=1)
 
 
 @pytest.mark.parametrize(("workers", "depth"), [(n, d) for n in range(1, 5) for d in range(1, n + 1)])
@@ -96,15 +93,9 @@ def test_the_published_setting(depth, value):
 
 
 LAWS = {
-    "shifted exponential": (
-        lambda a, b: bcgc.ShiftedExponential(1 / a, b),
-        lambda rng, s, a, b: b + a * rng.exponential(size=s),
-    ),
-    "uniform": (lambda a, b: bcgc.Uniform(b, a + b), lambda rng, s, a, b: rng.uniform(b, a + b, s)),
-    "atoms": (
-        lambda a, b: bcgc.Empirical([a, 2 * b, 3 * (a + b)]),
-        lambda rng, s, a, b: rng.choice([a, 2 * b, 3 * (a + b)], s),
-    ),
+    "shifted exponential": lambda a, b: laws.SHIFTED_EXPONENTIAL.at(1 / a, b),
+    "uniform": lambda a, b: laws.UNIFORM.at(b, a + b),
+    "atoms": lambda a, b: laws.EMPIRICAL.at(a, 2 * b, 3 * (a + b)),
 }
 
 
@@ -114,15 +105,15 @@ LAWS = {
     [("shifted exponential", False, 6), ("uniform", True, 3), ("atoms", False, 6)],
 )
 def test_exact_values_are_those_of_draws(name, start_up, depth):
-    (make, draw), draws = LAWS[name], 50_000
+    draws = 50_000
     for seed in range(3):
         rng = np.random.default_rng([seed, list(LAWS).index(name), start_up])
-        a, b = rng.uniform(0.2, 2, 2)
+        case = LAWS[name](*rng.uniform(0.2, 2, 2))
         workers = int(rng.integers(depth, SIZE + 1))
         mean = 10 ** rng.uniform(-1, 1)
-        worker = _worker(make(a, b), bcgc.Exponential(1 / mean) if start_up else 0.0)
+        worker = _worker(case.law(), bcgc.Exponential(1 / mean) if start_up else 0.0)
         found = _expected(worker, _work(depth), workers)
-        times = draw(rng, (draws, workers), a, b)
+        times = case.draw(rng, (draws, workers))
         begin = rng.exponential(mean, times.shape) if start_up else np.zeros(times.shape)
         tau = _tau(begin[..., None] + times[..., None] * np.arange(1, depth + 1), depth)
         assert abs(float(found.value) - tau.mean()) < 4 * tau.std() / np.sqrt(draws) + float(found.error)

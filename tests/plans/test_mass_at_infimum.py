@@ -25,10 +25,7 @@ SLOPES, RANDOM_SLOPES = 1e-6, 5e-5
 
 
 # Of parameters p = (size, infimum, share): the law, the oracle's excess, log10 of the sizes.
-FAMILIES: dict[
-    str,
-    tuple[Callable[[Any], bcgc.distributions.Distribution], Callable[[np.ndarray], Any], tuple[float, float]],
-] = {
+FAMILIES: dict[str, tuple[Callable[[Any], Any], Callable[[np.ndarray], Any], tuple[float, float]]] = {
     "gamma": (lambda p: bcgc.Gamma(p[0], 1.0, p[1]), lambda p: stats.gamma(p[0]), (-2, -0.4)),
     "lognormal": (lambda p: bcgc.Lognormal(0.0, p[0], p[1]), lambda p: stats.lognorm(p[0]), (0.2, 0.6)),
     "two_speed": (
@@ -84,16 +81,8 @@ def _ours(name: str, start: str, overlap: bool, numbers: Numbers) -> tuple[Any, 
 
     def value_of(n: Numbers) -> tuple[Any, Any]:
         link = {} if start == "none" else {"send_time": n["send"], "start_up": STARTS[start][0](n["start"])}
-        problem = bcgc.Problem(
-            FAMILIES[name][0](n["law"]),
-            workers,
-            1,
-            max_workers=SIZE,
-            setup_cycles=n["setup"],
-            chain_cycles=n["chain"],
-            overlap=overlap,
-            **link,
-        )
+        link |= {"setup_cycles": n["setup"], "chain_cycles": n["chain"], "overlap": overlap}
+        problem = bcgc.Problem(FAMILIES[name][0](n["law"]), workers, 1, max_workers=SIZE, **link)
         return bcgc.plans.integrate_runtime(problem, n["x"])
 
     rest = {key: value for key, value in numbers.items() if key != "workers"}
@@ -108,9 +97,8 @@ def _exact(name: str, start: str, overlap: bool, n: Numbers) -> float:
     work, sent = oracle.loads(n["x"][:workers], 1 / workers, 1.0, n["setup"], n["chain"], send)
     scale = work.max() * float(law.mean()) + start_scale
     kinks = (float(n["law"][0]),) if name == "uniform" else ()
-    return oracle.expected_last(
-        oracle.Delivery(work, sent, n["law"][1], law, infimum, excess, scale, overlap, kinks)
-    )
+    given = oracle.Delivery(work, sent, n["law"][1], law, infimum, excess, scale, overlap, kinks)
+    return oracle.expected_last(given)
 
 
 def _difference(exact: Callable[[Numbers], float], n: Numbers, key: str, i: int | None) -> float:
@@ -121,9 +109,7 @@ def _difference(exact: Callable[[Numbers], float], n: Numbers, key: str, i: int 
     return float((8 * (above - below) - (high - low)) / (12 * step))
 
 
-def _check(
-    name: str, start: str, overlap: bool, seed: int, count: int, num_slopes: int, most: int = 99
-) -> None:
+def _check(name, start, overlap, seed, count, num_slopes, most=99):
     """Of `count` problems, and `most` slopes of each of the first `num_slopes`."""
     rng = np.random.default_rng([seed, overlap])
     exact = functools.partial(_exact, name, start, overlap)
@@ -155,8 +141,7 @@ def _check(
             assert float(slope) == pytest.approx(known, rel=tolerance, abs=least), (key, i, n)
 
 
-@pytest.mark.usefixtures("x64")
-def test_values_and_slopes_of_gamma_laws() -> None:
+def test_values_and_slopes_of_gamma_laws(x64):
     """Worst share of the claimed error: 0.02, and 0.13 without overlap."""
     _check("gamma", "constant", True, 0, 15, 4, 3)
 
@@ -174,14 +159,12 @@ def test_values_and_slopes_of_all_laws(name: str, overlap: bool, x64: bool) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", THREE)
-def test_values_and_slopes_without_start_up_and_link(name: str) -> None:
+def test_values_and_slopes_without_start_up_and_link(name, x64):
     _check(name, "none", False, 3, 30, 6, 3)
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     ("name", "start", "overlap", "count", "slopes"),
     [
@@ -189,14 +172,11 @@ def test_values_and_slopes_without_start_up_and_link(name: str) -> None:
         *(("two_speed", "weibull", overlap, 10, 2) for overlap in (False, True)),
     ],
 )
-def test_values_and_slopes_with_random_start_ups(
-    name: str, start: str, overlap: bool, count: int, slopes: int
-) -> None:
+def test_values_and_slopes_with_random_start_ups(name, start, overlap, count, slopes, x64):
     _check(name, start, overlap, 4, count, slopes, 2)
 
 
-@pytest.mark.usefixtures("x64")
-def test_the_mean_is_in_the_times_of_a_few() -> None:
+def test_the_mean_is_in_the_times_of_a_few(x64):
     """A rule took the link's time for it, 0.3, with a claimed error of 3e-15; 10⁶ draws gave 0.35859 (19)."""
     x = np.zeros(SIZE)
     x[[0, 4]] = 0.5
@@ -206,8 +186,7 @@ def test_the_mean_is_in_the_times_of_a_few() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("x64")
-def test_the_optimum_is_certified() -> None:
+def test_the_optimum_is_certified(x64):
     """With slopes that were off its search ended after 500 cuts, 1.4e-4 above its bound."""
     for shape in (0.3, 0.05):
         problem = bcgc.Problem(bcgc.Gamma(shape, 1.0), 5, 2_000, send_time=0.0005, overlap=True)

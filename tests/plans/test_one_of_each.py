@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import bcgc_jax as bcgc
 from bcgc_jax.plans.completion import OneOfEach
 from bcgc_jax.plans.evaluate import expected_completion
 from bcgc_jax.plans.groups import kinds_by_size
 from bcgc_jax.plans.worker import Load, Worker
+from tests.oracles import laws
 from tests.problems import nested_groups, slow
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -70,18 +70,12 @@ def test_as_many_may_be_late_for_ever_as_leave_one_in_each_group():
             assert int(found) == sum(itertools.takewhile(bool, fine)) - 1
 
 
-LAWS = {
-    "weibull": (bcgc.Weibull(1.0, 0.6, 0.3), lambda rng, s: 0.3 + rng.weibull(0.6, s)),
-    "uniform": (bcgc.Uniform(1.0, 9.0), lambda rng, s: rng.uniform(1, 9, s)),
-    "atoms": (bcgc.Empirical([1.0, 2.0, 5.0]), lambda rng, s: rng.choice([1.0, 2.0, 5.0], s)),
-}
-
-
-@pytest.mark.parametrize("name", ["weibull", *slow("uniform", "atoms")])
-def test_exact_values_are_those_of_draws_and_slopes_those_of_differences(name):
-    law, draw = LAWS[name]
+@pytest.mark.parametrize(
+    "case", [laws.WEIBULL.at(1.0, 0.6, 0.3), *slow(laws.UNIFORM.at(1, 9), laws.EMPIRICAL.at(1, 2, 5))]
+)
+def test_exact_values_are_those_of_draws_and_slopes_those_of_differences(case):
     sizes, workers, rng = (1, 3, 12), 12, np.random.default_rng(8)
-    times = draw(rng, (200_000, workers))
+    law, times = case.law(), case.draw(rng, (200_000, workers))
 
     def found(work, sent, start):
         worker = Worker(law, jnp.asarray(start), jnp.asarray(2.0))
@@ -100,7 +94,7 @@ def test_exact_values_are_those_of_draws_and_slopes_those_of_differences(name):
         # f is homogeneous, but for the start-up.
         of_load = float(work @ slopes[0] + sent @ slopes[1])
         assert of_load == pytest.approx(float(value) - start / 2, rel=1e-7)
-        if name == "atoms":
+        if case.atoms:
             continue
         move = rng.uniform(size=3)
         low, high = (float(value_and_slope(work + s * 1e-5 * move, sent, start)[0][0]) for s in (-1, 1))

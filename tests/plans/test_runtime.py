@@ -13,6 +13,7 @@ import pytest
 import bcgc_jax as bcgc
 from tests.oracles import runtimes as oracles
 from tests.oracles.laws import CASES
+from tests.oracles.programme import best_of_two_speeds
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -27,11 +28,6 @@ def _draws(rng: np.random.Generator, count: int, workers: int) -> np.ndarray:
 
 def _problem(name: str, workers: int) -> bcgc.Problem:
     return bcgc.Problem(CASES[name].law(), workers, 100, SAMPLES, CYCLES)
-
-
-def _exact(name: str, partition) -> float:
-    load = oracles.load_of(partition)
-    return SAMPLES * CYCLES / len(load) * oracles.expected_max(CASES[name], load)
 
 
 def _equation_5(x, times, samples: float, cycles: float) -> float:
@@ -103,22 +99,18 @@ def _simulate(keys, problem, partition, num_draws):
 
 
 @pytest.mark.parametrize("name", ["weibull_07", "two_speed"])
-def test_simulation_is_within_its_error_of_the_exact_value_and_of_sorted_draws(name):
+def test_simulation_is_within_its_error_of_the_exact_value(name):
     estimate = _simulate(jax.random.split(jax.random.key(4), 4), _problem(name, 6), PARTITION, 20_000)
-    exact = _exact(name, PARTITION)
+    load = oracles.load_of(PARTITION)
+    exact = SAMPLES * CYCLES / 6 * oracles.expected_max(CASES[name], load)
     assert np.all(np.abs(np.asarray(estimate.mean) - exact) < 4 * np.asarray(estimate.standard_error))
-
-    rng = np.random.default_rng(4)
-    sorted_draws = oracles.slowest_first(CASES[name], rng, 50_000, 6)
-    draws = SAMPLES * CYCLES / 6 * (sorted_draws * oracles.load_of(PARTITION)).max(1)
-    error = math.hypot(float(estimate.standard_error[0]), draws.std() / math.sqrt(draws.size))
-    assert abs(float(estimate.mean[0]) - draws.mean()) < 4 * error
-    expected = draws.std() / math.sqrt(20_000)
+    sorted_draws = oracles.slowest_first(CASES[name], np.random.default_rng(4), 50_000, 6)
+    expected = SAMPLES * CYCLES / 6 * (sorted_draws * load).max(1).std() / math.sqrt(20_000)
     np.testing.assert_allclose(estimate.standard_error, expected, rtol=0.15)
 
 
 @pytest.mark.parametrize("name", ["weibull_07", "uniform", "two_speed"])
-def test_the_completion_probability_is_that_of_the_recursion_and_of_draws(name):
+def test_the_completion_probability_is_that_of_the_recursion(name):
     rng, workers = np.random.default_rng(9), 20
     case, problem = CASES[name], _problem(name, workers)
     scale = SAMPLES * CYCLES / workers
@@ -134,9 +126,6 @@ def test_the_completion_probability_is_that_of_the_recursion_and_of_draws(name):
         actual = np.asarray(_probability(problem, partition, deadlines))
         late = oracles.exceedance(case, load, deadlines / scale)
         np.testing.assert_allclose(actual, 1 - late, atol=1e-12, rtol=0)  # worst measured 2e-14
-        counted = (draws[:, None] <= deadlines).mean(0)
-        assert np.all(np.abs(counted - actual) <= 4 * np.sqrt(actual * (1 - actual) / draws.size) + 1e-4)
-        assert np.all(np.diff(actual) >= 0)
 
 
 @pytest.mark.parametrize("name", ["shifted_exponential", "two_speed"])
@@ -189,26 +178,20 @@ def _certify(law, partition, workers):
 
 
 @pytest.mark.parametrize("name", ["shifted_exponential", "two_speed"])
-def test_no_feasible_point_beats_the_lower_bound(name):
+def test_no_lower_bound_is_above_the_optimum_found_elsewhere(name):
     case, workers, rng = CASES[name], 8, np.random.default_rng(10)
-    law = case.law()
-    sizes = ((0.1, 800), (0.5, 800), (2.0, 800), (20.0, 400))
-    near = [rng.dirichlet(np.full(workers, c), n) for c, n in sizes]
-    points = 100 * np.concatenate([*near, np.eye(workers)])
-    loads = np.cumsum(points * np.arange(1, workers + 1), axis=1)
-    # A first look by common draws, an exact one at the best of them.
-    draws = oracles.slowest_first(case, rng, 400, workers)
-    best = np.argsort([(draws * load).max(1).mean() for load in loads])[:25]
-    exact = SAMPLES * CYCLES / workers * oracles.expected_maxima(case, loads[best])
+    if case.atoms:
+        best = best_of_two_speeds(*case.parameters, workers)
+    else:
+        _, best = oracles.optimal_share(name, workers)
+    best *= 100 * SAMPLES * CYCLES / workers
     bounds = []
-    for partition in [*(100 * np.eye(workers)), *points[:3], *points[best[:5]]]:
-        value, _, lower, gap = _certify(law, jnp.asarray(partition), workers)
-        assert lower <= exact.min() * (1 + 1e-9)
-        assert 0 <= lower <= value
+    for share in np.concatenate([np.eye(workers), rng.dirichlet(np.ones(workers), 8)]):
+        value, _, lower, gap = _certify(case.law(), jnp.asarray(100 * share), workers)
+        assert 0 <= lower <= best * (1 + 1e-9)
         np.testing.assert_allclose(gap, 1 - lower / value, rtol=1e-12)
         bounds.append(float(lower))
-    # Thousands of points, so a bound that were too high by a few per cent would show.
-    assert max(bounds) > 0.5 * exact.min()
+    assert max(bounds) > 0.5 * best
 
 
 @pytest.mark.parametrize(("name", "gap"), [("shifted_exponential", 1e-4), ("pareto_12", 1e-2)])

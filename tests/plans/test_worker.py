@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.distributions import EmpiricalPairs, JointDistribution
+from bcgc_jax.distributions import EmpiricalPairs
 from experiments import start_ups
 from experiments.start_ups import SIZE
 from tests.oracles.laws import SHIFTED_EXPONENTIAL
@@ -33,10 +33,8 @@ TIMES = {
 pytestmark = pytest.mark.usefixtures("x64")
 
 
-def _problem(
-    time: bcgc.distributions.Distribution | JointDistribution, workers: int = 5, **more: object
-) -> bcgc.Problem:
-    return bcgc.Problem(time, workers, 100, num_samples=3.0, **more)  # type: ignore[arg-type]
+def _problem(time: Any, workers: int = 5, **more: Any) -> bcgc.Problem:
+    return bcgc.Problem(time, workers, 100, num_samples=3.0, **more)
 
 
 def _last(problem: bcgc.Problem, x: np.ndarray, starts: np.ndarray, times: np.ndarray) -> np.ndarray:
@@ -86,9 +84,8 @@ def test_measured_steps_with_one_start_up_and_a_link() -> None:
         problem = _problem(bcgc.EmpiricalRows(times), start_up=70.0, send_time=0.8, overlap=overlap)
         runtimes = _last(problem, X, np.full_like(times, 70.0), times)
         assert float(bcgc.expected_runtime(problem, X)) == pytest.approx(runtimes.mean(), rel=1e-13)
-        late = np.mean(runtimes <= np.median(runtimes))
         found = bcgc.completion_probability(problem, X, float(np.median(runtimes)) + 1e-9)
-        assert float(found) == pytest.approx(late, abs=1e-12)
+        assert float(found) == pytest.approx(0.5, abs=1e-12)  # of 40 rows
 
 
 # Partitions of 2, 4 and 6 workers, padded.
@@ -140,14 +137,11 @@ _OTHERS = ((0, 1), (0, 2), (2, 0), (2, 1))
     ("kinds", "count", "draws"),
     [(((0, 0),), 12, 100_000), pytest.param(_OTHERS, 32, 300_000, marks=pytest.mark.slow)],
 )
-def test_random_problems_are_as_numpys_draws(
-    kinds: tuple, count: int, draws: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        start_ups,
-        "cases",
-        lambda rng, count: (start_ups._case(rng, *kinds[k % len(kinds)]) for k in range(count)),
-    )
+def test_random_problems_are_as_numpys_draws(kinds, count, draws, monkeypatch):
+    def cases(rng, count):
+        return (start_ups._case(rng, *kinds[k % len(kinds)]) for k in range(count))
+
+    monkeypatch.setattr(start_ups, "cases", cases)
     rows = start_ups.compute_values(3, count, draws)
     z = np.array([[row.runtime_z, row.probability_z] for row in rows])
     assert np.abs(z).max() < 4
@@ -161,9 +155,7 @@ def _integrated(problem: bcgc.Problem, x: jax.Array, num_nodes: int) -> tuple:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("time", "overlap"), [("shifted exponential", False), ("atoms", True), ("uniform", True)]
-)
+@pytest.mark.parametrize(("time", "overlap"), [(name, name != "shifted exponential") for name in TIMES])
 def test_the_reported_error_bounds_the_difference_to_a_finer_rule(time: str, overlap: bool) -> None:
     """Of laws that test_mass_at_infimum does not hold against an oracle together."""
     problem = _problem(TIMES[time], start_up=STARTS["uniform"], send_time=0.7, overlap=overlap)

@@ -52,15 +52,13 @@ def test_each_problem_has_its_own_number_of_rounds(lanes):
     expected = [_by_hand(int(n), 1) for n in starts]
     np.testing.assert_array_equal(np.stack([steps, largest], axis=1), expected)
     one = jax.jit(lambda n: run(n, 1, lanes))
-    alone = [one(int(n)) for n in starts]
-    np.testing.assert_array_equal(np.stack(alone), expected)
+    np.testing.assert_array_equal([one(int(n)) for n in starts], expected)
 
 
 def test_constants_may_be_batched_and_batches_nested():
     starts, targets = np.array([[12, 7], [3, 11], [13, 6]]), np.array([1, 4])
     run = _collatz(1)
-    one_row = jax.vmap(lambda n, t: run(n, t, 2))
-    steps, _ = jax.vmap(one_row, in_axes=(0, None))(starts, targets)
+    steps, _ = jax.vmap(jax.vmap(lambda n, t: run(n, t, 2)), in_axes=(0, None))(starts, targets)
     expected = [[_by_hand(int(n), int(t))[0] for n, t in zip(row, targets, strict=True)] for row in starts]
     np.testing.assert_array_equal(steps, expected)
     steps, _ = jax.vmap(lambda t: run(40, t, 2))(np.array([1, 40, 10]))

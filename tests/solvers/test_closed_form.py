@@ -3,11 +3,11 @@
 import jax
 import numpy as np
 import pytest
-from scipy import optimize
 
 import bcgc_jax as bcgc
 from bcgc_jax.solvers.closed_form import frequency_partition, partition_for_times, time_partition
 from tests.oracles.laws import WEIBULL
+from tests.oracles.programme import best_shares, level_times
 from tests.oracles.runtimes import expected_order_statistic
 from tests.problems import SIZE, padded
 
@@ -23,16 +23,10 @@ def test_the_partition_for_given_times_solves_the_linear_programme(x64):
     times = np.array([9.0, 4.5, 4.0, 1.5, 0.7])  # slowest first
     problem = bcgc.Problem(bcgc.Uniform(0.5, 10.0), 5, 120, 3)
     found = np.asarray(jax.jit(partition_for_times)(problem, times))
-    loads = np.tril(np.ones((5, 5))) * np.arange(1, 6)
-    best = optimize.linprog(
-        [0] * 5 + [1],
-        A_ub=np.concatenate([times[:, None] * loads, -np.ones((5, 1))], axis=1),
-        b_ub=np.zeros(5),
-        A_eq=[[1] * 5 + [0]],
-        b_eq=[120.0],
-    )
-    assert np.max(times * (loads @ found)) == pytest.approx(best.fun, rel=1e-12)
-    np.testing.assert_allclose(found, best.x[:5], rtol=1e-9)
+    finish = level_times(times[None])
+    value, shares = best_shares(finish)
+    assert np.max(finish[0] @ found) == pytest.approx(120 * value, rel=1e-12)
+    np.testing.assert_allclose(found, 120 * shares, rtol=1e-9)
 
 
 def test_both_closed_forms_agree_with_independent_quadrature(x64):

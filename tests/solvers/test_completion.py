@@ -1,12 +1,12 @@
 """The most probable completion and its bound, against global searches and the journal version's values."""
 
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import optimize, stats
 
 import bcgc_jax as bcgc
 from bcgc_jax.exact.order_statistics import order_survival
@@ -16,7 +16,7 @@ from bcgc_jax.solvers.completion_bound import _Cut, _suprema, completion_bound
 from bcgc_jax.solvers.deadline import STARTS, completion_partition
 from bcgc_jax.solvers.spectral import spectral_projected_gradient
 from tests.oracles import runtimes as oracles
-from tests.oracles.laws import PARETO, WEIBULL
+from tests.oracles.laws import PARETO, SHIFTED_EXPONENTIAL, WEIBULL
 from tests.oracles.programme import best_of_two_speeds
 from tests.problems import known, padded
 
@@ -37,9 +37,10 @@ def test_the_published_probability_is_beaten_and_every_start_ends_at_one_optimum
     found = bcgc.completion_probability(problem, result.partition, 10**6.5)
     np.testing.assert_allclose(result.probability, found, rtol=1e-12)
     # By draws.
-    rng = np.random.default_rng(1)
-    load = np.cumsum(np.asarray(result.partition) * np.arange(1, workers + 1))
-    draws = np.sort(1 + rng.exponential(10, (200_000, workers)), axis=1)[:, ::-1]
+    load = oracles.load_of(np.asarray(result.partition))
+    draws = oracles.slowest_first(
+        SHIFTED_EXPONENTIAL.at(0.1, 1.0), np.random.default_rng(1), 200_000, workers
+    )
     met = ((draws * load).max(axis=1) * 50 / workers <= 10**6.5).mean()
     assert abs(met - result.probability) < 4 * np.sqrt(met * (1 - met) / 200_000)
 
@@ -49,10 +50,7 @@ def test_a_single_level_is_late_as_often_as_a_binomial_says(x64):
     found = jax.jit(order_survival)(bcgc.Uniform(0.0, 1.0), workers, t / np.arange(1.0, size + 1))
     for n in range(workers):
         slow = max(1 - t / (n + 1), 0)
-        terms = [
-            math.comb(workers, m) * slow**m * (1 - slow) ** (workers - m) for m in range(n + 1, workers + 1)
-        ]
-        assert float(found[n]) == pytest.approx(sum(terms), rel=1e-12)
+        assert float(found[n]) == pytest.approx(stats.binom.sf(n, workers, slow), rel=1e-12)
 
 
 def test_a_search_ends_where_a_quadratic_is_least_and_never_above_its_start(x64):
@@ -65,13 +63,12 @@ def test_a_search_ends_where_a_quadratic_is_least_and_never_above_its_start(x64)
     start = jnp.full(4, 0.25)
     # Not every step gains, but ten together do.
     found = search(lambda x: jnp.sum(weights * (x - middle) ** 2), start, least_gain=1e-12)
-    # x_i = max(0, c_i - λ / 2 w_i), Σ x = 1, by bisection in λ.
-    low, high = -100.0, 100.0
-    for _ in range(200):
-        trial = (low + high) / 2
-        x = np.maximum(0, middle - trial / (2 * weights))
-        low, high = (trial, high) if x.sum() > 1 else (low, trial)
-    np.testing.assert_allclose(found.point, x, atol=1e-8)
+
+    def at(multiplier):  # x_i = max(0, c_i - λ / 2 w_i), Σ x = 1
+        return np.maximum(0, middle - multiplier / (2 * weights))
+
+    multiplier = optimize.brentq(lambda m: at(m).sum() - 1, -100, 100, xtol=1e-14)
+    np.testing.assert_allclose(found.point, at(multiplier), atol=1e-8)
     assert float(found.residual) <= 1e-9
     # A cliff in the direction of descent: what lies beyond it is worse.
     cliff = search(lambda x: jnp.where(x[0] > 0.2501, 5.0, 0.0) - x[0], start)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
+from bcgc_jax.measured import smooth_empirical
 from bcgc_jax.solvers import large_n
 from bcgc_jax.solvers.large_n import optimum_of_many
 from bcgc_jax.solvers.optimal import optimal_partition
@@ -72,3 +73,23 @@ def test_a_known_problem_is_solved_within_a_jit_too(monkeypatch):
     assert large_n.is_of_many(problem)
     within = jax.jit(lambda: bcgc.solve(problem).expected_runtime)()
     np.testing.assert_allclose(within, value, rtol=1e-9)
+
+
+@compiling
+def test_the_optimum_for_times_nearly_alike_but_for_rare_slow_ones_is_certified_to_a_per_cent():
+    """There the runtime nearly has kinks."""
+    rng = np.random.default_rng(0)
+    times = 1.5 + rng.gamma(4, 0.08, (100, 160))
+    slow = rng.random(times.shape) < 0.003
+    times[slow] *= rng.uniform(2, 15, slow.sum())
+    law = smooth_empirical(times, large_n=True)
+    problem = bcgc.Problem(law, 160, 1_000_000)
+    found = optimal_partition(problem)
+    value = float(found.value)
+    assert float(found.lower_bound) - float(found.error) > 0.985 * value  # measured 0.9917
+    assert int(found.num_steps) < 40  # measured 20
+    # By draws: T = Λ⁻¹(A), the slowest first.
+    drawn = np.asarray(law.inverse_cumulative_hazard(rng.exponential(size=(20_000, 160))))
+    load = np.cumsum(np.arange(1, 161) * np.asarray(found.partition)) / 160
+    runtimes = (-np.sort(-drawn, axis=1) * load).max(axis=1)
+    assert abs(runtimes.mean() - value) < 4 * runtimes.std() / np.sqrt(runtimes.size)

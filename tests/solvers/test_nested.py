@@ -24,15 +24,12 @@ def _drawn(plan, rng, count):
     """Draws of τ, worker by worker: what each has done of its group's data, and who is first."""
     groups, kinds = plan.completion.groups, plan.completion.kinds
     workers, sizes = sum(map(len, groups[0])), np.asarray(plan.sizes)
-    data = np.broadcast_to(np.asarray(plan.data), (workers, len(groups))) if kinds is None else plan.data
+    data = np.broadcast_to(plan.data, (workers, len(groups))) if kinds is None else plan.data[np.array(kinds)]
     times = 50.0 + rng.exponential(1000.0, (count, workers))
     last = np.zeros(count)
     for k, level in enumerate(groups):
         for group in level if sizes[k] > 0 else ():
-            loads = [
-                np.sum((data[w] if kinds is None else data[kinds[w]])[: k + 1] * sizes[: k + 1])
-                for w in group
-            ]
+            loads = data[list(group), : k + 1] @ sizes[: k + 1]
             last = np.maximum(last, np.min(times[:, list(group)] * loads, axis=1))
     return last * 50 / workers
 

@@ -21,16 +21,6 @@ CASES = [
 ]
 
 
-@jax.jit
-def _padded_runtimes(problem, points):
-    return jax.lax.map(lambda x: bcgc.expected_runtime(problem, x), points, batch_size=100)
-
-
-def _runtimes(problem, points):
-    """The expected runtime of each row, which may be without its padding."""
-    return _padded_runtimes(problem, np.pad(points, ((0, 0), (0, SIZE - points.shape[1]))))
-
-
 @pytest.mark.parametrize(("law", "parameters", "gap"), CASES)
 def test_the_gap_is_reached_and_no_random_partition_is_below_the_bound(x64, law, parameters, gap):
     problem = padded(law(*parameters), 6, 3_000, 7, 1.3)
@@ -42,7 +32,9 @@ def test_the_gap_is_reached_and_no_random_partition_is_below_the_bound(x64, law,
     shares = np.concatenate([rng.dirichlet(np.full(6, c), 200) for c in (0.1, 1.0, 10.0)])
     near = np.abs(np.asarray(known(solution.partition)[:6]) * (1 + 0.02 * rng.standard_normal((200, 6))))
     points = np.concatenate([3_000 * shares, 3_000 * near / near.sum(1, keepdims=True), 3_000 * np.eye(6)])
-    values = _runtimes(problem, points)
+    points = np.pad(points, ((0, 0), (0, SIZE - 6)))
+    runtimes = jax.jit(lambda p, x: jax.lax.map(lambda x: bcgc.expected_runtime(p, x), x, batch_size=100))
+    values = runtimes(problem, points)
     assert float(values.min()) >= float(solution.lower_bound)
     assert float(values.min()) >= float(solution.expected_runtime) * (1 - gap)
 
@@ -103,12 +95,9 @@ def test_levels_that_may_be_used_are_the_only_ones_and_cost_what_a_restricted_se
 
     # Nelder and Mead over the two free shares, on the exact runtime.
     def cost(v):
-        share = np.array([*v, 1 - sum(v)])
-        if share.min() < 0:
-            return np.inf
         x = np.zeros(SIZE)
-        x[levels] = 5_000 * share
-        return float(bcgc.expected_runtime(problem, x))
+        x[levels] = 5_000 * np.array([*v, 1 - sum(v)])
+        return float(bcgc.expected_runtime(problem, x)) if x.min() >= 0 else np.inf
 
     found = optimize.minimize(cost, [0.3, 0.3], method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-9})
     assert solution.lower_bound <= found.fun

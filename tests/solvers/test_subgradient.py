@@ -130,8 +130,8 @@ def test_times_of_a_smooth_law_reach_the_same_quality(precision):
 
 def test_the_step_is_the_slope_over_the_root_of_the_sum_of_squares():
     known, squares = jnp.zeros(()), 0.0
-    for slope in ([3.0, 4.0, 0.0], [0.5, -1.0, 2.0], [0.0, 0.1, 0.2]):
-        squares += sum(g * g for g in slope)
-        move, known = step_of(jnp.array(slope), known)
-        np.testing.assert_allclose(move, [-0.1 * g / squares**0.5 for g in slope], rtol=1e-6)
+    for slope in np.array([[3.0, 4.0, 0.0], [0.5, -1.0, 2.0], [0.0, 0.1, 0.2]]):
+        squares += slope @ slope
+        move, known = step_of(jnp.asarray(slope), known)
+        np.testing.assert_allclose(move, -0.1 * slope / squares**0.5, rtol=1e-6)
     np.testing.assert_array_equal(step_of(jnp.zeros(3), jnp.zeros(()))[0], np.zeros(3))

@@ -181,7 +181,8 @@ def _certify(law, partition, workers):
 def test_no_lower_bound_is_above_the_optimum_found_elsewhere(name):
     case, workers, rng = CASES[name], 8, np.random.default_rng(10)
     if case.atoms:
-        best = best_of_two_speeds(*case.parameters, workers)
+        fast, slow, probability = case.parameters
+        best = best_of_two_speeds(fast, slow, probability, workers)
     else:
         _, best = oracles.optimal_share(name, workers)
     best *= 100 * SAMPLES * CYCLES / workers

@@ -147,7 +147,7 @@ def _quantiles(times: np.ndarray, count: int = _ROWS) -> np.ndarray:
 def nested(window: Window) -> WorkPlan:
     """Nested groups with the best sizes for the law of all times and the mean start-up, workers alike."""
     workers = window.times.shape[1]
-    law = smooth_or_atoms(_quantiles(window.times, _ROWS // 2 * workers), workers)
+    law = smooth_or_atoms(_quantiles(window.times, _ROWS // 2 * workers), num_workers=workers)
     start = float(np.mean(window.start_ups)) if window.starts_late else None
     problem = Problem(law, workers, _COORDINATES, cycles=workers / _COORDINATES, start_up=start)
     plan = solve(problem, Nested(min(window.max_stored, workers))).plan

@@ -67,12 +67,14 @@ def law_of(
     return Empirical(np.ravel(np.asarray(times)))
 
 
-def smooth_or_atoms(times: np.ndarray, censored: np.ndarray) -> Distribution:
-    """A smooth one for any number of workers; atoms where nothing smooth is near the times."""
+def smooth_or_atoms(
+    times: np.ndarray, censored: np.ndarray | None = None, num_workers: int | None = None
+) -> Distribution:
+    """A smooth one, by default for any number of workers; atoms where nothing smooth is near the times."""
     try:
-        return smooth_empirical(times, censored, large_n=True)
+        return smooth_empirical(times, censored, large_n=num_workers is None or num_workers > _MANY)
     except ValueError:
-        if censored.any():
+        if censored is not None and censored.any():
             raise
         return Empirical(times)
 

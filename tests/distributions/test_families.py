@@ -268,6 +268,14 @@ def test_gamma_draws_survive_a_shift_that_swallows_the_small_ones():
     assert np.max(np.abs(draws - (np.float32(shift) + excess))) <= np.spacing(np.float32(shift))
 
 
+def test_an_exponential_law_is_a_shifted_one_that_begins_at_0(precision):
+    law: Any = bcgc.Exponential(0.37)
+    shifted = bcgc.ShiftedExponential(0.37, 0.0)
+    assert law.infimum() == law.shift == 0
+    assert law.infimum().dtype == precision
+    np.testing.assert_array_equal(law.cumulative_hazard(2.5), shifted.cumulative_hazard(2.5))
+
+
 @pytest.mark.parametrize("shape", [0.37, 1.0])
 def test_mean_of_a_pareto_law_is_infinite_up_to_shape_one(shape, precision):
     assert bcgc.Pareto(2.3, shape).mean() == np.inf

@@ -73,6 +73,14 @@ def test_what_is_saved_is_less_sure_where_iterations_depend_on_the_one_before():
     assert error == pytest.approx(noise.std(ddof=1) / np.sqrt(30) * np.sqrt((1 + tied) / (1 - tied)))
 
 
+def test_who_was_stopped_is_guessed_by_what_took_longer_start_up_included():
+    planner = Planner(2, 100, key=jax.random.key(0), rules=CHEAP)
+    for time, start in ((1.0, 2.5), (2.0, 0.0)):
+        planner._add(np.full(2, time), np.ones(2, bool), np.full(2, start), np.ones(2))
+    planner._add(np.full(2, 3.0), np.zeros(2, bool), np.zeros(2), np.ones(2))
+    assert (planner._times[-1].tolist(), planner._starts[-1].tolist()) == ([1.0, 1.0], [2.5, 2.5])
+
+
 def test_a_plan_is_expected_to_last_twice_as_long_as_the_last_ones():
     planner = Planner(4, 1000, key=jax.random.key(0), rules=CHEAP)
     planner.decisions = [Decision(9 + 2 * k, "", "", 0.0, 0.0, 0.0) for k in range(_LAST_PLANS)]

@@ -201,6 +201,13 @@ def test_mean_and_ends_are_those_of_scipy_and_the_mean_has_the_slopes_of_its_for
 
 
 @every_law
+def test_the_density_is_that_of_scipy(name, x64):
+    case = LAWS[name].family.at(*LAWS[name].parameters[1])
+    t = case.frozen.ppf([0.01, 0.3, 0.9])
+    np.testing.assert_allclose(case.law().log_density(t), case.frozen.logpdf(t), rtol=1e-9)
+
+
+@every_law
 def test_slopes_of_the_hazard_and_of_its_inverse_are_those_of_mpmath(name, precision):
     result, (cases, a, exact_t, t) = evaluate(name, precision), points(name, precision)
     hazard, worst = exact_hazards(name, precision), np.zeros(2)

@@ -76,6 +76,8 @@ def test_everything_about_an_iteration_is_a_mean_over_rows(precision):
     # What comes right then is not late.
     late = iteration_of(problem).order_survival(jnp.asarray(SORTED[0], precision))
     np.testing.assert_allclose(late, (SORTED[0] < SORTED).mean(axis=0), rtol=1e-6)
+    two = bcgc.Problem(bcgc.EmpiricalRows([[1.0, 2.0], [3.0, 4.0]]), 2, 1, 2)
+    assert bcgc.completion_probability(two, np.array([1.0, 0.0]), 2.0) == 0.5
     limit = L * M * B * np.mean(1 / np.sum(1 / TIMES, axis=1))
     np.testing.assert_allclose(bcgc.solvers.runtime_limit(problem), limit, rtol=rtol)
     ratio = bcgc.solvers.straggler_ratio(problem.cycle_time)
@@ -160,6 +162,8 @@ def test_each_worker_is_drawn_from_its_own_law(precision):
     np.testing.assert_allclose(np.corrcoef(draws.T), np.eye(N), atol=0.025)
     rows = np.asarray(bcgc.sorted_cycle_times(key, bcgc.Heterogeneous(law.laws[1:3]), 2, 7))
     assert ((rows[:, 1] > 0.6) & (rows[:, 1] < 1.4) & (rows[:, 0] >= rows[:, 1])).all()
+    unequal = bcgc.Heterogeneous([bcgc.Empirical([0.5, 1.5]), bcgc.Empirical([2.0, 3.0, 4.0])])
+    assert (np.asarray(unequal.draw_rows(key, 7)) > 1.9).tolist() == [[True, False]] * 7
     np.testing.assert_allclose(law.mean(), np.mean([case.frozen.mean() for case in UNLIKE]), rtol=1e-6)
     np.testing.assert_allclose(law.infimum(), 0.1, rtol=1e-6)
 

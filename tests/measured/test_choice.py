@@ -74,6 +74,8 @@ def test_censored_times_leave_the_curve_where_it_is(x64):
     np.testing.assert_allclose(law.survival(grid), CASE.frozen.sf(grid), atol=0.03)
     naive = smooth_empirical(np.minimum(times, ends))
     assert np.abs(naive.survival(grid) - law.survival(grid)).max() > 0.1
+    # Beyond 29 there are eleven times, of which five are whole: the mean excess is Σ 1 … 11 over these.
+    assert tail_of(np.arange(1.0, 41.0), np.arange(40) % 2 == 1, heavy=False).scale == pytest.approx(66 / 5)
 
 
 @pytest.mark.slow

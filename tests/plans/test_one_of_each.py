@@ -11,7 +11,7 @@ import pytest
 from bcgc_jax.plans.completion import OneOfEach
 from bcgc_jax.plans.evaluate import expected_completion
 from bcgc_jax.plans.groups import kinds_by_size
-from bcgc_jax.plans.worker import Load, Worker
+from bcgc_jax.plans.worker import Load, Worker, delivered
 from tests.oracles import laws
 from tests.problems import nested_groups, slow
 
@@ -99,3 +99,10 @@ def test_exact_values_are_those_of_draws_and_slopes_those_of_differences(case):
         move = rng.uniform(size=3)
         low, high = (float(value_and_slope(work + s * 1e-5 * move, sent, start)[0][0]) for s in (-1, 1))
         assert (high - low) / 2e-5 == pytest.approx(float(slopes[0] @ move), rel=1e-5)
+
+
+def test_each_kind_of_workers_has_a_link_of_its_own():
+    work, sent = jnp.array([[1.0, 3.0], [2.0, 2.5]]), jnp.array([[0.5, 4.0], [0.5, 4.0]])
+    both = delivered(Load(work.ravel(), sent.ravel(), 2), jnp.array([1.0]), True)
+    apart = [delivered(Load(*own), jnp.array([1.0]), True) for own in zip(work, sent, strict=True)]
+    np.testing.assert_allclose(both, np.concatenate(apart), rtol=1e-6)

@@ -195,3 +195,5 @@ def test_the_limit_of_a_heavy_tail_is_finite_exactly_where_it_should_be(x64):
     assert abs(two - draws.mean()) < 0.01 * draws.mean()  # no second moment, so no standard error
     never = bcgc.TwoSpeed(1.5, np.inf, 0.2)  # all of three workers stop with probability 0.008
     assert bcgc.solvers.runtime_limit(padded(never, 3, 10)) == np.inf
+    late = bcgc.Problem(bcgc.Pareto(2.0, 3.0), 2, 10, start_up=7.0)
+    assert float(bcgc.solvers.runtime_limit(late)) == pytest.approx(float(limit(3.0, 2)) + 7)

@@ -122,3 +122,9 @@ def test_schemes_of_one_name_are_kept_apart():
         assert mine.baseline == (level == 2)
     assert method_of("tandon:3").baseline
     assert not method_of("limit").baseline
+
+
+def test_a_level_of_more_workers_than_there_are_is_no_partition():
+    beyond = bcgc.solvers.Scheme("beyond", lambda problem: problem.total * (jnp.arange(4) == 3))
+    with pytest.raises(ValueError, match="gave no partition"):
+        bcgc.solve(bcgc.Problem(bcgc.Uniform(1.0, 2.0), 2, 10, max_workers=4), beyond)

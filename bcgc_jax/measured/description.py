@@ -17,14 +17,10 @@ from jax.scipy.special import betainc
 from bcgc_jax.exact.bisection import bisect
 from bcgc_jax.measured.choice import tail_of
 from bcgc_jax.measured.likelihood import sorted_times, spread_ties
-from bcgc_jax.measured.traces import Trace
+from bcgc_jax.measured.traces import ALIKE, Trace
 
-# Below this a share of the variance or a correlation is of no consequence for a plan.
+# Below this a share of the variance or a correlation is of no consequence for a plan: own choice.
 _SMALL = 0.05
-# Workers whose times of a step differ by less than this share of them were waiting for each other.
-_ALIKE = 0.01
-# Times that an estimate of a tail needs.
-_TAIL_TIMES = 100
 
 NOTHING = "Nothing here speaks against independent workers of one law."
 
@@ -75,7 +71,7 @@ class Description(NamedTuple):
     @property
     def alike(self) -> bool:
         """Whether all workers of a step take one time, as those do that have waited for each other."""
-        return self.spread < _ALIKE
+        return self.spread < ALIKE
 
     @property
     def unlike_workers(self) -> bool:
@@ -147,7 +143,7 @@ def describe(trace: Trace, *, with_tail: bool = True) -> Description:
     persistence = autocorrelation(table)
     whole = table[np.isfinite(table)]
     tail = _UNKNOWN
-    if with_tail and whole.size >= _TAIL_TIMES and np.unique(whole).size >= _TAIL_TIMES / 2:
+    if with_tail and whole.size >= 100 and np.unique(whole).size >= 50:  # ten times in the tail
         times, cut = sorted_times(trace.seconds, trace.censored)
         fit = tail_of(spread_ties(times), cut, heavy=True)
         index, error = fit.tail_index, 1.96 * fit.tail_index_error

@@ -197,20 +197,17 @@ def variance_between(groups: np.ndarray, persistence: float = 0.0) -> Interval:
         return (ratio - 1) / (ratio - 1 + size)
 
     ratio = between / within * (1 - persistence) / (1 + persistence)
-    low, high = ratio / _f_quantile(0.975, outer, inner), ratio * _f_quantile(0.975, inner, outer)
-    return Interval(share(ratio), share(low), share(high))
-
-
-def _f_quantile(probability: float, above: float, below: float) -> float:
-    """Of the F distribution with `above` and `below` degrees of freedom, in 64 bit."""
     with jax.enable_x64(True):
-        share = float(_beta_quantile(probability, above / 2, below / 2))
-    return share * below / (above * (1 - share))
+        less, more = (float(_f_quantile(float(a), float(b))) for a, b in ((outer, inner), (inner, outer)))
+    return Interval(share(ratio), share(ratio / less), share(ratio * more))
 
 
 @jax.jit
-def _beta_quantile(probability: Array, a: Array, b: Array) -> Array:
-    return bisect(lambda x: betainc(a, b, x) >= probability, jnp.zeros(()), jnp.ones(()), 50)[0]
+def _f_quantile(above: Array, below: Array) -> Array:
+    """The 97.5 % quantile of the F distribution with `above` and `below` degrees of freedom."""
+    zero, one = jnp.zeros(()), jnp.ones(())
+    share, _ = bisect(lambda x: betainc(above / 2, below / 2, x) >= 0.975, zero, one, 50)
+    return share * below / (above * (1 - share))
 
 
 def autocorrelation(table: np.ndarray) -> Interval:

@@ -39,6 +39,9 @@ def _late(worker, work, workers, t):
     return exceedance(worker, Load(work, jnp.zeros_like(work)), FirstHolder(workers, SIZE), t)
 
 
+_missed = jax.jit(uncovered, static_argnums=2)
+
+
 def _tau(ready, depth):
     """When all is covered, worker by worker and subset by subset; `ready` is `[K, N, D]`."""
     turned = [np.roll(ready[:, :, d], d, axis=1) for d in range(min(depth, ready.shape[1]))]
@@ -53,9 +56,8 @@ def test_a_missed_subset_is_as_probable_as_by_enumeration(workers, depth):
         for done in itertools.product(range(depth + 1), repeat=workers)
         if not all(any(done[(j - d) % workers] > d for d in range(depth)) for j in range(workers))
     )
-    late = jnp.asarray(np.cumsum(p)[:-1])
     # Worst of all 1.2e-16.
-    assert abs(float(uncovered(late, workers, SIZE)) - missed) < 1e-15
+    assert abs(float(_missed(np.cumsum(p)[:-1], workers, SIZE)) - missed) < 1e-15
 
 
 @pytest.mark.parametrize("missing", [0.3, 1e-9])
@@ -77,8 +79,7 @@ def test_workers_go_round_one_by_one(workers, size, missing):
             if max(s, r) >= 1:
                 after[max(s, r) - 1] += at[s] * p[r]
         at = after
-    late = jnp.asarray(np.cumsum(p)[:-1].astype(float))
-    found = float(uncovered(late, workers, size))
+    found = float(_missed(np.cumsum(p)[:-1].astype(float), workers, size))
     assert found == pytest.approx(float(missed), rel=1e-12)  # worst 2.8e-13
 
 

@@ -12,7 +12,7 @@ from bcgc_jax._pytree import replace
 from bcgc_jax.plans import schedules
 from bcgc_jax.solvers.schedules import search_sizes, share_out
 from tests.oracles.schedules import simulated
-from tests.problems import known, slow
+from tests.problems import known, padded, slow
 
 PAPER = bcgc.ShiftedExponential(1e-3, 50.0)
 
@@ -143,7 +143,7 @@ def test_a_block_of_no_size_keeps_it_in_a_search():
 
 
 def test_what_schemes_need():
-    problem = bcgc.Problem(bcgc.TwoSpeed(1.0, 2.0, 0.5), 5, 100)
+    problem = padded(PAPER, 5)
     needs, cyclic = (known(bcgc.solve(problem, name).needs) for name in ("tandon:2", "cyclic:3"))
     assert [float(a) for a in needs] == [3, 0.6, 0, 1]
     assert (int(cyclic.stored_subsets), int(cyclic.round_trips)) == (3, 1)

@@ -166,6 +166,7 @@ def representable(name: str, dtype: np.dtype) -> np.ndarray:
     return np.asarray(t - start > 1e3 * float(np.finfo(dtype).tiny), bool)
 
 
+@functools.cache
 def exact_hazards(name: str, dtype: np.dtype) -> np.ndarray:
     cases, _, _, t = points(name, dtype)
     return np.asarray([[case.hazard(float(v)) for v in row] for case, row in zip(cases, t, strict=True)])
@@ -337,6 +338,7 @@ def exact_gamma_hazard(shape: float, x: float) -> mp.mpf:
         return -mp.log(mp.gammainc(shape, x, mp.inf, regularized=True))
 
 
+@functools.cache
 def gamma_points(dtype: np.dtype) -> tuple[np.ndarray, np.ndarray, list[mp.mpf]]:
     """Shapes, times and exact hazards, where all are normal numbers of `dtype`."""
     limit = 1e3 * float(np.finfo(dtype).tiny)

@@ -19,6 +19,7 @@ PAPER = bcgc.ShiftedExponential(1e-3, 50.0)
 pytestmark = pytest.mark.usefixtures("x64")
 
 
+_cycles = jax.jit(schedules.cycles_of)
 _runtimes, _sent = jax.jit(schedules.schedule_runtime), jax.jit(schedules.sent_of)
 
 
@@ -29,7 +30,7 @@ def test_it_is_what_workers_do_one_by_one(groups, setup, chain):
     groups = [schedules.Group(*group) for group in groups]
     schedule = schedules.schedule_of(groups, rng.uniform(1, 5, sum(group.num_blocks for group in groups)))
     times, starts = rng.exponential(size=(40, 5)), rng.exponential(size=(40, 5))
-    cycles = schedules.cycles_of(schedule, setup, chain)
+    cycles = _cycles(schedule, setup, chain)
     # Workers that do not count change nothing.
     padded = [np.pad(a, ((0, 0), (0, 3)), constant_values=7.0) for a in (times, starts)]
     found, sent = _runtimes(cycles, *padded, 5), _sent(schedule, cycles, times, starts, 5)

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 import bcgc_jax.cli
-from bcgc_jax.cli.output_paths import check_file, check_folder
+from bcgc_jax.cli.output_paths import check_file
+from experiments.report import check_folder
 from tests.raising import raising
 
 LAW = ["--cycle-time", "shifted-exponential:rate=1e-3,shift=50"]

@@ -9,12 +9,13 @@ import time
 import pytest
 
 from bcgc_jax.cli import progress
+from experiments.report import each
 
 
 @pytest.fixture
 def told(monkeypatch, capsys):
     """Wait in a hurry, as long as a slow machine needs, until something like this is there."""
-    for name in ("_QUIET", "_TICK", "_EVERY"):
+    for name in ("_QUIET", "_EVERY"):
         monkeypatch.setattr(progress, name, 0.01)
 
     def wait(words, read=lambda: capsys.readouterr().err):
@@ -29,7 +30,7 @@ def told(monkeypatch, capsys):
 
 def test_lines_tell_how_far_it_is_where_there_is_no_terminal(told):
     before, seen = set(threading.enumerate()), []
-    for item in progress.each([1, 2, 3, 4], "counting"):
+    for item in each([1, 2, 3, 4], "counting"):
         seen.append(item)
         assert told(rf"^counting, {item - 1} of 4, \d+ s$")
     assert seen == [1, 2, 3, 4]
@@ -45,7 +46,7 @@ def test_cells_and_a_task_without_an_end_are_told_likewise(told):
 
 
 def test_what_is_quick_says_nothing(capsys):
-    assert (list(progress.each([1, 2], "counting")), capsys.readouterr()) == ([1, 2], ("", ""))
+    assert (list(each([1, 2], "counting")), capsys.readouterr()) == ([1, 2], ("", ""))
 
 
 def test_a_terminal_has_a_spinner_that_goes_away(told, monkeypatch):

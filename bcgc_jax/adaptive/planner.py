@@ -11,6 +11,7 @@ another plan beside their work are slower than they are: such iterations count a
 import math
 from collections import deque
 from collections.abc import Mapping
+from statistics import fmean
 from typing import NamedTuple
 
 import jax
@@ -195,7 +196,7 @@ class Planner:
     def _more(self, name: str) -> float:
         """What a rule's iterations take beyond their times: measured, or by how many messages come."""
         known = name if name in self._extra else next(reversed(self._extra))
-        more = float(np.mean(self._extra[known]))
+        more = fmean(self._extra[known])
         if known != name and self.message_seconds:
             seen = self._times[-RECENT:], self._starts[-RECENT:]
             mine, other = (self._plans[one].messages(*seen) for one in (name, known))
@@ -230,10 +231,10 @@ class Planner:
         return self.change_seconds + self.move_seconds * made.moved(self.plan)
 
     def _horizon(self) -> float:
-        """Iterations that a change is for: those left, at most twice as many as the last three plans had."""
+        """Iterations that a change is for: those left, two windows, or twice what three plans had before."""
         last = self.decisions[-3:]
         lasted = 2 * (self.step - last[0].step) / 3 if len(last) == 3 else math.inf
-        return min(self.num_steps - self.step, lasted)
+        return min(self.num_steps - self.step, 2 * WINDOW, lasted)
 
     def _affordable(self) -> float:
         """So that a training that gains nothing by it loses little."""

@@ -281,7 +281,6 @@ def test_a_sweep_leaves_no_thread_behind(monkeypatch):
 def test_files_hold_the_rows_in_full_precision(tmp_path, precision, plan):
     kind, tables = precision.type, [plan.solve(chunk) for chunk in plan.chunks()]
     rows = {name: np.concatenate([table[name] for table in tables]).tolist() for name in plan.names}
-    names = ("rate", "method", "status")
     path = bcgc.sweeps.write_sweep(plan, tmp_path / "s.csv")
     text = list(csv.DictReader(path.read_text().splitlines()))
     assert list(text[0]) == list(plan.names)
@@ -289,7 +288,7 @@ def test_files_hold_the_rows_in_full_precision(tmp_path, precision, plan):
     assert len(text) == 2 * len(plan.cells)
     for i, row in enumerate(text):
         found = float(row["rate"]), row["method"], row["status"]
-        assert found == tuple(rows[name][i] for name in names)
+        assert found == tuple(rows[name][i] for name in ("rate", "method", "status"))
         if row["status"] == "infeasible":
             assert row["expected_runtime"] == row["partition"] == ""
         else:

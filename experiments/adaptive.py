@@ -19,8 +19,7 @@ import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax.adaptive import RULES, Decision, Planner, WorkPlan
 from bcgc_jax.adaptive.rules import MOST_STORED, Window
-from bcgc_jax.cli.progress import each
-from experiments.report import print_table, run_command, save
+from experiments.report import each, print_table, run_command, save
 from experiments.traces import files_of
 
 # Iterations of a training, of its first part, and workers of the drifts.

@@ -20,7 +20,6 @@ import numpy as np
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
-from bcgc_jax.cli.progress import each
 from experiments.block_costs import (
     MODELS,
     Costs,
@@ -32,7 +31,7 @@ from experiments.block_costs import (
 )
 from experiments.block_times import Measured, measure_alone
 from experiments.models import Model, perceptron, transformer
-from experiments.report import grouped, number, print_table, run_command, save
+from experiments.report import each, grouped, number, print_table, run_command, save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

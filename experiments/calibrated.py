@@ -21,12 +21,11 @@ import numpy as np
 import optax
 
 import bcgc_jax as bcgc
-from bcgc_jax.cli.progress import each
 from bcgc_jax.cluster import Calibration, Cluster, ClusterTraining, Told, Work, calibrate, train_on_cluster
 from bcgc_jax.coding.digits import cross_entropy, load_digits
 from bcgc_jax.coding.gradients import coding_plan, split_unevenly
 from experiments.models import perceptron
-from experiments.report import number, print_table, run_command, save
+from experiments.report import each, number, print_table, run_command, save
 from experiments.rivals import rivals
 
 # Mean seconds for which the rivals compute and do not.

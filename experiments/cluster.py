@@ -18,13 +18,12 @@ import numpy as np
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
-from bcgc_jax.cli.progress import each
 from bcgc_jax.cluster import Cluster, ClusterTraining, InjectedDelay, Run
 from bcgc_jax.cluster.digits import train_digits_on_cluster
 from bcgc_jax.coding.digits import DigitsRun, digits_problem
 from experiments import looks
 from experiments.endurance import signal_workers
-from experiments.report import number, print_table, run_command, save
+from experiments.report import each, number, print_table, run_command, save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,9 +15,8 @@ import jax
 import numpy as np
 
 import bcgc_jax as bcgc
-from bcgc_jax.cli.progress import each
 from bcgc_jax.coding.codes import CONSTRUCTIONS, GradientCode
-from experiments.report import grouped, number, print_table, run_command, save
+from experiments.report import each, grouped, number, print_table, run_command, save
 
 SIZES = (10, 20, 50, 100)
 SETS, LENGTH = 200, 32

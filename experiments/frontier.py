@@ -16,9 +16,8 @@ import numpy as np
 
 import bcgc_jax as bcgc
 from bcgc_jax import measured, plotting
-from bcgc_jax.cli.progress import each
 from experiments import looks
-from experiments.report import TRACES, grouped, number, print_table, readable, run_command, save
+from experiments.report import TRACES, each, grouped, number, print_table, readable, run_command, save
 
 FILES = ("llm_training_32_workers.csv", "pai_job_1_10_workers.csv", "pai_job_4_10_workers.csv")
 # Round trips, as a share of the runtime of the paper's optimum, and chunks of a worker.

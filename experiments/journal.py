@@ -27,12 +27,11 @@ from jax.scipy.special import gammaln
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
-from bcgc_jax.cli.progress import each
 from bcgc_jax.exact.bisection import bisect
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.solvers.deadline import STARTS, completion_partition
 from experiments import looks
-from experiments.report import grouped, number, print_table, run_command, save
+from experiments.report import each, grouped, number, print_table, run_command, save
 
 SCHEMES = ("deadline", "equal_risk", "large_deadline", "time", "frequency", "optimal", "single_block")
 # What the journal calls them.

@@ -15,9 +15,8 @@ import numpy as np
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
-from bcgc_jax.cli.progress import each
 from experiments import looks
-from experiments.report import grouped, number, print_table, run_command, save
+from experiments.report import each, grouped, number, print_table, run_command, save
 
 # Each method, and the published scheme it stands beside; added schemes have none. The published "optimal"
 # comes from the paper's own stochastic subgradients, and is not the optimum.

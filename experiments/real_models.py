@@ -22,14 +22,13 @@ import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax.adaptive import WorkPlan
 from bcgc_jax.adaptive.rules import Rule, Window, rules
-from bcgc_jax.cli.progress import each
 from bcgc_jax.cluster import ClosedLoop, Cluster, InjectedDelay, Run, Step, train_on_cluster
 from bcgc_jax.cluster.planning import PARTS, loads_of, plan_of, split_by
 from bcgc_jax.cluster.training import Watch
 from bcgc_jax.plans.plan import partition_plan
 from experiments.models import Model, convolutional, transformer
 from experiments.replay import pooled, problem
-from experiments.report import grouped, number, print_table, run_command, save
+from experiments.report import each, grouped, number, print_table, run_command, save
 
 WORKERS, STEPS, LONG, SLOWER, SLOW = 8, 240, 900, 3.0, 2
 RATE, SHIFT = 1e-3, 50.0  # the paper's law

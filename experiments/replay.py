@@ -23,10 +23,10 @@ from jax import Array
 
 import bcgc_jax as bcgc
 from bcgc_jax.adaptive import WorkPlan
-from bcgc_jax.cli.progress import each
 from bcgc_jax.plans.plan import Plan, partition_plan
 from bcgc_jax.plans.schedules import Group, cycles_of, schedule_of, schedule_runtime, simulate_schedule
 from bcgc_jax.solvers.schedules import optimise_multi_message, share_out
+from experiments.report import each
 
 # So many that whole numbers of them need no search.
 COORDINATES = 1_000_000

@@ -3,10 +3,11 @@
 import argparse
 import csv
 import inspect
+import os
 import re
 import runpy
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -14,7 +15,7 @@ import jax
 
 from bcgc_jax import plotting
 from bcgc_jax.cli.exit import flush, interrupted, take_any_sign
-from bcgc_jax.cli.output_paths import check_folder
+from bcgc_jax.cli.progress import Progress
 from bcgc_jax.solvers.schemes import Scheme
 from experiments import looks
 
@@ -22,6 +23,23 @@ TRACES = Path(__file__).resolve().parents[2] / "shared/traces"
 
 T = TypeVar("T")
 K = TypeVar("K")
+
+
+def each(items: Sequence[T], what: str) -> Iterator[T]:
+    with Progress(what, len(items)) as bar:
+        for item in items:
+            bar.begin(what)
+            yield item
+
+
+def check_folder(option: str, path: str | os.PathLike[str]) -> None:
+    """Make the folder `path` where it is missing; ValueError where files cannot be put there."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{option}: cannot write to {path}: {error.strerror or error}") from None
+    if not os.access(path, os.W_OK):
+        raise ValueError(f"{option}: cannot write to {path}: permission denied")
 
 
 class Parser(argparse.ArgumentParser):

@@ -17,8 +17,7 @@ import numpy as np
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax._pytree import replace
-from bcgc_jax.cli.progress import each
-from experiments.report import grouped, print_table, run_command, save
+from experiments.report import each, grouped, print_table, run_command, save
 
 # What all problems are padded to, so that each pair of families compiles once.
 SIZE = 8

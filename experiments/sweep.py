@@ -76,8 +76,8 @@ def problem(max_workers: int, num_workers: Any, rate: Any) -> bcgc.Problem:
 def read(path: Path) -> list[Row]:
     """The rows of a sweep's file."""
     kinds: Sequence[Any] = (int, float, str, str, float, float)
-    rows = (row.values() for row in read_rows(path, Row._fields))
-    return [Row(*(kind(x or "nan") for kind, x in zip(kinds, row, strict=True))) for row in rows]
+    of_row = list(zip(kinds, Row._fields, strict=True))
+    return [Row(*(kind(row[name] or "nan") for kind, name in of_row)) for row in read_rows(path)]
 
 
 def compare(rows: Sequence[Row], schemes: Sequence[bcgc.Scheme] = ()) -> list[Cell]:

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import bcgc_jax as bcgc
-from bcgc_jax.cli.progress import each
-from experiments.report import grouped, print_table, run_command, save
+from experiments.report import each, grouped, print_table, run_command, save
 
 SCHEMES = ("time", "frequency")
 SHIFT = 50.0

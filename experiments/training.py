@@ -15,10 +15,9 @@ import numpy as np
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
-from bcgc_jax.cli.progress import each
 from bcgc_jax.coding.digits import DigitsRun, digits_problem, train_on_digits
 from experiments import looks
-from experiments.report import print_table, run_command, save
+from experiments.report import each, print_table, run_command, save
 
 METHODS = ("uncoded", "tandon_partial", "single_block", "frequency", "time", "optimal")
 LAW = bcgc.ShiftedExponential(rate=1e-3, shift=50.0)

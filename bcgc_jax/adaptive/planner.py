@@ -9,7 +9,9 @@ another plan beside their work are slower than they are: such iterations count a
 """
 
 import math
+from collections import deque
 from collections.abc import Mapping
+from statistics import fmean
 from typing import NamedTuple
 
 import jax
@@ -18,27 +20,16 @@ import numpy as np
 from bcgc_jax.adaptive.plans import WorkPlan
 from bcgc_jax.adaptive.rules import MOST_STORED, RULES, Rule, Window
 
-# Iterations before a plan is made; those that plans are made from and compared by, at most.
-FIRST, WINDOW = 4, 40
+# Iterations before a plan is made; those that searches and comparisons see, at most; and those that shares by
+# speed see, for speeds change soon.
+FIRST, WINDOW, RECENT = 4, 40, 10
 # Made before anything is known, and so of even shares; the training begins with the last one.
 CAUTIOUS = ("uncoded", "alternating")
-# Of shares by speed; speeds change soon.
-_LAST = 10
-# A gain is believed that is so many of its standard errors, and this share of the time.
-_ERRORS, _LEAST = 0.5, 0.005
-# Iterations that a gain is expected to last, at most; and as many as the last few plans lasted, times two.
-_HORIZON, _LAST_PLANS = 100, 3
-# Changes may cost so much of all the training's time without redundancy, and of what has been saved; more
-# where one is to save so many times what it costs.
-_STAKE, _REINVESTED, _CLEARLY = 0.015, 0.5, 2.0
-# Plans are made anew so often where that is cheap; where it is a search, at these iterations of a window, and
-# then so often.
-_EVERY, _SEARCHED_AT, _SEARCHED_EVERY = 5, (FIRST, 2 * FIRST, 4 * FIRST, 6 * FIRST, 8 * FIRST), 20
 _SEARCHED = ("multi_message", "nested")
-# A plan from so many times as many iterations is judged by those too: it is likely to be the better one.
-_MORE = 1.5
-# Where a worker was stopped before its first task was done in so many iterations, one goes uncoded.
-_UNSEEN = 10
+# A gain is at least this share of the time.
+_LEAST = 0.005
+# Changes may cost this share of all the training's time without redundancy, beside half of what they saved.
+_STAKE = 0.015
 
 
 class Decision(NamedTuple):
@@ -103,14 +94,12 @@ class Planner:
         self.plan = self._plans[CAUTIOUS[self._max_stored > 1 and CAUTIOUS[-1] in rules]]
         # What each rule's plan would have taken in each iteration of the window, NaN before it had one; and
         # the plan that is run.
-        self._losses: dict[str, list[float]] = {name: [] for name in rules}
-        self._own: list[float] = []
-        # From how many iterations a rule's newest plan was made, and how many came since; of the one that is
-        # run the first.
-        self._made_from, self._unfitted = dict.fromkeys(rules, 0), dict.fromkeys(rules, 0)
-        self._own_made_from = 0
-        # What iterations took beyond what their times say, by rule: means, and of how many.
-        self._extra: dict[str, tuple[float, int]] = {}
+        self._losses = {name: deque[float](maxlen=WINDOW) for name in rules}
+        self._own = deque[float](maxlen=WINDOW)
+        # After how many iterations a rule's newest plan was made, and the one that is run.
+        self._seen, self._made_at, self._own_made_at = 0, dict.fromkeys(rules, 0), 0
+        # What iterations took beyond what their times say, by the rule that was run.
+        self._extra: dict[str, deque[float]] = {}
         self._since: list[float] = []  # what iterations took since the last decision
         self._disturbance = 0.0
         self._probing: WorkPlan | None = None
@@ -144,12 +133,9 @@ class Planner:
             for name, losses in self._losses.items():
                 made = self._plans.get(name)
                 losses.append(math.nan if made is None else self._last(made))
-                del losses[:-WINDOW]
-                self._unfitted[name] += 1
-            self._own = [*self._own, self._last(self.plan)][-WINDOW:]
-            mean, count = self._extra.get(ran.name, (0.0, 0))
-            count = min(count + 1, WINDOW)
-            self._extra[ran.name] = mean + (taken - self._last(ran) - mean) / count, count
+            self._seen += 1
+            self._own.append(self._last(self.plan))
+            self._extra.setdefault(ran.name, deque(maxlen=WINDOW)).append(taken - self._last(ran))
             uncoded = self._losses["uncoded"][-1]
         self._since.append(taken)
         self._saved += uncoded + self._more("uncoded") - taken
@@ -177,9 +163,9 @@ class Planner:
                 rule(Window(times, self._max_stored, self._key, start_ups))
 
     def _probe(self) -> None:
-        """An iteration without redundancy, where somebody's times are not seen and that can be afforded."""
+        """An iteration without redundancy, where somebody was not seen lately and that can be afforded."""
         cost = 2 * self.change_seconds
-        if np.any(self._unseen >= _UNSEEN) and self.plan.name != "uncoded" and cost <= self._affordable():
+        if np.any(self._unseen >= RECENT) and self.plan.name != "uncoded" and cost <= self._affordable():
             self._probing, self.plan = self.plan, self._plans["uncoded"]
             self._unseen[:] = 0
             self._spent += cost
@@ -209,28 +195,22 @@ class Planner:
 
     def _more(self, name: str) -> float:
         """What a rule's iterations take beyond their times: measured, or by how many messages come."""
-        if name in self._extra:
-            return self._extra[name][0]
-        known = next(reversed(self._extra))
-        more = self._extra[known][0]
-        if self.message_seconds:
-            seen = self._times[-_LAST:], self._starts[-_LAST:]
+        known = name if name in self._extra else next(reversed(self._extra))
+        more = fmean(self._extra[known])
+        if known != name and self.message_seconds:
+            seen = self._times[-RECENT:], self._starts[-RECENT:]
             mine, other = (self._plans[one].messages(*seen) for one in (name, known))
             more += self.message_seconds * (mine - other)
         return more
 
     def _make_plans(self) -> None:
-        size = len(self._times)
+        """Anew once as many iterations came since as a plan was made from, or half of what its rule sees."""
         for name, rule in self._rules.items():
-            due = self.step % _EVERY == 0
-            if name in _SEARCHED:
-                due = size in _SEARCHED_AT or (size == WINDOW and self.step % _SEARCHED_EVERY == 0)
-            if due or name not in self._plans:
-                last = WINDOW if name in _SEARCHED else _LAST
+            most = WINDOW if name in _SEARCHED else RECENT
+            if self._seen - self._made_at[name] >= min(self._made_at[name], most // 2):
                 key = jax.random.fold_in(self._key, self.step)
-                window = Window(self._times[-last:], self._max_stored, key, self._starts[-last:])
-                self._plans[name] = rule(window)
-                self._unfitted[name], self._made_from[name] = 0, size
+                window = Window(self._times[-most:], self._max_stored, key, self._starts[-most:])
+                self._plans[name], self._made_at[name] = rule(window), self._seen
 
     def _choose(self) -> None:
         best: tuple[float, str] = (0.0, "")
@@ -240,10 +220,10 @@ class Planner:
                 continue
             gain, error = self._gain(name)
             cost = self._cost(made)
-            clear = gain > 2 * error and gain * horizon > _CLEARLY * cost
+            clear = gain > 2 * error and gain * horizon > 2 * cost
             affordable = name == "uncoded" or clear or cost <= at_hand
-            if gain > _ERRORS * error and affordable:
-                best = max(best, (gain - cost / horizon, name), key=lambda found: found[0])
+            if 2 * gain > error and affordable:
+                best = max(best, (gain - cost / horizon, name))
         if best[1]:
             self._change(best[1], best[0])
 
@@ -251,25 +231,26 @@ class Planner:
         return self.change_seconds + self.move_seconds * made.moved(self.plan)
 
     def _horizon(self) -> float:
-        changes = [d.step for d in self.decisions[-_LAST_PLANS:]]
-        lasted = 2 * (self.step - changes[0]) / len(changes) if len(changes) == _LAST_PLANS else math.inf
-        return max(min(self.num_steps - self.step, _HORIZON, lasted), 1)
+        """Iterations that a change is for: those left, two windows, or twice what three plans had before."""
+        last = self.decisions[-3:]
+        lasted = 2 * (self.step - last[0].step) / 3 if len(last) == 3 else math.inf
+        return min(self.num_steps - self.step, 2 * WINDOW, lasted)
 
     def _affordable(self) -> float:
         """So that a training that gains nothing by it loses little."""
         uncoded = self._uncoded() + self._more("uncoded")
-        return _STAKE * self.num_steps * uncoded + _REINVESTED * self._saved - self._spent
+        return _STAKE * self.num_steps * uncoded + self._saved / 2 - self._spent
 
     def _gain(self, name: str) -> tuple[float, float]:
         """What a rule would save an iteration, and the standard error of that."""
         same = name == self.plan.name  # its plan of now against the one that is run
-        knows_more = self._made_from[name] >= _MORE * self._own_made_from
+        # One from more iterations is judged by those too: it is likely to be the better one.
+        knows_more = min(self._made_at[name], WINDOW) > self._own_made_at
         if same and (name not in _SEARCHED or knows_more):
-            saved = self._runtimes(self.plan, _LAST) - self._runtimes(self._plans[name], _LAST)
+            saved = self._runtimes(self.plan, RECENT) - self._runtimes(self._plans[name], RECENT)
         else:
-            last = self._unfitted[name] if same else WINDOW
-            both = zip(self._own[::-1][:last], self._losses[name][::-1][:last], strict=False)
-            saved = np.array([own - other for own, other in both])[::-1]
+            saved = np.subtract(self._own, self._losses[name])
+            saved = saved[max(saved.size - self._seen + self._made_at[name], 0) :] if same else saved
             saved = saved[np.isfinite(saved)] + self._more(self.plan.name) - self._more(name)
         if len(saved) < FIRST:
             return 0.0, math.inf
@@ -288,5 +269,5 @@ class Planner:
         expected = float(np.mean(self._runtimes(after))) + self._more(name)
         self.decisions.append(Decision(self.step, self.plan.name, name, took, expected, gain))
         self._spent += self._cost(after)
-        self.plan, self._since, self._own = after, [], list(self._losses[name])
-        self._own_made_from = self._made_from[name]
+        self.plan, self._since, self._own = after, [], self._losses[name].copy()
+        self._own_made_at = self._made_at[name]

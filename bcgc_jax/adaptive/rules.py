@@ -27,24 +27,12 @@ from bcgc_jax.solvers.solve import solve
 
 # Subsets that a worker stores at most where it is not said otherwise.
 MOST_STORED = 20
-# Iterations that sizes are searched on, drawn from those known; steps, and draws of a step.
-_ROWS, _STEPS, _DRAWS = 64, 150, 64
-# Shares to begin with of the first block and of those on two subsets.
-_FRONT = 1 / 7
-# Errors by which the means of neighbours differ that are not alike.
-_APART = 1.5
-# Of the mean share, what a worker has at least: a subset without samples is none.
-_LEAST_SHARE = 1e-3
-# In the place of 0, which is no time of a law.
-_TINY = 1e-12
-# Start-ups below this share of a cycle time are none.
-_NO_START_UP = 0.01
-# So many whole coordinates that nothing is lost by rounding.
-_COORDINATES = 1_000_000
+# Iterations that sizes are searched on, drawn from those known, and draws of a step.
+_DRAWS = 64
 
 
 class Window(NamedTuple):
-    """Cycle times and start-ups of the last iterations, `[R, N]`, a worker's last ones at the end."""
+    """Cycle times and start-ups of the last iterations, `[R, N]`; at most N subsets may be stored."""
 
     times: np.ndarray
     max_stored: int
@@ -53,7 +41,7 @@ class Window(NamedTuple):
 
     @property
     def starts_late(self) -> bool:
-        return float(np.mean(self.start_ups)) > _NO_START_UP * float(np.mean(self.times))
+        return float(np.mean(self.start_ups)) > 0.01 * float(np.mean(self.times))
 
 
 Rule = Callable[[Window], WorkPlan]
@@ -80,12 +68,12 @@ def by_speed(window: Window) -> np.ndarray:
     order = np.argsort(start)
     # All that begin before the end share what there is: Σ (end - S_w) / T_w = N over the first k of them.
     ends = (workers + np.cumsum((speed * start)[order])) / np.cumsum(speed[order])
-    share = np.maximum((float(np.min(ends)) - start) * speed, _LEAST_SHARE)
+    share = np.maximum((float(np.min(ends)) - start) * speed, 1e-3)  # a subset without samples is none
     return share / share.sum()
 
 
 def _alike_together(values: np.ndarray) -> np.ndarray:
-    """Means of the columns of `[R, N]`, one for neighbours in order that differ by less than their errors.
+    """Means of the columns of `[R, N]`, one for neighbours in order that differ by 1.5 errors at most.
 
     >>> slow = np.array([[1.0, 3.0, 1.2], [1.2, 3.1, 1.1]])
     >>> _alike_together(slow)
@@ -96,7 +84,7 @@ def _alike_together(values: np.ndarray) -> np.ndarray:
         return found
     error = np.std(values, axis=0, ddof=1) / np.sqrt(len(values))
     order = np.argsort(found)
-    apart = np.diff(found[order]) > _APART * np.hypot(error[order][1:], error[order][:-1])
+    apart = np.diff(found[order]) > 1.5 * np.hypot(error[order][1:], error[order][:-1])
     for group in np.split(order, np.flatnonzero(apart) + 1):
         found[group] = np.mean(found[group])
     return found
@@ -107,23 +95,21 @@ def uncoded(window: Window) -> WorkPlan:
 
 
 def _alternating(window: Window, shares: Shares, parts: int) -> WorkPlan:
-    depth = min(2, window.max_stored, window.times.shape[1])
-    schedule = schedule_of([Group(depth, parts)], np.full(parts, 1 / parts))
+    schedule = schedule_of([Group(min(2, window.max_stored), parts)], np.full(parts, 1 / parts))
     return WorkPlan("alternating", shares(window), schedule)
 
 
 def _credit(window: Window, shares: Shares, parts: int) -> WorkPlan:
-    workers, share = window.times.shape[1], shares(window)
-    depth = min(window.max_stored, workers)
-    last = Group(depth, 2 * parts)
-    front = [Group(1, 1), Group(min(2, depth), parts), last]
-    sizes = np.r_[_FRONT, np.full(parts, _FRONT / parts), np.full(2 * parts, (1 - 2 * _FRONT) / 2 / parts)]
+    workers, share, last = window.times.shape[1], shares(window), Group(window.max_stored, 2 * parts)
+    front = [Group(1, 1), Group(min(2, window.max_stored), parts), last]
+    # To begin with a seventh first, and as much on two subsets.
+    sizes = np.r_[1 / 7, np.full(parts, 1 / 7 / parts), np.full(2 * parts, 5 / 14 / parts)]
     starts = [schedule_of(front, jnp.asarray(sizes, jnp.float32))]
     if window.starts_late:  # a block on one subset waits for the last one to begin
         starts.append(schedule_of([last], jnp.full(2 * parts, 0.5 / parts, jnp.float32)))
     draw, search = jax.random.split(window.key)
     problem = _alike(draw, workers * share * window.times, window)
-    found = [start.with_sizes(search_sizes(search, problem, start, _STEPS, _DRAWS)) for start in starts]
+    found = [start.with_sizes(search_sizes(search, problem, start, 150, _DRAWS)) for start in starts]
     plans = [WorkPlan("multi_message", share, plan) for plan in found]
     return min(plans, key=lambda plan: np.mean(plan.runtimes(window.times, window.start_ups)))
 
@@ -135,29 +121,30 @@ def _alike(key: jax.Array, times: np.ndarray, window: Window) -> Problem:
         both = _quantiles(times), _quantiles(np.asarray(window.start_ups))
         cycle, start = (Empirical(jnp.asarray(x, jnp.float32)) for x in both)
         return Problem(cycle, workers, 1, cycles=workers, start_up=start)
-    row = np.asarray(jax.random.randint(key, (_ROWS,), 0, len(times)))
+    row = np.asarray(jax.random.randint(key, (_DRAWS,), 0, len(times)))
     return Problem(EmpiricalRows(jnp.asarray(times[row], jnp.float32)), workers, 1, cycles=workers)
 
 
-def _quantiles(times: np.ndarray, count: int = _ROWS) -> np.ndarray:
-    """Of all times, so many whatever the window: the search is one program."""
-    return np.maximum(np.quantile(times, (np.arange(count) + 0.5) / count), _TINY)
+def _quantiles(times: np.ndarray, count: int = _DRAWS) -> np.ndarray:
+    """Of all times, so many whatever the window: the search is one program. A law has no times of 0."""
+    return np.maximum(np.quantile(times, (np.arange(count) + 0.5) / count), 1e-12)
 
 
 def nested(window: Window) -> WorkPlan:
     """Nested groups with the best sizes for the law of all times and the mean start-up, workers alike."""
     workers = window.times.shape[1]
-    law = smooth_or_atoms(_quantiles(window.times, _ROWS // 2 * workers), num_workers=workers)
+    law = smooth_or_atoms(_quantiles(window.times, _DRAWS // 2 * workers), num_workers=workers)
     start = float(np.mean(window.start_ups)) if window.starts_late else None
-    problem = Problem(law, workers, _COORDINATES, cycles=workers / _COORDINATES, start_up=start)
-    plan = solve(problem, Nested(min(window.max_stored, workers))).plan
+    size = 1_000_000  # so many whole coordinates that nothing is lost by rounding
+    problem = Problem(law, workers, size, cycles=workers / size, start_up=start)
+    plan = solve(problem, Nested(window.max_stored)).plan
     assert plan is not None
     assert isinstance(plan.completion, OneOfEach)
     # A first block of nothing would be done by all at once.
     used = np.flatnonzero(np.asarray(plan.sizes) > 0)
     rule = OneOfEach(tuple(plan.completion.groups[k] for k in used), plan.completion.kinds)
     data, one = np.asarray(plan.data)[:, used], np.ones(used.size)
-    found = Plan(plan.sizes[used] / _COORDINATES, np.arange(used.size), data, one, rule)
+    found = Plan(plan.sizes[used] / size, np.arange(used.size), data, one, rule)
     return WorkPlan("nested", even_shares(window), found)
 
 

@@ -13,7 +13,7 @@ from bcgc_jax.cli.output import Row, finite
 from bcgc_jax.cli.progress import Progress
 from bcgc_jax.distributions import Distribution, JointDistribution
 from bcgc_jax.plans.completion import FirstHolder, OneOfEach
-from bcgc_jax.plans.plan import Plan, partition_plan
+from bcgc_jax.plans.plan import Plan, Requirements, partition_plan
 from bcgc_jax.plans.runtime import completion_probability, partition_of_units
 from bcgc_jax.plans.schedules import turns_of
 from bcgc_jax.problem import Problem, Status
@@ -22,14 +22,6 @@ from bcgc_jax.solvers.baselines import alpha_of
 from bcgc_jax.solvers.methods import Method
 
 T = TypeVar("T")
-
-# What a scheme needs (`Requirements`), in JSON's own values.
-_NEEDS: dict[str, Callable[[Any], Any]] = {
-    "stored_subsets": int,
-    "sent": finite,
-    "round_trips": int,
-    "exact_gradient": bool,
-}
 
 
 def num_workers(problem: Problem) -> int:
@@ -65,18 +57,15 @@ def each_possible(
     methods: Mapping[str, Method], required: Collection[str], doing: str, work: Callable[[str, Method], T]
 ) -> list[T]:
     """What `work` makes of each; those that are not `required` may be impossible here, if not all are."""
-    found, refused = [], None
+    found, last = [], list(methods)[-1:]
     with Progress(total=len(methods)) as bar:
         for name, method in methods.items():
             bar.begin(f"{doing} {name}")
             try:
                 found.append(work(name, method))
-            except ValueError as error:
-                if name in required:
+            except ValueError:
+                if name in required or (not found and name in last):
                     raise
-                refused = error
-    if refused is not None and not found:
-        raise refused
     return found
 
 
@@ -84,6 +73,7 @@ def solution_row(problem: Problem, solution: Solution, seconds: float, deadline:
     """What the table, the JSON and the CSV of `bcgc solve` say of a solution."""
     exists = int(solution.status) != Status.INFEASIBLE
     plan, needs = (solution.plan, solution.needs) if exists else (None, None)
+    known = dict.fromkeys(Requirements._fields) if needs is None else needs._asdict()
     certified = float(solution.lower_bound) > 0  # 0 bounds any runtime, and says nothing
     row: Row = {
         "status": status_name(solution),
@@ -95,7 +85,7 @@ def solution_row(problem: Problem, solution: Solution, seconds: float, deadline:
         "partition": None,
         "partition_runtime": None,
         "schedule": None if plan is None else _schedule(problem, plan),
-        **{name: None if needs is None else kind(getattr(needs, name)) for name, kind in _NEEDS.items()},
+        **{name: None if value is None else np.asarray(value).item() for name, value in known.items()},
         "seconds": round(seconds, 4),
     }
     judged: Any = plan if plan is not None and isinstance(plan.completion, OneOfEach) else None

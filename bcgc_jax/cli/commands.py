@@ -1,18 +1,17 @@
 """The commands, and what each may be asked. A file of its name answers each, and only that needs JAX."""
 
 import dataclasses
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TextIO
 
 import click
 
 import bcgc_jax
-from bcgc_jax._extras import to_install
 from bcgc_jax.cli import arguments as typed
 from bcgc_jax.cli.arguments import COUNT, LAW, OPEN_LAW, WORKERS, axis, number, refuse_without_effect
 from bcgc_jax.cli.options import Command, argument, option
 from bcgc_jax.cli.output_paths import check_file
+from bcgc_jax.plotting import require_matplotlib
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +24,7 @@ LAYOUT = ("step", "worker", "seconds", "censored", "load", "layout")
 DELIVERY = ("start_up", "send_time", "overlap", "chain_cycles")
 
 _POSITIVE, _FROM_ZERO, _SHARE = number(), number(include=True), number(0, 1)
-_IMAGES = number(1, typed.MOST_IMAGES, include=True, whole=True)
+_IMAGES = number(1, 1500, include=True, whole=True)  # to train with, one a worker at least
 _NEW_FILE = click.Path()
 _FILE_OR_INPUT = click.Path(exists=True, dir_okay=False, allow_dash=True)
 
@@ -50,8 +49,8 @@ tandon_partial has α, which is E[T | T > median] / E[T | T ≤ median]; the pap
 def check_picture(option: str, path: str | None) -> None:
     """What is wrong with a picture's name, or with what draws it."""
     check_file(option, path, typed.PICTURES)
-    if path is not None and find_spec("matplotlib") is None:
-        raise click.UsageError(f"{option} needs matplotlib: {to_install('plot')}")
+    if path is not None:
+        require_matplotlib()
 
 
 def check_one(what: str, **given: Any) -> None:
@@ -144,9 +143,7 @@ class Comparing(Planning):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.deadline is None and self.for_deadline:
-            raise click.UsageError(
-                "--method deadline, --min-completion or this --objective needs a --deadline"
-            )
+            raise click.UsageError("--method deadline, --min-completion or --objective needs a --deadline")
 
     @property
     def most_probable(self) -> bool:
@@ -191,9 +188,7 @@ Examples:
         "Distribution of a worker's cycle time; if workers differ, repeat it, for several 'COUNT*NAME:…'.",
         multiple=True,
     )
-    min_completion: float | None = option(
-        _SHARE, "The fastest plan with at least this P(runtime ≤ deadline)."
-    )
+    min_completion: float | None = option(_SHARE, "Fastest plan with at least this P(runtime ≤ deadline).")
     levels: tuple[str, tuple[int, ...]] | None = option(
         typed.LEVELS, "Also the best plan of these levels alone, such as 0,3,7-9."
     )
@@ -333,7 +328,7 @@ Examples:
 
 {_LAWS}"""
 
-    workers: int | None = option(_IMAGES, f"N, at most {typed.MOST_IMAGES:,}; by default that of the trace.")
+    workers: int | None = option(_IMAGES, "N, at most 1,500; by default that of the trace.")
     model: str = option(typed.MODELS)
     units: str = option(typed.UNITS, "What a block is made of.")
     cycles: float = option(_POSITIVE, "b, cycles per coordinate, sample.", default=1)

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
+import numpy as np
 
-from bcgc_jax.distributions import Distribution, JointDistribution
+from bcgc_jax._pytree import replace
 from bcgc_jax.exact.crossing import MANY
-
-_MOST_BYTES = 2**26  # the README's `bcgc solve` leaves 1 MB; JAX looks at all entries whenever it adds one
-_MAX_WORKERS_STEP = 32
+from bcgc_jax.problem import Problem
+from bcgc_jax.solvers.optimum import FEW_UNITS
 
 _STAGES = ("jaxpr_trace", "jaxpr_to_mlir_module", "backend_compile")
 _COMPILING = [f"/jax/core/compile/{stage}_duration" for stage in _STAGES]
@@ -29,19 +29,22 @@ def keep_programs() -> None:
         folder = cache / "bcgc_jax" / "programs"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_compilation_cache_max_size", _MOST_BYTES)
+        # The README's `bcgc solve` leaves 1 MB; JAX looks at all entries whenever it adds one.
+        jax.config.update("jax_compilation_cache_max_size", 2**26)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-def padded_workers(num_workers: int, law: Distribution | JointDistribution) -> int:
-    """The static maximum below which N is traced: one program serves many N, and none is slower by it.
+def padded(problem: Problem) -> Problem:
+    """With a `max_workers` below which N is traced: one program serves 32 of them, and none is slower by it.
 
-    Not for atoms and rows, which have a trace in their shape, nor for many workers, whose steps know N.
+    Not for atoms and rows, which have a trace in their shape, nor for many workers, whose steps know N. And
+    not where levels, whole units or many starts are searched in N² trials: padding would be felt.
     """
-    padded = -(-num_workers // _MAX_WORKERS_STEP) * _MAX_WORKERS_STEP
-    if law.width() is not None or law.pooled().atomic or padded > MANY:
-        return num_workers
-    return padded
+    law, size = problem.cycle_time, -(-problem.max_workers // 32) * 32
+    searched = not problem.bare or np.max(problem.num_coordinates) <= FEW_UNITS
+    if searched or law.width() is not None or law.pooled().atomic or size > MANY:
+        return problem
+    return replace(problem, max_workers=size)
 
 
 @contextlib.contextmanager

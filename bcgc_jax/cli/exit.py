@@ -2,9 +2,8 @@
 
 import os
 import sys
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import NoReturn, TypeVar
 
@@ -57,14 +56,9 @@ def interruptible(work: Callable[[], T]) -> T:
     import jax
 
     x64 = bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
-    done: Future[T] = Future()
 
-    def run() -> None:
-        try:
-            with jax.enable_x64(x64):  # a setting of each thread
-                done.set_result(work())
-        except BaseException as error:
-            done.set_exception(error)
+    def run() -> T:
+        with jax.enable_x64(x64):  # a setting of each thread
+            return work()
 
-    threading.Thread(target=run, daemon=True).start()
-    return done.result()
+    return ThreadPoolExecutor(1).submit(run).result()

@@ -11,7 +11,7 @@ from rich.table import Column
 from bcgc_jax.cli import output, plot, traces
 from bcgc_jax.cli.answers import describe_law, save_plan, status_name
 from bcgc_jax.cli.commands import FitOptions
-from bcgc_jax.cli.compilation import padded_workers
+from bcgc_jax.cli.compilation import padded
 from bcgc_jax.cli.exit import interruptible
 from bcgc_jax.cli.output import Row, Shown, finite, print_lines
 from bcgc_jax.cli.progress import Progress
@@ -24,7 +24,6 @@ from bcgc_jax.measured.start_up import StartUpFit, fit_start_up, one_load
 from bcgc_jax.measured.traces import Trace
 from bcgc_jax.problem import Problem
 from bcgc_jax.solution import Solution, assess
-from bcgc_jax.solvers.optimum import FEW_UNITS
 from bcgc_jax.solvers.solve import solve
 
 # What is planned for, beside the best fit.
@@ -86,7 +85,9 @@ def _answer(question: FitOptions, bar: Progress) -> FitAnswer:
         given["progress"] = lambda name: bar.begin(f"fitting {name}")
         fits = fit_laws(jax.random.key(question.seed), seconds, times.censored, **given)
     laws = _laws(times, description, fits, start_up, workers)
-    problems = {name: _problem(law, workers, question, cycles) for name, law in laws.items()}
+    sizes: dict[str, Any] = {"num_workers": workers, "num_coordinates": question.coordinates}
+    sizes |= {"num_samples": question.samples, "cycles": cycles}
+    problems = {name: padded(Problem(**{**sizes, **law})) for name, law in laws.items()}
     bar.reach(0, len(laws))
     solutions: dict[str, Solution] = {}
     for name, problem in problems.items():
@@ -112,14 +113,6 @@ def _laws(
         known[HEAVY] = law_of(trace.seconds, workers, trace.censored, kind="pareto-tail")
     # No plan has a finite runtime under a law without a mean; the measured times have theirs.
     return {name: {"cycle_time": law} for name, law in known.items() if np.isfinite(float(law.mean()))}
-
-
-def _problem(laws: dict[str, Distribution], workers: int, question: FitOptions, cycles: float) -> Problem:
-    # A search over whole units takes N² trials: padding would be felt.
-    exact = question.coordinates <= FEW_UNITS or "start_up" in laws
-    size = workers if exact else padded_workers(workers, laws["cycle_time"])
-    asked: dict[str, Any] = {"num_samples": question.samples, "cycles": cycles, "max_workers": size, **laws}
-    return Problem(num_workers=workers, num_coordinates=question.coordinates, **asked)
 
 
 def _plan(

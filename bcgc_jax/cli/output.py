@@ -17,7 +17,6 @@ from bcgc_jax.cli.commands import Files
 # meaning or goes, not where one is added.
 VERSION = 2
 _WIDTH = 100
-_NAME_WIDTH = 22
 
 Row = dict[str, Any]
 # A column of a table: its head, and what it says of a row. One whose head is a string holds numbers.
@@ -30,8 +29,7 @@ def console(width: int = _WIDTH) -> Console:
 
 
 def print_lines(*lines: str) -> None:
-    for line in lines:
-        console().print(line)
+    console().print(*lines, sep="\n")
 
 
 def print_rows(rows: Iterable[Any], columns: Sequence[Shown], title: str | None = None) -> None:
@@ -52,7 +50,7 @@ def print_rows(rows: Iterable[Any], columns: Sequence[Shown], title: str | None 
 
 def names(head: str) -> Column:
     """A column of names, which are not broken; a long one is cut, for the numbers come first."""
-    return Column(head, no_wrap=True, max_width=_NAME_WIDTH)
+    return Column(head, no_wrap=True, max_width=22)
 
 
 def row_label(row: Row) -> str:

@@ -1,7 +1,4 @@
-"""Where answers go is looked at before the work for them begins: no minutes are lost at the end.
-
-Needs nothing but Python: the experiments and the benchmarks use it too.
-"""
+"""Where answers go is looked at before the work for them begins: no minutes are lost at the end."""
 
 import os
 from collections.abc import Sequence
@@ -20,13 +17,3 @@ def check_file(option: str, path: str | os.PathLike[str] | None, suffixes: Seque
         raise ValueError(f"{option}: cannot write {path}: name a file in a folder that is there")
     if not os.access(path if path.exists() else folder, os.W_OK):
         raise ValueError(f"{option}: cannot write {path}: permission denied")
-
-
-def check_folder(option: str, path: str | os.PathLike[str]) -> None:
-    """Make the folder `path` where it is missing; ValueError where files cannot be put there."""
-    try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"{option}: cannot write to {path}: {error.strerror or error}") from None
-    if not os.access(path, os.W_OK):
-        raise ValueError(f"{option}: cannot write to {path}: permission denied")

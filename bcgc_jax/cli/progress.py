@@ -1,18 +1,12 @@
-"""What a person who waits is shown: on a terminal a spinner, after two seconds, elsewhere a line each half
-minute. One rule for all commands and experiments.
-"""
+"""What a person who waits is shown: on a terminal a spinner, elsewhere a line each half minute."""
 
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from typing import TypeVar
 
 from bcgc_jax.cli.exit import say
 
-T = TypeVar("T")
-
-_QUIET, _TICK, _EVERY = 2.0, 0.2, 30.0  # seconds before a spinner, between its moves, and between two lines
+_QUIET, _EVERY = 2.0, 30.0  # seconds before a spinner, and between two lines
 
 
 class Progress:
@@ -36,6 +30,8 @@ class Progress:
         done = f", {self.done:,} of {self.total:,}" if self.total > 1 else ""
         return f"{self.what}{done}, {time.monotonic() - self._began:.0f} s"
 
+    __rich__ = __str__  # of a spinner, whenever it moves
+
     def reach(self, done: int, total: int) -> None:
         self.done, self.total, self._begun = done, total, 0
 
@@ -49,13 +45,5 @@ class Progress:
         elif not self._ended.wait(_QUIET):
             from rich.console import Console
 
-            with Console(stderr=True, markup=False).status(str(self)) as spinner:
-                while not self._ended.wait(_TICK):
-                    spinner.update(str(self))
-
-
-def each(items: Sequence[T], what: str) -> Iterator[T]:
-    with Progress(what, len(items)) as bar:
-        for item in items:
-            bar.begin(what)
-            yield item
+            with Console(stderr=True, markup=False).status(self):
+                self._ended.wait()

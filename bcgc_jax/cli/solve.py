@@ -11,9 +11,9 @@ import numpy as np
 from bcgc_jax._pytree import replace
 from bcgc_jax.cli import plot, solve_table, traces
 from bcgc_jax.cli.answers import describe_problem, each_possible, save_plan, solution_row
-from bcgc_jax.cli.arguments import MOST_WORKERS, number
+from bcgc_jax.cli.arguments import number
 from bcgc_jax.cli.commands import SolveOptions
-from bcgc_jax.cli.compilation import padded_workers, stopwatch
+from bcgc_jax.cli.compilation import padded, stopwatch
 from bcgc_jax.cli.exit import interruptible
 from bcgc_jax.cli.output import Row, print_answer, write_beside, write_figure
 from bcgc_jax.distributions import Distribution, Heterogeneous, JointDistribution
@@ -26,15 +26,8 @@ from bcgc_jax.solution import Solution
 from bcgc_jax.solvers import runtime_limit
 from bcgc_jax.solvers.compare import largest_setup
 from bcgc_jax.solvers.methods import BASELINES, LIMIT, PROPOSED, Method, Optimal, Subgradient, method_of
-from bcgc_jax.solvers.optimum import FEW_UNITS
 from bcgc_jax.solvers.sample_average import NUM_FRESH_DRAWS, draw_problems
 from bcgc_jax.solvers.solve import solve
-
-# Times that a step of the subgradient method draws, and its fewest iterations: a minute's work at most for
-# up to a thousand workers.
-_DRAWN, _FEWEST_DRAWS = 2**17, 64
-# Operations of one expectation under measured times up to which ten more are not felt.
-_CHEAP = 1e8
 
 _PLANNED = ("converged", "step_limit", "infinite")
 
@@ -75,7 +68,8 @@ def answer(question: SolveOptions) -> None:
 
 def _tasks(question: SolveOptions, problem: Problem) -> dict[str, Method]:
     names = question.methods or (*["deadline"] * question.for_deadline, *PROPOSED, *BASELINES)
-    draws = min(Subgradient.batch_size, max(_DRAWN // problem.max_workers, _FEWEST_DRAWS))
+    # Fewer for many workers: up to a thousand of them are a minute's work.
+    draws = min(Subgradient.batch_size, max(2**17 // problem.max_workers, 64))
     options: dict[str, Any] = {"round_trip": question.round_trip, "batch_size": draws}
     if question.for_deadline:
         options |= {"deadline": question.deadline, "min_completion": question.min_completion}
@@ -105,11 +99,7 @@ def _problem(question: SolveOptions, law: Distribution | JointDistribution, work
         coordinates = len(costs)
     assert coordinates is not None
     more = {"setup_cycles": question.setup_cycles, "unit_costs": costs, **question.delivery()}
-    problem = Problem(law, workers, coordinates, question.samples, question.cycles, **more)
-    # Searches over levels, over whole units and from many starts take N² trials: padding would be felt.
-    if not problem.bare or coordinates <= FEW_UNITS:
-        return problem
-    return replace(problem, max_workers=padded_workers(workers, law))
+    return padded(Problem(law, workers, coordinates, question.samples, question.cycles, **more))
 
 
 def _read_unit_costs(file: TextIO) -> list[float]:
@@ -131,8 +121,6 @@ def _law_of_workers(question: SolveOptions) -> tuple[Any, int | None]:
         return law, question.workers
     counts = [count or 1 for count, _ in question.cycle_time]
     total = sum(counts)
-    if total > MOST_WORKERS:
-        raise click.UsageError(f"there may be at most {MOST_WORKERS:,} workers, not {total:,}")
     if question.workers not in (None, total):
         raise click.UsageError(f"--cycle-time is for {total} workers, but --workers is {question.workers}")
     if not others:
@@ -195,8 +183,8 @@ def _interval(question: SolveOptions, problem: Problem, rows: list[Row]) -> tupl
 def _largest_setup(problem: Problem, rows: list[Row]) -> float | None:
     """Of the fastest plan, where it was made without setup and the answer takes no time."""
     best = solve_table.fastest_plan(rows)
-    # A single block pays for start-ups, sending and setup too.
-    if best is None or not problem.bare or iteration_of(problem).evaluation_cost() > _CHEAP:
+    # A single block pays for start-ups, sending and setup too. Ten more expectations of a second are felt.
+    if best is None or not problem.bare or iteration_of(problem).evaluation_cost() > 1e8:
         return None
     counts = np.pad(best["partition"], (0, problem.max_workers - len(best["partition"])))
     return largest_setup(problem, partition_of_units(problem, jnp.asarray(counts)))

@@ -21,9 +21,6 @@ OVERFLOW = (
     "another unit, or a less extreme law"
 )
 
-_MOST_BLOCKS = 60  # printed; the file has them all
-_EXACT = 1e-2  # per cent: errors of quadrature are far below, of draws above
-
 
 class SolveAnswer(NamedTuple):
     """What there is to say.
@@ -160,7 +157,7 @@ def _errors(answer: SolveAnswer) -> Iterator[str]:
     """What is no exact expectation or no proven optimum, and what a bound is for."""
     rows, iteration, (size, _) = answer.rows, iteration_of(answer.problem), answer.unit
     errors = {row["method"]: 100 * (row["runtime_error"] or 0) / runtime_of(row) for row in rows}
-    drawn = [name for name, error in errors.items() if error > _EXACT]
+    drawn = [name for name, error in errors.items() if error > 0.01]  # those of quadrature are far below
     most = f"standard error up to {max(errors.values(), default=0):.1g} %"
     if not iteration.exact:
         yield f"Means of {NUM_FRESH_DRAWS} draws, {most}; the optimum's bound has 97.5 % confidence."
@@ -223,8 +220,8 @@ def _plan(answer: SolveAnswer) -> Iterator[str]:
 
 
 def blocks(partition: Sequence[int]) -> str:
-    """`level: count` of those that are not empty."""
+    """`level: count` of those that are not empty, of 60 at most: the file has them all."""
     texts = [f"{level}:\0{count}" for level, count in enumerate(partition) if count]
-    rest = len(texts) - _MOST_BLOCKS
-    shown = texts[:_MOST_BLOCKS] + ([f"and\0{rest}\0more\0(--out\0FILE)"] if rest > 0 else [])
-    return textwrap.fill(", ".join(shown), 100).replace("\0", " ")  # lines end between blocks
+    if (rest := len(texts) - 60) > 0:
+        texts[60:] = [f"and\0{rest}\0more\0(--out\0FILE)"]
+    return textwrap.fill(", ".join(texts), 100).replace("\0", " ")  # lines end between blocks

@@ -1,6 +1,5 @@
 """`bcgc sweep`: a grid of problems over the number of workers and any other number, to a file or a table."""
 
-import math
 import os
 import time
 from collections import Counter
@@ -161,11 +160,11 @@ def _summary(sweep: Sweep, path: Path) -> tuple[list[output.Row], Counter[str]]:
     """How each method came out, and how all did, from the file itself."""
     gaps: dict[str, float] = {}
     counts = Counter[tuple[str, str]]()
-    for row in read_rows(path, ("method", "status", "relative_gap")):
-        method, gap = row["method"], float(row["relative_gap"] or "nan")
+    for row in read_rows(path):
+        method, gap = row["method"], row["relative_gap"]
         counts[method, row["status"]] += 1
-        if row["status"] == "converged" and not math.isnan(gap):
-            gaps[method] = max(gap, gaps.get(method, 0.0))
+        if row["status"] == "converged" and gap:
+            gaps[method] = max(float(gap), gaps.get(method, 0.0))
     statuses = Counter[str]()
     for (_, status), count in counts.items():
         statuses[status] += count

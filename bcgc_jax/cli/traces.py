@@ -20,9 +20,6 @@ from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.runtime import block_runtime
 from bcgc_jax.problem import Problem
 
-# Of an exact runtime under measured times, an operation and N² of them; an hour is a day of an optimum.
-_SECONDS, _BYTES, _HOUR = 1e-8, 200.0, 3600.0
-
 
 def read(asked: Times) -> Trace | None:
     """Cycle times, if a trace was named: seconds, or seconds over load where there are loads, and says so."""
@@ -87,15 +84,12 @@ def check_size(problem: Problem) -> None:
     operations, memory = iteration_of(problem).evaluation_cost(), math.inf
     with suppress(AttributeError, OSError, ValueError):
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    needed, quicker = (
-        _BYTES * operations / problem.max_workers**2,
-        "take fewer --workers, or --trace-law smooth",
-    )
-    if needed > memory:
-        raise ValueError(
-            f"this takes {needed / 2**30:,.0f} GB of memory, and there are {memory / 2**30:,.0f}: {quicker}"
-        )
-    if _SECONDS * operations > _HOUR:
+    quicker = "take fewer --workers, or --trace-law smooth"
+    # 200 bytes for each N² operations, of which there are 10⁸ a second; an hour is a day of an optimum.
+    if (needed := 200 * operations / problem.max_workers**2) > memory:
+        text = f"{needed / 2**30:,.0f} GB of memory, and there are {memory / 2**30:,.0f}"
+        raise ValueError(f"this takes {text}: {quicker}")
+    if operations > 3600 * 1e8:
         raise ValueError(f"this would take more than a day: {quicker}")
 
 

@@ -27,11 +27,9 @@ _RESERVED = (*NUMBERS, *NEEDS, "method", "completion_probability", "partition", 
 
 # What compiling a size is worth, in cells · N^2.5: 5.5 s on two cores, where a cell takes 0.9 µs · N^2.5.
 _COMPILATION = 6e6
-# What a chunk takes at most, in cells · N²: 1 or 2 s for the optimum on two CPU cores.
-_CHUNK = 2**19
-# Cells · N² that a CPU takes at a time: more would leave its caches, fewer would leave lanes of the optimum
-# idle. On an accelerator the memory counts: bytes a cell and pair of levels, all arrays together.
-_CACHED, _BYTES = 2**16, 4096
+# Cells · N² that a CPU takes at a time, half a second of optima: more would leave its caches, fewer would
+# leave lanes of the optimum idle. An accelerator takes as many as half its memory holds.
+_CACHED = 2**16
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -97,14 +95,10 @@ def _checked(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 class CellGroup(NamedTuple):
-    """Cells, by their indices, that are padded to one size, `max_workers`.
-
-    A device takes a `batch` of them at a time; a `chunk` is solved together, on all devices.
-    """
+    """Cells, by their indices, that are padded to one size, `max_workers`; a `chunk` is solved together."""
 
     max_workers: int
     cells: range | np.ndarray
-    batch: int
     chunk: int
 
 
@@ -133,18 +127,13 @@ def groups_of(cells: Cells, devices: Sequence[jax.Device], *, apart: bool = Fals
     groups = [
         (int(sizes[end - 1]), order[ends[start] : ends[end]]) for start, end in itertools.pairwise(bounds)
     ]
-    return [CellGroup(size, own, *_layout(size, len(own), devices)) for size, own in groups]
+    return [CellGroup(size, own, _chunk(size, len(own), devices)) for size, own in groups]
 
 
-def _layout(max_workers: int, cells: int, devices: Sequence[jax.Device]) -> tuple[int, int]:
-    """Cells that a device takes at a time, and all devices for a chunk."""
-    if devices[0].platform == "cpu":
-        largest = int(np.clip(_CACHED // max_workers**2, 1, 256))
-    else:
-        memory = (devices[0].memory_stats() or {}).get("bytes_limit", 2**33)
-        largest = int(np.clip(memory // 2 // (_BYTES * max_workers**2), 1, 2**14))
-    chunks = math.ceil(cells / max(largest * len(devices), min(_CHUNK // max_workers**2, 4096)))
-    share = math.ceil(cells / (chunks * len(devices)))
-    rounds = math.ceil(share / largest)
-    batch = math.ceil(share / rounds)
-    return batch, batch * rounds * len(devices)
+def _chunk(max_workers: int, cells: int, devices: Sequence[jax.Device]) -> int:
+    """Cells that are solved together, as many on each device; chunks of nearly the same size."""
+    at_once = _CACHED
+    if devices[0].platform != "cpu":  # 4 kB a cell and pair of levels, all arrays together
+        at_once = (devices[0].memory_stats() or {}).get("bytes_limit", 2**33) // 2 // 4096
+    largest = int(np.clip(at_once // max_workers**2, 1, 512)) * len(devices)
+    return math.ceil(cells / math.ceil(cells / largest) / len(devices)) * len(devices)

@@ -147,8 +147,7 @@ def _join(names: Sequence[str], files: list[Path], path: Path) -> None:
             out.write(part.read_bytes())
 
 
-def read_rows(path: Path, names: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-    """Some columns of a sweep's file, or all, row by row, without reading all of it at once."""
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """A sweep's file row by row, without reading all of it at once."""
     with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            yield row if names is None else {name: row[name] for name in names}
+        yield from csv.DictReader(file)

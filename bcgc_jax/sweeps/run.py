@@ -160,7 +160,7 @@ class Sweep:
         place = self.groups.index(group)
         for soon in self.groups[place : place + 2]:
             if soon.max_workers not in self._programs:
-                options = self.problem, self.mesh, self.apart, self.partitions, soon.max_workers, soon.batch
+                options = self.problem, self.mesh, self.apart, self.partitions, soon.max_workers
                 inputs = self._inputs(soon, np.asarray(soon.cells[:1]))
                 thread = ThreadPoolExecutor(1)
                 self._programs[soon.max_workers] = thread.submit(compile_, *inputs, options)
@@ -173,23 +173,19 @@ def _solved(
     columns: Table, index: Array, key: Array | None, methods: list[Method], options: tuple[Any, ...]
 ) -> Table:
     """The answers for the cells of a chunk, `[cells, methods]` each; what else they follow from is static."""
-    problem_of, mesh, apart, partitions, max_workers, batch = options
+    problem_of, mesh, apart, partitions, max_workers = options
 
-    def of_device(columns: Table, index: Array, key: Array | None, methods: list[Method]) -> Table:
-        def one(cell: tuple[dict[str, Array], Array]) -> Table:
-            numbers, index = cell
-            deadline = numbers.pop("deadline", None)
-            if apart:
-                numbers["num_workers"] = max_workers
-            problem = problem_of(max_workers=max_workers, **numbers)
-            own = None if key is None else jax.random.fold_in(key, index)
-            found = [_answer(problem, method, own, deadline, partitions) for method in methods]
-            return jax.tree.map(lambda *values: jnp.stack(values), *found)
+    def one(numbers: dict[str, Any], index: Array, key: Array | None, methods: list[Method]) -> Table:
+        deadline = numbers.pop("deadline", None)
+        if apart:
+            numbers["num_workers"] = max_workers
+        problem = problem_of(max_workers=max_workers, **numbers)
+        own = None if key is None else jax.random.fold_in(key, index)
+        found = [_answer(problem, method, own, deadline, partitions) for method in methods]
+        return jax.tree.map(lambda *values: jnp.stack(values), *found)
 
-        return jax.lax.map(one, (columns, index), batch_size=batch)
-
-    specs = _CELLS, _CELLS, _SAME, _SAME
-    spread = jax.shard_map(of_device, mesh=mesh, in_specs=specs, out_specs=_CELLS, check_vma=False)
+    all_of, specs = jax.vmap(one, (0, 0, None, None)), (_CELLS, _CELLS, _SAME, _SAME)
+    spread = jax.shard_map(all_of, mesh=mesh, in_specs=specs, out_specs=_CELLS, check_vma=False)
     return spread(columns, index, key, methods)
 
 
@@ -207,10 +203,9 @@ def _answer(
     known |= dict.fromkeys(NEEDS, unknown) if solution.needs is None else solution.needs._asdict()
     if deadline is not None:
         status = jnp.where(meets(deadline, "> 0"), status, int(Status.INVALID))
-        known["completion_probability"] = unknown
-        if solution.partition is not None:
-            chance = completion_probability(problem, solution.partition, deadline)
-            known["completion_probability"] = chance
+        x = solution.partition
+        chance = unknown if x is None else completion_probability(problem, x, deadline)
+        known["completion_probability"] = chance
     exists = (status != int(Status.INFEASIBLE)) & (status != int(Status.INVALID))
     columns = {name: jnp.where(exists, value, unknown) for name, value in known.items()}
     columns |= {"status": status, "num_steps": jnp.where(exists, solution.num_steps, 0)}

@@ -1,6 +1,7 @@
 """The closed loop on cycle times that it is not told, against plans that know them."""
 
 import functools
+from collections import deque
 from typing import Any
 
 import jax
@@ -8,7 +9,6 @@ import numpy as np
 import pytest
 
 from bcgc_jax.adaptive import RULES, Decision, Planner, WorkPlan
-from bcgc_jax.adaptive.planner import _LAST_PLANS
 from bcgc_jax.adaptive.rules import Window, _alike, rules
 from bcgc_jax.distributions import EmpiricalRows
 from bcgc_jax.plans.completion import AnyOf
@@ -67,8 +67,8 @@ def test_what_is_saved_is_less_sure_where_iterations_depend_on_the_one_before():
     saved, noise = np.full(30, 0.5), rng.normal(0, 0.1, 30)
     for k in range(1, 30):
         noise[k] += 0.7 * noise[k - 1]
-    planner._own, planner._losses["uncoded"] = (saved + noise + 1).tolist(), np.ones(30).tolist()
-    planner._extra = dict.fromkeys(CHEAP, (0.0, 1))
+    planner._own, planner._losses["uncoded"] = deque(saved + noise + 1), deque(np.ones(30))
+    planner._extra = {name: deque([0.0]) for name in CHEAP}
     gain, error = planner._gain("uncoded")
     away = noise - noise.mean()
     tied = np.sum(away[1:] * away[:-1]) / np.sum(away**2)
@@ -87,8 +87,8 @@ def test_who_was_stopped_is_guessed_by_what_took_longer_start_up_included():
 
 def test_a_plan_is_expected_to_last_twice_as_long_as_the_last_ones():
     planner = Planner(4, 1000, key=jax.random.key(0), rules=CHEAP)
-    planner.decisions = [Decision(9 + 2 * k, "", "", 0.0, 0.0, 0.0) for k in range(_LAST_PLANS)]
-    planner.step = 9 + 2 * _LAST_PLANS
+    planner.decisions = [Decision(9 + 2 * k, "", "", 0.0, 0.0, 0.0) for k in range(3)]
+    planner.step = 9 + 2 * 3
     assert planner._horizon() == 2 * 2
 
 

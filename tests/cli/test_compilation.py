@@ -99,10 +99,10 @@ def test_the_library_leaves_the_configuration_alone():
 
 
 def test_numbers_of_workers_share_a_size():
-    law = bcgc.Uniform(1.0, 2.0)
-    sizes = [_compilation.padded_workers(n, law) for n in (1, 20, 32, 33, 401, 1000)]
-    assert sizes == [32, 32, 32, 64, 401, 1000]  # of many workers, smooth steps need to know N
-    assert _compilation.padded_workers(20, bcgc.Empirical([1.0, 2.0])) == 20
+    law, atoms = bcgc.Uniform(1.0, 2.0), bcgc.Empirical([1.0, 2.0])
+    asked = [*((n, law, 10_000) for n in (1, 20, 32, 33, 401, 1000)), (20, atoms, 10_000), (20, law, 9)]
+    sizes = [_compilation.padded(bcgc.Problem(d, n, length)).max_workers for n, d, length in asked]
+    assert sizes == [32, 32, 32, 64, 401, 1000, 20, 20]  # of many workers, smooth steps need to know N
 
 
 def test_a_stopwatch_leaves_out_compiling():

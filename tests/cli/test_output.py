@@ -18,7 +18,8 @@ import pytest
 import bcgc_jax.cli
 from bcgc_jax.cli import output, progress
 from bcgc_jax.cli.options import one_line_errors
-from bcgc_jax.cli.output_paths import check_file, check_folder
+from bcgc_jax.cli.output_paths import check_file
+from experiments.report import check_folder, each
 from tests.raising import raising
 
 
@@ -86,7 +87,7 @@ def test_a_reader_that_has_enough_is_no_error():
 @pytest.fixture
 def told(monkeypatch, capsys):
     """Wait in a hurry, as long as a slow machine needs, until something like this is there."""
-    for name in ("_QUIET", "_TICK", "_EVERY"):
+    for name in ("_QUIET", "_EVERY"):
         monkeypatch.setattr(progress, name, 0.01)
 
     def wait(words, read=lambda: capsys.readouterr().err):
@@ -101,7 +102,7 @@ def told(monkeypatch, capsys):
 
 def test_lines_tell_how_far_it_is_where_there_is_no_terminal(told):
     before, seen = set(threading.enumerate()), []
-    for item in progress.each([1, 2, 3, 4], "counting"):
+    for item in each([1, 2, 3, 4], "counting"):
         seen.append(item)
         assert told(rf"^counting, {item - 1} of 4, \d+ s$")
     assert seen == [1, 2, 3, 4]
@@ -117,7 +118,7 @@ def test_cells_and_a_task_without_an_end_are_told_likewise(told):
 
 
 def test_what_is_quick_says_nothing(capsys):
-    assert (list(progress.each([1, 2], "counting")), capsys.readouterr()) == ([1, 2], ("", ""))
+    assert (list(each([1, 2], "counting")), capsys.readouterr()) == ([1, 2], ("", ""))
 
 
 def test_a_terminal_has_a_spinner_that_goes_away(told, monkeypatch):

@@ -63,9 +63,9 @@ def test_the_file_of_a_sweep_says_which_law_and_has_one_type_a_column(answer, tm
     for number, more in enumerate(([], ["--cycles", "1", "--samples", "1"])):
         path = tmp_path / f"{number}.csv"
         answer(*args, *more, "--out", str(path))
-        tables.append(list(read_rows(path, ("law", "cycles", "num_samples"))))
+        tables.append(list(read_rows(path)))
         # All at one level has no certificate.
-        assert {str(row["relative_gap"]) for row in read_rows(path, ("relative_gap",))} <= {""}
+        assert {str(row["relative_gap"]) for row in tables[-1]} <= {""}
     assert tables[0] == tables[1]  # however they were given
     for row in tables[0]:
         assert (row["law"], str(row["cycles"]), str(row["num_samples"])) == ("pareto", "1.0", "1.0")

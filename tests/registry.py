@@ -166,7 +166,8 @@ def _of_partition(call: Callable[[bcgc.Problem, Any], Any], of: Callable[[Number
 
 
 _FEW: Any = {"key": KEY, "num_draws": 8, "num_replications": 4}
-_TIMES = (np.random.default_rng(0).gamma(2.0, 1.0, 100) + 1).tolist()
+# As many as those of a trace below: their tails share a program.
+_TIMES = (np.random.default_rng(0).gamma(2.0, 1.0, 300) + 1).astype(np.float32)
 
 # May be traced.
 CALLS: dict[str, Callable[[Number], Any]] = {
@@ -257,8 +258,8 @@ def _written_sweep(v: float) -> None:
 
 # Of numbers that are known: these measure on the host, or write.
 ON_THE_HOST: dict[str, Callable[[float], Any]] = {
-    "smooth_empirical": lambda v: bcgc.measured.smooth_empirical(row(v, *_TIMES), pareto_tail=True),
-    "law_of": lambda v: bcgc.measured.law_of(row(v, *_TIMES), 200),
+    "smooth_empirical": lambda v: bcgc.measured.smooth_empirical(v * _TIMES, pareto_tail=True),
+    "law_of": lambda v: bcgc.measured.law_of(v * _TIMES, 200),
     "bootstrap_interval": lambda v: bootstrap_interval(
         KEY,
         bcgc.Problem(LAWS["EmpiricalRows"](v), 3, 10, 2 * v),
@@ -267,7 +268,7 @@ ON_THE_HOST: dict[str, Callable[[float], Any]] = {
         confidence=0.5 + 0.1 * float(v),
     ),
     "fit_laws": lambda v: bcgc.measured.fit_laws(
-        KEY, v * np.array(_TIMES), laws=["shifted-exponential", "pareto", "uniform"], num_replicates=4
+        KEY, v * _TIMES, laws=["shifted-exponential", "pareto", "uniform"], num_replicates=4
     ),
     "fit_start_up": _fit_of_loads,
     "describe": lambda v: bcgc.measured.describe(_trace(v)).remarks(),

@@ -59,7 +59,9 @@ def _axes(question: SweepOptions) -> tuple[dict[str, np.ndarray], dict[str, str]
     if (trace := traces.read(question)) is not None:
         asked: list[int | None] = [None] if workers is None else workers.tolist()
         workers = np.array([traces.workers_of(question, trace, one) for one in asked])
-        fixed["cycle_time"] = traces.law_for(question, trace, int(workers.max()))
+        most = int(workers.max())
+        fixed["cycle_time"] = traces.law_for(question, trace, most)
+        traces.check_size(Problem(fixed["cycle_time"], most, num_coordinates=1))
         labels["law"] = describe_law(fixed["cycle_time"])["law"]
     elif question.cycle_time is not None:
         labels["law"] = question.cycle_time[0]

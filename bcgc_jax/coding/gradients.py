@@ -39,8 +39,6 @@ PyTree = Any
 Loss = Callable[[PyTree, PyTree], Array]
 
 UNITS = ("coordinates", "leaves", "layers")
-# A plan whose sizes sum to the coordinates but for float32's rounding is that of the parameters.
-_ROUNDING = 1e-4
 
 
 class Piece(NamedTuple):
@@ -320,7 +318,7 @@ def _whole_units(sizes: Any, costs: np.ndarray) -> np.ndarray:
     """How many of the units, in their order, each block has, `[B]`."""
     check("sizes", sizes, ">= 0")
     total = float(np.sum(sizes, dtype=float))
-    if not abs(total - costs.sum()) <= _ROUNDING * costs.sum():
+    if not abs(total - costs.sum()) <= 1e-4 * costs.sum():  # but for float32's rounding
         raise ValueError(
             f"the plan's blocks have {total:.6g} coordinates, the parameters have {costs.sum()}: make it "
             "for a Problem with as many coordinates"

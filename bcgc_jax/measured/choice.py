@@ -9,7 +9,6 @@ statistics, each known to a standard deviation of 1/√N in the variable 2 arcsi
 it, and so finer at both ends.
 """
 
-import contextlib
 from typing import NamedTuple
 
 import jax
@@ -22,13 +21,8 @@ from bcgc_jax.distributions import Distribution, Empirical, HazardSpline
 from bcgc_jax.measured.likelihood import Sample, fit_tail, sorted_times, spread_ties
 
 KINDS = ("auto", "atoms", "smooth", "pareto-tail")
-# Operations of an optimum up to which atoms are taken: some ten seconds. Of one exact expectation, at most.
-_QUICK, _MOST = 1e7, 5e9
+# Of more workers rules of integration overlook the knots: the maximum of so many times shows none.
 _MANY = 20
-# Times below this many are too few for a curve, and different ones; knots, of which there are √K.
-_FEWEST, _FEWEST_VALUES, _FEWEST_KNOTS, _MOST_KNOTS = 20, 8, 5, 64
-# The share of times that is the tail, and how many at least; more are not needed for its mean, but to fit it.
-_TAIL, _LEAST_TAIL, _MOST_OF_TAIL = 0.1, 5, 20
 
 
 def law_of(
@@ -43,7 +37,7 @@ def law_of(
       kind: "atoms", "smooth", or "pareto-tail" for a smooth distribution with a fitted tail. "auto" takes
         atoms where an optimum is quick or nothing smooth is near the times, else "smooth".
 
-    Raises ValueError where there is no such distribution, or where atoms are too many for so many workers.
+    Raises ValueError where there is no such distribution.
 
     >>> times = np.random.default_rng(0).gamma(3.0, 2.0, 400)
     >>> type(law_of(times, 4)).__name__, type(law_of(times, 100)).__name__
@@ -51,32 +45,28 @@ def law_of(
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
-    many = num_workers > _MANY
     size, cut = np.size(times), 0 if censored is None else np.sum(np.asarray(censored))
-    if kind in ("smooth", "pareto-tail") or (kind == "auto" and cut):
-        return smooth_empirical(times, censored, pareto_tail=kind == "pareto-tail", large_n=many)
-    if kind == "auto" and size * num_workers * (num_workers**2 + size / 6) > _QUICK:
-        with contextlib.suppress(ValueError):
-            return smooth_empirical(times, large_n=many)
+    # An optimum of 1e7 operations takes some ten seconds.
+    if kind == "auto" and (cut or size * num_workers * (num_workers**2 + size / 6) > 1e7):
+        return smooth_or_atoms(times, censored, num_workers)
+    if kind in ("smooth", "pareto-tail"):
+        heavy = kind == "pareto-tail"
+        return smooth_empirical(times, censored, pareto_tail=heavy, large_n=num_workers > _MANY)
     if cut:
         raise ValueError(f"{cut} of {size} times are censored, no atoms: take a smooth law")
-    if size * num_workers**3 > _MOST:
-        raise ValueError(
-            f"{size} measured times are too many atoms for {num_workers} workers: take a smooth law"
-        )
     return Empirical(np.ravel(np.asarray(times)))
 
 
 def smooth_or_atoms(
-    times: np.ndarray, censored: np.ndarray | None = None, num_workers: int | None = None
+    times: ArrayLike, censored: ArrayLike | None = None, num_workers: float = np.inf
 ) -> Distribution:
     """A smooth one, by default for any number of workers; atoms where nothing smooth is near the times."""
     try:
-        return smooth_empirical(times, censored, large_n=num_workers is None or num_workers > _MANY)
+        return smooth_empirical(times, censored, large_n=num_workers > _MANY)
     except ValueError:
-        if censored is not None and censored.any():
+        if censored is not None and np.any(censored):
             raise
-        return Empirical(times)
+        return Empirical(np.ravel(np.asarray(times)))
 
 
 class Tail(NamedTuple):
@@ -107,10 +97,10 @@ def smooth_empirical(
     """
     t, cut = sorted_times(times, censored)
     whole, different = np.sum(~cut), np.unique(t).size
-    if whole < _FEWEST or different < _FEWEST_VALUES:
+    if whole < 20 or different < 8:
         raise ValueError(
-            f"a smooth law needs at least {_FEWEST} times that are not cut off and {_FEWEST_VALUES} "
-            f"different ones, got {whole} and {different}: use Empirical"
+            "a smooth law needs at least 20 times that are not cut off and 8 different ones, got "
+            f"{whole} and {different}: use Empirical"
         )
     t = spread_ties(t)
     tail, dtype = tail_of(t, cut, heavy=pareto_tail), working_dtype(times)
@@ -138,7 +128,7 @@ def smooth_empirical(
 def _knots(hazard: np.ndarray, times: np.ndarray, tail: Tail) -> tuple[np.ndarray, np.ndarray]:
     """Means of groups of neighbours below the tail, where the last knot is: hazards and times."""
     size, body = times.size, times.size - tail.num_times
-    count = int(np.clip(size**0.5, _FEWEST_KNOTS, _MOST_KNOTS))
+    count = int(np.clip(size**0.5, 5, 64))
     angle = np.linspace(0, np.arcsin(np.sqrt(body / size)), count + 1)
     first = np.unique(np.minimum(np.round(np.sin(angle[:-1]) ** 2 * size).astype(int), body - 2))
     counts = np.diff(np.r_[first, body - 1])
@@ -150,8 +140,8 @@ def _knots(hazard: np.ndarray, times: np.ndarray, tail: Tail) -> tuple[np.ndarra
 def tail_of(t: np.ndarray, cut: np.ndarray, *, heavy: bool) -> Tail:
     """The tail of times in ascending order, of which some may be cut off; fitted in 64 bit."""
     whole = t[~cut]
-    count = max(int(_TAIL * whole.size), _LEAST_TAIL)
-    count = count if heavy else min(count, _MOST_OF_TAIL)
+    count = max(whole.size // 10, 5)
+    count = count if heavy else min(count, 20)  # a mean needs no more, a fit takes what there is
     threshold = float(whole[-count - 1])
     excess, open_ = t[t > threshold] - threshold, cut[t > threshold]
     if not heavy:

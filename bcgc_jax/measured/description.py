@@ -17,14 +17,10 @@ from jax.scipy.special import betainc
 from bcgc_jax.exact.bisection import bisect
 from bcgc_jax.measured.choice import tail_of
 from bcgc_jax.measured.likelihood import sorted_times, spread_ties
-from bcgc_jax.measured.traces import Trace
+from bcgc_jax.measured.traces import ALIKE, Trace
 
-# Below this a share of the variance or a correlation is of no consequence for a plan.
+# Below this a share of the variance or a correlation is of no consequence for a plan: own choice.
 _SMALL = 0.05
-# Workers whose times of a step differ by less than this share of them were waiting for each other.
-_ALIKE = 0.01
-# Times that an estimate of a tail needs.
-_TAIL_TIMES = 100
 
 NOTHING = "Nothing here speaks against independent workers of one law."
 
@@ -75,7 +71,7 @@ class Description(NamedTuple):
     @property
     def alike(self) -> bool:
         """Whether all workers of a step take one time, as those do that have waited for each other."""
-        return self.spread < _ALIKE
+        return self.spread < ALIKE
 
     @property
     def unlike_workers(self) -> bool:
@@ -147,7 +143,7 @@ def describe(trace: Trace, *, with_tail: bool = True) -> Description:
     persistence = autocorrelation(table)
     whole = table[np.isfinite(table)]
     tail = _UNKNOWN
-    if with_tail and whole.size >= _TAIL_TIMES and np.unique(whole).size >= _TAIL_TIMES / 2:
+    if with_tail and whole.size >= 100 and np.unique(whole).size >= 50:  # ten times in the tail
         times, cut = sorted_times(trace.seconds, trace.censored)
         fit = tail_of(spread_ties(times), cut, heavy=True)
         index, error = fit.tail_index, 1.96 * fit.tail_index_error
@@ -201,20 +197,17 @@ def variance_between(groups: np.ndarray, persistence: float = 0.0) -> Interval:
         return (ratio - 1) / (ratio - 1 + size)
 
     ratio = between / within * (1 - persistence) / (1 + persistence)
-    low, high = ratio / _f_quantile(0.975, outer, inner), ratio * _f_quantile(0.975, inner, outer)
-    return Interval(share(ratio), share(low), share(high))
-
-
-def _f_quantile(probability: float, above: float, below: float) -> float:
-    """Of the F distribution with `above` and `below` degrees of freedom, in 64 bit."""
     with jax.enable_x64(True):
-        share = float(_beta_quantile(probability, above / 2, below / 2))
-    return share * below / (above * (1 - share))
+        less, more = (float(_f_quantile(float(a), float(b))) for a, b in ((outer, inner), (inner, outer)))
+    return Interval(share(ratio), share(ratio / less), share(ratio * more))
 
 
 @jax.jit
-def _beta_quantile(probability: Array, a: Array, b: Array) -> Array:
-    return bisect(lambda x: betainc(a, b, x) >= probability, jnp.zeros(()), jnp.ones(()), 50)[0]
+def _f_quantile(above: Array, below: Array) -> Array:
+    """The 97.5 % quantile of the F distribution with `above` and `below` degrees of freedom."""
+    zero, one = jnp.zeros(()), jnp.ones(())
+    share, _ = bisect(lambda x: betainc(above / 2, below / 2, x) >= 0.975, zero, one, 50)
+    return share * below / (above * (1 - share))
 
 
 def autocorrelation(table: np.ndarray) -> Interval:

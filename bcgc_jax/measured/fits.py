@@ -20,13 +20,10 @@ from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import check_key, check_whole
 from bcgc_jax.distributions import Distribution
-from bcgc_jax.measured.likelihood import FAMILIES, Family, Sample, sorted_times, spread_ties
+from bcgc_jax.measured.likelihood import FAMILIES, Family, Sample, check_enough, sorted_times, spread_ties
 
 # More times than this say no more about which law to plan with: a random part of them is taken.
 MAX_TIMES = 20_000
-_FEWEST = 10
-# Times of all samples that are fitted together.
-_BATCH = 2**17
 
 
 class Fit(NamedTuple):
@@ -90,8 +87,7 @@ def fit_laws(
     """
     check_key(key)
     t, cut = sorted_times(times, censored)
-    if np.sum(~cut) < _FEWEST:
-        raise ValueError(f"a fit needs at least {_FEWEST} times that are not cut off, got {np.sum(~cut)}")
+    check_enough(np.sum(~cut))
     if (values := np.unique(t[~cut])).size < 3:
         of = " or ".join(f"{value:g}" for value in values)
         raise ValueError(f"all times are {of}: take Deterministic, TwoSpeed or Empirical, there is no fit")
@@ -114,8 +110,8 @@ def fit_laws(
 
 
 def _fit(key: Array, name: str, family: Family, sample: Sample, num_replicates: int) -> Fit:
-    # All work is done in batches of one size: each function is compiled once.
-    batch = max(3, min(num_replicates, _BATCH // len(sample.times)))
+    # All work is done in batches of one size, 2^17 times: each function is compiled once.
+    batch = max(3, min(num_replicates, 2**17 // len(sample.times)))
     data = jax.tree.map(lambda a: np.broadcast_to(a, (batch, *a.shape)), sample)
     guesses = np.asarray(family.guesses(sample))
     tiled = np.tile(guesses, (-(-batch // len(guesses)), 1))[:batch]

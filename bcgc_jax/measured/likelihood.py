@@ -22,10 +22,7 @@ from jax.typing import ArrayLike
 from bcgc_jax import distributions
 from bcgc_jax.distributions import Distribution
 
-# Newton's steps at most, and the damping they start from.
-_MAX_STEPS, _DAMPING = 60, 1e-2
-# How far below the smallest time, as logit of the share of it, a support may begin: from a billionth to all.
-_NEAREST, _FARTHEST = -21.0, 12.0
+FEWEST = 10  # whole times that a fit needs: own choice
 
 
 class Sample(NamedTuple):
@@ -74,6 +71,12 @@ def sorted_times(times: ArrayLike, censored: ArrayLike | None) -> tuple[np.ndarr
         raise ValueError("times must be finite and positive")
     order = np.lexsort((cut, t))  # at a tie the whole time comes first: the cut-off one is larger
     return t[order], cut[order]
+
+
+def check_enough(whole: int) -> None:
+    """ValueError for fewer `whole` times than a fit needs."""
+    if whole < FEWEST:
+        raise ValueError(f"a fit needs at least {FEWEST} times that are not cut off, got {whole}")
 
 
 def spread_ties(times: np.ndarray) -> np.ndarray:
@@ -141,7 +144,7 @@ class Family:
 
         def natural(point: Array) -> Array:
             """Logarithms of what is positive, and for the shift the logit of its distance to `first`."""
-            away = first * jax.nn.sigmoid(jnp.clip(point[-1], _NEAREST, _FARTHEST))
+            away = first * jax.nn.sigmoid(jnp.clip(point[-1], -21.0, 12.0))  # a billionth to all of it
             values = jnp.where(positive, jnp.exp(jnp.where(positive, point, 0)), point)
             return values.at[-1].set(first - away)
 
@@ -181,7 +184,7 @@ def log_likelihood(law: Distribution, sample: Sample) -> Array:
     return jnp.sum(jnp.where(is_first, jnp.log((above - below) / spacing), terms))
 
 
-def minimise(function: Callable[[Array], Array], start: Array) -> tuple[Array, Array]:
+def minimise(function: Callable[[Array], Array], start: Array, max_steps: int = 60) -> tuple[Array, Array]:
     """A local minimum of a smooth function of a few variables, and its value; for `jax.vmap`.
 
     Newton's method with Levenberg's damping. The Hessian comes from differences of gradients: the incomplete
@@ -194,7 +197,7 @@ def minimise(function: Callable[[Array], Array], start: Array) -> tuple[Array, A
 
     def goes_on(state: tuple[Any, ...]) -> Array:
         *_, decrement, steps = state
-        return (decrement > 1e-13) & (steps < _MAX_STEPS)
+        return (decrement > 1e-13) & (steps < max_steps)
 
     def iterate(state: tuple[Any, ...]) -> tuple[Any, ...]:
         """From the best point so far, with value, slope and Hessian, and the next one to try."""
@@ -217,7 +220,7 @@ def minimise(function: Callable[[Array], Array], start: Array) -> tuple[Array, A
 
     one, begin = jnp.ones((), dtype), (start, jnp.inf, 0 * start, jnp.eye(size))
     begin = jax.tree.map(lambda a: jnp.asarray(a, dtype), begin)
-    (x, value, *_), *_ = jax.lax.while_loop(goes_on, iterate, (begin, start, _DAMPING * one, one, 0))
+    (x, value, *_), *_ = jax.lax.while_loop(goes_on, iterate, (begin, start, 1e-2 * one, one, 0))
     return x, value
 
 

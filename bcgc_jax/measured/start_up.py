@@ -13,15 +13,8 @@ import numpy as np
 from bcgc_jax._pytree import check
 from bcgc_jax.distributions import Deterministic, Distribution, EmpiricalPairs
 from bcgc_jax.measured.choice import smooth_or_atoms
-from bcgc_jax.measured.traces import Trace
-
-_FEWEST = 10
-# Loads that differ by less than this share of them are one load.
-_ALIKE = 0.01
-# Below this share of its mean, a start-up's deviation costs a plan less than that the start-up is left out.
-_NEARLY_CONSTANT = 0.3
-# Groups of steps that are left out one after another, for standard errors.
-_GROUPS = 40
+from bcgc_jax.measured.likelihood import FEWEST, check_enough
+from bcgc_jax.measured.traces import ALIKE, Trace
 
 
 class Estimate(NamedTuple):
@@ -70,11 +63,11 @@ class StartUpFit(NamedTuple):
     def separable(self) -> bool:
         """Whether a plan for S and T is better than one for all time as if it grew with the load.
 
-        It is where both are seen, or S is known to be nearly constant. A T that has the spread of S too costs
-        3 to 4 % in simulated traces, to leave the start-up out 0.1 to 1.4 %.
+        It is where both are seen, or S is known to deviate by less than 0.3 of its mean. A T that has the
+        spread of S too costs 3 to 4 % in simulated traces, to leave the start-up out 0.1 to 1.4 %.
         """
         most = self.start_up_variance.value + 1.96 * self.start_up_variance.error
-        return self.pairs is not None or bool(most < (_NEARLY_CONSTANT * self.means[0]) ** 2)
+        return self.pairs is not None or bool(most < (0.3 * self.means[0]) ** 2)
 
     @property
     def laws(self) -> dict[str, Distribution]:
@@ -137,7 +130,7 @@ def fit_start_up(trace: Trace) -> StartUpFit:
     num_cells = np.unique(trace.cell).size
     pairs, cells, noise = lines_of_cells(*_columns(trace, "cell"))
     # Iterations with several loads are rather all or none.
-    if several := len(pairs) >= max(_FEWEST, num_cells / 2):
+    if several := len(pairs) >= max(FEWEST, num_cells / 2):
         means, covariance = _mean(pairs, cells // trace.num_workers)
         own = np.cov(pairs, rowvar=False) - noise
         variance = Estimate(float(max(own[0, 0], 0)), math.nan)
@@ -176,7 +169,7 @@ def _columns(trace: Trace, *others: str) -> list[np.ndarray]:
 def one_load(trace: Trace) -> bool:
     """Whether the loads of a trace are alike, or there are none: then S and T cannot be told apart."""
     load = np.zeros(0) if trace.load is None else trace.load[~trace.censored]
-    return load.size == 0 or bool(load.max() < load.min() * (1 + _ALIKE))
+    return load.size == 0 or bool(load.max() < load.min() * (1 + ALIKE))
 
 
 def _check_loads(trace: Trace) -> None:
@@ -189,8 +182,7 @@ def _check_loads(trace: Trace) -> None:
     check("seconds", trace.seconds, "> 0")
     check("load", trace.load, "> 0")
     seconds, load = _columns(trace)
-    if seconds.size < _FEWEST:
-        raise ValueError(f"a fit needs at least {_FEWEST} times that are not cut off, got {seconds.size}")
+    check_enough(seconds.size)
     cycle, start = np.polyfit(load, seconds, 1)
     if np.abs(seconds - start - cycle * load).max() < 1e-9 * seconds.max():
         raise ValueError(f"all times are {start:g} + {cycle:g} · load: nothing is random")
@@ -199,10 +191,10 @@ def _check_loads(trace: Trace) -> None:
 def line(seconds: np.ndarray, load: np.ndarray, step: np.ndarray) -> tuple[np.ndarray, np.ndarray, Estimate]:
     """E S and E T, `[2]`, the covariance of these estimates, and Var S, from times of one load each, `[K]`.
 
-    Errors come from a jackknife over groups of steps, for workers of a step may depend on each other.
+    Errors come from a jackknife over 40 groups of steps, for workers of a step may depend on each other.
     """
     place = _places(step)
-    group = place * min(_GROUPS, place.max() + 1) // (place.max() + 1)
+    group = place * min(40, place.max() + 1) // (place.max() + 1)
     found = _moments(seconds, load)
     parts = np.array([_moments(seconds[group != g], load[group != g]) for g in range(group.max() + 1)])
     covariance = np.cov(parts, rowvar=False, ddof=0) * (len(parts) - 1)

@@ -19,7 +19,8 @@ import numpy as np
 LAYOUTS = ("auto", "long", "wide")
 # The column of the loads, where none is named.
 LOAD = "load"
-_LONGEST_HEADER = 1 << 20
+# Times of a step, or loads, that differ by less than this share of them are taken for one: own choice.
+ALIKE = 0.01
 # Each with its line.
 Rows = Iterator[tuple[int, list[str]]]
 _FLAGS = {"0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
@@ -161,13 +162,13 @@ def _read_table(file: BinaryIO, path: str) -> Rows:
     buffer: Any = file if isinstance(file, io.BufferedReader) else io.BufferedReader(file)  # type: ignore[type-var]
     content = gzip.GzipFile(fileobj=buffer) if buffer.peek(2)[:2] == b"\x1f\x8b" else buffer
     text = io.TextIOWrapper(content, "utf-8-sig", newline="")
-    head, blank = "\n", -1
+    head, blank, longest = "\n", -1, 2**20
     try:
         while head.isspace():
-            head, blank = text.readline(_LONGEST_HEADER), blank + 1
+            head, blank = text.readline(longest), blank + 1
         if not head:
             raise ValueError(f"{path} is empty: a trace has a header and rows of measured times")
-        if len(head) == _LONGEST_HEADER or "\0" in head:
+        if len(head) == longest or "\0" in head:
             raise ValueError(f"{path} {_NO_TEXT}")
         separator = max(",;\t|", key=re.sub('"[^"]*"', "", head).count)
         lines = itertools.chain([head], text)

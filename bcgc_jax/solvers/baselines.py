@@ -10,15 +10,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import (
-    at_hand,
-    concrete,
-    is_traced,
-    pytree_dataclass,
-    replace,
-    static_field,
-    working_dtype,
-)
+from bcgc_jax._pytree import at_hand, concrete, pytree_dataclass, replace, static_field, working_dtype
 from bcgc_jax.distributions import Distribution, JointDistribution
 from bcgc_jax.distributions.atoms import mass_of
 from bcgc_jax.exact.bisection import bisect
@@ -33,9 +25,8 @@ from bcgc_jax.solution import Solution, assess, solution_of_value
 from bcgc_jax.solvers.closed_form import frequency_partition, time_partition
 from bcgc_jax.solvers.method import SETUP, Method, Numbered
 
-# Levels of partial stragglers that are tried, of up to so many workers all; so many at a time. One by one
-# where measured times ask for no more operations each.
-_LEVELS, _BATCH, _CHEAP = 64, 16, 1e7
+# Levels of partial stragglers that are tried at a time, of up to so many workers all.
+_LEVELS = 64
 
 
 @jax.tree_util.register_static
@@ -105,7 +96,7 @@ class TandonPartial(Method):
         iteration, workers = iteration_of(problem), problem.num_workers
         alpha = straggler_ratio(iteration.pooled()) if self.alpha is None else self.alpha
         known = problem.plain and at_hand((problem, alpha)) and 1 < np.max(workers) <= _LEVELS
-        cheap = known and iteration.evaluation_cost() <= _CHEAP
+        cheap = known and iteration.evaluation_cost() <= 1e7  # less than a compilation takes
         found, level = (_best_partition if cheap else tandon_partial_runtime)(problem, alpha)
         return replace(solution_of_value(problem, found), plan=partial_plan(problem, level, alpha))
 
@@ -254,7 +245,7 @@ def _best_level(problem: Problem, alpha: Array) -> Array:
     some = np.arange(1, size) if size <= _LEVELS else np.unique(np.r_[out, size - out].astype(int))
     gap, levels = int(np.diff(some).max(initial=1)), jnp.asarray(some)
     while True:
-        best = levels[jnp.argmin(jax.lax.map(value_of, levels, batch_size=_BATCH))]
+        best = levels[jnp.argmin(jax.lax.map(value_of, levels, batch_size=16))]
         if gap <= 1:
             return best
         inside = np.linspace(-1, 1, _LEVELS) * gap
@@ -300,9 +291,9 @@ def runtime_limit(problem: Problem) -> Array:
     return jnp.where(problem.valid, value, jnp.nan)
 
 
+@jax.jit
 def _layers(problem: Problem, share: float) -> Array:
-    xp = jnp if is_traced(problem) else np  # three numbers are not worth a program each
-    return ferdinand_partition(problem, xp.maximum(xp.floor(xp.multiply(problem.total, share)), 1))
+    return ferdinand_partition(problem, jnp.maximum(jnp.floor(problem.total * share), 1))
 
 
 RULES = (

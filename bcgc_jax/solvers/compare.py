@@ -16,8 +16,6 @@ from bcgc_jax.solvers.solve import solve
 
 BARS = 20
 EVERY = (*PROPOSED, *BASELINES, LIMIT)
-# Near enough to the best single block's runtime, after so many evaluations at most.
-_CLOSE, _MOST_EVALUATIONS = 1e-6, 40
 
 
 class Comparison(dict[str, Solution]):
@@ -133,10 +131,10 @@ def largest_setup(problem: Problem, partition: Numbers) -> float:
     below, above = excess(low), excess(high)
     if not below < 0:
         return 0.0
-    for _ in range(_MOST_EVALUATIONS):  # false position, its Illinois variant
+    for _ in range(40):  # false position, its Illinois variant
         u = (low * above - high * below) / (above - below)
         found = excess(u)
-        if abs(found) < _CLOSE:
+        if abs(found) < 1e-6:
             break
         # An end that stays twice counts half: it would stay for ever.
         if found < 0:

@@ -31,14 +31,6 @@ from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.deadline import completion_partition
 from bcgc_jax.solvers.spectral import spectral_projected_gradient
 
-# Cells between the limits of a level: of the convex functions, and of the proof.
-_CELLS, _PROOF = 1024, 2**15
-_STEPS = 400
-# Limits of r_n are from 2^-60 to 2^60.
-_EXPONENT = 60
-# λ, in slopes of log P, and what rounding may do to a sum of logarithms of probabilities.
-_TILTS, _ROUNDING = (-3.0, -1.0, 1.0, 3.0), 1e-11
-
 
 class CompletionBound(NamedTuple):
     """P of the best partition that was found, and what no partition exceeds."""
@@ -105,7 +97,7 @@ def completion_bound(problem: Problem, deadline: float, *, rounds: int = 3) -> C
             bound, cut = _bounds(law, minorant, total, reached, share, jnp.zeros((1, size)))
             upper, share = min(upper, float(jnp.nan_to_num(jnp.exp(bound[0]), nan=1.0))), cut.share[0]
             if left:
-                tilts = jnp.asarray(_TILTS)[:, None] * cut.slopes
+                tilts = jnp.array([-3.0, -1.0, 1.0, 3.0])[:, None] * cut.slopes  # λ
                 each = jnp.concatenate([jnp.diag(tilt) for tilt in tilts])
                 most, _ = _bounds(law, minorant, total, reached, share, each)
                 low, high = _closer(low, high, tilts, most - np.log(reached))
@@ -139,7 +131,7 @@ def _first_limits(law: Distribution, workers: int, reached: float) -> Array:
         in_time = jnp.exp(-_lateness(law, 2**exponent))
         return ~(betainc(workers - level, level + 1, in_time) >= reached)
 
-    return 2 ** bisect(too_large, 0 * level - _EXPONENT, 0 * level + _EXPONENT)[1]
+    return 2 ** bisect(too_large, 0 * level - 60, 0 * level + 60)[1]
 
 
 def _closer(low: Array, high: Array, tilts: Array, room: Array) -> tuple[Array, Array]:
@@ -151,14 +143,14 @@ def _closer(low: Array, high: Array, tilts: Array, room: Array) -> tuple[Array, 
     return jnp.where(good, closer_low, low), jnp.where(good, closer_high, high)
 
 
-def _minorant(law: Distribution, low: Array, high: Array) -> _Minorant:
+def _minorant(law: Distribution, low: Array, high: Array, cells: int = 1024) -> _Minorant:
     """The greatest convex functions of the cells' ends that are below u there."""
-    nodes = _nodes(low, high, _CELLS)
+    nodes = _nodes(low, high, cells)
     r, u = np.asarray(nodes), np.asarray(_lateness(law, nodes))
-    values, straight = np.empty_like(u), np.empty((len(u), _CELLS), bool)
+    values, straight = np.empty_like(u), np.empty((len(u), cells), bool)
     for level, (x, y) in enumerate(zip(r, u, strict=True)):
         corners = [0]  # that the convex hull rests on: next is the one of the least slope
-        while (i := corners[-1]) < _CELLS:
+        while (i := corners[-1]) < cells:
             corners.append(i + 1 + int(np.argmin((y[i + 1 :] - y[i]) / (x[i + 1 :] - x[i]))))
         values[level] = np.interp(x, x[corners], y[corners])
         straight[level] = np.repeat(np.diff(corners) > 1, np.diff(corners))
@@ -171,9 +163,9 @@ def _nodes(low: Array, high: Array, cells: int) -> Array:
 
 def _faster(law: Distribution, minorant: _Minorant, r: Array) -> Array:
     """The convex functions at r, `[N]`; beyond their limits they go on straight, from 0 on."""
-    low, high = minorant.low, minorant.high
-    place = (r - low) / (high - low) * _CELLS
-    cell = jnp.clip(jnp.floor(jax.lax.stop_gradient(place)), 0, _CELLS - 1).astype(int)
+    low, high, cells = minorant.low, minorant.high, minorant.straight.shape[1]
+    place = (r - low) / (high - low) * cells
+    cell = jnp.clip(jnp.floor(jax.lax.stop_gradient(place)), 0, cells - 1).astype(int)
     level = np.arange(r.size)
     left, right = (minorant.values[level, cell + i] for i in (0, 1))
     line = jnp.maximum(left + (place - cell) * (right - left), 0)
@@ -197,9 +189,7 @@ def _bounds(
             r = total * cumulative_load(share)
             return (log_p(r) + jnp.sum(tilt * r)) / jnp.log(reached)
 
-        found = spectral_projected_gradient(
-            value, jnp.ones(size, bool), share, tolerance=1e-7, max_steps=_STEPS
-        )
+        found = spectral_projected_gradient(value, jnp.ones(size, bool), share, tolerance=1e-7, max_steps=400)
         r = total * cumulative_load(found.point)
         u = _faster(law, minorant, r)
         most, fall = jax.value_and_grad(_log_in_time)(u)
@@ -211,12 +201,13 @@ def _bounds(
     most = cut.constant + _suprema(law, minorant.low, minorant.high, cut)
     # Σ_n a_n r_n(x) ≥ total · min_i (i+1) Σ_{n≥i} a_n for every a.
     rest = jnp.cumsum((cut.slopes - tilts)[:, ::-1], axis=1)[:, ::-1]
-    return most - total * jnp.min(rest * jnp.arange(1, rest.shape[1] + 1), axis=1) + _ROUNDING, cut
+    most = most - total * jnp.min(rest * jnp.arange(1, rest.shape[1] + 1), axis=1)
+    return most + 1e-11, cut  # more than rounding does to a sum of logarithms of probabilities
 
 
-def _suprema(law: Distribution, low: Array, high: Array, cut: _Cut) -> Array:
+def _suprema(law: Distribution, low: Array, high: Array, cut: _Cut, cells: int = 2**15) -> Array:
     """Σ_n sup_r (fall_n u(r) + slopes_n r) between the limits, `[K]`; u is monotone in each cell."""
-    nodes = _nodes(low, high, _PROOF)
+    nodes = _nodes(low, high, cells)
     u = _lateness(law, nodes)
 
     def one(of: tuple[Array, Array]) -> Array:

@@ -44,11 +44,6 @@ _BESIDE = 1e-4
 # A projected step that moves no share by more ends a search.
 _TOLERANCE = 1e-6
 _search = functools.partial(spectral_projected_gradient, tolerance=_TOLERANCE)
-# h of the spread atoms, one stage after the other.
-_SPREADS = (0.1, 0.03, 0.01, 0.003)
-# Minima of the Lagrangian, one after the other; the weight of the square in it, in shares of E τ̂ for one unit
-# of log P(τ̂ > t), with 2 and a multiplier that is too large at first 7e-5 of E τ̂ were lost.
-_ROUNDS, _WEIGHT = 8, 20.0
 
 
 @pytree_dataclass
@@ -156,7 +151,8 @@ def completion_partition(problem: Problem, deadline: ArrayLike, *, max_steps: in
         found = _search(function, problem.exists, share, max_steps=max_steps)
         return found.point, found
 
-    spreads = jnp.asarray(_SPREADS if iteration.stepped else (0.0,), t.dtype)
+    # h of the spread atoms, one stage after the other.
+    spreads = jnp.asarray([0.1, 0.03, 0.01, 0.003] if iteration.stepped else [0.0], t.dtype)
     starts = _starts(problem, jnp.asarray(deadline, t.dtype))
     shares, found = jax.vmap(lambda share: jax.lax.scan(stage, share, spreads))(starts)
     if iteration.stepped:  # what was minimised is spread
@@ -209,14 +205,17 @@ def chance_constrained(
     total, dtype = problem.total, problem.dtype
     late = functools.partial(_late, problem, jnp.asarray(deadline, dtype) / problem.scale)
     most, tiny = 1 - jnp.asarray(min_completion, dtype), float(jnp.finfo(dtype).tiny)
-    most_steps = max(max_steps // _ROUNDS, 1)
+    # Minima of the Lagrangian, one after the other, and the weight of the square in it, in shares of E τ̂ for
+    # a unit of log P(τ̂ > t): with 2 and a multiplier that is too large at first, 7e-5 of E τ̂ were lost.
+    rounds, weight = 8, 20.0
+    most_steps = max(max_steps // rounds, 1)
 
     def often_enough(share: Array) -> Array:
         return late(share) <= most
 
     def pressed(share: Array, multiplier: Array) -> Array:
         excess = jnp.log(jnp.maximum(late(share), tiny)) - jnp.log(most)
-        return jnp.maximum(multiplier + _WEIGHT * excess, 0)
+        return jnp.maximum(multiplier + weight * excess, 0)
 
     sure, fast = surest.partition / total, fastest / total
     first = _towards(often_enough, fast, sure)
@@ -226,7 +225,7 @@ def chance_constrained(
         share, multiplier = state
 
         def lagrangian(share: Array) -> Array:
-            penalty = pressed(share, multiplier) ** 2 / (2 * _WEIGHT)
+            penalty = pressed(share, multiplier) ** 2 / (2 * weight)
             return expected_runtime(problem, share * total) / unit + penalty
 
         gain = 8 * float(jnp.finfo(dtype).eps)
@@ -234,7 +233,7 @@ def chance_constrained(
         return (found.point, pressed(found.point, multiplier)), found
 
     begin = (first, jnp.zeros((), first.dtype))
-    (share, _), found = jax.lax.scan(round_, begin, None, length=_ROUNDS)
+    (share, _), found = jax.lax.scan(round_, begin, None, length=rounds)
     in_time = often_enough(fast)
     share = jnp.where(in_time, fast, _towards(often_enough, share, sure))
     # Or with all that rounding leaves to gain.

@@ -46,20 +46,6 @@ from bcgc_jax.problem import Problem
 from bcgc_jax.solution import Solution, solution_of_value
 from bcgc_jax.solvers.method import NUM_DRAWS, SETUP, Numbered
 
-# Workers times stored subsets, of which one takes a search 0.01 to 0.02 s: of more it takes over a day.
-_MOST_HELD = 2**22
-# Draws of what is sent, of which two digits are enough: of many workers each draw has many.
-_SENT_DRAWS, _SENT_WORKERS, _FEWEST = 2**12, 2**22, 32
-# Parts of groups whose subsets are done forwards and backwards. Of a group of two subsets and the last one 8
-# and 16 are 0.5 % better than 2 and 16 at N = 20 and 50 of the paper; 32 in place of 16 no better at N = 50.
-_PARTS, _FRONT_PARTS, _MORE_PARTS = 10, 8, 16
-# Steps and draws of the first searches and of the last one; Adam's largest step in log x.
-_STEPS, _DRAWS, _LAST_STEPS, _LAST_DRAWS, _LARGEST_STEP = 150, 256, 400, 512, 0.15
-# Draws that orders are compared by, the same for all, and by which share a mean may be above the best one.
-_COMPARED, _AS_GOOD = 2**14, 1e-3
-# Numbers of a batch: draws times workers times blocks times subsets.
-_MOST = 2**24
-
 
 class Scheduled(Numbered):
     """A scheme without a code, in which every finished subset or chunk counts."""
@@ -143,10 +129,11 @@ class MultiMessage(Scheduled):
     def check(self, problem: Problem) -> None:
         super().check(problem)
         workers, stored = problem.max_workers, self._stored(problem)
-        if stored * workers > _MOST_HELD:
+        most = 2**22 // workers  # a subset of a worker takes 0.01 to 0.02 s
+        if stored > most:
             raise ValueError(
                 f'method="{self.name}" takes more than a day for {workers:,} workers with {stored:,} subsets '
-                f'each: store fewer, as in "multi_message:{_MOST_HELD // workers}"'
+                f'each: store fewer, as in "multi_message:{most}"'
             )
 
     def _stored(self, problem: Problem) -> int:
@@ -221,8 +208,8 @@ def _evaluate(problem: Problem, schedule: Plan, key: Array | None) -> tuple[Expe
     def sent(starts: Array, times: Array) -> Array:
         return sent_of(schedule, cycles, times, starts, problem.num_workers)
 
-    # The same draws always: of a figure with two digits.
-    draws = min(_SENT_DRAWS, max(_SENT_WORKERS // problem.max_workers, _FEWEST))
+    # The same draws always: of a figure with two digits. Of many workers each draw has many.
+    draws = min(2**12, max(2**22 // problem.max_workers, 32))
     each = over_draws(jax.random.key(0), problem, sent, draws, 2 * schedule.sizes.size)
     stored = jnp.max(jnp.where(jnp.asarray(schedule.block) >= 0, turns_of(schedule) + 1, 0))
     needs = Requirements(stored, jnp.mean(each), jnp.sum(schedule.sizes > 0), jnp.asarray(True))
@@ -280,21 +267,21 @@ def _searched(key: Array, problem: Problem, stored: int) -> Plan:
 
     def mean(plan: Plan) -> Array:
         """By draws that are the same for all."""
-        return jnp.mean(simulate_schedule(compare, problem, plan, _COMPARED))
+        return jnp.mean(simulate_schedule(compare, problem, plan, 2**14))
 
     def found_from(given: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         """Sizes, their mean, and that of the start."""
         subset, block, sizes = given
         start = circle_plan(sizes, subset, block, stored)
-        found = search_sizes(search, problem, start, _STEPS, _DRAWS)
+        found = search_sizes(search, problem, start, steps=150, draws=256)
         before, after = (mean(start.with_sizes(x)) for x in (sizes, found))
         return jnp.where(after < before, found, sizes), jnp.fmin(before, after), before
 
     found, means, starts = jax.lax.map(found_from, (subset, block, sizes))
     # Those with few blocks come first.
-    chosen = jnp.argmax(means <= jnp.fmin((1 + _AS_GOOD) * jnp.nanmin(means), jnp.nanmin(starts)))
+    chosen = jnp.argmax(means <= jnp.fmin(1.001 * jnp.nanmin(means), jnp.nanmin(starts)))
     best = circle_plan(found[chosen], subset[chosen], block[chosen], stored)
-    polished = best.with_sizes(search_sizes(last, problem, best, _LAST_STEPS, _LAST_DRAWS))
+    polished = best.with_sizes(search_sizes(last, problem, best, steps=400, draws=512))
     better = mean(polished) < means[chosen]
     return best.with_sizes(jnp.where(better, polished.sizes, best.sizes))
 
@@ -309,8 +296,9 @@ def _starts(stored: int) -> list[np.ndarray]:
     tried = [[*front, Group(stored, 1)] for front in fronts]
     if stored > 1:
         tried += [[*front, Group(stored, 4)] for front in fronts[1:3]]
-        tried += [[*front, Group(stored, _PARTS)] for front in fronts[:3]]
-        tried.append([*fronts[1], Group(2, _FRONT_PARTS), Group(stored, _MORE_PARTS)])
+        tried += [[*front, Group(stored, 10)] for front in fronts[:3]]
+        # 0.5 % better than 2 and 16 parts at N = 20 and 50 of the paper; 8 and 32 are no better at N = 50.
+        tried.append([*fronts[1], Group(2, 8), Group(stored, 16)])
     subsets, blocks = zip(*map(tasks_of, tried), strict=True)
     shares = []
     for *front, last in tried:
@@ -328,7 +316,7 @@ def search_sizes(key: Array, problem: Problem, start: Plan, steps: int, draws: i
     """Sizes after so many subgradient steps, each of fresh draws; the mean of those of the last third."""
     used = start.sizes > 0
     entries = problem.max_workers * start.sizes.size * stored_by(start)
-    draws = max(min(draws, _MOST // entries), 32)
+    draws = max(min(draws, 2**24 // entries), 32)  # of many workers what fits into memory
 
     def sizes_of(logits: Array) -> Array:
         return problem.total * jax.nn.softmax(jnp.where(used, logits, -jnp.inf))
@@ -340,7 +328,7 @@ def search_sizes(key: Array, problem: Problem, start: Plan, steps: int, draws: i
 
     begin = jnp.log(jnp.where(used, start.sizes, 1))
     unit = loss(begin, key)
-    optimiser = optax.adam(optax.cosine_decay_schedule(_LARGEST_STEP, steps, 0.02))
+    optimiser = optax.adam(optax.cosine_decay_schedule(0.15, steps, 0.02))
 
     def step(i: Array, carry: tuple) -> tuple:
         logits, state, sum_ = carry

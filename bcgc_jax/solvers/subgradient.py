@@ -31,7 +31,6 @@ from bcgc_jax.solvers.method import SETUP, Method
 # D, as a share of the simplex. Of 0.03, 0.1, 0.3 and 1 it is within 0.4 % of the best for nine laws, from
 # nearly deterministic ones to Pareto 1.2, at N = 5 and 20 after 1000 steps; the others are 1 % off somewhere.
 _STEP = 0.1
-_AVERAGE = 3.0  # Shamir & Zhang's η
 
 
 @pytree_dataclass
@@ -139,7 +138,8 @@ def _go_on(
         # The mean of a slope moves no point of a simplex: it is left out of the norm too.
         move, squares = step_of(jnp.where(levels, slope - mean, 0), squares)
         share = project_partition(share + move, 1.0, workers)
-        return share, average + (share - average) * (1 + _AVERAGE) / (i + 1 + _AVERAGE), squares
+        eta = 3.0  # Shamir & Zhang's
+        return share, average + (share - average) * (1 + eta) / (i + 1 + eta), squares
 
     check = at.check
     known = jnp.where(check > 0, at.history[check - 1], jnp.inf)  # the best value so far

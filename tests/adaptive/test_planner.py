@@ -1,5 +1,6 @@
 """The closed loop on cycle times that it is not told, against plans that know them."""
 
+import functools
 from typing import Any
 
 import jax
@@ -11,8 +12,11 @@ from bcgc_jax.adaptive.planner import _LAST_PLANS
 from bcgc_jax.adaptive.rules import Window, _alike, rules
 from bcgc_jax.distributions import EmpiricalRows
 from bcgc_jax.plans.completion import AnyOf
-from bcgc_jax.plans.plan import Plan
+from bcgc_jax.plans.plan import Plan, partition_plan
+from bcgc_jax.plans.schedules import Group, schedule_of, turns_of
+from experiments import adaptive as study
 from tests.compilations import compilations
+from tests.studies import Ran
 
 # Without what compiles a search.
 CHEAP = {name: RULES[name] for name in ("uncoded", "alternating")}
@@ -180,3 +184,91 @@ def test_what_is_warmed_up_is_compiled_once():
     assert planner.decisions
     assert {"multi_message", "nested"} <= planner._plans.keys()
     assert set(found) <= {"jit(convert_element_type)", "jit(_threefry_fold_in)", "jit(_reduce_max)"}
+
+
+# Its study, small: what it prints and writes, against sums by hand
+
+
+@pytest.mark.slow
+def test_the_study_prints_and_writes_what_trainings_took(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(study, "SIZES", {8: 2})
+    monkeypatch.setattr(study, "LAWS", {"gamma": study.LAWS["gamma"]})
+    name, drifts = "workers jump", study.drifts
+    monkeypatch.setattr(study, "drifts", lambda *given: {name: drifts(*given)[name]})
+    monkeypatch.setattr(study, "STEPS", 60)
+    monkeypatch.setattr(study, "WORKERS", 8)
+    monkeypatch.setattr(study, "RULES", CHEAP)
+    monkeypatch.setattr(study, "Planner", functools.partial(Planner, rules=CHEAP))
+    rng = np.random.default_rng(0)
+    times = rng.uniform(1.0, 1.1, (40, 8)) * np.r_[np.ones(7), 3]
+    lines = [f"{k},{w},{t}" for k, row in enumerate(times) for w, t in enumerate(row)]
+    (tmp_path / "trace.csv").write_text("\n".join(["step,worker,seconds", *lines]))
+    found = Ran(study, tmp_path, capsys, seed=0, traces=tmp_path / "trace.csv")
+    trace, drift = found.rows("adaptive")
+    assert float(trace["uncoded"]) == pytest.approx(times.max(axis=1).sum(), rel=1e-6)
+    # A third of the speed: shares by speed take 8 / (7 + 1/3) in place of 3, but for the first iterations.
+    assert 30 < float(trace["saved"]) < 64
+    assert float(trace["fixed"]) == pytest.approx(100 * (1 - 8 / 22), abs=4)
+    assert int(drift["changes"]) >= 1
+    (early,) = found.rows("adaptive_early")
+    assert abs(float(early["excess"])) < 5  # 0.9
+    assert found.drew("adaptive")
+
+
+# What plans take, against workers that do one task after the other
+
+
+GROUPS = [Group(1, 1), Group(2, 2), Group(4, 3)]
+SIZES = np.array([0.2, 0.1, 0.15, 0.3, 0.15, 0.1])
+
+
+def _one_by_one(plan, times, starts):
+    """Each worker goes through its tasks; the block's subset is there when somebody has done it."""
+    workers, sizes = plan.num_workers, np.asarray(plan.plan.sizes)
+    subset, block = np.asarray(turns_of(plan.plan)), np.asarray(plan.plan.block)
+    done: dict[tuple[int, int], float] = {}
+    for w, now in enumerate(starts):
+        for turn, b in zip(subset, block, strict=True):
+            j = (w + int(turn)) % workers
+            now += times[w] * workers * plan.shares[j] * sizes[b]
+            done[j, int(b)] = min(done.get((j, int(b)), np.inf), now)
+    assert len(done) == workers * len(sizes)
+    return max(done.values())
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_runtimes_are_those_of_workers_one_after_the_other(late):
+    """Of a code and of a schedule of uneven subsets, with start-ups and without."""
+    rng = np.random.default_rng(3)
+    times, starts = rng.exponential(1.0, (40, 4)), late * rng.exponential(0.7, (40, 4))
+    given = (times, starts) if late else (times,)
+    coded = WorkPlan("coded", np.full(4, 0.25), partition_plan(np.array([0.3, 0.0, 0.5, 0.2]), 4))
+    for row, start, found in zip(times, starts, coded.runtimes(*given), strict=True):
+        ends = [(3, 0.3), (1, 0.3 + 3 * 0.5), (0, 0.3 + 3 * 0.5 + 4 * 0.2)]
+        assert found == pytest.approx(max(sorted(start + row * load)[place] for place, load in ends))
+    plan = WorkPlan("scheduled", np.array([0.1, 0.4, 0.3, 0.2]), schedule_of(GROUPS, SIZES))
+    for row, start, found in zip(times, starts, plan.runtimes(*given), strict=True):
+        assert found == pytest.approx(_one_by_one(plan, row, start))
+
+
+# Workers 0, 1, 2 hold thirds, then each the next one too.
+@pytest.mark.parametrize(
+    ("before", "after", "moved"), [(Group(1, 1), Group(2, 1), 1.0), (Group(2, 1), Group(1, 1), 0.0)]
+)
+def test_what_is_held_already_is_not_sent_again(before, after, moved):
+    plans = [WorkPlan("a", np.full(3, 1 / 3), schedule_of([group], [1.0])) for group in (before, after)]
+    assert plans[1].moved(plans[0]) == pytest.approx(moved, abs=1e-12)
+    assert plans[1].moved(None) == pytest.approx(after.depth, abs=1e-12)
+
+
+def test_shares_that_shift_a_little_move_a_little():
+    """Worker 0 has a tenth more from 0.5 on, and so worker 1 has nothing new."""
+    before, after = (
+        WorkPlan("a", np.array([share, 1 - share]), schedule_of([Group(1, 1)], [1.0])) for share in (0.5, 0.6)
+    )
+    assert after.moved(before) == pytest.approx(0.1)
+
+
+def test_who_has_done_a_task_by_then():
+    plan = WorkPlan("a", np.array([0.5, 0.25, 0.25]), schedule_of([Group(1, 1)], [1.0]))
+    assert plan.finished(np.array([2.0, 4.0, 4.1]), 3.0).tolist() == [True, True, False]

@@ -11,7 +11,7 @@ WORDS = {
     "LAW": "--cycle-time shifted-exponential:rate=1e-3,shift=50",
     "UNIFORM": "--cycle-time uniform:low=1,high=2",
     "PARETO": "--cycle-time pareto:scale=1",
-    "RAY": "--engine ray --workers 2 --steps 1",
+    "RAY": "--engine ray --workers 12 --steps 1",
 }
 # What is typed, and a part of what is said.
 ROWS = r"""

@@ -12,14 +12,15 @@ UNCODED = ["--method", "uncoded"]
 
 def test_a_constant_start_up_a_link_and_a_chain_are_paid_for(answer):
     given = ["--start-up", "5", "--send-time", "0.25", "--chain-cycles", "0.5", "--cycles", "2"]
-    found = answer("solve", *ASKED, *UNIFORM, *given, *UNCODED, "--deadline", "80")
+    law = ["--cycle-time", "two-speed:fast=0.4,slow=2.6,probability=0.2"]
+    found = answer("solve", *ASKED, *law, *given, *UNCODED, "--deadline", "80")
     asked = {"start_up": 5.0, "send_time": 0.25, "chain_cycles": 0.5}
     assert found["problem"].items() >= asked.items()
     assert "overlap" not in found["problem"]
     # Uncoded, all wait for the slowest: 60 (2 + 0.5) / 3 cycles of it, after 5 and before 60 · 0.25.
-    row, cycles = found["solutions"][0], 60 * 2.5 / 3
-    assert row["expected_runtime"] == pytest.approx(20 + cycles * (0.4 + 2.2 * 3 / 4), rel=1e-9)
-    assert row["completion_probability"] == pytest.approx((((80 - 20) / cycles - 0.4) / 2.2) ** 3, rel=1e-9)
+    row, cycles, all_fast = found["solutions"][0], 60 * 2.5 / 3, 0.8**3
+    assert row["expected_runtime"] == pytest.approx(20 + cycles * (2.6 - 2.2 * all_fast), rel=1e-9)
+    assert row["completion_probability"] == pytest.approx(all_fast, rel=1e-9)  # in 40, or 150
     assert (row["kind"], row["levels"]) == ("exact", [0])
 
 

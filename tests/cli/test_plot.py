@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bcgc_jax import Problem, ShiftedExponential, Uniform, solve
+from bcgc_jax import ShiftedExponential, Uniform, solve
 from bcgc_jax.cli import plot
 from bcgc_jax.cli.output import write_rows
 from bcgc_jax.coding.digits import DigitsRun
 from bcgc_jax.plans.completion import AnyOf, OneOfEach
 from bcgc_jax.plans.plan import Plan, partition_plan
+from tests.problems import padded
 
 assert_close: Any = np.testing.assert_allclose
 RATES, WORKERS = (1e-4, 1e-3, 1e-2), (4, 8)
@@ -136,8 +137,8 @@ def test_every_command_draws_its_answer(command, tmp_path, monkeypatch):
         assert "<path" in picture.read_text()
 
 
-def test_a_saved_plan_has_the_blocks_of_its_workers_and_no_padding():
-    solution = solve(Problem(LAW, 3, 100, max_workers=12), "single_block")
+def test_a_saved_plan_has_the_blocks_of_its_workers_and_no_padding(x64):
+    solution = solve(padded(LAW, 3, 100), "single_block")
     drawn = plot.drawn("single_block", 1.0, solution.plan)
     assert drawn.sizes.tolist() == [100]
     # By hand: s + 1 workers, and of 3 the (3 - s)-th is waited for, 50 + 1000 (1/3 + ... + 1/(s + 1)).

@@ -9,7 +9,8 @@ from bcgc_jax.sweeps.files import read_rows
 from tests.cli.schema import problems, strict_json
 
 PARETO = ["sweep", "--workers", "2,3", "--coordinates", "60", "--cycle-time", "pareto:scale=1"]
-PARETO += ["--method", "uncoded"]
+# Of one program: six cells and a deadline.
+PARETO += ["--method", "uncoded", "--partitions", "--deadline", "50"]
 
 
 @pytest.mark.slow
@@ -33,17 +34,17 @@ def test_a_sweep_prints_every_cell_and_its_axes(command, answer):
 
 @pytest.mark.smoke
 def test_a_sweep_to_a_file_ends_with_a_summary(command, answer, refusal, tmp_path):
-    args = [*PARETO, "--axis", "shape=0.5,2", "--out", str(tmp_path / "s.csv")]
+    args = [*PARETO, "--axis", "shape=0.5,1.5,2", "--out", str(tmp_path / "s.csv")]
     (line,) = answer(*args)["methods"]
-    assert (line["cells"], line["converged"], line["infinite"]) == (4, 2, 2)
+    assert (line["cells"], line["converged"], line["infinite"]) == (6, 4, 2)
     assert "not overwritten" in refusal(*args)
     status, out, _ = command(*args, "--resume")
-    assert (status, "4 cells" in out) == (0, True)
+    assert (status, "6 cells" in out) == (0, True)
 
 
 def test_a_sweep_says_which_rows_are_infinite_or_invalid(command):
     """A method that is given twice has its rows once."""
-    args = [*PARETO, "--method", "uncoded", "--partitions", "--deadline", "50", "--format", "json"]
+    args = [*PARETO, "--method", "uncoded", "--format", "json"]
     status, out, err = command(*args, "--axis", "shape=-1,0.5,2")
     rows = strict_json(out)
     assert problems("sweep", rows) == []
@@ -58,7 +59,7 @@ def test_a_sweep_says_which_rows_are_infinite_or_invalid(command):
 
 
 def test_the_file_of_a_sweep_says_which_law_and_has_one_type_a_column(answer, tmp_path):
-    args, tables = [*PARETO, "--axis", "shape=0.5,2"], []
+    args, tables = [*PARETO, "--axis", "shape=0.5,1.5,2"], []
     for number, more in enumerate(([], ["--cycles", "1", "--samples", "1"])):
         path = tmp_path / f"{number}.csv"
         answer(*args, *more, "--out", str(path))

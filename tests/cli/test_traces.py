@@ -21,10 +21,9 @@ def test_the_kinds_of_law_are_the_librarys_and_what_is_refused_names_the_option(
     assert TRACE_LAWS == KINDS
     law: Any = traces.law_for(asked, trace_of(TIMES), 3)
     assert np.array_equal(np.sort(np.asarray(law.times)), np.sort(TIMES.ravel()).astype(law.times.dtype))
-    for cut_off, workers, message in (([0], 3, "1 of 24 times are censored"), ([], 10_000, "too many")):
-        cut = trace_of(TIMES, censored=np.isin(np.arange(24), cut_off))
-        with pytest.raises(ValueError, match=f"{message}.*: take a smooth law"):
-            traces.law_for(asked, cut, workers)
+    cut = trace_of(TIMES, censored=np.arange(24) == 0)
+    with pytest.raises(ValueError, match=r"1 of 24 times are censored.*: take a smooth law"):
+        traces.law_for(asked, cut, 3)
 
 
 def test_one_worker_only_is_one_text_for_all_commands(refusal, tmp_path, monkeypatch):

@@ -13,7 +13,8 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax.coding.gradients import subset_gradients
 from bcgc_jax.coding.training import collect, training_scheme
-from bcgc_jax.plans.completion import AnyOf, FirstHolder
+from bcgc_jax.plans.completion import AnyOf
+from bcgc_jax.plans.schedules import Group, schedule_of
 from bcgc_jax.problem import Status
 from tests.coding.test_gradients import KEY, make_batch, make_params, network, relative_difference
 from tests.compilations import compilations
@@ -22,7 +23,7 @@ from tests.oracles.schedules import simulated
 from tests.problems import known, slow
 
 LAW = bcgc.ShiftedExponential(0.8, 0.3)
-SCHEMES = "time", "alternating:4:3", *slow("tandon_partial")
+SCHEMES = "time", "alternating", *slow("tandon_partial")
 PROBLEM, SGD = bcgc.Problem(LAW, 6, 58, 36), optax.sgd(0.1)
 
 
@@ -37,9 +38,14 @@ def solved(method):
     return bcgc.solve(PROBLEM, method, key=KEY)
 
 
+# As "alternating:4:3" plans it.
+ALTERNATING = schedule_of([Group(4, 3)], np.full(3, 58 / 3))
+
+
 @functools.cache
 def scheme_of(method):
-    return training_scheme(KEY, PROBLEM, solved(method), make_params(np.random.default_rng(0)))
+    plan = ALTERNATING if method == "alternating" else solved(method)
+    return training_scheme(KEY, PROBLEM, plan, make_params(np.random.default_rng(0)))
 
 
 def clock_only(params, batch):
@@ -61,7 +67,7 @@ def taken_by(training):
 RUN = jax.jit(jax.vmap(lambda times, levels: collect(times, AnyOf(times.shape[-1], levels)), (0, None)))
 
 
-@pytest.mark.parametrize("method", ["time", "tandon_partial", "alternating:4:3"])
+@pytest.mark.parametrize("method", ["time", "tandon_partial", *slow("alternating:4:3")])
 def test_a_plan_has_the_scheme_of_its_solution(model, method):
     one = scheme_of(method)
     other = training_scheme(KEY, PROBLEM, known(solved(method).plan), model[0])
@@ -155,25 +161,27 @@ def test_training_with_a_code_is_training_without_but_for_the_clock(model, metho
         slowest, level = np.sort(np.asarray(times), axis=1)[:, ::-1], scheme.plan.blocks[1].level
         unit = 36 * 58 / 6 * (level + 1) / (level + alpha)
         expected = unit * np.maximum(alpha * slowest[:, level], slowest[:, 0])
-    elif isinstance((schedule := known(solved(method).plan)).completion, FirstHolder):
+    elif method == "alternating":
         sizes = [block.size for block in scheme.plan.blocks]
-        whole = dataclasses.replace(schedule, sizes=np.array(sizes, float))
+        whole = dataclasses.replace(ALTERNATING, sizes=jnp.array(sizes, float))
         expected = 6 * np.array([simulated(whole, t, 0 * t)[0] for t in np.asarray(times, float)])
     else:
         expected = bcgc.block_runtime(solved(method).rounded, times, num_samples=36)
     np.testing.assert_allclose(taken_by(training), expected, rtol=2e-5)
 
 
+def telling(params, batch):
+    """A loss that tells which samples it saw: a bit for each of the 36."""
+    return jnp.sum(batch) + 0.0 * sum(jnp.sum(leaf) for leaf in jax.tree.leaves(params))
+
+
+def mini_batches(model, law=LAW, key=KEY, batch_size=2):
+    given = (model[0], jnp.asarray(2.0 ** np.arange(36))), scheme_of("time"), law, 30, telling
+    return trained(*given, key, batch_size=batch_size)
+
+
 def test_mini_batches_are_drawn_from_each_subset_without_replacement(model, x64):
-    params, _ = model
-    scheme = scheme_of("time")
-    # The loss tells which samples it saw: a bit for each of the 36.
-    code = 2.0 ** np.arange(36)
-
-    def loss(params, batch):
-        return jnp.sum(batch) + 0.0 * sum(jnp.sum(leaf) for leaf in jax.tree.leaves(params))
-
-    training = trained((params, jnp.asarray(code)), scheme, LAW, 30, loss, batch_size=2)
+    training = mini_batches(model)
     seen = np.round(np.asarray(training.loss) * 6).astype(np.int64)
     drawn = (seen[:, None] >> np.arange(36) & 1).reshape(30, 6, 6)
     assert np.all(drawn.sum(axis=2) == 2)  # two different samples of each subset
@@ -183,7 +191,7 @@ def test_mini_batches_are_drawn_from_each_subset_without_replacement(model, x64)
     assert np.all([len(np.unique(column)) > 5 for column in pairs.T])
     assert len(np.unique(pairs)) == 15
     with pytest.raises(ValueError, match="from 1 to 6"):
-        trained((params, code), scheme, LAW, 2, loss, batch_size=7)
+        mini_batches(model, batch_size=7)
 
 
 def test_an_iteration_that_never_ends_leaves_the_parameters_and_says_so(model):
@@ -290,7 +298,7 @@ def test_the_clock_of_many_iterations_keeps_its_digits(model):
     assert float(clock[-1]) == pytest.approx(9_000, rel=1e-6)
 
 
-def test_second_calls_compile_nothing(model):
+def test_second_calls_compile_nothing(model, x64):
     solutions = [solved(method) for method in ("time", "tandon_partial")]
 
     def calls(rate, seed):
@@ -300,8 +308,7 @@ def test_second_calls_compile_nothing(model):
             changed = dataclasses.replace(solution, expected_runtime=runtime)
             training_scheme(key, problem, changed, model[0])
         _collect(np.full((2, 6), rate, np.float32), [0, seed])
-        law = bcgc.ShiftedExponential(rate, 0.3)
-        trained(model, scheme_of("time"), law, 2, key=key, batch_size=2)
+        mini_batches(model, bcgc.ShiftedExponential(rate, 0.3), key)
 
     calls(0.8, 0)
     with compilations() as compiled:

@@ -1,4 +1,4 @@
-"""Crossing probabilities against exact fractions, mpmath and a recursion of positive terms."""
+"""Crossing probabilities, against exact fractions, mpmath and each other; rules of integration that move."""
 
 import functools
 import itertools
@@ -12,6 +12,8 @@ import pytest
 from scipy import stats
 
 from bcgc_jax.exact.crossing import Crossing, crossing_probability, shares
+from bcgc_jax.exact.quadrature import Quadrature, follow
+from bcgc_jax.exact.windows import windowed_paths
 from tests.oracles import exact as oracles
 
 # Poisson weights
@@ -19,11 +21,16 @@ from tests.oracles import exact as oracles
 
 @pytest.mark.parametrize("size", [60, 1100])
 def test_weights_of_many_workers_are_those_of_scipy(precision, size):
-    crossing = Crossing(shares(jnp.zeros(size, precision)), size)
     m = np.array([0, 1, 2, 7, size // 3, size // 2, size])
     share = np.array([0.0, 1e-12, 0.013, 0.34, 0.52, 0.97, 1.0], precision)
-    found = np.asarray(crossing._weight(m[:, None], jnp.asarray(share)[None]), float)
-    if crossing.powers:  # without the exponential, which cancels
+
+    @jax.jit
+    def weights(share):
+        crossing = Crossing(shares(jnp.zeros(size, precision)), size)
+        return crossing._weight(m[:, None], share[None]), crossing.powers
+
+    found, powers = (np.asarray(each, float) for each in weights(share))
+    if powers:  # without the exponential, which cancels
         found = found * np.exp(-size * share.astype(float))
     expected = stats.poisson.pmf(m[:, None], size * share.astype(float))
     # In roundings, of which a power has as many as its exponent; worst measured 5.4, without the exponential.
@@ -157,3 +164,86 @@ def test_it_is_the_law_of_smirnovs_distance(precision):
         hazard = np.stack([hazards(row, precision) for row in np.minimum(boundary, 1)])
         for way in ways:
             np.testing.assert_allclose(way(hazard, num_workers), upper, rtol=0, atol=atol[num_workers])
+
+
+# Many workers, by windows, against the renewal systems, which subtract where these add
+
+
+WORKERS = 401
+LEVEL = np.arange(WORKERS)
+
+
+def _hazards(kind: str) -> np.ndarray:
+    """Λ at eight times for a plan near the best one of a shifted exponential, `[8, N]`."""
+    left = np.cumsum((1 / np.arange(1, WORKERS + 1))[::-1])[::-1]
+    spread = np.sqrt(np.cumsum((1 / np.arange(1, WORKERS + 1) ** 2)[::-1])[::-1])
+    load = 1 / (0.05 + left + 1.5 * spread)
+    times = np.linspace(0.96, 1.1, 8)
+    if kind == "late":
+        times = np.array([1.3, 1.6, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0])
+    if kind in ("gaps", "slack"):  # few levels in use, and some that hardly ever fail between them
+        kept = np.unique(np.r_[0, 1, 2, 5, 9, np.geomspace(10, WORKERS - 1, 12).astype(int)])
+        load = load[kept][np.searchsorted(kept, LEVEL, side="right") - 1]
+    if kind == "slack":
+        load = np.where((LEVEL >= 130) & (LEVEL < 200), 0.8, 1) * np.where(LEVEL >= 20, 0.97, 1) * load
+        load = np.minimum.accumulate(load[::-1])[::-1]
+    if kind == "single":
+        load = np.where(LEVEL >= 200, load[200], 0)
+    with np.errstate(divide="ignore"):
+        return np.maximum(times[:, None] / load - 0.05, 0)
+
+
+@jax.jit
+def _by_renewals(hazard: jax.Array, workers: int) -> tuple[jax.Array, jax.Array]:
+    crossing = Crossing(shares(hazard), workers)
+    first = crossing.first_failures()
+    paths = jnp.maximum(first * crossing.successes(), 0) * crossing.above / crossing.total
+    return crossing.probability(first), crossing.unit * jnp.moveaxis(paths[::-1], 0, -1)
+
+
+found_by_windows = jax.jit(windowed_paths)
+
+
+# The last of fewer workers than levels.
+@pytest.mark.parametrize(
+    ("kind", "workers"),
+    [*((kind, WORKERS) for kind in ("all", "gaps", "slack", "single", "late")), ("all", 301)],
+)
+def test_windows_give_what_the_renewals_give(precision, kind, workers):
+    hazard = _hazards(kind)[:, np.minimum(LEVEL, workers - 1)]
+    probability, slope = (np.asarray(a) for a in _by_renewals(hazard.astype(np.float64), workers))
+    found = found_by_windows(hazard.astype(precision), workers)
+    mine = workers * np.asarray(found.arrive * found.leave, float) * np.exp(-hazard)
+    # Worst measured 1.2e-11 relative, 1e-10 of the largest slope, and in float32 1e-4 and 2e-4.
+    rtol = {"float32": 1e-3, "float64": 5e-9}[precision.name]
+    tiny = 1e-30 if precision.name == "float32" else 1e-75
+    np.testing.assert_allclose(found.probability, probability, rtol=rtol, atol=tiny)
+    used = slice(workers)
+    np.testing.assert_allclose(mine[:, used], slope[:, used], rtol=0, atol=rtol * slope.max())
+
+
+def test_a_level_that_nobody_can_reach_fails_surely(x64):
+    hazard = _hazards("all")
+    hazard[:, -1] = 0
+    found = found_by_windows(hazard, WORKERS)
+    np.testing.assert_array_equal(found.probability, 1)
+    np.testing.assert_array_equal(found.arrive, 0)
+
+
+# Rules of integration whose nodes move with what they integrate
+
+
+def test_rules_in_panels_follow_the_ends_of_their_panels(x64):
+    """∫ 1 dt from 1 to 3 and t from 3 to 4, by midpoints: slopes in both ends are those of the integrals."""
+    times = jnp.array([1.5, 2.5, 3.25, 3.75])
+    weights = jnp.broadcast_to(jnp.array([1.0, 1.0, 0.5, 0.5]), (3, 4))
+
+    def both(ends):
+        moved = follow(Quadrature(jnp.array(1.0), times, weights, (2, 2, 2)), ends)
+        own = moved.weights[0]
+        return jnp.stack([moved.start, jnp.sum(own[:2]), jnp.sum((own * moved.times)[2:])])
+
+    ends = jnp.array([1.0, 3.0])
+    np.testing.assert_allclose(jax.jit(both)(ends), [1, 2, 3.5])
+    # The last panel moves as a whole, by its end: ∫ t dt from c to c + 1 has the slope 1.
+    np.testing.assert_allclose(jax.jit(jax.jacobian(both))(ends), [[1, 0], [-1, 1], [0, 1]])

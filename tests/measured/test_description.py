@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from scipy import signal, stats
 
-from bcgc_jax.measured import description
 from bcgc_jax.measured.description import autocorrelation, describe, variance_between
 from bcgc_jax.measured.traces import Trace
 
@@ -44,15 +43,14 @@ def test_each_way_of_being_otherwise_is_named(spoil, words):
     assert any(words in remark for remark in remarks), remarks
 
 
-def test_neither_persistence_nor_common_steps_pass_for_workers_that_differ_or_hide_them(monkeypatch):
-    monkeypatch.setattr(description, "_TAIL_TIMES", 10**9)  # a compilation for each length of a tail
+def test_neither_persistence_nor_common_steps_pass_for_workers_that_differ_or_hide_them():
     alike = unlike = 0
     for seed in range(20):
         rng = np.random.default_rng(seed)
         noise = signal.lfilter([1.0], [1.0, -0.8], rng.normal(0, 0.1, (100, 8)), axis=0)
-        alike += any("not alike" in r for r in describe(_trace(5 + noise)).remarks())
+        alike += any("not alike" in r for r in describe(_trace(5 + noise), with_tail=False).remarks())
         steps = 5 + rng.normal(0, 0.5, (30, 1)) + rng.normal(0, 0.1, (30, 8)) + 0.3 * (np.arange(8) == 2)
-        unlike += any("not alike" in r for r in describe(_trace(steps)).remarks())
+        unlike += any("not alike" in r for r in describe(_trace(steps), with_tail=False).remarks())
     assert alike <= 4
     assert unlike == 20
 

@@ -209,7 +209,7 @@ def test_single_precision_is_good_to_five_digits(name):
 def test_the_expectation_is_infinite_where_the_slowest_order_statistic_in_use_is():
     case = PARETO.at(2.0, 0.9)
     law = case.law()
-    assert np.isinf(_value(law, _padded([1.0, 2.0, 3.0]), 3).value)
+    assert np.isinf(_everything(law, _padded([1.0, 2.0, 3.0]), 3)[0][0])
     # Level 0 is empty: E T_(2) of three is finite, for 2 · 0.9 > 1.
     for partition in ([0.0, 2.0, 3.0], [0.0, 5.0, 0.0, 1.0, 0.0, 7.0]):
         (value, _), (_, slope) = _everything(law, _padded(partition), len(partition))
@@ -218,7 +218,7 @@ def test_the_expectation_is_infinite_where_the_slowest_order_statistic_in_use_is
         assert np.all(np.isfinite(slope[: len(partition)]))
     # Shape 0.4: only from level 2 on, for 3 · 0.4 > 1.
     law = bcgc.Pareto(scale=2.0, shape=0.4)
-    values = [_value(law, _padded([0.0, x, 3.0]), 3).value for x in (2.0, 0.0)]
+    values = [_everything(law, _padded([0.0, x, 3.0]), 3)[0][0] for x in (2.0, 0.0)]
     expected = [np.inf, _scale(3) * 9 * 2.0 * 6]  # E T_(1) = 2 / (1 - 1/1.2)
     np.testing.assert_allclose(values, expected, rtol=1e-10)
 
@@ -227,7 +227,7 @@ def test_a_slow_worker_that_never_comes_makes_the_expectation_infinite():
     law = bcgc.TwoSpeed(fast=1.5, slow=np.inf, probability=0.2)
     # In the second one with all of three slow, probability 0.008, nothing ever arrives.
     for partition in ([3.0, 2.0, 1.0], [0.0, 0.0, 1.0]):
-        assert np.isinf(_value(law, _padded(partition), 3).value)
+        assert np.isinf(_everything(law, _padded(partition), 3)[0][0])
 
 
 @pytest.mark.slow

@@ -46,7 +46,7 @@ def test_runtimes_of_draws_are_equations_2_and_5(precision):
             (bcgc.coordinate_runtime, levels, oracles.coordinate_runtime),
         ):
             expected = [[loop(a, t, SAMPLES, CYCLES) for t in times] for a in schemes]
-            found = function(schemes[:, None], times, num_samples=SAMPLES, cycles=CYCLES)
+            found = jax.jit(function)(schemes[:, None], times, num_samples=SAMPLES, cycles=CYCLES)
             assert found.dtype == precision
             # Worst measured 4e-16, 2e-7.
             np.testing.assert_allclose(found, expected, rtol=10 * np.finfo(precision).eps)

@@ -12,13 +12,14 @@ from bcgc_jax._pytree import replace
 from bcgc_jax.plans import schedules
 from bcgc_jax.solvers.schedules import search_sizes, share_out
 from tests.oracles.schedules import simulated
-from tests.problems import known, slow
+from tests.problems import known, padded, slow
 
 PAPER = bcgc.ShiftedExponential(1e-3, 50.0)
 
 pytestmark = pytest.mark.usefixtures("x64")
 
 
+_cycles = jax.jit(schedules.cycles_of)
 _runtimes, _sent = jax.jit(schedules.schedule_runtime), jax.jit(schedules.sent_of)
 
 
@@ -29,7 +30,7 @@ def test_it_is_what_workers_do_one_by_one(groups, setup, chain):
     groups = [schedules.Group(*group) for group in groups]
     schedule = schedules.schedule_of(groups, rng.uniform(1, 5, sum(group.num_blocks for group in groups)))
     times, starts = rng.exponential(size=(40, 5)), rng.exponential(size=(40, 5))
-    cycles = schedules.cycles_of(schedule, setup, chain)
+    cycles = _cycles(schedule, setup, chain)
     # Workers that do not count change nothing.
     padded = [np.pad(a, ((0, 0), (0, 3)), constant_values=7.0) for a in (times, starts)]
     found, sent = _runtimes(cycles, *padded, 5), _sent(schedule, cycles, times, starts, 5)
@@ -143,7 +144,7 @@ def test_a_block_of_no_size_keeps_it_in_a_search():
 
 
 def test_what_schemes_need():
-    problem = bcgc.Problem(bcgc.TwoSpeed(1.0, 2.0, 0.5), 5, 100)
+    problem = padded(PAPER, 5)
     needs, cyclic = (known(bcgc.solve(problem, name).needs) for name in ("tandon:2", "cyclic:3"))
     assert [float(a) for a in needs] == [3, 0.6, 0, 1]
     assert (int(cyclic.stored_subsets), int(cyclic.round_trips)) == (3, 1)

@@ -93,12 +93,15 @@ BATCH = np.array([[50, 50, 0, 0, 0, 0, 0, 0], [25, 25, 25, 25, 0, 0, 0, 0], [40,
 SIZES = np.array([2, 4, 6])
 
 
-@jax.jit
-@jax.vmap
-def _values(workers: jax.Array, scale: jax.Array, send: jax.Array, x: jax.Array) -> jax.Array:
-    """With start-ups of a density."""
-    more: Any = {"max_workers": SIZE, "start_up": bcgc.Weibull(scale, 0.8), "send_time": send}
-    return bcgc.expected_runtime(bcgc.Problem(TIMES["shifted exponential"], workers, 100, **more), x)
+def _values(*columns: Any) -> np.ndarray:
+    """With start-ups of a density, by the program of the study."""
+    law, found = bcgc.ShiftedExponential(np.float64(0.7), np.float64(1.0)), []
+    for workers, scale, send, x in zip(*columns, strict=True):
+        more: Any = {"max_workers": SIZE, "start_up": bcgc.Weibull(float(scale), 0.8), "overlap": True}
+        more |= {"send_time": float(send), "setup_cycles": 0.0, "chain_cycles": 0.0}
+        problem = bcgc.Problem(law, int(workers), 100, **more)
+        found.append(start_ups._exact(problem, jnp.asarray(x, float), 1.0)[0])
+    return np.array(found)
 
 
 def test_one_worker_takes_the_means_of_start_up_work_and_link() -> None:

@@ -1,4 +1,9 @@
-"""The closed forms of Theorems 2 and 3."""
+"""The closed forms of Theorems 2 and 3, against independent answers and what was published."""
+
+import csv
+import math
+from collections import defaultdict
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -6,7 +11,8 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.solvers.closed_form import frequency_partition, partition_for_times, time_partition
-from tests.oracles.laws import WEIBULL
+from experiments.journal import partition_of
+from tests.oracles.laws import SHIFTED_EXPONENTIAL
 from tests.oracles.programme import best_shares, level_times
 from tests.oracles.runtimes import expected_order_statistic
 from tests.problems import SIZE, padded
@@ -30,7 +36,7 @@ def test_the_partition_for_given_times_solves_the_linear_programme(x64):
 
 
 def test_both_closed_forms_agree_with_independent_quadrature(x64):
-    case = WEIBULL.at(2.0, 1.7, 0.3)
+    case = SHIFTED_EXPONENTIAL.at(0.6, 0.3)
     problem = padded(case.law(), 7)
     times = [expected_order_statistic(case, 7, k) for k in range(1, 8)]
     rates = [1 / expected_order_statistic(case, 7, k, lambda t: 1 / t) for k in range(1, 8)]
@@ -52,7 +58,70 @@ def test_an_infinite_time_leaves_its_level_empty(x64):
     assert found.sum() == pytest.approx(30)
 
 
-def test_one_worker_gets_everything_uncoded():
-    problem = bcgc.Problem(bcgc.Uniform(0.5, 1.5), 1, 12)
-    assert time_partition(problem).tolist() == [12]
-    assert frequency_partition(problem).tolist() == [12]
+def test_one_worker_gets_everything_uncoded(x64):
+    problem = padded(bcgc.ShiftedExponential(0.8, 0.5), 1, 12)
+    for partition in (time_partition(problem), frequency_partition(problem)):
+        np.testing.assert_allclose(partition, 12 * np.eye(SIZE)[0], rtol=1e-15)
+
+
+# The published values of Fig. 3 and Fig. 4, and the journal version's closed forms
+
+
+_PUBLISHED = Path(__file__).parents[2] / "experiments/data"
+
+
+def _rows(name: str) -> list[dict[str, str]]:
+    with (_PUBLISHED / name).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _problem(workers, rate) -> bcgc.Problem:
+    return bcgc.Problem(bcgc.ShiftedExponential(rate, 50.0), workers, 20_000, 50, max_workers=50)
+
+
+@pytest.fixture(scope="module")
+def published() -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Workers, rates and expected runtimes of each scheme of Fig. 4."""
+    by_scheme = defaultdict(list)
+    for row in _rows("published_runtimes.csv"):
+        workers, rate = (row["x"], 1e-3) if row["axis"] == "num_workers" else (20, row["x"])
+        by_scheme[row["scheme"]].append((float(workers), float(rate), float(row["expected_runtime"])))
+    return {scheme: tuple(np.array(rows).T) for scheme, rows in by_scheme.items()}
+
+
+# How far levels of Fig. 3 may be off.
+_LEVELS = {"time": 1, "frequency": 2}
+
+
+@pytest.mark.parametrize("scheme", [*_LEVELS, "single_block", "ferdinand_full"])
+def test_runtimes_of_fig_4_and_partitions_of_fig_3_are_reproduced(x64, published, scheme):
+    *cells, known = published[scheme]
+    assert known.size == 10
+    cells = [(int(workers), float(rate)) for workers, rate in zip(*cells, strict=True)]
+    solutions = [bcgc.solve(_problem(*cell), scheme) for cell in cells]
+    runtimes = [solution.expected_runtime for solution in solutions]
+    np.testing.assert_allclose(runtimes, known, rtol=0.025)  # worst measured 0.0096
+    if scheme in _LEVELS:
+        counts = np.asarray(solutions[cells.index((20, 1e-3))].rounded)[:20]
+        expected = [int(row[scheme]) for row in _rows("published_partitions.csv")]
+        np.testing.assert_allclose(counts, expected, rtol=0, atol=_LEVELS[scheme])
+        assert counts.sum() == 20_000
+
+
+def test_closed_forms_for_deadlines_have_one_risk_and_the_best_exponent(x64):
+    law = bcgc.Weibull(3.0, 0.7, 0.5)
+    problem, level = bcgc.Problem(law, 6, 100, 6, max_workers=7), np.arange(1, 7)
+    x = np.asarray(partition_of("equal_risk", problem, 1.5e4))[:6]
+    assert x.sum() == pytest.approx(100)
+    late = np.exp(-np.asarray(law.cumulative_hazard(1.5e4 / np.cumsum(x * level))))
+    risks = [math.comb(6, n) * late[n - 1] ** n for n in level]
+    np.testing.assert_allclose(risks, risks[0], rtol=1e-6)
+
+    def exponent(x):
+        return np.min(level / np.cumsum(x * level, axis=-1), axis=-1)
+
+    x = np.asarray(partition_of("large_deadline", problem, np.inf))
+    others = 100 * np.random.default_rng(0).dirichlet(np.ones(6), 2000)
+    assert x[6] == 0
+    assert exponent(others).max() < exponent(x[:6])
+    assert exponent(x[:6]) == pytest.approx(sum(1 / level) / 100, rel=1e-12)

@@ -1,6 +1,8 @@
 """Setup cycles, unequal units and whole units, against brute force over level sets and partitions."""
 
+import functools
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +13,9 @@ from scipy import stats
 import bcgc_jax as bcgc
 from bcgc_jax.plans.partitions import cost_of_units, round_to_units
 from bcgc_jax.plans.runtime import certificate, unit_runtime
+from bcgc_jax.solvers import discrete
 from bcgc_jax.solvers.discrete import best_levels, improve_units
-from bcgc_jax.solvers.optimal import optimal_partition
+from bcgc_jax.solvers.optimal import OptimalResult, optimal_partition
 from tests.problems import known
 
 EXPONENTIAL, UNIFORM = bcgc.ShiftedExponential(0.4, 0.9), bcgc.Uniform(0.4, 2.6)
@@ -34,17 +37,17 @@ def _runtime_by_events(counts, costs, setup, times, samples, cycles):
 
 
 def test_runtime_with_setup_and_unequal_units_is_that_of_the_events(x64):
-    rng = np.random.default_rng(1)
+    rng, scale = np.random.default_rng(1), dict[str, Any](num_samples=6.0, cycles=0.8)
     costs = rng.uniform(0.2, 3.0, 7)
+    of_blocks = jax.jit(functools.partial(bcgc.block_runtime, setup_cycles=1.7, **scale))
+    of_units = jax.jit(functools.partial(bcgc.coordinate_runtime, unit_costs=costs, **scale))
     for counts in ([3, 0, 2, 2], [0, 7, 0, 0], [1, 2, 3, 1], [0, 0, 3, 4]):
         partition = cost_of_units(jnp.array(counts), jnp.asarray(costs))
         for _ in range(20):
             times = rng.gamma(1.3, 2.0, 4)
             exact = _runtime_by_events(counts, costs, 1.7, times, 6.0, 0.8)
-            found = bcgc.block_runtime(partition, times, num_samples=6.0, cycles=0.8, setup_cycles=1.7)
-            np.testing.assert_allclose(found, exact, rtol=1e-12)
-            levels = np.repeat(np.arange(4), counts)
-            plain = bcgc.coordinate_runtime(levels, times, num_samples=6.0, cycles=0.8, unit_costs=costs)
+            np.testing.assert_allclose(of_blocks(partition, times), exact, rtol=1e-12)
+            plain = of_units(np.repeat(np.arange(4), counts), times)
             exact = _runtime_by_events(counts, costs, 0.0, times, 6.0, 0.8)
             np.testing.assert_allclose(plain, exact, rtol=1e-12)
 
@@ -55,7 +58,7 @@ def test_exact_expectation_and_probability_with_setup_are_those_of_draws(x64):
     draws = 0.9 + np.random.default_rng(2).exponential(2.5, (400_000, 5))
     times = np.asarray(bcgc.block_runtime(partition, draws, num_samples=6.0, cycles=0.8, setup_cycles=2.1))
     error = times.std() / np.sqrt(times.size)
-    assert abs(bcgc.expected_runtime(problem, partition) - times.mean()) < 4 * error
+    assert abs(certificate(problem, partition).expected_runtime - times.mean()) < 4 * error
     estimate = bcgc.simulate_runtime(jax.random.key(3), problem, partition, 400_000)
     assert abs(estimate.mean - times.mean()) < 6 * error
     deadline = np.quantile(times, 0.4)
@@ -150,3 +153,50 @@ def test_rounding_to_units_cuts_at_the_nearest_end(x64):
 def test_costs_that_make_no_sense_or_that_a_method_does_not_know_are_refused(extra, method, message):
     with pytest.raises(ValueError, match=message):
         bcgc.solve(bcgc.Problem(UNIFORM, 4, 30, **extra), method, key=jax.random.key(0))
+
+
+# The search over sets of levels asks for no empty set, and for a full answer only where it may gain
+
+
+LAW, WORKERS = bcgc.ShiftedExponential(1e-3, 50.0), 3
+
+
+def test_sets_that_cannot_be_better_are_not_solved_in_full(monkeypatch):
+    """On a table of values in place of optima, which notes what it is asked for."""
+    # Of levels as binary digits; {1, 2} is best.
+    table = np.array([np.inf, 5.0, 4.0, 2.0, 3.0, 6.0, 1.5, 2.5])
+    asked: list[tuple[int, float]] = []
+
+    def optimum(problem: bcgc.Problem, levels: Any, *, tolerance: float, least: Any) -> OptimalResult:
+        number = jnp.sum(jnp.where(levels, 2 ** jnp.arange(WORKERS), 0))
+        jax.debug.callback(lambda *one: asked.append((int(one[0]), float(one[1]))), number, least)
+        value = jnp.asarray(table, problem.dtype)[number]
+        return OptimalResult(levels, value, value, value, number, number)
+
+    monkeypatch.setattr(discrete, "optimal_partition", optimum)
+    problem = bcgc.Problem(LAW, WORKERS, 20_000, setup_cycles=1e4)
+    levels, rounds = jax.jit(discrete.best_levels.__wrapped__)(problem, np.ones(WORKERS, bool))  # type: ignore[attr-defined]
+    jax.effects_barrier()
+    assert levels.tolist() == [False, True, True]
+    assert 0 not in {number for number, _ in asked}
+    assert sum(np.isinf(least) for _, least in asked) == 3  # what the starts are worth
+    assert all(least <= table[1:].max() for _, least in asked if np.isfinite(least))
+    # At most nine neighbours of three levels.
+    assert sum(least > 0 for _, least in asked) <= 3 + 9 * int(rounds)
+
+
+@pytest.mark.slow
+def test_an_optimum_that_is_slower_than_asked_for_ends_early_with_a_bound_that_holds(x64):
+    problem = bcgc.Problem(LAW, WORKERS, 20_000, setup_cycles=1e3)
+    levels = [np.array(one) for one in itertools.product([False, True], repeat=WORKERS) if sum(one) > 1]
+    ended = 0
+    for mask in levels:
+        whole = optimal_partition(problem, mask)
+        for share in (0.0, 0.9, 0.999):
+            early = optimal_partition(problem, mask, least=share * float(whole.value))
+            assert share * whole.value <= early.lower_bound <= whole.value * (1 + 1e-9)
+            assert early.value >= whole.value * (1 - 1e-6)
+            ended += int(early.num_steps < whole.num_steps)
+        slower = optimal_partition(problem, mask, least=1.01 * float(whole.value))
+        np.testing.assert_array_equal(slower.partition, whole.partition)  # never reached: as without
+    assert ended >= 2 * len(levels)

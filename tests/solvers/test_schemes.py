@@ -32,17 +32,20 @@ def test_a_partition_is_rounded_evaluated_and_certified():
     error = draws.std() / np.sqrt(draws.size)
     assert abs(float(solution.expected_runtime) - draws.mean()) < 4 * error
     assert float(solution.lower_bound) <= float(bcgc.solve(PROBLEM).expected_runtime)
-    # In a batch, the number of workers traced.
-    of_sizes = jax.vmap(lambda n: bcgc.solve(padded(LAW, n, 5_000, 50), scheme))
+    # In a batch, the number of workers traced; of a law whose program is small: all take the same time.
+    law = bcgc.distributions.Deterministic(2.0)
+    of_sizes = jax.vmap(lambda n: bcgc.solve(padded(law, n, 5_000, 50), scheme))
     batch = jax.jit(of_sizes)(np.array([6, 8]))
-    np.testing.assert_allclose(batch.expected_runtime[0], solution.expected_runtime, rtol=1e-12)
+    exact = [50 / n * 2 * (2500 + n * 2500) for n in (6, 8)]
+    np.testing.assert_allclose(batch.expected_runtime, exact, rtol=1e-12)
     assert batch.rounded[1].tolist() == [2500, 0, 0, 0, 0, 0, 0, 2500] + [0] * (SIZE - 8)
 
 
 def test_levels_are_counted_also_for_units_of_unequal_cost():
     comb = bcgc.Scheme("comb", lambda problem, unit: unit % 3, gives="levels")
     assert known(bcgc.solve(PROBLEM, comb).rounded).tolist() == [1667, 1667, 1666] + [0] * (SIZE - 3)
-    units = bcgc.Problem(PROBLEM.cycle_time, 4, 5, unit_costs=np.array([5.0, 1.0, 2.0, 4.0, 8.0]))
+    law = bcgc.TwoSpeed(1.0, 2.0, 0.5)  # for which the program is smaller
+    units = bcgc.Problem(law, 4, 5, unit_costs=np.array([5.0, 1.0, 2.0, 4.0, 8.0]))
     np.testing.assert_allclose(known(bcgc.solve(units, comb).partition), [9.0, 9.0, 2.0, 0.0])
 
 

@@ -1,7 +1,5 @@
 """Stochastic subgradients against optima found elsewhere, and the stopping rule against its description."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +15,7 @@ from tests.oracles.programme import best_of_two_speeds
 pytestmark = pytest.mark.usefixtures("x64")
 
 TOTAL, SAMPLES, CYCLES = 700, 6.0, 0.7
+STEPS = 210  # no multiple of the 40 between checks: the last one is ten steps after the one before
 
 
 def _unit(workers: int) -> float:
@@ -49,48 +48,39 @@ def test_the_answer_is_within_one_per_cent_of_the_optimum():
     assert int(result.status) == bcgc.Status.INFINITE
 
 
-@functools.partial(jax.jit, static_argnames="max_steps")
-def _compiled(key, tolerance, rate, shift, workers, max_steps):
+@jax.jit
+def _compiled(key, tolerance, rate, shift, workers):
     law = bcgc.ShiftedExponential(rate, shift)
     problem = bcgc.Problem(law, workers, TOTAL, SAMPLES, CYCLES, max_workers=6)
-    method = Subgradient(tolerance, batch_size=64, check_every=40, max_steps=max_steps)
+    method = Subgradient(tolerance, batch_size=64, check_every=40, max_steps=STEPS)
     return subgradient_partition(problem, key, method)
 
 
-def _run(key, tolerance, rate=1e-3, shift=50.0, workers=4, max_steps=200):
+def _run(key, tolerance, rate=1e-3, shift=50.0, workers=4):
     """Numbers of one kind: they share a program."""
     tolerance, rate, shift = (jnp.asarray(v, float) for v in (tolerance, rate, shift))
-    return _compiled(key, tolerance, rate, shift, jnp.asarray(workers), max_steps)
+    return _compiled(key, tolerance, rate, shift, jnp.asarray(workers))
 
 
 def test_it_stops_where_two_checks_have_improved_by_less_than_the_tolerance():
     key = jax.random.key(2)
     full = _run(key, -1.0)  # the best value never rises, so this is never met
     history = np.asarray(full.history)
-    assert (int(full.status), int(full.num_steps), history.size) == (bcgc.Status.STEP_LIMIT, 200, 6)
+    assert (int(full.status), int(full.num_steps), history.size) == (bcgc.Status.STEP_LIMIT, STEPS, 7)
     assert np.all(np.diff(history) <= 0)
 
-    improvement = 1 - history[2:] / history[:-2]  # at checks 2, 3, 4, 5
+    improvement = 1 - history[2:] / history[:-2]  # at checks 2, 3, 4, 5 and the last
     stops = set()
     for tolerance in [0.5, *(1.01 * improvement), *(0.99 * improvement)]:
         check = next((i for i, gain in enumerate(improvement, 2) if gain <= tolerance), None)
         result = _run(key, tolerance)
-        last = 5 if check is None else check
+        last = 6 if check is None else check
         stops.add(check)
         expected = bcgc.Status.STEP_LIMIT if check is None else bcgc.Status.CONVERGED
-        assert (int(result.status), int(result.num_steps)) == (expected, 40 * last)
+        assert (int(result.status), int(result.num_steps)) == (expected, min(40 * last, STEPS))
         np.testing.assert_allclose(result.history[: last + 1], history[: last + 1], rtol=1e-13)
         assert np.all(np.isnan(result.history[last + 1 :]))
     assert len(stops) >= 3
-
-
-def test_a_number_of_steps_that_is_no_multiple_of_the_checks_is_kept():
-    result = _run(jax.random.key(2), -1.0, max_steps=50)
-    assert (int(result.num_steps), result.history.size) == (50, 3)
-    longer = _run(jax.random.key(2), -1.0)
-    np.testing.assert_allclose(result.history[:2], longer.history[:2], rtol=1e-13)
-    assert not np.isnan(result.history[2])
-    assert result.history[2] != longer.history[2]
 
 
 def test_the_key_decides_the_answer_and_the_unit_of_time_does_not():

@@ -1,14 +1,16 @@
-"""Blocks done by one worker of each of nested groups: exact values against enumeration and draws."""
+"""One worker of each of nested groups, against enumeration and draws; when blocks are there, of all rules."""
 
+import functools
 import itertools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bcgc_jax.plans.completion import OneOfEach
+from bcgc_jax.plans.completion import AnyOf, FirstHolder, OneOfEach
 from bcgc_jax.plans.evaluate import expected_completion
 from bcgc_jax.plans.groups import kinds_by_size
 from bcgc_jax.plans.worker import Load, Worker, delivered
@@ -19,7 +21,8 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 
 def _late(survival, groups):
-    return float(OneOfEach(groups).late(-jnp.log(survival)))
+    with np.errstate(divide="ignore"):
+        return float(jax.jit(OneOfEach(groups).late)(-np.log(survival)))
 
 
 HALVES = nested_groups((1, 2, 4), 4)
@@ -47,16 +50,16 @@ def test_late_groups_are_as_probable_as_by_enumeration(groups):
             if any(max(done[w] for w in group) <= k for k, level in enumerate(groups) for group in level)
         )
         survival = np.cumsum(p, axis=1)[:, :-1]
-        assert float(rule.late(-jnp.log(survival.ravel()))) == pytest.approx(late, abs=4e-15)
+        assert float(jax.jit(rule.late)(-np.log(survival.ravel()))) == pytest.approx(late, abs=4e-15)
 
 
 def test_the_ends_and_a_late_tail_keep_their_digits():
-    assert _late(jnp.ones(3), HALVES) == 1
-    assert _late(jnp.zeros(3), HALVES) == 0
+    assert _late(np.ones(3), HALVES) == 1
+    assert _late(np.zeros(3), HALVES) == 0
     # One worker late for the first block, a pair for the second, all four for the third.
-    late = jnp.array([1e-12, 1e-6, 1e-3])
+    late = np.array([1e-12, 1e-6, 1e-3])
     assert _late(late, HALVES) == pytest.approx(4e-12 + 2e-12 + 1e-12, rel=1e-5)
-    slope = jax.grad(OneOfEach(HALVES).late)(jnp.array([jnp.inf, 0.7, 0.0]))
+    slope = jax.jit(jax.grad(OneOfEach(HALVES).late))(np.array([np.inf, 0.7, 0.0]))
     assert np.all(np.isfinite(slope))
 
 
@@ -102,7 +105,61 @@ def test_exact_values_are_those_of_draws_and_slopes_those_of_differences(case):
 
 
 def test_each_kind_of_workers_has_a_link_of_its_own():
-    work, sent = jnp.array([[1.0, 3.0], [2.0, 2.5]]), jnp.array([[0.5, 4.0], [0.5, 4.0]])
-    both = delivered(Load(work.ravel(), sent.ravel(), 2), jnp.array([1.0]), True)
-    apart = [delivered(Load(*own), jnp.array([1.0]), True) for own in zip(work, sent, strict=True)]
+    work, sent = np.array([[1.0, 3.0], [2.0, 2.5]]), np.array([[0.5, 4.0], [0.5, 4.0]])
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def found(work, sent, kinds=1):
+        return delivered(Load(work, sent, kinds), jnp.array([1.0]), True)
+
+    both = found(work.ravel(), sent.ravel(), 2)
+    apart = [found(*own) for own in zip(work, sent, strict=True)]
     np.testing.assert_allclose(both, np.concatenate(apart), rtol=1e-6)
+
+
+# When blocks are there, of times: each rule against its definition, worker by worker, in NumPy and JAX
+
+
+WORKERS, TURN, BLOCK = 4, np.array([0, 0, 1, 1, 3]), np.array([0, 1, 1, 0, 1])
+SURVIVES = np.array([0, 2, 2, 1, 3])
+GROUPS = nested_groups((1, 2, 2, 4, 4), WORKERS)
+
+
+def _any_of(finish: Any) -> list[float]:
+    """With N - n of the workers, taken in all ways, the earliest."""
+    counts = [WORKERS - int(n) for n in SURVIVES]
+    return [
+        min(max(some) for some in itertools.combinations(row, n))
+        for row, n in zip(finish, counts, strict=True)
+    ]
+
+
+def _first_holder(finish: Any) -> list[float]:
+    done: dict[tuple[int, int], float] = {}
+    for (turn, block, row), w in itertools.product(zip(TURN, BLOCK, finish, strict=True), range(WORKERS)):
+        task = int(block), int(w + turn) % WORKERS
+        done[task] = min(done.get(task, np.inf), row[w])
+    return [max(done.get((b, j), np.inf) for j in range(WORKERS)) for b in (0, 1)]
+
+
+def _one_of_each(finish: Any) -> list[float]:
+    return [max(min(row[w] for w in g) for g in groups) for row, groups in zip(finish, GROUPS, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("rule", "definition"),
+    [
+        (AnyOf(WORKERS, SURVIVES), _any_of),
+        (FirstHolder(WORKERS, turn=TURN), _first_holder),  # type: ignore[arg-type]
+        (OneOfEach(GROUPS), _one_of_each),
+    ],
+)
+def test_a_block_is_there_when_its_rule_says_so(rule: Any, definition: Any) -> None:
+    finish = np.random.default_rng(0).exponential(1.0, (3, 2, TURN.size, WORKERS))
+    finish[0, 0, :, :2] = finish[2, 1, 1] = np.inf  # two who never answer, and a task that nobody does
+    found = rule.blocks(finish, BLOCK)
+    assert isinstance(found, np.ndarray)
+    want = [[definition(one) for one in row] for row in finish]
+    np.testing.assert_array_equal(found, want)
+    compiled = jax.jit(lambda times: rule.blocks(times, BLOCK))(finish.astype(np.float32))
+    np.testing.assert_array_equal(compiled, np.array(want, np.float32))
+    assert jnp.isinf(compiled).any()

@@ -243,3 +243,5 @@ def test_blocks_of_a_share_of_the_samples_are_cut_apart():
     plan = CodingPlan((), blocks, True)
     assert leaves_of_blocks(plan, (0.0, 0.5)) == [[0, 1], [], [4, 5]]
     assert leaves_of_blocks(plan, (0.5, 1.0)) == [[], [2, 3], []]
+    # Samples are whole, and a mean counts them: two of three, then one.
+    assert plan.samples_of((0.0, 0.5), 3) == (slice(0, 2), 2 / 3)

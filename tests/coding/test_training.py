@@ -81,10 +81,12 @@ def test_the_loss_of_shares_of_the_samples_is_that_of_all(model):
     assert len({block.share for block in plan.blocks}) == 2
 
     def loss(params, batch):
-        return jnp.mean(jax.tree.leaves(batch)[0])
+        return jnp.mean(jax.tree.leaves(batch)[0]) * jnp.sum(jax.tree.leaves(params)[0])
 
-    value, _ = subset_gradients(loss, plan, params, bcgc.coding.split_batch(batch, 6))
+    value, found = subset_gradients(loss, plan, params, bcgc.coding.split_batch(batch, 6))
     assert float(value) == pytest.approx(float(loss(params, batch)), abs=1e-6)
+    summed = plan.scaling * sum(jax.tree.leaves(shares)[0].sum(axis=0) for shares in found.values())
+    np.testing.assert_allclose(summed, jax.tree.leaves(jax.grad(loss)(params, batch))[0], rtol=1e-5)
 
 
 def test_the_event_order_ends_at_equation_5_draw_for_draw(precision):

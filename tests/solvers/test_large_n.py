@@ -1,5 +1,7 @@
 """The optimum of many workers against dense Newton steps, and another rule of integration."""
 
+import math
+
 import jax
 import numpy as np
 import pytest
@@ -37,6 +39,27 @@ def test_columns_share_out_each_level_and_the_levels_at_the_ends_are_their_own()
     assert columns[:20, :20].tolist() == columns[-20:, -20:].tolist() == np.eye(20).tolist()
     assert np.linalg.matrix_rank(columns) == columns.shape[1]
     assert {*range(60), *range(440, 500)} <= {*samples.tolist()} <= {*range(500)}
+
+
+def test_levels_fail_after_each_other_as_a_straight_boundary_is_crossed():
+    """Then the first failure after one is j levels on with Borel's probability, e^-r r^(j-1) / j!."""
+    size, rate = 7, 0.9
+    below = rate * np.arange(size, 0, -1) / size
+    rows = [np.stack([row]) for row in (-np.log1p(-below), np.ones(size), np.ones(size), np.zeros(size))]
+    found = jax.jit(large_n._laplacian, static_argnums=1)(np.arange(size), size, *rows)
+    lag = np.abs(np.subtract.outer(np.arange(size), np.arange(size)))
+    borel = [0.0, *(math.exp(-rate * j) * (rate * j) ** (j - 1) / math.factorial(j) for j in range(1, size))]
+    np.testing.assert_allclose(
+        found, np.diag(np.array(borel)[lag].sum(axis=1)) - np.array(borel)[lag], rtol=1e-12
+    )
+
+
+def test_the_published_optimum_of_fewer_workers_is_found():
+    """Fifty are few for its splines, which certify 98 %: this compiles the least."""
+    found = optimum_of_many(bcgc.Problem(LAW, 50, 20_000, 50.0), tolerance=1e-5, max_steps=100)
+    np.testing.assert_allclose(found.value, 3.997e7, rtol=2e-4)
+    assert 0.97 * found.value < found.lower_bound < 3.9971e7  # measured 3.917e7
+    assert found.num_steps < 30  # measured 17
 
 
 @compiling

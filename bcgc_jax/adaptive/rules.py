@@ -99,7 +99,7 @@ def _alternating(window: Window, shares: Shares, parts: int) -> WorkPlan:
     return WorkPlan("alternating", shares(window), schedule)
 
 
-def _credit(window: Window, shares: Shares, parts: int) -> WorkPlan:
+def _multi_message(window: Window, shares: Shares, parts: int) -> WorkPlan:
     workers, share, last = window.times.shape[1], shares(window), Group(window.max_stored, 2 * parts)
     front = [Group(1, 1), Group(min(2, window.max_stored), parts), last]
     # To begin with a seventh first, and as much on two subsets.
@@ -153,7 +153,7 @@ def rules(parts: int, shares: Shares = by_speed) -> dict[str, Rule]:
     return {
         "uncoded": uncoded,
         "alternating": lambda window: _alternating(window, shares, parts),
-        "multi_message": lambda window: _credit(window, shares, parts),
+        "multi_message": lambda window: _multi_message(window, shares, parts),
         "nested": nested,
     }
 

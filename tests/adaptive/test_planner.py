@@ -186,6 +186,12 @@ def test_what_is_warmed_up_is_compiled_once():
     assert set(found) <= {"jit(convert_element_type)", "jit(_threefry_fold_in)", "jit(_reduce_max)"}
 
 
+def test_a_block_on_one_subset_and_some_on_two_come_before_those_on_all(monkeypatch):
+    monkeypatch.setattr("bcgc_jax.adaptive.rules.search_sizes", lambda key, problem, start, *_: start.sizes)
+    plan = rules(3)["multi_message"](Window(np.ones((2, 5)), 4, jax.random.key(0))).plan
+    assert np.bincount(plan.block).tolist() == [1, *[2] * 3, *[4] * 6]
+
+
 # Its study, small: what it prints and writes, against sums by hand
 
 

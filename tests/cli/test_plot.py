@@ -62,8 +62,8 @@ def test_blocks_are_as_long_as_their_share_of_the_gradient():
     for axes, lengths in (left, [2.0, 1.0, 3.0]), (right, [0.75, 0.25, 0.25, 0.75]):
         assert_close([bar.get_bbox().width for bar in axes.patches], lengths)  # type: ignore[attr-defined]
     assert [text.get_text() for text in right.texts] == ["no fixed blocks"]
-    halves = Plan(jnp.ones(2), np.arange(2), np.arange(2), np.array([0.4, 0.6]), AnyOf(3))
-    # Its parts are of the data, not of the gradient.
+    halves = Plan(jnp.ones(2), np.arange(2), np.arange(2), np.array([0.4, 1.0]), AnyOf(3))
+    # A part of the data is none of the gradient.
     assert plot.drawn("tandon_partial", 1.0, halves).sizes.size == 0
 
 

@@ -288,6 +288,8 @@ def test_an_exponential_law_is_a_shifted_one_that_begins_at_0(precision):
 @pytest.mark.parametrize("shape", [0.37, 1.0])
 def test_mean_of_a_pareto_law_is_infinite_up_to_shape_one(shape, precision):
     assert bcgc.Pareto(2.3, shape).mean() == np.inf
+    # That of the first of five is finite: the minimum has the shape 5 · 0.3. Of three no level's is.
+    assert [bool(bcgc.Pareto(2.3, 0.3).has_mean(level, n)) for level, n in ((4, 5), (9, 3))] == [True, False]
     finite = bcgc.Pareto(2.3, shape + 0.75).mean()
     np.testing.assert_allclose(finite, 2.3 * (shape + 0.75) / (shape - 0.25), rtol=few_ulp(precision))
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
+from bcgc_jax.plans.marks import marks, rule
 from tests.oracles import runtimes as oracles
 from tests.oracles.laws import CASES
 from tests.oracles.programme import best_of_two_speeds
@@ -32,6 +33,15 @@ def _problem(name: str, workers: int) -> bcgc.Problem:
 
 def _equation_5(x, times, samples: float, cycles: float) -> float:
     return oracles.delivered_runtime(x, np.zeros(len(times)), times, samples, cycles)
+
+
+@pytest.mark.parametrize("law", [bcgc.Uniform(1.0, 2.5), bcgc.ShiftedExponential(0.4, 1.0)])
+def test_nodes_beyond_a_search_rule_have_no_weight(law):
+    load = np.array([2.0, 3.0, 5.0])
+    found = rule(law, marks(law, load, 3), load, 32)
+    weights = found.nodes(np.arange(3 * found.size), 2)[1]
+    assert np.all(np.asarray(weights[2 * found.size :]) == 0)
+    assert np.sum(weights[: 2 * found.size]) > 0
 
 
 def test_runtimes_of_draws_are_equations_2_and_5(precision):

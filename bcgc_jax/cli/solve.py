@@ -29,6 +29,7 @@ from bcgc_jax.solvers.methods import BASELINES, LIMIT, PROPOSED, Method, Optimal
 from bcgc_jax.solvers.sample_average import NUM_FRESH_DRAWS, draw_problems
 from bcgc_jax.solvers.solve import solve
 
+_ROWS = (*PROPOSED, "nested", *BASELINES)
 _PLANNED = ("converged", "step_limit", "infinite")
 
 # What a method found, as the command says it and as it is.
@@ -67,7 +68,7 @@ def answer(question: SolveOptions) -> None:
 
 
 def _tasks(question: SolveOptions, problem: Problem) -> dict[str, Method]:
-    names = question.methods or (*["deadline"] * question.for_deadline, *PROPOSED, *BASELINES)
+    names = question.methods or (*["deadline"] * question.for_deadline, *_ROWS)
     # Fewer for many workers: up to a thousand of them are a minute's work.
     draws = min(Subgradient.batch_size, max(2**17 // problem.max_workers, 64))
     options: dict[str, Any] = {"round_trip": question.round_trip, "batch_size": draws}
@@ -147,7 +148,7 @@ def _answer(question: SolveOptions, problem: Problem) -> tuple[list[Found], solv
         iteration_of(problem).check_finite_means()
     tasks = _tasks(question, problem)
     # What is asked for may not be impossible here: refuse the last one before the first one takes time.
-    required = {*tasks}.difference(() if question.methods else (*PROPOSED, *BASELINES))
+    required = {*tasks}.difference(() if question.methods else _ROWS)
     for name in [name for name in tasks if name in required]:
         tasks[name].check(problem)
     # Heterogeneous workers: what is exact is so for the draws that `solve` judges by.

@@ -157,17 +157,17 @@ class Crossing:
         """Pois(N-k; N(1-b_k)), all later arrivals after C(b_k) = k."""
         return self._weight(self._column(self.size - 1 - self.index), self.above)
 
-    def _parts(self) -> list[tuple[int, int]]:
+    def _parts(self, parts: int = 4) -> list[tuple[int, int]]:
         """From and to, of rows whose loop is compiled for them alone: half of the zeros are left out."""
-        many = self.below.ndim > 1 and self.size > (50 if self.batched else LARGE)
-        parts = (8 if self.batched else 4) if many else 1  # a problem alone is slower for it
+        if self.below.ndim == 1 or self.size <= (50 if self.batched else LARGE):
+            parts = 1  # few levels, or one problem alone, are slower for it
         return list(itertools.pairwise(self.size * part // parts for part in range(parts + 1)))
 
     def first_failures(self) -> Array:
         """V_k: each is taken out of all later ones, with zeros behind the last: lags stay the same."""
         padding = [(0, self.size - 1)] + [(0, 0)] * (self.below.ndim - 1)
         first, *levels = (jnp.pad(a, padding) for a in (self._start, *self.levels))
-        for begin, end in self._parts():
+        for begin, end in self._parts(8 if self.batched else 4):
             lag = self._column(np.arange(1, self.size - begin))
 
             def take_out(i: Array, first: Array, lag: np.ndarray = lag) -> Array:

@@ -22,8 +22,6 @@ from bcgc_jax.distributions.special_functions import (
     normal_hazard,
 )
 
-# In scales of the tail, where it is cut for integration.
-_TAIL_PIECES = 2.0 ** np.arange(-1, 6)
 # From and to which log a, and how many. Draws of a in float64 lie in [1e-16/N, 745].
 _TABULATED = math.log(1e-20), math.log(800.0), 513
 
@@ -433,6 +431,6 @@ class HazardSpline(Distribution):
     def pieces(self):
         if self.hidden:
             return Smooth()
-        # Once differentiable only; and the tail may be of another scale than all that is before.
-        tail = self.times[-1] + self.slopes[-1] * _TAIL_PIECES.astype(self.times.dtype)
+        # Once differentiable only; and the tail may be of another scale, of which it is cut at 1/2 to 32.
+        tail = self.times[-1] + self.slopes[-1] * (2.0 ** np.arange(-1, 6)).astype(self.times.dtype)
         return Kinked(jnp.concatenate([self.times[1:], tail]), ends=False)

@@ -6,16 +6,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-# Halvings that exhaust float64.
-_ALL = 64
 
-
-def bisect(
-    holds: Callable[[Array], Array], low: Array, high: Array, steps: int = _ALL
-) -> tuple[Array, Array]:
+def bisect(holds: Callable[[Array], Array], low: Array, high: Array, steps: int = 64) -> tuple[Array, Array]:
     """`low` and `high` after so many halvings of what is between them: below, and from where on, it `holds`.
 
-    Elementwise, for a condition that holds from some number on; at `high` it is taken for granted.
+    Elementwise, for a condition that holds from some number on; at `high` it is taken for granted. 64
+    halvings exhaust float64.
     """
 
     def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:

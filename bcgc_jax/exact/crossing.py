@@ -15,13 +15,9 @@ from jax.typing import ArrayLike
 from bcgc_jax.exact.linear_algebra import LARGE, solve_unit_upper
 from bcgc_jax.exact.windows import log_factorials, windowed_paths
 
-# From more workers on the forward recursion in windows takes the place of the triangular systems.
+# From more workers on the forward recursion in windows takes the place of the triangular systems: up to 425
+# their weights need no exponentials in double precision (`Crossing.powers`).
 MANY = 400
-
-# From `LARGE`, in batches from this size on, half of the zeros above the diagonal are left out: a row's loop
-# is compiled once for each of these parts of the rows, more of them for values in batches. One problem alone
-# is slower for it.
-_LARGE_IN_BATCHES, _PARTS, _PARTS_IN_BATCHES = 50, 4, 8
 
 
 def crossing_probability(hazard: Array, num_workers: ArrayLike) -> Array:
@@ -161,18 +157,17 @@ class Crossing:
         """Pois(N-k; N(1-b_k)), all later arrivals after C(b_k) = k."""
         return self._weight(self._column(self.size - 1 - self.index), self.above)
 
-    def _parts(self, parts: int = _PARTS) -> list[tuple[int, int]]:
-        """From and to, of the rows of a matrix."""
-        smallest = _LARGE_IN_BATCHES if self.batched else LARGE
-        if self.size <= smallest or self.below.ndim == 1:
-            parts = 1
+    def _parts(self, parts: int = 4) -> list[tuple[int, int]]:
+        """From and to, of rows whose loop is compiled for them alone: half of the zeros are left out."""
+        if self.below.ndim == 1 or self.size <= (50 if self.batched else LARGE):
+            parts = 1  # few levels, or one problem alone, are slower for it
         return list(itertools.pairwise(self.size * part // parts for part in range(parts + 1)))
 
     def first_failures(self) -> Array:
         """V_k: each is taken out of all later ones, with zeros behind the last: lags stay the same."""
         padding = [(0, self.size - 1)] + [(0, 0)] * (self.below.ndim - 1)
         first, *levels = (jnp.pad(a, padding) for a in (self._start, *self.levels))
-        for begin, end in self._parts(_PARTS_IN_BATCHES if self.batched else _PARTS):
+        for begin, end in self._parts(8 if self.batched else 4):
             lag = self._column(np.arange(1, self.size - begin))
 
             def take_out(i: Array, first: Array, lag: np.ndarray = lag) -> Array:

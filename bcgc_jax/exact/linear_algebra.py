@@ -6,12 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-# Columns of a triangular system at a time: at N = 20 and N = 50 fewer, and more, are slower. Above `LARGE`
-# matrix products are faster. A batch goes by halves, down to columns that are written out, products four at a
-# time: half of the time at N = 20. One problem would wait for the compiler: at N = 50 1.1 s instead of 0.3.
-_COLUMNS, LARGE, _WRITTEN_OUT, _UNROLLED = 5, 150, 8, 4
-# Rows at a time, and up to where all are eliminated one by one; of more the first few are.
-_ROWS, _LARGEST_BY_ROW = 8, 30
+# Above it matrix products are faster than loops over the columns of a triangular system.
+LARGE = 150
 
 
 def solve_positive(matrix: Array, rhs: Array) -> Array:
@@ -22,19 +18,20 @@ def solve_positive(matrix: Array, rhs: Array) -> Array:
     """
     size = matrix.shape[0]
     system = jnp.concatenate([matrix, rhs.reshape(size, -1)], axis=1)
-    first = size if size <= _LARGEST_BY_ROW else size % _ROWS
+    width = 8  # rows at a time, of more than a few: at N = 300 in a third of the time
+    first = size if size <= 30 else size % width
     system = jax.lax.fori_loop(0, first, _pivot, system)
 
     def eliminate(i: Array, system: Array) -> Array:
-        start = first + i * _ROWS
-        rows = jax.lax.dynamic_slice_in_dim(system, start, _ROWS, 0)
-        columns = jax.lax.dynamic_slice_in_dim(system, start, _ROWS, 1)
-        block = jax.lax.dynamic_slice_in_dim(rows, start, _ROWS, 1)
-        rows = jax.lax.fori_loop(0, _ROWS, _pivot, jnp.concatenate([block, rows], axis=1))[:, _ROWS:]
+        start = first + i * width
+        rows = jax.lax.dynamic_slice_in_dim(system, start, width, 0)
+        columns = jax.lax.dynamic_slice_in_dim(system, start, width, 1)
+        block = jax.lax.dynamic_slice_in_dim(rows, start, width, 1)
+        rows = jax.lax.fori_loop(0, width, _pivot, jnp.concatenate([block, rows], axis=1))[:, width:]
         return jax.lax.dynamic_update_slice_in_dim(system - columns @ rows, rows, start, 0)
 
     if first < size:
-        system = jax.lax.fori_loop(0, size // _ROWS, eliminate, system)
+        system = jax.lax.fori_loop(0, size // width, eliminate, system)
     return system[:, size:].reshape(rhs.shape)
 
 
@@ -49,10 +46,12 @@ def solve_unit_upper(rows: Array, strict: Array, batched: bool = False) -> Array
     """X with X (I + strict) = rows, `[M, N, …]`, for strictly upper triangular `strict`, `[N, N, …]`.
 
     The first N rows are upper triangular too, and so are those of X: halving leaves out most of the zeros.
+    A batch goes by halves down to columns that are written out, in half of the time. One problem would wait
+    for the compiler: at N = 50 1.1 s instead of 0.3.
     """
     size = strict.shape[0]
     batched &= size <= LARGE
-    if batched and size <= _WRITTEN_OUT:
+    if batched and size <= 8:
         solved = [rows[:, 0]]
         for k in range(1, size):
             solved.append(rows[:, k] - sum(solved[i] * strict[i, k] for i in range(k)))
@@ -74,7 +73,7 @@ def solve_unit_upper(rows: Array, strict: Array, batched: bool = False) -> Array
 
 def _solve_by_columns(rows: Array, strict: Array) -> Array:
     """A few columns at a time: what the earlier ones say is taken out of them, then each out of the next."""
-    size, width = strict.shape[0], _COLUMNS
+    size, width = strict.shape[0], 5  # at N = 20 and N = 50 fewer, and more, are slower
     short, rest = (0, -size % width), [(0, 0)] * (rows.ndim - 2)
     rows, strict = jnp.pad(rows, [(0, 0), short, *rest]), jnp.pad(strict, [short, short, *rest])
 
@@ -107,13 +106,14 @@ def _solve_by_columns(rows: Array, strict: Array) -> Array:
 
 def _product(left: Array, right: Array) -> Array:
     """Σ_i left_ji right_ik for `[M, I, …]` and `[I, N, …]`, some i at a time."""
+    each = 4
+    whole = len(right) // each
 
     def add(i: Array, sum_: Array) -> Array:
-        for j in range(_UNROLLED):
-            sum_ = sum_ + left[:, i * _UNROLLED + j, None] * right[i * _UNROLLED + j]
+        for j in range(each):
+            sum_ = sum_ + left[:, i * each + j, None] * right[i * each + j]
         return sum_
 
-    whole = len(right) // _UNROLLED
-    rest = sum(left[:, i, None] * right[i] for i in range(whole * _UNROLLED, len(right)))
+    rest = sum(left[:, i, None] * right[i] for i in range(whole * each, len(right)))
     start = jnp.zeros((len(left), *right.shape[1:]), right.dtype) + rest
     return jax.lax.fori_loop(0, whole, add, start) if whole else start

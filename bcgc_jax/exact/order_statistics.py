@@ -22,10 +22,6 @@ from bcgc_jax.distributions import Distribution
 from bcgc_jax.distributions.atoms import mass_of
 from bcgc_jax.exact.windows import log_factorials
 
-# Nodes for the moments: their errors against mpmath are of rounding, up to N = 1000.
-_NUM_NODES = 224
-_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
-
 
 def threefry(key_data: Array, x0: Array, x1: Array) -> tuple[Array, Array]:
     """Threefry-2x32-20 of the counters (x0, x1), uint32, as one fusible elementwise expression.
@@ -36,7 +32,7 @@ def threefry(key_data: Array, x0: Array, x1: Array) -> tuple[Array, Array]:
     keys = (key_data[0], key_data[1], key_data[0] ^ key_data[1] ^ jnp.uint32(0x1BD11BDA))
     x0, x1 = x0 + keys[0], x1 + keys[1]
     for group in range(5):
-        for r in _ROTATIONS[group % 2]:
+        for r in ((13, 15, 26, 6), (17, 29, 16, 24))[group % 2]:
             x0 = x0 + x1
             x1 = ((x1 << jnp.uint32(r)) | (x1 >> jnp.uint32(32 - r))) ^ x0
         x0 = x0 + keys[(group + 1) % 3]
@@ -154,7 +150,8 @@ def moments(
     width = jnp.sqrt(1 / k + 1 / above)[:, None]
     reach = 400.0 if k.dtype == jnp.float64 else 70.0
     end = jnp.arcsinh(reach / width)
-    v = end * jnp.linspace(-1.0, 1.0, _NUM_NODES, dtype=k.dtype)
+    num_nodes = 224  # errors against mpmath are of rounding, up to N = 1000
+    v = end * jnp.linspace(-1.0, 1.0, num_nodes, dtype=k.dtype)
     z = mode + width * jnp.sinh(v)
     log_density = -k[:, None] * jax.nn.softplus(-z) - above[:, None] * jax.nn.softplus(z)
     weight = jax.nn.softmax(log_density + jnp.log(jnp.cosh(v)), axis=1)
@@ -162,7 +159,7 @@ def moments(
     total = jnp.sum(term, axis=1)
     # Nothing may be left at the last nodes whose weight has not underflowed.
     seen = weight > 0
-    ends = jnp.stack([jnp.argmax(seen, axis=1), _NUM_NODES - 1 - jnp.argmax(seen[:, ::-1], axis=1)], axis=1)
+    ends = jnp.stack([jnp.argmax(seen, axis=1), num_nodes - 1 - jnp.argmax(seen[:, ::-1], axis=1)], axis=1)
     left = jnp.max(jnp.abs(jnp.take_along_axis(term, ends, 1)), axis=1)
     total = jnp.where(left > 1e-3 * jnp.abs(total), jnp.inf, total)
     return jnp.where(exists, total, of(law.infimum()))

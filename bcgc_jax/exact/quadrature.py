@@ -15,23 +15,9 @@ from jax.typing import ArrayLike
 
 from bcgc_jax.distributions.special_functions import legendre
 
-# A kink of Λ at level n is one of order n+1 in P: panels end at those of the first levels, then ever fewer.
-_KINKED_LEVELS = 12
-# Panels from the middle of the maximum to the end of a tail beyond the last kink, which may be e^640 away.
-_TAIL_PANELS = 24
-# An excess over the start counts from this share of an eps on; the centre moves if most of the mean lies so
-# many widths away: up to there the rule's nodes are dense enough.
-_LEAST_EXCESS, _FAR = 1e-3, 2.0
-# The share of a tail's panels before the place where most of the mean lies, if that is far from the centre.
-_ON_THE_WAY = 0.4
-# In log time, how far from the centre a bound is looked at: for tails like t^{-1.05}; single precision has no
-# room for more. The factor from one look to the next, and finer ones around the heaviest.
-LONGEST, _STEP, _FINER, _DISTANT = {8: 640.0, 4: 64.0}, 1.35, 12, 20.0
-# Nodes that are dense to the left go by the cube of the share of the way.
-_POWER = 3
-# Of `rule_error` for Gauss's rules of n, 4 n / 5 and 2 n / 5 nodes in a panel. The second is for splines
-# through times decades apart, which converge like n^-0.6: 7 would do.
-_IN_PANELS = 100.0, 16.0
+# How far from the centre a bound is looked at, in log time, for tails like t^{-1.05}; single precision, of 4
+# bytes, has no room for more.
+LONGEST = {8: 640.0, 4: 64.0}
 
 # Of times, Λ at the thresholds of all levels, `[..., N]`.
 HazardAt = Callable[[Array], Array]
@@ -115,7 +101,8 @@ def gauss_rules(
         if steep is not None:
             steep = jnp.sort(steep)
             dense = dense | (steep[jnp.minimum(jnp.searchsorted(steep, left), steep.size - 1)] == left)
-        power = jnp.where(dense, _POWER, 1).astype(left.dtype)[:, None]
+        # By the cube of the share of the way.
+        power = jnp.where(dense, 3, 1).astype(left.dtype)[:, None]
     times, weights = [], []
     for order in orders:
         points, weight = (jnp.asarray(a, left.dtype) for a in legendre(order))
@@ -148,8 +135,9 @@ def integrate(nodes: Quadrature, late: Array) -> Expectation:
         fine, coarse, coarsest = (
             jnp.sum(term[i, ends[i] : ends[i + 1]].reshape(count, -1), axis=1) for i in range(3)
         )
-        # In each panel, for what two rules are off by may cancel between panels.
-        error = rule_error(fine, coarse, coarsest, *_IN_PANELS)
+        # In each panel, for what two rules are off by may cancel between panels. For n, 4 n / 5 and 2 n / 5
+        # nodes; 16 for splines through times decades apart, which converge like n^-0.6: 7 would do.
+        error = rule_error(fine, coarse, coarsest, safety=100.0, most=16.0)
         return Expectation(nodes.start + value, jnp.sum(error))
     # What is left out before the first and after the last time is of the size of the term there.
     error = rule_error(value, coarse, coarsest) + term[0, 0] + term[0, -1] + nodes.beyond
@@ -170,11 +158,12 @@ class _Layout(NamedTuple):
 def _layout(peaks: Array, hazard_at: HazardAt, choices: Array) -> _Layout:
     """From P(max > t) ≤ Σ_n C(N, n+1) P(level n is late for one worker)^{n+1}."""
     start, dtype, size, finfo = peaks[0], peaks.dtype, choices.size - 1, jnp.finfo(peaks.dtype)
-    # An excess over the start below the rounding of the start is none.
-    least = jnp.maximum(_LEAST_EXCESS * finfo.eps * start, 1e3 * finfo.tiny)
+    # An excess over the start far below the rounding of the start is none.
+    least = jnp.maximum(1e-3 * finfo.eps * start, 1e3 * finfo.tiny)
     low, centre, high = jnp.maximum(peaks[1:] - start, least)
     width = jnp.clip(jnp.log(high / low) / 2, 0.05, 4.0)
-    reach = np.append(0.0, LONGEST[dtype.itemsize] * _STEP ** np.arange(-22.0, 1.0)).astype(dtype)
+    step = 1.35  # the factor from one look at the bound to the next
+    reach = np.append(0.0, LONGEST[dtype.itemsize] * step ** np.arange(-22.0, 1.0)).astype(dtype)
 
     def log_mass_at(reach: Array) -> Array:
         hazard = hazard_at(start + centre * jnp.exp(reach))
@@ -183,10 +172,10 @@ def _layout(peaks: Array, hazard_at: HazardAt, choices: Array) -> _Layout:
 
     log_mass = log_mass_at(jnp.asarray(reach))
     heaviest = jnp.asarray(reach)[jnp.argmax(log_mass)]
-    near = heaviest * np.linspace(1 / _STEP, _STEP, _FINER).astype(dtype)
+    near = heaviest * np.linspace(1 / step, step, 12).astype(dtype)
     # Nearer by, a look is as good, and steady while a load changes a little.
-    heaviest = jnp.where(heaviest > _DISTANT, near[jnp.argmax(log_mass_at(near))], heaviest)
-    far = heaviest > _FAR * width
+    heaviest = jnp.where(heaviest > 20, near[jnp.argmax(log_mass_at(near))], heaviest)
+    far = heaviest > 2 * width  # up to there the rule's nodes are dense enough
     open_ = log_mass > np.log(finfo.eps / 8)
     # The first reach from which on all are closed, or the longest.
     end = jnp.max(jnp.where(open_, np.append(reach[1:], reach[-1]), reach[1]))
@@ -223,10 +212,13 @@ def raised(peaks: Array, scale: Array) -> Array:
     return jnp.maximum(peaks, peaks[0] + jnp.where(np.arange(4) > 0, nearest * (scale - peaks[0]), 0))
 
 
-def kinked_levels(size: int) -> np.ndarray:
-    """The levels at the images of whose kinks panels end."""
-    first = min(_KINKED_LEVELS, size)
-    return np.unique(np.r_[:first, np.geomspace(first, size, _KINKED_LEVELS).astype(int) - 1])
+def kinked_levels(size: int, each: int = 12) -> np.ndarray:
+    """The levels at the images of whose kinks panels end: of the first `each`, then of ever fewer.
+
+    A kink of Λ at level n is one of order n+1 in P.
+    """
+    first = min(each, size)
+    return np.unique(np.r_[:first, np.geomspace(first, size, each).astype(int) - 1])
 
 
 def panels(
@@ -251,10 +243,12 @@ def panels(
 
 
 def _tail(moved: Array, end: Array) -> Array:
-    """Ends of panels in log time, from the centre on: denser where most of the mean lies."""
-    share = np.linspace(0.0, 1.0, _TAIL_PANELS).astype(end.dtype)
-    before = share[share < _ON_THE_WAY] / _ON_THE_WAY
-    after = (share[share >= _ON_THE_WAY] - _ON_THE_WAY) / (1 - _ON_THE_WAY)
+    """Ends of 24 panels in log time, from the centre on: denser where most of the mean lies.
+
+    If that is far from the centre, a part of the panels comes before it. The end may be e^640 away.
+    """
+    share, part = np.linspace(0.0, 1.0, 24).astype(end.dtype), 0.4
+    before, after = share[share < part] / part, (share[share >= part] - part) / (1 - part)
     far = jnp.concatenate([moved * before, moved + (end - moved) * after**3])
     return jnp.where(moved > 0, far, end * share**3)
 

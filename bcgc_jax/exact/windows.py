@@ -21,16 +21,10 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-_DEVIATIONS, _MARGIN = 6.5, 20
-_NEGLIGIBLE = 30.0
-_TERMS, _LONGEST = 20, 2.5
-# Levels from the slowest on that are always looked at: there a failure is never rare beside the others.
-_ALWAYS = 8
-# What is left out, relative to an expected value: of eight laws 2.3e-10 at most, against the system of all
-# counts.
+# For the shares that are left out above.
+_DEVIATIONS, _MARGIN, _TERMS = 6.5, 20, 20
+# Relative to an expected value: of eight laws 2.3e-10 at most, against the system of all counts.
 LEFT_OUT = 1e-9
-# Windows are whole multiples of so many counts wide.
-_WIDTH = 16
 
 
 class Paths(NamedTuple):
@@ -62,9 +56,8 @@ class _Way(NamedTuple):
 
     def place(self) -> np.ndarray:
         """Of the counts in a window: as wide as the widest."""
-        size = self.window.size
-        width = 2 * (_DEVIATIONS * math.sqrt(size / 4 + 1) + _MARGIN) + 8
-        return np.arange(_WIDTH * math.ceil(width / _WIDTH))
+        width = 2 * (_DEVIATIONS * math.sqrt(self.window.size / 4 + 1) + _MARGIN) + 8
+        return np.arange(16 * math.ceil(width / 16))  # whole vectors
 
 
 def windowed_paths(hazard: Array, num_workers: ArrayLike) -> Paths:
@@ -114,10 +107,12 @@ def _way(hazard: Array, below: Array, above: Array, workers: Array) -> _Way:
     safe = jnp.where(above > 0, above, 1), jnp.where(below > 0, below, 1)
     rest = jnp.where(share < 1, 1 - share, 1)
     exponent = total * (share * jnp.log(share / safe[0]) + (1 - share) * jnp.log(rest / safe[1]))
-    rare = ((share > above) & (exponent > _NEGLIGIBLE)) | (above <= 0)
-    counts = in_use & (~rare | (level < _ALWAYS))
+    negligible = 30.0  # in log P
+    rare = ((share > above) & (exponent > negligible)) | (above <= 0)
+    # Of the slowest a failure is never rare beside the others.
+    counts = in_use & (~rare | (level < 8))
     # So surely fewer than N-n are early that no path is left.
-    hopeless = jnp.any(in_use & ((below <= 0) | ((share < above) & (exponent > 1.5 * _NEGLIGIBLE))))
+    hopeless = jnp.any(in_use & ((below <= 0) | ((share < above) & (exponent > 1.5 * negligible))))
     first = jnp.max(jnp.where(counts, level, 0))
     last = jnp.min(jnp.where(counts, level, first))
     low = jnp.maximum(jax.lax.cummax(jnp.where(counts, level, -1)), last)
@@ -131,7 +126,8 @@ def _way(hazard: Array, below: Array, above: Array, workers: Array) -> _Way:
     mean, deviation = total * chance, jnp.sqrt(total * chance * (1 - chance))
     window = jnp.floor(jnp.maximum(mean - _DEVIATIONS * deviation - _MARGIN, 0)).astype(int)
     window = jax.lax.cummax(jnp.where(level <= first, window, 0), reverse=True)
-    parts = jnp.maximum(jnp.ceil(rate / _LONGEST), 1).astype(int)
+    # At a rate of 2.5 what `_TERMS` leave out is below 1e-11.
+    parts = jnp.maximum(jnp.ceil(rate / 2.5), 1).astype(int)
     return _Way(counts, window, rate / parts, parts, passed, first, last, hopeless)
 
 

@@ -33,9 +33,6 @@ from bcgc_jax.exact.order_statistics import log_choices, typical_hazards
 from bcgc_jax.exact.quadrature import largest
 from bcgc_jax.plans.groups import Groups, Tree, tree_of
 
-# Expected numbers of subsets or groups that are missed, which mark where all are there: low, typical, high.
-_MISSED = 8.0, 0.7, 0.02
-
 
 class Bounds(NamedTuple):
     """P(τ > t) ≤ Σ_j exp(choices_j - j g_j) from hazards g, `[..., J]`; j = 1 … J, `choices` `[J + 1]`.
@@ -76,9 +73,9 @@ class Completion:
         return None
 
     def bounds(self, work: Array) -> Bounds:
-        """For P(τ > t) ≤ N e^-g."""
+        """For P(τ > t) ≤ N e^-g. 8, 0.7 and 0.02 subsets or groups missed on average mark the times of τ."""
         log_workers = jnp.log(jnp.asarray(self.num_workers, work.dtype))
-        wanted = jnp.maximum(log_workers - np.log(_MISSED).astype(work.dtype), 0.02)
+        wanted = jnp.maximum(log_workers - np.log([8.0, 0.7, 0.02]).astype(work.dtype), 0.02)
         choices = jnp.stack([jnp.zeros_like(log_workers), log_workers])
         return Bounds(choices, jnp.concatenate([jnp.zeros_like(wanted[:1]), wanted])[:, None])
 

@@ -16,24 +16,10 @@ from bcgc_jax.exact.quadrature import Expectation, Quadrature, largest
 from bcgc_jax.exact.windows import LEFT_OUT
 from bcgc_jax.plans.completion import Completion
 from bcgc_jax.plans.marks import images_of, peaks_of
-from bcgc_jax.plans.worker import NUM_INNER, Load, Worker, delivered, hazard_of, late_hazard
+from bcgc_jax.plans.worker import AT_A_TIME, NUM_INNER, Load, Worker, delivered, hazard_of, late_hazard
 
 # Intervals of the trapezoid rule, a multiple of 4: two halvings give the error estimate.
 NUM_NODES = 128
-# Rounding of the triangular systems, in units of eps N, worst of all laws up to N = 50.
-_ROUNDING = 8.0
-# Intervals for the start-up, at least; for a layout of nodes.
-_FEWEST_INNER, _LAYOUT_INNER = 24, 16
-# Numbers at a time: times, start-ups and levels.
-_CHUNK = 2**21
-# Up to so many panels each has the nodes of a law with kinks; of more, each is small.
-_FEW_PANELS = 4000
-# A kink so near to the start, as a share of the way to the typical time, is at the start.
-_NO_PANEL = 1e-6
-# Halvings of a bracket, for a layout of nodes.
-_HALVINGS = 20
-# Kinks for each kind of workers of a tree: 192 random plans are as with all, to 5e-16; with one, to 1e-7.
-_LATEST = 2
 
 
 def expected_completion(
@@ -48,7 +34,7 @@ def expected_completion(
         return with_rounding(load.work, _over_steps(worker, load, rule))
     worker = worker.with_fast_inverses()
     nodes = _nodes(worker, load, rule, num_nodes)
-    inner = max(_FEWEST_INNER, num_nodes // 2)
+    inner = max(24, num_nodes // 2)
     hazard, unsure = _late_hazards(worker, load, nodes.times, inner)
     if worker.start.atomic or worker.cycle_time.atomic:  # without a quadrature over start-ups
         found = quadrature.integrate(nodes, rule.late(hazard))
@@ -69,9 +55,12 @@ def expected_completion(
 
 
 def with_rounding(load: Array, found: Expectation, rounding: float = 0.0) -> Expectation:
-    """An error that counts the `rounding` of hazards, that of triangular systems, what windows leave out."""
+    """An error that counts the `rounding` of hazards, that of triangular systems, what windows leave out.
+
+    In eps, that of the systems is 8 N at most: the worst of all laws up to N = 50.
+    """
     left_out = LEFT_OUT if load.size > MANY else 0.0
-    share = (_ROUNDING * load.size + rounding) * float(jnp.finfo(load.dtype).eps) + left_out
+    share = (8 * load.size + rounding) * float(jnp.finfo(load.dtype).eps) + left_out
     return Expectation(found.value, found.error + share * found.value)
 
 
@@ -98,7 +87,7 @@ def _late_hazards(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple
     size = load.work.size
     both = worker.start, worker.cycle_time
     parts = max([num_inner, *(law.breaks().size for law in both if law.atomic)])
-    chunk = max(_CHUNK // (size * parts * (size if worker.overlap else 1)), 1)
+    chunk = max(AT_A_TIME // (size * parts * (size if worker.overlap else 1)), 1)
     if t.size <= chunk:
         return late_hazard(worker, load, t[:, None], num_inner)
     rows = jnp.pad(t, (0, -t.size % chunk), mode="edge").reshape(-1, chunk)
@@ -113,7 +102,7 @@ def _nodes(worker: Worker, load: Load, rule: Completion, num_nodes: int) -> Quad
     choices, marks = rule.bounds(load.work)
 
     def hazard_at(t: Array) -> Array:
-        return rule.bounding(late_hazard(*still, t[:, None], _LAYOUT_INNER)[0])
+        return rule.bounding(late_hazard(*still, t[:, None], NUM_INNER // 4)[0])
 
     first = worker.infimum() + delivered(load, worker.cycle_time.infimum()[None], worker.overlap)
     first = first.astype(load.work.dtype)
@@ -130,19 +119,19 @@ def _nodes(worker: Worker, load: Load, rule: Completion, num_nodes: int) -> Quad
         # Before the typical time all of it is smooth, but far wider than what is between the kinks.
         early = peaks[0] + (peaks[2] - peaks[0]) * np.array([0.125, 0.25], peaks.dtype)
         begins = jax.lax.stop_gradient(first)[_marked(load)]
-        if load.kinds > 1:  # the others lie before the start
-            begins = jax.lax.top_k(begins, min(begins.size, _LATEST * load.kinds))[0]
+        if load.kinds > 1:  # The others lie before the start: 192 random trees are as with all, to 5e-16.
+            begins = jax.lax.top_k(begins, min(begins.size, 2 * load.kinds))[0]
         kinks = jnp.append(begins, early), None
     if kinks is None:
         found = quadrature.line_rule(quadrature.line(peaks, hazard_at, choices), num_nodes)
     else:
         images, last = kinks
         if not plain:  # What rounding sets apart from the start would make the next panel a wide one.
-            images = jnp.where(images - peaks[0] < _NO_PANEL * (peaks[2] - peaks[0]), peaks[0], images)
+            images = jnp.where(images - peaks[0] < 1e-6 * (peaks[2] - peaks[0]), peaks[0], images)
         between = quadrature.panels(peaks, images, last, hazard_at, choices)
         orders = (num_nodes // 12, num_nodes // 16, num_nodes // 24)
-        if not plain:  # densities of start-ups and links may be powers
-            few = between[1].size <= _FEW_PANELS
+        if not plain:  # densities of start-ups and links may be powers; of very many panels each is small
+            few = between[1].size <= 4000
             orders = (num_nodes * 3 // 32, num_nodes // 16, num_nodes // 32) if few else (5, 3, 2)
         # With start-ups of a density all may be over soon behind a kink.
         steep = None if plain or worker.start.atomic else images
@@ -183,11 +172,11 @@ def _peaks(worker: Worker, load: Load, rule: Completion, marks: Array, start: Ar
     room, furthest = highest - start, quadrature.LONGEST[dtype.itemsize]
 
     def reached(log_share: Array) -> Array:
-        hazard, _ = late_hazard(worker, load, start + room * jnp.exp(log_share), _LAYOUT_INNER)
+        hazard, _ = late_hazard(worker, load, start + room * jnp.exp(log_share), NUM_INNER // 4)
         return rule.bounding(hazard) >= marks
 
     nowhere = jnp.full_like(marks, -furthest)
-    share, _ = bisect(reached, nowhere, jnp.zeros_like(marks), _HALVINGS)
+    share, _ = bisect(reached, nowhere, jnp.zeros_like(marks), steps=20)
     found = start + jnp.where(share > -furthest, room * jnp.exp(share), 0)
     return quadrature.raised(jnp.max(found, axis=-1), scale)
 

@@ -30,11 +30,8 @@ from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans import evaluate
 from bcgc_jax.plans.completion import AnyOf, Completion
 from bcgc_jax.plans.evaluate import NUM_NODES
-from bcgc_jax.plans.worker import Load, Worker, delivered, last_delivery
+from bcgc_jax.plans.worker import AT_A_TIME, Load, Worker, delivered, last_delivery
 from bcgc_jax.problem import Problem
-
-# Numbers at a time: draws, workers and levels.
-_CHUNK = 2**18
 
 
 @pytree_dataclass
@@ -170,7 +167,9 @@ class Independent(Iteration):
             return super().simulate_max(key, load, num_draws)
         starts, times = self.worker.draw(key, (num_draws, self.max_workers), load.work.dtype)
         last = functools.partial(last_delivery, load, self.any_of, self.worker.overlap)
-        chunk = max(_CHUNK // (self.max_workers**3 if self.worker.overlap else self.max_workers**2), 1)
+        # For each draw N numbers a worker, N² where sending overlaps computing, and copies of them.
+        numbers = 8 * self.max_workers ** (3 if self.worker.overlap else 2)
+        chunk = max(AT_A_TIME // numbers, 1)
         return jax.lax.map(lambda draw: last(*draw), (starts, times), batch_size=min(chunk, num_draws))
 
     def typical_times(self, deviations: Sequence[float]):

@@ -39,8 +39,6 @@ from bcgc_jax.plans.schedules import cycles_of_problem, over_draws, simulate_sch
 from bcgc_jax.plans.worker import Load, last_delivery
 from bcgc_jax.problem import CONDITIONS, Problem
 
-# Finer than `NUM_NODES`: where nearly everything sits at one level, the slopes of the others need it.
-_CERTIFYING_NODES = 192
 # In shares of the total: how far the sum of a known partition may be from it, and what counts as 0, for
 # optimisers leave entries of -1e-9 behind, and differences of sums in single precision some of -1e-6.
 _SUM_SLACK, _ZERO = 1e-3, 1e-5
@@ -292,12 +290,14 @@ def certificate(problem: Problem, partition: Numbers, levels: ArrayLike | None =
 @jax.jit
 def _certify(problem: Problem, partition: Numbers, levels: ArrayLike | None) -> Certificate:
     x = as_partition(problem, partition)
+    # Finer than usual: where nearly everything sits at one level, the slopes of the others need it.
+    num_nodes = NUM_NODES * 3 // 2
     if problem.convex:
-        value, error, slope = value_and_slope(problem, x, _CERTIFYING_NODES)
+        value, error, slope = value_and_slope(problem, x, num_nodes)
         at_x = value
     else:  # the bound is that of start-ups that are all as short as the shortest of them
-        value, more = _integrate(problem, x, _CERTIFYING_NODES)
-        at_x, error, slope = value_and_slope(with_least_start_up(problem), x, _CERTIFYING_NODES)
+        value, more = _integrate(problem, x, num_nodes)
+        at_x, error, slope = value_and_slope(with_least_start_up(problem), x, num_nodes)
         error = error + more
     allowed = levels_of_bound(problem, x) & (True if levels is None else jnp.asarray(levels))
     # 0 where nothing is paid for setup, up to rounding.

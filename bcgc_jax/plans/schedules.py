@@ -24,10 +24,8 @@ from bcgc_jax._pytree import Numbers, check_whole
 from bcgc_jax.plans.completion import FirstHolder
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.plan import Plan
+from bcgc_jax.plans.worker import AT_A_TIME
 from bcgc_jax.problem import Problem
-
-# Numbers at a time: draws, workers and blocks.
-_CHUNK = 2**20
 
 
 class Group(NamedTuple):
@@ -197,9 +195,9 @@ def over_draws(
 ) -> Any:
     """A function of start-ups and cycle times, `[K, N]` each to `[K]`, of so many draws, some at a time.
 
-    For each draw and worker it has `width` numbers.
+    For each draw and worker it has `width` numbers, of start-ups and of times.
     """
-    chunk = max(min(num_draws, _CHUNK // (problem.max_workers * width)), 1)
+    chunk = max(min(num_draws, AT_A_TIME // (2 * problem.max_workers * width)), 1)
 
     def some(key: Array) -> Array:
         return function(*draw_circle(key, problem, chunk))

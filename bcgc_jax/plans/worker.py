@@ -20,11 +20,10 @@ from bcgc_jax.distributions.atoms import EmpiricalPairs, law_of_number, mass_of
 from bcgc_jax.exact.quadrature import largest, rule_error
 from bcgc_jax.plans.completion import AnyOf, OneOfEach
 
-# Beyond this hazard, and before its inverse, a start-up has no probability to speak of.
-_LONGEST_START = {8: 40.0, 4: 18.0}
-# Of the double exponential rule for the start-up: ends of v, intervals, and of `rule_error` the safety: what
-# different times are off by cancels (true errors below 1e-3 of the bound).
-_ENDS, NUM_INNER, _INNER_SAFETY = 3.2, 64, 3.0
+# Intervals of the rule for the start-up, half as many as of that for the time (`evaluate.NUM_NODES`).
+NUM_INNER = 64
+# Numbers held at a time, of times or draws, workers and levels: 16 MB in double precision.
+AT_A_TIME = 2**21
 
 
 @pytree_dataclass
@@ -201,7 +200,8 @@ def _integrated(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple[A
     which no rule sees all, then never enters.
     """
     law, start, dtype = worker.cycle_time, worker.start, load.work.dtype
-    longest = _LONGEST_START[dtype.itemsize]
+    # Beyond this hazard, and before its inverse, a start-up has no probability to speak of.
+    longest = 40.0 if dtype == jnp.float64 else 18.0
 
     def hazard_left(cycle_time: Array) -> Array:
         """Of the latest start-up with which a worker of this cycle time delivers by t."""
@@ -220,15 +220,17 @@ def _integrated(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple[A
     late = jnp.einsum("rq,...qn->...rn", weight, density * jnp.exp(-hazard))
     early = jnp.einsum("q,...qn->...n", weight[0], density * -jnp.expm1(-hazard))
     fine, coarse, coarsest = jnp.moveaxis(late, -2, 0) + rest
-    error = rule_error(fine, coarse, coarsest, _INNER_SAFETY, 16.0 if worker.overlap else 1.0)
+    # What different times are off by cancels: true errors are below 1e-3 of this bound.
+    error = rule_error(fine, coarse, coarsest, safety=3.0, most=16.0 if worker.overlap else 1.0)
     return hazard_of(early - jnp.expm1(-lowest), fine), jax.lax.stop_gradient(jnp.minimum(error, fine))
 
 
 def _double_exponential(num: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
     """Nodes on [0, 1], `[num + 1]`, and the weights of three rules that nest, `[3, num + 1]`."""
-    v = np.linspace(-_ENDS, _ENDS, num + 1)
+    end = 3.2  # beyond it weights are below the rounding of the sum
+    v = np.linspace(-end, end, num + 1)
     share = 1 / (1 + np.exp(-np.pi * np.sinh(v)))
-    weight = np.pi * np.cosh(v) * share / (1 + np.exp(np.pi * np.sinh(v))) * (2 * _ENDS / num)
+    weight = np.pi * np.cosh(v) * share / (1 + np.exp(np.pi * np.sinh(v))) * (2 * end / num)
     node = np.arange(num + 1)
     return share.astype(dtype), np.stack([weight * (node % k == 0) * k for k in (1, 2, 4)]).astype(dtype)
 

@@ -43,7 +43,7 @@ class OptimalResult(NamedTuple):
 @functools.partial(jax.jit, static_argnames="max_steps")
 def optimal_partition(
     problem: Problem,
-    levels: ArrayLike = True,
+    levels: ArrayLike,
     *,
     tolerance: ArrayLike = 1e-7,
     max_steps: int = 60,

@@ -52,10 +52,13 @@ def test_known_means_are_found_within_their_errors_and_said_in_words():
     remarks = " ".join(fit.remarks())
     assert "of the time does not grow with the load at a load of 100" in remarks
     assert "With one load in each iteration" in remarks
+    trace, group = _one_load(0), np.arange(480) // 12  # the jackknife leaves out two steps of 80 in turn
+    rows = np.stack([trace.seconds, known(trace.load), trace.step])
+    left = [line(*rows[:, group != g])[0] for g in range(40)]
+    np.testing.assert_allclose(line(*rows)[1], 39 * np.cov(left, rowvar=False, ddof=0), rtol=1e-9)
     # A start-up that varies is left out: 2 / load and more is in the cycle time.
     assert not fit.separable
     assert fit.laws == {"cycle_time": fit.per_cycle}
-    trace = _one_load(0)
     assert float(fit.per_cycle.mean()) == pytest.approx(np.mean(trace.seconds / known(trace.load)), rel=0.01)
 
 

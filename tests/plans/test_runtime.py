@@ -37,9 +37,9 @@ def _equation_5(x, times, samples: float, cycles: float) -> float:
 
 @pytest.mark.parametrize("law", [bcgc.Uniform(1.0, 2.5), bcgc.ShiftedExponential(0.4, 1.0)])
 def test_nodes_beyond_a_search_rule_have_no_weight(law):
-    load = np.array([2.0, 3.0, 5.0])
+    load = jnp.array([2.0, 3.0, 5.0])
     found = rule(law, marks(law, load, 3), load, 32)
-    weights = found.nodes(np.arange(3 * found.size), 2)[1]
+    weights = found.nodes(jnp.arange(3 * found.size), 2)[1]
     assert np.all(np.asarray(weights[2 * found.size :]) == 0)
     assert np.sum(weights[: 2 * found.size]) > 0
 

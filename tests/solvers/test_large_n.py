@@ -77,7 +77,7 @@ def test_the_certificate_is_met_and_that_of_the_partition():
 @compiling
 def test_dense_newton_steps_find_the_same():
     problem = bcgc.Problem(LAW, num_workers=WORKERS, num_coordinates=20_000, num_samples=50.0)
-    found, dense = _certified(problem, 1e-5), optimal_partition(problem)
+    found, dense = _certified(problem, 1e-5), optimal_partition(problem, True)
     assert dense.lower_bound <= found.value * (1 + 1e-9)
     assert found.lower_bound <= dense.value * (1 + 1e-9)
     np.testing.assert_allclose(found.value, dense.value, rtol=1e-7)
@@ -107,7 +107,7 @@ def test_the_optimum_for_times_nearly_alike_but_for_rare_slow_ones_is_certified_
     times[slow] *= rng.uniform(2, 15, slow.sum())
     law = smooth_empirical(times, large_n=True)
     problem = bcgc.Problem(law, 160, 1_000_000)
-    found = optimal_partition(problem)
+    found = optimal_partition(problem, True)
     value = float(found.value)
     assert float(found.lower_bound) - float(found.error) > 0.985 * value  # measured 0.9917
     assert int(found.num_steps) < 40  # measured 20

@@ -33,8 +33,8 @@ class Expectation(NamedTuple):
 class Quadrature(NamedTuple):
     """∫₀^∞ P(max > t) dt ≈ start + Σ_k weights_k P(max > times_k), by three rules over the same times, `[K]`.
 
-    `weights`, `[3, K]`, are those of all, of every second and of every fourth of the times; or of three of
-    Gauss's rules one behind the other, of as many nodes a panel as `panels` says. `beyond` bounds what is
+    `weights`, `[3, K]`, are those of all, of every second and of every fourth of the times; or, in each panel,
+    of three of Gauss's rules, of as many nodes as `panels` says. `beyond` bounds what is
     left out after the last of the times.
     """
 
@@ -96,6 +96,8 @@ def gauss_rules(
     panels; behind `steep` kinks, `[K]`, all may be over at once: there in wide ones too.
     """
     start, left, size = of_panels
+    rules = (np.concatenate(a) for a in zip(*map(legendre, orders), strict=True))
+    points, weight = (jnp.asarray(a, left.dtype) for a in rules)
     if powers:
         dense = ~_is_wide(ends, start, left, size)
         if steep is not None:
@@ -103,18 +105,10 @@ def gauss_rules(
             dense = dense | (steep[jnp.minimum(jnp.searchsorted(steep, left), steep.size - 1)] == left)
         # By the cube of the share of the way.
         power = jnp.where(dense, 3, 1).astype(left.dtype)[:, None]
-    times, weights = [], []
-    for order in orders:
-        points, weight = (jnp.asarray(a, left.dtype) for a in legendre(order))
-        if powers:
-            points, weight = points**power, weight * power * points ** (power - 1)
-        t, slope = in_panel(ends, start, left[:, None], size[:, None], points)
-        times.append(t.ravel())
-        weights.append((slope * weight).ravel())
-    own = np.repeat(np.eye(3), [weight.size for weight in weights], axis=1)
-    return Quadrature(
-        start, jnp.concatenate(times), jnp.concatenate(weights) * own.astype(start.dtype), orders
-    )
+        points, weight = points**power, weight * power * points ** (power - 1)
+    t, slope = in_panel(ends, start, left[:, None], size[:, None], points)
+    own = np.repeat(np.eye(3), orders, axis=1)[:, None].astype(start.dtype)
+    return Quadrature(start, t.ravel(), (slope * weight * own).reshape(3, -1), orders)
 
 
 def on_line(centre: Array, width: Array, v: Array) -> tuple[Array, Array]:
@@ -130,11 +124,7 @@ def integrate(nodes: Quadrature, late: Array) -> Expectation:
     term = jnp.where(late > 0, nodes.weights * jnp.where(late > 0, late, 0), 0)
     value, coarse, coarsest = jnp.sum(term, axis=1)
     if nodes.panels:
-        count = late.size // sum(nodes.panels)
-        ends = np.cumsum([0, *nodes.panels]) * count
-        fine, coarse, coarsest = (
-            jnp.sum(term[i, ends[i] : ends[i + 1]].reshape(count, -1), axis=1) for i in range(3)
-        )
+        fine, coarse, coarsest = jnp.sum(term.reshape(3, -1, sum(nodes.panels)), axis=2)
         # In each panel, for what two rules are off by may cancel between panels. For n, 4 n / 5 and 2 n / 5
         # nodes; 16 for splines through times decades apart, which converge like n^-0.6: 7 would do.
         error = rule_error(fine, coarse, coarsest, safety=100.0, most=16.0)

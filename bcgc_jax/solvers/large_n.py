@@ -187,11 +187,10 @@ def _evaluate(law: Distribution, known: Marks, samples: Array, x: np.ndarray, re
         level * np.cumsum(np.asarray(slope_of_homogeneous(v, jnp.asarray(s), load, size), float)[::-1])[::-1]
         for v, s in zip(value, sum(slopes), strict=False)
     ]
-    # The model makes do with the nodes of the coarsest rule; as many rows whatever the rule.
-    hazard, arrive, leave, apart = (np.concatenate(a)[::refine] for a in zip(*rows, strict=True))
-    missing = -len(hazard) % _NODES_AT_A_TIME
+    # The model makes do with as many nodes as the coarsest rule has.
+    every = slice(0, nodes * refine, refine)
+    hazard, arrive, leave, apart = (np.concatenate(a)[every] for a in zip(*rows, strict=True))
     weighed = hazard, refine * arrive, leave, refine**0.5 * apart
-    padded = tuple(np.pad(a, ((0, missing), (0, 0))) for a in weighed)
     least, (*by_rule, left_out) = [float(s.min()) for s in slopes_in_x], value.tolist()
     error, doubt = LEFT_OUT * by_rule[0], 0.0
     if law.smooth:  # Gauss's rules do not nest
@@ -200,7 +199,7 @@ def _evaluate(law: Distribution, known: Marks, samples: Array, x: np.ndarray, re
     # The bound is to have the error of the value, and what its own is beyond it.
     more = max(doubt - error / total, 0.0)
     gap = 1 - least[0] * total / by_rule[0]
-    return _Point(x, by_rule[0], error, slopes_in_x[0], least[0] - more, gap, padded)
+    return _Point(x, by_rule[0], error, slopes_in_x[0], least[0] - more, gap, weighed)
 
 
 @jax.jit

@@ -149,11 +149,17 @@ def _one_piece(given: Given, s: _Iterate, *, batched: bool) -> _Iterate:
     """
     workers, load = given.workers, given.loads @ _trial(given, s)
     if load.size > LARGE and workers.law.smooth:
-        # The Hessian, O(N³) a node, only says where to go: that of the first rule does.
+        # The Hessian, O(N³) a node, only says where to go: the last one by the first rule does, as long as
+        # steps need not be cut.
         start, sums = sums_over_nodes(workers, load, s.refine, with_hessian=False)
-        _, first = sums_over_nodes(workers, load, jnp.asarray(first_fineness(load.size)))
-        found = derivatives(workers, given.loads, load, start, sums._replace(upper=first.upper))
-        return _decide(given, s, *found)
+        first = jnp.asarray(first_fineness(load.size))
+        upper = jax.lax.cond(
+            (s.refine == first) | (s.length < 1),
+            lambda: sums_over_nodes(workers, load, first)[1].upper,
+            lambda: s.sums.upper,
+        )
+        sums = sums._replace(upper=upper)
+        return _decide(given, s, *derivatives(workers, given.loads, load, start, sums))._replace(sums=sums)
     start, count, add = _rule_in_pieces(workers, load, s.refine, batched=batched)
     sums = add(s.piece, s.sums)
 

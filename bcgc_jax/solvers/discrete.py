@@ -20,12 +20,8 @@ from bcgc_jax.solvers.baselines import single_block_partition
 from bcgc_jax.solvers.closed_form import time_partition
 from bcgc_jax.solvers.optimal import optimal_partition
 
-# Gap to which sets are compared, and the least gain for which one is changed.
-_TOLERANCE, _GAIN = 1e-5, 1e-6
-# Sets solved side by side; more would wait for the slowest of them.
-_SETS = 8
-# Moves of units that are evaluated together; the levels up to which all of them are.
-_MOVES, _ALL_MOVES = 64, 64
+# Moves of units that are evaluated together; the levels up to which all moves are.
+_MOVES = 64
 
 
 def _descend(
@@ -62,10 +58,12 @@ def best_levels(problem: Problem, allowed: Array) -> tuple[Array, Array]:
     """Bool `[max_workers]`, a set that no single change improves, and the rounds of the search."""
     allowed = problem.exists & allowed
     level = jnp.arange(allowed.size)
+    # Sets solved side by side, for more would wait for the slowest; the least gain for which one is changed.
+    together, gain = 8, 1e-6
 
     def value_of(given: tuple[Array, Array]) -> Array:
         levels, least = given
-        return optimal_partition(problem, levels, tolerance=_TOLERANCE, least=least).value
+        return optimal_partition(problem, levels, tolerance=1e-5, least=least).value
 
     def neighbours(levels: Array) -> Array:
         """The set itself and all that differ by one change."""
@@ -78,20 +76,20 @@ def best_levels(problem: Problem, allowed: Array) -> tuple[Array, Array]:
             possible = levels & jnp.any(there & allowed & ~levels, axis=1)
             return jnp.where(possible[:, None], (levels & ~here) | there, levels)
 
-        return _in_batches(jnp.concatenate([levels[None], flipped, moved(-1), moved(1)]), _SETS)
+        return _in_batches(jnp.concatenate([levels[None], flipped, moved(-1), moved(1)]), together)
 
     def values_of(sets: Array, value: Array) -> Array:
         # First the value of the set itself, then of those that may be better: what cannot be ends early.
         first = jnp.arange(len(sets)) == 0
         wanted = jnp.where(jnp.isinf(value), first, jnp.any(sets != sets[0], axis=1))
-        least = jnp.where(wanted, (1 - _GAIN) * value, 0)
-        return jax.lax.map(value_of, (sets, least), batch_size=_SETS)
+        least = jnp.where(wanted, (1 - gain) * value, 0)
+        return jax.lax.map(value_of, (sets, least), batch_size=together)
 
     single = level == jnp.argmax(jnp.where(allowed, single_block_partition(problem), -1))
     ends = (level == jnp.argmax(allowed)) | (level == jnp.max(jnp.where(allowed, level, -1)))
     large = allowed & (time_partition(problem) >= 0.03 * problem.total)
     starts = jnp.stack([single, ends, large | single])
-    search = functools.partial(_descend, problem, neighbours=neighbours, values_of=values_of, gain=_GAIN)
+    search = functools.partial(_descend, problem, neighbours=neighbours, values_of=values_of, gain=gain)
     sets, values, rounds = jax.lax.map(search, starts)
     return sets[jnp.argmin(values)], jnp.sum(rounds)
 
@@ -99,7 +97,7 @@ def best_levels(problem: Problem, allowed: Array) -> tuple[Array, Array]:
 @jax.jit
 def improve_units(problem: Problem, counts: Array, levels: Array) -> Array:
     """Move units, one or two at a time, between `levels` as long as the runtime falls; `[max_workers]`."""
-    size, few = counts.size, counts.size <= _ALL_MOVES
+    size, few = counts.size, counts.size <= _MOVES
     one = jnp.eye(size, dtype=counts.dtype)
 
     def moves(counts: Array) -> Array:

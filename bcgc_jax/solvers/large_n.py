@@ -39,24 +39,12 @@ from bcgc_jax.exact.windows import LEFT_OUT, windowed_paths
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.marks import Marks, marks, rule, slope_of_homogeneous, threshold_hazard
 from bcgc_jax.problem import Problem, Status
-from bcgc_jax.solvers.newton import NUM_NODES, nested_rules
+from bcgc_jax.solvers.newton import FINER, FINEST, NUM_NODES, nested_rules, next_barrier, step_length
 from bcgc_jax.solvers.optimal import OptimalResult, first_shares, least_gap
+from bcgc_jax.solvers.spectral import SUFFICIENT
 
-# Nodes at a time, for each of the machine's cores. A rule so many times as fine judges the answer of a coarse
-# one, up to the finest; with its own halves and quarters it tells its error.
-_NODES_AT_A_TIME, _FINER, _FINEST = 16, 2, 64
-# Deviations of the times from the mean at which all levels take equally long in the first plan.
-_FIRST = 1.5
-# Levels at both ends with columns of their own, spacing of the splines' knots, and of the model's levels; it
-# has all levels up to so many times as far in.
-_ENDS, _SPACING, _SAMPLES, _ALL, _END_COORDINATE = 20, 0.06, 0.03, 3, 4.0
-# The second cumulant of an excursion's area over the first, squared: 0.061 / 2 for a parabola. Of 0, 0.01,
-# 0.02 and 0.03 this one converges fastest for a shifted exponential at N = 400.
-_SECOND_CUMULANT = 0.02
-# Of steps: what a length is cut by and down to, and how many times as large a column may become.
-_SHRINK, _LEAST_LENGTH, _FARTHEST = 0.4, 1e-3, 10.0
-# Below this gap the steps are Newton's, and what stays above the goal is what the splines cannot tell.
-_CLOSE = 1e-4
+# Nodes at a time, for each of the machine's cores.
+_NODES_AT_A_TIME = 16
 
 
 class _Point(NamedTuple):
@@ -89,7 +77,8 @@ def is_rough(law: Distribution) -> bool:
 def optimum_of_many(problem: Problem, *, tolerance: float, max_steps: int) -> OptimalResult:
     """argmin E τ̂(x,T) over all levels, as `optimal_partition` has it; not under `jit`.
 
-    Newton's steps as in `newton`, by one rule until they help no more, then by a finer one.
+    Newton's steps as in `newton`, by one rule until they help no more, then by a finer one, which with its
+    halves and quarters tells its error.
     """
     law, size, dtype = iteration_of(problem).pooled().with_fast_inverse(), problem.max_workers, problem.dtype
     columns, samples = _basis(size)
@@ -107,36 +96,36 @@ def optimum_of_many(problem: Problem, *, tolerance: float, max_steps: int) -> Op
     at = best = evaluate(np.asarray(_first(law, one), float), refine)
     z, unit, since, length = barrier / mass(at), at.value, 0, 0.0
     while True:
-        stalled = since >= (3 if best.gap < _CLOSE else 12)
+        # Close to the optimum what three steps leave is what the splines cannot tell.
+        stalled = since >= (3 if best.gap < 1e-4 else 12)
         enough = best.gap <= max(tolerance, min(best.error / best.value, 1e-4))
         if enough or stalled or steps >= max_steps:
-            coarse, refine = best, refine * _FINER
+            coarse, refine = best, refine * FINER
             at = best = evaluate(best.x, refine)
             z, unit, since, length = barrier / mass(at), at.value, 0, 0.0
             sure = 1 - (at.least * at.x.sum() - at.error) / at.value
             stuck = stalled and sure <= 2 * coarse.gap
-            if sure <= tolerance or steps >= max_steps or stuck or refine > _FINEST:
+            if sure <= tolerance or steps >= max_steps or stuck or refine > FINEST:
                 break
             continue
         if not length:
             found = _direction(*on_device, at.x, at.slope / unit, z, barrier, unit, at.rows)
             ratio, descent = np.asarray(found[0]), float(found[1])
-            length = float(_FARTHEST / max(np.abs(ratio).max(), _FARTHEST))
+            # No column becomes more than about ten times as large.
+            length = float(10 / max(np.abs(ratio).max(), 10))
         # Smooth in its logarithm: products of 1 + splines leave what no spline can take back.
         step = length * ratio
         new = evaluate(at.x * np.exp(columns @ (np.sign(step) * np.log1p(np.abs(step)))), refine)
         steps, since = steps + 1, 0 if new.gap < 0.7 * best.gap else since + 1
         best = new if new.gap < best.gap else best
-        highest = merit(at) + 1e-4 * length * descent + 1e-11
-        if new.gap > 0.5 * at.gap and merit(new) > highest and length > _LEAST_LENGTH:
-            length *= _SHRINK
+        highest = merit(at) + SUFFICIENT * length * descent + 1e-11
+        if new.gap > 0.5 * at.gap and merit(new) > highest and length > 1e-3:
+            length /= 2
             continue
         change = barrier / mass(at) - z - z * ratio
-        room = min(1.0, 0.995 / max((-change / z).max(), 1e-9))
-        z = np.maximum(z + room * change, 1e-4 * barrier / mass(at))
-        product = float(np.mean(z * mass(new)))
+        z = np.maximum(z + float(step_length(z, change)) * change, 1e-4 * barrier / mass(at))
         if length > 0.5:
-            barrier = min(barrier, max(min(0.1 * product, 5 * product**1.5), 1e-10 / z.size))
+            barrier = float(next_barrier(barrier, np.mean(z * mass(new)), 1e-10 / z.size))
         at, length = new, 0.0
     missed = Status.STEP_LIMIT if steps >= max_steps else Status.PRECISION
     status = Status.CONVERGED if sure <= tolerance else missed
@@ -147,30 +136,31 @@ def optimum_of_many(problem: Problem, *, tolerance: float, max_steps: int) -> Op
 
 
 @functools.cache
-def _basis(size: int) -> tuple[np.ndarray, np.ndarray]:
+def _basis(size: int, ends: int = 20, spacing: float = 0.06) -> tuple[np.ndarray, np.ndarray]:
     """Columns, `[N, m]`, that sum to 1 at every level, and the levels of the model.
 
-    Each of the first and last levels has a column; between them are cubic splines.
+    Each level at the `ends` has a column; between them are cubic splines, with knots so far apart. The model
+    has two levels between knots, and all levels up to three times as far in.
     """
     level = np.arange(size)
     # Linear at both ends, logarithmic further in.
-    place = np.log1p(level / _END_COORDINATE) - np.log1p((size - 1 - level) / _END_COORDINATE)
-    inside = place[_ENDS:-_ENDS]
+    place = np.log1p(level / 4) - np.log1p((size - 1 - level) / 4)
+    inside = place[ends:-ends]
     length = inside[-1] - inside[0]
-    cells = int(np.ceil(length / _SPACING))
+    cells = int(np.ceil(length / spacing))
     away = np.abs((inside[:, None] - inside[0]) / length * cells - np.arange(-1, cells + 2))
-    columns = np.zeros((size, 2 * _ENDS + cells + 3))
+    columns = np.zeros((size, 2 * ends + cells + 3))
     splines = np.where(away < 1, 2 / 3 - away**2 + away**3 / 2, np.maximum(2 - away, 0) ** 3 / 6)
-    columns[_ENDS:-_ENDS, _ENDS:-_ENDS] = splines
-    columns[:_ENDS, :_ENDS] = columns[-_ENDS:, -_ENDS:] = np.eye(_ENDS)
-    sampled = np.flatnonzero(np.diff(np.round((place - place[0]) / _SAMPLES))) + 1
-    return columns, np.unique(np.r_[level[: _ALL * _ENDS], sampled, level[size - _ALL * _ENDS :]])
+    columns[ends:-ends, ends:-ends] = splines
+    columns[:ends, :ends] = columns[-ends:, -ends:] = np.eye(ends)
+    sampled = np.flatnonzero(np.diff(np.round((place - place[0]) / (spacing / 2)))) + 1
+    return columns, np.unique(np.r_[level[: 3 * ends], sampled, level[size - 3 * ends :]])
 
 
 @jax.jit
 def _first(law: Distribution, one: Array) -> Array:
-    """Shares at which all levels take about equally long."""
-    (hazard,) = typical_hazards(one, one.size, (_FIRST,))
+    """Shares at which all levels take about equally long, at times 1.5 deviations above the mean."""
+    (hazard,) = typical_hazards(one, one.size, (1.5,))
     return first_shares(one > 0, law.inverse_cumulative_hazard(hazard), 0.001)
 
 
@@ -197,11 +187,10 @@ def _evaluate(law: Distribution, known: Marks, samples: Array, x: np.ndarray, re
         level * np.cumsum(np.asarray(slope_of_homogeneous(v, jnp.asarray(s), load, size), float)[::-1])[::-1]
         for v, s in zip(value, sum(slopes), strict=False)
     ]
-    # The model makes do with the nodes of the coarsest rule; as many rows whatever the rule.
-    hazard, arrive, leave, apart = (np.concatenate(a)[::refine] for a in zip(*rows, strict=True))
-    missing = -len(hazard) % _NODES_AT_A_TIME
+    # The model makes do with as many nodes as the coarsest rule has.
+    every = slice(0, nodes * refine, refine)
+    hazard, arrive, leave, apart = (np.concatenate(a)[every] for a in zip(*rows, strict=True))
     weighed = hazard, refine * arrive, leave, refine**0.5 * apart
-    padded = tuple(np.pad(a, ((0, missing), (0, 0))) for a in weighed)
     least, (*by_rule, left_out) = [float(s.min()) for s in slopes_in_x], value.tolist()
     error, doubt = LEFT_OUT * by_rule[0], 0.0
     if law.smooth:  # Gauss's rules do not nest
@@ -210,7 +199,7 @@ def _evaluate(law: Distribution, known: Marks, samples: Array, x: np.ndarray, re
     # The bound is to have the error of the value, and what its own is beyond it.
     more = max(doubt - error / total, 0.0)
     gap = 1 - least[0] * total / by_rule[0]
-    return _Point(x, by_rule[0], error, slopes_in_x[0], least[0] - more, gap, padded)
+    return _Point(x, by_rule[0], error, slopes_in_x[0], least[0] - more, gap, weighed)
 
 
 @jax.jit
@@ -304,5 +293,5 @@ def _curved(samples: Array, time: Array) -> Array:
     root = jnp.sqrt(jnp.maximum(span, 0))
     # E e = 4 / √(2π) √(u (1 - u)) of an excursion of unit length.
     area = 4 / np.sqrt(2 * np.pi) * ((root * turn) @ root) / jnp.sqrt(safe)
-    ratio = jnp.where(span > 0, bent + area + _SECOND_CUMULANT * area**2, 0)
+    ratio = jnp.where(span > 0, bent + area, 0)
     return jnp.clip(ratio[::-1, ::-1], -30, 30)

@@ -24,25 +24,16 @@ from bcgc_jax.exact.crossing import Crossing, shares
 from bcgc_jax.exact.linear_algebra import LARGE, solve_positive
 from bcgc_jax.exact.quadrature import rule_error
 from bcgc_jax.plans.marks import Marks, peaks_of, rule, slope_of_homogeneous, threshold_hazard
+from bcgc_jax.solvers.spectral import SUFFICIENT
 
-# Intervals of the first rule, and entries of a matrix over levels and nodes at a time.
-NUM_NODES, _CHUNK = 32, 2**18
-# From `LARGE` on the Hessian, O(N³) a node, is that of a coarse rule or of an earlier step: it only says
-# where to go. Value and slope, O(N²), are those of a fine rule, with so many nodes at a time. Nodes at which
-# hardly any level may be the last are left out of the Hessian: those that add less than such a share of the
-# value to load · slope, which is the value. At N = 1000 15 of 64 count.
-_NODES_AT_A_TIME, _NO_SHARE = 32, 1e-5
-# An answer counts once a rule so many times as fine agrees; else that one goes on. Four times as fine, it
-# also tells its own error; Gauss's rules between kinks do not nest, and cannot.
-_FINER, _FINER_WITH_KINKS, _FINEST = 4, 2, 64
-# The largest gap, for many levels, that the optimum of a coarse rule may be left with. A rule that is off by
-# more than the second is refined at once: steps by it find nothing but its error.
-_ROUGH, _BLIND = 1e-3, 1e-2
-# In a batch of so many problems sums are made for batches: a sweep to N = 50, 24 problems at a time, takes
-# 6.3 s of CPU in place of 10.6. Entries, in problems · N², that a batch works on at a time on a CPU.
-_MANY_LANES, _CACHED = 20, 2**13
-# A step keeps this share of the way to the boundary; Armijo's slope; backtracking. Customary values.
-_TO_BOUNDARY, _SUFFICIENT, _BACKTRACK, _MAX_TRIES = 0.995, 1e-4, 0.4, 6
+# Intervals of the first rule. An answer counts once a rule so many times as fine agrees; else that one goes
+# on, up to one so many times as fine as the first.
+NUM_NODES, FINER, FINEST = 32, 2, 64
+# Numbers over problems, pairs of levels and nodes at a time: 2 MB, what a CPU's cache holds.
+_ENTRIES = 2**18
+# The largest gap, for many levels, that the optimum of a coarse rule may be left with, and the share of the
+# value that a Hessian may leave out.
+_ROUGH = 1e-3
 # What a round does: evaluate the start, make a Newton step, check the answer by a finer rule, nothing more.
 _START, _STEP, _CHECK, _DONE = range(4)
 
@@ -120,14 +111,16 @@ def search(
     """Whether the gap was met, the steps, each level's share, and its expected maximum, error and bound."""
 
     def go_on(_: Given, s: _Iterate) -> Array:
-        return (s.round != _DONE) & (s.refine <= _FINEST) & ((s.steps < max_steps) | (s.round != _STEP))
+        return (s.round != _DONE) & (s.refine <= FINEST) & ((s.steps < max_steps) | (s.round != _STEP))
 
     def step(size: int) -> Callable[[Given, _Iterate], _Iterate]:
-        return functools.partial(_one_piece, batched=size >= _MANY_LANES)
+        # Sums that are made for batches: a sweep to N = 50, 24 problems at a time, takes 6.3 s of CPU in
+        # place of 10.6. Few problems would wait for the compiler.
+        return functools.partial(_one_piece, batched=size >= 20)
 
     # As many as a CPU's cache holds; as 4 GB of an accelerator, with six arrays over levels² and nodes.
-    room, size = 2**32 // (6 * 8 * NUM_NODES), start.size
-    lanes = min(max(_CACHED // size**2, 1), 32), min(max(room // size**2, 1), 2**13)
+    entries, room = NUM_NODES * start.size**2, 2**32 // (6 * 8)
+    lanes = min(max(_ENTRIES // entries, 1), 32), min(max(room // entries, 1), 2**13)
     return loop(go_on, step, _answer, given, _first(given, start, finite_mean), lanes=lanes)
 
 
@@ -156,15 +149,17 @@ def _one_piece(given: Given, s: _Iterate, *, batched: bool) -> _Iterate:
     """
     workers, load = given.workers, given.loads @ _trial(given, s)
     if load.size > LARGE and workers.law.smooth:
+        # The Hessian, O(N³) a node, only says where to go: the last one by the first rule does, as long as
+        # steps need not be cut.
         start, sums = sums_over_nodes(workers, load, s.refine, with_hessian=False)
-        # Where steps have to be cut, the Hessian is none of here.
-        fresh = (s.refine == first_fineness(load.size)) | (s.round == _CHECK) | (s.length < 1)
-        coarse = jnp.asarray(first_fineness(load.size))
+        first = jnp.asarray(first_fineness(load.size))
         upper = jax.lax.cond(
-            fresh, lambda: sums_over_nodes(workers, load, coarse)[1].upper, lambda: s.sums.upper
+            (s.refine == first) | (s.length < 1),
+            lambda: sums_over_nodes(workers, load, first)[1].upper,
+            lambda: s.sums.upper,
         )
-        found = derivatives(workers, given.loads, load, start, sums._replace(upper=upper))
-        return _decide(given, s, *found)._replace(sums=s.sums._replace(upper=upper))
+        sums = sums._replace(upper=upper)
+        return _decide(given, s, *derivatives(workers, given.loads, load, start, sums))._replace(sums=sums)
     start, count, add = _rule_in_pieces(workers, load, s.refine, batched=batched)
     sums = add(s.piece, s.sums)
 
@@ -200,17 +195,16 @@ def _decide(given: Given, s: _Iterate, value: Array, error: Array, slopes: Array
     after, again = _verdict(given, s, at_x, least, bound)
 
     def shorter() -> _Iterate:
-        return s._replace(tries=s.tries + 1, length=_BACKTRACK * s.length, least=bound + off_before)
+        return s._replace(tries=s.tries + 1, length=s.length / 2, least=bound + off_before)
 
     def onward() -> _Iterate:
         z, barrier = _multipliers(given, s, x)
         dx, descent, length = _direction(given, x, z, barrier, slopes[0], hessian / unit)
-        finer = _FINER if given.workers.law.smooth else _FINER_WITH_KINKS
         step = after == _STEP
         return at_x._replace(
             round=after,
             steps=s.steps + stepped,
-            refine=jnp.where(after == _CHECK, finer * s.refine, s.refine),
+            refine=jnp.where(after == _CHECK, FINER * s.refine, s.refine),
             tries=jnp.zeros_like(s.tries),
             z=z,
             dx=jnp.where(step, dx, 0),
@@ -238,25 +232,24 @@ def _verdict(given: Given, s: _Iterate, at_x: _Iterate, least: Array, bound: Arr
     else:  # a rule that only confirms another
         sure = met & (s.round == _CHECK)
     sure |= bound * at_x.unit >= given.least
-    # All that steps by this rule can do: its bound is met, or a merit that does not fall contradicts
-    # its slope. The certificate is then that of the next rule.
-    ended = met | sure | (s.tries + 1 >= _MAX_TRIES)
-    blind = ~stepped & (at_x.error > _BLIND * value) & (_FINER * s.refine <= _FINEST)
-    after = jnp.where(ended | blind, jnp.where(sure, _DONE, _CHECK), _STEP)
+    # All that steps by this rule can do: its bound is met, or a merit that does not fall at 1/64 of the step
+    # contradicts its slope. The certificate is then that of the next rule.
+    ended = met | sure | (s.tries >= 6)
+    after = jnp.where(ended, jnp.where(sure, _DONE, _CHECK), _STEP)
 
     def merit(at: _Iterate) -> Array:
         logs = jnp.sum(jnp.log(given.among(at.x, 1)))
         return at.value - jnp.log(jnp.sum(at.x)) - s.barrier * logs
 
-    highest = merit(s) + s.length * _SUFFICIENT * s.descent + 64 * jnp.finfo(value.dtype).eps
+    highest = merit(s) + s.length * SUFFICIENT * s.descent + 64 * jnp.finfo(value.dtype).eps
     # Below the error of a coarse rule the merit may rise on the way to its very optimum.
     return after, stepped & ~ended & ~(merit(at_x) <= highest)
 
 
-def step_length(u: Array, du: Array, levels: ArrayLike = True) -> Array:
-    """The share of a step that keeps u positive."""
+def step_length(u: Array | np.ndarray, du: Array | np.ndarray, levels: ArrayLike = True) -> Array:
+    """The share of a step that keeps u positive: at most 99.5 % of the way to the boundary, as customary."""
     fastest = jnp.max(jnp.where(levels, -du / jnp.where(levels, u, 1), 0))
-    return _TO_BOUNDARY / jnp.maximum(fastest, _TO_BOUNDARY)
+    return 0.995 / jnp.maximum(fastest, 0.995)
 
 
 def _multipliers(given: Given, s: _Iterate, x: Array) -> tuple[Array, Array]:
@@ -265,11 +258,15 @@ def _multipliers(given: Given, s: _Iterate, x: Array) -> tuple[Array, Array]:
     dz = given.among(s.barrier / safe - s.z - s.z / safe * s.dx)
     moved = jnp.maximum(s.z + step_length(s.z, dz, given.levels) * dz, 1e-4 * s.barrier / safe)
     z = jnp.where(stepped & given.levels, moved, s.z)
-    # Superlinear once the products x z are small, linear before; none after a step that was cut.
-    product = jnp.sum(x * z) / given.num_levels
+    # None after a step that was cut.
+    product, least = jnp.sum(x * z) / given.num_levels, 0.05 * given.tolerance / given.num_levels
+    return z, jnp.where((s.tries < 2) & stepped, next_barrier(s.barrier, product, least), s.barrier)
+
+
+def next_barrier(barrier: ArrayLike, product: Array | np.floating, least: ArrayLike) -> Array:
+    """Superlinear once the products x z are small, linear before."""
     smaller = jnp.minimum(0.1 * product, 5 * product * jnp.sqrt(product))
-    smaller = jnp.maximum(smaller, 0.05 * given.tolerance / given.num_levels)
-    return z, jnp.where((s.tries < 2) & stepped, jnp.minimum(s.barrier, smaller), s.barrier)
+    return jnp.minimum(barrier, jnp.maximum(smaller, least))
 
 
 def _direction(
@@ -323,7 +320,7 @@ def _rule_in_pieces(
     """
     start, beyond, size, nodes = rule(workers.law, workers.marks, load, NUM_NODES)
     many = load.size > LARGE
-    chunk = max(1, min(size, _CHUNK // load.size**2)) if with_hessian else min(size, _NODES_AT_A_TIME)
+    chunk = max(1, min(size, _ENTRIES // load.size**2)) if with_hessian else size
 
     def add(piece: Array, sums: Sums) -> Sums:
         index = piece * chunk + jnp.arange(chunk)
@@ -331,11 +328,11 @@ def _rule_in_pieces(
         hazard, rate = threshold_hazard(workers.law, load, t, workers.marks.largest)
         crossing = Crossing(shares(hazard), workers.num_workers, batched)
         density = crossing.above * jnp.moveaxis(rate, -1, 0)[::-1]
-        following = None
-        if with_hessian and not many:
-            first, success, following = crossing.renewals()
-        else:
+        between = None
+        if many:
             first, success = crossing.first_failures(), crossing.successes()
+        else:
+            first, success, between = crossing.renewals()
         rules = nested_rules(index, size * refine)
         value = jnp.sum(rules * weight * crossing.probability(first), axis=1)
         value = value + jnp.where(piece == 0, beyond, 0) * np.array([0, 0, 0, 1], load.dtype)
@@ -345,17 +342,17 @@ def _rule_in_pieces(
         slope = rules[:3] @ leaving.T if many else jnp.sum(leaving, axis=-1)
 
         def upper() -> Array:
-            between = crossing.renewals()[2] if following is None else following
-            both = jnp.sum(arrive[:, None] * between * leave[None], axis=-1)
-            return sums.upper - crossing.unit * both
+            pairs = crossing.renewals()[2] if between is None else between
+            return sums.upper - crossing.unit * jnp.sum(arrive[:, None] * pairs * leave[None], axis=-1)
 
         found = Sums(sums.value + value, sums.slope + slope, sums.upper)
         if not with_hessian:
             return found
         if not many:
             return found._replace(upper=upper())
+        # Load · slope is the value. What hardly adds to it is left out: at N = 1000 15 nodes of 64 count.
         part = jnp.sum(load[::-1] @ leaving) / peaks_of(workers.marks.times, load)[2]
-        return found._replace(upper=jax.lax.cond(part > _NO_SHARE, upper, lambda: sums.upper))
+        return found._replace(upper=jax.lax.cond(part > _ROUGH / size, upper, lambda: sums.upper))
 
     return start, jax.lax.div(size * refine + chunk - 1, jnp.asarray(chunk, refine.dtype)), add
 

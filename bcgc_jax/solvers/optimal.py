@@ -21,9 +21,6 @@ from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solvers.newton import Given, Workers, search
 from bcgc_jax.solvers.polyhedral import cutting_plane, row_program
 
-# What the path's normal equations resolve in float64 and in float32.
-_POLYHEDRAL, _POLYHEDRAL_SINGLE = 1e-6, 3e-4
-
 
 class OptimalResult(NamedTuple):
     """Partition, `[max_workers]`, its expected runtime and a bound on that of the best one.
@@ -103,10 +100,10 @@ def _by_cuts(problem: Problem, levels: Array, tolerance: Array) -> OptimalResult
 
 def least_gap(problem: Problem) -> float:
     """The smallest gap that is looked for in the working precision."""
-    rounding = (64 + 8 * problem.max_workers) * float(jnp.finfo(problem.dtype).eps)
-    if not iteration_of(problem).polyhedral:
-        return rounding
-    return max(rounding, _POLYHEDRAL if problem.dtype == jnp.float64 else _POLYHEDRAL_SINGLE)
+    eps = float(jnp.finfo(problem.dtype).eps)
+    rounding = (64 + 8 * problem.max_workers) * eps
+    # What the normal equations of `polyhedral` resolve: 3e-4 in float32.
+    return max(rounding, 1e-6, 2500 * eps) if iteration_of(problem).polyhedral else rounding
 
 
 def _loads(problem: Problem, levels: Array) -> Array:

@@ -22,11 +22,8 @@ from bcgc_jax.solvers.method import Method
 from bcgc_jax.solvers.optimal import OptimalResult, least_gap, optimal_partition
 from bcgc_jax.solvers.start_ups import best_found
 
-# Up to here the loss of rounding may show, and the search over whole units is worth its time; with measured
-# times up to so many operations for all N² moves of a unit, a few seconds.
-FEW_UNITS, _MOST_OPERATIONS = 1000, 1e9
-# Workers up to which dense steps take over from smooth ones that end above this gap.
-DENSE, _SMOOTH_GAP = 1024, 1e-5
+# Up to here the loss of rounding may show, and the search over whole units is worth its time.
+FEW_UNITS = 1000
 
 
 @pytree_dataclass
@@ -73,12 +70,12 @@ class Optimal(Method):
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
         found = None
-        # Where smooth steps do not get there, dense ones, O(N³) each.
-        dense = problem.max_workers <= DENSE
+        # Up to so many workers dense steps, O(N³) each, do what smooth ones do not: go below a gap of 1e-5.
+        dense = problem.max_workers <= 1024
         smooth = self.levels is None and is_of_many(problem) and not is_traced(self)
         if smooth and not (dense and is_rough(iteration_of(problem).pooled())):
             found = _optimum_of_many(problem, self)
-        if found is None or (dense and found.relative_gap > max(np.max(self.tolerance), _SMOOTH_GAP)):
+        if found is None or (dense and found.relative_gap > max(np.max(self.tolerance), 1e-5)):
             every, tolerance = np.arange(problem.max_workers), jax.lax.stop_gradient(self.tolerance)
             allowed = problem.exists if self.levels is None else np.isin(every, self.levels)
             found = optimum(problem, allowed, tolerance=tolerance, max_steps=self.max_steps)
@@ -101,7 +98,8 @@ def _few_units(problem: Problem) -> bool:
     count = concrete(problem.num_coordinates)
     if is_traced(problem) or count is None or count.ndim or count > FEW_UNITS:
         return False
-    return iteration_of(problem).evaluation_cost() * problem.max_workers**2 <= _MOST_OPERATIONS
+    # With measured times: 1e9 operations for all N² moves of a unit are a few seconds.
+    return iteration_of(problem).evaluation_cost() * problem.max_workers**2 <= 1e9
 
 
 def optimum(problem: Problem, allowed: ArrayLike, **options: Any) -> Solution:

@@ -13,10 +13,12 @@ Both rest on the central limit theorem: infinite variances need more draws than 
 """
 
 import functools
+import statistics
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -30,8 +32,7 @@ from bcgc_jax.solvers.optimal import optimal_partition
 # S and K, and the fresh draws they make.
 NUM_DRAWS, NUM_REPLICATIONS = 4096, 16
 NUM_FRESH_DRAWS = NUM_DRAWS * NUM_REPLICATIONS
-# The 97.5 % quantile of a normal variable; a gap that no confidence limit sees.
-_NORMAL, _TOLERANCE = 1.959964, 1e-4
+_NORMAL = statistics.NormalDist().inv_cdf(0.975)
 
 
 def draw_problems(
@@ -65,7 +66,8 @@ def judge(
         return fresh.scale * iteration.max_of_sorted(load_of(fresh, x), times)
 
     def bound(part: Problem) -> Array:
-        return optimal_partition(part, levels, tolerance=_TOLERANCE).lower_bound
+        # No confidence limit sees such a gap.
+        return optimal_partition(part, levels, tolerance=1e-4).lower_bound
 
     if num_replications is None:
         value, slope = jax.vmap(jax.value_and_grad(runtime), (None, 0))(x, rows)
@@ -88,16 +90,11 @@ def mean_of_parts(fresh: Problem, parts: int, value: Callable[[Problem], Array])
 
 
 def student_quantile(degrees: int) -> float:
-    """The 97.5 % quantile of Student's t, from 3 degrees of freedom on (Abramowitz & Stegun 26.7.5)."""
-    z = _NORMAL
-    terms = (
-        z,
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return sum(term / degrees**power for power, term in enumerate(terms))
+    """The 97.5 % quantile of Student's t: √degrees tan of an angle with the density cos^(degrees-1)."""
+    angle = np.linspace(0, np.pi / 2, 10_001)
+    middle = (angle[1:] + angle[:-1]) / 2
+    below = np.insert(np.cumsum(np.cos(middle) ** (degrees - 1)), 0, 0)
+    return float(degrees**0.5 * np.tan(np.interp(0.95 * below[-1], below, angle)))
 
 
 def _mean(values: Array) -> tuple[Array, Array]:

@@ -10,8 +10,12 @@ from jax.typing import ArrayLike
 
 from bcgc_jax.plans.partitions import project_on_levels
 
-# Values remembered by the line search, which may rise for a while; its slope; bounds of the step size.
-_MEMORY, _SUFFICIENT, _SHORTEST, _LONGEST = 10, 1e-4, 1e-8, 1e4
+# Values remembered by the line search, which may rise for a while (Birgin, Martínez & Raydan's 10).
+_MEMORY = 10
+# The most steps of a search from one of several starts.
+MAX_STEPS = 300
+# Armijo's: the share of what a slope promises that a step must bring. As customary, of all line searches.
+SUFFICIENT = 1e-4
 
 
 class SpectralResult(NamedTuple):
@@ -60,7 +64,7 @@ def spectral_projected_gradient(
     than a share `least_gain` in the last ten steps. A round is one evaluation, after which the step is taken
     or cut: under `vmap` no search waits for the line search of another.
     """
-    dtype = start.dtype
+    dtype, tiny = start.dtype, float(jnp.finfo(start.dtype).tiny)
     evaluate = jax.value_and_grad(function if has_aux else lambda x: (function(x), None), has_aux=True)
     (_, aux), _ = jax.eval_shape(evaluate, start)
 
@@ -74,14 +78,13 @@ def spectral_projected_gradient(
         point, steps = s.point + s.scale * s.direction, s.found.num_steps
         (value, aux), slope = evaluate(point)
         first = steps == 0
-        highest = jnp.max(s.memory) + _SUFFICIENT * s.scale * s.descent
+        highest = jnp.max(s.memory) + SUFFICIENT * s.scale * s.descent
         cut = ~first & (value > highest) & (s.scale > 1e-10)
         moved, change = point - s.point, slope - s.slope
-        curvature = jnp.sum(moved * change)
-        spectral = jnp.sum(moved**2) / jnp.where(curvature > 0, curvature, 1)
-        length = jnp.where(curvature > 0, jnp.clip(spectral, _SHORTEST, _LONGEST), _LONGEST)
-        steepest = jnp.maximum(jnp.max(jnp.abs(slope)), float(jnp.finfo(dtype).tiny))
-        length = jnp.where(first, jnp.minimum(1 / steepest, _LONGEST), length)
+        curvature = jnp.maximum(jnp.sum(moved * change), tiny)
+        steepest = jnp.maximum(jnp.max(jnp.abs(slope)), tiny)
+        # Where f is concave, the longest step.
+        length = jnp.clip(jnp.where(first, 1 / steepest, jnp.sum(moved**2) / curvature), 1e-8, 1e4)
         lengths = jnp.stack([length, jnp.ones((), dtype)])
         step, unit_step = jax.vmap(lambda a: project_on_levels(point - a * slope, 1.0, levels) - point)(
             lengths

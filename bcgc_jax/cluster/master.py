@@ -361,7 +361,7 @@ class _Iteration:
                 self._ask(self.rule.report(question))
             else:
                 self._count(question, message.values)
-        if message is None or message.task == self.plan.tasks(worker)[-1]:
+        if message is None or message.task == self.rule.decoder.last[worker]:
             del self.waiting[stream], self.streams[worker]
             self._check()
 

@@ -172,10 +172,9 @@ class Processes:
             raise ValueError("the workers have no work yet: call assign first")
         return self._given
 
-    @property
-    def assigned(self) -> bool:
-        """Whether the workers have work: not before the first `assign`, nor between `resize` and the next."""
-        return self._given is not None
+    def does(self, work: Assignment) -> bool:
+        """Whether this is what they are to do: nobody has resized the cluster or given them other work."""
+        return self._given is work
 
     @property
     def pause(self) -> float:
@@ -192,7 +191,7 @@ class Processes:
     @property
     def lost(self) -> tuple[int, ...]:
         """Workers that are lost and not being replaced."""
-        return tuple(w for w, process in enumerate(self._all) if process is None and self.assigned)
+        return tuple(w for w, process in enumerate(self._all) if process is None and self._given)
 
     @property
     def pids(self) -> tuple[int | None, ...]:
@@ -250,10 +249,14 @@ class Processes:
             self._resize(left if short else self.size)
 
     def _check_open(self) -> None:
-        if self._closed:
+        if self._closed or not self._has_ray():
             raise ValueError(
                 "the cluster is closed, its processes are gone: make another, and use it in its `with`"
             )
+
+    def _has_ray(self) -> bool:
+        """Whether nobody has ended Ray, or started it anew, in this process: it would start by itself."""
+        return self.ray.is_initialized() and self.ray.get_runtime_context().get_node_id() == self._here
 
     def _room_in(self, resources: Mapping[str, float]) -> int:
         """For how many workers."""
@@ -417,7 +420,7 @@ class Processes:
 
     def _end(self) -> None:
         self._closed = True
-        for process in self._living:
+        for process in self._living if self._has_ray() else []:
             process.end()
         self._all = []
 

@@ -29,8 +29,8 @@ class Question(NamedTuple):
 class Decoder:
     """Makes blocks of what the workers of `plan` send, for parameters like `params`; compiled when made.
 
-    `needed`, `[B]`, is how many messages of each block are enough. They are read where they are, in Ray's
-    store, in one pass that writes the gradients of the leaves.
+    `needed`, `[B]`, is how many messages of each block are enough, `last` the last task of each worker.
+    Messages are read where they are, in Ray's store, in one pass that writes the gradients of the leaves.
     """
 
     def __init__(self, plan: CodingPlan, params: PyTree) -> None:
@@ -38,6 +38,7 @@ class Decoder:
         self.plan, self._shapes = plan, tuple(np.shape(leaf) for leaf in leaves)
         self._dtypes = tuple(jnp.result_type(leaf) for leaf in leaves)
         self.needed, self.offers = plan.rule.awaited(None), offers_of(plan)
+        self.last = [plan.tasks(worker)[-1] for worker in range(plan.num_workers)]
         self._encodings = [np.asarray(code.encoding) for code in plan.codes]
         # Messages that count: where the workers of a group send the same, one of each group.
         self._used = [

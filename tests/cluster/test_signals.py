@@ -5,7 +5,9 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +15,15 @@ from types import SimpleNamespace
 import pytest
 
 from bcgc_jax.cluster import signals
-from bcgc_jax.cluster.engine import _TOKEN, _check_answers, _have_token, _start, is_safe, private_folder
+from bcgc_jax.cluster.engine import (
+    _TOKEN,
+    _check_answers,
+    _have_token,
+    _start,
+    is_safe,
+    private_folder,
+    session,
+)
 from tests.raising import raising
 from tests.signals import ctrl_c
 
@@ -142,6 +152,27 @@ def test_a_cluster_that_refuses_the_connection_may_want_a_token(monkeypatch):
     ray = SimpleNamespace(init=raising(ConnectionError()), shutdown=lambda: None)
     with pytest.raises(ConnectionError, match="set RAY_AUTH_MODE=token"), ExitStack() as stack:
         _start(ray, stack, "127.0.0.1:1", 1, 0)
+
+
+def test_threads_start_ray_once_and_the_last_one_ends_it(monkeypatch):
+    running: list[int] = []
+    both, ray = threading.Barrier(2, timeout=60), SimpleNamespace(is_initialized=lambda: bool(running))
+
+    def start(ray, stack, *_):
+        time.sleep(0.1)
+        running.append(1)
+        stack.callback(running.clear)
+
+    def use(_):
+        with session(None, 1, 0):
+            both.wait()
+            return len(running)
+
+    monkeypatch.setattr("bcgc_jax.cluster.engine.load_ray", lambda local: ray)
+    monkeypatch.setattr("bcgc_jax.cluster.engine._start", start)
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(use, range(2))) == [1, 1]
+    assert running == []
 
 
 def test_a_token_is_the_users_own_or_one_of_the_process(tmp_path, monkeypatch):

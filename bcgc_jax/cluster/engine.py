@@ -51,6 +51,8 @@ def load_ray(*, local: bool = True) -> Any:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
         "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
+        # Else `ray.init` waits for processes that nobody asked for, and for ever where one ends as it starts.
+        "RAY_prestart_worker_first_driver": "0",
         # What happens to workers is in `Cluster.faults`: not a paragraph for each on stdout.
         "RAY_DEDUP_LOGS_SKIP_REGEX": "worker died or was killed|worker processes have been",
     }

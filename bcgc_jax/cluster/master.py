@@ -22,14 +22,7 @@ from bcgc_jax.cluster.processes import Assignment, Processes, WorkersLost
 from bcgc_jax.cluster.rules import Question, Rule
 from bcgc_jax.cluster.worker import Duty, Message
 from bcgc_jax.coding.codes import refuse_complex
-from bcgc_jax.coding.gradients import (
-    CodingPlan,
-    Loss,
-    PyTree,
-    assemble_gradient,
-    check_batch_size,
-    num_samples,
-)
+from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, check_batch_size, num_samples
 
 # Seconds, more than threads can wait for: a task that is done no earlier is not done in the iteration.
 _NEVER = 1e9
@@ -291,7 +284,7 @@ class _Iteration:
             for worker in self.streams:  # also where it ends with an exception
                 if (process := self.processes[worker]) is not None:
                     process.actor.stop.remote(self.call)
-        gradient = assemble_gradient(self.plan.blocks, self.parts, self.params)
+        gradient = self.rule.decoder.gradient(self.parts)
         gradient, seconds = jax.block_until_ready(gradient), time.monotonic() - self.begin
         return ClusterGradient(gradient, seconds, self.completed, self.arrived, tuple(self.work))
 

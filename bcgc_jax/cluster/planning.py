@@ -354,7 +354,6 @@ class Loop(Course):
         plan = plan_of(made, self.params, self._plan_key, self.source.plan_options)
         given = self.loss, plan, self.params, parts
         work = self.cluster.prepare(*given, batch_size=self.batch_size, seed=self._seed)
-        work.rule()  # compiled in this thread
         sizes = np.ones(made.num_workers)
         if not (callable(parts) or self.batch_size):
             sizes = np.array([num_samples(part) for part in parts], float)

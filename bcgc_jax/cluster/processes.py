@@ -67,7 +67,7 @@ class Assignment:
     decoder: Decoder | None = None
 
     def rule(self) -> Rule:
-        """Of one iteration; the master's arithmetic is compiled once."""
+        """Of one iteration."""
         if self.decoder is None:
             self.decoder = Decoder(self.duty.plan, self.duty.params)
         return Rule(self.decoder)

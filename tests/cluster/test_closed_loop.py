@@ -21,19 +21,7 @@ from bcgc_jax.cluster.master import ClusterGradient, Work
 from bcgc_jax.cluster.planning import Loop, loads_of, plan_of, split_by, times_of
 from bcgc_jax.coding.gradients import split_unevenly
 from bcgc_jax.plans.plan import partition_plan
-from tests.cluster.test_cluster import (
-    ADAM,
-    COUNT,
-    LAW,
-    PROBLEM,
-    N,
-    assert_descended,
-    case,
-    exact,
-    kill,
-    loss,
-    trained,
-)
+from tests.cluster.test_cluster import ADAM, COUNT, LAW, N, assert_descended, case, exact, kill, loss, trained
 
 # Worker 3 is the slowest.
 TIMES = np.random.default_rng(0).exponential(1.0, (20, N)) + np.array([0.5, 0.5, 1.0, 2.0])
@@ -192,7 +180,7 @@ def test_it_finds_out_who_is_slow_and_trains_as_plain_descent_does(cluster):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("plans", [Told(PROBLEM), ClosedLoop()])
+@pytest.mark.parametrize("plans", [Told(bcgc.Problem(LAW, N, COUNT, 18)), ClosedLoop()])
 def test_other_work_that_a_callback_gives_the_cluster_changes_no_step(cluster, plans):
     params, data = case()
 

@@ -26,8 +26,6 @@ from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, check_batch_size
 
 # Seconds, more than threads can wait for: a task that is done no earlier is not done in the iteration.
 _NEVER = 1e9
-# Larger arguments of a call are put into the store once, instead of being sent to each worker.
-_INLINE = 2**16
 
 
 class Work(NamedTuple):
@@ -269,7 +267,7 @@ class _Iteration:
         self.waiting: dict[Any, tuple[int, Callable[[Any, int], None]]] = {}
         self.streams: dict[int, Any] = {}
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
-        large = sum(leaf.nbytes for leaf in leaves) > _INLINE
+        large = sum(leaf.nbytes for leaf in leaves) > 2**16  # into the store once, not to each worker
         self.leaves = self.ray.put(leaves) if large else leaves
 
     def run(self) -> ClusterGradient:

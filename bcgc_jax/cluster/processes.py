@@ -24,8 +24,6 @@ _BEHIND, _ATTEMPTS = 2, 3
 # (which may hold Python for long), and for the CPUs of old ones to be free.
 _STARTING, _LOADING, _FREEING = 120.0, 30.0, 10.0
 _SLOWER = 3.0  # a successor has so many times as long for each as the slowest took to be ready
-_SEEKING = 1.0  # seconds between looks for room that has returned
-_LOOKING = 60.0  # seconds at most between looks at who is silent, however long the patience
 _NO_ROOM = "the nodes that are left have no room for it"
 
 
@@ -178,8 +176,8 @@ class Processes:
 
     @property
     def pause(self) -> float:
-        """Seconds between looks at who is silent."""
-        return min(self.patience / 2, _LOOKING)
+        """Seconds between looks at who is silent: a minute at most, however long the patience."""
+        return min(self.patience / 2, 60.0)
 
     @property
     def num_workers(self) -> int:
@@ -228,7 +226,7 @@ class Processes:
         Looked at each second at most.
         """
         wanted = min(self._missing, self.size - self.num_workers)
-        if wanted <= 0 or time.monotonic() - self._looked < _SEEKING:
+        if wanted <= 0 or time.monotonic() - self._looked < 1:
             return 0
         self._looked = time.monotonic()
         found = min(wanted, self._room_in(self.ray.available_resources()))

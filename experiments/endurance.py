@@ -1,11 +1,14 @@
-"""Two thousand iterations through faults, on worker processes: memory, and the parameters at the end.
+"""Schemes through faults, on worker processes: exactness, stalls, memory, and what is left behind.
 
-Four workers (two cores carry no more) train a linear regression under the optimal plan. Every fifty
-iterations one of them is killed, once the processes of half of them are stopped for a second, and the master
-is killed three times and goes on from its checkpoints. Plain gradient descent in one process tells what the
-parameters are to be: an iteration left out or done twice is 5e-4 of them. Ten minutes, mostly new processes.
+Four workers (two cores carry no more) train a linear regression by each scheme for 600 iterations. At sixty
+random moments, drawn from the seed, a worker is killed, or stopped for good, or for a while, or the master
+is killed; its successor goes on from the checkpoint. After each iteration the parameters are compared with
+those of plain gradient descent: an iteration left out or done twice is 2e-3 of them. Half an hour, mostly
+new processes.
 """
 
+import collections
+import contextlib
 import json
 import os
 import signal
@@ -14,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +27,16 @@ import numpy as np
 import optax
 
 import bcgc_jax as bcgc
-from bcgc_jax.cluster import Cluster, Run, Told, train_on_cluster
+from bcgc_jax.cli.progress import each
+from bcgc_jax.cluster import Cluster, Run, Step, Told, train_on_cluster
 from experiments.report import print_table, run_command, save
 
+METHODS = ("uncoded", "optimal", "nested", "multi_message")
+KINDS = ("kill", "stop", "kill", "thaw", "kill", "master")
 _WORKERS, _SIZE, _SAMPLES = 4, 20_000, 64
-# Iterations between two killed workers; from where on memory is to be flat, in each life of the master.
-_KILLED, _WARM = 50, 200
-# At which the end is still on its way: each iteration counts.
-_RATE = 1e-6
-_PAUSE = 1.0  # seconds for which workers are stopped
+_RATE = 1e-6  # at which the end is still on its way: each iteration counts
+_PATIENCE = 2.0  # seconds
+_ENDING = 90.0  # seconds that what is left behind has to go: Ray's agents look for their server for a minute
 
 
 def squares(params: Any, batch: Any) -> Any:
@@ -41,121 +45,109 @@ def squares(params: Any, batch: Any) -> Any:
     return jnp.mean((x @ params - y) ** 2)
 
 
-def run(out: Path, seed: int = 0, *, steps: int = 2000, lives: int = 4) -> None:
-    """`lives` of the master, of as many iterations each."""
-    ends = [steps * (k + 1) // lives for k in range(lives)]
-    with tempfile.TemporaryDirectory(prefix="e", dir="/tmp", ignore_cleanup_errors=True) as place:
-        folder = Path(place)
-        os.environ["RAY_TMPDIR"] = place  # what a killed master leaves of Ray goes with it
-        begin = time.perf_counter()
-        for life, end in enumerate(ends):
-            _watch(folder, seed, steps, life, end)
-        seconds = time.perf_counter() - begin
-        params = np.load(folder / "params.npy")
-        rows = [_row(folder, life) for life in range(lives)]
-    want = _descended(seed, steps)
-    error = float(np.abs(params - want).max() / np.abs(want).max())
+def run(out: Path, seed: int = 0, *, faults: int = 60, methods: Sequence[str] = METHODS) -> None:
+    """Ten iterations for each fault."""
+    rows = []
+    for method in each(methods, "training"):
+        with tempfile.TemporaryDirectory(prefix="e", dir="/tmp", ignore_cleanup_errors=True) as place:
+            rows.append(_endured(Path(place), seed, method, faults))
     print_table(
-        f"{steps} iterations, {_WORKERS} workers, {lives - 1} ends of the master: {seconds:.0f} s",
-        ["from", "to", "ms an iteration", "lost", "master, MB", "its end", "store, MB", "its end"],
+        f"{10 * faults} iterations, {_WORKERS} workers, patience {_PATIENCE:g} s; left: files and processes",
+        [
+            "scheme",
+            *dict.fromkeys(KINDS),
+            "deviation",
+            "stall, s",
+            "back, s",
+            "worker, MB",
+            "master, MB",
+            "left",
+        ],
         [list(row.values()) for row in rows],
     )
-    print(f"\nThe parameters are those of plain gradient descent to {error:.1e} of the largest.")
     save(out, {"endurance": rows})
 
 
-def _watch(folder: Path, seed: int, steps: int, life: int, end: int) -> None:
-    """A master until it is done, or until `end`, where it is killed."""
-    program = f"from experiments import endurance; endurance.lead(*{(str(folder), seed, steps, life)!r})"
-    with subprocess.Popen([sys.executable, "-c", program]) as master:
-        while master.poll() is None:
-            lines = _lines(folder, life)
-            if end < steps and lines and lines[-1]["step"] >= end:
-                master.kill()
-            time.sleep(0.05)
-    if master.returncode != (0 if end == steps else -signal.SIGKILL):
-        raise RuntimeError(f"a master ended by itself, with status {master.returncode}")
-
-
-def lead(place: str, seed: int, steps: int, life: int) -> None:
-    """The training, from its last checkpoint on, and a line of memory for each twentieth iteration."""
-    folder, (params, data) = Path(place), _start(seed)
-    law = bcgc.ShiftedExponential(rate=1e-3, shift=50.0)
-    problem = bcgc.Problem(law, _WORKERS, _SIZE, _SAMPLES)
-
-    def before(step: int, cluster: Cluster) -> None:
-        if step % _KILLED == _KILLED // 2:
-            signal_workers(cluster, [step // _KILLED % _WORKERS], signal.SIGKILL)
-        if step == steps // 3:
-            half = range(_WORKERS // 2)
-            stopped = signal_workers(cluster, half, signal.SIGSTOP)
-            threading.Timer(_PAUSE, _signal_all, [stopped, signal.SIGCONT]).start()
-        if step % 20 == 0:
-            line = {
-                "step": step,
-                "time": time.time(),
-                "lost": sum(f.what != "replaced" for f in cluster.faults),
-            }
-            line |= {"master": _resident(os.getpid()), "store": _store()}
-            with _log(folder, life).open("a") as file:
-                file.write(json.dumps(line) + "\n")
-
-    with Cluster(_WORKERS, patience=3 * _PAUSE) as cluster:
-        run = Run(cluster, checkpoints=folder / "state", before_step=before)
-        given = params, data, optax.sgd(_RATE), steps
-        found = train_on_cluster(jax.random.key(seed), squares, Told(problem), run, *given)
-    np.save(folder / "params.npy", np.asarray(found.params))
-
-
-def _start(seed: int) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    rng = np.random.default_rng(seed)
-    x = rng.normal(size=(_SAMPLES, _SIZE)).astype(np.float32)
-    y = (x @ rng.normal(size=_SIZE) / np.sqrt(_SIZE)).astype(np.float32)
-    return np.zeros(_SIZE, np.float32), (x, y)
-
-
-def _descended(seed: int, steps: int) -> np.ndarray:
-    """By plain gradient descent, in float32."""
-    params, data = _start(seed)
-    optimizer = optax.sgd(_RATE)
-
-    @jax.jit
-    def advance(params: Any, state: Any) -> Any:
-        updates, state = optimizer.update(jax.grad(squares)(params, data), state, params)
-        return optax.apply_updates(params, updates), state
-
-    with jax.enable_x64(False):
-        state: Any = optimizer.init(params)
-        for _ in range(steps):
-            params, state = advance(params, state)
-        return np.asarray(params)
-
-
-def _row(folder: Path, life: int) -> dict[str, Any]:
-    lines = _lines(folder, life)
-    first, last = lines[0], lines[-1]
-    warm = next((line for line in lines if line["step"] >= first["step"] + _WARM), last)
-    seconds = np.diff([line["time"] for line in lines]) / np.diff([line["step"] for line in lines])
+def _endured(folder: Path, seed: int, method: str, faults: int) -> dict[str, Any]:
+    """One scheme, through all lives of its master."""
+    np.save(folder / "want.npy", _descended(seed, 10 * faults))
+    program = f"from experiments import endurance; endurance.lead(*{(str(folder), seed, method, faults)!r})"
+    ended: list[float] = []
+    while True:
+        # What a killed master leaves of Ray is there too.
+        given = os.environ | {"RAY_TMPDIR": str(folder)}
+        status = subprocess.run([sys.executable, "-c", program], env=given, check=False).returncode
+        ended.append(time.time())
+        if status == 0:
+            break
+        if status != -signal.SIGKILL or len(ended) > len(_lines(folder / "faults.jsonl")):
+            raise RuntimeError(f"a master ended by itself, with status {status}")
+    until = time.monotonic() + _ENDING
+    while (processes := _naming(folder)) and time.monotonic() < until:
+        time.sleep(0.1)
+    done = collections.Counter(line["kind"] for line in _lines(folder / "faults.jsonl"))
+    lines = _lines(folder / "steps.jsonl")
+    # From the end of a master until the first iteration of the next one.
+    back = [min(line["time"] for line in lines if line["time"] > end) - end for end in ended[:-1]]
     return {
-        "first_step": first["step"],
-        "last_step": last["step"],
-        "milliseconds": 1e3 * float(np.median(seconds)) if seconds.size else np.nan,
-        "lost": last["lost"],
-        "master_mb": warm["master"],
-        "master_mb_at_end": last["master"],
-        "store_mb": warm["store"],
-        "store_mb_at_end": last["store"],
+        "scheme": method,
+        **{kind: done[kind] for kind in dict.fromkeys(KINDS)},
+        "deviation": max(line["deviation"] for line in lines),
+        "longest_seconds": max(line["seconds"] for line in lines),
+        "back_in_seconds": max(back, default=np.nan),
+        "worker_mb": round(max(line["worker"] for line in lines)),
+        "master_mb": round(max(line["master"] for line in lines)),
+        "left": len(list(folder.glob("bcgc-*"))) + len(processes),
     }
 
 
-def _log(folder: Path, life: int) -> Path:
-    return folder / f"life-{life}.jsonl"
+def lead(place: str, seed: int, method: str, faults: int) -> None:
+    """The training, from its last checkpoint on, with the faults that have not been yet."""
+    folder, (params, data), steps = Path(place), _start(seed), 10 * faults
+    law = bcgc.ShiftedExponential(rate=1e-3, shift=50.0)
+    problem = bcgc.Problem(law, _WORKERS, _SIZE, _SAMPLES)
+    rng, given = np.random.default_rng(seed), np.load(folder / "want.npy", mmap_mode="r")
+    moments = np.sort(rng.choice(steps, faults, replace=False)).tolist()
+    coming = dict(zip(moments, (KINDS[k % len(KINDS)] for k in range(faults)), strict=True))
+    begun: collections.deque[int] = collections.deque()
+    rng = np.random.default_rng([seed, os.getpid()])
+
+    def before(step: int, cluster: Cluster) -> None:
+        begun.append(step)
+        been = {line["step"] for line in _lines(folder / "faults.jsonl")}
+        if step in coming and step not in been:
+            _note(folder / "faults.jsonl", {"step": step, "kind": coming[step]})
+            threading.Timer(rng.uniform(0, 0.05), strike, [cluster, coming[step], rng]).start()
+
+    def evaluate(found: Any) -> float:
+        want = given[begun.popleft()]
+        return float(np.abs(np.asarray(found) - want).max() / np.abs(want).max())
+
+    with Cluster(_WORKERS, patience=_PATIENCE) as cluster:
+
+        def after(step: Step) -> None:
+            memory = [_resident(pid) for pid in cluster.pids if pid is not None]
+            line = {"step": step.step, "seconds": step.seconds, "deviation": step.metrics}
+            line |= {"time": time.time(), "worker": max(memory, default=0.0), "master": _resident()}
+            _note(folder / "steps.jsonl", line)
+
+        run = Run(cluster, checkpoints=folder / "state", before_step=before, after_step=after)
+        course = params, data, optax.sgd(_RATE), steps
+        train_on_cluster(
+            jax.random.key(seed), squares, Told(problem, method), run, *course, evaluate=evaluate
+        )
 
 
-def _lines(folder: Path, life: int) -> list[dict[str, Any]]:
-    path = _log(folder, life)
-    whole = path.read_text().rpartition("\n")[0] if path.exists() else ""
-    return [json.loads(text) for text in whole.splitlines()]
+def strike(cluster: Cluster, kind: str, rng: np.random.Generator) -> None:
+    """The master itself, or any worker that is there; one is thawed before or after it counts as hung."""
+    there = [w for w, pid in enumerate(cluster.pids) if pid is not None]
+    if kind == "master" or not there:
+        os.kill(os.getpid(), signal.SIGKILL)
+    number = signal.SIGKILL if kind == "kill" else signal.SIGSTOP
+    pids = signal_workers(cluster, [int(rng.choice(there))], number)
+    if kind == "thaw":
+        time.sleep(rng.uniform(0, 3 * _PATIENCE))
+        _signal_all(pids, signal.SIGCONT)
 
 
 def signal_workers(cluster: Cluster, workers: Sequence[int], number: signal.Signals) -> list[int]:
@@ -167,21 +159,58 @@ def signal_workers(cluster: Cluster, workers: Sequence[int], number: signal.Sign
 
 def _signal_all(pids: Sequence[int], number: signal.Signals) -> None:
     for pid in pids:
-        os.kill(pid, number)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
-def _resident(pid: int) -> float:
-    """Memory of a process, in MB."""
-    fields = Path(f"/proc/{pid}/statm").read_text().split()
-    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+def _start(seed: int) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(_SAMPLES, _SIZE)).astype(np.float32)
+    y = (x @ rng.normal(size=_SIZE) / np.sqrt(_SIZE)).astype(np.float32)
+    return np.zeros(_SIZE, np.float32), (x, y)
 
 
-def _store() -> float:
-    """Memory of Ray's store and the process that has it, a child of this one."""
-    for pid in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split():
-        if Path(f"/proc/{pid}/comm").read_text().strip() == "raylet":
-            return _resident(int(pid))
-    return np.nan
+def _descended(seed: int, steps: int) -> np.ndarray:
+    """The parameters after each iteration of plain gradient descent, in float32."""
+    params, data = _start(seed)
+    advance: Callable[[Any], Any] = jax.jit(lambda params: params - _RATE * jax.grad(squares)(params, data))
+    found = []
+    with jax.enable_x64(False):
+        for _ in range(steps):
+            found.append(params := np.asarray(advance(params)))
+    return np.stack(found)
+
+
+def _note(path: Path, line: dict[str, Any]) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Those that are whole: a master may be killed while it writes one."""
+    found = []
+    for text in path.read_text().splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(text))
+    return found
+
+
+def _resident(pid: int | str = "self") -> float:
+    """Memory of a process, in MB; 0 of one that has ended."""
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{pid}/statm").read_text().split()
+        return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return 0.0
+
+
+def _naming(folder: Path) -> list[int]:
+    """Processes that were started with this folder in their environment."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if f"RAY_TMPDIR={folder}".encode() in (entry / "environ").read_bytes():
+                found.append(int(entry.name))
+    return found
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import signal
 import socket
 import stat
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -50,6 +51,8 @@ def load_ray(*, local: bool = True) -> Any:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
         "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
+        # Else `ray.init` waits for processes that nobody asked for, and for ever where one ends as it starts.
+        "RAY_prestart_worker_first_driver": "0",
         # What happens to workers is in `Cluster.faults`: not a paragraph for each on stdout.
         "RAY_DEDUP_LOGS_SKIP_REGEX": "worker died or was killed|worker processes have been",
     }
@@ -65,9 +68,10 @@ def load_ray(*, local: bool = True) -> Any:
     return ray
 
 
-# What ends Ray, where a cluster of this process has started or joined it: the last of its users does.
+# What ends Ray, where a cluster of this process has started or joined it: the last of its users does. One
+# thread at a time starts or ends it.
 _ending: contextlib.ExitStack | None = None
-_users = 0
+_users, _turn = 0, threading.Lock()
 
 
 @contextlib.contextmanager
@@ -78,7 +82,7 @@ def session(address: str | None, num_workers: int, store_bytes: int) -> Iterator
     one CPU however many there are: they may share them.
     """
     global _ending, _users
-    with contextlib.ExitStack() as stack:
+    with _turn, contextlib.ExitStack() as stack:
         stack.enter_context(signals.handled())  # before anything is made
         stack.enter_context(_settings_restored())
         ray = load_ray(local=address is None)
@@ -90,17 +94,18 @@ def session(address: str | None, num_workers: int, store_bytes: int) -> Iterator
                 "this process is connected to a Ray cluster already: end that (ray.shutdown(), and each "
                 f"`Cluster`) before it joins {address}, or give no address to use the one it has"
             )
-    _users += 1
+        _users += 1
     try:
         yield ray
     except SystemExit as error:
         signals.set_status(error)
         raise
     finally:
-        _users -= 1
-        if _ending is not None and not _users:
-            ending, _ending = _ending, None
-            ending.close()
+        with _turn:
+            _users -= 1
+            if _ending is not None and not _users:
+                ending, _ending = _ending, None
+                ending.close()
 
 
 def _start(
@@ -218,13 +223,12 @@ def cause_of(error: Exception) -> Exception:
 def reason_of(error: Exception) -> str:
     """One line of Ray's many: what was raised in the process, or how it ended."""
     cause = getattr(error, "cause", None)
-    if isinstance(cause, Exception):
-        return f"{type(cause).__name__}: {cause}".partition("\n")[0].removesuffix(": ")
-    lines = [line.strip() for line in re.sub(r"\x1b\[\d*m", "", str(error)).splitlines() if line.strip()]
+    text = f"{type(cause).__name__}: {cause}" if isinstance(cause, Exception) else str(error)
+    lines = [line.strip() for line in re.sub(r"\x1b\[\d*m", "", text).splitlines() if line.strip()]
     ended = [line.partition("dead because ")[2] for line in lines if "dead because " in line]
     raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
     chosen = (ended or raised[-1:] or lines or [type(error).__name__])[0]
-    return chosen.partition(". Some common causes")[0].removesuffix(".")
+    return chosen.partition(". Some common causes")[0].removesuffix(".").removesuffix(":")
 
 
 # (j, N) to subset j of N, a pytree of arrays `[m, …]`: from a file, a database, a generator.

@@ -22,19 +22,10 @@ from bcgc_jax.cluster.processes import Assignment, Processes, WorkersLost
 from bcgc_jax.cluster.rules import Question, Rule
 from bcgc_jax.cluster.worker import Duty, Message
 from bcgc_jax.coding.codes import refuse_complex
-from bcgc_jax.coding.gradients import (
-    CodingPlan,
-    Loss,
-    PyTree,
-    assemble_gradient,
-    check_batch_size,
-    num_samples,
-)
+from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, check_batch_size, num_samples
 
 # Seconds, more than threads can wait for: a task that is done no earlier is not done in the iteration.
 _NEVER = 1e9
-# Larger arguments of a call are put into the store once, instead of being sent to each worker.
-_INLINE = 2**16
 
 
 class Work(NamedTuple):
@@ -276,7 +267,7 @@ class _Iteration:
         self.waiting: dict[Any, tuple[int, Callable[[Any, int], None]]] = {}
         self.streams: dict[int, Any] = {}
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
-        large = sum(leaf.nbytes for leaf in leaves) > _INLINE
+        large = sum(leaf.nbytes for leaf in leaves) > 2**16  # into the store once, not to each worker
         self.leaves = self.ray.put(leaves) if large else leaves
 
     def run(self) -> ClusterGradient:
@@ -291,7 +282,7 @@ class _Iteration:
             for worker in self.streams:  # also where it ends with an exception
                 if (process := self.processes[worker]) is not None:
                     process.actor.stop.remote(self.call)
-        gradient = assemble_gradient(self.plan.blocks, self.parts, self.params)
+        gradient = self.rule.decoder.gradient(self.parts)
         gradient, seconds = jax.block_until_ready(gradient), time.monotonic() - self.begin
         return ClusterGradient(gradient, seconds, self.completed, self.arrived, tuple(self.work))
 
@@ -361,7 +352,7 @@ class _Iteration:
                 self._ask(self.rule.report(question))
             else:
                 self._count(question, message.values)
-        if message is None or message.task == self.plan.tasks(worker)[-1]:
+        if message is None or message.task == self.rule.decoder.last[worker]:
             del self.waiting[stream], self.streams[worker]
             self._check()
 

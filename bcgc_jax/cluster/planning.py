@@ -175,9 +175,9 @@ class Course:
         """The training has ended."""
 
     def follow(self) -> bool:
-        """Whether there are others than the plan is for: room has returned, or the cluster was resized."""
+        """Whether there are others than the plan is for, or other work: `before_step` has the cluster too."""
         cluster, left = self.cluster, len(self.members)
-        resized = not cluster.assigned
+        resized = not cluster.does(self._given)
         count = min(cluster.num_workers if resized else left + cluster.returning(), self._most)
         self.num_workers = max(self.num_workers, count)
         absent = [w for w in range(self.num_workers) if w not in self.members]
@@ -205,7 +205,7 @@ class Course:
         if self.pace is not None:  # the link in seconds too
             sent, load = (np.asarray(each, float) for each in (scheme.sent, scheme.load))
             scheme = replace(scheme, load=load, sent=self.pace.seconds * sent)
-        self.scheme, self._joined = scheme, []
+        self.scheme, self._given, self._joined = scheme, self.cluster.given, []
 
     def gradient(self, params: PyTree, step: int) -> ClusterGradient:
         """Whoever is lost meanwhile; those who have returned, and another plan, are there before."""
@@ -354,7 +354,6 @@ class Loop(Course):
         plan = plan_of(made, self.params, self._plan_key, self.source.plan_options)
         given = self.loss, plan, self.params, parts
         work = self.cluster.prepare(*given, batch_size=self.batch_size, seed=self._seed)
-        work.rule()  # compiled in this thread
         sizes = np.ones(made.num_workers)
         if not (callable(parts) or self.batch_size):
             sizes = np.array([num_samples(part) for part in parts], float)

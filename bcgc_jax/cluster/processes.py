@@ -24,8 +24,6 @@ _BEHIND, _ATTEMPTS = 2, 3
 # (which may hold Python for long), and for the CPUs of old ones to be free.
 _STARTING, _LOADING, _FREEING = 120.0, 30.0, 10.0
 _SLOWER = 3.0  # a successor has so many times as long for each as the slowest took to be ready
-_SEEKING = 1.0  # seconds between looks for room that has returned
-_LOOKING = 60.0  # seconds at most between looks at who is silent, however long the patience
 _NO_ROOM = "the nodes that are left have no room for it"
 
 
@@ -67,7 +65,7 @@ class Assignment:
     decoder: Decoder | None = None
 
     def rule(self) -> Rule:
-        """Of one iteration; the master's arithmetic is compiled once."""
+        """Of one iteration."""
         if self.decoder is None:
             self.decoder = Decoder(self.duty.plan, self.duty.params)
         return Rule(self.decoder)
@@ -172,15 +170,14 @@ class Processes:
             raise ValueError("the workers have no work yet: call assign first")
         return self._given
 
-    @property
-    def assigned(self) -> bool:
-        """Whether the workers have work: not before the first `assign`, nor between `resize` and the next."""
-        return self._given is not None
+    def does(self, work: Assignment) -> bool:
+        """Whether this is what they are to do: nobody has resized the cluster or given them other work."""
+        return self._given is work
 
     @property
     def pause(self) -> float:
-        """Seconds between looks at who is silent."""
-        return min(self.patience / 2, _LOOKING)
+        """Seconds between looks at who is silent: a minute at most, however long the patience."""
+        return min(self.patience / 2, 60.0)
 
     @property
     def num_workers(self) -> int:
@@ -192,7 +189,7 @@ class Processes:
     @property
     def lost(self) -> tuple[int, ...]:
         """Workers that are lost and not being replaced."""
-        return tuple(w for w, process in enumerate(self._all) if process is None and self.assigned)
+        return tuple(w for w, process in enumerate(self._all) if process is None and self._given)
 
     @property
     def pids(self) -> tuple[int | None, ...]:
@@ -229,7 +226,7 @@ class Processes:
         Looked at each second at most.
         """
         wanted = min(self._missing, self.size - self.num_workers)
-        if wanted <= 0 or time.monotonic() - self._looked < _SEEKING:
+        if wanted <= 0 or time.monotonic() - self._looked < 1:
             return 0
         self._looked = time.monotonic()
         found = min(wanted, self._room_in(self.ray.available_resources()))
@@ -250,10 +247,14 @@ class Processes:
             self._resize(left if short else self.size)
 
     def _check_open(self) -> None:
-        if self._closed:
+        if self._closed or not self._has_ray():
             raise ValueError(
                 "the cluster is closed, its processes are gone: make another, and use it in its `with`"
             )
+
+    def _has_ray(self) -> bool:
+        """Whether nobody has ended Ray, or started it anew, in this process: it would start by itself."""
+        return self.ray.is_initialized() and self.ray.get_runtime_context().get_node_id() == self._here
 
     def _room_in(self, resources: Mapping[str, float]) -> int:
         """For how many workers."""
@@ -417,7 +418,7 @@ class Processes:
 
     def _end(self) -> None:
         self._closed = True
-        for process in self._living:
+        for process in self._living if self._has_ray() else []:
             process.end()
         self._all = []
 

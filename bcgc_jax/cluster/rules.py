@@ -4,18 +4,15 @@ A block at level n of a code is decoded with its (N-n)-th message, one of nested
 group: large messages are announced, and so many are asked for. No line here knows of processes.
 """
 
-import functools
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from bcgc_jax.coding.codes import REPEATED, decoding_weights
-from bcgc_jax.coding.gradients import Block, CodingPlan, PyTree, assemble_gradient, decode_block
+from bcgc_jax.coding.gradients import CodingPlan, PyTree
 
 
 class Question(NamedTuple):
@@ -27,31 +24,28 @@ class Question(NamedTuple):
 
 
 class Decoder:
-    """Makes blocks of what the workers of `plan` send, for parameters like `params`; compiled when made.
+    """Makes blocks of what the workers of `plan` send, and a gradient shaped as `params` of the blocks.
 
-    `needed`, `[B]`, is how many messages of each block are enough. They are read where they are, in Ray's
-    store, in one pass that writes the gradients of the leaves.
+    `needed`, `[B]`, is how many messages of each block are enough, `last` the last task of each worker.
+    Messages are read where they are, in Ray's store, in one pass, and by NumPy: a program of XLA for each
+    block of each plan would stay in the master's memory.
     """
 
     def __init__(self, plan: CodingPlan, params: PyTree) -> None:
-        leaves = jax.tree.leaves(params)
-        self.plan, self._shapes = plan, tuple(np.shape(leaf) for leaf in leaves)
-        self._dtypes = tuple(jnp.result_type(leaf) for leaf in leaves)
+        self.plan, self._params = plan, params
+        self._dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(params)]
         self.needed, self.offers = plan.rule.awaited(None), offers_of(plan)
+        self.last = [plan.tasks(worker)[-1] for worker in range(plan.num_workers)]
         self._encodings = [np.asarray(code.encoding) for code in plan.codes]
         # Messages that count: where the workers of a group send the same, one of each group.
         self._used = [
             len(set(code.subsets)) if code.construction in REPEATED else needed
             for code, needed in zip(plan.codes, self.needed.tolist(), strict=True)
         ]
-        narrow = np.result_type(np.float32, *self._dtypes)  # of messages that no code amplifies
-        parts: list[Any] = []
-        for block, code in enumerate(plan.codes):
-            zero = np.zeros(plan.blocks[block].size, float if code.wide else narrow)
-            parts.append(self.part(block, dict.fromkeys(range(plan.num_workers), zero)))
-        jax.block_until_ready(assemble_gradient(plan.blocks, parts, params))
+        for encoding in self._encodings[:1]:  # compiled, once for so many workers
+            decoding_weights(encoding, np.ones(plan.num_workers, bool))
 
-    def part(self, block: int, messages: Mapping[int, np.ndarray]) -> list[Array] | None:
+    def part(self, block: int, messages: Mapping[int, np.ndarray]) -> list[np.ndarray] | None:
         """The pieces of a block from the `messages`, `[size]`, of some workers; None if they are too few.
 
         Of a schedule `messages[0]` is the sum over all subsets.
@@ -64,28 +58,45 @@ class Decoder:
                 return None
             weights = np.asarray(found.weights)
             chosen = sorted(messages, key=lambda worker: weights[worker] == 0)[: self._used[block]]
-        with jax.enable_x64(True):  # else messages of float64 would be cut on their way into `jit`
-            # Memory at a multiple of 64 bytes, as that of Ray's store, is taken as it is.
-            given = {"block": self.plan.blocks[block], "scaling": self.plan.scaling}
-            sent = [messages[worker] for worker in chosen]
-            return _part(weights[chosen], sent, **given, shapes=self._shapes, dtypes=self._dtypes)
+        scaled = [(self.plan.scaling * weights[w], messages[w]) for w in chosen if weights[w]]
+        parts, begin = [], 0
+        for leaf, start, stop in self.plan.blocks[block].pieces:
+            parts.append(_sum(scaled, begin, np.empty(stop - start, self._dtypes[leaf])))
+            begin += stop - start
+        return parts
+
+    def gradient(self, parts: Sequence[Sequence[np.ndarray]]) -> PyTree:
+        """From the pieces of all blocks; those of shares of the samples are added up."""
+        leaves, tree = jax.tree.flatten(self._params)
+        found: list[dict[int, np.ndarray]] = [{} for _ in leaves]
+        for block, pieces in zip(self.plan.blocks, parts, strict=True):
+            for (leaf, start, _), part in zip(block.pieces, pieces, strict=True):
+                found[leaf][start] = found[leaf][start] + part if start in found[leaf] else part
+        wholes = []
+        for leaf, dtype, known in zip(leaves, self._dtypes, found, strict=True):
+            rows = [known[start] for start in sorted(known)] or [np.zeros(0, dtype)]
+            wholes.append((np.concatenate(rows) if rows[1:] else rows[0]).reshape(np.shape(leaf)))
+        return jax.device_put(jax.tree.unflatten(tree, wholes))
 
 
-# Plans of the same blocks share these programs, whatever their codes.
-@functools.partial(jax.jit, static_argnames=("block", "scaling", "shapes", "dtypes"))
-def _part(
-    weights: Array, messages: Sequence[Array], *, block: Block, scaling: float, shapes: Any, dtypes: Any
-) -> list[Array]:
-    ends = np.cumsum([piece.stop - piece.start for piece in block.pieces])
-    with jax.enable_x64(True):
-        pieces = [[m[a:b] for m in messages] for a, b in zip([0, *ends[:-1]], ends, strict=True)]
-    found = decode_block(block, scaling, weights, pieces, dtypes)
-    # A leaf that is whole has its shape from here on: nothing is left to be done with it.
-    wholes = [shapes[piece.leaf] for piece in block.pieces]
-    return [
-        part.reshape(whole) if part.size == math.prod(whole) else part
-        for part, whole in zip(found, wholes, strict=True)
-    ]
+def _sum(scaled: Sequence[tuple[float, np.ndarray]], begin: int, out: np.ndarray) -> np.ndarray:
+    """Σ_w a_w m_w from `begin` on, summed in float64, a row at a time that stays in the cache."""
+    (first, message), *others = scaled
+    row = 2**16
+    total, term = np.empty((2, min(row, out.size)))
+    with np.errstate(all="ignore"):  # a loss may overflow: its training sees it
+        for start in range(0, out.size, row):
+            size = min(row, out.size - start)
+            some = slice(begin + start, begin + start + size)
+            total[:size] = message[some]
+            for weight, other in others:
+                term[:size] = other[some]
+                if weight != first:  # plain sums are multiplied once
+                    term[:size] *= weight / first
+                total[:size] += term[:size]
+            total[:size] *= first
+            out[start : start + size] = total[:size]
+    return out
 
 
 class Rule:
@@ -130,7 +141,7 @@ class Rule:
             messages[0] = messages[0] + values if messages else values
         return True
 
-    def part(self, block: int) -> list[Array] | None:
+    def part(self, block: int) -> list[np.ndarray] | None:
         """The gradients of a block, None before the last of its pieces."""
         coming = sum(len(pieces_of(self._plan, q)) for q in self._open if q.block == block)
         if self._taken[block].sum() - coming < self._wanted[block]:

@@ -9,7 +9,7 @@ from typing import Any
 
 _NUMBERS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 _came: int | None = None
-_listening = False
+_listeners = 0
 
 
 def _answers() -> dict[int, Any]:
@@ -48,21 +48,19 @@ def handled() -> Iterator[None]:
 @contextlib.contextmanager
 def listening() -> Iterator[None]:
     """A signal in here ends this, also where what it raised is swallowed (in a collector's callback)."""
-    global _came, _listening
-    if _listening:
-        yield
-        return
-    _came, _listening = None, True
+    global _came, _listeners
+    _came = _came if _listeners else None
+    _listeners += 1
     try:
         yield
         check()
     finally:
-        _listening = False
+        _listeners -= 1
 
 
 def check() -> None:
     """What every wait does now and then: raise again what was swallowed."""
-    if _listening and _came is not None:
+    if _listeners and _came is not None:
         _hear(_came, None)
 
 

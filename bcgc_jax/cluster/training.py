@@ -29,9 +29,6 @@ from bcgc_jax.cluster.processes import Fault
 from bcgc_jax.coding.codes import refuse_complex
 from bcgc_jax.coding.gradients import Loss, PyTree
 
-# Evaluations that may wait for the one that runs; then the training waits for them.
-_WAITING = 2
-
 
 class ClusterTraining(NamedTuple):
     """The end of a training and its course, one entry for each of the K iterations of this run.
@@ -220,8 +217,8 @@ class Watch:
             self._take(0)
 
     def add(self, step: Step, params: PyTree) -> None:
-        """An iteration's end; its metrics are to come."""
-        self._take(_WAITING)
+        """An iteration's end; its metrics are to come, and the training waits where two others' are too."""
+        self._take(2)
         self._coming.append(self._thread.submit(self._watched, step, params))
 
     def _watched(self, step: Step, params: PyTree) -> Step:

@@ -180,6 +180,18 @@ def test_it_finds_out_who_is_slow_and_trains_as_plain_descent_does(cluster):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("plans", [Told(bcgc.Problem(LAW, N, COUNT, 18)), ClosedLoop()])
+def test_other_work_that_a_callback_gives_the_cluster_changes_no_step(cluster, plans):
+    params, data = case()
+
+    def other(step, running):
+        if step == 2:
+            running.assign(lambda p, b: 9 * loss(p, b), running.plan, params, split_unevenly(data, N))
+
+    trained(cluster, plans, params, data, 5, before_step=other)
+
+
+@pytest.mark.slow
 def test_workers_compile_the_next_plan_beside_their_work(cluster):
     """They go on with the one they have, and then take the other, also one who was killed meanwhile."""
     params, data = case(41)

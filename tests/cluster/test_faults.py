@@ -22,6 +22,7 @@ from bcgc_jax.cluster.processes import Processes
 from bcgc_jax.coding.gradients import coding_plan, split_unevenly
 from tests.cluster.test_cluster import COUNT, PROBLEM, ROOT, case, descendants, exact, gone, loss, trained
 from tests.raising import raising
+from tests.scripts import python
 from tests.signals import ctrl_c
 
 slow = pytest.mark.slow
@@ -40,6 +41,7 @@ def test_a_reason_is_one_line_of_what_ray_says():
     for error, reason in (
         (Raised("\x1b[36mray::A.f()\x1b[39m\n  OSError: x", OSError("disk full\nall")), "OSError: disk full"),
         (Raised("ray::A.f()", KeyError()), "KeyError"),
+        (Raised("", RuntimeError("INTERNAL: Traceback:\n  File\nOSError: b\n")), "OSError: b"),
         (Raised("It\n\tpid: 7\nThe actor is dead because it was `x`. Some common causes: 1"), "it was `x`"),
         (Raised("because of an error, \x1b[36mA.f()\x1b[39m\nImportError: no 'b'"), "ImportError: no 'b'"),
         (Raised(""), "Raised"),
@@ -137,21 +139,26 @@ def test_a_machine_that_raises_loses_its_workers_and_a_loss_that_raises_is_told(
 
 
 @slow
-def test_workers_of_a_node_that_ended_are_given_up_and_return_when_another_joins(spread, nodes):
+def test_a_node_ends_and_another_joins_in_the_middle_of_a_training(spread, nodes):
     cluster, (all_nodes, second) = spread, nodes
-    (params, data), plain = case(), Told(PROBLEM, "uncoded")
-    faults, planned = len(cluster.faults), []
+    (params, data), faults, places = case(), len(cluster.faults), []
 
-    def end(step, running):
-        planned.append((step, running.num_workers))
+    def change(step, running):
+        places.append({running[w].node for w in range(running.num_workers)})
         if step == 2:
             end_node(all_nodes, second, running)
+        if step == 5:
+            all_nodes.add_node(**STORE)
+        # Until the new node is there, but not for ever.
+        time.sleep(0.1 if 5 < step < 150 and running.num_workers == 3 else 0)
 
     with pytest.warns(UserWarning, match=r"worker \d .* is given up: ") as warned:
-        found = trained(cluster, plain, params, data, 5, before_step=end)
-    # One of them has room beside the others.
-    assert planned == [(0, 4), (1, 4), (2, 4), (3, 3), (4, 3)]
+        found = trained(cluster, Told(PROBLEM, "nested"), params, data, 200, atol=2e-5, before_step=change)
+    # One of those on the second node has room on the first.
+    assert [int(n) for n, _ in itertools.groupby(found.num_workers)] == [4, 3, 4]
+    assert [len(places[step]) for step in (0, 5, -1)] == [2, 1, 2]
     assert any("no room" in str(warning.message) for warning in warned)
+    assert not any("left out" in str(warning.message) for warning in warned)
     # Both died; a successor that was sent to the node, before Ray knew of its end, has never started.
     lost = [f for f in cluster.faults[faults:] if f.what != "replaced"]
     assert [f.what for f in lost].count("died") >= 2
@@ -159,20 +166,6 @@ def test_workers_of_a_node_that_ended_are_given_up_and_return_when_another_joins
     assert all(f.reason for f in lost)
     # Nobody waits for what cannot come: measured 14 s, a process that starts and a new plan included.
     assert found.seconds.max() < 60
-    # The next training goes on with those left, and with all as soon as there is room again.
-    counts: list[int] = []
-
-    def join(step, running):
-        counts.append(running.num_workers)
-        if step == 2:
-            all_nodes.add_node(**STORE)
-        # Until the new node is there, but not for ever.
-        time.sleep(0.1 if step > 2 and counts[-1] == 3 and step < 150 else 0)
-
-    with pytest.warns(UserWarning, match="goes on with 3 of 4 workers: ") as warned:
-        again = trained(cluster, plain, params, data, 200, atol=2e-5, before_step=join)
-    assert [int(n) for n, _ in itertools.groupby(again.num_workers)] == [3, 4]
-    assert not any("left out" in str(warning.message) for warning in warned)
     cluster.resize(3)
     with pytest.raises(ValueError, match="call assign first"):
         cluster.gradient(params)
@@ -300,3 +293,29 @@ def test_a_signal_while_processes_start_leaves_none(place, number):
     assert len(seen) >= 2
     assert gone(seen)
     assert os.listdir(place) == []
+
+
+_JOINS = """
+import os, sys, jax
+sys.path.insert(0, {root!r})
+from ray.cluster_utils import Cluster as Nodes
+from tests.cluster.test_faults import *
+nodes, (params, data) = Nodes(True, head_node_args=STORE | {{"include_dashboard": False}}), case()
+with Cluster(1, address=nodes.address) as cluster:
+    cluster.assign(loss, coding_plan(jax.random.key(0), params, [COUNT]), params, [data])
+    exact(cluster, params, data)
+print("joined")
+script = f"from bcgc_jax.cluster import Cluster; Cluster(1, address={{nodes.address!r}})"
+print(python(script, env=os.environ | {{"RAY_AUTH_MODE": "disabled"}}).stderr)
+nodes.shutdown()
+"""
+
+
+@slow
+def test_a_cluster_that_asks_for_a_token_is_joined_with_it_and_not_without():
+    done = python(
+        _JOINS.format(root=ROOT), env=os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": 32 * "b"}
+    )
+    joined, _, refused = done.stdout.partition("\n")
+    assert joined == "joined", done.stderr
+    assert "set RAY_AUTH_MODE=token" in refused

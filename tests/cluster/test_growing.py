@@ -20,7 +20,10 @@ class Workers(SimpleNamespace):
     size: int = 0
     lost: tuple[int, ...] = ()
     more: int = 0
-    assigned: bool = True
+    given: str = "the plan's"
+
+    def does(self, work: str) -> bool:
+        return work == self.given
 
     def returning(self) -> int:
         return self.more
@@ -37,7 +40,7 @@ class Planned(Course):
         if len(self.members) >= self.refused:
             raise ValueError("the Ray cluster has 0 free CPUs of 1 needed")
         workers: Any = self.cluster
-        workers.num_workers, workers.lost, workers.assigned = len(self.members), (), True
+        workers.num_workers, workers.lost, workers.given = len(self.members), (), f"work {len(self.planned)}"
 
 
 def made(workers: Workers, count: int, most: int, refused: int = 99) -> tuple[Course, list[list[int]]]:
@@ -79,16 +82,16 @@ def test_those_whose_room_is_taken_meanwhile_are_left_out() -> None:
         made(Workers(num_workers=3), 3, 3, refused=3)
 
 
-def test_the_size_that_the_cluster_was_given_is_followed() -> None:
+def test_the_size_and_the_work_that_the_cluster_was_given_are_followed() -> None:
     workers = Workers(num_workers=2)
     course, planned = made(workers, 2, 99)
-    for count in (5, 3):
-        workers.num_workers, workers.assigned = count, False
+    for count in (5, 3, 3):  # also where others have used it and left as many
+        workers.num_workers, workers.given = count, "another's"
         assert course.follow()
         course.replan()
         assert planned[-1] == list(range(count))
     course, planned = made(workers, 3, 3)
-    workers.num_workers, workers.assigned = 4, False
+    workers.num_workers, workers.given = 4, "another's"
     assert course.follow()
     course.replan()
     assert planned[-1] == [0, 1, 2]  # the problem has no more

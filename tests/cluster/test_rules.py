@@ -14,14 +14,7 @@ from bcgc_jax.cluster.master import _Iteration
 from bcgc_jax.cluster.processes import WorkersLost
 from bcgc_jax.cluster.rules import Decoder, Question, Rule, offers_of
 from bcgc_jax.coding.codes import gradient_code
-from bcgc_jax.coding.gradients import (
-    Block,
-    CodingPlan,
-    assemble_gradient,
-    coding_plan,
-    group_plan,
-    schedule_plan,
-)
+from bcgc_jax.coding.gradients import Block, CodingPlan, coding_plan, group_plan, schedule_plan
 from bcgc_jax.plans.completion import OneOfEach
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.plans.schedules import Group, schedule_of, tasks_of
@@ -31,9 +24,9 @@ from tests.problems import known
 N = 4
 
 
-def made(seed: int) -> tuple[CodingPlan, dict[str, np.ndarray]]:
+def made(seed: int, counts: Sequence[int] = (6, 9, 7, 0)) -> tuple[CodingPlan, dict[str, np.ndarray]]:
     params = {"a": np.zeros((3, 5), np.float32), "b": np.zeros(7, np.float32)}
-    plan = coding_plan(jax.random.key(seed), params, np.array([6, 9, 7, 0]))
+    plan = coding_plan(jax.random.key(seed), params, np.array(counts))
     return jax.tree.map(np.asarray, plan), params
 
 
@@ -67,7 +60,7 @@ def test_the_mean_gradient_comes_back_from_as_many_messages_as_are_needed(x64: N
         parts.append(found)
         if block == 0:  # not all that hold a subset which others do not
             assert decoder.part(block, {w: m for w, m in messages.items() if w}) is None
-    gradient = assemble_gradient(plan.blocks, parts, params)
+    gradient = decoder.gradient(parts)
     # The last leaf comes first.
     want = gradients.mean(axis=0)
     assert_alike(gradient, params)
@@ -75,10 +68,13 @@ def test_the_mean_gradient_comes_back_from_as_many_messages_as_are_needed(x64: N
     np.testing.assert_allclose(gradient["a"].ravel(), want[7:], atol=1e-6)
 
 
-def test_plans_of_the_same_blocks_share_their_programs() -> None:
+def test_no_plan_has_programs_of_its_own_which_the_master_would_keep() -> None:
     Decoder(*made(3))
+    other, params = made(2, (3, 10, 9, 0))
+    messages = sent(other, np.ones((N, 22), np.float32))
     with compilations() as compiled:
-        Decoder(*made(2))
+        decoder = Decoder(other, params)
+        decoder.gradient([known(decoder.part(b, dict(enumerate(messages[b])))) for b in range(3)])
     assert compiled == []
 
 
@@ -89,7 +85,7 @@ def test_sums_over_all_subsets_are_divided_into_the_parameters_own_dtypes() -> N
     total = rng.normal(size=22).astype(np.float32)
     with compilations() as compiled:
         parts = [known(decoder.part(b, {0: some})) for b, some in enumerate(np.split(total, [10]))]
-        gradient = assemble_gradient(plan.blocks, parts, params)
+        gradient = decoder.gradient(parts)
     assert compiled == []
     assert_alike(gradient, params)
     np.testing.assert_array_equal(gradient["b"], total[:7] / 4)

@@ -6,15 +6,17 @@ import shutil
 import signal
 import socket
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from bcgc_jax.cluster import signals
-from bcgc_jax.cluster.engine import _TOKEN, _check_answers, _have_token, _start, is_safe, private_folder
+from bcgc_jax.cluster import engine, signals
+from bcgc_jax.cluster.engine import is_safe, private_folder
 from tests.raising import raising
 from tests.signals import ctrl_c
 
@@ -98,7 +100,7 @@ def test_ctrl_c_is_heard_though_the_garbage_collector_swallows_it(monkeypatch):
 
 def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_TMPDIR", "")
-    monkeypatch.setattr("bcgc_jax.cluster.engine._SHORT", 10_000)
+    monkeypatch.setattr(engine, "_SHORT", 10_000)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     others = {name: tmp_path / f"bcgc-{name}" for name in ("left", "open", "young")}
     for name, path in others.items():
@@ -132,7 +134,7 @@ def test_a_folder_that_others_can_write_to_is_not_safe(tmp_path):
     ("answer", "words"), [(b"", "no Ray cluster answers"), (b"220 mail\r\n", "no Ray.*another program")]
 )
 def test_who_listens_and_is_not_ray_is_told_soon(monkeypatch, answer, words):
-    monkeypatch.setattr("bcgc_jax.cluster.engine._PATIENCE", 0.2)
+    monkeypatch.setattr(engine, "_PATIENCE", 0.2)
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen(1)
@@ -141,29 +143,50 @@ def test_who_listens_and_is_not_ray_is_told_soon(monkeypatch, answer, words):
         if answer:
             monkeypatch.setattr(socket.socket, "recv", lambda *_: answer[:9])
         with pytest.raises(ConnectionError, match=words):
-            _check_answers(address)
+            engine._check_answers(address)
         assert time.monotonic() - begin < 10
 
 
 def test_a_cluster_that_refuses_the_connection_may_want_a_token(monkeypatch):
-    monkeypatch.setattr("bcgc_jax.cluster.engine._check_answers", lambda _: None)
+    monkeypatch.setattr(engine, "_check_answers", lambda _: None)
     ray = SimpleNamespace(init=raising(ConnectionError()), shutdown=lambda: None)
     with pytest.raises(ConnectionError, match="set RAY_AUTH_MODE=token"), ExitStack() as stack:
-        _start(ray, stack, "127.0.0.1:1", 1, 0)
+        engine._start(ray, stack, "127.0.0.1:1", 1, 0)
+
+
+def test_threads_start_ray_once_and_the_last_one_ends_it(monkeypatch):
+    running: list[int] = []
+    both, ray = threading.Barrier(2, timeout=60), SimpleNamespace(is_initialized=lambda: bool(running))
+
+    def start(ray, stack, *_):
+        time.sleep(0.1)
+        running.append(1)
+        stack.callback(running.clear)
+
+    def use(_):
+        with engine.session(None, 1, 0):
+            both.wait()
+            return len(running)
+
+    monkeypatch.setattr(engine, "load_ray", lambda local: ray)
+    monkeypatch.setattr(engine, "_start", start)
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(use, range(2))) == [1, 1]
+    assert running == []
 
 
 def test_a_token_is_the_users_own_or_one_of_the_process(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("RAY_AUTH_TOKEN", "the user's")
-    _have_token()
+    engine._have_token()
     assert os.environ["RAY_AUTH_TOKEN"] == "the user's"
     monkeypatch.delenv("RAY_AUTH_TOKEN")
-    _have_token()
-    assert os.environ["RAY_AUTH_TOKEN"] == _TOKEN
+    engine._have_token()
+    assert os.environ["RAY_AUTH_TOKEN"] == engine._TOKEN
     assert list(tmp_path.iterdir()) == []
     monkeypatch.delenv("RAY_AUTH_TOKEN")
     path = tmp_path / ".ray" / "auth_token"
     path.parent.mkdir()
     path.write_text("one that was there")
-    _have_token()
+    engine._have_token()
     assert "RAY_AUTH_TOKEN" not in os.environ

@@ -33,9 +33,9 @@ class Expectation(NamedTuple):
 class Quadrature(NamedTuple):
     """∫₀^∞ P(max > t) dt ≈ start + Σ_k weights_k P(max > times_k), by three rules over the same times, `[K]`.
 
-    `weights`, `[3, K]`, are those of all, of every second and of every fourth of the times; or, in each panel,
-    of three of Gauss's rules, of as many nodes as `panels` says. `beyond` bounds what is
-    left out after the last of the times.
+    `weights`, `[3, K]`, are those of all, of every second and of every fourth of the times; or of three of
+    Gauss's rules in each panel, of as many nodes as `panels` says. `beyond` bounds what is left out after the
+    last of the times.
     """
 
     start: Array

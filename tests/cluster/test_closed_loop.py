@@ -77,6 +77,19 @@ def test_a_coded_plan_is_one_of_as_many_units():
     np.testing.assert_allclose(np.array(sizes) / COUNT, [0.5, 0.3, 0.2], atol=1 / COUNT)
 
 
+def test_loads_are_shares_of_all_data_and_a_link_is_in_seconds_of_the_pace():
+    fixed: Any = {"size": N, "num_workers": N, "lost": (), "given": None, "assign": lambda *_, **__: None}
+    cluster: Any = SimpleNamespace(**fixed, prepare=lambda *_, **__: None)
+    made, loop = rules(2)["alternating"](_window(TIMES)), loop_of(cluster=cluster)
+    loads = loop._put(made, SimpleNamespace(known=[])).loads  # type: ignore[arg-type]
+    np.testing.assert_allclose(loads, made.loads.T, atol=0.2)  # whole samples, of 18: worst 0.05
+    loop.close()
+    told, pace = Told(bcgc.Problem(LAW, N, COUNT, 18, send_time=0.5), "uncoded"), InjectedDelay(LAW, 1e-4)
+    course = planning.Course(told, cluster, loss, *case(), None, jax.random.key(0), 5, pace)
+    course.begin(0)
+    np.testing.assert_allclose(course.scheme.sent, [1e-4 * 0.5 * COUNT], rtol=1e-6)
+
+
 def test_a_round_has_the_steps_that_those_before_it_left(monkeypatch):
     ahead = []
 

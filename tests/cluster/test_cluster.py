@@ -261,27 +261,6 @@ def test_a_worker_is_given_up_when_its_successor_ends_or_fails_too(cluster, monk
     exact(cluster, params, data)
 
 
-def test_training_is_plain_gradient_descent_and_goes_on_from_a_checkpoint(cluster, tmp_path):
-    params, data = case()
-    folder, seen = tmp_path / "one", []
-    more: Any = {"pace": InjectedDelay(PROBLEM.cycle_time, 1e-4), "checkpoints": folder}
-    more["before_step"] = lambda step, _: seen.append(step)
-
-    half = trained(cluster, Told(PROBLEM), params, data, 6, ADAM, **more)
-    assert half.seconds.shape == half.paced.shape == (6,)
-    assert np.all(half.seconds >= half.paced)
-    rest = trained(cluster, Told(PROBLEM), params, data, 12, ADAM, **more)
-    assert (seen, rest.first_step) == (list(range(12)), 6)
-    for steps, optimizer, words in (
-        (11, ADAM, "of 12 iterations, more than the 11 asked for"),
-        (13, optax.adam(1e-2), "made with another learning rate or optimiser"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            trained(cluster, Told(PROBLEM), params, data, steps, optimizer, **more)
-    with pytest.raises(ValueError, match="another model"), Checkpoints(folder) as checkpoints:
-        checkpoints.last(({"other": np.zeros(3)}, None))
-
-
 def test_batches_and_paces_are_drawn_for_each_step_and_the_same_after_a_resumption(cluster, tmp_path):
     params, data = case(16)
     problem = bcgc.Problem(LAW, N, COUNT, N)

@@ -10,7 +10,7 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
 from bcgc_jax.plans import schedules
-from bcgc_jax.solvers.schedules import search_sizes, share_out
+from bcgc_jax.solvers.schedules import _starts, search_sizes, share_out
 from tests.oracles.schedules import simulated
 from tests.problems import known, padded, slow
 
@@ -111,6 +111,15 @@ def test_work_is_shared_as_event_by_event(chunks):
         starts, seconds = rng.exponential(size=5), rng.exponential(size=5) + 0.1
         padded = jnp.append(jnp.asarray(starts), 0.0), jnp.append(jnp.asarray(seconds), 0.01)
         assert float(found(*padded)) == pytest.approx(_shared(starts, seconds, chunks), rel=1e-9)
+
+
+def test_searches_begin_with_blocks_on_as_many_subsets_as_the_block_before_or_more():
+    for subsets, blocks, shares in zip(*_starts(6), strict=True):
+        tasks = list(zip(blocks[blocks >= 0].tolist(), subsets[blocks >= 0].tolist(), strict=True))
+        depth = np.bincount([block for block, _ in tasks])
+        assert sorted(tasks) == [(b, j) for b, count in enumerate(depth) for j in range(count)]
+        assert (sorted(depth), depth[-1], sum(shares > 0)) == (depth.tolist(), 6, depth.size)
+        assert sum(shares) == pytest.approx(1)
 
 
 @pytest.mark.slow

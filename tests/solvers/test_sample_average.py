@@ -133,7 +133,7 @@ def test_the_limit_is_the_least_mean_of_subgradients_less_its_error():
     last = finish.argmax(axis=1)
     slope = np.arange(1, N + 1) * (np.arange(N) <= last[:, None]) * SORTED[np.arange(S), last][:, None]
     bound = SCALE * L * slope[:, [0, 2, 3]]
-    limits = bound.mean(axis=0) - 1.959964 * bound.std(axis=0, ddof=1) / np.sqrt(S)
+    limits = bound.mean(axis=0) - stats.norm.isf(0.025) * bound.std(axis=0, ddof=1) / np.sqrt(S)
     np.testing.assert_allclose(found.lower_bound, limits.min(), rtol=1e-12)
     np.testing.assert_allclose(found.expected_runtime, SCALE * finish.max(axis=1).mean(), rtol=1e-12)
 

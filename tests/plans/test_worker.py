@@ -186,6 +186,17 @@ def test_slopes_are_those_of_differences() -> None:
         assert float(slope[i]) == pytest.approx(float(difference), rel=2e-4, abs=2e-5)
 
 
+def test_slopes_behind_each_kink_are_those_of_differences() -> None:
+    """Of two start-ups, behind each of which many are done at once."""
+    problem = bcgc.Problem(bcgc.Gamma(0.3, 1.0, 0.2), 3, 6, 3.0, start_up=bcgc.TwoSpeed(0.1, 2.0, 0.3))
+    value_and_slope = jax.jit(jax.value_and_grad(lambda x: bcgc.expected_runtime(problem, x)))
+    x = np.array([2.0, 1.0, 3.0])
+    slope = np.asarray(value_and_slope(x)[1])
+    for i, step in enumerate(1e-5 * np.eye(3)):
+        difference = (value_and_slope(x + step)[0] - value_and_slope(x - step)[0]) / 2e-5
+        assert slope[i] == pytest.approx(float(difference), rel=1e-5)  # worst measured 1.1e-6
+
+
 def test_draws_of_a_problem_are_as_numpys() -> None:
     rng, draws, x = np.random.default_rng(0), 40_000, np.pad(X, (0, SIZE - X.size))
     times = 1.0 + rng.exponential(1 / 0.7, (draws, 5))

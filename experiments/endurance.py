@@ -27,9 +27,8 @@ import numpy as np
 import optax
 
 import bcgc_jax as bcgc
-from bcgc_jax.cli.progress import each
 from bcgc_jax.cluster import Cluster, Run, Step, Told, train_on_cluster
-from experiments.report import print_table, run_command, save
+from experiments.report import each, print_table, run_command, save
 
 METHODS = ("uncoded", "optimal", "nested", "multi_message")
 KINDS = ("kill", "stop", "kill", "thaw", "kill", "master")

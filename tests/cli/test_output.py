@@ -81,9 +81,6 @@ def test_a_reader_that_has_enough_is_no_error():
         raise BrokenPipeError(32, "Broken pipe")
 
 
-# While one waits: a spinner on a terminal, in a log a line each half minute
-
-
 @pytest.fixture
 def told(monkeypatch, capsys):
     """Wait in a hurry, as long as a slow machine needs, until something like this is there."""
@@ -129,9 +126,6 @@ def test_a_terminal_has_a_spinner_that_goes_away(told, monkeypatch):
         bar.what = "solving optimal"
         assert told(r"solving optimal, \d+ s", screen.getvalue)
     assert screen.getvalue().rstrip().endswith("\x1b[2K")
-
-
-# Where answers go is refused before the work, and what was computed is printed if it fails after all
 
 
 LAW = ["--cycle-time", "shifted-exponential:rate=1e-3,shift=50"]

@@ -37,7 +37,6 @@ _GROUPS = {
     "bcgc_jax/": "examples",
 }
 
-
 # Tracing makes many objects and little garbage: collecting at Python's own pace takes a fifth of its time.
 gc.set_threshold(20_000, 10, 10)
 

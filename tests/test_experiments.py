@@ -213,9 +213,6 @@ def test_a_recorded_trace_can_be_read(tmp_path, monkeypatch):
     assert np.all(measured.seconds > 0)
 
 
-# Schemes look different from each other, files come out the same twice, and nothing global changes
-
-
 def test_every_method_has_a_look_of_its_own():
     assert {*PROPOSED, *BASELINES} <= set(plotting.STYLES)
     for name in ("label", "color", "marker"):

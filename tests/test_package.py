@@ -14,7 +14,6 @@ ROOT = Path(__file__).parents[1]
 
 pytestmark = pytest.mark.smoke
 
-
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 

@@ -54,9 +54,6 @@ def _check(tree: Any, name: str, dtype: str) -> None:
     assert bool(found) != (name in WHOLE_NUMBERS)
 
 
-# One precision
-
-
 @pytest.mark.smoke
 @pytest.mark.parametrize("name", TRACED)
 def test_single_precision_stays_single_where_64_bits_are_enabled(name, x64):
@@ -66,9 +63,6 @@ def test_single_precision_stays_single_where_64_bits_are_enabled(name, x64):
 @pytest.mark.parametrize("name", ["smooth_empirical", "bootstrap_interval"])
 def test_so_does_what_is_measured(name, x64):
     _check(ON_THE_HOST[name](jnp.float32(1.25)), name, "float32")  # type: ignore[arg-type]
-
-
-# One program
 
 
 # One law of each kind, a solve and a runtime, for other interpreters and versions.
@@ -89,8 +83,6 @@ def test_no_function_is_compiled_twice(name):
     if name in TRACED:
         _check(first, name, "float32")
 
-
-# Other machines
 
 # What a TPU has no arithmetic for; XLA writes float64 in software, far slower.
 _LACKING = re.compile(r"complex<|[<x]f64>")
@@ -130,9 +122,6 @@ def test_no_program_depends_on_where_it_is_traced():
     root = Path(bcgc.__file__).parent
     asking = [path.name for path in root.rglob("*.py") if "default_backend" in path.read_text("utf-8")]
     assert asking == []
-
-
-# Numbers of two kinds
 
 
 def test_arrays_of_numpy_count_like_those_of_jax(x64):

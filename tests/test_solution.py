@@ -38,7 +38,7 @@ def test_the_runtime_of_the_whole_numbers_is_that_of_this_partition():
 def test_a_batch_has_the_runtimes_and_the_words_of_each():
     workers = np.array([6, 3])
     batch = jax.jit(jax.vmap(lambda n: bcgc.solve(padded(LAW, n, 5_000, 50), "ferdinand:1650")))(workers)
-    single = bcgc.solve(padded(LAW, 6, 5_000, 50), "ferdinand:1650")
+    single = bcgc.solve(PROBLEM, "ferdinand:1650")
     assert float(batch.rounded_runtime[0]) == pytest.approx(float(single.rounded_runtime), rel=1e-9)
     assert np.isnan(batch.rounded_runtime[1])
     assert batch.message.tolist() == ["converged", bcgc.Status.INFEASIBLE.message]

@@ -192,9 +192,6 @@ def test_a_block_on_one_subset_and_some_on_two_come_before_those_on_all(monkeypa
     assert np.bincount(plan.block).tolist() == [1, *[2] * 3, *[4] * 6]
 
 
-# Its study, small: what it prints and writes, against sums by hand
-
-
 @pytest.mark.slow
 def test_the_study_prints_and_writes_what_trainings_took(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(study, "SIZES", {8: 2})
@@ -219,9 +216,6 @@ def test_the_study_prints_and_writes_what_trainings_took(tmp_path, capsys, monke
     (early,) = found.rows("adaptive_early")
     assert abs(float(early["excess"])) < 5  # 0.9
     assert found.drew("adaptive")
-
-
-# What plans take, against workers that do one task after the other
 
 
 GROUPS = [Group(1, 1), Group(2, 2), Group(4, 3)]

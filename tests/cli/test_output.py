@@ -81,9 +81,6 @@ def test_a_reader_that_has_enough_is_no_error():
         raise BrokenPipeError(32, "Broken pipe")
 
 
-# While one waits: a spinner on a terminal, in a log a line each half minute
-
-
 @pytest.fixture
 def told(monkeypatch, capsys):
     """Wait in a hurry, as long as a slow machine needs, until something like this is there."""
@@ -131,18 +128,7 @@ def test_a_terminal_has_a_spinner_that_goes_away(told, monkeypatch):
     assert screen.getvalue().rstrip().endswith("\x1b[2K")
 
 
-# Where answers go is refused before the work, and what was computed is printed if it fails after all
-
-
 LAW = ["--cycle-time", "shifted-exponential:rate=1e-3,shift=50"]
-
-
-@pytest.fixture
-def idle(monkeypatch):
-    """No command may compute."""
-    for work in ("fit._answer", "train._train_all", "sweep.write_sweep", "solve._problem"):
-        monkeypatch.setattr(f"bcgc_jax.cli.{work}", raising(AssertionError("the work has begun")))
-
 
 COMMANDS = {
     "--curves": ("train", *LAW, "--workers", "4", "--curves", "csv"),
@@ -152,9 +138,10 @@ COMMANDS = {
 }
 
 
-@pytest.mark.usefixtures("idle")
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_refuses_before_the_work_what_it_could_not_write(refusal, tmp_path, name):
+def test_every_command_refuses_before_the_work_what_it_could_not_write(refusal, tmp_path, monkeypatch, name):
+    for work in ("fit._answer", "train._train_all", "sweep.write_sweep", "solve._problem"):
+        monkeypatch.setattr(f"bcgc_jax.cli.{work}", raising(AssertionError("the work has begun")))
     *arguments, option, suffix = COMMANDS[name]
     (tmp_path / f"folder.{suffix}").mkdir()
     (tmp_path / "file").touch()
@@ -204,22 +191,17 @@ def test_the_answer_is_printed_whatever_becomes_of_plan_and_curves(command, tmp_
     assert err.startswith("bcgc: cannot write ")
 
 
-@pytest.fixture
-def run(monkeypatch):
-    """What becomes of a script that prints and ends as a command does; without the package, for speed."""
+def test_what_cannot_be_written_is_no_traceback(monkeypatch):
+    """A script prints and ends as a command does; without the package, for speed."""
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     monkeypatch.setenv("PYTHONPATH", str(Path(bcgc_jax.cli.__file__).parent))
 
-    def start(script, stdout):
+    def run(script, stdout):
         script = f"from exit import *\ntake_any_sign()\n{script}\nfinish('bcgc', 0)"
         done = subprocess.run([sys.executable, "-c", script], stdout=stdout, stderr=-1, text=True)
         return done.returncode, done.stdout, done.stderr
 
-    return start
-
-
-def test_what_cannot_be_written_is_no_traceback(run):
     assert run("print('above ≤ 3')", -1) == (0, "above ? 3\n", "")
     with open("/dev/full", "w") as full:
         told = "bcgc: cannot write the answer: No space left on device\n"

@@ -140,9 +140,6 @@ def test_after_a_write_that_failed_it_goes_on_tries_again_and_ends(tmp_path, rec
     assert "([Errno 27] File too large): the training goes on" in first
 
 
-# What a training says of itself: in order, once, in a thread; read again by others
-
-
 def _step(k):
     return Step(k, 0.5 + k, "multi_message", 3, None)
 

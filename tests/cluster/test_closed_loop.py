@@ -85,8 +85,8 @@ def test_loads_are_shares_of_all_data_and_a_link_is_in_seconds_of_the_pace():
     np.testing.assert_allclose(loads, made.loads.T, atol=0.2)  # whole samples, of 18: worst 0.05
     loop.close()
     told, pace = Told(bcgc.Problem(LAW, N, COUNT, 18, send_time=0.5), "uncoded"), InjectedDelay(LAW, 1e-4)
-    params, data = case()
-    course = planning.Course(told, cluster, loss, params, data, None, jax.random.key(0), 5, pace)
+    given: Any = cluster, loss, *case(), None, jax.random.key(0), 5, pace
+    course = planning.Course(told, *given)
     course.begin(0)
     np.testing.assert_allclose(course.scheme.sent, [1e-4 * 0.5 * COUNT], rtol=1e-6)
 

@@ -5,6 +5,7 @@ By codes first, then by schedules, then planning for those who are left, and oth
 
 import dataclasses
 import os
+import re
 import signal
 import subprocess
 import time
@@ -18,16 +19,9 @@ import optax
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.cluster import (
-    Checkpoints,
-    Cluster,
-    InjectedDelay,
-    Run,
-    WorkersLost,
-    calibrate,
-    train_on_cluster,
-)
+from bcgc_jax.cluster import Checkpoints, Cluster, InjectedDelay, Run, calibrate, train_on_cluster
 from bcgc_jax.cluster.planning import ClosedLoop, Told, scheme_for
+from bcgc_jax.cluster.processes import WorkersLost
 from bcgc_jax.coding import schedule_plan
 from bcgc_jax.coding.gradients import coding_plan, split_unevenly
 from bcgc_jax.plans.schedules import Group, schedule_of
@@ -129,10 +123,12 @@ def cluster():
         yield running
 
 
-def assigned(cluster, counts):
-    """Parameters and data, once the workers have the plan of so many coordinates at each level."""
+def assigned(cluster, work):
+    """Parameters and data, once the workers have a schedule, or a code of so many coordinates a level."""
     params, data = case()
-    cluster.assign(loss, coding_plan(jax.random.key(1), params, counts), params, split_unevenly(data, N))
+    coded = isinstance(work, list)
+    plan = coding_plan(jax.random.key(1), params, work) if coded else schedule_plan(work, params, N)
+    cluster.assign(loss, plan, params, split_unevenly(data, N))
     return params, data
 
 
@@ -305,14 +301,6 @@ def test_without_replacement_the_workers_left_plan_anew(unreplaced):
 MIXED = schedule_of([Group(1, 1), Group(N, 2)], [20, 24, 20])
 # Each block survives whoever is lost, as long as one is left.
 WHOLE = schedule_of([Group(N, 2)], [44, 20])
-# How many tasks a worker has.
-TASKS = {"mixed": 1 + N * 2, "whole": N * 2}
-
-
-def scheduled(cluster, schedule):
-    params, data = case()
-    cluster.assign(loss, schedule_plan(schedule, params, N), params, split_unevenly(data, N))
-    return params, data
 
 
 def harmed(cluster, params, data, finish, sign):
@@ -324,7 +312,7 @@ def harmed(cluster, params, data, finish, sign):
 def test_gradients_are_exact_whoever_is_late_though_every_tenth_iteration_a_worker_is_killed(cluster):
     """In the middle of it, one after another; blocks on one, two and all subsets, as in multi-message."""
     schedule = schedule_of([Group(1, 1), Group(2, 2), Group(N, 3)], [9, 8, 8, 13, 13, 13])
-    params, data = scheduled(cluster, schedule)
+    params, data = assigned(cluster, schedule)
     rng, plan, since = np.random.default_rng(3), cluster.plan, len(cluster.faults)
     tasks = {(w, task.block, task.subsets[0]) for w in range(N) for task in plan.tasks(w)}
     for step in range(20):
@@ -347,7 +335,7 @@ def test_gradients_are_exact_whoever_is_late_though_every_tenth_iteration_a_work
 
 def test_what_a_stopped_worker_is_asked_for_is_asked_of_others_while_they_work_on(cluster):
     """Workers 0 and 1 have two subsets each, worker 3 has two when 0 is stopped, and 2 is slow."""
-    params, data = scheduled(cluster, schedule_of([Group(N, 8)], [8] * 8))
+    params, data = assigned(cluster, schedule_of([Group(N, 8)], [8] * 8))
     finish = np.full((32, N), 30.0)
     finish[:16] = [0.0, 0.0, 30.0, 1.5]
     finish[16:, 1], finish[16:, 3] = 2 + 0.5 * np.arange(16), 2.25 + 0.5 * np.arange(16)
@@ -361,8 +349,8 @@ def test_what_a_stopped_worker_is_asked_for_is_asked_of_others_while_they_work_o
 
 @pytest.mark.parametrize(("sign", "what"), [("KILL", "died"), ("STOP", "hung")])
 def test_a_worker_that_is_done_and_then_lost_is_noticed_when_it_is_asked(cluster, sign, what):
-    params, data = scheduled(cluster, MIXED)
-    finish = np.zeros((TASKS["mixed"], N))
+    params, data = assigned(cluster, MIXED)
+    finish = np.zeros((len(cluster.plan.order), N))
     finish[0, 3] = 1.5  # its own subset of the first block, which nobody else has
     finish[1:, 3] = 60.0
     since, pid = len(cluster.faults), cluster.pids[0]
@@ -374,7 +362,7 @@ def test_a_worker_that_is_done_and_then_lost_is_noticed_when_it_is_asked(cluster
 
 
 def test_a_stopped_worker_is_covered_and_what_it_says_later_does_not_count(cluster, monkeypatch):
-    (params, data), rng = scheduled(cluster, WHOLE), np.random.default_rng(1)
+    (params, data), rng = assigned(cluster, WHOLE), np.random.default_rng(1)
     monkeypatch.setattr(cluster, "patience", 60.0)
     since, pid, back = len(cluster.faults), cluster.pids[2], False
     os.kill(pid, signal.SIGSTOP)
@@ -384,14 +372,14 @@ def test_a_stopped_worker_is_covered_and_what_it_says_later_does_not_count(clust
     os.kill(pid, signal.SIGCONT)  # it finds old iterations, and does them or is told not to
     while not back:
         params = new_params(params, rng)
-        found = exact(cluster, params, data, np.full((TASKS["whole"], N), 0.02))
+        found = exact(cluster, params, data, np.full((len(cluster.plan.order), N), 0.02))
         back = any(work.worker == 2 for work in found.work)
     assert happened(cluster, since) == []
 
 
 def test_a_slow_worker_is_left_alone_and_answers_while_it_is_slow(cluster):
-    params, data = scheduled(cluster, MIXED)
-    since, finish = len(cluster.faults), np.zeros((TASKS["mixed"], N))
+    params, data = assigned(cluster, MIXED)
+    since, finish = len(cluster.faults), np.zeros((len(cluster.plan.order), N))
     finish[1:, :2] = 60.0  # they wait as if they computed
     finish[0, 1] = 2.5 * cluster.patience
     found = exact(cluster, params, data, finish)
@@ -401,10 +389,10 @@ def test_a_slow_worker_is_left_alone_and_answers_while_it_is_slow(cluster):
 
 
 def test_without_replacement_the_others_go_on(unreplaced):
-    params, data = scheduled(unreplaced, WHOLE)
+    params, data = assigned(unreplaced, WHOLE)
     os.kill(unreplaced.pids[1], signal.SIGKILL)
     for _ in range(3):
-        found = exact(unreplaced, params, data, np.full((TASKS["whole"], N), 0.3))
+        found = exact(unreplaced, params, data, np.full((len(unreplaced.plan.order), N), 0.3))
         assert not found.arrived[:, 1].any()
     assert unreplaced.lost == (1,)
 
@@ -507,8 +495,7 @@ def test_refusals(cluster, monkeypatch):
 
 
 _KILLED = """
-import os, signal, sys, time, jax
-sys.path.insert(0, {root!r})
+import os, signal, time, jax
 import bcgc_jax as bcgc
 from bcgc_jax.cluster import Cluster, Run, Told, train_on_cluster
 from tests.cluster.test_cluster import ADAM, COUNT, LAW, case, descendants, loss
@@ -529,7 +516,7 @@ with Cluster(2) as cluster:
 
 
 def test_a_killed_master_leaves_no_process_and_its_successor_goes_on_from_its_checkpoint(tmp_path):
-    done = python(_KILLED.format(root=ROOT, folder=str(tmp_path / "state")))
+    done = python(_KILLED.format(folder=str(tmp_path / "state")), cwd=ROOT)
     assert done.returncode == -signal.SIGKILL, done.stderr
     workers, killed = ([int(pid) for pid in line.split()] for line in done.stdout.splitlines())
     assert len(set(workers) & set(killed)) == 2
@@ -546,16 +533,8 @@ def test_a_killed_master_leaves_no_process_and_its_successor_goes_on_from_its_ch
     assert_descended(later, params, data, ADAM, steps)
 
 
-_WITHOUT = """
-import sys
-sys.modules["ray"] = None
-import bcgc_jax, bcgc_jax.cluster
-try:
-    bcgc_jax.cluster.Cluster(2)
-except ImportError as error:
-    print(error)
-"""
-
-
 def test_without_ray_everything_else_works_and_the_error_says_what_to_install():
-    assert "pip install '.[cluster]'" in python(_WITHOUT).stdout
+    script = "import sys; sys.modules['ray'] = None; from bcgc_jax.cluster import Cluster; print('imported')"
+    done = python(f"{script}; Cluster(2)", cwd=ROOT)
+    assert done.stdout == "imported\n"
+    assert re.search(r"^ImportError: .*pip install '\.\[cluster\]'", done.stderr, re.MULTILINE)

@@ -94,27 +94,17 @@ def spread(nodes):
     _check_answers(nodes[0].address)  # what was joined is left running
 
 
-def on_node(node, raise_):
-    """The loss, with a machine that raises something when it compiles."""
+def full_disk(node):
+    """The loss, with a machine, or all of them, that raises something when it compiles."""
 
-    def found(params, batch):
+    def no_disk(params, batch):
         import ray
 
         if node in (None, ray.get_runtime_context().get_node_id()):
-            raise_()
+            raise OSError("no space left on device")
         return loss(params, batch)
 
-    return found
-
-
-def end_node(nodes, node, running):
-    processes = [running[w] for w in range(running.num_workers)]
-    nodes.remove_node(node, allow_graceful=False)
-    assert gone([p.pid for p in processes if p.node == node.node_id])
-
-
-def no_disk():
-    raise OSError("no space left on device")
+    return no_disk
 
 
 @slow
@@ -122,7 +112,7 @@ def test_a_machine_that_raises_loses_its_workers_and_a_loss_that_raises_is_told(
     cluster, (_, second) = spread, nodes
     params, data = case()
     plan = coding_plan(jax.random.key(0), params, [COUNT, 0, 0])
-    cluster.assign(on_node(second.node_id, no_disk), plan, params, split_unevenly(data, 3))
+    cluster.assign(full_disk(second.node_id), plan, params, split_unevenly(data, 3))
     # There is room for all three on the first node, and successors go there.
     assert {f.what for f in cluster.faults} == {"failed", "replaced"}
     assert {f.reason for f in cluster.faults if f.what == "failed"} == {"OSError: no space left on device"}
@@ -130,7 +120,7 @@ def test_a_machine_that_raises_loses_its_workers_and_a_loss_that_raises_is_told(
     exact(cluster, params, data)
     faults = len(cluster.faults)
     with pytest.raises(OSError, match="no space left") as raised:
-        cluster.assign(on_node(None, no_disk), plan, params, split_unevenly(data, 3))
+        cluster.assign(full_disk(None), plan, params, split_unevenly(data, 3))
     assert str(raised.value) == "no space left on device"
     assert "no_disk" in str(raised.value.__cause__)  # where it was raised
     assert len(cluster.faults) == faults  # no process was ended for it
@@ -144,9 +134,11 @@ def test_a_node_ends_and_another_joins_in_the_middle_of_a_training(spread, nodes
     (params, data), faults, places = case(), len(cluster.faults), []
 
     def change(step, running):
-        places.append({running[w].node for w in range(running.num_workers)})
+        processes = [running[w] for w in range(running.num_workers)]
+        places.append({process.node for process in processes})
         if step == 2:
-            end_node(all_nodes, second, running)
+            all_nodes.remove_node(second, allow_graceful=False)
+            assert gone([p.pid for p in processes if p.node == second.node_id])
         if step == 5:
             all_nodes.add_node(**STORE)
         # Until the new node is there, but not for ever.
@@ -207,14 +199,13 @@ def place():
 
 def begun(script: str, place: str, **more: Any) -> Any:
     """A process that has its temporary files there."""
-    command = [sys.executable, "-c", script.format(root=ROOT, place=place)]
-    more |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-c", script.format(place=place)]
+    more |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
     return subprocess.Popen(command, env=os.environ | {"TMPDIR": place}, **more)
 
 
 _LEFT = """
-import os, signal, stat, sys, time, jax
-sys.path.insert(0, {root!r})
+import os, signal, stat, time, jax
 from bcgc_jax.cluster import Cluster
 from bcgc_jax.coding.gradients import coding_plan
 from tests.cluster.test_cluster import COUNT, assert_exact, case, loss
@@ -263,8 +254,6 @@ def test_a_cluster_leaves_others_their_ray_and_nothing_behind_also_after_sigterm
 
 
 _INTERRUPTED = """
-import sys
-sys.path.insert(0, {root!r})
 from bcgc_jax.cluster import Cluster
 with Cluster(2):
     print("started", flush=True)
@@ -296,26 +285,24 @@ def test_a_signal_while_processes_start_leaves_none(place, number):
 
 
 _JOINS = """
-import os, sys, jax
-sys.path.insert(0, {root!r})
+import os, jax
 from ray.cluster_utils import Cluster as Nodes
 from tests.cluster.test_faults import *
-nodes, (params, data) = Nodes(True, head_node_args=STORE | {{"include_dashboard": False}}), case()
+nodes, (params, data) = Nodes(True, head_node_args=STORE | {"include_dashboard": False}), case()
 with Cluster(1, address=nodes.address) as cluster:
     cluster.assign(loss, coding_plan(jax.random.key(0), params, [COUNT]), params, [data])
     exact(cluster, params, data)
 print("joined")
-script = f"from bcgc_jax.cluster import Cluster; Cluster(1, address={{nodes.address!r}})"
-print(python(script, env=os.environ | {{"RAY_AUTH_MODE": "disabled"}}).stderr)
+script = f"from bcgc_jax.cluster import Cluster; Cluster(1, address={nodes.address!r})"
+print(python(script, env=os.environ | {"RAY_AUTH_MODE": "disabled"}).stderr)
 nodes.shutdown()
 """
 
 
 @slow
 def test_a_cluster_that_asks_for_a_token_is_joined_with_it_and_not_without():
-    done = python(
-        _JOINS.format(root=ROOT), env=os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": 32 * "b"}
-    )
+    given = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": 32 * "b"}
+    done = python(_JOINS, env=os.environ | given, cwd=ROOT)
     joined, _, refused = done.stdout.partition("\n")
     assert joined == "joined", done.stderr
     assert "set RAY_AUTH_MODE=token" in refused

@@ -19,7 +19,6 @@ from tests.compilations import compilations
 # Each worker compiles some programs for each of its blocks.
 N = 3
 
-
 gradient = jax.jit(jax.grad(loss))
 
 

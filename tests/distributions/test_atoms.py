@@ -41,9 +41,6 @@ def test_few_times_are_counted(case, precision):
     np.testing.assert_allclose(found, [values[0], *expected, values[-1], values[-1]], rtol=near)
 
 
-# Two speeds
-
-
 def test_two_speeds_inverse_undoes_the_hazard_at_every_probability(precision):
     # Without a margin two roundings turn one probability in ten around.
     probability = np.linspace(0.001, 0.999, 997, dtype=precision)
@@ -74,9 +71,6 @@ def test_two_speeds_have_the_slopes_of_their_formulas(probability, precision):
         if 0 < probability < 1:
             inverse = jax.grad(lambda law, a=a: law.inverse_cumulative_hazard(a))(law)
             np.testing.assert_array_equal(jax.tree.leaves(inverse), slopes)
-
-
-# Measured times
 
 
 @pytest.mark.parametrize("size", [1, 1001])

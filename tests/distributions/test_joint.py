@@ -40,9 +40,6 @@ UNLIKE = [
 # By kind they are 0, 3, 1, 4, 2: an order that does not undo itself.
 
 
-# EmpiricalRows
-
-
 def test_rows_are_sorted_slowest_first_and_keep_their_order():
     law = bcgc.EmpiricalRows(TIMES)
     np.testing.assert_allclose(law.times, SORTED, rtol=1e-6)
@@ -145,9 +142,6 @@ def test_the_number_of_workers_must_be_that_of_the_law():
         bcgc.plans.expected_order_statistics(bcgc.EmpiricalRows(TIMES), 3)
     with pytest.raises(ValueError, match="last axis has the law's 5 workers"):
         bcgc.EmpiricalRows(TIMES).sample(jax.random.key(0), (3,))
-
-
-# Heterogeneous
 
 
 def test_each_worker_is_drawn_from_its_own_law(precision):

@@ -16,8 +16,6 @@ from bcgc_jax.exact.quadrature import Quadrature, follow
 from bcgc_jax.exact.windows import windowed_paths
 from tests.oracles import exact as oracles
 
-# Poisson weights
-
 
 @pytest.mark.parametrize("size", [60, 1100])
 def test_weights_of_many_workers_are_those_of_scipy(precision, size):
@@ -38,8 +36,6 @@ def test_weights_of_many_workers_are_those_of_scipy(precision, size):
     np.testing.assert_allclose(found, np.asarray(expected), rtol=rtol, atol=1e-30)
     np.testing.assert_array_equal(found[:3, 0], [1, 0, 0])
 
-
-# Crossing probability
 
 BOUNDARIES = [
     [Fraction(b) for b in row.split()]
@@ -230,9 +226,6 @@ def test_a_level_that_nobody_can_reach_fails_surely(x64):
     found = found_by_windows(hazard, WORKERS)
     np.testing.assert_array_equal(found.probability, 1)
     np.testing.assert_array_equal(found.arrive, 0)
-
-
-# Rules of integration whose nodes move with what they integrate
 
 
 def test_rules_in_panels_follow_the_ends_of_their_panels(x64):

@@ -140,8 +140,6 @@ def test_single_precision_is_as_good_as_it_gets_whatever_the_unit_of_time(unit):
     np.testing.assert_allclose(found, jax.jvp(law.cumulative_hazard, (t,), (t,)), rtol=1e-4)  # measured 1e-5
 
 
-# Which one
-
 TIMES = np.random.default_rng(0).gamma(2.5, 0.6, (60, 8)) + 0.8
 
 

@@ -118,9 +118,6 @@ def test_what_cannot_tell_them_apart_is_refused(change, message):
         fit_start_up(_one_load(0, 60)._replace(**change))
 
 
-# Regressions against NumPy's
-
-
 def test_the_line_of_each_cell_is_that_of_least_squares():
     rng = np.random.default_rng(0)
     cell = rng.integers(40, size=150)

@@ -22,7 +22,6 @@ _INNER, _RANGE = 101, 4.4
 # What rounding leaves of a difference that is none.
 _ROUNDING = 1e-13
 
-
 Steps = Atoms  # excesses with their shares, in place of SciPy's law of an excess
 
 

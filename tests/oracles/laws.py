@@ -182,9 +182,6 @@ class Atoms:
         return float(self.values[0]), float(self.values[-1])
 
 
-# Λ and Λ⁻¹ for the package's `FromHazard`.
-
-
 def _log_logistic_hazard(p, t):
     return jnp.log1p(((t - p[2]) / p[0]) ** p[1])
 

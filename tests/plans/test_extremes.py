@@ -130,14 +130,6 @@ def test_the_error_of_thousands_of_extreme_laws_is_bounded(family, precision, re
         _check(case, workers, _partition(rng, case.law, workers, SIZE))
 
 
-def _nearly_deterministic(rng: np.random.Generator, family: str) -> Extreme:
-    """A spread from a millionth of the times to all of them."""
-    if family == "uniform":
-        return _uniform(_log_uniform(rng, 1e-6, 10))
-    shape = _log_uniform(rng, 1.1, 1e4)
-    return Extreme(bcgc.Pareto(1.0, shape), stats.lomax(shape), 1.0)
-
-
 def _best(case: Extreme, workers: int) -> float:
     """What a coordinate takes by the plan that double precision finds."""
     with jax.enable_x64(True):
@@ -177,7 +169,13 @@ def test_a_certificate_of_single_precision_is_none_that_it_cannot_know():
 def test_certificates_of_nearly_deterministic_laws_in_single_precision(family):
     rng = np.random.default_rng(2)
     for _ in range(40):
-        case, workers = _nearly_deterministic(rng, family), int(rng.integers(2, 13))
+        # A spread from a millionth of the times to all of them.
+        if family == "uniform":
+            case = _uniform(_log_uniform(rng, 1e-6, 10))
+        else:
+            shape = _log_uniform(rng, 1.1, 1e4)
+            case = Extreme(bcgc.Pareto(1.0, shape), stats.lomax(shape), 1.0)
+        workers = int(rng.integers(2, 13))
         _check_optimum(case, workers, _best(case, workers))
 
 

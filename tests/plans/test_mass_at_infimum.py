@@ -23,7 +23,6 @@ LINK = ("start", "send")
 # Of slopes, the worst of a thousand problems: 2e-7 of the slope with one start-up, 1.2e-5 with random ones.
 SLOPES, RANDOM_SLOPES = 1e-6, 5e-5
 
-
 # Of parameters p = (size, infimum, share): the law, the oracle's excess, log10 of the sizes.
 FAMILIES: dict[str, tuple[Callable[[Any], Any], Callable[[np.ndarray], Any], tuple[float, float]]] = {
     "gamma": (lambda p: bcgc.Gamma(p[0], 1.0, p[1]), lambda p: stats.gamma(p[0]), (-2, -0.4)),

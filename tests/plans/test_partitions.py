@@ -11,8 +11,6 @@ import pytest
 import bcgc_jax as bcgc
 from tests.oracles import exact as oracles
 
-# Theorem 1
-
 
 @pytest.mark.parametrize(("num_workers", "num_coordinates"), [(1, 3), (4, 4)])
 def test_levels_are_the_first_to_reach_the_rank_of_their_coordinate(num_workers, num_coordinates):
@@ -44,9 +42,6 @@ def test_levels_never_leave_the_levels_in_use_where_rounding_makes_the_sum_too_s
     np.testing.assert_array_equal(bcgc.levels_from_partition(x, 10), [0, 0, 0, 1, 1, 1, 2, 2, 2, 2])
 
 
-# Load
-
-
 def test_a_level_that_is_not_used_ends_with_the_last_one_before(x64):
     x, setup, chain = np.array([0.0, 3.0, 0.0, 2.0, 0.0]), 0.7, 0.3
     used = np.array([False, True, False, True, False])
@@ -57,9 +52,6 @@ def test_a_level_that_is_not_used_ends_with_the_last_one_before(x64):
         expected.append(last)
     found = bcgc.plans.partitions.finish_load(x, used, setup, chain)
     np.testing.assert_allclose(found, expected, rtol=1e-14)
-
-
-# Projection
 
 
 def test_projection_is_the_best_over_all_active_sets(x64):
@@ -92,9 +84,6 @@ def test_projection_meets_the_optimality_conditions_in_high_dimension(num_worker
     slack = 2 * eps * total
     np.testing.assert_allclose(shift[positive], shift[positive].mean(), rtol=0, atol=slack)
     assert (shift[~positive] <= shift[positive].mean() + slack).all()
-
-
-# Rounding
 
 
 def random_partitions(rng: np.random.Generator, num_draws: int, total: float) -> np.ndarray:

@@ -18,7 +18,6 @@ PAPER = bcgc.ShiftedExponential(1e-3, 50.0)
 
 pytestmark = pytest.mark.usefixtures("x64")
 
-
 _cycles = jax.jit(schedules.cycles_of)
 _runtimes, _sent = jax.jit(schedules.schedule_runtime), jax.jit(schedules.sent_of)
 

@@ -29,7 +29,6 @@ TIMES = {
     "uniform": bcgc.Uniform(0.5, 3.0),
 }
 
-
 pytestmark = pytest.mark.usefixtures("x64")
 
 

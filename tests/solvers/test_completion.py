@@ -196,9 +196,6 @@ def test_the_suprema_of_a_cut_are_just_above_those_of_a_grid(x64):
     assert np.all((exact <= found) & (found < exact + 1e-3))
 
 
-# The fastest plan that ends in time often enough, against SciPy's optimisers and the ends of the curve
-
-
 def _fastest(problem, deadline, least, starts):
     """Least E τ̂ by sequential quadratic programming, from several starts."""
     runtime = jax.jit(jax.value_and_grad(lambda x: bcgc.expected_runtime(problem, x)))

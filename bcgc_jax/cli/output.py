@@ -133,7 +133,9 @@ def write_rows(rows: Iterable[Row], file: TextIO | None = None) -> None:
 
 
 def _field(value: Any) -> Any:
-    """Several numbers with blanks between; nothing where one is infinite or unknown."""
+    """Several numbers with blanks between; nothing where one is infinite or unknown; else JSON."""
+    if isinstance(value, Mapping) and any(isinstance(each, list | tuple) for each in value.values()):
+        return json.dumps(value)
     if isinstance(value, Mapping):
         return " ".join(f"{name}={figure(name, '.6g', '')(value)}" for name in value)
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else _plain(value)

@@ -39,7 +39,7 @@ from bcgc_jax.exact.windows import LEFT_OUT, windowed_paths
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.marks import Marks, marks, rule, slope_of_homogeneous, threshold_hazard
 from bcgc_jax.problem import Problem, Status
-from bcgc_jax.solvers.newton import FINER, FINEST, NUM_NODES, nested_rules, next_barrier, step_length
+from bcgc_jax.solvers.newton import FINEST, NUM_NODES, nested_rules, next_barrier, step_length
 from bcgc_jax.solvers.optimal import OptimalResult, first_shares, least_gap
 from bcgc_jax.solvers.spectral import SUFFICIENT
 
@@ -100,7 +100,7 @@ def optimum_of_many(problem: Problem, *, tolerance: float, max_steps: int) -> Op
         stalled = since >= (3 if best.gap < 1e-4 else 12)
         enough = best.gap <= max(tolerance, min(best.error / best.value, 1e-4))
         if enough or stalled or steps >= max_steps:
-            coarse, refine = best, refine * FINER
+            coarse, refine = best, 2 * refine
             at = best = evaluate(best.x, refine)
             z, unit, since, length = barrier / mass(at), at.value, 0, 0.0
             sure = 1 - (at.least * at.x.sum() - at.error) / at.value

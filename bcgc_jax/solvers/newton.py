@@ -26,14 +26,24 @@ from bcgc_jax.exact.quadrature import rule_error
 from bcgc_jax.plans.marks import Marks, peaks_of, rule, slope_of_homogeneous, threshold_hazard
 from bcgc_jax.solvers.spectral import SUFFICIENT
 
-# Intervals of the first rule. An answer counts once a rule so many times as fine agrees; else that one goes
-# on, up to one so many times as fine as the first.
-NUM_NODES, FINER, FINEST = 32, 2, 64
-# Numbers over problems, pairs of levels and nodes at a time: 2 MB, what a CPU's cache holds.
-_ENTRIES = 2**18
-# The largest gap, for many levels, that the optimum of a coarse rule may be left with, and the share of the
-# value that a Hessian may leave out.
-_ROUGH = 1e-3
+# Intervals of the first rule, and entries of a matrix over levels and nodes at a time.
+NUM_NODES, _CHUNK = 32, 2**18
+# From `LARGE` on the Hessian, O(N³) a node, is that of a coarse rule or of an earlier step: it only says
+# where to go. Value and slope, O(N²), are those of a fine rule, with so many nodes at a time. Nodes at which
+# hardly any level may be the last are left out of the Hessian: those that add less than such a share of the
+# value to load · slope, which is the value. At N = 1000 15 of 64 count.
+_NODES_AT_A_TIME, _NO_SHARE = 32, 1e-5
+# An answer counts once a rule so many times as fine agrees; else that one goes on. Four times as fine, it
+# also tells its own error; Gauss's rules between kinks do not nest, and cannot.
+_FINER, _FINER_WITH_KINKS, FINEST = 4, 2, 64
+# The largest gap, for many levels, that the optimum of a coarse rule may be left with. A rule that is off by
+# more than the second is refined at once: steps by it find nothing but its error.
+_ROUGH, _BLIND = 1e-3, 1e-2
+# In a batch of so many problems sums are made for batches: a sweep to N = 50, 24 problems at a time, takes
+# 6.3 s of CPU in place of 10.6. Entries, in problems · N², that a batch works on at a time on a CPU.
+_MANY_LANES, _CACHED = 20, 2**13
+# Backtracking, customary values.
+_BACKTRACK, _MAX_TRIES = 0.4, 6
 # What a round does: evaluate the start, make a Newton step, check the answer by a finer rule, nothing more.
 _START, _STEP, _CHECK, _DONE = range(4)
 
@@ -114,13 +124,11 @@ def search(
         return (s.round != _DONE) & (s.refine <= FINEST) & ((s.steps < max_steps) | (s.round != _STEP))
 
     def step(size: int) -> Callable[[Given, _Iterate], _Iterate]:
-        # Sums that are made for batches: a sweep to N = 50, 24 problems at a time, takes 6.3 s of CPU in
-        # place of 10.6. Few problems would wait for the compiler.
-        return functools.partial(_one_piece, batched=size >= 20)
+        return functools.partial(_one_piece, batched=size >= _MANY_LANES)
 
     # As many as a CPU's cache holds; as 4 GB of an accelerator, with six arrays over levels² and nodes.
-    entries, room = NUM_NODES * start.size**2, 2**32 // (6 * 8)
-    lanes = min(max(_ENTRIES // entries, 1), 32), min(max(room // entries, 1), 2**13)
+    room, size = 2**32 // (6 * 8 * NUM_NODES), start.size
+    lanes = min(max(_CACHED // size**2, 1), 32), min(max(room // size**2, 1), 2**13)
     return loop(go_on, step, _answer, given, _first(given, start, finite_mean), lanes=lanes)
 
 
@@ -149,17 +157,15 @@ def _one_piece(given: Given, s: _Iterate, *, batched: bool) -> _Iterate:
     """
     workers, load = given.workers, given.loads @ _trial(given, s)
     if load.size > LARGE and workers.law.smooth:
-        # The Hessian, O(N³) a node, only says where to go: the last one by the first rule does, as long as
-        # steps need not be cut.
         start, sums = sums_over_nodes(workers, load, s.refine, with_hessian=False)
-        first = jnp.asarray(first_fineness(load.size))
+        # Where steps have to be cut, the Hessian is none of here.
+        fresh = (s.refine == first_fineness(load.size)) | (s.round == _CHECK) | (s.length < 1)
+        coarse = jnp.asarray(first_fineness(load.size))
         upper = jax.lax.cond(
-            (s.refine == first) | (s.length < 1),
-            lambda: sums_over_nodes(workers, load, first)[1].upper,
-            lambda: s.sums.upper,
+            fresh, lambda: sums_over_nodes(workers, load, coarse)[1].upper, lambda: s.sums.upper
         )
-        sums = sums._replace(upper=upper)
-        return _decide(given, s, *derivatives(workers, given.loads, load, start, sums))._replace(sums=sums)
+        found = derivatives(workers, given.loads, load, start, sums._replace(upper=upper))
+        return _decide(given, s, *found)._replace(sums=s.sums._replace(upper=upper))
     start, count, add = _rule_in_pieces(workers, load, s.refine, batched=batched)
     sums = add(s.piece, s.sums)
 
@@ -195,16 +201,17 @@ def _decide(given: Given, s: _Iterate, value: Array, error: Array, slopes: Array
     after, again = _verdict(given, s, at_x, least, bound)
 
     def shorter() -> _Iterate:
-        return s._replace(tries=s.tries + 1, length=s.length / 2, least=bound + off_before)
+        return s._replace(tries=s.tries + 1, length=_BACKTRACK * s.length, least=bound + off_before)
 
     def onward() -> _Iterate:
         z, barrier = _multipliers(given, s, x)
         dx, descent, length = _direction(given, x, z, barrier, slopes[0], hessian / unit)
+        finer = _FINER if given.workers.law.smooth else _FINER_WITH_KINKS
         step = after == _STEP
         return at_x._replace(
             round=after,
             steps=s.steps + stepped,
-            refine=jnp.where(after == _CHECK, FINER * s.refine, s.refine),
+            refine=jnp.where(after == _CHECK, finer * s.refine, s.refine),
             tries=jnp.zeros_like(s.tries),
             z=z,
             dx=jnp.where(step, dx, 0),
@@ -232,10 +239,11 @@ def _verdict(given: Given, s: _Iterate, at_x: _Iterate, least: Array, bound: Arr
     else:  # a rule that only confirms another
         sure = met & (s.round == _CHECK)
     sure |= bound * at_x.unit >= given.least
-    # All that steps by this rule can do: its bound is met, or a merit that does not fall at 1/64 of the step
-    # contradicts its slope. The certificate is then that of the next rule.
-    ended = met | sure | (s.tries >= 6)
-    after = jnp.where(ended, jnp.where(sure, _DONE, _CHECK), _STEP)
+    # All that steps by this rule can do: its bound is met, or a merit that does not fall contradicts
+    # its slope. The certificate is then that of the next rule.
+    ended = met | sure | (s.tries + 1 >= _MAX_TRIES)
+    blind = ~stepped & (at_x.error > _BLIND * value) & (_FINER * s.refine <= FINEST)
+    after = jnp.where(ended | blind, jnp.where(sure, _DONE, _CHECK), _STEP)
 
     def merit(at: _Iterate) -> Array:
         logs = jnp.sum(jnp.log(given.among(at.x, 1)))
@@ -320,7 +328,7 @@ def _rule_in_pieces(
     """
     start, beyond, size, nodes = rule(workers.law, workers.marks, load, NUM_NODES)
     many = load.size > LARGE
-    chunk = max(1, min(size, _ENTRIES // load.size**2)) if with_hessian else size
+    chunk = max(1, min(size, _CHUNK // load.size**2)) if with_hessian else min(size, _NODES_AT_A_TIME)
 
     def add(piece: Array, sums: Sums) -> Sums:
         index = piece * chunk + jnp.arange(chunk)
@@ -328,11 +336,11 @@ def _rule_in_pieces(
         hazard, rate = threshold_hazard(workers.law, load, t, workers.marks.largest)
         crossing = Crossing(shares(hazard), workers.num_workers, batched)
         density = crossing.above * jnp.moveaxis(rate, -1, 0)[::-1]
-        between = None
-        if many:
-            first, success = crossing.first_failures(), crossing.successes()
+        following = None
+        if with_hessian and not many:
+            first, success, following = crossing.renewals()
         else:
-            first, success, between = crossing.renewals()
+            first, success = crossing.first_failures(), crossing.successes()
         rules = nested_rules(index, size * refine)
         value = jnp.sum(rules * weight * crossing.probability(first), axis=1)
         value = value + jnp.where(piece == 0, beyond, 0) * np.array([0, 0, 0, 1], load.dtype)
@@ -342,17 +350,17 @@ def _rule_in_pieces(
         slope = rules[:3] @ leaving.T if many else jnp.sum(leaving, axis=-1)
 
         def upper() -> Array:
-            pairs = crossing.renewals()[2] if between is None else between
-            return sums.upper - crossing.unit * jnp.sum(arrive[:, None] * pairs * leave[None], axis=-1)
+            between = crossing.renewals()[2] if following is None else following
+            both = jnp.sum(arrive[:, None] * between * leave[None], axis=-1)
+            return sums.upper - crossing.unit * both
 
         found = Sums(sums.value + value, sums.slope + slope, sums.upper)
         if not with_hessian:
             return found
         if not many:
             return found._replace(upper=upper())
-        # Load · slope is the value. What hardly adds to it is left out: at N = 1000 15 nodes of 64 count.
         part = jnp.sum(load[::-1] @ leaving) / peaks_of(workers.marks.times, load)[2]
-        return found._replace(upper=jax.lax.cond(part > _ROUGH / size, upper, lambda: sums.upper))
+        return found._replace(upper=jax.lax.cond(part > _NO_SHARE, upper, lambda: sums.upper))
 
     return start, jax.lax.div(size * refine + chunk - 1, jnp.asarray(chunk, refine.dtype)), add
 

@@ -70,7 +70,9 @@ def test_all_methods_have_a_row_and_none_is_below_the_bound(answer):
     found = answer("solve", *asked, "--overlap", "--cycle-time", law)
     rows = {row["method"]: row for row in found["solutions"]}
     names = "optimal subgradient time frequency uncoded single_block tandon_partial"
-    assert rows.keys() == {*names.split(), "ferdinand_full", "ferdinand_half"}
+    assert rows.keys() == {*names.split(), "ferdinand_full", "ferdinand_half", "nested"}
+    nested = rows.pop("nested")
+    assert found["limit"] < nested["lower_bound"] <= nested["expected_runtime"]
     assert {row["kind"] for row in rows.values()} == {"exact"}
     best = min(rows.values(), key=lambda row: row["expected_runtime"])
     assert best is rows["optimal"]

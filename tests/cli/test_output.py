@@ -27,8 +27,9 @@ def test_rows_are_written_with_every_column_that_one_of_them_has(capsys):
     output.write_rows([{"a": [1, 2], "b": None}, {"a": float("inf"), "c": {"low": 1.5, "high": None}}])
     text = capsys.readouterr().out
     assert text == "a,b,c\n1 2,,\n,,low=1.5 high=\n"
-    output.write_rows(({"i": i} for i in range(2)), file := io.StringIO())
-    assert file.getvalue() == "i\n0\n1\n"
+    rows = [{"i": 0}, {"i": {"groups": ((0,), (1,))}}]
+    output.write_rows(iter(rows), file := io.StringIO())
+    assert file.getvalue() == 'i\n0\n"{""groups"": [[0], [1]]}"\n'
 
 
 def test_json_has_its_version_first_and_nothing_that_is_no_json():

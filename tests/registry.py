@@ -33,8 +33,13 @@ def _whole(v: Number) -> int:
     return int(v) if isinstance(v, float) else 1
 
 
-# The same functions in all calls: others would be another program.
-_HAZARD, _INVERSE = (lambda p, t: (t / p) ** 2), (lambda p, a: p * a**0.5)
+def _power_hazard(p, t):
+    return (t / p) ** 2
+
+
+def _power_inverse(p, a):
+    return p * a**0.5
+
 
 LAWS: dict[str, Callable[[Number], Any]] = {
     "ShiftedExponential": lambda v: bcgc.ShiftedExponential(v, 0.1 * v),
@@ -46,7 +51,7 @@ LAWS: dict[str, Callable[[Number], Any]] = {
     "TwoSpeed": lambda v: bcgc.TwoSpeed(v, 2.0 + 2 * v, 0.1 * v),
     "Lognormal": lambda v: bcgc.Lognormal(v, 0.5 * v, 0.2 * v),
     "Gamma": lambda v: bcgc.Gamma(1.0 + v, v, 0.4 * v),
-    "FromHazard": lambda v: bcgc.FromHazard(_HAZARD, _INVERSE, v),
+    "FromHazard": lambda v: bcgc.FromHazard(_power_hazard, _power_inverse, v),
     "HazardSpline": lambda v: bcgc.distributions.HazardSpline(
         row(v, 0.0, 0.5, 1.0) / v, row(v, 1, 2, 3), row(v, 2, 2, 2), 0.1 * v
     ),

@@ -27,7 +27,7 @@ def test_rows_are_written_with_every_column_that_one_of_them_has(capsys):
     output.write_rows([{"a": [1, 2], "b": None}, {"a": float("inf"), "c": {"low": 1.5, "high": None}}])
     text = capsys.readouterr().out
     assert text == "a,b,c\n1 2,,\n,,low=1.5 high=\n"
-    rows = [{"i": 0}, {"i": {"groups": ((0,), (1,))}}]
+    rows: list[output.Row] = [{"i": 0}, {"i": {"groups": ((0,), (1,))}}]
     output.write_rows(iter(rows), file := io.StringIO())
     assert file.getvalue() == 'i\n0\n"{""groups"": [[0], [1]]}"\n'
 

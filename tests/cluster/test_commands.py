@@ -116,7 +116,8 @@ def test_the_experiment_compares_measured_with_predicted_through_faults(tmp_path
     # Which one, six iterations on a busy machine decide; that it is said of the figures as they are.
     ordered = float(rows[1]["measured_seconds"]) <= float(rows[0]["measured_seconds"])
     assert f"The schemes {'are' if ordered else 'are not'} in the predicted order." in out
-    assert max(len(line) for line in out.splitlines() if "Written to" not in line) <= 100
+    own = ("Seconds", "The ", "scheme", "---", *methods["methods"])  # threads of Ray's may print too
+    assert max(len(line) for line in out.splitlines() if line.startswith(own)) <= 100
 
 
 @pytest.mark.usefixtures("running_ray")

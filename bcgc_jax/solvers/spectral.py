@@ -12,7 +12,7 @@ from bcgc_jax.plans.partitions import project_on_levels
 
 # Values remembered by the line search, which may rise for a while (Birgin, Martínez & Raydan's 10).
 _MEMORY = 10
-# The most steps of a search from one of several starts.
+# The most steps of a local search: of nested groups, and from each start with random start-ups.
 MAX_STEPS = 300
 # Armijo's: the share of what a slope promises that a step must bring. As customary, of all line searches.
 SUFFICIENT = 1e-4

@@ -148,13 +148,13 @@ def _start(
 def _settings_restored() -> Iterator[None]:
     """What Ray, or what is said to it, leaves in the environment does not stay.
 
-    But for the mode that it has chosen to authenticate with: it keeps that in its memory too, and processes
-    that are started in another one later would be refused.
+    But for how it authenticates, the mode and the token: it keeps these in its memory too. A Ray that is
+    started later in another mode would be refused, and one without the token would end as it starts.
     """
 
     def settings() -> dict[str, str]:
         chosen = {name for name in os.environ if name.startswith("RAY_") or name == "PYTHONBREAKPOINT"}
-        return {name: os.environ[name] for name in chosen - {"RAY_AUTH_MODE"}}
+        return {name: os.environ[name] for name in chosen - {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN"}}
 
     before = settings()
     try:

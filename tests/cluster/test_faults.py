@@ -17,7 +17,7 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.cluster import Cluster, InjectedDelay, Told
-from bcgc_jax.cluster.engine import _at_work_in, _check_answers, cause_of, reason_of
+from bcgc_jax.cluster.engine import _at_work_in, _check_answers, cause_of, reason_of, session
 from bcgc_jax.cluster.processes import Processes
 from bcgc_jax.coding.gradients import coding_plan, split_unevenly
 from tests.cluster.test_cluster import COUNT, PROBLEM, ROOT, case, descendants, exact, gone, loss, trained
@@ -82,6 +82,8 @@ def nodes():
     """Two nodes, with room for three workers on the first and two on the second."""
     from ray.cluster_utils import Cluster as Nodes
 
+    with session(None, 1, 0):
+        pass  # a Ray of one's own starts after it, in the environment that it leaves
     found = Nodes(initialize_head=True, head_node_args=STORE | {"num_cpus": 3, "include_dashboard": False})
     yield found, found.add_node(**STORE)
     found.shutdown()
@@ -209,8 +211,9 @@ import os, signal, stat, time, jax
 from bcgc_jax.cluster import Cluster
 from bcgc_jax.coding.gradients import coding_plan
 from tests.cluster.test_cluster import COUNT, assert_exact, case, loss
-kept = {{("RAY_AUTH_MODE", "token")}}
-settings, (params, data) = os.environ.items() - kept, case()
+def settings():
+    return {{name: os.environ[name] for name in os.environ.keys() - {{"RAY_AUTH_MODE", "RAY_AUTH_TOKEN"}}}}
+before, (params, data) = settings(), case()
 given = loss, coding_plan(jax.random.key(0), params, [COUNT]), params, [data]
 with Cluster(1) as second:
     with Cluster(1) as first:
@@ -225,7 +228,7 @@ with Cluster(1) as second:
         first.gradient(params)
     except ValueError as error:
         print(error)
-print(ray.is_initialized(), os.listdir({place!r}), settings == os.environ.items() - kept, flush=True)
+print(ray.is_initialized(), os.listdir({place!r}), settings() == before, flush=True)
 with Cluster(1) as third:
     third.assign(*given)
     print("ready", *third.pids, flush=True)

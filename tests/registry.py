@@ -225,8 +225,15 @@ ONLY_TRACED = {
     *("solve for workers that send", "solve alternating:2:2", "solve backup:1", "solve multi_message:2"),
     "solve Sharing",
 }
-SLOW_AT_FIRST = ("Gamma", "completion_bound in parts", "fit_laws", "fit_start_up")
-SLOW_TO_TRACE = ("solve of late workers", "solve multi_message:2")
+_COMPOSED = "Sweep", "compare", "solve for unlike workers", "solve time for workers of one start-up"
+_MEASURED = "completion_bound in parts", "fit_laws", "fit_start_up", "Empirical", "FromHazard"
+SLOW_AT_FIRST = ("Gamma", *_MEASURED, *_COMPOSED)
+SLOW_TO_TRACE = (
+    "runtimes of Gamma",
+    "solve of late workers",
+    "solve multi_message:2",
+    "solve for workers that send",
+)
 WHOLE_NUMBERS = ("levels_from_partition", "partition_from_levels", "round_partition", "round_to_units")
 
 

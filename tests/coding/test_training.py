@@ -23,7 +23,7 @@ from tests.oracles.schedules import simulated
 from tests.problems import known, slow
 
 LAW = bcgc.ShiftedExponential(0.8, 0.3)
-SCHEMES = "time", "alternating", *slow("tandon_partial")
+SCHEMES = "time", *slow("alternating", "tandon_partial")
 PROBLEM, SGD = bcgc.Problem(LAW, 6, 58, 36), optax.sgd(0.1)
 
 

@@ -16,6 +16,7 @@ from bcgc_jax.plans.evaluate import NUM_NODES
 from tests.oracles import extremes
 from tests.oracles import runtimes as oracles
 from tests.oracles.laws import CASES, EMPIRICAL, PARETO, Case
+from tests.problems import slow
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -76,7 +77,7 @@ def _central(f: Callable[[np.ndarray], np.ndarray], at: np.ndarray, h: np.ndarra
     return (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * h)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*slow("uniform", "two_speed"), "weibull_07", "pareto_12", "empirical"])
 def test_twenty_and_fifty_workers_are_the_recursion(name):
     """The slopes too: of a homogeneous function they add up to it."""
     case, rng = CASES[name], np.random.default_rng(2)

@@ -12,7 +12,7 @@ import bcgc_jax as bcgc
 from bcgc_jax.solvers.baselines import _TwoMessages, ferdinand_partition, tandon_partial_runtime
 from tests.oracles import runtimes as oracles
 from tests.oracles.laws import CASES, SHIFTED_EXPONENTIAL, TWO_SPEED, WEIBULL, Case
-from tests.problems import SIZE, known, padded
+from tests.problems import SIZE, known, padded, slow
 
 N, L, M, B = 6, 90, 14.0, 1.3
 SCALE = M * B * L / N
@@ -33,7 +33,7 @@ def test_single_block_is_the_best_level(x64):
     assert abs(float(best.expected_runtime) - means[level]) < 4 * errors[level]
 
 
-@pytest.mark.parametrize("case", [CASE, TWO], ids=["ShiftedExponential", "TwoSpeed"])
+@pytest.mark.parametrize("case", [CASE, *slow(TWO)], ids=["ShiftedExponential", "TwoSpeed"])
 def test_tandon_partial_is_the_minimum_over_s_of_its_runtime(x64, case):
     law = case.law()
     problem = padded(law, N, L, M, B)

@@ -35,10 +35,10 @@ def _drawn(plan, rng, count, samples=50, start_ups=0.0):
     return last
 
 
-@pytest.mark.parametrize(("workers", "data"), [(7, "by_size"), (20, "equal")])
-def test_the_runtime_is_that_of_draws(workers, data):
-    solution = bcgc.solve(_problem(workers), Nested(data=data))
-    drawn = _drawn(solution.plan, np.random.default_rng(workers), 400_000)
+@pytest.mark.parametrize(("workers", "data", "start_up"), [(7, "by_size", 0.0), (20, "equal", 1e6)])
+def test_the_runtime_is_that_of_draws(workers, data, start_up):
+    solution = bcgc.solve(_problem(workers, start_up=start_up), Nested(data=data))
+    drawn = _drawn(solution.plan, np.random.default_rng(workers), 400_000, start_ups=start_up)
     error = drawn.std() / np.sqrt(drawn.size)
     assert float(solution.expected_runtime) == pytest.approx(drawn.mean(), abs=4 * error)
     assert float(solution.runtime_error) < 1e-8 * float(solution.expected_runtime)

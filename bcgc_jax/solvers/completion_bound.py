@@ -100,7 +100,7 @@ def completion_bound(problem: Problem, deadline: float, *, rounds: int = 3) -> C
                 tilts = jnp.array([-3.0, -1.0, 1.0, 3.0])[:, None] * cut.slopes  # λ
                 each = jnp.concatenate([jnp.diag(tilt) for tilt in tilts])
                 most, _ = _bounds(law, minorant, total, reached, share, each)
-                low, high = _closer(low, high, tilts, most - np.log(reached))
+                low, high = _closer(low, high, tilts, most, reached)
         return CompletionBound(reached, max(reached, upper))
 
 
@@ -134,9 +134,9 @@ def _first_limits(law: Distribution, workers: int, reached: float) -> Array:
     return 2 ** bisect(too_large, 0 * level - 60, 0 * level + 60)[1]
 
 
-def _closer(low: Array, high: Array, tilts: Array, room: Array) -> tuple[Array, Array]:
-    """Limits of all plans whose P is at least `reached`: λ r_n ≤ max (log P + λ r_n) - log reached = room."""
-    limit = room.reshape(tilts.shape) / tilts
+def _closer(low: Array, high: Array, tilts: Array, most: Array, reached: float) -> tuple[Array, Array]:
+    """Limits of all plans whose P is at least `reached`: λ r_n ≤ max (log P + λ r_n) - log reached."""
+    limit = (most - np.log(reached)).reshape(tilts.shape) / tilts
     closer_low = jnp.nanmax(jnp.vstack([jnp.where(tilts < 0, limit, jnp.nan), low]), axis=0)
     closer_high = jnp.nanmin(jnp.vstack([jnp.where(tilts > 0, limit, jnp.nan), high]), axis=0)
     good = closer_low < closer_high  # all but for rounding, where there is hardly any room

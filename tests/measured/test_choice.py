@@ -51,6 +51,8 @@ def test_mean_and_tail_are_what_they_say(x64):
     np.testing.assert_allclose(share, pareto, rtol=1e-9)
     heavy = HazardSpline(law.hazards, law.times, law.slopes, 1.0)
     assert np.isinf(float(heavy.mean()))
+    # No measured time is impossible, an early one either.
+    assert float(smooth_empirical(np.append(times, 0.1)).infimum()) <= 0.1
 
 
 def test_it_is_near_the_sample_and_nearer_to_the_law_behind_it(x64):

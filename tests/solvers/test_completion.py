@@ -12,7 +12,7 @@ import bcgc_jax as bcgc
 from bcgc_jax.exact.order_statistics import order_survival
 from bcgc_jax.plans.runtime import Certificate
 from bcgc_jax.solution import solution_of
-from bcgc_jax.solvers.completion_bound import _Cut, _suprema, completion_bound
+from bcgc_jax.solvers.completion_bound import _closer, _Cut, _suprema, completion_bound
 from bcgc_jax.solvers.deadline import STARTS, CompletionResult, chance_constrained, completion_partition
 from bcgc_jax.solvers.spectral import spectral_projected_gradient
 from tests.oracles import runtimes as oracles
@@ -194,6 +194,15 @@ def test_the_suprema_of_a_cut_are_just_above_those_of_a_grid(x64):
     cut = _Cut(jnp.zeros(2), jnp.asarray(fall), jnp.asarray(slopes), jnp.zeros((2, 2)))
     found = jax.jit(_suprema)(bcgc.Exponential(1.0), low, high, cut)
     assert np.all((exact <= found) & (found < exact + 1e-3))
+
+
+def test_limits_are_where_plans_are_as_probable():
+    """Of log P = -Σ a_n r_n² / 2, which with a tilt of λ for level n is λ² / (2 a_n) at most."""
+    a, reached = np.array([0.5, 3.0]), 0.3
+    edge = np.sqrt(-2 * np.log(reached) / a)
+    tilts = np.array([-2.0, -1.0, 1.0, 2.0])[:, None] * a * edge
+    limits = _closer(np.full(2, -9.0), np.full(2, 9.0), tilts, np.ravel(tilts**2 / (2 * a)), reached)
+    np.testing.assert_allclose(limits, [-edge, edge], rtol=1e-6)
 
 
 def _fastest(problem, deadline, least, starts):

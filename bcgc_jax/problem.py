@@ -25,7 +25,6 @@ from bcgc_jax._pytree import (
 from bcgc_jax.distributions import Distribution, EmpiricalPairs, JointDistribution
 from bcgc_jax.distributions.atoms import law_of_number
 from bcgc_jax.distributions.base import ONE_BY_ONE
-from bcgc_jax.exact.order_statistics import is_count
 
 _MOST_WORKERS = 2**17
 # What the numbers of a problem must meet.
@@ -191,9 +190,10 @@ class Problem:
     @property
     def valid(self) -> Array:
         """Whether the numbers make a problem, which nobody has checked where they are traced."""
-        found = self.cycle_time.valid() & is_count(self.num_workers, self.max_workers)
+        workers = jnp.asarray(self.num_workers)
+        found = self.cycle_time.valid() & (workers <= self.max_workers) & (workers == jnp.floor(workers))
         if (width := self.cycle_time.width()) is not None:
-            found &= jnp.asarray(self.num_workers) == width
+            found &= workers == width
         for name, condition in CONDITIONS.items():
             value = getattr(self, name)
             if value is not None:

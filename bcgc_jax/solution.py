@@ -88,7 +88,11 @@ class Solution:
             return self.rounded_value
         if self.rounded is None or self.problem is None:
             return self.expected_runtime
-        evaluate = _rounded_runtime
+
+        def evaluate(problem: Problem, counts: Array) -> Array:
+            """By the program that partitions are assessed with."""
+            return assess(problem, partition_of_units(problem, counts), whole_numbers=False).expected_runtime
+
         for _ in range(jnp.ndim(self.expected_runtime)):
             evaluate = jax.vmap(evaluate)
         xp = jnp if is_traced(self) else np
@@ -189,11 +193,6 @@ def assess(
         np.ones(problem.max_workers, bool),
     )
     return with_whole_numbers(problem, solution) if whole_numbers else solution
-
-
-def _rounded_runtime(problem: Problem, counts: Array) -> Array:
-    """By the program that partitions are assessed with."""
-    return assess(problem, partition_of_units(problem, counts), whole_numbers=False).expected_runtime
 
 
 def with_whole_numbers(problem: Problem, solution: Solution) -> Solution:

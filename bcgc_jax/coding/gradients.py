@@ -240,13 +240,7 @@ def coding_plan(
 
 
 def schedule_plan(
-    schedule: Plan,
-    params: PyTree,
-    num_workers: int,
-    *,
-    units: str = "coordinates",
-    order: Sequence[int] | None = None,
-    mean: bool = True,
+    schedule: Plan, params: PyTree, num_workers: int, *, mean: bool = True, **cutting: Any
 ) -> CodingPlan:
     r"""Cut the gradient of `params` into the blocks of a schedule, as whole units, for N workers on a circle.
 
@@ -263,7 +257,7 @@ def schedule_plan(
     >>> [(task.block, task.subsets) for task in plan.tasks(2)]
     [(0, (2,)), (1, (2,)), (1, (0,)), (0, (0,))]
     """
-    pieces = _cut_blocks(schedule, params, units, order)
+    pieces = _cut_blocks(schedule, params, **cutting)
     place = {b: k for k, b in enumerate(pieces)}
     turns, numbers = (np.asarray(a).tolist() for a in (turns_of(schedule), schedule.block))
     listed = [(d % num_workers, place[b]) for d, b in zip(turns, numbers, strict=True) if b in place]
@@ -479,31 +473,18 @@ def encode_gradients(
 def decode_gradients(
     plan: CodingPlan, weights: Array, messages: Sequence[Sequence[Sequence[Array]]], params: PyTree
 ) -> PyTree:
-    """The full gradient, shaped as `params`, from `messages[block][piece][worker]` and weights `[B, N]`."""
-    dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(params)]
-    parts = [
-        decode_block(block, plan.scaling, weights[b], messages[b], dtypes)
-        for b, block in enumerate(plan.blocks)
-    ]
-    return assemble_gradient(plan.blocks, parts, params)
+    """The full gradient, shaped as `params`, from `messages[block][piece][worker]` and weights `[B, N]`.
 
-
-def decode_block(
-    block: Block, scaling: float, weights: Array, messages: Sequence[Sequence[Array]], dtypes: Sequence[Any]
-) -> list[Array]:
-    """The pieces of a block of the full gradient, from `messages[piece][worker]` and weights `[N]`."""
-    with jax.enable_x64(True):
-        scaled = weights * scaling
-        pieces = zip(block.pieces, messages, strict=True)
-        return [decode(scaled, rows, dtypes[piece.leaf]) for piece, rows in pieces]
-
-
-def assemble_gradient(blocks: Sequence[Block], parts: Sequence[Sequence[Array]], params: PyTree) -> PyTree:
-    """The gradient, shaped as `params`, from the pieces of each block; those of shares are added up."""
+    The same coordinates in blocks of several shares of the samples are added up.
+    """
     leaves, tree = jax.tree.flatten(params)
     found: list[dict[int, Array]] = [{} for _ in leaves]
-    for block, pieces in zip(blocks, parts, strict=True):
-        for piece, part in zip(block.pieces, pieces, strict=True):
+    for b, block in enumerate(plan.blocks):
+        own = weights[b]
+        for piece, rows in zip(block.pieces, messages[b], strict=True):
+            dtype = jnp.result_type(leaves[piece.leaf])
+            with jax.enable_x64(True):
+                part = decode(own * plan.scaling, rows, dtype)
             known = found[piece.leaf]
             known[piece.start] = known[piece.start] + part if piece.start in known else part
 

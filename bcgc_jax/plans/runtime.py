@@ -234,11 +234,6 @@ def expected_runtime(problem: Problem, partition: Numbers | Plan) -> Array:
     return integrate_runtime(problem, partition).value
 
 
-@jax.jit
-def unit_runtime(problem: Problem, counts: Array) -> Array:
-    return expected_runtime(problem, partition_of_units(problem, counts))
-
-
 def partition_of_units(problem: Problem, counts: Array) -> Array:
     """The partition that `counts` units at each level are."""
     if problem.unit_costs is None:

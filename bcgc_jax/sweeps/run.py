@@ -84,9 +84,7 @@ class Sweep:
             raise ValueError('the method "deadline" needs deadlines: a column "deadline" of the cells')
         self.mesh = Mesh(np.array(jax.local_devices()), ("cells",))
         more = ("completion_probability",) * has_deadline + ("partition",) * partitions
-        # The columns of a row.
         self.names = (*self.labels, *self.cells.columns, "method", *NUMBERS, *NEEDS, *more)
-        # Whether a method needs to know the number of workers before tracing.
         self.apart = any(method.fixed_workers for method in asked)
         self.groups = groups_of(self.cells, jax.local_devices(), apart=self.apart)
         self._programs: dict[int, Future[Callable[..., Table]]] = {}
@@ -99,9 +97,6 @@ class Sweep:
                 method.check(problem)
 
         jax.eval_shape(check, self.numbers_at(group.cells[0]))  # traced: whatever the numbers are
-
-    def __repr__(self) -> str:
-        return f"Sweep({self.cells!r}, {list(self.methods)}, in {len(self)} chunks)"
 
     def __len__(self) -> int:
         """The number of chunks."""

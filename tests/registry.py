@@ -286,4 +286,4 @@ TAKEN_OR_RETURNED = {
     *("Trace", "load_trace", "Description", "Fit", "StartUpFit", "grid"),
 }
 # Their second calls are those of tests/coding.
-OF_CODES = set(bcgc.coding.__all__)
+OF_CODES = set(vars(bcgc.coding))

@@ -47,7 +47,6 @@ TRACE_LAWS = ("auto", "atoms", "smooth", "pareto-tail")
 
 PICTURES = (".png", ".svg", ".pdf")
 
-# Of a training.
 ENGINES = ("simulated", "ray")
 MODELS = ("softmax", "perceptron")
 UNITS = ("coordinates", "leaves", "layers")

@@ -19,7 +19,6 @@ BASELINES = ("uncoded", "single_block", "tandon_partial", "ferdinand_full", "fer
 LIMIT = Limit.name
 _SEARCHED = (Optimal(), Subgradient(), Deadline(), Nested(), TandonPartial(), MultiMessage(), Limit())
 _NAMED: dict[str, Method] = {method.name: method for method in (*_SEARCHED, *RULES)}
-# Methods that take a number, as in "tandon:3".
 _NUMBERED: dict[str, type[Numbered]] = {
     kind.word: kind
     for kind in (Tandon, Ferdinand, Cyclic, Alternating, Backup, Sharing, MultiMessage, Nested)

@@ -56,8 +56,7 @@ def judge(
 ) -> Certificate:
     r"""E τ̂(x,T) with its standard error, and a 97.5 % limit of the best over the `levels`, bool `[N]`.
 
-    With K replications the limit is by the optima of K equal parts of the fresh draws, else by the slopes at
-    x. The draws must be independent of x.
+    With K replications by the optima of K parts of the draws, which must be independent of x.
     """
     x, iteration = as_partition(fresh, partition), iteration_of(fresh)
     rows = iteration.rows.astype(x.dtype)  # type: ignore[union-attr]

@@ -193,7 +193,6 @@ class Sharing(Scheduled):
         found = _share_out(problem, self, jax.random.split(key)[1])
         workers, one = jnp.asarray(problem.num_workers), jnp.ones((), problem.dtype)
         needs = Requirements(workers, one, jnp.asarray(self.chunks), jnp.asarray(True))
-        # Nobody plans who does what.
         task = np.zeros(0, int)
         plan = Plan(problem.total[None], task, task, task.astype(problem.dtype), None, needs)
         return replace(solution_of_value(problem, found), plan=plan)
@@ -278,7 +277,6 @@ def _searched(key: Array, problem: Problem, stored: int) -> Plan:
         return jnp.where(after < before, found, sizes), jnp.fmin(before, after), before
 
     found, means, starts = jax.lax.map(found_from, (subset, block, sizes))
-    # Those with few blocks come first.
     chosen = jnp.argmax(means <= jnp.fmin(1.001 * jnp.nanmin(means), jnp.nanmin(starts)))
     best = circle_plan(found[chosen], subset[chosen], block[chosen], stored)
     polished = best.with_sizes(search_sizes(last, problem, best, steps=400, draws=512))

@@ -141,7 +141,14 @@ class MultiMessage(Scheduled):
 
     def schedule(self, problem: Problem, key: Array | None) -> Plan:
         assert key is not None
-        return optimise_multi_message(key, problem, self._stored(problem))
+        stored = self._stored(problem)
+        found = _searched(key, problem, stored)
+        if is_traced(found):
+            return found
+        block = np.asarray(found.block)  # without the tasks and blocks that are none
+        there = block >= 0
+        turns = np.asarray(turns_of(found))[there]
+        return circle_plan(found.sizes[: block.max() + 1], turns, block[there], stored)
 
 
 @pytree_dataclass
@@ -242,18 +249,6 @@ def _by_draws(problem: Problem, schedule: Plan, key: Array) -> Expectation:
     better = jnp.isfinite(exact.value) & (rest < error)
     value = jnp.where(better, mean + share * (exact.value - jnp.mean(beside)), mean)
     return Expectation(value, jnp.where(better, rest + share * exact.error, error))
-
-
-def optimise_multi_message(key: Array, problem: Problem, stored: int) -> Plan:
-    """The best schedule found for so many stored subsets."""
-    found = _searched(key, problem, stored)
-    if is_traced(found):
-        return found
-    block = np.asarray(found.block)  # without the tasks and blocks that are none
-    there = block >= 0
-    return circle_plan(
-        found.sizes[: block.max() + 1], np.asarray(turns_of(found))[there], block[there], stored
-    )
 
 
 @functools.partial(jax.jit, static_argnames="stored")

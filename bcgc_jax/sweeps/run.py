@@ -26,7 +26,6 @@ from bcgc_jax.solvers.methods import Deadline, Method, Methods, each_method, met
 from bcgc_jax.solvers.solve import solve
 from bcgc_jax.sweeps.cells import NEEDS, NUMBERS, CellGroup, Cells, Table, as_cells, groups_of
 
-ProblemOf = Callable[..., Problem]
 # How inputs of a chunk's function lie on the devices: cells are shared out, the rest is the same for all.
 _CELLS, _SAME = PartitionSpec("cells"), PartitionSpec()
 
@@ -63,7 +62,7 @@ class Sweep:
 
     def __init__(
         self,
-        problem: ProblemOf,
+        problem: Callable[..., Problem],
         cells: Cells | Mapping[str, ArrayLike],
         methods: Methods = "optimal",
         *,
@@ -216,7 +215,10 @@ def _lacks_deadline(method: Method) -> bool:
 
 
 def sweep(
-    problem: ProblemOf, cells: Cells | Mapping[str, ArrayLike], methods: Methods = "optimal", **keywords: Any
+    problem: Callable[..., Problem],
+    cells: Cells | Mapping[str, ArrayLike],
+    methods: Methods = "optimal",
+    **keywords: Any,
 ) -> Table:
     r"""Solve many problems together; the columns of the rows (cell, method), see `Sweep`.
 

@@ -98,10 +98,8 @@ class Problem:
 
     def __post_init__(self) -> None:
         if not isinstance(self.cycle_time, Distribution | JointDistribution):
-            raise ValueError(
-                "cycle_time must be a law such as ShiftedExponential, or Heterogeneous([…]) of one for each "
-                f"worker, got {self.cycle_time!r}"
-            )
+            law = "a law such as ShiftedExponential, or Heterogeneous([…]) of one for each worker"
+            raise ValueError(f"cycle_time must be {law}, got {self.cycle_time!r}")
         for name, condition in CONDITIONS.items():
             if getattr(self, name) is not None:
                 check(name, getattr(self, name), condition)
@@ -149,12 +147,9 @@ class Problem:
                 f"unit_costs must have one entry for each of the {self.num_coordinates} coordinates, "
                 f"got shape {shape}"
             )
-        limit = jnp.iinfo(jnp.result_type(int)).max
-        if count is not None and np.any(count > limit):
-            raise ValueError(
-                f"num_coordinates above {limit} needs 64-bit integers: "
-                "call jax.config.update('jax_enable_x64', True) first"
-            )
+        if count is not None and np.any(count > jnp.iinfo(jnp.result_type(int)).max):
+            needed = "needs 64 bits: call jax.config.update('jax_enable_x64', True) first"
+            raise ValueError(f"num_coordinates of {count.max():.6g} {needed}")
 
     def _check_workers(self, workers: np.ndarray | None) -> None:
         by_default = not self.max_workers or isinstance(self.max_workers, _Largest)

@@ -291,10 +291,7 @@ def _read(value: Any, name: str = "") -> Any:
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{name} must be numbers, got {array.dtype}")
     if array.dtype.kind in "iu" and np.any(array != array.astype(jnp.result_type(int))):
-        raise ValueError(
-            "the solution has whole numbers of more than 32 bits: call "
-            "jax.config.update('jax_enable_x64', True) before it is read"
-        )
+        raise ValueError(f"{name} needs 64 bits: call jax.config.update('jax_enable_x64', True) first")
     return jnp.asarray(array)
 
 

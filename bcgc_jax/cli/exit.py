@@ -19,10 +19,7 @@ def take_any_sign() -> None:
 
 
 def check_file(option: str, path: str | os.PathLike[str] | None, suffixes: Sequence[str] = ()) -> None:
-    """ValueError where a file cannot be written to `path`, or its name ends in none of the `suffixes`.
-
-    It is asked before the work for the answer begins: no minutes are lost at the end.
-    """
+    """ValueError, before any work is lost, for a file that cannot be written or has another suffix."""
     if path is None:
         return
     path = Path(path)

@@ -264,9 +264,8 @@ def schedule_plan(
     tasks = tuple(dict.fromkeys(listed))
     depths = np.bincount([block for _, block in tasks], minlength=len(pieces))
     if not depths.all():
-        raise ValueError(
-            f"block {list(pieces)[np.argmin(depths)]} of the schedule has coordinates, but no task"
-        )
+        idle = list(pieces)[np.argmin(depths)]
+        raise ValueError(f"block {idle} of the schedule has coordinates, but no task")
     blocks = tuple(map(Block, (depths - 1).tolist(), pieces.values()))
     code = gradient_code(jax.random.key(0), num_workers, 0)  # of which nothing is random
     return CodingPlan((code,) * len(blocks), blocks, mean, tasks)
@@ -313,10 +312,8 @@ def _whole_units(sizes: Any, costs: np.ndarray) -> np.ndarray:
     check("sizes", sizes, ">= 0")
     total = float(np.sum(sizes, dtype=float))
     if not abs(total - costs.sum()) <= 1e-4 * costs.sum():  # but for float32's rounding
-        raise ValueError(
-            f"the plan's blocks have {total:.6g} coordinates, the parameters have {costs.sum()}: make it "
-            "for a Problem with as many coordinates"
-        )
+        found = f"the plan's blocks have {total:.6g} coordinates, the parameters have {costs.sum()}"
+        raise ValueError(f"{found}: make it for a Problem with as many")
     if np.all(costs == 1):
         return np.asarray(round_partition(sizes, costs.size))  # type: ignore[arg-type]
     return np.asarray(round_to_units(jnp.asarray(sizes, float), jnp.asarray(costs, float)))
@@ -380,10 +377,7 @@ def split_batch(batch: PyTree, num_workers: int) -> PyTree:
     [[0, 1], [2, 3], [4, 5]]
     """
     if (size := num_samples(batch)) % num_workers:
-        raise ValueError(
-            f"a batch of {size} samples cannot be split into {num_workers} equal subsets: drop or pad "
-            f"samples to a multiple of {num_workers}"
-        )
+        raise ValueError(f"{size} samples cannot be split into {num_workers} equal subsets: drop or pad some")
     return jax.tree.map(lambda x: x.reshape((num_workers, -1, *x.shape[1:])), batch)
 
 

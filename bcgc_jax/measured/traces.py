@@ -305,8 +305,7 @@ def _check_cells(trace: Trace, path: str, lines: Sequence[int]) -> None:
     found = np.flatnonzero((cell == 0) & ((more == 0) | (later < 0)))
     if not found.size:
         return
-    pairs = np.sort([rows[found], rows[found + 1]], axis=0)
-    a, b = pairs[:, np.argmin(pairs[1])]  # the first to be noticed
+    a, b = min((sorted(rows[i : i + 2]) for i in found), key=max)  # the first to be noticed
     step, worker = trace.step_names[trace.step[a]], trace.worker_names[trace.worker[a]]
     why = "" if trace.load is None else " that do not grow with the load, or are of one load"
     raise ValueError(

@@ -57,10 +57,8 @@ def check_levels(levels: Numbers, num_workers: int) -> None:
         return
     known = np.asarray(levels)
     if known.size and not 0 <= known.min() <= known.max() < num_workers:
-        raise ValueError(
-            f"levels must be from 0 to {num_workers - 1}, for there are {num_workers} workers, got "
-            f"{known.min()} to {known.max()}"
-        )
+        found = f"{known.min()} to {known.max()}"
+        raise ValueError(f"levels must be from 0 to {num_workers - 1}, below N, got {found}")
 
 
 @functools.partial(jax.jit, static_argnums=1)

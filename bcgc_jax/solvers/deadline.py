@@ -74,10 +74,7 @@ class Deadline(Method):
     def check(self, problem: Problem) -> None:
         super().check(problem)
         if self.min_completion is not None and iteration_of(problem).stepped:
-            raise ValueError(
-                "min_completion needs a law without atoms: of a trace its smooth law "
-                "(bcgc_jax.measured.smooth_empirical; in a shell --trace-law smooth)"
-            )
+            raise ValueError("min_completion needs a law without atoms: of measured times take a smooth law")
 
     def needs_mean(self, problem: Problem) -> bool:
         return self.min_completion is not None

@@ -40,9 +40,7 @@ def method_of(method: str | Method, *, problem: Problem | None = None) -> Method
     if isinstance(method, Method):
         return method
     if not isinstance(method, str):
-        raise TypeError(
-            f"a method is a name such as 'optimal', an object such as Optimal() or a Scheme, got {method!r}"
-        )
+        raise TypeError(f"a method is a name, an object such as Optimal() or a Scheme, got {method!r}")
     if (known := _NAMED.get(method)) is not None:
         return known
     if (kind := _NUMBERED.get(method.partition(":")[0])) is not None:

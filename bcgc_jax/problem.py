@@ -284,13 +284,10 @@ class Status(enum.IntEnum):
     def message(self) -> str:
         return {
             Status.CONVERGED: "converged",
-            Status.STEP_LIMIT: "stopped at the step limit before the stopping rule was met: raise "
-            "max_steps, or take what was found",
-            Status.INFINITE: "the expected runtime is infinite: the law's tail is too heavy for this "
-            "scheme; look at the probability of meeting a deadline instead",
+            Status.STEP_LIMIT: "stopped at the step limit: raise max_steps, or take what was found",
+            Status.INFINITE: "the expected runtime is infinite, the tail too heavy: plan for a deadline",
             Status.INFEASIBLE: "the scheme does not exist for this number of workers and coordinates",
-            Status.INVALID: "the numbers make no problem (negative, NaN, out of order), or are too large or "
-            "small for the working precision",
-            Status.PRECISION: "the tolerance is finer than the working precision and the finest rule of "
-            "integration resolve here: accept the reported relative_gap, or enable float64",
+            Status.INVALID: "the numbers make no problem (negative, NaN, …), or are beyond the precision",
+            Status.PRECISION: "the tolerance is finer than the precision and the finest rule of integration "
+            "resolve: accept the reported relative_gap, or enable float64",
         }[self]

@@ -131,9 +131,7 @@ class Solution:
             found = json.loads(Path(path).read_text(encoding="utf-8"))
             form, version = found.pop("format"), found.pop("version")
             if (form, version) == (_FORMAT, _VERSION):
-                solution = _read(found, "solution")
-                _check_read(solution)
-                return solution
+                return _checked(_read(found, "solution"))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{path} is no whole solution that Solution.save wrote, has it been changed by hand? {error}"
@@ -295,8 +293,8 @@ def _read(value: Any, name: str = "") -> Any:
     return jnp.asarray(array)
 
 
-def _check_read(solution: Solution) -> None:
-    """ValueError for what `repr` and training do not expect."""
+def _checked(solution: Solution) -> Solution:
+    """The same; ValueError for what `repr` and training do not expect."""
     if not isinstance(solution.method, str) or solution.kind not in ("exact", "local", "confidence"):
         raise ValueError(f"no method and kind: {solution.method!r}, {solution.kind!r}")
     batch = solution.status.shape
@@ -308,3 +306,4 @@ def _check_read(solution: Solution) -> None:
             raise ValueError(f"{name} must have shape {shape}, got {np.shape(value)}")
     for code in np.asarray(solution.status).ravel():
         Status(int(code))
+    return solution

@@ -187,9 +187,8 @@ def _answer(
     problem: Problem, method: Method, key: Array | None, deadline: Array | None, partitions: bool
 ) -> dict[str, Array]:
     """What a method says of a cell."""
-    solution = solve(
-        problem, replace(method, deadline=deadline) if _lacks_deadline(method) else method, key=key
-    )
+    own = replace(method, deadline=deadline) if _lacks_deadline(method) else method
+    solution = solve(problem, own, key=key)
     status, unknown = solution.status, jnp.full_like(solution.expected_runtime, jnp.nan)
     known = {name: getattr(solution, name) for name in NUMBERS}
     for name in ("lower_bound", "relative_gap"):  # 0 bounds any runtime: it is no certificate

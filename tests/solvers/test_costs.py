@@ -104,9 +104,8 @@ def test_the_levels_in_use_are_the_best_of_all_sets_and_no_partition_of_them_is_
 def test_few_units_are_placed_as_well_as_brute_force_places_them(x64, units, costs):
     problem = bcgc.Problem(EXPONENTIAL, 4, units, 10.0, 1.6, unit_costs=costs)
     every = [c for c in itertools.product(range(units + 1), repeat=4) if sum(c) == units]
-    values = jax.vmap(lambda counts: expected_runtime(problem, partition_of_units(problem, counts)))(
-        jnp.asarray(every)
-    )
+    runtime = jax.vmap(lambda counts: expected_runtime(problem, partition_of_units(problem, counts)))
+    values = runtime(jnp.asarray(every))
     found = values[every.index(tuple(known(bcgc.solve(problem).rounded).tolist()))]
     np.testing.assert_allclose(found, values.min(), rtol=1e-12)
 

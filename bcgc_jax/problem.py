@@ -143,10 +143,8 @@ class Problem:
     def _check_coordinates(self, count: np.ndarray | None) -> None:
         shape = None if self.unit_costs is None else np.shape(self.unit_costs)
         if shape == () or (shape and count is not None and np.any(count != shape[-1])):
-            raise ValueError(
-                f"unit_costs must have one entry for each of the {self.num_coordinates} coordinates, "
-                f"got shape {shape}"
-            )
+            wanted = f"one entry for each of the {self.num_coordinates} coordinates"
+            raise ValueError(f"unit_costs must have {wanted}, got shape {shape}")
         if count is not None and np.any(count > jnp.iinfo(jnp.result_type(int)).max):
             needed = "needs 64 bits: call jax.config.update('jax_enable_x64', True) first"
             raise ValueError(f"num_coordinates of {count.max():.6g} {needed}")

@@ -148,7 +148,6 @@ def completion_partition(problem: Problem, deadline: ArrayLike, *, max_steps: in
         found = _search(function, problem.exists, share, max_steps=max_steps)
         return found.point, found
 
-    # h of the spread atoms, one stage after the other.
     spreads = jnp.asarray([0.1, 0.03, 0.01, 0.003] if iteration.stepped else [0.0], t.dtype)
     starts = _starts(problem, jnp.asarray(deadline, t.dtype))
     shares, found = jax.vmap(lambda share: jax.lax.scan(stage, share, spreads))(starts)

@@ -25,7 +25,6 @@ from bcgc_jax._pytree import (
 from bcgc_jax.distributions import Distribution, EmpiricalPairs, JointDistribution
 from bcgc_jax.distributions.atoms import law_of_number
 from bcgc_jax.distributions.base import ONE_BY_ONE
-from bcgc_jax.exact.order_statistics import is_count
 
 _MOST_WORKERS = 2**17
 # What the numbers of a problem must meet.
@@ -99,10 +98,8 @@ class Problem:
 
     def __post_init__(self) -> None:
         if not isinstance(self.cycle_time, Distribution | JointDistribution):
-            raise ValueError(
-                "cycle_time must be a law such as ShiftedExponential, or Heterogeneous([…]) of one for each "
-                f"worker, got {self.cycle_time!r}"
-            )
+            law = "a law such as ShiftedExponential, or Heterogeneous([…]) of one for each worker"
+            raise ValueError(f"cycle_time must be {law}, got {self.cycle_time!r}")
         for name, condition in CONDITIONS.items():
             if getattr(self, name) is not None:
                 check(name, getattr(self, name), condition)
@@ -146,16 +143,11 @@ class Problem:
     def _check_coordinates(self, count: np.ndarray | None) -> None:
         shape = None if self.unit_costs is None else np.shape(self.unit_costs)
         if shape == () or (shape and count is not None and np.any(count != shape[-1])):
-            raise ValueError(
-                f"unit_costs must have one entry for each of the {self.num_coordinates} coordinates, "
-                f"got shape {shape}"
-            )
-        limit = jnp.iinfo(jnp.result_type(int)).max
-        if count is not None and np.any(count > limit):
-            raise ValueError(
-                f"num_coordinates above {limit} needs 64-bit integers: "
-                "call jax.config.update('jax_enable_x64', True) first"
-            )
+            wanted = f"one entry for each of the {self.num_coordinates} coordinates"
+            raise ValueError(f"unit_costs must have {wanted}, got shape {shape}")
+        if count is not None and np.any(count > jnp.iinfo(jnp.result_type(int)).max):
+            needed = "needs 64 bits: call jax.config.update('jax_enable_x64', True) first"
+            raise ValueError(f"num_coordinates of {count.max():.6g} {needed}")
 
     def _check_workers(self, workers: np.ndarray | None) -> None:
         by_default = not self.max_workers or isinstance(self.max_workers, _Largest)
@@ -191,9 +183,10 @@ class Problem:
     @property
     def valid(self) -> Array:
         """Whether the numbers make a problem, which nobody has checked where they are traced."""
-        found = self.cycle_time.valid() & is_count(self.num_workers, self.max_workers)
+        workers = jnp.asarray(self.num_workers)
+        found = self.cycle_time.valid() & (workers <= self.max_workers) & (workers == jnp.floor(workers))
         if (width := self.cycle_time.width()) is not None:
-            found &= jnp.asarray(self.num_workers) == width
+            found &= workers == width
         for name, condition in CONDITIONS.items():
             value = getattr(self, name)
             if value is not None:
@@ -289,13 +282,10 @@ class Status(enum.IntEnum):
     def message(self) -> str:
         return {
             Status.CONVERGED: "converged",
-            Status.STEP_LIMIT: "stopped at the step limit before the stopping rule was met: raise "
-            "max_steps, or take what was found",
-            Status.INFINITE: "the expected runtime is infinite: the law's tail is too heavy for this "
-            "scheme; look at the probability of meeting a deadline instead",
+            Status.STEP_LIMIT: "stopped at the step limit: raise max_steps, or take what was found",
+            Status.INFINITE: "the expected runtime is infinite, the tail too heavy: plan for a deadline",
             Status.INFEASIBLE: "the scheme does not exist for this number of workers and coordinates",
-            Status.INVALID: "the numbers make no problem (negative, NaN, out of order), or are too large or "
-            "small for the working precision",
-            Status.PRECISION: "the tolerance is finer than the working precision and the finest rule of "
-            "integration resolve here: accept the reported relative_gap, or enable float64",
+            Status.INVALID: "the numbers make no problem (negative, NaN, …), or are beyond the precision",
+            Status.PRECISION: "the tolerance is finer than the precision and the finest rule of integration "
+            "resolve: accept the reported relative_gap, or enable float64",
         }[self]

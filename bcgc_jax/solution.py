@@ -88,7 +88,11 @@ class Solution:
             return self.rounded_value
         if self.rounded is None or self.problem is None:
             return self.expected_runtime
-        evaluate = _rounded_runtime
+
+        def evaluate(problem: Problem, counts: Array) -> Array:
+            """By the program that partitions are assessed with."""
+            return assess(problem, partition_of_units(problem, counts), whole_numbers=False).expected_runtime
+
         for _ in range(jnp.ndim(self.expected_runtime)):
             evaluate = jax.vmap(evaluate)
         xp = jnp if is_traced(self) else np
@@ -127,9 +131,7 @@ class Solution:
             found = json.loads(Path(path).read_text(encoding="utf-8"))
             form, version = found.pop("format"), found.pop("version")
             if (form, version) == (_FORMAT, _VERSION):
-                solution = _read(found, "solution")
-                _check_read(solution)
-                return solution
+                return _checked(_read(found, "solution"))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{path} is no whole solution that Solution.save wrote, has it been changed by hand? {error}"
@@ -189,11 +191,6 @@ def assess(
         np.ones(problem.max_workers, bool),
     )
     return with_whole_numbers(problem, solution) if whole_numbers else solution
-
-
-def _rounded_runtime(problem: Problem, counts: Array) -> Array:
-    """By the program that partitions are assessed with."""
-    return assess(problem, partition_of_units(problem, counts), whole_numbers=False).expected_runtime
 
 
 def with_whole_numbers(problem: Problem, solution: Solution) -> Solution:
@@ -292,15 +289,12 @@ def _read(value: Any, name: str = "") -> Any:
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{name} must be numbers, got {array.dtype}")
     if array.dtype.kind in "iu" and np.any(array != array.astype(jnp.result_type(int))):
-        raise ValueError(
-            "the solution has whole numbers of more than 32 bits: call "
-            "jax.config.update('jax_enable_x64', True) before it is read"
-        )
+        raise ValueError(f"{name} needs 64 bits: call jax.config.update('jax_enable_x64', True) first")
     return jnp.asarray(array)
 
 
-def _check_read(solution: Solution) -> None:
-    """ValueError for what `repr` and training do not expect."""
+def _checked(solution: Solution) -> Solution:
+    """The same; ValueError for what `repr` and training do not expect."""
     if not isinstance(solution.method, str) or solution.kind not in ("exact", "local", "confidence"):
         raise ValueError(f"no method and kind: {solution.method!r}, {solution.kind!r}")
     batch = solution.status.shape
@@ -312,3 +306,4 @@ def _check_read(solution: Solution) -> None:
             raise ValueError(f"{name} must have shape {shape}, got {np.shape(value)}")
     for code in np.asarray(solution.status).ravel():
         Status(int(code))
+    return solution

@@ -11,8 +11,7 @@ from typing import Any
 
 import jax
 
-from bcgc_jax.cli.exit import interrupted, take_any_sign
-from bcgc_jax.cli.output_paths import check_file
+from bcgc_jax.cli.exit import check_file, interrupted, take_any_sign
 from benchmarks.cluster import cluster
 from benchmarks.coding import traffic, training
 from benchmarks.crossing import crossing

@@ -25,7 +25,7 @@ import bcgc_jax as bcgc
 from bcgc_jax.adaptive import WorkPlan
 from bcgc_jax.plans.plan import Plan, partition_plan
 from bcgc_jax.plans.schedules import Group, cycles_of, schedule_of, schedule_runtime, simulate_schedule
-from bcgc_jax.solvers.schedules import optimise_multi_message, share_out
+from bcgc_jax.solvers.schedules import MultiMessage, share_out
 from experiments.report import each
 
 # So many that whole numbers of them need no search.
@@ -132,7 +132,7 @@ def _multi_message_alike(rows: np.ndarray) -> tuple[float, Runtimes]:
     """The package's search for workers that are alike, all subsets stored."""
     workers, (search, compare) = rows.shape[1], jax.random.split(jax.random.key(0))
     given = problem(pooled(rows), workers)
-    found = optimise_multi_message(search, given, workers)
+    found = MultiMessage().schedule(given, search)
     promised = jnp.mean(simulate_schedule(compare, given, found, _DRAWS))
     return float(promised), _scheduled(found, workers).runtimes
 

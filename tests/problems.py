@@ -1,5 +1,6 @@
 """Problems of one shape for all tests, so that they share what is compiled for them."""
 
+from inspect import ismodule
 from typing import Any, TypeVar
 
 import pytest
@@ -49,7 +50,9 @@ def slow(*cases: Any) -> list[Any]:
 
 _SUBJECTS = bcgc.coding, bcgc.distributions, bcgc.measured, bcgc.plans, bcgc.solvers, bcgc.sweeps
 # All public names, those of the subjects too.
-NAMES = {*bcgc.__all__, *(name for subject in _SUBJECTS for name in subject.__all__)}
+NAMES = {*bcgc.__all__}
+for _subject in _SUBJECTS:
+    NAMES |= {name for name, value in vars(_subject).items() if name[0] != "_" and not ismodule(value)}
 NAMES -= {subject.__name__.rpartition(".")[2] for subject in _SUBJECTS}
 
 

@@ -194,7 +194,7 @@ CALLS: dict[str, Callable[[Number], Any]] = {
     ),
     "cumulative_load": lambda v: partitions.cumulative_load(row(v, 3, 2, 5)),
     "finish_load": lambda v: partitions.finish_load(row(v, 3, 2, 5), row(v, 3, 2, 5) > 4, 0.5 * v),
-    "project_partition": lambda v: partitions.project_partition(row(v, 3, 2, 5), 4.0 * v, 2),
+    "project_partition": lambda v: partitions.project_partition(row(v, 3, 2, 5), 4.0 * v, np.arange(3) < 2),
     "cost_of_units": lambda v: partitions.cost_of_units(np.array([_whole(v), 2, 0]), row(v, 3, 2, 5)),
     # Whole numbers, whatever they come from.
     "levels_from_partition": lambda v: bcgc.levels_from_partition(row(v, 4, 4, 8).astype(int), 100),
@@ -293,4 +293,4 @@ TAKEN_OR_RETURNED = {
     *("Trace", "load_trace", "Description", "Fit", "StartUpFit", "grid"),
 }
 # Their second calls are those of tests/coding.
-OF_CODES = set(bcgc.coding.__all__)
+OF_CODES = set(vars(bcgc.coding))

@@ -169,10 +169,13 @@ REPRESENTED: list[tuple[Any, str]] = [
         f"{PROBLEM}, max_workers=8, setup_cycles=1.5)",
     ),
     (bcgc.Optimal(levels=[2, 0]), "Optimal(levels=[0, 2])"),
-    (bcgc.Scheme("mine", scaled, gives="levels"), "Scheme('mine', scaled, gives='levels')"),
+    (
+        bcgc.Scheme("mine", scaled, gives="levels"),
+        "Scheme(name='mine', function=scaled, gives='levels', label='mine')",
+    ),
     (
         bcgc.sweeps.grid(num_workers=[2, 3], rate=TIMES),
-        "Cells(8000 combinations of num_workers=[2, 3], rate=float64[4000] from 0.5 to 2)",
+        "Cells(columns={'num_workers': [2, 3], 'rate': float64[4000] from 0.5 to 2}, product=True)",
     ),
 ]
 

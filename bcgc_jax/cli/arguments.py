@@ -41,13 +41,11 @@ METHODS = (
     "alternating:NUMBER, backup:NUMBER, sharing:NUMBER, multi_message:NUMBER, nested:NUMBER"
 )
 
-# Of a trace: how its file is laid out, and which law stands for it.
 LAYOUTS = ("auto", "long", "wide")
 TRACE_LAWS = ("auto", "atoms", "smooth", "pareto-tail")
 
 PICTURES = (".png", ".svg", ".pdf")
 
-# Of a training.
 ENGINES = ("simulated", "ray")
 MODELS = ("softmax", "perceptron")
 UNITS = ("coordinates", "leaves", "layers")

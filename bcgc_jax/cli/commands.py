@@ -9,8 +9,8 @@ import click
 import bcgc_jax
 from bcgc_jax.cli import arguments as typed
 from bcgc_jax.cli.arguments import COUNT, LAW, OPEN_LAW, WORKERS, axis, number, refuse_without_effect
+from bcgc_jax.cli.exit import check_file
 from bcgc_jax.cli.options import Command, argument, option
-from bcgc_jax.cli.output_paths import check_file
 from bcgc_jax.plotting import require_matplotlib
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ _IMAGES = number(1, 1500, include=True, whole=True)  # to train with, one a work
 _NEW_FILE = click.Path()
 _FILE_OR_INPUT = click.Path(exists=True, dir_okay=False, allow_dash=True)
 
-# Texts of options that several commands have.
 _AT_MOST = f"at most {typed.MOST_WORKERS:,}"
 _SAMPLES = "M, samples over all workers."
 _START_UP = "S, time before a worker's first cycle, in the unit of runtimes: a number, or a LAW."
@@ -152,7 +151,8 @@ class Comparing(Planning):
     @property
     def for_deadline(self) -> bool:
         """Whether a method has one for its aim."""
-        return self.most_probable or "deadline" in self.methods
+        least = getattr(self, "min_completion", None)  # which a sweep does not have
+        return self.most_probable or "deadline" in self.methods or least is not None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,10 +206,6 @@ Examples:
             raise click.UsageError("--min-completion and this --objective are two objectives: drop one")
         if self.methods and "deadline" not in self.methods:
             refuse_without_effect("unless a --method is deadline", "min_completion")
-
-    @property
-    def for_deadline(self) -> bool:
-        return super().for_deadline or self.min_completion is not None
 
 
 @dataclasses.dataclass(frozen=True)

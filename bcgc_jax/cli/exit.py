@@ -1,10 +1,11 @@
-"""How a command ends: Ctrl-C, pipes that are closed, full disks. The experiments use it too."""
+"""How a command ends: Ctrl-C, pipes that are closed, full disks, files that cannot be written."""
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
 T = TypeVar("T")
@@ -15,6 +16,20 @@ def take_any_sign() -> None:
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError):  # a stream of somebody's own, or none
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+
+
+def check_file(option: str, path: str | os.PathLike[str] | None, suffixes: Sequence[str] = ()) -> None:
+    """ValueError, before any work is lost, for a file that cannot be written or has another suffix."""
+    if path is None:
+        return
+    path = Path(path)
+    if suffixes and path.suffix.lower() not in suffixes:
+        raise ValueError(f"{option} must end in {' or '.join(suffixes)}, got {path}")
+    folder = path.absolute().parent
+    if path.is_dir() or not folder.is_dir():
+        raise ValueError(f"{option}: cannot write {path}: name a file in a folder that is there")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise ValueError(f"{option}: cannot write {path}: permission denied")
 
 
 def finish(command: str, status: int) -> NoReturn:

@@ -88,6 +88,8 @@ def _answer(question: FitOptions, bar: Progress) -> FitAnswer:
     sizes: dict[str, Any] = {"num_workers": workers, "num_coordinates": question.coordinates}
     sizes |= {"num_samples": question.samples, "cycles": cycles}
     problems = {name: padded(Problem(**{**sizes, **law})) for name, law in laws.items()}
+    for problem in problems.values():
+        traces.check_size(problem, "fewer times")
     bar.reach(0, len(laws))
     solutions: dict[str, Solution] = {}
     for name, problem in problems.items():

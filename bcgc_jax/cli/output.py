@@ -125,9 +125,8 @@ def _plain(value: Any) -> Any:
 def write_rows(rows: Iterable[Row], file: TextIO | None = None) -> None:
     """CSV, on stdout or to `file`, with every column that a row has, in order of mention."""
     rows = list(rows)
-    writer = csv.DictWriter(
-        file or sys.stdout, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n"
-    )
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(file or sys.stdout, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: _field(value) for name, value in row.items()} for row in rows)
 

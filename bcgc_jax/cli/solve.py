@@ -200,7 +200,6 @@ def _solve_all(
         with stopwatch() as taken:
             solution = solve(problem, method, key=jax.random.key(question.seed))
             jax.block_until_ready(solution)
-        # What is exact for unlike workers is so for the draws that it is judged by.
         solution = replace(solution, problem=judged)
         return {"method": name} | solution_row(judged, solution, taken(), question.deadline), solution
 

@@ -16,10 +16,7 @@ from bcgc_jax.solvers.compare import BARS, draw
 from bcgc_jax.solvers.methods import LIMIT
 from bcgc_jax.solvers.sample_average import NUM_FRESH_DRAWS
 
-OVERFLOW = (
-    "numbers on the way are above the largest there is, 1.8e308, an overflow where nothing is infinite; take "
-    "another unit, or a less extreme law"
-)
+OVERFLOW = "numbers on the way are above 1.8e308, an overflow: take another unit, or a less extreme law"
 
 
 class SolveAnswer(NamedTuple):

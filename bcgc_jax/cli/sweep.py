@@ -159,15 +159,13 @@ def _to_file(sweep: Sweep, question: SweepOptions, path: Path) -> Counter[str]:
 def _summary(sweep: Sweep, path: Path) -> tuple[list[output.Row], Counter[str]]:
     """How each method came out, and how all did, from the file itself."""
     gaps: dict[str, float] = {}
-    counts = Counter[tuple[str, str]]()
+    counts, statuses = Counter[tuple[str, str]](), Counter[str]()
     for row in read_rows(path):
-        method, gap = row["method"], row["relative_gap"]
-        counts[method, row["status"]] += 1
-        if row["status"] == "converged" and gap:
+        method, status, gap = row["method"], row["status"], row["relative_gap"]
+        counts[method, status] += 1
+        statuses[status] += 1
+        if status == "converged" and gap:
             gaps[method] = max(float(gap), gaps.get(method, 0.0))
-    statuses = Counter[str]()
-    for (_, status), count in counts.items():
-        statuses[status] += count
     lines = [
         {"method": method, "cells": len(sweep.cells)}
         | {status: counts[method, status] for status in statuses}

@@ -79,12 +79,12 @@ def planned_for(
     return trace, law, workers
 
 
-def check_size(problem: Problem) -> None:
+def check_size(problem: Problem, other: str = "--trace-law smooth") -> None:
     """ValueError where one exact runtime under measured times takes more than an hour, or the memory."""
     operations, memory = iteration_of(problem).evaluation_cost(), math.inf
     with suppress(AttributeError, OSError, ValueError):
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    quicker = "take fewer --workers, or --trace-law smooth"
+    quicker = f"take fewer --workers, or {other}"
     # 200 bytes for each N² operations, of which there are 10⁸ a second; an hour is a day of an optimum.
     if (needed := 200 * operations / problem.max_workers**2) > memory:
         text = f"{needed / 2**30:,.0f} GB of memory, and there are {memory / 2**30:,.0f}"

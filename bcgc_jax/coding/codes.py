@@ -78,9 +78,7 @@ def allocate(num_workers: int, level: int) -> np.ndarray:
     [[0, 1], [1, 2], [2, 3], [3, 0]]
     """
     if not 0 <= level < num_workers:
-        raise ValueError(
-            f"a level must be from 0 to {num_workers - 1} for {num_workers} workers, got {level}"
-        )
+        raise ValueError(f"a level must be from 0 to {num_workers - 1}, below N, got {level}")
     return (np.arange(num_workers)[:, None] + np.arange(level + 1)) % num_workers
 
 

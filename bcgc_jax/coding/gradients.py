@@ -240,13 +240,7 @@ def coding_plan(
 
 
 def schedule_plan(
-    schedule: Plan,
-    params: PyTree,
-    num_workers: int,
-    *,
-    units: str = "coordinates",
-    order: Sequence[int] | None = None,
-    mean: bool = True,
+    schedule: Plan, params: PyTree, num_workers: int, *, mean: bool = True, **cutting: Any
 ) -> CodingPlan:
     r"""Cut the gradient of `params` into the blocks of a schedule, as whole units, for N workers on a circle.
 
@@ -263,16 +257,15 @@ def schedule_plan(
     >>> [(task.block, task.subsets) for task in plan.tasks(2)]
     [(0, (2,)), (1, (2,)), (1, (0,)), (0, (0,))]
     """
-    pieces = _cut_blocks(schedule, params, units, order)
+    pieces = _cut_blocks(schedule, params, **cutting)
     place = {b: k for k, b in enumerate(pieces)}
     turns, numbers = (np.asarray(a).tolist() for a in (turns_of(schedule), schedule.block))
     listed = [(d % num_workers, place[b]) for d, b in zip(turns, numbers, strict=True) if b in place]
     tasks = tuple(dict.fromkeys(listed))
     depths = np.bincount([block for _, block in tasks], minlength=len(pieces))
     if not depths.all():
-        raise ValueError(
-            f"block {list(pieces)[np.argmin(depths)]} of the schedule has coordinates, but no task"
-        )
+        idle = list(pieces)[np.argmin(depths)]
+        raise ValueError(f"block {idle} of the schedule has coordinates, but no task")
     blocks = tuple(map(Block, (depths - 1).tolist(), pieces.values()))
     code = gradient_code(jax.random.key(0), num_workers, 0)  # of which nothing is random
     return CodingPlan((code,) * len(blocks), blocks, mean, tasks)
@@ -319,10 +312,8 @@ def _whole_units(sizes: Any, costs: np.ndarray) -> np.ndarray:
     check("sizes", sizes, ">= 0")
     total = float(np.sum(sizes, dtype=float))
     if not abs(total - costs.sum()) <= 1e-4 * costs.sum():  # but for float32's rounding
-        raise ValueError(
-            f"the plan's blocks have {total:.6g} coordinates, the parameters have {costs.sum()}: make it "
-            "for a Problem with as many coordinates"
-        )
+        found = f"the plan's blocks have {total:.6g} coordinates, the parameters have {costs.sum()}"
+        raise ValueError(f"{found}: make it for a Problem with as many")
     if np.all(costs == 1):
         return np.asarray(round_partition(sizes, costs.size))  # type: ignore[arg-type]
     return np.asarray(round_to_units(jnp.asarray(sizes, float), jnp.asarray(costs, float)))
@@ -386,10 +377,7 @@ def split_batch(batch: PyTree, num_workers: int) -> PyTree:
     [[0, 1], [2, 3], [4, 5]]
     """
     if (size := num_samples(batch)) % num_workers:
-        raise ValueError(
-            f"a batch of {size} samples cannot be split into {num_workers} equal subsets: drop or pad "
-            f"samples to a multiple of {num_workers}"
-        )
+        raise ValueError(f"{size} samples cannot be split into {num_workers} equal subsets: drop or pad some")
     return jax.tree.map(lambda x: x.reshape((num_workers, -1, *x.shape[1:])), batch)
 
 
@@ -479,31 +467,18 @@ def encode_gradients(
 def decode_gradients(
     plan: CodingPlan, weights: Array, messages: Sequence[Sequence[Sequence[Array]]], params: PyTree
 ) -> PyTree:
-    """The full gradient, shaped as `params`, from `messages[block][piece][worker]` and weights `[B, N]`."""
-    dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(params)]
-    parts = [
-        decode_block(block, plan.scaling, weights[b], messages[b], dtypes)
-        for b, block in enumerate(plan.blocks)
-    ]
-    return assemble_gradient(plan.blocks, parts, params)
+    """The full gradient, shaped as `params`, from `messages[block][piece][worker]` and weights `[B, N]`.
 
-
-def decode_block(
-    block: Block, scaling: float, weights: Array, messages: Sequence[Sequence[Array]], dtypes: Sequence[Any]
-) -> list[Array]:
-    """The pieces of a block of the full gradient, from `messages[piece][worker]` and weights `[N]`."""
-    with jax.enable_x64(True):
-        scaled = weights * scaling
-        pieces = zip(block.pieces, messages, strict=True)
-        return [decode(scaled, rows, dtypes[piece.leaf]) for piece, rows in pieces]
-
-
-def assemble_gradient(blocks: Sequence[Block], parts: Sequence[Sequence[Array]], params: PyTree) -> PyTree:
-    """The gradient, shaped as `params`, from the pieces of each block; those of shares are added up."""
+    The same coordinates in blocks of several shares of the samples are added up.
+    """
     leaves, tree = jax.tree.flatten(params)
     found: list[dict[int, Array]] = [{} for _ in leaves]
-    for block, pieces in zip(blocks, parts, strict=True):
-        for piece, part in zip(block.pieces, pieces, strict=True):
+    for b, block in enumerate(plan.blocks):
+        own = weights[b]
+        for piece, rows in zip(block.pieces, messages[b], strict=True):
+            dtype = jnp.result_type(leaves[piece.leaf])
+            with jax.enable_x64(True):
+                part = decode(own * plan.scaling, rows, dtype)
             known = found[piece.leaf]
             known[piece.start] = known[piece.start] + part if piece.start in known else part
 

@@ -145,8 +145,7 @@ def _pace(problem: Problem, plan: Plan, assigned: CodingPlan) -> tuple[Array, Ar
         plan = plan.with_sizes(jnp.asarray(sizes))
     work, sent = jax.device_get(_pace_of_tasks(problem, plan))
     if isinstance(rule, OneOfEach):
-        kinds = np.zeros(rule.num_workers, int) if rule.kinds is None else np.array(rule.kinds)
-        work = work.reshape(rule.num_kinds, -1)[kinds].T
+        work = work.reshape(rule.num_kinds, -1)[rule.kind_of].T
     return work[used], sent[used]
 
 

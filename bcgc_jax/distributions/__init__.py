@@ -1,39 +1,22 @@
 """Distributions of one worker's cycle time, and of all N times of an iteration."""
 
-from bcgc_jax.distributions.atoms import Deterministic, Empirical, EmpiricalPairs, TwoSpeed
-from bcgc_jax.distributions.base import Atomic, Distribution, Kinked, Smooth
-from bcgc_jax.distributions.families import (
-    Exponential,
-    FromHazard,
-    Gamma,
-    HazardSpline,
-    Lognormal,
-    Pareto,
-    ShiftedExponential,
-    Uniform,
-    Weibull,
-)
-from bcgc_jax.distributions.joint import EmpiricalRows, Heterogeneous, JointDistribution
-
-__all__ = [
-    "Atomic",
-    "Deterministic",
-    "Distribution",
-    "Empirical",
-    "EmpiricalPairs",
-    "EmpiricalRows",
-    "Exponential",
-    "FromHazard",
-    "Gamma",
-    "HazardSpline",
-    "Heterogeneous",
-    "JointDistribution",
-    "Kinked",
-    "Lognormal",
-    "Pareto",
-    "ShiftedExponential",
-    "Smooth",
-    "TwoSpeed",
-    "Uniform",
-    "Weibull",
-]
+from bcgc_jax.distributions.atoms import Deterministic as Deterministic
+from bcgc_jax.distributions.atoms import Empirical as Empirical
+from bcgc_jax.distributions.atoms import EmpiricalPairs as EmpiricalPairs
+from bcgc_jax.distributions.atoms import TwoSpeed as TwoSpeed
+from bcgc_jax.distributions.base import Atomic as Atomic
+from bcgc_jax.distributions.base import Distribution as Distribution
+from bcgc_jax.distributions.base import Kinked as Kinked
+from bcgc_jax.distributions.base import Smooth as Smooth
+from bcgc_jax.distributions.families import Exponential as Exponential
+from bcgc_jax.distributions.families import FromHazard as FromHazard
+from bcgc_jax.distributions.families import Gamma as Gamma
+from bcgc_jax.distributions.families import HazardSpline as HazardSpline
+from bcgc_jax.distributions.families import Lognormal as Lognormal
+from bcgc_jax.distributions.families import Pareto as Pareto
+from bcgc_jax.distributions.families import ShiftedExponential as ShiftedExponential
+from bcgc_jax.distributions.families import Uniform as Uniform
+from bcgc_jax.distributions.families import Weibull as Weibull
+from bcgc_jax.distributions.joint import EmpiricalRows as EmpiricalRows
+from bcgc_jax.distributions.joint import Heterogeneous as Heterogeneous
+from bcgc_jax.distributions.joint import JointDistribution as JointDistribution

@@ -189,7 +189,6 @@ class EmpiricalPairs(_Measured):
         object.__setattr__(self, "cycle_times", cycle_times)
 
     def arrays(self) -> tuple[Array, Array]:
-        """The start-ups and the cycle times."""
         return jnp.asarray(self.start_ups), jnp.asarray(self.cycle_times)
 
     def alone(self) -> Empirical:
@@ -206,5 +205,4 @@ class EmpiricalPairs(_Measured):
 
 
 def mass_of(law: Distribution, atoms: Array) -> Array:
-    """Probabilities of the `atoms`."""
     return jnp.diff(law.cdf(atoms), prepend=0.0)

@@ -256,7 +256,3 @@ def inverse_ranks(num_workers: ArrayLike, max_workers: int, dtype: Any) -> tuple
     j = jnp.arange(1, max_workers + 1, dtype=dtype)
     exists = j <= num_workers
     return jnp.where(exists, 1 / j, 0), jnp.where(exists, num_workers - j + 1, 0)
-
-
-def suffix_sum(terms: Array) -> Array:
-    return jnp.cumsum(terms[::-1])[::-1]

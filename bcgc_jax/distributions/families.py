@@ -12,7 +12,7 @@ from jax.scipy import special
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import pytree_dataclass, static_field, working_dtype
-from bcgc_jax.distributions.base import Distribution, Kinked, Smooth, excess_above, inverse_ranks, suffix_sum
+from bcgc_jax.distributions.base import Distribution, Kinked, Smooth, excess_above, inverse_ranks
 from bcgc_jax.distributions.special_functions import (
     gamma_hazard,
     inverse_gamma_hazard,
@@ -55,7 +55,7 @@ class ShiftedExponential(Distribution):
     def expected_order_statistics(self, num_workers, max_workers):
         # Eq. (11): shift + (H_N - H_n) / rate.
         inverse, _ = inverse_ranks(num_workers, max_workers, working_dtype(self))
-        return self.shift + suffix_sum(inverse) / self.rate
+        return self.shift + jnp.cumsum(inverse[::-1])[::-1] / self.rate
 
 
 @pytree_dataclass
@@ -157,7 +157,7 @@ class Pareto(Distribution):
         share = inverse / self.shape
         finite = share < 1
         factor = jnp.where(finite, -jnp.log1p(-jnp.where(finite, share, 0)), jnp.inf)
-        return self.scale * jnp.exp(suffix_sum(factor))
+        return self.scale * jnp.exp(jnp.cumsum(factor[::-1])[::-1])
 
 
 @pytree_dataclass

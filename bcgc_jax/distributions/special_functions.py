@@ -75,9 +75,6 @@ def legendre(order: int) -> tuple[np.ndarray, np.ndarray]:
     return np.where(upper, 1 - s[::-1], s), np.where(upper, weight[::-1], weight)
 
 
-# Normal
-
-
 @functools.cache
 def _mills_polynomial(degree: int) -> np.ndarray:
     """Coefficients, highest first, of (z + 1.25) M(z) in (z - 4) / (z + 4), for z ≥ 0.
@@ -145,9 +142,6 @@ def inverse_normal_hazard(a: Array) -> Array:
 
 
 inverse_normal_hazard.defjvps(lambda tangent, z, _: tangent / _normal_tail(z).slope())
-
-
-# Gamma
 
 
 def _gamma_tail(shape: Array, constant: Array, x: Array, log_x: Array | None = None) -> tuple[_Tail, Array]:

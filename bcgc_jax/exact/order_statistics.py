@@ -82,12 +82,6 @@ def _over_levels(
     return jax.lax.scan(both, carry, given, reverse=True)
 
 
-def is_count(num_workers: ArrayLike, max_workers: int) -> Array:
-    """Whether N is a whole number from 1 to `max_workers`."""
-    workers = jnp.asarray(num_workers)
-    return (workers >= 1) & (workers <= max_workers) & (workers == jnp.floor(workers))
-
-
 def max_finish_time(load: Array, sorted_times: Array) -> Array:
     """max_n load_n T_(N-n) for times that are sorted already, slowest first; no load costs no time."""
     return jnp.max(jnp.where(load > 0, load * jnp.where(load > 0, sorted_times, 0), 0), axis=-1)

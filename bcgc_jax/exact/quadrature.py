@@ -19,9 +19,6 @@ from bcgc_jax.distributions.special_functions import legendre
 # bytes, has no room for more.
 LONGEST = {8: 640.0, 4: 64.0}
 
-# Of times, Λ at the thresholds of all levels, `[..., N]`.
-HazardAt = Callable[[Array], Array]
-
 
 class Expectation(NamedTuple):
     """`value` of an expectation and an estimate of the absolute `error` of its quadrature."""
@@ -145,8 +142,8 @@ class _Layout(NamedTuple):
     beyond: Array
 
 
-def _layout(peaks: Array, hazard_at: HazardAt, choices: Array) -> _Layout:
-    """From P(max > t) ≤ Σ_n C(N, n+1) P(level n is late for one worker)^{n+1}."""
+def _layout(peaks: Array, hazard_at: Callable[[Array], Array], choices: Array) -> _Layout:
+    """From P(max > t) ≤ Σ_n C(N, n+1) P(level n is late)^{n+1}; `hazard_at` times has Λ of all levels."""
     start, dtype, size, finfo = peaks[0], peaks.dtype, choices.size - 1, jnp.finfo(peaks.dtype)
     # An excess over the start far below the rounding of the start is none.
     least = jnp.maximum(1e-3 * finfo.eps * start, 1e3 * finfo.tiny)
@@ -178,7 +175,7 @@ def _layout(peaks: Array, hazard_at: HazardAt, choices: Array) -> _Layout:
     )
 
 
-def line(peaks: Array, hazard_at: HazardAt, choices: Array) -> Array:
+def line(peaks: Array, hazard_at: Callable[[Array], Array], choices: Array) -> Array:
     """start, centre, width and the ends of v in t = start + centre · exp(width · sinh v), and what is beyond.
 
     `[6]`. `peaks`, `[4]`, are where the maximum begins to be possible, and a low, a typical and a high one.
@@ -212,7 +209,7 @@ def kinked_levels(size: int, each: int = 12) -> np.ndarray:
 
 
 def panels(
-    peaks: Array, images: Array, last: Array | None, hazard_at: HazardAt, choices: Array
+    peaks: Array, images: Array, last: Array | None, hazard_at: Callable[[Array], Array], choices: Array
 ) -> tuple[Array, Array, Array]:
     """The same from the `peaks` of `line`, the kinks' `images`, `[K]`, and the `last` time, or none."""
     (start, low, middle, high), dtype = peaks, peaks.dtype

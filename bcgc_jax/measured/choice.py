@@ -54,6 +54,8 @@ def law_of(
         return smooth_empirical(times, censored, pareto_tail=heavy, large_n=num_workers > _MANY)
     if cut:
         raise ValueError(f"{cut} of {size} times are censored, no atoms: take a smooth law")
+    if size * num_workers**3 > 3600 * 1e8:  # an hour for one exact runtime
+        raise ValueError(f"an optimum of {size:,} atoms would take more than a day: take a smooth law")
     return Empirical(np.ravel(np.asarray(times)))
 
 

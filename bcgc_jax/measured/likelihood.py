@@ -44,7 +44,6 @@ class Sample(NamedTuple):
 
     @property
     def num_whole(self) -> Array:
-        """How many times are whole."""
         return jnp.sum(self.whole(jnp.ones_like(self.times), 0))
 
     @property

@@ -267,19 +267,16 @@ def lines_of_cells(
     def total(values: np.ndarray) -> np.ndarray:
         return np.bincount(place, values)
 
-    unit = load.mean()
-    y = load / unit
-    middle, level = total(y) / count, total(seconds) / count
-    off = y - middle[place]
+    middle, level = total(load) / count, total(seconds) / count
+    off = load - middle[place]
     square = total(off**2)
     several = square > 1e-12 * middle**2
     slope = total(off * (seconds - level[place])) / np.where(several, square, 1)
     start = level - slope * middle
-    rest = total((seconds - start[place] - slope[place] * y) ** 2)
+    rest = total((seconds - start[place] - slope[place] * load) ** 2)
     spare = np.sum(count[several] - 2)
     noise = np.sum(rest[several]) / spare if spare else 0.0
     m, s, size = middle[several], square[several], max(np.sum(several), 1)
     crossed = -np.sum(m / s)
     errors = np.array([[np.sum(m**2 / s + 1 / count[several]), crossed], [crossed, np.sum(1 / s)]]) / size
-    pairs, units = np.stack([start, slope / unit], axis=1), np.array([1, unit])
-    return pairs[several], cells[several], noise * errors / np.outer(units, units)
+    return np.stack([start, slope], axis=1)[several], cells[several], noise * errors

@@ -17,8 +17,6 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 LAYOUTS = ("auto", "long", "wide")
-# The column of the loads, where none is named.
-LOAD = "load"
 # Times of a step, or loads, that differ by less than this share of them are taken for one: own choice.
 ALIKE = 0.01
 # Each with its line.
@@ -150,8 +148,8 @@ def load_trace(
     with open(path, "rb") if isinstance(path, str | os.PathLike) else contextlib.nullcontext(path) as file:
         rows = _read_table(file, name)
         _, header = next(rows)
-        if LOAD in header and LOAD not in columns.values():
-            columns.setdefault("load", LOAD)
+        if "load" in header and "load" not in columns.values():
+            columns.setdefault("load", "load")
         if _is_wide(name, header, columns, layout):
             rows, header = _long_rows(rows, header, step), [*columns.values()]
         return _read(rows, name, {column: header.index(name) for column, name in columns.items()}, columns)
@@ -305,8 +303,7 @@ def _check_cells(trace: Trace, path: str, lines: Sequence[int]) -> None:
     found = np.flatnonzero((cell == 0) & ((more == 0) | (later < 0)))
     if not found.size:
         return
-    pairs = np.sort([rows[found], rows[found + 1]], axis=0)
-    a, b = pairs[:, np.argmin(pairs[1])]  # the first to be noticed
+    a, b = min((sorted(rows[i : i + 2]) for i in found), key=max)  # the first to be noticed
     step, worker = trace.step_names[trace.step[a]], trace.worker_names[trace.worker[a]]
     why = "" if trace.load is None else " that do not grow with the load, or are of one load"
     raise ValueError(

@@ -31,9 +31,7 @@ def check_groups(groups: Groups, num_workers: int) -> None:
     """ValueError unless each level has each worker once, and a group lies within one of the next level."""
     for level, next_level in zip(groups, (*groups[1:], (range(num_workers),)), strict=True):
         if sorted(worker for group in level for worker in group) != list(range(num_workers)):
-            raise ValueError(
-                f"each level of a tree must have the workers 0 to {num_workers - 1}, got {level}"
-            )
+            raise ValueError(f"each level must have the workers 0 to {num_workers - 1}, got {level}")
         if not all(any(set(group) <= set(other) for other in next_level) for group in level):
             raise ValueError(f"groups must lie within those of the next level, got {level} and {next_level}")
 

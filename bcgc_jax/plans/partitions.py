@@ -57,10 +57,8 @@ def check_levels(levels: Numbers, num_workers: int) -> None:
         return
     known = np.asarray(levels)
     if known.size and not 0 <= known.min() <= known.max() < num_workers:
-        raise ValueError(
-            f"levels must be from 0 to {num_workers - 1}, for there are {num_workers} workers, got "
-            f"{known.min()} to {known.max()}"
-        )
+        found = f"{known.min()} to {known.max()}"
+        raise ValueError(f"levels must be from 0 to {num_workers - 1}, below N, got {found}")
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -85,13 +83,8 @@ def finish_load(partition: Array, used: Array, setup: ArrayLike, chain: ArrayLik
 
 
 @jax.jit
-def project_partition(values: Array, total: ArrayLike, num_workers: ArrayLike) -> Array:
-    """argmin ‖x - values‖₂ over x ≥ 0, Σ x = total, x_n = 0 for n ≥ num_workers: max(values - λ, 0)."""
-    return project_on_levels(values, total, jnp.arange(values.size) < num_workers)
-
-
-def project_on_levels(values: Array, total: ArrayLike, exists: Array) -> Array:
-    """The same over the levels that are True in `exists`, 0 elsewhere."""
+def project_partition(values: Array, total: ArrayLike, exists: Array) -> Array:
+    """argmin ‖x - values‖₂ over x ≥ 0, Σ x = total, 0 at levels that do not `exist`: max(values - λ, 0)."""
     # A shift changes no projection; far from the simplex the sum would be lost in rounding.
     values = values - jnp.max(jnp.where(exists, values, -jnp.inf))
     # A padded value this low stays below λ; -inf would spoil the running sum of the sort.

@@ -234,11 +234,6 @@ def expected_runtime(problem: Problem, partition: Numbers | Plan) -> Array:
     return integrate_runtime(problem, partition).value
 
 
-@jax.jit
-def unit_runtime(problem: Problem, counts: Array) -> Array:
-    return expected_runtime(problem, partition_of_units(problem, counts))
-
-
 def partition_of_units(problem: Problem, counts: Array) -> Array:
     """The partition that `counts` units at each level are."""
     if problem.unit_costs is None:
@@ -379,10 +374,7 @@ def problem_tasks(problem: Problem, plan: Numbers | Plan) -> tuple[Load, Complet
     elif isinstance(rule, OneOfEach):
         possible = workers == rule.num_workers
     elif rule is None or plan.sizes.size > 1:
-        raise ValueError(
-            "there is no exact runtime of several blocks of which every finished subset counts: take "
-            "simulate_runtime"
-        )
+        raise ValueError("several blocks of first holders have no exact runtime: take simulate_runtime")
     else:  # of subset after subset
         work = cycles_of_problem(problem, plan)[:, 0]
         return Load(work), FirstHolder(problem.num_workers, problem.max_workers), problem.scale
@@ -437,9 +429,7 @@ def check_partition(problem: Problem, partition: Numbers | Plan) -> None:
     if x.min() < -rounding:
         raise ValueError(f"partition must be >= 0, for it says how much is at each level, got {x.min()}")
     if np.any(x[int(np.asarray(workers)) :] > rounding):
-        raise ValueError(
-            f"partition must be 0 from level {workers} on, which {workers} workers do not have, got {x}"
-        )
+        raise ValueError(f"partition must be 0 from level {workers} on, which {workers} workers lack: {x}")
     if not abs(x.sum() - total) <= _SUM_SLACK * total:
         what = "num_coordinates" if costs is None else "the sum of unit_costs"
         raise ValueError(
@@ -467,9 +457,5 @@ def as_partition(problem: Problem, partition: Numbers) -> Array:
     """x in the dtype of problem and partition."""
     problem.check_single()
     x = jnp.asarray(partition, working_dtype(problem, partition))
-    if x.shape != (problem.max_workers,):
-        raise ValueError(
-            f"partition must have shape ({problem.max_workers},), one entry for each redundancy level "
-            f"of max_workers, got {x.shape}; use jax.vmap for a batch"
-        )
+    check_shape("partition", x, (problem.max_workers,), "an entry for each level, and jax.vmap for a batch")
     return x

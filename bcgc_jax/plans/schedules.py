@@ -20,7 +20,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import Numbers, check_whole
+from bcgc_jax._pytree import Numbers
 from bcgc_jax.plans.completion import FirstHolder
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.plan import Plan
@@ -71,8 +71,6 @@ def tasks_of(groups: Sequence[Group]) -> tuple[np.ndarray, np.ndarray]:
     tasks: list[tuple[int, int]] = []
     first = 0
     for depth, num_blocks in groups:
-        check_whole("depth", depth, 1)
-        check_whole("num_blocks", num_blocks, 1)
         there = list(range(first, first + num_blocks))
         for subset in range(depth):
             tasks += [(subset, block) for block in (there if subset % 2 == 0 else there[::-1])]

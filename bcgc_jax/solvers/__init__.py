@@ -1,44 +1,22 @@
 """Solvers: closed forms, stochastic subgradients, baselines, and `solve` over them."""
 
-from bcgc_jax.solvers.baselines import runtime_limit, straggler_ratio
-from bcgc_jax.solvers.compare import Comparison, compare
-from bcgc_jax.solvers.completion_bound import CompletionBound, completion_bound
-from bcgc_jax.solvers.methods import (
-    Alternating,
-    Backup,
-    Cyclic,
-    Deadline,
-    Ferdinand,
-    MultiMessage,
-    Nested,
-    Optimal,
-    Sharing,
-    Subgradient,
-    Tandon,
-    TandonPartial,
-)
-from bcgc_jax.solvers.schemes import Scheme
-from bcgc_jax.solvers.solve import solve
-
-__all__ = [
-    "Alternating",
-    "Backup",
-    "Comparison",
-    "CompletionBound",
-    "Cyclic",
-    "Deadline",
-    "Ferdinand",
-    "MultiMessage",
-    "Nested",
-    "Optimal",
-    "Scheme",
-    "Sharing",
-    "Subgradient",
-    "Tandon",
-    "TandonPartial",
-    "compare",
-    "completion_bound",
-    "runtime_limit",
-    "solve",
-    "straggler_ratio",
-]
+from bcgc_jax.solvers.baselines import runtime_limit as runtime_limit
+from bcgc_jax.solvers.baselines import straggler_ratio as straggler_ratio
+from bcgc_jax.solvers.compare import Comparison as Comparison
+from bcgc_jax.solvers.compare import compare as compare
+from bcgc_jax.solvers.completion_bound import CompletionBound as CompletionBound
+from bcgc_jax.solvers.completion_bound import completion_bound as completion_bound
+from bcgc_jax.solvers.methods import Alternating as Alternating
+from bcgc_jax.solvers.methods import Backup as Backup
+from bcgc_jax.solvers.methods import Cyclic as Cyclic
+from bcgc_jax.solvers.methods import Deadline as Deadline
+from bcgc_jax.solvers.methods import Ferdinand as Ferdinand
+from bcgc_jax.solvers.methods import MultiMessage as MultiMessage
+from bcgc_jax.solvers.methods import Nested as Nested
+from bcgc_jax.solvers.methods import Optimal as Optimal
+from bcgc_jax.solvers.methods import Sharing as Sharing
+from bcgc_jax.solvers.methods import Subgradient as Subgradient
+from bcgc_jax.solvers.methods import Tandon as Tandon
+from bcgc_jax.solvers.methods import TandonPartial as TandonPartial
+from bcgc_jax.solvers.schemes import Scheme as Scheme
+from bcgc_jax.solvers.solve import solve as solve

@@ -78,10 +78,7 @@ def completion_bound(problem: Problem, deadline: float, *, rounds: int = 3) -> C
     check_whole("rounds", rounds, 0)
     check("deadline", deadline, "> 0")
     if not (problem.bare and iteration_of(problem).alike):
-        raise ValueError(
-            "the completion probability is bounded for independent workers of one distribution, without "
-            "start-up, link and setup"
-        )
+        raise ValueError("the bound is for independent workers of one law without start-up, link and setup")
     with jax.enable_x64(True):
         wide = jax.tree.map(_double, problem)
         problem = replace(wide, max_workers=int(np.asarray(problem.num_workers)))  # without padding

@@ -74,10 +74,7 @@ class Deadline(Method):
     def check(self, problem: Problem) -> None:
         super().check(problem)
         if self.min_completion is not None and iteration_of(problem).stepped:
-            raise ValueError(
-                "min_completion needs a law without atoms: of a trace its smooth law "
-                "(bcgc_jax.measured.smooth_empirical; in a shell --trace-law smooth)"
-            )
+            raise ValueError("min_completion needs a law without atoms: of measured times take a smooth law")
 
     def needs_mean(self, problem: Problem) -> bool:
         return self.min_completion is not None
@@ -151,7 +148,6 @@ def completion_partition(problem: Problem, deadline: ArrayLike, *, max_steps: in
         found = _search(function, problem.exists, share, max_steps=max_steps)
         return found.point, found
 
-    # h of the spread atoms, one stage after the other.
     spreads = jnp.asarray([0.1, 0.03, 0.01, 0.003] if iteration.stepped else [0.0], t.dtype)
     starts = _starts(problem, jnp.asarray(deadline, t.dtype))
     shares, found = jax.vmap(lambda share: jax.lax.scan(stage, share, spreads))(starts)

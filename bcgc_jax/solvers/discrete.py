@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from bcgc_jax.plans.runtime import partition_of_units, unit_runtime, value_and_slope
+from bcgc_jax.plans.runtime import expected_runtime, partition_of_units, value_and_slope
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.baselines import single_block_partition
 from bcgc_jax.solvers.closed_form import time_partition
@@ -114,7 +114,8 @@ def improve_units(problem: Problem, counts: Array, levels: Array) -> Array:
 
     def value_of(candidate: Array) -> Array:
         possible = jnp.all(candidate >= 0) & jnp.all(levels | (candidate == 0))
-        return jnp.where(possible, unit_runtime(problem, jnp.maximum(candidate, 0)), jnp.inf)
+        x = partition_of_units(problem, jnp.maximum(candidate, 0))
+        return jnp.where(possible, expected_runtime(problem, x), jnp.inf)
 
     def values_of(candidates: Array, _: Array) -> Array:
         return jax.lax.map(value_of, candidates, batch_size=_MOVES if few else None)

@@ -143,7 +143,6 @@ def _basis(size: int, ends: int = 20, spacing: float = 0.06) -> tuple[np.ndarray
     has two levels between knots, and all levels up to three times as far in.
     """
     level = np.arange(size)
-    # Linear at both ends, logarithmic further in.
     place = np.log1p(level / 4) - np.log1p((size - 1 - level) / 4)
     inside = place[ends:-ends]
     length = inside[-1] - inside[0]

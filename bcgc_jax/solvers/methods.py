@@ -19,7 +19,6 @@ BASELINES = ("uncoded", "single_block", "tandon_partial", "ferdinand_full", "fer
 LIMIT = Limit.name
 _SEARCHED = (Optimal(), Subgradient(), Deadline(), Nested(), TandonPartial(), MultiMessage(), Limit())
 _NAMED: dict[str, Method] = {method.name: method for method in (*_SEARCHED, *RULES)}
-# Methods that take a number, as in "tandon:3".
 _NUMBERED: dict[str, type[Numbered]] = {
     kind.word: kind
     for kind in (Tandon, Ferdinand, Cyclic, Alternating, Backup, Sharing, MultiMessage, Nested)
@@ -41,9 +40,7 @@ def method_of(method: str | Method, *, problem: Problem | None = None) -> Method
     if isinstance(method, Method):
         return method
     if not isinstance(method, str):
-        raise TypeError(
-            f"a method is a name such as 'optimal', an object such as Optimal() or a Scheme, got {method!r}"
-        )
+        raise TypeError(f"a method is a name, an object such as Optimal() or a Scheme, got {method!r}")
     if (known := _NAMED.get(method)) is not None:
         return known
     if (kind := _NUMBERED.get(method.partition(":")[0])) is not None:

@@ -43,7 +43,7 @@ from bcgc_jax.plans.runtime import (
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution, solution_of_value
 from bcgc_jax.solvers.method import SETUP, Numbered
-from bcgc_jax.solvers.spectral import MAX_STEPS, SpectralResult, spectral_projected_gradient
+from bcgc_jax.solvers.spectral import SpectralResult, spectral_projected_gradient
 
 # A projected step that moves no share by more ends the search, by the bytes of a number: in single precision
 # slopes are known to some 1e-5. That for a bound by size ends earlier: it is some per cent below anyway.
@@ -210,8 +210,7 @@ def _search(
         found = integrate_runtime(problem, _plan_of(problem, rule, share, data))
         return found.value / unit, found.error
 
-    options: dict[str, Any] = {"tolerance": tolerance, "max_steps": MAX_STEPS, "has_aux": True}
-    found = spectral_projected_gradient(runtime, used, start, **options)
+    found = spectral_projected_gradient(runtime, used, start, tolerance=tolerance, has_aux=True)
     return found._replace(value=found.value * unit, slope=found.slope * unit)
 
 
@@ -228,8 +227,8 @@ def _most_probable(
         late = jnp.clip(late, known.tiny, 1 - known.epsneg)  # flat where always or never in time: it is kept
         return jnp.log(late) - jnp.log1p(-late)
 
-    options: dict[str, Any] = {"tolerance": _TOLERANCE[start.dtype.itemsize], "max_steps": MAX_STEPS}
-    found = spectral_projected_gradient(unlikely, start > 0, start, **options)
+    tolerance = _TOLERANCE[start.dtype.itemsize]
+    found = spectral_projected_gradient(unlikely, start > 0, start, tolerance=tolerance)
     plan = _plan_of(problem, rule, found.point, data)
     return found, integrate_runtime(problem, plan), completion_probability(problem, plan, deadline)
 

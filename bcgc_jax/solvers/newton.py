@@ -42,7 +42,6 @@ _ROUGH, _BLIND = 1e-3, 1e-2
 # In a batch of so many problems sums are made for batches: a sweep to N = 50, 24 problems at a time, takes
 # 6.3 s of CPU in place of 10.6. Entries, in problems · N², that a batch works on at a time on a CPU.
 _MANY_LANES, _CACHED = 20, 2**13
-# Backtracking, customary values.
 _BACKTRACK, _MAX_TRIES = 0.4, 6
 # What a round does: evaluate the start, make a Newton step, check the answer by a finer rule, nothing more.
 _START, _STEP, _CHECK, _DONE = range(4)

@@ -60,9 +60,7 @@ class Optimal(Method):
         workers = concrete(problem.num_workers)
         top = (problem.max_workers if workers is None else int(workers.min())) - 1
         if self.levels is not None and not (self.levels and set(self.levels) <= set(range(top + 1))):
-            raise ValueError(
-                f"levels must be whole numbers from 0 to {top}, at least one of them, got {list(self.levels)}"
-            )
+            raise ValueError(f"levels must be whole numbers from 0 to {top}, got {list(self.levels)}")
 
     def judge(self, fresh: Problem, solution: Solution, num_replications: int) -> dict[str, Array]:
         known = solution.partition, solution.levels

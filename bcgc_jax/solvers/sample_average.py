@@ -13,7 +13,6 @@ Both rest on the central limit theorem: infinite variances need more draws than 
 """
 
 import functools
-import statistics
 from collections.abc import Callable
 
 import jax
@@ -32,7 +31,7 @@ from bcgc_jax.solvers.optimal import optimal_partition
 # S and K, and the fresh draws they make.
 NUM_DRAWS, NUM_REPLICATIONS = 4096, 16
 NUM_FRESH_DRAWS = NUM_DRAWS * NUM_REPLICATIONS
-_NORMAL = statistics.NormalDist().inv_cdf(0.975)
+_NORMAL = 1.959963984540054  # the normal distribution's 97.5 % quantile
 
 
 def draw_problems(
@@ -56,8 +55,7 @@ def judge(
 ) -> Certificate:
     r"""E τ̂(x,T) with its standard error, and a 97.5 % limit of the best over the `levels`, bool `[N]`.
 
-    With K replications the limit is by the optima of K equal parts of the fresh draws, else by the slopes at
-    x. The draws must be independent of x.
+    With K replications by the optima of K parts of the draws, which must be independent of x.
     """
     x, iteration = as_partition(fresh, partition), iteration_of(fresh)
     rows = iteration.rows.astype(x.dtype)  # type: ignore[union-attr]

@@ -141,7 +141,14 @@ class MultiMessage(Scheduled):
 
     def schedule(self, problem: Problem, key: Array | None) -> Plan:
         assert key is not None
-        return optimise_multi_message(key, problem, self._stored(problem))
+        stored = self._stored(problem)
+        found = _searched(key, problem, stored)
+        if is_traced(found):
+            return found
+        block = np.asarray(found.block)  # without the tasks and blocks that are none
+        there = block >= 0
+        turns = np.asarray(turns_of(found))[there]
+        return circle_plan(found.sizes[: block.max() + 1], turns, block[there], stored)
 
 
 @pytree_dataclass
@@ -193,7 +200,6 @@ class Sharing(Scheduled):
         found = _share_out(problem, self, jax.random.split(key)[1])
         workers, one = jnp.asarray(problem.num_workers), jnp.ones((), problem.dtype)
         needs = Requirements(workers, one, jnp.asarray(self.chunks), jnp.asarray(True))
-        # Nobody plans who does what.
         task = np.zeros(0, int)
         plan = Plan(problem.total[None], task, task, task.astype(problem.dtype), None, needs)
         return replace(solution_of_value(problem, found), plan=plan)
@@ -245,18 +251,6 @@ def _by_draws(problem: Problem, schedule: Plan, key: Array) -> Expectation:
     return Expectation(value, jnp.where(better, rest + share * exact.error, error))
 
 
-def optimise_multi_message(key: Array, problem: Problem, stored: int) -> Plan:
-    """The best schedule found for so many stored subsets."""
-    found = _searched(key, problem, stored)
-    if is_traced(found):
-        return found
-    block = np.asarray(found.block)  # without the tasks and blocks that are none
-    there = block >= 0
-    return circle_plan(
-        found.sizes[: block.max() + 1], np.asarray(turns_of(found))[there], block[there], stored
-    )
-
-
 @functools.partial(jax.jit, static_argnames="stored")
 def _searched(key: Array, problem: Problem, stored: int) -> Plan:
     """Padded with empty tasks and blocks."""
@@ -278,7 +272,6 @@ def _searched(key: Array, problem: Problem, stored: int) -> Plan:
         return jnp.where(after < before, found, sizes), jnp.fmin(before, after), before
 
     found, means, starts = jax.lax.map(found_from, (subset, block, sizes))
-    # Those with few blocks come first.
     chosen = jnp.argmax(means <= jnp.fmin(1.001 * jnp.nanmin(means), jnp.nanmin(starts)))
     best = circle_plan(found[chosen], subset[chosen], block[chosen], stored)
     polished = best.with_sizes(search_sizes(last, problem, best, steps=400, draws=512))

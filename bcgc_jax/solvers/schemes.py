@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from bcgc_jax._pytree import is_traced, show
+from bcgc_jax._pytree import is_traced, represent
 from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.problem import Problem, Status
@@ -56,6 +56,7 @@ class Scheme(Method):
     gives: str = "partition"
     label: str = ""
     baseline: bool = False
+    __repr__ = represent
 
     def __post_init__(self) -> None:
         if self.gives not in _GIVES:
@@ -64,10 +65,6 @@ class Scheme(Method):
             sense = "letters, digits and underscores, and none of a method of the package"
             raise ValueError(f'the name of a scheme must be {sense}, got "{self.name}"')
         object.__setattr__(self, "label", self.label or self.name)
-
-    def __repr__(self) -> str:
-        baseline = ", baseline=True" if self.baseline else ""
-        return f"Scheme({self.name!r}, {show(self.function)}, gives={self.gives!r}{baseline})"
 
     @property
     def is_partition(self) -> bool:  # type: ignore[override]
@@ -113,15 +110,11 @@ def _asked(scheme: Scheme, problem: Problem, key: Array | None) -> Any:
         x = _partition_of_levels(scheme, problem)
     else:
         x = scheme.array("a partition", (problem.max_workers,), problem).astype(problem.dtype)
-    return x, jnp.where(_is_partition(problem, x), int(Status.CONVERGED), int(Status.INFEASIBLE))
-
-
-def _is_partition(problem: Problem, x: Array) -> Array:
-    """Whether x ≥ 0, Σ x = L to rounding, and x_n = 0 for n ≥ N; False where anything is NaN."""
-    share = x / problem.total
-    slack = 1e3 * jnp.finfo(x.dtype).eps
+    # x ≥ 0, Σ x = L to rounding, and x_n = 0 for n ≥ N; nothing of it where anything is NaN.
+    share, slack = x / problem.total, 1e3 * jnp.finfo(x.dtype).eps
     inside = jnp.all(share >= -slack) & jnp.all(problem.exists | (share <= slack))
-    return inside & (jnp.abs(jnp.sum(share) - 1) <= slack * max(x.size, 10))
+    good = inside & (jnp.abs(jnp.sum(share) - 1) <= slack * max(x.size, 10))
+    return x, jnp.where(good, int(Status.CONVERGED), int(Status.INFEASIBLE))
 
 
 def _partition_of_levels(scheme: Scheme, problem: Problem) -> Array:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax.plans.partitions import project_on_levels
+from bcgc_jax.plans.partitions import project_partition
 
 # Values remembered by the line search, which may rise for a while (Birgin, Martínez & Raydan's 10).
 _MEMORY = 10
@@ -53,7 +53,7 @@ def spectral_projected_gradient(
     start: Array,
     *,
     tolerance: ArrayLike,
-    max_steps: int,
+    max_steps: int = MAX_STEPS,
     least_gain: float = 0.0,
     has_aux: bool = False,
 ) -> SpectralResult:
@@ -86,7 +86,7 @@ def spectral_projected_gradient(
         # Where f is concave, the longest step.
         length = jnp.clip(jnp.where(first, 1 / steepest, jnp.sum(moved**2) / curvature), 1e-8, 1e4)
         lengths = jnp.stack([length, jnp.ones((), dtype)])
-        step, unit_step = jax.vmap(lambda a: project_on_levels(point - a * slope, 1.0, levels) - point)(
+        step, unit_step = jax.vmap(lambda a: project_partition(point - a * slope, 1.0, levels) - point)(
             lengths
         )
         here = SpectralResult(point, value, slope, aux, jnp.max(jnp.abs(unit_step)), steps + 1)

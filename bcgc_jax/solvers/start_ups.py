@@ -6,7 +6,6 @@ relaxation (`with_least_start_up`) with what lies below moved up. Local searches
 """
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,9 +48,9 @@ def best_found(
     def search(share: Array) -> SpectralResult:
         # What starts without a level may take it up, but for those below its lowest.
         open_ = levels & (jnp.cumsum(share) > 0)
-        # To shares within 1e-5, or until ten steps gain less than 1e-6 of the value.
-        options: dict[str, Any] = {"tolerance": 1e-5, "least_gain": 1e-6, "max_steps": MAX_STEPS}
-        return spectral_projected_gradient(lambda u: value_of(u) / unit, open_, share, **options)
+        return spectral_projected_gradient(  # ten steps that gain less than 1e-6 of the value are the last
+            lambda u: value_of(u) / unit, open_, share, tolerance=1e-5, least_gain=1e-6
+        )
 
     searches = jax.vmap(search)(starts[jnp.argsort(values)[:_NUM_SEARCHES]])
     found = jax.tree.map(lambda a: a[jnp.nanargmin(searches.value)], searches)

@@ -137,7 +137,7 @@ def _go_on(
         mean = jnp.sum(jnp.where(levels, slope, 0)) / workers
         # The mean of a slope moves no point of a simplex: it is left out of the norm too.
         move, squares = step_of(jnp.where(levels, slope - mean, 0), squares)
-        share = project_partition(share + move, 1.0, workers)
+        share = project_partition(share + move, 1.0, levels)
         eta = 3.0  # Shamir & Zhang's
         return share, average + (share - average) * (1 + eta) / (i + 1 + eta), squares
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import show
+from bcgc_jax._pytree import represent
 from bcgc_jax.plans.plan import Requirements
 
 Table = dict[str, np.ndarray]
@@ -38,14 +38,11 @@ class Cells:
 
     columns: Mapping[str, np.ndarray]
     product: bool
+    __repr__ = represent
 
     def __len__(self) -> int:
         sizes = [len(values) for values in self.columns.values()]
         return math.prod(sizes) if self.product else sizes[0]
-
-    def __repr__(self) -> str:
-        columns = ", ".join(f"{name}={show(values)}" for name, values in self.columns.items())
-        return f"Cells({len(self)} {'combinations' if self.product else 'rows'} of {columns})"
 
     def take(self, index: np.ndarray) -> Table:
         """The numbers of some cells, a column each."""

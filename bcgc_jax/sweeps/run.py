@@ -26,7 +26,6 @@ from bcgc_jax.solvers.methods import Deadline, Method, Methods, each_method, met
 from bcgc_jax.solvers.solve import solve
 from bcgc_jax.sweeps.cells import NEEDS, NUMBERS, CellGroup, Cells, Table, as_cells, groups_of
 
-ProblemOf = Callable[..., Problem]
 # How inputs of a chunk's function lie on the devices: cells are shared out, the rest is the same for all.
 _CELLS, _SAME = PartitionSpec("cells"), PartitionSpec()
 
@@ -63,7 +62,7 @@ class Sweep:
 
     def __init__(
         self,
-        problem: ProblemOf,
+        problem: Callable[..., Problem],
         cells: Cells | Mapping[str, ArrayLike],
         methods: Methods = "optimal",
         *,
@@ -84,9 +83,7 @@ class Sweep:
             raise ValueError('the method "deadline" needs deadlines: a column "deadline" of the cells')
         self.mesh = Mesh(np.array(jax.local_devices()), ("cells",))
         more = ("completion_probability",) * has_deadline + ("partition",) * partitions
-        # The columns of a row.
         self.names = (*self.labels, *self.cells.columns, "method", *NUMBERS, *NEEDS, *more)
-        # Whether a method needs to know the number of workers before tracing.
         self.apart = any(method.fixed_workers for method in asked)
         self.groups = groups_of(self.cells, jax.local_devices(), apart=self.apart)
         self._programs: dict[int, Future[Callable[..., Table]]] = {}
@@ -99,9 +96,6 @@ class Sweep:
                 method.check(problem)
 
         jax.eval_shape(check, self.numbers_at(group.cells[0]))  # traced: whatever the numbers are
-
-    def __repr__(self) -> str:
-        return f"Sweep({self.cells!r}, {list(self.methods)}, in {len(self)} chunks)"
 
     def __len__(self) -> int:
         """The number of chunks."""
@@ -193,9 +187,8 @@ def _answer(
     problem: Problem, method: Method, key: Array | None, deadline: Array | None, partitions: bool
 ) -> dict[str, Array]:
     """What a method says of a cell."""
-    solution = solve(
-        problem, replace(method, deadline=deadline) if _lacks_deadline(method) else method, key=key
-    )
+    own = replace(method, deadline=deadline) if _lacks_deadline(method) else method
+    solution = solve(problem, own, key=key)
     status, unknown = solution.status, jnp.full_like(solution.expected_runtime, jnp.nan)
     known = {name: getattr(solution, name) for name in NUMBERS}
     for name in ("lower_bound", "relative_gap"):  # 0 bounds any runtime: it is no certificate
@@ -221,7 +214,10 @@ def _lacks_deadline(method: Method) -> bool:
 
 
 def sweep(
-    problem: ProblemOf, cells: Cells | Mapping[str, ArrayLike], methods: Methods = "optimal", **keywords: Any
+    problem: Callable[..., Problem],
+    cells: Cells | Mapping[str, ArrayLike],
+    methods: Methods = "optimal",
+    **keywords: Any,
 ) -> Table:
     r"""Solve many problems together; the columns of the rows (cell, method), see `Sweep`.
 

@@ -17,8 +17,8 @@ import pytest
 
 import bcgc_jax.cli
 from bcgc_jax.cli import output, progress
+from bcgc_jax.cli.exit import check_file
 from bcgc_jax.cli.options import one_line_errors
-from bcgc_jax.cli.output_paths import check_file
 from experiments.report import check_folder, each
 from tests.raising import raising
 

@@ -171,6 +171,7 @@ def test_censored_times_are_smooth_and_times_of_a_coarse_clock_are_atoms():
     [
         (2, {"kind": "atoms", "censored": TIMES > 3}, "of 480 times are censored"),
         (2, {"kind": "tail"}, "kind must be one of auto, atoms"),
+        (10_000, {"kind": "atoms"}, "480 atoms would take more than a day: take a smooth law"),
     ],
 )
 def test_what_there_is_no_law_of_is_refused(workers, asked, message):

@@ -12,7 +12,7 @@ from scipy import stats
 
 import bcgc_jax as bcgc
 from bcgc_jax.plans.partitions import cost_of_units, round_to_units
-from bcgc_jax.plans.runtime import certificate, unit_runtime
+from bcgc_jax.plans.runtime import certificate, expected_runtime, partition_of_units
 from bcgc_jax.solvers import discrete
 from bcgc_jax.solvers.discrete import best_levels, improve_units
 from bcgc_jax.solvers.optimal import OptimalResult, optimal_partition
@@ -104,7 +104,8 @@ def test_the_levels_in_use_are_the_best_of_all_sets_and_no_partition_of_them_is_
 def test_few_units_are_placed_as_well_as_brute_force_places_them(x64, units, costs):
     problem = bcgc.Problem(EXPONENTIAL, 4, units, 10.0, 1.6, unit_costs=costs)
     every = [c for c in itertools.product(range(units + 1), repeat=4) if sum(c) == units]
-    values = jax.jit(jax.vmap(unit_runtime, (None, 0)))(problem, jnp.asarray(every))
+    runtime = jax.vmap(lambda counts: expected_runtime(problem, partition_of_units(problem, counts)))
+    values = runtime(jnp.asarray(every))
     found = values[every.index(tuple(known(bcgc.solve(problem).rounded).tolist()))]
     np.testing.assert_allclose(found, values.min(), rtol=1e-12)
 

@@ -81,7 +81,6 @@ def ordered_bound(problem: Problem, levels: Array) -> Array:
         work = jnp.min(jnp.where(both, ends, jnp.inf), axis=1)
         work = jnp.where(problem.exists, jnp.maximum(work, 0), jnp.inf)
         work = jax.lax.cummin(work, reverse=True)
-        work = jnp.where(jnp.isfinite(work), work, 0)
         # Level m and all above: Σ_{k>m} (y_k - y_{k-1}) / (k+1) + y_m / (m+1).
         more = jnp.where(problem.exists, jnp.diff(work, prepend=np.zeros(1, work.dtype)), 0) / subsets
         above = jnp.cumsum(more[::-1])[::-1] - more

@@ -228,12 +228,8 @@ ONLY_TRACED = {
 _COMPOSED = "Sweep", "compare", "solve for unlike workers", "solve time for workers of one start-up"
 _MEASURED = "completion_bound in parts", "fit_laws", "fit_start_up", "Empirical", "FromHazard"
 SLOW_AT_FIRST = ("Gamma", *_MEASURED, *_COMPOSED)
-SLOW_TO_TRACE = (
-    "runtimes of Gamma",
-    "solve of late workers",
-    "solve multi_message:2",
-    "solve for workers that send",
-)
+_DELIVERED = "solve of late workers", "solve multi_message:2", "solve for workers that send"
+SLOW_TO_TRACE = ("runtimes of Gamma", *_DELIVERED)
 WHOLE_NUMBERS = ("levels_from_partition", "partition_from_levels", "round_partition", "round_to_units")
 
 

@@ -12,7 +12,7 @@ PACE = (1.0, 1.4, 3.0, 1.2)
 SIZES = (3, 3, 2)
 # The groups of each block: the workers of a group send the same sum, and the master needs one of them.
 GROUPS = (((0,), (1,), (2,), (3,)), ((0, 1), (2, 3)), ((0, 1, 2, 3),))
-NEEDS = ("from every worker", "from one worker of each pair", "from the first worker")
+NEEDS = ("from every worker", "from one worker of each pair", "from any one worker")
 
 LEFT, UNIT, TOP, ROW, BAR = 80, 27, 66, 38, 28
 PAGE = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 334" width="760" height="334" role="img"
@@ -53,8 +53,9 @@ def drawing() -> str:
     complete = [max(min(finish[w][b] for w in group) for group in GROUPS[b]) for b in range(len(SIZES))]
     end, uncoded = max(complete), max(PACE) * sum(SIZES)
     bottom, parts = TOP + ROW * len(PACE), []
+    parts.append(text(12, 23, "The step ends although worker 2, the slow one, has computed block 1 only"))
     parts.append(text(LEFT, 46, "time →"))
-    parts.append(text(at(end), 24, "the step ends: the master has all blocks", "end"))
+    parts.append(text(at(end), 46, "the step ends: the master has all blocks", "end"))
     parts.append(text(at(uncoded), 46, "end without redundancy", "end"))
     parts.append(LINE.format(at(uncoded), 52, bottom, 1.5, "5 4"))
     for worker, times in enumerate(finish):
@@ -70,7 +71,7 @@ def drawing() -> str:
             width = at(min(times[block], end)) - at(begin)
             parts.append(BOX.format(at(begin), y, width, BAR, "#c8c8c8" if used else "#fff"))
             parts.append(text(at(begin) + 4, y + 19, f"{block + 1}: {what}"))
-    parts.append(LINE.format(at(end), 30, bottom, 2, "none"))
+    parts.append(LINE.format(at(end), 52, bottom, 2, "none"))
     parts.append(text(12, bottom + 17, "master has"))
     for place, block in enumerate(reversed(range(len(SIZES)))):
         y = bottom + 17 + 21 * place
@@ -79,6 +80,7 @@ def drawing() -> str:
     parts.append(BOX.format(12, 298, 22, 16, "#c8c8c8") + text(40, 311, "the master uses it"))
     parts.append(BOX.format(190, 298, 22, 16, "#fff"))
     parts.append(text(218, 311, "not needed, or stopped at the end of the step"))
+    parts.append(text(600, 311, "1, 2, 3: the block"))
     return PAGE.format("\n".join(parts))
 
 

@@ -18,8 +18,8 @@ from bcgc_jax import plotting
 from experiments import looks
 from experiments.report import each, grouped, number, print_table, run_command, save
 
-# Each method, and the published scheme it stands beside; added schemes have none. The published "optimal"
-# comes from the paper's own stochastic subgradients, and is not the optimum.
+# Each method, and the published scheme it stands beside; uncoded and added schemes have none. The published
+# "optimal" comes from the paper's own stochastic subgradients, and is not the optimum.
 METHODS: Mapping[str, str] = {
     "optimal": "optimal",
     "subgradient": "optimal",
@@ -29,6 +29,7 @@ METHODS: Mapping[str, str] = {
     "tandon_partial": "tandon_partial",
     "ferdinand_full": "ferdinand_full",
     "ferdinand_half": "ferdinand_half",
+    "uncoded": "",
 }
 # Five digits of the optimum are enough for a figure; 6 is the paper's α of partial stragglers.
 ALPHA = 6.0
@@ -44,6 +45,11 @@ REFERENCE = Path(__file__).resolve().parent / "data"
 
 WORKERS_LABEL = r"number of workers $N$"
 RATE_LABEL = r"rate $\mu$ of the cycle time (1 / unit of cycle time)"
+TITLES = {
+    "3": f"Fig. 3: coordinates at each redundancy level,\nN = {NUM_WORKERS} workers, rate μ = {RATE:g}",
+    "4a": f"Fig. 4(a): expected time of a step against\nthe number of workers, rate μ = {RATE:g}",
+    "4b": f"Fig. 4(b): expected time of a step against\nthe rate μ, N = {NUM_WORKERS} workers",
+}
 
 
 class Row(NamedTuple):
@@ -141,7 +147,7 @@ def draw(rows: Sequence[Row], figure: str, schemes: Sequence[bcgc.Scheme]) -> An
         "4b": (RATE_LABEL, plotting.RUNTIME_LABEL, "xy"),
     }[figure]
     levels = sorted({row.x for row in rows})[::2] if figure == "3" else ()
-    looks.label_axes(axes, x_label, y_label, log=log, x_ticks=levels)
+    looks.label_axes(axes, x_label, y_label, log=log, x_ticks=levels, title=TITLES[figure])
     plotting.legend_outside(canvas, handles, title="lines: computed exactly\nopen markers: published")
     return canvas
 

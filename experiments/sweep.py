@@ -22,7 +22,7 @@ from bcgc_jax.solvers.methods import BASELINES
 from bcgc_jax.sweeps.files import read_rows
 from experiments import looks
 from experiments.paper import WORKERS_LABEL
-from experiments.report import grouped, number, print_table, run_command
+from experiments.report import grouped, number, print_table, run_command, save
 
 METHODS = ("optimal", "time", "frequency", *BASELINES)
 WORKERS_GRID = tuple(range(2, 51))
@@ -112,9 +112,18 @@ def draw(cells: Sequence[Cell], schemes: Sequence[bcgc.Scheme] = ()):
     image = left.pcolormesh(*edges, reduction, cmap="viridis", vmin=0, rasterized=True)
     colors = ListedColormap([looks.style(name, schemes).color for name in names])
     right.pcolormesh(*edges, best, cmap=colors, vmin=-0.5, vmax=len(names) - 0.5, rasterized=True)
+    for index, name in enumerate(names):  # two colours may be one grey: names stand in large regions, too
+        rows, columns = np.nonzero(best == index)
+        if rows.size > best.size / 10:
+            middle = workers[int(np.median(columns))], rates[int(np.median(rows))]
+            right.text(*middle, looks.style(name, schemes).label, ha="center", va="center")
     ticks = [n for n in (2, 10, 20, 30, 40, 50) if n in workers]
-    looks.label_axes(left, WORKERS_LABEL, RATE_LABEL, log="y", title="(a) reduction", x_ticks=ticks)
-    looks.label_axes(right, WORKERS_LABEL, "", log="y", title="(b) best baseline", x_ticks=ticks)
+    looks.label_axes(
+        left, WORKERS_LABEL, RATE_LABEL, log="y", title="(a) time saved by the optimum", x_ticks=ticks
+    )
+    looks.label_axes(
+        right, WORKERS_LABEL, "", log="y", title="(b) the baseline it is compared with", x_ticks=ticks
+    )
     for axes in (left, right):
         axes.grid(False)
     step = 10 if reduction.max() > 20 else 5
@@ -124,7 +133,9 @@ def draw(cells: Sequence[Cell], schemes: Sequence[bcgc.Scheme] = ()):
         shades = ["white" if level < 0.6 * reduction.max() else "black" for level in levels]
         lines = left.contour(workers, rates, reduction, levels=levels, colors=shades, linewidths=0.9)
         places = _crossings(reduction, levels, workers, rates)
-        left.clabel(lines, fmt="%g %%", fontsize="small", manual=places)
+        left.clabel(lines, fmt="%g %%", fontsize="small", manual=places, inline_spacing=0)
+    if min(best.shape) > 1 and len(names) > 1:
+        right.contour(workers, rates, best, np.arange(len(names) - 1) + 0.5, colors="black", linewidths=0.9)
     canvas.colorbar(image, ax=left, label=REDUCTION_LABEL, location="bottom", aspect=30)
     handles = [
         Patch(color=looks.style(name, schemes).color, label=looks.style(name, schemes).label)
@@ -189,7 +200,7 @@ def run(
     methods: Sequence[str] = METHODS,
     schemes: Sequence[bcgc.Scheme] = (),
 ) -> None:
-    """Compute into sweep.csv, print the table, draw; goes on with a sweep that was cut off."""
+    """Compute into sweep.csv, print the table, draw its cells; goes on with a sweep that was cut off."""
     cells = bcgc.sweeps.grid(num_workers=np.array(workers_grid), rate=np.array(rate_grid))
     sweep = bcgc.sweeps.Sweep(problem, cells, (*methods, *schemes), key=jax.random.key(seed))
     path = out / "sweep.csv"
@@ -199,8 +210,7 @@ def run(
     rows = read(path)
     compared = compare(rows, schemes)
     print_numbers(rows, compared)
-    png, svg = looks.save_figure(draw(compared, schemes), out, "sweep")
-    print(f"\nWritten to {out}: sweep.csv, {png.name}, {svg.name}")
+    save(out, {"sweep_cells": compared}, {"sweep": draw(compared, schemes)})
 
 
 if __name__ == "__main__":

@@ -24,6 +24,10 @@ def assert_text_fits(figure):
         assert room.y1 <= figure.bbox.y1
 
 
+def rows_of(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text("utf-8").splitlines()))
+
+
 class Ran:
     """What a study printed, the rows that it wrote, and its pictures."""
 
@@ -48,8 +52,7 @@ class Ran:
             assert "<svg" in picture.with_suffix(".svg").read_text()
 
     def rows(self, name: str) -> list[dict[str, str]]:
-        with (self.folder / f"{name}.csv").open(newline="") as file:
-            return list(csv.DictReader(file))
+        return rows_of(self.folder / f"{name}.csv")
 
     def drew(self, *names: str) -> bool:
         return {path.stem for path in self.folder.glob("*.png")} == {*names}

@@ -1,6 +1,6 @@
 """`bcgc plot`, and what `--figure FILE` draws: plans, sweeps, fitted distributions, trainings."""
 
-import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -51,11 +51,9 @@ def read(path: Path) -> list[Row]:
 
 def _number(value: Any) -> Any:
     """What stands in a CSV file, which has no types."""
-    if not isinstance(value, str):
-        return value
     try:
         return float(value) if value else None
-    except ValueError:
+    except (TypeError, ValueError):
         return value
 
 
@@ -73,6 +71,14 @@ def _selected(rows: Sequence[Row], question: PlotOptions) -> list[Row]:
             raise click.UsageError(f"--where {name}={number:g}: no such row; the nearest has {near:g}")
         chosen = [row for row, value in zip(chosen, values, strict=True) if value == near]
     return chosen
+
+
+def _look(method: str) -> dict[str, Any]:
+    """Keywords of a method's curve; options, as the 5 of nested:5, stand in the label and are the marks."""
+    scheme, _, options = method.partition(":")
+    look = plotting.curve(plotting.style(scheme))
+    marks = {"marker": f"${options}$", "markersize": 8, "markevery": 0.1, "linewidth": 0.8}
+    return look | marks | {"label": f"{look['label']} (:{options})"} if options else look
 
 
 class Drawn(NamedTuple):
@@ -116,23 +122,19 @@ def plans(schemes: Sequence[Drawn], unit: str = "cycles × unit of cycle time") 
         1, 2, size=(8.6, 1.6 + 0.32 * len(schemes)), sharey=True, width_ratios=(2, 3)
     )
     shades, norm = colormaps["Blues"], Normalize(0, max(one.copies.max(initial=1) for one in schemes))
-    power = math.floor(math.log10(max(one.runtime for one in schemes)))
-    power = power if not -2 <= power <= 3 else 0  # such numbers are read as they are
-    factor = f"$10^{{{power}}}$ " if power else ""
     for place, one in enumerate(schemes):
-        left.barh(place, one.runtime / 10.0**power, color=plotting.style(one.method).color, height=0.7)
+        left.barh(place, one.runtime, color=_look(one.method)["color"], height=0.7)
         if not one.sizes.size:
             right.text(0.01, place, "no fixed blocks", va="center", fontsize=8)
             continue
         share, colors = one.sizes / one.sizes.sum(), shades(norm(one.copies))
         look: Any = {"color": colors, "edgecolor": "0.4", "linewidth": 0.3, "height": 0.7}
         right.barh([place] * share.size, share, left=np.cumsum(share) - share, **look)
-    left.set_yticks(range(len(schemes)), [plotting.style(one.method).label for one in schemes])
+    left.set_yticks(range(len(schemes)), [_look(one.method)["label"] for one in schemes])
     left.invert_yaxis()
-    for axes in (left, right):
-        axes.grid(False, axis="y")
-    plotting.label_axes(left, f"expected runtime\n({factor}{unit})", "")
-    plotting.label_axes(right, "share of the gradient, in the order of computation", "")
+    right.grid(False, axis="y")
+    plotting.label_axes(left, f"expected runtime\n({unit})", "", title="how long a step takes")
+    plotting.label_axes(right, "share of the gradient", "", title="blocks in order, darker on more workers")
     right.set_xlim(0, 1)
     bar = figure.colorbar(ScalarMappable(norm, shades), ax=right, ticks=MaxNLocator(4, integer=True))
     bar.set_label("workers on\neach subset")
@@ -154,11 +156,12 @@ def of_rows(
     if not axes:
         raise click.UsageError("all rows are of one problem: there is nothing to draw a curve over")
     if others := [name for name in varied if name not in axes]:
-        raise click.UsageError(
-            f"these columns vary: {', '.join(varied)}; choose one or two of them with --x and --y, and one "
-            f"value of {', '.join(others)} with --where"
-        )
-    return curves(rows, axes[0], value) if len(axes) == 1 else heat_maps(rows, axes[0], axes[1], value)
+        choose = f"choose axes with --x and --y, and one value of {', '.join(others)} with --where"
+        raise click.UsageError(f"these columns vary: {', '.join(varied)}; {choose}")
+    figure = curves(rows, axes[0], value) if len(axes) == 1 else heat_maps(rows, axes[0], axes[1], value)
+    given = ", ".join(f"{name} = {rows[0][name]}".removesuffix(".0") for name in problem if name not in axes)
+    figure.suptitle(textwrap.fill(f"schemes compared at {given}", 72), fontsize="medium", x=0.02, ha="left")
+    return figure
 
 
 def check_numbers(rows: Sequence[Row], name: str) -> None:
@@ -169,14 +172,15 @@ def check_numbers(rows: Sequence[Row], name: str) -> None:
         raise click.UsageError(f"the column {name} holds no numbers, but {words[0]!r}")
 
 
-def curves(rows: Sequence[Row], x: str, y: str) -> "Figure":
+def curves(rows: Sequence[Row], x: str, y: str, title: str = "") -> "Figure":
     figure, (axes,) = plotting.new_figure()
-    handles = []
     for method in dict.fromkeys(row["method"] for row in rows):
         pairs = sorted((row[x], row[y]) for row in rows if row["method"] == method and row[y] is not None)
-        handles += axes.plot(*np.array(pairs).T, **plotting.curve(plotting.style(method)))
-    plotting.label_axes(axes, LABELS.get(x, x), LABELS.get(y, y), log=_log(rows, x, y))
-    plotting.legend_outside(figure, handles)
+        axes.plot(*np.array(pairs).T, **_look(method))
+    plotting.label_axes(axes, LABELS.get(x, x), LABELS.get(y, y), title=title, log=_log(rows, x, y))
+    if axes.get_xscale() == "linear":
+        axes.locator_params("x", integer=x == "num_workers")
+    plotting.legend_outside(figure, axes.lines)
     return figure
 
 
@@ -195,16 +199,14 @@ def heat_maps(rows: Sequence[Row], x: str, y: str, value: str) -> "Figure":
     methods = list(dict.fromkeys(row["method"] for row in rows))
     figure, panels = plotting.new_figure(1, len(methods), size=(1.8 + 2.9 * len(methods), 3.4), sharey=True)
     across, up = (np.unique([row[name] for row in rows]) for name in (x, y))
-    found = np.full((len(methods), up.size, across.size), np.nan)
-    for row in rows:
-        at = methods.index(row["method"]), np.searchsorted(up, row[y]), np.searchsorted(across, row[x])
-        found[at] = np.nan if row[value] is None else row[value]
+    at = {(row["method"], row[y], row[x]): row[value] for row in rows}
+    found = np.array([[[at.get((m, v, u)) for u in across] for v in up] for m in methods], float)
     low, high = np.nanmin(found), np.nanmax(found)
     norm = LogNorm(low, high) if 0 < low < high / 30 else Normalize(low, high)
     for axes, method, numbers in zip(panels, methods, found, strict=True):
         axes.grid(False)
         image = axes.pcolormesh(across, up, numbers, cmap="cividis", norm=norm)
-        above, title = LABELS.get(y, y) if axes is panels[0] else "", plotting.style(method).label
+        above, title = LABELS.get(y, y) if axes is panels[0] else "", _look(method)["label"]
         plotting.label_axes(axes, LABELS.get(x, x), above, title=title, log=_log(rows, x, y))
     figure.colorbar(image, ax=panels, label=LABELS.get(value, value))
     return figure
@@ -212,8 +214,6 @@ def heat_maps(rows: Sequence[Row], x: str, y: str, value: str) -> "Figure":
 
 def fits(seconds: np.ndarray, censored: np.ndarray | None, laws: Sequence[tuple[str, Any]]) -> "Figure":
     """P(T > t) of measured times (Kaplan and Meier), and of the four distributions that fit best."""
-    import jax.numpy as jnp
-
     figure, (axes,) = plotting.new_figure()
     order = np.argsort(seconds, axis=None)
     times, whole = np.ravel(seconds)[order], np.ones(order.size)
@@ -223,9 +223,9 @@ def fits(seconds: np.ndarray, censored: np.ndarray | None, laws: Sequence[tuple[
     handles = axes.step(times, measured, where="post", color="0.6", linewidth=3, label="measured")
     grid = np.geomspace(times[0], times[-1], 200) if times[0] > 0 else np.linspace(times[0], times[-1], 200)
     for (name, law), line in zip(laws, ("-", "--", "-.", ":"), strict=False):
-        handles += axes.plot(grid, np.asarray(law.survival(jnp.asarray(grid))), line, label=name)
+        handles += axes.plot(grid, np.asarray(law.survival(grid)), line, label=name)
     log = "y" if times[0] <= 0 or times[-1] < 30 * times[0] else "xy"
-    plotting.label_axes(axes, "cycle time $t$ (s)", "$P(T > t)$", log=log)
+    plotting.label_axes(axes, "cycle time $t$ (s)", "$P(T > t)$", title="share of times above $t$", log=log)
     axes.set_ylim(0.3 / times.size, 1.3)
     plotting.legend_outside(figure, handles)
     return figure
@@ -240,4 +240,4 @@ def training(rows: Sequence[Row], value: str = "loss", clock: str = "time (in th
     for (method, _), each in seeds.items():
         time, middle = np.median(each, axis=0)
         found.append({"method": method, clock: time, value: middle})
-    return curves(found, clock, value)
+    return curves(found, clock, value, "the training of each scheme: medians over its seeds")

@@ -106,13 +106,6 @@ def test_the_work_is_a_trace_of_loads(plan):
     np.testing.assert_allclose(trace.seconds[order], expected[order] + sent * MESSAGE, rtol=1e-9)
 
 
-def test_the_load_of_a_schedule_is_that_of_its_tasks():
-    trace = work_trace(work(SCHEDULE, np.full((1, N), SECONDS)), SCHEDULE, M, setup_cycles=SETUP)
-    assert trace.load is not None
-    steps = [200, 400, 300, 300, 400, 400, 300] + SETUP * np.array([1, 0, 0, 1, 0, 1, 0])
-    np.testing.assert_allclose(np.sort(trace.load[trace.worker == 1]), M / N * np.cumsum(steps))
-
-
 def test_work_of_another_plan_or_none_is_refused():
     for items, words in (([], "no work was measured"), ([Work(0, 0, 0, 1.0)], "take that under one plan")):
         for call in (calibrate, work_trace):

@@ -1,6 +1,5 @@
 """The command and the experiment that run on worker processes."""
 
-import csv
 import json
 import os
 from typing import Any
@@ -17,14 +16,11 @@ from bcgc_jax.coding.digits import cross_entropy, initial_params, load_digits
 from experiments import calibrated, rivals
 from experiments import cluster as experiment
 from tests.raising import raising
+from tests.studies import rows_of
 
 pytestmark = pytest.mark.slow
 TRAIN = ["train", "--engine", "ray", "--workers", "2", "--method", "uncoded"]
 TRAIN += ["--cycle-time", "shifted-exponential:rate=1e-3,shift=50"]
-
-
-def rows_of(path):
-    return list(csv.DictReader(path.read_text().splitlines()))
 
 
 def descended(steps):

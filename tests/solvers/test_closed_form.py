@@ -1,6 +1,5 @@
 """The closed forms of Theorems 2 and 3, against independent answers and what was published."""
 
-import csv
 import math
 from collections import defaultdict
 from pathlib import Path
@@ -16,6 +15,7 @@ from tests.oracles.laws import SHIFTED_EXPONENTIAL
 from tests.oracles.programme import best_shares, level_times
 from tests.oracles.runtimes import expected_order_statistic
 from tests.problems import SIZE, padded
+from tests.studies import rows_of
 
 
 def _closed_form(times: list[float], total: float) -> np.ndarray:
@@ -70,11 +70,6 @@ def test_one_worker_gets_everything_uncoded(x64):
 _PUBLISHED = Path(__file__).parents[2] / "experiments/data"
 
 
-def _rows(name: str) -> list[dict[str, str]]:
-    with (_PUBLISHED / name).open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def _problem(workers, rate) -> bcgc.Problem:
     return bcgc.Problem(bcgc.ShiftedExponential(rate, 50.0), workers, 20_000, 50, max_workers=50)
 
@@ -83,7 +78,7 @@ def _problem(workers, rate) -> bcgc.Problem:
 def published() -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Workers, rates and expected runtimes of each scheme of Fig. 4."""
     by_scheme = defaultdict(list)
-    for row in _rows("published_runtimes.csv"):
+    for row in rows_of(_PUBLISHED / "published_runtimes.csv"):
         workers, rate = (row["x"], 1e-3) if row["axis"] == "num_workers" else (20, row["x"])
         by_scheme[row["scheme"]].append((float(workers), float(rate), float(row["expected_runtime"])))
     return {scheme: tuple(np.array(rows).T) for scheme, rows in by_scheme.items()}
@@ -103,7 +98,7 @@ def test_runtimes_of_fig_4_and_partitions_of_fig_3_are_reproduced(x64, published
     np.testing.assert_allclose(runtimes, known, rtol=0.025)  # worst measured 0.0096
     if scheme in _LEVELS:
         counts = np.asarray(solutions[cells.index((20, 1e-3))].rounded)[:20]
-        expected = [int(row[scheme]) for row in _rows("published_partitions.csv")]
+        expected = [int(row[scheme]) for row in rows_of(_PUBLISHED / "published_partitions.csv")]
         np.testing.assert_allclose(counts, expected, rtol=0, atol=_LEVELS[scheme])
         assert counts.sum() == 20_000
 

@@ -1,10 +1,13 @@
 """The command `bcgc sweep`: rows, axes, files and what is said of rows that are no answer."""
 
 import itertools
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from bcgc_jax.cli.arguments import COUNT, axis
+from bcgc_jax.cli.sweep import _summary
 from bcgc_jax.sweeps.files import read_rows
 from tests.cli.schema import problems, strict_json
 
@@ -40,6 +43,16 @@ def test_a_sweep_to_a_file_ends_with_a_summary(command, answer, refusal, tmp_pat
     assert "not overwritten" in refusal(*args)
     status, out, _ = command(*args, "--resume")
     assert (status, "6 cells" in out) == (0, True)
+
+
+def test_the_largest_gap_of_a_sweep_is_one_of_what_converged(tmp_path):
+    rows = "optimal,converged,0.1", "optimal,converged,0.3", "optimal,step limit,0.7", "uncoded,converged,"
+    path = tmp_path / "s.csv"
+    sweep: Any = SimpleNamespace(cells=range(3), methods=("optimal", "uncoded"))
+    path.write_text("\n".join(("method,status,relative_gap", *rows)))
+    lines, counts = _summary(sweep, path)
+    assert [line["largest_relative_gap"] for line in lines] == [0.3, None]
+    assert counts["step limit"] == 1
 
 
 def test_a_sweep_says_which_rows_are_infinite_or_invalid(command):

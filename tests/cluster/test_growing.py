@@ -112,6 +112,14 @@ def test_successors_have_a_multiple_of_what_the_others_took() -> None:
     assert patience() == [120.0, 6.0, 1.0]
 
 
+def test_a_shortage_says_what_all_of_them_need() -> None:
+    cluster: Any = object.__new__(Cluster)
+    has = {"CPU": 8.0, "GPU": 0.5}
+    cluster.ray = SimpleNamespace(available_resources=lambda: has, cluster_resources=lambda: has)
+    cluster._all, cluster._needs = [], {"CPU": 2.0, "GPU": 0.25}
+    assert (cluster._shortage(2), cluster._shortage(3)) == ("", "0.5 free GPUs of 0.75 needed")
+
+
 def test_two_threads_do_not_share_a_cluster() -> None:
     cluster = object.__new__(Cluster)
     cluster._used = threading.RLock()

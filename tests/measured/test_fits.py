@@ -64,6 +64,13 @@ def test_parameters_lie_within_their_errors_and_pvalues_are_uniform():
     assert np.all(np.abs(np.mean(np.array(pvalues) < 0.2, axis=0) - 0.2) < 4 * np.sqrt(0.16 / 175))
 
 
+def test_searches_begin_at_the_moments_of_what_is_above_the_shift(x64):
+    times = np.sort(TRUE["lognormal"].draw(np.random.default_rng(3), 150))
+    guesses = np.asarray(FAMILIES["lognormal"].guesses(Sample(jnp.asarray(times), None)))
+    logs = np.log(times - guesses[:, 2:])
+    np.testing.assert_allclose(guesses[:, :2], np.c_[logs.mean(axis=1), logs.std(axis=1)], rtol=1e-9)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "cut"), [("weibull", True), ("lognormal", True), ("gamma", True), ("gamma", False)]

@@ -201,7 +201,8 @@ def test_limits_are_where_plans_are_as_probable():
     a, reached = np.array([0.5, 3.0]), 0.3
     edge = np.sqrt(-2 * np.log(reached) / a)
     tilts = np.array([-2.0, -1.0, 1.0, 2.0])[:, None] * a * edge
-    limits = _closer(np.full(2, -9.0), np.full(2, 9.0), tilts, np.ravel(tilts**2 / (2 * a)), reached)
+    most: Any = np.ravel(tilts**2 / (2 * a))
+    limits = _closer(jnp.full(2, -9.0), jnp.full(2, 9.0), jnp.asarray(tilts), most, reached)
     np.testing.assert_allclose(limits, [-edge, edge], rtol=1e-6)
 
 

@@ -79,6 +79,7 @@ def test_several_loads_in_an_iteration_keep_what_s_and_t_have_to_do_with_each_ot
     np.testing.assert_allclose(known(fit.pairs)[:, 1], cycle, atol=4e-4)
     assert isinstance(fit.laws["cycle_time"], bcgc.distributions.EmpiricalPairs)
     assert "start_up" not in fit.laws
+    assert fit.start_up_variance.value == pytest.approx(np.var(start, ddof=1), rel=0.05)
     assert abs(fit.mean_start_up.value - np.exp(0.625)) < 3 * fit.mean_start_up.error < 0.3
     assert "are kept as pairs" in " ".join(fit.remarks())
     # A worker of one load in a step says nothing of the two.

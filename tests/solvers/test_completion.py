@@ -1,5 +1,6 @@
 """The most probable completion and its bound, against global searches and the journal version's values."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -194,6 +195,13 @@ def test_the_suprema_of_a_cut_are_just_above_those_of_a_grid(x64):
     cut = _Cut(jnp.zeros(2), jnp.asarray(fall), jnp.asarray(slopes), jnp.zeros((2, 2)))
     found = jax.jit(_suprema)(bcgc.Exponential(1.0), low, high, cut)
     assert np.all((exact <= found) & (found < exact + 1e-3))
+
+
+def test_what_is_always_in_time_needs_no_bound(monkeypatch):
+    always = SimpleNamespace(probability=1.0, partition=np.ones(3))
+    monkeypatch.setitem(completion_bound.__globals__, "completion_partition", lambda *_: always)
+    found = completion_bound(bcgc.Problem(bcgc.Exponential(1.0), 3, 3), 9.0)
+    assert (found.reached, found.upper_bound) == (1.0, 1.0)
 
 
 def test_limits_are_where_plans_are_as_probable():

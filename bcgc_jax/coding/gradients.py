@@ -240,7 +240,13 @@ def coding_plan(
 
 
 def schedule_plan(
-    schedule: Plan, params: PyTree, num_workers: int, *, mean: bool = True, **cutting: Any
+    schedule: Plan,
+    params: PyTree,
+    num_workers: int,
+    *,
+    units: str = "coordinates",
+    order: Sequence[int] | None = None,
+    mean: bool = True,
 ) -> CodingPlan:
     r"""Cut the gradient of `params` into the blocks of a schedule, as whole units, for N workers on a circle.
 
@@ -257,7 +263,7 @@ def schedule_plan(
     >>> [(task.block, task.subsets) for task in plan.tasks(2)]
     [(0, (2,)), (1, (2,)), (1, (0,)), (0, (0,))]
     """
-    pieces = _cut_blocks(schedule, params, **cutting)
+    pieces = _cut_blocks(schedule, params, units, order)
     place = {b: k for k, b in enumerate(pieces)}
     turns, numbers = (np.asarray(a).tolist() for a in (turns_of(schedule), schedule.block))
     listed = [(d % num_workers, place[b]) for d, b in zip(turns, numbers, strict=True) if b in place]

@@ -18,6 +18,7 @@ from bcgc_jax.exact.order_statistics import simulate_max
 from bcgc_jax.measured.resampling import bootstrap_interval, resampled_means
 from bcgc_jax.plans import partitions
 from bcgc_jax.plans.schedules import Group, schedule_of, simulate_schedule
+from tests.cli.steps import trace_of
 
 Number = Any
 KEY: Any = np.array([0, 1], np.uint32)
@@ -234,10 +235,7 @@ WHOLE_NUMBERS = ("levels_from_partition", "partition_from_levels", "round_partit
 
 
 def _trace(v: float, **changed: Any) -> bcgc.measured.Trace:
-    step, worker = np.divmod(np.arange(300), 5)
-    seconds = v * np.random.default_rng(0).gamma(2.0, 1.0, 300) + 1
-    names = np.arange(60).astype(str), np.arange(5).astype(str)
-    return bcgc.measured.Trace(*names, step, worker, seconds, np.zeros(300, bool))._replace(**changed)
+    return trace_of(v * np.random.default_rng(0).gamma(2.0, 1.0, (60, 5)) + 1, **changed)
 
 
 def _fit_of_loads(v: float) -> Any:

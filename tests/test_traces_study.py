@@ -6,6 +6,7 @@ import pytest
 from scipy import signal
 
 from experiments import replay, traces
+from tests.cli.steps import written
 from tests.oracles.programme import best_shares, level_times
 from tests.studies import Ran
 
@@ -24,11 +25,6 @@ def times_of(steps=24, workers=4, seed=5):
     times = np.abs(drift) + rng.gamma(2.0, 0.2, (steps, workers)) + 0.3
     times[steps // 2 :, -1] *= 1.7
     return times
-
-
-def write(folder, name, times):
-    lines = [f"{s},w{w},{x:.17g}" for (s, w), x in np.ndenumerate(times) if np.isfinite(x)]
-    (folder / name).write_text("\n".join(["step,worker,seconds", *lines]))
 
 
 def best(rows):
@@ -132,10 +128,10 @@ def test_intervals_are_those_of_blocks_resampled_by_numpy(x64):
 def test_a_folder_of_traces_is_one_table_and_one_figure(tmp_path, capsys, monkeypatch):
     folder = tmp_path / "measured"
     folder.mkdir()
-    write(folder, "one.csv", times_of())
+    written(folder / "one.csv", times_of())
     lacking = times_of(26, seed=6)
     lacking[[3, 9], [0, 2]] = np.nan
-    write(folder, "two.csv", lacking)
+    written(folder / "two.csv", lacking)
     (folder / "README.md").write_text("no trace")
     few = {name: FEW[name] for name in ("uncoded", "last step", "cyclic:2", "shares 6/5", "whole steps 12/5")}
     monkeypatch.setattr(traces.compute, "__kwdefaults__", {"rules": few})

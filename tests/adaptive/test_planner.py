@@ -15,6 +15,7 @@ from bcgc_jax.plans.completion import AnyOf
 from bcgc_jax.plans.plan import Plan, partition_plan
 from bcgc_jax.plans.schedules import Group, schedule_of, turns_of
 from experiments import adaptive as study
+from tests.cli.steps import written
 from tests.compilations import compilations
 from tests.studies import Ran
 
@@ -204,8 +205,7 @@ def test_the_study_prints_and_writes_what_trainings_took(tmp_path, capsys, monke
     monkeypatch.setattr(study, "Planner", functools.partial(Planner, rules=CHEAP))
     rng = np.random.default_rng(0)
     times = rng.uniform(1.0, 1.1, (40, 8)) * np.r_[np.ones(7), 3]
-    lines = [f"{k},{w},{t}" for k, row in enumerate(times) for w, t in enumerate(row)]
-    (tmp_path / "trace.csv").write_text("\n".join(["step,worker,seconds", *lines]))
+    written(tmp_path / "trace.csv", times)
     found = Ran(study, tmp_path, capsys, seed=0, traces=tmp_path / "trace.csv")
     trace, drift = found.rows("adaptive")
     assert float(trace["uncoded"]) == pytest.approx(times.max(axis=1).sum(), rel=1e-6)

@@ -11,12 +11,14 @@ TIMES = (np.random.default_rng(3).gamma(3.0, size=(6, 4)) * [0.5, 2.5, 0.7, 0.6]
 
 
 def trace_of(times: np.ndarray, **more: Any) -> Trace:
-    step, worker = np.indices(times.shape).reshape(2, -1)
+    step, worker = np.nonzero(np.isfinite(times))
     steps, workers = (np.arange(n).astype(str) for n in times.shape)
-    return Trace(steps, workers, step, worker, times.ravel(), np.zeros(times.size, bool))._replace(**more)
+    cut = np.zeros(step.size, bool)
+    return Trace(steps, workers, step, worker, times[step, worker], cut)._replace(**more)
 
 
 def written(path: Path, times: np.ndarray = TIMES) -> str:
-    rows = [f"{step},{worker},{time:.9f}" for (step, worker), time in np.ndenumerate(times)]
+    cells = np.ndenumerate(times)
+    rows = [f"{step},{worker},{time:.9f}" for (step, worker), time in cells if np.isfinite(time)]
     path.write_text("\n".join(["step,worker,seconds", *rows]))
     return str(path)

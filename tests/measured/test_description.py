@@ -5,13 +5,7 @@ import pytest
 from scipy import signal, stats
 
 from bcgc_jax.measured.description import autocorrelation, describe, variance_between
-from bcgc_jax.measured.traces import Trace
-
-
-def _trace(table: np.ndarray) -> Trace:
-    step, worker = np.nonzero(np.isfinite(table))
-    steps, workers = (np.arange(n).astype(str) for n in table.shape)
-    return Trace(steps, workers, step, worker, table[step, worker], np.zeros(step.size, bool))
+from tests.cli.steps import trace_of
 
 
 def _table(seed: int = 0, steps: int = 120, workers: int = 8) -> np.ndarray:
@@ -19,7 +13,7 @@ def _table(seed: int = 0, steps: int = 120, workers: int = 8) -> np.ndarray:
 
 
 def test_a_trace_as_the_paper_has_it_is_not_complained_about():
-    found = describe(_trace(_table()))
+    found = describe(trace_of(_table()))
     assert (found.num_workers, found.num_steps, found.num_times, found.num_missing) == (8, 120, 960, 0)
     assert found.mean == pytest.approx(_table().mean())
     assert found.high == pytest.approx(np.quantile(_table(), 0.99))
@@ -39,7 +33,7 @@ def test_a_trace_as_the_paper_has_it_is_not_complained_about():
     ],
 )
 def test_each_way_of_being_otherwise_is_named(spoil, words):
-    remarks = describe(_trace(spoil(_table()))).remarks()
+    remarks = describe(trace_of(spoil(_table()))).remarks()
     assert any(words in remark for remark in remarks), remarks
 
 
@@ -48,9 +42,9 @@ def test_neither_persistence_nor_common_steps_pass_for_workers_that_differ_or_hi
     for seed in range(20):
         rng = np.random.default_rng(seed)
         noise = signal.lfilter([1.0], [1.0, -0.8], rng.normal(0, 0.1, (100, 8)), axis=0)
-        alike += any("not alike" in r for r in describe(_trace(5 + noise), with_tail=False).remarks())
+        alike += any("not alike" in r for r in describe(trace_of(5 + noise), with_tail=False).remarks())
         steps = 5 + rng.normal(0, 0.5, (30, 1)) + rng.normal(0, 0.1, (30, 8)) + 0.3 * (np.arange(8) == 2)
-        unlike += any("not alike" in r for r in describe(_trace(steps), with_tail=False).remarks())
+        unlike += any("not alike" in r for r in describe(trace_of(steps), with_tail=False).remarks())
     assert alike <= 4
     assert unlike == 20
 
@@ -99,7 +93,7 @@ def test_the_autocorrelation_is_found_and_its_interval_covers_it(slope):
 def test_missing_and_cut_off_times_are_counted():
     table = _table()
     table[3, 2] = table[50, 0] = np.nan
-    trace = _trace(table)
+    trace = trace_of(table)
     cut = trace._replace(censored=np.arange(trace.seconds.size) % 50 == 0)
     found = describe(cut)
     assert (found.num_missing, found.num_censored) == (2, int(cut.censored.sum()))

@@ -28,6 +28,15 @@ def rows_of(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.read_text("utf-8").splitlines()))
 
 
+def refused(main, argv, capsys, *words):
+    """In one line, which has the words, and with status 2."""
+    with pytest.raises(SystemExit) as stop:
+        main(argv)
+    said = capsys.readouterr()
+    assert (stop.value.code, said.out, len(said.err.splitlines())) == (2, "", 1)
+    assert all(word in said.err for word in words), said.err
+
+
 class Ran:
     """What a study printed, the rows that it wrote, and its pictures."""
 

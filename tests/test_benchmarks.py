@@ -9,6 +9,7 @@ import pytest
 from benchmarks import __main__ as benchmark
 from benchmarks import crossing, installed, peers, planning, scaling, timing
 from tests.oracles.exact import crossing_probability
+from tests.studies import refused
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 20])
@@ -72,13 +73,7 @@ def test_compare_reports_what_was_returned_and_how_long_it_took(small):
     ],
 )
 def test_bad_input_is_one_line_and_status_2(arguments, message, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        benchmark.main(arguments)
-    said = capsys.readouterr()
-    assert stopped.value.code == 2
-    assert message in said.err
-    assert said.err.count("\n") == 1
-    assert said.out == ""
+    refused(benchmark.main, arguments, capsys, message)
 
 
 @pytest.fixture

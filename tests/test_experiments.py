@@ -26,7 +26,7 @@ from experiments import (
     theorem4,
     training,
 )
-from tests.studies import Ran, assert_text_fits, rows_of
+from tests.studies import Ran, assert_text_fits, refused, rows_of
 
 COMMANDS = (
     *("backprop", "calibrated", "cluster", "conditioning", "journal", "paper"),
@@ -36,15 +36,6 @@ COMMANDS = (
 
 def command(name):
     return functools.partial(report.run_command, importlib.import_module(f"experiments.{name}").run)
-
-
-def refused(main, argv, capsys, *words):
-    """In one line, which has the words, and with status 2."""
-    with pytest.raises(SystemExit) as stop:
-        main(argv)
-    said = capsys.readouterr()
-    assert (stop.value.code, said.out, len(said.err.splitlines())) == (2, "", 1)
-    assert all(word in said.err for word in words), said.err
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import itertools
 from fractions import Fraction
 
 import jax
-import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest

@@ -10,10 +10,10 @@ def level_times(times: np.ndarray) -> np.ndarray:
     return -np.sort(-times, axis=1)[:, :, None] * (np.tri(workers) * np.arange(1, workers + 1))
 
 
-def best_shares(finish, mass=None, later=0.0, most=None) -> tuple[float, np.ndarray]:
+def best_shares(finish, mass=None, later=0.0) -> tuple[float, np.ndarray]:
     """min Σ_s mass_s max_k (finish_skn x_n + later_sk) over the unit simplex, and the x.
 
-    `mass` is 1/S each, unless given; `most` bounds each x.
+    `mass` is 1/S each, unless given.
     """
     steps, lines, size = finish.shape
     above = np.hstack([finish.reshape(-1, size), -np.repeat(np.eye(steps), lines, axis=0)])
@@ -24,7 +24,7 @@ def best_shares(finish, mass=None, later=0.0, most=None) -> tuple[float, np.ndar
         b_ub=right,
         A_eq=np.r_[np.ones(size), np.zeros(steps)][None],
         b_eq=[1.0],
-        bounds=[(0, bound) for bound in (most or [None] * size)] + [(0, None)] * steps,
+        bounds=[(0, None)] * (size + steps),
     )
     assert found.status == 0
     return float(found.fun), found.x[:size]

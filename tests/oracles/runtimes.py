@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import integrate, optimize, special, stats
+from scipy import integrate, optimize, special
 
 from tests.oracles import extremes
 from tests.oracles.laws import CASES, Case
@@ -144,11 +144,6 @@ def expected_order_statistic(
 
     In w = logit u, so that neither end is singular.
     """
-    if case.atoms:
-        beta = stats.beta(rank, workers - rank + 1)
-        edges = np.concatenate([[0.0], np.cumsum([m for _, m in case.atoms])])
-        mass = np.diff(beta.cdf(np.minimum(edges, 1)))
-        return float(sum(m * function(v) for m, (v, _) in zip(mass, case.atoms, strict=True)))
     log_beta = special.betaln(rank, workers - rank + 1)
 
     def integrand(w):

@@ -320,9 +320,6 @@ def test_hazard_of_the_uniform_law_keeps_its_digits_next_to_its_upper_end(precis
     np.testing.assert_allclose(bcgc.Uniform(*p).cumulative_hazard(t), expected, rtol=few_ulp(precision))
 
 
-# The hazards of the normal and the gamma law far beyond where the laws are tested
-
-
 SHAPES = [0.02, 0.11, 0.6, 1.0, 3.3, 9.9, 47.0, 500.0]
 # Of the shape: the middle and both of its sides, then absolute: the far tails.
 FACTORS = [0.05, 0.4, 0.77, 0.97, 1.0, 1.04, 1.3, 2.9]

@@ -116,9 +116,6 @@ def test_each_kind_of_workers_has_a_link_of_its_own():
     np.testing.assert_allclose(both, np.concatenate(apart), rtol=1e-6)
 
 
-# When blocks are there, of times: each rule against its definition, worker by worker, in NumPy and JAX
-
-
 WORKERS, TURN, BLOCK = 4, np.array([0, 0, 1, 1, 3]), np.array([0, 1, 1, 0, 1])
 SURVIVES = np.array([0, 2, 2, 1, 3])
 GROUPS = nested_groups((1, 2, 2, 4, 4), WORKERS)

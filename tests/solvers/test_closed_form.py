@@ -64,9 +64,6 @@ def test_one_worker_gets_everything_uncoded(x64):
         np.testing.assert_allclose(partition, 12 * np.eye(SIZE)[0], rtol=1e-15)
 
 
-# The published values of Fig. 3 and Fig. 4, and the journal version's closed forms
-
-
 _PUBLISHED = Path(__file__).parents[2] / "experiments/data"
 
 

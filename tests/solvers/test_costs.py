@@ -156,9 +156,6 @@ def test_costs_that_make_no_sense_or_that_a_method_does_not_know_are_refused(ext
         bcgc.solve(bcgc.Problem(UNIFORM, 4, 30, **extra), method, key=jax.random.key(0))
 
 
-# The search over sets of levels asks for no empty set, and for a full answer only where it may gain
-
-
 LAW, WORKERS = bcgc.ShiftedExponential(1e-3, 50.0), 3
 
 

@@ -121,9 +121,6 @@ def test_a_coarse_rule_whose_merit_rises_near_its_optimum_holds_up_no_problem(x6
         assert int(solution.num_steps) < 20  # measured 7 and 11
 
 
-# In single precision, and the parts that it is made of, by programs compiled as everywhere
-
-
 LAW = bcgc.ShiftedExponential(1e-3, 50.0)
 
 
@@ -190,9 +187,6 @@ def test_the_forward_substitution_solves_the_triangular_system(x64, batched, siz
     to_front = [np.moveaxis(a, 0, -1) for a in (rows, strict)]
     found = np.moveaxis(np.asarray(jax.jit(solve_unit_upper, static_argnums=2)(*to_front, batched)), -1, 0)
     np.testing.assert_allclose(found @ (np.eye(size) + strict), rows, atol=1e-13)
-
-
-# The loop of many problems against the same loop, one problem after the other
 
 
 def _collatz(steps_at_a_time: int):

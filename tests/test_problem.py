@@ -59,7 +59,6 @@ def test_a_setup_and_a_chain_are_paid_for_also_where_there_is_one_of_them():
         ({"start_up": 2.0, "cycle_time": PAIRS}, "EmpiricalPairs have their own start-ups"),
         ({"start_up": LAW, "cycle_time": UNLIKE}, "not with Heterogeneous: give a number, or pool"),
         ({"send_time": 1.0, "overlap": 2}, "overlap must be True or False, known before tracing, got 2"),
-        ({"num_workers": 9, "max_workers": 8}, r"num_workers 9 exceeds max_workers 8"),
         ({"num_workers": np.array([3, 9]), "max_workers": 8}, r"num_workers 9 exceeds max_workers 8"),
     ],
 )

@@ -41,14 +41,12 @@ solve --workers 0 --coordinates 9 LAW -> at least 1
 solve SMALL UNIFORM --cycles nan -> finite number above 0
 solve SMALL UNIFORM --deadline 0 -> above 0
 solve SMALL UNIFORM --method tandon:4 -> from 0 to 3
-solve SMALL UNIFORM --method tandon -> as in
 solve SMALL UNIFORM --format xml -> xml
 solve SMALL --cycle-time uniform:low=1 -> high missing
 solve SMALL --cycle-time gamma:shape=1,rat=2 -> 'gamma:shape=1,rat=2' (did you mean rate?)
 solve SMALL --cycle-time uniform:low=1,high=x -> cannot read 'high=x'
 solve SMALL --cycle-time uniform:low=1,low=1,high=2 -> cannot read 'low=1'
 solve SMALL --cycle-time uniform:low=2,high=1 -> low must be below high
-solve SMALL --cycle-time weibull:scale=nan,concentration=2 -> scale must be finite
 solve SMALL --cycle-time pareto:scale=1,shape=0.9 -> mean of Pareto is infinite
 solve SMALL --cycle-time two-speed:fast=1,slow=inf,probability=0.2 -> deadline
 sweep SIZES PARETO -> needs shape

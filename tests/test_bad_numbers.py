@@ -347,12 +347,6 @@ def test_a_level_that_a_traced_number_of_workers_lacks_is_infeasible(method):
     _check_statuses(_solver(method)(columns), {bcgc.Status.INFEASIBLE})
 
 
-def test_rows_of_other_workers_than_a_traced_number_says_are_no_problem():
-    rows = bcgc.EmpiricalRows([[1.0, 2.0, 4.0], [3.0, 4.0, 2.0]])
-    valid = jax.jit(jax.vmap(lambda n: bcgc.Problem(rows, n, 300, max_workers=3).valid))(np.arange(5))
-    assert valid.tolist() == [False, False, False, True, False]
-
-
 @pytest.mark.parametrize(
     ("method", "number", "good", "bad"),
     [
@@ -382,6 +376,7 @@ LAWS: list[tuple[Callable[..., bcgc.distributions.Distribution], list[tuple[floa
     (bcgc.Lognormal, [(0.2, 0.5, 0.1), (np.inf, 0.5, 0.1), (0.2, -0.5, 0.1), (0.2, 0.5, -0.1)]),
     (bcgc.Gamma, [(2.5, 1.5, 0.4), (-2.5, 1.5, 0.4), (2.5, -1.5, 0.4), (2.5, 1.5, -0.4)]),
     (bcgc.TwoSpeed, [(1.0, 5.0, 0.2), (-1.0, 5.0, 0.2), (6.0, 5.0, 0.2), (1.0, 5.0, 1.2)]),
+    (bcgc.TwoSpeed, [(1.0, np.inf, 0.2), (1.0, np.nan, 0.2)]),  # a straggler may never answer
 ]
 
 
@@ -389,11 +384,6 @@ LAWS: list[tuple[Callable[..., bcgc.distributions.Distribution], list[tuple[floa
 def test_traced_numbers_out_of_range_make_no_law(law, rows):
     valid = jax.vmap(lambda *numbers: law(*numbers).valid())(*np.array(rows).T)
     assert valid.tolist() == [True] + [False] * (len(rows) - 1)
-
-
-def test_a_straggler_that_never_answers_is_a_law():
-    assert bcgc.TwoSpeed(1.0, np.inf, 0.2).valid()
-    assert not jax.jit(lambda slow: bcgc.TwoSpeed(1.0, slow, 0.2).valid())(np.nan)
 
 
 def test_measured_times_that_are_traced_are_judged_too():

@@ -7,7 +7,6 @@ import optax
 import pytest
 
 from bcgc_jax.cluster import Cluster, InjectedDelay, Told
-from bcgc_jax.cluster.checkpoints import Checkpoints
 from tests.cluster.test_cluster import ADAM, PROBLEM, N, case, trained
 
 
@@ -29,5 +28,3 @@ def test_training_is_plain_gradient_descent_and_goes_on_from_a_checkpoint(tmp_pa
         ):
             with pytest.raises(ValueError, match=words):
                 trained(cluster, Told(PROBLEM), params, data, steps, optimizer, **more)
-    with pytest.raises(ValueError, match="another model"), Checkpoints(folder) as checkpoints:
-        checkpoints.last(({"other": np.zeros(3)}, None))

@@ -239,8 +239,3 @@ def test_a_nearly_deterministic_law_with_a_far_infimum_is_as_exact():
         (value, error), _ = _everything(law, _padded(partition), workers)
         np.testing.assert_allclose(value, exact, rtol=1e-12)
         assert error < 1e-12 * value
-
-
-def test_one_time_of_one_worker_is_that_time():
-    problem = bcgc.Problem(bcgc.Empirical([2.5]), 1, 4, 3.0)
-    assert float(bcgc.expected_runtime(problem, [4.0])) == 30.0

@@ -81,6 +81,7 @@ def test_a_scheme_may_not_exist_and_says_so_with_nan():
     ("function", "gives", "words"),
     [
         (lambda p: jnp.ones(p.max_workers), "partition", "sum 12"),
+        (lambda p: p.total * (jnp.arange(SIZE) == 6), "partition", "gave no partition"),  # nobody's level
         (lambda p: jnp.zeros(3), "partition", r"shape \(12,\)"),
         (lambda p: jnp.zeros(SIZE).at[:2].set(jnp.array([6e3, -1e3])), "partition", "from -1000"),
         (lambda p, unit: unit, "levels", "over 6 levels: .*sum 12"),
@@ -125,9 +126,3 @@ def test_schemes_of_one_name_are_kept_apart():
         assert mine.baseline == (level == 2)
     assert method_of("tandon:3").baseline
     assert not method_of("limit").baseline
-
-
-def test_a_level_of_more_workers_than_there_are_is_no_partition():
-    beyond = bcgc.solvers.Scheme("beyond", lambda problem: problem.total * (jnp.arange(4) == 3))
-    with pytest.raises(ValueError, match="gave no partition"):
-        bcgc.solve(bcgc.Problem(bcgc.Uniform(1.0, 2.0), 2, 10, max_workers=4), beyond)

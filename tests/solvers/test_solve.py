@@ -58,11 +58,6 @@ def test_a_search_that_would_take_days_is_refused_before_it_begins():
         bcgc.solve(problem, "multi_message", key=jax.random.key(0))
 
 
-def test_an_option_that_the_method_does_not_know_is_refused():
-    with pytest.raises(TypeError, match="tolerence"):
-        bcgc.Optimal(tolerence=1e-3)  # type: ignore[call-arg]
-
-
 @pytest.mark.parametrize("law", [bcgc.Pareto(2.0, 0.9), bcgc.TwoSpeed(1.5, np.inf, 0.2)])
 def test_a_law_known_to_have_an_infinite_mean_is_refused_with_advice(law):
     for method in ("time", "uncoded", "tandon_partial"):

@@ -13,10 +13,11 @@ from bcgc_jax.adaptive.rules import Window, _alike, rules
 from bcgc_jax.distributions import EmpiricalRows
 from bcgc_jax.plans.completion import AnyOf
 from bcgc_jax.plans.plan import Plan, partition_plan
-from bcgc_jax.plans.schedules import Group, schedule_of, turns_of
+from bcgc_jax.plans.schedules import Group, schedule_of
 from experiments import adaptive as study
 from tests.cli.steps import written
 from tests.compilations import compilations
+from tests.oracles.schedules import simulated
 from tests.studies import Ran
 
 # Without what compiles a search.
@@ -218,24 +219,6 @@ def test_the_study_prints_and_writes_what_trainings_took(tmp_path, capsys, monke
     assert found.drew("adaptive")
 
 
-GROUPS = [Group(1, 1), Group(2, 2), Group(4, 3)]
-SIZES = np.array([0.2, 0.1, 0.15, 0.3, 0.15, 0.1])
-
-
-def _one_by_one(plan, times, starts):
-    """Each worker goes through its tasks; the block's subset is there when somebody has done it."""
-    workers, sizes = plan.num_workers, np.asarray(plan.plan.sizes)
-    subset, block = np.asarray(turns_of(plan.plan)), np.asarray(plan.plan.block)
-    done: dict[tuple[int, int], float] = {}
-    for w, now in enumerate(starts):
-        for turn, b in zip(subset, block, strict=True):
-            j = (w + int(turn)) % workers
-            now += times[w] * workers * plan.shares[j] * sizes[b]
-            done[j, int(b)] = min(done.get((j, int(b)), np.inf), now)
-    assert len(done) == workers * len(sizes)
-    return max(done.values())
-
-
 @pytest.mark.parametrize("late", [False, True])
 def test_runtimes_are_those_of_workers_one_after_the_other(late):
     """Of a code and of a schedule of uneven subsets, with start-ups and without."""
@@ -246,9 +229,10 @@ def test_runtimes_are_those_of_workers_one_after_the_other(late):
     for row, start, found in zip(times, starts, coded.runtimes(*given), strict=True):
         ends = [(3, 0.3), (1, 0.3 + 3 * 0.5), (0, 0.3 + 3 * 0.5 + 4 * 0.2)]
         assert found == pytest.approx(max(sorted(start + row * load)[place] for place, load in ends))
-    plan = WorkPlan("scheduled", np.array([0.1, 0.4, 0.3, 0.2]), schedule_of(GROUPS, SIZES))
+    schedule = schedule_of([Group(1, 1), Group(2, 2), Group(4, 3)], [0.2, 0.1, 0.15, 0.3, 0.15, 0.1])
+    plan = WorkPlan("scheduled", np.array([0.1, 0.4, 0.3, 0.2]), schedule)
     for row, start, found in zip(times, starts, plan.runtimes(*given), strict=True):
-        assert found == pytest.approx(_one_by_one(plan, row, start))
+        assert found == pytest.approx(simulated(plan.plan, row, start, shares=plan.shares)[0])
 
 
 # Workers 0, 1, 2 hold thirds, then each the next one too.

@@ -122,11 +122,11 @@ def test_columns_that_are_not_there_or_not_meant(tmp_path, header, names, messag
 # What is said, and the files of which it is said.
 BROKEN: dict[str, list[str | bytes]] = {
     "is empty": ["", "\n \n"],
-    "no rows": [_LONG, _LONG + "\n\n"],
-    "no measured time": [_LONG + "1,a,\n2,a, \n"],
+    "no measured time: there are no rows": [_LONG, _LONG + "\n\n", _LONG + "1,a,\n2,a, \n"],
     "line 3: seconds must be a positive number, got 'fast'": [_LONG + "1,a,2\n1,b,fast\n"],
-    "line 2: seconds must": [_LONG + f"1,a,{text}\n1,b,1\n" for text in ("0", "-1", "1_0", "inf", "1e999")],
-    "line 2: seconds must be a positive number, got 'nan': leave": [_LONG + "1,a,nan\n1,b,1\n"],
+    "line 2: seconds must": [
+        _LONG + f"1,a,{text}\n1,b,1\n" for text in ("0", "-1", "1_0", "inf", "nan", "1e999")
+    ],
     "got '1,5': leave the cell empty where nothing was measured, and write a decimal comma": [
         _LONG.replace(",", ";") + "1;a;1,5\n"
     ],

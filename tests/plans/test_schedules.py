@@ -163,7 +163,6 @@ def test_what_schemes_need():
     ("method", "words"),
     [
         ("cyclic:7", "a number of stored subsets from 1 to 5"),
-        ("cyclic", 'as in "cyclic:1"'),
         ("backup:5", "a number of spare workers from 0 to 4"),
         ("alternating:2:0", "takes a number of stored subsets"),
         ("multi_message:9", "from 1 to 5"),

@@ -14,18 +14,8 @@ import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax.coding import digits
 from bcgc_jax.solvers.methods import BASELINES, PROPOSED
-from experiments import (
-    conditioning,
-    drawing,
-    journal,
-    looks,
-    paper,
-    record,
-    report,
-    sweep,
-    theorem4,
-    training,
-)
+from experiments import conditioning, journal, looks, paper, record, report, sweep, theorem4, training
+from experiments.drawing import FILE
 from tests.studies import Ran, assert_text_fits, refused, rows_of
 
 COMMANDS = (
@@ -54,7 +44,7 @@ def test_a_number_of_the_data_beside_a_picture_is_what_the_code_computes(name, s
         "training": (of_digits, "expected_runtime", "softmax", scheme),
     }
     problem, column, *place = shown[name]
-    rows = rows_of(drawing.FILE.with_name(f"{name}.csv"))
+    rows = rows_of(FILE.with_name(f"{name}.csv"))
     (found,) = (row[column] for row in rows if list(row.values())[: len(place)] == place)
     room = 1e-9 if scheme == "single_block" else 2e-5  # ten digits; two optima to 1e-5 each
     assert float(found) == pytest.approx(float(bcgc.solve(problem, scheme).rounded_runtime), rel=room)

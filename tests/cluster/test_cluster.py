@@ -1,7 +1,4 @@
-"""Real processes: gradients against the uncoded one, through killed, stopped, slow and failing workers.
-
-By codes first, then by schedules, then planning for those who are left, and other masters.
-"""
+"""Real processes: gradients against the uncoded one, through killed, stopped, slow and failing workers."""
 
 import dataclasses
 import os

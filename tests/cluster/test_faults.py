@@ -25,7 +25,6 @@ from tests.raising import raising
 from tests.scripts import python
 from tests.signals import ctrl_c
 
-slow = pytest.mark.slow
 STORE: Any = {"num_cpus": 2, "object_store_memory": 100 * 2**20}
 
 
@@ -109,7 +108,7 @@ def full_disk(node):
     return no_disk
 
 
-@slow
+@pytest.mark.slow
 def test_a_machine_that_raises_loses_its_workers_and_a_loss_that_raises_is_told(spread, nodes):
     cluster, (_, second) = spread, nodes
     params, data = case()
@@ -130,7 +129,7 @@ def test_a_machine_that_raises_loses_its_workers_and_a_loss_that_raises_is_told(
     exact(cluster, params, data)
 
 
-@slow
+@pytest.mark.slow
 def test_a_node_ends_and_another_joins_in_the_middle_of_a_training(spread, nodes):
     cluster, (all_nodes, second) = spread, nodes
     (params, data), faults, places = case(), len(cluster.faults), []
@@ -165,7 +164,7 @@ def test_a_node_ends_and_another_joins_in_the_middle_of_a_training(spread, nodes
         cluster.gradient(params)
 
 
-@slow
+@pytest.mark.slow
 def test_a_worker_that_never_answers_is_covered_or_refused_whatever_the_patience(spread, monkeypatch):
     params, data = case()
     plan = coding_plan(jax.random.key(0), params, [0, COUNT, 0])
@@ -237,7 +236,7 @@ with Cluster(1) as third:
 """
 
 
-@slow
+@pytest.mark.slow
 def test_a_cluster_leaves_others_their_ray_and_nothing_behind_also_after_sigterm(place):
     running = begun(_LEFT, place)
     try:
@@ -263,7 +262,7 @@ with Cluster(2):
 """
 
 
-@slow
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_processes_start_leaves_none(place, number):
     with ctrl_c():
@@ -302,7 +301,7 @@ nodes.shutdown()
 """
 
 
-@slow
+@pytest.mark.slow
 def test_a_cluster_that_asks_for_a_token_is_joined_with_it_and_not_without():
     given = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": 32 * "b"}
     done = python(_JOINS, env=os.environ | given, cwd=ROOT)

@@ -87,15 +87,6 @@ def test_projection_meets_the_optimality_conditions_in_high_dimension(num_worker
     assert (shift[~positive] <= shift[positive].mean() + slack).all()
 
 
-def random_partitions(rng: np.random.Generator, num_draws: int, total: float) -> np.ndarray:
-    """Partitions of `total` over 3 to 20 of 24 levels, the last ones padding."""
-    x = np.zeros((num_draws, 24))
-    for row in x:
-        used = rng.choice(22, rng.integers(3, 21), replace=False)
-        row[used] = rng.dirichlet(np.full(used.size, 0.4)) * total
-    return x
-
-
 @pytest.mark.parametrize(
     ("total", "dtype"),
     [
@@ -104,7 +95,11 @@ def random_partitions(rng: np.random.Generator, num_draws: int, total: float) ->
     ],
 )
 def test_rounded_partition_sums_exactly_and_stays_within_one_or_the_spacing_of_numbers(total, dtype):
-    x = random_partitions(np.random.default_rng(total), 300, total).astype(dtype)
+    rng, x = np.random.default_rng(total), np.zeros((300, 24))
+    for row in x:  # over 3 to 20 levels, the last two are padding
+        used = rng.choice(22, rng.integers(3, 21), replace=False)
+        row[used] = rng.dirichlet(np.full(used.size, 0.4)) * total
+    x = x.astype(dtype)
     with jax.enable_x64(dtype == np.float64):
         result = np.asarray(jax.jit(jax.vmap(bcgc.plans.partitions.round_partition, (0, None)))(x, total))
     assert np.issubdtype(result.dtype, np.integer)

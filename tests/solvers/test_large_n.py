@@ -14,7 +14,6 @@ from bcgc_jax.solvers.optimal import optimal_partition
 from tests.problems import known, padded
 
 pytestmark = pytest.mark.usefixtures("x64")
-compiling = pytest.mark.slow  # nearly all of it
 
 # Fewer than take this way by themselves: the dense steps' Hessian is N³ a node.
 WORKERS = 200
@@ -62,7 +61,7 @@ def test_the_published_optimum_of_fewer_workers_is_found():
     assert found.num_steps < 30  # measured 17
 
 
-@compiling
+@pytest.mark.slow
 def test_the_certificate_is_met_and_that_of_the_partition():
     problem = bcgc.Problem(LAW, num_workers=401, num_coordinates=20_000, num_samples=50.0)
     solution = bcgc.solve(problem, bcgc.Optimal(tolerance=1e-5))
@@ -74,7 +73,7 @@ def test_the_certificate_is_met_and_that_of_the_partition():
     np.testing.assert_allclose(found.lower_bound, solution.lower_bound, rtol=2e-6)
 
 
-@compiling
+@pytest.mark.slow
 def test_dense_newton_steps_find_the_same():
     problem = bcgc.Problem(LAW, num_workers=WORKERS, num_coordinates=20_000, num_samples=50.0)
     found, dense = _certified(problem, 1e-5), optimal_partition(problem, True)
@@ -83,12 +82,12 @@ def test_dense_newton_steps_find_the_same():
     np.testing.assert_allclose(found.value, dense.value, rtol=1e-7)
 
 
-@compiling
+@pytest.mark.slow
 def test_a_law_whose_density_is_0_where_it_begins_needs_no_dense_steps():
     _certified(bcgc.Problem(bcgc.Weibull(1.0, 2.0), num_workers=WORKERS, num_coordinates=20_000), 1e-6)
 
 
-@compiling
+@pytest.mark.slow
 def test_a_known_problem_is_solved_within_a_jit_too(monkeypatch):
     problem = bcgc.Problem(LAW, 3, 20_000)
     value = float(bcgc.solve(padded(LAW, 3)).expected_runtime)
@@ -98,7 +97,7 @@ def test_a_known_problem_is_solved_within_a_jit_too(monkeypatch):
     np.testing.assert_allclose(within, value, rtol=1e-9)
 
 
-@compiling
+@pytest.mark.slow
 def test_the_optimum_for_times_nearly_alike_but_for_rare_slow_ones_is_certified_to_a_per_cent():
     """There the runtime nearly has kinks."""
     rng = np.random.default_rng(0)

@@ -125,11 +125,12 @@ def test_rows_go_under_vmap_and_a_traced_number_of_workers_must_be_theirs(x64):
     np.testing.assert_allclose(values, _runtimes(X).mean() * np.array([1, 2.5]), rtol=1e-10)
 
     def of(workers):
-        return bcgc.expected_runtime(_problem(num_workers=workers, max_workers=N), X)
+        problem = _problem(num_workers=workers, max_workers=N)
+        return bcgc.expected_runtime(problem, X), problem.valid
 
-    values = jax.vmap(of)(jnp.array([N, N - 1]))
+    values, valid = jax.vmap(of)(jnp.array([N, N - 1]))
     np.testing.assert_allclose(values[0], _runtimes(X).mean(), rtol=1e-10)
-    assert np.isnan(values[1])
+    assert (np.isnan(values[1]), valid.tolist()) == (True, [True, False])
 
 
 def test_the_number_of_workers_must_be_that_of_the_law():

@@ -33,6 +33,8 @@ def test_the_gap_is_reached_and_no_random_partition_is_below_the_bound(x64, law,
     assert int(solution.status) == bcgc.Status.CONVERGED
     assert float(solution.relative_gap) < gap
     assert int(solution.num_steps) < (100 if law is bcgc.Empirical else 30)
+    rough = bcgc.solve(problem, bcgc.Optimal(tolerance=0.03))
+    assert int(rough.num_steps) < int(solution.num_steps)
     rng = np.random.default_rng(5)
     shares = np.concatenate([rng.dirichlet(np.full(6, c), 200) for c in (0.1, 1.0, 10.0)])
     near = np.abs(np.asarray(known(solution.partition)[:6]) * (1 + 0.02 * rng.standard_normal((200, 6))))

@@ -29,18 +29,19 @@ _NEW_FILE = click.Path()
 _FILE_OR_INPUT = click.Path(exists=True, dir_okay=False, allow_dash=True)
 
 _AT_MOST = f"at most {typed.MOST_WORKERS:,}"
-_SAMPLES = "M, samples over all workers."
+_SAMPLES, _CYCLES = "M, samples of a whole step.", "b, cycles (units of work) per coordinate and sample."
+_SETUP_CYCLES = "f, cycles per sample and subset of the forward pass."
 _START_UP = "S, time before a worker's first cycle, in the unit of runtimes: a number, or a LAW."
-_SEND_TIME = "c, time of a worker's link for one coordinate."
+_SEND_TIME = "c, time in which a worker sends one coordinate."
 _CHAIN_CYCLES = "h, cycles per sample, subset and coordinate to carry the derivative back through it."
 _PLAN = "Also write the best plan, with its certificate; bcgc_jax.Solution.load(FILE.json) reads it."
 
 _LAWS = f"A LAW is a distribution of times: {typed.law_help()}"
 _METHODS = f"""Methods: {typed.METHODS}
 
-NUMBER is the most subsets that a worker stores with nested, cyclic, alternating and multi_message, the chunks
-of each worker with sharing, the workers left out with backup, the level with tandon, and the layers with
-ferdinand.
+NUMBER is the most subsets that a worker stores (nested, cyclic, alternating, multi_message), the chunks of
+each worker (sharing), the workers left out (backup), the level (tandon), or the layers (ferdinand).
+alternating:NUMBER:BLOCKS sets the number of blocks too, which is 10 by default.
 
 tandon_partial has α, which is E[T | T > median] / E[T | T ≤ median]; the paper's figures take 6."""
 
@@ -68,7 +69,7 @@ class Files:
     step: str = option(str, "Column of the step.", "--step-column", default="step")
     worker: str = option(str, "Column of the worker.", "--worker-column", default="worker")
     seconds: str = option(str, "Column of the times.", "--seconds-column", default="seconds")
-    censored: str | None = option(str, "Column of 1 if the worker was cut off, or 0.", "--censored-column")
+    censored: str | None = option(str, "Column: 1 if the worker was cut off, or 0.", "--censored-column")
     load: str | None = option(str, "Column of the cycles done by then; by default load.", "--load-column")
     layout: str = option(typed.LAYOUTS, "Long: a row for each time. Wide: a column for each worker.")
     figure: str | None = option(_NEW_FILE, "Also draw the answer: .png, .svg or .pdf.", metavar="PICTURE")
@@ -95,7 +96,7 @@ class Times(Files):
         "The distribution of a trace. atoms: each measured time as it is. smooth: a smooth curve through "
         "them. pareto-tail: one with a heavy tail. auto: atoms where that is quick, else smooth.",
     )
-    keep_workers: bool = option(bool, "Keep steps whole: which times came together then counts.")
+    keep_workers: bool = option(bool, "Plan on the trace's whole steps, not on independent workers.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -117,7 +118,7 @@ class Planning(Times):
     """Schemes"""
 
     methods: tuple[str, ...] = option(
-        typed.METHOD, "Scheme; repeat it. By default the paper's and its rivals.", "--method", multiple=True
+        typed.METHOD, "Scheme; repeat it. The default is above.", "--method", multiple=True
     )
 
     def asked(self, *methods: str, **options: Any) -> "dict[str, Method]":
@@ -136,8 +137,8 @@ class Comparing(Planning):
     """Schemes"""
 
     deadline: Any = option(_POSITIVE, "Also print P(runtime ≤ deadline).")
-    objective: str = option(typed.OBJECTIVES, "What is to be best; the second needs --deadline.")
-    round_trip: float = option(_FROM_ZERO, "Time of one query of the master; of sharing.", default=0.0)
+    objective: str = option(typed.OBJECTIVES, "What a plan is made for; the second needs --deadline.")
+    round_trip: float = option(_FROM_ZERO, "Time of one query of the master, in sharing.", default=0.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -159,10 +160,10 @@ class Comparing(Planning):
 class SolveOptions(Comparing):
     """Plan the blocks and compare with earlier schemes.
 
-    Which redundancy should each block of coordinates get, how long does an iteration take, and how does that
-    compare? The table is followed by the best plan, as level: coordinates, and by what it needs. Runtimes are
-    in the unit of the cycle time. They are exact, not simulated. Only for workers that are not alike, and for
-    multi_message, alternating and sharing, they are means of random draws.
+    How much redundancy should each block get, and how long does a step take? Without --method the table has
+    the paper's schemes, nested and earlier schemes. Below it stand the best plan, as level: coordinates, and
+    what it needs. Runtimes are in the unit of the cycle time. They are exact. For workers that are not alike,
+    and for multi_message, alternating and sharing, they are means of random draws.
     """
 
     after: ClassVar = f"""\b
@@ -180,9 +181,9 @@ Examples:
 {_METHODS}"""
 
     workers: int | None = option(WORKERS, f"N, {_AT_MOST}; by default those of the trace, or of COUNT* laws.")
-    coordinates: int | None = option(COUNT, "L, the gradient's length.")
+    coordinates: int | None = option(COUNT, "L, the gradient's length: the number of parameters.")
     samples: float = option(_POSITIVE, _SAMPLES, default=1)
-    cycles: float = option(_POSITIVE, "b, CPU cycles per coordinate and sample.", default=1)
+    cycles: float = option(_POSITIVE, _CYCLES, default=1)
     cycle_time: "tuple[tuple[int | None, Distribution], ...]" = option(
         typed.LAW_OF_WORKERS,
         "Distribution of a worker's cycle time; if workers differ, repeat it, for several 'COUNT*NAME:…'.",
@@ -190,11 +191,12 @@ Examples:
     )
     min_completion: float | None = option(_SHARE, "Fastest plan with at least this P(runtime ≤ deadline).")
     levels: tuple[str, tuple[int, ...]] | None = option(
-        typed.LEVELS, "Also the best plan of these levels alone, such as 0,3,7-9."
+        typed.LEVELS, "Also the best plan with these levels alone, such as 0,3,7-9."
     )
-    setup_cycles: float | None = option(_FROM_ZERO, "f, cycles per sample and subset of the forward pass.")
+    setup_cycles: float | None = option(_FROM_ZERO, _SETUP_CYCLES)
     unit_costs: TextIO | None = option(
-        click.File(encoding="utf-8", errors="replace"), "Costs, one a line, of units in place of coordinates."
+        click.File(encoding="utf-8", errors="replace"),
+        "In place of --coordinates: costs of layers or other units, one a line.",
     )
     out: str | None = option(_NEW_FILE, _PLAN, metavar="FILE.json")
 
@@ -210,12 +212,12 @@ Examples:
 
 @dataclasses.dataclass(frozen=True)
 class FitOptions(Files):
-    """Which distribution describes a trace, and what plan follows.
+    """Find the distribution of measured times, and the plan for it.
 
     How sure is that, and how much does the plan depend on it? FILE is CSV (also .csv.gz), - is standard
-    input: a row for each step and worker, or a row for each step and a column for each worker, in seconds.
-    Parameters and runtimes are in seconds, or in whatever unit the file has. With a column of loads, in
-    cycles, the time before the first cycle is told apart.
+    input. It has a row for each step and worker, or a row for each step and a column for each worker.
+    Parameters and runtimes are in seconds, or in the file's unit. With a column of loads, in cycles, the time
+    before the first cycle is estimated too.
     """
 
     after: ClassVar = """\b
@@ -229,17 +231,17 @@ Examples:
     keep_workers: ClassVar = False
     trace: str = argument(_FILE_OR_INPUT, metavar="FILE")
     laws: tuple[str, ...] = option(
-        typed.FITTED_LAWS, "To be fitted; repeat it; by default all, with loads none.", "--law", multiple=True
+        typed.FITTED_LAWS, "Fit this; repeat it. By default all, with loads none.", "--law", multiple=True
     )
-    workers: int | None = option(WORKERS, f"N of the plans, {_AT_MOST}; those of the trace.")
-    coordinates: int = option(COUNT, "L of the plans.", default=1_000_000)
+    workers: int | None = option(WORKERS, f"N of the plans, {_AT_MOST}; by default those of the trace.")
+    coordinates: int = option(COUNT, "L of the plans, the gradient's length.", default=1_000_000)
     samples: float = option(_POSITIVE, _SAMPLES, default=1)
     cycles: float | None = option(
         _POSITIVE,
-        "b, cycles per coordinate and sample: 1; with loads, for the mean load without redundancy.",
+        f"{_CYCLES} By default 1; with loads, such that an uncoded worker has their mean.",
     )
     replicates: int = option(
-        number(20, include=True, whole=True), "Samples behind each standard error and p-value.", default=200
+        number(20, include=True, whole=True), "Resamples for standard errors and p-values.", default=200
     )
     out: str | None = option(_NEW_FILE, _PLAN, metavar="FILE.json")
 
@@ -253,8 +255,8 @@ class SweepOptions(Comparing):
     """Solve a grid of problems over any of their numbers.
 
     All combinations of the axes are solved, each with its certificate; by `optimal`, if no --method is given.
-    Without --out the rows are printed; with it they go to the file as they come, and a summary is printed. A
-    cell that cannot be solved has its status and stops no other.
+    Without --out the rows are printed. With --out they go to the file chunk by chunk, and a summary is
+    printed. If one combination cannot be solved, its row has a status that says why, and the others go on.
     """
 
     after: ClassVar = f"""\b
@@ -265,7 +267,7 @@ Examples:
              --deadline 1e6:8e6:29 --objective completion-probability --format csv
   bcgc sweep --workers 10 --coordinates 2000 --cycle-time gamma:shape=4,rate=4 --send-time 0,0.1 \\
              --start-up exponential:rate=1e-3
-  bcgc sweep … --out sweep.csv --resume       goes on where it was cut off
+  bcgc sweep … --out sweep.csv --resume       continues an interrupted sweep
 
 An axis: 3, or 1,2,5, or LOW:HIGH:COUNT in equal steps, LOW:HIGH:COUNT:log in equal ratios; of whole
 numbers also LOW:HIGH, all of them.
@@ -277,21 +279,21 @@ numbers also LOW:HIGH, all of them.
     workers: "np.ndarray | None" = option(axis(WORKERS), f"N, {_AT_MOST}; by default those of the trace.")
     coordinates: "np.ndarray" = option(axis(COUNT), "L, the gradient's length.", required=True)
     samples: "np.ndarray" = option(axis(_POSITIVE), _SAMPLES, default=1)
-    cycles: "np.ndarray" = option(axis(_POSITIVE), "b, CPU cycles.", default=1)
-    setup_cycles: "np.ndarray | None" = option(axis(_FROM_ZERO), "f, cycles before the first coordinate.")
+    cycles: "np.ndarray" = option(axis(_POSITIVE), _CYCLES, default=1)
+    setup_cycles: "np.ndarray | None" = option(axis(_FROM_ZERO), _SETUP_CYCLES)
     start_up: "np.ndarray | Distribution | None" = option(typed.number_or_law(axis(_FROM_ZERO)), _START_UP)
     send_time: "np.ndarray | None" = option(axis(_FROM_ZERO), _SEND_TIME)
     chain_cycles: "np.ndarray | None" = option(axis(_FROM_ZERO), _CHAIN_CYCLES)
     cycle_time: tuple[str, dict[str, float]] | None = option(
-        OPEN_LAW, "Distribution, NAME:PARAMETER=VALUE,…; an --axis may give more."
+        OPEN_LAW, "Distribution, NAME:PARAMETER=VALUE,…; an --axis may give more parameters."
     )
     axes: "tuple[tuple[str, np.ndarray], ...]" = option(
-        typed.PARAMETER, "A parameter of the distribution: an axis; repeat it.", "--axis", multiple=True
+        typed.PARAMETER, "Values of a parameter of the distribution; repeat it.", "--axis", multiple=True
     )
     deadline: "np.ndarray | None" = option(axis(_POSITIVE), "Also print P(runtime ≤ deadline).")
     partitions: bool = option(bool, "Also give the partitions, rounded.")
     out: str | None = option(_NEW_FILE, "Write to FILE.csv, chunk by chunk.")
-    resume: bool = option(bool, "Go on with --out where an earlier call was cut off.")
+    resume: bool = option(bool, "Continue the file of --out where an earlier call was interrupted.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -308,9 +310,9 @@ numbers also LOW:HIGH, all of them.
 class TrainOptions(Planning):
     """Train on handwritten digits, scheme against scheme.
 
-    All schemes take the same steps; what differs is the time they take: on a simulated clock, in the unit of
-    the cycle time, or with --engine ray on N processes, in seconds. A trace is replayed step by step, and
-    planned for as its law, --trace-law or --keep-workers, says.
+    All schemes take the same steps, and differ in the time that these take. The clock is simulated, in the
+    unit of the cycle time. With --engine ray N processes train, in seconds. A trace is replayed step by step.
+    Without --method: optimal, time, frequency, uncoded, single_block and tandon_partial.
     """
 
     after: ClassVar = f"""\b
@@ -320,30 +322,30 @@ Examples:
              --cycle-time pareto:scale=1,shape=2.5 --curves curves.csv
   bcgc train --trace steps.csv --units layers --setup-cycles 500 --format json
   bcgc train --engine ray --workers 8 --steps 50 --cycle-time shifted-exponential:rate=1e-3,shift=50
-  bcgc train --engine ray … --checkpoints state      the next call goes on where this was cut off
+  bcgc train --engine ray … --checkpoints state      the next call continues an interrupted one
 
 {_LAWS}"""
 
     workers: int | None = option(_IMAGES, "N, at most 1,500; by default that of the trace.")
     model: str = option(typed.MODELS)
     units: str = option(typed.UNITS, "What a block is made of.")
-    cycles: float = option(_POSITIVE, "b, cycles per coordinate, sample.", default=1)
-    setup_cycles: float | None = option(_FROM_ZERO, "f, cycles per sample and subset at first.")
+    cycles: float = option(_POSITIVE, _CYCLES, default=1)
+    setup_cycles: float | None = option(_FROM_ZERO, _SETUP_CYCLES)
     steps: int = option(COUNT, default=200)
-    seeds: int | None = option(COUNT, "Runs of each scheme; 8, with ray 1.")
+    seeds: int | None = option(COUNT, "Runs of each scheme; by default 8, with ray 1.")
     learning_rate: float = option(_POSITIVE, default=0.5)
-    batch_size: int | None = option(COUNT, "Samples of each subset per step; all.")
-    target: float = option(_SHARE, "Test accuracy to be reached.", default=0.9)
+    batch_size: int | None = option(COUNT, "Samples of each subset per step; by default all.")
+    target: float = option(_SHARE, "Test accuracy; the table has the time to reach it.", default=0.9)
     engine: str = option(typed.ENGINES, "A simulated clock, or worker processes and the wall clock.")
     pace: float = option(
-        _FROM_ZERO, "With ray: slow the workers to so many seconds an iteration; 0: not.", default=0.2
+        _FROM_ZERO, "With ray: seconds to which the best scheme's step is slowed down; 0: not.", default=0.2
     )
     address: str | None = option(str, "With ray: a running cluster to join; by default one on this machine.")
     checkpoints: Path | None = option(
         click.Path(file_okay=False, path_type=Path),
-        "With ray: keep states and logs in this folder, and go on with those there.",
+        "With ray: write checkpoints to this folder, and continue from those there.",
     )
-    curves: str | None = option(_NEW_FILE, "Also write every iteration to this CSV file.")
+    curves: str | None = option(_NEW_FILE, "Also write every step to this CSV file.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -366,9 +368,9 @@ Examples:
 class PlotOptions:
     """Draw a sweep's, a training's or a plan's file.
 
-    FILE is what `bcgc sweep --out`, `bcgc train --curves` or `bcgc solve --out` wrote. Of a sweep over one
-    number, each scheme is a curve; over two numbers it is a heat map. Of a training, each scheme is a curve
-    over time. A plan is drawn as its blocks, with how many workers compute each subset of the data for them.
+    FILE is what `bcgc sweep --out`, `bcgc train --curves` or `bcgc solve --out` wrote. In a sweep each scheme
+    is a curve over one number, or a heat map over two. In a training each scheme is a curve over time. A plan
+    is drawn as its blocks, which are darker where more workers compute each subset of the data.
     """
 
     after: ClassVar = """\b
@@ -382,14 +384,12 @@ Examples:
     file: Path = argument(click.Path(exists=True, dir_okay=False, path_type=Path))
     x: str | None = option(str, "Column of the horizontal axis; by default what varies.")
     y: str | None = option(str, "Column of the vertical axis of heat maps.")
-    value: str | None = option(
-        str, "Column that is drawn; by default expected_runtime, or a training's loss."
-    )
+    value: str | None = option(str, "Column that is drawn; by default expected_runtime, or loss.")
     where: tuple[tuple[str, float], ...] = option(typed.COLUMN, "Only rows with this number.", multiple=True)
     methods: tuple[str, ...] = option(str, "Only this scheme; repeat it.", "--method", multiple=True)
     out: str | None = option(
         _NEW_FILE,
-        "The picture: .png, .svg or .pdf; by default FILE.png, if there is none.",
+        "The picture: .png, .svg or .pdf; by default FILE with .png, if there is none.",
         metavar="PICTURE",
     )
 
@@ -418,7 +418,7 @@ _VERSION: Any = {"is_flag": True, "is_eager": True, "expose_value": False, "call
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--version", help="Show the version and exit.", **_VERSION)
 def cli() -> None:
-    """Block coordinate gradient coding: which redundancy should each block of a gradient get?"""
+    """Block coordinate gradient coding: how much redundancy should each block of a gradient get?"""
 
 
 for _options in (SolveOptions, FitOptions, PlotOptions, SweepOptions, TrainOptions):

@@ -49,7 +49,7 @@ def first_answer() -> list[dict[str, Any]]:
             ("bcgc sweep, 1617 cells, empty cache", _SWEEP.format(folder=folder, name="first")),
             ("bcgc sweep again", _SWEEP.format(folder=folder, name="again")),
         ):
-            command = [sys.executable, "-m", "bcgc_jax.cli", *shlex.split(arguments)]
+            command = [sys.executable, "-m", "bcgc_jax", *shlex.split(arguments)]
             rows.append(_row(what, _run(command, cache=folder), smallest))
     return rows
 

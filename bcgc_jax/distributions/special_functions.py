@@ -184,6 +184,7 @@ def _gamma_tail(shape: Array, constant: Array, x: Array, log_x: Array | None = N
     return _Tail(left, log_tail, mills), log_ratio - constant_slope + drift
 
 
+@jax.jit  # traced once for all who ask
 def _stirling(shape: Array) -> Array:
     """log Γ(shape) - shape log shape + shape, by Stirling's series from 10 on, ten steps higher below."""
     large = shape > 10

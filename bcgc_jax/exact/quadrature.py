@@ -70,6 +70,9 @@ def follow(nodes: Quadrature, onsets: Array) -> Quadrature:
     """
     onsets = onsets if nodes.panels else onsets[:1]
     known = jax.lax.stop_gradient(onsets)
+    if onsets.size == 1:
+        moved = onsets[0] - known[0]
+        return nodes._replace(start=nodes.start + moved, times=nodes.times + moved)
     order = jnp.argsort(known)
     onsets, known = onsets[order], known[order]
     gap = jnp.diff(known)
@@ -157,11 +160,15 @@ def _layout(peaks: Array, hazard_at: Callable[[Array], Array], choices: Array) -
         log_tail = choices[1:] - np.arange(1, size + 1, dtype=dtype) * hazard
         return reach + jnp.minimum(jnp.max(log_tail, axis=-1), 0)
 
-    log_mass = log_mass_at(jnp.asarray(reach))
-    heaviest = jnp.asarray(reach)[jnp.argmax(log_mass)]
-    near = heaviest * np.linspace(1 / step, step, 12).astype(dtype)
-    # Nearer by, a look is as good, and steady while a load changes a little.
-    heaviest = jnp.where(heaviest > 20, near[jnp.argmax(log_mass_at(near))], heaviest)
+    def look(at: Array, _: None) -> tuple[Array, tuple[Array, Array]]:
+        """The bound there, where it is greatest, and times closer to that; in a loop: it compiles once."""
+        log_mass = log_mass_at(at)
+        heaviest = at[jnp.argmax(log_mass)]
+        return heaviest * np.linspace(1 / step, step, at.size).astype(dtype), (log_mass, heaviest)
+
+    _, ((log_mass, _), (first, near)) = jax.lax.scan(look, jnp.asarray(reach), length=2)
+    # Nearer by, the first look is as good, and steady while a load changes a little.
+    heaviest = jnp.where(first > 20, near, first)
     far = heaviest > 2 * width  # up to there the rule's nodes are dense enough
     open_ = log_mass > np.log(finfo.eps / 8)
     # The first reach from which on all are closed, or the longest.

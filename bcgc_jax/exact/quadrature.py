@@ -164,7 +164,8 @@ def _layout(peaks: Array, hazard_at: Callable[[Array], Array], choices: Array) -
         """The bound there, where it is greatest, and times closer to that; in a loop: it compiles once."""
         log_mass = log_mass_at(at)
         heaviest = at[jnp.argmax(log_mass)]
-        return heaviest * np.linspace(1 / step, step, at.size).astype(dtype), (log_mass, heaviest)
+        near = np.resize(np.linspace(1 / step, step, 12), at.size).astype(dtype)
+        return heaviest * near, (log_mass, heaviest)
 
     _, ((log_mass, _), (first, near)) = jax.lax.scan(look, jnp.asarray(reach), length=2)
     # Nearer by, the first look is as good, and steady while a load changes a little.

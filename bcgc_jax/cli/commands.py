@@ -152,8 +152,7 @@ class Comparing(Planning):
     @property
     def for_deadline(self) -> bool:
         """Whether a method has one for its aim."""
-        least = getattr(self, "min_completion", None)  # which a sweep does not have
-        return self.most_probable or "deadline" in self.methods or least is not None
+        return self.most_probable or "deadline" in self.methods
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,6 +207,10 @@ Examples:
             raise click.UsageError("--min-completion and this --objective are two objectives: drop one")
         if self.methods and "deadline" not in self.methods:
             refuse_without_effect("unless a --method is deadline", "min_completion")
+
+    @property
+    def for_deadline(self) -> bool:
+        return super().for_deadline or self.min_completion is not None
 
 
 @dataclasses.dataclass(frozen=True)

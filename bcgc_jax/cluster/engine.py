@@ -1,6 +1,7 @@
 """Ray, as an optional extra: started here or joined, what its errors mean, and workers as its actors."""
 
 import contextlib
+import gc
 import os
 import re
 import secrets
@@ -126,7 +127,7 @@ def _start(
         stack.callback(_end_all, ray.shutdown, folder)
     else:
         _check_answers(address)
-        stack.callback(ray.shutdown)
+        stack.callback(_shut_down, ray.shutdown)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         # Ray's children are new programs: they do not run on in a copy of this one.
@@ -165,13 +166,25 @@ def _settings_restored() -> Iterator[None]:
         os.environ |= before
 
 
+def _shut_down(shutdown: Callable[[], None]) -> None:
+    """Call it while no thread collects garbage: a reference of Ray's that is freed then ends the process."""
+    gc.collect()
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        shutdown()
+    finally:
+        if collecting:
+            gc.enable()
+
+
 def _end_all(shutdown: Callable[[], None], folder: str) -> None:
     """Call `shutdown`, and end what it leaves of the processes that work in a `folder`, on Linux.
 
     Ray's agents look for its server for a minute before they end.
     """
     with signals.held_back():
-        shutdown()
+        _shut_down(shutdown)
         until = time.monotonic() + _ENDING
         while (left := _at_work_in(folder)) and time.monotonic() < until:
             time.sleep(0.05)

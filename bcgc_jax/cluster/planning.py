@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import functools
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -279,26 +280,21 @@ class Loop(Course):
         # Where each subset gives as many samples, no worker can have more than another to do.
         alike = self.batch_size is not None or callable(self.data)
         made = rules(PARTS, even_shares if alike else by_speed)
-        self._rules = {name: functools.partial(self._made_by, rule) for name, rule in made.items()}
-        self._closed = False
+        self._closed = threading.Event()
+        self._rules = {name: functools.partial(_unless, self._closed, rule) for name, rule in made.items()}
         self._round: _Round | None = None
         self._before: list[Decision] = []  # of earlier rounds
+        # Nothing of Ray's is in its hands: it may end after Ray.
         self._thread = ThreadPoolExecutor(1)
         self._planning: list[Future[None]] = []
 
     def close(self) -> None:
         """What is not planned yet is not, and nobody waits for what is; what went wrong is told."""
-        self._closed = True
+        self._closed.set()
         self._thread.shutdown(wait=False, cancel_futures=True)
         for future in self._planning:
             if future.done() and not future.cancelled() and (error := future.exception()) is not None:
                 warnings.warn(f"planning ended with an error: {error}", stacklevel=2)
-
-    def _made_by(self, rule: Rule, window: Window) -> WorkPlan:
-        """Unless the training has ended: the next of many rules may take seconds."""
-        if self._closed:
-            raise CancelledError
-        return rule(window)
 
     @property
     def decisions(self) -> tuple[Decision, ...]:  # type: ignore[override]
@@ -367,16 +363,20 @@ class Loop(Course):
         for done in [future for future in self._planning if future.done()]:
             self._planning.remove(done)
             done.result()  # what went wrong is told
-        heard = times, known, found.seconds, ran.made, starts, now.next is not None
-        self._planning.append(self._thread.submit(self._plan, now, ran, heard))
-
-    def _plan(self, now: _Round, ran: _Given, heard: tuple[Any, ...]) -> None:
-        """In the thread: one plan after the other, so that no worker prepares two."""
-        now.planner.observe(*heard)
-        current = now is self._round and now.next is None and ran is now.known[-1]
-        if current and now.planner.plan is not ran.made:
+        if (
+            now.next is None and now.planner.plan is not ran.made
+        ):  # one after the other: no worker prepares two
             given = self._put(now.planner.plan, now)
             now.next = None if given is ran else given
+        heard = times, known, found.seconds, ran.made, starts, now.next is not None
+        self._planning.append(self._thread.submit(now.planner.observe, *heard))
+
+
+def _unless(closed: threading.Event, rule: Rule, window: Window) -> WorkPlan:
+    """Unless the training has ended: the next of many rules may take seconds."""
+    if closed.is_set():
+        raise CancelledError
+    return rule(window)
 
 
 def plan_of(given: WorkPlan, params: PyTree, key: jax.Array, options: Mapping[str, Any]) -> CodingPlan:

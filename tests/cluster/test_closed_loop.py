@@ -144,7 +144,8 @@ def test_the_end_waits_for_no_plan_that_is_being_made_and_begins_no_other():
         made.append("first")
         going_on.wait(60)
 
-    loop._thread.submit(lambda: [loop._made_by(rule, None) for rule in (slow, made.append)])
+    unless: Any = planning._unless
+    loop._thread.submit(lambda: [unless(loop._closed, rule, None) for rule in (slow, made.append)])
     begun.wait()
     begin = time.monotonic()
     loop.close()

@@ -255,6 +255,32 @@ def test_a_cluster_leaves_others_their_ray_and_nothing_behind_also_after_sigterm
     assert os.listdir(place) == []
 
 
+_COLLECTING = """
+import gc, threading, time
+from bcgc_jax.cluster import Cluster
+def free():
+    while kept:
+        cycle = [kept.pop()]
+        cycle.append(cycle)  # a reference that only the collector frees
+        time.sleep(2e-4)
+thread = threading.Thread(target=free)
+with Cluster(1) as cluster:
+    kept = [cluster.ray.put(0) for _ in range(5000)]
+    gc.set_threshold(1, 1000, 1000)
+    thread.start()
+thread.join()
+print("ended in order")
+"""
+
+
+@pytest.mark.slow
+def test_another_thread_may_collect_garbage_while_ray_ends(place):
+    """Ray ends a process that frees a reference in the middle of `ray.shutdown`, without a word."""
+    with begun(_COLLECTING, place) as running:
+        out, err = running.communicate(timeout=120)
+    assert (running.returncode, out, err) == (0, "ended in order\n", "")
+
+
 _INTERRUPTED = """
 from bcgc_jax.cluster import Cluster
 with Cluster(2):

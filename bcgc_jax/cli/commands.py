@@ -31,19 +31,16 @@ _FILE_OR_INPUT = click.Path(exists=True, dir_okay=False, allow_dash=True)
 _AT_MOST = f"at most {typed.MOST_WORKERS:,}"
 _SAMPLES, _CYCLES = "M, samples of a whole step.", "b, cycles (units of work) per coordinate and sample."
 _SETUP_CYCLES = "f, cycles per sample and subset of the forward pass."
-_START_UP = "S, time before a worker's first cycle, in the unit of runtimes: a number, or a LAW."
+_START_UP = "S, time before a worker's first cycle, in the unit of runtimes."
 _SEND_TIME = "c, time in which a worker sends one coordinate."
-_CHAIN_CYCLES = "h, cycles per sample, subset and coordinate to carry the derivative back through it."
-_PLAN = "Also write the best plan, with its certificate; bcgc_jax.Solution.load(FILE.json) reads it."
+_CHAIN_CYCLES = "h, cycles per sample, subset and coordinate to carry the derivative back."
+_PLAN = "Also write the best plan, with its certificate, for bcgc_jax.Solution.load."
 
 _LAWS = f"A LAW is a distribution of times: {typed.law_help()}"
-_METHODS = f"""Methods: {typed.METHODS}
-
-NUMBER is the most subsets that a worker stores (nested, cyclic, alternating, multi_message), the chunks of
-each worker (sharing), the workers left out (backup), the level (tandon), or the layers (ferdinand).
-alternating:NUMBER:BLOCKS sets the number of blocks too, which is 10 by default.
-
-tandon_partial has α, which is E[T | T > median] / E[T | T ≤ median]; the paper's figures take 6."""
+_METHODS = f"""Methods: {typed.METHODS}. NUMBER is the most subsets that a worker stores (nested, cyclic,
+alternating, multi_message), the chunks of each worker (sharing), the workers left out (backup), the level
+(tandon), or the layers (ferdinand). alternating:NUMBER:BLOCKS has so many blocks, else 10. In tandon_partial
+α is E[T | T > median] / E[T | T ≤ median]; the paper takes 6."""
 
 
 def check_picture(option: str, path: str | None) -> None:
@@ -71,10 +68,10 @@ class Files:
     seconds: str = option(str, "Column of the times.", "--seconds-column", default="seconds")
     censored: str | None = option(str, "Column: 1 if the worker was cut off, or 0.", "--censored-column")
     load: str | None = option(str, "Column of the cycles done by then; by default load.", "--load-column")
-    layout: str = option(typed.LAYOUTS, "Long: a row for each time. Wide: a column for each worker.")
+    layout: str = option(typed.LAYOUTS, "A row for each time, or a column for each worker")
     figure: str | None = option(_NEW_FILE, "Also draw the answer: .png, .svg or .pdf.", metavar="PICTURE")
     seed: int = option(number(include=True, whole=True), "Seed of the random draws.", default=0)
-    output: str = option(("table", "json", "csv"), "What is printed.", "--format")
+    output: str = option(("table", "json", "csv"), "What is printed", "--format")
 
     def __post_init__(self) -> None:
         check_picture("--figure", self.figure)
@@ -93,8 +90,7 @@ class Times(Files):
     trace: str | None = option(_FILE_OR_INPUT, "CSV (also .csv.gz) of measured times; - is standard input.")
     trace_law: str = option(
         typed.TRACE_LAWS,
-        "The distribution of a trace. atoms: each measured time as it is. smooth: a smooth curve through "
-        "them. pareto-tail: one with a heavy tail. auto: atoms where that is quick, else smooth.",
+        "A trace's distribution: by its size, each measured time, a smooth curve, one with a heavy tail",
     )
     keep_workers: bool = option(bool, "Plan on the trace's whole steps, not on independent workers.")
 
@@ -137,7 +133,7 @@ class Comparing(Planning):
     """Schemes"""
 
     deadline: Any = option(_POSITIVE, "Also print P(runtime ≤ deadline).")
-    objective: str = option(typed.OBJECTIVES, "What a plan is made for; the second needs --deadline.")
+    objective: str = option(typed.OBJECTIVES, "What a plan is made for; for the second give a --deadline")
     round_trip: float = option(_FROM_ZERO, "Time of one query of the master, in sharing.", default=0.0)
 
     def __post_init__(self) -> None:
@@ -160,9 +156,9 @@ class SolveOptions(Comparing):
     """Plan the blocks and compare with earlier schemes.
 
     How much redundancy should each block get, and how long does a step take? Without --method the table has
-    the paper's schemes, nested and earlier schemes. Below it stand the best plan, as level: coordinates, and
-    what it needs. Runtimes are in the unit of the cycle time. They are exact. For workers that are not alike,
-    and for multi_message, alternating and sharing, they are means of random draws.
+    the paper's schemes, nested and earlier schemes. Below it stands the best plan, as level: coordinates.
+    Runtimes are in the unit of the cycle time. They are exact. For workers that are not alike, and for
+    multi_message, alternating and sharing, they are means of random draws.
     """
 
     after: ClassVar = f"""\b
@@ -234,7 +230,7 @@ Examples:
     keep_workers: ClassVar = False
     trace: str = argument(_FILE_OR_INPUT, metavar="FILE")
     laws: tuple[str, ...] = option(
-        typed.FITTED_LAWS, "Fit this; repeat it. By default all, with loads none.", "--law", multiple=True
+        typed.FITTED_LAWS, "Fit this; repeat it. By default all, with loads none", "--law", multiple=True
     )
     workers: int | None = option(WORKERS, f"N of the plans, {_AT_MOST}; by default those of the trace.")
     coordinates: int = option(COUNT, "L of the plans, the gradient's length.", default=1_000_000)
@@ -330,8 +326,8 @@ Examples:
 {_LAWS}"""
 
     workers: int | None = option(_IMAGES, "N, at most 1,500; by default that of the trace.")
-    model: str = option(typed.MODELS)
-    units: str = option(typed.UNITS, "What a block is made of.")
+    model: str = option(typed.MODELS, "What is trained")
+    units: str = option(typed.UNITS, "What a block is made of")
     cycles: float = option(_POSITIVE, _CYCLES, default=1)
     setup_cycles: float | None = option(_FROM_ZERO, _SETUP_CYCLES)
     steps: int = option(COUNT, default=200)
@@ -339,7 +335,7 @@ Examples:
     learning_rate: float = option(_POSITIVE, default=0.5)
     batch_size: int | None = option(COUNT, "Samples of each subset per step; by default all.")
     target: float = option(_SHARE, "Test accuracy; the table has the time to reach it.", default=0.9)
-    engine: str = option(typed.ENGINES, "A simulated clock, or worker processes and the wall clock.")
+    engine: str = option(typed.ENGINES, "A simulated clock, or worker processes and the wall clock")
     pace: float = option(
         _FROM_ZERO, "With ray: seconds to which the best scheme's step is slowed down; 0: not.", default=0.2
     )

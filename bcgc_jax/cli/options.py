@@ -24,7 +24,9 @@ def option(
     if kind is bool:
         more["is_flag"] = True
     elif isinstance(kind, tuple):
-        more["type"], default = click.Choice(kind), None if "multiple" in more else kind[0]
+        more |= {"type": click.Choice(kind), "metavar": "NAME"}
+        text = f"{text}: {', '.join(kind[:-1])} or {kind[-1]}."
+        default = None if "multiple" in more else kind[0]
     else:
         more["type"] = kind
     if default is not None:

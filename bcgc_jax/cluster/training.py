@@ -237,9 +237,9 @@ def json_lines(path: str | os.PathLike[str]) -> Callable[[Step], None]:
     """For `after_step`: a line for each iteration at the end of a file, with the numbers of its metrics.
 
     >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp()) / "log.jsonl"
-    >>> json_lines(path)(Step(0, 0.25, "uncoded", 4, {"loss": 2.0}))
-    >>> json.loads(path.read_text())["loss"]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     json_lines(path := Path(folder) / "log.jsonl")(Step(0, 0.25, "uncoded", 4, {"loss": 2.0}))
+    ...     json.loads(path.read_text())["loss"]
     2.0
     """
     path = Path(path)

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.cli.train import _course
-from bcgc_jax.cluster import Step, WorkersLost
+from bcgc_jax.cluster import WorkersLost
 from bcgc_jax.cluster.engine import session
 from bcgc_jax.coding.digits import cross_entropy, initial_params, load_digits
 from experiments import calibrated, rivals
@@ -78,13 +77,6 @@ def test_a_training_that_was_cut_off_goes_on_with_all_that_it_had(command, tmp_p
     for line in lines:
         assert (line["scheme"], line["num_workers"]) == ("uncoded", 2)
         assert min(line["seconds"], line["loss"]) > 0
-
-
-def test_a_bar_says_which_scheme_runs_now_and_who_is_left():
-    step = Step(3, 0.1234, "optimal", 4, {"loss": np.float32(0.51249)})
-    assert _course(step, "optimal", 4) == "optimal: loss 0.512, 0.12 s an iteration"
-    told = _course(step._replace(num_workers=3), "tandon:3", 4)
-    assert told == "tandon:3, now optimal, 3 of 4 workers: loss 0.512, 0.12 s an iteration"
 
 
 @pytest.mark.parametrize("error", [WorkersLost((0, 1), "none are left"), OSError("path too long")])

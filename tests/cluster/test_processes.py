@@ -1,12 +1,15 @@
 """One training on real processes in the default tier: most of what master and workers do for each other."""
 
+import os
+import signal
 from typing import Any
 
 import numpy as np
 import optax
 import pytest
 
-from bcgc_jax.cluster import Cluster, InjectedDelay, Told
+from bcgc_jax.cli.train import _course
+from bcgc_jax.cluster import Cluster, InjectedDelay, Step, Told
 from tests.cluster.test_cluster import ADAM, PROBLEM, N, case, trained
 
 
@@ -14,17 +17,34 @@ def test_training_is_plain_gradient_descent_and_goes_on_from_a_checkpoint(tmp_pa
     params, data = case()
     folder, seen = tmp_path / "one", []
     more: Any = {"pace": InjectedDelay(PROBLEM.cycle_time, 1e-4), "checkpoints": folder}
-    more["before_step"] = lambda step, _: seen.append(step)
 
+    def before(step, running):
+        seen.append(step)
+        if step == 8:
+            os.kill(running.pids[2], signal.SIGKILL)
+        if step == 10:
+            running.resize(N - 1)
+
+    more["before_step"] = before
     with Cluster(N, patience=1.0) as cluster:
         half = trained(cluster, Told(PROBLEM), params, data, 6, ADAM, **more)
         assert half.seconds.shape == half.paced.shape == (6,)
         assert np.all(half.seconds >= half.paced)
         rest = trained(cluster, Told(PROBLEM), params, data, 12, ADAM, **more)
         assert (seen, rest.first_step) == (list(range(12)), 6)
+        assert [fault[1:3] for fault in rest.faults] == [(2, "died"), (2, "replaced")]
+        assert rest.num_workers.tolist() == [N] * 4 + [N - 1] * 2
+        cluster.resize(N)
         for steps, optimizer, words in (
             (11, ADAM, "of 12 iterations, more than the 11 asked for"),
             (13, optax.adam(1e-2), "made with another learning rate or optimiser"),
         ):
             with pytest.raises(ValueError, match=words):
                 trained(cluster, Told(PROBLEM), params, data, steps, optimizer, **more)
+
+
+def test_a_bar_says_which_scheme_runs_now_and_who_is_left():
+    step = Step(3, 0.1234, "optimal", 4, {"loss": np.float32(0.51249)})
+    assert _course(step, "optimal", 4) == "optimal: loss 0.512, 0.12 s an iteration"
+    told = _course(step._replace(num_workers=3), "tandon:3", 4)
+    assert told == "tandon:3, now optimal, 3 of 4 workers: loss 0.512, 0.12 s an iteration"

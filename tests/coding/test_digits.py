@@ -57,8 +57,17 @@ def test_schemes_take_the_same_steps_in_the_order_of_their_runtimes(x64):  # as 
     assert np.all(np.isinf(runs[0].time_to(1.01)))
 
 
-@pytest.mark.slow
-def test_train_prints_a_table_and_writes_the_curves(command, tmp_path):
+def _made(key, problem, model, method, *, num_seeds, num_steps, **_):
+    """A training by hand: seed s reaches the target in step 10 + s."""
+    seed, step = np.indices((num_seeds, num_steps))
+    runtime = {"time": 6.0, "uncoded": 8.0}[method.name]
+    return digits.DigitsRun(method.name, runtime, (step + 1) * runtime, 1 / (step + 1.0), step / (9 + seed))
+
+
+@pytest.mark.parametrize("trained", [pytest.param(True, marks=pytest.mark.slow), False])
+def test_train_prints_a_table_and_writes_the_curves(command, tmp_path, monkeypatch, trained):
+    if not trained:
+        monkeypatch.setattr("bcgc_jax.cli.train.train_on_digits", _made)
     path = tmp_path / "curves.csv"
     asked = ["--workers", "5", "--cycle-time", "shifted-exponential:rate=1e-3,shift=50", "--steps", "40"]
     asked += ["--model", "perceptron", "--units", "layers", "--seeds", "3", "--curves", str(path)]
@@ -71,3 +80,6 @@ def test_train_prints_a_table_and_writes_the_curves(command, tmp_path):
     rows = list(csv.DictReader(path.open()))
     assert len(rows) == 2 * 3 * 40
     assert float(rows[39]["loss"]) < float(rows[0]["loss"])
+    if not trained:  # steps of 6 or 8, of which it takes 9, 10 and 11 to 0.9
+        assert lines[2].split()[1:] == ["6", "6", "60", "60", "66", "0.0250", "3.9263"]
+        assert "25.0 % less time" in out

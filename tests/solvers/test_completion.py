@@ -176,7 +176,6 @@ def test_a_search_that_did_not_end_says_so_though_the_mean_is_infinite():
     assert told(bcgc.Status.CONVERGED) == bcgc.Status.INFINITE
 
 
-@pytest.mark.slow
 def test_a_global_search_ends_below_the_bound_and_at_the_plan_that_was_found(x64):
     case, workers, total, deadline = WEIBULL.at(1.0, 0.6, 0.2), 4, 100, 60.0
     found = completion_bound(bcgc.Problem(case.law(), workers, total), deadline)

@@ -323,7 +323,9 @@ Examples:
   bcgc train --engine ray --workers 8 --steps 50 --cycle-time shifted-exponential:rate=1e-3,shift=50
   bcgc train --engine ray … --checkpoints state      the next call continues an interrupted one
 
-{_LAWS}"""
+{_LAWS}
+
+{_METHODS}"""
 
     workers: int | None = option(_IMAGES, "N, at most 1,500; by default that of the trace.")
     model: str = option(typed.MODELS, "What is trained")

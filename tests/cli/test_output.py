@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import click
 import pytest
+from rich.table import Column
 
 import bcgc_jax.cli
 from bcgc_jax.cli import output, progress
@@ -49,6 +50,7 @@ def test_a_table_is_100_columns_wide_whatever_the_screen(capsys, monkeypatch):
     output.print_rows([("optimal", "1.5")], _columns("expected\nruntime"))
     assert capsys.readouterr().out == "         expected\nscheme    runtime\noptimal       1.5\n"
     output.console().print("word " * 30)
+    output.print_rows([("optimal", "word " * 30)], _columns(Column("text")))
     assert max(map(len, capsys.readouterr().out.splitlines())) in range(95, 101)
 
 

@@ -16,7 +16,7 @@ import optax
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.cluster import Checkpoints, Cluster, InjectedDelay, Run, calibrate, train_on_cluster
+from bcgc_jax.cluster import Checkpoints, Cluster, InjectedDelay, Run, train_on_cluster
 from bcgc_jax.cluster.planning import ClosedLoop, Told, scheme_for
 from bcgc_jax.cluster.processes import WorkersLost
 from bcgc_jax.coding import schedule_plan
@@ -392,17 +392,6 @@ def test_without_replacement_the_others_go_on(unreplaced):
         found = exact(unreplaced, params, data, np.full((len(unreplaced.plan.order), N), 0.3))
         assert not found.arrived[:, 1].any()
     assert unreplaced.lost == (1,)
-
-
-def test_training_by_a_schedule_is_plain_gradient_descent_whoever_is_lost(cluster):
-    params, data = case()
-    more: Any = {"pace": InjectedDelay(PROBLEM.cycle_time, 1e-4), "before_step": kill(0, 4)}
-    found = trained(cluster, Told(PROBLEM, MIXED), params, data, 12, ADAM, **more)
-    faults = [(f.iteration, f.worker, f.what) for f in found.faults]
-    assert faults == [(4, 0, "died"), (4, 0, "replaced")]
-    assert np.all(found.seconds >= found.paced)
-    assert len({round(float(paced), 9) for paced in found.paced}) == 12
-    assert calibrate(found.work, cluster.plan, len(data["y"])).cycle_times.shape == (12, N)
 
 
 def test_sums_and_batches_and_leaves_as_units(cluster):

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from typing import Any
 
 import numpy as np
@@ -26,10 +27,12 @@ def test_training_is_plain_gradient_descent_and_goes_on_from_a_checkpoint(tmp_pa
             running.resize(N - 1)
 
     more["before_step"] = before
+    begin = time.monotonic()
     with Cluster(N, patience=1.0) as cluster:
         half = trained(cluster, Told(PROBLEM), params, data, 6, ADAM, **more)
         assert half.seconds.shape == half.paced.shape == (6,)
         assert np.all(half.seconds >= half.paced)
+        assert half.seconds.sum() < time.monotonic() - begin
         rest = trained(cluster, Told(PROBLEM), params, data, 12, ADAM, **more)
         assert (seen, rest.first_step) == (list(range(12)), 6)
         assert [fault[1:3] for fault in rest.faults] == [(2, "died"), (2, "replaced")]

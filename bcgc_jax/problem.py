@@ -52,8 +52,8 @@ class Problem:
     r"""minimise E τ̂(x,T) = (M b / N) E max_n T_(N-n) y_n over x ≥ 0, Σ x = L (eq. 6 of the paper).
 
     Args:
-      cycle_time: the law of T, the time of one CPU cycle of a worker; or of all N times of an iteration:
-        `EmpiricalRows` or `Heterogeneous`.
+      cycle_time: the distribution of T, the time of one CPU cycle of a worker; or of all N times of an
+        iteration: `EmpiricalRows` or `Heterogeneous`.
       num_workers: N. May be batched or traced under a static `max_workers`.
       num_coordinates: L, the length of the gradient.
       num_samples: M, over all workers.
@@ -63,8 +63,8 @@ class Problem:
         levels in use are then ready at y_n + (n+1) f / b; None, the paper, is no setup.
       unit_costs: `[num_coordinates]`, for units of unequal cost in a fixed order (layers; footnotes 2-4): a
         unit takes `cycles` times its cost. A partition then shares out their sum.
-      start_up: S, in the unit of runtimes, the time to a worker's first cycle: a number, or a law, of which
-        each worker has its own draw in every iteration.
+      start_up: S, in the unit of runtimes, the time to a worker's first cycle: a number, or a distribution,
+        of which each worker has its own draw in every iteration.
       send_time: c, the time a worker's link takes for one coordinate (or unit of cost). With it worker w
         delivers level n at F_n = S_w + T_w M b y_n / N + c Σ_{i≤n} x_i.
       overlap: static; the link sends while the worker goes on computing, and
@@ -98,7 +98,7 @@ class Problem:
 
     def __post_init__(self) -> None:
         if not isinstance(self.cycle_time, Distribution | JointDistribution):
-            law = "a law such as ShiftedExponential, or Heterogeneous([…]) of one for each worker"
+            law = "a distribution such as ShiftedExponential, or Heterogeneous([…]) of one for each worker"
             raise ValueError(f"cycle_time must be {law}, got {self.cycle_time!r}")
         for name, condition in CONDITIONS.items():
             if getattr(self, name) is not None:
@@ -127,12 +127,12 @@ class Problem:
     def _check_start_up(self) -> None:
         start = self.start_up
         if isinstance(start, JointDistribution | EmpiricalPairs):
-            raise ValueError(f"start_up must be the law of one worker's, or a number, got {start!r}")
+            raise ValueError(f"start_up must be the distribution of one worker's, or a number, got {start!r}")
         if start is not None and self.cycle_time.has_start_up:
             raise ValueError("EmpiricalPairs have their own start-ups: leave start_up out")
         if self.random_start_up and self.cycle_time.width() is not None:
             raise ValueError(
-                f"start_up may be a law where all workers have one law of the cycle time, not with "
+                f"start_up may be a distribution where all workers have one of the cycle time, not with "
                 f"{type(self.cycle_time).__name__}: give a number, or pool the times"
             )
         if start is not None and not self.random_start_up:
@@ -165,7 +165,7 @@ class Problem:
         width = self.cycle_time.width()
         if width is not None and {width} != {self.max_workers, *([] if workers is None else workers.flat)}:
             raise ValueError(
-                f"cycle_time is the law of {width} workers, but num_workers is {self.num_workers} and "
+                f"cycle_time is that of {width} workers, but num_workers is {self.num_workers} and "
                 f"max_workers {self.max_workers}: workers that are not alike are neither left out nor padded"
             )
 
@@ -207,7 +207,7 @@ class Problem:
 
     @property
     def random_start_up(self) -> bool:
-        """Whether the start-up has a law of its own."""
+        """Whether the start-up has a distribution of its own."""
         return isinstance(self.start_up, Distribution)
 
     @property

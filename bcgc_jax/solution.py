@@ -250,7 +250,7 @@ def solution_of_value(problem: Problem, found: Expectation) -> Solution:
 
 
 def overflows(problem: Problem, value: Array) -> Array:
-    """Whether an infinite runtime is one of numbers that are too large: the mean of the law is finite."""
+    """Whether an infinite runtime is one of numbers that are too large: the mean time is finite."""
     return jnp.isinf(value) & jnp.isfinite(problem.cycle_time.mean())
 
 

@@ -227,7 +227,7 @@ ONLY_TRACED = {
     "solve Sharing",
 }
 _COMPOSED = "Sweep", "compare", "solve for unlike workers", "solve time for workers of one start-up"
-_MEASURED = "completion_bound in parts", "fit_laws", "fit_start_up", "Empirical", "FromHazard"
+_MEASURED = "completion_bound in parts", "fit_distributions", "fit_start_up", "Empirical", "FromHazard"
 SLOW_AT_FIRST = ("Gamma", *_MEASURED, *_COMPOSED)
 _DELIVERED = "solve of late workers", "solve multi_message:2", "solve for workers that send"
 SLOW_TO_TRACE = ("runtimes of Gamma", *_DELIVERED)
@@ -260,7 +260,7 @@ def _written_sweep(v: float) -> None:
 # Of numbers that are known: these measure on the host, or write.
 ON_THE_HOST: dict[str, Callable[[float], Any]] = {
     "smooth_empirical": lambda v: bcgc.measured.smooth_empirical(v * _TIMES, pareto_tail=True),
-    "law_of": lambda v: bcgc.measured.law_of(v * _TIMES, 200),
+    "distribution_of": lambda v: bcgc.measured.distribution_of(v * _TIMES, 200),
     "bootstrap_interval": lambda v: bootstrap_interval(
         KEY,
         bcgc.Problem(LAWS["EmpiricalRows"](v), 3, 10, 2 * v),
@@ -268,8 +268,8 @@ ON_THE_HOST: dict[str, Callable[[float], Any]] = {
         num_replicates=20,
         confidence=0.5 + 0.1 * float(v),
     ),
-    "fit_laws": lambda v: bcgc.measured.fit_laws(
-        KEY, v * _TIMES, laws=["shifted-exponential", "pareto", "uniform"], num_replicates=4
+    "fit_distributions": lambda v: bcgc.measured.fit_distributions(
+        KEY, v * _TIMES, distributions=["shifted-exponential", "pareto", "uniform"], num_replicates=4
     ),
     "fit_start_up": _fit_of_loads,
     "describe": lambda v: bcgc.measured.describe(_trace(v)).remarks(),

@@ -190,7 +190,7 @@ KEYED: dict[str, Callable[[Any], Any]] = {
     "rows": lambda key: bcgc.EmpiricalRows([[1.0, 2.0]]).draw_rows(key, 3),
     "unlike": lambda key: bcgc.Heterogeneous([LAW]).sample(key, (1,)),
     "Sweep": lambda key: bcgc.sweeps.Sweep(lambda **_: PROBLEM, {"num_workers": X}, "time", key=key),
-    "fit_laws": lambda key: bcgc.measured.fit_laws(key, X),
+    "fit_distributions": lambda key: bcgc.measured.fit_distributions(key, X),
     "bootstrap_interval": lambda key: bootstrap_interval(key, MEASURED, X),
     "gradient_code": lambda key: bcgc.coding.gradient_code(key, 4, 1),
     "coding_plan": lambda key: bcgc.coding.coding_plan(key, X, [1, 2, 0]),

@@ -106,7 +106,7 @@ def test_bad_field_is_named(law, name, value):
         (lambda: bcgc.TwoSpeed(5.7, 1.3, 0.27), "fast must be below slow, got 5.7 and 1.3"),
         (lambda: bcgc.TwoSpeed(5.7, 5.7, 0.27), "fast must be below slow, got 5.7 and 5.7"),
         (lambda: bcgc.TwoSpeed(1.3, 5.7, 1.01), "probability must be finite and <= 1, got 1.01"),
-        (lambda: bcgc.Empirical([]), "times is empty: an empirical law needs at least one measured time"),
+        (lambda: bcgc.Empirical([]), "times is empty: an empirical distribution needs at least one"),
         (lambda: bcgc.Empirical([0.7, 0.0]), "times must be finite and > 0, got 0.0"),
         (lambda: EmpiricalPairs([], []), "start_ups and cycle_times must be pairs, at least one, got shapes"),
         (lambda: EmpiricalPairs([1.0], [2.0, 3.0]), r"start_ups and cycle_times .* pairs, .*1,\) and \(2,\)"),
@@ -157,7 +157,7 @@ REPRESENTED: list[tuple[Any, str]] = [
     (EmpiricalPairs([3.0], [1.0]), "EmpiricalPairs(start_ups=[3.0], cycle_times=[1.0])"),
     (
         bcgc.Heterogeneous([bcgc.Uniform(1.0, 2.0)] * 3 + [bcgc.Pareto(1.0, 3.0)]),
-        "Heterogeneous(laws=[3 × Uniform(low=1.0, high=2.0), Pareto(scale=1.0, shape=3.0)])",
+        "Heterogeneous(distributions=[3 × Uniform(low=1.0, high=2.0), Pareto(scale=1.0, shape=3.0)])",
     ),
     (
         bcgc.FromHazard(scaled, lambda p, a: a / p, {"rate": 3.0}),

@@ -4,7 +4,7 @@ Without redundancy shares are even, else by speed: by their mean start-ups and c
 at once. On them there are two subsets each in blocks that neighbours do from both ends, or `multi_message`: a
 first block, some on two subsets and some on as many as fit, with sizes by stochastic subgradients on the
 iterations themselves, workers in random order; where there are start-ups, on independent ones and times of
-their laws. Or they are even, in nested groups, of which nobody is asked anything.
+their distributions. Or they are even, in nested groups, of which nobody is asked anything.
 """
 
 from collections.abc import Callable
@@ -126,12 +126,12 @@ def _alike(key: jax.Array, times: np.ndarray, window: Window) -> Problem:
 
 
 def _quantiles(times: np.ndarray, count: int = _DRAWS) -> np.ndarray:
-    """Of all times, so many whatever the window: the search is one program. A law has no times of 0."""
+    """Of all times, so many whatever the window: the search is one program. No time is 0."""
     return np.maximum(np.quantile(times, (np.arange(count) + 0.5) / count), 1e-12)
 
 
 def nested(window: Window) -> WorkPlan:
-    """Nested groups with the best sizes for the law of all times and the mean start-up, workers alike."""
+    """Nested groups with the best sizes for all times and the mean start-up, workers alike."""
     workers = window.times.shape[1]
     law = smooth_or_atoms(_quantiles(window.times, _DRAWS // 2 * workers), num_workers=workers)
     start = float(np.mean(window.start_ups)) if window.starts_late else None

@@ -1,4 +1,4 @@
-"""Answers as plain values: laws and what is asked beside them, rows of solutions, and plans in files."""
+"""Answers as plain values: distributions, what is asked beside them, rows of solutions, plans in files."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
@@ -33,16 +33,16 @@ def status_name(solution: Solution) -> str:
 
 
 def describe_law(law: Distribution | JointDistribution) -> Any:
-    """The law as plain JSON values, null where a number is infinite; for unlike workers a list."""
+    """The distribution as plain JSON values, null where a number is infinite; for unlike workers a list."""
     if laws := law.members():
         return [describe_law(one) for one in laws]
     known = law.summary()
     plain = {name: a if isinstance(a, str | int) else finite(a) for name, a in known.items()}
-    return {"law": law_name(type(law)), **plain}
+    return {"distribution": law_name(type(law)), **plain}
 
 
 def describe_problem(problem: Problem) -> Row:
-    """Its numbers and laws in JSON's own values; what was not asked for is not there."""
+    """Its numbers and distributions in JSON's own values; what was not asked for is not there."""
     described = {field.name: getattr(problem, field.name) for field in dataclasses.fields(problem)}
     del described["max_workers"]
     described["overlap"] = problem.overlap or None

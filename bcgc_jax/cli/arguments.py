@@ -1,7 +1,7 @@
-"""What a person may type on the command line: names, numbers, laws; each refused in one clear line.
+"""What a person may type on the command line: names, numbers, distributions; each refused in one clear line.
 
-JAX comes with a law that is typed, and with nothing else here. What the names stand for is the library's, and
-`tests/cli/test_imports.py` tests that both agree.
+JAX comes with a distribution that is typed, and with nothing else here. What the names stand for is the
+library's, and `tests/cli/test_imports.py` tests that both agree.
 """
 
 import difflib
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MOST_WORKERS = 2**17  # as in Python; a plan that needs no search then takes two minutes
 OBJECTIVES = ("expected-runtime", "completion-probability")
 
-# The parameters of each law with their defaults. The class of shifted-exponential is ShiftedExponential.
+# Parameters of distributions, with their defaults. The class of shifted-exponential is ShiftedExponential.
 LAWS: dict[str, dict[str, float | None]] = {
     "shifted-exponential": {"rate": None, "shift": 0.0},
     "exponential": {"rate": None},
@@ -52,7 +52,7 @@ UNITS = ("coordinates", "leaves", "layers")
 
 
 def law_help() -> str:
-    """Each law with its parameters, those with a default in brackets."""
+    """Each distribution with its parameters, those with a default in brackets."""
     return ", ".join(map(_usage, LAWS))
 
 
@@ -124,7 +124,7 @@ def read_open_law(text: str) -> tuple[str, dict[str, float]]:
 
 
 def read_law(text: str) -> "Distribution":
-    """NAME:PARAMETER=VALUE,… of a law."""
+    """NAME:PARAMETER=VALUE,… of a distribution."""
     name, given = read_open_law(text)
     if missing := missing_parameters(name, given):
         raise ValueError(f"{', '.join(missing)} missing in {text!r}; expected {_usage(name)}")
@@ -132,14 +132,14 @@ def read_law(text: str) -> "Distribution":
 
 
 def read_law_of_workers(text: str) -> "tuple[int | None, Distribution]":
-    """NAME:PARAMETER=VALUE,… of a law, or COUNT*NAME:… for some workers: the count, if there is one, too."""
+    """A distribution NAME:PARAMETER=VALUE,…, or COUNT*NAME:… for some workers: with the count, or none."""
     count, star, law = text.rpartition("*")
     return WORKERS.read(count) if star else None, read_law(law)
 
 
 def number_or_law(numbers: Argument) -> Argument:
-    """Numbers, or NAME:PARAMETER=VALUE,… of a law."""
-    name = f"{numbers.name} or law"
+    """Numbers, or NAME:PARAMETER=VALUE,… of a distribution."""
+    name = f"{numbers.name} or distribution"
     return Argument(name, lambda text: (read_law if text[:1].isalpha() else numbers.read)(text))
 
 
@@ -155,7 +155,7 @@ def law_class(law: str) -> type["Distribution"]:
 
 
 def law_name(law: type) -> str:
-    """What a law is called on the command line."""
+    """What a distribution is called on the command line."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", law.__name__).lower()
 
 
@@ -214,8 +214,8 @@ def read_method(text: str) -> str:
 
 
 METHOD = Argument("method", read_method)
-LAW, OPEN_LAW = Argument("law", read_law), Argument("law", read_open_law)
-LAW_OF_WORKERS = Argument("law", read_law_of_workers)
+LAW, OPEN_LAW = Argument("distribution", read_law), Argument("distribution", read_open_law)
+LAW_OF_WORKERS = Argument("distribution", read_law_of_workers)
 LEVELS = Argument("levels", read_levels)
 _ANY_NUMBER = number(-math.inf)
 PARAMETER = named("PARAMETER=NUMBERS", "rate=1e-4:1e-1:33:log", axis(_ANY_NUMBER))

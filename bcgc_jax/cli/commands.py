@@ -36,7 +36,7 @@ _SEND_TIME = "c, time in which a worker sends one coordinate."
 _CHAIN_CYCLES = "h, cycles per sample, subset and coordinate to carry the derivative back."
 _PLAN = "Also write the best plan, with its certificate, for bcgc_jax.Solution.load."
 
-_LAWS = f"A LAW is a distribution of times: {typed.law_help()}"
+_LAWS = f"A DISTRIBUTION of times is one of {typed.law_help()}"
 _METHODS = f"""Methods: {typed.METHODS}. NUMBER is the most subsets that a worker stores (nested, cyclic,
 alternating, multi_message), the chunks of each worker (sharing), the workers left out (backup), the level
 (tandon), or the layers (ferdinand). alternating:NUMBER:BLOCKS has so many blocks, else 10. In tandon_partial
@@ -88,7 +88,7 @@ class Times(Files):
     overlap: bool = option(bool, "The link sends while the worker computes.")
     chain_cycles: Any = option(_FROM_ZERO, _CHAIN_CYCLES)
     trace: str | None = option(_FILE_OR_INPUT, "CSV (also .csv.gz) of measured times; - is standard input.")
-    trace_law: str = option(
+    trace_distribution: str = option(
         typed.TRACE_LAWS,
         "A trace's distribution: by its size, each measured time, a smooth curve, one with a heavy tail",
     )
@@ -98,9 +98,9 @@ class Times(Files):
         super().__post_init__()
         check_one("the distribution of the cycle time", cycle_time=self.cycle_time, trace=self.trace)
         if self.trace is None:
-            refuse_without_effect("without --trace", "keep_workers", "trace_law", *LAYOUT)
+            refuse_without_effect("without --trace", "keep_workers", "trace_distribution", *LAYOUT)
         if self.keep_workers:
-            refuse_without_effect("with --keep-workers, for which steps are whole", "trace_law")
+            refuse_without_effect("with --keep-workers, for which steps are whole", "trace_distribution")
         if self.send_time is None:
             refuse_without_effect("without --send-time", "overlap")
 
@@ -175,7 +175,7 @@ Examples:
 
 {_METHODS}"""
 
-    workers: int | None = option(WORKERS, f"N, {_AT_MOST}; by default those of the trace, or of COUNT* laws.")
+    workers: int | None = option(WORKERS, f"N, {_AT_MOST}; by default those of the trace, or of COUNT*.")
     coordinates: int | None = option(COUNT, "L, the gradient's length: the number of parameters.")
     samples: float = option(_POSITIVE, _SAMPLES, default=1)
     cycles: float = option(_POSITIVE, _CYCLES, default=1)
@@ -222,7 +222,7 @@ class FitOptions(Files):
     after: ClassVar = """\b
 Examples:
   bcgc fit steps.csv
-  bcgc fit steps.csv --law gamma --law lognormal
+  bcgc fit steps.csv --distribution gamma --distribution lognormal
   bcgc fit log.csv --worker-column rank --seconds-column time_s --coordinates 1e6 --format json
   bcgc fit loads.csv --load-column samples
   ssh NODE cat steps.csv | bcgc fit -"""
@@ -230,7 +230,10 @@ Examples:
     keep_workers: ClassVar = False
     trace: str = argument(_FILE_OR_INPUT, metavar="FILE")
     laws: tuple[str, ...] = option(
-        typed.FITTED_LAWS, "Fit this; repeat it. By default all, with loads none", "--law", multiple=True
+        typed.FITTED_LAWS,
+        "Fit it; repeat this. By default all, with loads none",
+        "--distribution",
+        multiple=True,
     )
     workers: int | None = option(WORKERS, f"N of the plans, {_AT_MOST}; by default those of the trace.")
     coordinates: int = option(COUNT, "L of the plans, the gradient's length.", default=1_000_000)

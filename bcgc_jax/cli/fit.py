@@ -1,4 +1,4 @@
-"""`bcgc fit`: from a log of measured times to a law, and to the plans that this and other laws lead to."""
+"""`bcgc fit`: from a log of measured times to a distribution, and to the plans for this and others."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,9 +16,9 @@ from bcgc_jax.cli.exit import interruptible
 from bcgc_jax.cli.output import Row, Shown, finite, print_lines
 from bcgc_jax.cli.progress import Progress
 from bcgc_jax.distributions import Distribution
-from bcgc_jax.measured.choice import law_of
+from bcgc_jax.measured.choice import distribution_of
 from bcgc_jax.measured.description import NOTHING, Description, describe
-from bcgc_jax.measured.fits import MAX_TIMES, Fit, fit_laws
+from bcgc_jax.measured.fits import MAX_TIMES, Fit, fit_distributions
 from bcgc_jax.measured.likelihood import FAMILIES
 from bcgc_jax.measured.start_up import StartUpFit, fit_start_up, one_load
 from bcgc_jax.measured.traces import Trace
@@ -40,8 +40,8 @@ class FitAnswer(NamedTuple):
     """What there is to say.
 
     `times`: of the trace, or where there are loads relative to the mean at each, which is what `description`
-    is of; `seconds`: what `fits` are of; `plans`: a row for each law, `best` the first one's solution;
-    `start_up`: with loads.
+    is of; `seconds`: what `fits` are of; `plans`: a row for each distribution, `best` the first one's
+    solution; `start_up`: with loads.
     """
 
     trace: Trace
@@ -61,9 +61,11 @@ def answer(question: FitOptions) -> None:
             found = interruptible(lambda: _answer(question, bar))
         file, rows = Path(traces.trace_name(question)).name, [_fit_row(fit) for fit in found.fits]
         output.print_answer(question, rows, lambda: _json(found, rows), lambda: _print(file, found))
-        laws, said = [(fit.name, fit.law) for fit in found.fits], f"The plan for {found.plans[0]['law']}"
+        laws, planned = [(fit.name, fit.distribution) for fit in found.fits], found.plans[0]["distribution"]
         output.write_figure(question, lambda: plot.fits(found.seconds, found.times.censored, laws))
-        output.write_beside(question, question.out, said, lambda path: save_plan(found.best, path))
+        output.write_beside(
+            question, question.out, f"The plan for {planned}", lambda path: save_plan(found.best, path)
+        )
 
 
 def _answer(question: FitOptions, bar: Progress) -> FitAnswer:
@@ -81,9 +83,10 @@ def _answer(question: FitOptions, bar: Progress) -> FitAnswer:
     fits: list[Fit] = []
     if start_up is None or question.laws:  # plans for times at several loads need no fit
         bar.reach(0, len(question.laws) or len(FAMILIES))
-        given: dict[str, Any] = {"laws": list(question.laws) or None, "num_replicates": question.replicates}
+        given: dict[str, Any] = {"distributions": list(question.laws) or None}
+        given["num_replicates"] = question.replicates
         given["progress"] = lambda name: bar.begin(f"fitting {name}")
-        fits = fit_laws(jax.random.key(question.seed), seconds, times.censored, **given)
+        fits = fit_distributions(jax.random.key(question.seed), seconds, times.censored, **given)
     laws = _laws(times, description, fits, start_up, workers)
     sizes: dict[str, Any] = {"num_workers": workers, "num_coordinates": question.coordinates}
     sizes |= {"num_samples": question.samples, "cycles": cycles}
@@ -110,17 +113,20 @@ def _laws(
     if start_up is not None:
         both = {APART: start_up.apart, TOGETHER: {"cycle_time": start_up.per_cycle}}
         return both if start_up.separable else dict(reversed(both.items()))
-    known = {fits[0].name: fits[0].law, MEASURED: law_of(trace.seconds, workers, trace.censored)}
+    known = {
+        fits[0].name: fits[0].distribution,
+        MEASURED: distribution_of(trace.seconds, workers, trace.censored),
+    }
     if description.tail_index.value > 0:
-        known[HEAVY] = law_of(trace.seconds, workers, trace.censored, kind="pareto-tail")
-    # No plan has a finite runtime under a law without a mean; the measured times have theirs.
+        known[HEAVY] = distribution_of(trace.seconds, workers, trace.censored, kind="pareto-tail")
+    # No plan has a finite runtime under a distribution without a mean; the measured times have theirs.
     return {name: {"cycle_time": law} for name, law in known.items() if np.isfinite(float(law.mean()))}
 
 
 def _plan(
     name: str, solution: Solution | None, problems: dict[str, Problem], steps: Trace | None, workers: int
 ) -> Row:
-    """The optimum under a law, or none, and how long it takes under every law, and in whole `steps`."""
+    """The optimum under a distribution, or none, and how long it takes under each, and in whole `steps`."""
     one = next(iter(problems.values()))
     counts = np.where(np.arange(workers) == 0, int(one.total), 0)
     if solution is not None:
@@ -133,7 +139,7 @@ def _plan(
 
     taken = np.zeros(0) if steps is None else traces.replay(steps, one, counts)
     return {
-        "law": name,
+        "distribution": name,
         "expected_runtime": None if solution is None else finite(solution.expected_runtime),
         "relative_gap": None if solution is None else finite(solution.relative_gap),
         "status": "converged" if solution is None else status_name(solution),
@@ -150,7 +156,7 @@ def _remarks(
     more = [] if start_up is None else start_up.remarks()
     for plan in plans:
         promised, taken = plan["runtime_under"].get(MEASURED), plan["replayed_runtime"]
-        if plan["law"] == MEASURED and promised is not None and taken is not None:
+        if plan["distribution"] == MEASURED and promised is not None and taken is not None:
             name = "the plan for the measured times"
             more += traces.later_than_promised(name, promised, taken, plan["replayed_error"])
     said = [remark for remark in traces.in_words(description) if remark != NOTHING or not more]
@@ -183,8 +189,8 @@ def _json(answer: FitAnswer, fits: list[Row]) -> Row:
 
 
 def _fit_row(fit: Fit) -> Row:
-    rest = {name: value for name, value in fit._asdict().items() if name not in ("name", "law")}
-    return {"law": fit.name, "parameters": fit.parameters, **rest}
+    rest = {name: value for name, value in fit._asdict().items() if name not in ("name", "distribution")}
+    return {"distribution": fit.name, "parameters": fit.parameters, **rest}
 
 
 def _print(file: str, answer: FitAnswer) -> None:
@@ -224,7 +230,7 @@ def _print_fits(fits: list[Fit], num_times: int) -> None:
 
     print_lines("")
     columns: list[Shown] = [
-        (output.names("law"), lambda fit: fit.name),
+        (output.names("distribution"), lambda fit: fit.name),
         (Column("parameters ± standard error"), parameters),
         ("AIC above\nbest", lambda fit: f"{fit.aic - best.aic:.1f}"),
         ("Kolmogorov–\nSmirnov", lambda fit: f"{fit.kolmogorov_smirnov:.4f}"),
@@ -261,7 +267,7 @@ def _print_plans(answer: FitAnswer) -> None:
     def replayed(plan: Row) -> str:
         return f"{plan['replayed_runtime'] / unit:.5g} ± {plan['replayed_error'] / unit:.2g}"
 
-    columns: list[Shown] = [(output.names("plan for"), lambda plan: plan["law"]), *map(under, laws)]
+    columns: list[Shown] = [(output.names("plan for"), lambda plan: plan["distribution"]), *map(under, laws)]
     if plans[0]["replayed_runtime"] is not None:
         columns.append(("in the steps of\nthe trace", replayed))
     output.print_rows(plans, columns, title="\nExpected runtime of each plan")

@@ -52,7 +52,9 @@ _TYPED = re.compile(
 def _as_typed(text: str) -> str:
     """What the library says of its arguments, of the options that they came from."""
     text = re.sub(
-        r'\bmethod="(.*?)"', r"--method \1", text.replace("take a smooth law", "take --trace-law smooth")
+        r'\bmethod="(.*?)"',
+        r"--method \1",
+        text.replace("a smooth distribution", "--trace-distribution smooth"),
     )
     return _TYPED.sub(lambda found: f"--{(found[1] or found[2]).replace('_', '-')}", text)
 

@@ -16,7 +16,7 @@ from bcgc_jax.solvers.compare import BARS, draw
 from bcgc_jax.solvers.methods import LIMIT
 from bcgc_jax.solvers.sample_average import NUM_FRESH_DRAWS
 
-OVERFLOW = "numbers on the way are above 1.8e308, an overflow: take another unit, or a less extreme law"
+OVERFLOW = "numbers on the way are above 1.8e308, an overflow: take another unit, or less extreme times"
 
 
 class SolveAnswer(NamedTuple):

@@ -61,16 +61,16 @@ def _axes(question: SweepOptions) -> tuple[dict[str, np.ndarray], dict[str, str]
         most = int(workers.max())
         fixed["cycle_time"] = traces.law_for(question, trace, most)
         traces.check_size(Problem(fixed["cycle_time"], most, num_coordinates=1))
-        labels["law"] = describe_law(fixed["cycle_time"])["law"]
+        labels["distribution"] = describe_law(fixed["cycle_time"])["distribution"]
     elif question.cycle_time is not None:
-        labels["law"] = question.cycle_time[0]
+        labels["distribution"] = question.cycle_time[0]
         parameters = _parameters(*question.cycle_time, dict(question.axes))
     if workers is None:
         raise click.UsageError("give the numbers of workers with --workers")
     if isinstance(question.start_up, Distribution):
         fixed["start_up"], known = question.start_up, question.start_up.summary()
         given = ",".join(f"{name}={value:g}" for name, value in known.items())
-        labels["start_up_law"] = f"{law_name(type(question.start_up))}:{given}"
+        labels["start_up_distribution"] = f"{law_name(type(question.start_up))}:{given}"
     if question.overlap:
         labels["overlap"] = "true"
     axes = {
@@ -86,14 +86,14 @@ def _axes(question: SweepOptions) -> tuple[dict[str, np.ndarray], dict[str, str]
     def problem(max_workers: int, **numbers: Any) -> Problem:
         of_law = {name: numbers.pop(name) for name in parameters}
         if of_law:
-            numbers["cycle_time"] = law_class(labels["law"])(**of_law)
+            numbers["cycle_time"] = law_class(labels["distribution"])(**of_law)
         return Problem(max_workers=max_workers, **fixed, **numbers)
 
     return {name: values for name, values in axes.items() if values is not None}, labels, problem
 
 
 def _parameters(law: str, given: dict[str, float], axes: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """All parameters of a law, those of --cycle-time as axes of one number."""
+    """All parameters of a distribution, those of --cycle-time as axes of one number."""
     for name in axes:
         if name not in LAWS[law]:
             raise click.UsageError(f"--axis {name}: {law} has the parameters {', '.join(LAWS[law])}")

@@ -1,4 +1,4 @@
-"""A trace that was named on the command line, and the law that stands for its times."""
+"""A trace that was named on the command line, and the distribution that stands for its times."""
 
 import math
 import os
@@ -13,7 +13,7 @@ from bcgc_jax.cli.commands import LAYOUT, FitOptions, Times
 from bcgc_jax.cli.exit import say
 from bcgc_jax.cli.output import Row
 from bcgc_jax.distributions import Distribution, EmpiricalRows, JointDistribution
-from bcgc_jax.measured.choice import law_of
+from bcgc_jax.measured.choice import distribution_of
 from bcgc_jax.measured.description import NOTHING, Description, describe
 from bcgc_jax.measured.traces import ColumnError, Trace, load_trace
 from bcgc_jax.plans.iterations import iteration_of
@@ -64,7 +64,7 @@ def law_for(asked: Times, trace: Trace, workers: int) -> Distribution | JointDis
     """That of all times together, or with --keep-workers of whole steps."""
     if asked.keep_workers:
         return EmpiricalRows(trace.rows())
-    return law_of(trace.seconds, workers, trace.censored, kind=asked.trace_law)
+    return distribution_of(trace.seconds, workers, trace.censored, kind=asked.trace_distribution)
 
 
 def planned_for(
@@ -79,7 +79,7 @@ def planned_for(
     return trace, law, workers
 
 
-def check_size(problem: Problem, other: str = "--trace-law smooth") -> None:
+def check_size(problem: Problem, other: str = "--trace-distribution smooth") -> None:
     """ValueError where one exact runtime under measured times takes more than an hour, or the memory."""
     operations, memory = iteration_of(problem).evaluation_cost(), math.inf
     with suppress(AttributeError, OSError, ValueError):

@@ -35,7 +35,7 @@ class Calibration(NamedTuple):
     message_seconds: float
 
     def times(self) -> tuple[np.ndarray, np.ndarray]:
-        """All cycle times in a row, and which are bounds: arguments of `fit_laws` and `smooth_empirical`."""
+        """Cycle times in a row, which of them are bounds: for `fit_distributions`, `smooth_empirical`."""
         return self.cycle_times.ravel(), self.censored.ravel()
 
 

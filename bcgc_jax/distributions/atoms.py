@@ -123,7 +123,7 @@ class _Measured(Distribution):
         return self.ascending()[0]
 
     def summary(self):
-        return {"law": "empirical", "measured_times": self.ascending().size, "mean": self.mean()}
+        return {"distribution": "empirical", "measured_times": self.ascending().size, "mean": self.mean()}
 
     def pieces(self):
         return Atomic(self.ascending())
@@ -148,7 +148,7 @@ class Empirical(_Measured):
 
     def __post_init__(self) -> None:
         if np.size(self.times) == 0:
-            raise ValueError("times is empty: an empirical law needs at least one measured time")
+            raise ValueError("times is empty: an empirical distribution needs at least one measured time")
         super().__post_init__()
         (times,) = as_floats(self.times)
         object.__setattr__(self, "times", jnp.sort(jnp.ravel(times)))

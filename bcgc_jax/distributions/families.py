@@ -426,7 +426,7 @@ class HazardSpline(Distribution):
 
     def summary(self):
         size, mean = jnp.size(self.times), self.mean()
-        return {"law": "smooth", "knots": size, "mean": mean, "tail_index": self.tail_index}
+        return {"distribution": "smooth", "knots": size, "mean": mean, "tail_index": self.tail_index}
 
     def pieces(self):
         if self.hidden:

@@ -22,7 +22,7 @@ from bcgc_jax.distributions.base import AnyDistribution, Distribution, as_floats
 
 NO_EXACT_ANSWER = (
     "independent workers that are not alike have no exact expectation: use solve or simulate_runtime "
-    "with a key, or take draws as the law: EmpiricalRows(law.draw_rows(key, 10_000))"
+    "with a key, or take draws as the distribution: EmpiricalRows(distribution.draw_rows(key, 10_000))"
 )
 
 
@@ -45,7 +45,7 @@ class JointDistribution(AnyDistribution):
         """Cycle times of iterations; `shape` ends with N, `dtype` is the `working_dtype` by default."""
         check_key(key)
         if shape[-1:] != (self.width(),):
-            raise ValueError(f"a sample's last axis has the law's {self.width()} workers, not shape {shape}")
+            raise ValueError(f"a sample's last axis has its {self.width()} workers, not shape {shape}")
         dtype = working_dtype(self) if dtype is None else dtype
         return self._sample(key, shape, dtype).astype(dtype)
 
@@ -101,12 +101,12 @@ class EmpiricalRows(JointDistribution):
 
     def summary(self):
         steps, workers = np.shape(self.times)
-        return {"law": "rows", "steps": steps, "workers": workers, "mean": self.mean()}
+        return {"distribution": "rows", "steps": steps, "workers": workers, "mean": self.mean()}
 
 
 @pytree_dataclass
 class Heterogeneous(JointDistribution):
-    r"""Independent workers, each with a distribution of its own: `laws`, one for each of the N.
+    r"""Independent workers, each with a distribution of its own: `distributions`, one for each of the N.
 
     Those of one class are drawn together, so that N of them compile as fast as one. Raises ValueError for
     anything that is no distribution of a single worker.
@@ -117,38 +117,38 @@ class Heterogeneous(JointDistribution):
     [[8.0, 4.0, 1.0], [8.0, 4.0, 1.0]]
     """
 
-    laws: Sequence[Distribution]
+    distributions: Sequence[Distribution]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "laws", tuple(self.laws))
-        if not self.laws or not all(isinstance(law, Distribution) for law in self.laws):
-            raise ValueError(f"each worker needs a law of its own, got {self.laws!r}")
+        object.__setattr__(self, "distributions", tuple(self.distributions))
+        if not self.distributions or not all(isinstance(law, Distribution) for law in self.distributions):
+            raise ValueError(f"each worker needs a distribution of its own, got {self.distributions!r}")
 
     def valid(self):
-        return jnp.all(jnp.stack([law.valid() for law in self.laws]))
+        return jnp.all(jnp.stack([law.valid() for law in self.distributions]))
 
     def check_single(self):
-        for law in self.laws:
+        for law in self.distributions:
             law.check_single()
 
     def width(self):
-        return len(self.laws)
+        return len(self.distributions)
 
     def pooled(self):
         raise ValueError(NO_EXACT_ANSWER)
 
     def of_workers(self, members):
-        return Heterogeneous([self.laws[worker] for worker in members])
+        return Heterogeneous([self.distributions[worker] for worker in members])
 
     def members(self):
-        return self.laws
+        return self.distributions
 
     def _sample(self, key, shape, dtype):
         """Independent cycle times, worker by worker along the last axis."""
         a = jax.random.exponential(key, shape, dtype)
         a = jnp.maximum(a, jnp.finfo(a.dtype).eps / 4)  # half of what it is a multiple of: no time is 0
         groups: dict[Any, list[int]] = {}
-        for worker, law in enumerate(self.laws):
+        for worker, law in enumerate(self.distributions):
             leaves, structure = jax.tree.flatten(law)
             groups.setdefault((structure, *map(jnp.shape, leaves)), []).append(worker)
 
@@ -156,12 +156,12 @@ class Heterogeneous(JointDistribution):
             return law.with_fast_inverse().inverse_cumulative_hazard(a)
 
         for workers in map(np.array, groups.values()):
-            laws = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(self.laws[i] for i in workers))
+            laws = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(self.distributions[i] for i in workers))
             a = a.at[..., workers].set(jax.vmap(draw, (0, -1), -1)(laws, a[..., workers]).astype(a.dtype))
         return a
 
     def mean(self):
-        return jnp.mean(jnp.stack([jnp.asarray(law.mean()) for law in self.laws]))
+        return jnp.mean(jnp.stack([jnp.asarray(law.mean()) for law in self.distributions]))
 
     def infimum(self):
-        return jnp.min(jnp.stack([jnp.asarray(law.infimum()) for law in self.laws]))
+        return jnp.min(jnp.stack([jnp.asarray(law.infimum()) for law in self.distributions]))

@@ -29,8 +29,8 @@ def crossing_probability(hazard: Array, num_workers: ArrayLike) -> Array:
         V_k = Pois(k-1; N b_k) - Σ_{j<k} V_j Pois(k-j; N(b_k-b_j)),   b_k = P(T ≤ θ_{N-k}),
         P = Σ_k V_k Pois(N-k+1; N(1-b_k)) / Pois(N; N).
 
-    O(N²) time and O(N) memory for each entry of the leading axes; exact for every law, atoms included. Of
-    more than 400 workers in O(N^1.5), to 1e-10 (`windows`). The slope has a closed form (`crossing_slopes`).
+    O(N²) time and O(N) memory for each entry of the leading axes; exact for every distribution, atoms
+    included. Of more than 400 workers in O(N^1.5), to 1e-10 (`windows`). Slopes: `crossing_slopes`.
     The substitution is a loop over k: a batched triangular solve can lock up the thread pool that it shares
     with the code around it (seen with jaxlib 0.10, two cores).
 

@@ -121,9 +121,8 @@ def moments(
     r"""E[g(T_(N-n))] for n = 0…N-1, `[max_workers]`; E T_(N-n) without a `function`.
 
     The density of z = logit U_(k), k = N-n, is ∝ u^k (1-u)^(N-k+1), smooth and exponentially small at both
-    ends: the trapezoid rule in v, z = mode + width·sinh v, converges geometrically. An atomic law is summed
-    over its atoms. Eq. (8) of the paper is the same quantity as an alternating sum, without digits from N ≈
-    20.
+    ends: the trapezoid rule in v, z = mode + width·sinh v, converges geometrically. Atoms are summed
+    over. Eq. (8) of the paper is the same quantity as an alternating sum, without digits from N ≈ 20.
     """
     n = jnp.arange(max_workers)
     exists = n < num_workers

@@ -249,7 +249,7 @@ def _tail(moved: Array, end: Array) -> Array:
 
 
 def _is_wide(ends: bool, start: Array, left: Array, size: Array) -> Array:
-    """Whether a panel of a law without an end is longer than its way from the start."""
+    """Whether a panel of a distribution without an end is longer than its way from the start."""
     return (left > start) & (size > left - start) & (not ends)
 
 

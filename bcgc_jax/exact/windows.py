@@ -1,7 +1,7 @@
 r"""Crossing probabilities of many workers: the Poisson process between the thresholds, in positive terms.
 
 Level n fails where fewer than N-n workers are below θ_n. From one threshold to the next, the slowest level
-last, the distribution of the count C is convolved with a Poisson law and what is below N-n taken out of it.
+last, the distribution of the count C is convolved with a Poisson one and what is below N-n taken out of it.
 At each threshold only about √N of the N possible counts have noticeable probability: a window follows their
 mean, O(N^{3/2}) in all where `crossing_probability` takes O(N²). What is left out, for all levels and paths
 together:
@@ -23,7 +23,7 @@ from jax.typing import ArrayLike
 
 # For the shares that are left out above.
 _DEVIATIONS, _MARGIN, _TERMS = 6.5, 20, 20
-# Relative to an expected value: of eight laws 2.3e-10 at most, against the system of all counts.
+# Relative to an expected value: of eight distributions 2.3e-10 at most, against the system of all counts.
 LEFT_OUT = 1e-9
 
 

@@ -25,7 +25,7 @@ KINDS = ("auto", "atoms", "smooth", "pareto-tail")
 _MANY = 20
 
 
-def law_of(
+def distribution_of(
     times: ArrayLike, num_workers: int, censored: ArrayLike | None = None, *, kind: str = "auto"
 ) -> Distribution:
     """The distribution of all measured `times` together, for a plan of N workers that are taken as alike.
@@ -40,7 +40,7 @@ def law_of(
     Raises ValueError where there is no such distribution.
 
     >>> times = np.random.default_rng(0).gamma(3.0, 2.0, 400)
-    >>> type(law_of(times, 4)).__name__, type(law_of(times, 100)).__name__
+    >>> type(distribution_of(times, 4)).__name__, type(distribution_of(times, 100)).__name__
     ('Empirical', 'HazardSpline')
     """
     if kind not in KINDS:
@@ -53,9 +53,9 @@ def law_of(
         heavy = kind == "pareto-tail"
         return smooth_empirical(times, censored, pareto_tail=heavy, large_n=num_workers > _MANY)
     if cut:
-        raise ValueError(f"{cut} of {size} times are censored, no atoms: take a smooth law")
+        raise ValueError(f"{cut} of {size} times are censored, no atoms: take a smooth distribution")
     if size * num_workers**3 > 3600 * 1e8:  # an hour for one exact runtime
-        raise ValueError(f"an optimum of {size:,} atoms would take more than a day: take a smooth law")
+        raise ValueError(f"for {size:,} atoms it would take more than a day: take a smooth distribution")
     return Empirical(np.ravel(np.asarray(times)))
 
 
@@ -101,7 +101,7 @@ def smooth_empirical(
     whole, different = np.sum(~cut), np.unique(t).size
     if whole < 20 or different < 8:
         raise ValueError(
-            "a smooth law needs at least 20 times that are not cut off and 8 different ones, got "
+            "a smooth distribution needs at least 20 times that are not cut off and 8 different ones, got "
             f"{whole} and {different}: use Empirical"
         )
     t = spread_ties(t)
@@ -113,7 +113,7 @@ def smooth_empirical(
     apart = np.r_[True, np.diff(y) > least * tail.threshold]
     a, y = a[apart], y[apart]
     if a.size < 4 or tail.scale <= least * tail.threshold:
-        raise ValueError("the times are too close to each other for a smooth law here: use Empirical")
+        raise ValueError("the times are too close to each other for a smooth curve: use Empirical")
     # The curve through the lowest groups goes on to hazard 0, but not below half of the smallest time.
     begin = y[0] - a[0] * (y[1] - y[0]) / (a[1] - a[0])
     begin = np.clip(begin, 0.5 * t[~cut][0], t[~cut][0])

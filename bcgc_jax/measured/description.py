@@ -22,7 +22,7 @@ from bcgc_jax.measured.traces import ALIKE, Trace
 # Below this a share of the variance or a correlation is of no consequence for a plan: own choice.
 _SMALL = 0.05
 
-NOTHING = "Nothing here speaks against independent workers of one law."
+NOTHING = "Nothing here speaks against independent workers of one distribution."
 
 
 class Interval(NamedTuple):
@@ -96,8 +96,8 @@ class Description(NamedTuple):
             (
                 self.unlike_workers,
                 f"The workers are not alike: {100 * self.between_workers.value:.0f} % of the variance is "
-                "between them. A plan for one law takes them for alike and expects slow ones to change; keep "
-                "them apart (`EmpiricalRows`), or leave the slowest out.",
+                "between them. A plan for one distribution takes them for alike, and slow ones to change; "
+                "keep them apart (`EmpiricalRows`), or leave the slowest out.",
             ),
             (
                 self.slow_together,
@@ -137,7 +137,7 @@ def describe(trace: Trace, *, with_tail: bool = True) -> Description:
     >>> whole = np.zeros(200, bool)
     >>> trace = Trace(np.arange(50).astype(str), np.array(list("abcd")), step, worker, times.ravel(), whole)
     >>> describe(trace).remarks()
-    ['Nothing here speaks against independent workers of one law.']
+    ['Nothing here speaks against independent workers of one distribution.']
     """
     table = trace.table()
     persistence = autocorrelation(table)

@@ -22,7 +22,7 @@ from bcgc_jax._pytree import check_key, check_whole
 from bcgc_jax.distributions import Distribution
 from bcgc_jax.measured.likelihood import FAMILIES, Family, Sample, check_enough, sorted_times, spread_ties
 
-# More times than this say no more about which law to plan with: a random part of them is taken.
+# More times than this say no more about which distribution to plan with: a random part of them is taken.
 MAX_TIMES = 20_000
 
 
@@ -31,7 +31,7 @@ class Fit(NamedTuple):
 
     Attributes:
       name: as on the command line.
-      law: with the parameters of largest likelihood, its ends corrected for their bias.
+      distribution: with the parameters of largest likelihood, its ends corrected for their bias.
       standard_errors: of each parameter, by name.
       log_likelihood: at its maximum, before that correction.
       aic: Akaike's criterion, 2 · parameters - 2 · log likelihood; less is better.
@@ -41,7 +41,7 @@ class Fit(NamedTuple):
     """
 
     name: str
-    law: Distribution
+    distribution: Distribution
     standard_errors: dict[str, float]
     log_likelihood: float
     aic: float
@@ -53,15 +53,15 @@ class Fit(NamedTuple):
 
     @property
     def parameters(self) -> dict[str, float]:
-        return {name: float(getattr(self.law, name)) for name in self.standard_errors}
+        return {name: float(getattr(self.distribution, name)) for name in self.standard_errors}
 
 
-def fit_laws(
+def fit_distributions(
     key: Array,
     times: ArrayLike,
     censored: ArrayLike | None = None,
     *,
-    laws: Sequence[str] | None = None,
+    distributions: Sequence[str] | None = None,
     num_replicates: int = 200,
     progress: Callable[[str], None] | None = None,
 ) -> list[Fit]:
@@ -71,8 +71,8 @@ def fit_laws(
       key: randomness of the samples that the standard errors and p-values come from.
       times: positive, at least 10; of more than 20,000 a random part is taken.
       censored: bool `[K]`, True where a worker was cut off and the time is only a lower bound.
-      laws: names of families as on the command line, such as "weibull"; by default all, without "uniform"
-        where times are cut off.
+      distributions: names of families as on the command line, such as "weibull"; by default all, without
+        "uniform" where times are cut off.
       num_replicates: samples, rounded up to whole batches; the smallest p-value is one over one more.
       progress: called with each name before it is fitted.
 
@@ -81,7 +81,8 @@ def fit_laws(
     positive, too few of them, too few that are whole, or two values.
 
     >>> times = np.random.default_rng(0).gamma(2.5, 0.6, 200) + 1.0
-    >>> fits = fit_laws(jax.random.key(0), times, laws=["gamma", "pareto"], num_replicates=60)
+    >>> two = ["gamma", "pareto"]
+    >>> fits = fit_distributions(jax.random.key(0), times, distributions=two, num_replicates=60)
     >>> fits[0].name, round(fits[0].parameters["shape"], 1)
     ('gamma', 2.6)
     """
@@ -92,9 +93,9 @@ def fit_laws(
         of = " or ".join(f"{value:g}" for value in values)
         raise ValueError(f"all times are {of}: take Deterministic, TwoSpeed or Empirical, there is no fit")
     known = [name for name in FAMILIES if name != "uniform" or not cut.any()]
-    names = known if laws is None else list(laws)
+    names = known if distributions is None else list(distributions)
     if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"no law {unknown[0]!r} for these times; known: {', '.join(known)}")
+        raise ValueError(f"no distribution {unknown[0]!r} for these times; known: {', '.join(known)}")
     check_whole("num_replicates", num_replicates, 2)
     with jax.enable_x64(True):
         shuffle, *keys = jax.random.split(key, len(names) + 1)

@@ -70,7 +70,7 @@ class StartUpFit(NamedTuple):
         return self.pairs is not None or bool(most < (0.3 * self.means[0]) ** 2)
 
     @property
-    def laws(self) -> dict[str, Distribution]:
+    def distributions(self) -> dict[str, Distribution]:
         """Keywords of the `Problem` to plan for."""
         return self.apart if self.separable else {"cycle_time": self.per_cycle}
 
@@ -91,7 +91,7 @@ class StartUpFit(NamedTuple):
             f"{most} of the time does not grow with the load at a load of {low:g}, "
             f"{least} at {high:g}: redundancy multiplies the rest only, and waits for fewer starts."
         ]
-        unseen = "With one load in each iteration the law of the start-up is not seen: "
+        unseen = "With one load in each iteration the distribution of the start-up is not seen: "
         if self.pairs is not None:
             found.append("Start-up and cycle time of an iteration are kept as pairs.")
         elif self.separable:
@@ -112,7 +112,7 @@ def fit_start_up(trace: Trace) -> StartUpFit:
 
     With one load in each iteration of a worker a weighted line through all times gives the means. S is taken
     as constant. T is the mean times what each time is of the mean at its load, with the distribution that
-    `law_of` has for it. With several loads in most iterations a line through those of each gives its S and T.
+    `distribution_of` has for it. With several loads in most iterations a line through each gives both.
 
     The means leave times that are cut off out, and T's distribution counts them as lower bounds. Raises
     ValueError for loads that are alike to 1 %, for less than 10 whole times, and for times all on one line.

@@ -117,8 +117,8 @@ class AnyOf(Completion):
     def bounds(self, work: Array) -> Bounds:
         typical = typical_hazards(work, self.num_workers)
         choices = log_choices(work, self.num_workers)
-        # From P(max ≤ y_n q) ≤ P(T_(N-n) ≤ q) ≤ C(N, n) F(q)^{N-n} at the best n: nearly deterministic laws
-        # whose infimum is far below their typical times need it.
+        # From P(max ≤ y_n q) ≤ P(T_(N-n) ≤ q) ≤ C(N, n) F(q)^{N-n} at the best n: nearly deterministic
+        # distributions whose infimum is far below their typical times need it.
         below = jnp.asarray(self.num_workers, work.dtype) - np.arange(work.size, dtype=work.dtype)
         log_cdf = (np.log(jnp.finfo(work.dtype).eps / 8) - choices[:-1]) / jnp.maximum(below, 1)
         earliest = jnp.where(below > 0, -jnp.log1p(-jnp.exp(log_cdf)), 0)

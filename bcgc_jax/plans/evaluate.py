@@ -57,7 +57,7 @@ def expected_completion(
 def with_rounding(load: Array, found: Expectation, rounding: float = 0.0) -> Expectation:
     """An error that counts the `rounding` of hazards, that of triangular systems, what windows leave out.
 
-    In eps, that of the systems is 8 N at most: the worst of all laws up to N = 50.
+    In eps, that of the systems is 8 N at most: the worst of all distributions up to N = 50.
     """
     left_out = LEFT_OUT if load.size > MANY else 0.0
     share = (8 * load.size + rounding) * float(jnp.finfo(load.dtype).eps) + left_out
@@ -185,7 +185,7 @@ def _kinks_of(worker: Worker, load: Load) -> tuple[Array, Array | None] | None:
     """Where P(F_n > t) may have kinks, at some levels, and when all is delivered for sure; None if smooth."""
     dtype, starts, law = load.work.dtype, worker.start, worker.cycle_time
     one_start = starts.atomic and starts.breaks().size == 1
-    dense = not law.atomic and not starts.atomic  # kinks within either law are smoothed by the other
+    dense = not law.atomic and not starts.atomic  # kinks within either distribution are smoothed by the other
     overtaken = worker.overlap and load.sent is not None and not dense
     if law.smooth and ((one_start and not overtaken) or starts.smooth):
         return None

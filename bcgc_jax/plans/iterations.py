@@ -1,4 +1,4 @@
-"""All N cycle times of an iteration: independent ones of one law, a sample of iterations, draws alone.
+"""All N cycle times of an iteration: independent ones of one kind, a sample of iterations, draws alone.
 
 Times are slowest first: axis n holds T_(N-n). What is done by when is asked with a `Load` and a rule of
 completion, in units of κ.
@@ -39,9 +39,9 @@ class Iteration:
     """What is asked about an iteration's times, and about tasks of a `load` in them: here by draws alone.
 
     A kind with `exact` answers has all that `Independent` has, and `alike` workers are independent ones of
-    one law; a joint law is the cycle time of `worker`. `polyhedral` says whether E τ is so in the load;
+    one distribution; a joint one is the cycle time of `worker`. `polyhedral`: whether E τ is so in the load;
     `smooth`, whether times have one density without kinks, and all begin at once; `stepped`, whether P(τ > t)
-    is a step function. N may be traced; of other numbers than a joint law is of all is NaN.
+    is a step function. N may be traced; of other numbers than a joint distribution is of all is NaN.
     """
 
     worker: Worker
@@ -78,7 +78,7 @@ class Iteration:
         return self.law.pooled()
 
     def check_finite_means(self) -> None:
-        """Raise ValueError where a concrete law has an infinite mean."""
+        """Raise ValueError where a concrete distribution has an infinite mean."""
         start = self.worker.start
         laws = [*([self.law] if self.alike else self.law.members()), *([] if start.constant else [start])]
         for one in () if is_traced(self) else laws:
@@ -90,8 +90,8 @@ class Iteration:
             raise ValueError(
                 f"the mean of {named} is infinite, or above the largest number, "
                 f"{jnp.finfo(working_dtype(one)).max:.1e}, and so is the expected runtime of a scheme that "
-                "ever waits for the slowest worker: take a law with a lighter tail, or plan for a deadline "
-                "(Deadline; in a shell --objective completion-probability)"
+                "ever waits for the slowest worker: take a distribution with a lighter tail, or plan for a "
+                "deadline (Deadline; in a shell --objective completion-probability)"
             )
 
     def typical_start_up(self) -> Array:
@@ -282,7 +282,7 @@ def sorted_cycle_times(
     """Draws of the sorted cycle times, slowest first, `[num_draws, max_workers]`.
 
     `num_workers` may be traced where the static `max_workers` is given; columns from num_workers on hold the
-    law's infimum. `dtype` is that of the law's parameters by default.
+    distribution's infimum. `dtype` is that of the distribution's parameters by default.
 
     >>> from bcgc_jax.distributions import Uniform
     >>> t = sorted_cycle_times(jax.random.key(0), Uniform(1.0, 2.0), 3, 5)
@@ -316,5 +316,5 @@ def expected_order_statistics(
 
 
 def _if_valid(value: Array, problem: Problem) -> Array:
-    """NaN where numbers that are traced make no law, or no number of workers below `max_workers`."""
+    """NaN where numbers that are traced make no distribution, or no number of workers below `max_workers`."""
     return jnp.where(problem.valid, value, jnp.nan) if is_traced(problem) else value

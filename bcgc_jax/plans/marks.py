@@ -17,7 +17,7 @@ from bcgc_jax.plans.worker import unreached
 
 
 class Marks(NamedTuple):
-    """What every rule for a law and N workers goes by, whatever the load.
+    """What every rule for a distribution and N workers goes by, whatever the load.
 
     `times`, `[4, max_workers]`: one before which T_(N-n) hardly ever lies, then Λ⁻¹(E A_(N-n) + σ std
     A_(N-n)), σ = -1, 0, 1. Beyond `largest` P(T > t) underflows. log C(N, n) for n = 0 … max_workers.
@@ -54,7 +54,7 @@ def threshold_hazard(law: Distribution, load: Array, t: Array, largest: Array) -
 
 
 class Rule(NamedTuple):
-    """E max_n load_n T_(N-n) = start + Σ weight · P(max > t), for laws without atoms.
+    """E max_n load_n T_(N-n) = start + Σ weight · P(max > t), for distributions without atoms.
 
     `nodes(index, refine)` gives (t, weight) for index = 0 … size · refine - 1, and weights of 0 beyond; only
     `size` is static. A larger `refine` gives a finer rule; `beyond` bounds what none reaches.

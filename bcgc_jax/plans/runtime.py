@@ -1,6 +1,6 @@
 r"""The runtime of an iteration: of one draw, on average, by simulation; and how good it can get.
 
-All times carry the unit of the law's cycle time, multiplied by cycles.
+All times carry the unit of the distribution's cycle time, multiplied by cycles.
 
 A known partition is checked: one entry for each level, none negative, none beyond N, and a sum of
 `problem.total` to a part in a thousand, which leaves room for numbers typed by hand. Where x is traced the
@@ -224,7 +224,7 @@ def _integrate(problem: Problem, partition: Numbers | Plan, num_nodes: int) -> E
 def expected_runtime(problem: Problem, partition: Numbers | Plan) -> Array:
     r"""Exact E τ̂(x,T), eq. (5), a scalar; differentiable in `partition` and in the problem's leaves.
 
-    The law's moments must exist: an infinite expectation comes out as inf where the law's mean says so.
+    The distribution's moments must exist: an infinite expectation comes out as inf where its mean says so.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(rate=1.0), num_workers=3, num_coordinates=1, num_samples=3.0)

@@ -53,7 +53,7 @@ class Load:
 
 @pytree_dataclass
 class Worker:
-    """A worker's cycle time; its start-up, in the unit of runtimes (a law, a number, or none); `unit`, κ."""
+    """A worker's cycle time; its start-up, in the unit of runtimes (if there is one); `unit`, κ."""
 
     cycle_time: Distribution
     start_up: Distribution | ArrayLike | None = None
@@ -62,7 +62,7 @@ class Worker:
 
     @property
     def start(self) -> Distribution:
-        """The law of the start-up."""
+        """The distribution of the start-up."""
         return law_of_number(0.0 if self.start_up is None else self.start_up)
 
     @property
@@ -193,7 +193,7 @@ def hazard_of(early: Array, rest: Array, shift: ArrayLike = 0.0) -> Array:
 
 
 def _integrated(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple[Array, Array]:
-    r"""P(F_n > t) = e^{-a*} + ∫_0^{a*} e^{-a} e^{-Λ(latest T after S(a))} da, both laws without atoms.
+    r"""P(F_n > t) = e^{-a*} + ∫_0^{a*} e^{-a} e^{-Λ(latest T after S(a))} da, both without atoms.
 
     a is the hazard of the start-up, a* that of the latest one with which the block is delivered by t. Double
     exponential nodes, for S(a) at 0 and Λ at a* may be powers. They follow a*: the slope of a power at a*, of

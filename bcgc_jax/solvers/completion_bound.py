@@ -2,14 +2,14 @@ r"""How probable can completion be at most? A proof, where the search for a dead
 
 With r_n = y_n κ/t, κ = M b/N, a worker has level n in time if T ≤ 1/r_n, with probability exp(-u(r_n)),
 u(r) = -log P(T ≤ 1/r). By the quantile transform P(τ̂ ≤ t) is the probability that the order statistics of N
-independent Exp(1) variables lie above the u(r_n), whatever the law. Their density is log-concave, hence
-(Prékopa 1971) log P is concave in the u(r_n), and it falls in each of them.
+independent Exp(1) variables lie above the u(r_n), whatever the distribution. Their density is log-concave,
+hence (Prékopa 1971) log P is concave in the u(r_n), and it falls in each of them.
 
 Where u is convex, log P is concave in x, and every local maximum is the greatest: a shifted exponential is
-such a law from rate · shift = 1 - log 2 on. Elsewhere a convex function below u takes its place. That makes
-the workers faster and the problem concave; its maximum is a bound. It need lie below u only between the
-limits that r_n has in a plan no worse than a known one: alone each level must be in time as often. Bounds of
-log P ± λ r_n draw these limits closer.
+such a distribution from rate · shift = 1 - log 2 on. Elsewhere a convex function below u takes its place.
+That makes the workers faster and the problem concave; its maximum is a bound. It need lie below u only
+between the limits that r_n has in a plan no worse than a known one: alone each level must be in time as
+often. Bounds of log P ± λ r_n draw these limits closer.
 """
 
 import functools
@@ -64,8 +64,8 @@ def completion_bound(problem: Problem, deadline: float, *, rounds: int = 3) -> C
     r"""max_x P(τ̂(x,T) ≤ deadline), from below by the best partition that was found and from above by a proof.
 
     Each of `rounds` draws the limits of the levels closer, and takes as long as 4 N searches. In float64,
-    whatever the caller's precision. For independent workers of one law without start-up, link and setup; laws
-    of atoms too, though their bound is not tight.
+    whatever the caller's precision. For independent workers of one distribution without start-up, link and
+    setup; of atoms too, though their bound is not tight.
 
     Raises ValueError for other problems. Not under `jit`.
 
@@ -78,7 +78,7 @@ def completion_bound(problem: Problem, deadline: float, *, rounds: int = 3) -> C
     check_whole("rounds", rounds, 0)
     check("deadline", deadline, "> 0")
     if not (problem.bare and iteration_of(problem).alike):
-        raise ValueError("the bound is for independent workers of one law without start-up, link and setup")
+        raise ValueError("the bound is for independent like workers without start-up, link and setup")
     with jax.enable_x64(True):
         wide = jax.tree.map(_double, problem)
         problem = replace(wide, max_workers=int(np.asarray(problem.num_workers)))  # without padding

@@ -56,7 +56,7 @@ class Deadline(Method):
     Args:
       deadline: a time; in a `Sweep` None, and then that of the cell.
       max_steps: from each start; static.
-      min_completion: a probability; the law's mean must be finite, and it must not be one of atoms.
+      min_completion: a probability; the distribution's mean must be finite, and it must not be one of atoms.
 
     >>> Deadline(8e7, min_completion=0.99).name
     'deadline'
@@ -74,7 +74,7 @@ class Deadline(Method):
     def check(self, problem: Problem) -> None:
         super().check(problem)
         if self.min_completion is not None and iteration_of(problem).stepped:
-            raise ValueError("min_completion needs a law without atoms: of measured times take a smooth law")
+            raise ValueError("min_completion needs no atoms: of measured times take a smooth distribution")
 
     def needs_mean(self, problem: Problem) -> bool:
         return self.min_completion is not None

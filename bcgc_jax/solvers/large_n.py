@@ -68,7 +68,7 @@ def is_of_many(problem: Problem) -> bool:
 
 
 def is_rough(law: Distribution) -> bool:
-    """Whether smooth steps end above a gap of 1e-5: laws with density near T = 0, or of a trace's knots."""
+    """Whether smooth steps end above a gap of 1e-5: with density near T = 0, or of a trace's knots."""
     early = 1e-3 * float(law.mean())
     near_zero = float(law.infimum()) == 0 and float(law.cumulative_hazard(jnp.asarray(early))) > 1e-7
     return near_zero or isinstance(law, HazardSpline)

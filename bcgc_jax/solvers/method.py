@@ -82,7 +82,7 @@ class Method:
         return False
 
     def needs_mean(self, problem: Problem) -> bool:
-        """Whether a law with an infinite mean makes its plan worth nothing."""
+        """Whether a distribution with an infinite mean makes its plan worth nothing."""
         return True
 
     def judge(self, fresh: Problem, solution: Solution, num_replications: int) -> dict[str, Array]:

@@ -102,7 +102,9 @@ class Nested(Numbered):
         if concrete(problem.num_workers) is None:
             raise ValueError(f'method="{self.name}" needs to know the number of workers, and it is traced')
         if not iteration_of(problem).alike:
-            raise ValueError(f'method="{self.name}" is for independent workers of one law: pool the times')
+            raise ValueError(
+                f'method="{self.name}" is for independent workers that are alike: pool the times'
+            )
 
     def groups(self, num_workers: int) -> Groups:
         """Those levels of the tree whose groups store little enough."""

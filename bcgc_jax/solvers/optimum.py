@@ -32,7 +32,7 @@ class Optimal(Method):
 
     Args:
       tolerance: of the gap; not below what the precision resolves, (64 + 8 N) eps: 3e-5 in float32 at N = 20;
-        for laws of atoms and for `EmpiricalRows` not below 1e-6, in float32 3e-4.
+        for distributions of atoms and for `EmpiricalRows` not below 1e-6, in float32 3e-4.
       levels: the redundancy levels that may be used, all by default; static. With setup cycles it is also
         searched which of them to use, and the bound is for those in `Solution.levels`. Where the number of
         workers is traced and lacks one of them, the solution is INFEASIBLE.

@@ -1,6 +1,6 @@
 r"""The least of a convex homogeneous f that is polyhedral, or whose Hessian is not known.
 
-By cuts, for laws of atoms, links, and more. Every slope g_i met so far bounds f everywhere, f(z) ≥ g_i·z, and
+By cuts, for atoms, links, and more. Every slope g_i met so far bounds f everywhere, f(z) ≥ g_i·z, and
 so does every average of them: f(z) ≥ L min_n Σ_i λ_i g_in. The next point is one of the central path of
 
     minimise θ   over Σu = 1, u ≥ 0, θ ≥ g_i·u,

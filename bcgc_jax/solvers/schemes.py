@@ -35,7 +35,7 @@ class Scheme(Method):
         "partition": problem to x, `[max_workers]`, Σ x = `problem.total`, 0 for n ≥ N;
         "levels": (problem, l) to the redundancy levels of coordinates (or units) l, some of 0…L-1;
         "runtime": (problem, T) to the runtime of one iteration, `[...]`, for cycle times T sorted slowest
-        first, `[..., max_workers]` (beyond N they repeat the law's infimum); 2^17 draws make its mean;
+        first, `[..., max_workers]` (beyond N they repeat the infimum); 2^17 draws make its mean;
         "expectation": (problem, key) to the expected runtime and its error.
       label: for figures; `name` by default.
       baseline: whether "against the best baseline" may mean this scheme.

@@ -28,8 +28,8 @@ from bcgc_jax.solution import Solution, assess
 from bcgc_jax.solvers.closed_form import time_partition
 from bcgc_jax.solvers.method import SETUP, Method
 
-# D, as a share of the simplex. Of 0.03, 0.1, 0.3 and 1 it is within 0.4 % of the best for nine laws, from
-# nearly deterministic ones to Pareto 1.2, at N = 5 and 20 after 1000 steps; the others are 1 % off somewhere.
+# D, as a share of the simplex. Of 0.03, 0.1, 0.3 and 1 it is within 0.4 % of the best for nine distributions,
+# from nearly deterministic ones to Pareto 1.2, at N = 5 and 20 after 1000 steps; others are 1 % off.
 _STEP = 0.1
 
 

@@ -70,7 +70,7 @@ train --workers 4 LAW --target 2 -> at most 1
 train --workers 4 LAW --batch-size 10000 -> --batch-size must be from 1 to 375
 train --workers 4 --cycle-time pareto:scale=1,shape=0.9 -> infinite
 train --workers 4 LAW --checkpoints x -> --checkpoints has no effect without --engine ray
-solve --trace - --keep-workers --trace-law atoms -> --trace-law has no effect with
+solve --trace - --keep-workers --trace-distribution atoms -> --trace-distribution has no effect with
 solve SMALL UNIFORM --start-up pareto:scale=1,shape=0.9 -> the mean of the start-up, Pareto
 solve SMALL UNIFORM --start-up -3 -> at least 0, got '-3'
 solve SMALL UNIFORM --start-up weibul:scale=3,shape=1 -> did you mean weibull

@@ -28,11 +28,11 @@ def test_a_constant_start_up_a_link_and_a_chain_are_paid_for(answer):
 def test_a_start_up_has_a_law(answer):
     cycle, start = ["--cycle-time", "deterministic:value=2"], "two-speed:fast=3,slow=15,probability=0.2"
     found = answer("solve", *ASKED, *cycle, "--start-up", start, *UNCODED)
-    law = {"law": "two-speed", "fast": 3.0, "slow": 15.0, "probability": 0.2}
+    law = {"distribution": "two-speed", "fast": 3.0, "slow": 15.0, "probability": 0.2}
     assert found["problem"]["start_up"] == law
     (alone,) = found["solutions"]
     rows = answer("sweep", *ASKED, *cycle, "--start-up", start, "--send-time", "0,0.5", *UNCODED)
-    assert [(row["start_up_law"], row["send_time"]) for row in rows] == [(start, 0), (start, 0.5)]
+    assert [(row["start_up_distribution"], row["send_time"]) for row in rows] == [(start, 0), (start, 0.5)]
     for row in rows:
         expected = 60 / 3 * 2 + 60 * row["send_time"] + 3 * 0.8**3 + 15 * (1 - 0.8**3)
         assert row["expected_runtime"] == pytest.approx(expected, rel=1e-12)

@@ -68,17 +68,18 @@ def test_a_fit_is_that_of_the_library_and_plans_are_evaluated_under_all_laws(
 ):
     if not searched:
         monkeypatch.setattr(fit, "solve", _best_of_few)
-        monkeypatch.setattr(fit, "fit_laws", lambda *_, **__: _FITS)
+        monkeypatch.setattr(fit, "fit_distributions", lambda *_, **__: _FITS)
     plan_file = tmp_path / "plan.json"
-    asked = ("fit", path, *COLUMNS, "--law", "weibull", "--law", "pareto", "--replicates", "20")
+    both = ["--distribution", "weibull", "--distribution", "pareto", "--replicates", "20"]
+    asked = ("fit", path, *COLUMNS, *both)
     found = answer(*asked, "--out", str(plan_file), "--coordinates", "10000")
     assert (found["trace"]["num_workers"], found["trace"]["num_steps"]) == (3, 60)
     assert found["trace"]["mean"] == pytest.approx(TIMES.mean(), rel=1e-8)
-    assert [one["law"] for one in found["fits"]] == ["weibull", "pareto"]
+    assert [one["distribution"] for one in found["fits"]] == ["weibull", "pareto"]
     best = found["fits"][0]
     assert abs(best["parameters"]["shape"] - 1.65) < 4 * best["standard_errors"]["shape"]
     assert NOT_KNOWN in found["remarks"][-1]
-    plans = {plan["law"]: plan for plan in found["plans"]}
+    plans = {plan["distribution"]: plan for plan in found["plans"]}
     assert plans["uncoded"]["partition"] == [10_000, 0, 0]
     for name in plans.keys() - {"uncoded"}:
         plan = plans[name]
@@ -105,13 +106,13 @@ def test_a_fit_is_that_of_the_library_and_plans_are_evaluated_under_all_laws(
     assert NOT_KNOWN in " ".join(out.split())
     status, out, _ = once(*asked, "--format", "csv")
     assert status == 0
-    begun = "law,parameters,standard_errors", "weibull,scale=", "pareto,scale="
+    begun = "distribution,parameters,standard_errors", "weibull,scale=", "pareto,scale="
     assert all(line.startswith(begin) for line, begin in zip(out.splitlines(), begun, strict=True))
 
 
 def test_that_nothing_speaks_against_a_trace_is_said_only_where_nothing_is():
     trace = trace_of(np.random.default_rng(0).gamma(4.0, 0.5, (60, 4)))
-    known = {"law": fit.MEASURED, "runtime_under": {fit.MEASURED: 4.0}, "replayed_error": 0.1}
+    known = {"distribution": fit.MEASURED, "runtime_under": {fit.MEASURED: 4.0}, "replayed_error": 0.1}
     for taken, nothing, longer in ((4.0, True, False), (5.0, False, True)):
         plans = [{**known, "replayed_runtime": taken}]
         said = " ".join(fit._remarks(trace, bcgc.measured.describe(trace), plans, None))
@@ -130,29 +131,29 @@ def test_that_nothing_speaks_against_a_trace_is_said_only_where_nothing_is():
         (f"{PLAIN}1,a,1\n1,b,2\n", "", "at least 10 times"),
         (LOADS + "".join(f"{i},a,{i + 1},1\n{i},b,2,1\n" for i in range(3)), "", "at least 10 times"),
         (f"{LOADS}1,a,3,1\n", "--load-column work", "no column work"),
-        (f"{PLAIN}1,a,1\n", "--law cauchy", "'cauchy' is not one of"),
+        (f"{PLAIN}1,a,1\n", "--distribution cauchy", "'cauchy' is not one of"),
         (f"{PLAIN}1,a,1\n", "--seconds-column time", "time"),
     ],
 )
 def test_a_broken_file_is_one_line_and_status_2(refusal, tmp_path, text, arguments, message):
     file = tmp_path / "broken.csv"
     file.write_text(text)
-    assert message in refusal("fit", str(file), "--law", "uniform", *arguments.split())
+    assert message in refusal("fit", str(file), "--distribution", "uniform", *arguments.split())
 
 
 @pytest.mark.slow
 def test_solve_reads_named_columns_and_takes_a_smooth_law(command, answer, path):
     asked = ("solve", "--trace", path, *COLUMNS, "--coordinates", "10000", "--method", "uncoded")
-    answered = answer(*asked, "--trace-law", "smooth")
-    assert answered["problem"]["cycle_time"]["law"] == "smooth"
+    answered = answer(*asked, "--trace-distribution", "smooth")
+    assert answered["problem"]["cycle_time"]["distribution"] == "smooth"
     # L / N times the mean of the slowest of three, ∫ P(T_(3) > t) dt.
     t = np.linspace(0.0, 60.0, 600_001)
     late = 1 - (1 - np.asarray(bcgc.measured.smooth_empirical(np.round(TIMES, 9)).survival(t), float)) ** 3
     found = answered["solutions"][0]["expected_runtime"]
     assert found == pytest.approx(10_000 / 3 * np.trapezoid(late, t), rel=1e-5)
-    status, _, err = command(*asked, "--trace-law", "atoms", "--workers", "10000")
+    status, _, err = command(*asked, "--trace-distribution", "atoms", "--workers", "10000")
     assert status == 2
-    assert "--trace-law smooth" in err
+    assert "--trace-distribution smooth" in err
 
 
 def _of_loads(tmp_path, loads, steps=40, workers=4):
@@ -168,11 +169,12 @@ def _of_loads(tmp_path, loads, steps=40, workers=4):
 def test_a_trace_of_loads_tells_the_start_up_apart_and_what_that_means(answer, once, tmp_path, monkeypatch):
     monkeypatch.setattr(fit, "solve", _best_of_few)
     path = _of_loads(tmp_path, (100, 200, 400))
-    asked = ("fit", path, "--load-column", "samples", "--law", "shifted-exponential", "--replicates", "20")
+    one = ["--distribution", "shifted-exponential", "--replicates", "20"]
+    asked = ("fit", path, "--load-column", "samples", *one)
     found = answer(*asked, "--coordinates", "2000")
-    assert [fit["law"] for fit in found["fits"]] == ["shifted-exponential"]
+    assert [fit["distribution"] for fit in found["fits"]] == ["shifted-exponential"]
     # Start-ups that vary: the first plan is the one that leaves them out.
-    assert [plan["law"] for plan in found["plans"]] == ["without start-up", "with start-up", "uncoded"]
+    assert [p["distribution"] for p in found["plans"]] == ["without start-up", "with start-up", "uncoded"]
     status, out, err = once(*asked)
     assert status == 0, err
     assert max(map(len, out.splitlines())) <= 100
@@ -182,7 +184,7 @@ def test_a_trace_of_loads_tells_the_start_up_apart_and_what_that_means(answer, o
     start, cycle = (found["start_up"][name] for name in ("mean_start_up", "mean_cycle_time"))
     assert abs(start["value"] - 2) < 3 * start["error"]
     assert abs(cycle["value"] - 0.02) < 3 * cycle["error"]
-    plans = {plan["law"]: plan["runtime_under"] for plan in found["plans"]}
+    plans = {plan["distribution"]: plan["runtime_under"] for plan in found["plans"]}
     for under in plans["uncoded"]:
         assert min(plans.values(), key=lambda plan: plan[under])[under] == plans[under][under]
     # Uncoded: the last of four workers, each with a quarter of the work: S + ∫ P(T_(4) > t) dt.

@@ -62,7 +62,7 @@ def test_a_law_has_the_parameters_that_it_is_typed_with(name):
     given = dict(zip(defaults, (0.5, 2.0, 0.25), strict=False))
     read = read_law(f"{name}:{','.join(f'{parameter}={value}' for parameter, value in given.items())}")
     assert repr(read) == repr(law(**given))
-    assert describe_law(read) == {"law": name, **given}
+    assert describe_law(read) == {"distribution": name, **given}
 
 
 def test_the_names_are_the_librarys():

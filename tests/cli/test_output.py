@@ -72,7 +72,7 @@ def test_what_is_wrong_is_one_line_in_the_words_of_the_shell():
         "x.csv: No such file": FileNotFoundError(2, "No such file", "x.csv"),
         "the disk is gone": OSError("the disk is gone"),
         "needs matplotlib": ImportError("needs matplotlib"),
-        "too many atoms: take --trace-law smooth": ValueError("too many atoms: take a smooth law"),
+        "many atoms: take --trace-distribution smooth": ValueError("many atoms: take a smooth distribution"),
     }.items():
         with pytest.raises(click.UsageError) as found, one_line_errors():
             raise error
@@ -177,7 +177,7 @@ def test_what_may_not_be_written_is_refused(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("no font,\nat all")])
 def test_the_answer_is_printed_whatever_becomes_of_plan_and_curves(command, tmp_path, monkeypatch, error):
-    found = SimpleNamespace(best=None, fits=[], plans=[{"law": "gamma"}])
+    found = SimpleNamespace(best=None, fits=[], plans=[{"distribution": "gamma"}])
     monkeypatch.setattr("bcgc_jax.cli.fit._answer", lambda *_: found)
     monkeypatch.setattr("bcgc_jax.cli.fit._print", lambda *_: print("the table"))
     monkeypatch.setattr("bcgc_jax.cli.fit.save_plan", raising(error))

@@ -112,14 +112,14 @@ def test_every_command_draws_its_answer(command, tmp_path, monkeypatch):
     row |= {"partition": [30, 10], "schedule": None}
     found = [(row, SimpleNamespace(plan=partition_plan(np.ones(2), 2)))]
     times = SimpleNamespace(seconds=np.asarray(LAW.sample(jax.random.key(0), (50,))), censored=None)
-    exact = [SimpleNamespace(name="exact", law=LAW)]
-    fitted = SimpleNamespace(fits=exact, times=times, seconds=times.seconds, plans=[{"law": "exact"}])
+    exact, plans = [SimpleNamespace(name="exact", distribution=LAW)], [{"distribution": "exact"}]
+    fitted = SimpleNamespace(fits=exact, times=times, seconds=times.seconds, plans=plans)
     steps = np.arange(1.0, 7).reshape(2, 3)
     for work, answered in {
         "solve._answer": (found, SimpleNamespace(rows=[row], limit=None)),
         "sweep._collect": ROWS,
         "fit._answer": fitted,
-        "fit._fit_row": {"law": "exact"},
+        "fit._fit_row": {"distribution": "exact"},
         "train._train_all": [DigitsRun("uncoded", 1.0, steps, 1 / steps, 1 - 1 / steps)],
     }.items():
         monkeypatch.setattr(f"bcgc_jax.cli.{work}", lambda *_, answered=answered: answered)

@@ -29,7 +29,7 @@ def test_every_kind_of_law_is_in_it():
         bcgc.measured.smooth_empirical(TIMES, pareto_tail=True),
     ]
     for law in laws:
-        assert problems("law", strict_json(json.dumps(describe_law(law)))) == []
+        assert problems("distribution", strict_json(json.dumps(describe_law(law)))) == []
     assert describe_law(laws[1])["slow"] is None
 
 
@@ -42,7 +42,7 @@ def _parts(schema: Any) -> Iterator[dict[str, Any]]:
 
 def test_the_schema_names_what_there_is():
     Draft202012Validator.check_schema(SCHEMA)
-    laws = SCHEMA["$defs"]["law"]["anyOf"][0]["properties"]["law"]["enum"]
+    laws = SCHEMA["$defs"]["distribution"]["anyOf"][0]["properties"]["distribution"]["enum"]
     assert laws == [text.partition(":")[0] for text in law_help().split(", ")] == list(LAWS)
     assert SCHEMA["$defs"]["status"]["enum"] == [status.name.lower() for status in Status]
     for name in ("solve", "sweep_summary", "fit", "train"):

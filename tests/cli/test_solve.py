@@ -27,7 +27,8 @@ def test_json_has_the_exact_figures_and_the_best_plan_is_written(answer, tmp_pat
     methods, path = of("limit", "time", "frequency", "tandon_partial", "uncoded"), tmp_path / "plan.json"
     found = answer("solve", *PAPER, *LAW, *methods, "--deadline", "1e8", "--out", str(path))
     assert list(found) == ["version", "problem", "limit", "solutions"]
-    assert found["problem"]["cycle_time"] == {"law": "shifted-exponential", "rate": 1e-3, "shift": 50.0}
+    law = {"distribution": "shifted-exponential", "rate": 1e-3, "shift": 50.0}
+    assert found["problem"]["cycle_time"] == law
     rows = {row["method"]: row for row in found["solutions"]}
     assert list(rows)[:2] == ["limit", "frequency"]  # fastest first
     for name in ("time", "frequency"):
@@ -106,8 +107,8 @@ def test_workers_that_are_not_alike_get_a_law_each(answer):
     alike = ["solve", "--coordinates", "3000", "--cycle-time", "3*uniform:low=0.7,high=1.6"]
     args = [*alike, "--workers", "4", "--cycle-time", "shifted-exponential:rate=0.4,shift=2.5"]
     found = answer(*args, "--deadline", "7000", *of("uncoded", "time"))
-    fast = {"law": "uniform", "low": 0.7, "high": 1.6}
-    slow = {"law": "shifted-exponential", "rate": 0.4, "shift": 2.5}
+    fast = {"distribution": "uniform", "low": 0.7, "high": 1.6}
+    slow = {"distribution": "shifted-exponential", "rate": 0.4, "shift": 2.5}
     assert found["problem"]["cycle_time"] == [fast, fast, fast, slow]
     assert found["problem"]["num_workers"] == 4
     rows = {row["method"]: row for row in found["solutions"]}

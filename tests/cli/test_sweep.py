@@ -81,7 +81,7 @@ def test_the_file_of_a_sweep_says_which_law_and_has_one_type_a_column(answer, tm
         assert {str(row["relative_gap"]) for row in tables[-1]} <= {""}
     assert tables[0] == tables[1]  # however they were given
     for row in tables[0]:
-        assert (row["law"], str(row["cycles"]), str(row["num_samples"])) == ("pareto", "1.0", "1.0")
+        assert (row["distribution"], str(row["cycles"]), str(row["num_samples"])) == ("pareto", "1.0", "1.0")
 
 
 def test_an_axis_is_the_numbers_that_its_words_say():

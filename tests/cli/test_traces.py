@@ -17,17 +17,17 @@ from tests.cli.steps import TIMES, trace_of, written
 
 
 def test_the_kinds_of_law_are_the_librarys_and_what_is_refused_names_the_option(trace):
-    asked: Any = SimpleNamespace(trace=trace, trace_law="atoms", keep_workers=False)
+    asked: Any = SimpleNamespace(trace=trace, trace_distribution="atoms", keep_workers=False)
     assert TRACE_LAWS == KINDS
     law: Any = traces.law_for(asked, trace_of(TIMES), 3)
     assert np.array_equal(np.sort(np.asarray(law.times)), np.sort(TIMES.ravel()).astype(law.times.dtype))
     cut = trace_of(TIMES, censored=np.arange(24) == 0)
-    with pytest.raises(ValueError, match=r"1 of 24 times are censored.*: take a smooth law"):
+    with pytest.raises(ValueError, match=r"1 of 24 times are censored.*: take a smooth distribution"):
         traces.law_for(asked, cut, 3)
 
 
 def test_one_worker_only_is_one_text_for_all_commands(refusal, tmp_path, monkeypatch):
-    for name in ("describe", "fit_laws"):
+    for name in ("describe", "fit_distributions"):
         monkeypatch.setattr(f"bcgc_jax.cli.fit.{name}", lambda *_, **__: pytest.fail("the work began"))
     path = written(tmp_path / "trace.csv", TIMES[:, :1])
     given = ["--trace", path, "--coordinates", "60"]
@@ -59,7 +59,8 @@ def test_a_trace_may_keep_its_workers(refusal, answer, trace):
     asked = ["--trace", trace, "--keep-workers", "--method", "uncoded", "--coordinates"]
     found, mean = answer("solve", *asked, "3000"), TIMES.max(axis=1).mean() * 1000 / 4
     law = found["problem"]["cycle_time"]
-    assert (law.pop("mean"), law) == (pytest.approx(TIMES.mean()), {"law": "rows", "steps": 6, "workers": 4})
+    assert law.pop("mean") == pytest.approx(TIMES.mean())
+    assert law == {"distribution": "rows", "steps": 6, "workers": 4}
     assert found["solutions"][0]["expected_runtime"] == pytest.approx(3 * mean, rel=1e-9)
     assert "the steps of 4 workers, not 3" in refusal("solve", *asked, "3000", "--workers", "3")
     assert "the trace has 4 workers, not 3" in refusal("train", "--trace", trace, "--workers", "3")
@@ -72,7 +73,7 @@ def test_a_trace_may_keep_its_workers(refusal, answer, trace):
 def test_train_plans_for_the_law_of_the_trace_that_it_replays(answer, trace, kept):
     asked = ["--trace", trace, "--method", "uncoded", "--steps", "6", "--seeds", "1"]
     found = answer("train", *asked, *["--keep-workers"] * kept)
-    assert found["problem"]["cycle_time"]["law"] == ("rows" if kept else "empirical")
+    assert found["problem"]["cycle_time"]["distribution"] == ("rows" if kept else "empirical")
     (run,) = found["runs"]
     assert run["time_to_target"] is None
     replayed = TIMES.max(axis=1).mean() * 1500 / 4 * 650

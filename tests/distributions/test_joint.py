@@ -135,13 +135,13 @@ def test_rows_go_under_vmap_and_a_traced_number_of_workers_must_be_theirs(x64):
 
 def test_the_number_of_workers_must_be_that_of_the_law():
     for changed in ({"num_workers": 4}, {"max_workers": 6}, {"num_workers": np.array([5, 4])}):
-        with pytest.raises(ValueError, match=r"law of 5 workers, but .* neither left out nor padded"):
+        with pytest.raises(ValueError, match=r"that of 5 workers, but .* neither left out nor padded"):
             _problem(**changed)
-    with pytest.raises(ValueError, match="law of 5 workers, but"):
+    with pytest.raises(ValueError, match="that of 5 workers, but"):
         _problem(bcgc.Heterogeneous([bcgc.Uniform(1.0, 2.0)] * 5), num_workers=3)
-    with pytest.raises(ValueError, match="law of 5 workers, but num_workers is 3"):
+    with pytest.raises(ValueError, match="that of 5 workers, but num_workers is 3"):
         bcgc.plans.expected_order_statistics(bcgc.EmpiricalRows(TIMES), 3)
-    with pytest.raises(ValueError, match="last axis has the law's 5 workers"):
+    with pytest.raises(ValueError, match="last axis has its 5 workers"):
         bcgc.EmpiricalRows(TIMES).sample(jax.random.key(0), (3,))
 
 
@@ -155,7 +155,7 @@ def test_each_worker_is_drawn_from_its_own_law(precision):
         for t in 1.0001 * np.quantile(column, [0.1, 0.5, 0.9]):
             assert abs((column <= t).mean() - case.frozen.cdf(t)) < 4 * 0.5 / 200
     np.testing.assert_allclose(np.corrcoef(draws.T), np.eye(N), atol=0.025)
-    rows = np.asarray(bcgc.sorted_cycle_times(key, bcgc.Heterogeneous(law.laws[1:3]), 2, 7))
+    rows = np.asarray(bcgc.sorted_cycle_times(key, bcgc.Heterogeneous(law.distributions[1:3]), 2, 7))
     assert ((rows[:, 1] > 0.6) & (rows[:, 1] < 1.4) & (rows[:, 0] >= rows[:, 1])).all()
     unequal = bcgc.Heterogeneous([bcgc.Empirical([0.5, 1.5]), bcgc.Empirical([2.0, 3.0, 4.0])])
     assert (np.asarray(unequal.draw_rows(key, 7)) > 1.9).tolist() == [[True, False]] * 7
@@ -176,7 +176,7 @@ def test_unlike_workers_are_simulated(x64):
 
 @pytest.mark.parametrize("wrong", [[], [2.0, 3.0], [bcgc.EmpiricalRows(TIMES)]])
 def test_what_is_no_law_of_a_worker_is_refused(wrong):
-    with pytest.raises(ValueError, match="a law"):
+    with pytest.raises(ValueError, match="a distribution"):
         bcgc.Heterogeneous(wrong)
 
 
@@ -190,5 +190,5 @@ def test_what_is_exact_for_workers_alike_alone_says_what_to_do_instead():
         lambda: bcgc.solvers.straggler_ratio(problem.cycle_time),
         lambda: bcgc.plans.expected_order_statistics(problem.cycle_time, N),
     ):
-        with pytest.raises(ValueError, match=r"simulate_runtime .*EmpiricalRows\(law\.draw_rows"):
+        with pytest.raises(ValueError, match=r"simulate_runtime .*EmpiricalRows\(distribution\.draw_rows"):
             ask()

@@ -10,7 +10,7 @@ from scipy import integrate
 
 import bcgc_jax as bcgc
 from bcgc_jax.distributions import Empirical, HazardSpline
-from bcgc_jax.measured.choice import law_of, smooth_empirical, smooth_or_atoms, tail_of
+from bcgc_jax.measured.choice import distribution_of, smooth_empirical, smooth_or_atoms, tail_of
 from bcgc_jax.measured.likelihood import sorted_times
 from tests.oracles.laws import GAMMA
 
@@ -84,7 +84,7 @@ def test_censored_times_leave_the_curve_where_it_is(x64):
 @pytest.mark.parametrize(("times", "workers"), [(200, 5), (25_600, 256)])
 def test_expectations_are_those_of_draws_and_of_a_finer_rule(x64, times, workers):
     """Within the reported error; of many workers by the rule that overlooks the knots."""
-    law = law_of(_times(times), workers, kind="smooth")
+    law = distribution_of(_times(times), workers, kind="smooth")
     problem = bcgc.Problem(law, workers, 10_000)
     x = np.zeros(workers)
     x[[0, 1, 2, -1]] = 5000, 2000, 1000, 2000
@@ -145,24 +145,25 @@ TIMES = np.random.default_rng(0).gamma(2.5, 0.6, (60, 8)) + 0.8
 
 
 def test_few_times_of_few_workers_are_atoms_and_others_a_smooth_law():
-    few: Any = law_of(TIMES, 8)
+    few: Any = distribution_of(TIMES, 8)
     assert isinstance(few, Empirical)
     assert np.array_equal(few.times, np.sort(TIMES.ravel()).astype(np.asarray(few.times).dtype))
     t = np.linspace(0.5, 6, 30)
-    for law in (law_of(TIMES, 50), smooth_or_atoms(TIMES, TIMES < 0), law_of(TIMES, 2, kind="smooth")):
+    chosen = distribution_of(TIMES, 50), distribution_of(TIMES, 2, kind="smooth")
+    for law in (*chosen, smooth_or_atoms(TIMES, TIMES < 0)):
         assert np.array_equal(law.survival(t), smooth_empirical(TIMES).survival(t))
-    heavy = law_of(TIMES, 2, kind="pareto-tail")
+    heavy = distribution_of(TIMES, 2, kind="pareto-tail")
     assert np.array_equal(heavy.survival(t), smooth_empirical(TIMES, pareto_tail=True).survival(t))
 
 
 def test_censored_times_are_smooth_and_times_of_a_coarse_clock_are_atoms():
     cut = TIMES > 3
-    law = law_of(TIMES, 2, cut)
+    law = distribution_of(TIMES, 2, cut)
     assert isinstance(law, HazardSpline)
     assert float(law.mean()) > float(smooth_empirical(TIMES).mean())
-    assert isinstance(law_of(np.round(TIMES), 200), Empirical)
+    assert isinstance(distribution_of(np.round(TIMES), 200), Empirical)
     with pytest.raises(ValueError, match="8 different ones"):
-        law_of(np.round(TIMES), 2, kind="smooth")
+        distribution_of(np.round(TIMES), 2, kind="smooth")
 
 
 @pytest.mark.parametrize(
@@ -170,9 +171,9 @@ def test_censored_times_are_smooth_and_times_of_a_coarse_clock_are_atoms():
     [
         (2, {"kind": "atoms", "censored": TIMES > 3}, "of 480 times are censored"),
         (2, {"kind": "tail"}, "kind must be one of auto, atoms"),
-        (10_000, {"kind": "atoms"}, "480 atoms would take more than a day: take a smooth law"),
+        (10_000, {"kind": "atoms"}, "480 atoms it would take more than a day: take a smooth dist"),
     ],
 )
 def test_what_there_is_no_law_of_is_refused(workers, asked, message):
     with pytest.raises(ValueError, match=message):
-        law_of(TIMES, workers, **asked)
+        distribution_of(TIMES, workers, **asked)

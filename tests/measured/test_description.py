@@ -17,7 +17,7 @@ def test_a_trace_as_the_paper_has_it_is_not_complained_about():
     assert (found.num_workers, found.num_steps, found.num_times, found.num_missing) == (8, 120, 960, 0)
     assert found.mean == pytest.approx(_table().mean())
     assert found.high == pytest.approx(np.quantile(_table(), 0.99))
-    assert found.remarks() == ["Nothing here speaks against independent workers of one law."]
+    assert found.remarks() == ["Nothing here speaks against independent workers of one distribution."]
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,7 @@ def test_refusals():
     law = bcgc.Uniform(1.0, 2.0)
     with pytest.raises(ValueError, match="takes a number of stored subsets from 1 to 4"):
         bcgc.solve(bcgc.Problem(law, 4, 10), "nested:5")
-    with pytest.raises(ValueError, match="independent workers of one law: pool the times"):
+    with pytest.raises(ValueError, match="independent workers that are alike: pool the times"):
         bcgc.solve(bcgc.Problem(bcgc.Heterogeneous([law, law]), 2, 10), "nested", key=jax.random.key(0))
     with pytest.raises(ValueError, match="knows no setup_cycles"):
         bcgc.solve(bcgc.Problem(law, 5, 10, setup_cycles=1.0), Nested(data="equal"))

@@ -385,15 +385,6 @@ def test_a_slow_worker_is_left_alone_and_answers_while_it_is_slow(cluster):
     assert 2.5 * cluster.patience < found.seconds < 30
 
 
-def test_without_replacement_the_others_go_on(unreplaced):
-    params, data = assigned(unreplaced, WHOLE)
-    os.kill(unreplaced.pids[1], signal.SIGKILL)
-    for _ in range(3):
-        found = exact(unreplaced, params, data, np.full((len(unreplaced.plan.order), N), 0.3))
-        assert not found.arrived[:, 1].any()
-    assert unreplaced.lost == (1,)
-
-
 def test_sums_and_batches_and_leaves_as_units(cluster):
     """A loss that is a sum, whole leaves, and samples drawn anew: the same for all who hold a subset."""
     params, data = case(16)

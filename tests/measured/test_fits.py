@@ -9,7 +9,7 @@ import pytest
 from scipy import integrate, optimize, stats
 
 import bcgc_jax as bcgc
-from bcgc_jax.measured.fits import distances, fit_distributions
+from bcgc_jax.measured.fits import _draw, distances, fit_distributions
 from bcgc_jax.measured.likelihood import FAMILIES, Sample, fit_tail
 from bcgc_jax.solvers.optimal import optimal_partition
 from tests.oracles import laws
@@ -176,6 +176,15 @@ def test_the_correction_of_the_ends_costs_no_likelihood_where_most_times_are_cut
     limit = np.quantile(drawn, 0.1)
     fits = _fit(key, np.minimum(drawn, limit), drawn > limit, distributions=["weibull"])
     assert float(fits[0].distribution.cdf(limit)) == pytest.approx(0.1, abs=0.02)
+
+
+def test_times_at_which_samples_are_cut_off_are_drawn_by_kaplan_and_meier(x64):
+    """Of 1, 2+, 3, 4+: a third at 2, the rest at 4; where the longest is whole, not all are cut off."""
+    times = np.broadcast_to(np.arange(1.0, 5.0), (4000, 4))
+    for which, last in (((2, 4), 4.0), ((2,), np.inf)):
+        _, drawn = _draw(jax.random.key(1), Sample(jnp.asarray(times), jnp.asarray(np.isin(times, which))))
+        assert set(np.unique(drawn)) == {2.0, last}
+        assert abs(np.mean(drawn == 2) - 1 / 3) < 0.015  # four standard errors
 
 
 @pytest.mark.parametrize(

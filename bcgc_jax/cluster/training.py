@@ -20,6 +20,7 @@ import numpy as np
 import optax
 from jax import Array
 
+from bcgc_jax._pytree import pytree_dataclass
 from bcgc_jax.adaptive import Decision
 from bcgc_jax.cluster.checkpoints import Checkpoints, made_with
 from bcgc_jax.cluster.engine import Source
@@ -28,16 +29,14 @@ from bcgc_jax.cluster.planning import ClosedLoop, Course, InjectedDelay, Loop, T
 from bcgc_jax.cluster.processes import Fault
 from bcgc_jax.coding.codes import refuse_complex
 from bcgc_jax.coding.gradients import Loss, PyTree
+from bcgc_jax.coding.training import Training
 
 
-class ClusterTraining(NamedTuple):
-    """The end of a training and its course, one entry for each of the K iterations of this run.
+@pytree_dataclass
+class ClusterTraining(Training):
+    """A `Training` on processes, one entry for each of the K iterations of this run, and what happened.
 
     Attributes:
-      params, opt_state: after the last iteration.
-      seconds: of the wall clock, `[K]`, from sending the parameters to having the next ones, recovery from
-        faults included.
-      metrics: what `evaluate` said after each iteration; its leaves stacked, `[K, …]`.
       first_step: iterations that were done before, of a checkpoint.
       paced: what the drawn cycle times alone would have taken, `[K]`; NaN without them.
       num_workers: at the end of each iteration, `[K]`.
@@ -46,10 +45,6 @@ class ClusterTraining(NamedTuple):
       decisions: why the plan was changed, where the training found its plans itself.
     """
 
-    params: PyTree
-    opt_state: PyTree
-    seconds: np.ndarray
-    metrics: PyTree
     first_step: int
     paced: np.ndarray
     num_workers: np.ndarray
@@ -58,9 +53,9 @@ class ClusterTraining(NamedTuple):
     decisions: tuple[Decision, ...]
 
     @property
-    def clock(self) -> np.ndarray:
-        """Seconds until the end of each iteration, `[K]`."""
-        return np.cumsum(self.seconds)
+    def seconds(self) -> np.ndarray:
+        """Of each iteration, `[K]`, from sending parameters to having the next ones, recovery included."""
+        return np.diff(np.asarray(self.clock), prepend=0)
 
 
 class Step(NamedTuple):
@@ -178,7 +173,9 @@ def train_on_cluster(
     return ClusterTraining(
         params=state[0],
         opt_state=state[1],
-        seconds=np.array([step.seconds for step in watch.steps]),
+        clock=np.cumsum([step.seconds for step in watch.steps]),
+        loss=None,
+        stepped=np.full(len(watch.steps), True),
         metrics=jax.tree.map(lambda *leaves: np.stack(leaves), *metrics) if metrics else None,
         first_step=first,
         paced=np.array(paced),

@@ -7,7 +7,7 @@ last block, and the clock advances by its runtime.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,22 +62,23 @@ class TrainingScheme:
         return starts + work + sent
 
 
-class Training(NamedTuple):
+@pytree_dataclass
+class Training:
     """The end of a training and its course, one entry for each of K iterations.
 
     Attributes:
       params, opt_state: after the last iteration.
-      clock: simulated time at the end of each iteration, `[K]`, in the unit of the cycle time.
-      loss: of the parameters at the start of each iteration, on its batch, `[K]`.
+      clock: time at the end of each iteration, `[K]`: in the unit of the cycle time, on processes in seconds.
+      loss: of the parameters at the start of each iteration, on its batch, `[K]`; processes send none.
       stepped: whether the gradient was decoded; if not, the parameters stayed.
       metrics: what `evaluate` said of the parameters at the end of each iteration.
     """
 
     params: PyTree
     opt_state: PyTree
-    clock: Array
-    loss: Array
-    stepped: Array
+    clock: Array | np.ndarray
+    loss: Array | None
+    stepped: Array | np.ndarray
     metrics: PyTree
 
 

@@ -129,7 +129,6 @@ def test_what_is_traced_and_no_level_or_no_partition_has_no_runtime():
         assert np.isnan(runtimes).tolist() == [True, True, False]
     assert np.isnan(jax.jit(lambda t: bcgc.block_runtime([1.0, 1.0, 1.0], t))(-times))
     assert np.isnan(jax.jit(lambda c: bcgc.coordinate_runtime([0, 1], times, unit_costs=c))(-times[:2]))
-    # Whole numbers have no NaN: -1, which is no level and no part of a partition.
     levels = jax.jit(lambda x: bcgc.levels_from_partition(x, 4))(np.array([2, -1, 3]))
     counts = jax.jit(lambda s: bcgc.partition_from_levels(s, 3))(np.array([0, -1, 2, 3]))
     assert {*levels.tolist(), *counts.tolist()} == {-1}
@@ -228,7 +227,6 @@ def _columns(good: dict[str, float], *bad: tuple[str, float]) -> dict[str, np.nd
     }
 
 
-# First what makes no law or has no workers.
 COLUMNS = _columns(
     GOOD,
     *(("num_workers", 4), ("num_workers", 0), ("rate", -0.5), ("rate", np.nan), ("shift", -1.5)),
@@ -258,7 +256,6 @@ def test_runtimes_of_traced_numbers_that_make_no_problem_are_nan():
         return {name: call(_made(numbers), X) for name, call in calls.items()}
 
     found = runtimes(COLUMNS)
-    # 0 is a bound of whatever it is.
     found["certificate"] = found["certificate"]._replace(lower_bound=found["expected_runtime"])
     for one in found.values():
         _only_the_first_is_finite(one)

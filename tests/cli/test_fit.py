@@ -88,7 +88,6 @@ def test_a_fit_is_that_of_the_library_and_plans_are_evaluated_under_all_laws(
         # Nobody's plan is better under a law than its own.
         for other in plans.values():
             assert other["runtime_under"][name] >= plan["runtime_under"][name] * (1 - 1e-5)
-    # The steps replayed, and the law of atoms: plain means.
     load = np.cumsum(np.arange(1, 4) * np.array(plans["weibull"]["partition"])) / 3
     steps = (load * -np.sort(-TIMES, axis=1)).max(axis=1)
     assert plans["weibull"]["replayed_runtime"] == pytest.approx(steps.mean(), rel=1e-6)
@@ -97,7 +96,6 @@ def test_a_fit_is_that_of_the_library_and_plans_are_evaluated_under_all_laws(
     exact = plans["weibull"]["runtime_under"]["measured times"]
     assert abs(exact - runtimes.mean()) < 4 * runtimes.std() / np.sqrt(200_000)
     assert np.asarray(bcgc.Solution.load(plan_file).rounded).tolist() == plans["weibull"]["partition"]
-    # The same in words and as a table of the fits.
     status, out, _ = once(*asked)
     assert status == 0
     assert max(map(len, out.splitlines())) <= 100
@@ -187,7 +185,6 @@ def test_a_trace_of_loads_tells_the_start_up_apart_and_what_that_means(answer, o
     plans = {plan["distribution"]: plan["runtime_under"] for plan in found["plans"]}
     for under in plans["uncoded"]:
         assert min(plans.values(), key=lambda plan: plan[under])[under] == plans[under][under]
-    # Uncoded: the last of four workers, each with a quarter of the work: S + ∫ P(T_(4) > t) dt.
     apart = bcgc.measured.fit_start_up(bcgc.measured.load_trace(path, load="samples")).apart
     work, t = found["start_up"]["cycles"] * 2000 / 4, np.linspace(0, 1, 200_001)
     late = 1 - (1 - np.asarray(apart["cycle_time"].survival(t), float)) ** 4

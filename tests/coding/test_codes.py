@@ -164,7 +164,6 @@ def test_conditioning_is_the_worst_over_the_sets_by_brute_force(x64):
         for mask in all_masks(6, 3):
             weights = np.linalg.lstsq(encoding[mask].T, np.ones(6), rcond=None)[0]
             worst = max(worst, float((np.abs(weights) @ np.abs(encoding[mask])).max()))
-        # 1000 draws see all 20 sets.
         assert codes.conditioning(KEY, code) == pytest.approx(worst, rel=1e-9)
 
 

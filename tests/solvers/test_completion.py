@@ -13,7 +13,7 @@ import bcgc_jax as bcgc
 from bcgc_jax.exact.order_statistics import order_survival
 from bcgc_jax.plans.runtime import Certificate
 from bcgc_jax.solution import solution_of
-from bcgc_jax.solvers.completion_bound import _closer, _Cut, _suprema, completion_bound
+from bcgc_jax.solvers.completion_bound import _closer, _Cut, _faster, _Minorant, _suprema, completion_bound
 from bcgc_jax.solvers.deadline import STARTS, CompletionResult, chance_constrained, completion_partition
 from bcgc_jax.solvers.spectral import spectral_projected_gradient
 from tests.oracles import runtimes as oracles
@@ -194,6 +194,14 @@ def test_the_suprema_of_a_cut_are_just_above_those_of_a_grid(x64):
     cut = _Cut(jnp.zeros(2), jnp.asarray(fall), jnp.asarray(slopes), jnp.zeros((2, 2)))
     found = jax.jit(_suprema)(bcgc.Exponential(1.0), low, high, cut)
     assert np.all((exact <= found) & (found < exact + 1e-3))
+
+
+def test_a_minorant_is_straight_where_it_was_cut_and_beyond_its_limits():
+    values, straight = [[0.0, 1.0, 4.0], [0.0, 2.0, 3.0]], [[True, False], [False, True]]
+    minorant = _Minorant(jnp.ones(2), jnp.full(2, 3.0), jnp.array(values), jnp.array(straight))
+    for r, expected in (([1.25, 2.5], [0.25, 2.5]), ([2.5, 3.5], [-np.log(-np.expm1(-0.4)), 3.5])):
+        found = _faster(bcgc.Exponential(1.0), minorant, jnp.array(r))
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_what_is_always_in_time_needs_no_bound(monkeypatch):

@@ -65,7 +65,6 @@ def test_a_law_known_to_have_an_infinite_mean_is_refused_with_advice(law):
             bcgc.solve(bcgc.Problem(law, N, L), method)
 
 
-# Both wait for the slowest worker, whatever happens.
 @pytest.mark.parametrize("method", ["uncoded", *slow("tandon_partial")])
 def test_an_infinite_mean_that_shows_only_in_traced_values_is_a_status(method):
     shapes = np.array([0.9, 1.4])

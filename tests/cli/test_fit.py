@@ -62,7 +62,8 @@ _FITS = [
 ]
 
 
-@pytest.mark.parametrize("searched", [pytest.param(True, marks=[pytest.mark.slow, pytest.mark.smoke]), False])
+@pytest.mark.parametrize("searched", [pytest.param(True, marks=pytest.mark.slow), False])
+@pytest.mark.smoke
 def test_a_fit_is_that_of_the_library_and_plans_are_evaluated_under_all_laws(
     answer, once, path, tmp_path, monkeypatch, searched
 ):

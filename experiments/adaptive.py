@@ -19,7 +19,8 @@ import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax.adaptive import RULES, Decision, Planner, WorkPlan
 from bcgc_jax.adaptive.rules import MOST_STORED, Window
-from experiments.report import each, print_table, run_command, save
+from experiments import looks
+from experiments.report import each, print_table, readable, run_command, save
 from experiments.traces import files_of
 
 # Iterations of a training, of its first part, and workers of the drifts.
@@ -27,7 +28,7 @@ STEPS, EARLY, WORKERS = 500, 30, 10
 # Numbers of workers, and how many draws of the first iterations; a plan of 100 workers takes seconds.
 SIZES = {8: 4, 20: 4, 100: 1}
 # Workers of this drift need as long again to begin.
-_LATE = "late to begin"
+_LATE = "random start-ups"
 # Iterations that who knows a law plans with, and that plans are judged by.
 _KNOWN, _JUDGED = 512, 4000
 
@@ -55,16 +56,22 @@ def drifts(rng: np.random.Generator, steps: int, workers: int) -> dict[str, np.n
         return 0.5 + rng.exponential(0.5, shape)
 
     return {
-        "workers jump": jump * steady(),
+        "three workers become slower": jump * steady(),
         # In the middle times that hardly differ become those of a heavy tail.
-        "law jumps": np.r_[rng.uniform(1, 1.2, (half, workers)), rng.pareto(2, (steps - half, workers)) + 1],
+        "equal times become heavy-tailed": np.r_[
+            rng.uniform(1, 1.2, (half, workers)), rng.pareto(2, (steps - half, workers)) + 1
+        ],
         "speeds wander": np.exp(np.cumsum(rng.normal(0, 0.05, shape), axis=0)) * steady(),
-        "slow one changes": turns * steady(),
+        "one slow worker, ever another": turns * steady(),
         # All workers of an iteration are slow together; hardly one is slower than the others.
-        "steps tied": rng.lognormal(0, 1, (steps, 1)) * rng.uniform(1, 1.1, shape),
-        "all alike": rng.uniform(1, 1.02, shape),  # nothing to be gained
+        "all slow in the same steps": rng.lognormal(0, 1, (steps, 1)) * rng.uniform(1, 1.1, shape),
+        "all times equal to 2 %": rng.uniform(1, 1.02, shape),  # nothing to be gained
         _LATE: rng.uniform(0.2, 0.24, shape),
     }
+
+
+# Time saved until each iteration, `[K]`, in percent; the first iteration with each new plan.
+Saved = tuple[np.ndarray, list[int]]
 
 
 class Course(NamedTuple):
@@ -142,10 +149,8 @@ def best_plan(
     return min(found.items(), key=lambda one: one[1])
 
 
-def course(
-    name: str, times: np.ndarray, seed: int, start_ups: np.ndarray | None = None
-) -> tuple[Row, np.ndarray]:
-    """A row of the table, and what was saved so far, `[K]`, in percent."""
+def course(name: str, times: np.ndarray, seed: int, start_ups: np.ndarray | None = None) -> tuple[Row, Saved]:
+    """A row of the table, and what was saved so far."""
     train_key, fixed_key = jax.random.split(jax.random.key(seed))
     start_ups = np.zeros_like(times) if start_ups is None else start_ups
     uncoded = np.max(start_ups + times, axis=1)
@@ -156,7 +161,8 @@ def course(
         *(name, times.shape[1], len(times), plain, total, 100 * (1 - total / plain)),
         *(100 * (1 - fixed * len(times) / plain), fixed_plan, len(found.decisions), found.plan.name),
     )
-    return row, 100 * (1 - np.cumsum(found.taken) / np.cumsum(uncoded))
+    percent = 100 * (1 - np.cumsum(found.taken) / np.cumsum(uncoded))
+    return row, (percent, [d.step for d in found.decisions if d.step < len(percent)])
 
 
 def early(name: str, workers: int, draws: int, seed: int) -> Early:
@@ -196,23 +202,22 @@ def show(rows: Sequence[Row], earlies: Sequence[Early]) -> None:
     )
 
 
-_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
-_LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)), (0, (8, 3)))
-
-
-def draw(courses: Mapping[str, np.ndarray], count: int) -> Any:
-    """What was saved so far, traces on the left, drifts on the right."""
-    figure, axes = plotting.new_figure(1, 2, size=(9.6, 4.0))
+def draw(courses: Mapping[str, Saved], count: int) -> Any:
+    """What was saved so far, the first `count` on the left: traces; drifts on the right."""
+    figure, axes = plotting.new_figure(1, 2, size=(8.4, 5.6))
     names = list(courses)
-    for panel, chosen in zip(axes, (names[:count], names[count:]), strict=True):
-        for name, color, line in zip(chosen, cycle(_COLOURS), cycle(_LINES)):
-            saved = courses[name]
-            look: Any = {"color": color, "linestyle": line, "label": name.replace("_", " ")}
-            panel.plot(np.linspace(0, 100, len(saved)), saved, linewidth=1.5, **look)
-        panel.axhline(0, color="#7F7F7F", linewidth=0.8)
-        panel.legend(fontsize="x-small", loc="center right" if panel is axes[0] else "lower right")
-        title = "traces" if panel is axes[0] else f"drifts, {WORKERS} workers"
-        y = "time saved so far\nagainst uncoded (%)"
+    titles = f"(a) saved on {count} measured traces", f"(b) saved on simulated times, {WORKERS} workers"
+    for panel, title, chosen in zip(axes, titles, (names[:count], names[count:]), strict=True):
+        for name, color, line in zip(chosen, cycle(looks.COLORS), cycle(("-", *looks.LINES))):
+            (saved, changes), label = courses[name], readable(name).replace("\n", ", ")
+            look: Any = {"color": color, "linestyle": line, "linewidth": 1.5, "label": label}
+            marks: Any = {"marker": "o", "markersize": 4, "markevery": changes}
+            panel.plot(np.linspace(0, 100, len(saved)), saved, **look, **marks)
+        panel.axhline(0, color=plotting.style("uncoded").color, linewidth=0.8)
+        below: Any = {"loc": "upper left", "bbox_to_anchor": (-0.1, -0.17), "alignment": "left"}
+        dots = "dots: the plan changes, which takes\nthe time of one or two iterations" * (panel is axes[0])
+        panel.legend(title=dots, frameon=False, handlelength=3.2, **below)
+        y = "time saved so far\nagainst uncoded (%)" if panel is axes[0] else ""
         plotting.label_axes(panel, "iterations done (%)", y, title=title)
     return figure
 

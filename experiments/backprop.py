@@ -20,6 +20,7 @@ import numpy as np
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
+from experiments import looks
 from experiments.block_costs import (
     MODELS,
     Costs,
@@ -217,17 +218,14 @@ def _print(
     )
     _print_totals(found, blocks)
     _print_blocks(blocks)
+    lines: list[list[Any]] = []
+    for one in costs:
+        fitted = [number(x, 3) if x else "–" for x in one.costs]
+        lines.append([one.name, *fitted, *(f"{100 * x:.1f} %" for x in one[2:])])
     print_table(
         "Costs of all coordinates (b, h) and of a forward pass (f), and errors where they were not fitted",
         ["model", "b", "f", "h", "blocks", "worst block", "whole", "blocks, by operations"],
-        [
-            [
-                one.name,
-                *(number(x, 3) if x else "–" for x in one.costs),
-                *(f"{100 * x:.1f} %" for x in one[2:]),
-            ]
-            for one in costs
-        ],
+        lines,
     )
     print("\nErrors are relative, root mean squares; whole: of the end of the iteration.")
     lines = []
@@ -280,27 +278,35 @@ def _row(block: Block) -> dict[str, Any]:
     return row | {"partition": _spaced(block.partition), "held_out": int(block.held_out)} | predicted
 
 
-_LOOK = {"h = f = 0": ("o", "#D55E00"), "f": ("s", "#E69F00"), "f, h": ("^", "#009E73")}
+# A model of costs in words, its marker and colour.
+_LOOK = {
+    "h = f = 0": ("the paper's count: coordinates only", "o", looks.COLORS[4]),
+    "f": ("+ a forward pass for each block", "s", looks.COLORS[2]),
+    "f, h": ("+ the way back to the block (the chain)", "^", looks.COLORS[1]),
+}
+_TICKS = (0.1, 0.2, 0.5, 1, 2)
 
 
 def draw(blocks: Sequence[Block]) -> "Figure":
     """Predicted against measured time of the blocks that no model was fitted to, a panel for each model."""
     models = grouped((block for block in blocks if block.held_out), lambda block: block.model)
-    figure, panels = plotting.new_figure(1, len(models), size=(1.2 + 3.3 * len(models), 3.8))
+    figure, panels = plotting.new_figure(1, len(models), size=(1.2 + 2.8 * len(models), 4.4), sharey=True)
     for axes, (title, mine) in zip(panels, models.items(), strict=True):
         cpu = np.array([block.cpu for block in mine])
         spread = [cpu - [block.low for block in mine], [block.high for block in mine] - cpu]
-        ends = np.array([0.8 * cpu.min(), 1.25 * cpu.max()])
-        axes.plot(ends, ends, color="0.6", linewidth=0.8, zorder=0)
-        for name, (marker, color) in _LOOK.items():
+        ends = [0.8 * cpu.min(), 1.25 * cpu.max()]
+        axes.plot(ends, ends, color="0.4", linewidth=0.8, zorder=0, label="predicted = measured")
+        for name, (label, marker, color) in _LOOK.items():
             predicted = [block.predicted[name] for block in mine]
-            look: Any = {"fmt": marker, "color": color, "markersize": 5, "alpha": 0.85, "label": name}
-            axes.errorbar(cpu, predicted, xerr=spread, **look)
-        first = axes is panels[0]
-        label = "predicted, a block" if first else ""
-        plotting.label_axes(axes, "CPU time (gradients of a subset)", label, title=title)
-        if first:
-            axes.legend(frameon=False)
+            look: Any = {"fmt": marker, "color": color, "markersize": 5, "markeredgecolor": "k"}
+            axes.errorbar(cpu, predicted, xerr=spread, label=label, markeredgewidth=0.6, **look)
+        y = "predicted for a block\n(gradients of a subset)" if axes is panels[0] else ""
+        x, title = "CPU time of a block\n(gradients of a subset)", title.replace(", ", "\n")
+        looks.label_axes(axes, x, y, title=title, log="xy", x_ticks=_TICKS[2:], y_ticks=_TICKS)
+    handles, _ = panels[0].get_legend_handles_labels()
+    plotting.legend_outside(
+        figure, handles, place="lower", columns=2, title="bars: quartiles of the CPU time"
+    )
     return figure
 
 

@@ -137,18 +137,13 @@ def _print(costs: Calibration, rows: Sequence[dict[str, Any]], samples: int) -> 
         f"deviation {100 * times.std() / times.mean():.0f} %;\na forward pass of a sample is "
         f"{costs.setup_cycles:.3g} cycles, a message {1e3 * costs.message_seconds:.2g} ms; {samples} samples."
     )
-    print_table(
-        "Seconds of an iteration, round after round",
-        ["round", "scheme", "layers at levels", "predicted", "measured", "standard error"],
-        [
-            [
-                *(row[k] for k in ("round", "method", "layers_at_levels")),
-                *(number(row[f"{k}_seconds"], 3) for k in ("predicted", "measured")),
-                number(row["standard_error"], 2),
-            ]
-            for row in rows
-        ],
-    )
+    lines: list[list[Any]] = []
+    for row in rows:
+        seconds = [number(row[f"{k}_seconds"], 3) for k in ("predicted", "measured")]
+        names = row["round"], row["method"], row["layers_at_levels"]
+        lines.append([*names, *seconds, number(row["standard_error"], 2)])
+    header = ["round", "scheme", "layers at levels", "predicted", "measured", "standard error"]
+    print_table("Seconds of an iteration, round after round", header, lines)
 
 
 if __name__ == "__main__":

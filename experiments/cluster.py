@@ -102,77 +102,62 @@ def _row(method: str, faults: bool, found: Found, overhead: float) -> dict[str, 
 
 def _print(rows: Sequence[dict[str, Any]], steps: int) -> None:
     plain = sorted((r for r in rows if not r["faults"]), key=lambda r: r["predicted_seconds"])
-    print_table(
-        f"Seconds of an iteration, means of {steps}; overhead: time beyond the pace, if all keep the same",
-        [
-            "scheme",
-            "predicted",
-            "drawn",
-            "measured",
-            "± s.e.",
-            "overhead",
-            "measured / (predicted + overhead)",
-        ],
-        [
-            [
-                row["method"],
-                *(number(row[f"{k}_seconds"], 3) for k in ("predicted", "drawn", "measured")),
-                number(row["standard_error"], 2),
-                number(row["overhead_seconds"], 3),
-                f"{row['measured_seconds'] / (row['predicted_seconds'] + row['overhead_seconds']):.3f}",
-            ]
-            for row in plain
-        ],
-    )
+    lines = []
+    for row in plain:
+        seconds = [number(row[f"{k}_seconds"], 3) for k in ("predicted", "drawn", "measured", "overhead")]
+        seconds.insert(3, number(row["standard_error"], 2))
+        ratio = row["measured_seconds"] / (row["predicted_seconds"] + row["overhead_seconds"])
+        lines.append([row["method"], *seconds, f"{ratio:.3f}"])
+    title = f"Seconds of an iteration, means of {steps}; overhead: time beyond the pace, if all keep the same"
+    columns = "predicted", "drawn", "measured", "± s.e.", "overhead", "measured / (predicted + overhead)"
+    print_table(title, ["scheme", *columns], lines)
     measured = [row["measured_seconds"] for row in plain]
     ordered = "are" if measured == sorted(measured) else "are not"
     print(f"\nThe schemes {ordered} in the predicted order.")
-    without = {row["method"]: row for row in plain}
-    print_table(
-        "The same with one worker killed at a third and one stopped at two thirds",
-        ["scheme", "total [s]", "without faults [s]", "longest iteration [s]", "loss minus that without"],
-        [
-            [
-                row["method"],
-                number(row["total_seconds"]),
-                number(without[row["method"]]["total_seconds"]),
-                number(row["longest_seconds"], 3),
-                f"{row['final_loss'] - without[row['method']]['final_loss']:.1e}",
-            ]
-            for row in sorted((r for r in rows if r["faults"]), key=lambda r: r["total_seconds"])
-        ],
-    )
+    without, lines = {row["method"]: row for row in plain}, []
+    for row in sorted((r for r in rows if r["faults"]), key=lambda r: r["total_seconds"]):
+        same = without[row["method"]]
+        seconds = [
+            number(row["total_seconds"]),
+            number(same["total_seconds"]),
+            number(row["longest_seconds"], 3),
+        ]
+        lines.append([row["method"], *seconds, f"{row['final_loss'] - same['final_loss']:.1e}"])
+    title = "The same with one worker killed at a third and one stopped at two thirds"
+    header = ["scheme", "total [s]", "without faults [s]", "longest iteration [s]", "loss minus that without"]
+    print_table(title, header, lines)
 
 
 def _draw(
     runs: dict[tuple[str, bool], Found], rows: Sequence[dict[str, Any]], methods: Sequence[str]
 ) -> "Figure":
-    figure, axes = plotting.new_figure(1, 3, size=(11.0, 4.2))
+    figure, axes = plotting.new_figure(1, 3, size=(9.6, 4.8))
     plain = {row["method"]: row for row in rows if not row["faults"]}
+    predicted: Any = {"color": "black", "linewidth": 1.6, "label": "predicted"}
+    added: Any = {"color": "black", "linewidth": 1, "linestyle": ":", "label": "predicted + overhead"}
     for place, method in enumerate(reversed(methods)):
         row, look = plain[method], plotting.style(method)
         error: Any = {"xerr": 2 * row["standard_error"], "capsize": 3, "ecolor": look.color}
         axes[0].barh(place, row["measured_seconds"], color=look.color, alpha=0.45, height=0.6, **error)
-        low = row["predicted_seconds"]
-        axes[0].plot([low, low], [place - 0.38, place + 0.38], color="black", linewidth=1.6)
-        high = low + row["overhead_seconds"]
-        axes[0].plot([high, high], [place - 0.38, place + 0.38], color="black", linewidth=1, linestyle=":")
+        low, ends = row["predicted_seconds"], [place - 0.38, place + 0.38]
+        lines = axes[0].plot([low, low], ends, **predicted)
+        lines += axes[0].plot([low + row["overhead_seconds"]] * 2, ends, **added)
     axes[0].set_yticks(range(len(methods)), [plotting.style(m).label for m in reversed(methods)])
-    title = "measured, ± 2 standard errors\n(line: predicted, dotted: + overhead)"
-    plotting.label_axes(axes[0], "mean time of an iteration (s)", "", title=title)
+    title = "(a) a step: measured\n(bars, ± 2 standard errors)"
+    plotting.label_axes(axes[0], "mean time of a step (s)", "", title=title)
     for axis, faults in zip(axes[1:], (False, True), strict=True):
         for method in (m for m in methods if (m, faults) in runs):
             found = runs[method, faults][0]
-            axis.plot(
-                found.clock[0], found.loss[0], **plotting.curve(plotting.style(method)) | {"marker": ""}
-            )
-        title = "one worker killed,\nlater one stopped" if faults else "one run,\nall workers there"
-        looks.label_axes(
-            axis, "wall clock (s)", "training loss (nats)", title=title, log="y", y_ticks=LOSS_TICKS
+            line = plotting.curve(plotting.style(method)) | {"marker": ""}
+            axis.plot(found.clock[0], found.loss[0], **line)
+        title = (
+            "(c) a worker killed,\nlater one stopped" if faults else "(b) one training,\nall workers there"
         )
+        y = "" if faults else "training loss (nats)"
+        looks.label_axes(axis, "wall clock (s)", y, title=title, log="y", y_ticks=LOSS_TICKS)
         axis.set_xlim(0, 1.02 * max(one[0].clock[0, -1] for one in runs.values()))
-    handles = [looks.legend_handle(plotting.style(m), marker=False) for m in methods]
-    plotting.legend_outside(figure, handles, place="lower", columns=5)
+    handles = [*lines, *(looks.legend_handle(plotting.style(m), marker=False) for m in methods)]
+    plotting.legend_outside(figure, handles, place="lower", columns=4)
     return figure
 
 

@@ -43,16 +43,21 @@ PUBLISHED = {
 REFERENCE = Path(__file__).resolve().parent / "data" / "published_completion.csv"
 
 NUM_WORKERS, RATE, COORDINATES, DEADLINE = 20, 0.1, 40_000, 10**6.5
-WORKERS_GRID = (5, 10, 15, 20, 25, 30, 40, 50)
-RATE_GRID = tuple(10 ** (e / 20) for e in range(-24, -13, 2))
-COORDINATES_GRID = (20_000, 25_000, 30_000, 35_000, 40_000, 50_000, 60_000, 80_000)
-DEADLINE_GRID = tuple(10 ** (e / 20) for e in range(122, 135, 2))
-RATE_TICKS = (0.06, 0.08, 0.1, 0.13, 0.16, 0.2)
+WORKERS_GRID = (5, 8, 10, 12, 15, 20, 25, 30, 35, 40, 45, 50)
+RATE_GRID = tuple(10 ** (e / 20) for e in range(-24, -13))
+COORDINATES_GRID = tuple(range(20_000, 80_001, 5_000))
+DEADLINE_GRID = tuple(10 ** (e / 20) for e in range(122, 135))
 STEPS = (0, 1, 2, 3, 5, 8, 12, 20, 30, 50, 80, 120, 200)
 NUM_PLANS = 9
+MILLION = 1e6
+# Lines that only their markers tell apart in grey.
+ALIKE = ("time", "frequency")
 TITLE = (
-    "lines: exact; markers of their own: published (most probably in time: the journal's iterative method)"
+    "lines: computed exactly; open markers: published. What is not on the axis: "
+    r"$N = 20$, $\mu = 0.1$, $L = 40\,000$, deadline $10^{6.5}$"
 )
+# The published plans of its iterative method are not those of a line that is drawn.
+ITERATIVE = plotting.Style("the journal's iterative method (published)", "#666666", "X")
 # Rounds of the bound, and above 30 workers.
 ROUNDS, FEWER_ROUNDS = 3, 1
 
@@ -77,11 +82,32 @@ class Point(NamedTuple):
         )
 
 
-AXES: Mapping[str, tuple[str, str, str]] = {
-    "a": ("num_workers", "number of workers $N$", ""),
-    "b": ("rate", r"rate $\mu$ (1 / unit of cycle time)", "x"),
-    "c": ("num_coordinates", "number of coordinates $L$", ""),
-    "d": ("deadline", "deadline (cycles × unit of cycle time)", ""),
+# What changes, the axis, its ticks, and the panel's title.
+AXES: Mapping[str, tuple[str, str, tuple[float, ...], str]] = {
+    "a": (
+        "num_workers",
+        "number of workers $N$",
+        (5, 10, 20, 30, 40, 50),
+        "(a) more workers miss it less often",
+    ),
+    "b": (
+        "rate",
+        r"rate $\mu$ (1 / unit of cycle time)",
+        (0.07, 0.1, 0.14, 0.2),
+        "(b) faster workers miss it less often",
+    ),
+    "c": (
+        "num_coordinates",
+        "coordinates $L$",
+        (20_000, 40_000, 60_000, 80_000),
+        "(c) larger models miss it more often",
+    ),
+    "d": (
+        "deadline",
+        "deadline ($10^6$ cycles × unit of cycle time)",
+        (),
+        "(d) later deadlines are missed less often",
+    ),
 }
 
 
@@ -288,51 +314,61 @@ def print_plans(plans: Sequence[Plan], workers: int) -> None:
 
 
 def draw_completion(rows: Sequence[Row]) -> Any:
-    """Four panels of the probability to be late."""
-    canvas, panels = plotting.new_figure(2, 2, size=(8.4, 6.4))
-    for axes, (panel, (_, label, log)) in zip(panels, AXES.items(), strict=True):
-        of_panel = (row for row in rows if row.panel == panel)
+    """Four panels of the probability to miss the deadline."""
+    canvas, panels = plotting.new_figure(2, 2, size=(8.4, 6.8), sharey=True)
+    for axes, (panel, (_, label, ticks, title)) in zip(panels, AXES.items(), strict=True):
+        of_panel, scale = (row for row in rows if row.panel == panel), MILLION if panel == "d" else 1
         for scheme, mine in grouped(of_panel, lambda row: row.scheme).items():
             # Below this 1 - P is rounding.
             late = [1 - row.completion if 1 - row.completion > 1e-14 else np.nan for row in mine]
-            axes.plot([row.x for row in mine], late, **plotting.curve(plotting.style(scheme)))
-            theirs = [(row.x, 1 - row.published) for row in mine if row.published is not None]
-            axes.plot(*np.reshape(theirs, (-1, 2)).T, **looks.points(plotting.style(scheme)))
-        axes.set_ylim(1e-7, 1.5)
-        y_label, ticks = "probability to be late" if panel in "ac" else "", RATE_TICKS if log else ()
-        looks.label_axes(axes, label, y_label, title=f"({panel})", log="y" + log, x_ticks=ticks)
-    handles = [looks.legend_handle(plotting.style(scheme), marker=scheme in PUBLISHED) for scheme in SCHEMES]
-    plotting.legend_outside(canvas, handles, place="lower", columns=4, title=TITLE)
+            look = plotting.style(scheme)
+            own = {"marker": look.marker, "markersize": 5} if scheme in ALIKE else {}
+            axes.plot([row.x / scale for row in mine], late, **plotting.curve(look) | own)
+            theirs = [(row.x / scale, 1 - row.published) for row in mine if row.published is not None]
+            known = ITERATIVE if scheme == "deadline" else look
+            axes.plot(*np.reshape(theirs, (-1, 2)).T, **looks.points(known))
+        y_label = "probability to miss\nthe deadline" if panel in "ac" else ""
+        looks.label_axes(axes, label, y_label, title=title, log="xy" if panel == "b" else "y", x_ticks=ticks)
+    marked, handles = {*PUBLISHED, *ALIKE} - {"deadline"}, []
+    for scheme in SCHEMES:
+        marks: Any = {"marker": scheme in marked, "filled": scheme in ALIKE}
+        handles.append(looks.legend_handle(plotting.style(scheme), **marks))
+    handles.append(looks.legend_handle(ITERATIVE._replace(line="none")))
+    plotting.legend_outside(canvas, handles, place="lower", columns=3, title=TITLE)
     return canvas
 
 
 def draw_plans(rows: Sequence[Row], steps: Sequence[Step], plans: Sequence[Plan]) -> Any:
     """Runtime against L; the search, step by step; plans between the fastest and the most probable one."""
-    canvas, (left, middle, right) = plotting.new_figure(1, 3, size=(10.8, 3.7))
+    canvas, (left, middle, right) = plotting.new_figure(1, 3, size=(9.6, 4.3))
     of_panel = (row for row in rows if row.panel == "c")
     for scheme, mine in grouped(of_panel, lambda row: row.scheme).items():
-        runtimes = [row.expected_runtime for row in mine]
+        runtimes = [row.expected_runtime / MILLION for row in mine]
         left.plot([row.x for row in mine], runtimes, **plotting.curve(plotting.style(scheme)))
-    ticks = (20_000, 40_000, 60_000, 80_000)
-    looks.label_axes(left, AXES["c"][1], plotting.RUNTIME_LABEL, title="(a)", x_ticks=ticks)
-    best = max(step.completion for step in steps)
-    for start, some in grouped(steps, lambda step: step.start).items():
-        above = [max((1 - step.completion) / (1 - best) - 1, 1e-8) for step in some]
-        middle.plot([step.steps for step in some], above, ".-", markersize=4, linewidth=1.2, label=start)
+    runtime = "expected runtime\n($10^6$ cycles × unit of cycle time)"
+    _, label, ticks, _ = AXES["c"]
+    looks.label_axes(left, label, runtime, title="(a) what larger models take", x_ticks=ticks)
+    best, searched = max(step.completion for step in steps), plotting.curve(plotting.style("deadline"))
+    for some in grouped(steps, lambda step: step.start).values():
+        above = [100 * max((1 - step.completion) / (1 - best) - 1, 1e-8) for step in some]
+        middle.plot([step.steps for step in some], above, **searched | {"linewidth": 1.2})
+    title, excess = "(b) a search from seven starts\nends at one plan", "more often late than the best (%)"
     middle.set_xscale("symlog", linthresh=1)
-    middle.legend(fontsize=6.5, title="start", title_fontsize=7)
-    plotting.label_axes(middle, "steps", "late / least, minus 1", title="(b)", log="y")
+    looks.label_axes(middle, "steps of the search", excess, title=title, log="y", x_ticks=(0, 1, 10, 100))
+    middle.set_yticks((1e-6, 1e-3, 1, 1e3), ("≤ 1e-6", "0.001", "1", "1000"))
+    between = looks.legend_handle(plotting.Style("fastest at each probability", "0.45", "."), filled=True)
     ends = [plan for plan in plans if plan.scheme in ("between", "optimal", "deadline")]
-    ends.sort(key=lambda plan: plan.completion)
-    late = [100 * (1 - plan.completion) for plan in ends]
-    right.plot(late, [plan.expected_runtime for plan in ends], "k.-")
     for plan in plans:
         if plan.scheme not in ("between", "single_block", "large_deadline"):
             look = looks.points(plotting.style(plan.scheme), filled=True)
-            right.plot([100 * (1 - plan.completion)], [plan.expected_runtime], **look)
-    plotting.label_axes(right, "probability to be late (%)", "", title="(c)")
+            right.plot([100 * (1 - plan.completion)], [plan.expected_runtime / MILLION], **look)
+    ends.sort(key=lambda plan: plan.completion)
+    late = [100 * (1 - plan.completion) for plan in ends]
+    right.plot(late, [plan.expected_runtime / MILLION for plan in ends], ".-", color="0.45", zorder=1)
+    title = "(c) faster, or more surely\nin time"
+    plotting.label_axes(right, "probability to miss\nthe deadline (%)", runtime, title=title)
     handles = [looks.legend_handle(plotting.style(scheme), filled=True) for scheme in SCHEMES]
-    plotting.legend_outside(canvas, handles, place="lower", columns=4)
+    plotting.legend_outside(canvas, [*handles, between], place="lower", columns=4)
     return canvas
 
 

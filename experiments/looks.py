@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-# Schemes that were added, by their order: other colours, markers and lines than those of the package, and
-# cycles of lengths without a common divisor, so that few schemes are alike in any two of them.
-_COLORS = ("#882255", "#332288", "#44AA99", "#661100", "#DDCC77")
+# Schemes that were added, by their order, and what is no scheme: other colours, markers and lines than those
+# of the package, in cycles of lengths without a common divisor, so that few are alike in any two of them.
+COLORS = ("#882255", "#332288", "#44AA99", "#661100", "#DDCC77")
 _MARKERS = ("<", ">", "p", "d", "H", "8", "1")
-_LINES: tuple[Any, ...] = ("--", (0, (4, 1, 1, 1, 1, 1)), (0, (10, 2)))
+LINES: tuple[Any, ...] = ("--", (0, (4, 1, 1, 1, 1, 1)), (0, (10, 2)))
 
 
 def style(method: str, own: Sequence[Scheme]) -> Style:
@@ -26,7 +26,7 @@ def style(method: str, own: Sequence[Scheme]) -> Style:
     if method.partition(":")[0] in plotting.STYLES or method not in names:
         return plotting.style(method)
     i = names.index(method)
-    color, marker, line = (cycle[i % len(cycle)] for cycle in (_COLORS, _MARKERS, _LINES))
+    color, marker, line = (cycle[i % len(cycle)] for cycle in (COLORS, _MARKERS, LINES))
     return Style(own[i].label, color, marker, line)
 
 

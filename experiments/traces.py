@@ -5,7 +5,7 @@ ones, beside the uncoded scheme, a single block and the best fixed partition in 
 schedules, in which every finished subset counts (workers on the circle as they are numbered in the trace, in
 every step), work that is shared out chunk by chunk, and shares of the data by speed. Intervals of 95 % are
 those of blocks of neighbouring steps, resampled; a block is as long as what ties a step to the next asks
-for. Five minutes of CPU time for four traces.
+for. Seven minutes of CPU time for four traces.
 """
 
 import math
@@ -23,6 +23,7 @@ import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax.measured.description import Description, Interval
 from bcgc_jax.measured.resampling import resampled_means
+from experiments import looks
 from experiments.replay import KNOWING, RULES, Replayed, Rule, replay
 from experiments.report import print_table, readable, run_command, save
 
@@ -159,81 +160,71 @@ def _rows(name: str, found: Mapping[str, Replayed], block: int, key: jax.Array) 
     ]
 
 
-# How schemes are drawn that have no colour of their own: label, colour, line and marker.
-_CODED, _NO_CODE = plotting.style("optimal").color, plotting.style("cyclic").color
-_LOOKS: Mapping[str, tuple[str, str, Any, str]] = {
-    "pooled": ("optimal, {}", _CODED, "-", "o"),
-    "pooled 50/10": ("optimal, {}", _CODED, "--", "^"),
-    "whole steps": ("optimal, {}", _CODED, (0, (1.5, 1.5)), "s"),
-    "whole steps 50/10": ("optimal, {}", _CODED, "-.", "D"),
-    "whole steps 20/1": ("optimal, {}", _CODED, (0, (4, 1, 1, 1, 1, 1)), "v"),
-    "last step": ("optimal, {}", _CODED, (0, (8, 3)), "X"),
-    "hindsight": ("{}", _CODED, ":", "*"),
-    "each step's best": ("{}", _CODED, ":", "P"),
-    "nested": ("{}, no code", plotting.style("nested").color, "-", "^"),
-    "shares": ("{}", "#332288", "-", "p"),
-    "shares 50/10": ("{}", "#332288", "--", "H"),
-    "shares 20/1": ("{}", "#332288", "-.", "8"),
-    "cyclic": ("{}, no code", _NO_CODE, ":", "+"),
-    "cyclic:2": ("{}, no code", _NO_CODE, ":", "x"),
-    "alternating": ("{}, no code", _NO_CODE, (0, (1.5, 1.5)), "d"),
-    "multi_message pooled": ("{}, no code", _NO_CODE, "-", "<"),
-    "multi_message": ("{}, no code", _NO_CODE, "-.", ">"),
-    "multi_message 50/10": ("{}, no code", _NO_CODE, "--", "h"),
-    "multi_message:2 50/10": ("{}, no code", _NO_CODE, ":", "*"),
+# The rows of the picture: what a plan is, whose colour it has, and its line below if it has one.
+_SHARES = plotting.Style("", looks.COLORS[1], "p")
+_SHOWN: Mapping[str, tuple[str, plotting.Style, Any]] = {
+    name: (label, _SHARES if of == "shares" else plotting.style(of), line)
+    for name, label, of, line in (
+        ("single_block", "single block", "single_block", ""),
+        ("time", r"$\mathbf{x}^{(\mathrm{t})}$ (time)", "time", ""),
+        ("nested", "nested groups, no code", "nested", (0, (12, 2))),
+        ("pooled", "optimal, workers alike", "optimal", "-"),
+        ("whole steps", "optimal, whole steps", "optimal", ""),
+        ("whole steps 20/1", "optimal, anew", "optimal", "--"),
+        ("hindsight", "optimal, in hindsight", "optimal", ""),
+        ("each step's best", "best code of each step", "optimal", ""),
+        ("cyclic", "cyclic, no code", "cyclic", ""),
+        ("multi_message", "multi-message", "multi_message", ""),
+        ("multi_message 50/10", "multi-message, anew", "multi_message", "-."),
+        ("sharing:5", "work sharing", "sharing", ""),
+        ("shares", "shares by speed", "shares", ""),
+        ("shares 20/1", "shares by speed, anew", "shares", (0, (1.5, 1.5))),
+        ("limit", "limit of any scheme", "limit", ""),
+    )
 }
-_COURSES = (
-    *("time", "nested", "pooled", "whole steps", "whole steps 50/10"),
-    *("alternating", "multi_message", "multi_message 50/10", "shares", "shares 50/10"),
-)
-
-
-def look_of(scheme: str) -> plotting.Style:
-    if scheme not in _LOOKS:
-        return plotting.style(scheme)
-    label, color, line, marker = _LOOKS[scheme]
-    return plotting.Style(label.format(scheme), color, marker, line)
 
 
 def draw(studies: Sequence[Study]) -> Any:
     """Above, what each scheme saved against uncoded; below, how that came about."""
     count = len(studies)
     figure, axes = plotting.new_figure(
-        2, count, size=(1.8 + 2.6 * max(count, 2), 8.4), height_ratios=(1.5, 1)
+        2, count, size=(2.4 + 1.8 * max(count, 2), 8.4), height_ratios=(1.3, 1)
     )
     for i, study in enumerate(studies):
         _draw_saved(axes[i], study, labelled=i == 0)
         _draw_course(axes[count + i], study, labelled=i == 0)
     handles = axes[count].get_legend_handles_labels()[0]
-    plotting.legend_outside(figure, handles, place="lower", columns=3)
+    title = "above: means and 95 % intervals; open: needs to know the future; anew: planned before each step"
+    title += "\nfrom the last 20, multi-message every ten steps from the last 50; others: from the first half"
+    plotting.legend_outside(figure, handles, place="lower", columns=3, title=title)
     return figure
 
 
 def _draw_saved(axes: Any, study: Study, *, labelled: bool) -> None:
-    rows = [row for row in study.rows if row.scheme != "uncoded"][::-1]
-    for place, row in enumerate(rows):
-        look = look_of(row.scheme)
-        axes.plot([row.saved.low, row.saved.high], [place] * 2, color=look.color, linewidth=1.3)
-        filled = "none" if row.scheme in KNOWING else look.color
-        marks = {"marker": "|" if look.marker == "None" else look.marker, "markerfacecolor": filled}
-        axes.plot(row.saved.value, place, color=look.color, markersize=5, **marks)
+    found = {row.scheme: row.saved for row in study.rows}
+    shown = [name for name in _SHOWN if name in found][::-1]
+    for place, name in enumerate(shown):
+        (_, look, _), saved = _SHOWN[name], found[name]
+        axes.plot([saved.low, saved.high], [place] * 2, color=look.color, linewidth=1.3)
+        mark = look._replace(marker="|") if look.marker == "None" else look
+        axes.plot(saved.value, place, **looks.points(mark, filled=name not in KNOWING))
     axes.axvline(0, color=plotting.style("uncoded").color, linewidth=1.3)
-    labels = [look_of(row.scheme).label for row in rows] if labelled else []
-    axes.set_yticks(range(len(rows)), labels or [""] * len(rows), fontsize="small")
-    title = f"{readable(study.trace)}, {len(study.taken['uncoded'])} steps"
-    plotting.label_axes(axes, "time saved against uncoded (%)\nand its 95 % interval", "", title=title)
+    labels = [_SHOWN[name][0] if labelled else "" for name in shown]
+    axes.set_yticks(range(len(shown)), labels)
+    title = f"{readable(study.trace)}\n{len(study.taken['uncoded'])} steps replayed"
+    plotting.label_axes(axes, "time saved (%)", "", title=title)
 
 
 def _draw_course(axes: Any, study: Study, *, labelled: bool) -> None:
     reference = np.cumsum(study.taken["uncoded"])
     step = study.num_planned + 1 + np.arange(reference.size)
-    for name in (name for name in _COURSES if name in study.taken):
-        look, saved = look_of(name), 100 * (1 - np.cumsum(study.taken[name]) / reference)
-        marks: Any = {"marker": look.marker, "markersize": 4, "markerfacecolor": "none"}
-        marks["markevery"] = max(1, reference.size // 5)
-        axes.plot(
-            step, saved, color=look.color, linestyle=look.line, linewidth=1.3, label=look.label, **marks
+    for name in (name for name, (_, _, line) in _SHOWN.items() if line and name in study.taken):
+        label, look, line = _SHOWN[name]
+        saved, drawn = (
+            100 * (1 - np.cumsum(study.taken[name]) / reference),
+            look._replace(line=line, width=1.5),
         )
+        axes.plot(step, saved, **plotting.curve(drawn) | {"marker": "", "label": label})
     look = plotting.style("uncoded")
     axes.axhline(0, color=look.color, linewidth=1.3, label=look.label)
     y = "time saved so far\nagainst uncoded (%)" if labelled else ""

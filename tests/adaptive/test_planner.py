@@ -198,7 +198,7 @@ def test_a_block_on_one_subset_and_some_on_two_come_before_those_on_all(monkeypa
 def test_the_study_prints_and_writes_what_trainings_took(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(study, "SIZES", {8: 2})
     monkeypatch.setattr(study, "LAWS", {"gamma": study.LAWS["gamma"]})
-    name, drifts = "workers jump", study.drifts
+    name, drifts = "three workers become slower", study.drifts
     monkeypatch.setattr(study, "drifts", lambda *given: {name: drifts(*given)[name]})
     monkeypatch.setattr(study, "STEPS", 60)
     monkeypatch.setattr(study, "WORKERS", 8)

@@ -143,7 +143,7 @@ def _print(costs: Calibration, rows: Sequence[dict[str, Any]], samples: int) -> 
         names = row["round"], row["method"], row["layers_at_levels"]
         lines.append([*names, *seconds, number(row["standard_error"], 2)])
     header = ["round", "scheme", "layers at levels", "predicted", "measured", "standard error"]
-    print_table("Seconds of an iteration, round after round", header, lines)
+    print_table("Seconds of a step, round after round", header, lines)
 
 
 if __name__ == "__main__":

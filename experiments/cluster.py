@@ -108,7 +108,7 @@ def _print(rows: Sequence[dict[str, Any]], steps: int) -> None:
         seconds.insert(3, number(row["standard_error"], 2))
         ratio = row["measured_seconds"] / (row["predicted_seconds"] + row["overhead_seconds"])
         lines.append([row["method"], *seconds, f"{ratio:.3f}"])
-    title = f"Seconds of an iteration, means of {steps}; overhead: time beyond the pace, if all keep the same"
+    title = f"Seconds of a step, means of {steps}; overhead: time beyond the pace, if all keep the same"
     columns = "predicted", "drawn", "measured", "± s.e.", "overhead", "measured / (predicted + overhead)"
     print_table(title, ["scheme", *columns], lines)
     measured = [row["measured_seconds"] for row in plain]

@@ -185,7 +185,7 @@ def show(trained: Sequence[Trained]) -> None:
     for model, mine in grouped(trained, lambda one: one.model).items():
         told = next(one for one in mine if one.scheme == "told").seconds.sum()
         print_table(
-            f"{model}: seconds of an iteration, means; all of it against the plan that is told, %",
+            f"{model}: seconds of a step, means; all of it against the plan that is told, %",
             ["scheme", "predicted", "paces alone", "measured", "against told", "last loss", "plans"],
             [
                 [

@@ -34,7 +34,7 @@ def answer(question: PlotOptions) -> None:
         figure = plans([drawn(plan.method, float(plan.rounded_runtime), plan.plan)])
     else:
         rows = _selected(read(question.file), question)
-        if "iteration" in rows[0]:
+        if "step" in rows[0]:
             figure = training(rows, question.value or "loss")
         else:
             figure = of_rows(rows, question.value or "expected_runtime", question.x, question.y)
@@ -233,10 +233,10 @@ def fits(seconds: np.ndarray, censored: np.ndarray | None, laws: Sequence[tuple[
 
 
 def training(rows: Sequence[Row], value: str = "loss", clock: str = "time (in the file's unit)") -> "Figure":
-    """Of every iteration of some runs: a curve for each scheme, medians over its seeds."""
+    """Of every step of some runs: a curve for each scheme, medians over its seeds."""
     seeds: dict[tuple[str, int], list[tuple[float, float]]] = {}
     for row in rows:
-        seeds.setdefault((row["method"], row["iteration"]), []).append((row["time"], row[value]))
+        seeds.setdefault((row["method"], row["step"]), []).append((row["time"], row[value]))
     found = []
     for (method, _), each in seeds.items():
         time, middle = np.median(each, axis=0)

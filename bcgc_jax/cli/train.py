@@ -52,12 +52,12 @@ def answer(question: TrainOptions) -> None:
 
         def write_curves(path: str) -> None:
             with open(path, "w", newline="", encoding="utf-8") as file:
-                output.write_rows(_iterations(runs), file=file)
+                output.write_rows(_steps(runs), file=file)
 
         output.print_answer(question, rows, document, lambda: _print_table(rows, question, trace))
-        output.write_beside(question, question.curves, "Every iteration", write_curves)
+        output.write_beside(question, question.curves, "Every step", write_curves)
         clock = "simulated time (cycles × unit of cycle time)" if question.simulated else "wall clock (s)"
-        output.write_figure(question, lambda: plot.training(_iterations(runs), clock=clock))
+        output.write_figure(question, lambda: plot.training(_steps(runs), clock=clock))
 
 
 def _training(question: TrainOptions) -> dict[str, Any]:
@@ -130,10 +130,10 @@ def _worker_errors(question: TrainOptions) -> Iterator[None]:
 
 
 def _course(step: "Step", method: str, workers: int) -> str:
-    """What a bar says of an iteration: the scheme of now too, if it is another, and how many are left."""
+    """What a bar says of a step: the scheme of now too, if it is another, and how many are left."""
     scheme = method if step.scheme == method else f"{method}, now {step.scheme}"
     left = "" if step.num_workers == workers else f", {step.num_workers} of {workers} workers"
-    return f"{scheme}{left}: loss {float(step.metrics['loss']):.3f}, {step.seconds:.2g} s an iteration"
+    return f"{scheme}{left}: loss {float(step.metrics['loss']):.3f}, {step.seconds:.2g} s a step"
 
 
 def _summary(run: DigitsRun, problem: Problem, target: float) -> output.Row:
@@ -153,9 +153,9 @@ def _summary(run: DigitsRun, problem: Problem, target: float) -> output.Row:
     return row
 
 
-def _iterations(runs: Sequence[DigitsRun]) -> list[output.Row]:
+def _steps(runs: Sequence[DigitsRun]) -> list[output.Row]:
     return [
-        {"method": run.method, "seed": seed, "iteration": step + 1}
+        {"method": run.method, "seed": seed, "step": step + 1}
         | {name: float(f"{getattr(run, of)[seed, step]:.8g}") for name, of in _CURVES.items()}
         for run in runs
         for seed, step in np.ndindex(run.clock.shape)
@@ -185,7 +185,7 @@ def _print_table(rows: Sequence[output.Row], question: TrainOptions, trace: Trac
     unit = "seconds" if real else "the cycle time's unit" if trace is None else "seconds times cycles"
     lines = [f"\nTimes in {unit}; to the target {of}. All steps are alike, only the clocks differ."]
     if real:
-        lines += ["Measured: mean seconds of an iteration, the messages and the computation included."]
+        lines += ["Measured: mean seconds of a step, the messages and the computation included."]
     times = {row["method"]: row["time_to_target"] for row in rows}
     fastest = min(times, key=lambda method: times[method])
     if fastest != "uncoded" and np.isfinite(times.get("uncoded", np.inf)):

@@ -146,7 +146,7 @@ def test_a_saved_plan_has_the_blocks_of_its_workers_and_no_padding(x64):
 
 
 def test_a_curve_is_the_median_of_its_seeds():
-    names, cells = ("method", "seed", "iteration", "time", "loss"), itertools.product(range(3), (1, 2))
+    names, cells = ("method", "seed", "step", "time", "loss"), itertools.product(range(3), (1, 2))
     values = [("uncoded", seed, step, step * (1 + seed), seed / step) for seed, step in cells]
     rows = [dict(zip(names, row, strict=True)) for row in values]
     (axes,) = plot.training(rows).axes

@@ -69,7 +69,7 @@ def test_a_training_that_was_cut_off_goes_on_with_all_that_it_had(command, tmp_p
     assert status == 0, err
     assert json.loads(out)["runs"][0]["loss"] == descended(6)
     rows = rows_of(curves)
-    assert [int(row["iteration"]) for row in rows] == list(range(1, 7))
+    assert [int(row["step"]) for row in rows] == list(range(1, 7))
     assert np.all(np.diff([float(row["time"]) for row in rows]) > 0)
     text = (tmp_path / "state" / "uncoded-0" / "log.jsonl").read_text().splitlines()
     lines = [json.loads(line) for line in text]
@@ -130,4 +130,4 @@ def test_the_experiment_with_a_real_load_measures_plans_and_runs(tmp_path, capsy
     times = [float(row["cycle_time"]) for row in rows_of(tmp_path / "calibrated_cycle_times.csv")]
     assert len(times) == 40
     assert min(times) > 0
-    assert "Seconds of an iteration, round after round" in capsys.readouterr().out
+    assert "Seconds of a step, round after round" in capsys.readouterr().out

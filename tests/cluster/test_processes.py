@@ -48,6 +48,6 @@ def test_training_is_plain_gradient_descent_and_goes_on_from_a_checkpoint(tmp_pa
 
 def test_a_bar_says_which_scheme_runs_now_and_who_is_left():
     step = Step(3, 0.1234, "optimal", 4, {"loss": np.float32(0.51249)})
-    assert _course(step, "optimal", 4) == "optimal: loss 0.512, 0.12 s an iteration"
+    assert _course(step, "optimal", 4) == "optimal: loss 0.512, 0.12 s a step"
     told = _course(step._replace(num_workers=3), "tandon:3", 4)
-    assert told == "tandon:3, now optimal, 3 of 4 workers: loss 0.512, 0.12 s an iteration"
+    assert told == "tandon:3, now optimal, 3 of 4 workers: loss 0.512, 0.12 s a step"

@@ -8,6 +8,7 @@ the latency. Traces that are not there are left out. Takes half an hour.
 
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,8 +63,8 @@ def settings(folder: Path = TRACES) -> Iterator[tuple[str, bcgc.Problem]]:
 
 
 def stored_grid(workers: int) -> list[int]:
-    """From one subset to all, ever further apart."""
-    return sorted({1, 2, 3, *(round(x) for x in np.geomspace(4, workers, 4)), workers})
+    """From one subset to all of at least ten, ever further apart."""
+    return sorted({*range(1, 7), *(round(x) for x in np.geomspace(7, workers, 5))})
 
 
 def points(name: str, problem: bcgc.Problem, key: jax.Array) -> Iterator[Point]:
@@ -127,15 +128,26 @@ def print_map(rows: Sequence[Best]) -> None:
     print_table("Latency of a round trip, in units of the optimum's runtime", header, lines)
 
 
+# What a scheme's areas of the map are hatched with: they are told apart without colours.
+_HATCHES = {"uncoded": "...", "multi_message": "////", "cyclic": "\\\\", "sharing": "xxx"}
+_TITLES = "(a) time by what is stored", "(b) time by what is sent", "(c) the fastest, by latency"
+_X = (
+    "subsets stored by a worker",
+    "sent by a worker\n(share of all coordinates)",
+    "latency of a question\n(optimum's runtimes)",
+)
+
+
 def draw(rows: Sequence[Point], bests: Sequence[Best]) -> Any:
     """One row of panels for each setting: by storage, by what is sent, and the map."""
-    from matplotlib.colors import ListedColormap
     from matplotlib.patches import Patch
 
-    settings, shown = grouped(rows, lambda row: row.setting), ("uncoded", *MAP)
-    canvas, panels = plotting.new_figure(len(settings), 3, size=(9.6, 2.7 * len(settings)))
-    grid = np.reshape(np.array(panels, dtype=object), (len(settings), 3))
-    for (name, mine), (left, middle, right) in zip(settings.items(), grid, strict=True):
+    settings = list(grouped(rows, lambda row: row.setting).items())
+    canvas, panels = plotting.new_figure(len(settings), 3, size=(9.6, 1.6 + 2.3 * len(settings)))
+    edges = np.sqrt(np.array(LATENCIES[1:]) * np.array(LATENCIES[:-1]))
+    bounds = dict(zip(LATENCIES, pairwise([LATENCIES[0], *edges, LATENCIES[-1]]), strict=True))
+    for place, (name, mine) in enumerate(settings):
+        left, middle, right = three = panels[3 * place : 3 * place + 3]
         unit = unit_of(mine)
         for scheme in MAP:
             here = [row for row in mine if row.scheme == scheme]
@@ -144,22 +156,27 @@ def draw(rows: Sequence[Point], bests: Sequence[Best]) -> Any:
             look = plotting.curve(style) | looks.points(style) | {"linestyle": style.line}
             left.plot([row.stored_subsets for row in here], y, **look)
             middle.plot([row.sent for row in here], y, **looks.points(style))
-        look, y_label = {"log": "y", "y_ticks": (0.25, 0.5, 1, 2, 4)}, f"{readable(name)}\nruntime / optimum"
-        looks.label_axes(left, "subsets stored by a worker", y_label, **look)
-        looks.label_axes(middle, r"sent by a worker (in $L$)", "", **look)
         cells = [row for row in bests if row.setting == name]
         stored = sorted({row.stored_subsets for row in cells})
-        place = {(row.stored_subsets, row.latency): shown.index(row.scheme) for row in cells}
-        colours = ListedColormap([plotting.style(scheme).color for scheme in shown])
-        image = [[place[s, latency] for latency in LATENCIES] for s in stored]
-        edges = np.sqrt(np.array(LATENCIES[1:]) * np.array(LATENCIES[:-1]))
-        x = np.r_[LATENCIES[0], edges, LATENCIES[-1]]
-        right.pcolormesh(x, np.arange(len(stored) + 1), image, cmap=colours, vmin=-0.5, vmax=len(shown) - 0.5)
-        right.set_yticks(np.arange(len(stored)) + 0.5, [str(s) for s in stored])
-        plotting.label_axes(right, "latency / optimum's runtime", "subsets stored", log="x")
-    handles = [Patch(color=plotting.style(s).color, label=plotting.style(s).label) for s in shown]
-    plotting.legend_outside(canvas, handles, title="marks, and best scheme\n(right)")
+        for row in cells:
+            low, high = bounds[row.latency]
+            right.barh(stored.index(row.stored_subsets), high - low, 1, low, **_area(row.scheme))
+        right.set(ylim=(-0.5, len(stored) - 0.5), xlim=(LATENCIES[0], LATENCIES[-1]))
+        words = [_X if place == len(settings) - 1 else [""] * 3, [""] * 3 if place else _TITLES]
+        y_labels = f"{readable(name)}\nruntime (optimum's)", "", "subsets stored"
+        for axes, x_label, title, y_label in zip(three, *words, y_labels, strict=True):
+            plotting.label_axes(axes, x_label, y_label, title=title, log="x" if axes is right else "")
+        right.set_yticks(range(len(stored)), [str(s) for s in stored])
+    lines = [looks.legend_handle(plotting.style(s)) for s in MAP]
+    fastest = [s for s in ("uncoded", *MAP) if s in {row.scheme for row in bests}]
+    areas = [Patch(label=f"fastest: {plotting.style(s).label}", **_area(s)) for s in fastest]
+    plotting.legend_outside(canvas, [*lines, *areas], place="lower", columns=3)
     return canvas
+
+
+def _area(scheme: str) -> dict[str, Any]:
+    colour = plotting.style(scheme).color
+    return {"facecolor": colour, "hatch": _HATCHES.get(scheme, ""), "edgecolor": "white", "linewidth": 0}
 
 
 def run(out: Path, *, seed: int = 0) -> None:

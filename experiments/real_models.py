@@ -26,6 +26,7 @@ from bcgc_jax.cluster import ClosedLoop, Cluster, InjectedDelay, Run, Step, trai
 from bcgc_jax.cluster.planning import PARTS, loads_of, plan_of, split_by
 from bcgc_jax.cluster.training import Watch
 from bcgc_jax.plans.plan import partition_plan
+from experiments import looks
 from experiments.models import Model, convolutional, transformer
 from experiments.replay import pooled, problem
 from experiments.report import each, grouped, number, print_table, run_command, save
@@ -36,7 +37,7 @@ RATE, SHIFT = 1e-3, 50.0  # the paper's law
 SECONDS = 0.8
 _KNOWN = 512
 SCHEMES = ("uncoded", "optimum", "nested", "multi_message", "told", "adaptive")
-_LOOKS = dict(zip(SCHEMES, ("uncoded", "optimal", "nested", "multi_message", "limit", "time"), strict=True))
+LOSS_TICKS = (0.002, 0.005, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
 
 
 Plans = Mapping[str, Sequence[WorkPlan]]
@@ -184,33 +185,40 @@ def _rows(one: Trained) -> list[dict[str, Any]]:
 def show(trained: Sequence[Trained]) -> None:
     for model, mine in grouped(trained, lambda one: one.model).items():
         told = next(one for one in mine if one.scheme == "told").seconds.sum()
-        print_table(
-            f"{model}: seconds of a step, means; all of it against the plan that is told, %",
-            ["scheme", "predicted", "paces alone", "measured", "against told", "last loss", "plans"],
-            [
-                [
-                    one.scheme,
-                    *(number(float(x), 3) for x in (one.predicted, one.paced.mean(), one.seconds.mean())),
-                    f"{100 * (one.seconds.sum() / told - 1):+.1f}",
-                    number(float(one.loss[-1]), 3),
-                    one.plans if len(one.plans) < 40 else f"{one.plans.count('→')} changes",
-                ]
-                for one in mine
-            ],
-        )
+        lines = []
+        for one in mine:
+            values = one.predicted, one.paced.mean(), one.seconds.mean()
+            above = f"{100 * (one.seconds.sum() / told - 1):+.1f}", number(float(one.loss[-1]), 3)
+            plans = one.plans if len(one.plans) < 40 else f"{one.plans.count('→')} changes"
+            lines.append([one.scheme, *(number(float(x), 3) for x in values), *above, plans])
+        title = f"{model}: seconds of a step, means; all of it against the plan that is told, %"
+        header = ["scheme", "predicted", "paces alone", "measured", "against told", "last loss", "plans"]
+        print_table(title, header, lines)
+
+
+def look_of(scheme: str) -> plotting.Style:
+    """Of a training whose plan is no scheme's, one of its own."""
+    if scheme == "told":
+        return plotting.Style("told all: the best plan in either half", looks.COLORS[3], "", ":", 2.2)
+    if scheme == "adaptive":
+        return plotting.Style("told nothing: measures, plans anew", looks.COLORS[1], "", looks.LINES[1])
+    return plotting.style("optimal" if scheme == "optimum" else scheme)
 
 
 def draw(trained: Sequence[Trained]) -> Any:
     """Loss against the wall clock."""
     models = grouped(trained, lambda one: one.model)
-    figure, axes = plotting.new_figure(1, len(models), size=(9.0, 3.4))
+    figure, axes = plotting.new_figure(1, len(models), size=(8.4, 4.6))
     for panel, (model, mine) in zip(axes, models.items(), strict=True):
         for one in mine:
-            look = plotting.style(_LOOKS[one.scheme])
-            shape: Any = {"color": look.color, "linestyle": look.line, "linewidth": 1.5}
-            panel.plot(np.cumsum(one.seconds), one.loss, label=one.scheme, **shape)
-        plotting.label_axes(panel, "wall clock (s)", "loss", title=model, log="y")
-    plotting.legend_outside(figure, axes[0].get_legend_handles_labels()[0])
+            look = plotting.curve(look_of(one.scheme)) | {"marker": ""}
+            panel.plot(np.cumsum(one.seconds), one.loss, **look)
+        lowest = min(float(one.loss.min()) for one in mine)
+        ticks = [t for t in LOSS_TICKS if t >= lowest]
+        looks.label_axes(panel, "wall clock (s)", "training loss (nats)", title=model, log="y", y_ticks=ticks)
+    handles, _ = axes[0].get_legend_handles_labels()
+    title = f"one training each of {STEPS} steps; {SLOW} of {WORKERS} workers become slower in the middle"
+    plotting.legend_outside(figure, handles, place="lower", columns=2, title=title)
     return figure
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax._pytree import replace
+from experiments import looks
 from experiments.report import each, grouped, print_table, run_command, save
 
 # What all problems are padded to, so that each pair of families compiles once.
@@ -232,30 +233,30 @@ def print_plans(rows: Sequence[Plan]) -> None:
 
 def draw(values: Sequence[Value], plans: Sequence[Plan]):
     """Ordered distances beside a normal law's; excess over the global search."""
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
-
-    canvas, (left, right) = plotting.new_figure(1, 2, size=(7.2, 3.2))
+    canvas, (left, right) = plotting.new_figure(1, 2, size=(8.4, 3.9))
     rng = np.random.default_rng(0)
     normal = np.sort(rng.standard_normal((999, len(values))), axis=1)
     expected = normal.mean(axis=0)
     low, high = np.quantile(normal, (0.025, 0.975), axis=0)
-    left.fill_between(expected, low, high, color="0.85", linewidth=0, label="95 % of normal samples")
-    for name, marker, z in (
-        ("expected runtime", "o", [row.runtime_z for row in values]),
-        ("completion probability", "x", [row.probability_z for row in values]),
+    left.fill_between(expected, low, high, color="0.8", linewidth=0, label="95 % of normal samples")
+    for name, marker, color, z in (
+        ("expected runtime", "o", looks.COLORS[1], [row.runtime_z for row in values]),
+        ("completion probability", "x", looks.COLORS[4], [row.probability_z for row in values]),
     ):
-        left.plot(expected, np.sort(z), marker, markersize=3, label=name)
-    y = "exact less draws\n(standard errors)"
-    plotting.label_axes(left, "quantile of the normal law", y, title="(a)  values")
-    left.legend(frameon=False, fontsize="small")
-    excess = np.sort([row.excess for row in plans])
-    right.plot(excess, (np.arange(excess.size) + 1) / excess.size, drawstyle="steps-post")
-    right.axvline(1e-3, color="0.5", linestyle="--", label="0.1 %")
-    right.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=2))
-    right.xaxis.set_major_locator(MaxNLocator(5))
-    x = "runtime found above a global search's"
-    plotting.label_axes(right, x, "share of problems", title="(b)  plans")
-    right.legend(frameon=False, fontsize="small")
+        left.plot(expected, np.sort(z), marker, color=color, markersize=3, label=name)
+    y = "exact value less mean of draws\n(standard errors)"
+    title = f"(a) {len(values)} exact values differ\nfrom draws as chance does"
+    plotting.label_axes(left, "quantile of the normal law (standard errors)", y, title=title)
+    left.legend(frameon=False)
+    excess = 100 * np.sort([row.excess for row in plans])
+    share = 100 * (np.arange(excess.size) + 1) / excess.size
+    look: Any = {"color": looks.COLORS[1], "markersize": 4, "drawstyle": "steps-post"}
+    right.plot(excess, share, ".-", label="a plan", **look)
+    right.axvline(0.1, color="0.4", linestyle="--", label="0.1 % slower")
+    x = "runtime, above that of a global search (%)"
+    title = f"(b) {len(plans)} plans against\na global search's"
+    plotting.label_axes(right, x, "plans at most so slow (%)", title=title)
+    right.legend(frameon=False, loc="center left")
     return canvas
 
 

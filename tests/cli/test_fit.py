@@ -172,7 +172,6 @@ def test_a_trace_of_loads_tells_the_start_up_apart_and_what_that_means(answer, o
     asked = ("fit", path, "--load-column", "samples", *one)
     found = answer(*asked, "--coordinates", "2000")
     assert [fit["distribution"] for fit in found["fits"]] == ["shifted-exponential"]
-    # Start-ups that vary: the first plan is the one that leaves them out.
     assert [p["distribution"] for p in found["plans"]] == ["without start-up", "with start-up", "uncoded"]
     status, out, err = once(*asked)
     assert status == 0, err

@@ -288,7 +288,7 @@ def test_a_share_in_time_that_makes_no_sense_is_refused():
     with pytest.raises(ValueError, match="min_completion must be"):
         bcgc.Deadline(400.0, min_completion=1.0)
     problem = bcgc.Problem(bcgc.TwoSpeed(1.0, 2.0, 0.1), 4, 100)
-    with pytest.raises(ValueError, match="without atoms"):
+    with pytest.raises(ValueError, match="needs no atoms"):
         bcgc.solve(problem, bcgc.Deadline(400.0, min_completion=0.5))
 
 

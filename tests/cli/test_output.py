@@ -187,7 +187,7 @@ def test_the_answer_is_printed_whatever_becomes_of_plan_and_curves(command, tmp_
     assert err.startswith(f"bcgc: cannot write {plan}: ")
     assert ("No space left" in err) or ("RuntimeError: no font, at all" in err)
     monkeypatch.setattr("bcgc_jax.cli.train._train_all", lambda *_: [])
-    monkeypatch.setattr("bcgc_jax.cli.train._iterations", raising(error))
+    monkeypatch.setattr("bcgc_jax.cli.train._steps", raising(error))
     asked = [*LAW, "--workers", "4", "--method", "uncoded", "--format", "json"]
     status, out, err = command("train", *asked, "--curves", str(tmp_path / "x.csv"))
     assert (status, err.count("\n"), json.loads(out)["runs"]) == (2, 1, [])

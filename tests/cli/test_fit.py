@@ -62,8 +62,9 @@ _FITS = [
 ]
 
 
-@pytest.mark.parametrize("searched", [pytest.param(True, marks=pytest.mark.slow), False])
-@pytest.mark.smoke
+@pytest.mark.parametrize(
+    "searched", [pytest.param(True, marks=pytest.mark.slow), pytest.param(False, marks=pytest.mark.smoke)]
+)
 def test_a_fit_is_that_of_the_library_and_plans_are_evaluated_under_all_laws(
     answer, once, path, tmp_path, monkeypatch, searched
 ):
@@ -86,7 +87,6 @@ def test_a_fit_is_that_of_the_library_and_plans_are_evaluated_under_all_laws(
         plan = plans[name]
         assert sum(plan["partition"]) == 10_000
         assert not searched or plan["relative_gap"] < 2e-6
-        # Nobody's plan is better under a law than its own.
         for other in plans.values():
             assert other["runtime_under"][name] >= plan["runtime_under"][name] * (1 - 1e-5)
     load = np.cumsum(np.arange(1, 4) * np.array(plans["weibull"]["partition"])) / 3

@@ -23,8 +23,9 @@ from bcgc_jax import plotting
 from bcgc_jax.adaptive import WorkPlan
 from bcgc_jax.adaptive.rules import Rule, Window, rules
 from bcgc_jax.cluster import ClosedLoop, Cluster, InjectedDelay, Run, Step, train_on_cluster
-from bcgc_jax.cluster.planning import PARTS, loads_of, plan_of, split_by
+from bcgc_jax.cluster.planning import PARTS, loads_of, plan_of
 from bcgc_jax.cluster.training import Watch
+from bcgc_jax.coding.gradients import split_by
 from bcgc_jax.plans.plan import partition_plan
 from experiments import looks
 from experiments.models import Model, convolutional, transformer

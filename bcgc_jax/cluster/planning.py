@@ -28,10 +28,9 @@ from bcgc_jax.adaptive.rules import MOST_STORED, Rule, Window, by_speed, even_sh
 from bcgc_jax.cluster.engine import Source
 from bcgc_jax.cluster.master import Cluster, ClusterGradient, Work
 from bcgc_jax.cluster.processes import Assignment, WorkersLost
-from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, assign, num_samples, split_unevenly
+from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, assign, num_samples, split_by, split_unevenly
 from bcgc_jax.coding.training import TrainingScheme, draws_of, training_scheme
 from bcgc_jax.distributions import Distribution, JointDistribution
-from bcgc_jax.plans.partitions import round_partition
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.methods import Method, method_of
@@ -384,16 +383,6 @@ def plan_of(given: WorkPlan, params: PyTree, key: jax.Array, options: Mapping[st
     sizes, total = np.asarray(given.plan.sizes, float), sum(np.size(leaf) for leaf in jax.tree.leaves(params))
     scaled = given.plan.with_sizes(sizes / sizes.sum() * total)
     return assign(key, scaled, params, given.num_workers, **options)
-
-
-def split_by(data: PyTree, shares: np.ndarray) -> list[PyTree]:
-    """Samples `[M, …]` in subsets of these shares, at least one sample in each."""
-    size, workers = num_samples(data), len(shares)
-    if size < workers or np.ptp(shares) < 1e-9:
-        return split_unevenly(data, workers)
-    counts = 1 + np.asarray(round_partition(jnp.asarray(shares * (size - workers)), size - workers))
-    ends = np.concatenate([[0], np.cumsum(counts)])
-    return [jax.tree.map(lambda x, k=k: x[ends[k] : ends[k + 1]], data) for k in range(workers)]
 
 
 def loads_of(plan: CodingPlan, shares: np.ndarray) -> np.ndarray:

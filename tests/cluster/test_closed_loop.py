@@ -18,8 +18,8 @@ from bcgc_jax.adaptive.rules import Window, rules
 from bcgc_jax.cluster import ClosedLoop, Cluster, InjectedDelay, Step, Told, planning, train_on_cluster
 from bcgc_jax.cluster.engine import Bench, Made
 from bcgc_jax.cluster.master import ClusterGradient, Work
-from bcgc_jax.cluster.planning import Loop, loads_of, plan_of, split_by, times_of
-from bcgc_jax.coding.gradients import split_unevenly
+from bcgc_jax.cluster.planning import Loop, loads_of, plan_of, times_of
+from bcgc_jax.coding.gradients import split_by, split_unevenly
 from bcgc_jax.plans.plan import partition_plan
 from tests.cluster.test_cluster import ADAM, COUNT, LAW, N, assert_descended, case, exact, kill, loss, trained
 

@@ -19,8 +19,8 @@ import bcgc_jax as bcgc
 from bcgc_jax.cluster import Checkpoints, Cluster, InjectedDelay, Run, train_on_cluster
 from bcgc_jax.cluster.planning import ClosedLoop, Told, scheme_for
 from bcgc_jax.cluster.processes import WorkersLost
-from bcgc_jax.coding import schedule_plan
-from bcgc_jax.coding.gradients import coding_plan, split_unevenly
+from bcgc_jax.coding import schedule_plan, train
+from bcgc_jax.coding.gradients import coding_plan, split_batch, split_unevenly
 from bcgc_jax.plans.schedules import Group, schedule_of
 from tests.compilations import compilations
 from tests.oracles.runtimes import delivered_runtime
@@ -165,7 +165,6 @@ def test_gradients_are_exact_whoever_is_late(cluster):
         found = exact(cluster, params, data, finish)
         assert found.arrived.sum(axis=1).tolist() == [4, 2]
         assert found.seconds >= found.completed.max()
-        # A block cannot be complete before its last message was to be sent.
         assert np.all(found.completed >= np.array([finish[0].max(), np.sort(finish[1])[1]]))
         assert {(w.iteration, w.block) for w in found.work} == {(cluster.iteration, b) for b in (0, 1)}
 
@@ -273,18 +272,24 @@ def test_batches_and_paces_are_drawn_for_each_step_and_the_same_after_a_resumpti
     assert [w.iteration for w in whole.work][0 :: len(whole.work) - 1] == [0, 5]  # what is drawn follows
 
 
-def test_a_pace_has_the_start_ups_and_the_link_of_the_problem(cluster):
+def test_a_pace_is_that_of_the_problem_and_the_simulated_clock_has_the_same_steps_and_times(cluster):
     params, data = case(16)
     start, pace = bcgc.Weibull(9.0, 0.7), InjectedDelay(LAW, 2e-3)
     problem = bcgc.Problem(LAW, N, COUNT, 16, start_up=start, send_time=0.4, chain_cycles=0.1)
     found = trained(cluster, Told(problem, "time"), params, data, 3, pace=pace)
     x, key = np.asarray(bcgc.solve(problem, "time").rounded), jax.random.split(jax.random.key(5), 3)[1]
     pace = dataclasses.replace(pace, start_ups=start)
-    for step in range(3):
-        starts, times = pace.draw(key, step, N)
+    drawn = [pace.draw(key, step, N) for step in range(3)]
+    for step, (starts, times) in enumerate(drawn):
         expected = delivered_runtime(x, starts, times, 16, 1, send_time=0.4 * 2e-3, chain_cycles=0.1)
         assert found.paced[step] == pytest.approx(expected, rel=1e-5)
         assert found.seconds[step] > found.paced[step]
+    starts, times = (np.array(rows) / 2e-3 for rows in zip(*drawn, strict=True))
+    scheme = scheme_for(jax.random.key(5), Told(problem, "time"), range(N), params, None)
+    told = train(key, loss, scheme, times, params, split_batch(data, N), SGD, 3, start_ups=starts)
+    assert isinstance(found, type(told))
+    np.testing.assert_allclose(np.cumsum(found.paced), 2e-3 * told.clock, rtol=1e-5)
+    np.testing.assert_allclose(raveled(found.params), raveled(told.params), atol=3e-6)
 
 
 def test_without_replacement_the_workers_left_plan_anew(unreplaced):
@@ -294,7 +299,6 @@ def test_without_replacement_the_workers_left_plan_anew(unreplaced):
     assert found.num_workers.tolist() == [4, 4, 3, 3, 3]
 
 
-# The first block needs every worker.
 MIXED = schedule_of([Group(1, 1), Group(N, 2)], [20, 24, 20])
 # Each block survives whoever is lost, as long as one is left.
 WHOLE = schedule_of([Group(N, 2)], [44, 20])

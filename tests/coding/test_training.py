@@ -213,7 +213,6 @@ def test_whole_layers_and_setup_cycles_pace_the_messages(model):
         assert load == pytest.approx(36 / 6 * (done + 3.0 * (block.level + 1)))
 
 
-# Half of the runtime is not computing.
 _LATE: dict[str, Any] = {"start_up": bcgc.Weibull(300.0, 0.8), "send_time": 4.0, "chain_cycles": 0.05}
 DELIVERING = bcgc.Problem(LAW, 6, 58, 36, overlap=True, **_LATE)
 
@@ -229,7 +228,6 @@ def test_workers_that_start_up_and_send_are_paced_draw_for_draw(model, x64, over
     x, more = np.asarray(solution.rounded), {"chain_cycles": 0.05, "send_time": 4.0, "overlap": overlap}
     loop = [delivered_runtime(x, *given, 36, 1, **more) for given in zip(starts, rows, strict=True)]
     taken = taken_by(trained(model, scheme, rows, 6, start_ups=starts))
-    # The rows in their order, again and again.
     np.testing.assert_allclose(taken, np.array(loop)[[0, 1, 2, 3, 0, 1]], rtol=1e-12)
     with pytest.raises(ValueError, match=r"shape \[steps, 6\]"):
         trained(model, scheme, rows[:, :5], 2)

@@ -119,7 +119,6 @@ def test_columns_that_are_not_there_or_not_meant(tmp_path, header, names, messag
         load_trace(path, **names)
 
 
-# What is said, and the files of which it is said.
 BROKEN: dict[str, list[str | bytes]] = {
     "is empty": ["", "\n \n"],
     "no measured time: there are no rows": [_LONG, _LONG + "\n\n", _LONG + "1,a,\n2,a, \n"],

@@ -79,7 +79,6 @@ def test_block_runtime_waits_for_workers_that_start_up_and_send(precision, overl
     assert found.dtype == precision
     # Worst measured 2e-16, 1e-7.
     np.testing.assert_allclose(found, loop, rtol=10 * np.finfo(precision).eps)
-    # A start-up that all have is added.
     given["send_time"], one = 0.0, times[:3]
     plain = bcgc.block_runtime(x[:3], one, **given)
     found = bcgc.block_runtime(x[:3], one, start_ups=7.5, **given)

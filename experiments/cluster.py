@@ -124,7 +124,7 @@ def _print(rows: Sequence[dict[str, Any]], steps: int) -> None:
         ]
         lines.append([row["method"], *seconds, f"{row['final_loss'] - same['final_loss']:.1e}"])
     title = "The same with one worker killed at a third and one stopped at two thirds"
-    header = ["scheme", "total [s]", "without faults [s]", "longest iteration [s]", "loss minus that without"]
+    header = ["scheme", "total [s]", "without faults [s]", "longest step [s]", "loss minus that without"]
     print_table(title, header, lines)
 
 

@@ -68,7 +68,7 @@ class Files:
     seconds: str = option(str, "Column of the times.", "--seconds-column", default="seconds")
     censored: str | None = option(str, "Column: 1 if the worker was cut off, or 0.", "--censored-column")
     load: str | None = option(str, "Column of the cycles done by then; by default load.", "--load-column")
-    layout: str = option(typed.LAYOUTS, "A row for each time, or a column for each worker")
+    layout: str = option(typed.LAYOUTS, "A row for each time (long), or a column for each worker (wide)")
     figure: str | None = option(_NEW_FILE, "Also draw the answer: .png, .svg or .pdf.", metavar="PICTURE")
     seed: int = option(number(include=True, whole=True), "Seed of the random draws.", default=0)
     output: str = option(("table", "json", "csv"), "What is printed", "--format")
@@ -90,7 +90,7 @@ class Times(Files):
     trace: str | None = option(_FILE_OR_INPUT, "CSV (also .csv.gz) of measured times; - is standard input.")
     trace_distribution: str = option(
         typed.TRACE_LAWS,
-        "A trace's distribution: by its size, each measured time, a smooth curve, one with a heavy tail",
+        "A trace's distribution, by its size, of measured times, a smooth curve, or one with a heavy tail",
     )
     keep_workers: bool = option(bool, "Plan on the trace's whole steps, not on independent workers.")
 
@@ -175,7 +175,7 @@ Examples:
 
 {_METHODS}"""
 
-    workers: int | None = option(WORKERS, f"N, {_AT_MOST}; by default those of the trace, or of COUNT*.")
+    workers: int | None = option(WORKERS, f"N, {_AT_MOST}; by default those of the trace, or all COUNTs.")
     coordinates: int | None = option(COUNT, "L, the gradient's length: the number of parameters.")
     samples: float = option(_POSITIVE, _SAMPLES, default=1)
     cycles: float = option(_POSITIVE, _CYCLES, default=1)
@@ -231,7 +231,7 @@ Examples:
     trace: str = argument(_FILE_OR_INPUT, metavar="FILE")
     laws: tuple[str, ...] = option(
         typed.FITTED_LAWS,
-        "Fit it; repeat this. By default all, with loads none",
+        "To fit; repeat it. By default all, with loads none",
         "--distribution",
         multiple=True,
     )

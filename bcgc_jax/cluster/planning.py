@@ -289,11 +289,11 @@ class Loop(Course):
 
     def close(self) -> None:
         """What is not planned yet is not, and nobody waits for what is; what went wrong is told."""
-        self._closed.set()
-        self._thread.shutdown(wait=False, cancel_futures=True)
         for future in self._planning:
             if future.done() and not future.cancelled() and (error := future.exception()) is not None:
                 warnings.warn(f"planning ended with an error: {error}", stacklevel=2)
+        self._closed.set()
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
     @property
     def decisions(self) -> tuple[Decision, ...]:  # type: ignore[override]

@@ -261,18 +261,20 @@ def show(studies: Sequence[Study]) -> None:
     named = [(readable(study.trace).replace("\n", ", "), study) for study in studies]
     lines = []
     for name, study in named:
-        found, steps = study.description, f"{study.num_planned}+{len(study.taken['uncoded'])}"
-        shares = [f"{100 * max(x.value, 0):.0f} %" for x in (found.between_workers, found.between_steps)]
-        lines.append([name, steps, study.block, *shares, f"{found.autocorrelation.value:.2f}"])
+        about, steps = study.description, f"{study.num_planned}+{len(study.taken['uncoded'])}"
+        shares = [f"{100 * max(x.value, 0):.0f} %" for x in (about.between_workers, about.between_steps)]
+        lines.append([name, steps, study.block, *shares, f"{about.autocorrelation.value:.2f}"])
     print_table(
         "Variance between workers and common to a step, correlation to the next",
         ["trace", "steps", "block", "workers", "common", "next"],
         lines,
     )
-    kinds = CODE, COPIES, SCHEDULE, SHARING, SHARES
-    best = [[name, *(study.best(kind) for kind in kinds)] for name, study in named]
-    lines = [[_percent(x.saved) if isinstance(x, Row) else x or "–" for x in row] for row in best]
-    print_table("Largest saving of each kind, %", ["trace", *kinds], lines)
+    lines = []
+    for name, study in named:
+        lines.append([f"{name}:", "", ""])
+        best = filter(None, map(study.best, (CODE, COPIES, SCHEDULE, SHARING, SHARES)))
+        lines += [["  " + row.kind, row.scheme, _percent(row.saved)] for row in best]
+    print_table("Largest saving of each kind, %", ["kind", "scheme", "saved"], lines)
     print()
     for study in studies:
         print(textwrap.fill(verdict(study), _WIDTH, subsequent_indent="    "))

@@ -328,7 +328,7 @@ Examples:
 
 {_LAWS}
 
-{_METHODS}"""
+{_METHODS} Nothing trains with limit or deadline."""
 
     workers: int | None = option(_IMAGES, "N, at most 1,500; by default that of the trace.")
     model: str = option(typed.MODELS, "What is trained")

@@ -123,27 +123,17 @@ class Nested(Numbered):
             kinds, own = kinds_by_size(groups)
             least = np.array([min(map(len, level)) for level in groups])
             data = np.stack([own, np.broadcast_to(least, own.shape)]).astype(problem.dtype)
-        rule, probability = OneOfEach(groups, kinds), None
-        found, runtime, lower = _optimum(problem, rule, data)
+        rule = OneOfEach(groups, kinds)
+        solution, share = _optimum(problem, rule, data)
         if self.deadline is not None:
-            found, runtime, probability = _most_probable(problem, rule, data[0], self.deadline, found.point)
-            lower = jnp.zeros_like(runtime.value)
-        solution = solution_of_value(problem, runtime)
-        loose = (solution.status == int(Status.CONVERGED)) & ~(found.residual <= _TOLERANCE[data.itemsize])
-        return replace(
-            solution,
-            plan=_plan_of(problem, rule, found.point, data[0]),
-            lower_bound=lower,
-            status=jnp.where(loose, int(Status.STEP_LIMIT), solution.status),
-            num_steps=found.num_steps,
-            completion_probability=probability,
-            kind="exact" if kinds is None and problem.convex and self.deadline is None else "local",
-        )
+            solution = _most_probable(problem, rule, data[0], self.deadline, share)
+        certified = kinds is None and problem.convex and self.deadline is None
+        return replace(solution, kind="exact" if certified else "local")
 
 
 @jax.jit
-def _optimum(problem: Problem, rule: OneOfEach, data: Array) -> tuple[SpectralResult, Expectation, Array]:
-    """The best shares of the blocks for `data[0]`, their runtime, and a bound.
+def _optimum(problem: Problem, rule: OneOfEach, data: Array) -> tuple[Solution, Array]:
+    """The best shares of the blocks for `data[0]`, as a solution with a bound, and as they are.
 
     With setup a search of its own for each set of levels that has one more or less, as long as that helps.
     The bound is the optimum for the last data of a convex problem.
@@ -191,7 +181,8 @@ def _optimum(problem: Problem, rule: OneOfEach, data: Array) -> tuple[SpectralRe
         lower = lower + bound.value - jnp.sum(bound.slope * bound.point)
     plan = _plan_of(problem, rule, best.point, data[0])
     runtime = with_slopes(integrate_runtime, Expectation(best.value, best.aux), problem, plan)
-    return best, runtime, lower_bound_of(lower, best.value)
+    solution = _solution(problem, plan, best, runtime)
+    return replace(solution, lower_bound=lower_bound_of(lower, best.value)), best.point
 
 
 def _search(
@@ -219,8 +210,8 @@ def _search(
 @jax.jit
 def _most_probable(
     problem: Problem, rule: OneOfEach, data: Array, deadline: ArrayLike, start: Array
-) -> tuple[SpectralResult, Expectation, Array]:
-    """From the shares of the fastest plan to some that are more probably in time; E τ and P of these."""
+) -> Solution:
+    """From the shares of the fastest plan to some that are more probably in time."""
     still, known = jax.lax.stop_gradient(problem), jnp.finfo(start.dtype)
 
     def unlikely(share: Array) -> Array:
@@ -232,7 +223,16 @@ def _most_probable(
     tolerance = _TOLERANCE[start.dtype.itemsize]
     found = spectral_projected_gradient(unlikely, start > 0, start, tolerance=tolerance)
     plan = _plan_of(problem, rule, found.point, data)
-    return found, integrate_runtime(problem, plan), completion_probability(problem, plan, deadline)
+    solution = _solution(problem, plan, found, integrate_runtime(problem, plan))
+    return replace(solution, completion_probability=completion_probability(problem, plan, deadline))
+
+
+def _solution(problem: Problem, plan: Plan, found: SpectralResult, runtime: Expectation) -> Solution:
+    solution = solution_of_value(problem, runtime)
+    tolerance = _TOLERANCE[found.point.dtype.itemsize]
+    loose = (solution.status == int(Status.CONVERGED)) & ~(found.residual <= tolerance)
+    status = jnp.where(loose, int(Status.STEP_LIMIT), solution.status)
+    return replace(solution, plan=plan, status=status, num_steps=found.num_steps)
 
 
 def _plan_of(problem: Problem, rule: OneOfEach, share: Array, data: Array) -> Plan:

@@ -115,13 +115,15 @@ def _nodes(worker: Worker, load: Load, rule: Completion, num_nodes: int) -> Quad
         kinks = None if law.smooth else images_of(law, still[1].work)
     else:
         peaks, kinks = _peaks(*still, rule, marks, jax.lax.stop_gradient(start)), _kinks_of(*still)
+    onsets = _onsets_of(worker, load, start, rule.rekindled)
     if kinks is None and rule.rekindled and worker.start.atomic:
         # Before the typical time all of it is smooth, but far wider than what is between the kinks.
-        early = peaks[0] + (peaks[2] - peaks[0]) * np.array([0.125, 0.25], peaks.dtype)
-        begins = jax.lax.stop_gradient(first)[_marked(load)]
-        if load.kinds > 1:  # The others lie before the start: 192 random trees are as with all, to 5e-16.
-            begins = jax.lax.top_k(begins, min(begins.size, 2 * load.kinds))[0]
-        kinks = jnp.append(begins, early), None
+        early = peaks[0] + (peaks[2] - peaks[0]) * np.array([0.25, 0.5, 0.75, 0.9, 0.97], peaks.dtype)
+        if load.kinds > 1:  # The others lie before the start, or next to it.
+            latest = jax.lax.top_k(onsets[1:], min(onsets.size - 1, 3 * load.kinds))[0]
+            near = latest - start < 1e-6 * (peaks[2] - peaks[0])
+            onsets = jnp.append(start, jnp.where(near, start, latest))
+        kinks = jnp.append(jax.lax.stop_gradient(onsets[1:]), early), None
     if kinks is None:
         found = quadrature.line_rule(quadrature.line(peaks, hazard_at, choices), num_nodes)
     else:
@@ -136,7 +138,7 @@ def _nodes(worker: Worker, load: Load, rule: Completion, num_nodes: int) -> Quad
         # With start-ups of a density all may be over soon behind a kink.
         steep = None if plain or worker.start.atomic else images
         found = quadrature.gauss_rules(between, orders, last is not None, not plain, steep)
-    return quadrature.follow(found, _onsets_of(worker, load, start, rule.rekindled))
+    return quadrature.follow(found, onsets)
 
 
 def _onsets_of(worker: Worker, load: Load, start: Array, turns: bool) -> Array:

@@ -29,7 +29,7 @@ from bcgc_jax.solution import Solution, assess
 from bcgc_jax.solvers.closed_form import partition_for_times
 from bcgc_jax.solvers.method import SETUP, Method
 from bcgc_jax.solvers.optimum import Optimal, optimum
-from bcgc_jax.solvers.spectral import SpectralResult, spectral_projected_gradient
+from bcgc_jax.solvers.spectral import Minimum, spectral_projected_gradient
 
 # Of 600 problems (five families, N = 3 … 24, deadlines of 0.45 to 3 expected runtimes) these reach the best
 # of eleven starts in 98 %, at worst 4e-4 below; with x^(t), x^(f) and the optimum in place of the first five,
@@ -143,7 +143,7 @@ def completion_partition(problem: Problem, deadline: ArrayLike, *, max_steps: in
         beside = log_odds_of(unused, spread)
         return log_odds_of(used, spread) + beside - still(beside)
 
-    def stage(share: Array, spread: Array) -> tuple[Array, SpectralResult]:
+    def stage(share: Array, spread: Array) -> tuple[Array, Minimum]:
         function = functools.partial(log_odds, spread=spread)
         found = _search(function, problem.exists, share, max_steps=max_steps)
         return found.point, found
@@ -217,7 +217,7 @@ def chance_constrained(
     first = _towards(often_enough, fast, sure)
     unit = expected_runtime(problem, first * total)
 
-    def round_(state: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], SpectralResult]:
+    def round_(state: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Minimum]:
         share, multiplier = state
 
         def lagrangian(share: Array) -> Array:

@@ -43,11 +43,12 @@ from bcgc_jax.plans.runtime import (
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution, solution_of_value
 from bcgc_jax.solvers.method import SETUP, Numbered
-from bcgc_jax.solvers.spectral import SpectralResult, spectral_projected_gradient
+from bcgc_jax.solvers.quasi_newton import minimise_shares
+from bcgc_jax.solvers.spectral import Minimum
 
-# A projected step that moves no share by more ends the search, by the bytes of a number: in single precision
-# slopes are known to some 1e-5. That for a bound by size ends earlier: it is some per cent below anyway.
-_TOLERANCE, _OF_BOUND = {8: 1e-8, 4: 1e-4}, 2e-4
+# The gap of a convex runtime at which the search ends, by the bytes of a number: in single precision slopes
+# are known to some 1e-5. That for a bound by size ends earlier: it is some per cent below anyway.
+_TOLERANCE, _OF_BOUND = {8: 1e-7, 4: 1e-4}, 1e-3
 
 
 @pytree_dataclass
@@ -141,7 +142,7 @@ def _optimum(problem: Problem, rule: OneOfEach, data: Array) -> tuple[Solution, 
     dtype, size, still = problem.dtype, len(rule.groups), jax.lax.stop_gradient(problem)
     bounded_apart = problem.convex and len(data) > 1  # by a search after the others
 
-    def search(before: Array, given: tuple[Any, ...]) -> tuple[Array, SpectralResult]:
+    def search(before: Array, given: tuple[Any, ...]) -> tuple[Array, Minimum]:
         """One after the other: that of the bound goes on from the shares of the one before."""
         used, own, tolerance, last = given
         found = _search(still, rule, used, own, tolerance, jnp.where(last, before, 1))
@@ -169,7 +170,7 @@ def _optimum(problem: Problem, rule: OneOfEach, data: Array) -> tuple[Solution, 
         return better & (at > 0), jnp.where(better, sets[at], used), best, bound
 
     none, start = jnp.asarray(jnp.inf, dtype), jnp.ones(size, dtype)
-    nothing = SpectralResult(start, none, start, none, none, jnp.asarray(0))
+    nothing = Minimum(start, none, start, none, jnp.asarray(0), none)
     begin: tuple[Any, ...] = jnp.asarray(True), start > 0, nothing, nothing
     _, used, best, bound = jax.lax.while_loop(lambda state: state[0], round_, begin)
     if not problem.convex:
@@ -187,24 +188,17 @@ def _optimum(problem: Problem, rule: OneOfEach, data: Array) -> tuple[Solution, 
 
 def _search(
     problem: Problem, rule: OneOfEach, used: Array, data: Array, tolerance: ArrayLike, start: Array
-) -> SpectralResult:
+) -> Minimum:
     """The best shares of the levels that are used, with E τ, its slope and its error."""
-    dtype = problem.dtype
-    start = jnp.where(used, start, 0)
-    start = (start / jnp.sum(start)).astype(dtype)
-    load, _, scale = problem_tasks(problem, _plan_of(problem, rule, start, data))
-    typical = iteration_of(problem).pooled().inverse_cumulative_hazard(jnp.log(2.0))
-    unit = (scale * load.work[-1] * typical).astype(dtype)
+    known = jnp.finfo(problem.dtype)
+    # A level in use is paid for, however small it is: else values would jump where it ends.
+    paid = known.tiny * (problem.setup_load + problem.chain_load > 0)
 
     def runtime(share: Array) -> tuple[Array, Array]:
-        # A level in use is paid for, however small it is: else values would jump where it ends.
-        paid = problem.setup_load + problem.chain_load > 0
-        share = jnp.where(used, share + jnp.finfo(dtype).tiny * paid, 0)
-        found = integrate_runtime(problem, _plan_of(problem, rule, share, data))
-        return found.value / unit, found.error
+        share = jnp.where(used, share + paid, 0)
+        return integrate_runtime(problem, _plan_of(problem, rule, share, data))
 
-    found = spectral_projected_gradient(runtime, used, start, tolerance=tolerance, has_aux=True)
-    return found._replace(value=found.value * unit, slope=found.slope * unit)
+    return minimise_shares(runtime, used, start, tolerance=tolerance)
 
 
 @jax.jit
@@ -214,20 +208,19 @@ def _most_probable(
     """From the shares of the fastest plan to some that are more probably in time."""
     still, known = jax.lax.stop_gradient(problem), jnp.finfo(start.dtype)
 
-    def unlikely(share: Array) -> Array:
+    def unlikely(share: Array) -> tuple[Array, None]:
         load, _, scale = problem_tasks(still, _plan_of(still, rule, share, data))
         late = iteration_of(still).exceedance(load, jnp.asarray(deadline, share.dtype) / scale, rule)
         late = jnp.clip(late, known.tiny, 1 - known.epsneg)  # flat where always or never in time: it is kept
-        return jnp.log(late) - jnp.log1p(-late)
+        return late / (1 - late), None
 
-    tolerance = _TOLERANCE[start.dtype.itemsize]
-    found = spectral_projected_gradient(unlikely, start > 0, start, tolerance=tolerance)
+    found = minimise_shares(unlikely, start > 0, start, tolerance=_TOLERANCE[start.dtype.itemsize])
     plan = _plan_of(problem, rule, found.point, data)
     solution = _solution(problem, plan, found, integrate_runtime(problem, plan))
     return replace(solution, completion_probability=completion_probability(problem, plan, deadline))
 
 
-def _solution(problem: Problem, plan: Plan, found: SpectralResult, runtime: Expectation) -> Solution:
+def _solution(problem: Problem, plan: Plan, found: Minimum, runtime: Expectation) -> Solution:
     solution = solution_of_value(problem, runtime)
     tolerance = _TOLERANCE[found.point.dtype.itemsize]
     loose = (solution.status == int(Status.CONVERGED)) & ~(found.residual <= tolerance)

@@ -18,16 +18,16 @@ MAX_STEPS = 300
 SUFFICIENT = 1e-4
 
 
-class SpectralResult(NamedTuple):
-    """The best point, its value and slope, what the function says beside; how far a projected step would move
-    the last point, and the steps taken."""
+class Minimum(NamedTuple):
+    """The best point, with value, slope and what else the function says; how far its slopes are from those of a
+    minimum; how many steps."""
 
     point: Array
     value: Array
     slope: Array
-    aux: Any
     residual: Array
     num_steps: Array
+    aux: Any = None
 
 
 class _Search(NamedTuple):
@@ -37,7 +37,7 @@ class _Search(NamedTuple):
     a cliff of the function for good.
     """
 
-    found: SpectralResult
+    found: Minimum
     point: Array
     direction: Array
     scale: Array
@@ -48,25 +48,22 @@ class _Search(NamedTuple):
 
 
 def spectral_projected_gradient(
-    function: Callable[[Array], Any],
+    function: Callable[[Array], Array],
     levels: Array,
     start: Array,
     *,
     tolerance: ArrayLike,
     max_steps: int = MAX_STEPS,
     least_gain: float = 0.0,
-    has_aux: bool = False,
-) -> SpectralResult:
+) -> Minimum:
     """A local minimum of `function` over the shares of the `levels`, bool: u ≥ 0, Σu = 1, 0 on the others.
 
-    With `has_aux` the function gives a value and what else it has to say. Stops where a projected gradient
-    step moves no entry by more than `tolerance`, and where the best of a positive function fell by no more
-    than a share `least_gain` in the last ten steps. A round is one evaluation, after which the step is taken
-    or cut: under `vmap` no search waits for the line search of another.
+    Stops where a projected gradient step moves no entry by more than `tolerance`, and where the best of a
+    positive function fell by no more than a share `least_gain` in the last ten steps. A round is one
+    evaluation, after which the step is taken or cut: under `vmap` no search waits for another's line search.
     """
     dtype, tiny = start.dtype, float(jnp.finfo(start.dtype).tiny)
-    evaluate = jax.value_and_grad(function if has_aux else lambda x: (function(x), None), has_aux=True)
-    (_, aux), _ = jax.eval_shape(evaluate, start)
+    evaluate = jax.value_and_grad(function)
 
     def go_on(s: _Search) -> Array:
         steps = s.found.num_steps
@@ -76,7 +73,7 @@ def spectral_projected_gradient(
 
     def round_(s: _Search) -> _Search:
         point, steps = s.point + s.scale * s.direction, s.found.num_steps
-        (value, aux), slope = evaluate(point)
+        value, slope = evaluate(point)
         first = steps == 0
         highest = jnp.max(s.memory) + SUFFICIENT * s.scale * s.descent
         cut = ~first & (value > highest) & (s.scale > 1e-10)
@@ -89,7 +86,7 @@ def spectral_projected_gradient(
         step, unit_step = jax.vmap(lambda a: project_partition(point - a * slope, 1.0, levels) - point)(
             lengths
         )
-        here = SpectralResult(point, value, slope, aux, jnp.max(jnp.abs(unit_step)), steps + 1)
+        here = Minimum(point, value, slope, jnp.max(jnp.abs(unit_step)), steps + 1)
         best = s.found._replace(residual=here.residual, num_steps=here.num_steps)
         better = first | (value < best.value)  # NaN from the start on is the answer
         found = jax.tree.map(lambda a, b: jnp.where(better, a, b), here, best)
@@ -99,8 +96,7 @@ def spectral_projected_gradient(
         return jax.tree.map(lambda a, b: jnp.where(cut, a, b), s._replace(scale=s.scale / 2), taken)
 
     zero, none = jnp.zeros((), dtype), 0 * start
-    aux = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), aux)
-    found = SpectralResult(start, zero + jnp.inf, start, aux, zero + jnp.inf, jnp.asarray(0))
+    found = Minimum(start, zero + jnp.inf, start, zero + jnp.inf, jnp.asarray(0))
     begin = _Search(found, start, none, zero, none, zero, jnp.zeros(_MEMORY, dtype), zero + jnp.inf)
     found = jax.lax.while_loop(go_on, round_, begin).found
     return found._replace(num_steps=found.num_steps - 1)

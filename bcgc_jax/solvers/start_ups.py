@@ -18,7 +18,7 @@ from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.runtime import load_of, with_least_start_up
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solvers.optimal import OptimalResult, optimal_partition
-from bcgc_jax.solvers.spectral import MAX_STEPS, SpectralResult, spectral_projected_gradient
+from bcgc_jax.solvers.spectral import MAX_STEPS, Minimum, spectral_projected_gradient
 
 # Starts that are evaluated together, and local searches that go on from the fastest ones.
 _NUM_SEARCHES = 10
@@ -45,7 +45,7 @@ def best_found(
     values = jax.lax.map(value_of, starts, batch_size=_NUM_SEARCHES)
     unit = jnp.nanmin(values)
 
-    def search(share: Array) -> SpectralResult:
+    def search(share: Array) -> Minimum:
         # What starts without a level may take it up, but for those below its lowest.
         open_ = levels & (jnp.cumsum(share) > 0)
         return spectral_projected_gradient(  # ten steps that gain less than 1e-6 of the value are the last

@@ -67,26 +67,6 @@ def test_projection_is_the_best_over_all_active_sets(x64):
             np.testing.assert_array_equal(x[n:], 0)
 
 
-@pytest.mark.parametrize("num_workers", [1, 193, 300])
-def test_projection_meets_the_optimality_conditions_in_high_dimension(num_workers, precision):
-    rng = np.random.default_rng(num_workers)
-    total = 2e4
-    values = rng.normal(70.0, 250.0, 300).astype(precision)
-    values[num_workers:] += 1e6  # what lies in the padding must not matter
-    exists = np.arange(300) < num_workers
-    x = np.asarray(bcgc.plans.partitions.project_partition(values, total, exists), float)
-    eps = np.finfo(precision).eps
-    assert (x >= 0).all()
-    np.testing.assert_array_equal(x[num_workers:], 0)
-    np.testing.assert_allclose(x.sum(), total, rtol=8 * eps)  # worst measured 2 eps
-    shift = (values - x)[:num_workers]
-    positive = x[:num_workers] > 0
-    # One λ for all positive entries, at least the value of the others; worst measured 0.4 eps.
-    slack = 2 * eps * total
-    np.testing.assert_allclose(shift[positive], shift[positive].mean(), rtol=0, atol=slack)
-    assert (shift[~positive] <= shift[positive].mean() + slack).all()
-
-
 @pytest.mark.parametrize(
     ("total", "dtype"),
     [

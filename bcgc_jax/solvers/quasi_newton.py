@@ -1,0 +1,109 @@
+r"""A local minimum of a positive function of a few shares, by BFGS on the logarithms of both.
+
+With shares u = softmax(v), ∂ log f/∂v_k = u_k (∂f/∂u_k - Σ_j u_j ∂f/∂u_j) / f. The best shares for times that
+hardly differ lie between 0.99 and 10⁻⁴. Projected gradients do not get there: after 300 steps they were 82 %
+above the minimum. The line search asks for a lower value and a smaller slope (weak Wolfe conditions), so that
+BFGS gets past kinks (Lewis & Overton 2013).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from bcgc_jax.solvers.spectral import MAX_STEPS, SUFFICIENT, Minimum
+
+# The share of a slope that may be left after a step (Lewis & Overton 2013), the longest step of a logarithm,
+# and the shortest interval of a line search: at a kink it closes.
+_LEFT, _FURTHEST, _CLOSED = 0.9, 3.0, 1e-10
+
+
+class _Search(NamedTuple):
+    """Before an evaluation at point + length · direction, with `value` and `slope` of log f at the point.
+
+    The next length lies between `low` and `high`. `inverse` is that of the Hessian, None known at first.
+    """
+
+    found: Minimum
+    point: Array
+    value: Array
+    slope: Array
+    inverse: Array
+    direction: Array
+    length: Array
+    low: Array
+    high: Array
+
+
+def minimise_shares(
+    function: Callable[[Array], tuple[Array, Any]], used: Array, start: Array, *, tolerance: ArrayLike
+) -> Minimum:
+    """A local minimum of `function`, which gives a positive value and what else it has to say.
+
+    Over the shares of those `used`, bool: u ≥ 0, Σu = 1, 0 on the others. Stops where no slope lies below
+    their mean by more than `tolerance` of the value, which bounds the gap of a convex function. A round is
+    one evaluation: under `vmap` no search waits for the line search of another.
+    """
+    dtype, eps = start.dtype, float(jnp.finfo(start.dtype).eps)
+    evaluate = jax.value_and_grad(function, has_aux=True)
+    (_, aux), _ = jax.eval_shape(evaluate, start)
+    zero, endless = jnp.zeros((), dtype), jnp.asarray(jnp.inf, dtype)
+
+    def go_on(s: _Search) -> Array:
+        open_ = s.high - s.low > _CLOSED
+        return (s.found.num_steps <= MAX_STEPS) & (s.found.residual > tolerance) & open_
+
+    def round_(s: _Search) -> _Search:
+        point, steps = s.point + s.length * s.direction, s.found.num_steps
+        share = jax.nn.softmax(jnp.where(used, point, -jnp.inf))
+        (value, aux), slope = evaluate(share)
+        mean = jnp.sum(slope * share)
+        residual = jnp.max(jnp.where(used, mean - slope, 0)) / value
+        here = Minimum(share, value, slope, residual, steps + 1, aux)
+        first = steps == 0
+        better = (
+            first | (value < s.found.value) | (residual <= tolerance)
+        )  # NaN from the start on is the answer
+        best = s.found._replace(num_steps=steps + 1)
+        found = jax.tree.map(lambda a, b: jnp.where(better, a, b), here, best)
+        own = share * (slope - mean) / value
+        descent = jnp.sum(s.slope * s.direction)
+        far = _FURTHEST / jnp.max(jnp.abs(s.direction))
+        falls = jnp.log(value / s.value) <= SUFFICIENT * s.length * descent + 4 * eps
+        steep = falls & (jnp.sum(own * s.direction) < _LEFT * descent) & (s.length < far)
+        low, high = jnp.where(steep, s.length, s.low), jnp.where(falls, s.high, s.length)
+        length = jnp.where(high < jnp.inf, (low + high) / 2, jnp.minimum(2 * s.length, far))
+        cut = ~first & (steep | ~falls)
+
+        inverse = _updated(s.inverse, s.length * s.direction, own - s.slope)
+        direction = jnp.where(first, -own / jnp.max(jnp.abs(own)), -inverse @ own)
+        longest = jnp.minimum(1, _FURTHEST / jnp.max(jnp.abs(direction)))
+        taken = _Search(found, point, value, own, inverse, direction, longest, zero, endless)
+        again = s._replace(found=found, length=length, low=low, high=high)
+        return jax.tree.map(lambda a, b: jnp.where(cut, a, b), again, taken)
+
+    none = 0 * start
+    aux = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), aux)
+    found = Minimum(start, zero, start, endless, jnp.asarray(0), aux)
+    logs = jnp.log(jnp.maximum(start, 1e-6 * jnp.max(start)))
+    inverse = jnp.zeros((start.size, start.size), dtype)
+    begin = _Search(found, logs, zero, none, inverse, none, zero, zero, endless)
+    found = jax.lax.while_loop(go_on, round_, begin).found
+    return found._replace(num_steps=found.num_steps - 1)
+
+
+def _updated(inverse: Array, step: Array, change: Array) -> Array:
+    """The inverse Hessian after a step and a change of slopes; at first it has the scale of the two."""
+    product, squares = jnp.sum(step * change), jnp.sum(change**2)
+    curved = product > jnp.finfo(step.dtype).eps * squares
+    size = jnp.where(curved, product, 1)
+    start = jnp.eye(step.size, dtype=step.dtype) * (size / jnp.where(curved, squares, 1))
+    before = jnp.where(jnp.any(inverse != 0), inverse, start)
+    seen = before @ change
+    both = jnp.outer(step, seen)
+    new = before - (both + both.T) / size
+    new = new + jnp.outer(step, step) * ((1 + jnp.sum(change * seen) / size) / size)
+    return jnp.where(curved, new, inverse)

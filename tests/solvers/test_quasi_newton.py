@@ -1,0 +1,26 @@
+"""The search over shares against minima that are known in closed form."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bcgc_jax.solvers.quasi_newton import minimise_shares
+
+
+@pytest.mark.parametrize("kinked", [False, True])
+def test_shares_of_many_scales_are_found_also_at_kinks(kinked, precision):
+    """Σ w / u is least at u ∝ √w, and max w / u at u ∝ w."""
+    weights, used = np.array([1.0, 3e-5, 5.0, 7e-3, 2e-4], precision), np.arange(5) != 2
+
+    def function(share):
+        each = jnp.where(used, weights / jnp.where(used, share, 1), 0)
+        return (jnp.max if kinked else jnp.sum)(each), None
+
+    found = jax.jit(lambda start: minimise_shares(function, used, start, tolerance=1e-4))(
+        np.ones(5, precision)
+    )
+    best = np.where(used, weights if kinked else np.sqrt(weights), 0)
+    assert float(found.value) == pytest.approx(best.sum() ** (1 if kinked else 2), rel=1e-5)
+    np.testing.assert_allclose(found.point, best / best.sum(), rtol=1e-2)
+    assert kinked or float(found.residual) <= 1e-4

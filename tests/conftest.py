@@ -14,8 +14,7 @@ import pytest
 
 from bcgc_jax import cli
 
-# Programs are kept as `bcgc` keeps them, for worker processes too: most of the tests' time is compiling, and
-# a second run, or one with another interpreter, takes a third of it.
+# Programs are kept as `bcgc` keeps them, for worker processes too: a second run takes a third of the time.
 _PROGRAMS = str(Path(__file__).parents[1] / ".pytest_cache" / "programs")
 jax.config.update("jax_compilation_cache_dir", _PROGRAMS)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

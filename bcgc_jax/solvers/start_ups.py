@@ -39,10 +39,11 @@ def best_found(
 
     def value_of(share: Array) -> Array:
         load = load_of(problem, share * total)
-        return problem.scale * iteration_of(problem).expected_completion(load, num_nodes=48).value
+        return problem.scale * iteration_of(problem).expected_completion(load).value
 
     starts = _starts(levels, relaxed.partition / total)
     values = jax.lax.map(value_of, starts, batch_size=_NUM_SEARCHES)
+    values = jnp.where(jnp.tile(levels, 2), values, jnp.inf)  # a start for each level that there is
     unit = jnp.nanmin(values)
 
     def search(share: Array) -> Minimum:

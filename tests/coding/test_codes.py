@@ -248,11 +248,6 @@ def test_second_calls_compile_nothing():
     with compilations() as compiled:
         calls(1)
     assert compiled == []
-    with compilations() as compiled:  # whatever the level, construction and key
-        for level in range(6):
-            for construction in (None, "random_cyclic"):
-                gradient_code(jax.random.key(level), 6, level, construction)
-    assert compiled == []
 
 
 def test_what_does_not_exist_is_refused_in_words():

@@ -113,25 +113,6 @@ def test_gradients_are_those_of_jax_wherever_a_subset_begins(name):
         jax.tree.map(np.testing.assert_array_equal, later, whole[first:])  # bit for bit
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_each_equation_is_computed_once(name):
-    loss, params, batch = MODELS[name]
-    _, found = cut(loss, params, batch)
-    equations = [equation for program in found.programs.values() for equation in program.equations]
-    made = [v for equation in equations for v in equation.outvars]
-    assert len(set(made)) == len(made)
-    for order in [(0, 1, 2), (2, 1, 0), (1, 2), (2,)]:
-        done, run = 0, []
-        for block in order:
-            run += found.due(done, block)
-            done = max(done, block + 1)
-        assert len({id(program) for program in run}) == len(run)
-        known = {*found.inputs, *found.constants}
-        for program in run:
-            assert known.issuperset(program.takes)
-            known.update(program.gives)
-
-
 def operations(program, *args):
     return program.lower(*args).compile().cost_analysis()["flops"]
 

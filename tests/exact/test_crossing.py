@@ -204,7 +204,6 @@ found_by_windows = jax.jit(windowed_paths)
     [*((kind, WORKERS) for kind in ("all", "gaps", "slack", "single", "late")), ("all", 301)],
 )
 def test_windows_give_what_the_renewals_give(precision, kind, workers):
-    """These subtract where windows add."""
     hazard = _hazards(kind)[:, np.minimum(LEVEL, workers - 1)]
     probability, slope = (np.asarray(a) for a in _by_renewals(hazard.astype(np.float64), workers))
     found = found_by_windows(hazard.astype(precision), workers)

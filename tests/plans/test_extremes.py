@@ -154,7 +154,6 @@ def _check_optimum(case: Extreme, workers: int, best: float) -> None:
 
 def test_a_certificate_of_single_precision_is_none_that_it_cannot_know():
     # Widths of 5e-4 once gave bounds above a known plan, widths of 1e-5 "converged" at gaps up to 29 %.
-    # The optima are those of `_best`.
     for width, *best in (
         (5e-4, 1.0003645357859756, 1.0004176689903326),
         (1e-5, 1.0000073013811788, 1.0000083655520018),

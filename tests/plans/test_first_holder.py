@@ -87,7 +87,6 @@ def test_workers_go_round_one_by_one(workers, size, missing):
     ("depth", "value"), [(6, 7.24622e7), pytest.param(20, 5.46934e7, marks=pytest.mark.slow)]
 )
 def test_the_published_setting(depth, value):
-    """N = 20, L = 20,000, 50 samples."""
     found = _expected(_worker(bcgc.ShiftedExponential(1e-3, 50.0)), 20_000 * _work(depth), 20)
     assert float(found.value) * 50 / 20 == pytest.approx(value, rel=1e-6)
     assert float(found.error) < 1e-6 * float(found.value)

@@ -96,7 +96,6 @@ def test_no_random_partition_for_workers_of_two_speeds_meets_the_deadline_more_o
 
 @pytest.mark.slow
 def test_a_level_that_waits_for_workers_who_never_come_stays_empty(x64):
-    """The mean is infinite, and no obstacle."""
     problem = bcgc.Problem(bcgc.TwoSpeed(1.0, np.inf, 0.1), 5, 100)
     # All at level 1, done after 40, waits for 4 of 5; at level 2 all is done after 60.
     most = 0.9**5 + 5 * 0.1 * 0.9**4

@@ -99,7 +99,6 @@ def test_a_known_problem_is_solved_within_a_jit_too(monkeypatch):
 
 @pytest.mark.slow
 def test_the_optimum_for_times_nearly_alike_but_for_rare_slow_ones_is_certified_to_a_per_cent():
-    """There the runtime nearly has kinks."""
     rng = np.random.default_rng(0)
     times = 1.5 + rng.gamma(4, 0.08, (100, 160))
     slow = rng.random(times.shape) < 0.003

@@ -45,8 +45,17 @@ def test_a_global_search_finds_nothing_better_in_any_family() -> None:
 
 
 @pytest.mark.slow
+def test_levels_that_do_not_exist_are_no_starts() -> None:
+    """The best plan has nothing at level 0: eleven copies of another start once took the place of its own."""
+    law, start = bcgc.Weibull(0.6259, 2.1864, 0.2), bcgc.Weibull(363.9, 0.8253)
+    of_sizes = (bcgc.Problem(law, 3, 2000, max_workers=n, start_up=start, send_time=0.0276) for n in (3, 8))
+    alone, padded = map(bcgc.solve, of_sizes)
+    assert float(padded.expected_runtime) == pytest.approx(float(alone.expected_runtime), rel=1e-6)
+    assert known(padded.partition)[0] == 0
+
+
+@pytest.mark.slow
 def test_no_plan_is_below_the_bound_of_ordered_times(late) -> None:
-    """Every single level, and random plans."""
     problem, solution = late
     bound = float(ordered_bound(problem, jnp.ones(N, bool)))
     relaxed = bcgc.certificate(with_least_start_up(problem), known(solution.partition)).lower_bound

@@ -22,7 +22,6 @@ def _problem(**more: object) -> bcgc.Problem:
 
 
 def _others() -> np.ndarray:
-    """Random partitions."""
     return np.random.default_rng(0).dirichlet(np.ones(N), 64) * 2000
 
 
@@ -46,7 +45,6 @@ def test_a_global_search_finds_nothing_better_in_any_family() -> None:
 
 @pytest.mark.slow
 def test_levels_that_do_not_exist_are_no_starts() -> None:
-    """The best plan has nothing at level 0: eleven copies of another start once took the place of its own."""
     law, start = bcgc.Weibull(0.6259, 2.1864, 0.2), bcgc.Weibull(363.9, 0.8253)
     of_sizes = (bcgc.Problem(law, 3, 2000, max_workers=n, start_up=start, send_time=0.0276) for n in (3, 8))
     alone, padded = map(bcgc.solve, of_sizes)

@@ -256,7 +256,7 @@ def draw(values: Sequence[Value], plans: Sequence[Plan]):
     x = "runtime, above that of a global search (%)"
     title = f"(b) {len(plans)} plans against\na global search's"
     plotting.label_axes(right, x, "plans at most so slow (%)", title=title)
-    right.legend(frameon=False, loc="center left")
+    right.legend(frameon=False, loc="lower right")
     return canvas
 
 

@@ -79,7 +79,8 @@ def minimise_shares(
         cut = ~first & (steep | ~falls)
 
         inverse = _updated(s.inverse, s.length * s.direction, own - s.slope)
-        direction = jnp.where(first, -own / jnp.max(jnp.abs(own)), -inverse @ own)
+        known = jnp.any(inverse != 0)  # not where log f has been concave so far
+        direction = jnp.where(known, -inverse @ own, -own / jnp.max(jnp.abs(own)))
         longest = jnp.minimum(1, _FURTHEST / jnp.max(jnp.abs(direction)))
         taken = _Search(found, point, value, own, inverse, direction, longest, zero, endless)
         again = s._replace(found=found, length=length, low=low, high=high)

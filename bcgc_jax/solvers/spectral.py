@@ -19,8 +19,7 @@ SUFFICIENT = 1e-4
 
 
 class Minimum(NamedTuple):
-    """The best point, with value, slope and what else the function says; how far its slopes are from those of a
-    minimum; how many steps."""
+    """The best point, its value and slope; how far from a minimum's; the steps; what else the function says."""
 
     point: Array
     value: Array

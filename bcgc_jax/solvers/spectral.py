@@ -19,7 +19,7 @@ SUFFICIENT = 1e-4
 
 
 class Minimum(NamedTuple):
-    """The best point, its value and slope; how far from a minimum's; the steps; what else the function says."""
+    """The best point, its value and slope; how far from a minimum; the steps; what else the function says."""
 
     point: Array
     value: Array

@@ -232,7 +232,7 @@ def print_plans(rows: Sequence[Plan]) -> None:
 
 
 def draw(values: Sequence[Value], plans: Sequence[Plan]):
-    """Ordered distances beside a normal law's; excess over the global search."""
+    """Ordered distances beside a normal distribution's; excess over the global search."""
     canvas, (left, right) = plotting.new_figure(1, 2, size=(8.4, 3.9))
     rng = np.random.default_rng(0)
     normal = np.sort(rng.standard_normal((999, len(values))), axis=1)
@@ -246,7 +246,7 @@ def draw(values: Sequence[Value], plans: Sequence[Plan]):
         left.plot(expected, np.sort(z), marker, color=color, markersize=3, label=name)
     y = "exact value less mean of draws\n(standard errors)"
     title = f"(a) {len(values)} exact values differ\nfrom draws as chance does"
-    plotting.label_axes(left, "quantile of the normal law (standard errors)", y, title=title)
+    plotting.label_axes(left, "quantile of the normal distribution (standard errors)", y, title=title)
     left.legend(frameon=False)
     excess = 100 * np.sort([row.excess for row in plans])
     share = 100 * (np.arange(excess.size) + 1) / excess.size

@@ -64,9 +64,9 @@ def minimise_shares(
         residual = jnp.max(jnp.where(used, mean - slope, 0)) / value
         here = Minimum(share, value, slope, residual, steps + 1, aux)
         first = steps == 0
-        better = (
-            first | (value < s.found.value) | (residual <= tolerance)
-        )  # NaN from the start on is the answer
+        # NaN from the start on is the answer; a point that is flat, but higher, is none.
+        ended = (residual <= tolerance) & (value <= (1 + 4 * eps) * s.found.value)
+        better = first | (value < s.found.value) | ended
         best = s.found._replace(num_steps=steps + 1)
         found = jax.tree.map(lambda a, b: jnp.where(better, a, b), here, best)
         own = share * (slope - mean) / value
@@ -89,7 +89,7 @@ def minimise_shares(
     none = 0 * start
     aux = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), aux)
     found = Minimum(start, zero, start, endless, jnp.asarray(0), aux)
-    logs = jnp.log(jnp.maximum(start, 1e-6 * jnp.max(start)))
+    logs = jnp.log(jnp.maximum(start, 1e-6 * jnp.max(start)))  # a few of the longest steps from the largest
     inverse = jnp.zeros((start.size, start.size), dtype)
     begin = _Search(found, logs, zero, none, inverse, none, zero, zero, endless)
     found = jax.lax.while_loop(go_on, round_, begin).found

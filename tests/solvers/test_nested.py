@@ -105,6 +105,8 @@ def test_no_sizes_are_in_time_more_often():
     off = found.astype(float) - (_drawn(fastest, np.random.default_rng(0), 200_000) <= deadline)
     assert off.mean() > 4 * off.std() / np.sqrt(off.size)
     assert chance > float(bcgc.completion_probability(_problem(7), fastest, deadline))
+    narrow = replace(_problem(7), cycle_time=bcgc.ShiftedExponential(1.8247, 8.2824))  # 0.78 when fastest
+    assert float(known(bcgc.solve(narrow, Nested(deadline=1.3906e6)).completion_probability)) > 0.75
 
 
 # Of the backward pass of 20000 coordinates: what halves took with three levels at most.

@@ -115,21 +115,22 @@ def _nodes(worker: Worker, load: Load, rule: Completion, num_nodes: int) -> Quad
         kinks = None if law.smooth else images_of(law, still[1].work)
     else:
         peaks, kinks = _peaks(*still, rule, marks, jax.lax.stop_gradient(start)), _kinks_of(*still)
+    near = peaks[0] + 1e-6 * (peaks[2] - peaks[0])
     onsets = _onsets_of(worker, load, start, rule.rekindled)
+    if not plain:  # What rounding sets apart from the start would make the next panel a wide one.
+        onsets = jnp.where(onsets < near, start, onsets)
     if kinks is None and rule.rekindled and worker.start.atomic:
         # Before the typical time all of it is smooth, but far wider than what is between the kinks.
         early = peaks[0] + (peaks[2] - peaks[0]) * np.array([0.25, 0.5, 0.75, 0.9, 0.97], peaks.dtype)
         if load.kinds > 1:  # The others lie before the start, or next to it.
             latest = jax.lax.top_k(onsets[1:], min(onsets.size - 1, 3 * load.kinds))[0]
-            near = latest - start < 1e-6 * (peaks[2] - peaks[0])
-            onsets = jnp.append(start, jnp.where(near, start, latest))
+            onsets = jnp.append(start, latest)
         kinks = jnp.append(jax.lax.stop_gradient(onsets[1:]), early), None
     if kinks is None:
         found = quadrature.line_rule(quadrature.line(peaks, hazard_at, choices), num_nodes)
     else:
         images, last = kinks
-        if not plain:  # What rounding sets apart from the start would make the next panel a wide one.
-            images = jnp.where(images - peaks[0] < 1e-6 * (peaks[2] - peaks[0]), peaks[0], images)
+        images = images if plain else jnp.where(images < near, peaks[0], images)
         between = quadrature.panels(peaks, images, last, hazard_at, choices)
         orders = (num_nodes // 12, num_nodes // 16, num_nodes // 24)
         if not plain:  # densities of start-ups and links may be powers; of very many panels each is small

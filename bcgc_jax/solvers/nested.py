@@ -48,7 +48,7 @@ from bcgc_jax.solvers.spectral import Minimum
 
 # The gap of a convex runtime at which the search ends, by the bytes of a number: in single precision slopes
 # are known to some 1e-5. That for a bound by size ends earlier: it is some per cent below anyway.
-_TOLERANCE, _OF_BOUND = {8: 1e-7, 4: 1e-4}, 1e-3
+_TOLERANCE, _OF_BOUND = {8: 1e-7, 4: 1e-4}, 2e-4
 
 
 @pytree_dataclass

@@ -104,7 +104,8 @@ def test_a_person_reads_what_came_of_it():
     assert said.startswith("Solution(optimal): converged\n  expected runtime ")
     assert re.search(r"at most \S+ % above the best, proven", said)
     loose = replace(optimum, lower_bound=0.8 * optimum.expected_runtime)
-    assert "at most 25 % above the best, proven" in repr(loose)
+    assert "  at most 25 % above the best, proven" in repr(loose)
+    assert "  best of several local searches; at most 25 % above" in repr(replace(loose, kind="local"))
     assert "coordinates by level 0: " in said
     at_deadline = bcgc.solve(PROBLEM, bcgc.Deadline(1e8))
     probability = float(known(at_deadline.completion_probability))

@@ -1,23 +1,28 @@
 """The closed loop on cycle times that it is not told, against plans that know them."""
 
+import dataclasses
 import functools
 from collections import deque
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from bcgc_jax.adaptive import RULES, Decision, Planner, WorkPlan
-from bcgc_jax.adaptive.rules import Window, _alike, rules
+from bcgc_jax.adaptive.rules import Window, _alike, _quantiles, rules
 from bcgc_jax.distributions import EmpiricalRows
-from bcgc_jax.plans.completion import AnyOf
+from bcgc_jax.plans.completion import AnyOf, OneOfEach
 from bcgc_jax.plans.plan import Plan, partition_plan
 from bcgc_jax.plans.schedules import Group, schedule_of
 from experiments import adaptive as study
 from tests.cli.steps import written
 from tests.compilations import compilations
 from tests.oracles.schedules import simulated
+from tests.problems import nested_groups
 from tests.studies import Ran
 
 # Without what compiles a search.
@@ -85,6 +90,7 @@ def test_who_was_stopped_is_guessed_by_what_took_longer_start_up_included():
         planner._add(np.full(2, time), np.ones(2, bool), np.full(2, start), np.ones(2))
     planner._add(np.full(2, 3.0), np.zeros(2, bool), np.zeros(2), np.ones(2))
     assert (planner._times[-1].tolist(), planner._starts[-1].tolist()) == ([1.0, 1.0], [2.5, 2.5])
+    assert planner._max_stored == 2  # no more than there are
 
 
 def test_a_plan_is_expected_to_last_twice_as_long_as_the_last_ones():
@@ -92,6 +98,21 @@ def test_a_plan_is_expected_to_last_twice_as_long_as_the_last_ones():
     planner.decisions = [Decision(9 + 2 * k, "", "", 0.0, 0.0, 0.0) for k in range(3)]
     planner.step = 9 + 2 * 3
     assert planner._horizon() == 2 * 2
+
+
+@pytest.mark.parametrize(
+    ("at_hand", "gain", "taken"), [(4.0, 1.0, 0), (6.0, 1.0, 1), (4.0, 3.0, 1), (6.0, 0.4, 0)]
+)
+def test_a_gain_that_is_not_sure_is_taken_where_its_cost_is_at_hand(at_hand, gain, taken, monkeypatch):
+    """Of a standard error of 1 and a cost of 5."""
+    planner, change = Planner(4, 100, key=jax.random.key(0), rules=CHEAP), Mock()
+    for name, value in {"_gain": (gain, 1.0), "_cost": 5.0, "_affordable": at_hand}.items():
+        monkeypatch.setattr(planner, name, Mock(return_value=value))
+    monkeypatch.setattr(planner, "_change", change)
+    planner._plans["other"] = dataclasses.replace(planner.plan)
+    del planner._plans["uncoded"]
+    planner._choose()
+    assert change.call_count == taken
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -155,6 +176,21 @@ def test_sizes_are_searched_on_every_iteration_that_is_known():
     drawn = _alike(jax.random.key(0), times, Window(times, 3, jax.random.key(0))).cycle_time
     assert isinstance(drawn, EmpiricalRows)
     assert np.unique(drawn.times).tolist() == [1.0, 2.0, 3.0]
+    assert _quantiles(np.arange(4.0), 2).tolist() == [0.75, 2.25]
+
+
+def test_nested_groups_are_for_a_load_of_1_without_redundancy_and_leave_out_what_is_empty(monkeypatch):
+    groups, sizes = nested_groups((1, 2, 4), 4), jnp.array([4e5, 0.0, 6e5])
+    found = Plan(sizes, np.arange(3), np.ones((4, 3), int), np.ones(3), OneOfEach(groups))
+    solve = Mock(return_value=SimpleNamespace(plan=found))
+    monkeypatch.setattr("bcgc_jax.adaptive.rules.solve", solve)
+    times = np.random.default_rng(0).exponential(1.0, (9, 4))
+    made: Any = RULES["nested"](Window(times, 3, jax.random.key(0), 0.5)).plan
+    problem, method = solve.call_args.args
+    assert float(problem.scale * problem.total) == pytest.approx(1)
+    assert (float(problem.start_up), method.max_subsets) == (0.5, 3)
+    np.testing.assert_allclose(made.sizes, [0.4, 0.6])
+    assert made.completion.groups == (groups[0], groups[2])
 
 
 def test_iterations_beside_which_workers_prepare_tell_nothing_of_their_times():
@@ -168,7 +204,7 @@ def test_iterations_beside_which_workers_prepare_tell_nothing_of_their_times():
             taken = float(planner.plan.runtimes(seen[None])[0])
             planner.observe(seen, np.ones(4, bool), taken, preparing=15 <= k < 25)
     calm, disturbed = planners
-    assert len(disturbed._times) == 20
+    assert len(disturbed._times) == disturbed._seen == 20
     np.testing.assert_array_equal(disturbed._times, calm._times)
     assert disturbed._disturbance > 10 * abs(calm._disturbance)
 

@@ -102,6 +102,7 @@ def test_a_fit_is_that_of_the_library_and_plans_are_evaluated_under_all_laws(
     assert max(map(len, out.splitlines())) <= 100
     said = "Best: weibull", "180 times of 3 workers over 60 steps", "Under measured times the choice of what"
     assert all(words in out for words in said)
+    assert "at random" not in out  # all 180 times are fitted
     assert NOT_KNOWN in " ".join(out.split())
     status, out, _ = once(*asked, "--format", "csv")
     assert status == 0

@@ -43,6 +43,9 @@ def test_curves_and_heat_maps_show_the_numbers_of_the_rows():
     for line, factor in zip(axes.lines, (1, 3), strict=True):
         assert_close(line.get_xydata(), [(rate, factor * 4 / rate) for rate in RATES])
     assert axes.get_xscale() == axes.get_yscale() == "log"
+    few = [{**row, "num_workers": n} for n, row in enumerate(ROWS[:3], 1)]
+    (axes,) = plot.curves(few, "num_workers", "expected_runtime").axes
+    assert axes.get_xticks().tolist() == axes.get_xticks().round().tolist()
     panels = plot.heat_maps(ROWS, "rate", "num_workers", "expected_runtime").axes[:2]
     for axes, factor in zip(panels, (1, 3), strict=True):
         shown = axes.collections[0].get_array()
@@ -62,6 +65,7 @@ def test_blocks_are_as_long_as_their_share_of_the_gradient():
     for axes, lengths in (left, [2.0, 1.0, 3.0]), (right, [0.75, 0.25, 0.25, 0.75]):
         assert_close([bar.get_bbox().width for bar in axes.patches], lengths)  # type: ignore[attr-defined]
     assert [text.get_text() for text in right.texts] == ["no fixed blocks"]
+    assert right.get_xlim() == (0, 1)
     halves = Plan(jnp.ones(2), np.arange(2), np.arange(2), np.array([0.4, 1.0]), AnyOf(3))
     # A part of the data is none of the gradient.
     assert plot.drawn("tandon_partial", 1.0, halves).sizes.size == 0

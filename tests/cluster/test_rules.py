@@ -212,6 +212,7 @@ class World:
         new = self.plan.coded and not self.pieces(*question) & self.taken(block)
         counts = not self.complete[block] and (question in self.open or new)
         values = np.isin(np.arange(self.plan.num_workers), subsets).astype(int)
+        values.setflags(write=False)  # as those from Ray's store
         assert self.rule.take(question, values) == counts
         self.open.discard(question)
         if counts:

@@ -69,6 +69,7 @@ def test_a_start_up_that_varies_little_is_planned_for_as_constant():
     assert fit.separable
     assert fit.distributions == fit.apart
     assert isinstance(fit.apart["start_up"], bcgc.distributions.Deterministic)
+    assert float(fit.apart["cycle_time"].mean()) == pytest.approx(0.014, rel=0.02)  # 1.2 %
     assert "it varies little, so plans take it as constant" in " ".join(fit.remarks())
 
 
@@ -151,6 +152,8 @@ def test_dependence_is_found_through_the_noise(dependence):
     found = with_covariance(pairs, wanted)
     np.testing.assert_allclose(np.cov(found.T), wanted, rtol=1e-6)
     np.testing.assert_allclose(found.mean(axis=0), [start.mean(), cycle.mean()], rtol=0.02)
+    never = np.array([[1.0, 2.0], [1.0, 4.0]])  # a start-up that does not vary
+    np.testing.assert_allclose(with_covariance(never, np.diag([0.0, 2.0])), never, atol=1e-9)
 
 
 def test_the_variance_of_three_loads_tells_that_of_the_start_up():

@@ -9,11 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import Array
-from scipy import stats
 
 import bcgc_jax as bcgc
 from bcgc_jax.plans.evaluate import NUM_NODES
-from tests.oracles import extremes
 from tests.oracles import runtimes as oracles
 from tests.oracles.laws import CASES, EMPIRICAL, PARETO, Case
 from tests.problems import slow
@@ -193,20 +191,6 @@ def test_tied_times_share_one_slope():
     assert np.min(law_slope.times) >= -1e-14
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["pareto_12", "empirical"])
-def test_single_precision_is_good_to_five_digits(name):
-    with jax.enable_x64(False):
-        case, rng = CASES[name], np.random.default_rng(11)
-        for workers in (2, 12):
-            partitions = _partitions(rng, workers, 3)
-            for partition, exact in zip(partitions, _exact(case, partitions), strict=True):
-                value, error = _value(case.law(), _padded(partition, 12).astype(jnp.float32), workers)
-                assert value.dtype == jnp.float32
-                np.testing.assert_allclose(value, exact, rtol=1e-5)  # worst measured 2e-6
-                assert abs(value - exact) <= error
-
-
 def test_the_expectation_is_infinite_where_the_slowest_order_statistic_in_use_is():
     case = PARETO.at(2.0, 0.9)
     law = case.law()
@@ -229,13 +213,3 @@ def test_a_slow_worker_that_never_comes_makes_the_expectation_infinite():
     # In the second one with all of three slow, probability 0.008, nothing ever arrives.
     for partition in ([3.0, 2.0, 1.0], [0.0, 0.0, 1.0]):
         assert np.isinf(_everything(law, _padded(partition), 3)[0][0])
-
-
-@pytest.mark.slow
-def test_a_nearly_deterministic_law_with_a_far_infimum_is_as_exact():
-    law, excess, workers = bcgc.Lognormal(0.3, 0.01), stats.lognorm(0.01, scale=np.exp(0.3)), 20
-    for partition in (*np.eye(workers)[[0, 7, 19]], np.r_[100.0, np.full(workers - 1, 0.1)]):
-        exact = _scale(workers) * extremes.expected_max(excess, 0.0, partition)
-        (value, error), _ = _everything(law, _padded(partition), workers)
-        np.testing.assert_allclose(value, exact, rtol=1e-12)
-        assert error < 1e-12 * value

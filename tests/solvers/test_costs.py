@@ -11,14 +11,17 @@ import pytest
 from scipy import stats
 
 import bcgc_jax as bcgc
+from bcgc_jax._pytree import replace
 from bcgc_jax.plans.partitions import cost_of_units, round_to_units
-from bcgc_jax.plans.runtime import certificate, expected_runtime, partition_of_units
-from bcgc_jax.solvers import discrete
+from bcgc_jax.plans.runtime import certificate, expected_runtime, load_of, partition_of_units
+from bcgc_jax.solvers import discrete, optimal
 from bcgc_jax.solvers.discrete import best_levels, improve_units
-from bcgc_jax.solvers.optimal import OptimalResult, optimal_partition
-from tests.problems import known
+from bcgc_jax.solvers.optimal import OptimalResult, _loads, optimal_partition
+from bcgc_jax.solvers.optimum import _certificate_of
+from tests.problems import known, padded
 
 EXPONENTIAL, UNIFORM = bcgc.ShiftedExponential(0.4, 0.9), bcgc.Uniform(0.4, 2.6)
+PLAIN = padded(EXPONENTIAL, 6, 3_000, 7, 1.3)
 
 
 def _runtime_by_events(counts, costs, setup, times, samples, cycles):
@@ -70,6 +73,36 @@ def test_the_bound_for_the_only_level_in_use_is_its_runtime(x64):
     problem = bcgc.Problem(EXPONENTIAL, 5, 12, 6.0, 0.8, setup_cycles=2.1)
     found = certificate(problem, jnp.array([0.0, 12.0, 0.0, 0.0, 0.0]))
     assert abs(found.relative_gap) < 1e-12  # measured 2e-14
+    shares = np.random.default_rng(7).dirichlet([1.0, 1.0], 12) * 12.0
+    of_two = [certificate(problem, jnp.array([first, 0.0, 0.0, second, 0.0])) for first, second in shares]
+    fastest = min(float(found.expected_runtime) for found in of_two)
+    bounds = [float(found.lower_bound) for found in of_two]
+    assert 0.5 * fastest < max(bounds) <= fastest
+
+
+def test_a_search_counts_setup_chain_and_start_up_as_partitions_do(x64, monkeypatch):
+    problem = bcgc.Problem(EXPONENTIAL, 5, 12, 6.0, 0.8, setup_cycles=2.1, chain_cycles=0.3)
+    share = np.random.default_rng(8).dirichlet(np.ones(5))
+    work = load_of(problem, jnp.asarray(12 * share)).work
+    np.testing.assert_allclose(12 * _loads(problem, jnp.ones(5, bool)) @ share, work, rtol=1e-12)
+    found = OptimalResult(*np.arange(6.0))  # without the start-up
+    monkeypatch.setattr(
+        optimal, "optimal_partition", lambda *_, **asked: found._replace(status=asked["least"])
+    )
+    late = optimal_partition.__wrapped__(replace(problem, start_up=700.0), True, least=709.0)  # type: ignore[attr-defined]
+    assert (late.value, late.lower_bound, late.status) == (found.value + 700, found.lower_bound + 700, 9)
+
+
+@pytest.mark.parametrize(("steps", "status"), [(7, bcgc.Status.STEP_LIMIT), (6, bcgc.Status.PRECISION)])
+def test_a_search_that_ended_before_its_limit_found_no_better_point(x64, monkeypatch, steps, status):
+    def search(given, start, *_):
+        return jnp.asarray(False), jnp.asarray(steps), start, jnp.array([2.0, 0.5, 1.0])
+
+    monkeypatch.setattr(optimal, "search", search)
+    found = optimal_partition.__wrapped__(PLAIN, True, max_steps=7)  # type: ignore[attr-defined]
+    assert int(found.status) == status
+    known = _certificate_of(found)  # in its error, which is that of both
+    assert float(known.lower_bound) == pytest.approx(float(found.lower_bound - found.error))
 
 
 @pytest.mark.slow

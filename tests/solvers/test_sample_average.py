@@ -59,14 +59,6 @@ def test_the_optimum_of_rows_is_that_of_the_linear_programme():
 
 
 @pytest.mark.slow
-def test_the_optimum_of_rows_of_many_workers_is_certified():
-    times = np.random.default_rng(5).gamma(4.0, 0.25, (30, 256)) + 1
-    solution = bcgc.solve(bcgc.Problem(bcgc.EmpiricalRows(times), 256, 1_000_000))
-    assert int(solution.status) == bcgc.Status.CONVERGED
-    assert float(solution.relative_gap) < 2e-6
-
-
-@pytest.mark.slow
 def test_setup_is_paid_for_the_levels_in_use():
     solution = bcgc.solve(_problem(bcgc.EmpiricalRows(TIMES), setup_cycles=130.0 * B))
     sets = [c for k in range(1, N + 1) for c in itertools.combinations(range(N), k)]

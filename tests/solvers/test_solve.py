@@ -135,17 +135,6 @@ def test_the_runtime_of_a_solution_has_a_slope_in_the_law():
         np.testing.assert_allclose(slope, -M * B * L / N * harmonic / rate**2, rtol=1e-7)
 
 
-@pytest.mark.slow
-def test_the_runtime_of_partial_stragglers_has_a_slope_too():
-    def runtime(rate):
-        problem = padded(bcgc.ShiftedExponential(rate, 50.0), N, L, M, B)
-        return bcgc.solve(problem, bcgc.TandonPartial(3.0)).expected_runtime
-
-    slope = jax.jit(jax.grad(runtime))(1e-3)
-    difference = float(runtime(1.001e-3) - runtime(0.999e-3)) / 2e-6
-    assert float(slope) == pytest.approx(difference, rel=1e-4)
-
-
 def test_the_status_says_what_came_of_it():
     # 17 layers: their levels would have to sum to 17 · 6 - 90 = 12, at least 1 each.
     sparse = bcgc.solve(_problem(), "ferdinand:17")

@@ -102,33 +102,6 @@ def test_a_link_has_a_certified_optimum_too() -> None:
         assert np.asarray(start_ups._runtimes_of(problem, jnp.asarray(near))).min() >= value * (1 - 1e-9)
 
 
-@pytest.mark.slow
-def test_the_levels_in_use_with_a_chain_are_the_best_of_all_sets() -> None:
-    """Each with its certified optimum, as for setup alone."""
-    problem = bcgc.Problem(LAW, 4, 2000, setup_cycles=20.0, chain_cycles=0.15)
-    solution = bcgc.solve(problem)
-    values = []
-    for mask in range(1, 16):
-        levels = [n for n in range(4) if mask >> n & 1]
-        values.append(float(bcgc.solve(problem, bcgc.Optimal(levels=levels)).expected_runtime))
-    assert float(solution.expected_runtime) == pytest.approx(min(values), rel=1e-6)
-
-
-@pytest.mark.slow
-def test_other_methods_plan_without_and_are_judged_with(late) -> None:
-    problem, best = late
-    for method in ("time", "tandon_partial"):
-        with_it, without = (bcgc.solve(p, method) for p in (problem, problem.without_delivery))
-        assert float(with_it.expected_runtime) > float(without.expected_runtime)
-        if with_it.partition is not None:
-            assert np.allclose(with_it.partition, known(without.partition))
-            drawn = bcgc.simulate_runtime(jax.random.key(1), problem, with_it.partition, 40_000)
-            assert abs(drawn.mean - with_it.expected_runtime) < 4 * drawn.standard_error
-    assert best.kind == "local"
-    assert "best of several local searches" in repr(best)
-    assert float(best.expected_runtime) <= float(bcgc.solve(problem, "single_block").expected_runtime)
-
-
 def test_a_start_up_without_a_mean_is_refused() -> None:
     with pytest.raises(ValueError, match="the start-up, Pareto is infinite"):
         bcgc.solve(_problem(start_up=bcgc.Pareto(1.0, 0.9)))

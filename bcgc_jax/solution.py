@@ -116,9 +116,10 @@ class Solution:
         return bibliography(self.method, sampled_bound=bounded and self.kind == "confidence")
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write it to a JSON file, but for the problem; with `rounded_runtime`. Not under `jit`."""
+        """Write it to a JSON file without the problem; with `needs` and `rounded_runtime`. Not in `jit`."""
         path = Path(path)
-        fields = _written(replace(self, rounded_value=self.rounded_runtime, problem=None))
+        plan = self.plan and replace(self.plan, known_needs=self.needs)
+        fields = _written(replace(self, rounded_value=self.rounded_runtime, problem=None, plan=plan))
         del fields["problem"]
         text = json.dumps({"format": _FORMAT, "version": _VERSION, **fields}, indent=1)
         path.write_text(text + "\n", encoding="utf-8")
@@ -153,7 +154,7 @@ class Solution:
         gap, drawn = float(self.relative_gap), self.kind == "confidence"
         error = f"{'±' if drawn else 'error'} {float(self.runtime_error):.1g}"
         lines.append(f"  expected runtime {float(value):.6g} ({error})")
-        if gap < 1:
+        if gap < 0.5:  # a bound of less than half the runtime says little
             sure = "with 97.5 % confidence" if drawn else "proven"
             found = "best of several local searches; " * (self.kind == "local")
             lines.append(f"  {found}at most {100 * gap / (1 - gap):.3g} % above the best, {sure}")

@@ -130,6 +130,8 @@ def test_a_saved_solution_is_read_again(tmp_path):
         assert (again.method, again.kind, repr(again)) == (solution.method, solution.kind, repr(solution))
         assert again.citation() == solution.citation()
         np.testing.assert_array_equal(again.rounded_runtime, solution.rounded_runtime)
+        plan = solution.plan and replace(solution.plan, known_needs=solution.needs)
+        solution = replace(solution, plan=plan)
         assert len({jax.tree.structure(one.plan) for one in (again, solution)}) == 1
         for name in vars(solution).keys() - {"method", "kind", "problem", "rounded_value"}:
             leaves = [jax.tree.leaves(getattr(each, name)) for each in (solution, again)]

@@ -145,8 +145,10 @@ def _limit(answer: SolveAnswer) -> Iterator[str]:
     else:
         yield "The expected runtime is infinite under every scheme, even with all work divisible."
         return
-    several = num_workers(answer.problem) > 2 and iteration_of(answer.problem).alike
-    if several and answer.deadline is None and not any(row["schedule"] for row in answer.rows):
+    several = num_workers(answer.problem) > 2 and answer.deadline is None
+    if several and not iteration_of(answer.problem).alike:
+        yield "nested is for independent workers that are alike, so it is left out."
+    elif several and not any(row["schedule"] for row in answer.rows):
         yield "Copies within nested groups of workers need no code and are often faster: try --method nested."
 
 
@@ -174,7 +176,7 @@ def _errors(answer: SolveAnswer) -> Iterator[str]:
         yield f"{row['method']} is the best plan that a local search found.{text}"
     for row in [row for row in rows if "levels" in row][:1]:
         levels, several = ", ".join(map(str, row["levels"])), "s" * (len(row["levels"]) > 1)
-        yield f"{row['method']} uses the level{several} {levels}; its bound is for no other."
+        yield f"The bound of {row['method']} is for plans of the level{several} {levels} only."
     inexact = [output.row_label(row) for row in rows if row["exact_gradient"] is False]
     if inexact:
         yield f"Not the gradient of all data, but of a part of it: {', '.join(inexact)}."

@@ -152,8 +152,10 @@ def unit_of(trace: Trace | None, problem: Problem) -> tuple[float, str]:
     """What runtimes are printed in. Under a trace, whose times a cycle takes, a recorded step's seconds."""
     if trace is None or trace.of_cycles:
         return 1.0, "the cycle time's unit" if trace is None else "seconds"
-    cycles = float(problem.scale * problem.total)
-    return cycles, f"seconds of a recorded step (JSON and CSV: M b L / N = {cycles:g} times as long)"
+    # A worker without redundancy, its forward pass and what it carries back included.
+    work = problem.total * (1 + problem.chain_load) + problem.setup_load
+    cycles = float(problem.scale * work)
+    return cycles, f"seconds of a recorded step (JSON and CSV: {cycles:g} times as long)"
 
 
 def which_law(law: Distribution | JointDistribution, trace: Trace) -> list[str]:

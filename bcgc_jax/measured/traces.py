@@ -194,7 +194,7 @@ def _is_wide(path: str, header: Sequence[str], columns: dict[str, str], layout: 
     """Whether the layout is wide; ValueError where it lacks columns, or has others."""
     twice = [name for name, count in Counter(header).items() if name and count > 1]
     if twice:
-        raise ValueError(f"{path} has two columns {twice[0]!r}: rename one")
+        raise ValueError(f"{path} has two columns {twice[0]!r}: rename one, or put a header first")
     step, *names = needed = list(columns.values())
     workers = [name for name in header if name != step]
     # Neither must a long file with other names pass for a wide one, nor a row of numbers for a header.

@@ -104,7 +104,8 @@ class Nested(Numbered):
             raise ValueError(f'method="{self.name}" needs to know the number of workers, and it is traced')
         if not iteration_of(problem).alike:
             raise ValueError(
-                f'method="{self.name}" is for independent workers that are alike: pool the times'
+                f'method="{self.name}" is for independent workers that are alike: pool the times '
+                "(on the command line, leave out --keep-workers)"
             )
 
     def groups(self, num_workers: int) -> Groups:

@@ -147,7 +147,10 @@ def test_a_plan_is_replayed_in_the_steps_of_its_trace():
 def test_runtimes_under_a_trace_are_in_seconds_of_a_step():
     problem = bcgc.Problem(bcgc.Empirical(TIMES.ravel()), 4, 60, 3.0)
     unit, name = traces.unit_of(trace_of(TIMES), problem)
-    assert (unit, "seconds of a recorded step (JSON and CSV: M b L / N = 45 times" in name) == (45, True)
+    assert (unit, "seconds of a recorded step (JSON and CSV: 45 times as long)" in name) == (45, True)
+    # A recorded step has its forward pass, and carries the derivative back.
+    late = bcgc.Problem(problem.cycle_time, 4, 60, 3.0, setup_cycles=30.0, chain_cycles=0.2)
+    assert traces.unit_of(trace_of(TIMES), late)[0] == pytest.approx(3 / 4 * (60 * 1.2 + 30))
     assert traces.unit_of(trace_of(TIMES)._replace(of_cycles=True), problem) == (1, "seconds")
     assert traces.unit_of(None, problem) == (1, "the cycle time's unit")
 

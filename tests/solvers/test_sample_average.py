@@ -219,8 +219,7 @@ def test_what_cannot_be_done_for_unlike_workers_is_refused_with_advice():
 
 def test_student_quantile():
     degrees = [1, 3, 7, 15, 99]
-    found = [student_quantile(n) for n in degrees]
-    np.testing.assert_allclose(found, stats.t.ppf(0.975, degrees), rtol=1e-6)
+    np.testing.assert_allclose([*map(student_quantile, degrees)], stats.t.ppf(0.975, degrees), rtol=1e-6)
 
 
 @pytest.mark.parametrize("start", [None, 70_000.0])

@@ -13,7 +13,7 @@ data, so who is slow stays beside the same neighbours. What questions take is le
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -90,9 +90,9 @@ def _solved(
     law: Callable[[np.ndarray], bcgc.distributions.Distribution | bcgc.EmpiricalRows], method: str
 ) -> Planned:
     def plan(rows: np.ndarray) -> tuple[float, Runtimes]:
-        solution = bcgc.solve(problem(law(rows), rows.shape[1]), method)
-        plan = solution.plan
-        assert plan is not None
+        solution = bcgc.solve(given := problem(law(rows), rows.shape[1]), method)
+        plan: Any = solution.plan
+        plan = bcgc.solvers.place_workers(given, plan, rows) if method == "nested" else plan
         made = WorkPlan(method, _even(rows.shape[1]), plan.with_sizes(plan.sizes / COORDINATES))
         return float(solution.expected_runtime), made.runtimes
 

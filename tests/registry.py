@@ -19,6 +19,7 @@ from bcgc_jax.measured.resampling import bootstrap_interval, resampled_means
 from bcgc_jax.plans import partitions
 from bcgc_jax.plans.schedules import Group, schedule_of, simulate_schedule
 from tests.cli.steps import trace_of
+from tests.problems import known
 
 Number = Any
 KEY: Any = np.array([0, 1], np.uint32)
@@ -272,6 +273,9 @@ ON_THE_HOST: dict[str, Callable[[float], Any]] = {
         KEY, v * _TIMES, distributions=["shifted-exponential", "pareto", "uniform"], num_replicates=4
     ),
     "fit_start_up": _fit_of_loads,
+    "place_workers": lambda v: bcgc.solvers.place_workers(
+        problem_of(v), known(bcgc.solve(problem_of(v), "nested").plan), v * _TIMES.reshape(-1, 3)
+    ),
     "describe": lambda v: bcgc.measured.describe(_trace(v)).remarks(),
     "completion_bound in parts": lambda v: bcgc.solvers.completion_bound(problem_of(v), 8e3 * v, rounds=1),
     "compare": lambda v: repr(bcgc.compare(problem_of(v), ["time", "uncoded"])),

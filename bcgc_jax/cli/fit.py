@@ -22,6 +22,7 @@ from bcgc_jax.measured.fits import MAX_TIMES, Fit, fit_distributions
 from bcgc_jax.measured.likelihood import FAMILIES
 from bcgc_jax.measured.start_up import StartUpFit, fit_start_up, one_load
 from bcgc_jax.measured.traces import Trace
+from bcgc_jax.plans.plan import partition_plan
 from bcgc_jax.problem import Problem
 from bcgc_jax.solution import Solution, assess
 from bcgc_jax.solvers.solve import solve
@@ -137,7 +138,7 @@ def _plan(
         padded = jnp.asarray(np.pad(counts, (0, problem.max_workers - workers)))
         return finite(assess(problem, padded, whole_numbers=False).expected_runtime)
 
-    taken = np.zeros(0) if steps is None else traces.replay(steps, one, counts)
+    taken = np.zeros(0) if steps is None else traces.replay(steps, one, partition_plan(counts, workers))
     return {
         "distribution": name,
         "expected_runtime": None if solution is None else finite(solution.expected_runtime),

@@ -20,6 +20,7 @@ from bcgc_jax.distributions import Distribution, Heterogeneous, JointDistributio
 from bcgc_jax.measured.resampling import bootstrap_interval
 from bcgc_jax.measured.traces import Trace
 from bcgc_jax.plans.iterations import iteration_of
+from bcgc_jax.plans.plan import partition_plan
 from bcgc_jax.plans.runtime import partition_of_units
 from bcgc_jax.problem import Problem
 from bcgc_jax.solution import Solution
@@ -40,7 +41,7 @@ def answer(question: SolveOptions) -> None:
     with jax.enable_x64(True):
         trace, *laws = traces.planned_for(question, *_law_of_workers(question))
         problem = _problem(question, *laws)
-        everything, found = interruptible(lambda: _answer(question, problem))
+        everything, found = interruptible(lambda: _answer(question, problem, trace))
         rows = found.rows
         if all(row["status"] == "invalid" for row in rows):
             raise ValueError(f"no runtime is known: {solve_table.OVERFLOW}")
@@ -50,7 +51,9 @@ def answer(question: SolveOptions) -> None:
             return {"problem": _described(question, problem), "limit": found.limit, "solutions": rows}
 
         def table() -> None:
-            solve_table.print_table(found._replace(unit=(unit, name)), _remarks(question, trace, found))
+            solve_table.print_table(
+                found._replace(unit=(unit, name)), _remarks(question, trace, everything, found)
+            )
 
         def draw() -> Any:
             shown = [(row["method"], solve_table.runtime_of(row) / unit, one.plan) for row, one in everything]
@@ -81,15 +84,22 @@ def _tasks(question: SolveOptions, problem: Problem) -> dict[str, Method]:
     return {f"optimal, levels {typed}": Optimal(levels=levels), **found}
 
 
-def _remarks(question: SolveOptions, trace: Trace | None, answer: solve_table.SolveAnswer) -> list[str]:
+def _remarks(
+    question: SolveOptions, trace: Trace | None, everything: list[Found], answer: solve_table.SolveAnswer
+) -> list[str]:
     """What the fastest scheme saves, and what is to be said of the trace that the problem was made from."""
-    by_law, plan = solve_table.saved(answer.rows), solve_table.fastest_plan(answer.rows)
+    by_law = solve_table.saved(answer.rows)
     if trace is None:
         return [by_law] if by_law else []
     said = [*traces.which_law(answer.problem.cycle_time, trace), *traces.remarks(question, trace)]
     replayed, which = [], "In these steps" if question.keep_workers else "For independent workers"
-    if plan is not None and answer.problem.bare and not question.unit_costs and not question.keep_workers:
-        replayed = traces.in_its_steps(trace, answer.problem, plan)
+    if answer.problem.bare and not question.unit_costs and not question.keep_workers:
+        for row, solution in [one for one in everything if one[0]["partition"] or one[0]["schedule"]][:1]:
+            plan, promised = solution.plan, solve_table.runtime_of(row)
+            if row["partition"]:
+                plan = partition_plan(np.array(row["partition"], float), len(row["partition"]))
+            assert plan is not None
+            replayed = traces.in_its_steps(trace, answer.problem, row["method"], plan, promised)
     return [*said, *(replayed or ([f"{which} {by_law}"] if by_law else []))]
 
 
@@ -142,7 +152,9 @@ def _described(question: SolveOptions, problem: Problem) -> Row:
     return describe_problem(problem) | {name: value for name, value in goal.items() if value is not None}
 
 
-def _answer(question: SolveOptions, problem: Problem) -> tuple[list[Found], solve_table.SolveAnswer]:
+def _answer(
+    question: SolveOptions, problem: Problem, trace: Trace | None
+) -> tuple[list[Found], solve_table.SolveAnswer]:
     """What the methods that were asked for found, best first, and what there is to say."""
     if not question.for_deadline:
         iteration_of(problem).check_finite_means()
@@ -159,7 +171,7 @@ def _answer(question: SolveOptions, problem: Problem) -> tuple[list[Found], solv
     every = dict(tasks)
     if question.output == "table":  # a person reads how the best baseline compares, asked for or not
         every |= {name: method_of(name) for name in BASELINES if name not in tasks}
-    solved = _solve_all(question, problem, judged, every, required)
+    solved = _solve_all(question, problem, judged, every, required, trace)
     found = [one for one in solved if one[0]["method"] in tasks]
     rows, limit = [row for row, _ in found], float(runtime_limit(judged))
     answer = solve_table.SolveAnswer(problem, rows, limit, question.deadline)
@@ -192,7 +204,12 @@ def _largest_setup(problem: Problem, rows: list[Row]) -> float | None:
 
 
 def _solve_all(
-    question: SolveOptions, problem: Problem, judged: Problem, tasks: dict[str, Method], required: set[str]
+    question: SolveOptions,
+    problem: Problem,
+    judged: Problem,
+    tasks: dict[str, Method],
+    required: set[str],
+    trace: Trace | None,
 ) -> list[Found]:
     """All methods, best first. Those that are not `required` may be impossible here."""
 
@@ -200,7 +217,7 @@ def _solve_all(
         with stopwatch() as taken:
             solution = solve(problem, method, key=jax.random.key(question.seed))
             jax.block_until_ready(solution)
-        solution = replace(solution, problem=judged)
+        solution = traces.placed(trace, problem, replace(solution, problem=judged))
         return {"method": name} | solution_row(judged, solution, taken(), question.deadline), solution
 
     def place(one: Found) -> tuple[float, float]:

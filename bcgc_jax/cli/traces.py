@@ -9,16 +9,23 @@ from typing import Any
 import click
 import numpy as np
 
+from bcgc_jax._pytree import replace
+from bcgc_jax.adaptive.plans import WorkPlan
+from bcgc_jax.cli.answers import num_workers
 from bcgc_jax.cli.commands import LAYOUT, FitOptions, Times
 from bcgc_jax.cli.exit import say
-from bcgc_jax.cli.output import Row
 from bcgc_jax.distributions import Distribution, EmpiricalRows, JointDistribution
 from bcgc_jax.measured.choice import distribution_of
 from bcgc_jax.measured.description import NOTHING, Description, describe
 from bcgc_jax.measured.traces import ColumnError, Trace, load_trace
+from bcgc_jax.plans.completion import OneOfEach
 from bcgc_jax.plans.iterations import iteration_of
-from bcgc_jax.plans.runtime import block_runtime
+from bcgc_jax.plans.plan import Plan, partition_plan
 from bcgc_jax.problem import Problem
+from bcgc_jax.solution import Solution
+from bcgc_jax.solvers.placement import place_workers
+
+_PLACED = "Workers that were slow in the same steps are in different groups (--format json lists them)."
 
 
 def read(asked: Times) -> Trace | None:
@@ -107,13 +114,20 @@ def in_words(description: Description) -> list[str]:
     return [remark.replace("`EmpiricalRows`", "--keep-workers") for remark in description.remarks()]
 
 
-def in_its_steps(trace: Trace, problem: Problem, plan: Row) -> list[str]:
+def placed(trace: Trace | None, problem: Problem, solution: Solution) -> Solution:
+    """With the workers of nested groups where the steps of the trace want them."""
+    steps = whole_steps(trace, problem)
+    if len(steps) < 2 or solution.plan is None or not isinstance(solution.plan.completion, OneOfEach):
+        return solution
+    return replace(solution, plan=place_workers(problem, solution.plan, steps))
+
+
+def in_its_steps(trace: Trace, problem: Problem, name: str, plan: Plan, promised: float) -> list[str]:
     """What the steps of the trace say of the `plan` that was made for them; nothing if they are of others."""
-    counts, name = np.asarray(plan["partition"], float), plan["method"]
-    taken = replay(trace, problem, counts)
-    if not taken.size or not counts[1:].any():
+    taken, workers = replay(trace, problem, plan), num_workers(problem)
+    uncoded = replay(trace, problem, partition_plan(problem.total * (np.arange(workers) == 0), workers))
+    if not taken.size or np.array_equal(taken, uncoded):
         return []
-    uncoded = replay(trace, problem, counts.sum() * (np.arange(counts.size) == 0))
     share, error = (100 * f(uncoded - taken) / uncoded.mean() for f in (np.mean, error_of))
     saved = f"{abs(share):.1f} ± {error:.2g} % {'less' if share > 0 else 'more'} time"
     advice = "it was made for these, so expect less of later ones."
@@ -121,18 +135,23 @@ def in_its_steps(trace: Trace, problem: Problem, plan: Row) -> list[str]:
         advice = "they do not show that a code is faster: take uncoded."
     return [
         f"In the trace's own steps {name} takes {saved} than the uncoded scheme; {advice}",
-        *later_than_promised(name, plan["partition_runtime"], taken.mean(), error_of(taken)),
+        *later_than_promised(name, promised, taken.mean(), error_of(taken)),
+        *[_PLACED] * isinstance(plan.completion, OneOfEach),
     ]
 
 
-def replay(trace: Trace, problem: Problem, counts: np.ndarray) -> np.ndarray:
-    """What these coordinates at each level take in each whole step; nothing where other workers took them."""
-    times = trace.table()
-    steps = times[np.isfinite(times).all(axis=1)]
-    if len(steps) < 2 or steps.shape[1] != len(counts):
-        return np.zeros(0)
-    samples, cycles = float(np.asarray(problem.num_samples)), float(np.asarray(problem.cycles))
-    return np.asarray(block_runtime(counts, steps, num_samples=samples, cycles=cycles))
+def whole_steps(trace: Trace | None, problem: Problem) -> np.ndarray:
+    """Those of which all times are known, `[S, N]`; none where other workers took them."""
+    workers = num_workers(problem)
+    times = np.zeros((0, workers)) if trace is None or trace.load is not None else trace.table()
+    return times[np.isfinite(times).all(axis=1)] if times.shape[1] == workers else np.zeros((0, workers))
+
+
+def replay(trace: Trace, problem: Problem, plan: Plan) -> np.ndarray:
+    """What a plan takes in each whole step; nothing where there are less than two."""
+    steps, total, workers = whole_steps(trace, problem), float(problem.total), num_workers(problem)
+    made = WorkPlan("replayed", np.full(workers, 1 / workers), plan.with_sizes(plan.sizes / total))
+    return float(problem.scale) * total * made.runtimes(steps) if len(steps) > 1 else np.zeros(0)
 
 
 def error_of(values: np.ndarray) -> float:

@@ -18,5 +18,6 @@ from bcgc_jax.solvers.methods import Sharing as Sharing
 from bcgc_jax.solvers.methods import Subgradient as Subgradient
 from bcgc_jax.solvers.methods import Tandon as Tandon
 from bcgc_jax.solvers.methods import TandonPartial as TandonPartial
+from bcgc_jax.solvers.placement import place_workers as place_workers
 from bcgc_jax.solvers.schemes import Scheme as Scheme
 from bcgc_jax.solvers.solve import solve as solve

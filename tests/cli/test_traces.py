@@ -13,6 +13,7 @@ import bcgc_jax as bcgc
 from bcgc_jax.cli import traces
 from bcgc_jax.cli.arguments import TRACE_LAWS
 from bcgc_jax.measured.choice import KINDS
+from bcgc_jax.plans.plan import partition_plan
 from tests.cli.steps import TIMES, trace_of, written
 
 
@@ -127,21 +128,24 @@ def test_a_plan_is_replayed_in_the_steps_of_its_trace():
     # By hand: a worker's cycles up to the end of each level are 10, 50, 140, 140, of M / N = 3 / 4 samples.
     steps = np.array([max(10 * t[3], 50 * t[2], 140 * t[1]) for t in np.sort(times, axis=1)]) * 3 / 4
     uncoded = 60 * times.max(axis=1) * 3 / 4
-    plan = {"method": "mine", "partition": counts, "partition_runtime": steps.mean() / 1.25}
-    saved, late = traces.in_its_steps(trace_of(times), problem, plan)
+
+    def said(trace, counts, promised):
+        plan = partition_plan(np.array(counts, float), len(counts))
+        return traces.in_its_steps(trace, problem, "mine", plan, promised)
+
+    saved, late = said(trace_of(times), counts, steps.mean() / 1.25)
     error = 100 * (uncoded - steps).std(ddof=1) / 200**0.5 / uncoded.mean()
     share = 100 * (1 - steps.mean() / uncoded.mean())
     assert f"mine takes {-share:.1f} ± {error:.2g} % more time than the uncoded scheme" in saved
     assert saved.endswith("they do not show that a code is faster: take uncoded.")
     assert "mine takes 25 % longer than expected" in late
-    assert len(traces.in_its_steps(trace_of(times), problem, plan | {"partition_runtime": steps.mean()})) == 1
+    assert len(said(trace_of(times), counts, steps.mean())) == 1
     apart = 1 + 20 * (rng.random((200, 4)) < 0.05)
-    better = traces.in_its_steps(trace_of(apart), problem, plan | {"partition": [0, 60, 0, 0]})[0]
+    better = said(trace_of(apart), [0, 60, 0, 0], steps.mean())[0]
     assert ("less time" in better, better.endswith("expect less of later ones.")) == (True, True)
     # One step has no error, other workers have another plan, and without a code nothing is saved.
-    assert traces.in_its_steps(trace_of(times), problem, plan | {"partition": [60, 0, 0, 0]}) == []
-    assert traces.in_its_steps(trace_of(times[:1]), problem, plan) == []
-    assert traces.in_its_steps(trace_of(times[:, 1:]), problem, plan) == []
+    assert said(trace_of(times), [60, 0, 0, 0], 1.0) == said(trace_of(times[:1]), counts, 1.0) == []
+    assert said(trace_of(times[:, 1:]), counts, 1.0) == []
 
 
 def test_runtimes_under_a_trace_are_in_seconds_of_a_step():

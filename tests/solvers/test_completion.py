@@ -94,14 +94,6 @@ def test_no_random_partition_for_workers_of_two_speeds_meets_the_deadline_more_o
     np.testing.assert_allclose(solution.completion_probability, found, rtol=1e-12)
 
 
-@pytest.mark.slow
-def test_a_level_that_waits_for_workers_who_never_come_stays_empty(x64):
-    problem = bcgc.Problem(bcgc.TwoSpeed(1.0, np.inf, 0.1), 5, 100)
-    # All at level 1, done after 40, waits for 4 of 5; at level 2 all is done after 60.
-    most = 0.9**5 + 5 * 0.1 * 0.9**4
-    assert float(_solve(problem, 50.0).completion_probability) == pytest.approx(most, abs=1e-9)
-
-
 @pytest.mark.parametrize(
     ("method", "message"),
     [
@@ -116,16 +108,6 @@ def test_a_level_that_waits_for_workers_who_never_come_stays_empty(x64):
 def test_what_makes_no_sense_is_refused(method, message):
     with pytest.raises(ValueError, match=message):
         bcgc.solve(bcgc.Problem(bcgc.Uniform(0.4, 2.6), 4, 30), method())
-
-
-@pytest.mark.slow
-def test_the_partition_to_a_deadline_is_all_of_the_gradient_in_single_precision():
-    problem = bcgc.Problem(bcgc.Weibull(1.0, 2.0, 1.0), 3, 1000)
-    for deadline in (600.0, 1e3):
-        solution = _solve(problem, deadline)
-        assert float(np.sum(solution.partition)) == pytest.approx(1000.0, rel=1e-6)
-        found = bcgc.completion_probability(problem, solution.partition, deadline)
-        assert float(solution.completion_probability) == pytest.approx(float(found), abs=1e-5)
 
 
 @pytest.mark.slow

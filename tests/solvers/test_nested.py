@@ -1,5 +1,6 @@
 """Nested repetition: its runtimes against NumPy's draws, its optima against published ones."""
 
+import itertools
 from typing import Any
 
 import jax
@@ -10,7 +11,11 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
+from bcgc_jax.plans.completion import OneOfEach
+from bcgc_jax.plans.groups import halving, kinds_by_size
+from bcgc_jax.plans.plan import Plan, partition_plan
 from bcgc_jax.solvers.nested import Nested
+from bcgc_jax.solvers.placement import place_workers
 from tests.problems import known
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -20,19 +25,24 @@ def _problem(workers, **more):
     return bcgc.Problem(bcgc.ShiftedExponential(1e-3, 50.0), workers, 20_000, 50, **more)
 
 
-def _drawn(plan, rng, count, samples=50, start_ups=0.0):
-    """Draws of τ, worker by worker: what each has done of its group's data, and who is first."""
+def _runtimes(plan, times, start_ups=0.0):
+    """τ worker by worker: what each has done of its group's data, and who is first."""
     groups, kinds = plan.completion.groups, plan.completion.kinds
     workers, sizes = sum(map(len, groups[0])), np.asarray(plan.sizes)
     data = np.broadcast_to(plan.data, (workers, len(groups))) if kinds is None else plan.data[np.array(kinds)]
-    times = (50.0 + rng.exponential(1000.0, (count, workers))) * samples / workers
-    starts, last = np.broadcast_to(start_ups, times.shape), np.zeros(count)
+    starts, last = np.broadcast_to(start_ups, times.shape), np.zeros(len(times))
     for k, level in enumerate(groups):
         for group in level if sizes[k] > 0 else ():
             loads = data[list(group), : k + 1] @ sizes[: k + 1]
             ready = starts[:, list(group)] + times[:, list(group)] * loads
             last = np.maximum(last, np.min(ready, axis=1))
     return last
+
+
+def _drawn(plan, rng, count, samples=50, start_ups=0.0):
+    workers = sum(map(len, plan.completion.groups[0]))
+    times = (50.0 + rng.exponential(1000.0, (count, workers))) * samples / workers
+    return _runtimes(plan, times, start_ups)
 
 
 @pytest.mark.parametrize(("workers", "data", "start_up"), [(7, "by_size", 0.0), (20, "equal", 1e6)])
@@ -160,6 +170,26 @@ def test_a_plan_in_a_file_and_its_training_are_those_of_the_solution(tmp_path):
     for _ in range(9):
         params = jax.tree.map(lambda a, g: a - 0.1 * g, params, jax.grad(loss)(params, data))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), found.params, params)
+
+
+def test_workers_are_placed_as_well_as_the_best_of_all_permutations():
+    def of(groups):
+        kinds, data = kinds_by_size(groups)
+        return Plan(jnp.array([3.0, 2.0, 4.0, 1.0]), np.arange(4), data, np.ones(4), OneOfEach(groups, kinds))
+
+    rng, tree, problem = np.random.default_rng(2), halving(5), _problem(5)
+    times = rng.exponential(1.0, (40, 5)) + 5 * (rng.random((40, 2)) < 0.3)[:, [0, 0, 1, 1, 1]]
+    each = [
+        tuple(tuple(tuple(p[w] for w in group) for group in level) for level in tree)
+        for p in itertools.permutations(range(5))
+    ]
+    best = min(_runtimes(of(groups), times).mean() for groups in each)
+    placed: Any = place_workers(problem, of(tree), times)
+    assert _runtimes(placed, times).mean() == pytest.approx(best)
+    assert best < 0.95 * _runtimes(of(tree), times).mean()
+    assert placed.completion.kinds == kinds_by_size(placed.completion.groups)[0]
+    with pytest.raises(ValueError, match="only plans of nested groups have places"):
+        place_workers(problem, partition_plan(np.full(5, 2.0), 5), times)
 
 
 @pytest.mark.slow

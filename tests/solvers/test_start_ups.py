@@ -1,12 +1,10 @@
 """Plans for workers that start up and send: against a global search, random plans, and all sets of levels."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.plans.runtime import with_least_start_up
 from bcgc_jax.problem import Status
 from bcgc_jax.solvers.start_ups import ordered_bound
 from experiments import start_ups
@@ -23,14 +21,6 @@ def _problem(**more: object) -> bcgc.Problem:
 
 def _others() -> np.ndarray:
     return np.random.default_rng(0).dirichlet(np.ones(N), 64) * 2000
-
-
-@pytest.fixture(scope="module")
-def late() -> tuple[bcgc.Problem, bcgc.Solution]:
-    """Long start-ups, for which the relaxation says little."""
-    with jax.enable_x64(True):
-        problem = _problem(start_up=bcgc.Exponential(1 / 3000), send_time=0.02)
-        return problem, bcgc.solve(problem)
 
 
 @pytest.mark.study
@@ -50,17 +40,6 @@ def test_levels_that_do_not_exist_are_no_starts() -> None:
     alone, padded = map(bcgc.solve, of_sizes)
     assert float(padded.expected_runtime) == pytest.approx(float(alone.expected_runtime), rel=1e-6)
     assert known(padded.partition)[0] == 0
-
-
-@pytest.mark.slow
-def test_no_plan_is_below_the_bound_of_ordered_times(late) -> None:
-    problem, solution = late
-    bound = float(ordered_bound(problem, jnp.ones(N, bool)))
-    relaxed = bcgc.certificate(with_least_start_up(problem), known(solution.partition)).lower_bound
-    assert bound > 1.2 * float(relaxed)
-    others = np.concatenate([2000 * np.eye(N), _others()])
-    assert bound <= np.asarray(start_ups._runtimes_of(problem, jnp.asarray(others))).min()
-    assert float(solution.lower_bound) >= bound * (1 - 1e-6)
 
 
 @pytest.mark.parametrize("mean", [3000.0, 300.0, 30.0])

@@ -1,0 +1,65 @@
+"""Which worker takes which place in nested groups: by measured steps, those slow together are kept apart."""
+
+import jax
+import numpy as np
+from jax.typing import ArrayLike
+
+from bcgc_jax._pytree import check, check_shape, replace
+from bcgc_jax.plans.completion import OneOfEach
+from bcgc_jax.plans.plan import Plan
+from bcgc_jax.plans.runtime import load_of_plan
+from bcgc_jax.problem import Problem
+
+# Exchanges that are tried for each worker, and operations in all: some seconds.
+_TRIES, _MOST = 30, 4e9
+
+
+def place_workers(problem: Problem, plan: Plan, times: ArrayLike) -> Plan:
+    r"""The same plan of nested groups, with the workers in other places.
+
+    minimise Σ_s τ̂(plan, T_s(π_1), …, T_s(π_N)) over permutations π of the workers, for cycle times T of S
+    measured steps. Random exchanges of three workers are kept where they help: a local minimum.
+
+    Groups need one worker each, so workers which are often slow in the same step belong to different groups.
+    The plan's expected runtime supposes independent workers that are alike, and is the same in all places.
+
+    Args:
+      problem: whose plan it is; start-ups and links do not count here.
+      plan: of `Nested`.
+      times: `[S, N]`, of the same workers, such as `measured.Trace.rows()`.
+
+    Raises ValueError for another plan, and for times of other workers.
+
+    >>> from bcgc_jax import ShiftedExponential, solve
+    >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=4, num_coordinates=2_000)
+    >>> times = np.array([[9.0, 9.0, 1.0, 1.0], [1.0, 1.0, 9.0, 9.0]])  # 0 and 1 are slow together, 2 and 3
+    >>> placed = place_workers(problem, solve(problem, "nested").plan, times)
+    >>> [sorted(worker < 2 for worker in pair) for pair in placed.completion.groups[1]]
+    [[False, True], [False, True]]
+    """
+    rule, rows = plan.completion, np.asarray(times, float)
+    if not isinstance(rule, OneOfEach):
+        raise ValueError(
+            "only plans of nested groups have places: elsewhere one worker is as good as another"
+        )
+    size = rule.num_workers
+    check_shape("times", rows, (None, size), "a row for each step, a column for each worker")
+    check("times", rows, "> 0")
+    load = np.asarray(jax.jit(load_of_plan)(problem, plan).work, float)
+    work = load.reshape(rule.num_kinds, -1)[rule.kind_of].T
+
+    def total(place: np.ndarray) -> float:
+        return float(rule.blocks(rows[:, None, place] * work).max(axis=-1).sum())
+
+    rng, place = np.random.default_rng(0), np.arange(size)
+    least = total(place)
+    for _ in range(min(_TRIES * size, int(_MOST / (rows.size * len(work)))) if size > 1 else 0):
+        few, other = rng.choice(size, min(3, size), replace=False), place.copy()
+        other[few] = place[rng.permutation(few)]
+        if (value := total(other)) < least:
+            place, least = other, value
+    groups = tuple(
+        tuple(tuple(sorted(place[list(group)].tolist())) for group in level) for level in rule.groups
+    )
+    kinds = None if rule.kinds is None else tuple(rule.kind_of[np.argsort(place)].tolist())
+    return replace(plan, completion=OneOfEach(groups, kinds))

@@ -10,6 +10,7 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
+from bcgc_jax.plans.iterations import iteration_of
 
 LAW = bcgc.ShiftedExponential(rate=0.02, shift=5.0)
 PAIRS, UNLIKE = bcgc.distributions.EmpiricalPairs([3.0, 1.0], [0.5, 2.0]), bcgc.Heterogeneous([LAW] * 4)
@@ -69,7 +70,7 @@ def test_a_problem_knows_whether_its_runtime_is_convex_and_what_is_left_without_
     assert bcgc.Problem(**SENSIBLE, start_up=3.0, send_time=0.5).convex
     random = bcgc.Problem(**SENSIBLE, start_up=LAW, overlap=True, send_time=0.5, chain_cycles=0.2)
     pairs = bcgc.Problem(PAIRS, 4, 30)
-    assert not any((random.convex, random.plain, pairs.convex, pairs.plain))
+    assert not any((random.convex, random.plain, pairs.convex, pairs.plain, iteration_of(random).smooth))
     assert repr(random.without_delivery) == repr(bcgc.Problem(**SENSIBLE, chain_cycles=0.2))
     assert repr(pairs.without_delivery.cycle_time) == "Empirical(times=[0.5, 2.0])"
 

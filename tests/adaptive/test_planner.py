@@ -14,7 +14,6 @@ import pytest
 
 from bcgc_jax.adaptive import RULES, Decision, Planner, WorkPlan
 from bcgc_jax.adaptive.rules import Window, _alike, _quantiles, rules
-from bcgc_jax.distributions import EmpiricalRows
 from bcgc_jax.plans.completion import AnyOf, OneOfEach
 from bcgc_jax.plans.plan import Plan, partition_plan
 from bcgc_jax.plans.schedules import Group, schedule_of
@@ -173,9 +172,9 @@ def test_what_preparing_takes_is_a_cost_of_the_change_and_none_of_the_rule():
 
 def test_sizes_are_searched_on_every_iteration_that_is_known():
     times = np.arange(1.0, 4.0)[:, None] * np.ones(4)
-    drawn = _alike(jax.random.key(0), times, Window(times, 3, jax.random.key(0))).cycle_time
-    assert isinstance(drawn, EmpiricalRows)
-    assert np.unique(drawn.times).tolist() == [1.0, 2.0, 3.0]
+    problem: Any = _alike(jax.random.key(0), times, Window(times, 3, jax.random.key(0)))
+    assert np.unique(problem.cycle_time.times).tolist() == [1.0, 2.0, 3.0]
+    assert float(problem.scale * problem.total) == problem.total == 1  # sizes are shares
     assert _quantiles(np.arange(4.0), 2).tolist() == [0.75, 2.25]
 
 

@@ -103,6 +103,7 @@ def test_schedules_say_what_they_need_and_what_they_leave_out(printed):
     assert shown[0].startswith("multi_message 2 -75.0 % – 2 1.50 1 3 blocks, no")
     assert shown[2].startswith("backup:1 (inexact) 3 -62.5 % 0 % 1 1.00 0 1 block,")
     assert "block 1: 2 groups of 1 to 2, 4,000 coordinates A block is complete when one worker of" in text
+    assert "sent its sum. Each worker stores 2 of the 3 subsets of the data." in text
     assert "Not the gradient of all data, but of a part of it: backup:1 (inexact)." in text
     assert "coordinates of its blocks (--format json: all tasks): 2 2 6" in text
 

@@ -94,12 +94,13 @@ def _remarks(
     said = [*traces.which_law(answer.problem.cycle_time, trace), *traces.remarks(question, trace)]
     replayed, which = [], "In these steps" if question.keep_workers else "For independent workers"
     if answer.problem.bare and not question.unit_costs and not question.keep_workers:
-        for row, solution in [one for one in everything if one[0]["partition"] or one[0]["schedule"]][:1]:
+        coded, schedules = ([one for one in everything if one[0][kind]] for kind in ("partition", "schedule"))
+        for row, solution in [*schedules[:1], *coded[:1]]:
             plan, promised = solution.plan, solve_table.runtime_of(row)
             if row["partition"]:
                 plan = partition_plan(np.array(row["partition"], float), len(row["partition"]))
             assert plan is not None
-            replayed = traces.in_its_steps(trace, answer.problem, row["method"], plan, promised)
+            replayed += traces.in_its_steps(trace, answer.problem, row["method"], plan, promised)
     return [*said, *(replayed or ([f"{which} {by_law}"] if by_law else []))]
 
 

@@ -67,11 +67,11 @@ def saved(rows: Sequence[Row]) -> str | None:
 def print_table(answer: SolveAnswer, remarks: Sequence[str] = ()) -> None:
     """All of it; `remarks` are on what the runtimes are of."""
     output.print_rows(answer.rows, _columns(answer))
-    rough = " (without a code: of fractions)" if any(row["schedule"] for row in answer.rows) else ""
+    which = "Blocks of plans with a code" if any(row["schedule"] for row in answer.rows) else "Blocks"
     baseline = (
         f"{output.row_label(answer.baseline)}, the fastest earlier scheme" if answer.baseline else "none"
     )
-    whole = f"They are of whole {answer.parts}{rough}; the optimum is of fractions."
+    whole = f"{which} are rounded to whole {answer.parts}; the optimum is not."
     output.print_lines(
         f"\nRuntimes are in {answer.unit[1]}. {whole}",
         f"Best baseline: {baseline}.",
@@ -170,7 +170,7 @@ def _errors(answer: SolveAnswer) -> Iterator[str]:
     for row in [row for row in rows if row["kind"] == "local"]:
         text, value, bound = "", runtime_of(row), row["lower_bound"]
         if bound and np.isfinite(value):
-            which = "No plan with these groups" if row["schedule"] else "None"
+            which = "For independent workers no plan with these groups" if row["schedule"] else "None"
             less = 100 * (1 - bound / value)
             text = f" {which} is faster than {bound / size:.4g}, which is {less:.2g} % less."
         yield f"{row['method']} is the best plan that a local search found.{text}"
@@ -208,11 +208,11 @@ def _plan(answer: SolveAnswer) -> Iterator[str]:
         what = f"{answer.parts} of its blocks (--format json: all tasks)"
         yield f"\nThe schedule of {row['method']}, {what}:"
         yield " ".join(map(str, row["schedule"]["sizes"]))
-    if answer.setup and np.isfinite(answer.setup):
+    if answer.setup and np.isfinite(answer.setup) and (best := fastest_plan(answer.rows)):
         cycles = answer.setup * float(answer.problem.total) * float(np.asarray(answer.problem.cycles))
         plain = f"{cycles:.0f}" if 100 <= cycles < 1e7 else f"{cycles:.3g}"
         yield (
-            "This plan assumes a free forward pass. If one costs more than "
+            f"The plan of {best['method']} assumes a free forward pass. If one costs more than "
             f"{100 * answer.setup:.2g} % of a backward pass ({plain} cycles per sample and subset), "
             "single_block is faster. Pass its cost with --setup-cycles."
         )

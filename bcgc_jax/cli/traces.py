@@ -132,7 +132,7 @@ def in_its_steps(trace: Trace, problem: Problem, name: str, plan: Plan, promised
     saved = f"{abs(share):.1f} ± {error:.2g} % {'less' if share > 0 else 'more'} time"
     advice = "it was made for these, so expect less of later ones."
     if share < 2 * error:
-        advice = "they do not show that a code is faster: take uncoded."
+        advice = "it is not faster by two standard errors: take uncoded."
     return [
         f"In the trace's own steps {name} takes {saved} than the uncoded scheme; {advice}",
         *later_than_promised(name, promised, taken.mean(), error_of(taken)),
@@ -174,7 +174,7 @@ def unit_of(trace: Trace | None, problem: Problem) -> tuple[float, str]:
     # A worker without redundancy, its forward pass and what it carries back included.
     work = problem.total * (1 + problem.chain_load) + problem.setup_load
     cycles = float(problem.scale * work)
-    return cycles, f"seconds of a recorded step (JSON and CSV: {cycles:g} times as long)"
+    return cycles, f"seconds of a recorded step (divide those of JSON and CSV by {cycles:g})"
 
 
 def which_law(law: Distribution | JointDistribution, trace: Trace) -> list[str]:

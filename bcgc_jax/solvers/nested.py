@@ -137,7 +137,8 @@ class Nested(Numbered):
 def _optimum(problem: Problem, rule: OneOfEach, data: Array) -> tuple[Solution, Array]:
     """The best shares of the blocks for `data[0]`, as a solution with a bound, and as they are.
 
-    With setup a search of its own for each set of levels that has one more or less, as long as that helps.
+    With setup a search of its own for each set of levels that has one more or less, and for each level alone,
+    as long as that helps.
     The bound is the optimum for the last data of a convex problem.
     """
     dtype, size, still = problem.dtype, len(rule.groups), jax.lax.stop_gradient(problem)
@@ -153,8 +154,9 @@ def _optimum(problem: Problem, rule: OneOfEach, data: Array) -> tuple[Solution, 
         _, used, best, _ = state
         sets = used[None]
         if problem.has_setup:
-            others = used ^ np.eye(size, dtype=bool)
-            sets = jnp.concatenate([sets, jnp.where(jnp.any(others, axis=1)[:, None], others, sets)])
+            alone = np.eye(size, dtype=bool)
+            others = jnp.where(jnp.any(used ^ alone, axis=1)[:, None], used ^ alone, sets)
+            sets = jnp.concatenate([sets, others, alone])
         tried = len(sets)
         last = np.arange(tried + bounded_apart) == tried
         searches = (

@@ -31,11 +31,11 @@ def place_workers(problem: Problem, plan: Plan, times: ArrayLike) -> Plan:
     Raises ValueError for another plan, and for times of other workers.
 
     >>> from bcgc_jax import ShiftedExponential, solve
-    >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=4, num_coordinates=2_000)
-    >>> times = np.array([[9.0, 9.0, 1.0, 1.0], [1.0, 1.0, 9.0, 9.0]])  # 0 and 1 are slow together, 2 and 3
-    >>> placed = place_workers(problem, solve(problem, "nested").plan, times)
-    >>> [sorted(worker < 2 for worker in pair) for pair in placed.completion.groups[1]]
-    [[False, True], [False, True]]
+    >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=3, num_coordinates=2_000)
+    >>> plan = solve(problem, "nested").plan  # 0 alone, 1 and 2 in a group
+    >>> times = np.array([[1.0, 9.0, 9.0], [9.0, 1.0, 1.0]])  # but 1 and 2 are slow together
+    >>> place_workers(problem, plan, times).completion.groups[1]
+    ((2,), (0, 1))
     """
     rule, rows = plan.completion, np.asarray(times, float)
     if not isinstance(rule, OneOfEach):

@@ -82,11 +82,11 @@ def test_what_a_table_says_of_a_plan_is_so(command, answer, x64):
     saved = plan["partition_runtime"] / block["partition_runtime"] - 1
     figures = ["time", f"{plan['partition_runtime']:.4g}", f"{100 * saved:+.1f}", "%"]
     assert out.splitlines()[2].split()[:4] == figures
-    assert "in the cycle time's unit. They are of whole coordinates; the optimum is of fractions.\n" in out
+    assert "in the cycle time's unit. Blocks are rounded to whole coordinates; the optimum is not.\n" in out
     assert "\nBest baseline: single_block, the fastest earlier scheme.\n" in out
     assert f"in which they are computed:\n{blocks(plan['partition'])}\nLevel n" in out
     assert "each worker stores 20 of the 20" in out
-    needs = " ".join(out[out.index("This plan assumes a free forward pass") :].split())
+    needs = " ".join(out[out.index("assumes a free forward pass") :].split())
     told = r"more than ([\d.]+) % of a backward pass \((\d+) cycles per sample and subset\), single_block"
     share, most = map(float, known(re.search(told, needs)).groups())
     assert share == pytest.approx(100 * most / 20_000, rel=0.05)

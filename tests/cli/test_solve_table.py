@@ -50,7 +50,7 @@ def test_the_table_compares_with_the_best_baseline_and_shows_the_plan(printed):
     assert figures[2][:9] == ["tandon_partial", "α", "4.88", "12", "+20.0", "%", "100", "%", "–"]
     assert figures[3][:7] == ["uncoded", "16", "+60.0", "%", "167", "%", "0.0000"]
     assert not any("…" in line.partition("▁")[2] for line in lines)  # no bar is cut off
-    assert "in the cycle time's unit. They are of whole coordinates; the optimum is of fractions." in text
+    assert "in the cycle time's unit. Blocks are rounded to whole coordinates; the optimum is not." in text
     assert "Best baseline: single_block, the fastest earlier scheme." in text
     assert "No scheme of any kind is faster than 4, assuming" in text
     assert saved(rows) == "time takes 50.0 % less time than the uncoded scheme."
@@ -112,7 +112,7 @@ def test_all_times_are_printed_in_one_unit(printed):
     rows = [row("time", 8.0, [60, 0, 0, 0], lower_bound=6.0, completion_probability=0.25)]
     baseline, interval = row("uncoded", 16.0), (7.0, 9.0)
     lines, text = printed(Problem(LAW, 4, 60), rows, 4.0, 16.0, baseline, interval, unit=(2.0, "seconds"))
-    assert (" 8) " in lines[1], "Runtimes are in seconds. They" in text) == (True, True)
+    assert (" 8) " in lines[1], "Runtimes are in seconds. Blocks" in text) == (True, True)
     assert lines[2].split()[:7] == ["time", "4", "-50.0", "%", "33", "%", "0.2500"]
     assert "faster than 2, assuming" in text
     assert "time: 3.5 to 4.5 with 95 % confidence" in text

@@ -14,8 +14,10 @@ from bcgc_jax._pytree import replace
 from bcgc_jax.plans.completion import OneOfEach
 from bcgc_jax.plans.groups import halving, kinds_by_size
 from bcgc_jax.plans.plan import Plan, partition_plan
+from bcgc_jax.solvers import nested
 from bcgc_jax.solvers.nested import Nested
 from bcgc_jax.solvers.placement import place_workers
+from bcgc_jax.solvers.spectral import Minimum
 from tests.problems import known
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -130,10 +132,21 @@ def test_a_forward_pass_asks_for_fewer_levels(setup, known):
     assert 0 < float(solution.relative_gap) < 0.07
 
 
+def test_with_a_forward_pass_each_level_alone_is_tried(monkeypatch):
+    values = jnp.array([jnp.inf, 3.0, 7.0, 6.0, 8.0, 6.0, 6.0, 5.0])  # of levels as binary digits
+
+    def search(problem, rule, used, *_):
+        value, zero = values[jnp.sum(used * np.array([1, 2, 4]))], jnp.zeros(3)
+        return Minimum(used / jnp.sum(used), value, zero, zero[0], jnp.asarray(1), zero[0])
+
+    monkeypatch.setattr(nested, "_search", search)
+    program, rule = jax.jit(vars(nested._optimum)["__wrapped__"]), OneOfEach(halving(4))
+    assert program(_problem(4, setup_cycles=1.0), rule, np.array([[1.0, 2.0, 4.0]]))[1].tolist() == [1, 0, 0]
+
+
 def test_random_start_ups_leave_a_bound_that_other_sizes_keep():
     """Not convex: a single block took 34,478 where 35,403 was said to be the least."""
-    problem = _problem(4, start_up=bcgc.Weibull(3000.0, 0.5))
-    problem = replace(problem, num_coordinates=20, num_samples=5.0)
+    problem = replace(_problem(4, start_up=bcgc.Weibull(3e3, 0.5)), num_coordinates=20, num_samples=5.0)
     solution = bcgc.solve(problem, Nested(data="equal"))
     plan, rng = known(solution.plan), np.random.default_rng(0)
     assert solution.kind == "local"

@@ -178,19 +178,6 @@ def test_every_method_is_judged_by_the_same_draws():
     assert np.isnan(infeasible.expected_runtime)
 
 
-@pytest.mark.slow
-def test_unlike_workers_go_under_vmap():
-    def solve(shift):
-        laws = [*TWO_GROUPS[:2], *[bcgc.ShiftedExponential(3.2, shift)] * 2]
-        return bcgc.solve(_problem(laws), "frequency", key=jax.random.key(6), **SIZES)
-
-    batch = jax.vmap(solve)(jnp.array([0.35, 1.7]))
-    for i, shift in enumerate([0.35, 1.7]):
-        alone = solve(shift)
-        for name in ("partition", "expected_runtime", "lower_bound"):
-            np.testing.assert_allclose(getattr(batch, name)[i], getattr(alone, name), rtol=1e-9)
-
-
 def test_a_deadline_and_an_added_scheme_work_for_unlike_workers():
     problem, key = _problem(TWO_GROUPS), jax.random.key(5)
     deadline = 2.2e4

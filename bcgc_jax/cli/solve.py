@@ -94,7 +94,8 @@ def _remarks(
     said = [*traces.which_law(answer.problem.cycle_time, trace), *traces.remarks(question, trace)]
     replayed, which = [], "In these steps" if question.keep_workers else "For independent workers"
     if answer.problem.bare and not question.unit_costs and not question.keep_workers:
-        coded, schedules = ([one for one in everything if one[0][kind]] for kind in ("partition", "schedule"))
+        whole = [one for one in everything if one[0]["exact_gradient"] is not False]
+        coded, schedules = ([one for one in whole if one[0][kind]] for kind in ("partition", "schedule"))
         for row, solution in [*schedules[:1], *coded[:1]]:
             plan, promised = solution.plan, solve_table.runtime_of(row)
             if row["partition"]:

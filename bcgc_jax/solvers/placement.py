@@ -26,7 +26,7 @@ def place_workers(problem: Problem, plan: Plan, times: ArrayLike) -> Plan:
     Args:
       problem: whose plan it is; start-ups and links do not count here.
       plan: of `Nested`.
-      times: `[S, N]`, of the same workers, such as `measured.Trace.rows()`.
+      times: `[S, N]`, of the same workers: `measured.Trace.rows()`, or draws of `Heterogeneous` ones.
 
     Raises ValueError for another plan, and for times of other workers.
 

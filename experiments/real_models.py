@@ -65,8 +65,8 @@ def times_of(rng: np.random.Generator, count: int) -> np.ndarray:
 
 def _optimum(window: Window) -> WorkPlan:
     """The paper's, for the law of all times."""
-    partition = np.asarray(bcgc.solve(problem(pooled(window.times), WORKERS)).partition, float)
-    return WorkPlan("optimum", np.full(WORKERS, 1 / WORKERS), partition_plan(partition, WORKERS))
+    x = np.asarray(bcgc.solve(problem(pooled(window.times), WORKERS)).partition, float)
+    return WorkPlan("optimum", np.full(WORKERS, 1 / WORKERS), partition_plan(x / x.sum(), WORKERS))
 
 
 def plans(rng: np.random.Generator) -> Plans:

@@ -154,7 +154,7 @@ class Solution:
         gap, drawn = float(self.relative_gap), self.kind == "confidence"
         error = f"{'±' if drawn else 'error'} {float(self.runtime_error):.1g}"
         lines.append(f"  expected runtime {float(value):.6g} ({error})")
-        if gap < 0.5:  # a bound of less than half the runtime says little
+        if gap < 0.9:  # less than a tenth of the runtime is no bound to speak of
             sure = "with 97.5 % confidence" if drawn else "proven"
             found = "best of several local searches; " * (self.kind == "local")
             lines.append(f"  {found}at most {100 * gap / (1 - gap):.3g} % above the best, {sure}")

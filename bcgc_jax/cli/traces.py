@@ -116,10 +116,11 @@ def in_words(description: Description) -> list[str]:
 
 def placed(trace: Trace | None, problem: Problem, solution: Solution) -> Solution:
     """With the workers of nested groups where the steps of the trace want them."""
-    steps = whole_steps(trace, problem)
-    if len(steps) < 2 or solution.plan is None or not isinstance(solution.plan.completion, OneOfEach):
+    if solution.plan is None or not isinstance(solution.plan.completion, OneOfEach):
         return solution
-    return replace(solution, plan=place_workers(problem, solution.plan, steps))
+    steps = whole_steps(trace, problem)
+    plan = place_workers(problem, solution.plan, steps) if len(steps) > 1 else solution.plan
+    return replace(solution, plan=plan)
 
 
 def in_its_steps(trace: Trace, problem: Problem, name: str, plan: Plan, promised: float) -> list[str]:

@@ -63,28 +63,28 @@ def line_rule(of_line: Array, num_nodes: int) -> Quadrature:
 
 
 def follow(nodes: Quadrature, onsets: Array) -> Quadrature:
-    """The same rule, whose nodes move with the `onsets`, `[K]`, to a derivative; the first is the start.
+    """The same rule, whose nodes move with the ascending `onsets`, `[K]`, to a derivative.
 
     Where P(late) begins to fall it may have a slope that no rule sees all of; if the nodes move too, it is
-    not in the integral, which does not depend on them. The nodes of a line all move with the first.
+    not in the integral, which does not depend on them. Those of a line all move with the first, the start.
     """
     onsets = onsets if nodes.panels else onsets[:1]
     known = jax.lax.stop_gradient(onsets)
+    moved = jnp.where(known < jnp.inf, onsets - known, 0)
+    start, times = nodes.start + moved[0], nodes.times + moved[0]
     if onsets.size == 1:
-        moved = onsets[0] - known[0]
-        return nodes._replace(start=nodes.start + moved, times=nodes.times + moved)
-    order = jnp.argsort(known)
-    known = known[order]
+        return nodes._replace(start=start, times=times)
     # No panel lies between those that only rounding sets apart: they move as one.
     apart = jnp.diff(known) > 64 * jnp.finfo(known.dtype).eps * known[1:]
     own = jax.lax.cummax(jnp.append(0, jnp.where(apart, np.arange(1, known.size), 0)))
-    onsets, known = onsets[order][own], known[own]
+    known, more = known[own], jnp.diff(moved[own])
     gap = jnp.diff(known)
-    pace = jnp.append(jnp.where(gap > 0, jnp.diff(onsets) / jnp.where(gap > 0, gap, 1), 1), 1)
-    k = jnp.maximum(jnp.searchsorted(known, nodes.times, side="right") - 1, 0)
-    start = nodes.start + onsets[0] - known[0]
-    times = onsets[k] + pace[k] * (nodes.times - known[k])
-    return nodes._replace(start=start, times=times, weights=nodes.weights * pace[k])
+    gap, more, known = (a[:, None] for a in (jnp.where(gap > 0, gap, jnp.inf), more, known[:-1]))
+    left = nodes.times - known
+    # Between two onsets as far along as the node is on its way, and all with the last after it.
+    times = times + jnp.sum(more * jnp.where(left < gap, jnp.maximum(left, 0) / gap, 1), axis=0)
+    pace = 1 + jnp.sum(more * jnp.where((left > 0) & (left < gap), 1 / gap, 0), axis=0)
+    return nodes._replace(start=start, times=times, weights=nodes.weights * pace)
 
 
 def gauss_rules(
@@ -108,8 +108,8 @@ def gauss_rules(
             steep = jnp.sort(steep)
             dense = dense | (steep[jnp.minimum(jnp.searchsorted(steep, left), steep.size - 1)] == left)
         # By the cube of the share of the way.
-        power = jnp.where(dense, 3, 1).astype(left.dtype)[:, None]
-        points, weight = points**power, weight * power * points ** (power - 1)
+        cubes, dense = points**3, dense[:, None]
+        points, weight = jnp.where(dense, cubes, points), jnp.where(dense, 3 * points**2 * weight, weight)
     t, slope = in_panel(ends, start, left[:, None], size[:, None], points)
     own = np.repeat(np.eye(3), orders, axis=1)[:, None].astype(start.dtype)
     return Quadrature(start, t.ravel(), (slope * weight * own).reshape(3, -1), orders)

@@ -188,15 +188,13 @@ class OneOfEach(Completion):
     kinds: tuple[int, ...] | None = static_field(default=None)
 
     def late(self, hazard: Array) -> Array:
-        late = jnp.exp(-self._by_kind(hazard))
+        late = jnp.moveaxis(jnp.exp(-self._by_kind(hazard)), (-2, -1), (0, 1))
         # Of each type: something within is missing; nothing is, and nobody has done task k, of those to come.
-        found = [(jnp.zeros_like(late[..., 0, 0]), late[..., kind, :]) for kind in range(self.num_kinds)]
+        found = [(jnp.zeros_like(own[0]), own) for own in late]
         *levels, all_of_them = self._tree.levels
         for level in levels:
             joined = [_joined(held, found) for held in level]
-            found = [
-                (missing + nobody[..., 0], nobody[..., 1:] - nobody[..., :1]) for missing, nobody in joined
-            ]
+            found = [(missing + nobody[0], nobody[1:] - nobody[:1]) for missing, nobody in joined]
         return _joined(all_of_them[0], found)[0]
 
     def first(self, times: Array) -> Array:

@@ -119,12 +119,13 @@ def _nodes(worker: Worker, load: Load, rule: Completion, num_nodes: int) -> Quad
     onsets = _onsets_of(worker, load, start, rule.rekindled)
     if not plain:  # What rounding sets apart from the start would make the next panel a wide one.
         onsets = jnp.where(onsets < near, start, onsets)
+    if onsets.size > 1:
+        onsets = onsets[jnp.argsort(jax.lax.stop_gradient(onsets))]
     if kinks is None and rule.rekindled and worker.start.atomic:
         # Before the typical time all of it is smooth, but far wider than what is between the kinks.
         early = peaks[0] + (peaks[2] - peaks[0]) * np.array([0.25, 0.5, 0.75, 0.9, 0.97], peaks.dtype)
         if load.kinds > 1:  # Most others lie before the start; up to N = 1000 the rest is 2e-12 of the value.
-            latest = jax.lax.top_k(onsets[1:], min(onsets.size - 1, 3 * load.kinds))[0]
-            onsets = jnp.append(start, latest)
+            onsets = jnp.append(start, onsets[1:][-3 * load.kinds :])
         kinks = jnp.append(jax.lax.stop_gradient(onsets[1:]), early), None
     if kinks is None:
         found = quadrature.line_rule(quadrature.line(peaks, hazard_at, choices), num_nodes)
@@ -155,10 +156,10 @@ def _onsets_of(worker: Worker, load: Load, start: Array, turns: bool) -> Array:
     return jnp.append(start, jnp.where(later > start, later, start))
 
 
-def _marked(load: Load) -> np.ndarray:
+def _marked(load: Load) -> np.ndarray | slice:
     """The tasks at the images of whose kinks panels end."""
     size = load.work.size
-    return quadrature.kinked_levels(size) if load.kinds == 1 else np.arange(size)
+    return quadrature.kinked_levels(size) if load.kinds == 1 else slice(None)
 
 
 def _peaks(worker: Worker, load: Load, rule: Completion, marks: Array, start: Array) -> Array:

@@ -48,9 +48,9 @@ def write_sweep(
     ...     return Problem(ShiftedExponential(rate, 50.0), num_workers, 20_000, 50, max_workers=max_workers)
     >>> cells = grid(num_workers=[2, 3], rate=[1e-3, 1e-2])
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     done = write_sweep(Sweep(problem, cells, ["time", "uncoded"]), f"{folder}/sweep.csv")
-    ...     print(done.read_text().splitlines()[1][:22])
-    2,0.001,time,converged
+    ...     done = write_sweep(Sweep(problem, cells, "uncoded"), f"{folder}/sweep.csv")
+    ...     print(done.read_text().splitlines()[1][:25])
+    2,0.001,uncoded,converged
     """
     path = Path(path)
     if path.suffix.lower() != ".csv":

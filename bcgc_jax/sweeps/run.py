@@ -227,9 +227,9 @@ def sweep(
     >>> from bcgc_jax.sweeps import grid
     >>> def problem(num_workers, rate, max_workers):
     ...     return Problem(ShiftedExponential(rate, 50.0), num_workers, 20_000, 50, max_workers=max_workers)
-    >>> rows = sweep(problem, grid(num_workers=[2, 3], rate=[1e-3, 1e-2]), ["time", "uncoded"])
-    >>> rows["method"].tolist()[:2], rows["expected_runtime"].shape
-    (['time', 'uncoded'], (8,))
+    >>> rows = sweep(problem, grid(num_workers=[2, 3], rate=[1e-3, 1e-2]), "uncoded")
+    >>> rows["num_workers"].tolist(), rows["expected_runtime"].shape
+    ([2, 2, 3, 3], (4,))
     """
     plan = Sweep(problem, cells, methods, **keywords)
     tables = [plan.solve(chunk) for chunk in plan.chunks()]

@@ -148,7 +148,8 @@ class Course:
                 self.pace = dataclasses.replace(self.pace, start_ups=problem.start_up)
         self._joined: list[int] = []  # members that the plan is not yet for
         # Of the pace, in the last iteration: start-ups, and what the iteration takes at least.
-        self.start_ups, self.paced = np.zeros(1), np.nan
+        self.start_ups: np.ndarray | float = 0.0
+        self.paced = np.nan
         self.work: collections.deque[tuple[Work, ...]] = collections.deque(maxlen=_KEPT)
 
     def begin(self, first: int) -> None:

@@ -1,5 +1,7 @@
 """Start-up, link and chain on the command line: `solve`, `sweep` and `train`."""
 
+from unittest.mock import Mock
+
 import pytest
 
 from bcgc_jax import Problem, Uniform, Weibull
@@ -22,6 +24,17 @@ def test_a_constant_start_up_a_link_and_a_chain_are_paid_for(answer):
     assert row["expected_runtime"] == pytest.approx(20 + cycles * (2.6 - 2.2 * all_fast), rel=1e-9)
     assert row["completion_probability"] == pytest.approx(all_fast, rel=1e-9)  # in 40, or 150
     assert (row["kind"], row["levels"]) == ("exact", [0])
+
+
+def test_the_fastest_scheme_takes_the_pace_of_processes(command, monkeypatch):
+    """Half as many seconds a unit of time where cycles take twice as long."""
+    asked = Mock(side_effect=ValueError)
+    monkeypatch.setattr("bcgc_jax.cluster.InjectedDelay", asked)
+    for value in (2, 4):
+        law = ["--workers", "3", "--cycle-time", f"deterministic:value={value}"]
+        command("train", "--engine", "ray", *law, *UNCODED, "--pace", "0.1")
+    one, other = (call.args[1] for call in asked.call_args_list)
+    assert one == pytest.approx(2 * other, rel=1e-6)
 
 
 @pytest.mark.slow

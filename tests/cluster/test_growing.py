@@ -4,6 +4,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import jax
 import pytest
@@ -110,6 +111,16 @@ def test_successors_have_a_multiple_of_what_the_others_took() -> None:
     assert patience() == [6.0, 6.0, 1.0]
     all_three[0].attempts = 0  # all of them start at once
     assert patience() == [120.0, 6.0, 1.0]
+
+
+def test_who_starts_at_first_is_no_successor() -> None:
+    actor, loaded = Mock(), Mock()
+    given: Any = SimpleNamespace(
+        _needs={}, _actor=actor, _all=[None, None], ray=None, _here="a", _load=loaded
+    )
+    Processes._spawn(given, 1)
+    assert (given._all[1].attempts, loaded.call_args.args) == (0, (1, given._all[1]))
+    assert actor.options.call_args.kwargs["scheduling_strategy"] == "SPREAD"
 
 
 def test_a_shortage_says_what_all_of_them_need() -> None:

@@ -149,9 +149,11 @@ def test_few_times_of_few_workers_are_atoms_and_others_a_smooth_law():
     assert isinstance(few, Empirical)
     assert np.array_equal(few.times, np.sort(TIMES.ravel()).astype(np.asarray(few.times).dtype))
     t = np.linspace(0.5, 6, 30)
-    chosen = distribution_of(TIMES, 50), distribution_of(TIMES, 2, kind="smooth")
-    for law in (*chosen, smooth_or_atoms(TIMES, TIMES < 0)):
+    chosen = [distribution_of(TIMES, 50), distribution_of(TIMES, 2, kind="smooth")]
+    chosen += smooth_or_atoms(TIMES, TIMES < 0), smooth_or_atoms(TIMES, None, 20)
+    for law in chosen:
         assert np.array_equal(law.survival(t), smooth_empirical(TIMES).survival(t))
+    assert [law.smooth for law in chosen] == [True, False, True, False]  # for more than 20 workers
     heavy = distribution_of(TIMES, 2, kind="pareto-tail")
     assert np.array_equal(heavy.survival(t), smooth_empirical(TIMES, pareto_tail=True).survival(t))
 

@@ -124,22 +124,17 @@ def test_searches_begin_with_blocks_on_as_many_subsets_as_the_block_before_or_mo
 @pytest.mark.slow
 def test_the_search_is_never_above_its_starts():
     """By the same draws; cyclic and alternating schedules are among the starts."""
-    rng = np.random.default_rng(4)
-    for _ in range(2):
-        scale, shape = (10 ** rng.uniform(-0.7, 0.7, 2)).tolist()
-        problem = bcgc.Problem(bcgc.Weibull(scale, shape, float(rng.uniform(0, 1))), 6, 600)
-        found = bcgc.solve(problem, "multi_message", key=jax.random.key(2))
-        value, error = float(found.expected_runtime), float(found.runtime_error)
-        schedule = known(found.plan)
-        assert found.kind == "confidence"
-        assert float(jnp.sum(schedule.sizes)) == pytest.approx(600)
-        # The answer is that of its schedule, by draws of its own.
-        draws = schedules.simulate_schedule(jax.random.key(9), problem, schedule, 40_000)
-        assert abs(float(jnp.mean(draws)) - value) < 4 * np.hypot(error, float(jnp.std(draws)) / 200)
-        for blocks in (1, 10):
-            start = schedules.schedule_of([schedules.Group(6, blocks)], np.full(blocks, 600 / blocks))
-            less = schedules.simulate_schedule(jax.random.key(9), problem, start, 40_000) - draws
-            assert float(jnp.mean(less)) > -3 * float(jnp.std(less)) / 200
+    problem = bcgc.Problem(bcgc.Weibull(4.1, 1.04, 0.98), 6, 600)
+    found = bcgc.solve(problem, "multi_message", key=jax.random.key(2))
+    value, error, schedule = float(found.expected_runtime), float(found.runtime_error), known(found.plan)
+    assert (found.kind, float(jnp.sum(schedule.sizes))) == ("confidence", pytest.approx(600))
+    # The answer is that of its schedule, by draws of its own.
+    draws = schedules.simulate_schedule(jax.random.key(9), problem, schedule, 40_000)
+    assert abs(float(jnp.mean(draws)) - value) < 4 * np.hypot(error, float(jnp.std(draws)) / 200)
+    for blocks in (1, 10):
+        start = schedules.schedule_of([schedules.Group(6, blocks)], np.full(blocks, 600 / blocks))
+        less = schedules.simulate_schedule(jax.random.key(9), problem, start, 40_000) - draws
+        assert float(jnp.mean(less)) > -3 * float(jnp.std(less)) / 200
 
 
 def test_a_block_of_no_size_keeps_it_in_a_search():

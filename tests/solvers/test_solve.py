@@ -154,19 +154,6 @@ def test_one_worker_alone_has_no_partial_stragglers():
     assert alone.partition is None
 
 
-@pytest.mark.slow
-def test_single_precision_finds_the_same_schemes():
-    for method in ("time", "single_block"):
-        double = bcgc.solve(_problem(), method)
-        with jax.enable_x64(False):
-            single = bcgc.solve(_problem(), method)
-        assert known(single.partition).dtype == jnp.float32
-        atol = 0 if method == "time" else 1e-4 * L
-        np.testing.assert_allclose(known(single.partition), known(double.partition), rtol=2e-4, atol=atol)
-        np.testing.assert_allclose(single.expected_runtime, double.expected_runtime, rtol=1e-5)
-        assert known(single.rounded).sum() == L
-
-
 @pytest.mark.parametrize(
     ("law", "workers", "gap", "way"),
     [

@@ -45,6 +45,9 @@ from bcgc_jax.solvers.spectral import SUFFICIENT
 
 # Nodes at a time, for each of the machine's cores.
 _NODES_AT_A_TIME = 16
+# The second cumulant of an excursion's area over the first, squared. For a parabola it is 0.03; of 0.01, 0.02
+# and 0.03 this has the fewest steps at N = 400. Without it N = 10,000 ends 8 % above the optimum.
+_SECOND_CUMULANT = 0.02
 
 
 class _Point(NamedTuple):
@@ -292,5 +295,5 @@ def _curved(samples: Array, time: Array) -> Array:
     root = jnp.sqrt(jnp.maximum(span, 0))
     # E e = 4 / √(2π) √(u (1 - u)) of an excursion of unit length.
     area = 4 / np.sqrt(2 * np.pi) * ((root * turn) @ root) / jnp.sqrt(safe)
-    ratio = jnp.where(span > 0, bent + area, 0)
+    ratio = jnp.where(span > 0, bent + area + _SECOND_CUMULANT * area**2, 0)
     return jnp.clip(ratio[::-1, ::-1], -30, 30)

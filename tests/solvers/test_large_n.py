@@ -73,8 +73,9 @@ def test_dense_newton_steps_find_the_same():
 
 
 @pytest.mark.slow
-def test_a_law_whose_density_is_0_where_it_begins_needs_no_dense_steps():
-    _certified(bcgc.Problem(bcgc.Weibull(1.0, 2.0), num_workers=WORKERS, num_coordinates=20_000), 1e-6)
+def test_the_optimum_of_ten_thousand_is_certified():
+    found = optimum_of_many(bcgc.Problem(LAW, 10_000, 20_000, 50.0), tolerance=1e-3, max_steps=30)
+    assert (found.status, found.lower_bound > 0.999 * found.value) == (bcgc.Status.CONVERGED, True)
 
 
 @pytest.mark.slow

@@ -361,9 +361,9 @@ def problem_tasks(problem: Problem, plan: Numbers | Plan) -> tuple[Load, Complet
 
     The time is NaN for traced numbers that are no problem and no partition or plan of these workers.
     """
+    slack = _ZERO * problem.total.astype(problem.dtype)
     if not isinstance(plan, Plan):
         x = as_partition(problem, plan)
-        slack = _ZERO * problem.total.astype(x.dtype)
         possible = jnp.all(x >= -slack) & jnp.all(problem.exists | (x <= slack))
         scale = jnp.where(possible, problem.scale, jnp.nan).astype(x.dtype)
         return load_of(problem, x), iteration_of(problem).any_of, scale
@@ -378,6 +378,7 @@ def problem_tasks(problem: Problem, plan: Numbers | Plan) -> tuple[Load, Complet
     else:  # of subset after subset
         work = cycles_of_problem(problem, plan)[:, 0]
         return Load(work), FirstHolder(problem.num_workers, problem.max_workers), problem.scale
+    possible &= jnp.all(jnp.asarray(plan.sizes) >= -slack)
     return load_of_plan(problem, plan), rule, jnp.where(possible, problem.scale, jnp.nan)
 
 

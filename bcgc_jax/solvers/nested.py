@@ -167,7 +167,10 @@ def _optimum(problem: Problem, rule: OneOfEach, data: Array) -> tuple[Solution, 
             last,
         )
         _, found = jax.lax.scan(search, jnp.ones(size, dtype), searches)
-        at = jnp.argmin(found.value[:tried])
+        values = found.value[:tried]
+        at = jnp.argmin(
+            jnp.where(jnp.isnan(values), jnp.inf, values)
+        )  # else NaN would be best, again and again
         one, bound = (jax.tree.map(lambda a, i=i: a[i], found) for i in (at, -1))
         better = ~(one.value >= best.value)
         best = jax.tree.map(lambda a, b: jnp.where(better, a, b), one, best)

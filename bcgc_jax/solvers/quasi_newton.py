@@ -107,4 +107,4 @@ def _updated(inverse: Array, step: Array, change: Array) -> Array:
     both = jnp.outer(step, seen)
     new = before - (both + both.T) / size
     new = new + jnp.outer(step, step) * ((1 + jnp.sum(change * seen) / size) / size)
-    return jnp.where(curved, new, inverse)
+    return jnp.where(curved & jnp.all(jnp.isfinite(new)), new, inverse)

@@ -81,8 +81,10 @@ def assert_descended(found, params, data, optimizer, steps, atol=3e-6):
 def trained(cluster, plans, params, data, steps, optimizer=SGD, atol=3e-6, **more):
     """A training, once it has ended where plain gradient descent does."""
     given = plans, Run(cluster, **more), params, data, optimizer, steps
-    found = train_on_cluster(jax.random.key(5), loss, *given)
+    found = train_on_cluster(jax.random.key(5), loss, *given, evaluate=lambda params: params)
     assert_descended(found.params, params, data, optimizer, steps, atol)
+    told, last = map(jax.tree.leaves, (found.metrics, found.params))  # after each step, at the end
+    assert all(np.array_equal(each[-1], one) for each, one in zip(told, last, strict=False))
     return found
 
 

@@ -96,6 +96,7 @@ def test_slopes_at_an_empty_level_are_those_of_differences():
     slopes = [float(runtime(high)[0] - runtime(low)[0]) / np.sum(high - low) for high, low in ends]
     # Worst measured 5e-5 of the largest, at the empty level, where it was 0.023.
     np.testing.assert_allclose(runtime(sizes)[1], slopes, atol=5e-4 * max(slopes))
+    assert np.isnan(runtime(sizes * np.nan)[0])  # it was 0
 
 
 def test_no_sizes_are_in_time_more_often():
@@ -132,7 +133,7 @@ def test_a_forward_pass_asks_for_fewer_levels(setup, known):
 
 
 def test_with_a_forward_pass_each_level_alone_is_tried(monkeypatch):
-    values = jnp.array([jnp.inf, 3.0, 7.0, 6.0, 8.0, 6.0, 6.0, 5.0])  # of levels as binary digits
+    values = jnp.array([jnp.inf, 3.0, 7.0, 6.0, 8.0, 6.0, jnp.nan, 5.0])  # of levels as binary digits
 
     def search(problem, rule, used, *_):
         value, zero = values[jnp.sum(used * np.array([1, 2, 4]))], jnp.zeros(3)

@@ -1,7 +1,5 @@
 """The certified optimum, against another optimiser on another evaluation, and its certificate."""
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,15 +78,10 @@ def test_the_optimum_of_two_speeds_is_that_of_a_linear_programme(x64, fast, slow
 
 @pytest.mark.slow
 def test_workers_that_are_never_slow_need_no_redundancy(x64):
-    slacks = {"optimal": 2e-6, "time": 1e-14, "frequency": 1e-14}
-    for workers, (method, slack) in itertools.product((1, 6), slacks.items()):
-        problem = padded(bcgc.distributions.Deterministic(2.5), workers, 6_000, 5)
-        solution = bcgc.solve(problem, method)
-        exact = 5 / workers * 6_000 * 2.5  # Theorem 2: all at level 0
-        assert int(solution.status) == bcgc.Status.CONVERGED
-        assert exact * (1 - 1e-12) <= solution.expected_runtime <= exact * (1 + slack)
-        assert solution.lower_bound <= exact
-        assert known(solution.rounded)[0] == 6_000
+    solution = bcgc.solve(padded(bcgc.distributions.Deterministic(2.5), 6, 6_000, 5))
+    exact = 5 / 6 * 6_000 * 2.5  # Theorem 2: all at level 0
+    assert exact * (1 - 1e-12) <= solution.expected_runtime <= exact * (1 + 2e-6)
+    assert (solution.lower_bound <= exact, known(solution.rounded)[0]) == (True, 6_000)
 
 
 def test_levels_that_may_be_used_are_the_only_ones_and_cost_what_a_restricted_search_finds(x64):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bcgc_jax.solvers.quasi_newton import minimise_shares
+from bcgc_jax.solvers.quasi_newton import _updated, minimise_shares
 
 
 @pytest.mark.parametrize("kinked", [False, True])
@@ -21,3 +21,8 @@ def test_shares_of_many_scales_are_found_also_at_kinks(kinked, precision):
     best = np.where(used, weights if kinked else np.sqrt(weights), 0)
     assert float(found.value) == pytest.approx(best.sum() ** (1 if kinked else 2), rel=1e-5)
     np.testing.assert_allclose(found.point, best / best.sum(), rtol=3e-2)  # worst measured 0.011
+
+
+def test_an_inverse_hessian_that_overflows_is_not_taken():
+    found = _updated(jnp.eye(2), jnp.array([1e20, 0.0]), jnp.array([1e-22, 1e-22]))
+    assert found.tolist() == [[1, 0], [0, 1]]

@@ -368,18 +368,19 @@ def problem_tasks(problem: Problem, plan: Numbers | Plan) -> tuple[Load, Complet
         scale = jnp.where(possible, problem.scale, jnp.nan).astype(x.dtype)
         return load_of(problem, x), iteration_of(problem).any_of, scale
     rule, workers = plan.completion, jnp.asarray(problem.num_workers)
+    possible = jnp.all(jnp.asarray(plan.sizes) >= -slack)
     if isinstance(rule, AnyOf):
-        possible = jnp.all((_sizes_of(plan) <= 0) | (jnp.asarray(plan.data) <= workers))
+        possible &= jnp.all((_sizes_of(plan) <= 0) | (jnp.asarray(plan.data) <= workers))
         rule = iteration_of(problem).any_of
     elif isinstance(rule, OneOfEach):
-        possible = workers == rule.num_workers
+        possible &= workers == rule.num_workers
     elif rule is None or plan.sizes.size > 1:
         raise ValueError("several blocks of first holders have no exact runtime: take simulate_runtime")
-    else:  # of subset after subset
+    scale = jnp.where(possible, problem.scale, jnp.nan)
+    if isinstance(rule, FirstHolder):  # of subset after subset
         work = cycles_of_problem(problem, plan)[:, 0]
-        return Load(work), FirstHolder(problem.num_workers, problem.max_workers), problem.scale
-    possible &= jnp.all(jnp.asarray(plan.sizes) >= -slack)
-    return load_of_plan(problem, plan), rule, jnp.where(possible, problem.scale, jnp.nan)
+        return Load(work), FirstHolder(problem.num_workers, problem.max_workers), scale
+    return load_of_plan(problem, plan), rule, scale
 
 
 def load_of_plan(problem: Problem, plan: Plan) -> Load:

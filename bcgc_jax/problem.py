@@ -282,7 +282,7 @@ class Status(enum.IntEnum):
     def message(self) -> str:
         return {
             Status.CONVERGED: "converged",
-            Status.STEP_LIMIT: "the search did not converge: take what was found, or raise max_steps if it can be",
+            Status.STEP_LIMIT: "not converged: take what was found, or raise max_steps where there is one",
             Status.INFINITE: "the expected runtime is infinite, the tail too heavy: plan for a deadline",
             Status.INFEASIBLE: "the scheme does not exist for this number of workers and coordinates",
             Status.INVALID: "the numbers make no problem (negative, NaN, …), or are beyond the precision",

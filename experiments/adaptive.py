@@ -62,7 +62,7 @@ def drifts(rng: np.random.Generator, steps: int, workers: int) -> dict[str, np.n
             rng.uniform(1, 1.2, (half, workers)), rng.pareto(2, (steps - half, workers)) + 1
         ],
         "speeds wander": np.exp(np.cumsum(rng.normal(0, 0.05, shape), axis=0)) * steady(),
-        "one slow worker, ever another": turns * steady(),
+        "one slow worker, another every 50 steps": turns * steady(),
         # All workers of an iteration are slow together; hardly one is slower than the others.
         "all slow in the same steps": rng.lognormal(0, 1, (steps, 1)) * rng.uniform(1, 1.1, shape),
         "all times equal to 2 %": rng.uniform(1, 1.02, shape),  # nothing to be gained
@@ -188,16 +188,26 @@ def early(name: str, workers: int, draws: int, seed: int) -> Early:
 
 def show(rows: Sequence[Row], earlies: Sequence[Early]) -> None:
     print_table(
-        "All iterations: time saved against uncoded, %",
-        ["times", "workers", "iterations", "adaptive", "best fixed", "which", "changes"],
+        "All steps: time saved against uncoded, %",
+        ["times", "workers", "steps", "adaptive", "best fixed", "which", "changes"],
         [
             [r.times, r.workers, r.steps, f"{r.saved:.1f}", f"{r.fixed:.1f}", r.fixed_plan, r.changes]
             for r in rows
         ],
     )
     print_table(
-        f"Plan after {EARLY} iterations, expected runtime; excess over the one that knows the law, %",
-        ["law", "workers", "uncoded", "planned", "known", "excess", "worst", "planned as", "known as"],
+        f"Plan after {EARLY} steps, expected runtime; excess over the one that knows the distribution, %",
+        [
+            "distribution",
+            "workers",
+            "uncoded",
+            "planned",
+            "known",
+            "excess",
+            "worst",
+            "planned as",
+            "known as",
+        ],
         [[*one[:5], f"{one.excess:.1f}", f"{one.worst:.1f}", one.plan, one.known_plan] for one in earlies],
     )
 
@@ -215,10 +225,10 @@ def draw(courses: Mapping[str, Saved], count: int) -> Any:
             panel.plot(np.linspace(0, 100, len(saved)), saved, **look, **marks)
         panel.axhline(0, color=plotting.style("uncoded").color, linewidth=0.8)
         below: Any = {"loc": "upper left", "bbox_to_anchor": (-0.1, -0.17), "alignment": "left"}
-        dots = "dots: the plan changes, which takes\nthe time of one or two iterations" * (panel is axes[0])
-        panel.legend(title=dots, frameon=False, handlelength=3.2, **below)
+        dots = "dots: the plan changes, which takes\nthe time of one or two steps" * (panel is axes[0])
+        panel.legend(title=dots, frameon=False, handlelength=5, **below)
         y = "time saved so far\nagainst uncoded (%)" if panel is axes[0] else ""
-        plotting.label_axes(panel, "iterations done (%)", y, title=title)
+        plotting.label_axes(panel, "steps done (%)", y, title=title)
     return figure
 
 
@@ -232,7 +242,7 @@ def run(out: Path, *, seed: int = 0, traces: Path) -> None:
     found = {name: course(name, t, seed, starts.get(name)) for name, t in each(given, "trainings")}
     rows = [row for row, _ in found.values()]
     cases = [(name, workers, draws) for workers, draws in SIZES.items() for name in LAWS]
-    earlies = [early(*case, seed) for case in each(cases, "laws")]
+    earlies = [early(*case, seed) for case in each(cases, "distributions")]
     show(rows, earlies)
     figure = draw({name: saved for name, (_, saved) in found.items()}, len(measured))
     save(out, {"adaptive": rows, "adaptive_early": earlies}, {"adaptive": figure})

@@ -196,18 +196,8 @@ def show(rows: Sequence[Row], earlies: Sequence[Early]) -> None:
         ],
     )
     print_table(
-        f"Plan after {EARLY} steps, expected runtime; excess over the one that knows the distribution, %",
-        [
-            "distribution",
-            "workers",
-            "uncoded",
-            "planned",
-            "known",
-            "excess",
-            "worst",
-            "planned as",
-            "known as",
-        ],
+        f"Plan after {EARLY} steps of independent times, expected runtime; excess over the one that knows them, %",
+        ["times", "workers", "uncoded", "planned", "known", "excess", "worst", "planned as", "known as"],
         [[*one[:5], f"{one.excess:.1f}", f"{one.worst:.1f}", one.plan, one.known_plan] for one in earlies],
     )
 

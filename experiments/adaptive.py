@@ -196,7 +196,7 @@ def show(rows: Sequence[Row], earlies: Sequence[Early]) -> None:
         ],
     )
     print_table(
-        f"Plan after {EARLY} steps of independent times, expected runtime; excess over the one that knows them, %",
+        f"Plan after {EARLY} steps, expected runtime; excess over one that knows the distribution, %",
         ["times", "workers", "uncoded", "planned", "known", "excess", "worst", "planned as", "known as"],
         [[*one[:5], f"{one.excess:.1f}", f"{one.worst:.1f}", one.plan, one.known_plan] for one in earlies],
     )

@@ -116,11 +116,11 @@ def in_words(description: Description) -> list[str]:
 
 def placed(trace: Trace | None, problem: Problem, solution: Solution) -> Solution:
     """With the workers of nested groups where the steps of the trace want them."""
-    if solution.plan is None or not isinstance(solution.plan.completion, OneOfEach):
+    plan = solution.plan
+    if plan is None or not isinstance(plan.completion, OneOfEach):
         return solution
     steps = whole_steps(trace, problem)
-    plan = place_workers(problem, solution.plan, steps) if len(steps) > 1 else solution.plan
-    return replace(solution, plan=plan)
+    return replace(solution, plan=place_workers(problem, plan, steps)) if len(steps) > 1 else solution
 
 
 def in_its_steps(trace: Trace, problem: Problem, name: str, plan: Plan, promised: float) -> list[str]:

@@ -119,8 +119,7 @@ def _nodes(worker: Worker, load: Load, rule: Completion, num_nodes: int) -> Quad
     onsets = _onsets_of(worker, load, start, rule.rekindled)
     if not plain:  # What rounding sets apart from the start would make the next panel a wide one.
         onsets = jnp.where(onsets < near, start, onsets)
-    if onsets.size > 1:
-        onsets = onsets[jnp.argsort(jax.lax.stop_gradient(onsets))]
+    onsets = jnp.sort(onsets)
     if kinks is None and rule.rekindled and worker.start.atomic:
         # Before the typical time all of it is smooth, but far wider than what is between the kinks.
         early = peaks[0] + (peaks[2] - peaks[0]) * np.array([0.25, 0.5, 0.75, 0.9, 0.97], peaks.dtype)

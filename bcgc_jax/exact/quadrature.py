@@ -47,8 +47,8 @@ def largest(values: Array) -> Array:
 
     `jnp.max` looks for those equal to it, and where XLA computes them anew there may be none: 0 / 0.
     """
-    place = jnp.argmax(values, axis=-1, keepdims=True)
-    return jnp.take_along_axis(values, place, axis=-1)[..., 0]
+    here = np.arange(values.shape[-1]) == jnp.argmax(values, axis=-1, keepdims=True)
+    return jnp.sum(jnp.where(here, values, 0), axis=-1)
 
 
 def line_rule(of_line: Array, num_nodes: int) -> Quadrature:
@@ -79,11 +79,11 @@ def follow(nodes: Quadrature, onsets: Array) -> Quadrature:
     own = jax.lax.cummax(jnp.append(0, jnp.where(apart, np.arange(1, known.size), 0)))
     known, more = known[own], jnp.diff(moved[own])
     gap = jnp.diff(known)
-    gap, more, known = (a[:, None] for a in (jnp.where(gap > 0, gap, jnp.inf), more, known[:-1]))
+    gap, known = jnp.where(gap > 0, gap, jnp.inf)[:, None], known[:-1, None]
     left = nodes.times - known
     # Between two onsets as far along as the node is on its way, and all with the last after it.
-    times = times + jnp.sum(more * jnp.where(left < gap, jnp.maximum(left, 0) / gap, 1), axis=0)
-    pace = 1 + jnp.sum(more * jnp.where((left > 0) & (left < gap), 1 / gap, 0), axis=0)
+    times = times + more @ jnp.where(left < gap, jnp.maximum(left, 0) / gap, 1)
+    pace = 1 + more @ jnp.where((left > 0) & (left < gap), 1 / gap, 0)
     return nodes._replace(start=start, times=times, weights=nodes.weights * pace)
 
 

@@ -190,12 +190,13 @@ class OneOfEach(Completion):
     def late(self, hazard: Array) -> Array:
         late = jnp.moveaxis(jnp.exp(-self._by_kind(hazard)), (-2, -1), (0, 1))
         # Of each type: something within is missing; nothing is, and nobody has done task k, of those to come.
-        found = [(jnp.zeros_like(own[0]), own) for own in late]
+        found: list[tuple[Any, Array]] = [(0.0, own[0]) for own in jnp.split(late, self.num_kinds)]
         *levels, all_of_them = self._tree.levels
         for level in levels:
             joined = [_joined(held, found) for held in level]
-            found = [(missing + nobody[0], nobody[1:] - nobody[:1]) for missing, nobody in joined]
-        return _joined(all_of_them[0], found)[0]
+            parts = [(missing, *jnp.split(nobody, [1])) for missing, nobody in joined]
+            found = [(missing + now, later - now) for missing, now, later in parts]
+        return _joined(all_of_them[0], found)[0][0]
 
     def first(self, times: Array) -> Array:
         tree = self._tree
@@ -256,12 +257,13 @@ class OneOfEach(Completion):
         return values.reshape(*values.shape[:-1], self.num_kinds, len(self.groups))
 
 
-def _joined(held: Sequence[tuple[int, int]], found: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+def _joined(held: Sequence[tuple[int, int]], found: Sequence[tuple[Any, Array]]) -> tuple[Any, Any]:
     """Both probabilities of a group that holds so many of these types.
 
     1 - Π (1 - p) by p + q (1 - p), whose terms are positive and slopes finite; of equal ones by doubling.
     """
-    missing, nobody = jnp.zeros_like(found[0][0]), jnp.ones_like(found[0][1])
+    missing: Any = 0.0
+    nobody: Any = 1.0
     for kind, count in held:
         lost, none = found[kind]
         nobody = nobody * none**count

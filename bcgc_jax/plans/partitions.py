@@ -1,6 +1,7 @@
 r"""Partitions x of L coordinates over the redundancy levels, and the levels s of the coordinates."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import Numbers, check, is_traced
+from bcgc_jax.exact.crossing import MANY
 
 
 def levels_from_partition(partition: Numbers, num_coordinates: int | None = None) -> Array:
@@ -71,15 +73,27 @@ def _counts(levels: Array, num_workers: int) -> Array:
 def cumulative_load(partition: ArrayLike) -> Array:
     """y_n = Σ_{i≤n} (i+1) x_i, along the last axis: cycles spent when level n is finished."""
     x = jnp.asarray(partition)
-    return jnp.cumsum(x * jnp.arange(1, x.shape[-1] + 1), axis=-1)
+    return _up_to(jnp.sum, x * jnp.arange(1, x.shape[-1] + 1))
 
 
 @jax.jit
 def finish_load(partition: Array, used: Array, setup: ArrayLike, chain: ArrayLike = 0.0) -> Array:
     """y_n + (n+1) (setup + chain Σ_{i≤n} x_i) for the levels in use, for others that of the last one used."""
-    count = jnp.where(used, jnp.arange(1, used.shape[-1] + 1), 0)
-    subsets, x = jax.lax.cummax(count, axis=count.ndim - 1), jnp.where(used, partition, 0)
-    return cumulative_load(x) + subsets * (setup + chain * jnp.cumsum(x, axis=-1))
+    subsets = _up_to(jnp.max, jnp.where(used, jnp.arange(1, used.shape[-1] + 1), 0))
+    x = jnp.where(used, partition, 0)
+    return cumulative_load(x) + subsets * (setup + chain * _up_to(jnp.sum, x))
+
+
+def _up_to(reduce: Callable[..., Array], values: Array) -> Array:
+    """The sum of the first n along the last axis, for each n, or the maximum of numbers that are >= 0.
+
+    Of few levels by O(N²) terms: one kernel to compile, where a running sum takes five.
+    """
+    size = values.shape[-1]
+    if size > MANY:
+        running = jax.lax.cumsum if reduce is jnp.sum else jax.lax.cummax
+        return running(values, axis=values.ndim - 1)
+    return reduce(jnp.where(jnp.tri(size, dtype=bool), values[..., None, :], 0), axis=-1)
 
 
 @jax.jit

@@ -33,7 +33,7 @@ from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.completion import AnyOf, Completion, FirstHolder, OneOfEach
 from bcgc_jax.plans.evaluate import NUM_NODES
 from bcgc_jax.plans.iterations import iteration_of
-from bcgc_jax.plans.partitions import check_levels, cost_of_units, finish_load
+from bcgc_jax.plans.partitions import check_levels, cost_of_units, cumulative_load, finish_load
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.plans.schedules import cycles_of_problem, over_draws, simulate_schedule
 from bcgc_jax.plans.worker import Load, last_delivery
@@ -352,6 +352,8 @@ def _paid(problem: Problem, x: Array) -> Array:
 
 def load_of(problem: Problem, x: Array) -> Load:
     """What a worker has spent when each level is finished, in units of a coordinate's cycles."""
+    if not problem.has_setup:
+        return Load(cumulative_load(x), sent_load(problem, x))
     setup, chain = (a.astype(x.dtype) for a in (problem.setup_load, problem.chain_load))
     return Load(finish_load(x, _paid(problem, x), setup, chain), sent_load(problem, x))
 
@@ -364,7 +366,7 @@ def problem_tasks(problem: Problem, plan: Numbers | Plan) -> tuple[Load, Complet
     slack = _ZERO * problem.total.astype(problem.dtype)
     if not isinstance(plan, Plan):
         x = as_partition(problem, plan)
-        possible = jnp.all(x >= -slack) & jnp.all(problem.exists | (x <= slack))
+        possible = jnp.all((x >= -slack) & (problem.exists | (x <= slack)))
         scale = jnp.where(possible, problem.scale, jnp.nan).astype(x.dtype)
         return load_of(problem, x), iteration_of(problem).any_of, scale
     rule, workers = plan.completion, jnp.asarray(problem.num_workers)
@@ -390,8 +392,9 @@ def load_of_plan(problem: Problem, plan: Plan) -> Load:
     """
     rule, data, size = plan.completion, jnp.asarray(plan.data), _sizes_of(plan)
     work = jnp.cumsum(data * size * plan.share, axis=-1)
-    met = jax.lax.cummax(jnp.where(size > 0, data, 0), axis=data.ndim - 1)
-    work = work + met * (problem.setup_load + problem.chain_load * jnp.cumsum(size))
+    if problem.has_setup:
+        met = jax.lax.cummax(jnp.where(size > 0, data, 0), axis=data.ndim - 1)
+        work = work + met * (problem.setup_load + problem.chain_load * jnp.cumsum(size))
     kinds = rule.num_kinds if isinstance(rule, OneOfEach) else 1
     sent = jax.tree.map(lambda a: jnp.tile(a, kinds), sent_load(problem, size))
     load = Load(work.ravel(), sent, kinds)

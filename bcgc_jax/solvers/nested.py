@@ -138,23 +138,28 @@ class Nested(Numbered):
 def _optimum(problem: Problem, rule: OneOfEach, data: Array) -> tuple[Solution, Array]:
     """The best shares of the blocks for `data[0]`, as a solution with a bound, and as they are.
 
-    With setup a search of its own for each set of levels that has one more or less, and for each level alone,
-    as long as that helps.
+    Where a level costs by being there at all, setup or the start-ups of those that it waits for: a search of
+    its own for each set of levels that has one more or less, and for each level alone, as long as that helps.
     The bound is the optimum for the last data of a convex problem.
     """
     dtype, size, still = problem.dtype, len(rule.groups), jax.lax.stop_gradient(problem)
     bounded_apart = problem.convex and len(data) > 1  # by a search after the others
+    by_levels = problem.has_setup or not problem.convex
 
-    def search(before: Array, given: tuple[Any, ...]) -> tuple[Array, Minimum]:
-        """One after the other: that of the bound goes on from the shares of the one before."""
+    def search(state: tuple[Any, ...], given: tuple[Any, ...]) -> tuple[tuple[Any, ...], None]:
+        """One after the other: the last, that of the bound, goes on from the shares of the one before."""
+        best, latest = state
         used, own, tolerance, last = given
-        found = _search(still, rule, used, own, tolerance, jnp.where(last, before, 1))
-        return found.point, found
+        found = _search(still, rule, used, own, tolerance, jnp.where(last, latest.point, 1))
+        # Anything is better than NaN: else it would be the best in each round.
+        better = ~last & ((found.value < best[1].value) | jnp.isnan(best[1].value))
+        best = jax.tree.map(lambda a, b: jnp.where(better, a, b), (used, found), best)
+        return (best, found), None
 
     def round_(state: tuple[Any, ...]) -> tuple[Any, ...]:
-        _, used, best, _ = state
-        sets = used[None]
-        if problem.has_setup:
+        _, best, latest = state
+        used, sets = best[0], best[0][None]
+        if by_levels:
             alone = np.eye(size, dtype=bool)
             others = jnp.where(jnp.any(used ^ alone, axis=1)[:, None], used ^ alone, sets)
             sets = jnp.concatenate([sets, others, alone])
@@ -166,21 +171,16 @@ def _optimum(problem: Problem, rule: OneOfEach, data: Array) -> tuple[Solution, 
             np.where(last, _OF_BOUND, _TOLERANCE[dtype.itemsize]).astype(dtype),
             last,
         )
-        _, found = jax.lax.scan(search, jnp.ones(size, dtype), searches)
-        # NaN is not the best: else it would be so in each round.
-        at = jnp.argmin(jnp.nan_to_num(found.value[:tried], nan=jnp.inf, posinf=jnp.inf))
-        one, bound = (jax.tree.map(lambda a, i=i: a[i], found) for i in (at, -1))
-        better = ~(one.value >= best.value)
-        best = jax.tree.map(lambda a, b: jnp.where(better, a, b), one, best)
-        return better & (at > 0), jnp.where(better, sets[at], used), best, bound
+        (best, latest), _ = jax.lax.scan(search, (best, latest), searches)
+        return jnp.any(best[0] ^ used), best, latest
 
-    none, start = jnp.asarray(jnp.inf, dtype), jnp.ones(size, dtype)
+    start, none = jnp.ones(size, dtype), jnp.asarray(jnp.nan, dtype)
     nothing = Minimum(start, none, start, none, jnp.asarray(0), none)
-    begin: tuple[Any, ...] = jnp.asarray(True), start > 0, nothing, nothing
-    if problem.has_setup:
-        _, used, best, bound = jax.lax.while_loop(lambda state: state[0], round_, begin)
-    else:  # all levels are used
-        _, used, best, bound = round_(begin)
+    state: tuple[Any, ...] = jnp.asarray(True), (start > 0, nothing), nothing
+    # Else all levels are used: one round.
+    state = jax.lax.while_loop(lambda state: state[0], round_, state) if by_levels else round_(state)
+    _, (used, best), bound = state
+    used = used if problem.has_setup else start > 0  # the bound's
     if not problem.convex:
         bound = _search(with_least_start_up(still), rule, used, data[-1], _OF_BOUND, best.point)
     elif not bounded_apart:

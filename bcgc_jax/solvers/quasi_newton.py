@@ -68,7 +68,7 @@ def minimise_shares(
         ended = (residual <= tolerance) & (value <= (1 + 4 * eps) * s.found.value)
         better = first | (value < s.found.value) | ended
         best = s.found._replace(num_steps=steps + 1)
-        found = jax.tree.map(lambda a, b: jnp.where(better, a, b), here, best)
+        found = jax.lax.cond(better, lambda: here, lambda: best)
         own = share * (slope - mean) / value
         descent = jnp.sum(s.slope * s.direction)
         far = _FURTHEST / jnp.max(jnp.abs(s.direction))
@@ -79,12 +79,12 @@ def minimise_shares(
         cut = ~first & (steep | ~falls)
 
         inverse = _updated(s.inverse, s.length * s.direction, own - s.slope)
-        known = jnp.any(inverse != 0)  # not where log f has been concave so far
-        direction = jnp.where(known, -inverse @ own, -own / jnp.max(jnp.abs(own)))
+        # Not known where log f has been concave so far.
+        direction = jnp.where(_known(inverse), -inverse @ own, -own / jnp.max(jnp.abs(own)))
         longest = jnp.minimum(1, _FURTHEST / jnp.max(jnp.abs(direction)))
         taken = _Search(found, point, value, own, inverse, direction, longest, zero, endless)
         again = s._replace(found=found, length=length, low=low, high=high)
-        return jax.tree.map(lambda a, b: jnp.where(cut, a, b), again, taken)
+        return jax.lax.cond(cut, lambda: again, lambda: taken)
 
     none = 0 * start
     aux = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), aux)
@@ -100,11 +100,13 @@ def _updated(inverse: Array, step: Array, change: Array) -> Array:
     """The inverse Hessian after a step and a change of slopes; at first it has the scale of the two."""
     product, squares = jnp.sum(step * change), jnp.sum(change**2)
     curved = product > jnp.finfo(step.dtype).eps * squares
-    size = jnp.where(curved, product, 1)
-    start = jnp.eye(step.size, dtype=step.dtype) * (size / jnp.where(curved, squares, 1))
-    before = jnp.where(jnp.any(inverse != 0), inverse, start)
-    seen = before @ change
-    both = jnp.outer(step, seen)
-    new = before - (both + both.T) / size
-    new = new + jnp.outer(step, step) * ((1 + jnp.sum(change * seen) / size) / size)
+    size, one = jnp.where(curved, product, 1), jnp.eye(step.size, dtype=step.dtype)
+    before = jnp.where(_known(inverse), inverse, one * (size / jnp.where(curved, squares, 1)))
+    turn = one - jnp.outer(step, change) / size
+    new = turn @ before @ turn.T + jnp.outer(step, step) / size
     return jnp.where(curved & jnp.all(jnp.isfinite(new)), new, inverse)
+
+
+def _known(inverse: Array) -> Array:
+    """Whether it is positive definite; at first it is 0."""
+    return inverse[0, 0] > 0

@@ -145,7 +145,7 @@ def test_with_a_forward_pass_each_level_alone_is_tried(monkeypatch):
 
 
 def test_random_start_ups_leave_a_bound_that_other_sizes_keep():
-    """Not convex: a single block took 34,478 where 35,403 was said to be the least."""
+    """Not convex: a single block takes 34,478, and a search over all levels at once ended at 35,403."""
     problem = replace(_problem(4, start_up=bcgc.Weibull(3e3, 0.5)), num_coordinates=20, num_samples=5.0)
     solution = bcgc.solve(problem, Nested(data="equal"))
     plan, rng = known(solution.plan), np.random.default_rng(0)
@@ -153,8 +153,8 @@ def test_random_start_ups_leave_a_bound_that_other_sizes_keep():
     others, starts = rng.dirichlet([0.5] * 3, 12), 3000 * rng.weibull(0.5, (200_000, 4))
     for sizes in 20 * np.concatenate([np.eye(3), others]):
         drawn = _drawn(plan.with_sizes(sizes), np.random.default_rng(1), 200_000, 5, starts)
-        # Four standard errors are 1 %.
-        assert 0 < solution.lower_bound <= drawn.mean() + 4 * drawn.std() / np.sqrt(drawn.size)
+        most = drawn.mean() + 4 * drawn.std() / np.sqrt(drawn.size)  # of which 1 % are standard errors
+        assert 0 < solution.lower_bound <= solution.expected_runtime <= most
 
 
 def test_a_plan_in_a_file_and_its_training_are_those_of_the_solution(tmp_path):

@@ -181,7 +181,9 @@ def _answer(
         # One that asks its workers nothing, and gives the whole gradient.
         silent = [row for row, _ in solved if not row["round_trips"] and row["exact_gradient"] is not False]
         baseline = solve_table.fastest([row for row in silent if every[row["method"]].baseline])
-        interval, setup = _interval(question, problem, rows), _largest_setup(judged, rows)
+        # Where no baseline is possible, as for an infinite mean, a single block is not either.
+        setup = None if baseline is None else _largest_setup(judged, rows)
+        interval = _interval(question, problem, rows)
         answer = answer._replace(baseline=baseline, interval=interval, setup=setup)
     return found, answer
 

@@ -91,7 +91,7 @@ class Iteration:
                 f"the mean of {named} is infinite, or above the largest number, "
                 f"{jnp.finfo(working_dtype(one)).max:.1e}, and so is the expected runtime of a scheme that "
                 "ever waits for the slowest worker: take a distribution with a lighter tail, or plan for a "
-                "deadline (Deadline; in a shell --objective completion-probability)"
+                "deadline (Deadline; in a shell --method deadline)"
             )
 
     def typical_start_up(self) -> Array:

@@ -11,7 +11,7 @@ from jax import Array
 from jax.scipy import special
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import pytree_dataclass, static_field, working_dtype
+from bcgc_jax._pytree import pytree_dataclass, replace, static_field, working_dtype
 from bcgc_jax.distributions.base import Distribution, Kinked, Smooth, excess_above, inverse_ranks
 from bcgc_jax.distributions.special_functions import (
     gamma_hazard,
@@ -364,7 +364,7 @@ class HazardSpline(Distribution):
     Beyond the last knot u, P(T > u + z | T > u) = (1 + ξ z/σ)^{-1/ξ} with σ the last slope and ξ ≥ 0 the
     `tail_index`; ξ = 0 is exponential. Knots ascend strictly, the first hazard is 0. Times and slopes carry
     the unit of time. Rules of integration go by the knots unless they are `hidden`, as they may be for many
-    workers: panels between all knots would take long, and the maximum of many times shows no knot. Built by
+    levels: panels between all knots would take long, and the maximum of many times shows no knot. Built by
     `smooth_empirical`.
     """
 
@@ -427,6 +427,9 @@ class HazardSpline(Distribution):
     def summary(self):
         size, mean = jnp.size(self.times), self.mean()
         return {"distribution": "smooth", "knots": size, "mean": mean, "tail_index": self.tail_index}
+
+    def with_knots(self):
+        return replace(self, hidden=False)
 
     def pieces(self):
         if self.hidden:

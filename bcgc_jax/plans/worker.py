@@ -89,6 +89,10 @@ class Worker:
         start = None if self.start_up is None else self.start.with_fast_inverse()
         return replace(self, cycle_time=self.cycle_time.with_fast_inverse(), start_up=start)
 
+    def with_knots(self) -> "Worker":
+        start = None if self.start_up is None else self.start.with_knots()
+        return replace(self, cycle_time=self.cycle_time.with_knots(), start_up=start)
+
     def draw(self, key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> tuple[Array, Array]:
         """Start-ups, in units of κ, and cycle times."""
         if self.pairs is not None:

@@ -17,6 +17,7 @@ Repetition within groups is that of Tandon et al. 2017 (fractional repetition) a
 is a level of its own for each block, with groups of any size, optimised for the exact expected runtime.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,6 +45,8 @@ from bcgc_jax.plans.runtime import (
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution, solution_of_value
 from bcgc_jax.solvers.method import SETUP, Numbered
+from bcgc_jax.solvers.optimal import least_gap
+from bcgc_jax.solvers.polyhedral import cutting_plane
 from bcgc_jax.solvers.quasi_newton import minimise_shares
 from bcgc_jax.solvers.spectral import Minimum
 
@@ -138,19 +141,48 @@ class Nested(Numbered):
 def _optimum(problem: Problem, rule: OneOfEach, data: Array) -> tuple[Solution, Array]:
     """The best shares of the blocks for `data[0]`, as a solution with a bound, and as they are.
 
+    The bound is the optimum for the last data, or with random start-ups for those of the first to start.
+    """
+    still, with_kinks, equal = (
+        jax.lax.stop_gradient(problem),
+        iteration_of(problem).polyhedral,
+        len(data) == 1,
+    )
+    every_level = jnp.ones(len(rule.groups), bool)
+    if with_kinks and equal:
+        used, best = every_level, _cut(still, rule, every_level, data[0])
+        bound = best
+    else:
+        bound_too = problem.convex and not (equal or with_kinks)
+        used, best, bound = _local(still, rule, data, bound_too)
+        used = used if problem.has_setup else every_level  # the bound's
+        if with_kinks:
+            bound = _cut(still, rule, used, data[-1])
+        elif not problem.convex:
+            bound = _search(with_least_start_up(still), rule, used, data[-1], _OF_BOUND, best.point)
+    lower = jnp.min(jnp.where(used, bound.slope, jnp.inf)) - bound.aux
+    if not (problem.bare or with_kinks):  # else 0, up to rounding
+        lower = lower + bound.value - jnp.sum(bound.slope * bound.point)
+    plan = _plan_of(problem, rule, best.point, data[0])
+    runtime = with_slopes(integrate_runtime, Expectation(best.value, best.aux), problem, plan)
+    solution = _solution(problem, plan, best, runtime)
+    return replace(solution, lower_bound=lower_bound_of(lower, best.value)), best.point
+
+
+def _local(problem: Problem, rule: OneOfEach, data: Array, bound_too: bool) -> tuple[Array, Minimum, Minimum]:
+    """The levels of the best that is found, itself, and with `bound_too` that of the last data, else any.
+
     Where a level costs by being there at all, setup or the start-ups of those that it waits for: a search of
     its own for each set of levels that has one more or less, and for each level alone, as long as that helps.
-    The bound is the optimum for the last data of a convex problem.
     """
-    dtype, size, still = problem.dtype, len(rule.groups), jax.lax.stop_gradient(problem)
-    bounded_apart = problem.convex and len(data) > 1  # by a search after the others
+    dtype, size = problem.dtype, len(rule.groups)
     by_levels = problem.has_setup or not problem.convex
 
     def search(state: tuple[Any, ...], given: tuple[Any, ...]) -> tuple[tuple[Any, ...], None]:
         """One after the other: the last, that of the bound, goes on from the shares of the one before."""
         best, latest = state
         used, own, tolerance, last = given
-        found = _search(still, rule, used, own, tolerance, jnp.where(last, latest.point, 1))
+        found = _search(problem, rule, used, own, tolerance, jnp.where(last, latest.point, 1))
         # Anything is better than NaN: else it would be the best in each round.
         better = ~last & ((found.value < best[1].value) | jnp.isnan(best[1].value))
         best = jax.tree.map(lambda a, b: jnp.where(better, a, b), (used, found), best)
@@ -164,7 +196,7 @@ def _optimum(problem: Problem, rule: OneOfEach, data: Array) -> tuple[Solution, 
             others = jnp.where(jnp.any(used ^ alone, axis=1)[:, None], used ^ alone, sets)
             sets = jnp.concatenate([sets, others, alone])
         tried = len(sets)
-        last = np.arange(tried + bounded_apart) == tried
+        last = np.arange(tried + bound_too) == tried
         searches = (
             jnp.concatenate([sets, used[None]])[: last.size],
             data[np.where(last, -1, 0)],
@@ -179,36 +211,44 @@ def _optimum(problem: Problem, rule: OneOfEach, data: Array) -> tuple[Solution, 
     state: tuple[Any, ...] = jnp.asarray(True), (start > 0, nothing), nothing
     # Else all levels are used: one round.
     state = jax.lax.while_loop(lambda state: state[0], round_, state) if by_levels else round_(state)
-    _, (used, best), bound = state
-    used = used if problem.has_setup else start > 0  # the bound's
-    if not problem.convex:
-        bound = _search(with_least_start_up(still), rule, used, data[-1], _OF_BOUND, best.point)
-    elif not bounded_apart:
-        bound = best
-    lower = jnp.min(jnp.where(used, bound.slope, jnp.inf)) - bound.aux
-    if not problem.bare:  # else 0, up to rounding
-        lower = lower + bound.value - jnp.sum(bound.slope * bound.point)
-    plan = _plan_of(problem, rule, best.point, data[0])
-    runtime = with_slopes(integrate_runtime, Expectation(best.value, best.aux), problem, plan)
-    solution = _solution(problem, plan, best, runtime)
-    return replace(solution, lower_bound=lower_bound_of(lower, best.value)), best.point
+    _, (used, best), latest = state
+    return used, best, latest
 
 
 def _search(
     problem: Problem, rule: OneOfEach, used: Array, data: Array, tolerance: ArrayLike, start: Array
 ) -> Minimum:
     """The best shares of the levels that are used, with E τ, its slope and its error."""
+    runtime = functools.partial(_runtime, problem, rule, used, data)
+    return minimise_shares(runtime, used, start, tolerance=tolerance)
+
+
+def _cut(problem: Problem, rule: OneOfEach, used: Array, data: Array) -> Minimum:
+    """The same for atoms, where E τ is convex and has kinks, with the bound of the cuts for its slopes."""
+
+    def evaluate(share: Array) -> tuple[Array, Array]:
+        """Of E τ times the sum of the shares, which is homogeneous whatever a level costs by itself."""
+        of_share = functools.partial(_runtime, problem, rule, used, data)
+        (value, _), slope = jax.value_and_grad(of_share, has_aux=True)(share)
+        return value, slope + (value - jnp.sum(slope * share))
+
+    start = used / jnp.sum(used).astype(problem.dtype)
+    tolerance = jnp.asarray(least_gap(problem), problem.dtype)
+    share, value, lower, steps = cutting_plane(evaluate, start, used, tolerance)
+    return Minimum(share, value, lower + 0 * share, 1 - lower / value, steps, 0 * value)
+
+
+def _runtime(
+    problem: Problem, rule: OneOfEach, used: Array, data: Array, share: Array
+) -> tuple[Array, Array]:
+    """E τ and its error."""
     known = jnp.finfo(problem.dtype)
     # A level in use is paid for, however small it is: else values would jump where it ends.
     paid = known.tiny * (problem.setup_load + problem.chain_load > 0)
     # For workers of several kinds 96 are enough in single precision: the worst of 27 runtimes was 7e-8 off.
     nodes = 96 if problem.dtype.itemsize == 4 and rule.num_kinds > 1 else NUM_NODES
-
-    def runtime(share: Array) -> tuple[Array, Array]:
-        share = jnp.where(used, share + paid, 0)
-        return integrate_runtime(problem, _plan_of(problem, rule, share, data), num_nodes=nodes)
-
-    return minimise_shares(runtime, used, start, tolerance=tolerance)
+    share = jnp.where(used, share + paid, 0)
+    return integrate_runtime(problem, _plan_of(problem, rule, share, data), num_nodes=nodes)
 
 
 @jax.jit
@@ -232,7 +272,7 @@ def _most_probable(
 
 def _solution(problem: Problem, plan: Plan, found: Minimum, runtime: Expectation) -> Solution:
     solution = solution_of_value(problem, runtime)
-    tolerance = _TOLERANCE[found.point.dtype.itemsize]
+    tolerance = max(_TOLERANCE[found.point.dtype.itemsize], least_gap(problem))
     loose = (solution.status == int(Status.CONVERGED)) & ~(found.residual <= tolerance)
     status = jnp.where(loose, int(Status.STEP_LIMIT), solution.status)
     return replace(solution, plan=plan, status=status, num_steps=found.num_steps)

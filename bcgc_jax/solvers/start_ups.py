@@ -14,6 +14,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax.exact.bisection import bisect
+from bcgc_jax.plans.evaluate import NUM_NODES
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.runtime import load_of, with_least_start_up
 from bcgc_jax.problem import Problem, Status
@@ -38,8 +39,9 @@ def best_found(
     relaxed = optimal_partition(bounding, levels, tolerance=tolerance, max_steps=max_steps)
 
     def value_of(share: Array) -> Array:
-        load = load_of(problem, share * total)
-        return problem.scale * iteration_of(problem).expected_completion(load).value
+        """By half of the usual nodes: a ninth of the time for a uniform start-up, no plan of three slower."""
+        load, nodes = load_of(problem, share * total), NUM_NODES // 2
+        return problem.scale * iteration_of(problem).expected_completion(load, num_nodes=nodes).value
 
     starts = _starts(levels, relaxed.partition / total)
     values = jax.lax.map(value_of, starts, batch_size=_NUM_SEARCHES)

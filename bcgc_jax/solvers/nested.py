@@ -10,8 +10,8 @@ it. All workers have the same load, E τ is convex and homogeneous, and the cert
 holds: f(z) ≥ ∇f(x)·z ≥ L min_k ∂f/∂x_k for all sizes z ≥ 0 with Σ z = L. "by_size": a group of g workers has
 g of the N subsets, so workers of larger groups do more, and the optimum is local. If every worker had the
 least group of its level, all would be there earlier: the certificate of these loads is a bound. With random
-start-ups E τ is not convex, and the bound is that of workers which all begin with the first. Atoms make kinks,
-at which the local search stops: what is convex is then solved by cuts.
+start-ups E τ is not convex, and the bound is that of workers which all begin with the first. Atoms make
+kinks, at which the local search stops: what is convex is then solved by cuts.
 
 Repetition within groups is that of Tandon et al. 2017 (fractional repetition) and of clustered codes
 (Ozfatura, Gündüz & Ulukus 2019); codes of several levels, nested, are in Maßny et al. 2022. What is new here

@@ -352,7 +352,7 @@ def _paid(problem: Problem, x: Array) -> Array:
 
 def load_of(problem: Problem, x: Array) -> Load:
     """What a worker has spent when each level is finished, in units of a coordinate's cycles."""
-    if not problem.has_setup:
+    if problem.bare:  # less to compile
         return Load(cumulative_load(x), sent_load(problem, x))
     setup, chain = (a.astype(x.dtype) for a in (problem.setup_load, problem.chain_load))
     return Load(finish_load(x, _paid(problem, x), setup, chain), sent_load(problem, x))
@@ -392,7 +392,7 @@ def load_of_plan(problem: Problem, plan: Plan) -> Load:
     """
     rule, data, size = plan.completion, jnp.asarray(plan.data), _sizes_of(plan)
     work = jnp.cumsum(data * size * plan.share, axis=-1)
-    if problem.has_setup:
+    if not problem.bare:
         met = jax.lax.cummax(jnp.where(size > 0, data, 0), axis=data.ndim - 1)
         work = work + met * (problem.setup_load + problem.chain_load * jnp.cumsum(size))
     kinds = rule.num_kinds if isinstance(rule, OneOfEach) else 1

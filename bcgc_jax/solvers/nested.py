@@ -144,19 +144,14 @@ def _optimum(problem: Problem, rule: OneOfEach, data: Array) -> tuple[Solution, 
 
     The bound is the optimum for the last data; with random start-ups, if all began with the first.
     """
-    still, with_kinks, equal = (
-        jax.lax.stop_gradient(problem),
-        iteration_of(problem).polyhedral,
-        len(data) == 1,
-    )
-    every_level = jnp.ones(len(rule.groups), bool)
+    still, equal = jax.lax.stop_gradient(problem), len(data) == 1
+    with_kinks = iteration_of(problem).polyhedral
     if with_kinks and equal:
-        used, best = every_level, _cut(still, rule, every_level, data[0])
-        bound = best
+        used = jnp.ones(len(rule.groups), bool)
+        best = bound = _cut(still, rule, used, data[0])
     else:
         bound_too = problem.convex and not (equal or with_kinks)
         used, best, bound = _local(still, rule, data, bound_too)
-        used = used if problem.has_setup else every_level  # the bound's
         if with_kinks:
             bound = _cut(still, rule, used, data[-1])
         elif not problem.convex:
@@ -171,13 +166,14 @@ def _optimum(problem: Problem, rule: OneOfEach, data: Array) -> tuple[Solution, 
 
 
 def _local(problem: Problem, rule: OneOfEach, data: Array, bound_too: bool) -> tuple[Array, Minimum, Minimum]:
-    """The levels of the best that is found, itself, and with `bound_too` that of the last data, else any.
+    """The levels that a bound is for, the best that is found, and with `bound_too` that for the last data.
 
     Where a level costs by being there at all, setup or the start-ups of those that it waits for: a search of
     its own for each set of levels that has one more or less, and for each level alone, as long as that helps.
+    With setup a bound is for the levels in use.
     """
-    dtype, size = problem.dtype, len(rule.groups)
-    by_levels = problem.has_setup or not problem.convex
+    dtype, size, paid = problem.dtype, len(rule.groups), problem.has_setup
+    by_levels = paid or not problem.convex
 
     def search(state: tuple[Any, ...], given: tuple[Any, ...]) -> tuple[tuple[Any, ...], None]:
         """One after the other: the last, that of the bound, goes on from the shares of the one before."""
@@ -213,7 +209,7 @@ def _local(problem: Problem, rule: OneOfEach, data: Array, bound_too: bool) -> t
     # Else all levels are used: one round.
     state = jax.lax.while_loop(lambda state: state[0], round_, state) if by_levels else round_(state)
     _, (used, best), latest = state
-    return used, best, latest
+    return used if paid else start > 0, best, latest
 
 
 def _search(

@@ -174,6 +174,9 @@ def _errors(answer: SolveAnswer) -> Iterator[str]:
             less = 100 * (1 - bound / value)
             text = f" {which} is faster than {bound / size:.4g}, which is {less:.2g} % less."
         yield f"{row['method']} is the best plan that a local search found.{text}"
+    ended = [output.row_label(row) for row in rows if row["status"] == "step_limit"]
+    if ended:
+        yield f"The search ended before it converged, so a faster plan may be near: {', '.join(ended)}."
     for row in [row for row in rows if "levels" in row][:1]:
         levels, several = ", ".join(map(str, row["levels"])), "s" * (len(row["levels"]) > 1)
         yield f"The bound of {row['method']} is for plans of the level{several} {levels} only."

@@ -68,7 +68,7 @@ def minimise_shares(
         ended = (residual <= tolerance) & (value <= (1 + 4 * eps) * s.found.value)
         better = first | (value < s.found.value) | ended
         best = s.found._replace(num_steps=steps + 1)
-        found = jax.lax.cond(better, lambda: here, lambda: best)
+        found = jax.tree.map(lambda a, b: jnp.where(better, a, b), here, best)
         own = share * (slope - mean) / value
         descent = jnp.sum(s.slope * s.direction)
         far = _FURTHEST / jnp.max(jnp.abs(s.direction))
@@ -84,7 +84,7 @@ def minimise_shares(
         longest = jnp.minimum(1, _FURTHEST / jnp.max(jnp.abs(direction)))
         taken = _Search(found, point, value, own, inverse, direction, longest, zero, endless)
         again = s._replace(found=found, length=length, low=low, high=high)
-        return jax.lax.cond(cut, lambda: again, lambda: taken)
+        return jax.tree.map(lambda a, b: jnp.where(cut, a, b), again, taken)
 
     none = 0 * start
     aux = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), aux)

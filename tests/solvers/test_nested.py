@@ -153,7 +153,7 @@ def test_random_start_ups_leave_a_bound_that_other_sizes_keep():
     others, starts = rng.dirichlet([0.5] * 3, 12), 3000 * rng.weibull(0.5, (200_000, 4))
     for sizes in 20 * np.concatenate([np.eye(3), others]):
         drawn = _drawn(plan.with_sizes(sizes), np.random.default_rng(1), 200_000, 5, starts)
-        most = drawn.mean() + 4 * drawn.std() / np.sqrt(drawn.size)  # of which 1 % are standard errors
+        most = drawn.mean() + 4 * drawn.std() / np.sqrt(drawn.size)  # four standard errors are 1 %
         assert 0 < solution.lower_bound <= solution.expected_runtime <= most
 
 

@@ -131,7 +131,7 @@ def train(
     for k, (row, start) in enumerate(zip(times, start_ups, strict=True)):
         plan = planner.plan
         taken[k] += (runtime := float(plan.runtimes(row[None], start[None])[0]))
-        seen = plan.finished(row, runtime, start)
+        seen = start + row * plan.loads[:, 0] <= runtime * (1 + 1e-12)  # whose cycle times can be told
         at_least = np.where(seen, row, runtime / plan.loads[:, 0])
         planner.observe(at_least, seen, runtime, start_ups=np.where(seen, start, 0))
         if planner.plan is not plan and k + 1 < len(times):

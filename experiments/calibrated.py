@@ -58,7 +58,7 @@ def run(
     with Cluster(workers) as cluster, rivals(cores, seed, busy=_BUSY, idle=_IDLE):
         costs = found = _measure(cluster, cores, params, data, order, len(sizes), steps, seed)
         for number_ in each(range(rounds), "rounds"):
-            law = bcgc.measured.smooth_empirical(*found.times())
+            law = bcgc.measured.smooth_empirical(found.cycle_times, found.censored)
             problem = bcgc.Problem(
                 *(law, workers, len(sizes), samples), setup_cycles=costs.setup_cycles, unit_costs=sizes
             )

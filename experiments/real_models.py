@@ -11,6 +11,7 @@ longer training of the first model, told and not told, for what is learned is le
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,9 +23,8 @@ import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax.adaptive import WorkPlan
 from bcgc_jax.adaptive.rules import Rule, Window, rules
-from bcgc_jax.cluster import ClosedLoop, Cluster, InjectedDelay, Run, Step, train_on_cluster
+from bcgc_jax.cluster import ClosedLoop, Cluster, InjectedDelay, Run, train_on_cluster
 from bcgc_jax.cluster.planning import PARTS, loads_of, plan_of
-from bcgc_jax.cluster.training import Watch
 from bcgc_jax.coding.gradients import split_by
 from bcgc_jax.plans.plan import partition_plan
 from experiments import looks
@@ -113,7 +113,8 @@ def train_as_told(
         cluster.prepare(model.loss, one, params, part) for one, part in zip(work, parts, strict=True)
     )
     cluster.take_up(now)
-    with Watch(loss, None) as watch:  # beside the training, as where nobody is told
+    losses = list[Future[Any]]()
+    with ThreadPoolExecutor(1) as beside:
         for step, row in enumerate(times):
             begin, late = time.perf_counter(), step >= len(times) // 2
             if given[0] is not given[1]:
@@ -125,8 +126,8 @@ def train_as_told(
             params, state = jax.block_until_ready(advance(params, state, found.gradient))
             seconds[step] = time.perf_counter() - begin
             paced[step] = work[late].completed(row * loads[late]).max()
-            watch.add(Step(step, seconds[step], given[late].name, WORKERS, None), params)
-    return seconds, paced, np.array([float(step.metrics) for step in watch.steps])
+            losses.append(beside.submit(loss, params))
+    return seconds, paced, np.array([float(one.result()) for one in losses])
 
 
 def run(out: Path, *, seed: int = 0) -> None:

@@ -167,7 +167,7 @@ def _of_partition(call: Callable[[bcgc.Problem, Any], Any], of: Callable[[Number
     return call(of(v), _partition(v))
 
 
-_FEW: Any = {"key": KEY, "num_draws": 8, "num_replications": 4}
+_FEW: Any = {"key": KEY, "num_draws": 8}
 # As many as those of a trace below: their tails share a program.
 _TIMES = (np.random.default_rng(0).gamma(2.0, 1.0, 300) + 1).astype(np.float32)
 
@@ -266,8 +266,6 @@ ON_THE_HOST: dict[str, Callable[[float], Any]] = {
         KEY,
         bcgc.Problem(LAWS["EmpiricalRows"](v), 3, 10, 2 * v),
         [1, 2, 7],
-        num_replicates=20,
-        confidence=0.5 + 0.1 * float(v),
     ),
     "fit_distributions": lambda v: bcgc.measured.fit_distributions(
         KEY, v * _TIMES, distributions=["shifted-exponential", "pareto", "uniform"], num_replicates=4

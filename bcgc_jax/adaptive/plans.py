@@ -69,10 +69,6 @@ class WorkPlan:
         done = starts + times[:, None] * self.loads.T
         return self.plan.completion.blocks(done, np.asarray(self.plan.block)).max(axis=-1)
 
-    def finished(self, times: np.ndarray, until: float, start_ups: np.ndarray | float = 0.0) -> np.ndarray:
-        """Of one iteration who has done a task by then, bool `[N]`: their cycle times can be told."""
-        return start_ups + times * self.loads[:, 0] <= until * (1 + 1e-12)
-
     def messages(self, times: np.ndarray, start_ups: np.ndarray | float = 0.0) -> float:
         """How many tasks all workers together have done at the end of an iteration, the mean."""
         ends = self.runtimes(times, start_ups) * (1 + 1e-12)

@@ -51,12 +51,8 @@ MODELS = ("softmax", "perceptron")
 UNITS = ("coordinates", "leaves", "layers")
 
 
-def law_help() -> str:
-    """Each distribution with its parameters, those with a default in brackets."""
-    return ", ".join(map(_usage, LAWS))
-
-
-def _usage(law: str) -> str:
+def law_usage(law: str) -> str:
+    """A distribution with its parameters, those with a default in brackets."""
     given = (f"{name}=" if value is None else f"[{name}={value:g}]" for name, value in LAWS[law].items())
     return f"{law}:{','.join(given)}"
 
@@ -119,7 +115,7 @@ def read_open_law(text: str) -> tuple[str, dict[str, float]]:
             given[key] = float(number if known else "")
         except ValueError:
             hint = "" if key in LAWS[name] else did_you_mean(key, LAWS[name])
-            raise ValueError(f"cannot read {part!r} in {text!r}{hint}; expected {_usage(name)}") from None
+            raise ValueError(f"cannot read {part!r} in {text!r}{hint}; expected {law_usage(name)}") from None
     return name, given
 
 
@@ -127,7 +123,7 @@ def read_law(text: str) -> "Distribution":
     """NAME:PARAMETER=VALUE,… of a distribution."""
     name, given = read_open_law(text)
     if missing := missing_parameters(name, given):
-        raise ValueError(f"{', '.join(missing)} missing in {text!r}; expected {_usage(name)}")
+        raise ValueError(f"{', '.join(missing)} missing in {text!r}; expected {law_usage(name)}")
     return law_class(name)(**given)
 
 

@@ -36,7 +36,7 @@ _SEND_TIME = "c, time in which a worker sends one coordinate."
 _CHAIN_CYCLES = "h, cycles per sample, subset and coordinate to carry the derivative back."
 _PLAN = "Also write the best plan, with its certificate, for bcgc_jax.Solution.load."
 
-_LAWS = f"A DISTRIBUTION of times is one of {typed.law_help()}"
+_LAWS = f"A DISTRIBUTION of times is one of {', '.join(map(typed.law_usage, typed.LAWS))}"
 _METHODS = f"""Methods: {typed.METHODS}. NUMBER is the most subsets that a worker stores (nested, cyclic,
 alternating, multi_message), the chunks of each worker (sharing), the workers left out (backup), the level
 (tandon), or the layers (ferdinand). alternating:NUMBER:BLOCKS has so many blocks, else 10. In tandon_partial

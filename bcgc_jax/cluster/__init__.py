@@ -1,28 +1,19 @@
 """Gradient descent on real processes: Ray, partial stragglers, dead workers (the extra `cluster`)."""
 
-from bcgc_jax.cluster.calibration import Calibration, calibrate, work_trace
-from bcgc_jax.cluster.checkpoints import Checkpoints
-from bcgc_jax.cluster.master import Cluster, ClusterGradient, Work
-from bcgc_jax.cluster.planning import ClosedLoop, InjectedDelay, Told
-from bcgc_jax.cluster.processes import Fault, WorkersLost
-from bcgc_jax.cluster.training import ClusterTraining, Run, Step, json_lines, train_on_cluster
-
-__all__ = [
-    "Calibration",
-    "Checkpoints",
-    "ClosedLoop",
-    "Cluster",
-    "ClusterGradient",
-    "ClusterTraining",
-    "Fault",
-    "InjectedDelay",
-    "Run",
-    "Step",
-    "Told",
-    "Work",
-    "WorkersLost",
-    "calibrate",
-    "json_lines",
-    "train_on_cluster",
-    "work_trace",
-]
+from bcgc_jax.cluster.calibration import Calibration as Calibration
+from bcgc_jax.cluster.calibration import calibrate as calibrate
+from bcgc_jax.cluster.calibration import work_trace as work_trace
+from bcgc_jax.cluster.checkpoints import Checkpoints as Checkpoints
+from bcgc_jax.cluster.master import Cluster as Cluster
+from bcgc_jax.cluster.master import ClusterGradient as ClusterGradient
+from bcgc_jax.cluster.master import Work as Work
+from bcgc_jax.cluster.planning import ClosedLoop as ClosedLoop
+from bcgc_jax.cluster.planning import InjectedDelay as InjectedDelay
+from bcgc_jax.cluster.planning import Told as Told
+from bcgc_jax.cluster.processes import Fault as Fault
+from bcgc_jax.cluster.processes import WorkersLost as WorkersLost
+from bcgc_jax.cluster.training import ClusterTraining as ClusterTraining
+from bcgc_jax.cluster.training import Run as Run
+from bcgc_jax.cluster.training import Step as Step
+from bcgc_jax.cluster.training import json_lines as json_lines
+from bcgc_jax.cluster.training import train_on_cluster as train_on_cluster

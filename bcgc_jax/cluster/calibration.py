@@ -34,10 +34,6 @@ class Calibration(NamedTuple):
     setup_cycles: float
     message_seconds: float
 
-    def times(self) -> tuple[np.ndarray, np.ndarray]:
-        """Cycle times in a row, which of them are bounds: for `fit_distributions`, `smooth_empirical`."""
-        return self.cycle_times.ravel(), self.censored.ravel()
-
 
 def calibrate(
     work: Sequence[Work], plan: CodingPlan, num_samples: float, *, costs: Calibration | None = None

@@ -1,6 +1,7 @@
 """Ray, as an optional extra: started here or joined, what its errors mean, and workers as its actors."""
 
 import contextlib
+import fcntl
 import gc
 import os
 import re
@@ -24,11 +25,6 @@ from bcgc_jax._extras import to_install
 from bcgc_jax.cluster import signals
 from bcgc_jax.cluster.worker import Duty, Message, WorkerProcess
 from bcgc_jax.coding.gradients import PyTree, num_samples
-
-try:
-    import fcntl
-except ImportError:  # another system: nothing is swept there
-    fcntl = None  # type: ignore[assignment]
 
 # Ray keeps the one that a process begins with.
 _TOKEN = secrets.token_hex(32)
@@ -373,9 +369,8 @@ def private_folder() -> Iterator[str]:
     folder = tempfile.mkdtemp(prefix=_PREFIX, dir=place)
     handle = os.open(os.path.join(folder, "new"), os.O_CREAT | os.O_RDWR, 0o600)
     try:
-        if fcntl is not None:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            os.rename(os.path.join(folder, "new"), os.path.join(folder, _LOCK))
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        os.rename(os.path.join(folder, "new"), os.path.join(folder, _LOCK))
         yield folder
     finally:
         for _ in range(10):  # Ray's last processes write while they end
@@ -404,5 +399,5 @@ def is_safe(path: str, *, private: bool = False) -> bool:
         found = os.lstat(path)
     except OSError:
         return False
-    own = not hasattr(os, "getuid") or found.st_uid == os.getuid()
+    own = found.st_uid == os.getuid()
     return own and stat.S_ISDIR(found.st_mode) and not found.st_mode & (0o077 if private else 0o022)

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bcgc_jax.coding.codes import REPEATED, decoding_weights
-from bcgc_jax.coding.gradients import CodingPlan, PyTree
+from bcgc_jax.coding.codes import decoding_weights
+from bcgc_jax.coding.gradients import CodingPlan, PyTree, assemble
 
 
 class Question(NamedTuple):
@@ -37,11 +37,6 @@ class Decoder:
         self.needed, self.offers = plan.rule.awaited(None), offers_of(plan)
         self.last = [plan.tasks(worker)[-1] for worker in range(plan.num_workers)]
         self._encodings = [np.asarray(code.encoding) for code in plan.codes]
-        # Messages that count: where the workers of a group send the same, one of each group.
-        self._used = [
-            len(set(code.subsets)) if code.construction in REPEATED else needed
-            for code, needed in zip(plan.codes, self.needed.tolist(), strict=True)
-        ]
         for encoding in self._encodings[:1]:  # compiled, once for so many workers
             decoding_weights(encoding, np.ones(plan.num_workers, bool))
 
@@ -50,15 +45,14 @@ class Decoder:
 
         Of a schedule `messages[0]` is the sum over all subsets.
         """
-        weights, chosen = np.ones(1), [0]
+        weights = np.ones(1)
         if self.plan.coded:
             arrived = np.isin(np.arange(self.plan.num_workers), list(messages))
             found = decoding_weights(self._encodings[block], arrived)
             if not found.decodable:
                 return None
             weights = np.asarray(found.weights)
-            chosen = sorted(messages, key=lambda worker: weights[worker] == 0)[: self._used[block]]
-        scaled = [(self.plan.scaling * weights[w], messages[w]) for w in chosen if weights[w]]
+        scaled = [(self.plan.scaling * weights[w], sent) for w, sent in messages.items() if weights[w]]
         parts, begin = [], 0
         for leaf, start, stop in self.plan.blocks[block].pieces:
             parts.append(_sum(scaled, begin, np.empty(stop - start, self._dtypes[leaf])))
@@ -66,17 +60,8 @@ class Decoder:
         return parts
 
     def gradient(self, parts: Sequence[Sequence[np.ndarray]]) -> PyTree:
-        """From the pieces of all blocks; those of shares of the samples are added up."""
-        leaves, tree = jax.tree.flatten(self._params)
-        found: list[dict[int, np.ndarray]] = [{} for _ in leaves]
-        for block, pieces in zip(self.plan.blocks, parts, strict=True):
-            for (leaf, start, _), part in zip(block.pieces, pieces, strict=True):
-                found[leaf][start] = found[leaf][start] + part if start in found[leaf] else part
-        wholes = []
-        for leaf, dtype, known in zip(leaves, self._dtypes, found, strict=True):
-            rows = [known[start] for start in sorted(known)] or [np.zeros(0, dtype)]
-            wholes.append((np.concatenate(rows) if rows[1:] else rows[0]).reshape(np.shape(leaf)))
-        return jax.device_put(jax.tree.unflatten(tree, wholes))
+        """From the pieces of all blocks."""
+        return jax.device_put(assemble(self.plan.blocks, parts, self._params, np))
 
 
 def _sum(scaled: Sequence[tuple[float, np.ndarray]], begin: int, out: np.ndarray) -> np.ndarray:

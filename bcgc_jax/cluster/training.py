@@ -157,7 +157,10 @@ def train_on_cluster(
             first, state = checkpoints.last(state, described, most=num_steps) or (first, state)
         jax.block_until_ready(_advance(optimizer, state, state[0]))  # compiled before the clock runs
         course.begin(first)
-        watch, paced = stack.enter_context(Watch(evaluate, run.after_step)), []
+        paced, told = [], list[Future[Step]]()
+        # At its end it waits, also after an error: what is done is to be on record.
+        beside = stack.enter_context(ThreadPoolExecutor(1))
+        x64 = bool(jnp.result_type(float) == jnp.float64)
         for step in range(first, num_steps):
             run.before_step(step, cluster)
             begin = time.perf_counter()
@@ -168,18 +171,22 @@ def train_on_cluster(
             if checkpoints is not None:
                 checkpoints.save(step + 1, state, wait=step + 1 == num_steps)
             course.hear(found)
-            watch.add(Step(step, seconds, course.scheme.method, len(course.members), None), state[0])
-    metrics = [step.metrics for step in watch.steps]
+            ended = Step(step, seconds, course.scheme.method, len(course.members), None)
+            told.append(beside.submit(evaluated, evaluate, run, x64, ended, state[0]))
+            if len(told) > 2:  # two are to come; what another one raised is raised here
+                told[-3].result()
+    steps = [one.result() for one in told]
+    metrics = [step.metrics for step in steps]
     return ClusterTraining(
         params=state[0],
         opt_state=state[1],
-        clock=np.cumsum([step.seconds for step in watch.steps]),
+        clock=np.cumsum([step.seconds for step in steps]),
         loss=None,
-        stepped=np.full(len(watch.steps), True),
+        stepped=np.full(len(steps), True),
         metrics=jax.tree.map(lambda *leaves: np.stack(leaves), *metrics) if metrics else None,
         first_step=first,
         paced=np.array(paced),
-        num_workers=np.array([step.num_workers for step in watch.steps], int),
+        num_workers=np.array([step.num_workers for step in steps], int),
         faults=tuple(cluster.faults[first_fault:]),
         work=tuple(item for one in course.work for item in one),
         decisions=tuple(course.decisions),
@@ -192,42 +199,13 @@ def _advance(optimizer: optax.GradientTransformation, state: Any, gradient: PyTr
     return optax.apply_updates(state[0], updates), opt_state
 
 
-class Watch:
-    """Evaluates parameters and tells a listener in a thread; at its end `steps` have their metrics.
-
-    What was raised there a later `add` raises, or the end.
-    """
-
-    def __init__(self, evaluate: Callable[[PyTree], Any], told: Callable[[Step], None] | None) -> None:
-        self._evaluate, self._told = evaluate, told
-        self._x64 = bool(jnp.result_type(float) == jnp.float64)  # a setting of each thread
-        self._thread = ThreadPoolExecutor(1)
-        self._coming: list[Future[Step]] = []
-        self.steps: list[Step] = []
-
-    def __enter__(self) -> "Watch":
-        return self
-
-    def __exit__(self, kind: Any, *_: object) -> None:
-        self._thread.shutdown()  # also after an error: what is done is to be on record
-        if kind is None:
-            self._take(0)
-
-    def add(self, step: Step, params: PyTree) -> None:
-        """An iteration's end; its metrics are to come, and the training waits where two others' are too."""
-        self._take(2)
-        self._coming.append(self._thread.submit(self._watched, step, params))
-
-    def _watched(self, step: Step, params: PyTree) -> Step:
-        with jax.enable_x64(self._x64):
-            step = step._replace(metrics=self._evaluate(params))
-            if self._told is not None:
-                self._told(step)
-        return step
-
-    def _take(self, left: int) -> None:
-        while len(self._coming) > left:
-            self.steps.append(self._coming.pop(0).result())
+def evaluated(evaluate: Callable[[PyTree], Any], run: Run, x64: bool, step: Step, params: PyTree) -> Step:
+    """With its metrics, beside the training; JAX's precision is a setting of each thread."""
+    with jax.enable_x64(x64):
+        step = step._replace(metrics=evaluate(params))
+        if run.after_step is not None:
+            run.after_step(step)
+    return step
 
 
 def json_lines(path: str | os.PathLike[str]) -> Callable[[Step], None]:

@@ -19,7 +19,7 @@ from jax import Array
 
 from bcgc_jax.coding.codes import message, row_of
 from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, Task, num_samples
-from bcgc_jax.coding.stages import Pass, Stages, leaves_of_blocks, stages
+from bcgc_jax.coding.stages import Pass, Stages, stages
 
 
 class Duty(NamedTuple):
@@ -185,7 +185,9 @@ class WorkerProcess:
         batch = jax.device_put(jax.tree.map(lambda x: x[part], data))
         key = (share, *((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(batch)))
         if key not in self._stages:
-            blocks = leaves_of_blocks(self.duty.plan, share)
+            # Of blocks of another share of the samples no leaf.
+            own = [block.pieces if block.share == share else () for block in self.duty.plan.blocks]
+            blocks = [[piece.leaf for piece in pieces] for pieces in own]
             self._stages[key] = stages(self.duty.loss, params, batch, blocks)
         cut = self._stages[key]
         return _Passing(cut, cut.begin(params, batch), portion * float(self.duty.weights[subset]))

@@ -483,25 +483,26 @@ def encode_gradients(
 def decode_gradients(
     plan: CodingPlan, weights: Array, messages: Sequence[Sequence[Sequence[Array]]], params: PyTree
 ) -> PyTree:
-    """The full gradient, shaped as `params`, from `messages[block][piece][worker]` and weights `[B, N]`.
-
-    The same coordinates in blocks of several shares of the samples are added up.
-    """
-    leaves, tree = jax.tree.flatten(params)
-    found: list[dict[int, Array]] = [{} for _ in leaves]
+    """The full gradient, shaped as `params`, from `messages[block][piece][worker]` and weights `[B, N]`."""
+    parts, dtypes = [], [jnp.result_type(leaf) for leaf in jax.tree.leaves(params)]
     for b, block in enumerate(plan.blocks):
-        own = weights[b]
-        for piece, rows in zip(block.pieces, messages[b], strict=True):
-            dtype = jnp.result_type(leaves[piece.leaf])
-            with jax.enable_x64(True):
-                part = decode(own * plan.scaling, rows, dtype)
-            known = found[piece.leaf]
-            known[piece.start] = known[piece.start] + part if piece.start in known else part
+        own, rows = weights[b], zip(block.pieces, messages[b], strict=True)
+        with jax.enable_x64(True):
+            parts.append([decode(own * plan.scaling, row, dtypes[piece.leaf]) for piece, row in rows])
+    return assemble(plan.blocks, parts, params)
 
-    def whole(known: dict[int, Array], leaf: Any) -> Array:
-        rows = [known[start] for start in sorted(known)]
-        if not rows:
-            return jnp.zeros(np.shape(leaf), jnp.result_type(leaf))
-        return rows[0] if rows[0].shape == np.shape(leaf) else jnp.concatenate(rows).reshape(np.shape(leaf))
 
-    return jax.tree.unflatten(tree, map(whole, found, leaves))
+def assemble(
+    blocks: Sequence[Block], parts: Sequence[Sequence[Any]], params: PyTree, xp: Any = jnp
+) -> PyTree:
+    """A gradient, shaped as `params`, of all blocks' pieces; those of shares of the samples are added up."""
+    leaves, tree = jax.tree.flatten(params)
+    found: list[dict[int, Any]] = [{} for _ in leaves]
+    for block, pieces in zip(blocks, parts, strict=True):
+        for (leaf, start, _), part in zip(block.pieces, pieces, strict=True):
+            found[leaf][start] = found[leaf][start] + part if start in found[leaf] else part
+    wholes = []
+    for leaf, known in zip(leaves, found, strict=True):
+        rows = [known[start] for start in sorted(known)] or [xp.zeros(0, jnp.result_type(leaf))]
+        wholes.append((xp.concatenate(rows) if rows[1:] else rows[0]).reshape(np.shape(leaf)))
+    return jax.tree.unflatten(tree, wholes)

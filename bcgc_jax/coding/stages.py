@@ -19,7 +19,7 @@ from jax import Array
 from jax.extend import core
 
 from bcgc_jax.coding.codes import refuse_complex
-from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree
+from bcgc_jax.coding.gradients import Loss, PyTree
 
 # Calls, whose equations are put in their place. All derivatives have been taken: a function with one of its
 # own is a call like others.
@@ -142,11 +142,6 @@ def backward_order(loss: Loss, params: PyTree, batch: PyTree) -> tuple[int, ...]
     made = {id(v): i for i, equation in enumerate(equations) for v in equation.outvars}
     # What comes at the same time comes from the end, as the layers do; constants come first.
     return tuple(sorted(range(len(leaves)), key=lambda k: (made.get(id(leaves[k]), -1), -k)))
-
-
-def leaves_of_blocks(plan: CodingPlan, share: tuple[float, float]) -> list[list[int]]:
-    """The leaves of all blocks, piece for piece; of blocks that are not of this share of the samples none."""
-    return [[p.leaf for p in block.pieces] if block.share == share else [] for block in plan.blocks]
 
 
 def _variables(atoms: Iterable[Any]) -> list[core.Var]:

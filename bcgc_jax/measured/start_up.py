@@ -69,11 +69,6 @@ class StartUpFit(NamedTuple):
         most = self.start_up_variance.value + 1.96 * self.start_up_variance.error
         return self.pairs is not None or bool(most < (0.3 * self.means[0]) ** 2)
 
-    @property
-    def distributions(self) -> dict[str, Distribution]:
-        """Keywords of the `Problem` to plan for."""
-        return self.apart if self.separable else {"cycle_time": self.per_cycle}
-
     def share(self, load: float) -> Estimate:
         """Which share of the mean time does not grow with the load: E S / (E S + load E T)."""
         start, cycle = self.means

@@ -4,7 +4,6 @@ Times are slowest first: axis n holds T_(N-n). What is done by when is asked wit
 completion, in units of κ.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,7 +29,7 @@ from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans import evaluate
 from bcgc_jax.plans.completion import AnyOf, Completion
 from bcgc_jax.plans.evaluate import NUM_NODES
-from bcgc_jax.plans.worker import AT_A_TIME, Load, Worker, delivered, last_delivery
+from bcgc_jax.plans.worker import Load, Worker, delivered
 from bcgc_jax.problem import Problem
 
 
@@ -163,14 +162,7 @@ class Independent(Iteration):
     def simulate_max(self, key, load, num_draws):
         if self.worker.plain and load.sent is None:
             return order_statistics.simulate_max(key, self.law, load.work, self.num_workers, num_draws)
-        if self.worker.constant:
-            return super().simulate_max(key, load, num_draws)
-        starts, times = self.worker.draw(key, (num_draws, self.max_workers), load.work.dtype)
-        last = functools.partial(last_delivery, load, self.any_of, self.worker.overlap)
-        # For each draw N numbers a worker, N² where sending overlaps computing, and copies of them.
-        numbers = 8 * self.max_workers ** (3 if self.worker.overlap else 2)
-        chunk = max(AT_A_TIME // numbers, 1)
-        return jax.lax.map(lambda draw: last(*draw), (starts, times), batch_size=min(chunk, num_draws))
+        return super().simulate_max(key, load, num_draws)
 
     def typical_times(self, deviations: Sequence[float]):
         """Times so many standard deviations from the typical ones, `[len(deviations), max_workers]`."""

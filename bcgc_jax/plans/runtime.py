@@ -191,11 +191,14 @@ def _simulate(key: Array, problem: Problem, partition: Numbers | Plan, num_draws
         draws = simulate_schedule(key, problem, partition, num_draws)
     else:
         load, rule, scale = problem_tasks(problem, partition)
-        if isinstance(rule, OneOfEach):
+        assert isinstance(rule, AnyOf | OneOfEach)
+        iteration = iteration_of(problem)
+        if isinstance(rule, OneOfEach) or not iteration.worker.constant:
             last = functools.partial(last_delivery, load, rule, bool(problem.overlap))
-            draws = scale * over_draws(key, problem, last, num_draws, load.work.size)
+            width = load.work.size ** (2 if problem.overlap else 1)
+            draws = scale * over_draws(key, problem, last, num_draws, width)
         else:
-            draws = scale * iteration_of(problem).simulate_max(key, load, num_draws)
+            draws = scale * iteration.simulate_max(key, load, num_draws)
     return RuntimeEstimate(jnp.mean(draws), jnp.std(draws) / jnp.sqrt(max(num_draws - 1, 1)))
 
 

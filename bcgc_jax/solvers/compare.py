@@ -127,18 +127,10 @@ def largest_setup(problem: Problem, partition: Numbers) -> float:
         found = assess(problem, jnp.asarray(blocks / size), whole_numbers=False)
         return float(found.expected_runtime) * size / block - 1
 
-    low, high, side, u = 0.0, 1.0, 0, 0.0
-    below, above = excess(low), excess(high)
-    if not below < 0:
+    low, high = 0.0, 1.0
+    if not excess(low) < 0:
         return 0.0
-    for _ in range(40):  # false position, its Illinois variant
-        u = (low * above - high * below) / (above - below)
-        found = excess(u)
-        if abs(found) < 1e-6:
-            break
-        # An end that stays twice counts half: it would stay for ever.
-        if found < 0:
-            low, below, above, side = u, found, above / 2 if side < 0 else above, -1
-        else:
-            high, above, below, side = u, found, below / 2 if side > 0 else below, 1
-    return u / (1 - u)
+    for _ in range(16):
+        u = (low + high) / 2
+        low, high = (u, high) if excess(u) < 0 else (low, u)
+    return low / (1 - low)

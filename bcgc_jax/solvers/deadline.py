@@ -84,8 +84,8 @@ class Deadline(Method):
     def needs_mean(self, problem: Problem) -> bool:
         return self.min_completion is not None
 
-    def judge(self, fresh: Problem, solution: Solution, num_replications: int) -> dict[str, Array]:
-        known = super().judge(fresh, solution, num_replications)
+    def judge(self, fresh: Problem, solution: Solution) -> dict[str, Array]:
+        known = super().judge(fresh, solution)
         found = completion_probability(fresh, solution.partition, self.deadline)  # type: ignore[arg-type]
         return known | {"completion_probability": found}
 

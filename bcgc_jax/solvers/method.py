@@ -85,7 +85,7 @@ class Method:
         """Whether a distribution with an infinite mean makes its plan worth nothing."""
         return True
 
-    def judge(self, fresh: Problem, solution: Solution, num_replications: int) -> dict[str, Array]:
+    def judge(self, fresh: Problem, solution: Solution) -> dict[str, Array]:
         """What is known of its partition by fresh draws, of `Heterogeneous` workers: fields of a solution."""
         assert solution.partition is not None
         assert solution.levels is not None

@@ -62,9 +62,9 @@ class Optimal(Method):
         if self.levels is not None and not (self.levels and set(self.levels) <= set(range(top + 1))):
             raise ValueError(f"levels must be whole numbers from 0 to {top}, got {list(self.levels)}")
 
-    def judge(self, fresh: Problem, solution: Solution, num_replications: int) -> dict[str, Array]:
+    def judge(self, fresh: Problem, solution: Solution) -> dict[str, Array]:
         known = solution.partition, solution.levels
-        return sample_average.judge(fresh, *known, num_replications)._asdict()  # type: ignore[arg-type]
+        return sample_average.judge(fresh, *known, by_optima=True)._asdict()  # type: ignore[arg-type]
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
         found = None

@@ -34,11 +34,9 @@ NUM_FRESH_DRAWS = NUM_DRAWS * NUM_REPLICATIONS
 _NORMAL = 1.959963984540054  # the normal distribution's 97.5 % quantile
 
 
-def draw_problems(
-    key: Array, problem: Problem, *, num_draws: int = NUM_DRAWS, num_replications: int = NUM_REPLICATIONS
-) -> tuple[Problem, Problem]:
+def draw_problems(key: Array, problem: Problem, *, num_draws: int = NUM_DRAWS) -> tuple[Problem, Problem]:
     """`problem` under S draws of the iteration's times, to plan with, and K S fresh ones, to judge by."""
-    plan, fresh = _draw(key, problem, (num_draws, num_draws * num_replications))
+    plan, fresh = _draw(key, problem, (num_draws, num_draws * NUM_REPLICATIONS))
     return replace(problem, cycle_time=plan), replace(problem, cycle_time=fresh)
 
 
@@ -49,13 +47,11 @@ def _draw(key: Array, problem: Problem, sizes: tuple[int, ...]) -> list[Empirica
     return [EmpiricalRows(problem.cycle_time.sample(*of)) for of in zip(keys, shapes, strict=True)]
 
 
-@functools.partial(jax.jit, static_argnames="num_replications")
-def judge(
-    fresh: Problem, partition: ArrayLike, levels: ArrayLike, num_replications: int | None = None
-) -> Certificate:
+@functools.partial(jax.jit, static_argnames="by_optima")
+def judge(fresh: Problem, partition: ArrayLike, levels: ArrayLike, by_optima: bool = False) -> Certificate:
     r"""E τ̂(x,T) with its standard error, and a 97.5 % limit of the best over the `levels`, bool `[N]`.
 
-    With K replications by the optima of K parts of the draws, which must be independent of x.
+    That is `by_optima` of K parts of the draws, which must be independent of x, or by subgradients.
     """
     x, iteration = as_partition(fresh, partition), iteration_of(fresh)
     rows = iteration.rows.astype(x.dtype)  # type: ignore[union-attr]
@@ -67,23 +63,24 @@ def judge(
         # No confidence limit sees such a gap.
         return optimal_partition(part, levels, tolerance=1e-4).lower_bound
 
-    if num_replications is None:
+    if not by_optima:
         value, slope = jax.vmap(jax.value_and_grad(runtime), (None, 0))(x, rows)
         constant = 0 if fresh.bare else value - slope @ x
         below, deviation = _mean(constant + fresh.total * slope.T)
         limit = jnp.min(jnp.where(levels, below - _NORMAL * deviation, jnp.inf))
     else:
         value = runtime(x, rows)
-        below, deviation = mean_of_parts(fresh, num_replications, bound)
-        limit = below - student_quantile(num_replications - 1) * deviation
+        below, deviation = mean_of_parts(fresh, bound)
+        limit = below - student_quantile(NUM_REPLICATIONS - 1) * deviation
     mean, error = _mean(value)
     lower = jnp.where(jnp.isfinite(limit), jnp.maximum(limit, 0), 0)
     return Certificate(mean, error, lower, 1 - lower / mean)
 
 
-def mean_of_parts(fresh: Problem, parts: int, value: Callable[[Problem], Array]) -> tuple[Array, Array]:
-    """The mean of `value` over so many equal parts of the fresh draws, and its standard error."""
-    rows = iteration_of(fresh).rows.reshape(parts, -1, fresh.max_workers)  # type: ignore[union-attr]
+def mean_of_parts(fresh: Problem, value: Callable[[Problem], Array]) -> tuple[Array, Array]:
+    """The mean of `value` over K equal parts of the fresh draws, and its standard error."""
+    shape = NUM_REPLICATIONS, -1, fresh.max_workers
+    rows = iteration_of(fresh).rows.reshape(shape)  # type: ignore[union-attr]
     return _mean(jax.lax.map(lambda part: value(replace(fresh, cycle_time=EmpiricalRows(part))), rows))
 
 

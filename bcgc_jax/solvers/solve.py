@@ -1,7 +1,5 @@
 """`solve`: the entry point of all schemes, with the exact runtime and the certificate of each."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -22,7 +20,6 @@ def solve(
     *,
     key: Array | None = None,
     num_draws: int = sample_average.NUM_DRAWS,
-    num_replications: int = sample_average.NUM_REPLICATIONS,
 ) -> Solution:
     r"""A scheme for `problem`, with its exact expected runtime and its distance from the best.
 
@@ -33,8 +30,8 @@ def solve(
         such as "uncoded", "single_block" (the best single level), "tandon:3" (`Tandon`), "tandon_partial",
         "ferdinand_full", "cyclic:3" (`Cyclic`); "limit", which no scheme beats; or a `Scheme` of one's own.
       key: randomness of methods that draw, and of all methods for `Heterogeneous` workers.
-      num_draws: S, of the sample that `Heterogeneous` workers are planned for, from 2 on.
-      num_replications: K, from 4 on; plans for `Heterogeneous` workers are judged by K S fresh draws.
+      num_draws: S, of the sample that `Heterogeneous` workers are planned for, from 2 on; 16 S fresh draws
+        judge the plan.
 
     "optimal" ends with a search over whole units where these are few (at most 1000, known before tracing, and
     not too many atoms); the other plans are rounded. Closed forms and baselines ignore setup when planning;
@@ -59,7 +56,6 @@ def solve(
     method = method_of(method, problem=problem)
     method.check(problem)
     check_whole("num_draws", num_draws, 2)
-    check_whole("num_replications", num_replications, 4)
     if key is not None:
         check_key(key)
     iteration, drawn = iteration_of(problem), method.is_drawn(problem)
@@ -71,7 +67,7 @@ def solve(
         solution = method.plan(problem, key)
     else:
         assert key is not None
-        solution = _judged(problem, method, key, num_draws, num_replications)
+        solution = _judged(problem, method, key, num_draws)
     if is_traced((problem, method)):  # what could not be checked when it was made
         solution = _invalid_without(problem.valid & method.valid(), solution)
     kind = solution.kind if iteration.exact and not drawn else "confidence"
@@ -87,28 +83,24 @@ def _invalid_without(sense: Array, solution: Solution) -> Solution:
     return replace(solution, status=status, **known)
 
 
-def _judged(problem: Problem, method: Method, key: Array, num_draws: int, num_replications: int) -> Solution:
+def _judged(problem: Problem, method: Method, key: Array, num_draws: int) -> Solution:
     """For `Heterogeneous` workers: a plan for the mean over draws, judged by fresh ones."""
-    plan, fresh = sample_average.draw_problems(
-        key, problem, num_draws=num_draws, num_replications=num_replications
-    )
+    plan, fresh = sample_average.draw_problems(key, problem, num_draws=num_draws)
     if not method.is_partition:
         solution = method.plan(fresh, key)
-        return replace(solution, runtime_error=_error_of_parts(fresh, method, num_replications))
+        return replace(solution, runtime_error=_error_of_parts(fresh, method))
     solution = method.plan(plan, key)
     assert solution.rounded is not None
     assert solution.levels is not None
     counts = partition_of_units(problem, solution.rounded)
-    known = method.judge(fresh, solution, num_replications)
+    known = method.judge(fresh, solution)
     del known["relative_gap"]
     known["rounded_value"] = sample_average.judge(fresh, counts, solution.levels).expected_runtime
     exists = solution.status != int(Status.INFEASIBLE)
     return replace(solution, **{name: jnp.where(exists, value, jnp.nan) for name, value in known.items()})
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def _error_of_parts(fresh: Problem, method: Method, num_replications: int) -> Array:
+@jax.jit
+def _error_of_parts(fresh: Problem, method: Method) -> Array:
     """Standard error of the value of a method that is no partition, from K parts of the fresh draws."""
-    return sample_average.mean_of_parts(
-        fresh, num_replications, lambda part: method.plan(part, None).expected_runtime
-    )[1]
+    return sample_average.mean_of_parts(fresh, lambda part: method.plan(part, None).expected_runtime)[1]

@@ -60,8 +60,8 @@ def write_sweep(
         files: list[Path] = []
         done, total = 0, len(sweep.cells)
         progress(done, total)
-        for chunk in sweep.chunks():
-            files.append(parts / f"{chunk.index:08d}.csv")
+        for index, chunk in enumerate(sweep.chunks()):
+            files.append(parts / f"{index:08d}.csv")
             if not files[-1].exists():
                 try:
                     table = sweep.solve(chunk)

@@ -4,9 +4,7 @@ Each group of cells has one compiled function, which solves a chunk of them with
 local devices. Memory does not grow with the number of chunks.
 """
 
-import dataclasses
 import functools
-import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,15 +26,6 @@ from bcgc_jax.sweeps.cells import NEEDS, NUMBERS, CellGroup, Cells, Table, as_ce
 
 # How inputs of a chunk's function lie on the devices: cells are shared out, the rest is the same for all.
 _CELLS, _SAME = PartitionSpec("cells"), PartitionSpec()
-
-
-@dataclasses.dataclass(frozen=True)
-class Chunk:
-    """Some cells of a group, by their indices, that are solved together."""
-
-    index: int
-    cells: np.ndarray
-    group: CellGroup
 
 
 class Sweep:
@@ -101,22 +90,21 @@ class Sweep:
         """The number of chunks."""
         return sum(math.ceil(len(group.cells) / group.chunk) for group in self.groups)
 
-    def chunks(self) -> Iterator[Chunk]:
-        """All chunks, in the order of the file."""
-        index = itertools.count()
+    def chunks(self) -> Iterator[CellGroup]:
+        """All chunks, groups of few cells, in the order of the file."""
         for group in self.groups:
             for start in range(0, len(group.cells), group.chunk):
-                yield Chunk(next(index), np.asarray(group.cells[start : start + group.chunk]), group)
+                yield group._replace(cells=np.asarray(group.cells[start : start + group.chunk]))
 
     def numbers_at(self, index: int) -> dict[str, Any]:
         """What `problem` is asked with for a cell."""
         cell = self.cells.take(np.array([index]))
         return {name: values[0] for name, values in cell.items() if name != "deadline"}
 
-    def solve(self, chunk: Chunk) -> Table:
+    def solve(self, chunk: CellGroup) -> Table:
         """The rows of a chunk, a column each; `partition` is a list of integers for each row, or None."""
-        found = jax.device_get(self._program(chunk.group)(*self._inputs(chunk.group, chunk.cells)))
-        cells, methods = self.cells.take(chunk.cells), list(self.methods)
+        found = jax.device_get(self._program(chunk.max_workers)(*self._inputs(chunk)))
+        cells, methods = self.cells.take(np.asarray(chunk.cells)), list(self.methods)
         size = len(chunk.cells) * len(methods)
         rows: Table = {name: np.full(size, text, object) for name, text in self.labels.items()}
         rows |= {name: np.repeat(values, len(methods)) for name, values in cells.items()}
@@ -132,16 +120,16 @@ class Sweep:
                 rows["partition"][row] = counts[row, : rows["num_workers"][row]].tolist()
         return {name: rows[name] for name in self.names}
 
-    def _inputs(self, group: CellGroup, cells: np.ndarray) -> tuple[Any, ...]:
+    def _inputs(self, chunk: CellGroup) -> tuple[Any, ...]:
         """Of a group's program: a whole chunk, filled up with its last cell; the key and the methods."""
-        cells = np.pad(cells, (0, group.chunk - len(cells)), mode="edge")
+        cells = np.pad(chunk.cells, (0, chunk.chunk - len(chunk.cells)), mode="edge")
         # In their order, which a dictionary would lose; their numbers are no part of the program.
         given = self.key, jax.tree.map(jnp.asarray, [*self.methods.values()])
         spread = jax.device_put((self.cells.take(cells), cells), NamedSharding(self.mesh, _CELLS))
         return *spread, *jax.device_put(given, NamedSharding(self.mesh, _SAME))
 
-    def _program(self, group: CellGroup) -> Callable[..., Table]:
-        """The compiled program of a group; that of the next one is compiled meanwhile, in a thread.
+    def _program(self, max_workers: int) -> Callable[..., Table]:
+        """The compiled program of this size; that of the next one is compiled meanwhile, in a thread.
 
         What another sweep has compiled JAX knows by its arguments.
         """
@@ -151,15 +139,15 @@ class Sweep:
             with jax.enable_x64(x64):  # a setting of each thread
                 return _solved.lower(*arguments).compile()
 
-        place = self.groups.index(group)
+        place = [group.max_workers for group in self.groups].index(max_workers)
         for soon in self.groups[place : place + 2]:
             if soon.max_workers not in self._programs:
                 options = self.problem, self.mesh, self.apart, self.partitions, soon.max_workers
-                inputs = self._inputs(soon, np.asarray(soon.cells[:1]))
+                inputs = self._inputs(soon._replace(cells=np.asarray(soon.cells[:1])))
                 thread = ThreadPoolExecutor(1)
                 self._programs[soon.max_workers] = thread.submit(compile_, *inputs, options)
                 thread.shutdown(wait=False)  # it ends with its work
-        return self._programs[group.max_workers].result()
+        return self._programs[max_workers].result()
 
 
 @functools.partial(jax.jit, static_argnums=4)

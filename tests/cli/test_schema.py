@@ -10,7 +10,7 @@ from jsonschema import Draft202012Validator
 
 import bcgc_jax as bcgc
 from bcgc_jax.cli.answers import describe_law
-from bcgc_jax.cli.arguments import LAWS, law_help
+from bcgc_jax.cli.arguments import LAWS, law_usage
 from bcgc_jax.cli.output import VERSION
 from bcgc_jax.problem import Status
 from tests.cli.schema import SCHEMA, problems, strict_json
@@ -43,7 +43,7 @@ def _parts(schema: Any) -> Iterator[dict[str, Any]]:
 def test_the_schema_names_what_there_is():
     Draft202012Validator.check_schema(SCHEMA)
     laws = SCHEMA["$defs"]["distribution"]["anyOf"][0]["properties"]["distribution"]["enum"]
-    assert laws == [text.partition(":")[0] for text in law_help().split(", ")] == list(LAWS)
+    assert laws == [law_usage(law).partition(":")[0] for law in LAWS] == list(LAWS)
     assert SCHEMA["$defs"]["status"]["enum"] == [status.name.lower() for status in Status]
     for name in ("solve", "sweep_summary", "fit", "train"):
         assert SCHEMA["$defs"][name]["properties"]["version"] == {"const": VERSION}

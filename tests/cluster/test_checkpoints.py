@@ -5,6 +5,7 @@ import os
 import resource
 import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -13,12 +14,11 @@ import numpy as np
 import optax
 import pytest
 
-from bcgc_jax.cluster import Checkpoints, Step, json_lines
+from bcgc_jax.cluster import Checkpoints, Run, Step, json_lines
 from bcgc_jax.cluster.checkpoints import made_with
-from bcgc_jax.cluster.training import Watch
+from bcgc_jax.cluster.training import evaluated
 from tests.cluster.test_cluster import case, loss
 from tests.problems import known
-from tests.raising import raising
 
 
 def states(count, dtype=np.float32):
@@ -152,20 +152,13 @@ def test_iterations_are_told_in_order_and_in_the_callers_precision(x64):
         threads.add(threading.get_ident())
         return {"loss": params * jnp.float64(1.0)}
 
-    with Watch(evaluate, told.append) as watch:
-        for k in range(7):
-            watch.add(_step(k), jnp.float64(k))
-    assert [step.step for step in told] == list(range(7))
-    assert watch.steps == told
-    assert [float(step.metrics["loss"]) for step in told] == list(range(7))
+    run: Any = Run(None, after_step=told.append)  # type: ignore[arg-type]
+    with ThreadPoolExecutor(1) as beside:
+        coming = [beside.submit(evaluated, evaluate, run, True, _step(k), jnp.float64(k)) for k in range(7)]
+    assert [one.result() for one in coming] == told
+    assert [step.step for step in told] == [int(step.metrics["loss"]) for step in told] == list(range(7))
     assert {step.metrics["loss"].dtype for step in told} == {jnp.dtype("float64")}
     assert threading.get_ident() not in threads
-
-
-def test_what_an_evaluation_raises_is_raised_and_ends_the_training():
-    broken = raising(RuntimeError("no test data"))
-    with pytest.raises(RuntimeError, match="no test data"), Watch(broken, None) as watch:
-        watch.add(_step(0), None)
 
 
 def test_a_line_an_iteration(tmp_path):

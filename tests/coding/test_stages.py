@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bcgc_jax.coding.gradients import Block, CodingPlan, Piece
-from bcgc_jax.coding.stages import backward_order, leaves_of_blocks, stages
+from bcgc_jax.coding.stages import backward_order, stages
 from experiments.models import transformer
 from tests.compilations import compilations
 from tests.problems import slow
@@ -222,7 +222,5 @@ def test_blocks_of_a_share_of_the_samples_are_cut_apart():
         for share, leaf in [((0.0, 0.5), 0), ((0.5, 1.0), 2), ((0.0, 0.5), 4)]
     )
     plan = CodingPlan((), blocks, True)
-    assert leaves_of_blocks(plan, (0.0, 0.5)) == [[0, 1], [], [4, 5]]
-    assert leaves_of_blocks(plan, (0.5, 1.0)) == [[], [2, 3], []]
     # Samples are whole, and a mean counts them: two of three, then one.
     assert plan.samples_of((0.0, 0.5), 3) == (slice(0, 2), 2 / 3)

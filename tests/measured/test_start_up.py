@@ -58,7 +58,6 @@ def test_known_means_are_found_within_their_errors_and_said_in_words():
     np.testing.assert_allclose(line(*rows)[1], 39 * np.cov(left, rowvar=False, ddof=0), rtol=1e-9)
     # A start-up that varies is left out: 2 / load and more is in the cycle time.
     assert not fit.separable
-    assert fit.distributions == {"cycle_time": fit.per_cycle}
     assert float(fit.per_cycle.mean()) == pytest.approx(np.mean(trace.seconds / known(trace.load)), rel=0.01)
 
 
@@ -67,7 +66,6 @@ def test_a_start_up_that_varies_little_is_planned_for_as_constant():
     start = 2 + 0.1 * rng.random(480)
     fit = fit_start_up(_trace(start + load * (0.01 + rng.gamma(4.0, 0.001, 480)), load))
     assert fit.separable
-    assert fit.distributions == fit.apart
     assert isinstance(fit.apart["start_up"], bcgc.distributions.Deterministic)
     assert float(fit.apart["cycle_time"].mean()) == pytest.approx(0.014, rel=0.02)  # 1.2 %
     assert "it varies little, so plans take it as constant" in " ".join(fit.remarks())
@@ -78,8 +76,9 @@ def test_several_loads_in_an_iteration_keep_what_s_and_t_have_to_do_with_each_ot
     fit = fit_start_up(trace)
     np.testing.assert_allclose(known(fit.pairs)[:, 0], start, atol=0.1)
     np.testing.assert_allclose(known(fit.pairs)[:, 1], cycle, atol=4e-4)
-    assert isinstance(fit.distributions["cycle_time"], bcgc.distributions.EmpiricalPairs)
-    assert "start_up" not in fit.distributions
+    assert fit.separable
+    assert isinstance(fit.apart["cycle_time"], bcgc.distributions.EmpiricalPairs)
+    assert "start_up" not in fit.apart
     assert fit.start_up_variance.value == pytest.approx(np.var(start, ddof=1), rel=0.05)
     assert abs(fit.mean_start_up.value - np.exp(0.625)) < 3 * fit.mean_start_up.error < 0.3
     assert "are kept as pairs" in " ".join(fit.remarks())

@@ -10,7 +10,8 @@ import pytest
 from scipy import signal, stats
 
 import bcgc_jax as bcgc
-from bcgc_jax.measured.resampling import bootstrap_interval
+from bcgc_jax.measured import resampling
+from bcgc_jax.measured.resampling import bootstrap_interval, resampled_means
 from bcgc_jax.solvers.closed_form import frequency_partition
 from bcgc_jax.solvers.sample_average import draw_problems, judge, student_quantile
 from tests.oracles.programme import best_shares, level_times
@@ -104,7 +105,7 @@ def test_limits_hold_as_often_as_they_say(optimum):
     @jax.jit
     @jax.vmap
     def judged(key):
-        plan, fresh = draw_problems(key, problem, num_draws=64, num_replications=8)
+        plan, fresh = draw_problems(key, problem, num_draws=64)
         partition = frequency_partition(plan)
         return partition, judge(fresh, partition, levels)
 
@@ -145,8 +146,8 @@ def _two_groups(rng, size: int) -> np.ndarray:
 
 TWO_GROUPS = [bcgc.Weibull(2.7, 1.3, 1.9)] * 2 + [bcgc.ShiftedExponential(3.2, 0.35)] * 2
 # As many draws as there are measured rows: programs for these serve here, too.
-SIZES: dict[str, Any] = {"num_draws": S, "num_replications": 8}
-FRESH = 8 * S
+SIZES: dict[str, Any] = {"num_draws": S}
+FRESH = 16 * S
 
 
 def test_every_method_is_judged_by_the_same_draws():
@@ -198,8 +199,6 @@ def test_what_cannot_be_done_for_unlike_workers_is_refused_with_advice():
         bcgc.solve(problem, "time")
     with pytest.raises(ValueError, match="num_draws must be"):
         bcgc.solve(problem, "time", key=key, num_draws=1)
-    with pytest.raises(ValueError, match="num_replications must be"):
-        bcgc.solve(problem, "time", key=key, num_replications=3)
     with pytest.raises(ValueError, match="mean of Pareto is infinite"):
         bcgc.solve(_problem([*TWO_GROUPS[:3], bcgc.Pareto(1.5, 0.9)]), "time", key=key)
 
@@ -214,13 +213,13 @@ def test_single_rows_are_resampled_as_by_numpy(start):
     x = np.array([900.0, 700.0, 0.0, 900.0])
     send = None if start is None else 12.0
     problem = _problem(bcgc.EmpiricalRows(TIMES), start_up=start, send_time=send)
-    options: dict[str, Any] = {"num_replicates": 20_000, "block": 1, "confidence": 0.9}
-    low, high = bootstrap_interval(jax.random.key(0), problem, x, **options)
+    found = resampling._runtimes(problem, x)
+    drawn = resampled_means(jax.random.key(0), found, num_replicates=20_000, block=1)
     runtimes = _runtimes(x, SORTED)
     if start is not None:
         runtimes = np.array([delivered_runtime(x, [start] * N, t, M, B, send_time=12.0) for t in TIMES])
     means = np.random.default_rng(0).choice(runtimes, (20_000, S)).mean(axis=1)
-    np.testing.assert_allclose([low, high], np.quantile(means, [0.05, 0.95]), rtol=3e-3)
+    np.testing.assert_allclose(np.quantile(drawn, [0.05, 0.95]), np.quantile(means, [0.05, 0.95]), rtol=3e-3)
 
 
 def test_blocks_keep_what_ties_a_step_to_the_next():
@@ -228,18 +227,19 @@ def test_blocks_keep_what_ties_a_step_to_the_next():
     drift = signal.lfilter([0.3], [1.0, -0.9], rng.normal(size=400))
     rows = np.exp(drift)[:, None] * (0.5 + rng.random((400, N)))
     problem, x = _problem(bcgc.EmpiricalRows(rows)), np.full(N, L / N)
-    ends = [bootstrap_interval(jax.random.key(3), problem, x, block=block) for block in (1, 40)]
-    assert all(low < bcgc.expected_runtime(problem, x) < high for low, high in ends)
+    runtimes = resampling._runtimes(problem, x)
+    drawn = [resampled_means(jax.random.key(3), runtimes, block=block) for block in (1, 40)]
     # A mean of the drift has (1 + 0.9) / (1 - 0.9) = 19 times the variance of independent steps.
-    assert 2 < np.divide(*np.diff(ends)[::-1]) < 5
+    assert 2 < np.std(drawn[1]) / np.std(drawn[0]) < 5
+    low, high = bootstrap_interval(jax.random.key(3), problem, x)
+    assert low < bcgc.expected_runtime(problem, x) < high
+    np.testing.assert_allclose(
+        [low, high], np.quantile(resampled_means(jax.random.key(3), runtimes), [0.025, 0.975]), rtol=1e-6
+    )
 
 
 def test_what_cannot_be_resampled_is_refused():
-    given: dict[str, tuple[Any, dict[str, Any]]] = {
-        "must be EmpiricalRows": (LAWS[0], {}),
-        "block must be from 1 to 60": (bcgc.EmpiricalRows(TIMES), {"block": 61}),
-        "confidence must be": (bcgc.EmpiricalRows(TIMES), {"confidence": 1.0}),
-    }
-    for words, (law, options) in given.items():
-        with pytest.raises(ValueError, match=words):
-            bootstrap_interval(jax.random.key(0), _problem(law), jnp.full(N, L / N), **options)
+    with pytest.raises(ValueError, match="must be EmpiricalRows"):
+        bootstrap_interval(jax.random.key(0), _problem(LAWS[0]), jnp.full(N, L / N))
+    with pytest.raises(ValueError, match="block must be from 1 to 60"):
+        resampled_means(jax.random.key(0), np.ones(60), block=61)

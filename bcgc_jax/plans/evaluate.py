@@ -1,7 +1,5 @@
 """The expected time until all is there, and the probability that it is late, by any rule of completion."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,18 +64,6 @@ def with_rounding(load: Array, found: Expectation, rounding: float = 0.0) -> Exp
     left_out = LEFT_OUT if load.size > MANY else 0.0
     share = (8 * load.size + rounding) * float(jnp.finfo(load.dtype).eps) + left_out
     return Expectation(found.value, found.error + share * found.value)
-
-
-def evaluation_cost(worker: Worker, size: int) -> float:
-    """Operations of one expectation, roughly, as far as it grows with measured times."""
-    if worker.plain and not worker.stepwise:
-        return 0.0
-    pieces = [max(int(law.breaks().size), 1) for law in (worker.start, worker.cycle_time)]
-    both, inner = math.prod(pieces), max(pieces)
-    if worker.stepwise:
-        return float(both * size**3)
-    nodes = NUM_NODES if both == 1 else 9 * min(size, 24) * both
-    return 20.0 * nodes * size * (inner if inner > 1 or worker.constant else NUM_INNER)
 
 
 def exceedance(worker: Worker, load: Load, rule: Completion, t: Array) -> Array:

@@ -4,6 +4,7 @@ Times are slowest first: axis n holds T_(N-n). What is done by when is asked wit
 completion, in units of κ.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -29,7 +30,7 @@ from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans import evaluate
 from bcgc_jax.plans.completion import AnyOf, Completion
 from bcgc_jax.plans.evaluate import NUM_NODES
-from bcgc_jax.plans.worker import Load, Worker, delivered
+from bcgc_jax.plans.worker import NUM_INNER, Load, Worker, delivered
 from bcgc_jax.problem import Problem
 
 
@@ -55,7 +56,7 @@ class Iteration:
 
     polyhedral = smooth = stepped = property(no_answer)
     evaluation_cost = typical_times = expected_shared_time = no_answer
-    expected_order_statistics = order_survival = no_answer
+    expected_order_statistics = no_answer
     expected_completion = exceedance = smoothed_exceedance = no_answer
 
     @property
@@ -92,14 +93,6 @@ class Iteration:
                 "ever waits for the slowest worker: take a distribution with a lighter tail, or plan for a "
                 "deadline (Deadline; in a shell --method deadline)"
             )
-
-    def typical_start_up(self) -> Array:
-        """The mean start-up, in the unit of runtimes; the median where that is infinite."""
-        start = self.worker.start
-        if self.worker.pairs is not None:
-            return jnp.mean(self.worker.pairs.arrays()[0])
-        median, mean = start.inverse_cumulative_hazard(jnp.log(2.0)), start.mean()
-        return jnp.where(jnp.isfinite(mean), mean, median)
 
     def least_start_up(self) -> Array:
         """E S_(1), of the shortest start-up of the N workers, in the unit of runtimes."""
@@ -152,7 +145,16 @@ class Independent(Iteration):
         return self.worker.stepwise
 
     def evaluation_cost(self):
-        return evaluate.evaluation_cost(self.worker, self.max_workers)
+        """Operations of one expectation, roughly, as far as it grows with measured times."""
+        worker, size = self.worker, self.max_workers
+        if worker.plain and not worker.stepwise:
+            return 0.0
+        pieces = [max(int(law.breaks().size), 1) for law in (worker.start, worker.cycle_time)]
+        both, inner = math.prod(pieces), max(pieces)
+        if worker.stepwise:
+            return float(both * size**3)
+        nodes = NUM_NODES if both == 1 else 9 * min(size, 24) * both
+        return 20.0 * nodes * size * (inner if inner > 1 or worker.constant else NUM_INNER)
 
     def sorted_draws(self, key, num_draws, dtype):
         return order_statistics.sorted_draws(
@@ -192,10 +194,6 @@ class Independent(Iteration):
         if not self.stepped:
             return self.exceedance(load, t)
         return evaluate.smoothed_exceedance(self.worker, load, self.any_of, t, spread)
-
-    def order_survival(self, t):
-        """P(T_(N-n) > t_n), `[max_workers]`."""
-        return order_statistics.order_survival(self.law, self.num_workers, t)
 
     def expected_shared_time(self, dtype):
         """E[1 / Σ_n 1/T_n], the time of a cycle that all workers share."""
@@ -240,9 +238,6 @@ class Sampled(Iteration):
 
     def smoothed_exceedance(self, load, t, spread):
         return jnp.mean(jax.nn.sigmoid((jnp.log(self._finish(load)) - jnp.log(t)) / spread))
-
-    def order_survival(self, t):
-        return jnp.mean(self.rows > t, axis=0, dtype=t.dtype)
 
     def expected_shared_time(self, dtype):
         return jnp.mean(1 / jnp.sum(1 / self.rows, axis=1)).astype(dtype)

@@ -154,7 +154,7 @@ def completion_partition(problem: Problem, deadline: ArrayLike, *, max_steps: in
         return found.point, found
 
     spreads = jnp.asarray([0.1, 0.03, 0.01, 0.003] if iteration.stepped else [0.0], t.dtype)
-    starts = _starts(problem, jnp.asarray(deadline, t.dtype))
+    starts = _starts(problem)
     shares, found = jax.vmap(lambda share: jax.lax.scan(stage, share, spreads))(starts)
     if iteration.stepped:  # what was minimised is spread
         on_time = 1 - jax.lax.map(functools.partial(_late, problem, t), shares)
@@ -172,20 +172,18 @@ def _late(problem: Problem, t: Array, share: Array) -> Array:
     return iteration_of(problem).exceedance(load_of(problem, share * problem.total), t)
 
 
-def _starts(problem: Problem, deadline: Array) -> Array:
+def _starts(problem: Problem) -> Array:
     """Shares to begin with, `[len(STARTS), max_workers]`."""
-    iteration, subsets = iteration_of(problem), np.arange(1, problem.max_workers + 1, dtype=deadline.dtype)
+    iteration, subsets = iteration_of(problem), np.arange(1, problem.max_workers + 1, dtype=problem.dtype)
     harmonic = jnp.where(problem.exists, 1 / subsets, 0)
     harmonic = harmonic / jnp.sum(harmonic)
-    planned = jax.vmap(partition_for_times, (None, 0))(problem, iteration.typical_times(_DEVIATIONS))
+    times = iteration.typical_times(_DEVIATIONS)
+    planned = jax.vmap(partition_for_times, (None, 0))(problem, times)
     # No level is ever finished at times that are infinite.
     planned = jnp.where(jnp.isfinite(planned), planned / problem.total, harmonic)
-    # What the start-up and the link leave, per cycle of all coordinates' load.
-    start = iteration.typical_start_up().astype(deadline.dtype)
-    left = jnp.maximum(deadline - start - problem.send_load * problem.total, 1e-3 * deadline)
     # The best single level too: with workers that never answer P is flat until a level is empty.
-    late = iteration.order_survival(left / (problem.scale * problem.total) / subsets)
-    single = subsets == 1 + jnp.argmin(jnp.where(problem.exists, late, jnp.inf))
+    typical = subsets * times[_DEVIATIONS.index(0)]
+    single = subsets == 1 + jnp.argmin(jnp.where(problem.exists, typical, jnp.inf))
     return jnp.concatenate([planned, jnp.stack([harmonic, single])]).astype(problem.dtype)
 
 

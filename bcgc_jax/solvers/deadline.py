@@ -154,7 +154,7 @@ def completion_partition(problem: Problem, deadline: ArrayLike, *, max_steps: in
         return found.point, found
 
     spreads = jnp.asarray([0.1, 0.03, 0.01, 0.003] if iteration.stepped else [0.0], t.dtype)
-    starts = _starts(problem)
+    starts = _starts(problem, jnp.asarray(deadline, t.dtype))
     shares, found = jax.vmap(lambda share: jax.lax.scan(stage, share, spreads))(starts)
     if iteration.stepped:  # what was minimised is spread
         on_time = 1 - jax.lax.map(functools.partial(_late, problem, t), shares)
@@ -172,18 +172,22 @@ def _late(problem: Problem, t: Array, share: Array) -> Array:
     return iteration_of(problem).exceedance(load_of(problem, share * problem.total), t)
 
 
-def _starts(problem: Problem) -> Array:
+def _starts(problem: Problem, deadline: Array) -> Array:
     """Shares to begin with, `[len(STARTS), max_workers]`."""
     iteration, subsets = iteration_of(problem), np.arange(1, problem.max_workers + 1, dtype=problem.dtype)
     harmonic = jnp.where(problem.exists, 1 / subsets, 0)
     harmonic = harmonic / jnp.sum(harmonic)
-    times = iteration.typical_times(_DEVIATIONS)
-    planned = jax.vmap(partition_for_times, (None, 0))(problem, times)
+    planned = jax.vmap(partition_for_times, (None, 0))(problem, iteration.typical_times(_DEVIATIONS))
     # No level is ever finished at times that are infinite.
     planned = jnp.where(jnp.isfinite(planned), planned / problem.total, harmonic)
-    # The best single level too: with workers that never answer P is flat until a level is empty.
-    typical = subsets * times[_DEVIATIONS.index(0)]
-    single = subsets == 1 + jnp.argmin(jnp.where(problem.exists, typical, jnp.inf))
+    # The best single level too: with workers that never answer P is flat until a level is empty. So many
+    # workers as it needs are in time if a binomial number is that high: by its mean and deviation.
+    left = deadline - iteration.least_start_up() - problem.send_load * problem.total
+    each = jnp.maximum(left, 1e-3 * deadline) / (problem.scale * problem.total) / subsets
+    share, workers = iteration.pooled().cdf(each), problem.num_workers
+    above = workers * share - (workers - subsets + 1)
+    above = above / jnp.sqrt(jnp.maximum(workers * share * (1 - share), jnp.finfo(share.dtype).tiny))
+    single = subsets == 1 + jnp.argmax(jnp.where(problem.exists, above, -jnp.inf))
     return jnp.concatenate([planned, jnp.stack([harmonic, single])]).astype(problem.dtype)
 
 

@@ -24,6 +24,7 @@ from bcgc_jax.coding.gradients import coding_plan, split_batch, split_unevenly
 from bcgc_jax.plans.schedules import Group, schedule_of
 from tests.compilations import compilations
 from tests.oracles.runtimes import delivered_runtime
+from tests.raising import raising
 from tests.scripts import python
 
 pytestmark = pytest.mark.slow
@@ -473,6 +474,12 @@ def test_refusals(cluster, monkeypatch):
     for words, call in refused.items():
         with pytest.raises(ValueError, match=words):
             call()
+    # What an evaluation raises ends a training that has not come to its end.
+    begun, broken = list[int](), raising(RuntimeError("no test data"))
+    run = Run(cluster, before_step=lambda step, _: begun.append(step))
+    with pytest.raises(RuntimeError, match="no test data"):
+        train_on_cluster(jax.random.key(0), loss, Told(PROBLEM), run, *given[1:4], 9, evaluate=broken)
+    assert begun == [0, 1, 2]
     with pytest.raises(ConnectionError, match=r"connected to a Ray cluster already.*ray.shutdown"):
         Cluster(2, address="127.0.0.1:1")
 

@@ -36,6 +36,9 @@ def test_the_published_probability_is_beaten_and_every_start_ends_at_one_optimum
     np.testing.assert_allclose(result.probabilities, result.probability, rtol=1e-5)  # worst measured 1e-9
     found = bcgc.completion_probability(problem, result.partition, 10**6.5)
     np.testing.assert_allclose(result.probability, found, rtol=1e-12)
+    # Beside most other starts no plan is ever in time: only a single level, of no redundancy, has a slope.
+    *others, single = known(completion_partition(problem, 6e5).probabilities)
+    assert max(others) < 1e-300 < 4e-7 < single
     # By draws.
     load = oracles.load_of(np.asarray(result.partition)[:workers])
     draws = oracles.slowest_first(

@@ -219,7 +219,7 @@ def test_slow_machines_beside_each_other_come_into_different_groups_by_draws_of_
 
 
 @_SLOW
-def test_cells_of_a_sweep_are_what_solve_says():
+def test_cells_of_a_sweep_are_what_solve_says(monkeypatch):
     def problem(num_workers, rate, max_workers):
         return bcgc.Problem(bcgc.ShiftedExponential(rate, 50.0), num_workers, 100, max_workers=max_workers)
 
@@ -231,6 +231,10 @@ def test_cells_of_a_sweep_are_what_solve_says():
     assert (rows["num_workers"][0], rows["stored_subsets"][0]) == (4, 4)
     alone = bcgc.solve(problem(4, 1e-2, 4), "nested")
     assert rows["expected_runtime"][0] == pytest.approx(float(alone.expected_runtime), rel=1e-9)
+    # Of three sizes, each with a program of its own.
+    monkeypatch.setattr("bcgc_jax.sweeps.cells._COMPILATION", 0)
+    sizes = bcgc.sweeps.sweep(problem, bcgc.sweeps.grid(num_workers=[2, 3, 4], rate=[1e-2]), "uncoded")
+    assert sizes["expected_runtime"][2] == pytest.approx(rows["expected_runtime"][1], rel=1e-6)
 
 
 def test_refusals():

@@ -152,9 +152,9 @@ def test_iterations_are_told_in_order_and_in_the_callers_precision(x64):
         threads.add(threading.get_ident())
         return {"loss": params * jnp.float64(1.0)}
 
-    given: Any = evaluate, Run(None, after_step=told.append), True  # type: ignore[arg-type]
+    run: Any = Run(None, after_step=told.append)  # type: ignore[arg-type]
     with ThreadPoolExecutor(1) as beside:
-        coming = [beside.submit(evaluated, *given, _step(k), jnp.float64(k)) for k in range(7)]
+        coming = [beside.submit(evaluated, evaluate, run, True, _step(k), jnp.float64(k)) for k in range(7)]
     assert [one.result() for one in coming] == told
     assert [step.step for step in told] == [int(step.metrics["loss"]) for step in told] == list(range(7))
     assert {step.metrics["loss"].dtype for step in told} == {jnp.dtype("float64")}

@@ -206,16 +206,14 @@ def test_workers_are_placed_as_well_as_the_best_of_all_permutations():
 
 
 def test_slow_machines_beside_each_other_come_into_different_groups_by_draws_of_them():
-    """Judged by fresh draws: 0.68 of the time."""
-    groups, slow = halving(12), bcgc.ShiftedExponential(2.5e-4, 200.0)
-    kinds, data = kinds_by_size(groups)
-    sizes = jnp.array([5.0, 4.0, 3.0, 3.0, 5.0])
-    plan = Plan(sizes, np.arange(5), data, np.ones(5), OneOfEach(groups, kinds))
-    law = bcgc.Heterogeneous([slow] * 4 + [bcgc.ShiftedExponential(1e-3, 50.0)] * 8)
+    kinds, data = kinds_by_size(groups := halving(12))
+    sizes, rule = jnp.array([5.0, 4.0, 3.0, 3.0, 5.0]), OneOfEach(groups, kinds)
+    plan = Plan(sizes, np.arange(5), data, np.ones(5), rule)
+    law = bcgc.Heterogeneous(4 * [bcgc.ShiftedExponential(2.5e-4)] + 8 * [bcgc.ShiftedExponential(1e-3)])
     draws, fresh = np.split(known(law.sample(jax.random.key(0), (20_000, 12))), [1000])
     placed: Any = place_workers(_problem(12), plan, draws)
     assert all(sum(w < 4 for w in group) <= 1 for group in placed.completion.groups[2])
-    assert _runtimes(placed, fresh).mean() < 0.75 * _runtimes(plan, fresh).mean()
+    assert _runtimes(placed, fresh).mean() < 0.75 * _runtimes(plan, fresh).mean()  # measured 0.68
 
 
 @_SLOW

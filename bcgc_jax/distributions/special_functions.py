@@ -279,3 +279,15 @@ def _inverse_gamma_hazard_jvp(primals, tangents):
 
 
 inverse_gamma_hazard.defjvp(_inverse_gamma_hazard_jvp, symbolic_zeros=True)
+
+
+def f_quantile(share: float, above: float, below: float) -> float:
+    """Of the F distribution: below / above tan² of an angle with the density sin^(above-1) cos^(below-1).
+
+    That for 1 and ν degrees of freedom is the square of Student's t.
+    """
+    angle = np.linspace(0, np.pi / 2, 100_001)
+    middle = (angle[1:] + angle[:-1]) / 2
+    density = (above - 1) * np.log(np.sin(middle)) + (below - 1) * np.log(np.cos(middle))
+    total = np.insert(np.cumsum(np.exp(density - density.max())), 0, 0)
+    return float(below / above * np.tan(np.interp(share * total[-1], total, angle)) ** 2)

@@ -8,13 +8,9 @@ common)? Does a slow worker stay slow (the autocorrelation from step to step)?
 import math
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
-from jax.scipy.special import betainc
 
-from bcgc_jax.exact.bisection import bisect
+from bcgc_jax.distributions.special_functions import f_quantile
 from bcgc_jax.measured.choice import tail_of
 from bcgc_jax.measured.likelihood import sorted_times, spread_ties
 from bcgc_jax.measured.traces import ALIKE, Trace
@@ -197,17 +193,8 @@ def variance_between(groups: np.ndarray, persistence: float = 0.0) -> Interval:
         return (ratio - 1) / (ratio - 1 + size)
 
     ratio = between / within * (1 - persistence) / (1 + persistence)
-    with jax.enable_x64(True):
-        less, more = (float(_f_quantile(float(a), float(b))) for a, b in ((outer, inner), (inner, outer)))
+    less, more = f_quantile(0.975, outer, inner), f_quantile(0.975, inner, outer)
     return Interval(share(ratio), share(ratio / less), share(ratio * more))
-
-
-@jax.jit
-def _f_quantile(above: Array, below: Array) -> Array:
-    """The 97.5 % quantile of the F distribution with `above` and `below` degrees of freedom."""
-    zero, one = jnp.zeros(()), jnp.ones(())
-    share, _ = bisect(lambda x: betainc(above / 2, below / 2, x) >= 0.975, zero, one, 50)
-    return share * below / (above * (1 - share))
 
 
 def autocorrelation(table: np.ndarray) -> Interval:

@@ -17,12 +17,12 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import replace
 from bcgc_jax.distributions import EmpiricalRows
+from bcgc_jax.distributions.special_functions import f_quantile
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.runtime import Certificate, as_partition, load_of
 from bcgc_jax.problem import Problem
@@ -71,7 +71,7 @@ def judge(fresh: Problem, partition: ArrayLike, levels: ArrayLike, by_optima: bo
     else:
         value = runtime(x, rows)
         below, deviation = mean_of_parts(fresh, bound)
-        limit = below - student_quantile(NUM_REPLICATIONS - 1) * deviation
+        limit = below - f_quantile(0.95, 1, NUM_REPLICATIONS - 1) ** 0.5 * deviation
     mean, error = _mean(value)
     lower = jnp.where(jnp.isfinite(limit), jnp.maximum(limit, 0), 0)
     return Certificate(mean, error, lower, 1 - lower / mean)
@@ -82,14 +82,6 @@ def mean_of_parts(fresh: Problem, value: Callable[[Problem], Array]) -> tuple[Ar
     shape = NUM_REPLICATIONS, -1, fresh.max_workers
     rows = iteration_of(fresh).rows.reshape(shape)  # type: ignore[union-attr]
     return _mean(jax.lax.map(lambda part: value(replace(fresh, cycle_time=EmpiricalRows(part))), rows))
-
-
-def student_quantile(degrees: int) -> float:
-    """The 97.5 % quantile of Student's t: √degrees tan of an angle with the density cos^(degrees-1)."""
-    angle = np.linspace(0, np.pi / 2, 10_001)
-    middle = (angle[1:] + angle[:-1]) / 2
-    below = np.insert(np.cumsum(np.cos(middle) ** (degrees - 1)), 0, 0)
-    return float(degrees**0.5 * np.tan(np.interp(0.95 * below[-1], below, angle)))
 
 
 def _mean(values: Array) -> tuple[Array, Array]:

@@ -1,7 +1,6 @@
 """Plans for workers that are not alike: optima against linear programming, limits against what they limit."""
 
 import itertools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +9,11 @@ import pytest
 from scipy import signal, stats
 
 import bcgc_jax as bcgc
+from bcgc_jax.distributions.special_functions import f_quantile
 from bcgc_jax.measured import resampling
 from bcgc_jax.measured.resampling import bootstrap_interval, resampled_means
 from bcgc_jax.solvers.closed_form import frequency_partition
-from bcgc_jax.solvers.sample_average import draw_problems, judge, student_quantile
+from bcgc_jax.solvers.sample_average import draw_problems, judge
 from tests.oracles.programme import best_shares, level_times
 from tests.oracles.runtimes import delivered_runtime
 from tests.problems import known
@@ -146,18 +146,17 @@ def _two_groups(rng, size: int) -> np.ndarray:
 
 TWO_GROUPS = [bcgc.Weibull(2.7, 1.3, 1.9)] * 2 + [bcgc.ShiftedExponential(3.2, 0.35)] * 2
 # As many draws as there are measured rows: programs for these serve here, too.
-SIZES: dict[str, Any] = {"num_draws": S}
 FRESH = 16 * S
 
 
 def test_every_method_is_judged_by_the_same_draws():
     problem, key = _problem(TWO_GROUPS), jax.random.key(5)
-    law = draw_problems(key, problem, **SIZES)[1].cycle_time
+    law = draw_problems(key, problem, num_draws=S)[1].cycle_time
     assert isinstance(law, bcgc.EmpiricalRows)
     fresh = np.asarray(law.times)
     assert fresh.shape == (FRESH, N)
     for method in ("time", "uncoded", "tandon:2"):
-        solution = bcgc.solve(problem, method, key=key, **SIZES)
+        solution = bcgc.solve(problem, method, key=key, num_draws=S)
         runtimes = _runtimes(np.asarray(solution.partition), fresh)
         np.testing.assert_allclose(solution.expected_runtime, runtimes.mean(), rtol=1e-12)
         np.testing.assert_allclose(solution.runtime_error, runtimes.std(ddof=1) / np.sqrt(FRESH), rtol=1e-9)
@@ -166,15 +165,15 @@ def test_every_method_is_judged_by_the_same_draws():
         assert solution.kind == "confidence"
         if method == "time":
             assert "with 97.5 % confidence" in repr(solution)
-    limit = bcgc.solve(problem, "limit", key=key, **SIZES)
+    limit = bcgc.solve(problem, "limit", key=key, num_draws=S)
     each = L * M * B / np.sum(1 / fresh, axis=1)
     np.testing.assert_allclose(limit.expected_runtime, each.mean(), rtol=1e-12)
     np.testing.assert_allclose(limit.runtime_error, each.std() / np.sqrt(FRESH), rtol=0.8)
-    partial = bcgc.solve(problem, bcgc.TandonPartial(alpha=3.5), key=key, **SIZES)
+    partial = bcgc.solve(problem, bcgc.TandonPartial(alpha=3.5), key=key, num_draws=S)
     s = np.arange(1, N)
     costs = (s + 1) / (s + 3.5) * np.maximum(3.5 * fresh[:, 1:], fresh[:, :1]).mean(axis=0)
     np.testing.assert_allclose(partial.expected_runtime, SCALE * L * costs.min(), rtol=1e-12)
-    infeasible = bcgc.solve(problem, "ferdinand:7", key=key, **SIZES)
+    infeasible = bcgc.solve(problem, "ferdinand:7", key=key, num_draws=S)
     assert infeasible.status == bcgc.Status.INFEASIBLE
     assert np.isnan(infeasible.expected_runtime)
 
@@ -182,14 +181,14 @@ def test_every_method_is_judged_by_the_same_draws():
 def test_a_deadline_and_an_added_scheme_work_for_unlike_workers():
     problem, key = _problem(TWO_GROUPS), jax.random.key(5)
     deadline = 2.2e4
-    solution = bcgc.solve(problem, bcgc.Deadline(deadline), key=key, **SIZES)
+    solution = bcgc.solve(problem, bcgc.Deadline(deadline), key=key, num_draws=S)
     rows = _two_groups(np.random.default_rng(4), 50_000)
     probability = (_runtimes(np.asarray(solution.partition), rows) <= deadline).mean()
     assert 0.1 < probability < 0.95
     error = np.sqrt(probability * (1 - probability) / FRESH)
     assert abs(solution.completion_probability - probability) < 4 * error
     scheme = bcgc.Scheme("slowest", lambda problem, times: times[..., 0], gives="runtime")
-    slowest = bcgc.solve(problem, scheme, key=key, **SIZES)
+    slowest = bcgc.solve(problem, scheme, key=key, num_draws=S)
     assert abs(slowest.expected_runtime - rows[:, 0].mean()) < 5 * rows[:, 0].std() / np.sqrt(50_000)
 
 
@@ -203,9 +202,10 @@ def test_what_cannot_be_done_for_unlike_workers_is_refused_with_advice():
         bcgc.solve(_problem([*TWO_GROUPS[:3], bcgc.Pareto(1.5, 0.9)]), "time", key=key)
 
 
-def test_student_quantile():
-    degrees = [1, 3, 7, 15, 99]
-    np.testing.assert_allclose([*map(student_quantile, degrees)], stats.t.ppf(0.975, degrees), rtol=1e-6)
+def test_quantiles_of_students_t_and_the_f_distribution():
+    for above, below in [(1, 1), (1, 15), (1, 99), (2, 5), (40, 3), (7, 1000), (1e4, 9), (2e5, 1e6)]:
+        want = stats.f.ppf(0.975, above, below)
+        assert f_quantile(0.975, above, below) == pytest.approx(want, rel=2e-6)
 
 
 @pytest.mark.parametrize("start", [None, 70_000.0])

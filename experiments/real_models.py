@@ -11,7 +11,7 @@ longer training of the first model, told and not told, for what is learned is le
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,7 +105,7 @@ def train_as_told(
         return optax.apply_updates(params, updates), state
 
     jax.block_until_ready(advance(params, state, params))  # compiled before the clock runs
-    seconds, paced = np.zeros((2, len(times)))
+    (seconds, paced), losses = np.zeros((2, len(times))), []
     work = [plan_of(plan, params, jax.random.key(0), {}) for plan in given]
     loads = [loads_of(one, plan.shares) for one, plan in zip(work, given, strict=True)]
     parts = [split_by(model.batch, plan.shares) for plan in given]
@@ -113,7 +113,6 @@ def train_as_told(
         cluster.prepare(model.loss, one, params, part) for one, part in zip(work, parts, strict=True)
     )
     cluster.take_up(now)
-    losses = list[Future[Any]]()
     with ThreadPoolExecutor(1) as beside:
         for step, row in enumerate(times):
             begin, late = time.perf_counter(), step >= len(times) // 2

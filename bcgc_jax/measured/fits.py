@@ -111,15 +111,16 @@ def fit_distributions(
 
 
 def _fit(key: Array, name: str, family: Family, sample: Sample, num_replicates: int) -> Fit:
-    # All work is done in batches of one size, 2^17 times: each function is compiled once.
-    batch = max(3, min(num_replicates, 2**17 // len(sample.times)))
+    # All work is done in batches of one size, at most 2^17 times: each function is compiled once.
+    batches = -(-num_replicates // max(3, 2**17 // len(sample.times)))
+    batch = max(3, -(-num_replicates // batches))
     data = jax.tree.map(lambda a: np.broadcast_to(a, (batch, *a.shape)), sample)
     guesses = np.asarray(family.guesses(sample))
     tiled = np.tile(guesses, (-(-batch // len(guesses)), 1))[:batch]
     found, likelihoods = map(np.asarray, _search(family, data, tiled))
     at = int(np.nanargmax(likelihoods))
     best, likelihood = np.broadcast_to(found[at], found.shape), float(likelihoods[at])
-    keys = jax.random.split(key, -(-num_replicates // batch))
+    keys = jax.random.split(key, batches)
     drawn = [_drawn(family, best[0], *_draw(batch_key, data)) for batch_key in keys]
     again = [_search(family, samples, best)[0] for samples in drawn]
     replicates = np.concatenate(again)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TextIO
 
 import click
 
+import bcgc_jax
 from bcgc_jax.cli import arguments as typed
 from bcgc_jax.cli.arguments import COUNT, LAW, OPEN_LAW, WORKERS, axis, number, refuse_without_effect
 from bcgc_jax.cli.exit import check_file
@@ -408,8 +409,18 @@ Examples:
         return self.out or str(self.file.with_suffix(".png"))
 
 
+def _version(context: click.Context, _: click.Parameter, asked: bool) -> None:
+    """Also of a clone that is not installed; looked up when it is asked for, as that takes time."""
+    if asked:
+        click.echo(f"bcgc, version {bcgc_jax.__version__}")
+        context.exit()
+
+
+_VERSION: Any = {"is_flag": True, "is_eager": True, "expose_value": False, "callback": _version}
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="bcgc-jax", prog_name="bcgc")
+@click.option("--version", help="Show the version and exit.", **_VERSION)
 def cli() -> None:
     """Block coordinate gradient coding: how much redundancy should each block of a gradient get?"""
 

@@ -282,9 +282,9 @@ inverse_gamma_hazard.defjvp(_inverse_gamma_hazard_jvp, symbolic_zeros=True)
 
 
 def f_quantile(share: float, above: float, below: float) -> float:
-    """Of the F distribution: below / above tan² of an angle with the density sin^(above-1) cos^(below-1).
+    """Of the F distribution with `above` and `below` degrees of freedom, by NumPy; of 1 and ν that is t².
 
-    That for 1 and ν degrees of freedom is the square of Student's t.
+    It is below / above tan² of an angle with the density sin^(above-1) cos^(below-1).
     """
     angle = np.linspace(0, np.pi / 2, 100_001)
     middle = (angle[1:] + angle[:-1]) / 2

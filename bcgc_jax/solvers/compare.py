@@ -130,7 +130,7 @@ def largest_setup(problem: Problem, partition: Numbers) -> float:
     low, high = 0.0, 1.0
     if not excess(low) < 0:
         return 0.0
-    for _ in range(16):
+    for _ in range(20):
         u = (low + high) / 2
         low, high = (u, high) if excess(u) < 0 else (low, u)
     return low / (1 - low)

@@ -94,7 +94,7 @@ class Sweep:
         """All chunks, groups of few cells, in the order of the file."""
         for group in self.groups:
             for start in range(0, len(group.cells), group.chunk):
-                yield group._replace(cells=np.asarray(group.cells[start : start + group.chunk]))
+                yield group._replace(cells=group.cells[start : start + group.chunk])
 
     def numbers_at(self, index: int) -> dict[str, Any]:
         """What `problem` is asked with for a cell."""
@@ -120,9 +120,9 @@ class Sweep:
                 rows["partition"][row] = counts[row, : rows["num_workers"][row]].tolist()
         return {name: rows[name] for name in self.names}
 
-    def _inputs(self, chunk: CellGroup) -> tuple[Any, ...]:
+    def _inputs(self, group: CellGroup) -> tuple[Any, ...]:
         """Of a group's program: a whole chunk, filled up with its last cell; the key and the methods."""
-        cells = np.pad(chunk.cells, (0, chunk.chunk - len(chunk.cells)), mode="edge")
+        cells = np.pad(group.cells, (0, group.chunk - len(group.cells)), mode="edge")
         # In their order, which a dictionary would lose; their numbers are no part of the program.
         given = self.key, jax.tree.map(jnp.asarray, [*self.methods.values()])
         spread = jax.device_put((self.cells.take(cells), cells), NamedSharding(self.mesh, _CELLS))
@@ -143,7 +143,7 @@ class Sweep:
         for soon in self.groups[place : place + 2]:
             if soon.max_workers not in self._programs:
                 options = self.problem, self.mesh, self.apart, self.partitions, soon.max_workers
-                inputs = self._inputs(soon._replace(cells=np.asarray(soon.cells[:1])))
+                inputs = self._inputs(soon._replace(cells=soon.cells[:1]))
                 thread = ThreadPoolExecutor(1)
                 self._programs[soon.max_workers] = thread.submit(compile_, *inputs, options)
                 thread.shutdown(wait=False)  # it ends with its work

@@ -40,7 +40,7 @@ def test_a_global_search_finds_nothing_better_in_any_family() -> None:
 def test_levels_that_do_not_exist_are_no_starts() -> None:
     law, start = bcgc.Weibull(0.6259, 2.1864, 0.2), bcgc.Weibull(363.9, 0.8253)
     more: dict[str, Any] = {"start_up": start, "send_time": 0.0276}
-    alone, padded = (bcgc.Problem(law, 3, 2000, max_workers=n, **more) for n in (3, 5))
+    alone, padded = (bcgc.Problem(law, 3, 2000, max_workers=n, **more) for n in (3, 8))
     found, share = bcgc.solve(padded), np.linspace(0, 1, 41)
     others = 2000 * np.stack([0 * share, share, 1 - share], axis=1)
     least = jax.jit(lambda x: jnp.min(jax.lax.map(lambda x: bcgc.expected_runtime(alone, x), x)))(others)

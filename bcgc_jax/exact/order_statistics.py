@@ -205,3 +205,13 @@ def expected_shared_time(law: Distribution, num_workers: ArrayLike, dtype: Any) 
     decays = ratio < 1 - 1e-4
     rest = jnp.where(decays, term[-1] * ratio / (1 - jnp.where(decays, ratio, 0)), jnp.inf)
     return (jnp.sum(term) + rest) * ((high - low) / panels)
+
+
+def order_survival(law: Distribution, num_workers: ArrayLike, t: Array) -> Array:
+    """P(T_(N-n) > t_n), `[max_workers]`: more than n of N workers are later than t_n."""
+    n, m = np.arange(t.size), np.arange(t.size + 1)
+    hazard = law.cumulative_hazard(t)[:, None]
+    early = jnp.log(jnp.maximum(-jnp.expm1(-hazard), jnp.finfo(t.dtype).tiny))
+    some = jnp.maximum(m, 1) * hazard  # m > n ≥ 0
+    log_term = log_choices(t, num_workers) - some + jnp.maximum(num_workers - m, 0) * early
+    return jnp.sum(jnp.where(m > n[:, None], jnp.exp(log_term), 0), axis=1)

@@ -56,7 +56,7 @@ class Iteration:
 
     polyhedral = smooth = stepped = property(no_answer)
     evaluation_cost = typical_times = expected_shared_time = no_answer
-    expected_order_statistics = no_answer
+    expected_order_statistics = order_survival = no_answer
     expected_completion = exceedance = smoothed_exceedance = no_answer
 
     @property
@@ -93,6 +93,14 @@ class Iteration:
                 "ever waits for the slowest worker: take a distribution with a lighter tail, or plan for a "
                 "deadline (Deadline; in a shell --method deadline)"
             )
+
+    def typical_start_up(self) -> Array:
+        """The mean start-up, in the unit of runtimes; the median where that is infinite."""
+        start = self.worker.start
+        if self.worker.pairs is not None:
+            return jnp.mean(self.worker.pairs.arrays()[0])
+        median, mean = start.inverse_cumulative_hazard(jnp.log(2.0)), start.mean()
+        return jnp.where(jnp.isfinite(mean), mean, median)
 
     def least_start_up(self) -> Array:
         """E S_(1), of the shortest start-up of the N workers, in the unit of runtimes."""
@@ -195,6 +203,10 @@ class Independent(Iteration):
             return self.exceedance(load, t)
         return evaluate.smoothed_exceedance(self.worker, load, self.any_of, t, spread)
 
+    def order_survival(self, t):
+        """P(T_(N-n) > t_n), `[max_workers]`."""
+        return order_statistics.order_survival(self.law, self.num_workers, t)
+
     def expected_shared_time(self, dtype):
         """E[1 / Σ_n 1/T_n], the time of a cycle that all workers share."""
         return order_statistics.expected_shared_time(self.law, self.num_workers, dtype)
@@ -238,6 +250,9 @@ class Sampled(Iteration):
 
     def smoothed_exceedance(self, load, t, spread):
         return jnp.mean(jax.nn.sigmoid((jnp.log(self._finish(load)) - jnp.log(t)) / spread))
+
+    def order_survival(self, t):
+        return jnp.mean(self.rows > t, axis=0, dtype=t.dtype)
 
     def expected_shared_time(self, dtype):
         return jnp.mean(1 / jnp.sum(1 / self.rows, axis=1)).astype(dtype)

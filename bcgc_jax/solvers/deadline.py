@@ -174,20 +174,18 @@ def _late(problem: Problem, t: Array, share: Array) -> Array:
 
 def _starts(problem: Problem, deadline: Array) -> Array:
     """Shares to begin with, `[len(STARTS), max_workers]`."""
-    iteration, subsets = iteration_of(problem), np.arange(1, problem.max_workers + 1, dtype=problem.dtype)
+    iteration, subsets = iteration_of(problem), np.arange(1, problem.max_workers + 1, dtype=deadline.dtype)
     harmonic = jnp.where(problem.exists, 1 / subsets, 0)
     harmonic = harmonic / jnp.sum(harmonic)
     planned = jax.vmap(partition_for_times, (None, 0))(problem, iteration.typical_times(_DEVIATIONS))
     # No level is ever finished at times that are infinite.
     planned = jnp.where(jnp.isfinite(planned), planned / problem.total, harmonic)
-    # The best single level too: with workers that never answer P is flat until a level is empty. So many
-    # workers as it needs are in time if a binomial number is that high: by its mean and deviation.
-    left = deadline - iteration.least_start_up() - problem.send_load * problem.total
-    each = jnp.maximum(left, 1e-3 * deadline) / (problem.scale * problem.total) / subsets
-    share, workers = iteration.pooled().cdf(each), problem.num_workers
-    above = workers * share - (workers - subsets + 1)
-    above = above / jnp.sqrt(jnp.maximum(workers * share * (1 - share), jnp.finfo(share.dtype).tiny))
-    single = subsets == 1 + jnp.argmax(jnp.where(problem.exists, above, -jnp.inf))
+    # What the start-up and the link leave, per cycle of all coordinates' load.
+    start = iteration.typical_start_up().astype(deadline.dtype)
+    left = jnp.maximum(deadline - start - problem.send_load * problem.total, 1e-3 * deadline)
+    # The best single level too: with workers that never answer P is flat until a level is empty.
+    late = iteration.order_survival(left / (problem.scale * problem.total) / subsets)
+    single = subsets == 1 + jnp.argmin(jnp.where(problem.exists, late, jnp.inf))
     return jnp.concatenate([planned, jnp.stack([harmonic, single])]).astype(problem.dtype)
 
 

@@ -474,7 +474,6 @@ def test_refusals(cluster, monkeypatch):
     for words, call in refused.items():
         with pytest.raises(ValueError, match=words):
             call()
-    # What an evaluation raises ends a training that has not come to its end.
     begun, broken = list[int](), raising(RuntimeError("no test data"))
     run = Run(cluster, before_step=lambda step, _: begun.append(step))
     with pytest.raises(RuntimeError, match="no test data"):

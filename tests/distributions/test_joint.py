@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
+from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.solvers.baselines import tandon_partial_runtime
 from tests.oracles import laws
 from tests.problems import known
@@ -69,6 +70,9 @@ def test_everything_about_an_iteration_is_a_mean_over_rows(precision):
     np.testing.assert_allclose(times, SORTED.mean(axis=0), rtol=rtol)
     rates = bcgc.plans.expected_order_statistics(problem.cycle_time, N, jnp.reciprocal)
     np.testing.assert_allclose(rates, (1 / SORTED).mean(axis=0), rtol=rtol)
+    # What comes right then is not late.
+    late = iteration_of(problem).order_survival(jnp.asarray(SORTED[0], precision))
+    np.testing.assert_allclose(late, (SORTED[0] < SORTED).mean(axis=0), rtol=1e-6)
     two = bcgc.Problem(bcgc.EmpiricalRows([[1.0, 2.0], [3.0, 4.0]]), 2, 1, 2)
     assert bcgc.completion_probability(two, np.array([1.0, 0.0]), 2.0) == 0.5
     limit = L * M * B * np.mean(1 / np.sum(1 / TIMES, axis=1))

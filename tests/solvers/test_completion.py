@@ -10,6 +10,7 @@ import pytest
 from scipy import optimize, stats
 
 import bcgc_jax as bcgc
+from bcgc_jax.exact.order_statistics import order_survival
 from bcgc_jax.plans.runtime import Certificate
 from bcgc_jax.solution import solution_of
 from bcgc_jax.solvers.completion_bound import _closer, _Cut, _faster, _Minorant, _suprema, completion_bound
@@ -36,7 +37,6 @@ def test_the_published_probability_is_beaten_and_every_start_ends_at_one_optimum
     np.testing.assert_allclose(result.probabilities, result.probability, rtol=1e-5)  # worst measured 1e-9
     found = bcgc.completion_probability(problem, result.partition, 10**6.5)
     np.testing.assert_allclose(result.probability, found, rtol=1e-12)
-    # Beside most other starts no plan is ever in time: only a single level, of no redundancy, has a slope.
     *others, single = known(completion_partition(problem, 6e5).probabilities)
     assert max(others) < 1e-300 < 4e-7 < single
     # By draws.
@@ -49,11 +49,11 @@ def test_the_published_probability_is_beaten_and_every_start_ends_at_one_optimum
 
 
 def test_a_single_level_is_late_as_often_as_a_binomial_says(x64):
-    t, problem = 1.3, bcgc.Problem(bcgc.Uniform(0.0, 1.0), 5, 1, 5)
-    for n in range(5):
-        in_time = float(bcgc.completion_probability(problem, np.eye(5)[n], t))
+    workers, size, t = 5, 7, 1.3
+    found = jax.jit(order_survival)(bcgc.Uniform(0.0, 1.0), workers, t / np.arange(1.0, size + 1))
+    for n in range(workers):
         slow = max(1 - t / (n + 1), 0)
-        assert 1 - in_time == pytest.approx(stats.binom.sf(n, 5, slow), rel=1e-12)
+        assert float(found[n]) == pytest.approx(stats.binom.sf(n, workers, slow), rel=1e-12)
 
 
 def test_a_search_ends_where_a_quadratic_is_least_and_never_above_its_start(x64):

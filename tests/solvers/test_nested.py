@@ -229,7 +229,6 @@ def test_cells_of_a_sweep_are_what_solve_says(monkeypatch):
     assert (rows["num_workers"][0], rows["stored_subsets"][0]) == (4, 4)
     alone = bcgc.solve(problem(4, 1e-2, 4), "nested")
     assert rows["expected_runtime"][0] == pytest.approx(float(alone.expected_runtime), rel=1e-9)
-    # Of three sizes, each with a program of its own.
     monkeypatch.setattr("bcgc_jax.sweeps.cells._COMPILATION", 0)
     sizes = bcgc.sweeps.sweep(problem, bcgc.sweeps.grid(num_workers=[2, 3, 4], rate=[1e-2]), "uncoded")
     assert sizes["expected_runtime"][2] == pytest.approx(rows["expected_runtime"][1], rel=1e-6)

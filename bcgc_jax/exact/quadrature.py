@@ -165,13 +165,13 @@ def _layout(peaks: Array, hazard_at: Callable[[Array], Array], choices: Array) -
         return reach + jnp.minimum(jnp.max(log_tail, axis=-1), 0)
 
     def look(at: Array, _: None) -> tuple[Array, tuple[Array, Array]]:
-        """The bound there, where it is greatest, and times closer to that; in a loop: it compiles once."""
+        """The bound there, where it is greatest, and times closer to that; a scan traces it once."""
         log_mass = log_mass_at(at)
         heaviest = at[jnp.argmax(log_mass)]
         near = np.resize(np.linspace(1 / step, step, 12), at.size).astype(dtype)
         return heaviest * near, (log_mass, heaviest)
 
-    _, ((log_mass, _), (first, near)) = jax.lax.scan(look, jnp.asarray(reach), length=2)
+    _, ((log_mass, _), (first, near)) = jax.lax.scan(look, jnp.asarray(reach), length=2, unroll=2)
     # Nearer by, the first look is as good, and steady while a load changes a little.
     heaviest = jnp.where(first > 20, near, first)
     far = heaviest > 2 * width  # up to there the rule's nodes are dense enough

@@ -93,7 +93,7 @@ def _up_to(reduce: Callable[..., Array], values: Array) -> Array:
     if size > MANY:
         running = jax.lax.cumsum if reduce is jnp.sum else jax.lax.cummax
         return running(values, axis=values.ndim - 1)
-    return reduce(jnp.where(jnp.tri(size, dtype=bool), values[..., None, :], 0), axis=-1)
+    return reduce(jnp.where(np.tri(size, dtype=bool), values[..., None, :], 0), axis=-1)
 
 
 @jax.jit

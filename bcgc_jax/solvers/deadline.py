@@ -133,7 +133,7 @@ def completion_partition(problem: Problem, deadline: ArrayLike, *, max_steps: in
     iteration, total, still = iteration_of(problem), problem.total, jax.lax.stop_gradient
     t = jnp.asarray(deadline, problem.dtype) / problem.scale
     tiny = float(jnp.finfo(t.dtype).tiny)
-    least = _BESIDE * total * jnp.cumsum(jnp.arange(1, problem.max_workers + 1, dtype=t.dtype))
+    least = _BESIDE * total * np.cumsum(np.arange(1, problem.max_workers + 1)).astype(t.dtype)
 
     def log_odds_of(load: Load, spread: Array) -> Array:
         q = iteration.smoothed_exceedance(load, t, spread)
@@ -145,8 +145,9 @@ def completion_partition(problem: Problem, deadline: ArrayLike, *, max_steps: in
         at = load_of(problem, share * total)
         used = jax.tree.map(lambda y: jnp.where(y > 0, y, still(y)), at)
         unused = jax.tree.map(lambda y: jnp.where(y > 0, still(y), least + y - still(y)), at)
-        beside = log_odds_of(unused, spread)
-        return log_odds_of(used, spread) + beside - still(beside)
+        both = jax.tree.map(lambda a, b: jnp.stack([a, b]), used, unused)
+        here, beside = jax.vmap(log_odds_of, (0, None))(both, spread)
+        return here + beside - still(beside)
 
     def stage(share: Array, spread: Array) -> tuple[Array, Minimum]:
         function = functools.partial(log_odds, spread=spread)

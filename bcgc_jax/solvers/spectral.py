@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -89,7 +90,7 @@ def spectral_projected_gradient(
         best = s.found._replace(residual=here.residual, num_steps=here.num_steps)
         better = first | (value < best.value)  # NaN from the start on is the answer
         found = jax.tree.map(lambda a, b: jnp.where(better, a, b), here, best)
-        memory = jnp.where(first, value, s.memory.at[steps % _MEMORY].set(value))
+        memory = jnp.where(first, value, jnp.where(np.arange(_MEMORY) == steps % _MEMORY, value, s.memory))
         before = jnp.where(steps % _MEMORY == 0, s.found.value, s.before)
         taken = _Search(found, point, step, lengths[1], slope, jnp.sum(slope * step), memory, before)
         return jax.tree.map(lambda a, b: jnp.where(cut, a, b), s._replace(scale=s.scale / 2), taken)

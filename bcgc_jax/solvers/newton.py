@@ -460,8 +460,7 @@ def _run_lanes(
 
         return at, following + jnp.sum(done), jax.tree.map(choose, take(at), running), answers
 
-    at = jnp.arange(lanes)
-    running = take(at)
+    at, running = jnp.arange(lanes), jax.tree.map(lambda a: a[:lanes], (constants, state))
     shapes = jax.eval_shape(jax.vmap(answer), *running)
     answers = jax.tree.map(lambda s: jnp.zeros((size, *s.shape[1:]), s.dtype), shapes)
     carry = at, jnp.asarray(lanes), running, answers

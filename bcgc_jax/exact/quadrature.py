@@ -164,16 +164,15 @@ def _layout(peaks: Array, hazard_at: Callable[[Array], Array], choices: Array) -
         log_tail = choices[1:] - np.arange(1, size + 1, dtype=dtype) * hazard
         return reach + jnp.minimum(jnp.max(log_tail, axis=-1), 0)
 
-    def look(at: Array, _: None) -> tuple[Array, tuple[Array, Array]]:
-        """The bound there, where it is greatest, and times closer to that; a scan traces it once."""
-        log_mass = log_mass_at(at)
-        heaviest = at[jnp.argmax(log_mass)]
-        near = np.resize(np.linspace(1 / step, step, 12), at.size).astype(dtype)
-        return heaviest * near, (log_mass, heaviest)
+    def nearer(at: Array) -> Array:
+        """Where the bound is greatest among times closer to that."""
+        close = at * np.linspace(1 / step, step, 12).astype(dtype)
+        return close[jnp.argmax(log_mass_at(close))]
 
-    _, ((log_mass, _), (first, near)) = jax.lax.scan(look, jnp.asarray(reach), length=2, unroll=2)
+    log_mass = log_mass_at(jnp.asarray(reach))
+    heaviest = jnp.asarray(reach)[jnp.argmax(log_mass)]
     # Nearer by, the first look is as good, and steady while a load changes a little.
-    heaviest = jnp.where(first > 20, near, first)
+    heaviest = jax.lax.cond(heaviest > 20, nearer, lambda at: at, heaviest)
     far = heaviest > 2 * width  # up to there the rule's nodes are dense enough
     open_ = log_mass > np.log(finfo.eps / 8)
     # The first reach from which on all are closed, or the longest.

@@ -424,24 +424,27 @@ def check_partition(problem: Problem, partition: Numbers | Plan) -> None:
     workers, count, costs = problem.num_workers, problem.num_coordinates, problem.unit_costs
     if is_traced((partition, workers, count, costs)):
         return
-    total = np.asarray(count if costs is None else np.sum(costs, axis=-1))  # type: ignore[arg-type]
-    if np.ndim(workers) or total.ndim:
+    whole = np.asarray(count if costs is None else np.sum(costs, axis=-1))  # type: ignore[arg-type]
+    if np.ndim(workers) or whole.ndim:
         return
+    workers, total = int(np.asarray(workers)), float(whole)
     if isinstance(partition, Plan):
-        return _check_plan(partition, int(np.asarray(workers)), float(total))
+        return _check_plan(partition, workers, total)
     x = np.asarray(partition)
     if x.shape != (problem.max_workers,):
         return
-    check("partition", x, "")
-    rounding = _ZERO * total
+    rounding, found = _ZERO * total, x.sum() if x.dtype.kind == "f" else np.nan
+    if not np.isfinite(found):  # this takes longer than all else here
+        check("partition", x, "")
+        found = x.sum()
     if x.min() < -rounding:
         raise ValueError(f"partition must be >= 0, for it says how much is at each level, got {x.min()}")
-    if np.any(x[int(np.asarray(workers)) :] > rounding):
+    if x[workers:].max(initial=0) > rounding:
         raise ValueError(f"partition must be 0 from level {workers} on, which {workers} workers lack: {x}")
-    if not abs(x.sum() - total) <= _SUM_SLACK * total:
+    if not abs(found - total) <= _SUM_SLACK * total:
         what = "num_coordinates" if costs is None else "the sum of unit_costs"
         raise ValueError(
-            f"partition must sum to {total:g}, {what}, got {x.sum():g}: multiply shares by problem.total, "
+            f"partition must sum to {total:g}, {what}, got {found:g}: multiply shares by problem.total, "
             "whole units by their costs"
         )
 

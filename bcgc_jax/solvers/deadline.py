@@ -76,6 +76,10 @@ class Deadline(Method):
     counts = (("max_steps", 1),)
     refuses = SETUP
 
+    @property
+    def lacks_deadline(self) -> bool:  # type: ignore[override]
+        return self.deadline is None
+
     def check(self, problem: Problem) -> None:
         super().check(problem)
         if self.min_completion is not None and iteration_of(problem).stepped:

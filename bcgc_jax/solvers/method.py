@@ -29,7 +29,8 @@ class Method:
     otherwise, and with what is traced the solution is INVALID. `counts` are static whole numbers, and what
     they begin with. `refuses`: numbers of a problem that it has no use for, and what to do `instead`.
     `baseline`: whether it counts as a scheme known before the paper; `is_partition`: whether it plans a
-    partition; `fixed_workers`: whether it needs to know N before tracing; `draws`: whether its search draws.
+    partition; `fixed_workers`: whether it needs to know N before tracing; `draws`: whether its search draws;
+    `lacks_deadline`: whether it is to be given one, in a sweep that of each cell.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Method:
     is_partition: bool = True
     fixed_workers: ClassVar[bool] = False
     draws: ClassVar[bool] = False
+    lacks_deadline: bool = False
 
     def __post_init__(self) -> None:
         for name, value, condition in self._numbers():

@@ -16,7 +16,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from bcgc_jax.solvers.schemes import Scheme
 from bcgc_jax.sweeps.cells import Table
 from bcgc_jax.sweeps.run import Sweep
 
@@ -113,8 +112,7 @@ def fingerprint(sweep: Sweep) -> str:
                 problems.append(sweep.problem(max_workers=group.max_workers, **sweep.numbers_at(index)))
             except ValueError as error:  # a cell that makes no sense
                 problems.append(str(error))
-    methods = {name: m.gives if isinstance(m, Scheme) else m for name, m in sweep.methods.items()}
-    leaves, structure = jax.tree.flatten((key, dict(sweep.cells.columns), methods, problems))
+    leaves, structure = jax.tree.flatten((key, dict(sweep.cells.columns), dict(sweep.methods), problems))
     numbers = [(array.dtype.name, array.tobytes()) for array in map(np.asarray, leaves)]
     facts = [sweep.names, sweep.labels, len(sweep), sweep.cells.product, str(structure), numbers]
     facts += [jax.numpy.result_type(float).name, devices.size, devices.flat[0].platform]
@@ -129,15 +127,14 @@ def _put(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def _write(table: Table, path: Path) -> None:
-    columns = (map(_field, column.tolist()) for column in table.values())
+    columns = (_fields(column.tolist()) for column in table.values())
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows(zip(*columns, strict=True))
 
 
-def _field(value: Any) -> str:
-    if value is None or value != value:
-        return ""
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+def _fields(values: list[Any]) -> list[Any]:
+    """As CSV writes them: None, of what is unknown, as nothing."""
+    return [" ".join(map(str, v)) if isinstance(v, list) else None if v != v else v for v in values]
 
 
 def _join(names: Sequence[str], files: list[Path], path: Path) -> None:

@@ -20,7 +20,7 @@ from jax.typing import ArrayLike
 from bcgc_jax._pytree import check_key, meets, replace
 from bcgc_jax.plans.runtime import completion_probability
 from bcgc_jax.problem import Problem, Status
-from bcgc_jax.solvers.methods import Deadline, Method, Methods, each_method, method_of
+from bcgc_jax.solvers.methods import Method, Methods, each_method, method_of
 from bcgc_jax.solvers.solve import solve
 from bcgc_jax.sweeps.cells import NEEDS, NUMBERS, CellGroup, Cells, Table, as_cells, groups_of
 
@@ -68,7 +68,7 @@ class Sweep:
         has_deadline = "deadline" in self.cells.columns
         if not asked or len(self.methods) < len(asked):
             raise ValueError(f"a sweep needs methods, each of them once, got {[m.name for m in asked]}")
-        if any(map(_lacks_deadline, asked)) and not has_deadline:
+        if any(method.lacks_deadline for method in asked) and not has_deadline:
             raise ValueError('the method "deadline" needs deadlines: a column "deadline" of the cells')
         self.mesh = Mesh(np.array(jax.local_devices()), ("cells",))
         more = ("completion_probability",) * has_deadline + ("partition",) * partitions
@@ -111,8 +111,8 @@ class Sweep:
         rows["method"] = np.tile(np.array(methods, object), len(chunk.cells))
         # The methods of a cell after each other.
         rows |= {name: values.reshape(-1, *values.shape[2:])[:size] for name, values in found.items()}
-        rows["status"] = np.array([Status(code).name.lower() for code in rows["status"]], object)
-        exact = [None if np.isnan(one) else bool(one) for one in rows["exact_gradient"]]
+        rows["status"] = np.array([status.name.lower() for status in Status], object)[rows["status"]]
+        exact = [None if one != one else bool(one) for one in rows["exact_gradient"].tolist()]
         rows["exact_gradient"] = np.array(exact, object)
         if self.partitions:
             counts, rows["partition"] = rows["partition"], np.full(size, None, object)
@@ -175,7 +175,7 @@ def _answer(
     problem: Problem, method: Method, key: Array | None, deadline: Array | None, partitions: bool
 ) -> dict[str, Array]:
     """What a method says of a cell."""
-    own = replace(method, deadline=deadline) if _lacks_deadline(method) else method
+    own = replace(method, deadline=deadline) if method.lacks_deadline else method
     solution = solve(problem, own, key=key)
     status, unknown = solution.status, jnp.full_like(solution.expected_runtime, jnp.nan)
     known = {name: getattr(solution, name) for name in NUMBERS}
@@ -194,11 +194,6 @@ def _answer(
         none = jnp.full(problem.max_workers, -1)
         columns["partition"] = none if solution.rounded is None else solution.rounded
     return columns
-
-
-def _lacks_deadline(method: Method) -> bool:
-    """Whether it takes that of each cell."""
-    return isinstance(method, Deadline) and method.deadline is None
 
 
 def sweep(

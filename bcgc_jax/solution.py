@@ -184,13 +184,9 @@ def assess(
         nothing = xp.any(xp.isnan(xp.asarray(partition)))
         status = xp.where(nothing, int(Status.INFEASIBLE), int(Status.CONVERGED))
     # The same shapes and dtypes whatever is known: compiled once for all methods.
-    solution = assess_shares(
-        problem,
-        jnp.asarray(partition, problem.dtype),
-        jnp.asarray(status, int),
-        jnp.asarray(num_steps, int),
-        np.ones(problem.max_workers, bool),
-    )
+    counts = ((jnp if isinstance(a, Array) else np).asarray(a, int) for a in (status, num_steps))
+    x, levels = jnp.asarray(partition, problem.dtype), np.ones(problem.max_workers, bool)
+    solution = assess_shares(problem, x, *counts, levels)
     return with_whole_numbers(problem, solution) if whole_numbers else solution
 
 

@@ -195,10 +195,12 @@ def over_draws(
 
     For each draw and worker it has `width` numbers, of start-ups and of times.
     """
-    chunk = max(min(num_draws, AT_A_TIME // (2 * problem.max_workers * width)), 1)
+    count = -(-num_draws // max(AT_A_TIME // (2 * problem.max_workers * width), 1))
+    # Hardly one is drawn for nothing. An odd number: rows of 2048 draws share few places of a cache.
+    chunk = -(-num_draws // count) | 1
 
     def some(key: Array) -> Array:
         return function(*draw_circle(key, problem, chunk))
 
-    found = jax.lax.map(some, jax.random.split(key, -(-num_draws // chunk)))
+    found = jax.lax.map(some, jax.random.split(key, count))
     return jax.tree.map(lambda a: a.ravel()[:num_draws], found)

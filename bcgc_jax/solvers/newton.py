@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
 from bcgc_jax.distributions import Distribution
@@ -432,15 +433,21 @@ def _run_lanes(
 ) -> Any:
     """The answers of all cells, `constants` and `state` with a leading axis of `size`."""
     go_on, step, answer = functions
+    # A state is a row of numbers: with an array for each field there is a tenth more to compile.
+    _, fields = ravel_pytree(jax.tree.map(lambda a: a[0], state))
+    state = jax.vmap(lambda s: ravel_pytree(s)[0])(state)
+
+    def answered(constants: Any, row: Array) -> Any:
+        return answer(constants, fields(row))
 
     def take(index: Array) -> tuple[Any, Any]:
         return jax.tree.map(lambda a: a.at[index].get(mode="clip"), (constants, state))
 
-    def one(constants: Any, state: Any) -> tuple[Any, Array]:
+    def one(constants: Any, row: Array) -> tuple[Array, Array]:
         # A cell that needs no step takes none.
-        open_ = go_on(constants, state)
-        state = jax.tree.map(lambda a, b: jnp.where(open_, a, b), step(constants, state), state)
-        return state, go_on(constants, state)
+        state = fields(row)
+        row = jnp.where(go_on(constants, state), ravel_pytree(step(constants, state))[0], row)
+        return row, go_on(constants, fields(row))
 
     def advance(carry: tuple[Any, ...]) -> tuple[Any, ...]:
         at, following, (constants, state), answers = carry
@@ -450,7 +457,7 @@ def _run_lanes(
         return jax.lax.cond(jnp.any(done), refill, lambda _, *same: same, done, *new)
 
     def refill(done: Array, at: Array, following: Array, running: Any, answers: Any) -> tuple[Any, ...]:
-        found = jax.vmap(answer)(*running)
+        found = jax.vmap(answered)(*running)
         place = jnp.where(done, at, size)
         answers = jax.tree.map(lambda a, b: a.at[place].set(b, mode="drop"), answers, found)
         at = jnp.where(done, jnp.minimum(following + jnp.cumsum(done) - 1, size), at)
@@ -461,7 +468,7 @@ def _run_lanes(
         return at, following + jnp.sum(done), jax.tree.map(choose, take(at), running), answers
 
     at, running = jnp.arange(lanes), jax.tree.map(lambda a: a[:lanes], (constants, state))
-    shapes = jax.eval_shape(jax.vmap(answer), *running)
+    shapes = jax.eval_shape(jax.vmap(answered), *running)
     answers = jax.tree.map(lambda s: jnp.zeros((size, *s.shape[1:]), s.dtype), shapes)
     carry = at, jnp.asarray(lanes), running, answers
     return jax.lax.while_loop(lambda c: jnp.any(c[0] < size), advance, carry)[3]

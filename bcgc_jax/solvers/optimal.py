@@ -25,7 +25,7 @@ from bcgc_jax.solvers.polyhedral import cutting_plane, row_program
 class OptimalResult(NamedTuple):
     """Partition, `[max_workers]`, its expected runtime and a bound on that of the best one.
 
-    `error` is that of both, as far as the rule knows it: 0 with kinks and atoms. `num_steps` counts Newton
+    `error` is that of both, as far as the rule knows it: with kinks that of rounding. `num_steps` counts Newton
     steps, with atoms cuts.
     """
 
@@ -95,7 +95,8 @@ def _by_cuts(problem: Problem, levels: Array, tolerance: Array) -> OptimalResult
     met = value - lower <= tolerance * value
     status = jnp.where(met, int(Status.CONVERGED), int(Status.STEP_LIMIT))
     unit = problem.scale * total
-    return OptimalResult(share * total, unit * value, 0 * value, unit * lower, status, steps)
+    value, error = with_rounding(share, Expectation(unit * value, 0 * value))
+    return OptimalResult(share * total, value, error, unit * lower, status, steps)
 
 
 def least_gap(problem: Problem) -> float:

@@ -105,10 +105,9 @@ def optimum(problem: Problem, allowed: ArrayLike, **options: Any) -> Solution:
     found, answer, certified = _searched(problem, allowed, **options)
     if certified is not None:
         return certified
-    # By the program that all partitions are assessed with. Else no bound but that is known.
-    known = not problem.plain or iteration_of(problem).polyhedral
+    # By the program that all partitions are assessed with, whose bound is the only one for plain problems.
     solution = assess_shares(problem, *answer)
-    return _judged(problem, solution, found.lower_bound if known else None, options["tolerance"])
+    return _judged(problem, solution, None if problem.plain else found.lower_bound, options["tolerance"])
 
 
 @functools.partial(jax.jit, static_argnames="max_steps")
@@ -127,7 +126,8 @@ def _searched(
     lacks = jnp.any(allowed & ~problem.exists)
     status = jnp.where(lacks, int(Status.INFEASIBLE), found.status)
     answer = found.partition, status.astype(int), jnp.asarray(rounds + found.num_steps, int), used
-    if not (problem.plain and iteration_of(problem).smooth):
+    exact = iteration_of(problem).smooth or iteration_of(problem).polyhedral
+    if not (problem.plain and exact):
         return found, answer, None
     certified = with_slopes(certificate, _certificate_of(found), problem, found.partition, used)
     solution = solution_of(problem, *answer, certified)

@@ -25,8 +25,8 @@ from bcgc_jax.solvers.polyhedral import cutting_plane, row_program
 class OptimalResult(NamedTuple):
     """Partition, `[max_workers]`, its expected runtime and a bound on that of the best one.
 
-    `error` is that of both, as far as the rule knows it: with kinks that of rounding. `num_steps` counts Newton
-    steps, with atoms cuts.
+    `error` is that of both, as far as the rule knows it: with kinks that of rounding. `num_steps` counts
+    Newton steps, with atoms cuts.
     """
 
     partition: Array

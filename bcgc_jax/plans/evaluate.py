@@ -80,6 +80,7 @@ def _late_hazards(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple
     chunk = max(AT_A_TIME // (size * parts * (size if worker.overlap else 1)), 1)
     if t.size <= chunk:
         return late_hazard(worker, load, t[:, None], num_inner)
+    chunk = -(-t.size // -(-t.size // chunk))  # as many, of nearly the same size: little is filled up
     rows = jnp.pad(t, (0, -t.size % chunk), mode="edge").reshape(-1, chunk)
     at = jax.checkpoint(lambda row: late_hazard(worker, load, row[:, None], num_inner))
     found = jax.lax.map(at, rows)

@@ -126,8 +126,8 @@ def _searched(
     lacks = jnp.any(allowed & ~problem.exists)
     status = jnp.where(lacks, int(Status.INFEASIBLE), found.status)
     answer = found.partition, status.astype(int), jnp.asarray(rounds + found.num_steps, int), used
-    exact = iteration_of(problem).smooth or iteration_of(problem).polyhedral
-    if not (problem.plain and exact):
+    iteration = iteration_of(problem)
+    if not (problem.plain and (iteration.smooth or iteration.polyhedral)):
         return found, answer, None
     certified = with_slopes(certificate, _certificate_of(found), problem, found.partition, used)
     solution = solution_of(problem, *answer, certified)

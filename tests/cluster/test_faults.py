@@ -67,13 +67,13 @@ def test_what_a_loss_raises_in_all_workers_is_told_when_all_have_answered():
 
 
 def test_rays_processes_are_told_from_others_by_their_program_and_the_folder(tmp_path):
-    agent, started = "/any/ray/agent.py", []
+    agent, pipe = "/any/ray/agent.py", subprocess.PIPE
     with contextlib.ExitStack() as stack:
-        for words in ([agent, tmp_path], [agent, tmp_path.parent], [tmp_path / "ray/log"]):
-            process = subprocess.Popen(["sh", "-c", "read line", *words], stdin=subprocess.PIPE)
-            started.append(stack.enter_context(process))
-        own, *_ = started
-        assert _at_work_in(str(tmp_path)) == [own.pid]
+        for words in ([agent, tmp_path.parent], [tmp_path / "ray/log"], [agent, tmp_path]):
+            started = subprocess.Popen(["sh", "-c", "echo; read line", *words], stdin=pipe, stdout=pipe)
+            process: Any = stack.enter_context(started)
+            process.stdout.read(1)  # a program that has not begun yet has no command to be seen
+        assert _at_work_in(str(tmp_path)) == [process.pid]
 
 
 @pytest.fixture(scope="module")

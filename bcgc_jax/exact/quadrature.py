@@ -224,15 +224,12 @@ def panels(
 ) -> tuple[Array, Array, Array]:
     """The same from the `peaks` of `line`, the kinks' `images`, `[K]`, and the `last` time, or none."""
     (start, low, middle, high), dtype = peaks, peaks.dtype
-    beyond = jnp.zeros(0, dtype)
+    beyond, spread = jnp.zeros(0, dtype), 2.0 ** np.arange(-1, 6).astype(dtype)
     if last is None:
         of = _layout(peaks, hazard_at, choices)
         beyond = jax.lax.stop_gradient(start + of.centre * jnp.exp(_tail(of.moved, of.end)))
-        last = beyond[-1]
-    spread = jnp.array([0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0], dtype)
-    around = jnp.concatenate(
-        [middle + (low - middle) * spread[:4], middle[None], middle + (high - middle) * spread]
-    )
+        last, spread = beyond[-1], spread[:4]
+    around = middle + jnp.concatenate([(low - middle) * spread[:4], 0 * last[None], (high - middle) * spread])
     breaks = jnp.concatenate([images, around, beyond, last[None]])
     # What only rounding sets apart from the start would make the next panel a wide one.
     breaks = jnp.where(breaks - start <= 8 * jnp.finfo(dtype).eps * start, start, breaks)
@@ -241,14 +238,15 @@ def panels(
 
 
 def _tail(moved: Array, end: Array) -> Array:
-    """Ends of 24 panels in log time, from the centre on: denser where most of the mean lies.
+    """Ends of 20 panels in log time, from the centre on: alike within a unit of it, then ever longer.
 
-    If that is far from the centre, a part of the panels comes before it. The end may be e^640 away.
+    If most of the mean lies far from the centre, a part of the panels comes before it. The end may be e^640
+    away.
     """
-    share, part = np.linspace(0.0, 1.0, 24).astype(end.dtype), 0.4
+    share, part = np.linspace(0.0, 1.0, 20).astype(end.dtype), 0.4
     before, after = share[share < part] / part, (share[share >= part] - part) / (1 - part)
-    far = jnp.concatenate([moved * before, moved + (end - moved) * after**3])
-    return jnp.where(moved > 0, far, end * share**3)
+    far = jnp.concatenate([moved * before, moved + jnp.sinh(after * jnp.arcsinh(end - moved))])
+    return jnp.where(moved > 0, far, jnp.sinh(share * jnp.arcsinh(end)))
 
 
 def _is_wide(ends: bool, start: Array, left: Array, size: Array) -> Array:

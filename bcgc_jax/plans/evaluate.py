@@ -111,12 +111,14 @@ def _nodes(worker: Worker, load: Load, rule: Completion, num_nodes: int) -> Quad
     if not plain:  # What rounding sets apart from the start would make the next panel a wide one.
         onsets = jnp.where(onsets < near, start, onsets)
     onsets = jnp.sort(onsets)
-    if kinks is None and rule.rekindled and worker.start.atomic:
+    if rule.rekindled and worker.start.atomic:
         # Before the typical time all of it is smooth, but far wider than what is between the kinks.
         early = peaks[0] + (peaks[2] - peaks[0]) * np.array([0.25, 0.5, 0.75, 0.9, 0.97], peaks.dtype)
-        if load.kinds > 1:  # Most others lie before the start; up to N = 1000 the rest is 2e-12 of the value.
-            onsets = jnp.append(start, onsets[1:][-3 * load.kinds :])
-        kinks = jnp.append(jax.lax.stop_gradient(onsets[1:]), early), None
+        if kinks is None:
+            if load.kinds > 1:  # Most lie before the start; up to N = 1000 the rest is 2e-12 of the value.
+                onsets = jnp.append(start, onsets[1:][-3 * load.kinds :])
+            kinks = jax.lax.stop_gradient(onsets[1:]), None
+        kinks = jnp.append(kinks[0], early), kinks[1]
     if kinks is None:
         found = quadrature.line_rule(quadrature.line(peaks, hazard_at, choices), num_nodes)
     else:

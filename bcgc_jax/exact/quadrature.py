@@ -224,12 +224,12 @@ def panels(
 ) -> tuple[Array, Array, Array]:
     """The same from the `peaks` of `line`, the kinks' `images`, `[K]`, and the `last` time, or none."""
     (start, low, middle, high), dtype = peaks, peaks.dtype
-    beyond, spread = jnp.zeros(0, dtype), 2.0 ** np.arange(-1, 6).astype(dtype)
+    beyond, spread = jnp.zeros(0, dtype), np.array([0, 0.5, 1, 2, 4, 8, 16, 32], dtype)
     if last is None:
         of = _layout(peaks, hazard_at, choices)
         beyond = jax.lax.stop_gradient(start + of.centre * jnp.exp(_tail(of.moved, of.end)))
-        last, spread = beyond[-1], spread[:4]
-    around = middle + jnp.concatenate([(low - middle) * spread[:4], 0 * last[None], (high - middle) * spread])
+        last, spread = beyond[-1], spread[:5]
+    around = middle + jnp.concatenate([(low - middle) * spread[1:5], (high - middle) * spread])
     breaks = jnp.concatenate([images, around, beyond, last[None]])
     # What only rounding sets apart from the start would make the next panel a wide one.
     breaks = jnp.where(breaks - start <= 8 * jnp.finfo(dtype).eps * start, start, breaks)

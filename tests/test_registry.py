@@ -16,10 +16,13 @@ from jax import export
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import working_dtype
 from bcgc_jax.exact.order_statistics import simulate_max
+from bcgc_jax.measured.likelihood import FAMILIES, Sample
+from bcgc_jax.plans.marks import marks
+from bcgc_jax.solvers import large_n
 from tests import registry
 from tests.compilations import compilations
 from tests.problems import NAMES
-from tests.registry import CALLS, JOINT, KEY, KINDS, LAWS, ON_THE_HOST, WHOLE_NUMBERS
+from tests.registry import CALLS, JOINT, KEY, KINDS, LAWS, ON_THE_HOST, WHOLE_NUMBERS, row
 
 OF_LAWS = {name: functools.partial(registry.of_law, name) for name in LAWS}
 RUNTIMES = {f"runtimes of {name}": functools.partial(registry.runtimes_of_law, name) for name in KINDS}
@@ -86,14 +89,25 @@ def test_no_function_is_compiled_twice(name):
 
 # What a TPU has no arithmetic for; XLA writes float64 in software, far slower.
 _LACKING = re.compile(r"complex<|[<x]f64>")
+_PRODUCT = re.compile(r"stablehlo\.(?:dot|dot_general|convolution)\b.*")
+
+
+def _program(call: Callable[[Any], Any]) -> str:
+    with jax.enable_x64(False):
+        traced = export.export(jax.jit(call), platforms=["cuda", "rocm", "tpu"])(jnp.float32(1.25))
+    return traced.mlir_module()
+
+
+def _check_products(program: str) -> None:
+    """GPUs and TPUs round the factors of float32 products, but those of the highest precision."""
+    assert [one for one in _PRODUCT.findall(program) if one.count("HIGHEST") != 2] == []
 
 
 def _lowers(call: Callable[[Any], Any]) -> None:
-    with jax.enable_x64(False):
-        program = export.export(jax.jit(call), platforms=["cuda", "rocm", "tpu"])(jnp.float32(1.25))
-    text = program.mlir_module()
-    assert not _LACKING.search(text)
-    assert "callback" not in text
+    program = _program(call)
+    assert not _LACKING.search(program)
+    assert "callback" not in program
+    _check_products(program)
 
 
 @pytest.mark.parametrize("name", _marked(TRACED, registry.SLOW_TO_TRACE))
@@ -115,6 +129,35 @@ def test_a_tpu_would_be_seen_to_lack_something():
     assert _LACKING.search(text)
     with pytest.raises(AssertionError):
         _lowers(lambda v: jnp.abs(jax.lax.complex(v, v)))
+
+
+def test_products_of_what_runs_on_the_host_are_in_full_precision():
+    def of_many(v: Any) -> Any:
+        law, load, samples = LAWS["Uniform"](v), row(v, *range(1, 65)), jnp.arange(64)
+        sums = large_n._sums(law, marks(law, load, 64), load, samples, jnp.array(1), jnp.array(0))
+        slope, rows = sums[2][0], sums[3]
+        return large_n._direction(jnp.eye(64), samples, load, slope, load, v, v, rows)
+
+    code = bcgc.coding.gradient_code(KEY, 4, 1)
+
+    def coded(v: Any) -> Any:
+        weights = bcgc.coding.decoding_weights(code.encoding, v * jnp.arange(4) < 3).weights
+        return bcgc.coding.decode(weights, bcgc.coding.encode(code, row(v, 1, 2, 3, 4)))
+
+    weibull = FAMILIES["weibull"]
+    for call in (
+        of_many,
+        coded,
+        lambda v: weibull.estimate(Sample(v * jnp.arange(1.0, 20.0)), row(v, 1, 1, 0.5)),
+    ):
+        program = _program(call)
+        assert _PRODUCT.search(program)
+        _check_products(program)
+
+
+def test_a_product_that_is_rounded_would_be_seen():
+    with pytest.raises(AssertionError, match="dot_general"):
+        _lowers(lambda v: row(v, 1, 2) @ row(v, 3, 4))
 
 
 def test_no_program_depends_on_where_it_is_traced():

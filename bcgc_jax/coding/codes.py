@@ -335,7 +335,7 @@ def _decode(weights: Array, messages: Sequence[Array] | Array, dtype: Any) -> Ar
 
 def _dot(a: Array, b: Array) -> Array:
     """`a @ b`. `jnp` names the result's dtype, which `vmap` outside of the scope would cut to float32."""
-    return jax.lax.dot_general(a, b, (((a.ndim - 1,), (0,)), ((), ())))
+    return jax.lax.dot_general(a, b, (((a.ndim - 1,), (0,)), ((), ())), precision=jax.lax.Precision.HIGHEST)
 
 
 def conditioning(key: Array, code: GradientCode, num_sets: int = 1000) -> float:

@@ -20,6 +20,7 @@ from jax.typing import ArrayLike
 from bcgc_jax._pytree import working_dtype
 from bcgc_jax.distributions import Distribution
 from bcgc_jax.distributions.atoms import mass_of
+from bcgc_jax.exact.linear_algebra import dot
 from bcgc_jax.exact.windows import log_factorials
 
 
@@ -198,7 +199,7 @@ def expected_shared_time(law: Distribution, num_workers: ArrayLike, dtype: Any) 
     pace = jnp.sum(mass * jnp.minimum(speed, 1e3 / typical))
     panels, low, high = 520, -40.0, 12.0
     u = jnp.exp(jnp.linspace(low, high, panels + 1, dtype=dtype)) / (pace * num_workers)
-    term = u * jnp.exp(num_workers * jnp.log(jnp.exp(-u[:, None] * speed) @ mass))
+    term = u * jnp.exp(num_workers * jnp.log(dot(jnp.exp(-u[:, None] * speed), mass)))
     # Beyond the far end a power of u is left for a heavy tail, a geometric series here. Where that does not
     # decay, the mean is infinite.
     ratio = term[-1] / jnp.where(term[-2] > 0, term[-2], 1)

@@ -14,6 +14,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax.distributions.special_functions import legendre
+from bcgc_jax.exact.linear_algebra import dot
 
 # How far from the centre a bound is looked at, in log time, for tails like t^{-1.05}; single precision, of 4
 # bytes, has no room for more.
@@ -82,8 +83,8 @@ def follow(nodes: Quadrature, onsets: Array) -> Quadrature:
     gap, known = jnp.where(gap > 0, gap, jnp.inf)[:, None], known[:-1, None]
     left = nodes.times - known
     # Between two onsets as far along as the node is on its way, and all with the last after it.
-    times = times + more @ jnp.where(left < gap, jnp.maximum(left, 0) / gap, 1)
-    pace = 1 + more @ jnp.where((left > 0) & (left < gap), 1 / gap, 0)
+    times = times + dot(more, jnp.where(left < gap, jnp.maximum(left, 0) / gap, 1))
+    pace = 1 + dot(more, jnp.where((left > 0) & (left < gap), 1 / gap, 0))
     return nodes._replace(start=start, times=times, weights=nodes.weights * pace)
 
 

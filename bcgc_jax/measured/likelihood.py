@@ -21,6 +21,7 @@ from jax.typing import ArrayLike
 
 from bcgc_jax import distributions
 from bcgc_jax.distributions import Distribution
+from bcgc_jax.exact.linear_algebra import dot
 
 FEWEST = 10  # whole times that a fit needs: own choice
 
@@ -210,12 +211,12 @@ def minimise(function: Callable[[Array], Array], start: Array, max_steps: int = 
         damping = jnp.where(better, damping / 10, jnp.maximum(10 * damping, 1e-3))
         # Convex whatever the curvature, and no step longer than 2 in any direction.
         curvature, axes = jnp.linalg.eigh(hessian)
-        along, size_of = axes.T @ slope, jnp.abs(curvature)
+        along, size_of = dot(axes.T, slope), jnp.abs(curvature)
         move = -along / (size_of + damping * jnp.max(size_of) + 1e-300)
         move = jnp.clip(move, -2.0, 2.0)
         # Where no damping helps, rounding is all that is left.
-        decrement = jnp.where(damping > 1e8, 0, jnp.abs(along @ move))
-        return best, x + axes @ move, damping, decrement, steps + 1
+        decrement = jnp.where(damping > 1e8, 0, jnp.abs(dot(along, move)))
+        return best, x + dot(axes, move), damping, decrement, steps + 1
 
     one, begin = jnp.ones((), dtype), (start, jnp.inf, 0 * start, jnp.eye(size))
     begin = jax.tree.map(lambda a: jnp.asarray(a, dtype), begin)

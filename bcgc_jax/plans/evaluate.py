@@ -10,6 +10,7 @@ from bcgc_jax.distributions.atoms import mass_of
 from bcgc_jax.exact import quadrature
 from bcgc_jax.exact.bisection import bisect
 from bcgc_jax.exact.crossing import MANY
+from bcgc_jax.exact.linear_algebra import dot
 from bcgc_jax.exact.quadrature import Expectation, Quadrature, largest
 from bcgc_jax.exact.windows import LEFT_OUT
 from bcgc_jax.plans.completion import Completion
@@ -249,7 +250,7 @@ def smoothed_exceedance(worker: Worker, load: Load, rule: Completion, t: Array, 
     starts, times, mass = (a.astype(dtype) for a in _steps(worker))
     ready = starts[:, None] + delivered(load, times[:, None], worker.overlap)
     slow = jax.nn.sigmoid((jnp.log(jnp.where(used, ready, 1)) - jnp.log(t)) / spread)
-    survival = jnp.maximum(mass @ slow, jnp.finfo(dtype).tiny)
+    survival = jnp.maximum(dot(mass, slow), jnp.finfo(dtype).tiny)
     return rule.late(jnp.where(used, -jnp.log(survival), jnp.inf))
 
 

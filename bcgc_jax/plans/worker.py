@@ -17,6 +17,7 @@ from jax.typing import ArrayLike, DTypeLike
 from bcgc_jax._pytree import pytree_dataclass, replace, static_field
 from bcgc_jax.distributions import Distribution
 from bcgc_jax.distributions.atoms import EmpiricalPairs, law_of_number, mass_of
+from bcgc_jax.exact.linear_algebra import einsum
 from bcgc_jax.exact.quadrature import largest, rule_error
 from bcgc_jax.plans.completion import AnyOf, OneOfEach
 
@@ -221,8 +222,8 @@ def _integrated(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple[A
     room = t[..., None, :] - (start.inverse_cumulative_hazard(a) / worker.unit).astype(dtype)
     hazard = _law_hazard(law, latest_cycle_time(load, room, worker.overlap))
     density = jnp.exp(-a) * size
-    late = jnp.einsum("rq,...qn->...rn", weight, density * jnp.exp(-hazard))
-    early = jnp.einsum("q,...qn->...n", weight[0], density * -jnp.expm1(-hazard))
+    late = einsum("rq,...qn->...rn", weight, density * jnp.exp(-hazard))
+    early = einsum("q,...qn->...n", weight[0], density * -jnp.expm1(-hazard))
     fine, coarse, coarsest = jnp.moveaxis(late, -2, 0) + rest
     # What different times are off by cancels: true errors are below 1e-3 of this bound.
     error = rule_error(fine, coarse, coarsest, safety=3.0, most=16.0 if worker.overlap else 1.0)

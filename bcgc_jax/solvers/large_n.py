@@ -32,7 +32,7 @@ from jax import Array
 from bcgc_jax._pytree import at_hand, concrete
 from bcgc_jax.distributions import Distribution, HazardSpline
 from bcgc_jax.exact.crossing import MANY
-from bcgc_jax.exact.linear_algebra import solve_positive
+from bcgc_jax.exact.linear_algebra import dot, solve_positive
 from bcgc_jax.exact.order_statistics import typical_hazards
 from bcgc_jax.exact.quadrature import rule_error
 from bcgc_jax.exact.windows import LEFT_OUT, windowed_paths
@@ -222,10 +222,11 @@ def _sums(
     hazard, rate = threshold_hazard(law, load, t, known.largest)
     found = windowed_paths(hazard, size)
     rules = nested_rules(index, count * refine) * weight
-    value = rules @ found.probability + jnp.where(piece == 0, beyond, 0) * np.array([0, 0, 0, 1], load.dtype)
+    left_out = jnp.where(piece == 0, beyond, 0) * np.array([0, 0, 0, 1], load.dtype)
+    value = dot(rules, found.probability) + left_out
     density = jnp.where(jnp.isfinite(hazard), jnp.exp(-hazard) * rate, 0)
     both = found.arrive * found.leave
-    slope = rules[:3] @ jnp.where(both > 0, size * both * jnp.where(both > 0, density, 0), 0)
+    slope = dot(rules[:3], jnp.where(both > 0, size * both * jnp.where(both > 0, density, 0), 0))
     local = size * density[:, samples] * load[samples]
     arrive, leave = (
         jnp.where(a > 0, a * local, 0) for a in (found.arrive[:, samples], found.leave[:, samples])
@@ -249,8 +250,8 @@ def _direction(
     response = jnp.cumsum(level[:, None] * moved, axis=0)[samples] / load[:, None]
     laplacian = _laplacian(samples, size, *rows) / unit
     mass, total = jnp.sum(moved, axis=0), jnp.sum(x)
-    gradient = moved.T @ slope - mass / total - barrier
-    hessian = response.T @ laplacian @ response + mass[:, None] * mass[None, :] / total**2
+    gradient = dot(moved.T, slope) - mass / total - barrier
+    hessian = dot(response.T, laplacian, response) + mass[:, None] * mass[None, :] / total**2
     hessian = hessian + jnp.diag(z * mass)
     scale = jnp.sqrt(jnp.diag(hessian))
     step = -solve_positive(hessian / (scale[:, None] * scale[None, :]), gradient / scale) / scale
@@ -294,6 +295,6 @@ def _curved(samples: Array, time: Array) -> Array:
     turn = jnp.pad(jnp.diff(pace), 1)
     root = jnp.sqrt(jnp.maximum(span, 0))
     # E e = 4 / √(2π) √(u (1 - u)) of an excursion of unit length.
-    area = 4 / np.sqrt(2 * np.pi) * ((root * turn) @ root) / jnp.sqrt(safe)
+    area = 4 / np.sqrt(2 * np.pi) * dot(root * turn, root) / jnp.sqrt(safe)
     ratio = jnp.where(span > 0, bent + area + _SECOND_CUMULANT * area**2, 0)
     return jnp.clip(ratio[::-1, ::-1], -30, 30)

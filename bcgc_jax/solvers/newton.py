@@ -22,7 +22,7 @@ from jax.typing import ArrayLike
 
 from bcgc_jax.distributions import Distribution
 from bcgc_jax.exact.crossing import Crossing, shares
-from bcgc_jax.exact.linear_algebra import LARGE, solve_positive
+from bcgc_jax.exact.linear_algebra import LARGE, dot, solve_positive
 from bcgc_jax.exact.quadrature import rule_error
 from bcgc_jax.plans.marks import Marks, peaks_of, rule, slope_of_homogeneous, threshold_hazard
 from bcgc_jax.solvers.spectral import SUFFICIENT
@@ -155,7 +155,7 @@ def _one_piece(given: Given, s: _Iterate, *, batched: bool) -> _Iterate:
 
     Each lane of a batch does as many pieces as it needs: a finer rule holds up no other.
     """
-    workers, load = given.workers, given.loads @ _trial(given, s)
+    workers, load = given.workers, dot(given.loads, _trial(given, s))
     if load.size > LARGE and workers.law.smooth:
         start, sums = sums_over_nodes(workers, load, s.refine, with_hessian=False)
         # Where steps have to be cut, the Hessian is none of here.
@@ -347,7 +347,7 @@ def _rule_in_pieces(
         arrive = first / crossing.total * crossing.unit * density * weight
         leave = success * density
         leaving = arrive * success
-        slope = rules[:3] @ leaving.T if many else jnp.sum(leaving, axis=-1)
+        slope = dot(rules[:3], leaving.T) if many else jnp.sum(leaving, axis=-1)
 
         def upper() -> Array:
             between = crossing.renewals()[2] if following is None else following
@@ -359,7 +359,7 @@ def _rule_in_pieces(
             return found
         if not many:
             return found._replace(upper=upper())
-        part = jnp.sum(load[::-1] @ leaving) / peaks_of(workers.marks.times, load)[2]
+        part = jnp.sum(dot(load[::-1], leaving)) / peaks_of(workers.marks.times, load)[2]
         return found._replace(upper=jax.lax.cond(part > _NO_SHARE, upper, lambda: sums.upper))
 
     return start, jax.lax.div(size * refine + chunk - 1, jnp.asarray(chunk, refine.dtype)), add
@@ -378,14 +378,14 @@ def derivatives(
     if not workers.law.smooth:  # Gauss's rules do not nest
         error = jnp.zeros_like(error)
     hessian = jnp.minimum(sums.upper + sums.upper.T, 0)[::-1, ::-1]
-    diagonal = -(hessian @ load) / jnp.where(load > 0, load, 1)
+    diagonal = -dot(hessian, load) / jnp.where(load > 0, load, 1)
     hessian = hessian + jnp.where(np.eye(load.size, dtype=bool), diagonal, 0)
     slopes = [
         slope_of_homogeneous(value, slope[::-1], load, workers.num_workers)
         for value, slope in zip(start + sums.value, sums.slope, strict=False)
     ]
     size = loads.shape[1]
-    both = loads.T @ jnp.concatenate([hessian @ loads, jnp.stack(slopes, axis=1)], axis=1)
+    both = dot(loads.T, jnp.concatenate([dot(hessian, loads), jnp.stack(slopes, axis=1)], axis=1))
     return value, error, both[:, size:].T, both[:, :size]
 
 

@@ -10,7 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import replace
-from bcgc_jax.exact.linear_algebra import LARGE
+from bcgc_jax.exact.linear_algebra import LARGE, dot
 from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.evaluate import with_rounding
 from bcgc_jax.plans.iterations import iteration_of
@@ -84,7 +84,7 @@ def _by_cuts(problem: Problem, levels: Array, tolerance: Array) -> OptimalResult
 
     def value_of(u: Array) -> Array:
         # In coordinates, as the link takes them.
-        load = Load(total * (loads @ u), sent_load(problem, total * jnp.where(levels, u, 0)))
+        load = Load(total * dot(loads, u), sent_load(problem, total * jnp.where(levels, u, 0)))
         return iteration.expected_completion(load).value / total
 
     if iteration.rows is not None and problem.plain:

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from bcgc_jax.exact.linear_algebra import solve_positive
+from bcgc_jax.exact.linear_algebra import dot, solve_positive
 from bcgc_jax.solvers.newton import step_length
 
 
@@ -91,22 +91,22 @@ def _centre(cuts: Array, used: Array, levels: Array, share: Array, barrier: Arra
 
     def newton(carry: tuple[Array, ...]) -> tuple[Array, ...]:
         z, last_weight, _, i = carry
-        room, scale = jnp.where(used, row @ z, 1), jnp.where(of_share, z, 1).at[-1].set(barrier)
+        room, scale = jnp.where(used, dot(row, z), 1), jnp.where(of_share, z, 1).at[-1].set(barrier)
         # The step keeps Σu: what all entries of a row have in common would only be rounding.
-        centred = row.at[:, :-1].add(-(row[:, :-1] @ z[:-1])[:, None])
+        centred = row.at[:, :-1].add(-dot(row[:, :-1], z[:-1])[:, None])
         scaled = centred / room[:, None] * scale
         right = jnp.sum(scaled, axis=0) + jnp.where(of_share, 1, -1)
-        hessian = scaled.T @ scaled + jnp.where(of_share, eye, 0)
+        hessian = dot(scaled.T, scaled) + jnp.where(of_share, eye, 0)
         hessian = jnp.where(free[:, None] & free, hessian, eye)
         move = _solve_across(hessian, jnp.where(free, right, 0), jnp.where(of_share, scale, 0))
-        decrement = jnp.sqrt(jnp.maximum(move @ hessian @ move, 0))
+        decrement = jnp.sqrt(jnp.maximum(dot(move, hessian, move), 0))
         # Self-concordance: this step stays inside.
         length = jnp.where(decrement < 0.25, 1, 1 / (1 + decrement))
         moved = z + length * jnp.where(free, move * scale, 0)
         # To first order, so that they meet the condition of the path exactly; positive for a decrement < 1.
-        weight = jnp.where(used, (1 - scaled @ move) / room, 0)
+        weight = jnp.where(used, (1 - dot(scaled, move)) / room, 0)
         # Where rounding has spoilt the system, the last point and its weights stand: any average is a bound.
-        inside = jnp.all(~used | (row @ moved > 0)) & jnp.all(~of_share | (moved > 0))
+        inside = jnp.all(~used | (dot(row, moved) > 0)) & jnp.all(~of_share | (moved > 0))
         new, kept = (moved, weight, decrement), (z, last_weight, 0 * decrement)
         good = jnp.isfinite(decrement) & inside
         return (*(jnp.where(good, a, b) for a, b in zip(new, kept, strict=True)), i + 1)
@@ -115,7 +115,7 @@ def _centre(cuts: Array, used: Array, levels: Array, share: Array, barrier: Arra
         # A bound needs no better centre than a decrement of 0.3.
         return (carry[2] > 0.3) & (carry[3] < 30)
 
-    theta = jnp.max(jnp.where(used, cuts @ share, -jnp.inf)) + barrier
+    theta = jnp.max(jnp.where(used, dot(cuts, share), -jnp.inf)) + barrier
     nothing = 0 * row[:, 0], jnp.inf + 0 * theta, jnp.asarray(0)
     carry: tuple[Array, ...] = (jnp.append(share, theta), *nothing)
     z, weight, *_ = jax.lax.while_loop(go_on, newton, carry)
@@ -123,13 +123,13 @@ def _centre(cuts: Array, used: Array, levels: Array, share: Array, barrier: Arra
     # So what rounding makes negative may go.
     weight = jnp.maximum(weight, 0)
     total = jnp.maximum(jnp.sum(weight), jnp.finfo(share.dtype).tiny)
-    return share / jnp.sum(share), weight @ cuts / total
+    return share / jnp.sum(share), dot(weight, cuts) / total
 
 
 def _solve_across(matrix: Array, right: Array, normal: Array) -> Array:
     """Newton's step that keeps the sum which `normal` is of."""
     step, back = solve_positive(matrix, jnp.stack([right, normal], axis=1)).T
-    return step - (normal @ step) / (normal @ back) * back
+    return step - dot(normal, step) / dot(normal, back) * back
 
 
 class _State(NamedTuple):
@@ -155,18 +155,18 @@ def row_program(
     """
     dtype, rows, count = start.dtype, len(times), jnp.sum(levels).astype(start.dtype)
     times = times.astype(dtype)
-    unit = jnp.mean(jnp.max(times * (loads @ start), axis=1))
+    unit = jnp.mean(jnp.max(times * dot(loads, start), axis=1))
     times = times / unit
 
     def finish(share: Array) -> Array:
         """Of each row."""
-        return jnp.max(times * (loads @ share), axis=1)
+        return jnp.max(times * dot(loads, share), axis=1)
 
     def judged(state: _State) -> _State:
         """With the value of its point and the bound of its multipliers."""
         value = jnp.mean(finish(state.share))
         weight = state.row / (rows * jnp.sum(state.row, axis=1, keepdims=True))
-        lower = jnp.min(jnp.where(levels, jnp.sum(weight * times, axis=0) @ loads, jnp.inf))
+        lower = jnp.min(jnp.where(levels, dot(jnp.sum(weight * times, axis=0), loads), jnp.inf))
         return state._replace(
             best=jnp.where(value < state.best_value, state.share, state.best),
             best_value=jnp.minimum(value, state.best_value),
@@ -214,7 +214,7 @@ def row_program(
 
 
 def _room(times: Array, loads: Array, share: Array, theta: Array) -> Array:
-    return theta[:, None] - times * (loads @ share)
+    return theta[:, None] - times * dot(loads, share)
 
 
 def _direction(
@@ -232,17 +232,17 @@ def _direction(
     main = jax.nn.one_hot(jnp.argmax(ratio, axis=1), safe.size, dtype=ratio.dtype)
     others = ratio * (1 - main)
     rest, main, steep = jnp.sum(others, axis=1), main * times, others * times
-    cross, mean = steep.T @ main, (steep - rest[:, None] * main) / jnp.sqrt(sums)[:, None]
+    cross, mean = dot(steep.T, main), (steep - rest[:, None] * main) / jnp.sqrt(sums)[:, None]
     of_load = jnp.diag(jnp.sum(steep * times + rest[:, None] * main**2, axis=0))
-    of_load = of_load - cross - cross.T - mean.T @ mean
+    of_load = of_load - cross - cross.T - dot(mean.T, mean)
     # Along u itself f is linear, and Σu fixed: what is added there changes no step, and much of the rounding.
-    matrix = (loads.T @ of_load @ loads + 1) * safe[:, None] * safe
+    matrix = (dot(loads.T, of_load, loads) + 1) * safe[:, None] * safe
     eye = jnp.eye(safe.size, dtype=bool)
     matrix = jnp.where(levels[:, None] & levels, matrix + jnp.where(eye, at.bound * safe, 0), eye)
-    slope = (jnp.sum(times * aim, axis=0) - (left / sums) @ (ratio * times)) @ loads
+    slope = dot(jnp.sum(times * aim, axis=0) - dot(left / sums, ratio * times), loads)
     right, normal = jnp.where(levels, barrier - slope * safe, 0), jnp.where(levels, safe, 0)
     share = jnp.where(levels, _solve_across(matrix, right, normal) * safe, 0)
-    theta = (left + jnp.sum(ratio * (times * (loads @ share)), axis=1)) / sums
+    theta = (left + jnp.sum(ratio * (times * dot(loads, share)), axis=1)) / sums
     of_room = _room(times, loads, share, theta)
     bound = jnp.where(levels, barrier / safe - at.bound - at.bound / safe * share, 0)
     move = at._replace(share=share, theta=theta, row=aim - at.row - ratio * of_room, bound=bound)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from bcgc_jax.exact.linear_algebra import dot
 from bcgc_jax.solvers.spectral import MAX_STEPS, SUFFICIENT, Minimum
 
 # The share of a slope that may be left after a step (Lewis & Overton 2013), the longest step of a logarithm,
@@ -80,7 +81,7 @@ def minimise_shares(
 
         inverse = _updated(s.inverse, s.length * s.direction, own - s.slope)
         # Not known where log f has been concave so far.
-        direction = jnp.where(_known(inverse), -inverse @ own, -own / jnp.max(jnp.abs(own)))
+        direction = jnp.where(_known(inverse), -dot(inverse, own), -own / jnp.max(jnp.abs(own)))
         longest = jnp.minimum(1, _FURTHEST / jnp.max(jnp.abs(direction)))
         taken = _Search(found, point, value, own, inverse, direction, longest, zero, endless)
         again = s._replace(found=found, length=length, low=low, high=high)
@@ -103,7 +104,7 @@ def _updated(inverse: Array, step: Array, change: Array) -> Array:
     size, one = jnp.where(curved, product, 1), jnp.eye(step.size, dtype=step.dtype)
     before = jnp.where(_known(inverse), inverse, one * (size / jnp.where(curved, squares, 1)))
     turn = one - jnp.outer(step, change) / size
-    new = turn @ before @ turn.T + jnp.outer(step, step) / size
+    new = dot(turn, before, turn.T) + jnp.outer(step, step) / size
     return jnp.where(curved & jnp.all(jnp.isfinite(new)), new, inverse)
 
 

@@ -23,6 +23,7 @@ from jax.typing import ArrayLike
 from bcgc_jax._pytree import replace
 from bcgc_jax.distributions import EmpiricalRows
 from bcgc_jax.distributions.special_functions import f_quantile
+from bcgc_jax.exact.linear_algebra import dot
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.runtime import Certificate, as_partition, load_of
 from bcgc_jax.problem import Problem
@@ -65,7 +66,7 @@ def judge(fresh: Problem, partition: ArrayLike, levels: ArrayLike, by_optima: bo
 
     if not by_optima:
         value, slope = jax.vmap(jax.value_and_grad(runtime), (None, 0))(x, rows)
-        constant = 0 if fresh.bare else value - slope @ x
+        constant = 0 if fresh.bare else value - dot(slope, x)
         below, deviation = _mean(constant + fresh.total * slope.T)
         limit = jnp.min(jnp.where(levels, below - _NORMAL * deviation, jnp.inf))
     else:

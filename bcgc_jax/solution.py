@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from bcgc_jax._pytree import is_traced, pytree_dataclass, replace, static_field
 from bcgc_jax.citations import bibliography
 from bcgc_jax.exact.quadrature import Expectation
-from bcgc_jax.plans.completion import AnyOf, Completion, FirstHolder, OneOfEach
+from bcgc_jax.plans.completion import AnyOf, FirstHolder, OneOfEach
 from bcgc_jax.plans.partitions import round_partition, round_to_units
 from bcgc_jax.plans.plan import Plan, Requirements, needs_of, partition_plan
 from bcgc_jax.plans.runtime import Certificate, certificate, levels_of_bound, partition_of_units
@@ -73,6 +73,12 @@ class Solution:
         xp = jnp if is_traced(self) else np
         with np.errstate(all="ignore"):
             return 1 - xp.asarray(self.lower_bound) / xp.asarray(self.expected_runtime)
+
+    @property
+    def bound_of(self) -> str:
+        """Which plans `lower_bound` is for: "levels", "groups", or "" of a scheme without a bound."""
+        rule = None if self.plan is None else self.plan.completion
+        return "" if rule is None else rule.bound_of
 
     @property
     def needs(self) -> Requirements | None:
@@ -265,9 +271,10 @@ def _written(value: Any) -> Any:
         return value
     if isinstance(value, tuple) and not isinstance(value, Requirements):
         return list(map(_written, value))
-    if isinstance(value, Solution | Plan | Completion | Requirements):
+    if type(value) in _PARTS.values():
         fields = value._asdict() if isinstance(value, Requirements) else vars(value)
-        rule = {"rule": type(value).__name__} if isinstance(value, Completion) else {}
+        name = type(value).__name__
+        rule = {"rule": name} if name in _PARTS else {}
         return rule | {name: _written(part) for name, part in fields.items()}
     array = np.asarray(value)
     return {"dtype": array.dtype.name, "values": array.tolist()}

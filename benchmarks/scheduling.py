@@ -12,7 +12,8 @@ import numpy as np
 import bcgc_jax as bcgc
 from bcgc_jax.plans.completion import FirstHolder
 from bcgc_jax.plans.evaluate import expected_completion
-from bcgc_jax.plans.schedules import Group, cycles_of, schedule_of, simulate_schedule
+from bcgc_jax.plans.runtime import draw_runtimes
+from bcgc_jax.plans.schedules import Group, cycles_of, schedule_of
 from bcgc_jax.plans.worker import Load, Worker
 from benchmarks import peers
 from benchmarks.planning import LAW, paper_problem
@@ -56,7 +57,7 @@ def _draws() -> Iterator[Row]:
         schedule = schedule_of([Group(workers, 10)], jnp.full(10, 10.0))
         problem = bcgc.Problem(LAW, workers, 100, num_samples=workers)
         cycles, rng = np.asarray(cycles_of(schedule)), np.random.default_rng(0)
-        draw = jax.jit(simulate_schedule, static_argnames="num_draws")
+        draw = jax.jit(draw_runtimes, static_argnames="num_draws")
         package = functools.partial(draw, jax.random.key(0), problem, schedule, num_draws=_DRAWS)
         peer = functools.partial(peers.mean_schedule, rng, cycles, workers, _DRAWS)
         found = compare({"package": package, "peer": peer}, 5)

@@ -23,8 +23,10 @@ from jax import Array
 
 import bcgc_jax as bcgc
 from bcgc_jax.adaptive import WorkPlan
+from bcgc_jax.plans.circle import schedule_runtime
 from bcgc_jax.plans.plan import Plan, partition_plan
-from bcgc_jax.plans.schedules import Group, cycles_of, schedule_of, schedule_runtime, simulate_schedule
+from bcgc_jax.plans.runtime import draw_runtimes
+from bcgc_jax.plans.schedules import Group, cycles_of, schedule_of
 from bcgc_jax.solvers.schedules import MultiMessage, share_out
 from experiments.report import each
 
@@ -133,7 +135,7 @@ def _multi_message_alike(rows: np.ndarray) -> tuple[float, Runtimes]:
     workers, (search, compare) = rows.shape[1], jax.random.split(jax.random.key(0))
     given = problem(pooled(rows), workers)
     found = MultiMessage().schedule(given, search)
-    promised = jnp.mean(simulate_schedule(compare, given, found, _DRAWS))
+    promised = jnp.mean(draw_runtimes(compare, given, found, _DRAWS))
     return float(promised), _scheduled(found, workers).runtimes
 
 

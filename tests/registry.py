@@ -17,7 +17,8 @@ import bcgc_jax as bcgc
 from bcgc_jax.exact.order_statistics import simulate_max
 from bcgc_jax.measured.resampling import bootstrap_interval, resampled_means
 from bcgc_jax.plans import partitions
-from bcgc_jax.plans.schedules import Group, schedule_of, simulate_schedule
+from bcgc_jax.plans.runtime import draw_runtimes
+from bcgc_jax.plans.schedules import Group, schedule_of
 from tests.cli.steps import trace_of
 from tests.problems import known
 
@@ -204,7 +205,7 @@ CALLS: dict[str, Callable[[Number], Any]] = {
     "round_partition": lambda v: partitions.round_partition(row(v, 3, 2, 5), 10),
     "round_to_units": lambda v: partitions.round_to_units(row(v, 3, 2, 5), row(v, 3, 2, 5)),
     "resampled_means": lambda v: resampled_means(KEY, row(v, 3, 2, 5), num_replicates=7, block=2),
-    "simulate_schedule": lambda v: simulate_schedule(
+    "draw_runtimes": lambda v: draw_runtimes(
         KEY, late_problem(v), schedule_of([Group(1, 1), Group(2, 2)], _partition(v)), 64
     ),
     "solve time for workers of one start-up": lambda v: bcgc.solve(
@@ -223,7 +224,7 @@ CALLS: dict[str, Callable[[Number], Any]] = {
 # The same functions for other laws, or as dear in their first call: these are traced only.
 ONLY_TRACED = {
     *(f"{name} of late workers" for name in (*OF_A_PARTITION, "solve")),
-    *("expected_runtime with setup", "simulate_schedule", "solve for rows", "solve for atoms"),
+    *("expected_runtime with setup", "draw_runtimes", "solve for rows", "solve for atoms"),
     *("solve for workers that send", "solve alternating:2:2", "solve backup:1", "solve multi_message:2"),
     "solve Sharing",
 }

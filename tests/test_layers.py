@@ -24,6 +24,7 @@ FLOORS = (
     ("cli",),
     ("__main__",),
 )
+RULES = {"AnyOf", "Completion", "Exact", "FirstHolder", "OneOfEach"}
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 # Dotted names within the package, of files and of folders; the package itself is `__init__`.
 FILES = {
@@ -73,6 +74,19 @@ def test_imports_point_down():
     for name, used in ((name, used) for name, files in GRAPH.items() for used in files):
         within = _top(used) == _top(name) != "__init__"
         assert within or FLOOR[_top(used)] < FLOOR[_top(name)], f"{name} imports {used}"
+
+
+def _asks_for_a_rules_class(node: ast.AST) -> bool:
+    named = {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
+    return isinstance(node, ast.Call) and "isinstance" in named and bool(named & RULES)
+
+
+def test_a_rule_answers_for_itself():
+    """Who asks for its class: where a plan of one kind is needed, and is refused otherwise."""
+    trees = [ast.parse(path.read_text()) for path in FILES.values()]
+    calls = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    asking = [call for call in calls if isinstance(call.func, ast.Name) and _asks_for_a_rules_class(call)]
+    assert len(asking) <= 3, [ast.unparse(call) for call in asking]
 
 
 def test_imports_make_no_circle():

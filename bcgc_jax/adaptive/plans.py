@@ -15,9 +15,7 @@ import functools
 
 import numpy as np
 
-from bcgc_jax.plans.completion import AnyOf, FirstHolder, OneOfEach
 from bcgc_jax.plans.plan import Plan
-from bcgc_jax.plans.schedules import turns_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,14 +44,9 @@ class WorkPlan:
         >>> WorkPlan("uneven", np.array([0.25, 0.75]), schedule_of([Group(2, 1)], [1.0])).loads.tolist()
         [[0.5, 2.0], [1.5, 2.0]]
         """
-        workers, rule = self.num_workers, self.plan.completion
-        sizes = np.asarray(self.plan.sizes, float)[np.asarray(self.plan.block)]
-        if isinstance(rule, FirstHolder):
-            subset = (np.arange(workers)[:, None] + np.asarray(turns_of(self.plan))) % workers
-            return np.cumsum(workers * self.shares[subset] * sizes, axis=1)
-        data = np.asarray(self.plan.data)
-        if isinstance(rule, OneOfEach) and rule.kinds is not None:
-            data = data[rule.kind_of]
+        assert self.plan.completion is not None
+        workers, sizes = self.num_workers, np.asarray(self.plan.sizes, float)[np.asarray(self.plan.block)]
+        data = self.plan.completion.data_by_worker(np.asarray(self.plan.data), self.shares)
         return np.broadcast_to(np.cumsum(data * sizes, axis=-1), (workers, sizes.size))
 
     def runtimes(self, times: np.ndarray, start_ups: np.ndarray | float = 0.0) -> np.ndarray:
@@ -86,11 +79,6 @@ class WorkPlan:
     def _held(self) -> np.ndarray:
         """From where to where on the circle of the data each worker's subsets lie, `[N, 2]`."""
         around = np.concatenate([[0.0], np.cumsum(np.tile(self.shares, 2))])
-        rule, first = self.plan.completion, np.arange(self.num_workers)
-        if isinstance(rule, OneOfEach):
-            used = np.flatnonzero(np.asarray(self.plan.sizes) > 0)[-1]
-            of_worker = {w: group for group in rule.groups[used] for w in group}
-            ends = [(min(of_worker[w]), max(of_worker[w]) + 1) for w in first]
-            return around[np.array(ends)]
-        held = np.asarray(self.plan.data if isinstance(rule, AnyOf) else 1 + np.asarray(turns_of(self.plan)))
-        return np.stack([around[first], around[first + held.max()]], axis=1)
+        storage = self.plan.storage(self.num_workers)
+        arcs = [storage.arc_of(worker) for worker in range(self.num_workers)]
+        return np.array([(around[first], around[first + count]) for first, count in arcs])

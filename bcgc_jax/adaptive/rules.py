@@ -8,7 +8,7 @@ their distributions. Or they are even, in nested groups, of which nobody is aske
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -137,9 +137,7 @@ def nested(window: Window) -> WorkPlan:
     start = float(np.mean(window.start_ups)) if window.starts_late else None
     size = 1_000_000  # so many whole coordinates that nothing is lost by rounding
     problem = Problem(law, workers, size, cycles=workers / size, start_up=start)
-    plan = solve(problem, Nested(window.max_stored)).plan
-    assert plan is not None
-    assert isinstance(plan.completion, OneOfEach)
+    plan: Any = solve(problem, Nested(window.max_stored)).plan
     # A first block of nothing would be done by all at once.
     used = np.flatnonzero(np.asarray(plan.sizes) > 0)
     rule = OneOfEach(tuple(plan.completion.groups[k] for k in used), plan.completion.kinds)

@@ -12,10 +12,8 @@ from bcgc_jax.cli.arguments import law_name
 from bcgc_jax.cli.output import Row, finite
 from bcgc_jax.cli.progress import Progress
 from bcgc_jax.distributions import Distribution, JointDistribution
-from bcgc_jax.plans.completion import FirstHolder, OneOfEach
 from bcgc_jax.plans.plan import Plan, Requirements, partition_plan
 from bcgc_jax.plans.runtime import completion_probability, partition_of_units
-from bcgc_jax.plans.schedules import turns_of
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution, whole_numbers
 from bcgc_jax.solvers.baselines import alpha_of
@@ -82,13 +80,15 @@ def solution_row(problem: Problem, solution: Solution, seconds: float, deadline:
         "lower_bound": finite(solution.lower_bound) if certified else None,
         "relative_gap": finite(solution.relative_gap) if certified else None,
         "kind": solution.kind,
+        "bound_of": solution.bound_of or None,
         "partition": None,
         "partition_runtime": None,
         "schedule": None if plan is None else _schedule(problem, plan),
         **{name: None if value is None else np.asarray(value).item() for name, value in known.items()},
         "seconds": round(seconds, 4),
     }
-    judged: Any = plan if plan is not None and isinstance(plan.completion, OneOfEach) else None
+    rule = None if plan is None else plan.completion
+    judged: Any = plan if rule is not None and rule.groups else None
     if solution.rounded is not None and exists:
         row["partition"] = np.asarray(solution.rounded)[: num_workers(problem)].tolist()
         row["partition_runtime"] = finite(solution.rounded_runtime)
@@ -104,13 +104,10 @@ def solution_row(problem: Problem, solution: Solution, seconds: float, deadline:
 
 
 def _schedule(problem: Problem, plan: Plan) -> Row | None:
-    rule = plan.completion
-    if not isinstance(rule, FirstHolder | OneOfEach):
+    listing = {} if plan.completion is None else plan.completion.listing(plan.block)
+    if not listing:
         return None
-    known = {"sizes": np.asarray(whole_numbers(problem, plan.sizes)).tolist()}
-    if isinstance(rule, OneOfEach):
-        return known | {"groups": rule.groups}
-    return known | {"tasks": np.stack([turns_of(plan), np.asarray(plan.block)], axis=1).tolist()}
+    return {"sizes": np.asarray(whole_numbers(problem, plan.sizes)).tolist(), **listing}
 
 
 def save_plan(solution: Solution, path: str) -> None:

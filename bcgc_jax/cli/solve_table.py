@@ -99,8 +99,7 @@ def _columns(answer: SolveAnswer) -> list[output.Shown]:
     def above(row: Row) -> str:
         if row["kind"] == "local" and np.isfinite(runtime_of(row)):
             return "best found"
-        coded = not row["round_trips"] and row["method"] != LIMIT  # as the bound's schemes are
-        return output.above_bound(runtime_of(row), bound) if coded else "–"
+        return output.above_bound(runtime_of(row), bound) if row["bound_of"] == "levels" else "–"
 
     def blocks_of(row: Row) -> str:
         if row["schedule"] is None:
@@ -126,7 +125,7 @@ def _best_bound(answer: SolveAnswer) -> float:
     """Certificates for all levels bound the same optimum, so the best of them serves all. With setup or chain
     cycles each is for the levels in use: the best plan's serves, and says how far below it these could get.
     """
-    coded = [row for row in answer.rows if not row["schedule"]]
+    coded = [row for row in answer.rows if row["bound_of"] == "levels"]
     if any("levels" in row for row in coded):
         return min(coded, key=runtime_of)["lower_bound"] or 0
     return max((row["lower_bound"] or 0 for row in coded if "levels" not in row["method"]), default=0)
@@ -170,7 +169,8 @@ def _errors(answer: SolveAnswer) -> Iterator[str]:
     for row in [row for row in rows if row["kind"] == "local"]:
         text, value, bound = "", runtime_of(row), row["lower_bound"]
         if bound and np.isfinite(value):
-            which = "For independent workers no plan with these groups" if row["schedule"] else "None"
+            of_groups = row["bound_of"] == "groups"
+            which = "For independent workers no plan with these groups" if of_groups else "None"
             less = 100 * (1 - bound / value)
             text = f" {which} is faster than {bound / size:.4g}, which is {less:.2g} % less."
         yield f"{row['method']} is the best plan that a local search found.{text}"

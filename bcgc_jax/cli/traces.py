@@ -18,7 +18,6 @@ from bcgc_jax.distributions import Distribution, EmpiricalRows, JointDistributio
 from bcgc_jax.measured.choice import distribution_of
 from bcgc_jax.measured.description import NOTHING, Description, describe
 from bcgc_jax.measured.traces import ColumnError, Trace, load_trace
-from bcgc_jax.plans.completion import OneOfEach
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.plan import Plan, partition_plan
 from bcgc_jax.problem import Problem
@@ -117,7 +116,7 @@ def in_words(description: Description) -> list[str]:
 def placed(trace: Trace | None, problem: Problem, solution: Solution) -> Solution:
     """With the workers of nested groups where the steps of the trace want them."""
     plan = solution.plan
-    if plan is None or not isinstance(plan.completion, OneOfEach):
+    if plan is None or plan.completion is None or not plan.completion.groups:
         return solution
     steps = whole_steps(trace, problem)
     return replace(solution, plan=place_workers(problem, plan, steps)) if len(steps) > 1 else solution
@@ -137,7 +136,7 @@ def in_its_steps(trace: Trace, problem: Problem, name: str, plan: Plan, promised
     return [
         f"In the trace's own steps {name} takes {saved} than the uncoded scheme; {advice}",
         *later_than_promised(name, promised, taken.mean(), error_of(taken)),
-        *[_PLACED] * isinstance(plan.completion, OneOfEach),
+        *([_PLACED] if plan.completion is not None and plan.completion.groups else []),
     ]
 
 

@@ -28,7 +28,8 @@ from bcgc_jax.coding.codes import (
     refuse_complex,
     repetition_code,
 )
-from bcgc_jax.plans.completion import AnyOf, FirstHolder, OneOfEach
+from bcgc_jax.plans.circle import soonest_of
+from bcgc_jax.plans.completion import AnyOf, Completion, FirstHolder, OneOfEach
 from bcgc_jax.plans.groups import Groups
 from bcgc_jax.plans.partitions import round_partition, round_to_units
 from bcgc_jax.plans.plan import Plan
@@ -96,7 +97,7 @@ class CodingPlan:
         return not self.order
 
     @property
-    def rule(self) -> AnyOf | OneOfEach:
+    def rule(self) -> Completion:
         """When there are enough messages of each block."""
         if self.groups:
             return OneOfEach(self.groups)
@@ -113,11 +114,11 @@ class CodingPlan:
         if self.coded:
             return finish
         turn, block = np.array(self.order).T
-        return FirstHolder(self.num_workers, turn=turn).subsets(finish, block)
+        return soonest_of(finish, turn, block)
 
     def completed(self, finish: np.ndarray) -> np.ndarray:
         """When the master can have each block, `[B]`, from when each task is done, `[tasks, N]`."""
-        return self.rule.blocks(self.ready(finish))
+        return self.rule.blocks(self.ready(finish), np.arange(len(self.blocks)))
 
     def subset_of(self, task: Task) -> int | None:
         """The one subset of a schedule's task."""
@@ -298,17 +299,7 @@ def group_plan(
         raise ValueError(f"the plan is not one of nested groups of {num_workers} workers")
     pieces = _cut_blocks(plan, params, **cutting)
     groups = tuple(rule.groups[k] for k in pieces)
-    codes = []
-    for level in groups:
-        data = level
-        if rule.kinds is None and len(set(map(len, level))) > 1:
-            if num_workers % len(level):
-                raise ValueError(
-                    f"{len(level)} groups cannot share {num_workers} subsets of the data equally: take "
-                    'data="by_size"'
-                )
-            data = tuple(map(tuple, np.arange(num_workers).reshape(len(level), -1).tolist()))
-        codes.append(repetition_code(level, data))
+    codes = [repetition_code(level, rule.data_of(level)) for level in groups]
     blocks = tuple(Block(code.level, own) for code, own in zip(codes, pieces.values(), strict=True))
     return CodingPlan(tuple(codes), blocks, mean, groups=groups)
 
@@ -323,6 +314,10 @@ def _whole_units(sizes: Any, costs: np.ndarray) -> np.ndarray:
     if np.all(costs == 1):
         return np.asarray(round_partition(sizes, costs.size))  # type: ignore[arg-type]
     return np.asarray(round_to_units(jnp.asarray(sizes, float), jnp.asarray(costs, float)))
+
+
+# How the plans of rules without codes are cut.
+_WITHOUT_CODE: dict[type, Callable[..., CodingPlan]] = {FirstHolder: schedule_plan, OneOfEach: group_plan}
 
 
 def assign(
@@ -342,9 +337,9 @@ def assign(
       rounded: whole units of each block; by default its size is rounded.
       options: `units`, `order` and `mean`, as in `coding_plan`.
     """
-    if not isinstance(plan.completion, AnyOf):
-        without = group_plan if isinstance(plan.completion, OneOfEach) else schedule_plan
-        return without(plan, params, num_workers, **options)
+    without_code = _WITHOUT_CODE.get(type(plan.completion))
+    if without_code is not None:
+        return without_code(plan, params, num_workers, **options)
     costs = unit_sizes(params, options.get("units", "coordinates"), options.get("order"))
     data, share = np.asarray(plan.data), np.asarray(plan.share)
 

@@ -27,7 +27,7 @@ from bcgc_jax.coding.gradients import (
     unit_sizes,
 )
 from bcgc_jax.distributions import Distribution, EmpiricalPairs, JointDistribution
-from bcgc_jax.plans.completion import AnyOf, OneOfEach
+from bcgc_jax.plans.completion import Completion
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.plans.runtime import load_of_plan
 from bcgc_jax.plans.schedules import circle_plan, cycles_of
@@ -82,13 +82,13 @@ class Training:
     metrics: PyTree
 
 
-def collect(finish_times: ArrayLike, rule: AnyOf | OneOfEach) -> tuple[Array, Array]:
+def collect(finish_times: ArrayLike, rule: Completion) -> tuple[Array, Array]:
     """Whose message of each block there is when it is complete, bool `[B, N]`, and when that is, `[B]`.
 
     From when the messages come, `[B, N]`; the last completion is τ̂(x,T), eq. (5).
     """
     times = jnp.asarray(finish_times)
-    completed = rule.blocks(times)
+    completed = rule.blocks(times, np.arange(len(times)))
     return (times <= completed[:, None]) & jnp.isfinite(times), completed
 
 
@@ -132,21 +132,21 @@ def training_scheme(
 def _pace(problem: Problem, plan: Plan, assigned: CodingPlan) -> tuple[Array, Array]:
     """Until each block, the time of the work over T, `[B]` or `[B, N]`, and that of the link, `[B]`."""
     blocks, rule = assigned.blocks, plan.completion
+    assert rule is not None
     own = np.array([float(block.size) for block in blocks], problem.dtype)
     if not assigned.coded:  # until each task; the link is left out: what is sent are a few bytes
         turn, block = np.array(assigned.order).T
         whole = circle_plan(own, turn, block, int(turn.max()) + 1)
         load = problem.scale * cycles_of(whole, problem.setup_load, problem.chain_load)[turn, block]
         return load, jnp.zeros_like(load)
-    groups = rule.groups if isinstance(rule, OneOfEach) else ()
-    used = np.array([groups.index(one) for one in assigned.groups] or [block.level for block in blocks])
-    if groups or plan.is_partition:
+    used = np.array([rule.groups.index(one) for one in assigned.groups] or [block.level for block in blocks])
+    if rule.groups or plan.is_partition:
         sizes = np.zeros(np.shape(plan.sizes), problem.dtype)
         sizes[used] = own
         plan = plan.with_sizes(jnp.asarray(sizes))
     work, sent = jax.device_get(_pace_of_tasks(problem, plan))
-    if isinstance(rule, OneOfEach):
-        work = work.reshape(rule.num_kinds, -1)[rule.kind_of].T
+    if rule.groups:
+        work = rule.per_worker(work).T
     return work[used], sent[used]
 
 

@@ -1,7 +1,9 @@
-r"""When the gradient is there: the three rules of completion, each with its exact probability.
+r"""When the gradient is there: the rules of completion.
 
-Workers do their tasks in one order, so at any time a worker's state is how many it has finished, and these
-numbers are independent. A rule needs only their hazards, h_k = -log P(task k is not finished by t).
+A rule answers for itself: what a worker has spent after each task, when all is there for times that are
+known, who stores what. An `Exact` one also has P(τ > t) in closed form. Workers do their tasks in one order,
+so at any time a worker's state is how many it has finished, and these numbers are independent. The
+probability needs only their hazards, h_k = -log P(task k is not finished by t).
 
 - `AnyOf`: level n of the gradient is there with its (N-n)-th delivery, as gradient codes have it.
 - `FirstHolder`: each of N subsets is there with the first worker that has done it; worker w does subsets w,
@@ -12,13 +14,21 @@ numbers are independent. A rule needs only their hazards, h_k = -log P(task k is
   misses around the circle's cut, P(τ > t) = Σ_l l f_l u_{N-l}: positive terms, where P(τ ≤ t) = tr(A^N) of
   the chain's matrix A loses a late τ to rounding.
 - `OneOfEach`: each block is there with one worker of each group of its partition of the workers, which
-  refines that of the next block. With C_v(k) = P(all is there in a group v of block j, and none of its
-  workers has done block k), k > j, a worker's own being S_k = e^-h_k, C_v(k) = Π C_c(k) - Π C_c(j) over the
-  groups c of block j-1 within v: in all of them nobody has done block k, but not block j by nobody at all.
-  What is missing adds up in positive terms.
+  refines that of the next block. For a group v of block j and k > j let
+
+      C_v(k) = P(all blocks up to j are there in v, and none of its workers has done block k).
+
+  One worker alone has C_w(k) = S_k = e^-h_k, and a group v of block j, of the groups c of block j-1,
+
+      C_v(k) = Π_{c in v} C_c(k) - Π_{c in v} C_c(j):
+
+  the second product is the case that nobody in v has done block j. At the root nobody is asked for a further
+  block: P(τ ≤ t) = Π_c C_c, with S = 1 there. What is missing adds up in positive terms.
 """
 
-from collections.abc import Callable, Sequence
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -27,11 +37,98 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import is_traced, pytree_dataclass, static_field
+from bcgc_jax._pytree import is_traced, pytree_dataclass, replace, static_field
 from bcgc_jax.exact.crossing import crossing_probability
 from bcgc_jax.exact.order_statistics import log_choices, typical_hazards
 from bcgc_jax.exact.quadrature import largest
+from bcgc_jax.plans.circle import cycles_of_tasks, schedule_runtime, soonest_of, uncovered
 from bcgc_jax.plans.groups import Groups, Tree, tree_of
+from bcgc_jax.plans.storage import Storage, on_circle
+from bcgc_jax.plans.worker import Cost, Load, Tasks, delivered
+
+
+class Completion(ABC):
+    """A rule of completion, of N workers that do K tasks each, in one order.
+
+    Arrays of NumPy give arrays of NumPy, those of JAX arrays of JAX.
+
+    Attributes:
+      num_workers: N; None until a problem says it.
+      exact_gradient: whether what comes of it is the gradient of all data.
+      groups: of each task the groups of workers that compute the same; empty where there are none.
+      by_level: whether task n is the block at redundancy level n of the paper's scheme.
+      interchangeable: whether any worker does as well as another, so that sorted times are enough.
+      bound_of: which plans a lower bound of such a plan is for: "levels", all partitions of the levels in
+        question; "groups", all sizes of blocks of these groups; "" if there is none.
+    """
+
+    num_workers: Any
+    exact_gradient: bool = True
+    groups: Groups = ()
+    by_level: bool = False
+    interchangeable: ClassVar[bool] = False
+    bound_of: ClassVar[str] = ""
+
+    @abstractmethod
+    def load(self, sizes: Array, tasks: Tasks, cost: Cost) -> Load:
+        """What a worker has spent after each task, for blocks of these sizes, `[B]`."""
+
+    @abstractmethod
+    def blocks(self, finish: Any, block: np.ndarray) -> Any:
+        """When each block is there, `[..., B]`, inf for never.
+
+        From when each worker has done each task, `[..., K, N]`, and the block of each task, `[K]`.
+        """
+
+    @abstractmethod
+    def runtimes(self, load: Load, overlap: bool, starts: Array, times: Array) -> Array:
+        """When the last block is there, `[...]`, from start-ups and cycle times of all workers, `[..., N]`.
+
+        In the unit of `times` and `load`. `overlap`: whether sending overlaps computing.
+        """
+
+    @abstractmethod
+    def storage(self, data: np.ndarray, num_workers: int) -> Storage:
+        """Who stores what for tasks on so many subsets of the data, `[K]`, 0 for those that do nothing."""
+
+    @abstractmethod
+    def least_workers(self, data: np.ndarray) -> int:
+        """With fewer workers there is no such plan; `data` as for `storage`."""
+
+    def fits(self, size: Array, data: Array, num_workers: Array) -> Array | bool:
+        """Whether workers can do tasks on blocks of this size and so many subsets, `[K]`; may be traced."""
+        return True
+
+    def of_problem(self, num_workers: ArrayLike, max_workers: int) -> "Completion":
+        """The rule for a load of `load`, and so many workers; may be traced below the static maximum."""
+        return self
+
+    def exactly(self, num_blocks: int) -> "Exact":
+        """The same rule, where it has an exact probability for so many blocks; else ValueError."""
+        raise ValueError("several blocks of first holders have no exact runtime: take simulate_runtime")
+
+    def awaited(self, data: Any) -> Any:
+        """How many messages of each task complete it, `[K]`, of tasks on this `data`; None if it varies."""
+        return None
+
+    def listing(self, block: ArrayLike) -> dict[str, Any]:
+        """Who does what, for a file, beside the sizes of the blocks; empty where the sizes say it all."""
+        return {}
+
+    def per_worker(self, values: np.ndarray) -> np.ndarray:
+        """Of each worker its own, `[N, K]`, from those of all kinds of workers; `[1, K]` if all are alike."""
+        return values.reshape(1, -1)
+
+    def data_by_worker(self, data: np.ndarray, shares: np.ndarray) -> np.ndarray:
+        """How many subsets of 1/N each worker's tasks go over, `[N, K]` or `[1, K]`.
+
+        From those of the tasks, and the shares of the data that the subsets are, `[N]`.
+        """
+        return self.per_worker(data)
+
+    def width(self, load: Load, overlap: bool) -> int:
+        """Numbers that `runtimes` holds for each draw and worker."""
+        return load.work.size ** (2 if overlap else 1)
 
 
 class Bounds(NamedTuple):
@@ -44,33 +141,35 @@ class Bounds(NamedTuple):
     marks: Array
 
 
-class Completion:
-    """A rule of completion.
+class Exact(Completion):
+    """A rule whose P(τ > t) is known from the hazards of the tasks.
 
-    - `late(hazard)`: P(τ > t), `[...]`, from hazards `[..., K]` of tasks in order, inf for one that no worker
-      waits for.
-    - `first(times)`: when all may be there, from when each task may be finished, `[K]`, ascending.
-    - `blocks(finish, block)`: when each block is there, `[..., B]`, from when each worker has done each task,
-      `[..., K, N]`, and the block of each task, `[K]`. NumPy in, NumPy out; inf for never.
-    - `bounding(hazard)`: the hazards g of its `bounds(work)`, `[..., J]`; `by_task`: those of the tasks.
-    - `tolerated(work)`: how many workers may be late for ever, for tasks of this `work`, `[K]`, 0 before any.
-
-    `rekindled` says that P(τ > t) has kinks where more tasks than those of the start become possible.
+    Attributes:
+      rekindled: whether P(τ > t) has kinks where more tasks than those of the start become possible.
+      by_task: whether the hazards of `bounding` are those of the tasks.
     """
 
     rekindled: ClassVar[bool] = False
     by_task: ClassVar[bool] = False
-    exact_gradient: bool = True
-    num_workers: Any
-    late: Callable[..., Array]
-    first: Callable[..., Array]
-    blocks: Callable[..., Any]
-    bounding: Callable[..., Array]
-    tolerated: Callable[..., Array]
 
-    def awaited(self, data: Any) -> Any:
-        """How many messages of each task complete it, `[K]`, of tasks on this `data`; None if it varies."""
-        return None
+    @abstractmethod
+    def late(self, hazard: Array) -> Array:
+        """P(τ > t), `[...]`, from hazards `[..., K]` of tasks in order, inf for one that nobody waits for."""
+
+    @abstractmethod
+    def first(self, times: Array) -> Array:
+        """When all may be there, from when each task may be finished, `[K]`, ascending."""
+
+    @abstractmethod
+    def bounding(self, hazard: Array) -> Array:
+        """The hazards g of `bounds`, `[..., J]`, from those of the tasks."""
+
+    @abstractmethod
+    def tolerated(self, work: Array) -> Array:
+        """How many workers may be late for ever, for tasks of this `work`, `[K]`, 0 before any."""
+
+    def exactly(self, num_blocks: int) -> "Exact":
+        return self
 
     def bounds(self, work: Array) -> Bounds:
         """For P(τ > t) ≤ N e^-g. 8, 0.7 and 0.02 subsets or groups missed on average mark the times of τ."""
@@ -81,7 +180,7 @@ class Completion:
 
 
 @pytree_dataclass
-class AnyOf(Completion):
+class AnyOf(Exact):
     """A task is there when any N - n workers have done it, n as it `survives`; N may be traced.
 
     By default task n survives n. Workers whose data are left out make the gradient inexact.
@@ -91,7 +190,40 @@ class AnyOf(Completion):
     survives: ArrayLike | None = None
     exact_gradient: bool = static_field(default=True)
 
-    by_task = True
+    by_task = interchangeable = True
+    bound_of = "levels"
+
+    def load(self, sizes: Array, tasks: Tasks, cost: Cost) -> Load:
+        """At each level: of the last task which survives no more."""
+        load, data = in_order(sizes, tasks, cost), jnp.asarray(tasks.data)
+        survives = data - 1 if self.survives is None else jnp.asarray(self.survives)
+        here = survives <= np.arange(cost.num_levels)[:, None]
+        task = jnp.max(jnp.where(here, np.arange(data.size), -1), axis=1)
+        return jax.tree.map(lambda a: jnp.where(task >= 0, a[task], 0), load)
+
+    def runtimes(self, load: Load, overlap: bool, starts: Array, times: Array) -> Array:
+        """Workers from their number on do not count."""
+        ready = starts[..., None] + delivered(load, times[..., None], overlap)
+        exists = np.arange(times.shape[-1]) < jnp.asarray(self.num_workers)
+        ready = jnp.where(exists[:, None], ready, jnp.inf)
+        there = self.blocks(jnp.swapaxes(ready, -1, -2))
+        return jnp.max(jnp.where((load.work > 0) & exists, there, 0), axis=-1)
+
+    def storage(self, data: np.ndarray, num_workers: int) -> Storage:
+        return on_circle(num_workers, self.least_workers(data))
+
+    def least_workers(self, data: np.ndarray) -> int:
+        return int(np.max(data, initial=0))
+
+    def fits(self, size: Array, data: Array, num_workers: Array) -> Array | bool:
+        return jnp.all((size <= 0) | (data <= num_workers))
+
+    def of_problem(self, num_workers: ArrayLike, max_workers: int) -> "AnyOf":
+        return AnyOf(num_workers)
+
+    @property
+    def by_level(self) -> bool:  # type: ignore[override]
+        return self.survives is None
 
     def late(self, hazard: Array) -> Array:
         return crossing_probability(hazard, self.num_workers)
@@ -129,7 +261,7 @@ class AnyOf(Completion):
 
 
 @pytree_dataclass
-class FirstHolder(Completion):
+class FirstHolder(Exact):
     """A task of worker w is subset w + `turn` of a circle, there with the first who has done it.
 
     `late` is of one block, whose turns are 0, 1, …, at most N. `num_workers` may be traced, up to the static
@@ -143,6 +275,38 @@ class FirstHolder(Completion):
 
     rekindled = True
 
+    def load(self, sizes: Array, tasks: Tasks, cost: Cost) -> Load:
+        """Of subset after subset, and there block after block, `[D B]`; inf for what is not done."""
+        assert self.turn is not None
+        costs = [0.0 if number is None else number for number in (cost.setup, cost.chain)]
+        return Load(cycles_of_tasks(sizes, self.turn, tasks.block, self.stored, *costs).ravel())
+
+    def runtimes(self, load: Load, overlap: bool, starts: Array, times: Array) -> Array:
+        """What is sent depends on all, and takes no time here. Workers from their number on do not count."""
+        return schedule_runtime(load.work.reshape(self.stored, -1), times, starts, self.num_workers)
+
+    def width(self, load: Load, overlap: bool) -> int:
+        return load.work.size // self.stored
+
+    def storage(self, data: np.ndarray, num_workers: int) -> Storage:
+        return on_circle(num_workers, self.stored)
+
+    def least_workers(self, data: np.ndarray) -> int:
+        return self.stored
+
+    def of_problem(self, num_workers: ArrayLike, max_workers: int) -> "FirstHolder":
+        return replace(self, num_workers=num_workers, max_workers=max_workers)
+
+    def exactly(self, num_blocks: int) -> Exact:
+        return self if num_blocks == 1 else Completion.exactly(self, num_blocks)
+
+    def data_by_worker(self, data: np.ndarray, shares: np.ndarray) -> np.ndarray:
+        workers = shares.size
+        return workers * shares[(np.arange(workers)[:, None] + np.asarray(self.turn)) % workers]
+
+    def listing(self, block: ArrayLike) -> dict[str, Any]:
+        return {"tasks": np.stack([np.asarray(self.turn), np.asarray(block)], axis=1).tolist()}
+
     def late(self, hazard: Array) -> Array:
         assert self.num_workers is not None
         return uncovered(jnp.exp(-hazard), self.num_workers, self.max_workers)
@@ -152,21 +316,7 @@ class FirstHolder(Completion):
 
     def blocks(self, finish: Any, block: np.ndarray) -> Any:
         """With the last of its subsets."""
-        return self.subsets(finish, block).max(axis=-1)
-
-    def subsets(self, finish: Any, block: np.ndarray) -> Any:
-        """When each subset of each block is there, `[..., B, N]`."""
-        known, workers = isinstance(finish, np.ndarray), finish.shape[-1]
-        xp, shape = np if known else jnp, (*finish.shape[:-2], int(block.max()) + 1, workers)
-        assert self.turn is not None
-        worker = (np.arange(workers) - np.asarray(self.turn)[:, None]) % workers
-        own = xp.take_along_axis(finish, worker.reshape((1,) * (finish.ndim - 2) + worker.shape), axis=-1)
-        if not known:
-            return jnp.full(shape, jnp.inf, finish.dtype).at[..., block, :].min(own)
-        soonest = np.full(shape, np.inf)
-        for task, b in enumerate(block):
-            np.minimum(soonest[..., b, :], own[..., task, :], out=soonest[..., b, :])
-        return soonest
+        return soonest_of(finish, np.asarray(self.turn), block).max(axis=-1)
 
     def bounding(self, hazard: Array) -> Array:
         """D neighbours are all late: P(τ > t) ≤ N e^{-Σ h}."""
@@ -177,7 +327,7 @@ class FirstHolder(Completion):
 
 
 @pytree_dataclass
-class OneOfEach(Completion):
+class OneOfEach(Exact):
     """Task k is there when one worker of each of `groups[k]` has done it: partitions, each within the next.
 
     Workers of different `kinds` have loads of their own: hazards are then those of the first kind's tasks,
@@ -186,6 +336,51 @@ class OneOfEach(Completion):
 
     groups: Groups = static_field()
     kinds: tuple[int, ...] | None = static_field(default=None)
+
+    bound_of = "groups"
+
+    def load(self, sizes: Array, tasks: Tasks, cost: Cost) -> Load:
+        """Of the tasks of the first kind of workers, of the second, …"""
+        load = in_order(sizes, tasks, cost)
+        sent = jax.tree.map(lambda a: jnp.tile(a, self.num_kinds), load.sent)
+        return Load(load.work.ravel(), sent, self.num_kinds)
+
+    def runtimes(self, load: Load, overlap: bool, starts: Array, times: Array) -> Array:
+        ready = starts[..., None] + delivered(load, times[..., None], overlap)
+        ready = ready.reshape(*times.shape, load.kinds, -1)[..., np.arange(times.shape[-1]), self.kind_of, :]
+        used = jnp.any(load.work.reshape(load.kinds, -1) > 0, axis=0)
+        return jnp.max(jnp.where(used, self.blocks(jnp.swapaxes(ready, -1, -2)), 0), axis=-1)
+
+    def storage(self, data: np.ndarray, num_workers: int) -> Storage:
+        stored: list[set[int]] = [set() for _ in range(num_workers)]
+        for level in itertools.compress(self.groups, data):
+            for group, subsets in zip(level, self.data_of(level), strict=True):
+                for worker in group:
+                    stored[worker].update(subsets)
+        return Storage.of_subsets(stored)
+
+    def data_of(self, level: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
+        """The subsets of each group: those of its workers, or as many for each group of unlike size."""
+        if self.kinds is not None or len(set(map(len, level))) == 1:
+            return level
+        if self.num_workers % len(level):
+            raise ValueError(
+                f"{len(level)} groups cannot share {self.num_workers} subsets of the data equally: take "
+                'data="by_size"'
+            )
+        return tuple(map(tuple, np.arange(self.num_workers).reshape(len(level), -1).tolist()))
+
+    def least_workers(self, data: np.ndarray) -> int:
+        return self.num_workers
+
+    def fits(self, size: Array, data: Array, num_workers: Array) -> Array | bool:
+        return num_workers == self.num_workers
+
+    def listing(self, block: ArrayLike) -> dict[str, Any]:
+        return {"groups": self.groups}
+
+    def per_worker(self, values: np.ndarray) -> np.ndarray:
+        return values.reshape(self.num_kinds, -1)[self.kind_of]
 
     def late(self, hazard: Array) -> Array:
         late = jnp.moveaxis(jnp.exp(-self._by_kind(hazard)), (-2, -1), (0, 1))
@@ -257,6 +452,16 @@ class OneOfEach(Completion):
         return values.reshape(*values.shape[:-1], self.num_kinds, len(self.groups))
 
 
+def in_order(sizes: Array, tasks: Tasks, cost: Cost) -> Load:
+    """Of tasks, each of a block of its own, whose data are all of the one before, `[..., K]`."""
+    data, size = jnp.asarray(tasks.data), jnp.asarray(sizes)[jnp.asarray(tasks.block)]
+    work = jnp.cumsum(data * size * tasks.share, axis=-1)
+    if cost.setup is not None and cost.chain is not None:
+        met = jax.lax.cummax(jnp.where(size > 0, data, 0), axis=data.ndim - 1)
+        work = work + met * (cost.setup + cost.chain * jnp.cumsum(size))
+    return Load(work, None if cost.sent is None else cost.sent * jnp.cumsum(size))
+
+
 def _joined(held: Sequence[tuple[int, int]], found: Sequence[tuple[Any, Array]]) -> tuple[Any, Any]:
     """Both probabilities of a group that holds so many of these types.
 
@@ -272,22 +477,3 @@ def _joined(held: Sequence[tuple[int, int]], found: Sequence[tuple[Any, Array]])
                 missing = missing + lost * (1 - missing)
             lost, count = lost * (2 - lost), count // 2
     return missing, nobody
-
-
-def uncovered(late: Array, num_workers: ArrayLike, size: int) -> Array:
-    """P(some subset is done by nobody), `[...]`, from P(r ≤ δ) for δ = 0…D-1 < N ≤ `size`, `[..., D]`."""
-    workers = jnp.asarray(num_workers, int)
-    missed = jnp.concatenate([jnp.ones_like(late[..., :1]), jnp.cumprod(late, axis=-1)], axis=-1)
-
-    def step(cover: Array, _: None) -> tuple[Array, Array]:
-        """P(no miss yet, and the cover is at most 0…D-1) after one more worker; P(the first miss is now)."""
-        reached = cover * late
-        miss = reached[..., 0]
-        reached = jnp.concatenate([reached[..., 1:], cover[..., -1:]], axis=-1)
-        return jnp.maximum(reached - miss[..., None], 0), miss
-
-    _, first_miss = jax.lax.scan(step, jnp.ones_like(late), None, length=size)
-    length = np.arange(1, size + 1)
-    again = jnp.moveaxis(jnp.take(missed, jnp.clip(workers - length, 0, late.shape[-1]), axis=-1), -1, 0)
-    weight = jnp.where(length <= workers, length, 0).astype(late.dtype)
-    return jnp.sum(weight.reshape(-1, *(1,) * (late.ndim - 1)) * first_miss * again, axis=0)

@@ -13,7 +13,7 @@ from bcgc_jax.exact.crossing import MANY
 from bcgc_jax.exact.linear_algebra import dot
 from bcgc_jax.exact.quadrature import Expectation, Quadrature, largest
 from bcgc_jax.exact.windows import LEFT_OUT
-from bcgc_jax.plans.completion import Completion
+from bcgc_jax.plans.completion import Exact
 from bcgc_jax.plans.marks import images_of, peaks_of
 from bcgc_jax.plans.worker import AT_A_TIME, NUM_INNER, Load, Worker, delivered, hazard_of, late_hazard
 
@@ -24,7 +24,7 @@ _FEW = 64
 
 
 def expected_completion(
-    worker: Worker, load: Load, rule: Completion, *, num_nodes: int = NUM_NODES
+    worker: Worker, load: Load, rule: Exact, *, num_nodes: int = NUM_NODES
 ) -> Expectation:
     r"""E τ = ∫ P(τ > t) dt, in units of κ, for tasks of this `load`; differentiable.
 
@@ -67,7 +67,7 @@ def with_rounding(load: Array, found: Expectation, rounding: float = 0.0) -> Exp
     return Expectation(found.value, found.error + share * found.value)
 
 
-def exceedance(worker: Worker, load: Load, rule: Completion, t: Array) -> Array:
+def exceedance(worker: Worker, load: Load, rule: Exact, t: Array) -> Array:
     """P(τ > t) for every entry of `t`."""
     hazard, _ = _late_hazards(worker.with_fast_inverses(), load, t.ravel(), NUM_INNER)
     return rule.late(hazard).reshape(t.shape)
@@ -88,7 +88,7 @@ def _late_hazards(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple
     return tuple(a.reshape(-1, size)[: t.size] for a in found)  # type: ignore[return-value]
 
 
-def _nodes(worker: Worker, load: Load, rule: Completion, num_nodes: int) -> Quadrature:
+def _nodes(worker: Worker, load: Load, rule: Exact, num_nodes: int) -> Quadrature:
     """Along a line, or in panels between kinks; they move with the times at which P(τ > t) begins to fall."""
     still = jax.lax.stop_gradient((worker, load))
     choices, marks = rule.bounds(load.work)
@@ -155,7 +155,7 @@ def _marked(load: Load) -> np.ndarray | slice:
     return quadrature.kinked_levels(size) if load.kinds == 1 else slice(None)
 
 
-def _peaks(worker: Worker, load: Load, rule: Completion, marks: Array, start: Array) -> Array:
+def _peaks(worker: Worker, load: Load, rule: Exact, marks: Array, start: Array) -> Array:
     """The `start`, when τ begins to be possible, and a low, a typical and a high time of it, `[4]`.
 
     Where the rule's bounding hazards are as in its `marks`, in the logarithm of the time from the start on.
@@ -211,7 +211,7 @@ def _overtaking(load: Load) -> Array:
     return largest(jnp.where(earlier, times, 0))
 
 
-def _over_steps(worker: Worker, load: Load, rule: Completion) -> Expectation:
+def _over_steps(worker: Worker, load: Load, rule: Exact) -> Expectation:
     """The exact sum between the times at which some P(F_n ≤ t) steps up, of P(late) by the hazards."""
     dtype, size = load.work.dtype, load.work.size
     starts, times, mass = (a.astype(dtype) for a in _steps(worker))
@@ -244,7 +244,7 @@ def _over_steps(worker: Worker, load: Load, rule: Completion) -> Expectation:
     return Expectation(total, jnp.zeros_like(total))
 
 
-def smoothed_exceedance(worker: Worker, load: Load, rule: Completion, t: Array, spread: Array) -> Array:
+def smoothed_exceedance(worker: Worker, load: Load, rule: Exact, t: Array, spread: Array) -> Array:
     """`exceedance` for one t, with the steps of a `stepwise` worker spread by a factor e^±`spread`."""
     dtype, used = load.work.dtype, load.work > 0
     starts, times, mass = (a.astype(dtype) for a in _steps(worker))

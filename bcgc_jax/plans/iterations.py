@@ -28,7 +28,7 @@ from bcgc_jax.distributions.joint import NO_EXACT_ANSWER
 from bcgc_jax.exact import order_statistics
 from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans import evaluate
-from bcgc_jax.plans.completion import AnyOf, Completion
+from bcgc_jax.plans.completion import AnyOf, Exact
 from bcgc_jax.plans.evaluate import NUM_NODES
 from bcgc_jax.plans.worker import NUM_INNER, Load, Worker, delivered
 from bcgc_jax.problem import Problem
@@ -234,9 +234,9 @@ class Sampled(Iteration):
     def expected_order_statistics(self, function=None):
         return jnp.mean(self.rows if function is None else function(self.rows), axis=0)
 
-    def _finish(self, load: Load, rule: Completion | None = None) -> Array:
+    def _finish(self, load: Load, rule: Exact | None = None) -> Array:
         """When all is there in each iteration, `[S]`; rows do not say which worker is which."""
-        if rule is not None and not isinstance(rule, AnyOf):
+        if rule is not None and not rule.interchangeable:
             self.no_answer()
         return self.max_of_sorted(load, self.rows)
 

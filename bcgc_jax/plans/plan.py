@@ -9,6 +9,8 @@ from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import is_traced, pytree_dataclass, replace
 from bcgc_jax.plans.completion import AnyOf, Completion
+from bcgc_jax.plans.storage import Storage
+from bcgc_jax.plans.worker import Tasks
 
 
 class Requirements(NamedTuple):
@@ -50,6 +52,18 @@ class Plan:
         return replace(self, sizes=sizes)
 
     @property
+    def tasks(self) -> Tasks:
+        return Tasks(self.block, self.data, self.share)
+
+    def storage(self, num_workers: int) -> Storage:
+        """Who stores what, of a plan whose numbers are known."""
+        assert self.completion is not None
+        data = np.asarray(self.data)
+        used = np.asarray(self.sizes)[np.asarray(self.block)] > 0
+        most = data.max(axis=0) if data.ndim > 1 else data
+        return self.completion.storage(np.where(used, most, 0), num_workers)
+
+    @property
     def trainable(self) -> bool:
         """Whether it is known who does what, and the gradient of all data comes of it."""
         return self.completion is not None and self.completion.exact_gradient
@@ -57,7 +71,7 @@ class Plan:
     @property
     def is_partition(self) -> bool:
         """Whether block n is at redundancy level n."""
-        return isinstance(self.completion, AnyOf) and self.completion.survives is None
+        return self.completion is not None and self.completion.by_level
 
 
 def partition_plan(partition: Any, num_workers: ArrayLike) -> Plan:

@@ -30,13 +30,13 @@ from bcgc_jax._pytree import (
 )
 from bcgc_jax.exact.order_statistics import max_finish_time
 from bcgc_jax.exact.quadrature import Expectation
-from bcgc_jax.plans.completion import AnyOf, Completion, FirstHolder, OneOfEach
+from bcgc_jax.plans.completion import AnyOf, Completion, Exact
 from bcgc_jax.plans.evaluate import NUM_NODES
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.partitions import check_levels, cost_of_units, cumulative_load, finish_load
 from bcgc_jax.plans.plan import Plan
-from bcgc_jax.plans.schedules import cycles_of_problem, over_draws, simulate_schedule
-from bcgc_jax.plans.worker import Load, last_delivery
+from bcgc_jax.plans.schedules import over_draws
+from bcgc_jax.plans.worker import Cost, Load
 from bcgc_jax.problem import CONDITIONS, Problem
 
 # In shares of the total: how far the sum of a known partition may be from it, and what counts as 0, for
@@ -109,7 +109,7 @@ def block_runtime(
 @functools.partial(jax.jit, static_argnums=4)
 @functools.partial(jnp.vectorize, signature="(n),(n),(n),(n)->()", excluded={4})
 def _last_delivery(work: Array, sent: Array, starts: Array, times: Array, overlap: bool) -> Array:
-    return last_delivery(Load(work, sent), AnyOf(work.size), overlap, starts, times)
+    return AnyOf(work.size).runtimes(Load(work, sent), overlap, starts, times)
 
 
 def coordinate_runtime(
@@ -187,19 +187,18 @@ def simulate_runtime(
 
 @functools.partial(jax.jit, static_argnums=3)
 def _simulate(key: Array, problem: Problem, partition: Numbers | Plan, num_draws: int) -> RuntimeEstimate:
-    if isinstance(partition, Plan) and isinstance(partition.completion, FirstHolder):
-        draws = simulate_schedule(key, problem, partition, num_draws)
-    else:
-        load, rule, scale = problem_tasks(problem, partition)
-        assert isinstance(rule, AnyOf | OneOfEach)
-        iteration = iteration_of(problem)
-        if isinstance(rule, OneOfEach) or not iteration.worker.constant:
-            last = functools.partial(last_delivery, load, rule, bool(problem.overlap))
-            width = load.work.size ** (2 if problem.overlap else 1)
-            draws = scale * over_draws(key, problem, last, num_draws, width)
-        else:
-            draws = scale * iteration.simulate_max(key, load, num_draws)
+    draws = draw_runtimes(key, problem, partition, num_draws)
     return RuntimeEstimate(jnp.mean(draws), jnp.std(draws) / jnp.sqrt(max(num_draws - 1, 1)))
+
+
+def draw_runtimes(key: Array, problem: Problem, partition: Numbers | Plan, num_draws: int) -> Array:
+    """Draws of τ, in the unit of the cycle time, `[num_draws]`."""
+    load, rule, scale = problem_tasks(problem, partition)
+    iteration, overlap = iteration_of(problem), bool(problem.overlap)
+    if rule.interchangeable and iteration.worker.constant:
+        return scale * iteration.simulate_max(key, load, num_draws)
+    last = functools.partial(rule.runtimes, load, overlap)
+    return scale * over_draws(key, problem, last, num_draws, rule.width(load, overlap))
 
 
 def integrate_runtime(
@@ -219,7 +218,7 @@ def integrate_runtime(
 
 @functools.partial(jax.jit, static_argnums=2)
 def _integrate(problem: Problem, partition: Numbers | Plan, num_nodes: int) -> Expectation:
-    load, rule, scale = problem_tasks(problem, partition)
+    load, rule, scale = exact_tasks(problem, partition)
     result = iteration_of(problem).expected_completion(load, rule, num_nodes=num_nodes)
     return Expectation(scale * result.value, scale * result.error)
 
@@ -259,7 +258,7 @@ def completion_probability(problem: Problem, partition: Numbers | Plan, deadline
 
 @jax.jit
 def _completion_probability(problem: Problem, partition: Numbers | Plan, deadline: Numbers) -> Array:
-    load, rule, scale = problem_tasks(problem, partition)
+    load, rule, scale = exact_tasks(problem, partition)
     t = jnp.asarray(deadline, load.work.dtype) / scale
     late = iteration_of(problem).exceedance(load, t, rule)
     return jnp.where(jnp.isnan(t), jnp.nan, jnp.clip(1 - late, 0, 1))
@@ -373,39 +372,26 @@ def problem_tasks(problem: Problem, plan: Numbers | Plan) -> tuple[Load, Complet
         scale = jnp.where(possible, problem.scale, jnp.nan).astype(x.dtype)
         return load_of(problem, x), iteration_of(problem).any_of, scale
     rule, workers = plan.completion, jnp.asarray(problem.num_workers)
+    if rule is None:
+        raise ValueError("this plan does not say who does what: its runtime is that of its solution")
     possible = jnp.all(jnp.asarray(plan.sizes) >= -slack)
-    if isinstance(rule, AnyOf):
-        possible &= jnp.all((_sizes_of(plan) <= 0) | (jnp.asarray(plan.data) <= workers))
-        rule = iteration_of(problem).any_of
-    elif isinstance(rule, OneOfEach):
-        possible &= workers == rule.num_workers
-    elif rule is None or plan.sizes.size > 1:
-        raise ValueError("several blocks of first holders have no exact runtime: take simulate_runtime")
+    possible &= rule.fits(_sizes_of(plan), jnp.asarray(plan.data), workers)
     scale = jnp.where(possible, problem.scale, jnp.nan)
-    if isinstance(rule, FirstHolder):  # of subset after subset
-        work = cycles_of_problem(problem, plan)[:, 0]
-        return Load(work), FirstHolder(problem.num_workers, problem.max_workers), scale
-    return load_of_plan(problem, plan), rule, scale
+    return load_of_plan(problem, plan), rule.of_problem(problem.num_workers, problem.max_workers), scale
+
+
+def exact_tasks(problem: Problem, plan: Numbers | Plan) -> tuple[Load, Exact, Array]:
+    """The same for a rule with an exact probability; ValueError for another one."""
+    load, rule, scale = problem_tasks(problem, plan)
+    return load, rule.exactly(jnp.shape(plan.sizes)[-1] if isinstance(plan, Plan) else 1), scale
 
 
 def load_of_plan(problem: Problem, plan: Plan) -> Load:
-    """What a worker has spent after each task, whose data are all of the one before, by kinds of workers.
-
-    Where any workers will do, at each level: that of the last task which survives no more.
-    """
-    rule, data, size = plan.completion, jnp.asarray(plan.data), _sizes_of(plan)
-    work = jnp.cumsum(data * size * plan.share, axis=-1)
-    if not problem.bare:
-        met = jax.lax.cummax(jnp.where(size > 0, data, 0), axis=data.ndim - 1)
-        work = work + met * (problem.setup_load + problem.chain_load * jnp.cumsum(size))
-    kinds = rule.num_kinds if isinstance(rule, OneOfEach) else 1
-    sent = jax.tree.map(lambda a: jnp.tile(a, kinds), sent_load(problem, size))
-    load = Load(work.ravel(), sent, kinds)
-    if isinstance(rule, AnyOf):
-        survives = data - 1 if rule.survives is None else jnp.asarray(rule.survives)
-        here = survives <= np.arange(problem.max_workers)[:, None]
-        task = jnp.max(jnp.where(here, np.arange(data.size), -1), axis=1)
-        load = jax.tree.map(lambda a: jnp.where(task >= 0, a[task], 0), load)
+    """What a worker has spent after each task, by kinds of workers."""
+    assert plan.completion is not None
+    setup, chain = (None, None) if problem.bare else (problem.setup_load, problem.chain_load)
+    cost = Cost(setup, chain, _sent_cost(problem), problem.max_workers)
+    load = plan.completion.load(jnp.asarray(plan.sizes), plan.tasks, cost)
     return jax.tree.map(lambda a: a.astype(problem.dtype), load)
 
 
@@ -416,7 +402,13 @@ def _sizes_of(plan: Plan) -> Array:
 
 def sent_load(problem: Problem, sizes: Array) -> Array | None:
     """c X_n / κ, in cycle times, of tasks of these sizes; None without a link."""
-    return None if problem.send_time is None else problem.send_load / problem.scale * jnp.cumsum(sizes)
+    cost = _sent_cost(problem)
+    return None if cost is None else cost * jnp.cumsum(sizes)
+
+
+def _sent_cost(problem: Problem) -> Array | None:
+    """c / κ, for a coordinate."""
+    return None if problem.send_time is None else problem.send_load / problem.scale
 
 
 def check_partition(problem: Problem, partition: Numbers | Plan) -> None:
@@ -453,10 +445,10 @@ def _check_plan(plan: Plan, workers: int, total: float) -> None:
     sizes, rule = np.asarray(plan.sizes), plan.completion
     if sizes.ndim != 1:
         return
-    found, subsets = np.sum(sizes), rule.stored if isinstance(rule, FirstHolder) else 0
-    if isinstance(rule, AnyOf):
-        size = sizes[np.asarray(plan.block)]
-        found, subsets = np.sum(size * plan.share), int(np.max(plan.data, where=size > 0, initial=0))
+    block, share = np.asarray(plan.block), np.ones(sizes.size)
+    share[block[block >= 0]] = np.asarray(plan.share)[block >= 0]  # of a block's samples
+    found = np.sum(sizes * share)
+    subsets = 0 if rule is None else rule.least_workers(np.where(sizes[block] > 0, plan.data, 0))
     if subsets > workers or not abs(found - total) <= _SUM_SLACK * total:
         raise ValueError(
             f"the plan is for {found:g} coordinates on up to {subsets} subsets of the data, the problem has "

@@ -21,10 +21,11 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import Numbers
+from bcgc_jax.plans.circle import soonest
 from bcgc_jax.plans.completion import FirstHolder
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.plan import Plan
-from bcgc_jax.plans.worker import AT_A_TIME
+from bcgc_jax.plans.worker import AT_A_TIME, Cost
 from bcgc_jax.problem import Problem
 
 
@@ -50,15 +51,14 @@ def circle_plan(sizes: Numbers, subset: ArrayLike, block: ArrayLike, stored: int
 
 def turns_of(plan: Plan) -> Array:
     """The subset of each task, `[K]`, counted from the worker's own."""
+    return first_holder_of(plan).turn  # type: ignore[return-value]
+
+
+def first_holder_of(plan: Plan) -> FirstHolder:
+    """The rule of a schedule."""
     if not isinstance(plan.completion, FirstHolder) or plan.completion.turn is None:
         raise ValueError("a schedule is a plan in which the first worker that has done a subset is enough")
-    return plan.completion.turn
-
-
-def stored_by(plan: Plan) -> int:
-    """The subsets that a worker of a schedule stores."""
-    assert isinstance(plan.completion, FirstHolder)
-    return plan.completion.stored
+    return plan.completion
 
 
 def schedule_of(groups: Sequence[Group], sizes: Numbers) -> Plan:
@@ -80,72 +80,16 @@ def tasks_of(groups: Sequence[Group]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def cycles_of(plan: Plan, setup: ArrayLike = 0.0, chain: ArrayLike = 0.0) -> Array:
-    """C, cycles at the end of each task in coordinates, `[D, B]`; inf for what is not done.
-
-    A subset pays `setup` with its first task, and the `chain` once for each coordinate.
-    """
-    sizes, block, stored = plan.sizes, jnp.asarray(plan.block), stored_by(plan)
-    there, place, end = block >= 0, np.arange(block.size), jnp.cumsum(sizes)
-    task = jnp.where(there, turns_of(plan), stored), block  # subsets beyond the last are dropped
-    order = jnp.full((stored, sizes.size), block.size).at[task].set(place, mode="drop")
-    earlier = order[:, None] < order[:, :, None]  # of blocks b', for b of the same subset, [D, b, b']
-    carried = jnp.max(jnp.where(earlier, end, 0), axis=2)
-    cost = sizes + jnp.where(jnp.any(earlier, axis=2), 0, setup) + chain * jnp.maximum(end - carried, 0)
-    done = jnp.cumsum(jnp.where(there, cost[task], 0))
-    return jnp.full(order.shape, jnp.inf, done.dtype).at[task].set(done, mode="drop")
-
-
-def schedule_runtime(
-    cycles: Array, times: Array, starts: Array | None = None, num_workers: ArrayLike | None = None
-) -> Array:
-    """τ in units of κ, `[K]`, of cycle times and start-ups (units of κ) around the circle, `[K, N]`.
-
-    Differentiable where no tasks tie. Workers from `num_workers` on do not count.
-
-    >>> cycles = cycles_of(schedule_of([Group(2, 1)], [10.0]))
-    >>> schedule_runtime(cycles, jnp.array([[1.0, 5.0]])).tolist()  # the fast one does both
-    [20.0]
-    """
-    workers = jnp.asarray(times.shape[1] if num_workers is None else num_workers)
-    starts = jnp.zeros_like(times) if starts is None else starts
-    worker, subset, block = _critical(*jax.lax.stop_gradient((cycles, times, starts)), workers)
-    row = np.arange(len(times))
-    return starts[row, worker] + times[row, worker] * cycles[subset, block]
-
-
-def _critical(cycles: Array, times: Array, starts: Array, workers: Array) -> tuple[Array, Array, Array]:
-    """Who finishes last what is needed: worker, and subset and block of the task; `[K]` each."""
-    depth, num_blocks = cycles.shape
-    place, row = np.arange(times.shape[1]), np.arange(len(times))
-    best = _soonest(cycles, times, starts, workers)
-    # A block without tasks is none.
-    counts = (place < workers)[:, None] & jnp.isfinite(jnp.min(cycles, axis=0))
-    flat = jnp.where(counts, best, -jnp.inf).reshape(len(times), -1)
-    last = jnp.argmax(flat, axis=1)
-    which, block = last // num_blocks, last % num_blocks
-    worker = (which[:, None] - np.arange(depth)) % workers
-    done = jnp.take_along_axis(starts, worker, 1) + jnp.take_along_axis(times, worker, 1) * cycles[:, block].T
-    subset = jnp.argmin(done, axis=1)
-    return worker[row, subset], subset, block
-
-
-def _soonest(cycles: Array, times: Array, starts: Array, workers: Array) -> Array:
-    """When each subset of each block has first been finished, in units of κ, `[K, N, B]`."""
-    place = np.arange(times.shape[1])
-
-    def sooner(best: Array, delta: Array) -> tuple[Array, None]:
-        worker = (place - delta) % workers
-        done = starts[:, worker, None] + times[:, worker, None] * cycles[delta]
-        return jnp.minimum(best, done), None
-
-    never = jnp.full((*times.shape, cycles.shape[1]), jnp.inf, times.dtype)
-    return jax.lax.scan(sooner, never, jnp.arange(len(cycles)))[0]
+    """C, cycles at the end of each task in coordinates, `[D, B]`; inf for what is not done."""
+    rule = first_holder_of(plan)
+    load = rule.load(plan.sizes, plan.tasks, Cost(jnp.asarray(setup), jnp.asarray(chain), None, 0))
+    return load.work.reshape(rule.stored, -1)
 
 
 def sent_of(plan: Plan, cycles: Array, times: Array, starts: Array, num_workers: ArrayLike) -> Array:
     """L that a worker sends on average, `[K]`: a sum for each block of which it had a subset first."""
     workers, size = jnp.asarray(num_workers), times.shape[1]
-    place, best = np.arange(size), _soonest(cycles, times, starts, workers)
+    place, best = np.arange(size), soonest(cycles, times, starts, workers)
 
     def asks(asked: Array, delta: Array) -> tuple[Array, None]:
         """Of worker w's subsets the δ-th: whether it was the first with it."""
@@ -171,16 +115,6 @@ def draw_circle(key: Array, problem: Problem, num_draws: int) -> tuple[Array, Ar
     exists = np.arange(shape[1]) < jnp.asarray(problem.num_workers)
     order = jnp.argsort(jnp.where(exists, jax.random.uniform(other, shape, dtype), 2.0), axis=1)
     return jnp.full(shape, worker.infimum(), dtype), jnp.take_along_axis(times, order, axis=1)
-
-
-def simulate_schedule(key: Array, problem: Problem, plan: Plan, num_draws: int) -> Array:
-    """Draws of τ, in the unit of the cycle time, `[num_draws]`. What is sent depends on all: no link."""
-    cycles = cycles_of_problem(problem, plan)
-
-    def some(starts: Array, times: Array) -> Array:
-        return schedule_runtime(cycles, times, starts, problem.num_workers)
-
-    return problem.scale * over_draws(key, problem, some, num_draws, plan.sizes.size)
 
 
 def cycles_of_problem(problem: Problem, plan: Plan) -> Array:

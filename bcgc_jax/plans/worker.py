@@ -8,6 +8,8 @@ P(F_n > t) = E exp(-Λ(latest T)) counts: the crossing probability stays exact (
 All times here are in units of κ = M b / N, so that a load is one of cycles.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,12 +21,40 @@ from bcgc_jax.distributions import Distribution
 from bcgc_jax.distributions.atoms import EmpiricalPairs, law_of_number, mass_of
 from bcgc_jax.exact.linear_algebra import einsum
 from bcgc_jax.exact.quadrature import largest, rule_error
-from bcgc_jax.plans.completion import AnyOf, OneOfEach
 
 # Intervals of the rule for the start-up, half as many as of that for the time (`evaluate.NUM_NODES`).
 NUM_INNER = 64
 # Numbers held at a time, of times or draws, workers and levels: 16 MB in double precision.
 AT_A_TIME = 2**21
+
+
+class Tasks(NamedTuple):
+    """What each worker does, in this order, `[K]` each.
+
+    Attributes:
+      block: of the gradient that a task computes; beyond the last task -1.
+      data, share: how many subsets of the data it goes over (`[W, K]` of unlike workers), and the share of
+        their samples.
+    """
+
+    block: ArrayLike
+    data: ArrayLike
+    share: ArrayLike
+
+
+class Cost(NamedTuple):
+    """What a worker spends besides the cycles of coordinates.
+
+    Attributes:
+      setup, chain: on each subset, and there for each coordinate that is passed, in coordinates; or None.
+      sent: for sending a coordinate, in cycle times; None without a link.
+      num_levels: as many redundancy levels there may be.
+    """
+
+    setup: Array | None
+    chain: Array | None
+    sent: Array | None
+    num_levels: int
 
 
 @pytree_dataclass
@@ -238,18 +268,3 @@ def _double_exponential(num: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarr
     weight = np.pi * np.cosh(v) * share / (1 + np.exp(np.pi * np.sinh(v))) * (2 * end / num)
     node = np.arange(num + 1)
     return share.astype(dtype), np.stack([weight * (node % k == 0) * k for k in (1, 2, 4)]).astype(dtype)
-
-
-def last_delivery(load: Load, rule: AnyOf | OneOfEach, overlap: bool, starts: Array, times: Array) -> Array:
-    """When the last block is complete, of all workers' start-ups and cycle times, `[..., N]` each to `[...]`.
-
-    In the unit of `times` and `load`. Of `AnyOf` workers from their number on do not count.
-    """
-    ready, worker = starts[..., None] + delivered(load, times[..., None], overlap), np.arange(times.shape[-1])
-    if isinstance(rule, OneOfEach):
-        ready = ready.reshape(*times.shape, load.kinds, -1)[..., worker, rule.kind_of, :]
-        used = jnp.any(load.work.reshape(load.kinds, -1) > 0, axis=0)
-    else:
-        exists = worker < jnp.asarray(rule.num_workers)
-        ready, used = jnp.where(exists[:, None], ready, jnp.inf), (load.work > 0) & exists
-    return jnp.max(jnp.where(used, rule.blocks(jnp.swapaxes(ready, -1, -2)), 0), axis=-1)

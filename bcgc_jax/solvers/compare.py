@@ -7,7 +7,6 @@ import numpy as np
 from jax import Array
 
 from bcgc_jax._pytree import Numbers
-from bcgc_jax.plans.completion import AnyOf
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution, assess
 from bcgc_jax.solvers.baselines import alpha_of
@@ -29,9 +28,7 @@ class Comparison(dict[str, Solution]):
         least = float(self["optimal"].lower_bound) if "optimal" in self else np.nan
         for name, solution in self.items():
             value = float(solution.expected_runtime)
-            # The bound is that of codes, which wait for any workers.
-            coded = solution.plan is not None and isinstance(solution.plan.completion, AnyOf)
-            bound = least if coded else np.nan
+            bound = least if solution.bound_of == "levels" else np.nan
             than = "" if name == LIMIT else _percent(value / baseline - 1, "+.1f")
             figures = f"{value:>10.5g} {than:>16} {_percent(value / bound - 1, '.3g'):>15}"
             status = Status(int(solution.status)).name.lower()

@@ -26,6 +26,7 @@ from bcgc_jax.plans.runtime import completion_probability, expected_runtime, loa
 from bcgc_jax.plans.worker import Load
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution, assess
+from bcgc_jax.solvers import sample_average
 from bcgc_jax.solvers.closed_form import partition_for_times
 from bcgc_jax.solvers.method import SETUP, Method
 from bcgc_jax.solvers.optimum import Optimal, optimum
@@ -88,11 +89,6 @@ class Deadline(Method):
     def needs_mean(self, problem: Problem) -> bool:
         return self.min_completion is not None
 
-    def judge(self, fresh: Problem, solution: Solution) -> dict[str, Array]:
-        known = super().judge(fresh, solution)
-        found = completion_probability(fresh, solution.partition, self.deadline)  # type: ignore[arg-type]
-        return known | {"completion_probability": found}
-
     def plan(self, problem: Problem, key: Array | None) -> Solution:
         if self.deadline is None:
             raise ValueError("a deadline is missing: Deadline(t), with t in the unit of the runtime")
@@ -109,6 +105,13 @@ class Deadline(Method):
             solution = replace(solution, lower_bound=jnp.minimum(lower, solution.expected_runtime))
         known = found.probability, problem, found.partition, self.deadline
         return replace(solution, completion_probability=with_slopes(completion_probability, *known))
+
+
+@sample_average.judged.register
+def _(method: Deadline, fresh: Problem, solution: Solution) -> dict[str, Array]:
+    known = sample_average.judged.dispatch(object)(method, fresh, solution)
+    found = completion_probability(fresh, solution.partition, method.deadline)  # type: ignore[arg-type]
+    return known | {"completion_probability": found}
 
 
 class CompletionResult(NamedTuple):

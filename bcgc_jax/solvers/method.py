@@ -16,7 +16,6 @@ from bcgc_jax._pytree import check, check_shape, check_whole, concrete, meets
 from bcgc_jax.distributions.base import ONE_BY_ONE
 from bcgc_jax.problem import Problem
 from bcgc_jax.solution import Solution
-from bcgc_jax.solvers import sample_average
 
 NUM_DRAWS = 2**17  # of the runtime of a scheme that has no formula
 SETUP = "setup_cycles", "chain_cycles"
@@ -86,12 +85,6 @@ class Method:
     def needs_mean(self, problem: Problem) -> bool:
         """Whether a distribution with an infinite mean makes its plan worth nothing."""
         return True
-
-    def judge(self, fresh: Problem, solution: Solution) -> dict[str, Array]:
-        """What is known of its partition by fresh draws, of `Heterogeneous` workers: fields of a solution."""
-        assert solution.partition is not None
-        assert solution.levels is not None
-        return sample_average.judge(fresh, solution.partition, solution.levels)._asdict()
 
 
 class Numbered(Method):

@@ -62,10 +62,6 @@ class Optimal(Method):
         if self.levels is not None and not (self.levels and set(self.levels) <= set(range(top + 1))):
             raise ValueError(f"levels must be whole numbers from 0 to {top}, got {list(self.levels)}")
 
-    def judge(self, fresh: Problem, solution: Solution) -> dict[str, Array]:
-        known = solution.partition, solution.levels
-        return sample_average.judge(fresh, *known, by_optima=True)._asdict()  # type: ignore[arg-type]
-
     def plan(self, problem: Problem, key: Array | None) -> Solution:
         found = None
         # Up to so many workers dense steps, O(N³) each, do what smooth ones do not: go below a gap of 1e-5.
@@ -81,6 +77,14 @@ class Optimal(Method):
         if not _few_units(problem):
             return solution
         return replace(solution, rounded=improve_units(problem, solution.rounded, solution.levels))
+
+
+@sample_average.judged.register
+def _(method: Optimal, fresh: Problem, solution: Solution) -> dict[str, Array]:
+    """Also by the optima of parts of the draws."""
+    assert solution.partition is not None
+    assert solution.levels is not None
+    return sample_average.judge(fresh, solution.partition, solution.levels, by_optima=True)._asdict()
 
 
 def _optimum_of_many(problem: Problem, method: Optimal) -> Solution:

@@ -45,8 +45,7 @@ def place_workers(problem: Problem, plan: Plan, times: ArrayLike) -> Plan:
     size = rule.num_workers
     check_shape("times", rows, (None, size), "a row for each step, a column for each worker")
     check("times", rows, "> 0")
-    load = np.asarray(jax.jit(load_of_plan)(problem, plan).work, float)
-    work = load.reshape(rule.num_kinds, -1)[rule.kind_of].T
+    work = rule.per_worker(np.asarray(jax.jit(load_of_plan)(problem, plan).work, float)).T
 
     def total(place: np.ndarray) -> float:
         return float(rule.blocks(rows[:, None, place] * work).max(axis=-1).sum())

@@ -14,6 +14,7 @@ Both rest on the central limit theorem: infinite variances need more draws than 
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,7 @@ from bcgc_jax.exact.linear_algebra import dot
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.runtime import Certificate, as_partition, load_of
 from bcgc_jax.problem import Problem
+from bcgc_jax.solution import Solution
 from bcgc_jax.solvers.optimal import optimal_partition
 
 # S and K, and the fresh draws they make.
@@ -76,6 +78,14 @@ def judge(fresh: Problem, partition: ArrayLike, levels: ArrayLike, by_optima: bo
     mean, error = _mean(value)
     lower = jnp.where(jnp.isfinite(limit), jnp.maximum(limit, 0), 0)
     return Certificate(mean, error, lower, 1 - lower / mean)
+
+
+@functools.singledispatch
+def judged(method: Any, fresh: Problem, solution: Solution) -> dict[str, Array]:
+    """What is known of a method's partition by fresh draws: fields of a solution."""
+    assert solution.partition is not None
+    assert solution.levels is not None
+    return judge(fresh, solution.partition, solution.levels)._asdict()
 
 
 def mean_of_parts(fresh: Problem, value: Callable[[Problem], Array]) -> tuple[Array, Array]:

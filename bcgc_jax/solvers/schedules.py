@@ -24,21 +24,20 @@ from jax.typing import ArrayLike
 from bcgc_jax._pytree import concrete, is_traced, pytree_dataclass, replace, static_field
 from bcgc_jax.exact.bisection import bisect
 from bcgc_jax.exact.quadrature import Expectation
+from bcgc_jax.plans.circle import schedule_runtime
 from bcgc_jax.plans.completion import AnyOf
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.plan import Plan, Requirements
-from bcgc_jax.plans.runtime import integrate_runtime
+from bcgc_jax.plans.runtime import draw_runtimes, integrate_runtime
 from bcgc_jax.plans.schedules import (
     Group,
     circle_plan,
     cycles_of_problem,
     draw_circle,
+    first_holder_of,
     over_draws,
     schedule_of,
-    schedule_runtime,
     sent_of,
-    simulate_schedule,
-    stored_by,
     tasks_of,
     turns_of,
 )
@@ -229,7 +228,7 @@ def _existing(found: Expectation, least: ArrayLike, problem: Problem) -> Expecta
 
 
 def _by_draws(problem: Problem, schedule: Plan, key: Array) -> Expectation:
-    known = schedule_of([Group(stored_by(schedule), 1)], problem.total[None])
+    known = schedule_of([Group(first_holder_of(schedule).stored, 1)], problem.total[None])
     cycles, of_known = (cycles_of_problem(problem, one) for one in (schedule, known))
     workers = problem.num_workers
 
@@ -261,7 +260,7 @@ def _searched(key: Array, problem: Problem, stored: int) -> Plan:
 
     def mean(plan: Plan) -> Array:
         """By draws that are the same for all."""
-        return jnp.mean(simulate_schedule(compare, problem, plan, 2**14))
+        return jnp.mean(draw_runtimes(compare, problem, plan, 2**14))
 
     def found_from(given: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         """Sizes, their mean, and that of the start."""
@@ -308,7 +307,7 @@ def _starts(stored: int) -> list[np.ndarray]:
 def search_sizes(key: Array, problem: Problem, start: Plan, steps: int, draws: int) -> Array:
     """Sizes after so many subgradient steps, each of fresh draws; the mean of those of the last third."""
     used = start.sizes > 0
-    entries = problem.max_workers * start.sizes.size * stored_by(start)
+    entries = problem.max_workers * start.sizes.size * first_holder_of(start).stored
     draws = max(min(draws, 2**24 // entries), 32)  # of many workers what fits into memory
 
     def sizes_of(logits: Array) -> Array:

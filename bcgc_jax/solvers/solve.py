@@ -93,7 +93,7 @@ def _judged(problem: Problem, method: Method, key: Array, num_draws: int) -> Sol
     assert solution.rounded is not None
     assert solution.levels is not None
     counts = partition_of_units(problem, solution.rounded)
-    known = method.judge(fresh, solution)
+    known = sample_average.judged(method, fresh, solution)
     del known["relative_gap"]
     known["rounded_value"] = sample_average.judge(fresh, counts, solution.levels).expected_runtime
     exists = solution.status != int(Status.INFEASIBLE)

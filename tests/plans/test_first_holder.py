@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.plans.completion import FirstHolder, uncovered
+from bcgc_jax.plans.circle import uncovered
+from bcgc_jax.plans.completion import FirstHolder
 from bcgc_jax.plans.evaluate import exceedance, expected_completion
 from bcgc_jax.plans.worker import Load, Worker
 from tests.oracles import laws

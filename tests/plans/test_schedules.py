@@ -9,7 +9,8 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
-from bcgc_jax.plans import schedules
+from bcgc_jax.plans import circle, schedules
+from bcgc_jax.plans.runtime import draw_runtimes
 from bcgc_jax.solvers.schedules import _starts, search_sizes, share_out
 from tests.oracles.schedules import simulated
 from tests.problems import known, padded, slow
@@ -19,7 +20,7 @@ PAPER = bcgc.ShiftedExponential(1e-3, 50.0)
 pytestmark = pytest.mark.usefixtures("x64")
 
 _cycles = jax.jit(schedules.cycles_of)
-_runtimes, _sent = jax.jit(schedules.schedule_runtime), jax.jit(schedules.sent_of)
+_runtimes, _sent = jax.jit(circle.schedule_runtime), jax.jit(schedules.sent_of)
 
 
 @pytest.mark.parametrize("groups", [[(1, 1), (2, 2), (4, 3)], *slow([(2, 1), (1, 2), (4, 1)])])
@@ -48,7 +49,7 @@ def test_the_slope_in_the_sizes_is_that_of_differences():
     @jax.value_and_grad
     def mean(sizes):
         schedule = schedules.circle_plan(sizes, subset, block, 3)
-        return jnp.mean(schedules.schedule_runtime(schedules.cycles_of(schedule, 2.0, 0.3), times))
+        return jnp.mean(circle.schedule_runtime(schedules.cycles_of(schedule, 2.0, 0.3), times))
 
     at, move = jnp.array([2.0, 3.0, 4.0]), jnp.array([0.3, -0.5, 0.2])
     difference = mean(at + 1e-6 * move)[0] - mean(at - 1e-6 * move)[0]
@@ -129,11 +130,11 @@ def test_the_search_is_never_above_its_starts():
     value, error, schedule = float(found.expected_runtime), float(found.runtime_error), known(found.plan)
     assert (found.kind, float(jnp.sum(schedule.sizes))) == ("confidence", pytest.approx(600))
     # The answer is that of its schedule, by draws of its own.
-    draws = schedules.simulate_schedule(jax.random.key(9), problem, schedule, 40_000)
+    draws = draw_runtimes(jax.random.key(9), problem, schedule, 40_000)
     assert abs(float(jnp.mean(draws)) - value) < 4 * np.hypot(error, float(jnp.std(draws)) / 200)
     for blocks in (1, 10):
         start = schedules.schedule_of([schedules.Group(6, blocks)], np.full(blocks, 600 / blocks))
-        less = schedules.simulate_schedule(jax.random.key(9), problem, start, 40_000) - draws
+        less = draw_runtimes(jax.random.key(9), problem, start, 40_000) - draws
         assert float(jnp.mean(less)) > -3 * float(jnp.std(less)) / 200
 
 

@@ -12,6 +12,7 @@ from bcgc_jax.distributions import Deterministic
 from bcgc_jax.solvers.compare import draw
 
 LAW = ShiftedExponential(1e-3, 50.0)
+ONE_BLOCK = {"sizes": [10], "tasks": [[0, 0]]}
 
 
 def row(method, runtime, partition=None, **more) -> dict[str, Any]:
@@ -19,6 +20,7 @@ def row(method, runtime, partition=None, **more) -> dict[str, Any]:
     known |= {"expected_runtime": runtime, "partition_runtime": runtime if partition else None}
     known |= {"runtime_error": 0.0, "lower_bound": None, "relative_gap": None, "partition": partition}
     known |= {"schedule": None, "sent": 1.0, "round_trips": 0, "exact_gradient": True, "stored_subsets": 1}
+    known |= {"bound_of": None if method == "limit" or "schedule" in more else "levels"}
     return known | more
 
 
@@ -94,7 +96,7 @@ def test_schedules_say_what_they_need_and_what_they_leave_out(printed):
     rows = [
         row("multi_message", 2.0, schedule=one, stored_subsets=2, sent=1.5, round_trips=1),
         row("nested", 2.0, schedule=groups),
-        row("backup:1", 3.0, schedule={"sizes": [10], "tasks": [[0, 0]]}, exact_gradient=False),
+        row("backup:1", 3.0, schedule=ONE_BLOCK, bound_of="levels", exact_gradient=False),
         row("time", 4.0, [5, 5, 0], lower_bound=3.0, stored_subsets=2),
         row("uncoded", 8.0, [10, 0, 0]),
     ]

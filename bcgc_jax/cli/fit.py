@@ -171,7 +171,9 @@ def _remarks(
 
 
 def _json(answer: FitAnswer, fits: list[Row]) -> Row:
-    trace, fit, problem = answer.description._asdict(), answer.start_up, answer.best.problem
+    fit, problem = answer.start_up, answer.best.problem
+    slow = [one._asdict() for one in answer.description.slow_workers]
+    trace = answer.description._asdict() | {"slow_workers": slow}
     rows = {"trace": trace, "remarks": answer.remarks, "fits": fits, "plans": answer.plans}
     if fit is None or problem is None:
         return rows

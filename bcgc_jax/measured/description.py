@@ -13,10 +13,13 @@ import numpy as np
 from bcgc_jax.distributions.special_functions import f_quantile
 from bcgc_jax.measured.choice import tail_of
 from bcgc_jax.measured.likelihood import sorted_times, spread_ties
+from bcgc_jax.measured.slow_workers import slow_workers
 from bcgc_jax.measured.traces import ALIKE, Trace
 
 # Below this a share of the variance or a correlation is of no consequence for a plan: own choice.
 _SMALL = 0.05
+# Slow workers that are told in words.
+_MOST_TOLD = 3
 
 NOTHING = "Nothing here speaks against independent workers of one distribution."
 
@@ -35,6 +38,19 @@ class Interval(NamedTuple):
 _UNKNOWN = Interval(math.nan, math.nan, math.nan)
 
 
+class SlowWorker(NamedTuple):
+    """A worker that took `ratio` times as long as the others in some steps, by their names."""
+
+    worker: str
+    first_step: str
+    last_step: str
+    ratio: float
+
+    def __str__(self) -> str:
+        when = f"steps {self.first_step} to {self.last_step}"
+        return f"Worker {self.worker} was {self.ratio:.3g} times as slow as the others in {when}."
+
+
 class Description(NamedTuple):
     """A trace in numbers; times in its own unit.
 
@@ -46,6 +62,7 @@ class Description(NamedTuple):
       between_steps: share that the workers of a step have in common; 0 where they are slow one by one.
       autocorrelation: of a worker's time with its next one.
       spread: from the fastest to the slowest worker of a step, as a share of their mean; a median.
+      slow_workers: that were slow for some steps or for all; first those that took the most time more.
     """
 
     num_workers: int
@@ -63,6 +80,7 @@ class Description(NamedTuple):
     between_steps: Interval
     autocorrelation: Interval
     spread: float
+    slow_workers: list[SlowWorker]
 
     @property
     def alike(self) -> bool:
@@ -95,6 +113,7 @@ class Description(NamedTuple):
                 "between them. A plan for one distribution takes them for alike, and slow ones to change; "
                 "keep them apart (`EmpiricalRows`), or leave the slowest out.",
             ),
+            (bool(self.slow_workers), self._slow_workers_in_words()),
             (
                 self.slow_together,
                 f"The workers are slow together: {100 * self.between_steps.value:.0f} % of the variance is "
@@ -124,6 +143,13 @@ class Description(NamedTuple):
         ]
         return [remark for holds, remark in known if holds] or [NOTHING]
 
+    def _slow_workers_in_words(self) -> str:
+        said = [str(one) for one in self.slow_workers[:_MOST_TOLD]]
+        if (more := len(self.slow_workers) - _MOST_TOLD) > 0:
+            said.append(f"There {'are' if more > 1 else 'is'} {more} more of these.")
+        said.append("Look for the cause: a plan for one distribution supposes that slow workers change.")
+        return " ".join(said)
+
 
 def describe(trace: Trace, *, with_tail: bool = True) -> Description:
     """`trace` in numbers, times that are cut off left out of all but the tail, which is fitted.
@@ -148,22 +174,38 @@ def describe(trace: Trace, *, with_tail: bool = True) -> Description:
     ranges = (np.nanmax(steps, axis=1) - np.nanmin(steps, axis=1)) / np.nanmean(steps, axis=1)
     spread = float(np.median(ranges)) if steps.size else math.nan
     return Description(
-        trace.num_workers,
-        trace.num_steps,
-        trace.seconds.size,
-        trace.num_missing,
-        int(np.sum(trace.censored)),
-        float(whole.mean()),
-        float(whole.std(ddof=1)) if whole.size > 1 else math.nan,
-        float(np.median(whole)),
-        float(np.quantile(whole, 0.99)),
-        float(whole.max()),
-        tail,
-        variance_between(table.T, np.clip(np.nan_to_num(persistence.value), 0, 0.99)),
-        variance_between(table),
-        persistence,
-        spread,
+        num_workers=trace.num_workers,
+        num_steps=trace.num_steps,
+        num_times=trace.seconds.size,
+        num_missing=trace.num_missing,
+        num_censored=int(np.sum(trace.censored)),
+        mean=float(whole.mean()),
+        deviation=float(whole.std(ddof=1)) if whole.size > 1 else math.nan,
+        median=float(np.median(whole)),
+        high=float(np.quantile(whole, 0.99)),
+        largest=float(whole.max()),
+        tail_index=tail,
+        between_workers=variance_between(table.T, np.clip(np.nan_to_num(persistence.value), 0, 0.99)),
+        between_steps=variance_between(table),
+        autocorrelation=persistence,
+        spread=spread,
+        slow_workers=_slow_workers(trace, table),
     )
+
+
+def _slow_workers(trace: Trace, table: np.ndarray) -> list[SlowWorker]:
+    """Those of the `table`, by their names in the trace, the most time lost first."""
+    found = slow_workers(table)
+    found.sort(key=lambda one: (one.ratio - 1) * (one.last - one.first + 1), reverse=True)
+    return [
+        SlowWorker(
+            worker=str(trace.worker_names[one.worker]),
+            first_step=str(trace.step_names[one.first]),
+            last_step=str(trace.step_names[one.last]),
+            ratio=one.ratio,
+        )
+        for one in found
+    ]
 
 
 def variance_between(groups: np.ndarray, persistence: float = 0.0) -> Interval:

@@ -1,0 +1,81 @@
+"""Workers that are slow for a while, behind pauses of all: logs of seeds that no constant was chosen on."""
+
+import numpy as np
+import pytest
+from scipy import signal, stats
+
+from bcgc_jax.measured.description import describe
+from bcgc_jax.measured.slow_workers import slow_workers
+from tests.cli.steps import trace_of
+
+SLOW = slice(70, 130)
+
+
+def _log(seed: int, ratio: float = 1.0, correlation: float = 0.0) -> np.ndarray:
+    """200 steps of 8 workers, each 5 times as long in 2 % of its steps; one is slow in some steps."""
+    rng = np.random.default_rng(900_000 + seed)
+    noise = rng.normal(0, 0.1, (200, 8))
+    times = np.exp(signal.lfilter([1.0], [1.0, -correlation], noise, axis=0))
+    times[SLOW, 3] *= ratio
+    return times * np.where(rng.random(times.shape) < 0.02, 5.0, 1.0)
+
+
+@pytest.mark.parametrize("ratio", [1.5, 1.2])
+def test_a_slow_worker_is_found_behind_pauses(ratio):
+    found = [slow_workers(_log(seed, ratio)) for seed in range(40)]
+    own = [
+        one for several in found for one in several if one.worker == 3 and one.first < 130 <= one.last + 15
+    ]
+    assert len(own) == 40
+    assert sum(map(len, found)) <= 41  # one in 80 is by chance
+    ratios = np.array([one.ratio for one in own])
+    ends = np.abs([[one.first - 70, one.last - 129] for one in own])
+    assert np.abs(ratios / ratio - 1).max() < 0.09  # worst measured 0.074, 0.071
+    assert (np.quantile(ends, 0.9) <= 9, ends.max() <= 18) == (True, True)  # measured 4 and 12, 9 and 17
+
+
+def test_none_is_claimed_where_all_are_alike():
+    assert [seed for seed in range(60) if slow_workers(_log(seed))] == []
+    # Nor, but for 2 %, where a worker's time depends on its last one.
+    assert sum(bool(slow_workers(_log(seed, correlation=0.5))) for seed in range(40)) <= 2
+
+
+def test_the_ends_are_those_of_least_squares_over_all_stretches():
+    times = _log(7, 1.4)[55:145]
+    ranks = stats.rankdata(times, axis=1)[:, 3]
+    squares = {
+        (a, b): ranks[a:b].var() * (b - a) + np.r_[ranks[:a], ranks[b:]].var() * (90 - b + a)
+        for a in range(90)
+        for b in range(a + 4, min(a + 87, 91))
+    }
+    ((_, first, last, _),) = slow_workers(times)
+    assert (first, last + 1) == min(squares, key=squares.__getitem__)
+
+
+def test_nothing_but_ranks_within_a_step_counts():
+    """Missing times, steps that are slow as a whole, times in full seconds, a worker that is always slow."""
+    times = _log(1, 1.5)
+    steps = np.random.default_rng(0).pareto(1.0, (200, 1)) + 1
+    assert [s[:3] for s in slow_workers(times * steps)] == [s[:3] for s in slow_workers(times)]
+    times[np.random.default_rng(1).random(times.shape) < 0.2] = np.nan
+    times[:3] = times[5, 1:] = np.nan
+    ((worker, first, last, _),) = slow_workers(times)
+    assert (worker, abs(first - 70) < 8, abs(last - 129) < 8) == (3, True, True)
+    assert slow_workers(np.round(_log(2), 0) + 1) == []
+    ((worker, first, last, ratio),) = slow_workers(_log(3) * np.where(np.arange(8) == 5, 1.3, 1))
+    assert (worker, first, last, round(ratio, 1)) == (5, 0, 199, 1.3)
+    assert slow_workers(_log(4, 1.5)[70:77]) == []
+
+
+def test_a_description_tells_it_with_the_names_of_the_trace():
+    trace = trace_of(_log(0, 1.5))
+    trace = trace._replace(worker_names=np.array([f"gpu{i}" for i in range(8)]))
+    found = describe(trace, with_tail=False)
+    (slow,) = found.slow_workers
+    said = f"Worker gpu3 was {slow.ratio:.3g} times as slow as the others in steps {slow.first_step} to "
+    assert any(remark.startswith(said) for remark in found.remarks())
+    assert not found.unlike_workers  # shares of variance do not see it
+    several = describe(trace_of(_log(0) * np.linspace(1, 3, 8)), with_tail=False).slow_workers
+    lost = [one.ratio for one in several]
+    assert (len(several) > 3, lost == sorted(lost, reverse=True)) == (True, True)
+    assert "There is 1 more of these." in " ".join(found._replace(slow_workers=several[:4]).remarks())

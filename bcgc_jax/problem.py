@@ -254,6 +254,11 @@ class Problem:
         """h / b: what it takes to carry a subset's cotangent past a coordinate, in coordinates."""
         return self._in_coordinates(self.chain_cycles)
 
+    @property
+    def pass_load(self) -> Array:
+        """L (1 + h/b) + f/b: a forward and a whole backward pass of one sample, in coordinates."""
+        return self.total * (1 + self.chain_load) + self.setup_load
+
     def _in_coordinates(self, cycles: ArrayLike | None) -> Array:
         return jnp.zeros((), self.dtype) if cycles is None else jnp.asarray(cycles, self.dtype) / self.cycles
 

@@ -134,10 +134,11 @@ def _best_bound(answer: SolveAnswer) -> float:
 def _limit(answer: SolveAnswer) -> Iterator[str]:
     """Of all schemes, and one that is often faster and was not asked for: its search takes long."""
     if np.isfinite(answer.limit):
+        passes = ", each sample's passes made once" if answer.problem.has_setup else ""
         begun = ", after the first start-up, nothing sent" if not answer.problem.plain else ""
         yield (
             f"No scheme of any kind is faster than {answer.limit / answer.unit[0]:.4g}, "
-            f"assuming perfectly divisible work and no idle time{begun}."
+            f"assuming perfectly divisible work{passes} and no idle time{begun}."
         )
     elif np.isfinite(answer.problem.cycle_time.mean()):
         yield f"The limit of any scheme is not known: {OVERFLOW}."

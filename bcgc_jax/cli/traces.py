@@ -168,13 +168,22 @@ def later_than_promised(plan: str, promised: float, taken: float, error: float) 
 
 
 def unit_of(trace: Trace | None, problem: Problem) -> tuple[float, str]:
-    """What runtimes are printed in. Under a trace, whose times a cycle takes, a recorded step's seconds."""
+    """What runtimes are printed in. Under a trace, whose times a cycle takes, a recorded step's seconds.
+
+    A recorded worker had its share of the step's data, with its forward pass and what it carries back.
+    """
     if trace is None or trace.of_cycles:
         return 1.0, "the cycle time's unit" if trace is None else "seconds"
-    # A worker without redundancy, its forward pass and what it carries back included.
-    work = problem.total * (1 + problem.chain_load) + problem.setup_load
-    cycles = float(problem.scale * work)
-    return cycles, f"seconds of a recorded step (divide those of JSON and CSV by {cycles:g})"
+    recorded, workers = trace.num_workers, num_workers(problem)
+    cycles = float(problem.num_samples * problem.cycles * problem.pass_load / recorded)
+    name = f"seconds of a recorded step (divide those of JSON and CSV by {cycles:g})"
+    if workers != recorded:
+        share = f"{recorded / workers:.3g} times"
+        name += (
+            f". The trace has {recorded} workers. Here {workers} share the same data: each has {share} as "
+        )
+        name += f"much, and is supposed to take {share} as long"
+    return cycles, name
 
 
 def which_law(law: Distribution | JointDistribution, trace: Trace) -> list[str]:

@@ -106,7 +106,6 @@ class Limit(Method):
     """What no scheme beats: see `runtime_limit`."""
 
     name = "limit"
-    refuses = SETUP
     is_partition = False
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
@@ -281,12 +280,14 @@ def partial_plan(problem: Problem, level: Array, alpha: ArrayLike) -> Plan:
 
 @jax.jit
 def runtime_limit(problem: Problem) -> Array:
-    r"""E[M b L / Σ_n 1/T_n]: perfectly divisible work of which every cycle counts; no scheme beats it.
+    r"""E[M (L (b + h) + f) / Σ_n 1/T_n]: perfectly divisible work of which every cycle counts.
 
-    With start-ups E S_(1) comes before it, which no scheme beats either; with a link no scheme comes near.
+    No scheme that gives the whole gradient beats it. Of each sample all coordinates must be computed, b L in
+    all, and whoever computes the last of them goes through all layers, f + h L. With start-ups E S_(1) comes
+    before it, which no scheme beats either; with a link no scheme comes near.
     """
-    unit = problem.total * problem.num_samples * problem.cycles
-    value = unit * iteration_of(problem).expected_shared_time(problem.dtype)
+    work = problem.pass_load * problem.num_samples * problem.cycles
+    value = work * iteration_of(problem).expected_shared_time(problem.dtype)
     value = value + iteration_of(problem).least_start_up()
     return jnp.where(problem.valid, value, jnp.nan)
 

@@ -88,6 +88,7 @@ def test_a_limit_is_no_scheme_and_a_fast_scheme_has_no_levels(printed):
     _, text = printed(Problem(LAW, 3, 60, setup_cycles=5.0), rows, 1.0)
     assert "Means of draws, standard error up to 2 %: quick." in text
     assert "The bound of time is for plans of the levels 1, 2 only." in text
+    assert "perfectly divisible work, each sample's passes made once and no idle time." in text
 
 
 def test_schedules_say_what_they_need_and_what_they_leave_out(printed):

@@ -152,6 +152,11 @@ def test_runtimes_under_a_trace_are_in_seconds_of_a_step():
     problem = bcgc.Problem(bcgc.Empirical(TIMES.ravel()), 4, 60, 3.0)
     unit, name = traces.unit_of(trace_of(TIMES), problem)
     assert (unit, "seconds of a recorded step (divide those of JSON and CSV by 45)" in name) == (45, True)
+    # Where two workers share the data of four, a step of one second is one of two.
+    half = bcgc.Problem(problem.cycle_time, 2, 60, 3.0)
+    unit, name = traces.unit_of(trace_of(TIMES), half)
+    assert 3 * 60 / 2 / unit == 2
+    assert "The trace has 4 workers. Here 2 share the same data: each has 2 times as much" in name
     # A recorded step has its forward pass, and carries the derivative back.
     late = bcgc.Problem(problem.cycle_time, 4, 60, 3.0, setup_cycles=30.0, chain_cycles=0.2)
     assert traces.unit_of(trace_of(TIMES), late)[0] == pytest.approx(3 / 4 * (60 * 1.2 + 30))

@@ -1,6 +1,8 @@
 """The baselines against their definitions, evaluated in NumPy and SciPy."""
 
+import heapq
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import pytest
 from scipy import integrate, optimize, stats
 
 import bcgc_jax as bcgc
+from bcgc_jax._pytree import replace
 from bcgc_jax.solvers.baselines import _TwoMessages, ferdinand_partition, tandon_partial_runtime
 from tests.oracles import runtimes as oracles
 from tests.oracles.laws import CASES, SHIFTED_EXPONENTIAL, TWO_SPEED, WEIBULL, Case
@@ -196,3 +199,29 @@ def test_the_limit_of_a_heavy_tail_is_finite_exactly_where_it_should_be(x64):
     assert bcgc.solvers.runtime_limit(padded(never, 3, 10)) == np.inf
     late = bcgc.Problem(bcgc.Pareto(2.0, 3.0), 2, 10, start_up=7.0)
     assert float(bcgc.solvers.runtime_limit(late)) == pytest.approx(float(limit(3.0, 2)) + 7)
+
+
+def test_the_limit_makes_both_passes_of_a_sample_once(x64):
+    """Against samples that are handed out one by one, whole, to the worker that would end first with it."""
+    times = np.random.default_rng(12).gamma(3.0, 0.5, (6, 4)) + 0.2
+    num_coordinates, num_samples, cycles, forward, chain, start = 8, 4000, 2.0, 9.0, 0.75, 5.0
+    of_a_sample = forward + sum(cycles + chain for _ in range(num_coordinates))
+    last, one_more = [], []
+    for row in times * of_a_sample:
+        ends = [(start + time, time) for time in row]
+        heapq.heapify(ends)
+        for _ in range(num_samples - 1):
+            end, time = ends[0]
+            heapq.heapreplace(ends, (end + time, time))
+        last.append(ends[0][0])
+        one_more.append(max(row))
+    law = bcgc.EmpiricalRows(times)
+    costs: Any = {"setup_cycles": forward, "chain_cycles": chain}
+    problem = bcgc.Problem(law, 4, num_coordinates, num_samples, cycles, start_up=start, **costs)
+    limit = float(bcgc.solve(problem, "limit").expected_runtime)
+    # By less than what one more sample takes.
+    assert limit <= np.mean(last) <= limit + np.mean(one_more)
+    # Workers that are alike need no scheme.
+    alike = replace(problem, cycle_time=bcgc.EmpiricalRows(np.full((6, 4), 3.0)))
+    uncoded = start + 3.0 * num_samples / 4 * of_a_sample
+    assert float(bcgc.solve(alike, "limit").expected_runtime) == pytest.approx(uncoded, rel=1e-12)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bcgc_jax.distributions import Distribution
 
 MOST_WORKERS = 2**17  # as in Python; a plan that needs no search then takes two minutes
+_MOST_FORWARD = 10  # 47 is rather 47 %
 OBJECTIVES = ("expected-runtime", "completion-probability")
 
 # Parameters of distributions, with their defaults. The class of shifted-exponential is ShiftedExponential.
@@ -209,7 +210,21 @@ def read_method(text: str) -> str:
     return text
 
 
+def read_forward(text: str) -> float:
+    """0.47 or 47%: a forward pass as a ratio to a backward pass."""
+    digits, percent, rest = text.partition("%")
+    try:
+        ratio = float("" if rest.strip() else digits) / (100 if percent else 1)
+    except ValueError:
+        ratio = math.nan
+    if not 0 <= ratio <= _MOST_FORWARD:
+        known = f"a ratio to the backward pass from 0 to {_MOST_FORWARD}, such as 0.47 or 47%"
+        raise ValueError(f"must be {known}, got {text!r}")
+    return ratio
+
+
 METHOD = Argument("method", read_method)
+FORWARD = Argument("ratio", read_forward)
 LAW, OPEN_LAW = Argument("distribution", read_law), Argument("distribution", read_open_law)
 LAW_OF_WORKERS = Argument("distribution", read_law_of_workers)
 LEVELS = Argument("levels", read_levels)

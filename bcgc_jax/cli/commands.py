@@ -8,7 +8,7 @@ import click
 
 import bcgc_jax
 from bcgc_jax.cli import arguments as typed
-from bcgc_jax.cli.arguments import COUNT, LAW, OPEN_LAW, WORKERS, axis, number, refuse_without_effect
+from bcgc_jax.cli.arguments import COUNT, FORWARD, LAW, OPEN_LAW, WORKERS, axis, number, refuse_without_effect
 from bcgc_jax.cli.exit import check_file
 from bcgc_jax.cli.options import Command, argument, option
 from bcgc_jax.plotting import require_matplotlib
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # Keywords of `load_trace` and of `Problem`.
 LAYOUT = ("step", "worker", "seconds", "censored", "load", "layout")
-DELIVERY = ("start_up", "send_time", "overlap", "chain_cycles")
+DELIVERY = ("start_up", "send_time", "overlap")
 
 _POSITIVE, _FROM_ZERO, _SHARE = number(), number(include=True), number(0, 1)
 _IMAGES = number(1, 1500, include=True, whole=True)  # to train with, one a worker at least
@@ -31,6 +31,7 @@ _FILE_OR_INPUT = click.Path(exists=True, dir_okay=False, allow_dash=True)
 _AT_MOST = f"at most {typed.MOST_WORKERS:,}"
 _SAMPLES, _CYCLES = "M, samples of a whole step.", "b, cycles (units of work) per coordinate and sample."
 _SETUP_CYCLES = "f, cycles per sample and subset of the forward pass."
+_FORWARD = "In place of f: the forward pass as a ratio to the backward pass, L (b + h) cycles; 0.47 or 47%."
 _START_UP = "S, time before a worker's first cycle, in the unit of runtimes."
 _SEND_TIME = "c, time in which a worker sends one coordinate."
 _CHAIN_CYCLES = "h, cycles per sample, subset and coordinate to carry the derivative back."
@@ -50,13 +51,24 @@ def check_picture(option: str, path: str | None) -> None:
         require_matplotlib()
 
 
+def check_not_both(what: str, **given: Any) -> None:
+    """UsageError where both of two options are given."""
+    if all(given.values()):
+        options = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise click.UsageError(f"{options} both give {what}: drop one of them")
+
+
 def check_one(what: str, **given: Any) -> None:
     """UsageError where none of two options is given, and where both are."""
-    options = [f"--{name.replace('_', '-')}" for name in given]
-    if all(given.values()):
-        raise click.UsageError(f"{' and '.join(options)} both give {what}: drop one of them")
+    check_not_both(what, **given)
     if not any(given.values()):
-        raise click.UsageError(f"give {what}, with {' or '.join(options)}")
+        options = " or ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise click.UsageError(f"give {what}, with {options}")
+
+
+def cycles_of_forward(ratio: Any, coordinates: Any, cycles: Any, chain_cycles: Any = None) -> Any:
+    """f, of a forward pass that takes this ratio of a backward pass of L (b + h) cycles."""
+    return ratio * coordinates * (cycles + (0 if chain_cycles is None else chain_cycles))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +90,29 @@ class Files:
 
 
 @dataclasses.dataclass(frozen=True)
-class Times(Files):
+class Passes(Files):
+    """Passes through the model"""
+
+    # A sweep has axes of the numbers.
+    setup_cycles: Any = option(_FROM_ZERO, _SETUP_CYCLES)
+    forward: Any = option(FORWARD, _FORWARD)
+    chain_cycles: Any = option(_FROM_ZERO, _CHAIN_CYCLES)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = {name: getattr(self, name) is not None for name in ("forward", "setup_cycles")}
+        check_not_both("the forward pass", **given)
+
+    def passes(self, coordinates: float, cycles: float) -> dict[str, Any]:
+        """Keywords of `Problem`; `coordinates` may be the sum of the units' costs."""
+        setup = self.setup_cycles
+        if self.forward is not None:
+            setup = cycles_of_forward(self.forward, coordinates, cycles, self.chain_cycles)
+        return {"setup_cycles": setup, "chain_cycles": self.chain_cycles}
+
+
+@dataclasses.dataclass(frozen=True)
+class Times(Passes):
     """Times of the workers"""
 
     # A sweep has axes of the numbers.
@@ -86,7 +120,6 @@ class Times(Files):
     start_up: Any = option(typed.number_or_law(_FROM_ZERO), _START_UP)
     send_time: Any = option(_FROM_ZERO, _SEND_TIME)
     overlap: bool = option(bool, "The link sends while the worker computes.")
-    chain_cycles: Any = option(_FROM_ZERO, _CHAIN_CYCLES)
     trace: str | None = option(_FILE_OR_INPUT, "CSV (also .csv.gz) of measured times; - is standard input.")
     trace_distribution: str = option(
         typed.TRACE_LAWS,
@@ -188,7 +221,6 @@ Examples:
     levels: tuple[str, tuple[int, ...]] | None = option(
         typed.LEVELS, "Also the best plan with these levels alone, such as 0,3,7-9."
     )
-    setup_cycles: float | None = option(_FROM_ZERO, _SETUP_CYCLES)
     unit_costs: TextIO | None = option(
         click.File(encoding="utf-8", errors="replace"),
         "In place of --coordinates: costs of layers or other units, one a line.",
@@ -210,7 +242,7 @@ Examples:
 
 
 @dataclasses.dataclass(frozen=True)
-class FitOptions(Files):
+class FitOptions(Passes):
     """Find the distribution of measured times, and the plan for it.
 
     How sure is that, and how much does the plan depend on it? FILE is CSV (also .csv.gz), - is standard
@@ -283,6 +315,7 @@ numbers also LOW:HIGH, all of them.
     samples: "np.ndarray" = option(axis(_POSITIVE), _SAMPLES, default=1)
     cycles: "np.ndarray" = option(axis(_POSITIVE), _CYCLES, default=1)
     setup_cycles: "np.ndarray | None" = option(axis(_FROM_ZERO), _SETUP_CYCLES)
+    forward: "np.ndarray | None" = option(axis(FORWARD), _FORWARD)
     start_up: "np.ndarray | Distribution | None" = option(typed.number_or_law(axis(_FROM_ZERO)), _START_UP)
     send_time: "np.ndarray | None" = option(axis(_FROM_ZERO), _SEND_TIME)
     chain_cycles: "np.ndarray | None" = option(axis(_FROM_ZERO), _CHAIN_CYCLES)
@@ -334,7 +367,6 @@ Examples:
     model: str = option(typed.MODELS, "What is trained")
     units: str = option(typed.UNITS, "What a block is made of")
     cycles: float = option(_POSITIVE, _CYCLES, default=1)
-    setup_cycles: float | None = option(_FROM_ZERO, _SETUP_CYCLES)
     steps: int = option(COUNT, default=200)
     seeds: int | None = option(COUNT, "Runs of each scheme; by default 8, with ray 1.")
     learning_rate: float = option(_POSITIVE, default=0.5)

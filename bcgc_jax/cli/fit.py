@@ -91,6 +91,7 @@ def _answer(question: FitOptions, bar: Progress) -> FitAnswer:
     laws = _laws(times, description, fits, start_up, workers)
     sizes: dict[str, Any] = {"num_workers": workers, "num_coordinates": question.coordinates}
     sizes |= {"num_samples": question.samples, "cycles": cycles}
+    sizes |= question.passes(question.coordinates, cycles)
     problems = {name: padded(Problem(**{**sizes, **law})) for name, law in laws.items()}
     for problem in problems.values():
         traces.check_size(problem, "fewer times")
@@ -99,7 +100,8 @@ def _answer(question: FitOptions, bar: Progress) -> FitAnswer:
     for name, problem in problems.items():
         bar.begin(f"planning for the distribution `{name}`")
         solutions[name] = solve(problem)
-    steps = times if start_up is None else None
+    # Replays know nothing of passes.
+    steps = times if start_up is None and all(problem.bare for problem in problems.values()) else None
     plans = [_plan(name, solutions.get(name), problems, steps, workers) for name in (*laws, UNCODED)]
     remarks, best = _remarks(trace, description, plans, start_up), solutions[next(iter(laws))]
     return FitAnswer(trace, times, seconds, description, remarks, fits, plans, best, start_up)

@@ -111,7 +111,8 @@ def _problem(question: SolveOptions, law: Distribution | JointDistribution, work
         costs = jnp.array(_read_unit_costs(question.unit_costs))
         coordinates = len(costs)
     assert coordinates is not None
-    more = {"setup_cycles": question.setup_cycles, "unit_costs": costs, **question.delivery()}
+    total = coordinates if costs is None else float(costs.sum())
+    more = {**question.passes(total, question.cycles), "unit_costs": costs, **question.delivery()}
     return padded(Problem(law, workers, coordinates, question.samples, question.cycles, **more))
 
 

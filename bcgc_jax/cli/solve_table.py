@@ -218,7 +218,7 @@ def _plan(answer: SolveAnswer) -> Iterator[str]:
         yield (
             f"The plan of {best['method']} assumes a free forward pass. If one costs more than "
             f"{100 * answer.setup:.2g} % of a backward pass ({plain} cycles per sample and subset), "
-            "single_block is faster. Pass its cost with --setup-cycles."
+            "single_block is faster. Pass its cost with --forward."
         )
 
 

@@ -16,7 +16,7 @@ from rich.table import Column
 from bcgc_jax.cli import output, plot, traces
 from bcgc_jax.cli.answers import describe_law
 from bcgc_jax.cli.arguments import LAWS, law_class, law_name, missing_parameters
-from bcgc_jax.cli.commands import DELIVERY, SweepOptions
+from bcgc_jax.cli.commands import DELIVERY, SweepOptions, cycles_of_forward
 from bcgc_jax.cli.exit import interruptible, say
 from bcgc_jax.cli.progress import Progress
 from bcgc_jax.distributions import Distribution
@@ -26,6 +26,7 @@ from bcgc_jax.sweeps.files import parts_of, read_rows, write_sweep
 from bcgc_jax.sweeps.run import Sweep
 
 _GAP = "largest_relative_gap"
+_PASSES = ("setup_cycles", "forward", "chain_cycles")
 
 
 def answer(question: SweepOptions) -> None:
@@ -79,11 +80,14 @@ def _axes(question: SweepOptions) -> tuple[dict[str, np.ndarray], dict[str, str]
         "num_samples": question.samples,
         "cycles": question.cycles,
         **parameters,
-        **{name: getattr(question, name) for name in ("setup_cycles", *DELIVERY) if name not in fixed},
+        **{name: getattr(question, name) for name in (*_PASSES, *DELIVERY) if name not in fixed},
         "deadline": question.deadline,
     }
 
     def problem(max_workers: int, **numbers: Any) -> Problem:
+        if "forward" in numbers:
+            sizes = (numbers.get(name) for name in ("num_coordinates", "cycles", "chain_cycles"))
+            numbers["setup_cycles"] = cycles_of_forward(numbers.pop("forward"), *sizes)
         of_law = {name: numbers.pop(name) for name in parameters}
         if of_law:
             numbers["cycle_time"] = law_class(labels["distribution"])(**of_law)

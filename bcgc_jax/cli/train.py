@@ -9,6 +9,7 @@ import click
 import jax
 import numpy as np
 
+from bcgc_jax._pytree import replace
 from bcgc_jax.cli import output, plot
 from bcgc_jax.cli.answers import describe_problem, each_possible, num_workers
 from bcgc_jax.cli.commands import TrainOptions
@@ -34,9 +35,10 @@ def answer(question: TrainOptions) -> None:
     with jax.enable_x64(True):  # for plans and clocks; the model is float32
         trace, law, workers = planned_for(question, question.cycle_time, question.workers, replayed=True)
         steps = None if trace is None else trace.rows()
-        names = ("units", "batch_size", "cycles", "setup_cycles")
+        names = ("units", "batch_size", "cycles")
         given = {name: getattr(question, name) for name in names} | question.delivery()
         problem = digits_problem(law, workers, question.model, **given)
+        problem = replace(problem, **question.passes(float(problem.total), question.cycles))
         iteration_of(problem).check_finite_means()
         schemes = question.asked(*(question.methods or METHODS))
         for method in schemes.values() if question.methods else []:

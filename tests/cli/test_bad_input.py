@@ -21,6 +21,11 @@ solve SMALL UNIFORM --unit-costs /dev/null -> --coordinates and --unit-costs bot
 solve --workers 4 UNIFORM --unit-costs x.txt -> 'x.txt': No such file
 solve SMALL UNIFORM --setup-cycles -1 -> at least 0
 solve SMALL UNIFORM --setup-cycles 1 --method subgradient -> subgradient knows no --setup-cycles
+solve SMALL UNIFORM --setup-cycles 1 --forward 47% -> --forward and --setup-cycles both give the forward pass
+sweep SIZES PARETO --setup-cycles 1,2 --forward 0,47% -> --forward and --setup-cycles both give the forward
+solve SMALL UNIFORM --forward 47 -> a ratio to the backward pass from 0 to 10, such as 0.47 or 47%, got '47'
+solve SMALL UNIFORM --forward 4%7 -> such as 0.47 or 47%, got '4%7'
+train --workers 4 LAW --forward -1% -> from 0 to 10
 solve SMALL UNIFORM --levels 0,x -> levels and ranges
 solve SMALL UNIFORM --levels 3-1 -> levels and ranges
 solve SMALL UNIFORM --levels 0,4 --method limit -> from 0 to 3

@@ -5,7 +5,8 @@ from unittest.mock import Mock
 import pytest
 
 from bcgc_jax import Problem, Uniform, Weibull
-from bcgc_jax.cli import sweep, train
+from bcgc_jax.cli import fit, solve, sweep, train
+from bcgc_jax.measured.fits import Fit
 
 ASKED = ["--workers", "3", "--coordinates", "60"]
 UNIFORM = ["--cycle-time", "uniform:low=0.4,high=2.6"]
@@ -73,6 +74,39 @@ def test_sweeping_and_training_ask_for_the_same_problem(command, monkeypatch):
         assert repr(problem.start_up) == repr(Weibull(4000.0, 0.7))
         assert (problem.send_time, problem.overlap, problem.chain_cycles) == (0.25, True, 0.1)
         assert (repr(problem.cycle_time), problem.num_workers) == (repr(Uniform(0.4, 2.6)), 3)
+
+
+@pytest.mark.parametrize("typed", ["47%", "0.47"])
+def test_a_forward_pass_may_be_a_ratio_to_the_backward_pass(command, monkeypatch, trace, typed):
+    """Of one sample: each coordinate is computed, and gone past, one after the other."""
+    problems: list[Problem] = []
+
+    def planned(*arguments):
+        problems.extend(problem for problem in arguments if isinstance(problem, Problem))
+        raise ValueError("enough")
+
+    def swept(of_cell, cells, *_, **__):
+        planned(of_cell(4, **{name: values[0].item() for name, values in cells.columns.items()}))
+
+    monkeypatch.setattr(solve, "_answer", planned)
+    monkeypatch.setattr(train, "check_size", planned)
+    monkeypatch.setattr(fit, "solve", planned)
+    fitted = Fit("uniform", Uniform(0.4, 2.6), {}, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 24)
+    monkeypatch.setattr(fit, "fit_distributions", lambda *_, **__: [fitted])
+    monkeypatch.setattr(sweep, "Sweep", swept)
+    given = ["--forward", typed, "--cycles", "2", "--chain-cycles", "0.5"]
+    for asked in (
+        ["solve", *ASKED, *UNIFORM],
+        ["sweep", *ASKED, *UNIFORM],
+        ["train", "--workers", "3", *UNIFORM],
+    ):
+        assert command(*asked, *given) == (2, "", "bcgc: enough\n")
+    assert command("fit", trace, "--coordinates", "60", *given) == (2, "", "bcgc: enough\n")
+    assert len(problems) == 4
+    for problem in problems:
+        backward = sum(2 + 0.5 for _ in range(problem.num_coordinates))
+        assert problem.setup_cycles == pytest.approx(0.47 * backward)
+        assert problem.chain_cycles == 0.5
 
 
 @pytest.mark.slow

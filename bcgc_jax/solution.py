@@ -20,6 +20,9 @@ from bcgc_jax.plans.plan import Plan, Requirements, needs_of, partition_plan
 from bcgc_jax.plans.runtime import Certificate, certificate, levels_of_bound, partition_of_units
 from bcgc_jax.problem import Problem, Status
 
+# A relative gap from which on a bound says little of a plan: own choice.
+LOOSE = 0.25
+
 _FORMAT = "bcgc_jax.Solution"
 _VERSION = 2
 
@@ -160,7 +163,11 @@ class Solution:
         gap, drawn = float(self.relative_gap), self.kind == "confidence"
         error = f"{'±' if drawn else 'error'} {float(self.runtime_error):.1g}"
         lines.append(f"  expected runtime {float(value):.6g} ({error})")
-        if gap < 0.9:  # less than a tenth of the runtime is no bound to speak of
+        if gap > LOOSE and self.bound_of == "levels" and self.method != "optimal":
+            lines.append(
+                '  its own bound is loose: compare with "optimal" to see how near to the optimum it is'
+            )
+        elif gap < 0.9:  # less than a tenth of the runtime is no bound to speak of
             sure = "with 97.5 % confidence" if drawn else "proven"
             found = "best of several local searches; " * (self.kind == "local")
             lines.append(f"  {found}at most {100 * gap / (1 - gap):.3g} % above the best, {sure}")

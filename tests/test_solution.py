@@ -13,7 +13,6 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
 from bcgc_jax.plans.schedules import Group, schedule_of
-from bcgc_jax.solvers.compare import _is_known_before
 from bcgc_jax.solvers.methods import BASELINES, PROPOSED
 from tests.problems import known, padded, slow
 
@@ -106,6 +105,9 @@ def test_a_person_reads_what_came_of_it():
     loose = replace(optimum, lower_bound=0.8 * optimum.expected_runtime)
     assert "  at most 25 % above the best, proven" in repr(loose)
     assert "  best of several local searches; at most 25 % above" in repr(replace(loose, kind="local"))
+    far = replace(loose, lower_bound=0.7 * optimum.expected_runtime)
+    assert "at most 42.9 % above the best" in repr(far)
+    assert 'bound is loose: compare with "optimal"' in repr(replace(far, method="time"))
     assert "coordinates by level 0: " in said
     at_deadline = bcgc.solve(PROBLEM, bcgc.Deadline(1e8))
     probability = float(known(at_deadline.completion_probability))
@@ -217,17 +219,25 @@ def test_a_comparison_is_the_commands_table():
     assert list(found)[:2] == ["limit", "optimal"]
     assert {"subgradient", "tandon_partial", "uncoded"} <= set(found)
     lines = repr(found).splitlines()
-    assert len(lines) == len(found) + 1
+    assert len(lines) == len(found) + 2
     assert all(len(line) <= 100 for line in lines)
     optimum = found["optimal"]
     above = 100 * (float(found["uncoded"].expected_runtime) / float(optimum.lower_bound) - 1)
     uncoded = next(line for line in lines if line.startswith("uncoded"))
     assert f"{above:.3g} %" in uncoded
-    best = min(found[name].expected_runtime for name in found if _is_known_before(name))
+    earlier = "uncoded", "single_block", "tandon_partial", "ferdinand_full", "ferdinand_half"
+    best = min(found[name].expected_runtime for name in earlier)
     assert f"{100 * (float(found['uncoded'].expected_runtime / best) - 1):+.1f} %" in uncoded
     assert "█·····" in uncoded
     assert sum(" +0.0 %" in line for line in lines) >= 1  # that is the best baseline
     assert any(line.startswith("tandon_partial α ") for line in lines)  # on which its runtime depends
+    # Of whatever is listed; a scheme of one's own may be the best.
+    few = repr(bcgc.compare(PROBLEM, ["uncoded", "time"])).splitlines()
+    assert uncoded[:50] in {line[:50] for line in few}
+    fastest = min(earlier, key=lambda name: float(found[name].expected_runtime))
+    assert few[-1] == lines[-1] == f"Best baseline: {fastest}."
+    mine = bcgc.Scheme("mine", lambda problem: known(found["optimal"].partition), baseline=True)
+    assert repr(bcgc.compare(PROBLEM, mine)).endswith("Best baseline: mine.")
     assert set(bcgc.compare(PROBLEM)) == set(found) - {"subgradient"}
     with pytest.raises(ValueError, match="pass key"):
         bcgc.compare(PROBLEM, ["subgradient"])

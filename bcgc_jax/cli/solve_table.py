@@ -12,6 +12,7 @@ from bcgc_jax.cli.answers import num_workers
 from bcgc_jax.cli.output import Row
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.problem import Problem
+from bcgc_jax.solution import LOOSE
 from bcgc_jax.solvers.compare import BARS, draw
 from bcgc_jax.solvers.methods import LIMIT
 from bcgc_jax.solvers.sample_average import NUM_FRESH_DRAWS
@@ -124,11 +125,16 @@ def _columns(answer: SolveAnswer) -> list[output.Shown]:
 def _best_bound(answer: SolveAnswer) -> float:
     """Certificates for all levels bound the same optimum, so the best of them serves all. With setup or chain
     cycles each is for the levels in use: the best plan's serves, and says how far below it these could get.
+    0 where the optimum was not asked for and all are loose.
     """
     coded = [row for row in answer.rows if row["bound_of"] == "levels"]
     if any("levels" in row for row in coded):
-        return min(coded, key=runtime_of)["lower_bound"] or 0
-    return max((row["lower_bound"] or 0 for row in coded if "levels" not in row["method"]), default=0)
+        bound = min(coded, key=runtime_of)["lower_bound"] or 0
+    else:
+        bound = max((row["lower_bound"] or 0 for row in coded if "levels" not in row["method"]), default=0)
+    searched = any(row["method"] == "optimal" for row in coded)
+    nearest = min(map(runtime_of, coded), default=np.inf)
+    return bound if searched or bound >= (1 - LOOSE) * nearest else 0
 
 
 def _limit(answer: SolveAnswer) -> Iterator[str]:
@@ -175,6 +181,8 @@ def _errors(answer: SolveAnswer) -> Iterator[str]:
             less = 100 * (1 - bound / value)
             text = f" {which} is faster than {bound / size:.4g}, which is {less:.2g} % less."
         yield f"{row['method']} is the best plan that a local search found.{text}"
+    if not _best_bound(answer) and any(row["lower_bound"] for row in rows if row["bound_of"] == "levels"):
+        yield "How far these plans are above the optimum is not known closely: add --method optimal."
     ended = [output.row_label(row) for row in rows if row["status"] == "step_limit"]
     if ended:
         yield f"The search ended before it converged, so a faster plan may be near: {', '.join(ended)}."

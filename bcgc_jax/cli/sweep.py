@@ -3,7 +3,7 @@
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,14 @@ from bcgc_jax.cli.exit import interruptible, say
 from bcgc_jax.cli.progress import Progress
 from bcgc_jax.distributions import Distribution
 from bcgc_jax.problem import Problem, Status
+from bcgc_jax.solution import LOOSE
 from bcgc_jax.sweeps.cells import grid
 from bcgc_jax.sweeps.files import parts_of, read_rows, write_sweep
 from bcgc_jax.sweeps.run import Sweep
 
 _GAP = "largest_relative_gap"
 _PASSES = ("setup_cycles", "forward", "chain_cycles")
+_BOUND = "bound of the optimum"  # in a table alone
 
 
 def answer(question: SweepOptions) -> None:
@@ -46,7 +48,9 @@ def answer(question: SweepOptions) -> None:
         else:
             rows = interruptible(lambda: _collect(sweep))
             varied = [name for name, values in axes.items() if len(values) > 1]
-            output.print_answer(question, rows, lambda: rows, lambda: _print_table(rows, varied))
+            output.print_answer(
+                question, rows, lambda: rows, lambda: _print_table([*_with_bounds(sweep, rows)], varied)
+            )
             output.write_figure(question, lambda: plot.of_rows(rows))
             statuses = Counter(row["status"] for row in rows)
         _end(statuses)
@@ -127,12 +131,25 @@ def _print_table(rows: list[output.Row], axes: list[str]) -> None:
         *map(typed, axes),
         output.scheme_column(),
         ("expected\nruntime", output.figure("expected_runtime")),
-        ("above\noptimum ≤", lambda row: output.above_bound(row["expected_runtime"], row["lower_bound"])),
+        ("above\noptimum ≤", lambda row: output.above_bound(row["expected_runtime"], row[_BOUND])),
         *([chance] if "completion_probability" in rows[0] else []),
         *output.needs_columns(rows),
         (Column("status", no_wrap=True), lambda row: row["status"]),
     ]
     output.print_rows(rows, columns)
+
+
+def _with_bounds(sweep: Sweep, rows: Iterable[output.Row]) -> Iterator[output.Row]:
+    """With the bound of the optimum of each row's cell, or its own one if that is not loose; else None."""
+    for cell in zip(*[iter(rows)] * len(sweep.methods), strict=True):  # its methods after each other
+        bounds = {row["method"]: float(row["lower_bound"] or np.nan) for row in cell}
+        for row in cell:
+            partition, bound = sweep.methods[row["method"]].is_partition, bounds[row["method"]]
+            if partition and "optimal" in bounds:
+                bound = bounds["optimal"]
+            elif partition and not bound >= (1 - LOOSE) * float(row["expected_runtime"] or np.nan):
+                bound = np.nan
+            yield row | {_BOUND: output.finite(bound)}
 
 
 def _to_file(sweep: Sweep, question: SweepOptions, path: Path) -> Counter[str]:
@@ -164,12 +181,12 @@ def _summary(sweep: Sweep, path: Path) -> tuple[list[output.Row], Counter[str]]:
     """How each method came out, and how all did, from the file itself."""
     gaps: dict[str, float] = {}
     counts, statuses = Counter[tuple[str, str]](), Counter[str]()
-    for row in read_rows(path):
-        method, status, gap = row["method"], row["status"], row["relative_gap"]
+    for row in _with_bounds(sweep, read_rows(path)):
+        method, status, bound = row["method"], row["status"], row[_BOUND]
         counts[method, status] += 1
         statuses[status] += 1
-        if status == "converged" and gap:
-            gaps[method] = max(float(gap), gaps.get(method, 0.0))
+        if status == "converged" and bound:
+            gaps[method] = max(1 - bound / float(row["expected_runtime"]), gaps.get(method, 0.0))
     lines = [
         {"method": method, "cells": len(sweep.cells)}
         | {status: counts[method, status] for status in statuses}

@@ -1,6 +1,6 @@
 """Every method for one problem, side by side; and the forward pass with which a plan is worth nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +10,7 @@ from bcgc_jax._pytree import Numbers
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution, assess
 from bcgc_jax.solvers.baselines import alpha_of
+from bcgc_jax.solvers.method import Method
 from bcgc_jax.solvers.methods import BASELINES, LIMIT, PROPOSED, Methods, each_method, method_of
 from bcgc_jax.solvers.solve import solve
 
@@ -18,13 +19,21 @@ EVERY = (*PROPOSED, *BASELINES, LIMIT)
 
 
 class Comparison(dict[str, Solution]):
-    """Solutions by the name of their method, the fastest first; its `repr` is a table."""
+    """Solutions by the name of their method, the fastest first; its `repr` is a table.
+
+    Attributes:
+      baseline: the fastest scheme older than the paper that queries no worker, listed or not; or None.
+    """
+
+    def __init__(self, solutions: Iterable[Solution], baseline: Solution | None) -> None:
+        # NaN, of what does not exist, is last.
+        super().__init__((one.method, one) for one in sorted(solutions, key=_runtime))
+        self.baseline = baseline
 
     def __repr__(self) -> str:
         head = ("runtime", "vs best baseline", "above optimum ≤", "share of coordinates")
         lines = ["{:<22} {:>10} {:>16} {:>15}  {:<20}  status".format("scheme", *head)]
-        known = [float(s.expected_runtime) for name, s in self.items() if _is_known_before(name)]
-        baseline = min(filter(np.isfinite, known), default=np.nan)
+        baseline = np.nan if self.baseline is None else _runtime(self.baseline)
         least = float(self["optimal"].lower_bound) if "optimal" in self else np.nan
         for name, solution in self.items():
             value = float(solution.expected_runtime)
@@ -34,11 +43,19 @@ class Comparison(dict[str, Solution]):
             status = Status(int(solution.status)).name.lower()
             label = f"{name} α {alpha_of(solution):.3g}" if name == "tandon_partial" else name
             lines.append(f"{label:<22} {figures}  {_plan(solution):<20}  {status}")
-        return "\n".join(lines)
+        best = "none" if self.baseline is None else self.baseline.method
+        return "\n".join([*lines, f"Best baseline: {best}."])
 
 
-def _is_known_before(name: str) -> bool:
-    return name.partition(":")[0] in (*BASELINES, "tandon", "ferdinand")
+def _runtime(solution: Solution) -> float:
+    """`inf` of what does not exist."""
+    return float(np.fmin(float(solution.expected_runtime), np.inf))
+
+
+def _asks_nobody(solution: Solution) -> bool:
+    """Whether it queries no worker, and gives the gradient of all data."""
+    needs = solution.needs
+    return needs is None or bool(needs.exact_gradient and not needs.round_trips)
 
 
 def _percent(share: float, form: str) -> str:
@@ -72,8 +89,9 @@ def draw(counts: Sequence[int] | None) -> str:
 def compare(problem: Problem, methods: Methods = EVERY, *, key: Array | None = None) -> Comparison:
     r"""Solutions of one problem by several methods, those that there are for it, the fastest first.
 
-    Without a key, methods that draw are left out unless they are asked for by `methods`. Raises ValueError as
-    `solve` does, but for methods of the default list that this problem has no use for.
+    Without a key, methods that draw are left out unless they are asked for by `methods`. The baselines are
+    solved too where they are not asked for: the best of all is what others are compared with. Raises
+    ValueError as `solve` does, but for methods of the default list that this problem has no use for.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=3, num_coordinates=2_000)
@@ -81,19 +99,26 @@ def compare(problem: Problem, methods: Methods = EVERY, *, key: Array | None = N
     >>> list(found), bool(found["time"].expected_runtime < found["uncoded"].expected_runtime)
     (['optimal', 'time', 'uncoded'], True)
     """
-    found: dict[str, Solution] = {}
-    for asked in each_method(methods):
+    tasks: dict[str, Method] = {}
+    for method in map(method_of, each_method(methods)):
+        if method.name in tasks:
+            raise ValueError(f'two methods are named "{method.name}": compare their solutions one by one')
+        tasks[method.name] = method
+    required = {"optimal"} if methods is EVERY else set(tasks)
+    others = {name: method_of(name) for name in BASELINES if name not in tasks}
+    found, earlier = list[Solution](), list[Solution]()
+    for name, method in (tasks | others).items():
         try:
-            solution = solve(problem, method_of(asked), key=key)
+            solution = solve(problem, method, key=key)
         except ValueError:  # also of subgradients without a key
-            if methods is EVERY and asked != "optimal":
-                continue
-            raise
-        if solution.method in found:
-            raise ValueError(f'two methods are named "{solution.method}": compare their solutions one by one')
-        found[solution.method] = solution
-    # NaN, of what does not exist, is last.
-    return Comparison(sorted(found.items(), key=lambda it: np.fmin(float(it[1].expected_runtime), np.inf)))
+            if name in required:
+                raise
+            continue
+        if name in tasks:
+            found.append(solution)
+        if method.baseline and _asks_nobody(solution) and np.isfinite(_runtime(solution)):
+            earlier.append(solution)
+    return Comparison(found, min(earlier, key=_runtime, default=None))
 
 
 def largest_setup(problem: Problem, partition: Numbers) -> float:

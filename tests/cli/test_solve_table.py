@@ -63,6 +63,20 @@ def test_the_table_compares_with_the_best_baseline_and_shows_the_plan(printed):
     assert "If one costs more than 5 % of a backward pass (250 cycles per sample and subset), single" in text
 
 
+def test_a_loose_bound_is_told_in_words(printed):
+    rows = [
+        row("time", 8.0, [30, 20, 10], lower_bound=3.0),
+        row("uncoded", 16.0, [60, 0, 0], lower_bound=2.0),
+    ]
+    lines, text = printed(Problem(LAW, 3, 60), rows, 1.0, baseline=rows[1])
+    assert lines[2].split()[:5] == ["time", "8", "-50.0", "%", "–"]
+    assert "not known closely: add --method optimal." in text
+    rows = [row("optimal", 8.0, [30, 20, 10], lower_bound=3.0, status="step_limit"), *rows]
+    lines, text = printed(Problem(LAW, 3, 60), rows, 1.0, baseline=rows[1])
+    assert lines[2].split()[:6] == ["optimal", "8", "+0.0", "%", "167", "%"]
+    assert "not known closely" not in text
+
+
 def test_best_found_where_nothing_is_proven(printed):
     rows = [
         row("optimal", 50.0, [40, 15, 5], kind="local", lower_bound=44.0, status="step_limit"),

@@ -46,13 +46,24 @@ def test_a_sweep_to_a_file_ends_with_a_summary(command, answer, refusal, tmp_pat
 
 
 def test_the_largest_gap_of_a_sweep_is_one_of_what_converged(tmp_path):
-    rows = "optimal,converged,0.1", "optimal,converged,0.3", "optimal,step limit,0.7", "uncoded,converged,"
-    path = tmp_path / "s.csv"
-    sweep: Any = SimpleNamespace(cells=range(3), methods=("optimal", "uncoded"))
-    path.write_text("\n".join(("method,status,relative_gap", *rows)))
-    lines, counts = _summary(sweep, path)
-    assert [line["largest_relative_gap"] for line in lines] == [0.3, None]
-    assert counts["step limit"] == 1
+    """To the bound of the optimum, where that is asked for; a loose bound of another one is none."""
+
+    def largest(**rows: list[str]) -> list[Any]:
+        """The largest gap of each method, from the rows of three cells: status, runtime, bound."""
+        path, head = tmp_path / "s.csv", "method,status,expected_runtime,lower_bound"
+        methods = {name: SimpleNamespace(is_partition=name != "nested") for name in rows}
+        sweep: Any = SimpleNamespace(cells=range(3), methods=methods)
+        cells = zip(*([f"{name},{text}" for text in texts] for name, texts in rows.items()), strict=True)
+        path.write_text("\n".join((head, *itertools.chain(*cells))))
+        lines, counts = _summary(sweep, path)
+        assert counts["step limit"] == 1
+        return [line["largest_relative_gap"] for line in lines]
+
+    optimal = ["converged,10,9", "converged,10,8", "step limit,10,3"]
+    time = ["converged,10,2", "converged,12.5,2", "converged,3,1"]
+    nested = ["converged,9,8.1", "converged,7,7", "infinite,,"]
+    assert largest(optimal=optimal, time=time, nested=nested) == pytest.approx([0.2, 0.36, 0.1])
+    assert largest(time=[*time[:2], "step limit,10,9"], uncoded=["converged,10,"] * 3) == [None, None]
 
 
 def test_a_sweep_says_which_rows_are_infinite_or_invalid(command):

@@ -2,6 +2,7 @@
 
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 
 from bcgc_jax import Problem, Uniform, Weibull
@@ -78,7 +79,7 @@ def test_sweeping_and_training_ask_for_the_same_problem(command, monkeypatch):
 
 @pytest.mark.parametrize("typed", ["47%", "0.47"])
 def test_a_forward_pass_may_be_a_ratio_to_the_backward_pass(command, monkeypatch, trace, typed):
-    """Of one sample: each coordinate is computed, and gone past, one after the other."""
+    """A backward pass computes each coordinate, and goes past it."""
     problems: list[Problem] = []
 
     def planned(*arguments):
@@ -104,8 +105,8 @@ def test_a_forward_pass_may_be_a_ratio_to_the_backward_pass(command, monkeypatch
     assert command("fit", trace, "--coordinates", "60", *given) == (2, "", "bcgc: enough\n")
     assert len(problems) == 4
     for problem in problems:
-        backward = sum(2 + 0.5 for _ in range(problem.num_coordinates))
-        assert problem.setup_cycles == pytest.approx(0.47 * backward)
+        backward = sum(np.full(np.asarray(problem.num_coordinates), 2 + 0.5))
+        assert np.asarray(problem.setup_cycles) == pytest.approx(0.47 * backward)
         assert problem.chain_cycles == 0.5
 
 

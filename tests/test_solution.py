@@ -228,6 +228,8 @@ def test_a_comparison_is_the_commands_table():
     earlier = "uncoded", "single_block", "tandon_partial", "ferdinand_full", "ferdinand_half"
     best = min(found[name].expected_runtime for name in earlier)
     assert f"{100 * (float(found['uncoded'].expected_runtime / best) - 1):+.1f} %" in uncoded
+    saved = 100 * (1 - float(found["time"].expected_runtime / found["uncoded"].expected_runtime))
+    assert next(line for line in lines if line.startswith("time")).split()[2:4] == [f"{saved:.1f}", "%"]
     assert "█·····" in uncoded
     assert sum(" +0.0 %" in line for line in lines) >= 1  # that is the best baseline
     assert any(line.startswith("tandon_partial α ") for line in lines)  # on which its runtime depends
@@ -237,7 +239,10 @@ def test_a_comparison_is_the_commands_table():
     fastest = min(earlier, key=lambda name: float(found[name].expected_runtime))
     assert few[-1] == lines[-1] == f"Best baseline: {fastest}."
     mine = bcgc.Scheme("mine", lambda problem: known(found["optimal"].partition), baseline=True)
-    assert repr(bcgc.compare(PROBLEM, mine)).endswith("Best baseline: mine.")
+    alone = repr(bcgc.compare(PROBLEM, mine))
+    assert alone.endswith("Best baseline: mine.")
+    optimal = next(line for line in lines if line.startswith("optimal"))
+    assert alone.splitlines()[1].split()[2:4] == optimal.split()[2:4]  # uncoded is not listed
     assert set(bcgc.compare(PROBLEM)) == set(found) - {"subgradient"}
     with pytest.raises(ValueError, match="pass key"):
         bcgc.compare(PROBLEM, ["subgradient"])

@@ -291,6 +291,7 @@ class SweepOptions(Comparing):
     All combinations of the axes are solved, each with its certificate; by `optimal`, if no --method is given.
     Without --out the rows are printed. With --out they go to the file chunk by chunk, and a summary is
     printed. If one combination cannot be solved, its row has a status that says why, and the others go on.
+    With --method uncoded among others, rows say what each scheme saves.
     """
 
     after: ClassVar = f"""\b

@@ -77,6 +77,14 @@ def above_bound(value: float, bound: float | None) -> str:
     return f"{gap:.2g} %" if gap < 10 else f"{gap:.0f} %" if gap < 1000 else "–"
 
 
+def saved(row: Mapping[str, Any]) -> str:
+    """Of the uncoded scheme's time; how many times as long, where that is easier to read."""
+    share = row["saved"]
+    if share is None or not math.isfinite(share):
+        return "–"
+    return f"{100 * share:.1f} %" if share > -9 else f"× {1 - share:.3g}"
+
+
 def needs_columns(rows: Iterable[Row]) -> list[Shown]:
     """What schemes store, and where one of them asks its workers or gives less than the gradient the rest."""
     columns: list[Shown] = [

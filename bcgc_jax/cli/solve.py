@@ -87,12 +87,10 @@ def _tasks(question: SolveOptions, problem: Problem) -> dict[str, Method]:
 def _remarks(
     question: SolveOptions, trace: Trace | None, everything: list[Found], answer: solve_table.SolveAnswer
 ) -> list[str]:
-    """What the fastest scheme saves, and what is to be said of the trace that the problem was made from."""
-    by_law = solve_table.saved(answer.rows)
+    """What is to be said of the trace that the problem was made from."""
     if trace is None:
-        return [by_law] if by_law else []
+        return []
     said = [*traces.which_law(answer.problem.cycle_time, trace), *traces.remarks(question, trace)]
-    replayed, which = [], "In these steps" if question.keep_workers else "For independent workers"
     if answer.problem.bare and not question.unit_costs and not question.keep_workers:
         whole = [one for one in everything if one[0]["exact_gradient"] is not False]
         coded, schedules = ([one for one in whole if one[0][kind]] for kind in ("partition", "schedule"))
@@ -101,8 +99,8 @@ def _remarks(
             if row["partition"]:
                 plan = partition_plan(np.array(row["partition"], float), len(row["partition"]))
             assert plan is not None
-            replayed += traces.in_its_steps(trace, answer.problem, row["method"], plan, promised)
-    return [*said, *(replayed or ([f"{which} {by_law}"] if by_law else []))]
+            said += traces.in_its_steps(trace, answer.problem, row["method"], plan, promised)
+    return said
 
 
 def _problem(question: SolveOptions, law: Distribution | JointDistribution, workers: int) -> Problem:
@@ -171,10 +169,13 @@ def _answer(
     if not iteration_of(problem).exact:
         _, judged = draw_problems(jax.random.key(question.seed), problem)
     traces.check_size(judged)
-    every = dict(tasks)
-    if question.output == "table":  # a person reads how the best baseline compares, asked for or not
-        every |= {name: method_of(name) for name in BASELINES if name not in tasks}
+    # What a scheme saves is of the uncoded one's time; a person reads how the best baseline compares too.
+    besides = BASELINES if question.output == "table" else ["uncoded"]
+    every = tasks | {name: method_of(name) for name in besides if name not in tasks}
     solved = _solve_all(question, problem, judged, every, required, trace)
+    uncoded = [row for row, _ in solved if row["method"] == "uncoded"]
+    for row, _ in solved:
+        row["saved"] = solve_table.share_saved(row, *uncoded)
     found = [one for one in solved if one[0]["method"] in tasks]
     rows, limit = [row for row, _ in found], float(runtime_limit(judged))
     answer = solve_table.SolveAnswer(problem, rows, limit, question.deadline)

@@ -55,27 +55,21 @@ def fastest_plan(rows: Sequence[Row]) -> Row | None:
     return fastest([row for row in rows if row["partition"] is not None])
 
 
-def saved(rows: Sequence[Row]) -> str | None:
-    """By the fastest scheme, in place of the uncoded one; None where nothing is."""
-    best = fastest([row for row in rows if row["method"] != LIMIT and row["exact_gradient"] is not False])
-    uncoded = fastest([row for row in rows if row["method"] == "uncoded"])
-    share = 100 * (1 - runtime_of(best) / runtime_of(uncoded)) if best and uncoded else 0
-    if best is None or share < 0.05:
+def share_saved(row: Row, uncoded: Row | None = None) -> float | None:
+    """Of the time of the uncoded scheme; None where one of the two is not known."""
+    if uncoded is None or not np.isfinite(runtime_of(row)) or not np.isfinite(runtime_of(uncoded)):
         return None
-    return f"{best['method']} takes {share:.1f} % less time than the uncoded scheme."
+    return 1 - runtime_of(row) / runtime_of(uncoded)
 
 
 def print_table(answer: SolveAnswer, remarks: Sequence[str] = ()) -> None:
     """All of it; `remarks` are on what the runtimes are of."""
     output.print_rows(answer.rows, _columns(answer))
     which = "Blocks of plans with a code" if any(row["schedule"] for row in answer.rows) else "Blocks"
-    baseline = (
-        f"{output.row_label(answer.baseline)}, the fastest earlier scheme" if answer.baseline else "none"
-    )
     whole = f"{which} are rounded to whole {answer.parts}; the optimum is not."
     output.print_lines(
         f"\nRuntimes are in {answer.unit[1]}. {whole}",
-        f"Best baseline: {baseline}.",
+        _against_baseline(answer),
         *remarks,
         *_limit(answer),
         *_errors(answer),
@@ -83,19 +77,26 @@ def print_table(answer: SolveAnswer, remarks: Sequence[str] = ()) -> None:
     )
 
 
+def _against_baseline(answer: SolveAnswer) -> str:
+    """For those who compare schemes: the fastest earlier one, listed or not, and the fastest one."""
+    if answer.baseline is None:
+        return "Best baseline: none."
+    least = runtime_of(answer.baseline)
+    text = f"Best baseline: {output.row_label(answer.baseline)}, the fastest earlier scheme, "
+    text += f"takes {least / answer.unit[0]:.4g}."
+    schemes = [row for row in answer.rows if row["method"] != LIMIT and row["exact_gradient"] is not False]
+    best = fastest(schemes)
+    if best is None or runtime_of(best) > 0.9995 * least:
+        return text
+    return f"{text} {output.row_label(best)} takes {100 * (1 - runtime_of(best) / least):.1f} % less."
+
+
 def _columns(answer: SolveAnswer) -> list[output.Shown]:
-    """The runtime of each row, against that of the best baseline, and above the bound of the optimum."""
+    """The runtime of each row, what it saves, and how far it is above the bound of the optimum."""
     bound, (size, _) = _best_bound(answer), answer.unit
-    baseline = np.inf if answer.baseline is None else runtime_of(answer.baseline)
 
     def runtime(row: Row) -> str:
         return f"{runtime_of(row) / size:.4g}" if np.isfinite(runtime_of(row)) else row["status"]
-
-    def against(row: Row) -> str:
-        ratio = runtime_of(row) / baseline
-        if row["method"] == LIMIT or not 0 < ratio < np.inf:
-            return "–"
-        return f"{100 * (ratio - 1):+.1f} %" if ratio < 10 else f"× {ratio:.3g}"
 
     def above(row: Row) -> str:
         if row["kind"] == "local" and np.isfinite(runtime_of(row)):
@@ -113,7 +114,7 @@ def _columns(answer: SolveAnswer) -> list[output.Shown]:
     return [
         output.scheme_column(),
         ("expected\nruntime", runtime),
-        ("vs best\nbaseline", against),
+        ("saved", output.saved),
         ("above\noptimum ≤", above),
         *([(f"P(runtime ≤\n{deadline:.4g})", chance)] if answer.deadline else []),
         *output.needs_columns(answer.rows),

@@ -131,6 +131,7 @@ def _print_table(rows: list[output.Row], axes: list[str]) -> None:
         *map(typed, axes),
         output.scheme_column(),
         ("expected\nruntime", output.figure("expected_runtime")),
+        *([("saved", output.saved)] if "saved" in rows[0] else []),
         ("above\noptimum ≤", lambda row: output.above_bound(row["expected_runtime"], row[_BOUND])),
         *([chance] if "completion_probability" in rows[0] else []),
         *output.needs_columns(rows),
@@ -168,8 +169,10 @@ def _to_file(sweep: Sweep, question: SweepOptions, path: Path) -> Counter[str]:
         return {"file": str(path), "seconds": round(seconds, 2), "methods": lines}
 
     def table() -> None:
-        counts = [name for name in lines[0] if name not in ("method", _GAP)]
+        counts = [name for name in lines[0] if name not in ("method", "saved", _GAP)]
         columns = [output.scheme_column(), *((name, output.figure(name, "d")) for name in counts)]
+        if "saved" in lines[0]:
+            columns.append(("saved\non average", output.saved))
         output.print_rows(lines, [*columns, ("largest gap", output.figure(_GAP, ".1e"))])
         click.echo(f"\n{path}: {len(sweep.cells):,} cells, {seconds:.1f} s, compilation included.")
 
@@ -178,8 +181,9 @@ def _to_file(sweep: Sweep, question: SweepOptions, path: Path) -> Counter[str]:
 
 
 def _summary(sweep: Sweep, path: Path) -> tuple[list[output.Row], Counter[str]]:
-    """How each method came out, and how all did, from the file itself."""
+    """How each method came out and what it saved, and how all did, from the file itself."""
     gaps: dict[str, float] = {}
+    saved: dict[str, list[float]] = {}
     counts, statuses = Counter[tuple[str, str]](), Counter[str]()
     for row in _with_bounds(sweep, read_rows(path)):
         method, status, bound = row["method"], row["status"], row[_BOUND]
@@ -187,10 +191,13 @@ def _summary(sweep: Sweep, path: Path) -> tuple[list[output.Row], Counter[str]]:
         statuses[status] += 1
         if status == "converged" and bound:
             gaps[method] = max(1 - bound / float(row["expected_runtime"]), gaps.get(method, 0.0))
+        if status == "converged" and row.get("saved"):
+            saved.setdefault(method, []).append(float(row["saved"]))
     lines = [
         {"method": method, "cells": len(sweep.cells)}
         | {status: counts[method, status] for status in statuses}
         | {_GAP: gaps.get(method)}
+        | ({"saved": float(np.mean(saved[method])) if method in saved else None} if saved else {})
         for method in sweep.methods
     ]
     return lines, statuses

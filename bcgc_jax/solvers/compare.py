@@ -23,26 +23,30 @@ class Comparison(dict[str, Solution]):
 
     Attributes:
       baseline: the fastest scheme older than the paper that queries no worker, listed or not; or None.
+      uncoded: the scheme that what is saved is of, listed or not; or None.
     """
 
-    def __init__(self, solutions: Iterable[Solution], baseline: Solution | None) -> None:
+    def __init__(
+        self, solutions: Iterable[Solution], baseline: Solution | None, uncoded: Solution | None
+    ) -> None:
         # NaN, of what does not exist, is last.
         super().__init__((one.method, one) for one in sorted(solutions, key=_runtime))
-        self.baseline = baseline
+        self.baseline, self.uncoded = baseline, uncoded
 
     def __repr__(self) -> str:
-        head = ("runtime", "vs best baseline", "above optimum ≤", "share of coordinates")
-        lines = ["{:<22} {:>10} {:>16} {:>15}  {:<20}  status".format("scheme", *head)]
-        baseline = np.nan if self.baseline is None else _runtime(self.baseline)
+        head = ("runtime", "saved", "vs baseline", "above opt. ≤", "share of coordinates")
+        lines = ["{:<21} {:>10} {:>9} {:>11} {:>12}  {:<20}  status".format("scheme", *head)]
+        baseline, uncoded = _finite(self.baseline), _finite(self.uncoded)
         least = float(self["optimal"].lower_bound) if "optimal" in self else np.nan
         for name, solution in self.items():
             value = float(solution.expected_runtime)
-            bound = least if solution.bound_of == "levels" else np.nan
+            saved = _percent(1 - value / uncoded, ".1f")
             than = "" if name == LIMIT else _percent(value / baseline - 1, "+.1f")
-            figures = f"{value:>10.5g} {than:>16} {_percent(value / bound - 1, '.3g'):>15}"
+            bound = least if solution.bound_of == "levels" else np.nan
+            figures = f"{value:>10.5g} {saved:>9} {than:>11} {_percent(value / bound - 1, '.3g'):>12}"
             status = Status(int(solution.status)).name.lower()
             label = f"{name} α {alpha_of(solution):.3g}" if name == "tandon_partial" else name
-            lines.append(f"{label:<22} {figures}  {_plan(solution):<20}  {status}")
+            lines.append(f"{label:<21} {figures}  {_plan(solution):<20}  {status}")
         best = "none" if self.baseline is None else self.baseline.method
         return "\n".join([*lines, f"Best baseline: {best}."])
 
@@ -50,6 +54,12 @@ class Comparison(dict[str, Solution]):
 def _runtime(solution: Solution) -> float:
     """`inf` of what does not exist."""
     return float(np.fmin(float(solution.expected_runtime), np.inf))
+
+
+def _finite(solution: Solution | None) -> float:
+    """The runtime, or NaN: nothing is a share of what is infinite or unknown."""
+    runtime = np.nan if solution is None else _runtime(solution)
+    return runtime if np.isfinite(runtime) else np.nan
 
 
 def _asks_nobody(solution: Solution) -> bool:
@@ -107,6 +117,7 @@ def compare(problem: Problem, methods: Methods = EVERY, *, key: Array | None = N
     required = {"optimal"} if methods is EVERY else set(tasks)
     others = {name: method_of(name) for name in BASELINES if name not in tasks}
     found, earlier = list[Solution](), list[Solution]()
+    uncoded = None
     for name, method in (tasks | others).items():
         try:
             solution = solve(problem, method, key=key)
@@ -116,9 +127,11 @@ def compare(problem: Problem, methods: Methods = EVERY, *, key: Array | None = N
             continue
         if name in tasks:
             found.append(solution)
+        if name == "uncoded":
+            uncoded = solution
         if method.baseline and _asks_nobody(solution) and np.isfinite(_runtime(solution)):
             earlier.append(solution)
-    return Comparison(found, min(earlier, key=_runtime, default=None))
+    return Comparison(found, min(earlier, key=_runtime, default=None), uncoded)
 
 
 def largest_setup(problem: Problem, partition: Numbers) -> float:

@@ -23,7 +23,7 @@ Table = dict[str, np.ndarray]
 # Columns of the answers: numbers that `solve` gives, and what a scheme needs.
 NUMBERS = ("status", "expected_runtime", "runtime_error", "lower_bound", "relative_gap", "num_steps")
 NEEDS = Requirements._fields
-_RESERVED = (*NUMBERS, *NEEDS, "method", "completion_probability", "partition", "max_workers")
+_RESERVED = (*NUMBERS, *NEEDS, "method", "saved", "completion_probability", "partition", "max_workers")
 
 # What compiling a size is worth, in cells · N^2.5: 5.5 s on two cores, where a cell takes 0.9 µs · N^2.5.
 _COMPILATION = 6e6

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from bcgc_jax import EmpiricalRows, Heterogeneous, Problem, ShiftedExponential, Uniform, Weibull
-from bcgc_jax.cli.solve_table import SolveAnswer, print_table, saved
+from bcgc_jax.cli.output import saved
+from bcgc_jax.cli.solve_table import SolveAnswer, print_table, share_saved
 from bcgc_jax.distributions import Deterministic
 from bcgc_jax.solvers.compare import draw
 
@@ -19,7 +20,14 @@ def row(method, runtime, partition=None, **more) -> dict[str, Any]:
     known: dict[str, Any] = {"method": method, "status": "converged", "kind": "exact", "seconds": 1.0}
     known |= {"expected_runtime": runtime, "partition_runtime": runtime if partition else None}
     known |= {"runtime_error": 0.0, "lower_bound": None, "relative_gap": None, "partition": partition}
-    known |= {"schedule": None, "sent": 1.0, "round_trips": 0, "exact_gradient": True, "stored_subsets": 1}
+    known |= {
+        "saved": 1 - runtime / 16,
+        "schedule": None,
+        "sent": 1.0,
+        "round_trips": 0,
+        "exact_gradient": True,
+        "stored_subsets": 1,
+    }
     known |= {"bound_of": None if method == "limit" or "schedule" in more else "levels"}
     return known | more
 
@@ -37,7 +45,7 @@ def printed(capsys):
     return show
 
 
-def test_the_table_compares_with_the_best_baseline_and_shows_the_plan(printed):
+def test_the_table_says_what_is_saved_and_shows_the_plan(printed):
     rows = [
         row("time", 8.0, [30, *[5] * 28, 4830], lower_bound=6.0, completion_probability=0.25),
         row("single_block", 10.0, [0, 5000, *[0] * 28], completion_probability=0.125, stored_subsets=2),
@@ -47,15 +55,16 @@ def test_the_table_compares_with_the_best_baseline_and_shows_the_plan(printed):
     lines, text = printed(Problem(LAW, 30, 5000), rows, 4.0, 12345.0, rows[1], setup=0.05, widest=104)
     assert "P(runtime ≤" in lines[0]
     figures = [line.split() for line in lines[2:6]]
-    assert figures[0][:8] == ["time", "8", "-20.0", "%", "33", "%", "0.2500", "1"]
-    assert figures[1][:8] == ["single_block", "10", "+0.0", "%", "67", "%", "0.1250", "2"]
-    assert figures[2][:9] == ["tandon_partial", "α", "4.88", "12", "+20.0", "%", "100", "%", "–"]
-    assert figures[3][:7] == ["uncoded", "16", "+60.0", "%", "167", "%", "0.0000"]
+    assert figures[0][:8] == ["time", "8", "50.0", "%", "33", "%", "0.2500", "1"]
+    assert figures[1][:8] == ["single_block", "10", "37.5", "%", "67", "%", "0.1250", "2"]
+    assert figures[2][:9] == ["tandon_partial", "α", "4.88", "12", "25.0", "%", "100", "%", "–"]
+    assert figures[3][:7] == ["uncoded", "16", "0.0", "%", "167", "%", "0.0000"]
     assert not any("…" in line.partition("▁")[2] for line in lines)  # no bar is cut off
     assert "in the cycle time's unit. Blocks are rounded to whole coordinates; the optimum is not." in text
-    assert "Best baseline: single_block, the fastest earlier scheme." in text
+    assert (
+        "Best baseline: single_block, the fastest earlier scheme, takes 10. time takes 20.0 % less." in text
+    )
     assert "No scheme of any kind is faster than 4, assuming" in text
-    assert saved(rows) == "time takes 50.0 % less time than the uncoded scheme."
     assert "The plan of time, level: coordinates, in the order in which they are computed:" in lines
     assert any(line.startswith("0: 30, 1: 5, 2: 5,") for line in lines)
     assert "28: 5, 29: 4830" in text
@@ -69,11 +78,11 @@ def test_a_loose_bound_is_told_in_words(printed):
         row("uncoded", 16.0, [60, 0, 0], lower_bound=2.0),
     ]
     lines, text = printed(Problem(LAW, 3, 60), rows, 1.0, baseline=rows[1])
-    assert lines[2].split()[:5] == ["time", "8", "-50.0", "%", "–"]
+    assert lines[2].split()[:5] == ["time", "8", "50.0", "%", "–"]
     assert "not known closely: add --method optimal." in text
     rows = [row("optimal", 8.0, [30, 20, 10], lower_bound=3.0, status="step_limit"), *rows]
     lines, text = printed(Problem(LAW, 3, 60), rows, 1.0, baseline=rows[1])
-    assert lines[2].split()[:6] == ["optimal", "8", "+0.0", "%", "167", "%"]
+    assert lines[2].split()[:6] == ["optimal", "8", "50.0", "%", "167", "%"]
     assert "not known closely" not in text
 
 
@@ -84,8 +93,8 @@ def test_best_found_where_nothing_is_proven(printed):
     ]
     problem = Problem(Deterministic(2.0), 3, 60, start_up=Weibull(4000.0, 0.7))
     lines, text = printed(problem, rows, 30.0, baseline=rows[1], unit=(2.0, "seconds"))
-    assert lines[2].split()[:6] == ["optimal", "25", "-24.2", "%", "best", "found"]
-    assert lines[3].split()[:6] == ["uncoded", "33", "+0.0", "%", "50", "%"]
+    assert lines[2].split()[:6] == ["optimal", "25", "-212.5", "%", "best", "found"]
+    assert lines[3].split()[:6] == ["uncoded", "33", "-312.5", "%", "50", "%"]
     assert "a local search found. None is faster than 22, which is 12 % less." in text
     assert all(words in text for words in ("no idle time, after the first start-up", "may be near: optimal."))
 
@@ -93,8 +102,7 @@ def test_best_found_where_nothing_is_proven(printed):
 def test_a_limit_is_no_scheme_and_a_fast_scheme_has_no_levels(printed):
     rows = [row("limit", 1.0), row("uncoded", 4.0, [60, 0, 0])]
     lines, _ = printed(Problem(LAW, 3, 60), rows, 1.0, baseline=rows[1])
-    assert lines[2].split()[:4] == ["limit", "1", "–", "–"]
-    assert saved(rows) is None
+    assert lines[2].split()[:5] == ["limit", "1", "93.8", "%", "–"]
     rows = [
         row("quick", 1.0, runtime_error=0.0249),
         row("time", 4.0, [0, 30, 30], lower_bound=3.0, levels=[1, 2]),
@@ -117,8 +125,8 @@ def test_schedules_say_what_they_need_and_what_they_leave_out(printed):
     ]
     lines, text = printed(Problem(LAW, 3, 10), rows, 1.0, baseline=rows[4], widest=102)  # no number is cut
     shown = [" ".join(line.split()) for line in lines[2:]]
-    assert shown[0].startswith("multi_message 2 -75.0 % – 2 1.50 1 3 blocks, no")
-    assert shown[2].startswith("backup:1 (inexact) 3 -62.5 % 0 % 1 1.00 0 1 block,")
+    assert shown[0].startswith("multi_message 2 87.5 % – 2 1.50 1 3 blocks, no")
+    assert shown[2].startswith("backup:1 (inexact) 3 81.2 % 0 % 1 1.00 0 1 block,")
     assert "block 1: 2 groups of 1 to 2, 4,000 coordinates A block is complete when one worker of" in text
     assert "sent its sum. Each worker stores 2 of the 3 subsets of the data." in text
     assert "Not the gradient of all data, but of a part of it: backup:1 (inexact)." in text
@@ -130,7 +138,7 @@ def test_all_times_are_printed_in_one_unit(printed):
     baseline, interval = row("uncoded", 16.0), (7.0, 9.0)
     lines, text = printed(Problem(LAW, 4, 60), rows, 4.0, 16.0, baseline, interval, unit=(2.0, "seconds"))
     assert (" 8) " in lines[1], "Runtimes are in seconds. Blocks" in text) == (True, True)
-    assert lines[2].split()[:7] == ["time", "4", "-50.0", "%", "33", "%", "0.2500"]
+    assert lines[2].split()[:7] == ["time", "4", "50.0", "%", "33", "%", "0.2500"]
     assert "faster than 2, assuming" in text
     assert "time: 3.5 to 4.5 with 95 % confidence" in text
 
@@ -146,3 +154,13 @@ def test_what_stands_for_an_expectation_is_said(printed):
 
 def test_a_bar_is_drawn_for_each_level_or_group_of_levels():
     assert (draw([0, 4, 0]), len(draw(list(range(100)))), draw(None)) == ("·█·", 20, "no partition")
+
+
+def test_what_is_saved_is_of_the_time_of_the_uncoded_scheme_where_both_are_finite():
+    known = {"fast": (2.0, 0.5), "uncoded": (4.0, 0.0), "slow": (40.0, -9.0), "never": (np.inf, None)}
+    shown = {"fast": "50.0 %", "uncoded": "0.0 %", "slow": "× 10", "never": "–"}
+    for name, (runtime, share) in known.items():
+        one = row(name, runtime)
+        assert share_saved(one, row("uncoded", 4.0)) == share
+        assert saved(one | {"saved": share}) == shown[name]
+        assert share_saved(one, row("uncoded", np.inf)) is None

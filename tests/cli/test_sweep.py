@@ -28,6 +28,7 @@ def test_a_sweep_prints_every_cell_and_its_axes(command, answer):
         single = [60 / n * (s + 1) * (1 + (high - 1) * (n - s) / (n + 1)) for s in range(n)]
         expected = single[0] if row["method"] == "uncoded" else min(single)
         assert row["expected_runtime"] == pytest.approx(expected, rel=1e-9)
+        assert row["saved"] == pytest.approx(1 - expected / single[0], abs=1e-9)
         assert sum(row["partition"]) == 60
     lines = command(*args)[1].splitlines()
     assert max(map(len, lines)) <= 100
@@ -66,6 +67,21 @@ def test_the_largest_gap_of_a_sweep_is_one_of_what_converged(tmp_path):
     assert largest(time=[*time[:2], "step limit,10,9"], uncoded=["converged,10,"] * 3) == [None, None]
 
 
+def test_the_summary_of_a_sweep_says_what_is_saved_on_average(tmp_path):
+    methods = {name: SimpleNamespace(is_partition=True) for name in ("optimal", "uncoded")}
+    sweep: Any = SimpleNamespace(cells=range(2), methods=methods)
+    path, head = tmp_path / "s.csv", "method,status,expected_runtime,lower_bound,saved"
+    rows = ["optimal,converged,5,5,0.5", "uncoded,converged,10,,0.0"]
+    rows += [
+        "optimal,converged,6,6,0.25",
+        "uncoded,converged,8,,0.0",
+        "optimal,infinite,,,",
+        "uncoded,infinite,,,",
+    ]
+    path.write_text("\n".join((head, *rows)))
+    assert [line["saved"] for line in _summary(sweep, path)[0]] == [0.375, 0.0]
+
+
 def test_a_sweep_says_which_rows_are_infinite_or_invalid(command):
     """A method that is given twice has its rows once."""
     args = [*PARETO, "--method", "uncoded", "--format", "json"]
@@ -74,6 +90,7 @@ def test_a_sweep_says_which_rows_are_infinite_or_invalid(command):
     assert problems("sweep", rows) == []
     assert (status, [row["status"] for row in rows]) == (1, ["invalid", "infinite", "converged"] * 2)
     assert [row["expected_runtime"] is None for row in rows] == [True, True, False] * 2
+    assert [row["saved"] for row in rows] == [None, None, 0.0] * 2
     said = "bcgc: 2 of 6 rows are invalid: their numbers make no problem"
     assert (err.startswith(said), err.count("\n")) == (True, 1)
     huge = ["--samples", "1e308", "--cycles", "1e308"]

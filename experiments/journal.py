@@ -12,6 +12,9 @@ Two closed forms: level n is late if n+1 workers are, T > θ_n = t/(κ y_n), κ 
     P(τ̂ > t) ≤ Σ_n C(N, n+1) P(T > θ_n)^(n+1),
 
 which is P(τ̂ > t) itself but for a factor that tends to 1 as t does to infinity.
+
+Two published values of the journal's closed form are not those of its formula: 0.51 for 0.289 (N = 10), and
+0.76 for 0.712 (N = 20, rate 0.1, L = 40,000). The other seven agree within 0.012.
 """
 
 import csv

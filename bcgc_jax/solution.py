@@ -115,7 +115,7 @@ class Solution:
         return said.item() if said.ndim == 0 else said
 
     def citation(self) -> str:
-        """BibTeX of the works behind the method.
+        """BibTeX of the works behind the method; empty for a scheme of one's own.
 
         >>> from bcgc_jax import Problem, ShiftedExponential, solve
         >>> solve(Problem(ShiftedExponential(1.0, 2.0), 3, 2_000), "uncoded").citation().count("@")

@@ -36,9 +36,18 @@ def test_the_paper_is_cited_alike():
     authors = zip(
         re.findall(r"family-names: (.+)", file), re.findall(r"given-names: (.+)", file), strict=True
     )
-    (title,) = re.findall(r"^  title: (.+)$", file, re.MULTILINE)
+    (title,) = re.findall(r"^ +title: (.+)$", file, re.MULTILINE)
     assert f"author = {{{' and '.join(', '.join(name) for name in authors)}}}" in paper
     assert f"title = {{{title}}}" in paper
+
+
+def test_who_cites_the_package_cites_the_package():
+    """Without a preferred citation, readers of CITATION.cff take the software. The paper is a reference."""
+    file = (ROOT / "CITATION.cff").read_text()
+    assert "preferred-citation" not in file
+    before, paper = file.split("\nreferences:\n")
+    assert 'title: "bcgc_jax' in before
+    assert "10.1109/GLOBECOM46510.2021.9685858" in paper
 
 
 def test_what_is_to_be_installed_can_be_and_has_its_types():

@@ -13,7 +13,7 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
 from bcgc_jax.plans.schedules import Group, schedule_of
-from bcgc_jax.solvers.methods import BASELINES, PROPOSED
+from bcgc_jax.solvers.methods import NAMES
 from tests.problems import known, padded, slow
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -197,20 +197,46 @@ def test_other_whole_numbers_have_their_own_needs():
     assert float(other.rounded_runtime) == pytest.approx(uncoded, rel=1e-9)
 
 
-def test_every_method_cites_the_paper_and_its_own_works():
-    keys, solution = {}, bcgc.solve(PROBLEM, "time")
-    for method in (*PROPOSED, *BASELINES, "deadline", "nested", "limit", "tandon:2", "ferdinand:7"):
-        entries = replace(solution, method=method).citation()
-        keys[method] = re.findall(r"^@\w+\{(\w+),$", entries, flags=re.M)
-        assert keys[method][0] == "wang2021"
-        assert entries.count("{") == entries.count("}")
-    assert keys["optimal"] == ["wang2021"]
-    assert keys["tandon:2"] == keys["uncoded"] == ["wang2021", "tandon2017"]
-    assert keys["ferdinand:7"] == ["wang2021", "ferdinand2018"]
+# What each method rests on: who proposed the scheme, and the search that it runs.
+SOURCES = {
+    "optimal": ["wang2021"],
+    "time": ["wang2021"],
+    "frequency": ["wang2021"],
+    "subgradient": ["wang2021", "shamir2013"],
+    "deadline": ["wang2021", "wang2023", "birgin2000"],
+    "nested": ["wang2021", "tandon2017", "ozfatura2019", "lewis2013"],  # BFGS for kinks
+    "uncoded": ["wang2021", "tandon2017"],
+    "single_block": ["wang2021", "tandon2017"],
+    "tandon": ["wang2021", "tandon2017"],
+    "tandon_partial": ["wang2021", "tandon2017"],
+    "ferdinand": ["wang2021", "ferdinand2018"],
+    "ferdinand_full": ["wang2021", "ferdinand2018"],
+    "ferdinand_half": ["wang2021", "ferdinand2018"],
+    "cyclic": ["amiri2019"],
+    "alternating": ["amiri2019"],
+    "multi_message": ["amiri2019", "ozfatura2019", "kingma2015"],  # Adam
+    "sharing": ["attia2017"],
+    "backup": ["chen2016"],
+    "limit": ["attia2017"],
+}
+
+
+def test_every_method_cites_its_own_works():
+    solution = bcgc.solve(PROBLEM, "time")
+    assert {*SOURCES} == NAMES
+    for method, keys in SOURCES.items():
+        for name in (method, f"{method}:2"):
+            entries = replace(solution, method=name).citation()
+            assert re.findall(r"^@\w+\{(\w+),$", entries, flags=re.M) == keys
+            assert entries.count("{") == entries.count("}")
     # A bound by draws has its own source; what is averaged over draws and bounds nothing has not.
     sampled = replace(solution, kind="confidence")
     assert "mak1999" in sampled.citation()
     assert "mak1999" not in replace(sampled, plan=None, rounded=None).citation()
+
+
+def test_a_scheme_of_ones_own_has_no_source_here():
+    assert replace(bcgc.solve(PROBLEM, "time"), method="my_own").citation() == ""
 
 
 def test_a_comparison_is_the_commands_table():

@@ -31,6 +31,9 @@ def crossing_probability(hazard: Array, num_workers: ArrayLike) -> Array:
 
     O(N²) time and O(N) memory for each entry of the leading axes; exact for every distribution, atoms
     included. Of more than 400 workers in O(N^1.5), to 1e-10 (`windows`). Slopes: `crossing_slopes`.
+    Earlier ways to such probabilities: Steck, Ann. Math. Statist. 42, 1971, a determinant; Noé, ibid. 43,
+    1972, a recursion; Khmaladze & Shinjikashvili, Adv. Appl. Probab. 33, 2001, and Moscovich & Nadler, Stat.
+    Probab. Lett. 123, 2017, with a Poisson process conditioned on N in all, as here.
     The substitution is a loop over k: a batched triangular solve can lock up the thread pool that it shares
     with the code around it (seen with jaxlib 0.10, two cores).
 

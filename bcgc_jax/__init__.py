@@ -22,7 +22,7 @@ __all__ = sorted(_PUBLIC)
 def __getattr__(name: str) -> Any:
     """Import what is used when it is first used: what prints a help text needs no JAX."""
     if name == "__version__":
-        found: Any = _version()
+        found: Any = import_module("bcgc_jax._extras").version_of_package()
     elif _PUBLIC.get(name, __name__) != __name__:
         found = getattr(import_module(_PUBLIC[name]), name)
     elif not name.startswith("_") and find_spec(f"{__name__}.{name}"):  # a file or folder of the package
@@ -31,15 +31,6 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = found
     return found
-
-
-def _version() -> str:
-    from importlib import metadata
-
-    try:
-        return metadata.version("bcgc-jax")
-    except metadata.PackageNotFoundError:  # a source tree on the path
-        return "unknown"
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""What to install where an optional dependency is missing; the package is on no index."""
+"""What is installed, and what to install for an optional dependency; the package is on no index."""
 
 
 def to_install(extra: str) -> str:
@@ -8,3 +8,12 @@ def to_install(extra: str) -> str:
     "in a clone of the project, pip install '.[plot]'"
     """
     return f"in a clone of the project, pip install '.[{extra}]'"
+
+
+def version_of_package() -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version("bcgc-jax")
+    except metadata.PackageNotFoundError:  # a source tree on the path
+        return "unknown"

@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from bcgc_jax._extras import version_of_package
 from bcgc_jax._pytree import is_traced, pytree_dataclass, replace, static_field
 from bcgc_jax.citations import bibliography
 from bcgc_jax.exact.quadrature import Expectation
@@ -24,7 +25,8 @@ from bcgc_jax.problem import Problem, Status
 LOOSE = 0.25
 
 _FORMAT = "bcgc_jax.Solution"
-_VERSION = 2
+_VERSION = 3
+_READ = (2, _VERSION)  # version 2 has neither the problem nor the package's version
 
 
 @pytree_dataclass
@@ -125,12 +127,16 @@ class Solution:
         return bibliography(self.method, sampled_bound=bounded and self.kind == "confidence")
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write it to a JSON file without the problem; with `needs` and `rounded_runtime`. Not in `jit`."""
+        """Write it to a JSON file, with `needs`, `rounded_runtime` and the package's version. Not in `jit`.
+
+        The problem is described in words, which `load` does not read.
+        """
         path = Path(path)
         plan = self.plan and replace(self.plan, known_needs=self.needs)
         fields = _written(replace(self, rounded_value=self.rounded_runtime, problem=None, plan=plan))
-        del fields["problem"]
-        text = json.dumps({"format": _FORMAT, "version": _VERSION, **fields}, indent=1)
+        problem = None if self.problem is None else repr(self.problem)
+        origin = {"bcgc_jax": version_of_package(), "problem": problem}
+        text = json.dumps({"format": _FORMAT, "version": _VERSION, **fields, **origin}, indent=1)
         path.write_text(text + "\n", encoding="utf-8")
         return path
 
@@ -140,8 +146,9 @@ class Solution:
         try:
             found = json.loads(Path(path).read_text(encoding="utf-8"))
             form, version = found.pop("format"), found.pop("version")
-            if (form, version) == (_FORMAT, _VERSION):
-                return _checked(_read(found, "solution"))
+            if form == _FORMAT and version in _READ:
+                found.pop("bcgc_jax", None)
+                return _checked(_read(found | {"problem": None}, "solution"))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{path} is no whole solution that Solution.save wrote, has it been changed by hand? {error}"

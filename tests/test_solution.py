@@ -5,6 +5,7 @@ import json
 import re
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -128,7 +129,7 @@ def _all_solutions() -> list[bcgc.Solution]:
 def test_a_saved_solution_is_read_again(tmp_path):
     for solution in _all_solutions():
         again = bcgc.Solution.load(solution.save(tmp_path / "solution.json"))
-        assert json.loads((tmp_path / "solution.json").read_text())["version"] == 2
+        assert json.loads((tmp_path / "solution.json").read_text())["version"] == 3
         assert (again.method, again.kind, repr(again)) == (solution.method, solution.kind, repr(solution))
         assert again.citation() == solution.citation()
         np.testing.assert_array_equal(again.rounded_runtime, solution.rounded_runtime)
@@ -140,6 +141,16 @@ def test_a_saved_solution_is_read_again(tmp_path):
             for mine, theirs in zip(*leaves, strict=True):
                 assert jnp.result_type(mine) == jnp.result_type(theirs)
                 np.testing.assert_array_equal(mine, theirs)
+
+
+def test_a_file_says_for_what_and_with_which_version_it_was_planned(tmp_path):
+    path = bcgc.solve(PROBLEM, "time").save(tmp_path / "solution.json")
+    fields = json.loads(path.read_text())
+    assert fields.pop("bcgc_jax") == bcgc.__version__
+    assert fields.pop("problem") == repr(PROBLEM)
+    again = bcgc.Solution.load(path)
+    path.write_text(json.dumps(fields | {"version": 2}))  # as earlier versions of the package wrote it
+    chex.assert_trees_all_equal(bcgc.Solution.load(path), again)
 
 
 @pytest.mark.parametrize(

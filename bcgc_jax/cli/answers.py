@@ -111,12 +111,12 @@ def _schedule(problem: Problem, plan: Plan) -> Row | None:
     return {"sizes": np.asarray(whole_numbers(problem, plan.sizes)).tolist(), **listing}
 
 
-def save_plan(solution: Solution, path: str) -> None:
-    """Write what `Solution.load` reads, without the levels that the problem was padded to."""
+def save_plan(solution: Solution, problem: Problem | None, path: str) -> None:
+    """Write what `Solution.load` reads, without the levels that the `problem` asked about was padded to."""
     assert solution.problem is not None
     size, plan = num_workers(solution.problem), solution.plan
     if solution.partition is not None:
         plan = partition_plan(solution.partition[:size], size)
     rounded, levels = (None if a is None else a[:size] for a in (solution.rounded, solution.levels))
-    value = solution.rounded_runtime
-    replace(solution, plan=plan, rounded=rounded, levels=levels, rounded_value=value).save(path)
+    known = {"rounded_value": solution.rounded_runtime, "problem": problem}
+    replace(solution, plan=plan, rounded=rounded, levels=levels, **known).save(path)

@@ -65,7 +65,10 @@ def answer(question: FitOptions) -> None:
         laws, planned = [(fit.name, fit.distribution) for fit in found.fits], found.plans[0]["distribution"]
         output.write_figure(question, lambda: plot.fits(found.seconds, found.times.censored, laws))
         output.write_beside(
-            question, question.out, f"The plan for {planned}", lambda path: save_plan(found.best, path)
+            question,
+            question.out,
+            f"The plan for {planned}",
+            lambda path: save_plan(found.best, found.best.problem, path),
         )
 
 

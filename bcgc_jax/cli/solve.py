@@ -67,7 +67,7 @@ def answer(question: SolveOptions) -> None:
             raise ValueError("--out: there is no plan to write, for no method found one")
         for row, solution in plans[:1]:
             said = f"The plan of {row['method']}"
-            write_beside(question, question.out, said, functools.partial(save_plan, solution))
+            write_beside(question, question.out, said, functools.partial(save_plan, solution, problem))
 
 
 def _tasks(question: SolveOptions, problem: Problem) -> dict[str, Method]:

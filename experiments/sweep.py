@@ -48,19 +48,23 @@ class Row(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """The optimum of one cell beside the shortest expected runtime of a baseline, that of `best`."""
+    """The optimum of one cell beside the shortest expected runtime of a baseline, that of `best`.
+
+    With the columns of a sweep, so that `bcgc plot` draws the file.
+    """
 
     num_workers: int
     rate: float
-    optimum: float
+    method: str
+    expected_runtime: float
     baseline: float
     best: str
-    gap: float
+    relative_gap: float
 
     @property
     def reduction(self) -> float:
         """In percent."""
-        return 100 * (1 - self.optimum / self.baseline)
+        return 100 * (1 - self.expected_runtime / self.baseline)
 
     @property
     def place(self) -> str:
@@ -89,7 +93,8 @@ def compare(rows: Sequence[Row], schemes: Sequence[bcgc.Scheme] = ()) -> list[Ce
         known = [row for row in here if row.method in baselines and np.isfinite(row.expected_runtime)]
         least = min(row.expected_runtime for row in known)
         best = next(row.method for row in known if row.expected_runtime <= least * (1 + _TIE))
-        cells.append(Cell(workers, rate, optimum.expected_runtime, least, best, optimum.relative_gap))
+        found = optimum.method, optimum.expected_runtime
+        cells.append(Cell(workers, rate, *found, least, best, optimum.relative_gap))
     return cells
 
 
@@ -184,8 +189,8 @@ def print_numbers(rows: Sequence[Row], cells: Sequence[Cell]) -> None:
         print(f"{what} reduction: {cell.reduction:.2f} % against {cell.best} at {cell.place}")
     counts = Counter(cell.best for cell in cells).most_common()
     print(f"best baseline: {', '.join(f'{name} in {count}' for name, count in counts)} of {len(cells)} cells")
-    worst = max(cells, key=lambda cell: cell.gap)
-    print(f"largest relative gap of the optimum over all cells: {worst.gap:.2g} at {worst.place}")
+    worst = max(cells, key=lambda cell: cell.relative_gap)
+    print(f"largest relative gap of the optimum over all cells: {worst.relative_gap:.2g} at {worst.place}")
     early = sum(row.method == "optimal" and row.status != "converged" for row in rows)
     if early:
         print(f"the search for the optimum did not converge in {early} cells: see the status in the file")

@@ -38,7 +38,7 @@ def run(tmp_path, capsys):
 @pytest.mark.parametrize("scheme", ["single_block", pytest.param("optimal", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["paper", "sweep_cells", pytest.param("training", marks=pytest.mark.slow)])
 def test_a_number_of_the_data_beside_a_picture_is_what_the_code_computes(name, scheme, x64):
-    rate, best = sweep.RATE_GRID[11], "optimum" if scheme == "optimal" else "baseline"
+    rate, best = sweep.RATE_GRID[11], "expected_runtime" if scheme == "optimal" else "baseline"
     of_digits = digits.digits_problem(training.LAW, 20, "softmax")
     shown: dict[str, tuple] = {
         "paper": (sweep.problem(50, 20, 1e-3), "computed", "4a", "num_workers", "20", scheme),

@@ -25,7 +25,10 @@ _GIVES = ("partition", "levels", "runtime", "expectation")
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Scheme(Method):
-    r"""A rule of one's own, for `solve`, `Sweep`, the command line and the figures.
+    r"""A rule of one's own, for `solve`, `compare` and `Sweep`, and for studies that take `--schemes`.
+
+    Solutions of partitions and levels can be trained with. For another scheme to train with see the page of
+    the API: a `Method` whose solution has a `Plan`.
 
     Args:
       name: letters, digits and underscores; not that of a method of the package.
@@ -36,9 +39,10 @@ class Scheme(Method):
         "levels": (problem, l) to the redundancy levels of coordinates (or units) l, some of 0…L-1;
         "runtime": (problem, T) to the runtime of one iteration, `[...]`, for cycle times T sorted slowest
         first, `[..., max_workers]` (beyond N they repeat the infimum); 2^17 draws make its mean;
-        "expectation": (problem, key) to the expected runtime and its error.
+        "expectation": (problem, key) to the expected runtime and its error; where it matters which worker
+        is slow, of times that it draws itself.
       label: for figures; `name` by default.
-      baseline: whether "against the best baseline" may mean this scheme.
+      baseline: whether the "best baseline" of a table may be this scheme.
 
     Static under `jit`, by identity: make one and use it again.
 

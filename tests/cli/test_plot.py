@@ -1,6 +1,7 @@
 """What is drawn is what stands in the file."""
 
 import itertools
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ from bcgc_jax.cli.output import write_rows
 from bcgc_jax.coding.digits import DigitsRun
 from bcgc_jax.plans.completion import AnyOf, OneOfEach
 from bcgc_jax.plans.plan import Plan, partition_plan
+from experiments import sweep as sweep_study
 from tests.problems import padded
 
 assert_close: Any = np.testing.assert_allclose
@@ -89,6 +91,12 @@ def test_a_file_becomes_a_picture_and_what_it_lacks_is_told(sweep, command, refu
         ("--out map.gif", "--out must end in .png or .svg or .pdf"),
     ]:
         assert told in refusal("plot", str(sweep), *asked.split())
+
+
+def test_the_cells_of_the_study_are_drawn_too(command, tmp_path):
+    file = Path(sweep_study.__file__).with_name("figures") / "sweep_cells.csv"
+    given = "--where", "num_workers=20", "--value", "relative_gap", "--out", str(tmp_path / "gap.png")
+    assert command("plot", str(file), *given)[0] == 0
 
 
 def test_a_plan_has_no_columns_to_choose(refusal, tmp_path):

@@ -136,7 +136,9 @@ class Solution:
         fields = _written(replace(self, rounded_value=self.rounded_runtime, problem=None, plan=plan))
         problem = None if self.problem is None else repr(self.problem)
         origin = {"bcgc_jax": version_of_package(), "problem": problem}
-        text = json.dumps({"format": _FORMAT, "version": _VERSION, **fields, **origin}, indent=1)
+        text = json.dumps(
+            {"format": _FORMAT, "version": _VERSION, **fields, **origin}, indent=1, ensure_ascii=False
+        )
         path.write_text(text + "\n", encoding="utf-8")
         return path
 

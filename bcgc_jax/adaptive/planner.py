@@ -6,11 +6,15 @@ compared by what they would have done, each by plans that had not seen the itera
 hardly fitted to it, or know much more than the one that is run), and nothing need be tried out. A change has
 to pay: by more than half the comparison's own error, and than what the change costs. Workers that prepare
 another plan beside their work are slower than they are: such iterations count as a cost and say no more.
+
+Where workers cannot be interrupted, what they still do when an iteration has ended makes the next one longer,
+and a computed time may hide it. So the training begins without redundancy. A plan with redundancy has to win
+by the clock against iterations without, tried at growing distances; if not, the training goes back for long.
 """
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
@@ -26,6 +30,15 @@ FIRST, WINDOW, RECENT = 4, 40, 10
 # Made before anything is known, and so of even shares; the training begins with the last one.
 CAUTIOUS = ("uncoded", "alternating")
 _SEARCHED = ("multi_message", "nested")
+# Iterations with redundancy before it is tried against none, doubled each time that it wins; those without it
+# after it has lost, doubled each time that it loses.
+_TRUSTED, _LOST = 2 * FIRST, WINDOW
+# A plan that is so many times as fast as none, by the records, needs no trial: who has done two passes for a
+# load of one seems half as fast as it is.
+_TOO_SLOW = 2.0
+# Share of the time that workers who all end at once would save, for which searches are compiled (20 s of a
+# core) beside workers who cannot be interrupted.
+_SEARCH = 0.1
 # A gain is at least this share of the time.
 _LEAST = 0.005
 # Changes may cost this share of all the training's time without redundancy, beside half of what they saved.
@@ -59,6 +72,7 @@ class Planner:
       max_stored: subsets of the data that a worker may hold; 20 by default, and never more than N.
       change_seconds, move_seconds: what a change of the plan takes, and what it takes to send all data once.
       message_seconds: what the master takes for a worker's message, until it is measured: one for each task.
+      interruptible: whether workers are free when an iteration ends; else each ends its pass first.
       rules: how plans are made, by name; "uncoded" among them.
       key: of the rules that search.
 
@@ -79,19 +93,22 @@ class Planner:
         change_seconds: float = 0.0,
         move_seconds: float = 0.0,
         message_seconds: float = 0.0,
+        interruptible: bool = True,
         rules: Mapping[str, Rule] = RULES,
     ) -> None:
         self._rules, self._key = dict(rules), key
         self._max_stored = min(max_stored, num_workers)
         self.change_seconds, self.move_seconds = change_seconds, move_seconds
-        self.message_seconds = message_seconds
+        self.message_seconds, self._interruptible = message_seconds, interruptible
         self.num_steps, self.step = num_steps, 0
         self._times = self._starts = np.zeros((0, num_workers))
         self._unseen = np.zeros(num_workers, int)
         nothing = Window(np.ones((1, num_workers)), self._max_stored, key)
         self._plans = {name: rules[name](nothing) for name in CAUTIOUS if name in rules}
-        # Its own subset first: no worker is later with it than without redundancy.
-        self.plan = self._plans[CAUTIOUS[self._max_stored > 1 and CAUTIOUS[-1] in rules]]
+        # Its own subset first: no worker is later with it than without redundancy, if all are free.
+        self.plan = self._plans["uncoded"]
+        if interruptible and self._max_stored > 1 and CAUTIOUS[-1] in rules:
+            self.plan = self._plans[CAUTIOUS[-1]]
         # What each rule's plan would have taken in each iteration of the window, NaN before it had one; and
         # the plan that is run.
         self._losses = {name: deque[float](maxlen=WINDOW) for name in rules}
@@ -102,7 +119,13 @@ class Planner:
         self._extra: dict[str, deque[float]] = {}
         self._since: list[float] = []  # what iterations took since the last decision
         self._disturbance = 0.0
+        # The plan that is to go on after some iterations without redundancy, how many, and if it has to win.
         self._probing: WorkPlan | None = None
+        self._probes, self._is_trial = 0, False
+        # What iterations with each rule's last plan took by the clock, and when it is tried again.
+        self._took: dict[str, deque[float]] = {}
+        self._trusted, self._trial = _TRUSTED, math.inf
+        self._lost, self._barred = _LOST, 0
         # Seconds saved against no redundancy, and spent on changes.
         self._saved = self._spent = 0.0
         self.decisions: list[Decision] = []
@@ -137,38 +160,65 @@ class Planner:
             self._own.append(self._last(self.plan))
             self._extra.setdefault(ran.name, deque(maxlen=WINDOW)).append(taken - self._last(ran))
             uncoded = self._losses["uncoded"][-1]
+            self._took.setdefault(ran.name, deque(maxlen=RECENT)).append(taken)
         self._since.append(taken)
         self._saved += uncoded + self._more("uncoded") - taken
         self.step += 1
-        if self._probing is not None and ran.name == "uncoded":
-            self.plan, self._probing = self._probing, None
+        if self._probing is not None and ran.name == "uncoded" and not preparing:
+            self._probes -= 1
+            if not self._probes:
+                self._end_probe(self._probing)
         if not preparing and self.step < self.num_steps and len(self._times) >= FIRST:
-            self._make_plans()
+            searched = _SEARCHED if self._interruptible or self._is_uneven() else ()
+            self._make_plans([name for name in self._rules if name not in _SEARCHED])
+            if self._interruptible:
+                self._make_plans(searched)
             if self._probing is None:
                 self._choose()
             self._probe()
+            if not self._interruptible:  # what is compiled holds back no plan
+                self._make_plans(searched)
 
     def taken_up(self, seconds: float) -> None:
         """A change took so many, and what its preparation took of the iterations before: so may the next."""
         self.change_seconds = seconds + max(self._disturbance, 0.0)
         self._disturbance = 0.0
 
-    def warm_up(self) -> None:
-        """Compile the searches, on times of no meaning: that takes as long as many iterations."""
-        if self.num_steps < WINDOW:
-            return
-        times = np.random.default_rng(0).exponential(1.0, (FIRST, self.plan.num_workers)) + 0.5
-        for start_ups in (0.0, 0.1 * times[::-1]):
-            for rule in list(self._rules.values()):
-                rule(Window(times, self._max_stored, self._key, start_ups))
-
     def _probe(self) -> None:
-        """An iteration without redundancy, where somebody was not seen lately and that can be afforded."""
+        """Iterations without redundancy, if they can be afforded.
+
+        One where somebody was not seen lately; some to compare with, where a plan has to win again.
+        """
+        if self.plan.name == "uncoded" or self._probing is not None:
+            return
+        took, without = self._took.get(self.plan.name, ()), self._uncoded() + self._more("uncoded")
+        due = self.step >= self._trial and len(took) >= FIRST and fmean(took) > without / _TOO_SLOW
+        due &= self.num_steps - self.step > self._trusted  # else there is nothing left to be won
         cost = 2 * self.change_seconds
-        if np.any(self._unseen >= RECENT) and self.plan.name != "uncoded" and cost <= self._affordable():
+        if due:
+            cost += FIRST * max(without - fmean(took), 0)
+        if (due or np.any(self._unseen >= RECENT)) and cost <= self._affordable():
             self._probing, self.plan = self.plan, self._plans["uncoded"]
+            self._probes, self._is_trial = (FIRST, True) if due else (1, False)
             self._unseen[:] = 0
             self._spent += cost
+
+    def _end_probe(self, before: WorkPlan) -> None:
+        """Go on with the plan that was run before, unless it has lost a trial."""
+        self._probing, is_trial = None, self._is_trial
+        if not is_trial:
+            self.plan = before
+            return
+        own, without = (np.array(self._took[name]) for name in (before.name, "uncoded"))
+        without = without[-FIRST:]
+        gain = float(own.mean() - without.mean())
+        error = math.hypot(*(x.std() / math.sqrt(x.size) for x in (own, without)))
+        self._trusted *= 2
+        self._trial = self.step + self._trusted
+        self.plan = before
+        if 2 * gain > error:
+            self._change("uncoded", gain)
+            self._barred, self._lost = self.step + self._lost, 2 * self._lost
 
     def _add(
         self, times: np.ndarray, known: np.ndarray, start_ups: np.ndarray, first_load: np.ndarray
@@ -185,10 +235,11 @@ class Planner:
 
     def _runtimes(self, made: WorkPlan, last: int = WINDOW) -> np.ndarray:
         """What a plan would have taken in the last iterations."""
-        return made.runtimes(self._times[-last:], self._starts[-last:])
+        runtimes = made.runtimes if self._interruptible else made.successive
+        return runtimes(self._times[-last:], self._starts[-last:])
 
     def _last(self, made: WorkPlan) -> float:
-        return float(self._runtimes(made, 1)[0])
+        return float(self._runtimes(made, 1 if self._interruptible else FIRST)[-1])
 
     def _uncoded(self) -> float:
         return float(np.mean(np.max(self._starts + self._times, axis=1)))
@@ -203,20 +254,29 @@ class Planner:
             more += self.message_seconds * (mine - other)
         return more
 
-    def _make_plans(self) -> None:
+    def _make_plans(self, names: Sequence[str]) -> None:
         """Anew once as many iterations came since as a plan was made from, or half of what its rule sees."""
-        for name, rule in self._rules.items():
+        for name in names:
+            rule = self._rules.get(name)
+            if rule is None:
+                continue
             most = WINDOW if name in _SEARCHED else RECENT
             if self._seen - self._made_at[name] >= min(self._made_at[name], most // 2):
                 key = jax.random.fold_in(self._key, self.step)
                 window = Window(self._times[-most:], self._max_stored, key, self._starts[-most:])
                 self._plans[name], self._made_at[name] = rule(window), self._seen
 
+    def _is_uneven(self) -> bool:
+        """Whether so much is to be gained, if all ended at once, that searches are worth being compiled."""
+        workers = self._times.shape[1]
+        best = float(np.mean(workers / np.sum(1 / (self._starts + self._times), axis=1)))
+        return best < (1 - _SEARCH) * self._uncoded()
+
     def _choose(self) -> None:
         best: tuple[float, str] = (0.0, "")
         horizon, at_hand = self._horizon(), self._affordable()
         for name, made in self._plans.items():
-            if made is self.plan:
+            if made is self.plan or self.step < self._barred:
                 continue
             gain, error = self._gain(name)
             cost = self._cost(made)
@@ -269,5 +329,9 @@ class Planner:
         expected = float(np.mean(self._runtimes(after))) + self._more(name)
         self.decisions.append(Decision(self.step, self.plan.name, name, took, expected, gain))
         self._spent += self._cost(after)
+        if not self._interruptible and self.plan.name == "uncoded":
+            self._trusted = _TRUSTED
+            self._trial = self.step + self._trusted
+        self._took.pop(name, None)
         self.plan, self._since, self._own = after, [], self._losses[name].copy()
         self._own_made_at = self._made_at[name]

@@ -44,10 +44,21 @@ class WorkPlan:
         >>> WorkPlan("uneven", np.array([0.25, 0.75]), schedule_of([Group(2, 1)], [1.0])).loads.tolist()
         [[0.5, 2.0], [1.5, 2.0]]
         """
+        return np.cumsum(self._tasks, axis=1)
+
+    @functools.cached_property
+    def _tasks(self) -> np.ndarray:
+        """The load of each task that a worker has, `[N, K]`."""
         assert self.plan.completion is not None
-        workers, sizes = self.num_workers, np.asarray(self.plan.sizes, float)[np.asarray(self.plan.block)]
+        sizes = np.asarray(self.plan.sizes, float)[np.asarray(self.plan.block)]
         data = self.plan.completion.data_by_worker(np.asarray(self.plan.data), self.shares)
-        return np.broadcast_to(np.cumsum(data * sizes, axis=-1), (workers, sizes.size))
+        return np.broadcast_to(data * sizes, (self.num_workers, sizes.size))
+
+    @functools.cached_property
+    def _passes(self) -> np.ndarray:
+        """The load of one subset in each task that a worker has, `[N, K]`."""
+        assert self.plan.completion is not None
+        return self._tasks / self.plan.completion.per_worker(np.asarray(self.plan.data))
 
     def runtimes(self, times: np.ndarray, start_ups: np.ndarray | float = 0.0) -> np.ndarray:
         """τ of iterations with these cycle times and start-ups, `[R, N]` each to `[R]`.
@@ -61,6 +72,37 @@ class WorkPlan:
         starts = np.broadcast_to(start_ups, times.shape)[:, None]
         done = starts + times[:, None] * self.loads.T
         return self.plan.completion.blocks(done, np.asarray(self.plan.block)).max(axis=-1)
+
+    def successive(self, times: np.ndarray, start_ups: np.ndarray | float = 0.0) -> np.ndarray:
+        """τ of iterations one after the other, `[R]`: a worker ends a pass before it begins the next one.
+
+        Both workers begin the other's half as the iteration ends, and are busy with it for as long again.
+
+        >>> from bcgc_jax.plans.schedules import Group, schedule_of
+        >>> twice = WorkPlan("twice", np.full(2, 0.5), schedule_of([Group(2, 1)], [1.0]))
+        >>> twice.successive(np.ones((4, 2))).tolist()
+        [1.0, 2.0, 2.0, 2.0]
+        """
+        starts, late, found = np.broadcast_to(start_ups, times.shape), np.zeros(self.num_workers), []
+        for time, start in zip(times, starts, strict=True):
+            found.append(self.runtimes(time[None], (start + late)[None])[0])
+            late = self._overrun(time, start, late, found[-1])
+        return np.array(found)
+
+    def _overrun(self, time: np.ndarray, start: np.ndarray, late: np.ndarray, end: float) -> np.ndarray:
+        """How long each worker, `late` itself, is busy after the end of an iteration, `[N]`.
+
+        Who is done with a pass just then has begun the next one before it is told to stop.
+        """
+        done = (end - late - start) / time
+        task = np.sum(self.loads <= done[:, None] + 1e-9, axis=1)
+        some = np.minimum(task, self.loads.shape[1] - 1)
+        every = np.arange(self.num_workers)
+        before = np.where(some > 0, self.loads[every, some - 1], 0)
+        one = np.maximum(self._passes[every, some], 1e-9)  # a block may be empty
+        after = before + one * (1 + np.floor((done - before) / one + 1e-9))
+        busy = np.where(task > some, 0, late + start + time * after - end)
+        return np.where(done >= 0, busy, np.maximum(late - end, 0))
 
     def messages(self, times: np.ndarray, start_ups: np.ndarray | float = 0.0) -> float:
         """How many tasks all workers together have done at the end of an iteration, the mean."""

@@ -18,7 +18,7 @@ from bcgc_jax.adaptive.plans import WorkPlan
 from bcgc_jax.distributions import Empirical, EmpiricalRows
 from bcgc_jax.measured.choice import smooth_or_atoms
 from bcgc_jax.plans.completion import OneOfEach
-from bcgc_jax.plans.plan import Plan
+from bcgc_jax.plans.plan import Plan, partition_plan
 from bcgc_jax.plans.schedules import Group, schedule_of
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.nested import Nested
@@ -91,7 +91,9 @@ def _alike_together(values: np.ndarray) -> np.ndarray:
 
 
 def uncoded(window: Window) -> WorkPlan:
-    return WorkPlan("uncoded", even_shares(window), schedule_of([Group(1, 1)], np.ones(1)))
+    """A code of level 0, of which each message is sent, and not asked for as a sum of a schedule is."""
+    shares = even_shares(window)
+    return WorkPlan("uncoded", shares, partition_plan(np.ones(1), shares.size))
 
 
 def _alternating(window: Window, shares: Shares, parts: int) -> WorkPlan:

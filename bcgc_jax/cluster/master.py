@@ -20,12 +20,9 @@ from bcgc_jax.cluster import signals
 from bcgc_jax.cluster.engine import Made, Source, session, shared_programs
 from bcgc_jax.cluster.processes import Assignment, Processes, WorkersLost
 from bcgc_jax.cluster.rules import Question, Rule
-from bcgc_jax.cluster.worker import Duty, Message
+from bcgc_jax.cluster.worker import NEVER, Duty, Message
 from bcgc_jax.coding.codes import refuse_complex
 from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, check_batch_size, num_samples
-
-# Seconds, more than threads can wait for: a task that is done no earlier is not done in the iteration.
-_NEVER = 1e9
 
 
 class Work(NamedTuple):
@@ -33,7 +30,8 @@ class Work(NamedTuple):
 
     `subset` is that of a schedule's task, None of a code's. `done`: seconds from when the worker began the
     iteration until the task was done, waiting and slowness on purpose included; `heard`: from when the master
-    began it until it heard of that.
+    began it until it heard of that. `overrun`: seconds that the worker was still busy with the iteration
+    before when that had ended.
     """
 
     iteration: int
@@ -43,13 +41,15 @@ class Work(NamedTuple):
     subset: int | None = None
     done: float = np.nan
     heard: float = np.nan
+    overrun: float = 0.0
 
 
 class ClusterGradient(NamedTuple):
     """The full gradient of the loss, and how it came about.
 
     `seconds` from the call to the last block; `completed`, `[B]`, when each block was; `arrived`, bool
-    `[B, N]`, whose messages or sums had come by then; `work` of every task that was heard of.
+    `[B, N]`, whose messages or sums had come by then; `work` of every task that was heard of. `busy`, bool
+    `[N]`: with an earlier iteration, when this one began.
     """
 
     gradient: PyTree
@@ -57,6 +57,7 @@ class ClusterGradient(NamedTuple):
     completed: np.ndarray
     arrived: np.ndarray
     work: tuple[Work, ...]
+    busy: np.ndarray
 
 
 class Cluster(Processes):
@@ -219,15 +220,16 @@ class Cluster(Processes):
         """The gradient of the loss at `params`.
 
         With `finish`, `[tasks, N]`, worker w is done with a task (of a code: a block) no earlier than that
-        many seconds after it began: slowness on purpose, infinity included. Records have the number of the
-        `iteration`, by default one more than the last, and mini-batches are drawn with it.
+        many seconds after it began: slowness on purpose. As a program, it cannot be interrupted within the
+        pass of a subset; infinity is for a worker that does not answer in this iteration. Records have the
+        number of the `iteration`, by default one more than the last, and mini-batches are drawn with it.
 
         Raises WorkersLost where a block cannot be completed any more, ValueError where too few are ever to be
         done, and what the loss raises in all workers.
         """
         refuse_complex("params", params)
         if finish is not None:
-            finish = np.minimum(_checked(finish, self.plan), _NEVER)
+            finish = np.minimum(_checked(finish, self.plan), NEVER)
         self.iteration = self.iteration + 1 if iteration is None else iteration
         return self._collect(params, finish)
 
@@ -241,10 +243,10 @@ def _checked(finish: np.ndarray, plan: CodingPlan) -> np.ndarray:
     finish, shape = np.asarray(finish, float), (len(plan.tasks(0)), plan.num_workers)
     if finish.shape != shape or not np.all(finish >= 0):
         raise ValueError(f"slowness on purpose must be 0 or more seconds, {shape}, got {finish.tolist()}")
-    if finish.max(initial=0) >= _NEVER and plan.completed(finish).max() >= _NEVER:
+    if finish.max(initial=0) >= NEVER and plan.completed(finish).max() >= NEVER:
         raise ValueError(
             "by their pace so many workers are never done that the iteration would not end: give times below "
-            f"{_NEVER:g} s to more of them, or train with more redundancy"
+            f"{NEVER:g} s to more of them, or train with more redundancy"
         )
     return finish
 
@@ -262,6 +264,7 @@ class _Iteration:
         self.completed = np.full(len(self.plan.blocks), np.inf)
         self.parts: list[Any] = [None] * len(self.plan.blocks)
         self.work: list[Work] = []
+        self.busy = np.zeros(self.plan.num_workers, bool)
         # What may be ready next, whose it is, and who takes it: a stream of messages, an answer, the start of
         # a worker, the end of an old iteration.
         self.waiting: dict[Any, tuple[int, Callable[[Any, int], None]]] = {}
@@ -284,14 +287,17 @@ class _Iteration:
                     process.actor.stop.remote(self.call)
         gradient = self.rule.decoder.gradient(self.parts)
         gradient, seconds = jax.block_until_ready(gradient), time.monotonic() - self.begin
-        return ClusterGradient(gradient, seconds, self.completed, self.arrived, tuple(self.work))
+        work = tuple(self.work)
+        return ClusterGradient(gradient, seconds, self.completed, self.arrived, work, self.busy)
 
     def _dispatch(self, worker: int) -> None:
         """Give a worker the iteration, or wait for the event after which it can have it."""
         process = self.processes[worker]
         if process is None:
             return
-        if (event := process.awaited()) is not None:
+        event = process.awaited()
+        self.busy[worker] |= bool(process.unfinished)
+        if event is not None:
             self.waiting[event] = worker, self._awaited
             if why := self.processes.silence(worker):
                 self._lose(worker, "hung", why)
@@ -346,7 +352,7 @@ class _Iteration:
         if message is not None:
             heard, subset = time.monotonic() - self.begin, self.plan.subset_of(message.task)
             task = self.processes.iteration, worker, message.task.block
-            self.work.append(Work(*task, message.seconds, subset, message.done, heard))
+            self.work.append(Work(*task, message.seconds, subset, message.done, heard, message.overrun))
             question = Question(worker, *message.task)
             if message.values is None:
                 self._ask(self.rule.report(question))

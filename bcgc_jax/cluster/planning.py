@@ -67,7 +67,9 @@ class Told:
 
 @dataclasses.dataclass(frozen=True)
 class ClosedLoop:
-    """Plans from what the workers take, with two subsets a worker from both ends to begin with.
+    """Plans from what the workers take, without redundancy to begin with, and wherever it does not pay.
+
+    A plan with redundancy is left if steps without, tried now and then, take no longer by the clock.
 
     Attributes:
       max_stored: subsets of the data that a worker holds at most.
@@ -88,6 +90,9 @@ class InjectedDelay:
 
     With start-ups, a link or a schedule, no earlier than `seconds` times when the problem's model has the
     block delivered, or the task done. Without a problem T is the time of 1/N of all work.
+
+    What is modelled is compute that nobody can interrupt: a worker ends the pass of a subset that it is at,
+    in which its task is cut equally, also when the iteration has ended, and begins the next one late.
 
     Attributes:
       cycle_times: a distribution, drawn anew for each iteration, or measured rows `[K, N]`, replayed over and
@@ -333,9 +338,9 @@ class Loop(Course):
             key=self._plan_key,
             max_stored=self.source.max_stored,
             message_seconds=_MESSAGE_SECONDS,
+            interruptible=False,
             rules=self._rules,
         )
-        self._planning.append(self._thread.submit(planner.warm_up))  # while the processes start
         made = _Round(planner)
         made.next = self._put(planner.plan, made)
         return made
@@ -401,15 +406,16 @@ def times_of(
 
     The start-up is what passes between the master's call and its hearing of a task in which the worker does
     not work: the least of its tasks, for later ones may wait until the master has time. Slowness on purpose,
-    `start_ups`, counts as a later begin. Who was stopped before its first task takes at least as long.
+    `start_ups`, counts as a later begin, and being busy with the iteration before does not. Who was stopped
+    before its first task takes at least as long, unless it was busy.
     """
     late = np.broadcast_to(np.asarray(start_ups, float), plan.num_workers)
-    times, known = found.seconds / loads[0], np.zeros(plan.num_workers, bool)
+    times, known = found.seconds * ~found.busy / loads[0], np.zeros(plan.num_workers, bool)
     number = plan.numbers()
     last, starts = np.full(plan.num_workers, -1), np.full(plan.num_workers, np.inf)
     for item in found.work:
         k, w = number[item.worker, item.block, item.subset], item.worker
-        starts[w] = min(starts[w], item.heard - item.done + late[w])
+        starts[w] = min(starts[w], max(item.heard - item.done - item.overrun, 0) + late[w])
         if k > last[w]:
             last[w], known[w] = k, True
             times[w] = (item.done - late[w]) / loads[k, w]

@@ -43,15 +43,18 @@ class Message(NamedTuple):
     """One task of one worker: the `seconds` it took, and the pieces of its block in a row, `[size]`.
 
     Without `values` they are kept: of a schedule, and where they are many. `done`: seconds since the worker
-    began the iteration.
+    began the iteration; `overrun`: those that it was still busy with the one before when that had ended.
     """
 
     task: Task
     seconds: float
     values: np.ndarray | None
     done: float = np.nan
+    overrun: float = 0.0
 
 
+# Seconds, more than threads can wait for: a task that is done no earlier is not done in the iteration.
+NEVER = 1e9
 # Bytes of a message that is not sent before the master wants it: its question takes half a millisecond.
 _MUCH = 2**20
 
@@ -70,6 +73,9 @@ class _Passing:
 class WorkerProcess:
     """One worker's share of the work. `stop` and `deliver` may be called by another thread while it computes.
 
+    Nothing interrupts a pass, of a program that runs or of slowness on purpose: `stop` takes effect between
+    the subsets of a task.
+
     Args:
       duty: that of all workers.
       index: whose row of the codes this is.
@@ -87,7 +93,9 @@ class WorkerProcess:
         # Of the plan alone: a program that knows the worker would keep it, and all that it has compiled.
         encode = functools.partial(_message, duty.plan, jax.tree.leaves(duty.params))
         self._encode = jax.jit(encode, static_argnums=0)
-        self._stopped = -1
+        # The last call that was stopped, and when; how long the one that ran then took to end.
+        self._stopped, self._stopped_at = -1, 0.0
+        self._overrun = 0.0
         # A call of the master, and what was computed for it, by block and subset.
         self._kept: tuple[int, dict[tuple[int, int], np.ndarray]] = (-1, {})
         self._changed = threading.Condition()
@@ -99,9 +107,11 @@ class WorkerProcess:
             pass
 
     def stop(self, call: int) -> None:
-        """Do no further task for this call of the master or for an earlier one."""
+        """Begin no further pass for this call of the master or for an earlier one."""
         with self._changed:
-            self._stopped = max(self._stopped, call)
+            if call > self._stopped:
+                self._stopped = call
+                self._stopped_at = time.perf_counter()
             self._changed.notify_all()
 
     def compute(
@@ -110,9 +120,12 @@ class WorkerProcess:
         """The messages of one iteration, in the order of the tasks.
 
         `call` is what `stop` stops, and another one if the master asks again; `iteration` is what samples are
-        drawn for. With `finish`, `[tasks]`, seconds from now, a task is done no earlier than then.
+        drawn for. With `finish`, `[tasks]`, seconds from now, a task is done no earlier than then: the time
+        since the task before it is that of its subsets' passes, equally long.
         """
         begin = time.perf_counter()
+        overrun = self._overrun
+        self._overrun = 0.0
         with jax.enable_x64(self.duty.x64):  # a setting of each thread
             tree = jax.tree.structure(self.duty.params)
             params = jax.tree.unflatten(tree, jax.device_put(leaves))  # once for all programs
@@ -121,20 +134,22 @@ class WorkerProcess:
         kept: dict[tuple[int, int], np.ndarray] = {}
         self._kept = (call, kept)
         for number, task in enumerate(self._tasks):
-            if self._stopped >= call:
-                return
             start = time.perf_counter()
             with jax.enable_x64(self.duty.x64):
-                values = self._values(number, iteration, params, passes)
+                values = self._values(call, number, iteration, params, passes)
             seconds = time.perf_counter() - start
-            if finish is not None and self._wait(call, begin + finish[number]):
+            if values is not None and finish is not None:
+                since = float(finish[number - 1]) if number else 0.0
+                self._wait(call, begin, since, float(finish[number]), len(task.subsets))
+            if values is None or self._stopped >= call:
+                self._overrun = time.perf_counter() - self._stopped_at
                 return
             # A message that is large is asked for, unless everyone's are needed.
             large = values.nbytes >= _MUCH and self.duty.plan.blocks[task.block].level > 0
             if keep := large or not self._coded:
                 kept[task.block, task.subsets[0]] = values
             done = time.perf_counter() - begin
-            yield Message(task, seconds, None if keep else values, done)
+            yield Message(task, seconds, None if keep else values, done, overrun)
 
     def deliver(self, call: int, block: int, subsets: Sequence[int]) -> np.ndarray | None:
         """The sum over `subsets` of what was computed of a block, `[size]`, or its message if that was kept.
@@ -149,18 +164,31 @@ class WorkerProcess:
             total = np.add(total, kept[block, subset], out=total if number else None)
         return total
 
-    def _wait(self, call: int, until: float) -> bool:
-        """Until a time, or until told to stop: whether it was."""
-        with self._changed:
-            left = until - time.perf_counter()
-            return self._changed.wait_for(lambda: self._stopped >= call, timeout=max(left, 0))
+    def _wait(self, call: int, begin: float, since: float, until: float, passes: int) -> None:
+        """Slowness on purpose, to the end of the task or of the pass in which the call is stopped.
 
-    def _values(self, number: int, iteration: int, params: PyTree, passes: dict[_Part, Any]) -> np.ndarray:
-        """The message of a task, or the gradient of its subset."""
+        Who never ends a task, as one that does not answer, only waits for that.
+        """
+        if until >= NEVER:
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopped >= call)
+        for number in range(passes):
+            if self._stopped >= call:
+                return
+            end = begin + since + (until - since) * (number + 1) / passes
+            time.sleep(max(end - time.perf_counter(), 0))
+
+    def _values(
+        self, call: int, number: int, iteration: int, params: PyTree, passes: dict[_Part, Any]
+    ) -> np.ndarray | None:
+        """The message of a task, or the gradient of its subset; None if the call is stopped before it."""
         block, subsets = self._tasks[number]
         share = self.duty.plan.blocks[block].share
         weights, gradients = np.zeros(len(subsets)), [None] * len(subsets)
         for k, j in enumerate(subsets):
+            jax.block_until_ready(gradients[:k])  # else the next pass would be begun before "stop" is heard
+            if self._stopped >= call:
+                return None
             if (j, share) not in passes:
                 passes[j, share] = self._begin(j, iteration, share, params)
             if (own := passes[j, share]) is not None:

@@ -209,15 +209,22 @@ def test_iterations_beside_which_workers_prepare_tell_nothing_of_their_times():
 
 
 @pytest.mark.slow
-def test_what_is_warmed_up_is_compiled_once():
+def test_searches_are_compiled_once():
     """With and without start-ups, whatever the length of the window; but for the least of programs."""
-    rng, planner = np.random.default_rng(1), Planner(4, 200, key=jax.random.key(0), rules=rules(2))
-    planner.warm_up()
-    with compilations() as found:
-        for k in range(60):
-            times, starts = 0.5 + rng.exponential(1.0, 4), rng.exponential(0.1, 4) * (k % 30 > 10)
+    rng = np.random.default_rng(1)
+
+    def followed(steps, is_late):
+        planner = Planner(4, 200, key=jax.random.key(0), rules=rules(2))
+        for k in range(steps):
+            times, starts = 0.5 + rng.exponential(1.0, 4), rng.exponential(0.1, 4) * is_late(k)
             taken = float(planner.plan.runtimes(times[None], starts)[0])
             planner.observe(times, np.ones(4, bool), taken, start_ups=starts)
+        return planner
+
+    for late in (0, 1):
+        followed(5, lambda k, late=late: late)
+    with compilations() as found:
+        planner = followed(60, lambda k: k % 30 > 10)
     assert planner.decisions
     assert {"multi_message", "nested"} <= planner._plans.keys()
     assert set(found) <= {"jit(convert_element_type)", "jit(_threefry_fold_in)", "jit(_reduce_max)"}
@@ -268,6 +275,77 @@ def test_runtimes_are_those_of_workers_one_after_the_other(late):
     plan = WorkPlan("scheduled", np.array([0.1, 0.4, 0.3, 0.2]), schedule)
     for row, start, found in zip(times, starts, plan.runtimes(*given), strict=True):
         assert found == pytest.approx(simulated(plan.plan, row, start, shares=plan.shares)[0])
+
+
+def _free(passes, time, begin, end):
+    """When a worker is free, pass by pass: one that has ended by the end of the iteration begins another."""
+    for one in passes:
+        if begin > end:
+            return begin
+        begin += time * one
+    return max(begin, end)
+
+
+def test_workers_who_cannot_be_interrupted_begin_the_next_iteration_late():
+    """Of uneven subsets, one after another, and of a code on one to four subsets: measured 1e-15."""
+    rng = np.random.default_rng(5)
+    times, starts = rng.exponential(1.0, (12, 4)), rng.exponential(0.3, (12, 4))
+    schedule = schedule_of([Group(1, 1), Group(2, 2), Group(4, 3)], [0.2, 0.1, 0.15, 0.3, 0.15, 0.1])
+    uneven = WorkPlan("scheduled", np.array([0.1, 0.4, 0.3, 0.2]), schedule)
+    coded = WorkPlan("coded", np.full(4, 0.25), partition_plan(np.array([0.3, 0.0, 0.5, 0.2]), 4))
+    turn: Any = schedule.completion
+    blocks, turns, sizes = np.asarray(schedule.block), np.asarray(turn.turn), np.asarray(schedule.sizes)
+    passes = [4 * uneven.shares[(w + turns) % 4] * sizes[blocks] for w in range(4)]
+    for made, ones in ((uneven, passes), (coded, [[0.3] + [0.5] * 3 + [0.2] * 4] * 4)):
+        late, want = np.zeros(4), []
+        for time, start in zip(times, starts, strict=True):
+            begin = start + late
+            if made is uneven:
+                end = simulated(schedule, time, begin, shares=made.shares)[0]
+            else:
+                ends = [(3, 0.3), (1, 0.3 + 3 * 0.5), (0, 0.3 + 3 * 0.5 + 4 * 0.2)]
+                end = max(sorted(begin + time * load)[place] for place, load in ends)
+            want.append(end)
+            # Who has not begun when it ends has nothing to do any more but what it was late for.
+            free = [_free(ones[w], time[w], begin[w], end) if begin[w] <= end else late[w] for w in range(4)]
+            late = np.maximum(np.array(free) - end, 0)
+        np.testing.assert_allclose(made.successive(times, starts), want, rtol=1e-12)
+        assert np.sum(want) > 1.05 * made.runtimes(times, starts).sum()
+
+
+def test_equal_workers_who_cannot_be_interrupted_are_left_without_redundancy():
+    """And nothing is searched for them. If all are free at once, redundancy evens out their times."""
+    rng, search = np.random.default_rng(0), Mock()
+    planner = Planner(4, 200, key=jax.random.key(0), rules=CHEAP | {"nested": search}, interruptible=False)
+    for times in rng.uniform(1.0, 1.05, (200, 4)):
+        assert planner.plan.name == "uncoded"
+        planner.observe(times, np.ones(4, bool), float(times.max()))
+    search.assert_not_called()
+    free = run(rng.uniform(1.0, 1.05, (30, 4)))[1]
+    assert free.plan.name == "alternating"
+
+
+@pytest.mark.parametrize(
+    ("without", "names"),
+    [(1.0, [8 * "a", 44 * "u", 8 * "a", 84 * "u"]), (1.5, [8 * "a", 4 * "u", 16 * "a", 4 * "u", 32 * "a"])],
+)
+def test_redundancy_has_to_win_by_the_clock(without, names):
+    """Its records tell of workers half as fast as they are, for a pass is more than its share of the load.
+
+    Each time that it loses it is left alone for twice as long, and trusted for twice as long if it wins.
+    """
+    planner = Planner(4, 400, key=jax.random.key(0), rules=CHEAP, interruptible=False)
+    for _ in range(3):
+        planner.observe(np.full(4, without), np.ones(4, bool), without)
+    planner._change("alternating", 0.1)
+    for k, name in enumerate("".join(names)):
+        assert planner.plan.name[0] == name, k
+        times, taken = (2.0, 1.3) if name == "a" else (without, without)
+        planner.observe(np.full(4, times), np.ones(4, bool), taken)
+    back = [decision for decision in planner.decisions if decision.after == "uncoded"]
+    assert len(back) == 2 * (without == 1.0)
+    for decision in back:
+        assert decision.gain == pytest.approx(0.3)
 
 
 # Workers 0, 1, 2 hold thirds, then each the next one too.

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.adaptive import Planner, WorkPlan
+from bcgc_jax.adaptive import WorkPlan
 from bcgc_jax.adaptive.rules import Window, rules
 from bcgc_jax.cluster import ClosedLoop, Cluster, InjectedDelay, Step, Told, planning, train_on_cluster
 from bcgc_jax.cluster.engine import Bench, Made
@@ -21,7 +21,19 @@ from bcgc_jax.cluster.master import ClusterGradient, Work
 from bcgc_jax.cluster.planning import Loop, loads_of, plan_of, times_of
 from bcgc_jax.coding.gradients import split_by, split_unevenly
 from bcgc_jax.plans.plan import partition_plan
-from tests.cluster.test_cluster import ADAM, COUNT, LAW, N, assert_descended, case, exact, kill, loss, trained
+from tests.cluster.test_cluster import (
+    ADAM,
+    COUNT,
+    LAW,
+    SGD,
+    N,
+    assert_descended,
+    case,
+    exact,
+    kill,
+    loss,
+    trained,
+)
 
 # Worker 3 is the slowest.
 TIMES = np.random.default_rng(0).exponential(1.0, (20, N)) + np.array([0.5, 0.5, 1.0, 2.0])
@@ -48,13 +60,19 @@ def test_loads_and_cycle_times_are_those_of_the_work_plan():
     for w, k in itertools.product(range(N - 1), range(3)):
         task, end = plan.tasks(w)[k], 0.4 + done[k, w]
         work.append(Work(1, w, task.block, 0.1, task.subsets[0], end, end + 0.1 * (w + 1) + 0.01 * k))
-    found = ClusterGradient(None, 7.0, np.zeros(1), np.zeros((1, N), bool), tuple(work))
+    found = ClusterGradient(None, 7.0, np.zeros(1), np.zeros((1, N), bool), tuple(work), np.zeros(N, bool))
     seen, starts, known = times_of(found, plan, loads, 0.4)
     assert known.tolist() == [True, True, True, False]
     np.testing.assert_allclose(seen[:3], TIMES[0, :3], rtol=1e-12)
     # A worker begins a tenth of a second later than the one before, and 0.4 s on purpose.
     np.testing.assert_allclose(starts, [0.5, 0.6, 0.7, 0.0], rtol=1e-12)
     assert seen[3] == pytest.approx(7.0 / loads[0, 3])
+    # Who is busy with the iteration before has no start-up for that, and is not slow because nothing came.
+    late = [item._replace(heard=item.heard + 0.3, overrun=0.3) for item in work]
+    found = found._replace(work=tuple(late), busy=np.arange(N) == 3)
+    seen, starts, known = times_of(found, plan, loads, 0.4)
+    np.testing.assert_allclose(starts, [0.5, 0.6, 0.7, 0.0], rtol=1e-12)
+    assert (seen[3], known[3]) == (1e-9, False)
 
 
 def test_subsets_have_the_samples_of_their_shares():
@@ -96,7 +114,7 @@ def test_a_round_has_the_steps_that_those_before_it_left(monkeypatch):
 
     def planner(count, num_steps, **_):
         ahead.append(num_steps)
-        return SimpleNamespace(step=4, decisions=(), plan=None, warm_up=lambda: None)
+        return SimpleNamespace(step=4, decisions=(), plan=None)
 
     monkeypatch.setattr(planning, "Planner", planner)
     monkeypatch.setattr(Loop, "_put", lambda *_: None)
@@ -183,15 +201,38 @@ def test_it_finds_out_who_is_slow_and_trains_as_plain_descent_does(cluster):
     found = trained(cluster, ClosedLoop(), params, data, 80, ADAM, **given)
     # Records have the name of the plan that ran.
     first = found.decisions[0]
-    assert [step.scheme for step in told[: first.step]] == ["alternating"] * first.step
-    # An uncoded one now and then is to see who is never done: it may be the last.
+    assert [step.scheme for step in told[: first.step]] == ["uncoded"] * first.step
+    # Uncoded ones now and then are to see who is never done, and whether the plan pays: they may be the last.
     chosen = [step.scheme for step in told if step.scheme != "uncoded"]
     assert chosen[-1] in {decision.after for decision in found.decisions}
-    assert first.before == "alternating"
+    assert first.before == "uncoded"
     assert found.decisions[0].step < 40
     # Uncoded 0.75 s an iteration; with shares by speed 4 / 3.2 · 0.15 = 0.19 s.
-    assert np.median(found.paced[30:40]) < 0.4
-    assert np.median(found.paced[70:]) < 0.4
+    for steps in (slice(30, 40), slice(70, 80)):
+        paced = found.paced[steps][[step.scheme != "uncoded" for step in told[steps]]]
+        assert paced.size
+        assert np.median(paced) < 0.4
+
+
+def sleeping(params, batch):
+    """The loss, with a pass that takes time in proportion to its samples, and that nobody can interrupt."""
+
+    def sleep(x):
+        time.sleep(0.012 * x.size)
+        return x
+
+    y = jax.pure_callback(sleep, jax.ShapeDtypeStruct(batch["y"].shape, batch["y"].dtype), batch["y"])
+    return loss(params, batch | {"y": y})
+
+
+@pytest.mark.slow
+def test_equal_workers_that_cannot_be_interrupted_take_no_longer_than_without_redundancy(cluster):
+    """With two subsets each they took twice as long; measured 1.01 times as long, beside a load of 14."""
+    params, data = case(40)
+    given, seconds = (cluster, params, data, SGD, 30), []
+    for plans in (Told(bcgc.Problem(LAW, N, COUNT, 40), "uncoded"), ClosedLoop()):
+        seconds.append(train_on_cluster(jax.random.key(0), sleeping, plans, *given).seconds)
+    assert np.median(seconds[1]) < 1.25 * np.median(seconds[0])
 
 
 @pytest.mark.slow
@@ -268,15 +309,15 @@ def test_data_is_made_where_it_is_and_gradients_are_those_of_all_of_it(cluster, 
 
 
 @pytest.mark.slow
-def test_those_left_do_not_wait_for_what_is_planned_for_others(cluster, monkeypatch):
+def test_those_left_do_not_wait_for_what_is_planned_for_others(cluster):
     params, data = case()
     going_on = threading.Event()
-    monkeypatch.setattr(Planner, "warm_up", lambda _: going_on.wait())
     loop = loop_of(cluster=cluster)
     schemes = []
     for count in (N, N - 1):
         loop.members = list(range(count))
         schemes.append(loop.give_work())
+        loop._planning.append(loop._thread.submit(going_on.wait))  # type: ignore[arg-type]
     going_on.set()
     loop.close()
     assert [scheme.plan.num_workers for scheme in schemes] == [N, N - 1]

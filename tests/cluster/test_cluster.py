@@ -338,10 +338,10 @@ def test_gradients_are_exact_whoever_is_late_though_every_tenth_iteration_a_work
 
 
 def test_what_a_stopped_worker_is_asked_for_is_asked_of_others_while_they_work_on(cluster):
-    """Workers 0 and 1 have two subsets each, worker 3 has two when 0 is stopped, and 2 is slow."""
+    """Workers 0 and 1 have two subsets each, worker 3 has two when 0 is stopped, and 2 has none."""
     params, data = assigned(cluster, schedule_of([Group(N, 8)], [8] * 8))
-    finish = np.full((32, N), 30.0)
-    finish[:16] = [0.0, 0.0, 30.0, 1.5]
+    finish = np.full((32, N), np.inf)
+    finish[:16] = [0.0, 0.0, np.inf, 1.5]
     finish[16:, 1], finish[16:, 3] = 2 + 0.5 * np.arange(16), 2.25 + 0.5 * np.arange(16)
     since, pid = len(cluster.faults), cluster.pids[0]
     found = harmed(cluster, params, data, finish, "STOP")
@@ -356,7 +356,7 @@ def test_a_worker_that_is_done_and_then_lost_is_noticed_when_it_is_asked(cluster
     params, data = assigned(cluster, MIXED)
     finish = np.zeros((len(cluster.plan.order), N))
     finish[0, 3] = 1.5  # its own subset of the first block, which nobody else has
-    finish[1:, 3] = 60.0
+    finish[1:, 3] = np.inf
     since, pid = len(cluster.faults), cluster.pids[0]
     found = harmed(cluster, params, data, finish, sign)
     assert happened(cluster, since) == [(0, what), (0, "replaced")]
@@ -384,7 +384,7 @@ def test_a_stopped_worker_is_covered_and_what_it_says_later_does_not_count(clust
 def test_a_slow_worker_is_left_alone_and_answers_while_it_is_slow(cluster):
     params, data = assigned(cluster, MIXED)
     since, finish = len(cluster.faults), np.zeros((len(cluster.plan.order), N))
-    finish[1:, :2] = 60.0  # they wait as if they computed
+    finish[1:, :2] = np.inf  # they wait as if they computed
     finish[0, 1] = 2.5 * cluster.patience
     found = exact(cluster, params, data, finish)
     assert happened(cluster, since) == []

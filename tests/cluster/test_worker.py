@@ -2,6 +2,7 @@
 
 import gc
 import threading
+import time
 import weakref
 
 import jax
@@ -130,7 +131,7 @@ def test_a_worker_that_is_dropped_takes_its_programs_with_it():
         gc.enable()
 
 
-def test_a_worker_stops_between_blocks_and_wakes_from_its_pace():
+def test_a_worker_stops_between_blocks_and_wakes_where_it_is_never_done():
     params, batch, plan = case()
     worker, leaves = workers(params, plan, split_unevenly(batch, N))[1], jax.tree.leaves(params)
     worker.warm_up()
@@ -141,10 +142,53 @@ def test_a_worker_stops_between_blocks_and_wakes_from_its_pace():
     worker.stop(3)
     assert list(messages) == []
     assert list(worker.compute(3, 0, leaves)) == []  # late: nothing to do any more
-    paced = worker.compute(4, 0, leaves, np.array([0.0, 3600.0, 3600.0]))
+    paced = worker.compute(4, 0, leaves, np.array([0.0, np.inf, np.inf]))
     next(paced)
     threading.Timer(0.2, worker.stop, [4]).start()
-    assert list(paced) == []  # and not after an hour
+    assert list(paced) == []
+
+
+def test_slowness_on_purpose_goes_on_to_the_end_of_a_subset_s_pass_and_makes_the_next_call_late():
+    """The second block, on two subsets, takes 1 s: stopped after 0.1 s, the worker is free after 0.5."""
+    params, batch, plan = case()
+    worker, leaves = workers(params, plan, split_unevenly(batch, N))[1], jax.tree.leaves(params)
+    worker.warm_up()
+    begin = time.perf_counter()
+    paced = worker.compute(1, 0, leaves, np.array([0.0, 1.0, 60.0]))
+    next(paced)
+    threading.Timer(0.1, worker.stop, [1]).start()
+    assert list(paced) == []
+    assert 0.5 <= time.perf_counter() - begin < 1
+    first, *others = worker.compute(2, 0, leaves)
+    assert 0.1 < first.overrun <= 0.4
+    assert {message.overrun for message in others} == {first.overrun}
+    assert [message.overrun for message in worker.compute(3, 0, leaves)] == [0.0] * len(plan.blocks)
+
+
+def test_no_subset_is_begun_after_stop():
+    """Of the three of one task, by a loss that counts its passes, and in the first of them says stop."""
+    params, batch, _ = case()
+    count = sum(leaf.size for leaf in params.values())
+    plan = jax.tree.map(np.asarray, coding_plan(jax.random.key(0), params, [0, 0, count]))
+    began, parts = [], split_unevenly(batch, N)
+
+    def counting(params, batch):
+        def begin(x):
+            began.append(1)
+            if worker is not None:
+                worker.stop(1)
+            return x
+
+        x = jax.pure_callback(begin, jax.ShapeDtypeStruct((), batch["y"].dtype), batch["y"][0])
+        return loss(params, batch) * jax.lax.stop_gradient(1 + 0 * x)
+
+    worker: WorkerProcess | None = None
+    made = WorkerProcess(Duty(counting, plan, params, np.ones(N), None, 11, False), 0, dict(enumerate(parts)))
+    made.warm_up()
+    assert len(began) == N
+    worker = made
+    assert list(made.compute(1, 0, jax.tree.leaves(params))) == []
+    assert len(began) == N + 1
 
 
 def scheduled(params):
@@ -209,7 +253,7 @@ def test_what_is_done_can_be_had_while_the_rest_is_computed_and_until_the_next_c
     plan = scheduled(params)
     worker, leaves = workers(params, plan, split_unevenly(batch, N))[1], jax.tree.leaves(params)
     worker.warm_up()
-    said = worker.compute(1, 0, leaves, np.array([0.0, 0.0, 3600.0, 3600.0]))
+    said = worker.compute(1, 0, leaves, np.array([0.0, 0.0, np.inf, np.inf]))
     next(said), next(said)
     first = worker.deliver(1, 1, [1])
     rest = threading.Thread(target=list, args=(said,))

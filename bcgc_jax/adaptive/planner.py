@@ -179,6 +179,10 @@ class Planner:
             if not self._interruptible:  # what is compiled holds back no plan
                 self._make_plans(searched)
 
+    def leave_out(self) -> None:
+        """An iteration of which the times say nothing: a worker was replaced in it."""
+        self.step += 1
+
     def taken_up(self, seconds: float) -> None:
         """A change took so many, and what its preparation took of the iterations before: so may the next."""
         self.change_seconds = seconds + max(self._disturbance, 0.0)

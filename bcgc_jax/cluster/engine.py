@@ -1,6 +1,7 @@
 """Ray, as an optional extra: started here or joined, what its errors mean, and workers as its actors."""
 
 import contextlib
+import copyreg
 import fcntl
 import gc
 import os
@@ -25,6 +26,14 @@ from bcgc_jax._extras import to_install
 from bcgc_jax.cluster import signals
 from bcgc_jax.cluster.worker import Duty, Message, WorkerProcess
 from bcgc_jax.coding.gradients import PyTree, num_samples
+
+
+def _new_custom_vjp() -> Any:
+    return object.__new__(jax.custom_vjp)
+
+
+# A loss of the main script is sent as it is, and JAX does not say how such a function is made anew.
+copyreg.pickle(jax.custom_vjp, lambda function: (_new_custom_vjp, (), vars(function)))  # type: ignore[arg-type]
 
 # Ray keeps the one that a process begins with.
 _TOKEN = secrets.token_hex(32)

@@ -21,6 +21,7 @@ from bcgc_jax.cluster.engine import Made, Source, session, shared_programs
 from bcgc_jax.cluster.processes import Assignment, Processes, WorkersLost
 from bcgc_jax.cluster.rules import Question, Rule
 from bcgc_jax.cluster.worker import NEVER, Duty, Message
+from bcgc_jax.coding.checks import check_params
 from bcgc_jax.coding.codes import refuse_complex
 from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, check_batch_size, num_samples
 
@@ -175,7 +176,7 @@ class Cluster(Processes):
         compiles nothing then.
         """
         self._check_open()
-        refuse_complex("params", params)
+        check_params(params)
         workers, weights = plan.num_workers, np.ones(plan.num_workers)
         if callable(subsets):
             name, _ = self._sources.setdefault(id(subsets), (len(self._sources), subsets))

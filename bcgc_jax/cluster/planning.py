@@ -285,6 +285,7 @@ class Loop(Course):
         # Where each subset gives as many samples, no worker can have more than another to do.
         alike = self.batch_size is not None or callable(self.data)
         made = rules(PARTS, even_shares if alike else by_speed)
+        self._faults = 0  # until the last iteration
         self._closed = threading.Event()
         self._rules = {name: functools.partial(_unless, self._closed, rule) for name, rule in made.items()}
         self._round: _Round | None = None
@@ -373,6 +374,10 @@ class Loop(Course):
         ):  # one after the other: no worker prepares two
             given = self._put(now.planner.plan, now)
             now.next = None if given is ran else given
+        faults, self._faults = self._faults, len(self.cluster.faults)
+        if faults < self._faults:
+            self._planning.append(self._thread.submit(now.planner.leave_out))
+            return
         heard = times, known, found.seconds, ran.made, starts, now.next is not None
         self._planning.append(self._thread.submit(now.planner.observe, *heard))
 

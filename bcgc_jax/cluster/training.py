@@ -20,14 +20,14 @@ import numpy as np
 import optax
 from jax import Array
 
-from bcgc_jax._pytree import pytree_dataclass
+from bcgc_jax._pytree import check_whole, pytree_dataclass
 from bcgc_jax.adaptive import Decision
 from bcgc_jax.cluster.checkpoints import Checkpoints, made_with
 from bcgc_jax.cluster.engine import Source
 from bcgc_jax.cluster.master import Cluster, Work
 from bcgc_jax.cluster.planning import ClosedLoop, Course, InjectedDelay, Loop, Told
 from bcgc_jax.cluster.processes import Fault
-from bcgc_jax.coding.codes import refuse_complex
+from bcgc_jax.coding.checks import check_loss, check_params
 from bcgc_jax.coding.gradients import Loss, PyTree
 from bcgc_jax.coding.training import Training
 
@@ -106,7 +106,7 @@ def train_on_cluster(
     Args:
       key: of the solution, the codes, the pace and the mini-batches; iteration k draws with k, so that a
         training that goes on after a checkpoint draws what it would have drawn.
-      loss: (params, batch) to a scalar, a function that can be pickled.
+      loss: (params, batch) to a scalar, the mean over the samples, a function that can be pickled.
       plans: `Told(problem, method)`; or `ClosedLoop()`, which measures what the workers take, and changes its
         plan where that pays (`adaptive.Planner`).
       cluster: the processes; in a `Run` with slowness on purpose, checkpoints and callbacks.
@@ -123,7 +123,8 @@ def train_on_cluster(
     Others that were given up are there again at the start of the next training, as far as there is room.
 
     Raises ValueError where problem, data, checkpoint and cluster do not match, or more iterations are done
-    than asked for, WorkersLost where no workers are left.
+    than asked for, or for what `coding.train` refuses too: parameters that are no real numbers or that the
+    loss does not depend on, a loss of NumPy, a sum over samples. WorkersLost where no workers are left.
 
     >>> import jax.numpy as jnp
     >>> data, loss = np.arange(12.0, dtype=np.float32).reshape(4, 3), lambda p, x: jnp.mean((x @ p - 1) ** 2)
@@ -133,7 +134,11 @@ def train_on_cluster(
     >>> found.clock.shape, bool(loss(found.params, data) < 1)
     ((5,), True)
     """
-    refuse_complex("params", params)
+    check_whole("num_steps", num_steps, 0)
+    check_params(params)
+    if not callable(data):
+        one = jax.tree.map(lambda x: np.asarray(x[:1]), data)
+        check_loss(loss, params, one, plans.plan_options.get("mean", True))
     run = cluster if isinstance(cluster, Run) else Run(cluster)
     cluster, first = run.cluster, 0
     state, first_fault = (params, optimizer.init(params)), len(cluster.faults)

@@ -436,17 +436,23 @@ def _coded(loss: Loss, plan: CodingPlan, params: PyTree, subsets: PyTree, arrive
     return CodedGradient(value, decode_gradients(plan, weights, messages, params), decodable)
 
 
-def subset_gradients(
-    loss: Loss, plan: CodingPlan, params: PyTree, subsets: PyTree
-) -> tuple[Array, dict[tuple[float, float], PyTree]]:
-    """The full loss, and the gradients of each share of the samples that the plan knows: leaves `[N, …]`."""
-    refuse_complex("params", params)
+def size_of(plan: CodingPlan, subsets: PyTree) -> int:
+    """Samples of each of the plan's subsets, in arrays `[N, m, …]`."""
     workers, shapes = plan.num_workers, {np.shape(leaf)[:2] for leaf in jax.tree.leaves(subsets)}
     if len(shapes) != 1 or {shape[:1] for shape in shapes} != {(workers,)}:
         raise ValueError(
             f"data of shapes {shapes} is not that of {workers} subsets: take split_batch(batch, {workers})"
         )
     ((_, size),) = shapes
+    return int(size)
+
+
+def subset_gradients(
+    loss: Loss, plan: CodingPlan, params: PyTree, subsets: PyTree
+) -> tuple[Array, dict[tuple[float, float], PyTree]]:
+    """The full loss, and the gradients of each share of the samples that the plan knows: leaves `[N, …]`."""
+    refuse_complex("params", params)
+    workers, size = plan.num_workers, size_of(plan, subsets)
     total: Array | float = 0.0
     gradients = {}
     for share in dict.fromkeys(block.share for block in plan.blocks):

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.extend import core
 
-from bcgc_jax.coding.codes import refuse_complex
+from bcgc_jax.coding.checks import check_params, traceable
 from bcgc_jax.coding.gradients import Loss, PyTree
 
 # Calls, whose equations are put in their place. All derivatives have been taken: a function with one of its
@@ -91,8 +91,9 @@ def stages(loss: Loss, params: PyTree, batch: PyTree, blocks: Sequence[Sequence[
     Loops (`scan`, `while`) and branches are not cut. Equations with effects, such as printing, and what they
     need, count to all blocks: they happen once.
     """
-    refuse_complex("params", params)
-    closed = jax.make_jaxpr(jax.grad(loss))(params, batch)
+    check_params(params)
+    with traceable():
+        closed = jax.make_jaxpr(jax.grad(loss))(params, batch)
     constants, equations = dict[core.Var, Any](), list[Any]()
     inputs = [core.Var(v.aval) for v in closed.jaxpr.invars]
     leaves = _flatten(closed, inputs, equations, constants)
@@ -136,7 +137,7 @@ def backward_order(loss: Loss, params: PyTree, batch: PyTree) -> tuple[int, ...]
     >>> backward_order(lambda p, x: jnp.sum(jnp.tanh(x @ p["first"]) @ p["last"]), params, jnp.ones((5, 3)))
     (1, 0)
     """
-    refuse_complex("params", params)
+    check_params(params)
     closed, equations = jax.make_jaxpr(jax.grad(loss))(params, batch), list[Any]()
     leaves = _flatten(closed, closed.jaxpr.invars, equations, {})
     made = {id(v): i for i, equation in enumerate(equations) for v in equation.outvars}

@@ -16,7 +16,8 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import check_key, pytree_dataclass, static_field
+from bcgc_jax._pytree import check, check_key, check_whole, pytree_dataclass, static_field
+from bcgc_jax.coding.checks import check_loss, check_params
 from bcgc_jax.coding.gradients import (
     CodingPlan,
     Loss,
@@ -24,6 +25,7 @@ from bcgc_jax.coding.gradients import (
     assign,
     check_batch_size,
     coded_value_and_grad,
+    size_of,
     unit_sizes,
 )
 from bcgc_jax.distributions import Distribution, EmpiricalPairs, JointDistribution
@@ -157,7 +159,6 @@ def _pace_of_tasks(problem: Problem, plan: Plan) -> tuple[Array, Array]:
     return problem.scale * load.work, problem.scale * sent
 
 
-@functools.partial(jax.jit, static_argnames=("loss", "optimizer", "num_steps", "batch_size", "evaluate"))
 def train(
     key: Array,
     loss: Loss,
@@ -188,8 +189,35 @@ def train(
 
     Compiled once for the same `loss`, `optimizer` and `evaluate`. An iteration that never ends, a worker too
     many not answering, leaves the clock at inf and the parameters as they are.
+
+    Raises ValueError for times that are negative or NaN, and for what `check_loss` refuses.
     """
     check_key(key)
+    check_whole("num_steps", num_steps, 0)
+    for name, times in (("cycle_times", cycle_times), ("start_ups", start_ups)):
+        if times is not None and not isinstance(times, Distribution | JointDistribution):
+            check(name, times, ">= 0", finite=False)
+    check_params(params)
+    size_of(scheme.plan, subsets)
+    check_loss(loss, params, jax.tree.map(lambda x: x[0, :1], subsets), scheme.plan.mean)
+    training = key, loss, scheme, cycle_times, params, subsets, optimizer, num_steps
+    return _train(*training, start_ups, batch_size, evaluate)
+
+
+@functools.partial(jax.jit, static_argnames=("loss", "optimizer", "num_steps", "batch_size", "evaluate"))
+def _train(
+    key: Array,
+    loss: Loss,
+    scheme: TrainingScheme,
+    cycle_times: Distribution | JointDistribution | ArrayLike,
+    params: PyTree,
+    subsets: PyTree,
+    optimizer: optax.GradientTransformation,
+    num_steps: int,
+    start_ups: Distribution | ArrayLike | None,
+    batch_size: int | None,
+    evaluate: Callable[[PyTree], PyTree],
+) -> Training:
     plan = scheme.plan
     coded = coded_value_and_grad(loss, plan)
     starts = scheme.start_up if start_ups is None else start_ups

@@ -172,7 +172,7 @@ def test_training_with_a_code_is_training_without_but_for_the_clock(model, metho
 
 def telling(params, batch):
     """A loss that tells which samples it saw: a bit for each of the 36."""
-    return jnp.sum(batch) + 0.0 * sum(jnp.sum(leaf) for leaf in jax.tree.leaves(params))
+    return jnp.mean(batch) + 0.0 * sum(jnp.sum(leaf) for leaf in jax.tree.leaves(params))
 
 
 def mini_batches(model, law=LAW, key=KEY, batch_size=2):
@@ -182,7 +182,7 @@ def mini_batches(model, law=LAW, key=KEY, batch_size=2):
 
 def test_mini_batches_are_drawn_from_each_subset_without_replacement(model, x64):
     training = mini_batches(model)
-    seen = np.round(np.asarray(training.loss) * 6).astype(np.int64)
+    seen = np.round(np.asarray(training.loss) * 12).astype(np.int64)  # means of two samples, of six subsets
     drawn = (seen[:, None] >> np.arange(36) & 1).reshape(30, 6, 6)
     assert np.all(drawn.sum(axis=2) == 2)  # two different samples of each subset
     pairs = drawn @ 2 ** np.arange(6)
@@ -290,7 +290,11 @@ def test_the_clock_of_many_iterations_keeps_its_digits(model):
     scheme = scheme_of("uncoded")
     rows = np.full((1, 6), 0.3 / float(scheme.load[0]), np.float32)
     tiny = jax.tree.map(jnp.zeros_like, make_params(np.random.default_rng(0)))
-    loss, optimizer = lambda p, b: jnp.sum(b), optax.sgd(0.0)
+    optimizer = optax.sgd(0.0)
+
+    def loss(params, batch):
+        return jnp.mean(batch) + sum(jnp.sum(leaf) for leaf in jax.tree.leaves(params))
+
     clock = bcgc.coding.train(KEY, loss, scheme, rows, tiny, jnp.ones((6, 1)), optimizer, 30_000).clock
     # A running float32 sum ends 3e-4 off.
     assert float(clock[-1]) == pytest.approx(9_000, rel=1e-6)

@@ -1,0 +1,121 @@
+"""What cannot be trained is refused by name by both trainers, before anything is trained."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from bcgc_jax import coding
+from bcgc_jax.cluster.planning import ClosedLoop
+from bcgc_jax.cluster.training import train_on_cluster
+from tests.coding.test_complex import KEY, LAW, SCHEME, SUBSETS, of_cluster
+
+W, SGD = np.ones(3, np.float32), optax.sgd(0.1)
+DATA = SUBSETS + np.arange(3, dtype=np.float32)
+
+
+def mean(params, batch):
+    return jnp.mean((batch @ params["w"] - 1) ** 2)
+
+
+def total(params, batch):
+    return jnp.sum((batch @ params["w"] - 1) ** 2)
+
+
+def normalized(params, batch):
+    """As BatchNorm in training: by the statistics of the batch, beside those of its past."""
+    norm, x = params["norm"], batch @ params["w"]
+    new = 0.9 * norm["mean"] + 0.1 * x.mean()
+    return jnp.mean((norm["scale"] * (x - x.mean()) - 1) ** 2 + 0 * x), new
+
+
+# The loss, its parameters, and what is said.
+REFUSED: dict[str, tuple[Any, Any, str]] = {
+    "running statistics": (
+        lambda params, batch: normalized(params, batch)[0],
+        {"w": W, "norm": {"mean": np.zeros(1, np.float32), "scale": W[:1]}},
+        r"does not depend on params\['norm'\]\['mean'\]: a running statistic.*nnx.split\(model, nnx.Param",
+    ),
+    "new states": (
+        normalized,
+        {"w": W, "norm": {"mean": W[:1], "scale": W[:1]}},
+        "must return one real number",
+    ),
+    "a counter": (
+        mean,
+        {"w": W, "count": np.array(3)},
+        r"^params\['count'\] is int64, and only real.*nnx.Param",
+    ),
+    "a key": (
+        mean,
+        {"w": W, "key": KEY},
+        r"^params\['key'\] is a random key, and no step gets a new one.*eval",
+    ),
+    "NumPy": (
+        lambda params, batch: np.tanh(batch @ params["w"]).mean(),
+        {"w": W},
+        "JAX cannot trace the loss.*jnp",
+    ),
+    "a condition": (lambda p, b: p["w"].sum() if p["w"][0] > 0 else 0.0, {"w": W}, "jnp.where, not if"),
+    "a vector": (lambda params, batch: batch @ params["w"], {"w": W}, r"one real number.* got float32\[\d\]"),
+    "a sum": (total, {"w": W}, "it is a sum over the samples.*mean=False"),
+}
+TRAINERS = {
+    "train": lambda loss, params, steps: coding.train(KEY, loss, SCHEME, LAW, params, DATA, SGD, steps),
+    "train_on_cluster": lambda loss, params, steps: of_cluster(
+        lambda c: train_on_cluster(KEY, loss, ClosedLoop(), c, params, DATA[0], SGD, steps)
+    ),
+}
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_cannot_be_trained_is_refused_by_name(trainer, what):
+    loss, params, words = REFUSED[what]
+    with pytest.raises(ValueError, match=words):
+        TRAINERS[trainer](loss, params, 1)
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_a_number_of_steps_is_none_or_more(trainer):
+    with pytest.raises(ValueError, match=r"num_steps must be a whole number from 0 on.* got -3"):
+        TRAINERS[trainer](mean, {"w": W}, -3)
+
+
+@pytest.mark.parametrize("bad", [np.nan, -1.0])
+def test_times_that_are_none_are_refused(bad):
+    rows, given = np.where(np.eye(3) == 1, bad, 1.0), ({"w": W}, DATA, SGD, 1)
+    with pytest.raises(ValueError, match=rf"cycle_times must be >= 0, got {bad}"):
+        coding.train(KEY, mean, SCHEME, rows, *given)
+    with pytest.raises(ValueError, match=rf"start_ups must be >= 0, got {bad}"):
+        coding.train(KEY, mean, SCHEME, LAW, *given, start_ups=rows)
+
+
+def test_a_mean_where_the_plan_has_sums_is_refused_and_a_sum_is_not():
+    plan = coding.coding_plan(KEY, {"w": W}, [0, 3, 0], mean=False)
+    scheme = coding.TrainingScheme(plan, SCHEME.load, SCHEME.sent)
+    with pytest.raises(ValueError, match="it is a mean over the samples"):
+        coding.train(KEY, mean, scheme, LAW, {"w": W}, DATA, SGD, 1)
+    found = coding.train(KEY, total, scheme, LAW, {"w": W}, DATA, SGD, 1)
+    # Of all six samples, x = (0, 1, 2): 6 (Σ x - 1)², a sum of whole numbers.
+    assert float(found.loss[0]) == 6 * (3 - 1) ** 2
+
+
+def test_a_loss_with_derivatives_of_its_own_reaches_the_workers():
+    """Defined in the main script it is sent by value: also one that calls itself for its derivatives."""
+    from ray import cloudpickle
+
+    @jax.custom_vjp
+    def thrice(x):
+        return x**2
+
+    def forward(x):
+        return thrice(x), x
+
+    thrice.defvjp(forward, lambda x, slope: (3 * slope * x,))
+    sent = cloudpickle.loads(cloudpickle.dumps(thrice))
+    assert sent is not thrice
+    assert (float(sent(2.0)), float(jax.grad(sent)(2.0))) == (4.0, 6.0)

@@ -80,7 +80,8 @@ def check_loss(loss: Loss, params: PyTree, batch: PyTree, mean: bool) -> None:
             )
     if not is_traced((params, batch)):
         one = jax.tree.map(lambda x: np.asarray(x[:1]), batch)
-        _check_mean(*map(float, _once_and_twice(loss, params, one)), mean)
+        once, twice = _once_and_twice(loss, params, one)
+        _check_mean(float(once), float(twice), mean)
 
 
 def _used(jaxpr: Any) -> set[Any]:

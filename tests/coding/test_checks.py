@@ -101,7 +101,7 @@ def test_a_mean_where_the_plan_has_sums_is_refused_and_a_sum_is_not():
         coding.train(KEY, mean, scheme, LAW, {"w": W}, DATA, SGD, 1)
     found = coding.train(KEY, total, scheme, LAW, {"w": W}, DATA, SGD, 1)
     # Of all six samples, x = (0, 1, 2): 6 (Σ x - 1)², a sum of whole numbers.
-    assert float(found.loss[0]) == 6 * (3 - 1) ** 2
+    assert float(np.asarray(found.loss)[0]) == 6 * (3 - 1) ** 2
 
 
 def test_a_loss_with_derivatives_of_its_own_reaches_the_workers():

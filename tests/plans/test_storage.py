@@ -1,6 +1,7 @@
 """Who stores what by a plan, against what workers are given when a model is trained with it."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -20,11 +21,11 @@ PLANS = {
     "a partition": (partition_plan(np.array([3.0, 0.0, 5.0, 2.0, 0.0, 0.0]), N), "random_cyclic"),
     "a schedule": (schedule_of([Group(1, 1), Group(3, 2)], [2.0, 5.0, 3.0]), None),
     "groups by size": (
-        Plan(np.array([4.0, 3.0, 3.0, 0.0]), np.arange(4), BY_SIZE, ONE, OneOfEach(GROUPS, (0, 1, 2) * 2)),
+        Plan(jnp.array([4.0, 3.0, 3.0, 0.0]), np.arange(4), BY_SIZE, ONE, OneOfEach(GROUPS, (0, 1, 2) * 2)),
         None,
     ),
     "groups of equal data": (
-        Plan(np.array([4.0, 0.0, 6.0, 0.0]), np.arange(4), np.array([1, 2, 3, 6]), ONE, OneOfEach(GROUPS)),
+        Plan(jnp.array([4.0, 0.0, 6.0, 0.0]), np.arange(4), np.array([1, 2, 3, 6]), ONE, OneOfEach(GROUPS)),
         None,
     ),
 }

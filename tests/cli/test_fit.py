@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.cli import fit
+from bcgc_jax.cli.output import json_of
 from bcgc_jax.measured.fits import Fit
 from bcgc_jax.solution import assess
+from tests.cli.schema import problems, strict_json
 from tests.cli.steps import trace_of
 
 TIMES = np.random.default_rng(4).gamma(2.5, 0.6, (60, 3)) + 0.8
@@ -121,6 +124,21 @@ def test_that_nothing_speaks_against_a_trace_is_said_only_where_nothing_is():
     of_one_load = trace._replace(load=np.full(240, 100.0))
     *_, last = fit._remarks(of_one_load, bcgc.measured.describe(trace), [], None)
     assert "The trace has one load, 100. So it" in last
+
+
+def test_a_worker_that_was_slow_for_a_while_is_in_the_answer():
+    times = np.random.default_rng(910_000).gamma(100.0, 0.01, (200, 4))
+    times[70:130, 2] *= 1.5
+    description = bcgc.measured.describe(trace_of(times), with_tail=False)
+    best: Any = SimpleNamespace(problem=None)
+    rest: Any = {"remarks": [], "fits": [], "plans": [], "best": best, "start_up": None}
+    answer = fit.FitAnswer(trace_of(times), trace_of(times), times, description, **rest)
+    found = strict_json(json_of(fit._json(answer, [])))
+    assert problems("fit", found) == []
+    (slow,) = found["trace"]["slow_workers"]
+    assert slow["worker"] == "2"
+    assert (abs(int(slow["first_step"]) - 70) < 8, abs(int(slow["last_step"]) - 129) < 8) == (True, True)
+    assert slow["ratio"] == pytest.approx(1.5, abs=0.05)
 
 
 @pytest.mark.parametrize(

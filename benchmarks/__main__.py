@@ -17,7 +17,15 @@ from benchmarks.coding import traffic, training
 from benchmarks.crossing import crossing
 from benchmarks.first_answer import first_answer
 from benchmarks.large_model import cluster_large
-from benchmarks.planning import completion, evaluation, optima, programme, simulation, solutions
+from benchmarks.planning import (
+    completion,
+    equal_quality,
+    evaluation,
+    optima,
+    programme,
+    simulation,
+    solutions,
+)
 from benchmarks.scaling import draw_curves, large_n, scaling
 from benchmarks.scheduling import schedules
 from benchmarks.sweeping import memory, sweep, sweep_scaling
@@ -26,8 +34,9 @@ from experiments.report import Parser, grouped
 
 # Each gives rows of results, or points of scaling curves (those have a key "curve").
 _MEASURES: Sequence[Callable[[], list[dict[str, Any]]]] = (
-    *(first_answer, simulation, evaluation, completion, crossing, solutions, programme, optima, schedules),
-    *(traffic, training, cluster, cluster_large, sweep, memory, scaling, large_n, sweep_scaling),
+    *(first_answer, simulation, evaluation, completion, crossing, solutions, equal_quality, programme),
+    *(optima, schedules, traffic, training, cluster, cluster_large, sweep, memory),
+    *(scaling, large_n, sweep_scaling),
 )
 MEASURES = {measure.__name__: measure for measure in _MEASURES}
 

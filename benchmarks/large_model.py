@@ -12,7 +12,7 @@ import numpy as np
 from bcgc_jax.cluster import Cluster
 from bcgc_jax.cluster.engine import load_ray
 from bcgc_jax.coding.gradients import CodingPlan, coding_plan, split_unevenly
-from benchmarks.timing import Measured, result_row
+from benchmarks.timing import Measured, result_row, spread
 from experiments.models import Model, perceptron
 
 _WORKERS, _SAMPLES, _WIDTHS = 4, 64, (784, 1800, 1800, 194)
@@ -104,8 +104,7 @@ def _measured(functions: dict[str, Callable[[], Any]]) -> dict[str, Measured]:
             cpu[name].append((time.process_time() - spent) / _ITERATIONS)
     found = {}
     for name, each in seconds.items():
-        middle = {"median": statistics.median(each), "best": min(each), "cpu": statistics.median(cpu[name])}
-        times = {"first_call": first[name], **middle}
+        times = {"first_call": first[name], **spread(each), "cpu": statistics.median(cpu[name])}
         found[name] = Measured(times, values[name], _ROUNDS * _ITERATIONS)
     return found
 

@@ -69,7 +69,7 @@ def _against_loops(num_workers: int) -> list[dict[str, Any]]:
     each = {}
     for name, one in found.items():
         cells = len(rates) if name == "package" else len(some)
-        of_cell = {key: one.seconds[key] / cells for key in ("median", "best")}
+        of_cell = {key: one.seconds[key] / cells for key in ("median", "best", "worst")}
         each[name] = one._replace(seconds=one.seconds | of_cell)
     what = f"a cell of a sweep, N={num_workers}"
     accuracy = f"{len(rates)} cells, largest gap {gap:.0e}; the loop over {len(some)} of them"

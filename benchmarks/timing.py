@@ -8,6 +8,7 @@ import os
 import platform
 import resource
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,9 +18,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+import bcgc_jax as bcgc
+
 
 class Measured(NamedTuple):
-    """`seconds`: first_call, compile (first call minus median), median, best; `value`: what was returned."""
+    """`seconds`: first_call, compile (first call minus median), a `spread`; `value`: what was returned."""
 
     seconds: dict[str, float]
     value: Any
@@ -28,26 +31,42 @@ class Measured(NamedTuple):
 
 def measured(first: float, later: Sequence[float], value: Any = None) -> Measured:
     """Of the seconds of a first call and of those after it."""
-    median = statistics.median(later)
-    compiled = {"first_call": first, "compile": max(first - median, 0.0)}
-    return Measured(compiled | {"median": median, "best": min(later)}, value, len(later))
+    middle = spread(later)
+    compiled = {"first_call": first, "compile": max(first - middle["median"], 0.0)}
+    return Measured(compiled | middle, value, len(later))
 
 
-def compare(functions: Mapping[str, Callable[[], Any]], repeats: int = 15) -> dict[str, Measured]:
-    """Time a first call of each, from empty compilation caches, then `repeats` interleaved calls."""
+def spread(seconds: Sequence[float]) -> dict[str, float]:
+    """The median of repeated calls, the shortest and the longest one.
+
+    >>> spread([3.0, 1.0, 2.0])
+    {'median': 2.0, 'best': 1.0, 'worst': 3.0}
+    """
+    return {"median": statistics.median(seconds), "best": min(seconds), "worst": max(seconds)}
+
+
+def compare(
+    functions: Mapping[str, Callable[[], Any]],
+    repeats: int = 15,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Measured]:
+    """Time a first call of each, from empty compilation caches, then `repeats` interleaved calls.
+
+    With `time.process_time` as the `clock`, other work on the machine counts little.
+    """
     jax.clear_caches()  # what was measured before must not have compiled a part of this
     first: dict[str, float] = {}
     for name, function in functions.items():
-        start = time.perf_counter()
+        start = clock()
         jax.block_until_ready(function())
-        first[name] = time.perf_counter() - start
+        first[name] = clock() - start
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     values: dict[str, Any] = {}
     for i in range(repeats):
         for name, function in functions.items():
-            start = time.perf_counter()
+            start = clock()
             value = jax.block_until_ready(function())
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
             if i == repeats - 1:
                 values[name] = value
             del value  # it may be large: the next call must find the memory free
@@ -91,8 +110,8 @@ def result_row(
 
 def curve_point(curve: str, x_name: str, x: int, package: Measured, gap: float) -> dict[str, Any]:
     """A point of a scaling curve: median seconds at `x`, and the relative gap or error reached there."""
-    seconds = {"seconds": package.seconds["median"], "first_call": package.seconds["first_call"]}
-    place = {"curve": curve, "x_name": x_name, "x": x}
+    seconds = {name: package.seconds[name] for name in ("first_call", "best", "worst")}
+    place = {"curve": curve, "x_name": x_name, "x": x, "seconds": package.seconds["median"]}
     return place | seconds | {"gap": _finite(gap), "dtype": "float64", "repeats": package.repeats}
 
 
@@ -115,11 +134,32 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
+def cpu_model() -> str | None:
+    """What the processor calls itself, where that is known."""
+    listed = Path("/proc/cpuinfo")
+    lines = listed.read_text().splitlines() if listed.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or None
+
+
+def commit() -> str | None:
+    """Of the source tree that this is, "-dirty" where it was changed since; None outside a repository."""
+    asked = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(asked, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
 def environment() -> dict[str, Any]:
     """Device and versions, to be kept beside every figure."""
     device = jax.devices()[0]
     facts = {
+        "package": bcgc.__version__,
+        "commit": commit(),
         "device": f"{device.platform}: {device.device_kind}",
+        "cpu": cpu_model(),
         "device_count": jax.device_count(),
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu_count": usable_cores(),

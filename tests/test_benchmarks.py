@@ -60,7 +60,7 @@ def test_compare_reports_what_was_returned_and_how_long_it_took(small):
     assert calls == ["package", "peer"] * 5  # interleaved
     assert found["value"].value == 3
     seconds = found["package"].seconds
-    assert seconds["best"] <= seconds["median"]
+    assert seconds["best"] <= seconds["median"] <= seconds["worst"]
     assert seconds["compile"] == max(seconds["first_call"] - seconds["median"], 0)
 
 
@@ -85,28 +85,35 @@ def small(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_run_prints_its_table_and_writes_json_and_figure(tmp_path, capsys, small):
+def test_a_run_prints_its_table_and_writes_json_and_figure(tmp_path, capsys, small, monkeypatch):
     out = tmp_path / "speed.json"
-    assert benchmark.main(["--only", "evaluation", "--only", "scaling", "--out", str(out)]) == 0
+    monkeypatch.setattr(planning, "_AS_GOOD", 50)
+    only = [part for name in ("evaluation", "equal_quality", "scaling") for part in ("--only", name)]
+    assert benchmark.main([*only, "--out", str(out)]) == 0
     found = json.loads(out.read_text())
     assert set(found) == {"environment", "results", "scaling"}
     assert set(found["environment"]) == {
-        *("device", "device_count", "platform", "cpu_count", "date"),
+        *("package", "commit", "device", "device_count", "cpu", "platform", "cpu_count", "date"),
         *("python", "jax", "jaxlib", "numpy", "scipy"),
     }
-    (evaluated,) = found["results"]
+    evaluated, equal = found["results"]
+    assert 0 <= equal["gap"] < 1e-3
+    assert equal["peer_gap"] > 0
+    assert equal["ratio"] == equal["peer"]["median"] / equal["package"]["median"]
     assert (evaluated["measure"], evaluated["what"]) == ("evaluation", "exact expected runtime, N=3")
     assert (evaluated["dtype"], evaluated["repeats"]) == ("float64", 15)
     for times in (evaluated["package"], evaluated["peer"]):
-        assert set(times) == {"first_call", "compile", "median", "best"}
+        assert set(times) == {"first_call", "compile", "median", "best", "worst"}
+        assert times["best"] <= times["median"] <= times["worst"]
     assert evaluated["ratio"] == evaluated["peer"]["median"] / evaluated["package"]["median"]
     assert 0 <= evaluated["error"] < 1e-9 < evaluated["peer_error"] < 1e-2
     points = [(p["curve"], p["x_name"], p["x"]) for p in found["scaling"]]
     assert points == [("evaluation", "workers", 3), ("optimum", "workers", 3)]
     assert all(p["seconds"] > 0 and p["first_call"] > 0 and p["gap"] < 1e-6 for p in found["scaling"])
+    assert all(p["best"] <= p["seconds"] <= p["worst"] for p in found["scaling"])
     assert (tmp_path / "speed.png").stat().st_size > 1e4
     said = capsys.readouterr()
     assert max(map(len, said.out.splitlines())) <= 100
     assert evaluated["accuracy"] in " ".join(said.out.split())
     assert "ratio is the peer's median through the package's" in " ".join(said.out.split())
-    assert said.err.count("measuring") == 2
+    assert said.err.count("measuring") == 3

@@ -36,9 +36,9 @@ _TRUSTED, _LOST = 2 * FIRST, WINDOW
 # A plan that is so many times as fast as none, by the records, needs no trial: who has done two passes for a
 # load of one seems half as fast as it is.
 _TOO_SLOW = 2.0
-# Share of the time that workers who all end at once would save, for which searches are compiled (20 s of a
-# core) beside workers who cannot be interrupted.
-_SEARCH = 0.1
+# Share of the time that workers would save who all end at once. Where it is less, and they cannot be
+# interrupted, redundancy is not begun, and no search compiled (20 s of a core): a pass too many costs more.
+_UNEVEN = 0.2
 # A gain is at least this share of the time.
 _LEAST = 0.005
 # Changes may cost this share of all the training's time without redundancy, beside half of what they saved.
@@ -169,11 +169,12 @@ class Planner:
             if not self._probes:
                 self._end_probe(self._probing)
         if not preparing and self.step < self.num_steps and len(self._times) >= FIRST:
-            searched = _SEARCHED if self._interruptible or self._is_uneven() else ()
+            worth = self._interruptible or self._is_uneven()
+            searched = _SEARCHED if worth else ()
             self._make_plans([name for name in self._rules if name not in _SEARCHED])
             if self._interruptible:
                 self._make_plans(searched)
-            if self._probing is None:
+            if self._probing is None and (worth or self.plan.name != "uncoded"):
                 self._choose()
             self._probe()
             if not self._interruptible:  # what is compiled holds back no plan
@@ -271,10 +272,10 @@ class Planner:
                 self._plans[name], self._made_at[name] = rule(window), self._seen
 
     def _is_uneven(self) -> bool:
-        """Whether so much is to be gained, if all ended at once, that searches are worth being compiled."""
+        """Whether so much is to be gained that redundancy may pay though nobody can be interrupted."""
         workers = self._times.shape[1]
         best = float(np.mean(workers / np.sum(1 / (self._starts + self._times), axis=1)))
-        return best < (1 - _SEARCH) * self._uncoded()
+        return best < (1 - _UNEVEN) * self._uncoded()
 
     def _choose(self) -> None:
         best: tuple[float, str] = (0.0, "")

@@ -20,6 +20,7 @@ from bcgc_jax.exact.windows import log_factorials, windowed_paths
 MANY = 400
 
 
+@jax.custom_jvp
 def crossing_probability(hazard: Array, num_workers: ArrayLike) -> Array:
     r"""P(some T_(N-n) exceeds its threshold), given Λ at the thresholds, `[..., N]` to `[...]`.
 
@@ -45,14 +46,32 @@ def crossing_probability(hazard: Array, num_workers: ArrayLike) -> Array:
     return crossing_slopes(hazard, num_workers)[0]
 
 
+@crossing_probability.defjvp
+def _crossing_probability_jvp(primals, tangents):
+    probability, slope = crossing_slopes(*primals)
+    return probability, jnp.sum(slope * tangents[0], axis=-1)
+
+
 @jax.custom_jvp
-@jax.jit
 def crossing_slopes(hazard: Array, num_workers: ArrayLike) -> tuple[Array, Array]:
     r"""`crossing_probability` and its slopes in the hazards, `[...]` and `[..., N]`.
 
-    ∂P/∂b_k = -N V_k R_k / Pois(N; N): the paths that sit at k-1 when b_k moves past one more worker. The
-    slopes themselves are taken for constants.
+    ∂P/∂b_k = -N V_k R_k / Pois(N; N): the paths that sit at k-1 when b_k moves past one more worker. Second
+    derivatives are those of the substitution, step by step.
     """
+    return _by_substitution(hazard, num_workers)
+
+
+@crossing_slopes.defjvp
+def _crossing_slopes_jvp(primals, tangents):
+    hazard, num_workers = primals
+    probability, slope = crossing_slopes(hazard, num_workers)
+    _, change = jax.jvp(lambda h: _by_substitution(h, num_workers)[1], (hazard,), tangents[:1])
+    return (probability, slope), (jnp.sum(slope * tangents[0], axis=-1), change)
+
+
+@jax.jit
+def _by_substitution(hazard: Array, num_workers: ArrayLike) -> tuple[Array, Array]:
     if hazard.shape[-1] > MANY:
         found = windowed_paths(jnp.asarray(hazard), num_workers)
         return found.probability, -jnp.asarray(num_workers) * found.arrive * found.leave * jnp.exp(-hazard)
@@ -62,12 +81,6 @@ def crossing_slopes(hazard: Array, num_workers: ArrayLike) -> tuple[Array, Array
     # Probabilities: below 0 is rounding.
     slope = -crossing.unit * jnp.where(paths < 0, 0, paths) * crossing.above / crossing.total
     return crossing.probability(first), jnp.moveaxis(slope[::-1], 0, -1)
-
-
-@crossing_slopes.defjvp
-def _crossing_slopes_jvp(primals, tangents):
-    probability, slope = crossing_slopes(*primals)
-    return (probability, slope), (jnp.sum(slope * tangents[0], axis=-1), jnp.zeros_like(slope))
 
 
 def shares(hazard: Array) -> tuple[Array, Array]:
@@ -152,7 +165,7 @@ class Crossing:
         if self.batched or not self.powers:
             weight = self._weight(m, self.below)
         else:  # a call for each: a third of the kernels, and in a batch half of the time
-            weight = jnp.asarray(self.table)[m] * self.below ** m.astype(self.below.dtype)
+            weight = jnp.asarray(self.table)[m] * self.below**m
         return jnp.where(before >= 0, weight, 0)
 
     @functools.cached_property

@@ -147,6 +147,34 @@ def test_slopes_of_the_crossing_probability_are_one_sided_differences_of_exact_e
             np.testing.assert_allclose(actual, float(expected), rtol=0, atol=atol)
 
 
+def test_second_slopes_are_differences_of_exact_enumeration(precision):
+    found = jax.jit(jax.vmap(jax.hessian(crossing_probability)))(*padded_hazards(precision))
+    assert np.isfinite(found).all()
+    step = Fraction(1, 10**20)
+    for boundary, second in zip(BOUNDARIES, found, strict=True):
+        size = len(boundary)
+        if not all(low < high for low, high in itertools.pairwise([0, *boundary, 1])):
+            continue
+        moves = step * np.eye(size, dtype=int)
+
+        def difference(*moves: np.ndarray) -> float:
+            """Of as many steps of the polynomial, centred."""
+            change = Fraction(0)
+            for signs in itertools.product((1, -1), repeat=len(moves)):
+                at = boundary + sum(sign * move for sign, move in zip(signs, moves, strict=True)) / 2  # noqa: B023
+                change += np.prod(signs).item() * oracles.crossing_probability(at)
+            return float(change / step ** len(moves))
+
+        first = np.array([difference(a) for a in moves])
+        exact = np.array([[difference(a, b) for b in moves] for a in moves])
+        # db = (1 - b) dΛ.
+        left = np.array([float(1 - b) for b in boundary])
+        exact = exact * left * left[:, None] - np.diag(first * left)
+        # worst measured
+        atol = {"float32": 1e-4, "float64": 1e-12}[precision.name]
+        np.testing.assert_allclose(second[:size, :size][::-1, ::-1], exact, rtol=0, atol=atol)
+
+
 def test_it_is_the_law_of_smirnovs_distance(precision):
     # P(some U_(k) > (k-1)/N + d) is P(D⁻ > d), and SciPy's `ksone` has the law of D⁺, which is the same.
     upper = np.array([0.9, 0.3, 1e-2, 1e-4])

@@ -129,6 +129,21 @@ def test_the_slope_in_the_interior_is_that_of_central_differences(name):
     np.testing.assert_allclose(slope[:workers], exact, atol=SLOPE_ERROR[_rule(name)] * exact.max(), rtol=0)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONTINUOUS)
+def test_second_slopes_are_second_differences_of_the_recursion(name):
+    case, rng = CASES[name], np.random.default_rng(8)
+    hessian = jax.jit(jax.hessian(lambda law, x, workers: _value(law, x, workers).value, 1))
+    for workers in (5, 20):
+        partition = 100 * rng.dirichlet(np.full(workers, 3.0))
+        found = hessian(case.law(), _padded(partition, 20), workers)[:workers, :workers]
+        moves = partition * rng.uniform(-1, 1, (6, workers))
+        rows = partition + 2e-3 * np.array([-2.0, -1, 0, 1, 2])[:, None, None] * moves
+        values = _exact(case, rows.reshape(-1, workers)).reshape(5, -1)
+        exact = np.array([-1.0, 16, -30, 16, -1]) @ values / (12 * 2e-3**2)
+        np.testing.assert_allclose(np.einsum("mi,ij,mj->m", moves, found, moves), exact, rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", CONTINUOUS)
 def test_the_slope_at_an_empty_level_is_that_of_one_sided_differences(name):
     case, workers = CASES[name], 8

@@ -169,6 +169,24 @@ def test_the_slope_of_the_completion_probability_is_that_of_central_differences(
     np.testing.assert_allclose(slope, exact, rtol=1e-4)
 
 
+def test_second_slopes_of_the_completion_probability_are_those_of_a_power():
+    """Of P(T ≤ t)^N, in the rate and in t."""
+
+    def probability(rate, deadline, law=bcgc.ShiftedExponential):
+        return bcgc.completion_probability(
+            bcgc.Problem(law(rate, 0.3), 4, 3), np.array([3.0, 0, 0, 0]), deadline
+        )
+
+    rate, t = 0.8, 2.1
+    found = jax.jit(jax.hessian(probability, argnums=(0, 1)))(rate, t)
+    excess, late = t / 0.75 - 0.3, np.exp(-rate * (t / 0.75 - 0.3))
+    slope = np.array([excess, rate / 0.75]) * late
+    second = np.array([[-(excess**2), (1 - rate * excess) / 0.75], [0, -((rate / 0.75) ** 2)]]) * late
+    second[1, 0] = second[0, 1]
+    exact = 12 * (1 - late) ** 2 * np.outer(slope, slope) + 4 * (1 - late) ** 3 * second
+    np.testing.assert_allclose(found, exact, rtol=1e-12)
+
+
 @pytest.mark.slow
 def test_single_precision_keeps_both_tails_of_the_completion_probability():
     with jax.enable_x64(False):

@@ -50,6 +50,9 @@ class Solution:
       completion_probability: P(τ̂ ≤ deadline) of `partition`, where that was maximised.
       problem: what it answers.
       rounded_value: `rounded_runtime` of these `rounded` where it is known already; None with other ones.
+
+    Derivatives: see docs/api.md. Those of `expected_runtime` and `completion_probability` are right where the
+    plan is best for them, or follows from a formula; what has none is NaN.
     """
 
     plan: Plan | None

@@ -10,7 +10,7 @@ import bcgc_jax
 ROOT = Path(bcgc_jax.__file__).parent
 # From the ground up. A file uses those on lower floors, and its neighbours in the same folder.
 FLOORS = (
-    ("_extras", "_pytree", "citations"),
+    ("_derivatives", "_extras", "_pytree", "citations"),
     ("distributions",),
     ("exact",),
     ("problem",),

@@ -8,8 +8,7 @@ sum is free: E τ̂ is homogeneous in x. Traced numbers that make no problem, or
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from bcgc_jax._derivatives import without_derivative
 from bcgc_jax._pytree import (
     Numbers,
     check,
@@ -213,7 +213,10 @@ def integrate_runtime(
     1.8333
     """
     check_partition(problem, partition)
-    return _integrate(problem, partition, num_nodes)
+    found = _integrate(problem, partition, num_nodes)
+    if not is_traced((problem, partition)):
+        return found
+    return found._replace(error=without_derivative(found.error, (problem, partition)))
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -224,7 +227,7 @@ def _integrate(problem: Problem, partition: Numbers | Plan, num_nodes: int) -> E
 
 
 def expected_runtime(problem: Problem, partition: Numbers | Plan) -> Array:
-    r"""Exact E τ̂(x,T), eq. (5), a scalar; differentiable in `partition` and in the problem's leaves.
+    r"""Exact E τ̂(x,T), eq. (5), a scalar; differentiable in `partition` and in the problem's leaves, twice.
 
     The distribution's moments must exist: an infinite expectation comes out as inf where its mean says so.
 
@@ -244,7 +247,7 @@ def partition_of_units(problem: Problem, counts: Array) -> Array:
 
 
 def completion_probability(problem: Problem, partition: Numbers | Plan, deadline: Numbers) -> Array:
-    r"""P(τ̂(x,T) ≤ deadline), exact; `deadline` of any shape gives that shape.
+    r"""P(τ̂(x,T) ≤ deadline), exact; `deadline` of any shape gives that shape. Differentiable, twice.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(rate=1.0), num_workers=3, num_coordinates=1, num_samples=3.0)
@@ -269,7 +272,7 @@ def certificate(problem: Problem, partition: Numbers, levels: ArrayLike | None =
 
     f is convex, so this holds for every partition z, at every x; without setup ∇f·x = f. `levels`, bool
     `[max_workers]`, are those that z may use: by default all, with setup cycles those that x uses, for f is
-    affine only as long as these stay the same.
+    affine only as long as these stay the same. Of its numbers only f has derivatives, others' are NaN.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(rate=1.0, shift=1.0), num_workers=3, num_coordinates=10)
@@ -301,7 +304,7 @@ def _certify(problem: Problem, partition: Numbers, levels: ArrayLike | None) -> 
     constant = 0 if problem.bare else at_x - jnp.sum(slope * x)
     lower = constant + problem.total.astype(x.dtype) * jnp.min(jnp.where(allowed, slope, jnp.inf))
     lower = lower_bound_of(lower - error, value)  # the slopes share the error of the value
-    return Certificate(value, error, lower, 1 - lower / value)
+    return Certificate(value, *without_derivative((error, lower, 1 - lower / value), (problem, x)))
 
 
 def value_and_slope(problem: Problem, x: Array, num_nodes: int = NUM_NODES) -> tuple[Array, Array, Array]:
@@ -315,20 +318,9 @@ def value_and_slope(problem: Problem, x: Array, num_nodes: int = NUM_NODES) -> t
     return *found, jax.lax.stop_gradient(slope)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def with_slopes(function: Callable[..., Any], known: Any, problem: Problem, plan: Any, *others: Any) -> Any:
-    """`known`, the value of a `function` of these arguments, with the slopes that it has at a fixed plan."""
-    del function, problem, plan, others
-    return known
-
-
-@with_slopes.defjvp
-def _with_slopes_jvp(function, primals, tangents):
-    known, problem, plan, *others = primals
-    _, of_problem, _, *of_others = tangents
-    at, along = (problem, *others), (of_problem, *of_others)
-    _, slope = jax.jvp(lambda problem, *others: function(problem, plan, *others), at, along)
-    return known, slope
+def with_total(problem: Problem, x: Array) -> Array:
+    """x, whose shares of the total stay what they are where that has a derivative."""
+    return x * (problem.total / jax.lax.stop_gradient(problem.total)).astype(x.dtype)
 
 
 def with_least_start_up(problem: Problem) -> Problem:

@@ -19,10 +19,11 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from bcgc_jax._derivatives import with_slopes, without_derivative
 from bcgc_jax._pytree import pytree_dataclass, replace, static_field
 from bcgc_jax.exact.bisection import bisect
 from bcgc_jax.plans.iterations import iteration_of
-from bcgc_jax.plans.runtime import completion_probability, expected_runtime, load_of, with_slopes
+from bcgc_jax.plans.runtime import completion_probability, expected_runtime, load_of, with_total
 from bcgc_jax.plans.worker import Load
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution, assess
@@ -92,25 +93,30 @@ class Deadline(Method):
     def plan(self, problem: Problem, key: Array | None) -> Solution:
         if self.deadline is None:
             raise ValueError("a deadline is missing: Deadline(t), with t in the unit of the runtime")
-        still, deadline, least = jax.lax.stop_gradient((problem, self.deadline, self.min_completion))
+        of = problem, self.deadline, self.min_completion
+        still, deadline, least = jax.lax.stop_gradient(of)
         found, fastest = completion_partition(still, deadline, max_steps=self.max_steps), None
         if least is not None:
             fastest = optimum(still, still.exists, tolerance=1e-6, max_steps=Optimal.max_steps)
             assert fastest.partition is not None
             ends = fastest.partition, found
             found = chance_constrained(still, deadline, least, *ends, max_steps=self.max_steps)
+        found = without_derivative(found, of)
         solution = assess(problem, found.partition, found.status, found.num_steps)
         if fastest is not None:  # no plan is faster than one that need not end in time
             lower = jnp.maximum(solution.lower_bound, fastest.lower_bound)
             solution = replace(solution, lower_bound=jnp.minimum(lower, solution.expected_runtime))
-        known = found.probability, problem, found.partition, self.deadline
-        return replace(solution, completion_probability=with_slopes(completion_probability, *known))
+        probability = found.probability
+        if least is None:  # else the plan is not the one of most P
+            probability = with_slopes(_in_time, probability, problem, found.partition, self.deadline)
+        return replace(solution, completion_probability=probability)
 
 
 @sample_average.judged.register
 def _(method: Deadline, fresh: Problem, solution: Solution) -> dict[str, Array]:
     known = sample_average.judged.dispatch(object)(method, fresh, solution)
     found = completion_probability(fresh, solution.partition, method.deadline)  # type: ignore[arg-type]
+    found = without_derivative(found, (fresh, method.deadline))  # a step function of these draws
     return known | {"completion_probability": found}
 
 
@@ -173,6 +179,10 @@ def completion_partition(problem: Problem, deadline: ArrayLike, *, max_steps: in
     ended = found.residual[best, -1] <= _TOLERANCE[t.dtype.itemsize]
     status = jnp.where(ended, int(Status.CONVERGED), int(Status.STEP_LIMIT))
     return CompletionResult(shares[best] * total, probabilities[best], probabilities, status, steps)
+
+
+def _in_time(problem: Problem, partition: Array, deadline: ArrayLike) -> Array:
+    return completion_probability(problem, with_total(problem, partition), deadline)
 
 
 def _late(problem: Problem, t: Array, share: Array) -> Array:

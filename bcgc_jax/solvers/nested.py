@@ -28,6 +28,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from bcgc_jax._derivatives import with_slopes, without_derivative
 from bcgc_jax._pytree import concrete, pytree_dataclass, replace, static_field
 from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.completion import OneOfEach
@@ -41,7 +42,6 @@ from bcgc_jax.plans.runtime import (
     lower_bound_of,
     problem_tasks,
     with_least_start_up,
-    with_slopes,
 )
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution, solution_of_value
@@ -159,8 +159,9 @@ def _optimum(problem: Problem, rule: OneOfEach, data: Array) -> tuple[Solution, 
     lower = jnp.min(jnp.where(used, bound.slope, jnp.inf)) - bound.aux
     if not (problem.bare or with_kinks):  # else 0, up to rounding
         lower = lower + bound.value - jnp.sum(bound.slope * bound.point)
-    plan = _plan_of(problem, rule, best.point, data[0])
-    runtime = with_slopes(integrate_runtime, Expectation(best.value, best.aux), problem, plan)
+    best = without_derivative(best, problem)
+    plan, known = _plan_of(problem, rule, best.point, data[0]), Expectation(best.value, best.aux)
+    runtime = with_slopes(_expected, known, problem, best.point, rule, data[0])
     solution = _solution(problem, plan, best, runtime)
     return replace(solution, lower_bound=lower_bound_of(lower, best.value)), best.point
 
@@ -231,7 +232,7 @@ def _cut(problem: Problem, rule: OneOfEach, used: Array, data: Array) -> Minimum
 
     start = used / jnp.sum(used).astype(problem.dtype)
     tolerance = jnp.asarray(least_gap(problem), problem.dtype)
-    share, value, lower, steps = cutting_plane(evaluate, start, used, tolerance)
+    share, value, lower, steps, _ = cutting_plane(evaluate, start, used, tolerance)
     return Minimum(share, value, lower + 0 * share, 1 - lower / value, steps, 0 * value)
 
 
@@ -253,7 +254,8 @@ def _most_probable(
     problem: Problem, rule: OneOfEach, data: Array, deadline: ArrayLike, start: Array
 ) -> Solution:
     """From the shares of the fastest plan to some that are more probably in time."""
-    still, known = jax.lax.stop_gradient(problem), jnp.finfo(start.dtype)
+    of, known = (problem, deadline), jnp.finfo(start.dtype)
+    still, deadline, start = jax.lax.stop_gradient((problem, deadline, start))
 
     def unlikely(share: Array) -> tuple[Array, None]:
         load, _, scale = problem_tasks(still, _plan_of(still, rule, share, data))
@@ -262,9 +264,19 @@ def _most_probable(
         return late / (1 - late), None
 
     found = minimise_shares(unlikely, start > 0, start, tolerance=_TOLERANCE[start.dtype.itemsize])
+    found = without_derivative(found, of)
     plan = _plan_of(problem, rule, found.point, data)
     solution = _solution(problem, plan, found, integrate_runtime(problem, plan))
-    return replace(solution, completion_probability=completion_probability(problem, plan, deadline))
+    probability = with_slopes(_in_time, None, problem, found.point, rule, data, of[1])
+    return replace(solution, completion_probability=probability)
+
+
+def _expected(problem: Problem, share: Array, rule: OneOfEach, data: Array) -> Expectation:
+    return integrate_runtime(problem, _plan_of(problem, rule, share, data))
+
+
+def _in_time(problem: Problem, share: Array, rule: OneOfEach, data: Array, deadline: ArrayLike) -> Array:
+    return completion_probability(problem, _plan_of(problem, rule, share, data), deadline)
 
 
 def _solution(problem: Problem, plan: Plan, found: Minimum, runtime: Expectation) -> Solution:

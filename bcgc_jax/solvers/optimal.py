@@ -19,14 +19,14 @@ from bcgc_jax.plans.runtime import sent_load
 from bcgc_jax.plans.worker import Load
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solvers.newton import Given, Workers, search
-from bcgc_jax.solvers.polyhedral import cutting_plane, row_program
+from bcgc_jax.solvers.polyhedral import Cuts, cutting_plane, row_program
 
 
 class OptimalResult(NamedTuple):
     """Partition, `[max_workers]`, its expected runtime and a bound on that of the best one.
 
     `error` is that of both, as far as the rule knows it: with kinks that of rounding. `num_steps` counts
-    Newton steps, with atoms cuts.
+    Newton steps, with atoms cuts. `multipliers`, of atoms and rows, are those of `polyhedral`.
     """
 
     partition: Array
@@ -35,6 +35,7 @@ class OptimalResult(NamedTuple):
     lower_bound: Array
     status: Array
     num_steps: Array
+    multipliers: Cuts | Array | None = None
 
 
 @functools.partial(jax.jit, static_argnames="max_steps")
@@ -91,12 +92,13 @@ def _by_cuts(problem: Problem, levels: Array, tolerance: Array) -> OptimalResult
         found = row_program(iteration.rows, loads, start, levels, tolerance)
     else:
         found = cutting_plane(jax.value_and_grad(value_of), start, levels, tolerance)
-    share, value, lower, steps = found
+    share, value, lower, steps, multipliers = found
     met = value - lower <= tolerance * value
     status = jnp.where(met, int(Status.CONVERGED), int(Status.STEP_LIMIT))
     unit = problem.scale * total
     value, error = with_rounding(share, Expectation(unit * value, 0 * value))
-    return OptimalResult(share * total, value, error, unit * lower, status, steps)
+    known = multipliers if iteration.polyhedral else None
+    return OptimalResult(share * total, value, error, unit * lower, status, steps, known)
 
 
 def least_gap(problem: Problem) -> float:

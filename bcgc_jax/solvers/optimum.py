@@ -10,9 +10,18 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from bcgc_jax._derivatives import with_slopes, without_derivative
 from bcgc_jax._pytree import concrete, is_traced, pytree_dataclass, replace, static_field
 from bcgc_jax.plans.iterations import iteration_of
-from bcgc_jax.plans.runtime import Certificate, certificate, lower_bound_of, with_least_start_up, with_slopes
+from bcgc_jax.plans.runtime import (
+    Certificate,
+    certificate,
+    expected_runtime,
+    load_of,
+    lower_bound_of,
+    with_least_start_up,
+    with_total,
+)
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution, assess_shares, solution_of, with_whole_numbers
 from bcgc_jax.solvers import sample_average
@@ -20,10 +29,13 @@ from bcgc_jax.solvers.discrete import best_levels, improve_units
 from bcgc_jax.solvers.large_n import is_of_many, is_rough, optimum_of_many
 from bcgc_jax.solvers.method import Method
 from bcgc_jax.solvers.optimal import OptimalResult, least_gap, optimal_partition
+from bcgc_jax.solvers.polyhedral import Cuts
 from bcgc_jax.solvers.start_ups import best_found
 
 # Up to here the loss of rounding may show, and the search over whole units is worth its time.
 FEW_UNITS = 1000
+# Of the cuts that bound an optimum the slopes of so many for each level.
+_CUTS = 8
 
 
 @pytree_dataclass
@@ -82,9 +94,8 @@ class Optimal(Method):
 @sample_average.judged.register
 def _(method: Optimal, fresh: Problem, solution: Solution) -> dict[str, Array]:
     """Also by the optima of parts of the draws."""
-    assert solution.partition is not None
-    assert solution.levels is not None
-    return sample_average.judge(fresh, solution.partition, solution.levels, by_optima=True)._asdict()
+    by_optima = functools.partial(sample_average.judge, by_optima=True)
+    return with_slopes(by_optima, None, fresh, solution.partition, solution.levels)._asdict()
 
 
 def _optimum_of_many(problem: Problem, method: Optimal) -> Solution:
@@ -107,11 +118,56 @@ def _few_units(problem: Problem) -> bool:
 def optimum(problem: Problem, allowed: ArrayLike, **options: Any) -> Solution:
     """The optimum, but for the whole numbers; converged if its certificate meets the tolerance."""
     found, answer, certified = _searched(problem, allowed, **options)
+    solution = _assessed_by_search(problem, found, answer, certified, options["tolerance"])
+    if found.multipliers is None:
+        return solution
+    # Where pieces of the runtime meet, each has slopes of its own.
+    pieces = found.partition, found.multipliers
+    value = with_slopes(_by_pieces, solution.expected_runtime, problem, pieces)
+    return replace(solution, expected_runtime=value)
+
+
+def _assessed_by_search(
+    problem: Problem, found: OptimalResult, answer: Any, certified: Solution | None, tolerance: ArrayLike
+) -> Solution:
     if certified is not None:
         return certified
     # By the program that all partitions are assessed with, whose bound is the only one for plain problems.
-    solution = assess_shares(problem, *answer)
-    return _judged(problem, solution, None if problem.plain else found.lower_bound, options["tolerance"])
+    solution = with_slopes(_assessed, None, problem, *answer)
+    solution = replace(solution, plan=without_derivative(solution.plan, problem))
+    return _judged(problem, solution, None if problem.plain else found.lower_bound, tolerance)
+
+
+def _by_pieces(problem: Problem, plan: tuple[Array, Cuts | Array]) -> Array:
+    """The runtime of a partition where pieces of a polyhedral one meet, each with its multiplier.
+
+    So the slopes of their sum in the partition are alike at all levels in use, and those in the problem are a
+    subgradient of the optimum.
+    """
+    partition, multipliers = plan
+    x, iteration = with_total(problem, partition), iteration_of(problem)
+    if not isinstance(multipliers, Cuts):
+        work = load_of(problem, x).work
+        times = jnp.where(work > 0, iteration.rows, 0)  # type: ignore[arg-type]
+        return problem.scale * (iteration.worker.infimum() + jnp.sum(multipliers * times * work))
+
+    def add(value: Array, cut: Cuts) -> tuple[Array, None]:
+        point = cut.points * problem.total
+        at_point, slope = jax.jvp(functools.partial(expected_runtime, problem), (point,), (x - point,))
+        return value + cut.weights * (at_point + slope), None
+
+    # All that have a weight to speak of: at most as many as there are levels, but for ties.
+    weights, index = jax.lax.top_k(multipliers.weights, min(_CUTS * x.size, multipliers.weights.size))
+    cuts = Cuts(multipliers.points[index], weights / jnp.sum(weights))
+    return jax.lax.scan(jax.checkpoint(add), jnp.zeros((), x.dtype), cuts)[0]
+
+
+def _assessed(problem: Problem, partition: Array, *known: Array) -> Solution:
+    return assess_shares(problem, with_total(problem, partition), *known)
+
+
+def _certified(problem: Problem, partition: Array, levels: Array) -> Certificate:
+    return certificate(problem, with_total(problem, partition), levels)
 
 
 @functools.partial(jax.jit, static_argnames="max_steps")
@@ -119,13 +175,12 @@ def _searched(
     problem: Problem, allowed: Array, **options: Any
 ) -> tuple[OptimalResult, tuple[Array, ...], Solution | None]:
     """What is found, what of it is to be assessed, and the solution, where the search certifies it."""
-    # The steps are not differentiated: by the envelope theorem the value's slope is that of the exact
-    # runtime at a fixed partition.
     still = jax.lax.stop_gradient(problem)
     used, rounds = allowed, 0
     if problem.has_setup:
         used, rounds = best_levels(still if problem.convex else with_least_start_up(still), allowed)
     found = (optimal_partition if problem.convex else best_found)(still, used, **options)
+    found = without_derivative(found, problem)
     # Of the levels that were asked for, a traced number of workers may lack some.
     lacks = jnp.any(allowed & ~problem.exists)
     status = jnp.where(lacks, int(Status.INFEASIBLE), found.status)
@@ -133,7 +188,7 @@ def _searched(
     iteration = iteration_of(problem)
     if not (problem.plain and (iteration.smooth or iteration.polyhedral)):
         return found, answer, None
-    certified = with_slopes(certificate, _certificate_of(found), problem, found.partition, used)
+    certified = with_slopes(_certified, _certificate_of(found), problem, found.partition, used)
     solution = solution_of(problem, *answer, certified)
     return found, answer, _judged(problem, solution, None, options["tolerance"])
 

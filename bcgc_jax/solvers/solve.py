@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from bcgc_jax._derivatives import without_derivative
 from bcgc_jax._pytree import check_key, check_whole, is_traced, replace
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.runtime import partition_of_units
@@ -70,6 +71,9 @@ def solve(
         solution = _judged(problem, method, key, num_draws)
     if is_traced((problem, method)):  # what could not be checked when it was made
         solution = _invalid_without(problem.valid & method.valid(), solution)
+        known = solution.runtime_error, solution.lower_bound, solution.history
+        error, lower, history = without_derivative(known, (problem, method))
+        solution = replace(solution, runtime_error=error, lower_bound=lower, history=history)
     kind = solution.kind if iteration.exact and not drawn else "confidence"
     return replace(solution, method=method.name, problem=problem, kind=kind)
 

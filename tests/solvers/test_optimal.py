@@ -11,7 +11,7 @@ from bcgc_jax.exact.linear_algebra import solve_positive, solve_unit_upper
 from bcgc_jax.plans.marks import marks
 from bcgc_jax.solvers.newton import Workers, derivatives, loop, sums_over_nodes
 from tests.oracles import laws
-from tests.oracles.programme import best_of_two_speeds
+from tests.oracles.programme import best_of_two_speeds, best_shares, level_times
 from tests.problems import SIZE, expected_max, known, padded, slow
 
 # The paper's, one of a heavy tail, one whose density is infinite at its shift, and measured times, with the
@@ -61,6 +61,53 @@ def test_the_slope_of_the_optimum_in_the_law_is_that_of_central_differences(x64)
     slope, step = float(best(0.8)[1]), 1e-4
     difference = float(best(0.8 + step)[0] - best(0.8 - step)[0]) / (2 * step)
     assert slope == pytest.approx(difference, rel=1e-6)  # measured 9e-9
+
+
+@pytest.mark.slow
+def test_the_slope_of_an_optimum_where_pieces_meet_is_that_of_a_linear_programme(x64):
+    """In a speed and its probability; with start-ups, which all have to wait for, of rows."""
+
+    @jax.jit
+    @jax.value_and_grad
+    def two_speeds(numbers):
+        return bcgc.solve(bcgc.Problem(bcgc.TwoSpeed(1.0, *numbers), 5, 1_000, 5.0)).expected_runtime
+
+    for at in (np.array([5.0, 0.3]), np.array([3.0, 0.3]), np.array([8.3, 0.12])):
+        value, slope = two_speeds(at)
+        assert value == pytest.approx(1_000 * best_of_two_speeds(1.0, *at, 5), rel=1e-6)
+        for move, one in zip(1e-4 * np.eye(2), slope, strict=True):
+            below, here, above = (1_000 * best_of_two_speeds(1.0, *(at + s * move), 5) for s in (-1, 0, 1))
+            low, high = np.sort([here - below, above - here]) / 1e-4  # where pieces meet they differ
+            # Worst measured 1.1e-4, of multipliers that leave a gap of 1e-6; at a fixed plan 4e-2.
+            assert low - 3e-4 * abs(low) <= one <= high + 3e-4 * abs(high)
+
+    times = np.random.default_rng(7).lognormal(0.0, 0.8, (40, 5))
+
+    @jax.jit
+    @jax.grad
+    def rows(power):
+        law = bcgc.EmpiricalRows(jnp.asarray(times) ** power)
+        return bcgc.solve(bcgc.Problem(law, 5, 1_000, 5.0, start_up=300 * power)).expected_runtime
+
+    above, below = (1_000 * best_shares(level_times(times**p))[0] for p in (1 + 1e-5, 1 - 1e-5))
+    assert float(rows(1.0)) == pytest.approx(300 + (above - below) / 2e-5, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_only_the_value_of_an_optimum_has_a_slope(x64):
+    """Of one partition, and of all that follow from it; what has none is NaN, and spoils nothing."""
+
+    def numbers(costs):
+        law = bcgc.ShiftedExponential(0.8, 0.2)
+        found = bcgc.solve(bcgc.Problem(law, 5, costs.size, 3, unit_costs=costs))
+        late = bcgc.completion_probability(found.problem, found.partition, 60.0)
+        return found.expected_runtime, found.lower_bound, found.partition, late
+
+    costs = jnp.linspace(1.0, 3.0, 20)
+    slope, *others = jax.jit(jax.jacrev(numbers))(costs)
+    # Twice the work takes twice the time.
+    np.testing.assert_allclose(slope, numbers(costs)[0] / jnp.sum(costs), rtol=1e-9)
+    assert all(np.isnan(other).all() for other in others)
 
 
 @pytest.mark.smoke

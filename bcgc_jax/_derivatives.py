@@ -1,0 +1,73 @@
+"""Derivatives of what a search has found: of its value those at a fixed plan, of all else NaN, never 0."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.custom_derivatives import SymbolicZero
+
+T = TypeVar("T")
+
+
+@jax.custom_jvp
+def without_derivative(tree: T, of: Any) -> T:
+    """`tree`, found from `of` by what is not differentiated: its derivatives in `of` are NaN.
+
+    Derivatives of something else that was found with it are as they were.
+
+    >>> found = lambda x: {"value": x * x, "gap": without_derivative(x / 8, x)}
+    >>> [float(jax.grad(lambda x: found(x)[name])(3.0)) for name in ("value", "gap")]
+    [6.0, nan]
+    """
+    del of
+    return tree
+
+
+def _without_derivative_jvp(primals, tangents):
+    tree, of = primals
+    float0 = jax.dtypes.float0
+    along = [t for t in jax.tree.leaves(tangents[1]) if type(t) is not SymbolicZero and t.dtype != float0]
+    # The product has NaN for a derivative too.
+    moved = sum(jnp.sum(_nan_unless_zero(t)) for t in along) * without_derivative(jnp.ones(()), of)
+
+    def slope(a: Any) -> Any:
+        if not jnp.issubdtype(jnp.result_type(a), jnp.inexact):
+            return np.zeros(jnp.shape(a), float0)  # JAX's of whole numbers
+        return _nan_unless_zero(jnp.full_like(a, moved))
+
+    return without_derivative(tree, of), jax.tree.map(slope, tree)
+
+
+without_derivative.defjvp(_without_derivative_jvp, symbolic_zeros=True)
+
+
+def _nan_unless_zero(tangent: Array) -> Array:
+    """Linear to JAX, which may transpose it: of 0, as for a result that nobody asks for, it is 0."""
+
+    def solve(_: Any, tangent: Array) -> Array:
+        return jnp.where(tangent == 0, tangent, jnp.nan)
+
+    return jax.lax.custom_linear_solve(lambda t: t, tangent, solve, symmetric=True)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def with_slopes(function: Callable[..., Any], known: Any, problem: Any, plan: Any, *others: Any) -> Any:
+    """A `function` of a plan that is best for it, with the slopes at this plan: the envelope theorem.
+
+    `known` is its value, or None. Second derivatives need those of the plan.
+    """
+    return function(problem, plan, *others) if known is None else known
+
+
+@with_slopes.defjvp
+def _with_slopes_jvp(function, primals, tangents):
+    known, problem, plan, *others = primals
+    _, of_problem, _, *of_others = tangents
+    at, along = (problem, *others), (of_problem, *of_others)
+    value, slope = jax.jvp(lambda problem, *others: function(problem, plan, *others), at, along)
+    known = value if known is None else known
+    return with_slopes(function, known, problem, plan, *others), slope

@@ -1,0 +1,70 @@
+"""What has no derivative is NaN, and spoils nothing that has one."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bcgc_jax._derivatives import with_slopes, without_derivative
+
+
+def _cost(rate: Any, x: Any) -> Any:
+    return rate * (x - rate) ** 2 + rate**3
+
+
+def _solved(rate: Any) -> dict[str, Any]:
+    """The least of the cost, at x = rate, with the number of steps."""
+    found = without_derivative(
+        {"x": jax.lax.stop_gradient(rate), "pair": jnp.full(2, rate), "steps": jnp.asarray(7)}, rate
+    )
+    return found | {"value": with_slopes(_cost, None, rate, found["x"])}
+
+
+def _value(rate: Any) -> Any:
+    return _solved(rate)["value"]
+
+
+def _mapped(rates: Any) -> Any:
+    return jax.lax.map(_solved, rates)["value"]
+
+
+def _chosen(rate: Any) -> Any:
+    return jax.lax.cond(rate > 0, _solved, _solved, rate)["value"]
+
+
+RATES = jnp.array([0.5, 2.0])
+WAYS: dict[str, Callable[[Any], Any]] = {
+    "batch": jax.vmap(jax.grad(_value)),
+    "forward": jax.vmap(jax.jacfwd(_value)),
+    "of a batch": jax.grad(lambda rates: jnp.sum(jax.vmap(_solved)(rates)["value"])),
+    "of a loop": jax.grad(lambda rates: jnp.sum(_mapped(rates))),
+    "of a branch": jax.vmap(jax.grad(_chosen)),
+    "computed again": jax.vmap(jax.grad(jax.checkpoint(_value))),
+    "all outputs": lambda rates: jax.vmap(jax.jacrev(lambda r: (_value(r), _solved(r)["x"])))(rates)[0],
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_value_of_an_optimum_has_the_slope_at_a_fixed_plan(way):
+    np.testing.assert_allclose(jax.jit(WAYS[way])(RATES), 3 * RATES**2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("derivative", [jax.grad, jax.jacfwd, jax.hessian])
+def test_what_a_search_has_found_has_none(derivative):
+    def plan(rate):
+        return _solved(rate)["pair"] @ jnp.array([1.0, -1.0])
+
+    assert np.isnan(derivative(plan)(0.5))
+    assert np.isnan(jax.vmap(derivative(plan))(RATES)).all()
+
+
+def test_nor_has_the_value_a_second_one():
+    assert np.isnan(jax.hessian(_value)(0.5))
+
+
+def test_numbers_are_what_they_were():
+    found = jax.jit(_solved)(0.5)
+    assert (float(found["x"]), int(found["steps"]), float(found["value"])) == (0.5, 7, 0.125)

@@ -1,7 +1,7 @@
 """The optimal partition and its bound, by Newton's method or by cuts, as f is smooth or not."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -88,6 +88,7 @@ def _by_cuts(problem: Problem, levels: Array, tolerance: Array) -> OptimalResult
         load = Load(total * dot(loads, u), sent_load(problem, total * jnp.where(levels, u, 0)))
         return iteration.expected_completion(load).value / total
 
+    found: tuple[Any, ...]
     if iteration.rows is not None and problem.plain:
         found = row_program(iteration.rows, loads, start, levels, tolerance)
     else:

@@ -124,13 +124,30 @@ _COMPARISONS = {">": operator.gt, ">=": operator.ge, "<=": operator.le, "<": ope
 
 
 def meets(value: Any, condition: str, finite: bool = True) -> Any:
-    """Whether each entry meets a condition of `check`, for arrays of NumPy and of JAX; NaN meets none."""
+    """Whether each entry meets a condition of `check`, for arrays of NumPy and of JAX.
+
+    NaN meets none, nor does what is not 0 and below the smallest normal number: arithmetic may make 0 of it.
+    """
     xp = np if isinstance(value, np.ndarray) else jnp
     good = xp.isfinite(value) if finite else ~xp.isnan(value)
+    good &= ~_is_subnormal(value)
     if condition:
         comparison, bound = condition.split()
         good &= _COMPARISONS[comparison](value, float(bound))
     return good
+
+
+def _is_subnormal(value: Any) -> Any:
+    """By the bits: whether a comparison of such a number with 0 sees it depends on the program around it."""
+    if isinstance(value, np.ndarray):
+        tiny = np.finfo(value.dtype).tiny if value.dtype.kind == "f" else 0
+        return (value != 0) & (np.abs(value) < tiny)
+    value = jnp.abs(jnp.asarray(value))
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        return jnp.zeros_like(value, bool)
+    whole = np.dtype(f"int{8 * value.dtype.itemsize}")
+    bits = jax.lax.bitcast_convert_type(value, whole)
+    return (bits > 0) & (bits < int(jnp.finfo(value.dtype).tiny.view(whole)))
 
 
 def check(name: str, value: Any, condition: str, *, finite: bool = True) -> None:
@@ -143,6 +160,8 @@ def check(name: str, value: Any, condition: str, *, finite: bool = True) -> None
     bad = ~meets(array, condition, finite)
     if bad.any():
         wanted = " and ".join(filter(None, ["finite" * finite, condition]))
+        if _is_subnormal(array[bad]).flat[0]:
+            wanted = f"0 or of a size from {np.finfo(array.dtype).tiny:.3g} on, the smallest normal number"
         raise ValueError(f"{name} must be {wanted}, got {array[bad].flat[0]!s}")
 
 

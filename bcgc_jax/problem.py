@@ -193,6 +193,7 @@ class Problem:
                 found &= jnp.all(meets(value, condition))
         if self.start_up is not None:
             found &= law_of_number(self.start_up).valid()
+        found &= jnp.all(self._cycle >= jnp.finfo(self.dtype).tiny)
         return found & jnp.all(jnp.asarray(self.num_coordinates) == jnp.floor(self.num_coordinates))
 
     @property
@@ -233,9 +234,11 @@ class Problem:
     @property
     def scale(self) -> Array:
         """M b / N: time per cycle of a coordinate's load, eq. (5); NaN if traced numbers make no problem."""
-        dtype = self.dtype
-        scale = jnp.asarray(self.num_samples, dtype) * self.cycles / self.num_workers
-        return jnp.where(self.valid, scale, jnp.nan) if is_traced(self) else scale
+        return jnp.where(self.valid, self._cycle, jnp.nan) if is_traced(self) else self._cycle
+
+    @property
+    def _cycle(self) -> Array:
+        return jnp.asarray(self.num_samples, self.dtype) * self.cycles / self.num_workers
 
     @property
     def total(self) -> Array:

@@ -249,7 +249,7 @@ def solution_of(
     status, num_steps = jnp.asarray(status, int), jnp.asarray(num_steps, int)
     feasible = status != int(Status.INFEASIBLE)
     value, error, lower, _ = found
-    value = jnp.where(feasible & problem.valid & ~overflows(problem, value), value, jnp.nan)
+    value = jnp.where(feasible & problem.valid & ~out_of_range(problem, value), value, jnp.nan)
     # A search that did not end says so, whatever its answer's mean.
     status = jnp.where(jnp.isinf(value) & (status == int(Status.CONVERGED)), int(Status.INFINITE), status)
     status = jnp.where(jnp.isnan(value) & feasible | ~problem.valid, int(Status.INVALID), status)
@@ -264,16 +264,17 @@ def solution_of_value(problem: Problem, found: Expectation) -> Solution:
     value, error = found
     status = jnp.where(jnp.isfinite(value), int(Status.CONVERGED), int(Status.INFINITE))
     status = jnp.where(jnp.isnan(value), int(Status.INFEASIBLE), status)
-    too_large = overflows(problem, value)
-    value = jnp.where(too_large, jnp.nan, value)
-    status = jnp.where(problem.valid & ~too_large, status, int(Status.INVALID))
+    unknown = out_of_range(problem, value)
+    value = jnp.where(unknown, jnp.nan, value)
+    status = jnp.where(problem.valid & ~unknown, status, int(Status.INVALID))
     # No partition, so no subgradient: 0 is all that this scheme tells about the best partition.
     return Solution(None, None, value, error, jnp.zeros_like(value), status, jnp.asarray(0))
 
 
-def overflows(problem: Problem, value: Array) -> Array:
-    """Whether an infinite runtime is one of numbers that are too large: the mean time is finite."""
-    return jnp.isinf(value) & jnp.isfinite(problem.cycle_time.mean())
+def out_of_range(problem: Problem, value: Array) -> Array:
+    """Whether a runtime is infinite though the mean time is finite, or 0 though no runtime is."""
+    too_large = jnp.isinf(value) & jnp.isfinite(problem.cycle_time.mean())
+    return too_large | (value < jnp.finfo(value.dtype).tiny)
 
 
 # What a file of a solution consists of, by the field or the rule that it stands in.

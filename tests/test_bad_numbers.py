@@ -85,6 +85,7 @@ REFUSED: list[tuple[Callable[..., Any], tuple[Any, ...], str]] = [
     (bcgc.block_runtime, ([1, -1, 1], [0.3, 0.2, 0.5]), "partition must be finite and >= 0, got -1"),
     (bcgc.block_runtime, ([1.0, 2.0], [0.3, -0.1]), "cycle_times must be >= 0, got -0.1"),
     (bcgc.block_runtime, ([1.0], 0.3), r"cycle_times must have .*got .*\(\)"),
+    (_of_levels, ([0, 1], np.array([1, 1e-39], np.float32)), "unit_costs must be 0 or of a size from 1.18e-38 on, the"),
     (_of_levels, ([0, 1], [1.0, -2.0]), "unit_costs must be finite and > 0, got -2"),
     (_of_levels, ([-1, 0],), "levels must be from 0 to 2, .* got -1 to 0"),
     (_of_levels, ([0, 3],), "levels must be from 0 to 2, .* got 0 to 3"),
@@ -118,6 +119,7 @@ def test_numbers_that_make_no_runtime_are_refused_or_give_nan(name, value):
         with pytest.raises(ValueError, match=f"{name} must be (finite and )?>"):
             runtime(value)
         assert np.isnan(jax.jit(runtime)(value))
+        assert np.isnan(jax.jit(runtime)(1e-39))
         assert np.isfinite(jax.jit(runtime)(1.0))
 
 
@@ -230,6 +232,8 @@ COLUMNS = _columns(
     GOOD,
     *(("num_workers", 4), ("num_workers", 0), ("rate", -0.5), ("rate", np.nan), ("shift", -1.5)),
     *(("num_coordinates", 0), ("num_coordinates", 300.5), ("num_samples", -2.0), ("cycles", np.inf)),
+    # Below the smallest normal number, which arithmetic may make 0 of.
+    *((name, 1e-39) for name in ("num_samples", "cycles", "rate", "shift")),
 )
 
 
@@ -260,6 +264,11 @@ def test_runtimes_of_traced_numbers_that_make_no_problem_are_nan():
         _only_the_first_is_finite(one)
 
 
+def test_numbers_whose_product_is_no_normal_number_make_no_problem():
+    valid = jax.jit(lambda samples, cycles: bcgc.Problem(LAW, 3, 300, samples, cycles).valid)
+    assert [bool(valid(1e-20, cycles)) for cycles in (1e-22, 1e-10)] == [False, True]
+
+
 def test_times_and_moments_of_traced_numbers_that_make_no_law_are_nan():
     def times(num_workers, rate, shift):
         law, more = bcgc.ShiftedExponential(rate, shift), {"num_workers": num_workers, "max_workers": 3}
@@ -279,6 +288,7 @@ def test_times_and_moments_of_traced_numbers_that_make_no_law_are_nan():
 def test_workers_of_traced_numbers_that_are_none_have_no_runtime(law):
     bad = [("scale", -3.0), ("scale", np.nan), ("send_time", -0.1), ("send_time", np.inf)]
     bad += [("chain_cycles", -0.2), ("chain_cycles", np.nan)]
+    bad += [("scale", 1e-39), ("send_time", 1e-39), ("chain_cycles", 1e-39)]
 
     def found(numbers):
         scale = numbers.pop("scale")

@@ -294,6 +294,6 @@ class Status(enum.IntEnum):
             Status.INFINITE: "the expected runtime is infinite, the tail too heavy: plan for a deadline",
             Status.INFEASIBLE: "the scheme does not exist for this number of workers and coordinates",
             Status.INVALID: "the numbers make no problem (negative, NaN, …), or are beyond the precision",
-            Status.PRECISION: "the tolerance is finer than the precision and the finest rule of integration "
-            "resolve: accept the reported relative_gap, or enable float64",
+            Status.PRECISION: "precision and the finest rule of integration do not resolve the tolerance, or "
+            "not even the runtime to 1 %: accept the reported relative_gap and runtime_error",
         }[self]

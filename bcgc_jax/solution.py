@@ -1,5 +1,6 @@
 """What is answered, `Solution`, and how a partition becomes one: rounded, evaluated exactly, certified."""
 
+import functools
 import json
 import os
 from pathlib import Path
@@ -14,6 +15,7 @@ from jax.typing import ArrayLike
 from bcgc_jax._extras import version_of_package
 from bcgc_jax._pytree import is_traced, pytree_dataclass, replace, static_field
 from bcgc_jax.citations import bibliography
+from bcgc_jax.distributions import FromHazard
 from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.completion import AnyOf, FirstHolder, OneOfEach
 from bcgc_jax.plans.partitions import round_partition, round_to_units
@@ -27,6 +29,8 @@ LOOSE = 0.25
 _FORMAT = "bcgc_jax.Solution"
 _VERSION = 3
 _READ = (2, _VERSION)  # version 2 has neither the problem nor the package's version
+# An expected runtime that may be off by more than this share of it is not known.
+_LARGEST_ERROR = 1e-2
 
 
 @pytree_dataclass
@@ -116,8 +120,20 @@ class Solution:
     @property
     def message(self) -> Any:
         """The `status` in words; of a batch an array of them."""
-        said = np.vectorize(lambda code: Status(code).message, otypes=[object])(np.asarray(self.status))
+
+        def say(code: int) -> str:
+            return Status(code).message + (self._remedy if code == Status.PRECISION else "")
+
+        said = np.vectorize(say, otypes=[object])(np.asarray(self.status))
         return said.item() if said.ndim == 0 else said
+
+    @property
+    def _remedy(self) -> str:
+        """What makes an answer more precise, if there is something."""
+        law = None if self.problem is None else self.problem.cycle_time
+        if isinstance(law, FromHazard) and law.kinks is None:
+            return ", or name the kinks of FromHazard where it has some"
+        return ", or enable float64" if self.expected_runtime.dtype == jnp.float32 else ""
 
     def citation(self) -> str:
         """BibTeX of the works behind the method; empty for a scheme of one's own.
@@ -250,6 +266,7 @@ def solution_of(
     feasible = status != int(Status.INFEASIBLE)
     value, error, lower, _ = found
     value = jnp.where(feasible & problem.valid & ~out_of_range(problem, value), value, jnp.nan)
+    status = _unless_unknown(status, value, error)
     # A search that did not end says so, whatever its answer's mean.
     status = jnp.where(jnp.isinf(value) & (status == int(Status.CONVERGED)), int(Status.INFINITE), status)
     status = jnp.where(jnp.isnan(value) & feasible | ~problem.valid, int(Status.INVALID), status)
@@ -258,11 +275,21 @@ def solution_of(
     return Solution(plan, None, value, error, lower, status, num_steps, levels=used)
 
 
-@jax.jit
-def solution_of_value(problem: Problem, found: Expectation) -> Solution:
-    """What is known of a scheme that is no partition from its runtime, NaN where there is no such scheme."""
+def _unless_unknown(status: Array, value: Array, error: Array) -> Array:
+    """A status that is not CONVERGED where the error of the integral is too large."""
+    unknown = jnp.isfinite(value) & ~(error <= _LARGEST_ERROR * value)
+    return jnp.where(unknown & (status == int(Status.CONVERGED)), int(Status.PRECISION), status)
+
+
+@functools.partial(jax.jit, static_argnames="drawn")
+def solution_of_value(problem: Problem, found: Expectation, drawn: bool = False) -> Solution:
+    """What is known of a scheme that is no partition from its runtime, NaN where there is no such scheme.
+
+    The error is that of an integral, or of a mean that is `drawn`.
+    """
     value, error = found
     status = jnp.where(jnp.isfinite(value), int(Status.CONVERGED), int(Status.INFINITE))
+    status = status if drawn else _unless_unknown(status, value, error)
     status = jnp.where(jnp.isnan(value), int(Status.INFEASIBLE), status)
     unknown = out_of_range(problem, value)
     value = jnp.where(unknown, jnp.nan, value)

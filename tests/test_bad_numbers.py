@@ -85,7 +85,11 @@ REFUSED: list[tuple[Callable[..., Any], tuple[Any, ...], str]] = [
     (bcgc.block_runtime, ([1, -1, 1], [0.3, 0.2, 0.5]), "partition must be finite and >= 0, got -1"),
     (bcgc.block_runtime, ([1.0, 2.0], [0.3, -0.1]), "cycle_times must be >= 0, got -0.1"),
     (bcgc.block_runtime, ([1.0], 0.3), r"cycle_times must have .*got .*\(\)"),
-    (_of_levels, ([0, 1], np.array([1, 1e-39], np.float32)), "unit_costs must be 0 or of a size from 1.18e-38 on, the"),
+    (
+        _of_levels,
+        ([0, 1], np.array([1, 1e-39], np.float32)),
+        "unit_costs must be 0 or of a size from 1.18e-38 on, the",
+    ),
     (_of_levels, ([0, 1], [1.0, -2.0]), "unit_costs must be finite and > 0, got -2"),
     (_of_levels, ([-1, 0],), "levels must be from 0 to 2, .* got -1 to 0"),
     (_of_levels, ([0, 3],), "levels must be from 0 to 2, .* got 0 to 3"),

@@ -14,6 +14,7 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
 from bcgc_jax.plans.schedules import Group, schedule_of
+from bcgc_jax.solution import solution_of_value
 from bcgc_jax.solvers.methods import NAMES
 from tests.problems import known, padded, slow
 
@@ -323,3 +324,28 @@ def test_traced_numbers_of_a_method_that_make_no_sense_are_invalid():
     found = jax.vmap(lambda alpha: bcgc.solve(PROBLEM, bcgc.TandonPartial(alpha)))(np.array([3.0, 0.5]))
     assert found.status.tolist() == [bcgc.Status.CONVERGED, bcgc.Status.INVALID]
     assert np.isnan(found.expected_runtime).tolist() == [False, True]
+
+
+def test_a_runtime_that_is_not_known_to_a_hundredth_has_not_converged():
+    problem = bcgc.Problem(bcgc.FromHazard(lambda p, t: p * t, lambda p, a: a / p, 1.0), 5, 1000)
+
+    def of_error(error: float, drawn: bool = False) -> bcgc.Solution:
+        found = bcgc.plans.Expectation(np.asarray(1.0), np.asarray(error))
+        return solution_of_value(problem, found, drawn=drawn)
+
+    found = [of_error(0.009), of_error(0.011), of_error(0.011, drawn=True), of_error(np.inf)]
+    unknown, known = bcgc.Status.PRECISION, bcgc.Status.CONVERGED
+    assert [int(solution.status) for solution in found] == [known, unknown, known, unknown]
+    assert found[1].message.endswith("relative_gap and runtime_error")
+    assert replace(found[1], problem=problem).message.endswith(
+        "name the kinks of FromHazard where it has some"
+    )
+    single = replace(found[1], expected_runtime=np.float32(1.0))
+    assert single.message.endswith("runtime_error, or enable float64")
+
+
+@pytest.mark.slow
+def test_a_runtime_of_which_much_is_beyond_single_precision_has_not_converged():
+    # 18 % off, by its error 40 %.
+    solution = bcgc.solve(bcgc.Problem(bcgc.Pareto(np.float32(1), np.float32(1.02)), 5, 1000), "uncoded")
+    assert int(solution.status) == bcgc.Status.PRECISION

@@ -154,6 +154,7 @@ class Distribution(AnyDistribution):
     begin: ClassVar[str]
     rounding: ClassVar[float] = 0.0  # of Λ beyond a few ulp, in units of eps
     constant: ClassVar[bool] = False  # a number in a distribution's place
+    light_tail: ClassVar[bool] = False  # P(T > t) falls faster than any power of t
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import pytree_dataclass, replace, static_field, working_dtype
 from bcgc_jax.distributions.base import Distribution, Kinked, Smooth, excess_above, inverse_ranks
+from bcgc_jax.distributions.hazards import average, begin_of, inverse_of
 from bcgc_jax.distributions.special_functions import (
     gamma_hazard,
     inverse_gamma_hazard,
@@ -42,6 +43,7 @@ class ShiftedExponential(Distribution):
 
     conditions = (("rate", "> 0"), ("shift", ">= 0"))
     begin = "shift"
+    light_tail = True
 
     def cumulative_hazard(self, t):
         return self.rate * jnp.maximum(jnp.subtract(t, self.shift), 0)
@@ -84,6 +86,7 @@ class _Shifted(Distribution):
     _inverse_hazard: Callable[[Array], Array]
 
     begin = "shift"
+    light_tail = True
 
     def cumulative_hazard(self, t):
         inside, excess = excess_above(t, self.shift)
@@ -174,6 +177,7 @@ class Uniform(Distribution):
     conditions = (("low", ">= 0"), ("high", "> 0"))
     below = ("low", "high")
     begin = "low"
+    light_tail = True
 
     def cumulative_hazard(self, t):
         # log of the remaining share, not log1p of the used one: (high - t) is exact near high.
@@ -279,11 +283,14 @@ class Gamma(_Shifted):
 
 @pytree_dataclass
 class FromHazard(Distribution):
-    r"""A distribution of your own: Λ(parameters, t) and its inverse Λ⁻¹(parameters, a), both elementwise.
+    r"""A distribution of your own: Λ(parameters, t), and perhaps Λ⁻¹(parameters, a), both elementwise.
 
-    The two functions are static (pass the same objects again to avoid a new compilation);
-    `parameters` is any pytree, traced and differentiated like other fields. The mean is
-    ∫ Λ⁻¹(a) e^{-a} da by quadrature; where the integrand does not decay, it is inf.
+    The functions are static (pass the same objects again to avoid a new compilation); `parameters` is any
+    pytree, traced and differentiated like other fields. Without an inverse the hazard is inverted by halving,
+    a hundred times as slowly; it may then be 0, negative or NaN at times before the first one. If the slope
+    of Λ jumps at some times, `kinks` is a function of the parameters that returns them, `[K]`: no rule of
+    integration is exact across a kink that it does not know. The mean is ∫ Λ⁻¹(a) e^{-a} da by quadrature,
+    with a power law beyond the range of numbers; where the integrand does not decay, it is inf.
 
     >>> law = FromHazard(lambda p, t: p * t**2, lambda p, a: (a / p) ** 0.5, parameters=3.0)
     >>> round(float(law.mean()), 5)  # (π/12)^½
@@ -291,8 +298,9 @@ class FromHazard(Distribution):
     """
 
     hazard: Callable[[Any, Array], Array] = static_field()
-    inverse_hazard: Callable[[Any, Array], Array] = static_field()
+    inverse_hazard: Callable[[Any, Array], Array] | None = static_field(default=None)
     parameters: Any = ()
+    kinks: Callable[[Any], ArrayLike] | None = static_field(default=None)
 
     def cumulative_hazard(self, t):
         t = jnp.asarray(t)
@@ -300,34 +308,40 @@ class FromHazard(Distribution):
         inside = t > start
         # Above the support's start the user's Λ is asked; below it, only at a point it knows.
         safe = jnp.where(inside, t, start + jnp.maximum(jnp.abs(start), 1))
-        return jnp.where(inside, self.hazard(self.parameters, safe), 0)
+        return jnp.where(inside, self._hazard(safe), 0)
 
     def inverse_cumulative_hazard(self, a):
         inside, safe = excess_above(a, 0.0)
-        value = jnp.asarray(self.inverse_hazard(self.parameters, safe))
+        value = self._inverse(safe)
         return jnp.where(inside, value, self.infimum().astype(value.dtype))
 
+    def _hazard(self, t: Array) -> Array:
+        return jnp.asarray(self.hazard(self.parameters, t))
+
+    def _inverse(self, a: Array) -> Array:
+        if self.inverse_hazard is None:
+            return inverse_of(self._hazard, a)
+        return jnp.asarray(self.inverse_hazard(self.parameters, a))
+
     def mean(self):
-        # a = exp(v - e^{-v}): exponential decay at both ends, so the trapezoid rule is spectral.
-        v, step = jnp.linspace(-4.2, 6.0, 401, retstep=True, dtype=working_dtype(self))
-        a = jnp.exp(v - jnp.exp(-v))
-        weight = jnp.exp(-a)
-        # Where the weight is 0, T may overflow.
-        times = self.inverse_cumulative_hazard(jnp.where(weight > 0, a, 0))
-        total = jnp.sum(times * weight * a * (1 + jnp.exp(-v))) * step
-        largest = 0.9 * -math.log(jnp.finfo(a.dtype).tiny)
-        half, whole = jnp.log(self.inverse_cumulative_hazard(jnp.array([largest / 2, largest], a.dtype)))
-        growth = (whole - half) / (largest / 2)  # of log T per unit of hazard; 1 is the limit
-        return jnp.where(growth < 1, total, jnp.inf)
+        one = jnp.ones(1, working_dtype(self))
+        return average(self.inverse_cumulative_hazard, one, one, self.cumulative_hazard(self.breaks()))[0]
 
     def infimum(self):
         # The value of Λ⁻¹ at 0 with the slopes just above it: a power of a has none at 0.
         dtype = working_dtype(self)
-        near, value = (
-            jnp.asarray(self.inverse_hazard(self.parameters, jnp.asarray(a, dtype)))
-            for a in (jnp.finfo(dtype).eps ** 2, 0.0)
-        )
+        near = self._inverse(jnp.asarray(jnp.finfo(dtype).eps ** 2, dtype))
+        if self.inverse_hazard is None:
+            value = begin_of(self._hazard, dtype)
+        else:
+            value = self._inverse(jnp.zeros((), dtype))
         return near + jax.lax.stop_gradient(value - near)
+
+    def pieces(self):
+        if self.kinks is None:
+            return Smooth()
+        times = jnp.asarray(self.kinks(self.parameters), working_dtype(self))
+        return Kinked(jnp.sort(jnp.atleast_1d(times)), ends=False)
 
 
 @pytree_dataclass

@@ -75,6 +75,16 @@ def legendre(order: int) -> tuple[np.ndarray, np.ndarray]:
     return np.where(upper, 1 - s[::-1], s), np.where(upper, weight[::-1], weight)
 
 
+def double_exponential(num: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes on [0, 1], `[num + 1]`, and the weights of three rules that nest, `[3, num + 1]`."""
+    end = 3.2  # beyond it weights are below the rounding of the sum
+    v = np.linspace(-end, end, num + 1)
+    share = 1 / (1 + np.exp(-np.pi * np.sinh(v)))
+    weight = np.pi * np.cosh(v) * share / (1 + np.exp(np.pi * np.sinh(v))) * (2 * end / num)
+    node = np.arange(num + 1)
+    return share.astype(dtype), np.stack([weight * (node % k == 0) * k for k in (1, 2, 4)]).astype(dtype)
+
+
 @functools.cache
 def _mills_polynomial(degree: int) -> np.ndarray:
     """Coefficients, highest first, of (z + 1.25) M(z) in (z - 4) / (z + 4), for z ≥ 0.

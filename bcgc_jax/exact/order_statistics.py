@@ -20,6 +20,7 @@ from jax.typing import ArrayLike
 from bcgc_jax._pytree import working_dtype
 from bcgc_jax.distributions import Distribution
 from bcgc_jax.distributions.atoms import mass_of
+from bcgc_jax.distributions.hazards import average
 from bcgc_jax.exact.linear_algebra import dot
 from bcgc_jax.exact.windows import log_factorials
 
@@ -122,8 +123,9 @@ def moments(
     r"""E[g(T_(N-n))] for n = 0…N-1, `[max_workers]`; E T_(N-n) without a `function`.
 
     The density of z = logit U_(k), k = N-n, is ∝ u^k (1-u)^(N-k+1), smooth and exponentially small at both
-    ends: the trapezoid rule in v, z = mode + width·sinh v, converges geometrically. Atoms are summed
-    over. Eq. (8) of the paper is the same quantity as an alternating sum, without digits from N ≈ 20.
+    ends: the trapezoid rule in v, z = mode + width·sinh v, converges geometrically. Where there are kinks, or
+    the tail may be a power law, panels do. Atoms are summed over. Eq. (8) of the paper is the same quantity
+    as an alternating sum, without digits from N ≈ 20.
     """
     n = jnp.arange(max_workers)
     exists = n < num_workers
@@ -140,6 +142,10 @@ def moments(
         reached = special.betainc(k[:, None], above[:, None], jnp.minimum(law.cdf(values), 1))
         term = _weighted(jnp.diff(reached, axis=1, prepend=0.0), of(values))
         return jnp.where(exists, jnp.sum(term, axis=1), of(law.infimum()))
+    if law.breaks().size > law.has_end or not law.light_tail:
+        kinks = law.cumulative_hazard(law.breaks().astype(k.dtype))
+        found = average(lambda a: of(law.inverse_cumulative_hazard(a)), k, above, kinks)
+        return jnp.where(exists, found, of(law.infimum()))
     mode = jnp.log(k / above)[:, None]
     width = jnp.sqrt(1 / k + 1 / above)[:, None]
     reach = 400.0 if k.dtype == jnp.float64 else 70.0

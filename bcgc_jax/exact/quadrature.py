@@ -19,6 +19,8 @@ from bcgc_jax.exact.linear_algebra import dot
 # How far from the centre a bound is looked at, in log time, for tails like t^{-1.05}; single precision, of 4
 # bytes, has no room for more.
 LONGEST = {8: 640.0, 4: 64.0}
+# The same for panels, which a power law follows: its weights need room too.
+_LONGEST_OF_PANELS = {8: 640.0, 4: 40.0}
 
 
 class Expectation(NamedTuple):
@@ -33,7 +35,7 @@ class Quadrature(NamedTuple):
 
     `weights`, `[3, K]`, are those of all, of every second and of every fourth of the times; or of three of
     Gauss's rules in each panel, of as many nodes as `panels` says. `beyond` bounds what is left out after the
-    last of the times.
+    last of the times, or what a power law in its place is off by.
     """
 
     start: Array
@@ -41,6 +43,29 @@ class Quadrature(NamedTuple):
     weights: Array
     panels: tuple[int, ...] = ()
     beyond: ArrayLike = 0.0
+
+
+class Tail(NamedTuple):
+    """P(max > start + s) ∝ s^-(1 + fall) for s from `end` on, or nothing there where it is not `open`.
+
+    `back` is how far before the end, in log s, the power has been looked at; `doubt` what the integral beyond
+    the end may be off by.
+    """
+
+    end: Array
+    back: Array
+    fall: Array
+    open: Array
+    doubt: Array
+
+
+class Panels(NamedTuple):
+    """Of Gauss's rules from `start` on: the `left` ends and the sizes, `[P]`; the `tail`, if there is one."""
+
+    start: Array
+    left: Array
+    size: Array
+    tail: Tail | None
 
 
 def largest(values: Array) -> Array:
@@ -89,7 +114,7 @@ def follow(nodes: Quadrature, onsets: Array) -> Quadrature:
 
 
 def gauss_rules(
-    of_panels: tuple[Array, Array, Array],
+    of_panels: Panels,
     orders: tuple[int, ...],
     ends: bool,
     powers: bool = False,
@@ -100,9 +125,10 @@ def gauss_rules(
     With `powers`, densities may be like excess^-0.3 at the left end: nodes are dense there, but in wide
     panels; behind `steep` kinks, `[K]`, all may be over at once: there in wide ones too.
     """
-    start, left, size = of_panels
+    start, left, size, tail = of_panels
     rules = (np.concatenate(a) for a in zip(*map(legendre, orders), strict=True))
-    points, weight = (jnp.asarray(a, left.dtype) for a in rules)
+    shares, weights = (jnp.asarray(a, left.dtype) for a in rules)
+    points, weight = shares, weights
     if powers:
         dense = ~_is_wide(ends, start, left, size)
         if steep is not None:
@@ -112,8 +138,14 @@ def gauss_rules(
         cubes, dense = points**3, dense[:, None]
         points, weight = jnp.where(dense, cubes, points), jnp.where(dense, 3 * points**2 * weight, weight)
     t, slope = in_panel(ends, start, left[:, None], size[:, None], points)
+    weight = slope * weight
+    if tail is not None:
+        later, slope = in_tail(start, tail, shares)
+        t = jnp.concatenate([t, later[None]])
+        weight = jnp.concatenate([weight, (slope * weights)[None]])
     own = np.repeat(np.eye(3), orders, axis=1)[:, None].astype(start.dtype)
-    return Quadrature(start, t.ravel(), (slope * weight * own).reshape(3, -1), orders)
+    beyond = 0.0 if tail is None else tail.doubt
+    return Quadrature(start, t.ravel(), (weight * own).reshape(3, -1), orders, beyond)
 
 
 def on_line(centre: Array, width: Array, v: Array) -> tuple[Array, Array]:
@@ -133,7 +165,7 @@ def integrate(nodes: Quadrature, late: Array) -> Expectation:
         # In each panel, for what two rules are off by may cancel between panels. For n, 4 n / 5 and 2 n / 5
         # nodes; 16 for splines through times decades apart, which converge like n^-0.6: 7 would do.
         error = rule_error(fine, coarse, coarsest, safety=100.0, most=16.0)
-        return Expectation(nodes.start + value, jnp.sum(error))
+        return Expectation(nodes.start + value, jnp.sum(error) + nodes.beyond)
     # What is left out before the first and after the last time is of the size of the term there.
     error = rule_error(value, coarse, coarsest) + term[0, 0] + term[0, -1] + nodes.beyond
     return Expectation(nodes.start + value, error)
@@ -141,16 +173,21 @@ def integrate(nodes: Quadrature, late: Array) -> Expectation:
 
 class _Layout(NamedTuple):
     """Of u = log((t - start) / centre): where most of the mean lies, or 0 if that is near; a width; where the
-    rest is nothing; and the integral beyond that, over the centre."""
+    rest is nothing; the integral beyond that, over the centre; and the last three of the `reach` that were
+    looked at, with the log of the bound's mass at them."""
 
     centre: Array
     moved: Array
     width: Array
     end: Array
     beyond: Array
+    reach: Array
+    log_mass: Array
 
 
-def _layout(peaks: Array, hazard_at: Callable[[Array], Array], choices: Array) -> _Layout:
+def _layout(
+    peaks: Array, hazard_at: Callable[[Array], Array], choices: Array, longest: dict[int, float] = LONGEST
+) -> _Layout:
     """From P(max > t) ≤ Σ_n C(N, n+1) P(level n is late)^{n+1}; `hazard_at` times has Λ of all levels."""
     start, dtype, size, finfo = peaks[0], peaks.dtype, choices.size - 1, jnp.finfo(peaks.dtype)
     # An excess over the start far below the rounding of the start is none.
@@ -158,7 +195,7 @@ def _layout(peaks: Array, hazard_at: Callable[[Array], Array], choices: Array) -
     low, centre, high = jnp.maximum(peaks[1:] - start, least)
     width = jnp.clip(jnp.log(high / low) / 2, 0.05, 4.0)
     step = 1.35  # the factor from one look at the bound to the next
-    reach = np.append(0.0, LONGEST[dtype.itemsize] * step ** np.arange(-22.0, 1.0)).astype(dtype)
+    reach = np.append(0.0, longest[dtype.itemsize] * step ** np.arange(-22.0, 1.0)).astype(dtype)
 
     def log_mass_at(reach: Array) -> Array:
         hazard = hazard_at(start + centre * jnp.exp(reach))
@@ -183,8 +220,43 @@ def _layout(peaks: Array, hazard_at: Callable[[Array], Array], choices: Array) -
     beyond = jnp.where(falling > 0, jnp.exp(log_mass[-1]) / jnp.where(falling > 0, falling, 1), jnp.inf)
     beyond = jnp.where(open_[-1], beyond, 0)
     return _Layout(
-        centre, jnp.where(far, heaviest, 0), jnp.where(far, jnp.maximum(width, 1), width), end, beyond
+        centre=centre,
+        moved=jnp.where(far, heaviest, 0),
+        width=jnp.where(far, jnp.maximum(width, 1), width),
+        end=end,
+        beyond=beyond,
+        reach=jnp.asarray(reach[-3:]),
+        log_mass=log_mass[-3:],
     )
+
+
+def _tail_of(of: _Layout) -> Tail:
+    """Beyond the longest reach, where the bound is the probability itself, of the lowest level in use."""
+    late = of.log_mass[-1]
+    fall_before, fall_after = -jnp.diff(of.log_mass) / jnp.diff(of.reach)
+    back = of.reach[2] - of.reach[0]
+    fall = (of.log_mass[0] - late) / back
+    open_ = of.beyond > 0
+    falling = fall > 0
+    safe = jnp.where(falling, fall, 1)
+    # A power law of which the exponent still changes: ∫ u^-2 du, say, is twice as much as one expects.
+    change = 4 * jnp.abs(fall_after - fall_before) / (back / 2 * safe**2)
+    doubt = jnp.where(falling, of.centre * jnp.exp(late) / safe * change, jnp.inf)
+    end = of.centre * jnp.exp(of.reach[2])
+    return Tail(end, back, safe, open_ & falling, jnp.where(open_, doubt, 0))
+
+
+def in_tail(start: Array, tail: Tail, share: Array) -> tuple[Array, Array]:
+    """Times before the end, and the slopes with which the rules of two nodes and more integrate beyond it.
+
+    They are right for the power, and so is the sum's derivative in the exponent: with p ∝ s^-(1 + fall) and
+    s = end · e^(-back x), ∫ p(s) e^(-(1 + fall) back x) (A + B x) dx = p(end) / fall, to the first order.
+    """
+    change = -12 / (tail.back * tail.fall**2) - 6 / tail.fall  # B
+    level = 1 / tail.fall - change / 2  # A
+    gone = jnp.exp(-tail.back * share)
+    slope = tail.end * gone * jnp.exp(-tail.fall * tail.back * share) * (level + change * share)
+    return start + tail.end * gone, jnp.where(tail.open, slope, 0)
 
 
 def line(peaks: Array, hazard_at: Callable[[Array], Array], choices: Array) -> Array:
@@ -222,12 +294,14 @@ def kinked_levels(size: int, each: int = 12) -> np.ndarray:
 
 def panels(
     peaks: Array, images: Array, last: Array | None, hazard_at: Callable[[Array], Array], choices: Array
-) -> tuple[Array, Array, Array]:
+) -> Panels:
     """The same from the `peaks` of `line`, the kinks' `images`, `[K]`, and the `last` time, or none."""
     (start, low, middle, high), dtype = peaks, peaks.dtype
     beyond, spread = jnp.zeros(0, dtype), np.array([0, 0.5, 1, 2, 4, 8, 16, 32], dtype)
+    tail = None
     if last is None:
-        of = _layout(peaks, hazard_at, choices)
+        of = _layout(peaks, hazard_at, choices, _LONGEST_OF_PANELS)
+        tail = jax.lax.stop_gradient(_tail_of(of))
         beyond = jax.lax.stop_gradient(start + of.centre * jnp.exp(_tail(of.moved, of.end)))
         last, spread = beyond[-1], spread[:5]
     around = middle + jnp.concatenate([(low - middle) * spread[1:5], (high - middle) * spread])
@@ -235,7 +309,7 @@ def panels(
     # What only rounding sets apart from the start would make the next panel a wide one.
     breaks = jnp.where(breaks - start <= 8 * jnp.finfo(dtype).eps * start, start, breaks)
     edges = jnp.concatenate([start[None], jnp.sort(jnp.clip(breaks, start, last))])
-    return start, edges[:-1], jnp.diff(edges)
+    return Panels(start, edges[:-1], jnp.diff(edges), tail)
 
 
 def _tail(moved: Array, end: Array) -> Array:

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from bcgc_jax.distributions import Distribution
 from bcgc_jax.distributions.special_functions import legendre
-from bcgc_jax.exact.quadrature import in_panel, kinked_levels, line, on_line, panels, raised
+from bcgc_jax.exact.quadrature import in_panel, in_tail, kinked_levels, line, on_line, panels, raised
 from bcgc_jax.plans.completion import AnyOf
 from bcgc_jax.plans.worker import unreached
 
@@ -78,20 +78,25 @@ def rule(law: Distribution, known: Marks, load: Array, num_nodes: int) -> Rule:
 
     if not law.smooth:
         images, last = images_of(law, load)
-        start, left, size_of = panels(peaks, images, last, hazard_at, known.log_choices)
+        start, left, size_of, tail = panels(peaks, images, last, hazard_at, known.log_choices)
+        count = left.size + (tail is not None)
         order = num_nodes // 8
         points, weights = (jnp.asarray(a, load.dtype) for a in legendre(order))
 
         def in_panels(index: Array, refine: ArrayLike) -> tuple[Array, Array]:
             part, node = index // order, index % order
             panel = part // refine
-            inside = panel < left.size
-            panel = jnp.where(inside, panel, 0)
+            inside = panel < count
             share = (part % refine + points[node]) / refine
-            t, slope = in_panel(law.has_end, start, left[panel], size_of[panel], share)
+            own = jnp.where(panel < left.size, panel, 0)
+            t, slope = in_panel(law.has_end, start, left[own], size_of[own], share)
+            if tail is not None:
+                later, slope_later = in_tail(start, tail, share)
+                t = jnp.where(panel < left.size, t, later)
+                slope = jnp.where(panel < left.size, slope, slope_later)
             return t, jnp.where(inside, slope / refine * weights[node], 0)
 
-        return Rule(start, jnp.zeros_like(start), left.size * order, in_panels)
+        return Rule(start, jnp.zeros_like(start), count * order, in_panels)
     of_line = line(peaks, hazard_at, known.log_choices)
 
     def along(index: Array, refine: ArrayLike) -> tuple[Array, Array]:

@@ -19,6 +19,7 @@ from jax.typing import ArrayLike, DTypeLike
 from bcgc_jax._pytree import pytree_dataclass, replace, static_field
 from bcgc_jax.distributions import Distribution
 from bcgc_jax.distributions.atoms import EmpiricalPairs, law_of_number, mass_of
+from bcgc_jax.distributions.special_functions import double_exponential
 from bcgc_jax.exact.linear_algebra import einsum
 from bcgc_jax.exact.quadrature import largest, rule_error
 
@@ -246,7 +247,7 @@ def _integrated(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple[A
     lowest = hazard_left(law.breaks()[-1:].astype(dtype)) if law.has_end else jnp.zeros_like(highest)
     rest, highest = jnp.exp(-highest), jnp.minimum(highest, longest)
     lowest = jnp.minimum(lowest, highest)
-    share, weight = _double_exponential(num_inner, dtype)
+    share, weight = double_exponential(num_inner, dtype)
     size = (highest - lowest)[..., None, :]
     a = lowest[..., None, :] + size * share[:, None]
     room = t[..., None, :] - (start.inverse_cumulative_hazard(a) / worker.unit).astype(dtype)
@@ -258,13 +259,3 @@ def _integrated(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple[A
     # What different times are off by cancels: true errors are below 1e-3 of this bound.
     error = rule_error(fine, coarse, coarsest, safety=3.0, most=16.0 if worker.overlap else 1.0)
     return hazard_of(early - jnp.expm1(-lowest), fine), jax.lax.stop_gradient(jnp.minimum(error, fine))
-
-
-def _double_exponential(num: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes on [0, 1], `[num + 1]`, and the weights of three rules that nest, `[3, num + 1]`."""
-    end = 3.2  # beyond it weights are below the rounding of the sum
-    v = np.linspace(-end, end, num + 1)
-    share = 1 / (1 + np.exp(-np.pi * np.sinh(v)))
-    weight = np.pi * np.cosh(v) * share / (1 + np.exp(np.pi * np.sinh(v))) * (2 * end / num)
-    node = np.arange(num + 1)
-    return share.astype(dtype), np.stack([weight * (node % k == 0) * k for k in (1, 2, 4)]).astype(dtype)

@@ -72,7 +72,8 @@ class Scheduled(Numbered):
             problem = replace(problem, max_workers=int(workers))
         schedule = self.schedule(problem, search)
         found, needs = _evaluate(problem, schedule, judge if drawn else None)
-        return replace(solution_of_value(problem, found), plan=replace(schedule, known_needs=needs))
+        solution = solution_of_value(problem, found, drawn=drawn)
+        return replace(solution, plan=replace(schedule, known_needs=needs))
 
 
 @pytree_dataclass
@@ -201,7 +202,7 @@ class Sharing(Scheduled):
         needs = Requirements(workers, one, jnp.asarray(self.chunks), jnp.asarray(True))
         task = np.zeros(0, int)
         plan = Plan(problem.total[None], task, task, task.astype(problem.dtype), None, needs)
-        return replace(solution_of_value(problem, found), plan=plan)
+        return replace(solution_of_value(problem, found, drawn=True), plan=plan)
 
 
 @jax.jit

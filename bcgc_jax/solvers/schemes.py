@@ -85,7 +85,7 @@ class Scheme(Method):
     def plan(self, problem: Problem, key: Array | None) -> Solution:
         found = _asked(self, problem, key)
         if not self.is_partition:
-            return solution_of_value(problem, found)
+            return solution_of_value(problem, found, drawn=self.is_drawn(problem))
         partition, status = found
         if not is_traced(found) and status != Status.CONVERGED and not np.isnan(partition).any():
             raise ValueError(

@@ -1,5 +1,6 @@
 """Which law stands for measured times, and the smooth one: a proper law, near its sample, and exact."""
 
+import math
 from typing import Any
 
 import jax
@@ -97,14 +98,90 @@ def test_expectations_are_those_of_draws_and_of_a_finer_rule(x64, times, workers
     assert float(found.error) < (1e-9 if workers == 5 else 2e-6) * float(found.value)
 
 
-@pytest.mark.parametrize("index", [0.0, 0.6, 0.95])
-def test_a_heavy_tail_is_integrated_to_its_end(x64, index):
-    # One worker waits for itself: E τ̂ = E T. The tail of index 0.95 carries a quarter of it beyond e^100.
+@pytest.mark.parametrize(("index", "error"), [(0.0, 1e-12), (0.6, 1e-12), (0.95, 1e-12), (0.995, 1e-9)])
+def test_a_heavy_tail_is_integrated_to_its_end(x64, index, error):
+    # One worker waits for itself: E τ̂ = E T. The tail of index 0.95 has a quarter of it beyond e^100, that
+    # of 0.995 4 % beyond e^640, where numbers end: these were left out, with no word in the error.
     a = jnp.linspace(0, 2.3, 12)
     law = HazardSpline(a, 1 + a + 0.1 * a**2, 1 + 0.2 * a, index)
     found = bcgc.plans.integrate_runtime(bcgc.Problem(law, 1, 1), jnp.ones(1))
-    assert float(found.value) == pytest.approx(float(law.mean()), rel=1e-12)
-    assert float(found.error) < 1e-12 * float(found.value)
+    assert float(found.value) == pytest.approx(float(law.mean()), rel=max(1e-12, error / 10))
+    assert float(found.error) < error * float(found.value)
+
+
+def _mean_of_order(index: float, workers: int, level: int) -> float:
+    """E T_(N-n) of the law below: by SciPy between its knots, and the tail in closed form."""
+    hazards, times, slopes = [0.0, 0.5, 1.0, 2.0], [1.0, 2.0, 2.5, 6.0], [1.5, 1.5, 2.0, 3.0]
+
+    def density(a):
+        ways = math.comb(workers, level + 1) * (level + 1)
+        return ways * (1 - np.exp(-a)) ** (workers - level - 1) * np.exp(-(level + 1) * a)
+
+    def piece(a, i):  # a rational quadratic, Gregory and Delbourgo 1982
+        step, rise = hazards[i + 1] - hazards[i], times[i + 1] - times[i]
+        share, mean = (a - hazards[i]) / step, rise / step
+        cross = share * (1 - share)
+        bent = mean + (slopes[i] + slopes[i + 1] - 2 * mean) * cross
+        return times[i] + rise * (mean * share**2 + slopes[i] * cross) / bent
+
+    total, excess = 0.0, slopes[-1] / index
+    for i in range(3):
+        ends = hazards[i], hazards[i + 1]
+        total += integrate.quad(lambda a, i=i: piece(a, i) * density(a), *ends, epsrel=1e-13)[0]
+    for j in range(workers - level):  # the binomial expansion of the density
+        rate = level + 1 + j
+        ways = math.comb(workers, level + 1) * (level + 1) * math.comb(workers - level - 1, j) * (-1) ** j
+        later = (times[-1] - excess) / rate + excess / (rate - index)
+        total += ways * math.exp(-rate * hazards[-1]) * later
+    return total
+
+
+def _heavy(index: float, dtype: str) -> HazardSpline:
+    hazards, times, slopes = (0, 0.5, 1, 2), (1, 2, 2.5, 6), (1.5, 1.5, 2, 3)
+    return HazardSpline(
+        jnp.array(hazards, dtype),
+        jnp.array(times, dtype),
+        jnp.array(slopes, dtype),
+        jnp.asarray(index, dtype),
+    )
+
+
+def _exact(law: HazardSpline) -> list[float]:
+    return [_mean_of_order(float(np.asarray(law.tail_index)), 5, level) for level in range(5)]
+
+
+@pytest.mark.parametrize("index", [0.3, 0.95])
+def test_moments_count_what_is_beyond_the_range_of_numbers(index):
+    # That of 0.95 was inf. Measured 4.6e-7; in float64 2.2e-13 up to 0.995, and 2e-6 before, across kinks.
+    law = _heavy(index, "float32")
+    np.testing.assert_allclose(bcgc.plans.expected_order_statistics(law, 5), _exact(law), rtol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("index", "dtype"), [(0.95, "float32"), (0.995, "float64")])
+def test_runtimes_count_what_is_beyond_the_range_of_numbers(index, dtype, request):
+    # They were 3 % and 4 % too small, with errors of 1e-5 and 6e-14.
+    if dtype == "float64":
+        request.getfixturevalue("x64")
+    law = _heavy(index, dtype)
+    runtime = bcgc.plans.integrate_runtime(bcgc.Problem(law, 5, 1, 5), np.eye(5)[0].astype(dtype))
+    off = abs(float(runtime.value) - _exact(law)[0])
+    assert off <= float(runtime.error) < 1e-4 * float(runtime.value)
+    # Measured 5.1e-7 and 5.4e-12.
+    assert off < {"float32": 2e-6, "float64": 2e-11}[dtype] * float(runtime.value)
+    if dtype == "float64":
+        moments = bcgc.plans.expected_order_statistics(law, 5)
+        np.testing.assert_allclose(moments, _exact(law), rtol=1e-12)
+
+
+@pytest.mark.slow
+def test_what_is_beyond_the_range_of_numbers_has_a_slope_in_the_tail_index(x64):
+    index, h = 0.995, 1e-6
+    slope = jax.grad(
+        lambda index: bcgc.expected_runtime(bcgc.Problem(_heavy(index, "float64"), 5, 1, 5), np.eye(5)[0])
+    )(index)
+    step = _mean_of_order(index + h, 5, 0) - _mean_of_order(index - h, 5, 0)
+    assert float(slope) == pytest.approx(step / (2 * h), rel=1e-5)  # measured 4e-8 beside the differences
 
 
 @pytest.mark.parametrize("spoil", [lambda t: np.minimum(t, 3.0), lambda t: np.round(2 * t) / 2])

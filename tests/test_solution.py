@@ -330,7 +330,7 @@ def test_a_runtime_that_is_not_known_to_a_hundredth_has_not_converged():
     problem = bcgc.Problem(bcgc.FromHazard(lambda p, t: p * t, lambda p, a: a / p, 1.0), 5, 1000)
 
     def of_error(error: float, drawn: bool = False) -> bcgc.Solution:
-        found = bcgc.plans.Expectation(np.asarray(1.0), np.asarray(error))
+        found = bcgc.plans.Expectation(jnp.asarray(1.0), jnp.asarray(error))
         return solution_of_value(problem, found, drawn=drawn)
 
     found = [of_error(0.009), of_error(0.011), of_error(0.011, drawn=True), of_error(np.inf)]
@@ -340,7 +340,7 @@ def test_a_runtime_that_is_not_known_to_a_hundredth_has_not_converged():
     assert replace(found[1], problem=problem).message.endswith(
         "name the kinks of FromHazard where it has some"
     )
-    single = replace(found[1], expected_runtime=np.float32(1.0))
+    single = replace(found[1], expected_runtime=jnp.float32(1.0))
     assert single.message.endswith("runtime_error, or enable float64")
 
 

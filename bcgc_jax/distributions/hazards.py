@@ -18,8 +18,8 @@ Elementwise = Callable[[Array], Array]
 # number still. Between the last two the integrand is taken for e^-ca, as that of a power law is.
 _NEAR = np.array([-8.0, -4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0, 8.0, 16.0])
 _FAR = {8: np.array([40.0, 80.0, 160.0, 320.0, 640.0]), 4: np.array([20.0, 40.0, 80.0])}
-# Worst of power laws, ranks and N up to 1000: 1.3e-15; 32 nodes 1.4e-10.
-_NUM_NODES = 48
+# With 32 nodes means of power laws are off by 1e-10, with 48 by 1e-14.
+_NUM_NODES = 64
 
 
 def average(values: Elementwise, rank: Array, above: Array, kinks: Array) -> Array:
@@ -43,7 +43,10 @@ def average(values: Elementwise, rank: Array, above: Array, kinks: Array) -> Arr
     log_mass = log_density(a, k[..., None], m[..., None])
     highest = jnp.max(log_mass, axis=(1, 2), keepdims=True)
     mass = size * weight * jnp.exp(log_mass - highest)
-    body = jnp.where(mass > 0, mass * jnp.where(mass > 0, values(a), 0), 0)
+    terms = jnp.where(mass > 0, mass * jnp.where(mass > 0, values(a), 0), 0)
+    body = jnp.sum(terms, axis=(1, 2))
+    # As that of 1/T, if too much lies next to 0.
+    body = jnp.where(jnp.abs(terms[:, 0, 0]) > 1e-3 * jnp.abs(body), jnp.inf, body)
     last = values(far[:, -2:])
     counts = last != 0
     log_last = log_density(far[:, -2:], k, m) - highest[..., 0] + jnp.log(jnp.abs(jnp.where(counts, last, 1)))
@@ -51,7 +54,7 @@ def average(values: Elementwise, rank: Array, above: Array, kinks: Array) -> Arr
     ends = fall > 32 * jnp.finfo(dtype).eps * above
     rest = jnp.sign(last[:, 1]) * jnp.exp(jnp.where(ends, log_last[:, 1], 0)) / jnp.where(ends, fall, 1)
     rest = jnp.where(ends, rest, jnp.inf)
-    return (jnp.sum(body, axis=(1, 2)) + jnp.where(counts[:, 1], rest, 0)) / jnp.sum(mass, axis=(1, 2))
+    return (body + jnp.where(counts[:, 1], rest, 0)) / jnp.sum(mass, axis=(1, 2))
 
 
 def inverse_of(hazard: Elementwise, a: Array) -> Array:

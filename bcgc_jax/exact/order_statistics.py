@@ -142,7 +142,7 @@ def moments(
         reached = special.betainc(k[:, None], above[:, None], jnp.minimum(law.cdf(values), 1))
         term = _weighted(jnp.diff(reached, axis=1, prepend=0.0), of(values))
         return jnp.where(exists, jnp.sum(term, axis=1), of(law.infimum()))
-    if law.breaks().size > law.has_end or not law.light_tail:
+    if law.breaks().size > law.has_end or (function is None and not law.light_tail):
         kinks = law.cumulative_hazard(law.breaks().astype(k.dtype))
         found = average(lambda a: of(law.inverse_cumulative_hazard(a)), k, above, kinks)
         return jnp.where(exists, found, of(law.infimum()))

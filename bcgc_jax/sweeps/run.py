@@ -214,7 +214,7 @@ def sweep(
 ) -> Table:
     r"""Solve many problems together; the columns of the rows (cell, method), see `Sweep`.
 
-    Rows are not in the order of the cells: those of few workers come first. They have the numbers of their cell.
+    Rows of few workers come first, not in the order of the cells; they have the numbers of their cell.
 
     For more than fits in memory, and to go on where a sweep was cut off, see `write_sweep`.
 

@@ -161,7 +161,9 @@ def _optimum(problem: Problem, rule: OneOfEach, data: Array) -> tuple[Solution, 
         lower = lower + bound.value - jnp.sum(bound.slope * bound.point)
     best = without_derivative(best, problem)
     plan, known = _plan_of(problem, rule, best.point, data[0]), Expectation(best.value, best.aux)
-    runtime = with_slopes(_expected, known, problem, best.point, rule, data[0])
+    runtime = known
+    if not with_kinks:  # where pieces meet each has slopes of its own
+        runtime = with_slopes(_expected, known, problem, best.point, rule, data[0])
     solution = _solution(problem, plan, best, runtime)
     return replace(solution, lower_bound=lower_bound_of(lower, best.value)), best.point
 

@@ -287,10 +287,11 @@ class FromHazard(Distribution):
 
     The functions are static (pass the same objects again to avoid a new compilation); `parameters` is any
     pytree, traced and differentiated like other fields. Without an inverse the hazard is inverted by halving,
-    a hundred times as slowly; it may then be 0, negative or NaN at times before the first one. If the slope
-    of Λ jumps at some times, `kinks` is a function of the parameters that returns them, `[K]`: no rule of
-    integration is exact across a kink that it does not know. The mean is ∫ Λ⁻¹(a) e^{-a} da by quadrature,
-    with a power law beyond the range of numbers; where the integrand does not decay, it is inf.
+    with 64 values of it for each time, 32 in float32. It may then be 0, negative or NaN at times before the
+    first one. If the slope of Λ jumps at some times, `kinks` is a function of the parameters that returns
+    them, `[K]`: no rule of integration is exact across a kink that it does not know. The mean is
+    ∫ Λ⁻¹(a) e^{-a} da by quadrature, with a power law beyond the range of numbers; where the integrand does
+    not decay, it is inf.
 
     >>> law = FromHazard(lambda p, t: p * t**2, lambda p, a: (a / p) ** 0.5, parameters=3.0)
     >>> round(float(law.mean()), 5)  # (π/12)^½

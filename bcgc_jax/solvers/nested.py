@@ -45,15 +45,19 @@ from bcgc_jax.plans.runtime import (
 )
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution, solution_of_value
+from bcgc_jax.solvers.deadline import resolved
 from bcgc_jax.solvers.method import SETUP, Numbered
 from bcgc_jax.solvers.optimal import least_gap
+from bcgc_jax.solvers.pattern import moves, pattern_search
 from bcgc_jax.solvers.polyhedral import cutting_plane
 from bcgc_jax.solvers.quasi_newton import minimise_shares
-from bcgc_jax.solvers.spectral import Minimum
+from bcgc_jax.solvers.spectral import MAX_STEPS, Minimum
 
 # The gap of a convex runtime at which the search ends, by the bytes of a number: in single precision slopes
 # are known to some 1e-5. That for a bound by size ends earlier: it is some per cent below anyway.
 _TOLERANCE, _OF_BOUND = {8: 1e-7, 4: 1e-4}, 2e-4
+# Rounds of a search without slopes, before one with slopes.
+_ROUNDS = 4
 
 
 @pytree_dataclass
@@ -69,8 +73,9 @@ class Nested(Numbered):
         second has a certificate.
       tree: the groups of each level, from the finest to the coarsest; by default workers are halved again and
         again.
-      deadline: the plan that most probably ends by then, in the unit of runtimes, in place of the fastest: a
-        local maximum of P(τ ≤ deadline), searched for from the fastest, with no bound.
+      deadline: the plan that most probably ends by then, in the unit of runtimes, in place of the fastest:
+        the best local maximum of P(τ ≤ deadline) that a search from many sizes finds, with no bound.
+        STEP_LIMIT where no sizes that it tries are ever in time.
 
     `Solution.kind` is "exact" for equal data, else "local", with a lower bound for the same groups. Raises
     ValueError for a number of workers that is traced, workers that are not alike, and a tree that is none.
@@ -133,7 +138,8 @@ class Nested(Numbered):
         rule = OneOfEach(groups, kinds)
         solution, share = _optimum(problem, rule, data)
         if self.deadline is not None:
-            solution = _most_probable(problem, rule, data[0], self.deadline, share)
+            directions = moves(np.mean(data[0].reshape(-1, len(groups)), axis=0))
+            solution = _most_probable(problem, rule, data[0], directions, self.deadline, share)
         certified = kinds is None and problem.convex and self.deadline is None
         return replace(solution, kind="exact" if certified else "local")
 
@@ -164,7 +170,7 @@ def _optimum(problem: Problem, rule: OneOfEach, data: Array) -> tuple[Solution, 
     runtime = known
     if not with_kinks:  # where pieces meet each has slopes of its own
         runtime = with_slopes(_expected, known, problem, best.point, rule, data[0])
-    solution = _solution(problem, plan, best, runtime)
+    solution = _solution(problem, plan, best.residual, best.num_steps, runtime)
     return replace(solution, lower_bound=lower_bound_of(lower, best.value)), best.point
 
 
@@ -176,7 +182,7 @@ def _local(problem: Problem, rule: OneOfEach, data: Array, bound_too: bool) -> t
     With setup a bound is for the levels in use.
     """
     dtype, size, paid = problem.dtype, len(rule.groups), problem.has_setup
-    by_levels = paid or not problem.convex
+    by_levels = _by_levels(problem)
 
     def search(state: tuple[Any, ...], given: tuple[Any, ...]) -> tuple[tuple[Any, ...], None]:
         """One after the other: the last, that of the bound, goes on from the shares of the one before."""
@@ -213,6 +219,11 @@ def _local(problem: Problem, rule: OneOfEach, data: Array, bound_too: bool) -> t
     state = jax.lax.while_loop(lambda state: state[0], round_, state) if by_levels else round_(state)
     _, (used, best), latest = state
     return used if paid else start > 0, best, latest
+
+
+def _by_levels(problem: Problem) -> bool:
+    """Whether a level costs by being there at all."""
+    return problem.has_setup or not problem.convex
 
 
 def _search(
@@ -253,23 +264,38 @@ def _runtime(
 
 @jax.jit
 def _most_probable(
-    problem: Problem, rule: OneOfEach, data: Array, deadline: ArrayLike, start: Array
+    problem: Problem, rule: OneOfEach, data: Array, directions: Array, deadline: ArrayLike, start: Array
 ) -> Solution:
-    """From the shares of the fastest plan to some that are more probably in time."""
+    """The shares that are most probably in time, of those that a search from many points and `start` finds.
+
+    Where P has slopes, BFGS goes on from the best point.
+    """
     of, known = (problem, deadline), jnp.finfo(start.dtype)
     still, deadline, start = jax.lax.stop_gradient((problem, deadline, start))
+    iteration = iteration_of(still)
 
-    def unlikely(share: Array) -> tuple[Array, None]:
+    def late(share: Array) -> Array:
         load, _, scale = problem_tasks(still, _plan_of(still, rule, share, data))
-        late = iteration_of(still).exceedance(load, jnp.asarray(deadline, share.dtype) / scale, rule)
-        late = jnp.clip(late, known.tiny, 1 - known.epsneg)  # flat where always or never in time: it is kept
-        return late / (1 - late), None
+        return iteration.exceedance(load, jnp.asarray(deadline, share.dtype) / scale, rule)
 
-    found = minimise_shares(unlikely, start > 0, start, tolerance=_TOLERANCE[start.dtype.itemsize])
-    found = without_derivative(found, of)
-    plan = _plan_of(problem, rule, found.point, data)
-    solution = _solution(problem, plan, found, integrate_runtime(problem, plan))
-    probability = with_slopes(_in_time, None, problem, found.point, rule, data, of[1])
+    def odds(share: Array) -> tuple[Array, None]:
+        chance = jnp.clip(late(share), known.tiny, 1 - known.epsneg)
+        return chance / (1 - chance), None
+
+    found = pattern_search(late, start, directions, max_steps=MAX_STEPS if iteration.stepped else _ROUNDS)
+    share, steps, missed = found.point, found.num_steps, jnp.where(found.ended, 0, jnp.inf)
+    if not iteration.stepped:
+        used = share > 0 if _by_levels(problem) else start >= 0
+        best = minimise_shares(odds, used, share, tolerance=_TOLERANCE[start.dtype.itemsize])
+        share, steps, missed = best.point, steps + best.num_steps, best.residual
+    share = without_derivative(share, of)
+    plan = _plan_of(problem, rule, share, data)
+    probability = with_slopes(_in_time, None, problem, share, rule, data, of[1])
+    chance = jax.lax.stop_gradient(probability)
+    # A slope of less than the root of the rounding of log P promises a gain below that rounding.
+    missed = jnp.where(missed**2 * chance <= 8 * known.eps, 0, missed)
+    missed = jnp.where(resolved(chance), missed, jnp.inf)
+    solution = _solution(problem, plan, missed, steps, integrate_runtime(problem, plan))
     return replace(solution, completion_probability=probability)
 
 
@@ -281,12 +307,12 @@ def _in_time(problem: Problem, share: Array, rule: OneOfEach, data: Array, deadl
     return completion_probability(problem, _plan_of(problem, rule, share, data), deadline)
 
 
-def _solution(problem: Problem, plan: Plan, found: Minimum, runtime: Expectation) -> Solution:
+def _solution(problem: Problem, plan: Plan, residual: Array, steps: Array, runtime: Expectation) -> Solution:
     solution = solution_of_value(problem, runtime)
-    tolerance = max(_TOLERANCE[found.point.dtype.itemsize], least_gap(problem))
-    loose = (solution.status == int(Status.CONVERGED)) & ~(found.residual <= tolerance)
+    tolerance = max(_TOLERANCE[problem.dtype.itemsize], least_gap(problem))
+    loose = (solution.status == int(Status.CONVERGED)) & ~(residual <= tolerance)
     status = jnp.where(loose, int(Status.STEP_LIMIT), solution.status)
-    return replace(solution, plan=plan, status=status, num_steps=found.num_steps)
+    return replace(solution, plan=plan, status=status, num_steps=steps)
 
 
 def _plan_of(problem: Problem, rule: OneOfEach, share: Array, data: Array) -> Plan:

@@ -55,11 +55,12 @@ def spectral_projected_gradient(
     tolerance: ArrayLike,
     max_steps: int = MAX_STEPS,
     least_gain: float = 0.0,
+    patience: int = _MEMORY,
 ) -> Minimum:
     """A local minimum of `function` over the shares of the `levels`, bool: u ≥ 0, Σu = 1, 0 on the others.
 
-    Stops where a projected gradient step moves no entry by more than `tolerance`, and where the best of a
-    positive function fell by no more than a share `least_gain` in the last ten steps. A round is one
+    Stops where a projected gradient step moves no entry by more than `tolerance`, and where the best value
+    fell by no more than `least_gain`, if it is not 0, in as many steps as `patience`. A round is one
     evaluation, after which the step is taken or cut: under `vmap` no search waits for another's line search.
     """
     dtype, tiny = start.dtype, float(jnp.finfo(start.dtype).tiny)
@@ -67,8 +68,8 @@ def spectral_projected_gradient(
 
     def go_on(s: _Search) -> Array:
         steps = s.found.num_steps
-        early = (steps <= _MEMORY) | (steps % _MEMORY != 0) | (least_gain == 0)
-        falls = early | (s.found.value < (1 - least_gain) * s.before)
+        early = (steps <= patience) | (steps % patience != 0) | (least_gain == 0)
+        falls = early | (s.found.value < s.before - least_gain)
         return (steps <= max_steps) & (s.found.residual > tolerance) & falls
 
     def round_(s: _Search) -> _Search:
@@ -91,7 +92,7 @@ def spectral_projected_gradient(
         better = first | (value < best.value)  # NaN from the start on is the answer
         found = jax.tree.map(lambda a, b: jnp.where(better, a, b), here, best)
         memory = jnp.where(first, value, jnp.where(np.arange(_MEMORY) == steps % _MEMORY, value, s.memory))
-        before = jnp.where(steps % _MEMORY == 0, s.found.value, s.before)
+        before = jnp.where(steps % patience == 0, s.found.value, s.before)
         taken = _Search(found, point, step, lengths[1], slope, jnp.sum(slope * step), memory, before)
         return jax.tree.map(lambda a, b: jnp.where(cut, a, b), s._replace(scale=s.scale / 2), taken)
 

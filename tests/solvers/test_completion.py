@@ -309,3 +309,27 @@ def test_two_workers_have_the_fastest_of_all_shares_that_are_in_time(x64):
     assert float(found.probability) >= least - 1e-12
     best = share[np.where(in_time < least, np.inf, runtime).argmin()]
     np.testing.assert_allclose(found.partition[0], best, atol=2e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [20, 50])
+def test_single_precision_meets_the_optimum_of_double_and_says_so(workers):
+    """It went on to the limit of 2000 steps: its slopes do not resolve the tolerance."""
+
+    def best(double):
+        with jax.enable_x64(double):
+            problem = bcgc.Problem(bcgc.ShiftedExponential(1e-3, 50.0), workers, 20_000, 50)
+            found = completion_partition(problem, 4e7 if workers == 50 else 6e7)
+            return found, np.asarray(found.partition, float)
+
+    found, partition = best(False)
+    optimum, _ = best(True)
+    assert (int(found.status), int(optimum.status)) == (0, 0)
+    assert int(found.num_steps) < 1000
+    with jax.enable_x64(True):
+        problem = bcgc.Problem(bcgc.ShiftedExponential(1e-3, 50.0), workers, 20_000, 50)
+        exact = bcgc.completion_probability(
+            problem, partition / partition.sum() * 20_000, 4e7 if workers == 50 else 6e7
+        )
+    # Worst measured 2.4e-6.
+    assert float(exact) == pytest.approx(float(optimum.probability), rel=1e-5)

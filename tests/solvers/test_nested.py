@@ -122,6 +122,110 @@ def test_no_sizes_are_in_time_more_often():
     assert float(known(bcgc.solve(narrow, Nested(deadline=1.3906e6)).completion_probability)) > 0.75
 
 
+# Those that had the sizes of the fastest plan, and CONVERGED: N, law, P(T ≤ t), M b / N, deadline.
+_MEASURED = np.random.default_rng(0).lognormal(0, 0.8, 100)
+_FLAT = {
+    "measured": (8, lambda: bcgc.Empirical(_MEASURED), lambda t: np.mean(t[..., None] >= _MEASURED, axis=-1)),
+    "shifted": (
+        12,
+        lambda: bcgc.ShiftedExponential(1e-3, 1e3),
+        lambda t: -np.expm1(np.minimum((1e3 - t) / 1e3, 0)),
+    ),
+    "two": (3, lambda: bcgc.TwoSpeed(1.0, 8.0, 0.2), lambda t: 0.8 * (t >= 1) + 0.2 * (t >= 8)),
+    "setup": (3, lambda: bcgc.Uniform(1.0, 3.0), lambda t: np.clip((t - 1) / 2, 0, 1)),
+}
+
+
+def _in_time(sizes, groups, cdf, t, setup):
+    """P(τ ≤ t) of many sizes, `[..., K]`: of each group how many blocks its first worker has done in time."""
+    used, levels = sizes > 0, len(groups)
+    of_group = []
+    for worker in range(sum(map(len, groups[0]))):
+        size = np.array([len(group) for level in groups for group in level if worker in group])
+        work = np.cumsum(size * sizes, axis=-1) + setup * np.maximum.accumulate(size * used, axis=-1)
+        done = np.where(work > 0, cdf(t / np.where(work > 0, work, 1)), 1)
+        ends = np.concatenate([np.ones_like(done[..., :1]), done, 0 * done[..., :1]], axis=-1)
+        of_group.append((frozenset([worker]), -np.diff(ends)))
+    for k, level in enumerate((*groups, (range(len(of_group)),))):
+        within = [[chance for members, chance in of_group if members <= set(group)] for group in level]
+        best = [np.diff(np.prod(np.cumsum(each, axis=-1), axis=0), prepend=0) for each in within]
+        if k < levels:
+            late = used[..., k, None] & (np.arange(levels + 1) <= k)
+            best = [np.where(late, 0, chance) for chance in best]
+        of_group = [(frozenset(group), chance) for group, chance in zip(level, best, strict=True)]
+    return of_group[0][1].sum(axis=-1)
+
+
+def _searched(in_time, levels, rounds):
+    """The most that NumPy's draws find, ever closer to the best so far."""
+    rng = np.random.default_rng(1)
+    shares = rng.dirichlet(np.full(levels, 0.6), 9000) * (rng.random((9000, levels)) < 0.8)
+    shares = np.concatenate([np.eye(levels), shares[shares.sum(axis=1) > 0]])
+    for step in 0.5 * 0.9 ** np.arange(rounds):
+        shares /= shares.sum(axis=1, keepdims=True)
+        chance = in_time(shares)
+        best = shares[np.argsort(-chance, kind="stable")[:20]]
+        near = best[rng.integers(20, size=2000)] * np.exp(step * rng.standard_normal((2000, levels)))
+        shares = np.concatenate([best, near * (rng.random(near.shape) > 0.03) + 1e-300])
+    return chance.max()
+
+
+@pytest.mark.parametrize(
+    ("name", "deadline", "found"),
+    [
+        pytest.param("measured", 848.144, 0.0895, marks=_SLOW),
+        pytest.param("measured", 1187.4, 0.2342, marks=_SLOW),
+        pytest.param("measured", 1441.84, 0.4983, marks=_SLOW),
+        pytest.param("measured", 1696.29, 0.64, marks=_SLOW),
+        pytest.param("shifted", 168_528.0, 0.05650, marks=_SLOW),
+        pytest.param("shifted", 144_453.0, 0.005726, marks=_SLOW),
+        pytest.param("shifted", 120_377.0, 7.11e-5, marks=_SLOW),
+        ("two", 40_550.8, 0.768),
+        pytest.param("setup", 45_112.2, 0.01306, marks=_SLOW),
+    ],
+)
+def test_no_random_search_finds_sizes_that_meet_a_deadline_more_often(name, deadline, found):
+    """Where P has no slope, or is 0 at the fastest plan. `found` was known before."""
+    workers, law, cdf = _FLAT[name]
+    samples, cycles = {"measured": (8, 1), "shifted": (1, 1)}.get(name, (40, 2))
+    setup = 300.0 if name == "setup" else None
+    problem = bcgc.Problem(law(), workers, 1000, samples, cycles, setup_cycles=setup)
+    solution = bcgc.solve(problem, Nested(deadline=deadline))
+    groups, unit = halving(workers), samples * cycles / workers
+
+    def in_time(shares):
+        return _in_time(1000 * shares, groups, cdf, deadline / unit, (setup or 0.0) / cycles)
+
+    chance = float(known(solution.completion_probability))
+    assert chance == pytest.approx(in_time(np.asarray(known(solution.plan).sizes)[None] / 1000)[0], rel=1e-9)
+    assert chance >= max(0.999 * found, 0.99 * _searched(in_time, len(groups), 30))
+    assert int(solution.status) == bcgc.Status.CONVERGED
+
+
+@_SLOW
+def test_no_plan_of_atoms_meets_a_deadline_much_more_often():
+    """All sizes at which blocks end with an atom, N = 8: Σ c_k y_k = L of the work y_k at their ends."""
+    groups, size = halving(8), np.array([1.0, 2.0, 4.0, 8.0])
+    weight = 1 / size - np.append(1 / size[1:], 0)
+    for deadline in (848.144, 1187.4, 1441.84, 1696.29):
+        work = deadline / np.sort(_MEASURED) * (1 - 1e-12)
+        index = np.stack(np.meshgrid(*3 * [np.arange(100)], indexing="ij"), axis=-1).reshape(-1, 3)
+        index = index[np.all(np.diff(index) <= 0, axis=1)]
+        ends = work[index]
+        first = np.maximum((1000 - ends @ weight[1:]) / weight[0], 0)
+        ends = np.column_stack([first, ends])[first <= ends[:, 0]]
+        sizes = np.diff(ends, prepend=0) / size
+        sizes *= 1000 / sizes.sum(axis=1, keepdims=True)
+        cdf = _FLAT["measured"][2]
+        best = max(_in_time(part, groups, cdf, deadline, 0.0).max() for part in np.array_split(sizes, 20))
+        problem = bcgc.Problem(_FLAT["measured"][1](), 8, 1000, 8, 1)
+        found = known(bcgc.solve(problem, Nested(deadline=deadline)).completion_probability)
+        assert float(found) > float(
+            known(bcgc.solve(problem, bcgc.Deadline(deadline)).completion_probability)
+        )
+        assert best * 0.97 < float(found) <= best + 1e-9  # worst measured 0.9797
+
+
 # Of the backward pass of 20000 coordinates: what halves took with three levels at most.
 @_SLOW
 @pytest.mark.parametrize(("setup", "known"), [(2_000, 8.08e7), (10_000, 1.375e8), (20_000, 1.985e8)])

@@ -1,0 +1,105 @@
+r"""A local minimum of a function of a few shares that has steps or is flat: no slope is asked for.
+
+A pattern search (Torczon 1997) from many points at once. A round tries moves of a share from one level to
+another, and of the work at the end of one level to that of another, by 1, 1/2, 1/4, … of what is possible.
+The best points go on to the next round. Of points with one value only one does: they lie on one step.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+# Points at the start, those that a round keeps, how often a move is halved, and values computed together.
+_POINTS, _KEPT, _HALVINGS, _TOGETHER = 1024, 48, 16, 256
+# A smaller share is 0: a level that is hardly there may cost as much as one that is.
+_LEAST = 1e-6
+
+
+# Points, their values, the rounds so far, and whether the last one was better.
+_State = tuple[Array, Array, Array, Array]
+
+
+class PatternMinimum(NamedTuple):
+    """The best point and its value; whether no move is better, from any of the points kept; the rounds."""
+
+    point: Array
+    value: Array
+    ended: Array
+    num_steps: Array
+
+
+def pattern_search(
+    function: Callable[[Array], Array], start: Array, directions: ArrayLike, *, max_steps: int
+) -> PatternMinimum:
+    """The least that was found of `function` over shares u ≥ 0, Σu = 1, `[K]`; never above that at `start`.
+
+    `directions`, `[D, K]`, are those of `moves`.
+    """
+    directions = jnp.asarray(directions, start.dtype)
+    halves = 0.5 ** np.arange(_HALVINGS, dtype=start.dtype)
+
+    def best_of(points: Array, values: Array) -> tuple[Array, Array]:
+        order = jnp.argsort(values)
+        values = values[order]
+        again = jnp.append(False, values[1:] == values[:-1])
+        values, kept = jax.lax.top_k(-jnp.where(again, jnp.inf, values), _KEPT)
+        return points[order[kept]], -values
+
+    def values_of(points: Array) -> Array:
+        return jax.lax.map(function, points, batch_size=_TOGETHER)
+
+    def moved(points: Array) -> Array:
+        shrinks = directions < 0
+        room = points[:, None] / jnp.where(shrinks, -directions, 1)
+        most = jnp.min(jnp.where(shrinks, room, jnp.inf), axis=-1)
+        step = most[..., None] * directions
+        return _shares(points[:, None, None] + halves[:, None] * step[:, :, None]).reshape(-1, start.size)
+
+    def round_(state: _State) -> _State:
+        points, values, steps, _ = state
+        others = moved(points)
+        found, least = best_of(
+            jnp.concatenate([points, others]), jnp.concatenate([values, values_of(others)])
+        )
+        return found, least, steps + 1, jnp.any(least < values)
+
+    def go_on(state: _State) -> Array:
+        *_, steps, better = state
+        return better & (steps < max_steps)
+
+    first = jnp.concatenate([start[None], _points(start.size).astype(start.dtype)])
+    begin = *best_of(first, values_of(first)), jnp.asarray(0), jnp.asarray(True)
+    points, values, steps, better = jax.lax.while_loop(go_on, round_, begin)
+    return PatternMinimum(points[0], values[0], ~better, steps)
+
+
+def _shares(points: Array) -> Array:
+    points = jnp.where(points > _LEAST, points, 0)
+    return points / jnp.sum(points, axis=-1, keepdims=True)
+
+
+def moves(work: np.ndarray) -> np.ndarray:
+    """The directions of a search, for levels that have so much `work` in a unit of their shares, `[D, K]`."""
+    size = len(work)
+    share = np.eye(size)
+    # What more a level gets the next one loses, so that the work at the end of the one alone rises.
+    end = (share - np.eye(size, k=1)) / work
+    total = np.sum(end, axis=1, keepdims=True)
+    end = end / np.where(total > 0, total, 1)
+    here, there = np.nonzero(share == 0)
+    return np.concatenate([share[there] - share[here], end[there] - end[here]])
+
+
+@functools.cache
+def _points(size: int) -> np.ndarray:
+    """Each level alone, and draws of the shares of some of them, `[_POINTS - 1, size]`."""
+    rng, shape = np.random.default_rng(0), (4 * _POINTS, size)
+    draws = rng.exponential(size=shape) * (rng.random(shape) < 0.7)
+    points = np.concatenate([np.eye(size), draws[np.any(draws > 0, axis=1)]])[: _POINTS - 1]
+    return points / points.sum(axis=1, keepdims=True)

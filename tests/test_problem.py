@@ -41,9 +41,11 @@ def test_a_setup_and_a_chain_are_paid_for_also_where_there_is_one_of_them():
         found = bcgc.expected_runtime(problem, jnp.array([30.0]))
         np.testing.assert_allclose(found, 2.0 * 5 * cycles, rtol=1e-5)
         assert problem.has_setup == (setup is not None or chain is not None)
+        # One worker has nobody to share the passes with: it takes the limit.
+        np.testing.assert_allclose(bcgc.solve(problem, "limit").expected_runtime, found, rtol=1e-5)
         if problem.has_setup:
             with pytest.raises(ValueError, match=r"setup|chain"):
-                bcgc.solve(problem, "limit")
+                bcgc.solve(problem, bcgc.Deadline(500.0))
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,7 @@ def test_what_may_not_be_written_is_refused(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("no font,\nat all")])
 def test_the_answer_is_printed_whatever_becomes_of_plan_and_curves(command, tmp_path, monkeypatch, error):
-    found = SimpleNamespace(best=None, fits=[], plans=[{"distribution": "gamma"}])
+    found = SimpleNamespace(best=SimpleNamespace(problem=None), fits=[], plans=[{"distribution": "gamma"}])
     monkeypatch.setattr("bcgc_jax.cli.fit._answer", lambda *_: found)
     monkeypatch.setattr("bcgc_jax.cli.fit._print", lambda *_: print("the table"))
     monkeypatch.setattr("bcgc_jax.cli.fit.save_plan", raising(error))

@@ -1,7 +1,13 @@
 """Who stores which data: static, of a known number of workers."""
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
+
+import numpy as np
+
+# Sets of offsets that are tried for each chunk.
+_TRIES = 400
 
 
 class Storage(NamedTuple):
@@ -43,3 +49,48 @@ def on_circle(num_workers: int, stored: int) -> Storage:
     return Storage.of_subsets(
         [[(worker + turn) % num_workers for turn in range(stored)] for worker in range(num_workers)]
     )
+
+
+@functools.cache
+def spread(num_workers: int, max_subsets: int, num_chunks: int) -> Storage:
+    """Worker w stores its own subset, and of others single chunks, as much as `max_subsets` subsets in all.
+
+    Chunk c of subset j is stored by j and by j + o for the offsets o of this chunk, others for each: so help
+    comes from nearly everywhere, not from neighbours alone.
+
+    >>> spread(5, 2, 3).holders[0]
+    ((0, 2), (0, 1), (0, 3))
+    """
+    offsets = _offsets(num_workers, max_subsets, num_chunks)
+    return Storage(
+        tuple(
+            tuple((j, *((j + o) % num_workers for o in of_chunk)) for of_chunk in offsets)
+            for j in range(num_workers)
+        )
+    )
+
+
+def _offsets(workers: int, stored: int, chunks: int) -> list[tuple[int, ...]]:
+    """Of each chunk `stored` - 1 of them."""
+    if stored == workers:
+        return [tuple(range(1, workers))] * chunks
+    if stored == 2:
+        half = sorted(range(1, (workers + 1) // 2), key=lambda o: 0.618 * o % 1)
+        middle = [workers // 2] if workers % 2 == 0 else []
+        in_turn = [*half, *middle, *(workers - o for o in half)]
+        return [(in_turn[c % len(in_turn)],) for c in range(chunks)]
+    return _even_offsets(workers, stored, chunks) if stored > 1 else [()] * chunks
+
+
+def _even_offsets(workers: int, stored: int, chunks: int) -> list[tuple[int, ...]]:
+    """Chunk after chunk, those whose differences have occurred least so far: no two workers share much."""
+    rng, met = np.random.default_rng(0), np.zeros(workers, int)
+    found = []
+    for _ in range(chunks):
+        tries = [np.append(0, rng.choice(workers - 1, stored - 1, replace=False) + 1) for _ in range(_TRIES)]
+        differences = [(one[:, None] - one)[~np.eye(stored, dtype=bool)] % workers for one in tries]
+        counts = [met + np.bincount(some, minlength=workers) for some in differences]
+        best = min(range(_TRIES), key=lambda k: int(np.sum(counts[k] ** 2)))
+        met = counts[best]
+        found.append(tuple(sorted(tries[best][1:].tolist())))
+    return found

@@ -8,6 +8,7 @@ that is more; before its first chunk the mean of the others. Of equal ones it ta
 """
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -84,6 +85,8 @@ def shared_runtime(desk: Desk, starts: Array, times: Array, round_trip: Array | 
     Everyone ends its chunk, and no chunk is done twice. Before each chunk there is a `round_trip`.
     """
     workers, dtype = len(desk.stored), times.dtype
+    if desk.stored.shape[1] == len(desk.size) - 1 and np.all(desk.stored < len(desk.size) - 1):
+        return _all_data_runtime(desk, starts, times, round_trip)
     size, stored, others = (jnp.asarray(a) for a in desk)
     nothing = jnp.zeros(workers, dtype)
     first = _State(
@@ -124,6 +127,20 @@ def shared_runtime(desk: Desk, starts: Array, times: Array, round_trip: Array | 
     return jax.lax.fori_loop(0, len(desk.size) - 1 + workers, serve, first).last
 
 
+def _all_data_runtime(desk: Desk, starts: Array, times: Array, round_trip: Array | float) -> Array:
+    """Where all workers store all data it does not matter who does which chunk: the next one is the largest."""
+    largest_first = jnp.asarray(np.sort(desk.size[:-1])[::-1])
+
+    def give(until_and_last: tuple[Array, Array], size: Array) -> tuple[tuple[Array, Array], None]:
+        until, last = until_and_last
+        worker = jnp.argmin(until)
+        end = until[worker] + round_trip + size * times[worker]
+        return (until.at[worker].set(end), jnp.maximum(last, end)), None
+
+    first = starts.astype(times.dtype), jnp.zeros((), times.dtype)
+    return jax.lax.scan(give, first, largest_first)[0][1]
+
+
 def _next_ends(at: _State) -> _State:
     """Time goes on to the next end of a chunk, where nobody is free."""
     now = jnp.where(jnp.any(at.free), at.now, jnp.min(at.until))
@@ -146,3 +163,28 @@ def _expected_pace(at: _State) -> Array:
     so_far = (at.now - at.begun) / jnp.maximum(at.running, 1)
     expected = jnp.where(known, at.pace, mean)
     return jnp.where(at.running > 0, jnp.maximum(expected, so_far), expected)
+
+
+def storage_bound(starts: Array, times: Array, max_subsets: int) -> Array:
+    r"""Of one draw, `[N]` each: no exact scheme with `max_subsets` subsets stored has a mean below its.
+
+    max_k min{t: Σ_{w among the k slowest} (t - S_w)⁺ / T_w ≥ N C(k, D) / C(N, D)}, with S the start-ups and T
+    the seconds for a subset, forward and backward pass.
+
+    Data that only k workers store can only be computed by these. However the data are placed, k workers that
+    are picked at random store at least N C(k, D) / C(N, D) subsets that nobody else has, on average: with r
+    holders of a datum this is C(k, r) / C(N, r), which is convex in r. Workers are exchangeable, so the k
+    slowest are as good as k random ones. A mean of maxima is at least the maximum of means.
+    """
+    workers = len(times)
+    alone = np.array([math.comb(k + 1, max_subsets) for k in range(workers)], float)
+    alone *= workers / math.comb(workers, max_subsets)
+    slowest_first = jnp.argsort(-times)
+    rank = jnp.zeros(workers, int).at[slowest_first].set(np.arange(workers))
+    # Of each set in the order of their starts: those that begin before its end share the work.
+    order = jnp.argsort(starts)
+    speed = jnp.where(rank[order] <= np.arange(workers)[:, None], 1 / times[order], 0)
+    together = jnp.cumsum(speed, axis=1)
+    work = alone.astype(times.dtype)[:, None] + jnp.cumsum(speed * starts[order], axis=1)
+    ends = jnp.where(together > 0, work / jnp.where(together > 0, together, 1), jnp.inf)
+    return jnp.max(jnp.where(alone > 0, jnp.min(ends, axis=1), 0))

@@ -1,0 +1,53 @@
+"""A step of work sharing, chunk by chunk, in plain Python; and the placement bound as a linear program."""
+
+import heapq
+
+import numpy as np
+
+
+def shared(holders, sizes, starts, times, round_trip=0.0):
+    """When everyone has ended its last chunk: `holders[subset][chunk]`, times for a unit of size."""
+    workers, count = len(times), len(sizes)
+    chunks = [(j, c) for j in range(workers) for c in range(count)]
+    nobody_has_begun = set(chunks)
+    last_pace, running = [None] * workers, [None] * workers
+    events = [(starts[w], w, None) for w in range(workers)]
+    heapq.heapify(events)
+    now = end = 0.0
+
+    def pace(b):
+        known = [p for p in last_pace if p is not None]
+        found = last_pace[b] if last_pace[b] is not None else sum(known) / len(known) if known else 1.0
+        if running[b] is not None:
+            begun, size = running[b]
+            found = max(found, (now - begun) / size)
+        return found
+
+    def left(b):
+        return sum(sizes[c] for j, c in nobody_has_begun if b in holders[j][c])
+
+    while events:
+        now, free = events[0][0], []
+        while events and events[0][0] == now:
+            _, w, size = heapq.heappop(events)
+            if size is not None:
+                last_pace[w], running[w] = (now - running[w][0]) / size, None
+            free.append(w)
+        for w in sorted(free):
+            mine = [(j, c) for j, c in nobody_has_begun if w in holders[j][c]]
+            if not mine:
+                continue
+            largest = max(sizes[c] for _, c in mine)
+            need = {b: left(b) * pace(b) for b in range(workers)}
+
+            def order(chunk, w=w, need=need):
+                j, c = chunk
+                return -min((need[b] for b in holders[j][c] if b != w), default=np.inf), j != w, chunk
+
+            j, c = min((chunk for chunk in mine if sizes[chunk[1]] == largest), key=order)
+            nobody_has_begun.remove((j, c))
+            running[w] = now, sizes[c]
+            until = now + round_trip + sizes[c] * times[w]
+            end = max(end, until)
+            heapq.heappush(events, (until, w, sizes[c]))
+    return end

@@ -1,0 +1,100 @@
+"""Work sharing: a batch of steps against one, chunk by chunk; bounds against linear programs; examples."""
+
+import csv
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import linprog
+
+from bcgc_jax.plans.sharing import UNITS, chunk_sizes, desk_of, shared_runtime, storage_bound
+from bcgc_jax.plans.storage import spread
+from tests.oracles.sharing import shared
+from tests.problems import slow
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+EXAMPLES = Path(__file__).parents[3] / "shared" / "reference" / "work_sharing.csv"
+WORKERS = 6
+
+
+@functools.cache
+def _program(workers, stored, chunks, equal):
+    sizes = chunk_sizes(chunks, equal)
+    desk = desk_of(spread(workers, stored, len(sizes)), sizes)
+    return jax.jit(jax.vmap(functools.partial(shared_runtime, desk), (0, 0, None)))
+
+
+_bounds = jax.jit(jax.vmap(storage_bound, (0, 0, None)), static_argnums=2)
+
+
+@pytest.mark.skipif(not EXAMPLES.exists(), reason="the published examples are not here")
+def test_eight_published_steps():
+    """The worst of them is 2e-9 away: they have nine digits."""
+    with EXAMPLES.open() as file:
+        for row in csv.DictReader(file):
+            times, chunks = np.array(row["cycle_times"].split(), float), int(row["chunks"])
+            sizes = chunk_sizes(chunks, row["equal"] == "1")
+            holders = spread(len(times), 2, len(sizes)).holders
+            found = shared(holders, sizes, np.zeros(len(times)), times / (UNITS * chunks))
+            assert found == pytest.approx(float(row["ends"]), rel=1e-8)
+            bound = float(storage_bound(jnp.zeros(len(times)), jnp.asarray(times), 2))
+            assert bound == pytest.approx(float(row["storage_bound"]), rel=1e-8)
+
+
+OTHERS = slow((1, 2, False), (3, 4, True), (5, 3, False), (6, 2, False))
+
+
+@pytest.mark.parametrize("case", [(2, 3, False), *OTHERS])
+def test_a_batch_is_what_workers_do_one_by_one(case):
+    stored, chunks, equal = case
+    sizes, rng = chunk_sizes(chunks, equal), np.random.default_rng(stored)
+    holders = spread(WORKERS, stored, len(sizes)).holders
+    times = rng.exponential(size=(60, WORKERS)) + 0.05
+    times[:10] = rng.integers(1, 4, (10, WORKERS))  # many ties
+    starts = rng.exponential(0.5, (60, WORKERS)) * (np.arange(60) % 2)[:, None]
+    for round_trip in (0.0, 0.25):
+        found = _program(WORKERS, stored, chunks, equal)(starts, times, round_trip)
+        want = [shared(holders, sizes, s, t, round_trip) for s, t in zip(starts, times, strict=True)]
+        np.testing.assert_allclose(found, want, rtol=1e-12)
+
+
+def _least_time(holders, starts, times):
+    """The least t at which work of the chunks, equal parts of a subset, can be dealt among their holders."""
+    workers, parts = len(times), [chunk for subset in holders for chunk in subset]
+    count = len(parts) // workers
+    pairs = [(k, w) for k, some in enumerate(parts) for w in some]
+    # Variables: how much each holder does of a part, then t. With starts 0: time of w = Σ amounts · T_w ≤ t.
+    amounts = np.array([[k == p for k, _ in pairs] + [False] for p in range(len(parts))], float)
+    spent = np.array([[(u == w) * times[w] for _, u in pairs] + [-1.0] for w in range(workers)])
+    cost = np.zeros(len(pairs) + 1)
+    cost[-1] = 1
+    solved = linprog(cost, spent, -starts, amounts, np.full(len(parts), 1 / count))
+    return solved.fun
+
+
+def test_the_bound_of_a_storage_is_below_that_of_any_placement():
+    """On average over which worker is which; and for all data it is the limit."""
+    rng = np.random.default_rng(3)
+    times = rng.exponential(size=(40, WORKERS)) + 0.1
+    orders = np.concatenate([rng.permuted(times, axis=1) for _ in range(5)])
+    nothing = np.zeros_like(orders)
+    for stored in (2, 3):
+        placed = spread(WORKERS, stored, 5).holders
+        best = np.mean([_least_time(placed, np.zeros(WORKERS), row) for row in orders])
+        bound = float(jnp.mean(_bounds(nothing, orders, stored)))
+        assert 0.9 * best < bound <= best
+    all_data = _bounds(nothing, orders, WORKERS)
+    np.testing.assert_allclose(all_data, WORKERS / np.sum(1 / orders, axis=1), rtol=1e-12)
+
+
+def test_the_bound_counts_start_ups():
+    """Two slow workers that start late alone have a share of the data: by hand."""
+    starts, times = jnp.array([0.0, 3.0, 1.0]), jnp.array([1.0, 2.0, 4.0])
+    # Two subsets each: k = 2 has 1 subset, k = 3 all 3. {1, 2}: (t - 1) / 4 + (t - 3)⁺ / 2 = 1 at t = 11 / 3.
+    # All: t + (t - 1) / 4 + (t - 3)⁺ / 2 = 3 at t = 2.6.
+    assert float(storage_bound(starts, times, 2)) == pytest.approx(11 / 3)
+    assert float(storage_bound(starts, times, 3)) == pytest.approx(2.6)

@@ -128,7 +128,7 @@ def shared_runtime(desk: Desk, starts: Array, times: Array, round_trip: Array | 
 
 
 def _all_data_runtime(desk: Desk, starts: Array, times: Array, round_trip: Array | float) -> Array:
-    """Where all workers store all data it does not matter who does which chunk: the next one is the largest."""
+    """Where all workers store all data, whoever is free takes the largest chunk that is left."""
     largest_first = jnp.asarray(np.sort(desk.size[:-1])[::-1])
 
     def give(until_and_last: tuple[Array, Array], size: Array) -> tuple[tuple[Array, Array], None]:

@@ -1,0 +1,332 @@
+"""Hands out the chunks of one step, so that each is in exactly one sum that is added.
+
+That holds whatever is late, lost, repeated or reordered. There is no I/O here and no clock: callers pass in
+what needs them.
+
+A chunk is open (nobody has begun it), begun (workers compute it), kept (in a worker's sum), or added (that
+sum has arrived). `Handout._keeper` has one sum for a kept chunk. So no two sums overlap.
+"""
+
+import math
+from collections.abc import Collection, Iterable, Sequence
+from typing import Literal, NamedTuple
+
+from bcgc_jax.plans.storage import Storage
+
+Chunk = tuple[int, int]  # its subset, and its number there
+Label = frozenset[Chunk]  # what a sum consists of
+
+
+class Name(NamedTuple):
+    """Of a ticket (one handing-out of a chunk) or of a sum: a step, and a number there. Never used twice."""
+
+    step: int
+    number: int
+
+
+class Member(NamedTuple):
+    """Who sends a message: a worker's process in a step. The first process has life 0, another that of
+    `join`."""
+
+    step: int
+    worker: int
+    life: int
+
+
+class Roster(NamedTuple):
+    """What the next step must know of the workers.
+
+    Attributes:
+      lives: of each worker the number of its present process.
+      alive: those that are not lost.
+      overdue: those that are late and not heard of since.
+    """
+
+    lives: tuple[int, ...]
+    alive: frozenset[int]
+    overdue: frozenset[int]
+
+
+class _Sum(NamedTuple):
+    worker: int
+    name: Name
+
+
+class Handout:
+    """Who computes which chunk of a step, and whose gradient counts.
+
+    A worker makes one exchange at a time and repeats it until it is answered: `done` with its last ticket,
+    `wanted`, `next`, and `stands` for each of its sums and the one that `done` names. With the answer it
+    forgets the sums that do not stand. Then it adds or drops its gradient. Only then it begins the next
+    chunk. So it has two vectors at most: a sum and the current gradient, or a sum on its way and the next
+    one. It never changes a sum that it was asked for. Another thread sends this sum while a chunk computes.
+
+    If the step ends with `"sums"`, whoever receives a whole vector calls `arrived`, and adds the vector if
+    told so. The step ends when it is `settled`. If it ends with `"chunks"`, the sums go into an all-reduce
+    when the step is `complete` and every worker was told. Then nothing is copied, and a lost worker makes the
+    step fail.
+
+    Args:
+      step: its number; a step that is tried again needs a new one.
+      storage: who stores which chunk.
+      sizes: of each subset and chunk, as in `Storage.holders`, in whole units, so that ties are exact.
+      ends: how the step ends.
+      before: the workers after the last step; all are alive if there was none.
+
+    >>> handout = Handout(0, Storage((((0, 1),), ((1, 0),))), [[4], [4]])
+    >>> first, second = Member(0, 0, 0), Member(0, 1, 0)
+    >>> ticket, chunk = handout.next(first, [1.0, 1.0])
+    >>> chunk
+    (0, 0)
+    >>> name = handout.done(first, ticket)
+    >>> handout.done(second, handout.next(second, [1.0, 1.0])[0]) == name
+    False
+    >>> handout.complete, handout.wanted(first) == (name, {(0, 0)})
+    (True, True)
+    >>> handout.arrived(first, name, {(0, 0)}), handout.arrived(first, name, {(0, 0)}), handout.settled
+    (True, False, False)
+    """
+
+    def __init__(
+        self,
+        step: int,
+        storage: Storage,
+        sizes: Sequence[Sequence[int]],
+        ends: Literal["sums", "chunks"] = "sums",
+        before: Roster | None = None,
+    ):
+        workers = range(len(storage.holders))
+        if before is None:
+            before = Roster((0,) * len(workers), frozenset(workers), frozenset())
+        self.step = step
+        self.ends = ends
+        self.holders = {(j, c): who for j, row in enumerate(storage.holders) for c, who in enumerate(row)}
+        self.sizes = {(j, c): size for j, row in enumerate(sizes) for c, size in enumerate(row)}
+        if self.sizes.keys() != self.holders.keys():
+            raise ValueError(f"sizes must be of the subsets and chunks of the storage, got {sizes}")
+        stored: list[list[Chunk]] = [[] for _ in workers]
+        for chunk, holders in self.holders.items():
+            for worker in holders:
+                stored[worker].append(chunk)
+        # Of equal chunks the first is taken: a worker's own, then those of others by number.
+        self._stored = [sorted(stored[w], key=lambda chunk: chunk[0] != w) for w in workers]
+        self._open = set(self.holders)
+        # The summed size of the open chunks that a worker stores.
+        self._left = [sum(self.sizes[chunk] for chunk in stored[w]) for w in workers]
+        self._running: dict[int, tuple[Name, Chunk]] = {}  # the ticket of each worker that has one
+        self._decided: dict[tuple[Member, Name], Name | None] = {}
+        self._keeper: dict[Chunk, _Sum] = {}
+        self._filling: dict[int, _Sum] = {}
+        self._closed: dict[int, _Sum] = {}
+        self._added: set[Chunk] = set()
+        self._named = 0
+        self._lives = list(before.lives)
+        self._alive = set(before.alive)
+        self._overdue = set(before.overdue)
+        self.voided = 0  # sums; the watch doubles its patience with each
+        self.failed = False
+
+    # What a worker asks.
+
+    def done(self, who: Member, ticket: Name) -> Name | None:
+        """The sum that this gradient is to be added to, or None: drop it. The same answer if asked again."""
+        if not self._hears(who):
+            return None
+        held, chunk = self._running.get(who.worker, (None, None))
+        if chunk is not None and held == ticket:
+            self._decided[who, ticket] = self._keep(who.worker, chunk)
+            del self._running[who.worker]
+        return self._decided.get((who, ticket))
+
+    def next(
+        self, who: Member, seconds: Sequence[float], worth: Iterable[Chunk] = ()
+    ) -> tuple[Name, Chunk] | None:
+        """A ticket and the chunk to compute, the same until it is done; None: rest, and ask again.
+
+        Args:
+          seconds: what each worker takes for a unit of size, `[N]`, as expected now.
+          worth: the begun chunks of which a copy by this worker is worth its time, the best first.
+        """
+        if not self._hears(who) or self.failed:
+            return None
+        worker = who.worker
+        if worker not in self._running:
+            chunk = self._choice(worker, seconds, worth)
+            if chunk is None:
+                return None
+            self._begin(worker, chunk)
+        return self._running[worker]
+
+    def stands(self, who: Member, name: Name) -> bool:
+        """Whether the worker still needs this sum of its own."""
+        mine = _Sum(who.worker, name)
+        return self.present(who) and mine in (self._filling.get(who.worker), self._closed.get(who.worker))
+
+    def wanted(self, who: Member) -> tuple[Name, Label] | None:
+        """The sum to send, as soon as it consists of exactly these chunks."""
+        if not self.present(who):
+            return None
+        worker = who.worker
+        if self.complete and worker in self._filling and worker not in self._closed:
+            self._closed[worker] = self._filling.pop(worker)  # what it computes from now on is another sum
+        closed = self._closed.get(worker)
+        return None if closed is None else (closed.name, self._label(closed))
+
+    def arrived(self, who: Member, name: Name, label: Collection[Chunk]) -> bool:
+        """Whether to add this vector, now: True at most once. In either case the worker can forget it."""
+        if not self._hears(who) or not self.stands(who, name):
+            return False
+        this = _Sum(who.worker, name)
+        if self._closed.get(who.worker) != this or self._label(this) != frozenset(label):
+            self._void(this)
+            return False
+        del self._closed[who.worker]
+        for chunk in label:
+            del self._keeper[chunk]
+            self._added.add(chunk)
+        return True
+
+    # What is heard of a worker.
+
+    def present(self, who: Member) -> bool:
+        """Whether this is a living worker's present process, in this step."""
+        return who.worker in self._alive and who == (self.step, who.worker, self._lives[who.worker])
+
+    def late(self, worker: int) -> None:
+        """Marks a worker until it is heard of. By that alone it loses nothing."""
+        if worker in self._alive:
+            self._overdue.add(worker)
+
+    def lost(self, worker: int) -> None:
+        """The worker's process is given up: what it keeps and computes is open again."""
+        if worker not in self._alive:
+            return
+        self._alive.remove(worker)
+        self._overdue.discard(worker)
+        self._lives[worker] += 1
+        self.failed = self.ends == "chunks"
+        _, chunk = self._running.pop(worker, (None, None))
+        if chunk is not None:
+            self._reopen([chunk])
+        for mine in (self._filling.get(worker), self._closed.get(worker)):
+            if mine is not None:
+                self._void(mine)
+
+    def join(self, worker: int) -> int:
+        """The life of a worker's new process. Its old process never learns it."""
+        self.lost(worker)
+        self._alive.add(worker)
+        return self._lives[worker]
+
+    # How the step stands.
+
+    @property
+    def roster(self) -> Roster:
+        """The workers, for the next step."""
+        return Roster(tuple(self._lives), frozenset(self._alive), frozenset(self._overdue))
+
+    @property
+    def complete(self) -> bool:
+        """Whether every chunk is kept or added."""
+        return not self.failed and len(self._keeper) + len(self._added) == len(self.holders)
+
+    @property
+    def settled(self) -> bool:
+        """Whether every chunk is added."""
+        return len(self._added) == len(self.holders)
+
+    def possible(self, coming: Collection[int] = ()) -> bool:
+        """Whether the step can end with the living workers and those that are coming."""
+        able = self._alive.union(coming)
+        missing = self.holders.keys() - self._added
+        return not self.failed and not any(able.isdisjoint(self.holders[chunk]) for chunk in missing)
+
+    # Which chunk is next.
+
+    def _choice(self, worker: int, seconds: Sequence[float], worth: Iterable[Chunk]) -> Chunk | None:
+        if worker in self._closed:  # its gradient could become a third vector
+            return None
+        stored = self._stored[worker]
+        fresh = [chunk for chunk in stored if chunk in self._open]
+        if fresh:
+            return max(fresh, key=lambda chunk: (self.sizes[chunk], self._need(worker, chunk, seconds)))
+        if self.ends == "chunks":  # whoever has begun a chunk has to end it anyway
+            return None
+        begun = [chunk for chunk in stored if chunk not in self._keeper and chunk not in self._added]
+        copies = [chunk for chunk in worth if chunk in begun]
+        copies += [chunk for chunk in begun if self._runners(chunk) <= self._overdue]
+        copies += [chunk for chunk in stored if self._replaceable(chunk)]
+        return copies[0] if copies else None
+
+    def _need(self, worker: int, chunk: Chunk, seconds: Sequence[float]) -> float:
+        """When the first of a chunk's other holders would come to it."""
+        others = (b for b in self.holders[chunk] if b != worker and self._answers(b))
+        return min((self._left[b] * seconds[b] for b in others), default=math.inf)
+
+    def _replaceable(self, chunk: Chunk) -> bool:
+        """Whether an overdue worker keeps it, nobody copies it, and others can compute that whole sum."""
+        kept = self._keeper.get(chunk)
+        if kept is None or kept.worker not in self._overdue or not self._runners(chunk) <= self._overdue:
+            return False
+        return all(any(map(self._answers, self.holders[other])) for other in self._label(kept))
+
+    def _answers(self, worker: int) -> bool:
+        return worker in self._alive and worker not in self._overdue
+
+    def _runners(self, chunk: Chunk) -> set[int]:
+        return {worker for worker, (_, begun) in self._running.items() if begun == chunk}
+
+    # What changes the state of a chunk or of a sum.
+
+    def _hears(self, who: Member) -> bool:
+        present = self.present(who)
+        if present:
+            self._overdue.discard(who.worker)
+        return present
+
+    def _name(self) -> Name:
+        self._named += 1
+        return Name(self.step, self._named)
+
+    def _begin(self, worker: int, chunk: Chunk) -> None:
+        self._running[worker] = (self._name(), chunk)
+        if chunk in self._open:
+            self._open.remove(chunk)
+            self._count(chunk, -self.sizes[chunk])
+
+    def _keep(self, worker: int, chunk: Chunk) -> Name | None:
+        """Keeps it if it is the first, or if the first is overdue now and its sum has not arrived."""
+        kept = self._keeper.get(chunk)
+        if chunk in self._added or (kept is not None and kept.worker not in self._overdue):
+            return None
+        if kept is not None:
+            self._void(kept)
+        if worker not in self._filling:
+            self._filling[worker] = _Sum(worker, self._name())
+        self._keeper[chunk] = self._filling[worker]
+        return self._filling[worker].name
+
+    def _void(self, this: _Sum) -> None:
+        """A sum is given up as a whole: nobody can take a single chunk out of it."""
+        chunks = self._label(this)
+        for chunk in chunks:
+            del self._keeper[chunk]
+        for sums in (self._filling, self._closed):
+            if sums.get(this.worker) == this:
+                del sums[this.worker]
+        self.voided += 1
+        self._reopen(chunks)
+
+    def _reopen(self, chunks: Iterable[Chunk]) -> None:
+        """Opens those that nobody keeps and nobody computes."""
+        for chunk in chunks:
+            if chunk not in self._keeper and chunk not in self._added and not self._runners(chunk):
+                self._open.add(chunk)
+                self._count(chunk, self.sizes[chunk])
+
+    def _count(self, chunk: Chunk, size: int) -> None:
+        for worker in self.holders[chunk]:
+            self._left[worker] += size
+
+    def _label(self, this: _Sum) -> Label:
+        return frozenset(chunk for chunk, kept in self._keeper.items() if kept == this)

@@ -1,0 +1,281 @@
+"""Processes and a network around `Handout`, for its tests: they keep their own books of who added what.
+
+Each event is one of the `actions` that are possible now. Messages are repeated, lost, late and reordered: a
+request is handled any number of times while it is not answered, and perhaps once more at any later time.
+"""
+
+import dataclasses
+import re
+from collections import Counter
+
+from bcgc_jax.plans.handout import Chunk, Handout, Label, Member, Name
+
+Action = tuple[str, tuple[int, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    who: Member
+    done: Name | None
+    held: tuple[Name, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    present: bool
+    step: int | None = None  # of a process that lives, in another step
+    keep: Name | None = None
+    standing: tuple[Name, ...] = ()
+    wanted: tuple[Name, Label] | None = None
+    ticket: tuple[Name, Chunk] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Parcel:
+    who: Member
+    name: Name
+    label: Label
+    vector: tuple[Chunk, ...]
+
+
+@dataclasses.dataclass
+class Process:
+    """What a worker's process holds: of each vector the chunks that are in it."""
+
+    who: Member
+    request: Request | None  # None while it computes
+    sums: dict[Name, tuple[Chunk, ...]] = dataclasses.field(default_factory=dict)
+    running: tuple[Name, Chunk] | None = None
+    answer: Answer | None = None
+    parcel: Parcel | None = None
+    parcel_answered: bool = False
+    gone: bool = False
+
+    @classmethod
+    def of(cls, who: Member, gone: bool = False) -> "Process":
+        return cls(who, Request(who, None, ()), gone=gone)
+
+    def ask(self):
+        self.request = Request(self.who, self.running[0] if self.running else None, tuple(self.sums))
+
+    def check(self):
+        assert len(self.sums) + (self.running is not None) <= 2, "a third vector"
+
+
+class World:
+    """A master with its `Handout`, and processes. The other arguments: how often something may happen."""
+
+    def __init__(self, handout: Handout, stale=0, late=0, lost=0, join=0, next_first=False):
+        self.handout = handout
+        self.total: Counter[Chunk] = Counter()
+        members = [Member(handout.step, worker, life) for worker, life in enumerate(handout.roster.lives)]
+        self.processes = [Process.of(who) for who in members]
+        self.stale: list[Request | Parcel] = []
+        self.budget = {"late": late, "lost": lost, "join": join, "stale": stale}
+        self.next_first = next_first
+        self.names: dict[Name, object] = {}
+        self.answers: dict[tuple[Member, Name], Name | None] = {}
+        self.seconds = [1.0] * len(self.processes)
+        self.worth: list[Chunk] = []
+
+    # The master's shell.
+
+    def _name(self, name: Name, owner: object):
+        assert self.names.setdefault(name, owner) == owner, "a name is used twice"
+
+    def _next(self, who: Member):
+        ticket = self.handout.next(who, self.seconds, self.worth)
+        if ticket is not None:
+            self._name(ticket[0], (who, ticket[1]))
+            assert who.worker in self.handout.holders[ticket[1]]
+        return ticket
+
+    def answer(self, request: Request) -> Answer:
+        handout, who = self.handout, request.who
+        if not handout.present(who):
+            present = handout.present(who._replace(step=handout.step))
+            for name in (request.done, *request.held):
+                assert name is None or (handout.done(who, name), handout.stands(who, name)) == (None, False)
+            assert handout.next(who, self.seconds) is None
+            return Answer(present, handout.step)
+        keep = None
+        if request.done is not None:
+            keep = handout.done(who, request.done)
+            assert self.answers.setdefault((who, request.done), keep) == keep, "another answer"
+            if keep is not None:
+                self._name(keep, who)
+        ticket = self._next(who) if self.next_first else None
+        wanted = handout.wanted(who)
+        ticket = ticket if self.next_first else self._next(who)
+        held = request.held if keep is None or keep in request.held else (*request.held, keep)
+        standing = tuple(name for name in held if handout.stands(who, name))
+        return Answer(True, None, keep, standing, wanted, ticket)
+
+    def receive(self, parcel: Parcel):
+        if self.handout.arrived(parcel.who, parcel.name, parcel.label):
+            self.total.update(parcel.vector)
+            self.check()
+
+    def check(self):
+        assert max(self.total.values(), default=1) == 1, "added twice"
+        missing = self.handout.holders.keys() - self.total.keys()
+        assert self.handout.settled == (not missing), "settled too early or too late"
+
+    # What can happen.
+
+    def actions(self) -> list[Action]:
+        found: list[Action] = []
+        for i, process in enumerate(self.processes):
+            if not process.gone:
+                found += self._of(i, process)
+        found += [("handle_stale", (i,)) for i in range(len(self.stale))]
+        for w in range(len(self.seconds)):
+            found += [(what, (w,)) for what in ("late", "lost", "join") if self.budget[what]]
+        return found
+
+    @staticmethod
+    def _of(i: int, process: Process) -> list[Action]:
+        found: list[Action] = []
+        if process.request is None:
+            found.append(("compute", (i,)))
+        else:
+            found += [("handle", (i,)), ("handle_unheard", (i,))]
+        if process.answer is not None:
+            found.append(("take", (i,)))
+        if process.parcel is not None:
+            found.append(("handle_parcel", (i,)))
+        if process.parcel_answered:
+            found.append(("forget", (i,)))
+        return found
+
+    def apply(self, action: Action):
+        getattr(self, action[0])(*action[1])
+
+    def compute(self, i: int):
+        self.processes[i].ask()
+
+    def handle(self, i: int):
+        process = self.processes[i]
+        assert process.request is not None
+        process.answer = self.answer(process.request)
+
+    def handle_unheard(self, i: int):
+        """The answer is lost."""
+        before = self.processes[i].answer
+        self.handle(i)
+        self.processes[i].answer = before
+
+    def take(self, i: int):
+        """Forget, add or drop, begin: in this order."""
+        process = self.processes[i]
+        answer, request = process.answer, process.request
+        assert answer is not None
+        assert request is not None
+        process.answer = process.request = None
+        self._leave_behind(request)
+        if answer.step is not None:
+            self._forget(process)
+            self.processes[i] = Process.of(process.who._replace(step=answer.step), not answer.present)
+            return
+        process.sums = {name: v for name, v in process.sums.items() if name in answer.standing}
+        if process.parcel is not None and process.parcel.name not in process.sums:
+            self._forget(process)
+        if process.running is not None and answer.keep is not None and answer.keep in answer.standing:
+            process.sums[answer.keep] = (*process.sums.get(answer.keep, ()), process.running[1])
+        if answer.wanted is not None and process.parcel is None:
+            name, label = answer.wanted
+            vector = process.sums.get(name, ())
+            if frozenset(vector) == label:
+                process.parcel = Parcel(process.who, name, label, vector)
+        process.running = answer.ticket
+        if process.running is None:
+            process.ask()
+        process.check()
+
+    def handle_parcel(self, i: int):
+        process = self.processes[i]
+        assert process.parcel is not None
+        self.receive(process.parcel)
+        process.parcel_answered = True
+
+    def forget(self, i: int):
+        self._forget(self.processes[i])
+
+    def _forget(self, process: Process):
+        if process.parcel is not None:
+            process.sums.pop(process.parcel.name, None)
+            self._leave_behind(process.parcel)
+        process.parcel = None
+        process.parcel_answered = False
+
+    def _leave_behind(self, message: Request | Parcel):
+        """A copy of a message is still in the network."""
+        if self.budget["stale"]:
+            self.budget["stale"] -= 1
+            self.stale.append(message)
+
+    def handle_stale(self, i: int):
+        message = self.stale.pop(i)
+        if isinstance(message, Request):
+            self.answer(message)
+        else:
+            self.receive(message)
+
+    def late(self, worker: int):
+        self.budget["late"] -= 1
+        self.handout.late(worker)
+
+    def lost(self, worker: int):
+        """The process may live on as a ghost, or do nothing any more."""
+        self.budget["lost"] -= 1
+        self.handout.lost(worker)
+
+    def join(self, worker: int):
+        self.budget["join"] -= 1
+        life = self.handout.join(worker)
+        self.processes.append(Process.of(Member(self.handout.step, worker, life)))
+
+    # What must come of it.
+
+    def finish(self, moving: set[int], worth=()) -> bool:
+        """Whether the step settles if those go on alone, the others are silent, and the watch sees it.
+
+        It must if each missing chunk has a holder that moves.
+        """
+        handout = self.handout
+        self.worth = list(worth)
+        moving = moving & handout.roster.alive
+        missing = handout.holders.keys() - self.total.keys()
+        able = all(moving.intersection(handout.holders[chunk]) for chunk in missing)
+        for _ in range(3 * len(handout.holders) + 5):
+            for i, process in enumerate(self.processes):
+                if process.who.worker in moving and not process.gone:
+                    self._turn(i)
+            if handout.settled:
+                return True
+            for worker in handout.roster.alive - moving:
+                handout.late(worker)
+        assert not able, "what moves does not settle the step"
+        return False
+
+    def _turn(self, i: int):
+        process = self.processes[i]
+        if process.parcel is not None:
+            self.handle_parcel(i)
+            self.forget(i)
+        if process.request is None:
+            self.compute(i)
+        self.handle(i)
+        self.take(i)
+
+    def key(self) -> str:
+        """Worlds of one key have one future: names count by their order, and forgotten ones do not."""
+        h = self.handout
+        held = repr([self.processes, self.stale])
+        known = sorted((k, v) for k, v in h._decided.items() if repr(k[1]) in held)
+        books = [sorted(h._keeper.items()), sorted(h._added), sorted(h._open), sorted(h._running.items())]
+        sums = [sorted(h._filling.items()), sorted(h._closed.items()), known, sorted(self.total)]
+        text = repr([books, sums, h._lives, sorted(h._alive), sorted(h._overdue), self.budget]) + held
+        numbers = sorted({int(n) for n in re.findall(r"number=(\d+)", text)})
+        ranks = {str(n): str(i) for i, n in enumerate(numbers)}
+        return re.sub(r"number=(\d+)", lambda found: "n" + ranks[found[1]], text)

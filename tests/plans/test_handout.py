@@ -1,0 +1,448 @@
+"""The machine that hands out chunks: its rule by known ends, its protocol by all that can happen."""
+
+import csv
+import dataclasses
+import heapq
+import os
+import pickle
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from bcgc_jax.plans.handout import Chunk, Handout, Member, Name
+from bcgc_jax.plans.storage import Storage
+from bcgc_jax.plans.timing import Timing
+from tests.plans.hand_outs import World
+
+VECTORS = Path(__file__).parents[1] / "oracles" / "work_sharing.csv"
+ROWS = list(csv.DictReader(VECTORS.read_text().splitlines()))
+# A run is some hundred events; `HANDOUT_RUNS=100000` for when the machine has changed.
+RUNS = int(os.environ.get("HANDOUT_RUNS", 10_000))
+
+
+# The rule.
+
+
+def _sizes(chunks: int, equal: bool) -> list[int]:
+    return [4] * chunks if equal else [4] * (chunks - 1) + [2, 1, 1]
+
+
+def _pairs(num_workers: int, chunks: int) -> Storage:
+    """Two holders of each chunk, with another offset for each chunk of a subset."""
+    half = sorted(range(1, (num_workers - 1) // 2 + 1), key=lambda o: (0.618 * o) % 1)
+    middle = [num_workers // 2] if num_workers % 2 == 0 else []
+    offsets = half + middle + [num_workers - o for o in half]
+    spread = [offsets[c % len(offsets)] for c in range(chunks)]
+    return Storage(tuple(tuple((j, (j + o) % num_workers) for o in spread) for j in range(num_workers)))
+
+
+def _last_end(handout: Handout, unit_times: list[float]) -> float:
+    """The time at which everyone has ended, where a worker takes as long for each unit of size."""
+    timing = Timing(len(unit_times))
+    members = [Member(handout.step, worker, 0) for worker in range(len(unit_times))]
+    events: list[tuple[float, Member, Name | None]] = [(0.0, member, None) for member in members]
+    now = 0.0
+    while events:
+        now = events[0][0]
+        free = []
+        while events and events[0][0] == now:
+            _, who, ticket = heapq.heappop(events)
+            free.append(who)
+            if ticket is not None:
+                timing.ended(who.worker, now)
+                assert handout.done(who, ticket) is not None
+        for who in free:
+            given = handout.next(who, timing.seconds(now))
+            if given is not None:
+                ticket, chunk = given
+                size = handout.sizes[chunk]
+                timing.began(who.worker, chunk, size, now)
+                heapq.heappush(events, (now + size * unit_times[who.worker], who, ticket))
+    return now
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['workers']}-{row['chunks']}")
+def test_neediest_first_ends_when_it_should(row):
+    chunks = int(row["chunks"])
+    sizes = _sizes(chunks, row["equal"] == "1")
+    times = [float(t) / (4 * chunks) for t in row["cycle_times"].split()]
+    handout = Handout(0, _pairs(len(times), len(sizes)), [sizes] * len(times), "chunks")
+    # The vectors have nine digits.
+    assert _last_end(handout, times) == pytest.approx(float(row["ends"]), rel=5e-9)
+    assert handout.complete
+    assert not handout.settled
+
+
+# The protocol.
+
+
+def _random_handout(rng: random.Random, step: int, before=None, n=None) -> Handout:
+    n = n or rng.randint(2, 7)
+    stored = rng.randint(2, n)
+    sizes = _sizes(rng.randint(1, 4), rng.random() < 0.5)
+    rows = [
+        tuple((j, *rng.sample([w for w in range(n) if w != j], stored - 1)) for _ in sizes) for j in range(n)
+    ]
+    return Handout(step, Storage(tuple(rows)), [sizes] * n, before=before)
+
+
+def _go(world: World, rng: random.Random, events: int):
+    """Random events. Some processes act often and some hardly ever, and some sums are long on their way."""
+    eager = [rng.choice([1.0, 1.0, 0.3, 0.02]) for _ in range(100)]
+    chances = {"late": 0.1, "lost": 0.1, "join": 0.1, "handle_stale": 1.0}
+    chances["handle_parcel"] = rng.choice([1.0, 0.05])
+    world.seconds = [rng.random() for _ in world.seconds]
+    everything = list(world.handout.holders)
+    for _ in range(events):
+        world.worth = rng.sample(everything, rng.randint(0, len(everything))) if rng.random() < 0.2 else []
+        world.next_first = rng.random() < 0.3
+        possible = world.actions()
+        if not possible:
+            return
+        what, where = rng.choice(possible)
+        while rng.random() > chances.get(what, eager[where[0]]):
+            what, where = rng.choice(possible)
+        if what == "handle_parcel" and rng.random() < 0.03:
+            parcel = world.processes[where[0]].parcel
+            assert parcel is not None
+            wrong = parcel.label ^ {rng.choice(everything)}
+            world.receive(dataclasses.replace(parcel, label=wrong))
+            continue
+        world.apply((what, where))
+        if world.handout.settled:
+            return
+
+
+def _run(seed: int) -> int:
+    """Two steps with random events, and whether what is left is done by whoever still moves."""
+    rng = random.Random(seed)
+    world = World(_random_handout(rng, 0))
+    settled = 0
+    for step in range(2):
+        if step:
+            old = world.handout
+            world.handout = _random_handout(rng, step, old.roster, n=len(old.roster.lives))
+            world.total.clear()
+        budget = {"late": rng.randint(0, 8), "lost": rng.randint(0, 2), "join": rng.randint(0, 2)}
+        world.budget = {**budget, "stale": rng.randint(0, 12)}
+        _go(world, rng, rng.randint(0, 40 * len(world.seconds)))
+        handout = world.handout
+        alive = handout.roster.alive
+        moving = set(rng.sample(sorted(alive), rng.randint(0, len(alive))))
+        worth = rng.choice([(), list(handout.holders)])
+        ended = world.finish(moving, worth) or world.finish(set(alive), worth)
+        assert handout.possible() == ended
+        settled += ended
+    return settled
+
+
+def test_every_chunk_is_in_one_sum_whatever_happens():
+    settled = [_run(seed) for seed in range(200)]
+    assert sum(settled) > 320  # of 400 steps; elsewhere a chunk has lost all its holders
+
+
+@pytest.mark.slow
+def test_every_chunk_is_in_one_sum_in_many_runs():
+    for seed in range(1_000, 1_000 + RUNS):
+        _run(seed)
+
+
+def _small(num_workers: int, chunks: int = 1) -> Handout:
+    """Each chunk is stored by its owner and the next worker."""
+    rows = [tuple((j, (j + 1) % num_workers) for _ in range(chunks)) for j in range(num_workers)]
+    return Handout(0, Storage(tuple(rows)), [[1] * chunks] * num_workers)
+
+
+def _explore(world: World) -> tuple[int, int]:
+    """All interleavings: the number of states, and of settled ones. From each there is a way to settle."""
+    start = world.key()
+    states = {start: pickle.dumps(world)}
+    before: dict[str, list[str]] = {start: []}
+    todo = [start]
+    ends = []
+    lost = set()
+    while todo:
+        key = todo.pop()
+        world = pickle.loads(states[key])
+        if world.handout.settled:
+            ends.append(key)
+            continue
+        if not world.handout.possible():
+            lost.add(key)
+        for action in world.actions():
+            following = pickle.loads(states[key])
+            following.apply(action)
+            reached = following.key()
+            before.setdefault(reached, []).append(key)
+            if reached not in states:
+                states[reached] = pickle.dumps(following)
+                todo.append(reached)
+        for worker in world.handout.roster.alive:  # the others fall silent here
+            pickle.loads(states[key]).finish({worker})
+    hopeful = set(ends)
+    todo = list(ends)
+    while todo:
+        for key in before[todo.pop()]:
+            if key not in hopeful:
+                hopeful.add(key)
+                todo.append(key)
+    assert states.keys() - hopeful <= lost
+    return len(states), len(ends)
+
+
+def test_all_interleavings_of_two_workers():
+    states, settled = _explore(World(_small(2)))
+    assert states > settled > 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("budget", [{"late": 1}, {"stale": 1}, {"lost": 1}], ids=str)
+def test_all_interleavings_with_a_fault(budget):
+    states, settled = _explore(World(_small(2), **budget))
+    assert states > settled > 100
+
+
+@pytest.mark.study
+@pytest.mark.slow
+@pytest.mark.parametrize("budget", [{"late": 1, "stale": 1}, {"late": 1, "lost": 1}, {"join": 1}], ids=str)
+def test_all_interleavings_with_two_faults_or_a_new_process(budget):
+    states, settled = _explore(World(_small(2), **budget))
+    assert states > settled > 1_000
+
+
+# What is said of a worker.
+
+ALIKE = [1.0] * 5
+FIRST, SECOND, THIRD = (Member(0, worker, 0) for worker in range(3))
+# Each stores one chunk of everyone.
+ALL = Storage(tuple(((j, *(w for w in range(3) if w != j)),) for j in range(3)))
+
+
+def _next(handout: Handout, who: Member, worth: Sequence[Chunk] = ()) -> tuple[Name, Chunk]:
+    given = handout.next(who, ALIKE, worth)
+    assert given is not None
+    return given
+
+
+def _do(handout: Handout, who: Member) -> Name:
+    """A worker does its next chunk, which counts: in this sum."""
+    name = handout.done(who, _next(handout, who)[0])
+    assert name is not None
+    return name
+
+
+def _copy(handout: Handout) -> Handout:
+    return pickle.loads(pickle.dumps(handout))
+
+
+def _all_begun(ends="sums") -> tuple[Handout, list[Name]]:
+    """The third has done its chunk, the others compute theirs; their tickets."""
+    handout = Handout(0, ALL, [[4]] * 3, ends)
+    tickets = [_next(handout, who)[0] for who in (FIRST, SECOND, THIRD)]
+    assert handout.done(THIRD, tickets[2]) is not None
+    return handout, tickets
+
+
+def test_a_free_worker_copies_what_is_worth_it_then_what_overdue_workers_run_or_keep():
+    handout, _ = _all_begun()
+    assert handout.next(THIRD, ALIKE) is None
+    handout.late(0)
+    assert _next(_copy(handout), THIRD, worth=[(1, 0)])[1] == (1, 0)
+    assert _next(handout, THIRD)[1] == (0, 0)
+    handout, tickets = _all_begun()
+    handout.done(FIRST, tickets[0])
+    assert handout.next(THIRD, ALIKE, worth=[(0, 0), (2, 0)]) is None  # neither runs
+    handout.late(0)
+    assert _next(handout, THIRD)[1] == (0, 0)
+
+
+def test_one_copy_is_enough_of_what_an_overdue_worker_keeps():
+    handout, tickets = _all_begun()
+    handout.done(FIRST, tickets[0])
+    handout.late(0)
+    assert _next(handout, THIRD)[1] == (0, 0)
+    handout.done(SECOND, tickets[1])
+    assert handout.next(SECOND, ALIKE) is None
+    given_up = _copy(handout)
+    given_up.lost(0)
+    assert given_up.next(SECOND, ALIKE) is None  # nobody keeps the chunk any more, but the copy runs
+    handout.late(2)
+    assert _next(handout, SECOND)[1] == (0, 0)
+
+
+@pytest.mark.parametrize("heard", [False, True])
+def test_a_copy_decides_against_a_keeper_that_is_overdue_then(heard):
+    handout, tickets = _all_begun()
+    kept = handout.done(FIRST, tickets[0])
+    assert kept is not None
+    handout.late(0)
+    copy, chunk = _next(handout, THIRD)
+    assert chunk == (0, 0)
+    if heard:
+        handout.next(FIRST, ALIKE)
+    assert (handout.done(THIRD, copy) is None) == heard
+    assert handout.stands(FIRST, kept) == heard
+    assert handout.voided == (not heard)
+
+
+def test_a_kept_chunk_is_copied_only_where_others_can_compute_the_whole_sum():
+    storage = Storage((((0,),), ((1, 0),)))
+    handout = Handout(0, storage, [[4], [4]])
+    for _ in range(2):
+        _do(handout, FIRST)
+    handout.late(0)
+    assert handout.complete
+    assert handout.next(SECOND, ALIKE) is None
+
+
+@pytest.mark.parametrize("label", [{(0, 0), (1, 0)}, {(0, 0), (2, 0)}, set()], ids=str)
+def test_a_sum_with_another_label_is_void(label):
+    handout = Handout(0, Storage((((0, 1),), ((1, 0),))), [[4], [4]])
+    names = [_do(handout, who) for who in (FIRST, SECOND)]
+    assert handout.wanted(FIRST) == (names[0], {(0, 0)})
+    assert not handout.arrived(FIRST, names[0], label)
+    assert handout.wanted(FIRST) is None
+    assert not handout.complete
+    assert _next(handout, FIRST)[1] == (0, 0)
+
+
+def test_a_sum_that_nobody_asked_for_is_void():
+    handout, tickets = _all_begun()
+    name = handout.done(FIRST, tickets[0])
+    assert name is not None
+    for _ in range(2):
+        assert not handout.arrived(FIRST, name, {(0, 0)})
+        assert not handout.stands(FIRST, name)
+        assert handout.voided == 1
+    assert _next(handout, FIRST)[1] == (0, 0)
+
+
+def test_what_is_kept_while_a_sum_is_on_its_way_is_another_sum():
+    handout, tickets = _all_begun()
+    handout.done(FIRST, tickets[0])
+    copy, _ = _next(handout, FIRST, worth=[(1, 0)])
+    assert handout.wanted(FIRST) is None  # a chunk is not kept yet, and may come into this sum
+    handout.done(SECOND, tickets[1])
+    wanted = handout.wanted(FIRST)
+    assert wanted is not None
+    handout.late(1)
+    later = handout.done(FIRST, copy)
+    assert handout.complete
+    assert handout.wanted(FIRST) == wanted == (wanted[0], {(0, 0)})
+    assert later is not None
+    assert later != wanted[0]
+    spoilt = _copy(handout)
+    assert not spoilt.arrived(FIRST, wanted[0], {(0, 0), (1, 0)})
+    assert [spoilt.stands(FIRST, name) for name in (wanted[0], later)] == [False, True]
+    assert handout.arrived(FIRST, *wanted)
+    assert handout.wanted(FIRST) == (later, {(1, 0)})
+
+
+def test_nothing_begins_while_a_sum_is_on_its_way():
+    handout, tickets = _all_begun()
+    names = [handout.done(who, ticket) for who, ticket in zip((FIRST, SECOND), tickets, strict=False)]
+    wanted = handout.wanted(FIRST)
+    assert wanted is not None
+    assert wanted == (names[0], {(0, 0)})
+    others = handout.wanted(SECOND)
+    assert others is not None
+    handout.lost(1)
+    handout.lost(2)
+    assert not handout.arrived(SECOND, *others)
+    assert handout.next(FIRST, ALIKE) is None
+    assert handout.arrived(FIRST, *wanted)
+    _do(handout, FIRST)
+    assert not handout.complete
+    _do(handout, FIRST)
+    assert handout.complete
+
+
+def test_that_chunk_is_next_whose_first_other_holder_would_come_last():
+    storage = Storage((((0,),), ((1, 0, 2),), ((2,),), ((3, 0, 4),), ((4,),)))
+    handout = Handout(0, storage, [[1], [4], [1], [4], [1]])
+    given = handout.next(FIRST, [1.0, 1.0, 5.0, 2.0, 2.0])
+    assert given is not None
+    assert given[1] == (3, 0)  # after 8, or 10; of the other after 4, or 25
+
+
+def test_a_lost_holder_or_one_that_is_overdue_is_the_neediest():
+    storage = Storage((((0,),), ((1, 0),), ((2, 0),)))
+    for happens in (Handout.late, Handout.lost):
+        for worker in (1, 2):
+            handout = Handout(0, storage, [[2], [4], [4]])
+            for neediest in (2, worker):
+                given = _copy(handout).next(FIRST, [1.0, 1.0, 1.1])
+                assert given is not None
+                assert given[1] == (neediest, 0)
+                happens(handout, worker)
+
+
+def test_what_a_lost_worker_had_is_as_if_it_had_never_begun():
+    storage = _pairs(5, 6)
+    sizes = [_sizes(4, False)] * 5
+    fresh = Handout(0, storage, sizes)
+    again = Handout(0, storage, sizes)
+    seconds = [1.0, 3.0, 0.5, 2.0, 0.7]
+    for _ in range(3):
+        _do(again, SECOND)
+    _next(again, SECOND)
+    life = again.join(1)
+    assert not again.present(SECOND)
+    for turn in range(60):
+        given = []
+        for handout, lives in ((fresh, [0] * 5), (again, [0, life, 0, 0, 0])):
+            who = Member(0, 2 * turn % 5, lives[2 * turn % 5])
+            ticket, chunk = handout.next(who, seconds) or (Name(0, 0), None)
+            handout.done(who, ticket)
+            given.append(chunk)
+        assert given[0] == given[1]
+    assert again.complete
+
+
+def test_an_all_reduce_needs_everyone():
+    handout, tickets = _all_begun("chunks")
+    handout.late(0)
+    assert handout.next(THIRD, ALIKE, worth=[(1, 0)]) is None
+    handout.lost(0)
+    assert handout.failed
+    assert not handout.possible()
+    handout.done(SECOND, tickets[1])
+    assert handout.next(SECOND, ALIKE) is None
+    assert not handout.complete
+
+
+def test_who_was_overdue_or_lost_is_so_in_the_next_step():
+    handout, _ = _all_begun()
+    handout.late(0)
+    handout.late(1)
+    handout.lost(1)
+    handout.late(1)
+    following = Handout(1, ALL, [[4]] * 3, before=handout.roster)
+    assert following.roster == ((0, 1, 0), {0, 2}, {0})
+    assert not following.present(FIRST)  # of the last step
+    following.next(FIRST._replace(step=1), ALIKE)
+    assert following.roster.overdue == set()
+    assert following.possible()
+    following.lost(0)
+    following.lost(2)
+    assert not following.possible()
+    assert following.possible(coming=[2])
+
+
+def test_what_has_been_added_needs_no_holder():
+    handout = Handout(0, Storage((((0,),), ((1, 0),))), [[4], [4]])
+    names = [_do(handout, who) for who in (FIRST, SECOND)]
+    assert handout.wanted(FIRST) == (names[0], {(0, 0)})
+    lost = _copy(handout)
+    lost.lost(0)
+    assert not lost.possible()
+    assert handout.arrived(FIRST, names[0], {(0, 0)})
+    handout.lost(0)
+    assert handout.possible()
+
+
+def test_sizes_must_be_of_the_chunks():
+    with pytest.raises(ValueError, match="sizes must be"):
+        Handout(0, ALL, [[4], [4], [4, 4]])

@@ -52,8 +52,11 @@ def desk_of(storage: Storage, sizes: tuple[int, ...]) -> Desk:
     workers = len(storage.holders)
     holders = [chunk for subset in storage.holders for chunk in subset]
     size = np.array([*(sizes * workers), 0], np.int32)
-    mine = [[k for k, some in enumerate(holders) if w in some] for w in range(workers)]
-    ordered = [sorted(own, key=lambda k, w=w: (k // len(sizes) != w, k)) for w, own in enumerate(mine)]
+    ordered = []
+    for w in range(workers):
+        mine = [k for k, some in enumerate(holders) if w in some]
+        own = [k for k in mine if k // len(sizes) == w]
+        ordered.append([*own, *(k for k in mine if k not in own)])
     most, deep = max(map(len, ordered)), max(1, max(map(len, holders)) - 1)
     stored = np.full((workers, most), len(holders), np.int32)
     others = np.full((workers, most, deep), workers, np.int32)

@@ -1,6 +1,7 @@
 """A step of work sharing, chunk by chunk, in plain Python; and the placement bound as a linear program."""
 
 import heapq
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +11,8 @@ def shared(holders, sizes, starts, times, round_trip=0.0):
     workers, count = len(times), len(sizes)
     chunks = [(j, c) for j in range(workers) for c in range(count)]
     nobody_has_begun = set(chunks)
-    last_pace, running = [None] * workers, [None] * workers
+    last_pace: list[Any] = [None] * workers
+    running: list[Any] = [None] * workers
     events = [(starts[w], w, None) for w in range(workers)]
     heapq.heapify(events)
     now = end = 0.0

@@ -21,7 +21,7 @@ from tests.oracles.exact import crossing_probability
 from tests.studies import Ran, assert_text_fits, refused, rows_of
 
 COMMANDS = (
-    *("backprop", "calibrated", "cluster", "conditioning", "journal", "paper"),
+    *("backprop", "busy", "calibrated", "cluster", "conditioning", "journal", "paper"),
     *("record", "start_ups", "sweep", "theorem4", "traces", "training"),
 )
 

@@ -12,7 +12,7 @@ import bcgc_jax as bcgc
 from bcgc_jax.cluster import WorkersLost
 from bcgc_jax.cluster.engine import session
 from bcgc_jax.coding.digits import cross_entropy, initial_params, load_digits
-from experiments import calibrated, rivals
+from experiments import busy, calibrated, rivals
 from experiments import cluster as experiment
 from tests.raising import raising
 from tests.studies import rows_of
@@ -131,3 +131,18 @@ def test_the_experiment_with_a_real_load_measures_plans_and_runs(tmp_path, capsy
     assert len(times) == 40
     assert min(times) > 0
     assert "Seconds of a step, round after round" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("running_ray")
+def test_what_nobody_interrupts_is_measured_beside_the_prediction(tmp_path):
+    """Two workers that are equal: a step takes a pass uncoded, and with two subsets no less than promised."""
+    busy.run(
+        tmp_path, workers=2, steps=4, equal_steps=6, subset=0.1, methods=(), equal=("uncoded", "cyclic:2")
+    )
+    uncoded, twice = rows_of(tmp_path / "busy.csv")
+    assert float(uncoded["predicted"]) == pytest.approx(0.1)
+    assert 0.1 < float(uncoded["measured"]) < 0.4
+    assert float(twice["measured"]) > float(twice["predicted"])
+    assert float(twice["against_first"]) == pytest.approx(
+        float(twice["measured"]) / float(uncoded["measured"])
+    )

@@ -1,0 +1,140 @@
+"""Compute that nobody can interrupt: what redundancy is worth on worker processes that end each pass.
+
+The layers of a small network sleep, forward and backward, in proportion to their samples. So a pass takes
+time, and "stop" does not end it. Four workers are equal, or each is five times as slow in one of seven
+seconds. Schemes are trained one after the other, and their seconds held against the prediction, for which
+workers are free when a step ends. Six minutes.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import bcgc_jax as bcgc
+from bcgc_jax.cluster import ClosedLoop, Cluster, Told, train_on_cluster
+from experiments.report import each, number, print_table, run_command, save
+
+LAYERS, WIDTH, SAMPLES_OF_A_WORKER = 6, 4, 8
+# Seconds of a worker's subset, times as long in a slow second, one of so many.
+SUBSET, SLOWER, ONE_OF = 0.29, 5.0, 7
+LOOP = "ClosedLoop()"
+METHODS = ("uncoded", "cyclic:2", "nested:2", LOOP)
+EQUAL = ("uncoded", LOOP)
+
+
+def run(
+    out: Path,
+    seed: int = 0,
+    *,
+    workers: int = 4,
+    steps: int = 60,
+    equal_steps: int = 200,
+    subset: float = SUBSET,
+    methods: Sequence[str] = METHODS,
+    equal: Sequence[str] = EQUAL,
+) -> None:
+    """`steps` of workers that are slow at random, `equal_steps` of equal ones, a `subset` so many seconds."""
+    tasks = [("slow at random", SLOWER, method, steps) for method in methods]
+    tasks += [("equal", 1.0, method, equal_steps) for method in equal]
+    rows: list[dict[str, Any]] = []
+    with Cluster(workers) as cluster:
+        for kind, slower, method, count in each(tasks, "training"):
+            predicted, seconds = _trained(cluster, seed, workers, slower, method, count, subset)
+            first = next((row["measured"] for row in rows if row["workers"] == kind), seconds.mean())
+            rows.append(
+                {
+                    "workers": kind,
+                    "scheme": method,
+                    "steps": count,
+                    "predicted": predicted,
+                    "measured": seconds.mean(),
+                    "standard_error": seconds.std(ddof=1) / np.sqrt(count),
+                    "against_first": seconds.mean() / first,
+                }
+            )
+    print_table(
+        "Seconds of a step; nobody interrupts a pass; against the first scheme for the same workers",
+        ("workers", "scheme", "steps", "predicted", "measured", "± s.e.", "against"),
+        [
+            (
+                *(row["workers"], row["scheme"], row["steps"], number(row["predicted"], 3)),
+                *(
+                    number(row["measured"], 3),
+                    number(row["standard_error"], 2),
+                    f"{row['against_first']:.3f}",
+                ),
+            )
+            for row in rows
+        ],
+    )
+    save(out, {"busy": rows})
+
+
+def _trained(
+    cluster: Cluster, seed: int, workers: int, slower: float, method: str, steps: int, subset: float
+) -> tuple[float | None, np.ndarray]:
+    """What is predicted, and the seconds of each step."""
+    keys = jax.random.split(jax.random.key(seed), LAYERS)
+    params = [np.asarray(jax.random.normal(key, (WIDTH, WIDTH))) / 2 for key in keys]
+    count, samples = LAYERS * WIDTH**2, workers * SAMPLES_OF_A_WORKER
+    data = np.asarray(jax.random.normal(jax.random.key(seed + 1), (samples, WIDTH)))
+    # A pass is forward, back through the layers, and the gradients: each a third.
+    loss = sleeping_loss(subset / SAMPLES_OF_A_WORKER / LAYERS / 3, slower, seed)
+    plans: Any = ClosedLoop()
+    predicted = None
+    if method != LOOP:
+        times = np.array([1.0] * (ONE_OF - 1) + [slower]) * subset / (SAMPLES_OF_A_WORKER * 3 * count)
+        law = bcgc.Empirical(times)
+        problem = bcgc.Problem(law, workers, count, samples, setup_cycles=count, chain_cycles=1.0)
+        predicted = float(bcgc.solve(problem, method).expected_runtime)
+        plans = Told(problem, method)
+    found = train_on_cluster(jax.random.key(seed), loss, plans, cluster, params, data, optax.sgd(1e-2), steps)
+    return predicted, np.asarray(found.seconds)
+
+
+def sleeping_loss(unit: float, slower: float, seed: int) -> Callable[[Any, Any], Any]:
+    """A loss whose layers take `unit` seconds a sample for each of the three parts of a pass."""
+
+    def sleep(x: Any) -> np.ndarray:
+        rng = np.random.default_rng([seed, os.getpid(), int(time.time())])
+        slow = slower if rng.integers(ONE_OF) == 0 else 1.0
+        time.sleep(unit * slow * len(x))
+        return np.asarray(x)
+
+    def busy(x: Any) -> Any:
+        return jax.pure_callback(sleep, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+
+    @jax.custom_vjp
+    def layer(weights: Any, x: Any) -> Any:
+        return busy(jnp.tanh(x @ weights))
+
+    def forward(weights: Any, x: Any) -> tuple[Any, Any]:
+        y = layer(weights, x)
+        return y, (weights, x, y)
+
+    def backward(kept: Any, slope: Any) -> tuple[Any, Any]:
+        weights, x, y = kept
+        slope = slope * (1 - y * y)
+        return x.T @ busy(slope), busy(slope @ weights.T)
+
+    layer.defvjp(forward, backward)
+
+    def loss(params: Any, batch: Any) -> Any:
+        x = batch
+        for weights in params:
+            x = layer(weights, x)
+        return jnp.mean(x**2)
+
+    return loss
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(run))

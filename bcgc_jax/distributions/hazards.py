@@ -14,8 +14,8 @@ from bcgc_jax.distributions.special_functions import double_exponential
 
 Elementwise = Callable[[Array], Array]
 
-# Edges of panels: in standard deviations of logit U_(k); in multiples of 1/m, the last where e^(-m a) is a
-# number still. Between the last two the integrand is taken for e^-ca, as that of a power law is.
+# Edges of panels: in standard deviations of logit U_(k); in multiples of 1/m, the last of which leaves
+# e^(-m a) a number. Between the last two the integrand is taken for e^-ca, as that of a power law is.
 _NEAR = np.array([-8.0, -4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0, 8.0, 16.0])
 _FAR = {8: np.array([40.0, 80.0, 160.0, 320.0, 640.0]), 4: np.array([20.0, 40.0, 80.0])}
 # With 32 nodes means of power laws are off by 1e-10, with 48 by 1e-14.
@@ -32,8 +32,9 @@ def average(values: Elementwise, rank: Array, above: Array, kinks: Array) -> Arr
     def log_density(a: Array, k: Array, m: Array) -> Array:
         return (k - 1) * jnp.log(jnp.maximum(-jnp.expm1(-a), jnp.finfo(dtype).tiny)) - m * a
 
-    far = jnp.asarray(_FAR[dtype.itemsize], dtype) / m
     near = jax.nn.softplus(jnp.log(k / m) + jnp.sqrt(1 / k + 1 / m) * _NEAR.astype(dtype))
+    # Beyond the typical hazard, which that of the slowest of up to 131,072 workers, m = 1, is below anyway.
+    far = jnp.where(m > 1, jax.nn.softplus(jnp.log(k / m)), 0) + jnp.asarray(_FAR[dtype.itemsize], dtype) / m
     marks = jnp.concatenate([near, jnp.broadcast_to(kinks.astype(dtype), (rank.size, kinks.size))], axis=1)
     marks = jnp.clip(jax.lax.stop_gradient(marks), 0, far[:, -1:])
     edges = jnp.sort(jnp.concatenate([jnp.zeros_like(k), marks, far], axis=1))

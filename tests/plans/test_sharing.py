@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from bcgc_jax.plans.sharing import UNITS, chunk_sizes, desk_of, shared_runtime, storage_bound
+from bcgc_jax.plans.desk import UNITS, chunk_sizes, desk_of
+from bcgc_jax.plans.shared_step import shared_runtime
 from bcgc_jax.plans.storage import spread
+from bcgc_jax.plans.storage_bound import storage_bound
 from tests.oracles.sharing import shared
 from tests.problems import slow
 

@@ -7,8 +7,6 @@ seconds that b takes for a unit of size: by its last chunk, or by what the runni
 that is more; before its first chunk the mean of the others. Of equal ones it takes its own, then in order.
 """
 
-import functools
-import math
 from typing import NamedTuple
 
 import jax
@@ -16,56 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from bcgc_jax.plans.storage import Storage
-
-# Of the last chunk of a subset, which is cut once more: small ones level out the end of a step.
-_LAST = (2, 1, 1)
-UNITS = sum(_LAST)
-
-
-def chunk_sizes(num_chunks: int, equal: bool = False) -> tuple[int, ...]:
-    """Of a subset's chunks, `UNITS` for each of `num_chunks` of equal size, of which the last is cut again.
-
-    >>> chunk_sizes(3), chunk_sizes(3, equal=True)
-    ((4, 4, 2, 1, 1), (4, 4, 4))
-    """
-    return (UNITS,) * num_chunks if equal else (UNITS,) * (num_chunks - 1) + _LAST
-
-
-class Desk(NamedTuple):
-    """Which chunks a worker may be given: static, NumPy. M chunks, of which a worker stores at most S.
-
-    Attributes:
-      size: of each chunk, and 0 for none, `[M + 1]`.
-      stored: of each worker, its chunks in the order of preference, then M, `[N, S]`.
-      others: of these, who else stores them, then N, `[N, S, D - 1]`.
-    """
-
-    size: np.ndarray
-    stored: np.ndarray
-    others: np.ndarray
-
-
-@functools.cache
-def desk_of(storage: Storage, sizes: tuple[int, ...]) -> Desk:
-    """For subsets whose chunks have these sizes."""
-    workers = len(storage.holders)
-    holders = [chunk for subset in storage.holders for chunk in subset]
-    size = np.array([*(sizes * workers), 0], np.int32)
-    ordered = []
-    for w in range(workers):
-        mine = [k for k, some in enumerate(holders) if w in some]
-        own = [k for k in mine if k // len(sizes) == w]
-        ordered.append([*own, *(k for k in mine if k not in own)])
-    most, deep = max(map(len, ordered)), max(1, max(map(len, holders)) - 1)
-    stored = np.full((workers, most), len(holders), np.int32)
-    others = np.full((workers, most, deep), workers, np.int32)
-    for worker, own in enumerate(ordered):
-        stored[worker, : len(own)] = own
-        for place, k in enumerate(own):
-            rest = [b for b in holders[k] if b != worker]
-            others[worker, place, : len(rest)] = rest
-    return Desk(size, stored, others)
+from bcgc_jax.plans.desk import Desk
 
 
 class _State(NamedTuple):
@@ -166,28 +115,3 @@ def _expected_pace(at: _State) -> Array:
     so_far = (at.now - at.begun) / jnp.maximum(at.running, 1)
     expected = jnp.where(known, at.pace, mean)
     return jnp.where(at.running > 0, jnp.maximum(expected, so_far), expected)
-
-
-def storage_bound(starts: Array, times: Array, max_subsets: int) -> Array:
-    r"""Of one draw, `[N]` each: no exact scheme with `max_subsets` subsets stored has a mean below its.
-
-    max_k min{t: Σ_{w among the k slowest} (t - S_w)⁺ / T_w ≥ N C(k, D) / C(N, D)}, with S the start-ups and T
-    the seconds for a subset, forward and backward pass.
-
-    Data that only k workers store can only be computed by these. However the data are placed, k workers that
-    are picked at random store at least N C(k, D) / C(N, D) subsets that nobody else has, on average: with r
-    holders of a datum this is C(k, r) / C(N, r), which is convex in r. Workers are exchangeable, so the k
-    slowest are as good as k random ones. A mean of maxima is at least the maximum of means.
-    """
-    workers = len(times)
-    alone = np.array([math.comb(k + 1, max_subsets) for k in range(workers)], float)
-    alone *= workers / math.comb(workers, max_subsets)
-    slowest_first = jnp.argsort(-times)
-    rank = jnp.zeros(workers, int).at[slowest_first].set(np.arange(workers))
-    # Of each set in the order of their starts: those that begin before its end share the work.
-    order = jnp.argsort(starts)
-    speed = jnp.where(rank[order] <= np.arange(workers)[:, None], 1 / times[order], 0)
-    together = jnp.cumsum(speed, axis=1)
-    work = alone.astype(times.dtype)[:, None] + jnp.cumsum(speed * starts[order], axis=1)
-    ends = jnp.where(together > 0, work / jnp.where(together > 0, together, 1), jnp.inf)
-    return jnp.max(jnp.where(alone > 0, jnp.min(ends, axis=1), 0))

@@ -1,0 +1,32 @@
+"""The storage bound: what no exact scheme beats whose workers store so many subsets, of one draw."""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+
+def storage_bound(starts: Array, times: Array, max_subsets: int) -> Array:
+    r"""Of one draw, `[N]` each: no exact scheme with `max_subsets` subsets stored has a mean below its.
+
+    max_k min{t: Σ_{w among the k slowest} (t - S_w)⁺ / T_w ≥ N C(k, D) / C(N, D)}, with S the start-ups and T
+    the seconds for a subset, forward and backward pass.
+
+    Data that only k workers store can only be computed by these. However the data are placed, k workers that
+    are picked at random store at least N C(k, D) / C(N, D) subsets that nobody else has, on average: with r
+    holders of a datum this is C(k, r) / C(N, r), which is convex in r. Workers are exchangeable, so the k
+    slowest are as good as k random ones. A mean of maxima is at least the maximum of means.
+    """
+    workers = len(times)
+    alone = np.array([math.comb(k + 1, max_subsets) for k in range(workers)], float)
+    alone *= workers / math.comb(workers, max_subsets)
+    slowest_first = jnp.argsort(-times)
+    rank = jnp.zeros(workers, int).at[slowest_first].set(np.arange(workers))
+    # Of each set in the order of their starts: those that begin before its end share the work.
+    order = jnp.argsort(starts)
+    speed = jnp.where(rank[order] <= np.arange(workers)[:, None], 1 / times[order], 0)
+    together = jnp.cumsum(speed, axis=1)
+    work = alone.astype(times.dtype)[:, None] + jnp.cumsum(speed * starts[order], axis=1)
+    ends = jnp.where(together > 0, work / jnp.where(together > 0, together, 1), jnp.inf)
+    return jnp.max(jnp.where(alone > 0, jnp.min(ends, axis=1), 0))

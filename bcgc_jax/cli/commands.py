@@ -103,11 +103,22 @@ class Passes(Files):
         given = {name: getattr(self, name) is not None for name in ("forward", "setup_cycles")}
         check_not_both("the forward pass", **given)
 
-    def passes(self, coordinates: float, cycles: float) -> dict[str, Any]:
-        """Keywords of `Problem`; `coordinates` may be the sum of the units' costs."""
-        setup = self.setup_cycles
-        if self.forward is not None:
-            setup = cycles_of_forward(self.forward, coordinates, cycles, self.chain_cycles)
+    @property
+    def asks_forward(self) -> bool:
+        return self.forward is not None or self.setup_cycles is not None
+
+    def passes(
+        self, coordinates: float, cycles: float, measured_forward: float | None = None
+    ) -> dict[str, Any]:
+        """Keywords of `Problem`; `coordinates` may be the sum of the units' costs.
+
+        Where nothing was asked, the forward pass is that of the trace, if it is known.
+        """
+        setup, forward = self.setup_cycles, self.forward
+        if not self.asks_forward:
+            forward = measured_forward
+        if forward is not None:
+            setup = cycles_of_forward(forward, coordinates, cycles, self.chain_cycles)
         return {"setup_cycles": setup, "chain_cycles": self.chain_cycles}
 
 

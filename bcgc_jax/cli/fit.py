@@ -94,7 +94,7 @@ def _answer(question: FitOptions, bar: Progress) -> FitAnswer:
     laws = _laws(times, description, fits, start_up, workers)
     sizes: dict[str, Any] = {"num_workers": workers, "num_coordinates": question.coordinates}
     sizes |= {"num_samples": question.samples, "cycles": cycles}
-    sizes |= question.passes(question.coordinates, cycles)
+    sizes |= question.passes(question.coordinates, cycles, traces.measured_forward(trace))
     problems = {name: padded(Problem(**{**sizes, **law})) for name, law in laws.items()}
     for problem in problems.values():
         traces.check_size(problem, "fewer times")
@@ -107,6 +107,7 @@ def _answer(question: FitOptions, bar: Progress) -> FitAnswer:
     steps = times if start_up is None and all(problem.bare for problem in problems.values()) else None
     plans = [_plan(name, solutions.get(name), problems, steps, workers) for name in (*laws, UNCODED)]
     remarks, best = _remarks(trace, description, plans, start_up), solutions[next(iter(laws))]
+    remarks += traces.forward_in_words(question, trace)
     return FitAnswer(trace, times, seconds, description, remarks, fits, plans, best, start_up)
 
 
@@ -171,6 +172,8 @@ def _remarks(
     said += more
     if description.unlike_workers or description.slow_together:
         said.append("bcgc solve --trace FILE --keep-workers plans on whole steps.")
+    if trace.microbatches is not None:
+        return said
     loads = "one load" if trace.load is None else f"one load, {trace.load[0]:g}"
     return [*said, NO_LOADS.format(loads=loads)]
 
@@ -208,11 +211,16 @@ def _print(file: str, answer: FitAnswer) -> None:
     missing = f", {d.num_missing} cells missing" if d.num_missing else ""
     cut = f", {d.num_censored} cut off" if d.num_censored else ""
     steps = f"{d.num_workers} workers over {d.num_steps} steps"
+    parts: list[str] = []
+    if trace.microbatches is not None:
+        steps += f", of {trace.microbatches.seconds.shape[2]} microbatches each"
+        parts.append(f"share of a microbatch's variance within a step that is its worker's {d.worker_share}")
     print_lines(
         f"{file}: {trace.seconds.size} times of {steps}{loads}{missing}{cut}",
         f"{'relative to the mean at their load' if start_up else 'seconds'}: mean {d.mean:.4g}, standard "
         f"deviation {d.deviation:.3g}, median {d.median:.4g}, 99 % {d.high:.4g}, largest {d.largest:.4g}",
         f"share of variance: between workers {d.between_workers}, common to a step {d.between_steps}",
+        *parts,
         f"correlation of a worker's time with its next {d.autocorrelation}",
         f"tail index {d.tail_index}, where 0 is exponential and from 1 on the mean is infinite",
         "(in brackets: 95 % intervals)\n",

@@ -40,7 +40,7 @@ Found = tuple[Row, Solution]
 def answer(question: SolveOptions) -> None:
     with jax.enable_x64(True):
         trace, *laws = traces.planned_for(question, *_law_of_workers(question))
-        problem = _problem(question, *laws)
+        problem = _problem(question, trace, *laws)
         everything, found = interruptible(lambda: _answer(question, problem, trace))
         rows = found.rows
         if all(row["status"] == "invalid" for row in rows):
@@ -90,7 +90,11 @@ def _remarks(
     """What is to be said of the trace that the problem was made from."""
     if trace is None:
         return []
-    said = [*traces.which_law(answer.problem.cycle_time, trace), *traces.remarks(question, trace)]
+    said = [
+        *traces.which_law(answer.problem.cycle_time, trace),
+        *traces.forward_in_words(question, trace),
+        *traces.remarks(question, trace),
+    ]
     if answer.problem.bare and not question.unit_costs and not question.keep_workers:
         whole = [one for one in everything if one[0]["exact_gradient"] is not False]
         coded, schedules = ([one for one in whole if one[0][kind]] for kind in ("partition", "schedule"))
@@ -103,14 +107,17 @@ def _remarks(
     return said
 
 
-def _problem(question: SolveOptions, law: Distribution | JointDistribution, workers: int) -> Problem:
+def _problem(
+    question: SolveOptions, trace: Trace | None, law: Distribution | JointDistribution, workers: int
+) -> Problem:
     coordinates, costs = question.coordinates, None
     if question.unit_costs is not None:
         costs = jnp.array(_read_unit_costs(question.unit_costs))
         coordinates = len(costs)
     assert coordinates is not None
     total = coordinates if costs is None else float(costs.sum())
-    more = {**question.passes(total, question.cycles), "unit_costs": costs, **question.delivery()}
+    passes = question.passes(total, question.cycles, traces.measured_forward(trace))
+    more = {**passes, "unit_costs": costs, **question.delivery()}
     return padded(Problem(law, workers, coordinates, question.samples, question.cycles, **more))
 
 

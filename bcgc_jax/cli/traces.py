@@ -99,6 +99,22 @@ def check_size(problem: Problem, other: str = "--trace-distribution smooth") -> 
         raise ValueError(f"this would take more than a day: {quicker}")
 
 
+def measured_forward(trace: Trace | None) -> float | None:
+    """The forward pass as a ratio to the backward pass; None where it was not timed."""
+    return None if trace is None or trace.microbatches is None else trace.microbatches.forward_ratio
+
+
+def forward_in_words(asked: Times | FitOptions, trace: Trace) -> list[str]:
+    """That plans take it from the trace, where they do."""
+    ratio = measured_forward(trace)
+    if ratio is None or asked.asks_forward:
+        return []
+    return [
+        f"A forward pass takes {ratio:.3g} of a backward pass by forward_seconds. Plans count it, as with "
+        f"--forward {ratio:.3g}."
+    ]
+
+
 def remarks(asked: Times, trace: Trace) -> list[str]:
     """Where it is not what a plan supposes; of whole steps, only where nothing can be learnt from it."""
     found = describe(trace, with_tail=False)

@@ -63,6 +63,9 @@ class Description(NamedTuple):
       autocorrelation: of a worker's time with its next one.
       spread: from the fastest to the slowest worker of a step, as a share of their mean; a median.
       slow_workers: that were slow for some steps or for all; first those that took the most time more.
+      worker_share: share of the variance of a microbatch's seconds within a step that is its worker's;
+        unknown without microbatches.
+      forward_ratio: forward to backward passes; None where they are not known apart.
     """
 
     num_workers: int
@@ -81,6 +84,13 @@ class Description(NamedTuple):
     autocorrelation: Interval
     spread: float
     slow_workers: list[SlowWorker]
+    worker_share: Interval = _UNKNOWN
+    forward_ratio: float | None = None
+
+    @property
+    def slow_data(self) -> bool:
+        """Whether slowness belongs to the data more than to the workers, by the times of microbatches."""
+        return self.worker_share.value < 0.5
 
     @property
     def alike(self) -> bool:
@@ -101,6 +111,7 @@ class Description(NamedTuple):
         """In words: where the trace is not what the paper assumes, and what that means for a plan."""
         tail, onward = self.tail_index, self.autocorrelation
         known = [
+            (not math.isnan(self.worker_share.value), self._slowness_in_words()),
             (
                 self.alike,
                 f"The workers of a step take the same time, to {100 * self.spread:.1g} %: were they timed "
@@ -143,6 +154,18 @@ class Description(NamedTuple):
         ]
         return [remark for holds, remark in known if holds] or [NOTHING]
 
+    def _slowness_in_words(self) -> str:
+        share, low, high = (f"{100 * max(value, 0):.2g}" for value in self.worker_share)
+        found = (
+            f"of the variance of a microbatch's seconds within a step, {share} % ({low} to {high} %) is its "
+            "worker's, the rest its data's."
+        )
+        if self.worker_share.low < 0.5 < self.worker_share.high:
+            return f"Workers and data are slow alike: {found}"
+        if self.slow_data:
+            return f"The data are slow, not the workers: {found} Such a microbatch is slow for every worker."
+        return f"The workers are slow, not their data: {found}"
+
     def _slow_workers_in_words(self) -> str:
         said = [str(one) for one in self.slow_workers[:_MOST_TOLD]]
         if (more := len(self.slow_workers) - _MOST_TOLD) > 0:
@@ -170,6 +193,7 @@ def describe(trace: Trace, *, with_tail: bool = True) -> Description:
         fit = tail_of(spread_ties(times), cut, heavy=True)
         index, error = fit.tail_index, 1.96 * fit.tail_index_error
         tail = Interval(index, max(index - error, 0), index + error)
+    parts = trace.microbatches
     steps = table[np.isfinite(table).sum(axis=1) > 1]
     ranges = (np.nanmax(steps, axis=1) - np.nanmin(steps, axis=1)) / np.nanmean(steps, axis=1)
     spread = float(np.median(ranges)) if steps.size else math.nan
@@ -190,6 +214,8 @@ def describe(trace: Trace, *, with_tail: bool = True) -> Description:
         autocorrelation=persistence,
         spread=spread,
         slow_workers=_slow_workers(trace, table),
+        worker_share=_UNKNOWN if parts is None else worker_share(parts.seconds),
+        forward_ratio=None if parts is None else parts.forward_ratio,
     )
 
 
@@ -230,11 +256,43 @@ def variance_between(groups: np.ndarray, persistence: float = 0.0) -> Interval:
     size = (total - np.sum(counts**2) / total) / outer
     if within == 0:
         return Interval(1.0, 1.0, 1.0) if between > 0 else _UNKNOWN
+    ratio = between / within * (1 - persistence) / (1 + persistence)
+    return _share_between(ratio, outer, inner, size)
+
+
+def worker_share(seconds: np.ndarray) -> Interval:
+    r"""The share of the variance of a microbatch's seconds within a step that belongs to its worker.
+
+    `[S, W, C]`, NaN where a worker has no step. Seconds are a part of the step, one of the worker in this
+    step and one of the microbatch, with variances v and w. The share v / (v + w) is estimated as in
+    `variance_between` by mean squares: B, of workers around their step's mean, estimates w + C v, and W, of
+    microbatches around their worker's mean, estimates w, both without bias.
+
+    >>> worker_share(np.array([[[1.0, 3.0], [5.0, 7.0]]])).value
+    0.7777777777777778
+    """
+    whole = np.isfinite(seconds).all(axis=2)
+    size = seconds.shape[2]
+    counts = whole.sum(axis=1)
+    outer = int(np.sum(np.maximum(counts - 1, 0)))
+    inner = int(counts.sum()) * (size - 1)
+    if outer < 1 or inner < 1:
+        return _UNKNOWN
+    means = np.where(whole, seconds.mean(axis=2), 0)
+    of_step = means.sum(axis=1) / np.maximum(counts, 1)
+    between = size * np.sum((means - of_step[:, None])[whole] ** 2) / outer
+    within = np.sum((seconds - means[:, :, None])[whole] ** 2) / inner
+    if within == 0:
+        return Interval(1.0, 1.0, 1.0) if between > 0 else _UNKNOWN
+    return _share_between(between / within, outer, inner, size)
+
+
+def _share_between(ratio: float, outer: int, inner: int, size: float) -> Interval:
+    """Of mean squares between and within groups of this size, with so many degrees of freedom."""
 
     def share(ratio: float) -> float:
-        return (ratio - 1) / (ratio - 1 + size)
+        return float((ratio - 1) / (ratio - 1 + size))
 
-    ratio = between / within * (1 - persistence) / (1 + persistence)
     less, more = f_quantile(0.975, outer, inner), f_quantile(0.975, inner, outer)
     return Interval(share(ratio), share(ratio / less), share(ratio * more))
 

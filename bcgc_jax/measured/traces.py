@@ -16,6 +16,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from bcgc_jax.measured.microbatches import Microbatches
+
 LAYOUTS = ("auto", "long", "wide")
 # Times of a step, or loads, that differ by less than this share of them are taken for one: own choice.
 ALIKE = 0.01
@@ -40,6 +42,7 @@ class Trace(NamedTuple):
       censored: `[R]`, bool: the worker was cut off, its time is longer than that.
       load: `[R]`, float64, positive: the work done by then, in any unit; None where it is always the same.
       of_cycles: whether the seconds are those of a cycle, as `per_cycle` makes them, not of an iteration.
+      microbatches: what the seconds are sums of, where each microbatch was timed; else None.
 
     >>> names, twice = np.array(["a", "b"]), np.array([0, 0, 1])
     >>> trace = Trace(names, names, twice, np.array([0, 1, 0]), np.array([3.0, 1.0, 2.0]), twice > 0)
@@ -55,6 +58,7 @@ class Trace(NamedTuple):
     censored: np.ndarray
     load: np.ndarray | None = None
     of_cycles: bool = False
+    microbatches: Microbatches | None = None
 
     @property
     def num_workers(self) -> int:
@@ -129,6 +133,10 @@ def load_trace(
         each worker, the step column optional; "auto", wide only where there is neither a worker nor a seconds
         column and the columns are numbered alike, like w0, w1.
 
+    A file with a column `chunk` has a row for each microbatch of a worker's step: its number there, its
+    seconds, and perhaps `forward_seconds`, its forward pass's part of them. `load` is then its length. The
+    seconds of the trace are the sums, and `Trace.microbatches` has the parts.
+
     Raises ValueError, with the line, for what is no trace, such as two times of one cell and load, or times
     of a cell that fall while its load grows; OSError for a file that cannot be opened.
 
@@ -150,6 +158,9 @@ def load_trace(
         _, header = next(rows)
         if "load" in header and "load" not in columns.values():
             columns.setdefault("load", "load")
+        if "chunk" in header and "chunk" not in columns.values():
+            more = {"chunk": "chunk", "forward": "forward_seconds"}
+            columns |= {column: name for column, name in more.items() if name in header}
         if _is_wide(name, header, columns, layout):
             rows, header = _long_rows(rows, header, step), [*columns.values()]
         return _read(rows, name, {column: header.index(name) for column, name in columns.items()}, columns)
@@ -250,52 +261,147 @@ def _number_of(label: str, known: dict[str, int]) -> int:
     """The number of a label without blanks around it, by first mention."""
     name = label.strip()
     if not name:
-        raise ValueError("the label of a step or worker is empty")
+        raise ValueError("the label of a step, worker or chunk is empty")
     return known.setdefault(name, len(known))
 
 
-def _read(rows: Rows, path: str, at: dict[str, int], names: dict[str, str]) -> Trace:
+class _Columns(NamedTuple):
+    """Of the rows with a time: names by first mention, numbers of them, and what stands there, `[R]`."""
+
+    steps: list[str]
+    workers: list[str]
+    chunks: list[str]
+    step: np.ndarray
+    worker: np.ndarray
+    chunk: np.ndarray
+    seconds: np.ndarray
+    forward: np.ndarray
+    censored: np.ndarray
+    load: np.ndarray
+    line: np.ndarray
+
+
+def _read_columns(rows: Rows, path: str, at: dict[str, int], names: dict[str, str]) -> _Columns:
     """From long rows, `at` which places they have each column, and its name in the file."""
     # Arrays: lists of numbers would take five times their memory.
-    step, worker, lines = array("i"), array("i"), array("q")
-    seconds, censored, load = array("d"), array("b"), array("d")
-    steps, workers = dict[str, int](), dict[str, int]()
+    step, worker, chunk, line_of = array("i"), array("i"), array("i"), array("q")
+    seconds, forward, censored, load = array("d"), array("d"), array("b"), array("d")
+    steps, workers, chunks = dict[str, int](), dict[str, int](), dict[str, int]()
     first, second, third = at["step"], at["worker"], at["seconds"]
-    cut, work, name = at.get("censored"), at.get("load"), names["seconds"]
+    cut, work, part, passed = (at.get(column) for column in ("censored", "load", "chunk", "forward"))
     for line, row in rows:
         try:
             i, j = _number_of(row[first], steps), _number_of(row[second], workers)
-            if not (time := _positive(row[third], name)):
+            if not (time := _positive(row[third], names["seconds"])):
                 continue
             done = math.nan if work is None else _positive(row[work], names["load"])
             if not done:
                 raise ValueError(f"{names['load']} is empty, and the time is not: how much was done by then?")
+            chunk.append(0 if part is None else _number_of(row[part], chunks))
+            forward.append(math.nan if passed is None else _forward(row[passed], time))
             step.append(i)
             worker.append(j)
             seconds.append(time)
             censored.append(cut is not None and _flag(row[cut], names["censored"]))
             load.append(done)
-            lines.append(line)
+            line_of.append(line)
         except ValueError as error:
             raise ValueError(f"{path}, line {line}: {error} (worker {row[second]})") from None
     if not seconds:
         raise ValueError(f"{path} has no measured time: there are no rows, or empty ones")
-    step_names, worker_names = np.array(list(steps)), np.array(list(workers))
+    return _Columns(
+        steps=list(steps),
+        workers=list(workers),
+        chunks=list(chunks),
+        step=np.frombuffer(step, np.int32),
+        worker=np.frombuffer(worker, np.int32),
+        chunk=np.frombuffer(chunk, np.int32),
+        seconds=np.frombuffer(seconds),
+        forward=np.frombuffer(forward),
+        censored=np.frombuffer(censored, bool),
+        load=np.frombuffer(load),
+        line=np.frombuffer(line_of, np.int64),
+    )
+
+
+def _read(rows: Rows, path: str, at: dict[str, int], names: dict[str, str]) -> Trace:
+    """From long rows, `at` which places they have each column, and its name in the file."""
+    if "censored" in at and "chunk" in at:
+        raise ValueError(f"{path}: microbatches that were cut off are not supported: leave their steps out")
+    found = _read_columns(rows, path, at, names)
+    step_names = np.array(found.steps)
     order = _time_order(step_names)
     trace = Trace(
-        step_names[order],
-        worker_names,
-        np.argsort(order).astype(np.int32)[np.frombuffer(step, np.int32)],
-        np.frombuffer(worker, np.int32),
-        np.frombuffer(seconds),
-        np.frombuffer(censored, bool),
-        None if work is None else np.frombuffer(load),
+        step_names=step_names[order],
+        worker_names=np.array(found.workers),
+        step=np.argsort(order).astype(np.int32)[found.step],
+        worker=found.worker,
+        seconds=found.seconds,
+        censored=found.censored,
+        load=found.load if "load" in at else None,
     )
-    _check_cells(trace, path, lines)
+    if "chunk" in at:
+        number = _numbers_of_chunks(trace, path, found)
+        return _summed(trace, number, found.forward if "forward" in at else None)
+    _check_cells(trace, path, found.line)
     return trace
 
 
-def _check_cells(trace: Trace, path: str, lines: Sequence[int]) -> None:
+def _numbers_of_chunks(trace: Trace, path: str, found: _Columns) -> np.ndarray:
+    """`[R]`, of each row's microbatch; ValueError where a worker's step has two of a number, or none."""
+    names = np.array(found.chunks)
+    order = _time_order(names)
+    number = np.argsort(order)[found.chunk]
+    key = trace.cell * names.size + number
+    rows = np.argsort(key, kind="stable")
+    for i in np.flatnonzero(np.diff(key[rows]) == 0)[:1]:
+        a, b = rows[i : i + 2]
+        step, worker = trace.step_names[trace.step[a]], trace.worker_names[trace.worker[a]]
+        raise ValueError(
+            f"{path}, lines {found.line[a]} and {found.line[b]}: step {step} has two times of microbatch "
+            f"{names[found.chunk[a]]} of worker {worker}: give each microbatch of a worker's step a number"
+        )
+    cells = np.unique(trace.cell)
+    all_of_them = np.add.outer(cells * names.size, np.arange(names.size)).ravel()
+    for absent in np.setdiff1d(all_of_them, key)[:1]:
+        cell, which = divmod(int(absent), names.size)
+        i, j = divmod(cell, trace.num_workers)
+        raise ValueError(
+            f"{path}: step {trace.step_names[i]} has no time of microbatch {names[order][which]} of worker "
+            f"{trace.worker_names[j]}. All steps of all workers need the same microbatches: leave steps out "
+            "that were not recorded whole. If some have more microbatches than others, give one row for each "
+            "step and worker, with the sum of the seconds, and leave the column chunk out"
+        )
+    return number
+
+
+def _summed(trace: Trace, chunk: np.ndarray, forward: np.ndarray | None) -> Trace:
+    """The steps of workers, of whose microbatches a `trace` has a row each; `chunk` has their numbers."""
+    shape = (trace.num_steps, trace.num_workers, int(chunk.max()) + 1)
+
+    def table(values: np.ndarray | None) -> np.ndarray | None:
+        if values is None:
+            return None
+        found = np.full(shape, np.nan)
+        found[trace.step, trace.worker, chunk] = values
+        return found
+
+    seconds = table(trace.seconds)
+    assert seconds is not None
+    whole = seconds.sum(axis=2)
+    step, worker = np.nonzero(np.isfinite(whole))
+    return Trace(
+        trace.step_names,
+        trace.worker_names,
+        step.astype(np.int32),
+        worker.astype(np.int32),
+        whole[step, worker],
+        np.zeros(step.size, bool),
+        microbatches=Microbatches(seconds, forward=table(forward), load=table(trace.load)),
+    )
+
+
+def _check_cells(trace: Trace, path: str, lines: np.ndarray) -> None:
     """ValueError for two rows of a cell that cannot both be."""
     load = np.zeros(trace.seconds.size) if trace.load is None else trace.load
     rows = np.lexsort((load, trace.cell))
@@ -320,6 +426,16 @@ def _positive(text: str, name: str) -> float:
     raise ValueError(
         f"{name} must be a positive number, got {text[:40]!r}: leave the cell empty where nothing was "
         "measured, and write a decimal comma as a point"
+    )
+
+
+def _forward(text: str, seconds: float) -> float:
+    """Of the pass; ValueError where that is no part of the microbatch's `seconds`."""
+    if 0 < (forward := _positive(text, "forward_seconds")) < seconds:
+        return forward
+    raise ValueError(
+        f"forward_seconds must be a part of seconds, which are of both passes, got {text!r} of {seconds:g}: "
+        "give it for all microbatches, or leave the column out"
     )
 
 

@@ -22,3 +22,11 @@ def written(path: Path, times: np.ndarray = TIMES) -> str:
     rows = [f"{step},{worker},{time:.9f}" for (step, worker), time in cells if np.isfinite(time)]
     path.write_text("\n".join(["step,worker,seconds", *rows]))
     return str(path)
+
+
+def written_in_parts(path: Path, seconds: np.ndarray, forward: float = 0.25) -> str:
+    """Microbatches, `[S, W, C]`, of which the forward pass takes this share."""
+    cells = np.ndenumerate(seconds)
+    rows = [f"{s},{w},{c},{time:.9f},{forward * time:.9f}" for (s, w, c), time in cells]
+    path.write_text("\n".join(["step,worker,chunk,seconds,forward_seconds", *rows]))
+    return str(path)

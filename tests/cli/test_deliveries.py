@@ -1,13 +1,17 @@
 """Start-up, link and chain on the command line: `solve`, `sweep` and `train`."""
 
+from types import SimpleNamespace
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
 from bcgc_jax import Problem, Uniform, Weibull
-from bcgc_jax.cli import fit, solve, sweep, train
+from bcgc_jax.cli import fit, solve, sweep, traces, train
 from bcgc_jax.measured.fits import Fit
+from bcgc_jax.measured.traces import load_trace
+from tests.cli.steps import TIMES, written_in_parts
 
 ASKED = ["--workers", "3", "--coordinates", "60"]
 UNIFORM = ["--cycle-time", "uniform:low=0.4,high=2.6"]
@@ -77,6 +81,9 @@ def test_sweeping_and_training_ask_for_the_same_problem(command, monkeypatch):
         assert (repr(problem.cycle_time), problem.num_workers) == (repr(Uniform(0.4, 2.6)), 3)
 
 
+UNIFORM_FIT = Fit("uniform", Uniform(0.4, 2.6), {}, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 24)
+
+
 @pytest.mark.parametrize("typed", ["47%", "0.47"])
 def test_a_forward_pass_may_be_a_ratio_to_the_backward_pass(command, monkeypatch, trace, typed):
     """A backward pass computes each coordinate, and goes past it."""
@@ -92,8 +99,7 @@ def test_a_forward_pass_may_be_a_ratio_to_the_backward_pass(command, monkeypatch
     monkeypatch.setattr(solve, "_answer", planned)
     monkeypatch.setattr(train, "check_size", planned)
     monkeypatch.setattr(fit, "solve", planned)
-    fitted = Fit("uniform", Uniform(0.4, 2.6), {}, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 24)
-    monkeypatch.setattr(fit, "fit_distributions", lambda *_, **__: [fitted])
+    monkeypatch.setattr(fit, "fit_distributions", lambda *_, **__: [UNIFORM_FIT])
     monkeypatch.setattr(sweep, "Sweep", swept)
     given = ["--forward", typed, "--cycles", "2", "--chain-cycles", "0.5"]
     for asked in (
@@ -108,6 +114,34 @@ def test_a_forward_pass_may_be_a_ratio_to_the_backward_pass(command, monkeypatch
         backward = sum(np.full(np.asarray(problem.num_coordinates), 2 + 0.5))
         assert np.asarray(problem.setup_cycles) == pytest.approx(0.47 * backward)
         assert problem.chain_cycles == 0.5
+
+
+@pytest.mark.parametrize(
+    ("typed", "ratio"), [([], 1 / 3), (["--forward", "47%"], 0.47), (["--setup-cycles", "0"], 0)]
+)
+def test_a_log_of_microbatches_says_what_a_forward_pass_takes(command, monkeypatch, tmp_path, typed, ratio):
+    """A quarter of the seconds, unless it is said."""
+    path = written_in_parts(tmp_path / "log.csv", np.repeat(TIMES[..., None], 2, axis=2), forward=0.25)
+    problems: list[Problem] = []
+
+    def planned(*arguments):
+        problems.extend(problem for problem in arguments if isinstance(problem, Problem))
+        raise ValueError("enough")
+
+    monkeypatch.setattr(solve, "_answer", planned)
+    monkeypatch.setattr(fit, "solve", planned)
+    monkeypatch.setattr(fit, "fit_distributions", lambda *_, **__: [UNIFORM_FIT])
+    given = ["--coordinates", "60", "--cycles", "2", "--chain-cycles", "0.5", *typed]
+    assert command("solve", "--trace", path, *given) == (2, "", "bcgc: enough\n")
+    assert command("fit", path, *given) == (2, "", "bcgc: enough\n")
+    assert len(problems) == 2
+    for problem in problems:
+        assert np.asarray(problem.setup_cycles) == pytest.approx(ratio * 60 * (2 + 0.5))
+    law: Any = problems[0].cycle_time
+    assert np.mean(np.asarray(law.times)) == pytest.approx(2 * TIMES.mean())
+    asked: Any = SimpleNamespace(asks_forward=bool(typed))
+    said = traces.forward_in_words(asked, load_trace(path))
+    assert ["takes 0.333 of a backward pass" in line for line in said] == [True] * (not typed)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The chunks that are handed out in a step of work sharing, and which of them each worker may be given."""
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,31 +28,31 @@ class Desk(NamedTuple):
     Attributes:
       size: of each chunk, and 0 for none, `[M + 1]`.
       stored: of each worker, its chunks in the order of preference, then M, `[N, S]`.
-      others: of these, who else stores them, then N, `[N, S, D - 1]`.
+      holders: of each chunk, who stores it, then N, `[M + 1, D]`.
     """
 
     size: np.ndarray
     stored: np.ndarray
-    others: np.ndarray
+    holders: np.ndarray
 
 
 @functools.cache
 def desk_of(storage: Storage, sizes: tuple[int, ...]) -> Desk:
     """For subsets whose chunks have these sizes."""
-    workers = len(storage.holders)
-    holders = [chunk for subset in storage.holders for chunk in subset]
-    size = np.array([*(sizes * workers), 0], np.int32)
-    ordered = []
-    for w in range(workers):
-        mine = [k for k, some in enumerate(holders) if w in some]
-        own = [k for k in mine if k // len(sizes) == w]
-        ordered.append([*own, *(k for k in mine if k not in own)])
-    most, deep = max(map(len, ordered)), max(1, max(map(len, holders)) - 1)
-    stored = np.full((workers, most), len(holders), np.int32)
-    others = np.full((workers, most, deep), workers, np.int32)
-    for worker, own in enumerate(ordered):
-        stored[worker, : len(own)] = own
-        for place, k in enumerate(own):
-            rest = [b for b in holders[k] if b != worker]
-            others[worker, place, : len(rest)] = rest
-    return Desk(size, stored, others)
+    chunks = [some for subset in storage.holders for some in subset]
+    stored: list[list[int]] = [[] for _ in storage.holders]
+    for k, some in enumerate(chunks):
+        for worker in some:
+            stored[worker].append(k)
+    for worker, mine in enumerate(stored):
+        mine.sort(key=lambda k: k // len(sizes) != worker)
+    size = np.array([*(sizes * len(stored)), 0], np.int32)
+    return Desk(size, _table(stored, len(chunks)), _table([*chunks, ()], len(stored)))
+
+
+def _table(rows: Sequence[Sequence[int]], filler: int) -> np.ndarray:
+    """Rows of one length, `[len(rows), longest]`."""
+    table = np.full((len(rows), max(map(len, rows))), filler, np.int32)
+    for i, row in enumerate(rows):
+        table[i, : len(row)] = row
+    return table

@@ -31,43 +31,64 @@ class _State(NamedTuple):
     last: Array
 
 
-def shared_runtime(desk: Desk, starts: Array, times: Array, round_trip: Array | float = 0.0) -> Array:
+def shared_runtime(
+    desk: Desk,
+    starts: Array,
+    times: Array,
+    round_trip: Array | float = 0.0,
+    lengths: Array | None = None,
+    costs: Array | None = None,
+) -> Array:
     """When everyone has ended its last chunk, of start-ups and seconds for a unit of size, `[N]` each.
 
     Everyone ends its chunk, and no chunk is done twice. Before each chunk there is a `round_trip`.
+
+    Args:
+      desk: what each worker may be given.
+      starts: when each worker begins.
+      times: what each worker takes for a unit of size, or of `lengths`.
+      round_trip: seconds.
+      lengths: what a chunk takes is its length times its worker's time, `[M]`, or `[N, M]` where the length
+        is not the same for each worker; the sizes by default.
+      costs: as predicted, above 0, `[M]`, in place of the sizes: what is left is counted by them, and the
+        largest is given first.
     """
     workers, dtype = len(desk.stored), times.dtype
-    if desk.stored.shape[1] == len(desk.size) - 1 and np.all(desk.stored < len(desk.size) - 1):
-        return _all_data_runtime(desk, starts, times, round_trip)
-    size, stored, others = (jnp.asarray(a) for a in desk)
+    size, stored, holders = (jnp.asarray(a) for a in desk)
+    weight = size if costs is None else jnp.append(costs, 0.0)
     nothing = jnp.zeros(workers, dtype)
     first = _State(
         now=jnp.zeros((), dtype),
         open=jnp.asarray(np.arange(len(desk.size)) < len(desk.size) - 1),
-        left=jnp.asarray(desk.size[desk.stored].sum(axis=1)),
+        left=jnp.sum(weight[stored], axis=1),
         pace=nothing,
         begun=nothing,
-        running=jnp.zeros(workers, size.dtype),
+        running=jnp.zeros(workers, weight.dtype),
         until=starts.astype(dtype),
         free=jnp.zeros(workers, bool),
         last=jnp.zeros((), dtype),
     )
+
+    def length_of(worker: Array, chunk: Array) -> Array:
+        if lengths is None:
+            return size[chunk]
+        return lengths[chunk] if lengths.ndim == 1 else lengths[worker, chunk]
 
     def serve(_: int, at: _State) -> _State:
         at = _next_ends(at)
         worker = jnp.argmax(at.free)
         mine = stored[worker]
         can = at.open[mine]
-        largest = jnp.max(jnp.where(can, size[mine], 0))
-        need = jnp.append(at.left * _expected_pace(at), jnp.inf)
-        neediest = jnp.min(need[others[worker]], axis=-1)
-        place = jnp.argmax(jnp.where(can & (size[mine] == largest), neediest, -1.0))
+        largest = jnp.max(jnp.where(can, weight[mine], 0))
+        need = jnp.append(at.left * _expected_pace(at), jnp.inf).at[worker].set(jnp.inf)
+        neediest = jnp.min(need[holders[mine]], axis=-1)
+        place = jnp.argmax(jnp.where(can & (weight[mine] == largest), neediest, -1.0))
         chunk = jnp.where(largest > 0, mine[place], len(desk.size) - 1)
-        until = jnp.where(largest > 0, at.now + round_trip + largest * times[worker], jnp.inf)
-        holders = jnp.append(others[worker, place], worker)
+        until = at.now + round_trip + length_of(worker, chunk) * times[worker]
+        until = jnp.where(largest > 0, until, jnp.inf)
         return at._replace(
             open=at.open.at[chunk].set(False),
-            left=at.left.at[holders].add(-largest, mode="drop"),
+            left=at.left.at[holders[chunk]].add(-largest, mode="drop"),
             begun=at.begun.at[worker].set(at.now),
             running=at.running.at[worker].set(largest),
             until=at.until.at[worker].set(until),
@@ -79,9 +100,14 @@ def shared_runtime(desk: Desk, starts: Array, times: Array, round_trip: Array | 
     return jax.lax.fori_loop(0, len(desk.size) - 1 + workers, serve, first).last
 
 
-def _all_data_runtime(desk: Desk, starts: Array, times: Array, round_trip: Array | float) -> Array:
-    """Where all workers store all data, whoever is free takes the largest chunk that is left."""
-    largest_first = jnp.asarray(np.sort(desk.size[:-1])[::-1])
+def all_data_runtime(
+    sizes: tuple[int, ...], starts: Array, times: Array, round_trip: Array | float = 0.0
+) -> Array:
+    """`shared_runtime` where all store all data: whoever is free takes the largest chunk that is left.
+
+    There is no desk: `sizes` are those of a subset's chunks.
+    """
+    largest_first = jnp.asarray(sorted(sizes * len(times), reverse=True))
 
     def give(until_and_last: tuple[Array, Array], size: Array) -> tuple[tuple[Array, Array], None]:
         until, last = until_and_last
@@ -97,7 +123,7 @@ def _next_ends(at: _State) -> _State:
     """Time goes on to the next end of a chunk, where nobody is free."""
     now = jnp.where(jnp.any(at.free), at.now, jnp.min(at.until))
     ended = at.until == now
-    taken = (now - at.begun) / jnp.maximum(at.running, 1)
+    taken = (now - at.begun) / jnp.where(at.running > 0, at.running, 1)
     return at._replace(
         now=now,
         pace=jnp.where(ended & (at.running > 0), taken, at.pace),
@@ -112,6 +138,6 @@ def _expected_pace(at: _State) -> Array:
     known = at.pace > 0
     count = jnp.sum(known)
     mean = jnp.where(count > 0, jnp.sum(at.pace) / jnp.maximum(count, 1), 1.0)
-    so_far = (at.now - at.begun) / jnp.maximum(at.running, 1)
+    so_far = (at.now - at.begun) / jnp.where(at.running > 0, at.running, 1)
     expected = jnp.where(known, at.pace, mean)
     return jnp.where(at.running > 0, jnp.maximum(expected, so_far), expected)

@@ -70,6 +70,34 @@ def spread(num_workers: int, max_subsets: int, num_chunks: int) -> Storage:
     )
 
 
+def whole_subsets(num_workers: int, max_subsets: int, num_chunks: int) -> Storage:
+    """For data loaders that can only serve whole subsets: all chunks of a subset have the same holders.
+
+    Subset j is stored by j and by j + o for `max_subsets` - 1 offsets o, the same for all subsets.
+
+    >>> whole_subsets(20, 3, 1).holders[0]
+    ((0, 1, 5),)
+    """
+    offsets = _uneven_offsets(num_workers, max_subsets)
+    workers = range(num_workers)
+    return Storage(tuple((tuple((j + o) % num_workers for o in offsets),) * num_chunks for j in workers))
+
+
+def _uneven_offsets(workers: int, stored: int) -> list[int]:
+    """One after the other, each with the least Σ_{k≠0} |Σ_o e^{2πiko/N}|⁸: so help comes from far, too."""
+    turns = np.outer(np.arange(workers), np.arange(1, workers)) / workers
+    waves = np.exp(2j * np.pi * turns.T)  # of each offset, [N - 1, N]
+    offsets = [0]
+    together = np.ones(workers, complex)
+    for _ in range(stored - 1):
+        sizes = np.sum(np.abs(together + waves)[:, 1:] ** 8, axis=1)
+        sizes[np.array(offsets[1:], int) - 1] = np.inf
+        best = int(np.argmin(np.round(sizes, 6)))  # of equal ones the nearest
+        together = together + waves[best]
+        offsets.append(best + 1)
+    return sorted(offsets)
+
+
 def _offsets(workers: int, stored: int, chunks: int) -> list[tuple[int, ...]]:
     """Of each chunk `stored` - 1 of them."""
     if stored == workers:

@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -23,10 +24,16 @@ def storage_bound(starts: Array, times: Array, max_subsets: int) -> Array:
     alone *= workers / math.comb(workers, max_subsets)
     slowest_first = jnp.argsort(-times)
     rank = jnp.zeros(workers, int).at[slowest_first].set(np.arange(workers))
-    # Of each set in the order of their starts: those that begin before its end share the work.
     order = jnp.argsort(starts)
-    speed = jnp.where(rank[order] <= np.arange(workers)[:, None], 1 / times[order], 0)
-    together = jnp.cumsum(speed, axis=1)
-    work = alone.astype(times.dtype)[:, None] + jnp.cumsum(speed * starts[order], axis=1)
-    ends = jnp.where(together > 0, work / jnp.where(together > 0, together, 1), jnp.inf)
-    return jnp.max(jnp.where(alone > 0, jnp.min(ends, axis=1), 0))
+
+    def least_end(slowest: tuple[Array, Array]) -> Array:
+        """Of the slowest, in the order of their starts: those that begin before the end share the work."""
+        count, data = slowest
+        speed = jnp.where(rank[order] < count, 1 / times[order], 0)
+        together = jnp.cumsum(speed)
+        work = data + jnp.cumsum(speed * starts[order])
+        return jnp.min(jnp.where(together > 0, work / jnp.where(together > 0, together, 1), jnp.inf))
+
+    # One set after the other: all together would be N² numbers for each draw.
+    ends = jax.lax.map(least_end, (jnp.arange(workers) + 1, alone.astype(times.dtype)))
+    return jnp.max(jnp.where(alone > 0, ends, 0))

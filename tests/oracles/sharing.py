@@ -6,10 +6,16 @@ from typing import Any
 import numpy as np
 
 
-def shared(holders, sizes, starts, times, round_trip=0.0):
-    """When everyone has ended its last chunk: `holders[subset][chunk]`, times for a unit of size."""
+def shared(holders, sizes, starts, times, round_trip=0.0, lengths=None, costs=None):
+    """When everyone has ended its last chunk: `holders[subset][chunk]`, times for a unit of size.
+
+    In place of the sizes there may be lengths, `[worker, subset * chunk]`, and predicted costs.
+    """
     workers, count = len(times), len(sizes)
     chunks = [(j, c) for j in range(workers) for c in range(count)]
+    cost = dict(zip(chunks, [*sizes] * workers if costs is None else costs, strict=True))
+    every = [[*sizes] * workers] * workers if lengths is None else lengths
+    length = [dict(zip(chunks, row, strict=True)) for row in every]
     nobody_has_begun = set(chunks)
     last_pace: list[Any] = [None] * workers
     running: list[Any] = [None] * workers
@@ -26,7 +32,7 @@ def shared(holders, sizes, starts, times, round_trip=0.0):
         return found
 
     def left(b):
-        return sum(sizes[c] for j, c in nobody_has_begun if b in holders[j][c])
+        return sum(cost[j, c] for j, c in nobody_has_begun if b in holders[j][c])
 
     while events:
         now, free = events[0][0], []
@@ -39,17 +45,17 @@ def shared(holders, sizes, starts, times, round_trip=0.0):
             mine = [(j, c) for j, c in nobody_has_begun if w in holders[j][c]]
             if not mine:
                 continue
-            largest = max(sizes[c] for _, c in mine)
+            largest = max(cost[chunk] for chunk in mine)
             need = {b: left(b) * pace(b) for b in range(workers)}
 
             def order(chunk, w=w, need=need):
                 j, c = chunk
                 return -min((need[b] for b in holders[j][c] if b != w), default=np.inf), j != w, chunk
 
-            j, c = min((chunk for chunk in mine if sizes[chunk[1]] == largest), key=order)
-            nobody_has_begun.remove((j, c))
-            running[w] = now, sizes[c]
-            until = now + round_trip + sizes[c] * times[w]
+            chunk = min((chunk for chunk in mine if cost[chunk] == largest), key=order)
+            nobody_has_begun.remove(chunk)
+            running[w] = now, cost[chunk]
+            until = now + round_trip + length[w][chunk] * times[w]
             end = max(end, until)
-            heapq.heappush(events, (until, w, sizes[c]))
+            heapq.heappush(events, (until, w, cost[chunk]))
     return end

@@ -11,7 +11,7 @@ import pytest
 from scipy.optimize import linprog
 
 from bcgc_jax.plans.desk import UNITS, chunk_sizes, desk_of
-from bcgc_jax.plans.shared_step import shared_runtime
+from bcgc_jax.plans.shared_step import all_data_runtime, shared_runtime
 from bcgc_jax.plans.storage import spread
 from bcgc_jax.plans.storage_bound import storage_bound
 from tests.oracles.sharing import shared
@@ -42,7 +42,7 @@ def test_eight_published_steps():
             holders = spread(len(times), 2, len(sizes)).holders
             found = shared(holders, sizes, np.zeros(len(times)), times / (UNITS * chunks))
             assert found == pytest.approx(float(row["ends"]), rel=1e-8)
-            bound = float(storage_bound(jnp.zeros(len(times)), jnp.asarray(times), 2))
+            bound = float(_bounds(np.zeros((1, len(times))), times[None], 2)[0])
             assert bound == pytest.approx(float(row["storage_bound"]), rel=1e-8)
 
 
@@ -61,6 +61,35 @@ def test_a_batch_is_what_workers_do_one_by_one(case):
         found = _program(WORKERS, stored, chunks, equal)(starts, times, round_trip)
         want = [shared(holders, sizes, s, t, round_trip) for s, t in zip(starts, times, strict=True)]
         np.testing.assert_allclose(found, want, rtol=1e-12)
+
+
+def test_whoever_is_free_takes_the_largest_chunk_where_all_store_all():
+    sizes, rng = chunk_sizes(2), np.random.default_rng(6)
+    holders = spread(WORKERS, WORKERS, len(sizes)).holders
+    times = rng.exponential(size=(20, WORKERS)) + 0.05
+    times[:5] = rng.integers(1, 4, (5, WORKERS))
+    starts = rng.exponential(0.5, (20, WORKERS))
+    found = jax.jit(jax.vmap(functools.partial(all_data_runtime, sizes, round_trip=0.25)))(starts, times)
+    want = [shared(holders, sizes, s, t, 0.25) for s, t in zip(starts, times, strict=True)]
+    np.testing.assert_allclose(found, want, rtol=1e-12)
+
+
+@pytest.mark.parametrize("of_worker", [(), *slow((WORKERS,))])
+def test_what_is_left_counts_by_predicted_costs(of_worker):
+    """Chunks take as long as their data: many have the same cost, and some take twice what is expected."""
+    sizes, rng = chunk_sizes(3, equal=True), np.random.default_rng(7)
+    storage, chunks = spread(WORKERS, 2, 3), 3 * WORKERS
+    times, starts = rng.exponential(size=(2, 20, WORKERS)) + 0.05
+    costs = rng.integers(1, 9, (20, chunks)) / 4
+    lengths = np.array([cost * rng.integers(1, 3, (*of_worker, chunks)) for cost in costs])
+    step = functools.partial(shared_runtime, desk_of(storage, sizes), round_trip=0.25)
+    found = jax.jit(jax.vmap(step))(starts, times, lengths=lengths, costs=costs)
+    of_all = np.broadcast_to(lengths.reshape(20, -1, chunks), (20, WORKERS, chunks))
+    want = [
+        shared(storage.holders, sizes, s, t, 0.25, length, cost)
+        for s, t, length, cost in zip(starts, times, of_all, costs, strict=True)
+    ]
+    np.testing.assert_allclose(found, want, rtol=1e-12)
 
 
 def _least_time(holders, starts, times):

@@ -1,5 +1,8 @@
 """Who stores what by a plan, against what workers are given when a model is trained with it."""
 
+import cmath
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +13,7 @@ from bcgc_jax.plans.completion import OneOfEach
 from bcgc_jax.plans.groups import halving
 from bcgc_jax.plans.plan import Plan, partition_plan
 from bcgc_jax.plans.schedules import Group, schedule_of
-from bcgc_jax.plans.storage import Storage
+from bcgc_jax.plans.storage import Storage, whole_subsets
 
 N, PARAMS = 6, [np.zeros(10)]
 ONE = np.ones(4)
@@ -46,3 +49,17 @@ def test_a_worker_stores_what_its_tasks_go_over(name):
 def test_neighbours_around_the_circle_are_an_arc():
     storage = Storage.of_subsets([(3, 0), (1,), (0, 1, 2, 3), (2, 3)])
     assert [storage.arc_of(worker) for worker in range(4)] == [(3, 2), (1, 1), (2, 4), (2, 2)]
+
+
+def test_whole_subsets_have_the_offsets_of_which_no_wave_is_long():
+    def waves(offsets):
+        sums = [sum(cmath.exp(2j * cmath.pi * k * o / 20) for o in offsets) for k in range(1, 20)]
+        return round(sum(abs(one) ** 8 for one in sums), 6)
+
+    pairs = [(0, *two) for two in itertools.combinations(range(1, 20), 2)]
+    storage = whole_subsets(20, 3, 4)
+    assert min(pairs, key=waves) == (0, 1, 5)
+    for j, chunks in enumerate(storage.holders):
+        assert chunks == ((j, (j + 1) % 20, (j + 5) % 20),) * 4
+    assert whole_subsets(4, 4, 1).holders[2] == ((2, 3, 0, 1),)
+    assert whole_subsets(4, 1, 2).holders[2] == ((2,), (2,))

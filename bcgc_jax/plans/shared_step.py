@@ -5,6 +5,8 @@ chunks that it stores and nobody has begun, the one whose other holders would co
 the greatest min over holders b of r_b e_b. r_b is the size of what b stores and nobody has begun, e_b the
 seconds that b takes for a unit of size: by its last chunk, or by what the running one has taken so far, if
 that is more; before its first chunk the mean of the others. Of equal ones it takes its own, then in order.
+Where costs of chunks are predicted, r_b is a sum of costs, and the greatest product of min r_b e_b and the
+chunk's cost decides: a long chunk is begun early, unless its other holders have time for it.
 """
 
 from typing import NamedTuple
@@ -38,6 +40,7 @@ def shared_runtime(
     round_trip: Array | float = 0.0,
     lengths: Array | None = None,
     costs: Array | None = None,
+    paces: Array | None = None,
 ) -> Array:
     """When everyone has ended its last chunk, of start-ups and seconds for a unit of size, `[N]` each.
 
@@ -50,8 +53,8 @@ def shared_runtime(
       round_trip: seconds.
       lengths: what a chunk takes is its length times its worker's time, `[M]`, or `[N, M]` where the length
         is not the same for each worker; the sizes by default.
-      costs: as predicted, above 0, `[M]`, in place of the sizes: what is left is counted by them, and the
-        largest is given first.
+      costs: as predicted, above 0, `[M]`, in place of the sizes.
+      paces: e where it is known beforehand, `[N]`: nothing is learnt of it within the step.
     """
     workers, dtype = len(desk.stored), times.dtype
     size, stored, holders = (jnp.asarray(a) for a in desk)
@@ -79,21 +82,25 @@ def shared_runtime(
         worker = jnp.argmax(at.free)
         mine = stored[worker]
         can = at.open[mine]
-        largest = jnp.max(jnp.where(can, weight[mine], 0))
-        need = jnp.append(at.left * _expected_pace(at), jnp.inf).at[worker].set(jnp.inf)
+        pace = _expected_pace(at) if paces is None else paces
+        need = jnp.append(at.left * pace, jnp.inf).at[worker].set(jnp.inf)
         neediest = jnp.min(need[holders[mine]], axis=-1)
-        place = jnp.argmax(jnp.where(can & (weight[mine] == largest), neediest, -1.0))
-        chunk = jnp.where(largest > 0, mine[place], len(desk.size) - 1)
+        if costs is None:
+            first_of = can & (weight[mine] == jnp.max(jnp.where(can, weight[mine], 0)))
+        else:
+            first_of, neediest = can, neediest * weight[mine]
+        some = jnp.any(can)
+        chunk = jnp.where(some, mine[jnp.argmax(jnp.where(first_of, neediest, -1.0))], len(desk.size) - 1)
         until = at.now + round_trip + length_of(worker, chunk) * times[worker]
-        until = jnp.where(largest > 0, until, jnp.inf)
+        until = jnp.where(some, until, jnp.inf)
         return at._replace(
             open=at.open.at[chunk].set(False),
-            left=at.left.at[holders[chunk]].add(-largest, mode="drop"),
+            left=at.left.at[holders[chunk]].add(-weight[chunk], mode="drop"),
             begun=at.begun.at[worker].set(at.now),
-            running=at.running.at[worker].set(largest),
+            running=at.running.at[worker].set(weight[chunk]),
             until=at.until.at[worker].set(until),
             free=at.free.at[worker].set(False),
-            last=jnp.where(largest > 0, jnp.maximum(at.last, until), at.last),
+            last=jnp.where(some, jnp.maximum(at.last, until), at.last),
         )
 
     # Each chunk is begun once, and each worker is sent away once.
@@ -101,13 +108,18 @@ def shared_runtime(
 
 
 def all_data_runtime(
-    sizes: tuple[int, ...], starts: Array, times: Array, round_trip: Array | float = 0.0
+    sizes: tuple[int, ...],
+    starts: Array,
+    times: Array,
+    round_trip: Array | float = 0.0,
+    lengths: Array | None = None,
 ) -> Array:
     """`shared_runtime` where all store all data: whoever is free takes the largest chunk that is left.
 
-    There is no desk: `sizes` are those of a subset's chunks.
+    There is no desk: `sizes` are those of a subset's chunks. In their place there may be `lengths` of all
+    chunks, `[M]`, in the order in which these are handed out.
     """
-    largest_first = jnp.asarray(sorted(sizes * len(times), reverse=True))
+    in_order = jnp.asarray(sorted(sizes * len(times), reverse=True)) if lengths is None else lengths
 
     def give(until_and_last: tuple[Array, Array], size: Array) -> tuple[tuple[Array, Array], None]:
         until, last = until_and_last
@@ -116,7 +128,7 @@ def all_data_runtime(
         return (until.at[worker].set(end), jnp.maximum(last, end)), None
 
     first = starts.astype(times.dtype), jnp.zeros((), times.dtype)
-    return jax.lax.scan(give, first, largest_first)[0][1]
+    return jax.lax.scan(give, first, in_order)[0][1]
 
 
 def _next_ends(at: _State) -> _State:

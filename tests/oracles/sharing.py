@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 
 
-def shared(holders, sizes, starts, times, round_trip=0.0, lengths=None, costs=None):
+def shared(holders, sizes, starts, times, round_trip=0.0, lengths=None, costs=None, paces=None):
     """When everyone has ended its last chunk: `holders[subset][chunk]`, times for a unit of size.
 
-    In place of the sizes there may be lengths, `[worker, subset * chunk]`, and predicted costs.
+    In place of the sizes there may be lengths, `[worker, subset * chunk]`, and predicted costs; what a worker
+    takes for a unit may be known beforehand.
     """
     workers, count = len(times), len(sizes)
     chunks = [(j, c) for j in range(workers) for c in range(count)]
@@ -24,6 +25,8 @@ def shared(holders, sizes, starts, times, round_trip=0.0, lengths=None, costs=No
     now = end = 0.0
 
     def pace(b):
+        if paces is not None:
+            return paces[b]
         known = [p for p in last_pace if p is not None]
         found = last_pace[b] if last_pace[b] is not None else sum(known) / len(known) if known else 1.0
         if running[b] is not None:
@@ -50,9 +53,11 @@ def shared(holders, sizes, starts, times, round_trip=0.0, lengths=None, costs=No
 
             def order(chunk, w=w, need=need):
                 j, c = chunk
-                return -min((need[b] for b in holders[j][c] if b != w), default=np.inf), j != w, chunk
+                neediest = min((need[b] for b in holders[j][c] if b != w), default=np.inf)
+                return -neediest * (1 if costs is None else cost[chunk]), j != w, chunk
 
-            chunk = min((chunk for chunk in mine if cost[chunk] == largest), key=order)
+            may = [chunk for chunk in mine if costs is not None or cost[chunk] == largest]
+            chunk = min(may, key=order)
             nobody_has_begun.remove(chunk)
             running[w] = now, cost[chunk]
             until = now + round_trip + length[w][chunk] * times[w]

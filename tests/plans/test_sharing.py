@@ -74,20 +74,38 @@ def test_whoever_is_free_takes_the_largest_chunk_where_all_store_all():
     np.testing.assert_allclose(found, want, rtol=1e-12)
 
 
-@pytest.mark.parametrize("of_worker", [(), *slow((WORKERS,))])
-def test_what_is_left_counts_by_predicted_costs(of_worker):
+@pytest.mark.parametrize("case", [((), True), *slow(((WORKERS,), False))])
+def test_what_is_left_counts_by_predicted_costs(case):
     """Chunks take as long as their data: many have the same cost, and some take twice what is expected."""
+    of_worker, known = case
     sizes, rng = chunk_sizes(3, equal=True), np.random.default_rng(7)
     storage, chunks = spread(WORKERS, 2, 3), 3 * WORKERS
     times, starts = rng.exponential(size=(2, 20, WORKERS)) + 0.05
     costs = rng.integers(1, 9, (20, chunks)) / 4
     lengths = np.array([cost * rng.integers(1, 3, (*of_worker, chunks)) for cost in costs])
-    step = functools.partial(shared_runtime, desk_of(storage, sizes), round_trip=0.25)
+    paces = (rng.integers(1, 3, WORKERS) / 2).tolist() if known else None
+    given = None if paces is None else jnp.asarray(paces)
+    step = functools.partial(shared_runtime, desk_of(storage, sizes), round_trip=0.25, paces=given)
     found = jax.jit(jax.vmap(step))(starts, times, lengths=lengths, costs=costs)
     of_all = np.broadcast_to(lengths.reshape(20, -1, chunks), (20, WORKERS, chunks))
     want = [
-        shared(storage.holders, sizes, s, t, 0.25, length, cost)
+        shared(storage.holders, sizes, s, t, 0.25, length, cost, paces)
         for s, t, length, cost in zip(starts, times, of_all, costs, strict=True)
+    ]
+    np.testing.assert_allclose(found, want, rtol=1e-12)
+
+
+def test_the_costliest_chunk_is_handed_out_first_where_all_store_all():
+    sizes, rng, ones = chunk_sizes(3, equal=True), np.random.default_rng(8), np.ones(WORKERS)
+    holders = spread(WORKERS, WORKERS, 3).holders
+    lengths = rng.exponential(size=(20, 3 * WORKERS))
+    costs = lengths * rng.uniform(0.5, 2.0, lengths.shape)
+    in_order = np.take_along_axis(lengths, np.argsort(-costs, axis=1), axis=1)
+    step = functools.partial(all_data_runtime, sizes, jnp.zeros(WORKERS), jnp.ones(WORKERS), 0.25)
+    found = jax.jit(jax.vmap(lambda some: step(lengths=some)))(in_order)
+    want = [
+        shared(holders, sizes, 0 * ones, ones, 0.25, [some] * WORKERS, cost, ones)
+        for some, cost in zip(lengths, costs, strict=True)
     ]
     np.testing.assert_allclose(found, want, rtol=1e-12)
 

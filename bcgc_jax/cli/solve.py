@@ -18,6 +18,7 @@ from bcgc_jax.cli.exit import interruptible
 from bcgc_jax.cli.output import Row, print_answer, write_beside, write_figure
 from bcgc_jax.distributions import Distribution, Heterogeneous, JointDistribution
 from bcgc_jax.measured.resampling import bootstrap_interval
+from bcgc_jax.measured.shared_steps import SharedSteps, share_steps
 from bcgc_jax.measured.traces import Trace
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.plan import partition_plan
@@ -42,17 +43,19 @@ def answer(question: SolveOptions) -> None:
         trace, *laws = traces.planned_for(question, *_law_of_workers(question))
         problem = _problem(question, trace, *laws)
         everything, found = interruptible(lambda: _answer(question, problem, trace))
+        shared = None if trace is None else share_steps(trace)
         rows = found.rows
         if all(row["status"] == "invalid" for row in rows):
             raise ValueError(f"no runtime is known: {solve_table.OVERFLOW}")
         unit, name = traces.unit_of(trace, problem)
 
         def document() -> Row:
-            return {"problem": _described(question, problem), "limit": found.limit, "solutions": rows}
+            answers = {"problem": _described(question, problem), "limit": found.limit, "solutions": rows}
+            return answers if shared is None else answers | {"microbatches": _microbatches(shared)}
 
         def table() -> None:
             solve_table.print_table(
-                found._replace(unit=(unit, name)), _remarks(question, trace, everything, found)
+                found._replace(unit=(unit, name)), _remarks(question, trace, shared, everything, found)
             )
 
         def draw() -> Any:
@@ -84,8 +87,16 @@ def _tasks(question: SolveOptions, problem: Problem) -> dict[str, Method]:
     return {f"optimal, levels {typed}": Optimal(levels=levels), **found}
 
 
+def _microbatches(shared: SharedSteps) -> Row:
+    return shared._asdict() | {"savings": [one._asdict() for one in shared.savings]}
+
+
 def _remarks(
-    question: SolveOptions, trace: Trace | None, everything: list[Found], answer: solve_table.SolveAnswer
+    question: SolveOptions,
+    trace: Trace | None,
+    shared: SharedSteps | None,
+    everything: list[Found],
+    answer: solve_table.SolveAnswer,
 ) -> list[str]:
     """What is to be said of the trace that the problem was made from."""
     if trace is None:
@@ -94,7 +105,10 @@ def _remarks(
         *traces.which_law(answer.problem.cycle_time, trace),
         *traces.forward_in_words(question, trace),
         *traces.remarks(question, trace),
+        *traces.sharing_in_words(trace, shared),
     ]
+    if shared is not None and shared.slow_data:
+        return said
     if answer.problem.bare and not question.unit_costs and not question.keep_workers:
         whole = [one for one in everything if one[0]["exact_gradient"] is not False]
         coded, schedules = ([one for one in whole if one[0][kind]] for kind in ("partition", "schedule"))

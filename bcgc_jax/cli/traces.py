@@ -17,6 +17,7 @@ from bcgc_jax.cli.exit import say
 from bcgc_jax.distributions import Distribution, EmpiricalRows, JointDistribution
 from bcgc_jax.measured.choice import distribution_of
 from bcgc_jax.measured.description import NOTHING, Description, describe
+from bcgc_jax.measured.shared_steps import SharedSteps
 from bcgc_jax.measured.traces import ColumnError, Trace, load_trace
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.plan import Plan, partition_plan
@@ -120,8 +121,39 @@ def remarks(asked: Times, trace: Trace) -> list[str]:
     found = describe(trace, with_tail=False)
     said = in_words(found)
     if asked.keep_workers:
-        return said[:1] if found.alike else []
+        return [*(said[:1] if found.alike else []), *found.slowness_in_words()]
     return [] if said == [NOTHING] else [*said, "bcgc fit says more; --keep-workers plans on whole steps."]
+
+
+def sharing_in_words(trace: Trace, shared: SharedSteps | None) -> list[str]:
+    """What work sharing saves in the microbatches that were recorded."""
+    if shared is None or trace.microbatches is None:
+        return []
+
+    def saved(by_length: bool) -> str:
+        every = [one for one in shared.savings if one.by_length == by_length]
+        names = ["all" if one.stored_subsets == trace.num_workers else one.stored_subsets for one in every]
+        each = zip(names, every, strict=True)
+        return ", ".join(
+            f"sharing:{name} {100 * one.saved:.1f} ± {100 * one.error:.2g} %" for name, one in each
+        )
+
+    model = (
+        "its recorded seconds, whoever computes it" if shared.slow_data else "its worker's mean in the step"
+    )
+    text = (
+        f"Work sharing, replayed in {shared.num_steps} steps of the trace, where a microbatch takes {model}, "
+        f"saves of the uncoded time: {saved(False)}. "
+    )
+    if known := saved(True):
+        column = "forward_seconds" if trace.microbatches.load is None else "load"
+        text += (
+            f"If their costs are known before (from {column}, by a line learnt in earlier steps): {known}. "
+        )
+    text += f"No division of the work saves more than {100 * shared.limit:.1f} %."
+    if not shared.slow_data:
+        return [text]
+    return [text, "The table supposes slow workers, not slow data, so it does not hold for this trace."]
 
 
 def in_words(description: Description) -> list[str]:

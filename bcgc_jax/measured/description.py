@@ -88,11 +88,6 @@ class Description(NamedTuple):
     forward_ratio: float | None = None
 
     @property
-    def slow_data(self) -> bool:
-        """Whether slowness belongs to the data more than to the workers, by the times of microbatches."""
-        return self.worker_share.value < 0.5
-
-    @property
     def alike(self) -> bool:
         """Whether all workers of a step take one time, as those do that have waited for each other."""
         return self.spread < ALIKE
@@ -111,13 +106,13 @@ class Description(NamedTuple):
         """In words: where the trace is not what the paper assumes, and what that means for a plan."""
         tail, onward = self.tail_index, self.autocorrelation
         known = [
-            (not math.isnan(self.worker_share.value), self._slowness_in_words()),
             (
                 self.alike,
                 f"The workers of a step take the same time, to {100 * self.spread:.1g} %: were they timed "
                 "behind a collective (an all-reduce, a barrier), where each has waited for the slowest? Then "
                 "nothing can be learnt here: time each worker's own computation, up to the collective.",
             ),
+            *((True, remark) for remark in self.slowness_in_words()),
             (
                 self.unlike_workers,
                 f"The workers are not alike: {100 * self.between_workers.value:.0f} % of the variance is "
@@ -154,17 +149,21 @@ class Description(NamedTuple):
         ]
         return [remark for holds, remark in known if holds] or [NOTHING]
 
-    def _slowness_in_words(self) -> str:
+    def slowness_in_words(self) -> list[str]:
+        """Whether workers are slow or their data; nothing where there are no microbatches."""
+        if math.isnan(self.worker_share.value):
+            return []
         share, low, high = (f"{100 * max(value, 0):.2g}" for value in self.worker_share)
-        found = (
-            f"of the variance of a microbatch's seconds within a step, {share} % ({low} to {high} %) is its "
-            "worker's, the rest its data's."
-        )
         if self.worker_share.low < 0.5 < self.worker_share.high:
-            return f"Workers and data are slow alike: {found}"
-        if self.slow_data:
-            return f"The data are slow, not the workers: {found} Such a microbatch is slow for every worker."
-        return f"The workers are slow, not their data: {found}"
+            who = "Workers and data are slow alike"
+        elif slow_data(self.worker_share):
+            who = "The data are slow, not the workers"
+        else:
+            who = "The workers are slow, not their data"
+        return [
+            f"{who}: of the variance of a microbatch's seconds within a step, {share} % ({low} to {high} %) "
+            "is its worker's, the rest its data's."
+        ]
 
     def _slow_workers_in_words(self) -> str:
         said = [str(one) for one in self.slow_workers[:_MOST_TOLD]]
@@ -285,6 +284,11 @@ def worker_share(seconds: np.ndarray) -> Interval:
     if within == 0:
         return Interval(1.0, 1.0, 1.0) if between > 0 else _UNKNOWN
     return _share_between(between / within, outer, inner, size)
+
+
+def slow_data(share: Interval) -> bool:
+    """Whether slowness belongs to the data more than to the workers, by the `worker_share`."""
+    return share.value < 0.5
 
 
 def _share_between(ratio: float, outer: int, inner: int, size: float) -> Interval:

@@ -28,3 +28,12 @@ class Microbatches(NamedTuple):
             return None
         forward = np.nansum(self.forward)
         return float(forward / (np.nansum(self.seconds) - forward))
+
+    def whole_steps(self) -> "Microbatches":
+        """Without the steps in which a worker has none."""
+        whole = np.isfinite(self.seconds).all(axis=(1, 2))
+        return Microbatches(
+            seconds=self.seconds[whole],
+            forward=None if self.forward is None else self.forward[whole],
+            load=None if self.load is None else self.load[whole],
+        )

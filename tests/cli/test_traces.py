@@ -13,8 +13,9 @@ import bcgc_jax as bcgc
 from bcgc_jax.cli import traces
 from bcgc_jax.cli.arguments import TRACE_LAWS
 from bcgc_jax.measured.choice import KINDS
+from bcgc_jax.measured.shared_steps import Saving, SharedSteps
 from bcgc_jax.plans.plan import partition_plan
-from tests.cli.steps import TIMES, trace_of, written
+from tests.cli.steps import TIMES, trace_of, written, written_in_parts
 
 
 def test_the_kinds_of_law_are_the_librarys_and_what_is_refused_names_the_option(trace):
@@ -67,6 +68,29 @@ def test_a_trace_may_keep_its_workers(refusal, answer, trace):
     assert "the trace has 4 workers, not 3" in refusal("train", "--trace", trace, "--workers", "3")
     runtimes = [row["expected_runtime"] for row in answer("sweep", *asked, "2000,3000")]
     assert runtimes == pytest.approx([2 * mean, 3 * mean], rel=1e-8)
+
+
+def test_microbatches_are_shared_by_the_model_that_the_trace_speaks_for(answer, tmp_path):
+    """Slow data here: all workers alike."""
+    parts = np.random.default_rng(5).gamma(2.0, size=(*TIMES.shape, 2)) + 0.1
+    path = written_in_parts(tmp_path / "log.csv", parts)
+    found = answer(
+        "solve", "--trace", path, "--setup-cycles", "0", "--coordinates", "60", "--method", "uncoded"
+    )
+    shared, late = found["microbatches"], parts[3:].sum(axis=2).max(axis=1).mean()
+    assert (shared["slow_data"], shared["num_steps"]) == (True, 3)
+    assert shared["uncoded"] == pytest.approx(late, rel=1e-6)
+    assert shared["limit"] == pytest.approx(1 - parts[3:].sum() / 12 / late, rel=1e-6)
+    savings = [Saving(**one) for one in shared["savings"]]
+    trace, known = bcgc.measured.load_trace(path), SharedSteps(**shared | {"savings": savings})
+    text, warning = traces.sharing_in_words(trace, known)
+    saved = [f"{100 * one['saved']:.1f} ± {100 * one['error']:.2g} %" for one in shared["savings"]]
+    assert f"sharing:2 {saved[0]}, sharing:all {saved[2]}. If their costs" in text
+    assert f"earlier steps): sharing:2 {saved[1]}, sharing:all {saved[3]}. No division" in text
+    assert "whoever computes it" in text
+    assert warning.startswith("The table supposes slow workers")
+    (text,) = traces.sharing_in_words(trace, known._replace(slow_data=False))
+    assert "3 steps of the trace, where a microbatch takes its worker's mean in the step" in text
 
 
 @pytest.mark.slow

@@ -1,0 +1,164 @@
+"""Work sharing in the steps of a trace of microbatches: what it would have saved.
+
+Who is slow? If it is the workers, each takes its own time for a unit of size, whatever the data. If it is the
+data, a microbatch takes its recorded seconds, whoever computes it. The times of microbatches say which.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from bcgc_jax.measured.description import slow_data, worker_share
+from bcgc_jax.measured.microbatches import Microbatches
+from bcgc_jax.measured.traces import Trace
+from bcgc_jax.plans.desk import chunk_sizes, desk_of
+from bcgc_jax.plans.shared_step import all_data_runtime, shared_runtime
+from bcgc_jax.plans.storage import spread
+
+
+class Saving(NamedTuple):
+    """Less time than the uncoded scheme, as a share of its time, and the standard error.
+
+    `by_length`: whether the lengths of microbatches are known before they are computed.
+    """
+
+    stored_subsets: int
+    by_length: bool
+    saved: float
+    error: float
+
+
+class SharedSteps(NamedTuple):
+    """Work sharing in so many steps of a trace, in the microbatches that were recorded.
+
+    Attributes:
+      slow_data: whether a microbatch takes its recorded seconds whoever computes it; else workers are slow.
+      num_steps: that were replayed: all, or the second half where what microbatches cost is learnt in the
+        first.
+      uncoded: mean seconds of a step of the uncoded scheme.
+      savings: with two subsets stored and with all, without lengths and with them, if there are any.
+      limit: no division of the work saves more.
+    """
+
+    slow_data: bool
+    num_steps: int
+    uncoded: float
+    savings: list[Saving]
+    limit: float
+
+
+def share_steps(trace: Trace) -> SharedSteps | None:
+    """None where there are no microbatches, or too few to say who is slow."""
+    parts = trace.microbatches
+    if parts is None:
+        return None
+    parts = parts.whole_steps()
+    share = worker_share(parts.seconds)
+    if np.isnan(share.value):
+        return None
+    return _slow_data(parts) if slow_data(share) else _slow_workers(parts.seconds)
+
+
+def _slow_workers(seconds: np.ndarray) -> SharedSteps:
+    times, (_, workers, chunks) = seconds.sum(axis=2), seconds.shape
+    sizes = chunk_sizes(chunks, equal=True)
+    taken = {(stored, False): steps_of_slow_workers(times, stored, sizes) for stored in {2, workers}}
+    return _shared(False, times.max(axis=1), taken, workers / np.sum(1 / times, axis=1))
+
+
+def _slow_data(parts: Microbatches) -> SharedSteps:
+    half = len(parts.seconds) // 2
+    costs = predicted_seconds(parts, slice(half)) if half else None
+    judged = slice(None) if costs is None else slice(half, None)
+    seconds = parts.seconds[judged]
+    workers = seconds.shape[1]
+    taken = {(stored, False): steps_of_slow_data(seconds, stored) for stored in {2, workers}}
+    if costs is not None:
+        known = costs[judged]
+        taken |= {(stored, True): steps_of_slow_data(seconds, stored, known) for stored in {2, workers}}
+    times = seconds.sum(axis=2)
+    return _shared(True, times.max(axis=1), taken, times.mean(axis=1))
+
+
+def _shared(
+    of_data: bool, uncoded: np.ndarray, taken: dict[tuple[int, bool], np.ndarray], least: np.ndarray
+) -> SharedSteps:
+    """Of the seconds of each step, `[S]`: `taken` by stored subsets, and whether lengths are known."""
+    mean, count = float(uncoded.mean()), len(uncoded)
+    savings = []
+    for (stored, by_length), seconds in sorted(taken.items()):
+        less = (uncoded - seconds) / mean
+        error = float(less.std(ddof=1) / np.sqrt(count)) if count > 1 else np.nan
+        savings.append(Saving(stored, by_length, float(less.mean()), error))
+    return SharedSteps(of_data, count, mean, savings, 1 - float(least.mean()) / mean)
+
+
+def steps_of_slow_workers(times: np.ndarray, max_subsets: int, sizes: tuple[int, ...]) -> np.ndarray:
+    """`[S]`, of the seconds for a whole subset, `[S, W]`, with chunks of these sizes (`chunk_sizes`).
+
+    >>> steps_of_slow_workers(np.array([[1.0, 1.0, 4.0]]), 3, (4, 4)).tolist()
+    [2.0]
+    """
+    return np.asarray(_of_workers(jnp.asarray(times / sum(sizes)), max_subsets, sizes))
+
+
+def steps_of_slow_data(seconds: np.ndarray, max_subsets: int, costs: np.ndarray | None = None) -> np.ndarray:
+    """`[S]`, of the seconds of microbatches, and what they are expected to cost, `[S, W, C]` each.
+
+    Without costs all are expected to cost the same.
+
+    >>> seconds = np.array([[[1.0, 1.0], [1.0, 3.0]]])
+    >>> [steps_of_slow_data(seconds, 2, costs).tolist() for costs in (None, seconds)]
+    [[4.0], [3.0]]
+    """
+    steps, workers, chunks = seconds.shape
+    expected = np.ones_like(seconds) if costs is None else costs
+    if max_subsets == workers:
+        # Of equal ones first the first of all subsets, so that each worker begins with its own.
+        by_number, costs = (values.swapaxes(1, 2).reshape(steps, -1) for values in (seconds, expected))
+        order = np.argsort(-costs, axis=1, kind="stable")
+        return np.asarray(_of_all_data(jnp.asarray(np.take_along_axis(by_number, order, axis=1)), workers))
+    lengths, costs = (values.reshape(steps, -1) for values in (seconds, expected))
+    return np.asarray(_of_data(jnp.asarray(lengths), jnp.asarray(costs), workers, max_subsets, chunks))
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _of_workers(times: Array, max_subsets: int, sizes: tuple[int, ...]) -> Array:
+    workers = times.shape[1]
+    step = functools.partial(all_data_runtime, sizes)
+    if max_subsets < workers:
+        step = functools.partial(shared_runtime, desk_of(spread(workers, max_subsets, len(sizes)), sizes))
+    return jax.vmap(functools.partial(step, jnp.zeros(workers)))(times)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _of_all_data(lengths: Array, workers: int) -> Array:
+    ones = jnp.ones(workers)
+    return jax.vmap(lambda some: all_data_runtime((), 0 * ones, ones, lengths=some))(lengths)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _of_data(lengths: Array, costs: Array, workers: int, max_subsets: int, chunks: int) -> Array:
+    """All workers have one pace, which is known."""
+    desk, ones = desk_of(spread(workers, max_subsets, chunks), (1,) * chunks), jnp.ones(workers)
+    step = functools.partial(shared_runtime, desk, 0 * ones, ones, paces=ones)
+    return jax.vmap(lambda some, cost: step(lengths=some, costs=cost))(lengths, costs)
+
+
+def predicted_seconds(parts: Microbatches, learnt: slice) -> np.ndarray | None:
+    """`[S, W, C]`: a + b · length by least squares in the steps that are `learnt` from; None without lengths.
+
+    The length is `load`, or in its place the forward pass's seconds.
+    """
+    length = parts.forward if parts.load is None else parts.load
+    if length is None:
+        return None
+    known = np.isfinite(parts.seconds[learnt])
+    x, y = length[learnt][known], parts.seconds[learnt][known]
+    (a, b), *_ = np.linalg.lstsq(np.stack([np.ones(x.size), x], axis=1), y, rcond=None)
+    # A line may go below 0 where nothing was measured.
+    return np.maximum(a + b * length, 0.01 * y.mean())

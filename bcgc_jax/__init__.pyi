@@ -27,7 +27,7 @@ from bcgc_jax.plans.runtime import certificate as certificate
 from bcgc_jax.plans.runtime import completion_probability as completion_probability
 from bcgc_jax.plans.runtime import coordinate_runtime as coordinate_runtime
 from bcgc_jax.plans.runtime import expected_runtime as expected_runtime
-from bcgc_jax.plans.runtime import simulate_runtime as simulate_runtime
+from bcgc_jax.plans.simulation import simulate_runtime as simulate_runtime
 from bcgc_jax.problem import Problem as Problem
 from bcgc_jax.problem import Status as Status
 from bcgc_jax.solution import Solution as Solution

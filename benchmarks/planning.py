@@ -41,7 +41,7 @@ def simulation() -> list[Row]:
     num_draws = 100_000
     problem, x, load = _unscaled_problem(50)
     rng = np.random.default_rng(0)
-    package = functools.partial(bcgc.simulate_runtime, jax.random.key(0), problem, x, num_draws)
+    package = functools.partial(bcgc.simulate_runtime, jax.random.key(0), problem, x, num_draws, unit=None)
     numpy = {
         kind.__name__: functools.partial(peers.mean_runtime, rng, load.astype(kind), num_draws, kind)
         for kind in (np.float32, np.float64)

@@ -106,7 +106,7 @@ def runtimes_of_law(name: str, v: Number) -> dict[str, Any]:
     """What follows from a law for three workers; of unlike ones by draws alone."""
     law = LAWS[name](v)
     problem = bcgc.Problem(law, 3, 10, 2.0 * v, v)
-    found = {"simulate_runtime": bcgc.simulate_runtime(KEY, problem, [1, 2, 7], 8)}
+    found = {"simulate_runtime": bcgc.simulate_runtime(KEY, problem, [1, 2, 7], 8, unit=None)}
     if name == "Heterogeneous":
         return found
     return found | {
@@ -138,7 +138,7 @@ OF_A_PARTITION: dict[str, Callable[[bcgc.Problem, Any], Any]] = {
     "integrate_runtime": bcgc.plans.integrate_runtime,
     "certificate": bcgc.certificate,
     "completion_probability": lambda problem, x: bcgc.completion_probability(problem, x, 900.0),
-    "simulate_runtime": lambda problem, x: bcgc.simulate_runtime(KEY, problem, x, 8),
+    "simulate_runtime": lambda problem, x: bcgc.simulate_runtime(KEY, problem, x, 8, unit=None),
 }
 _NAMED = (
     *("time", "frequency", "uncoded", "single_block", "tandon_partial", "ferdinand_full", "ferdinand_half"),

@@ -59,7 +59,7 @@ def test_units_and_what_rows_are_resampled_for_must_be_partitions_too():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_rounding_of_a_sum_is_no_fault(dtype, x64):
     def runtimes(x):
-        return bcgc.simulate_runtime(KEY, PROBLEM, np.asarray(x, dtype), 8)
+        return bcgc.simulate_runtime(KEY, PROBLEM, np.asarray(x, dtype), 8, unit=None)
 
     # A thousandth, for numbers typed by hand and steps of differences; and what a projection leaves behind.
     for x in (X * (1 + 9e-4), np.round(X / 7, 2) * 7, X + np.array([0.1, -0.1, -0.2]), [0.0, -1e-3, 300.0]):
@@ -302,7 +302,7 @@ def test_workers_of_traced_numbers_that_are_none_have_no_runtime(law):
         return solution.status, (
             solution.expected_runtime,
             bcgc.completion_probability(problem, X, 900.0),
-            bcgc.simulate_runtime(KEY, problem, X, 8),
+            bcgc.simulate_runtime(KEY, problem, X, 8, unit=None),
         )
 
     good = {"scale": 40.0, "send_time": 0.1, "chain_cycles": 0.2}

@@ -72,7 +72,7 @@ def test_a_plan_has_the_runtime_that_its_solution_says(method):
     solution = bcgc.solve(PROBLEM, method)
     plan, value = known(solution.plan), float(solution.expected_runtime)
     assert float(bcgc.expected_runtime(PROBLEM, plan)) == pytest.approx(value, rel=1e-7)
-    drawn = bcgc.simulate_runtime(jax.random.key(3), PROBLEM, plan, 40_000)
+    drawn = bcgc.simulate_runtime(jax.random.key(3), PROBLEM, plan, 40_000, unit=None)
     assert abs(float(drawn.mean) - value) < 4 * float(drawn.standard_error)
     in_time = float(bcgc.completion_probability(PROBLEM, plan, 1.1 * value))
     assert 0.5 < in_time < 0.99

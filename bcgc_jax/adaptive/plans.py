@@ -15,6 +15,7 @@ import functools
 
 import numpy as np
 
+from bcgc_jax.plans.passes import Passes, in_a_row
 from bcgc_jax.plans.plan import Plan
 
 
@@ -83,26 +84,12 @@ class WorkPlan:
         >>> twice.successive(np.ones((4, 2))).tolist()
         [1.0, 2.0, 2.0, 2.0]
         """
-        starts, late, found = np.broadcast_to(start_ups, times.shape), np.zeros(self.num_workers), []
-        for time, start in zip(times, starts, strict=True):
-            found.append(self.runtimes(time[None], (start + late)[None])[0])
-            late = self._overrun(time, start, late, found[-1])
-        return np.array(found)
 
-    def _overrun(self, time: np.ndarray, start: np.ndarray, late: np.ndarray, end: float) -> np.ndarray:
-        """How long each worker, `late` itself, is busy after the end of an iteration, `[N]`.
+        def last(begin: np.ndarray, time: np.ndarray) -> np.ndarray:
+            return self.runtimes(time[None], begin[None])[0]
 
-        Who is done with a pass just then has begun the next one before it is told to stop.
-        """
-        done = (end - late - start) / time
-        task = np.sum(self.loads <= done[:, None] + 1e-9, axis=1)
-        some = np.minimum(task, self.loads.shape[1] - 1)
-        every = np.arange(self.num_workers)
-        before = np.where(some > 0, self.loads[every, some - 1], 0)
-        one = np.maximum(self._passes[every, some], 1e-9)  # a block may be empty
-        after = before + one * (1 + np.floor((done - before) / one + 1e-9))
-        busy = np.where(task > some, 0, late + start + time * after - end)
-        return np.where(done >= 0, busy, np.maximum(late - end, 0))
+        passes = Passes(self.loads.T, self._passes.T)
+        return in_a_row(last, passes, np.broadcast_to(start_ups, times.shape), times)
 
     def messages(self, times: np.ndarray, start_ups: np.ndarray | float = 0.0) -> float:
         """How many tasks all workers together have done at the end of an iteration, the mean."""

@@ -6,5 +6,5 @@ from bcgc_jax.plans.iterations import sorted_cycle_times as sorted_cycle_times
 from bcgc_jax.plans.plan import Plan as Plan
 from bcgc_jax.plans.plan import Requirements as Requirements
 from bcgc_jax.plans.runtime import Certificate as Certificate
-from bcgc_jax.plans.runtime import RuntimeEstimate as RuntimeEstimate
 from bcgc_jax.plans.runtime import integrate_runtime as integrate_runtime
+from bcgc_jax.plans.simulation import RuntimeEstimate as RuntimeEstimate

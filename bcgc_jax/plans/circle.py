@@ -3,6 +3,7 @@ r"""Workers on a circle: worker w of N stores the subsets w, w+1, …, w+D-1, an
 What a worker has spent after each task, when the last block is there, and the chance that a subset is missed.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 
+@functools.partial(jax.jit, static_argnames="stored")
 def cycles_of_tasks(
     sizes: Array, turn: Array, block: ArrayLike, stored: int, setup: ArrayLike = 0.0, chain: ArrayLike = 0.0
 ) -> Array:

@@ -43,6 +43,7 @@ from bcgc_jax.exact.order_statistics import log_choices, typical_hazards
 from bcgc_jax.exact.quadrature import largest
 from bcgc_jax.plans.circle import cycles_of_tasks, schedule_runtime, soonest_of, uncovered
 from bcgc_jax.plans.groups import Groups, Tree, tree_of
+from bcgc_jax.plans.passes import Passes, passes_in_order
 from bcgc_jax.plans.storage import Storage, on_circle
 from bcgc_jax.plans.worker import Cost, Load, Tasks, delivered
 
@@ -86,6 +87,13 @@ class Completion(ABC):
 
         In the unit of `times` and `load`. `overlap`: whether sending overlaps computing.
         """
+
+    def passes(self, sizes: Any, tasks: Tasks, cost: Cost, overlap: bool) -> Passes | None:
+        """What a worker ends once it has begun it, for what `load` is given.
+
+        None where everyone is free when a step ends, or the rule itself says who is busy for how long.
+        """
+        return None
 
     @abstractmethod
     def storage(self, data: np.ndarray, num_workers: int) -> Storage:
@@ -209,6 +217,9 @@ class AnyOf(Exact):
         there = self.blocks(jnp.swapaxes(ready, -1, -2))
         return jnp.max(jnp.where((load.work > 0) & exists, there, 0), axis=-1)
 
+    def passes(self, sizes: Any, tasks: Tasks, cost: Cost, overlap: bool) -> Passes:
+        return passes_in_order(sizes, tasks, cost, overlap)
+
     def storage(self, data: np.ndarray, num_workers: int) -> Storage:
         return on_circle(num_workers, self.least_workers(data))
 
@@ -288,6 +299,15 @@ class FirstHolder(Exact):
     def width(self, load: Load, overlap: bool) -> int:
         return load.work.size // self.stored
 
+    def passes(self, sizes: Any, tasks: Tasks, cost: Cost, overlap: bool) -> Passes:
+        """Each task is one."""
+        xp = jnp if is_traced((self, sizes, tasks, cost)) else np
+        turn, block = xp.asarray(self.turn), xp.asarray(tasks.block)
+        done = xp.asarray(self.load(jnp.asarray(sizes), tasks, cost).work).reshape(self.stored, -1)
+        end = xp.where(block >= 0, done[turn, block], 0)
+        length = xp.diff(end, prepend=0)
+        return Passes(xp.where(block >= 0, end, xp.inf)[:, None], xp.maximum(length, 0)[:, None])
+
     def storage(self, data: np.ndarray, num_workers: int) -> Storage:
         return on_circle(num_workers, self.stored)
 
@@ -350,6 +370,11 @@ class OneOfEach(Exact):
         ready = ready.reshape(*times.shape, load.kinds, -1)[..., np.arange(times.shape[-1]), self.kind_of, :]
         used = jnp.any(load.work.reshape(load.kinds, -1) > 0, axis=0)
         return jnp.max(jnp.where(used, self.blocks(jnp.swapaxes(ready, -1, -2)), 0), axis=-1)
+
+    def passes(self, sizes: Any, tasks: Tasks, cost: Cost, overlap: bool) -> Passes:
+        found = passes_in_order(sizes, tasks, cost, overlap)
+        end, length = (a[:, self.kind_of] if self.num_kinds > 1 else a for a in (found.end, found.length))
+        return replace(found, end=end, length=length)
 
     def storage(self, data: np.ndarray, num_workers: int) -> Storage:
         stored: list[set[int]] = [set() for _ in range(num_workers)]

@@ -1,4 +1,4 @@
-r"""The runtime of an iteration: of one draw, on average, by simulation; and how good it can get.
+r"""The runtime of an iteration: of one draw, on average; and how good it can get.
 
 All times carry the unit of the distribution's cycle time, multiplied by cycles.
 
@@ -20,9 +20,7 @@ from bcgc_jax._derivatives import without_derivative
 from bcgc_jax._pytree import (
     Numbers,
     check,
-    check_key,
     check_shape,
-    check_whole,
     is_traced,
     meets,
     replace,
@@ -34,7 +32,8 @@ from bcgc_jax.plans.completion import AnyOf, Completion, Exact
 from bcgc_jax.plans.evaluate import NUM_NODES
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.partitions import check_levels, cost_of_units, cumulative_load, finish_load
-from bcgc_jax.plans.plan import Plan
+from bcgc_jax.plans.passes import Passes
+from bcgc_jax.plans.plan import Plan, partition_plan
 from bcgc_jax.plans.schedules import over_draws
 from bcgc_jax.plans.worker import Cost, Load
 from bcgc_jax.problem import CONDITIONS, Problem
@@ -42,13 +41,6 @@ from bcgc_jax.problem import CONDITIONS, Problem
 # In shares of the total: how far the sum of a known partition may be from it, and what counts as 0, for
 # optimisers leave entries of -1e-9 behind, and differences of sums in single precision some of -1e-6.
 _SUM_SLACK, _ZERO = 1e-3, 1e-5
-
-
-class RuntimeEstimate(NamedTuple):
-    """A Monte Carlo mean and its standard error."""
-
-    mean: Array
-    standard_error: Array
 
 
 class Certificate(NamedTuple):
@@ -166,29 +158,6 @@ def _scale_and_times(
     check_shape("cycle_times", times, (..., None), "one for each worker")
     scale = jnp.asarray(num_samples, times.dtype) * cycles / times.shape[-1]
     return jnp.where(sense, scale, jnp.nan), times
-
-
-def simulate_runtime(
-    key: Array, problem: Problem, partition: Numbers | Plan, num_draws: int
-) -> RuntimeEstimate:
-    r"""Monte Carlo estimate of E τ̂(x,T) from `num_draws` (static) draws, with its standard error.
-
-    >>> from bcgc_jax.distributions import Uniform
-    >>> problem = Problem(Uniform(1.0, 2.0), num_workers=2, num_coordinates=1, num_samples=2.0)
-    >>> estimate = simulate_runtime(jax.random.key(0), problem, [1.0, 0.0], 10_000)
-    >>> bool(abs(estimate.mean - 5 / 3) < 4 * estimate.standard_error)  # E max of two uniforms
-    True
-    """
-    check_key(key)
-    check_whole("num_draws", num_draws, 1)
-    check_partition(problem, partition)
-    return _simulate(key, problem, partition, num_draws)
-
-
-@functools.partial(jax.jit, static_argnums=3)
-def _simulate(key: Array, problem: Problem, partition: Numbers | Plan, num_draws: int) -> RuntimeEstimate:
-    draws = draw_runtimes(key, problem, partition, num_draws)
-    return RuntimeEstimate(jnp.mean(draws), jnp.std(draws) / jnp.sqrt(max(num_draws - 1, 1)))
 
 
 def draw_runtimes(key: Array, problem: Problem, partition: Numbers | Plan, num_draws: int) -> Array:
@@ -385,6 +354,19 @@ def load_of_plan(problem: Problem, plan: Plan) -> Load:
     cost = Cost(setup, chain, _sent_cost(problem), problem.max_workers)
     load = plan.completion.load(jnp.asarray(plan.sizes), plan.tasks, cost)
     return jax.tree.map(lambda a: a.astype(problem.dtype), load)
+
+
+def passes_of(problem: Problem, partition: Numbers | Plan) -> Passes | None:
+    """What a worker ends once it has begun it, in units of κ; None where nobody is busy when a step ends."""
+    plan = partition
+    if not isinstance(plan, Plan):
+        xp = jnp if is_traced((problem, partition)) else np
+        plan = partition_plan(xp.asarray(partition, problem.dtype), problem.num_workers)
+    assert plan.completion is not None
+    rule = plan.completion.of_problem(problem.num_workers, problem.max_workers)
+    setup, chain = (None, None) if problem.bare else (problem.setup_load, problem.chain_load)
+    cost = Cost(setup, chain, _sent_cost(problem), problem.max_workers)
+    return rule.passes(plan.sizes, plan.tasks, cost, bool(problem.overlap))
 
 
 def _sizes_of(plan: Plan) -> Array:

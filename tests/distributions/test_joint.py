@@ -113,7 +113,7 @@ def test_simulated_rows_are_rows(x64):
     place = np.argmin(np.abs(drawn[:, None] - SORTED[None]).sum(axis=2), axis=1)
     np.testing.assert_allclose(drawn, SORTED[place], rtol=1e-12)
     assert len(np.unique(place)) == S
-    estimate = bcgc.simulate_runtime(key, _problem(), X, 20_000)
+    estimate = bcgc.simulate_runtime(key, _problem(), X, 20_000, unit=None)
     assert abs(estimate.mean - _runtimes(X).mean()) < 4 * estimate.standard_error
     np.testing.assert_allclose(estimate.standard_error, _runtimes(X).std() / np.sqrt(20_000), rtol=0.05)
     assert law.sample(key, (2, 3, N)).shape == (2, 3, N)
@@ -169,7 +169,7 @@ def test_unlike_workers_are_simulated(x64):
     rng, size = np.random.default_rng(8), 100_000
     times = np.stack([case.draw(rng, size) for case in cases], axis=1)
     expected = _runtimes(X, -np.sort(-times, axis=1))
-    estimate = bcgc.simulate_runtime(jax.random.key(4), _problem(law), X, size)
+    estimate = bcgc.simulate_runtime(jax.random.key(4), _problem(law), X, size, unit=None)
     error = np.hypot(expected.std() / np.sqrt(size), estimate.standard_error)
     assert abs(estimate.mean - expected.mean()) < 4 * error
 

@@ -104,7 +104,7 @@ _probability = jax.jit(bcgc.completion_probability)
 
 @functools.partial(jax.jit, static_argnames="num_draws")
 def _simulate(keys, problem, partition, num_draws):
-    return jax.vmap(lambda key: bcgc.simulate_runtime(key, problem, partition, num_draws))(keys)
+    return jax.vmap(lambda key: bcgc.simulate_runtime(key, problem, partition, num_draws, unit=None))(keys)
 
 
 @pytest.mark.parametrize("name", ["weibull_07", "two_speed"])

@@ -152,7 +152,7 @@ def test_what_schemes_need():
     other, cyclic = bcgc.solve(problem, "tandon:2"), bcgc.solve(problem, "cyclic:3")
     assert [float(a) for a in known(other.needs)] == [3, 0.6, 0, 1]
     assert [int(a) for a in known(cyclic.needs)][::2] == [3, 1]
-    mean, error = bcgc.simulate_runtime(jax.random.key(0), problem, known(cyclic.plan), 20_000)
+    mean, error, *_ = bcgc.simulate_runtime(jax.random.key(0), problem, known(cyclic.plan), 20_000, unit=None)
     assert float(mean) == pytest.approx(float(cyclic.expected_runtime), abs=4 * float(error))
     assert bcgc.solve(problem, "limit").needs is None
 

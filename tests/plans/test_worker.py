@@ -206,6 +206,6 @@ def test_draws_of_a_problem_are_as_numpys() -> None:
         costs: Any = {"setup_cycles": 2.0, "chain_cycles": 0.1, "send_time": 0.5, "start_up": start_up}
         problem = bcgc.Problem(TIMES["shifted exponential"], 5, 100, max_workers=SIZE, **costs)
         known = start_ups.runtimes(start_ups.Case(problem, x, None), starts, times)
-        found = bcgc.simulate_runtime(jax.random.key(0), problem, x, draws)
+        found = bcgc.simulate_runtime(jax.random.key(0), problem, x, draws, unit=None)
         error = np.hypot(found.standard_error, known.std() / np.sqrt(draws))
         assert abs(found.mean - known.mean()) < 4 * error

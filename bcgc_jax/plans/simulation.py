@@ -1,0 +1,174 @@
+"""Runtimes by draws: of a step that begins fresh, and of steps one after the other.
+
+In a chain each worker first ends the pass that it has begun (`passes`). Chains are independent, and the steps
+of one are not, so the standard error is that of the chains' means. A chain begins fresh, and forgets 32
+steps: with the paper's times two would do, with heavy tails it takes tens.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from bcgc_jax._derivatives import without_derivative
+from bcgc_jax._pytree import Numbers, check_key, check_whole
+from bcgc_jax.plans.completion import AnyOf
+from bcgc_jax.plans.iterations import iteration_of
+from bcgc_jax.plans.passes import UNIT, in_a_row, parts_of
+from bcgc_jax.plans.plan import Plan
+from bcgc_jax.plans.runtime import check_partition, draw_runtimes, passes_of, problem_tasks
+from bcgc_jax.plans.schedules import draw_circle
+from bcgc_jax.plans.worker import AT_A_TIME
+from bcgc_jax.problem import Problem
+
+# Steps that a chain forgets, and chains: of many draws each has many steps, and few are forgotten.
+_FORGOTTEN, _CHAINS = 32, 256
+# Numbers of a row of a table, of all its steps, workers and tasks: a tenth of a second.
+_ROW = 2**21
+
+
+class RuntimeEstimate(NamedTuple):
+    """Monte Carlo means and their standard errors.
+
+    `mean` is of a step in which all workers begin fresh; `chained` of steps one after the other, where each
+    worker first ends the pass that it has begun; None if nobody asked for it.
+    """
+
+    mean: Array
+    standard_error: Array
+    chained: Array | None = None
+    chained_error: Array | None = None
+
+
+def simulate_runtime(
+    key: Array, problem: Problem, partition: Numbers | Plan, num_draws: int, *, unit: str | None = UNIT
+) -> RuntimeEstimate:
+    r"""Monte Carlo estimates of E τ̂(x,T) from `num_draws` (static) draws, with their standard errors.
+
+    `unit` (static) is what a worker does in one piece, for the mean of steps one after the other: a pass over
+    a "subset", as on processes; over a microbatch, "chunk:C" for C a subset; or a whole "block". None for the
+    mean of fresh steps alone, which is faster. Workers that are unlike keep their places in a chain.
+
+    >>> from bcgc_jax.distributions import Uniform
+    >>> problem = Problem(Uniform(1.0, 2.0), num_workers=2, num_coordinates=1, num_samples=2.0)
+    >>> found = simulate_runtime(jax.random.key(0), problem, [1.0, 0.0], 10_000)
+    >>> bool(abs(found.mean - 5 / 3) < 4 * found.standard_error)  # E max of two uniforms
+    True
+    >>> bool(found.chained == found.mean)  # nobody has more to do when the last one ends
+    True
+    """
+    check_key(key)
+    check_whole("num_draws", num_draws, 1)
+    check_partition(problem, partition)
+    if unit is not None:
+        parts_of(unit)
+    return _simulate(key, problem, partition, num_draws, unit)
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def _simulate(
+    key: Array, problem: Problem, partition: Numbers | Plan, num_draws: int, unit: str | None
+) -> RuntimeEstimate:
+    if unit is None:
+        return RuntimeEstimate(*_mean(draw_runtimes(key, problem, partition, num_draws)))
+    fresh, chained = _chains(key, problem, partition, num_draws, unit)
+    mean, error = _mean(fresh.ravel())
+    # Where nobody is ever busy the two are the same number.
+    in_chain = mean + jnp.mean(chained - fresh), _mean(jnp.mean(chained, axis=0))[1]
+    return RuntimeEstimate(mean, error, *without_derivative(in_chain, (problem, partition)))
+
+
+def _mean(draws: Array) -> tuple[Array, Array]:
+    """And its standard error."""
+    return jnp.mean(draws), jnp.std(draws) / jnp.sqrt(max(draws.size - 1, 1))
+
+
+def _chains(
+    key: Array, problem: Problem, partition: Numbers | Plan, num_draws: int, unit: str
+) -> tuple[Array, Array]:
+    """Runtimes of the same draws for steps that begin fresh, and for those of chains, `[steps, chains]`."""
+    load, rule, scale = problem_tasks(problem, partition)
+    passes, overlap = passes_of(problem, partition), bool(problem.overlap)
+    last = functools.partial(rule.runtimes, load, overlap)
+    at_once = AT_A_TIME // (problem.max_workers * rule.width(load, overlap))
+    chains = min(num_draws, max(num_draws // _FORGOTTEN, 8), max(at_once, 8), _CHAINS)
+    placing, drawing = jax.random.split(key)
+    places = places_of(placing, problem, chains)
+
+    def step(late: Array, key: Array) -> tuple[Array, tuple[Array, Array]]:
+        starts, times = (a[0] for a in draw_in_places(key, problem, places, 1))
+        fresh = last(starts, times)
+        if passes is None:
+            return late, (fresh, fresh)
+        end = last(late + starts, times)
+        return passes.of(unit).overrun(late, starts, times, end), (fresh, end)
+
+    steps = _FORGOTTEN + -(-num_draws // chains)
+    late = jnp.zeros(places.shape, scale.dtype)
+    _, (fresh, chained) = jax.lax.scan(step, late, jax.random.split(drawing, steps))
+    return scale * fresh[_FORGOTTEN:], scale * chained[_FORGOTTEN:]
+
+
+def added_in_a_row(problem: Problem, partition: Numbers | Plan) -> tuple[float, float] | None:
+    """What a step takes longer in a chain, and the standard error; None for more work than a table is worth.
+
+    Of numbers that are known, by NumPy: the plans of a table have many shapes, and nothing is compiled for
+    them. The draws are the same for all plans.
+    """
+    workers = int(np.asarray(problem.num_workers))
+    plan = partition if isinstance(partition, Plan) else _used_levels(np.asarray(partition)[:workers])
+    passes = passes_of(problem, plan)
+    rule, block = plan.completion, np.asarray(plan.block)
+    if passes is None or rule is None:
+        return 0.0, 0.0
+    steps = 3 * _FORGOTTEN
+    chains = min(_ROW // (steps * workers * block.size), 32)
+    if chains < 4:
+        return None
+    drawn = _steps_in_places(jax.random.key(0), problem, steps, chains)
+    starts, times = (np.asarray(a, float)[..., :workers] for a in drawn)
+
+    def last(begin: np.ndarray, times: np.ndarray) -> np.ndarray:
+        return rule.blocks(passes.finish(begin, times), block).max(axis=-1)
+
+    chained = in_a_row(last, passes, starts, times)[_FORGOTTEN:]
+    more = chained - last(starts[_FORGOTTEN:], times[_FORGOTTEN:])
+    each = float(problem.scale) * more.mean(axis=0)
+    return float(each.mean()), float(each.std() / np.sqrt(chains - 1))
+
+
+def _used_levels(sizes: np.ndarray) -> Plan:
+    """A partition without its empty levels, of which there are many."""
+    level = np.flatnonzero(sizes > 0)
+    rule = AnyOf(sizes.size, level)
+    return Plan(sizes[level], np.arange(level.size), level + 1, np.ones(level.size), rule)  # type: ignore[arg-type]
+
+
+@functools.partial(jax.jit, static_argnames=("steps", "chains"))
+def _steps_in_places(key: Array, problem: Problem, steps: int, chains: int) -> tuple[Array, Array]:
+    placing, drawing = jax.random.split(key)
+    return draw_in_places(drawing, problem, places_of(placing, problem, chains), steps)
+
+
+def places_of(key: Array, problem: Problem, chains: int) -> Array:
+    """Who stands where in each chain, int `[chains, max_workers]`; who does not exist stands last."""
+    shape = chains, problem.max_workers
+    exists = np.arange(problem.max_workers) < jnp.asarray(problem.num_workers)
+    return jnp.argsort(jnp.where(exists, jax.random.uniform(key, shape), 2.0), axis=1)
+
+
+def draw_in_places(key: Array, problem: Problem, places: Array, steps: int) -> tuple[Array, Array]:
+    """Start-ups, in units of κ, and cycle times of so many steps, `[steps, chains, max_workers]` each.
+
+    Of workers that are known one by one; others are alike, and drawn in any order.
+    """
+    iteration, shape = iteration_of(problem), (steps, *places.shape)
+    if not iteration.law.members():
+        starts, times = draw_circle(key, problem, steps * len(places))
+        return starts.reshape(shape), times.reshape(shape)
+    times = iteration.law.sample(key, shape).astype(problem.dtype)
+    start = iteration.worker.infimum().astype(problem.dtype)
+    return jnp.full(shape, start), jnp.take_along_axis(times, places[None], axis=2)

@@ -1,0 +1,194 @@
+"""Steps one after the other: who is busy when a step ends, against an event loop in plain Python."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bcgc_jax as bcgc
+from bcgc_jax.plans.completion import OneOfEach
+from bcgc_jax.plans.groups import kinds_by_size
+from bcgc_jax.plans.passes import in_a_row, parts_of
+from bcgc_jax.plans.plan import Plan, partition_plan
+from bcgc_jax.plans.runtime import passes_of, problem_tasks
+from bcgc_jax.plans.schedules import Group, schedule_of, turns_of
+from bcgc_jax.plans.simulation import added_in_a_row
+from tests.oracles.chains import Piece, around_circle, chain, in_order
+from tests.problems import known, nested_groups
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+PARTS = {"subset": 1, "chunk:3": 3, "block": 0}
+SIZES = [2.0, 0.0, 3.0, 1.0]
+COSTS: dict[str, dict[str, Any]] = {
+    "bare": {},
+    "passes": {"setup_cycles": 1.5, "chain_cycles": 0.5},
+    "sent": {"setup_cycles": 1.5, "chain_cycles": 0.5, "send_time": 0.7},
+    "overlap": {"send_time": 2.5, "overlap": True},
+}
+
+
+def _case(name: str, costs: str, unit: str) -> tuple[Plan, Any, Any, Any]:
+    """A plan of four workers, their pieces, what completes a step, and the link."""
+    more = COSTS[costs]
+    given = {"setup": more.get("setup_cycles", 0.0), "passing": more.get("chain_cycles", 0.0)}
+    link = None
+    if more.get("overlap"):
+        link = [more["send_time"] * size for size in SIZES]
+    else:
+        given["send"] = more.get("send_time", 0.0)
+    if name == "levels":
+        plan = partition_plan(jnp.array(SIZES), 4)
+        pieces = [in_order([1, 2, 3, 4], SIZES, parts=PARTS[unit], **given)] * 4
+
+        def complete(done):
+            return all(sum((w, k) in done for w in range(4)) >= 4 - k for k in range(4) if SIZES[k])
+
+    else:
+        groups = nested_groups((1, 2, 4), 4) if name == "groups" else _UNEVEN
+        kinds, data = kinds_by_size(groups)
+        sizes = SIZES[:1] + SIZES[2:]
+        plan = Plan(jnp.array(sizes), np.arange(3), data, np.ones(3), OneOfEach(groups, kinds))
+        rows = np.broadcast_to(
+            np.atleast_2d(data)[np.zeros(4, int) if kinds is None else list(kinds)], (4, 3)
+        )
+        pieces = [in_order(row.tolist(), sizes, parts=PARTS[unit], **given) for row in rows]
+        link = link and [more["send_time"] * size for size in sizes]
+
+        def complete(done):
+            each = ((k, group) for k, level in enumerate(groups) for group in level)
+            return all(any((w, k) in done for w in group) for k, group in each)
+
+    return plan, pieces, complete, link
+
+
+_UNEVEN = (((0,), (1,), (2,), (3,)), ((0,), (1,), (2, 3)), ((0, 1, 2, 3),))
+
+
+def _draws(steps: int = 40) -> tuple[np.ndarray, np.ndarray]:
+    """Start-ups that are long at times, and times of which many are equal: ties of all kinds."""
+    rng = np.random.default_rng(3)
+    starts = rng.exponential(2.0, (steps, 4)) * (rng.random((steps, 4)) < 0.4)
+    times = np.where(rng.random((steps, 4)) < 0.5, 1.0, rng.choice([0.5, 2.0, 40.0], (steps, 4)))
+    times[steps // 2 :] = rng.exponential(1.0, (steps - steps // 2, 4))
+    starts[: steps // 4] = 0
+    return starts, times
+
+
+def _host(problem: bcgc.Problem, plan: Plan, unit: str, starts: np.ndarray, times: np.ndarray) -> np.ndarray:
+    rule = known(plan.completion).of_problem(4, 4)
+    passes: Any = passes_of(problem, plan)
+    used = np.flatnonzero(np.asarray(plan.sizes) > 0)
+
+    def last(begin: np.ndarray, time: np.ndarray) -> np.ndarray:
+        return rule.blocks(passes.finish(begin, time), np.asarray(plan.block))[..., used].max(axis=-1)
+
+    return in_a_row(last, passes.of(unit), starts, times)
+
+
+@pytest.mark.parametrize("unit", PARTS)
+@pytest.mark.parametrize("costs", COSTS)
+@pytest.mark.parametrize("name", ["levels", "groups", "uneven"])
+def test_a_worker_ends_what_it_has_begun(name, costs, unit):
+    plan, pieces, complete, link = _case(name, costs, unit)
+    problem = bcgc.Problem(bcgc.Uniform(1.0, 2.0), 4, 6, 4.0, **COSTS[costs])
+    starts, times = _draws()
+    want, late = chain(pieces, complete, starts.tolist(), times.tolist(), link)
+    assert np.mean(np.array(late) > 0) > 0.1
+    np.testing.assert_allclose(_host(problem, plan, unit, starts, times), want, rtol=1e-12)
+
+
+SCHEDULE = schedule_of([Group(1, 1), Group(3, 2)], [1.0, 2.0, 3.0])
+ORDER = list(zip(np.asarray(turns_of(SCHEDULE)).tolist(), np.asarray(SCHEDULE.block).tolist(), strict=True))
+
+
+def _someone_has_each(done: set[tuple[int, int]]) -> bool:
+    there = {((w + ORDER[k][0]) % 4, ORDER[k][1]) for w, k in done}
+    return len(there) == 4 * 3
+
+
+def _scanned(problem: bcgc.Problem, plan: Plan, unit: str, starts: np.ndarray, times: np.ndarray) -> Any:
+    """The same steps by JAX."""
+
+    @jax.jit
+    def run(plan, starts, times):
+        load, rule, _ = problem_tasks(problem, plan)
+        passes = known(passes_of(problem, plan)).of(unit)
+
+        def step(late, at):
+            end = rule.runtimes(load, problem.overlap, late + at[0], at[1])
+            return passes.overrun(late, at[0], at[1], end), end
+
+        return jax.lax.scan(step, 0 * starts[0], (starts, times))[1]
+
+    return run(plan, starts[:, None], times[:, None])[:, 0]
+
+
+def test_a_worker_on_a_circle_ends_its_subset():
+    """In NumPy, and in JAX with as many workers that do not exist."""
+    starts, times = _draws()
+    for costs in ("bare", "passes"):
+        more = COSTS[costs]
+        problem = bcgc.Problem(bcgc.Uniform(1.0, 2.0), 4, 6, 4.0, **more)
+        own = around_circle(ORDER, [1.0, 2.0, 3.0], more.get("setup_cycles", 0), more.get("chain_cycles", 0))
+        thirds = [Piece(piece.cycles / 3, task=task) for piece in own for task in (None, None, piece.task)]
+        want, _ = chain([thirds] * 4, _someone_has_each, starts.tolist(), times.tolist())
+        np.testing.assert_allclose(_host(problem, SCHEDULE, "chunk:3", starts, times), want, rtol=1e-12)
+        want, late = chain([own] * 4, _someone_has_each, starts.tolist(), times.tolist())
+        assert np.mean(np.array(late) > 0) > 0.1
+        np.testing.assert_allclose(_host(problem, SCHEDULE, "subset", starts, times), want, rtol=1e-12)
+    more = {"max_workers": 6, **COSTS["passes"]}
+    padded = (np.pad(a, ((0, 0), (0, 2)), constant_values=9.0) for a in (starts, times))
+    found = _scanned(bcgc.Problem(bcgc.Uniform(1.0, 2.0), 4, 6, 4.0, **more), SCHEDULE, "subset", *padded)
+    np.testing.assert_allclose(found, want, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["levels", pytest.param("uneven", marks=pytest.mark.slow)])
+def test_jax_ends_what_it_has_begun_as_numpy_does(name):
+    starts, times = _draws()
+    plan, pieces, complete, _ = _case(name, "sent", "chunk:3")
+    problem = bcgc.Problem(bcgc.Uniform(1.0, 2.0), 4, 6, 4.0, **COSTS["sent"])
+    want, _ = chain(pieces, complete, starts.tolist(), times.tolist())
+    np.testing.assert_allclose(_scanned(problem, plan, "chunk:3", starts, times), want, rtol=1e-12)
+
+
+def test_unlike_workers_keep_their_places():
+    """As in the event loop; if they changed at each step, a step would take 1.8 times as long."""
+
+    def problem(slow: Any) -> bcgc.Problem:
+        laws = [bcgc.Uniform(1.0, 1.0 + slow), *[bcgc.Uniform(1.0, 1.1)] * 3]
+        return bcgc.Problem(bcgc.Heterogeneous(laws), 4, 6, 4.0)
+
+    x = jnp.array([0.0, 6.0, 0.0, 0.0])
+    keys, slow = jax.random.split(jax.random.key(0), 2), jnp.array([9.0, -1.0])
+    simulate = jax.jit(jax.vmap(lambda key, slow: bcgc.simulate_runtime(key, problem(slow), x, 4000), (0, 0)))
+    found, none = (jax.tree.map(lambda a, k=k: float(a[k]), simulate(keys, slow)) for k in range(2))
+    rng = np.random.default_rng(1)
+    times = np.concatenate([rng.uniform(1.0, 10.0, (4000, 1)), rng.uniform(1.0, 1.1, (4000, 3))], axis=1)
+    pieces = [in_order([2], [6.0])] * 4
+    means = []
+    for row in (times, rng.permuted(times, axis=1)):
+        each, _ = chain(pieces, lambda done: len(done) >= 3, (0 * row).tolist(), row.tolist())
+        means.append(np.mean(each))
+    assert found.chained == pytest.approx(means[0], abs=5 * found.chained_error)
+    assert found.mean == pytest.approx(np.sort(times, axis=1)[:, 2].mean() * 12, abs=5 * found.standard_error)
+    assert means[1] > 1.5 * means[0]
+    assert np.isnan(none.chained)
+    # The same by NumPy, for tables.
+    more, error = known(added_in_a_row(problem(9.0), x))
+    assert found.mean + more == pytest.approx(means[0], abs=5 * np.hypot(error, found.standard_error))
+
+
+def test_equal_workers_lose_by_redundancy():
+    """Two subsets each: 1, 2, 2, 2, …, for both begin the other's as a step ends; uncoded 1."""
+    problem = bcgc.Problem(bcgc.distributions.Deterministic(1.0), 4, 1, 4.0)
+    for plan, more in ((schedule_of([Group(2, 1)], [1.0]), 1.0), (np.array([1.0, 0.0, 0.0, 0.0]), 0.0)):
+        assert added_in_a_row(problem, plan) == (more, 0.0)
+
+
+def test_a_unit_that_is_none_is_refused():
+    for unit in ("pass", "chunk", "chunk:0", "subset:2"):
+        with pytest.raises(ValueError, match='unit must be "subset", "block" or "chunk:C"'):
+            parts_of(unit)

@@ -84,7 +84,8 @@ def test_several_loads_in_an_iteration_keep_what_s_and_t_have_to_do_with_each_ot
     assert "are kept as pairs" in " ".join(fit.remarks())
     # A worker of one load in a step says nothing of the two.
     some = np.setdiff1d(np.arange(trace.seconds.size), [0, 2])
-    fit = fit_start_up(Trace(*trace[:2], *(x[some] for x in trace[2:-1])))
+    columns = {name: getattr(trace, name)[some] for name in ("step", "worker", "seconds", "censored", "load")}
+    fit = fit_start_up(trace._replace(**columns))
     assert (fit.num_times, fit.num_left_out) == (239, 1)
 
 

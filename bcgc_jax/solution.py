@@ -21,6 +21,7 @@ from bcgc_jax.plans.completion import AnyOf, FirstHolder, OneOfEach
 from bcgc_jax.plans.partitions import round_partition, round_to_units
 from bcgc_jax.plans.plan import Plan, Requirements, needs_of, partition_plan
 from bcgc_jax.plans.runtime import Certificate, certificate, levels_of_bound, partition_of_units
+from bcgc_jax.plans.sharing import WorkSharing
 from bcgc_jax.problem import Problem, Status
 
 # A relative gap from which on a bound says little of a plan: own choice.
@@ -88,7 +89,9 @@ class Solution:
 
     @property
     def bound_of(self) -> str:
-        """Which plans `lower_bound` is for: "levels", "groups", or "" of a scheme without a bound."""
+        """Which plans `lower_bound` is for: "levels", "groups", "storage" (every exact scheme of workers that
+        store as much), or "" of a scheme without a bound.
+        """
         rule = None if self.plan is None else self.plan.completion
         return "" if rule is None else rule.bound_of
 
@@ -194,6 +197,10 @@ class Solution:
         if gap > LOOSE and self.bound_of == "levels" and self.method != "optimal":
             lines.append(
                 '  its own bound is loose: compare with "optimal" to see how near to the optimum it is'
+            )
+        elif self.bound_of == "storage":
+            lines.append(
+                f"  no exact scheme with as much storage takes {100 * gap:.3g} % less, with 97.5 % confidence"
             )
         elif gap < 0.9:  # less than a tenth of the runtime is no bound to speak of
             sure = "with 97.5 % confidence" if drawn else "proven"
@@ -307,7 +314,7 @@ def out_of_range(problem: Problem, value: Array) -> Array:
 # What a file of a solution consists of, by the field or the rule that it stands in.
 _PARTS = {
     **{"solution": Solution, "plan": Plan, "known_needs": Requirements},
-    **{rule.__name__: rule for rule in (AnyOf, FirstHolder, OneOfEach)},
+    **{rule.__name__: rule for rule in (AnyOf, FirstHolder, OneOfEach, WorkSharing)},
 }
 _NEEDED = ("expected_runtime", "runtime_error", "lower_bound", "status", "num_steps")
 

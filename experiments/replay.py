@@ -27,7 +27,9 @@ from bcgc_jax.plans.circle import schedule_runtime
 from bcgc_jax.plans.plan import Plan, partition_plan
 from bcgc_jax.plans.runtime import draw_runtimes
 from bcgc_jax.plans.schedules import Group, cycles_of, schedule_of
-from bcgc_jax.solvers.schedules import MultiMessage, share_out
+from bcgc_jax.plans.sharing import WorkSharing
+from bcgc_jax.plans.worker import Load
+from bcgc_jax.solvers.schedules import MultiMessage
 from experiments.report import each
 
 # So many that whole numbers of them need no search.
@@ -187,8 +189,8 @@ def shared_out(rows: np.ndarray) -> np.ndarray:
 
 @jax.jit
 def _shared_out(rows: Array) -> Array:
-    workers, at_once = jnp.asarray(rows.shape[1]), jnp.zeros(rows.shape[1])
-    return jax.vmap(lambda t: share_out(at_once, t / CHUNKS, workers, CHUNKS))(rows)
+    rule = WorkSharing(rows.shape[1], rows.shape[1], CHUNKS, equal_chunks=True)
+    return rule.runtimes(Load(jnp.ones(1)), False, jnp.zeros_like(rows), rows)
 
 
 _POOLED, _WHOLE = _solved(pooled, "optimal"), _solved(bcgc.EmpiricalRows, "optimal")

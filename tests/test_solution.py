@@ -254,7 +254,7 @@ def test_a_scheme_of_ones_own_has_no_source_here():
 def test_a_comparison_is_the_commands_table():
     found = bcgc.compare(PROBLEM, key=jax.random.key(0))
     assert list(found) == sorted(found, key=lambda name: float(found[name].expected_runtime))
-    assert list(found)[:2] == ["limit", "optimal"]
+    assert list(found)[:4] == ["limit", "sharing:all", "sharing:2", "optimal"]
     assert {"subgradient", "tandon_partial", "uncoded"} <= set(found)
     lines = repr(found).splitlines()
     assert len(lines) == len(found) + 2

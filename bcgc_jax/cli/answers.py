@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -14,12 +15,15 @@ from bcgc_jax.cli.progress import Progress
 from bcgc_jax.distributions import Distribution, JointDistribution
 from bcgc_jax.plans.plan import Plan, Requirements, partition_plan
 from bcgc_jax.plans.runtime import completion_probability, partition_of_units
+from bcgc_jax.plans.simulation import simulate_completion
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution, whole_numbers
 from bcgc_jax.solvers.baselines import alpha_of
 from bcgc_jax.solvers.methods import Method
 
 T = TypeVar("T")
+# Of a completion probability that is a share of draws: a standard error of at most 0.01.
+_DRAWS = 2**12
 
 
 def num_workers(problem: Problem) -> int:
@@ -89,19 +93,27 @@ def solution_row(problem: Problem, solution: Solution, seconds: float, deadline:
         "seconds": round(seconds, 4),
     }
     rule = None if plan is None else plan.completion
-    judged: Any = plan if rule is not None and rule.groups else None
+    judged: Any = plan if rule is not None and (rule.groups or rule.bound_of == "storage") else None
     if solution.rounded is not None and exists:
         row["partition"] = np.asarray(solution.rounded)[: num_workers(problem)].tolist()
         row["partition_runtime"] = finite(solution.rounded_runtime)
         judged = partition_of_units(problem, solution.rounded)
     if deadline is not None:
-        chance = None if judged is None else completion_probability(problem, judged, jnp.asarray(deadline))
-        row["completion_probability"] = None if chance is None else finite(chance)
+        row["completion_probability"] = None if judged is None else _chance(problem, judged, deadline)
     if solution.method == "tandon_partial":
         row["alpha"] = finite(alpha_of(solution))
     if solution.levels is not None and problem.has_setup:
         row["levels"] = np.flatnonzero(solution.levels).tolist()
     return row
+
+
+def _chance(problem: Problem, judged: Any, deadline: float) -> float | None:
+    """P(τ ≤ deadline), by draws where there is no exact one."""
+    at = jnp.asarray(deadline)
+    try:
+        return finite(completion_probability(problem, judged, at))
+    except ValueError:
+        return finite(simulate_completion(jax.random.key(0), problem, judged, at, _DRAWS).mean)
 
 
 def _schedule(problem: Problem, plan: Plan) -> Row | None:

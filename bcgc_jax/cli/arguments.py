@@ -39,7 +39,8 @@ FITTED_LAWS = tuple(law for law in LAWS if law not in ("two-speed", "determinist
 METHODS = (
     "optimal, subgradient, time, frequency, deadline, nested, uncoded, single_block, tandon_partial, "
     "ferdinand_full, ferdinand_half, limit, tandon:NUMBER, ferdinand:NUMBER, cyclic:NUMBER, "
-    "alternating:NUMBER, backup:NUMBER, sharing:NUMBER, multi_message:NUMBER, nested:NUMBER"
+    "alternating:NUMBER, backup:NUMBER, sharing:NUMBER:CHUNKS, multi_message:NUMBER, nested:NUMBER, "
+    "limit:NUMBER"
 )
 
 LAYOUTS = ("auto", "long", "wide")

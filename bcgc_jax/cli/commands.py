@@ -39,9 +39,10 @@ _PLAN = "Also write the best plan, with its certificate, for bcgc_jax.Solution.l
 
 _LAWS = f"A DISTRIBUTION of times is one of {', '.join(map(typed.law_usage, typed.LAWS))}"
 _METHODS = f"""Methods: {typed.METHODS}. NUMBER is the most subsets that a worker stores (nested, cyclic,
-alternating, multi_message), the chunks of each worker (sharing), the workers left out (backup), the level
-(tandon), or the layers (ferdinand). alternating:NUMBER:BLOCKS has so many blocks, else 10. In tandon_partial
-α is E[T | T > median] / E[T | T ≤ median]; the paper takes 6."""
+alternating, multi_message, sharing, limit), the workers left out (backup), the level (tandon), or the layers
+(ferdinand). sharing:NUMBER:CHUNKS has so many chunks a subset, else 8; NUMBER may be all, and CHUNKS
+best. alternating:NUMBER:BLOCKS has so many blocks, else 10. In tandon_partial α is E[T | T > median] /
+E[T | T ≤ median]; the paper takes 6."""
 
 
 def check_picture(option: str, path: str | None) -> None:
@@ -178,7 +179,7 @@ class Comparing(Planning):
 
     deadline: Any = option(_POSITIVE, "Also print P(runtime ≤ deadline).")
     objective: str = option(typed.OBJECTIVES, "What a plan is made for; for the second give a --deadline")
-    round_trip: float = option(_FROM_ZERO, "Time of one query of the master, in sharing.", default=0.0)
+    round_trip: float = option(_FROM_ZERO, "Time of a question before each chunk, in sharing.", default=0.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -200,9 +201,9 @@ class SolveOptions(Comparing):
     """Plan the blocks and compare with earlier schemes.
 
     How much redundancy should each block get, and how long does a step take? Without --method the table has
-    the paper's schemes, nested and earlier schemes. Below it stands the best plan, as level: coordinates.
-    Runtimes are in the unit of the cycle time. They are exact. For workers that are not alike, and for
-    multi_message, alternating and sharing, they are means of random draws.
+    the paper's schemes, nested, work sharing and earlier schemes. Below it stands the best plan, as level:
+    coordinates. Runtimes are in the unit of the cycle time. They are exact. For workers that are not alike,
+    and for multi_message, alternating and sharing, they are means of random draws.
     """
 
     after: ClassVar = f"""\b

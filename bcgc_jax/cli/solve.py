@@ -25,13 +25,22 @@ from bcgc_jax.plans.plan import partition_plan
 from bcgc_jax.plans.runtime import partition_of_units
 from bcgc_jax.problem import Problem
 from bcgc_jax.solution import Solution
-from bcgc_jax.solvers import runtime_limit
 from bcgc_jax.solvers.compare import largest_setup
-from bcgc_jax.solvers.methods import BASELINES, LIMIT, PROPOSED, Method, Optimal, Subgradient, method_of
+from bcgc_jax.solvers.limit import enough_subsets, runtime_limit
+from bcgc_jax.solvers.methods import (
+    BASELINES,
+    PROPOSED,
+    SHARED,
+    Method,
+    Optimal,
+    Subgradient,
+    is_limit,
+    method_of,
+)
 from bcgc_jax.solvers.sample_average import NUM_FRESH_DRAWS, draw_problems
 from bcgc_jax.solvers.solve import solve
 
-_ROWS = (*PROPOSED, "nested", *BASELINES)
+_ROWS = (*PROPOSED, "nested", *SHARED, *BASELINES)
 _PLANNED = ("converged", "step_limit", "infinite")
 
 # What a method found, as the command says it and as it is.
@@ -65,7 +74,7 @@ def answer(question: SolveOptions) -> None:
 
         print_answer(question, rows, document, table)
         write_figure(question, draw)
-        plans = [one for one in everything if one[0]["status"] in _PLANNED and one[0]["method"] != LIMIT]
+        plans = [one for one in everything if one[0]["status"] in _PLANNED and not is_limit(one[0]["method"])]
         if question.out is not None and not plans:
             raise ValueError("--out: there is no plan to write, for no method found one")
         for row, solution in plans[:1]:
@@ -109,10 +118,11 @@ def _remarks(
     ]
     if shared is not None and shared.slow_data:
         return said
-    if answer.problem.bare and not question.unit_costs and not question.keep_workers:
+    if answer.problem.plain and not question.unit_costs and not question.keep_workers:
         whole = [one for one in everything if one[0]["exact_gradient"] is not False]
         coded, schedules = ([one for one in whole if one[0][kind]] for kind in ("partition", "schedule"))
-        for row, solution in [*schedules[:1], *coded[:1]]:
+        handed_out = [one for one in whole if one[0]["bound_of"] == "storage"]
+        for row, solution in [*handed_out, *schedules[:1], *coded[:1]]:
             plan, promised = solution.plan, solve_table.runtime_of(row)
             if row["partition"]:
                 plan = partition_plan(np.array(row["partition"], float), len(row["partition"]))
@@ -207,7 +217,10 @@ def _answer(
         # Where no baseline is possible, as for an infinite mean, a single block is not either.
         setup = None if baseline is None else _largest_setup(judged, rows)
         interval = _interval(question, problem, rows)
-        answer = answer._replace(baseline=baseline, interval=interval, setup=setup)
+        enough = None
+        if any(row["bound_of"] == "storage" for row in rows):
+            enough = enough_subsets(judged)
+        answer = answer._replace(baseline=baseline, interval=interval, setup=setup, enough=enough)
     return found, answer
 
 

@@ -14,7 +14,7 @@ from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.problem import Problem
 from bcgc_jax.solution import LOOSE
 from bcgc_jax.solvers.compare import BARS, draw
-from bcgc_jax.solvers.methods import LIMIT
+from bcgc_jax.solvers.methods import is_limit
 from bcgc_jax.solvers.sample_average import NUM_FRESH_DRAWS
 
 OVERFLOW = "numbers on the way are above 1.8e308, an overflow: take another unit, or less extreme times"
@@ -25,7 +25,8 @@ class SolveAnswer(NamedTuple):
 
     `rows`: one for each method, best first; `limit`: of any scheme; `baseline`: the row of the fastest one,
     asked for or not; `interval`: of the best plan's runtime, where workers are the rows of a trace; `setup`:
-    `largest_setup` of the fastest plan; `unit`: that times are printed in, and its name.
+    `largest_setup` of the fastest plan; `unit`: that times are printed in, and its name; `enough`:
+    `enough_subsets`.
     """
 
     problem: Problem
@@ -36,6 +37,7 @@ class SolveAnswer(NamedTuple):
     interval: tuple[float, float] | None = None
     setup: float | None = None
     unit: tuple[float, str] = (1.0, "the cycle time's unit")
+    enough: int | None = None
 
     @property
     def parts(self) -> str:
@@ -72,6 +74,7 @@ def print_table(answer: SolveAnswer, remarks: Sequence[str] = ()) -> None:
         _against_baseline(answer),
         *remarks,
         *_limit(answer),
+        *_storage(answer),
         *_errors(answer),
         *_plan(answer),
     )
@@ -84,7 +87,9 @@ def _against_baseline(answer: SolveAnswer) -> str:
     least = runtime_of(answer.baseline)
     text = f"Best baseline: {output.row_label(answer.baseline)}, the fastest earlier scheme, "
     text += f"takes {least / answer.unit[0]:.4g}."
-    schemes = [row for row in answer.rows if row["method"] != LIMIT and row["exact_gradient"] is not False]
+    schemes = [
+        row for row in answer.rows if not is_limit(row["method"]) and row["exact_gradient"] is not False
+    ]
     best = fastest(schemes)
     if best is None or runtime_of(best) > 0.9995 * least:
         return text
@@ -104,6 +109,8 @@ def _columns(answer: SolveAnswer) -> list[output.Shown]:
         return output.above_bound(runtime_of(row), bound) if row["bound_of"] == "levels" else "–"
 
     def blocks_of(row: Row) -> str:
+        if row["bound_of"] == "storage":
+            return "chunks, no code"
         if row["schedule"] is None:
             return draw(row["partition"])
         count = sum(size > 0 for size in row["schedule"]["sizes"])
@@ -157,6 +164,26 @@ def _limit(answer: SolveAnswer) -> Iterator[str]:
         yield "nested is for independent workers that are alike, so it is left out."
     elif several and not any(row["schedule"] for row in answer.rows):
         yield "Copies within nested groups of workers need no code and are often faster: try --method nested."
+
+
+def _storage(answer: SolveAnswer) -> Iterator[str]:
+    """What no exact scheme beats whose workers store so much, and how much is enough."""
+    shared = [row for row in answer.rows if row["bound_of"] == "storage" and row["lower_bound"]]
+    if not shared:
+        return
+    yield "Work sharing hands out chunks, whole passes over microbatches, to free workers that store them."
+    for row in shared:
+        bound, less = row["lower_bound"] / answer.unit[0], 100 * row["relative_gap"]
+        if row["stored_subsets"] < num_workers(answer.problem):
+            yield (
+                f"With {row['stored_subsets']} subsets stored no exact scheme is faster than {bound:.4g}, "
+                f"{less:.2g} % less than {row['method']}."
+            )
+    if answer.enough is not None:
+        yield (
+            f"{answer.enough} stored subsets are enough: their limit is within 5 % of that of all data. This "
+            "supposes that workers compute on samples that they store, and that no data move in a step."
+        )
 
 
 def _errors(answer: SolveAnswer) -> Iterator[str]:

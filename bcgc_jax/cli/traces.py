@@ -7,10 +7,12 @@ from contextlib import suppress
 from typing import Any
 
 import click
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from bcgc_jax._pytree import replace
-from bcgc_jax.adaptive.plans import WorkPlan
 from bcgc_jax.cli.answers import num_workers
 from bcgc_jax.cli.commands import LAYOUT, FitOptions, Times
 from bcgc_jax.cli.exit import say
@@ -21,10 +23,13 @@ from bcgc_jax.measured.shared_steps import SharedSteps
 from bcgc_jax.measured.traces import ColumnError, Trace, load_trace
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.plan import Plan, partition_plan
+from bcgc_jax.plans.runtime import problem_tasks
 from bcgc_jax.problem import Problem
 from bcgc_jax.solution import Solution
 from bcgc_jax.solvers.placement import place_workers
 
+# Steps that are replayed at a time.
+_STEPS = 64
 _PLACED = "Workers that were slow in the same steps are in different groups (--format json lists them)."
 
 
@@ -178,11 +183,12 @@ def in_its_steps(trace: Trace, problem: Problem, name: str, plan: Plan, promised
         return []
     share, error = (100 * f(uncoded - taken) / uncoded.mean() for f in (np.mean, error_of))
     saved = f"{abs(share):.1f} ± {error:.2g} % {'less' if share > 0 else 'more'} time"
-    advice = "it was made for these, so expect less of later ones."
+    planned = plan.completion is None or plan.completion.bound_of != "storage"
+    advice = "; it was made for these, so expect less of later ones." if planned else "."
     if share < 2 * error:
-        advice = "it is not faster by two standard errors: take uncoded."
+        advice = "; it is not faster by two standard errors: take uncoded."
     return [
-        f"In the trace's own steps {name} takes {saved} than the uncoded scheme; {advice}",
+        f"In the trace's own steps {name} takes {saved} than the uncoded scheme{advice}",
         *later_than_promised(name, promised, taken.mean(), error_of(taken)),
         *([_PLACED] if plan.completion is not None and plan.completion.groups else []),
     ]
@@ -197,9 +203,23 @@ def whole_steps(trace: Trace | None, problem: Problem) -> np.ndarray:
 
 def replay(trace: Trace, problem: Problem, plan: Plan) -> np.ndarray:
     """What a plan takes in each whole step; nothing where there are less than two."""
-    steps, total, workers = whole_steps(trace, problem), float(problem.total), num_workers(problem)
-    made = WorkPlan("replayed", np.full(workers, 1 / workers), plan.with_sizes(plan.sizes / total))
-    return float(problem.scale) * total * made.runtimes(steps) if len(steps) > 1 else np.zeros(0)
+    steps = whole_steps(trace, problem)
+    if len(steps) < 2:
+        return np.zeros(0)
+    workers = num_workers(problem)
+    return np.asarray(runtimes_in(steps, replace(problem, max_workers=workers), plan))
+
+
+@jax.jit
+def runtimes_in(steps: Array, problem: Problem, plan: Plan) -> Array:
+    """In steps of these cycle times, `[S, N]` to `[S]`, some at a time."""
+    load, rule, scale = problem_tasks(problem, plan)
+    nothing = jnp.zeros(problem.max_workers, problem.dtype)
+
+    def taken(times: Array) -> Array:
+        return rule.runtimes(load, bool(problem.overlap), nothing, times)
+
+    return scale * jax.lax.map(taken, jnp.asarray(steps, problem.dtype), batch_size=_STEPS)
 
 
 def error_of(values: np.ndarray) -> float:

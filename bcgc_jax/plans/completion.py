@@ -60,7 +60,8 @@ class Completion(ABC):
       by_level: whether task n is the block at redundancy level n of the paper's scheme.
       interchangeable: whether any worker does as well as another, so that sorted times are enough.
       bound_of: which plans a lower bound of such a plan is for: "levels", all partitions of the levels in
-        question; "groups", all sizes of blocks of these groups; "" if there is none.
+        question; "groups", all sizes of blocks of these groups; "storage", every exact scheme of workers that
+        store as much; "" if there is none.
     """
 
     num_workers: Any

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from bcgc_jax._derivatives import without_derivative
 from bcgc_jax._pytree import Numbers, check_key, check_whole
@@ -79,6 +80,30 @@ def _simulate(
     # Where nobody is ever busy the two are the same number.
     in_chain = mean + jnp.mean(chained - fresh), _mean(jnp.mean(chained, axis=0))[1]
     return RuntimeEstimate(mean, error, *without_derivative(in_chain, (problem, partition)))
+
+
+def simulate_completion(
+    key: Array, problem: Problem, partition: Numbers | Plan, deadline: ArrayLike, num_draws: int
+) -> RuntimeEstimate:
+    r"""P(τ ≤ deadline) as a share of `num_draws` (static) draws, with its standard error, for every plan.
+
+    >>> from bcgc_jax.distributions import Uniform
+    >>> problem = Problem(Uniform(1.0, 2.0), num_workers=2, num_coordinates=1, num_samples=2.0)
+    >>> estimate = simulate_completion(jax.random.key(0), problem, [1.0, 0.0], 1.5, 10_000)
+    >>> bool(abs(estimate.mean - 0.25) < 4 * estimate.standard_error)
+    True
+    """
+    check_key(key)
+    check_whole("num_draws", num_draws, 1)
+    check_partition(problem, partition)
+    return _simulate_completion(key, problem, partition, deadline, num_draws)
+
+
+@functools.partial(jax.jit, static_argnums=4)
+def _simulate_completion(
+    key: Array, problem: Problem, partition: Numbers | Plan, deadline: ArrayLike, num_draws: int
+) -> RuntimeEstimate:
+    return RuntimeEstimate(*_mean(draw_runtimes(key, problem, partition, num_draws) <= deadline))
 
 
 def _mean(draws: Array) -> tuple[Array, Array]:

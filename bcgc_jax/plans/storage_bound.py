@@ -6,22 +6,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 
-def storage_bound(starts: Array, times: Array, max_subsets: int) -> Array:
-    r"""Of one draw, `[N]` each: no exact scheme with `max_subsets` subsets stored has a mean below its.
+def least_alone(num_workers: int, max_subsets: int) -> np.ndarray:
+    """N C(k, D) / C(N, D): subsets that only k workers store, on average over all sets of so many, `[N]`."""
+    of_all = math.comb(num_workers, max_subsets)
+    return np.array([num_workers * math.comb(k, max_subsets) / of_all for k in range(1, num_workers + 1)])
 
-    max_k min{t: Σ_{w among the k slowest} (t - S_w)⁺ / T_w ≥ N C(k, D) / C(N, D)}, with S the start-ups and T
-    the seconds for a subset, forward and backward pass.
+
+def storage_bound(starts: Array | None, times: Array, alone: ArrayLike) -> Array:
+    r"""Of one draw, `[N]` each: no exact scheme with D subsets stored has a mean below that of these.
+
+    max_k min{t: Σ_{w among the k slowest} (t - S_w)⁺ / T_w ≥ N C(k, D) / C(N, D)}, with S the start-ups, None
+    if there are none, and T the seconds for a subset, forward and backward pass; `alone` is `least_alone`.
 
     Data that only k workers store can only be computed by these. However the data are placed, k workers that
     are picked at random store at least N C(k, D) / C(N, D) subsets that nobody else has, on average: with r
     holders of a datum this is C(k, r) / C(N, r), which is convex in r. Workers are exchangeable, so the k
     slowest are as good as k random ones. A mean of maxima is at least the maximum of means.
     """
-    workers = len(times)
-    alone = np.array([math.comb(k + 1, max_subsets) for k in range(workers)], float)
-    alone *= workers / math.comb(workers, max_subsets)
+    workers, alone = len(times), jnp.asarray(alone, times.dtype)
+    if starts is None:
+        return jnp.max(alone / jnp.cumsum(1 / jnp.sort(times, descending=True)))
     slowest_first = jnp.argsort(-times)
     rank = jnp.zeros(workers, int).at[slowest_first].set(np.arange(workers))
     order = jnp.argsort(starts)
@@ -35,5 +42,5 @@ def storage_bound(starts: Array, times: Array, max_subsets: int) -> Array:
         return jnp.min(jnp.where(together > 0, work / jnp.where(together > 0, together, 1), jnp.inf))
 
     # One set after the other: all together would be N² numbers for each draw.
-    ends = jax.lax.map(least_end, (jnp.arange(workers) + 1, alone.astype(times.dtype)))
+    ends = jax.lax.map(least_end, (jnp.arange(workers) + 1, alone))
     return jnp.max(jnp.where(alone > 0, ends, 0))

@@ -1,11 +1,12 @@
 """Solvers: closed forms, stochastic subgradients, baselines, and `solve` over them."""
 
-from bcgc_jax.solvers.baselines import runtime_limit as runtime_limit
 from bcgc_jax.solvers.baselines import straggler_ratio as straggler_ratio
 from bcgc_jax.solvers.compare import Comparison as Comparison
 from bcgc_jax.solvers.compare import compare as compare
 from bcgc_jax.solvers.completion_bound import CompletionBound as CompletionBound
 from bcgc_jax.solvers.completion_bound import completion_bound as completion_bound
+from bcgc_jax.solvers.limit import Limit as Limit
+from bcgc_jax.solvers.limit import runtime_limit as runtime_limit
 from bcgc_jax.solvers.methods import Alternating as Alternating
 from bcgc_jax.solvers.methods import Backup as Backup
 from bcgc_jax.solvers.methods import Cyclic as Cyclic

@@ -101,18 +101,6 @@ class TandonPartial(Method):
         return replace(solution_of_value(problem, found), plan=partial_plan(problem, level, alpha))
 
 
-@pytree_dataclass
-class Limit(Method):
-    """What no scheme beats: see `runtime_limit`."""
-
-    name = "limit"
-    is_partition = False
-
-    def plan(self, problem: Problem, key: Array | None) -> Solution:
-        value = runtime_limit(problem)
-        return solution_of_value(problem, Expectation(value, jnp.zeros_like(value)))
-
-
 @jax.jit
 def single_level_partition(problem: Problem, level: ArrayLike) -> Array:
     """All coordinates at one redundancy `level`: gradient coding of Tandon et al. 2017; 0 is uncoded."""
@@ -276,20 +264,6 @@ def partial_plan(problem: Problem, level: Array, alpha: ArrayLike) -> Plan:
     late, share = jnp.stack([0 * level, level]), jnp.stack([uncoded, 1 - uncoded])
     sizes = jnp.stack([problem.total, problem.total])
     return Plan(sizes, np.arange(2), late + 1, share, AnyOf(problem.num_workers, late))
-
-
-@jax.jit
-def runtime_limit(problem: Problem) -> Array:
-    r"""E[M (L (b + h) + f) / Σ_n 1/T_n]: perfectly divisible work of which every cycle counts.
-
-    No scheme that gives the whole gradient beats it. Of each sample all coordinates must be computed, b L in
-    all, and whoever computes the last of them goes through all layers, f + h L. With start-ups E S_(1) comes
-    before it, which no scheme beats either; with a link no scheme comes near.
-    """
-    work = problem.pass_load * problem.num_samples * problem.cycles
-    value = work * iteration_of(problem).expected_shared_time(problem.dtype)
-    value = value + iteration_of(problem).least_start_up()
-    return jnp.where(problem.valid, value, jnp.nan)
 
 
 @jax.jit

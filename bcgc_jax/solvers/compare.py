@@ -11,11 +11,20 @@ from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution, assess
 from bcgc_jax.solvers.baselines import alpha_of
 from bcgc_jax.solvers.method import Method
-from bcgc_jax.solvers.methods import BASELINES, LIMIT, PROPOSED, Methods, each_method, method_of
+from bcgc_jax.solvers.methods import (
+    BASELINES,
+    LIMIT,
+    PROPOSED,
+    SHARED,
+    Methods,
+    each_method,
+    is_limit,
+    method_of,
+)
 from bcgc_jax.solvers.solve import solve
 
 BARS = 20
-EVERY = (*PROPOSED, *BASELINES, LIMIT)
+EVERY = (*PROPOSED, *SHARED, *BASELINES, LIMIT)
 
 
 class Comparison(dict[str, Solution]):
@@ -41,7 +50,7 @@ class Comparison(dict[str, Solution]):
         for name, solution in self.items():
             value = float(solution.expected_runtime)
             saved = _percent(1 - value / uncoded, ".1f")
-            than = "" if name == LIMIT else _percent(value / baseline - 1, "+.1f")
+            than = "" if is_limit(name) else _percent(value / baseline - 1, "+.1f")
             bound = least if solution.bound_of == "levels" else np.nan
             figures = f"{value:>10.5g} {saved:>9} {than:>11} {_percent(value / bound - 1, '.3g'):>12}"
             status = Status(int(solution.status)).name.lower()

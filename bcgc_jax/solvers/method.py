@@ -29,7 +29,8 @@ class Method:
     they begin with. `refuses`: numbers of a problem that it has no use for, and what to do `instead`.
     `baseline`: whether it counts as a scheme known before the paper; `is_partition`: whether it plans a
     partition; `fixed_workers`: whether it needs to know N before tracing; `draws`: whether its search draws;
-    `lacks_deadline`: whether it is to be given one, in a sweep that of each cell.
+    `lacks_deadline`: whether it is to be given one, in a sweep that of each cell; `seed`: of a method that is
+    judged by draws and can be so without a key from outside.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Method:
     fixed_workers: ClassVar[bool] = False
     draws: ClassVar[bool] = False
     lacks_deadline: bool = False
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         for name, value, condition in self._numbers():

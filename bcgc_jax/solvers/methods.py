@@ -4,27 +4,31 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 from bcgc_jax.problem import Problem
-from bcgc_jax.solvers.baselines import RULES, Ferdinand, Limit, Tandon, TandonPartial
+from bcgc_jax.solvers.baselines import RULES, Ferdinand, Tandon, TandonPartial
 from bcgc_jax.solvers.deadline import Deadline
+from bcgc_jax.solvers.limit import Limit
 from bcgc_jax.solvers.method import Method, Numbered
 from bcgc_jax.solvers.nested import Nested
 from bcgc_jax.solvers.optimum import Optimal
-from bcgc_jax.solvers.schedules import Alternating, Backup, Cyclic, MultiMessage, Sharing
+from bcgc_jax.solvers.schedules import Alternating, Backup, Cyclic, MultiMessage
+from bcgc_jax.solvers.sharing import Sharing
 from bcgc_jax.solvers.subgradient import Subgradient
 
 Methods = str | Method | Sequence[str | Method]
 
 PROPOSED = ("optimal", "subgradient", "time", "frequency")
 BASELINES = ("uncoded", "single_block", "tandon_partial", "ferdinand_full", "ferdinand_half")
-LIMIT = Limit.name
-_SEARCHED = (Optimal(), Subgradient(), Deadline(), Nested(), TandonPartial(), MultiMessage(), Limit())
+# Workers that store two subsets, or all data.
+SHARED = ("sharing:2", "sharing:all")
+LIMIT = Limit.word
+_SEARCHED = (Optimal(), Subgradient(), Deadline(), Nested(), TandonPartial(), MultiMessage())
 _NAMED: dict[str, Method] = {method.name: method for method in (*_SEARCHED, *RULES)}
-_NUMBERED: dict[str, type[Numbered]] = {
+_NUMBERED: dict[str, type[Numbered | Sharing | Limit]] = {
     kind.word: kind
-    for kind in (Tandon, Ferdinand, Cyclic, Alternating, Backup, Sharing, MultiMessage, Nested)
+    for kind in (Tandon, Ferdinand, Cyclic, Alternating, Backup, Sharing, MultiMessage, Nested, Limit)
 }
 NAMES = frozenset([*_NAMED, *_NUMBERED])
-_SHOWN = (*PROPOSED, "deadline", "nested", *BASELINES, LIMIT)
+_SHOWN = (*PROPOSED, "deadline", "nested", "sharing", *BASELINES, LIMIT)
 METHODS = ", ".join([*_SHOWN, *(f"{name}:NUMBER" for name in _NUMBERED)])
 
 
@@ -53,3 +57,8 @@ def method_of(method: str | Method, *, problem: Problem | None = None) -> Method
 def each_method(methods: Methods) -> Iterable[str | Method]:
     """One method, or what is none and `method_of` refuses, as a row of one."""
     return (methods,) if isinstance(methods, str) or not isinstance(methods, Iterable) else methods
+
+
+def is_limit(method: str) -> bool:
+    """Whether a name is no scheme, but what no scheme beats."""
+    return method.partition(":")[0] == LIMIT

@@ -22,7 +22,6 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import concrete, is_traced, pytree_dataclass, replace, static_field
-from bcgc_jax.exact.bisection import bisect
 from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.circle import schedule_runtime
 from bcgc_jax.plans.completion import AnyOf
@@ -43,7 +42,7 @@ from bcgc_jax.plans.schedules import (
 )
 from bcgc_jax.problem import Problem
 from bcgc_jax.solution import Solution, solution_of_value
-from bcgc_jax.solvers.method import NUM_DRAWS, SETUP, Numbered
+from bcgc_jax.solvers.method import NUM_DRAWS, Numbered
 
 
 class Scheduled(Numbered):
@@ -176,35 +175,6 @@ class Backup(Numbered):
         return replace(solution_of_value(problem, found), plan=plan)
 
 
-@pytree_dataclass
-class Sharing(Scheduled):
-    """The master hands chunks, `chunks` a worker, to whoever is free, and at the end second copies.
-
-    Each is asked for in `round_trip`, in the unit of runtimes. Every worker can read all data.
-    """
-
-    chunks: int = static_field()
-    round_trip: ArrayLike = 0.0
-
-    conditions = (("round_trip", ">= 0"),)
-    counts = (("chunks", 1),)
-    word, what = "sharing", "a number of chunks a worker"
-    refuses = ("send_time", *SETUP)
-
-    @classmethod
-    def highest(cls, problem: Problem) -> int | None:
-        return None
-
-    def plan(self, problem: Problem, key: Array | None) -> Solution:
-        assert key is not None
-        found = _share_out(problem, self, jax.random.split(key)[1])
-        workers, one = jnp.asarray(problem.num_workers), jnp.ones((), problem.dtype)
-        needs = Requirements(workers, one, jnp.asarray(self.chunks), jnp.asarray(True))
-        task = np.zeros(0, int)
-        plan = Plan(problem.total[None], task, task, task.astype(problem.dtype), None, needs)
-        return replace(solution_of_value(problem, found, drawn=True), plan=plan)
-
-
 @jax.jit
 def _evaluate(problem: Problem, schedule: Plan, key: Array | None) -> tuple[Expectation, Requirements]:
     """Expected runtime, by draws with a key, and what the schedule needs; NaN where workers are too few."""
@@ -332,59 +302,3 @@ def search_sizes(key: Array, problem: Problem, start: Plan, steps: int, draws: i
 
     _, _, total = jax.lax.fori_loop(0, steps, step, (begin, optimiser.init(begin), 0 * begin))
     return total / jnp.sum(total) * problem.total
-
-
-@jax.jit
-def _share_out(problem: Problem, method: Sharing, key: Array) -> Expectation:
-    chunk, workers = problem.total / method.chunks, jnp.asarray(problem.num_workers)
-    trip = jnp.asarray(method.round_trip, problem.dtype) / problem.scale
-
-    def shared(starts: Array, times: Array) -> Array:
-        return jax.vmap(lambda s, t: share_out(s, t * chunk + trip, workers, method.chunks))(starts, times)
-
-    # A worker's last answer needs no further question.
-    tau = problem.scale * over_draws(key, problem, shared, NUM_DRAWS // 8, problem.max_workers)
-    return Expectation(jnp.mean(tau), jnp.std(tau) / tau.size**0.5)
-
-
-def share_out(starts: Array, seconds: Array, num_workers: Array, chunks: int) -> Array:
-    """When all chunks are done that are handed to whoever is free: N · `chunks`, then a second copy of each.
-
-    `starts` and the `seconds` of a chunk, `[N]`; who asks first gets the next one. Of those that are not done
-    when all have been handed out, the oldest gets the first copy.
-    """
-    place = np.arange(starts.size)
-    exists = place < num_workers
-    count = num_workers * chunks
-
-    def asked(t: Array) -> Array:
-        """How often each worker has asked by t."""
-        return jnp.where(exists & (starts <= t), jnp.floor((t - starts) / seconds) + 1, 0)
-
-    high = jnp.max(jnp.where(exists, starts + chunks * seconds, 0))
-    _, last = bisect(lambda t: jnp.sum(asked(t)) >= count, jnp.zeros_like(high), high)
-    had = asked(last)
-    # Of those that ask in the same moment the first ones get the rest.
-    surplus = jnp.sum(had) - count
-    at_last = (had > 0) & (starts + (had - 1) * seconds >= last * (1 - 1e-9))
-    behind = jnp.cumsum(at_last[::-1])[::-1]
-    had = had - (at_last & (behind <= surplus))
-    begun = starts + (had - 1) * seconds
-    busy = exists & (had > 0)
-    done = jnp.where(busy, begun + seconds, -jnp.inf)  # of the chunk that each has
-    free = jnp.where(exists, jnp.where(busy, done, starts), jnp.inf)
-
-    def copy(_: int, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        done, free, copied = carry
-        who = jnp.argmin(free)
-        now = free[who]
-        left = busy & ~copied & (done > now)
-        which = jnp.argmin(jnp.where(left, begun, jnp.inf))
-        again = now + seconds[who]
-        some = jnp.any(left)
-        done = done.at[which].set(jnp.where(some, jnp.minimum(done[which], again), done[which]))
-        free = free.at[who].set(jnp.where(some, again, jnp.inf))
-        return done, free, copied.at[which].set(copied[which] | some)
-
-    done, _, _ = jax.lax.fori_loop(0, 2 * starts.size, copy, (done, free, jnp.zeros(starts.size, bool)))
-    return jnp.max(done)

@@ -29,8 +29,10 @@ def solve(
       method: an object with options, or the short name of its defaults: "optimal" (`Optimal`), "subgradient"
         (`Subgradient`), "time" (x^(t)), "frequency" (x^(f)); "nested" (`Nested`); `Deadline(t)`; baselines
         such as "uncoded", "single_block" (the best single level), "tandon:3" (`Tandon`), "tandon_partial",
-        "ferdinand_full", "cyclic:3" (`Cyclic`); "limit", which no scheme beats; or a `Scheme` of one's own.
-      key: randomness of methods that draw, and of all methods for `Heterogeneous` workers.
+        "ferdinand_full", "cyclic:3" (`Cyclic`); "sharing:2" (`Sharing`); "limit" and "limit:2" (`Limit`),
+        which no scheme beats; or a `Scheme` of one's own.
+      key: randomness of methods that draw, and of all methods for `Heterogeneous` workers. Methods with a
+        `seed`, such as `Sharing`, have a key of their own.
       num_draws: S, of the sample that `Heterogeneous` workers are planned for, from 2 on; 16 S fresh draws
         judge the plan.
 
@@ -59,6 +61,8 @@ def solve(
     check_whole("num_draws", num_draws, 2)
     if key is not None:
         check_key(key)
+    elif method.seed is not None:
+        key = jax.random.key(method.seed)
     iteration, drawn = iteration_of(problem), method.is_drawn(problem)
     if key is None and (drawn or method.draws or not iteration.exact):
         raise ValueError(f'method="{method.name}" here draws cycle times: pass key=jax.random.key(seed)')

@@ -202,15 +202,15 @@ def test_a_file_of_unit_costs_is_refused_by_what_is_wrong(refusal, tmp_path):
 
 @pytest.mark.parametrize("name", ["solve", pytest.param("sweep", marks=pytest.mark.slow)])
 def test_a_round_trip_is_paid_for_each_chunk_and_rows_say_what_they_need(answer, name):
-    """Workers of one speed, in turn: each chunk takes a cycle, and a question before it."""
+    """Workers of one speed: each does the three chunks of its subset, of 2 cycles, and asks before each."""
     args = ["--workers", "3", "--coordinates", "6", "--cycle-time", "deterministic:value=1"]
-    found = answer(name, *args, *of("sharing:2", "uncoded"), "--round-trip", "0.5")
+    found = answer(name, *args, *of("sharing:2:1", "uncoded"), "--round-trip", "0.5")
     rows = {row["method"]: row for row in (found["solutions"] if name == "solve" else found)}
-    sharing, uncoded = rows["sharing:2"], rows["uncoded"]
-    assert sharing["expected_runtime"] == pytest.approx(2 * (1 + 0.5), rel=1e-6)
+    sharing, uncoded = rows["sharing:2:1"], rows["uncoded"]
+    assert sharing["expected_runtime"] == pytest.approx(2 + 3 * 0.5, rel=1e-6)
     assert uncoded["expected_runtime"] == pytest.approx(2, rel=1e-6)
     needs = ("stored_subsets", "sent", "round_trips", "exact_gradient")
-    assert [sharing[name] for name in needs] == [3, pytest.approx(1), 2, True]
+    assert [sharing[name] for name in needs] == [2, 1, 3, True]
     assert [uncoded[name] for name in needs] == [1, 1, 0, True]
 
 

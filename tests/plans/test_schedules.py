@@ -11,7 +11,7 @@ import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
 from bcgc_jax.plans import circle, schedules
 from bcgc_jax.plans.runtime import draw_runtimes
-from bcgc_jax.solvers.schedules import _starts, search_sizes, share_out
+from bcgc_jax.solvers.schedules import _starts, search_sizes
 from tests.oracles.schedules import simulated
 from tests.problems import known, padded, slow
 
@@ -77,40 +77,6 @@ def test_backup_workers_are_an_order_statistic():
     assert not bool(known(solution.needs).exact_gradient)
     time = float(bcgc.plans.expected_order_statistics(PAPER, 9)[2])
     assert float(solution.expected_runtime) == pytest.approx(3e4 + time * 520, rel=1e-9)
-
-
-def _shared(starts, seconds, chunks):
-    """Event by event: who is free takes the next chunk, then a second copy of the oldest that is not done."""
-    count = len(starts) * chunks
-    done, begun, copied, given = np.full(count, np.inf), np.full(count, np.inf), set(), 0
-    free = starts.copy()
-    while True:
-        w = int(np.argmin(free))
-        now = free[w]
-        if now >= done.max():
-            return done.max()
-        if given < count:
-            task, given = given, given + 1
-            begun[task] = now
-        else:
-            left = [i for i in range(count) if done[i] > now and i not in copied]
-            if not left:
-                free[w] = np.inf
-                continue
-            task = min(left, key=lambda i: begun[i])
-            copied.add(task)
-        done[task] = min(done[task], now + seconds[w])
-        free[w] = now + seconds[w]
-
-
-@pytest.mark.parametrize("chunks", [1, 3])
-def test_work_is_shared_as_event_by_event(chunks):
-    rng = np.random.default_rng(chunks)
-    found = jax.jit(lambda s, t: share_out(s, t, jnp.asarray(5), chunks))
-    for _ in range(60):
-        starts, seconds = rng.exponential(size=5), rng.exponential(size=5) + 0.1
-        padded = jnp.append(jnp.asarray(starts), 0.0), jnp.append(jnp.asarray(seconds), 0.01)
-        assert float(found(*padded)) == pytest.approx(_shared(starts, seconds, chunks), rel=1e-9)
 
 
 def test_searches_begin_with_blocks_on_as_many_subsets_as_the_block_before_or_more():

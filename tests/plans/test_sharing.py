@@ -13,7 +13,7 @@ from scipy.optimize import linprog
 from bcgc_jax.plans.desk import UNITS, chunk_sizes, desk_of
 from bcgc_jax.plans.shared_step import all_data_runtime, shared_runtime
 from bcgc_jax.plans.storage import spread
-from bcgc_jax.plans.storage_bound import storage_bound
+from bcgc_jax.plans.storage_bound import least_alone, storage_bound
 from tests.oracles.sharing import shared
 from tests.problems import slow
 
@@ -30,7 +30,10 @@ def _program(workers, stored, chunks, equal):
     return jax.jit(jax.vmap(functools.partial(shared_runtime, desk), (0, 0, None)))
 
 
-_bounds = jax.jit(jax.vmap(storage_bound, (0, 0, None)), static_argnums=2)
+@functools.partial(jax.jit, static_argnums=2)
+def _bounds(starts, times, stored):
+    alone = jnp.asarray(least_alone(times.shape[1], stored))
+    return jax.vmap(storage_bound, (0, 0, None))(starts, times, alone)
 
 
 def test_eight_published_steps():
@@ -144,5 +147,5 @@ def test_the_bound_counts_start_ups():
     starts, times = jnp.array([0.0, 3.0, 1.0]), jnp.array([1.0, 2.0, 4.0])
     # Two subsets each: k = 2 has 1 subset, k = 3 all 3. {1, 2}: (t - 1) / 4 + (t - 3)⁺ / 2 = 1 at t = 11 / 3.
     # All: t + (t - 1) / 4 + (t - 3)⁺ / 2 = 3 at t = 2.6.
-    assert float(storage_bound(starts, times, 2)) == pytest.approx(11 / 3)
-    assert float(storage_bound(starts, times, 3)) == pytest.approx(2.6)
+    assert float(storage_bound(starts, times, least_alone(3, 2))) == pytest.approx(11 / 3)
+    assert float(storage_bound(starts, times, least_alone(3, 3))) == pytest.approx(2.6)

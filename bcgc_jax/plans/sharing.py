@@ -1,0 +1,83 @@
+"""`WorkSharing`: the rule of completion where chunks are handed out to free workers that store them."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from bcgc_jax._pytree import pytree_dataclass, static_field
+from bcgc_jax.plans.completion import Completion, Exact, in_order
+from bcgc_jax.plans.desk import UNITS, chunk_sizes, desk_of
+from bcgc_jax.plans.shared_step import all_data_runtime, shared_runtime
+from bcgc_jax.plans.storage import Storage, spread
+from bcgc_jax.plans.worker import Cost, Load, Tasks
+
+
+@pytree_dataclass
+class WorkSharing(Completion):
+    """A chunk is there with the worker that it was handed to; the step ends with the last chunk.
+
+    Its plan has one block, all coordinates: each chunk is a whole forward and backward pass.
+
+    Attributes:
+      max_subsets: D, what a worker stores, in subsets.
+      chunks: C of a subset, each as large as the others, or with `equal_chunks` False the last one cut again.
+      round_trip: before each chunk, in the unit of `Worker`.
+    """
+
+    num_workers: int = static_field()
+    max_subsets: int = static_field()
+    chunks: int = static_field()
+    equal_chunks: bool = static_field(default=False)
+    round_trip: ArrayLike = 0.0
+
+    bound_of = "storage"
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Of a subset's chunks, `UNITS` for 1 / C of a subset."""
+        return chunk_sizes(self.chunks, self.equal_chunks)
+
+    @property
+    def stored(self) -> Storage:
+        """Who stores which chunk."""
+        return spread(self.num_workers, self.max_subsets, len(self.sizes))
+
+    def load(self, sizes: Array, tasks: Tasks, cost: Cost) -> Load:
+        """Of a whole subset."""
+        return in_order(sizes, tasks, cost)
+
+    def blocks(self, finish: Any, block: np.ndarray) -> Any:
+        raise ValueError("who does which chunk is decided within the step: take simulate_runtime")
+
+    def runtimes(self, load: Load, overlap: bool, starts: Array, times: Array) -> Array:
+        """Every worker sends its sum after its last chunk. Workers from their number on do not count."""
+        workers = self.num_workers
+        step = functools.partial(all_data_runtime, self.sizes)
+        if self.max_subsets < workers:
+            step = functools.partial(shared_runtime, desk_of(self.stored, self.sizes))
+        for _ in range(times.ndim - 1):
+            step = jax.vmap(step, (0, 0, None))
+        unit = load.work[-1] / (UNITS * self.chunks)
+        end = step(starts[..., :workers], times[..., :workers] * unit, jnp.asarray(self.round_trip))
+        return end if load.sent is None else end + load.sent[-1]
+
+    def exactly(self, num_blocks: int) -> Exact:
+        raise ValueError("work sharing has no exact runtime: take simulate_runtime")
+
+    def storage(self, data: np.ndarray, num_workers: int) -> Storage:
+        return self.stored
+
+    def least_workers(self, data: np.ndarray) -> int:
+        return self.num_workers
+
+    def fits(self, size: Array, data: Array, num_workers: Array) -> Array | bool:
+        return jnp.all(num_workers == self.num_workers)
+
+    def width(self, load: Load, overlap: bool) -> int:
+        """Of each chunk that is open, and of the holders of those that one worker stores."""
+        return len(self.sizes) * (1 + self.max_subsets**2 // self.num_workers)

@@ -1,0 +1,159 @@
+r"""What no scheme beats: perfectly divisible work, and the storage bound of workers that store little.
+
+`limit` is E[κ N / Σ_n 1/T_n], of workers that store all data, with κ the cycles of a pass over a subset.
+`limit:D` is the mean of `plans.storage_bound` over draws, of workers that store D subsets each on average.
+"""
+
+import functools
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from bcgc_jax._pytree import check_whole, concrete, pytree_dataclass, replace, static_field
+from bcgc_jax.exact.quadrature import Expectation
+from bcgc_jax.plans.iterations import iteration_of
+from bcgc_jax.plans.schedules import over_draws
+from bcgc_jax.plans.storage_bound import least_alone, storage_bound
+from bcgc_jax.problem import Problem
+from bcgc_jax.solution import Solution, solution_of_value
+from bcgc_jax.solvers.method import Method
+
+# Draws of the bound. Of more than so many workers fewer: each takes longer and says more.
+_DRAWS, _WORKERS, _FEWEST = 2**16, 2**5, 2**8
+
+
+@pytree_dataclass
+class Limit(Method):
+    """What no scheme beats whose workers store `max_subsets` subsets each; all by default, which is exact.
+
+    Of fewer it is a mean of draws, of `seed` where `solve` is given no key, and for exact schemes only: see
+    `storage_bound` and `runtime_limit`.
+    """
+
+    max_subsets: int | None = static_field(default=None)
+    seed: int = static_field(default=0)
+
+    word: ClassVar[str] = "limit"
+    is_partition = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_subsets is not None:
+            check_whole("max_subsets", self.max_subsets, 1)
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return "limit" if self.max_subsets is None else f"limit:{self.max_subsets}"
+
+    @classmethod
+    def read(cls, method: str, problem: Problem | None) -> Method:
+        """Of its name."""
+        number = method.removeprefix("limit:")
+        if method == "limit":
+            return cls()
+        if number.isdecimal() and int(number) > 0:
+            return cls(int(number))
+        raise ValueError(
+            f'method "{method}": "limit" takes how many subsets a worker stores, as in "limit:2"'
+        )
+
+    @property
+    def fixed_workers(self) -> bool:  # type: ignore[override]
+        return self.max_subsets is not None
+
+    def check(self, problem: Problem) -> None:
+        super().check(problem)
+        if self.max_subsets is not None:
+            check_stored(self.name, self.max_subsets, problem)
+
+    def is_drawn(self, problem: Problem) -> bool:
+        return self.max_subsets is not None
+
+    def plan(self, problem: Problem, key: Array | None) -> Solution:
+        if self.max_subsets is None:
+            value = runtime_limit(problem)
+            return solution_of_value(problem, Expectation(value, jnp.zeros_like(value)))
+        assert key is not None
+        problem = replace(problem, max_workers=int(concrete(problem.num_workers)))  # type: ignore[arg-type]
+        return solution_of_value(problem, bound_by_draws(key, problem, self.max_subsets), drawn=True)
+
+
+def check_stored(method: str, max_subsets: int | None, problem: Problem) -> None:
+    """ValueError for a number of workers that is traced, or less than the subsets that each is to store."""
+    workers = concrete(problem.num_workers)
+    if workers is None:
+        raise ValueError(f'method="{method}" needs to know the number of workers, and it is traced')
+    if max_subsets is not None and max_subsets > workers.min():
+        raise ValueError(
+            f'method="{method}": {workers.min()} workers have {workers.min()} subsets to store, not '
+            f"{max_subsets}"
+        )
+
+
+@jax.jit
+def runtime_limit(problem: Problem) -> Array:
+    r"""E[M (L (b + h) + f) / Σ_n 1/T_n]: perfectly divisible work of which every cycle counts.
+
+    No scheme that gives the whole gradient beats it. Of each sample all coordinates must be computed, b L in
+    all, and whoever computes the last of them goes through all layers, f + h L. With start-ups E S_(1) comes
+    before it, which no scheme beats either; with a link no scheme comes near.
+    """
+    work = problem.pass_load * problem.num_samples * problem.cycles
+    value = work * iteration_of(problem).expected_shared_time(problem.dtype)
+    value = value + iteration_of(problem).least_start_up()
+    return jnp.where(problem.valid, value, jnp.nan)
+
+
+def alone_in(problem: Problem, max_subsets: int) -> np.ndarray:
+    """Of `storage_bound`, `[N]`, of a problem with as many workers as `max_workers`.
+
+    Of workers that are not alike it is that of all data. That of less holds where any set of workers is as
+    likely to be slow as another.
+    """
+    workers = problem.max_workers
+    return least_alone(workers, max_subsets if iteration_of(problem).exact else workers)
+
+
+def bounds(problem: Problem, alone: Array, starts: Array, times: Array) -> Array:
+    """The storage bound of draws, in the unit of `Worker`, of start-ups and cycle times, `[K, N]` each."""
+    whole = times * problem.pass_load.astype(times.dtype)
+    if problem.plain:
+        return jax.vmap(lambda each: storage_bound(None, each, alone))(whole)
+    return jax.vmap(lambda start, each: storage_bound(start, each, alone))(starts, whole)
+
+
+def bound_by_draws(key: Array, problem: Problem, max_subsets: int) -> Expectation:
+    """The mean of the storage bound, in the unit of runtimes, and its standard error."""
+    return _bound_by_draws(key, problem, jnp.asarray(alone_in(problem, max_subsets), problem.dtype))
+
+
+@jax.jit
+def _bound_by_draws(key: Array, problem: Problem, alone: Array) -> Expectation:
+    """One program for all numbers of stored subsets."""
+    draws = number_of_draws(_DRAWS, problem)
+    width = 1 if problem.plain else problem.max_workers
+    found = problem.scale * over_draws(key, problem, functools.partial(bounds, problem, alone), draws, width)
+    return Expectation(jnp.mean(found), jnp.std(found) / draws**0.5)
+
+
+def enough_subsets(problem: Problem, within: float = 0.05) -> int:
+    """The fewest subsets for each worker to store whose limit is `within` that of all data, by few draws."""
+    problem = replace(problem, max_workers=int(concrete(problem.num_workers)))  # type: ignore[arg-type]
+    key, workers = jax.random.key(0), problem.max_workers
+    most = (1 + within) * float(bound_by_draws(key, problem, workers).value)
+    low, high = 1, workers
+    while low < high:
+        middle = (low + high) // 2
+        if float(bound_by_draws(key, problem, middle).value) <= most:
+            high = middle
+        else:
+            low = middle + 1
+    return high
+
+
+def number_of_draws(draws: int, problem: Problem) -> int:
+    """Of many workers fewer: each takes longer and says more."""
+    return max(int(draws * min(1, _WORKERS / problem.max_workers) ** 2), _FEWEST)

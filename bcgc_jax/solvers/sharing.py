@@ -1,0 +1,170 @@
+r"""`Sharing`: a step's chunks are handed out to free workers that store a little more than their own data.
+
+Its runtime is a mean of draws: no formula is known. The storage bound of the same draws is a control variate:
+its own mean is known better, from many more draws, which cost little. That mean, less two standard errors, is
+the lower bound: no exact scheme of any kind whose workers store as much has a shorter expected runtime. What
+this assumes stands in `bcgc_jax.plans.storage_bound`.
+"""
+
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from bcgc_jax._pytree import check_whole, concrete, is_traced, pytree_dataclass, replace, static_field
+from bcgc_jax.exact.quadrature import Expectation
+from bcgc_jax.plans.plan import Plan, Requirements
+from bcgc_jax.plans.runtime import draw_runtimes, problem_tasks
+from bcgc_jax.plans.schedules import over_draws
+from bcgc_jax.plans.sharing import WorkSharing
+from bcgc_jax.problem import Problem
+from bcgc_jax.solution import Solution, solution_of_value
+from bcgc_jax.solvers.limit import alone_in, bound_by_draws, bounds, check_stored, number_of_draws
+from bcgc_jax.solvers.method import Method
+
+_CHUNKS, _SUBSETS = 8, 2
+# Where the number of chunks is chosen: the most, the draws of each, and how much faster more have to be.
+_MOST_CHUNKS, _FEW, _CLEARLY = 64, 2**8, 0.99
+# Of the runtime; of many workers fewer, see `number_of_draws`.
+_DRAWS = 2**12
+
+
+@pytree_dataclass
+class Sharing(Method):
+    """Work sharing: chunks (microbatches) are handed out to workers that store them, neediest first.
+
+    τ = the time at which every worker has ended its last chunk; see `bcgc_jax.plans.shared_step`.
+
+    Args:
+      max_subsets: D, how much each worker stores, in subsets: its own, and chunks of others; None: all data.
+      chunks: C, of each subset; None: a power of two up to 64, within about 1 % of the fastest.
+      equal_chunks: whether all chunks are of one size. By default the last one of a subset is cut again, in
+        1/2, 1/4, 1/4: small chunks level out the end of a step.
+      round_trip: the time of a question and its answer, before each chunk, in the unit of runtimes.
+      seed: of the draws, where `solve` is given no key.
+
+    `Solution.lower_bound` is for every exact scheme with as much storage (`bound_of` is "storage"): the mean
+    of the storage bound less two standard errors. Where workers are not alike it is that of all data.
+
+    Raises ValueError for a number of workers that is traced, and for more subsets than workers.
+
+    >>> from bcgc_jax import ShiftedExponential, solve
+    >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=6, num_coordinates=2_000)
+    >>> shared, uncoded = solve(problem, Sharing(2)), solve(problem, "uncoded")
+    >>> bool(shared.expected_runtime < 0.5 * uncoded.expected_runtime)
+    True
+    """
+
+    max_subsets: int | None = static_field(default=_SUBSETS)
+    chunks: int | None = static_field(default=_CHUNKS)
+    equal_chunks: bool = static_field(default=False)
+    round_trip: ArrayLike = 0.0
+    seed: int = static_field(default=0)
+
+    word: ClassVar[str] = "sharing"
+    conditions = (("round_trip", ">= 0"),)
+    is_partition = False
+    fixed_workers = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("max_subsets", "chunks"):
+            if getattr(self, name) is not None:
+                check_whole(name, getattr(self, name), 1)
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        stored = "all" if self.max_subsets is None else str(self.max_subsets)
+        chunks = {_CHUNKS: "", None: ":best"}.get(self.chunks, f":{self.chunks}")
+        return f"{self.word}:{stored}{chunks}"
+
+    @classmethod
+    def read(cls, method: str, problem: Problem | None) -> Method:
+        """Of its name: "sharing", "sharing:3", "sharing:all", "sharing:2:16", "sharing:2:best"."""
+        numbers = method.split(":")[1:]
+        words = {0: "all", 1: "best"}
+        if len(numbers) <= len(words) and all(
+            text == words[place] or (text.isdecimal() and int(text) > 0) for place, text in enumerate(numbers)
+        ):
+            known = [None if text == words[place] else int(text) for place, text in enumerate(numbers)]
+            return replace(cls(), **dict(zip(("max_subsets", "chunks"), known, strict=False)))
+        raise ValueError(
+            f'method "{method}": "sharing" takes the number of subsets that a worker stores, or "all", and '
+            'that of chunks in a subset, or "best", as in "sharing:2" and "sharing:2:16"'
+        )
+
+    def check(self, problem: Problem) -> None:
+        super().check(problem)
+        try:
+            check_stored(self.name, self.max_subsets, problem)
+        except ValueError as error:
+            hint = f'; the number of chunks comes second, as in "{self.word}:2:{self.max_subsets}"'
+            raise ValueError(f"{error}{hint if self.max_subsets is not None else ''}") from None
+
+    def is_drawn(self, problem: Problem) -> bool:
+        return True
+
+    def plan(self, problem: Problem, key: Array | None) -> Solution:
+        assert key is not None
+        workers = int(concrete(problem.num_workers))  # type: ignore[arg-type]
+        problem = replace(problem, max_workers=workers)  # draws of workers that are none take as long
+        chunks = self.chunks or self._best_chunks(problem, key)
+        return _judged(problem, _plan(problem, replace(self, chunks=chunks)), key)
+
+    def _best_chunks(self, problem: Problem, key: Array) -> int:
+        """By the same draws for all: twice as many as long as that is clearly faster."""
+        if is_traced((problem, self.round_trip)):
+            raise ValueError(f'method="{self.name}" cannot choose the number of chunks from what is traced')
+        chunks, least = 1, np.inf
+        while chunks <= _MOST_CHUNKS:
+            plan = _plan(problem, replace(self, chunks=chunks))
+            mean = float(_mean_of_few(key, problem, plan))
+            if not mean < _CLEARLY * least:
+                break
+            chunks, least = 2 * chunks, mean
+        return chunks // 2
+
+
+@jax.jit
+def _mean_of_few(key: Array, problem: Problem, plan: Plan) -> Array:
+    return jnp.mean(draw_runtimes(key, problem, plan, number_of_draws(_FEW, problem)))
+
+
+def _plan(problem: Problem, method: Sharing) -> Plan:
+    """One block, of which each worker does chunks."""
+    assert method.chunks is not None
+    workers = problem.max_workers
+    trip = jnp.asarray(method.round_trip, problem.dtype) / problem.scale
+    stored = min(method.max_subsets or workers, workers)
+    rule = WorkSharing(workers, stored, method.chunks, method.equal_chunks, trip)
+    one = np.ones(1, int)
+    whole = jnp.asarray(1), jnp.ones((), problem.dtype)
+    needs = Requirements(jnp.asarray(stored), whole[1], jnp.asarray(len(rule.sizes)), jnp.asarray(True))
+    return Plan(problem.total[None], 0 * one, one, one.astype(problem.dtype), rule, needs)
+
+
+@jax.jit
+def _judged(problem: Problem, plan: Plan, key: Array) -> Solution:
+    """By draws, with the storage bound as a control variate."""
+    load, rule, scale = problem_tasks(problem, plan)
+    assert isinstance(rule, WorkSharing)
+    one, other = jax.random.split(key)
+    alone, draws = jnp.asarray(alone_in(problem, rule.max_subsets)), number_of_draws(_DRAWS, problem)
+
+    def both(starts: Array, times: Array) -> tuple[Array, Array]:
+        end = rule.runtimes(load, bool(problem.overlap), starts, times)
+        return end, bounds(problem, alone, starts, times)
+
+    width = max(rule.width(load, bool(problem.overlap)), problem.max_workers)
+    tau, beside = (scale * a for a in over_draws(one, problem, both, draws, width))
+    known = bound_by_draws(other, problem, rule.max_subsets)
+    off = beside - jnp.mean(beside)
+    share = jnp.mean(off * tau) / jnp.maximum(jnp.mean(off**2), jnp.finfo(tau.dtype).tiny)
+    mean = jnp.mean(tau) + share * (known.value - jnp.mean(beside))
+    error = jnp.hypot(jnp.std(tau - share * beside) / draws**0.5, share * known.error)
+    lower = jnp.clip(known.value - 2 * known.error, 0, mean)
+    solution = solution_of_value(problem, Expectation(mean, error), drawn=True)
+    return replace(solution, lower_bound=lower, plan=plan)

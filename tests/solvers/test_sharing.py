@@ -1,0 +1,168 @@
+"""Work sharing as a method: its mean against steps in plain Python, its bound against NumPy, names."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bcgc_jax as bcgc
+from bcgc_jax._pytree import replace
+from bcgc_jax.plans.desk import UNITS
+from bcgc_jax.plans.simulation import simulate_completion
+from bcgc_jax.solvers.limit import Limit, bound_by_draws, enough_subsets, runtime_limit
+from tests.oracles.sharing import shared
+from tests.problems import known
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+PROBLEM = bcgc.Problem(
+    bcgc.ShiftedExponential(1e-3, 50.0), 5, 20, 5, 2, setup_cycles=6.0, start_up=bcgc.Exponential(1e-4)
+)
+METHOD = bcgc.Sharing(2, 3, round_trip=500.0)
+# A pass of a subset: M / N = 1 sample, 20 coordinates of 2 cycles, and 6 before.
+PASS = 46.0
+
+
+@pytest.fixture(scope="module")
+def solution():
+    with jax.enable_x64(True):
+        return bcgc.solve(replace(PROBLEM, send_time=10.0), METHOD)
+
+
+def _drawn(count):
+    rng = np.random.default_rng(1)
+    return rng.exponential(1e4, (count, 5)), PASS * (50 + rng.exponential(1e3, (count, 5)))
+
+
+def test_the_mean_is_that_of_steps_chunk_by_chunk(solution):
+    """Passes, start-ups, a question before each chunk, and a vector that is sent at the end."""
+    rule = known(solution.plan).completion
+    starts, times = _drawn(2000)
+    each = [
+        shared(rule.stored.holders, rule.sizes, s, t / (3 * UNITS), 500.0)
+        for s, t in zip(starts, times, strict=True)
+    ]
+    mean, error = np.mean(each) + 200, np.std(each) / 2000**0.5
+    assert abs(float(solution.expected_runtime) - mean) < 4 * np.hypot(error, float(solution.runtime_error))
+    assert float(solution.runtime_error) < 0.01 * mean
+    in_time = simulate_completion(
+        jax.random.key(3), replace(PROBLEM, send_time=10.0), solution.plan, mean, 4000
+    )
+    share = np.mean(np.array(each) + 200 <= mean)
+    assert abs(float(in_time.mean) - share) < 4 * np.hypot(float(in_time.standard_error), 0.5 / 2000**0.5)
+
+
+def test_the_bound_is_that_of_every_set_of_slowest_workers(solution):
+    """Two subsets each: k of five workers alone have 5 C(k, 2) / C(5, 2) of them."""
+    starts, times = _drawn(4000)
+    ends = []
+    for s, t in zip(starts, times, strict=True):
+        slowest = np.argsort(-t)
+        low, high = np.zeros(4), np.full(4, 1e9)
+        for _ in range(60):  # when so many have done so much
+            middle = (low + high) / 2
+            rate = np.clip(middle[:, None] - s[slowest], 0, None) / t[slowest]
+            done = np.cumsum(rate, axis=1)[np.arange(4), np.arange(1, 5)] >= np.array([1, 3, 6, 10]) / 2
+            low, high = np.where(done, low, middle), np.where(done, middle, high)
+        ends.append(high.max())
+    mean, error = np.mean(ends), np.std(ends) / 4000**0.5
+    found = bcgc.solve(PROBLEM, "limit:2")
+    assert abs(float(found.expected_runtime) - mean) < 4 * np.hypot(error, float(found.runtime_error))
+    # The confidence limit of the solution is that mean less two standard errors.
+    assert float(solution.lower_bound) == pytest.approx(float(found.expected_runtime), rel=0.02)
+    assert solution.bound_of == "storage"
+
+
+def test_the_limit_is_that_of_all_data_where_all_are_stored():
+    plain = replace(PROBLEM, start_up=None)
+    found = bcgc.solve(plain, "limit:5")
+    assert abs(float(found.expected_runtime / runtime_limit(plain)) - 1) < 4 * float(
+        found.runtime_error / found.expected_runtime
+    )
+    limits = [float(bound_by_draws(jax.random.key(0), plain, stored).value) for stored in range(1, 6)]
+    assert limits == sorted(limits, reverse=True)
+    assert limits[0] == pytest.approx(float(bcgc.expected_runtime(plain, [20, 0, 0, 0, 0])), rel=0.01)
+    enough = next(d for d, limit in enumerate(limits, 1) if limit <= 1.05 * limits[-1])
+    assert enough_subsets(plain) == enough
+
+
+def test_limits_of_a_batch_and_their_slopes():
+    """A runtime is linear in all times: rate and shift together have the slope of a scale."""
+
+    def limit(scale):
+        law = bcgc.ShiftedExponential(1e-3 / scale, 50.0 * scale)
+        return bcgc.solve(bcgc.Problem(law, 5, 20, 5, 2, setup_cycles=6.0), "limit:2").expected_runtime
+
+    scales = jnp.array([1.0, 2.0])
+    found, slopes = jax.vmap(jax.value_and_grad(limit))(scales)
+    np.testing.assert_allclose(found, float(found[0]) * scales, rtol=1e-9)
+    np.testing.assert_allclose(slopes, found[0], rtol=1e-9)
+
+
+@pytest.mark.slow
+def test_fewer_chunks_where_questions_take_long(monkeypatch):
+    """A pass takes 48,300 on average; with no questions more chunks are faster."""
+    monkeypatch.setattr("bcgc_jax.solvers.sharing._MOST_CHUNKS", 8)
+    plain = replace(PROBLEM, start_up=None)
+    needs = [known(bcgc.solve(plain, bcgc.Sharing(2, None, True, trip)).needs) for trip in (0.0, 5e4)]
+    assert int(needs[0].round_trips) == 8 > int(needs[1].round_trips)
+
+
+def test_unlike_workers_are_bounded_by_the_limit_of_all_data():
+    law = bcgc.Heterogeneous(
+        [bcgc.ShiftedExponential(1e-3, 50.0)] * 4 + [bcgc.ShiftedExponential(1e-4, 500.0)]
+    )
+    found = [
+        float(bcgc.solve(replace(PROBLEM, cycle_time=law, start_up=None), Limit(d)).expected_runtime)
+        for d in (2, 5)
+    ]
+    assert found[0] == found[1]
+
+
+def test_a_plan_is_read_as_it_was_saved(solution, tmp_path):
+    read = known(bcgc.Solution.load(solution.save(tmp_path / "plan.json")).plan)
+    assert vars(read.completion) == vars(solution.plan.completion)
+    again = bcgc.simulate_runtime(jax.random.key(0), replace(PROBLEM, send_time=10.0), read, 64)
+    assert again == bcgc.simulate_runtime(
+        jax.random.key(0), replace(PROBLEM, send_time=10.0), solution.plan, 64
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (
+            "sharing:7",
+            'have 5 subsets to store, not 7; the number of chunks comes second, as in "sharing:2:7"',
+        ),
+        ("sharing:0", 'takes the number of subsets that a worker stores, or "all"'),
+        ("sharing:2:3:4", "takes the number of subsets"),
+        ("limit:6", "have 5 subsets to store, not 6"),
+        ("limit:all", 'as in "limit:2"'),
+    ],
+)
+def test_names_that_are_none(name, words):
+    with pytest.raises(ValueError, match=words):
+        bcgc.solve(PROBLEM, name)
+
+
+def test_names_of_methods():
+    names = ["sharing", "sharing:all", "sharing:3:16", "sharing:2:8", "sharing:2:best", "limit", "limit:3"]
+    found = [bcgc.solvers.methods.method_of(name).name for name in names]
+    assert found == [
+        "sharing:2",
+        "sharing:all",
+        "sharing:3:16",
+        "sharing:2",
+        "sharing:2:best",
+        "limit",
+        "limit:3",
+    ]
+
+
+def test_a_traced_number_of_workers_is_refused():
+    def solve(workers):
+        return bcgc.solve(bcgc.Problem(bcgc.Uniform(1, 2), workers, 9, max_workers=3), "sharing").status
+
+    with pytest.raises(ValueError, match="needs to know the number of workers"):
+        jax.vmap(solve)(jnp.array([2, 3]))

@@ -60,7 +60,7 @@ def answer(question: SolveOptions) -> None:
 
         def document() -> Row:
             answers = {"problem": _described(question, problem), "limit": found.limit, "solutions": rows}
-            return answers if shared is None else answers | {"microbatches": _microbatches(shared)}
+            return answers if shared is None else answers | {"microbatches": _microbatches(trace, shared)}
 
         def table() -> None:
             solve_table.print_table(
@@ -96,8 +96,9 @@ def _tasks(question: SolveOptions, problem: Problem) -> dict[str, Method]:
     return {f"optimal, levels {typed}": Optimal(levels=levels), **found}
 
 
-def _microbatches(shared: SharedSteps) -> Row:
-    return shared._asdict() | {"savings": [one._asdict() for one in shared.savings]}
+def _microbatches(trace: Trace | None, shared: SharedSteps) -> Row:
+    savings = [one._asdict() for one in shared.savings]
+    return {"forward_ratio": traces.measured_forward(trace), **shared._asdict(), "savings": savings}
 
 
 def _remarks(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from bcgc_jax.measured.description import slow_data, worker_share
+from bcgc_jax.measured.description import Interval, slow_data, worker_share
 from bcgc_jax.measured.microbatches import Microbatches
 from bcgc_jax.measured.traces import Trace
 from bcgc_jax.plans.desk import chunk_sizes, desk_of
@@ -36,6 +36,7 @@ class SharedSteps(NamedTuple):
     """Work sharing in so many steps of a trace, in the microbatches that were recorded.
 
     Attributes:
+      worker_share: of the variance of a microbatch's seconds within a step.
       slow_data: whether a microbatch takes its recorded seconds whoever computes it; else workers are slow.
       num_steps: that were replayed: all, or the second half where what microbatches cost is learnt in the
         first.
@@ -44,6 +45,7 @@ class SharedSteps(NamedTuple):
       limit: no division of the work saves more.
     """
 
+    worker_share: Interval
     slow_data: bool
     num_steps: int
     uncoded: float
@@ -60,17 +62,36 @@ def share_steps(trace: Trace) -> SharedSteps | None:
     share = worker_share(parts.seconds)
     if np.isnan(share.value):
         return None
-    return _slow_data(parts) if slow_data(share) else _slow_workers(parts.seconds)
+    of_data = slow_data(share)
+    uncoded, taken, least = _slow_data(parts) if of_data else _slow_workers(parts.seconds)
+    mean, count = float(uncoded.mean()), len(uncoded)
+    savings = []
+    for (stored, by_length), seconds in sorted(taken.items()):
+        less = (uncoded - seconds) / mean
+        error = float(less.std(ddof=1) / np.sqrt(count)) if count > 1 else np.nan
+        savings.append(Saving(stored, by_length, float(less.mean()), error))
+    return SharedSteps(
+        worker_share=share,
+        slow_data=of_data,
+        num_steps=count,
+        uncoded=mean,
+        savings=savings,
+        limit=1 - float(least.mean()) / mean,
+    )
 
 
-def _slow_workers(seconds: np.ndarray) -> SharedSteps:
+# Seconds of each step, `[S]`: uncoded, by stored subsets and whether lengths are known, and the least.
+_Times = tuple[np.ndarray, dict[tuple[int, bool], np.ndarray], np.ndarray]
+
+
+def _slow_workers(seconds: np.ndarray) -> _Times:
     times, (_, workers, chunks) = seconds.sum(axis=2), seconds.shape
     sizes = chunk_sizes(chunks, equal=True)
     taken = {(stored, False): steps_of_slow_workers(times, stored, sizes) for stored in {2, workers}}
-    return _shared(False, times.max(axis=1), taken, workers / np.sum(1 / times, axis=1))
+    return times.max(axis=1), taken, workers / np.sum(1 / times, axis=1)
 
 
-def _slow_data(parts: Microbatches) -> SharedSteps:
+def _slow_data(parts: Microbatches) -> _Times:
     half = len(parts.seconds) // 2
     costs = predicted_seconds(parts, slice(half)) if half else None
     judged = slice(None) if costs is None else slice(half, None)
@@ -81,20 +102,7 @@ def _slow_data(parts: Microbatches) -> SharedSteps:
         known = costs[judged]
         taken |= {(stored, True): steps_of_slow_data(seconds, stored, known) for stored in {2, workers}}
     times = seconds.sum(axis=2)
-    return _shared(True, times.max(axis=1), taken, times.mean(axis=1))
-
-
-def _shared(
-    of_data: bool, uncoded: np.ndarray, taken: dict[tuple[int, bool], np.ndarray], least: np.ndarray
-) -> SharedSteps:
-    """Of the seconds of each step, `[S]`: `taken` by stored subsets, and whether lengths are known."""
-    mean, count = float(uncoded.mean()), len(uncoded)
-    savings = []
-    for (stored, by_length), seconds in sorted(taken.items()):
-        less = (uncoded - seconds) / mean
-        error = float(less.std(ddof=1) / np.sqrt(count)) if count > 1 else np.nan
-        savings.append(Saving(stored, by_length, float(less.mean()), error))
-    return SharedSteps(of_data, count, mean, savings, 1 - float(least.mean()) / mean)
+    return times.max(axis=1), taken, times.mean(axis=1)
 
 
 def steps_of_slow_workers(times: np.ndarray, max_subsets: int, sizes: tuple[int, ...]) -> np.ndarray:

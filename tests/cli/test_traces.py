@@ -79,6 +79,8 @@ def test_microbatches_are_shared_by_the_model_that_the_trace_speaks_for(answer, 
     )
     shared, late = found["microbatches"], parts[3:].sum(axis=2).max(axis=1).mean()
     assert (shared["slow_data"], shared["num_steps"]) == (True, 3)
+    assert shared.pop("forward_ratio") == pytest.approx(1 / 3, rel=1e-6)
+    assert shared["worker_share"][0] < 0.5
     assert shared["uncoded"] == pytest.approx(late, rel=1e-6)
     assert shared["limit"] == pytest.approx(1 - parts[3:].sum() / 12 / late, rel=1e-6)
     savings = [Saving(**one) for one in shared["savings"]]

@@ -158,7 +158,7 @@ def sharing_in_words(trace: Trace, shared: SharedSteps | None) -> list[str]:
     text += f"No division of the work saves more than {100 * shared.limit:.1f} %."
     if not shared.slow_data:
         return [text]
-    return [text, "The table supposes slow workers, not slow data, so it does not hold for this trace."]
+    return [text, "All else here supposes slow workers, not slow data. It does not hold for this trace."]
 
 
 def in_words(description: Description) -> list[str]:

@@ -15,9 +15,11 @@ from jax import Array
 from bcgc_jax.measured.description import Interval, slow_data, worker_share
 from bcgc_jax.measured.microbatches import Microbatches
 from bcgc_jax.measured.traces import Trace
-from bcgc_jax.plans.desk import chunk_sizes, desk_of
+from bcgc_jax.plans.desk import desk_of
 from bcgc_jax.plans.shared_step import all_data_runtime, shared_runtime
+from bcgc_jax.plans.sharing import WorkSharing
 from bcgc_jax.plans.storage import spread
+from bcgc_jax.plans.worker import Load
 
 
 class Saving(NamedTuple):
@@ -86,8 +88,8 @@ _Times = tuple[np.ndarray, dict[tuple[int, bool], np.ndarray], np.ndarray]
 
 def _slow_workers(seconds: np.ndarray) -> _Times:
     times, (_, workers, chunks) = seconds.sum(axis=2), seconds.shape
-    sizes = chunk_sizes(chunks, equal=True)
-    taken = {(stored, False): steps_of_slow_workers(times, stored, sizes) for stored in {2, workers}}
+    rules = {stored: WorkSharing(workers, stored, chunks, equal_chunks=True) for stored in {2, workers}}
+    taken = {(stored, False): steps_of_slow_workers(times, rule) for stored, rule in rules.items()}
     return times.max(axis=1), taken, workers / np.sum(1 / times, axis=1)
 
 
@@ -105,13 +107,13 @@ def _slow_data(parts: Microbatches) -> _Times:
     return times.max(axis=1), taken, times.mean(axis=1)
 
 
-def steps_of_slow_workers(times: np.ndarray, max_subsets: int, sizes: tuple[int, ...]) -> np.ndarray:
-    """`[S]`, of the seconds for a whole subset, `[S, W]`, with chunks of these sizes (`chunk_sizes`).
+def steps_of_slow_workers(times: np.ndarray, rule: WorkSharing) -> np.ndarray:
+    """`[S]`, of the seconds that each worker takes for a subset, `[S, W]`.
 
-    >>> steps_of_slow_workers(np.array([[1.0, 1.0, 4.0]]), 3, (4, 4)).tolist()
+    >>> steps_of_slow_workers(np.array([[1.0, 1.0, 4.0]]), WorkSharing(3, 3, 2, equal_chunks=True)).tolist()
     [2.0]
     """
-    return np.asarray(_of_workers(jnp.asarray(times / sum(sizes)), max_subsets, sizes))
+    return np.asarray(_of_workers(rule, jnp.asarray(times)))
 
 
 def steps_of_slow_data(seconds: np.ndarray, max_subsets: int, costs: np.ndarray | None = None) -> np.ndarray:
@@ -134,13 +136,9 @@ def steps_of_slow_data(seconds: np.ndarray, max_subsets: int, costs: np.ndarray 
     return np.asarray(_of_data(jnp.asarray(lengths), jnp.asarray(costs), workers, max_subsets, chunks))
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _of_workers(times: Array, max_subsets: int, sizes: tuple[int, ...]) -> Array:
-    workers = times.shape[1]
-    step = functools.partial(all_data_runtime, sizes)
-    if max_subsets < workers:
-        step = functools.partial(shared_runtime, desk_of(spread(workers, max_subsets, len(sizes)), sizes))
-    return jax.vmap(functools.partial(step, jnp.zeros(workers)))(times)
+@jax.jit
+def _of_workers(rule: WorkSharing, times: Array) -> Array:
+    return rule.runtimes(Load(jnp.ones(1, times.dtype)), False, jnp.zeros_like(times), times)
 
 
 @functools.partial(jax.jit, static_argnums=1)

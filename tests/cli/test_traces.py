@@ -90,7 +90,7 @@ def test_microbatches_are_shared_by_the_model_that_the_trace_speaks_for(answer, 
     assert f"sharing:2 {saved[0]}, sharing:all {saved[2]}. If their costs" in text
     assert f"earlier steps): sharing:2 {saved[1]}, sharing:all {saved[3]}. No division" in text
     assert "whoever computes it" in text
-    assert warning.startswith("The table supposes slow workers")
+    assert warning.startswith("All else here supposes slow workers")
     (text,) = traces.sharing_in_words(trace, known._replace(slow_data=False))
     assert "3 steps of the trace, where a microbatch takes its worker's mean in the step" in text
 

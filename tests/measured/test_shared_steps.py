@@ -12,6 +12,7 @@ from bcgc_jax.measured.shared_steps import (
 )
 from bcgc_jax.measured.traces import load_trace
 from bcgc_jax.plans.desk import chunk_sizes
+from bcgc_jax.plans.sharing import WorkSharing
 from bcgc_jax.plans.storage import spread
 from experiments.report import TRACES
 from tests.cli.steps import trace_of
@@ -59,7 +60,8 @@ def test_slow_workers_are_slow_for_all_data(stored):
     times, sizes = LENGTHS[4:].sum(axis=2), chunk_sizes(CHUNKS, equal=True)
     holders = spread(WORKERS, stored, len(sizes)).holders
     want = [shared(holders, sizes, [0.0] * WORKERS, row / sum(sizes)) for row in times]
-    np.testing.assert_allclose(steps_of_slow_workers(times, stored, sizes), want, rtol=1e-12)
+    rule = WorkSharing(WORKERS, stored, CHUNKS, equal_chunks=True)
+    np.testing.assert_allclose(steps_of_slow_workers(times, rule), want, rtol=1e-12)
 
 
 @pytest.mark.parametrize("column", ["load", "forward"])
@@ -104,8 +106,7 @@ def test_the_model_that_the_trace_speaks_for_is_replayed():
     assert found is not None
     assert (found.slow_data, found.num_steps) == (False, 4)
     assert [(one.stored_subsets, one.by_length) for one in found.savings] == [(2, False), (WORKERS, False)]
-    sizes = chunk_sizes(CHUNKS, equal=True)
-    taken = steps_of_slow_workers(times, 2, sizes)
+    taken = steps_of_slow_workers(times, WorkSharing(WORKERS, 2, CHUNKS, equal_chunks=True))
     assert found.savings[0].saved == pytest.approx(1 - taken.sum() / times.max(axis=1).sum())
     assert found.limit == pytest.approx(
         1 - (WORKERS / np.sum(1 / times, axis=1)).sum() / times.max(axis=1).sum()
@@ -148,5 +149,5 @@ def test_recorded_workers_share_their_steps_as_published():
     for name, stored, first, least in cases:
         rows = load_trace(TRACES / f"{name}_workers.csv").rows()
         rows = rows[round(first * len(rows)) :]
-        taken = steps_of_slow_workers(rows, stored, chunk_sizes(8))
+        taken = steps_of_slow_workers(rows, WorkSharing(rows.shape[1], stored, 8))
         assert 100 * (1 - taken.mean() / rows.max(axis=1).mean()) > least, name

@@ -13,7 +13,7 @@ from bcgc_jax._pytree import pytree_dataclass, static_field
 from bcgc_jax.plans.completion import Completion, Exact, in_order
 from bcgc_jax.plans.desk import UNITS, chunk_sizes, desk_of
 from bcgc_jax.plans.shared_step import all_data_runtime, shared_runtime
-from bcgc_jax.plans.storage import Storage, spread
+from bcgc_jax.plans.storage import Storage, spread, whole_subsets
 from bcgc_jax.plans.worker import Cost, Load, Tasks
 
 
@@ -26,6 +26,7 @@ class WorkSharing(Completion):
     Attributes:
       max_subsets: D, what a worker stores, in subsets.
       chunks: C of a subset, each as large as the others, or with `equal_chunks` False the last one cut again.
+      whole_subsets: whether workers store whole subsets, not chunks of many.
       round_trip: before each chunk, in the unit of `Worker`.
     """
 
@@ -33,6 +34,7 @@ class WorkSharing(Completion):
     max_subsets: int = static_field()
     chunks: int = static_field()
     equal_chunks: bool = static_field(default=False)
+    whole_subsets: bool = static_field(default=False)
     round_trip: ArrayLike = 0.0
 
     bound_of = "storage"
@@ -45,7 +47,8 @@ class WorkSharing(Completion):
     @property
     def stored(self) -> Storage:
         """Who stores which chunk."""
-        return spread(self.num_workers, self.max_subsets, len(self.sizes))
+        place = whole_subsets if self.whole_subsets else spread
+        return place(self.num_workers, self.max_subsets, len(self.sizes))
 
     def load(self, sizes: Array, tasks: Tasks, cost: Cost) -> Load:
         """Of a whole subset."""

@@ -156,4 +156,4 @@ def enough_subsets(problem: Problem, within: float = 0.05) -> int:
 
 def number_of_draws(draws: int, problem: Problem) -> int:
     """Of many workers fewer: each takes longer and says more."""
-    return max(int(draws * min(1, _WORKERS / problem.max_workers) ** 2), _FEWEST)
+    return max(int(draws * min(1, _WORKERS / problem.max_workers)), _FEWEST)

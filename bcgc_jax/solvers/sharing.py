@@ -28,6 +28,8 @@ from bcgc_jax.solvers.method import Method
 _CHUNKS, _SUBSETS = 8, 2
 # Where the number of chunks is chosen: the most, the draws of each, and how much faster more have to be.
 _MOST_CHUNKS, _FEW, _CLEARLY = 64, 2**8, 0.99
+# Of more workers each draw takes seconds.
+_MOST_WORKERS = 2048
 # Of the runtime; of many workers fewer, see `number_of_draws`.
 _DRAWS = 2**12
 
@@ -43,6 +45,8 @@ class Sharing(Method):
       chunks: C, of each subset; None: a power of two up to 64, within about 1 % of the fastest.
       equal_chunks: whether all chunks are of one size. By default the last one of a subset is cut again, in
         1/2, 1/4, 1/4: small chunks level out the end of a step.
+      whole_subsets: for data loaders that can serve nothing less: workers store whole subsets, not chunks of
+        many.
       round_trip: the time of a question and its answer, before each chunk, in the unit of runtimes.
       seed: of the draws, where `solve` is given no key.
 
@@ -61,6 +65,7 @@ class Sharing(Method):
     max_subsets: int | None = static_field(default=_SUBSETS)
     chunks: int | None = static_field(default=_CHUNKS)
     equal_chunks: bool = static_field(default=False)
+    whole_subsets: bool = static_field(default=False)
     round_trip: ArrayLike = 0.0
     seed: int = static_field(default=0)
 
@@ -79,7 +84,9 @@ class Sharing(Method):
     def name(self) -> str:  # type: ignore[override]
         stored = "all" if self.max_subsets is None else str(self.max_subsets)
         chunks = {_CHUNKS: "", None: ":best"}.get(self.chunks, f":{self.chunks}")
-        return f"{self.word}:{stored}{chunks}"
+        equal = ", equal chunks" if self.equal_chunks else ""
+        whole = ", whole subsets" if self.whole_subsets else ""
+        return f"{self.word}:{stored}{chunks}{equal}{whole}"
 
     @classmethod
     def read(cls, method: str, problem: Problem | None) -> Method:
@@ -98,6 +105,11 @@ class Sharing(Method):
 
     def check(self, problem: Problem) -> None:
         super().check(problem)
+        if problem.max_workers > _MOST_WORKERS:
+            raise ValueError(
+                f'method="{self.name}" is judged by draws, of at most {_MOST_WORKERS:,} workers, and there may '
+                f"be {problem.max_workers:,}"
+            )
         try:
             check_stored(self.name, self.max_subsets, problem)
         except ValueError as error:
@@ -139,7 +151,7 @@ def _plan(problem: Problem, method: Sharing) -> Plan:
     workers = problem.max_workers
     trip = jnp.asarray(method.round_trip, problem.dtype) / problem.scale
     stored = min(method.max_subsets or workers, workers)
-    rule = WorkSharing(workers, stored, method.chunks, method.equal_chunks, trip)
+    rule = WorkSharing(workers, stored, method.chunks, method.equal_chunks, method.whole_subsets, trip)
     one = np.ones(1, int)
     whole = jnp.asarray(1), jnp.ones((), problem.dtype)
     needs = Requirements(jnp.asarray(stored), whole[1], jnp.asarray(len(rule.sizes)), jnp.asarray(True))

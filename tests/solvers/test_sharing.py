@@ -54,7 +54,7 @@ def test_the_mean_is_that_of_steps_chunk_by_chunk(solution):
 
 def test_the_bound_is_that_of_every_set_of_slowest_workers(solution):
     """Two subsets each: k of five workers alone have 5 C(k, 2) / C(5, 2) of them."""
-    starts, times = _drawn(4000)
+    starts, times = _drawn(1500)
     ends = []
     for s, t in zip(starts, times, strict=True):
         slowest = np.argsort(-t)
@@ -65,7 +65,7 @@ def test_the_bound_is_that_of_every_set_of_slowest_workers(solution):
             done = np.cumsum(rate, axis=1)[np.arange(4), np.arange(1, 5)] >= np.array([1, 3, 6, 10]) / 2
             low, high = np.where(done, low, middle), np.where(done, middle, high)
         ends.append(high.max())
-    mean, error = np.mean(ends), np.std(ends) / 4000**0.5
+    mean, error = np.mean(ends), np.std(ends) / 1500**0.5
     found = bcgc.solve(PROBLEM, "limit:2")
     assert abs(float(found.expected_runtime) - mean) < 4 * np.hypot(error, float(found.runtime_error))
     # The confidence limit of the solution is that mean less two standard errors.
@@ -104,7 +104,9 @@ def test_fewer_chunks_where_questions_take_long(monkeypatch):
     """A pass takes 48,300 on average; with no questions more chunks are faster."""
     monkeypatch.setattr("bcgc_jax.solvers.sharing._MOST_CHUNKS", 8)
     plain = replace(PROBLEM, start_up=None)
-    needs = [known(bcgc.solve(plain, bcgc.Sharing(2, None, True, trip)).needs) for trip in (0.0, 5e4)]
+    needs = [
+        known(bcgc.solve(plain, bcgc.Sharing(2, None, True, round_trip=trip)).needs) for trip in (0.0, 5e4)
+    ]
     assert int(needs[0].round_trips) == 8 > int(needs[1].round_trips)
 
 
@@ -166,3 +168,17 @@ def test_a_traced_number_of_workers_is_refused():
 
     with pytest.raises(ValueError, match="needs to know the number of workers"):
         jax.vmap(solve)(jnp.array([2, 3]))
+
+
+@pytest.mark.slow
+def test_whole_subsets_are_a_worse_place_for_help():
+    """Help comes from neighbours alone, and each chunk of a subset has the same two holders."""
+    names = ["spread", "whole"]
+    plans = [
+        known(bcgc.solve(PROBLEM, bcgc.Sharing(2, 3, whole_subsets=whole)).plan) for whole in (False, True)
+    ]
+    runtimes = [bcgc.simulate_runtime(jax.random.key(0), PROBLEM, plan, 4000).mean for plan in plans]
+    found = dict(zip(names, map(float, runtimes), strict=True))
+    assert found["whole"] > 1.02 * found["spread"]
+    holders = known(plans[1].completion).stored.holders
+    assert all(len(set(subset)) == 1 for subset in holders)

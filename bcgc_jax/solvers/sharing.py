@@ -107,8 +107,8 @@ class Sharing(Method):
         super().check(problem)
         if problem.max_workers > _MOST_WORKERS:
             raise ValueError(
-                f'method="{self.name}" is judged by draws, of at most {_MOST_WORKERS:,} workers, and there may '
-                f"be {problem.max_workers:,}"
+                f'method="{self.name}" is judged by draws of at most {_MOST_WORKERS:,} workers, and '
+                f"{problem.max_workers:,} are too many"
             )
         try:
             check_stored(self.name, self.max_subsets, problem)

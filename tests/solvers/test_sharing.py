@@ -180,5 +180,5 @@ def test_whole_subsets_are_a_worse_place_for_help():
     runtimes = [bcgc.simulate_runtime(jax.random.key(0), PROBLEM, plan, 4000).mean for plan in plans]
     found = dict(zip(names, map(float, runtimes), strict=True))
     assert found["whole"] > 1.02 * found["spread"]
-    holders = known(plans[1].completion).stored.holders
+    holders = plans[1].storage(5).holders
     assert all(len(set(subset)) == 1 for subset in holders)

@@ -211,16 +211,13 @@ def _print(file: str, answer: FitAnswer) -> None:
     missing = f", {d.num_missing} cells missing" if d.num_missing else ""
     cut = f", {d.num_censored} cut off" if d.num_censored else ""
     steps = f"{d.num_workers} workers over {d.num_steps} steps"
-    parts: list[str] = []
     if trace.microbatches is not None:
         steps += f", of {trace.microbatches.seconds.shape[2]} microbatches each"
-        parts.append(f"share of a microbatch's variance within a step that is its worker's {d.worker_share}")
     print_lines(
         f"{file}: {trace.seconds.size} times of {steps}{loads}{missing}{cut}",
         f"{'relative to the mean at their load' if start_up else 'seconds'}: mean {d.mean:.4g}, standard "
         f"deviation {d.deviation:.3g}, median {d.median:.4g}, 99 % {d.high:.4g}, largest {d.largest:.4g}",
         f"share of variance: between workers {d.between_workers}, common to a step {d.between_steps}",
-        *parts,
         f"correlation of a worker's time with its next {d.autocorrelation}",
         f"tail index {d.tail_index}, where 0 is exponential and from 1 on the mean is infinite",
         "(in brackets: 95 % intervals)\n",

@@ -90,6 +90,8 @@ def test_microbatches_are_shared_by_the_model_that_the_trace_speaks_for(answer, 
     assert f"sharing:2 {saved[0]}, sharing:all {saved[2]}. If their costs" in text
     assert f"earlier steps): sharing:2 {saved[1]}, sharing:all {saved[3]}. No division" in text
     assert "whoever computes it" in text
+    asked: Any = SimpleNamespace(keep_workers=True)
+    assert traces.remarks(asked, trace)[0].startswith("The data are slow, not the workers")
     assert warning.startswith("All else here supposes slow workers")
     (text,) = traces.sharing_in_words(trace, known._replace(slow_data=False))
     assert "3 steps of the trace, where a microbatch takes its worker's mean in the step" in text

@@ -28,6 +28,7 @@ from bcgc_jax.cluster.digits import train_digits_on_cluster
 from bcgc_jax.cluster.planning import Told, scheme_for
 from bcgc_jax.coding.digits import DigitsRun, digits_order, digits_problem, initial_params
 from bcgc_jax.coding.training import TrainingScheme
+from bcgc_jax.plans.passes import in_a_row
 from experiments import looks
 from experiments.endurance import signal_workers
 from experiments.report import each, number, print_table, run_command, save
@@ -108,35 +109,12 @@ def _scheme(problem: bcgc.Problem, method: str) -> TrainingScheme:
 
 
 def successive(scheme: TrainingScheme, times: np.ndarray) -> np.ndarray:
-    """τ of iterations one after the other, `[K]`, with cycle times `[K, N]`: a worker ends its pass first.
+    """τ of iterations one after the other, `[K]`, with cycle times `[K, N]`: a worker ends its pass first."""
 
-    Who ends a pass just when an iteration ends has begun another one before it is told to stop.
-    """
-    workers = range(times.shape[1])
-    passes = [
-        [
-            (k, (j + 1) / len(task.subsets))
-            for k, task in enumerate(scheme.plan.tasks(w))
-            for j in range(len(task.subsets))
-        ]
-        for w in workers
-    ]
-    most = max(map(len, passes))
-    # Task and share of it at the end of each pass; who has fewer of them ends the last one again.
-    task, share = np.moveaxis(np.array([row + row[-1:] * (most - len(row)) for row in passes]), -1, 0)
-    place = task.astype(int), np.array(workers)[:, None]
-    late, found = np.zeros(len(workers)), []
-    for row in times:
-        finish = scheme.finish_times(late, row)
-        end = float(scheme.plan.completed(finish).max())
-        begin = np.concatenate([late[None], finish[:-1]])[place]
-        ends = begin + share * (finish[place] - begin)
-        ends[share == 1] = finish[place][share == 1]
-        free = np.min(ends, axis=1, where=ends > end, initial=np.inf)
-        free = np.where(late > end, late, np.where(np.isfinite(free), free, end))
-        late = free - end
-        found.append(end)
-    return np.array(found)
+    def last(begin: np.ndarray, times: np.ndarray) -> np.ndarray:
+        return scheme.plan.completed(scheme.finish_times(begin, times)).max()
+
+    return in_a_row(last, jax.tree.map(np.asarray, scheme.passes), np.zeros_like(times), times)
 
 
 def _row(method: str, faults: bool, found: Found, overhead: float, busy: float) -> dict[str, Any]:

@@ -144,6 +144,7 @@ def _summary(run: DigitsRun, problem: Problem, target: float) -> output.Row:
         "method": run.method,
         "expected_runtime": run.expected_runtime,
         "mean_runtime": run.clock[:, -1].mean() / steps,
+        "fresh_runtime": None if run.fresh is None else run.fresh.mean(),
         "time_to_target": np.median(time),
         "time_to_target_low": time.min(),
         "time_to_target_high": time.max(),
@@ -188,6 +189,8 @@ def _print_table(rows: Sequence[output.Row], question: TrainOptions, trace: Trac
     lines = [f"\nTimes in {unit}; to the target {of}. All steps are alike, only the clocks differ."]
     if real:
         lines += ["Measured: mean seconds of a step, the messages and the computation included."]
+    else:
+        lines += ["Simulated: each worker ends the pass that it has begun before its next step begins."]
     times = {row["method"]: row["time_to_target"] for row in rows}
     fastest = min(times, key=lambda method: times[method])
     if fastest != "uncoded" and np.isfinite(times.get("uncoded", np.inf)):

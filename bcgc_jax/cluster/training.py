@@ -186,6 +186,7 @@ def train_on_cluster(
         params=state[0],
         opt_state=state[1],
         clock=np.cumsum([step.seconds for step in steps]),
+        fresh=None,
         loss=None,
         stepped=np.full(len(steps), True),
         metrics=jax.tree.map(lambda *leaves: np.stack(leaves), *metrics) if metrics else None,

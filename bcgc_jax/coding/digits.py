@@ -37,6 +37,7 @@ class DigitsRun(NamedTuple):
 
     `expected_runtime` is the exact expectation of one iteration of the scheme; `clock`, `[S, K]`, the
     simulated time at its end; `loss` that of all training data and `accuracy` that of the test data after it.
+    `fresh`, `[S, K]`: what each iteration would have taken if all workers had been free; None on processes.
     """
 
     method: str
@@ -44,6 +45,7 @@ class DigitsRun(NamedTuple):
     clock: np.ndarray
     loss: np.ndarray
     accuracy: np.ndarray
+    fresh: np.ndarray | None = None
 
     def time_to(self, accuracy: float) -> np.ndarray:
         """When each seed first had this test accuracy, `[S]`; inf where it never had."""
@@ -165,7 +167,7 @@ def train_on_digits(
         start_key, train_key = jax.random.split(key)
         given = scheme, times, initial_params(start_key, model), subsets, optimizer, num_steps
         training = train(train_key, cross_entropy, *given, batch_size=batch_size, evaluate=evaluate)
-        return training.clock, *training.metrics
+        return training.clock, *training.metrics, training.fresh
 
     found = jax.jit(jax.vmap(run))(jax.random.split(run_key, num_seeds))
     return DigitsRun(solution.method, float(solution.rounded_runtime), *(np.asarray(a, float) for a in found))

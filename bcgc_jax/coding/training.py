@@ -2,7 +2,8 @@ r"""Coded gradient descent on a simulated clock.
 
 In each iteration the workers' cycle times are drawn (or replayed from measured rows). As in the paper, a
 block at level n is complete with its (N-n)-th message and decoded from these; the iteration ends with the
-last block, and the clock advances by its runtime.
+last block, and the clock advances by its runtime. A worker that has begun a pass by then ends it first, and
+is late for the next iteration.
 """
 
 import functools
@@ -30,8 +31,9 @@ from bcgc_jax.coding.gradients import (
 )
 from bcgc_jax.distributions import Distribution, EmpiricalPairs, JointDistribution
 from bcgc_jax.plans.completion import Completion
+from bcgc_jax.plans.passes import UNIT, Passes, parts_of
 from bcgc_jax.plans.plan import Plan
-from bcgc_jax.plans.runtime import load_of_plan
+from bcgc_jax.plans.runtime import load_of_plan, passes_of
 from bcgc_jax.plans.schedules import circle_plan, cycles_of
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution
@@ -43,7 +45,8 @@ class TrainingScheme:
 
     Where sending `overlap`s computing, at S_w + max_{j≤b} (T_w load[j] + sent[b] - sent[j-1]). `start_up` is
     the problem's S; None: there is none, or it comes with the cycle time. Of a schedule, read task for block.
-    Where workers do unequal work, `load` is `[B, N]`.
+    Where workers do unequal work, `load` is `[B, N]`. `passes`, in the unit of `load`, are what a worker ends
+    once it has begun it; None: all are free when an iteration ends.
     """
 
     plan: CodingPlan
@@ -52,6 +55,7 @@ class TrainingScheme:
     start_up: Distribution | ArrayLike | None = None
     overlap: bool = static_field(default=False)
     method: str = static_field(default="")
+    passes: Passes | None = None
 
     def finish_times(self, starts: ArrayLike, times: Array | np.ndarray) -> Any:
         """When each worker has delivered each block, `[B, N]`, for start-ups and cycle times `[N]`."""
@@ -71,6 +75,8 @@ class Training:
     Attributes:
       params, opt_state: after the last iteration.
       clock: time at the end of each iteration, `[K]`: in the unit of the cycle time, on processes in seconds.
+      fresh: what each iteration would have taken if all workers had been free at its start, `[K]`; None on
+        processes.
       loss: of the parameters at the start of each iteration, on its batch, `[K]`; processes send none.
       stepped: whether the gradient was decoded; if not, the parameters stayed.
       metrics: what `evaluate` said of the parameters at the end of each iteration.
@@ -79,6 +85,7 @@ class Training:
     params: PyTree
     opt_state: PyTree
     clock: Array | np.ndarray
+    fresh: Array | None
     loss: Array | None
     stepped: Array | np.ndarray
     metrics: PyTree
@@ -128,11 +135,16 @@ def training_scheme(
         )
     assigned = assign(key, plan, params, workers, rounded=rounded, **plan_options)
     overlap = problem.overlap and assigned.coded
-    return TrainingScheme(assigned, *_pace(problem, plan, assigned), problem.start_up, overlap, method)
+    load, sent, passes = _pace(problem, plan, assigned)
+    passes = jax.tree.map(lambda a: jnp.asarray(problem.scale * a, load.dtype), passes)
+    return TrainingScheme(assigned, load, sent, problem.start_up, overlap, method, passes)
 
 
-def _pace(problem: Problem, plan: Plan, assigned: CodingPlan) -> tuple[Array, Array]:
-    """Until each block, the time of the work over T, `[B]` or `[B, N]`, and that of the link, `[B]`."""
+def _pace(problem: Problem, plan: Plan, assigned: CodingPlan) -> tuple[Array, Array, Passes | None]:
+    """Until each block, the time of the work over T, `[B]` or `[B, N]`, and that of the link, `[B]`.
+
+    And the passes, in units of κ.
+    """
     blocks, rule = assigned.blocks, plan.completion
     assert rule is not None
     own = np.array([float(block.size) for block in blocks], problem.dtype)
@@ -140,7 +152,7 @@ def _pace(problem: Problem, plan: Plan, assigned: CodingPlan) -> tuple[Array, Ar
         turn, block = np.array(assigned.order).T
         whole = circle_plan(own, turn, block, int(turn.max()) + 1)
         load = problem.scale * cycles_of(whole, problem.setup_load, problem.chain_load)[turn, block]
-        return load, jnp.zeros_like(load)
+        return load, jnp.zeros_like(load), passes_of(problem, whole)
     used = np.array([rule.groups.index(one) for one in assigned.groups] or [block.level for block in blocks])
     if rule.groups or plan.is_partition:
         sizes = np.zeros(np.shape(plan.sizes), problem.dtype)
@@ -149,7 +161,7 @@ def _pace(problem: Problem, plan: Plan, assigned: CodingPlan) -> tuple[Array, Ar
     work, sent = jax.device_get(_pace_of_tasks(problem, plan))
     if rule.groups:
         work = rule.per_worker(work).T
-    return work[used], sent[used]
+    return work[used], sent[used], passes_of(problem, plan)
 
 
 @jax.jit
@@ -171,6 +183,7 @@ def train(
     *,
     start_ups: Distribution | ArrayLike | None = None,
     batch_size: int | None = None,
+    unit: str = UNIT,
     evaluate: Callable[[PyTree], PyTree] = lambda params: None,
 ) -> Training:
     r"""`num_steps` (static) iterations of coded gradient descent. Pure: works under `jit` and `vmap`.
@@ -185,6 +198,7 @@ def train(
       subsets: the data of `split_batch`, leaves `[N, m, …]`.
       batch_size: samples of each subset that an iteration draws, without replacement; all by default. The
         scheme's problem should have N times as many samples: its pace follows from these.
+      unit: what a worker does in one piece (static), as in `simulate_runtime`.
       evaluate: called with the parameters after each iteration.
 
     Compiled once for the same `loss`, `optimizer` and `evaluate`. An iteration that never ends, a worker too
@@ -201,10 +215,14 @@ def train(
     size_of(scheme.plan, subsets)
     check_loss(loss, params, jax.tree.map(lambda x: x[0, :1], subsets), scheme.plan.mean)
     training = key, loss, scheme, cycle_times, params, subsets, optimizer, num_steps
-    return _train(*training, start_ups, batch_size, evaluate)
+    parts_of(unit)
+    return _train(*training, start_ups, batch_size, unit, evaluate)
 
 
-@functools.partial(jax.jit, static_argnames=("loss", "optimizer", "num_steps", "batch_size", "evaluate"))
+_STATIC = ("loss", "optimizer", "num_steps", "batch_size", "unit", "evaluate")
+
+
+@functools.partial(jax.jit, static_argnames=_STATIC)
 def _train(
     key: Array,
     loss: Loss,
@@ -216,6 +234,7 @@ def _train(
     num_steps: int,
     start_ups: Distribution | ArrayLike | None,
     batch_size: int | None,
+    unit: str,
     evaluate: Callable[[PyTree], PyTree],
 ) -> Training:
     plan = scheme.plan
@@ -229,7 +248,13 @@ def _train(
         chosen = jax.random.permutation(key, size)[:batch_size]
         return jax.tree.map(lambda x: x[chosen], subset)
 
-    def step(state: tuple[PyTree, PyTree], at: tuple[Array, Array]) -> tuple[Any, Any]:
+    def messages(begin: Array, times: Array) -> tuple[Array, Array]:
+        """Whose there are, and how long the iteration takes: inf if it never ends."""
+        arrived, completed = collect(plan.ready(scheme.finish_times(begin, times)), plan.rule)
+        return arrived, jnp.max(completed)
+
+    def step(carry: tuple[Any, Array], at: tuple[Array, Array]) -> tuple[Any, Any]:
+        state, late = carry
         params, opt_state = state
         index, step_key = at
         time_key, batch_key = jax.random.split(step_key)
@@ -237,19 +262,22 @@ def _train(
         batch = subsets
         if batch_size is not None:
             batch = jax.vmap(some_of)(jax.random.split(batch_key, plan.num_workers), subsets)
-        arrived, completed = collect(plan.ready(scheme.finish_times(starts, times)), plan.rule)
-        runtime = jnp.max(completed)  # inf if it never ends
+        fresh = messages(starts, times)[1]
+        arrived, runtime = messages(late + starts, times)
+        if scheme.passes is not None:
+            late = scheme.passes.of(unit).overrun(late, starts, times, runtime)
         value, gradient, decodable = coded(params, batch, arrived)
         good = jnp.all(decodable) & jnp.isfinite(runtime)
         updates, new_state = optimizer.update(gradient, opt_state, params)
         new = (optax.apply_updates(params, updates), new_state)
         new = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state)
-        return new, (runtime, value, good, evaluate(new[0]))
+        return (new, late), (runtime, fresh, value, good, evaluate(new[0]))
 
     steps = (jnp.arange(num_steps), jax.random.split(key, num_steps))
-    end, (runtimes, value, good, metrics) = jax.lax.scan(step, (params, optimizer.init(params)), steps)
+    begin = (params, optimizer.init(params)), jnp.zeros(plan.num_workers, scheme.load.dtype)
+    (end, _), (runtimes, fresh, value, good, metrics) = jax.lax.scan(step, begin, steps)
     # XLA sums by halves: in float32 many iterations, one after the other, would fall behind.
-    return Training(*end, jnp.cumsum(runtimes), value, good, metrics)
+    return Training(*end, jnp.cumsum(runtimes), fresh, value, good, metrics)
 
 
 def draws_of(

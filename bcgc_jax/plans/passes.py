@@ -89,9 +89,9 @@ class Passes:
         before = xp.concatenate([begin[..., None, :], done[..., :-1, :]], axis=-2)
         one = xp.where(self.length > 0, time, 0) * self.length
         # Times that are equal but for rounding are one.
-        eps = np.finfo(done.dtype).eps
+        eps = max(np.finfo(a.dtype).eps for a in (self.end, done))
         now = (end * (1 + 64 * eps))[..., None]
-        passes = xp.floor((now[..., None] - before) / xp.where(one > 0, one, 1) + eps**0.5) + 1
+        passes = xp.floor((now[..., None] - before) / xp.where(one > 0, one, 1)) + 1
         until = xp.where(one > 0, xp.minimum(before + one * xp.maximum(passes, 1), done), done)
         free = xp.min(xp.where(done > now[..., None], until, np.inf), axis=-2)
         free = xp.where(begin > now, late, free)

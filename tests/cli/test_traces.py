@@ -106,7 +106,7 @@ def test_train_plans_for_the_law_of_the_trace_that_it_replays(answer, trace, kep
     (run,) = found["runs"]
     assert run["time_to_target"] is None
     replayed = TIMES.max(axis=1).mean() * 1500 / 4 * 650
-    assert run["mean_runtime"] == pytest.approx(replayed, rel=1e-4)
+    assert run["mean_runtime"] == run["fresh_runtime"] == pytest.approx(replayed, rel=1e-4)
     if kept:  # all of its steps were replayed
         assert run["expected_runtime"] == pytest.approx(replayed, rel=1e-8)
     else:  # planned as if any worker could be the slow one

@@ -24,6 +24,7 @@ from bcgc_jax.coding.gradients import coding_plan, split_batch, split_unevenly
 from bcgc_jax.plans.schedules import Group, schedule_of
 from tests.compilations import compilations
 from tests.oracles.runtimes import delivered_runtime
+from tests.problems import known
 from tests.raising import raising
 from tests.scripts import python
 
@@ -291,7 +292,7 @@ def test_a_pace_is_that_of_the_problem_and_the_simulated_clock_has_the_same_step
     scheme = scheme_for(jax.random.key(5), Told(problem, "time"), range(N), params, None)
     told = train(key, loss, scheme, times, params, split_batch(data, N), SGD, 3, start_ups=starts)
     assert issubclass(type(found), type(told))
-    np.testing.assert_allclose(np.cumsum(found.paced), 2e-3 * told.clock, rtol=1e-5)
+    np.testing.assert_allclose(found.paced, 2e-3 * known(told.fresh), rtol=1e-5)
     np.testing.assert_allclose(raveled(found.params), raveled(told.params), atol=3e-6)
 
 

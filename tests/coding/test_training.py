@@ -18,6 +18,7 @@ from bcgc_jax.plans.schedules import Group, schedule_of
 from bcgc_jax.problem import Status
 from tests.coding.test_gradients import KEY, make_batch, make_params, network, relative_difference
 from tests.compilations import compilations
+from tests.oracles.chains import chain, in_order
 from tests.oracles.runtimes import delivered_runtime
 from tests.oracles.schedules import simulated
 from tests.problems import known, slow
@@ -61,7 +62,8 @@ def trained(model, scheme, times, steps, loss=clock_only, key=KEY, optimizer=Non
 
 
 def taken_by(training):
-    return np.diff(np.asarray(training.clock), prepend=0)
+    """By each iteration, if all are free at its start."""
+    return np.asarray(training.fresh)
 
 
 RUN = jax.jit(jax.vmap(lambda times, levels: collect(times, AnyOf(times.shape[-1], levels)), (0, None)))
@@ -227,8 +229,19 @@ def test_workers_that_start_up_and_send_are_paced_draw_for_draw(model, x64, over
     starts, rows = rng.weibull(0.8, (4, 6)) * 300, rng.gamma(2.0, 1.0, (4, 6))
     x, more = np.asarray(solution.rounded), {"chain_cycles": 0.05, "send_time": 4.0, "overlap": overlap}
     loop = [delivered_runtime(x, *given, 36, 1, **more) for given in zip(starts, rows, strict=True)]
-    taken = taken_by(trained(model, scheme, rows, 6, start_ups=starts))
-    np.testing.assert_allclose(taken, np.array(loop)[[0, 1, 2, 3, 0, 1]], rtol=1e-12)
+    training, steps = trained(model, scheme, rows, 6, start_ups=starts), [0, 1, 2, 3, 0, 1]
+    np.testing.assert_allclose(taken_by(training), np.array(loop)[steps], rtol=1e-12)
+    # One after the other: who has begun a pass, or without overlap a message, ends it first.
+    pieces = in_order(range(1, 7), (6 * x).tolist(), passing=0.05, send=0 if overlap else 4.0 / 6)
+    link = (4.0 * x).tolist() if overlap else None
+
+    def complete(done):
+        return all(sum((w, k) in done for w in range(6)) >= 6 - k for k in np.flatnonzero(x))
+
+    want, late = chain([pieces] * 6, complete, starts[steps].tolist(), rows[steps].tolist(), link)
+    np.testing.assert_allclose(np.diff(training.clock, prepend=0), want, rtol=1e-12)
+    assert np.sum(want) > 1.02 * taken_by(training).sum()
+    assert np.mean(np.array(late) > 0) > 0.1
     with pytest.raises(ValueError, match=r"shape \[steps, 6\]"):
         trained(model, scheme, rows[:, :5], 2)
     # The same in NumPy, for processes that are slowed on purpose.

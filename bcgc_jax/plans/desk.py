@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jax import Array
 
 from bcgc_jax.plans.storage import Storage
 
@@ -23,7 +24,7 @@ def chunk_sizes(num_chunks: int, equal: bool = False) -> tuple[int, ...]:
 
 
 class Desk(NamedTuple):
-    """Which chunks a worker may be given: static, NumPy. M chunks, of which a worker stores at most S.
+    """Which chunks a worker may be given: static, in NumPy. M chunks, of which a worker stores at most S.
 
     Attributes:
       size: of each chunk, and 0 for none, `[M + 1]`.
@@ -31,9 +32,9 @@ class Desk(NamedTuple):
       holders: of each chunk, who stores it, then N, `[M + 1, D]`.
     """
 
-    size: np.ndarray
-    stored: np.ndarray
-    holders: np.ndarray
+    size: np.ndarray | Array
+    stored: np.ndarray | Array
+    holders: np.ndarray | Array
 
 
 @functools.cache

@@ -57,13 +57,14 @@ def shared_runtime(
       paces: e where it is known beforehand, `[N]`: nothing is learnt of it within the step.
     """
     workers, dtype = len(desk.stored), times.dtype
-    size, stored, holders = (jnp.asarray(a) for a in desk)
-    weight = size if costs is None else jnp.append(costs, 0.0)
+    desk = Desk(*map(jnp.asarray, desk))
+    weight = desk.size if costs is None else jnp.append(costs, 0.0)
+    lengths = jnp.asarray(desk.size if lengths is None else lengths)
     nothing = jnp.zeros(workers, dtype)
     first = _State(
         now=jnp.zeros((), dtype),
         open=jnp.asarray(np.arange(len(desk.size)) < len(desk.size) - 1),
-        left=jnp.sum(weight[stored], axis=1),
+        left=jnp.sum(weight[desk.stored], axis=1),
         pace=nothing,
         begun=nothing,
         running=jnp.zeros(workers, weight.dtype),
@@ -72,30 +73,17 @@ def shared_runtime(
         last=jnp.zeros((), dtype),
     )
 
-    def length_of(worker: Array, chunk: Array) -> Array:
-        if lengths is None:
-            return size[chunk]
-        return lengths[chunk] if lengths.ndim == 1 else lengths[worker, chunk]
-
     def serve(_: int, at: _State) -> _State:
         at = _next_ends(at)
         worker = jnp.argmax(at.free)
-        mine = stored[worker]
-        can = at.open[mine]
-        pace = _expected_pace(at) if paces is None else paces
-        need = jnp.append(at.left * pace, jnp.inf).at[worker].set(jnp.inf)
-        neediest = jnp.min(need[holders[mine]], axis=-1)
-        if costs is None:
-            first_of = can & (weight[mine] == jnp.max(jnp.where(can, weight[mine], 0)))
-        else:
-            first_of, neediest = can, neediest * weight[mine]
-        some = jnp.any(can)
-        chunk = jnp.where(some, mine[jnp.argmax(jnp.where(first_of, neediest, -1.0))], len(desk.size) - 1)
-        until = at.now + round_trip + length_of(worker, chunk) * times[worker]
+        pace = expected_pace(at.pace, at.running, at.begun, at.now) if paces is None else paces
+        chunk = neediest(desk, at.open, at.left * pace, worker, costs)
+        some = chunk < len(desk.size) - 1
+        until = at.now + round_trip + length_of(lengths, worker, chunk) * times[worker]
         until = jnp.where(some, until, jnp.inf)
         return at._replace(
             open=at.open.at[chunk].set(False),
-            left=at.left.at[holders[chunk]].add(-weight[chunk], mode="drop"),
+            left=at.left.at[desk.holders[chunk]].add(-weight[chunk], mode="drop"),
             begun=at.begun.at[worker].set(at.now),
             running=at.running.at[worker].set(weight[chunk]),
             until=at.until.at[worker].set(until),
@@ -145,11 +133,45 @@ def _next_ends(at: _State) -> _State:
     )
 
 
-def _expected_pace(at: _State) -> Array:
-    """e, seconds for a unit of size, `[N]`; 1 where nothing is known."""
-    known = at.pace > 0
+def neediest(desk: Desk, is_open: Array, need: Array, worker: Array, costs: Array | None = None) -> Array:
+    """The chunk for a free worker, M if there is none.
+
+    Args:
+      desk: what each worker may be given.
+      is_open: the chunks that nobody has begun, `[M + 1]`.
+      need: r e, when each worker would have done all that is left of what it stores, `[N]`.
+      worker: who is free.
+      costs: as predicted, `[M]`.
+    """
+    mine = desk.stored[worker]
+    can = is_open[mine]
+    others = jnp.append(need, jnp.inf).at[worker].set(jnp.inf)
+    comes_first = jnp.min(others[desk.holders[mine]], axis=-1)
+    if costs is None:
+        size = desk.size[mine]
+        key = jnp.where(can & (size == jnp.max(jnp.where(can, size, 0))), comes_first, -1.0)
+    else:
+        key = jnp.where(can, comes_first * jnp.append(costs, 0.0)[mine], -1.0)
+    return jnp.where(jnp.any(can), mine[jnp.argmax(key)], len(desk.size) - 1)
+
+
+def expected_pace(last: Array, running: Array, begun: Array, now: Array) -> Array:
+    """e, seconds for a unit of size, `[N]`; 1 where nothing is known.
+
+    Args:
+      last: of each worker's last chunk, 0 before there is one.
+      running: the size of the chunk that it computes, 0 if it computes none.
+      begun: since when.
+      now: the time.
+    """
+    known = last > 0
     count = jnp.sum(known)
-    mean = jnp.where(count > 0, jnp.sum(at.pace) / jnp.maximum(count, 1), 1.0)
-    so_far = (at.now - at.begun) / jnp.where(at.running > 0, at.running, 1)
-    expected = jnp.where(known, at.pace, mean)
-    return jnp.where(at.running > 0, jnp.maximum(expected, so_far), expected)
+    mean = jnp.where(count > 0, jnp.sum(last) / jnp.maximum(count, 1), 1.0)
+    so_far = (now - begun) / jnp.where(running > 0, running, 1)
+    expected = jnp.where(known, last, mean)
+    return jnp.where(running > 0, jnp.maximum(expected, so_far), expected)
+
+
+def length_of(lengths: Array, worker: Array, chunk: Array) -> Array:
+    """By which a worker's time is multiplied; lengths are `[M]` or `[N, M]`."""
+    return lengths[chunk] if lengths.ndim == 1 else lengths[worker, chunk]

@@ -7,8 +7,12 @@ request is handled any number of times while it is not answered, and perhaps onc
 import dataclasses
 import re
 from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
 
 from bcgc_jax.plans.handout import Chunk, Handout, Label, Member, Name
+from bcgc_jax.plans.timing import Timing
 
 Action = tuple[str, tuple[int, ...]]
 
@@ -279,3 +283,36 @@ class World:
         numbers = sorted({int(n) for n in re.findall(r"number=(\d+)", text)})
         ranks = {str(n): str(i) for i, n in enumerate(numbers)}
         return re.sub(r"number=(\d+)", lambda found: "n" + ranks[found[1]], text)
+
+
+def timed_step(handout: Handout, starts: Sequence[float], seconds: np.ndarray) -> tuple[float, np.ndarray]:
+    """When the last chunk has ended, and until when each worker is busy: one event after the other.
+
+    A worker begins the step at its start, and takes `seconds[worker, k]` for the k-th chunk.
+    """
+    workers, number = range(len(starts)), {chunk: k for k, chunk in enumerate(handout.holders)}
+    members = [Member(handout.step, w, handout.roster.lives[w]) for w in workers]
+    timing, tickets, now = Timing(len(starts)), dict[int, Name](), 0.0
+    until, free = np.array(starts, float), set[int]()
+    while not handout.complete:
+        look = timing.next_look(now, handout.voided) if handout.ends == "sums" else np.inf
+        # A worker whose chunk ends just then needs no look; times have rounding errors.
+        now = look if look < (1 - 1e-14) * min(until) else min(until)
+        for w in np.flatnonzero(until <= now).tolist():
+            until[w] = np.inf
+            free.add(w)
+            if w in tickets:
+                timing.ended(w, now)
+                handout.done(members[w], tickets.pop(w))
+        if handout.complete:
+            break
+        for w in timing.overdue(now, handout.voided) if handout.ends == "sums" else []:
+            handout.late(w)
+        for w in sorted(free):
+            given = handout.next(members[w], timing.seconds(now), timing.worth(w, now))
+            if given is not None:
+                tickets[w], chunk = given
+                timing.began(w, chunk, handout.sizes[chunk], now)
+                until[w] = now + seconds[w, number[chunk]]
+                free.remove(w)
+    return now, np.where(np.isin(workers, list(free)), now, until)

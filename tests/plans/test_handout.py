@@ -2,19 +2,18 @@
 
 import csv
 import dataclasses
-import heapq
 import os
 import pickle
 import random
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bcgc_jax.plans.handout import Chunk, Handout, Member, Name
 from bcgc_jax.plans.storage import Storage
-from bcgc_jax.plans.timing import Timing
-from tests.plans.hand_outs import World
+from tests.plans.hand_outs import World, timed_step
 
 VECTORS = Path(__file__).parents[1] / "oracles" / "work_sharing.csv"
 ROWS = list(csv.DictReader(VECTORS.read_text().splitlines()))
@@ -38,31 +37,6 @@ def _pairs(num_workers: int, chunks: int) -> Storage:
     return Storage(tuple(tuple((j, (j + o) % num_workers) for o in spread) for j in range(num_workers)))
 
 
-def _last_end(handout: Handout, unit_times: list[float]) -> float:
-    """The time at which everyone has ended, where a worker takes as long for each unit of size."""
-    timing = Timing(len(unit_times))
-    members = [Member(handout.step, worker, 0) for worker in range(len(unit_times))]
-    events: list[tuple[float, Member, Name | None]] = [(0.0, member, None) for member in members]
-    now = 0.0
-    while events:
-        now = events[0][0]
-        free = []
-        while events and events[0][0] == now:
-            _, who, ticket = heapq.heappop(events)
-            free.append(who)
-            if ticket is not None:
-                timing.ended(who.worker, now)
-                assert handout.done(who, ticket) is not None
-        for who in free:
-            given = handout.next(who, timing.seconds(now))
-            if given is not None:
-                ticket, chunk = given
-                size = handout.sizes[chunk]
-                timing.began(who.worker, chunk, size, now)
-                heapq.heappush(events, (now + size * unit_times[who.worker], who, ticket))
-    return now
-
-
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['workers']}-{row['chunks']}")
 def test_neediest_first_ends_when_it_should(row):
     chunks = int(row["chunks"])
@@ -70,7 +44,9 @@ def test_neediest_first_ends_when_it_should(row):
     times = [float(t) / (4 * chunks) for t in row["cycle_times"].split()]
     handout = Handout(0, _pairs(len(times), len(sizes)), [sizes] * len(times), "chunks")
     # The vectors have nine digits.
-    assert _last_end(handout, times) == pytest.approx(float(row["ends"]), rel=5e-9)
+    seconds = np.array(times)[:, None] * np.array(sizes * len(times))
+    end, _ = timed_step(handout, [0.0] * len(times), seconds)
+    assert end == pytest.approx(float(row["ends"]), rel=5e-9)
     assert handout.complete
     assert not handout.settled
 

@@ -142,6 +142,21 @@ def test_the_bound_of_a_storage_is_below_that_of_any_placement():
     np.testing.assert_allclose(all_data, WORKERS / np.sum(1 / orders, axis=1), rtol=1e-12)
 
 
+@pytest.mark.slow
+def test_eight_chunks_take_hardly_longer_than_uncoded_and_no_less_than_the_bound():
+    """At most 1.06 times as long as uncoded; 1.0594 was the most in 40,000 draws."""
+    rng = np.random.default_rng(0)
+    unlike = rng.choice([0.01, 0.1, 0.3, 1.0, 3.0], (2000, 1))
+    times = 1 + unlike * rng.exponential(size=(2000, WORKERS))
+    nothing = np.zeros_like(times)
+    found = _program(WORKERS, 2, 8, False)(nothing, times / (UNITS * 8), 0.0)
+    assert np.max(found / times.max(axis=1)) < 1.06
+    bounds = _bounds(nothing, times, 2)
+    for spread_of in np.unique(unlike):
+        alike = unlike[:, 0] == spread_of
+        assert np.mean(bounds[alike]) < np.mean(found[alike])
+
+
 def test_the_bound_counts_start_ups():
     """Two slow workers that start late alone have a share of the data: by hand."""
     starts, times = jnp.array([0.0, 3.0, 1.0]), jnp.array([1.0, 2.0, 4.0])

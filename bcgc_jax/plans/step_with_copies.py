@@ -1,0 +1,307 @@
+"""Work sharing where a step ends with its last chunk, by the rules of `Handout` and `Timing`, in JAX.
+
+A master adds the workers' sums. Whoever is busy then joins the next step late. So it pays to compute a second
+copy of what a slow worker has begun, and of what a worker keeps that is overdue.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from bcgc_jax.plans.desk import Desk
+from bcgc_jax.plans.shared_step import expected_pace, length_of, neediest
+
+# Those of `Timing`.
+_WORTH = 1.5
+_PATIENCE = 2.0
+# Times that differ by so many roundings are the same: compilers round a product and a sum once or twice.
+_ROUNDINGS = 64
+
+
+class StepEnd(NamedTuple):
+    """How a step has ended.
+
+    Attributes:
+      time: when its last chunk has ended.
+      busy: until when each worker computes, `[N]`.
+      overdue: who is late and not heard of since, `[N]`.
+    """
+
+    time: Array
+    busy: Array
+    overdue: Array
+
+
+class _State(NamedTuple):
+    """Of one step: of chunks `[M + 1]`, of workers `[N]`. No chunk is number M, and nobody is number N."""
+
+    now: Array
+    open: Array  # nobody has begun it
+    keeper: Array  # whose sum it is in
+    pace: Array  # seconds for a unit of size of the last chunk, 0 before there is one
+    taken: Array  # seconds, of all chunks that are done
+    done: Array  # their size
+    running: Array  # chunk
+    begun: Array
+    until: Array
+    free: Array
+    asks: Array  # free workers that have not been served at this time
+    overdue: Array
+    patience: Array
+
+
+def step_with_copies(
+    desk: Desk,
+    starts: Array,
+    times: Array,
+    round_trip: Array | float = 0.0,
+    lengths: Array | None = None,
+    overdue: Array | None = None,
+) -> StepEnd:
+    """One step, with the arguments of `shared_runtime`, and who is `overdue` since the step before, `[N]`.
+
+    Of workers that are free at the same time the first by number is served first.
+    """
+    desk = Desk(*map(jnp.asarray, desk))
+    lengths = jnp.asarray(desk.size if lengths is None else lengths)
+    workers, chunks = len(desk.stored), len(desk.size) - 1
+    nothing = jnp.zeros(workers, times.dtype)
+    nobody = jnp.zeros(workers, bool)
+    first = _State(
+        now=jnp.zeros((), times.dtype),
+        open=jnp.arange(chunks + 1) < chunks,
+        keeper=jnp.full(chunks + 1, workers),
+        pace=nothing,
+        taken=nothing,
+        done=jnp.zeros(workers, desk.size.dtype),
+        running=jnp.full(workers, chunks),
+        begun=nothing,
+        until=starts.astype(times.dtype),
+        free=nobody,
+        asks=nobody,
+        overdue=nobody if overdue is None else overdue,
+        patience=jnp.asarray(_PATIENCE, times.dtype),
+    )
+
+    def event(at: _State) -> _State:
+        at = _ended(desk, _later(desk, at))
+        at, worker, chunk = _served(desk, at)
+        seconds = round_trip + length_of(lengths, worker, chunk) * times[worker]
+        return _begun(at, worker, chunk, seconds)
+
+    def goes_on(at: _State) -> Array:
+        return (~_complete(at) | _any_ends(at)) & (at.now < jnp.inf)
+
+    end = jax.lax.while_loop(goes_on, event, first)
+    return StepEnd(end.now, jnp.where(end.free, end.now, end.until), end.overdue)
+
+
+def steps_with_copies(
+    desk: Desk,
+    starts: Array,
+    times: Array,
+    round_trip: Array | float = 0.0,
+    lengths: Array | None = None,
+) -> Array:
+    """How long each of a chain of steps takes, `[K]`: who is busy when a step ends begins the next one late.
+
+    The arguments are those of `shared_runtime` for each step: `[K, N]` each, `[K, M]` or `[K, N, M]`.
+    """
+
+    def step(before: tuple[Array, Array], drawn: tuple) -> tuple[tuple[Array, Array], Array]:
+        late, overdue = before
+        start, seconds, length = drawn
+        end = step_with_copies(desk, late + start, seconds, round_trip, length, overdue)
+        return (jnp.maximum(end.busy - end.time, 0), end.overdue), end.time
+
+    first = jnp.zeros_like(times[0]), jnp.zeros(times.shape[1], bool)
+    return jax.lax.scan(step, first, (starts, times, lengths))[1]
+
+
+def _complete(at: _State) -> Array:
+    return jnp.all(at.keeper[:-1] < len(at.free))
+
+
+def _any_ends(at: _State) -> Array:
+    return jnp.any(at.until <= at.now)
+
+
+# What happens at a time: chunks end, then free workers are served.
+
+
+def _later(desk: Desk, at: _State) -> _State:
+    """Time goes on to the next end, or until another copy is worth it or another worker is overdue."""
+    own = jnp.where(at.free, _pace_now(desk, at), jnp.inf)
+    looks = jnp.append(_worth_from(desk, at, own[:, None]), _deadlines(desk, at)[None], axis=0)
+    look = jnp.min(jnp.where(_reached(at, looks), jnp.inf, looks))
+    end = jnp.min(at.until)
+    rounding = _ROUNDINGS * jnp.finfo(end.dtype).eps
+    following = jnp.where(look < end * (1 - rounding), look, end)  # a look when a chunk ends is of no use
+    goes_on = ~jnp.any(at.asks) & ~_any_ends(at)
+    return at._replace(now=jnp.where(goes_on, following, at.now), asks=at.asks | (goes_on & at.free))
+
+
+def _ended(desk: Desk, at: _State) -> _State:
+    """The first worker by number that ends its chunk now is heard of; those that begin the step are free."""
+    chunks = len(desk.size) - 1
+    now = at.until <= at.now
+    worker, ends = _first_of(now & (at.running < chunks))
+    chunk = jnp.where(jnp.any(ends), at.running[worker], chunks)
+    at = _kept(desk, at._replace(overdue=at.overdue & ~ends), worker, chunk)
+    took = jnp.where(ends, at.now - at.begun, 0)
+    size = jnp.where(ends, desk.size[chunk], 0)
+    free = ends | (now & (at.running == chunks))
+    return at._replace(
+        pace=jnp.where(ends, took / jnp.maximum(size, 1), at.pace),
+        taken=at.taken + took,
+        done=at.done + size,
+        running=jnp.where(ends, chunks, at.running),
+        until=jnp.where(free, jnp.inf, at.until),
+        free=at.free | free,
+        asks=at.asks | free,
+    )
+
+
+def _kept(desk: Desk, at: _State, worker: Array, chunk: Array) -> _State:
+    """A chunk counts if it is the first, or if the first one's worker is overdue: its whole sum is void."""
+    workers, chunks = len(desk.stored), len(desk.size) - 1
+    before = at.keeper[chunk]
+    late = (chunk < chunks) & jnp.append(at.overdue, False)[before]
+    void = late & (at.keeper == before)
+    keeps = (jnp.arange(chunks + 1) == chunk) & (chunk < chunks) & ((before == workers) | late)
+    running = jnp.zeros(chunks + 1, bool).at[at.running].set(True)
+    return at._replace(
+        open=at.open | (void & ~running),
+        keeper=jnp.where(keeps, worker, jnp.where(void, workers, at.keeper)),
+        patience=jnp.where(late, 2 * at.patience, at.patience),
+    )
+
+
+def _served(desk: Desk, at: _State) -> tuple[_State, Array, Array]:
+    """Once all ends of this time are known, the next free worker and its chunk, M for none."""
+    workers, chunks = len(desk.stored), len(desk.size) - 1
+    can = ~_any_ends(at) & ~_complete(at)
+    at = at._replace(overdue=at.overdue | (can & _reached(at, _deadlines(desk, at))))
+    copies = _copies(desk, at)
+    worker, comes = _first_of(can & at.asks & (_may_be_given(desk, at, copies) | at.overdue))
+    # One that was overdue is heard of before it is served.
+    served = comes & ~at.overdue
+    chunk = jnp.where(jnp.any(served), _choice(desk, at, copies, worker), chunks)
+    waits = jnp.any(comes) & (jnp.arange(workers) >= worker) & ~served
+    return at._replace(asks=at.asks & (waits | ~can), overdue=at.overdue & ~comes), worker, chunk
+
+
+def _begun(at: _State, worker: Array, chunk: Array, seconds: Array) -> _State:
+    begins = (jnp.arange(len(at.free)) == worker) & (chunk < len(at.open) - 1)
+    return at._replace(
+        open=at.open & (jnp.arange(len(at.open)) != chunk),
+        running=jnp.where(begins, chunk, at.running),
+        begun=jnp.where(begins, at.now, at.begun),
+        until=jnp.where(begins, at.now + seconds, at.until),
+        free=at.free & ~begins,
+    )
+
+
+def _first_of(workers: Array) -> tuple[Array, Array]:
+    """Of some workers the first by number, and where it is, `[N]`; nowhere if there are none."""
+    first = jnp.argmax(workers)
+    return first, workers & (jnp.arange(len(workers)) == first)
+
+
+# Which chunk is next: the rules of `Handout`.
+
+
+class _Copies(NamedTuple):
+    """What can be copied, `[M + 1]`: running chunks, those that only overdue workers run, and kept ones."""
+
+    running: Array
+    given_up: Array
+    kept: Array
+
+
+def _copies(desk: Desk, at: _State) -> _Copies:
+    workers = len(desk.stored)
+    answer = jnp.append(~at.overdue, False)
+    answering = jnp.zeros_like(at.open).at[at.running].max(~at.overdue)
+    running = ~at.open & (at.keeper == workers) & (desk.size > 0)
+    # All of the sum must be computed again.
+    others = jnp.any(answer[desk.holders], axis=1)
+    whole = jnp.ones(workers + 1, bool).at[at.keeper].min(others)
+    late = jnp.append(at.overdue, False)
+    return _Copies(running, running & ~answering, (late & whole)[at.keeper] & ~answering)
+
+
+def _may_be_given(desk: Desk, at: _State, copies: _Copies) -> Array:
+    """Of each free worker whether there is something; False only where there is nothing, `[N]`."""
+    own = jnp.min(jnp.where(at.asks, _pace_now(desk, at), jnp.inf))  # worth it for the fastest, or for nobody
+    worth = copies.running & ~_hopeful(desk, at, own)
+    some = at.open | worth | copies.given_up | copies.kept
+    return jnp.any(some[desk.stored], axis=1)
+
+
+def _choice(desk: Desk, at: _State, copies: _Copies, worker: Array) -> Array:
+    """The chunk for a free worker, M for none."""
+    chunks = len(desk.size) - 1
+    mine = desk.stored[worker]
+    pace = _pace_now(desk, at)
+    left = jnp.sum(jnp.where(at.open, desk.size, 0)[desk.stored], axis=1)
+    need = jnp.where(at.overdue, jnp.inf, left * pace)
+    fresh = neediest(desk, at.open, need, worker)
+    ends = jnp.full(chunks + 1, jnp.inf).at[at.running].min(_expected_end(desk, at))
+    worth = (copies.running & ~_hopeful(desk, at, pace[worker]))[mine]
+    latest = jnp.max(jnp.where(worth, ends[mine], -jnp.inf))
+    copy = jnp.min(jnp.where(worth & (ends[mine] == latest), mine, chunks))
+    in_turn = [fresh, copy, _first_in(mine, copies.given_up, chunks), _first_in(mine, copies.kept, chunks)]
+    chunk = in_turn[0]
+    for following in in_turn[1:]:
+        chunk = jnp.where(chunk < chunks, chunk, following)
+    return chunk
+
+
+def _first_in(mine: Array, some: Array, none: int) -> Array:
+    """Of a worker's chunks the first that is one of these."""
+    return jnp.where(jnp.any(some[mine]), mine[jnp.argmax(some[mine])], none)
+
+
+# What is expected: the rules of `Timing`.
+
+
+def _pace_now(desk: Desk, at: _State) -> Array:
+    return expected_pace(at.pace, desk.size[at.running], at.begun, at.now)
+
+
+def _expected_end(desk: Desk, at: _State) -> Array:
+    """Of running chunks, `[N]`: if one is unknown or late, as much is to come as has passed."""
+    known = at.begun + at.pace * desk.size[at.running]
+    return jnp.where((at.pace > 0) & (known > at.now), known, at.now + (at.now - at.begun))
+
+
+def _hopeful(desk: Desk, at: _State, own: Array) -> Array:
+    """The chunks with a runner that ends before a copy would by a worker that takes `own` for a unit."""
+    hopeful = ~_reached(at, _worth_from(desk, at, own))
+    return jnp.zeros_like(at.open).at[at.running].max(hopeful)
+
+
+def _worth_from(desk: Desk, at: _State, own: Array) -> Array:
+    """From when on a copy of what each worker runs is worth it, for a worker that takes `own` for a unit."""
+    size = desk.size[at.running]
+    needed = _WORTH * own * jnp.maximum(size, 1)
+    expected = at.pace * size
+    long = at.begun + expected - at.now > needed
+    worth = jnp.where(long, at.now, at.begun + jnp.maximum(expected, needed))
+    return jnp.where(size > 0, worth, jnp.inf)
+
+
+def _deadlines(desk: Desk, at: _State) -> Array:
+    """When each worker is overdue, `[N]`."""
+    size = desk.size[at.running]
+    mean = jnp.sum(at.taken) / jnp.maximum(jnp.sum(at.done), 1)
+    own = at.taken / jnp.maximum(at.done, 1)
+    ends = at.begun + at.patience * jnp.maximum(own, mean) * size
+    return jnp.where((size > 0) & jnp.any(at.done > 0), ends, jnp.inf)
+
+
+def _reached(at: _State, when: Array) -> Array:
+    return when <= at.now * (1 + _ROUNDINGS * jnp.finfo(at.now.dtype).eps)

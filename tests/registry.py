@@ -142,7 +142,7 @@ OF_A_PARTITION: dict[str, Callable[[bcgc.Problem, Any], Any]] = {
 }
 _NAMED = (
     *("time", "frequency", "uncoded", "single_block", "tandon_partial", "ferdinand_full", "ferdinand_half"),
-    *("limit", "cyclic:2", "alternating:2:2", "backup:1", "multi_message:2"),
+    *("limit", "limit:2", "cyclic:2", "alternating:2:2", "backup:1", "multi_message:2"),
 )
 # Names, and methods of a number.
 METHODS: dict[str, Any] = {name: name for name in _NAMED} | {
@@ -225,7 +225,13 @@ CALLS: dict[str, Callable[[Number], Any]] = {
 ONLY_TRACED = {
     *(f"{name} of late workers" for name in (*OF_A_PARTITION, "solve")),
     *("expected_runtime with setup", "draw_runtimes", "solve for rows", "solve for atoms"),
-    *("solve for workers that send", "solve alternating:2:2", "solve backup:1", "solve multi_message:2"),
+    *(
+        "solve for workers that send",
+        "solve limit:2",
+        "solve alternating:2:2",
+        "solve backup:1",
+        "solve multi_message:2",
+    ),
     "solve Sharing",
 }
 _COMPOSED = "Sweep", "compare", "solve for unlike workers", "solve time for workers of one start-up"
@@ -286,7 +292,16 @@ ON_THE_HOST: dict[str, Callable[[float], Any]] = {
 TAKEN_OR_RETURNED = {
     *("Distribution", "JointDistribution", "Atomic", "Kinked", "Smooth"),
     *("Problem", "Solution", "Status", "Certificate", "Expectation", "RuntimeEstimate", "Plan"),
-    *("Requirements", "Comparison", "CompletionBound", "Cyclic", "Alternating", "Backup", "MultiMessage"),
+    *(
+        "Requirements",
+        "Comparison",
+        "CompletionBound",
+        "Cyclic",
+        "Alternating",
+        "Backup",
+        "Limit",
+        "MultiMessage",
+    ),
     *("Trace", "load_trace", "Description", "Fit", "StartUpFit", "grid"),
 }
 # Their second calls are those of tests/coding.

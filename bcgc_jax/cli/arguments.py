@@ -37,9 +37,9 @@ LAWS: dict[str, dict[str, float | None]] = {
 SYNONYMS = {"concentration": "shape"}  # read as well
 FITTED_LAWS = tuple(law for law in LAWS if law not in ("two-speed", "deterministic"))
 METHODS = (
-    "optimal, subgradient, time, frequency, deadline, nested, uncoded, single_block, tandon_partial, "
-    "ferdinand_full, ferdinand_half, limit, tandon:NUMBER, ferdinand:NUMBER, cyclic:NUMBER, "
-    "alternating:NUMBER, backup:NUMBER, sharing:NUMBER:CHUNKS, multi_message:NUMBER, nested:NUMBER, "
+    "optimal, subgradient, time, frequency, deadline, nested, sharing, uncoded, single_block, "
+    "tandon_partial, ferdinand_full, ferdinand_half, limit, tandon:NUMBER, ferdinand:NUMBER, cyclic:NUMBER, "
+    "alternating:NUMBER, backup:NUMBER, sharing:NUMBER, multi_message:NUMBER, nested:NUMBER, "
     "limit:NUMBER"
 )
 

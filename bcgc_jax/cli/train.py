@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from bcgc_jax.cluster import Step
 
 _CURVES = {"time": "clock", "loss": "loss", "accuracy": "accuracy"}
-METHODS = ("uncoded", "single_block", "tandon_partial", "time", "frequency", "optimal")
+METHODS = ("uncoded", "single_block", "tandon_partial", "time", "frequency", "optimal", "sharing:2")
 
 
 def answer(question: TrainOptions) -> None:
@@ -90,7 +90,9 @@ def _train_all_on_cluster(
 
     def expected(name: str, method: Method) -> tuple[Method, float]:
         solution = solve(problem, method, key=key)
-        if solution.status == Status.INFEASIBLE or solution.plan is None or not solution.plan.trainable:
+        plan = solution.plan
+        on_processes = plan is not None and plan.trainable and solution.bound_of != "storage"
+        if solution.status == Status.INFEASIBLE or not on_processes:
             raise ValueError(f'"{name}" is no scheme that {question.model} can be trained with here')
         return method, float(solution.rounded_runtime)
 

@@ -34,6 +34,7 @@ from bcgc_jax.plans.groups import Groups
 from bcgc_jax.plans.partitions import round_partition, round_to_units
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.plans.schedules import turns_of
+from bcgc_jax.plans.sharing import WorkSharing
 
 PyTree = Any
 # (parameters, batch) to a scalar; the batch is a pytree of arrays with the samples along the first axis.
@@ -316,8 +317,19 @@ def _whole_units(sizes: Any, costs: np.ndarray) -> np.ndarray:
     return np.asarray(round_to_units(jnp.asarray(sizes, float), jnp.asarray(costs, float)))
 
 
+def _no_tasks(*_: Any, **__: Any) -> CodingPlan:
+    raise ValueError(
+        "work sharing decides within a step who computes what. It is trained with on the simulated clock, "
+        'not on worker processes yet: take "nested" or "uncoded" there'
+    )
+
+
 # How the plans of rules without codes are cut.
-_WITHOUT_CODE: dict[type, Callable[..., CodingPlan]] = {FirstHolder: schedule_plan, OneOfEach: group_plan}
+_WITHOUT_CODE: dict[type, Callable[..., CodingPlan]] = {
+    FirstHolder: schedule_plan,
+    OneOfEach: group_plan,
+    WorkSharing: _no_tasks,
+}
 
 
 def assign(

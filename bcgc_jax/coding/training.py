@@ -17,7 +17,7 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import check, check_key, check_whole, pytree_dataclass, static_field
+from bcgc_jax._pytree import check, check_key, check_whole, pytree_dataclass, replace, static_field
 from bcgc_jax.coding.checks import check_loss, check_params
 from bcgc_jax.coding.gradients import (
     CodingPlan,
@@ -32,9 +32,11 @@ from bcgc_jax.coding.gradients import (
 from bcgc_jax.distributions import Distribution, EmpiricalPairs, JointDistribution
 from bcgc_jax.plans.completion import Completion
 from bcgc_jax.plans.passes import UNIT, Passes, parts_of
-from bcgc_jax.plans.plan import Plan
+from bcgc_jax.plans.plan import Plan, partition_plan
 from bcgc_jax.plans.runtime import load_of_plan, passes_of
 from bcgc_jax.plans.schedules import circle_plan, cycles_of
+from bcgc_jax.plans.sharing import WorkSharing
+from bcgc_jax.plans.worker import Load
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution
 
@@ -66,6 +68,27 @@ class TrainingScheme:
             waited = work - xp.concatenate([0 * sent[:1], sent[:-1]])
             work = np.maximum.accumulate(waited) if xp is np else jax.lax.cummax(waited)
         return starts + work + sent
+
+    def messages(self, starts: Array, times: Array) -> tuple[Array, Array]:
+        """Whose message of each block there is, bool `[B, N]`, and the runtime; inf if it never ends."""
+        arrived, completed = collect(self.plan.ready(self.finish_times(starts, times)), self.plan.rule)
+        return arrived, jnp.max(completed)
+
+
+@pytree_dataclass
+class SharedScheme(TrainingScheme):
+    """Work sharing: of the gradient it is as without redundancy; `rule` says how long an iteration takes.
+
+    Its `load` is that of a subset, `[1]`, and its rule's round trip in the unit of runtimes.
+    """
+
+    rule: WorkSharing | None = None
+
+    def messages(self, starts: Array, times: Array) -> tuple[Array, Array]:
+        assert self.rule is not None
+        begin = jnp.broadcast_to(jnp.asarray(starts, times.dtype), times.shape)
+        runtime = self.rule.runtimes(Load(self.load, self.sent), False, begin, times)
+        return jnp.full((1, times.size), jnp.isfinite(runtime)), runtime
 
 
 @pytree_dataclass
@@ -112,7 +135,7 @@ def training_scheme(
         samples as an iteration has.
       solution: of this problem, what is trained is its `plan`; or a plan. "tandon_partial" leaves a share of
         each subset's samples, to the nearest sample, uncoded. Schemes without a code sum the first message of
-        each subset.
+        each subset, and work sharing each chunk once.
       plan_options: `units`, `order`, `construction` and `mean` of `coding_plan`.
 
     Raises ValueError for a solution that does not exist, and where problem and parameters do not match.
@@ -133,11 +156,26 @@ def training_scheme(
             "the problem's coordinates are not those of the parameters: take num_coordinates="
             f"{sizes.sum()}, or for units of leaves or layers unit_costs=unit_sizes(params, units, order)"
         )
+    if isinstance(plan.completion, WorkSharing):
+        return _shared_scheme(key, problem, plan, params, method, **plan_options)
     assigned = assign(key, plan, params, workers, rounded=rounded, **plan_options)
     overlap = problem.overlap and assigned.coded
     load, sent, passes = _pace(problem, plan, assigned)
     passes = jax.tree.map(lambda a: jnp.asarray(problem.scale * a, load.dtype), passes)
     return TrainingScheme(assigned, load, sent, problem.start_up, overlap, method, passes)
+
+
+def _shared_scheme(
+    key: Array, problem: Problem, plan: Plan, params: PyTree, method: str, **plan_options: Any
+) -> SharedScheme:
+    """Every chunk counts once, so the gradient is that of workers without redundancy."""
+    rule, workers = plan.completion, int(np.asarray(problem.num_workers))
+    assert isinstance(rule, WorkSharing)
+    uncoded = partition_plan(problem.total * (np.arange(workers) == 0), workers)
+    assigned = assign(key, uncoded, params, workers, **plan_options)
+    rule = replace(rule, round_trip=rule.round_trip * problem.scale)
+    load, sent = _pace_of_tasks(problem, plan)
+    return SharedScheme(assigned, load, sent, problem.start_up, method=method, rule=rule)
 
 
 def _pace(problem: Problem, plan: Plan, assigned: CodingPlan) -> tuple[Array, Array, Passes | None]:
@@ -248,11 +286,6 @@ def _train(
         chosen = jax.random.permutation(key, size)[:batch_size]
         return jax.tree.map(lambda x: x[chosen], subset)
 
-    def messages(begin: Array, times: Array) -> tuple[Array, Array]:
-        """Whose there are, and how long the iteration takes: inf if it never ends."""
-        arrived, completed = collect(plan.ready(scheme.finish_times(begin, times)), plan.rule)
-        return arrived, jnp.max(completed)
-
     def step(carry: tuple[Any, Array], at: tuple[Array, Array]) -> tuple[Any, Any]:
         state, late = carry
         params, opt_state = state
@@ -262,8 +295,8 @@ def _train(
         batch = subsets
         if batch_size is not None:
             batch = jax.vmap(some_of)(jax.random.split(batch_key, plan.num_workers), subsets)
-        fresh = messages(starts, times)[1]
-        arrived, runtime = messages(late + starts, times)
+        fresh = scheme.messages(starts, times)[1]
+        arrived, runtime = scheme.messages(late + starts, times)
         if scheme.passes is not None:
             late = scheme.passes.of(unit).overrun(late, starts, times, runtime)
         value, gradient, decodable = coded(params, batch, arrived)

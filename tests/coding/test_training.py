@@ -14,17 +14,20 @@ import bcgc_jax as bcgc
 from bcgc_jax.coding.gradients import subset_gradients
 from bcgc_jax.coding.training import collect, training_scheme
 from bcgc_jax.plans.completion import AnyOf
+from bcgc_jax.plans.desk import chunk_sizes
 from bcgc_jax.plans.schedules import Group, schedule_of
+from bcgc_jax.plans.storage import spread
 from bcgc_jax.problem import Status
 from tests.coding.test_gradients import KEY, make_batch, make_params, network, relative_difference
 from tests.compilations import compilations
 from tests.oracles.chains import chain, in_order
 from tests.oracles.runtimes import delivered_runtime
 from tests.oracles.schedules import simulated
+from tests.oracles.sharing import shared
 from tests.problems import known, slow
 
 LAW = bcgc.ShiftedExponential(0.8, 0.3)
-SCHEMES = "time", *slow("alternating", "tandon_partial")
+SCHEMES = "time", "sharing:2:3", *slow("alternating", "tandon_partial")
 PROBLEM, SGD = bcgc.Problem(LAW, 6, 58, 36), optax.sgd(0.1)
 
 
@@ -167,6 +170,11 @@ def test_training_with_a_code_is_training_without_but_for_the_clock(model, metho
         sizes = [block.size for block in scheme.plan.blocks]
         whole = dataclasses.replace(ALTERNATING, sizes=jnp.array(sizes, float))
         expected = 6 * np.array([simulated(whole, t, 0 * t)[0] for t in np.asarray(times, float)])
+    elif method == "sharing:2:3":
+        sizes = chunk_sizes(3)
+        holders = spread(6, 2, len(sizes)).holders
+        units = np.asarray(times, float) * (36 * 58 / 6) / sum(sizes)
+        expected = np.array([shared(holders, sizes, np.zeros(6), each) for each in units])
     else:
         expected = bcgc.block_runtime(solved(method).rounded, times, num_samples=36)
     np.testing.assert_allclose(taken_by(training), expected, rtol=2e-5)

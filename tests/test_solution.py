@@ -14,6 +14,7 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
 from bcgc_jax.plans.schedules import Group, schedule_of
+from bcgc_jax.plans.simulation import added_in_a_row
 from bcgc_jax.solution import solution_of_value
 from bcgc_jax.solvers.methods import NAMES
 from tests.problems import known, padded, slow
@@ -256,9 +257,16 @@ def test_a_comparison_is_the_commands_table():
     assert list(found) == sorted(found, key=lambda name: float(found[name].expected_runtime))
     assert list(found)[:4] == ["limit", "sharing:all", "sharing:2", "optimal"]
     assert {"subgradient", "tandon_partial", "uncoded"} <= set(found)
-    lines = repr(found).splitlines()
+    table, told, longer = repr(found).partition("\nOne step after the other, each worker first ends the pass")
+    lines = table.splitlines()
     assert len(lines) == len(found) + 2
-    assert all(len(line) <= 100 for line in lines)
+    assert all(len(line) <= 100 for line in (*lines, *longer.splitlines()))
+    assert told
+    slower = re.search(r"single_block\s(\S+)\s\(×", longer)
+    block = found["single_block"]
+    more, _ = known(added_in_a_row(PROBLEM, known(block.partition)))
+    assert float(known(slower)[1]) == pytest.approx(float(block.expected_runtime) + more, rel=1e-3)
+    assert "uncoded" not in longer
     optimum = found["optimal"]
     above = 100 * (float(found["uncoded"].expected_runtime) / float(optimum.lower_bound) - 1)
     uncoded = next(line for line in lines if line.startswith("uncoded"))
@@ -272,13 +280,13 @@ def test_a_comparison_is_the_commands_table():
     assert sum(" +0.0 %" in line for line in lines) >= 1  # that is the best baseline
     assert any(line.startswith("tandon_partial α ") for line in lines)  # on which its runtime depends
     # Of whatever is listed; a scheme of one's own may be the best.
-    few = repr(bcgc.compare(PROBLEM, ["uncoded", "time"])).splitlines()
+    few = repr(bcgc.compare(PROBLEM, ["uncoded", "time"])).partition("\nOne step")[0].splitlines()
     assert uncoded[:50] in {line[:50] for line in few}
     fastest = min(earlier, key=lambda name: float(found[name].expected_runtime))
     assert few[-1] == lines[-1] == f"Best baseline: {fastest}."
     mine = bcgc.Scheme("mine", lambda problem: known(found["optimal"].partition), baseline=True)
     alone = repr(bcgc.compare(PROBLEM, mine))
-    assert alone.endswith("Best baseline: mine.")
+    assert "\nBest baseline: mine." in alone
     optimal = next(line for line in lines if line.startswith("optimal"))
     assert alone.splitlines()[1].split()[2:4] == optimal.split()[2:4]  # uncoded is not listed
     assert set(bcgc.compare(PROBLEM)) == set(found) - {"subgradient"}

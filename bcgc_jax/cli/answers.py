@@ -83,6 +83,8 @@ def solution_row(problem: Problem, solution: Solution, seconds: float, deadline:
         "runtime_error": finite(solution.runtime_error),
         "lower_bound": finite(solution.lower_bound) if certified else None,
         "relative_gap": finite(solution.relative_gap) if certified else None,
+        "chained_runtime": None,  # of rows that are shown
+        "chained_error": None,
         "saved": None,  # what another row decides
         "kind": solution.kind,
         "bound_of": solution.bound_of or None,

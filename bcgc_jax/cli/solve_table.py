@@ -10,10 +10,11 @@ from rich.table import Column
 from bcgc_jax.cli import output
 from bcgc_jax.cli.answers import num_workers
 from bcgc_jax.cli.output import Row
+from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.problem import Problem
 from bcgc_jax.solution import LOOSE
-from bcgc_jax.solvers.compare import BARS, draw
+from bcgc_jax.solvers.compare import BARS, draw, in_a_row
 from bcgc_jax.solvers.methods import is_limit
 from bcgc_jax.solvers.sample_average import NUM_FRESH_DRAWS
 
@@ -72,6 +73,7 @@ def print_table(answer: SolveAnswer, remarks: Sequence[str] = ()) -> None:
     output.print_lines(
         f"\nRuntimes are in {answer.unit[1]}. {whole}",
         _against_baseline(answer),
+        *_in_a_row(answer),
         *remarks,
         *_limit(answer),
         *_storage(answer),
@@ -94,6 +96,18 @@ def _against_baseline(answer: SolveAnswer) -> str:
     if best is None or runtime_of(best) > 0.9995 * least:
         return text
     return f"{text} {output.row_label(best)} takes {100 * (1 - runtime_of(best) / least):.1f} % less."
+
+
+def _in_a_row(answer: SolveAnswer) -> list[str]:
+    """On those that take longer where nobody can stop a computation."""
+    known = [row for row in answer.rows if row["chained_runtime"] is not None]
+    return in_a_row(
+        [
+            (row["method"], runtime_of(row), Expectation(row["chained_runtime"], row["chained_error"]))
+            for row in known
+        ],
+        answer.unit[0],
+    )
 
 
 def _columns(answer: SolveAnswer) -> list[output.Shown]:

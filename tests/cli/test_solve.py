@@ -10,6 +10,7 @@ import pytest
 
 from bcgc_jax import Problem, ShiftedExponential, Solution, expected_runtime
 from bcgc_jax.cli.solve_table import blocks
+from bcgc_jax.plans.simulation import added_in_a_row
 from tests.problems import known
 from tests.scripts import python
 
@@ -60,6 +61,12 @@ def test_json_has_the_exact_figures_and_the_best_plan_is_written(answer, tmp_pat
     problem = Problem(ShiftedExponential(1e-3, 50.0), 20, 20_000, 50, max_workers=32, setup_cycles=0.0)
     counts = np.pad(best["partition"], (0, 12))
     assert float(expected_runtime(problem, counts)) == pytest.approx(best["partition_runtime"])
+    # One step after the other: uncoded nobody has more to do when the last one ends.
+    more, error = known(added_in_a_row(problem, counts))
+    assert best["chained_runtime"] - best["partition_runtime"] == pytest.approx(more)
+    assert best["chained_error"] == pytest.approx(error)
+    assert rows["uncoded"]["chained_runtime"] == rows["uncoded"]["partition_runtime"]
+    assert rows["limit"]["chained_runtime"] is None
 
 
 def test_csv_rows_agree_with_json_rows(command, answer):

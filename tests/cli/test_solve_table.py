@@ -22,6 +22,8 @@ def row(method, runtime, partition=None, **more) -> dict[str, Any]:
     known |= {"runtime_error": 0.0, "lower_bound": None, "relative_gap": None, "partition": partition}
     known |= {
         "saved": 1 - runtime / 16,
+        "chained_runtime": None,
+        "chained_error": None,
         "schedule": None,
         "sent": 1.0,
         "round_trips": 0,
@@ -70,6 +72,20 @@ def test_the_table_says_what_is_saved_and_shows_the_plan(printed):
     assert "28: 5, 29: 4830" in text
     assert "each worker stores 30 of the 30" in text
     assert "If one costs more than 5 % of a backward pass (250 cycles per sample and subset), single" in text
+
+
+def test_what_takes_longer_one_step_after_the_other_is_told_by_more_than_two_percent(printed):
+    chained = {"single_block": (15.0, 0.06), "time": (9.0, 0.09), "optimal": (7.14, 0.01)}
+    runtimes = {"optimal": 7.0, "time": 8.0, "single_block": 10.0}
+    rows = [
+        row(name, value, [60], chained_runtime=chained[name][0], chained_error=chained[name][1])
+        for name, value in runtimes.items()
+    ]
+    _, text = printed(Problem(LAW, 3, 60), [*rows, row("uncoded", 16.0, [60])], 1.0, unit=(2.0, "seconds"))
+    assert "first ends the pass that it has begun. Then these take longer, by draws" in text
+    assert "standard error up to 1 %: time 4.5 (×1.12), single_block 7.5 (×1.50)." in text
+    _, text = printed(Problem(LAW, 3, 60), [rows[0]], 1.0)
+    assert "take longer" not in text
 
 
 def test_a_loose_bound_is_told_in_words(printed):

@@ -33,7 +33,6 @@ from bcgc_jax.problem import Status as Status
 from bcgc_jax.solution import Solution as Solution
 from bcgc_jax.solvers import Deadline as Deadline
 from bcgc_jax.solvers import Ferdinand as Ferdinand
-from bcgc_jax.solvers import MultiMessage as MultiMessage
 from bcgc_jax.solvers import Nested as Nested
 from bcgc_jax.solvers import Optimal as Optimal
 from bcgc_jax.solvers import Scheme as Scheme

@@ -42,7 +42,6 @@ STYLES: Mapping[str, Style] = {
     "ferdinand_half": Style(r"Ferdinand–Draper, $r = L/2$", "#7F7F7F", "X", (0, (6, 2, 1, 2, 1, 2))),
     "uncoded": Style("uncoded", "#999933", "h", (0, (8, 3))),
     "nested": Style("nested groups, no code", "#117733", (6, 1, 0), "-", 2.6),
-    "multi_message": Style("multi-message", "#AA3377", "4", "-", 2.2),
     "cyclic": Style("cyclic, no code", "#228833", "+", (0, (7, 1.5))),
     "sharing": Style("work sharing", "#4477AA", "2", (0, (3, 1, 1, 1))),
     "backup": Style("backup workers (inexact)", "#BBBBBB", "3", (0, (5, 5))),

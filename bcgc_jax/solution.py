@@ -342,6 +342,8 @@ def _read(value: Any, name: str = "") -> Any:
         return value
     if "dtype" not in value:
         kind = _PARTS[value.pop("rule", name)]
+        if kind is FirstHolder:  # older files say which subset each task is of, which follows from its number
+            value = {name: part for name, part in value.items() if name not in ("turn", "stored")}
         return kind(**{name: _read(part, name) for name, part in value.items()})
     array = np.array(value["values"], value["dtype"])
     if array.dtype.kind not in "biuf":
@@ -355,6 +357,9 @@ def _checked(solution: Solution) -> Solution:
     """The same; ValueError for what `repr` and training do not expect."""
     if not isinstance(solution.method, str) or solution.kind not in ("exact", "local", "confidence"):
         raise ValueError(f"no method and kind: {solution.method!r}, {solution.kind!r}")
+    plan = solution.plan
+    if plan is not None and isinstance(plan.completion, FirstHolder) and plan.sizes.shape[-1] != 1:
+        raise ValueError(f'{solution.method} is a method no more: plan again, "sharing:D" is faster')
     batch = solution.status.shape
     levels = () if solution.partition is None else solution.partition.shape[-1:]
     shapes = dict.fromkeys((*_NEEDED, "completion_probability", "rounded_value"), batch)

@@ -90,15 +90,6 @@ def cyclic_runtime(num_workers: int, depth: int, num_nodes: int = 96) -> float:
     return 50 + float(np.sum(weight * 1050 / (1 - u) ** 2 * late))
 
 
-def mean_schedule(rng: np.random.Generator, cycles: np.ndarray, num_workers: int, num_draws: int) -> float:
-    """Mean of max_b max_j min_δ T_(j-δ) C[δ, b] for tasks that are done after C cycles, `[D, B]`."""
-    times = 50 + 1e3 * rng.standard_exponential((num_draws, num_workers))
-    first = times[:, :, None] * cycles[0]
-    for delta in range(1, len(cycles)):
-        np.minimum(first, np.roll(times, delta, axis=1)[:, :, None] * cycles[delta], out=first)
-    return float(first.max(axis=(1, 2)).mean())
-
-
 def sample_average_partition(times: np.ndarray, num_coordinates: float) -> np.ndarray:
     """The best partition for given draws `[S, N]`, slowest first: a linear programme solved by HiGHS.
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Found = tuple[DigitsRun, ClusterTraining]
-METHODS = ("uncoded", "single_block", "tandon_partial", "time", "optimal", "cyclic:8", "multi_message")
+METHODS = ("uncoded", "single_block", "tandon_partial", "time", "optimal", "cyclic:8")
 LAW = bcgc.ShiftedExponential(rate=1e-3, shift=50.0)
 MODEL = "softmax"
 # Iterations in which all workers keep the same pace: what they take beyond it is the overhead.

@@ -1,4 +1,4 @@
-"""Real models on worker processes: uncoded, the paper's optimum, nested, multi-message, and untold plans.
+"""Real models on worker processes: uncoded, the paper's optimum, nested, and untold plans.
 
 A small convolutional net (noisy images of ten kinds) and a small transformer (tokens of a Markov chain) on
 eight processes of this machine, slowed on purpose: cycle times of the paper's law, and in the middle
@@ -24,7 +24,7 @@ from bcgc_jax import plotting
 from bcgc_jax.adaptive import WorkPlan
 from bcgc_jax.adaptive.rules import Rule, Window, rules
 from bcgc_jax.cluster import ClosedLoop, Cluster, InjectedDelay, Run, train_on_cluster
-from bcgc_jax.cluster.planning import PARTS, loads_of, plan_of
+from bcgc_jax.cluster.planning import loads_of, plan_of
 from bcgc_jax.coding.gradients import split_by
 from bcgc_jax.plans.plan import partition_plan
 from experiments import looks
@@ -37,7 +37,7 @@ RATE, SHIFT = 1e-3, 50.0  # the paper's law
 # Seconds that an uncoded iteration takes before the jump, on average.
 SECONDS = 0.8
 _KNOWN = 512
-SCHEMES = ("uncoded", "optimum", "nested", "multi_message", "told", "adaptive")
+SCHEMES = ("uncoded", "optimum", "nested", "told", "adaptive")
 LOSS_TICKS = (0.002, 0.005, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
 
 
@@ -73,7 +73,7 @@ def plans(rng: np.random.Generator) -> Plans:
     """For each scheme that is told the law, its plan in either half."""
     halves = np.split(times_of(rng, 2 * _KNOWN), 2)
     windows = [Window(half, WORKERS, jax.random.key(0)) for half in halves]
-    all_rules = rules(PARTS)
+    all_rules = rules()
 
     def best(window: Window) -> WorkPlan:
         return min(
@@ -87,7 +87,6 @@ def plans(rng: np.random.Generator) -> Plans:
         "uncoded": once(all_rules["uncoded"]),
         "optimum": [_optimum(windows[0])] * 2,
         "nested": once(all_rules["nested"]),
-        "multi_message": once(all_rules["multi_message"]),
         "told": [best(window) for window in windows],
     }
 

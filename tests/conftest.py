@@ -27,7 +27,7 @@ _GROUPS = {
     "bcgc_jax/measured/fits.py": "fits",
     "tests/measured/test_fits.py": "fits",
     "tests/solvers/": "solvers",
-    "tests/plans/test_schedules.py": "solvers",
+    "tests/plans/test_circle.py": "solvers",
     "tests/sweeps/test_run.py": "solvers",
     "tests/test_solution.py": "solvers",
     "tests/test_documents.py": "documents",  # the longest files, not at the end while one process waits

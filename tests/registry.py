@@ -17,8 +17,8 @@ import bcgc_jax as bcgc
 from bcgc_jax.exact.order_statistics import simulate_max
 from bcgc_jax.measured.resampling import bootstrap_interval, resampled_means
 from bcgc_jax.plans import partitions
+from bcgc_jax.plans.plan import cyclic_plan
 from bcgc_jax.plans.runtime import draw_runtimes
-from bcgc_jax.plans.schedules import Group, schedule_of
 from tests.cli.steps import trace_of
 from tests.problems import known
 
@@ -142,7 +142,7 @@ OF_A_PARTITION: dict[str, Callable[[bcgc.Problem, Any], Any]] = {
 }
 _NAMED = (
     *("time", "frequency", "uncoded", "single_block", "tandon_partial", "ferdinand_full", "ferdinand_half"),
-    *("limit", "limit:2", "cyclic:2", "alternating:2:2", "backup:1", "multi_message:2"),
+    *("limit", "limit:2", "cyclic:2", "backup:1"),
 )
 # Names, and methods of a number.
 METHODS: dict[str, Any] = {name: name for name in _NAMED} | {
@@ -206,7 +206,7 @@ CALLS: dict[str, Callable[[Number], Any]] = {
     "round_to_units": lambda v: partitions.round_to_units(row(v, 3, 2, 5), row(v, 3, 2, 5)),
     "resampled_means": lambda v: resampled_means(KEY, row(v, 3, 2, 5), num_replicates=7, block=2),
     "draw_runtimes": lambda v: draw_runtimes(
-        KEY, late_problem(v), schedule_of([Group(1, 1), Group(2, 2)], _partition(v)), 64
+        KEY, late_problem(v), cyclic_plan(jnp.sum(_partition(v)), 2), 64
     ),
     "solve time for workers of one start-up": lambda v: bcgc.solve(
         problem_of(v, start_up=5 * v, send_time=0.5 * v, chain_cycles=0.2 * v), "time"
@@ -225,19 +225,13 @@ CALLS: dict[str, Callable[[Number], Any]] = {
 ONLY_TRACED = {
     *(f"{name} of late workers" for name in (*OF_A_PARTITION, "solve")),
     *("expected_runtime with setup", "draw_runtimes", "solve for rows", "solve for atoms"),
-    *(
-        "solve for workers that send",
-        "solve limit:2",
-        "solve alternating:2:2",
-        "solve backup:1",
-        "solve multi_message:2",
-    ),
+    *("solve for workers that send", "solve limit:2", "solve backup:1"),
     "solve Sharing",
 }
 _COMPOSED = "Sweep", "compare", "solve for unlike workers", "solve time for workers of one start-up"
 _MEASURED = "completion_bound in parts", "fit_distributions", "fit_start_up", "Empirical", "FromHazard"
 SLOW_AT_FIRST = ("Gamma", *_MEASURED, *_COMPOSED)
-_DELIVERED = "solve of late workers", "solve multi_message:2", "solve for workers that send"
+_DELIVERED = "solve of late workers", "solve for workers that send"
 SLOW_TO_TRACE = ("runtimes of Gamma", *_DELIVERED)
 WHOLE_NUMBERS = ("levels_from_partition", "partition_from_levels", "round_partition", "round_to_units")
 
@@ -292,16 +286,7 @@ ON_THE_HOST: dict[str, Callable[[float], Any]] = {
 TAKEN_OR_RETURNED = {
     *("Distribution", "JointDistribution", "Atomic", "Kinked", "Smooth"),
     *("Problem", "Solution", "Status", "Certificate", "Expectation", "RuntimeEstimate", "Plan"),
-    *(
-        "Requirements",
-        "Comparison",
-        "CompletionBound",
-        "Cyclic",
-        "Alternating",
-        "Backup",
-        "Limit",
-        "MultiMessage",
-    ),
+    *("Requirements", "Comparison", "CompletionBound", "Cyclic", "Backup", "Limit"),
     *("Trace", "load_trace", "Description", "Fit", "StartUpFit", "grid"),
 }
 # Their second calls are those of tests/coding.

@@ -13,7 +13,6 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
-from bcgc_jax.plans.schedules import Group, schedule_of
 from bcgc_jax.plans.simulation import added_in_a_row
 from bcgc_jax.solution import solution_of_value
 from bcgc_jax.solvers.methods import NAMES
@@ -77,12 +76,6 @@ def test_a_plan_has_the_runtime_that_its_solution_says(method):
     assert abs(float(drawn.mean) - value) < 4 * float(drawn.standard_error)
     in_time = float(bcgc.completion_probability(PROBLEM, plan, 1.1 * value))
     assert 0.5 < in_time < 0.99
-
-
-def test_a_plan_without_a_formula_is_refused():
-    plan = schedule_of([Group(3, 2)], [2_000.0, 3_000.0])
-    with pytest.raises(ValueError, match="take simulate_runtime"):
-        bcgc.expected_runtime(PROBLEM, plan)
 
 
 @pytest.mark.parametrize("method", ["time", "backup:1", "cyclic:3"])
@@ -226,8 +219,6 @@ SOURCES = {
     "ferdinand_full": ["wang2021", "ferdinand2018"],
     "ferdinand_half": ["wang2021", "ferdinand2018"],
     "cyclic": ["amiri2019"],
-    "alternating": ["amiri2019"],
-    "multi_message": ["amiri2019", "ozfatura2019", "kingma2015"],  # Adam
     "sharing": ["attia2017"],
     "backup": ["chen2016"],
     "limit": ["attia2017"],
@@ -302,6 +293,23 @@ def test_a_plan_that_does_not_exist_is_not_shown_and_not_trained():
     wrong = solve(6, -1.0)
     with pytest.raises(ValueError, match="the numbers make no problem"):
         bcgc.coding.training_scheme(jax.random.key(0), bcgc.Problem(LAW, 3, 4), wrong, np.ones(4, np.float32))
+
+
+def test_a_file_of_an_older_version_says_whose_subsets_tasks_are(tmp_path):
+    """And those of schedules of several blocks, which are no more, are refused."""
+    solution = bcgc.solve(PROBLEM, "cyclic:3")
+    path = solution.save(tmp_path / "old.json")
+    saved = json.loads(path.read_text())
+    turn = {"dtype": "int64", "values": [0, 1, 2]}
+    saved["plan"]["completion"] |= {"turn": turn, "stored": 3}
+    path.write_text(json.dumps(saved))
+    found = bcgc.Solution.load(path)
+    value = float(bcgc.expected_runtime(PROBLEM, known(found.plan)))
+    assert value == pytest.approx(float(solution.expected_runtime), rel=1e-7)
+    saved["plan"]["sizes"]["values"] = [2_000.0, 3_000.0]
+    path.write_text(json.dumps(saved | {"method": "multi_message:3"}))
+    with pytest.raises(ValueError, match="multi_message:3 is a method no more: plan again"):
+        bcgc.Solution.load(path)
 
 
 def test_whole_numbers_beyond_32_bits_are_not_cut(tmp_path):

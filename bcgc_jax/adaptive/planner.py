@@ -28,8 +28,8 @@ from bcgc_jax.adaptive.rules import MOST_STORED, RULES, Rule, Window
 # speed see, for speeds change soon.
 FIRST, WINDOW, RECENT = 4, 40, 10
 # Made before anything is known, and so of even shares; the training begins with the last one.
-CAUTIOUS = ("uncoded", "alternating")
-_SEARCHED = ("multi_message", "nested")
+CAUTIOUS = ("uncoded", "cyclic")
+_SEARCHED = ("nested",)
 # Iterations with redundancy before it is tried against none, doubled each time that it wins; those without it
 # after it has lost, doubled each time that it loses.
 _TRUSTED, _LOST = 2 * FIRST, WINDOW
@@ -80,7 +80,7 @@ class Planner:
     >>> for times in np.random.default_rng(0).exponential(1.0, (20, 4)):
     ...     planner.observe(times, np.ones(4, bool), float(planner.plan.runtimes(times[None])[0]))
     >>> planner.decisions[0].before
-    'alternating'
+    'cyclic'
     """
 
     def __init__(

@@ -1,9 +1,9 @@
 r"""What workers do until the plan is changed, and what that takes in iterations whose cycle times are known.
 
-Subsets may be of unequal size: worker w is the first to do subset w, a share p_w of the data, so that with
-the tasks of a schedule in its order it has done task k, on block b and subset w + δ, at
+Subsets may be of unequal size: worker w is the first to do subset w, a share p_w of the data. If it goes
+through subsets one by one around the circle, it has done k of them at
 
-    F_w(k) = S_w + T_w C_w(k),   C_w(k) = Σ_{i≤k} N p_{w+δ_i} x_{b_i},   Σ x = 1.
+    F_w(k) = S_w + T_w C_w(k),   C_w(k) = Σ_{i<k} N p_{w+i}.
 
 S is the start-up, which no load changes. Loads are in units of 1/N of all work, and T is the time of that:
 uncoded and with even shares a worker's iteration takes S + T. Plans of nested groups, and codes, have even
@@ -41,8 +41,8 @@ class WorkPlan:
     def loads(self) -> np.ndarray:
         """C at the end of each task that a worker has, `[N, K]`.
 
-        >>> from bcgc_jax.plans.schedules import Group, schedule_of
-        >>> WorkPlan("uneven", np.array([0.25, 0.75]), schedule_of([Group(2, 1)], [1.0])).loads.tolist()
+        >>> from bcgc_jax.plans.plan import cyclic_plan
+        >>> WorkPlan("uneven", np.array([0.25, 0.75]), cyclic_plan(1.0, 2)).loads.tolist()
         [[0.5, 2.0], [1.5, 2.0]]
         """
         return np.cumsum(self._tasks, axis=1)
@@ -79,8 +79,8 @@ class WorkPlan:
 
         Both workers begin the other's half as the iteration ends, and are busy with it for as long again.
 
-        >>> from bcgc_jax.plans.schedules import Group, schedule_of
-        >>> twice = WorkPlan("twice", np.full(2, 0.5), schedule_of([Group(2, 1)], [1.0]))
+        >>> from bcgc_jax.plans.plan import cyclic_plan
+        >>> twice = WorkPlan("twice", np.full(2, 0.5), cyclic_plan(1.0, 2))
         >>> twice.successive(np.ones((4, 2))).tolist()
         [1.0, 2.0, 2.0, 2.0]
         """

@@ -1,33 +1,27 @@
 """How plans are made from what the last iterations have shown: each rule one plan, in one go.
 
 Without redundancy shares are even, else by speed: by their mean start-ups and cycle times all workers end
-at once. On them there are two subsets each in blocks that neighbours do from both ends, or `multi_message`: a
-first block, some on two subsets and some on as many as fit, with sizes by stochastic subgradients on the
-iterations themselves, workers in random order; where there are start-ups, on independent ones and times of
-their distributions. Or they are even, in nested groups, of which nobody is asked anything.
+at once. On them each worker goes through two subsets, its own and the next one, or shares are even, in nested
+groups, of which nobody is asked anything.
 """
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from bcgc_jax.adaptive.plans import WorkPlan
-from bcgc_jax.distributions import Empirical, EmpiricalRows
 from bcgc_jax.measured.choice import smooth_or_atoms
 from bcgc_jax.plans.completion import OneOfEach
-from bcgc_jax.plans.plan import Plan, partition_plan
-from bcgc_jax.plans.schedules import Group, schedule_of
+from bcgc_jax.plans.plan import Plan, cyclic_plan, partition_plan
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.nested import Nested
-from bcgc_jax.solvers.schedules import search_sizes
 from bcgc_jax.solvers.solve import solve
 
 # Subsets that a worker stores at most where it is not said otherwise.
 MOST_STORED = 20
-# Iterations that sizes are searched on, drawn from those known, and draws of a step.
+# Quantiles of all times that groups are made for.
 _DRAWS = 64
 
 
@@ -96,35 +90,9 @@ def uncoded(window: Window) -> WorkPlan:
     return WorkPlan("uncoded", shares, partition_plan(np.ones(1), shares.size))
 
 
-def _alternating(window: Window, shares: Shares, parts: int) -> WorkPlan:
-    schedule = schedule_of([Group(min(2, window.max_stored), parts)], np.full(parts, 1 / parts))
-    return WorkPlan("alternating", shares(window), schedule)
-
-
-def _multi_message(window: Window, shares: Shares, parts: int) -> WorkPlan:
-    workers, share, last = window.times.shape[1], shares(window), Group(window.max_stored, 2 * parts)
-    front = [Group(1, 1), Group(min(2, window.max_stored), parts), last]
-    # To begin with a seventh first, and as much on two subsets.
-    sizes = np.r_[1 / 7, np.full(parts, 1 / 7 / parts), np.full(2 * parts, 5 / 14 / parts)]
-    starts = [schedule_of(front, jnp.asarray(sizes, jnp.float32))]
-    if window.starts_late:  # a block on one subset waits for the last one to begin
-        starts.append(schedule_of([last], jnp.full(2 * parts, 0.5 / parts, jnp.float32)))
-    draw, search = jax.random.split(window.key)
-    problem = _alike(draw, workers * share * window.times, window)
-    found = [start.with_sizes(search_sizes(search, problem, start, 150, _DRAWS)) for start in starts]
-    plans = [WorkPlan("multi_message", share, plan) for plan in found]
-    return min(plans, key=lambda plan: np.mean(plan.runtimes(window.times, window.start_ups)))
-
-
-def _alike(key: jax.Array, times: np.ndarray, window: Window) -> Problem:
-    """Workers in random order: in some of the iterations, or with independent start-ups and times."""
-    workers = times.shape[1]
-    if window.starts_late:
-        both = _quantiles(times), _quantiles(np.asarray(window.start_ups))
-        cycle, start = (Empirical(jnp.asarray(x, jnp.float32)) for x in both)
-        return Problem(cycle, workers, 1, cycles=workers, start_up=start)
-    row = np.asarray(jax.random.randint(key, (_DRAWS,), 0, len(times)))
-    return Problem(EmpiricalRows(jnp.asarray(times[row], jnp.float32)), workers, 1, cycles=workers)
+def _cyclic(window: Window, shares: Shares) -> WorkPlan:
+    """A worker's own subset, then its neighbour's: who is alone in being slow is made up for."""
+    return WorkPlan("cyclic", shares(window), cyclic_plan(1.0, min(2, window.max_stored)))
 
 
 def _quantiles(times: np.ndarray, count: int = _DRAWS) -> np.ndarray:
@@ -148,14 +116,9 @@ def nested(window: Window) -> WorkPlan:
     return WorkPlan("nested", even_shares(window), found)
 
 
-def rules(parts: int, shares: Shares = by_speed) -> dict[str, Rule]:
-    """All of them, with so many blocks of two subsets: more gain a little, and each is a message a subset."""
-    return {
-        "uncoded": uncoded,
-        "alternating": lambda window: _alternating(window, shares, parts),
-        "multi_message": lambda window: _multi_message(window, shares, parts),
-        "nested": nested,
-    }
+def rules(shares: Shares = by_speed) -> dict[str, Rule]:
+    """All of them."""
+    return {"uncoded": uncoded, "cyclic": lambda window: _cyclic(window, shares), "nested": nested}
 
 
-RULES = rules(8)
+RULES = rules()

@@ -39,8 +39,7 @@ FITTED_LAWS = tuple(law for law in LAWS if law not in ("two-speed", "determinist
 METHODS = (
     "optimal, subgradient, time, frequency, deadline, nested, sharing, uncoded, single_block, "
     "tandon_partial, ferdinand_full, ferdinand_half, limit, tandon:NUMBER, ferdinand:NUMBER, cyclic:NUMBER, "
-    "alternating:NUMBER, backup:NUMBER, sharing:NUMBER, multi_message:NUMBER, nested:NUMBER, "
-    "limit:NUMBER"
+    "backup:NUMBER, sharing:NUMBER, nested:NUMBER, limit:NUMBER"
 )
 
 LAYOUTS = ("auto", "long", "wide")

@@ -39,10 +39,9 @@ _PLAN = "Also write the best plan, with its certificate, for bcgc_jax.Solution.l
 
 _LAWS = f"A DISTRIBUTION of times is one of {', '.join(map(typed.law_usage, typed.LAWS))}"
 _METHODS = f"""Methods: {typed.METHODS}. NUMBER is the most subsets that a worker stores (nested, cyclic,
-alternating, multi_message, sharing, limit), the workers left out (backup), the level (tandon), or the layers
-(ferdinand). sharing:NUMBER:CHUNKS has so many chunks a subset, else 8; NUMBER may be all, and CHUNKS
-best. alternating:NUMBER:BLOCKS has so many blocks, else 10. In tandon_partial α is E[T | T > median] /
-E[T | T ≤ median]; the paper takes 6."""
+sharing, limit), the workers left out (backup), the level (tandon), or the layers (ferdinand).
+sharing:NUMBER:CHUNKS has so many chunks a subset, else 8; NUMBER may be all, and CHUNKS best. In
+tandon_partial α is E[T | T > median] / E[T | T ≤ median]; the paper takes 6."""
 
 
 def check_picture(option: str, path: str | None) -> None:
@@ -203,7 +202,7 @@ class SolveOptions(Comparing):
     How much redundancy should each block get, and how long does a step take? Without --method the table has
     the paper's schemes, nested, work sharing and earlier schemes. Below it stands the best plan, as level:
     coordinates. Runtimes are in the unit of the cycle time. They are exact. For workers that are not alike,
-    and for multi_message, alternating and sharing, they are means of random draws.
+    and for sharing, they are means of random draws.
     """
 
     after: ClassVar = f"""\b

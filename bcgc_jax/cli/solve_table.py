@@ -239,8 +239,7 @@ def _errors(answer: SolveAnswer) -> Iterator[str]:
 def _plan(answer: SolveAnswer) -> Iterator[str]:
     """Of each kind the best plan: its blocks, what is stored for them, and where it is worth nothing."""
     order, of_all = "in the order in which they are computed", f"of the {num_workers(answer.problem)}"
-    schedules = [row for row in answer.rows if row["schedule"] and len(row["schedule"]["sizes"]) > 1]
-    for row in [row for row in schedules if "groups" in row["schedule"]][:1]:
+    for row in [row for row in answer.rows if "groups" in (row["schedule"] or {})][:1]:
         yield f"\nThe plan of {row['method']}, blocks {order}:"
         most = 0
         for block, (size, groups) in enumerate(zip(*row["schedule"].values(), strict=True)):
@@ -258,10 +257,6 @@ def _plan(answer: SolveAnswer) -> Iterator[str]:
         yield blocks(row["partition"])
         stored = int(np.flatnonzero(row["partition"])[-1]) + 1
         yield f"Level n is computed on n + 1 subsets of the data: each worker stores {stored} {of_all}."
-    for row in [row for row in schedules if "tasks" in row["schedule"]][:1]:
-        what = f"{answer.parts} of its blocks (--format json: all tasks)"
-        yield f"\nThe schedule of {row['method']}, {what}:"
-        yield " ".join(map(str, row["schedule"]["sizes"]))
     if answer.setup and np.isfinite(answer.setup) and (best := fastest_plan(answer.rows)):
         cycles = answer.setup * float(answer.problem.total) * float(np.asarray(answer.problem.cycles))
         plain = f"{cycles:.0f}" if 100 <= cycles < 1e7 else f"{cycles:.3g}"

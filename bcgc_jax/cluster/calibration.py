@@ -64,7 +64,7 @@ def calibrate(
         some = done.any(axis=0)
         typical = np.nanmedian(seconds[:, some], axis=0)
         columns = np.stack([coordinates[some], setup[some], np.ones(len(typical))], axis=1)
-        per_cycle, per_setup, message = _costs(columns[:, : 3 if len(plan.tasks(0)) > 1 else 1], typical)
+        per_cycle, per_setup, message = _costs(columns[:, : 3 if len(plan.blocks) > 1 else 1], typical)
         setup_cycles = per_setup / per_cycle
     else:
         setup_cycles, message = costs.setup_cycles, costs.message_seconds

@@ -36,9 +36,8 @@ from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.methods import Method, method_of
 from bcgc_jax.solvers.solve import solve
 
-# Blocks of two subsets each: on processes every task is a message. What the master takes for one, measured
-# with eight workers and 40 to 80 tasks each on two cores.
-PARTS, _MESSAGE_SECONDS = 2, 2.5e-4
+# What the master takes for a message, measured with eight workers and 40 to 80 tasks each on two cores.
+_MESSAGE_SECONDS = 2.5e-4
 # Iterations whose work is kept: an iteration of many workers and blocks is thousands of records.
 _KEPT = 1000
 # Seconds in the place of infinity, which times a load of 0 is nothing.
@@ -284,7 +283,7 @@ class Loop(Course):
         super().__post_init__()
         # Where each subset gives as many samples, no worker can have more than another to do.
         alike = self.batch_size is not None or callable(self.data)
-        made = rules(PARTS, even_shares if alike else by_speed)
+        made = rules(even_shares if alike else by_speed)
         self._faults = 0  # until the last iteration
         self._closed = threading.Event()
         self._rules = {name: functools.partial(_unless, self._closed, rule) for name, rule in made.items()}

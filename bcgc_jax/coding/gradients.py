@@ -33,7 +33,6 @@ from bcgc_jax.plans.completion import AnyOf, Completion, FirstHolder, OneOfEach
 from bcgc_jax.plans.groups import Groups
 from bcgc_jax.plans.partitions import round_partition, round_to_units
 from bcgc_jax.plans.plan import Plan
-from bcgc_jax.plans.schedules import turns_of
 from bcgc_jax.plans.sharing import WorkSharing
 
 PyTree = Any
@@ -79,14 +78,14 @@ class CodingPlan:
       blocks: of the gradient.
       mean: whether the loss is a mean over samples, else it is their sum.
       groups: of blocks in groups of workers, the groups of each: one of each group is enough.
-      order: of a schedule, its tasks, pairs (δ, block): worker w computes the block on subset w + δ mod N.
-        Without, a task is a block on all the subsets of its level.
+      turns: of a schedule, the subsets w, w + 1, … around the circle that worker w goes through one by one;
+        0 with a code, where a task is a block on all the subsets of its level.
     """
 
     codes: tuple[GradientCode, ...]
     blocks: tuple[Block, ...] = static_field()
     mean: bool = static_field()
-    order: tuple[tuple[int, int], ...] = static_field(default=())
+    turns: int = static_field(default=0)
     groups: Groups = static_field(default=())
 
     @property
@@ -95,7 +94,7 @@ class CodingPlan:
 
     @property
     def coded(self) -> bool:
-        return not self.order
+        return not self.turns
 
     @property
     def rule(self) -> Completion:
@@ -108,14 +107,11 @@ class CodingPlan:
         """Those of `worker`, in the order in which it does them; of all workers as many."""
         if self.coded:
             return tuple(Task(b, code.subsets[worker]) for b, code in enumerate(self.codes))
-        return tuple(Task(block, ((worker + turn) % self.num_workers,)) for turn, block in self.order)
+        return tuple(Task(0, ((worker + turn) % self.num_workers,)) for turn in range(self.turns))
 
     def ready(self, finish: Any) -> Any:
         """When each message is there, `[B, N]`, from when each task is done, `[tasks, N]`; NumPy or JAX."""
-        if self.coded:
-            return finish
-        turn, block = np.array(self.order).T
-        return soonest_of(finish, turn, block)
+        return finish if self.coded else soonest_of(finish)[..., None, :]
 
     def completed(self, finish: np.ndarray) -> np.ndarray:
         """When the master can have each block, `[B]`, from when each task is done, `[tasks, N]`."""
@@ -250,33 +246,23 @@ def schedule_plan(
     order: Sequence[int] | None = None,
     mean: bool = True,
 ) -> CodingPlan:
-    r"""Cut the gradient of `params` into the blocks of a schedule, as whole units, for N workers on a circle.
+    r"""The tasks of N workers that go through neighbouring subsets one by one, `cyclic`, for `params`.
 
-    The schedule's sizes sum to the coordinates of the parameters. Blocks that get no unit are left out, and
-    with fewer workers than subsets tasks that the worker has done before. Options are as in `coding_plan`.
+    The plan's one block is all coordinates of the parameters. Where N is less than the plan's number of
+    subsets, each worker does all of them. Options are as in `coding_plan`.
 
-    Raises ValueError where the schedule is not one of these parameters, or has a block without any task.
+    Raises ValueError where the plan is not one of these parameters.
 
-    >>> from bcgc_jax.plans.schedules import Group, schedule_of
-    >>> alternating = schedule_of([Group(2, 2)], [4.2, 4.8])
-    >>> plan = schedule_plan(alternating, {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}, num_workers=3)
-    >>> [(block.level, block.size) for block in plan.blocks]
-    [(1, 4), (1, 5)]
+    >>> from bcgc_jax.plans.plan import cyclic_plan
+    >>> params = {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}
+    >>> plan = schedule_plan(cyclic_plan(9.0, stored=2), params, num_workers=3)
     >>> [(task.block, task.subsets) for task in plan.tasks(2)]
-    [(0, (2,)), (1, (2,)), (1, (0,)), (0, (0,))]
+    [(0, (2,)), (0, (0,))]
     """
-    pieces = _cut_blocks(schedule, params, units, order)
-    place = {b: k for k, b in enumerate(pieces)}
-    turns, numbers = (np.asarray(a).tolist() for a in (turns_of(schedule), schedule.block))
-    listed = [(d % num_workers, place[b]) for d, b in zip(turns, numbers, strict=True) if b in place]
-    tasks = tuple(dict.fromkeys(listed))
-    depths = np.bincount([block for _, block in tasks], minlength=len(pieces))
-    if not depths.all():
-        idle = list(pieces)[np.argmin(depths)]
-        raise ValueError(f"block {idle} of the schedule has coordinates, but no task")
-    blocks = tuple(map(Block, (depths - 1).tolist(), pieces.values()))
+    (pieces,) = _cut_blocks(schedule, params, units, order).values()
+    turns = min(np.size(schedule.block), num_workers)
     code = gradient_code(jax.random.key(0), num_workers, 0)  # of which nothing is random
-    return CodingPlan((code,) * len(blocks), blocks, mean, tasks)
+    return CodingPlan((code,), (Block(turns - 1, pieces),), mean, turns)
 
 
 def _cut_blocks(

@@ -32,9 +32,8 @@ from bcgc_jax.coding.gradients import (
 from bcgc_jax.distributions import Distribution, EmpiricalPairs, JointDistribution
 from bcgc_jax.plans.completion import Completion
 from bcgc_jax.plans.passes import UNIT, Passes, parts_of
-from bcgc_jax.plans.plan import Plan, partition_plan
+from bcgc_jax.plans.plan import Plan, cyclic_plan, partition_plan
 from bcgc_jax.plans.runtime import load_of_plan, passes_of
-from bcgc_jax.plans.schedules import circle_plan, cycles_of
 from bcgc_jax.plans.sharing import WorkSharing
 from bcgc_jax.plans.worker import Load
 from bcgc_jax.problem import Problem, Status
@@ -186,11 +185,9 @@ def _pace(problem: Problem, plan: Plan, assigned: CodingPlan) -> tuple[Array, Ar
     blocks, rule = assigned.blocks, plan.completion
     assert rule is not None
     own = np.array([float(block.size) for block in blocks], problem.dtype)
-    if not assigned.coded:  # until each task; the link is left out: what is sent are a few bytes
-        turn, block = np.array(assigned.order).T
-        whole = circle_plan(own, turn, block, int(turn.max()) + 1)
-        load = problem.scale * cycles_of(whole, problem.setup_load, problem.chain_load)[turn, block]
-        return load, jnp.zeros_like(load), passes_of(problem, whole)
+    if not assigned.coded:  # until each subset; the link is left out: what is sent are a few bytes
+        whole = cyclic_plan(own[0], assigned.turns)
+        return *jax.device_get(_pace_of_tasks(problem, whole)), passes_of(problem, whole)
     used = np.array([rule.groups.index(one) for one in assigned.groups] or [block.level for block in blocks])
     if rule.groups or plan.is_partition:
         sizes = np.zeros(np.shape(plan.sizes), problem.dtype)

@@ -41,7 +41,7 @@ from bcgc_jax._pytree import is_traced, pytree_dataclass, replace, static_field
 from bcgc_jax.exact.crossing import crossing_probability
 from bcgc_jax.exact.order_statistics import log_choices, typical_hazards
 from bcgc_jax.exact.quadrature import largest
-from bcgc_jax.plans.circle import cycles_of_tasks, schedule_runtime, soonest_of, uncovered
+from bcgc_jax.plans.circle import circle_runtime, soonest_of, uncovered
 from bcgc_jax.plans.groups import Groups, Tree, tree_of
 from bcgc_jax.plans.passes import Passes, passes_in_order
 from bcgc_jax.plans.storage import Storage, on_circle
@@ -112,9 +112,9 @@ class Completion(ABC):
         """The rule for a load of `load`, and so many workers; may be traced below the static maximum."""
         return self
 
-    def exactly(self, num_blocks: int) -> "Exact":
-        """The same rule, where it has an exact probability for so many blocks; else ValueError."""
-        raise ValueError("several blocks of first holders have no exact runtime: take simulate_runtime")
+    @abstractmethod
+    def exactly(self) -> "Exact":
+        """The same rule, where it has an exact probability; else ValueError."""
 
     def awaited(self, data: Any) -> Any:
         """How many messages of each task complete it, `[K]`, of tasks on this `data`; None if it varies."""
@@ -177,7 +177,7 @@ class Exact(Completion):
     def tolerated(self, work: Array) -> Array:
         """How many workers may be late for ever, for tasks of this `work`, `[K]`, 0 before any."""
 
-    def exactly(self, num_blocks: int) -> "Exact":
+    def exactly(self) -> "Exact":
         return self
 
     def bounds(self, work: Array) -> Bounds:
@@ -274,59 +274,51 @@ class AnyOf(Exact):
 
 @pytree_dataclass
 class FirstHolder(Exact):
-    """A task of worker w is subset w + `turn` of a circle, there with the first who has done it.
+    """Task k of worker w is subset w + k of a circle, of one block, and there with the first who has done it.
 
-    `late` is of one block, whose turns are 0, 1, …, at most N. `num_workers` may be traced, up to the static
-    `max_workers`, and is None until a problem says it. Workers store `stored` subsets.
+    `num_workers` may be traced, up to the static `max_workers`, and is None until a problem says it.
     """
 
     num_workers: ArrayLike | None
     max_workers: int = static_field(default=0)
-    turn: Array | None = None
-    stored: int = static_field(default=0)
 
     rekindled = True
 
     def load(self, sizes: Array, tasks: Tasks, cost: Cost) -> Load:
-        """Of subset after subset, and there block after block, `[D B]`; inf for what is not done."""
-        assert self.turn is not None
-        costs = [0.0 if number is None else number for number in (cost.setup, cost.chain)]
-        return Load(cycles_of_tasks(sizes, self.turn, tasks.block, self.stored, *costs).ravel())
+        """Each subset costs a setup and a chain of its own."""
+        size = jnp.asarray(sizes)[jnp.asarray(tasks.block)]
+        if cost.setup is not None and cost.chain is not None:
+            size = size + cost.setup + cost.chain * size
+        return Load(jnp.cumsum(size))
 
     def runtimes(self, load: Load, overlap: bool, starts: Array, times: Array) -> Array:
         """What is sent depends on all, and takes no time here. Workers from their number on do not count."""
-        return schedule_runtime(load.work.reshape(self.stored, -1), times, starts, self.num_workers)
+        return circle_runtime(load.work, times, starts, self.num_workers)
 
     def width(self, load: Load, overlap: bool) -> int:
-        return load.work.size // self.stored
+        return 1
 
     def passes(self, sizes: Any, tasks: Tasks, cost: Cost, overlap: bool) -> Passes:
         """Each task is one."""
         xp = jnp if is_traced((self, sizes, tasks, cost)) else np
-        turn, block = xp.asarray(self.turn), xp.asarray(tasks.block)
-        done = xp.asarray(self.load(jnp.asarray(sizes), tasks, cost).work).reshape(self.stored, -1)
-        end = xp.where(block >= 0, done[turn, block], 0)
-        length = xp.diff(end, prepend=0)
-        return Passes(xp.where(block >= 0, end, xp.inf)[:, None], xp.maximum(length, 0)[:, None])
+        end = xp.asarray(self.load(jnp.asarray(sizes), tasks, cost).work)
+        return Passes(end[:, None], xp.diff(end, prepend=0)[:, None])
 
     def storage(self, data: np.ndarray, num_workers: int) -> Storage:
-        return on_circle(num_workers, self.stored)
+        return on_circle(num_workers, data.size)
 
     def least_workers(self, data: np.ndarray) -> int:
-        return self.stored
+        return data.size
 
     def of_problem(self, num_workers: ArrayLike, max_workers: int) -> "FirstHolder":
         return replace(self, num_workers=num_workers, max_workers=max_workers)
 
-    def exactly(self, num_blocks: int) -> Exact:
-        return self if num_blocks == 1 else Completion.exactly(self, num_blocks)
-
     def data_by_worker(self, data: np.ndarray, shares: np.ndarray) -> np.ndarray:
         workers = shares.size
-        return workers * shares[(np.arange(workers)[:, None] + np.asarray(self.turn)) % workers]
+        return workers * shares[(np.arange(workers)[:, None] + np.arange(data.size)) % workers]
 
     def listing(self, block: ArrayLike) -> dict[str, Any]:
-        return {"tasks": np.stack([np.asarray(self.turn), np.asarray(block)], axis=1).tolist()}
+        return {"tasks": [[turn, 0] for turn in range(np.size(block))]}
 
     def late(self, hazard: Array) -> Array:
         assert self.num_workers is not None
@@ -336,8 +328,8 @@ class FirstHolder(Exact):
         return times[0]
 
     def blocks(self, finish: Any, block: np.ndarray) -> Any:
-        """With the last of its subsets."""
-        return soonest_of(finish, np.asarray(self.turn), block).max(axis=-1)
+        """With the last of the subsets."""
+        return soonest_of(finish).max(axis=-1, keepdims=True)
 
     def bounding(self, hazard: Array) -> Array:
         """D neighbours are all late: P(τ > t) ≤ N e^{-Σ h}."""

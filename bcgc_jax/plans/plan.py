@@ -8,7 +8,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import is_traced, pytree_dataclass, replace
-from bcgc_jax.plans.completion import AnyOf, Completion
+from bcgc_jax.plans.completion import AnyOf, Completion, FirstHolder
 from bcgc_jax.plans.storage import Storage
 from bcgc_jax.plans.worker import Tasks
 
@@ -78,6 +78,17 @@ def partition_plan(partition: Any, num_workers: ArrayLike) -> Plan:
     """The paper's: block n, of x_n coordinates, on n + 1 subsets, complete with any N - n workers."""
     level = np.arange(partition.shape[-1])
     return Plan(partition, level, level + 1, np.ones(level.size, partition.dtype), AnyOf(num_workers))
+
+
+def cyclic_plan(total: Any, stored: int) -> Plan:
+    """All `total` coordinates on `stored` subsets, one by one around the circle.
+
+    >>> plan = cyclic_plan(5.0, stored=2)
+    >>> plan.sizes.tolist(), plan.block.tolist(), plan.storage(3).subsets_of(2)
+    ([5.0], [0, 0], (0, 2))
+    """
+    sizes, one = jnp.asarray(total)[None], np.ones(stored, int)
+    return Plan(sizes, 0 * one, one, one.astype(sizes.dtype), FirstHolder(None))
 
 
 def needs_of(plan: Plan, counts: Array | None, num_workers: ArrayLike) -> Requirements | None:

@@ -29,12 +29,12 @@ from bcgc_jax._pytree import (
 from bcgc_jax.exact.order_statistics import max_finish_time
 from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.completion import AnyOf, Completion, Exact
+from bcgc_jax.plans.draws import over_draws
 from bcgc_jax.plans.evaluate import NUM_NODES
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.partitions import check_levels, cost_of_units, cumulative_load, finish_load
 from bcgc_jax.plans.passes import Passes
 from bcgc_jax.plans.plan import Plan, partition_plan
-from bcgc_jax.plans.schedules import over_draws
 from bcgc_jax.plans.worker import Cost, Load
 from bcgc_jax.problem import CONDITIONS, Problem
 
@@ -344,7 +344,7 @@ def problem_tasks(problem: Problem, plan: Numbers | Plan) -> tuple[Load, Complet
 def exact_tasks(problem: Problem, plan: Numbers | Plan) -> tuple[Load, Exact, Array]:
     """The same for a rule with an exact probability; ValueError for another one."""
     load, rule, scale = problem_tasks(problem, plan)
-    return load, rule.exactly(jnp.shape(plan.sizes)[-1] if isinstance(plan, Plan) else 1), scale
+    return load, rule.exactly(), scale
 
 
 def load_of_plan(problem: Problem, plan: Plan) -> Load:

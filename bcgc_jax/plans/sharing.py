@@ -69,7 +69,7 @@ class WorkSharing(Completion):
         end = step(starts[..., :workers], times[..., :workers] * unit, jnp.asarray(self.round_trip))
         return end if load.sent is None else end + load.sent[-1]
 
-    def exactly(self, num_blocks: int) -> Exact:
+    def exactly(self) -> Exact:
         raise ValueError("work sharing has no exact runtime: take simulate_runtime")
 
     def storage(self, data: np.ndarray, num_workers: int) -> Storage:

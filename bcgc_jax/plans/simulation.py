@@ -17,11 +17,11 @@ from jax.typing import ArrayLike
 from bcgc_jax._derivatives import without_derivative
 from bcgc_jax._pytree import Numbers, check_key, check_whole
 from bcgc_jax.plans.completion import AnyOf
+from bcgc_jax.plans.draws import draw_workers
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.passes import UNIT, in_a_row, parts_of
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.plans.runtime import check_partition, draw_runtimes, passes_of, problem_tasks
-from bcgc_jax.plans.schedules import draw_circle
 from bcgc_jax.plans.worker import AT_A_TIME
 from bcgc_jax.problem import Problem
 
@@ -192,7 +192,7 @@ def draw_in_places(key: Array, problem: Problem, places: Array, steps: int) -> t
     """
     iteration, shape = iteration_of(problem), (steps, *places.shape)
     if not iteration.law.members():
-        starts, times = draw_circle(key, problem, steps * len(places))
+        starts, times = draw_workers(key, problem, steps * len(places))
         return starts.reshape(shape), times.reshape(shape)
     times = iteration.law.sample(key, shape).astype(problem.dtype)
     start = iteration.worker.infimum().astype(problem.dtype)

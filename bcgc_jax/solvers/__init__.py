@@ -7,12 +7,10 @@ from bcgc_jax.solvers.completion_bound import CompletionBound as CompletionBound
 from bcgc_jax.solvers.completion_bound import completion_bound as completion_bound
 from bcgc_jax.solvers.limit import Limit as Limit
 from bcgc_jax.solvers.limit import runtime_limit as runtime_limit
-from bcgc_jax.solvers.methods import Alternating as Alternating
 from bcgc_jax.solvers.methods import Backup as Backup
 from bcgc_jax.solvers.methods import Cyclic as Cyclic
 from bcgc_jax.solvers.methods import Deadline as Deadline
 from bcgc_jax.solvers.methods import Ferdinand as Ferdinand
-from bcgc_jax.solvers.methods import MultiMessage as MultiMessage
 from bcgc_jax.solvers.methods import Nested as Nested
 from bcgc_jax.solvers.methods import Optimal as Optimal
 from bcgc_jax.solvers.methods import Sharing as Sharing

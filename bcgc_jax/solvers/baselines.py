@@ -44,6 +44,33 @@ class Rule(Method):
 
 
 @pytree_dataclass
+class Backup(Numbered):
+    """The fastest N - `spare` workers, uncoded: not the gradient of all data, but of a random part of it.
+
+    Chen et al., Revisiting distributed synchronous SGD, 2016.
+    """
+
+    spare: int = static_field()
+
+    counts = (("spare", 0),)
+    word, what = "backup", "a number of spare workers"
+    baseline = True
+    is_partition = False
+
+    def needs_mean(self, problem: Problem) -> bool:
+        return False
+
+    def plan(self, problem: Problem, key: Array | None) -> Solution:
+        one, late = np.ones(1, int), jnp.asarray([self.spare])
+        rule = AnyOf(problem.num_workers, late, exact_gradient=self.spare == 0)
+        plan = Plan(problem.total[None], 0 * one, one, one.astype(problem.dtype), rule)
+        found = integrate_runtime(problem, plan)
+        exists = jnp.asarray(problem.num_workers) > self.spare
+        found = Expectation(*(jnp.where(exists, number, jnp.nan) for number in found))
+        return replace(solution_of_value(problem, found), plan=plan)
+
+
+@pytree_dataclass
 class Tandon(Numbered):
     """Gradient coding of Tandon et al. 2017: all coordinates at one redundancy `level`.
 

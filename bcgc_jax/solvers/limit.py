@@ -14,8 +14,8 @@ from jax import Array
 
 from bcgc_jax._pytree import check_whole, concrete, pytree_dataclass, replace, static_field
 from bcgc_jax.exact.quadrature import Expectation
+from bcgc_jax.plans.draws import over_draws
 from bcgc_jax.plans.iterations import iteration_of
-from bcgc_jax.plans.schedules import over_draws
 from bcgc_jax.plans.storage_bound import least_alone, storage_bound
 from bcgc_jax.problem import Problem
 from bcgc_jax.solution import Solution, solution_of_value

@@ -4,13 +4,13 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 from bcgc_jax.problem import Problem
-from bcgc_jax.solvers.baselines import RULES, Ferdinand, Tandon, TandonPartial
+from bcgc_jax.solvers.baselines import RULES, Backup, Ferdinand, Tandon, TandonPartial
+from bcgc_jax.solvers.cyclic import Cyclic
 from bcgc_jax.solvers.deadline import Deadline
 from bcgc_jax.solvers.limit import Limit
 from bcgc_jax.solvers.method import Method, Numbered
 from bcgc_jax.solvers.nested import Nested
 from bcgc_jax.solvers.optimum import Optimal
-from bcgc_jax.solvers.schedules import Alternating, Backup, Cyclic, MultiMessage
 from bcgc_jax.solvers.sharing import Sharing
 from bcgc_jax.solvers.subgradient import Subgradient
 
@@ -21,12 +21,13 @@ BASELINES = ("uncoded", "single_block", "tandon_partial", "ferdinand_full", "fer
 # Workers that store two subsets, or all data.
 SHARED = ("sharing:2", "sharing:all")
 LIMIT = Limit.word
-_SEARCHED = (Optimal(), Subgradient(), Deadline(), Nested(), TandonPartial(), MultiMessage())
+_SEARCHED = (Optimal(), Subgradient(), Deadline(), Nested(), TandonPartial())
 _NAMED: dict[str, Method] = {method.name: method for method in (*_SEARCHED, *RULES)}
 _NUMBERED: dict[str, type[Numbered | Sharing | Limit]] = {
-    kind.word: kind
-    for kind in (Tandon, Ferdinand, Cyclic, Alternating, Backup, Sharing, MultiMessage, Nested, Limit)
+    kind.word: kind for kind in (Tandon, Ferdinand, Cyclic, Backup, Sharing, Nested, Limit)
 }
+# Schedules of several blocks, which work sharing with as much data stored replaces: it is faster.
+_REPLACED = ("alternating", "multi_message")
 NAMES = frozenset([*_NAMED, *_NUMBERED])
 _SHOWN = (*PROPOSED, "deadline", "nested", "sharing", *BASELINES, LIMIT)
 METHODS = ", ".join([*_SHOWN, *(f"{name}:NUMBER" for name in _NUMBERED)])
@@ -49,6 +50,8 @@ def method_of(method: str | Method, *, problem: Problem | None = None) -> Method
         return known
     if (kind := _NUMBERED.get(method.partition(":")[0])) is not None:
         return kind.read(method, problem)
+    if (word := method.partition(":")[0]) in _REPLACED:
+        raise ValueError(f'there is no method "{word}" any more: take "sharing:D", which is faster')
     near = difflib.get_close_matches(method, _SHOWN, n=1)
     hint = f' (did you mean "{near[0]}"?)' if near else ""
     raise ValueError(f'unknown method "{method}"{hint}; known: {METHODS}')

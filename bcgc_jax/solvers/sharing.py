@@ -16,9 +16,9 @@ from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import check_whole, concrete, is_traced, pytree_dataclass, replace, static_field
 from bcgc_jax.exact.quadrature import Expectation
+from bcgc_jax.plans.draws import over_draws
 from bcgc_jax.plans.plan import Plan, Requirements
 from bcgc_jax.plans.runtime import draw_runtimes, problem_tasks
-from bcgc_jax.plans.schedules import over_draws
 from bcgc_jax.plans.sharing import WorkSharing
 from bcgc_jax.problem import Problem
 from bcgc_jax.solution import Solution, solution_of_value

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from bcgc_jax.cluster import Work, calibrate, work_trace
-from bcgc_jax.coding.gradients import coding_plan, schedule_plan
-from bcgc_jax.plans.schedules import Group, schedule_of
+from bcgc_jax.coding.gradients import coding_plan
 
 N, M = 4, 120.0
 SECONDS, SETUP, MESSAGE = 2e-7, 40.0, 3e-3
@@ -28,14 +27,10 @@ def work(plan, times, setup=SETUP, message=MESSAGE, skip=lambda k, w, b: False):
 
 PARAMS = {"w": np.zeros(900, np.float32)}
 CODED = coding_plan(jax.random.key(0), PARAMS, [400, 300, 0, 200])
-# The first subset with all three blocks, the others with the last two, there and back.
-SCHEDULE = schedule_plan(schedule_of([Group(1, 1), Group(3, 2)], [200, 400, 300]), PARAMS, N)
-both = pytest.mark.parametrize("plan", [CODED, SCHEDULE], ids=["coded", "schedule"])
 
 
-@both
-def test_known_costs_are_found_and_so_is_every_cycle_time(plan):
-    rng = np.random.default_rng(0)
+def test_known_costs_are_found_and_so_is_every_cycle_time():
+    plan, rng = CODED, np.random.default_rng(0)
     times = SECONDS * rng.lognormal(0, 0.3, (30, N))
     times *= SECONDS / np.median(times, axis=0)  # the medians follow the model without noise
     found = calibrate(work(plan, times), plan, M)
@@ -84,9 +79,8 @@ def test_one_block_has_no_setup_to_tell_and_no_work_no_answer():
     np.testing.assert_allclose(known.cycle_times, times, rtol=1e-9)
 
 
-@both
-def test_the_work_is_a_trace_of_loads(plan):
-    rng, tasks = np.random.default_rng(3), len(plan.tasks(0))
+def test_the_work_is_a_trace_of_loads():
+    plan, rng, tasks = CODED, np.random.default_rng(3), len(CODED.tasks(0))
     times = SECONDS * rng.lognormal(0, 0.3, (30, N))
     items = work(plan, times, skip=lambda k, w, b: (k, w, b) == (4, 2, 1))
     trace = work_trace(items, plan, M, setup_cycles=SETUP)
@@ -105,7 +99,7 @@ def test_the_work_is_a_trace_of_loads(plan):
 
 
 def test_work_of_another_plan_or_none_is_refused():
-    for items, words in (([], "no work was measured"), ([Work(0, 0, 0, 1.0)], "take that under one plan")):
+    for items, words in (([], "no work was measured"), ([Work(0, 0, 3, 1.0)], "take that under one plan")):
         for call in (calibrate, work_trace):
             with pytest.raises(ValueError, match=words):
-                call(items, SCHEDULE, M)
+                call(items, CODED, M)

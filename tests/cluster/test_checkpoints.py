@@ -141,7 +141,7 @@ def test_after_a_write_that_failed_it_goes_on_tries_again_and_ends(tmp_path, rec
 
 
 def _step(k):
-    return Step(k, 0.5 + k, "multi_message", 3, None)
+    return Step(k, 0.5 + k, "cyclic:2", 3, None)
 
 
 def test_iterations_are_told_in_order_and_in_the_callers_precision(x64):
@@ -167,5 +167,5 @@ def test_a_line_an_iteration(tmp_path):
         log(_step(k)._replace(metrics=(jnp.float32(0.25), {"accuracy": 0.5 + k, "rows": jnp.zeros(3)})))
     lines = [json.loads(line) for line in (tmp_path / "new" / "log.jsonl").read_text().splitlines()]
     measured = {"0": 0.25, "1/accuracy": 1.5, "seconds": 1.5}
-    assert lines[1] == measured | {"step": 1, "scheme": "multi_message", "num_workers": 3}
+    assert lines[1] == measured | {"step": 1, "scheme": "cyclic:2", "num_workers": 3}
     assert len(lines) == 2

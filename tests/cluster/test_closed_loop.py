@@ -52,12 +52,12 @@ def _window(times):
 def test_loads_and_cycle_times_are_those_of_the_work_plan():
     """Of uneven subsets, from the records of workers of known speeds, one of whom has done nothing."""
     params, _ = case()
-    given = rules(2)["alternating"](_window(TIMES))
+    given = rules()["cyclic"](_window(TIMES))
     plan = plan_of(given, params, jax.random.key(0), {})
     loads = loads_of(plan, given.shares)
     np.testing.assert_allclose(loads, given.loads.T, atol=0.04)  # whole coordinates: worst 0.02
     done, work = TIMES[0] * loads, []
-    for w, k in itertools.product(range(N - 1), range(3)):
+    for w, k in itertools.product(range(N - 1), range(2)):
         task, end = plan.tasks(w)[k], 0.4 + done[k, w]
         work.append(Work(1, w, task.block, 0.1, task.subsets[0], end, end + 0.1 * (w + 1) + 0.01 * k))
     found = ClusterGradient(None, 7.0, np.zeros(1), np.zeros((1, N), bool), tuple(work), np.zeros(N, bool))
@@ -98,7 +98,7 @@ def test_a_coded_plan_is_one_of_as_many_units():
 def test_loads_are_shares_of_all_data_and_a_link_is_in_seconds_of_the_pace():
     fixed: Any = {"size": N, "num_workers": N, "lost": (), "given": None, "assign": lambda *_, **__: None}
     cluster: Any = SimpleNamespace(**fixed, prepare=lambda *_, **__: None)
-    made, loop = rules(2)["alternating"](_window(TIMES)), loop_of(cluster=cluster)
+    made, loop = rules()["cyclic"](_window(TIMES)), loop_of(cluster=cluster)
     loads = loop._put(made, SimpleNamespace(known=[])).loads  # type: ignore[arg-type]
     np.testing.assert_allclose(loads, made.loads.T, atol=0.2)  # whole samples, of 18: worst 0.05
     loop.close()
@@ -182,11 +182,10 @@ def cluster():
 @pytest.mark.slow
 def test_plans_from_measured_times_give_the_exact_gradient(cluster):
     params, data = case(41)
-    for name in ("multi_message", "nested"):  # the others are those of the next tests
-        given = rules(2)[name](_window(TIMES))
-        plan = plan_of(given, params, jax.random.key(0), {})
-        cluster.assign(loss, plan, params, split_by(data, given.shares))
-        exact(cluster, params, data)
+    given = rules()["nested"](_window(TIMES))  # the others are those of the next tests
+    plan = plan_of(given, params, jax.random.key(0), {})
+    cluster.assign(loss, plan, params, split_by(data, given.shares))
+    exact(cluster, params, data)
 
 
 @pytest.mark.slow
@@ -251,7 +250,7 @@ def test_other_work_that_a_callback_gives_the_cluster_changes_no_step(cluster, p
 def test_workers_compile_the_next_plan_beside_their_work(cluster):
     """They go on with the one they have, and then take the other, also one who was killed meanwhile."""
     params, data = case(41)
-    plans = [rules(2)[name](_window(np.ones((8, N)))) for name in ("uncoded", "alternating")]
+    plans = [rules()[name](_window(np.ones((8, N)))) for name in ("uncoded", "cyclic")]
     work = [plan_of(given, params, jax.random.key(0), {}) for given in plans]
     parts = split_unevenly(data, N)
     cluster.assign(loss, work[0], params, parts)

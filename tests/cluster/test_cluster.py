@@ -21,7 +21,7 @@ from bcgc_jax.cluster.planning import ClosedLoop, Told, scheme_for
 from bcgc_jax.cluster.processes import WorkersLost
 from bcgc_jax.coding import schedule_plan, train
 from bcgc_jax.coding.gradients import coding_plan, split_batch, split_unevenly
-from bcgc_jax.plans.schedules import Group, schedule_of
+from bcgc_jax.plans.plan import cyclic_plan
 from tests.compilations import compilations
 from tests.oracles.runtimes import delivered_runtime
 from tests.problems import known
@@ -303,9 +303,8 @@ def test_without_replacement_the_workers_left_plan_anew(unreplaced):
     assert found.num_workers.tolist() == [4, 4, 3, 3, 3]
 
 
-MIXED = schedule_of([Group(1, 1), Group(N, 2)], [20, 24, 20])
-# Each block survives whoever is lost, as long as one is left.
-WHOLE = schedule_of([Group(N, 2)], [44, 20])
+# Each worker its own subset, and all of them.
+ALONE, WHOLE = (cyclic_plan(64.0, stored) for stored in (1, N))
 
 
 def harmed(cluster, params, data, finish, sign):
@@ -315,14 +314,13 @@ def harmed(cluster, params, data, finish, sign):
 
 
 def test_gradients_are_exact_whoever_is_late_though_every_tenth_iteration_a_worker_is_killed(cluster):
-    """In the middle of it, one after another; blocks on one, two and all subsets, as in multi-message."""
-    schedule = schedule_of([Group(1, 1), Group(2, 2), Group(N, 3)], [9, 8, 8, 13, 13, 13])
-    params, data = assigned(cluster, schedule)
+    """In the middle of it, one after another."""
+    params, data = assigned(cluster, WHOLE)
     rng, plan, since = np.random.default_rng(3), cluster.plan, len(cluster.faults)
     tasks = {(w, task.block, task.subsets[0]) for w in range(N) for task in plan.tasks(w)}
     for step in range(20):
         params = new_params(params, rng)
-        finish = np.cumsum(np.full((len(plan.order), N), 0.03 / len(plan.order)), axis=0)
+        finish = np.cumsum(np.full((N, N), 0.03 / N), axis=0)
         finish *= 1 + rng.exponential(1, N)
         if step % 10 == 5:
             subprocess.Popen(["sh", "-c", f"sleep 0.01; kill -9 {cluster.pids[step // 10]}"])
@@ -340,28 +338,27 @@ def test_gradients_are_exact_whoever_is_late_though_every_tenth_iteration_a_work
 
 def test_what_a_stopped_worker_is_asked_for_is_asked_of_others_while_they_work_on(cluster):
     """Workers 0 and 1 have two subsets each, worker 3 has two when 0 is stopped, and 2 has none."""
-    params, data = assigned(cluster, schedule_of([Group(N, 8)], [8] * 8))
-    finish = np.full((32, N), np.inf)
-    finish[:16] = [0.0, 0.0, np.inf, 1.5]
-    finish[16:, 1], finish[16:, 3] = 2 + 0.5 * np.arange(16), 2.25 + 0.5 * np.arange(16)
+    params, data = assigned(cluster, WHOLE)
+    finish = np.full((N, N), np.inf)
+    finish[:2] = [0.0, 0.0, np.inf, 1.5]
+    finish[2:, 1], finish[2:, 3] = [2.25, 9.5], [2.0, 9.0]
     since, pid = len(cluster.faults), cluster.pids[0]
     found = harmed(cluster, params, data, finish, "STOP")
     assert happened(cluster, since) == [(0, "hung"), (0, "replaced")]
-    assert found.arrived.tolist() == [[False, True, False, True]] * 8
+    assert found.arrived.tolist() == [[False, True, False, True]]
     assert found.seconds < 8  # and not only when nobody speaks any more
     assert gone([pid])
 
 
 @pytest.mark.parametrize(("sign", "what"), [("KILL", "died"), ("STOP", "hung")])
 def test_a_worker_that_is_done_and_then_lost_is_noticed_when_it_is_asked(cluster, sign, what):
-    params, data = assigned(cluster, MIXED)
-    finish = np.zeros((len(cluster.plan.order), N))
-    finish[0, 3] = 1.5  # its own subset of the first block, which nobody else has
-    finish[1:, 3] = np.inf
+    params, data = assigned(cluster, ALONE)
+    finish = np.zeros((1, N))
+    finish[0, 3] = 1.5
     since, pid = len(cluster.faults), cluster.pids[0]
     found = harmed(cluster, params, data, finish, sign)
     assert happened(cluster, since) == [(0, what), (0, "replaced")]
-    assert found.seconds < 55  # once its successor has its own subset of the first block
+    assert found.seconds < 55  # once its successor has done its own subset
     assert found.arrived[0].all()
     assert gone([pid])
 
@@ -377,15 +374,14 @@ def test_a_stopped_worker_is_covered_and_what_it_says_later_does_not_count(clust
     os.kill(pid, signal.SIGCONT)  # it finds old iterations, and does them or is told not to
     while not back:
         params = new_params(params, rng)
-        found = exact(cluster, params, data, np.full((len(cluster.plan.order), N), 0.02))
+        found = exact(cluster, params, data, np.full((N, N), 0.02))
         back = any(work.worker == 2 for work in found.work)
     assert happened(cluster, since) == []
 
 
 def test_a_slow_worker_is_left_alone_and_answers_while_it_is_slow(cluster):
-    params, data = assigned(cluster, MIXED)
-    since, finish = len(cluster.faults), np.zeros((len(cluster.plan.order), N))
-    finish[1:, :2] = np.inf  # they wait as if they computed
+    params, data = assigned(cluster, ALONE)
+    since, finish = len(cluster.faults), np.zeros((1, N))
     finish[0, 1] = 2.5 * cluster.patience
     found = exact(cluster, params, data, finish)
     assert happened(cluster, since) == []
@@ -393,15 +389,14 @@ def test_a_slow_worker_is_left_alone_and_answers_while_it_is_slow(cluster):
     assert 2.5 * cluster.patience < found.seconds < 30
 
 
-def test_sums_and_batches_and_leaves_as_units(cluster):
-    """A loss that is a sum, whole leaves, and samples drawn anew: the same for all who hold a subset."""
+def test_sums_and_batches(cluster):
+    """A loss that is a sum, and samples drawn anew: the same for all who hold a subset."""
     params, data = case(16)
 
     def total(params, batch):
         return len(batch["y"]) * loss(params, batch)
 
-    plan = schedule_plan(schedule_of([Group(N, 2)], [20, 44]), params, N, units="leaves", mean=False)
-    assert [block.size for block in plan.blocks] == [16, 48]
+    plan = schedule_plan(WHOLE, params, N, mean=False)
     cluster.assign(total, plan, params, split_unevenly(data, N), batch_size=2, seed=3)
     for iteration in (1, 2):
         rows = [4 * j + np.random.default_rng([3, iteration, j]).permutation(4)[:2] for j in range(N)]
@@ -432,8 +427,7 @@ def test_the_plan_for_the_workers_left_is_that_of_their_own_laws():
     assert scheme.plan.num_workers == 3
     batch = left_plan(dataclasses.replace(problem, num_samples=8), [0, 1, 3], "uncoded", 2)
     np.testing.assert_allclose(batch.load, [2 * COUNT])  # two samples of each subset, whoever is left
-    schedule = schedule_of([Group(1, 1), Group(N, 2)], [20, 24, 20])
-    assert [block.level for block in left_plan(PROBLEM, [0, 1, 3], schedule).plan.blocks] == [0, 2, 2]
+    assert left_plan(PROBLEM, [0, 1, 3], WHOLE).plan.turns == 3
 
 
 def test_planning_for_fewer_workers_compiles_no_solver_again():

@@ -16,8 +16,7 @@ from bcgc_jax.cluster.rules import Decoder, Question, Rule, offers_of
 from bcgc_jax.coding.codes import gradient_code
 from bcgc_jax.coding.gradients import Block, CodingPlan, coding_plan, group_plan, schedule_plan
 from bcgc_jax.plans.completion import OneOfEach
-from bcgc_jax.plans.plan import Plan
-from bcgc_jax.plans.schedules import Group, schedule_of, tasks_of
+from bcgc_jax.plans.plan import Plan, cyclic_plan
 from tests.compilations import compilations
 from tests.problems import known
 
@@ -80,12 +79,11 @@ def test_no_plan_has_programs_of_its_own_which_the_master_would_keep() -> None:
 
 def test_sums_over_all_subsets_are_divided_into_the_parameters_own_dtypes() -> None:
     params: dict[str, Any] = {"a": jnp.zeros((3, 5), jnp.bfloat16), "b": np.zeros(7, np.float32)}
-    plan = schedule_plan(schedule_of([Group(1, 1), Group(N, 1)], [10, 12]), params, N)
+    plan = schedule_plan(cyclic_plan(22.0, N), params, N)
     decoder, rng = Decoder(plan, params), np.random.default_rng(0)
     total = rng.normal(size=22).astype(np.float32)
     with compilations() as compiled:
-        parts = [known(decoder.part(b, {0: some})) for b, some in enumerate(np.split(total, [10]))]
-        gradient = decoder.gradient(parts)
+        gradient = decoder.gradient([known(decoder.part(0, {0: total}))])
     assert compiled == []
     assert_alike(gradient, params)
     np.testing.assert_array_equal(gradient["b"], total[:7] / 4)
@@ -93,13 +91,9 @@ def test_sums_over_all_subsets_are_divided_into_the_parameters_own_dtypes() -> N
     np.testing.assert_allclose(np.asarray(gradient["a"], float).ravel(), total[7:] / 4, rtol=2.0**-8)
 
 
-def scheduled(groups: list[tuple[int, int]], workers: int) -> CodingPlan:
-    """Of so many subsets and blocks in each group: some with all subsets, some with one only."""
-    subset, block = tasks_of([Group(*group) for group in groups])
-    order = tuple(zip(subset.tolist(), block.tolist(), strict=True))
-    blocks = tuple(Block(sum(b == k for _, b in order) - 1, ()) for k in range(max(block) + 1))
-    codes = (gradient_code(jax.random.key(0), workers, 0),) * len(blocks)
-    return CodingPlan(codes, blocks, True, order)
+def scheduled(stored: int, workers: int) -> CodingPlan:
+    """Of so many subsets, one by one."""
+    return CodingPlan((gradient_code(jax.random.key(0), workers, 0),), (Block(stored - 1, ()),), True, stored)
 
 
 def nested() -> CodingPlan:
@@ -112,10 +106,9 @@ def nested() -> CodingPlan:
 
 # And the share of lost workers that have a successor.
 CASES = {
-    "whole": (lambda: scheduled([(3, 2)], 3), 0.5),
-    "mixed": (lambda: scheduled([(1, 1), (2, 1), (4, 3)], 4), 0.5),
-    "mixed, all replaced": (lambda: scheduled([(1, 1), (2, 1), (4, 3)], 4), 1.0),
-    "pairs": (lambda: scheduled([(2, 2), (3, 1)], 5), 0.5),
+    "whole": (lambda: scheduled(3, 3), 0.5),
+    "pairs": (lambda: scheduled(2, 5), 0.5),
+    "pairs, all replaced": (lambda: scheduled(2, 5), 1.0),
     "coded": (lambda: made(1)[0], 0.5),
     "nested": (nested, 0.5),
 }
@@ -286,9 +279,9 @@ def test_whoever_of_a_group_is_first_not_a_bit_is_different():
 
 
 def test_a_block_is_asked_for_as_soon_as_it_is_covered_and_not_before():
-    rng, plan = np.random.default_rng(0), scheduled([(2, 1), (4, 2)], 4)
+    rng, plan = np.random.default_rng(0), scheduled(3, 4)
     for _ in range(30):
-        world, covered = World(plan, rng, deaths=0, replaced=0.0), np.zeros((3, 4), bool)
+        world, covered = World(plan, rng, deaths=0, replaced=0.0), np.zeros((1, 4), bool)
         while any(event[0] == "task" for event in world.events()):
             w = int(rng.choice([event[1] for event in world.events() if event[0] == "task"]))
             task, full = plan.tasks(w)[world.done[w]], covered.all(axis=1)
@@ -297,21 +290,14 @@ def test_a_block_is_asked_for_as_soon_as_it_is_covered_and_not_before():
             world.task(w)
             now = {question.block for _, question in world.sent[before:]}
             assert now == set(np.flatnonzero(covered.all(axis=1) & ~full).tolist())
-        for block in range(3):
-            subsets = [j for _, q in world.sent if q.block == block for j in q.subsets]
-            assert sorted(subsets) == [0, 1, 2, 3]
+        assert sorted(j for _, q in world.sent for j in q.subsets) == [0, 1, 2, 3]
 
 
-def test_who_has_most_is_asked_and_then_who_was_asked_least():
-    rule = rule_of(scheduled([(3, 2)], 3))
-
-    def asked(block, *reports):
-        return [[q[::2] for q in rule.report(Question(w, block, (j,)))] for w, j in reports]
-
-    assert asked(0, (0, 0), (1, 1), (0, 1), (1, 2)) == [[], [], [], [(0, (0, 1)), (1, (2,))]]
-    assert asked(0, (2, 2)) == [[]]  # nobody is asked twice
-    # Those with one subset are alike, but for what they have been asked for.
-    assert asked(1, (0, 0), (2, 0), (0, 1), (2, 2)) == [[], [], [], [(2, (0, 2)), (0, (1,))]]
+def test_who_has_most_is_asked_and_nobody_twice():
+    rule = rule_of(scheduled(3, 3))
+    reports = (0, 0), (1, 1), (0, 1), (1, 2), (2, 2)
+    asked = [[q[::2] for q in rule.report(Question(w, 0, (j,)))] for w, j in reports]
+    assert asked == [[], [], [], [(0, (0, 1)), (1, (2,))], []]
 
 
 class Crew(list):

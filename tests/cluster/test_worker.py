@@ -6,14 +6,16 @@ import time
 import weakref
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from bcgc_jax.cluster.worker import Duty, WorkerProcess
 from bcgc_jax.coding import gradients as simulation
 from bcgc_jax.coding.codes import decoding_weights
-from bcgc_jax.coding.gradients import CodingPlan, coding_plan, schedule_plan, split_unevenly
-from bcgc_jax.plans.schedules import Group, schedule_of
+from bcgc_jax.coding.gradients import CodingPlan, coding_plan, group_plan, schedule_plan, split_unevenly
+from bcgc_jax.plans.completion import OneOfEach
+from bcgc_jax.plans.plan import Plan, cyclic_plan
 from tests.cluster.test_cluster import loss, raveled
 from tests.compilations import compilations
 
@@ -192,8 +194,8 @@ def test_no_subset_is_begun_after_stop():
 
 
 def scheduled(params):
-    """Blocks of 9 and 16 coordinates, on one and on all three subsets of each worker."""
-    return schedule_plan(schedule_of([Group(1, 1), Group(3, 1)], [9, 16]), params, N)
+    """All coordinates, on all three subsets of each worker."""
+    return schedule_plan(cyclic_plan(25.0, 3), params, N)
 
 
 def test_sums_that_are_asked_for_are_plain_gradients(precision):
@@ -206,36 +208,31 @@ def test_sums_that_are_asked_for_are_plain_gradients(precision):
         assert [m.task for m in said] == list(plan.tasks(w))
         assert all(m.values is None and m.seconds > 0 for m in said)
         each = [weights[j] * raveled(gradient(params, parts[j])) for j in range(N)]
-        for block, subsets in [(0, [w]), *((1, s) for s in ([0], [2, 1], [1, 2, 0]))]:
-            want, pieces = np.sum([each[j] for j in subsets], axis=0), plan.blocks[block].pieces
+        for subsets in ([w], [0], [2, 1], [1, 2, 0]):
+            want, pieces = np.sum([each[j] for j in subsets], axis=0), plan.blocks[0].pieces
             want = np.concatenate([want[first[leaf] + a : first[leaf] + b] for leaf, a, b in pieces])
-            found = worker.deliver(5, block, subsets)
+            found = worker.deliver(5, 0, subsets)
             assert found.dtype == precision
             # Measured: 5e-7 and 9e-16.
             np.testing.assert_allclose(found, want, atol=20 * np.finfo(precision).eps)
-        assert worker.deliver(4, 1, [w]) is None  # of another call
+        assert worker.deliver(4, 0, [w]) is None  # of another call
 
 
-def test_a_subset_s_gradient_is_the_same_to_the_bit_whoever_computes_it():
+def test_a_group_s_sum_is_the_same_to_the_bit_whoever_computes_it():
     """Whichever block a worker begins a subset with: a code would magnify the difference."""
     params, batch, _ = case(15)
-    parts = split_unevenly(batch, N)
-    # Subsets are met with the blocks in order, backwards, and the last alone.
-    plan = schedule_plan(schedule_of([Group(2, 2), Group(3, 1)], [7, 9, 9]), params, N)
-    group = workers(params, plan, parts)
-    for worker in group:
-        for _ in worker.compute(1, 0, jax.tree.leaves(params)):
-            pass
-    for block in range(len(plan.blocks)):
-        for j in range(N):
-            holders = [w for w in range(N) if any(t == (block, (j,)) for t in plan.tasks(w))]
-            found = [group[w].deliver(1, block, [j]) for w in holders]
-            assert len(found) == plan.blocks[block].level + 1
-            for one in found[1:]:
-                np.testing.assert_array_equal(one, found[0])
-    for w in range(N):  # where each begins its subsets
-        begins = [next(t.block for t in plan.tasks(w) if t.subsets == (j,)) for j in range(N)]
-        assert sorted(begins) == [0, 1, 2]
+    groups = tuple((w,) for w in range(N)), ((0, 1), (2,)), ((0, 1, 2),)
+    sizes, data = np.array([9.0, 10.0, 6.0]), np.array([[1, 2, 3], [1, 1, 3]])
+    nested = Plan(jnp.asarray(sizes), np.arange(3), data, np.ones(3), OneOfEach(groups, (0, 0, 1)))
+    plan = group_plan(nested, params, N)
+    sent = [
+        list(w.compute(1, 0, jax.tree.leaves(params)))
+        for w in workers(params, plan, split_unevenly(batch, N))
+    ]
+    for block, group in ((1, (0, 1)), (2, (0, 1, 2))):
+        one, *others = (sent[w][block].values for w in group)
+        for other in others:
+            np.testing.assert_array_equal(other, one)
 
 
 def test_nothing_is_compiled_after_the_warm_up():
@@ -253,18 +250,18 @@ def test_what_is_done_can_be_had_while_the_rest_is_computed_and_until_the_next_c
     plan = scheduled(params)
     worker, leaves = workers(params, plan, split_unevenly(batch, N))[1], jax.tree.leaves(params)
     worker.warm_up()
-    said = worker.compute(1, 0, leaves, np.array([0.0, 0.0, np.inf, np.inf]))
-    next(said), next(said)
-    first = worker.deliver(1, 1, [1])
+    said = worker.compute(1, 0, leaves, np.array([0.0, np.inf, np.inf]))
+    next(said)
+    first = worker.deliver(1, 0, [1])
     rest = threading.Thread(target=list, args=(said,))
     rest.start()
-    np.testing.assert_array_equal(worker.deliver(1, 1, [1]), first)
+    np.testing.assert_array_equal(worker.deliver(1, 0, [1]), first)
     worker.stop(1)
     rest.join()
-    np.testing.assert_array_equal(worker.deliver(1, 1, [1]), first)  # a sum is a copy
-    assert len(list(worker.compute(2, 0, [2 * leaf for leaf in leaves]))) == 4
-    assert worker.deliver(1, 1, [1]) is None
-    assert np.abs(worker.deliver(2, 1, [1]) - first).max() > 1e-3
+    np.testing.assert_array_equal(worker.deliver(1, 0, [1]), first)  # a sum is a copy
+    assert len(list(worker.compute(2, 0, [2 * leaf for leaf in leaves]))) == 3
+    assert worker.deliver(1, 0, [1]) is None
+    assert np.abs(worker.deliver(2, 0, [1]) - first).max() > 1e-3
 
 
 def test_large_messages_are_kept_until_asked_for_but_not_where_everyones_are_needed(monkeypatch):

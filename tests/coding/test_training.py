@@ -15,19 +15,18 @@ from bcgc_jax.coding.gradients import subset_gradients
 from bcgc_jax.coding.training import collect, training_scheme
 from bcgc_jax.plans.completion import AnyOf
 from bcgc_jax.plans.desk import chunk_sizes
-from bcgc_jax.plans.schedules import Group, schedule_of
 from bcgc_jax.plans.storage import spread
 from bcgc_jax.problem import Status
 from tests.coding.test_gradients import KEY, make_batch, make_params, network, relative_difference
 from tests.compilations import compilations
 from tests.oracles.chains import chain, in_order
+from tests.oracles.circle import simulated
 from tests.oracles.runtimes import delivered_runtime
-from tests.oracles.schedules import simulated
 from tests.oracles.sharing import shared
 from tests.problems import known, slow
 
 LAW = bcgc.ShiftedExponential(0.8, 0.3)
-SCHEMES = "time", "sharing:2:3", *slow("alternating", "tandon_partial")
+SCHEMES = "time", "sharing:2:3", *slow("cyclic:4", "tandon_partial")
 PROBLEM, SGD = bcgc.Problem(LAW, 6, 58, 36), optax.sgd(0.1)
 
 
@@ -42,14 +41,9 @@ def solved(method):
     return bcgc.solve(PROBLEM, method, key=KEY)
 
 
-# As "alternating:4:3" plans it.
-ALTERNATING = schedule_of([Group(4, 3)], np.full(3, 58 / 3))
-
-
 @functools.cache
 def scheme_of(method):
-    plan = ALTERNATING if method == "alternating" else solved(method)
-    return training_scheme(KEY, PROBLEM, plan, make_params(np.random.default_rng(0)))
+    return training_scheme(KEY, PROBLEM, solved(method), make_params(np.random.default_rng(0)))
 
 
 def clock_only(params, batch):
@@ -72,7 +66,7 @@ def taken_by(training):
 RUN = jax.jit(jax.vmap(lambda times, levels: collect(times, AnyOf(times.shape[-1], levels)), (0, None)))
 
 
-@pytest.mark.parametrize("method", ["time", "tandon_partial", *slow("alternating:4:3")])
+@pytest.mark.parametrize("method", ["time", "tandon_partial", *slow("cyclic:4")])
 def test_a_plan_has_the_scheme_of_its_solution(model, method):
     one = scheme_of(method)
     other = training_scheme(KEY, PROBLEM, known(solved(method).plan), model[0])
@@ -166,10 +160,10 @@ def test_training_with_a_code_is_training_without_but_for_the_clock(model, metho
         slowest, level = np.sort(np.asarray(times), axis=1)[:, ::-1], scheme.plan.blocks[1].level
         unit = 36 * 58 / 6 * (level + 1) / (level + alpha)
         expected = unit * np.maximum(alpha * slowest[:, level], slowest[:, 0])
-    elif method == "alternating":
-        sizes = [block.size for block in scheme.plan.blocks]
-        whole = dataclasses.replace(ALTERNATING, sizes=jnp.array(sizes, float))
-        expected = 6 * np.array([simulated(whole, t, 0 * t)[0] for t in np.asarray(times, float)])
+    elif method == "cyclic:4":
+        expected = 6 * np.array(
+            [simulated(solved(method).plan, t, 0 * t)[0] for t in np.asarray(times, float)]
+        )
     elif method == "sharing:2:3":
         sizes = chunk_sizes(3)
         holders = spread(6, 2, len(sizes)).holders

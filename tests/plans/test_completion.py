@@ -116,7 +116,7 @@ def test_each_kind_of_workers_has_a_link_of_its_own():
     np.testing.assert_allclose(both, np.concatenate(apart), rtol=1e-6)
 
 
-WORKERS, TURN, BLOCK = 4, np.array([0, 0, 1, 1, 3]), np.array([0, 1, 1, 0, 1])
+WORKERS, TASKS = 4, 5
 SURVIVES = np.array([0, 2, 2, 1, 3])
 GROUPS = nested_groups((1, 2, 2, 4, 4), WORKERS)
 
@@ -131,11 +131,8 @@ def _any_of(finish: Any) -> list[float]:
 
 
 def _first_holder(finish: Any) -> list[float]:
-    done: dict[tuple[int, int], float] = {}
-    for (turn, block, row), w in itertools.product(zip(TURN, BLOCK, finish, strict=True), range(WORKERS)):
-        task = int(block), int(w + turn) % WORKERS
-        done[task] = min(done.get(task, np.inf), row[w])
-    return [max(done.get((b, j), np.inf) for j in range(WORKERS)) for b in (0, 1)]
+    """Worker w does subset w + k as its k-th."""
+    return [max(min(row[(j - k) % WORKERS] for k, row in enumerate(finish)) for j in range(WORKERS))]
 
 
 def _one_of_each(finish: Any) -> list[float]:
@@ -146,17 +143,18 @@ def _one_of_each(finish: Any) -> list[float]:
     ("rule", "definition"),
     [
         (AnyOf(WORKERS, SURVIVES), _any_of),
-        (FirstHolder(WORKERS, turn=TURN), _first_holder),  # type: ignore[arg-type]
+        (FirstHolder(WORKERS), _first_holder),
         (OneOfEach(GROUPS), _one_of_each),
     ],
 )
 def test_a_block_is_there_when_its_rule_says_so(rule: Any, definition: Any) -> None:
-    finish = np.random.default_rng(0).exponential(1.0, (3, 2, TURN.size, WORKERS))
+    finish = np.random.default_rng(0).exponential(1.0, (3, 2, TASKS, WORKERS))
     finish[0, 0, :, :2] = finish[2, 1, 1] = np.inf  # two who never answer, and a task that nobody does
-    found = rule.blocks(finish, BLOCK)
+    finish[1, 1, 1:] = finish[1, 1, :, 0] = np.inf  # one alone
+    found = rule.blocks(finish, np.arange(TASKS))
     assert isinstance(found, np.ndarray)
     want = [[definition(one) for one in row] for row in finish]
     np.testing.assert_array_equal(found, want)
-    compiled = jax.jit(lambda times: rule.blocks(times, BLOCK))(finish.astype(np.float32))
+    compiled = jax.jit(lambda times: rule.blocks(times, np.arange(TASKS)))(finish.astype(np.float32))
     np.testing.assert_array_equal(compiled, np.array(want, np.float32))
     assert jnp.isinf(compiled).any()

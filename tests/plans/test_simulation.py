@@ -11,9 +11,8 @@ import bcgc_jax as bcgc
 from bcgc_jax.plans.completion import OneOfEach
 from bcgc_jax.plans.groups import kinds_by_size
 from bcgc_jax.plans.passes import in_a_row, parts_of
-from bcgc_jax.plans.plan import Plan, partition_plan
+from bcgc_jax.plans.plan import Plan, cyclic_plan, partition_plan
 from bcgc_jax.plans.runtime import passes_of, problem_tasks
-from bcgc_jax.plans.schedules import Group, schedule_of, turns_of
 from bcgc_jax.plans.simulation import added_in_a_row
 from tests.oracles.chains import Piece, around_circle, chain, in_order
 from tests.problems import known, nested_groups
@@ -100,13 +99,13 @@ def test_a_worker_ends_what_it_has_begun(name, costs, unit):
     np.testing.assert_allclose(_host(problem, plan, unit, starts, times), want, rtol=1e-12)
 
 
-SCHEDULE = schedule_of([Group(1, 1), Group(3, 2)], [1.0, 2.0, 3.0])
-ORDER = list(zip(np.asarray(turns_of(SCHEDULE)).tolist(), np.asarray(SCHEDULE.block).tolist(), strict=True))
+SCHEDULE = cyclic_plan(6.0, 3)
+ORDER = [(turn, 0) for turn in range(3)]
 
 
 def _someone_has_each(done: set[tuple[int, int]]) -> bool:
     there = {((w + ORDER[k][0]) % 4, ORDER[k][1]) for w, k in done}
-    return len(there) == 4 * 3
+    return len(there) == 4
 
 
 def _scanned(problem: bcgc.Problem, plan: Plan, unit: str, starts: np.ndarray, times: np.ndarray) -> Any:
@@ -132,7 +131,7 @@ def test_a_worker_on_a_circle_ends_its_subset():
     for costs in ("bare", "passes"):
         more = COSTS[costs]
         problem = bcgc.Problem(bcgc.Uniform(1.0, 2.0), 4, 6, 4.0, **more)
-        own = around_circle(ORDER, [1.0, 2.0, 3.0], more.get("setup_cycles", 0), more.get("chain_cycles", 0))
+        own = around_circle(ORDER, [6.0], more.get("setup_cycles", 0), more.get("chain_cycles", 0))
         thirds = [Piece(piece.cycles / 3, task=task) for piece in own for task in (None, None, piece.task)]
         want, _ = chain([thirds] * 4, _someone_has_each, starts.tolist(), times.tolist())
         np.testing.assert_allclose(_host(problem, SCHEDULE, "chunk:3", starts, times), want, rtol=1e-12)
@@ -184,7 +183,7 @@ def test_unlike_workers_keep_their_places():
 def test_equal_workers_lose_by_redundancy():
     """Two subsets each: 1, 2, 2, 2, …, for both begin the other's as a step ends; uncoded 1."""
     problem = bcgc.Problem(bcgc.distributions.Deterministic(1.0), 4, 1, 4.0)
-    for plan, more in ((schedule_of([Group(2, 1)], [1.0]), 1.0), (np.array([1.0, 0.0, 0.0, 0.0]), 0.0)):
+    for plan, more in ((cyclic_plan(1.0, 2), 1.0), (np.array([1.0, 0.0, 0.0, 0.0]), 0.0)):
         assert added_in_a_row(problem, plan) == (more, 0.0)
 
 

@@ -11,8 +11,7 @@ import pytest
 from bcgc_jax.coding.gradients import assign
 from bcgc_jax.plans.completion import OneOfEach
 from bcgc_jax.plans.groups import halving
-from bcgc_jax.plans.plan import Plan, partition_plan
-from bcgc_jax.plans.schedules import Group, schedule_of
+from bcgc_jax.plans.plan import Plan, cyclic_plan, partition_plan
 from bcgc_jax.plans.storage import Storage, whole_subsets
 
 N, PARAMS = 6, [np.zeros(10)]
@@ -22,7 +21,7 @@ GROUPS = halving(N)
 BY_SIZE = np.array([[len(next(g for g in level if w in g)) for level in GROUPS] for w in (0, 1, 2)])
 PLANS = {
     "a partition": (partition_plan(np.array([3.0, 0.0, 5.0, 2.0, 0.0, 0.0]), N), "random_cyclic"),
-    "a schedule": (schedule_of([Group(1, 1), Group(3, 2)], [2.0, 5.0, 3.0]), None),
+    "a schedule": (cyclic_plan(10.0, 3), None),
     "groups by size": (
         Plan(jnp.array([4.0, 3.0, 3.0, 0.0]), np.arange(4), BY_SIZE, ONE, OneOfEach(GROUPS, (0, 1, 2) * 2)),
         None,

@@ -52,12 +52,6 @@ def test_a_level_must_exist_in_every_problem_of_a_batch():
         bcgc.solve(_problem(num_workers=np.array([6, 3])), "tandon:3")
 
 
-def test_a_search_that_would_take_days_is_refused_before_it_begins():
-    problem = bcgc.Problem(CASE.law(), 100_000, L)
-    with pytest.raises(ValueError, match=r'more than a day .* store fewer, as in "multi_message:41"'):
-        bcgc.solve(problem, "multi_message", key=jax.random.key(0))
-
-
 @pytest.mark.parametrize("law", [bcgc.Pareto(2.0, 0.9), bcgc.TwoSpeed(1.5, np.inf, 0.2)])
 def test_a_law_known_to_have_an_infinite_mean_is_refused_with_advice(law):
     for method in ("time", "uncoded", "tandon_partial"):

@@ -1,0 +1,44 @@
+"""Draws of the workers' start-ups and cycle times, some at a time."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from bcgc_jax.plans.iterations import iteration_of
+from bcgc_jax.plans.worker import AT_A_TIME
+from bcgc_jax.problem import Problem
+
+
+def draw_workers(key: Array, problem: Problem, num_draws: int) -> tuple[Array, Array]:
+    """Start-ups, in units of κ, and cycle times of workers in a random order, `[K, max_workers]` each."""
+    one, other = jax.random.split(key)
+    worker, dtype = iteration_of(problem).worker, problem.dtype
+    shape = num_draws, problem.max_workers
+    if iteration_of(problem).alike:  # any order is a random one
+        return worker.draw(one, shape, dtype)
+    times = iteration_of(problem).sorted_draws(one, num_draws, dtype)
+    exists = np.arange(shape[1]) < jnp.asarray(problem.num_workers)
+    order = jnp.argsort(jnp.where(exists, jax.random.uniform(other, shape, dtype), 2.0), axis=1)
+    return jnp.full(shape, worker.infimum(), dtype), jnp.take_along_axis(times, order, axis=1)
+
+
+def over_draws(
+    key: Array, problem: Problem, function: Callable[[Array, Array], Any], num_draws: int, width: int
+) -> Any:
+    """A function of start-ups and cycle times, `[K, N]` each to `[K]`, of so many draws, some at a time.
+
+    For each draw and worker it has `width` numbers, of start-ups and of times.
+    """
+    count = -(-num_draws // max(AT_A_TIME // (2 * problem.max_workers * width), 1))
+    # Hardly one is drawn for nothing. An odd number: rows of 2048 draws share few places of a cache.
+    chunk = -(-num_draws // count) | 1
+
+    def some(key: Array) -> Array:
+        return function(*draw_workers(key, problem, chunk))
+
+    found = jax.lax.map(some, jax.random.split(key, count))
+    return jax.tree.map(lambda a: a.ravel()[:num_draws], found)

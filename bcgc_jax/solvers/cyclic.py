@@ -1,0 +1,72 @@
+"""`Cyclic`: each worker goes through neighbouring subsets one by one, and every finished subset counts.
+
+Its runtime is exact where workers are alike (`plans.completion.FirstHolder`), else a mean of draws.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from bcgc_jax._pytree import concrete, pytree_dataclass, replace, static_field
+from bcgc_jax.exact.quadrature import Expectation
+from bcgc_jax.plans.circle import sent_on_circle
+from bcgc_jax.plans.draws import over_draws
+from bcgc_jax.plans.iterations import iteration_of
+from bcgc_jax.plans.plan import Plan, Requirements, cyclic_plan
+from bcgc_jax.plans.runtime import draw_runtimes, integrate_runtime, load_of_plan
+from bcgc_jax.problem import Problem
+from bcgc_jax.solution import Solution, solution_of_value
+from bcgc_jax.solvers.method import NUM_DRAWS, Numbered
+
+
+@pytree_dataclass
+class Cyclic(Numbered):
+    """Workers store `stored` subsets each and go through them one by one, around the circle.
+
+    Amiri & Gündüz, Computation scheduling for distributed machine learning with straggling workers, 2019.
+    """
+
+    stored: int = static_field()
+
+    word, what = "cyclic", "a number of stored subsets"
+    counts = (("stored", 1),)
+    refuses = ("send_time",)  # who sends what is decided as they go
+    baseline = True
+    is_partition = False
+
+    def is_drawn(self, problem: Problem) -> bool:
+        return not iteration_of(problem).alike
+
+    def needs_mean(self, problem: Problem) -> bool:
+        return self.is_drawn(problem)
+
+    def plan(self, problem: Problem, key: Array | None) -> Solution:
+        workers, drawn = concrete(problem.num_workers), self.is_drawn(problem)
+        if workers is not None and not workers.ndim and drawn:  # draws of workers that are none take as long
+            problem = replace(problem, max_workers=int(workers))
+        plan = cyclic_plan(problem.total, self.stored)
+        found, needs = _evaluate(problem, plan, key if drawn else None)
+        return replace(solution_of_value(problem, found, drawn=drawn), plan=replace(plan, known_needs=needs))
+
+
+@jax.jit
+def _evaluate(problem: Problem, plan: Plan, key: Array | None) -> tuple[Expectation, Requirements]:
+    """Expected runtime, by draws with a key, and what the plan needs; NaN where workers are too few."""
+    found = integrate_runtime(problem, plan) if key is None else _by_draws(problem, plan, key)
+    work, workers = load_of_plan(problem, plan).work, jnp.asarray(problem.num_workers)
+
+    def sent(starts: Array, times: Array) -> Array:
+        return sent_on_circle(work, times, starts, workers)
+
+    # The same draws always: of a figure with two digits. Of many workers each draw has many.
+    draws = min(2**12, max(2**22 // problem.max_workers, 32))
+    each = over_draws(jax.random.key(0), problem, sent, draws, 2)
+    one = jnp.ones((), int)
+    needs = Requirements(work.size * one, jnp.mean(each), one, one.astype(bool))
+    exists = workers >= work.size
+    return Expectation(*(jnp.where(exists, number, jnp.nan) for number in found)), needs
+
+
+def _by_draws(problem: Problem, plan: Plan, key: Array) -> Expectation:
+    tau = draw_runtimes(key, problem, plan, NUM_DRAWS)
+    return Expectation(jnp.mean(tau), jnp.std(tau) / NUM_DRAWS**0.5)

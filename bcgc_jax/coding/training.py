@@ -68,10 +68,13 @@ class TrainingScheme:
             work = np.maximum.accumulate(waited) if xp is np else jax.lax.cummax(waited)
         return starts + work + sent
 
-    def messages(self, starts: Array, times: Array) -> tuple[Array, Array]:
-        """Whose message of each block there is, bool `[B, N]`, and the runtime; inf if it never ends."""
+    def messages(self, starts: Array, times: Array) -> tuple[Array, Array, Array | None]:
+        """Whose message of each block there is, bool `[B, N]`, and the runtime; inf if it never ends.
+
+        And how long workers are busy after that, where `passes` do not say it.
+        """
         arrived, completed = collect(self.plan.ready(self.finish_times(starts, times)), self.plan.rule)
-        return arrived, jnp.max(completed)
+        return arrived, jnp.max(completed), None
 
 
 @pytree_dataclass
@@ -83,11 +86,11 @@ class SharedScheme(TrainingScheme):
 
     rule: WorkSharing | None = None
 
-    def messages(self, starts: Array, times: Array) -> tuple[Array, Array]:
+    def messages(self, starts: Array, times: Array) -> tuple[Array, Array, Array | None]:
         assert self.rule is not None
         begin = jnp.broadcast_to(jnp.asarray(starts, times.dtype), times.shape)
-        runtime = self.rule.runtimes(Load(self.load, self.sent), False, begin, times)
-        return jnp.full((1, times.size), jnp.isfinite(runtime)), runtime
+        runtime, busy = self.rule.step(Load(self.load, self.sent), False, begin, times)
+        return jnp.full((1, times.size), jnp.isfinite(runtime)), runtime, busy
 
 
 @pytree_dataclass
@@ -293,8 +296,10 @@ def _train(
         if batch_size is not None:
             batch = jax.vmap(some_of)(jax.random.split(batch_key, plan.num_workers), subsets)
         fresh = scheme.messages(starts, times)[1]
-        arrived, runtime = scheme.messages(late + starts, times)
-        if scheme.passes is not None:
+        arrived, runtime, busy = scheme.messages(late + starts, times)
+        if busy is not None:
+            late = busy
+        elif scheme.passes is not None:
             late = scheme.passes.of(unit).overrun(late, starts, times, runtime)
         value, gradient, decodable = coded(params, batch, arrived)
         good = jnp.all(decodable) & jnp.isfinite(runtime)

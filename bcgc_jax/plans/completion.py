@@ -89,6 +89,10 @@ class Completion(ABC):
         In the unit of `times` and `load`. `overlap`: whether sending overlaps computing.
         """
 
+    def step(self, load: Load, overlap: bool, starts: Array, times: Array) -> tuple[Array, Array | None]:
+        """`runtimes`, and how long each worker is busy after that, `[..., N]`; None where `passes` say it."""
+        return self.runtimes(load, overlap, starts, times), None
+
     def passes(self, sizes: Any, tasks: Tasks, cost: Cost, overlap: bool) -> Passes | None:
         """What a worker ends once it has begun it, for what `load` is given.
 

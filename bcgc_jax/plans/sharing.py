@@ -1,6 +1,7 @@
 """`WorkSharing`: the rule of completion where chunks are handed out to free workers that store them."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from bcgc_jax._pytree import pytree_dataclass, static_field
 from bcgc_jax.plans.completion import Completion, Exact, in_order
 from bcgc_jax.plans.desk import UNITS, chunk_sizes, desk_of
 from bcgc_jax.plans.shared_step import all_data_runtime, shared_runtime
+from bcgc_jax.plans.step_with_copies import StepEnd, step_with_copies
 from bcgc_jax.plans.storage import Storage, spread, whole_subsets
 from bcgc_jax.plans.worker import Cost, Load, Tasks
 
@@ -27,6 +29,8 @@ class WorkSharing(Completion):
       max_subsets: D, what a worker stores, in subsets.
       chunks: C of a subset, each as large as the others, or with `equal_chunks` False the last one cut again.
       whole_subsets: whether workers store whole subsets, not chunks of many.
+      ends: "chunks", when everyone has ended its chunk, and none is done twice; "sums", with the last chunk:
+        slow ones are copied, and who is busy then joins the next step late.
       round_trip: before each chunk, in the unit of `Worker`.
     """
 
@@ -35,6 +39,7 @@ class WorkSharing(Completion):
     chunks: int = static_field()
     equal_chunks: bool = static_field(default=False)
     whole_subsets: bool = static_field(default=False)
+    ends: str = static_field(default="chunks")
     round_trip: ArrayLike = 0.0
 
     bound_of = "storage"
@@ -59,15 +64,29 @@ class WorkSharing(Completion):
 
     def runtimes(self, load: Load, overlap: bool, starts: Array, times: Array) -> Array:
         """Every worker sends its sum after its last chunk. Workers from their number on do not count."""
+        return self.step(load, overlap, starts, times)[0]
+
+    def step(self, load: Load, overlap: bool, starts: Array, times: Array) -> tuple[Array, Array | None]:
+        """With copies a worker may be busy when the last chunk has ended; with none everyone is free."""
         workers = self.num_workers
-        step = functools.partial(all_data_runtime, self.sizes)
-        if self.max_subsets < workers:
-            step = functools.partial(shared_runtime, desk_of(self.stored, self.sizes))
+        step = self._engine()
         for _ in range(times.ndim - 1):
             step = jax.vmap(step, (0, 0, None))
         unit = load.work[-1] / (UNITS * self.chunks)
-        end = step(starts[..., :workers], times[..., :workers] * unit, jnp.asarray(self.round_trip))
-        return end if load.sent is None else end + load.sent[-1]
+        found = step(starts[..., :workers], times[..., :workers] * unit, jnp.asarray(self.round_trip))
+        sent = 0 if load.sent is None else load.sent[-1]
+        if isinstance(found, StepEnd):
+            busy = jnp.zeros_like(times).at[..., :workers].set(found.busy - found.time[..., None] - sent)
+            return found.time + sent, jnp.maximum(busy, 0)
+        return found + sent, None
+
+    def _engine(self) -> Callable[[Array, Array, Array], Any]:
+        """Of one draw, by start-ups, seconds for a unit of size, and the round trip."""
+        if self.ends == "sums":
+            return functools.partial(step_with_copies, desk_of(self.stored, self.sizes))
+        if self.max_subsets == self.num_workers:
+            return functools.partial(all_data_runtime, self.sizes)
+        return functools.partial(shared_runtime, desk_of(self.stored, self.sizes))
 
     def exactly(self) -> Exact:
         raise ValueError("work sharing has no exact runtime: take simulate_runtime")

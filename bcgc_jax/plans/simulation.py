@@ -117,7 +117,6 @@ def _chains(
     """Runtimes of the same draws for steps that begin fresh, and for those of chains, `[steps, chains]`."""
     load, rule, scale = problem_tasks(problem, partition)
     passes, overlap = passes_of(problem, partition), bool(problem.overlap)
-    last = functools.partial(rule.runtimes, load, overlap)
     at_once = AT_A_TIME // (problem.max_workers * rule.width(load, overlap))
     chains = min(num_draws, max(num_draws // _FORGOTTEN, 8), max(at_once, 8), _CHAINS)
     placing, drawing = jax.random.split(key)
@@ -125,11 +124,14 @@ def _chains(
 
     def step(late: Array, key: Array) -> tuple[Array, tuple[Array, Array]]:
         starts, times = (a[0] for a in draw_in_places(key, problem, places, 1))
-        fresh = last(starts, times)
-        if passes is None:
+        fresh, busy = rule.step(load, overlap, starts, times)
+        if passes is None and busy is None:
             return late, (fresh, fresh)
-        end = last(late + starts, times)
-        return passes.of(unit).overrun(late, starts, times, end), (fresh, end)
+        end, busy = rule.step(load, overlap, late + starts, times)
+        if busy is None:
+            assert passes is not None
+            busy = passes.of(unit).overrun(late, starts, times, end)
+        return busy, (fresh, end)
 
     steps = _FORGOTTEN + -(-num_draws // chains)
     late = jnp.zeros(places.shape, scale.dtype)

@@ -47,6 +47,8 @@ class Sharing(Method):
         1/2, 1/4, 1/4: small chunks level out the end of a step.
       whole_subsets: for data loaders that can serve nothing less: workers store whole subsets, not chunks of
         many.
+      ends: "chunks": everyone ends its chunk, and none is done twice, as with an all-reduce; "sums": a step
+        ends with its last chunk, as where a master adds, and slow chunks are copied.
       round_trip: the time of a question and its answer, before each chunk, in the unit of runtimes.
       seed: of the draws, where `solve` is given no key.
 
@@ -66,6 +68,7 @@ class Sharing(Method):
     chunks: int | None = static_field(default=_CHUNKS)
     equal_chunks: bool = static_field(default=False)
     whole_subsets: bool = static_field(default=False)
+    ends: str = static_field(default="chunks")
     round_trip: ArrayLike = 0.0
     seed: int = static_field(default=0)
 
@@ -79,6 +82,8 @@ class Sharing(Method):
         for name in ("max_subsets", "chunks"):
             if getattr(self, name) is not None:
                 check_whole(name, getattr(self, name), 1)
+        if self.ends not in ("chunks", "sums"):
+            raise ValueError(f'ends must be "chunks" or "sums", got {self.ends!r}')
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -86,7 +91,8 @@ class Sharing(Method):
         chunks = {_CHUNKS: "", None: ":best"}.get(self.chunks, f":{self.chunks}")
         equal = ", equal chunks" if self.equal_chunks else ""
         whole = ", whole subsets" if self.whole_subsets else ""
-        return f"{self.word}:{stored}{chunks}{equal}{whole}"
+        copies = ", copies" if self.ends == "sums" else ""
+        return f"{self.word}:{stored}{chunks}{equal}{whole}{copies}"
 
     @classmethod
     def read(cls, method: str, problem: Problem | None) -> Method:
@@ -151,7 +157,8 @@ def _plan(problem: Problem, method: Sharing) -> Plan:
     workers = problem.max_workers
     trip = jnp.asarray(method.round_trip, problem.dtype) / problem.scale
     stored = min(method.max_subsets or workers, workers)
-    rule = WorkSharing(workers, stored, method.chunks, method.equal_chunks, method.whole_subsets, trip)
+    how = method.equal_chunks, method.whole_subsets, method.ends
+    rule = WorkSharing(workers, stored, method.chunks, *how, trip)
     one = np.ones(1, int)
     whole = jnp.asarray(1), jnp.ones((), problem.dtype)
     needs = Requirements(jnp.asarray(stored), whole[1], jnp.asarray(len(rule.sizes)), jnp.asarray(True))

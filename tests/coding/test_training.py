@@ -165,10 +165,10 @@ def test_training_with_a_code_is_training_without_but_for_the_clock(model, metho
             [simulated(solved(method).plan, t, 0 * t)[0] for t in np.asarray(times, float)]
         )
     elif method == "sharing:2:3":
-        sizes = chunk_sizes(3)
-        holders = spread(6, 2, len(sizes)).holders
-        units = np.asarray(times, float) * (36 * 58 / 6) / sum(sizes)
-        expected = np.array([shared(holders, sizes, np.zeros(6), each) for each in units])
+        cut = chunk_sizes(3)
+        holders = spread(6, 2, len(cut)).holders
+        units = np.asarray(times, float) * (36 * 58 / 6) / sum(cut)
+        expected = np.array([shared(holders, cut, np.zeros(6), each) for each in units])
     else:
         expected = bcgc.block_runtime(solved(method).rounded, times, num_samples=36)
     np.testing.assert_allclose(taken_by(training), expected, rtol=2e-5)

@@ -8,9 +8,12 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
 from bcgc_jax.plans.desk import UNITS
+from bcgc_jax.plans.handout import Handout
+from bcgc_jax.plans.runtime import problem_tasks
 from bcgc_jax.plans.simulation import simulate_completion
 from bcgc_jax.solvers.limit import Limit, bound_by_draws, enough_subsets, runtime_limit
 from tests.oracles.sharing import shared
+from tests.plans.hand_outs import timed_step
 from tests.problems import known
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -182,3 +185,22 @@ def test_whole_subsets_are_a_worse_place_for_help():
     assert found["whole"] > 1.02 * found["spread"]
     holders = plans[1].storage(5).holders
     assert all(len(set(subset)) == 1 for subset in holders)
+
+
+@pytest.mark.slow
+def test_a_step_with_copies_says_who_is_busy_when_it_ends():
+    """In the unit of cycles, against the machine that hands out; a vector is sent at the end."""
+    method = bcgc.Sharing(2, 3, ends="sums", round_trip=500.0)
+    plan = known(bcgc.solve(replace(PROBLEM, send_time=10.0), method).plan)
+    load, rule, scale = problem_tasks(replace(PROBLEM, send_time=10.0), plan)
+    starts, times = _drawn(20)
+    ends, late = rule.step(load, False, jnp.asarray(starts) / scale, jnp.asarray(times) / PASS)
+    sizes = plan.completion.sizes  # type: ignore[union-attr]
+    for k in range(20):
+        handout = Handout(k, plan.storage(5), [sizes] * 5)
+        seconds = 500 + np.tile(sizes, 5) / (3 * UNITS) * times[k][:, None]
+        end, until = timed_step(handout, starts[k].tolist(), seconds)
+        assert float(scale * ends[k]) == pytest.approx(end + 200, rel=1e-9)
+        np.testing.assert_allclose(scale * known(late)[k], np.maximum(until - end - 200, 0), atol=1e-6)
+    found = bcgc.simulate_runtime(jax.random.key(0), replace(PROBLEM, send_time=10.0), plan, 4000)
+    assert found.mean < known(found.chained) < 1.2 * found.mean

@@ -25,7 +25,7 @@ class StepEnd(NamedTuple):
 
     Attributes:
       time: when its last chunk has ended.
-      busy: until when each worker computes, `[N]`.
+      busy: until when each worker computes, or starts up, `[N]`.
       overdue: who is late and not heard of since, `[N]`.
     """
 
@@ -98,34 +98,12 @@ def step_with_copies(
     return StepEnd(end.now, jnp.where(end.free, end.now, end.until), end.overdue)
 
 
-def steps_with_copies(
-    desk: Desk,
-    starts: Array,
-    times: Array,
-    round_trip: Array | float = 0.0,
-    lengths: Array | None = None,
-) -> Array:
-    """How long each of a chain of steps takes, `[K]`: who is busy when a step ends begins the next one late.
-
-    The arguments are those of `shared_runtime` for each step: `[K, N]` each, `[K, M]` or `[K, N, M]`.
-    """
-
-    def step(before: tuple[Array, Array], drawn: tuple) -> tuple[tuple[Array, Array], Array]:
-        late, overdue = before
-        start, seconds, length = drawn
-        end = step_with_copies(desk, late + start, seconds, round_trip, length, overdue)
-        return (jnp.maximum(end.busy - end.time, 0), end.overdue), end.time
-
-    first = jnp.zeros_like(times[0]), jnp.zeros(times.shape[1], bool)
-    return jax.lax.scan(step, first, (starts, times, lengths))[1]
-
-
 def _complete(at: _State) -> Array:
     return jnp.all(at.keeper[:-1] < len(at.free))
 
 
 def _any_ends(at: _State) -> Array:
-    return jnp.any(at.until <= at.now)
+    return jnp.any(_reached(at, at.until))
 
 
 # What happens at a time: chunks end, then free workers are served.
@@ -146,7 +124,7 @@ def _later(desk: Desk, at: _State) -> _State:
 def _ended(desk: Desk, at: _State) -> _State:
     """The first worker by number that ends its chunk now is heard of; those that begin the step are free."""
     chunks = len(desk.size) - 1
-    now = at.until <= at.now
+    now = _reached(at, at.until)
     worker, ends = _first_of(now & (at.running < chunks))
     chunk = jnp.where(jnp.any(ends), at.running[worker], chunks)
     at = _kept(desk, at._replace(overdue=at.overdue & ~ends), worker, chunk)

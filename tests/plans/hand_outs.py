@@ -296,9 +296,9 @@ def timed_step(handout: Handout, starts: Sequence[float], seconds: np.ndarray) -
     until, free = np.array(starts, float), set[int]()
     while not handout.complete:
         look = timing.next_look(now, handout.voided) if handout.ends == "sums" else np.inf
-        # A worker whose chunk ends just then needs no look; times have rounding errors.
+        # Times that differ by rounding errors are one: who ends just then needs no look.
         now = look if look < (1 - 1e-14) * min(until) else min(until)
-        for w in np.flatnonzero(until <= now).tolist():
+        for w in np.flatnonzero(until <= (1 + 1e-14) * now).tolist():
             until[w] = np.inf
             free.add(w)
             if w in tickets:

@@ -59,6 +59,7 @@ class Completion(ABC):
       groups: of each task the groups of workers that compute the same; empty where there are none.
       by_level: whether task n is the block at redundancy level n of the paper's scheme.
       interchangeable: whether any worker does as well as another, so that sorted times are enough.
+      carries: whether `step` itself says for how long workers are busy after it.
       bound_of: which plans a lower bound of such a plan is for: "levels", all partitions of the levels in
         question; "groups", all sizes of blocks of these groups; "storage", every exact scheme of workers that
         store as much; "" if there is none.
@@ -69,6 +70,7 @@ class Completion(ABC):
     groups: Groups = ()
     by_level: bool = False
     interchangeable: ClassVar[bool] = False
+    carries: ClassVar[bool] = False
     bound_of: ClassVar[str] = ""
 
     @abstractmethod

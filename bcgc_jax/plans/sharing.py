@@ -45,6 +45,10 @@ class WorkSharing(Completion):
     bound_of = "storage"
 
     @property
+    def carries(self) -> bool:  # type: ignore[override]
+        return self.ends == "sums"
+
+    @property
     def sizes(self) -> tuple[int, ...]:
         """Of a subset's chunks, `UNITS` for 1 / C of a subset."""
         return chunk_sizes(self.chunks, self.equal_chunks)

@@ -149,6 +149,9 @@ def added_in_a_row(problem: Problem, partition: Numbers | Plan) -> tuple[float, 
     plan = partition if isinstance(partition, Plan) else _used_levels(np.asarray(partition)[:workers])
     passes = passes_of(problem, plan)
     rule, block = plan.completion, np.asarray(plan.block)
+    if rule is not None and rule.carries:
+        found = simulate_runtime(jax.random.key(0), problem, plan, 2**11)
+        return float(found.chained - found.mean), float(found.chained_error)  # type: ignore[operator, arg-type]
     if passes is None or rule is None:
         return 0.0, 0.0
     steps = 3 * _FORGOTTEN

@@ -10,7 +10,7 @@ from bcgc_jax._pytree import replace
 from bcgc_jax.plans.desk import UNITS
 from bcgc_jax.plans.handout import Handout
 from bcgc_jax.plans.runtime import problem_tasks
-from bcgc_jax.plans.simulation import simulate_completion
+from bcgc_jax.plans.simulation import added_in_a_row, simulate_completion
 from bcgc_jax.solvers.limit import Limit, bound_by_draws, enough_subsets, runtime_limit
 from tests.oracles.sharing import shared
 from tests.plans.hand_outs import timed_step
@@ -202,5 +202,8 @@ def test_a_step_with_copies_says_who_is_busy_when_it_ends():
         end, until = timed_step(handout, starts[k].tolist(), seconds)
         assert float(scale * ends[k]) == pytest.approx(end + 200, rel=1e-9)
         np.testing.assert_allclose(scale * known(late)[k], np.maximum(until - end - 200, 0), atol=1e-6)
-    found = bcgc.simulate_runtime(jax.random.key(0), replace(PROBLEM, send_time=10.0), plan, 4000)
+    found = bcgc.simulate_runtime(jax.random.key(0), replace(PROBLEM, send_time=10.0), plan, 2**11)
     assert found.mean < known(found.chained) < 1.2 * found.mean
+    # As tables say it: by the same program.
+    more, error = known(added_in_a_row(replace(PROBLEM, send_time=10.0), plan))
+    assert (more, error) == (float(known(found.chained) - found.mean), float(known(found.chained_error)))

@@ -219,7 +219,7 @@ SOURCES = {
     "ferdinand_full": ["wang2021", "ferdinand2018"],
     "ferdinand_half": ["wang2021", "ferdinand2018"],
     "cyclic": ["amiri2019"],
-    "sharing": ["attia2017"],
+    "sharing": ["wang2016", "attia2017", "amiri2019", "hummel1992"],
     "backup": ["chen2016"],
     "limit": ["attia2017"],
 }

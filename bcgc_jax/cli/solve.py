@@ -222,7 +222,7 @@ def _answer(
         setup = None if baseline is None else _largest_setup(judged, rows)
         interval = _interval(question, problem, rows)
         enough = None
-        if any(row["bound_of"] == "storage" for row in rows):
+        if iteration_of(problem).exact and any(row["bound_of"] == "storage" for row in rows):
             enough = enough_subsets(judged)
         answer = answer._replace(baseline=baseline, interval=interval, setup=setup, enough=enough)
     return found, answer

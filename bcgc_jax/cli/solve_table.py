@@ -195,8 +195,9 @@ def _storage(answer: SolveAnswer) -> Iterator[str]:
             )
     if answer.enough is not None:
         yield (
-            f"{answer.enough} stored subsets are enough: their limit is within 5 % of that of all data. This "
-            "supposes that workers compute on samples that they store, and that no data move in a step."
+            f"{answer.enough} stored subsets are enough: their limit is within 5 % of that of all data. The "
+            "limits suppose that workers compute on samples that they store, that no data move in a step, "
+            "and that nobody knows beforehand who will be slow."
         )
 
 

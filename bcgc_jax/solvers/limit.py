@@ -29,8 +29,8 @@ _DRAWS, _WORKERS, _FEWEST = 2**16, 2**5, 2**8
 class Limit(Method):
     """What no scheme beats whose workers store `max_subsets` subsets each; all by default, which is exact.
 
-    Of fewer it is a mean of draws, of `seed` where `solve` is given no key, and for exact schemes only: see
-    `storage_bound` and `runtime_limit`.
+    Of fewer it is a mean of draws, of `seed` where `solve` is given no key, for exact schemes that do not
+    know who will be slow when the data are placed: see `storage_bound` and `runtime_limit`.
     """
 
     max_subsets: int | None = static_field(default=None)

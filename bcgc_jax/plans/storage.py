@@ -70,6 +70,7 @@ def spread(num_workers: int, max_subsets: int, num_chunks: int) -> Storage:
     )
 
 
+@functools.cache
 def whole_subsets(num_workers: int, max_subsets: int, num_chunks: int) -> Storage:
     """For data loaders that can only serve whole subsets: all chunks of a subset have the same holders.
 

@@ -27,8 +27,8 @@ from bcgc_jax.problem import Problem
 
 # Steps that a chain forgets, and chains: of many draws each has many steps, and few are forgotten.
 _FORGOTTEN, _CHAINS = 32, 256
-# Numbers of a row of a table, of all its steps, workers and tasks: a tenth of a second.
-_ROW = 2**21
+# Of a row of a table: numbers of all its steps, workers and tasks, two tenths of a second; the most chains.
+_ROW, _ROW_CHAINS = 2**22, 32
 
 
 class RuntimeEstimate(NamedTuple):
@@ -155,11 +155,13 @@ def added_in_a_row(problem: Problem, partition: Numbers | Plan) -> tuple[float, 
     if passes is None or rule is None:
         return 0.0, 0.0
     steps = 3 * _FORGOTTEN
-    chains = min(_ROW // (steps * workers * block.size), 32)
+    chains = min(_ROW // (steps * workers * block.size), _ROW_CHAINS)
     if chains < 4:
         return None
-    drawn = _steps_in_places(jax.random.key(0), problem, steps, chains)
-    starts, times = (np.asarray(a, float)[..., :workers] for a in drawn)
+    # One program for all rows; with this key it takes half as long to compile.
+    key = jax.random.key(0, impl="unsafe_rbg")
+    drawn = _steps_in_places(key, problem, steps, _ROW_CHAINS)
+    starts, times = (np.asarray(a, float)[:, :chains, :workers] for a in drawn)
 
     def last(begin: np.ndarray, times: np.ndarray) -> np.ndarray:
         return rule.blocks(passes.finish(begin, times), block).max(axis=-1)

@@ -192,7 +192,9 @@ def _print_table(rows: Sequence[output.Row], question: TrainOptions, trace: Trac
     if real:
         lines += ["Measured: mean seconds of a step, the messages and the computation included."]
     else:
-        lines += ["Simulated: each worker ends the pass that it has begun before its next step begins."]
+        lines += [
+            "Expected: all workers begin at once. Simulated: each first ends the pass that it has begun."
+        ]
     times = {row["method"]: row["time_to_target"] for row in rows}
     fastest = min(times, key=lambda method: times[method])
     if fastest != "uncoded" and np.isfinite(times.get("uncoded", np.inf)):

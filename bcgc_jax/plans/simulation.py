@@ -147,29 +147,42 @@ def added_in_a_row(problem: Problem, partition: Numbers | Plan) -> tuple[float, 
     """
     workers = int(np.asarray(problem.num_workers))
     plan = partition if isinstance(partition, Plan) else _used_levels(np.asarray(partition)[:workers])
-    passes = passes_of(problem, plan)
-    rule, block = plan.completion, np.asarray(plan.block)
-    if rule is not None and rule.carries:
+    if plan.completion is not None and plan.completion.carries:
         found = simulate_runtime(jax.random.key(0), problem, plan, 2**11)
         return float(found.chained - found.mean), float(found.chained_error)  # type: ignore[operator, arg-type]
-    if passes is None or rule is None:
-        return 0.0, 0.0
     steps = 3 * _FORGOTTEN
-    chains = min(_ROW // (steps * workers * block.size), _ROW_CHAINS)
+    chains = min(_ROW // (steps * workers * np.size(plan.block)), _ROW_CHAINS)
     if chains < 4:
         return None
     # One program for all rows; with this key it takes half as long to compile.
     key = jax.random.key(0, impl="unsafe_rbg")
     drawn = _steps_in_places(key, problem, steps, _ROW_CHAINS)
     starts, times = (np.asarray(a, float)[:, :chains, :workers] for a in drawn)
+    taken = steps_in_a_row(problem, plan, starts, times)
+    if taken is None:
+        return 0.0, 0.0
+    fresh, chained = (np.mean(tau[_FORGOTTEN:], axis=0) for tau in taken)
+    each = float(problem.scale) * (chained - fresh)
+    return float(each.mean()), float(each.std() / np.sqrt(chains - 1))
+
+
+def steps_in_a_row(
+    problem: Problem, plan: Plan, starts: np.ndarray, times: np.ndarray
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """τ of fresh steps and of a chain, `[S, ...]` each in units of κ, with start-ups and times `[S, ..., N]`.
+
+    None where nobody is busy when a step ends. Of all N workers of the problem, by NumPy.
+    """
+    if plan.is_partition:
+        plan = _used_levels(np.asarray(plan.sizes)[: times.shape[-1]])
+    passes, rule = passes_of(problem, plan), plan.completion
+    if passes is None or rule is None:
+        return None
 
     def last(begin: np.ndarray, times: np.ndarray) -> np.ndarray:
-        return rule.blocks(passes.finish(begin, times), block).max(axis=-1)
+        return rule.blocks(passes.finish(begin, times), np.asarray(plan.block)).max(axis=-1)
 
-    chained = in_a_row(last, passes, starts, times)[_FORGOTTEN:]
-    more = chained - last(starts[_FORGOTTEN:], times[_FORGOTTEN:])
-    each = float(problem.scale) * more.mean(axis=0)
-    return float(each.mean()), float(each.std() / np.sqrt(chains - 1))
+    return last(starts, times), in_a_row(last, passes, starts, times)
 
 
 def _used_levels(sizes: np.ndarray) -> Plan:

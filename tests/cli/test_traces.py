@@ -16,6 +16,7 @@ from bcgc_jax.measured.choice import KINDS
 from bcgc_jax.measured.shared_steps import Saving, SharedSteps
 from bcgc_jax.plans.plan import partition_plan
 from tests.cli.steps import TIMES, trace_of, written, written_in_parts
+from tests.oracles.chains import chain, in_order
 
 
 def test_the_kinds_of_law_are_the_librarys_and_what_is_refused_names_the_option(trace):
@@ -149,6 +150,10 @@ def test_what_is_wrong_with_standard_input_is_told_by_its_name(command, refusal,
         assert "standard input" in " ".join(command(name, "--help")[1].split())
 
 
+def _three_levels(done):
+    return all(sum((w, k) in done for w in range(4)) >= 4 - k for k in range(3))
+
+
 def test_a_plan_is_replayed_in_the_steps_of_its_trace():
     rng = np.random.default_rng(0)
     times = rng.gamma(4.0, 0.5, (200, 4)) * rng.uniform(0.5, 2.0, (200, 1))
@@ -161,13 +166,21 @@ def test_a_plan_is_replayed_in_the_steps_of_its_trace():
         plan = partition_plan(np.array(counts, float), len(counts))
         return traces.in_its_steps(trace, problem, "mine", plan, promised)
 
-    saved, late = said(trace_of(times), counts, steps.mean() / 1.25)
+    saved, begun, late = said(trace_of(times), counts, steps.mean() / 1.25)
     error = 100 * (uncoded - steps).std(ddof=1) / 200**0.5 / uncoded.mean()
     share = 100 * (1 - steps.mean() / uncoded.mean())
     assert f"mine takes {-share:.1f} ± {error:.2g} % more time than the uncoded scheme" in saved
     assert saved.endswith("it is not faster by two standard errors: take uncoded.")
     assert "mine takes 25 % longer than expected" in late
-    assert len(said(trace_of(times), counts, steps.mean())) == 1
+    assert len(said(trace_of(times), counts, steps.mean())) == 2
+    # One after the other, worker by worker: 10, 20 twice, 30 three times; three are enough of level 1.
+    pieces = in_order([1, 2, 3], counts[:3])
+    after = chain([pieces] * 4, _three_levels, (0 * times).tolist(), times.tolist())[0]
+    share = 100 * (1 - 3 / 4 * np.mean(after) / uncoded.mean())
+    assert np.mean(after) * 3 / 4 > 1.02 * steps.mean()
+    assert begun.endswith(
+        f"ends the pass that it has begun, it takes {-share:.1f} % more time than uncoded there."
+    )
     apart = 1 + 20 * (rng.random((200, 4)) < 0.05)
     better = said(trace_of(apart), [0, 60, 0, 0], steps.mean())[0]
     assert ("less time" in better, better.endswith("expect less of later ones.")) == (True, True)

@@ -29,7 +29,7 @@ from bcgc_jax.coding.gradients import (
     size_of,
     unit_sizes,
 )
-from bcgc_jax.distributions import Distribution, EmpiricalPairs, JointDistribution
+from bcgc_jax.distributions import Distribution, EmpiricalPairs, EmpiricalRows, JointDistribution
 from bcgc_jax.plans.completion import Completion
 from bcgc_jax.plans.passes import UNIT, Passes, parts_of
 from bcgc_jax.plans.plan import Plan, cyclic_plan, partition_plan
@@ -315,6 +315,10 @@ def _train(
     return Training(*end, jnp.cumsum(runtimes), fresh, value, good, metrics)
 
 
+def _in_any_order(key: Array, times: Array) -> Array:
+    return jax.random.permutation(jax.random.fold_in(key, 1), times)
+
+
 def draws_of(
     cycle_times: Distribution | JointDistribution | ArrayLike,
     start_ups: Distribution | ArrayLike | None,
@@ -328,6 +332,8 @@ def draws_of(
         return lambda _, key: cycle_times.sample_pairs(key, (num_workers,), dtype)
 
     def source(name: str, given: Any) -> Callable[[Any, Array], Any]:
+        if isinstance(given, EmpiricalRows):  # they are sorted: which worker is which is not known
+            return lambda _, key: _in_any_order(key, given.sample(key, (num_workers,), dtype))
         if isinstance(given, Distribution | JointDistribution):
             return lambda _, key: given.sample(key, (num_workers,), dtype)
         if given.ndim != 2 or given.shape[1] != num_workers or not len(given):

@@ -12,7 +12,7 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.coding.gradients import subset_gradients
-from bcgc_jax.coding.training import collect, training_scheme
+from bcgc_jax.coding.training import collect, draws_of, training_scheme
 from bcgc_jax.plans.completion import AnyOf
 from bcgc_jax.plans.desk import chunk_sizes
 from bcgc_jax.plans.storage import spread
@@ -331,3 +331,11 @@ def test_second_calls_compile_nothing(model, x64):
     with compilations() as compiled:
         calls(0.7, 1)
     assert compiled == []
+
+
+def test_any_worker_may_be_the_slowest_of_a_row():
+    """Rows are sorted, and places in a plan are not alike for schemes without a code."""
+    draw = draws_of(bcgc.EmpiricalRows([[1.0, 2.0, 3.0], [4.0, 4.5, 6.0]]), None, 3)
+    rows = [np.asarray(draw(0, jax.random.key(k))[1]) for k in range(30)]
+    assert {int(np.argmax(row)) for row in rows} == {0, 1, 2}
+    assert {tuple(np.sort(row).tolist()) for row in rows} == {(1.0, 2.0, 3.0), (4.0, 4.5, 6.0)}

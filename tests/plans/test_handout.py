@@ -188,6 +188,13 @@ def test_all_interleavings_with_two_faults_or_a_new_process(budget):
     assert states > settled > 1_000
 
 
+@pytest.mark.study
+@pytest.mark.slow
+def test_all_interleavings_of_three_workers():
+    states, settled = _explore(World(_small(3)))
+    assert states > settled > 1_000
+
+
 # What is said of a worker.
 
 ALIKE = [1.0] * 5

@@ -31,7 +31,7 @@ from bcgc_jax.coding.gradients import (
 )
 from bcgc_jax.distributions import Distribution, EmpiricalPairs, EmpiricalRows, JointDistribution
 from bcgc_jax.plans.completion import Completion
-from bcgc_jax.plans.passes import UNIT, Passes, parts_of
+from bcgc_jax.plans.passes import UNIT, Passes, parts_of, unless_starting
 from bcgc_jax.plans.plan import Plan, cyclic_plan, partition_plan
 from bcgc_jax.plans.runtime import load_of_plan, passes_of
 from bcgc_jax.plans.sharing import WorkSharing
@@ -298,7 +298,7 @@ def _train(
         fresh = scheme.messages(starts, times)[1]
         arrived, runtime, busy = scheme.messages(late + starts, times)
         if busy is not None:
-            late = busy
+            late = unless_starting(busy, late, starts, runtime)
         elif scheme.passes is not None:
             late = scheme.passes.of(unit).overrun(late, starts, times, runtime)
         value, gradient, decodable = coded(params, batch, arrived)

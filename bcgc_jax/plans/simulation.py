@@ -19,7 +19,7 @@ from bcgc_jax._pytree import Numbers, check_key, check_whole
 from bcgc_jax.plans.completion import AnyOf
 from bcgc_jax.plans.draws import draw_workers
 from bcgc_jax.plans.iterations import iteration_of
-from bcgc_jax.plans.passes import UNIT, in_a_row, parts_of
+from bcgc_jax.plans.passes import UNIT, in_a_row, parts_of, unless_starting
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.plans.runtime import check_partition, draw_runtimes, passes_of, problem_tasks
 from bcgc_jax.plans.worker import AT_A_TIME
@@ -130,8 +130,8 @@ def _chains(
         end, busy = rule.step(load, overlap, late + starts, times)
         if busy is None:
             assert passes is not None
-            busy = passes.of(unit).overrun(late, starts, times, end)
-        return busy, (fresh, end)
+            return passes.of(unit).overrun(late, starts, times, end), (fresh, end)
+        return unless_starting(busy, late, starts, end), (fresh, end)
 
     steps = _FORGOTTEN + -(-num_draws // chains)
     late = jnp.zeros(places.shape, scale.dtype)

@@ -29,7 +29,7 @@ from bcgc_jax.cluster.engine import Source
 from bcgc_jax.cluster.master import Cluster, ClusterGradient, Work
 from bcgc_jax.cluster.processes import Assignment, WorkersLost
 from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, assign, num_samples, split_by, split_unevenly
-from bcgc_jax.coding.training import TrainingScheme, draws_of, training_scheme
+from bcgc_jax.coding.training import SharedScheme, TrainingScheme, draws_of, training_scheme
 from bcgc_jax.distributions import Distribution, JointDistribution
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.problem import Problem
@@ -164,6 +164,11 @@ class Course:
     def give_work(self) -> TrainingScheme:
         """To the `members`, the workers left as the problem counts them."""
         scheme = scheme_for(self._plan_key, self.source, self.members, self.params, self.batch_size)
+        if isinstance(scheme, SharedScheme):  # its plan is that of workers without redundancy
+            raise ValueError(
+                "work sharing decides within a step who computes what. It is trained with on the simulated "
+                'clock, not on worker processes yet: take "nested" or "uncoded" there'
+            )
         parts = self.data if callable(self.data) else split_unevenly(self.data, len(self.members))
         given = self.loss, scheme.plan, self.params, parts
         self.cluster.assign(*given, batch_size=self.batch_size, seed=self._seed)

@@ -26,7 +26,7 @@ _NAMED: dict[str, Method] = {method.name: method for method in (*_SEARCHED, *RUL
 _NUMBERED: dict[str, type[Numbered | Sharing | Limit]] = {
     kind.word: kind for kind in (Tandon, Ferdinand, Cyclic, Backup, Sharing, Nested, Limit)
 }
-# Schedules of several blocks, which work sharing with as much data stored replaces: it is faster.
+# Schedules of several blocks, which work sharing with as much data stored replaces.
 _REPLACED = ("alternating", "multi_message")
 NAMES = frozenset([*_NAMED, *_NUMBERED])
 _SHOWN = (*PROPOSED, "deadline", "nested", "sharing", *BASELINES, LIMIT)
@@ -51,7 +51,7 @@ def method_of(method: str | Method, *, problem: Problem | None = None) -> Method
     if (kind := _NUMBERED.get(method.partition(":")[0])) is not None:
         return kind.read(method, problem)
     if (word := method.partition(":")[0]) in _REPLACED:
-        raise ValueError(f'there is no method "{word}" any more: take "sharing:D", which is faster')
+        raise ValueError(f'there is no method "{word}" any more: take "sharing:D" in its place')
     near = difflib.get_close_matches(method, _SHOWN, n=1)
     hint = f' (did you mean "{near[0]}"?)' if near else ""
     raise ValueError(f'unknown method "{method}"{hint}; known: {METHODS}')

@@ -15,7 +15,7 @@ from bcgc_jax.cli.progress import Progress
 from bcgc_jax.distributions import Distribution, JointDistribution
 from bcgc_jax.plans.plan import Plan, Requirements, partition_plan
 from bcgc_jax.plans.runtime import completion_probability, partition_of_units
-from bcgc_jax.plans.simulation import simulate_completion
+from bcgc_jax.plans.simulation import RuntimeEstimate, simulate_completion
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution, whole_numbers
 from bcgc_jax.solvers.baselines import alpha_of
@@ -101,7 +101,9 @@ def solution_row(problem: Problem, solution: Solution, seconds: float, deadline:
         row["partition_runtime"] = finite(solution.rounded_runtime)
         judged = partition_of_units(problem, solution.rounded)
     if deadline is not None:
-        row["completion_probability"] = None if judged is None else _chance(problem, judged, deadline)
+        chance = None if judged is None else _chance(problem, judged, deadline)
+        row["completion_probability"] = None if chance is None else finite(chance.mean)
+        row["completion_error"] = None if chance is None else finite(chance.standard_error)
     if solution.method == "tandon_partial":
         row["alpha"] = finite(alpha_of(solution))
     if solution.levels is not None and problem.has_setup:
@@ -109,13 +111,13 @@ def solution_row(problem: Problem, solution: Solution, seconds: float, deadline:
     return row
 
 
-def _chance(problem: Problem, judged: Any, deadline: float) -> float | None:
+def _chance(problem: Problem, judged: Any, deadline: float) -> RuntimeEstimate:
     """P(τ ≤ deadline), by draws where there is no exact one."""
     at = jnp.asarray(deadline)
     try:
-        return finite(completion_probability(problem, judged, at))
+        return RuntimeEstimate(completion_probability(problem, judged, at), jnp.zeros(()))
     except ValueError:
-        return finite(simulate_completion(jax.random.key(0), problem, judged, at, _DRAWS).mean)
+        return simulate_completion(jax.random.key(0), problem, judged, at, _DRAWS)
 
 
 def _schedule(problem: Problem, plan: Plan) -> Row | None:

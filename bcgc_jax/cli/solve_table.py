@@ -211,6 +211,11 @@ def _errors(answer: SolveAnswer) -> Iterator[str]:
         yield f"Means of {NUM_FRESH_DRAWS} draws, {most}; the optimum's bound has 97.5 % confidence."
     elif drawn:
         yield f"Means of draws, {most}: {', '.join(drawn)}."
+    shares = [row for row in rows if row.get("completion_error")]
+    if shares:
+        error = max(row["completion_error"] for row in shares)
+        names = ", ".join(output.row_label(row) for row in shares)
+        yield f"Probabilities by draws, standard error up to {error:.1g}: {names}."
     if (steps := iteration.rows) is not None:
         yield f"Means over the trace's {len(steps)} steps; plans made for these fit the next ones less well."
     if answer.interval is not None:

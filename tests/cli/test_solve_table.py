@@ -152,12 +152,21 @@ def test_work_sharing_stands_beside_what_no_scheme_of_its_storage_beats(printed)
     known: dict[str, Any] = {"kind": "confidence", "round_trips": 10, "bound_of": "storage"}
     rows = [
         row("sharing:all", 3.0, stored_subsets=4, lower_bound=2.0, relative_gap=1 / 3, **known),
-        row("sharing:2", 4.0, stored_subsets=2, lower_bound=3.0, relative_gap=0.25, **known),
+        row(
+            "sharing:2",
+            4.0,
+            stored_subsets=2,
+            lower_bound=3.0,
+            relative_gap=0.25,
+            completion_error=0.004,
+            **known,
+        ),
         row("uncoded", 8.0, [10, 0, 0, 0]),
     ]
     lines, text = printed(Problem(LAW, 4, 10), rows, 1.0, baseline=rows[2], unit=(2.0, "seconds"), enough=3)
     assert "chunks, no code" in lines[2]
     assert "With 2 subsets stored no exact scheme is faster than 1.5, 25 % less than sharing:2." in text
+    assert "Probabilities by draws, standard error up to 0.004: sharing:2." in text
     assert "With 4 subsets" not in text  # that is the limit of any scheme
     assert "3 stored subsets are enough: their limit is within 5 %" in text
     assert "that nobody knows beforehand who will be slow." in text

@@ -137,7 +137,7 @@ def operations_of_worker(worker: WorkerProcess) -> np.ndarray:
     """Operations of each task, `[tasks]`: of the programs that the worker runs, after its `warm_up`."""
     # The programs are the worker's own affair; what they cost is not to be found in any copy of them.
     (cut,) = worker._stages.values()  # of all subsets, which have the same shape
-    plan, params = worker.duty.plan, jax.tree.leaves(worker.duty.params)
+    plan, params = worker.plan, jax.tree.leaves(worker.duty.params)
     known: dict[int, int] = {}  # how far the passes of the subsets are
     counted = functools.cache(lambda program: _count(program.run, *(v.aval for v in program.takes)))
     counts = []

@@ -91,7 +91,7 @@ def _train_all_on_cluster(
     def expected(name: str, method: Method) -> tuple[Method, float]:
         solution = solve(problem, method, key=key)
         plan = solution.plan
-        on_processes = plan is not None and plan.trainable and solution.bound_of != "storage"
+        on_processes = plan is not None and plan.trainable
         if solution.status == Status.INFEASIBLE or not on_processes:
             raise ValueError(f'"{name}" is no scheme that {question.model} can be trained with here')
         return method, float(solution.rounded_runtime)

@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bcgc_jax.cluster.master import Work
+from bcgc_jax.cluster.rounds import Work
+from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.gradients import CodingPlan
 from bcgc_jax.measured.traces import Trace
 
@@ -36,7 +37,11 @@ class Calibration(NamedTuple):
 
 
 def calibrate(
-    work: Sequence[Work], plan: CodingPlan, num_samples: float, *, costs: Calibration | None = None
+    work: Sequence[Work],
+    plan: CodingPlan | SharedPlan,
+    num_samples: float,
+    *,
+    costs: Calibration | None = None,
 ) -> Calibration:
     """Cycle times, setup and cost of a message from `work` done under one `plan`; M samples an iteration.
 
@@ -57,6 +62,7 @@ def calibrate(
     >>> found.cycle_times.round(9).tolist(), round(found.setup_cycles)
     ([[2e-06, 2e-06], [2e-06, 2e-06]], 0)
     """
+    plan = _with_blocks(plan)
     _, seconds = _seconds(work, plan)
     coordinates, setup = _cycles(plan, num_samples)
     done = np.isfinite(seconds)
@@ -80,7 +86,7 @@ def calibrate(
 
 
 def work_trace(
-    work: Sequence[Work], plan: CodingPlan, num_samples: float, *, setup_cycles: float = 0.0
+    work: Sequence[Work], plan: CodingPlan | SharedPlan, num_samples: float, *, setup_cycles: float = 0.0
 ) -> Trace:
     """What each worker had done by when in each iteration: the trace that `fit_start_up` takes.
 
@@ -96,6 +102,7 @@ def work_trace(
     >>> trace.load.tolist(), trace.seconds.round(3).tolist()
     ([10000.0, 20000.0], [0.02, 0.05])
     """
+    plan = _with_blocks(plan)
     iterations, seconds = _seconds(work, plan)
     coordinates, setup = _cycles(plan, num_samples)
     load = np.broadcast_to(np.cumsum(coordinates + setup_cycles * setup, axis=0), seconds.shape)
@@ -105,6 +112,14 @@ def work_trace(
     names = np.array([str(k) for k in iterations]), np.arange(plan.num_workers).astype(str)
     times = spent[step, block, worker]
     return Trace(*names, step, worker, times, np.zeros(times.size, bool), load[step, block, worker])
+
+
+def _with_blocks(plan: CodingPlan | SharedPlan) -> CodingPlan:
+    if isinstance(plan, SharedPlan):
+        raise ValueError(
+            'work sharing has chunks in place of blocks: measure with another plan, as "uncoded"'
+        )
+    return plan
 
 
 def _seconds(work: Sequence[Work], plan: CodingPlan) -> tuple[list[int], np.ndarray]:

@@ -24,7 +24,9 @@ import numpy as np
 
 from bcgc_jax._extras import to_install
 from bcgc_jax.cluster import signals
+from bcgc_jax.cluster.chunks import ChunkWorker
 from bcgc_jax.cluster.worker import Duty, Message, WorkerProcess
+from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.gradients import PyTree, num_samples
 
 
@@ -292,12 +294,12 @@ class Bench:
 
     def __init__(self, fetched: Callable[[Any], Any]) -> None:
         self._fetched = fetched  # what a reference is of
-        self._workers: dict[tuple[int, int], WorkerProcess] = {}
+        self._workers: dict[tuple[int, int], WorkerProcess | ChunkWorker] = {}
         self._made: dict[tuple[int, int, int], PyTree] = {}
 
     def worker(
-        self, number: int, duty: Duty, index: int, held: dict[int, Any], kept: Sequence[int], programs: str
-    ) -> WorkerProcess:
+        self, number: int, duty: Duty, index: int, held: dict[Any, Any], kept: Sequence[int], programs: str
+    ) -> WorkerProcess | ChunkWorker:
         """For a plan's `number`, compiled once, and forgotten if it is not to be `kept` with the next.
 
         `held` are references to subsets, or `Made`; `programs` is the folder of `shared_programs`.
@@ -307,13 +309,14 @@ class Bench:
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         worker = self._workers.get((number, index))
         if worker is None:
-            worker = WorkerProcess(duty, index, self.subsets(held))
+            made = ChunkWorker if isinstance(duty.plan, SharedPlan) else WorkerProcess
+            worker = made(duty, index, self.subsets(held))
             worker.warm_up()
         others = {key: one for key, one in self._workers.items() if key[0] in kept}
         self._workers = {**others, (number, index): worker}
         return worker
 
-    def subsets(self, wanted: Mapping[int, Any]) -> dict[int, PyTree]:
+    def subsets(self, wanted: Mapping[Any, Any]) -> dict[Any, PyTree]:
         """By number: those to be made are, once, others are fetched; those not wanted are forgotten."""
         made = {data[1:]: data for data in wanted.values() if isinstance(data, Made)}
         self._made = {key: self._made[key] if key in self._made else made[key].make() for key in made}
@@ -345,14 +348,17 @@ def actor_class(ray: Any) -> Any:
         def compute(self, call: int, iteration: int, leaves: Any, finish: Any) -> Iterator[Message]:
             yield from self.worker.compute(call, iteration, leaves, finish)
 
+        def exchange(self, *asked: Any) -> float:
+            return self.worker.exchange(*asked)
+
         @ray.method(concurrency_group="control")
         def stop(self, call: int) -> None:
             self.worker.stop(call)
 
         # Beside what is being computed: a slow worker does not hold back what it has.
         @ray.method(concurrency_group="control")
-        def deliver(self, call: int, block: int, subsets: tuple[int, ...]) -> Any:
-            return self.worker.deliver(call, block, subsets)
+        def deliver(self, *asked: Any) -> Any:
+            return self.worker.deliver(*asked)
 
         @ray.method(concurrency_group="control")
         def answer(self) -> tuple[str, int]:

@@ -1,4 +1,4 @@
-"""The master: gradients from worker processes, coded or by a schedule, some of them slow, silent or dead.
+"""The master: gradients from worker processes, by any `Round`, some of them slow, silent or dead.
 
 The gradient is exact or there is none: a worker that died, or does not answer, is replaced by a new process
 with the same data, or the caller is told (`WorkersLost`) and plans anew for those that are left.
@@ -19,30 +19,13 @@ import numpy as np
 from bcgc_jax.cluster import signals
 from bcgc_jax.cluster.engine import Made, Source, session, shared_programs
 from bcgc_jax.cluster.processes import Assignment, Processes, WorkersLost
-from bcgc_jax.cluster.rules import Question, Rule
-from bcgc_jax.cluster.worker import NEVER, Duty, Message
+from bcgc_jax.cluster.rounds import Ask, Round, Work
+from bcgc_jax.cluster.worker import NEVER, Duty
 from bcgc_jax.coding.checks import check_params
+from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.codes import refuse_complex
 from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, check_batch_size, num_samples
-
-
-class Work(NamedTuple):
-    """What one task cost: `seconds` that a `worker` computed for a `block` of an `iteration`.
-
-    `subset` is that of a schedule's task, None of a code's. `done`: seconds from when the worker began the
-    iteration until the task was done, waiting and slowness on purpose included; `heard`: from when the master
-    began it until it heard of that. `overrun`: seconds that the worker was still busy with the iteration
-    before when that had ended.
-    """
-
-    iteration: int
-    worker: int
-    block: int
-    seconds: float
-    subset: int | None = None
-    done: float = np.nan
-    heard: float = np.nan
-    overrun: float = 0.0
+from bcgc_jax.plans.handout import Chunk
 
 
 class ClusterGradient(NamedTuple):
@@ -135,14 +118,14 @@ class Cluster(Processes):
             self._used.release()
 
     @property
-    def plan(self) -> CodingPlan:
+    def plan(self) -> CodingPlan | SharedPlan:
         """That the workers have been given."""
         return self.given.duty.plan
 
     def assign(
         self,
         loss: Loss,
-        plan: CodingPlan,
+        plan: CodingPlan | SharedPlan,
         params: PyTree,
         subsets: Source | Sequence[PyTree],
         *,
@@ -163,7 +146,7 @@ class Cluster(Processes):
     def prepare(
         self,
         loss: Loss,
-        plan: CodingPlan,
+        plan: CodingPlan | SharedPlan,
         params: PyTree,
         subsets: Source | Sequence[PyTree],
         *,
@@ -178,9 +161,12 @@ class Cluster(Processes):
         self._check_open()
         check_params(params)
         workers, weights = plan.num_workers, np.ones(plan.num_workers)
-        if callable(subsets):
+        given: Any
+        if isinstance(plan, SharedPlan):
+            given, weights = self._chunks(plan, subsets, batch_size)
+        elif callable(subsets):
             name, _ = self._sources.setdefault(id(subsets), (len(self._sources), subsets))
-            given: list[Any] = [Made(subsets, name, j, workers) for j in range(workers)]
+            given = [Made(subsets, name, j, workers) for j in range(workers)]
         else:
             if len(subsets) != workers:
                 raise ValueError(f"there must be {workers} subsets, one a worker, got {len(subsets)}")
@@ -188,10 +174,30 @@ class Cluster(Processes):
             check_batch_size(batch_size, int(sizes.min()))
             weights = sizes / sizes.mean() if plan.mean else weights  # what each subset's loss counts
             given = [self.ray.put(jax.tree.map(np.asarray, data)) for data in subsets]
-        host: tuple[CodingPlan, PyTree] = jax.tree.map(np.asarray, (plan, params))
+        host: tuple[CodingPlan | SharedPlan, PyTree] = jax.tree.map(np.asarray, (plan, params))
         x64 = bool(jnp.result_type(float) == jnp.float64)
         duty = Duty(loss, *host, weights, batch_size, seed, x64)
         return Assignment(next(self._numbers), duty, self.ray.put(duty), given)
+
+    def _chunks(
+        self, plan: SharedPlan, subsets: Source | Sequence[PyTree], batch_size: int | None
+    ) -> tuple[dict[Chunk, Any], np.ndarray]:
+        """Where the workers find the samples of each chunk, and what it counts."""
+        if callable(subsets):
+            raise ValueError(
+                "work sharing needs its data as arrays, of which each worker gets the chunks that it stores: "
+                'a function that makes whole subsets is for other schemes, as "nested" or "uncoded"'
+            )
+        if len(subsets) != plan.num_workers:
+            raise ValueError(f"there must be {plan.num_workers} subsets, one a worker, got {len(subsets)}")
+        check_batch_size(batch_size, min(map(num_samples, subsets)))
+        if batch_size is not None and min(plan.drawn(batch_size)) < 1:
+            raise ValueError(
+                f"a batch of {batch_size} samples of each subset leaves chunks without any: take more "
+                "samples or fewer chunks"
+            )
+        chunks, weights = plan.cut(subsets)
+        return {chunk: self.ray.put(data) for chunk, data in chunks.items()}, weights
 
     def take_up(self, work: Assignment) -> None:
         """Have the workers do that from now on, compiled or not; raises what `assign` does."""
@@ -199,9 +205,9 @@ class Cluster(Processes):
             # Before all else: what it refuses leaves the workers with what they had.
             self._resize(work.duty.plan.num_workers)
             self._give(work)
-            work.rule()  # compiled while they load
+            work.decoder()  # compiled while they load
             self._wait_until_loaded()
-            if any(isinstance(data, Made) for data in work.subsets):
+            if not isinstance(work.duty.plan, SharedPlan) and isinstance(work.subsets[0], Made):
                 self._check_samples(work.duty.batch_size)
             if work.ready < self.num_workers:  # Ray's first call of a method takes longer than the others
                 self._collect(work.duty.params, None)
@@ -236,12 +242,21 @@ class Cluster(Processes):
 
     def _collect(self, params: PyTree, finish: np.ndarray | None) -> ClusterGradient:
         with self.at_work():
-            return _Iteration(self.given.rule(), self, params, finish, next(self._calls)).run()
+            begin, call, given = time.monotonic(), next(self._calls), self.given
+            leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
+            large = sum(leaf.nbytes for leaf in leaves) > 2**16  # into the store once, not to each worker
+            told = self.ray.put(leaves) if large else leaves
+            round_ = given.round(call, self.iteration, told, finish)
+            try:
+                return _Iteration(round_, self, call, begin).run()
+            finally:
+                given.leave(round_)
 
 
-def _checked(finish: np.ndarray, plan: CodingPlan) -> np.ndarray:
+def _checked(finish: np.ndarray, plan: CodingPlan | SharedPlan) -> np.ndarray:
     """Times of slowness with which the iteration ends."""
-    finish, shape = np.asarray(finish, float), (len(plan.tasks(0)), plan.num_workers)
+    rows = 2 if isinstance(plan, SharedPlan) else len(plan.tasks(0))
+    finish, shape = np.asarray(finish, float), (rows, plan.num_workers)
     if finish.shape != shape or not np.all(finish >= 0):
         raise ValueError(f"slowness on purpose must be 0 or more seconds, {shape}, got {finish.tolist()}")
     if finish.max(initial=0) >= NEVER and plan.completed(finish).max() >= NEVER:
@@ -253,65 +268,72 @@ def _checked(finish: np.ndarray, plan: CodingPlan) -> np.ndarray:
 
 
 class _Iteration:
-    """One iteration of `processes`, by a new `rule`; `call` is new for each one, and what its end stops."""
+    """One iteration of `processes`, by a `round`; `call` is new for each one, and what its end stops."""
 
-    def __init__(
-        self, rule: Rule, processes: Processes, params: PyTree, finish: np.ndarray | None, call: int
-    ) -> None:
-        self.rule, self.processes, self.params, self.finish = rule, processes, params, finish
-        self.call, self.plan, self.ray = call, processes.given.duty.plan, processes.ray
-        self.begin = self.looked = time.monotonic()
-        self.arrived = np.zeros((len(self.plan.blocks), self.plan.num_workers), bool)
-        self.completed = np.full(len(self.plan.blocks), np.inf)
-        self.parts: list[Any] = [None] * len(self.plan.blocks)
-        self.work: list[Work] = []
-        self.busy = np.zeros(self.plan.num_workers, bool)
+    def __init__(self, round_: Round, processes: Processes, call: int, begin: float) -> None:
+        self.round, self.processes, self.call = round_, processes, call
+        self.ray = processes.ray
+        self.begin = self.looked = begin
+        self.workers = range(processes.num_workers)
+        self.busy = np.zeros(len(self.workers), bool)
         # What may be ready next, whose it is, and who takes it: a stream of messages, an answer, the start of
         # a worker, the end of an old iteration.
         self.waiting: dict[Any, tuple[int, Callable[[Any, int], None]]] = {}
-        self.streams: dict[int, Any] = {}
-        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
-        large = sum(leaf.nbytes for leaf in leaves) > 2**16  # into the store once, not to each worker
-        self.leaves = self.ray.put(leaves) if large else leaves
+        self.computing: set[int] = set()
+
+    @property
+    def now(self) -> float:
+        """Seconds since it began."""
+        return time.monotonic() - self.begin
 
     def run(self) -> ClusterGradient:
         """The gradient; raises WorkersLost where there is none, and what the loss raised."""
         try:
-            for worker in range(self.plan.num_workers):
+            for worker in self.workers:
                 self._dispatch(worker)
             self._check()
-            while not np.all(np.isfinite(self.completed)):
+            while (gradient := self.round.gradient()) is None:
                 self._take()
         finally:
-            for worker in self.streams:  # also where it ends with an exception
+            for worker in self.computing:  # also where it ends with an exception
                 if (process := self.processes[worker]) is not None:
                     process.actor.stop.remote(self.call)
-        gradient = self.rule.decoder.gradient(self.parts)
-        gradient, seconds = jax.block_until_ready(gradient), time.monotonic() - self.begin
-        work = tuple(self.work)
-        return ClusterGradient(gradient, seconds, self.completed, self.arrived, work, self.busy)
+        gradient, seconds = jax.block_until_ready(gradient), self.now
+        found = self.round.completed, self.round.arrived, tuple(self.round.work)
+        return ClusterGradient(gradient, seconds, *found, self.busy)
 
     def _dispatch(self, worker: int) -> None:
         """Give a worker the iteration, or wait for the event after which it can have it."""
         process = self.processes[worker]
         if process is None:
+            self._send(self.round.lost(worker, self.now))
             return
-        event = process.awaited()
+        event = process.awaited(self.round.behind)
         self.busy[worker] |= bool(process.unfinished)
-        if event is not None:
-            self.waiting[event] = worker, self._awaited
-            if why := self.processes.silence(worker):
-                self._lose(worker, "hung", why)
+        if event is None:
+            process.is_asked()
+            self._send(self.round.begin(worker, self.now))
             return
-        finish = None if self.finish is None else self.finish[:, worker]
-        stream = process.compute(self.call, self.processes.iteration, self.leaves, finish)
-        self.streams[worker] = stream
-        self.waiting[stream] = worker, self._hear
+        self.waiting[event] = worker, self._awaited
+        if event is process.starting:
+            self._send(self.round.lost(worker, self.now))
+        if why := self.processes.silence(worker):
+            self._lose(worker, "hung", why)
+
+    def _send(self, asks: Sequence[Ask]) -> None:
+        for ask in asks:
+            process = self.processes[ask.worker]
+            assert process is not None  # of a lost one nothing counts as done
+            answer = process.call(ask.method, ask.given)
+            self.waiting[answer] = ask.worker, functools.partial(self._hear, ask)
+            if ask.method != "deliver":
+                self.computing.add(ask.worker)
 
     def _take(self) -> None:
         """Wait for whatever comes next, and take all that is there."""
         waiting, pause = list(self.waiting), self.processes.pause
-        ready, _ = self.ray.wait(waiting, num_returns=1, timeout=pause)
+        due = self.round.next_look(self.now)
+        ready, _ = self.ray.wait(waiting, num_returns=1, timeout=min(max(due - self.now, 0), pause))
         signals.check()
         if ready and len(waiting) > 1:
             ready, _ = self.ray.wait(waiting, num_returns=len(waiting), timeout=0)
@@ -329,6 +351,8 @@ class _Iteration:
                         self.processes.check_raised({worker: error})
                     self._lose(worker, "failed" if raised else "died", error)
                     self._check()
+        if self.now >= due:
+            self._send(self.round.look(self.now))
         # Also while others speak: what a silent one was asked for may be there already.
         if not ready or time.monotonic() - self.looked > pause:
             self.looked = time.monotonic()
@@ -345,62 +369,37 @@ class _Iteration:
         self._dispatch(worker)
         self._check()
 
-    def _hear(self, stream: Any, worker: int) -> None:
-        """A message, or the end of a stream: after the last task, or where the worker was told to stop."""
-        message: Message | None = None
-        with contextlib.suppress(StopIteration):
-            message = self.ray.get(next(stream))
-        if message is not None:
-            heard, subset = time.monotonic() - self.begin, self.plan.subset_of(message.task)
-            task = self.processes.iteration, worker, message.task.block
-            self.work.append(Work(*task, message.seconds, subset, message.done, heard, message.overrun))
-            question = Question(worker, *message.task)
-            if message.values is None:
-                self._ask(self.rule.report(question))
-            else:
-                self._count(question, message.values)
-        if message is None or message.task == self.rule.decoder.last[worker]:
-            del self.waiting[stream], self.streams[worker]
-            self._check()
-
-    def _ask(self, questions: Sequence[Question]) -> None:
-        for question in questions:
-            process = self.processes[question.worker]
-            assert process is not None  # of a lost one nothing counts as done
-            answer = process.actor.deliver.remote(self.call, question.block, question.subsets)
-            self.waiting[answer] = question.worker, functools.partial(self._answered, question)
-
-    def _answered(self, question: Question, answer: Any, worker: int) -> None:
-        del self.waiting[answer]
-        self._count(question, self.ray.get(answer))
-
-    def _count(self, question: Question, values: np.ndarray) -> None:
-        """Take what a worker was asked for, or sends of itself."""
-        block = question.block
-        if not self.rule.take(question, values):
-            return
-        self.arrived[block, question.worker] = True
-        if (part := self.rule.part(block)) is not None:
-            self.parts[block], self.completed[block] = part, time.monotonic() - self.begin
+    def _hear(self, ask: Ask, reference: Any, worker: int) -> None:
+        """An answer, a message of a stream, or its end: after the last task, or where it was stopped."""
+        message, ended = None, True
+        if ask.method == "compute":
+            with contextlib.suppress(StopIteration):
+                message = self.ray.get(next(reference))
+            ended = message is None or self.round.ended(ask, message)
         else:
-            self._ask(self.rule.due(block))
+            message = self.ray.get(reference)
+        if ended:
+            del self.waiting[reference]
+            if ask.method != "deliver":
+                self.computing.discard(worker)
+        if ask.method != "compute" or message is not None:
+            self._send(self.round.heard(ask, message, self.now))
+        if ended and ask.method == "compute":
+            self._check()
 
     def _lose(self, worker: int, what: str, why: Exception | str) -> None:
         """Forget what was expected of a worker; expect its successor."""
         self.waiting = {item: whose for item, whose in self.waiting.items() if whose[0] != worker}
-        self.streams.pop(worker, None)
+        self.computing.discard(worker)
         self.processes.lose(worker, what, why)
+        self._send(self.round.lost(worker, self.now))
         self._dispatch(worker)
-        self._ask(self.rule.lose(worker))
 
     def _check(self) -> None:
-        """WorkersLost where what has come and what may come is too little for a block."""
-        coming = np.isin(range(self.plan.num_workers), [worker for worker, _ in self.waiting.values()])
-        short = ~np.isfinite(self.completed) & ~self.rule.possible(coming)
-        if short.any():
-            level = min(self.plan.blocks[b].level for b in np.flatnonzero(short))
+        """WorkersLost where what has come and what may come is too little."""
+        if short := self.round.short({worker for worker, _ in self.waiting.values()}):
             raise WorkersLost(
                 self.processes.lost,
-                f"a block at level {level} survives no more than {level} of them{self.processes.why}; plan "
-                "for the workers left, as train_on_cluster does, or let lost ones be replaced",
+                f"{short}{self.processes.why}; plan for the workers left, as train_on_cluster does, or let "
+                "lost ones be replaced",
             ) from self.processes.error

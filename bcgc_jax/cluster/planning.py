@@ -26,10 +26,11 @@ from bcgc_jax.adaptive import Decision, Planner, WorkPlan
 from bcgc_jax.adaptive.planner import CAUTIOUS
 from bcgc_jax.adaptive.rules import MOST_STORED, Rule, Window, by_speed, even_shares, rules
 from bcgc_jax.cluster.engine import Source
-from bcgc_jax.cluster.master import Cluster, ClusterGradient, Work
+from bcgc_jax.cluster.master import Cluster, ClusterGradient
 from bcgc_jax.cluster.processes import Assignment, WorkersLost
+from bcgc_jax.cluster.rounds import Work
 from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, assign, num_samples, split_by, split_unevenly
-from bcgc_jax.coding.training import SharedScheme, TrainingScheme, draws_of, training_scheme
+from bcgc_jax.coding.training import TrainingScheme, draws_of, training_scheme
 from bcgc_jax.distributions import Distribution, JointDistribution
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.problem import Problem
@@ -164,13 +165,8 @@ class Course:
     def give_work(self) -> TrainingScheme:
         """To the `members`, the workers left as the problem counts them."""
         scheme = scheme_for(self._plan_key, self.source, self.members, self.params, self.batch_size)
-        if isinstance(scheme, SharedScheme):  # its plan is that of workers without redundancy
-            raise ValueError(
-                "work sharing decides within a step who computes what. It is trained with on the simulated "
-                'clock, not on worker processes yet: take "nested" or "uncoded" there'
-            )
         parts = self.data if callable(self.data) else split_unevenly(self.data, len(self.members))
-        given = self.loss, scheme.plan, self.params, parts
+        given = self.loss, scheme.work, self.params, parts
         self.cluster.assign(*given, batch_size=self.batch_size, seed=self._seed)
         return scheme
 
@@ -215,6 +211,8 @@ class Course:
         if self.pace is not None:  # the link in seconds too
             sent, load = (np.asarray(each, float) for each in (scheme.sent, scheme.load))
             scheme = replace(scheme, load=load, sent=self.pace.seconds * sent)
+            nothing = np.zeros(len(self.members))
+            scheme.work.completed(scheme.finish_times(nothing, nothing))  # compiled before the clock runs
         self.scheme, self._given, self._joined = scheme, self.cluster.given, []
 
     def gradient(self, params: PyTree, step: int) -> ClusterGradient:
@@ -229,7 +227,7 @@ class Course:
                 drawn = self.pace.draw(self._pace_key, step, self.num_workers)
                 self.start_ups, times = (np.minimum(all_of, _ENDLESS)[self.members] for all_of in drawn)
                 finish = self.scheme.finish_times(self.start_ups, times)
-                self.paced = float(self.scheme.plan.completed(finish).max())
+                self.paced = float(self.scheme.work.completed(finish).max())
             with contextlib.suppress(WorkersLost):
                 found = self.cluster.gradient(params, finish, iteration=step)
                 self.work.append(found.work)
@@ -330,7 +328,9 @@ class Loop(Course):
             self.cluster.take_up(given.work)
         now.planner.taken_up(time.perf_counter() - begin)
         nothing = jnp.zeros(len(given.loads))
-        return TrainingScheme(given.work.duty.plan, jnp.asarray(given.loads), nothing, method=given.made.name)
+        plan = given.work.duty.plan
+        assert isinstance(plan, CodingPlan)
+        return TrainingScheme(plan, jnp.asarray(given.loads), nothing, method=given.made.name)
 
     def _new_round(self) -> _Round:
         """Nobody waits for what is still planned for others: that may be compiling."""
@@ -369,7 +369,9 @@ class Loop(Course):
         now = self._round
         assert now is not None
         ran = now.known[-1]
-        times, starts, known = times_of(found, ran.work.duty.plan, ran.loads, self.start_ups)
+        plan = ran.work.duty.plan
+        assert isinstance(plan, CodingPlan)
+        times, starts, known = times_of(found, plan, ran.loads, self.start_ups)
         for done in [future for future in self._planning if future.done()]:
             self._planning.remove(done)
             done.result()  # what went wrong is told

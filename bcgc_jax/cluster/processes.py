@@ -13,13 +13,15 @@ import numpy as np
 
 from bcgc_jax.cluster import signals
 from bcgc_jax.cluster.engine import actor_class, cause_of, reason_of
-from bcgc_jax.cluster.rules import Decoder, Rule
+from bcgc_jax.cluster.rounds import CodedRound, Round
+from bcgc_jax.cluster.rules import Decoder
+from bcgc_jax.cluster.shared_round import SharedRound
 from bcgc_jax.cluster.worker import Duty
+from bcgc_jax.coding.chunks import SharedPlan
+from bcgc_jax.plans.handout import Roster
 
-# Unfinished iterations a worker may be behind before it gets no more; its next one then comes when it is
-# done with these. Processes that end one after another, none of them with an iteration done, before a worker
-# is given up.
-_BEHIND, _ATTEMPTS = 2, 3
+# Processes that end one after another, none of them with an iteration done, before a worker is given up.
+_ATTEMPTS = 3
 # Seconds at most for a new process to be there (else there is no other), for one that compiles to answer
 # (which may hold Python for long), and for the CPUs of old ones to be free.
 _STARTING, _LOADING, _FREEING = 120.0, 30.0, 10.0
@@ -58,17 +60,32 @@ class Assignment:
     number: int
     duty: Duty
     reference: Any
-    subsets: Sequence[Any]
+    subsets: Any  # by the number of a subset, or by chunk
     kept: tuple[int, ...] = ()
     ready: int = 0
     pending: list[Any] = dataclasses.field(default_factory=list)
-    decoder: Decoder | None = None
+    roster: Roster | None = None  # of work sharing, the workers after the last iteration
+    _decoder: Decoder | None = None
 
-    def rule(self) -> Rule:
-        """Of one iteration."""
-        if self.decoder is None:
-            self.decoder = Decoder(self.duty.plan, self.duty.params)
-        return Rule(self.decoder)
+    def decoder(self) -> Decoder | None:
+        """Of a plan that is decoded."""
+        if self._decoder is None and not isinstance(self.duty.plan, SharedPlan):
+            self._decoder = Decoder(self.duty.plan, self.duty.params)
+        return self._decoder
+
+    def round(self, call: int, iteration: int, leaves: Any, finish: np.ndarray | None) -> Round:
+        """Of one iteration; `leaves` of the parameters are as workers are given them."""
+        if isinstance(self.duty.plan, SharedPlan):
+            given = self.duty.plan, self.duty.params, call, iteration, leaves, finish
+            return SharedRound(*given, self.roster)
+        decoder = self.decoder()
+        assert decoder is not None
+        return CodedRound(decoder, call, iteration, leaves, finish)
+
+    def leave(self, ended: Round) -> None:
+        """Keep what the next iteration must know of this one."""
+        if isinstance(ended, SharedRound):
+            self.roster = ended.handout.roster
 
 
 @dataclasses.dataclass
@@ -115,8 +132,11 @@ class Process:
                 signal.pidfd_send_signal(self.handle, signal.SIGKILL)
             os.close(self.handle)
 
-    def awaited(self) -> Any:
-        """What must end before it takes an iteration: its start, or an old iteration; None if nothing."""
+    def awaited(self, behind: int) -> Any:
+        """What must end before it takes an iteration: its start, or an old call; None if nothing.
+
+        It takes one while less than `behind` calls are unfinished.
+        """
         if self.starting is not None:
             return self.starting
         if self.unfinished:
@@ -128,15 +148,23 @@ class Process:
                 with contextlib.suppress(self.ray.exceptions.RayError):
                     self.ray.get(done)
                     self.attempts = 0
-        return self.unfinished[0] if len(self.unfinished) >= _BEHIND else None
+        return self.unfinished[0] if len(self.unfinished) >= behind else None
 
-    def compute(self, call: int, iteration: int, leaves: Any, finish: np.ndarray | None) -> Any:
-        """The stream of its messages."""
+    def is_asked(self) -> None:
+        """It is given an iteration."""
         if not self.unfinished:
             self.heard = time.monotonic()  # nothing was asked of it until now
-        stream = self.actor.compute.options(num_returns="streaming").remote(call, iteration, leaves, finish)
-        self.unfinished.append(stream.completed())
-        return stream
+
+    def call(self, method: str, given: Sequence[Any]) -> Any:
+        """The reference to an answer of its actor; of `compute` the stream of messages."""
+        if method == "compute":
+            stream = self.actor.compute.options(num_returns="streaming").remote(*given)
+            self.unfinished.append(stream.completed())
+            return stream
+        answer = getattr(self.actor, method).remote(*given)
+        if method == "exchange":  # one at a time
+            self.unfinished = [answer]
+        return answer
 
 
 class Processes:

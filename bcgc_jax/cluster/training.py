@@ -24,9 +24,10 @@ from bcgc_jax._pytree import check_whole, pytree_dataclass
 from bcgc_jax.adaptive import Decision
 from bcgc_jax.cluster.checkpoints import Checkpoints, made_with
 from bcgc_jax.cluster.engine import Source
-from bcgc_jax.cluster.master import Cluster, Work
+from bcgc_jax.cluster.master import Cluster
 from bcgc_jax.cluster.planning import ClosedLoop, Course, InjectedDelay, Loop, Told
 from bcgc_jax.cluster.processes import Fault
+from bcgc_jax.cluster.rounds import Work
 from bcgc_jax.coding.checks import check_loss, check_params
 from bcgc_jax.coding.gradients import Loss, PyTree
 from bcgc_jax.coding.training import Training

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.codes import message, row_of
 from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, Task, num_samples
 from bcgc_jax.coding.stages import Pass, Stages, stages
@@ -26,12 +27,13 @@ class Duty(NamedTuple):
     """What all workers are told once: the loss, the plan, shapes and dtypes of the parameters.
 
     `weights`, `[N]`, are what the mean gradient of each subset counts in N times the mean over all samples:
-    1 where subsets are alike, and for losses that are sums. `batch_size` samples of each subset are drawn
+    1 where subsets are alike, and for losses that are sums; in work sharing, `[N, chunks]`, what the gradient
+    of each chunk counts. `batch_size` samples of each subset are drawn
     anew for each iteration, with `seed`; None for all.
     """
 
     loss: Loss
-    plan: CodingPlan
+    plan: CodingPlan | SharedPlan
     params: PyTree
     weights: np.ndarray
     batch_size: int | None
@@ -84,6 +86,8 @@ class WorkerProcess:
 
     def __init__(self, duty: Duty, index: int, subsets: Mapping[int, PyTree]) -> None:
         self.duty, self.index, self.subsets = duty, index, subsets
+        assert isinstance(duty.plan, CodingPlan)
+        self.plan = duty.plan
         self._tasks = duty.plan.tasks(index)
         self._coded = duty.plan.coded
         # Arguments of a program, which is then the same for all workers.
@@ -145,7 +149,7 @@ class WorkerProcess:
                 self._overrun = time.perf_counter() - self._stopped_at
                 return
             # A message that is large is asked for, unless everyone's are needed.
-            large = values.nbytes >= _MUCH and self.duty.plan.blocks[task.block].level > 0
+            large = values.nbytes >= _MUCH and self.plan.blocks[task.block].level > 0
             if keep := large or not self._coded:
                 kept[task.block, task.subsets[0]] = values
             done = time.perf_counter() - begin
@@ -183,7 +187,7 @@ class WorkerProcess:
     ) -> np.ndarray | None:
         """The message of a task, or the gradient of its subset; None if the call is stopped before it."""
         block, subsets = self._tasks[number]
-        share = self.duty.plan.blocks[block].share
+        share = self.plan.blocks[block].share
         weights, gradients = np.zeros(len(subsets)), [None] * len(subsets)
         for k, j in enumerate(subsets):
             jax.block_until_ready(gradients[:k])  # else the next pass would be begun before "stop" is heard
@@ -207,14 +211,14 @@ class WorkerProcess:
             draw = np.random.default_rng([self.duty.seed, iteration, subset])
             chosen = draw.permutation(samples)[:size]
             data, samples = jax.tree.map(lambda x: x[chosen], data), size
-        part, portion = self.duty.plan.samples_of(share, samples)
+        part, portion = self.plan.samples_of(share, samples)
         if not portion:
             return None
         batch = jax.device_put(jax.tree.map(lambda x: x[part], data))
         key = (share, *((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(batch)))
         if key not in self._stages:
             # Of blocks of another share of the samples no leaf.
-            own = [block.pieces if block.share == share else () for block in self.duty.plan.blocks]
+            own = [block.pieces if block.share == share else () for block in self.plan.blocks]
             blocks = [[piece.leaf for piece in pieces] for pieces in own]
             self._stages[key] = stages(self.duty.loss, params, batch, blocks)
         cut = self._stages[key]

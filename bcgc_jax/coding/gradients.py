@@ -305,8 +305,8 @@ def _whole_units(sizes: Any, costs: np.ndarray) -> np.ndarray:
 
 def _no_tasks(*_: Any, **__: Any) -> CodingPlan:
     raise ValueError(
-        "work sharing decides within a step who computes what. It is trained with on the simulated clock, "
-        'not on worker processes yet: take "nested" or "uncoded" there'
+        "work sharing decides within a step who computes what, so it has no blocks to assign: "
+        "training_scheme gives what trains with it"
     )
 
 

@@ -19,6 +19,7 @@ from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import check, check_key, check_whole, pytree_dataclass, replace, static_field
 from bcgc_jax.coding.checks import check_loss, check_params
+from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.gradients import (
     CodingPlan,
     Loss,
@@ -58,6 +59,11 @@ class TrainingScheme:
     method: str = static_field(default="")
     passes: Passes | None = None
 
+    @property
+    def work(self) -> CodingPlan | SharedPlan:
+        """What worker processes do."""
+        return self.plan
+
     def finish_times(self, starts: ArrayLike, times: Array | np.ndarray) -> Any:
         """When each worker has delivered each block, `[B, N]`, for start-ups and cycle times `[N]`."""
         xp = np if isinstance(times, np.ndarray) else jnp  # in NumPy nothing is compiled
@@ -85,6 +91,17 @@ class SharedScheme(TrainingScheme):
     """
 
     rule: WorkSharing | None = None
+
+    @property
+    def work(self) -> CodingPlan | SharedPlan:
+        assert self.rule is not None
+        return SharedPlan(self.rule, self.plan.mean)
+
+    def finish_times(self, starts: ArrayLike, times: Array | np.ndarray) -> Any:
+        """When each worker begins, and when it has done a subset, `[2, N]`."""
+        xp = np if isinstance(times, np.ndarray) else jnp
+        begins = xp.broadcast_to(xp.asarray(starts), times.shape)
+        return xp.stack([begins, begins + times * xp.asarray(self.load)[0]])
 
     def messages(self, starts: Array, times: Array) -> tuple[Array, Array, Array | None]:
         assert self.rule is not None

@@ -188,9 +188,13 @@ class Handout:
 
     # What is heard of a worker.
 
+    def member(self, worker: int) -> Member:
+        """A worker's present process, in this step."""
+        return Member(self.step, worker, self._lives[worker])
+
     def present(self, who: Member) -> bool:
         """Whether this is a living worker's present process, in this step."""
-        return who.worker in self._alive and who == (self.step, who.worker, self._lives[who.worker])
+        return who.worker in self._alive and who == self.member(who.worker)
 
     def late(self, worker: int) -> None:
         """Marks a worker until it is heard of. By that alone it loses nothing."""

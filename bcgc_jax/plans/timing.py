@@ -78,6 +78,14 @@ class Timing:
         """The workers that have run a chunk for too long. With each of `voided` sums the patience doubles."""
         return sorted(worker for worker, end in self._deadlines(voided).items() if end <= now)
 
+    def patience(self, worker: int, size: int, voided: int = 0) -> float:
+        """Seconds within which a worker has done a chunk of this size; infinity before anything is known."""
+        if not any(self._done):
+            return math.inf
+        mean = sum(self._taken) / sum(self._done)
+        own = self._taken[worker] / self._done[worker] if self._done[worker] else 0.0
+        return _PATIENCE * 2**voided * max(own, mean) * size
+
     def next_look(self, now: float, voided: int = 0) -> float:
         """When a worker is overdue or a copy worth it next, if nothing else happens; infinity for never."""
         expected = self.seconds(now)
@@ -90,15 +98,9 @@ class Timing:
         return [(run, self._last[worker]) for worker, run in self._running.items()]
 
     def _deadlines(self, voided: int) -> dict[int, float]:
-        """Of each running chunk's worker; none before anything is known."""
-        if not any(self._done):
-            return {}
-        mean = sum(self._taken) / sum(self._done)
-        ends = {}
-        for worker, run in self._running.items():
-            own = self._taken[worker] / self._done[worker] if self._done[worker] else 0.0
-            ends[worker] = run.began + _PATIENCE * 2**voided * max(own, mean) * run.size
-        return ends
+        """Of each running chunk's worker."""
+        runs = self._running.items()
+        return {worker: run.began + self.patience(worker, run.size, voided) for worker, run in runs}
 
 
 def _end(run: _Run, last: float | None, now: float) -> float:

@@ -13,21 +13,19 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax._pytree import replace
 from bcgc_jax.adaptive import WorkPlan
 from bcgc_jax.adaptive.rules import Window, rules
 from bcgc_jax.cluster import ClosedLoop, Cluster, InjectedDelay, Step, Told, planning, train_on_cluster
 from bcgc_jax.cluster.engine import Bench, Made
-from bcgc_jax.cluster.master import ClusterGradient, Work
-from bcgc_jax.cluster.planning import Course, Loop, loads_of, plan_of, times_of
+from bcgc_jax.cluster.master import ClusterGradient
+from bcgc_jax.cluster.planning import Loop, loads_of, plan_of, times_of
+from bcgc_jax.cluster.rounds import Work
 from bcgc_jax.coding.gradients import split_by, split_unevenly
 from bcgc_jax.plans.plan import partition_plan
-from bcgc_jax.plans.sharing import WorkSharing
 from tests.cluster.test_cluster import (
     ADAM,
     COUNT,
     LAW,
-    PROBLEM,
     SGD,
     N,
     assert_descended,
@@ -50,14 +48,6 @@ def loop_of(first=0, num_steps=100, cluster=None):
 
 def _window(times):
     return Window(times, 3, jax.random.key(0))
-
-
-def test_work_sharing_is_refused_on_processes_and_not_trained_as_uncoded():
-    cluster: Any = SimpleNamespace(size=N, num_workers=N, lost=())
-    given: Any = cluster, loss, *case(), None, jax.random.key(0), 2
-    plan = replace(partition_plan(np.array([COUNT]), N), completion=WorkSharing(N, 2, 8))
-    with pytest.raises(ValueError, match="not on worker processes yet"):
-        Course(Told(PROBLEM, plan), *given).begin(0)
 
 
 def test_loads_and_cycle_times_are_those_of_the_work_plan():

@@ -12,9 +12,11 @@ import pytest
 
 from bcgc_jax.cluster.master import _Iteration
 from bcgc_jax.cluster.processes import WorkersLost
+from bcgc_jax.cluster.rounds import Ask, CodedRound
 from bcgc_jax.cluster.rules import Decoder, Question, Rule, offers_of
+from bcgc_jax.cluster.worker import Message
 from bcgc_jax.coding.codes import gradient_code
-from bcgc_jax.coding.gradients import Block, CodingPlan, coding_plan, group_plan, schedule_plan
+from bcgc_jax.coding.gradients import Block, CodingPlan, Task, coding_plan, group_plan, schedule_plan
 from bcgc_jax.plans.completion import OneOfEach
 from bcgc_jax.plans.plan import Plan, cyclic_plan
 from tests.compilations import compilations
@@ -303,10 +305,10 @@ def test_who_has_most_is_asked_and_nobody_twice():
 class Crew(list):
     """As `Processes`: workers that note what they are asked for."""
 
-    def __init__(self, plan: CodingPlan, answers: dict[Any, np.ndarray]) -> None:
+    def __init__(self, answers: dict[Any, np.ndarray]) -> None:
         self.asked: list[tuple[int, int]] = []
         super().__init__(self._process(worker) for worker in range(N))
-        self.given, self.iteration = SimpleNamespace(duty=SimpleNamespace(plan=plan)), 0
+        self.num_workers = N
         self.ray, self.lost, self.why, self.error = SimpleNamespace(get=answers.get), (), "", None
 
     def _process(self, worker: int) -> Any:
@@ -314,7 +316,7 @@ class Crew(list):
             self.asked.append((worker, block))
             return worker, block
 
-        return SimpleNamespace(actor=SimpleNamespace(deliver=SimpleNamespace(remote=deliver)))
+        return SimpleNamespace(call=lambda method, given: {"deliver": deliver}[method](*given))
 
     def lose(self, worker: int, *_: Any) -> None:
         self[worker] = None
@@ -326,20 +328,23 @@ def case() -> Any:
     plan, params = made(1)
     gradients = np.random.default_rng(0).normal(size=(N, 22)).astype(np.float32)
     messages = sent(plan, gradients)
-    group: Any = Crew(plan, {(worker, 1): messages[1][worker] for worker in range(N)})
-    iteration = _Iteration(Rule(Decoder(plan, params)), group, params, None, 1)
+    group: Any = Crew({(worker, 1): messages[1][worker] for worker in range(N)})
+    coded = CodedRound(Decoder(plan, params), 1, 0, [], None)
+    iteration = _Iteration(coded, group, 1, time.monotonic())
 
     def announce(*workers: int) -> None:
         for worker in workers:
-            iteration._ask(iteration.rule.report(Question(worker, 1, (worker,))))
+            iteration._send(
+                coded.heard(Ask(worker, "compute", ()), Message(Task(1, (worker,)), 0.0, None), 0.0)
+            )
 
     def answer(*workers: int) -> None:
         for worker in workers:
             iteration.waiting[worker, 1][1]((worker, 1), worker)
 
     def check(arrived: list[bool]) -> None:
-        assert iteration.arrived[1].tolist() == arrived
-        found = np.concatenate([np.ravel(piece) for piece in iteration.parts[1]])
+        assert coded.arrived[1].tolist() == arrived
+        found = np.concatenate([np.ravel(piece) for piece in coded._parts[1]])
         np.testing.assert_allclose(found, gradients.mean(axis=0)[6:15], atol=1e-6)  # measured 6e-8
 
     acts = {"announce": announce, "answer": answer, "check": check, "sent": messages}
@@ -362,9 +367,10 @@ def test_what_a_lost_worker_was_asked_for_is_asked_of_another(case):
 def test_small_messages_come_unasked(case):
     for block, workers in ((0, (3, 1, 0, 2)), (2, (3, 1))):
         for worker in workers:
-            case.iteration._count(Question(worker, block, (worker,)), case.sent[block][worker])
+            message = Message(Task(block, (worker,)), 0.0, case.sent[block][worker])
+            assert case.iteration.round.heard(Ask(worker, "compute", ()), message, 0.0) == []
     assert case.group.asked == []
-    assert np.isfinite(case.iteration.completed).tolist() == [True, False, True]
+    assert np.isfinite(case.iteration.round.completed).tolist() == [True, False, True]
     case.announce(0, 1, 2)
     case.answer(0, 1, 2)
     case.check([True, True, True, False])

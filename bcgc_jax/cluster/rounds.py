@@ -1,0 +1,150 @@
+"""What the master makes of an iteration: whom it asks what, and when the gradient is there.
+
+`Round` is what the rules have in common. They know no processes, and no clock: times are passed in.
+"""
+
+import math
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from bcgc_jax.cluster.rules import Decoder, Question, Rule
+from bcgc_jax.cluster.worker import Message
+from bcgc_jax.coding.gradients import PyTree
+
+
+class Ask(NamedTuple):
+    """To be asked of a worker now: a method of its actor, and what that is given."""
+
+    worker: int
+    method: str
+    given: tuple[Any, ...]
+
+
+class Work(NamedTuple):
+    """What one task cost: `seconds` that a `worker` computed for a `block` of an `iteration`.
+
+    `subset` is that of a schedule's task, None of a code's; in work sharing `block` is the number of the
+    chunk in its `subset`. `done`: seconds from when the worker began the iteration until the task was done,
+    waiting and slowness on purpose included; `heard`: from when the master began it until it heard of that.
+    `overrun`: seconds that the worker was still busy with the iteration before when that had ended.
+    """
+
+    iteration: int
+    worker: int
+    block: int
+    seconds: float
+    subset: int | None = None
+    done: float = np.nan
+    heard: float = np.nan
+    overrun: float = 0.0
+
+
+class Round(Protocol):
+    """One iteration by one rule. `now` are seconds since it began; what is returned is to be asked now.
+
+    Attributes:
+      behind: unfinished calls of earlier iterations with which a worker gets nothing of this one.
+      work: of every task that was heard of.
+      completed, arrived: as in `ClusterGradient`.
+    """
+
+    behind: int
+    work: list[Work]
+    completed: np.ndarray
+    arrived: np.ndarray
+
+    def begin(self, worker: int, now: float) -> list[Ask]:
+        """A worker's process is there and free: its first in this iteration, or that which replaces it."""
+
+    def heard(self, ask: Ask, message: Any, now: float) -> list[Ask]:
+        """What was asked for has come, or the next message of a stream."""
+
+    def ended(self, ask: Ask, message: Any) -> bool:
+        """Whether nothing comes after this message of a stream."""
+
+    def lost(self, worker: int, now: float) -> list[Ask]:
+        """A worker's process is given up, or is not there to begin with."""
+
+    def look(self, now: float) -> list[Ask]:
+        """What time has brought."""
+
+    def next_look(self, now: float) -> float:
+        """When to look next, if nothing is heard; infinity for never."""
+
+    def short(self, coming: Collection[int]) -> str:
+        """What is missing for good if no more than these workers' messages come; "" if nothing is."""
+
+    def gradient(self) -> PyTree | None:
+        """None before all is there."""
+
+
+class CodedRound:
+    """Of a code, of nested groups, or of a schedule: each worker does its tasks, one after the other."""
+
+    behind = 2
+
+    def __init__(
+        self, decoder: Decoder, call: int, iteration: int, leaves: Any, finish: np.ndarray | None
+    ) -> None:
+        self.decoder, self.rule, self.plan = decoder, Rule(decoder), decoder.plan
+        self._call, self._iteration, self._leaves, self._finish = call, iteration, leaves, finish
+        self.arrived = np.zeros((len(self.plan.blocks), self.plan.num_workers), bool)
+        self.completed = np.full(len(self.plan.blocks), np.inf)
+        self.work: list[Work] = []
+        self._parts: list[Any] = [None] * len(self.plan.blocks)
+
+    def begin(self, worker: int, now: float) -> list[Ask]:
+        finish = None if self._finish is None else self._finish[:, worker]
+        return [Ask(worker, "compute", (self._call, self._iteration, self._leaves, finish))]
+
+    def heard(self, ask: Ask, message: Any, now: float) -> list[Ask]:
+        if ask.method == "deliver":
+            _, block, subsets = ask.given
+            return self._count(Question(ask.worker, block, subsets), message, now)
+        assert isinstance(message, Message)
+        subset = self.plan.subset_of(message.task)
+        task = self._iteration, ask.worker, message.task.block
+        self.work.append(Work(*task, message.seconds, subset, message.done, now, message.overrun))
+        question = Question(ask.worker, *message.task)
+        if message.values is None:
+            return self._asks(self.rule.report(question))
+        return self._count(question, message.values, now)
+
+    def ended(self, ask: Ask, message: Any) -> bool:
+        return message.task == self.decoder.last[ask.worker]
+
+    def lost(self, worker: int, now: float) -> list[Ask]:
+        return self._asks(self.rule.lose(worker))
+
+    def look(self, now: float) -> list[Ask]:
+        return []
+
+    def next_look(self, now: float) -> float:
+        return math.inf
+
+    def short(self, coming: Collection[int]) -> str:
+        there = np.isin(range(self.plan.num_workers), list(coming))
+        short = ~np.isfinite(self.completed) & ~self.rule.possible(there)
+        if not short.any():
+            return ""
+        level = min(self.plan.blocks[b].level for b in np.flatnonzero(short))
+        return f"a block at level {level} survives no more than {level} of them"
+
+    def gradient(self) -> PyTree | None:
+        return self.decoder.gradient(self._parts) if np.all(np.isfinite(self.completed)) else None
+
+    def _asks(self, questions: Sequence[Question]) -> list[Ask]:
+        return [Ask(one.worker, "deliver", (self._call, one.block, one.subsets)) for one in questions]
+
+    def _count(self, question: Question, values: np.ndarray, now: float) -> list[Ask]:
+        """Take what a worker was asked for, or sends of itself."""
+        block = question.block
+        if not self.rule.take(question, values):
+            return []
+        self.arrived[block, question.worker] = True
+        if (part := self.rule.part(block)) is None:
+            return self._asks(self.rule.due(block))
+        self._parts[block], self.completed[block] = part, now
+        return []

@@ -1,0 +1,89 @@
+"""Work sharing for a model: which samples each chunk has, and what its gradient counts."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from bcgc_jax._pytree import pytree_dataclass, replace, static_field
+from bcgc_jax.plans.handout import Chunk
+from bcgc_jax.plans.sharing import WorkSharing
+from bcgc_jax.plans.storage import Storage
+from bcgc_jax.plans.worker import Load
+
+PyTree = Any
+
+
+@pytree_dataclass
+class SharedPlan:
+    """N subsets in chunks, each a whole pass, that are handed out to the workers that store them.
+
+    Attributes:
+      rule: how subsets are cut, and who stores which chunk.
+      mean: whether the loss is a mean over samples, else it is their sum.
+    """
+
+    rule: WorkSharing
+    mean: bool = static_field(default=True)
+
+    @property
+    def num_workers(self) -> int:
+        return self.rule.num_workers
+
+    @property
+    def storage(self) -> Storage:
+        return self.rule.stored
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Of the chunks of a subset."""
+        return self.rule.sizes
+
+    def held(self, worker: int) -> tuple[Chunk, ...]:
+        """The chunks that a worker stores."""
+        rows = enumerate(self.storage.holders)
+        return tuple((j, c) for j, row in rows for c, who in enumerate(row) if worker in who)
+
+    def spans(self, num_samples: int) -> list[slice]:
+        """Of a subset's samples those of each chunk; some have none where there are too few.
+
+        >>> SharedPlan(WorkSharing(2, 2, 2)).spans(12)
+        [slice(0, 6, None), slice(6, 9, None), slice(9, 10, None), slice(10, 12, None)]
+        """
+        ends = np.cumsum([0, *self.sizes]) / sum(self.sizes) * num_samples
+        return [slice(*pair) for pair in itertools.pairwise(np.round(ends).astype(int).tolist())]
+
+    def cut(self, subsets: Sequence[PyTree]) -> tuple[dict[Chunk, PyTree], np.ndarray]:
+        """The samples of each chunk, and what the gradient of its loss counts, `[N, chunks]`."""
+        counts = [len(jax.tree.leaves(data)[0]) for data in subsets]
+        spans = [self.spans(count) for count in counts]
+        chunks = {
+            (j, c): jax.tree.map(lambda x, own=span: np.asarray(x[own]), data)
+            for j, data in enumerate(subsets)
+            for c, span in enumerate(spans[j])
+        }
+        size = np.array([[span.stop - span.start for span in row] for row in spans], float)
+        return chunks, size / size.sum() if self.mean else (size > 0).astype(float)
+
+    def completed(self, finish: np.ndarray) -> np.ndarray:
+        """When all sums are there, `[1]`, from when each worker begins and ends a subset, `[2, N]`."""
+        begins, ends = finish
+        return np.asarray(_runtime(self.rule, begins, ends - begins))[None]
+
+    def drawn(self, batch_size: int) -> list[int]:
+        """How many samples of each chunk a batch has of a subset.
+
+        They are drawn chunk by chunk, for a chunk is all that some of its holders store.
+        """
+        return [span.stop - span.start for span in self.spans(batch_size)]
+
+
+@jax.jit
+def _runtime(rule: WorkSharing, begins: Array, times: Array) -> Array:
+    """A master adds the sums: so copies pay, and nobody waits for a worker that is busy with one."""
+    load = Load(jnp.ones(1), None)
+    return replace(rule, ends="sums", round_trip=0.0).step(load, False, begins, times)[0]

@@ -8,14 +8,16 @@ import jax
 import numpy as np
 import pytest
 
-from bcgc_jax.cluster.chunks import ChunkWorker
+from bcgc_jax.cluster.chunks import Begin, ChunkWorker, Decision
 from bcgc_jax.cluster.shared_round import SharedRound
 from bcgc_jax.cluster.worker import Duty
 from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.gradients import split_unevenly
-from bcgc_jax.plans.handout import Handout
+from bcgc_jax.plans.desk import chunk_sizes
+from bcgc_jax.plans.handout import Handout, Name
 from bcgc_jax.plans.sharing import WorkSharing
-from tests.cluster.test_worker import case, loss
+from tests.cluster.test_cluster import loss, raveled
+from tests.cluster.test_worker import case
 from tests.plans.hand_outs import timed_step
 
 N = 4
@@ -92,7 +94,7 @@ def _worker(duty, worker, cut):
     return ChunkWorker(duty, worker, {chunk: cut[chunk] for chunk in duty.plan.held(worker)})
 
 
-def _world(seconds, samples=70, chunks=3, sending=0.0):
+def _world(seconds, samples=140, chunks=8, sending=0.0):
     plan = SharedPlan(WorkSharing(N, 2, chunks))
     params, data, _ = case(samples)
     cut, weights = plan.cut(split_unevenly(data, N))
@@ -105,15 +107,15 @@ def _world(seconds, samples=70, chunks=3, sending=0.0):
 
 
 def _assert_exact(gradient, params, data):
-    want = jax.grad(loss)(params, data)
-    for one, other in zip(jax.tree.leaves(gradient), jax.tree.leaves(want), strict=True):
-        np.testing.assert_allclose(one, other, atol=2e-6 * np.abs(other).max())
+    """To float32: measured 9e-7 of the largest entry."""
+    want, found = raveled(jax.grad(loss)(params, data)), raveled(gradient)
+    np.testing.assert_allclose(found, want, atol=2e-6 * np.abs(want).max())
 
 
 def test_steps_are_plain_gradients_and_take_as_long_as_the_chunks_handed_out_one_by_one():
     """With times that vary and pauses, so that chunks are copied: the clock is `timed_step`'s, to 1e-12."""
     rng, drawn = np.random.default_rng(3), dict[Any, float]()
-    world, _, params, data = _world(lambda worker, chunk: drawn[worker, chunk])
+    world, _, params, data = _world(lambda worker, chunk: drawn[worker, chunk], chunks=3)
     sizes, storage = world.plan.sizes, world.plan.storage
     chunks = [(j, c) for j in range(N) for c in range(len(sizes))]
     late, roster, copied = np.zeros(N), None, 0
@@ -136,11 +138,11 @@ def test_steps_are_plain_gradients_and_take_as_long_as_the_chunks_handed_out_one
 
 
 def _even(worker, chunk):
-    return 1.0 + 0.01 * worker + 0.001 * chunk[1]
+    return chunk_sizes(8)[chunk[1]] * (1 + 0.01 * worker + 0.001 * chunk[1])
 
 
 def test_one_vector_of_each_worker_is_all_that_is_sent():
-    world, _, params, _ = _world(_even, chunks=4)
+    world, _, params, _ = _world(_even)
     sent = {worker: 0 for worker in range(N)}
 
     def counted(worker, deliver):
@@ -171,30 +173,32 @@ def test_a_killed_worker_costs_a_part_of_a_step(share):
     at = share * usual - 0.05
     gradient, took = world.step(params, killed=[(at, 1)], successors=[(at + 1.0, 1, process(1))])
     _assert_exact(gradient, params, data)
-    assert took < 1.4 * usual  # measured: 1.356
+    assert took < 1.32 * usual  # measured: 1.307
     gradient, took = world.step(params)
     _assert_exact(gradient, params, data)
-    assert took < 1.2 * usual  # measured: 1.183
+    assert took < 1.01 * usual
 
 
-@pytest.mark.parametrize("share", [0.01, 0.4, 0.7, 1.0])
-def test_a_frozen_worker_costs_a_part_of_a_step_and_takes_part_again(share):
+@pytest.mark.parametrize(
+    ("share", "frozen"), [(0.01, 1), (0.4, 1), (0.7, 1), (1.0, 0), (1.0, 1), (1.0, 2), (1.0, 3)]
+)
+def test_a_frozen_worker_costs_a_part_of_a_step_and_takes_part_again(share, frozen):
     """It keeps what it has done, or freezes when it is asked for its sum: that is done anew by others."""
     world, _, params, data = _world(_even, sending=0.1)
     world.step(params)
     usual = _usual()
-    gradient, took = world.step(params, frozen=[(share * usual - 0.05, 1)])
+    gradient, took = world.step(params, frozen=[(share * usual - 0.05, frozen)])
     _assert_exact(gradient, params, data)
-    assert took < 1.65 * usual  # measured: 1.631
+    assert took < 1.95 * usual  # measured: 1.932, and 1.454 if it freezes earlier
     gradient, took = world.step(params)
     _assert_exact(gradient, params, data)
-    assert took < 1.25 * usual  # measured: 1.218
-    assert not any(work.worker == 1 for work in world.round.work)
+    assert took < 1.34 * usual  # three do the work of four
+    assert not any(work.worker == frozen for work in world.round.work)
     world.frozen.clear()
-    world.busy[1] = 2.5
+    world.busy[frozen] = 2.5
     gradient, took = world.step(params)
     _assert_exact(gradient, params, data)
-    assert any(work.worker == 1 for work in world.round.work)
+    assert any(work.worker == frozen for work in world.round.work)
 
 
 def test_too_many_lost_are_told():
@@ -227,3 +231,32 @@ def test_samples_of_a_batch_are_those_of_each_chunk_whoever_draws_them():
 
 def _summed(params, batch):
     return loss(params, batch) * len(batch["y"])
+
+
+def test_a_loss_that_is_a_sum_has_the_sum_of_all_chunks():
+    plan = SharedPlan(WorkSharing(N, 2, 3), False)
+    params, data, _ = case(70)
+    cut, weights = plan.cut(split_unevenly(data, N))
+    duty = Duty(_summed, plan, params, weights, None, 0, False)
+    found, _ = World([_worker(duty, w, cut) for w in range(N)], _even, plan).step(params)
+    _assert_exact(jax.tree.map(lambda x: x / 70, found), params, data)
+
+
+def test_a_worker_carries_out_each_decision_once_and_in_their_order():
+    """Two threads bring them: an older one that comes late changes nothing."""
+    world, _, params, _ = _world(_even)
+    worker, leaves = world.workers[0], jax.tree.leaves(params)
+    one, two = world.plan.held(0)[:2]
+    ticket, other, total, next_total = (Name(1, number) for number in range(4))
+    first = Decision(1, 1)
+    worker.exchange(first, ticket, one, Begin(1), leaves)
+    kept = Decision(1, 2, ticket, total, (total,))
+    worker.exchange(kept, other, two)
+    for late in (first, kept, Decision(1, 1, other, next_total, (next_total,))):
+        label, _ = worker.deliver(late, total)
+        assert label == {one}
+        assert worker.deliver(late, next_total) is None
+    assert worker.deliver(Decision(1, 3, other, next_total, (total,)), next_total) is None
+    assert worker.deliver(Decision(1, 4, other, total, (total,)), total)[0] == {one}  # it is dropped by now
+    assert worker.deliver(Decision(1, 5, other, None, ()), total) is None
+    assert worker.deliver(Decision(0, 9, other, None, ()), total) is None

@@ -173,6 +173,8 @@ def test_units_setup_and_levels_come_from_the_command_line(answer, of_units):
     rows = {row["method"]: row for row in found["solutions"]}
     # Nobody asked for the methods that know no setup or no units.
     assert rows.pop("nested")["stored_subsets"] == 4
+    assert rows.pop("sharing:2")["stored_subsets"] == 2
+    assert rows.pop("sharing:all")["expected_runtime"] < rows["uncoded"]["partition_runtime"]
     assert set(rows) == {"optimal, levels 0,2-3", "optimal", "time", "frequency", "uncoded", "single_block"}
     assert all(sum(row["partition"]) == 4 for row in rows.values())
     assert rows["optimal, levels 0,2-3"]["partition"][1] == 0

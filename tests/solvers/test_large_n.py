@@ -72,6 +72,7 @@ def test_dense_newton_steps_find_the_same():
     np.testing.assert_allclose(found.value, dense.value, rtol=1e-7)
 
 
+@pytest.mark.study
 @pytest.mark.slow
 def test_the_optimum_of_ten_thousand_is_certified():
     found = optimum_of_many(bcgc.Problem(LAW, 10_000, 20_000, 50.0), tolerance=1e-3, max_steps=30)

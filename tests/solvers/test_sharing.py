@@ -188,14 +188,13 @@ def test_whole_subsets_are_a_worse_place_for_help():
 
 
 @pytest.mark.slow
-def test_a_step_with_copies_says_who_is_busy_when_it_ends():
+def test_a_step_with_copies_says_who_is_busy_when_it_ends(solution):
     """In the unit of cycles, against the machine that hands out; a vector is sent at the end."""
-    method = bcgc.Sharing(2, 3, ends="sums", round_trip=500.0)
-    plan = known(bcgc.solve(replace(PROBLEM, send_time=10.0), method).plan)
+    plan = replace(solution.plan, completion=replace(solution.plan.completion, ends="sums"))
     load, rule, scale = problem_tasks(replace(PROBLEM, send_time=10.0), plan)
     starts, times = _drawn(20)
     ends, late = rule.step(load, False, jnp.asarray(starts) / scale, jnp.asarray(times) / PASS)
-    sizes = plan.completion.sizes  # type: ignore[union-attr]
+    sizes = plan.completion.sizes
     for k in range(20):
         handout = Handout(k, plan.storage(5), [sizes] * 5)
         seconds = 500 + np.tile(sizes, 5) / (3 * UNITS) * times[k][:, None]

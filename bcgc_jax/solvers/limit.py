@@ -66,8 +66,7 @@ class Limit(Method):
 
     def check(self, problem: Problem) -> None:
         super().check(problem)
-        if self.max_subsets is not None:
-            check_stored(self.name, self.max_subsets, problem)
+        check_stored(self.name, self.max_subsets, problem)
 
     def is_drawn(self, problem: Problem) -> bool:
         return self.max_subsets is not None
@@ -82,15 +81,13 @@ class Limit(Method):
 
 
 def check_stored(method: str, max_subsets: int | None, problem: Problem) -> None:
-    """ValueError for a number of workers that is traced, or less than the subsets that each is to store."""
+    """ValueError for fewer workers than the subsets that each is to store, of a number that is known."""
     workers = concrete(problem.num_workers)
-    if workers is None:
-        raise ValueError(f'method="{method}" needs to know the number of workers, and it is traced')
-    if max_subsets is not None and max_subsets > workers.min():
-        raise ValueError(
-            f'method="{method}": {workers.min()} workers have {workers.min()} subsets to store, not '
-            f"{max_subsets}"
-        )
+    if max_subsets is None or workers is None or max_subsets <= workers.min():
+        return
+    raise ValueError(
+        f'method="{method}": {workers.min()} workers have {workers.min()} subsets to store, not {max_subsets}'
+    )
 
 
 @jax.jit
@@ -140,7 +137,7 @@ def _bound_by_draws(key: Array, problem: Problem, alone: Array) -> Expectation:
 
 
 def enough_subsets(problem: Problem, within: float = 0.05) -> int:
-    """The fewest subsets for each worker to store whose limit is `within` that of all data, by few draws."""
+    """The fewest subsets for each worker to store whose limit is `within` that of all data."""
     problem = replace(problem, max_workers=int(concrete(problem.num_workers)))  # type: ignore[arg-type]
     key, workers = jax.random.key(0), problem.max_workers
     most = (1 + within) * float(bound_by_draws(key, problem, workers).value)

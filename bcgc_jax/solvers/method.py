@@ -69,6 +69,8 @@ class Method:
 
         Shapes may say that this is a batch of methods, which only `jax.vmap` takes.
         """
+        if self.fixed_workers and concrete(problem.num_workers) is None:
+            raise ValueError(f'method="{self.name}" needs to know the number of workers, and it is traced')
         for name in self.refuses:
             if getattr(problem, name) is not None:
                 raise ValueError(f'method="{self.name}" knows no {name}: {self.instead}')

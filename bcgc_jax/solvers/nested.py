@@ -110,8 +110,6 @@ class Nested(Numbered):
 
     def check(self, problem: Problem) -> None:
         super().check(problem)
-        if concrete(problem.num_workers) is None:
-            raise ValueError(f'method="{self.name}" needs to know the number of workers, and it is traced')
         if not iteration_of(problem).alike:
             raise ValueError(
                 f'method="{self.name}" is for independent workers that are alike: pool the times '

@@ -119,8 +119,8 @@ class Sharing(Method):
         try:
             check_stored(self.name, self.max_subsets, problem)
         except ValueError as error:
-            hint = f'; the number of chunks comes second, as in "{self.word}:2:{self.max_subsets}"'
-            raise ValueError(f"{error}{hint if self.max_subsets is not None else ''}") from None
+            hint = f'the number of chunks comes second, as in "{self.word}:2:{self.max_subsets}"'
+            raise ValueError(f"{error}; {hint}") from None
 
     def is_drawn(self, problem: Problem) -> bool:
         return True

@@ -41,6 +41,8 @@ METHODS = (
     "tandon_partial, ferdinand_full, ferdinand_half, limit, tandon:NUMBER, ferdinand:NUMBER, cyclic:NUMBER, "
     "backup:NUMBER, sharing:NUMBER, nested:NUMBER, limit:NUMBER"
 )
+# Names of old: the library says what to take in their place.
+REPLACED = {"alternating", "multi_message"}
 
 LAYOUTS = ("auto", "long", "wide")
 TRACE_LAWS = ("auto", "atoms", "smooth", "pareto-tail")
@@ -205,7 +207,7 @@ def read_levels(text: str) -> tuple[str, tuple[int, ...]]:
 def read_method(text: str) -> str:
     """NAME or NAME:NUMBER; what the number may be the library knows."""
     kind, known = text.partition(":")[0], {name.partition(":")[0] for name in METHODS.split(", ")}
-    if kind not in known:
+    if kind not in known | REPLACED:
         raise ValueError(f"no method {kind!r}{did_you_mean(kind, known)}; known: {METHODS}")
     return text
 

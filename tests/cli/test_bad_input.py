@@ -94,3 +94,8 @@ def test_bad_input_ends_with_one_line_and_status_2(refusal, monkeypatch, row):
     for work in ("solve._solve_all", "sweep._collect"):
         monkeypatch.setattr(f"bcgc_jax.cli.{work}", lambda *_: pytest.fail("the work began"))
     assert said in refusal(*shlex.split(words))
+
+
+def test_a_method_that_is_gone_names_what_takes_its_place(refusal):
+    args = ["--workers", "4", "--coordinates", "100", "--cycle-time", "uniform:low=1,high=2"]
+    assert 'take "sharing:D" in its place' in refusal("solve", *args, "--method", "multi_message:2")

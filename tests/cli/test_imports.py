@@ -67,6 +67,7 @@ def test_a_law_has_the_parameters_that_it_is_typed_with(name):
 
 def test_the_names_are_the_librarys():
     assert names.METHODS == methods.METHODS
+    assert {*methods._REPLACED} == names.REPLACED
     assert tuple(likelihood.FAMILIES) == names.FITTED_LAWS
     assert names.LAYOUTS == traces.LAYOUTS
     assert tuple(digits.MODELS) == names.MODELS

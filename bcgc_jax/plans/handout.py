@@ -7,6 +7,7 @@ A chunk is open (nobody has begun it), begun (workers compute it), kept (in a wo
 sum has arrived). `Handout._keeper` has one sum for a kept chunk. So no two sums overlap.
 """
 
+import itertools
 import math
 from collections.abc import Collection, Iterable, Sequence
 from typing import Literal, NamedTuple
@@ -114,10 +115,12 @@ class Handout:
         # The summed size of the open chunks that a worker stores.
         self._left = [sum(self.sizes[chunk] for chunk in stored[w]) for w in workers]
         self._running: dict[int, tuple[Name, Chunk]] = {}  # the ticket of each worker that has one
+        self._runners: dict[Chunk, set[int]] = {chunk: set() for chunk in self.holders}
         self._decided: dict[tuple[Member, Name], Name | None] = {}
         self._keeper: dict[Chunk, _Sum] = {}
         self._filling: dict[int, _Sum] = {}
         self._closed: dict[int, _Sum] = {}
+        self._contents: dict[_Sum, set[Chunk]] = {}  # of those that live
         self._added: set[Chunk] = set()
         self._named = 0
         self._lives = list(before.lives)
@@ -135,7 +138,7 @@ class Handout:
         held, chunk = self._running.get(who.worker, (None, None))
         if chunk is not None and held == ticket:
             self._decided[who, ticket] = self._keep(who.worker, chunk)
-            del self._running[who.worker]
+            self._end(who.worker)
         return self._decided.get((who, ticket))
 
     def next(
@@ -170,17 +173,17 @@ class Handout:
         if self.complete and worker in self._filling and worker not in self._closed:
             self._closed[worker] = self._filling.pop(worker)  # what it computes from now on is another sum
         closed = self._closed.get(worker)
-        return None if closed is None else (closed.name, self._label(closed))
+        return None if closed is None else (closed.name, frozenset(self._contents[closed]))
 
     def arrived(self, who: Member, name: Name, label: Collection[Chunk]) -> bool:
         """Whether to add this vector, now: True at most once. In either case the worker can forget it."""
         if not self._hears(who) or not self.stands(who, name):
             return False
         this = _Sum(who.worker, name)
-        if self._closed.get(who.worker) != this or self._label(this) != frozenset(label):
+        if self._closed.get(who.worker) != this or self._contents[this] != frozenset(label):
             self._void(this)
             return False
-        del self._closed[who.worker]
+        del self._closed[who.worker], self._contents[this]
         for chunk in label:
             del self._keeper[chunk]
             self._added.add(chunk)
@@ -209,9 +212,8 @@ class Handout:
         self._overdue.discard(worker)
         self._lives[worker] += 1
         self.failed = self.ends == "chunks"
-        _, chunk = self._running.pop(worker, (None, None))
-        if chunk is not None:
-            self._reopen([chunk])
+        if worker in self._running:
+            self._reopen([self._end(worker)])
         for mine in (self._filling.get(worker), self._closed.get(worker)):
             if mine is not None:
                 self._void(mine)
@@ -223,6 +225,24 @@ class Handout:
         return self._lives[worker]
 
     # How the step stands.
+
+    def may_be_given(self, free: Collection[int]) -> list[int]:
+        """Of workers without a chunk those to which `next` may give one, by number; None to the others."""
+        resting = [worker for worker in free if not self._left[worker]]
+        if not resting:
+            return sorted(free)
+        chunks = {chunk for _, chunk in self._running.values() if self._is_missing(chunk)}
+        for sums in (self._filling, self._closed):
+            for late in self._overdue.intersection(sums):
+                chunks |= self._contents[sums[late]]
+        able = {worker for chunk in chunks for worker in self.holders[chunk]}
+        return sorted(worker for worker in free if self._left[worker] or worker in able)
+
+    def begun(self, worker: int) -> list[Chunk]:
+        """What a worker stores that others compute, if it stores nothing that is open: it may copy that."""
+        if self._left[worker]:
+            return []
+        return [chunk for chunk in self._stored[worker] if self._runners[chunk] and self._is_missing(chunk)]
 
     @property
     def roster(self) -> Roster:
@@ -251,34 +271,42 @@ class Handout:
         if worker in self._closed:  # its gradient could become a third vector
             return None
         stored = self._stored[worker]
-        fresh = [chunk for chunk in stored if chunk in self._open]
-        if fresh:
-            return max(fresh, key=lambda chunk: (self.sizes[chunk], self._need(worker, chunk, seconds)))
+        if self._left[worker]:
+            fresh = [chunk for chunk in stored if chunk in self._open]
+            largest = max(self.sizes[chunk] for chunk in fresh)
+            fresh = [chunk for chunk in fresh if self.sizes[chunk] == largest]
+            return max(fresh, key=lambda chunk: self._need(worker, chunk, seconds))
         if self.ends == "chunks":  # whoever has begun a chunk has to end it anyway
             return None
-        begun = [chunk for chunk in stored if chunk not in self._keeper and chunk not in self._added]
-        copies = [chunk for chunk in worth if chunk in begun]
-        copies += [chunk for chunk in begun if self._runners(chunk) <= self._overdue]
-        copies += [chunk for chunk in stored if self._replaceable(chunk)]
-        return copies[0] if copies else None
+        copies = (chunk for chunk in worth if worker in self.holders[chunk] and self._is_missing(chunk))
+        return next(copies, None) or self._given_up(worker)
 
     def _need(self, worker: int, chunk: Chunk, seconds: Sequence[float]) -> float:
         """When the first of a chunk's other holders would come to it."""
-        others = (b for b in self.holders[chunk] if b != worker and self._answers(b))
-        return min((self._left[b] * seconds[b] for b in others), default=math.inf)
+        others = [b for b in self.holders[chunk] if b != worker and self._answers(b)]
+        return min([self._left[b] * seconds[b] for b in others], default=math.inf)
+
+    def _given_up(self, worker: int) -> Chunk | None:
+        """One that only overdue workers compute, or else one that such a worker keeps."""
+        if not self._overdue:
+            return None
+        stored = self._stored[worker]
+        begun = (c for c in stored if self._is_missing(c) and self._runners[c] <= self._overdue)
+        kept = (c for c in stored if self._replaceable(c))
+        return next(itertools.chain(begun, kept), None)
+
+    def _is_missing(self, chunk: Chunk) -> bool:
+        return chunk not in self._keeper and chunk not in self._added
 
     def _replaceable(self, chunk: Chunk) -> bool:
         """Whether an overdue worker keeps it, nobody copies it, and others can compute that whole sum."""
         kept = self._keeper.get(chunk)
-        if kept is None or kept.worker not in self._overdue or not self._runners(chunk) <= self._overdue:
+        if kept is None or kept.worker not in self._overdue or not self._runners[chunk] <= self._overdue:
             return False
-        return all(any(map(self._answers, self.holders[other])) for other in self._label(kept))
+        return all(any(map(self._answers, self.holders[other])) for other in self._contents[kept])
 
     def _answers(self, worker: int) -> bool:
         return worker in self._alive and worker not in self._overdue
-
-    def _runners(self, chunk: Chunk) -> set[int]:
-        return {worker for worker, (_, begun) in self._running.items() if begun == chunk}
 
     # What changes the state of a chunk or of a sum.
 
@@ -294,9 +322,15 @@ class Handout:
 
     def _begin(self, worker: int, chunk: Chunk) -> None:
         self._running[worker] = (self._name(), chunk)
+        self._runners[chunk].add(worker)
         if chunk in self._open:
             self._open.remove(chunk)
             self._count(chunk, -self.sizes[chunk])
+
+    def _end(self, worker: int) -> Chunk:
+        _, chunk = self._running.pop(worker)
+        self._runners[chunk].remove(worker)
+        return chunk
 
     def _keep(self, worker: int, chunk: Chunk) -> Name | None:
         """Keeps it if it is the first, or if the first is overdue now and its sum has not arrived."""
@@ -307,12 +341,14 @@ class Handout:
             self._void(kept)
         if worker not in self._filling:
             self._filling[worker] = _Sum(worker, self._name())
+            self._contents[self._filling[worker]] = set()
         self._keeper[chunk] = self._filling[worker]
+        self._contents[self._filling[worker]].add(chunk)
         return self._filling[worker].name
 
     def _void(self, this: _Sum) -> None:
         """A sum is given up as a whole: nobody can take a single chunk out of it."""
-        chunks = self._label(this)
+        chunks = self._contents.pop(this)
         for chunk in chunks:
             del self._keeper[chunk]
         for sums in (self._filling, self._closed):
@@ -324,13 +360,10 @@ class Handout:
     def _reopen(self, chunks: Iterable[Chunk]) -> None:
         """Opens those that nobody keeps and nobody computes."""
         for chunk in chunks:
-            if chunk not in self._keeper and chunk not in self._added and not self._runners(chunk):
+            if self._is_missing(chunk) and not self._runners[chunk]:
                 self._open.add(chunk)
                 self._count(chunk, self.sizes[chunk])
 
     def _count(self, chunk: Chunk, size: int) -> None:
         for worker in self.holders[chunk]:
             self._left[worker] += size
-
-    def _label(self, this: _Sum) -> Label:
-        return frozenset(chunk for chunk, kept in self._keeper.items() if kept == this)

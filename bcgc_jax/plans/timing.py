@@ -1,7 +1,9 @@
 """How long workers take for a unit of size, as `Handout` needs it. Callers say what time it is `now`."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Mapping
+
+import numpy as np
 
 from bcgc_jax.plans.handout import Chunk
 
@@ -9,12 +11,6 @@ from bcgc_jax.plans.handout import Chunk
 _WORTH = 1.5
 # A worker is overdue after this many times the mean. With less there are false alarms where times vary.
 _PATIENCE = 2.0
-
-
-class _Run(NamedTuple):
-    chunk: Chunk
-    size: int
-    began: float
 
 
 class Timing:
@@ -34,86 +30,98 @@ class Timing:
     """
 
     def __init__(self, num_workers: int):
-        self._last: list[float | None] = [None] * num_workers
-        self._taken = [0.0] * num_workers
-        self._done = [0] * num_workers
-        self._running: dict[int, _Run] = {}
+        self._last = np.zeros(num_workers)  # for a unit of size; 0 before there is one
+        self._taken = np.zeros(num_workers)  # for all chunks that are done
+        self._done = np.zeros(num_workers)  # their size
+        self._mean = math.inf  # of all workers, for a unit; infinity before anything is known
+        self._own_mean = np.zeros(num_workers)
+        self._expected = np.ones(num_workers)  # for a unit, whatever runs
+        self._began = np.full(num_workers, np.inf)  # the running chunk; infinity for none
+        self._size = np.ones(num_workers)  # of the running chunk
+        self._running: dict[int, Chunk] = {}
+        self._runners: dict[Chunk, set[int]] = {}
 
     def began(self, worker: int, chunk: Chunk, size: int, now: float) -> None:
         """A worker has been given a chunk."""
-        self._running[worker] = _Run(chunk, size, now)
+        self.lost(worker)
+        self._running[worker] = chunk
+        self._runners.setdefault(chunk, set()).add(worker)
+        self._began[worker] = now
+        self._size[worker] = size
 
     def ended(self, worker: int, now: float) -> None:
         """A worker has done its chunk."""
-        run = self._running.pop(worker)
-        self._last[worker] = (now - run.began) / run.size
-        self._taken[worker] += now - run.began
-        self._done[worker] += run.size
+        size, seconds = self._size[worker], now - self._began[worker]
+        self.lost(worker)
+        self._last[worker] = seconds / size
+        self._taken[worker] += seconds
+        self._done[worker] += size
+        self._own_mean[worker] = self._taken[worker] / self._done[worker]
+        self._mean = float(np.sum(self._taken) / np.sum(self._done))
+        known = self._last > 0
+        mean = np.mean(self._last[known]) if np.any(known) else 1.0
+        self._expected = np.where(known, self._last, mean)
 
     def lost(self, worker: int) -> None:
         """A worker's process is given up. What is known of its speed stays: another one on that machine."""
-        self._running.pop(worker, None)
+        chunk = self._running.pop(worker, None)
+        if chunk is not None:
+            self._runners[chunk].remove(worker)
+            self._began[worker] = np.inf
 
     def seconds(self, now: float) -> list[float]:
         """What each worker takes for a unit of size, `[N]`; the mean where nothing is known, 1 before all."""
-        known = [last for last in self._last if last is not None]
-        mean = sum(known) / len(known) if known else 1.0
-        expected = [mean if last is None else last for last in self._last]
-        for worker, run in self._running.items():
-            expected[worker] = max(expected[worker], (now - run.began) / run.size)
-        return expected
+        return np.maximum(self._expected, (now - self._began) / self._size).tolist()
 
-    def worth(self, worker: int, now: float) -> list[Chunk]:
-        """The running chunks that are worth a copy by a free worker, the latest expected end first."""
-        own = self.seconds(now)[worker]
+    def worth(self, worker: int, now: float, among: Iterable[Chunk] | None = None) -> list[Chunk]:
+        """The running chunks that are worth a copy by a free worker, the latest expected end first.
+
+        All that run are looked at, or those `among` some.
+        """
+        own = max(self._expected[worker], (now - self._began[worker]) / self._size[worker])
         ends: dict[Chunk, float] = {}
-        hopeful = set()  # chunks with a runner that is expected to end before a copy would
-        for run, last in self._runs():
-            ends[run.chunk] = min(ends.get(run.chunk, math.inf), _end(run, last, now))
-            if _worth_from(run, last, own, now) > now:
-                hopeful.add(run.chunk)
-        return sorted(ends.keys() - hopeful, key=lambda chunk: (-ends[chunk], chunk))
+        for chunk in self._runners if among is None else among:
+            runs = sorted(self._runners.get(chunk, ()))
+            if runs and np.all(self._worth_from(runs, own, now) <= now):
+                ends[chunk] = np.min(self._ends(runs, now))
+        return sorted(ends, key=lambda chunk: (-ends[chunk], chunk))
 
     def overdue(self, now: float, voided: int = 0) -> list[int]:
         """The workers that have run a chunk for too long. With each of `voided` sums the patience doubles."""
-        return sorted(worker for worker, end in self._deadlines(voided).items() if end <= now)
+        return np.flatnonzero(self._deadlines(voided) <= now).tolist()
 
     def patience(self, worker: int, size: int, voided: int = 0) -> float:
         """Seconds within which a worker has done a chunk of this size; infinity before anything is known."""
-        if not any(self._done):
-            return math.inf
-        mean = sum(self._taken) / sum(self._done)
-        own = self._taken[worker] / self._done[worker] if self._done[worker] else 0.0
-        return _PATIENCE * 2**voided * max(own, mean) * size
+        return _PATIENCE * 2**voided * max(float(self._own_mean[worker]), self._mean) * size
 
-    def next_look(self, now: float, voided: int = 0) -> float:
-        """When a worker is overdue or a copy worth it next, if nothing else happens; infinity for never."""
-        expected = self.seconds(now)
-        times = list(self._deadlines(voided).values())
-        free = [own for worker, own in enumerate(expected) if worker not in self._running]
-        times += [_worth_from(run, last, own, now) for run, last in self._runs() for own in free]
-        return min((time for time in times if time > now), default=math.inf)
+    def next_look(
+        self, now: float, voided: int = 0, copies: Mapping[int, Collection[Chunk]] | None = None
+    ) -> float:
+        """When a worker is overdue or a copy worth it next, if nothing else happens; infinity for never.
 
-    def _runs(self) -> list[tuple[_Run, float | None]]:
-        return [(run, self._last[worker]) for worker, run in self._running.items()]
+        `copies` are the running chunks that each free worker may copy; by default all.
+        """
+        if copies is None:
+            copies = dict.fromkeys(np.flatnonzero(self._began == np.inf).tolist(), self._runners)
+        times = self._deadlines(voided)
+        for worker, chunks in copies.items():
+            runs = [run for chunk in chunks for run in self._runners.get(chunk, ())]
+            times = np.append(times, self._worth_from(runs, self._expected[worker], now))
+        return float(np.min(times, where=times > now, initial=np.inf))
 
-    def _deadlines(self, voided: int) -> dict[int, float]:
-        """Of each running chunk's worker."""
-        runs = self._running.items()
-        return {worker: run.began + self.patience(worker, run.size, voided) for worker, run in runs}
+    def _deadlines(self, voided: int) -> np.ndarray:
+        """Of each worker, infinity where no chunk runs or nothing is known."""
+        return self._began + _PATIENCE * 2**voided * np.maximum(self._own_mean, self._mean) * self._size
 
+    def _ends(self, workers: list[int], now: float) -> np.ndarray:
+        """Of one that is unknown or late, as much is to be expected as it has taken by now."""
+        began = self._began[workers]
+        expected = began + self._last[workers] * self._size[workers]
+        return np.where(expected > now, expected, now + (now - began))
 
-def _end(run: _Run, last: float | None, now: float) -> float:
-    """Of one that is unknown or late, as much is to be expected as it has taken by now."""
-    if last is not None and run.began + last * run.size > now:
-        return run.began + last * run.size
-    return now + (now - run.began)
-
-
-def _worth_from(run: _Run, last: float | None, own: float, now: float) -> float:
-    """From when on a copy by a worker that takes `own` for a unit is worth its time, as it looks now."""
-    needed = _WORTH * own * run.size
-    expected = 0.0 if last is None else last * run.size
-    if run.began + expected - now > needed:
-        return now
-    return run.began + max(expected, needed)
+    def _worth_from(self, workers: list[int], own: float, now: float) -> np.ndarray:
+        """From when on a copy is worth it for one that takes `own` for a unit, as it looks now."""
+        began, size = self._began[workers], self._size[workers]
+        needed = _WORTH * own * size
+        expected = self._last[workers] * size
+        return np.where(began + expected - now > needed, now, began + np.maximum(expected, needed))

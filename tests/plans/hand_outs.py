@@ -88,8 +88,11 @@ class World:
         assert self.names.setdefault(name, owner) == owner, "a name is used twice"
 
     def _next(self, who: Member):
+        able = self.handout.may_be_given([who.worker])
+        fresh = who.worker not in self.handout._running
         ticket = self.handout.next(who, self.seconds, self.worth)
         if ticket is not None:
+            assert able or not fresh
             self._name(ticket[0], (who, ticket[1]))
             assert who.worker in self.handout.holders[ticket[1]]
         return ticket
@@ -288,7 +291,8 @@ class World:
 def timed_step(handout: Handout, starts: Sequence[float], seconds: np.ndarray) -> tuple[float, np.ndarray]:
     """When the last chunk has ended, and until when each worker is busy: one event after the other.
 
-    A worker begins the step at its start, and takes `seconds[worker, k]` for the k-th chunk.
+    A worker begins the step at its start, and takes `seconds[worker, k]` for the k-th chunk. All that
+    are free are served at every event; those that `may_be_given` something would be enough.
     """
     workers, number = range(len(starts)), {chunk: k for k, chunk in enumerate(handout.holders)}
     members = [Member(handout.step, w, handout.roster.lives[w]) for w in workers]
@@ -296,9 +300,13 @@ def timed_step(handout: Handout, starts: Sequence[float], seconds: np.ndarray) -
     until, free = np.array(starts, float), set[int]()
     while not handout.complete:
         look = timing.next_look(now, handout.voided) if handout.ends == "sums" else np.inf
+        copies = {w: handout.begun(w) for w in handout.may_be_given(free)}
+        of_use = timing.next_look(now, handout.voided, copies)
+        assert of_use >= look or handout.ends == "chunks"
         # Times that differ by rounding errors are one: who ends just then needs no look.
         now = look if look < (1 - 1e-14) * min(until) else min(until)
-        for w in np.flatnonzero(until <= (1 + 1e-14) * now).tolist():
+        ends = np.flatnonzero(until <= (1 + 1e-14) * now).tolist()
+        for w in ends:
             until[w] = np.inf
             free.add(w)
             if w in tickets:
@@ -308,9 +316,14 @@ def timed_step(handout: Handout, starts: Sequence[float], seconds: np.ndarray) -
             break
         for w in timing.overdue(now, handout.voided) if handout.ends == "sums" else []:
             handout.late(w)
+        able = handout.may_be_given(free)
         for w in sorted(free):
-            given = handout.next(members[w], timing.seconds(now), timing.worth(w, now))
+            worth, begun = timing.worth(w, now), handout.begun(w)
+            assert timing.worth(w, now, begun) == [chunk for chunk in worth if chunk in begun]
+            given = handout.next(members[w], timing.seconds(now), worth)
             if given is not None:
+                assert w in able
+                assert ends or now >= of_use
                 tickets[w], chunk = given
                 timing.began(w, chunk, handout.sizes[chunk], now)
                 until[w] = now + seconds[w, number[chunk]]

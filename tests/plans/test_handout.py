@@ -230,6 +230,7 @@ def _all_begun(ends="sums") -> tuple[Handout, list[Name]]:
 
 def test_a_free_worker_copies_what_is_worth_it_then_what_overdue_workers_run_or_keep():
     handout, _ = _all_begun()
+    assert handout.begun(2) == [(0, 0), (1, 0)]
     assert handout.next(THIRD, ALIKE) is None
     handout.late(0)
     assert _next(_copy(handout), THIRD, worth=[(1, 0)])[1] == (1, 0)
@@ -247,6 +248,7 @@ def test_one_copy_is_enough_of_what_an_overdue_worker_keeps():
     handout.late(0)
     assert _next(handout, THIRD)[1] == (0, 0)
     handout.done(SECOND, tickets[1])
+    assert handout.begun(1) == []  # what runs is kept
     assert handout.next(SECOND, ALIKE) is None
     given_up = _copy(handout)
     given_up.lost(0)

@@ -1,13 +1,13 @@
 """A worker process in work sharing: it computes the chunks that it is given, and keeps one sum.
 
 At most it holds two vectors: a sum and the last gradient, or a sum that is asked for and a gradient. What the
-master decides of the gradient comes with whatever it asks next. No line here knows of Ray.
+master decides of the gradient comes with whatever it gives next. No line here knows of Ray.
 """
 
 import functools
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,38 +18,42 @@ from jax import Array
 from bcgc_jax.cluster.worker import NEVER, Duty
 from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.gradients import Loss, PyTree, num_samples
-from bcgc_jax.plans.handout import Chunk, Label, Name
+from bcgc_jax.handout.line import Line
+from bcgc_jax.handout.messages import Answer, Chunk, Question, answer_of
 
-
-class Decision(NamedTuple):
-    """What the master has decided for a worker, in a `call` its decision of this `number`.
-
-    Attributes:
-      ticket: of the worker's last gradient; None before the first.
-      keep: the sum that it is added to; None: it is dropped.
-      standing: the worker's sums that the master still needs; others are forgotten.
-    """
-
-    call: int
-    number: int
-    ticket: Name | None = None
-    keep: Name | None = None
-    standing: tuple[Name, ...] = ()
+# Seconds that the addition of a gradient takes at most.
+_ADDING = 1.0
 
 
 class Begin(NamedTuple):
-    """An iteration begins: its number, which samples are drawn with; slowness on purpose, if any.
+    """A step begins for a worker.
 
-    `pace` is when the worker begins, in seconds, and how many it takes at least for a unit of size.
+    Attributes:
+      question: what it asks first, with the number of the step.
+      iteration: which samples are drawn with.
+      pace: slowness on purpose, if any: when the worker begins, in seconds, and how many it takes at least
+        for a unit of size.
     """
 
+    question: Question
     iteration: int
     pace: tuple[float, float] | None = None
 
 
-class _Sum(NamedTuple):
-    label: Label
-    leaves: list[Array]
+class Place(NamedTuple):
+    """Where whoever hands out chunks listens, and the key."""
+
+    host: str
+    port: int
+    key: bytes
+
+
+class Sum(NamedTuple):
+    """The sum of some chunks' gradients, and its number."""
+
+    number: int
+    label: frozenset[Chunk]
+    leaves: Sequence[Array | np.ndarray]
 
 
 class ChunkWorker:
@@ -66,19 +70,18 @@ class ChunkWorker:
         self.duty, self.index, self.subsets = duty, index, subsets
         self._sizes = duty.plan.sizes
         self._drawn = None if duty.batch_size is None else duty.plan.drawn(duty.batch_size)
-        self._begin, self._began = Begin(0), 0.0
+        self._begin, self._began = Begin(Question(-1, index, 0), 0), 0.0
         self._params: PyTree = None
-        self._decided = Decision(-1, -1)  # the last one that was carried out
-        self._last: tuple[Name, Chunk, list[Array]] | None = None  # not decided yet; without samples []
-        self._sums: dict[Name, _Sum] = {}
-        self._turn = threading.Lock()
+        self._last: tuple[Chunk, list[Array]] | None = None  # not decided yet; without samples []
+        self._sums: dict[int, Sum] = {}
         self._stopped, self._changed = -1, threading.Condition()
+        self._line: tuple[Place, Line] | None = None
 
     def warm_up(self) -> None:
         """Compile each shape of chunks, and the addition."""
         zeros = [np.zeros(np.shape(x), x.dtype) for x in jax.tree.leaves(self.duty.params)]
         shapes: dict[Any, Chunk] = {}
-        self._open(Decision(0, 0), Begin(0), zeros)
+        self.open(self._begin, zeros)
         for chunk in self.subsets:
             shapes.setdefault(tuple(leaf.shape for leaf in jax.tree.leaves(self._samples(chunk))), chunk)
         with jax.enable_x64(self.duty.x64):
@@ -86,77 +89,81 @@ class ChunkWorker:
                 found = self._computed(chunk)
             jax.block_until_ready(_added(_begun(found, 1.0), found, 1.0) if found else found)
 
-    def stop(self, call: int) -> None:
-        """Whoever waits for ever in this call of the master need not."""
+    def share(self, begin: Begin, leaves: Sequence[np.ndarray], place: Place) -> Iterator[Sum]:
+        """Take part in a step until it is over: the sums that are asked for."""
+        self.open(begin, leaves)
+        line, question = self._line_to(place), begin.question
+        while not (answer := answer_of(line.ask(question))).over:
+            question = self.work(answer)
+            if answer.send is not None:
+                yield self.sum(answer.send)
+
+    def open(self, begin: Begin, leaves: Sequence[np.ndarray]) -> None:
+        """A step, with the `leaves` of the parameters. What is left of an earlier one is forgotten."""
         with self._changed:
-            self._stopped = max(self._stopped, call)
-            self._changed.notify_all()
-
-    def exchange(
-        self,
-        decision: Decision,
-        ticket: Name,
-        chunk: Chunk,
-        begin: Begin | None = None,
-        leaves: Sequence[np.ndarray] = (),
-    ) -> float:
-        """Carry out a decision, then compute a chunk: its seconds, without slowness on purpose.
-
-        The first one of a call begins the iteration, with the `leaves` of the parameters.
-        """
-        started = time.perf_counter()
-        with jax.enable_x64(self.duty.x64):  # a setting of each thread
-            if begin is not None:
-                self._open(decision, begin, leaves)
-            self._carry_out(decision)
-            found = self._computed(chunk)
-            jax.block_until_ready(found)
-        seconds = time.perf_counter() - started
-        self._wait(decision.call, chunk, started)
-        with self._turn:
-            if decision.call == self._decided.call:
-                self._last = ticket, chunk, found
-        return seconds
-
-    def deliver(self, decision: Decision, name: Name) -> tuple[Label, list[np.ndarray]] | None:
-        """A sum: its chunks, and the leaves; None if it is not there any more."""
-        with jax.enable_x64(self.duty.x64):
-            self._carry_out(decision)
-            with self._turn:
-                asked = self._sums.get(name)
-            return None if asked is None else (asked.label, [np.asarray(leaf) for leaf in asked.leaves])
-
-    def _open(self, decision: Decision, begin: Begin, leaves: Sequence[np.ndarray]) -> None:
-        """What is left of an earlier call is forgotten."""
-        with self._turn:
             self._begin, self._began = begin, time.perf_counter()
             self._sums, self._last = {}, None
-            self._decided = Decision(decision.call, decision.number - 1)
-        with jax.enable_x64(self.duty.x64):
+        with jax.enable_x64(self.duty.x64):  # a setting of each thread
             tree = jax.tree.structure(self.duty.params)
             self._params = jax.tree.unflatten(tree, jax.device_put(list(leaves)))
 
-    def _carry_out(self, decision: Decision) -> None:
-        """Once, and never after a later one: two threads bring them."""
-        with self._turn:
-            if decision.call != self._decided.call or decision.number <= self._decided.number:
-                return
-            self._decided = decision
-            self._sums = {name: one for name, one in self._sums.items() if name in decision.standing}
-            if self._last is None or self._last[0] != decision.ticket:
-                return
-            _, chunk, found = self._last
-            self._last = None
-            if decision.keep is not None and decision.keep in decision.standing:
-                self._add(decision.keep, chunk, found)
+    def work(self, answer: Answer) -> Question:
+        """Do what the answer says, and ask again."""
+        with jax.enable_x64(self.duty.x64):
+            self._decide(answer)
+            if answer.chunk is None:
+                return self._begin.question
+            started = time.perf_counter()
+            found = jax.block_until_ready(self._computed(answer.chunk))
+        seconds = time.perf_counter() - started
+        self._last = answer.chunk, found
+        self._wait(answer.chunk, started)
+        return self._begin.question._replace(ticket=answer.ticket, seconds=seconds)
 
-    def _add(self, name: Name, chunk: Chunk, found: list[Array]) -> None:
-        """To a new sum: one that was asked for stays as it is."""
-        label, leaves = self._sums.get(name, _Sum(frozenset(), []))
-        weight = float(self.duty.weights[chunk])
-        if found:
-            leaves = _added(leaves, found, weight) if leaves else _begun(found, weight)
-        self._sums[name] = _Sum(label | {chunk}, leaves)
+    def deliver(self, step: int, number: int, chunks: int) -> Sum | None:
+        """A sum as soon as it has so many chunks, for another may be adding; None if it is not there."""
+
+        def is_over() -> bool:
+            return step != self._begin.question.step
+
+        with self._changed:
+            self._changed.wait_for(lambda: is_over() or self._has(number, chunks), _ADDING)
+            asked = self._sums[number] if self._has(number, chunks) and not is_over() else None
+        return None if asked is None else _on_host(asked)
+
+    def sum(self, number: int) -> Sum:
+        """One that stands, by the thread that computes."""
+        return _on_host(self._sums[number])
+
+    def _has(self, number: int, chunks: int) -> bool:
+        return number in self._sums and len(self._sums[number].label) == chunks
+
+    def stop(self, step: int) -> None:
+        """Whoever waits for ever in this step need not."""
+        with self._changed:
+            self._stopped = max(self._stopped, step)
+            self._changed.notify_all()
+
+    def _line_to(self, place: Place) -> Line:
+        """The one that is there, unless it leads to another place."""
+        if self._line is None or self._line[0] != place:
+            self._line = place, Line((place.host, place.port), place.key)
+        return self._line[1]
+
+    def _decide(self, answer: Answer) -> None:
+        """The last gradient is added to a sum, or dropped. A sum that was asked for stays as it is."""
+        last, self._last = self._last, None
+        with self._changed:
+            self._sums = {number: one for number, one in self._sums.items() if number in answer.standing}
+            if last is None or answer.keep is None or answer.keep not in answer.standing:
+                return
+            chunk, found = last
+            before = self._sums.get(answer.keep, Sum(answer.keep, frozenset(), []))
+            total, weight = before.leaves, float(self.duty.weights[chunk])
+            if found:
+                total = _added(total, found, weight) if total else _begun(found, weight)
+            self._sums[answer.keep] = Sum(answer.keep, before.label | {chunk}, total)
+            self._changed.notify_all()
 
     def _computed(self, chunk: Chunk) -> list[Array]:
         """The leaves of its gradient; none without samples."""
@@ -172,17 +179,21 @@ class ChunkWorker:
         chosen = draw.permutation(num_samples(data))[: self._drawn[chunk[1]]]
         return jax.tree.map(lambda x: x[chosen], data)
 
-    def _wait(self, call: int, chunk: Chunk, started: float) -> None:
+    def _wait(self, chunk: Chunk, started: float) -> None:
         """Slowness on purpose, to the chunk's end: nobody can interrupt it, as a program that runs."""
         if self._begin.pace is None:
             return
         late, unit = self._begin.pace
         if max(late, unit) >= NEVER:
             with self._changed:
-                self._changed.wait_for(lambda: self._stopped >= call)
+                self._changed.wait_for(lambda: self._stopped >= self._begin.question.step)
             return
         end = max(started, self._began + late) + unit * self._sizes[chunk[1]]
         time.sleep(max(end - time.perf_counter(), 0))
+
+
+def _on_host(one: Sum) -> Sum:
+    return one._replace(leaves=[np.asarray(leaf) for leaf in one.leaves])
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -191,11 +202,11 @@ def _gradient(loss: Loss, params: PyTree, batch: PyTree) -> list[Array]:
 
 
 @jax.jit
-def _begun(found: list[Array], weight: float) -> list[Array]:
+def _begun(found: Sequence[Any], weight: float) -> list[Array]:
     """In float32 at least."""
     return [weight * leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)) for leaf in found]
 
 
 @jax.jit
-def _added(total: list[Array], found: list[Array], weight: float) -> list[Array]:
+def _added(total: Sequence[Any], found: Sequence[Any], weight: float) -> list[Array]:
     return [one + other for one, other in zip(total, _begun(found, weight), strict=True)]

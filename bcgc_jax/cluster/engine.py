@@ -24,7 +24,7 @@ import numpy as np
 
 from bcgc_jax._extras import to_install
 from bcgc_jax.cluster import signals
-from bcgc_jax.cluster.chunks import ChunkWorker
+from bcgc_jax.cluster.chunks import ChunkWorker, Sum
 from bcgc_jax.cluster.worker import Duty, Message, WorkerProcess
 from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.gradients import PyTree, num_samples
@@ -348,8 +348,8 @@ def actor_class(ray: Any) -> Any:
         def compute(self, call: int, iteration: int, leaves: Any, finish: Any) -> Iterator[Message]:
             yield from self.worker.compute(call, iteration, leaves, finish)
 
-        def exchange(self, *asked: Any) -> float:
-            return self.worker.exchange(*asked)
+        def share(self, begin: Any, leaves: Any, place: Any) -> Iterator[Sum]:
+            yield from self.worker.share(begin, leaves, place)
 
         @ray.method(concurrency_group="control")
         def stop(self, call: int) -> None:

@@ -20,6 +20,7 @@ from bcgc_jax.cluster import signals
 from bcgc_jax.cluster.engine import Made, Source, session, shared_programs
 from bcgc_jax.cluster.processes import Assignment, Processes, WorkersLost
 from bcgc_jax.cluster.rounds import Ask, Round, Work
+from bcgc_jax.cluster.shared_round import Desk, SharedRound
 from bcgc_jax.cluster.worker import NEVER, Duty
 from bcgc_jax.coding.checks import check_params
 from bcgc_jax.coding.chunks import SharedPlan
@@ -85,6 +86,8 @@ class Cluster(Processes):
             raise ValueError("a cluster needs at least one worker, and patience of more than 0 seconds")
         self._numbers, self._calls = itertools.count(1), itertools.count(1)
         self._used = threading.RLock()
+        self._is_local = address is None
+        self._asked_at: Desk | None = None
         # Names of functions that make data, by what tells them apart for as long as they are kept.
         self._sources: dict[int, tuple[int, Source]] = {}
         with contextlib.ExitStack() as stack:
@@ -177,7 +180,15 @@ class Cluster(Processes):
         host: tuple[CodingPlan | SharedPlan, PyTree] = jax.tree.map(np.asarray, (plan, params))
         x64 = bool(jnp.result_type(float) == jnp.float64)
         duty = Duty(loss, *host, weights, batch_size, seed, x64)
-        return Assignment(next(self._numbers), duty, self.ray.put(duty), given)
+        desk = self._desk() if isinstance(plan, SharedPlan) else None
+        return Assignment(next(self._numbers), duty, self.ray.put(duty), given, desk=desk)
+
+    def _desk(self) -> Desk:
+        """Where workers ask what is next: on this machine alone, unless there are others."""
+        if self._asked_at is None:
+            self._asked_at = Desk("127.0.0.1" if self._is_local else self.ray.util.get_node_ip_address())
+            self._stack.callback(self._asked_at.close)
+        return self._asked_at
 
     def _chunks(
         self, plan: SharedPlan, subsets: Source | Sequence[PyTree], batch_size: int | None
@@ -247,9 +258,13 @@ class Cluster(Processes):
             large = sum(leaf.nbytes for leaf in leaves) > 2**16  # into the store once, not to each worker
             told = self.ray.put(leaves) if large else leaves
             round_ = given.round(call, self.iteration, told, finish)
+            if isinstance(round_, SharedRound):
+                assert given.desk is not None
+                given.desk.serve(round_, begin)
             try:
                 return _Iteration(round_, self, call, begin).run()
             finally:
+                round_.end()
                 given.leave(round_)
 
 
@@ -332,8 +347,7 @@ class _Iteration:
     def _take(self) -> None:
         """Wait for whatever comes next, and take all that is there."""
         waiting, pause = list(self.waiting), self.processes.pause
-        due = self.round.next_look(self.now)
-        ready, _ = self.ray.wait(waiting, num_returns=1, timeout=min(max(due - self.now, 0), pause))
+        ready, _ = self.ray.wait(waiting, num_returns=1, timeout=pause)
         signals.check()
         if ready and len(waiting) > 1:
             ready, _ = self.ray.wait(waiting, num_returns=len(waiting), timeout=0)
@@ -351,8 +365,7 @@ class _Iteration:
                         self.processes.check_raised({worker: error})
                     self._lose(worker, "failed" if raised else "died", error)
                     self._check()
-        if self.now >= due:
-            self._send(self.round.look(self.now))
+        self._send(self.round.look(self.now))
         # Also while others speak: what a silent one was asked for may be there already.
         if not ready or time.monotonic() - self.looked > pause:
             self.looked = time.monotonic()
@@ -372,7 +385,8 @@ class _Iteration:
     def _hear(self, ask: Ask, reference: Any, worker: int) -> None:
         """An answer, a message of a stream, or its end: after the last task, or where it was stopped."""
         message, ended = None, True
-        if ask.method == "compute":
+        is_stream = ask.method != "deliver"
+        if is_stream:
             with contextlib.suppress(StopIteration):
                 message = self.ray.get(next(reference))
             ended = message is None or self.round.ended(ask, message)
@@ -380,11 +394,11 @@ class _Iteration:
             message = self.ray.get(reference)
         if ended:
             del self.waiting[reference]
-            if ask.method != "deliver":
+            if is_stream:
                 self.computing.discard(worker)
-        if ask.method != "compute" or message is not None:
+        if not is_stream or message is not None:
             self._send(self.round.heard(ask, message, self.now))
-        if ended and ask.method == "compute":
+        if ended and is_stream:
             self._check()
 
     def _lose(self, worker: int, what: str, why: Exception | str) -> None:

@@ -15,7 +15,7 @@ from bcgc_jax.cluster import signals
 from bcgc_jax.cluster.engine import actor_class, cause_of, reason_of
 from bcgc_jax.cluster.rounds import CodedRound, Round
 from bcgc_jax.cluster.rules import Decoder
-from bcgc_jax.cluster.shared_round import SharedRound
+from bcgc_jax.cluster.shared_round import Desk, SharedRound
 from bcgc_jax.cluster.worker import Duty
 from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.plans.handout import Roster
@@ -64,6 +64,7 @@ class Assignment:
     kept: tuple[int, ...] = ()
     ready: int = 0
     pending: list[Any] = dataclasses.field(default_factory=list)
+    desk: Desk | None = None  # of work sharing
     roster: Roster | None = None  # of work sharing, the workers after the last iteration
     _decoder: Decoder | None = None
 
@@ -76,8 +77,9 @@ class Assignment:
     def round(self, call: int, iteration: int, leaves: Any, finish: np.ndarray | None) -> Round:
         """Of one iteration; `leaves` of the parameters are as workers are given them."""
         if isinstance(self.duty.plan, SharedPlan):
+            assert self.desk is not None
             given = self.duty.plan, self.duty.params, call, iteration, leaves, finish
-            return SharedRound(*given, self.roster)
+            return SharedRound(*given, self.desk.place, self.desk.touch, self.roster)
         decoder = self.decoder()
         assert decoder is not None
         return CodedRound(decoder, call, iteration, leaves, finish)
@@ -156,15 +158,13 @@ class Process:
             self.heard = time.monotonic()  # nothing was asked of it until now
 
     def call(self, method: str, given: Sequence[Any]) -> Any:
-        """The reference to an answer of its actor; of `compute` the stream of messages."""
-        if method == "compute":
-            stream = self.actor.compute.options(num_returns="streaming").remote(*given)
-            self.unfinished.append(stream.completed())
-            return stream
-        answer = getattr(self.actor, method).remote(*given)
-        if method == "exchange":  # one at a time
-            self.unfinished = [answer]
-        return answer
+        """The reference to what its actor delivers; of what takes an iteration, the stream of messages."""
+        called = getattr(self.actor, method)
+        if method == "deliver":
+            return called.remote(*given)
+        stream = called.options(num_returns="streaming").remote(*given)
+        self.unfinished.append(stream.completed())
+        return stream
 
 
 class Processes:

@@ -3,7 +3,6 @@
 `Round` is what the rules have in common. They know no processes, and no clock: times are passed in.
 """
 
-import math
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -68,16 +67,16 @@ class Round(Protocol):
         """A worker's process is given up, or is not there to begin with."""
 
     def look(self, now: float) -> list[Ask]:
-        """What time has brought."""
-
-    def next_look(self, now: float) -> float:
-        """When to look next, if nothing is heard; infinity for never."""
+        """Now and then, and whenever something is heard of."""
 
     def short(self, coming: Collection[int]) -> str:
         """What is missing for good if no more than these workers' messages come; "" if nothing is."""
 
     def gradient(self) -> PyTree | None:
         """None before all is there."""
+
+    def end(self) -> None:
+        """The iteration is over, with a gradient or without."""
 
 
 class CodedRound:
@@ -121,9 +120,6 @@ class CodedRound:
     def look(self, now: float) -> list[Ask]:
         return []
 
-    def next_look(self, now: float) -> float:
-        return math.inf
-
     def short(self, coming: Collection[int]) -> str:
         there = np.isin(range(self.plan.num_workers), list(coming))
         short = ~np.isfinite(self.completed) & ~self.rule.possible(there)
@@ -134,6 +130,9 @@ class CodedRound:
 
     def gradient(self) -> PyTree | None:
         return self.decoder.gradient(self._parts) if np.all(np.isfinite(self.completed)) else None
+
+    def end(self) -> None:
+        pass
 
     def _asks(self, questions: Sequence[Question]) -> list[Ask]:
         return [Ask(one.worker, "deliver", (self._call, one.block, one.subsets)) for one in questions]

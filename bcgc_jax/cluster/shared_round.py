@@ -1,28 +1,33 @@
 """Work sharing on processes: the master hands out chunks, asks for the sums, and adds them as they come."""
 
+import contextlib
 import math
-from collections.abc import Collection
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bcgc_jax.cluster.chunks import Begin, Decision
+from bcgc_jax.cluster.chunks import Begin, Place, Sum
 from bcgc_jax.cluster.rounds import Ask, Work
 from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.gradients import PyTree
-from bcgc_jax.plans.handout import Handout, Member, Name, Roster
+from bcgc_jax.handout.messages import Answer, Question, question_of
+from bcgc_jax.handout.server import Reply, Server
+from bcgc_jax.plans.handout import Chunk, Handout, Member, Name, Roster
 from bcgc_jax.plans.timing import Timing
 
 
 class SharedRound:
     """A `Round` of chunks: `Handout` says who computes what and which sum counts, `Timing` what is overdue.
 
-    The worker's questions are the answers to what it was asked: whoever has done a chunk is free.
+    Two threads use it: the master's, and the one that workers ask what is next, which `touch` has look.
     """
 
-    behind = 1  # a worker computes one chunk at a time
+    behind = 2
 
     def __init__(
         self,
@@ -32,6 +37,8 @@ class SharedRound:
         iteration: int,
         leaves: Any,
         finish: np.ndarray | None,
+        place: Place,
+        touch: Callable[..., None],
         before: Roster | None = None,
     ) -> None:
         workers = plan.num_workers
@@ -41,71 +48,74 @@ class SharedRound:
         self.completed = np.full(1, np.inf)
         self.work: list[Work] = []
         self._params, self._iteration, self._leaves = params, iteration, leaves
+        self._place, self._touch = place, touch
         self._pace = None if finish is None else _paces(finish, sum(plan.sizes))
         self._largest = max(plan.sizes)
-        self._free: set[int] = set()  # without a chunk
-        self._silent: set[int] = set()  # whose sum is overdue: to give it a chunk is no sign of its life
-        self._began: dict[int, float] = {}  # when a worker began the iteration
-        self._decisions: dict[int, Decision] = {}  # the last one of each worker
+        self._turn = threading.RLock()
+        self._resting: dict[int, Callable[[Answer], None]] = {}  # without a chunk, and how to tell them
+        self._given: dict[int, tuple[Name, Chunk]] = {}
+        self._keep: dict[int, Name | None] = {}  # the sum of a worker's last gradient, to be told
+        self._silent: set[int] = set()  # whose sum is overdue
+        self._began: dict[int, float] = {}  # when a worker first asked
         self._names: dict[int, set[Name]] = {worker: set() for worker in range(workers)}
         self._asked: dict[Name, tuple[int, float]] = {}  # sums on their way: of whom, since when
         self._total: list[np.ndarray] = []
+        self._over = False
+        self._error: BaseException | None = None
+
+    # For the master's thread.
 
     def begin(self, worker: int, now: float) -> list[Ask]:
-        if worker not in self.handout.roster.alive:
-            self.handout.join(worker)
-        self._began.pop(worker, None)
-        self._decisions.pop(worker, None)
-        self._names[worker].clear()
-        self._free.add(worker)
-        self._silent.discard(worker)
-        return self._asks(now)
+        with self._turn:
+            if worker not in self.handout.roster.alive:
+                self.handout.join(worker)
+            self._forget(worker)
+            question = Question(*self.handout.member(worker))
+        begin = Begin(question, self._iteration, None if self._pace is None else self._pace[worker])
+        return [Ask(worker, "share", (begin, self._leaves, self._place))]
 
     def heard(self, ask: Ask, message: Any, now: float) -> list[Ask]:
-        worker, who = ask.worker, self._member(ask.worker)
-        if ask.method == "deliver":
-            name = ask.given[1]
-            self._asked.pop(name, None)
-            self._silent.discard(worker)
-            if message is not None and self.handout.arrived(who, name, message[0]):
-                self._add(message[1])
-                self.arrived[0, worker] = True
-                self.completed[0] = now if self.handout.settled else np.inf
-            return self._asks(now)
-        _, ticket, (subset, chunk), *_ = ask.given
-        self.timing.ended(worker, now)
-        done = now - self._began[worker]
-        self.work.append(Work(self._iteration, worker, chunk, message, subset, done, now))
-        keep = self.handout.done(who, ticket)
-        if keep is not None:
-            self._names[worker].add(keep)
-        last = self._decisions[worker]
-        self._decisions[worker] = last._replace(ticket=ticket, keep=keep)
-        self._free.add(worker)
-        return self._asks(now)
+        with self._turn:
+            worker = ask.worker
+            counts = message is not None and self._arrives(worker, message)
+            if message is None:  # it is not there any more
+                self._asked.pop(Name(self.handout.step, ask.given[1]), None)
+        if counts:  # added now, by this thread
+            self._add(message.leaves)
+            self.arrived[0, worker] = True
+            self.completed[0] = now if self.handout.settled else np.inf
+        self._touch()
+        return self.look(now)
 
     def ended(self, ask: Ask, message: Any) -> bool:
-        return True  # one message a call
+        return ask.method == "deliver"
 
     def lost(self, worker: int, now: float) -> list[Ask]:
-        self.handout.lost(worker)
-        self.timing.lost(worker)
-        self._free.discard(worker)
-        self._silent.discard(worker)
-        self._asked = {name: one for name, one in self._asked.items() if one[0] != worker}
-        return self._asks(now)
+        with self._turn:
+            self.handout.lost(worker)
+            self.timing.lost(worker)
+            self._forget(worker)
+            self._asked = {name: one for name, one in self._asked.items() if one[0] != worker}
+        self._touch()
+        return self.look(now)
 
     def look(self, now: float) -> list[Ask]:
-        return self._asks(now)
-
-    def next_look(self, now: float) -> float:
-        deadlines = [deadline for _, deadline in self._sendings() if deadline > now]
-        return min(self.timing.next_look(now, self.handout.voided), *deadlines, math.inf)
+        """The sums of those who compute: the others are told when they ask what is next."""
+        with self._turn:
+            if not self.handout.complete:
+                return []
+            computing = [worker for worker in range(len(self._names)) if worker not in self._resting]
+            wanted = [(worker, self._wanted(worker, now)) for worker in computing]
+        step = self.handout.step
+        return [Ask(worker, "deliver", (step, *one)) for worker, one in wanted if one is not None]
 
     def short(self, coming: Collection[int]) -> str:
-        return "" if self.handout.possible(coming) else "nobody else stores some of their chunks"
+        with self._turn:
+            return "" if self.handout.possible(coming) else "nobody else stores some of their chunks"
 
     def gradient(self) -> PyTree | None:
+        if self._error is not None:
+            raise self._error
         if not self.handout.settled:
             return None
         leaves, tree = jax.tree.flatten(self._params)
@@ -114,54 +124,122 @@ class SharedRound:
             jax.tree.unflatten(tree, [one.astype(jnp.result_type(leaf)) for leaf, one in pairs])
         )
 
-    def _member(self, worker: int) -> Member:
-        """Its present process: what an earlier one was asked is not heard any more."""
-        return self.handout.member(worker)
+    def end(self) -> None:
+        """Whoever asks is told that it is over, whether there is a gradient or not."""
+        self._over = True
+        self._touch(self._tell_over)
 
-    def _asks(self, now: float) -> list[Ask]:
-        """Chunks for those that are free, and the sums as soon as all chunks are in one.
+    # For the thread that is asked by workers.
+
+    def asked(self, message: Any, tell: Callable[[Answer], None], now: float) -> None:
+        """A worker has done its chunk, or has none: it is told what is next as soon as there is something."""
+        question = question_of(message)
+        with self._turn:
+            who = Member(question.step, question.worker, question.life)
+            if not self.handout.present(who):  # of an earlier step, or a process that was given up
+                tell(Answer(over=True))
+                return
+            self._silent.discard(who.worker)
+            self._began.setdefault(who.worker, now)
+            given = self._given.get(who.worker)
+            if given is not None and question.ticket == given[0].number:
+                self._done(who, question.seconds, now)
+            self._resting[who.worker] = tell
+            self._serve(now)
+
+    def time_goes_on(self, now: float) -> float:
+        """What time and the master's thread have brought; when to look next."""
+        with self._turn:
+            self._serve(now)
+            deadlines = [deadline for _, deadline in self._sendings() if deadline > now]
+            return min(self.timing.next_look(now, self.handout.voided), *deadlines, math.inf)
+
+    @contextlib.contextmanager
+    def guarded(self) -> Iterator[None]:
+        """What goes wrong in that thread is raised in the master's; nonsense is for whoever has sent it."""
+        try:
+            yield
+        except ValueError:
+            raise
+        except Exception as error:
+            self._error = error
+
+    def _done(self, who: Member, seconds: float, now: float) -> None:
+        worker = who.worker
+        ticket, (subset, chunk) = self._given.pop(worker)
+        self.timing.ended(worker, now)
+        done = now - self._began[worker]
+        self.work.append(Work(self._iteration, worker, chunk, seconds, subset, done, now))
+        keep = self._keep[worker] = self.handout.done(who, ticket)
+        if keep is not None:
+            self._names[worker].add(keep)
+
+    def _serve(self, now: float) -> None:
+        """Chunks for those that rest, and the question for their sums as soon as all chunks are in one.
 
         Who is overdue by now is known before: a chunk that is done changes what others are expected to take.
         """
         self._silent.update(worker for worker, deadline in self._sendings() if deadline <= now)
         for worker in self._silent.union(self.timing.overdue(now, self.handout.voided)):
             self.handout.late(worker)
-        asks = []
-        for worker in sorted(self._free - self._silent):
+        for worker in sorted(self._resting):
             seconds, worth = self.timing.seconds(now), self.timing.worth(worker, now)
-            given = self.handout.next(self._member(worker), seconds, worth)
-            if given is None:
-                continue
-            ticket, chunk = given
-            self._free.remove(worker)
-            self.timing.began(worker, chunk, self.handout.sizes[chunk], now)
-            beginning = () if worker in self._began else (self._begin(worker), self._leaves)
-            self._began.setdefault(worker, now)
-            asks.append(Ask(worker, "exchange", (self._decision(worker), ticket, chunk, *beginning)))
-        if self.handout.complete:
-            for worker in range(len(self._names)):
-                wanted = self.handout.wanted(self._member(worker))
-                if wanted is not None and wanted[0] not in self._asked:
-                    self._asked[wanted[0]] = worker, now
-                    asks.append(Ask(worker, "deliver", (self._decision(worker), wanted[0])))
-        return asks
+            given = self.handout.next(self.handout.member(worker), seconds, worth)
+            if given is not None:
+                ticket, chunk = self._given[worker] = given
+                self.timing.began(worker, chunk, self.handout.sizes[chunk], now)
+                self._tell(worker, Answer(ticket=ticket.number, chunk=chunk))
+        if self._over or self.handout.settled:
+            self._tell_over()
+        elif self.handout.complete:
+            for worker in sorted(self._resting):
+                wanted = self._wanted(worker, now)
+                if wanted is not None:
+                    self._tell(worker, Answer(send=wanted[0]))
 
-    def _begin(self, worker: int) -> Begin:
-        return Begin(self._iteration, None if self._pace is None else self._pace[worker])
+    def _tell_over(self) -> None:
+        with self._turn:
+            for tell in self._resting.values():
+                tell(Answer(over=True))
+            self._resting.clear()
 
-    def _decision(self, worker: int) -> Decision:
-        """A new one each time: two threads of the worker hear of them, and none counts after a later one."""
-        last = self._decisions.get(worker, Decision(self.handout.step, 0))
-        who = self._member(worker)
+    def _tell(self, worker: int, answer: Answer) -> None:
+        """With what becomes of its last gradient, and the sums that still stand."""
+        who, keep = self.handout.member(worker), self._keep.pop(worker, None)
         self._names[worker] = {name for name in self._names[worker] if self.handout.stands(who, name)}
-        standing = tuple(sorted(self._names[worker]))
-        self._decisions[worker] = last._replace(number=last.number + 1, standing=standing)
-        return self._decisions[worker]
+        standing = tuple(sorted(name.number for name in self._names[worker]))
+        tell = self._resting.pop(worker)
+        tell(answer._replace(keep=None if keep is None else keep.number, standing=standing))
+
+    # For both.
+
+    def _forget(self, worker: int) -> None:
+        """What an earlier process was told."""
+        for known in (self._resting, self._given, self._keep, self._began):
+            known.pop(worker, None)
+        self._names[worker].clear()
+        self._silent.discard(worker)
+
+    def _wanted(self, worker: int, now: float) -> tuple[int, int] | None:
+        """The sum that it is to be asked for now, once: its number, and how many chunks it has."""
+        wanted = self.handout.wanted(self.handout.member(worker))
+        if wanted is None or wanted[0] in self._asked:
+            return None
+        name, label = wanted
+        self._asked[name] = worker, now
+        return name.number, len(label)
+
+    def _arrives(self, worker: int, message: Sum) -> bool:
+        name = Name(self.handout.step, message.number)
+        self._asked.pop(name, None)
+        self._silent.discard(worker)
+        return self.handout.arrived(self.handout.member(worker), name, message.label)
 
     def _sendings(self) -> list[tuple[int, float]]:
-        """When the sum of a worker is overdue: it takes no longer than a large chunk."""
+        """When the sum of a worker is overdue: after as long as a large chunk. Who rests has sent it."""
         size, voided = self._largest, self.handout.voided
-        return [(w, asked + self.timing.patience(w, size, voided)) for w, asked in self._asked.values()]
+        asked = [one for one in self._asked.values() if one[0] not in self._resting]
+        return [(worker, since + self.timing.patience(worker, size, voided)) for worker, since in asked]
 
     def _add(self, leaves: list[np.ndarray]) -> None:
         """The first sum is Ray's own, and to be read only."""
@@ -171,6 +249,41 @@ class SharedRound:
         own = [one if one.flags.writeable else None for one in self._total]
         pairs = zip(self._total, leaves, own, strict=True)
         self._total = [np.add(one, other, out=out) for one, other, out in pairs]
+
+
+class Desk:
+    """Where workers ask what is next: a thread that answers for the `SharedRound` of this time.
+
+    It listens at `host`, and is to be closed.
+    """
+
+    def __init__(self, host: str) -> None:
+        self._round: SharedRound | None = None
+        self._began = 0.0
+        self._server = Server(self, host)
+        self.place = Place(*self._server.address, self._server.key)
+        self.touch, self.close = self._server.touch, self._server.close
+
+    def serve(self, one: SharedRound, began: float) -> None:
+        """From now on: `began` is the time that its times are counted from."""
+        self._round, self._began = one, began
+
+    def asked(self, message: Any, reply: Reply) -> None:
+        one = self._round
+        if one is None:
+            reply(Answer(over=True))
+            return
+        with one.guarded():
+            one.asked(message, reply, time.monotonic() - self._began)
+
+    def look(self) -> float:
+        one = self._round
+        if one is None:
+            return math.inf
+        with one.guarded():
+            now = time.monotonic() - self._began
+            return one.time_goes_on(now) - now
+        return math.inf
 
 
 def _paces(finish: np.ndarray, units: int) -> list[tuple[float, float]]:

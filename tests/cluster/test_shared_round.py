@@ -1,20 +1,23 @@
 """Work sharing between a master and workers in one process, on a clock of its own."""
 
+import functools
 import heapq
 import itertools
+import threading
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
-from bcgc_jax.cluster.chunks import Begin, ChunkWorker, Decision
+from bcgc_jax.cluster.chunks import Begin, ChunkWorker, Place
 from bcgc_jax.cluster.shared_round import SharedRound
 from bcgc_jax.cluster.worker import Duty
 from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.gradients import split_unevenly
+from bcgc_jax.handout.messages import Answer, Question
 from bcgc_jax.plans.desk import chunk_sizes
-from bcgc_jax.plans.handout import Handout, Name
+from bcgc_jax.plans.handout import Handout
 from bcgc_jax.plans.sharing import WorkSharing
 from tests.cluster.test_cluster import loss, raveled
 from tests.cluster.test_worker import case
@@ -37,21 +40,22 @@ class World:
         leaves, self.order, self.now = jax.tree.leaves(params), itertools.count(), 0.0
         self.events: list[Any] = []
         given = self.plan, params, next(self.calls), iteration, leaves, None
-        self.round = SharedRound(*given, self.roster)
+        self.round = SharedRound(*given, Place("", 0, b""), self.touch, self.roster)
         for worker in set(range(self.plan.num_workers)) - self.frozen:
             self.put(self.busy[worker], self.begin, worker)
         for what, when in ((self.kill, killed), (self.freeze, frozen), (self.join, successors)):
             for at, *more in when:
                 self.put(at, what, *more)
         while (gradient := self.round.gradient()) is None:
-            look = self.round.next_look(self.now)
+            look = self.round.time_goes_on(self.now)
             if not self.events or look < self.events[0][0]:
                 assert look < np.inf, "nothing moves"
                 self.now = look
-                self.send(self.round.look(look))
                 continue
             self.now, _, what, more = heapq.heappop(self.events)
             what(*more)
+            self.send(self.round.look(self.now))
+        self.round.end()
         for _, worker, process in successors:
             if self.workers[worker] is None:  # it is there for the next step
                 self.workers[worker], self.busy[worker] = process, 0.0
@@ -62,13 +66,33 @@ class World:
     def put(self, at, what, *more):
         heapq.heappush(self.events, (at, next(self.order), what, more))
 
+    def touch(self, first=lambda: None):
+        first()
+
     def send(self, asks):
         for ask in asks:
             process = self.workers[ask.worker]
-            answer, end = getattr(process, ask.method)(*ask.given), self.now + self.sending
-            if ask.method == "exchange":
-                self.busy[ask.worker] = end = self.now + self.seconds(ask.worker, ask.given[2])
-            self.put(end, self.hear, ask, answer, process)
+            if ask.method == "deliver":
+                self.put(self.now + self.sending, self.hear, ask, process.deliver(*ask.given), process)
+            else:
+                process.open(*ask.given[:2])
+                self.ask(ask, process, ask.given[0].question)
+
+    def ask(self, ask, process, question):
+        if self.workers[ask.worker] is process and ask.worker not in self.frozen:
+            self.round.asked(list(question), functools.partial(self.tell, ask, process), self.now)
+
+    def tell(self, ask, process, answer):
+        """At once: the worker does what it is told, and asks again when that has taken its time."""
+        if answer.over:
+            return
+        question, end = process.work(answer), self.now
+        if answer.chunk is not None:
+            self.busy[ask.worker] = end = self.now + self.seconds(ask.worker, answer.chunk)
+        if answer.send is not None:
+            end = self.now + self.sending
+            self.put(end, self.hear, ask, process.sum(answer.send), process)
+        self.put(end, self.ask, ask, process, question)
 
     def begin(self, worker):
         if self.workers[worker] is not None:
@@ -145,15 +169,15 @@ def test_one_vector_of_each_worker_is_all_that_is_sent():
     world, _, params, _ = _world(_even)
     sent = {worker: 0 for worker in range(N)}
 
-    def counted(worker, deliver):
+    def counted(worker, send):
         def count(*given):
             sent[worker] += 1
-            return deliver(*given)
+            return send(*given)
 
         return count
 
     for number, worker in enumerate(world.workers):
-        worker.deliver = counted(number, worker.deliver)
+        worker.deliver, worker.sum = counted(number, worker.deliver), counted(number, worker.sum)
     world.step(params)
     assert set(sent.values()) == {1}
 
@@ -207,7 +231,7 @@ def test_too_many_lost_are_told():
     assert world.round.short(range(N)) == ""
     for worker in (0, 1, 2):
         world.round.handout.join(worker)
-    begun = SharedRound(world.plan, params, 9, 1, [], None)
+    begun = SharedRound(world.plan, params, 9, 1, [], None, Place("", 0, b""), world.touch)
     for worker in (0, 1):
         begun.lost(worker, 0.0)
     assert begun.short({0, 1}) == ""
@@ -242,21 +266,22 @@ def test_a_loss_that_is_a_sum_has_the_sum_of_all_chunks():
     _assert_exact(jax.tree.map(lambda x: x / 70, found), params, data)
 
 
-def test_a_worker_carries_out_each_decision_once_and_in_their_order():
-    """Two threads bring them: an older one that comes late changes nothing."""
+def test_a_worker_sends_a_sum_when_it_has_as_many_chunks_as_it_was_asked_for():
+    """Another thread may ask before the last gradient is added; nobody asks for a sum of an earlier step."""
     world, _, params, _ = _world(_even)
     worker, leaves = world.workers[0], jax.tree.leaves(params)
     one, two = world.plan.held(0)[:2]
-    ticket, other, total, next_total = (Name(1, number) for number in range(4))
-    first = Decision(1, 1)
-    worker.exchange(first, ticket, one, Begin(1), leaves)
-    kept = Decision(1, 2, ticket, total, (total,))
-    worker.exchange(kept, other, two)
-    for late in (first, kept, Decision(1, 1, other, next_total, (next_total,))):
-        label, _ = worker.deliver(late, total)
-        assert label == {one}
-        assert worker.deliver(late, next_total) is None
-    assert worker.deliver(Decision(1, 3, other, next_total, (total,)), next_total) is None
-    assert worker.deliver(Decision(1, 4, other, total, (total,)), total)[0] == {one}  # it is dropped by now
-    assert worker.deliver(Decision(1, 5, other, None, ()), total) is None
-    assert worker.deliver(Decision(0, 9, other, None, ()), total) is None
+    first = Question(3, 0, 0)
+    worker.open(Begin(first, 1), leaves)
+    done = worker.work(Answer(ticket=1, chunk=one))
+    assert done[:4] == (3, 0, 0, 1)
+    assert worker.work(Answer(2, (2,), ticket=3, chunk=two)).ticket == 3
+    assert worker.deliver(3, 2, 1).label == {one}
+    assert worker.deliver(2, 2, 1) is None
+    later = threading.Timer(0.05, worker.work, [Answer(2, (2,))])
+    later.start()
+    assert worker.deliver(3, 2, 2).label == {one, two}
+    later.join()
+    assert worker.work(Answer(None, (4,))) == first  # the sum does not stand any more
+    with pytest.raises(KeyError):
+        worker.sum(2)

@@ -1,0 +1,103 @@
+"""A line between two programs: frames of JSON, and a greeting by which each knows that the other has the key.
+
+Whoever has called says first what the other end's random number and its own one are with the key (HMAC of
+SHA-256); the other answers in kind. The key itself is never sent.
+"""
+
+import hashlib
+import hmac
+import json
+import secrets
+import socket
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+# Bytes of a message at most, and of a random number.
+MOST, NONCE = 2**16, 32
+GREETING = NONCE + hashlib.sha256().digest_size
+_LENGTH = struct.Struct("!I")
+
+
+def framed(message: Any) -> bytes:
+    """A message with its length before it.
+
+    >>> Frames().feed(framed([1, None]) + framed([2])[:3])
+    [[1, None]]
+    """
+    data = json.dumps(message, separators=(",", ":")).encode()
+    return _LENGTH.pack(len(data)) + data
+
+
+class Frames:
+    """Bytes as they come, and the messages that are whole."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[Any]:
+        """Raises ValueError where a message is too long, or no JSON."""
+        self._rest += data
+        return list(self._whole())
+
+    def _whole(self) -> Iterator[Any]:
+        while len(self._rest) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._rest)
+            if length > MOST:
+                raise ValueError(f"a message of {length} bytes, for {MOST} at most")
+            end = _LENGTH.size + length
+            if len(self._rest) < end:
+                return
+            text, self._rest = self._rest[_LENGTH.size : end], self._rest[end:]
+            yield json.loads(text)
+
+
+def proof(key: bytes, side: bytes, own: bytes, other: bytes) -> bytes:
+    """That a side has the key: of its own random number and the other's."""
+    return hmac.digest(key, side + own + other, "sha256")
+
+
+def greeted(key: bytes, nonce: bytes, greeting: bytes) -> bytes:
+    """What to answer to the greeting of whoever has called; ValueError if it has another key."""
+    theirs, shown = greeting[:NONCE], greeting[NONCE:]
+    if not hmac.compare_digest(shown, proof(key, b"calls", theirs, nonce)):
+        raise ValueError("it has another key")
+    return proof(key, b"answers", nonce, theirs)
+
+
+class Line:
+    """The end that calls: it asks, and waits for the answer.
+
+    Args:
+      address: host and port.
+      key: that both ends have.
+
+    Raises ConnectionError where nobody answers there, or another program does.
+    """
+
+    def __init__(self, address: tuple[str, int], key: bytes, patience: float = 10.0) -> None:
+        self._socket = socket.create_connection(address, timeout=patience)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._file = self._socket.makefile("rb")
+        theirs, own = self._read(NONCE), secrets.token_bytes(NONCE)
+        self._socket.sendall(own + proof(key, b"calls", own, theirs))
+        shown = self._read(hashlib.sha256().digest_size)
+        if not hmac.compare_digest(shown, proof(key, b"answers", theirs, own)):
+            raise ConnectionError(f"another program listens at {address[0]}:{address[1]}")
+        self._socket.settimeout(None)
+
+    def ask(self, message: Any) -> Any:
+        """The answer, whenever it comes; ConnectionError where the other end is gone."""
+        self._socket.sendall(framed(message))
+        (length,) = _LENGTH.unpack(self._read(_LENGTH.size))
+        return json.loads(self._read(length))
+
+    def close(self) -> None:
+        self._file.close()
+        self._socket.close()
+
+    def _read(self, count: int) -> bytes:
+        data = self._file.read(count)
+        if len(data) < count:
+            raise ConnectionError("the other end of the line is gone, or refuses the key")
+        return data

@@ -1,0 +1,61 @@
+"""What a worker and whoever hands out chunks tell each other: data, never code."""
+
+from typing import Any, NamedTuple
+
+Chunk = tuple[int, int]  # its subset, and its number there
+
+
+class Question(NamedTuple):
+    """A worker is free: what is next? Tickets and sums have numbers, of which each step has its own.
+
+    Attributes:
+      step: its number.
+      worker, life: who asks, and which of its processes.
+      ticket: of the chunk that it has done; None before the first, and after a sum.
+      seconds: that it computed for that, without slowness on purpose.
+    """
+
+    step: int
+    worker: int
+    life: int
+    ticket: int | None = None
+    seconds: float = 0.0
+
+
+class Answer(NamedTuple):
+    """What is next: first what becomes of the last gradient, then a chunk, or a sum to send, or the end.
+
+    Attributes:
+      keep: the sum that the last gradient is added to; None: it is dropped.
+      standing: the worker's sums that are still needed; others are forgotten.
+      ticket, chunk: what to compute.
+      send: the sum to send.
+      over: whether the step is over.
+    """
+
+    keep: int | None = None
+    standing: tuple[int, ...] = ()
+    ticket: int | None = None
+    chunk: Chunk | None = None
+    send: int | None = None
+    over: bool = False
+
+
+def question_of(message: Any) -> Question:
+    """From a decoded message; ValueError where it is none."""
+    if not (isinstance(message, list) and len(message) == len(Question._fields)):
+        raise ValueError("it is no question")
+    step, worker, life, ticket, seconds = message
+    whole = all(type(one) is int for one in (step, worker, life, 0 if ticket is None else ticket))
+    if not whole or type(seconds) not in (int, float):
+        raise ValueError("it is no question")
+    return Question(step, worker, life, ticket, float(seconds))
+
+
+def answer_of(message: Any) -> Answer:
+    """From a decoded message."""
+    answer = Answer(*message)
+    chunk = answer.chunk
+    return answer._replace(
+        standing=tuple(answer.standing), chunk=None if chunk is None else (chunk[0], chunk[1])
+    )

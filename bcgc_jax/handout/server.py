@@ -1,0 +1,134 @@
+"""The end that is called: a thread that listens, and passes what workers ask to whoever answers."""
+
+import asyncio
+import math
+import secrets
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from bcgc_jax.handout.line import GREETING, NONCE, Frames, framed, greeted
+
+# Seconds within which whoever calls has to show that it has the key.
+_GREETED_IN = 5.0
+
+Reply = Callable[[Any], None]
+
+
+class Answers(Protocol):
+    """Who answers. Both are called in the server's thread."""
+
+    def asked(self, message: Any, reply: Reply) -> None:
+        """A message has come. It may be replied to at once or later, in this thread.
+
+        Raises ValueError where it is nonsense: the line is closed then.
+        """
+
+    def look(self) -> float:
+        """What has changed without a message. Returns seconds until the next look, infinity for never."""
+
+
+class Server:
+    """Listens at `address`, by default of this machine alone, to whoever has the `key`.
+
+    >>> from bcgc_jax.handout.line import Line
+    >>> class Echo:
+    ...     def asked(self, message, reply):
+    ...         reply(message)
+    ...
+    ...     def look(self):
+    ...         return math.inf
+    >>> server = Server(Echo())
+    >>> line = Line(server.address, server.key)
+    >>> line.ask(["anybody there?"])
+    ['anybody there?']
+    >>> line.close(), server.close()
+    (None, None)
+    """
+
+    def __init__(self, answers: Answers, host: str = "127.0.0.1") -> None:
+        self.answers, self.key = answers, secrets.token_bytes(32)
+        self._loop = asyncio.new_event_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._lines: set[_Called] = set()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="hands out chunks", daemon=True)
+        self._thread.start()
+        listening = asyncio.run_coroutine_threadsafe(
+            self._loop.create_server(lambda: _Called(self), host, 0), self._loop
+        )
+        self._listening = listening.result()
+        self.address: tuple[str, int] = self._listening.sockets[0].getsockname()[:2]
+
+    def touch(self, first: Callable[[], None] | None = None) -> None:
+        """From any thread: have a look, and do something in the server's thread before."""
+        if first is not None:
+            self._loop.call_soon_threadsafe(first)
+        self._loop.call_soon_threadsafe(self.look)
+
+    def close(self) -> None:
+        """Nobody is listened to from now on."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._end)
+            self._thread.join()
+            self._loop.close()
+
+    def look(self) -> None:
+        """In the server's thread."""
+        if self._timer is not None:
+            self._timer.cancel()
+        after = self.answers.look()
+        self._timer = self._loop.call_later(after, self.look) if after < math.inf else None
+
+    def _end(self) -> None:
+        self._listening.close()
+        for line in list(self._lines):
+            line.end()
+        self._loop.call_soon(self._loop.stop)
+
+
+class _Called(asyncio.Protocol):
+    """A line that somebody has called on."""
+
+    def __init__(self, server: Server) -> None:
+        self._server, self._nonce = server, secrets.token_bytes(NONCE)
+        self._greeting: bytes | None = b""  # as far as it is here; None once it has been answered
+        self._frames = Frames()
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+        self._server._lines.add(self)
+        self._timer = asyncio.get_running_loop().call_later(_GREETED_IN, self.end)
+        transport.write(self._nonce)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._timer.cancel()
+        self._server._lines.discard(self)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            if self._greeting is not None:
+                data = self._greet(data)
+            for message in self._frames.feed(data):
+                self._server.answers.asked(message, self._reply)
+        except (ValueError, RecursionError):  # nonsense harms nobody else
+            self.end()
+            return
+        self._server.look()
+
+    def end(self) -> None:
+        self._transport.close()
+
+    def _greet(self, data: bytes) -> bytes:
+        """What came after the greeting."""
+        assert self._greeting is not None
+        self._greeting += data
+        if len(self._greeting) < GREETING:
+            return b""
+        greeting, rest = self._greeting[:GREETING], self._greeting[GREETING:]
+        self._transport.write(greeted(self._server.key, self._nonce, greeting))
+        self._greeting = None
+        self._timer.cancel()
+        return rest
+
+    def _reply(self, message: Any) -> None:
+        self._transport.write(framed(message))

@@ -1,0 +1,146 @@
+"""A line between programs: whoever has no key, or sends nonsense, harms nobody."""
+
+import math
+import socket
+import struct
+import threading
+
+import pytest
+
+from bcgc_jax.handout.line import GREETING, MOST, NONCE, Frames, Line, framed, proof
+from bcgc_jax.handout.messages import Answer, Question, answer_of, question_of
+from bcgc_jax.handout.server import Server
+
+
+class Echo:
+    """Keeps "wait" waiting until "go" comes."""
+
+    def __init__(self):
+        self.waiting = []
+
+    def asked(self, message, reply):
+        if message == "nonsense":
+            raise ValueError
+        if message == "wait":
+            self.waiting.append(reply)
+            return
+        reply(message)
+        if message == "go":
+            self.waiting.pop()("gone")
+
+    def look(self):
+        return math.inf
+
+
+@pytest.fixture
+def server():
+    server = Server(Echo())
+    yield server
+    server.close()
+
+
+def _greet(server):
+    """A socket that has shown that it has the key."""
+    caller = socket.create_connection(server.address, timeout=5.0)
+    nonce = caller.recv(NONCE, socket.MSG_WAITALL)
+    own = bytes(NONCE)
+    greeting = own + proof(server.key, b"calls", own, nonce)
+    caller.sendall(greeting[:7])
+    caller.sendall(greeting[7:])
+    assert len(caller.recv(GREETING - NONCE, socket.MSG_WAITALL)) == GREETING - NONCE
+    return caller
+
+
+def _is_closed(caller):
+    with caller:
+        try:
+            return caller.recv(1) == b""
+        except ConnectionResetError:
+            return True
+
+
+def test_an_answer_may_come_later_while_others_ask(server):
+    told = []
+    waiting, other = (Line(server.address, server.key) for _ in range(2))
+    thread = threading.Thread(target=lambda: told.append(waiting.ask("wait")))
+    thread.start()
+    while not server.answers.waiting:
+        assert other.ask({"a": [1, None, 0.1]}) == {"a": [1, None, 0.1]}
+    assert other.ask("go") == "go"
+    thread.join()
+    assert told == ["gone"]
+    waiting.close()
+    other.close()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        struct.pack("!I", MOST + 1),
+        struct.pack("!I", 3) + b"{[(",
+        struct.pack("!I", 2) + b"\xff\xff",
+        struct.pack("!I", 60_000) + b"[" * 60_000,
+        framed("nonsense"),
+    ],
+)
+def test_nonsense_ends_the_line_of_whoever_has_sent_it(server, sent):
+    line = Line(server.address, server.key)
+    caller = _greet(server)
+    caller.sendall(framed(1))
+    assert caller.recv(5, socket.MSG_WAITALL) == framed(1)
+    caller.sendall(sent)
+    assert _is_closed(caller)
+    assert line.ask(2) == 2
+    line.close()
+
+
+def test_whoever_has_another_key_is_refused_on_both_sides(server):
+    with pytest.raises(ConnectionError, match="refuses the key"):
+        Line(server.address, b"another")
+    caller = socket.create_connection(server.address, timeout=5.0)
+    caller.recv(NONCE, socket.MSG_WAITALL)
+    caller.sendall(bytes(GREETING))
+    assert _is_closed(caller)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+
+        def answer():
+            called, _ = other.accept()
+            with called:
+                called.sendall(bytes(NONCE))
+                called.recv(GREETING, socket.MSG_WAITALL)
+                called.sendall(bytes(32))
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(ConnectionError, match="another program"):
+            Line(other.getsockname(), server.key)
+        thread.join()
+
+
+def test_a_server_that_ends_ends_its_lines(server):
+    line = Line(server.address, server.key)
+    server.close()
+    with pytest.raises(ConnectionError, match="gone"):
+        line.ask(1)
+    line.close()
+
+
+def test_messages_come_whole_however_they_are_cut():
+    messages = [[], ["ä" * 300], 1.5, None]
+    data, frames, found = b"".join(map(framed, messages)), Frames(), []
+    for k in range(len(data)):
+        found += frames.feed(data[k : k + 1])
+    assert found == messages
+
+
+@pytest.mark.parametrize("message", [None, [], [1, 2, 3], [1, 2, 3, "x", 0.0], [1, 2, True, None, 0.0], {}])
+def test_what_is_no_question_is_refused(message):
+    with pytest.raises(ValueError, match="no question"):
+        question_of(message)
+
+
+def test_questions_and_answers_are_the_same_on_the_other_side():
+    for question in (Question(3, 2, 1), Question(3, 2, 1, 7, 0.5)):
+        assert question_of(Frames().feed(framed(question))[0]) == question
+    for answer in (Answer(over=True), Answer(4, (4, 5), 6, (1, 2)), Answer(send=4)):
+        assert answer_of(Frames().feed(framed(answer))[0]) == answer

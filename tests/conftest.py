@@ -42,7 +42,6 @@ gc.set_threshold(20_000, 10, 10)
 _SLOW_EXAMPLES = (
     "bcgc_jax/cluster/master.py::",  # processes
     "bcgc_jax/cluster/training.py::bcgc_jax.cluster.training.train_on",
-    "bcgc_jax/adaptive/planner.py::",
     "bcgc_jax/solvers/completion_bound.py::",  # programs of their own shapes
     "bcgc_jax/measured/fits.py::bcgc_jax.measured.fits.fit_distributions",
 )

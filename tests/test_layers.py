@@ -18,7 +18,7 @@ FLOORS = (
     ("solution",),
     ("measured",),
     ("solvers",),
-    ("coding", "sweeps", "adaptive"),
+    ("coding", "sweeps"),
     ("__init__",),
     ("cluster", "plotting"),
     ("cli",),

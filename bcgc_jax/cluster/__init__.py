@@ -17,3 +17,4 @@ from bcgc_jax.cluster.training import Run as Run
 from bcgc_jax.cluster.training import Step as Step
 from bcgc_jax.cluster.training import json_lines as json_lines
 from bcgc_jax.cluster.training import train_on_cluster as train_on_cluster
+from bcgc_jax.cluster.trials import Decision as Decision

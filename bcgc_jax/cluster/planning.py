@@ -1,19 +1,13 @@
-"""Who plans for a training, `Told` or a `ClosedLoop`, and its course, whoever is lost and returns.
-
-A loop plans from its workers' records, in a thread. The workers compile the next plan beside what they do.
-"""
+"""Who plans for a training, `Told` or a `ClosedLoop`, and its course, whoever is lost and returns."""
 
 import collections
 import contextlib
 import dataclasses
-import functools
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -22,27 +16,28 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import check_whole, replace
-from bcgc_jax.adaptive import Decision, Planner, WorkPlan
-from bcgc_jax.adaptive.planner import CAUTIOUS
-from bcgc_jax.adaptive.rules import MOST_STORED, Rule, Window, by_speed, even_shares, rules
 from bcgc_jax.cluster.engine import Source
 from bcgc_jax.cluster.master import Cluster, ClusterGradient
 from bcgc_jax.cluster.processes import Assignment, WorkersLost
 from bcgc_jax.cluster.rounds import Work
-from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, assign, num_samples, split_by, split_unevenly
-from bcgc_jax.coding.training import TrainingScheme, draws_of, training_scheme
+from bcgc_jax.cluster.trials import Decision, Trials
+from bcgc_jax.coding.chunks import SharedPlan
+from bcgc_jax.coding.gradients import Loss, PyTree, assign, num_samples, split_unevenly
+from bcgc_jax.coding.training import SharedScheme, TrainingScheme, draws_of, training_scheme
 from bcgc_jax.distributions import Distribution, JointDistribution
-from bcgc_jax.plans.plan import Plan
+from bcgc_jax.plans.plan import Plan, partition_plan
+from bcgc_jax.plans.sharing import WorkSharing
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.methods import Method, method_of
 from bcgc_jax.solvers.solve import solve
 
-# What the master takes for a message, measured with eight workers and 40 to 80 tasks each on two cores.
-_MESSAGE_SECONDS = 2.5e-4
 # Iterations whose work is kept: an iteration of many workers and blocks is thousands of records.
 _KEPT = 1000
 # Seconds in the place of infinity, which times a load of 0 is nothing.
 _ENDLESS = 1e30
+# Chunks of a subset, the best number first, and how many times as long as a hand-out one should take. What
+# is measured for a hand-out has the parameters and a gradient in it, which are sent once a step.
+_CHUNKS, _WORTH = (8, 4, 2), 5.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,21 +62,23 @@ class Told:
 
 @dataclasses.dataclass(frozen=True)
 class ClosedLoop:
-    """Plans from what the workers take, without redundancy to begin with, and wherever it does not pay.
-
-    A plan with redundancy is left if steps without, tried now and then, take no longer by the clock.
+    """Uncoded or work sharing, whichever takes less time by the clock: both are tried, now and then anew.
 
     Attributes:
-      max_stored: subsets of the data that a worker holds at most.
-      plan_options: `units`, `order`, `construction` and `mean` of `coding_plan`.
+      max_stored: how many subsets' worth of data a worker stores for work sharing.
+      mean: whether the loss is a mean over samples; else it is their sum.
     """
 
-    max_stored: int = MOST_STORED
-    plan_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    max_stored: int = 2
+    mean: bool = True
     name = "found while it trains"
 
     def __post_init__(self) -> None:
         check_whole("max_stored", self.max_stored, 1)
+
+    @property
+    def plan_options(self) -> Mapping[str, Any]:
+        return {"mean": self.mean}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,176 +255,101 @@ def scheme_for(
         return training_scheme(code_key, problem, solve(problem, key=solve_key), params, **options)
 
 
-class _Given(NamedTuple):
-    """A plan, what of it each worker has done by its tasks, `[tasks, N]`, and where the workers find it."""
-
-    made: WorkPlan
-    loads: np.ndarray
-    work: Assignment
-    even: bool  # it is always the same
-
-
-@dataclasses.dataclass
-class _Round:
-    """Plans for so many workers: those they know, of which they have the last, and the one they will have.
-
-    With fewer or more workers there is another one; a thread that still plans for this one changes nothing.
-    """
-
-    planner: Planner
-    known: list[_Given] = dataclasses.field(default_factory=list)
-    next: _Given | None = None
-
-
 class Loop(Course):
-    """As its workers' records tell: planned for in a thread meanwhile."""
+    """Each step is uncoded or by work sharing, as `Trials` says from what the steps before took.
+
+    The workers compile work sharing beside their uncoded steps, and know both from then on.
+    """
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # Where each subset gives as many samples, no worker can have more than another to do.
-        alike = self.batch_size is not None or callable(self.data)
-        made = rules(even_shares if alike else by_speed)
-        self._faults = 0  # until the last iteration
-        self._closed = threading.Event()
-        self._rules = {name: functools.partial(_unless, self._closed, rule) for name, rule in made.items()}
-        self._round: _Round | None = None
-        self._before: list[Decision] = []  # of earlier rounds
-        # Nothing of Ray's is in its hands: it may end after Ray.
-        self._thread = ThreadPoolExecutor(1)
-        self._planning: list[Future[None]] = []
-
-    def close(self) -> None:
-        """What is not planned yet is not, and nobody waits for what is; what went wrong is told."""
-        for future in self._planning:
-            if future.done() and not future.cancelled() and (error := future.exception()) is not None:
-                warnings.warn(f"planning ended with an error: {error}", stacklevel=2)
-        self._closed.set()
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self.decisions: list[Decision] = []  # type: ignore[misc]
+        # By whether it is work sharing: what there is for the workers of now.
+        self._schemes: dict[bool, TrainingScheme] = {}
+        self._works: dict[bool, Assignment] = {}
+        self._trials: Trials | None = None  # None where there is nothing to be tried
+        # The step of now, what it took, and the faults before it.
+        self._step, self._took, self._faults = 0, 0.0, 0
 
     @property
-    def decisions(self) -> tuple[Decision, ...]:  # type: ignore[override]
-        own = [] if self._round is None else self._round.planner.decisions
-        return (*self._before, *(d._replace(step=d.step + self.first) for d in own))
+    def _wanted(self) -> bool:
+        return self._trials is not None and self._trials.sharing
 
-    def is_ready(self) -> bool:
-        given = None if self._round is None else self._round.next
-        return given is not None and self.cluster.is_ready(given.work)
-
-    def give_work(self) -> TrainingScheme:
-        """The next plan; with fewer or more workers than before the planning begins anew."""
-        if self._round is None or self._round.planner.plan.num_workers != len(self.members):
-            self._round = self._new_round()
-        now = self._round
-        given = now.next or now.known[-1]
-        before = [one for one in now.known if one is now.known[-1] or one.even]
-        given.work.kept = tuple(one.work.number for one in now.known)
-        now.known, now.next = [*(one for one in before if one is not given), given], None
-        # To start processes and to compile is no part of what a change takes: the same is given again.
-        for _ in range(1 + (now.planner.step == 0)):
-            begin = time.perf_counter()
-            self.cluster.take_up(given.work)
-        now.planner.taken_up(time.perf_counter() - begin)
-        nothing = jnp.zeros(len(given.loads))
-        plan = given.work.duty.plan
-        assert isinstance(plan, CodingPlan)
-        return TrainingScheme(plan, jnp.asarray(given.loads), nothing, method=given.made.name)
-
-    def _new_round(self) -> _Round:
-        """Nobody waits for what is still planned for others: that may be compiling."""
-        self._before = list(self.decisions)
-        self.first += 0 if self._round is None else self._round.planner.step
-        self._planning = [future for future in self._planning if not future.cancel()]
-        planner = Planner(
-            len(self.members),
-            self.num_steps - self.first,
-            key=self._plan_key,
-            max_stored=self.source.max_stored,
-            message_seconds=_MESSAGE_SECONDS,
-            interruptible=False,
-            rules=self._rules,
-        )
-        made = _Round(planner)
-        made.next = self._put(planner.plan, made)
-        return made
-
-    def _put(self, made: WorkPlan, ours: _Round) -> _Given:
-        """Where the workers find it, unless they know it."""
-        even = made.name in CAUTIOUS and np.ptp(made.shares) == 0
-        for one in ours.known:
-            if one.made is made or (even and one.even and one.made.name == made.name):
-                return one
-        parts = self.data if callable(self.data) else split_by(self.data, made.shares)
-        plan = plan_of(made, self.params, self._plan_key, self.source.plan_options)
-        given = self.loss, plan, self.params, parts
-        work = self.cluster.prepare(*given, batch_size=self.batch_size, seed=self._seed)
-        sizes = np.ones(made.num_workers)
-        if not (callable(parts) or self.batch_size):
-            sizes = np.array([num_samples(part) for part in parts], float)
-        return _Given(made, loads_of(plan, sizes / sizes.sum()), work, even)
+    def gradient(self, params: PyTree, step: int) -> ClusterGradient:
+        """Its time is that of all that it takes: what is prepared, a change, and the step."""
+        begin = time.perf_counter()
+        self._step, self._faults = step, len(self.cluster.faults)
+        if self._wanted and True not in self._works:
+            self._prepare_sharing()
+        found = super().gradient(params, step)
+        self._took = time.perf_counter() - begin
+        return found
 
     def hear(self, found: ClusterGradient) -> None:
-        now = self._round
-        assert now is not None
-        ran = now.known[-1]
-        plan = ran.work.duty.plan
-        assert isinstance(plan, CodingPlan)
-        times, starts, known = times_of(found, plan, ran.loads, self.start_ups)
-        for done in [future for future in self._planning if future.done()]:
-            self._planning.remove(done)
-            done.result()  # what went wrong is told
-        if (
-            now.next is None and now.planner.plan is not ran.made
-        ):  # one after the other: no worker prepares two
-            given = self._put(now.planner.plan, now)
-            now.next = None if given is ran else given
-        faults, self._faults = self._faults, len(self.cluster.faults)
-        if faults < self._faults:
-            self._planning.append(self._thread.submit(now.planner.leave_out))
-            return
-        heard = times, known, found.seconds, ran.made, starts, now.next is not None
-        self._planning.append(self._thread.submit(now.planner.observe, *heard))
+        """A step with a fault says nothing of the scheme."""
+        if self._trials is not None and len(self.cluster.faults) == self._faults:
+            self._trials.observe(self._took, isinstance(self.scheme, SharedScheme))
+        if self.pace is not None and self._wanted and True in self._schemes:
+            self._schemes[True].work.completed(np.zeros((2, len(self.members))))  # compiled beside the clock
 
+    def is_ready(self) -> bool:
+        work = self._works.get(self._wanted)
+        return work is not None and not self.cluster.does(work) and self.cluster.is_ready(work)
 
-def _unless(closed: threading.Event, rule: Rule, window: Window) -> WorkPlan:
-    """Unless the training has ended: the next of many rules may take seconds."""
-    if closed.is_set():
-        raise CancelledError
-    return rule(window)
+    def give_work(self) -> TrainingScheme:
+        """What is wanted, once it is ready; with fewer or more workers than before all begins anew."""
+        before = None if self._trials is None else self.scheme.method
+        if False not in self._works or self._works[False].duty.plan.num_workers != len(self.members):
+            self._begin_trials()
+        work = self._works.get(self._wanted)
+        sharing = self._wanted and work is not None and work.ready == len(self.members)
+        work, scheme = self._works[sharing], self._schemes[sharing]
+        self.cluster.take_up(work)
+        work.ready = len(self.members)
+        if before not in (None, scheme.method):
+            assert self._trials is not None
+            self.decisions.append(Decision(self._step, before, scheme.method, *self._trials.means))
+        return scheme
 
+    def _begin_trials(self) -> None:
+        """Without redundancy."""
+        workers, size = len(self.members), sum(np.size(leaf) for leaf in jax.tree.leaves(self.params))
+        whole = partition_plan(np.array([float(size), *[0.0] * (workers - 1)]), workers)
+        plan = assign(self._plan_key, whole, self.params, workers, mean=self.source.mean)
+        self._schemes, self._works = {}, {}
+        self._prepare(False, TrainingScheme(plan, jnp.ones(1), jnp.zeros(1), method="uncoded"))
+        can_share = min(self.source.max_stored, workers) > 1 and self._numbers_of_chunks()
+        self._trials = Trials(self.num_steps - max(self._step, self.first)) if can_share else None
 
-def plan_of(given: WorkPlan, params: PyTree, key: jax.Array, options: Mapping[str, Any]) -> CodingPlan:
-    """For the units of these parameters."""
-    sizes, total = np.asarray(given.plan.sizes, float), sum(np.size(leaf) for leaf in jax.tree.leaves(params))
-    scaled = given.plan.with_sizes(sizes / sizes.sum() * total)
-    return assign(key, scaled, params, given.num_workers, **options)
+    def _numbers_of_chunks(self) -> list[int]:
+        """Those with which every chunk has samples, of the data or of a batch."""
+        if callable(self.data):
+            return []
+        if self.batch_size is None:
+            samples = num_samples(self.data) // len(self.members)
+            return [chunks for chunks in _CHUNKS if chunks <= samples]
+        return [c for c in _CHUNKS if min(SharedPlan(self._rule(c)).drawn(self.batch_size)) > 0]
 
+    def _rule(self, chunks: int) -> WorkSharing:
+        workers = len(self.members)
+        return WorkSharing(workers, min(self.source.max_stored, workers), chunks)
 
-def loads_of(plan: CodingPlan, shares: np.ndarray) -> np.ndarray:
-    """What each worker has done at the end of each task, in 1/N of all work, `[tasks, N]`."""
-    workers, total = plan.num_workers, sum(block.size for block in plan.blocks)
-    tasks = zip(*(plan.tasks(w) for w in range(workers)), strict=True)
-    part = [[shares[list(t.subsets)].sum() * plan.blocks[t.block].size / total for t in row] for row in tasks]
-    return workers * np.cumsum(part, axis=0)
+    def _prepare_sharing(self) -> None:
+        """In as many chunks as hand-outs are cheap for, by the records of uncoded steps."""
+        records = [item for step in self.work for item in step]
+        subset = float(np.median([item.done for item in records]))
+        hand_out = min(item.heard - item.done - item.overrun for item in records)
+        possible = self._numbers_of_chunks()
+        cheap = [chunks for chunks in possible if subset / chunks >= _WORTH * hand_out]
+        rule = self._rule(cheap[0] if cheap else possible[-1])
+        uncoded = self._schemes[False]
+        name = f"sharing:{rule.max_subsets}:{rule.chunks}"
+        self._prepare(True, SharedScheme(uncoded.plan, uncoded.load, uncoded.sent, method=name, rule=rule))
 
-
-def times_of(
-    found: ClusterGradient, plan: CodingPlan, loads: np.ndarray, start_ups: np.ndarray | float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What each worker takes for 1/N of all work, by its last task, its start-up, and whether they are known.
-
-    The start-up is what passes between the master's call and its hearing of a task in which the worker does
-    not work: the least of its tasks, for later ones may wait until the master has time. Slowness on purpose,
-    `start_ups`, counts as a later begin, and being busy with the iteration before does not. Who was stopped
-    before its first task takes at least as long, unless it was busy.
-    """
-    late = np.broadcast_to(np.asarray(start_ups, float), plan.num_workers)
-    times, known = found.seconds * ~found.busy / loads[0], np.zeros(plan.num_workers, bool)
-    number = plan.numbers()
-    last, starts = np.full(plan.num_workers, -1), np.full(plan.num_workers, np.inf)
-    for item in found.work:
-        k, w = number[item.worker, item.block, item.subset], item.worker
-        starts[w] = min(starts[w], max(item.heard - item.done - item.overrun, 0) + late[w])
-        if k > last[w]:
-            last[w], known[w] = k, True
-            times[w] = (item.done - late[w]) / loads[k, w]
-    return np.maximum(times, 1e-9), np.where(known, np.maximum(starts, 0), 0), known
+    def _prepare(self, sharing: bool, scheme: TrainingScheme) -> None:
+        parts = self.data if callable(self.data) else split_unevenly(self.data, len(self.members))
+        given = self.loss, scheme.work, self.params, parts
+        self._schemes[sharing] = scheme
+        self._works[sharing] = self.cluster.prepare(*given, batch_size=self.batch_size, seed=self._seed)
+        for work in self._works.values():
+            work.kept = tuple(one.number for one in self._works.values())

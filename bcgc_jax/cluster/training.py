@@ -21,13 +21,13 @@ import optax
 from jax import Array
 
 from bcgc_jax._pytree import check_whole, pytree_dataclass
-from bcgc_jax.adaptive import Decision
 from bcgc_jax.cluster.checkpoints import Checkpoints, made_with
 from bcgc_jax.cluster.engine import Source
 from bcgc_jax.cluster.master import Cluster
 from bcgc_jax.cluster.planning import ClosedLoop, Course, InjectedDelay, Loop, Told
 from bcgc_jax.cluster.processes import Fault
 from bcgc_jax.cluster.rounds import Work
+from bcgc_jax.cluster.trials import Decision
 from bcgc_jax.coding.checks import check_loss, check_params
 from bcgc_jax.coding.gradients import Loss, PyTree
 from bcgc_jax.coding.training import Training
@@ -43,7 +43,7 @@ class ClusterTraining(Training):
       num_workers: at the end of each iteration, `[K]`.
       faults: what happened, by the number of the iteration from 0.
       work: what each message cost, of the last 1000 iterations and of the last plan only.
-      decisions: why the plan was changed, where the training found its plans itself.
+      decisions: when and why the scheme was changed, in a closed loop.
     """
 
     first_step: int
@@ -108,12 +108,11 @@ def train_on_cluster(
       key: of the solution, the codes, the pace and the mini-batches; iteration k draws with k, so that a
         training that goes on after a checkpoint draws what it would have drawn.
       loss: (params, batch) to a scalar, the mean over the samples, a function that can be pickled.
-      plans: `Told(problem, method)`; or `ClosedLoop()`, which measures what the workers take, and changes its
-        plan where that pays (`adaptive.Planner`).
+      plans: `Told(problem, method)`; or `ClosedLoop()`, which tries both uncoded steps and work sharing, and
+        goes on with what is faster by the clock.
       cluster: the processes; in a `Run` with slowness on purpose, checkpoints and callbacks.
-      data: pytree of arrays `[M, …]`. The subsets differ in size by at most one sample; in a closed loop
-        without `batch_size` they are as unequal as the workers. Or a function (j, N) to subset j of N, all of
-        one size, which the workers call: nothing passes through the master.
+      data: pytree of arrays `[M, …]`. The subsets differ in size by at most one sample. Or a function
+        (j, N) to subset j of N, all of one size, which the workers call: nothing passes through the master.
       batch_size: samples of each subset that an iteration draws; all by default.
       evaluate: called with the parameters after each iteration, in a thread beside the training.
 

@@ -388,16 +388,6 @@ def split_unevenly(batch: PyTree, num_workers: int) -> list[PyTree]:
     return [jax.tree.map(lambda x, own=part: x[own], batch) for part in parts]
 
 
-def split_by(data: PyTree, shares: np.ndarray) -> list[PyTree]:
-    """Samples `[M, …]` in subsets of these shares, at least one sample in each."""
-    size, workers = num_samples(data), len(shares)
-    if size < workers or np.ptp(shares) < 1e-9:
-        return split_unevenly(data, workers)
-    counts = 1 + np.asarray(round_partition(jnp.asarray(shares * (size - workers)), size - workers))
-    ends = np.concatenate([[0], np.cumsum(counts)])
-    return [jax.tree.map(lambda x, k=k: x[ends[k] : ends[k + 1]], data) for k in range(workers)]
-
-
 def shard_subsets(subsets: PyTree, devices: Sequence[jax.Device] | None = None) -> PyTree:
     """Spread the N data subsets, and what is computed from them, over `devices`; their number divides N."""
     mesh = jax.sharding.Mesh(np.array(jax.devices() if devices is None else devices), ("worker",))

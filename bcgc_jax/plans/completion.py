@@ -134,13 +134,6 @@ class Completion(ABC):
         """Of each worker its own, `[N, K]`, from those of all kinds of workers; `[1, K]` if all are alike."""
         return values.reshape(1, -1)
 
-    def data_by_worker(self, data: np.ndarray, shares: np.ndarray) -> np.ndarray:
-        """How many subsets of 1/N each worker's tasks go over, `[N, K]` or `[1, K]`.
-
-        From those of the tasks, and the shares of the data that the subsets are, `[N]`.
-        """
-        return self.per_worker(data)
-
     def width(self, load: Load, overlap: bool) -> int:
         """Numbers that `runtimes` holds for each draw and worker."""
         return load.work.size ** (2 if overlap else 1)
@@ -318,10 +311,6 @@ class FirstHolder(Exact):
 
     def of_problem(self, num_workers: ArrayLike, max_workers: int) -> "FirstHolder":
         return replace(self, num_workers=num_workers, max_workers=max_workers)
-
-    def data_by_worker(self, data: np.ndarray, shares: np.ndarray) -> np.ndarray:
-        workers = shares.size
-        return workers * shares[(np.arange(workers)[:, None] + np.arange(data.size)) % workers]
 
     def listing(self, block: ArrayLike) -> dict[str, Any]:
         return {"tasks": [[turn, 0] for turn in range(np.size(block))]}

@@ -36,13 +36,6 @@ class Storage(NamedTuple):
         """Those of which a worker stores something, ascending."""
         return tuple(j for j, chunks in enumerate(self.holders) if any(worker in some for some in chunks))
 
-    def arc_of(self, worker: int) -> tuple[int, int]:
-        """The first of a worker's subsets around the circle, where they are neighbours, and their number."""
-        stored = self.subsets_of(worker)
-        before = [(j - 1) % len(self.holders) for j in stored]
-        starts = [j for j, last in zip(stored, before, strict=True) if last not in stored]
-        return (starts or [worker])[0], len(stored)
-
 
 def on_circle(num_workers: int, stored: int) -> Storage:
     """Worker w stores the subsets w, w+1, …, w + `stored` - 1 of a circle."""

@@ -1,9 +1,7 @@
-"""Training that is told no law, or makes its data on the workers: exact, with plans that follow them."""
+"""Training that tries uncoded steps and work sharing, or makes its data on the workers: always exact."""
 
-import itertools
 import os
 import signal
-import threading
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -13,15 +11,14 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.adaptive import WorkPlan
-from bcgc_jax.adaptive.rules import Window, rules
 from bcgc_jax.cluster import ClosedLoop, Cluster, InjectedDelay, Step, Told, planning, train_on_cluster
 from bcgc_jax.cluster.engine import Bench, Made
-from bcgc_jax.cluster.master import ClusterGradient
-from bcgc_jax.cluster.planning import Loop, loads_of, plan_of, times_of
+from bcgc_jax.cluster.planning import Loop
 from bcgc_jax.cluster.rounds import Work
-from bcgc_jax.coding.gradients import split_by, split_unevenly
+from bcgc_jax.coding.chunks import SharedPlan
+from bcgc_jax.coding.gradients import assign, split_unevenly
 from bcgc_jax.plans.plan import partition_plan
+from bcgc_jax.plans.sharing import WorkSharing
 from tests.cluster.test_cluster import (
     ADAM,
     COUNT,
@@ -36,95 +33,119 @@ from tests.cluster.test_cluster import (
     trained,
 )
 
-# Worker 3 is the slowest.
-TIMES = np.random.default_rng(0).exponential(1.0, (20, N)) + np.array([0.5, 0.5, 1.0, 2.0])
+
+class Workers(SimpleNamespace):
+    """A cluster that is ready for everything at once, and notes what it is given."""
+
+    def __init__(self):
+        super().__init__(size=N, num_workers=N, lost=(), faults=[], given=None, prepared=[])
+
+    def prepare(self, loss, plan, params, parts, **_):
+        self.prepared.append(plan)
+        duty = SimpleNamespace(plan=plan)
+        return SimpleNamespace(number=len(self.prepared), duty=duty, ready=0, kept=())
+
+    def does(self, work):
+        return work is self.given
+
+    def returning(self):
+        return 0
+
+    def is_ready(self, work):
+        work.ready = N
+        return True
+
+    def take_up(self, work):
+        self.given = work
+
+    def gradient(self, params, finish, iteration):
+        return SimpleNamespace(work=())
 
 
-def loop_of(first=0, num_steps=100, cluster=None):
-    given: Any = cluster or SimpleNamespace(size=N), loss, *case(), None, jax.random.key(0), num_steps
-    more: Any = {"first": first}
-    return Loop(ClosedLoop(), *given, **more)
+def _loop(samples=640, batch_size=None, source=None, num_steps=100):
+    workers: Any = Workers()
+    params, data = case(samples)
+    given: Any = loss, params, source or data, batch_size, jax.random.key(0), num_steps
+    loop = Loop(ClosedLoop(), workers, *given)
+    loop.begin(0)
+    return loop, workers
 
 
-def _window(times):
-    return Window(times, 3, jax.random.key(0))
+def _tried(subset, hand_out, **given):
+    """The work sharing that is prepared after an uncoded step of so many seconds."""
+    loop, workers = _loop(**given)
+    loop.work.append(tuple(Work(0, w, 0, subset, None, subset, subset + hand_out) for w in range(N)))
+    loop._prepare_sharing()
+    return workers.prepared[-1].rule
 
 
-def test_loads_and_cycle_times_are_those_of_the_work_plan():
-    """Of uneven subsets, from the records of workers of known speeds, one of whom has done nothing."""
-    params, _ = case()
-    given = rules()["cyclic"](_window(TIMES))
-    plan = plan_of(given, params, jax.random.key(0), {})
-    loads = loads_of(plan, given.shares)
-    np.testing.assert_allclose(loads, given.loads.T, atol=0.04)  # whole coordinates: worst 0.02
-    done, work = TIMES[0] * loads, []
-    for w, k in itertools.product(range(N - 1), range(2)):
-        task, end = plan.tasks(w)[k], 0.4 + done[k, w]
-        work.append(Work(1, w, task.block, 0.1, task.subsets[0], end, end + 0.1 * (w + 1) + 0.01 * k))
-    found = ClusterGradient(None, 7.0, np.zeros(1), np.zeros((1, N), bool), tuple(work), np.zeros(N, bool))
-    seen, starts, known = times_of(found, plan, loads, 0.4)
-    assert known.tolist() == [True, True, True, False]
-    np.testing.assert_allclose(seen[:3], TIMES[0, :3], rtol=1e-12)
-    # A worker begins a tenth of a second later than the one before, and 0.4 s on purpose.
-    np.testing.assert_allclose(starts, [0.5, 0.6, 0.7, 0.0], rtol=1e-12)
-    assert seen[3] == pytest.approx(7.0 / loads[0, 3])
-    # Who is busy with the iteration before has no start-up for that, and is not slow because nothing came.
-    late = [item._replace(heard=item.heard + 0.3, overrun=0.3) for item in work]
-    found = found._replace(work=tuple(late), busy=np.arange(N) == 3)
-    seen, starts, known = times_of(found, plan, loads, 0.4)
-    np.testing.assert_allclose(starts, [0.5, 0.6, 0.7, 0.0], rtol=1e-12)
-    assert (seen[3], known[3]) == (1e-9, False)
+@pytest.mark.parametrize(
+    ("subset", "hand_out", "samples", "batch_size", "chunks"),
+    [
+        (1.0, 0.01, 640, None, 8),
+        (1.0, 0.04, 640, None, 4),
+        (1.0, 9.0, 640, None, 2),
+        (1.0, 0.01, 7 * N, None, 4),
+        (1.0, 0.01, 640, 15, 4),
+        (1.0, 0.01, 640, 31, 8),
+    ],
+)
+def test_chunks_are_worth_a_hand_out_and_have_samples(subset, hand_out, samples, batch_size, chunks):
+    found = _tried(subset, hand_out, samples=samples, batch_size=batch_size)
+    assert (found.num_workers, found.max_subsets, found.chunks) == (N, 2, chunks)
 
 
-def test_subsets_have_the_samples_of_their_shares():
-    shares = np.array([0.5, 0.05, 0.25, 0.2])
-    parts = split_by({"x": np.arange(40)}, shares)
-    assert np.concatenate([part["x"] for part in parts]).tolist() == list(range(40))
-    assert np.abs([len(part["x"]) - 40 * p for part, p in zip(parts, shares, strict=True)]).max() <= 1
-    even = split_by(np.arange(10), np.full(4, 0.25))
-    assert [p.tolist() for p in even] == [p.tolist() for p in split_unevenly(np.arange(10), 4)]
-    with pytest.raises(ValueError, match="too small for 4 workers"):
-        split_by(np.arange(3), shares)
+def test_nothing_is_tried_where_chunks_would_have_no_samples_or_one_worker_all_data():
+    loops = _loop(samples=N)[0], _loop(batch_size=2)[0], _loop(source=lambda j, n: case(4)[1])[0]
+    assert [loop._trials for loop in loops] == [None] * 3
+    assert all(loop.scheme.method == "uncoded" for loop in loops)
 
 
-def test_a_coded_plan_is_one_of_as_many_units():
-    params, _ = case()
-    given = WorkPlan("coded", np.full(N, 0.25), partition_plan(np.array([0.5, 0.0, 0.3, 0.2]), N))
-    plan = plan_of(given, params, jax.random.key(0), {})
-    sizes = [block.size for block in plan.blocks]
-    assert sum(sizes) == COUNT
-    np.testing.assert_allclose(np.array(sizes) / COUNT, [0.5, 0.3, 0.2], atol=1 / COUNT)
+def test_the_scheme_is_that_which_takes_less_time_and_what_is_prepared_is_kept(monkeypatch):
+    """In the middle of the training sharing becomes slower than uncoded steps."""
+    now, taken = [0.0], []
+    monkeypatch.setattr(planning, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    loop, workers = _loop(num_steps=400)
+
+    def gradient(params, finish, iteration):
+        sharing = isinstance(workers.given.duty.plan, SharedPlan)
+        now[0] += (0.6 if iteration < 200 else 1.2) if sharing else 1.0
+        taken.append(sharing)
+        return SimpleNamespace(work=(Work(iteration, 0, 0, 1.0, None, 1.0, 1.01),))
+
+    workers.gradient = gradient
+    for step in range(400):
+        found = loop.gradient(loop.params, step)
+        assert (loop.scheme.method == "sharing:2:8") is taken[-1]
+        loop.hear(found)
+    assert len(workers.prepared) == 2
+    assert np.mean(taken[50:200]) > 0.8
+    assert np.mean(taken[300:]) < 0.15
+    changed = np.flatnonzero(np.diff(np.array(taken, int))) + 1
+    assert [decision.step for decision in loop.decisions] == changed.tolist()
+    assert {(one.before, one.after) for one in loop.decisions} == {
+        ("uncoded", "sharing:2:8"),
+        ("sharing:2:8", "uncoded"),
+    }
+    assert loop.decisions[-1].uncoded < loop.decisions[-1].sharing
 
 
-def test_loads_are_shares_of_all_data_and_a_link_is_in_seconds_of_the_pace():
-    fixed: Any = {"size": N, "num_workers": N, "lost": (), "given": None, "assign": lambda *_, **__: None}
-    cluster: Any = SimpleNamespace(**fixed, prepare=lambda *_, **__: None)
-    made, loop = rules()["cyclic"](_window(TIMES)), loop_of(cluster=cluster)
-    loads = loop._put(made, SimpleNamespace(known=[])).loads  # type: ignore[arg-type]
-    np.testing.assert_allclose(loads, made.loads.T, atol=0.2)  # whole samples, of 18: worst 0.05
-    loop.close()
-    told, pace = Told(bcgc.Problem(LAW, N, COUNT, 18, send_time=0.5), "uncoded"), InjectedDelay(LAW, 1e-4)
-    given: Any = cluster, loss, *case(), None, jax.random.key(0), 5, pace
-    course = planning.Course(told, *given)
-    course.begin(0)
-    np.testing.assert_allclose(course.scheme.sent, [1e-4 * 0.5 * COUNT], rtol=1e-6)
+def test_a_step_with_a_fault_is_left_out_and_other_workers_begin_anew():
+    loop, workers = _loop()
+    for step, faults in enumerate([(), (), ("died",)]):
+        found = loop.gradient(loop.params, step)
+        workers.faults += faults
+        loop.hear(found)
+    assert loop._trials.step == 2
+    workers.lost, workers.num_workers = (1,), N - 1
 
+    def replaced(work):
+        workers.lost, workers.given = (), work
 
-def test_a_round_has_the_steps_that_those_before_it_left(monkeypatch):
-    ahead = []
-
-    def planner(count, num_steps, **_):
-        ahead.append(num_steps)
-        return SimpleNamespace(step=4, decisions=(), plan=None)
-
-    monkeypatch.setattr(planning, "Planner", planner)
-    monkeypatch.setattr(Loop, "_put", lambda *_: None)
-    loop = loop_of(10, 30)
-    loop.members = list(range(N))
-    for _ in range(3):
-        loop._round = loop._new_round()
-    loop.close()
-    assert ahead == [20, 16, 12]
+    workers.take_up = replaced
+    loop.gradient(loop.params, 3)
+    assert [plan.num_workers for plan in workers.prepared] == [N, N - 1]
+    assert (loop._trials.step, loop._trials.num_steps) == (0, 97)
 
 
 def test_a_worker_makes_each_subset_once_and_forgets_what_no_plan_needs():
@@ -153,27 +174,6 @@ def test_a_function_that_makes_no_samples_is_told(made):
         Made(lambda number, count: made, 0, 2, 4).make()
 
 
-def test_the_end_waits_for_no_plan_that_is_being_made_and_begins_no_other():
-    begun, going_on = threading.Event(), threading.Event()
-    loop = loop_of()
-    made: list[str] = []
-
-    def slow(window):
-        begun.set()
-        made.append("first")
-        going_on.wait(60)
-
-    unless: Any = planning._unless
-    loop._thread.submit(lambda: [unless(loop._closed, rule, None) for rule in (slow, made.append)])
-    begun.wait()
-    begin = time.monotonic()
-    loop.close()
-    assert time.monotonic() - begin < 5
-    going_on.set()
-    loop._thread.shutdown()
-    assert made == ["first"]
-
-
 @pytest.fixture(scope="module")
 def cluster():
     with Cluster(N) as running:
@@ -181,16 +181,7 @@ def cluster():
 
 
 @pytest.mark.slow
-def test_plans_from_measured_times_give_the_exact_gradient(cluster):
-    params, data = case(41)
-    given = rules()["nested"](_window(TIMES))  # the others are those of the next tests
-    plan = plan_of(given, params, jax.random.key(0), {})
-    cluster.assign(loss, plan, params, split_by(data, given.shares))
-    exact(cluster, params, data)
-
-
-@pytest.mark.slow
-def test_it_finds_out_who_is_slow_and_trains_as_plain_descent_does(cluster):
+def test_it_shares_the_work_of_slow_workers_and_trains_as_plain_descent_does(cluster):
     """Worker 3 takes five times as long, and in the middle worker 0 in its place; another is killed."""
     params, data = case(40)
     slow = np.ones((80, N))
@@ -199,19 +190,15 @@ def test_it_finds_out_who_is_slow_and_trains_as_plain_descent_does(cluster):
     told: list[Step] = []
     given: Any = {"pace": pace, "before_step": kill(1, 30), "after_step": told.append}
     found = trained(cluster, ClosedLoop(), params, data, 80, ADAM, **given)
-    # Records have the name of the plan that ran.
+    # Records have the name of the scheme that ran.
     first = found.decisions[0]
     assert [step.scheme for step in told[: first.step]] == ["uncoded"] * first.step
-    # Uncoded ones now and then are to see who is never done, and whether the plan pays: they may be the last.
-    chosen = [step.scheme for step in told if step.scheme != "uncoded"]
-    assert chosen[-1] in {decision.after for decision in found.decisions}
-    assert first.before == "uncoded"
-    assert found.decisions[0].step < 40
-    # Uncoded 0.75 s an iteration; with shares by speed 4 / 3.2 · 0.15 = 0.19 s.
-    for steps in (slice(30, 40), slice(70, 80)):
-        paced = found.paced[steps][[step.scheme != "uncoded" for step in told[steps]]]
-        assert paced.size
-        assert np.median(paced) < 0.4
+    assert (first.before, first.after[:9]) == ("uncoded", "sharing:2")
+    assert first.step < 40
+    shared = np.array([step.scheme != "uncoded" for step in told])
+    assert shared[40:].mean() > 0.6
+    # Uncoded 0.75 s an iteration; if nothing were lost 4 / 3.2 · 0.15 = 0.19 s.
+    assert np.median(found.paced[shared]) < 0.4
 
 
 def sleeping(params, batch):
@@ -251,13 +238,12 @@ def test_other_work_that_a_callback_gives_the_cluster_changes_no_step(cluster, p
 def test_workers_compile_the_next_plan_beside_their_work(cluster):
     """They go on with the one they have, and then take the other, also one who was killed meanwhile."""
     params, data = case(41)
-    plans = [rules()[name](_window(np.ones((8, N)))) for name in ("uncoded", "cyclic")]
-    work = [plan_of(given, params, jax.random.key(0), {}) for given in plans]
-    parts = split_unevenly(data, N)
-    cluster.assign(loss, work[0], params, parts)
-    then = cluster.prepare(loss, work[1], params, parts)
+    whole = partition_plan(np.array([COUNT, 0.0, 0.0, 0.0]), N)
+    uncoded, parts = assign(jax.random.key(0), whole, params, N), split_unevenly(data, N)
+    cluster.assign(loss, uncoded, params, parts)
+    then = cluster.prepare(loss, SharedPlan(WorkSharing(N, 2, 2)), params, parts)
     for _ in range(1000):
-        assert cluster.plan.blocks == work[0].blocks
+        assert cluster.plan.blocks == uncoded.blocks
         exact(cluster, params, data)
         if cluster.is_ready(then):
             break
@@ -265,7 +251,7 @@ def test_workers_compile_the_next_plan_beside_their_work(cluster):
         pytest.fail("they are not ready after 1000 iterations")
     os.kill(cluster.pids[2], signal.SIGKILL)
     cluster.take_up(then)
-    assert cluster.plan.blocks == work[1].blocks
+    assert isinstance(cluster.plan, SharedPlan)
     found = exact(cluster, params, data)
     assert {item.subset for item in found.work} == set(range(N))
     cluster.take_up(then)  # the same again: nothing is compiled
@@ -306,19 +292,3 @@ def test_data_is_made_where_it_is_and_gradients_are_those_of_all_of_it(cluster, 
         cluster.assign(loss, plan, params, source, batch_size=11)
     found = train_on_cluster(jax.random.key(5), loss, ClosedLoop(), *given, ADAM, 8)
     assert_descended(found.params, params, data, ADAM, 8)
-
-
-@pytest.mark.slow
-def test_those_left_do_not_wait_for_what_is_planned_for_others(cluster):
-    params, data = case()
-    going_on = threading.Event()
-    loop = loop_of(cluster=cluster)
-    schemes = []
-    for count in (N, N - 1):
-        loop.members = list(range(count))
-        schemes.append(loop.give_work())
-        loop._planning.append(loop._thread.submit(going_on.wait))  # type: ignore[arg-type]
-    going_on.set()
-    loop.close()
-    assert [scheme.plan.num_workers for scheme in schemes] == [N, N - 1]
-    exact(cluster, params, data)

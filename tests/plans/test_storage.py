@@ -12,7 +12,7 @@ from bcgc_jax.coding.gradients import assign
 from bcgc_jax.plans.completion import OneOfEach
 from bcgc_jax.plans.groups import halving
 from bcgc_jax.plans.plan import Plan, cyclic_plan, partition_plan
-from bcgc_jax.plans.storage import Storage, whole_subsets
+from bcgc_jax.plans.storage import whole_subsets
 
 N, PARAMS = 6, [np.zeros(10)]
 ONE = np.ones(4)
@@ -43,11 +43,6 @@ def test_a_worker_stores_what_its_tasks_go_over(name):
         for j in assigned.held(worker):
             assert worker in storage.holders[j][0]
     assert [chunks[0][0] for chunks in storage.holders] == list(range(N))  # each stores its own
-
-
-def test_neighbours_around_the_circle_are_an_arc():
-    storage = Storage.of_subsets([(3, 0), (1,), (0, 1, 2, 3), (2, 3)])
-    assert [storage.arc_of(worker) for worker in range(4)] == [(3, 2), (1, 1), (2, 4), (2, 2)]
 
 
 def test_whole_subsets_have_the_offsets_of_which_no_wave_is_long():

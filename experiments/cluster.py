@@ -112,7 +112,7 @@ def successive(scheme: TrainingScheme, times: np.ndarray) -> np.ndarray:
     """τ of iterations one after the other, `[K]`, with cycle times `[K, N]`: a worker ends its pass first."""
 
     def last(begin: np.ndarray, times: np.ndarray) -> np.ndarray:
-        return scheme.plan.completed(scheme.finish_times(begin, times)).max()
+        return scheme.plan.completed(scheme.pace(begin, times)).max()
 
     return in_a_row(last, jax.tree.map(np.asarray, scheme.passes), np.zeros_like(times), times)
 

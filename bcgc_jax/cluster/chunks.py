@@ -18,6 +18,7 @@ from jax import Array
 from bcgc_jax.cluster.worker import NEVER, Duty
 from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.gradients import Loss, PyTree, num_samples
+from bcgc_jax.coding.pace import Pace
 from bcgc_jax.handout.line import Line
 from bcgc_jax.handout.messages import Answer, Chunk, Question, answer_of
 
@@ -31,13 +32,12 @@ class Begin(NamedTuple):
     Attributes:
       question: what it asks first, with the number of the step.
       iteration: which samples are drawn with.
-      pace: slowness on purpose, if any: when the worker begins, in seconds, and how many it takes at least
-        for a unit of size.
+      pace: slowness on purpose, if any.
     """
 
     question: Question
     iteration: int
-    pace: tuple[float, float] | None = None
+    pace: Pace | None = None
 
 
 class Place(NamedTuple):
@@ -183,12 +183,13 @@ class ChunkWorker:
         """Slowness on purpose, to the chunk's end: nobody can interrupt it, as a program that runs."""
         if self._begin.pace is None:
             return
-        late, unit = self._begin.pace
-        if max(late, unit) >= NEVER:
+        ((late, subset),) = self._begin.pace.spans()[:, :2]
+        if subset >= NEVER:
             with self._changed:
                 self._changed.wait_for(lambda: self._stopped >= self._begin.question.step)
             return
-        end = max(started, self._began + late) + unit * self._sizes[chunk[1]]
+        share = self._sizes[chunk[1]] / sum(self._sizes)
+        end = max(started, self._began + late) + (subset - late) * share
         time.sleep(max(end - time.perf_counter(), 0))
 
 

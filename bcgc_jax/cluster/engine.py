@@ -345,8 +345,8 @@ def actor_class(ray: Any) -> Any:
             """Compile what will be ordered, beside what is being computed."""
             self._bench.worker(*order)
 
-        def compute(self, call: int, iteration: int, leaves: Any, finish: Any) -> Iterator[Message]:
-            yield from self.worker.compute(call, iteration, leaves, finish)
+        def compute(self, call: int, iteration: int, leaves: Any, pace: Any) -> Iterator[Message]:
+            yield from self.worker.compute(call, iteration, leaves, pace)
 
         def share(self, begin: Any, leaves: Any, place: Any) -> Iterator[Sum]:
             yield from self.worker.share(begin, leaves, place)

@@ -26,6 +26,7 @@ from bcgc_jax.coding.checks import check_params
 from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.codes import refuse_complex
 from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, check_batch_size, num_samples
+from bcgc_jax.coding.pace import Pace
 from bcgc_jax.plans.handout import Chunk
 
 
@@ -233,31 +234,31 @@ class Cluster(Processes):
             )
 
     def gradient(
-        self, params: PyTree, finish: np.ndarray | None = None, *, iteration: int | None = None
+        self, params: PyTree, pace: Pace | None = None, *, iteration: int | None = None
     ) -> ClusterGradient:
         """The gradient of the loss at `params`.
 
-        With `finish`, `[tasks, N]`, worker w is done with a task (of a code: a block) no earlier than that
-        many seconds after it began: slowness on purpose. As a program, it cannot be interrupted within the
-        pass of a subset; infinity is for a worker that does not answer in this iteration. Records have the
+        With a `pace`, in seconds, a worker is done no earlier than by it: slowness on purpose. As a program,
+        it cannot be interrupted within the pass of a chunk; a worker whose unit of load takes infinitely
+        long does not answer in this iteration. Records have the
         number of the `iteration`, by default one more than the last, and mini-batches are drawn with it.
 
         Raises WorkersLost where a block cannot be completed any more, ValueError where too few are ever to be
         done, and what the loss raises in all workers.
         """
         refuse_complex("params", params)
-        if finish is not None:
-            finish = np.minimum(_checked(finish, self.plan), NEVER)
+        if pace is not None:
+            pace = _checked(pace, self.plan)
         self.iteration = self.iteration + 1 if iteration is None else iteration
-        return self._collect(params, finish)
+        return self._collect(params, pace)
 
-    def _collect(self, params: PyTree, finish: np.ndarray | None) -> ClusterGradient:
+    def _collect(self, params: PyTree, pace: Pace | None) -> ClusterGradient:
         with self.at_work():
             begin, call, given = time.monotonic(), next(self._calls), self.given
             leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
             large = sum(leaf.nbytes for leaf in leaves) > 2**16  # into the store once, not to each worker
             told = self.ray.put(leaves) if large else leaves
-            round_ = given.round(call, self.iteration, told, finish)
+            round_ = given.round(call, self.iteration, told, pace)
             if isinstance(round_, SharedRound):
                 assert given.desk is not None
                 given.desk.serve(round_, begin)
@@ -268,18 +269,15 @@ class Cluster(Processes):
                 given.leave(round_)
 
 
-def _checked(finish: np.ndarray, plan: CodingPlan | SharedPlan) -> np.ndarray:
-    """Times of slowness with which the iteration ends."""
-    rows = 2 if isinstance(plan, SharedPlan) else len(plan.tasks(0))
-    finish, shape = np.asarray(finish, float), (rows, plan.num_workers)
-    if finish.shape != shape or not np.all(finish >= 0):
-        raise ValueError(f"slowness on purpose must be 0 or more seconds, {shape}, got {finish.tolist()}")
-    if finish.max(initial=0) >= NEVER and plan.completed(finish).max() >= NEVER:
+def _checked(pace: Pace, plan: CodingPlan | SharedPlan) -> Pace:
+    """One with which the iteration ends."""
+    pace = pace.checked(1 if isinstance(plan, SharedPlan) else len(plan.tasks(0)), plan.num_workers)
+    if pace.ends().max(initial=0) >= NEVER and plan.completed(pace).max() >= NEVER:
         raise ValueError(
             "by their pace so many workers are never done that the iteration would not end: give times below "
             f"{NEVER:g} s to more of them, or train with more redundancy"
         )
-    return finish
+    return pace
 
 
 class _Iteration:

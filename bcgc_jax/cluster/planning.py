@@ -23,6 +23,7 @@ from bcgc_jax.cluster.rounds import Work
 from bcgc_jax.cluster.trials import Decision, Trials
 from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.gradients import Loss, PyTree, assign, num_samples, split_unevenly
+from bcgc_jax.coding.pace import ENDLESS
 from bcgc_jax.coding.training import SharedScheme, TrainingScheme, draws_of, training_scheme
 from bcgc_jax.distributions import Distribution, JointDistribution
 from bcgc_jax.plans.plan import Plan, partition_plan
@@ -33,8 +34,6 @@ from bcgc_jax.solvers.solve import solve
 
 # Iterations whose work is kept: an iteration of many workers and blocks is thousands of records.
 _KEPT = 1000
-# Seconds in the place of infinity, which times a load of 0 is nothing.
-_ENDLESS = 1e30
 # Chunks of a subset, the best number first, and how many times as long as a hand-out one should take. What
 # is measured for a hand-out has the parameters and a gradient in it, which are sent once a step.
 _CHUNKS, _WORTH = (8, 4, 2), 5.0
@@ -88,8 +87,8 @@ class InjectedDelay:
     With start-ups, a link or a schedule, no earlier than `seconds` times when the problem's model has the
     block delivered, or the task done. Without a problem T is the time of 1/N of all work.
 
-    What is modelled is compute that nobody can interrupt: a worker ends the pass of a subset that it is at,
-    in which its task is cut equally, also when the iteration has ended, and begins the next one late.
+    What is modelled is compute that nobody can interrupt: a worker ends the pass of a chunk that it is at,
+    also when the iteration has ended, and begins the next one late. The subsets of a task take equally long.
 
     Attributes:
       cycle_times: a distribution, drawn anew for each iteration, or measured rows `[K, N]`, replayed over and
@@ -209,7 +208,7 @@ class Course:
             sent, load = (np.asarray(each, float) for each in (scheme.sent, scheme.load))
             scheme = replace(scheme, load=load, sent=self.pace.seconds * sent)
             nothing = np.zeros(len(self.members))
-            scheme.work.completed(scheme.finish_times(nothing, nothing))  # compiled before the clock runs
+            scheme.work.completed(scheme.pace(nothing, nothing))  # compiled before the clock runs
         self.scheme, self._given, self._joined = scheme, self.cluster.given, []
 
     def gradient(self, params: PyTree, step: int) -> ClusterGradient:
@@ -219,14 +218,14 @@ class Course:
         while True:
             if self.cluster.lost:
                 self.replan()
-            finish = None
+            pace = None
             if self.pace is not None:
                 drawn = self.pace.draw(self._pace_key, step, self.num_workers)
-                self.start_ups, times = (np.minimum(all_of, _ENDLESS)[self.members] for all_of in drawn)
-                finish = self.scheme.finish_times(self.start_ups, times)
-                self.paced = float(self.scheme.work.completed(finish).max())
+                self.start_ups, times = (np.minimum(all_of, ENDLESS)[self.members] for all_of in drawn)
+                pace = self.scheme.pace(self.start_ups, times)
+                self.paced = float(self.scheme.work.completed(pace).max())
             with contextlib.suppress(WorkersLost):
-                found = self.cluster.gradient(params, finish, iteration=step)
+                found = self.cluster.gradient(params, pace, iteration=step)
                 self.work.append(found.work)
                 return found
 
@@ -290,7 +289,8 @@ class Loop(Course):
         if self._trials is not None and len(self.cluster.faults) == self._faults:
             self._trials.observe(self._took, isinstance(self.scheme, SharedScheme))
         if self.pace is not None and self._wanted and True in self._schemes:
-            self._schemes[True].work.completed(np.zeros((2, len(self.members))))  # compiled beside the clock
+            shared, nothing = self._schemes[True], np.zeros(len(self.members))
+            shared.work.completed(shared.pace(nothing, nothing))  # compiled beside the clock
 
     def is_ready(self) -> bool:
         work = self._works.get(self._wanted)

@@ -18,6 +18,7 @@ from bcgc_jax.cluster.rules import Decoder
 from bcgc_jax.cluster.shared_round import Desk, SharedRound
 from bcgc_jax.cluster.worker import Duty
 from bcgc_jax.coding.chunks import SharedPlan
+from bcgc_jax.coding.pace import Pace
 from bcgc_jax.plans.handout import Roster
 
 # Processes that end one after another, none of them with an iteration done, before a worker is given up.
@@ -74,15 +75,15 @@ class Assignment:
             self._decoder = Decoder(self.duty.plan, self.duty.params)
         return self._decoder
 
-    def round(self, call: int, iteration: int, leaves: Any, finish: np.ndarray | None) -> Round:
+    def round(self, call: int, iteration: int, leaves: Any, pace: Pace | None) -> Round:
         """Of one iteration; `leaves` of the parameters are as workers are given them."""
         if isinstance(self.duty.plan, SharedPlan):
             assert self.desk is not None
-            given = self.duty.plan, self.duty.params, call, iteration, leaves, finish
+            given = self.duty.plan, self.duty.params, call, iteration, leaves, pace
             return SharedRound(*given, self.desk.place, self.desk.touch, self.roster)
         decoder = self.decoder()
         assert decoder is not None
-        return CodedRound(decoder, call, iteration, leaves, finish)
+        return CodedRound(decoder, call, iteration, leaves, pace)
 
     def leave(self, ended: Round) -> None:
         """Keep what the next iteration must know of this one."""

@@ -11,6 +11,7 @@ import numpy as np
 from bcgc_jax.cluster.rules import Decoder, Question, Rule
 from bcgc_jax.cluster.worker import Message
 from bcgc_jax.coding.gradients import PyTree
+from bcgc_jax.coding.pace import Pace
 
 
 class Ask(NamedTuple):
@@ -84,19 +85,17 @@ class CodedRound:
 
     behind = 2
 
-    def __init__(
-        self, decoder: Decoder, call: int, iteration: int, leaves: Any, finish: np.ndarray | None
-    ) -> None:
+    def __init__(self, decoder: Decoder, call: int, iteration: int, leaves: Any, pace: Pace | None) -> None:
         self.decoder, self.rule, self.plan = decoder, Rule(decoder), decoder.plan
-        self._call, self._iteration, self._leaves, self._finish = call, iteration, leaves, finish
+        self._call, self._iteration, self._leaves, self._pace = call, iteration, leaves, pace
         self.arrived = np.zeros((len(self.plan.blocks), self.plan.num_workers), bool)
         self.completed = np.full(len(self.plan.blocks), np.inf)
         self.work: list[Work] = []
         self._parts: list[Any] = [None] * len(self.plan.blocks)
 
     def begin(self, worker: int, now: float) -> list[Ask]:
-        finish = None if self._finish is None else self._finish[:, worker]
-        return [Ask(worker, "compute", (self._call, self._iteration, self._leaves, finish))]
+        pace = None if self._pace is None else self._pace.of(worker)
+        return [Ask(worker, "compute", (self._call, self._iteration, self._leaves, pace))]
 
     def heard(self, ask: Ask, message: Any, now: float) -> list[Ask]:
         if ask.method == "deliver":

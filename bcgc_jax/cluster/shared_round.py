@@ -15,6 +15,7 @@ from bcgc_jax.cluster.chunks import Begin, Place, Sum
 from bcgc_jax.cluster.rounds import Ask, Work
 from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.gradients import PyTree
+from bcgc_jax.coding.pace import Pace
 from bcgc_jax.handout.messages import Answer, Question, question_of
 from bcgc_jax.handout.server import Reply, Server
 from bcgc_jax.plans.handout import Chunk, Handout, Member, Name, Roster
@@ -36,7 +37,7 @@ class SharedRound:
         call: int,
         iteration: int,
         leaves: Any,
-        finish: np.ndarray | None,
+        pace: Pace | None,
         place: Place,
         touch: Callable[..., None],
         before: Roster | None = None,
@@ -49,7 +50,7 @@ class SharedRound:
         self.work: list[Work] = []
         self._params, self._iteration, self._leaves = params, iteration, leaves
         self._place, self._touch = place, touch
-        self._pace = None if finish is None else _paces(finish, sum(plan.sizes))
+        self._pace = pace
         self._largest = max(plan.sizes)
         self._turn = threading.RLock()
         self._resting: dict[int, Callable[[Answer], None]] = {}  # without a chunk, and how to tell them
@@ -71,7 +72,7 @@ class SharedRound:
                 self.handout.join(worker)
             self._forget(worker)
             question = Question(*self.handout.member(worker))
-        begin = Begin(question, self._iteration, None if self._pace is None else self._pace[worker])
+        begin = Begin(question, self._iteration, None if self._pace is None else self._pace.of(worker))
         return [Ask(worker, "share", (begin, self._leaves, self._place))]
 
     def heard(self, ask: Ask, message: Any, now: float) -> list[Ask]:
@@ -284,9 +285,3 @@ class Desk:
             now = time.monotonic() - self._began
             return one.time_goes_on(now) - now
         return math.inf
-
-
-def _paces(finish: np.ndarray, units: int) -> list[tuple[float, float]]:
-    """Of each worker its begin, and seconds for a unit, from its begin and the end of a whole subset."""
-    begins, ends = finish.tolist()
-    return [(begin, (end - begin) / units) for begin, end in zip(begins, ends, strict=True)]

@@ -1,8 +1,9 @@
 """What a worker process does: it holds data subsets, and computes task after task of an iteration.
 
-A coded task is sent when it is done; where that is much, the worker says that it is done and keeps it, until
-the master asks for it. So it does with a schedule's tasks, each a block of the gradient of a subset, of which
-the master asks for the sum of some. No line here knows of Ray.
+A pass of a subset goes over its chunks, and between these the worker looks whether it is to stop. A coded
+task is sent when it is done; where that is much, the worker says that it is done and keeps it, until the
+master asks for it. So it does with a schedule's tasks, each a block of the gradient of a subset, of which the
+master asks for the sum of some. No line here knows of Ray.
 """
 
 import dataclasses
@@ -20,6 +21,7 @@ from jax import Array
 from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.codes import message, row_of
 from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, Task, num_samples
+from bcgc_jax.coding.pace import Pace
 from bcgc_jax.coding.stages import Pass, Stages, stages
 
 
@@ -60,23 +62,35 @@ NEVER = 1e9
 # Bytes of a message that is not sent before the master wants it: its question takes half a millisecond.
 _MUCH = 2**20
 
-_Part = tuple[int, tuple[float, float]]  # a subset, and the share of its samples
+_Key = tuple[int, tuple[float, float]]  # of a part: a subset, and the share of its samples
 
 
 @dataclasses.dataclass
 class _Passing:
-    """The pass of a part, as far as it is, and what its gradient counts."""
+    """The pass of a chunk, as far as it is.
+
+    `weight` is what its gradient counts against that of the part's first chunk, `until` the share of the
+    part's samples up to its last.
+    """
 
     cut: Stages
     at: Pass
+    weight: float
+    until: float
+
+
+class _Part(NamedTuple):
+    """The chunks of a part, and what the gradient of the first counts; none without samples."""
+
+    chunks: list[_Passing]
     weight: float
 
 
 class WorkerProcess:
     """One worker's share of the work. `stop` and `deliver` may be called by another thread while it computes.
 
-    Nothing interrupts a pass, of a program that runs or of slowness on purpose: `stop` takes effect between
-    the subsets of a task.
+    Nothing interrupts the pass of a chunk, of a program that runs or of slowness on purpose: `stop` takes
+    effect between chunks.
 
     Args:
       duty: that of all workers.
@@ -99,7 +113,7 @@ class WorkerProcess:
         self._encode = jax.jit(encode, static_argnums=0)
         # The last call that was stopped, and when; how long the one that ran then took to end.
         self._stopped, self._stopped_at = -1, 0.0
-        self._overrun = 0.0
+        self._overrun = self._slept = 0.0
         # A call of the master, and what was computed for it, by block and subset.
         self._kept: tuple[int, dict[tuple[int, int], np.ndarray]] = (-1, {})
         self._changed = threading.Condition()
@@ -111,7 +125,7 @@ class WorkerProcess:
             pass
 
     def stop(self, call: int) -> None:
-        """Begin no further pass for this call of the master or for an earlier one."""
+        """Begin no further chunk for this call of the master or for an earlier one."""
         with self._changed:
             if call > self._stopped:
                 self._stopped = call
@@ -119,13 +133,13 @@ class WorkerProcess:
             self._changed.notify_all()
 
     def compute(
-        self, call: int, iteration: int, leaves: list[np.ndarray], finish: np.ndarray | None = None
+        self, call: int, iteration: int, leaves: list[np.ndarray], pace: Pace | None = None
     ) -> Iterator[Message]:
         """The messages of one iteration, in the order of the tasks.
 
         `call` is what `stop` stops, and another one if the master asks again; `iteration` is what samples are
-        drawn for. With `finish`, `[tasks]`, seconds from now, a task is done no earlier than then: the time
-        since the task before it is that of its subsets' passes, equally long.
+        drawn for. With a `pace`, in seconds from now, nothing is done earlier: the time of a task is that of
+        its subsets, equally long.
         """
         begin = time.perf_counter()
         overrun = self._overrun
@@ -133,18 +147,20 @@ class WorkerProcess:
         with jax.enable_x64(self.duty.x64):  # a setting of each thread
             tree = jax.tree.structure(self.duty.params)
             params = jax.tree.unflatten(tree, jax.device_put(leaves))  # once for all programs
-            # One backward pass for each part: it begins when a task first asks for it, and goes on.
-            passes: dict[_Part, _Passing | None] = {}
+            # One backward pass for each chunk: it begins when a task first asks for it, and goes on.
+            passes: dict[_Key, _Part] = {}
+        spans = None if pace is None else begin + pace.spans()
+        sends_beside = pace is not None and pace.overlap
         kept: dict[tuple[int, int], np.ndarray] = {}
         self._kept = (call, kept)
         for number, task in enumerate(self._tasks):
-            start = time.perf_counter()
+            start, self._slept = time.perf_counter(), 0.0
+            span = None if spans is None else spans[number]
             with jax.enable_x64(self.duty.x64):
-                values = self._values(call, number, iteration, params, passes)
-            seconds = time.perf_counter() - start
-            if values is not None and finish is not None:
-                since = float(finish[number - 1]) if number else 0.0
-                self._wait(call, begin, since, float(finish[number]), len(task.subsets))
+                values = self._values(call, number, iteration, params, passes, span)
+            seconds = time.perf_counter() - start - self._slept
+            if values is not None and span is not None:
+                self._sleep(call, span[2], sends_beside)
             if values is None or self._stopped >= call:
                 self._overrun = time.perf_counter() - self._stopped_at
                 return
@@ -168,42 +184,55 @@ class WorkerProcess:
             total = np.add(total, kept[block, subset], out=total if number else None)
         return total
 
-    def _wait(self, call: int, begin: float, since: float, until: float, passes: int) -> None:
-        """Slowness on purpose, to the end of the task or of the pass in which the call is stopped.
+    def _sleep(self, call: int, until: float, free: bool = False) -> None:
+        """Slowness on purpose, which nobody interrupts unless the worker is `free` meanwhile.
 
-        Who never ends a task, as one that does not answer, only waits for that.
+        Who never gets there, as one that does not answer, only waits for "stop".
         """
-        if until >= NEVER:
+        begin = time.perf_counter()
+        left = max(until - begin, 0)
+        if left >= NEVER or free:
             with self._changed:
-                self._changed.wait_for(lambda: self._stopped >= call)
-        for number in range(passes):
-            if self._stopped >= call:
-                return
-            end = begin + since + (until - since) * (number + 1) / passes
-            time.sleep(max(end - time.perf_counter(), 0))
+                self._changed.wait_for(lambda: self._stopped >= call, min(left, threading.TIMEOUT_MAX))
+        else:
+            time.sleep(left)
+        self._slept += time.perf_counter() - begin
 
     def _values(
-        self, call: int, number: int, iteration: int, params: PyTree, passes: dict[_Part, Any]
+        self,
+        call: int,
+        number: int,
+        iteration: int,
+        params: PyTree,
+        passes: dict[_Key, _Part],
+        span: np.ndarray | None,
     ) -> np.ndarray | None:
         """The message of a task, or the gradient of its subset; None if the call is stopped before it."""
         block, subsets = self._tasks[number]
         share = self.plan.blocks[block].share
-        weights, gradients = np.zeros(len(subsets)), [None] * len(subsets)
+        weights, gradients = np.zeros(len(subsets)), list[Any]([None] * len(subsets))
         for k, j in enumerate(subsets):
-            jax.block_until_ready(gradients[:k])  # else the next pass would be begun before "stop" is heard
-            if self._stopped >= call:
-                return None
             if (j, share) not in passes:
                 passes[j, share] = self._begin(j, iteration, share, params)
-            if (own := passes[j, share]) is not None:
-                gradients[k], own.at = own.cut.gradients(own.at, block, self._later[number][j])
-                weights[k] = own.weight
+            part = passes[j, share]
+            weights[k] = part.weight
+            for chunk in part.chunks:
+                if self._stopped >= call:
+                    return None
+                found, chunk.at = chunk.cut.gradients(chunk.at, block, self._later[number][j])
+                so_far = gradients[k]
+                gradients[k] = found if so_far is None else _added(so_far, found, chunk.weight)
+                # Else the next chunk would be begun before "stop" is heard.
+                jax.block_until_ready(gradients[k])
+                if span is not None:
+                    done = (k + chunk.until) / len(subsets)
+                    self._sleep(call, span[0] + (span[1] - span[0]) * done)
         pieces = [np.asarray(piece) for piece in self._encode(block, self._rows[block], weights, gradients)]
         # Not by XLA, which asks of each number anew which piece it is of: nine times slower.
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
-    def _begin(self, subset: int, iteration: int, share: Any, params: PyTree) -> _Passing | None:
-        """None where the part has no samples."""
+    def _begin(self, subset: int, iteration: int, share: Any, params: PyTree) -> _Part:
+        """Chunks of one size, or of two that differ by a sample."""
         data, size = self.subsets[subset], self.duty.batch_size
         samples = num_samples(data)
         if size is not None:
@@ -213,16 +242,37 @@ class WorkerProcess:
             data, samples = jax.tree.map(lambda x: x[chosen], data), size
         part, portion = self.plan.samples_of(share, samples)
         if not portion:
-            return None
-        batch = jax.device_put(jax.tree.map(lambda x: x[part], data))
+            return _Part([], 0.0)
+        count = part.stop - part.start
+        sizes = [len(own) for own in np.array_split(np.arange(count), self.plan.chunks_of(count))]
+        chunks, end = list[_Passing](), 0
+        for size in sizes:
+            own = slice(part.start + end, part.start + end + size)
+            batch = jax.device_put(jax.tree.map(lambda x, own=own: x[own], data))
+            cut = self._cut(share, params, batch)
+            end += size
+            weight = size / sizes[0] if self.plan.mean else 1.0
+            chunks.append(_Passing(cut, cut.begin(params, batch), weight, end / count))
+        first = sizes[0] / count if self.plan.mean else 1.0
+        return _Part(chunks, portion * first * float(self.duty.weights[subset]))
+
+    def _cut(self, share: Any, params: PyTree, batch: PyTree) -> Stages:
+        """The programs for samples of these shapes."""
         key = (share, *((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(batch)))
         if key not in self._stages:
             # Of blocks of another share of the samples no leaf.
             own = [block.pieces if block.share == share else () for block in self.plan.blocks]
             blocks = [[piece.leaf for piece in pieces] for pieces in own]
             self._stages[key] = stages(self.duty.loss, params, batch, blocks)
-        cut = self._stages[key]
-        return _Passing(cut, cut.begin(params, batch), portion * float(self.duty.weights[subset]))
+        return self._stages[key]
+
+
+@jax.jit
+def _added(total: list[Array], found: list[Array], weight: float) -> list[Array]:
+    """In float32 at least."""
+    dtypes = [jnp.promote_types(one.dtype, jnp.float32) for one in total]
+    pairs = zip(total, found, dtypes, strict=True)
+    return [one.astype(dtype) + weight * other.astype(dtype) for one, other, dtype in pairs]
 
 
 def _message(
@@ -241,7 +291,7 @@ def _message(
 def _later(plan: CodingPlan, tasks: Sequence[Task]) -> list[dict[int, tuple[int, ...]]]:
     """For each task and each of its subsets, the blocks that tasks after it need of the same samples."""
     found: list[dict[int, tuple[int, ...]]] = []
-    known: dict[_Part, tuple[int, ...]] = {}
+    known: dict[_Key, tuple[int, ...]] = {}
     for block, subsets in reversed(tasks):
         share = plan.blocks[block].share
         found.append({j: known.get((j, share), ()) for j in subsets})

@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 
 from bcgc_jax._pytree import pytree_dataclass, replace, static_field
+from bcgc_jax.coding.pace import Pace
 from bcgc_jax.plans.handout import Chunk
 from bcgc_jax.plans.sharing import WorkSharing
 from bcgc_jax.plans.storage import Storage
@@ -69,10 +70,10 @@ class SharedPlan:
         size = np.array([[span.stop - span.start for span in row] for row in spans], float)
         return chunks, size / size.sum() if self.mean else (size > 0).astype(float)
 
-    def completed(self, finish: np.ndarray) -> np.ndarray:
-        """When all sums are there, `[1]`, from when each worker begins and ends a subset, `[2, N]`."""
-        begins, ends = finish
-        return np.asarray(_runtime(self.rule, begins, ends - begins))[None]
+    def completed(self, pace: Pace) -> np.ndarray:
+        """When all sums are there, `[1]`, if workers work so."""
+        subset = pace.unit * float(np.asarray(pace.load)[0])
+        return np.asarray(_runtime(self.rule, pace.begin, subset))[None]
 
     def drawn(self, batch_size: int) -> list[int]:
         """How many samples of each chunk a batch has of a subset.

@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import check, concrete, pytree_dataclass, static_field
+from bcgc_jax._pytree import check, check_whole, concrete, pytree_dataclass, replace, static_field
 from bcgc_jax.coding.codes import (
     GradientCode,
     decode,
@@ -28,6 +28,7 @@ from bcgc_jax.coding.codes import (
     refuse_complex,
     repetition_code,
 )
+from bcgc_jax.coding.pace import Pace
 from bcgc_jax.plans.circle import soonest_of
 from bcgc_jax.plans.completion import AnyOf, Completion, FirstHolder, OneOfEach
 from bcgc_jax.plans.groups import Groups
@@ -40,6 +41,12 @@ PyTree = Any
 Loss = Callable[[PyTree, PyTree], Array]
 
 UNITS = ("coordinates", "leaves", "layers")
+
+
+# Each further chunk of a dense network costs what 20 to 40 samples do, whatever the width, and chunks of
+# convolutions nothing. Half a chunk's pass is lost when a step ends. So with chunks of 128 samples the sum is
+# least, and more than 8 change little.
+_SAMPLES_OF_A_CHUNK, _MOST_CHUNKS = 128, 8
 
 
 class Piece(NamedTuple):
@@ -78,6 +85,7 @@ class CodingPlan:
       blocks: of the gradient.
       mean: whether the loss is a mean over samples, else it is their sum.
       groups: of blocks in groups of workers, the groups of each: one of each group is enough.
+      chunks: over how many a pass of a subset goes; None: as many as pay (`chunks_of`).
       turns: of a schedule, the subsets w, w + 1, … around the circle that worker w goes through one by one;
         0 with a code, where a task is a block on all the subsets of its level.
     """
@@ -87,6 +95,7 @@ class CodingPlan:
     mean: bool = static_field()
     turns: int = static_field(default=0)
     groups: Groups = static_field(default=())
+    chunks: int | None = static_field(default=None)
 
     @property
     def num_workers(self) -> int:
@@ -113,9 +122,9 @@ class CodingPlan:
         """When each message is there, `[B, N]`, from when each task is done, `[tasks, N]`; NumPy or JAX."""
         return finish if self.coded else soonest_of(finish)[..., None, :]
 
-    def completed(self, finish: np.ndarray) -> np.ndarray:
-        """When the master can have each block, `[B]`, from when each task is done, `[tasks, N]`."""
-        return self.rule.blocks(self.ready(finish), np.arange(len(self.blocks)))
+    def completed(self, pace: Pace) -> np.ndarray:
+        """When the master can have each block, `[B]`, if workers work so."""
+        return self.rule.blocks(self.ready(pace.ends()), np.arange(len(self.blocks)))
 
     def subset_of(self, task: Task) -> int | None:
         """The one subset of a schedule's task."""
@@ -144,6 +153,20 @@ class CodingPlan:
         if first == last:
             return slice(0), 0.0
         return slice(first, last), (last - first) / num_samples if self.mean else 1.0
+
+    def chunks_of(self, num_samples: int) -> int:
+        """Over how many chunks a pass of so many samples goes: a worker is asked to stop between them.
+
+        Without redundancy a step never ends while somebody computes.
+
+        >>> plan = coding_plan(jax.random.key(0), jnp.ones(4), [2, 2])
+        >>> [plan.chunks_of(samples) for samples in (1, 128, 400, 5000)], replace(plan, chunks=5).chunks_of(3)
+        ([1, 1, 3, 8], 3)
+        """
+        if not any(block.level for block in self.blocks):
+            return 1
+        wanted = self.chunks or min(num_samples // _SAMPLES_OF_A_CHUNK, _MOST_CHUNKS)
+        return max(min(wanted, num_samples), 1)
 
 
 class CodedGradient(NamedTuple):
@@ -326,6 +349,7 @@ def assign(
     *,
     rounded: ArrayLike | None = None,
     construction: str | None = None,
+    chunks: int | None = None,
     **options: Any,
 ) -> CodingPlan:
     """What workers do under a plan for a model's parameters, on the simulated clock and as processes.
@@ -333,8 +357,15 @@ def assign(
     Args:
       key, construction: of the codes; a schedule has none.
       rounded: whole units of each block; by default its size is rounded.
+      chunks: over how many a pass of a subset goes; by default one for each 128 samples, 8 at most.
       options: `units`, `order` and `mean`, as in `coding_plan`.
     """
+    if chunks is not None:
+        check_whole("chunks", chunks, 1)
+        return replace(
+            assign(key, plan, params, num_workers, rounded=rounded, construction=construction, **options),
+            chunks=int(chunks),
+        )
     without_code = _WITHOUT_CODE.get(type(plan.completion))
     if without_code is not None:
         return without_code(plan, params, num_workers, **options)

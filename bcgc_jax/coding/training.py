@@ -30,9 +30,10 @@ from bcgc_jax.coding.gradients import (
     size_of,
     unit_sizes,
 )
+from bcgc_jax.coding.pace import Pace
 from bcgc_jax.distributions import Distribution, EmpiricalPairs, EmpiricalRows, JointDistribution
 from bcgc_jax.plans.completion import Completion
-from bcgc_jax.plans.passes import UNIT, Passes, parts_of, unless_starting
+from bcgc_jax.plans.passes import Passes, parts_of, unless_starting
 from bcgc_jax.plans.plan import Plan, cyclic_plan, partition_plan
 from bcgc_jax.plans.runtime import load_of_plan, passes_of
 from bcgc_jax.plans.sharing import WorkSharing
@@ -64,22 +65,19 @@ class TrainingScheme:
         """What worker processes do."""
         return self.plan
 
-    def finish_times(self, starts: ArrayLike, times: Array | np.ndarray) -> Any:
-        """When each worker has delivered each block, `[B, N]`, for start-ups and cycle times `[N]`."""
-        xp = np if isinstance(times, np.ndarray) else jnp  # in NumPy nothing is compiled
-        load, sent = xp.asarray(self.load), xp.asarray(self.sent)[:, None]
-        work = times * (load if load.ndim == 2 else load[:, None])
-        if self.overlap:
-            waited = work - xp.concatenate([0 * sent[:1], sent[:-1]])
-            work = np.maximum.accumulate(waited) if xp is np else jax.lax.cummax(waited)
-        return starts + work + sent
+    def pace(self, starts: ArrayLike, times: Array | np.ndarray) -> Pace:
+        """Of one iteration, for start-ups and cycle times `[N]`; NumPy or JAX."""
+        xp = np if isinstance(times, np.ndarray) else jnp
+        begins = xp.broadcast_to(xp.asarray(starts), times.shape)
+        return Pace(begins, times, self.load, self.sent, self.overlap)
 
     def messages(self, starts: Array, times: Array) -> tuple[Array, Array, Array | None]:
         """Whose message of each block there is, bool `[B, N]`, and the runtime; inf if it never ends.
 
         And how long workers are busy after that, where `passes` do not say it.
         """
-        arrived, completed = collect(self.plan.ready(self.finish_times(starts, times)), self.plan.rule)
+        ready = self.plan.ready(self.pace(starts, times).ends())
+        arrived, completed = collect(ready, self.plan.rule)
         return arrived, jnp.max(completed), None
 
 
@@ -96,12 +94,6 @@ class SharedScheme(TrainingScheme):
     def work(self) -> CodingPlan | SharedPlan:
         assert self.rule is not None
         return SharedPlan(self.rule, self.plan.mean)
-
-    def finish_times(self, starts: ArrayLike, times: Array | np.ndarray) -> Any:
-        """When each worker begins, and when it has done a subset, `[2, N]`."""
-        xp = np if isinstance(times, np.ndarray) else jnp
-        begins = xp.broadcast_to(xp.asarray(starts), times.shape)
-        return xp.stack([begins, begins + times * xp.asarray(self.load)[0]])
 
     def messages(self, starts: Array, times: Array) -> tuple[Array, Array, Array | None]:
         assert self.rule is not None
@@ -238,7 +230,7 @@ def train(
     *,
     start_ups: Distribution | ArrayLike | None = None,
     batch_size: int | None = None,
-    unit: str = UNIT,
+    unit: str | None = None,
     evaluate: Callable[[PyTree], PyTree] = lambda params: None,
 ) -> Training:
     r"""`num_steps` (static) iterations of coded gradient descent. Pure: works under `jit` and `vmap`.
@@ -253,7 +245,8 @@ def train(
       subsets: the data of `split_batch`, leaves `[N, m, …]`.
       batch_size: samples of each subset that an iteration draws, without replacement; all by default. The
         scheme's problem should have N times as many samples: its pace follows from these.
-      unit: what a worker does in one piece (static), as in `simulate_runtime`.
+      unit: what a worker does in one piece (static), as in `simulate_runtime`; by default a chunk of the
+        plan's, as on processes.
       evaluate: called with the parameters after each iteration.
 
     Compiled once for the same `loss`, `optimizer` and `evaluate`. An iteration that never ends, a worker too
@@ -267,10 +260,12 @@ def train(
         if times is not None and not isinstance(times, Distribution | JointDistribution):
             check(name, times, ">= 0", finite=False)
     check_params(params)
-    size_of(scheme.plan, subsets)
+    size = size_of(scheme.plan, subsets)
+    if unit is None:
+        unit = f"chunk:{scheme.plan.chunks_of(batch_size or size)}"
+    parts_of(unit)
     check_loss(loss, params, jax.tree.map(lambda x: x[0, :1], subsets), scheme.plan.mean)
     training = key, loss, scheme, cycle_times, params, subsets, optimizer, num_steps
-    parts_of(unit)
     return _train(*training, start_ups, batch_size, unit, evaluate)
 
 

@@ -22,6 +22,7 @@ from bcgc_jax.cluster.processes import WorkersLost
 from bcgc_jax.coding import schedule_plan, train
 from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.gradients import coding_plan, split_batch, split_unevenly
+from bcgc_jax.coding.pace import Pace
 from bcgc_jax.plans.plan import cyclic_plan
 from bcgc_jax.plans.sharing import WorkSharing
 from tests.compilations import compilations
@@ -66,9 +67,15 @@ def assert_exact(gradient, params, data):
     np.testing.assert_allclose(raveled(gradient), want, atol=2e-6 * np.abs(want).max())
 
 
-def exact(cluster, params, data, *finish):
+def ending(finish):
+    """The pace of workers that end their tasks at these times, `[tasks, N]`."""
+    tasks, workers = np.shape(finish)
+    return Pace(np.zeros(workers), np.ones(workers), finish, np.zeros(tasks))
+
+
+def exact(cluster, params, data, *pace):
     """What the cluster finds, once its gradient is the uncoded one."""
-    found = cluster.gradient(params, *finish)
+    found = cluster.gradient(params, *pace)
     assert_exact(found.gradient, params, data)
     return found
 
@@ -167,8 +174,8 @@ def test_gradients_are_exact_whoever_is_late(cluster):
     rng = np.random.default_rng(0)
     for _ in range(20):
         params = new_params(params, rng)
-        finish = np.array([[0.3], [1.0]]) * rng.exponential(0.02, N)
-        found = exact(cluster, params, data, finish)
+        pace = Pace(np.zeros(N), rng.exponential(0.02, N), np.array([0.3, 1.0]), np.zeros(2))
+        found, finish = exact(cluster, params, data, pace), pace.ends()
         assert found.arrived.sum(axis=1).tolist() == [4, 2]
         assert found.seconds >= found.completed.max()
         assert np.all(found.completed >= np.array([finish[0].max(), np.sort(finish[1])[1]]))
@@ -177,13 +184,13 @@ def test_gradients_are_exact_whoever_is_late(cluster):
 
 def test_a_killed_worker_is_replaced_and_who_has_its_number_now_is_left_alone(cluster):
     params, data = assigned(cluster, TWO_LEVELS)
-    before, since, finish = cluster.pids, len(cluster.faults), np.zeros((2, N))
-    finish[:, 2] = 2.0
+    before, since = cluster.pids, len(cluster.faults)
+    late = Pace(np.array([0.0, 0.0, 2.0, 0.0]), np.zeros(N), np.ones(2), np.zeros(2))
     process = cluster[2]
     killer = subprocess.Popen(["sh", "-c", f"sleep 0.5; kill -KILL {process.pid}"])
     with killer, subprocess.Popen(["sleep", "60"]) as innocent:
         process.pid = innocent.pid
-        found = exact(cluster, params, data, finish)
+        found = exact(cluster, params, data, late)
         assert happened(cluster, since) == [(2, "died"), (2, "replaced")]
         assert innocent.poll() is None
         innocent.kill()
@@ -209,19 +216,19 @@ def test_redundancy_covers_a_stopped_worker_until_it_is_replaced(cluster):
 def test_chunks_of_a_killed_worker_and_of_a_stopped_one_are_done_by_others_in_the_same_step(cluster):
     params, data = case(70)
     cluster.assign(loss, SharedPlan(WorkSharing(N, 2, 3)), params, split_unevenly(data, N))
-    finish = np.array([[0.0], [0.6]]) * np.ones(N)  # of a subset, in five chunks
+    pace = Pace(np.zeros(N), np.full(N, 0.6), np.ones(1), np.zeros(1))  # of a subset, in five chunks
     seconds = []
     for what in (signal.SIGKILL, signal.SIGSTOP):
         since, pid = len(cluster.faults), cluster.pids[2]
         with subprocess.Popen(["sh", "-c", f"sleep 0.35; kill -{what.name[3:]} {pid}"]):
-            found = exact(cluster, params, data, finish)
+            found = exact(cluster, params, data, pace)
         seconds.append(found.seconds)
         assert found.seconds < 2.0  # 0.8 to 1.3 on two cores; without its chunks nobody waits for it
         while cluster.pids[2] in (None, pid):  # and steps go on until its successor is there
-            exact(cluster, params, data, finish)
+            exact(cluster, params, data, pace)
         words = {signal.SIGKILL: "died", signal.SIGSTOP: "hung"}
         assert happened(cluster, since) == [(2, words[what]), (2, "replaced")]
-        assert {work.worker for work in exact(cluster, params, data, finish).work} == {0, 1, 2, 3}
+        assert {work.worker for work in exact(cluster, params, data, pace).work} == {0, 1, 2, 3}
     with pytest.raises(ValueError, match="needs its data as arrays"):
         cluster.assign(loss, cluster.plan, params, lambda j, total: data)
 
@@ -329,10 +336,10 @@ def test_without_replacement_the_workers_left_plan_anew(unreplaced):
 ALONE, WHOLE = (cyclic_plan(64.0, stored) for stored in (1, N))
 
 
-def harmed(cluster, params, data, finish, sign):
+def harmed(cluster, params, data, pace, sign):
     """A gradient that is exact, in the middle of which worker 0 gets a signal."""
     with subprocess.Popen(["sh", "-c", f"sleep 0.7; kill -{sign} {cluster.pids[0]}"]):
-        return exact(cluster, params, data, finish)
+        return exact(cluster, params, data, pace)
 
 
 def test_gradients_are_exact_whoever_is_late_though_every_tenth_iteration_a_worker_is_killed(cluster):
@@ -342,13 +349,13 @@ def test_gradients_are_exact_whoever_is_late_though_every_tenth_iteration_a_work
     tasks = {(w, task.block, task.subsets[0]) for w in range(N) for task in plan.tasks(w)}
     for step in range(20):
         params = new_params(params, rng)
-        finish = np.cumsum(np.full((N, N), 0.03 / N), axis=0)
-        finish *= 1 + rng.exponential(1, N)
+        load = np.cumsum(np.full(N, 0.03 / N))
+        pace = Pace(np.zeros(N), 1 + rng.exponential(1, N), load, np.zeros(N))
         if step % 10 == 5:
             subprocess.Popen(["sh", "-c", f"sleep 0.01; kill -9 {cluster.pids[step // 10]}"])
-        found = exact(cluster, params, data, finish)
+        found = exact(cluster, params, data, pace)
         # A block cannot be complete before the last of its subsets was to be done by the first who does it.
-        assert np.all(found.completed >= plan.completed(finish))
+        assert np.all(found.completed >= plan.completed(pace))
         done = [(work.worker, work.block, work.subset) for work in found.work]
         assert set(done) <= tasks
         assert len(set(done)) == len(done) or step % 10 >= 5  # a successor begins anew
@@ -365,7 +372,7 @@ def test_what_a_stopped_worker_is_asked_for_is_asked_of_others_while_they_work_o
     finish[:2] = [0.0, 0.0, np.inf, 1.5]
     finish[2:, 1], finish[2:, 3] = [2.25, 9.5], [2.0, 9.0]
     since, pid = len(cluster.faults), cluster.pids[0]
-    found = harmed(cluster, params, data, finish, "STOP")
+    found = harmed(cluster, params, data, ending(finish), "STOP")
     assert happened(cluster, since) == [(0, "hung"), (0, "replaced")]
     assert found.arrived.tolist() == [[False, True, False, True]]
     assert found.seconds < 8  # and not only when nobody speaks any more
@@ -378,7 +385,7 @@ def test_a_worker_that_is_done_and_then_lost_is_noticed_when_it_is_asked(cluster
     finish = np.zeros((1, N))
     finish[0, 3] = 1.5
     since, pid = len(cluster.faults), cluster.pids[0]
-    found = harmed(cluster, params, data, finish, sign)
+    found = harmed(cluster, params, data, ending(finish), sign)
     assert happened(cluster, since) == [(0, what), (0, "replaced")]
     assert found.seconds < 55  # once its successor has done its own subset
     assert found.arrived[0].all()
@@ -396,7 +403,7 @@ def test_a_stopped_worker_is_covered_and_what_it_says_later_does_not_count(clust
     os.kill(pid, signal.SIGCONT)  # it finds old iterations, and does them or is told not to
     while not back:
         params = new_params(params, rng)
-        found = exact(cluster, params, data, np.full((N, N), 0.02))
+        found = exact(cluster, params, data, ending(np.full((N, N), 0.02)))
         back = any(work.worker == 2 for work in found.work)
     assert happened(cluster, since) == []
 
@@ -405,7 +412,7 @@ def test_a_slow_worker_is_left_alone_and_answers_while_it_is_slow(cluster):
     params, data = assigned(cluster, ALONE)
     since, finish = len(cluster.faults), np.zeros((1, N))
     finish[0, 1] = 2.5 * cluster.patience
-    found = exact(cluster, params, data, finish)
+    found = exact(cluster, params, data, ending(finish))
     assert happened(cluster, since) == []
     assert found.arrived[0].all()
     assert 2.5 * cluster.patience < found.seconds < 30

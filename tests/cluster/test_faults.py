@@ -20,6 +20,7 @@ from bcgc_jax.cluster import Cluster, InjectedDelay, Told
 from bcgc_jax.cluster.engine import _at_work_in, _check_answers, cause_of, reason_of, session
 from bcgc_jax.cluster.processes import Processes
 from bcgc_jax.coding.gradients import coding_plan, split_unevenly
+from bcgc_jax.coding.pace import Pace
 from tests.cluster.test_cluster import COUNT, PROBLEM, ROOT, case, descendants, exact, gone, loss, trained
 from tests.raising import raising
 from tests.scripts import python
@@ -170,17 +171,22 @@ def test_a_worker_that_never_answers_is_covered_or_refused_whatever_the_patience
     plan = coding_plan(jax.random.key(0), params, [0, COUNT, 0])
     spread.assign(loss, plan, params, split_unevenly(data, 3))
     monkeypatch.setattr(spread, "patience", np.inf)
+
+    def pace(*begins):
+        return Pace(np.array(begins), np.ones(3), np.zeros(1), np.zeros(1))
+
     for late in (np.inf, 1e300, 1e10):
-        found = exact(spread, params, data, np.array([[0.0, late, 0.1]]))
+        found = exact(spread, params, data, pace(0.0, late, 0.1))
         assert found.arrived[0].tolist() == [True, False, True]
-    for finish, message in (
-        ([[0.0, np.inf, np.inf]], "would not end"),
-        ([[0.0, np.nan, 0.0]], "0 or more seconds"),
-        ([[0.0, -1.0, 0.0]], "0 or more seconds"),
-        ([[0.0, 0.0]], r"seconds, \(1, 3\)"),
+    for slow, message in (
+        (pace(0.0, np.inf, np.inf), "would not end"),
+        (pace(0.0, np.nan, 0.0), "begin .* 0 or more"),
+        (pace(0.0, 0.0, 0.0)._replace(unit=np.array([0.0, -1.0, 0.0])), "unit .* 0 or more"),
+        (pace(0.0, 0.0), r"shape \(3,\)"),
+        (pace(0.0, 0.0, 0.0)._replace(load=np.ones(2)), r"shape \(1,\) or \(1, 3\)"),
     ):
         with pytest.raises(ValueError, match=message):
-            spread.gradient(params, np.array(finish))
+            spread.gradient(params, slow)
     problem = bcgc.Problem(PROBLEM.cycle_time, 3, COUNT, len(data["y"]))
     times, told = np.ones((3, 3)), Told(problem, "tandon:1")
     times[1, 2] = np.inf

@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bcgc_jax._pytree import replace
 from bcgc_jax.cluster.worker import Duty, WorkerProcess
 from bcgc_jax.coding import gradients as simulation
 from bcgc_jax.coding.codes import decoding_weights
 from bcgc_jax.coding.gradients import CodingPlan, coding_plan, group_plan, schedule_plan, split_unevenly
+from bcgc_jax.coding.pace import Pace
 from bcgc_jax.plans.completion import OneOfEach
 from bcgc_jax.plans.plan import Plan, cyclic_plan
 from tests.cluster.test_cluster import loss, raveled
@@ -59,7 +61,9 @@ def assert_decoded(plan, group, params, want, call=1, iteration=1):
 
 @pytest.mark.smoke
 def test_messages_are_those_of_the_simulation():
+    """Though passes go over chunks, of 2, 1 and 1 samples."""
     params, batch, plan = case()
+    plan = replace(plan, chunks=3)
     subsets = simulation.split_batch(batch, N)
     parts = [jax.tree.map(lambda x, j=j: x[j], subsets) for j in range(N)]
     leaves = jax.tree.leaves(params)
@@ -76,14 +80,14 @@ def test_messages_are_those_of_the_simulation():
 
 
 def test_blocks_of_a_share_of_the_samples_add_up(x64):
-    """Also where a share of some subsets is empty, but not that of the others."""
+    """Also where a share of some subsets is empty, but not that of others; chunks are single samples."""
     params, batch, _ = case(5, dtype=np.float64)
     count = sum(np.size(leaf) for leaf in params.values())
     uncoded, coded = (
         coding_plan(jax.random.key(0), params, counts) for counts in ([count, 0, 0], [0, 0, count])
     )
     first, rest = uncoded.blocks[0]._replace(share=(0.0, 2 / 3)), coded.blocks[0]._replace(share=(2 / 3, 1.0))
-    plan = jax.tree.map(np.asarray, CodingPlan(uncoded.codes + coded.codes, (first, rest), True))
+    plan = jax.tree.map(np.asarray, CodingPlan(uncoded.codes + coded.codes, (first, rest), True, chunks=9))
     parts = split_unevenly(batch, N)
     sizes = np.array([len(part["y"]) for part in parts])
     group = workers(params, plan, parts, sizes / sizes.mean(), x64=True)
@@ -91,8 +95,9 @@ def test_blocks_of_a_share_of_the_samples_add_up(x64):
 
 
 def test_all_holders_of_a_subset_draw_the_same_samples(x64):
+    """And compute them in two chunks, of 2 and 1."""
     params, batch, plan = case(15, np.float64)
-    parts = split_unevenly(batch, N)
+    plan, parts = replace(plan, chunks=2), split_unevenly(batch, N)
     group = workers(params, plan, parts, batch_size=3, x64=True)
     for iteration in (1, 2):
         # As the workers are told to draw; the test is that the decoded sum is of these samples.
@@ -100,6 +105,23 @@ def test_all_holders_of_a_subset_draw_the_same_samples(x64):
         drawn = [jax.tree.map(lambda x, r=r: x[r], part) for part, r in zip(parts, rows, strict=True)]
         want = np.mean([raveled(gradient(params, part)) for part in drawn], axis=0)
         assert_decoded(plan, group, params, want, 7, iteration)
+
+
+def test_chunks_of_a_loss_that_is_a_sum_count_alike(x64):
+    params, batch, _ = case(15, np.float64)
+    count = sum(leaf.size for leaf in params.values())
+    plan = coding_plan(jax.random.key(0), params, [0, count, 0], mean=False)
+    plan = jax.tree.map(np.asarray, replace(plan, chunks=2))  # of 3 and 2 samples
+
+    def total(params, batch):
+        return len(batch["y"]) * loss(params, batch)
+
+    parts = dict(enumerate(split_unevenly(batch, N)))
+    group = [WorkerProcess(Duty(total, plan, params, np.ones(N), None, 11, True), w, parts) for w in range(N)]
+    # 15 times as large: measured 7e-15.
+    messages = [list(worker.compute(1, 1, jax.tree.leaves(params))) for worker in group]
+    want = 15 * raveled(gradient(params, batch))
+    np.testing.assert_allclose(decoded(plan, messages, params), want, atol=3e-14)
 
 
 def test_all_workers_compile_the_same_programs():
@@ -144,19 +166,25 @@ def test_a_worker_stops_between_blocks_and_wakes_where_it_is_never_done():
     worker.stop(3)
     assert list(messages) == []
     assert list(worker.compute(3, 0, leaves)) == []  # late: nothing to do any more
-    paced = worker.compute(4, 0, leaves, np.array([0.0, np.inf, np.inf]))
+    paced = worker.compute(4, 0, leaves, never_after_the_first())
     next(paced)
     threading.Timer(0.2, worker.stop, [4]).start()
     assert list(paced) == []
 
 
-def test_slowness_on_purpose_goes_on_to_the_end_of_a_subset_s_pass_and_makes_the_next_call_late():
-    """The second block, on two subsets, takes 1 s: stopped after 0.1 s, the worker is free after 0.5."""
+def never_after_the_first():
+    """The pace of a worker that takes no time for its first task of three, and never ends the second."""
+    return Pace(0.0, 1e30, np.array([0.0, 1.0, 2.0]), np.zeros(3))
+
+
+def test_slowness_on_purpose_goes_on_to_the_end_of_a_chunk_and_makes_the_next_call_late():
+    """The second block, on four chunks, takes 2 s: stopped after 0.1 s, the worker is free after 0.5."""
     params, batch, plan = case()
+    plan = replace(plan, chunks=2)
     worker, leaves = workers(params, plan, split_unevenly(batch, N))[1], jax.tree.leaves(params)
     worker.warm_up()
     begin = time.perf_counter()
-    paced = worker.compute(1, 0, leaves, np.array([0.0, 1.0, 60.0]))
+    paced = worker.compute(1, 0, leaves, Pace(0.0, 1.0, np.array([0.0, 2.0, 60.0]), np.zeros(3)))
     next(paced)
     threading.Timer(0.1, worker.stop, [1]).start()
     assert list(paced) == []
@@ -167,11 +195,12 @@ def test_slowness_on_purpose_goes_on_to_the_end_of_a_subset_s_pass_and_makes_the
     assert [message.overrun for message in worker.compute(3, 0, leaves)] == [0.0] * len(plan.blocks)
 
 
-def test_no_subset_is_begun_after_stop():
-    """Of the three of one task, by a loss that counts its passes, and in the first of them says stop."""
+def test_no_chunk_is_begun_after_stop():
+    """Of the six of one task, by a loss that counts its passes, and in the first of them says stop."""
     params, batch, _ = case()
     count = sum(leaf.size for leaf in params.values())
     plan = jax.tree.map(np.asarray, coding_plan(jax.random.key(0), params, [0, 0, count]))
+    plan = replace(plan, chunks=2)
     began, parts = [], split_unevenly(batch, N)
 
     def counting(params, batch):
@@ -187,10 +216,10 @@ def test_no_subset_is_begun_after_stop():
     worker: WorkerProcess | None = None
     made = WorkerProcess(Duty(counting, plan, params, np.ones(N), None, 11, False), 0, dict(enumerate(parts)))
     made.warm_up()
-    assert len(began) == N
+    assert len(began) == 2 * N
     worker = made
     assert list(made.compute(1, 0, jax.tree.leaves(params))) == []
-    assert len(began) == N + 1
+    assert len(began) == 2 * N + 1
 
 
 def scheduled(params):
@@ -236,8 +265,8 @@ def test_a_group_s_sum_is_the_same_to_the_bit_whoever_computes_it():
 
 
 def test_nothing_is_compiled_after_the_warm_up():
-    params, batch, plan = case(13)  # subsets of two shapes
-    for one in (plan, scheduled(params)):
+    params, batch, plan = case(13)  # subsets of two shapes, and chunks too
+    for one in (replace(plan, chunks=2), scheduled(params)):
         worker = workers(params, one, split_unevenly(batch, N))[0]
         worker.warm_up()
         with compilations() as compiled:
@@ -250,7 +279,7 @@ def test_what_is_done_can_be_had_while_the_rest_is_computed_and_until_the_next_c
     plan = scheduled(params)
     worker, leaves = workers(params, plan, split_unevenly(batch, N))[1], jax.tree.leaves(params)
     worker.warm_up()
-    said = worker.compute(1, 0, leaves, np.array([0.0, np.inf, np.inf]))
+    said = worker.compute(1, 0, leaves, never_after_the_first())
     next(said)
     first = worker.deliver(1, 0, [1])
     rest = threading.Thread(target=list, args=(said,))

@@ -36,7 +36,7 @@ def test_the_pace_is_that_of_whole_passes_of_the_model():
     load = 10 * (11 * 1.25 + 1.5) * np.arange(1, 4)
     np.testing.assert_allclose(scheme.load, load, rtol=1e-6)
     times, starts = np.random.default_rng(0).exponential(size=(2, 4))
-    found = scheme.plan.completed(scheme.finish_times(starts, times))
+    found = scheme.plan.completed(scheme.pace(starts, times))
     done = [min(starts[w - k] + times[w - k] * load[k] for k in range(3)) for w in range(4)]
     assert found == pytest.approx([max(done)], rel=1e-6)
     assert scheme.start_up is start

@@ -247,7 +247,7 @@ def test_workers_that_start_up_and_send_are_paced_draw_for_draw(model, x64, over
     with pytest.raises(ValueError, match=r"shape \[steps, 6\]"):
         trained(model, scheme, rows[:, :5], 2)
     # The same in NumPy, for processes that are slowed on purpose.
-    finish = scheme.finish_times(starts[0], rows[0])
+    finish = scheme.pace(starts[0], rows[0]).ends()
     levels = [block.level for block in scheme.plan.blocks]
     assert float(_collect(finish, levels)[1].max()) == pytest.approx(loop[0], rel=1e-12)
 

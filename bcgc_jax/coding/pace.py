@@ -1,0 +1,90 @@
+"""When each worker is done with each task of one step: its begin, its time for a unit of load, its link."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# Instead of infinity, which times a load of 0 is nothing.
+ENDLESS = 1e30
+
+
+class Pace(NamedTuple):
+    """Of all N workers, or of one (`of`), whose begin and unit are numbers.
+
+    Attributes:
+      begin: when a worker begins, `[N]`.
+      unit: its time for a unit of load, `[N]`; infinity if it does not answer.
+      load: until the end of each task, `[tasks]`, or `[tasks, N]` where workers do unequal work; in work
+        sharing that of a whole subset, `[1]`.
+      sent: what the link takes for all messages up to a task's, `[tasks]`.
+      overlap: whether the link sends while the worker computes on.
+
+    >>> pace = Pace(np.array([0.0, 1.0]), np.array([1.0, 2.0]), np.array([1.0, 3.0]), np.array([0.5, 0.75]))
+    >>> pace.ends().tolist(), pace.of(1).spans().tolist()
+    ([[1.5, 3.5], [3.75, 7.75]], [[1.0, 3.0, 3.5], [3.5, 7.5, 7.75]])
+    """
+
+    begin: Any
+    unit: Any
+    load: Any
+    sent: Any
+    overlap: bool = False
+
+    def checked(self, tasks: int, workers: int) -> "Pace":
+        """In NumPy, with `ENDLESS` for infinity; ValueError for other shapes, and what is below 0 or NaN."""
+        shapes: dict[str, list[tuple[int, ...]]] = {
+            "begin": [(workers,)],
+            "unit": [(workers,)],
+            "load": [(tasks,), (tasks, workers)],
+            "sent": [(tasks,)],
+        }
+        found = {}
+        for name, allowed in shapes.items():
+            values = np.asarray(getattr(self, name), float)
+            if values.shape not in allowed or not np.all(values >= 0):
+                raise ValueError(
+                    f"{name} of a pace, slowness on purpose, must be 0 or more, of shape "
+                    f"{' or '.join(map(str, allowed))}, got {values.tolist()}"
+                )
+            found[name] = np.minimum(values, ENDLESS)
+        return self._replace(**found)
+
+    def of(self, worker: int) -> "Pace":
+        """That of one worker, of numbers that are known."""
+        load = np.asarray(self.load, float)
+        own = load if load.ndim == 1 else load[:, worker]
+        return Pace(
+            float(self.begin[worker]),
+            float(self.unit[worker]),
+            own,
+            np.asarray(self.sent, float),
+            self.overlap,
+        )
+
+    def ends(self) -> Any:
+        """When each worker has delivered each task, `[tasks, N]`; NumPy or JAX."""
+        xp = np if isinstance(self.unit, np.ndarray | float) else jnp  # in NumPy nothing is compiled
+        load, sent = self._columns(xp)
+        work = self.unit * load
+        if self.overlap:
+            waited = work - xp.concatenate([0 * sent[:1], sent[:-1]])
+            work = np.maximum.accumulate(waited) if xp is np else jax.lax.cummax(waited)
+        return self.begin + work + sent
+
+    def spans(self) -> np.ndarray:
+        """When one worker begins each task, has computed it, and has delivered it, `[tasks, 3]`."""
+        ends, (load, sent) = self.ends(), self._columns(np)
+        computed = self.begin + self.unit * load
+        if not self.overlap:
+            computed = computed + np.concatenate([[0.0], sent[:-1]])
+        before = computed if self.overlap else ends
+        return np.stack([np.concatenate([[self.begin], before[:-1]]), computed, ends], axis=-1)
+
+    def _columns(self, xp: Any) -> tuple[Any, Any]:
+        """Load and link, beside the workers where there are many."""
+        load, sent = xp.asarray(self.load), xp.asarray(self.sent)
+        if np.ndim(self.unit) == 0:
+            return load, sent
+        return (load if load.ndim == 2 else load[:, None]), sent[:, None]

@@ -18,6 +18,7 @@ from jax import Array
 from bcgc_jax.cluster.worker import NEVER, Duty
 from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.gradients import Loss, PyTree, num_samples
+from bcgc_jax.coding.losses import keys_of
 from bcgc_jax.coding.pace import Pace
 from bcgc_jax.handout.line import Line
 from bcgc_jax.handout.messages import Answer, Chunk, Question, answer_of
@@ -70,6 +71,7 @@ class ChunkWorker:
         self.duty, self.index, self.subsets = duty, index, subsets
         self._sizes = duty.plan.sizes
         self._drawn = None if duty.batch_size is None else duty.plan.drawn(duty.batch_size)
+        self._keys = keys_of(duty.loss, jax.random.key(duty.seed))
         self._begin, self._began = Begin(Question(-1, index, 0), 0), 0.0
         self._params: PyTree = None
         self._last: tuple[Chunk, list[Array]] | None = None  # not decided yet; without samples []
@@ -168,7 +170,9 @@ class ChunkWorker:
     def _computed(self, chunk: Chunk) -> list[Array]:
         """The leaves of its gradient; none without samples."""
         batch = self._samples(chunk)
-        return _gradient(self.duty.loss, self._params, batch) if num_samples(batch) else []
+        if not num_samples(batch):
+            return []
+        return _gradient(self.duty.loss, self._params, batch, *self._keys(self._begin.iteration, *chunk))
 
     def _samples(self, chunk: Chunk) -> PyTree:
         """The same for all that store it."""
@@ -198,8 +202,8 @@ def _on_host(one: Sum) -> Sum:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _gradient(loss: Loss, params: PyTree, batch: PyTree) -> list[Array]:
-    return jax.tree.leaves(jax.grad(loss)(params, batch))
+def _gradient(loss: Loss, params: PyTree, batch: PyTree, *key: Array) -> list[Array]:
+    return jax.tree.leaves(jax.grad(loss)(params, batch, *key))
 
 
 @jax.jit

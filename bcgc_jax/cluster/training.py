@@ -107,7 +107,9 @@ def train_on_cluster(
     Args:
       key: of the solution, the codes, the pace and the mini-batches; iteration k draws with k, so that a
         training that goes on after a checkpoint draws what it would have drawn.
-      loss: (params, batch) to a scalar, the mean over the samples, a function that can be pickled.
+      loss: (params, batch) to a scalar, the mean over the samples, a function that can be pickled; or
+        (params, batch, key), with the `loss_key` of a seed that is drawn with `key`, the iteration, the
+        subset and the chunk. `coding.stateful` makes one of a loss with a state.
       plans: `Told(problem, method)`; or `ClosedLoop()`, which tries both uncoded steps and work sharing, and
         goes on with what is faster by the clock.
       cluster: the processes; in a `Run` with slowness on purpose, checkpoints and callbacks.
@@ -123,8 +125,8 @@ def train_on_cluster(
     Others that were given up are there again at the start of the next training, as far as there is room.
 
     Raises ValueError where problem, data, checkpoint and cluster do not match, or more iterations are done
-    than asked for, or for what `coding.train` refuses too: parameters that are no real numbers or that the
-    loss does not depend on, a loss of NumPy, a sum over samples. WorkersLost where no workers are left.
+    than asked for, or for what `coding.train` refuses too: parameters that are no real numbers or get no
+    gradient, a loss of NumPy, a sum over samples. WorkersLost where no workers are left.
 
     >>> import jax.numpy as jnp
     >>> data, loss = np.arange(12.0, dtype=np.float32).reshape(4, 3), lambda p, x: jnp.mean((x @ p - 1) ** 2)

@@ -21,6 +21,7 @@ from jax import Array
 from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.codes import message, row_of
 from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, Task, num_samples
+from bcgc_jax.coding.losses import keys_of
 from bcgc_jax.coding.pace import Pace
 from bcgc_jax.coding.stages import Pass, Stages, stages
 
@@ -30,8 +31,8 @@ class Duty(NamedTuple):
 
     `weights`, `[N]`, are what the mean gradient of each subset counts in N times the mean over all samples:
     1 where subsets are alike, and for losses that are sums; in work sharing, `[N, chunks]`, what the gradient
-    of each chunk counts. `batch_size` samples of each subset are drawn
-    anew for each iteration, with `seed`; None for all.
+    of each chunk counts. `batch_size` samples of each subset are drawn anew for each iteration, with `seed`;
+    None for all. With it a loss gets its keys too.
     """
 
     loss: Loss
@@ -104,6 +105,7 @@ class WorkerProcess:
         self.plan = duty.plan
         self._tasks = duty.plan.tasks(index)
         self._coded = duty.plan.coded
+        self._keys = keys_of(duty.loss, jax.random.key(duty.seed))
         # Arguments of a program, which is then the same for all workers.
         self._rows = [row_of(code, index) for code in duty.plan.codes]
         self._later = _later(duty.plan, self._tasks)
@@ -249,21 +251,22 @@ class WorkerProcess:
         for size in sizes:
             own = slice(part.start + end, part.start + end + size)
             batch = jax.device_put(jax.tree.map(lambda x, own=own: x[own], data))
-            cut = self._cut(share, params, batch)
+            drawn = self._keys(iteration, subset, own.start)
+            cut = self._cut(share, params, batch, *drawn)
             end += size
             weight = size / sizes[0] if self.plan.mean else 1.0
-            chunks.append(_Passing(cut, cut.begin(params, batch), weight, end / count))
+            chunks.append(_Passing(cut, cut.begin(params, batch, *drawn), weight, end / count))
         first = sizes[0] / count if self.plan.mean else 1.0
         return _Part(chunks, portion * first * float(self.duty.weights[subset]))
 
-    def _cut(self, share: Any, params: PyTree, batch: PyTree) -> Stages:
+    def _cut(self, share: Any, params: PyTree, batch: PyTree, *drawn: Array) -> Stages:
         """The programs for samples of these shapes."""
         key = (share, *((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(batch)))
         if key not in self._stages:
             # Of blocks of another share of the samples no leaf.
             own = [block.pieces if block.share == share else () for block in self.plan.blocks]
             blocks = [[piece.leaf for piece in pieces] for pieces in own]
-            self._stages[key] = stages(self.duty.loss, params, batch, blocks)
+            self._stages[key] = stages(self.duty.loss, params, batch, blocks, *drawn)
         return self._stages[key]
 
 

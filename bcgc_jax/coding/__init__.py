@@ -15,6 +15,9 @@ from bcgc_jax.coding.gradients import schedule_plan as schedule_plan
 from bcgc_jax.coding.gradients import shard_subsets as shard_subsets
 from bcgc_jax.coding.gradients import split_batch as split_batch
 from bcgc_jax.coding.gradients import unit_sizes as unit_sizes
+from bcgc_jax.coding.losses import Stateful as Stateful
+from bcgc_jax.coding.losses import loss_key as loss_key
+from bcgc_jax.coding.losses import stateful as stateful
 from bcgc_jax.coding.stages import backward_order as backward_order
 from bcgc_jax.coding.training import Training as Training
 from bcgc_jax.coding.training import TrainingScheme as TrainingScheme

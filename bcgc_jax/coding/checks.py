@@ -14,13 +14,18 @@ from jax.tree_util import keystr
 
 from bcgc_jax._pytree import is_traced
 from bcgc_jax.coding.codes import refuse_complex
-from bcgc_jax.coding.gradients import Loss, PyTree
+from bcgc_jax.coding.losses import Loss, PyTree, keys_of, takes_key
 
 # What twice the same sample gives differs from the loss, or from twice the loss, by rounding only.
 _ALIKE = 1e-3
 _APART = (
     "keep it apart: with Flax NNX `graph, params, rest = nnx.split(model, nnx.Param, ...)`, and in the loss "
     "`nnx.merge(graph, params, rest)`; with Equinox `eqx.partition(model, eqx.is_inexact_array)`"
+)
+
+_STATE = (
+    "For new states and metrics take `loss, optimizer = bcgc_jax.coding.stateful(loss, optimizer)`, whose "
+    "loss returns (value, new state) of (params, state, batch)"
 )
 
 
@@ -36,8 +41,8 @@ def check_params(params: PyTree) -> None:
         dtype = leaf.dtype if hasattr(leaf, "dtype") else np.result_type(leaf)
         if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
             raise ValueError(
-                f"params{keystr(path)} is a random key, and no step gets a new one: train without dropout "
-                f"(with Flax NNX `model.eval()`), and {_APART}"
+                f"params{keystr(path)} is a random key, and no step gets a new one. A loss of three "
+                f"arguments, loss(params, batch, key), is given a new key each time; {_APART}"
             )
         if not jnp.issubdtype(dtype, jnp.floating):
             raise ValueError(f"params{keystr(path)} is {dtype}, and only real numbers are trained: {_APART}")
@@ -56,41 +61,60 @@ def traceable() -> Iterator[None]:
 
 
 def check_loss(loss: Loss, params: PyTree, batch: PyTree, mean: bool) -> None:
-    """ValueError for a loss that is not traceable, no number, does not depend on some leaf of `params`, or is
+    """ValueError for a loss that is not traceable, no number, gives some leaf of `params` no gradient, or is
     a sum over samples where `mean`, and a mean where not.
 
-    Whether it is a sum is seen from one sample of the batch, alone and twice, where its values are known.
+    Whether it is a sum is seen from one sample of the batch, alone and twice, where its values are known and
+    it does not draw.
     """
     check_params(params)
+    given = params, batch, *keys_of(loss, jax.random.key(0))(0, 0)
     with traceable():
-        closed = jax.make_jaxpr(loss)(params, batch)
-    found = closed.out_avals
+        found = jax.tree.leaves(_shapes(loss, *given))
     if len(found) != 1 or found[0].shape != () or not jnp.issubdtype(found[0].dtype, jnp.floating):
         told = ", ".join(f"{each.dtype}{list(each.shape)}" for each in found)
         raise ValueError(
-            f"the loss must return one real number, the mean over the samples of its batch, got {told}; what "
-            "else it computes (auxiliary outputs, new states) cannot be returned"
+            f"the loss must return one real number, the mean over the samples of its batch, got {told}. "
+            f"{_STATE}"
         )
-    used = _used(closed.jaxpr)
-    for (path, leaf), v in zip(jax.tree.leaves_with_path(params), closed.jaxpr.invars, strict=False):
-        if v not in used and np.size(leaf):
-            raise ValueError(
-                f"the loss does not depend on params{keystr(path)}: a running statistic, as of BatchNorm, is "
-                f"no parameter, and is not updated. Take another normalization, or {_APART}"
-            )
-    if not is_traced((params, batch)):
+    idle = _without_gradient(loss, *given)
+    if idle:
+        names = ", ".join(f"params{keystr(path)}" for path in idle)
+        raise ValueError(
+            f"the loss gives {names} no gradient: a running statistic, as of BatchNorm, is no parameter, and "
+            f"no step updates it. {_STATE}; take another normalization; or {_APART}"
+        )
+    if not takes_key(loss) and not is_traced((params, batch)):
         one = jax.tree.map(lambda x: np.asarray(x[:1]), batch)
         once, twice = _once_and_twice(loss, params, one)
         _check_mean(float(once), float(twice), mean)
 
 
-def _used(jaxpr: Any) -> set[Any]:
-    """Variables that the results of a program depend on; of a call within it all that it is given."""
-    used = {v for v in jaxpr.outvars if not isinstance(v, core.Literal)}
-    for equation in reversed(jaxpr.eqns):
-        if equation.effects or used.intersection(equation.outvars):
-            used.update(v for v in equation.invars if not isinstance(v, core.Literal))
-    return used
+def _shapes(loss: Loss, *given: PyTree) -> PyTree:
+    try:
+        return jax.eval_shape(loss, *given)
+    except TypeError as error:
+        if isinstance(error, jax.errors.JAXTypeError) or not takes_key(loss):
+            raise
+        raise ValueError(
+            "the loss has three arguments, so its third one is a random key, and with that it fails: "
+            f"{error}. Samples are one argument: loss(params, batch), with x, y = batch"
+        ) from error
+
+
+def _without_gradient(loss: Loss, *given: PyTree) -> list[Any]:
+    """The paths of parameters whose gradient is 0, whatever the samples: it is a constant."""
+    closed = jax.make_jaxpr(jax.grad(loss))(*given)
+    zeros = set[Any]()
+    for equation in closed.jaxpr.eqns:
+        if equation.primitive.name == "broadcast_in_dim" and _is_zero(equation.invars[0]):
+            zeros.update(equation.outvars)
+    pairs = zip(jax.tree.leaves_with_path(given[0]), closed.jaxpr.outvars, strict=True)
+    return [path for (path, leaf), v in pairs if np.size(leaf) and (_is_zero(v) or v in zeros)]
+
+
+def _is_zero(atom: Any) -> bool:
+    return isinstance(atom, core.Literal) and not np.any(atom.val)
 
 
 @functools.partial(jax.jit, static_argnums=0)

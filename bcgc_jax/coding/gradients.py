@@ -28,6 +28,7 @@ from bcgc_jax.coding.codes import (
     refuse_complex,
     repetition_code,
 )
+from bcgc_jax.coding.losses import Loss, PyTree, keys_of
 from bcgc_jax.coding.pace import Pace
 from bcgc_jax.plans.circle import soonest_of
 from bcgc_jax.plans.completion import AnyOf, Completion, FirstHolder, OneOfEach
@@ -35,10 +36,6 @@ from bcgc_jax.plans.groups import Groups
 from bcgc_jax.plans.partitions import round_partition, round_to_units
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.plans.sharing import WorkSharing
-
-PyTree = Any
-# (parameters, batch) to a scalar; the batch is a pytree of arrays with the samples along the first axis.
-Loss = Callable[[PyTree, PyTree], Array]
 
 UNITS = ("coordinates", "leaves", "layers")
 
@@ -425,13 +422,12 @@ def shard_subsets(subsets: PyTree, devices: Sequence[jax.Device] | None = None) 
     return jax.device_put(subsets, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("worker")))
 
 
-def coded_value_and_grad(
-    loss: Loss, plan: CodingPlan
-) -> Callable[[PyTree, PyTree, ArrayLike], CodedGradient]:
+def coded_value_and_grad(loss: Loss, plan: CodingPlan) -> Callable[..., CodedGradient]:
     r"""The function (params, subsets, arrived) → loss and gradient, by way of the workers' messages.
 
     `subsets` is the batch of `split_batch`, `[N, m, …]`, and `arrived`, bool `[B, N]`, says whose message of
-    each block the master has. Compiled once for a function `loss` and plans of one shape.
+    each block the master has. A loss that takes a key gets it from two more arguments, a key and the number
+    of the step (`loss_key`). Compiled once for a function `loss` and plans of one shape.
 
     >>> def loss(params, batch):
     ...     return jnp.mean((batch @ params) ** 2)
@@ -442,12 +438,26 @@ def coded_value_and_grad(
     (True, [True])
     """
     portable = jax.tree.map(kept, plan)  # as it is, whatever the caller's float
-    return lambda params, subsets, arrived: _coded(loss, portable, params, subsets, kept(arrived))
+
+    def coded(
+        params: PyTree, subsets: PyTree, arrived: ArrayLike, key: Array | None = None, step: int | Array = 0
+    ) -> CodedGradient:
+        return _coded(loss, portable, params, subsets, kept(arrived), key, step)
+
+    return coded
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _coded(loss: Loss, plan: CodingPlan, params: PyTree, subsets: PyTree, arrived: Array) -> CodedGradient:
-    value, gradients = subset_gradients(loss, plan, params, subsets)
+def _coded(
+    loss: Loss,
+    plan: CodingPlan,
+    params: PyTree,
+    subsets: PyTree,
+    arrived: Array,
+    key: Array | None,
+    step: Array,
+) -> CodedGradient:
+    value, gradients = subset_gradients(loss, plan, params, subsets, key, step)
     with jax.enable_x64(True):
         encodings = jnp.stack([code.encoding for code in plan.codes])
     weights, decodable = jax.vmap(decoding_weights)(encodings, arrived)
@@ -467,20 +477,27 @@ def size_of(plan: CodingPlan, subsets: PyTree) -> int:
 
 
 def subset_gradients(
-    loss: Loss, plan: CodingPlan, params: PyTree, subsets: PyTree
+    loss: Loss,
+    plan: CodingPlan,
+    params: PyTree,
+    subsets: PyTree,
+    key: Array | None = None,
+    step: int | Array = 0,
 ) -> tuple[Array, dict[tuple[float, float], PyTree]]:
     """The full loss, and the gradients of each share of the samples that the plan knows: leaves `[N, …]`."""
     refuse_complex("params", params)
     workers, size = plan.num_workers, size_of(plan, subsets)
     total: Array | float = 0.0
     gradients = {}
+    keys = keys_of(loss, key)
     for share in dict.fromkeys(block.share for block in plan.blocks):
         chosen, portion = plan.samples_of(share, size)
         if not portion:
             gradients[share] = jax.tree.map(lambda x: jnp.zeros((workers, *np.shape(x))), params)
             continue
         part = jax.tree.map(lambda x, own=chosen: x[:, own], subsets)
-        value, gradient = jax.vmap(jax.value_and_grad(loss), (None, 0))(params, part)
+        drawn = jax.vmap(lambda j, first=chosen.start: keys(step, j, first))(jnp.arange(workers))
+        value, gradient = jax.vmap(functools.partial(jax.value_and_grad(loss), params))(part, *drawn)
         if portion != 1:
             gradient = jax.tree.map(lambda g, p=portion: p * g, gradient)
         total, gradients[share] = total + portion * jnp.sum(value), gradient

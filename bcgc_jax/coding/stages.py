@@ -19,7 +19,7 @@ from jax import Array
 from jax.extend import core
 
 from bcgc_jax.coding.checks import check_params, traceable
-from bcgc_jax.coding.gradients import Loss, PyTree
+from bcgc_jax.coding.losses import Loss, PyTree, keys_of
 
 # Calls, whose equations are put in their place. All derivatives have been taken: a function with one of its
 # own is a call like others.
@@ -52,7 +52,7 @@ class Stages:
     Attributes:
       programs: as above, ("carry", b) and ("own", b); none where there is nothing to do.
       results: for each block the variable of each of its leaves' gradients.
-      inputs, constants: variables of parameters and samples, and values that the loss has of its own.
+      inputs, constants: variables of what the loss is given, and values that it has of its own.
     """
 
     programs: Mapping[tuple[str, int], Program]
@@ -60,9 +60,9 @@ class Stages:
     inputs: list[core.Var]
     constants: Mapping[core.Var, Array]
 
-    def begin(self, params: PyTree, batch: PyTree) -> Pass:
+    def begin(self, params: PyTree, batch: PyTree, *key: Array) -> Pass:
         """Before anything is computed."""
-        leaves = jax.tree.leaves((params, batch))
+        leaves = jax.tree.leaves((params, batch, *key))
         return Pass(0, {**self.constants, **dict(zip(self.inputs, leaves, strict=True))})
 
     def due(self, done: int, block: int) -> list[Program]:
@@ -82,18 +82,18 @@ class Stages:
         return [known[v] for v in self.results[block]], Pass(done, kept)
 
 
-def stages(loss: Loss, params: PyTree, batch: PyTree, blocks: Sequence[Sequence[int]]) -> Stages:
+def stages(loss: Loss, params: PyTree, batch: PyTree, blocks: Sequence[Sequence[int]], *key: Array) -> Stages:
     r"""Cut the gradient of `loss` with respect to `params` into blocks in the order of their computation.
 
-    Of `params` and `batch` only shapes and dtypes count; `blocks` are the leaves of each, as numbers. A leaf
-    that is cut across several blocks belongs to the first, and is kept for the others.
+    Of what the loss is given only shapes and dtypes count; `blocks` are the leaves of each, as numbers. A
+    leaf that is cut across several blocks belongs to the first, and is kept for the others.
 
     Loops (`scan`, `while`) and branches are not cut. Equations with effects, such as printing, and what they
     need, count to all blocks: they happen once.
     """
     check_params(params)
     with traceable():
-        closed = jax.make_jaxpr(jax.grad(loss))(params, batch)
+        closed = jax.make_jaxpr(jax.grad(loss))(params, batch, *key)
     constants, equations = dict[core.Var, Any](), list[Any]()
     inputs = [core.Var(v.aval) for v in closed.jaxpr.invars]
     leaves = _flatten(closed, inputs, equations, constants)
@@ -138,7 +138,8 @@ def backward_order(loss: Loss, params: PyTree, batch: PyTree) -> tuple[int, ...]
     (1, 0)
     """
     check_params(params)
-    closed, equations = jax.make_jaxpr(jax.grad(loss))(params, batch), list[Any]()
+    key = keys_of(loss, jax.random.key(0))(0, 0)
+    closed, equations = jax.make_jaxpr(jax.grad(loss))(params, batch, *key), list[Any]()
     leaves = _flatten(closed, closed.jaxpr.invars, equations, {})
     made = {id(v): i for i, equation in enumerate(equations) for v in equation.outvars}
     # What comes at the same time comes from the end, as the layers do; constants come first.

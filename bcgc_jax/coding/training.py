@@ -237,7 +237,8 @@ def train(
 
     Args:
       key: draws of the cycle times, of the start-ups and of the mini-batches.
-      loss: (params, batch) to a scalar, a mean or a sum over samples, as the scheme's plan has it.
+      loss: (params, batch) to a scalar, a mean or a sum over samples, as the scheme's plan has it; or
+        (params, batch, key), with the `loss_key` of the samples. `stateful` makes one of a loss with a state.
       scheme: of `training_scheme`.
       cycle_times: a distribution, or measured rows `[K, N]`, replayed from the first on and over again.
       start_ups: a distribution, a number, or measured rows `[K, N]` beside those of the cycle times; by
@@ -313,7 +314,7 @@ def _train(
             late = unless_starting(busy, late, starts, runtime)
         elif scheme.passes is not None:
             late = scheme.passes.of(unit).overrun(late, starts, times, runtime)
-        value, gradient, decodable = coded(params, batch, arrived)
+        value, gradient, decodable = coded(params, batch, arrived, key, index)
         good = jnp.all(decodable) & jnp.isfinite(runtime)
         updates, new_state = optimizer.update(gradient, opt_state, params)
         new = (optax.apply_updates(params, updates), new_state)

@@ -37,12 +37,22 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
     "running statistics": (
         lambda params, batch: normalized(params, batch)[0],
         {"w": W, "norm": {"mean": np.zeros(1, np.float32), "scale": W[:1]}},
-        r"does not depend on params\['norm'\]\['mean'\]: a running statistic.*nnx.split\(model, nnx.Param",
+        r"gives params\['norm'\]\['mean'\] no gradient: a running statistic.*stateful.*nnx.split\(model",
+    ),
+    "frozen statistics": (
+        lambda params, batch: jnp.mean((batch @ params["w"] - jax.lax.stop_gradient(params["mean"])) ** 2),
+        {"w": W, "mean": W[0]},
+        r"gives params\['mean'\] no gradient: .*keep it apart",
     ),
     "new states": (
         normalized,
         {"w": W, "norm": {"mean": W[:1], "scale": W[:1]}},
-        "must return one real number",
+        r"must return one real number.* got float32\[\], float32\[1\]. For new states.*coding.stateful\(loss",
+    ),
+    "samples in two arguments": (
+        lambda params, x, y: jnp.mean((x @ params["w"] - y) ** 2),
+        {"w": W},
+        "its third one is a random key, and with that it fails: .*x, y = batch",
     ),
     "a counter": (
         mean,
@@ -52,7 +62,7 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
     "a key": (
         mean,
         {"w": W, "key": KEY},
-        r"^params\['key'\] is a random key, and no step gets a new one.*eval",
+        r"^params\['key'\] is a random key, and no step gets a new one.*loss\(params, batch, key\), is given",
     ),
     "NumPy": (
         lambda params, batch: np.tanh(batch @ params["w"]).mean(),

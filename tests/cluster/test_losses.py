@@ -1,0 +1,107 @@
+"""Losses that draw and make a new state on workers, against plain gradients with the documented keys."""
+
+from itertools import pairwise
+
+import jax
+import numpy as np
+import pytest
+
+from bcgc_jax import coding
+from bcgc_jax.cluster.worker import Duty, WorkerProcess
+from bcgc_jax.coding.chunks import SharedPlan
+from bcgc_jax.coding.gradients import CodingPlan, split_unevenly
+from bcgc_jax.plans.sharing import WorkSharing
+from tests.cluster.test_cluster import ROOT
+from tests.cluster.test_shared_round import World, _worker
+from tests.cluster.test_worker import decoded
+from tests.coding.test_losses import PARAMS, SGD, STATE, key_of, loss
+from tests.scripts import python
+
+OWN, _ = coding.stateful(loss, SGD)
+GIVEN, SEED = coding.Stateful(PARAMS, STATE), 11
+DATA = np.random.default_rng(6).normal(size=(16, 3)).astype(np.float32)
+
+plain = jax.jit(jax.grad(loss, has_aux=True))
+
+
+def assert_sum(found, step, chunks):
+    """What is found is the sum of chunks: weight, samples, subset and number in it. Measured: 2e-7."""
+    key, total = jax.random.key(SEED), np.zeros(len(found))
+    for weight, samples, *numbers in chunks:
+        each = plain(PARAMS, STATE, samples, key_of(key, step, *numbers))
+        total += weight * np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(each)])
+    np.testing.assert_allclose(found, total, rtol=1e-6, atol=1e-6)
+
+
+def test_all_who_code_a_subset_draw_alike():
+    """Two blocks, each on a share of the samples in two chunks; every worker has two of three subsets."""
+    whole = coding.coding_plan(jax.random.key(0), GIVEN, [0, 6, 0])
+    shares = tuple(whole.blocks[0]._replace(share=share) for share in ((0.0, 0.5), (0.5, 1.0)))
+    plan = jax.tree.map(np.asarray, CodingPlan(whole.codes * 2, shares, True, chunks=2))
+    parts = split_unevenly(DATA, 3)  # of 6, 5 and 5 samples
+    duty = Duty(OWN, plan, GIVEN, np.array([18, 15, 15]) / 16, None, SEED, False)
+    group = [WorkerProcess(duty, w, {j: parts[j] for j in plan.held(w)}) for w in range(3)]
+    messages = [list(worker.compute(1, 5, jax.tree.leaves(GIVEN))) for worker in group]
+    chunks = []
+    for j, ends in enumerate([(0, 2, 3, 5, 6), (0, 1, 2, 4, 5), (0, 1, 2, 4, 5)]):
+        chunks += [((end - begin) / 16, parts[j][begin:end], j, begin) for begin, end in pairwise(ends)]
+    assert_sum(decoded(plan, messages, GIVEN), 5, chunks)
+
+
+def test_all_who_store_a_chunk_draw_alike():
+    plan = SharedPlan(WorkSharing(4, 2, 2))
+    cut, weights = plan.cut(split_unevenly(DATA, 4))
+    duty = Duty(OWN, plan, GIVEN, weights, None, SEED, False)
+    group = [_worker(duty, worker, cut) for worker in range(4)]
+    # Worker 3 is slow, and others do what it stores.
+    world = World(group, lambda worker, chunk: 9.0 if worker == 3 else 1.0, plan)
+    gradient, _ = world.step(GIVEN, iteration=5)
+    found = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(gradient)])
+    assert_sum(found, 5, [(weights[chunk], cut[chunk], *chunk) for chunk in cut if len(cut[chunk])])
+
+
+_SCRIPT = """
+import jax, jax.numpy as jnp, numpy as np, optax
+import bcgc_jax as bcgc
+from bcgc_jax import coding
+from bcgc_jax.cluster import Cluster, Told, train_on_cluster
+from bcgc_jax.coding.gradients import split_unevenly
+from tests.coding.test_losses import key_of
+
+@jax.custom_vjp
+def twice(x):
+    return 2 * x
+twice.defvjp(lambda x: (twice(x), None), lambda _, slope: (3 * slope,))
+
+@jax.custom_jvp
+def cube(x):
+    return x**3
+cube.defjvp(lambda x, t: (cube(*x), 5 * x[0] ** 2 * t[0]))
+
+def loss(params, state, batch, key):
+    kept = jnp.where(jax.random.bernoulli(key, 0.5, batch.shape), 2 * batch, 0)
+    return jnp.mean(cube(twice(kept @ params))), batch.mean()
+
+data = np.random.default_rng(0).normal(size=(10, 3)).astype(np.float32)
+problem, key = bcgc.Problem(bcgc.ShiftedExponential(1.0, 1.0), 2, 4, 10), jax.random.key(0)
+own, optimizer = coding.stateful(loss, optax.sgd(0.1))
+params = coding.Stateful(jnp.array([0.5, -1.0, 0.25]), jnp.float32(0.0))
+with Cluster(2) as cluster:
+    scheme = coding.training_scheme(key, problem, bcgc.solve(problem, method="sharing:2:4"), params)
+    cut, weights = scheme.work.cut(parts := split_unevenly(data, 2))
+    cluster.assign(own, scheme.work, params, parts, seed=11)
+    found = cluster.gradient(params, iteration=3).gradient
+    trained = train_on_cluster(key, own, Told(problem, "nested:2"), cluster, params, data, optimizer, 1)
+slope = jax.grad(lambda p, *given: loss(p, 0.0, *given)[0])
+keys = {c: key_of(jax.random.key(11), 3, *c) for c in cut}
+want = sum(weights[c] * slope(params.params, cut[c], keys[c]) for c in cut if len(cut[c]))
+for one, other in ((found.params, want), (found.state, data.mean()), (trained.params.state, data.mean())):
+    np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6 * np.abs(want).max())
+"""
+
+
+@pytest.mark.slow
+def test_a_script_whose_loss_draws_makes_a_state_and_has_derivatives_of_its_own():
+    """They are of slopes that are none, which no other way to them would find."""
+    done = python(_SCRIPT, cwd=ROOT)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,62 @@
+"""Losses that draw, and that make a new state, against plain steps with the keys of the documents."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from bcgc_jax import coding
+from tests.coding.test_complex import KEY, SCHEME
+
+DATA = np.random.default_rng(5).normal(size=(3, 2, 3)).astype(np.float32)
+PARAMS = {"w": np.array([1.0, -2.0, 0.5], np.float32), "b": np.float32(0.5)}
+STATE = {"mean": np.float32(2.0), "largest": np.float32(0.0)}
+TIMES = np.ones((1, 3))
+SGD = optax.sgd(0.1)
+
+
+def key_of(key, *numbers):
+    """As documented: `fold_in` of 2³² - 1, the step, the subset and the chunk, in this order."""
+    for number in (2**32 - 1, *numbers):
+        key = jax.random.fold_in(key, number)
+    return key
+
+
+def loss(params, state, batch, key):
+    """As dropout and BatchNorm in training, and a metric."""
+    kept = jnp.where(jax.random.bernoulli(key, 0.5, batch.shape), 2 * batch, 0)
+    scores = kept @ params["w"]
+    mean = scores.mean()
+    state = {"mean": 0.9 * state["mean"] + 0.1 * mean, "largest": scores.max()}
+    return jnp.mean((scores - mean + params["b"] - batch[:, 0]) ** 2), state
+
+
+def test_a_training_draws_and_keeps_a_state_as_plain_steps_do():
+    own, optimizer = coding.stateful(loss, SGD)
+    given = coding.Stateful(PARAMS, STATE)
+    scheme = coding.TrainingScheme(coding.coding_plan(KEY, given, [0, 6, 0]), SCHEME.load, SCHEME.sent)
+    found = coding.train(
+        *(KEY, own, scheme, TIMES, given, DATA, optimizer, 3), evaluate=lambda given: given.state["largest"]
+    )
+
+    params, state, largest = PARAMS, STATE, []
+    plain = jax.jit(jax.grad(loss, has_aux=True))
+    for step in range(3):
+        each = [plain(params, state, DATA[j], key_of(KEY, step, j, 0)) for j in range(3)]
+        slope, state = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *each)
+        params = jax.tree.map(lambda p, g: p - 0.1 * g, params, slope)
+        largest.append(state["largest"])
+    # Measured: 6e-7.
+    for one, other in zip(jax.tree.leaves(found.params), jax.tree.leaves((params, state)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-6, atol=2e-6)
+    np.testing.assert_allclose(found.metrics, largest, rtol=2e-6, atol=2e-6)
+
+
+def test_a_key_that_is_missing_and_a_state_with_other_leaves_are_refused():
+    data, arrived = np.zeros((3, 2, 3), np.float32), np.ones((1, 3))
+    with pytest.raises(ValueError, match="the third is a random key: give a key"):
+        coding.coded_value_and_grad(lambda p, x, key: p.sum(), SCHEME.plan)(PARAMS["w"], data, arrived)
+    own, _ = coding.stateful(lambda p, s, x: (p["w"].sum(), {"other": x.sum()}), SGD)
+    with pytest.raises(ValueError, match=r"the leaves of the old one, \{.*mean.*\}, got \{.*other"):
+        own(coding.Stateful(PARAMS, STATE), DATA[0])

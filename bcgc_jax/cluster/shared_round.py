@@ -153,7 +153,8 @@ class SharedRound:
         with self._turn:
             self._serve(now)
             deadlines = [deadline for _, deadline in self._sendings() if deadline > now]
-            return min(self.timing.next_look(now, self.handout.voided), *deadlines, math.inf)
+            copies = {w: self.handout.begun(w) for w in self.handout.may_be_given(self._resting)}
+            return min(self.timing.next_look(now, self.handout.voided, copies), *deadlines, math.inf)
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
@@ -183,8 +184,9 @@ class SharedRound:
         self._silent.update(worker for worker, deadline in self._sendings() if deadline <= now)
         for worker in self._silent.union(self.timing.overdue(now, self.handout.voided)):
             self.handout.late(worker)
-        for worker in sorted(self._resting):
-            seconds, worth = self.timing.seconds(now), self.timing.worth(worker, now)
+        seconds = self.timing.seconds(now)
+        for worker in self.handout.may_be_given(self._resting):
+            worth = self.timing.worth(worker, now, self.handout.begun(worker))
             given = self.handout.next(self.handout.member(worker), seconds, worth)
             if given is not None:
                 ticket, chunk = self._given[worker] = given

@@ -227,15 +227,17 @@ class Handout:
     # How the step stands.
 
     def may_be_given(self, free: Collection[int]) -> list[int]:
-        """Of workers without a chunk those to which `next` may give one, by number; None to the others."""
-        resting = [worker for worker in free if not self._left[worker]]
-        if not resting:
+        """Of workers that ask, those to ask `next` for, by number; it gives the others nothing.
+
+        Who was overdue is among them, for it is heard of now.
+        """
+        if all(self._left[worker] for worker in free):
             return sorted(free)
         chunks = {chunk for _, chunk in self._running.values() if self._is_missing(chunk)}
         for sums in (self._filling, self._closed):
             for late in self._overdue.intersection(sums):
                 chunks |= self._contents[sums[late]]
-        able = {worker for chunk in chunks for worker in self.holders[chunk]}
+        able = self._overdue.union(*(self.holders[chunk] for chunk in chunks))
         return sorted(worker for worker in free if self._left[worker] or worker in able)
 
     def begun(self, worker: int) -> list[Chunk]:

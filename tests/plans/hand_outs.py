@@ -317,6 +317,7 @@ def timed_step(handout: Handout, starts: Sequence[float], seconds: np.ndarray) -
         for w in timing.overdue(now, handout.voided) if handout.ends == "sums" else []:
             handout.late(w)
         able = handout.may_be_given(free)
+        assert handout.roster.overdue.isdisjoint(free.difference(able))
         for w in sorted(free):
             worth, begun = timing.worth(w, now), handout.begun(w)
             assert timing.worth(w, now, begun) == [chunk for chunk in worth if chunk in begun]

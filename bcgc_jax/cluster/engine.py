@@ -26,6 +26,7 @@ from bcgc_jax._extras import to_install
 from bcgc_jax.cluster import signals
 from bcgc_jax.cluster.chunks import ChunkWorker, Sum
 from bcgc_jax.cluster.worker import Duty, Message, WorkerProcess
+from bcgc_jax.coding.checks import check_loss
 from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.gradients import PyTree, num_samples
 
@@ -310,7 +311,10 @@ class Bench:
         worker = self._workers.get((number, index))
         if worker is None:
             made = ChunkWorker if isinstance(duty.plan, SharedPlan) else WorkerProcess
-            worker = made(duty, index, self.subsets(held))
+            subsets = self.subsets(held)
+            if self._made:  # data that the master has not seen
+                _check(duty, next(iter(subsets.values())))
+            worker = made(duty, index, subsets)
             worker.warm_up()
         others = {key: one for key, one in self._workers.items() if key[0] in kept}
         self._workers = {**others, (number, index): worker}
@@ -324,6 +328,12 @@ class Bench:
             j: self._made[data[1:]] if isinstance(data, Made) else self._fetched(data)
             for j, data in wanted.items()
         }
+
+
+def _check(duty: Duty, data: PyTree) -> None:
+    one = jax.tree.map(lambda x: x[:1], data)
+    with jax.enable_x64(duty.x64):  # a setting of each thread
+        check_loss(duty.loss, duty.params, one, duty.plan.mean)
 
 
 def actor_class(ray: Any) -> Any:

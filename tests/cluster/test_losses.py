@@ -3,10 +3,12 @@
 from itertools import pairwise
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from bcgc_jax import coding
+from bcgc_jax.cluster.engine import Bench, Made
 from bcgc_jax.cluster.worker import Duty, WorkerProcess
 from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.gradients import CodingPlan, split_unevenly
@@ -58,6 +60,24 @@ def test_all_who_store_a_chunk_draw_alike():
     gradient, _ = world.step(GIVEN, iteration=5)
     found = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(gradient)])
     assert_sum(found, 5, [(weights[chunk], cut[chunk], *chunk) for chunk in cut if len(cut[chunk])])
+
+
+def test_a_worker_that_makes_its_data_refuses_what_the_master_could_not_see():
+    plan = jax.tree.map(np.asarray, coding.coding_plan(jax.random.key(0), PARAMS, [4, 0]))
+    held = {0: Made(lambda number, count: DATA, 0, 0, 2)}
+
+    def summed(params, batch):
+        return jnp.sum((batch @ params["w"] - params["b"]) ** 2)
+
+    refused = (
+        (lambda p, batch: (p["w"].sum(), p["b"]), "stateful"),
+        (summed, "it is a sum over the samples"),
+    )
+    bench = Bench(fetched=str)
+    for number, (own, words) in enumerate(refused):
+        duty = Duty(own, plan, PARAMS, np.ones(2), None, SEED, False)
+        with pytest.raises(ValueError, match=words):
+            bench.worker(number, duty, 0, held, (), "")
 
 
 _SCRIPT = """

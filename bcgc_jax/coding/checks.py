@@ -81,8 +81,8 @@ def check_loss(loss: Loss, params: PyTree, batch: PyTree, mean: bool) -> None:
     if idle:
         names = ", ".join(f"params{keystr(path)}" for path in idle)
         raise ValueError(
-            f"the loss gives {names} no gradient: a running statistic, as of BatchNorm, is no parameter, and "
-            f"no step updates it. {_STATE}; take another normalization; or {_APART}"
+            f"the loss gives {names} no gradient: a running statistic, as of BatchNorm, or what is frozen is "
+            f"no parameter, and no step updates it. {_STATE}; take another normalization; or {_APART}"
         )
     if not takes_key(loss) and not is_traced((params, batch)):
         one = jax.tree.map(lambda x: np.asarray(x[:1]), batch)

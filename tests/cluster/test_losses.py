@@ -85,7 +85,9 @@ import jax, jax.numpy as jnp, numpy as np, optax
 import bcgc_jax as bcgc
 from bcgc_jax import coding
 from bcgc_jax.cluster import Cluster, Told, train_on_cluster
+from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.gradients import split_unevenly
+from bcgc_jax.plans.sharing import WorkSharing
 from tests.coding.test_losses import key_of
 
 @jax.custom_vjp
@@ -107,11 +109,11 @@ problem, key = bcgc.Problem(bcgc.ShiftedExponential(1.0, 1.0), 2, 4, 10), jax.ra
 own, optimizer = coding.stateful(loss, optax.sgd(0.1))
 params = coding.Stateful(jnp.array([0.5, -1.0, 0.25]), jnp.float32(0.0))
 with Cluster(2) as cluster:
-    scheme = coding.training_scheme(key, problem, bcgc.solve(problem, method="sharing:2:4"), params)
-    cut, weights = scheme.work.cut(parts := split_unevenly(data, 2))
-    cluster.assign(own, scheme.work, params, parts, seed=11)
+    plan = SharedPlan(WorkSharing(2, 2, 4))
+    cut, weights = plan.cut(parts := split_unevenly(data, 2))
+    cluster.assign(own, plan, params, parts, seed=11)
     found = cluster.gradient(params, iteration=3).gradient
-    trained = train_on_cluster(key, own, Told(problem, "nested:2"), cluster, params, data, optimizer, 1)
+    trained = train_on_cluster(key, own, Told(problem, "uncoded"), cluster, params, data, optimizer, 1)
 slope = jax.grad(lambda p, *given: loss(p, 0.0, *given)[0])
 keys = {c: key_of(jax.random.key(11), 3, *c) for c in cut}
 want = sum(weights[c] * slope(params.params, cut[c], keys[c]) for c in cut if len(cut[c]))

@@ -112,20 +112,3 @@ def test_a_mean_where_the_plan_has_sums_is_refused_and_a_sum_is_not():
     found = coding.train(KEY, total, scheme, LAW, {"w": W}, DATA, SGD, 1)
     # Of all six samples, x = (0, 1, 2): 6 (Σ x - 1)², a sum of whole numbers.
     assert float(np.asarray(found.loss)[0]) == 6 * (3 - 1) ** 2
-
-
-def test_a_loss_with_derivatives_of_its_own_reaches_the_workers():
-    """Defined in the main script it is sent by value: also one that calls itself for its derivatives."""
-    from ray import cloudpickle
-
-    @jax.custom_vjp
-    def thrice(x):
-        return x**2
-
-    def forward(x):
-        return thrice(x), x
-
-    thrice.defvjp(forward, lambda x, slope: (3 * slope * x,))
-    sent = cloudpickle.loads(cloudpickle.dumps(thrice))
-    assert sent is not thrice
-    assert (float(sent(2.0)), float(jax.grad(sent)(2.0))) == (4.0, 6.0)

@@ -1,13 +1,14 @@
 """Uncoded or work sharing? What the last steps took by the clock decides, step by step; no I/O, no clock.
 
-Nothing is computed in advance: both are tried, for stints of some steps. Steps without redundancy are what a
-training takes anyway, so trying them loses nothing. What sharing loses against them is counted, and so is
-what a change costs: sharing is tried again only while all that it has lost is a small share of the time.
+Nothing is computed in advance: both are tried, for stints of some steps. To try uncoded steps loses nothing,
+for a training takes them anyway. What steps of sharing lose against them is counted, the change to sharing
+included. It is tried again while that is a small share of all the time, or once it would be clearly faster.
 """
 
 import math
 from collections import deque
-from statistics import fmean, stdev
+from collections.abc import Collection
+from statistics import fmean
 from typing import NamedTuple
 
 # Steps of a trial. The first step of a stint is left out of means: it holds the change, and the overrun of
@@ -55,9 +56,8 @@ class Trials:
         self._took = {sharing: deque[float](maxlen=_KEPT) for sharing in (False, True)}
         # Steps of the next stint with sharing, and of one without after sharing has lost.
         self._with = self._without = FIRST
-        self._left = FIRST  # of this stint
-        self._begins = False  # a stint
-        self._lost = self._lost_in_stint = 0.0  # seconds, by sharing and by what is prepared for it
+        self._stint, self._done = FIRST, 0  # steps of this stint, and those that are done
+        self._lost = self._lost_in_stint = 0.0  # seconds, by sharing
 
     @property
     def means(self) -> tuple[float, float]:
@@ -69,45 +69,53 @@ class Trials:
         """A step took so many seconds, a change before it included.
 
         As long as workers still compile what the next step should be done by, they are slower: such a step
-        says what that costs, and nothing else.
+        says nothing of either.
         """
         self.step += 1
-        prepares = sharing is not self.sharing
-        if not (self._begins or prepares):
-            self._took[sharing].append(seconds)
-        uncoded = fmean(self._took[False])
-        if sharing or prepares:
-            self._lost += seconds - uncoded
-        if prepares:
+        if sharing is not self.sharing:
             return
-        self._begins = False
-        self._left -= 1
+        if self._done or not self._took[False]:
+            self._took[sharing].append(seconds)
+        self._done += 1
+        uncoded = fmean(self._took[False])
         if sharing:
+            self._lost += seconds - uncoded
             self._lost_in_stint += seconds - uncoded
-            if self._lost_in_stint > _LOST_AT_ONCE * self.num_steps * uncoded:
-                self._left = 0
-        if self._left <= 0:
+            ends = self._lost_in_stint > _LOST_AT_ONCE * self.num_steps * uncoded
+        else:  # sharing would be clearly faster by now
+            ends = self._done > FIRST and self._is_clear()
+        if ends or self._done >= self._stint:
             self._decide()
 
-    def _gain(self) -> tuple[float, float]:
-        """Seconds that sharing saves a step, and the standard error."""
+    def _is_clear(self) -> bool:
+        """Whether sharing saves more than chance would."""
         uncoded, sharing = self._took.values()
-        if not sharing:
-            return -math.inf, 0.0
-        error = [stdev(took) / math.sqrt(len(took)) for took in (uncoded, sharing) if len(took) > 1]
-        return fmean(uncoded) - fmean(sharing), math.hypot(*error)
+        error = math.sqrt(_variance(uncoded) + _variance(sharing))
+        return bool(sharing) and fmean(uncoded) - fmean(sharing) > _CLEAR * error
 
     def _decide(self) -> None:
-        gain, error = self._gain()
+        uncoded, sharing = self.means
+        faster, clear = sharing < uncoded, self._is_clear()
         if self.sharing:
-            self._without = FIRST if gain > 0 else min(2 * self._without, _LONGEST)
+            self._without = FIRST if faster else min(2 * self._without, _LONGEST)
             self._begin(False, self._without)
-        elif self._lost > _LOST * self.step * fmean(self._took[False]):
-            self._left = FIRST
-        else:
-            self._with = min(2 * self._with, _LONGEST) if gain > _CLEAR * error else FIRST
+        elif clear:
+            self._with = min(2 * self._with, _LONGEST)
             self._begin(True, self._with)
+        elif self._lost <= _LOST * self.step * uncoded:
+            self._with = 2 * FIRST if faster else FIRST
+            self._begin(True, self._with)
+        else:
+            self._stint += FIRST
 
     def _begin(self, sharing: bool, steps: int) -> None:
-        self.sharing, self._left, self._begins = sharing, steps, True
+        self.sharing, self._stint, self._done = sharing, steps, 0
         self._lost_in_stint = 0.0
+
+
+def _variance(took: Collection[float]) -> float:
+    """Of the mean; 0 where it is not known."""
+    if len(took) < 2:
+        return 0.0
+    mean = fmean(took)
+    return sum((each - mean) ** 2 for each in took) / (len(took) - 1) / len(took)

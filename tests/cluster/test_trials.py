@@ -26,19 +26,19 @@ def _slow(rng, more, steps=200):
     return times.max(axis=1), more * (4 / np.sum(1 / times, axis=1) + 1 / 32)
 
 
-@pytest.mark.parametrize("more", [1.0, 1.01, 1.03, 1.05, 1.1, 1.3, 2.0])
-@pytest.mark.parametrize("noise", [0.005, 0.05, 0.2])
+@pytest.mark.parametrize("more", [1.0, 1.05, 1.1, 1.3, 2.0])
+@pytest.mark.parametrize("noise", [0.05, 0.2])
 def test_equal_workers_lose_at_most_three_percent_in_200_steps(more, noise):
-    """In each of 60 draws; the worst lost 2.0 %, where sharing takes 1.1 times as long."""
-    for seed in range(30):
+    """In each of 60 draws; the worst lost 2.5 %, where sharing takes 1.1 times as long."""
+    for seed in range(60):
         uncoded, sharing = _equal(np.random.default_rng(seed), more, noise)
         assert _trained(uncoded, sharing)[0].sum() < 1.03 * uncoded.sum()
 
 
 @pytest.mark.parametrize("spread", [0.5, 1.0])
 def test_steps_that_are_slow_for_all_workers_alike_mislead_nobody(spread):
-    """Of such times a mean of eight says little: the worst of 60 draws lost 2.0 %."""
-    for seed in range(30):
+    """Of such times a mean of eight says little: the worst of 60 draws lost 2.7 %."""
+    for seed in range(60):
         rng = np.random.default_rng(seed)
         of_all = rng.lognormal(0, spread, 200)
         uncoded, sharing = of_all * np.array(_equal(rng, 1.05, 0.01))
@@ -47,22 +47,22 @@ def test_steps_that_are_slow_for_all_workers_alike_mislead_nobody(spread):
 
 @pytest.mark.parametrize("more", [1.03, 1.2])
 def test_slow_workers_are_shared_for(more):
-    """Of what sharing in every step would save 75 to 81 % are saved on average, and 50 % at least."""
+    """Of what sharing in every step would save 81 and 84 % are saved on average, and 50 % at least."""
     saved = []
-    for seed in range(30):
+    for seed in range(60):
         uncoded, sharing = _slow(np.random.default_rng(seed), more)
         taken, _ = _trained(uncoded, sharing)
         saved.append((uncoded.sum() - taken.sum()) / (uncoded.sum() - sharing.sum()))
-    assert np.mean(saved) > 0.7
+    assert np.mean(saved) > 0.78
     assert min(saved) > 0.45
 
 
 @pytest.mark.parametrize("slow_first", [True, False])
 @pytest.mark.parametrize("more", [1.03, 1.1, 1.3])
 def test_it_goes_there_and_back_when_workers_become_slow_or_equal(slow_first, more):
-    """Of what is saved by who knows in advance when that is, at least 41 %, 70 to 83 % on average."""
+    """Of what is saved by who knows in advance when that is, at least 53 %, 75 to 87 % on average."""
     saved, last = [], []
-    for seed in range(30):
+    for seed in range(60):
         rng = np.random.default_rng(seed)
         halves = [_slow(rng, more, 300), _equal(rng, more, 0.01, 300)]
         halves = halves if slow_first else halves[::-1]
@@ -71,12 +71,12 @@ def test_it_goes_there_and_back_when_workers_become_slow_or_equal(slow_first, mo
         best = sum(min(one.sum() for one in half) for half in halves)
         saved.append((uncoded.sum() - taken.sum()) / (uncoded.sum() - best))
         last.append(shared[450:].mean())
-    assert np.mean(saved) > 0.65
-    assert min(saved) > 0.38
+    assert np.mean(saved) > 0.72
+    assert min(saved) > 0.5
     if slow_first:
         assert max(last) < 0.15  # measured 0.11
     else:
-        assert min(last) > 0.5  # measured 0.57
+        assert min(last) > 0.6  # measured 0.67
 
 
 def test_a_trial_that_is_clearly_slower_is_ended_after_a_step():
@@ -84,8 +84,8 @@ def test_a_trial_that_is_clearly_slower_is_ended_after_a_step():
     assert np.flatnonzero(shared).tolist() == [4]
 
 
-def test_what_workers_compile_meanwhile_is_a_loss_and_no_measurement():
-    """Steps that compiling makes longer are uncoded ones, though sharing is wanted."""
+def test_steps_beside_which_workers_compile_say_nothing():
+    """They are uncoded ones, and longer, though sharing is wanted by then."""
     trials = Trials(200)
     for _ in range(4):
         trials.observe(1.0, False)
@@ -95,7 +95,11 @@ def test_what_workers_compile_meanwhile_is_a_loss_and_no_measurement():
     for _ in range(4):
         assert trials.sharing
         trials.observe(1.01, True)
+    assert not trials.sharing
     assert trials.means == pytest.approx((1.0, 1.01))
-    for _ in range(189):  # 3.04 s are lost: they are 1 % of the time after the last step
-        assert not trials.sharing
-        trials.observe(1.0, False)
+
+
+def test_sharing_is_taken_as_soon_as_uncoded_steps_are_clearly_slower_than_it_was():
+    """It has lost 1 % of a hundred steps while workers were equal. Five steps of other workers are enough."""
+    _, shared = _trained(np.r_[np.ones(60), np.full(100, 3.0)], np.full(160, 1.5))
+    assert np.flatnonzero(shared)[:3].tolist() == [4, 5, 65]

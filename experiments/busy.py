@@ -1,10 +1,10 @@
-"""Compute that nobody can interrupt: what redundancy is worth on worker processes that end each pass.
+"""Compute that nobody can interrupt: what redundancy is worth on worker processes that end each chunk.
 
-The layers of a small network sleep, forward and backward, in proportion to their samples. So a pass takes
+The layers of a small network sleep, forward and backward, in proportion to their samples. So a chunk takes
 time, and "stop" does not end it. Four workers are equal, or each is five times as slow in one of seven
 seconds. Schemes are trained one after the other. Their seconds are held against two predictions, from the
 times that the passes of the first one took: for workers that are free when a step ends, and for steps in a
-row, where each first ends its pass. Eight minutes.
+row, where each first ends its chunk. Eight minutes.
 """
 
 import functools
@@ -25,6 +25,7 @@ from bcgc_jax.cluster import ClosedLoop, Cluster, ClusterTraining, Told, train_o
 from experiments.report import each, number, print_table, run_command, save
 
 LAYERS, WIDTH, SAMPLES_OF_A_WORKER = 2, 4, 32
+CHUNKS = 8  # of a subset, in the passes of a code
 # Seconds of a worker's subset, times as long in a slow second, one of so many.
 SUBSET, SLOWER, ONE_OF = 0.29, 5.0, 7
 # Seconds between two naps of a pass, at most.
@@ -109,7 +110,8 @@ def _predicted(seed: int, workers: int, slower: float, subset: float, method: st
     if method == LOOP:
         return None
     plan: Any = bcgc.solve(_planned_for(workers, slower, subset), method).plan
-    return bcgc.simulate_runtime(jax.random.key(seed), _problem(workers, _cycle_times(passes)), plan, 2**14)
+    problem = _problem(workers, _cycle_times(passes))
+    return bcgc.simulate_runtime(jax.random.key(seed), problem, plan, 2**14, unit=f"chunk:{CHUNKS}")
 
 
 def _trained(
@@ -121,7 +123,11 @@ def _trained(
     data = np.asarray(jax.random.normal(jax.random.key(seed + 1), (samples, WIDTH)))
     # A third forward, and two backward; but none for the slope of the data.
     loss = sleeping_loss(subset / SAMPLES_OF_A_WORKER / (3 * LAYERS - 1), slower, seed)
-    plans: Any = ClosedLoop() if method == LOOP else Told(_planned_for(workers, slower, subset), method)
+    plans: Any = (
+        ClosedLoop()
+        if method == LOOP
+        else Told(_planned_for(workers, slower, subset), method, {"chunks": CHUNKS})
+    )
     return train_on_cluster(jax.random.key(seed), loss, plans, cluster, params, data, optax.sgd(1e-2), steps)
 
 

@@ -3,10 +3,11 @@
 N = 8 processes on this machine train softmax regression on the handwritten digits. They are slowed on
 purpose: each worker sends its blocks at the pace of a cycle time that is drawn for it in each iteration (the
 paper's law, rate 1e-3, shift 50; the same draws for all schemes). As real compute, this slowness cannot be
-interrupted within the pass of a subset: who is in one when an iteration ends begins the next one late.
+interrupted within the pass of a chunk, an eighth of a subset: who is in one when an iteration ends begins the
+next one late.
 
 So there are two predictions: E τ̂, as if all workers were free when an iteration ends, and the mean of
-iterations one after the other, in which each worker ends its pass first. The measured time is held against
+iterations one after the other, in which each worker ends its chunk first. The measured time is held against
 the second. Then once more, with a worker killed at a third of the run and another stopped at two thirds.
 Twenty minutes.
 """
@@ -40,11 +41,12 @@ Found = tuple[DigitsRun, ClusterTraining]
 METHODS = ("uncoded", "single_block", "tandon_partial", "time", "optimal", "cyclic:8")
 LAW = bcgc.ShiftedExponential(rate=1e-3, shift=50.0)
 MODEL = "softmax"
+CHUNKS = 8  # of a subset, in passes of plans with redundancy
 # Iterations in which all workers keep the same pace: what they take beyond it is the overhead.
 _EVEN = 30
 # Iterations, one after the other, that the second prediction is the mean of.
 _SUCCESSIVE = 2000
-SLOWNESS = "slowed on purpose: shifted exponential, rate 1e-3, shift 50; no pass of a subset is interrupted"
+SLOWNESS = "slowed on purpose: shifted exponential, rate 1e-3, shift 50; no chunk is interrupted"
 KILLED, STOPPED = 2, 5
 LOSS_TICKS = (0.4, 0.6, 1.0, 2.0)
 
@@ -86,7 +88,7 @@ def run(
                 run = dataclasses.replace(run, before_step=disturb)
             count = _EVEN if kind == "even" else steps
             given = jax.random.key(seed), run, problem, MODEL, method
-            found = train_digits_on_cluster(*given, num_steps=count)
+            found = train_digits_on_cluster(*given, num_steps=count, chunks=CHUNKS)
             if kind == "even":
                 scheme = _scheme(problem, method)
                 alike = successive(scheme, pace.seconds * np.repeat(same, count, axis=0))
@@ -103,18 +105,19 @@ def run(
 
 def _scheme(problem: bcgc.Problem, method: str) -> TrainingScheme:
     """A plan as the training has it, but for the draws of its search."""
-    told = Told(problem, method, {"order": digits_order(MODEL)})
+    told = Told(problem, method, {"order": digits_order(MODEL), "chunks": CHUNKS})
     key, params = jax.random.key(0), initial_params(jax.random.key(0), MODEL)
     return scheme_for(key, told, range(int(np.asarray(problem.num_workers))), params, None)
 
 
 def successive(scheme: TrainingScheme, times: np.ndarray) -> np.ndarray:
-    """τ of iterations one after the other, `[K]`, with cycle times `[K, N]`: a worker ends its pass first."""
+    """τ of iterations one after the other, `[K]`, with cycle times `[K, N]`: each ends its chunk first."""
 
     def last(begin: np.ndarray, times: np.ndarray) -> np.ndarray:
         return scheme.plan.completed(scheme.pace(begin, times)).max()
 
-    return in_a_row(last, jax.tree.map(np.asarray, scheme.passes), np.zeros_like(times), times)
+    chunks = jax.tree.map(np.asarray, scheme.passes).of(f"chunk:{CHUNKS}")
+    return in_a_row(last, chunks, np.zeros_like(times), times)
 
 
 def _row(method: str, faults: bool, found: Found, overhead: float, busy: float) -> dict[str, Any]:
@@ -147,7 +150,7 @@ def _print(rows: Sequence[dict[str, Any]], steps: int) -> None:
         lines.append([row["method"], *seconds, f"{ratio:.3f}"])
     print(f"Workers are {SLOWNESS}.")
     print(
-        "predicted, drawn: as if all were free when a step ends; busy: predicted, each ends its pass first\n"
+        "predicted, drawn: as if all were free when a step ends; busy: predicted, each ends its chunk first\n"
     )
     title = f"Seconds of a step, means of {steps}; overhead: time beyond busy, if all keep the same pace"
     columns = "predicted", "drawn", "busy", "measured", "± s.e.", "overhead", "measured / (busy + overhead)"
@@ -179,7 +182,7 @@ def _draw(
         "color": "black",
         "linewidth": 1,
         "linestyle": ":",
-        "label": "predicted, each ends its pass first, + overhead",
+        "label": "predicted, each ends its chunk first, + overhead",
     }
     for place, method in enumerate(reversed(methods)):
         row, look = plain[method], plotting.style(method)

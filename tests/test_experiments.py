@@ -21,8 +21,8 @@ from tests.oracles.exact import crossing_probability
 from tests.studies import Ran, assert_text_fits, refused, rows_of
 
 COMMANDS = (
-    *("backprop", "busy", "calibrated", "cluster", "conditioning", "journal", "paper"),
-    *("record", "start_ups", "sweep", "theorem4", "traces", "training"),
+    *("backprop", "busy", "calibrated", "chunk_costs", "cluster", "conditioning", "journal"),
+    *("paper", "record", "start_ups", "sweep", "theorem4", "traces", "training"),
 )
 
 

@@ -30,11 +30,12 @@ def train_digits_on_cluster(
     num_steps: int = 200,
     learning_rate: float = 0.5,
     batch_size: int | None = None,
+    **more: Any,
 ) -> tuple[digits.DigitsRun, ClusterTraining]:
     """`train_on_digits` on worker processes, of one row, in seconds; `problem` is that of `digits_problem`.
 
     The same key gives every scheme the same start and draws of the pace; without a pace NaN is expected. A
-    folder of checkpoints keeps too what each iteration took.
+    folder of checkpoints keeps too what each iteration took. There may be `more` options of the plan.
     """
     data = jax.tree.map(np.asarray, digits.load_digits(int(np.asarray(problem.num_workers))))
     start_key, train_key = jax.random.split(key)
@@ -59,7 +60,7 @@ def train_digits_on_cluster(
     training = train_on_cluster(
         train_key,
         digits.cross_entropy,
-        Told(problem, method, {"units": units, "order": digits.digits_order(model)}),
+        Told(problem, method, {"units": units, "order": digits.digits_order(model), **more}),
         dataclasses.replace(run, checkpoints=checkpoints, after_step=told),
         digits.initial_params(start_key, model),
         data.train,

@@ -34,16 +34,11 @@ from bcgc_jax.plans.circle import soonest_of
 from bcgc_jax.plans.completion import AnyOf, Completion, FirstHolder, OneOfEach
 from bcgc_jax.plans.groups import Groups
 from bcgc_jax.plans.partitions import round_partition, round_to_units
+from bcgc_jax.plans.passes import chunks_that_pay
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.plans.sharing import WorkSharing
 
 UNITS = ("coordinates", "leaves", "layers")
-
-
-# Each further chunk of a dense network costs what 20 to 40 samples do, whatever the width, and chunks of
-# convolutions nothing. Half a chunk's pass is lost when a step ends. So with chunks of 128 samples the sum is
-# least, and more than 8 change little.
-_SAMPLES_OF_A_CHUNK, _MOST_CHUNKS = 128, 8
 
 
 class Piece(NamedTuple):
@@ -157,13 +152,13 @@ class CodingPlan:
         Without redundancy a step never ends while somebody computes.
 
         >>> plan = coding_plan(jax.random.key(0), jnp.ones(4), [2, 2])
-        >>> [plan.chunks_of(samples) for samples in (1, 128, 400, 5000)], replace(plan, chunks=5).chunks_of(3)
-        ([1, 1, 3, 8], 3)
+        >>> [plan.chunks_of(samples) for samples in (1, 511, 512, 5000)], replace(plan, chunks=5).chunks_of(3)
+        ([1, 1, 2, 8], 3)
         """
         if not any(block.level for block in self.blocks):
             return 1
-        wanted = self.chunks or min(num_samples // _SAMPLES_OF_A_CHUNK, _MOST_CHUNKS)
-        return max(min(wanted, num_samples), 1)
+        wanted = chunks_that_pay(num_samples) if self.chunks is None else self.chunks
+        return min(wanted, num_samples)
 
 
 class CodedGradient(NamedTuple):
@@ -354,7 +349,8 @@ def assign(
     Args:
       key, construction: of the codes; a schedule has none.
       rounded: whole units of each block; by default its size is rounded.
-      chunks: over how many a pass of a subset goes; by default one for each 128 samples, 8 at most.
+      chunks: over how many a pass of a subset goes; by default one for each 256 samples, 8 at most. More
+        pay where a sample takes long: an image, a sequence.
       options: `units`, `order` and `mean`, as in `coding_plan`.
     """
     if chunks is not None:

@@ -18,8 +18,13 @@ import numpy as np
 from bcgc_jax._pytree import is_traced, pytree_dataclass, replace, static_field
 from bcgc_jax.plans.worker import Cost, Tasks
 
-# Of microbatches, subsets and blocks: what the engine on processes does not interrupt.
+# Of microbatches, subsets and blocks: what the engine on processes does not interrupt, where samples are few.
 UNIT = "subset"
+# A further chunk costs as much as 20 to 60 samples, by `experiments.chunk_costs`, of dense networks and small
+# convolutional ones. It saves a part of half a pass, which is lost when a step ends: in all least at some 256
+# samples a chunk. From 8 chunks on that part is small.
+_SAMPLES_OF_A_CHUNK = 256
+_MOST_CHUNKS = 8
 
 
 @pytree_dataclass
@@ -144,6 +149,15 @@ def parts_of(unit: str) -> int:
         f'unit must be "subset", "block" or "chunk:C" for C microbatches of a subset, got "{unit}": it is '
         "what a worker does in one piece"
     )
+
+
+def chunks_that_pay(num_samples: float) -> int:
+    """Over how many chunks a pass of a subset of so many samples goes.
+
+    >>> [chunks_that_pay(samples) for samples in (2.5, 1000, 1e6)]
+    [1, 3, 8]
+    """
+    return int(max(min(num_samples // _SAMPLES_OF_A_CHUNK, _MOST_CHUNKS), 1))
 
 
 def passes_in_order(sizes: Any, tasks: Tasks, cost: Cost, overlap: bool) -> Passes:

@@ -19,7 +19,7 @@ from bcgc_jax._pytree import Numbers, check_key, check_whole
 from bcgc_jax.plans.completion import AnyOf
 from bcgc_jax.plans.draws import draw_workers
 from bcgc_jax.plans.iterations import iteration_of
-from bcgc_jax.plans.passes import UNIT, in_a_row, parts_of, unless_starting
+from bcgc_jax.plans.passes import UNIT, chunks_that_pay, in_a_row, parts_of, unless_starting
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.plans.runtime import check_partition, draw_runtimes, passes_of, problem_tasks
 from bcgc_jax.plans.worker import AT_A_TIME
@@ -50,7 +50,7 @@ def simulate_runtime(
     r"""Monte Carlo estimates of E τ̂(x,T) from `num_draws` (static) draws, with their standard errors.
 
     `unit` (static) is what a worker does in one piece, for the mean of steps one after the other: a pass over
-    a "subset", as on processes; over a microbatch, "chunk:C" for C a subset; or a whole "block". None for the
+    a "subset"; over a microbatch, "chunk:C" for C a subset, as on processes; or a whole "block". None for the
     mean of fresh steps alone, which is faster. Workers that are unlike keep their places in a chain.
 
     >>> from bcgc_jax.distributions import Uniform
@@ -171,7 +171,8 @@ def steps_in_a_row(
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """τ of fresh steps and of a chain, `[S, ...]` each in units of κ, with start-ups and times `[S, ..., N]`.
 
-    None where nobody is busy when a step ends. Of all N workers of the problem, by NumPy.
+    Each worker ends a chunk first, as on processes. None where nobody is busy when a step ends. Of all N
+    workers of the problem, by NumPy.
     """
     if plan.is_partition:
         plan = _used_levels(np.asarray(plan.sizes)[: times.shape[-1]])
@@ -182,7 +183,8 @@ def steps_in_a_row(
     def last(begin: np.ndarray, times: np.ndarray) -> np.ndarray:
         return rule.blocks(passes.finish(begin, times), np.asarray(plan.block)).max(axis=-1)
 
-    return last(starts, times), in_a_row(last, passes, starts, times)
+    chunks = chunks_that_pay(float(np.asarray(problem.num_samples)) / times.shape[-1])
+    return last(starts, times), in_a_row(last, passes.of(f"chunk:{chunks}"), starts, times)
 
 
 def _used_levels(sizes: np.ndarray) -> Plan:

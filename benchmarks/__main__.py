@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from bcgc_jax.cli.exit import check_file, interrupted, take_any_sign
-from benchmarks.cluster import cluster
+from benchmarks.cluster import cluster, hand_outs
 from benchmarks.coding import traffic, training
 from benchmarks.crossing import crossing
 from benchmarks.first_answer import first_answer
@@ -35,7 +35,7 @@ from experiments.report import Parser, grouped
 # Each gives rows of results, or points of scaling curves (those have a key "curve").
 _MEASURES: Sequence[Callable[[], list[dict[str, Any]]]] = (
     *(first_answer, simulation, evaluation, completion, crossing, solutions, equal_quality, programme),
-    *(optima, schedules, traffic, training, cluster, cluster_large, sweep, memory),
+    *(optima, schedules, traffic, training, cluster, cluster_large, hand_outs, sweep, memory),
     *(scaling, large_n, sweep_scaling),
 )
 MEASURES = {measure.__name__: measure for measure in _MEASURES}

@@ -1,6 +1,8 @@
 """Worker processes: the master beside a bare loop over Ray."""
 
 import functools
+import heapq
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +13,14 @@ import numpy as np
 from bcgc_jax.cluster import Cluster
 from bcgc_jax.cluster.engine import load_ray
 from bcgc_jax.coding.gradients import coding_plan, split_unevenly
+from bcgc_jax.plans.desk import chunk_sizes
+from bcgc_jax.plans.handout import Handout
+from bcgc_jax.plans.storage import spread
+from bcgc_jax.plans.timing import Timing
 from benchmarks.timing import compare, result_row
 
+# Of work sharing.
+SHARERS = (16, 64, 256)
 _WORKERS, _BLOCKS, _SIZE = 8, 8, 1000  # blocks of 1000 float32: 4 kB
 
 
@@ -69,3 +77,57 @@ def _bare_loop(ray: Any) -> dict[int, Callable[[], int]]:
         return taken
 
     return {blocks: functools.partial(loop, blocks) for blocks in (1, _BLOCKS)}
+
+
+def hand_outs() -> list[dict[str, Any]]:
+    """What the master decides in a step of sharing:2:8, N = 16, 64, 256, against as many calls of Ray."""
+    rows = []
+    ray = load_ray()
+    with Cluster(1):  # Ray runs
+        actor = ray.remote(_Idle).options(num_cpus=0).remote()
+        for workers in SHARERS:
+            count = shared_step(workers)
+            package = functools.partial(shared_step, workers)
+            peer = functools.partial(_calls, ray, actor, count)
+            found = compare({"package": package, "peer": peer}, 5, time.process_time)
+            each = found["package"].seconds["median"] / count
+            accuracy = f"{1 / each:.0f} hand-outs a second of the processor"
+            given = "hand_outs", f"{count} hand-outs, N={workers}", found, accuracy, {"error": 0.0}
+            rows.append(result_row(*given, against="calls of a Ray actor that does nothing, one by one"))
+    return rows
+
+
+class _Idle:
+    def rest(self) -> None:
+        pass
+
+
+def _calls(ray: Any, actor: Any, count: int) -> None:
+    for _ in range(count):
+        ray.get(actor.rest.remote())
+
+
+def shared_step(workers: int) -> int:
+    """The master's side of a step in which workers are not alike: how many chunks it has handed out."""
+    sizes, pace = chunk_sizes(8), np.random.default_rng(0).exponential(size=workers) + 0.05
+    handout, timing = Handout(0, spread(workers, 2, len(sizes)), [sizes] * workers), Timing(workers)
+    free, busy, now, count = set(range(workers)), list[Any](), 0.0, 0
+    while not handout.complete:
+        for worker in timing.overdue(now, handout.voided):
+            handout.late(worker)
+        seconds = timing.seconds(now)
+        for worker in handout.may_be_given(free):
+            worth = timing.worth(worker, now, handout.begun(worker))
+            given = handout.next(handout.member(worker), seconds, worth)
+            if given is not None:
+                ticket, chunk = given
+                timing.began(worker, chunk, handout.sizes[chunk], now)
+                heapq.heappush(busy, (now + pace[worker] * handout.sizes[chunk], worker, ticket))
+                free.remove(worker)
+                count += 1
+        timing.next_look(now, handout.voided, {w: handout.begun(w) for w in handout.may_be_given(free)})
+        now, worker, ticket = heapq.heappop(busy)
+        timing.ended(worker, now)
+        handout.done(handout.member(worker), ticket)
+        free.add(worker)
+    return count

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as benchmark
-from benchmarks import crossing, installed, peers, planning, scaling, timing
+from benchmarks import cluster, crossing, installed, peers, planning, scaling, timing
 from tests.oracles.exact import crossing_probability
 from tests.studies import refused
 
@@ -40,6 +40,10 @@ def test_programs_for_crossing_probabilities_are_measured_where_they_are_install
     for row, name in zip(missing, ("qqconf", "mutoss"), strict=True):
         assert row["accuracy"].endswith(f"; {name} is not installed")
         assert "peer" not in row
+
+
+def test_a_step_of_work_sharing_hands_out_each_chunk():
+    assert cluster.shared_step(6) >= 6 * 10
 
 
 @pytest.mark.parametrize(("workers", "depth"), [(1, 1), (3, 2), (5, 5)])

@@ -116,6 +116,7 @@ class Handout:
         self._left = [sum(self.sizes[chunk] for chunk in stored[w]) for w in workers]
         self._running: dict[int, tuple[Name, Chunk]] = {}  # the ticket of each worker that has one
         self._runners: dict[Chunk, set[int]] = {chunk: set() for chunk in self.holders}
+        self._begun: set[Chunk] = set()  # somebody computes it, and nobody keeps it
         self._decided: dict[tuple[Member, Name], Name | None] = {}
         self._keeper: dict[Chunk, _Sum] = {}
         self._filling: dict[int, _Sum] = {}
@@ -233,18 +234,18 @@ class Handout:
         """
         if all(self._left[worker] for worker in free):
             return sorted(free)
-        chunks = {chunk for _, chunk in self._running.values() if self._is_missing(chunk)}
+        chunks = self._begun
         for sums in (self._filling, self._closed):
             for late in self._overdue.intersection(sums):
-                chunks |= self._contents[sums[late]]
-        able = self._overdue.union(*(self.holders[chunk] for chunk in chunks))
-        return sorted(worker for worker in free if self._left[worker] or worker in able)
+                chunks = chunks | self._contents[sums[late]]
+        able = (w for w in free if self._left[w] or not chunks.isdisjoint(self._stored[w]))
+        return sorted(self._overdue.intersection(free).union(able))
 
     def begun(self, worker: int) -> list[Chunk]:
         """What a worker stores that others compute, if it stores nothing that is open: it may copy that."""
         if self._left[worker]:
             return []
-        return [chunk for chunk in self._stored[worker] if self._runners[chunk] and self._is_missing(chunk)]
+        return [chunk for chunk in self._stored[worker] if chunk in self._begun]
 
     @property
     def roster(self) -> Roster:
@@ -280,7 +281,7 @@ class Handout:
             return max(fresh, key=lambda chunk: self._need(worker, chunk, seconds))
         if self.ends == "chunks":  # whoever has begun a chunk has to end it anyway
             return None
-        copies = (chunk for chunk in worth if worker in self.holders[chunk] and self._is_missing(chunk))
+        copies = (chunk for chunk in worth if worker in self.holders[chunk] and chunk in self._begun)
         return next(copies, None) or self._given_up(worker)
 
     def _need(self, worker: int, chunk: Chunk, seconds: Sequence[float]) -> float:
@@ -293,12 +294,9 @@ class Handout:
         if not self._overdue:
             return None
         stored = self._stored[worker]
-        begun = (c for c in stored if self._is_missing(c) and self._runners[c] <= self._overdue)
+        begun = (c for c in stored if c in self._begun and self._runners[c] <= self._overdue)
         kept = (c for c in stored if self._replaceable(c))
         return next(itertools.chain(begun, kept), None)
-
-    def _is_missing(self, chunk: Chunk) -> bool:
-        return chunk not in self._keeper and chunk not in self._added
 
     def _replaceable(self, chunk: Chunk) -> bool:
         """Whether an overdue worker keeps it, nobody copies it, and others can compute that whole sum."""
@@ -327,11 +325,14 @@ class Handout:
         self._runners[chunk].add(worker)
         if chunk in self._open:
             self._open.remove(chunk)
+            self._begun.add(chunk)
             self._count(chunk, -self.sizes[chunk])
 
     def _end(self, worker: int) -> Chunk:
         _, chunk = self._running.pop(worker)
         self._runners[chunk].remove(worker)
+        if not self._runners[chunk]:
+            self._begun.discard(chunk)
         return chunk
 
     def _keep(self, worker: int, chunk: Chunk) -> Name | None:
@@ -346,6 +347,7 @@ class Handout:
             self._contents[self._filling[worker]] = set()
         self._keeper[chunk] = self._filling[worker]
         self._contents[self._filling[worker]].add(chunk)
+        self._begun.discard(chunk)
         return self._filling[worker].name
 
     def _void(self, this: _Sum) -> None:
@@ -360,9 +362,13 @@ class Handout:
         self._reopen(chunks)
 
     def _reopen(self, chunks: Iterable[Chunk]) -> None:
-        """Opens those that nobody keeps and nobody computes."""
+        """Those that nobody keeps: where nobody computes it, it is open."""
         for chunk in chunks:
-            if self._is_missing(chunk) and not self._runners[chunk]:
+            if chunk in self._keeper or chunk in self._added:
+                continue
+            if self._runners[chunk]:
+                self._begun.add(chunk)
+            else:
                 self._open.add(chunk)
                 self._count(chunk, self.sizes[chunk])
 

@@ -99,6 +99,7 @@ class World:
 
     def answer(self, request: Request) -> Answer:
         handout, who = self.handout, request.who
+        self.check_chunks()
         if not handout.present(who):
             present = handout.present(who._replace(step=handout.step))
             for name in (request.done, *request.held):
@@ -127,6 +128,13 @@ class World:
         assert max(self.total.values(), default=1) == 1, "added twice"
         missing = self.handout.holders.keys() - self.total.keys()
         assert self.handout.settled == (not missing), "settled too early or too late"
+
+    def check_chunks(self):
+        """Each is in one place."""
+        handout = self.handout
+        missing = handout.holders.keys() - handout._keeper.keys() - handout._added
+        run = {chunk for _, chunk in handout._running.values()}
+        assert (handout._open, handout._begun) == (missing - run, missing & run)
 
     # What can happen.
 

@@ -257,6 +257,16 @@ def test_one_copy_is_enough_of_what_an_overdue_worker_keeps():
     assert _next(handout, SECOND)[1] == (0, 0)
 
 
+def test_what_is_kept_stays_so_when_the_worker_of_its_copy_is_lost():
+    handout, tickets = _all_begun()
+    assert _next(handout, THIRD, worth=[(0, 0)])[1] == (0, 0)
+    for who, ticket in ((FIRST, tickets[0]), (SECOND, tickets[1])):
+        handout.done(who, ticket)
+    handout.lost(2)
+    assert _next(handout, FIRST)[1] == (2, 0)  # what the lost one kept
+    assert handout.next(SECOND, ALIKE) is None
+
+
 @pytest.mark.parametrize("heard", [False, True])
 def test_a_copy_decides_against_a_keeper_that_is_overdue_then(heard):
     handout, tickets = _all_begun()

@@ -133,7 +133,7 @@ class SharedRound:
     # For the thread that is asked by workers.
 
     def asked(self, message: Any, tell: Callable[[Answer], None], now: float) -> None:
-        """A worker has done its chunk, or has none: it is told what is next as soon as there is something."""
+        """A worker has done its chunk, or has none: it is told what is next when `time_goes_on`."""
         question = question_of(message)
         with self._turn:
             who = Member(question.step, question.worker, question.life)
@@ -146,7 +146,6 @@ class SharedRound:
             if given is not None and question.ticket == given[0].number:
                 self._done(who, question.seconds, now)
             self._resting[who.worker] = tell
-            self._serve(now)
 
     def time_goes_on(self, now: float) -> float:
         """What time and the master's thread have brought; when to look next."""

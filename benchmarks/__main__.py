@@ -16,6 +16,7 @@ from benchmarks.cluster import cluster, hand_outs
 from benchmarks.coding import traffic, training
 from benchmarks.crossing import crossing
 from benchmarks.first_answer import first_answer
+from benchmarks.handing_out import questions
 from benchmarks.large_model import cluster_large
 from benchmarks.planning import (
     completion,
@@ -35,7 +36,7 @@ from experiments.report import Parser, grouped
 # Each gives rows of results, or points of scaling curves (those have a key "curve").
 _MEASURES: Sequence[Callable[[], list[dict[str, Any]]]] = (
     *(first_answer, simulation, evaluation, completion, crossing, solutions, equal_quality, programme),
-    *(optima, schedules, traffic, training, cluster, cluster_large, hand_outs, sweep, memory),
+    *(optima, schedules, traffic, training, cluster, cluster_large, hand_outs, questions, sweep, memory),
     *(scaling, large_n, sweep_scaling),
 )
 MEASURES = {measure.__name__: measure for measure in _MEASURES}

@@ -11,7 +11,9 @@ import numpy as np
 
 from bcgc_jax.cluster import Cluster
 from bcgc_jax.cluster.engine import load_ray
+from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.gradients import CodingPlan, coding_plan, split_unevenly
+from bcgc_jax.plans.sharing import WorkSharing
 from benchmarks.timing import Measured, result_row, spread
 from experiments.models import Model, perceptron
 
@@ -35,8 +37,11 @@ def cluster_large() -> list[dict[str, Any]]:
             ("uncoded", [size, 0, 0, 0]),
             ("coded", [size // 2, size // 4, 0, size - size // 2 - size // 4]),
             ("replicated", [0, 0, 0, size]),
+            ("sharing:2:8", None),
         ):
-            plan = coding_plan(jax.random.key(0), params, np.array(partition))
+            plan: CodingPlan | SharedPlan = SharedPlan(WorkSharing(_WORKERS, 2, 8))
+            if partition is not None:
+                plan = coding_plan(jax.random.key(0), params, np.array(partition))
             running.assign(loss, plan, params, subsets)
             before = counted.bytes
             running.gradient(params)
@@ -76,13 +81,16 @@ def _error(found: Any, exact: Any) -> float:
     return max(float(jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(b))) for a, b in pairs)
 
 
-def _bytes_needed(plan: CodingPlan, params: Any) -> int:
-    """The parameters once, all workers being on one node, and of each block N-n messages."""
+def _bytes_needed(plan: CodingPlan | SharedPlan, params: Any) -> int:
+    """The parameters once, all workers being on one node, and of each block N-n messages, or N sums."""
+    given = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    if isinstance(plan, SharedPlan):
+        return (1 + plan.num_workers) * given
     messages = sum(
         (plan.num_workers - block.level) * block.size * (8 if code.wide else 4)
         for block, code in zip(plan.blocks, plan.codes, strict=True)
     )
-    return messages + sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    return messages + given
 
 
 def _measured(functions: dict[str, Callable[[], Any]]) -> dict[str, Measured]:

@@ -1,19 +1,23 @@
 """Compute that nobody can interrupt: what redundancy is worth on worker processes that end each chunk.
 
 The layers of a small network sleep, forward and backward, in proportion to their samples. So a chunk takes
-time, and "stop" does not end it. Four workers are equal, or each is five times as slow in one of seven
-seconds. Schemes are trained one after the other. Their seconds are held against two predictions, from the
-times that the passes of the first one took: for workers that are free when a step ends, and for steps in a
-row, where each first ends its chunk. Eight minutes.
+time, and "stop" does not end it. Workers are equal, or each is five times as slow in one of seven seconds.
+Some pause. Then real matrix products: two workers have a core each, and on one another program computes.
+
+Schemes are trained one after the other. Their seconds are held against two predictions, from the times that
+the passes of the first one took: for workers that are free when a step ends, and for steps in a row, where
+each first ends what it does. Twenty minutes; nothing else should run beside it.
 """
 
+import contextlib
 import functools
 import os
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +25,9 @@ import numpy as np
 import optax
 
 import bcgc_jax as bcgc
-from bcgc_jax.cluster import ClosedLoop, Cluster, ClusterTraining, Told, train_on_cluster
+from bcgc_jax.cluster import ClosedLoop, Cluster, ClusterTraining, Run, Told, train_on_cluster
+from bcgc_jax.solvers.sharing import Sharing
+from experiments.models import perceptron
 from experiments.report import each, number, print_table, run_command, save
 
 LAYERS, WIDTH, SAMPLES_OF_A_WORKER = 2, 4, 32
@@ -31,63 +37,99 @@ SUBSET, SLOWER, ONE_OF = 0.29, 5.0, 7
 # Seconds between two naps of a pass, at most.
 GAP = 0.01
 LOOP = "ClosedLoop()"
-METHODS = ("uncoded", "cyclic:2", "nested:2", "sharing:2:8", LOOP)
+METHODS = ("uncoded", "optimal", "cyclic:2", "nested:2", "sharing:2:8", "sharing:3:8", LOOP)
 EQUAL = ("uncoded", "sharing:2:8", LOOP)
+PAUSES = 0.002
+# Of the real products: widths of the layers, samples of a worker.
+_WIDTHS, _SAMPLES = (512,) * 7, 1024
+
+
+class Setting(NamedTuple):
+    """Workers, and how they are trained: `slower` times as slow in a slow second; None for real products.
+
+    With `pauses` so many of the chunks, ten a subset, begin 2 to 10 subsets' times late.
+    """
+
+    name: str
+    workers: int
+    slower: float | None
+    steps: int
+    methods: Sequence[str]
+    pauses: float = 0.0
 
 
 def run(
     out: Path,
     seed: int = 0,
     *,
-    workers: int = 4,
-    steps: int = 60,
+    workers: Sequence[int] = (4, 8),
+    steps: int = 100,
     equal_steps: int = 200,
     subset: float = SUBSET,
     methods: Sequence[str] = METHODS,
     equal: Sequence[str] = EQUAL,
+    pauses: float = PAUSES,
+    real: bool = True,
 ) -> None:
     """`steps` of workers that are slow at random, `equal_steps` of equal ones, a `subset` so many seconds."""
-    tasks = [("slow at random", SLOWER, method, steps) for method in methods]
-    tasks += [("equal", 1.0, method, equal_steps) for method in equal]
+    settings = [Setting("slow at random", count, SLOWER, steps, methods) for count in workers]
+    settings += [Setting("equal", workers[0], 1.0, equal_steps, equal)]
+    settings += [Setting("pauses", workers[-1], 1.0, equal_steps, equal[:2], pauses)] if pauses else []
+    settings += [Setting("a load beside one", 2, None, steps, equal)] if real else []
+    tasks = [(setting, method) for setting in settings for method in setting.methods]
     rows: list[dict[str, Any]] = []
-    passes: dict[str, np.ndarray] = {}  # seconds of each, of the first scheme
-    with Cluster(workers) as cluster:
-        for kind, slower, method, count in each(tasks, "training"):
-            found = _trained(cluster, seed, workers, slower, method, count, subset)
-            seconds = np.asarray(found.seconds)
-            times = passes.setdefault(kind, np.array([item.seconds for item in found.work]))
-            predicted = _predicted(seed, workers, slower, subset, method, times)
-            first = next((row["measured"] for row in rows if row["workers"] == kind), seconds.mean())
-            rows.append(
-                {
-                    "workers": kind,
-                    "scheme": method,
-                    "steps": count,
-                    "free": predicted and float(predicted.mean),
-                    "in_a_row": predicted and float(predicted.chained),
-                    "measured": seconds.mean(),
-                    "standard_error": seconds.std(ddof=1) / np.sqrt(count),
-                    "against_first": seconds.mean() / first,
-                }
-            )
+    with contextlib.ExitStack() as stack:
+        cluster, first = None, None
+        for setting, method in each(tasks, "training"):
+            if cluster is None or cluster.size != setting.workers:
+                stack.close()
+                cluster = stack.enter_context(Cluster(setting.workers))
+            found = _trained(cluster, seed, setting, method, subset)
+            first = found if method == setting.methods[0] else first
+            assert first is not None
+            rows.append(_row(setting, method, found, first, _predicted(seed, setting, subset, method, first)))
     print_table(
         "Seconds of a step; nobody interrupts a pass; against the first scheme for the same workers",
-        ("workers", "scheme", "steps", "if all were free", "in a row", "measured", "± s.e.", "against"),
-        [
-            (
-                *(row["workers"], row["scheme"], row["steps"]),
-                *(
-                    number(row["free"], 3),
-                    number(row["in_a_row"], 3),
-                    number(row["measured"], 3),
-                    number(row["standard_error"], 2),
-                    f"{row['against_first']:.3f}",
-                ),
-            )
-            for row in rows
-        ],
+        ("workers", "N", "scheme", "if all were free", "in a row", "measured", "± s.e.", "against", "limit"),
+        [_printed(row) for row in rows],
     )
+    print("\nlimit: all work spread perfectly in each step, against the first scheme.")
     save(out, {"busy": rows})
+
+
+def _row(
+    setting: Setting, method: str, found: ClusterTraining, first: ClusterTraining, predicted: Any
+) -> dict[str, Any]:
+    seconds, passes = found.seconds, _passes(first, setting.workers)
+    return {
+        "workers": setting.name,
+        "num_workers": setting.workers,
+        "scheme": method,
+        "steps": setting.steps,
+        "free": predicted and float(predicted.mean),
+        "in_a_row": predicted and float(predicted.chained),
+        "measured": seconds.mean(),
+        "standard_error": seconds.std(ddof=1) / np.sqrt(setting.steps),
+        "against_first": seconds.mean() / first.seconds.mean(),
+        "limit": float(np.mean(setting.workers / np.sum(1 / passes, axis=1)) / np.mean(passes.max(axis=1))),
+    }
+
+
+def _printed(row: dict[str, Any]) -> list[object]:
+    return [
+        *(row["workers"], row["num_workers"], row["scheme"]),
+        *(number(row[name], 3) for name in ("free", "in_a_row", "measured")),
+        number(row["standard_error"], 2),
+        *(f"{row[name]:.3f}" for name in ("against_first", "limit")),
+    ]
+
+
+def _passes(found: ClusterTraining, workers: int) -> np.ndarray:
+    """Seconds of each worker's subset in each step, `[K, N]`, of a training without redundancy."""
+    seconds = np.zeros((len(found.seconds), workers))
+    for item in found.work:
+        seconds[item.iteration, item.worker] += item.seconds
+    return seconds
 
 
 def _problem(workers: int, law: bcgc.distributions.Distribution) -> bcgc.Problem:
@@ -105,39 +147,84 @@ def _planned_for(workers: int, slower: float, subset: float) -> bcgc.Problem:
     return _problem(workers, _cycle_times(np.array([1.0] * (ONE_OF - 1) + [slower]) * subset))
 
 
-def _predicted(seed: int, workers: int, slower: float, subset: float, method: str, passes: np.ndarray) -> Any:
-    """Seconds of a step of the plan that is trained with, if passes take as long as these; None of a loop."""
-    if method == LOOP:
+def _method(name: str) -> Any:
+    """On processes a step ends with the sums."""
+    if not name.startswith("sharing"):
+        return name
+    _, subsets, chunks = name.split(":")
+    return Sharing(int(subsets), int(chunks), ends="sums")
+
+
+def _predicted(seed: int, setting: Setting, subset: float, method: str, first: ClusterTraining) -> Any:
+    """Seconds of a step of the plan that is trained with, if passes take as long as with the first scheme.
+
+    None of a loop, of workers that are unlike, and where they pause.
+    """
+    if method == LOOP or setting.slower is None or setting.pauses:
         return None
-    plan: Any = bcgc.solve(_planned_for(workers, slower, subset), method).plan
-    problem = _problem(workers, _cycle_times(passes))
+    passes = _passes(first, setting.workers).ravel()
+    plan: Any = bcgc.solve(_planned_for(setting.workers, setting.slower, subset), _method(method)).plan
+    problem = _problem(setting.workers, _cycle_times(passes))
     return bcgc.simulate_runtime(jax.random.key(seed), problem, plan, 2**14, unit=f"chunk:{CHUNKS}")
 
 
-def _trained(
-    cluster: Cluster, seed: int, workers: int, slower: float, method: str, steps: int, subset: float
-) -> ClusterTraining:
-    keys = jax.random.split(jax.random.key(seed), LAYERS)
-    params = [np.asarray(jax.random.normal(key, (WIDTH, WIDTH))) / 2 for key in keys]
-    samples = workers * SAMPLES_OF_A_WORKER
-    data = np.asarray(jax.random.normal(jax.random.key(seed + 1), (samples, WIDTH)))
-    # A third forward, and two backward; but none for the slope of the data.
-    loss = sleeping_loss(subset / SAMPLES_OF_A_WORKER / (3 * LAYERS - 1), slower, seed)
-    plans: Any = (
-        ClosedLoop()
-        if method == LOOP
-        else Told(_planned_for(workers, slower, subset), method, {"chunks": CHUNKS})
-    )
-    return train_on_cluster(jax.random.key(seed), loss, plans, cluster, params, data, optax.sgd(1e-2), steps)
+def _trained(cluster: Cluster, seed: int, setting: Setting, method: str, subset: float) -> ClusterTraining:
+    key = jax.random.key(seed)
+    if setting.slower is None:
+        model = perceptron(_WIDTHS, _SAMPLES * setting.workers)
+        params, data, loss = model.params, model.batch, model.loss
+        size = sum(np.size(leaf) for leaf in jax.tree.leaves(params))
+        problem = bcgc.Problem(bcgc.Exponential(1.0), setting.workers, size, _SAMPLES * setting.workers)
+    else:
+        keys = jax.random.split(key, LAYERS)
+        params = [np.asarray(jax.random.normal(one, (WIDTH, WIDTH))) / 2 for one in keys]
+        samples = setting.workers * SAMPLES_OF_A_WORKER
+        data = np.asarray(jax.random.normal(jax.random.key(seed + 1), (samples, WIDTH)))
+        # A third forward, and two backward; but none for the slope of the data.
+        unit, pauses = subset / SAMPLES_OF_A_WORKER, 10 * setting.pauses / SAMPLES_OF_A_WORKER
+        loss = sleeping_loss(unit / (3 * LAYERS - 1), setting.slower, seed, pauses, subset)
+        problem = _planned_for(setting.workers, setting.slower, subset)
+    plans: Any = ClosedLoop()
+    if method != LOOP:
+        options = {} if method.startswith("sharing") else {"chunks": CHUNKS}
+        plans = Told(problem, _method(method), options)
+    alone = contextlib.nullcontext(lambda step, cluster: None)
+    with _beside_a_load() if setting.slower is None else alone as before:
+        run = Run(cluster, before_step=before)
+        return train_on_cluster(key, loss, plans, run, params, data, optax.sgd(1e-2), setting.steps)
 
 
-def sleeping_loss(unit: float, slower: float, seed: int) -> Callable[[Any, Any], Any]:
+@contextlib.contextmanager
+def _beside_a_load() -> Iterator[Callable[[int, Cluster], None]]:
+    """Each worker has one core of this machine, and the first one shares it with another program."""
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    spins = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    os.sched_setaffinity(spins.pid, cores[:1])
+
+    def pin(step: int, cluster: Cluster) -> None:
+        for pid, core in zip(cluster.pids, cores, strict=True):
+            threads = [] if step or pid is None else os.listdir(f"/proc/{pid}/task")
+            for thread in threads:
+                os.sched_setaffinity(int(thread), [core])
+
+    try:
+        yield pin
+    finally:
+        spins.kill()
+        spins.wait()
+
+
+def sleeping_loss(
+    unit: float, slower: float, seed: int, pauses: float = 0.0, pause: float = 0.0
+) -> Callable[[Any, Any], Any]:
     """A loss whose layers take `unit` seconds a sample for each of the three parts of a pass.
 
     The naps of a pass follow each other at once, whatever the program does between them: so a pass takes as
-    long as its samples say, however few they are.
+    long as its samples say, however few they are. For each sample there is so small a probability `pauses`
+    that the pass begins 2 to 10 times `pause` seconds late.
     """
     ended = [0.0]  # when the last nap of this process has
+    draws: list[np.random.Generator] = []
 
     def sleep(begins: bool, x: Any) -> np.ndarray:
         now = time.perf_counter()
@@ -145,6 +232,10 @@ def sleeping_loss(unit: float, slower: float, seed: int) -> Callable[[Any, Any],
         slow = slower if rng.integers(ONE_OF) == 0 else 1.0
         follows = not begins and now - ended[0] < GAP
         ended[0] = (ended[0] if follows else now) + unit * slow * len(x)
+        if pauses and begins:
+            draws[:] = draws or [np.random.default_rng([seed, os.getpid()])]
+            if draws[0].random() < pauses * len(x):
+                ended[0] += pause * draws[0].uniform(2, 10)
         time.sleep(max(ended[0] - time.perf_counter(), 0))
         return np.asarray(x)
 

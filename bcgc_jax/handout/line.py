@@ -88,9 +88,19 @@ class Line:
 
     def ask(self, message: Any) -> Any:
         """The answer, whenever it comes; ConnectionError where the other end is gone."""
+        self.send(message)
+        return self.receive()
+
+    def send(self, message: Any) -> None:
         self._socket.sendall(framed(message))
+
+    def receive(self) -> Any:
         (length,) = _LENGTH.unpack(self._read(_LENGTH.size))
         return json.loads(self._read(length))
+
+    def fileno(self) -> int:
+        """To wait for several lines."""
+        return self._socket.fileno()
 
     def close(self) -> None:
         self._file.close()

@@ -143,9 +143,8 @@ def test_what_chunks_cost_is_a_ratio_to_whole_passes(tmp_path):
 @pytest.mark.usefixtures("running_ray")
 def test_what_nobody_interrupts_is_measured_beside_the_prediction(tmp_path):
     """Two workers that are equal: a step takes a pass uncoded, and with two subsets an eighth more."""
-    busy.run(
-        tmp_path, workers=2, steps=4, equal_steps=6, subset=0.1, methods=(), equal=("uncoded", "cyclic:2")
-    )
+    given: Any = {"workers": (2,), "steps": 4, "equal_steps": 6, "subset": 0.1, "methods": ()}
+    busy.run(tmp_path, **given, equal=("uncoded", "cyclic:2"), pauses=0.0, real=False)
     uncoded, twice = rows_of(tmp_path / "busy.csv")
     assert 0.1 < float(uncoded["free"]) == float(uncoded["in_a_row"]) < 0.4
     assert float(uncoded["measured"]) > 0.1

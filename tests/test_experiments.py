@@ -15,13 +15,24 @@ import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax.coding import digits
 from bcgc_jax.solvers.methods import BASELINES, PROPOSED
-from experiments import conditioning, journal, looks, paper, record, report, sweep, theorem4, training
+from experiments import (
+    adaptive,
+    conditioning,
+    journal,
+    looks,
+    paper,
+    record,
+    report,
+    sweep,
+    theorem4,
+    training,
+)
 from experiments.drawing import FILE
 from tests.oracles.exact import crossing_probability
 from tests.studies import Ran, assert_text_fits, refused, rows_of
 
 COMMANDS = (
-    *("backprop", "busy", "calibrated", "chunk_costs", "cluster", "conditioning", "journal"),
+    *("adaptive", "backprop", "busy", "calibrated", "chunk_costs", "cluster", "conditioning", "journal"),
     *("paper", "record", "start_ups", "sweep", "theorem4", "traces", "training"),
 )
 
@@ -282,3 +293,17 @@ def test_missing_matplotlib_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"pip install '\.\[plot\]'"):
         plotting.new_figure()
+
+
+@pytest.mark.slow
+def test_the_closed_loop_saves_of_equal_workers_what_the_page_of_studies_says():
+    """And uncoded steps take the longest of their times, of which no division of the work saves more."""
+    drifts = adaptive.drifts(np.random.default_rng(0), adaptive.STEPS, adaptive.WORKERS)
+    times = drifts["all times equal to 2 %"]
+    row, (course, changes) = adaptive.course("equal", times)
+    page = (FILE.parents[2] / "docs" / "studies.md").read_text("utf-8")
+    assert f"{row.loop:.1f}" == page.partition("| `ClosedLoop()` |")[2].split(" | ")[9]
+    assert (course[-1], len(changes)) == (pytest.approx(row.loop), row.changes)
+    assert row.uncoded == pytest.approx(times.max(axis=1).sum(), rel=1e-9)
+    least = np.sum(adaptive.WORKERS / np.sum(1 / times, axis=1))
+    assert max(row.loop, row.sharing_2, row.sharing_3) < 100 * (1 - least / row.uncoded)

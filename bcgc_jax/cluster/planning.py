@@ -34,9 +34,8 @@ from bcgc_jax.solvers.solve import solve
 
 # Iterations whose work is kept: an iteration of many workers and blocks is thousands of records.
 _KEPT = 1000
-# Chunks of a subset, the best number first, and how many times as long as a hand-out one should take. What
-# is measured for a hand-out has the parameters and a gradient in it, which are sent once a step.
-_CHUNKS, _WORTH = (8, 4, 2), 5.0
+# Chunks of a subset, the best number first.
+_CHUNKS = (8, 4, 2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +61,8 @@ class Told:
 @dataclasses.dataclass(frozen=True)
 class ClosedLoop:
     """Uncoded or work sharing, whichever takes less time by the clock: both are tried, now and then anew.
+
+    With a `batch_size` the samples that a step draws depend on its scheme too.
 
     Attributes:
       max_stored: how many subsets' worth of data a worker stores for work sharing.
@@ -335,13 +336,13 @@ class Loop(Course):
         return WorkSharing(workers, min(self.source.max_stored, workers), chunks)
 
     def _prepare_sharing(self) -> None:
-        """In as many chunks as hand-outs are cheap for, by the records of uncoded steps."""
+        """In chunks that take longer than a message of an uncoded step: a hand-out takes a tenth of that."""
         records = [item for step in self.work for item in step]
         subset = float(np.median([item.done for item in records]))
-        hand_out = min(item.heard - item.done - item.overrun for item in records)
+        message = min(item.heard - item.done - item.overrun for item in records)
         possible = self._numbers_of_chunks()
-        cheap = [chunks for chunks in possible if subset / chunks >= _WORTH * hand_out]
-        rule = self._rule(cheap[0] if cheap else possible[-1])
+        long = [chunks for chunks in possible if subset / chunks >= message]
+        rule = self._rule(long[0] if long else possible[-1])
         uncoded = self._schemes[False]
         name = f"sharing:{rule.max_subsets}:{rule.chunks}"
         self._prepare(True, SharedScheme(uncoded.plan, uncoded.load, uncoded.sent, method=name, rule=rule))

@@ -71,27 +71,27 @@ def _loop(samples=640, batch_size=None, source=None, num_steps=100):
     return loop, workers
 
 
-def _tried(subset, hand_out, **given):
+def _tried(subset, message, **given):
     """The work sharing that is prepared after an uncoded step of so many seconds."""
     loop, workers = _loop(**given)
-    loop.work.append(tuple(Work(0, w, 0, subset, None, subset, subset + hand_out) for w in range(N)))
+    loop.work.append(tuple(Work(0, w, 0, subset, None, subset, subset + message) for w in range(N)))
     loop._prepare_sharing()
     return workers.prepared[-1].rule
 
 
 @pytest.mark.parametrize(
-    ("subset", "hand_out", "samples", "batch_size", "chunks"),
+    ("subset", "message", "samples", "batch_size", "chunks"),
     [
         (1.0, 0.01, 640, None, 8),
-        (1.0, 0.04, 640, None, 4),
+        (1.0, 0.2, 640, None, 4),
         (1.0, 9.0, 640, None, 2),
         (1.0, 0.01, 7 * N, None, 4),
         (1.0, 0.01, 640, 15, 4),
         (1.0, 0.01, 640, 31, 8),
     ],
 )
-def test_chunks_are_worth_a_hand_out_and_have_samples(subset, hand_out, samples, batch_size, chunks):
-    found = _tried(subset, hand_out, samples=samples, batch_size=batch_size)
+def test_chunks_are_worth_a_hand_out_and_have_samples(subset, message, samples, batch_size, chunks):
+    found = _tried(subset, message, samples=samples, batch_size=batch_size)
     assert (found.num_workers, found.max_subsets, found.chunks) == (N, 2, chunks)
 
 

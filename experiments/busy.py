@@ -84,7 +84,7 @@ def run(
             if cluster is None or cluster.size != setting.workers:
                 stack.close()
                 cluster = stack.enter_context(Cluster(setting.workers))
-            found = _trained(cluster, seed, setting, method, subset)
+            found = trained(cluster, seed, setting, method, subset)
             first = found if method == setting.methods[0] else first
             assert first is not None
             rows.append(_row(setting, method, found, first, _predicted(seed, setting, subset, method, first)))
@@ -168,7 +168,17 @@ def _predicted(seed: int, setting: Setting, subset: float, method: str, first: C
     return bcgc.simulate_runtime(jax.random.key(seed), problem, plan, 2**14, unit=f"chunk:{CHUNKS}")
 
 
-def _trained(cluster: Cluster, seed: int, setting: Setting, method: str, subset: float) -> ClusterTraining:
+BeforeStep = Callable[[int, Cluster], None]
+
+
+def trained(
+    cluster: Cluster,
+    seed: int,
+    setting: Setting,
+    method: str,
+    subset: float,
+    before_step: BeforeStep = lambda step, cluster: None,
+) -> ClusterTraining:
     key = jax.random.key(seed)
     if setting.slower is None:
         model = perceptron(_WIDTHS, _SAMPLES * setting.workers)
@@ -188,14 +198,14 @@ def _trained(cluster: Cluster, seed: int, setting: Setting, method: str, subset:
     if method != LOOP:
         options = {} if method.startswith("sharing") else {"chunks": CHUNKS}
         plans = Told(problem, _method(method), options)
-    alone = contextlib.nullcontext(lambda step, cluster: None)
+    alone = contextlib.nullcontext(before_step)
     with _beside_a_load() if setting.slower is None else alone as before:
         run = Run(cluster, before_step=before)
         return train_on_cluster(key, loss, plans, run, params, data, optax.sgd(1e-2), setting.steps)
 
 
 @contextlib.contextmanager
-def _beside_a_load() -> Iterator[Callable[[int, Cluster], None]]:
+def _beside_a_load() -> Iterator[BeforeStep]:
     """Each worker has one core of this machine, and the first one shares it with another program."""
     cores = sorted(os.sched_getaffinity(0))[:2]
     spins = subprocess.Popen([sys.executable, "-c", "while True: pass"])

@@ -30,7 +30,7 @@ import bcgc_jax as bcgc
 from bcgc_jax.cluster import Cluster, Run, Step, Told, train_on_cluster
 from experiments.report import each, print_table, run_command, save
 
-METHODS = ("uncoded", "optimal", "nested")
+METHODS = ("uncoded", "optimal", "nested", "sharing:2:4")
 KINDS = ("kill", "stop", "kill", "thaw", "kill", "master")
 _WORKERS, _SIZE, _SAMPLES = 4, 20_000, 64
 _RATE = 1e-6  # at which the end is still on its way: each iteration counts

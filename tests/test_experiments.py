@@ -33,7 +33,7 @@ from tests.studies import Ran, assert_text_fits, refused, rows_of
 
 COMMANDS = (
     *("adaptive", "backprop", "busy", "calibrated", "chunk_costs", "cluster", "conditioning", "journal"),
-    *("paper", "record", "start_ups", "sweep", "theorem4", "traces", "training"),
+    *("paper", "record", "start_ups", "struck", "sweep", "theorem4", "traces", "training"),
 )
 
 

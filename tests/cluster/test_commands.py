@@ -12,7 +12,7 @@ import bcgc_jax as bcgc
 from bcgc_jax.cluster import WorkersLost
 from bcgc_jax.cluster.engine import session
 from bcgc_jax.coding.digits import cross_entropy, initial_params, load_digits
-from experiments import busy, calibrated, chunk_costs, rivals
+from experiments import busy, calibrated, chunk_costs, rivals, struck
 from experiments import cluster as experiment
 from tests.raising import raising
 from tests.studies import rows_of
@@ -138,6 +138,16 @@ def test_what_chunks_cost_is_a_ratio_to_whole_passes(tmp_path):
     (row,) = rows_of(tmp_path / "chunk_costs.csv")
     assert (row["samples"], float(row["1"])) == ("4", 1.0)
     assert min(float(row["2"]), float(row["whole_seconds"])) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("running_ray")
+def test_a_frozen_worker_does_not_hold_back_a_step_of_work_sharing(tmp_path):
+    """It would for two seconds and more, until its process is replaced."""
+    struck.run(tmp_path, strikes=1, subset=0.15, methods=("sharing:2:8",), kinds=("frozen",))
+    (row,) = rows_of(tmp_path / "struck.csv")
+    assert 0.9 < float(row["struck"]) < 10
+    assert float(row["median_seconds"]) > 0.14
 
 
 @pytest.mark.usefixtures("running_ray")

@@ -238,10 +238,10 @@ class Cluster(Processes):
     ) -> ClusterGradient:
         """The gradient of the loss at `params`.
 
-        With a `pace`, in seconds, a worker is done no earlier than by it: slowness on purpose. As a program,
-        it cannot be interrupted within the pass of a chunk; a worker whose unit of load takes infinitely
-        long does not answer in this iteration. Records have the
-        number of the `iteration`, by default one more than the last, and mini-batches are drawn with it.
+        With a `coding.pace.Pace`, in seconds, a worker is done no earlier: slowness on purpose. As a program,
+        it cannot be interrupted within the pass of a chunk. A worker whose unit of load takes infinitely long
+        does not answer in this iteration. Records have the number of the `iteration`, by default one more
+        than the last, and mini-batches are drawn with it.
 
         Raises WorkersLost where a block cannot be completed any more, ValueError where too few are ever to be
         done, and what the loss raises in all workers.

@@ -46,7 +46,7 @@ class Told:
       problem: as many workers as the cluster has, coordinates as the parameters have (`unit_costs` for other
         units), samples as an iteration has.
       method: of `solve`; or a `Plan`, a schedule, done as it is, as far as there are subsets.
-      plan_options: of `coding_plan`, or of `schedule_plan`: `units`, `order`, `construction`, `mean`.
+      plan_options: of `assign`: `units`, `order`, `construction`, `mean`, and `chunks` of a pass.
     """
 
     problem: Problem

@@ -147,7 +147,7 @@ def training_scheme(
       solution: of this problem, what is trained is its `plan`; or a plan. "tandon_partial" leaves a share of
         each subset's samples, to the nearest sample, uncoded. Schemes without a code sum the first message of
         each subset, and work sharing each chunk once.
-      plan_options: `units`, `order`, `construction` and `mean` of `coding_plan`.
+      plan_options: `units`, `order`, `construction` and `mean` of `coding_plan`, and `chunks` of `assign`.
 
     Raises ValueError for a solution that does not exist, and where problem and parameters do not match.
     """

@@ -55,6 +55,9 @@ class _Echo:
     def asked(self, message: Any, reply: Callable[[Any], None]) -> None:
         reply([None, [], message[2], [0, 0], None, False])
 
+    def left(self, reply: Callable[[Any], None]) -> None:
+        pass
+
     def look(self) -> float:
         return math.inf
 

@@ -11,14 +11,14 @@ ROOT = Path(bcgc_jax.__file__).parent
 # From the ground up. A file uses those on lower floors, and its neighbours in the same folder.
 FLOORS = (
     ("_derivatives", "_extras", "_pytree", "citations"),
-    ("distributions", "handout"),
+    ("distributions",),
     ("exact",),
     ("problem",),
     ("plans",),
     ("solution",),
     ("measured",),
     ("solvers",),
-    ("coding", "sweeps"),
+    ("coding", "handout", "sweeps"),
     ("__init__",),
     ("cluster", "plotting"),
     ("cli",),

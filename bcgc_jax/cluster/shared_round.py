@@ -278,6 +278,9 @@ class Desk:
         with one.guarded():
             one.asked(message, reply, time.monotonic() - self._began)
 
+    def left(self, reply: Reply) -> None:
+        """Ray says more of that."""
+
     def look(self) -> float:
         one = self._round
         if one is None:

@@ -1,4 +1,20 @@
-"""Between whoever hands out chunks and the workers: what they tell each other, over a line of their own.
+"""Work sharing in a training loop of one's own, beside any all-reduce: `serve` in one process, `join` in all.
 
-No line here knows of JAX or of Ray.
+To `join` needs no JAX, and no framework.
 """
+
+from typing import Any
+
+from bcgc_jax.handout.client import Chunk as Chunk
+from bcgc_jax.handout.client import Share as Share
+from bcgc_jax.handout.client import StepFailed as StepFailed
+from bcgc_jax.handout.client import join as join
+
+
+def __getattr__(name: str) -> Any:
+    """What hands out is imported when it is first used."""
+    if name not in ("serve", "Coordinator"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from bcgc_jax.handout import coordinator
+
+    return getattr(coordinator, name)

@@ -24,17 +24,23 @@ class Answers(Protocol):
         Raises ValueError where it is nonsense: the line is closed then.
         """
 
+    def left(self, reply: Reply) -> None:
+        """The line of whoever was replied to by this has ended."""
+
     def look(self) -> float:
         """What has changed without a message. Returns seconds until the next look, infinity for never."""
 
 
 class Server:
-    """Listens at `address`, by default of this machine alone, to whoever has the `key`.
+    """Listens at `address`, by default a free port of this machine alone, to whoever has the `key`.
 
     >>> from bcgc_jax.handout.line import Line
     >>> class Echo:
     ...     def asked(self, message, reply):
     ...         reply(message)
+    ...
+    ...     def left(self, reply):
+    ...         pass
     ...
     ...     def look(self):
     ...         return math.inf
@@ -46,15 +52,18 @@ class Server:
     (None, None)
     """
 
-    def __init__(self, answers: Answers, host: str = "127.0.0.1") -> None:
-        self.answers, self.key = answers, secrets.token_bytes(32)
+    def __init__(
+        self, answers: Answers, host: str = "127.0.0.1", port: int = 0, key: bytes | None = None
+    ) -> None:
+        self.answers = answers
+        self.key = secrets.token_bytes(32) if key is None else key
         self._loop = asyncio.new_event_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._lines: set[_Called] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, name="hands out chunks", daemon=True)
         self._thread.start()
         listening = asyncio.run_coroutine_threadsafe(
-            self._loop.create_server(lambda: _Called(self), host, 0), self._loop
+            self._loop.create_server(lambda: _Called(self), host, port), self._loop
         )
         self._listening = listening.result()
         self.address: tuple[str, int] = self._listening.sockets[0].getsockname()[:2]
@@ -103,6 +112,8 @@ class _Called(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._timer.cancel()
         self._server._lines.discard(self)
+        self._server.answers.left(self._reply)
+        self._server.look()
 
     def data_received(self, data: bytes) -> None:
         try:

@@ -28,6 +28,9 @@ class Echo:
         if message == "go":
             self.waiting.pop()("gone")
 
+    def left(self, reply):
+        pass
+
     def look(self):
         return math.inf
 

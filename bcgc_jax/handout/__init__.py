@@ -10,6 +10,8 @@ from bcgc_jax.handout.client import Share as Share
 from bcgc_jax.handout.client import StepFailed as StepFailed
 from bcgc_jax.handout.client import join as join
 
+__all__ = ["Chunk", "Coordinator", "Share", "StepFailed", "join", "serve"]
+
 
 def __getattr__(name: str) -> Any:
     """What hands out is imported when it is first used."""

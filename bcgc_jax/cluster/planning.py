@@ -321,10 +321,10 @@ class Loop(Course):
         self._trials = Trials(self.num_steps - max(self._step, self.first)) if can_share else None
 
     def _numbers_of_chunks(self) -> list[int]:
-        """Those with which every chunk has samples, of the data or of a batch."""
-        if callable(self.data):
-            return []
+        """Those with which every chunk has samples, of a batch or of the data, where these are known here."""
         if self.batch_size is None:
+            if callable(self.data):
+                return list(_CHUNKS)
             samples = num_samples(self.data) // len(self.members)
             return [chunks for chunks in _CHUNKS if chunks <= samples]
         return [c for c in _CHUNKS if min(SharedPlan(self._rule(c)).drawn(self.batch_size)) > 0]

@@ -12,9 +12,10 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.cluster import ClosedLoop, Cluster, InjectedDelay, Run, Step, Told, planning, train_on_cluster
-from bcgc_jax.cluster.engine import Bench, Made
+from bcgc_jax.cluster.engine import Bench, Made, _made_chunks
 from bcgc_jax.cluster.planning import Loop
 from bcgc_jax.cluster.rounds import Work
+from bcgc_jax.cluster.worker import Duty
 from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.gradients import assign, split_unevenly
 from bcgc_jax.plans.plan import partition_plan
@@ -95,9 +96,9 @@ def test_chunks_are_worth_a_hand_out_and_have_samples(subset, message, samples, 
     assert (found.num_workers, found.max_subsets, found.chunks) == (N, 2, chunks)
 
 
-def test_nothing_is_tried_where_chunks_would_have_no_samples_or_one_worker_all_data():
-    loops = _loop(samples=N)[0], _loop(batch_size=2)[0], _loop(source=lambda j, n: case(4)[1])[0]
-    assert [loop._trials for loop in loops] == [None] * 3
+def test_nothing_is_tried_where_chunks_would_have_no_samples():
+    loops = _loop(samples=N)[0], _loop(batch_size=2)[0]
+    assert [loop._trials for loop in loops] == [None] * 2
     assert all(loop.scheme.method == "uncoded" for loop in loops)
 
 
@@ -166,6 +167,28 @@ def test_a_worker_makes_each_subset_once_and_forgets_what_no_plan_needs():
     other = Made(lambda number, count: {"x": np.zeros(1)}, 1, 1, 4)
     assert bench.subsets({1: other})[1]["x"].tolist() == [0]
     assert bench.subsets({0: "a reference"}) == {0: "A REFERENCE"}
+
+
+@pytest.mark.parametrize("mean", [True, False])
+def test_of_subsets_that_are_made_a_worker_keeps_the_chunks_that_it_stores(mean):
+    """The samples and what they count are those of the same subsets cut by the master."""
+    plan, (params, data), asked = SharedPlan(WorkSharing(N, 2, 3), mean), case(4 * 23), []
+    subsets = split_unevenly(data, N)
+
+    def source(number, count):
+        asked.append(number)
+        return subsets[number]
+
+    cut, weights = plan.cut(subsets)
+    duty = Duty(loss, plan, params, np.zeros(0), None, 0, False)
+    held = {chunk: Made(source, 0, chunk[0], N) for chunk in plan.held(1)}
+    made, found, counts = _made_chunks(duty, plan, held)
+    assert (asked, counts) == ([0, 1, 2, 3], {23})
+    np.testing.assert_allclose(made.weights, weights, rtol=1e-15)
+    assert found.keys() == held.keys()
+    for chunk, samples in found.items():
+        assert samples["x"].base is None  # the whole subset is not kept with it
+        np.testing.assert_array_equal(samples["x"], cut[chunk]["x"])
 
 
 @pytest.mark.parametrize("made", [None, {}, {"x": 3.0}, {"x": np.ones(3), "y": np.ones(2)}])
@@ -312,5 +335,11 @@ def test_data_is_made_where_it_is_and_gradients_are_those_of_all_of_it(cluster, 
         cluster.gradient(params)
     with pytest.raises(ValueError, match=r"batch_size samples at least; there are some of 10 samples"):
         cluster.assign(loss, plan, params, source, batch_size=11)
-    found = train_on_cluster(jax.random.key(5), loss, ClosedLoop(), *given, ADAM, 8)
-    assert_descended(found.params, params, data, ADAM, 8)
+    shared = SharedPlan(WorkSharing(N, 2, 2))
+    with pytest.raises(ValueError, match=r"one size.*there are some of 10 and 11 samples"):
+        cluster.assign(loss, shared, params, uneven)
+    cluster.assign(loss, shared, params, source)
+    exact(cluster, params, data)
+    found = train_on_cluster(jax.random.key(5), loss, ClosedLoop(), *given, ADAM, 30)
+    assert_descended(found.params, params, data, ADAM, 30)
+    assert any(decision.after != "uncoded" for decision in found.decisions)

@@ -65,7 +65,13 @@ class Server:
         listening = asyncio.run_coroutine_threadsafe(
             self._loop.create_server(lambda: _Called(self), host, port), self._loop
         )
-        self._listening = listening.result()
+        try:
+            self._listening = listening.result()
+        except OSError:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+            raise
         self.address: tuple[str, int] = self._listening.sockets[0].getsockname()[:2]
 
     def touch(self, first: Callable[[], None] | None = None) -> None:

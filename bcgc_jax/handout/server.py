@@ -97,7 +97,7 @@ class Server:
     def _end(self) -> None:
         self._listening.close()
         for line in list(self._lines):
-            line.end()
+            line.abort()
         self._loop.call_soon(self._loop.stop)
 
 
@@ -134,6 +134,10 @@ class _Called(asyncio.Protocol):
 
     def end(self) -> None:
         self._transport.close()
+
+    def abort(self) -> None:
+        """At once, also where the other end does not take what was written."""
+        self._transport.abort()
 
     def _greet(self, data: bytes) -> bytes:
         """What came after the greeting."""

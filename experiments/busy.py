@@ -169,8 +169,8 @@ def _told(setting: Setting, method: str, subset: float) -> Told:
     """Blocks are whole leaves: a pass that computes a part of a leaf's gradient computes all of it."""
     assert setting.slower is not None
     problem = _planned_for(setting.workers, setting.slower, subset)
-    options = {} if method.startswith("sharing") else {"chunks": CHUNKS, "units": "leaves"}
-    return Told(problem, _method(method), options)
+    options = {} if method.startswith("sharing") else {"chunks": CHUNKS}
+    return Told(problem, _method(method), {"units": "leaves", **options})
 
 
 def _predicted(

@@ -1,4 +1,30 @@
-"""What is installed, and what to install for an optional dependency; the package is on no index."""
+"""What is imported when it is first used; what is installed, and what to install for an extra."""
+
+import ast
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+
+def public_names(package: str) -> dict[str, str]:
+    """Public names and where they are, as the stub says that is beside `package`, an `__init__.py`."""
+    lines = ast.parse(Path(package).with_suffix(".pyi").read_text("utf-8")).body
+    imports = [line for line in lines if isinstance(line, ast.ImportFrom)]
+    return {name.name: str(line.module) for line in imports for name in line.names}
+
+
+def first_used(name: str, package: dict[str, Any]) -> Any:
+    """What a package, of these globals, imports when it is first used: a public name, a file or a folder."""
+    own, public = package["__name__"], package["_PUBLIC"]
+    if public.get(name, own) != own:
+        found: Any = getattr(import_module(public[name]), name)
+    elif not name.startswith("_") and find_spec(f"{own}.{name}"):
+        found = import_module(f"{own}.{name}")
+    else:
+        raise AttributeError(f"module {own!r} has no attribute {name!r}")
+    package[name] = found
+    return found
 
 
 def to_install(extra: str) -> str:

@@ -6,20 +6,17 @@ Intervals of 95 % are those of blocks of neighbouring steps, resampled; a block 
 to the next asks for.
 """
 
-import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
-from bcgc_jax.measured.description import Description, Interval
-from bcgc_jax.measured.resampling import resampled_means
+from bcgc_jax.measured.description import Description
+from bcgc_jax.measured.intervals import Interval, block_length, resample
 from experiments import looks
 from experiments.replay import BOUNDS, FORWARD, RULES, Rule, replay
 from experiments.report import print_table, readable, run_command, save
@@ -50,32 +47,6 @@ class Study(NamedTuple):
     description: Description
 
 
-def block_length(series: np.ndarray) -> int:
-    r"""Steps that a block of a circular bootstrap needs: (2 G² / D)^{1/3} S^{1/3}; `[S]`.
-
-    G = Σ λ |k| R(k), D = 4/3 (Σ λ R(k))², R the autocovariances, λ a flat-top window as wide as twice the lag
-    from which on they are noise (Politis & White 2004); at most min(3 √S, S/3), and that where they are not
-    yet noise at lag √S.
-    """
-    size = len(series)
-    centred = series - series.mean()
-    covariance = np.array([centred[: size - k] @ centred[k:] for k in range(size)]) / size
-    if covariance[0] <= 1e-24 * np.mean(series**2):
-        return 1
-    quiet = max(5, math.ceil(math.sqrt(math.log10(size))))
-    widest = min(math.ceil(math.sqrt(size)) + quiet, size - 1)
-    loud = np.abs(covariance[1:] / covariance[0]) >= 2 * math.sqrt(math.log10(size) / size)
-    longest = math.ceil(min(3 * math.sqrt(size), size / 3))
-    last = next((m for m in range(widest) if not loud[m : m + quiet].any()), None)
-    if last is None:
-        return longest
-    width = min(2 * max(last, 1), widest)
-    lag = np.arange(1, width + 1)
-    weighted = 2 * np.clip(2 * (1 - lag / width), 0, 1) * covariance[1 : width + 1]
-    ratio = (lag @ weighted) / (covariance[0] + weighted.sum())
-    return max(math.ceil(min((1.5 * ratio**2 * size) ** (1 / 3), longest)), 1)
-
-
 def compute(
     name: str, trace: bcgc.measured.Trace, seed: int = 0, *, rules: Mapping[str, Rule] = RULES
 ) -> Study:
@@ -90,23 +61,18 @@ def compute(
     num_planned = round(FIRST * len(rows))
     taken = replay(rows, num_planned, rules=rules, name=name)
     block = max(block_length(series) for own in taken.values() for series in (own, taken["uncoded"] - own))
-    found = intervals(name, taken, block, jax.random.key(seed))
+    found = intervals(name, taken, block, seed)
     return Study(name, found, num_planned, len(rows) - num_planned, block, bcgc.measured.describe(trace))
 
 
-def intervals(name: str, taken: Mapping[str, np.ndarray], block: int, key: jax.Array) -> list[Row]:
+def intervals(name: str, taken: Mapping[str, np.ndarray], block: int, seed: int) -> list[Row]:
     """All schemes in the same resampled steps."""
-    each = jnp.asarray(np.stack(list(taken.values()), axis=1))
-    drawn, means = np.asarray(resampled_means(key, each, block=block)), np.asarray(each.mean(axis=0))
+    found = resample(np.stack(list(taken.values()), axis=1), block, seed)
     uncoded = list(taken).index("uncoded")
 
-    def interval(value: Callable[[np.ndarray], Any]) -> Interval:
-        low, high = np.quantile(value(drawn), [0.025, 0.975])
-        return Interval(float(value(means)), float(low), float(high))
-
     def of_scheme(i: int) -> tuple[Interval, Interval]:
-        saved = interval(lambda mean: 100 * (1 - mean[..., i] / mean[..., uncoded]))
-        return interval(lambda mean: mean[..., i]), saved
+        saved = found.interval(lambda mean: 100 * (1 - mean[..., i] / mean[..., uncoded]))
+        return found.interval(lambda mean: mean[..., i]), saved
 
     return [Row(name, scheme, *of_scheme(i)) for i, scheme in enumerate(taken)]
 

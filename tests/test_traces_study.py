@@ -1,9 +1,7 @@
 """Plans on measured times, replayed: against NumPy and an event loop, and what a study says of them."""
 
-import jax
 import numpy as np
 import pytest
-from scipy import signal
 
 import bcgc_jax as bcgc
 from bcgc_jax.plans.desk import chunk_sizes
@@ -12,6 +10,7 @@ from bcgc_jax.plans.runtime import load_of_plan
 from bcgc_jax.plans.storage import spread
 from experiments import replay, traces
 from tests.cli.steps import written
+from tests.measured.test_intervals import autoregressive
 from tests.oracles.sharing import shared
 from tests.studies import Ran
 
@@ -58,32 +57,12 @@ def test_every_pass_that_a_plan_adds_is_counted(forward, x64):
     np.testing.assert_allclose(given.scale * work, [1, 2], rtol=1e-12)
 
 
-def autoregressive(correlation, size, seed=0):
-    return signal.lfilter([1.0], [1.0, -correlation], np.random.default_rng(seed).normal(size=size))
-
-
-@pytest.mark.parametrize("correlation", [0.4, 0.8])
-def test_blocks_are_as_long_as_those_of_an_autoregression_must_be(correlation):
-    size = 4000  # R(k) ∝ ρ^k in the formula
-    want = (6 * (correlation / (1 - correlation**2)) ** 2 * size) ** (1 / 3)
-    found = [traces.block_length(autoregressive(correlation, size, seed)) for seed in range(20)]
-    # Measured: 0.99 and 1.01 times.
-    assert np.median(found) == pytest.approx(want, rel=0.15)
-
-
-def test_blocks_of_noise_are_short_and_those_of_a_walk_as_long_as_may_be():
-    noise = np.random.default_rng(1).normal(size=900)
-    assert traces.block_length(noise) <= 6
-    assert traces.block_length(np.cumsum(noise)) == 90
-    assert traces.block_length(np.full(50, 3.0)) == traces.block_length(np.zeros(4)) == 1
-
-
-def test_intervals_are_those_of_blocks_resampled_by_numpy(x64):
+def test_intervals_are_those_of_blocks_resampled_one_by_one():
     rng = np.random.default_rng(3)
     common = np.exp(0.3 * autoregressive(0.6, 150, 4))
     names = ("uncoded", "shares")
     taken = {name: common * (1 - 0.1 * i) + 0.3 * rng.gamma(2.0, size=150) for i, name in enumerate(names)}
-    rows = {row.scheme: row for row in traces.intervals("x", taken, 7, jax.random.key(0))}
+    rows = {row.scheme: row for row in traces.intervals("x", taken, 7, 0)}
     draws = []
     for _ in range(4000):
         starts = rng.integers(0, 150, 22)

@@ -45,6 +45,7 @@ METHODS = (
 REPLACED = {"alternating", "multi_message"}
 
 LAYOUTS = ("auto", "long", "wide")
+LOG_COLUMNS = ("step", "worker", "seconds", "chunk", "forward_seconds", "load")
 TRACE_LAWS = ("auto", "atoms", "smooth", "pareto-tail")
 
 PICTURES = (".png", ".svg", ".pdf")
@@ -225,6 +226,18 @@ def read_forward(text: str) -> float:
     return ratio
 
 
+def read_columns(text: str) -> dict[str, str]:
+    """NAME=COLUMN,…: how a file calls its columns."""
+    found: dict[str, str] = {}
+    for part in filter(None, text.split(",")):
+        name, equals, column = (word.strip() for word in part.partition("="))
+        if name not in LOG_COLUMNS or not equals or not column:
+            known = f"NAME=COLUMN,… with names of {', '.join(LOG_COLUMNS)}"
+            raise ValueError(f"must be {known}, got {part!r}{did_you_mean(name, LOG_COLUMNS)}")
+        found[name] = column
+    return found
+
+
 METHOD = Argument("method", read_method)
 FORWARD = Argument("ratio", read_forward)
 LAW, OPEN_LAW = Argument("distribution", read_law), Argument("distribution", read_open_law)
@@ -232,6 +245,7 @@ LAW_OF_WORKERS = Argument("distribution", read_law_of_workers)
 LEVELS = Argument("levels", read_levels)
 _ANY_NUMBER = number(-math.inf)
 PARAMETER = named("PARAMETER=NUMBERS", "rate=1e-4:1e-1:33:log", axis(_ANY_NUMBER))
+COLUMNS = Argument("names", read_columns)
 COLUMN = named("COLUMN=NUMBER", "num_workers=20", _ANY_NUMBER)
 
 

@@ -196,6 +196,44 @@ class Comparing(Planning):
 
 
 @dataclasses.dataclass(frozen=True)
+class AdviseOptions:
+    """What slows the steps of a log, and what can be done.
+
+    LOG is CSV (also .csv.gz), - is standard input. It has a row for each step and worker, with the seconds of
+    the worker's own computation. Better it has a row for each chunk, which is a microbatch of a worker's
+    step: then slow workers can be told from long chunks. Each remedy is planned on one half of the steps and
+    replayed in the other one. Intervals are of 95 %. Nothing is advised that may not save time.
+    """
+
+    after: ClassVar = """\b
+Columns: step, worker, seconds; if there are any chunk, forward_seconds (the part of the forward pass) and
+load (the length of a chunk, such as its tokens).
+
+\b
+Examples:
+  bcgc advise steps.csv
+  bcgc advise log.csv --columns step=iter,worker=rank,seconds=dur
+  bcgc advise chunks.csv --stored 2 --format json
+  ssh NODE cat steps.csv | bcgc advise -"""
+
+    compiles: ClassVar = False
+    log: str = argument(_FILE_OR_INPUT, metavar="LOG")
+    columns: dict[str, str] | None = option(
+        typed.COLUMNS, "How the file calls its columns, such as step=iter,worker=rank."
+    )
+    layout: str = option(typed.LAYOUTS, "A row for each time (long), or a column for each worker (wide)")
+    chunks: int | None = option(
+        number(2, include=True, whole=True), "C, of a worker's step, where LOG has none; by default 8."
+    )
+    stored: int | None = option(
+        number(2, include=True, whole=True), "The most subsets that a worker can store; by default all."
+    )
+    round_trip: float = option(_FROM_ZERO, "Seconds of a question before each chunk.", default=0.0)
+    seed: int = option(number(include=True, whole=True), "Seed of the intervals.", default=0)
+    output: str = option(("table", "json", "csv"), "What is printed", "--format")
+
+
+@dataclasses.dataclass(frozen=True)
 class SolveOptions(Comparing):
     """Plan the blocks and compare with earlier schemes.
 
@@ -469,5 +507,5 @@ def cli() -> None:
     """Block coordinate gradient coding: how much redundancy should each block of a gradient get?"""
 
 
-for _options in (SolveOptions, FitOptions, PlotOptions, SweepOptions, TrainOptions):
+for _options in (AdviseOptions, SolveOptions, FitOptions, PlotOptions, SweepOptions, TrainOptions):
     cli.add_command(Command(_options))

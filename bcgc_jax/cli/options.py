@@ -90,7 +90,8 @@ class Command(click.Command):
     def answer(self, **given: Any) -> None:
         with one_line_errors():
             question = self.kind(**given)
-            importlib.import_module("bcgc_jax.cli.compilation").keep_programs()
+            if getattr(question, "compiles", True):
+                importlib.import_module("bcgc_jax.cli.compilation").keep_programs()
             importlib.import_module(f"bcgc_jax.cli.{self.name}").answer(question)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

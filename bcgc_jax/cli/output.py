@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 from rich.table import Column, Table
 
-from bcgc_jax.cli.commands import Files
+from bcgc_jax.cli.commands import AdviseOptions, Files
 
 # Of the objects that `--format json` prints (output.schema.json): the next one where a field changes its
 # meaning or goes, not where one is added.
@@ -97,7 +97,10 @@ def needs_columns(rows: Iterable[Row]) -> list[Shown]:
 
 
 def print_answer(
-    question: Files, rows: Sequence[Row], document: Callable[[], Any], printed: Callable[[], None]
+    question: Files | AdviseOptions,
+    rows: Sequence[Row],
+    document: Callable[[], Any],
+    printed: Callable[[], None],
 ) -> None:
     """As `--format` asks: CSV of the rows, JSON of the `document`, or what is `printed` for a person."""
     if question.output == "csv":

@@ -65,13 +65,7 @@ class Server:
         listening = asyncio.run_coroutine_threadsafe(
             self._loop.create_server(lambda: _Called(self), host, port), self._loop
         )
-        try:
-            self._listening = listening.result()
-        except OSError:
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
-            raise
+        self._listening = listening.result()
         self.address: tuple[str, int] = self._listening.sockets[0].getsockname()[:2]
 
     def touch(self, first: Callable[[], None] | None = None) -> None:
@@ -97,7 +91,7 @@ class Server:
     def _end(self) -> None:
         self._listening.close()
         for line in list(self._lines):
-            line.abort()
+            line.end()
         self._loop.call_soon(self._loop.stop)
 
 
@@ -134,10 +128,6 @@ class _Called(asyncio.Protocol):
 
     def end(self) -> None:
         self._transport.close()
-
-    def abort(self) -> None:
-        """At once, also where the other end does not take what was written."""
-        self._transport.abort()
 
     def _greet(self, data: bytes) -> bytes:
         """What came after the greeting."""

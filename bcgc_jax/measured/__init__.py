@@ -1,13 +1,13 @@
 """From a file of measured times to a distribution: traces, what they look like, fits, resampling."""
 
-from bcgc_jax.measured.choice import distribution_of as distribution_of
-from bcgc_jax.measured.choice import smooth_empirical as smooth_empirical
-from bcgc_jax.measured.description import Description as Description
-from bcgc_jax.measured.description import describe as describe
-from bcgc_jax.measured.fits import Fit as Fit
-from bcgc_jax.measured.fits import fit_distributions as fit_distributions
-from bcgc_jax.measured.resampling import bootstrap_interval as bootstrap_interval
-from bcgc_jax.measured.start_up import StartUpFit as StartUpFit
-from bcgc_jax.measured.start_up import fit_start_up as fit_start_up
-from bcgc_jax.measured.traces import Trace as Trace
-from bcgc_jax.measured.traces import load_trace as load_trace
+from typing import Any
+
+from bcgc_jax._extras import first_used, public_names
+
+_PUBLIC = public_names(__file__)
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is used when it is first used: some files need no JAX."""
+    return first_used(name, globals())

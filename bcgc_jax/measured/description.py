@@ -12,8 +12,9 @@ import numpy as np
 
 from bcgc_jax.distributions.special_functions import f_quantile
 from bcgc_jax.measured.choice import tail_of
+from bcgc_jax.measured.intervals import Interval as Interval
 from bcgc_jax.measured.likelihood import sorted_times, spread_ties
-from bcgc_jax.measured.slow_workers import slow_workers
+from bcgc_jax.measured.slow_workers import SlowWorker, slow_workers
 from bcgc_jax.measured.traces import ALIKE, Trace
 
 # Below this a share of the variance or a correlation is of no consequence for a plan: own choice.
@@ -24,31 +25,7 @@ _MOST_TOLD = 3
 NOTHING = "Nothing here speaks against independent workers of one distribution."
 
 
-class Interval(NamedTuple):
-    """An estimate and its confidence interval of 95 %; NaN where there is nothing to tell it from."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return "unknown" if math.isnan(self.value) else f"{self.value:.3f} ({self.low:.3f} … {self.high:.3f})"
-
-
 _UNKNOWN = Interval(math.nan, math.nan, math.nan)
-
-
-class SlowWorker(NamedTuple):
-    """A worker that took `ratio` times as long as the others in some steps, by their names."""
-
-    worker: str
-    first_step: str
-    last_step: str
-    ratio: float
-
-    def __str__(self) -> str:
-        when = f"steps {self.first_step} to {self.last_step}"
-        return f"Worker {self.worker} was {self.ratio:.3g} times as slow as the others in {when}."
 
 
 class Description(NamedTuple):

@@ -37,3 +37,18 @@ class Microbatches(NamedTuple):
             forward=None if self.forward is None else self.forward[whole],
             load=None if self.load is None else self.load[whole],
         )
+
+
+def predicted_seconds(parts: Microbatches, learnt: slice | np.ndarray) -> np.ndarray | None:
+    """`[S, W, C]`: a + b · length by least squares in the steps that are `learnt` from; None without lengths.
+
+    The length is `load`, or in its place the forward pass's seconds.
+    """
+    length = parts.forward if parts.load is None else parts.load
+    if length is None:
+        return None
+    known = np.isfinite(parts.seconds[learnt])
+    x, y = length[learnt][known], parts.seconds[learnt][known]
+    (a, b), *_ = np.linalg.lstsq(np.stack([np.ones(x.size), x], axis=1), y, rcond=None)
+    # A line may go below 0 where nothing was measured.
+    return np.maximum(a + b * length, 0.01 * y.mean())

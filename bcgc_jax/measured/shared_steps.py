@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 
 from bcgc_jax.measured.description import Interval, slow_data, worker_share
-from bcgc_jax.measured.microbatches import Microbatches
+from bcgc_jax.measured.microbatches import Microbatches, predicted_seconds
 from bcgc_jax.measured.traces import Trace
 from bcgc_jax.plans.desk import desk_of
 from bcgc_jax.plans.shared_step import all_data_runtime, shared_runtime
@@ -153,18 +153,3 @@ def _of_data(lengths: Array, costs: Array, workers: int, max_subsets: int, chunk
     desk, ones = desk_of(spread(workers, max_subsets, chunks), (1,) * chunks), jnp.ones(workers)
     step = functools.partial(shared_runtime, desk, 0 * ones, ones, paces=ones)
     return jax.vmap(lambda some, cost: step(lengths=some, costs=cost))(lengths, costs)
-
-
-def predicted_seconds(parts: Microbatches, learnt: slice) -> np.ndarray | None:
-    """`[S, W, C]`: a + b · length by least squares in the steps that are `learnt` from; None without lengths.
-
-    The length is `load`, or in its place the forward pass's seconds.
-    """
-    length = parts.forward if parts.load is None else parts.load
-    if length is None:
-        return None
-    known = np.isfinite(parts.seconds[learnt])
-    x, y = length[learnt][known], parts.seconds[learnt][known]
-    (a, b), *_ = np.linalg.lstsq(np.stack([np.ones(x.size), x], axis=1), y, rcond=None)
-    # A line may go below 0 where nothing was measured.
-    return np.maximum(a + b * length, 0.01 * y.mean())

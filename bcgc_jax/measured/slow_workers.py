@@ -41,6 +41,19 @@ class Stretch(NamedTuple):
     ratio: float
 
 
+class SlowWorker(NamedTuple):
+    """A worker that took `ratio` times as long as the others in some steps, by their names."""
+
+    worker: str
+    first_step: str
+    last_step: str
+    ratio: float
+
+    def __str__(self) -> str:
+        when = f"steps {self.first_step} to {self.last_step}"
+        return f"Worker {self.worker} was {self.ratio:.3g} times as slow as the others in {when}."
+
+
 def slow_workers(times: np.ndarray) -> list[Stretch]:
     """Stretches of steps in which a worker was slow, from `[S, W]` seconds with NaN for missing ones.
 
@@ -52,20 +65,56 @@ def slow_workers(times: np.ndarray) -> list[Stretch]:
     >>> [(worker, first, last, round(ratio, 1)) for worker, first, last, ratio in slow_workers(times)]
     [(3, 70, 129, 1.5)]
     """
-    if len(times) < 2 * _SHORTEST:
-        return []
-    ranks = _ranks(times)
-    scores, threshold = ranks / _noise(ranks), 2 * math.log(times.size) + _ABOVE_CHANCE
-    found = []
-    for worker, own in enumerate(scores.T):
-        for first, stop in _level_stretches(own, threshold):
-            mean = own[first:stop].mean()
-            if mean > 0 and mean**2 * (stop - first) > threshold:
-                found.append(Stretch(worker, first, stop - 1, _ratio(times[first:stop], worker)))
+    found = [
+        Stretch(worker, first, stop - 1, _ratio(times[first:stop], worker))
+        for worker, first, stop, mean in _unlike(ranks_of(times))
+        if mean > 0
+    ]
     return [stretch for stretch in found if stretch.ratio > _LEAST_RATIO]
 
 
-def _ranks(times: np.ndarray) -> np.ndarray:
+def levels(scores: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """ln of how many times as long as others a worker takes while it stays slow, or fast; else 0, `[S, W]`.
+
+    Args:
+      scores: ranks within the step, or means of them, `[S, W]`.
+      times: `[S, W]`, none missing.
+    """
+    apart = np.log(times / np.median(times, axis=1, keepdims=True))
+    found = _unlike(scores)
+    others = np.ones(times.shape, bool)
+    for worker, first, stop, _ in found:
+        others[first:stop, worker] = False
+    kept = np.zeros(times.shape)
+    for worker, first, stop, _ in found:
+        rest = apart[first:stop][others[first:stop]]
+        usual = _trimmed_mean(rest) if rest.size else 0.0
+        kept[first:stop, worker] = _trimmed_mean(apart[first:stop, worker]) - usual
+    return kept
+
+
+def _trimmed_mean(values: np.ndarray) -> float:
+    """Without the lowest and the highest fifth."""
+    cut = len(values) // 5
+    return float(np.sort(values)[cut : len(values) - cut].mean())
+
+
+def _unlike(scores: np.ndarray) -> list[tuple[int, int, int, float]]:
+    """Worker, first step, end and mean score of stretches with scores that are no chance."""
+    if len(scores) < 2 * _SHORTEST:
+        return []
+    scores = scores / _noise(scores)
+    threshold = 2 * math.log(scores.size) + _ABOVE_CHANCE
+    found = []
+    for worker, own in enumerate(scores.T):
+        for first, stop in _level_stretches(own, threshold):
+            mean = float(own[first:stop].mean())
+            if mean**2 * (stop - first) > threshold:
+                found.append((worker, first, stop, mean))
+    return found
+
+
+def ranks_of(times: np.ndarray) -> np.ndarray:
     """Of each time within its step, ties at their mean; with variance 1 around 0, and 0 for a missing one."""
     ranks = np.zeros(times.shape)
     for step, row in enumerate(times):

@@ -119,6 +119,8 @@ def load_trace(
     seconds: str = "seconds",
     censored: str | None = None,
     load: str | None = None,
+    chunk: str | None = None,
+    forward: str | None = None,
     layout: str = "auto",
 ) -> Trace:
     """Read measured times from CSV, perhaps packed by gzip; an empty cell is a time that was not measured.
@@ -129,13 +131,14 @@ def load_trace(
       censored: the column that says, by 0/1, false/true or no/yes, whether the worker was cut off.
       load: the column of the work done when the seconds were over, in any unit; by default `load`, where
         there is one. A step and worker may then have several rows, one for each load.
+      chunk, forward: the columns of a microbatch's number and of its forward pass, see below.
       layout: "long", a row for each step and worker; "wide", a row for each step and a column named after
         each worker, the step column optional; "auto", wide only where there is neither a worker nor a seconds
         column and the columns are numbered alike, like w0, w1.
 
     A file with a column `chunk` has a row for each microbatch of a worker's step: its number there, its
-    seconds, and perhaps `forward_seconds`, its forward pass's part of them. `load` is then its length. The
-    seconds of the trace are the sums, and `Trace.microbatches` has the parts.
+    seconds, and perhaps `forward_seconds`, its forward pass's part of them; other names may be given. `load`
+    is then its length. The seconds of the trace are the sums, and `Trace.microbatches` has the parts.
 
     Raises ValueError, with the line, for what is no trace, such as two times of one cell and load, or times
     of a cell that fall while its load grows; OSError for a file that cannot be opened.
@@ -147,6 +150,7 @@ def load_trace(
     if layout not in LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     asked = {"step": step, "worker": worker, "seconds": seconds, "censored": censored, "load": load}
+    asked |= {"chunk": chunk, "forward": forward}
     columns = {column: name for column, name in asked.items() if name is not None}
     if len({*columns.values()}) < len(columns):
         raise ValueError(f"{', '.join(asked)} must be different columns, got {[*columns.values()]}")
@@ -159,8 +163,9 @@ def load_trace(
         if "load" in header and "load" not in columns.values():
             columns.setdefault("load", "load")
         if "chunk" in header and "chunk" not in columns.values():
-            more = {"chunk": "chunk", "forward": "forward_seconds"}
-            columns |= {column: name for column, name in more.items() if name in header}
+            columns.setdefault("chunk", "chunk")
+        if "chunk" in columns and "forward_seconds" in header:
+            columns.setdefault("forward", "forward_seconds")
         if _is_wide(name, header, columns, layout):
             rows, header = _long_rows(rows, header, step), [*columns.values()]
         return _read(rows, name, {column: header.index(name) for column, name in columns.items()}, columns)

@@ -1,10 +1,13 @@
 """What workers do, when that is enough, and how long it takes."""
 
-from bcgc_jax.exact.quadrature import Expectation as Expectation
-from bcgc_jax.plans.iterations import expected_order_statistics as expected_order_statistics
-from bcgc_jax.plans.iterations import sorted_cycle_times as sorted_cycle_times
-from bcgc_jax.plans.plan import Plan as Plan
-from bcgc_jax.plans.plan import Requirements as Requirements
-from bcgc_jax.plans.runtime import Certificate as Certificate
-from bcgc_jax.plans.runtime import integrate_runtime as integrate_runtime
-from bcgc_jax.plans.simulation import RuntimeEstimate as RuntimeEstimate
+from typing import Any
+
+from bcgc_jax._extras import first_used, public_names
+
+_PUBLIC = public_names(__file__)
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is used when it is first used: some files need no JAX."""
+    return first_used(name, globals())

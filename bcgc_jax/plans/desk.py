@@ -2,12 +2,14 @@
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jax import Array
 
 from bcgc_jax.plans.storage import Storage
+
+if TYPE_CHECKING:
+    from jax import Array
 
 # Of the last chunk of a subset, which is cut once more: small ones level out the end of a step.
 _LAST = (2, 1, 1)
@@ -32,9 +34,9 @@ class Desk(NamedTuple):
       holders: of each chunk, who stores it, then N, `[M + 1, D]`.
     """
 
-    size: np.ndarray | Array
-    stored: np.ndarray | Array
-    holders: np.ndarray | Array
+    size: "np.ndarray | Array"
+    stored: "np.ndarray | Array"
+    holders: "np.ndarray | Array"
 
 
 @functools.cache

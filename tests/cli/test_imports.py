@@ -37,7 +37,11 @@ _REFUSED = {
 
 @pytest.mark.smoke
 def test_help_and_refusals_need_no_jax():
-    helped = ["", "--help", *(f"{name} --help" for name in ("solve", "fit", "plot", "sweep", "train"))]
+    helped = [
+        "",
+        "--help",
+        *(f"{name} --help" for name in ("advise", "solve", "fit", "plot", "sweep", "train")),
+    ]
     typed = [text.split() for text in (*helped, "--version", *_REFUSED)]
     lines = python(_RUN, input=json.dumps(typed)).stdout.splitlines()
     for text, line in zip((*helped, "--version", *_REFUSED), lines, strict=True):
@@ -50,6 +54,13 @@ def test_help_and_refusals_need_no_jax():
             # The version of a clone that is not installed, too.
             assert out.startswith((f"bcgc, version {__version__}\n", "Usage: bcgc")), text
             assert err == ""
+
+
+def test_advice_needs_no_jax(trace):
+    ((out, err, imported),) = map(
+        json.loads, python(_RUN, input=json.dumps([["advise", trace]])).stdout.splitlines()
+    )
+    assert (out.startswith("trace.csv: 4 workers, 6 steps."), err, imported) == (True, "", ["numpy"])
 
 
 @pytest.mark.parametrize("name", names.LAWS)

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from bcgc_jax.measured.microbatches import Microbatches
+from bcgc_jax.measured.microbatches import Microbatches, predicted_seconds
 from bcgc_jax.measured.shared_steps import (
-    predicted_seconds,
     share_steps,
     steps_of_slow_data,
     steps_of_slow_workers,

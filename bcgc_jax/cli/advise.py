@@ -1,0 +1,191 @@
+"""`bcgc advise`: what slows the steps of a log, what can be done, and what that is worth."""
+
+import sys
+from pathlib import Path
+
+import click
+from rich.table import Column
+
+from bcgc_jax.cli import output
+from bcgc_jax.cli.commands import AdviseOptions
+from bcgc_jax.cli.output import Row, Shown, print_lines, print_rows
+from bcgc_jax.cli.progress import Progress
+from bcgc_jax.measured import advice, remedies
+from bcgc_jax.measured.advice import Advice
+from bcgc_jax.measured.intervals import Interval
+from bcgc_jax.measured.traces import ColumnError, Trace, load_trace
+
+_MOST_TOLD = 3
+_CAUSES = {
+    "data": "the data: some chunks are longer than others",
+    "steady": "workers that stay slow",
+    "random": "workers that are slow in single steps, at random",
+    "pauses": "pauses within a chunk",
+    "rest": "slow in single steps: workers, data or pauses",
+}
+_DO = {
+    remedies.DEALT: "deal the chunks to the workers by their length",
+    "sharing:2": "share the work, with two subsets stored (sharing:2)",
+    "sharing:3": "share the work, with three subsets stored (sharing:3)",
+    remedies.ALL_DATA: "share the work, with all data stored (sharing:all)",
+    remedies.FIXED: "give each worker data by its speed, once",
+    remedies.ANEW: "give each worker data by its speed, anew before each step",
+}
+_ALIKE = (
+    "The workers of a step take the same time. Were they timed behind a collective (an all-reduce, a "
+    "barrier), where each has waited for the slowest? Then nothing can be learnt here. Time each worker's "
+    "own computation, up to the collective."
+)
+_RECORD = (
+    "Give a row for each chunk (microbatch), with its number in a column `chunk`. Then slow workers, long "
+    "chunks and pauses can be told apart."
+)
+
+
+def answer(question: AdviseOptions) -> None:
+    with Progress("replaying the log"):
+        trace = _read(question)
+        options = {"chunks": question.chunks, "stored": question.stored}
+        found = advice.advise(trace, **options, round_trip=question.round_trip, seed=question.seed)
+    rows = [_flat(row) for row in found.rows]
+    name = "standard input" if question.log == "-" else Path(question.log).name
+    output.print_answer(question, rows, lambda: _json(found), lambda: _print(name, found))
+
+
+def _read(question: AdviseOptions) -> Trace:
+    columns = dict(question.columns or {})
+    if "forward_seconds" in columns:
+        columns["forward"] = columns.pop("forward_seconds")
+    try:
+        path = sys.stdin.buffer if question.log == "-" else question.log
+        trace = load_trace(path, layout=question.layout, **columns)
+    except ColumnError as error:
+        text = str(error).replace("step=, worker=, seconds=", "--columns step=…,worker=…,seconds=…")
+        raise click.UsageError(text.replace('layout="wide"', "--layout wide")) from None
+    if trace.load is not None:
+        raise click.UsageError(
+            "loads are lengths of chunks here: number the chunks in a column `chunk`, or leave out the loads"
+        )
+    return trace
+
+
+def _json(found: Advice) -> Row:
+    slow = [one._asdict() for one in found.slow_workers]
+    return found._asdict() | {"slow_workers": slow, "rows": [row._asdict() for row in found.rows]}
+
+
+def _flat(row: advice.Row) -> Row:
+    """A column for each number."""
+    low, high = row.range
+    flat = {"remedy": row.remedy, "saved": row.saved.value, "saved_low": row.saved.low}
+    flat |= {"saved_high": row.saved.high, "range_low": low, "range_high": high}
+    return flat | {name: getattr(row, name) for name in ("lost", "longer", "stored_subsets", "needs")}
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value + 0.0:.1f}"
+
+
+def _interval(share: Interval) -> str:
+    return f"{_percent(share.low)} to {_percent(share.high)}"
+
+
+def _print(name: str, found: Advice) -> None:
+    left_out = (
+        f" {found.left_out} steps in which a worker has no time are left out." if found.left_out else ""
+    )
+    chunks = f", {found.num_chunks} chunks in a worker's step" if found.recorded else ""
+    print_lines(
+        f"{name}: {found.num_workers} workers, {found.num_steps} steps{chunks}.{left_out}",
+        f"A step takes {found.step:.4g} s on average. It would take {found.balanced:.4g} s if all workers "
+        f"ended together. So {_percent(found.loss)} % of the time is lost.",
+    )
+    if found.alike:
+        print_lines(_ALIKE)
+    _print_causes(found)
+    _print_rows(found)
+    print_lines("", *_sentences(found))
+
+
+def _print_causes(found: Advice) -> None:
+    columns: list[Shown] = [
+        (Column("why", no_wrap=True), lambda cause: _CAUSES[cause[0]]),
+        ("share of the loss", lambda cause: f"{_percent(cause[1].value)} %"),
+        ("95 %", lambda cause: _interval(cause[1])),
+    ]
+    print_lines("")
+    print_rows(sorted(found.causes.items(), key=lambda cause: -cause[1].value), columns)
+    print_lines(*map(str, found.slow_workers[:_MOST_TOLD]))
+    if (more := len(found.slow_workers) - _MOST_TOLD) > 0:
+        print_lines(f"There {'are' if more > 1 else 'is'} {more} more of these.")
+    print_lines(
+        f"All workers are slow at once in {_percent(found.together.value)} % of the time "
+        f"({_interval(found.together)}). Nothing here helps against that."
+    )
+
+
+def _print_rows(found: Advice) -> None:
+    columns: list[Shown] = [
+        (output.names("what can be done"), lambda row: row.remedy),
+        ("saved", lambda row: f"{_percent(row.saved.value)} %"),
+        ("95 %", lambda row: _interval(row.saved)),
+    ]
+    if not found.recorded:
+        columns.append(("by model", lambda row: " to ".join(map(_percent, row.range))))
+    columns += [
+        ("subsets\nstored", lambda row: str(row.stored_subsets)),
+        ("samples\nlost", lambda row: f"{_percent(row.lost)} %" if row.lost else "none"),
+        (Column("needs"), _needs),
+    ]
+    print_lines("")
+    print_rows(found.rows, columns)
+
+
+def _needs(row: advice.Row) -> str:
+    if row.remedy == remedies.LIMIT:
+        return "no exact scheme saves more"
+    if not row.lost:
+        return row.needs
+    times = f"{row.longer:.2g} times as long" if row.longer else "all of them"
+    return f"{row.needs}; lost are {times}"
+
+
+def _sentences(found: Advice) -> list[str]:
+    said = [
+        "Each remedy is planned on one half of the steps and replayed in the other one. Saved is of the time "
+        "for a sample that is used."
+    ]
+    if found.lengths is not None:
+        said.append(f"Lengths of chunks are predicted from {found.lengths}. They are taken as known before.")
+    if not found.recorded:
+        said.append(
+            f"The log has no chunks. {found.num_chunks} equal ones are supposed in a worker's step, and that "
+            "workers are slow. The column `by model` goes down to long or single slow chunks. " + _RECORD
+        )
+    if found.changing:
+        said.append("Speeds have changed in the last quarter: shares by speed are not advised.")
+    return [*said, "", _verdict(found)]
+
+
+def _verdict(found: Advice) -> str:
+    if not found.enough:
+        needed = max(advice.FEWEST_STEPS, advice.FEWEST_BLOCKS * found.block)
+        return (
+            f"This is too little for advice: {found.num_steps} steps, and {found.block} in a row are alike. "
+            f"Record {needed} steps or more."
+        )
+    if found.advised is None:
+        return "Nothing here pays more than 2 %."
+    text = f"Do this: {_DO[found.advised]}. {_saves(found, found.advised)}"
+    if found.beforehand in (None, found.advised):
+        return text
+    other = f"{_DO[found.beforehand]}. {_saves(found, found.beforehand)}"
+    return f"{text} If workers cannot ask within a step: {other}"
+
+
+def _saves(found: Advice, remedy: str) -> str:
+    row = found.row(remedy)
+    between = ""
+    if not found.recorded and row.range[0] < row.saved.low:
+        between = f", or {_percent(row.range[0])} % if chunks are slow in place of workers"
+    return f"It saves {_percent(row.saved.value)} % ({_interval(row.saved)} %){between}."

@@ -1,0 +1,187 @@
+r"""What slows the steps of a log: a model of its times, and what each cause adds to the loss.
+
+Chunk c of worker w in step t takes y = e^{A[t,w] + B[t,w]} G[t,w,c] + P[t,w,c]: A of a worker that stays slow
+(or fast), B of one that is slow in this step alone, G of the chunk's data, P a pause. The loss of a step is
+the time of its slowest worker less the mean. What a cause adds to it is its Shapley value: what the loss
+grows by as the cause is put in, a mean over all orders in which the causes can be put in.
+"""
+
+import itertools
+import math
+from collections.abc import Collection
+from typing import NamedTuple
+
+import numpy as np
+
+from bcgc_jax.measured.microbatches import Microbatches
+from bcgc_jax.measured.slow_workers import levels, ranks_of
+
+CAUSES = ("data", "steady", "random", "pauses")
+# ln of a chunk's time over its worker's median is a pause above this, and above multiples of quantiles.
+_LEAST_PAUSE = 0.6
+_QUANTILES = {0.90: 3.6, 0.95: 2.8, 0.99: 2.0}
+# With forward passes: of ln(forward / backward), in chunks of about the same length.
+_LEAST_SHIFT, _DEVIATIONS, _LEAST_DEVIATION = 0.3, 6.0, 0.02
+_BIN = 25
+# A worker whose chunks have such a mean rank in a step, in standard errors, is slow in it.
+_CLEARLY_SLOW = 3.6
+
+
+class Parts(NamedTuple):
+    """What the seconds of chunks are made of; together they are the log again.
+
+    Attributes:
+      steady: A, `[S, W]`.
+      random: B, `[S, W]`.
+      data: G, seconds, `[S, W, C]`.
+      pauses: P, seconds, `[S, W, C]`.
+    """
+
+    steady: np.ndarray
+    random: np.ndarray
+    data: np.ndarray
+    pauses: np.ndarray
+
+    @property
+    def pace(self) -> np.ndarray:
+        """By which the data's seconds are multiplied, `[S, W]`."""
+        return np.exp(self.steady + self.random)
+
+    @property
+    def seconds(self) -> np.ndarray:
+        """The log, `[S, W, C]`."""
+        return self.pace[:, :, None] * self.data + self.pauses
+
+    def times(self, causes: Collection[str] = CAUSES) -> np.ndarray:
+        """The seconds of workers if there were these causes only, `[S, W]`."""
+        work = self.data.sum(axis=2)
+        if "data" not in causes:
+            work = np.broadcast_to(work.mean(axis=1, keepdims=True), work.shape)
+        pace = self.steady * ("steady" in causes) + self.random * ("random" in causes)
+        return np.exp(pace) * work + self.pauses.sum(axis=2) * ("pauses" in causes)
+
+
+def loss(times: np.ndarray) -> np.ndarray:
+    """`[S, W]` to `[S]`: what the slowest worker takes more than the mean."""
+    return times.max(axis=1) - times.mean(axis=1)
+
+
+def losses(parts: Parts) -> dict[str, np.ndarray]:
+    """What each cause adds to the loss of each step, `[S]`: they add up to it.
+
+    >>> parts = Parts(np.log([[1.0, 3.0]]), np.zeros((1, 2)), np.ones((1, 2, 1)), np.array([[[0.0], [2.0]]]))
+    >>> {cause: round(float(added[0]), 12) for cause, added in losses(parts).items()}
+    {'data': 0.0, 'steady': 1.0, 'random': 0.0, 'pauses': 1.0}
+    """
+    size = len(CAUSES)
+    subsets = [set(some) for count in range(size + 1) for some in itertools.combinations(CAUSES, count)]
+    of_set = {frozenset(some): loss(parts.times(some)) for some in subsets}
+    found = {}
+    for cause in CAUSES:
+        added = np.zeros(len(parts.data))
+        for others in (some for some in subsets if cause not in some):
+            orders = math.factorial(len(others)) * math.factorial(size - 1 - len(others))
+            gain = of_set[frozenset(others | {cause})] - of_set[frozenset(others)]
+            added += orders / math.factorial(size) * gain
+        found[cause] = added
+    return found
+
+
+def slow_together(times: np.ndarray) -> np.ndarray:
+    """`[S, W]` to `[S]`: what steps take more than others as all workers are slow; no part of the loss.
+
+    More than the lowest quarter of steps takes, and more than chance makes of the mean of so many workers.
+    """
+    means = times.mean(axis=1)
+    error = np.median(times.std(axis=1, ddof=1)) / math.sqrt(times.shape[1])
+    return means - min(np.quantile(means, 0.25) + 0.6745 * error, np.median(means))
+
+
+def parts_of(parts: Microbatches) -> Parts:
+    """Of whole steps of C ≥ 2 chunks.
+
+    Args:
+      parts: without missing times; with forward passes pauses are told from long chunks.
+    """
+    seconds = parts.seconds
+    pauses = _pauses(seconds) if parts.forward is None else _pauses_of_passes(seconds, parts.forward)
+    rest = seconds - pauses
+    steady = levels(_scores(rest), rest.sum(axis=2))
+    random = _random(rest / np.exp(steady)[:, :, None])
+    return Parts(steady, random, rest / np.exp(steady + random)[:, :, None], pauses)
+
+
+def parts_of_steps(times: np.ndarray, chunks: int) -> Parts:
+    """Of whole steps without chunks, `[S, W]`: what is not steady is all of the workers, at random."""
+    steady = levels(ranks_of(times), times)
+    usual = np.exp(np.log(times) - steady).mean(axis=1, keepdims=True)
+    data = np.repeat(np.broadcast_to(usual, times.shape)[:, :, None], chunks, axis=2) / chunks
+    return Parts(steady, np.log(times / usual) - steady, data, np.zeros_like(data))
+
+
+def as_data(parts: Parts) -> Parts:
+    """The same seconds, where workers that are slow at random had long chunks in their place."""
+    data = np.exp(parts.random)[:, :, None] * parts.data
+    return parts._replace(random=np.zeros_like(parts.random), data=data)
+
+
+def as_one_chunk(parts: Parts) -> Parts:
+    """The same seconds, where one chunk took what a worker took more than the median one at random."""
+    pace = np.exp(parts.random)
+    usual = np.minimum(pace, np.median(pace, axis=1, keepdims=True))
+    data = usual[:, :, None] * parts.data
+    data[:, :, data.shape[2] // 2] += (pace - usual) * parts.data.sum(axis=2)
+    return parts._replace(random=np.zeros_like(parts.random), data=data)
+
+
+def _pauses(seconds: np.ndarray) -> np.ndarray:
+    """Seconds of a chunk above its worker's median in the step, where these are far more than usual."""
+    median = np.median(seconds, axis=2, keepdims=True)
+    excess = np.log(seconds / median)
+    usual = [factor * np.quantile(excess, share) for share, factor in _QUANTILES.items()]
+    return np.where(excess > max(_LEAST_PAUSE, float(np.median(usual))), seconds - median, 0.0)
+
+
+def _pauses_of_passes(seconds: np.ndarray, forward: np.ndarray) -> np.ndarray:
+    """Seconds of one pass that the other one does not explain: a long chunk takes longer in both."""
+    backward = seconds - forward
+    ratio = np.log(forward / backward)
+    # The length by the pass that did not pause.
+    length = np.minimum(forward * np.exp(-np.median(ratio)), backward)
+    order = np.argsort(length, axis=None, kind="stable")
+    usual, deviation = np.empty(ratio.size), np.empty(ratio.size)
+    for some in np.array_split(order, max(1, ratio.size // _BIN)):
+        own = ratio.ravel()[some]
+        usual[some] = np.median(own)
+        deviation[some] = max(1.4826 * np.median(np.abs(own - usual[some])), _LEAST_DEVIATION)
+    usual, deviation = usual.reshape(ratio.shape), deviation.reshape(ratio.shape)
+    shift = ratio - usual
+    expected = np.exp(usual)
+    excess = np.where(shift > 0, forward - expected * backward, backward - forward / expected)
+    large = excess > np.median(seconds, axis=2, keepdims=True) / 2
+    odd = np.abs(shift) > np.maximum(_LEAST_SHIFT, _DEVIATIONS * deviation)
+    return np.where(odd & large, excess, 0.0)
+
+
+def _scores(seconds: np.ndarray) -> np.ndarray:
+    """The mean rank of a worker's chunks among all of the step, in standard errors, `[S, W]`."""
+    steps, workers, chunks = seconds.shape
+    ranks = ranks_of(seconds.reshape(steps, workers * chunks)).reshape(seconds.shape)
+    return math.sqrt(chunks) * ranks.mean(axis=2)
+
+
+def _random(seconds: np.ndarray) -> np.ndarray:
+    """B, by chunks without pauses and without what is steady: as much as chunks of a step have in common."""
+    steps, workers, chunks = seconds.shape
+    cut = chunks // 4
+    middle = np.sort(np.log(seconds), axis=2)[:, :, cut : chunks - cut].mean(axis=2)
+    apart = middle - middle.mean(axis=1, keepdims=True)
+    ranks = ranks_of(seconds.reshape(steps, workers * chunks)).reshape(seconds.shape)
+    within = float(ranks.var(axis=2, ddof=1).mean())
+    scores = math.sqrt(chunks) * ranks.mean(axis=2)
+    variance = float(np.mean(scores**2))
+    by_chance = (workers - 1) / workers * (1 - 1 / (workers * chunks))
+    share = 0.0
+    if variance > by_chance * (1 + 3 * math.sqrt(2 / (steps * (workers - 1)))):
+        share = max(0.0, 1 - within / variance)
+    return np.where(np.abs(scores) > _CLEARLY_SLOW, 1.0, share) * apart

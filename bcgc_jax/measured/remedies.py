@@ -1,0 +1,249 @@
+"""What could be done about slow steps, replayed in the steps of a log.
+
+Each remedy is planned on one half of the steps and replayed in the other, both ways: seconds of each step,
+`[S]`, are those of a step that the plan has not seen.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from bcgc_jax.measured.causes import Parts
+from bcgc_jax.measured.lockstep import Chunks, handed_out, in_turn
+from bcgc_jax.plans.desk import UNITS, chunk_sizes, desk_of
+from bcgc_jax.plans.storage import spread
+
+# So many last steps are tried for shares by speed that are made anew.
+_WINDOWS = (1, 2, 4, 8, 16)
+# Quantiles of workers' times that are tried as thresholds of `drop`.
+_THRESHOLDS = np.linspace(0.3, 1.0, 57)
+# A worker that stays slow by less, ln of the ratio, is not replaced.
+_SLOW = 0.05
+
+
+class Replay(NamedTuple):
+    """What a remedy takes in each step, `[S]`, and which share of the samples it loses there.
+
+    Attributes:
+      seconds: `[S]`.
+      lost: mean share of the samples of a step.
+      longer: how many times as long as all others the lost ones would have taken; None where none are lost.
+      choice: what was planned in the two halves, such as how many workers are left out.
+    """
+
+    seconds: np.ndarray
+    lost: float = 0.0
+    longer: float | None = None
+    choice: tuple[float, ...] = ()
+
+
+Half = np.ndarray  # which steps, `[S]`, bool
+
+
+def _first_half(steps: int) -> Half:
+    return np.arange(steps) < steps // 2
+
+
+def both_ways(steps: int, taken: Callable[[Half, Half], np.ndarray]) -> np.ndarray:
+    """Planned on one half and judged in the other: `taken(planned, judged)` is of the judged steps, `[S]`."""
+    first = _first_half(steps)
+    found = np.empty(steps)
+    for judged in (first, ~first):
+        found[judged] = taken(~judged, judged)
+    return found
+
+
+def nothing(parts: Parts) -> Replay:
+    return Replay(parts.times().max(axis=1))
+
+
+def limit(parts: Parts) -> Replay:
+    """No exact scheme takes less, even if all store all, and nobody pauses."""
+    return Replay(parts.data.sum(axis=(1, 2)) / np.sum(1 / parts.pace, axis=1))
+
+
+def sharing(
+    parts: Parts,
+    stored: int,
+    costs: np.ndarray | None = None,
+    *,
+    round_trip: float = 0.0,
+    equal_chunks: bool = False,
+) -> Replay:
+    """Chunks are handed out to workers that store `stored` subsets; nothing is planned.
+
+    Args:
+      parts: of the log.
+      stored: D.
+      costs: of chunks, as predicted, `[S, W, C]`; None where their lengths are not known.
+      round_trip: seconds of a question before each chunk.
+      equal_chunks: whether the last chunk of a subset is not cut into small ones.
+    """
+    steps, workers, count = parts.data.shape
+    sizes = chunk_sizes(count, equal=equal_chunks)
+    cut = np.array(sizes) / UNITS
+    of_chunk = np.minimum(np.arange(len(sizes)), count - 1)
+
+    def each(values: np.ndarray) -> np.ndarray:
+        return (values[:, :, of_chunk] * cut).reshape(steps, -1)
+
+    chunks = Chunks(parts.pace, each(parts.data), parts.pauses, None if costs is None else each(costs))
+    if stored < workers:
+        return Replay(handed_out(desk_of(spread(workers, stored, len(sizes)), sizes), chunks, round_trip))
+    # Of equal ones first the first of all subsets, so that each worker begins with its own.
+    expected = np.broadcast_to(cut, (steps, workers, len(sizes))).reshape(steps, -1)
+    expected = expected if chunks.costs is None else chunks.costs
+    by_number = np.arange(workers * len(sizes)).reshape(workers, -1).T.ravel()
+    order = by_number[np.argsort(-expected[:, by_number], axis=1, kind="stable")]
+    return Replay(in_turn(chunks, order, round_trip))
+
+
+def dealt(parts: Parts, costs: np.ndarray) -> Replay:
+    """Before each step all chunks are dealt to the workers by predicted costs, `[S, W, C]`: longest first."""
+    steps, workers, _ = costs.shape
+    expected, lengths = costs.reshape(steps, -1), parts.data.reshape(steps, -1)
+    load, work = np.zeros((steps, workers)), np.zeros((steps, workers))
+    every = np.arange(steps)
+    for chunk in np.argsort(-expected, axis=1, kind="stable").T:
+        worker = load.argmin(axis=1)
+        load[every, worker] += expected[every, chunk]
+        work[every, worker] += lengths[every, chunk]
+    return Replay((parts.pace * work + parts.pauses.sum(axis=2)).max(axis=1))
+
+
+def shares(parts: Parts, *, anew: bool) -> Replay:
+    """Each worker gets data by its speed: once, or `anew` before each step by so many of the last steps."""
+    times = parts.times()
+    if not anew:
+        first = _first_half(len(times))[:, None]
+        means = np.where(first, times[~first[:, 0]].mean(axis=0), times[first[:, 0]].mean(axis=0))
+        return Replay(_with_shares(parts, _by_speed(means)))
+    windows = [window for window in _WINDOWS if window < len(times)]
+    tried = [_with_shares(parts, _by_speed(_means_before(times, window))) for window in windows]
+    chosen: list[float] = []
+
+    def taken(planned: Half, judged: Half) -> np.ndarray:
+        best = int(np.argmin([seconds[planned].mean() for seconds in tried]))
+        chosen.append(windows[best])
+        return tried[best][judged]
+
+    return Replay(both_ways(len(times), taken), choice=tuple(chosen))
+
+
+def _means_before(times: np.ndarray, window: int) -> np.ndarray:
+    """Of the steps before each one, `[S, W]`; before the first ones come the last ones, as on a circle."""
+    sums = np.cumsum(np.concatenate([np.zeros((1, times.shape[1])), times[-window:], times]), axis=0)
+    return (sums[window:-1] - sums[: len(times)]) / window
+
+
+def _by_speed(means: np.ndarray) -> np.ndarray:
+    """Shares, 1 on average, `[S, W]`."""
+    speed = 1 / means
+    return speed / speed.mean(axis=1, keepdims=True)
+
+
+def _with_shares(parts: Parts, share: np.ndarray) -> np.ndarray:
+    """A worker gives away a part of its own data, or gets a part of what all others give away."""
+    own = parts.data.sum(axis=2)
+    given = np.sum(np.maximum(1 - share, 0) * own, axis=1, keepdims=True)
+    more = np.maximum(share - 1, 0)
+    part = more / np.maximum(more.sum(axis=1, keepdims=True), 1e-300)
+    work = np.minimum(share, 1) * own + part * given
+    return (parts.pace * work + parts.pauses.sum(axis=2)).max(axis=1)
+
+
+def replaced(parts: Parts) -> Replay:
+    """Workers that stayed slow in the half that was planned on are, in the other one, as the others are."""
+    every = parts.seconds.sum(axis=2)
+    work = parts.data.sum(axis=2)
+    chosen: list[float] = []
+
+    def taken(planned: Half, judged: Half) -> np.ndarray:
+        slow = np.mean(parts.steady[planned] > _SLOW, axis=0) > 0.5
+        chosen.append(float(slow.sum()))
+        usual = np.median(parts.pace[judged][:, ~slow], axis=1, keepdims=True)
+        return np.where(slow, usual * work[judged], every[judged]).max(axis=1)
+
+    return Replay(both_ways(len(every), taken), choice=tuple(chosen))
+
+
+def backup(parts: Parts) -> Replay:
+    """The slowest B workers of each step are not waited for; B has the least time for a sample."""
+    times = parts.times()
+    workers = times.shape[1]
+    ends = np.sort(times, axis=1)[:, ::-1]
+    used = 1 - np.arange(workers) / workers
+    chosen: list[int] = []
+
+    def taken(planned: Half, judged: Half) -> np.ndarray:
+        chosen.append(int(np.argmin(ends[planned].mean(axis=0) / used)))
+        return ends[judged][:, chosen[-1]]
+
+    seconds = both_ways(len(times), taken)
+    late = times > seconds[:, None]
+    return Replay(seconds, *_lost(late[:, :, None], parts), choice=tuple(map(float, chosen)))
+
+
+def drop(parts: Parts) -> Replay:
+    """Each worker stops after the chunk in which a threshold is passed (DropCompute, arXiv 2306.10598).
+
+    Of the quantiles of workers' times the threshold is that with the least time for a sample that is used.
+    """
+    ends = np.cumsum(parts.seconds, axis=2)
+    begins = ends - parts.seconds
+    chosen: list[float] = []
+
+    def stopped(threshold: float, steps: Half) -> tuple[np.ndarray, float]:
+        done = begins[steps] < threshold
+        return np.max(np.where(done, ends[steps], 0), axis=(1, 2)), float(done.mean())
+
+    def taken(planned: Half, judged: Half) -> np.ndarray:
+        tried = np.quantile(ends[planned][:, :, -1], _THRESHOLDS)
+        found = [stopped(threshold, planned) for threshold in tried]
+        chosen.append(float(tried[int(np.argmin([seconds.mean() / used for seconds, used in found]))]))
+        return stopped(chosen[-1], judged)[0]
+
+    seconds = both_ways(len(ends), taken)
+    # Of the first half, which was judged first.
+    threshold = np.where(_first_half(len(ends)), *chosen)
+    return Replay(seconds, *_lost(begins >= threshold[:, None, None], parts), choice=tuple(chosen))
+
+
+def _lost(late: np.ndarray, parts: Parts) -> tuple[float, float | None]:
+    """The share of chunks that are lost, and how many times as long as the others they take."""
+    late = np.broadcast_to(late, parts.data.shape)
+    if not late.any() or late.all():
+        return float(late.mean()), None
+    return float(late.mean()), float(parts.seconds[late].mean() / parts.seconds[~late].mean())
+
+
+NOTHING, DEALT, FIXED, ANEW = "nothing", "dealt by length", "shares by speed", "shares anew"
+REPLACED, BACKUP, DROP, LIMIT = "slowest replaced", "backup", "drop", "limit"
+ALL_DATA = "sharing:all"
+
+
+def sharing_names(workers: int, stored: int) -> dict[str, int]:
+    """Rows of work sharing with at most so many subsets stored, and what each stores.
+
+    >>> sharing_names(32, 32), sharing_names(3, 2)
+    ({'sharing:2': 2, 'sharing:3': 3, 'sharing:all': 32}, {'sharing:2': 2})
+    """
+    found = {f"sharing:{few}": few for few in (2, 3) if few < workers} | {ALL_DATA: workers}
+    return {name: few for name, few in found.items() if few <= stored}
+
+
+def replays(
+    parts: Parts, costs: np.ndarray | None = None, stored: int | None = None, round_trip: float = 0.0
+) -> dict[str, Replay]:
+    """All by name; `costs` as predicted, `[S, W, C]`, `stored` the most subsets that a worker stores."""
+    workers = parts.steady.shape[1]
+    most = workers if stored is None else min(stored, workers)
+    found = {NOTHING: nothing(parts), LIMIT: limit(parts)}
+    if costs is not None and most == workers:
+        found[DEALT] = dealt(parts, costs)
+    for name, few in sharing_names(workers, most).items():
+        found[name] = sharing(parts, few, costs, round_trip=round_trip)
+    if most == workers:
+        found |= {FIXED: shares(parts, anew=False), ANEW: shares(parts, anew=True)}
+    return found | {REPLACED: replaced(parts), BACKUP: backup(parts), DROP: drop(parts)}

@@ -1,0 +1,58 @@
+"""Which remedy is advised: the cheapest of those that hardly save less than the best, or none."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from bcgc_jax.measured.intervals import Interval, Resamples, block_length, resample
+from bcgc_jax.measured.remedies import LIMIT, NOTHING, Replay
+
+# Less time saved than this share is no reason to change anything; so much is given for a cheaper remedy.
+WORTH, FOR_CHEAPER = 0.02, 0.01
+FEWEST_STEPS, FEWEST_BLOCKS = 8, 4
+
+
+class Savings(NamedTuple):
+    """What each remedy saves of the time of a sample that is used, as a share; `drawn` in resampled steps."""
+
+    block: int
+    values: dict[str, float]
+    drawn: dict[str, np.ndarray]
+
+    def interval(self, name: str) -> Interval:
+        return Interval(self.values[name], *map(float, np.quantile(self.drawn[name], [0.025, 0.975])))
+
+
+def savings_of(replays: dict[str, Replay], seed: int = 0) -> Savings:
+    """All remedies in the same resampled steps."""
+    names = list(replays)
+    series = np.stack([replay.seconds / (1 - replay.lost) for replay in replays.values()], axis=1)
+    now, least = (series[:, names.index(name)] for name in (NOTHING, LIMIT))
+    block = max(block_length(now), block_length(now - least))
+    found: Resamples = resample(series, block, seed)
+
+    def saved(means: np.ndarray) -> np.ndarray:
+        return 1 - means.T / means.T[names.index(NOTHING)]
+
+    values = dict(zip(names, map(float, saved(found.means)), strict=True))
+    return Savings(block, values, dict(zip(names, saved(found.drawn), strict=True)))
+
+
+def advised(savings: Savings, cheapest_first: Sequence[str]) -> str | None:
+    """One of these remedies, or None where none saves anything that is worth it.
+
+    Those count that save 2 % or more, and something by their interval of 95 % too. The best has the highest
+    lower end. The first is advised that saves, by the interval, at most one point less than the best.
+
+    >>> drawn = {"a": np.array([0.04, 0.06]), "b": np.array([0.045, 0.065]), "c": np.array([-0.1, 0.9])}
+    >>> savings = Savings(1, {name: float(values.mean()) for name, values in drawn.items()}, drawn)
+    >>> advised(savings, ["a", "b", "c"]), advised(savings, ["c"])
+    ('a', None)
+    """
+    low = {name: savings.interval(name).low for name in cheapest_first}
+    candidates = [name for name in cheapest_first if low[name] > 0 and savings.values[name] >= WORTH]
+    if not candidates:
+        return None
+    best = savings.drawn[max(candidates, key=low.__getitem__)]
+    return next(name for name in candidates if np.quantile(best - savings.drawn[name], 0.975) <= FOR_CHEAPER)

@@ -1,0 +1,78 @@
+"""`bcgc advise`: what it prints, as text, JSON and CSV, and what it refuses."""
+
+import csv
+import io
+import sys
+
+import numpy as np
+import pytest
+
+from tests.cli.steps import written, written_in_parts
+from tests.measured.test_causes import log_of
+
+
+@pytest.fixture
+def chunks(tmp_path):
+    _, log = log_of("data", 3)
+    return written_in_parts(tmp_path / "chunks.csv", log.seconds)
+
+
+def test_two_screens_say_what_to_do(command, chunks):
+    status, out, err = command("advise", chunks)
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert len(lines) <= 48
+    assert lines[0] == "chunks.csv: 8 workers, 24 steps, 8 chunks in a worker's step."
+    assert any(line.startswith("the data: some chunks are longer than others") for line in lines)
+    assert "Do this: deal the chunks to the workers by their length. It saves" in out
+    assert "Lengths of chunks are predicted from forward_seconds." in " ".join(lines)
+    assert "by model" not in out
+
+
+def test_a_log_without_chunks_is_a_range(command, tmp_path):
+    rng = np.random.default_rng(2)
+    times = rng.gamma(25.0, 0.04, (40, 4))
+    times[:, 3] *= 1.6
+    path = written(tmp_path / "steps.csv", times)
+    status, out, _ = command("advise", path, "--chunks", "4")
+    text = " ".join(out.split())
+    assert status == 0
+    assert "4 equal ones are supposed in a worker's step" in text
+    assert "Worker 3 was 1." in text
+    assert "Do this: share the work, with" in text
+    assert "If workers cannot ask within a step: give each worker data by its speed, once." in text
+    (tmp_path / "few.csv").write_text("\n".join((tmp_path / "steps.csv").read_text().splitlines()[:21]))
+    text = " ".join(command("advise", str(tmp_path / "few.csv"))[1].split())
+    assert "This is too little for advice: 5 steps" in text
+    same = written(tmp_path / "same.csv", np.ones((12, 4)))
+    text = " ".join(command("advise", same)[1].split())
+    assert "Were they timed behind a collective" in text
+    assert text.endswith("Nothing here pays more than 2 %.")
+
+
+def test_json_and_csv_have_the_same_rows(answer, command, chunks):
+    found = answer("advise", chunks)
+    assert found["advised"] == "dealt by length"
+    rows = list(csv.DictReader(io.StringIO(command("advise", chunks, "--format", "csv")[1])))
+    assert [row["remedy"] for row in rows] == [row["remedy"] for row in found["rows"]]
+    assert float(rows[0]["saved"]) == found["rows"][0]["saved"][0]
+
+
+def test_columns_may_have_other_names(answer, tmp_path, chunks, monkeypatch):
+    text = (tmp_path / "chunks.csv").read_text().replace("step,worker,chunk,seconds", "iter,rank,mb,dur", 1)
+    (tmp_path / "other.csv").write_text(text)
+    names = "step=iter,worker=rank,chunk=mb,seconds=dur,forward_seconds=forward_seconds"
+    found = answer("advise", str(tmp_path / "other.csv"), "--columns", names)
+    assert found == answer("advise", chunks)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    assert answer("advise", "-", "--columns", names) == found
+
+
+def test_what_cannot_be_meant_is_refused(refusal, tmp_path, chunks):
+    assert "--columns step=…,worker=…,seconds=…" in refusal("advise", chunks, "--columns", "worker=rank")
+    assert "did you mean worker?" in refusal("advise", chunks, "--columns", "wroker=rank")
+    assert "with names of step, worker" in refusal("advise", chunks, "--columns", "worker")
+    assert "has 8 chunks" in refusal("advise", chunks, "--chunks", "4")
+    loads = tmp_path / "loads.csv"
+    loads.write_text("step,worker,seconds,load\n0,0,1,2\n")
+    assert "lengths of chunks" in refusal("advise", str(loads))

@@ -1,0 +1,27 @@
+"""Blocks of neighbouring steps that are resampled; `tests/test_traces_study.py` tests their intervals."""
+
+import numpy as np
+import pytest
+from scipy import signal
+
+from bcgc_jax.measured.intervals import block_length
+
+
+def autoregressive(correlation, size, seed=0):
+    return signal.lfilter([1.0], [1.0, -correlation], np.random.default_rng(seed).normal(size=size))
+
+
+@pytest.mark.parametrize("correlation", [0.4, 0.8])
+def test_blocks_are_as_long_as_those_of_an_autoregression_must_be(correlation):
+    size = 4000  # R(k) ∝ ρ^k in the formula
+    want = (6 * (correlation / (1 - correlation**2)) ** 2 * size) ** (1 / 3)
+    found = [block_length(autoregressive(correlation, size, seed)) for seed in range(20)]
+    # Measured: 0.99 and 1.01 times.
+    assert np.median(found) == pytest.approx(want, rel=0.15)
+
+
+def test_blocks_of_noise_are_short_and_those_of_a_walk_as_long_as_may_be():
+    noise = np.random.default_rng(1).normal(size=900)
+    assert block_length(noise) <= 6
+    assert block_length(np.cumsum(noise)) == 90
+    assert block_length(np.full(50, 3.0)) == block_length(np.zeros(4)) == 1

@@ -1,0 +1,118 @@
+"""What could be done about slow steps, replayed one step at a time; and what nothing can beat."""
+
+import numpy as np
+import pytest
+
+from bcgc_jax.measured import remedies
+from bcgc_jax.measured.causes import parts_of_steps
+from tests.measured.test_causes import CHUNKS, STEPS, WORKERS, log_of
+
+HALF = STEPS // 2
+
+
+def mixture():
+    """Slow workers, long chunks and pauses."""
+    true, _ = log_of("data", 1)
+    steady, random, pauses = (log_of(cause, 1)[0] for cause in ("steady", "random", "pauses"))
+    return true._replace(steady=steady.steady, random=random.random, pauses=pauses.pauses)
+
+
+PARTS = mixture()
+TIMES = PARTS.times()
+
+
+def test_no_exact_remedy_beats_the_limit_and_all_are_of_the_same_steps():
+    found = remedies.replays(PARTS, PARTS.data)
+    assert np.array_equal(found["nothing"].seconds, TIMES.max(axis=1))
+    for name, replay in found.items():
+        assert replay.seconds.shape == (STEPS,)
+        # Other machines add speed; lost samples are none of the work.
+        if name not in ("slowest replaced", "backup", "drop"):
+            assert (replay.seconds >= found["limit"].seconds * (1 - 1e-12)).all(), name
+            assert replay.lost == 0
+    only_two = remedies.replays(PARTS, PARTS.data, stored=2)
+    assert set(only_two) == {"nothing", "limit", "sharing:2", "slowest replaced", "backup", "drop"}
+
+
+def test_chunks_are_dealt_to_the_worker_with_the_least_to_do():
+    found = remedies.dealt(PARTS, 1.1 * PARTS.data).seconds
+    for s in range(STEPS):
+        work = [0.0] * WORKERS
+        for length in sorted(PARTS.data[s].ravel(), reverse=True):
+            work[work.index(min(work))] += length
+        ends = [PARTS.pace[s, w] * work[w] + PARTS.pauses[s, w].sum() for w in range(WORKERS)]
+        assert found[s] == pytest.approx(max(ends), rel=1e-12)
+
+
+def _in_shares(s, speed):
+    share = [each * WORKERS / sum(speed) for each in speed]
+    own = PARTS.data[s].sum(axis=1)
+    pool = sum((1 - share[w]) * own[w] for w in range(WORKERS) if share[w] < 1)
+    gets = sum(each - 1 for each in share if each > 1)
+    work = [
+        own[w] * share[w] if share[w] < 1 else own[w] + (share[w] - 1) / gets * pool for w in range(WORKERS)
+    ]
+    assert sum(work) == pytest.approx(own.sum())  # no work is lost, and none is made
+    return max(PARTS.pace[s, w] * work[w] + PARTS.pauses[s, w].sum() for w in range(WORKERS))
+
+
+def test_shares_by_speed_are_of_the_other_half_or_of_the_last_steps():
+    fixed = remedies.shares(PARTS, anew=False).seconds
+    for s in range(STEPS):
+        other = TIMES[HALF:] if s < HALF else TIMES[:HALF]
+        assert fixed[s] == pytest.approx(_in_shares(s, 1 / other.mean(axis=0)), rel=1e-12)
+    anew = remedies.shares(PARTS, anew=True)
+    taken = {
+        window: [
+            _in_shares(s, 1 / TIMES[[(s - k) % STEPS for k in range(1, window + 1)]].mean(axis=0))
+            for s in range(STEPS)
+        ]
+        for window in (1, 2, 4, 8, 16)
+    }
+    # The first half is judged first, with the window that is best in the second.
+    of_second, of_first = (
+        min(taken, key=lambda window: np.mean(taken[window][half]))
+        for half in (slice(HALF, None), slice(HALF))
+    )
+    assert anew.choice == (of_second, of_first)
+    np.testing.assert_allclose(anew.seconds[:HALF], taken[of_second][:HALF], rtol=1e-12)
+    np.testing.assert_allclose(anew.seconds[HALF:], taken[of_first][HALF:], rtol=1e-12)
+
+
+def test_workers_that_stay_slow_are_replaced():
+    times = np.random.default_rng(4).gamma(100.0, 0.01, (40, 6))
+    times[:, 2] *= 1.5
+    found = remedies.replaced(parts_of_steps(times, CHUNKS))
+    assert found.choice == (1, 1)
+    np.testing.assert_allclose(found.seconds, np.delete(times, 2, axis=1).max(axis=1), rtol=1e-12)
+
+
+def test_who_is_not_waited_for_is_chosen_by_time_for_a_sample():
+    found = remedies.backup(PARTS)
+    ends = np.sort(TIMES, axis=1)
+
+    def best(half):
+        return min(range(WORKERS), key=lambda b: ends[half, WORKERS - 1 - b].mean() * WORKERS / (WORKERS - b))
+
+    first, second = best(slice(HALF, None)), best(slice(HALF))
+    assert found.choice == (first, second)
+    assert found.lost == pytest.approx((first + second) / 2 / WORKERS)
+    want = np.r_[ends[:HALF, WORKERS - 1 - first], ends[HALF:, WORKERS - 1 - second]]
+    np.testing.assert_allclose(found.seconds, want)
+
+
+def test_a_worker_stops_after_the_chunk_in_which_the_threshold_is_passed():
+    found = remedies.drop(PARTS)
+    done, seconds = 0, PARTS.seconds
+    for s in range(STEPS):
+        threshold, ends = found.choice[s >= HALF], []
+        for w in range(WORKERS):
+            clock = 0.0
+            for c in range(CHUNKS):
+                if clock < threshold:
+                    clock += seconds[s, w, c]
+                    done += 1
+            ends.append(clock)
+        assert found.seconds[s] == pytest.approx(max(ends), rel=1e-12)
+    assert found.lost == pytest.approx(1 - done / seconds.size)
+    assert 0 < found.lost < 0.5

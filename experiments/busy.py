@@ -26,7 +26,9 @@ import optax
 
 import bcgc_jax as bcgc
 from bcgc_jax.cluster import ClosedLoop, Cluster, ClusterTraining, Run, Told, train_on_cluster
+from bcgc_jax.cluster.planning import scheme_for
 from bcgc_jax.solvers.sharing import Sharing
+from experiments.cluster import successive
 from experiments.models import perceptron
 from experiments.report import each, number, print_table, run_command, save
 
@@ -34,6 +36,8 @@ LAYERS, WIDTH, SAMPLES_OF_A_WORKER = 2, 4, 32
 CHUNKS = 8  # of a subset, in the passes of a code
 # Seconds of a worker's subset, times as long in a slow second, one of so many.
 SUBSET, SLOWER, ONE_OF = 0.29, 5.0, 7
+# Iterations that a prediction of a code is the mean of.
+DRAWN = 2000
 # Seconds between two naps of a pass, at most.
 GAP = 0.01
 LOOP = "ClosedLoop()"
@@ -98,7 +102,11 @@ def run(
 
 
 def _row(
-    setting: Setting, method: str, found: ClusterTraining, first: ClusterTraining, predicted: Any
+    setting: Setting,
+    method: str,
+    found: ClusterTraining,
+    first: ClusterTraining,
+    predicted: tuple[float, float] | None,
 ) -> dict[str, Any]:
     seconds, passes = found.seconds, _passes(first, setting.workers)
     return {
@@ -106,8 +114,8 @@ def _row(
         "num_workers": setting.workers,
         "scheme": method,
         "steps": setting.steps,
-        "free": predicted and float(predicted.mean),
-        "in_a_row": predicted and float(predicted.chained),
+        "free": predicted and predicted[0],
+        "in_a_row": predicted and predicted[1],
         "measured": seconds.mean(),
         "standard_error": seconds.std(ddof=1) / np.sqrt(setting.steps),
         "against_first": seconds.mean() / first.seconds.mean(),
@@ -135,7 +143,9 @@ def _passes(found: ClusterTraining, workers: int) -> np.ndarray:
 def _problem(workers: int, law: bcgc.distributions.Distribution) -> bcgc.Problem:
     """A pass is forward, back through the layers, and the gradients: each a third."""
     count, samples = LAYERS * WIDTH**2, workers * SAMPLES_OF_A_WORKER
-    return bcgc.Problem(law, workers, count, samples, setup_cycles=count, chain_cycles=1.0)
+    costs = np.full(LAYERS, float(WIDTH**2))
+    passes = {"setup_cycles": count, "chain_cycles": 1.0}
+    return bcgc.Problem(law, workers, LAYERS, samples, unit_costs=costs, **passes)
 
 
 def _cycle_times(passes: np.ndarray) -> bcgc.Empirical:
@@ -155,17 +165,39 @@ def _method(name: str) -> Any:
     return Sharing(int(subsets), int(chunks), ends="sums")
 
 
-def _predicted(seed: int, setting: Setting, subset: float, method: str, first: ClusterTraining) -> Any:
-    """Seconds of a step of the plan that is trained with, if passes take as long as with the first scheme.
+def _told(setting: Setting, method: str, subset: float) -> Told:
+    """Blocks are whole leaves: a pass that computes a part of a leaf's gradient computes all of it."""
+    assert setting.slower is not None
+    problem = _planned_for(setting.workers, setting.slower, subset)
+    options = {} if method.startswith("sharing") else {"chunks": CHUNKS}
+    return Told(problem, _method(method), {"units": "leaves", **options})
 
-    None of a loop, of workers that are unlike, and where they pause.
+
+def _predicted(
+    seed: int, setting: Setting, subset: float, method: str, first: ClusterTraining
+) -> tuple[float, float] | None:
+    """Seconds of a step if all were free, and in a row, where passes take as long as with the first scheme.
+
+    Of the plan that is trained with. None of a loop, of workers that are unlike, and where they pause.
     """
     if method == LOOP or setting.slower is None or setting.pauses:
         return None
-    passes = _passes(first, setting.workers).ravel()
-    plan: Any = bcgc.solve(_planned_for(setting.workers, setting.slower, subset), _method(method)).plan
-    problem = _problem(setting.workers, _cycle_times(passes))
-    return bcgc.simulate_runtime(jax.random.key(seed), problem, plan, 2**14, unit=f"chunk:{CHUNKS}")
+    law = _cycle_times(_passes(first, setting.workers).ravel())
+    told, key = _told(setting, method, subset), jax.random.key(seed)
+    if method.startswith("sharing"):
+        plan: Any = bcgc.solve(told.problem, told.method).plan
+        found = bcgc.simulate_runtime(key, _problem(setting.workers, law), plan, 2**14)
+        assert found.chained is not None
+        return float(found.mean), float(found.chained)
+    scheme = scheme_for(key, told, range(setting.workers), _params(seed), None)
+    times = np.asarray(law.sample(key, (DRAWN, setting.workers)), float)
+    free = [scheme.plan.completed(scheme.pace(0.0, row)).max() for row in times]
+    return float(np.mean(free)), float(successive(scheme, times).mean())
+
+
+def _params(seed: int) -> list[np.ndarray]:
+    keys = jax.random.split(jax.random.key(seed), LAYERS)
+    return [np.asarray(jax.random.normal(one, (WIDTH, WIDTH))) / 2 for one in keys]
 
 
 BeforeStep = Callable[[int, Cluster], None]
@@ -185,19 +217,15 @@ def trained(
         params, data, loss = model.params, model.batch, model.loss
         size = sum(np.size(leaf) for leaf in jax.tree.leaves(params))
         problem = bcgc.Problem(bcgc.Exponential(1.0), setting.workers, size, _SAMPLES * setting.workers)
+        told = Told(problem, _method(method))
     else:
-        keys = jax.random.split(key, LAYERS)
-        params = [np.asarray(jax.random.normal(one, (WIDTH, WIDTH))) / 2 for one in keys]
+        params, told = _params(seed), _told(setting, method, subset)
         samples = setting.workers * SAMPLES_OF_A_WORKER
         data = np.asarray(jax.random.normal(jax.random.key(seed + 1), (samples, WIDTH)))
         # A third forward, and two backward; but none for the slope of the data.
         unit, pauses = subset / SAMPLES_OF_A_WORKER, 10 * setting.pauses / SAMPLES_OF_A_WORKER
         loss = sleeping_loss(unit / (3 * LAYERS - 1), setting.slower, seed, pauses, subset)
-        problem = _planned_for(setting.workers, setting.slower, subset)
-    plans: Any = ClosedLoop()
-    if method != LOOP:
-        options = {} if method.startswith("sharing") else {"chunks": CHUNKS}
-        plans = Told(problem, _method(method), options)
+    plans: Any = ClosedLoop() if method == LOOP else told
     alone = contextlib.nullcontext(before_step)
     with _beside_a_load() if setting.slower is None else alone as before:
         run = Run(cluster, before_step=before)

@@ -22,13 +22,14 @@ from experiments.report import each, number, print_table, run_command, save
 
 METHODS = ("uncoded", "nested:2", "sharing:2:8")
 KINDS = ("killed", "frozen", "frozen for 3 steps")
-_WORKERS, _EVERY, _SUBSET = 6, 10, 0.29
+_EVERY, _SUBSET = 10, 0.29
 
 
 def run(
     out: Path,
     seed: int = 0,
     *,
+    workers: int = 6,
     strikes: int = 4,
     subset: float = _SUBSET,
     methods: Sequence[str] = METHODS,
@@ -38,13 +39,13 @@ def run(
     tasks = [(kind, method) for kind in kinds for method in methods]
     rows = []
     for kind, method in each(tasks, "training"):
-        setting = Setting(kind, _WORKERS, 1.0, _EVERY * (strikes + 1), (method,))
-        with Cluster(_WORKERS) as cluster:
+        setting = Setting(kind, workers, 1.0, _EVERY * (strikes + 1), (method,))
+        with Cluster(workers) as cluster:
             striker = _Striker(np.random.default_rng(seed), kind, subset)
             found = trained(cluster, seed, setting, method, subset, striker)
         rows.append(_row(kind, method, np.asarray(found.seconds)))
     print_table(
-        f"Steps with a strike and after it, in medians of a step; {_WORKERS} workers, {strikes} strikes",
+        f"Steps with a strike and after it, in medians of a step; {workers} workers, {strikes} strikes",
         ("worker", "scheme", "median, s", "struck step", "longest", "next step", "longest"),
         [
             (row["worker"], row["scheme"], *(number(value, 3) for value in list(row.values())[2:]))

@@ -94,8 +94,8 @@ class ChunkWorker:
     def share(self, begin: Begin, leaves: Sequence[np.ndarray], place: Place) -> Iterator[Sum]:
         """Take part in a step until it is over: the sums that are asked for."""
         self.open(begin, leaves)
-        line, question = self._line_to(place), begin.question
-        while not (answer := answer_of(line.ask(question))).over:
+        question = begin.question
+        while not (answer := self._ask(place, question)).over:
             question = self.work(answer)
             if answer.send is not None:
                 yield self.sum(answer.send)
@@ -114,7 +114,7 @@ class ChunkWorker:
         with jax.enable_x64(self.duty.x64):
             self._decide(answer)
             if answer.chunk is None:
-                return self._begin.question
+                return self._begin.question._replace(ticket=answer.send)
             started = time.perf_counter()
             found = jax.block_until_ready(self._computed(answer.chunk))
         seconds = time.perf_counter() - started
@@ -145,6 +145,19 @@ class ChunkWorker:
         with self._changed:
             self._stopped = max(self._stopped, step)
             self._changed.notify_all()
+
+    def _ask(self, place: Place, question: Question, again: bool = True) -> Answer:
+        """Where the line breaks it calls again, once, and repeats the question."""
+        try:
+            return answer_of(self._line_to(place).ask(question))
+        except OSError as error:
+            self._line = None
+            if again:
+                return self._ask(place, question, again=False)
+            raise ConnectionError(
+                f"worker {self.index} does not reach the master at {place.host}:{place.port}, which hands "
+                f"out chunks ({error}): it has ended, or a firewall refuses or cuts what is between them"
+            ) from error
 
     def _line_to(self, place: Place) -> Line:
         """The one that is there, unless it leads to another place."""

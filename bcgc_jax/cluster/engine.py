@@ -4,6 +4,7 @@ import contextlib
 import copyreg
 import fcntl
 import gc
+import itertools
 import os
 import re
 import secrets
@@ -29,6 +30,7 @@ from bcgc_jax.cluster.worker import Duty, Message, WorkerProcess
 from bcgc_jax.coding.checks import check_loss
 from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.gradients import PyTree, num_samples
+from bcgc_jax.plans.handout import Chunk
 
 
 def _new_custom_vjp() -> Any:
@@ -295,30 +297,39 @@ class Bench:
 
     def __init__(self, fetched: Callable[[Any], Any]) -> None:
         self._fetched = fetched  # what a reference is of
-        self._workers: dict[tuple[int, int], WorkerProcess | ChunkWorker] = {}
+        # With how many samples their subsets have.
+        self._workers: dict[tuple[int, int], tuple[WorkerProcess | ChunkWorker, set[int]]] = {}
         self._made: dict[tuple[int, int, int], PyTree] = {}
 
     def worker(
         self, number: int, duty: Duty, index: int, held: dict[Any, Any], kept: Sequence[int], programs: str
-    ) -> WorkerProcess | ChunkWorker:
+    ) -> tuple[WorkerProcess | ChunkWorker, set[int]]:
         """For a plan's `number`, compiled once, and forgotten if it is not to be `kept` with the next.
 
-        `held` are references to subsets, or `Made`; `programs` is the folder of `shared_programs`.
+        And how many samples its subsets have. `held` are references to subsets, or `Made`; `programs` is the
+        folder of `shared_programs`.
         """
         if is_safe(programs):  # else this is another machine
             jax.config.update("jax_compilation_cache_dir", programs)
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        worker = self._workers.get((number, index))
-        if worker is None:
-            made = ChunkWorker if isinstance(duty.plan, SharedPlan) else WorkerProcess
-            subsets = self.subsets(held)
-            if self._made:  # data that the master has not seen
+        found = self._workers.get((number, index))
+        if found is None:
+            is_made = any(isinstance(data, Made) for data in held.values())
+            subsets: Any
+            if isinstance(duty.plan, SharedPlan) and is_made:
+                duty, subsets, counts = _made_chunks(duty, duty.plan, held)
+            else:
+                subsets = self.subsets(held)
+                counts = set(map(num_samples, subsets.values()))
+            if is_made:  # data that the master has not seen
                 _check(duty, next(iter(subsets.values())))
+            made = ChunkWorker if isinstance(duty.plan, SharedPlan) else WorkerProcess
             worker = made(duty, index, subsets)
             worker.warm_up()
+            found = worker, counts
         others = {key: one for key, one in self._workers.items() if key[0] in kept}
-        self._workers = {**others, (number, index): worker}
-        return worker
+        self._workers = {**others, (number, index): found}
+        return found
 
     def subsets(self, wanted: Mapping[Any, Any]) -> dict[Any, PyTree]:
         """By number: those to be made are, once, others are fetched; those not wanted are forgotten."""
@@ -328,6 +339,25 @@ class Bench:
             j: self._made[data[1:]] if isinstance(data, Made) else self._fetched(data)
             for j, data in wanted.items()
         }
+
+
+def _made_chunks(
+    duty: Duty, plan: SharedPlan, held: Mapping[Chunk, Made]
+) -> tuple[Duty, dict[Chunk, PyTree], set[int]]:
+    """With what each chunk counts; of subsets that are made one by one, the chunks that are stored are kept.
+
+    And how many samples the subsets have: one number, or the master refuses them.
+    """
+    found, counts = {}, set()
+    for _, numbers in itertools.groupby(sorted(held), key=lambda chunk: chunk[0]):
+        chunks = list(numbers)
+        whole = held[chunks[0]].make()
+        counts.add(num_samples(whole))
+        spans = plan.spans(num_samples(whole))
+        for chunk in chunks:
+            found[chunk] = jax.tree.map(lambda x, own=spans[chunk[1]]: x[own].copy(), whole)
+    weights = plan.weights([max(counts)] * plan.num_workers)
+    return duty._replace(weights=weights), found, counts
 
 
 def _check(duty: Duty, data: PyTree) -> None:
@@ -347,8 +377,8 @@ def actor_class(ray: Any) -> Any:
 
         def load(self, *order: Any) -> set[int]:
             """Do from now on as ordered; ends once all is compiled: how many samples the subsets have."""
-            self.worker = self._bench.worker(*order)
-            return {num_samples(data) for data in self.worker.subsets.values()}
+            self.worker, counts = self._bench.worker(*order)
+            return counts
 
         @ray.method(concurrency_group="beside")
         def prepare(self, *order: Any) -> None:

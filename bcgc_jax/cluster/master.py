@@ -169,15 +169,14 @@ class Cluster(Processes):
         if isinstance(plan, SharedPlan):
             given, weights = self._chunks(plan, subsets, batch_size)
         elif callable(subsets):
-            name, _ = self._sources.setdefault(id(subsets), (len(self._sources), subsets))
-            given = [Made(subsets, name, j, workers) for j in range(workers)]
+            given = dict(enumerate(self._made(subsets, workers)))
         else:
             if len(subsets) != workers:
                 raise ValueError(f"there must be {workers} subsets, one a worker, got {len(subsets)}")
             sizes = np.array([num_samples(data) for data in subsets], float)
             check_batch_size(batch_size, int(sizes.min()))
             weights = sizes / sizes.mean() if plan.mean else weights  # what each subset's loss counts
-            given = [self.ray.put(jax.tree.map(np.asarray, data)) for data in subsets]
+            given = {j: self.ray.put(jax.tree.map(np.asarray, data)) for j, data in enumerate(subsets)}
         host: tuple[CodingPlan | SharedPlan, PyTree] = jax.tree.map(np.asarray, (plan, params))
         x64 = bool(jnp.result_type(float) == jnp.float64)
         duty = Duty(loss, *host, weights, batch_size, seed, x64)
@@ -191,23 +190,26 @@ class Cluster(Processes):
             self._stack.callback(self._asked_at.close)
         return self._asked_at
 
+    def _made(self, source: Source, workers: int) -> list[Made]:
+        """Each subset, to be made on the workers."""
+        name, _ = self._sources.setdefault(id(source), (len(self._sources), source))
+        return [Made(source, name, j, workers) for j in range(workers)]
+
     def _chunks(
         self, plan: SharedPlan, subsets: Source | Sequence[PyTree], batch_size: int | None
     ) -> tuple[dict[Chunk, Any], np.ndarray]:
-        """Where the workers find the samples of each chunk, and what it counts."""
-        if callable(subsets):
-            raise ValueError(
-                "work sharing needs its data as arrays, of which each worker gets the chunks that it stores: "
-                'a function that makes whole subsets is for other schemes, as "nested" or "uncoded"'
-            )
-        if len(subsets) != plan.num_workers:
-            raise ValueError(f"there must be {plan.num_workers} subsets, one a worker, got {len(subsets)}")
-        check_batch_size(batch_size, min(map(num_samples, subsets)))
+        """Where the workers find the samples of each chunk, and what it counts, if that is known here."""
         if batch_size is not None and min(plan.drawn(batch_size)) < 1:
             raise ValueError(
                 f"a batch of {batch_size} samples of each subset leaves chunks without any: take more "
                 "samples or fewer chunks"
             )
+        if callable(subsets):
+            made, numbers = self._made(subsets, plan.num_workers), range(len(plan.sizes))
+            return {(one.number, c): one for one in made for c in numbers}, np.zeros(0)
+        if len(subsets) != plan.num_workers:
+            raise ValueError(f"there must be {plan.num_workers} subsets, one a worker, got {len(subsets)}")
+        check_batch_size(batch_size, min(map(num_samples, subsets)))
         chunks, weights = plan.cut(subsets)
         return {chunk: self.ray.put(data) for chunk, data in chunks.items()}, weights
 
@@ -219,7 +221,7 @@ class Cluster(Processes):
             self._give(work)
             work.decoder()  # compiled while they load
             self._wait_until_loaded()
-            if not isinstance(work.duty.plan, SharedPlan) and isinstance(work.subsets[0], Made):
+            if work.is_made:
                 self._check_samples(work.duty.batch_size)
             if work.ready < self.num_workers:  # Ray's first call of a method takes longer than the others
                 self._collect(work.duty.params, None)

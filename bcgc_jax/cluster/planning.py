@@ -65,7 +65,7 @@ class ClosedLoop:
     With a `batch_size` the samples that a step draws depend on its scheme too.
 
     Attributes:
-      max_stored: how many subsets' worth of data a worker stores for work sharing.
+      max_stored: how many subsets' worth of data a worker stores for work sharing, beside its own subset.
       mean: whether the loss is a mean over samples; else it is their sum.
     """
 
@@ -149,9 +149,7 @@ class Course:
             if self.pace is not None and self.pace.start_ups is None:
                 self.pace = dataclasses.replace(self.pace, start_ups=problem.start_up)
         self._joined: list[int] = []  # members that the plan is not yet for
-        # Of the pace, in the last iteration: start-ups, and what the iteration takes at least.
-        self.start_ups: np.ndarray | float = 0.0
-        self.paced = np.nan
+        self.paced = np.nan  # what the last iteration takes at least, by its pace
         self.work: collections.deque[tuple[Work, ...]] = collections.deque(maxlen=_KEPT)
 
     def begin(self, first: int) -> None:
@@ -222,8 +220,8 @@ class Course:
             pace = None
             if self.pace is not None:
                 drawn = self.pace.draw(self._pace_key, step, self.num_workers)
-                self.start_ups, times = (np.minimum(all_of, ENDLESS)[self.members] for all_of in drawn)
-                pace = self.scheme.pace(self.start_ups, times)
+                start_ups, times = (np.minimum(all_of, ENDLESS)[self.members] for all_of in drawn)
+                pace = self.scheme.pace(start_ups, times)
                 self.paced = float(self.scheme.work.completed(pace).max())
             with contextlib.suppress(WorkersLost):
                 found = self.cluster.gradient(params, pace, iteration=step)
@@ -323,10 +321,10 @@ class Loop(Course):
         self._trials = Trials(self.num_steps - max(self._step, self.first)) if can_share else None
 
     def _numbers_of_chunks(self) -> list[int]:
-        """Those with which every chunk has samples, of the data or of a batch."""
-        if callable(self.data):
-            return []
+        """Those with which every chunk has samples, of a batch or of the data, where these are known here."""
         if self.batch_size is None:
+            if callable(self.data):
+                return list(_CHUNKS)
             samples = num_samples(self.data) // len(self.members)
             return [chunks for chunks in _CHUNKS if chunks <= samples]
         return [c for c in _CHUNKS if min(SharedPlan(self._rule(c)).drawn(self.batch_size)) > 0]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bcgc_jax.cluster import signals
-from bcgc_jax.cluster.engine import actor_class, cause_of, reason_of
+from bcgc_jax.cluster.engine import Made, actor_class, cause_of, reason_of
 from bcgc_jax.cluster.rounds import CodedRound, Round
 from bcgc_jax.cluster.rules import Decoder
 from bcgc_jax.cluster.shared_round import Desk, SharedRound
@@ -61,13 +61,18 @@ class Assignment:
     number: int
     duty: Duty
     reference: Any
-    subsets: Any  # by the number of a subset, or by chunk
+    subsets: Mapping[Any, Any]  # by the number of a subset, or by chunk
     kept: tuple[int, ...] = ()
     ready: int = 0
     pending: list[Any] = dataclasses.field(default_factory=list)
     desk: Desk | None = None  # of work sharing
     roster: Roster | None = None  # of work sharing, the workers after the last iteration
     _decoder: Decoder | None = None
+
+    @property
+    def is_made(self) -> bool:
+        """Whether the workers make their data."""
+        return any(isinstance(data, Made) for data in self.subsets.values())
 
     def decoder(self) -> Decoder | None:
         """Of a plan that is decoded."""

@@ -53,7 +53,9 @@ class SharedRound:
         self._pace = pace
         self._largest = max(plan.sizes)
         self._turn = threading.RLock()
-        self._resting: dict[int, Callable[[Answer], None]] = {}  # without a chunk, and how to tell them
+        # Without a chunk: which ticket they asked with, and how to tell them. What they were told last.
+        self._resting: dict[int, tuple[int | None, Callable[[Answer], None]]] = {}
+        self._told: dict[int, tuple[int | None, Answer]] = {}
         self._given: dict[int, tuple[Name, Chunk]] = {}
         self._keep: dict[int, Name | None] = {}  # the sum of a worker's last gradient, to be told
         self._silent: set[int] = set()  # whose sum is overdue
@@ -132,24 +134,33 @@ class SharedRound:
 
     # For the thread that is asked by workers.
 
-    def asked(self, message: Any, tell: Callable[[Answer], None], now: float) -> None:
-        """A worker has done its chunk, or has none: it is told what is next when `time_goes_on`."""
-        question = question_of(message)
+    def asked(self, question: Question, tell: Callable[[Answer], None], now: float) -> None:
+        """A worker has done its chunk, or has none: it is told what is next when `time_goes_on`.
+
+        Its line may have broken before it heard the answer: then it asks again, and has the same answer.
+        """
         with self._turn:
             who = Member(question.step, question.worker, question.life)
-            if not self.handout.present(who):  # of an earlier step, or a process that was given up
+            if self._over or not self.handout.present(who):  # of an earlier step, or it was given up
                 tell(Answer(over=True))
                 return
             self._silent.discard(who.worker)
             self._began.setdefault(who.worker, now)
+            ticket, answer = self._told.get(who.worker, (None, None))
+            if answer is not None and question.ticket == ticket:
+                tell(answer)
+                return
             given = self._given.get(who.worker)
             if given is not None and question.ticket == given[0].number:
                 self._done(who, question.seconds, now)
-            self._resting[who.worker] = tell
+            self._resting[who.worker] = question.ticket, tell
 
     def time_goes_on(self, now: float) -> float:
         """What time and the master's thread have brought; when to look next."""
         with self._turn:
+            if self._over or self.handout.settled:
+                self._tell_over()
+                return math.inf
             self._serve(now)
             deadlines = [deadline for _, deadline in self._sendings() if deadline > now]
             copies = {w: self.handout.begun(w) for w in self.handout.may_be_given(self._resting)}
@@ -157,11 +168,9 @@ class SharedRound:
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
-        """What goes wrong in that thread is raised in the master's; nonsense is for whoever has sent it."""
+        """What goes wrong in that thread is raised in the master's."""
         try:
             yield
-        except ValueError:
-            raise
         except Exception as error:
             self._error = error
 
@@ -191,9 +200,7 @@ class SharedRound:
                 ticket, chunk = self._given[worker] = given
                 self.timing.began(worker, chunk, self.handout.sizes[chunk], now)
                 self._tell(worker, Answer(ticket=ticket.number, chunk=chunk))
-        if self._over or self.handout.settled:
-            self._tell_over()
-        elif self.handout.complete:
+        if self.handout.complete:
             for worker in sorted(self._resting):
                 wanted = self._wanted(worker, now)
                 if wanted is not None:
@@ -201,7 +208,7 @@ class SharedRound:
 
     def _tell_over(self) -> None:
         with self._turn:
-            for tell in self._resting.values():
+            for _, tell in self._resting.values():
                 tell(Answer(over=True))
             self._resting.clear()
 
@@ -210,14 +217,16 @@ class SharedRound:
         who, keep = self.handout.member(worker), self._keep.pop(worker, None)
         self._names[worker] = {name for name in self._names[worker] if self.handout.stands(who, name)}
         standing = tuple(sorted(name.number for name in self._names[worker]))
-        tell = self._resting.pop(worker)
-        tell(answer._replace(keep=None if keep is None else keep.number, standing=standing))
+        answer = answer._replace(keep=None if keep is None else keep.number, standing=standing)
+        ticket, tell = self._resting.pop(worker)
+        self._told[worker] = ticket, answer
+        tell(answer)
 
     # For both.
 
     def _forget(self, worker: int) -> None:
         """What an earlier process was told."""
-        for known in (self._resting, self._given, self._keep, self._began):
+        for known in (self._resting, self._told, self._given, self._keep, self._began):
             known.pop(worker, None)
         self._names[worker].clear()
         self._silent.discard(worker)
@@ -260,32 +269,32 @@ class Desk:
     """
 
     def __init__(self, host: str) -> None:
-        self._round: SharedRound | None = None
-        self._began = 0.0
+        self._serves: tuple[SharedRound, float] | None = None  # in one, for the server's thread reads it
         self._server = Server(self, host)
         self.place = Place(*self._server.address, self._server.key)
         self.touch, self.close = self._server.touch, self._server.close
 
     def serve(self, one: SharedRound, began: float) -> None:
         """From now on: `began` is the time that its times are counted from."""
-        self._round, self._began = one, began
+        self._serves = one, began
 
     def asked(self, message: Any, reply: Reply) -> None:
-        one = self._round
-        if one is None:
+        question = question_of(message)  # nonsense is for whoever has sent it
+        if self._serves is None:
             reply(Answer(over=True))
             return
+        one, began = self._serves
         with one.guarded():
-            one.asked(message, reply, time.monotonic() - self._began)
+            one.asked(question, reply, time.monotonic() - began)
 
     def left(self, reply: Reply) -> None:
         """Ray says more of that."""
 
     def look(self) -> float:
-        one = self._round
-        if one is None:
+        if self._serves is None:
             return math.inf
+        one, began = self._serves
         with one.guarded():
-            now = time.monotonic() - self._began
+            now = time.monotonic() - began
             return one.time_goes_on(now) - now
         return math.inf

@@ -20,8 +20,10 @@ _LONGEST = 64
 _KEPT = 8
 # Sharing is clearly faster if its gain is more than so many standard errors.
 _CLEAR = 1.5
-# Of the time so far sharing may have lost this share when it is tried again; of all steps, in a stint.
-_LOST, _LOST_AT_ONCE = 0.01, 0.004
+# What sharing may have lost when it is tried again, a share of the time so far.
+_LOST = 0.01
+# What it may lose in a stint, a share of all steps: in the first one, which has the change, and by then.
+_LOST_FIRST, _LOST_AT_ONCE = 0.01, 0.004
 
 
 class Decision(NamedTuple):
@@ -81,7 +83,8 @@ class Trials:
         if sharing:
             self._lost += seconds - uncoded
             self._lost_in_stint += seconds - uncoded
-            ends = self._lost_in_stint > _LOST_AT_ONCE * self.num_steps * uncoded
+            most = _LOST_FIRST if self._done == 1 else _LOST_AT_ONCE
+            ends = self._lost_in_stint > most * self.num_steps * uncoded
         else:  # sharing would be clearly faster by now
             ends = self._done > FIRST and self._is_clear()
         if ends or self._done >= self._stint:

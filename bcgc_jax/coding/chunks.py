@@ -67,8 +67,12 @@ class SharedPlan:
             for j, data in enumerate(subsets)
             for c, span in enumerate(spans[j])
         }
-        size = np.array([[span.stop - span.start for span in row] for row in spans], float)
-        return chunks, size / size.sum() if self.mean else (size > 0).astype(float)
+        return chunks, self.weights(counts)
+
+    def weights(self, counts: Sequence[int]) -> np.ndarray:
+        """What the gradient of each chunk counts, `[N, chunks]`, of subsets of so many samples."""
+        size = np.array([[span.stop - span.start for span in self.spans(count)] for count in counts], float)
+        return size / size.sum() if self.mean else (size > 0).astype(float)
 
     def completed(self, pace: Pace) -> np.ndarray:
         """When all sums are there, `[1]`, if workers work so."""

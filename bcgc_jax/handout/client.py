@@ -1,5 +1,6 @@
 """A worker's own training loop asks which chunk of a step's data it computes next. No JAX is needed here."""
 
+import operator
 import os
 import time
 from collections.abc import Iterator
@@ -9,10 +10,12 @@ from bcgc_jax.handout.line import Line
 
 # The environment variable with the key that the coordinator and its workers have.
 KEY = "BCGC_HANDOUT_KEY"
+# Seconds until it is tried again whether a coordinator listens.
+_AGAIN = 0.1
 
 
 class StepFailed(RuntimeError):
-    """Somebody was lost before a step was complete: nobody's sum counts, and all begin the step anew."""
+    """A worker was lost before the step was complete: no sum counts, and all ask for the step again."""
 
 
 class Chunk(NamedTuple):
@@ -34,9 +37,18 @@ class Chunk(NamedTuple):
     end: float
 
     def rows(self, num_samples: int, num_subsets: int) -> range:
-        """Which of a step's samples: subset j has those from j M/N to (j + 1) M/N, rounded."""
+        """Which of a step's M samples: subset j of N has those from j M/N to (j + 1) M/N, rounded.
+
+        All chunks of a step have each sample once. ValueError where there are too few samples for a chunk.
+        """
         edges = [(self.subset + share) * num_samples / num_subsets for share in (self.begin, self.end)]
-        return range(*(round(edge) for edge in edges))
+        first, last = map(round, edges)
+        if first == last:
+            raise ValueError(
+                f"chunk {self.number} of subset {self.subset} has none of the {num_samples} samples: take "
+                "fewer chunks, or equal_chunks=True"
+            )
+        return range(first, last)
 
     @property
     def seed(self) -> tuple[int, int, int]:
@@ -45,7 +57,7 @@ class Chunk(NamedTuple):
 
 
 class Share:
-    """A worker's part in the steps of a training; made by `join`.
+    """A worker's part in the steps of a training; made by `join`. One thread uses it.
 
     Attributes:
       num_workers: how many share the steps, and how many subsets there are.
@@ -53,41 +65,32 @@ class Share:
     """
 
     def __init__(self, line: Line, rank: int) -> None:
-        self._line, self._rank = line, rank
+        self._line = line
         told = self._ask({"join": rank})
-        self._life, self.num_workers = told["life"], told["workers"]
+        self.num_workers = told["workers"]
         self._edges = [0.0, *told["edges"]]
         self.held = tuple(self._chunk(-1, *chunk) for chunk in told["held"])
-        self._attempt = -1
-        self._given: tuple[int, Chunk] | None = None  # the ticket of a chunk that is not reported yet
-        self._since = 0.0
-        self._next: Any = None
 
     def step(self, step: int) -> Iterator[Chunk]:
         """This worker's chunks of a step, one after the other, until all chunks of all workers are done.
 
-        Raises StepFailed if another worker is lost meanwhile: forget the sum, and ask for the step again.
-        ValueError if the others are at another step.
-        """
-        self._given = None
-        self._attempt = self._ask({"begin": step, "rank": self._rank, "life": self._life})["attempt"]
-        self._next = self._question(None)
-        while not self._next["over"]:
-            ticket, chunk = self._next["ticket"], self._chunk(step, *self._next["chunk"])
-            self._given, self._since = (ticket, chunk), time.perf_counter()
-            yield chunk
-            if self._given is not None:
-                self.counts(chunk)
+        Who asks for the next one has done the one before: its gradient is there, and in this worker's sum.
+        In JAX that takes `jax.block_until_ready`. After the last one the sum can go into the all-reduce.
 
-    def counts(self, chunk: Chunk) -> bool:
-        """The chunk's gradient is there: whether to add it to this worker's sum."""
-        if self._given is None or self._given[1] != chunk:
-            raise ValueError("counts is asked once for each chunk, when its gradient is there")
-        (ticket, _), self._given = self._given, None
-        self._next = self._question(ticket)
-        return bool(self._next["keep"])
+        Raises StepFailed if a worker is lost meanwhile: forget the sum, and ask for the step again.
+        ValueError if the others are at a later step; ConnectionError if the coordinator is gone.
+        """
+        step = operator.index(step)
+        attempt = self._ask({"begin": step})["attempt"]
+        told = self._ask({"attempt": attempt})
+        while not told["over"]:
+            began = time.perf_counter()
+            yield self._chunk(step, *told["chunk"])
+            seconds = time.perf_counter() - began
+            told = self._ask({"attempt": attempt, "ticket": told["ticket"], "seconds": seconds})
 
     def close(self) -> None:
+        """Leave. A step that is not complete fails for the others."""
         self._line.close()
 
     def __enter__(self) -> "Share":
@@ -95,11 +98,6 @@ class Share:
 
     def __exit__(self, *raised: Any) -> None:
         self.close()
-
-    def _question(self, ticket: int | None) -> Any:
-        seconds = time.perf_counter() - self._since if ticket is not None else 0.0
-        asked = {"attempt": self._attempt, "rank": self._rank, "life": self._life}
-        return self._ask({**asked, "ticket": ticket, "seconds": seconds})
 
     def _ask(self, message: Any) -> Any:
         told = self._line.ask(message)
@@ -113,18 +111,32 @@ class Share:
         return Chunk(step, subset, number, self._edges[number], self._edges[number + 1])
 
 
-def join(address: tuple[str, int], rank: int, *, key: bytes | str | None = None) -> Share:
+def join(address: tuple[str, int], rank: int, *, key: bytes | str | None = None, wait: float = 60.0) -> Share:
     """Take part in the steps that a coordinator hands out.
 
     Args:
       address: host and port of the coordinator.
       rank: which of its workers this is, from 0; one that comes again takes the place of the one before.
       key: that of the coordinator; by default the environment variable BCGC_HANDOUT_KEY.
+      wait: seconds within which the coordinator may begin to listen.
 
     Raises ConnectionError where no coordinator answers there, or with another key; ValueError for a rank that
     it does not have.
     """
-    return Share(Line(address, key_of(key)), rank)
+    line, secret = None, key_of(key)
+    until = time.monotonic() + wait
+    while line is None:
+        try:
+            line = Line(address, secret)
+        except ConnectionRefusedError:  # nobody listens yet
+            if time.monotonic() >= until:
+                raise
+            time.sleep(_AGAIN)
+    try:
+        return Share(line, rank)
+    except BaseException:
+        line.close()
+        raise
 
 
 def key_of(key: bytes | str | None) -> bytes:

@@ -1,7 +1,7 @@
 """Hands out the chunks of a step to the loops of others, who add up their gradients themselves.
 
-All end their chunks, then their sums go into an all-reduce. Nobody is told that a step is complete before all
-workers take part in it and all chunks are done: so a sum that is not of this attempt never meets the others.
+All end their chunks, then their sums go into an all-reduce. When all chunks are done, and every worker waits
+for that, all are told at once that the step is complete. So no sum of another attempt meets the others.
 """
 
 import csv
@@ -9,6 +9,7 @@ import itertools
 import math
 import os
 import time
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ from bcgc_jax.plans.handout import Chunk, Handout, Name
 from bcgc_jax.plans.storage import Storage, spread, whole_subsets
 from bcgc_jax.plans.timing import Timing
 
+# Seconds that no chunk takes.
+_AGES = 1e9
 # Of a line of the record.
 COLUMNS = ("step", "worker", "subset", "chunk", "load", "seconds")
 
@@ -26,65 +29,45 @@ COLUMNS = ("step", "worker", "subset", "chunk", "load", "seconds")
 class _Attempt:
     """One step, as far as it is. A step that failed is begun anew by another one."""
 
-    def __init__(self, number: int, step: int, storage: Storage, sizes: Sequence[int]) -> None:
-        workers = len(storage.holders)
-        self.number, self.step = number, step
-        self.handout = Handout(number, storage, [sizes] * workers, "chunks")
-        self.timing = Timing(workers)
-        self.workers = set(range(workers))
-        self.begun: set[int] = set()
-        self.told: set[int] = set()  # that it is over
+    def __init__(self, number: int, step: int, storage: Storage, sizes: Sequence[int], now: float) -> None:
+        self.number, self.step, self.began = number, step, now
+        self.workers = len(storage.holders)
+        self.handout = Handout(number, storage, [sizes] * self.workers, "chunks")
+        self.timing = Timing(self.workers)
+        self.heard: dict[int, float] = {}  # when, of the workers that have begun
         self.given: dict[int, tuple[Name, Chunk]] = {}
-        self.resting: dict[int, tuple[Reply, bool]] = {}  # how to tell a worker, and if its last one counts
-        self.heard: dict[int, float] = {}  # when, of those that have begun
-        self.rows: list[tuple[Any, ...]] = []
-        self.failed = ""
+        self.resting: dict[int, Reply] = {}  # how to tell a worker what is next
+        self.rows: list[tuple[Any, ...]] = []  # of the record
+        self.is_over = False
 
-    @property
-    def is_over(self) -> bool:
-        return bool(self.failed) or self.told == self.workers
-
-    @property
-    def silent(self) -> dict[int, float]:
-        """Since when, of those that take part and do not rest."""
-        if self.is_over:
-            return {}
-        known = self.resting.keys() | self.told
-        return {rank: since for rank, since in self.heard.items() if rank not in known}
-
-    def done(self, rank: int, ticket: int, seconds: float, now: float) -> bool:
-        """Whether it counts."""
-        name, chunk = self.given.get(rank, (None, None))
+    def done(self, rank: int, ticket: int, seconds: float, now: float) -> None:
+        """ValueError where the worker has no such ticket."""
+        name, chunk = self.given.pop(rank, (None, None))
         if name is None or chunk is None or name.number != ticket:
-            return False
-        del self.given[rank]
+            raise ValueError("it is no message of a worker")
         self.timing.ended(rank, now)
         self.rows.append((self.step, rank, *chunk, self.handout.sizes[chunk], seconds))
-        return self.handout.done(self.handout.member(rank), name) is not None
+        self.handout.done(self.handout.member(rank), name)
 
     def serve(self, now: float) -> None:
-        """Chunks for those that rest; that it is over, once everybody is here and all is done."""
+        """Chunks for those that rest; that it is over, when all chunks are done and all workers rest."""
         expected = self.timing.seconds(now)
         for rank in self.handout.may_be_given(self.resting):
             given = self.handout.next(self.handout.member(rank), expected)
             if given is not None:
                 name, chunk = self.given[rank] = given
                 self.timing.began(rank, chunk, self.handout.sizes[chunk], now)
-                self._tell(rank, over=False, ticket=name.number, chunk=chunk)
-        if self.handout.complete and self.begun == self.workers:
-            for rank in list(self.resting):
-                self.told.add(rank)
-                self._tell(rank, over=True)
+                self.resting.pop(rank)({"over": False, "ticket": name.number, "chunk": chunk})
+        if self.handout.complete and len(self.resting) == self.workers:
+            self._end({"over": True})
 
     def fail(self, why: str) -> None:
-        self.failed = why
-        for reply, _ in self.resting.values():
-            reply({"failed": why})
-        self.resting.clear()
+        self._end({"failed": why})
 
-    def _tell(self, rank: int, **more: Any) -> None:
-        reply, keep = self.resting.pop(rank)
-        reply({"keep": keep, **more})
+    def _end(self, message: Any) -> None:
+        self.is_over = True
+        for reply in self.resting.values():
+            reply(message)
 
 
 class Coordinator:
@@ -92,7 +75,6 @@ class Coordinator:
 
     Attributes:
       address: host and port, for `join`.
-      max_subsets: how many subsets' worth of data each worker stores.
     """
 
     def __init__(
@@ -108,12 +90,10 @@ class Coordinator:
         self._storage, self._sizes, self._patience, self._record = storage, tuple(sizes), patience, record
         self._numbers = itertools.count(1)
         self._attempt: _Attempt | None = None
-        self._lives = [0] * len(storage.holders)
-        self._lines: dict[int, Reply] = {}
-        self._early: list[tuple[Any, Reply]] = []  # who asks for the next step while others are to be told
-        if record is not None:
-            with open(record, "w", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerow(COLUMNS)
+        self._ranks: dict[Reply, int] = {}  # of each line the worker that has joined by it
+        self._gone: dict[int, float] = {}  # since when, of workers that were here
+        self._failed = ""  # why the last attempt has
+        self._write([COLUMNS], "w")
         self._server = Server(self, host, port, key)
         self.address = self._server.address
 
@@ -131,47 +111,50 @@ class Coordinator:
     def asked(self, message: Any, reply: Reply) -> None:
         if not isinstance(message, dict):
             raise ValueError("it is no message of a worker")
+        rank = self._ranks.get(reply)
         if "join" in message:
             self._join(_whole(message, "join"), reply)
-            return
-        rank, life = _whole(message, "rank"), _whole(message, "life")
-        if not 0 <= rank < len(self._lives) or self._lives[rank] != life:
-            reply({"refused": f"another process has taken the place of worker {rank}"})
+        elif rank is None:
+            reply({"refused": "this worker has not joined, or another process has taken its place"})
         elif "begin" in message:
-            self._begin(rank, _whole(message, "begin"), message, reply)
+            self._begin(rank, _whole(message, "begin"), reply)
         else:
-            ticket = None if message.get("ticket") is None else _whole(message, "ticket")
-            self._question(rank, _whole(message, "attempt"), ticket, _seconds(message), reply)
+            self._question(rank, message, reply)
 
     def left(self, reply: Reply) -> None:
         """A line has ended."""
-        for rank in [rank for rank, own in self._lines.items() if own == reply]:
-            del self._lines[rank]
+        rank = self._ranks.pop(reply, None)
+        if rank is not None:
+            self._gone[rank] = time.monotonic()
             self._lose(rank, f"worker {rank} is gone")
 
     def look(self) -> float:
         now, attempt = time.monotonic(), self._attempt
-        if attempt is None:
+        if attempt is None or attempt.is_over:
             return math.inf
-        deadlines = {rank: since + self._patience for rank, since in attempt.silent.items()}
-        for rank, deadline in deadlines.items():
-            if deadline <= now:
-                self._lose(rank, f"worker {rank} was silent for {self._patience:g} s")
-        if not attempt.is_over:
-            attempt.serve(now)
+        attempt.serve(now)
         if attempt.is_over:
-            self._end(attempt)
+            self._note(attempt.rows)
             return math.inf
-        return min(attempt.silent.values(), default=math.inf) + self._patience - now
+        # Who has not begun is waited for: perhaps it writes a checkpoint. But not who has ended.
+        waited = {rank: max(since, attempt.began) for rank, since in self._gone.items()}
+        waited |= {rank: since for rank, since in attempt.heard.items() if rank not in attempt.resting}
+        since, rank = min(((since, rank) for rank, since in waited.items()), default=(math.inf, -1))
+        if since + self._patience > now:
+            return since + self._patience - now
+        what = "has been gone" if rank in self._gone else "was silent"
+        self._fail(f"worker {rank} {what} for {self._patience:g} s: step {attempt.step} is to be begun anew")
+        return math.inf
 
     def _join(self, rank: int, reply: Reply) -> None:
-        workers = len(self._lives)
+        workers = len(self._storage.holders)
         if not 0 <= rank < workers:
             reply({"refused": f"there are {workers} workers, from 0 to {workers - 1}: got rank {rank}"})
             return
-        self._lives[rank] += 1
         self._lose(rank, f"another process has taken the place of worker {rank}")
-        self._lines[rank] = reply
+        self._ranks = {line: other for line, other in self._ranks.items() if other != rank and line != reply}
+        self._ranks[reply] = rank
+        self._gone.pop(rank, None)
         ends = itertools.accumulate(self._sizes)
         edges = [end / sum(self._sizes) for end in ends]
         held = [
@@ -181,51 +164,56 @@ class Coordinator:
             if rank in holders
         ]
         held.sort(key=lambda chunk: chunk[0] != rank)
-        reply({"life": self._lives[rank], "workers": workers, "edges": edges, "held": held})
+        reply({"workers": workers, "edges": edges, "held": held})
 
-    def _begin(self, rank: int, step: int, message: Any, reply: Reply) -> None:
-        attempt = self._attempt
+    def _begin(self, rank: int, step: int, reply: Reply) -> None:
+        self._lose(rank, f"worker {rank} has begun it anew")
+        attempt, now = self._attempt, time.monotonic()
         if attempt is not None and not attempt.is_over:
-            if rank in attempt.told:
-                self._early.append((message, reply))
-                return
-            if rank in attempt.begun:
-                self._lose(rank, f"worker {rank} has begun step {attempt.step} anew")
-            elif step != attempt.step:
+            if step < attempt.step:
                 reply({"refused": f"worker {rank} asks for step {step}, the others are at {attempt.step}"})
                 return
+            if step > attempt.step:
+                self._fail(f"worker {rank} asks for step {step}, others are at {attempt.step}")
         if attempt is None or attempt.is_over:
-            number = next(self._numbers)
-            attempt = self._attempt = _Attempt(number, step, self._storage, self._sizes)
-        attempt.begun.add(rank)
-        attempt.heard[rank] = time.monotonic()
+            attempt = _Attempt(next(self._numbers), step, self._storage, self._sizes, now)
+            self._attempt = attempt
+        attempt.heard[rank] = now
         reply({"attempt": attempt.number})
 
-    def _question(self, rank: int, number: int, ticket: int | None, seconds: float, reply: Reply) -> None:
-        attempt, now = self._attempt, time.monotonic()
-        if attempt is None or number != attempt.number or rank not in attempt.begun:
-            reply({"failed": "this attempt at the step was given up"})
-        elif attempt.failed:
-            reply({"failed": attempt.failed})
-        else:
-            attempt.heard[rank] = now
-            keep = ticket is not None and attempt.done(rank, ticket, seconds, now)
-            attempt.resting[rank] = reply, keep
+    def _question(self, rank: int, message: Any, reply: Reply) -> None:
+        """What is next, and perhaps what has been done."""
+        number, attempt, now = _whole(message, "attempt"), self._attempt, time.monotonic()
+        if attempt is None or number != attempt.number or rank not in attempt.heard or attempt.is_over:
+            reply({"failed": self._failed or "this attempt at the step is over"})
+            return
+        if message.get("ticket") is not None:
+            attempt.done(rank, _whole(message, "ticket"), _seconds(message), now)
+        attempt.heard[rank] = now
+        attempt.resting[rank] = reply
 
     def _lose(self, rank: int, why: str) -> None:
+        """Of a worker that has begun the step that is not over: nobody's sum of it counts."""
         attempt = self._attempt
-        if attempt is not None and rank in attempt.begun and not attempt.is_over:
-            attempt.fail(f"{why}: step {attempt.step} is to be begun anew")
+        if attempt is not None and rank in attempt.heard and not attempt.is_over:
+            self._fail(f"{why}: step {attempt.step} is to be begun anew")
 
-    def _end(self, attempt: _Attempt) -> None:
-        """Write the record, and hear who was early."""
-        if self._record is not None and not attempt.failed:
-            with open(self._record, "a", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows(attempt.rows)
-            attempt.rows = []
-        early, self._early = self._early, []
-        for message, reply in early:
-            self.asked(message, reply)
+    def _fail(self, why: str) -> None:
+        assert self._attempt is not None
+        self._failed = why
+        self._attempt.fail(self._failed)
+
+    def _note(self, rows: Sequence[Sequence[Any]]) -> None:
+        try:
+            self._write(rows, "a")
+        except OSError as error:
+            warnings.warn(f"the record ends here, the training goes on: {error}", stacklevel=1)
+            self._record = None
+
+    def _write(self, rows: Sequence[Sequence[Any]], mode: str) -> None:
+        if self._record is not None:
+            with open(self._record, mode, newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows(rows)
 
 
 def _whole(message: dict[str, Any], name: str) -> int:
@@ -237,9 +225,9 @@ def _whole(message: dict[str, Any], name: str) -> int:
 
 def _seconds(message: dict[str, Any]) -> float:
     found = message.get("seconds")
-    if isinstance(found, bool) or not isinstance(found, int | float):
+    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 <= found < _AGES:
         raise ValueError("it is no message of a worker")
-    return float(found)
+    return found
 
 
 def serve(
@@ -252,7 +240,7 @@ def serve(
     port: int = 0,
     equal_chunks: bool = False,
     whole: bool = False,
-    patience: float = 60.0,
+    patience: float = 600.0,
     record: str | os.PathLike[str] | None = None,
 ) -> Coordinator:
     """Hand out the chunks of each step to the N workers that `join`, in a thread of this process.
@@ -270,8 +258,9 @@ def serve(
       port: by default a free one, see `address`.
       equal_chunks: whether the last chunk stays whole.
       whole: whether workers store whole subsets, for loaders that can do no other.
-      patience: seconds that a worker may be silent within a step, before it counts as lost.
-      record: a CSV of who did which chunk in how many seconds, of complete steps.
+      patience: seconds that a worker may take for a chunk, its compiling included, before it counts as lost.
+      record: a CSV of who did which chunk in how many seconds, of complete steps; `bcgc solve --trace` and
+        `bcgc fit` read it if `max_subsets` is 1.
 
     Raises ValueError for numbers that are no such plan, or without a key; OSError where it cannot listen.
 

@@ -79,19 +79,35 @@ class Line:
         self._socket = socket.create_connection(address, timeout=patience)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._file = self._socket.makefile("rb")
+        try:
+            self._greet(key)
+        except TimeoutError:
+            self.close()
+            raise ConnectionError(f"{address[0]}:{address[1]} does not answer: another program?") from None
+        except BaseException:
+            self.close()
+            raise
+        self._socket.settimeout(None)
+
+    def _greet(self, key: bytes) -> None:
         theirs, own = self._read(NONCE), secrets.token_bytes(NONCE)
         self._socket.sendall(own + proof(key, b"calls", own, theirs))
         shown = self._read(hashlib.sha256().digest_size)
         if not hmac.compare_digest(shown, proof(key, b"answers", theirs, own)):
-            raise ConnectionError(f"another program listens at {address[0]}:{address[1]}")
-        self._socket.settimeout(None)
+            raise ConnectionError("another program listens there")
 
     def ask(self, message: Any) -> Any:
         """The answer, whenever it comes; ConnectionError where the other end is gone."""
-        self.send(message)
-        return self.receive()
+        try:
+            self.send(message)
+            return self.receive()
+        except BaseException:
+            self.close()  # else the next question gets the answer to this one
+            raise
 
     def send(self, message: Any) -> None:
+        if self._file.closed:
+            raise ConnectionError("this end of the line is closed")
         self._socket.sendall(framed(message))
 
     def receive(self) -> Any:

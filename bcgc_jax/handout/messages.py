@@ -6,12 +6,14 @@ Chunk = tuple[int, int]  # its subset, and its number there
 
 
 class Question(NamedTuple):
-    """A worker is free: what is next? Tickets and sums have numbers, of which each step has its own.
+    """A worker is free: what is next? Tickets and sums have numbers, all different within a step.
+
+    So no two questions of a worker in a step are the same: one that is repeated has the same answer.
 
     Attributes:
       step: its number.
       worker, life: who asks, and which of its processes.
-      ticket: of the chunk that it has done; None before the first, and after a sum.
+      ticket: of the chunk that it has done, or the number of the sum that it has sent; None at first.
       seconds: that it computed for that, without slowness on purpose.
     """
 

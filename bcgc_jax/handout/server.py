@@ -65,7 +65,13 @@ class Server:
         listening = asyncio.run_coroutine_threadsafe(
             self._loop.create_server(lambda: _Called(self), host, port), self._loop
         )
-        self._listening = listening.result()
+        try:
+            self._listening = listening.result()
+        except OSError:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+            raise
         self.address: tuple[str, int] = self._listening.sockets[0].getsockname()[:2]
 
     def touch(self, first: Callable[[], None] | None = None) -> None:
@@ -91,7 +97,7 @@ class Server:
     def _end(self) -> None:
         self._listening.close()
         for line in list(self._lines):
-            line.end()
+            line.abort()
         self._loop.call_soon(self._loop.stop)
 
 
@@ -128,6 +134,10 @@ class _Called(asyncio.Protocol):
 
     def end(self) -> None:
         self._transport.close()
+
+    def abort(self) -> None:
+        """At once, also where the other end does not take what was written."""
+        self._transport.abort()
 
     def _greet(self, data: bytes) -> bytes:
         """What came after the greeting."""

@@ -229,8 +229,6 @@ def test_chunks_of_a_killed_worker_and_of_a_stopped_one_are_done_by_others_in_th
         words = {signal.SIGKILL: "died", signal.SIGSTOP: "hung"}
         assert happened(cluster, since) == [(2, words[what]), (2, "replaced")]
         assert {work.worker for work in exact(cluster, params, data, pace).work} == {0, 1, 2, 3}
-    with pytest.raises(ValueError, match="needs its data as arrays"):
-        cluster.assign(loss, cluster.plan, params, lambda j, total: data)
 
 
 def test_a_worker_stopped_meanwhile_is_found_while_work_is_given_out(cluster, monkeypatch):

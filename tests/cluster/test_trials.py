@@ -79,9 +79,19 @@ def test_it_goes_there_and_back_when_workers_become_slow_or_equal(slow_first, mo
         assert min(last) > 0.6  # measured 0.67
 
 
-def test_a_trial_that_is_clearly_slower_is_ended_after_a_step():
-    _, shared = _trained(np.ones(200), np.full(200, 3.0))
-    assert np.flatnonzero(shared).tolist() == [4]
+@pytest.mark.parametrize(("sharing", "steps"), [(4.0, [4]), (2.0, [4, 5]), (1.21, [4, 5, 6, 7])])
+def test_a_trial_that_is_clearly_slower_is_ended_after_a_step_or_two(sharing, steps):
+    _, shared = _trained(np.ones(200), np.full(200, sharing))
+    assert np.flatnonzero(shared[:50]).tolist() == steps
+
+
+def test_a_change_that_takes_long_ends_no_trial_that_saves_time():
+    """The first step of sharing takes twice as long as an uncoded one, the others take less."""
+    sharing = np.full(200, 0.8)
+    sharing[4] = 2.0
+    _, shared = _trained(np.ones(200), sharing)
+    assert shared[4:8].all()
+    assert shared.mean() > 0.8
 
 
 def test_steps_beside_which_workers_compile_say_nothing():

@@ -177,22 +177,55 @@ def never_after_the_first():
     return Pace(0.0, 1e30, np.array([0.0, 1.0, 2.0]), np.zeros(3))
 
 
-def test_slowness_on_purpose_goes_on_to_the_end_of_a_chunk_and_makes_the_next_call_late():
-    """The second block, on four chunks, takes 2 s: stopped after 0.1 s, the worker is free after 0.5."""
+class Clock:
+    """In place of `time`: it goes on in sleep alone, in which something happens once, at a time."""
+
+    def __init__(self, at, happens):
+        self.now, self.at, self.happens = 0.0, at, happens
+
+    def perf_counter(self):
+        return self.now
+
+    def sleep(self, seconds):
+        end = self.now + seconds
+        if self.now <= self.at < end:
+            self.now = self.at
+            self.happens()
+        self.now = end
+
+
+def test_slowness_on_purpose_goes_on_to_the_end_of_a_chunk_and_makes_the_next_call_late(monkeypatch):
+    """The second block, on two chunks each of two subsets, takes 2 s, so a chunk 0.5."""
     params, batch, plan = case()
     plan = replace(plan, chunks=2)
     worker, leaves = workers(params, plan, split_unevenly(batch, N))[1], jax.tree.leaves(params)
     worker.warm_up()
-    begin = time.perf_counter()
-    paced = worker.compute(1, 0, leaves, Pace(0.0, 1.0, np.array([0.0, 2.0, 60.0]), np.zeros(3)))
-    next(paced)
-    threading.Timer(0.1, worker.stop, [1]).start()
-    assert list(paced) == []
-    assert 0.5 <= time.perf_counter() - begin < 1
+    clock = Clock(1.6, lambda: worker.stop(1))
+    monkeypatch.setattr("bcgc_jax.cluster.worker.time", clock)
+    pace = Pace(0.25, 1.0, np.array([1.0, 3.0, 60.0]), np.zeros(3))
+    (first,) = worker.compute(1, 0, leaves, pace)
+    assert (first.done, first.seconds, clock.now) == (1.25, 0.0, 1.75)
     first, *others = worker.compute(2, 0, leaves)
-    assert 0.1 < first.overrun <= 0.4
+    assert first.overrun == pytest.approx(0.15)
     assert {message.overrun for message in others} == {first.overrun}
     assert [message.overrun for message in worker.compute(3, 0, leaves)] == [0.0] * len(plan.blocks)
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_link_sends_after_computing_or_beside_it_and_then_keeps_nobody_from_stopping(overlap):
+    params, batch, plan = case()
+    worker, leaves = workers(params, plan, split_unevenly(batch, N))[1], jax.tree.leaves(params)
+    worker.warm_up()
+    pace = Pace(0.05, 0.1, np.array([1.0, 2.0, 2.0]), np.array([0.04, 0.34, 99.0]), overlap)
+    begin = time.perf_counter()
+    said = worker.compute(1, 0, leaves, pace)
+    # Computed at 0.15 and 0.25; or the second one at 0.29, after the first was sent.
+    assert next(said).done >= 0.19
+    assert next(said).done >= (0.55 if overlap else 0.59)
+    if overlap:  # else the last one is sent until it is
+        threading.Timer(0.1, worker.stop, [1]).start()
+        assert list(said) == []
+        assert time.perf_counter() - begin < 60
 
 
 def test_no_chunk_is_begun_after_stop():

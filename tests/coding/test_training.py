@@ -275,6 +275,16 @@ def test_start_ups_come_with_their_cycle_times(model):
         trained(model, scheme, LAW, 8, start_ups=np.ones((2, 5)))
 
 
+def test_a_worker_ends_a_chunk_of_the_plan_unless_another_unit_is_asked_for(model, monkeypatch):
+    monkeypatch.setattr("bcgc_jax.coding.training._train", lambda *given: given[-2])
+    few = training_scheme(KEY, PROBLEM, solved("time"), model[0], chunks=2)
+    assert trained(model, few, LAW, 1) == "chunk:2"
+    assert trained(model, scheme_of("uncoded"), LAW, 1) == "chunk:1"
+    assert trained(model, few, LAW, 1, unit="block") == "block"
+    with pytest.raises(ValueError, match="chunks"):
+        training_scheme(KEY, PROBLEM, solved("time"), model[0], chunks=0)
+
+
 def test_a_scheme_that_does_not_exist_or_does_not_fit_is_refused(model):
     params, _ = model
     nowhere = dataclasses.replace(solved("tandon_partial"), status=Status.INFEASIBLE)

@@ -1,6 +1,9 @@
 """Chunks handed out to loops of one's own: sums are whole, whoever comes late, dies or is silent."""
 
 import csv
+import math
+import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -9,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from bcgc_jax.handout import StepFailed, join, serve
+from bcgc_jax.handout import Chunk, StepFailed, join, serve
 from bcgc_jax.handout.line import Line
 
 KEY = "secret"
@@ -47,10 +50,14 @@ class Loops:
         total = 0
         for chunk in share.step(step):
             time.sleep(self.seconds(rank))
-            found = int(DATA[list(chunk.rows(SAMPLES, WORKERS))].sum()) * (step + 1)
-            if share.counts(chunk):
-                total += found
+            total += int(DATA[list(chunk.rows(SAMPLES, WORKERS))].sum()) * (step + 1)
         return total
+
+
+def _until_begun(coordinator, count):
+    """So many workers take part in the step."""
+    while (attempt := coordinator._attempt) is None or attempt.is_over or len(attempt.heard) < count:
+        time.sleep(0.01)
 
 
 def _whole(step):
@@ -109,10 +116,11 @@ def test_a_worker_that_goes_makes_the_step_fail_for_all_and_its_successor_does_i
     loops = Loops(coordinator, lambda rank: 0.02)
     lost = join(coordinator.address, 0, key=KEY)
     chunks = lost.step(4)
-    assert lost.counts(next(chunks))
+    for _ in range(2):
+        next(chunks)
     others = threading.Thread(target=loops.run, args=([1, 2], 4))
     others.start()
-    time.sleep(0.1)
+    _until_begun(coordinator, WORKERS)
     lost.close()
     others.join(10.0)
     assert sorted(rank for rank, _ in loops.failed) == [1, 2]
@@ -124,13 +132,13 @@ def test_a_silent_worker_makes_the_step_fail_after_the_patience(coordinator):
     loops = Loops(coordinator)
     silent = join(coordinator.address, 0, key=KEY)
     chunks = silent.step(2)
-    first = next(chunks)
+    next(chunks)
     began = time.monotonic()
     loops.run([1, 2], 2)
     assert 0.9 < time.monotonic() - began < 3.0
     assert all("silent for 1 s" in why for _, why in loops.failed)
     with pytest.raises(StepFailed, match="silent"):  # it was, and comes back
-        silent.counts(first)
+        next(chunks)
     results = []
     again = threading.Thread(target=lambda: results.append(loops.run([1, 2], 2)))
     again.start()
@@ -145,7 +153,7 @@ def test_a_step_that_is_begun_anew_by_one_fails_for_the_others(coordinator):
     next(share.step(0))
     others = threading.Thread(target=loops.run, args=([1, 2], 0))
     others.start()
-    time.sleep(0.1)
+    _until_begun(coordinator, WORKERS)
     begun = threading.Thread(target=lambda: loops.sums.update({0: loops.one_step(share, 0, 0)}))
     begun.start()
     others.join(10.0)
@@ -155,38 +163,119 @@ def test_a_step_that_is_begun_anew_by_one_fails_for_the_others(coordinator):
     assert rest + loops.sums.pop(0) == _whole(0)
 
 
-def test_who_asks_for_another_step_than_the_others_is_refused(coordinator):
-    one, two = (join(coordinator.address, rank, key=KEY) for rank in (0, 1))
-    next(one.step(5))
-    with pytest.raises(ValueError, match="asks for step 4, the others are at 5"):
-        next(two.step(4))
-    with pytest.raises(ValueError, match="once for each chunk"):
-        one.counts(one.held[0])
+def test_who_comes_back_with_an_old_step_is_refused_also_if_it_is_there_first(coordinator):
+    old, new = (join(coordinator.address, rank, key=KEY) for rank in (0, 1))
+    chunks = old.step(4)
+    next(chunks)
+    next(new.step(5))
+    with pytest.raises(StepFailed, match="worker 1 asks for step 5, others are at 4"):
+        next(chunks)
+    with pytest.raises(ValueError, match="worker 0 asks for step 4, the others are at 5"):
+        next(old.step(4))
+
+
+def test_a_step_of_the_past_can_be_asked_for_when_all_do(coordinator):
+    loops = Loops(coordinator)
+    assert [loops.run(range(WORKERS), step) for step in (3, 0, 1)] == [_whole(step) for step in (3, 0, 1)]
+
+
+def test_who_has_ended_before_it_began_is_waited_for_and_then_given_up(coordinator):
+    loops = Loops(coordinator)
+    for comes_back in (True, False):
+        join(coordinator.address, 0, key=KEY).close()
+        began = time.monotonic()
+        others = threading.Thread(target=lambda: loops.sums.update({"all": loops.run([1, 2], 0)}))
+        others.start()
+        _until_begun(coordinator, 2)
+        if comes_back:
+            assert loops.run([0], 0) + _joined(others, loops) == _whole(0)
+    others.join(10.0)
+    assert 0.9 < time.monotonic() - began < 3.0
+    assert [why for _, why in loops.failed] == [
+        "worker 0 has been gone for 1 s: step 0 is to be begun anew"
+    ] * 2
+
+
+def _joined(thread, loops):
+    thread.join(10.0)
+    return loops.sums.pop("all")
 
 
 def test_an_old_process_is_told_that_another_one_has_its_place(coordinator):
     old = join(coordinator.address, 0, key=KEY)
     join(coordinator.address, 0, key=KEY)
-    with pytest.raises(ValueError, match="another process has taken the place of worker 0"):
+    with pytest.raises(ValueError, match="another process has taken its place"):
         next(old.step(0))
     with pytest.raises(ValueError, match="from 0 to 2: got rank 3"):
         join(coordinator.address, 3, key=KEY)
 
 
 @pytest.mark.parametrize(
-    "message", [1, [], {}, {"join": "0"}, {"begin": 0}, {"rank": 0, "life": 0, "attempt": 1, "ticket": "x"}]
+    "message",
+    [
+        *(1, None, [], {}, {"join": "0"}, {"begin": 1.5}, {"attempt": 1, "ticket": "x"}, {"attempt": True}),
+        *(
+            {"attempt": 1, "ticket": 1, "seconds": seconds}
+            for seconds in (10**400, -1, math.nan, math.inf, None)
+        ),
+        {"attempt": 1, "ticket": 77, "seconds": 1.0},
+    ],
 )
 def test_nonsense_harms_nobody(coordinator, message):
+    """Of one who has the key, has joined, and is within a step."""
     line = Line(coordinator.address, KEY.encode())
+    line.ask({"join": 0})
+    assert line.ask({"begin": 0}) == {"attempt": 1}
+    assert line.ask({"attempt": 1})["ticket"] == 1
     with pytest.raises(ConnectionError):
-        _ask_both(line, message)
+        line.ask(message)
     assert Loops(coordinator).run(range(WORKERS), 0) == _whole(0)
 
 
-def _ask_both(line, message):
-    """The first may be refused in words: then it may go on."""
-    line.ask(message)
-    line.ask(None)
+def test_who_has_not_joined_is_told_so(coordinator):
+    line = Line(coordinator.address, KEY.encode())
+    for message in ({"begin": 0}, {"attempt": 1, "ticket": 1, "seconds": 0.1}):
+        assert "has not joined" in line.ask(message)["refused"]
+    line.close()
+
+
+def test_a_worker_may_come_before_its_coordinator():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = taken.getsockname()
+        with pytest.raises(OSError, match="in use"):
+            serve(1, 1, key=KEY, port=address[1])
+    with pytest.raises(ConnectionError):
+        join(address, 0, key=KEY, wait=0.0)
+    found = []
+    early = threading.Thread(target=lambda: found.append(join(address, 0, key=KEY, wait=10.0)))
+    early.start()
+    time.sleep(0.15)
+    with serve(1, 1, key=KEY, port=address[1]):
+        early.join(10.0)
+        assert [len(share.held) for share in found] == [10]
+
+
+def test_a_question_that_was_left_ends_the_share(coordinator):
+    """Else the next one would get its answer."""
+    share = join(coordinator.address, 0, key=KEY)
+    share._line._socket.settimeout(0.1)  # as if a signal came meanwhile
+    with pytest.raises(TimeoutError):
+        list(share.step(0))
+    with pytest.raises(ConnectionError, match="closed"):
+        next(share.step(0))
+
+
+def test_a_coordinator_that_ends_ends_the_step(coordinator):
+    chunks = join(coordinator.address, 0, key=KEY).step(0)
+    next(chunks)
+    coordinator.close()
+    with pytest.raises(ConnectionError):
+        next(chunks)
+
+
+def test_a_chunk_without_a_sample_is_an_error_and_no_mean_of_nothing():
+    with pytest.raises(ValueError, match="has none of the 8 samples"):
+        Chunk(0, 1, 9, 0.96875, 1.0).rows(8, 2)
 
 
 def test_without_a_key_nobody_is_listened_to(coordinator, monkeypatch):
@@ -227,3 +316,13 @@ def test_a_plan_that_is_none_is_refused():
     for given in ((3, 4, 8), (3, 0, 8), (3, 2, 0)):
         with pytest.raises(ValueError, match="subsets each"):
             serve(*given, key=KEY)
+
+
+def test_a_record_that_cannot_be_written_ends_and_the_training_goes_on(tmp_path):
+    folder = tmp_path / "full"
+    folder.mkdir()
+    with serve(WORKERS, 1, 2, key=KEY, record=folder / "chunks.csv") as coordinator:
+        shutil.rmtree(folder)
+        loops = Loops(coordinator)
+        with pytest.warns(UserWarning, match="the record ends here"):
+            assert [loops.run(range(WORKERS), step) for step in (0, 1)] == [_whole(0), _whole(1)]

@@ -185,6 +185,9 @@ def test_equal_workers_lose_by_redundancy():
     problem = bcgc.Problem(bcgc.distributions.Deterministic(1.0), 4, 1, 4.0)
     for plan, more in ((cyclic_plan(1.0, 2), 1.0), (np.array([1.0, 0.0, 0.0, 0.0]), 0.0)):
         assert added_in_a_row(problem, plan) == (more, 0.0)
+    # Of so many samples passes go over chunks, and a chunk of eight is lost.
+    many = bcgc.Problem(bcgc.distributions.Deterministic(1.0), 4, 1, 4.0 * 2048)
+    assert added_in_a_row(many, cyclic_plan(1.0, 2)) == (2048 / 8, 0.0)
 
 
 def test_a_unit_that_is_none_is_refused():

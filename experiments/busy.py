@@ -144,8 +144,8 @@ def _problem(workers: int, law: bcgc.distributions.Distribution) -> bcgc.Problem
     """A pass is forward, back through the layers, and the gradients: each a third."""
     count, samples = LAYERS * WIDTH**2, workers * SAMPLES_OF_A_WORKER
     costs = np.full(LAYERS, float(WIDTH**2))
-    passes = {"setup_cycles": count, "chain_cycles": 1.0}
-    return bcgc.Problem(law, workers, LAYERS, samples, unit_costs=costs, **passes)
+    given = law, workers, LAYERS, samples
+    return bcgc.Problem(*given, unit_costs=costs, setup_cycles=count, chain_cycles=1.0)
 
 
 def _cycle_times(passes: np.ndarray) -> bcgc.Empirical:
@@ -185,7 +185,7 @@ def _predicted(
     law = _cycle_times(_passes(first, setting.workers).ravel())
     told, key = _told(setting, method, subset), jax.random.key(seed)
     if method.startswith("sharing"):
-        plan: Any = bcgc.solve(told.problem, told.method).plan
+        plan: Any = bcgc.solve(told.problem, _method(method)).plan
         found = bcgc.simulate_runtime(key, _problem(setting.workers, law), plan, 2**14)
         assert found.chained is not None
         return float(found.mean), float(found.chained)

@@ -294,7 +294,8 @@ class _Cut:
     """Answers for a `Desk`, but for some questions of each worker: their lines are cut, heard or not."""
 
     def __init__(self, desk):
-        self.look, self.answer, self.heard = desk.look, desk.asked, dict.fromkeys(range(N), 0)
+        self.look, self.left, self.answer = desk.look, desk.left, desk.asked
+        self.heard = dict.fromkeys(range(N), 0)
         self.cut = 0
 
     def asked(self, message, reply):

@@ -256,7 +256,7 @@ def serve(
       key: that workers need; by default the environment variable BCGC_HANDOUT_KEY.
       host: of the network that is listened to; by default this machine alone.
       port: by default a free one, see `address`.
-      equal_chunks: whether the last chunk stays whole.
+      equal_chunks: whether the last chunk stays whole; it does where nothing is shared.
       whole: whether workers store whole subsets, for loaders that can do no other.
       patience: seconds that a worker may take for a chunk, its compiling included, before it counts as lost.
       record: a CSV of who did which chunk in how many seconds, of complete steps; `bcgc solve --trace` and
@@ -275,7 +275,7 @@ def serve(
             f"{num_workers} workers store from 1 to {num_workers} subsets each, in 1 chunk or more: got "
             f"{max_subsets} subsets in {chunks} chunks"
         )
-    sizes = chunk_sizes(chunks, equal_chunks)
+    sizes = chunk_sizes(chunks, equal_chunks or max_subsets == 1)
     storage = whole_subsets if whole else spread
     stored = storage(num_workers, max_subsets, len(sizes))
     return Coordinator(stored, sizes, key_of(key), host, port, patience, record)

@@ -1,0 +1,65 @@
+"""Work sharing in a loop of plain JAX: the sums of four processes meet in a `psum`.
+
+Set BCGC_HANDOUT_KEY to the same secret in four shells. Then start `python examples/plain_jax.py RANK` in
+each, RANK from 0 to 3. Lines with a plus are those that a data-parallel loop gains.
+"""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import processes
+
+from bcgc_jax import handout  # +
+
+WORKERS, SAMPLES = 4, 128  # samples of a step
+IMAGES = np.random.default_rng(0).standard_normal((1024, 8)).astype(np.float32)
+LABELS = np.arange(1024) % 3
+
+
+def loss(params, images, labels):
+    """The sum over the samples, divided by how many all workers have: so the gradients of chunks add up."""
+    hidden = jnp.tanh(images @ params["first"])
+    scores = jax.nn.log_softmax(hidden @ params["last"])
+    return -jnp.sum(scores[jnp.arange(len(labels)), labels]) / SAMPLES
+
+
+def load(step, rows):
+    """The same samples for whoever computes them."""
+    chosen = (step * SAMPLES + np.asarray(rows)) % len(IMAGES)
+    return IMAGES[chosen], LABELS[chosen]
+
+
+def train(share, all_reduce, steps):
+    keys = jax.random.split(jax.random.key(0))
+    params = {"first": jax.random.normal(keys[0], (8, 16)), "last": jax.random.normal(keys[1], (16, 3))}
+    optimizer, slope = optax.adam(1e-2), jax.jit(jax.grad(loss))
+    state = optimizer.init(params)
+    for step in range(steps):
+        total = jax.tree.map(jnp.zeros_like, params)  # +
+        for chunk in share.step(step):  # +
+            batch = load(step, chunk.rows(SAMPLES, share.num_workers))
+            gradient = slope(params, *batch)
+            total = jax.block_until_ready(jax.tree.map(jnp.add, total, gradient))  # +
+        gradient = all_reduce(total)
+        updates, state = optimizer.update(gradient, state)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def main(rank, steps=100, ports=(5701, 5702)):
+    processes.start(rank, WORKERS, port=ports[0])
+    if rank == 0:  # +
+        coordinator = handout.serve(WORKERS, port=ports[1])  # +
+    share = handout.join(("127.0.0.1", ports[1]), rank)  # +
+    params = train(share, processes.all_reduce, steps)
+    share.close()  # +
+    if rank == 0:  # +
+        coordinator.close()  # +
+    return params
+
+
+if __name__ == "__main__":
+    print(main(int(sys.argv[1])))

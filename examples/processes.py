@@ -1,0 +1,31 @@
+"""What a data-parallel program in JAX has anyway: processes, and a sum over all of them. Here on CPUs."""
+
+import functools
+
+import jax
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jax.sharding import NamedSharding, PartitionSpec
+
+
+def start(rank, workers, port):
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(f"127.0.0.1:{port}", workers, rank)
+
+
+def all_reduce(tree):
+    """The sum over all processes of a pytree that each has."""
+    flat, unravel = ravel_pytree(tree)
+    mesh, add = _over_processes()
+    rows = NamedSharding(mesh, PartitionSpec("workers"))
+    total = add(jax.make_array_from_process_local_data(rows, np.asarray(flat)[None]))
+    return unravel(np.asarray(total.addressable_data(0))[0])
+
+
+@functools.cache
+def _over_processes():
+    mesh = jax.make_mesh((jax.process_count(),), ("workers",))
+    each, one = PartitionSpec("workers"), PartitionSpec()
+    return mesh, jax.jit(
+        jax.shard_map(lambda row: jax.lax.psum(row, "workers"), mesh=mesh, in_specs=each, out_specs=one)
+    )

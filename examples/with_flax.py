@@ -1,0 +1,95 @@
+"""Work sharing in a loop with Flax NNX: BatchNorm, Dropout, and an Orbax checkpoint that is resumed.
+
+Start it as `plain_jax.py`, of which it takes the data. Started again, it goes on where it was.
+"""
+
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint
+import processes
+from flax import nnx
+from plain_jax import SAMPLES, WORKERS, load
+
+from bcgc_jax import handout  # +
+
+
+class Model(nnx.Module):
+    def __init__(self, rngs):
+        self.first, self.last = nnx.Linear(8, 16, use_bias=False, rngs=rngs), nnx.Linear(16, 3, rngs=rngs)
+        self.norm, self.dropout = nnx.BatchNorm(16, rngs=rngs), nnx.Dropout(0.1)
+
+    def __call__(self, images, rngs):
+        return self.last(self.dropout(nnx.relu(self.norm(self.first(images))), rngs=rngs))
+
+
+OPTIMIZER = optax.adam(1e-2)
+
+
+def slope_of(graph, others):
+    """The gradient, and beside it the running statistics: each weighs what the chunk's samples weigh."""
+
+    @jax.jit
+    def slope(params, statistics, images, labels, key):
+        def loss(params):
+            model = nnx.merge(graph, params, statistics, others)
+            scores = jax.nn.log_softmax(model(images, nnx.Rngs(key)))
+            value = -jnp.sum(scores[jnp.arange(len(labels)), labels]) / SAMPLES
+            return value, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+
+        gradient, new = jax.grad(loss, has_aux=True)(params)
+        return gradient, jax.tree.map(lambda leaf: leaf * (len(labels) / SAMPLES), new)
+
+    return slope
+
+
+def key_of(chunk):
+    """The same for whoever computes the chunk."""
+    key = jax.random.key(0)
+    for number in chunk.seed:  # step, subset, chunk
+        key = jax.random.fold_in(key, number)
+    return key
+
+
+def train(share, all_reduce, steps, folder):
+    model = nnx.split(Model(nnx.Rngs(0)), nnx.Param, nnx.BatchStat, ...)
+    slope, params, statistics = slope_of(model[0], model[3]), *map(nnx.to_pure_dict, model[1:3])
+    training = {"step": 0, "params": params, "statistics": statistics, "optimizer": OPTIMIZER.init(params)}
+    checkpoints = orbax.checkpoint.CheckpointManager(Path(folder).resolve())
+    if (latest := checkpoints.latest_step()) is not None:
+        kept = orbax.checkpoint.args.PyTreeRestore(jax.tree.map(np.asarray, training))
+        training = checkpoints.restore(latest, args=kept)
+    params, statistics, state = (training[name] for name in ("params", "statistics", "optimizer"))
+    for step in range(int(training["step"]), steps):
+        total = jax.tree.map(np.zeros_like, (params, statistics))  # +
+        for chunk in share.step(step):  # +
+            batch = load(step, chunk.rows(SAMPLES, share.num_workers))
+            found = slope(params, statistics, *batch, key_of(chunk))
+            total = jax.block_until_ready(jax.tree.map(jnp.add, total, found))  # +
+        gradient, statistics = all_reduce(total)
+        updates, state = OPTIMIZER.update(gradient, state)
+        params = optax.apply_updates(params, updates)
+    training = {"step": steps, "params": params, "statistics": statistics, "optimizer": state}
+    checkpoints.save(steps, args=orbax.checkpoint.args.PyTreeSave(jax.tree.map(np.asarray, training)))
+    checkpoints.close()
+    return params, statistics
+
+
+def main(rank, steps=100, ports=(5701, 5702), folder="checkpoints"):
+    processes.start(rank, WORKERS, port=ports[0])
+    if rank == 0:  # +
+        coordinator = handout.serve(WORKERS, port=ports[1])  # +
+    share = handout.join(("127.0.0.1", ports[1]), rank)  # +
+    params = train(share, processes.all_reduce, steps, folder)
+    share.close()  # +
+    if rank == 0:  # +
+        coordinator.close()  # +
+    return params
+
+
+if __name__ == "__main__":
+    print(main(int(sys.argv[1])))

@@ -1,0 +1,70 @@
+"""Work sharing in a loop of NumPy: the sums of four processes meet in process 0. Only that one has JAX.
+
+Set BCGC_HANDOUT_KEY to the same secret in four shells. Then start `python examples/with_numpy.py RANK` in
+each, RANK from 0 to 3. Lines with a plus are those that a data-parallel loop gains.
+"""
+
+import os
+import sys
+from multiprocessing.connection import Client, Listener
+
+import numpy as np
+
+from bcgc_jax import handout  # +
+
+WORKERS, SAMPLES = 4, 128  # samples of a step
+INPUTS = np.random.default_rng(0).standard_normal((1024, 8))
+TARGETS = INPUTS @ np.arange(8.0)
+
+
+def slope(weights, inputs, targets):
+    """The sum over the samples, divided by how many all workers have: so the gradients of chunks add up."""
+    return inputs.T @ (inputs @ weights - targets) / SAMPLES
+
+
+def train(share, all_reduce, steps):
+    weights = np.zeros(8)
+    for step in range(steps):
+        total = np.zeros_like(weights)  # +
+        for chunk in share.step(step):  # +
+            rows = (step * SAMPLES + np.asarray(chunk.rows(SAMPLES, share.num_workers))) % len(INPUTS)
+            gradient = slope(weights, INPUTS[rows], TARGETS[rows])
+            total += gradient  # +
+        weights = weights - 0.1 * all_reduce(total)
+    return weights
+
+
+def all_reduce_over(connections, rank):
+    """Process 0 adds, and tells the others."""
+
+    def all_reduce(own):
+        if rank > 0:
+            connections[0].send_bytes(own.tobytes())
+            return np.frombuffer(connections[0].recv_bytes())
+        total = own + sum(np.frombuffer(other.recv_bytes()) for other in connections)
+        for other in connections:
+            other.send_bytes(total.tobytes())
+        return total
+
+    return all_reduce
+
+
+def main(rank, steps=100, ports=(5701, 5702)):
+    secret, meeting = os.environ["BCGC_HANDOUT_KEY"].encode(), ("127.0.0.1", ports[0])
+    listener = Listener(meeting, authkey=secret) if rank == 0 else None
+    if rank == 0:  # +
+        coordinator = handout.serve(WORKERS, port=ports[1])  # +
+    share = handout.join(("127.0.0.1", ports[1]), rank)  # +
+    if listener is not None:
+        connections = [listener.accept() for _ in range(WORKERS - 1)]
+    else:
+        connections = [Client(meeting, authkey=secret)]
+    params = train(share, all_reduce_over(connections, rank), steps)
+    share.close()  # +
+    if rank == 0:  # +
+        coordinator.close()  # +
+    return params
+
+
+if __name__ == "__main__":
+    print(main(int(sys.argv[1])))

@@ -1,0 +1,102 @@
+"""Loops that share their work: four processes, and the parameters of one that computes all."""
+
+import importlib
+import os
+import pickle
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from bcgc_jax.handout import join, serve
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+WORKERS, STEPS, SLOW = 4, 4, 1
+# One of them is slow, so that others do its chunks. It tells the parameters, and what it has computed.
+PROCESS = f"""
+import importlib, pickle, sys, time
+from bcgc_jax.handout import Share
+name, rank, *rest = pickle.loads(bytes.fromhex(sys.argv[1]))
+done, original = [], Share.step
+
+def step(self, number):
+    for chunk in original(self, number):
+        time.sleep(0.1 * (rank == {SLOW}))
+        done.append(chunk)
+        yield chunk
+
+Share.step = step
+params = importlib.import_module(name).main(rank, *rest)
+jax = sys.modules.get("jax")
+leaves = jax.device_get(jax.tree.leaves(params)) if jax else [params]
+print("ends", pickle.dumps((leaves, done, bool(jax))).hex())
+"""
+
+
+class AllChunks:
+    """In place of a share: all chunks of a step, of all workers."""
+
+    num_workers = WORKERS
+
+    def __init__(self):
+        with serve(WORKERS, key="any") as coordinator:
+            shares = [join(coordinator.address, rank, key="any") for rank in range(WORKERS)]
+            self.chunks = sorted({chunk for share in shares for chunk in share.held})
+
+    def step(self, step):
+        return (chunk._replace(step=step) for chunk in self.chunks)
+
+
+def _in_processes(name, *more):
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+        ports = one.getsockname()[1], two.getsockname()[1]
+    environment = os.environ | {"BCGC_HANDOUT_KEY": os.urandom(16).hex(), "XLA_FLAGS": ""}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROCESS, pickle.dumps((name, rank, STEPS, ports, *more)).hex()],
+            env=environment | {"PYTHONPATH": f"{EXAMPLES}:{EXAMPLES.parent}"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(WORKERS)
+    ]
+    try:
+        told = [process.communicate(timeout=200)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0] * WORKERS
+    return [pickle.loads(bytes.fromhex(text.rpartition("ends ")[2])) for text in told]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["plain_jax", "with_equinox", "with_flax", "with_numpy"])
+def test_four_processes_find_the_parameters_of_one(name, tmp_path, monkeypatch):
+    """With Flax one process has made the first two steps, and four go on."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    example, alone = importlib.import_module(name), AllChunks()
+    first, whole, kept = 0, (), ()
+    if name == "with_flax":
+        first, whole, kept = 2, (tmp_path / "whole",), (tmp_path / "kept",)
+        example.train(alone, lambda total: total, first, *kept)
+    expected = example.train(alone, lambda total: total, STEPS, *whole)
+    found = _in_processes(name, *kept)
+    for leaves, _, _ in found:
+        for one, other in zip(jax.tree.leaves(expected), leaves, strict=True):
+            np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
+    every = sorted(chunk for _, done, _ in found for chunk in done)
+    assert every == sorted(chunk for step in range(first, STEPS) for chunk in alone.step(step))
+    assert len(found[SLOW][1]) < len(every) / WORKERS
+    assert {has_jax for _, _, has_jax in found[1:]} == {name != "with_numpy"}  # who serves has it
+    if name == "with_flax":
+        again = example.train(alone, None, STEPS, *kept)  # what the four have kept
+        assert jax.tree.all(jax.tree.map(lambda a, b: np.allclose(a, b, atol=1e-6), again, expected))
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_a_loop_gains_few_lines(path):
+    assert path.read_text().count("# +\n") <= 10

@@ -105,6 +105,7 @@ class ChunkWorker:
         with self._changed:
             self._begin, self._began = begin, time.perf_counter()
             self._sums, self._last = {}, None
+            self._changed.notify_all()  # whoever waits for a sum of an earlier step
         with jax.enable_x64(self.duty.x64):  # a setting of each thread
             tree = jax.tree.structure(self.duty.params)
             self._params = jax.tree.unflatten(tree, jax.device_put(list(leaves)))

@@ -522,7 +522,7 @@ def end(step, cluster):
 
 with Cluster(2) as cluster:
     run = Run(cluster, checkpoints={folder!r}, before_step=end)
-    train_on_cluster(jax.random.key(5), loss, Told(problem), run, params, data, ADAM, 9)
+    train_on_cluster(jax.random.key(5), loss, Told(problem, "sharing:2:2"), run, params, data, ADAM, 9)
 """
 
 

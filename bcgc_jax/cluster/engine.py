@@ -429,11 +429,24 @@ def private_folder() -> Iterator[str]:
         yield folder
     finally:
         for _ in range(10):  # Ray's last processes write while they end
-            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                _remove(folder)
             if not os.path.exists(folder):
                 break
             time.sleep(0.1)
         os.close(handle)
+        _sweep(place)  # processes of a killed one may have written into its folder after the first time
+
+
+def _remove(folder: str) -> None:
+    """As far as that goes. The lock goes last: a folder without one would never be found again."""
+    for entry in os.scandir(folder):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path, ignore_errors=True)
+        elif entry.name != _LOCK:
+            os.unlink(entry.path)
+    if os.listdir(folder) == [_LOCK]:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _sweep(place: str) -> None:
@@ -445,7 +458,7 @@ def _sweep(place: str) -> None:
                     handle = os.open(os.path.join(entry.path, _LOCK), os.O_RDWR | os.O_NOFOLLOW)
                     with contextlib.closing(os.fdopen(handle)):
                         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                        shutil.rmtree(entry.path, ignore_errors=True)
+                        _remove(entry.path)
 
 
 def is_safe(path: str, *, private: bool = False) -> bool:

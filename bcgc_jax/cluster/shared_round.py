@@ -62,6 +62,7 @@ class SharedRound:
         self._began: dict[int, float] = {}  # when a worker first asked
         self._names: dict[int, set[Name]] = {worker: set() for worker in range(workers)}
         self._asked: dict[Name, tuple[int, float]] = {}  # sums on their way: of whom, since when
+        self._came, self._longest = math.inf, 0.0  # when the last one came, what the slowest took
         self._total: list[np.ndarray] = []
         self._over = False
         self._error: BaseException | None = None
@@ -80,7 +81,8 @@ class SharedRound:
     def heard(self, ask: Ask, message: Any, now: float) -> list[Ask]:
         with self._turn:
             worker = ask.worker
-            counts = message is not None and self._arrives(worker, message)
+            self._silent.discard(worker)
+            counts = message is not None and self._arrives(worker, message, now)
             if message is None:  # it is not there any more
                 self._asked.pop(Name(self.handout.step, ask.given[1]), None)
         if counts:  # added now, by this thread
@@ -145,6 +147,9 @@ class SharedRound:
                 tell(Answer(over=True))
                 return
             self._silent.discard(who.worker)
+            for name, (worker, _) in self._asked.items():
+                if worker == who.worker:
+                    self._asked[name] = worker, now  # it sends that now
             self._began.setdefault(who.worker, now)
             ticket, answer = self._told.get(who.worker, (None, None))
             if answer is not None and question.ticket == ticket:
@@ -163,7 +168,7 @@ class SharedRound:
                 return math.inf
             self._serve(now)
             deadlines = [deadline for _, deadline in self._sendings() if deadline > now]
-            copies = {w: self.handout.begun(w) for w in self.handout.may_be_given(self._resting)}
+            copies = {w: self.handout.begun(w) for w in self.handout.may_be_given(self._free())}
             return min(self.timing.next_look(now, self.handout.voided, copies), *deadlines, math.inf)
 
     @contextlib.contextmanager
@@ -193,7 +198,7 @@ class SharedRound:
         for worker in self._silent.union(self.timing.overdue(now, self.handout.voided)):
             self.handout.late(worker)
         seconds = self.timing.seconds(now)
-        for worker in self.handout.may_be_given(self._resting):
+        for worker in self.handout.may_be_given(self._free()):
             worth = self.timing.worth(worker, now, self.handout.begun(worker))
             given = self.handout.next(self.handout.member(worker), seconds, worth)
             if given is not None:
@@ -240,17 +245,27 @@ class SharedRound:
         self._asked[name] = worker, now
         return name.number, len(label)
 
-    def _arrives(self, worker: int, message: Sum) -> bool:
+    def _free(self) -> set[int]:
+        """Those that rest, but for who may be frozen while it sends its sum."""
+        return self._resting.keys() - self._silent
+
+    def _arrives(self, worker: int, message: Sum, now: float) -> bool:
         name = Name(self.handout.step, message.number)
-        self._asked.pop(name, None)
-        self._silent.discard(worker)
+        _, since = self._asked.pop(name, (worker, now))
+        self._came, self._longest = now, max(self._longest, now - since)
         return self.handout.arrived(self.handout.member(worker), name, message.label)
 
-    def _sendings(self) -> list[tuple[int, float]]:
-        """When the sum of a worker is overdue: after as long as a large chunk. Who rests has sent it."""
-        size, voided = self._largest, self.handout.voided
-        asked = [one for one in self._asked.values() if one[0] not in self._resting]
-        return [(worker, since + self.timing.patience(worker, size, voided)) for worker, since in asked]
+    def _sendings(self) -> Iterator[tuple[int, float]]:
+        """When the sum of a worker is overdue: after as long as a large chunk.
+
+        Who rests has sent it, and the master may be behind: others' sums have come first, and it has twice as
+        long as these took, since the last one.
+        """
+        for worker, since in self._asked.values():
+            patience = self.timing.patience(worker, self._largest, self.handout.voided)
+            if worker in self._resting:
+                since, patience = max(since, self._came), max(patience, 2 * self._longest)
+            yield worker, since + patience
 
     def _add(self, leaves: list[np.ndarray]) -> None:
         """The first sum is Ray's own, and to be read only."""

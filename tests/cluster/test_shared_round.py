@@ -105,9 +105,8 @@ class World:
         question, end = process.work(answer), self.now
         if answer.chunk is not None:
             self.busy[ask.worker] = end = self.now + self.seconds(ask.worker, answer.chunk)
-        if answer.send is not None:
-            end = self.now + self.sending
-            self.put(end, self.hear, ask, process.sum(answer.send), process)
+        if answer.send is not None:  # it asks again while that is on its way
+            self.put(self.now + self.sending, self.hear, ask, process.sum(answer.send), process)
         self.put(end, self.ask, ask, process, question)
 
     def begin(self, worker):

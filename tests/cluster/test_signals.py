@@ -121,6 +121,19 @@ def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path, monkeypa
     assert set(tmp_path.iterdir()) == kept
 
 
+def test_what_a_killed_process_left_and_its_children_still_write_to_is_swept_later(tmp_path):
+    left = tmp_path / "bcgc-left"
+    left.mkdir(mode=0o700)
+    (left / "lock").touch()
+    (left / "ray").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "rmdir", raising(OSError("Directory not empty")))
+        engine._sweep(str(tmp_path))
+    assert left.exists()
+    engine._sweep(str(tmp_path))
+    assert not left.exists()
+
+
 def test_a_folder_that_others_can_write_to_is_not_safe(tmp_path):
     for mode, safe in ((0o700, True), (0o755, True), (0o775, False), (0o777, False)):
         tmp_path.chmod(mode)

@@ -169,11 +169,8 @@ def _sentences(found: Advice) -> list[str]:
 
 def _verdict(found: Advice) -> str:
     if not found.enough:
-        needed = max(advice.FEWEST_STEPS, advice.FEWEST_BLOCKS * found.block)
-        return (
-            f"This is too little for advice: {found.num_steps} steps, and {found.block} in a row are alike. "
-            f"Record {needed} steps or more."
-        )
+        fewest = advice.FEWEST_STEPS
+        return f"This is too little for advice: {found.num_steps} steps. Record {fewest} steps or more."
     if found.advised is None:
         return "Nothing here pays more than 2 %."
     text = f"Do this: {_DO[found.advised]}. {_saves(found, found.advised)}"

@@ -25,7 +25,7 @@ from bcgc_jax.measured.microbatches import Microbatches, predicted_seconds
 from bcgc_jax.measured.remedies import ALL_DATA, ANEW, BACKUP, DEALT, DROP, FIXED, LIMIT, REPLACED, Replay
 from bcgc_jax.measured.slow_workers import SlowWorker
 from bcgc_jax.measured.traces import ALIKE, Trace
-from bcgc_jax.measured.verdict import FEWEST_BLOCKS, FEWEST_STEPS, Savings, advised, savings_of
+from bcgc_jax.measured.verdict import FEWEST_STEPS, Savings, advised, savings_of
 
 # Chunks that a step is taken to have where the log does not say.
 CHUNKS = 8
@@ -180,7 +180,7 @@ def advise(
     others = [savings_of(remedies.replays(other, None, stored, round_trip), seed) for other in log.others]
     causes, together = _causes(log, savings.block, seed)
     changing = bool(np.any(np.diff(log.model.steady[3 * len(times) // 4 :], axis=0)))
-    enough = len(times) >= max(FEWEST_STEPS, FEWEST_BLOCKS * savings.block)
+    enough = len(times) >= FEWEST_STEPS
     may = [name for name in _cheapest_first(trace.num_workers, changing) if name in replays and enough]
     return Advice(
         num_workers=trace.num_workers,

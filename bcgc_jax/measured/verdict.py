@@ -1,5 +1,6 @@
 """Which remedy is advised: the cheapest of those that hardly save less than the best, or none."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,7 +11,8 @@ from bcgc_jax.measured.remedies import LIMIT, NOTHING, Replay
 
 # Less time saved than this share is no reason to change anything; so much is given for a cheaper remedy.
 WORTH, FOR_CHEAPER = 0.02, 0.01
-FEWEST_STEPS, FEWEST_BLOCKS = 8, 4
+FEWEST_STEPS = 8
+_FEWEST_BLOCKS = 4
 
 
 class Savings(NamedTuple):
@@ -29,7 +31,8 @@ def savings_of(replays: dict[str, Replay], seed: int = 0) -> Savings:
     names = list(replays)
     series = np.stack([replay.seconds / (1 - replay.lost) for replay in replays.values()], axis=1)
     now, least = (series[:, names.index(name)] for name in (NOTHING, LIMIT))
-    block = max(block_length(now), block_length(now - least))
+    # In short logs chance looks like correlation: four blocks at least.
+    block = min(max(block_length(now), block_length(now - least)), math.ceil(len(now) / _FEWEST_BLOCKS))
     found: Resamples = resample(series, block, seed)
 
     def saved(means: np.ndarray) -> np.ndarray:

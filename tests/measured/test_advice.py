@@ -60,6 +60,10 @@ def test_nothing_is_advised_where_nothing_pays_or_little_is_known():
     _, slow = log_of("steady", 5)
     few = advice_on(Microbatches(slow.seconds[-6:]))
     assert (few.enough, few.advised, few.num_steps) == (False, None, 6)
+    # By chance these 24 steps look as if they depended on each other: they are enough all the same.
+    times = np.random.default_rng(1).gamma(25.0, 0.04, (STEPS, 4)) * [1, 1, 1, 1.6]
+    short = advise(trace_of(times))
+    assert (short.block, short.enough, short.advised) == (6, True, "sharing:2")
     with pytest.raises(ValueError, match="1 steps with a time of each of its 8 workers"):
         advice_on(Microbatches(slow.seconds[:1]))
     with pytest.raises(ValueError, match="has 8 chunks"):

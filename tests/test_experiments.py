@@ -20,6 +20,7 @@ from experiments import (
     conditioning,
     journal,
     looks,
+    own_loop,
     paper,
     record,
     report,
@@ -33,7 +34,7 @@ from tests.studies import Ran, assert_text_fits, refused, rows_of
 
 COMMANDS = (
     *("adaptive", "backprop", "busy", "calibrated", "chunk_costs", "cluster", "conditioning", "journal"),
-    *("paper", "record", "start_ups", "struck", "sweep", "theorem4", "traces", "training"),
+    *("own_loop", "paper", "record", "start_ups", "struck", "sweep", "theorem4", "traces", "training"),
 )
 
 
@@ -100,6 +101,21 @@ def test_the_journal_version_has_its_values_beside_exact_ones_and_bounds(run, mo
     assert runtimes == sorted(runtimes)
     last = [float(row["completion"]) for row in found.rows("journal_steps") if row["steps"] == "100"]
     np.testing.assert_allclose(last, float(bound["found"]), rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_loop_of_ones_own_is_timed_against_the_model_and_the_limit(run):
+    setting = own_loop.Setting("exponential", 3, 0.06)
+    found = run(own_loop, settings=[setting], stored=(1, 2, None), steps=3)
+    assert found.drew("own_loop")
+    rows = found.rows("own_loop")
+    assert [row["scheme"] for row in rows] == ["uncoded", "sharing:2:8", "sharing:all:8"]
+    times = own_loop.paces("exponential", 0, 3, 3, 0.06)
+    assert float(rows[0]["predicted"]) == pytest.approx(times.max(axis=1).mean())
+    assert float(rows[2]["limit"]) == pytest.approx(np.mean(3 / np.sum(1 / times, axis=1)))
+    for row in rows:
+        assert float(row["limit"]) <= float(row["predicted"]) * (1 + 1e-9)
+        assert float(row["predicted"]) <= float(row["measured"]) < 10  # sleeps are never shorter
 
 
 @pytest.mark.slow

@@ -304,7 +304,9 @@ def test_the_record_has_each_chunk_of_complete_steps_once_and_is_a_trace(tmp_pat
     assert all(0.01 * (1 + int(row["worker"])) <= float(row["seconds"]) < 1 for row in rows)
     assert {row["subset"] == row["worker"] for row in rows} == {True}
     trace = load_trace(path)
+    assert trace.microbatches is not None
     (times, loads) = trace.microbatches.seconds, trace.microbatches.load
+    assert loads is not None
     assert times.shape == (2, WORKERS, 2)
     assert np.all(loads == loads[0, 0, 0])  # else different chunks would pass for different data
     assert trace.seconds.sum() == pytest.approx(sum(float(row["seconds"]) for row in rows))

@@ -79,7 +79,9 @@ def test_four_processes_find_the_parameters_of_one(name, tmp_path, monkeypatch):
     """With Flax one process has made the first two steps, and four go on."""
     monkeypatch.syspath_prepend(EXAMPLES)
     example, alone = importlib.import_module(name), AllChunks()
-    first, whole, kept = 0, (), ()
+    first = 0
+    whole: tuple[Path, ...] = ()
+    kept: tuple[Path, ...] = ()
     if name == "with_flax":
         first, whole, kept = 2, (tmp_path / "whole",), (tmp_path / "kept",)
         example.train(alone, lambda total: total, first, *kept)

@@ -1,0 +1,178 @@
+"""Work sharing in a loop of one's own: processes ask for chunks, and their sums meet in an all-reduce.
+
+Each process sleeps for its chunks, and nobody can interrupt that. How long a subset takes it is drawn anew
+for each worker and step. *uncoded* is the loop without a hand-out: each computes its own subset.
+
+Of each scheme: seconds of a step; what the model says for the same draws, where questions and sums cost
+nothing (`plans/shared_step.py`); and the least seconds that any exact scheme with this storage needs, as a
+mean (`limit:D`). Ten minutes; nothing else should run beside it.
+"""
+
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from bcgc_jax import plotting
+from bcgc_jax.handout import serve
+from bcgc_jax.plans.desk import chunk_sizes, desk_of
+from bcgc_jax.plans.shared_step import all_data_runtime, shared_runtime
+from bcgc_jax.plans.storage import spread
+from bcgc_jax.plans.storage_bound import least_alone, storage_bound
+from experiments.own_loop_worker import CHUNKS, paces
+from experiments.report import each, number, print_table, run_command, save
+
+
+class Setting(NamedTuple):
+    """Workers that take on average about `subset` seconds for theirs, by a law of `own_loop_worker.paces`."""
+
+    law: str
+    workers: int
+    subset: float
+
+
+SETTINGS = (
+    Setting("exponential", 6, 0.6),
+    Setting("two speeds", 8, 0.4),
+    Setting("lognormal", 4, 0.4),
+    Setting("equal", 6, 8 * 0.05),
+)
+STORED = (1, 2, 3, None)  # subsets of a worker; None for all
+
+
+def run(
+    out: Path,
+    seed: int = 0,
+    *,
+    settings: Sequence[Setting] = SETTINGS,
+    stored: Sequence[int | None] = STORED,
+    steps: int = 60,
+) -> None:
+    tasks = [(setting, subsets) for setting in settings for subsets in stored]
+    rows: list[dict[str, Any]] = []
+    for setting, subsets in each(tasks, "training"):
+        measured = _measured(setting, seed, steps, subsets)
+        first = rows[-1 - stored.index(subsets) + 1] if subsets != stored[0] else None
+        rows.append(_row(setting, seed, measured, subsets, first))
+    print_table(
+        f"Seconds of a step, mean of {steps}; nobody interrupts a chunk; chunks of 1/{CHUNKS} and less",
+        ("workers", "N", "scheme", "measured", "± s.e.", "predicted", "limit", "of uncoded", "of possible"),
+        [_printed(row) for row in rows],
+    )
+    print("\nof possible: the time that was saved, of what the limit allows.")
+    save(out, {"own_loop": rows}, {"own_loop": _figure(rows)})
+
+
+def _measured(setting: Setting, seed: int, steps: int, subsets: int | None) -> np.ndarray:
+    """Seconds of each step, by process 0."""
+    key = secrets.token_hex(16)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    spec = {"steps": steps, "seed": seed, "port": port, **setting._asdict()}
+    with serve(setting.workers, subsets or setting.workers, CHUNKS, key=key) as coordinator:
+        spec["address"] = None if subsets == 1 else coordinator.address
+        command = [sys.executable, "-m", "experiments.own_loop_worker"]
+        processes = [
+            subprocess.Popen(
+                [*command, json.dumps({**spec, "rank": rank})],
+                env={**os.environ, "BCGC_HANDOUT_KEY": key, "PYTHONPATH": os.pathsep.join(sys.path)},
+                stdout=subprocess.PIPE,
+            )
+            for rank in range(setting.workers)
+        ]
+        try:
+            told = [process.communicate()[0] for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+    if any(process.returncode for process in processes):
+        raise RuntimeError("a worker has failed, see above")
+    return np.array(json.loads(told[0]))
+
+
+def predicted(times: np.ndarray, subsets: int) -> np.ndarray:
+    """Seconds of steps in which workers take these for a subset, `[K, N]` to `[K]`."""
+    workers = times.shape[1]
+    if subsets == 1:
+        return times.max(axis=1)
+    sizes = chunk_sizes(CHUNKS)
+    unit = times / sum(sizes)
+    if subsets == workers:
+        engine = jax.vmap(lambda each: all_data_runtime(sizes, 0 * each, each, 0.0))
+    else:
+        desk = desk_of(spread(workers, subsets, len(sizes)), sizes)
+        engine = jax.vmap(lambda each: shared_runtime(desk, 0 * each, each, 0.0))
+    return np.asarray(engine(unit))
+
+
+def least(times: np.ndarray, subsets: int) -> np.ndarray:
+    """The storage bound of each step."""
+    alone = least_alone(times.shape[1], subsets)
+    return np.asarray(jax.vmap(lambda each: storage_bound(None, each, alone))(times))
+
+
+def _row(
+    setting: Setting, seed: int, measured: np.ndarray, subsets: int | None, uncoded: dict[str, Any] | None
+) -> dict[str, Any]:
+    """`uncoded` is the row of the same workers without sharing; None for that row itself."""
+    times = paces(setting.law, seed, len(measured), setting.workers, setting.subset)
+    count = subsets or setting.workers
+    model, limit = float(predicted(times, count).mean()), float(least(times, count).mean())
+    seconds = float(measured.mean())
+    before = seconds if uncoded is None else uncoded["measured"]
+    names = {1: "uncoded", None: f"sharing:all:{CHUNKS}"}
+    return {
+        "workers": setting.law,
+        "num_workers": setting.workers,
+        "scheme": names.get(subsets, f"sharing:{subsets}:{CHUNKS}"),
+        "steps": len(measured),
+        "measured": seconds,
+        "standard_error": float(measured.std(ddof=1) / np.sqrt(len(measured))),
+        "predicted": model,
+        "limit": limit,
+        "overhead": seconds - model,
+        "of_uncoded": seconds / before,
+        # Where all workers are equal there is nothing to save.
+        "of_possible": (before - seconds) / (before - limit) if limit < 0.9 * before and uncoded else None,
+    }
+
+
+def _printed(row: dict[str, Any]) -> list[object]:
+    return [
+        *(row["workers"], row["num_workers"], row["scheme"]),
+        *(number(row[name], 3) for name in ("measured", "standard_error", "predicted", "limit")),
+        *(f"{row['of_uncoded']:.3f}", "–" if row["of_possible"] is None else f"{row['of_possible']:.0%}"),
+    ]
+
+
+def _figure(rows: Sequence[dict[str, Any]]) -> Any:
+    """Bars as measured; where the model and the limit are."""
+    settings = list(dict.fromkeys((row["workers"], row["num_workers"]) for row in rows))
+    figure, axes = plotting.new_figure(1, len(settings), size=(2.3 * len(settings), 3.2))
+    for place, (law, workers) in zip(axes, settings, strict=True):
+        some = [row for row in rows if (row["workers"], row["num_workers"]) == (law, workers)]
+        at = np.arange(len(some))
+        place.bar(at, [row["measured"] for row in some], 0.6, color="0.75", label="measured")
+        dots = {"linestyle": "none", "color": "black"}
+        place.plot(at, [row["predicted"] for row in some], marker="o", label="model", **dots)
+        place.plot(at, [row["limit"] for row in some], marker="_", markersize=16, label="limit", **dots)
+        stored = (row["scheme"].removeprefix("sharing:").partition(":")[0] for row in some)
+        place.set_xticks(at, ["1" if name == "uncoded" else name for name in stored])
+        place.grid(False, axis="x")
+        label = "seconds of a step" if place is axes[0] else ""
+        plotting.label_axes(place, "subsets stored", label, title=f"{law}, N = {workers}")
+        place.set_ylim(bottom=0)
+    plotting.legend_outside(figure, axes[0].get_legend_handles_labels()[0], place="lower", columns=3)
+    return figure
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(run))

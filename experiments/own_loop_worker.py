@@ -1,0 +1,96 @@
+"""A worker of `experiments.own_loop`: a process that sleeps for each chunk, and adds up whole numbers.
+
+Without JAX, so that eight of them start quickly.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Client, Connection, Listener
+from typing import Any
+
+import numpy as np
+
+from bcgc_jax import handout
+from bcgc_jax.handout import Chunk
+
+CHUNKS, SAMPLES = 8, 1024  # of a subset; of a step
+DATA = np.random.default_rng(0).integers(0, 2**40, SAMPLES)
+
+
+def paces(law: str, seed: int, steps: int, workers: int, subset: float) -> np.ndarray:
+    """Seconds of each worker for a subset in each step, `[steps, workers]`; about `subset` on average."""
+    rng, shape = np.random.default_rng(seed), (steps, workers)
+    match law:
+        case "exponential":
+            return subset * (1 / 3 + rng.exponential(2 / 3, shape))
+        case "two speeds":
+            return subset / 1.5 * np.where(rng.random(shape) < 1 / 8, 5.0, 1.0)
+        case "lognormal":
+            return subset * rng.lognormal(-0.32, 0.8, shape)
+        case "equal":
+            return np.full(shape, subset)
+    raise ValueError(f"there is no law {law!r}")
+
+
+def without_sharing(rank: int, workers: int) -> Callable[[int], Iterator[Chunk]]:
+    """A worker's own subset, nobody is asked."""
+    edges = np.arange(CHUNKS + 1) / CHUNKS
+
+    def step(step: int) -> Iterator[Chunk]:
+        return (Chunk(step, rank, c, edges[c], edges[c + 1]) for c in range(CHUNKS))
+
+    return step
+
+
+class AllReduce:
+    """Process 0 adds up whole numbers, and tells the others."""
+
+    def __init__(self, rank: int, workers: int, port: int, key: bytes) -> None:
+        self._lines: list[Connection] = []
+        if rank == 0:
+            with Listener(("127.0.0.1", port), backlog=workers, authkey=key) as listener:
+                self._lines = [listener.accept() for _ in range(workers - 1)]
+            return
+        while not self._lines:
+            try:
+                self._lines = [Client(("127.0.0.1", port), authkey=key)]
+            except ConnectionRefusedError:
+                time.sleep(0.02)
+        self._rank = rank
+
+    def __call__(self, own: int) -> int:
+        if hasattr(self, "_rank"):
+            self._lines[0].send(own)
+            return int(self._lines[0].recv())
+        total = own + sum(line.recv() for line in self._lines)
+        for line in self._lines:
+            line.send(total)
+        return total
+
+
+def train(spec: dict[str, Any]) -> list[float]:
+    """Seconds of each step, from the end of the one before."""
+    rank, workers, key = spec["rank"], spec["workers"], os.environ["BCGC_HANDOUT_KEY"].encode()
+    mine = paces(spec["law"], spec["seed"], spec["steps"], workers, spec["subset"])[:, rank]
+    chunks = without_sharing(rank, workers)
+    if spec["address"] is not None:
+        chunks = handout.join(tuple(spec["address"]), rank).step
+    all_reduce = AllReduce(rank, workers, spec["port"], key)
+    all_reduce(0)
+    ends = [time.perf_counter()]
+    for step, pace in enumerate(mine):
+        total = 0
+        for chunk in chunks(step):
+            time.sleep(pace * (chunk.end - chunk.begin))
+            total += int(DATA[list(chunk.rows(SAMPLES, workers))].sum())
+        if all_reduce(total) != DATA.sum():
+            raise RuntimeError(f"step {step} has a wrong sum")
+        ends.append(time.perf_counter())
+    return np.diff(ends).tolist()
+
+
+if __name__ == "__main__":
+    print(json.dumps(train(json.loads(sys.argv[1]))))

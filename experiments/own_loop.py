@@ -161,7 +161,7 @@ def _figure(rows: Sequence[dict[str, Any]]) -> Any:
         some = [row for row in rows if (row["workers"], row["num_workers"]) == (law, workers)]
         at = np.arange(len(some))
         place.bar(at, [row["measured"] for row in some], 0.6, color="0.75", label="measured")
-        dots = {"linestyle": "none", "color": "black"}
+        dots: dict[str, Any] = {"linestyle": "none", "color": "black"}
         place.plot(at, [row["predicted"] for row in some], marker="o", label="model", **dots)
         place.plot(at, [row["limit"] for row in some], marker="_", markersize=16, label="limit", **dots)
         stored = (row["scheme"].removeprefix("sharing:").partition(":")[0] for row in some)

@@ -199,10 +199,10 @@ class Comparing(Planning):
 class AdviseOptions:
     """What slows the steps of a log, and what can be done.
 
-    LOG is CSV (also .csv.gz), - is standard input. It has a row for each step and worker, with the seconds of
-    the worker's own computation. Better it has a row for each chunk, which is a microbatch of a worker's
-    step: then slow workers can be told from long chunks. Each remedy is planned on one half of the steps and
-    replayed in the other one. Intervals are of 95 %. Nothing is advised that may not save time.
+    LOG is CSV or JSON lines (also .gz), - is standard input. It has a row for each step and worker, with the
+    seconds of the worker's own computation. Better it has a row for each chunk, which is a microbatch of a
+    worker's step: then slow workers can be told from long chunks. Each remedy is planned on one half of the
+    steps and replayed in the other one. Intervals are of 95 %. Nothing is advised that may not save time.
     """
 
     after: ClassVar = """\b

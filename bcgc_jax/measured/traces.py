@@ -1,17 +1,18 @@
-"""Measured cycle times: the seconds of each step and worker, read from CSV."""
+"""Measured cycle times: the seconds of each step and worker, read from CSV or JSON lines."""
 
 import contextlib
 import csv
 import gzip
 import io
 import itertools
+import json
 import math
 import os
 import re
 import zlib
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -123,7 +124,7 @@ def load_trace(
     forward: str | None = None,
     layout: str = "auto",
 ) -> Trace:
-    """Read measured times from CSV, perhaps packed by gzip; an empty cell is a time that was not measured.
+    """Read measured times from CSV or JSON lines, perhaps packed by gzip; empty and null are not measured.
 
     Args:
       path: of a file, with commas, semicolons, tabs or |; or an open one of bytes, as `sys.stdin.buffer`.
@@ -184,6 +185,9 @@ def _read_table(file: BinaryIO, path: str) -> Rows:
             raise ValueError(f"{path} is empty: a trace has a header and rows of measured times")
         if len(head) == longest or "\0" in head:
             raise ValueError(f"{path} {_NO_TEXT}")
+        if head.lstrip().startswith("{"):
+            yield from _read_objects(itertools.chain([head], text), blank, path)
+            return
         separator = max(",;\t|", key=re.sub('"[^"]*"', "", head).count)
         lines = itertools.chain([head], text)
         reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
@@ -204,6 +208,25 @@ def _read_table(file: BinaryIO, path: str) -> Rows:
         raise ValueError(f"{path} is not a whole gzip file: {error}") from None
     except csv.Error as error:
         raise ValueError(f"{path}, line {blank + reader.line_num}: not a CSV file: {error}") from None
+
+
+def _read_objects(lines: Iterable[str], blank: int, path: str) -> Rows:
+    """Of JSON lines, an object a line: the names of the first one's fields, and their values as in CSV."""
+    header: list[str] = []
+    for number, line in enumerate(lines, blank + 1):
+        if not line.strip():
+            continue
+        try:
+            found = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number}: not JSON: {error.msg}: is the line cut off?") from None
+        if not isinstance(found, dict):
+            raise ValueError(f"{path}, line {number}: not an object, such as {{'step': …}}")
+        if not header:
+            header = list(found)
+            yield number, header
+        values = (found.get(name) for name in header)
+        yield number, ["" if value is None else str(value) for value in values]
 
 
 def _is_wide(path: str, header: Sequence[str], columns: dict[str, str], layout: str) -> bool:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import sys
 
 import numpy as np
@@ -66,6 +67,18 @@ def test_columns_may_have_other_names(answer, tmp_path, chunks, monkeypatch):
     assert found == answer("advise", chunks)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
     assert answer("advise", "-", "--columns", names) == found
+
+
+def test_a_log_may_be_json_lines(answer, refusal, tmp_path, chunks):
+    rows = list(csv.DictReader((tmp_path / "chunks.csv").open()))
+    lines = [json.dumps({name: json.loads(text) for name, text in row.items()}) for row in rows]
+    (tmp_path / "log.jsonl").write_text("\n".join(lines))
+    assert answer("advise", str(tmp_path / "log.jsonl")) == answer("advise", chunks)
+    for bad, said in (("[1]", "not an object, such as {'step': …}"), (lines[2][:-9], "is the line cut off?")):
+        (tmp_path / "bad.jsonl").write_text("\n".join([*lines[:2], bad]))
+        refused = refusal("advise", str(tmp_path / "bad.jsonl"))
+        assert "bad.jsonl, line 3: not" in refused
+        assert said in refused
 
 
 def test_what_cannot_be_meant_is_refused(refusal, tmp_path, chunks):

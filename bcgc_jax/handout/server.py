@@ -1,6 +1,7 @@
 """The end that is called: a thread that listens, and passes what workers ask to whoever answers."""
 
 import asyncio
+import contextlib
 import math
 import secrets
 import threading
@@ -76,9 +77,10 @@ class Server:
 
     def touch(self, first: Callable[[], None] | None = None) -> None:
         """From any thread: have a look, and do something in the server's thread before."""
-        if first is not None:
-            self._loop.call_soon_threadsafe(first)
-        self._loop.call_soon_threadsafe(self.look)
+        with contextlib.suppress(RuntimeError):  # closed by another thread: nobody waits for an answer
+            if first is not None:
+                self._loop.call_soon_threadsafe(first)
+            self._loop.call_soon_threadsafe(self.look)
 
     def close(self) -> None:
         """Nobody is listened to from now on."""

@@ -10,6 +10,7 @@ import pytest
 from bcgc_jax.handout.line import GREETING, MOST, NONCE, Frames, Line, framed, proof
 from bcgc_jax.handout.messages import Answer, Question, answer_of, question_of
 from bcgc_jax.handout.server import Server
+from tests.raising import raising
 
 
 class Echo:
@@ -123,6 +124,7 @@ def test_whoever_has_another_key_is_refused_on_both_sides(server):
 def test_a_server_that_ends_ends_its_lines(server):
     line = Line(server.address, server.key)
     server.close()
+    server.touch(raising(AssertionError()))  # from a thread that does not know yet
     with pytest.raises(ConnectionError, match="gone"):
         line.ask(1)
     line.close()

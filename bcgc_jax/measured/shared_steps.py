@@ -4,22 +4,17 @@ Who is slow? If it is the workers, each takes its own time for a unit of size, w
 data, a microbatch takes its recorded seconds, whoever computes it. The times of microbatches say which.
 """
 
-import functools
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from bcgc_jax.measured.description import Interval, slow_data, worker_share
+from bcgc_jax.measured.lockstep import Chunks, handed_out, in_turn
 from bcgc_jax.measured.microbatches import Microbatches, predicted_seconds
 from bcgc_jax.measured.traces import Trace
-from bcgc_jax.plans.desk import desk_of
-from bcgc_jax.plans.shared_step import all_data_runtime, shared_runtime
+from bcgc_jax.plans.desk import UNITS, desk_of
 from bcgc_jax.plans.sharing import WorkSharing
 from bcgc_jax.plans.storage import spread
-from bcgc_jax.plans.worker import Load
 
 
 class Saving(NamedTuple):
@@ -113,43 +108,29 @@ def steps_of_slow_workers(times: np.ndarray, rule: WorkSharing) -> np.ndarray:
     >>> steps_of_slow_workers(np.array([[1.0, 1.0, 4.0]]), WorkSharing(3, 3, 2, equal_chunks=True)).tolist()
     [2.0]
     """
-    return np.asarray(_of_workers(rule, jnp.asarray(times)))
+    steps, workers = times.shape
+    sizes = np.tile(rule.sizes, (steps, workers))
+    chunks = Chunks(times / (UNITS * rule.chunks), sizes, np.zeros((steps, workers, 0)))
+    if rule.max_subsets == workers:
+        return in_turn(chunks, np.argsort(-sizes, axis=1, kind="stable"))
+    return handed_out(desk_of(rule.stored, rule.sizes), chunks)
 
 
 def steps_of_slow_data(seconds: np.ndarray, max_subsets: int, costs: np.ndarray | None = None) -> np.ndarray:
     """`[S]`, of the seconds of microbatches, and what they are expected to cost, `[S, W, C]` each.
 
-    Without costs all are expected to cost the same.
+    Without costs all are expected to cost the same. All workers have one pace, which is known.
 
     >>> seconds = np.array([[[1.0, 1.0], [1.0, 3.0]]])
     >>> [steps_of_slow_data(seconds, 2, costs).tolist() for costs in (None, seconds)]
     [[4.0], [3.0]]
     """
-    steps, workers, chunks = seconds.shape
+    steps, workers, count = seconds.shape
     expected = np.ones_like(seconds) if costs is None else costs
+    paces, no_pauses = np.ones((steps, workers)), np.zeros((steps, workers, 0))
     if max_subsets == workers:
         # Of equal ones first the first of all subsets, so that each worker begins with its own.
-        by_number, costs = (values.swapaxes(1, 2).reshape(steps, -1) for values in (seconds, expected))
-        order = np.argsort(-costs, axis=1, kind="stable")
-        return np.asarray(_of_all_data(jnp.asarray(np.take_along_axis(by_number, order, axis=1)), workers))
-    lengths, costs = (values.reshape(steps, -1) for values in (seconds, expected))
-    return np.asarray(_of_data(jnp.asarray(lengths), jnp.asarray(costs), workers, max_subsets, chunks))
-
-
-@jax.jit
-def _of_workers(rule: WorkSharing, times: Array) -> Array:
-    return rule.runtimes(Load(jnp.ones(1, times.dtype)), False, jnp.zeros_like(times), times)
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _of_all_data(lengths: Array, workers: int) -> Array:
-    ones = jnp.ones(workers)
-    return jax.vmap(lambda some: all_data_runtime((), 0 * ones, ones, lengths=some))(lengths)
-
-
-@functools.partial(jax.jit, static_argnums=(2, 3, 4))
-def _of_data(lengths: Array, costs: Array, workers: int, max_subsets: int, chunks: int) -> Array:
-    """All workers have one pace, which is known."""
-    desk, ones = desk_of(spread(workers, max_subsets, chunks), (1,) * chunks), jnp.ones(workers)
-    step = functools.partial(shared_runtime, desk, 0 * ones, ones, paces=ones)
-    return jax.vmap(lambda some, cost: step(lengths=some, costs=cost))(lengths, costs)
+        by_number, cost = (values.swapaxes(1, 2).reshape(steps, -1) for values in (seconds, expected))
+        return in_turn(Chunks(paces, by_number, no_pauses), np.argsort(-cost, axis=1, kind="stable"))
+    chunks = Chunks(paces, seconds.reshape(steps, -1), no_pauses, expected.reshape(steps, -1))
+    return handed_out(desk_of(spread(workers, max_subsets, count), (1,) * count), chunks, alike=True)

@@ -1,0 +1,91 @@
+"""200 steps of four processes: one is killed and restarted, one is frozen, one sends nonsense."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from bcgc_jax.handout import serve
+from bcgc_jax.handout.line import Line
+
+KEY, WORKERS, STEPS, SAMPLES, PATIENCE, FROZEN = "secret", 4, 200, 256, 1.0, 5.0
+DATA = np.random.default_rng(0).integers(0, 2**30, SAMPLES)
+# It tells its sum of each step, and goes on when it is told so: the test is the all-reduce.
+PROCESS = f"""
+import json, sys, time
+from bcgc_jax.handout import StepFailed, join
+rank, address, data = json.loads(sys.argv[1])
+share = join(tuple(address), rank, key="{KEY}")
+while line := sys.stdin.readline():
+    step, total = int(line), None
+    while total is None:
+        try:
+            total = 0
+            for chunk in share.step(step):
+                pace = 0.5 if step in (50, 100) else 0.01  # so long that one is struck within the step
+                time.sleep(pace * (chunk.end - chunk.begin))
+                total += sum(data[row] for row in chunk.rows(len(data), {WORKERS})) * (step + 1)
+        except StepFailed:
+            total = None
+    print(total, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_no_sum_is_wrong_through_a_kill_a_freeze_and_nonsense():
+    with serve(WORKERS, key=KEY, patience=PATIENCE) as coordinator:
+
+        def start(rank):
+            given = json.dumps([rank, coordinator.address, DATA.tolist()])
+            command = [sys.executable, "-c", PROCESS, given]
+            return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+        def go(process, step):
+            process.stdin.write(f"{step}\n")
+            process.stdin.flush()
+
+        processes = [start(rank) for rank in range(WORKERS)]
+        seconds = []
+        try:
+            for step in range(STEPS):
+                began = time.monotonic()
+                for process in processes:
+                    go(process, step)
+                if step == 50:
+                    time.sleep(0.05)
+                    processes[1].kill()
+                    processes[1].communicate()
+                    processes[1] = start(1)
+                    go(processes[1], step)
+                if step == 100:
+                    time.sleep(0.05)
+                    processes[2].send_signal(signal.SIGSTOP)
+                    time.sleep(FROZEN)
+                    processes[2].send_signal(signal.SIGCONT)
+                if step == 150:
+                    _nonsense(coordinator.address)
+                found = sum(int(process.stdout.readline()) for process in processes)
+                assert found == int(DATA.sum()) * (step + 1)
+                seconds.append(time.monotonic() - began)
+        finally:
+            for process in processes:
+                process.kill()
+                process.communicate()
+    assert seconds[50] < PATIENCE + 2
+    assert seconds[100] < FROZEN + PATIENCE + 2
+    assert max(np.delete(seconds, [0, 50, 100])) < PATIENCE + 2
+
+
+def _nonsense(address):
+    """Of one without the key, and of one who has it and has not joined."""
+    with socket.create_connection(address, timeout=5.0) as caller:
+        caller.sendall(os.urandom(1000))
+    line = Line(address, KEY.encode())
+    with pytest.raises(ConnectionError):
+        line.ask("give me all chunks")

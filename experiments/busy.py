@@ -45,7 +45,7 @@ METHODS = ("uncoded", "optimal", "cyclic:2", "nested:2", "sharing:2:8", "sharing
 EQUAL = ("uncoded", "sharing:2:8", LOOP)
 PAUSES = 0.002
 # Of the real products: widths of the layers, samples of a worker.
-_WIDTHS, _SAMPLES = (512,) * 7, 1024
+_WIDTHS, _SAMPLES = (512,) * 7, 512
 
 
 class Setting(NamedTuple):
@@ -271,7 +271,7 @@ def sleeping_loss(
         follows = not begins and now - ended[0] < GAP
         ended[0] = (ended[0] if follows else now) + unit * slow * len(x)
         if pauses and begins:
-            draws[:] = draws or [np.random.default_rng([seed, os.getpid()])]
+            draws[:] = draws or [np.random.default_rng([seed, os.getpid(), time.time_ns()])]
             if draws[0].random() < pauses * len(x):
                 ended[0] += pause * draws[0].uniform(2, 10)
         time.sleep(max(ended[0] - time.perf_counter(), 0))

@@ -1,8 +1,8 @@
 """A worker is killed or frozen in the middle of a step: what that step takes, and the next one.
 
-Six equal workers, whose layers sleep in proportion to their samples, train by each scheme. In every tenth
-step, after a random share of it, one worker is struck. Steps are given in units of the median of those
-before the first strike. Five minutes; nothing else should run beside it.
+Six equal workers, whose layers sleep in proportion to their samples, train by each scheme. In every fortieth
+step, after a random share of it, one worker is struck: by then the one before has been replaced. Steps are
+given in units of the median of those before the first strike. Ten minutes; nothing else should run beside it.
 """
 
 import signal
@@ -22,7 +22,8 @@ from experiments.report import each, number, print_table, run_command, save
 
 METHODS = ("uncoded", "nested:2", "sharing:2:8")
 KINDS = ("killed", "frozen", "frozen for 3 steps")
-_EVERY, _SUBSET = 10, 0.29
+_SUBSET = 0.29
+_PATIENCE = 2.0  # seconds
 
 
 def run(
@@ -30,20 +31,21 @@ def run(
     seed: int = 0,
     *,
     workers: int = 6,
-    strikes: int = 4,
+    strikes: int = 3,
+    every: int = 40,
     subset: float = _SUBSET,
     methods: Sequence[str] = METHODS,
     kinds: Sequence[str] = KINDS,
 ) -> None:
-    """So many `strikes` of each kind, with a subset of so many seconds."""
+    """So many `strikes` of each kind, one in `every` so many steps; a subset takes so many seconds."""
     tasks = [(kind, method) for kind in kinds for method in methods]
     rows = []
     for kind, method in each(tasks, "training"):
-        setting = Setting(kind, workers, 1.0, _EVERY * (strikes + 1), (method,))
-        with Cluster(workers) as cluster:
-            striker = _Striker(np.random.default_rng(seed), kind, subset)
+        setting = Setting(kind, workers, 1.0, every * (strikes + 1), (method,))
+        with Cluster(workers, patience=_PATIENCE) as cluster:
+            striker = _Striker(np.random.default_rng(seed), kind, subset, every)
             found = trained(cluster, seed, setting, method, subset, striker)
-        rows.append(_row(kind, method, np.asarray(found.seconds)))
+        rows.append(_row(kind, method, np.asarray(found.seconds), every))
     print_table(
         f"Steps with a strike and after it, in medians of a step; {workers} workers, {strikes} strikes",
         ("worker", "scheme", "median, s", "struck step", "longest", "next step", "longest"),
@@ -55,9 +57,9 @@ def run(
     save(out, {"struck": rows})
 
 
-def _row(kind: str, method: str, seconds: np.ndarray) -> dict[str, Any]:
-    median = float(np.median(seconds[1:_EVERY]))
-    struck, following = (seconds[_EVERY + more :: _EVERY] / median for more in (0, 1))
+def _row(kind: str, method: str, seconds: np.ndarray, every: int) -> dict[str, Any]:
+    median = float(np.median(seconds[1:every]))
+    struck, following = (seconds[every + more :: every] / median for more in (0, 1))
     return {
         "worker": kind,
         "scheme": method,
@@ -70,15 +72,15 @@ def _row(kind: str, method: str, seconds: np.ndarray) -> dict[str, Any]:
 
 
 class _Striker:
-    """Called before each step: in every tenth one, some time later, it strikes one worker after the other."""
+    """Called before each step: in some, a part of a step later, it strikes one worker after the other."""
 
-    def __init__(self, rng: np.random.Generator, kind: str, subset: float) -> None:
-        self._rng, self._kind, self._subset = rng, kind, subset
+    def __init__(self, rng: np.random.Generator, kind: str, subset: float, every: int) -> None:
+        self._rng, self._kind, self._subset, self._every = rng, kind, subset, every
 
     def __call__(self, step: int, cluster: Cluster) -> None:
-        if step and step % _EVERY == 0:
+        if step and step % self._every == 0:
             after = self._rng.uniform(0.1, 0.9) * self._subset
-            threading.Timer(after, self._strike, [cluster, step // _EVERY]).start()
+            threading.Timer(after, self._strike, [cluster, step // self._every]).start()
 
     def _strike(self, cluster: Cluster, worker: int) -> None:
         is_killed = self._kind == "killed"

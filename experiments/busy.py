@@ -262,7 +262,7 @@ def sleeping_loss(
     that the pass begins 2 to 10 times `pause` seconds late.
     """
     ended = [0.0]  # when the last nap of this process has
-    draws: list[np.random.Generator] = []
+    draws: dict[int, np.random.Generator] = {}  # by process: the master calls the loss too, before it is sent
 
     def sleep(begins: bool, x: Any) -> np.ndarray:
         now = time.perf_counter()
@@ -271,9 +271,9 @@ def sleeping_loss(
         follows = not begins and now - ended[0] < GAP
         ended[0] = (ended[0] if follows else now) + unit * slow * len(x)
         if pauses and begins:
-            draws[:] = draws or [np.random.default_rng([seed, os.getpid(), time.time_ns()])]
-            if draws[0].random() < pauses * len(x):
-                ended[0] += pause * draws[0].uniform(2, 10)
+            draw = draws.setdefault(os.getpid(), np.random.default_rng([seed, os.getpid()]))
+            if draw.random() < pauses * len(x):
+                ended[0] += pause * draw.uniform(2, 10)
         time.sleep(max(ended[0] - time.perf_counter(), 0))
         return np.asarray(x)
 

@@ -97,6 +97,7 @@ class Cluster(Processes):
             super().__init__(
                 ray, num_workers, programs, replace=replace, patience=patience, num_gpus=num_gpus
             )
+            stack.callback(self._close_desk)  # after the processes: one that still computes would ask in vain
             stack.callback(self._end)
             self._stack = stack.pop_all()
 
@@ -187,8 +188,11 @@ class Cluster(Processes):
         """Where workers ask what is next: on this machine alone, unless there are others."""
         if self._asked_at is None:
             self._asked_at = Desk("127.0.0.1" if self._is_local else self.ray.util.get_node_ip_address())
-            self._stack.callback(self._asked_at.close)
         return self._asked_at
+
+    def _close_desk(self) -> None:
+        if self._asked_at is not None:
+            self._asked_at.close()
 
     def _made(self, source: Source, workers: int) -> list[Made]:
         """Each subset, to be made on the workers."""

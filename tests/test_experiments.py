@@ -33,7 +33,17 @@ from tests.oracles.exact import crossing_probability
 from tests.studies import Ran, assert_text_fits, refused, rows_of
 
 COMMANDS = (
-    *("adaptive", "backprop", "busy", "calibrated", "chunk_costs", "cluster", "conditioning", "journal"),
+    *(
+        "adaptive",
+        "advice",
+        "backprop",
+        "busy",
+        "calibrated",
+        "chunk_costs",
+        "cluster",
+        "conditioning",
+        "journal",
+    ),
     *("own_loop", "paper", "record", "start_ups", "struck", "sweep", "theorem4", "traces", "training"),
 )
 

@@ -130,7 +130,7 @@ class Advice(NamedTuple):
         return next(row for row in self.rows if row.remedy == remedy)
 
 
-class _Log(NamedTuple):
+class Log(NamedTuple):
     """The whole steps of a trace: a model of them, and others that they speak for as much."""
 
     model: Parts
@@ -174,7 +174,7 @@ def advise(
             f"the log has {len(times)} steps with a time of each of its {trace.num_workers} workers: give at "
             "least two steps of two workers"
         )
-    log = _model_of(trace, times, chunks)
+    log = model_of(trace, times, chunks)
     replays = remedies.replays(log.model, log.costs, stored, round_trip)
     savings = savings_of(replays, seed)
     others = [savings_of(remedies.replays(other, None, stored, round_trip), seed) for other in log.others]
@@ -203,16 +203,16 @@ def advise(
     )
 
 
-def _model_of(trace: Trace, times: np.ndarray, chunks: int | None) -> _Log:
+def model_of(trace: Trace, times: np.ndarray, chunks: int | None) -> Log:
     parts = trace.microbatches
     if parts is None or parts.seconds.shape[2] < 2:
         model = parts_of_steps(times, chunks or CHUNKS)
-        return _Log(model, [as_data(model), as_one_chunk(model)], None, None)
+        return Log(model, [as_data(model), as_one_chunk(model)], None, None)
     if chunks is not None:
         raise ValueError(f"the log itself says that a worker's step has {parts.seconds.shape[2]} chunks")
     parts = parts.whole_steps()
     lengths = "load" if parts.load is not None else None if parts.forward is None else "forward_seconds"
-    return _Log(parts_of(parts), [], _costs(parts), lengths)
+    return Log(parts_of(parts), [], _costs(parts), lengths)
 
 
 def _costs(parts: Microbatches) -> np.ndarray | None:
@@ -224,7 +224,7 @@ def _costs(parts: Microbatches) -> np.ndarray | None:
     return np.where(first[:, None, None], of_first, of_second)
 
 
-def _causes(log: _Log, block: int, seed: int) -> tuple[dict[str, Interval], Interval]:
+def _causes(log: Log, block: int, seed: int) -> tuple[dict[str, Interval], Interval]:
     added = losses(log.model)
     names = list(CAUSES)
     if log.others:

@@ -1,0 +1,157 @@
+"""How good is advice? Advised on one half of a log, judged in the other, both ways.
+
+Regret is what the best exact remedy saves more in hindsight, in points of the uncoded time. Of a synthetic
+log it is known what each worker, chunk and pause took; its steps are judged by that. Chunks of a log may be
+known with their forward passes, without, or not at all: three logs.
+"""
+
+import itertools
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from bcgc_jax.measured import Trace, load_trace, remedies
+from bcgc_jax.measured.advice import advise, model_of
+from bcgc_jax.measured.causes import CAUSES, Parts, losses
+from bcgc_jax.measured.microbatches import Microbatches
+from experiments.report import each, print_table, run_command, save
+from experiments.traces import files_of
+
+STEPS, CHUNKS, FORWARD = 80, 8, 0.47
+# Mixtures of one, two or three causes; four of each, and four more: 60 logs.
+MIXTURES = [some for count in (1, 2, 3) for some in itertools.combinations(CAUSES, count)]
+NUM_LOGS = 60
+KNOWN = ("chunks, forward passes", "chunks", "steps")
+
+
+class Row(NamedTuple):
+    """One half of a log: what was advised on the other one, and saved here, %; the best exact remedy."""
+
+    log: str
+    known: str
+    half: int
+    advised: str
+    saved: float
+    best: str
+    best_saved: float
+
+    @property
+    def regret(self) -> float:
+        return self.best_saved - self.saved
+
+
+def synthetic(seed: int, causes: Sequence[str]) -> Parts:
+    """A log of 8, 16 or 32 workers in which these causes make steps slow; a chunk takes about 1."""
+    rng = np.random.default_rng(seed)
+    workers = int(rng.choice([8, 16, 32]))
+    of_steps, of_chunks = (STEPS, workers), (STEPS, workers, CHUNKS)
+    steady, random, pauses = np.zeros(of_steps), np.zeros(of_steps), np.zeros(of_chunks)
+    data = np.exp(rng.normal(0, 0.05, of_chunks))
+    if "data" in causes:
+        data = data * np.exp(rng.normal(0, rng.uniform(0.25, 0.6), of_chunks))
+    if "steady" in causes:
+        slow = rng.choice(workers, rng.integers(1, 3), replace=False)
+        steady[int(rng.choice([0, STEPS // 4])) :, slow] = np.log(rng.uniform(1.2, 2))
+    if "random" in causes:
+        random = rng.normal(0, rng.uniform(0.12, 0.35), of_steps)
+    if "pauses" in causes:
+        pauses = np.where(rng.random(of_chunks) < rng.uniform(0.002, 0.02), rng.uniform(2, 10, of_chunks), 0)
+    return Parts(steady, random, data, pauses)
+
+
+def logged(parts: Parts, known: str, seed: int) -> Trace:
+    """What a recorder writes of it: pauses are in one of the two passes."""
+    rng = np.random.default_rng(seed)
+    share = FORWARD / (1 + FORWARD) * np.exp(rng.normal(0, 0.03, parts.data.shape))
+    forward = share * (parts.seconds - parts.pauses)
+    forward = forward + np.where(rng.random(forward.shape) < FORWARD, parts.pauses, 0)
+    every = Microbatches(parts.seconds, forward if known == KNOWN[0] else None)
+    return _trace(parts.seconds.sum(axis=2), None if known == KNOWN[2] else every)
+
+
+def _trace(times: np.ndarray, parts: Microbatches | None) -> Trace:
+    step, worker = np.indices(times.shape).reshape(2, -1)
+    steps, workers = (np.arange(count).astype(str) for count in times.shape)
+    whole = np.zeros(times.size, bool)
+    return Trace(steps, workers, step, worker, times.ravel(), whole, microbatches=parts)
+
+
+def _of_steps(parts: Microbatches, steps: np.ndarray) -> Microbatches:
+    forward = None if parts.forward is None else parts.forward[steps]
+    load = None if parts.load is None else parts.load[steps]
+    return Microbatches(parts.seconds[steps], forward, load)
+
+
+def judged(name: str, known: str, trace: Trace, parts: Parts | None = None) -> Iterator[Row]:
+    """Both halves; by the `parts` of the log where they are known, else by its own model of all steps."""
+    table = trace.table()
+    times = table[np.isfinite(table).all(axis=1)]
+    every = None if trace.microbatches is None else trace.microbatches.whole_steps()
+    log = model_of(trace, times, None)
+    taken = remedies.replays(log.model if parts is None else parts, log.costs)
+    exact = [name for name in taken if name.startswith(("sharing", "shares", "dealt"))]
+    first = np.arange(len(times)) < len(times) // 2
+    for half, steps in enumerate((~first, first)):
+        now = taken["nothing"].seconds[steps].mean()
+        saved = {name: float(100 * (1 - taken[name].seconds[steps].mean() / now)) for name in exact}
+        saved["nothing"] = 0.0
+        some = None if every is None else _of_steps(every, ~steps)
+        advised = advise(_trace(times[~steps], some)).advised or "nothing"
+        best = max(saved, key=saved.__getitem__)
+        yield Row(name, known, half, advised, saved[advised], best, saved[best])
+
+
+def show(recorded: Sequence[Row], drawn: Sequence[Row], found: dict[str, int], num_logs: int) -> None:
+    print_table(
+        "Recorded logs: advised on one half, judged in the other; saved of the uncoded time, %",
+        ["log", "known", "advised", "saved", "best", "saved", "regret"],
+        [
+            [*row[:2], row.advised, row.saved, row.best, row.best_saved, f"{row.regret:.2f}"]
+            for row in recorded
+        ],
+    )
+    lines: list[list[object]] = []
+    for known in KNOWN:
+        some = [row for row in drawn if row.known == known]
+        above = sum(row.regret > 2 for row in some)
+        worst, least = max(row.regret for row in some), min(row.saved for row in some)
+        right = f"{found[known]} of {num_logs}" if known in found else "–"
+        lines.append([known, right, f"{above} of {len(some)}", f"{worst:.1f}", f"{least:.1f}"])
+    print_table(
+        "Synthetic logs by what is known of them",
+        ["known", "largest cause found", "regret above 2", "largest", "least saved"],
+        lines,
+    )
+
+
+def run(out: Path, *, seed: int = 0, traces: Path, num_logs: int = NUM_LOGS) -> None:
+    recorded: list[Row] = []
+    for file in files_of(traces):
+        trace = load_trace(file)
+        known = KNOWN[2] if trace.microbatches is None else KNOWN[0]
+        recorded += judged(file.name.split(".")[0], known, trace)
+    drawn: list[Row] = []
+    found = dict.fromkeys(KNOWN[:2], 0)
+    for i in each(range(num_logs), "synthetic logs"):
+        causes = MIXTURES[i % len(MIXTURES)]
+        parts = synthetic(1000 * seed + i, causes)
+        for known in KNOWN:
+            trace = logged(parts, known, i)
+            drawn += judged(" + ".join(causes), known, trace, parts)
+            if known in found:
+                model = model_of(trace, trace.table(), None).model
+                found[known] += _largest(model) == _largest(parts)
+    show(recorded, drawn, found, num_logs)
+    save(out, {"advice": [row._asdict() | {"regret": row.regret} for row in (*recorded, *drawn)]})
+
+
+def _largest(parts: Parts) -> str:
+    added = losses(parts)
+    return max(CAUSES, key=lambda cause: added[cause].mean())
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(run))

@@ -1,0 +1,26 @@
+"""The study of advice: what it says of a half is what the replay of the whole log took there."""
+
+from pathlib import Path
+
+import pytest
+
+from bcgc_jax.measured import load_trace, remedies
+from bcgc_jax.measured.causes import parts_of_steps
+from experiments import advice
+from tests.studies import Ran
+
+STEPS = Path(advice.__file__).parent / "data" / "steps.csv"
+
+
+@pytest.mark.slow
+def test_advice_on_one_half_is_judged_in_the_other(tmp_path, capsys):
+    found = Ran(advice, tmp_path, capsys, seed=0, traces=STEPS, num_logs=1)
+    rows = found.rows("advice")
+    assert len(rows) == 2 * (1 + len(advice.KNOWN))
+    times = load_trace(STEPS).rows()
+    taken = remedies.replays(parts_of_steps(times, 8))
+    for row, half in zip(rows, (slice(len(times) // 2, None), slice(len(times) // 2)), strict=False):
+        now, then = (taken[name].seconds[half].mean() for name in ("nothing", row["advised"]))
+        assert float(row["saved"]) == pytest.approx(100 * (1 - then / now))
+    assert all(float(row["regret"]) >= 0 for row in rows)
+    assert "largest cause found" in found.printed

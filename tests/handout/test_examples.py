@@ -14,7 +14,7 @@ import pytest
 
 from bcgc_jax.handout import join, serve
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "docs/examples"
 WORKERS, STEPS, SLOW = 4, 4, 1
 # One of them is slow, so that others do its chunks. It tells the parameters, and what it has computed.
 PROCESS = f"""

@@ -1,7 +1,8 @@
 """Work sharing in a loop of plain JAX: the sums of four processes meet in a `psum`.
 
 Set BCGC_HANDOUT_KEY to the same secret in four shells. In each start
-`python docs/examples/plain_jax.py RANK`, RANK from 0 to 3. Lines with a plus are those that a data-parallel loop gains.
+`python docs/examples/plain_jax.py RANK`, RANK from 0 to 3.
+Lines with a plus are those that a data-parallel loop gains.
 """
 
 import sys

@@ -1,7 +1,8 @@
 """Work sharing in a loop of NumPy: the sums of four processes meet in process 0. Only that one has JAX.
 
 Set BCGC_HANDOUT_KEY to the same secret in four shells. In each start
-`python docs/examples/with_numpy.py RANK`, RANK from 0 to 3. Lines with a plus are those that a data-parallel loop gains.
+`python docs/examples/with_numpy.py RANK`, RANK from 0 to 3.
+Lines with a plus are those that a data-parallel loop gains.
 """
 
 import os

@@ -52,7 +52,8 @@ _SUBJECTS = bcgc.coding, bcgc.distributions, bcgc.measured, bcgc.plans, bcgc.sol
 # All public names, those of the subjects too.
 NAMES = {*bcgc.__all__}
 for _subject in _SUBJECTS:
-    NAMES |= {name for name, value in vars(_subject).items() if name[0] != "_" and not ismodule(value)}
+    found = {name for name, value in vars(_subject).items() if name[0] != "_" and not ismodule(value)}
+    NAMES |= {*getattr(_subject, "__all__", found)}
 NAMES -= {subject.__name__.rpartition(".")[2] for subject in _SUBJECTS}
 
 

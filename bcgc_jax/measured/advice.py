@@ -164,7 +164,7 @@ def advise(
     >>> names, whole = np.arange(40).astype(str), np.zeros(160, bool)
     >>> found = advise(Trace(names, names[:4], step, worker, times.ravel(), whole))
     >>> found.advised, found.slow_workers[0].worker
-    ('sharing:2', '1')
+    ('sharing:3', '1')
     """
     times = trace.table()
     whole = np.isfinite(times).all(axis=1)

@@ -87,6 +87,7 @@ def test_what_fails_while_processes_run_is_one_line(command, monkeypatch, error)
     assert err.splitlines()[-1] == f"bcgc: the worker processes failed: {error}"
 
 
+@pytest.mark.study
 @pytest.mark.usefixtures("running_ray")
 def test_the_experiment_compares_measured_with_predicted_through_faults(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(experiment, "_EVEN", 3)
@@ -108,6 +109,7 @@ def test_the_experiment_compares_measured_with_predicted_through_faults(tmp_path
     assert max(len(line) for line in out.splitlines() if line.startswith(own)) <= 100
 
 
+@pytest.mark.study
 @pytest.mark.usefixtures("running_ray")
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes cannot be kept on cores here")
 def test_the_experiment_with_a_real_load_measures_plans_and_runs(tmp_path, capsys, monkeypatch, x64):
@@ -140,6 +142,7 @@ def test_what_chunks_cost_is_a_ratio_to_whole_passes(tmp_path):
     assert min(float(row["2"]), float(row["whole_seconds"])) > 0
 
 
+@pytest.mark.study
 @pytest.mark.slow
 @pytest.mark.usefixtures("running_ray")
 def test_a_frozen_worker_does_not_hold_back_a_step_of_work_sharing(tmp_path):

@@ -185,6 +185,7 @@ def test_the_mean_is_in_the_times_of_a_few(x64):
     assert abs(5 * float(value) - 0.358661969) < 5 * float(error) + 1e-9
 
 
+@pytest.mark.study
 @pytest.mark.slow
 def test_the_optimum_is_certified(x64):
     """With slopes that were off its search ended after 500 cuts, 1.4e-4 above its bound."""

@@ -239,6 +239,7 @@ def _fastest(problem, deadline, least, starts):
     return min(values)
 
 
+@pytest.mark.study
 @pytest.mark.slow
 def test_no_optimiser_finds_a_faster_plan_that_is_in_time_as_often_and_the_ends_are_the_two_optima(x64):
     deadline, workers = 300.0, 8

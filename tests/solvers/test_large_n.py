@@ -63,6 +63,7 @@ def test_the_published_optimum_of_fewer_workers_is_found():
     assert (short.status, short.num_steps) == (bcgc.Status.STEP_LIMIT, 2)
 
 
+@pytest.mark.study
 @pytest.mark.slow
 def test_dense_newton_steps_find_the_same():
     problem = bcgc.Problem(LAW, num_workers=WORKERS, num_coordinates=20_000, num_samples=50.0)

@@ -31,6 +31,7 @@ def times_of(steps=24, workers=4, seed=5):
     return times
 
 
+@pytest.mark.study
 @pytest.mark.slow
 def test_plans_see_their_window_only_and_are_replayed_as_numpy_does(x64):
     rows, planned = times_of(), 12

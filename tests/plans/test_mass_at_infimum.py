@@ -164,6 +164,7 @@ def test_values_and_slopes_without_start_up_and_link(name, x64):
     _check(name, "none", False, 3, 30, 6, 3)
 
 
+@pytest.mark.study
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "start", "overlap", "count", "slopes"),

@@ -89,6 +89,7 @@ def test_a_known_problem_is_solved_within_a_jit_too(monkeypatch):
     np.testing.assert_allclose(jax.jit(lambda: bcgc.solve(problem).expected_runtime)(), value, rtol=1e-9)
 
 
+@pytest.mark.study
 @pytest.mark.slow
 def test_the_optimum_for_times_nearly_alike_but_for_rare_slow_ones_is_certified_to_a_per_cent():
     rng = np.random.default_rng(0)

@@ -46,8 +46,7 @@ class SharedPlan:
 
     def held(self, worker: int) -> tuple[Chunk, ...]:
         """The chunks that a worker stores."""
-        rows = enumerate(self.storage.holders)
-        return tuple((j, c) for j, row in rows for c, who in enumerate(row) if worker in who)
+        return self.storage.chunks_of(worker)
 
     def spans(self, num_samples: int) -> list[slice]:
         """Of a subset's samples those of each chunk; some have none where there are too few.

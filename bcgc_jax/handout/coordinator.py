@@ -157,13 +157,7 @@ class Coordinator:
         self._gone.pop(rank, None)
         ends = itertools.accumulate(self._sizes)
         edges = [end / sum(self._sizes) for end in ends]
-        held = [
-            (subset, number)
-            for subset, row in enumerate(self._storage.holders)
-            for number, holders in enumerate(row)
-            if rank in holders
-        ]
-        held.sort(key=lambda chunk: chunk[0] != rank)
+        held = sorted(self._storage.chunks_of(rank), key=lambda chunk: chunk[0] != rank)
         reply({"workers": workers, "edges": edges, "held": held})
 
     def _begin(self, rank: int, step: int, reply: Reply) -> None:

@@ -36,6 +36,11 @@ class Storage(NamedTuple):
         """Those of which a worker stores something, ascending."""
         return tuple(j for j, chunks in enumerate(self.holders) if any(worker in some for some in chunks))
 
+    def chunks_of(self, worker: int) -> tuple[tuple[int, int], ...]:
+        """Those that a worker stores: of each a subset, and a number there."""
+        rows = enumerate(self.holders)
+        return tuple((j, c) for j, row in rows for c, who in enumerate(row) if worker in who)
+
 
 def on_circle(num_workers: int, stored: int) -> Storage:
     """Worker w stores the subsets w, w+1, …, w + `stored` - 1 of a circle."""

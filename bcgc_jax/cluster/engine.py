@@ -196,11 +196,15 @@ def _end_all(shutdown: Callable[[], None], folder: str) -> None:
     with signals.held_back():
         _shut_down(shutdown)
         until = time.monotonic() + _ENDING
-        while (left := _at_work_in(folder)) and time.monotonic() < until:
+        while _at_work_in(folder) and time.monotonic() < until:
             time.sleep(0.05)
-        for pid in left:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        _kill_in(folder)
+
+
+def _kill_in(folder: str) -> None:
+    for pid in _at_work_in(folder):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _at_work_in(folder: str) -> list[int]:
@@ -450,7 +454,10 @@ def _remove(folder: str) -> None:
 
 
 def _sweep(place: str) -> None:
-    """Remove what killed processes of this user have left: private folders whose lock nobody holds."""
+    """Remove what killed processes of this user have left: private folders whose lock nobody holds.
+
+    Ray's processes there end first: its agents write for a minute more, into a folder that they make anew.
+    """
     with contextlib.suppress(OSError):
         for entry in os.scandir(place):
             if entry.name.startswith(_PREFIX) and is_safe(entry.path, private=True):
@@ -458,6 +465,7 @@ def _sweep(place: str) -> None:
                     handle = os.open(os.path.join(entry.path, _LOCK), os.O_RDWR | os.O_NOFOLLOW)
                     with contextlib.closing(os.fdopen(handle)):
                         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        _kill_in(entry.path)
                         _remove(entry.path)
 
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -130,6 +131,21 @@ def test_what_a_killed_process_left_and_its_children_still_write_to_is_swept_lat
         patch.setattr(os, "rmdir", raising(OSError("Directory not empty")))
         engine._sweep(str(tmp_path))
     assert left.exists()
+    engine._sweep(str(tmp_path))
+    assert not left.exists()
+
+
+def test_rays_processes_in_what_a_killed_process_left_end_before_it_is_swept(tmp_path):
+    left = tmp_path / "bcgc-left"
+    left.mkdir(mode=0o700)
+    (left / "lock").touch()
+    writes = 'echo; for turn in $(seq 500); do mkdir -p "$1"; sleep 0.01; done'
+    agent = ["sh", "-c", writes, "/any/ray/agent.py", left / "ray"]
+    with subprocess.Popen(agent, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.read(1)
+        engine._sweep(str(tmp_path))
+        assert process.wait() == -signal.SIGKILL
     engine._sweep(str(tmp_path))
     assert not left.exists()
 

@@ -1,12 +1,14 @@
-"""Record a trace of measured times: processes that compute in step with each other beside a competing load.
+"""Record a log of chunks: processes that compute in step with each other beside a competing load.
 
-Every worker is a process and computes the gradient of a perceptron on its own samples, on a core of this
-machine that is lent to one worker at a time, as if it had a machine of its own; now and then rivals take most
-of a core away. A worker notes how long its own gradient took before it waits for the others at the end of the
-step: compute time before the collective. `experiments/data/steps.csv` was made by this command; no two runs
-are alike. Needs Linux.
+Every worker is a process and computes the gradients of a perceptron on its own samples, chunk by chunk, on a
+core of this machine that is lent to one worker at a time, as if it had a machine of its own. Now and then
+rivals take most of a core away. From the middle on one worker shares its core with another program all the
+time. A worker notes how long each chunk took, before it waits for the others at the end of the step: compute
+time before the collective. `experiments/data/chunks.csv` was made by this command; no two runs are alike.
+Needs Linux.
 """
 
+import contextlib
 import multiprocessing
 import os
 import sys
@@ -17,34 +19,43 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 from experiments.models import perceptron
 from experiments.report import run_command, save
-from experiments.rivals import rivals
+from experiments.rivals import neighbour, rivals
 
-WIDTHS, SAMPLES = (64, 256, 256, 10), 2000
+WIDTHS = (64, 256, 256, 10)
+# Samples of a chunk, in thousands, and how often: long sequences are rare.
+LOADS, SHARES = (2, 4, 8), (0.5, 0.3, 0.2)
+_CHUNKS = 8
 # Mean seconds for which the rivals compute and do not: not longer than a step, so that the next is another.
-_BUSY, _IDLE = 0.03, 0.06
+_BUSY, _IDLE = 0.8, 1.6
+# The worker that has a neighbour from the middle on.
+_SHARES = 1
 # Until the rivals have begun.
 _WARM_UP = 3.0
 _PATIENCE = 120.0  # seconds for the slowest worker, to begin and at each step
 
 
-def record(workers: int, steps: int, seed: int) -> list[tuple[float, ...]]:
-    """Seconds that each worker's gradient took, a row for each step and a column for each worker."""
+def record(loads: np.ndarray, seed: int) -> np.ndarray:
+    """Seconds that each chunk took, as `loads`, `[S, W, C]`."""
+    workers = loads.shape[1]
     cores = sorted(os.sched_getaffinity(0))
     context = multiprocessing.get_context("spawn")
     locks = {core: context.Lock() for core in cores}
     meeting = Meeting(context.Barrier(workers + 1), context.Barrier(workers), locks)
     with ProcessPoolExecutor(workers, context, _meet, (meeting,)) as pool:
         # Each waits for all others, so that no process takes two.
-        asked = [(worker, cores[worker % len(cores)], steps, seed) for worker in range(workers)]
-        found = [pool.submit(_measure, *one) for one in asked]
+        found = [
+            pool.submit(_measure, worker, cores[worker % len(cores)], loads[:, worker], seed)
+            for worker in range(workers)
+        ]
         meeting.ready.wait(_PATIENCE)
         with rivals(cores, seed, busy=_BUSY, idle=_IDLE):
             time.sleep(_WARM_UP)
             meeting.ready.wait(_PATIENCE)
-            return list(zip(*(one.result() for one in found), strict=True))
+            return np.stack([one.result() for one in found], axis=1)
 
 
 class Meeting(NamedTuple):
@@ -64,32 +75,36 @@ def _meet(meeting: Meeting) -> None:
     _meeting = meeting
 
 
-def _measure(worker: int, core: int, steps: int, seed: int) -> list[float]:
-    """A worker's own seconds of each step."""
+def _measure(worker: int, core: int, loads: np.ndarray, seed: int) -> np.ndarray:
+    """A worker's own seconds of its chunks, as `loads`, `[S, C]`."""
     os.sched_setaffinity(0, [core])
-    model = perceptron(WIDTHS, SAMPLES, seed=seed + worker)
+    model = perceptron(WIDTHS, 1000 * max(LOADS), seed=seed + worker)
+    chunks = {load: jax.tree.map(lambda a, count=1000 * load: a[:count], model.batch) for load in LOADS}
     gradient = jax.jit(jax.grad(model.loss))
-    jax.block_until_ready(gradient(model.params, model.batch))  # compiled
+    for chunk in chunks.values():
+        jax.block_until_ready(gradient(model.params, chunk))  # compiled
     _meeting.ready.wait(_PATIENCE)
     _meeting.ready.wait(_PATIENCE)
-    seconds = []
-    for _ in range(steps):
-        with _meeting.cores[core]:
-            begun = time.perf_counter()
-            jax.block_until_ready(gradient(model.params, model.batch))
-            seconds.append(time.perf_counter() - begun)
+    seconds = np.empty(loads.shape)
+    for step in range(len(loads)):
+        shares = worker == _SHARES and step >= len(loads) // 2
+        with _meeting.cores[core], neighbour() if shares else contextlib.nullcontext():
+            for chunk, load in enumerate(loads[step]):
+                begun = time.perf_counter()
+                jax.block_until_ready(gradient(model.params, chunks[load]))
+                seconds[step, chunk] = time.perf_counter() - begun
         _meeting.step.wait(_PATIENCE)
     return seconds
 
 
-def run(out: Path, seed: int = 0, *, workers: int = 8, steps: int = 120) -> None:
-    rows = record(workers, steps, seed)
+def run(out: Path, seed: int = 0, *, workers: int = 6, steps: int = 36) -> None:
+    loads = np.random.default_rng(seed).choice(LOADS, (steps, workers, _CHUNKS), p=SHARES)
+    seconds = record(loads, seed)
     cells = [
-        {"step": step, "worker": worker, "seconds": f"{seconds:.5f}"}
-        for step, row in enumerate(rows)
-        for worker, seconds in enumerate(row)
+        {"step": at[0], "worker": at[1], "chunk": at[2], "load": loads[at], "seconds": f"{seconds[at]:.4f}"}
+        for at in np.ndindex(loads.shape)
     ]
-    save(out, {"steps": cells})
+    save(out, {"chunks": cells})
 
 
 if __name__ == "__main__":

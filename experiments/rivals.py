@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 
 # Processes on each core that compute at the same time.
 _RIVALS = 5
+# Seconds until a neighbour computes.
+_STARTED = 0.1
 _RIVAL = """
 import os, random, sys, time
 core, seed, end, busy, idle = int(sys.argv[1]), int(sys.argv[2]), *map(float, sys.argv[3:])
@@ -43,3 +45,15 @@ def rivals(cores: Sequence[int], seed: int, *, busy: float, idle: float) -> Iter
         for rival in running:
             rival.kill()
             rival.wait()
+
+
+@contextlib.contextmanager
+def neighbour() -> Iterator[None]:
+    """Another program on the core of this process, which computes all the time."""
+    running = subprocess.Popen([sys.executable, "-Ic", "while True: pass"])
+    try:
+        time.sleep(_STARTED)
+        yield
+    finally:
+        running.kill()
+        running.wait()

@@ -270,8 +270,12 @@ def test_command_makes_the_folder_computes_in_float64_and_tells_in_one_line_what
 def test_a_recorded_trace_can_be_read(tmp_path, monkeypatch):
     monkeypatch.setattr(record, "_WARM_UP", 0.0)
     record.run(tmp_path, workers=2, steps=5)
-    measured = bcgc.measured.load_trace(tmp_path / "steps.csv")
+    measured = bcgc.measured.load_trace(tmp_path / "chunks.csv")
     assert measured.rows().shape == (5, 2)
+    parts = measured.microbatches
+    assert parts is not None
+    assert parts.load is not None
+    assert parts.load.shape == (5, 2, 8)
     assert np.all(measured.seconds > 0)
 
 

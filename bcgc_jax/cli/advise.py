@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 from rich.table import Column
 
-from bcgc_jax.cli import output
+from bcgc_jax.cli import advise_files, output
 from bcgc_jax.cli.commands import AdviseOptions
 from bcgc_jax.cli.output import Row, Shown, print_lines, print_rows
 from bcgc_jax.cli.progress import Progress
@@ -50,6 +50,10 @@ def answer(question: AdviseOptions) -> None:
     rows = [_flat(row) for row in found.rows]
     name = "standard input" if question.log == "-" else Path(question.log).name
     output.print_answer(question, rows, lambda: _json(found), lambda: _print(name, found))
+    output.write_figure(question, lambda: advise_files.picture(found))
+    if question.out is not None:
+        plan = advise_files.plan_of(found)
+        output.write_beside(question, question.out, f"The plan of {found.advised}", plan.save)
 
 
 def _read(question: AdviseOptions) -> Trace:

@@ -214,6 +214,7 @@ Examples:
   bcgc advise steps.csv
   bcgc advise log.csv --columns step=iter,worker=rank,seconds=dur
   bcgc advise chunks.csv --stored 2 --format json
+  bcgc advise chunks.csv --figure advice.png --out plan.json
   ssh NODE cat steps.csv | bcgc advise -"""
 
     compiles: ClassVar = False
@@ -230,7 +231,17 @@ Examples:
     )
     round_trip: float = option(_FROM_ZERO, "Seconds of a question before each chunk.", default=0.0)
     seed: int = option(number(include=True, whole=True), "Seed of the intervals.", default=0)
+    figure: str | None = option(_NEW_FILE, "Also draw the answer: .png, .svg or .pdf.", metavar="PICTURE")
+    out: str | None = option(
+        _NEW_FILE,
+        "Also write the plan of the work sharing that is advised, for bcgc_jax.Solution.load.",
+        metavar="FILE.json",
+    )
     output: str = option(("table", "json", "csv"), "What is printed", "--format")
+
+    def __post_init__(self) -> None:
+        check_picture("--figure", self.figure)
+        check_file("--out", self.out, (".json",))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -454,9 +465,10 @@ Examples:
 class PlotOptions:
     """Draw a sweep's, a training's or a plan's file.
 
-    FILE is what `bcgc sweep --out`, `bcgc train --curves` or `bcgc solve --out` wrote. In a sweep each scheme
-    is a curve over one number, or a heat map over two. In a training each scheme is a curve over time. A plan
-    is drawn as its blocks, which are darker where more workers compute each subset of the data.
+    FILE is what `bcgc sweep --out`, `bcgc train --curves`, `bcgc solve --out` or `bcgc advise --out` wrote.
+    In a sweep each scheme is a curve over one number, or a heat map over two. In a training each scheme is a
+    curve over time. A plan is drawn as its blocks, which are darker where more workers compute each subset of
+    the data.
     """
 
     after: ClassVar = """\b

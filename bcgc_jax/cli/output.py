@@ -166,5 +166,5 @@ def write_beside(question: Any, path: str | None, what: str, write: Callable[[st
         click.echo(f"\n{what}: {path}")
 
 
-def write_figure(question: Files, draw: Callable[[], Any]) -> None:
+def write_figure(question: Files | AdviseOptions, draw: Callable[[], Any]) -> None:
     write_beside(question, question.figure, "The picture", lambda path: draw().savefig(path, dpi=200))

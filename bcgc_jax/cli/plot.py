@@ -31,7 +31,7 @@ LABELS = {
 def answer(question: PlotOptions) -> None:
     if question.file.suffix == ".json":
         plan = Solution.load(question.file)
-        figure = plans([drawn(plan.method, float(plan.rounded_runtime), plan.plan)])
+        figure = plans([drawn(plan.method, float(plan.rounded_runtime), plan.plan)], "the plan's unit")
     else:
         rows = _selected(read(question.file), question)
         if "step" in rows[0]:

@@ -185,7 +185,7 @@ def _shared_scheme(
     uncoded = partition_plan(problem.total * (np.arange(workers) == 0), workers)
     assigned = assign(key, uncoded, params, workers, **plan_options)
     rule = replace(rule, round_trip=rule.round_trip * problem.scale)
-    load, sent = _pace_of_tasks(problem, plan)
+    load, sent = _pace_of_tasks(problem, plan.with_sizes(problem.total[None]))
     return SharedScheme(assigned, load, sent, problem.start_up, method=method, rule=rule)
 
 

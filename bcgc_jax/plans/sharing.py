@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from bcgc_jax._pytree import pytree_dataclass, static_field
 from bcgc_jax.plans.completion import Completion, Exact, in_order
 from bcgc_jax.plans.desk import UNITS, chunk_sizes, desk_of
+from bcgc_jax.plans.plan import Plan, Requirements
 from bcgc_jax.plans.shared_step import all_data_runtime, shared_runtime
 from bcgc_jax.plans.step_with_copies import StepEnd, step_with_copies
 from bcgc_jax.plans.storage import Storage, spread, whole_subsets
@@ -107,3 +108,16 @@ class WorkSharing(Completion):
     def width(self, load: Load, overlap: bool) -> int:
         """Of each chunk that is open, and of the holders of those that one worker stores."""
         return len(self.sizes) * (1 + self.max_subsets**2 // self.num_workers)
+
+
+def sharing_plan(total: Any, rule: WorkSharing) -> Plan:
+    """One block of all `total` coordinates, of which each worker does chunks.
+
+    >>> plan = sharing_plan(5.0, WorkSharing(num_workers=4, max_subsets=2, chunks=8))
+    >>> plan.sizes.tolist(), int(plan.known_needs.stored_subsets), int(plan.known_needs.round_trips)
+    ([5.0], 2, 10)
+    """
+    sizes, one = jnp.asarray(total)[None], np.ones(1, int)
+    stored, questions = jnp.asarray(rule.max_subsets), jnp.asarray(len(rule.sizes))
+    needs = Requirements(stored, jnp.ones((), sizes.dtype), questions, jnp.asarray(True))
+    return Plan(sizes, 0 * one, one, one.astype(sizes.dtype), rule, needs)

@@ -17,9 +17,9 @@ from jax.typing import ArrayLike
 from bcgc_jax._pytree import check_whole, concrete, is_traced, pytree_dataclass, replace, static_field
 from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.draws import over_draws
-from bcgc_jax.plans.plan import Plan, Requirements
+from bcgc_jax.plans.plan import Plan
 from bcgc_jax.plans.runtime import draw_runtimes, problem_tasks
-from bcgc_jax.plans.sharing import WorkSharing
+from bcgc_jax.plans.sharing import WorkSharing, sharing_plan
 from bcgc_jax.problem import Problem
 from bcgc_jax.solution import Solution, solution_of_value
 from bcgc_jax.solvers.limit import alone_in, bound_by_draws, bounds, check_stored, number_of_draws
@@ -152,17 +152,12 @@ def _mean_of_few(key: Array, problem: Problem, plan: Plan) -> Array:
 
 
 def _plan(problem: Problem, method: Sharing) -> Plan:
-    """One block, of which each worker does chunks."""
     assert method.chunks is not None
     workers = problem.max_workers
     trip = jnp.asarray(method.round_trip, problem.dtype) / problem.scale
     stored = min(method.max_subsets or workers, workers)
     how = method.equal_chunks, method.whole_subsets, method.ends
-    rule = WorkSharing(workers, stored, method.chunks, *how, trip)
-    one = np.ones(1, int)
-    whole = jnp.asarray(1), jnp.ones((), problem.dtype)
-    needs = Requirements(jnp.asarray(stored), whole[1], jnp.asarray(len(rule.sizes)), jnp.asarray(True))
-    return Plan(problem.total[None], 0 * one, one, one.astype(problem.dtype), rule, needs)
+    return sharing_plan(problem.total, WorkSharing(workers, stored, method.chunks, *how, trip))
 
 
 @jax.jit

@@ -4,12 +4,22 @@ import csv
 import io
 import json
 import sys
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import bcgc_jax as bcgc
+from bcgc_jax.cli import advise_files
+from bcgc_jax.handout import serve
+from bcgc_jax.measured.advice import advise
+from bcgc_jax.plans.sharing import WorkSharing
 from tests.cli.steps import written, written_in_parts
 from tests.measured.test_causes import log_of
+
+assert_close: Any = np.testing.assert_allclose
 
 
 @pytest.fixture
@@ -89,3 +99,55 @@ def test_what_cannot_be_meant_is_refused(refusal, tmp_path, chunks):
     loads = tmp_path / "loads.csv"
     loads.write_text("step,worker,seconds,load\n0,0,1,2\n")
     assert "lengths of chunks" in refusal("advise", str(loads))
+
+
+def test_the_picture_has_the_numbers_of_the_answer(command, tmp_path):
+    times = np.random.default_rng(2).gamma(25.0, 0.04, (24, 4))
+    path = written(tmp_path / "steps.csv", times)
+    picture = tmp_path / "advice.svg"
+    _, out, _ = command("advise", path, "--figure", str(picture))
+    assert out.endswith(f"\nThe picture: {picture}\n")
+    assert "sharing:2" in picture.read_text()
+    found = advise(bcgc.measured.load_trace(path))
+    drawn: Any = advise_files.picture(found)
+    left, right = drawn.axes
+    for axes, shares in (
+        (left, [row.saved for row in found.rows]),
+        (right, sorted(found.causes.values(), reverse=True)),
+    ):
+        widths = [bar.get_width() for bar in axes.patches]
+        assert_close(widths, [100 * share.value for share in shares])
+        ends = [line.get_xdata() for line in axes.lines[: len(shares)]]
+        assert_close(ends, [[100 * share.low, 100 * share.high] for share in shares])
+    by_model = left.collections[0].get_offsets()
+    assert_close(by_model[:, 0], [100 * row.range[0] for row in found.rows])
+    assert [label.get_text() for label in left.get_yticklabels()] == [row.remedy for row in found.rows]
+
+
+def test_the_plan_is_for_the_trainers_and_for_ones_own_loop(command, answer, tmp_path):
+    times = np.random.default_rng(2).gamma(4.0, 0.25, (40, 4))
+    path = written(tmp_path / "steps.csv", times)
+    plan = tmp_path / "plan.json"
+    found = answer("advise", path, "--out", str(plan))
+    advised = next(row for row in found["rows"] if row["remedy"] == found["advised"])
+    assert command("plot", str(plan))[0] == 0
+    solution = bcgc.Solution.load(plan)
+    assert solution.method == found["advised"] == "sharing:3"
+    assert float(solution.expected_runtime) == pytest.approx(found["step"] * (1 - advised["saved"][0]))
+    assert solution.plan is not None
+    rule = solution.plan.completion
+    assert isinstance(rule, WorkSharing)
+    with serve(rule.num_workers, rule.max_subsets, rule.chunks, key="secret"):
+        pass
+    # The clock is that of the problem that is trained for: M / N samples of L coordinates.
+    problem = bcgc.Problem(bcgc.Empirical(times), 4, 6, 20)
+    scheme = bcgc.coding.training_scheme(jax.random.key(0), problem, solution, {"w": jnp.ones(6)})
+    assert float(scheme.load[-1]) == pytest.approx(20 / 4 * 6)
+
+
+def test_without_work_sharing_no_plan_is_written(command, tmp_path, chunks):
+    plan = tmp_path / "plan.json"
+    status, out, err = command("advise", chunks, "--out", str(plan))
+    assert (status, plan.exists()) == (2, False)
+    assert "Do this: deal the chunks" in out
+    assert err == "bcgc: --out: no plan is written, for dealt by length needs no plan\n"

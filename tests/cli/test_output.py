@@ -138,12 +138,13 @@ COMMANDS = {
     "--out": ("sweep", *LAW, "--workers", "4", "--coordinates", "60", "--out", "csv"),
     "--out of solve": ("solve", *LAW, "--workers", "4", "--coordinates", "60", "--out", "json"),
     "--out of fit": ("fit", "-", "--out", "json"),
+    "--out of advise": ("advise", "-", "--out", "json"),
 }
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_refuses_before_the_work_what_it_could_not_write(refusal, tmp_path, monkeypatch, name):
-    for work in ("fit._answer", "train._train_all", "sweep.write_sweep", "solve._problem"):
+    for work in ("fit._answer", "train._train_all", "sweep.write_sweep", "solve._problem", "advise._read"):
         monkeypatch.setattr(f"bcgc_jax.cli.{work}", raising(AssertionError("the work has begun")))
     *arguments, option, suffix = COMMANDS[name]
     (tmp_path / f"folder.{suffix}").mkdir()

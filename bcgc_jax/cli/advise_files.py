@@ -1,0 +1,104 @@
+"""What `bcgc advise` writes beside its answer: a picture, and the plan that is advised."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+from bcgc_jax import plotting
+from bcgc_jax.measured import remedies
+from bcgc_jax.measured.advice import Advice
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from bcgc_jax.solution import Solution
+
+_CAUSES = {
+    "data": "long chunks",
+    "steady": "workers that\nstay slow",
+    "random": "workers slow\nat random",
+    "pauses": "pauses\nin a chunk",
+    "rest": "slow in\nsingle steps",
+}
+# Told apart in grey too.
+_ADVISED = {"color": "#2F6FAE", "label": "advised"}
+_EXACT = {"color": "#BCD3E8", "label": "exact gradient"}
+_INEXACT = {"color": "#FFFFFF", "edgecolor": "#4D4D4D", "hatch": "////", "label": "loses samples"}
+_LIMIT = {"color": "#FFFFFF", "edgecolor": "#4D4D4D", "linestyle": "--", "label": "limit"}
+
+
+def picture(found: Advice) -> "Figure":
+    """Left what each remedy saves, right what each cause adds to the loss; with intervals of 95 %."""
+    heights = max(len(found.rows), len(found.causes))
+    figure, (left, right) = plotting.new_figure(1, 2, size=(9.6, 1.5 + 0.3 * heights), width_ratios=(3, 2))
+    names = [row.remedy for row in found.rows]
+    _bars(left, names, [row.saved for row in found.rows], [_look(found, row) for row in found.rows])
+    if not found.recorded:
+        _mark_other_models(left, found)
+    causes = sorted(found.causes, key=lambda cause: -found.causes[cause].value)
+    shares = [found.causes[cause] for cause in causes]
+    _bars(right, [_CAUSES[cause] for cause in causes], shares, [{"color": "#8C8C8C"}] * len(causes))
+    right.set(xlim=(0, 105), ylim=(max(len(causes), 4) - 0.4, -0.6))
+    plotting.label_axes(left, "time saved (%)", "", title="what can be done, replayed in steps not seen")
+    title = f"why {100 * found.loss:.3g} % of a step is lost"
+    plotting.label_axes(right, "share of the loss (%)", "", title=title)
+    handles = dict(zip(*reversed(left.get_legend_handles_labels()), strict=True))
+    plotting.legend_outside(figure, list(handles.values()), place="lower", columns=5)
+    return figure
+
+
+def _look(found: Advice, row: Any) -> dict[str, Any]:
+    if row.remedy == found.advised:
+        return _ADVISED
+    if row.remedy == remedies.LIMIT:
+        return _LIMIT
+    return _INEXACT if row.lost else _EXACT
+
+
+def _bars(axes: "Axes", names: list[str], shares: list[Any], looks: list[dict[str, Any]]) -> None:
+    """The first on top, in per cent."""
+    for place, (share, look) in enumerate(zip(shares, looks, strict=True)):
+        value, low, high = (100 * np.array(share)).tolist()
+        axes.barh(place, value, height=0.7, **look)
+        axes.plot([low, high], [place, place], color="black", linewidth=1.2, marker="|", markersize=7)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.grid(False, axis="y")
+    axes.axvline(0, color="black", linewidth=0.8)
+
+
+def _mark_other_models(axes: "Axes", found: Advice) -> None:
+    ends = np.array([row.range for row in found.rows])
+    look: Any = {"marker": "D", "facecolor": "white", "edgecolor": "black", "s": 18, "zorder": 3}
+    places = np.arange(len(ends))
+    axes.scatter(100 * ends[:, 0], places, label="if chunks are slow, not workers", **look)
+
+
+def plan_of(found: Advice) -> "Solution":
+    """Of the row that is advised, with its seconds of a step; UsageError where that is no work sharing."""
+    import jax.numpy as jnp
+
+    from bcgc_jax.plans.sharing import WorkSharing, sharing_plan
+    from bcgc_jax.problem import Status
+    from bcgc_jax.solution import Solution
+
+    stored = remedies.sharing_names(found.num_workers, found.num_workers).get(found.advised or "")
+    if stored is None:
+        what = "nothing is advised" if found.advised is None else f"{found.advised} needs no plan"
+        raise click.UsageError(f"--out: no plan is written, for {what}")
+    saved, limit = found.row(str(found.advised)).saved, found.row(remedies.LIMIT).saved
+    error = (saved.high - saved.low) / (2 * 1.96)
+    rule = WorkSharing(found.num_workers, stored, found.num_chunks)
+    return Solution(
+        plan=sharing_plan(1.0, rule),
+        rounded=None,
+        expected_runtime=jnp.asarray(found.step * (1 - saved.value)),
+        runtime_error=jnp.asarray(found.step * error),
+        lower_bound=jnp.asarray(found.step * (1 - limit.value)),
+        status=jnp.asarray(int(Status.CONVERGED)),
+        num_steps=jnp.asarray(0),
+        method=str(found.advised),
+        kind="confidence",
+    )

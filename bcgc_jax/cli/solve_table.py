@@ -160,7 +160,7 @@ def _best_bound(answer: SolveAnswer) -> float:
 
 
 def _limit(answer: SolveAnswer) -> Iterator[str]:
-    """Of all schemes, and one that is often faster and was not asked for: its search takes long."""
+    """Of all schemes, and those that are often faster and were not asked for."""
     if np.isfinite(answer.limit):
         passes = ", each sample's passes made once" if answer.problem.has_setup else ""
         begun = ", after the first start-up, nothing sent" if not answer.problem.plain else ""
@@ -176,8 +176,11 @@ def _limit(answer: SolveAnswer) -> Iterator[str]:
     several = num_workers(answer.problem) > 2 and answer.deadline is None
     if several and not iteration_of(answer.problem).alike:
         yield "nested is for independent workers that are alike, so it is left out."
-    elif several and not any(row["schedule"] for row in answer.rows):
-        yield "Copies within nested groups of workers need no code and are often faster: try --method nested."
+    elif several and not any(row["schedule"] or row["bound_of"] == "storage" for row in answer.rows):
+        yield (
+            "Schemes without a code are often faster: try --method nested, and --method sharing:2 where "
+            "workers can ask for work."
+        )
 
 
 def _storage(answer: SolveAnswer) -> Iterator[str]:

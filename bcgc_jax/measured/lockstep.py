@@ -1,6 +1,8 @@
 """Work sharing in many steps at once, an event at a time in all of them; no program need be compiled for it.
 
-The rule is that of `plans.shared_step`.
+The rule is that of `plans.shared_step`. Where costs of chunks are predicted, r_b is a sum of costs, and the
+greatest product of min r_b e_b and the chunk's cost decides: a long chunk is begun early, unless its other
+holders have time for it.
 """
 
 from typing import NamedTuple

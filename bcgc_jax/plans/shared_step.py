@@ -5,8 +5,6 @@ chunks that it stores and nobody has begun, the one whose other holders would co
 the greatest min over holders b of r_b e_b. r_b is the size of what b stores and nobody has begun, e_b the
 seconds that b takes for a unit of size: by its last chunk, or by what the running one has taken so far, if
 that is more; before its first chunk the mean of the others. Of equal ones it takes its own, then in order.
-Where costs of chunks are predicted, r_b is a sum of costs, and the greatest product of min r_b e_b and the
-chunk's cost decides: a long chunk is begun early, unless its other holders have time for it.
 """
 
 from typing import NamedTuple
@@ -37,8 +35,6 @@ def shared_runtime(
     times: Array,
     round_trip: Array | float = 0.0,
     lengths: Array | None = None,
-    costs: Array | None = None,
-    paces: Array | None = None,
 ) -> Array:
     """When everyone has ended its last chunk, of start-ups and seconds for a unit of size, `[N]` each.
 
@@ -51,19 +47,16 @@ def shared_runtime(
       round_trip: seconds.
       lengths: what a chunk takes is its length times its worker's time, `[M]`, or `[N, M]` where the length
         is not the same for each worker; the sizes by default.
-      costs: as predicted, above 0, `[M]`, in place of the sizes.
-      paces: e where it is known beforehand, `[N]`: nothing is learnt of it within the step.
     """
     workers, dtype = len(desk.stored), times.dtype
     desk = Desk(*map(jnp.asarray, desk))
-    weight = desk.size if costs is None else jnp.append(costs, 0.0)
     lengths = jnp.asarray(desk.size if lengths is None else lengths)
     nothing = jnp.zeros(workers, dtype)
     first = _State(
         open=jnp.asarray(np.arange(len(desk.size)) < len(desk.size) - 1),
-        left=jnp.sum(weight[desk.stored], axis=1),
+        left=jnp.sum(desk.size[desk.stored], axis=1),
         pace=nothing,
-        running=jnp.zeros(workers, weight.dtype),
+        running=jnp.zeros(workers, desk.size.dtype),
         begun=nothing,
         until=starts.astype(dtype),
         end=jnp.zeros((), dtype),
@@ -74,14 +67,14 @@ def shared_runtime(
         now = jnp.min(at.until)
         worker = _first_of(at.until == now)
         last, pace = _paces(at, now)
-        chunk = neediest(desk, at.open, at.left * (pace if paces is None else paces), worker, costs)
+        chunk = neediest(desk, at.open, at.left * pace, worker)
         some = chunk < len(desk.size) - 1
         until = now + round_trip + length_of(lengths, worker, chunk) * times[worker]
         return _State(
             open=at.open.at[chunk].set(False),
-            left=at.left.at[desk.holders[chunk]].add(-weight[chunk], mode="drop"),
+            left=at.left.at[desk.holders[chunk]].add(-desk.size[chunk], mode="drop"),
             pace=at.pace.at[worker].set(last[worker]),
-            running=at.running.at[worker].set(weight[chunk]),
+            running=at.running.at[worker].set(desk.size[chunk]),
             begun=at.begun.at[worker].set(now),
             until=at.until.at[worker].set(jnp.where(some, until, jnp.inf)),
             end=jnp.where(some, jnp.maximum(at.end, until), at.end),
@@ -92,18 +85,13 @@ def shared_runtime(
 
 
 def all_data_runtime(
-    sizes: tuple[int, ...],
-    starts: Array,
-    times: Array,
-    round_trip: Array | float = 0.0,
-    lengths: Array | None = None,
+    sizes: tuple[int, ...], starts: Array, times: Array, round_trip: Array | float = 0.0
 ) -> Array:
     """`shared_runtime` where all store all data: whoever is free takes the largest chunk that is left.
 
-    There is no desk: `sizes` are those of a subset's chunks. In their place there may be `lengths` of all
-    chunks, `[M]`, in the order in which these are handed out.
+    There is no desk: `sizes` are those of a subset's chunks.
     """
-    in_order = jnp.asarray(sorted(sizes * len(times), reverse=True)) if lengths is None else lengths
+    in_order = jnp.asarray(sorted(sizes * len(times), reverse=True))
 
     def give(until_and_last: tuple[Array, Array], size: Array) -> tuple[tuple[Array, Array], None]:
         until, last = until_and_last
@@ -128,7 +116,7 @@ def _paces(at: _State, now: Array) -> tuple[Array, Array]:
     return last, expected_pace(last, jnp.where(ended, 0, at.running), at.begun, now)
 
 
-def neediest(desk: Desk, is_open: Array, need: Array, worker: Array, costs: Array | None = None) -> Array:
+def neediest(desk: Desk, is_open: Array, need: Array, worker: Array) -> Array:
     """The chunk for a free worker, M if there is none.
 
     Args:
@@ -136,17 +124,14 @@ def neediest(desk: Desk, is_open: Array, need: Array, worker: Array, costs: Arra
       is_open: the chunks that nobody has begun, `[M + 1]`.
       need: r e, when each worker would have done all that is left of what it stores, `[N]`.
       worker: who is free.
-      costs: as predicted, `[M]`.
     """
     mine = desk.stored[worker]
     can = is_open[mine]
     others = jnp.append(need, jnp.inf).at[worker].set(jnp.inf)
     comes_first = jnp.min(others[desk.holders[mine]], axis=-1)
-    if costs is None:
-        size = desk.size[mine]
-        key = jnp.where(can & (size == jnp.max(jnp.where(can, size, 0))), comes_first, -1.0)
-    else:
-        key = jnp.where(can, comes_first * jnp.append(costs, 0.0)[mine], -1.0)
+    size = desk.size[mine]
+    largest = jnp.max(jnp.where(can, size, 0))
+    key = jnp.where(can & (size == largest), comes_first, -1.0)
     return jnp.where(jnp.any(can), mine[_first_of(key == jnp.max(key))], len(desk.size) - 1)
 
 

@@ -170,8 +170,10 @@ def test_work_sharing_stands_beside_what_no_scheme_of_its_storage_beats(printed)
     assert "With 4 subsets" not in text  # that is the limit of any scheme
     assert "3 stored subsets are enough: their limit is within 5 %" in text
     assert "that nobody knows beforehand who will be slow." in text
+    assert "try --method" not in text
     _, text = printed(Problem(LAW, 4, 10), rows[2:], 1.0)
     assert "Work sharing" not in text
+    assert "try --method nested, and --method sharing:2 where workers can ask for work." in text
 
 
 def test_all_times_are_printed_in_one_unit(printed):

@@ -11,6 +11,7 @@ import bcgc_jax as bcgc
 from bcgc_jax.plans.circle import uncovered
 from bcgc_jax.plans.completion import FirstHolder
 from bcgc_jax.plans.evaluate import exceedance, expected_completion
+from bcgc_jax.plans.plan import cyclic_plan
 from bcgc_jax.plans.worker import Load, Worker
 from tests.oracles import laws
 
@@ -124,6 +125,36 @@ def test_exact_values_are_those_of_draws(name, start_up, depth):
         t = (1 + 1e-9) * float(np.quantile(tau, 0.7))  # behind a step, not on it
         late = float(_late(worker, _work(depth), workers, jnp.asarray(t)))
         assert abs(late - np.mean(tau > t)) < 4.5 * max(np.sqrt(late * (1 - late) / draws), 1 / draws)
+
+
+def _missed_by_enumeration(workers, depth):
+    """The states, how many subsets each worker has done, in which nobody has done some subset."""
+    states = np.array(list(itertools.product(range(depth + 1), repeat=workers)))
+    done = [np.roll(states > d, d, axis=1) for d in range(depth)]
+    return states[~np.any(done, axis=0).all(axis=1)]
+
+
+@pytest.mark.slow
+def test_two_start_ups_of_heavy_tails_against_all_states_and_double_exponential_rules():
+    """Where one claim of an error was below the error: Weibull times begin with a steep slope."""
+    workers, depth, unit, starts, share = 5, 2, 2e5, (1e6, 5e7), np.array([0.7, 0.3])
+    missed, x = _missed_by_enumeration(workers, depth), np.arange(-6, 6, 1 / 32)
+    e, growth = np.pi / 2 * np.sinh(x), np.pi / 2 * np.cosh(x)
+
+    def late(t):
+        laps = np.maximum(t - np.array(starts)[:, None, None], 0) / (unit * np.arange(1, depth + 1)[:, None])
+        early = np.tensordot(share, -np.expm1(-((laps / 1000) ** 0.7)), 1)
+        at_least = np.concatenate([np.ones((1, t.size)), early, np.zeros((1, t.size))])
+        return np.prod((at_least[:-1] - at_least[1:])[missed], axis=1).sum(axis=0)
+
+    between, gap = 1 / (1 + np.exp(-2 * e)), starts[1] - starts[0]
+    first = late(starts[0] + gap * between) * gap * 2 * between * (1 - between) * growth
+    after = 2000 * unit * np.exp(e)
+    want = starts[0] + (first.sum() + (late(starts[1] + after) * after * growth).sum()) / 32
+    law, start = bcgc.Weibull(1000.0, 0.7), bcgc.TwoSpeed(*starts, 0.3)
+    problem = bcgc.Problem(law, workers, 20_000, 50, start_up=start)
+    found = bcgc.plans.integrate_runtime(problem, cyclic_plan(problem.total, depth))
+    assert abs(float(found.value) - want) <= float(found.error) < 1e-9 * want  # 1e-14 and 1e-10 of it
 
 
 def test_values_with_start_ups_are_those_of_draws_and_slopes_those_of_differences():

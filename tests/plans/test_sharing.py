@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
+from bcgc_jax.measured.lockstep import Chunks, handed_out, in_turn
 from bcgc_jax.plans.desk import UNITS, chunk_sizes, desk_of
 from bcgc_jax.plans.shared_step import all_data_runtime, shared_runtime
 from bcgc_jax.plans.storage import spread
@@ -77,23 +78,19 @@ def test_whoever_is_free_takes_the_largest_chunk_where_all_store_all():
     np.testing.assert_allclose(found, want, rtol=1e-12)
 
 
-@pytest.mark.parametrize("case", [((), True), *slow(((WORKERS,), False))])
-def test_what_is_left_counts_by_predicted_costs(case):
-    """Chunks take as long as their data: many have the same cost, and some take twice what is expected."""
-    of_worker, known = case
+def test_what_is_left_counts_by_predicted_costs_and_known_paces():
+    """Many chunks have the same cost, and some take twice what is expected."""
     sizes, rng = chunk_sizes(3, equal=True), np.random.default_rng(7)
     storage, chunks = spread(WORKERS, 2, 3), 3 * WORKERS
-    times, starts = rng.exponential(size=(2, 20, WORKERS)) + 0.05
+    paces = rng.exponential(size=(20, WORKERS)) + 0.05
     costs = rng.integers(1, 9, (20, chunks)) / 4
-    lengths = np.array([cost * rng.integers(1, 3, (*of_worker, chunks)) for cost in costs])
-    paces = (rng.integers(1, 3, WORKERS) / 2).tolist() if known else None
-    given = None if paces is None else jnp.asarray(paces)
-    step = functools.partial(shared_runtime, desk_of(storage, sizes), round_trip=0.25, paces=given)
-    found = jax.jit(jax.vmap(step))(starts, times, lengths=lengths, costs=costs)
-    of_all = np.broadcast_to(lengths.reshape(20, -1, chunks), (20, WORKERS, chunks))
+    lengths = costs * rng.integers(1, 3, costs.shape)
+    steps = Chunks(paces, lengths, np.zeros((20, WORKERS, 0)), costs)
+    found = handed_out(desk_of(storage, sizes), steps, 0.25, alike=True)
+    starts, ones = np.zeros(WORKERS), np.ones(WORKERS)
     want = [
-        shared(storage.holders, sizes, s, t, 0.25, length, cost, paces)
-        for s, t, length, cost in zip(starts, times, of_all, costs, strict=True)
+        shared(storage.holders, sizes, starts, pace, 0.25, [length] * WORKERS, cost, ones)
+        for pace, length, cost in zip(paces, lengths, costs, strict=True)
     ]
     np.testing.assert_allclose(found, want, rtol=1e-12)
 
@@ -103,9 +100,8 @@ def test_the_costliest_chunk_is_handed_out_first_where_all_store_all():
     holders = spread(WORKERS, WORKERS, 3).holders
     lengths = rng.exponential(size=(20, 3 * WORKERS))
     costs = lengths * rng.uniform(0.5, 2.0, lengths.shape)
-    in_order = np.take_along_axis(lengths, np.argsort(-costs, axis=1), axis=1)
-    step = functools.partial(all_data_runtime, sizes, jnp.zeros(WORKERS), jnp.ones(WORKERS), 0.25)
-    found = jax.jit(jax.vmap(lambda some: step(lengths=some)))(in_order)
+    steps = Chunks(np.ones((20, WORKERS)), lengths, np.zeros((20, WORKERS, 0)))
+    found = in_turn(steps, np.argsort(-costs, axis=1), 0.25)
     want = [
         shared(holders, sizes, 0 * ones, ones, 0.25, [some] * WORKERS, cost, ones)
         for some, cost in zip(lengths, costs, strict=True)

@@ -6,7 +6,9 @@ Some pause. Then real matrix products: two workers have a core each, and on one 
 
 Schemes are trained one after the other. Their seconds are held against two predictions, from the times that
 the passes of the first one took: for workers that are free when a step ends, and for steps in a row, where
-each first ends what it does. Twenty minutes; nothing else should run beside it.
+each first ends what it does. Work sharing is predicted with what a chunk costs beside its pass, as equal
+workers show it: a question, its answer, and a call of the program. Twenty minutes; nothing else should run
+beside it.
 """
 
 import contextlib
@@ -25,8 +27,10 @@ import numpy as np
 import optax
 
 import bcgc_jax as bcgc
+from bcgc_jax._pytree import replace
 from bcgc_jax.cluster import ClosedLoop, Cluster, ClusterTraining, Run, Told, train_on_cluster
 from bcgc_jax.cluster.planning import scheme_for
+from bcgc_jax.plans.desk import chunk_sizes
 from bcgc_jax.solvers.sharing import Sharing
 from experiments.cluster import successive
 from experiments.models import perceptron
@@ -38,6 +42,8 @@ CHUNKS = 8  # of a subset, in the passes of a code
 SUBSET, SLOWER, ONE_OF = 0.29, 5.0, 7
 # Iterations that a prediction of a code is the mean of.
 DRAWN = 2000
+# Steps of equal workers in which the costs of a chunk are measured.
+ROUND_TRIPS = 40
 # Seconds between two naps of a pass, at most.
 GAP = 0.01
 LOOP = "ClosedLoop()"
@@ -82,22 +88,27 @@ def run(
     settings += [Setting("a load beside one", 2, None, steps, equal)] if real else []
     tasks = [(setting, method) for setting in settings for method in setting.methods]
     rows: list[dict[str, Any]] = []
+    round_trip = 0.0
     with contextlib.ExitStack() as stack:
         cluster, first = None, None
         for setting, method in each(tasks, "training"):
             if cluster is None or cluster.size != setting.workers:
                 stack.close()
                 cluster = stack.enter_context(Cluster(setting.workers))
+                round_trip = _round_trip(cluster, seed, subset)
             found = trained(cluster, seed, setting, method, subset)
             first = found if method == setting.methods[0] else first
             assert first is not None
-            rows.append(_row(setting, method, found, first, _predicted(seed, setting, subset, method, first)))
+            predicted = _predicted(seed, setting, subset, method, first, round_trip)
+            rows.append(_row(setting, method, found, first, predicted) | {"round_trip": round_trip})
     print_table(
         "Seconds of a step; nobody interrupts a pass; against the first scheme for the same workers",
         ("workers", "N", "scheme", "if all were free", "in a row", "measured", "± s.e.", "against", "limit"),
         [_printed(row) for row in rows],
     )
     print("\nlimit: all work spread perfectly in each step, against the first scheme.")
+    costs = {row["num_workers"]: f"{1e3 * row['round_trip']:.1f} ms" for row in rows}
+    print("A chunk costs beside its pass, by number of workers:", costs)
     save(out, {"busy": rows})
 
 
@@ -140,6 +151,20 @@ def _passes(found: ClusterTraining, workers: int) -> np.ndarray:
     return seconds
 
 
+def _round_trip(cluster: Cluster, seed: int, subset: float) -> float:
+    """Mean seconds that a chunk takes beside its pass: between what a worker reports, where all are equal."""
+    setting = Setting("equal", cluster.size, 1.0, ROUND_TRIPS, ())
+    work = trained(cluster, seed, setting, "sharing:2:8", subset).work
+    heard: dict[tuple[int, int], float] = {}
+    sizes, beside = chunk_sizes(CHUNKS), []
+    for item in sorted(work, key=lambda item: item.heard):
+        before = heard.get((item.iteration, item.worker))
+        heard[item.iteration, item.worker] = item.heard
+        if before is not None:
+            beside.append(item.heard - before - subset * sizes[item.block] / sum(sizes))
+    return float(np.mean(beside))
+
+
 def _problem(workers: int, law: bcgc.distributions.Distribution) -> bcgc.Problem:
     """A pass is forward, back through the layers, and the gradients: each a third."""
     count, samples = LAYERS * WIDTH**2, workers * SAMPLES_OF_A_WORKER
@@ -174,7 +199,7 @@ def _told(setting: Setting, method: str, subset: float) -> Told:
 
 
 def _predicted(
-    seed: int, setting: Setting, subset: float, method: str, first: ClusterTraining
+    seed: int, setting: Setting, subset: float, method: str, first: ClusterTraining, round_trip: float
 ) -> tuple[float, float] | None:
     """Seconds of a step if all were free, and in a row, where passes take as long as with the first scheme.
 
@@ -185,7 +210,7 @@ def _predicted(
     law = _cycle_times(_passes(first, setting.workers).ravel())
     told, key = _told(setting, method, subset), jax.random.key(seed)
     if method.startswith("sharing"):
-        plan: Any = bcgc.solve(told.problem, _method(method)).plan
+        plan: Any = bcgc.solve(told.problem, replace(_method(method), round_trip=round_trip)).plan
         found = bcgc.simulate_runtime(key, _problem(setting.workers, law), plan, 2**14)
         assert found.chained is not None
         return float(found.mean), float(found.chained)

@@ -18,6 +18,7 @@ from bcgc_jax.distributions import ShiftedExponential as ShiftedExponential
 from bcgc_jax.distributions import TwoSpeed as TwoSpeed
 from bcgc_jax.distributions import Uniform as Uniform
 from bcgc_jax.distributions import Weibull as Weibull
+from bcgc_jax.measured.advice import advise as advise
 from bcgc_jax.plans.iterations import sorted_cycle_times as sorted_cycle_times
 from bcgc_jax.plans.partitions import levels_from_partition as levels_from_partition
 from bcgc_jax.plans.partitions import partition_from_levels as partition_from_levels

@@ -272,6 +272,7 @@ ON_THE_HOST: dict[str, Callable[[float], Any]] = {
         KEY, v * _TIMES, distributions=["shifted-exponential", "pareto", "uniform"], num_replicates=4
     ),
     "fit_start_up": _fit_of_loads,
+    "advise": lambda v: bcgc.advise(trace_of(v * _TIMES.reshape(-1, 3))),
     "place_workers": lambda v: bcgc.solvers.place_workers(
         problem_of(v), known(bcgc.solve(problem_of(v), "nested").plan), v * _TIMES.reshape(-1, 3)
     ),
@@ -287,7 +288,7 @@ TAKEN_OR_RETURNED = {
     *("Distribution", "JointDistribution", "Atomic", "Kinked", "Smooth"),
     *("Problem", "Solution", "Status", "Certificate", "Expectation", "RuntimeEstimate", "Plan"),
     *("Requirements", "Comparison", "CompletionBound", "Cyclic", "Backup", "Limit"),
-    *("Trace", "load_trace", "Description", "Fit", "StartUpFit", "grid"),
+    *("Trace", "load_trace", "Advice", "Description", "Fit", "StartUpFit", "grid"),
 }
 # Their second calls are those of tests/coding.
 OF_CODES = set(vars(bcgc.coding))

@@ -16,6 +16,8 @@ from bcgc_jax.measured.intervals import Interval
 from bcgc_jax.measured.traces import ColumnError, Trace, load_trace
 
 _MOST_TOLD = 3
+# A smaller share is told in words where its interval has 0 in it.
+_LEAST_SHARE, _NONE = 0.01, "none that shows"
 _CAUSES = {
     "data": "the data: some chunks are longer than others",
     "steady": "workers that stay slow",
@@ -90,6 +92,11 @@ def _percent(value: float) -> str:
     return f"{100 * value + 0.0:.1f}"
 
 
+def _shows(share: Interval) -> bool:
+    """Whether a log can tell a share from none."""
+    return share.low > 0 or share.value > _LEAST_SHARE
+
+
 def _interval(share: Interval) -> str:
     return f"{_percent(share.low)} to {_percent(share.high)}"
 
@@ -114,18 +121,19 @@ def _print(name: str, found: Advice) -> None:
 def _print_causes(found: Advice) -> None:
     columns: list[Shown] = [
         (Column("why", no_wrap=True), lambda cause: _CAUSES[cause[0]]),
-        ("share of the loss", lambda cause: f"{_percent(cause[1].value)} %"),
-        ("95 %", lambda cause: _interval(cause[1])),
+        ("share of the loss", lambda cause: f"{_percent(cause[1].value)} %" if _shows(cause[1]) else _NONE),
+        ("95 %", lambda cause: _interval(cause[1]) if _shows(cause[1]) else ""),
     ]
     print_lines("")
     print_rows(sorted(found.causes.items(), key=lambda cause: -cause[1].value), columns)
     print_lines(*map(str, found.slow_workers[:_MOST_TOLD]))
     if (more := len(found.slow_workers) - _MOST_TOLD) > 0:
         print_lines(f"There {'are' if more > 1 else 'is'} {more} more of these.")
-    print_lines(
-        f"All workers are slow at once in {_percent(found.together.value)} % of the time "
-        f"({_interval(found.together)}). Nothing here helps against that."
-    )
+    together = f"{_percent(found.together.value)} % of the time ({_interval(found.together)})"
+    if _shows(found.together):
+        print_lines(f"All workers are slow at once: {together}. Nothing here helps against that.")
+    else:
+        print_lines(f"All workers slow at once: {_NONE}.")
 
 
 def _print_rows(found: Advice) -> None:

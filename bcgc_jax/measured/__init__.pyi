@@ -1,5 +1,7 @@
 """From a file of measured times to a distribution: traces, what they look like, fits, resampling."""
 
+from bcgc_jax.measured.advice import Advice as Advice
+from bcgc_jax.measured.advice import advise as advise
 from bcgc_jax.measured.choice import distribution_of as distribution_of
 from bcgc_jax.measured.choice import smooth_empirical as smooth_empirical
 from bcgc_jax.measured.description import Description as Description

@@ -9,6 +9,7 @@ grows by as the cause is put in, a mean over all orders in which the causes can 
 import itertools
 import math
 from collections.abc import Collection
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -17,9 +18,12 @@ from bcgc_jax.measured.microbatches import Microbatches
 from bcgc_jax.measured.slow_workers import levels, ranks_of
 
 CAUSES = ("data", "steady", "random", "pauses")
-# ln of a chunk's time over its worker's median is a pause above this, and above multiples of quantiles.
-_LEAST_PAUSE = 0.6
-_QUANTILES = {0.90: 3.6, 0.95: 2.8, 0.99: 2.0}
+# ln of a chunk's time over its worker's median is a pause above this, and where twice as many chunks are as
+# long as lengths explain: a share of them, but ten at least. So is one that is so long by chance in no log of
+# a thousand.
+_LEAST_PAUSE, _MOST_PAUSES, _FEWEST, _CHANCE = 0.6, 0.03, 10, 1e-3
+# Two quantiles, through which the tail of lengths is drawn.
+_BODY = (0.80, 0.95)
 # With forward passes: of ln(forward / backward), in chunks of about the same length.
 _LEAST_SHIFT, _DEVIATIONS, _LEAST_DEVIATION = 0.3, 6.0, 0.02
 _BIN = 25
@@ -135,11 +139,30 @@ def as_one_chunk(parts: Parts) -> Parts:
 
 
 def _pauses(seconds: np.ndarray) -> np.ndarray:
-    """Seconds of a chunk above its worker's median in the step, where these are far more than usual."""
+    """Seconds of a chunk above its worker's median in the step, where most of such chunks have paused.
+
+    ln of lengths is taken to have quantiles a z^k, z those of the normal distribution and k ≥ 1 for tails
+    that are heavier. So a body that many long chunks have made wide is not taken for pauses.
+    """
     median = np.median(seconds, axis=2, keepdims=True)
     excess = np.log(seconds / median)
-    usual = [factor * np.quantile(excess, share) for share, factor in _QUANTILES.items()]
-    return np.where(excess > max(_LEAST_PAUSE, float(np.median(usual))), seconds - median, 0.0)
+    low, high = np.quantile(excess, _BODY)
+    if low <= 0:
+        return np.zeros_like(seconds)
+    normal = NormalDist().inv_cdf
+    inner, outer = map(normal, _BODY)
+    power = max(math.log(high / low) / math.log(outer / inner), 1.0)
+
+    def explained(share: float) -> float:
+        return float(high * (normal(1 - share) / outer) ** power)
+
+    threshold = explained(_CHANCE / excess.size)
+    if excess.size * _MOST_PAUSES > _FEWEST:
+        shares = np.geomspace(_MOST_PAUSES, _FEWEST / excess.size, 40)
+        seen = np.quantile(excess, 1 - shares)
+        twice = [float(end) for end, share in zip(seen, shares, strict=True) if end >= explained(share / 2)]
+        threshold = min([threshold, *twice])
+    return np.where(excess > max(_LEAST_PAUSE, threshold), seconds - median, 0.0)
 
 
 def _pauses_of_passes(seconds: np.ndarray, forward: np.ndarray) -> np.ndarray:

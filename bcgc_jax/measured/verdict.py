@@ -42,20 +42,30 @@ def savings_of(replays: dict[str, Replay], seed: int = 0) -> Savings:
     return Savings(block, values, dict(zip(names, saved(found.drawn), strict=True)))
 
 
-def advised(savings: Savings, cheapest_first: Sequence[str]) -> str | None:
+def advised(models: Sequence[Savings], cheapest_first: Sequence[str]) -> str | None:
     """One of these remedies, or None where none saves anything that is worth it.
 
     Those count that save 2 % or more, and something by their interval of 95 % too. The best has the highest
     lower end. The first is advised that saves, by the interval, at most one point less than the best.
+    A log may speak for several models alike. Then a remedy has to save by all of them, and what it saves less
+    than the best is a mean over them.
 
     >>> drawn = {"a": np.array([0.04, 0.06]), "b": np.array([0.045, 0.065]), "c": np.array([-0.1, 0.9])}
     >>> savings = Savings(1, {name: float(values.mean()) for name, values in drawn.items()}, drawn)
-    >>> advised(savings, ["a", "b", "c"]), advised(savings, ["c"])
+    >>> advised([savings], ["a", "b", "c"]), advised([savings], ["c"])
     ('a', None)
     """
-    low = {name: savings.interval(name).low for name in cheapest_first}
-    candidates = [name for name in cheapest_first if low[name] > 0 and savings.values[name] >= WORTH]
+    lows = [{name: savings.interval(name).low for name in cheapest_first} for savings in models]
+    mean = {name: np.mean([savings.values[name] for savings in models]) for name in cheapest_first}
+    candidates = [
+        name for name in cheapest_first if min(low[name] for low in lows) > 0 and mean[name] >= WORTH
+    ]
     if not candidates:
         return None
-    best = savings.drawn[max(candidates, key=low.__getitem__)]
-    return next(name for name in candidates if np.quantile(best - savings.drawn[name], 0.975) <= FOR_CHEAPER)
+    less = dict.fromkeys(candidates, 0.0)
+    for low, savings in zip(lows, models, strict=True):
+        best = savings.drawn[max(candidates, key=low.__getitem__)]
+        for name in candidates:
+            less[name] += float(np.quantile(best - savings.drawn[name], 0.975)) / len(models)
+    fine = [name for name in candidates if less[name] <= FOR_CHEAPER]
+    return fine[0] if fine else min(candidates, key=less.__getitem__)

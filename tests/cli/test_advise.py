@@ -50,6 +50,8 @@ def test_a_log_without_chunks_is_a_range(command, tmp_path):
     assert status == 0
     assert "4 equal ones are supposed in a worker's step" in text
     assert "Worker 3 was 1." in text
+    # Less than the log can tell, and that is no number.
+    assert "All workers slow at once: none that shows." in text
     assert "Do this: share the work, with" in text
     assert "If workers cannot ask within a step: give each worker data by its speed, once." in text
     (tmp_path / "few.csv").write_text("\n".join((tmp_path / "steps.csv").read_text().splitlines()[:21]))

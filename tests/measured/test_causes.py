@@ -64,6 +64,19 @@ def test_long_chunks_are_no_pauses_where_both_passes_take_longer():
     assert parts_of(Microbatches(long.seconds)).pauses.any()
 
 
+def test_pauses_are_found_among_chunks_of_uneven_lengths():
+    for seed in range(4):
+        true, _ = log_of("pauses", seed)
+        lengths = np.exp(np.random.default_rng(seed).normal(0, 0.5, true.data.shape))
+        true = true._replace(data=lengths, pauses=1.3 * true.pauses)
+        want, found = losses(true), losses(parts_of(Microbatches(true.seconds)))
+        loss = sum(values.mean() for values in want.values())
+        # Measured: 0.051 at worst; 0.8 where only chunks far beyond the 99 % quantile were pauses.
+        assert abs(found["pauses"].mean() - want["pauses"].mean()) < 0.06 * loss, seed
+        even = losses(parts_of(Microbatches(lengths)))
+        assert even["pauses"].mean() < 0.05 * sum(values.mean() for values in even.values()), seed
+
+
 def test_shapley_values_are_means_over_all_orders():
     rng = np.random.default_rng(0)
     parts = Parts(

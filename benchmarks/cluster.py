@@ -16,7 +16,7 @@ from bcgc_jax.coding.gradients import coding_plan, split_unevenly
 from bcgc_jax.plans.desk import chunk_sizes
 from bcgc_jax.plans.handout import Handout
 from bcgc_jax.plans.storage import spread
-from bcgc_jax.plans.timing import Timing
+from bcgc_jax.plans.timing import Timing, hand_out
 from benchmarks.timing import compare, result_row
 
 # Of work sharing.
@@ -115,16 +115,10 @@ def shared_step(workers: int) -> int:
     while not handout.complete:
         for worker in timing.overdue(now, handout.voided):
             handout.late(worker)
-        seconds = timing.seconds(now)
-        for worker in handout.may_be_given(free):
-            worth = timing.worth(worker, now, handout.begun(worker))
-            given = handout.next(handout.member(worker), seconds, worth)
-            if given is not None:
-                ticket, chunk = given
-                timing.began(worker, chunk, handout.sizes[chunk], now)
-                heapq.heappush(busy, (now + pace[worker] * handout.sizes[chunk], worker, ticket))
-                free.remove(worker)
-                count += 1
+        for worker, ticket, chunk in hand_out(handout, timing, free, now):
+            heapq.heappush(busy, (now + pace[worker] * handout.sizes[chunk], worker, ticket))
+            free.remove(worker)
+            count += 1
         timing.next_look(now, handout.voided, {w: handout.begun(w) for w in handout.may_be_given(free)})
         now, worker, ticket = heapq.heappop(busy)
         timing.ended(worker, now)

@@ -19,7 +19,7 @@ from bcgc_jax.coding.pace import Pace
 from bcgc_jax.handout.messages import Answer, Question, question_of
 from bcgc_jax.handout.server import Reply, Server
 from bcgc_jax.plans.handout import Chunk, Handout, Member, Name, Roster
-from bcgc_jax.plans.timing import Timing
+from bcgc_jax.plans.timing import Timing, hand_out
 
 
 class SharedRound:
@@ -197,14 +197,9 @@ class SharedRound:
         self._silent.update(worker for worker, deadline in self._sendings() if deadline <= now)
         for worker in self._silent.union(self.timing.overdue(now, self.handout.voided)):
             self.handout.late(worker)
-        seconds = self.timing.seconds(now)
-        for worker in self.handout.may_be_given(self._free()):
-            worth = self.timing.worth(worker, now, self.handout.begun(worker))
-            given = self.handout.next(self.handout.member(worker), seconds, worth)
-            if given is not None:
-                ticket, chunk = self._given[worker] = given
-                self.timing.began(worker, chunk, self.handout.sizes[chunk], now)
-                self._tell(worker, Answer(ticket=ticket.number, chunk=chunk))
+        for worker, ticket, chunk in hand_out(self.handout, self.timing, self._free(), now):
+            self._given[worker] = ticket, chunk
+            self._tell(worker, Answer(ticket=ticket.number, chunk=chunk))
         if self.handout.complete:
             for worker in sorted(self._resting):
                 wanted = self._wanted(worker, now)

@@ -234,11 +234,8 @@ class Handout:
         """
         if all(self._left[worker] for worker in free):
             return sorted(free)
-        chunks = self._begun
-        for sums in (self._filling, self._closed):
-            for late in self._overdue.intersection(sums):
-                chunks = chunks | self._contents[sums[late]]
-        able = (w for w in free if self._left[w] or not chunks.isdisjoint(self._stored[w]))
+        copied = self._may_be_copied()
+        able = (w for w in free if self._left[w] or not copied.isdisjoint(self._stored[w]))
         return sorted(self._overdue.intersection(free).union(able))
 
     def begun(self, worker: int) -> list[Chunk]:
@@ -283,6 +280,16 @@ class Handout:
             return None
         copies = (chunk for chunk in worth if worker in self.holders[chunk] and chunk in self._begun)
         return next(copies, None) or self._given_up(worker)
+
+    def _may_be_copied(self) -> set[Chunk]:
+        """What others compute, and what overdue workers keep."""
+        if self.ends == "chunks":
+            return set()
+        chunks = self._begun
+        for sums in (self._filling, self._closed):
+            for late in self._overdue.intersection(sums):
+                chunks = chunks | self._contents[sums[late]]
+        return chunks
 
     def _need(self, worker: int, chunk: Chunk, seconds: Sequence[float]) -> float:
         """When the first of a chunk's other holders would come to it."""

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 
-from bcgc_jax.plans.handout import Chunk
+from bcgc_jax.plans.handout import Chunk, Handout, Name
 
 # A copy is worth it if this many times its own time is less than the expected rest of the running chunk.
 _WORTH = 1.5
@@ -33,6 +33,7 @@ class Timing:
         self._last = np.zeros(num_workers)  # for a unit of size; 0 before there is one
         self._taken = np.zeros(num_workers)  # for all chunks that are done
         self._done = np.zeros(num_workers)  # their size
+        self._taken_by_all = self._done_by_all = 0.0
         self._mean = math.inf  # of all workers, for a unit; infinity before anything is known
         self._own_mean = np.zeros(num_workers)
         self._expected = np.ones(num_workers)  # for a unit, whatever runs
@@ -57,10 +58,13 @@ class Timing:
         self._taken[worker] += seconds
         self._done[worker] += size
         self._own_mean[worker] = self._taken[worker] / self._done[worker]
-        self._mean = float(np.sum(self._taken) / np.sum(self._done))
+        self._taken_by_all += seconds
+        self._done_by_all += float(size)
+        self._mean = self._taken_by_all / self._done_by_all
+        self._expected[worker] = self._last[worker]
         known = self._last > 0
-        mean = np.mean(self._last[known]) if np.any(known) else 1.0
-        self._expected = np.where(known, self._last, mean)
+        if not known.all():
+            self._expected[~known] = np.mean(self._last[known]) if known.any() else 1.0
 
     def lost(self, worker: int) -> None:
         """A worker's process is given up. What is known of its speed stays: another one on that machine."""
@@ -125,3 +129,18 @@ class Timing:
         needed = _WORTH * own * size
         expected = self._last[workers] * size
         return np.where(began + expected - now > needed, now, began + np.maximum(expected, needed))
+
+
+def hand_out(
+    handout: Handout, timing: Timing, free: Collection[int], now: float
+) -> list[tuple[int, Name, Chunk]]:
+    """Of the workers that are free those that are given a chunk, its ticket and the chunk; it runs from now."""
+    found, seconds = [], timing.seconds(now)
+    for worker in handout.may_be_given(free):
+        worth = timing.worth(worker, now, handout.begun(worker))
+        given = handout.next(handout.member(worker), seconds, worth)
+        if given is not None:
+            ticket, chunk = given
+            timing.began(worker, chunk, handout.sizes[chunk], now)
+            found.append((worker, ticket, chunk))
+    return found

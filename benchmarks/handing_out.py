@@ -1,4 +1,4 @@
-"""Chunks that one master hands out: beside a server that answers each question with what it was asked."""
+"""Chunks that one master or coordinator hands out to workers that ask without a pause."""
 
 import contextlib
 import functools
@@ -10,13 +10,14 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bcgc_jax.cluster.chunks import Place
 from bcgc_jax.cluster.shared_round import Desk, SharedRound
 from bcgc_jax.coding.chunks import SharedPlan
+from bcgc_jax.handout import serve
 from bcgc_jax.handout.line import Line
 from bcgc_jax.handout.messages import Question, answer_of
 from bcgc_jax.handout.server import Server
@@ -29,26 +30,101 @@ _REPEATS = 10
 
 def questions() -> list[dict[str, Any]]:
     """Chunks that take no time, sharing:2:8: N = 4, 16 and 64 workers that ask without a pause."""
-    return [_row(workers) for workers in _WORKERS]
+    of_loops = [_row(workers, "your own loop", _of_loops) for workers in _WORKERS]
+    return [_row(workers, "a cluster", _of_a_cluster) for workers in _WORKERS] + of_loops
 
 
-def _row(workers: int) -> dict[str, Any]:
-    plan, steps = SharedPlan(WorkSharing(workers, 2, 8)), itertools.count(1)
-    chunks = workers * len(plan.sizes)
-    with contextlib.ExitStack() as stack:
-        ask = stack.enter_context(_asking(workers, chunks))
-        desk = stack.enter_context(contextlib.closing(Desk("127.0.0.1")))
-        echo = stack.enter_context(contextlib.closing(Server(_Echo())))
-        place = Place(*echo.address, echo.key)
-        package = functools.partial(_step, plan, desk, steps, ask)
-        found = compare({"package": package, "peer": functools.partial(ask, place, 0)}, _REPEATS)
+class _Asked(NamedTuple):
+    """Of a step: seconds of each answer, and of the processor here for each chunk."""
+
+    answers: list[float]
+    processor: float
+
+
+def _row(workers: int, whose: str, steps_of: Callable[..., Any]) -> dict[str, Any]:
+    """With a server for a peer that answers each question with what it was asked, or without a peer."""
+    chunks = workers * len(SharedPlan(WorkSharing(workers, 2, 8)).sizes)
+    with _asking(workers, chunks) as ask, steps_of(workers, ask) as functions:
+        found = compare(
+            {name: functools.partial(_counted, one, chunks) for name, one in functions.items()}, _REPEATS
+        )
     rate = chunks / found["package"].seconds["median"]
-    answer = statistics.median(found["package"].value)
-    what = f"a step, chunks of no time, N={workers}"
-    accuracy = f"{rate:.0f} chunks a second; an answer in {1e3 * answer:.2f} ms, the median"
-    figures = {"chunks_a_second": rate, "answer": answer}
-    against = "a server that decides nothing"
+    answers, processor = found["package"].value
+    answer = statistics.median(answers)
+    what = f"a step of {whose}, chunks of no time, N={workers}"
+    accuracy = (
+        f"{rate:.0f} chunks a second; an answer in {1e3 * answer:.2f} ms, the median; "
+        f"{1e6 * processor:.0f} µs of the processor a chunk"
+    )
+    figures = {"chunks_a_second": rate, "answer": answer, "processor": processor}
+    against = "a server that decides nothing" if "peer" in found else ""
     return result_row("questions", what, found, accuracy, figures, against=against, dtype="float32")
+
+
+def _counted(step: Callable[[], list[float]], chunks: int) -> _Asked:
+    began = time.process_time()
+    answers = step()
+    return _Asked(answers, (time.process_time() - began) / chunks)
+
+
+@contextlib.contextmanager
+def _of_a_cluster(workers: int, ask: Callable[..., Any]) -> Iterator[Any]:
+    plan, steps = SharedPlan(WorkSharing(workers, 2, 8)), itertools.count(1)
+    with contextlib.closing(Desk("127.0.0.1")) as desk, contextlib.closing(Server(_Echo())) as echo:
+        place = Place(*echo.address, echo.key)
+        peer = functools.partial(ask, _Worker, place, 0)
+        yield {"package": functools.partial(_step, plan, desk, steps, ask), "peer": peer}
+
+
+@contextlib.contextmanager
+def _of_loops(workers: int, ask: Callable[..., Any]) -> Iterator[Any]:
+    steps = itertools.count()
+    with serve(workers, 2, 8, key="key") as coordinator:
+        place = Place(*coordinator.address, b"key")
+        yield {"package": lambda: ask(_Loop, place, next(steps))}
+
+
+class _Worker:
+    """What a worker of a cluster asks."""
+
+    @staticmethod
+    def join(line: Line, worker: int) -> None:
+        """It needs not."""
+
+    @staticmethod
+    def begin(step: int, worker: int) -> Any:
+        return Question(step, worker, 0)
+
+    @staticmethod
+    def then(step: int, worker: int, answer: Any) -> Any:
+        """None where it was given no chunk."""
+        told = answer_of(answer)
+        return None if told.chunk is None else Question(step, worker, 0, told.ticket, 1e-3)
+
+    @staticmethod
+    def end(lines: list[Line]) -> None:
+        """Who is told that a step is over asks no more."""
+
+
+class _Loop:
+    """What a loop of one's own asks."""
+
+    @staticmethod
+    def join(line: Line, worker: int) -> None:
+        line.ask({"join": worker})
+
+    @staticmethod
+    def begin(step: int, worker: int) -> Any:
+        return {"begin": step}
+
+    @staticmethod
+    def then(step: int, worker: int, answer: Any) -> Any:
+        return {"done": answer["ticket"], "seconds": 1e-3}
+
+    @staticmethod
+    def end(lines: list[Line]) -> None:
+        for line in lines:
+            assert line.receive()["over"]
 
 
 class _Echo:
@@ -69,7 +145,7 @@ def _step(plan: SharedPlan, desk: Desk, steps: Iterator[int], ask: Callable[...,
     for worker in range(plan.num_workers):
         one.begin(worker, 0.0)
     desk.serve(one, time.monotonic())
-    found = ask(desk.place, step)
+    found = ask(_Worker, desk.place, step)
     one.end()
     return found
 
@@ -82,8 +158,8 @@ def _asking(workers: int, chunks: int) -> Iterator[Callable[[Place, int], Any]]:
     process = context.Process(target=_ask_for_all, args=(others, workers, chunks), daemon=True)
     process.start()
 
-    def ask(place: Place, step: int) -> Any:
-        mine.send((place, step))
+    def ask(who: Any, place: Place, step: int) -> Any:
+        mine.send((who, place, step))
         return mine.recv()
 
     try:
@@ -96,27 +172,30 @@ def _asking(workers: int, chunks: int) -> Iterator[Callable[[Place, int], Any]]:
 def _ask_for_all(orders: Connection, workers: int, chunks: int) -> None:
     lines: dict[Place, list[Line]] = {}
     while True:
-        place, step = orders.recv()
+        who, place, step = orders.recv()
         if place not in lines:
             lines[place] = [Line((place.host, place.port), place.key) for _ in range(workers)]
-        orders.send(_asked(lines[place], step, chunks))
+            for worker, line in enumerate(lines[place]):
+                who.join(line, worker)
+        orders.send(_asked(who, lines[place], step, chunks))
+        who.end(lines[place])
 
 
-def _asked(lines: list[Line], step: int, chunks: int) -> list[float]:
+def _asked(who: Any, lines: list[Line], step: int, chunks: int) -> list[float]:
     """Each line asks again as soon as it has an answer; the seconds of the answers."""
     seconds, began, done = list[float](), [0.0] * len(lines), 0
     with selectors.DefaultSelector() as waiting:
         for worker, line in enumerate(lines):
             waiting.register(line, selectors.EVENT_READ, worker)
             began[worker] = time.perf_counter()
-            line.send(Question(step, worker, 0))
+            line.send(who.begin(step, worker))
         while done < chunks:
             for key, _ in waiting.select():
                 worker, line = key.data, lines[key.data]
-                answer = answer_of(line.receive())
+                question = who.then(step, worker, line.receive())
                 seconds.append(time.perf_counter() - began[worker])
-                done += answer.chunk is not None
-                if answer.chunk is not None:
+                if question is not None:
+                    done += 1
                     began[worker] = time.perf_counter()
-                    line.send(Question(step, worker, 0, answer.ticket, 1e-3))
+                    line.send(question)
         return seconds

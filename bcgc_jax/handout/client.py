@@ -81,13 +81,12 @@ class Share:
         ValueError if the others are at a later step; ConnectionError if the coordinator is gone.
         """
         step = operator.index(step)
-        attempt = self._ask({"begin": step})["attempt"]
-        told = self._ask({"attempt": attempt})
+        told = self._ask({"begin": step})
         while not told["over"]:
             began = time.perf_counter()
             yield self._chunk(step, *told["chunk"])
             seconds = time.perf_counter() - began
-            told = self._ask({"attempt": attempt, "ticket": told["ticket"], "seconds": seconds})
+            told = self._ask({"done": told["ticket"], "seconds": seconds})
 
     def close(self) -> None:
         """Leave. A step that is not complete fails for the others."""

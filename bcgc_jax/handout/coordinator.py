@@ -18,7 +18,7 @@ from bcgc_jax.handout.server import Reply, Server
 from bcgc_jax.plans.desk import chunk_sizes
 from bcgc_jax.plans.handout import Chunk, Handout, Name
 from bcgc_jax.plans.storage import Storage, spread, whole_subsets
-from bcgc_jax.plans.timing import Timing
+from bcgc_jax.plans.timing import Timing, hand_out
 
 # Seconds that no chunk takes.
 _AGES = 1e9
@@ -40,24 +40,25 @@ class _Attempt:
         self.rows: list[tuple[Any, ...]] = []  # of the record
         self.is_over = False
 
-    def done(self, rank: int, ticket: int, seconds: float, now: float) -> None:
+    def rest(self, rank: int, reply: Reply, now: float) -> None:
+        """A worker is free."""
+        self.heard[rank] = now
+        self.resting[rank] = reply
+
+    def done(self, rank: int, ticket: Name, seconds: float, now: float) -> None:
         """ValueError where the worker has no such ticket."""
         name, chunk = self.given.pop(rank, (None, None))
-        if name is None or chunk is None or name.number != ticket:
+        if chunk is None or name != ticket:
             raise ValueError("it is no message of a worker")
         self.timing.ended(rank, now)
         self.rows.append((self.step, rank, *chunk, self.handout.sizes[chunk], seconds))
-        self.handout.done(self.handout.member(rank), name)
+        self.handout.done(self.handout.member(rank), ticket)
 
     def serve(self, now: float) -> None:
         """Chunks for those that rest; that it is over, when all chunks are done and all workers rest."""
-        expected = self.timing.seconds(now)
-        for rank in self.handout.may_be_given(self.resting):
-            given = self.handout.next(self.handout.member(rank), expected)
-            if given is not None:
-                name, chunk = self.given[rank] = given
-                self.timing.began(rank, chunk, self.handout.sizes[chunk], now)
-                self.resting.pop(rank)({"over": False, "ticket": name.number, "chunk": chunk})
+        for rank, ticket, chunk in hand_out(self.handout, self.timing, self.resting, now):
+            self.given[rank] = ticket, chunk
+            self.resting.pop(rank)({"over": False, "ticket": ticket, "chunk": chunk})
         if self.handout.complete and len(self.resting) == self.workers:
             self._end({"over": True})
 
@@ -93,6 +94,7 @@ class Coordinator:
         self._ranks: dict[Reply, int] = {}  # of each line the worker that has joined by it
         self._gone: dict[int, float] = {}  # since when, of workers that were here
         self._failed = ""  # why the last attempt has
+        self._due = 0.0  # before that nobody is out of patience
         self._write([COLUMNS], "w")
         self._server = Server(self, host, port, key)
         self.address = self._server.address
@@ -119,7 +121,7 @@ class Coordinator:
         elif "begin" in message:
             self._begin(rank, _whole(message, "begin"), reply)
         else:
-            self._question(rank, message, reply)
+            self._done(rank, message, reply)
 
     def left(self, reply: Reply) -> None:
         """A line has ended."""
@@ -136,12 +138,15 @@ class Coordinator:
         if attempt.is_over:
             self._note(attempt.rows)
             return math.inf
+        if now < self._due:  # who has been heard since may take longer
+            return self._due - now
         # Who has not begun is waited for: perhaps it writes a checkpoint. But not who has ended.
         waited = {rank: max(since, attempt.began) for rank, since in self._gone.items()}
         waited |= {rank: since for rank, since in attempt.heard.items() if rank not in attempt.resting}
-        since, rank = min(((since, rank) for rank, since in waited.items()), default=(math.inf, -1))
-        if since + self._patience > now:
-            return since + self._patience - now
+        since, rank = min(((since, rank) for rank, since in waited.items()), default=(now, -1))
+        self._due = since + self._patience
+        if self._due > now:
+            return self._due - now
         what = "has been gone" if rank in self._gone else "was silent"
         self._fail(f"worker {rank} {what} for {self._patience:g} s: step {attempt.step} is to be begun anew")
         return math.inf
@@ -172,19 +177,16 @@ class Coordinator:
         if attempt is None or attempt.is_over:
             attempt = _Attempt(next(self._numbers), step, self._storage, self._sizes, now)
             self._attempt = attempt
-        attempt.heard[rank] = now
-        reply({"attempt": attempt.number})
+        attempt.rest(rank, reply, now)
 
-    def _question(self, rank: int, message: Any, reply: Reply) -> None:
-        """What is next, and perhaps what has been done."""
-        number, attempt, now = _whole(message, "attempt"), self._attempt, time.monotonic()
-        if attempt is None or number != attempt.number or rank not in attempt.heard or attempt.is_over:
+    def _done(self, rank: int, message: Any, reply: Reply) -> None:
+        """A chunk is done: what is next?"""
+        ticket, attempt, now = _ticket(message), self._attempt, time.monotonic()
+        if attempt is None or ticket.step != attempt.number or rank not in attempt.heard or attempt.is_over:
             reply({"failed": self._failed or "this attempt at the step is over"})
             return
-        if message.get("ticket") is not None:
-            attempt.done(rank, _whole(message, "ticket"), _seconds(message), now)
-        attempt.heard[rank] = now
-        attempt.resting[rank] = reply
+        attempt.done(rank, ticket, _seconds(message), now)
+        attempt.rest(rank, reply, now)
 
     def _lose(self, rank: int, why: str) -> None:
         """Of a worker that has begun the step that is not over: nobody's sum of it counts."""
@@ -212,9 +214,16 @@ class Coordinator:
 
 def _whole(message: dict[str, Any], name: str) -> int:
     found = message.get(name)
-    if isinstance(found, bool) or not isinstance(found, int):
+    if type(found) is not int:
         raise ValueError("it is no message of a worker")
     return found
+
+
+def _ticket(message: dict[str, Any]) -> Name:
+    match message.get("done"):
+        case [int(attempt), int(number)]:
+            return Name(attempt, number)
+    raise ValueError("it is no message of a worker")
 
 
 def _seconds(message: dict[str, Any]) -> float:

@@ -17,6 +17,7 @@ from typing import Any
 MOST, NONCE = 2**16, 32
 GREETING = NONCE + hashlib.sha256().digest_size
 _LENGTH = struct.Struct("!I")
+_JSON = json.JSONEncoder(separators=(",", ":"))
 
 
 def framed(message: Any) -> bytes:
@@ -25,7 +26,7 @@ def framed(message: Any) -> bytes:
     >>> Frames().feed(framed([1, None]) + framed([2])[:3])
     [[1, None]]
     """
-    data = json.dumps(message, separators=(",", ":")).encode()
+    data = _JSON.encode(message).encode()
     return _LENGTH.pack(len(data)) + data
 
 

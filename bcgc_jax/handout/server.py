@@ -60,6 +60,7 @@ class Server:
         self.key = secrets.token_bytes(32) if key is None else key
         self._loop = asyncio.new_event_loop()
         self._timer: asyncio.TimerHandle | None = None
+        self._looks = False  # soon
         self._lines: set[_Called] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, name="hands out chunks", daemon=True)
         self._thread.start()
@@ -89,12 +90,23 @@ class Server:
             self._thread.join()
             self._loop.close()
 
+    def look_soon(self) -> None:
+        """In the server's thread, when all is heard that has come: so many are answered at once."""
+        if not self._looks:
+            self._looks = True
+            self._loop.call_soon(self.look)
+
     def look(self) -> None:
-        """In the server's thread."""
+        """In the server's thread. A timer that is too early stays: it is cheaper than a new one each time."""
+        self._looks = False
+        after = self.answers.look()
+        if after == math.inf:
+            return
+        if self._timer is not None and self._loop.time() < self._timer.when() <= self._loop.time() + after:
+            return
         if self._timer is not None:
             self._timer.cancel()
-        after = self.answers.look()
-        self._timer = self._loop.call_later(after, self.look) if after < math.inf else None
+        self._timer = self._loop.call_later(after, self.look)
 
     def _end(self) -> None:
         self._listening.close()
@@ -121,7 +133,7 @@ class _Called(asyncio.Protocol):
         self._timer.cancel()
         self._server._lines.discard(self)
         self._server.answers.left(self._reply)
-        self._server.look()
+        self._server.look_soon()
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -132,7 +144,7 @@ class _Called(asyncio.Protocol):
         except (ValueError, RecursionError):  # nonsense harms nobody else
             self.end()
             return
-        self._server.look()
+        self._server.look_soon()
 
     def end(self) -> None:
         self._transport.close()

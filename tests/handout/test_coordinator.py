@@ -214,20 +214,16 @@ def test_an_old_process_is_told_that_another_one_has_its_place(coordinator):
 @pytest.mark.parametrize(
     "message",
     [
-        *(1, None, [], {}, {"join": "0"}, {"begin": 1.5}, {"attempt": 1, "ticket": "x"}, {"attempt": True}),
-        *(
-            {"attempt": 1, "ticket": 1, "seconds": seconds}
-            for seconds in (10**400, -1, math.nan, math.inf, None)
-        ),
-        {"attempt": 1, "ticket": 77, "seconds": 1.0},
+        *(1, None, [], {}, {"join": "0"}, {"begin": 1.5}, {"done": 1}, {"done": [1, "x"], "seconds": 1.0}),
+        *({"done": [1, 1], "seconds": seconds} for seconds in (10**400, -1, math.nan, math.inf, None)),
+        {"done": [1, 77], "seconds": 1.0},
     ],
 )
 def test_nonsense_harms_nobody(coordinator, message):
     """Of one who has the key, has joined, and is within a step."""
     line = Line(coordinator.address, KEY.encode())
     line.ask({"join": 0})
-    assert line.ask({"begin": 0}) == {"attempt": 1}
-    assert line.ask({"attempt": 1})["ticket"] == 1
+    assert line.ask({"begin": 0})["ticket"] == [1, 1]
     with pytest.raises(ConnectionError):
         line.ask(message)
     assert Loops(coordinator).run(range(WORKERS), 0) == _whole(0)
@@ -235,7 +231,7 @@ def test_nonsense_harms_nobody(coordinator, message):
 
 def test_who_has_not_joined_is_told_so(coordinator):
     line = Line(coordinator.address, KEY.encode())
-    for message in ({"begin": 0}, {"attempt": 1, "ticket": 1, "seconds": 0.1}):
+    for message in ({"begin": 0}, {"done": [1, 1], "seconds": 0.1}):
         assert "has not joined" in line.ask(message)["refused"]
     line.close()
 

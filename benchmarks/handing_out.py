@@ -17,7 +17,7 @@ import numpy as np
 from bcgc_jax.cluster.chunks import Place
 from bcgc_jax.cluster.shared_round import Desk, SharedRound
 from bcgc_jax.coding.chunks import SharedPlan
-from bcgc_jax.handout import serve
+from bcgc_jax.handout.coordinator import serve
 from bcgc_jax.handout.line import Line
 from bcgc_jax.handout.messages import Question, answer_of
 from bcgc_jax.handout.server import Server
@@ -151,7 +151,7 @@ def _step(plan: SharedPlan, desk: Desk, steps: Iterator[int], ask: Callable[...,
 
 
 @contextlib.contextmanager
-def _asking(workers: int, chunks: int) -> Iterator[Callable[[Place, int], Any]]:
+def _asking(workers: int, chunks: int) -> Iterator[Callable[[Any, Place, int], Any]]:
     """A process in which all workers ask; of a step until all chunks are done, they ask so often."""
     context = multiprocessing.get_context("spawn")
     mine, others = context.Pipe()

@@ -97,7 +97,7 @@ class Coordinator:
         self._due = 0.0  # before that nobody is out of patience
         self._write([COLUMNS], "w")
         self._server = Server(self, host, port, key)
-        self.address = self._server.address
+        self.address: tuple[str, int] = self._server.address
 
     def close(self) -> None:
         self._server.close()

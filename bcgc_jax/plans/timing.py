@@ -134,7 +134,7 @@ class Timing:
 def hand_out(
     handout: Handout, timing: Timing, free: Collection[int], now: float
 ) -> list[tuple[int, Name, Chunk]]:
-    """Of the workers that are free those that are given a chunk, its ticket and the chunk; it runs from now."""
+    """Who of those that are free is given a chunk: its ticket, and the chunk, which runs from now on."""
     found, seconds = [], timing.seconds(now)
     for worker in handout.may_be_given(free):
         worth = timing.worth(worker, now, handout.begun(worker))

@@ -1,30 +1,62 @@
-"""The README's drawing: four workers, three blocks, who computes what, and what the master waits for.
+"""The README's drawing: one step of four workers, whose chunks are handed out, as one of them is slow.
 
-The times are an example: worker w needs PACE[w] for a unit of work, and each block takes its size times the
-number of data subsets. `python -m experiments.drawing` writes the SVG file anew.
+The times are an example: worker w takes PACE[w] for a chunk. Who computes what is the package's own rule.
+`python -m experiments.drawing` writes the SVG file anew.
 """
 
 from pathlib import Path
+from typing import NamedTuple
 from xml.sax.saxutils import escape
 
-FILE = Path(__file__).with_name("figures") / "drawing.svg"
-PACE = (1.0, 1.4, 3.0, 1.2)
-SIZES = (3, 3, 2)
-# The groups of each block: the workers of a group send the same sum, and the master needs one of them.
-GROUPS = (((0,), (1,), (2,), (3,)), ((0, 1), (2, 3)), ((0, 1, 2, 3),))
-NEEDS = ("from every worker", "from one worker of each pair", "from any one worker")
+from bcgc_jax.plans.desk import UNITS, chunk_sizes
+from bcgc_jax.plans.handout import Handout
+from bcgc_jax.plans.storage import spread
 
-LEFT, UNIT, TOP, ROW, BAR = 80, 27, 66, 38, 28
-PAGE = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 334" width="760" height="334" role="img"
+FILE = Path(__file__).with_name("figures") / "drawing.svg"
+PACE = (1.2, 1.0, 3.0, 1.1)
+SLOW = PACE.index(max(PACE))
+CHUNKS, STORED = 4, 2
+
+LEFT, UNIT, TOP, ROW, BAR = 80, 54, 66, 38, 28
+PAGE = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 266" width="760" height="266" role="img"
      font-family="sans-serif" font-size="13" fill="#222" stroke="none">
-<title>Four workers, four data subsets, three blocks: who computes what, and what the master waits for</title>
-<rect x="0.5" y="0.5" width="759" height="333" rx="8" fill="#f4f4f4" stroke="#999"/>
+<title>Four workers, four subsets of the data in chunks: who computes what, and when the step ends</title>
+<rect x="0.5" y="0.5" width="759" height="265" rx="8" fill="#f4f4f4" stroke="#999"/>
 {}
 </svg>
 """
-BOX = '<rect x="{:g}" y="{:g}" width="{:g}" height="{:g}" fill="{}" stroke="#555"/>'
+BOX = '<rect x="{:g}" y="{:g}" width="{:g}" height="{:g}" fill="{}" stroke="#555"{}/>'
 TEXT = '<text x="{:g}" y="{:g}" text-anchor="{}">{}</text>'
 LINE = '<path d="M{:g} {:g}V{:g}" stroke="#555" stroke-width="{}" stroke-dasharray="{}"/>'
+DASHED = ' stroke-dasharray="5 4"'
+
+
+class Done(NamedTuple):
+    """A chunk of a `subset`, computed by a worker from `begin` to `end`."""
+
+    worker: int
+    subset: int
+    begin: float
+    end: float
+
+
+def step() -> list[Done]:
+    """Free workers take one chunk after the other; of several the first by number."""
+    sizes = chunk_sizes(CHUNKS)
+    workers = range(len(PACE))
+    handout = Handout(0, spread(len(PACE), STORED, len(sizes)), [sizes for _ in workers], "chunks")
+    free, found = dict.fromkeys(workers, 0.0), []
+    while free:
+        worker = min(free, key=lambda w: (free[w], w))
+        given = handout.next(handout.member(worker), PACE)
+        begin = free.pop(worker)
+        if given is None:
+            continue
+        ticket, (subset, chunk) = given
+        free[worker] = begin + PACE[worker] * sizes[chunk] / UNITS
+        found.append(Done(worker, subset, begin, free[worker]))
+        handout.done(handout.member(worker), ticket)
+    return found
 
 
 def text(x: float, y: float, words: str, anchor: str = "start") -> str:
@@ -36,52 +68,36 @@ def at(time: float) -> float:
     return LEFT + UNIT * round(time, 6)
 
 
-def subsets(block: int, worker: int) -> tuple[int, ...]:
-    """Those of the worker's group: as many as the group has workers."""
-    return next(group for group in GROUPS[block] if worker in group)
-
-
-def finish_times() -> list[list[float]]:
-    """When each worker has each block, by worker and block."""
-    load = [sum(SIZES[b] * len(subsets(b, 0)) for b in range(block + 1)) for block in range(len(SIZES))]
-    return [[pace * done for done in load] for pace in PACE]
-
-
 def drawing() -> str:
     """The SVG file's text."""
-    finish = finish_times()
-    complete = [max(min(finish[w][b] for w in group) for group in GROUPS[b]) for b in range(len(SIZES))]
-    end, uncoded = max(complete), max(PACE) * sum(SIZES)
+    done = step()
+    end, alone = max(one.end for one in done), CHUNKS * max(PACE)
     bottom, parts = TOP + ROW * len(PACE), []
-    parts.append(text(12, 23, "The step ends although worker 2, the slow one, has computed block 1 only"))
+    title = f"Worker {SLOW} is slow. The others compute more than half of its data, and all end together"
+    parts.append(text(12, 23, title))
     parts.append(text(LEFT, 46, "time →"))
-    parts.append(text(at(end), 46, "the step ends: the master has all blocks", "end"))
-    parts.append(text(at(uncoded), 46, "end without redundancy", "end"))
-    parts.append(LINE.format(at(uncoded), 52, bottom, 1.5, "5 4"))
-    for worker, times in enumerate(finish):
-        y = TOP + ROW * worker
-        parts.append(text(12, y + 19, f"worker {worker}"))
-        for block, begin in enumerate([0.0, *times[:-1]]):
-            if begin >= end:
-                continue
-            mine = subsets(block, worker)
-            used = times[block] == min(finish[w][block] for w in mine)
-            what = "all subsets" if len(mine) == len(PACE) else f"subset{'s' * (len(mine) > 1)} "
-            what += "" if len(mine) == len(PACE) else ", ".join(map(str, mine))
-            width = at(min(times[block], end)) - at(begin)
-            parts.append(BOX.format(at(begin), y, width, BAR, "#c8c8c8" if used else "#fff"))
-            parts.append(text(at(begin) + 4, y + 19, f"{block + 1}: {what}"))
+    parts.append(text(at(end), 46, "the step ends", "end"))
+    parts.append(text(at(alone), 46, "it would end without sharing", "end"))
+    parts.append(LINE.format(at(alone), 52, bottom, 1.5, "5 4"))
+    for worker in range(len(PACE)):
+        parts.append(text(12, TOP + ROW * worker + 19, f"worker {worker}"))
+    for one in done:
+        y, width = TOP + ROW * one.worker, at(one.end) - at(one.begin)
+        parts.append(BOX.format(at(one.begin), y, width, BAR, _shade(one.subset), ""))
+        parts.append(text(at(one.begin) + width / 2, y + 19, str(one.subset), "middle"))
+    y = TOP + ROW * SLOW
+    parts.append(BOX.format(at(end) + 4, y, at(alone) - at(end) - 4, BAR, "none", DASHED))
+    parts.append(text(at(end) + 12, y + 19, f"without sharing, all others wait for worker {SLOW}"))
     parts.append(LINE.format(at(end), 52, bottom, 2, "none"))
-    parts.append(text(12, bottom + 17, "master has"))
-    for place, block in enumerate(reversed(range(len(SIZES)))):
-        y = bottom + 17 + 21 * place
-        parts.append(LINE.format(at(complete[block]), bottom + BAR - ROW, y + 3, 1.5, "none"))
-        parts.append(text(at(complete[block]) + 6, y, f"block {block + 1}, {NEEDS[block]}"))
-    parts.append(BOX.format(12, 298, 22, 16, "#c8c8c8") + text(40, 311, "the master uses it"))
-    parts.append(BOX.format(190, 298, 22, 16, "#fff"))
-    parts.append(text(218, 311, "not needed, or stopped at the end of the step"))
-    parts.append(text(600, 311, "1, 2, 3: the block"))
+    parts.append(BOX.format(12, 234, 22, 16, _shade(SLOW), ""))
+    parts.append(text(40, 247, f"a chunk of subset {SLOW}, worker {SLOW}'s own"))
+    parts.append(BOX.format(290, 234, 22, 16, "#fff", ""))
+    parts.append(text(318, 247, "a chunk of another subset; the number says which"))
     return PAGE.format("\n".join(parts))
+
+
+def _shade(subset: int) -> str:
+    return "#c8c8c8" if subset == SLOW else "#fff"
 
 
 if __name__ == "__main__":

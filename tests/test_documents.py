@@ -75,12 +75,19 @@ def test_the_drawing_of_the_readme_is_what_its_script_makes():
     assert drawing.FILE.read_text("utf-8") == drawing.drawing()
 
 
+def test_the_readme_shows_what_its_command_prints(command):
+    ((_, typed), (_, shown)) = _blocks(ROOT / "README.md", "sh|")[:2]
+    status, printed, _ = command(*shlex.split(typed)[1:])
+    assert status == 0
+    assert [line.rstrip() for line in printed.splitlines()] == shown.splitlines()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", [path for path in DOCUMENTS if _blocks(path)], ids=lambda path: path.stem)
 def test_a_document_runs_from_top_to_bottom(path, clone, command):
     # What the text supposes that its reader has: files of a recorder.
     for worker in range(8):
-        rows = (f"{step},{worker},{0.1 + 0.01 * (step % (7 + worker))}\n" for step in range(120))
+        rows = (f"{step},{worker},0,{0.1 + 0.01 * (step % (7 + worker))}\n" for step in range(120))
         (clone / f"worker-{worker}.csv").write_text("".join(rows))
     names = {"__name__": "a_document"}
     for language, block in _blocks(path):

@@ -8,6 +8,7 @@ nothing (`plans/shared_step.py`); and the least seconds that any exact scheme wi
 mean (`limit:D`). Ten minutes; nothing else should run beside it.
 """
 
+import contextlib
 import json
 import os
 import secrets
@@ -51,6 +52,7 @@ STORED = (1, 2, 3, None)  # subsets of a worker; None for all
 def run(
     out: Path,
     seed: int = 0,
+    format: str = "table",
     *,
     settings: Sequence[Setting] = SETTINGS,
     stored: Sequence[int | None] = STORED,
@@ -62,13 +64,20 @@ def run(
         measured = _measured(setting, seed, steps, subsets)
         first = rows[-1 - stored.index(subsets) + 1] if subsets != stored[0] else None
         rows.append(_row(setting, seed, measured, subsets, first))
+    if format == "json":
+        print(json.dumps(rows, indent=2))
+    with contextlib.redirect_stdout(sys.stderr if format == "json" else sys.stdout):
+        _tell(rows, steps)
+        save(out, {"own_loop": rows}, {"own_loop": _figure(rows)})
+
+
+def _tell(rows: Sequence[dict[str, Any]], steps: int) -> None:
     print_table(
         f"Seconds of a step, mean of {steps}; nobody interrupts a chunk; chunks of 1/{CHUNKS} and less",
         ("workers", "N", "scheme", "measured", "± s.e.", "predicted", "limit", "of uncoded", "of possible"),
         [_printed(row) for row in rows],
     )
     print("\nof possible: the time that was saved, of what the limit allows.")
-    save(out, {"own_loop": rows}, {"own_loop": _figure(rows)})
 
 
 def _measured(setting: Setting, seed: int, steps: int, subsets: int | None) -> np.ndarray:

@@ -119,6 +119,7 @@ def load_schemes(path: str | Path) -> list[Scheme]:
 _OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "seed": {"type": int, "default": 0, "metavar": "INT", "help": "seed of all that is drawn (default: 0)"},
     "faults": {"type": int, "default": 60, "metavar": "INT", "help": "faults of each scheme (default: 60)"},
+    "format": {"choices": ("table", "json"), "default": "table", "help": "what is printed (default: table)"},
     "schemes": {
         "type": Path,
         "default": (),

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import json
 import sys
 from fractions import Fraction
 from unittest.mock import create_autospec
@@ -117,8 +118,9 @@ def test_the_journal_version_has_its_values_beside_exact_ones_and_bounds(run, mo
 @pytest.mark.slow
 def test_a_loop_of_ones_own_is_timed_against_the_model_and_the_limit(run):
     setting = own_loop.Setting("exponential", 3, 0.06)
-    found = run(own_loop, settings=[setting], stored=(1, 2, None), steps=3)
+    found = run(own_loop, format="json", settings=[setting], stored=(1, 2, None), steps=3)
     assert found.drew("own_loop")
+    assert [row["overhead"] > 0 for row in json.loads(found.printed)] == [True] * 3
     rows = found.rows("own_loop")
     assert [row["scheme"] for row in rows] == ["uncoded", "sharing:2:8", "sharing:all:8"]
     times = own_loop.paces("exponential", 0, 3, 3, 0.06)

@@ -78,7 +78,8 @@ class Share:
         In JAX that takes `jax.block_until_ready`. After the last one the sum can go into the all-reduce.
 
         Raises StepFailed if a worker is lost meanwhile: forget the sum, and ask for the step again.
-        ValueError if the others are at a later step; ConnectionError if the coordinator is gone.
+        ValueError if the others are at a later step; ConnectionError if the coordinator is gone, TimeoutError
+        two minutes after its machine is.
         """
         step = operator.index(step)
         told = self._ask({"begin": step})

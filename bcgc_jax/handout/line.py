@@ -18,6 +18,8 @@ MOST, NONCE = 2**16, 32
 GREETING = NONCE + hashlib.sha256().digest_size
 _LENGTH = struct.Struct("!I")
 _JSON = json.JSONEncoder(separators=(",", ":"))
+# Seconds until a line on which nothing comes is probed, between probes, and how many are not answered.
+_PROBES = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
 
 
 def framed(message: Any) -> bytes:
@@ -66,6 +68,14 @@ def greeted(key: bytes, nonce: bytes, greeting: bytes) -> bytes:
     return proof(key, b"answers", nonce, theirs)
 
 
+def probe(line: socket.socket) -> None:
+    """So that a line ends within two minutes after the machine at its other end has vanished."""
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _PROBES.items():
+        if hasattr(socket, name):  # not on all systems: there the system's own two hours
+            line.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
 class Line:
     """The end that calls: it asks, and waits for the answer.
 
@@ -79,6 +89,7 @@ class Line:
     def __init__(self, address: tuple[str, int], key: bytes, patience: float = 10.0) -> None:
         self._socket = socket.create_connection(address, timeout=patience)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        probe(self._socket)
         self._file = self._socket.makefile("rb")
         try:
             self._greet(key)

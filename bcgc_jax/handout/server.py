@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from bcgc_jax.handout.line import GREETING, NONCE, Frames, framed, greeted
+from bcgc_jax.handout.line import GREETING, NONCE, Frames, framed, greeted, probe
 
 # Seconds within which whoever calls has to show that it has the key.
 _GREETED_IN = 5.0
@@ -125,6 +125,7 @@ class _Called(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
+        probe(transport.get_extra_info("socket"))
         self._server._lines.add(self)
         self._timer = asyncio.get_running_loop().call_later(_GREETED_IN, self.end)
         transport.write(self._nonce)

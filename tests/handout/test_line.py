@@ -138,6 +138,20 @@ def test_messages_come_whole_however_they_are_cut():
     assert found == messages
 
 
+def test_both_ends_notice_that_the_other_machine_has_vanished(server):
+    """A process that ends closes its line; a machine does not. So the system asks whether it is there."""
+    line = Line(server.address, server.key)
+    (called,) = server._lines
+    for end in (line._socket, called._transport.get_extra_info("socket")):
+        assert end.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        silent = [
+            end.getsockopt(socket.IPPROTO_TCP, getattr(socket, f"TCP_KEEP{of}"))
+            for of in ("IDLE", "INTVL", "CNT")
+        ]
+        assert silent[0] + silent[1] * silent[2] <= 120
+    line.close()
+
+
 @pytest.mark.parametrize("message", [None, [], [1, 2, 3], [1, 2, 3, "x", 0.0], [1, 2, True, None, 0.0], {}])
 def test_what_is_no_question_is_refused(message):
     with pytest.raises(ValueError, match="no question"):

@@ -67,7 +67,8 @@ def with_slopes(function: Callable[..., Any], known: Any, problem: Any, plan: An
 def _with_slopes_jvp(function, primals, tangents):
     known, problem, plan, *others = primals
     _, of_problem, _, *of_others = tangents
-    at, along = (problem, *others), (of_problem, *of_others)
+    at = (problem, *others)
+    along = (of_problem, *of_others)
     value, slope = jax.jvp(lambda problem, *others: function(problem, plan, *others), at, along)
     known = value if known is None else known
     return with_slopes(function, known, problem, plan, *others), slope

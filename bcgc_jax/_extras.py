@@ -16,7 +16,8 @@ def public_names(package: str) -> dict[str, str]:
 
 def first_used(name: str, package: dict[str, Any]) -> Any:
     """What a package, of these globals, imports when it is first used: a public name, a file or a folder."""
-    own, public = package["__name__"], package["_PUBLIC"]
+    own = package["__name__"]
+    public = package["_PUBLIC"]
     if public.get(name, own) != own:
         found: Any = getattr(import_module(public[name]), name)
     elif not name.startswith("_") and find_spec(f"{own}.{name}"):

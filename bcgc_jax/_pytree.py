@@ -173,7 +173,8 @@ def check_whole(name: str, value: Any, low: int) -> None:
 
 def check_key(key: Any) -> None:
     """Raise ValueError unless `key`, also a traced one, is one key of JAX, of the new kind or the old."""
-    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", ())
+    dtype = getattr(key, "dtype", None)
+    shape = getattr(key, "shape", ())
     new = dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
     if shape != () if new else dtype != np.uint32 or len(shape) != 1:
         one = "one key of JAX, such as jax.random.key(0), under jax.vmap for several"

@@ -169,7 +169,8 @@ class Solution:
         """What `save` wrote, but for the problem; ValueError for a damaged file, or of another format."""
         try:
             found = json.loads(Path(path).read_text(encoding="utf-8"))
-            form, version = found.pop("format"), found.pop("version")
+            form = found.pop("format")
+            version = found.pop("version")
             if form == _FORMAT and version in _READ:
                 found.pop("bcgc_jax", None)
                 return _checked(_read(found | {"problem": None}, "solution"))
@@ -191,7 +192,8 @@ class Solution:
         lines = [f"Solution({self.method}): {self.message}"]
         if int(self.status) in (Status.INFEASIBLE, Status.INVALID):
             return lines[0]
-        gap, drawn = float(self.relative_gap), self.kind == "confidence"
+        gap = float(self.relative_gap)
+        drawn = self.kind == "confidence"
         error = f"{'±' if drawn else 'error'} {float(self.runtime_error):.1g}"
         lines.append(f"  expected runtime {float(value):.6g} ({error})")
         if gap > LOOSE and self.bound_of == "levels" and self.method != "optimal":
@@ -233,7 +235,8 @@ def assess(
         status = xp.where(nothing, int(Status.INFEASIBLE), int(Status.CONVERGED))
     # The same shapes and dtypes whatever is known: compiled once for all methods.
     counts = ((jnp if isinstance(a, Array) else np).asarray(a, int) for a in (status, num_steps))
-    x, levels = jnp.asarray(partition, problem.dtype), np.ones(problem.max_workers, bool)
+    x = jnp.asarray(partition, problem.dtype)
+    levels = np.ones(problem.max_workers, bool)
     solution = assess_shares(problem, x, *counts, levels)
     return with_whole_numbers(problem, solution) if whole_numbers else solution
 
@@ -269,7 +272,8 @@ def solution_of(
     found: Certificate,
 ) -> Solution:
     """What is known of a partition, and the status that it has by its value."""
-    status, num_steps = jnp.asarray(status, int), jnp.asarray(num_steps, int)
+    status = jnp.asarray(status, int)
+    num_steps = jnp.asarray(num_steps, int)
     feasible = status != int(Status.INFEASIBLE)
     value, error, lower, _ = found
     value = jnp.where(feasible & problem.valid & ~out_of_range(problem, value), value, jnp.nan)

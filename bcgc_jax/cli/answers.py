@@ -59,7 +59,8 @@ def each_possible(
     methods: Mapping[str, Method], required: Collection[str], doing: str, work: Callable[[str, Method], T]
 ) -> list[T]:
     """What `work` makes of each; those that are not `required` may be impossible here, if not all are."""
-    found, last = [], list(methods)[-1:]
+    found = []
+    last = list(methods)[-1:]
     with Progress(total=len(methods)) as bar:
         for name, method in methods.items():
             bar.begin(f"{doing} {name}")
@@ -130,7 +131,8 @@ def _schedule(problem: Problem, plan: Plan) -> Row | None:
 def save_plan(solution: Solution, problem: Problem | None, path: str) -> None:
     """Write what `Solution.load` reads, without the levels that the `problem` asked about was padded to."""
     assert solution.problem is not None
-    size, plan = num_workers(solution.problem), solution.plan
+    size = num_workers(solution.problem)
+    plan = solution.plan
     if solution.partition is not None:
         plan = partition_plan(solution.partition[:size], size)
     rounded, levels = (None if a is None else a[:size] for a in (solution.rounded, solution.levels))

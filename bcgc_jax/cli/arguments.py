@@ -71,7 +71,8 @@ class Argument(click.ParamType):
     """What `read` makes of the text that was typed; its ValueError is the refusal."""
 
     def __init__(self, name: str, read: Callable[[str], Any]) -> None:
-        self.name, self.read = name, read
+        self.name = name
+        self.read = read
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
@@ -168,7 +169,9 @@ def axis(one: Argument) -> Argument:
         if ":" not in text:
             return np.unique([one.read(part) for part in text.split(",")])
         low, high, *rest = text.split(":")
-        first, last, logarithmic = one.read(low), one.read(high), rest[1:] == ["log"]
+        first = one.read(low)
+        last = one.read(high)
+        logarithmic = rest[1:] == ["log"]
         whole = isinstance(first, int)
         if last < first or not (rest or whole) or len(rest) > 1 + logarithmic or (logarithmic and first <= 0):
             known = "numbers such as 1,2,5, LOW:HIGH:COUNT, or above 0 LOW:HIGH:COUNT:log, LOW not above HIGH"
@@ -207,7 +210,8 @@ def read_levels(text: str) -> tuple[str, tuple[int, ...]]:
 
 def read_method(text: str) -> str:
     """NAME or NAME:NUMBER; what the number may be the library knows."""
-    kind, known = text.partition(":")[0], {name.partition(":")[0] for name in METHODS.split(", ")}
+    kind = text.partition(":")[0]
+    known = {name.partition(":")[0] for name in METHODS.split(", ")}
     if kind not in known | REPLACED:
         raise ValueError(f"no method {kind!r}{did_you_mean(kind, known)}; known: {METHODS}")
     return text
@@ -240,7 +244,8 @@ def read_columns(text: str) -> dict[str, str]:
 
 METHOD = Argument("method", read_method)
 FORWARD = Argument("ratio", read_forward)
-LAW, OPEN_LAW = Argument("distribution", read_law), Argument("distribution", read_open_law)
+LAW = Argument("distribution", read_law)
+OPEN_LAW = Argument("distribution", read_open_law)
 LAW_OF_WORKERS = Argument("distribution", read_law_of_workers)
 LEVELS = Argument("levels", read_levels)
 _ANY_NUMBER = number(-math.inf)

@@ -23,13 +23,16 @@ if TYPE_CHECKING:
 LAYOUT = ("step", "worker", "seconds", "censored", "load", "layout")
 DELIVERY = ("start_up", "send_time", "overlap")
 
-_POSITIVE, _FROM_ZERO, _SHARE = number(), number(include=True), number(0, 1)
+_POSITIVE = number()
+_FROM_ZERO = number(include=True)
+_SHARE = number(0, 1)
 _IMAGES = number(1, 1500, include=True, whole=True)  # to train with, one a worker at least
 _NEW_FILE = click.Path()
 _FILE_OR_INPUT = click.Path(exists=True, dir_okay=False, allow_dash=True)
 
 _AT_MOST = f"at most {typed.MOST_WORKERS:,}"
-_SAMPLES, _CYCLES = "M, samples of a whole step.", "b, cycles (units of work) per coordinate and sample."
+_SAMPLES = "M, samples of a whole step."
+_CYCLES = "b, cycles (units of work) per coordinate and sample."
 _SETUP_CYCLES = "f, cycles per sample and subset of the forward pass."
 _FORWARD = "In place of f: the forward pass as a ratio to the backward pass, L (b + h) cycles; 0.47 or 47%."
 _START_UP = "S, time before a worker's first cycle, in the unit of runtimes."
@@ -114,7 +117,8 @@ class Passes(Files):
 
         Where nothing was asked, the forward pass is that of the trace, if it is known.
         """
-        setup, forward = self.setup_cycles, self.forward
+        setup = self.setup_cycles
+        forward = self.forward
         if not self.asks_forward:
             forward = measured_forward
         if forward is not None:

@@ -40,7 +40,8 @@ def padded(problem: Problem) -> Problem:
     Not for atoms and rows, which have a trace in their shape, nor for many workers, whose steps know N. And
     not where levels, whole units or many starts are searched in N² trials: padding would be felt.
     """
-    law, size = problem.cycle_time, -(-problem.max_workers // 32) * 32
+    law = problem.cycle_time
+    size = -(-problem.max_workers // 32) * 32
     searched = not problem.bare or np.max(problem.num_coordinates) <= FEW_UNITS
     if searched or law.width() is not None or law.pooled().atomic or size > MANY:
         return problem
@@ -59,7 +60,8 @@ def stopwatch() -> Iterator[Callable[[], float]]:
             spans[:] = [span for span in spans if span[0] < end - duration_secs]
             spans.append((max(end - duration_secs, spans[-1][1] if spans else 0.0), end))
 
-    start, stop = time.perf_counter(), 0.0
+    start = time.perf_counter()
+    stop = 0.0
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         yield lambda: max(0.0, stop - start - sum(b - a for a, b in spans))

@@ -80,9 +80,11 @@ class Command(click.Command):
     """
 
     def __init__(self, kind: Any) -> None:
-        bases, fields = kind.__mro__[:-1], dataclasses.fields(kind)
+        bases = kind.__mro__[:-1]
+        fields = dataclasses.fields(kind)
         self.home = {field.name: base for base in bases for field in dataclasses.fields(base)}
-        self.kind, name = kind, kind.__name__.removesuffix("Options").lower()
+        self.kind = kind
+        name = kind.__name__.removesuffix("Options").lower()
         ordered = sorted(fields, key=lambda field: bases.index(self.home[field.name]))
         params = [field.metadata["made"](field.name) for field in ordered]
         super().__init__(name, params=params, callback=self.answer, help=kind.__doc__, epilog=kind.after)

@@ -55,7 +55,8 @@ def names(head: str) -> Column:
 
 def row_label(row: Row) -> str:
     """What a row is called in a table: its method, the α of partial stragglers, and what it leaves out."""
-    alpha, inexact = row.get("alpha"), row.get("exact_gradient") is False
+    alpha = row.get("alpha")
+    inexact = row.get("exact_gradient") is False
     return row["method"] + ("" if alpha is None else f" α {alpha:.3g}") + " (inexact)" * inexact
 
 

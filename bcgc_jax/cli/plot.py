@@ -121,13 +121,15 @@ def plans(schemes: Sequence[Drawn], unit: str = "cycles × unit of cycle time") 
     figure, (left, right) = plotting.new_figure(
         1, 2, size=(8.6, 1.6 + 0.32 * len(schemes)), sharey=True, width_ratios=(2, 3)
     )
-    shades, norm = colormaps["Blues"], Normalize(0, max(one.copies.max(initial=1) for one in schemes))
+    shades = colormaps["Blues"]
+    norm = Normalize(0, max(one.copies.max(initial=1) for one in schemes))
     for place, one in enumerate(schemes):
         left.barh(place, one.runtime, color=_look(one.method)["color"], height=0.7)
         if not one.sizes.size:
             right.text(0.01, place, "no fixed blocks", va="center", fontsize=8)
             continue
-        share, colors = one.sizes / one.sizes.sum(), shades(norm(one.copies))
+        share = one.sizes / one.sizes.sum()
+        colors = shades(norm(one.copies))
         look: Any = {"color": colors, "edgecolor": "0.4", "linewidth": 0.3, "height": 0.7}
         right.barh([place] * share.size, share, left=np.cumsum(share) - share, **look)
     left.set_yticks(range(len(schemes)), [_look(one.method)["label"] for one in schemes])
@@ -202,12 +204,14 @@ def heat_maps(rows: Sequence[Row], x: str, y: str, value: str) -> "Figure":
     across, up = (np.unique([row[name] for row in rows]) for name in (x, y))
     at = {(row["method"], row[y], row[x]): row[value] for row in rows}
     found = np.array([[[at.get((m, v, u)) for u in across] for v in up] for m in methods], float)
-    low, high = np.nanmin(found), np.nanmax(found)
+    low = np.nanmin(found)
+    high = np.nanmax(found)
     norm = LogNorm(low, high) if 0 < low < high / 30 else Normalize(low, high)
     for axes, method, numbers in zip(panels, methods, found, strict=True):
         axes.grid(False)
         image = axes.pcolormesh(across, up, numbers, cmap="cividis", norm=norm)
-        above, title = LABELS.get(y, y) if axes is panels[0] else "", _look(method)["label"]
+        above = LABELS.get(y, y) if axes is panels[0] else ""
+        title = _look(method)["label"]
         plotting.label_axes(axes, LABELS.get(x, x), above, title=title, log=_log(rows, x, y))
     figure.colorbar(image, ax=panels, label=LABELS.get(value, value))
     return figure
@@ -217,7 +221,8 @@ def fits(seconds: np.ndarray, censored: np.ndarray | None, laws: Sequence[tuple[
     """P(T > t) of measured times (Kaplan and Meier), and of the four distributions that fit best."""
     figure, (axes,) = plotting.new_figure()
     order = np.argsort(seconds, axis=None)
-    times, whole = np.ravel(seconds)[order], np.ones(order.size)
+    times = np.ravel(seconds)[order]
+    whole = np.ones(order.size)
     if censored is not None:
         whole = 1.0 - np.ravel(censored)[order]
     measured = np.cumprod(1 - whole / np.arange(order.size, 0, -1))

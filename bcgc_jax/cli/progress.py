@@ -33,10 +33,14 @@ class Progress:
     __rich__ = __str__  # of a spinner, whenever it moves
 
     def reach(self, done: int, total: int) -> None:
-        self.done, self.total, self._begun = done, total, 0
+        self.done = done
+        self.total = total
+        self._begun = 0
 
     def begin(self, what: str) -> None:
-        self.what, self.done, self._begun = what, self._begun, self._begun + 1
+        self.what = what
+        self.done = self._begun
+        self._begun = self._begun + 1
 
     def _show(self) -> None:
         if sys.stderr is None or not sys.stderr.isatty():

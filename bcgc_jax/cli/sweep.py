@@ -58,7 +58,9 @@ def answer(question: SweepOptions) -> None:
 
 def _axes(question: SweepOptions) -> tuple[dict[str, np.ndarray], dict[str, str], Callable[..., Problem]]:
     """The numbers of the grid by their names, what is no number, and the problem that a cell of them is."""
-    workers, labels, parameters = question.workers, {}, {}
+    workers = question.workers
+    labels = {}
+    parameters = {}
     fixed: dict[str, Any] = {"overlap": question.overlap}
     if (trace := traces.read(question)) is not None:
         asked: list[int | None] = [None] if workers is None else workers.tolist()
@@ -73,7 +75,8 @@ def _axes(question: SweepOptions) -> tuple[dict[str, np.ndarray], dict[str, str]
     if workers is None:
         raise click.UsageError("give the numbers of workers with --workers")
     if isinstance(question.start_up, Distribution):
-        fixed["start_up"], known = question.start_up, question.start_up.summary()
+        fixed["start_up"] = question.start_up
+        known = question.start_up.summary()
         given = ",".join(f"{name}={value:g}" for name, value in known.items())
         labels["start_up_distribution"] = f"{law_name(type(question.start_up))}:{given}"
     if question.overlap:
@@ -145,7 +148,8 @@ def _with_bounds(sweep: Sweep, rows: Iterable[output.Row]) -> Iterator[output.Ro
     for cell in zip(*[iter(rows)] * len(sweep.methods), strict=True):  # its methods after each other
         bounds = {row["method"]: float(row["lower_bound"] or np.nan) for row in cell}
         for row in cell:
-            partition, bound = sweep.methods[row["method"]].is_partition, bounds[row["method"]]
+            partition = sweep.methods[row["method"]].is_partition
+            bound = bounds[row["method"]]
             if partition and "optimal" in bounds:
                 bound = bounds["optimal"]
             elif partition and not bound >= (1 - LOOSE) * float(row["expected_runtime"] or np.nan):
@@ -184,9 +188,12 @@ def _summary(sweep: Sweep, path: Path) -> tuple[list[output.Row], Counter[str]]:
     """How each method came out and what it saved, and how all did, from the file itself."""
     gaps: dict[str, float] = {}
     saved: dict[str, list[float]] = {}
-    counts, statuses = Counter[tuple[str, str]](), Counter[str]()
+    counts = Counter[tuple[str, str]]()
+    statuses = Counter[str]()
     for row in _with_bounds(sweep, read_rows(path)):
-        method, status, bound = row["method"], row["status"], row[_BOUND]
+        method = row["method"]
+        status = row["status"]
+        bound = row[_BOUND]
         counts[method, status] += 1
         statuses[status] += 1
         if status == "converged" and bound:

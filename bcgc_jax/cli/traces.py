@@ -68,7 +68,8 @@ def workers_of(
         why = "--keep-workers keeps the steps of" if asked.keep_workers else "the trace has"
         raise ValueError(f"{why} {trace.num_workers} workers, not {workers}: leave --workers out")
     if workers is None and trace.num_workers < 2:
-        name, other = trace_name(asked), "" if replayed else ", or give --workers"
+        name = trace_name(asked)
+        other = "" if replayed else ", or give --workers"
         raise ValueError(f"{name} has one worker only: coding needs the times of at least two{other}")
     return workers or trace.num_workers
 
@@ -94,7 +95,8 @@ def planned_for(
 
 def check_size(problem: Problem, other: str = "--trace-distribution smooth") -> None:
     """ValueError where one exact runtime under measured times takes more than an hour, or the memory."""
-    operations, memory = iteration_of(problem).evaluation_cost(), math.inf
+    operations = iteration_of(problem).evaluation_cost()
+    memory = math.inf
     with suppress(AttributeError, OSError, ValueError):
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     quicker = f"take fewer --workers, or {other}"
@@ -178,7 +180,8 @@ def placed(trace: Trace | None, problem: Problem, solution: Solution) -> Solutio
 
 def in_its_steps(trace: Trace, problem: Problem, name: str, plan: Plan, promised: float) -> list[str]:
     """What the steps of the trace say of the `plan` that was made for them; nothing if they are of others."""
-    taken, workers = replay(trace, problem, plan), num_workers(problem)
+    taken = replay(trace, problem, plan)
+    workers = num_workers(problem)
     uncoded = replay(trace, problem, partition_plan(problem.total * (np.arange(workers) == 0), workers))
     if not taken.size or np.array_equal(taken, uncoded):
         return []
@@ -257,7 +260,8 @@ def unit_of(trace: Trace | None, problem: Problem) -> tuple[float, str]:
     """
     if trace is None or trace.of_cycles:
         return 1.0, "the cycle time's unit" if trace is None else "seconds"
-    recorded, workers = trace.num_workers, num_workers(problem)
+    recorded = trace.num_workers
+    workers = num_workers(problem)
     cycles = float(problem.num_samples * problem.cycles * problem.pass_load / recorded)
     name = f"seconds of a recorded step (divide those of JSON and CSV by {cycles:g})"
     if workers != recorded:
@@ -270,7 +274,8 @@ def unit_of(trace: Trace | None, problem: Problem) -> tuple[float, str]:
 
 
 def which_law(law: Distribution | JointDistribution, trace: Trace) -> list[str]:
-    known, times = law.summary(), f"{trace.seconds.size:,} measured times"
+    known = law.summary()
+    times = f"{trace.seconds.size:,} measured times"
     if "measured_times" in known:
         return [f"Distribution: the {times} as they are."]
     return [f"Distribution: smooth, {known['knots']} knots in place of {times}."] if "knots" in known else []

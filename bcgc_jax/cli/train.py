@@ -86,7 +86,8 @@ def _train_all_on_cluster(
     from bcgc_jax.cluster import Cluster, InjectedDelay, Run, Step
     from bcgc_jax.cluster.digits import train_digits_on_cluster
 
-    key, workers = jax.random.key(question.seed), num_workers(problem)
+    key = jax.random.key(question.seed)
+    workers = num_workers(problem)
 
     def expected(name: str, method: Method) -> tuple[Method, float]:
         solution = solve(problem, method, key=key)
@@ -97,7 +98,8 @@ def _train_all_on_cluster(
         return method, float(solution.rounded_runtime)
 
     possible = each_possible(schemes, question.methods and schemes, "planning for", expected)
-    pace, runs = None, []
+    pace = None
+    runs = []
     if question.pace:
         seconds = question.pace / min(runtime for _, runtime in possible)
         pace = InjectedDelay(problem.cycle_time if steps is None else steps, seconds)
@@ -141,7 +143,8 @@ def _course(step: "Step", method: str, workers: int) -> str:
 
 
 def _summary(run: DigitsRun, problem: Problem, target: float) -> output.Row:
-    steps, time = run.clock.shape[1], run.time_to(target)
+    steps = run.clock.shape[1]
+    time = run.time_to(target)
     row: output.Row = {
         "method": run.method,
         "expected_runtime": run.expected_runtime,
@@ -168,7 +171,8 @@ def _steps(runs: Sequence[DigitsRun]) -> list[output.Row]:
 
 
 def _print_table(rows: Sequence[output.Row], question: TrainOptions, trace: Trace | None) -> None:
-    real, seeds = not question.simulated, question.num_seeds
+    real = not question.simulated
+    seeds = question.num_seeds
     unit, clock = ("(s)", "measured") if real else ("runtime", "simulated")
 
     def number(head: str, name: str, form: str = ".4g") -> output.Shown:

@@ -138,7 +138,8 @@ def repetition_code(groups: Sequence[Sequence[int]], data: Sequence[Sequence[int
 
 def _build(key: Array, num_workers: int, level: int, construction: str) -> tuple[GradientCode, float]:
     """The code and its worst amplification."""
-    subsets, coefficients = allocate(num_workers, level), np.ones(level + 1)
+    subsets = allocate(num_workers, level)
+    coefficients = np.ones(level + 1)
     if construction == "cyclic_mds":
         coefficients = _roots_of_unity(num_workers, level)
     elif construction == "random_cyclic":
@@ -214,7 +215,8 @@ def decoding_weights(encoding: ArrayLike, arrived: ArrayLike) -> Decoding:
 
 @jax.jit
 def _weights(encoding: Array, arrived: Array) -> Decoding:
-    size, here = arrived.size, arrived.astype(bool)
+    size = arrived.size
+    here = arrived.astype(bool)
     index = jnp.arange(size, dtype=jnp.int32)
     # In the scope stands arithmetic alone: other operations are lowered with the caller's integers.
     with jax.enable_x64(True):
@@ -229,10 +231,12 @@ def _weights(encoding: Array, arrived: Array) -> Decoding:
         used = jnp.any(pivots, axis=1)[:, None] | jnp.any(pivots, axis=0)
         left = jnp.where(used, 0, jnp.abs(system[:, :size]).astype(jnp.float32))
         place = jnp.argmax(left).astype(jnp.int32)
-        row, column = index == place // size, index == place % size
+        row = index == place // size
+        column = index == place % size
         with jax.enable_x64(True):
             found = jnp.max(left) > smallest
-            row, column = row & found, column & found
+            row = row & found
+            column = column & found
             factors = jnp.sum(jnp.where(column, system[:, :size], 0), axis=1)
             pivot = jnp.sum(jnp.where(row, factors, 0))
             values = jnp.sum(jnp.where(row[:, None], system, 0), axis=0) / jnp.where(found, pivot, 1)
@@ -244,7 +248,8 @@ def _weights(encoding: Array, arrived: Array) -> Decoding:
         inverse = _dot(pivots.T.astype(jnp.float64), system[:, size:])
         weights = jnp.sum(inverse, axis=1)
         weights += _dot(inverse, 1 - _dot(weights, b))  # refined once: what growth in the elimination left
-        left, amplification = jnp.abs(1 - _dot(weights, b)), _dot(jnp.abs(weights), jnp.abs(b))
+        left = jnp.abs(1 - _dot(weights, b))
+        amplification = _dot(jnp.abs(weights), jnp.abs(b))
         decodable = (jnp.max(left) <= _DECODABLE) & (jnp.max(amplification) <= _LARGEST)
         return Decoding(jnp.where(decodable, weights, jnp.nan), decodable)
 
@@ -259,7 +264,8 @@ def encode(code: GradientCode, gradients: ArrayLike) -> tuple[Array, ...]:
     (4, [4.0, 4.0])
     """
     refuse_complex("gradients", gradients)
-    g, code = jnp.asarray(gradients), jax.tree.map(kept, code)
+    g = jnp.asarray(gradients)
+    code = jax.tree.map(kept, code)
     if g.ndim == 0 or len(g) != len(code.subsets):
         raise ValueError(f"there must be {len(code.subsets)} subset gradients, got shape {g.shape}")
     # One worker of each group that computes, and sends, the same.
@@ -351,12 +357,15 @@ def conditioning(key: Array, code: GradientCode, num_sets: int = 1000) -> float:
     if code.construction in REPEATED:
         return 1.0  # one worker of each group, with weight 1
     b = np.asarray(code.encoding)
-    size, needed = len(b), len(b) - code.level
+    size = len(b)
+    needed = len(b) - code.level
     order = np.random.default_rng(_seed(key)).permuted(np.tile(np.arange(size), (num_sets, 1)), axis=1)
     sets = np.concatenate([order[:, :needed], allocate(size, needed - 1)])
     # In an orthonormal basis of the span of B's rows the system is square.
     basis = np.linalg.svd(b)[2][:needed]
-    coordinates, ones, worst = b @ basis.T, basis.sum(axis=1), 0.0
+    coordinates = b @ basis.T
+    ones = basis.sum(axis=1)
+    worst = 0.0
     # A few sets at a time: the matrices of 1000 sets at N = 100 take 80 MB.
     for part in np.array_split(sets, -(-len(sets) // 100)):
         try:

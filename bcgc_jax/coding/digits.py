@@ -61,7 +61,8 @@ def load_digits(num_workers: int) -> Digits:
     except ImportError as error:
         raise ImportError(f"the digits come with scikit-learn: {to_install('train')}") from error
     images, labels = datasets.load_digits(return_X_y=True)
-    order, held_out = np.random.default_rng(0).permutation(len(labels)), 297
+    order = np.random.default_rng(0).permutation(len(labels))
+    held_out = 297
     rest = len(labels) - held_out
     if num_workers > rest:
         raise ValueError(f"there are {rest} images to train with, too few for {num_workers} workers")
@@ -74,7 +75,8 @@ def load_digits(num_workers: int) -> Digits:
 def initial_params(key: Array, model: str) -> PyTree:
     """A list of layers, `{"w": [in, out], "b": [out]}`: zeros for one layer, else normal weights."""
     layers = list(itertools.pairwise(MODELS[model]))
-    gain, keys = 0.0 if len(layers) == 1 else 2.0, jax.random.split(key, len(layers))
+    gain = 0.0 if len(layers) == 1 else 2.0
+    keys = jax.random.split(key, len(layers))
     return [
         {"w": math.sqrt(gain / a) * jax.random.normal(k, (a, b), jnp.float32), "b": jnp.zeros(b, jnp.float32)}
         for k, (a, b) in zip(keys, layers, strict=True)
@@ -157,7 +159,8 @@ def train_on_digits(
     order = digits_order(model)
     scheme = training_scheme(code_key, problem, solution, _shapes(model), units=units, order=order)
     times = problem.cycle_time if cycle_times is None else cycle_times
-    data, optimizer = load_digits(scheme.plan.num_workers), optax.sgd(learning_rate)
+    data = load_digits(scheme.plan.num_workers)
+    optimizer = optax.sgd(learning_rate)
     subsets = split_batch(data.train, scheme.plan.num_workers)
 
     def evaluate(params: PyTree) -> tuple[Array, Array]:

@@ -183,7 +183,8 @@ def unit_sizes(params: PyTree, units: str = "leaves", order: Sequence[int] | Non
     if units not in UNITS:
         raise ValueError(f'unknown units "{units}"; known: {", ".join(UNITS)}')
     leaves = jax.tree.leaves_with_path(params)
-    paths, sizes = [path[:-1] for path, _ in leaves], [int(np.size(x)) for _, x in leaves]
+    paths = [path[:-1] for path, _ in leaves]
+    sizes = [int(np.size(x)) for _, x in leaves]
     if order is None:
         order = range(len(leaves))[::-1]
     elif sorted(order) != list(range(len(leaves))):
@@ -204,7 +205,8 @@ def cut(
     begin = 0
     for leaf in range(len(sizes))[::-1] if order is None else order:
         for block, (first, last) in zip(blocks, itertools.pairwise([0, *ends]), strict=True):
-            start, stop = max(first - begin, 0), min(last - begin, sizes[leaf])
+            start = max(first - begin, 0)
+            stop = min(last - begin, sizes[leaf])
             if start < stop:
                 block.append(Piece(leaf, start, stop))
         begin += sizes[leaf]
@@ -246,7 +248,8 @@ def coding_plan(
             f"the partition has {counts.sum()} units, the parameters have {num_units} {units}: solve a "
             "Problem with as many coordinates, or with unit_costs=unit_sizes(params, units, order)"
         )
-    pieces, used = cut(params, counts, units, order), np.flatnonzero(counts).tolist()
+    pieces = cut(params, counts, units, order)
+    used = np.flatnonzero(counts).tolist()
     codes = tuple(gradient_code(key, counts.size, n, construction, top_level=used[-1]) for n in used)
     blocks = tuple(Block(n, pieces[n]) for n in used)
     return CodingPlan(codes, blocks, mean)
@@ -363,7 +366,8 @@ def assign(
     if without_code is not None:
         return without_code(plan, params, num_workers, **options)
     costs = unit_sizes(params, options.get("units", "coordinates"), options.get("order"))
-    data, share = np.asarray(plan.data), np.asarray(plan.share)
+    data = np.asarray(plan.data)
+    share = np.asarray(plan.share)
 
     def make(units: ArrayLike, data: np.ndarray) -> CodingPlan:
         counts = np.zeros(max(num_workers, data.max()), int)
@@ -463,7 +467,8 @@ def _coded(
 
 def size_of(plan: CodingPlan, subsets: PyTree) -> int:
     """Samples of each of the plan's subsets, in arrays `[N, m, …]`."""
-    workers, shapes = plan.num_workers, {np.shape(leaf)[:2] for leaf in jax.tree.leaves(subsets)}
+    workers = plan.num_workers
+    shapes = {np.shape(leaf)[:2] for leaf in jax.tree.leaves(subsets)}
     if len(shapes) != 1 or {shape[:1] for shape in shapes} != {(workers,)}:
         raise ValueError(
             f"data of shapes {shapes} is not that of {workers} subsets: take split_batch(batch, {workers})"
@@ -482,7 +487,8 @@ def subset_gradients(
 ) -> tuple[Array, dict[tuple[float, float], PyTree]]:
     """The full loss, and the gradients of each share of the samples that the plan knows: leaves `[N, …]`."""
     refuse_complex("params", params)
-    workers, size = plan.num_workers, size_of(plan, subsets)
+    workers = plan.num_workers
+    size = size_of(plan, subsets)
     total: Array | float = 0.0
     gradients = {}
     keys = keys_of(loss, key)
@@ -496,7 +502,8 @@ def subset_gradients(
         value, gradient = jax.vmap(functools.partial(jax.value_and_grad(loss), params))(part, *drawn)
         if portion != 1:
             gradient = jax.tree.map(lambda g, p=portion: p * g, gradient)
-        total, gradients[share] = total + portion * jnp.sum(value), gradient
+        total = total + portion * jnp.sum(value)
+        gradients[share] = gradient
     return jnp.asarray(plan.scaling * total), gradients
 
 
@@ -517,9 +524,11 @@ def decode_gradients(
     plan: CodingPlan, weights: Array, messages: Sequence[Sequence[Sequence[Array]]], params: PyTree
 ) -> PyTree:
     """The full gradient, shaped as `params`, from `messages[block][piece][worker]` and weights `[B, N]`."""
-    parts, dtypes = [], [jnp.result_type(leaf) for leaf in jax.tree.leaves(params)]
+    parts = []
+    dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(params)]
     for b, block in enumerate(plan.blocks):
-        own, rows = weights[b], zip(block.pieces, messages[b], strict=True)
+        own = weights[b]
+        rows = zip(block.pieces, messages[b], strict=True)
         with jax.enable_x64(True):
             parts.append([decode(own * plan.scaling, row, dtypes[piece.leaf]) for piece, row in rows])
     return assemble(plan.blocks, parts, params)

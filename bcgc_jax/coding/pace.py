@@ -75,7 +75,8 @@ class Pace(NamedTuple):
 
     def spans(self) -> np.ndarray:
         """When one worker begins each task, has computed it, and has delivered it, `[tasks, 3]`."""
-        ends, (load, sent) = self.ends(), self._columns(np)
+        ends = self.ends()
+        load, sent = self._columns(np)
         computed = self.begin + self.unit * load
         if not self.overlap:
             computed = computed + np.concatenate([[0.0], sent[:-1]])
@@ -84,7 +85,8 @@ class Pace(NamedTuple):
 
     def _columns(self, xp: Any) -> tuple[Any, Any]:
         """Load and link, beside the workers where there are many."""
-        load, sent = xp.asarray(self.load), xp.asarray(self.sent)
+        load = xp.asarray(self.load)
+        sent = xp.asarray(self.sent)
         if np.ndim(self.unit) == 0:
             return load, sent
         return (load if load.ndim == 2 else load[:, None]), sent[:, None]

@@ -75,7 +75,8 @@ class Stages:
         known = dict(at.known)
         for program in self.due(at.done, block):
             known.update(zip(program.gives, program.run(*(known[v] for v in program.takes)), strict=True))
-        done, needed = max(at.done, block + 1), set[core.Var]()
+        done = max(at.done, block + 1)
+        needed = set[core.Var]()
         for b in later:
             needed.update(self.results[b], *(program.takes for program in self.due(done, b)))
         kept = {v: value for v, value in known.items() if v in needed}
@@ -94,7 +95,8 @@ def stages(loss: Loss, params: PyTree, batch: PyTree, blocks: Sequence[Sequence[
     check_params(params)
     with traceable():
         closed = jax.make_jaxpr(jax.grad(loss))(params, batch, *key)
-    constants, equations = dict[core.Var, Any](), list[Any]()
+    constants = dict[core.Var, Any]()
+    equations = list[Any]()
     inputs = [core.Var(v.aval) for v in closed.jaxpr.invars]
     leaves = _flatten(closed, inputs, equations, constants)
     for leaf, v in enumerate(leaves):
@@ -139,7 +141,8 @@ def backward_order(loss: Loss, params: PyTree, batch: PyTree) -> tuple[int, ...]
     """
     check_params(params)
     key = keys_of(loss, jax.random.key(0))(0, 0)
-    closed, equations = jax.make_jaxpr(jax.grad(loss))(params, batch, *key), list[Any]()
+    closed = jax.make_jaxpr(jax.grad(loss))(params, batch, *key)
+    equations = list[Any]()
     leaves = _flatten(closed, closed.jaxpr.invars, equations, {})
     made = {id(v): i for i, equation in enumerate(equations) for v in equation.outvars}
     # What comes at the same time comes from the end, as the layers do; constants come first.
@@ -164,7 +167,8 @@ def _flatten(
         return [v if isinstance(v, core.Literal) else names[v] for v in atoms]
 
     for equation in body.eqns:
-        taken, params = read(equation.invars), equation.params
+        taken = read(equation.invars)
+        params = equation.params
         if equation.primitive.name not in _CALLS:
             found = _append(equations, equation, taken)
         else:

@@ -153,11 +153,15 @@ def training_scheme(
     """
     plan: Plan | None
     if isinstance(solution, Plan):
-        plan, rounded, method = solution, None, "plan"
+        plan = solution
+        rounded = None
+        method = "plan"
     elif int(solution.status) in (Status.INFEASIBLE, Status.INVALID):
         raise ValueError(f'"{solution.method}": {solution.message}')
     else:
-        plan, rounded, method = solution.plan, solution.rounded, solution.method
+        plan = solution.plan
+        rounded = solution.rounded
+        method = solution.method
     if plan is None or not plan.trainable:
         raise ValueError(f'"{method}" is no partition: its training is not known')
     sizes = unit_sizes(params, plan_options.get("units", "coordinates"), plan_options.get("order"))
@@ -180,7 +184,8 @@ def _shared_scheme(
     key: Array, problem: Problem, plan: Plan, params: PyTree, method: str, **plan_options: Any
 ) -> SharedScheme:
     """Every chunk counts once, so the gradient is that of workers without redundancy."""
-    rule, workers = plan.completion, int(np.asarray(problem.num_workers))
+    rule = plan.completion
+    workers = int(np.asarray(problem.num_workers))
     assert isinstance(rule, WorkSharing)
     uncoded = partition_plan(problem.total * (np.arange(workers) == 0), workers)
     assigned = assign(key, uncoded, params, workers, **plan_options)
@@ -194,7 +199,8 @@ def _pace(problem: Problem, plan: Plan, assigned: CodingPlan) -> tuple[Array, Ar
 
     And the passes, in units of κ.
     """
-    blocks, rule = assigned.blocks, plan.completion
+    blocks = assigned.blocks
+    rule = plan.completion
     assert rule is not None
     own = np.array([float(block.size) for block in blocks], problem.dtype)
     if not assigned.coded:  # until each subset; the link is left out: what is sent are a few bytes

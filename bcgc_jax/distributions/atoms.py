@@ -178,7 +178,8 @@ class EmpiricalPairs(_Measured):
     has_start_up = True
 
     def __post_init__(self) -> None:
-        one, other = np.shape(self.start_ups), np.shape(self.cycle_times)
+        one = np.shape(self.start_ups)
+        other = np.shape(self.cycle_times)
         if 0 in one or one != other:
             raise ValueError(
                 f"start_ups and cycle_times must be pairs, at least one, got shapes {one} and {other}"

@@ -94,7 +94,8 @@ class AnyDistribution:
         """Raise ValueError where shapes say that this is a batch, which only `jax.vmap` takes."""
         ranks = dict(self.ranks)
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            leaves, rank = jax.tree.leaves(getattr(self, field.name)), ranks.get(field.name, 0)
+            leaves = jax.tree.leaves(getattr(self, field.name))
+            rank = ranks.get(field.name, 0)
             if any(np.ndim(leaf) != rank for leaf in leaves) and (field.name in ranks or not self._is_one()):
                 what = f"an array of rank {rank}" if rank else "one number"
                 shapes = ", ".join(str(np.shape(leaf)) for leaf in leaves)

@@ -365,7 +365,10 @@ class _Tabulated(_Shifted):
         place = jnp.clip((jnp.log(a) - low) / step, 0, size - 1)
         i = jnp.clip(place.astype(int), 0, size - 2)
         u = place - i
-        f0, f1, d0, d1 = self.log_t[i], self.log_t[i + 1], self.slope[i] * step, self.slope[i + 1] * step
+        f0 = self.log_t[i]
+        f1 = self.log_t[i + 1]
+        d0 = self.slope[i] * step
+        d1 = self.slope[i + 1] * step
         return jnp.exp(f0 + u * (d0 + u * (3 * (f1 - f0) - 2 * d0 - d1 + u * (2 * (f0 - f1) + d0 + d1))))
 
     def mean(self):
@@ -393,9 +396,12 @@ class HazardSpline(Distribution):
 
     def cumulative_hazard(self, t):
         (low, high), (t0, t1), (d0, d1) = self._piece(jnp.asarray(t), self.times)
-        step, rise = high - low, t1 - t0
+        step = high - low
+        rise = t1 - t0
         # Shares of the piece, not times: fourth powers of short ones are 0 in float32.
-        y, d0, d1 = jnp.clip((t - t0) / rise, 0, 1), d0 * step / rise, d1 * step / rise
+        y = jnp.clip((t - t0) / rise, 0, 1)
+        d0 = d0 * step / rise
+        d1 = d1 * step / rise
         # θ of the way through the piece: a quadratic equation, by the root that does not cancel.
         a = 1 - d0 + y * (d0 + d1 - 2)
         b = d0 - y * (d0 + d1 - 2)
@@ -408,9 +414,11 @@ class HazardSpline(Distribution):
 
     def inverse_cumulative_hazard(self, a):
         (low, high), (t0, t1), (d0, d1) = self._piece(jnp.asarray(a), self.hazards)
-        step, rise = high - low, t1 - t0
+        step = high - low
+        rise = t1 - t0
         share = jnp.clip((a - low) / step, 0, 1)
-        mean, cross = rise / step, share * (1 - share)
+        mean = rise / step
+        cross = share * (1 - share)
         inside = t0 + rise * (mean * share**2 + d0 * cross) / (mean + (d0 + d1 - 2 * mean) * cross)
         beyond = jnp.maximum(a - self.hazards[-1], 0)
         tail = self.times[-1] + self.slopes[-1] * self._bent(jnp.expm1, beyond)
@@ -440,7 +448,8 @@ class HazardSpline(Distribution):
         return self.times[0]
 
     def summary(self):
-        size, mean = jnp.size(self.times), self.mean()
+        size = jnp.size(self.times)
+        mean = self.mean()
         return {"distribution": "smooth", "knots": size, "mean": mean, "tail_index": self.tail_index}
 
     def with_knots(self):

@@ -27,7 +27,9 @@ def average(values: Elementwise, rank: Array, above: Array, kinks: Array) -> Arr
 
     inf where the integral diverges.
     """
-    k, m, dtype = rank[:, None], above[:, None], rank.dtype
+    k = rank[:, None]
+    m = above[:, None]
+    dtype = rank.dtype
 
     def log_density(a: Array, k: Array, m: Array) -> Array:
         return (k - 1) * jnp.log(jnp.maximum(-jnp.expm1(-a), jnp.finfo(dtype).tiny)) - m * a
@@ -83,7 +85,8 @@ def _bracket(reached: Elementwise, like: Array) -> tuple[Array, Array]:
 
     By halves of their bits, which ascend as the numbers do.
     """
-    dtype, whole = like.dtype, np.dtype(f"int{8 * like.dtype.itemsize}")
+    dtype = like.dtype
+    whole = np.dtype(f"int{8 * like.dtype.itemsize}")
     most = int(np.asarray(jnp.finfo(dtype).max, dtype).view(whole))
 
     def number(bits: Array) -> Array:
@@ -95,6 +98,7 @@ def _bracket(reached: Elementwise, like: Array) -> tuple[Array, Array]:
         there = reached(number(middle))
         return jnp.where(there, low, middle), jnp.where(there, middle, high)
 
-    low, high = jnp.zeros_like(like, whole), jnp.full_like(like, most, whole)
+    low = jnp.zeros_like(like, whole)
+    high = jnp.full_like(like, most, whole)
     low, high = jax.lax.fori_loop(0, 8 * dtype.itemsize, halve, (low, high))
     return number(low), number(high)

@@ -63,7 +63,8 @@ def legendre(order: int) -> tuple[np.ndarray, np.ndarray]:
     """
     s = (1 - np.polynomial.legendre.leggauss(order)[0][::-1]) / 2
     for _ in range(3):
-        value, step = np.ones(order), np.zeros(order)
+        value = np.ones(order)
+        step = np.zeros(order)
         for k in range(order):  # P_{k+1} - P_k from P_k - P_{k-1}, at 1 - 2 s
             before = value
             step = (k * step - 2 * s * (2 * k + 1) * value) / (k + 1)

@@ -101,7 +101,8 @@ class Crossing:
 
     def __init__(self, levels: tuple[Array, Array], num_workers: ArrayLike, batched: bool = False) -> None:
         self.below, self.above = levels
-        self.size, dtype = self.below.shape[0], self.below.dtype
+        self.size = self.below.shape[0]
+        dtype = self.below.dtype
         self.workers = jnp.asarray(num_workers, dtype)
         # A number that is known stays one: powers by known exponents.
         self.count = num_workers if isinstance(num_workers, int) else jnp.asarray(num_workers, int)
@@ -135,14 +136,16 @@ class Crossing:
         factor = self.table[m] if known else jnp.asarray(self.table)[m]
         bits = max(1, int(m.max(initial=0) if known else self.size).bit_length())
         if self.powers:
-            weight, power = factor, share
+            weight = factor
+            power = share
             for bit in range(bits):
                 weight = jnp.where((m >> bit) & 1 == 1, weight * power, weight)
                 power = power * power
             return weight
         rate = self.workers * share
         decay = jnp.exp(-rate / 2**self.late) if decay is None else decay
-        power, weight = rate * factor, jnp.ones_like(rate * factor)
+        power = rate * factor
+        weight = jnp.ones_like(rate * factor)
         for bit in reversed(range(max(bits, self.late + 1))):
             weight = weight * weight
             weight = jnp.where((m >> bit) & 1 == 1, weight * power, weight)
@@ -204,7 +207,8 @@ class Crossing:
                 later_sum, success = carry
                 i = end - 1 - step
                 lag = i - self.index[:end]
-                earlier, lag = self._column(lag > 0), self._column(jnp.maximum(lag, 1))
+                earlier = self._column(lag > 0)
+                lag = self._column(jnp.maximum(lag, 1))
                 share, decay = _between([a[:end] for a in self.levels], _rows(self.levels, i, 1))
                 below = jnp.where(earlier, self._weight(lag - 1, share, decay), 0) * later_sum[i]
                 both = below * self.unit * share / lag, below
@@ -225,9 +229,11 @@ class Crossing:
         i = self.index
         lag = i[None, :] - i[:, None]
         shape = lag.shape + (1,) * (self.below.ndim - 1)
-        later, lag = (lag > 0).reshape(shape), np.maximum(lag, 1)
+        later = (lag > 0).reshape(shape)
+        lag = np.maximum(lag, 1)
         share, decay = _between([a[:, None] for a in self.levels], [a[None] for a in self.levels])
-        share, lag = jnp.where(later, share, 0), lag.reshape(shape)
+        share = jnp.where(later, share, 0)
+        lag = lag.reshape(shape)
         decay = None if decay is None else jnp.where(later, decay, 1)
         before = jnp.where(later, self._weight(lag - 1, share, decay), 0)
         hit = before * self.unit * share / lag

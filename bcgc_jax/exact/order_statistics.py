@@ -32,7 +32,8 @@ def threefry(key_data: Array, x0: Array, x1: Array) -> tuple[Array, Array]:
     here: it discards half of each output and writes every few rounds to memory.
     """
     keys = (key_data[0], key_data[1], key_data[0] ^ key_data[1] ^ jnp.uint32(0x1BD11BDA))
-    x0, x1 = x0 + keys[0], x1 + keys[1]
+    x0 = x0 + keys[0]
+    x1 = x1 + keys[1]
     for group in range(5):
         for r in ((13, 15, 26, 6), (17, 29, 16, 24))[group % 2]:
             x0 = x0 + x1
@@ -94,7 +95,8 @@ def sorted_draws(
     key: Array, law: Distribution, num_workers: ArrayLike, num_draws: int, max_workers: int, dtype: Any
 ) -> Array:
     """Draws of the sorted cycle times, slowest first, `[num_draws, max_workers]`."""
-    zero, none = jnp.zeros(num_draws, dtype), jnp.zeros(max_workers, dtype)
+    zero = jnp.zeros(num_draws, dtype)
+    none = jnp.zeros(max_workers, dtype)
     _, hazard = _over_levels(lambda a, step, _: (a + step, a + step), zero, key, num_workers, num_draws, none)
     hazard = hazard.reshape(-1, num_draws)[:max_workers].T
     return law.with_fast_inverse().inverse_cumulative_hazard(hazard).astype(dtype)
@@ -185,7 +187,8 @@ def typical_hazards(
 def log_choices(load: Array, num_workers: ArrayLike) -> Array:
     """log C(N, n) for n = 0 … max_workers, `[max_workers + 1]`; -inf for n > N."""
     log_factorial = log_factorials(load.size + 1).astype(load.dtype)
-    table, workers = jnp.asarray(log_factorial), jnp.asarray(num_workers, int)
+    table = jnp.asarray(log_factorial)
+    workers = jnp.asarray(num_workers, int)
     rest = workers - np.arange(load.size + 1)
     return jnp.where(rest >= 0, table[workers] - log_factorial - table[jnp.maximum(rest, 0)], -jnp.inf)
 
@@ -193,7 +196,8 @@ def log_choices(load: Array, num_workers: ArrayLike) -> Array:
 def expected_shared_time(law: Distribution, num_workers: ArrayLike, dtype: Any) -> Array:
     r"""E[1 / Σ_n 1/T_n] = ∫₀^∞ (E e^{-u/T})^N du: the time of a cycle that all workers share."""
     if law.atomic:
-        times, mass = law.breaks(), mass_of(law, law.breaks())
+        times = law.breaks()
+        mass = mass_of(law, law.breaks())
     else:
         ends = (-36.0, 36.0) if dtype == jnp.float64 else (-16.0, 60.0)
         z = jnp.linspace(*ends, 769, dtype=dtype)
@@ -203,7 +207,9 @@ def expected_shared_time(law: Distribution, num_workers: ArrayLike, dtype: Any) 
     median = law.inverse_cumulative_hazard(math.log(2.0))
     typical = jnp.where(jnp.isinf(median), law.infimum(), median)
     pace = jnp.sum(mass * jnp.minimum(speed, 1e3 / typical))
-    panels, low, high = 520, -40.0, 12.0
+    panels = 520
+    low = -40.0
+    high = 12.0
     u = jnp.exp(jnp.linspace(low, high, panels + 1, dtype=dtype)) / (pace * num_workers)
     term = u * jnp.exp(num_workers * jnp.log(dot(jnp.exp(-u[:, None] * speed), mass)))
     # Beyond the far end a power of u is left for a heavy tail, a geometric series here. Where that does not
@@ -216,7 +222,8 @@ def expected_shared_time(law: Distribution, num_workers: ArrayLike, dtype: Any) 
 
 def order_survival(law: Distribution, num_workers: ArrayLike, t: Array) -> Array:
     """P(T_(N-n) > t_n), `[max_workers]`: more than n of N workers are later than t_n."""
-    n, m = np.arange(t.size), np.arange(t.size + 1)
+    n = np.arange(t.size)
+    m = np.arange(t.size + 1)
     hazard = law.cumulative_hazard(t)[:, None]
     early = jnp.log(jnp.maximum(-jnp.expm1(-hazard), jnp.finfo(t.dtype).tiny))
     some = jnp.maximum(m, 1) * hazard  # m > n ≥ 0

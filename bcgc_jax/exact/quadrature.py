@@ -97,15 +97,18 @@ def follow(nodes: Quadrature, onsets: Array) -> Quadrature:
     onsets = onsets if nodes.panels else onsets[:1]
     known = jax.lax.stop_gradient(onsets)
     moved = jnp.where(known < jnp.inf, onsets - known, 0)
-    start, times = nodes.start + moved[0], nodes.times + moved[0]
+    start = nodes.start + moved[0]
+    times = nodes.times + moved[0]
     if onsets.size == 1:
         return nodes._replace(start=start, times=times)
     # No panel lies between those that only rounding sets apart: they move as one.
     apart = jnp.diff(known) > 64 * jnp.finfo(known.dtype).eps * known[1:]
     own = jax.lax.cummax(jnp.append(0, jnp.where(apart, np.arange(1, known.size), 0)))
-    known, more = known[own], jnp.diff(moved[own])
+    known = known[own]
+    more = jnp.diff(moved[own])
     gap = jnp.diff(known)
-    gap, known = jnp.where(gap > 0, gap, jnp.inf)[:, None], known[:-1, None]
+    gap = jnp.where(gap > 0, gap, jnp.inf)[:, None]
+    known = known[:-1, None]
     left = nodes.times - known
     # Between two onsets as far along as the node is on its way, and all with the last after it.
     times = times + dot(more, jnp.where(left < gap, jnp.maximum(left, 0) / gap, 1))
@@ -128,14 +131,16 @@ def gauss_rules(
     start, left, size, tail = of_panels
     rules = (np.concatenate(a) for a in zip(*map(legendre, orders), strict=True))
     shares, weights = (jnp.asarray(a, left.dtype) for a in rules)
-    points, weight = shares, weights
+    points = shares
+    weight = weights
     if powers:
         dense = ~_is_wide(ends, start, left, size)
         if steep is not None:
             steep = jnp.sort(steep)
             dense = dense | (steep[jnp.minimum(jnp.searchsorted(steep, left), steep.size - 1)] == left)
         # By the cube of the share of the way.
-        cubes, dense = points**3, dense[:, None]
+        cubes = points**3
+        dense = dense[:, None]
         points, weight = jnp.where(dense, cubes, points), jnp.where(dense, 3 * points**2 * weight, weight)
     t, slope = in_panel(ends, start, left[:, None], size[:, None], points)
     weight = slope * weight
@@ -189,7 +194,10 @@ def _layout(
     peaks: Array, hazard_at: Callable[[Array], Array], choices: Array, longest: dict[int, float] = LONGEST
 ) -> _Layout:
     """From P(max > t) ≤ Σ_n C(N, n+1) P(level n is late)^{n+1}; `hazard_at` times has Λ of all levels."""
-    start, dtype, size, finfo = peaks[0], peaks.dtype, choices.size - 1, jnp.finfo(peaks.dtype)
+    start = peaks[0]
+    dtype = peaks.dtype
+    size = choices.size - 1
+    finfo = jnp.finfo(peaks.dtype)
     # An excess over the start far below the rounding of the start is none.
     least = jnp.maximum(1e-3 * finfo.eps * start, 1e3 * finfo.tiny)
     low, centre, high = jnp.maximum(peaks[1:] - start, least)
@@ -296,14 +304,17 @@ def panels(
     peaks: Array, images: Array, last: Array | None, hazard_at: Callable[[Array], Array], choices: Array
 ) -> Panels:
     """The same from the `peaks` of `line`, the kinks' `images`, `[K]`, and the `last` time, or none."""
-    (start, low, middle, high), dtype = peaks, peaks.dtype
-    beyond, spread = jnp.zeros(0, dtype), np.array([0, 0.5, 1, 2, 4, 8, 16, 32], dtype)
+    start, low, middle, high = peaks
+    dtype = peaks.dtype
+    beyond = jnp.zeros(0, dtype)
+    spread = np.array([0, 0.5, 1, 2, 4, 8, 16, 32], dtype)
     tail = None
     if last is None:
         of = _layout(peaks, hazard_at, choices, _LONGEST_OF_PANELS)
         tail = jax.lax.stop_gradient(_tail_of(of))
         beyond = jax.lax.stop_gradient(start + of.centre * jnp.exp(_tail(of.moved, of.end)))
-        last, spread = beyond[-1], spread[:5]
+        last = beyond[-1]
+        spread = spread[:5]
     around = middle + jnp.concatenate([(low - middle) * spread[1:5], (high - middle) * spread])
     breaks = jnp.concatenate([images, around, beyond, last[None]])
     # What only rounding sets apart from the start would make the next panel a wide one.
@@ -318,8 +329,10 @@ def _tail(moved: Array, end: Array) -> Array:
     If most of the mean lies far from the centre, a part of the panels comes before it. The end may be e^640
     away.
     """
-    share, part = np.linspace(0.0, 1.0, 20).astype(end.dtype), 0.4
-    before, after = share[share < part] / part, (share[share >= part] - part) / (1 - part)
+    share = np.linspace(0.0, 1.0, 20).astype(end.dtype)
+    part = 0.4
+    before = share[share < part] / part
+    after = (share[share >= part] - part) / (1 - part)
     far = jnp.concatenate([moved * before, moved + jnp.sinh(after * jnp.arcsinh(end - moved))])
     return jnp.where(moved > 0, far, jnp.sinh(share * jnp.arcsinh(end)))
 
@@ -331,10 +344,12 @@ def _is_wide(ends: bool, start: Array, left: Array, size: Array) -> Array:
 
 def in_panel(ends: bool, start: Array, left: Array, size: Array, share: Array) -> tuple[Array, Array]:
     """The time at a share of the way through a panel, and its slope; logarithmic in a tail's wide ones."""
-    t, slope = left + size * share, jnp.broadcast_to(size, jnp.broadcast_shapes(size.shape, share.shape))
+    t = left + size * share
+    slope = jnp.broadcast_to(size, jnp.broadcast_shapes(size.shape, share.shape))
     if ends:
         return t, slope
-    wide, away = _is_wide(ends, start, left, size), left - start
+    wide = _is_wide(ends, start, left, size)
+    away = left - start
     rate = jnp.log1p(size / jnp.where(wide, away, 1))
     grown = away * jnp.exp(jnp.where(wide, rate, 0) * share)
     return jnp.where(wide, start + grown, t), jnp.where(wide, grown * rate, slope)
@@ -347,7 +362,8 @@ def rule_error(fine: Array, coarse: Array, coarsest: Array, safety: float = 30.0
     relative to `fine`, is the bound. The constants are our own: with 40 intervals errors came to at most 0.2
     of it.
     """
-    last, previous = jnp.abs(fine - coarse), jnp.abs(coarse - coarsest)
+    last = jnp.abs(fine - coarse)
+    previous = jnp.abs(coarse - coarsest)
     ratio = last / jnp.where(previous > last, previous, jnp.where(last > 0, last, 1))
     doubt = previous * (previous / jnp.where(fine > 0, fine, 1)) / 10
     return jnp.maximum(last * jnp.minimum(safety * ratio, most), doubt)

@@ -68,9 +68,11 @@ def windowed_paths(hazard: Array, num_workers: ArrayLike) -> Paths:
 
 
 def _paths(hazard: Array, workers: Array) -> Paths:
-    below, above = -jnp.expm1(-hazard), jnp.exp(-hazard)
+    below = -jnp.expm1(-hazard)
+    above = jnp.exp(-hazard)
     way = _way(hazard, below, above, workers)
-    m, rate = np.arange(_TERMS), way.rate[:, None]
+    m = np.arange(_TERMS)
+    rate = way.rate[:, None]
     log_term = m * jnp.log(jnp.where(rate > 0, rate, 1)) - log_factorials(_TERMS).astype(rate.dtype) - rate
     terms = jnp.where(rate > 0, jnp.exp(log_term), m == 0)
     arrive, failed = _forward(way, terms[:, ::-1], below, above, workers)
@@ -90,7 +92,8 @@ def log_factorials(size: int) -> np.ndarray:
 def _poisson(count: Array, rate: Array, size: int) -> Array:
     """Pois(count; rate); 0 for counts below 0, for which as for those above 2 `size` nothing is known."""
     table = jnp.asarray(log_factorials(2 * size + 1), rate.dtype)
-    known, some = jnp.clip(count, 0, 2 * size), rate > 0
+    known = jnp.clip(count, 0, 2 * size)
+    some = rate > 0
     log_weight = known.astype(rate.dtype) * jnp.log(jnp.where(some, rate, 1)) - rate - table[known]
     weight = jnp.where(some, jnp.exp(log_weight), known == 0)
     return jnp.where(count >= 0, weight, 0).astype(rate.dtype)
@@ -98,8 +101,10 @@ def _poisson(count: Array, rate: Array, size: int) -> Array:
 
 def _way(hazard: Array, below: Array, above: Array, workers: Array) -> _Way:
     """Levels that tie with a later one, or hardly ever fail, are passed, with arrivals in equal parts."""
-    size, dtype = hazard.size, hazard.dtype
-    level, total = np.arange(size), workers.astype(dtype)
+    size = hazard.size
+    dtype = hazard.dtype
+    level = np.arange(size)
+    total = workers.astype(dtype)
     later = jnp.concatenate([jnp.full(1, jnp.inf, dtype), hazard[:-1]])
     in_use = (hazard < later) & (level < workers)
     # Chernoff's bound for more than n of N above a threshold.
@@ -123,7 +128,8 @@ def _way(hazard: Array, below: Array, above: Array, workers: Array) -> _Way:
     rate = jnp.where((level < first) & (level >= last), total * jnp.maximum(step, 0) / passed, 0)
     part = (level - low) / jnp.maximum(high - low, 1)
     chance = jnp.clip(below[low] + (below[high] - below[low]) * part, 0, 1)
-    mean, deviation = total * chance, jnp.sqrt(total * chance * (1 - chance))
+    mean = total * chance
+    deviation = jnp.sqrt(total * chance * (1 - chance))
     window = jnp.floor(jnp.maximum(mean - _DEVIATIONS * deviation - _MARGIN, 0)).astype(int)
     window = jax.lax.cummax(jnp.where(level <= first, window, 0), reverse=True)
     # At a rate of 2.5 what `_TERMS` leave out is below 1e-11.
@@ -134,7 +140,8 @@ def _way(hazard: Array, below: Array, above: Array, workers: Array) -> _Way:
 def _moved(way: _Way, level: Array, part: Array) -> Array:
     """How far the window moves in this part of the way to a level."""
     before = way.window[jnp.minimum(level + 1, way.window.size - 1)]
-    shift, parts = way.window[level] - before, way.parts[level]
+    shift = way.window[level] - before
+    parts = way.parts[level]
     return jnp.clip((shift * (part + 1)) // parts - (shift * part) // parts, 0, _TERMS)
 
 
@@ -155,7 +162,9 @@ def _forward(way: _Way, terms: Array, below: Array, above: Array, workers: Array
 
     `terms` from the last one on.
     """
-    size, dtype, place = below.size, below.dtype, way.place()
+    size = below.size
+    dtype = below.dtype
+    place = way.place()
     total = workers.astype(dtype)
 
     def note(level: Array, row: Array, arrive: Array, failed: Array) -> tuple[Array, Array]:
@@ -194,7 +203,8 @@ def _forward(way: _Way, terms: Array, below: Array, above: Array, workers: Array
 
 def _backward(way: _Way, terms: Array, above: Array, workers: Array) -> Array:
     """By level the paths that are on it and hold from there on."""
-    size, place = above.size, way.place()
+    size = above.size
+    place = way.place()
 
     def step(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         row, leave = carry
@@ -211,7 +221,8 @@ def _backward(way: _Way, terms: Array, above: Array, workers: Array) -> Array:
         row = jnp.where(~way.counts[level] | (place >= at), row, 0)
         return row, leave.at[level].set(_entry(row, at, way.counts[level]))
 
-    rate, count = workers * above[way.last], way.window[way.last] + place
+    rate = workers * above[way.last]
+    count = way.window[way.last] + place
     row = jnp.where(count >= workers - way.last, _poisson(workers - count, rate, size), 0)
     leave = jnp.zeros_like(above).at[way.last].set(_poisson(way.last, rate, size))
     return jax.lax.fori_loop(0, way.length, step, (row, leave))[1]

@@ -30,7 +30,8 @@ def circle_runtime(
 
 def sent_on_circle(work: Array, times: Array, starts: Array, num_workers: ArrayLike) -> Array:
     """L that a worker sends on average, `[K]`: the sum of the subsets that it was the first to finish."""
-    workers, (draws, size) = jnp.asarray(num_workers), times.shape
+    workers = jnp.asarray(num_workers)
+    draws, size = times.shape
     _, first = _soonest(work, times, starts, workers)
     first = jnp.where(np.arange(size) < workers, first, size)
     asked = jnp.zeros(times.shape, bool).at[np.arange(draws)[:, None], first].set(True, mode="drop")

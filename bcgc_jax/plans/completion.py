@@ -203,7 +203,8 @@ class AnyOf(Exact):
 
     def load(self, sizes: Array, tasks: Tasks, cost: Cost) -> Load:
         """At each level: of the last task which survives no more."""
-        load, data = in_order(sizes, tasks, cost), jnp.asarray(tasks.data)
+        load = in_order(sizes, tasks, cost)
+        data = jnp.asarray(tasks.data)
         survives = data - 1 if self.survives is None else jnp.asarray(self.survives)
         here = survives <= np.arange(cost.num_levels)[:, None]
         task = jnp.max(jnp.where(here, np.arange(data.size), -1), axis=1)
@@ -467,7 +468,8 @@ class OneOfEach(Exact):
 
 def in_order(sizes: Array, tasks: Tasks, cost: Cost) -> Load:
     """Of tasks, each of a block of its own, whose data are all of the one before, `[..., K]`."""
-    data, size = jnp.asarray(tasks.data), jnp.asarray(sizes)[jnp.asarray(tasks.block)]
+    data = jnp.asarray(tasks.data)
+    size = jnp.asarray(sizes)[jnp.asarray(tasks.block)]
     work = jnp.cumsum(data * size * tasks.share, axis=-1)
     if cost.setup is not None and cost.chain is not None:
         met = jax.lax.cummax(jnp.where(size > 0, data, 0), axis=data.ndim - 1)
@@ -488,5 +490,6 @@ def _joined(held: Sequence[tuple[int, int]], found: Sequence[tuple[Any, Array]])
         while count:
             if count % 2:
                 missing = missing + lost * (1 - missing)
-            lost, count = lost * (2 - lost), count // 2
+            lost = lost * (2 - lost)
+            count = count // 2
     return missing, nobody

@@ -16,7 +16,8 @@ from bcgc_jax.problem import Problem
 def draw_workers(key: Array, problem: Problem, num_draws: int) -> tuple[Array, Array]:
     """Start-ups, in units of κ, and cycle times of workers in a random order, `[K, max_workers]` each."""
     one, other = jax.random.split(key)
-    worker, dtype = iteration_of(problem).worker, problem.dtype
+    worker = iteration_of(problem).worker
+    dtype = problem.dtype
     shape = num_draws, problem.max_workers
     if iteration_of(problem).alike:  # any order is a random one
         return worker.draw(one, shape, dtype)

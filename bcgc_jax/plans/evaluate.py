@@ -106,7 +106,8 @@ def _nodes(worker: Worker, load: Load, rule: Exact, num_nodes: int) -> Quadratur
         law = still[0].cycle_time
         kinks = None if law.smooth else images_of(law, still[1].work)
     else:
-        peaks, kinks = _peaks(*still, rule, marks, jax.lax.stop_gradient(start)), _kinks_of(*still)
+        peaks = _peaks(*still, rule, marks, jax.lax.stop_gradient(start))
+        kinks = _kinks_of(*still)
     near = peaks[0] + 1e-6 * (peaks[2] - peaks[0])
     onsets = _onsets_of(worker, load, start, rule.rekindled)
     if not plain:  # What rounding sets apart from the start would make the next panel a wide one.
@@ -166,7 +167,8 @@ def _peaks(worker: Worker, load: Load, rule: Exact, marks: Array, start: Array) 
     last = worker.start.inverse_cumulative_hazard(beyond).astype(dtype) / worker.unit
     scale = last[-1, 0] + jnp.max(delivered(load, longest[-1, :1], worker.overlap))
     highest = jnp.max(last + delivered(load, longest, worker.overlap), axis=-1, keepdims=True)
-    room, furthest = highest - start, quadrature.LONGEST[dtype.itemsize]
+    room = highest - start
+    furthest = quadrature.LONGEST[dtype.itemsize]
 
     def reached(log_share: Array) -> Array:
         hazard, _ = late_hazard(worker, load, start + room * jnp.exp(log_share), NUM_INNER // 4)
@@ -180,7 +182,9 @@ def _peaks(worker: Worker, load: Load, rule: Exact, marks: Array, start: Array) 
 
 def _kinks_of(worker: Worker, load: Load) -> tuple[Array, Array | None] | None:
     """Where P(F_n > t) may have kinks, at some levels, and when all is delivered for sure; None if smooth."""
-    dtype, starts, law = load.work.dtype, worker.start, worker.cycle_time
+    dtype = load.work.dtype
+    starts = worker.start
+    law = worker.cycle_time
     one_start = starts.atomic and starts.breaks().size == 1
     dense = not law.atomic and not starts.atomic  # kinks within either distribution are smoothed by the other
     overtaken = worker.overlap and load.sent is not None and not dense
@@ -193,8 +197,10 @@ def _kinks_of(worker: Worker, load: Load) -> tuple[Array, Array | None] | None:
         times = jnp.append(law.infimum(), law.breaks())
         return times[np.r_[0, -1]] if dense and law.has_end else times[:1] if dense else times
 
-    start_marks, time_marks = marks(starts), marks(law)
-    start_marks, time_marks = (start_marks / worker.unit).astype(dtype), time_marks.astype(dtype)
+    start_marks = marks(starts)
+    time_marks = marks(law)
+    start_marks = (start_marks / worker.unit).astype(dtype)
+    time_marks = time_marks.astype(dtype)
     if overtaken:
         time_marks = jnp.concatenate([_overtaking(load), time_marks])
     ready = delivered(load, time_marks[:, None], worker.overlap)
@@ -213,14 +219,16 @@ def _overtaking(load: Load) -> Array:
 
 def _over_steps(worker: Worker, load: Load, rule: Exact) -> Expectation:
     """The exact sum between the times at which some P(F_n ≤ t) steps up, of P(late) by the hazards."""
-    dtype, size = load.work.dtype, load.work.size
+    dtype = load.work.dtype
+    size = load.work.size
     starts, times, mass = (a.astype(dtype) for a in _steps(worker))
     used = (load.work > 0)[:, None]
     edges = jnp.where(used, (starts[:, None] + delivered(load, times[:, None], worker.overlap)).T, 0)
     # A stable order, and hazards by how many steps are past: ties then resolve as if a higher level came
     # later, and the slope is a true one there.
     gained = mass[jnp.argsort(edges, axis=1, stable=True)]
-    early, left = jnp.cumsum(gained, axis=1), jnp.cumsum(gained[:, ::-1], axis=1)[:, ::-1]
+    early = jnp.cumsum(gained, axis=1)
+    left = jnp.cumsum(gained[:, ::-1], axis=1)[:, ::-1]
     hazards = hazard_of(jnp.pad(early, [(0, 0), (1, 0)]), jnp.pad(left, [(0, 0), (0, 1)]))
     hazards = jnp.where(used, hazards, jnp.inf)
     order = jnp.argsort(edges.ravel(), stable=True)
@@ -246,7 +254,8 @@ def _over_steps(worker: Worker, load: Load, rule: Exact) -> Expectation:
 
 def smoothed_exceedance(worker: Worker, load: Load, rule: Exact, t: Array, spread: Array) -> Array:
     """`exceedance` for one t, with the steps of a `stepwise` worker spread by a factor e^±`spread`."""
-    dtype, used = load.work.dtype, load.work > 0
+    dtype = load.work.dtype
+    used = load.work > 0
     starts, times, mass = (a.astype(dtype) for a in _steps(worker))
     ready = starts[:, None] + delivered(load, times[:, None], worker.overlap)
     slow = jax.nn.sigmoid((jnp.log(jnp.where(used, ready, 1)) - jnp.log(t)) / spread)

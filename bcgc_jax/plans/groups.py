@@ -68,11 +68,14 @@ def tree_of(groups: Groups, kinds: tuple[int, ...] | None) -> Tree:
     """Of workers of these kinds; all alike by default."""
     workers = sorted(worker for group in groups[0] for worker in group)
     kind_of = dict.fromkeys(workers, 0) if kinds is None else dict(enumerate(kinds))
-    below, num_kinds = dict(kind_of), max(kind_of.values()) + 1
-    levels, of_types = [], []
+    below = dict(kind_of)
+    num_kinds = max(kind_of.values()) + 1
+    levels = []
+    of_types = []
     for k, level in enumerate((*groups, (tuple(workers),))):
         types: dict[tuple[tuple[int, int], ...], int] = {}
-        before, below = below, {}
+        before = below
+        below = {}
         for group in level:  # of each group within, its first worker
             held = collections.Counter(before[worker] for worker in group if worker in before)
             below[min(group)] = kind = types.setdefault(tuple(sorted(held.items())), len(types))

@@ -99,7 +99,8 @@ class Iteration:
         start = self.worker.start
         if self.worker.pairs is not None:
             return jnp.mean(self.worker.pairs.arrays()[0])
-        median, mean = start.inverse_cumulative_hazard(jnp.log(2.0)), start.mean()
+        median = start.inverse_cumulative_hazard(jnp.log(2.0))
+        mean = start.mean()
         return jnp.where(jnp.isfinite(mean), mean, median)
 
     def least_start_up(self) -> Array:
@@ -154,11 +155,13 @@ class Independent(Iteration):
 
     def evaluation_cost(self):
         """Operations of one expectation, roughly, as far as it grows with measured times."""
-        worker, size = self.worker, self.max_workers
+        worker = self.worker
+        size = self.max_workers
         if worker.plain and not worker.stepwise:
             return 0.0
         pieces = [max(int(law.breaks().size), 1) for law in (worker.start, worker.cycle_time)]
-        both, inner = math.prod(pieces), max(pieces)
+        both = math.prod(pieces)
+        inner = max(pieces)
         if worker.stepwise:
             return float(both * size**3)
         nodes = NUM_NODES if both == 1 else 9 * min(size, 24) * both

@@ -84,7 +84,8 @@ def rule(law: Distribution, known: Marks, load: Array, num_nodes: int) -> Rule:
         points, weights = (jnp.asarray(a, load.dtype) for a in legendre(order))
 
         def in_panels(index: Array, refine: ArrayLike) -> tuple[Array, Array]:
-            part, node = index // order, index % order
+            part = index // order
+            node = index % order
             panel = part // refine
             inside = panel < count
             share = (part % refine + points[node]) / refine

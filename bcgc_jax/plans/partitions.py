@@ -138,7 +138,8 @@ def round_to_units(partition: Array, unit_costs: Array) -> Array:
     >>> round_to_units(jnp.array([2.0, 0.0, 3.0]), jnp.array([1.5, 2.5, 1.0])).tolist()
     [1, 0, 2]
     """
-    level, middles = jnp.arange(partition.size), jnp.cumsum(unit_costs) - unit_costs / 2
+    level = jnp.arange(partition.size)
+    middles = jnp.cumsum(unit_costs) - unit_costs / 2
     ends = jnp.searchsorted(middles, jnp.cumsum(partition), side="right")
     # The last cut is the end, whatever rounding made of the sum.
     last = jnp.max(jnp.where(partition > 0, level, 0))

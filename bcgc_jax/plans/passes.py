@@ -126,7 +126,8 @@ def in_a_row(
     >>> in_a_row(lambda begin, times: (begin + times).max(-1), both, np.zeros((4, 2)), np.ones((4, 2)))
     array([1., 2., 2., 2.])
     """
-    late, found = np.zeros(times.shape[1:]), []
+    late = np.zeros(times.shape[1:])
+    found = []
     for start, time in zip(starts, times, strict=True):
         end = last(late + start, time)
         late = passes.overrun(late, start, time, end)
@@ -172,12 +173,15 @@ def passes_in_order(sizes: Any, tasks: Tasks, cost: Cost, overlap: bool) -> Pass
     known = one = size * share
     end = xp.cumsum(data * one, axis=-1)
     if cost.setup is None or cost.chain is None:
-        ends, lengths = [end], [xp.broadcast_to(one, end.shape)]
+        ends = [end]
+        lengths = [xp.broadcast_to(one, end.shape)]
     else:
         running = xp.maximum.accumulate if xp is np else jnp.maximum.accumulate
         met = running(xp.where(size > 0, data, 0), axis=-1)
         before = xp.concatenate([0 * met[..., :1], met[..., :-1]], axis=-1)
-        upto, setup, chain = xp.cumsum(size), xp.asarray(cost.setup), xp.asarray(cost.chain)
+        upto = xp.cumsum(size)
+        setup = xp.asarray(cost.setup)
+        chain = xp.asarray(cost.chain)
         end = end + met * (setup + chain * upto)
         begun = xp.concatenate([0 * end[..., :1], end[..., :-1]], axis=-1)
         more = setup + chain * (upto - size)
@@ -192,7 +196,8 @@ def passes_in_order(sizes: Any, tasks: Tasks, cost: Cost, overlap: bool) -> Pass
         held = [after] * len(ends)
         if not overlap:  # a message is one piece, after the passes
             held = [*[after - send] * len(ends), after]
-            ends, lengths = [*ends, end], [*lengths, 0 * end]
+            ends = [*ends, end]
+            lengths = [*lengths, 0 * end]
         sent = xp.stack(held, axis=-1).ravel()
     runs = len(ends)
 

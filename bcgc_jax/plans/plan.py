@@ -87,7 +87,8 @@ def cyclic_plan(total: Any, stored: int) -> Plan:
     >>> plan.sizes.tolist(), plan.block.tolist(), plan.storage(3).subsets_of(2)
     ([5.0], [0, 0], (0, 2))
     """
-    sizes, one = jnp.asarray(total)[None], np.ones(stored, int)
+    sizes = jnp.asarray(total)[None]
+    one = np.ones(stored, int)
     return Plan(sizes, 0 * one, one, one.astype(sizes.dtype), FirstHolder(None))
 
 
@@ -103,7 +104,8 @@ def needs_of(plan: Plan, counts: Array | None, num_workers: ArrayLike) -> Requir
         return None
     size = xp.asarray(plan.sizes) if counts is None else xp.asarray(counts)
     size = xp.take_along_axis(size, xp.asarray(plan.block), axis=-1)
-    data, share = xp.asarray(plan.data), xp.asarray(plan.share)
+    data = xp.asarray(plan.data)
+    share = xp.asarray(plan.share)
     if data.ndim > share.ndim:  # of unlike workers
         data = xp.max(data, axis=-2)
     used = (size > 0) & (share > 0)

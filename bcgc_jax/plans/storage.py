@@ -111,7 +111,8 @@ def _offsets(workers: int, stored: int, chunks: int) -> list[tuple[int, ...]]:
 
 def _even_offsets(workers: int, stored: int, chunks: int) -> list[tuple[int, ...]]:
     """Chunk after chunk, those whose differences have occurred least so far: no two workers share much."""
-    rng, met = np.random.default_rng(0), np.zeros(workers, int)
+    rng = np.random.default_rng(0)
+    met = np.zeros(workers, int)
     found = []
     for _ in range(chunks):
         tries = [np.append(0, rng.choice(workers - 1, stored - 1, replace=False) + 1) for _ in range(_TRIES)]

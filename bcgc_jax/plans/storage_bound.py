@@ -26,7 +26,8 @@ def storage_bound(starts: Array | None, times: Array, alone: ArrayLike) -> Array
     holders of a datum this is C(k, r) / C(N, r), which is convex in r. Workers are exchangeable, so the k
     slowest are as good as k random ones. A mean of maxima is at least the maximum of means.
     """
-    workers, alone = len(times), jnp.asarray(alone, times.dtype)
+    workers = len(times)
+    alone = jnp.asarray(alone, times.dtype)
     if starts is None:
         return jnp.max(alone / jnp.cumsum(1 / jnp.sort(times, descending=True)))
     slowest_first = jnp.argsort(-times)

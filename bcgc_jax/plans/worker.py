@@ -171,7 +171,8 @@ def latest_cycle_time(load: Load, room: Array, overlap: bool) -> Array:
 
 def late_hazard(worker: Worker, load: Load, t: Array, num_inner: int = NUM_INNER) -> tuple[Array, Array]:
     """-log P(F_n > t) and the error of that probability; `[..., N]` each, of t `[..., N]` or `[..., 1]`."""
-    used, dtype = load.work > 0, load.work.dtype
+    used = load.work > 0
+    dtype = load.work.dtype
     if worker.pairs is not None:
         starts, times = worker.pairs.arrays()
         ready = starts[:, None] / worker.unit + delivered(load, times[:, None], worker.overlap)
@@ -196,7 +197,8 @@ def late_hazard(worker: Worker, load: Load, t: Array, num_inner: int = NUM_INNER
 
 def _law_hazard(law: Distribution, t: Array) -> Array:
     """Λ, for times of which some are negative or beyond all that matters."""
-    possible, beyond = t > 0, jnp.zeros((), bool)
+    possible = t > 0
+    beyond = jnp.zeros((), bool)
     if not law.atomic:
         # Where P(T > t) underflows Λ may overflow, and its slope, inf, times 0 would be NaN.
         beyond = t > jax.lax.stop_gradient(law.inverse_cumulative_hazard(unreached(t.dtype)))
@@ -235,7 +237,9 @@ def _integrated(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple[A
     exponential nodes, for S(a) at 0 and Λ at a* may be powers. They follow a*: the slope of a power at a*, of
     which no rule sees all, then never enters.
     """
-    law, start, dtype = worker.cycle_time, worker.start, load.work.dtype
+    law = worker.cycle_time
+    start = worker.start
+    dtype = load.work.dtype
     # Beyond this hazard, and before its inverse, a start-up has no probability to speak of.
     longest = 40.0 if dtype == jnp.float64 else 18.0
 
@@ -245,7 +249,8 @@ def _integrated(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple[A
 
     highest = hazard_left(law.infimum().astype(dtype)[None])
     lowest = hazard_left(law.breaks()[-1:].astype(dtype)) if law.has_end else jnp.zeros_like(highest)
-    rest, highest = jnp.exp(-highest), jnp.minimum(highest, longest)
+    rest = jnp.exp(-highest)
+    highest = jnp.minimum(highest, longest)
     lowest = jnp.minimum(lowest, highest)
     share, weight = double_exponential(num_inner, dtype)
     size = (highest - lowest)[..., None, :]

@@ -53,7 +53,8 @@ class Backup(Numbered):
     spare: int = static_field()
 
     counts = (("spare", 0),)
-    word, what = "backup", "a number of spare workers"
+    word = "backup"
+    what = "a number of spare workers"
     baseline = True
     is_partition = False
 
@@ -61,7 +62,8 @@ class Backup(Numbered):
         return False
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
-        one, late = np.ones(1, int), jnp.asarray([self.spare])
+        one = np.ones(1, int)
+        late = jnp.asarray([self.spare])
         rule = AnyOf(problem.num_workers, late, exact_gradient=self.spare == 0)
         plan = Plan(problem.total[None], 0 * one, one, one.astype(problem.dtype), rule)
         found = integrate_runtime(problem, plan)
@@ -79,7 +81,8 @@ class Tandon(Numbered):
 
     level: int = static_field()
 
-    word, what = "tandon", "a redundancy level"
+    word = "tandon"
+    what = "a redundancy level"
     counts = (("level", 0),)
     baseline = True
 
@@ -93,7 +96,8 @@ class Ferdinand(Numbered):
 
     num_layers: int = static_field()
 
-    word, what = "ferdinand", "a number of layers"
+    word = "ferdinand"
+    what = "a number of layers"
     counts = (("num_layers", 1),)
     refuses = ("unit_costs",)
     baseline = True
@@ -120,7 +124,8 @@ class TandonPartial(Method):
     is_partition = False
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
-        iteration, workers = iteration_of(problem), problem.num_workers
+        iteration = iteration_of(problem)
+        workers = problem.num_workers
         alpha = straggler_ratio(iteration.pooled()) if self.alpha is None else self.alpha
         known = problem.plain and at_hand((problem, alpha)) and 1 < np.max(workers) <= _LEVELS
         cheap = known and iteration.evaluation_cost() <= 1e7  # less than a compilation takes
@@ -188,7 +193,8 @@ def straggler_ratio(law: Distribution | JointDistribution) -> Array:
     """
     law = law.pooled()
     if law.atomic:
-        atoms, mass = law.breaks(), mass_of(law, law.breaks())
+        atoms = law.breaks()
+        mass = mass_of(law, law.breaks())
         share = jnp.diff(jnp.clip(jnp.cumsum(mass), 0, 0.5), prepend=0.0)
         low = jnp.sum(jnp.where(share > 0, atoms * jnp.where(share > 0, share, 1), 0))
     else:
@@ -205,7 +211,8 @@ def straggler_ratio(law: Distribution | JointDistribution) -> Array:
 def alpha_of(solution: Solution) -> float:
     """The α that a solution for partial stragglers was found with: (s+1)/(s+α) of the samples are uncoded."""
     assert solution.plan is not None
-    level, uncoded = np.asarray(solution.plan.data)[1] - 1, np.asarray(solution.plan.share)[0]
+    level = np.asarray(solution.plan.data)[1] - 1
+    uncoded = np.asarray(solution.plan.share)[0]
     return float((level + 1) / uncoded - level)
 
 
@@ -257,13 +264,15 @@ def _best_level(problem: Problem, alpha: Array) -> Array:
     size = max(problem.max_workers, 2)
     out = np.geomspace(1, size - 1, _LEVELS // 2)
     some = np.arange(1, size) if size <= _LEVELS else np.unique(np.r_[out, size - out].astype(int))
-    gap, levels = int(np.diff(some).max(initial=1)), jnp.asarray(some)
+    gap = int(np.diff(some).max(initial=1))
+    levels = jnp.asarray(some)
     while True:
         best = levels[jnp.argmin(jax.lax.map(value_of, levels, batch_size=16))]
         if gap <= 1:
             return best
         inside = np.linspace(-1, 1, _LEVELS) * gap
-        levels, gap = jnp.clip(best + inside.astype(int), 1, size - 1), -(-2 * gap // (_LEVELS - 1))
+        levels = jnp.clip(best + inside.astype(int), 1, size - 1)
+        gap = -(-2 * gap // (_LEVELS - 1))
 
 
 @pytree_dataclass
@@ -277,7 +286,8 @@ class _TwoMessages(AnyOf):
     level: ArrayLike = 0
 
     def late(self, hazard: Array) -> Array:
-        first, second = jnp.exp(-hazard[..., 0]), jnp.exp(-jnp.take(hazard, self.level, axis=-1))
+        first = jnp.exp(-hazard[..., 0])
+        second = jnp.exp(-jnp.take(hazard, self.level, axis=-1))
         workers, level = (jnp.asarray(n, hazard.dtype) for n in (self.num_workers, self.level))
         missing = -jnp.expm1(workers * jnp.log1p(-first))
         share = jnp.clip((second - first) / jnp.where(first < 1, 1 - first, 1), 0, 1)
@@ -288,7 +298,8 @@ class _TwoMessages(AnyOf):
 def partial_plan(problem: Problem, level: Array, alpha: ArrayLike) -> Plan:
     """Two messages of all coordinates: of the uncoded share of the samples, then of the rest at `level`."""
     uncoded = (level + 1) / (level + jnp.asarray(alpha, problem.dtype))
-    late, share = jnp.stack([0 * level, level]), jnp.stack([uncoded, 1 - uncoded])
+    late = jnp.stack([0 * level, level])
+    share = jnp.stack([uncoded, 1 - uncoded])
     sizes = jnp.stack([problem.total, problem.total])
     return Plan(sizes, np.arange(2), late + 1, share, AnyOf(problem.num_workers, late))
 

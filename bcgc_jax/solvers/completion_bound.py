@@ -83,16 +83,21 @@ def completion_bound(problem: Problem, deadline: float, *, rounds: int = 3) -> C
         wide = jax.tree.map(_double, problem)
         problem = replace(wide, max_workers=int(np.asarray(problem.num_workers)))  # without padding
         found = completion_partition(problem, deadline)
-        reached, share = float(found.probability), found.partition / problem.total
+        reached = float(found.probability)
+        share = found.partition / problem.total
         if not 0 < reached < 1:
             return CompletionBound(reached, 1.0)
-        law, size = iteration_of(problem).pooled(), problem.max_workers
+        law = iteration_of(problem).pooled()
+        size = problem.max_workers
         total = problem.total * problem.scale / deadline  # r_n of all coordinates at level 0
-        low, high, upper = jnp.zeros(size), _first_limits(law, size, reached), 1.0
+        low = jnp.zeros(size)
+        high = _first_limits(law, size, reached)
+        upper = 1.0
         for left in reversed(range(rounds + 1)):
             minorant = _minorant(law, low, high)
             bound, cut = _bounds(law, minorant, total, reached, share, jnp.zeros((1, size)))
-            upper, share = min(upper, float(jnp.nan_to_num(jnp.exp(bound[0]), nan=1.0))), cut.share[0]
+            upper = min(upper, float(jnp.nan_to_num(jnp.exp(bound[0]), nan=1.0)))
+            share = cut.share[0]
             if left:
                 tilts = jnp.array([-3.0, -1.0, 1.0, 3.0])[:, None] * cut.slopes  # λ
                 each = jnp.concatenate([jnp.diag(tilt) for tilt in tilts])
@@ -143,8 +148,10 @@ def _closer(low: Array, high: Array, tilts: Array, most: Array, reached: float) 
 def _minorant(law: Distribution, low: Array, high: Array, cells: int = 1024) -> _Minorant:
     """The greatest convex functions of the cells' ends that are below u there."""
     nodes = _nodes(low, high, cells)
-    r, u = np.asarray(nodes), np.asarray(_lateness(law, nodes))
-    values, straight = np.empty_like(u), np.empty((len(u), cells), bool)
+    r = np.asarray(nodes)
+    u = np.asarray(_lateness(law, nodes))
+    values = np.empty_like(u)
+    straight = np.empty((len(u), cells), bool)
     for level, (x, y) in enumerate(zip(r, u, strict=True)):
         corners = [0]  # that the convex hull rests on: next is the one of the least slope
         while (i := corners[-1]) < cells:
@@ -160,7 +167,9 @@ def _nodes(low: Array, high: Array, cells: int) -> Array:
 
 def _faster(law: Distribution, minorant: _Minorant, r: Array) -> Array:
     """The convex functions at r, `[N]`; beyond their limits they go on straight, from 0 on."""
-    low, high, cells = minorant.low, minorant.high, minorant.straight.shape[1]
+    low = minorant.low
+    high = minorant.high
+    cells = minorant.straight.shape[1]
     place = (r - low) / (high - low) * cells
     cell = jnp.clip(jnp.floor(jax.lax.stop_gradient(place)), 0, cells - 1).astype(int)
     level = np.arange(r.size)
@@ -191,7 +200,8 @@ def _bounds(
         u = _faster(law, minorant, r)
         most, fall = jax.value_and_grad(_log_in_time)(u)
         # Of any numbers of these signs the cut holds.
-        fall, slopes = jnp.minimum(fall, 0), jnp.maximum(-jax.grad(log_p)(r), 0)
+        fall = jnp.minimum(fall, 0)
+        slopes = jnp.maximum(-jax.grad(log_p)(r), 0)
         return _Cut(most - jnp.sum(fall * u), fall, slopes, found.point)
 
     cut = jax.vmap(touching)(tilts)

@@ -28,7 +28,8 @@ class Cyclic(Numbered):
 
     stored: int = static_field()
 
-    word, what = "cyclic", "a number of stored subsets"
+    word = "cyclic"
+    what = "a number of stored subsets"
     counts = (("stored", 1),)
     refuses = ("send_time",)  # who sends what is decided as they go
     baseline = True
@@ -41,7 +42,8 @@ class Cyclic(Numbered):
         return self.is_drawn(problem)
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
-        workers, drawn = concrete(problem.num_workers), self.is_drawn(problem)
+        workers = concrete(problem.num_workers)
+        drawn = self.is_drawn(problem)
         if workers is not None and not workers.ndim and drawn:  # draws of workers that are none take as long
             problem = replace(problem, max_workers=int(workers))
         plan = cyclic_plan(problem.total, self.stored)
@@ -53,7 +55,8 @@ class Cyclic(Numbered):
 def _evaluate(problem: Problem, plan: Plan, key: Array | None) -> tuple[Expectation, Requirements]:
     """Expected runtime, by draws with a key, and what the plan needs; NaN where workers are too few."""
     found = integrate_runtime(problem, plan) if key is None else _by_draws(problem, plan, key)
-    work, workers = load_of_plan(problem, plan).work, jnp.asarray(problem.num_workers)
+    work = load_of_plan(problem, plan).work
+    workers = jnp.asarray(problem.num_workers)
 
     def sent(starts: Array, times: Array) -> Array:
         return sent_on_circle(work, times, starts, workers)

@@ -98,7 +98,8 @@ class Deadline(Method):
             raise ValueError("a deadline is missing: Deadline(t), with t in the unit of the runtime")
         of = problem, self.deadline, self.min_completion
         still, deadline, least = jax.lax.stop_gradient(of)
-        found, fastest = completion_partition(still, deadline, max_steps=self.max_steps), None
+        found = completion_partition(still, deadline, max_steps=self.max_steps)
+        fastest = None
         if least is not None:
             fastest = optimum(still, still.exists, tolerance=1e-6, max_steps=Optimal.max_steps)
             assert fastest.partition is not None
@@ -146,7 +147,9 @@ def completion_partition(problem: Problem, deadline: ArrayLike, *, max_steps: in
     >>> bool(result.probability >= result.probabilities.max()), int(result.status)
     (True, 0)
     """
-    iteration, total, still = iteration_of(problem), problem.total, jax.lax.stop_gradient
+    iteration = iteration_of(problem)
+    total = problem.total
+    still = jax.lax.stop_gradient
     t = jnp.asarray(deadline, problem.dtype) / problem.scale
     tiny = float(jnp.finfo(t.dtype).tiny)
     least = _BESIDE * total * np.cumsum(np.arange(1, problem.max_workers + 1)).astype(t.dtype)
@@ -180,7 +183,8 @@ def completion_partition(problem: Problem, deadline: ArrayLike, *, max_steps: in
     else:
         on_time = jax.nn.sigmoid(-found.value[:, -1])
     probabilities = jnp.clip(on_time, 0, 1)
-    best, steps = jnp.argmax(probabilities), jnp.max(jnp.sum(found.num_steps, axis=1))
+    best = jnp.argmax(probabilities)
+    steps = jnp.max(jnp.sum(found.num_steps, axis=1))
     ended = (found.residual[best, -1] <= _TOLERANCE[t.dtype.itemsize]) | (
         found.num_steps[best, -1] < max_steps
     )
@@ -204,7 +208,8 @@ def _late(problem: Problem, t: Array, share: Array) -> Array:
 
 def _starts(problem: Problem, deadline: Array) -> Array:
     """Shares to begin with, `[len(STARTS), max_workers]`."""
-    iteration, subsets = iteration_of(problem), np.arange(1, problem.max_workers + 1, dtype=deadline.dtype)
+    iteration = iteration_of(problem)
+    subsets = np.arange(1, problem.max_workers + 1, dtype=deadline.dtype)
     harmonic = jnp.where(problem.exists, 1 / subsets, 0)
     harmonic = harmonic / jnp.sum(harmonic)
     planned = jax.vmap(partition_for_times, (None, 0))(problem, iteration.typical_times(_DEVIATIONS))
@@ -233,12 +238,15 @@ def chance_constrained(
 
     `fastest` is the partition of least E τ̂, `surest` that of most P. INFEASIBLE where its P is too low.
     """
-    total, dtype = problem.total, problem.dtype
+    total = problem.total
+    dtype = problem.dtype
     late = functools.partial(_late, problem, jnp.asarray(deadline, dtype) / problem.scale)
-    most, tiny = 1 - jnp.asarray(min_completion, dtype), float(jnp.finfo(dtype).tiny)
+    most = 1 - jnp.asarray(min_completion, dtype)
+    tiny = float(jnp.finfo(dtype).tiny)
     # Minima of the Lagrangian, one after the other, and the weight of the square in it, in shares of E τ̂ for
     # a unit of log P(τ̂ > t): with 2 and a multiplier that is too large at first, 7e-5 of E τ̂ were lost.
-    rounds, weight = 8, 20.0
+    rounds = 8
+    weight = 20.0
     most_steps = max(max_steps // rounds, 1)
 
     def often_enough(share: Array) -> Array:
@@ -248,7 +256,8 @@ def chance_constrained(
         excess = jnp.log(jnp.maximum(late(share), tiny)) - jnp.log(most)
         return jnp.maximum(multiplier + weight * excess, 0)
 
-    sure, fast = surest.partition / total, fastest / total
+    sure = surest.partition / total
+    fast = fastest / total
     first = _towards(often_enough, fast, sure)
     unit = expected_runtime(problem, first * total)
 
@@ -271,7 +280,8 @@ def chance_constrained(
     ended = (found.residual[-1] <= _TOLERANCE[dtype.itemsize]) | (found.num_steps[-1] < most_steps)
     status = jnp.where(in_time | ended, int(Status.CONVERGED), int(Status.STEP_LIMIT))
     status = jnp.where(often_enough(sure), status, int(Status.INFEASIBLE))
-    probability, steps = jnp.clip(1 - late(share), 0, 1), jnp.sum(found.num_steps)
+    probability = jnp.clip(1 - late(share), 0, 1)
+    steps = jnp.sum(found.num_steps)
     return surest._replace(partition=share * total, probability=probability, status=status, num_steps=steps)
 
 

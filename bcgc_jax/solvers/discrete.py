@@ -59,7 +59,8 @@ def best_levels(problem: Problem, allowed: Array) -> tuple[Array, Array]:
     allowed = problem.exists & allowed
     level = jnp.arange(allowed.size)
     # Sets solved side by side, for more would wait for the slowest; the least gain for which one is changed.
-    together, gain = 8, 1e-6
+    together = 8
+    gain = 1e-6
 
     def value_of(given: tuple[Array, Array]) -> Array:
         levels, least = given
@@ -97,7 +98,8 @@ def best_levels(problem: Problem, allowed: Array) -> tuple[Array, Array]:
 @jax.jit
 def improve_units(problem: Problem, counts: Array, levels: Array) -> Array:
     """Move units, one or two at a time, between `levels` as long as the runtime falls; `[max_workers]`."""
-    size, few = counts.size, counts.size <= _MOVES
+    size = counts.size
+    few = counts.size <= _MOVES
     one = jnp.eye(size, dtype=counts.dtype)
 
     def moves(counts: Array) -> Array:

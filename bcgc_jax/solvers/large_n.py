@@ -66,7 +66,8 @@ def is_of_many(problem: Problem) -> bool:
     """Whether this way is there: many workers, known before tracing, of one distribution without atoms."""
     if problem.max_workers <= MANY or not at_hand(problem) or not problem.bare:
         return False
-    iteration, workers = iteration_of(problem), concrete(problem.num_workers)
+    iteration = iteration_of(problem)
+    workers = concrete(problem.num_workers)
     return iteration.alike and not iteration.polyhedral and workers == problem.max_workers
 
 
@@ -83,59 +84,127 @@ def optimum_of_many(problem: Problem, *, tolerance: float, max_steps: int) -> Op
     Newton's steps as in `newton`, by one rule until they help no more, then by a finer one, which with its
     halves and quarters tells its error.
     """
-    law, size, dtype = iteration_of(problem).pooled().with_fast_inverse(), problem.max_workers, problem.dtype
-    columns, samples = _basis(size)
-    one, on_device = jnp.ones(size, dtype), (jnp.asarray(columns), jnp.asarray(samples))
-    evaluate = functools.partial(_evaluate, law, marks(law, one, size), on_device[1])
+    law = iteration_of(problem).pooled().with_fast_inverse()
+    one = jnp.ones(problem.max_workers, problem.dtype)
     tolerance = max(tolerance, least_gap(problem))
-    refine, steps, barrier = max(2, round((size / 640) ** 0.5)), 0, 1e-4 / columns.shape[1]
-
-    def mass(at: _Point) -> np.ndarray:
-        return columns.T @ at.x
-
-    def merit(at: _Point) -> float:
-        return float(at.value / unit - np.log(at.x.sum()) - barrier * np.log(mass(at)).sum())
-
-    at = best = evaluate(np.asarray(_first(law, one), float), refine)
-    z, unit, since, length = barrier / mass(at), at.value, 0, 0.0
+    refine = max(2, round((problem.max_workers / 640) ** 0.5))
+    search = _Search(law, one, refine)
     while True:
-        # Close to the optimum what three steps leave is what the splines cannot tell.
-        stalled = since >= (3 if best.gap < 1e-4 else 12)
-        enough = best.gap <= max(tolerance, min(best.error / best.value, 1e-4))
-        if enough or stalled or steps >= max_steps:
-            coarse, refine = best, 2 * refine
-            at = best = evaluate(best.x, refine)
-            z, unit, since, length = barrier / mass(at), at.value, 0, 0.0
-            sure = 1 - (at.least * at.x.sum() - at.error) / at.value
-            stuck = stalled and sure <= 2 * coarse.gap
-            if sure <= tolerance or steps >= max_steps or stuck or refine > FINEST:
-                break
-            continue
-        if not length:
-            found = _direction(*on_device, at.x, at.slope / unit, z, barrier, unit, at.rows)
-            ratio, descent = np.asarray(found[0]), float(found[1])
-            # No column becomes more than about ten times as large.
-            length = float(10 / max(np.abs(ratio).max(), 10))
+        stalled = search.run(tolerance, max_steps)
+        coarse = search.best
+        search.begin(coarse.x, 2 * search.refine)
+        at = search.at
+        sure = 1 - (at.least * at.x.sum() - at.error) / at.value
+        stuck = stalled and sure <= 2 * coarse.gap
+        if sure <= tolerance or search.steps >= max_steps or stuck or search.refine > FINEST:
+            break
+    if sure <= tolerance:
+        status = Status.CONVERGED
+    elif search.steps >= max_steps:
+        status = Status.STEP_LIMIT
+    else:
+        status = Status.PRECISION
+    total = at.x.sum()
+    unit = float(problem.scale * problem.total)
+    return OptimalResult(
+        partition=jnp.asarray(at.x / total * float(problem.total), problem.dtype),
+        value=jnp.asarray(unit * at.value / total, problem.dtype),
+        error=jnp.asarray(unit * at.error / total, problem.dtype),
+        lower_bound=jnp.asarray(unit * (at.least * total) / total, problem.dtype),
+        status=jnp.asarray(int(status)),
+        num_steps=jnp.asarray(search.steps),
+    )
+
+
+class _Direction(NamedTuple):
+    """Newton's step in the columns' logarithms, the merit's slope along it, and how much of it is tried."""
+
+    step: np.ndarray
+    descent: float
+    length: float
+
+
+class _Search:
+    """Newton's steps along the central path, in multiples of the columns, by the rule `refine`."""
+
+    def __init__(self, law: Distribution, one: Array, refine: int) -> None:
+        self.columns, samples = _basis(one.size)
+        self._on_device = (jnp.asarray(self.columns), jnp.asarray(samples))
+        self._evaluate = functools.partial(_evaluate, law, marks(law, one, one.size), self._on_device[1])
+        self.steps = 0
+        self.barrier = 1e-4 / self.columns.shape[1]
+        self.begin(np.asarray(_first(law, one), float), refine)
+
+    def begin(self, x: np.ndarray, refine: int) -> None:
+        """From x on by this rule; multipliers are those of the barrier, and the merit counts in f(x)."""
+        self.refine = refine
+        self.at = self._evaluate(x, refine)
+        self.best = self.at
+        self.multipliers = self.barrier / self._mass(self.at)
+        self.unit = self.at.value
+        self.direction: _Direction | None = None
+        self.since = 0
+
+    def run(self, tolerance: float, max_steps: int) -> bool:
+        """Step until the gap is small, or steps help no more: whether they do not."""
+        while True:
+            best = self.best
+            # Close to the optimum what three steps leave is what the splines cannot tell.
+            patience = 3 if best.gap < 1e-4 else 12
+            stalled = self.since >= patience
+            enough = best.gap <= max(tolerance, min(best.error / best.value, 1e-4))
+            if enough or stalled or self.steps >= max_steps:
+                return stalled
+            self._step()
+
+    def _step(self) -> None:
+        """Try a step: it is taken, or half as much of it is tried next."""
+        if self.direction is None:
+            self.direction = self._newton()
+        newton, descent, length = self.direction
         # Smooth in its logarithm: products of 1 + splines leave what no spline can take back.
-        step = length * ratio
-        new = evaluate(at.x * np.exp(columns @ (np.sign(step) * np.log1p(np.abs(step)))), refine)
-        steps, since = steps + 1, 0 if new.gap < 0.7 * best.gap else since + 1
-        best = new if new.gap < best.gap else best
-        highest = merit(at) + SUFFICIENT * length * descent + 1e-11
-        if new.gap > 0.5 * at.gap and merit(new) > highest and length > 1e-3:
-            length /= 2
-            continue
-        change = barrier / mass(at) - z - z * ratio
-        z = np.maximum(z + float(step_length(z, change)) * change, 1e-4 * barrier / mass(at))
+        step = length * newton
+        factor = np.exp(self.columns @ (np.sign(step) * np.log1p(np.abs(step))))
+        at = self.at
+        new = self._evaluate(at.x * factor, self.refine)
+        self.steps += 1
+        self.since += 1
+        if new.gap < 0.7 * self.best.gap:
+            self.since = 0
+        if new.gap < self.best.gap:
+            self.best = new
+        highest = self._merit(at) + SUFFICIENT * length * descent + 1e-11
+        if new.gap > 0.5 * at.gap and self._merit(new) > highest and length > 1e-3:
+            self.direction = self.direction._replace(length=length / 2)
+            return
+        z = self.multipliers
+        on_path = self.barrier / self._mass(at)
+        change = on_path - z - z * newton
+        z = np.maximum(z + float(step_length(z, change)) * change, 1e-4 * self.barrier / self._mass(at))
         if length > 0.5:
-            barrier = float(next_barrier(barrier, np.mean(z * mass(new)), 1e-10 / z.size))
-        at, length = new, 0.0
-    missed = Status.STEP_LIMIT if steps >= max_steps else Status.PRECISION
-    status = Status.CONVERGED if sure <= tolerance else missed
-    total, unit = at.x.sum(), float(problem.scale * problem.total)
-    numbers = (unit * v / total for v in (at.value, at.error, at.least * total))
-    answer = at.x / total * float(problem.total), *numbers
-    return OptimalResult(*(jnp.asarray(v, dtype) for v in answer), *map(jnp.asarray, (int(status), steps)))
+            product = np.mean(z * self._mass(new))
+            self.barrier = float(next_barrier(self.barrier, product, 1e-10 / z.size))
+        self.multipliers = z
+        self.at = new
+        self.direction = None
+
+    def _newton(self) -> _Direction:
+        at = self.at
+        slope = at.slope / self.unit
+        step, descent = _direction(
+            *self._on_device, at.x, slope, self.multipliers, self.barrier, self.unit, at.rows
+        )
+        step = np.asarray(step)
+        # No column becomes more than about ten times as large.
+        length = float(10 / max(np.abs(step).max(), 10))
+        return _Direction(step, float(descent), length)
+
+    def _mass(self, at: _Point) -> np.ndarray:
+        return self.columns.T @ at.x
+
+    def _merit(self, at: _Point) -> float:
+        barrier = self.barrier * np.log(self._mass(at)).sum()
+        return float(at.value / self.unit - np.log(at.x.sum()) - barrier)
 
 
 @functools.cache
@@ -152,7 +221,9 @@ def _basis(size: int, ends: int = 20, spacing: float = 0.06) -> tuple[np.ndarray
     cells = int(np.ceil(length / spacing))
     away = np.abs((inside[:, None] - inside[0]) / length * cells - np.arange(-1, cells + 2))
     columns = np.zeros((size, 2 * ends + cells + 3))
-    splines = np.where(away < 1, 2 / 3 - away**2 + away**3 / 2, np.maximum(2 - away, 0) ** 3 / 6)
+    near = 2 / 3 - away**2 + away**3 / 2
+    far = np.maximum(2 - away, 0) ** 3 / 6
+    splines = np.where(away < 1, near, far)
     columns[ends:-ends, ends:-ends] = splines
     columns[:ends, :ends] = columns[-ends:, -ends:] = np.eye(ends)
     sampled = np.flatnonzero(np.diff(np.round((place - place[0]) / (spacing / 2)))) + 1
@@ -167,7 +238,9 @@ def _first(law: Distribution, one: Array) -> Array:
 
 
 def _evaluate(law: Distribution, known: Marks, samples: Array, x: np.ndarray, refine: int) -> _Point:
-    size, dtype, total = x.size, known.times.dtype, float(x.sum())
+    size = x.size
+    dtype = known.times.dtype
+    total = float(x.sum())
     level = np.arange(1, size + 1)
     load = jnp.asarray(np.cumsum(level * x), dtype)
     nodes = jax.eval_shape(lambda load: jnp.zeros(rule(law, known, load, NUM_NODES).size), load).size
@@ -180,28 +253,40 @@ def _evaluate(law: Distribution, known: Marks, samples: Array, x: np.ndarray, re
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         # The first one compiles: once, and in the caller's thread, where a stopwatch can leave that out. It
         # is computed beside the others.
-        begun, others = piece(0), range(1, -(-nodes * refine // _NODES_AT_A_TIME))
+        begun = piece(0)
+        others = range(1, -(-nodes * refine // _NODES_AT_A_TIME))
         rest = pool.map(lambda number: jax.block_until_ready(piece(number)), others)
         found = jax.tree.map(np.asarray, [begun, *rest])
     starts, values, slopes, rows = zip(*found, strict=True)
     value = starts[0] * np.array([1, 1, 1, 0]) + sum(values)
-    slopes_in_x = [
-        level * np.cumsum(np.asarray(slope_of_homogeneous(v, jnp.asarray(s), load, size), float)[::-1])[::-1]
-        for v, s in zip(value, sum(slopes), strict=False)
-    ]
+    slopes_in_x = []
+    for of_rule, slope in zip(value, sum(slopes), strict=False):
+        in_load = np.asarray(slope_of_homogeneous(of_rule, jnp.asarray(slope), load, size), float)
+        slopes_in_x.append(level * np.cumsum(in_load[::-1])[::-1])
     # The model makes do with as many nodes as the coarsest rule has.
     every = slice(0, nodes * refine, refine)
     hazard, arrive, leave, apart = (np.concatenate(a)[every] for a in zip(*rows, strict=True))
-    weighed = hazard, refine * arrive, leave, refine**0.5 * apart
-    least, (*by_rule, left_out) = [float(s.min()) for s in slopes_in_x], value.tolist()
-    error, doubt = LEFT_OUT * by_rule[0], 0.0
+    weighed = (hazard, refine * arrive, leave, refine**0.5 * apart)
+    least = [float(s.min()) for s in slopes_in_x]
+    *by_rule, left_out = value.tolist()
+    error = LEFT_OUT * by_rule[0]
+    doubt = 0.0
     if law.smooth:  # Gauss's rules do not nest
-        doubt, off = (float(rule_error(*map(jnp.asarray, of))) for of in (least, by_rule))  # type: ignore[arg-type]
+        doubt = float(rule_error(*map(jnp.asarray, least)))  # type: ignore[arg-type]
+        off = float(rule_error(*map(jnp.asarray, by_rule)))  # type: ignore[arg-type]
         error += off + left_out
     # The bound is to have the error of the value, and what its own is beyond it.
     more = max(doubt - error / total, 0.0)
     gap = 1 - least[0] * total / by_rule[0]
-    return _Point(x, by_rule[0], error, slopes_in_x[0], least[0] - more, gap, weighed)
+    return _Point(
+        x=x,
+        value=by_rule[0],
+        error=error,
+        slope=slopes_in_x[0],
+        least=least[0] - more,
+        gap=gap,
+        rows=weighed,
+    )
 
 
 @jax.jit
@@ -226,14 +311,17 @@ def _sums(
     value = dot(rules, found.probability) + left_out
     density = jnp.where(jnp.isfinite(hazard), jnp.exp(-hazard) * rate, 0)
     both = found.arrive * found.leave
-    slope = dot(rules[:3], jnp.where(both > 0, size * both * jnp.where(both > 0, density, 0), 0))
+    safe = jnp.where(both > 0, density, 0)
+    slope = dot(rules[:3], jnp.where(both > 0, size * both * safe, 0))
     local = size * density[:, samples] * load[samples]
-    arrive, leave = (
-        jnp.where(a > 0, a * local, 0) for a in (found.arrive[:, samples], found.leave[:, samples])
-    )
+    arrive = found.arrive[:, samples]
+    arrive = jnp.where(arrive > 0, arrive * local, 0)
+    leave = found.leave[:, samples]
+    leave = jnp.where(leave > 0, leave * local, 0)
     none = 1 - found.probability[:, None]
     some = none > jnp.finfo(load.dtype).eps ** 0.5
-    apart = jnp.where(some & (both[:, samples] > 0), both[:, samples] * local, 0)
+    sampled = both[:, samples]
+    apart = jnp.where(some & (sampled > 0), sampled * local, 0)
     apart = apart * jnp.sqrt(weight[:, None] / jnp.where(some, none, 1))
     return start, value, slope, (hazard[:, samples], arrive * weight[:, None], leave, apart)
 
@@ -249,7 +337,8 @@ def _direction(
     load = jnp.cumsum(level * x)[samples]
     response = jnp.cumsum(level[:, None] * moved, axis=0)[samples] / load[:, None]
     laplacian = _laplacian(samples, size, *rows) / unit
-    mass, total = jnp.sum(moved, axis=0), jnp.sum(x)
+    mass = jnp.sum(moved, axis=0)
+    total = jnp.sum(x)
     gradient = dot(moved.T, slope) - mass / total - barrier
     hessian = dot(response.T, laplacian, response) + mass[:, None] * mass[None, :] / total**2
     hessian = hessian + jnp.diag(z * mass)
@@ -263,12 +352,14 @@ def _laplacian(samples: Array, size: int, hazard: Array, arrive: Array, leave: A
     middles = (samples[1:] + samples[:-1]) / 2
     cells = jnp.diff(jnp.concatenate([jnp.array([-0.5]), middles, jnp.array([size - 0.5])]))
     lag = samples[:, None] - samples[None, :]  # the earlier level, a higher one, first
-    later, lag = lag > 0, jnp.maximum(lag, 1)
+    later = lag > 0
+    lag = jnp.maximum(lag, 1)
     log_lag = jax.scipy.special.gammaln(lag.astype(hazard.dtype)) + jnp.log(lag.astype(hazard.dtype))
 
     def add(pairs: Array, node: tuple[Array, ...]) -> tuple[Array, None]:
         hazard, arrive, leave, apart = node
-        below, above = -jnp.expm1(-hazard), jnp.exp(-hazard)
+        below = -jnp.expm1(-hazard)
+        above = jnp.exp(-hazard)
         share = jnp.where(below[None] > 0.5, above[:, None] - above[None], below[None] - below[:, None])
         rate = size * jnp.maximum(share, 1e-30)
         log_first = (lag - 1) * jnp.log(rate) - rate - log_lag
@@ -285,8 +376,10 @@ def _laplacian(samples: Array, size: int, hazard: Array, arrive: Array, leave: A
 
 def _curved(samples: Array, time: Array) -> Array:
     """The logarithm of the ratio to a straight boundary's first failure, `[j, k]`, levels as in `samples`."""
-    time, count = time[::-1], -samples[::-1].astype(time.dtype)
-    step, rise = jnp.maximum(jnp.diff(time), 1e-12), jnp.diff(count)
+    count = -samples[::-1].astype(time.dtype)
+    time = time[::-1]
+    step = jnp.maximum(jnp.diff(time), 1e-12)
+    rise = jnp.diff(count)
     pace = rise / step
     energy = jnp.concatenate([jnp.zeros(1, time.dtype), jnp.cumsum(pace * rise)])
     span = time[None] - time[:, None]

@@ -139,9 +139,11 @@ def _bound_by_draws(key: Array, problem: Problem, alone: Array) -> Expectation:
 def enough_subsets(problem: Problem, within: float = 0.05) -> int:
     """The fewest subsets for each worker to store whose limit is `within` that of all data."""
     problem = replace(problem, max_workers=int(concrete(problem.num_workers)))  # type: ignore[arg-type]
-    key, workers = jax.random.key(0), problem.max_workers
+    key = jax.random.key(0)
+    workers = problem.max_workers
     most = (1 + within) * float(bound_by_draws(key, problem, workers).value)
-    low, high = 1, workers
+    low = 1
+    high = workers
     while low < high:
         middle = (low + high) // 2
         if float(bound_by_draws(key, problem, middle).value) <= most:

@@ -122,7 +122,8 @@ class Numbered(Method):
 
     @classmethod
     def _wrong_number(cls, method: str, problem: Problem | None) -> ValueError:
-        low, high = cls.counts[0][1], None if problem is None else cls.highest(problem)
+        low = cls.counts[0][1]
+        high = None if problem is None else cls.highest(problem)
         until = "" if high is None else f" to {high}"
         example = f'"{cls.word}:{max(low, 1)}"'
         return ValueError(
@@ -131,6 +132,7 @@ class Numbered(Method):
 
     def check(self, problem: Problem) -> None:
         super().check(problem)
-        number, high = getattr(self, self.counts[0][0]), self.highest(problem)
+        number = getattr(self, self.counts[0][0])
+        high = self.highest(problem)
         if number is not None and high is not None and number > high:
             raise self._wrong_number(self.name, problem)

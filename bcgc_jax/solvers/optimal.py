@@ -55,16 +55,19 @@ def optimal_partition(
     """
     levels = problem.exists & jnp.asarray(levels)
     if problem.start_up is not None:  # the same for all, and for every partition
-        start, plain = jnp.asarray(problem.start_up, problem.dtype), replace(problem, start_up=None)
+        start = jnp.asarray(problem.start_up, problem.dtype)
+        plain = replace(problem, start_up=None)
         least = least - start
         found = optimal_partition(plain, levels, tolerance=tolerance, max_steps=max_steps, least=least)
         return found._replace(value=found.value + start, lower_bound=found.lower_bound + start)
-    iteration, unit = iteration_of(problem), problem.scale * problem.total
+    iteration = iteration_of(problem)
+    unit = problem.scale * problem.total
     # Steps beyond the working precision only wander.
     tolerance = jnp.maximum(jnp.asarray(tolerance, problem.dtype), least_gap(problem))
     if iteration.polyhedral or not problem.plain:
         return _by_cuts(problem, levels, tolerance)
-    law, count = iteration.pooled().with_fast_inverse(), jnp.asarray(problem.num_workers)
+    law = iteration.pooled().with_fast_inverse()
+    count = jnp.asarray(problem.num_workers)
     known = marks(law, jnp.ones(levels.size, problem.dtype), count)
     least = jnp.asarray(least, problem.dtype) / unit
     given = Given(Workers(law, known, count), levels, _loads(problem, levels), tolerance, least)
@@ -74,13 +77,16 @@ def optimal_partition(
     status = jnp.where(done, int(Status.CONVERGED), missed)
     value, error, bound = unit * numbers
     value, error = with_rounding(x, Expectation(value, error))
-    value, error = jnp.where(finite, value, jnp.inf), jnp.where(finite, error, 0)
+    value = jnp.where(finite, value, jnp.inf)
+    error = jnp.where(finite, error, 0)
     return OptimalResult(x * problem.total, value, error, bound, status, steps)
 
 
 def _by_cuts(problem: Problem, levels: Array, tolerance: Array) -> OptimalResult:
     """The least of an f that is polyhedral, or whose Hessian is not known."""
-    iteration, loads, total = iteration_of(problem), _loads(problem, levels), problem.total
+    iteration = iteration_of(problem)
+    loads = _loads(problem, levels)
+    total = problem.total
     start = first_shares(levels, iteration.typical_times((0.0,))[0].astype(problem.dtype))
 
     def value_of(u: Array) -> Array:
@@ -122,7 +128,8 @@ def _loads(problem: Problem, levels: Array) -> Array:
 
 def first_shares(levels: Array, times: Array, moved: float = 0.1) -> Array:
     """The closed form for typical `times` of the levels (Theorem 2, without its limits), `moved` inside."""
-    dtype, subsets = times.dtype, np.arange(1, times.size + 1).astype(times.dtype)
+    dtype = times.dtype
+    subsets = np.arange(1, times.size + 1).astype(times.dtype)
     share = jnp.diff(1 / times, prepend=np.zeros(1, dtype)) / subsets
     share = jnp.where(levels & (share > 0) & (share < jnp.inf), share, 0)
     # Of many, equal shares of the highest levels would be most of the load.

@@ -99,7 +99,8 @@ def moves(work: np.ndarray) -> np.ndarray:
 @functools.cache
 def _points(size: int) -> np.ndarray:
     """Each level alone, and draws of the shares of some of them, `[_POINTS - 1, size]`."""
-    rng, shape = np.random.default_rng(0), (4 * _POINTS, size)
+    rng = np.random.default_rng(0)
+    shape = (4 * _POINTS, size)
     draws = rng.exponential(size=shape) * (rng.random(shape) < 0.7)
     points = np.concatenate([np.eye(size), draws[np.any(draws > 0, axis=1)]])[: _POINTS - 1]
     return points / points.sum(axis=1, keepdims=True)

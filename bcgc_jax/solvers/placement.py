@@ -37,7 +37,8 @@ def place_workers(problem: Problem, plan: Plan, times: ArrayLike) -> Plan:
     >>> place_workers(problem, plan, times).completion.groups[1]
     ((2,), (0, 1))
     """
-    rule, rows = plan.completion, np.asarray(times, float)
+    rule = plan.completion
+    rows = np.asarray(times, float)
     if not isinstance(rule, OneOfEach):
         raise ValueError(
             "only plans of nested groups have places: elsewhere one worker is as good as another"
@@ -50,13 +51,16 @@ def place_workers(problem: Problem, plan: Plan, times: ArrayLike) -> Plan:
     def total(place: np.ndarray) -> float:
         return float(rule.blocks(rows[:, None, place] * work).max(axis=-1).sum())
 
-    rng, place = np.random.default_rng(0), np.arange(size)
+    rng = np.random.default_rng(0)
+    place = np.arange(size)
     least = total(place)
     for _ in range(min(_TRIES * size, int(_MOST / (rows.size * len(work)))) if size > 1 else 0):
-        few, other = rng.choice(size, min(3, size), replace=False), place.copy()
+        few = rng.choice(size, min(3, size), replace=False)
+        other = place.copy()
         other[few] = place[rng.permutation(few)]
         if (value := total(other)) < least:
-            place, least = other, value
+            place = other
+            least = value
     groups = tuple(
         tuple(tuple(sorted(place[list(group)].tolist())) for group in level) for level in rule.groups
     )

@@ -59,7 +59,8 @@ def cutting_plane(
     The best point, its value, the best bound, the number of cuts, and these. `start` must be positive on
     `levels`. Stops at a relative gap of `tolerance`.
     """
-    dtype, count = start.dtype, jnp.sum(levels).astype(start.dtype)
+    dtype = start.dtype
+    count = jnp.sum(levels).astype(start.dtype)
     unit, _ = evaluate(start)
 
     def least(slope: Array) -> Array:
@@ -69,10 +70,12 @@ def cutting_plane(
         value, slope = jax.tree.map(lambda a: a / unit, evaluate(state.share))
         cuts = state.cuts.at[state.num_cuts].set(jnp.where(levels, slope, 0))
         better = value < state.best_value
-        best, best_value = jnp.where(better, state.share, state.best), jnp.minimum(value, state.best_value)
+        best = jnp.where(better, state.share, state.best)
+        best_value = jnp.minimum(value, state.best_value)
         # A cut's own bound, min_n g_n, starts the gap.
         lower = jnp.maximum(state.lower, least(slope))
-        gap, rows = jnp.maximum(best_value - lower, tolerance * best_value), state.num_cuts + 1 + count
+        gap = jnp.maximum(best_value - lower, tolerance * best_value)
+        rows = state.num_cuts + 1 + count
         used = jnp.arange(max_cuts) <= state.num_cuts
         # The barrier that would leave nine tenths of the gap: of 0.02 to 2 this takes the fewest cuts for
         # measured times (105 with 100 atoms at N = 20; 0.2 takes 287), and twice the fewest for two speeds.
@@ -86,7 +89,8 @@ def cutting_plane(
         open_ = (state.num_cuts == 0) | (state.best_value - state.lower > tolerance * state.best_value)
         return (state.num_cuts < max_cuts) & open_
 
-    none, zero = jnp.zeros((max_cuts, start.size), dtype), jnp.zeros((), dtype)
+    none = jnp.zeros((max_cuts, start.size), dtype)
+    zero = jnp.zeros((), dtype)
     first = _Cuts(jnp.asarray(0), none, Cuts(none, none[:, 0]), start, start, zero + jnp.inf, zero)
     last = jax.lax.while_loop(go_on, step, first)
     return last.best, unit * last.best_value, unit * last.lower, last.num_cuts, last.known
@@ -98,12 +102,14 @@ def _centre(cuts: Array, used: Array, levels: Array, share: Array, barrier: Arra
     Newton's method on θ/μ - Σ log(θ - g_i·u) - Σ log u, Σu = 1, in z = (u, θ), scaled by u and by μ.
     """
     row = jnp.where(used[:, None], jnp.pad(-cuts, [(0, 0), (0, 1)], constant_values=1), 0)
-    free, of_share = jnp.append(levels, True), jnp.append(levels, False)
+    free = jnp.append(levels, True)
+    of_share = jnp.append(levels, False)
     eye = jnp.eye(free.size, dtype=share.dtype)
 
     def newton(carry: tuple[Array, ...]) -> tuple[Array, ...]:
         z, last_weight, _, i = carry
-        room, scale = jnp.where(used, dot(row, z), 1), jnp.where(of_share, z, 1).at[-1].set(barrier)
+        room = jnp.where(used, dot(row, z), 1)
+        scale = jnp.where(of_share, z, 1).at[-1].set(barrier)
         # The step keeps Σu: what all entries of a row have in common would only be rounding.
         centred = row.at[:, :-1].add(-dot(row[:, :-1], z[:-1])[:, None])
         scaled = centred / room[:, None] * scale
@@ -119,7 +125,8 @@ def _centre(cuts: Array, used: Array, levels: Array, share: Array, barrier: Arra
         weight = jnp.where(used, (1 - dot(scaled, move)) / room, 0)
         # Where rounding has spoilt the system, the last point and its weights stand: any average is a bound.
         inside = jnp.all(~used | (dot(row, moved) > 0)) & jnp.all(~of_share | (moved > 0))
-        new, kept = (moved, weight, decrement), (z, last_weight, 0 * decrement)
+        new = (moved, weight, decrement)
+        kept = (z, last_weight, 0 * decrement)
         good = jnp.isfinite(decrement) & inside
         return (*(jnp.where(good, a, b) for a, b in zip(new, kept, strict=True)), i + 1)
 
@@ -166,7 +173,9 @@ def row_program(
     The same as of `cutting_plane`, with steps for cuts; it may also stop once these help no more. At last the
     multipliers, `[S, N]`, each row's of the sum 1/S.
     """
-    dtype, rows, count = start.dtype, len(times), jnp.sum(levels).astype(start.dtype)
+    dtype = start.dtype
+    rows = len(times)
+    count = jnp.sum(levels).astype(start.dtype)
     times = times.astype(dtype)
     unit = jnp.mean(jnp.max(times * dot(loads, start), axis=1))
     times = times / unit
@@ -187,7 +196,8 @@ def row_program(
         )
 
     def step(state: _State) -> _State:
-        room, safe = _room(times, loads, state.share, state.theta), jnp.where(levels, state.share, 1)
+        room = _room(times, loads, state.share, state.theta)
+        safe = jnp.where(levels, state.share, 1)
         products = jnp.sum(state.row * room) + jnp.sum(jnp.where(levels, state.bound * safe, 0))
         # No smaller than the tolerance asks for: rounding goes with its inverse.
         barrier = jnp.maximum(state.centring * products, 0.3 * tolerance) / (state.row.size + count)
@@ -220,7 +230,8 @@ def row_program(
     room = _room(times, loads, start, theta)
     row = 1 / (room * rows * jnp.sum(1 / room, axis=1, keepdims=True))
     bound = jnp.where(levels, jnp.mean(row * room) / jnp.where(levels, start, 1), 0)
-    one, zero = jnp.ones((), dtype), jnp.zeros((), dtype)
+    one = jnp.ones((), dtype)
+    zero = jnp.zeros((), dtype)
     first = _State(start, theta, row, bound, start, one + jnp.inf, zero, jnp.asarray(0), one / 2)
     last = jax.lax.while_loop(go_on, step, judged(first))
     weights = last.row / (rows * jnp.sum(last.row, axis=1, keepdims=True))
@@ -239,14 +250,20 @@ def _direction(
     In shares of u; the θ_s are eliminated. With D, the multipliers over the room, each row adds ΣD times the
     covariance of the vectors T_n e_n under the weights D / ΣD.
     """
-    safe, ratio, aim = jnp.where(levels, at.share, 1), at.row / room, barrier / room
-    sums, left = jnp.sum(ratio, axis=1), jnp.sum(aim, axis=1) - 1 / len(times)
+    safe = jnp.where(levels, at.share, 1)
+    ratio = at.row / room
+    aim = barrier / room
+    sums = jnp.sum(ratio, axis=1)
+    left = jnp.sum(aim, axis=1) - 1 / len(times)
     # Nearly all weight is in one vector in the end: covariances are taken from that one, for differences of
     # large sums would be left with nothing else.
     main = jax.nn.one_hot(jnp.argmax(ratio, axis=1), safe.size, dtype=ratio.dtype)
     others = ratio * (1 - main)
-    rest, main, steep = jnp.sum(others, axis=1), main * times, others * times
-    cross, mean = dot(steep.T, main), (steep - rest[:, None] * main) / jnp.sqrt(sums)[:, None]
+    rest = jnp.sum(others, axis=1)
+    main = main * times
+    steep = others * times
+    cross = dot(steep.T, main)
+    mean = (steep - rest[:, None] * main) / jnp.sqrt(sums)[:, None]
     of_load = jnp.diag(jnp.sum(steep * times + rest[:, None] * main**2, axis=0))
     of_load = of_load - cross - cross.T - dot(mean.T, mean)
     # Along u itself f is linear, and Σu fixed: what is added there changes no step, and much of the rounding.
@@ -254,7 +271,8 @@ def _direction(
     eye = jnp.eye(safe.size, dtype=bool)
     matrix = jnp.where(levels[:, None] & levels, matrix + jnp.where(eye, at.bound * safe, 0), eye)
     slope = dot(jnp.sum(times * aim, axis=0) - dot(left / sums, ratio * times), loads)
-    right, normal = jnp.where(levels, barrier - slope * safe, 0), jnp.where(levels, safe, 0)
+    right = jnp.where(levels, barrier - slope * safe, 0)
+    normal = jnp.where(levels, safe, 0)
     share = jnp.where(levels, _solve_across(matrix, right, normal) * safe, 0)
     theta = (left + jnp.sum(ratio * (times * dot(loads, share)), axis=1)) / sums
     of_room = _room(times, loads, share, theta)

@@ -48,17 +48,20 @@ def minimise_shares(
     their mean by more than `tolerance` of the value, which bounds the gap of a convex function. A round is
     one evaluation: under `vmap` no search waits for the line search of another.
     """
-    dtype, eps = start.dtype, float(jnp.finfo(start.dtype).eps)
+    dtype = start.dtype
+    eps = float(jnp.finfo(start.dtype).eps)
     evaluate = jax.value_and_grad(function, has_aux=True)
     (_, aux), _ = jax.eval_shape(evaluate, start)
-    zero, endless = jnp.zeros((), dtype), jnp.asarray(jnp.inf, dtype)
+    zero = jnp.zeros((), dtype)
+    endless = jnp.asarray(jnp.inf, dtype)
 
     def go_on(s: _Search) -> Array:
         open_ = s.high - s.low > _CLOSED
         return (s.found.num_steps <= MAX_STEPS) & (s.found.residual > tolerance) & open_
 
     def round_(s: _Search) -> _Search:
-        point, steps = s.point + s.length * s.direction, s.found.num_steps
+        point = s.point + s.length * s.direction
+        steps = s.found.num_steps
         share = jax.nn.softmax(jnp.where(used, point, -jnp.inf))
         (value, aux), slope = evaluate(share)
         mean = jnp.sum(slope * share)
@@ -75,7 +78,8 @@ def minimise_shares(
         far = _FURTHEST / jnp.max(jnp.abs(s.direction))
         falls = jnp.log(value / s.value) <= SUFFICIENT * s.length * descent + 4 * eps
         steep = falls & (jnp.sum(own * s.direction) < _LEFT * descent) & (s.length < far)
-        low, high = jnp.where(steep, s.length, s.low), jnp.where(falls, s.high, s.length)
+        low = jnp.where(steep, s.length, s.low)
+        high = jnp.where(falls, s.high, s.length)
         length = jnp.where(high < jnp.inf, (low + high) / 2, jnp.minimum(2 * s.length, far))
         cut = ~first & (steep | ~falls)
 
@@ -99,9 +103,11 @@ def minimise_shares(
 
 def _updated(inverse: Array, step: Array, change: Array) -> Array:
     """The inverse Hessian after a step and a change of slopes; at first it has the scale of the two."""
-    product, squares = jnp.sum(step * change), jnp.sum(change**2)
+    product = jnp.sum(step * change)
+    squares = jnp.sum(change**2)
     curved = product > jnp.finfo(step.dtype).eps * squares
-    size, one = jnp.where(curved, product, 1), jnp.eye(step.size, dtype=step.dtype)
+    size = jnp.where(curved, product, 1)
+    one = jnp.eye(step.size, dtype=step.dtype)
     before = jnp.where(_known(inverse), inverse, one * (size / jnp.where(curved, squares, 1)))
     turn = one - jnp.outer(step, change) / size
     new = dot(turn, before, turn.T) + jnp.outer(step, step) / size

@@ -56,7 +56,8 @@ def judge(fresh: Problem, partition: ArrayLike, levels: ArrayLike, by_optima: bo
 
     That is `by_optima` of K parts of the draws, which must be independent of x, or by subgradients.
     """
-    x, iteration = as_partition(fresh, partition), iteration_of(fresh)
+    x = as_partition(fresh, partition)
+    iteration = iteration_of(fresh)
     rows = iteration.rows.astype(x.dtype)  # type: ignore[union-attr]
 
     def runtime(x: Array, times: Array) -> Array:

@@ -115,7 +115,8 @@ def _asked(scheme: Scheme, problem: Problem, key: Array | None) -> Any:
     else:
         x = scheme.array("a partition", (problem.max_workers,), problem).astype(problem.dtype)
     # x ≥ 0, Σ x = L to rounding, and x_n = 0 for n ≥ N; nothing of it where anything is NaN.
-    share, slack = x / problem.total, 1e3 * jnp.finfo(x.dtype).eps
+    share = x / problem.total
+    slack = 1e3 * jnp.finfo(x.dtype).eps
     inside = jnp.all(share >= -slack) & jnp.all(problem.exists | (share <= slack))
     good = inside & (jnp.abs(jnp.sum(share) - 1) <= slack * max(x.size, 10))
     return x, jnp.where(good, int(Status.CONVERGED), int(Status.INFEASIBLE))

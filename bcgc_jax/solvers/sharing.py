@@ -25,7 +25,8 @@ from bcgc_jax.solution import Solution, solution_of_value
 from bcgc_jax.solvers.limit import alone_in, bound_by_draws, bounds, check_stored, number_of_draws
 from bcgc_jax.solvers.method import Method
 
-_CHUNKS, _SUBSETS = 8, 2
+_CHUNKS = 8
+_SUBSETS = 2
 # Where the number of chunks is chosen: the most, the draws of each, and how much faster more have to be.
 _MOST_CHUNKS, _FEW, _CLEARLY = 64, 2**8, 0.99
 # Of more workers each draw takes seconds.
@@ -136,13 +137,15 @@ class Sharing(Method):
         """By the same draws for all: twice as many as long as that is clearly faster."""
         if is_traced((problem, self.round_trip)):
             raise ValueError(f'method="{self.name}" cannot choose the number of chunks from what is traced')
-        chunks, least = 1, np.inf
+        chunks = 1
+        least = np.inf
         while chunks <= _MOST_CHUNKS:
             plan = _plan(problem, replace(self, chunks=chunks))
             mean = float(_mean_of_few(key, problem, plan))
             if not mean < _CLEARLY * least:
                 break
-            chunks, least = 2 * chunks, mean
+            chunks = 2 * chunks
+            least = mean
         return chunks // 2
 
 
@@ -166,7 +169,8 @@ def _judged(problem: Problem, plan: Plan, key: Array) -> Solution:
     load, rule, scale = problem_tasks(problem, plan)
     assert isinstance(rule, WorkSharing)
     one, other = jax.random.split(key)
-    alone, draws = jnp.asarray(alone_in(problem, rule.max_subsets)), number_of_draws(_DRAWS, problem)
+    alone = jnp.asarray(alone_in(problem, rule.max_subsets))
+    draws = number_of_draws(_DRAWS, problem)
 
     def both(starts: Array, times: Array) -> tuple[Array, Array]:
         end = rule.runtimes(load, bool(problem.overlap), starts, times)

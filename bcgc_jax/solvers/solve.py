@@ -63,7 +63,8 @@ def solve(
         check_key(key)
     elif method.seed is not None:
         key = jax.random.key(method.seed)
-    iteration, drawn = iteration_of(problem), method.is_drawn(problem)
+    iteration = iteration_of(problem)
+    drawn = method.is_drawn(problem)
     if key is None and (drawn or method.draws or not iteration.exact):
         raise ValueError(f'method="{method.name}" here draws cycle times: pass key=jax.random.key(seed)')
     if not iteration.exact or method.needs_mean(problem):

@@ -63,7 +63,8 @@ def spectral_projected_gradient(
     fell by no more than `least_gain`, if it is not 0, in as many steps as `patience`. A round is one
     evaluation, after which the step is taken or cut: under `vmap` no search waits for another's line search.
     """
-    dtype, tiny = start.dtype, float(jnp.finfo(start.dtype).tiny)
+    dtype = start.dtype
+    tiny = float(jnp.finfo(start.dtype).tiny)
     evaluate = jax.value_and_grad(function)
 
     def go_on(s: _Search) -> Array:
@@ -73,12 +74,14 @@ def spectral_projected_gradient(
         return (steps <= max_steps) & (s.found.residual > tolerance) & falls
 
     def round_(s: _Search) -> _Search:
-        point, steps = s.point + s.scale * s.direction, s.found.num_steps
+        point = s.point + s.scale * s.direction
+        steps = s.found.num_steps
         value, slope = evaluate(point)
         first = steps == 0
         highest = jnp.max(s.memory) + SUFFICIENT * s.scale * s.descent
         cut = ~first & (value > highest) & (s.scale > 1e-10)
-        moved, change = point - s.point, slope - s.slope
+        moved = point - s.point
+        change = slope - s.slope
         curvature = jnp.maximum(jnp.sum(moved * change), tiny)
         steepest = jnp.maximum(jnp.max(jnp.abs(slope)), tiny)
         # Where f is concave, the longest step.
@@ -96,7 +99,8 @@ def spectral_projected_gradient(
         taken = _Search(found, point, step, lengths[1], slope, jnp.sum(slope * step), memory, before)
         return jax.tree.map(lambda a, b: jnp.where(cut, a, b), s._replace(scale=s.scale / 2), taken)
 
-    zero, none = jnp.zeros((), dtype), 0 * start
+    zero = jnp.zeros((), dtype)
+    none = 0 * start
     found = Minimum(start, zero + jnp.inf, start, zero + jnp.inf, jnp.asarray(0))
     begin = _Search(found, start, none, zero, none, zero, jnp.zeros(_MEMORY, dtype), zero + jnp.inf)
     found = jax.lax.while_loop(go_on, round_, begin).found

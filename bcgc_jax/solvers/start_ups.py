@@ -34,13 +34,15 @@ def best_found(
     `lower_bound` is the larger of `ordered_bound` and the certified optimum of the convex relaxation, whose
     search has `tolerance` and `max_steps`. CONVERGED: the best search ended at a local optimum.
     """
-    levels, total = problem.exists & jnp.asarray(levels), problem.total
+    levels = problem.exists & jnp.asarray(levels)
+    total = problem.total
     bounding = with_least_start_up(problem)
     relaxed = optimal_partition(bounding, levels, tolerance=tolerance, max_steps=max_steps)
 
     def value_of(share: Array) -> Array:
         # A quarter of the time for a uniform start-up; with half of the nodes 2 of 200 plans were slower.
-        load, nodes = load_of(problem, share * total), NUM_NODES * 3 // 4
+        load = load_of(problem, share * total)
+        nodes = NUM_NODES * 3 // 4
         return problem.scale * iteration_of(problem).expected_completion(load, num_nodes=nodes).value
 
     starts = _starts(levels, relaxed.partition / total)
@@ -59,7 +61,8 @@ def best_found(
     found = jax.tree.map(lambda a: a[jnp.nanargmin(searches.value)], searches)
     status = jnp.where(found.num_steps < MAX_STEPS, int(Status.CONVERGED), int(Status.STEP_LIMIT))
     bound = jnp.maximum(relaxed.lower_bound, ordered_bound(problem, levels))
-    steps, value = jnp.sum(searches.num_steps), unit * found.value
+    steps = jnp.sum(searches.num_steps)
+    value = unit * found.value
     return OptimalResult(found.point * total, value, 0 * value, bound, status, steps)
 
 
@@ -71,9 +74,13 @@ def ordered_bound(problem: Problem, levels: Array) -> Array:
     y_n = min_i (t - E S_(i)) / (κ E T_(N-n+1-i)), ascending; the bound is the least t by which, from the
     best m, these are L coordinates.
     """
-    iteration, size, workers = iteration_of(problem), problem.max_workers, jnp.asarray(problem.num_workers)
-    starts, times = iteration.expected_start_ups(), iteration.expected_order_statistics()
-    n, p = np.arange(size)[:, None], np.arange(size)
+    iteration = iteration_of(problem)
+    size = problem.max_workers
+    workers = jnp.asarray(problem.num_workers)
+    starts = iteration.expected_start_ups()
+    times = iteration.expected_order_statistics()
+    n = np.arange(size)[:, None]
+    p = np.arange(size)
     both = (p >= n) & (p < workers)
     time = times[jnp.clip(workers - 1 - (p - n), 0, size - 1)]  # slowest first, as p
     subsets = (p + 1).astype(starts.dtype)

@@ -96,9 +96,11 @@ def subgradient_partition(problem: Problem, key: Array, method: Subgradient) -> 
     traced = not at_hand((problem, key, method))
     xp: Any = jnp if traced else np
     start, total = (xp.asarray(a) for a in (time_partition(problem), problem.total))
-    share, none = start / total, np.asarray(0)
+    share = start / total
+    none = np.asarray(0)
     history = np.full(-(-method.max_steps // method.check_every) + 1, np.nan, share.dtype)
-    squares, more = np.zeros((), share.dtype), np.asarray(True)
+    squares = np.zeros((), share.dtype)
+    more = np.asarray(True)
     known: list[Any] = [start, none, none, history, share, share, squares, none, more]
     begin = SubgradientResult(*known)
 
@@ -122,9 +124,12 @@ def _go_on(
     problem: Problem, key: Array, at: SubgradientResult, value: Array, method: Subgradient
 ) -> SubgradientResult:
     """After the evaluation of the average: unless that was the last check the steps to the next one."""
-    iteration, levels, workers = iteration_of(problem), problem.exists, problem.num_workers
+    iteration = iteration_of(problem)
+    levels = problem.exists
+    workers = problem.num_workers
     # Any unit near the objective will do: steps do not depend on it, but squares of slopes may underflow.
-    law, half = iteration.pooled().with_fast_inverse(), jnp.log(2.0).astype(problem.dtype)
+    law = iteration.pooled().with_fast_inverse()
+    half = jnp.log(2.0).astype(problem.dtype)
     median = law.inverse_cumulative_hazard(half)
 
     def batch_loss(share: Array, times: Array) -> Array:

@@ -109,7 +109,8 @@ def groups_of(cells: Cells, devices: Sequence[jax.Device], *, apart: bool = Fals
     sizes, counts = np.unique(workers, return_counts=True)
     ends = np.r_[0, np.cumsum(counts) * repeats]
     # The best padding of the cells up to each size: that up to an earlier one, and one size for the rest.
-    costs, before = np.zeros(1), []
+    costs = np.zeros(1)
+    before = []
     for i, size in enumerate(sizes):
         found = costs + (0 if apart else _COMPILATION) + (ends[i + 1] - ends[: i + 1]) * size**2.5
         before.append(int(np.argmin(found)))

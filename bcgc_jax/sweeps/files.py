@@ -54,10 +54,12 @@ def write_sweep(
     path = Path(path)
     if path.suffix.lower() != ".csv":
         raise ValueError(f"a sweep is written to a file named *.csv, got {path.name}")
-    parts, note = parts_of(path), path.with_name(path.name + ".sweep.json")
+    parts = parts_of(path)
+    note = path.with_name(path.name + ".sweep.json")
     if not _prepare(path, note, fingerprint(sweep), resume):
         files: list[Path] = []
-        done, total = 0, len(sweep.cells)
+        done = 0
+        total = len(sweep.cells)
         progress(done, total)
         for index, chunk in enumerate(sweep.chunks()):
             files.append(parts / f"{index:08d}.csv")
@@ -84,7 +86,8 @@ def parts_of(path: Path) -> Path:
 
 def _prepare(path: Path, note: Path, mark: str, resume: bool) -> bool:
     """Note which sweep it is, or accept what there is of it; whether the file itself is complete."""
-    parts, done = parts_of(path), path.exists()
+    parts = parts_of(path)
+    done = path.exists()
     begun = parts.exists() and any(parts.iterdir())
     if (done or begun) and not resume:
         finished = "a finished sweep is not overwritten: remove it or name another"
@@ -104,7 +107,8 @@ def _prepare(path: Path, note: Path, mark: str, resume: bool) -> bool:
 def fingerprint(sweep: Sweep) -> str:
     """A digest of what the rows follow from: cells, methods, options, some problems, precision, chunks."""
     key = None if sweep.key is None else jax.random.key_data(sweep.key)
-    devices, problems = sweep.mesh.devices, list[Any]()
+    devices = sweep.mesh.devices
+    problems = list[Any]()
     for group in sweep.groups:
         # Two problems of each size stand for what the function does beside the cells.
         for index in (group.cells[0], group.cells[-1]):

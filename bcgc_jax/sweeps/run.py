@@ -63,7 +63,10 @@ class Sweep:
         self.cells = as_cells(cells)
         if key is not None:
             check_key(key)
-        self.problem, self.key, self.partitions, self.labels = problem, key, partitions, labels or {}
+        self.problem = problem
+        self.key = key
+        self.partitions = partitions
+        self.labels = labels or {}
         asked = [method_of(method) for method in dict.fromkeys(each_method(methods))]
         self.methods = {method.name: method for method in asked}
         has_deadline = "deadline" in self.cells.columns
@@ -78,7 +81,8 @@ class Sweep:
         self.apart = any(method.fixed_workers for method in asked)
         self.groups = groups_of(self.cells, jax.local_devices(), apart=self.apart)
         self._programs: dict[int, Future[Callable[..., Table]]] = {}
-        group, largest = self.groups[-1], int(self.cells.columns["num_workers"].max())
+        group = self.groups[-1]
+        largest = int(self.cells.columns["num_workers"].max())
 
         def check(cell: dict[str, Array]) -> None:
             """ValueError for a method that no cell can be solved with."""
@@ -106,7 +110,8 @@ class Sweep:
     def solve(self, chunk: CellGroup) -> Table:
         """The rows of a chunk, a column each; `partition` is a list of integers for each row, or None."""
         found = jax.device_get(self._program(chunk.max_workers)(*self._inputs(chunk)))
-        cells, methods = self.cells.take(np.asarray(chunk.cells)), list(self.methods)
+        cells = self.cells.take(np.asarray(chunk.cells))
+        methods = list(self.methods)
         size = len(chunk.cells) * len(methods)
         rows: Table = {name: np.full(size, text, object) for name, text in self.labels.items()}
         rows |= {name: np.repeat(values, len(methods)) for name, values in cells.items()}
@@ -125,7 +130,8 @@ class Sweep:
         exact = [None if one != one else bool(one) for one in rows["exact_gradient"].tolist()]
         rows["exact_gradient"] = np.array(exact, object)
         if self.partitions:
-            counts, rows["partition"] = rows["partition"], np.full(size, None, object)
+            counts = rows["partition"]
+            rows["partition"] = np.full(size, None, object)
             for row in np.flatnonzero((counts[:, 0] >= 0) & ~np.isnan(rows["expected_runtime"])):
                 rows["partition"][row] = counts[row, : rows["num_workers"][row]].tolist()
         return {name: rows[name] for name in self.names}
@@ -176,7 +182,8 @@ def _solved(
         found = [_answer(problem, method, own, deadline, partitions) for method in methods]
         return jax.tree.map(lambda *values: jnp.stack(values), *found)
 
-    all_of, specs = jax.vmap(one, (0, 0, None, None)), (_CELLS, _CELLS, _SAME, _SAME)
+    all_of = jax.vmap(one, (0, 0, None, None))
+    specs = (_CELLS, _CELLS, _SAME, _SAME)
     spread = jax.shard_map(all_of, mesh=mesh, in_specs=specs, out_specs=_CELLS, check_vma=False)
     return spread(columns, index, key, methods)
 
@@ -187,7 +194,8 @@ def _answer(
     """What a method says of a cell."""
     own = replace(method, deadline=deadline) if method.lacks_deadline else method
     solution = solve(problem, own, key=key)
-    status, unknown = solution.status, jnp.full_like(solution.expected_runtime, jnp.nan)
+    status = solution.status
+    unknown = jnp.full_like(solution.expected_runtime, jnp.nan)
     known = {name: getattr(solution, name) for name in NUMBERS}
     for name in ("lower_bound", "relative_gap"):  # 0 bounds any runtime: it is no certificate
         known[name] = jnp.where(solution.lower_bound > 0, known[name], unknown)

@@ -38,6 +38,8 @@ class Cuts(NamedTuple):
 
 
 class _Cuts(NamedTuple):
+    """Slopes met so far, `[K, N]`, where and with which weights; the next point; the best; the bound."""
+
     num_cuts: Array
     cuts: Array
     known: Cuts
@@ -82,8 +84,15 @@ def cutting_plane(
         share, weights = _centre(cuts, used, levels, state.share, 0.9 * gap / rows)
         bound = least(dot(weights, cuts))
         weights = jnp.where(bound > state.lower, weights, state.known.weights)
-        known = Cuts(state.known.points.at[state.num_cuts].set(state.share), weights)
-        return _Cuts(state.num_cuts + 1, cuts, known, share, best, best_value, jnp.maximum(lower, bound))
+        return _Cuts(
+            num_cuts=state.num_cuts + 1,
+            cuts=cuts,
+            known=Cuts(state.known.points.at[state.num_cuts].set(state.share), weights),
+            share=share,
+            best=best,
+            best_value=best_value,
+            lower=jnp.maximum(lower, bound),
+        )
 
     def go_on(state: _Cuts) -> Array:
         open_ = (state.num_cuts == 0) | (state.best_value - state.lower > tolerance * state.best_value)
@@ -91,9 +100,26 @@ def cutting_plane(
 
     none = jnp.zeros((max_cuts, start.size), dtype)
     zero = jnp.zeros((), dtype)
-    first = _Cuts(jnp.asarray(0), none, Cuts(none, none[:, 0]), start, start, zero + jnp.inf, zero)
+    first = _Cuts(
+        num_cuts=jnp.asarray(0),
+        cuts=none,
+        known=Cuts(none, none[:, 0]),
+        share=start,
+        best=start,
+        best_value=zero + jnp.inf,
+        lower=zero,
+    )
     last = jax.lax.while_loop(go_on, step, first)
     return last.best, unit * last.best_value, unit * last.lower, last.num_cuts, last.known
+
+
+class _Centre(NamedTuple):
+    """z = (u, θ) and the weights of the cuts there; how far from the path, and the steps so far."""
+
+    z: Array
+    weight: Array
+    decrement: Array
+    steps: Array
 
 
 def _centre(cuts: Array, used: Array, levels: Array, share: Array, barrier: Array) -> tuple[Array, Array]:
@@ -106,8 +132,8 @@ def _centre(cuts: Array, used: Array, levels: Array, share: Array, barrier: Arra
     of_share = jnp.append(levels, False)
     eye = jnp.eye(free.size, dtype=share.dtype)
 
-    def newton(carry: tuple[Array, ...]) -> tuple[Array, ...]:
-        z, last_weight, _, i = carry
+    def newton(at: _Centre) -> _Centre:
+        z = at.z
         room = jnp.where(used, dot(row, z), 1)
         scale = jnp.where(of_share, z, 1).at[-1].set(barrier)
         # The step keeps Σu: what all entries of a row have in common would only be rounding.
@@ -125,22 +151,29 @@ def _centre(cuts: Array, used: Array, levels: Array, share: Array, barrier: Arra
         weight = jnp.where(used, (1 - dot(scaled, move)) / room, 0)
         # Where rounding has spoilt the system, the last point and its weights stand: any average is a bound.
         inside = jnp.all(~used | (dot(row, moved) > 0)) & jnp.all(~of_share | (moved > 0))
-        new = (moved, weight, decrement)
-        kept = (z, last_weight, 0 * decrement)
         good = jnp.isfinite(decrement) & inside
-        return (*(jnp.where(good, a, b) for a, b in zip(new, kept, strict=True)), i + 1)
+        return _Centre(
+            z=jnp.where(good, moved, z),
+            weight=jnp.where(good, weight, at.weight),
+            decrement=jnp.where(good, decrement, 0 * decrement),
+            steps=at.steps + 1,
+        )
 
-    def go_on(carry: tuple[Array, ...]) -> Array:
+    def go_on(at: _Centre) -> Array:
         # A bound needs no better centre than a decrement of 0.3.
-        return (carry[2] > 0.3) & (carry[3] < 30)
+        return (at.decrement > 0.3) & (at.steps < 30)
 
     theta = jnp.max(jnp.where(used, dot(cuts, share), -jnp.inf)) + barrier
-    nothing = 0 * row[:, 0], jnp.inf + 0 * theta, jnp.asarray(0)
-    carry: tuple[Array, ...] = (jnp.append(share, theta), *nothing)
-    z, weight, *_ = jax.lax.while_loop(go_on, newton, carry)
-    share = jnp.where(levels, z[:-1], 0)
+    first = _Centre(
+        z=jnp.append(share, theta),
+        weight=0 * row[:, 0],
+        decrement=jnp.inf + 0 * theta,
+        steps=jnp.asarray(0),
+    )
+    last = jax.lax.while_loop(go_on, newton, first)
+    share = jnp.where(levels, last.z[:-1], 0)
     # So what rounding makes negative may go.
-    weight = jnp.maximum(weight, 0)
+    weight = jnp.maximum(last.weight, 0)
     total = jnp.maximum(jnp.sum(weight), jnp.finfo(share.dtype).tiny)
     return share / jnp.sum(share), weight / total
 
@@ -232,7 +265,17 @@ def row_program(
     bound = jnp.where(levels, jnp.mean(row * room) / jnp.where(levels, start, 1), 0)
     one = jnp.ones((), dtype)
     zero = jnp.zeros((), dtype)
-    first = _State(start, theta, row, bound, start, one + jnp.inf, zero, jnp.asarray(0), one / 2)
+    first = _State(
+        share=start,
+        theta=theta,
+        row=row,
+        bound=bound,
+        best=start,
+        best_value=one + jnp.inf,
+        lower=zero,
+        steps=jnp.asarray(0),
+        centring=one / 2,
+    )
     last = jax.lax.while_loop(go_on, step, judged(first))
     weights = last.row / (rows * jnp.sum(last.row, axis=1, keepdims=True))
     return last.best, unit * last.best_value, unit * last.lower, last.steps, weights
@@ -277,5 +320,5 @@ def _direction(
     theta = (left + jnp.sum(ratio * (times * dot(loads, share)), axis=1)) / sums
     of_room = _room(times, loads, share, theta)
     bound = jnp.where(levels, barrier / safe - at.bound - at.bound / safe * share, 0)
-    move = at._replace(share=share, theta=theta, row=aim - at.row - ratio * of_room, bound=bound)
-    return move, of_room
+    row = aim - at.row - ratio * of_room
+    return at._replace(share=share, theta=theta, row=row, bound=bound), of_room

@@ -17,9 +17,12 @@ from jax.typing import ArrayLike
 from bcgc_jax.exact.linear_algebra import dot
 from bcgc_jax.solvers.spectral import MAX_STEPS, SUFFICIENT, Minimum
 
-# The share of a slope that may be left after a step (Lewis & Overton 2013), the longest step of a logarithm,
-# and the shortest interval of a line search: at a kink it closes.
-_LEFT, _FURTHEST, _CLOSED = 0.9, 3.0, 1e-10
+# The share of a slope that may be left after a step (Lewis & Overton 2013).
+_LEFT = 0.9
+# The longest step of a logarithm.
+_FURTHEST = 3.0
+# The shortest interval of a line search: at a kink it closes.
+_CLOSED = 1e-10
 
 
 class _Search(NamedTuple):
@@ -66,7 +69,14 @@ def minimise_shares(
         (value, aux), slope = evaluate(share)
         mean = jnp.sum(slope * share)
         residual = jnp.max(jnp.where(used, mean - slope, 0)) / value
-        here = Minimum(share, value, slope, residual, steps + 1, aux)
+        here = Minimum(
+            point=share,
+            value=value,
+            slope=slope,
+            residual=residual,
+            num_steps=steps + 1,
+            aux=aux,
+        )
         first = steps == 0
         # NaN from the start on is the answer; a point that is flat, but higher, is none.
         ended = (residual <= tolerance) & (value <= (1 + 4 * eps) * s.found.value)
@@ -87,16 +97,43 @@ def minimise_shares(
         # Not known where log f has been concave so far.
         direction = jnp.where(_known(inverse), -dot(inverse, own), -own / jnp.max(jnp.abs(own)))
         longest = jnp.minimum(1, _FURTHEST / jnp.max(jnp.abs(direction)))
-        taken = _Search(found, point, value, own, inverse, direction, longest, zero, endless)
+        taken = _Search(
+            found=found,
+            point=point,
+            value=value,
+            slope=own,
+            inverse=inverse,
+            direction=direction,
+            length=longest,
+            low=zero,
+            high=endless,
+        )
         again = s._replace(found=found, length=length, low=low, high=high)
         return jax.tree.map(lambda a, b: jnp.where(cut, a, b), again, taken)
 
     none = 0 * start
     aux = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), aux)
-    found = Minimum(start, zero, start, endless, jnp.asarray(0), aux)
+    nowhere = Minimum(
+        point=start,
+        value=zero,
+        slope=start,
+        residual=endless,
+        num_steps=jnp.asarray(0),
+        aux=aux,
+    )
     logs = jnp.log(jnp.maximum(start, 1e-6 * jnp.max(start)))  # a few of the longest steps from the largest
     inverse = jnp.zeros((start.size, start.size), dtype)
-    begin = _Search(found, logs, zero, none, inverse, none, zero, zero, endless)
+    begin = _Search(
+        found=nowhere,
+        point=logs,
+        value=zero,
+        slope=none,
+        inverse=inverse,
+        direction=none,
+        length=zero,
+        low=zero,
+        high=endless,
+    )
     found = jax.lax.while_loop(go_on, round_, begin).found
     return found._replace(num_steps=found.num_steps - 1)
 

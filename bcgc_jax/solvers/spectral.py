@@ -87,21 +87,54 @@ def spectral_projected_gradient(
         # Where f is concave, the longest step.
         length = jnp.clip(jnp.where(first, 1 / steepest, jnp.sum(moved**2) / curvature), 1e-8, 1e4)
         lengths = jnp.stack([length, jnp.ones((), dtype)])
-        step, unit_step = jax.vmap(lambda a: project_partition(point - a * slope, 1.0, levels) - point)(
-            lengths
+
+        def projected_step(length: Array) -> Array:
+            return project_partition(point - length * slope, 1.0, levels) - point
+
+        step, unit_step = jax.vmap(projected_step)(lengths)
+        here = Minimum(
+            point=point,
+            value=value,
+            slope=slope,
+            residual=jnp.max(jnp.abs(unit_step)),
+            num_steps=steps + 1,
         )
-        here = Minimum(point, value, slope, jnp.max(jnp.abs(unit_step)), steps + 1)
         best = s.found._replace(residual=here.residual, num_steps=here.num_steps)
         better = first | (value < best.value)  # NaN from the start on is the answer
         found = jax.tree.map(lambda a, b: jnp.where(better, a, b), here, best)
-        memory = jnp.where(first, value, jnp.where(np.arange(_MEMORY) == steps % _MEMORY, value, s.memory))
+        oldest = np.arange(_MEMORY) == steps % _MEMORY
+        memory = jnp.where(first, value, jnp.where(oldest, value, s.memory))
         before = jnp.where(steps % patience == 0, s.found.value, s.before)
-        taken = _Search(found, point, step, lengths[1], slope, jnp.sum(slope * step), memory, before)
+        taken = _Search(
+            found=found,
+            point=point,
+            direction=step,
+            scale=lengths[1],
+            slope=slope,
+            descent=jnp.sum(slope * step),
+            memory=memory,
+            before=before,
+        )
         return jax.tree.map(lambda a, b: jnp.where(cut, a, b), s._replace(scale=s.scale / 2), taken)
 
     zero = jnp.zeros((), dtype)
     none = 0 * start
-    found = Minimum(start, zero + jnp.inf, start, zero + jnp.inf, jnp.asarray(0))
-    begin = _Search(found, start, none, zero, none, zero, jnp.zeros(_MEMORY, dtype), zero + jnp.inf)
+    nowhere = Minimum(
+        point=start,
+        value=zero + jnp.inf,
+        slope=start,
+        residual=zero + jnp.inf,
+        num_steps=jnp.asarray(0),
+    )
+    begin = _Search(
+        found=nowhere,
+        point=start,
+        direction=none,
+        scale=zero,
+        slope=none,
+        descent=zero,
+        memory=jnp.zeros(_MEMORY, dtype),
+        before=zero + jnp.inf,
+    )
     found = jax.lax.while_loop(go_on, round_, begin).found
     return found._replace(num_steps=found.num_steps - 1)

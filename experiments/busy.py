@@ -31,8 +31,7 @@ from bcgc_jax._pytree import replace
 from bcgc_jax.cluster import ClosedLoop, Cluster, ClusterTraining, Run, Told, train_on_cluster
 from bcgc_jax.cluster.planning import scheme_for
 from bcgc_jax.plans.desk import chunk_sizes
-from bcgc_jax.solvers.sharing import Sharing
-from experiments.cluster import successive
+from experiments.cluster import on_processes, successive
 from experiments.models import perceptron
 from experiments.report import each, number, print_table, run_command, save
 
@@ -188,20 +187,12 @@ def _planned_for(workers: int, slower: float, subset: float) -> bcgc.Problem:
     return _problem(workers, _cycle_times(np.array([1.0] * (ONE_OF - 1) + [slower]) * subset))
 
 
-def _method(name: str) -> Any:
-    """On processes a step ends with the sums."""
-    if not name.startswith("sharing"):
-        return name
-    _, subsets, chunks = name.split(":")
-    return Sharing(int(subsets), int(chunks), ends="sums")
-
-
 def _told(setting: Setting, method: str, subset: float) -> Told:
     """Blocks are whole leaves: a pass that computes a part of a leaf's gradient computes all of it."""
     assert setting.slower is not None
     problem = _planned_for(setting.workers, setting.slower, subset)
     options = {} if method.startswith("sharing") else {"chunks": CHUNKS}
-    return Told(problem, _method(method), {"units": "leaves", **options})
+    return Told(problem, on_processes(method), {"units": "leaves", **options})
 
 
 def _predicted(
@@ -216,7 +207,7 @@ def _predicted(
     law = _cycle_times(_passes(first, setting.workers).ravel())
     told, key = _told(setting, method, subset), jax.random.key(seed)
     if method.startswith("sharing"):
-        plan: Any = bcgc.solve(told.problem, replace(_method(method), round_trip=round_trip)).plan
+        plan: Any = bcgc.solve(told.problem, replace(on_processes(method), round_trip=round_trip)).plan
         found = bcgc.simulate_runtime(key, _problem(setting.workers, law), plan, 2**14)
         assert found.chained is not None
         return float(found.mean), float(found.chained)
@@ -248,7 +239,7 @@ def trained(
         params, data, loss = model.params, model.batch, model.loss
         size = sum(np.size(leaf) for leaf in jax.tree.leaves(params))
         problem = bcgc.Problem(bcgc.Exponential(1.0), setting.workers, size, _SAMPLES * setting.workers)
-        told = Told(problem, _method(method))
+        told = Told(problem, on_processes(method))
     else:
         params, told = _params(seed), _told(setting, method, subset)
         samples = setting.workers * SAMPLES_OF_A_WORKER

@@ -9,13 +9,13 @@ next one late.
 So there are two predictions: E τ̂, as if all workers were free when an iteration ends, and the mean of
 iterations one after the other, in which each worker ends its chunk first. The measured time is held against
 the second. Then once more, with a worker killed at a third of the run and another stopped at two thirds.
-Twenty minutes.
+Half an hour.
 """
 
 import dataclasses
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,29 +24,48 @@ import numpy as np
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
+from bcgc_jax._pytree import replace
 from bcgc_jax.cluster import Cluster, ClusterTraining, InjectedDelay, Run
 from bcgc_jax.cluster.digits import train_digits_on_cluster
 from bcgc_jax.cluster.planning import Told, scheme_for
 from bcgc_jax.coding.digits import DigitsRun, digits_order, digits_problem, initial_params
-from bcgc_jax.coding.training import TrainingScheme
+from bcgc_jax.coding.training import SharedScheme, TrainingScheme
 from bcgc_jax.plans.passes import in_a_row
+from bcgc_jax.plans.worker import Load
+from bcgc_jax.solvers.methods import Method, method_of
+from bcgc_jax.solvers.sharing import Sharing
 from experiments import looks
 from experiments.endurance import signal_workers
-from experiments.report import each, number, print_table, run_command, save
+from experiments.report import each, grouped, number, print_table, run_command, save
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Found = tuple[DigitsRun, ClusterTraining]
-METHODS = ("uncoded", "single_block", "tandon_partial", "time", "optimal", "cyclic:8")
+METHODS = ("uncoded", "single_block", "tandon_partial", "time", "optimal", "cyclic:8", "nested", "sharing:2")
+# Whose courses are drawn: more lines would lie on each other.
+DRAWN = ("uncoded", "single_block", "optimal", "nested", "sharing:2")
 LAW = bcgc.ShiftedExponential(rate=1e-3, shift=50.0)
 MODEL = "softmax"
+WORKERS = 8
 CHUNKS = 8  # of a subset, in passes of plans with redundancy
 # Iterations in which all workers keep the same pace: what they take beyond it is the overhead.
 _EVEN = 30
 # Iterations, one after the other, that the second prediction is the mean of.
 _SUCCESSIVE = 2000
 SLOWNESS = "slowed on purpose: shifted exponential, rate 1e-3, shift 50; no chunk is interrupted"
+_MARK: Any = {"markersize": 7, "markeredgewidth": 1.6, "linestyle": "", "zorder": 3}
+FAULTS: Mapping[str, Any] = {
+    "killed": _MARK | {"marker": "x"},
+    "stopped": _MARK | {"marker": "s", "fillstyle": "none"},
+}
+FINISH = _MARK | {"marker": "o", "fillstyle": "none"}
+MARKS = {
+    "a worker is killed": FAULTS["killed"],
+    "another worker is stopped": FAULTS["stopped"],
+    "end of the training without faults": FINISH,
+}
 KILLED, STOPPED = 2, 5
 LOSS_TICKS = (0.4, 0.6, 1.0, 2.0)
 
@@ -55,7 +74,7 @@ def run(
     out: Path,
     seed: int = 0,
     *,
-    workers: int = 8,
+    workers: int = WORKERS,
     steps: int = 120,
     seconds: float = 0.25,
     patience: float = 2.0,
@@ -87,7 +106,7 @@ def run(
             if kind == "faults":
                 run = dataclasses.replace(run, before_step=disturb)
             count = _EVEN if kind == "even" else steps
-            given = jax.random.key(seed), run, problem, MODEL, method
+            given = jax.random.key(seed), run, problem, MODEL, on_processes(method)
             found = train_digits_on_cluster(*given, num_steps=count, chunks=CHUNKS)
             if kind == "even":
                 scheme = _scheme(problem, method)
@@ -100,24 +119,44 @@ def run(
         _row(method, faults, runs[method, faults], overheads[method], busy[method]) for method, faults in runs
     ]
     _print(rows, steps)
-    save(out, {"cluster": rows}, {"cluster": _draw(runs, rows, methods)})
+    courses = [row for (method, faults), found in runs.items() for row in _course(method, faults, found)]
+    save(out, {"cluster": rows, "cluster_steps": courses}, {"cluster": draw(rows, courses)})
+
+
+def on_processes(name: str) -> Method:
+    """The method of that name: work sharing ends with the sums of its chunks."""
+    method = method_of(name)
+    return replace(method, ends="sums") if isinstance(method, Sharing) else method
 
 
 def _scheme(problem: bcgc.Problem, method: str) -> TrainingScheme:
     """A plan as the training has it, but for the draws of its search."""
-    told = Told(problem, method, {"order": digits_order(MODEL), "chunks": CHUNKS})
+    told = Told(problem, on_processes(method), {"order": digits_order(MODEL), "chunks": CHUNKS})
     key, params = jax.random.key(0), initial_params(jax.random.key(0), MODEL)
     return scheme_for(key, told, range(int(np.asarray(problem.num_workers))), params, None)
 
 
 def successive(scheme: TrainingScheme, times: np.ndarray) -> np.ndarray:
     """τ of iterations one after the other, `[K]`, with cycle times `[K, N]`: each ends its chunk first."""
+    if isinstance(scheme, SharedScheme):
+        return _shared(scheme, times)
 
     def last(begin: np.ndarray, times: np.ndarray) -> np.ndarray:
         return scheme.plan.completed(scheme.pace(begin, times)).max()
 
     chunks = jax.tree.map(np.asarray, scheme.passes).of(f"chunk:{CHUNKS}")
     return in_a_row(last, chunks, np.zeros_like(times), times)
+
+
+def _shared(scheme: SharedScheme, times: np.ndarray) -> np.ndarray:
+    """As `successive`, of work sharing, whose questions take no time."""
+    assert scheme.rule is not None
+    step = jax.jit(scheme.rule.step, static_argnums=1)
+    load, late, found = Load(scheme.load, None), np.zeros(times.shape[1]), []
+    for row in times:
+        end, late = step(load, False, late, row)
+        found.append(float(end))
+    return np.array(found)
 
 
 def _row(method: str, faults: bool, found: Found, overhead: float, busy: float) -> dict[str, Any]:
@@ -137,6 +176,19 @@ def _row(method: str, faults: bool, found: Found, overhead: float, busy: float) 
         "final_accuracy": float(course.accuracy[0, -1]),
         "events": "; ".join(f"worker {f.worker} {f.what}" for f in training.faults),
     }
+
+
+def _course(method: str, faults: bool, found: Found) -> list[dict[str, Any]]:
+    """Its iterations; `event` is what was done to a worker before one."""
+    course, training = found
+    steps = training.seconds.size
+    events = {steps // 3: "killed", 2 * steps // 3: "stopped"} if faults else {}
+    columns = zip(training.seconds, course.clock[0], course.loss[0], strict=True)
+    return [
+        {"method": method, "faults": faults, "iteration": k, "event": events.get(k)}
+        | dict(zip(("seconds", "clock", "loss"), map(float, values), strict=True))
+        for k, values in enumerate(columns)
+    ]
 
 
 def _print(rows: Sequence[dict[str, Any]], steps: int) -> None:
@@ -172,42 +224,55 @@ def _print(rows: Sequence[dict[str, Any]], steps: int) -> None:
     print_table(title, header, lines)
 
 
-def _draw(
-    runs: dict[tuple[str, bool], Found], rows: Sequence[dict[str, Any]], methods: Sequence[str]
-) -> "Figure":
-    figure, axes = plotting.new_figure(1, 3, size=(9.6, 4.8))
-    plain = {row["method"]: row for row in rows if not row["faults"]}
-    predicted: Any = {"color": "black", "linewidth": 1.6, "label": "predicted, if all were free at once"}
-    added: Any = {
-        "color": "black",
-        "linewidth": 1,
-        "linestyle": ":",
-        "label": "predicted, each ends its chunk first, + overhead",
-    }
-    for place, method in enumerate(reversed(methods)):
-        row, look = plain[method], plotting.style(method)
-        error: Any = {"xerr": 2 * row["standard_error"], "capsize": 3, "ecolor": look.color}
-        axes[0].barh(place, row["measured_seconds"], color=look.color, alpha=0.45, height=0.6, **error)
-        low, ends = row["predicted_seconds"], [place - 0.38, place + 0.38]
-        lines = axes[0].plot([low, low], ends, **predicted)
-        lines += axes[0].plot([row["busy_seconds"] + row["overhead_seconds"]] * 2, ends, **added)
-    axes[0].set_yticks(range(len(methods)), [plotting.style(m).label for m in reversed(methods)])
-    title = "(a) a step: measured\n(bars, ± 2 standard errors)"
-    plotting.label_axes(axes[0], "mean time of a step (s)", "", title=title)
-    for axis, faults in zip(axes[1:], (False, True), strict=True):
-        for method in (m for m in methods if (m, faults) in runs):
-            found = runs[method, faults][0]
-            line = plotting.curve(plotting.style(method)) | {"marker": ""}
-            axis.plot(found.clock[0], found.loss[0], **line)
-        title = (
-            "(c) a worker killed,\nlater one stopped" if faults else "(b) one training,\nall workers there"
-        )
-        y = "" if faults else "training loss (nats)"
-        looks.label_axes(axis, "wall clock (s)", y, title=title, log="y", y_ticks=LOSS_TICKS)
-        axis.set_xlim(0, 1.02 * max(one[0].clock[0, -1] for one in runs.values()))
-    handles = [*lines, *(looks.legend_handle(plotting.style(m), marker=False) for m in methods)]
-    plotting.legend_outside(figure, handles, place="lower", columns=3, title=f"workers {SLOWNESS}")
+def draw(rows: Sequence[Mapping[str, Any]], courses: Sequence[Mapping[str, Any]]) -> "Figure":
+    """Of the rows of cluster.csv and of cluster_steps.csv, which may be words: the figure anew."""
+    figure, (left, right) = plotting.new_figure(1, 2, size=(7.6, 4.8))
+    handles = _draw_times(left, [row for row in rows if str(row["faults"]) == "False"])
+    handles += _draw_courses(right, [row for row in courses if row["method"] in DRAWN])
+    title = f"{WORKERS} worker processes, {SLOWNESS}"
+    plotting.legend_outside(figure, handles, place="lower", columns=2, title=title)
     return figure
+
+
+def _draw_times(axes: "Axes", rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Measured and predicted; what the legend says."""
+    places = np.arange(len(rows))[::-1]
+    names = ("measured", "standard_error", "predicted", "busy", "overhead")
+    columns = [name if name == "standard_error" else f"{name}_seconds" for name in names]
+    measured, error, free, busy, overhead = np.array([[float(row[c]) for c in columns] for row in rows]).T
+    styles = [plotting.style(row["method"]) for row in rows]
+    axes.barh(places, measured, color=[look.color for look in styles], alpha=0.45, height=0.6)
+    bars: Any = {"capsize": 3, "linestyle": "", "color": "0.35", "label": "measured, ± 2 standard errors"}
+    handles = [axes.errorbar(measured, places, xerr=2 * error, **bars)]
+    marks: Any = {"marker": "|", "markersize": 13, "linestyle": "", "color": "black"}
+    first = "predicted, if all were free at once"
+    second = "predicted, each ends its chunk first, + overhead"
+    handles += axes.plot(free, places, **marks, markeredgewidth=2.4, label=first)
+    handles += axes.plot(busy + overhead, places, **marks, markeredgewidth=0.9, label=second)
+    axes.set_yticks(places, [look.label for look in styles])
+    axes.grid(False, axis="y")
+    axes.set_xlim(left=0)
+    plotting.label_axes(axes, "mean time of a step (s)", "", title="(a) steps without faults")
+    return handles
+
+
+def _draw_courses(axes: "Axes", courses: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Losses through the faults, and where the training without faults ends; what the legend says."""
+    handles = []
+    for (method, faults), course in grouped(courses, lambda row: (row["method"], str(row["faults"]))).items():
+        look, events = plotting.style(method), [row["event"] for row in course]
+        clock, loss = ([float(row[name]) for row in course] for name in ("clock", "loss"))
+        if faults == "False":
+            axes.plot(clock[-1], loss[-1], **looks.points(look) | FINISH)
+            continue
+        handles += axes.plot(clock, loss, **plotting.curve(look) | {"marker": ""})
+        for event, mark in FAULTS.items():
+            axes.plot(clock, loss, markevery=[events.index(event)], color=look.color, **mark)
+    handles += [axes.plot([], [], color="0.35", label=label, **mark)[0] for label, mark in MARKS.items()]
+    title = "(b) one training, through two faults"
+    looks.label_axes(axes, "wall clock (s)", "training loss (nats)", title=title, log="y", y_ticks=LOSS_TICKS)
+    axes.set_xlim(left=0)
+    return handles
 
 
 if __name__ == "__main__":

@@ -97,13 +97,7 @@ class _Worker:
 
     @staticmethod
     def then(step: int, worker: int, answer: Any) -> Any:
-        """None where it was given no chunk."""
-        told = answer_of(answer)
-        return None if told.chunk is None else Question(step, worker, 0, told.ticket, 1e-3)
-
-    @staticmethod
-    def end(lines: list[Line]) -> None:
-        """Who is told that a step is over asks no more."""
+        return Question(step, worker, 0, answer_of(answer).ticket, 1e-3)
 
 
 class _Loop:
@@ -120,11 +114,6 @@ class _Loop:
     @staticmethod
     def then(step: int, worker: int, answer: Any) -> Any:
         return {"done": answer["ticket"], "seconds": 1e-3}
-
-    @staticmethod
-    def end(lines: list[Line]) -> None:
-        for line in lines:
-            assert line.receive()["over"]
 
 
 class _Echo:
@@ -177,8 +166,10 @@ def _ask_for_all(orders: Connection, workers: int, chunks: int) -> None:
             lines[place] = [Line((place.host, place.port), place.key) for _ in range(workers)]
             for worker, line in enumerate(lines[place]):
                 who.join(line, worker)
+        else:
+            for line in lines[place]:
+                line.receive()  # that the step before is over, or which sum to send
         orders.send(_asked(who, lines[place], step, chunks))
-        who.end(lines[place])
 
 
 def _asked(who: Any, lines: list[Line], step: int, chunks: int) -> list[float]:
@@ -194,8 +185,7 @@ def _asked(who: Any, lines: list[Line], step: int, chunks: int) -> list[float]:
                 worker, line = key.data, lines[key.data]
                 question = who.then(step, worker, line.receive())
                 seconds.append(time.perf_counter() - began[worker])
-                if question is not None:
-                    done += 1
-                    began[worker] = time.perf_counter()
-                    line.send(question)
+                done += 1
+                began[worker] = time.perf_counter()
+                line.send(question)
         return seconds

@@ -214,7 +214,7 @@ def _predicted(
     scheme = scheme_for(key, told, range(setting.workers), _params(seed), None)
     times = np.asarray(law.sample(key, (DRAWN, setting.workers)), float)
     free = [scheme.plan.completed(scheme.pace(0.0, row)).max() for row in times]
-    return float(np.mean(free)), float(successive(scheme, times).mean())
+    return float(np.mean(free)), float(successive(scheme, times, f"chunk:{CHUNKS}").mean())
 
 
 def _params(seed: int) -> list[np.ndarray]:

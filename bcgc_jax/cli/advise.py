@@ -1,9 +1,11 @@
 """`bcgc advise`: what slows the steps of a log, what can be done, and what that is worth."""
 
+import functools
 import sys
 from pathlib import Path
 
 import click
+import numpy as np
 from rich.table import Column
 
 from bcgc_jax.cli import advise_files, output
@@ -13,6 +15,7 @@ from bcgc_jax.cli.progress import Progress
 from bcgc_jax.measured import advice, remedies
 from bcgc_jax.measured.advice import Advice
 from bcgc_jax.measured.intervals import Interval
+from bcgc_jax.measured.remedies import Planned
 from bcgc_jax.measured.traces import ColumnError, Trace, load_trace
 
 _MOST_TOLD = 3
@@ -47,8 +50,14 @@ _RECORD = (
 def answer(question: AdviseOptions) -> None:
     with Progress("replaying the log"):
         trace = _read(question)
-        options = {"chunks": question.chunks, "stored": question.stored}
-        found = advice.advise(trace, **options, round_trip=question.round_trip, seed=question.seed)
+        found = advice.advise(
+            trace,
+            chunks=question.chunks,
+            stored=question.stored,
+            round_trip=question.round_trip,
+            methods=_codes(question, trace),
+            seed=question.seed,
+        )
     rows = [_flat(row) for row in found.rows]
     name = "standard input" if question.log == "-" else Path(question.log).name
     output.print_answer(question, rows, lambda: _json(found), lambda: _print(name, found))
@@ -64,15 +73,29 @@ def _read(question: AdviseOptions) -> Trace:
         columns["forward"] = columns.pop("forward_seconds")
     try:
         path = sys.stdin.buffer if question.log == "-" else question.log
-        trace = load_trace(path, layout=question.layout, **columns)
+        return load_trace(path, layout=question.layout, **columns)
     except ColumnError as error:
         text = str(error).replace("step=, worker=, seconds=", "--columns step=…,worker=…,seconds=…")
         raise click.UsageError(text.replace('layout="wide"', "--layout wide")) from None
-    if trace.load is not None:
-        raise click.UsageError(
-            "loads are lengths of chunks here: number the chunks in a column `chunk`, or leave out the loads"
-        )
-    return trace
+
+
+def _codes(question: AdviseOptions, trace: Trace) -> dict[str, Planned]:
+    if not question.methods:
+        return {}
+    import jax
+
+    from bcgc_jax.solvers.measured_steps import replayed
+
+    parts = trace.microbatches
+    forward = question.forward
+    if forward is None:
+        forward = (parts and parts.forward_ratio) or 0.0
+
+    def code(method: str, planned: np.ndarray, judged: np.ndarray) -> tuple[np.ndarray, int]:
+        with jax.enable_x64(True):
+            return replayed(method, planned, judged, forward)
+
+    return {method: functools.partial(code, method) for method in question.methods}
 
 
 def _json(found: Advice) -> Row:

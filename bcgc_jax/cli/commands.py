@@ -211,13 +211,14 @@ class AdviseOptions:
 
     after: ClassVar = """\b
 Columns: step, worker, seconds; if there are any chunk, forward_seconds (the part of the forward pass) and
-load (the length of a chunk, such as its tokens).
+load (the length of a chunk, or without chunks of a worker's step, such as its tokens).
 
 \b
 Examples:
   bcgc advise steps.csv
   bcgc advise log.csv --columns step=iter,worker=rank,seconds=dur
   bcgc advise chunks.csv --stored 2 --format json
+  bcgc advise steps.csv --method nested --method optimal --forward 0.47
   bcgc advise chunks.csv --figure advice.png --out plan.json
   ssh NODE cat steps.csv | bcgc advise -"""
 
@@ -234,6 +235,12 @@ Examples:
         number(2, include=True, whole=True), "The most subsets that a worker can store; by default all."
     )
     round_trip: float = option(_FROM_ZERO, "Seconds of a question before each chunk.", default=0.0)
+    methods: tuple[str, ...] = option(
+        typed.METHOD, "Also replay this code, such as nested:2; repeat it.", "--method", multiple=True
+    )
+    forward: float | None = option(
+        _FROM_ZERO, "With --method: a forward pass over a backward pass; by default as recorded, or 0."
+    )
     seed: int = option(number(include=True, whole=True), "Seed of the intervals.", default=0)
     figure: str | None = option(_NEW_FILE, "Also draw the answer: .png, .svg or .pdf.", metavar="PICTURE")
     out: str | None = option(
@@ -246,6 +253,8 @@ Examples:
     def __post_init__(self) -> None:
         check_picture("--figure", self.figure)
         check_file("--out", self.out, (".json",))
+        if not self.methods:
+            refuse_without_effect("without --method", "forward")
 
 
 @dataclasses.dataclass(frozen=True)

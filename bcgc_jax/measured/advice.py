@@ -5,6 +5,8 @@ if it saves time in steps that its plan has not seen, by its interval of 95 % to
 """
 
 import itertools
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +24,18 @@ from bcgc_jax.measured.causes import (
 )
 from bcgc_jax.measured.intervals import Interval, resample
 from bcgc_jax.measured.microbatches import Microbatches, predicted_seconds
-from bcgc_jax.measured.remedies import ALL_DATA, ANEW, BACKUP, DEALT, DROP, FIXED, LIMIT, REPLACED, Replay
+from bcgc_jax.measured.remedies import (
+    ALL_DATA,
+    ANEW,
+    BACKUP,
+    DEALT,
+    DROP,
+    FIXED,
+    LIMIT,
+    REPLACED,
+    Planned,
+    Replay,
+)
 from bcgc_jax.measured.slow_workers import SlowWorker
 from bcgc_jax.measured.traces import ALIKE, Trace
 from bcgc_jax.measured.verdict import FEWEST_STEPS, Savings, advised, savings_of
@@ -88,7 +101,7 @@ class Advice(NamedTuple):
       step: mean seconds of a step.
       balanced: mean seconds of a worker, which a step would take if all ended together.
       causes: of `step` - `balanced`, as shares of it: "data", "steady", "random" and "pauses", or without
-        chunks "steady" and "rest".
+        chunks "steady" and "rest", and with loads "data".
       together: what steps take more in which all workers are slow, as a share of `step`; no part of the loss.
       slow_workers: that stay slow, first those that take the most time more.
       changing: whether a worker has become slow or fast in the last quarter of the steps.
@@ -146,6 +159,7 @@ def advise(
     chunks: int | None = None,
     stored: int | None = None,
     round_trip: float = 0.0,
+    methods: Mapping[str, Planned] = MappingProxyType({}),
     seed: int = 0,
 ) -> Advice:
     """What a log says: what its steps lose, why, and which remedy is worth it.
@@ -153,10 +167,11 @@ def advise(
     Steps in which a worker has no time are left out. The loss is mean over steps of max_w T_w - mean_w T_w.
 
     Args:
-      trace: the log, as `measured.load_trace` reads it; without loads, or of microbatches.
+      trace: the log, as `measured.load_trace` reads it.
       chunks: C, of a worker's step, where the trace has no microbatches; by default 8.
       stored: the most subsets that a worker can store; by default all.
       round_trip: seconds of a question before each chunk.
+      methods: codes to replay too, by name; see `solvers.measured_steps`.
       seed: of the resampling.
 
     Raises ValueError for less than two whole steps or workers, and for `chunks` of a trace that has its own.
@@ -171,7 +186,7 @@ def advise(
     >>> found.advised, found.slow_workers[0].worker
     ('sharing:3', '1')
     """
-    times = trace.table()
+    times = _table(trace)
     whole = np.isfinite(times).all(axis=1)
     times = times[whole]
     if min(times.shape) < 2:
@@ -180,9 +195,13 @@ def advise(
             "least two steps of two workers"
         )
     log = model_of(trace, times, chunks)
-    replays = remedies.replays(log.model, log.costs, stored, round_trip)
+    replays = remedies.replays(log.model, log.costs, stored, round_trip, methods)
     savings = savings_of(replays, seed)
-    others = [savings_of(remedies.replays(other, None, stored, round_trip), seed) for other in log.others]
+    codes = {name: replays[name] for name in methods}  # by all models a worker takes the same seconds
+    others = [
+        savings_of(remedies.replays(other, log.costs, stored, round_trip) | codes, seed)
+        for other in log.others
+    ]
     causes, together = _causes(log, savings.block, seed)
     changing = bool(np.any(np.diff(log.model.steady[3 * len(times) // 4 :], axis=0)))
     enough = len(times) >= FEWEST_STEPS
@@ -208,8 +227,15 @@ def advise(
     )
 
 
+def _table(trace: Trace) -> np.ndarray:
+    """`[S, W]`; of a worker's step with several loads the time of the largest."""
+    return trace.largest_loads()._replace(load=None).table()
+
+
 def model_of(trace: Trace, times: np.ndarray, chunks: int | None) -> Log:
     parts = trace.microbatches
+    if trace.load is not None:
+        return _model_of_loads(trace, times, chunks or CHUNKS)
     if parts is None or parts.seconds.shape[2] < 2:
         model = parts_of_steps(times, chunks or CHUNKS)
         return Log(model, [as_data(model), as_one_chunk(model)], None, None)
@@ -218,6 +244,22 @@ def model_of(trace: Trace, times: np.ndarray, chunks: int | None) -> Log:
     parts = parts.whole_steps()
     lengths = "load" if parts.load is not None else None if parts.forward is None else "forward_seconds"
     return Log(parts_of(parts), [], _costs(parts), lengths)
+
+
+def _model_of_loads(trace: Trace, times: np.ndarray, chunks: int) -> Log:
+    """Of a log that has the load of each worker's step, and no chunks: equal ones are supposed."""
+    largest = trace.largest_loads()
+    assert largest.load is not None
+    load = _table(largest._replace(seconds=largest.load))
+    load = load[np.isfinite(load).all(axis=1)]
+    parts = Microbatches(times[:, :, None], load=load[:, :, None])
+    expected, costs = predicted_seconds(parts, slice(None)), _costs(parts)
+    assert expected is not None
+    assert costs is not None
+    model = parts_of_steps(times, chunks, expected[:, :, 0])
+    return Log(
+        model, [as_data(model), as_one_chunk(model)], np.repeat(costs, chunks, axis=2) / chunks, "load"
+    )
 
 
 def _costs(parts: Microbatches) -> np.ndarray | None:
@@ -233,8 +275,8 @@ def _causes(log: Log, block: int, seed: int) -> tuple[dict[str, Interval], Inter
     added = losses(log.model)
     names = list(CAUSES)
     if log.others:
-        added = {STEADY: added["steady"], REST: added["random"]}
-        names = [STEADY, REST]
+        added |= {REST: added["random"]}
+        names = [STEADY, REST] if log.lengths is None else ["data", STEADY, REST]
     times = log.model.times()
     series = [*(added[name] for name in names), slow_together(times), times.max(axis=1)]
     found = resample(np.stack(series, axis=1), block, seed)
@@ -280,6 +322,7 @@ def _rows(replays: dict[str, Replay], savings: Savings, others: list[Savings], w
         if name == remedies.NOTHING:
             continue
         values = [each.values[name] for each in (savings, *others)]
+        is_code = name not in _NEEDS
         found.append(
             Row(
                 remedy=name,
@@ -287,9 +330,9 @@ def _rows(replays: dict[str, Replay], savings: Savings, others: list[Savings], w
                 range=(min(values), max(values)),
                 lost=replay.lost,
                 longer=replay.longer,
-                stored_subsets=stored.get(name, 1),
+                stored_subsets=int(max(replay.choice)) if is_code else stored.get(name, 1),
                 choice=replay.choice,
-                needs=_NEEDS[name].format(
+                needs=_NEEDS.get(name, "workers that are slow, not their data").format(
                     " or ".join(f"{each:.3g}" for each in dict.fromkeys(replay.choice))
                 ),
             )

@@ -115,8 +115,14 @@ def parts_of(parts: Microbatches) -> Parts:
     return Parts(steady, random, rest / np.exp(steady + random)[:, :, None], pauses)
 
 
-def parts_of_steps(times: np.ndarray, chunks: int) -> Parts:
-    """Of whole steps without chunks, `[S, W]`: what is not steady is all of the workers, at random."""
+def parts_of_steps(times: np.ndarray, chunks: int, expected: np.ndarray | None = None) -> Parts:
+    """Of whole steps without chunks, `[S, W]`: what is not steady is all of the workers, at random.
+
+    But for what a worker's load makes be `expected`, in seconds, `[S, W]`: that is of the data.
+    """
+    if expected is not None:
+        of_workers = parts_of_steps(times / expected, chunks)
+        return of_workers._replace(data=of_workers.data * expected[:, :, None])
     steady = levels(ranks_of(times), times)
     usual = np.exp(np.log(times) - steady).mean(axis=1, keepdims=True)
     data = np.repeat(np.broadcast_to(usual, times.shape)[:, :, None], chunks, axis=2) / chunks
@@ -124,8 +130,13 @@ def parts_of_steps(times: np.ndarray, chunks: int) -> Parts:
 
 
 def as_data(parts: Parts) -> Parts:
-    """The same seconds, where workers that are slow at random had long chunks in their place."""
-    data = np.exp(parts.random)[:, :, None] * parts.data
+    """The same seconds of workers, where those that are slow at random had long chunks in their place.
+
+    Lengths within a worker's step are drawn: as uneven as independent ones are whose sums differ so much.
+    """
+    uneven = math.sqrt(parts.data.shape[2]) * parts.random.std()
+    drawn = np.exp(uneven * np.random.default_rng(0).standard_normal(parts.data.shape))
+    data = np.exp(parts.random)[:, :, None] * parts.data * drawn / drawn.mean(axis=2, keepdims=True)
     return parts._replace(random=np.zeros_like(parts.random), data=data)
 
 

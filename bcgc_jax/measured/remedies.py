@@ -4,7 +4,8 @@ Each remedy is planned on one half of the steps and replayed in the other, both 
 `[S]`, are those of a step that the plan has not seen.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +40,9 @@ class Replay(NamedTuple):
 
 
 Half = np.ndarray  # which steps, `[S]`, bool
+# From workers' seconds in planned and in judged steps, `[S, W]` each: those of the judged steps, `[S]`, and
+# how many subsets a worker stores.
+Planned = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, int]]
 
 
 def _first_half(steps: int) -> Half:
@@ -153,6 +157,19 @@ def _with_shares(parts: Parts, share: np.ndarray) -> np.ndarray:
     return (parts.pace * work + parts.pauses.sum(axis=2)).max(axis=1)
 
 
+def planned(parts: Parts, method: Planned) -> Replay:
+    """A code, as if all slowness were the workers'; `choice` is how many subsets its two plans store."""
+    times = parts.times()
+    stored: list[float] = []
+
+    def taken(planned: Half, judged: Half) -> np.ndarray:
+        seconds, few = method(times[planned], times[judged])
+        stored.append(float(few))
+        return seconds
+
+    return Replay(both_ways(len(times), taken), choice=tuple(stored))
+
+
 def replaced(parts: Parts) -> Replay:
     """Workers that stayed slow in the half that was planned on are, in the other one, as the others are."""
     every = parts.seconds.sum(axis=2)
@@ -234,7 +251,11 @@ def sharing_names(workers: int, stored: int) -> dict[str, int]:
 
 
 def replays(
-    parts: Parts, costs: np.ndarray | None = None, stored: int | None = None, round_trip: float = 0.0
+    parts: Parts,
+    costs: np.ndarray | None = None,
+    stored: int | None = None,
+    round_trip: float = 0.0,
+    methods: Mapping[str, Planned] = MappingProxyType({}),
 ) -> dict[str, Replay]:
     """All by name; `costs` as predicted, `[S, W, C]`, `stored` the most subsets that a worker stores."""
     workers = parts.steady.shape[1]
@@ -246,4 +267,5 @@ def replays(
         found[name] = sharing(parts, few, costs, round_trip=round_trip)
     if most == workers:
         found |= {FIXED: shares(parts, anew=False), ANEW: shares(parts, anew=True)}
+    found |= {name: planned(parts, method) for name, method in methods.items()}
     return found | {REPLACED: replaced(parts), BACKUP: backup(parts), DROP: drop(parts)}

@@ -98,9 +98,7 @@ def test_what_cannot_be_meant_is_refused(refusal, tmp_path, chunks):
     assert "did you mean worker?" in refusal("advise", chunks, "--columns", "wroker=rank")
     assert "with names of step, worker" in refusal("advise", chunks, "--columns", "worker")
     assert "has 8 chunks" in refusal("advise", chunks, "--chunks", "4")
-    loads = tmp_path / "loads.csv"
-    loads.write_text("step,worker,seconds,load\n0,0,1,2\n")
-    assert "lengths of chunks" in refusal("advise", str(loads))
+    assert "has no effect without --method" in refusal("advise", chunks, "--forward", "0.5")
 
 
 def test_the_picture_has_the_numbers_of_the_answer(command, tmp_path):
@@ -134,7 +132,7 @@ def test_the_plan_is_for_the_trainers_and_for_ones_own_loop(command, answer, tmp
     advised = next(row for row in found["rows"] if row["remedy"] == found["advised"])
     assert command("plot", str(plan))[0] == 0
     solution = bcgc.Solution.load(plan)
-    assert solution.method == found["advised"] == "sharing:3"
+    assert solution.method == found["advised"] == "sharing:all"
     assert float(solution.expected_runtime) == pytest.approx(found["step"] * (1 - advised["saved"][0]))
     assert solution.plan is not None
     rule = solution.plan.completion

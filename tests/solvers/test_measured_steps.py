@@ -1,0 +1,39 @@
+"""Methods planned on some measured steps and replayed in others, against a loop over workers."""
+
+import math
+
+import numpy as np
+import pytest
+
+from bcgc_jax.solvers.measured_steps import replayed
+
+
+def one_level(times, stored, chunks=8):
+    """All workers compute so many subsets, all but `stored` - 1 are waited for, and chunks are ended."""
+    late, found = [0.0] * len(times[0]), []
+    for row in times:
+        done = [begin + stored * time for begin, time in zip(late, row, strict=True)]
+        end = sorted(done)[len(row) - stored]
+        for w, time in enumerate(row):
+            until = late[w]  # who still ends a chunk of the step before begins none
+            if late[w] < end:
+                begun = math.floor((end - late[w]) / time * chunks) + 1
+                until = min(late[w] + begun * time / chunks, done[w])
+            late[w] = max(until - end, 0.0)
+        found.append(end)
+    return found
+
+
+@pytest.mark.slow
+def test_a_worker_first_ends_its_chunk_and_does_whole_passes(x64):
+    times = np.random.default_rng(0).gamma(2.0, 0.5, (30, 4)) + 0.2
+    seconds, stored = replayed("tandon:1", times[:15], times[15:], 0.47)
+    np.testing.assert_allclose(seconds, one_level(times[15:].tolist(), 2), rtol=1e-9)
+    assert stored == 2
+
+
+def test_what_has_no_plan_is_refused():
+    times = np.random.default_rng(0).gamma(2.0, 0.5, (30, 4)) + 0.2
+    for method in ("limit", "sharing:2", "backup:1"):
+        with pytest.raises(ValueError, match="not planned on measured steps"):
+            replayed(method, times[:15], times[15:])

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bcgc_jax.measured.microbatches import Microbatches
+from bcgc_jax.measured.microbatches import Microbatches, predicted_seconds
 from bcgc_jax.measured.slow_workers import levels, ranks_of
 
 CAUSES = ("data", "steady", "random", "pauses")
@@ -107,11 +107,33 @@ def parts_of(parts: Microbatches) -> Parts:
     Args:
       parts: without missing times; with forward passes pauses are told from long chunks.
     """
+    if parts.load is not None:
+        return _parts_by_load(parts)
     seconds = parts.seconds
     pauses = _pauses(seconds) if parts.forward is None else _pauses_of_passes(seconds, parts.forward)
     rest = seconds - pauses
     steady = levels(_scores(rest), rest.sum(axis=2))
     random = _random(rest / np.exp(steady)[:, :, None])
+    return Parts(steady, random, rest / np.exp(steady + random)[:, :, None], pauses)
+
+
+def _parts_by_load(parts: Microbatches) -> Parts:
+    """Where the lengths of chunks are known, a worker is slow by what its step takes more than its lengths.
+
+    What single chunks take more stays with them: over a worker's step it adds up to nothing.
+    """
+    expected = predicted_seconds(parts, slice(None))
+    assert expected is not None
+    for_unit = parts.seconds / expected
+    if parts.forward is None:
+        pauses = expected * _pauses(for_unit)
+    else:
+        pauses = _pauses_of_passes(parts.seconds, parts.forward)
+    rest = parts.seconds - pauses
+    pace = rest.sum(axis=2) / expected.sum(axis=2)
+    steady = levels(_scores(rest / expected), pace)
+    random = np.log(pace) - steady
+    random -= random.mean(axis=1, keepdims=True)
     return Parts(steady, random, rest / np.exp(steady + random)[:, :, None], pauses)
 
 

@@ -136,7 +136,7 @@ def test_steps_that_are_slow_as_a_whole_are_no_loss_of_single_workers():
 
 
 def test_with_loads_what_lengths_do_not_explain_is_the_workers():
-    """Chunks of known lengths, and workers that are three times as slow in single steps, against brute force."""
+    """Known lengths, and workers three times as slow in single steps, against brute force."""
     rng = np.random.default_rng(4)
     load = rng.choice([2.0, 4.0, 8.0], (40, 4, 4), p=[0.5, 0.3, 0.2])
     pace = rng.choice([1.0, 3.0], (40, 4), p=[0.75, 0.25])

@@ -43,7 +43,7 @@ STYLES: Mapping[str, Style] = {
     "uncoded": Style("uncoded", "#999933", "h", (0, (8, 3))),
     "nested": Style("nested groups, no code", "#117733", (6, 1, 0), "-", 2.6),
     "cyclic": Style("cyclic, no code", "#228833", "+", (0, (7, 1.5))),
-    "sharing": Style("work sharing", "#4477AA", "2", (0, (3, 1, 1, 1))),
+    "sharing": Style("work sharing", "#4477AA", "p", (0, (3, 1, 1, 1)), 2.0),
     "backup": Style("backup workers (inexact)", "#BBBBBB", "3", (0, (5, 5))),
     "deadline": Style("most probably in time", "#DDAA33", (6, 2, 0), "-", 2.6),
     "equal_risk": Style("equal risk (closed form)", "#CC3311", (4, 1, 45), (0, (5, 1, 1, 1, 1, 1))),

@@ -112,8 +112,8 @@ def run(
         [_printed(row) for row in rows],
     )
     print("\nlimit: all work spread perfectly in each step, against the first scheme.")
-    for workers, seconds in round_trips.items():
-        print(f"Beside its pass a chunk costs {1e3 * seconds:.1f} ms with {workers} workers.")
+    for count, seconds in round_trips.items():
+        print(f"Beside its pass a chunk costs {1e3 * seconds:.1f} ms with {count} workers.")
     save(out, {"busy": rows})
 
 

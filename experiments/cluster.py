@@ -16,7 +16,7 @@ Twenty minutes.
 import dataclasses
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -224,7 +224,7 @@ def _print(rows: Sequence[dict[str, Any]], steps: int) -> None:
     print_table(title, header, lines)
 
 
-def draw(rows: Sequence[Mapping[str, Any]], courses: Sequence[Mapping[str, Any]]) -> "Figure":
+def draw(rows: Iterable[Mapping[str, Any]], courses: Iterable[Mapping[str, Any]]) -> "Figure":
     """Of the rows of cluster.csv and of cluster_steps.csv, which may be words: the figure anew."""
     figure, (left, right) = plotting.new_figure(1, 2, size=(7.6, 4.8))
     handles = _draw_times(left, [row for row in rows if str(row["faults"]) == "False"])
@@ -243,7 +243,7 @@ def _draw_times(axes: "Axes", rows: Sequence[Mapping[str, Any]]) -> list[Any]:
     styles = [plotting.style(row["method"]) for row in rows]
     axes.barh(places, measured, color=[look.color for look in styles], alpha=0.45, height=0.6)
     bars: Any = {"capsize": 3, "linestyle": "", "color": "0.35", "label": "measured, ± 2 standard errors"}
-    handles = [axes.errorbar(measured, places, xerr=2 * error, **bars)]
+    handles: list[Any] = [axes.errorbar(measured, places, xerr=2 * error, **bars)]
     marks: Any = {"marker": "|", "markersize": 13, "linestyle": "", "color": "black"}
     first = "predicted, if all were free at once"
     second = "predicted, each ends its pass first, + overhead"

@@ -1,5 +1,6 @@
 """What figures of studies need beyond `bcgc_jax.plotting`: markers, legends, added schemes, equal files."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 # Schemes that were added, by their order, and what is no scheme: other colours, markers and lines than those
 # of the package, in cycles of lengths without a common divisor, so that few are alike in any two of them.
 COLORS = ("#882255", "#332288", "#44AA99", "#661100", "#DDCC77")
-_MARKERS = ("<", ">", "p", "d", "H", "8", "1")
+_MARKERS = ("<", ">", "2", "d", "H", "8", "1")
 LINES: tuple[Any, ...] = ("--", (0, (4, 1, 1, 1, 1, 1)), (0, (10, 2)))
 
 
@@ -64,9 +65,13 @@ def label_axes(
 def save_figure(figure: "Figure", folder: Path, name: str) -> tuple[Path, Path]:
     """Write `name`.png and `name`.svg into an existing `folder`; the same figure gives the same bytes."""
     import matplotlib
+    from PIL import Image
 
     png, svg = folder / f"{name}.png", folder / f"{name}.svg"
-    figure.savefig(png, dpi=200)
+    with io.BytesIO() as drawn:
+        figure.savefig(drawn, dpi=180)
+        # 256 colours are all that a figure has, in a third of the bytes.
+        Image.open(drawn).convert("RGB").quantize(256).save(png, optimize=True)
     # The salt makes the ids of an SVG reproducible; the setting is put back after the block.
     with matplotlib.rc_context({"svg.hashsalt": "bcgc_jax", "svg.fonttype": "path"}):
         figure.savefig(svg, metadata={"Date": None})

@@ -9,7 +9,7 @@ is learned is learned once. Twenty minutes.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +31,9 @@ LAW = bcgc.ShiftedExponential(RATE, SHIFT)  # the paper's
 SECONDS = 0.8
 LOOP = "ClosedLoop()"
 SCHEMES = ("uncoded", "optimal", "nested", "sharing:2", LOOP)
+SLOWNESS = f"""{WORKERS} worker processes, slowed on purpose: cycle times are shifted exponential
+(rate {RATE:g}, shift {SHIFT:g}), so that uncoded steps take {SECONDS} s at first; in the second half
+{SLOW} workers are {SLOWER:g} times as slow. Loss after each step of one training each, equal draws."""
 LOSS_TICKS = (0.002, 0.005, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
 
 
@@ -64,8 +67,10 @@ def run(out: Path, *, seed: int = 0) -> None:
         ]
         first = first._replace(title=f"{first.title}, {LONG} iterations")
         longer = trainings(cluster, first, ("sharing:2", LOOP), times_of(rng, LONG), pace)
-    show([*trained, *longer])
-    save(out, {"real_models": [row for one in trained for row in _rows(one)]}, {"real_models": draw(trained)})
+    trained += longer
+    show(trained)
+    rows = [row for one in trained for row in _rows(one)]
+    save(out, {"real_models": rows}, {"real_models": draw(rows)})
 
 
 def trainings(
@@ -115,23 +120,30 @@ def show(trained: Sequence[Trained]) -> None:
 def look_of(scheme: str) -> plotting.Style:
     """Of a training whose plan is no scheme's, one of its own."""
     if scheme == LOOP:
-        return plotting.Style("closed loop: told nothing, measures", looks.COLORS[1], "", looks.LINES[1])
+        return plotting.Style("closed loop: told nothing, measures", looks.COLORS[0], "o")
     return plotting.style(scheme)
 
 
-def draw(trained: Sequence[Trained]) -> Any:
-    """Loss against the wall clock."""
-    models = grouped(trained, lambda one: one.model)
-    figure, axes = plotting.new_figure(1, len(models), size=(8.4, 4.6))
+def draw(rows: Iterable[Mapping[str, Any]]) -> Any:
+    """Loss against the wall clock, of the rows of real_models.csv, which may be words."""
+    models = grouped(rows, lambda row: row["model"])
+    figure, axes = plotting.new_figure(1, len(models), size=(2.8 * len(models), 4.6))
+    looked: dict[str, plotting.Style] = {}
     for panel, (model, mine) in zip(axes, models.items(), strict=True):
-        for one in mine:
-            look = plotting.curve(look_of(one.scheme)) | {"marker": ""}
-            panel.plot(np.cumsum(one.seconds), one.loss, **look)
-        lowest = min(float(one.loss.min()) for one in mine)
+        for scheme, course in grouped(mine, lambda row: row["scheme"]).items():
+            look = looked[scheme] = look_of(scheme)
+            clock, loss = ([float(row[name]) for row in course] for name in ("clock", "loss"))
+            panel.plot(clock, loss, **plotting.curve(look) | {"marker": ""})
+            jump: Any = {"markevery": [len(course) // 2], "zorder": 3}
+            panel.plot(clock, loss, **looks.points(look, filled=True) | jump)
+        lowest = min(float(row["loss"]) for row in mine)
         ticks = [t for t in LOSS_TICKS if t >= lowest]
-        looks.label_axes(panel, "wall clock (s)", "training loss (nats)", title=model, log="y", y_ticks=ticks)
-    handles, _ = axes[0].get_legend_handles_labels()
-    title = f"one training each of {STEPS} steps; {SLOW} of {WORKERS} workers become slower in the middle"
+        y = "training loss (nats)" if panel is axes[0] else ""
+        title = model.replace(", ", ",\n")
+        looks.label_axes(panel, "wall clock (s)", y, title=title, log="y", y_ticks=ticks)
+        panel.set_xlim(left=0)
+    handles = [looks.legend_handle(look, filled=True) for look in looked.values()]
+    title = f"{SLOWNESS}\nMarkers: the second half begins."
     plotting.legend_outside(figure, handles, place="lower", columns=2, title=title)
     return figure
 

@@ -18,11 +18,13 @@ from bcgc_jax.coding import digits
 from bcgc_jax.solvers.methods import BASELINES, PROPOSED
 from experiments import (
     adaptive,
+    cluster,
     conditioning,
     journal,
     looks,
     own_loop,
     paper,
+    real_models,
     record,
     report,
     sweep,
@@ -326,6 +328,41 @@ def test_missing_matplotlib_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"pip install '\.\[plot\]'"):
         plotting.new_figure()
+
+
+def test_figures_of_real_workers_are_drawn_anew_from_their_files(tmp_path):
+    schemes = ("uncoded", "sharing:2")
+    course = [{"iteration": k, "clock": k * 0.5, "loss": 1 / k, "event": ""} for k in range(1, 10)]
+    course[3]["event"], course[6]["event"] = "killed", "stopped"
+    columns = ("predicted", "busy", "overhead", "measured")
+    step = {f"{name}_seconds": 0.1 * k for k, name in enumerate(columns, 1)}
+    cells = [{"method": method, "faults": faults} for method in schemes for faults in (False, True)]
+    report.save(
+        tmp_path,
+        {
+            "real_models": [
+                {"model": "a net", "scheme": scheme} | row for scheme in schemes for row in course
+            ],
+            "cluster": [cell | step | {"standard_error": 0.05} for cell in cells],
+            "cluster_steps": [cell | row for cell in cells for row in course],
+        },
+    )
+    tables = {file.stem: rows_of(file) for file in tmp_path.glob("*.csv")}
+    figures = (
+        real_models.draw(tables["real_models"]),
+        cluster.draw(tables["cluster"], tables["cluster_steps"]),
+    )
+    for figure in figures:
+        assert_text_fits(figure)
+        lines = [line.get_xydata() for line in figure.axes[-1].lines if len(line.get_xdata()) > 1]
+        for line in lines:
+            np.testing.assert_allclose(line, [(row["clock"], row["loss"]) for row in course])
+        assert len(lines) >= len(schemes)
+    times = figures[1].axes[0]
+    assert [bar.get_width() for bar in times.patches] == pytest.approx([0.4, 0.4])
+    assert [line.get_xdata()[0] for line in times.lines if line.get_linestyle() == "None"][-2:] == (
+        pytest.approx([0.1, 0.2 + 0.3])
+    )
 
 
 @pytest.mark.slow

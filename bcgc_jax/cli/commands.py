@@ -267,6 +267,7 @@ class SolveOptions(Comparing):
     and for sharing, they are means of random draws.
     """
 
+    runs_once: ClassVar = True
     after: ClassVar = f"""\b
 Examples:
   bcgc solve --workers 20 --coordinates 20000 --samples 50 \\
@@ -324,6 +325,7 @@ class FitOptions(Passes):
     before the first cycle is estimated too.
     """
 
+    runs_once: ClassVar = True
     after: ClassVar = """\b
 Examples:
   bcgc fit steps.csv

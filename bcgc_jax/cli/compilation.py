@@ -1,10 +1,8 @@
-"""What the command line does about compiling: JAX keeps programs, and times are printed without it."""
+"""What the command line does about compiling: JAX keeps programs, and one serves several N."""
 
 import contextlib
 import os
-import time
 import warnings
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -14,9 +12,6 @@ from bcgc_jax._pytree import replace
 from bcgc_jax.exact.crossing import MANY
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.optimum import FEW_UNITS
-
-_STAGES = ("jaxpr_trace", "jaxpr_to_mlir_module", "backend_compile")
-_COMPILING = [f"/jax/core/compile/{stage}_duration" for stage in _STAGES]
 
 
 def keep_programs() -> None:
@@ -46,25 +41,3 @@ def padded(problem: Problem) -> Problem:
     if searched or law.width() is not None or law.pooled().atomic or size > MANY:
         return problem
     return replace(problem, max_workers=size)
-
-
-@contextlib.contextmanager
-def stopwatch() -> Iterator[Callable[[], float]]:
-    """What is called afterwards gives the seconds of the body, without those of compiling."""
-    spans: list[tuple[float, float]] = []
-
-    def listen(event: str, duration_secs: float, **_: str | int) -> None:
-        if event in _COMPILING:
-            end = time.perf_counter()
-            # Functions are traced within functions: what is within this span counts once.
-            spans[:] = [span for span in spans if span[0] < end - duration_secs]
-            spans.append((max(end - duration_secs, spans[-1][1] if spans else 0.0), end))
-
-    start = time.perf_counter()
-    stop = 0.0
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield lambda: max(0.0, stop - start - sum(b - a for a, b in spans))
-    finally:
-        stop = time.perf_counter()
-        jax.monitoring.unregister_event_duration_listener(listen)

@@ -1,6 +1,7 @@
 """`bcgc solve`: plan the blocks, and compare with every known scheme."""
 
 import functools
+import time
 from typing import Any, TextIO
 
 import click
@@ -13,7 +14,7 @@ from bcgc_jax.cli import plot, solve_table, traces
 from bcgc_jax.cli.answers import describe_problem, each_possible, save_plan, solution_row
 from bcgc_jax.cli.arguments import number
 from bcgc_jax.cli.commands import SolveOptions
-from bcgc_jax.cli.compilation import padded, stopwatch
+from bcgc_jax.cli.compilation import padded
 from bcgc_jax.cli.exit import interruptible
 from bcgc_jax.cli.output import Row, print_answer, write_beside, write_figure
 from bcgc_jax.distributions import Distribution, Heterogeneous, JointDistribution
@@ -258,11 +259,12 @@ def _solve_all(
     """All methods, best first. Those that are not `required` may be impossible here."""
 
     def work(name: str, method: Method) -> Found:
-        with stopwatch() as taken:
-            solution = solve(problem, method, key=jax.random.key(question.seed))
-            jax.block_until_ready(solution)
+        begun = time.perf_counter()
+        solution = solve(problem, method, key=jax.random.key(question.seed))
+        jax.block_until_ready(solution)
+        taken = time.perf_counter() - begun
         solution = traces.placed(trace, problem, replace(solution, problem=judged))
-        return {"method": name} | solution_row(judged, solution, taken(), question.deadline), solution
+        return {"method": name} | solution_row(judged, solution, taken, question.deadline), solution
 
     def place(one: Found) -> tuple[float, float]:
         """Those that are in time often enough by runtime, before the others by how often they are."""

@@ -251,8 +251,7 @@ def _evaluate(law: Distribution, known: Marks, samples: Array, x: np.ndarray, re
             return _sums(law, known, load, samples, refine, number)
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        # The first one compiles: once, and in the caller's thread, where a stopwatch can leave that out. It
-        # is computed beside the others.
+        # The first one compiles, before the threads that would all do so. It is computed beside the others.
         begun = piece(0)
         others = range(1, -(-nodes * refine // _NODES_AT_A_TIME))
         rest = pool.map(lambda number: jax.block_until_ready(piece(number)), others)

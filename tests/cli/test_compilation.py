@@ -2,8 +2,8 @@
 
 import json
 import os
+import sys
 import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +13,7 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.cli import compilation as _compilation
+from bcgc_jax.cli.commands import cli
 from bcgc_jax.solvers import large_n
 from tests.scripts import python
 
@@ -105,25 +106,30 @@ def test_numbers_of_workers_share_a_size():
     assert sizes == [32, 32, 32, 64, 401, 1000, 20, 20]  # of many workers, smooth steps need to know N
 
 
-def test_a_stopwatch_leaves_out_compiling():
-    with _compilation.stopwatch() as seconds:
-        start = time.perf_counter()
-        jax.block_until_ready(jax.jit(lambda x: jax.numpy.sort(x) @ x)(jax.numpy.arange(7.0)))
-        time.sleep(0.05)
-        end = time.perf_counter()
-    assert 0.05 <= seconds() < end - start
+def test_a_command_that_runs_once_compiles_quickly_unless_told_how_or_jax_may_not_know_how(monkeypatch):
+    quick = "--xla_cpu_use_fusion_emitters=false"
+    cases = {
+        ("", "0.8.1"): quick,
+        ("--xla_dump_to=x", "0.12.0.1"): f"--xla_dump_to=x {quick}",
+        ("--xla_cpu_use_fusion_emitters=true", "0.12.0"): "--xla_cpu_use_fusion_emitters=true",
+        ("", "0.13.0"): "",
+    }
+    for (given, version), flags in cases.items():
+        monkeypatch.setattr("importlib.metadata.version", lambda _, known=version: known)
+        monkeypatch.setenv("XLA_FLAGS", given)
+        with pytest.raises(SystemExit):
+            cli.main(["solve", "--help"])
+        assert os.environ["XLA_FLAGS"] == given  # JAX is there already
+        with monkeypatch.context() as process:
+            process.delitem(sys.modules, "jax")
+            for command in ("sweep", "solve"):
+                assert os.environ["XLA_FLAGS"] == given
+                with pytest.raises(SystemExit):
+                    cli.main([command, "--help"])
+        assert os.environ["XLA_FLAGS"] == flags
 
 
-def test_spans_within_spans_count_once(monkeypatch):
-    clock = iter([0.0, 3.0, 4.0, 5.0, 8.0, 10.0])
-    monkeypatch.setattr(_compilation, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
-    with _compilation.stopwatch() as seconds:
-        for length in (1.0, 3.0, 1.5, 1.0):  # ended at 3, 4, 5 and 8
-            jax.monitoring.record_event_duration_secs(_compilation._COMPILING[0], length)
-    assert seconds() == pytest.approx(10 - 5)
-
-
-def test_sums_of_many_workers_compile_in_the_thread_whose_time_is_taken(monkeypatch):
+def test_sums_of_many_workers_compile_once_in_the_thread_of_the_caller(monkeypatch):
     threads = []
 
     def sums(*_):

@@ -36,7 +36,6 @@ def test_a_global_search_finds_nothing_better_in_any_family() -> None:
     assert all(row.lower_bound <= min(row.found, row.global_search) for row in rows)
 
 
-@pytest.mark.study
 @pytest.mark.slow
 def test_levels_that_do_not_exist_are_no_starts() -> None:
     law, start = bcgc.Weibull(0.6259, 2.1864, 0.2), bcgc.Weibull(363.9, 0.8253)

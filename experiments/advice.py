@@ -2,7 +2,7 @@
 
 Regret is what the best exact remedy saves more in hindsight, in points of the uncoded time. Of a synthetic
 log it is known what each worker, chunk and pause took; its steps are judged by that. Chunks of a log may be
-known with their forward passes, without, or not at all: three logs.
+known with their forward passes, without, or not at all: three logs. So may those of a recorded log.
 """
 
 import itertools
@@ -25,6 +25,8 @@ STEPS, CHUNKS, FORWARD = 80, 8, 0.47
 MIXTURES = [some for count in (1, 2, 3) for some in itertools.combinations(CAUSES, count)]
 NUM_LOGS = 60
 KNOWN = ("chunks, forward passes", "chunks", "steps")
+# Recorded by `experiments.record`.
+OWN = [Path(__file__).parent / "data" / name for name in ("steps.csv", "chunks.csv")]
 
 
 class Row(NamedTuple):
@@ -129,10 +131,14 @@ def show(recorded: Sequence[Row], drawn: Sequence[Row], found: dict[str, int], n
 
 def run(out: Path, *, seed: int = 0, traces: Path, num_logs: int = NUM_LOGS) -> None:
     recorded: list[Row] = []
-    for file in files_of(traces):
-        trace = load_trace(file)
-        known = KNOWN[2] if trace.microbatches is None else KNOWN[0]
-        recorded += judged(file.name.split(".")[0], known, trace)
+    for file in dict.fromkeys([*files_of(traces), *OWN]):
+        name, trace = file.name.split(".")[0], load_trace(file)
+        if trace.microbatches is None:
+            recorded += judged(name, KNOWN[2], trace)
+            continue
+        recorded += judged(name, "chunks, lengths", trace)
+        true = model_of(trace, trace.rows(), None).model
+        recorded += judged(name, KNOWN[2], trace._replace(microbatches=None), true)
     drawn: list[Row] = []
     found = dict.fromkeys(KNOWN[:2], 0)
     for i in each(range(num_logs), "synthetic logs"):

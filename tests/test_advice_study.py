@@ -16,7 +16,8 @@ STEPS = Path(advice.__file__).parent / "data" / "steps.csv"
 def test_advice_on_one_half_is_judged_in_the_other(tmp_path, capsys):
     found = Ran(advice, tmp_path, capsys, seed=0, traces=STEPS, num_logs=1)
     rows = found.rows("advice")
-    assert len(rows) == 2 * (1 + len(advice.KNOWN))
+    # Steps, chunks with their lengths and without chunks, and a synthetic log: both halves.
+    assert len(rows) == 2 * (3 + len(advice.KNOWN))
     times = load_trace(STEPS).rows()
     taken = remedies.replays(parts_of_steps(times, 8))
     for row, half in zip(rows, (slice(len(times) // 2, None), slice(len(times) // 2)), strict=False):

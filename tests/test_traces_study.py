@@ -1,25 +1,12 @@
-"""Plans on measured times, replayed: against NumPy and an event loop, and what a study says of them."""
+"""The study of traces: a table and a figure of what `advise` says of each log of a folder."""
 
 import numpy as np
 import pytest
 
-import bcgc_jax as bcgc
-from bcgc_jax.plans.desk import chunk_sizes
-from bcgc_jax.plans.plan import cyclic_plan
-from bcgc_jax.plans.runtime import load_of_plan
-from bcgc_jax.plans.storage import spread
-from experiments import replay, traces
+from bcgc_jax.measured import load_trace
+from experiments import traces
 from tests.cli.steps import written
-from tests.measured.test_intervals import autoregressive
-from tests.oracles.sharing import shared
 from tests.studies import Ran
-
-# Those that compile little: all windows and all that is replayed have one shape.
-FEW = {name: replay.RULES[name] for name in ("uncoded", "sharing:2")} | {
-    "shares": replay.Rule(replay.by_speed),
-    "shares 6/5": replay.Rule(replay.by_speed, 6, 5),
-    "shares 50/3": replay.Rule(replay.by_speed, 50, 3),  # more than there is: it is cut
-}
 
 
 def times_of(steps=24, workers=4, seed=5):
@@ -31,55 +18,6 @@ def times_of(steps=24, workers=4, seed=5):
     return times
 
 
-@pytest.mark.study
-@pytest.mark.slow
-def test_plans_see_their_window_only_and_are_replayed_as_numpy_does(x64):
-    rows, planned = times_of(), 12
-    found = replay.replay(rows, planned, rules=FEW)
-    rest = rows[planned:]
-    np.testing.assert_allclose(found["uncoded"], rest.max(axis=1), rtol=1e-12)
-    np.testing.assert_allclose(found["limit"], 4 / np.sum(1 / rest, axis=1), rtol=1e-12)
-    for i, row in enumerate(rest):
-        now, made, last = planned + i, planned + i // 5 * 5, planned + i // 3 * 3
-        windows = {"shares": rows[:planned], "shares 6/5": rows[made - 6 : made]}
-        for name, seen in (windows | {"shares 50/3": rows[last - 12 : last]}).items():
-            speed = 1 / seen.mean(axis=0)
-            assert found[name][i] == pytest.approx((4 * speed / speed.sum() * row).max(), rel=1e-12), name
-        holders = spread(4, 2, len(chunk_sizes(8))).holders
-        one_by_one = shared(holders, chunk_sizes(8), np.zeros(4), rows[now] / 32)
-        assert found["sharing:2"][i] == pytest.approx(one_by_one, rel=1e-9)
-
-
-@pytest.mark.parametrize("forward", [0.0, 0.5])
-def test_every_pass_that_a_plan_adds_is_counted(forward, x64):
-    """One subset takes a worker its time, two take it twice as long."""
-    given = replay.problem(bcgc.Uniform(1.0, 2.0), 4, forward)
-    work = load_of_plan(given, cyclic_plan(given.total, 2)).work
-    np.testing.assert_allclose(given.scale * work, [1, 2], rtol=1e-12)
-
-
-def test_intervals_are_those_of_blocks_resampled_one_by_one():
-    rng = np.random.default_rng(3)
-    common = np.exp(0.3 * autoregressive(0.6, 150, 4))
-    names = ("uncoded", "shares")
-    taken = {name: common * (1 - 0.1 * i) + 0.3 * rng.gamma(2.0, size=150) for i, name in enumerate(names)}
-    rows = {row.scheme: row for row in traces.intervals("x", taken, 7, 0)}
-    draws = []
-    for _ in range(4000):
-        starts = rng.integers(0, 150, 22)
-        chosen = [(start + j) % 150 for start in starts for j in range(7)]
-        mean = {name: taken[name][chosen].mean() for name in names}
-        draws.append((mean["shares"], 100 * (1 - mean["shares"] / mean["uncoded"])))
-    low, high = np.quantile(draws, [0.025, 0.975], axis=0)
-    row = rows["shares"]
-    for i, interval in enumerate((row.taken, row.saved)):
-        # Measured: 0.04 of the width, of 2000 and 4000 draws.
-        room = 0.12 * (high[i] - low[i])
-        assert [interval.low, interval.high] == pytest.approx([low[i], high[i]], abs=room)
-    assert row.saved.value == pytest.approx(100 * (1 - taken["shares"].mean() / taken["uncoded"].mean()))
-    assert rows["uncoded"].saved == (0, 0, 0)
-
-
 @pytest.mark.slow
 def test_a_folder_of_traces_is_one_table_and_one_figure(tmp_path, capsys, monkeypatch):
     folder = tmp_path / "measured"
@@ -89,16 +27,17 @@ def test_a_folder_of_traces_is_one_table_and_one_figure(tmp_path, capsys, monkey
     lacking[[3, 9], [0, 2]] = np.nan
     written(folder / "two.csv", lacking)
     (folder / "README.md").write_text("no trace")
-    few = {name: FEW[name] for name in ("uncoded", "sharing:2", "shares 6/5")}
-    monkeypatch.setattr(traces.compute, "__kwdefaults__", {"rules": few})
+    monkeypatch.setattr(traces.advice_on, "__kwdefaults__", {"codes": ["uncoded"]})
     found = Ran(traces, tmp_path, capsys, seed=0, traces=folder)
-    assert all(f"{name}:" in found.printed for name in ("one", "two"))
+    assert "one: 4 workers, 24 steps" in found.printed
     assert found.drew("traces")
-    rows = {(row["trace"], row["scheme"]): row for row in found.rows("traces")}
-    assert len(rows) == 2 * (len(few) + len(replay.BOUNDS))
-    whole = np.delete(lacking, [3, 9], axis=0)
-    uncoded = float(rows["two", "uncoded"]["taken"])
-    assert uncoded == pytest.approx(whole[12:].max(axis=1).mean())
-    for (_, scheme), row in rows.items():
-        assert float(row["saved_low"]) <= float(row["saved"]) <= float(row["saved_high"])
-        assert float(row["saved"]) <= float(rows[row["trace"], "limit"]["saved"]), scheme
+    rows = {(row["trace"], row["remedy"]): row for row in found.rows("traces")}
+    for name in ("one", "two"):
+        advice = traces.advice_on(load_trace(folder / f"{name}.csv"), codes=[])
+        own = {remedy: row for (trace, remedy), row in rows.items() if trace == name}
+        # Planned and replayed as a code, it is what it is.
+        assert float(own.pop("uncoded")["saved"]) == pytest.approx(0, abs=1e-12)
+        assert [remedy for remedy, row in own.items() if row["advised"] == "True"] == [advice.advised]
+        assert {remedy: float(row["saved"]) for remedy, row in own.items()} == {
+            row.remedy: pytest.approx(row.saved.value, abs=1e-9) for row in advice.rows
+        }

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bcgc_jax.distributions.special_functions import f_quantile
+from bcgc_jax.measured.causes import parts_of
 from bcgc_jax.measured.choice import tail_of
 from bcgc_jax.measured.intervals import Interval as Interval
 from bcgc_jax.measured.likelihood import sorted_times, spread_ties
@@ -35,7 +36,8 @@ class Description(NamedTuple):
       mean, deviation, median, high, largest: of the times, `high` the 99 % quantile.
       tail_index: ξ of P(T > u + z) ∝ (1 + ξ z/σ)^{-1/ξ} above the largest tenth; 0 is exponential, moments
         of order 1/ξ and more are infinite.
-      between_workers: share of the variance between workers; 0 where they are alike.
+      between_workers: share of the variance between workers; 0 where they are alike. Pauses that chunks
+        show are taken out here, and in all that follows but `spread`.
       between_steps: share that the workers of a step have in common; 0 where they are slow one by one.
       autocorrelation: of a worker's time with its next one.
       spread: from the fastest to the slowest worker of a step, as a share of their mean; a median.
@@ -161,7 +163,8 @@ def describe(trace: Trace, *, with_tail: bool = True) -> Description:
     ['Nothing here speaks against independent workers of one distribution.']
     """
     table = trace.table()
-    persistence = autocorrelation(table)
+    calm = _without_pauses(trace, table)
+    persistence = autocorrelation(calm)
     whole = table[np.isfinite(table)]
     tail = _UNKNOWN
     if with_tail and whole.size >= 100 and np.unique(whole).size >= 50:  # ten times in the tail
@@ -185,14 +188,26 @@ def describe(trace: Trace, *, with_tail: bool = True) -> Description:
         high=float(np.quantile(whole, 0.99)),
         largest=float(whole.max()),
         tail_index=tail,
-        between_workers=variance_between(table.T, np.clip(np.nan_to_num(persistence.value), 0, 0.99)),
-        between_steps=variance_between(table),
+        between_workers=variance_between(calm.T, np.clip(np.nan_to_num(persistence.value), 0, 0.99)),
+        between_steps=variance_between(calm),
         autocorrelation=persistence,
         spread=spread,
-        slow_workers=_slow_workers(trace, table),
+        slow_workers=_slow_workers(trace, calm),
         worker_share=_UNKNOWN if parts is None else worker_share(parts.seconds),
         forward_ratio=None if parts is None else parts.forward_ratio,
     )
+
+
+def _without_pauses(trace: Trace, table: np.ndarray) -> np.ndarray:
+    """The `table` less the pauses that the model of `advise` finds in chunks, where there are any."""
+    parts = trace.microbatches
+    if parts is None or parts.seconds.shape[2] < 2:
+        return table
+    whole = np.isfinite(table).all(axis=1)
+    calm = table.copy()
+    if whole.any():
+        calm[whole] -= parts_of(parts.whole_steps()).pauses.sum(axis=2)
+    return calm
 
 
 def _slow_workers(trace: Trace, table: np.ndarray) -> list[SlowWorker]:

@@ -234,14 +234,15 @@ def trained(
     before_step: BeforeStep = lambda step, cluster: None,
 ) -> ClusterTraining:
     key = jax.random.key(seed)
+    planned = "uncoded" if method == LOOP else method  # a loop is told nothing
     if setting.slower is None:
         model = perceptron(_WIDTHS, _SAMPLES * setting.workers)
         params, data, loss = model.params, model.batch, model.loss
         size = sum(np.size(leaf) for leaf in jax.tree.leaves(params))
         problem = bcgc.Problem(bcgc.Exponential(1.0), setting.workers, size, _SAMPLES * setting.workers)
-        told = Told(problem, on_processes(method))
+        told = Told(problem, on_processes(planned))
     else:
-        params, told = _params(seed), _told(setting, method, subset)
+        params, told = _params(seed), _told(setting, planned, subset)
         samples = setting.workers * SAMPLES_OF_A_WORKER
         data = np.asarray(jax.random.normal(jax.random.key(seed + 1), (samples, WIDTH)))
         # A third forward, and two backward; but none for the slope of the data.

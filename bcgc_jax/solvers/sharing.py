@@ -131,7 +131,11 @@ class Sharing(Method):
         workers = int(concrete(problem.num_workers))  # type: ignore[arg-type]
         problem = replace(problem, max_workers=workers)  # draws of workers that are none take as long
         chunks = self.chunks or self._best_chunks(problem, key)
-        return _judged(problem, _plan(problem, replace(self, chunks=chunks)), key)
+        plan = _plan(problem, replace(self, chunks=chunks))
+        one, other = jax.random.split(key)
+        # By a program of its own, which serves all numbers of stored subsets.
+        known = bound_by_draws(other, problem, min(self.max_subsets or workers, workers))
+        return _judged(problem, plan, one, known)
 
     def _best_chunks(self, problem: Problem, key: Array) -> int:
         """By the same draws for all: twice as many as long as that is clearly faster."""
@@ -164,11 +168,10 @@ def _plan(problem: Problem, method: Sharing) -> Plan:
 
 
 @jax.jit
-def _judged(problem: Problem, plan: Plan, key: Array) -> Solution:
-    """By draws, with the storage bound as a control variate."""
+def _judged(problem: Problem, plan: Plan, key: Array, known: Expectation) -> Solution:
+    """By draws, with the storage bound, whose mean is `known`, as a control variate."""
     load, rule, scale = problem_tasks(problem, plan)
     assert isinstance(rule, WorkSharing)
-    one, other = jax.random.split(key)
     alone = jnp.asarray(alone_in(problem, rule.max_subsets))
     draws = number_of_draws(_DRAWS, problem)
 
@@ -177,8 +180,7 @@ def _judged(problem: Problem, plan: Plan, key: Array) -> Solution:
         return end, bounds(problem, alone, starts, times)
 
     width = max(rule.width(load, bool(problem.overlap)), problem.max_workers)
-    tau, beside = (scale * a for a in over_draws(one, problem, both, draws, width))
-    known = bound_by_draws(other, problem, rule.max_subsets)
+    tau, beside = (scale * a for a in over_draws(key, problem, both, draws, width))
     off = beside - jnp.mean(beside)
     share = jnp.mean(off * tau) / jnp.maximum(jnp.mean(off**2), jnp.finfo(tau.dtype).tiny)
     mean = jnp.mean(tau) + share * (known.value - jnp.mean(beside))

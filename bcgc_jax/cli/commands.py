@@ -423,7 +423,7 @@ class TrainOptions(Planning):
 
     All schemes take the same steps, and differ in the time that these take. The clock is simulated, in the
     unit of the cycle time. With --engine ray N processes train, in seconds. A trace is replayed step by step.
-    Without --method: optimal, time, frequency, uncoded, single_block and tandon_partial.
+    Without --method: optimal, time, frequency, uncoded, single_block, tandon_partial and sharing:2.
     """
 
     after: ClassVar = f"""\b

@@ -10,6 +10,7 @@ import pytest
 
 from bcgc_jax import Problem, ShiftedExponential, Solution, expected_runtime
 from bcgc_jax.cli.solve_table import blocks
+from bcgc_jax.cli.train import METHODS
 from bcgc_jax.plans.simulation import added_in_a_row
 from tests.problems import known
 from tests.scripts import python
@@ -235,6 +236,10 @@ def test_help_shows_examples_that_can_be_pasted_into_any_shell(command, name):
         assert "if workers differ, repeat it" in " ".join(out.partition("Times of the workers:")[2].split())
         for law in ("shifted-exponential", "two-speed", "lognormal", "ferdinand_half"):
             assert law in out
+    if name == "train":
+        said = re.search(r"Without --method: (.+?)\. ", " ".join(out.split()))
+        assert said is not None
+        assert {*re.split(", | and ", said[1])} == {*METHODS}
     words = out.partition("Examples:")[2].partition("\n\n")[0].split()
     assert words.count("bcgc") > 2
     assert not [word for word in words if re.search(r"[*?\[]", word) and not word.startswith("'")]

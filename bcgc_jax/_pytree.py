@@ -159,7 +159,7 @@ def check(name: str, value: Any, condition: str, *, finite: bool = True) -> None
         raise ValueError(f"{name} must be a number, got {value!r}")
     bad = ~meets(array, condition, finite)
     if bad.any():
-        wanted = " and ".join(filter(None, ["finite" * finite, condition]))
+        wanted = " and ".join(filter(None, ["finite" if finite else "", condition]))
         if _is_subnormal(array[bad]).flat[0]:
             wanted = f"0 or of a size from {np.finfo(array.dtype).tiny:.3g} on, the smallest normal number"
         raise ValueError(f"{name} must be {wanted}, got {array[bad].flat[0]!s}")

@@ -206,8 +206,8 @@ class Solution:
             )
         elif gap < 0.9:  # less than a tenth of the runtime is no bound to speak of
             sure = "with 97.5 % confidence" if drawn else "proven"
-            found = "best of several local searches; " * (self.kind == "local")
-            lines.append(f"  {found}at most {100 * gap / (1 - gap):.3g} % above the best, {sure}")
+            of = "best of several local searches; " if self.kind == "local" else ""
+            lines.append(f"  {of}at most {100 * gap / (1 - gap):.3g} % above the best, {sure}")
         if self.completion_probability is not None:
             lines.append(f"  in time with probability {float(self.completion_probability):.6g}")
         if self.rounded is not None:
@@ -283,7 +283,16 @@ def solution_of(
     status = jnp.where(jnp.isnan(value) & feasible | ~problem.valid, int(Status.INVALID), status)
     used = levels_of_bound(problem, partition) & jnp.asarray(levels)
     plan = partition_plan(partition, problem.num_workers)
-    return Solution(plan, None, value, error, lower, status, num_steps, levels=used)
+    return Solution(
+        plan=plan,
+        rounded=None,
+        expected_runtime=value,
+        runtime_error=error,
+        lower_bound=lower,
+        status=status,
+        num_steps=num_steps,
+        levels=used,
+    )
 
 
 def _unless_unknown(status: Array, value: Array, error: Array) -> Array:
@@ -306,7 +315,15 @@ def solution_of_value(problem: Problem, found: Expectation, drawn: bool = False)
     value = jnp.where(unknown, jnp.nan, value)
     status = jnp.where(problem.valid & ~unknown, status, int(Status.INVALID))
     # No partition, so no subgradient: 0 is all that this scheme tells about the best partition.
-    return Solution(None, None, value, error, jnp.zeros_like(value), status, jnp.asarray(0))
+    return Solution(
+        plan=None,
+        rounded=None,
+        expected_runtime=value,
+        runtime_error=error,
+        lower_bound=jnp.zeros_like(value),
+        status=status,
+        num_steps=jnp.asarray(0),
+    )
 
 
 def out_of_range(problem: Problem, value: Array) -> Array:

@@ -84,7 +84,9 @@ class Argument(click.ParamType):
 def number(low: float = 0, high: float = math.inf, *, include: bool = False, whole: bool = False) -> Argument:
     """A finite number above (or from) `low`, at most `high`; whole ones may be typed as 1e6."""
     high = min(high, 2**53) if whole else high  # a larger float may be no whole number that was typed
-    bound = "" if low == -math.inf else f" {'at least' if include else 'above'} {low:g}"
+    bound = ""
+    if low > -math.inf:
+        bound = f" at least {low:g}" if include else f" above {low:g}"
 
     def read(text: str) -> float | int:
         try:

@@ -1,6 +1,7 @@
 """What the command line does about compiling: JAX keeps programs, and one serves several N."""
 
 import contextlib
+import math
 import os
 import warnings
 from pathlib import Path
@@ -36,7 +37,7 @@ def padded(problem: Problem) -> Problem:
     not where levels, whole units or many starts are searched in N² trials: padding would be felt.
     """
     law = problem.cycle_time
-    size = -(-problem.max_workers // 32) * 32
+    size = 32 * math.ceil(problem.max_workers / 32)
     searched = not problem.bare or np.max(problem.num_coordinates) <= FEW_UNITS
     if searched or law.width() is not None or law.pooled().atomic or size > MANY:
         return problem

@@ -55,9 +55,12 @@ def names(head: str) -> Column:
 
 def row_label(row: Row) -> str:
     """What a row is called in a table: its method, the α of partial stragglers, and what it leaves out."""
-    alpha = row.get("alpha")
-    inexact = row.get("exact_gradient") is False
-    return row["method"] + ("" if alpha is None else f" α {alpha:.3g}") + " (inexact)" * inexact
+    label = row["method"]
+    if row.get("alpha") is not None:
+        label += f" α {row['alpha']:.3g}"
+    if row.get("exact_gradient") is False:
+        label += " (inexact)"
+    return label
 
 
 def scheme_column() -> Shown:
@@ -75,7 +78,9 @@ def figure(name: str, form: str = ".4g", unknown: str = "–") -> Callable[[Mapp
 def above_bound(value: float, bound: float | None) -> str:
     """By how much at most a runtime is above the optimum that has this bound, where there is one."""
     gap = 100 * (value / bound - 1) if bound else math.inf
-    return f"{gap:.2g} %" if gap < 10 else f"{gap:.0f} %" if gap < 1000 else "–"
+    if gap < 10:
+        return f"{gap:.2g} %"
+    return f"{gap:.0f} %" if gap < 1000 else "–"
 
 
 def saved(row: Mapping[str, Any]) -> str:
@@ -159,8 +164,11 @@ def write_beside(question: Any, path: str | None, what: str, write: Callable[[st
     try:
         write(path)
     except Exception as error:  # of a disk, or of a library that draws
-        why = error.strerror if isinstance(error, OSError) else None
-        why = error.format_message() if isinstance(error, click.ClickException) else why
+        why = None
+        if isinstance(error, click.ClickException):
+            why = error.format_message()
+        elif isinstance(error, OSError):
+            why = error.strerror
         why = why or f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise click.ClickException(f"cannot write {path}: {why}") from None
     if getattr(question, "output", "table") == "table":

@@ -6,7 +6,8 @@ import time
 
 from bcgc_jax.cli.exit import say
 
-_QUIET, _EVERY = 2.0, 30.0  # seconds before a spinner, and between two lines
+_QUIET = 2.0  # seconds before a spinner
+_EVERY = 30.0  # seconds between two lines
 
 
 class Progress:
@@ -15,7 +16,8 @@ class Progress:
     def __init__(self, what: str = "", total: int = 0) -> None:
         self.what = what
         self.reach(0, total)
-        self._ended, self._thread = threading.Event(), threading.Thread(target=self._show, daemon=True)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._show, daemon=True)
 
     def __enter__(self) -> "Progress":
         self._began = time.monotonic()

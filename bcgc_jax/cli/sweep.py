@@ -200,13 +200,14 @@ def _summary(sweep: Sweep, path: Path) -> tuple[list[output.Row], Counter[str]]:
             gaps[method] = max(1 - bound / float(row["expected_runtime"]), gaps.get(method, 0.0))
         if status == "converged" and row.get("saved"):
             saved.setdefault(method, []).append(float(row["saved"]))
-    lines = [
-        {"method": method, "cells": len(sweep.cells)}
-        | {status: counts[method, status] for status in statuses}
-        | {_GAP: gaps.get(method)}
-        | ({"saved": float(np.mean(saved[method])) if method in saved else None} if saved else {})
-        for method in sweep.methods
-    ]
+    lines = []
+    for method in sweep.methods:
+        line: output.Row = {"method": method, "cells": len(sweep.cells)}
+        line |= {status: counts[method, status] for status in statuses}
+        line[_GAP] = gaps.get(method)
+        if saved:
+            line["saved"] = float(np.mean(saved[method])) if method in saved else None
+        lines.append(line)
     return lines, statuses
 
 

@@ -191,7 +191,12 @@ def _print_table(rows: Sequence[output.Row], question: TrainOptions, trace: Trac
     ]
     output.print_rows(rows, columns)
     of = f"the median of {seeds} seeds" if seeds > 1 else "of one run"
-    unit = "seconds" if real else "the cycle time's unit" if trace is None else "seconds times cycles"
+    if real:
+        unit = "seconds"
+    elif trace is None:
+        unit = "the cycle time's unit"
+    else:
+        unit = "seconds times cycles"
     lines = [f"\nTimes in {unit}; to the target {of}. All steps are alike, only the clocks differ."]
     if real:
         lines += ["Measured: mean seconds of a step, the messages and the computation included."]

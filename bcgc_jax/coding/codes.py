@@ -30,8 +30,10 @@ CONSTRUCTIONS = REPEATED + CYCLIC
 # Float32 messages at up to this amplification keep the sum's error below 1e-6; worst measured 6e-8.
 _NARROW = 4.0
 # Weights that miss (1, …, 1) by more are refused: rounding of the code itself leaves up to 1.5e-7 (N = 100),
-# one worker too few 3e-5 and more. So are those that amplify float64's rounding to 1e-7.
-_DECODABLE, _LARGEST = 5e-7, 1e9
+# one worker too few 3e-5 and more.
+_DECODABLE = 5e-7
+# So are those that amplify float64's rounding to 1e-7.
+_LARGEST = 1e9
 
 
 def refuse_complex(what: str, values: Any) -> None:
@@ -367,7 +369,8 @@ def conditioning(key: Array, code: GradientCode, num_sets: int = 1000) -> float:
     ones = basis.sum(axis=1)
     worst = 0.0
     # A few sets at a time: the matrices of 1000 sets at N = 100 take 80 MB.
-    for part in np.array_split(sets, -(-len(sets) // 100)):
+    parts = math.ceil(len(sets) / 100)
+    for part in np.array_split(sets, parts):
         try:
             weights = np.linalg.solve(np.swapaxes(coordinates[part], 1, 2), ones[:, None])[..., 0]
         except np.linalg.LinAlgError:

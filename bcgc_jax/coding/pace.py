@@ -56,11 +56,11 @@ class Pace(NamedTuple):
         load = np.asarray(self.load, float)
         own = load if load.ndim == 1 else load[:, worker]
         return Pace(
-            float(self.begin[worker]),
-            float(self.unit[worker]),
-            own,
-            np.asarray(self.sent, float),
-            self.overlap,
+            begin=float(self.begin[worker]),
+            unit=float(self.unit[worker]),
+            load=own,
+            sent=np.asarray(self.sent, float),
+            overlap=self.overlap,
         )
 
     def ends(self) -> Any:

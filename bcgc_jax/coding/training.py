@@ -69,7 +69,13 @@ class TrainingScheme:
         """Of one iteration, for start-ups and cycle times `[N]`; NumPy or JAX."""
         xp = np if isinstance(times, np.ndarray) else jnp
         begins = xp.broadcast_to(xp.asarray(starts), times.shape)
-        return Pace(begins, times, self.load, self.sent, self.overlap)
+        return Pace(
+            begin=begins,
+            unit=times,
+            load=self.load,
+            sent=self.sent,
+            overlap=self.overlap,
+        )
 
     def messages(self, starts: Array, times: Array) -> tuple[Array, Array, Array | None]:
         """Whose message of each block there is, bool `[B, N]`, and the runtime; inf if it never ends.
@@ -151,6 +157,29 @@ def training_scheme(
 
     Raises ValueError for a solution that does not exist, and where problem and parameters do not match.
     """
+    plan, rounded, method = _what_is_trained(solution)
+    sizes = unit_sizes(params, plan_options.get("units", "coordinates"), plan_options.get("order"))
+    _check_coordinates(problem, sizes)
+    workers = int(np.asarray(problem.num_workers))
+    if isinstance(plan.completion, WorkSharing):
+        return _shared_scheme(key, problem, plan, params, method, **plan_options)
+    assigned = assign(key, plan, params, workers, rounded=rounded, **plan_options)
+    overlap = problem.overlap and assigned.coded
+    load, sent, passes = _pace(problem, plan, assigned)
+    passes = jax.tree.map(lambda a: jnp.asarray(problem.scale * a, load.dtype), passes)
+    return TrainingScheme(
+        plan=assigned,
+        load=load,
+        sent=sent,
+        start_up=problem.start_up,
+        overlap=overlap,
+        method=method,
+        passes=passes,
+    )
+
+
+def _what_is_trained(solution: Solution | Plan) -> tuple[Plan, Array | None, str]:
+    """The plan, its whole numbers where it is a partition, and the name of its method."""
     plan: Plan | None
     if isinstance(solution, Plan):
         plan = solution
@@ -164,20 +193,19 @@ def training_scheme(
         method = solution.method
     if plan is None or not plan.trainable:
         raise ValueError(f'"{method}" is no partition: its training is not known')
-    sizes = unit_sizes(params, plan_options.get("units", "coordinates"), plan_options.get("order"))
-    workers, count = (int(np.asarray(n)) for n in (problem.num_workers, problem.num_coordinates))
-    if not np.array_equal(np.ones(count) if problem.unit_costs is None else problem.unit_costs, sizes):
+    return plan, rounded, method
+
+
+def _check_coordinates(problem: Problem, sizes: np.ndarray) -> None:
+    """ValueError unless the problem's coordinates are units of these sizes."""
+    costs = problem.unit_costs
+    if costs is None:
+        costs = np.ones(int(np.asarray(problem.num_coordinates)))
+    if not np.array_equal(costs, sizes):
         raise ValueError(
             "the problem's coordinates are not those of the parameters: take num_coordinates="
             f"{sizes.sum()}, or for units of leaves or layers unit_costs=unit_sizes(params, units, order)"
         )
-    if isinstance(plan.completion, WorkSharing):
-        return _shared_scheme(key, problem, plan, params, method, **plan_options)
-    assigned = assign(key, plan, params, workers, rounded=rounded, **plan_options)
-    overlap = problem.overlap and assigned.coded
-    load, sent, passes = _pace(problem, plan, assigned)
-    passes = jax.tree.map(lambda a: jnp.asarray(problem.scale * a, load.dtype), passes)
-    return TrainingScheme(assigned, load, sent, problem.start_up, overlap, method, passes)
 
 
 def _shared_scheme(
@@ -204,9 +232,13 @@ def _pace(problem: Problem, plan: Plan, assigned: CodingPlan) -> tuple[Array, Ar
     assert rule is not None
     own = np.array([float(block.size) for block in blocks], problem.dtype)
     if not assigned.coded:  # until each subset; the link is left out: what is sent are a few bytes
-        whole = cyclic_plan(own[0], assigned.turns)
-        return *jax.device_get(_pace_of_tasks(problem, whole)), passes_of(problem, whole)
-    used = np.array([rule.groups.index(one) for one in assigned.groups] or [block.level for block in blocks])
+        plan = cyclic_plan(own[0], assigned.turns)
+        work, sent = jax.device_get(_pace_of_tasks(problem, plan))
+        return work, sent, passes_of(problem, plan)
+    if assigned.groups:
+        used = np.array([rule.groups.index(one) for one in assigned.groups])
+    else:
+        used = np.array([block.level for block in blocks])
     if rule.groups or plan.is_partition:
         sizes = np.zeros(np.shape(plan.sizes), problem.dtype)
         sizes[used] = own
@@ -331,7 +363,16 @@ def _train(
     begin = (params, optimizer.init(params)), jnp.zeros(plan.num_workers, scheme.load.dtype)
     (end, _), (runtimes, fresh, value, good, metrics) = jax.lax.scan(step, begin, steps)
     # XLA sums by halves: in float32 many iterations, one after the other, would fall behind.
-    return Training(*end, jnp.cumsum(runtimes), fresh, value, good, metrics)
+    params, opt_state = end
+    return Training(
+        params=params,
+        opt_state=opt_state,
+        clock=jnp.cumsum(runtimes),
+        fresh=fresh,
+        loss=value,
+        stepped=good,
+        metrics=metrics,
+    )
 
 
 def _in_any_order(key: Array, times: Array) -> Array:

@@ -200,7 +200,8 @@ class Crossing:
 
     def successes(self) -> Array:
         """R_k, the probability that no later threshold fails and all N arrive, given C(b_k) = k."""
-        later_sum, success = self.last, self._end  # `last` less its renewals becomes the adjoint of V
+        later_sum = self.last  # less its renewals it becomes the adjoint of V
+        success = self._end
         for begin, end in reversed(self._parts()):
 
             def take_out(step: Array, carry: tuple[Array, Array], end: int = end) -> tuple[Array, Array]:

@@ -87,7 +87,8 @@ def solve_unit_upper(rows: Array, strict: Array, batched: bool = False) -> Array
 
 def _solve_by_columns(rows: Array, strict: Array) -> Array:
     """A few columns at a time: what the earlier ones say is taken out of them, then each out of the next."""
-    size, width = strict.shape[0], 5  # at N = 20 and N = 50 fewer, and more, are slower
+    size = strict.shape[0]
+    width = 5  # at N = 20 and N = 50 fewer, and more, are slower
     short = (0, -size % width)
     rest = [(0, 0)] * (rows.ndim - 2)
     rows = jnp.pad(rows, [(0, 0), short, *rest])

@@ -141,7 +141,8 @@ def gauss_rules(
         # By the cube of the share of the way.
         cubes = points**3
         dense = dense[:, None]
-        points, weight = jnp.where(dense, cubes, points), jnp.where(dense, 3 * points**2 * weight, weight)
+        weight = jnp.where(dense, 3 * points**2 * weight, weight)
+        points = jnp.where(dense, cubes, points)
     t, slope = in_panel(ends, start, left[:, None], size[:, None], points)
     weight = slope * weight
     if tail is not None:
@@ -150,7 +151,13 @@ def gauss_rules(
         weight = jnp.concatenate([weight, (slope * weights)[None]])
     own = np.repeat(np.eye(3), orders, axis=1)[:, None].astype(start.dtype)
     beyond = 0.0 if tail is None else tail.doubt
-    return Quadrature(start, t.ravel(), (weight * own).reshape(3, -1), orders, beyond)
+    return Quadrature(
+        start=start,
+        times=t.ravel(),
+        weights=(weight * own).reshape(3, -1),
+        panels=orders,
+        beyond=beyond,
+    )
 
 
 def on_line(centre: Array, width: Array, v: Array) -> tuple[Array, Array]:
@@ -251,7 +258,13 @@ def _tail_of(of: _Layout) -> Tail:
     change = 4 * jnp.abs(fall_after - fall_before) / (back / 2 * safe**2)
     doubt = jnp.where(falling, of.centre * jnp.exp(late) / safe * change, jnp.inf)
     end = of.centre * jnp.exp(of.reach[2])
-    return Tail(end, back, safe, open_ & falling, jnp.where(open_, doubt, 0))
+    return Tail(
+        end=end,
+        back=back,
+        fall=safe,
+        open=open_ & falling,
+        doubt=jnp.where(open_, doubt, 0),
+    )
 
 
 def in_tail(start: Array, tail: Tail, share: Array) -> tuple[Array, Array]:

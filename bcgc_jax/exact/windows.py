@@ -21,8 +21,11 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-# For the shares that are left out above.
-_DEVIATIONS, _MARGIN, _TERMS = 6.5, 20, 20
+# What is left out, as said above: counts further from the mean than these,
+_DEVIATIONS = 6.5
+_MARGIN = 20
+# and the terms of a convolution from this one on.
+_TERMS = 20
 # Relative to an expected value: of eight distributions 2.3e-10 at most, against the system of all counts.
 LEFT_OUT = 1e-9
 
@@ -109,9 +112,12 @@ def _way(hazard: Array, below: Array, above: Array, workers: Array) -> _Way:
     in_use = (hazard < later) & (level < workers)
     # Chernoff's bound for more than n of N above a threshold.
     share = jnp.minimum((level + 1) / total, 1)
-    safe = jnp.where(above > 0, above, 1), jnp.where(below > 0, below, 1)
+    safe_above = jnp.where(above > 0, above, 1)
+    safe_below = jnp.where(below > 0, below, 1)
     rest = jnp.where(share < 1, 1 - share, 1)
-    exponent = total * (share * jnp.log(share / safe[0]) + (1 - share) * jnp.log(rest / safe[1]))
+    failing = share * jnp.log(share / safe_above)
+    holding = (1 - share) * jnp.log(rest / safe_below)
+    exponent = total * (failing + holding)
     negligible = 30.0  # in log P
     rare = ((share > above) & (exponent > negligible)) | (above <= 0)
     # Of the slowest a failure is never rare beside the others.
@@ -123,9 +129,10 @@ def _way(hazard: Array, below: Array, above: Array, workers: Array) -> _Way:
     low = jnp.maximum(jax.lax.cummax(jnp.where(counts, level, -1)), last)
     high = jnp.minimum(jax.lax.cummin(jnp.where(counts, level, size), reverse=True), first)
     above_it = jnp.append(high[1:], first)  # the next level that counts, above level n
-    passed = jnp.where((level < first) & (level >= last), jnp.maximum(above_it - low, 1), 1)
+    on_the_way = (level < first) & (level >= last)
+    passed = jnp.where(on_the_way, jnp.maximum(above_it - low, 1), 1)
     step = jnp.where(below[low] > 0.5, above[above_it] - above[low], below[low] - below[above_it])
-    rate = jnp.where((level < first) & (level >= last), total * jnp.maximum(step, 0) / passed, 0)
+    rate = jnp.where(on_the_way, total * jnp.maximum(step, 0) / passed, 0)
     part = (level - low) / jnp.maximum(high - low, 1)
     chance = jnp.clip(below[low] + (below[high] - below[low]) * part, 0, 1)
     mean = total * chance
@@ -134,7 +141,16 @@ def _way(hazard: Array, below: Array, above: Array, workers: Array) -> _Way:
     window = jax.lax.cummax(jnp.where(level <= first, window, 0), reverse=True)
     # At a rate of 2.5 what `_TERMS` leave out is below 1e-11.
     parts = jnp.maximum(jnp.ceil(rate / 2.5), 1).astype(int)
-    return _Way(counts, window, rate / parts, parts, passed, first, last, hopeless)
+    return _Way(
+        counts=counts,
+        window=window,
+        rate=rate / parts,
+        parts=parts,
+        passed=passed,
+        first=first,
+        last=last,
+        hopeless=hopeless,
+    )
 
 
 def _moved(way: _Way, level: Array, part: Array) -> Array:

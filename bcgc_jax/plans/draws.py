@@ -1,5 +1,6 @@
 """Draws of the workers' start-ups and cycle times, some at a time."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -34,9 +35,10 @@ def over_draws(
 
     For each draw and worker it has `width` numbers, of start-ups and of times.
     """
-    count = -(-num_draws // max(AT_A_TIME // (2 * problem.max_workers * width), 1))
+    most = max(AT_A_TIME // (2 * problem.max_workers * width), 1)
+    count = math.ceil(num_draws / most)
     # Hardly one is drawn for nothing. An odd number: rows of 2048 draws share few places of a cache.
-    chunk = -(-num_draws // count) | 1
+    chunk = math.ceil(num_draws / count) | 1
 
     def some(key: Array) -> Array:
         return function(*draw_workers(key, problem, chunk))

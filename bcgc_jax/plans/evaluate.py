@@ -1,5 +1,7 @@
 """The expected time until all is there, and the probability that it is late, by any rule of completion."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,10 +80,13 @@ def _late_hazards(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple
     size = load.work.size
     both = worker.start, worker.cycle_time
     parts = max([num_inner, *(law.breaks().size for law in both if law.atomic)])
-    chunk = max(AT_A_TIME // (size * parts * (size if worker.overlap else 1)), 1)
-    if t.size <= chunk:
+    numbers = size * parts * (size if worker.overlap else 1)
+    most = max(AT_A_TIME // numbers, 1)
+    if t.size <= most:
         return late_hazard(worker, load, t[:, None], num_inner)
-    chunk = -(-t.size // -(-t.size // chunk))  # as many, of nearly the same size: little is filled up
+    # Chunks of nearly the same size: little is filled up.
+    num_chunks = math.ceil(t.size / most)
+    chunk = math.ceil(t.size / num_chunks)
     rows = jnp.pad(t, (0, -t.size % chunk), mode="edge").reshape(-1, chunk)
     at = jax.checkpoint(lambda row: late_hazard(worker, load, row[:, None], num_inner))
     found = jax.lax.map(at, rows)
@@ -195,7 +200,9 @@ def _kinks_of(worker: Worker, load: Load) -> tuple[Array, Array | None] | None:
         if law.atomic:
             return law.breaks()
         times = jnp.append(law.infimum(), law.breaks())
-        return times[np.r_[0, -1]] if dense and law.has_end else times[:1] if dense else times
+        if not dense:
+            return times
+        return times[np.r_[0, -1]] if law.has_end else times[:1]
 
     start_marks = marks(starts)
     time_marks = marks(law)

@@ -86,7 +86,9 @@ class Iteration:
             mean = concrete(one.mean())  # traced within a caller's jit
             if batched or mean is None or np.all(np.isfinite(mean)):
                 continue
-            named = f"{'the start-up, ' * (one is start)}{type(one).__name__}"
+            named = type(one).__name__
+            if one is start:
+                named = f"the start-up, {named}"
             raise ValueError(
                 f"the mean of {named} is infinite, or above the largest number, "
                 f"{jnp.finfo(working_dtype(one)).max:.1e}, and so is the expected runtime of a scheme that "

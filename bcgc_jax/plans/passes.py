@@ -205,4 +205,10 @@ def passes_in_order(sizes: Any, tasks: Tasks, cost: Cost, overlap: bool) -> Pass
         """`[R, W]`, the runs of a task beside each other."""
         return xp.stack(values, axis=-1).reshape(-1, runs * size.shape[-1]).T
 
-    return Passes(rows(ends), rows(lengths), sent, runs, overlap)
+    return Passes(
+        end=rows(ends),
+        length=rows(lengths),
+        sent=sent,
+        runs=runs,
+        overlap=overlap,
+    )

@@ -77,7 +77,13 @@ class Plan:
 def partition_plan(partition: Any, num_workers: ArrayLike) -> Plan:
     """The paper's: block n, of x_n coordinates, on n + 1 subsets, complete with any N - n workers."""
     level = np.arange(partition.shape[-1])
-    return Plan(partition, level, level + 1, np.ones(level.size, partition.dtype), AnyOf(num_workers))
+    return Plan(
+        sizes=partition,
+        block=level,
+        data=level + 1,
+        share=np.ones(level.size, partition.dtype),
+        completion=AnyOf(num_workers),
+    )
 
 
 def cyclic_plan(total: Any, stored: int) -> Plan:
@@ -89,7 +95,13 @@ def cyclic_plan(total: Any, stored: int) -> Plan:
     """
     sizes = jnp.asarray(total)[None]
     one = np.ones(stored, int)
-    return Plan(sizes, 0 * one, one, one.astype(sizes.dtype), FirstHolder(None))
+    return Plan(
+        sizes=sizes,
+        block=0 * one,
+        data=one,
+        share=one.astype(sizes.dtype),
+        completion=FirstHolder(None),
+    )
 
 
 def needs_of(plan: Plan, counts: Array | None, num_workers: ArrayLike) -> Requirements | None:

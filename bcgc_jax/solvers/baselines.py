@@ -2,6 +2,7 @@ r"""The schemes that block coordinate coding is compared with, each as its autho
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -65,7 +66,13 @@ class Backup(Numbered):
         one = np.ones(1, int)
         late = jnp.asarray([self.spare])
         rule = AnyOf(problem.num_workers, late, exact_gradient=self.spare == 0)
-        plan = Plan(problem.total[None], 0 * one, one, one.astype(problem.dtype), rule)
+        plan = Plan(
+            sizes=problem.total[None],
+            block=0 * one,
+            data=one,
+            share=one.astype(problem.dtype),
+            completion=rule,
+        )
         found = integrate_runtime(problem, plan)
         exists = jnp.asarray(problem.num_workers) > self.spare
         found = Expectation(*(jnp.where(exists, number, jnp.nan) for number in found))
@@ -272,7 +279,7 @@ def _best_level(problem: Problem, alpha: Array) -> Array:
             return best
         inside = np.linspace(-1, 1, _LEVELS) * gap
         levels = jnp.clip(best + inside.astype(int), 1, size - 1)
-        gap = -(-2 * gap // (_LEVELS - 1))
+        gap = math.ceil(2 * gap / (_LEVELS - 1))
 
 
 @pytree_dataclass
@@ -301,7 +308,13 @@ def partial_plan(problem: Problem, level: Array, alpha: ArrayLike) -> Plan:
     late = jnp.stack([0 * level, level])
     share = jnp.stack([uncoded, 1 - uncoded])
     sizes = jnp.stack([problem.total, problem.total])
-    return Plan(sizes, np.arange(2), late + 1, share, AnyOf(problem.num_workers, late))
+    return Plan(
+        sizes=sizes,
+        block=np.arange(2),
+        data=late + 1,
+        share=share,
+        completion=AnyOf(problem.num_workers, late),
+    )
 
 
 @jax.jit

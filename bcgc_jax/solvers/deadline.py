@@ -189,7 +189,13 @@ def completion_partition(problem: Problem, deadline: ArrayLike, *, max_steps: in
         found.num_steps[best, -1] < max_steps
     )
     status = jnp.where(ended & resolved(probabilities[best]), int(Status.CONVERGED), int(Status.STEP_LIMIT))
-    return CompletionResult(shares[best] * total, probabilities[best], probabilities, status, steps)
+    return CompletionResult(
+        partition=shares[best] * total,
+        probability=probabilities[best],
+        probabilities=probabilities,
+        status=status,
+        num_steps=steps,
+    )
 
 
 def _in_time(problem: Problem, partition: Array, deadline: ArrayLike) -> Array:

@@ -21,6 +21,7 @@ steps that are cut, and may end with a gap that says so.
 
 import concurrent.futures
 import functools
+import math
 import os
 from typing import Any, NamedTuple
 
@@ -253,7 +254,7 @@ def _evaluate(law: Distribution, known: Marks, samples: Array, x: np.ndarray, re
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         # The first one compiles, before the threads that would all do so. It is computed beside the others.
         begun = piece(0)
-        others = range(1, -(-nodes * refine // _NODES_AT_A_TIME))
+        others = range(1, math.ceil(nodes * refine / _NODES_AT_A_TIME))
         rest = pool.map(lambda number: jax.block_until_ready(piece(number)), others)
         found = jax.tree.map(np.asarray, [begun, *rest])
     starts, values, slopes, rows = zip(*found, strict=True)

@@ -21,8 +21,12 @@ from bcgc_jax.problem import Problem
 from bcgc_jax.solution import Solution, solution_of_value
 from bcgc_jax.solvers.method import Method
 
-# Draws of the bound. Of more than so many workers fewer: each takes longer and says more.
-_DRAWS, _WORKERS, _FEWEST = 2**16, 2**5, 2**8
+# Draws of the bound.
+_DRAWS = 2**16
+# Of more workers than these there are fewer draws: each takes longer and says more.
+_WORKERS = 2**5
+# The fewest draws.
+_FEWEST = 2**8
 
 
 @pytree_dataclass

@@ -70,7 +70,13 @@ def optimal_partition(
     count = jnp.asarray(problem.num_workers)
     known = marks(law, jnp.ones(levels.size, problem.dtype), count)
     least = jnp.asarray(least, problem.dtype) / unit
-    given = Given(Workers(law, known, count), levels, _loads(problem, levels), tolerance, least)
+    given = Given(
+        workers=Workers(law, known, count),
+        levels=levels,
+        loads=_loads(problem, levels),
+        tolerance=tolerance,
+        least=least,
+    )
     finite = jnp.isfinite(law.mean())
     done, steps, x, numbers = search(given, first_shares(levels, known.times[2]), finite, max_steps)
     missed = jnp.where(steps < max_steps, int(Status.PRECISION), int(Status.STEP_LIMIT))
@@ -79,7 +85,14 @@ def optimal_partition(
     value, error = with_rounding(x, Expectation(value, error))
     value = jnp.where(finite, value, jnp.inf)
     error = jnp.where(finite, error, 0)
-    return OptimalResult(x * problem.total, value, error, bound, status, steps)
+    return OptimalResult(
+        partition=x * problem.total,
+        value=value,
+        error=error,
+        lower_bound=bound,
+        status=status,
+        num_steps=steps,
+    )
 
 
 def _by_cuts(problem: Problem, levels: Array, tolerance: Array) -> OptimalResult:
@@ -105,7 +118,15 @@ def _by_cuts(problem: Problem, levels: Array, tolerance: Array) -> OptimalResult
     unit = problem.scale * total
     value, error = with_rounding(share, Expectation(unit * value, 0 * value))
     known = multipliers if iteration.polyhedral else None
-    return OptimalResult(share * total, value, error, unit * lower, status, steps, known)
+    return OptimalResult(
+        partition=share * total,
+        value=value,
+        error=error,
+        lower_bound=unit * lower,
+        status=status,
+        num_steps=steps,
+        multipliers=known,
+    )
 
 
 def least_gap(problem: Problem) -> float:

@@ -15,8 +15,14 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-# Points at the start, those that a round keeps, how often a move is halved, and values computed together.
-_POINTS, _KEPT, _HALVINGS, _TOGETHER = 1024, 48, 16, 256
+# Points at the start.
+_POINTS = 1024
+# The best points, which a round keeps.
+_KEPT = 48
+# How often a move is halved.
+_HALVINGS = 16
+# Values that are computed together.
+_TOGETHER = 256
 # A smaller share is 0: a level that is hardly there may cost as much as one that is.
 _LEAST = 1e-6
 

@@ -10,8 +10,10 @@ from bcgc_jax.plans.plan import Plan
 from bcgc_jax.plans.runtime import load_of_plan
 from bcgc_jax.problem import Problem
 
-# Exchanges that are tried for each worker, and operations in all: some seconds.
-_TRIES, _MOST = 30, 4e9
+# Exchanges that are tried for each worker.
+_TRIES = 30
+# Operations in all: some seconds.
+_MOST = 4e9
 
 
 def place_workers(problem: Problem, plan: Plan, times: ArrayLike) -> Plan:

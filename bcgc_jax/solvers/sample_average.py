@@ -31,8 +31,8 @@ from bcgc_jax.problem import Problem
 from bcgc_jax.solution import Solution
 from bcgc_jax.solvers.optimal import optimal_partition
 
-# S and K, and the fresh draws they make.
-NUM_DRAWS, NUM_REPLICATIONS = 4096, 16
+NUM_DRAWS = 4096  # S
+NUM_REPLICATIONS = 16  # K
 NUM_FRESH_DRAWS = NUM_DRAWS * NUM_REPLICATIONS
 _NORMAL = 1.959963984540054  # the normal distribution's 97.5 % quantile
 

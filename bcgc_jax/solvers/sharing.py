@@ -27,8 +27,12 @@ from bcgc_jax.solvers.method import Method
 
 _CHUNKS = 8
 _SUBSETS = 2
-# Where the number of chunks is chosen: the most, the draws of each, and how much faster more have to be.
-_MOST_CHUNKS, _FEW, _CLEARLY = 64, 2**8, 0.99
+# Where the number of chunks is chosen, the most.
+_MOST_CHUNKS = 64
+# The draws of each number of chunks.
+_FEW = 2**8
+# More chunks have to take so much less time.
+_CLEARLY = 0.99
 # Of more workers each draw takes seconds.
 _MOST_WORKERS = 2048
 # Of the runtime; of many workers fewer, see `number_of_draws`.
@@ -161,10 +165,16 @@ def _mean_of_few(key: Array, problem: Problem, plan: Plan) -> Array:
 def _plan(problem: Problem, method: Sharing) -> Plan:
     assert method.chunks is not None
     workers = problem.max_workers
-    trip = jnp.asarray(method.round_trip, problem.dtype) / problem.scale
-    stored = min(method.max_subsets or workers, workers)
-    how = method.equal_chunks, method.whole_subsets, method.ends
-    return sharing_plan(problem.total, WorkSharing(workers, stored, method.chunks, *how, trip))
+    rule = WorkSharing(
+        num_workers=workers,
+        max_subsets=min(method.max_subsets or workers, workers),
+        chunks=method.chunks,
+        equal_chunks=method.equal_chunks,
+        whole_subsets=method.whole_subsets,
+        ends=method.ends,
+        round_trip=jnp.asarray(method.round_trip, problem.dtype) / problem.scale,
+    )
+    return sharing_plan(problem.total, rule)
 
 
 @jax.jit

@@ -63,7 +63,14 @@ def best_found(
     bound = jnp.maximum(relaxed.lower_bound, ordered_bound(problem, levels))
     steps = jnp.sum(searches.num_steps)
     value = unit * found.value
-    return OptimalResult(found.point * total, value, 0 * value, bound, status, steps)
+    return OptimalResult(
+        partition=found.point * total,
+        value=value,
+        error=0 * value,
+        lower_bound=bound,
+        status=status,
+        num_steps=steps,
+    )
 
 
 def ordered_bound(problem: Problem, levels: Array) -> Array:

@@ -10,6 +10,7 @@ fixed schedule: it needs no knowledge of the distribution's scale, slope or tail
 the iterates, weighted towards the last ones (Shamir & Zhang 2013).
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -98,7 +99,8 @@ def subgradient_partition(problem: Problem, key: Array, method: Subgradient) -> 
     start, total = (xp.asarray(a) for a in (time_partition(problem), problem.total))
     share = start / total
     none = np.asarray(0)
-    history = np.full(-(-method.max_steps // method.check_every) + 1, np.nan, share.dtype)
+    checks = math.ceil(method.max_steps / method.check_every)
+    history = np.full(checks + 1, np.nan, share.dtype)
     squares = np.zeros((), share.dtype)
     more = np.asarray(True)
     known: list[Any] = [start, none, none, history, share, share, squares, none, more]
@@ -158,5 +160,14 @@ def _go_on(
     share, average, squares = jax.lax.fori_loop(first, last, step, (at.share, at.average, at.squares))
     status = jnp.where(met & (improvement <= method.tolerance), int(Status.CONVERGED), int(Status.STEP_LIMIT))
     status = jnp.where(jnp.isfinite(history[0]), status, int(Status.INFINITE))
-    told = best, status.astype(int), jnp.minimum(first, method.max_steps), history
-    return SubgradientResult(*told, share, average, squares, check + more, more)
+    return SubgradientResult(
+        partition=best,
+        status=status.astype(int),
+        num_steps=jnp.minimum(first, method.max_steps),
+        history=history,
+        share=share,
+        average=average,
+        squares=squares,
+        check=check + more,
+        more=more,
+    )

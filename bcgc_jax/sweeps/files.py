@@ -131,14 +131,16 @@ def _put(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def _write(table: Table, path: Path) -> None:
-    columns = (_fields(column.tolist()) for column in table.values())
+    columns = (map(_field, column.tolist()) for column in table.values())
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows(zip(*columns, strict=True))
 
 
-def _fields(values: list[Any]) -> list[Any]:
-    """As CSV writes them: None, of what is unknown, as nothing."""
-    return [" ".join(map(str, v)) if isinstance(v, list) else None if v != v else v for v in values]
+def _field(value: Any) -> Any:
+    """As CSV writes it: None, of what is unknown, as nothing."""
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return None if value != value else value
 
 
 def _join(names: Sequence[str], files: list[Path], path: Path) -> None:

@@ -25,7 +25,8 @@ from bcgc_jax.solvers.solve import solve
 from bcgc_jax.sweeps.cells import NEEDS, NUMBERS, CellGroup, Cells, Table, as_cells, groups_of
 
 # How inputs of a chunk's function lie on the devices: cells are shared out, the rest is the same for all.
-_CELLS, _SAME = PartitionSpec("cells"), PartitionSpec()
+_CELLS = PartitionSpec("cells")
+_SAME = PartitionSpec()
 
 
 class Sweep:

@@ -161,10 +161,10 @@ def _field(value: object) -> str:
 def readable(name: str) -> str:
     """What a trace's file name says, in words, for titles.
 
-    >>> readable("pai_job_1_10_workers"), readable("steps")
-    ('job 1\\n10 workers', 'steps')
+    >>> readable("pai_job_1_10_workers"), readable("steps_8_workers_microbatches")
+    ('job 1\\n10 workers', 'steps\\n8 workers, microbatches')
     """
-    words = re.sub(r"_(\d+)_workers$", r"\n\1 workers", name).replace("_", " ")
+    words = re.sub(r"_(\d+)_workers_?", r"\n\1 workers, ", name).removesuffix(", ").replace("_", " ")
     return words.replace("llm training", "large-model training").replace("pai job", "job")
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import bcgc_jax as bcgc
 from bcgc_jax.measured import load_trace
 from experiments import traces
 from tests.cli.steps import written
@@ -19,7 +20,7 @@ def times_of(steps=24, workers=4, seed=5):
 
 
 @pytest.mark.slow
-def test_a_folder_of_traces_is_one_table_and_one_figure(tmp_path, capsys, monkeypatch):
+def test_a_folder_of_traces_is_one_table_and_one_figure(tmp_path, capsys):
     folder = tmp_path / "measured"
     folder.mkdir()
     written(folder / "one.csv", times_of())
@@ -27,16 +28,13 @@ def test_a_folder_of_traces_is_one_table_and_one_figure(tmp_path, capsys, monkey
     lacking[[3, 9], [0, 2]] = np.nan
     written(folder / "two.csv", lacking)
     (folder / "README.md").write_text("no trace")
-    monkeypatch.setattr(traces.advice_on, "__kwdefaults__", {"codes": ["uncoded"]})
     found = Ran(traces, tmp_path, capsys, seed=0, traces=folder)
     assert "one: 4 workers, 24 steps" in found.printed
     assert found.drew("traces")
     rows = {(row["trace"], row["remedy"]): row for row in found.rows("traces")}
     for name in ("one", "two"):
-        advice = traces.advice_on(load_trace(folder / f"{name}.csv"), codes=[])
+        advice = bcgc.advise(load_trace(folder / f"{name}.csv"))
         own = {remedy: row for (trace, remedy), row in rows.items() if trace == name}
-        # Planned and replayed as a code, it is what it is.
-        assert float(own.pop("uncoded")["saved"]) == pytest.approx(0, abs=1e-12)
         assert [remedy for remedy, row in own.items() if row["advised"] == "True"] == [advice.advised]
         assert {remedy: float(row["saved"]) for remedy, row in own.items()} == {
             row.remedy: pytest.approx(row.saved.value, abs=1e-9) for row in advice.rows

@@ -14,14 +14,9 @@ import pytest
 
 from bcgc_jax import cli
 
-# Compiling costs more than computing: XLA's older emitters, few passes of LLVM, and one module for each
-# program take half the time. The smoke tests of `.ci/run` are compiled as users' programs are.
-_QUICKLY = (
-    "--xla_cpu_use_fusion_emitters=false",
-    "--xla_cpu_parallel_codegen_split_count=1",
-    "--xla_backend_optimization_level=1",
-)
-os.environ.setdefault("XLA_FLAGS", " ".join(_QUICKLY))
+# As `bcgc solve` compiles: XLA's older emitters take half the time, with every optimisation. The smoke
+# tests of `.ci/run` are compiled as programs of Python users are.
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 # Programs are kept as `bcgc` keeps them, for worker processes too: a second run takes a third of the time.
 _PROGRAMS = str(Path(__file__).parents[1] / ".pytest_cache" / "programs")
 jax.config.update("jax_compilation_cache_dir", _PROGRAMS)

@@ -55,10 +55,12 @@ STYLES: Mapping[str, Style] = {
 def style(method: str) -> Style:
     """The `Style` of a method; plain grey for what is unknown.
 
-    >>> style("time").marker, style("tandon:3").label
-    ('s', 'tandon:3')
+    >>> style("time").marker, style("nested:5").label, style("mine").label
+    ('s', 'nested groups, no code (nested:5)', 'mine')
     """
-    return STYLES.get(method.partition(":")[0], Style(method, "#555555", "x", ":"))  # of cyclic:6
+    scheme, _, options = method.partition(":")
+    look = STYLES.get(scheme, Style(method, "#555555", "x", ":"))
+    return look._replace(label=f"{look.label} ({method})") if options and scheme in STYLES else look
 
 
 def curve(look: Style) -> dict[str, Any]:

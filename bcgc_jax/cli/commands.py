@@ -28,6 +28,8 @@ _FROM_ZERO = number(include=True)
 _SHARE = number(0, 1)
 _IMAGES = number(1, 1500, include=True, whole=True)  # to train with, one a worker at least
 _NEW_FILE = click.Path()
+# What `bcgc plot` shows of a table.
+CHOICES = ("x", "y", "value", "where", "methods")
 _FILE_OR_INPUT = click.Path(exists=True, dir_okay=False, allow_dash=True)
 
 _AT_MOST = f"at most {typed.MOST_WORKERS:,}"
@@ -478,12 +480,12 @@ Examples:
 
 @dataclasses.dataclass(frozen=True)
 class PlotOptions:
-    """Draw a sweep's, a training's or a plan's file.
+    """Draw a file of a sweep, a training, a plan or measured times.
 
-    FILE is what `bcgc sweep --out`, `bcgc train --curves`, `bcgc solve --out` or `bcgc advise --out` wrote.
-    In a sweep each scheme is a curve over one number, or a heat map over two. In a training each scheme is a
-    curve over time. A plan is drawn as its blocks, which are darker where more workers compute each subset of
-    the data.
+    FILE is what `bcgc sweep --out`, `bcgc train --curves`, `--format csv` or an --out for plans wrote, a log
+    of times, or the log.jsonl of a training. In a sweep each scheme is a curve over one number, or a heat map
+    over two. In a training each scheme is a curve over time. A plan is drawn as its blocks, which are darker
+    where more workers compute each subset of the data. Of times there is the share above each.
     """
 
     after: ClassVar = """\b
@@ -508,7 +510,7 @@ Examples:
 
     def __post_init__(self) -> None:
         if self.file.suffix == ".json":
-            refuse_without_effect("on a plan", "x", "y", "value", "where", "methods")
+            refuse_without_effect("on a plan", *CHOICES)
         check_picture("--out", self.picture)
         if self.out is None and Path(self.picture).exists():
             raise click.UsageError(f"{self.picture} is there already: --out PICTURE says where to draw")

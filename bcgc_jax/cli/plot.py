@@ -1,5 +1,8 @@
-"""`bcgc plot`, and what `--figure FILE` draws: plans, sweeps, fitted distributions, trainings."""
+"""`bcgc plot`, and what `--figure FILE` draws: plans, sweeps, measured times, trainings."""
 
+import contextlib
+import csv
+import json
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,13 +12,17 @@ import click
 import numpy as np
 
 from bcgc_jax import plotting
-from bcgc_jax.cli.commands import PlotOptions
-from bcgc_jax.cli.output import Row, write_beside
+from bcgc_jax.cli.arguments import refuse_without_effect
+from bcgc_jax.cli.commands import CHOICES, PlotOptions
+from bcgc_jax.cli.output import Row, saved, write_beside
+from bcgc_jax.measured.traces import load_trace
 from bcgc_jax.plans.plan import Plan
+from bcgc_jax.plans.sharing import WorkSharing
 from bcgc_jax.solution import Solution
 from bcgc_jax.sweeps.files import read_rows
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 LABELS = {
@@ -25,28 +32,57 @@ LABELS = {
     "num_workers": "number of workers $N$",
     "loss": "training loss",
     "accuracy": "test accuracy",
+    "saved": "share of uncoded time that is saved",
 }
 
 
 def answer(question: PlotOptions) -> None:
-    if question.file.suffix == ".json":
-        plan = Solution.load(question.file)
-        figure = plans([drawn(plan.method, float(plan.rounded_runtime), plan.plan)], "the plan's unit")
-    else:
-        rows = _selected(read(question.file), question)
-        if "step" in rows[0]:
-            figure = training(rows, question.value or "loss")
-        else:
-            figure = of_rows(rows, question.value or "expected_runtime", question.x, question.y)
+    figure = _of_file(question)
     write_beside(question, question.picture, "The picture", lambda path: figure.savefig(path, dpi=200))
+
+
+def _of_file(question: PlotOptions) -> "Figure":
+    """What it is, its columns say."""
+    path, log = question.file, question.file.suffix == ".jsonl"
+    if path.suffix == ".json":
+        plan = Solution.load(path)
+        return plans([drawn(plan.method, float(plan.rounded_runtime), plan.plan)], "the plan's unit")
+    rows: list[Row] = []
+    with contextlib.suppress(ValueError, csv.Error):  # it is packed, or no table
+        rows = read_log(path) if log else read(path)
+    if not rows or "method" not in rows[0]:
+        return _of_times(path)
+    rows = _selected(rows, question)
+    if "step" not in rows[0]:
+        return of_rows(rows, question.value or "expected_runtime", question.x, question.y)
+    return training(rows, question.value or "loss", *["wall clock (s)"] * log)
+
+
+def _of_times(path: Path) -> "Figure":
+    refuse_without_effect("on measured times", *CHOICES)
+    try:
+        trace = load_trace(path)
+    except ValueError as error:
+        raise click.UsageError(
+            f"{path} cannot be drawn: it is no table of `bcgc sweep`, `bcgc solve` or `bcgc train`, "
+            f"no plan in JSON, and no log of times: {error}"
+        ) from None
+    times = trace.largest_loads()
+    return fits(times.seconds, times.censored, [])
 
 
 def read(path: Path) -> list[Row]:
     """All rows of a table, numbers as numbers, None for what is empty."""
-    rows = [{name: _number(value) for name, value in row.items()} for row in read_rows(path)]
-    if not rows or "method" not in rows[0]:
-        raise click.UsageError(f"{path} is no file of `bcgc sweep`, `bcgc train` or `bcgc solve`")
-    return rows
+    return [{name: _number(value) for name, value in row.items()} for row in read_rows(path)]
+
+
+def read_log(path: Path) -> list[Row]:
+    """What `json_lines` wrote of the steps of a training, with the time at the end of each."""
+    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    if not all(isinstance(line, dict) and {"scheme", "step", "seconds"} <= line.keys() for line in lines):
+        return []
+    ends = np.cumsum([line["seconds"] for line in lines]).tolist()
+    return [{"method": line["scheme"], "time": end} | line for line, end in zip(lines, ends, strict=True)]
 
 
 def _number(value: Any) -> Any:
@@ -74,57 +110,61 @@ def _selected(rows: Sequence[Row], question: PlotOptions) -> list[Row]:
 
 
 def _look(method: str) -> dict[str, Any]:
-    """Keywords of a method's curve; options, as the 5 of nested:5, stand in the label and are the marks."""
-    scheme, _, options = method.partition(":")
-    look = plotting.curve(plotting.style(scheme))
+    """Keywords of a method's curve; options, as the 5 of nested:5, are its marks too."""
+    look, options = plotting.curve(plotting.style(method)), method.partition(":")[2]
     marks = {"marker": f"${options}$", "markersize": 8, "markevery": 0.1, "linewidth": 0.8}
-    return look | marks | {"label": f"{look['label']} (:{options})"} if options else look
+    return look | marks if options else look
 
 
 class Drawn(NamedTuple):
-    """A scheme's expected `runtime`, and of each block its size and how many workers compute each subset."""
+    """A scheme's expected `runtime`, and of each block its size and how many workers compute each subset.
+
+    `saved`: its share of the uncoded scheme's time.
+    """
 
     method: str
     runtime: float
     sizes: np.ndarray
     copies: np.ndarray
+    saved: float | None = None
 
 
-def drawn(method: str, runtime: float, plan: Plan | None) -> Drawn:
+def drawn(method: str, runtime: float, plan: Plan | None, saved: float | None = None) -> Drawn:
     """Of a plan; there are no blocks where nobody plans who does what, or subsets are cut.
 
     >>> from bcgc_jax.plans.plan import partition_plan
     >>> drawn("optimal", 5.0, partition_plan(np.array([3.0, 0.0, 2.0]), 3)).copies.tolist()
     [1.0, 3.0]
     """
-    if plan is None or plan.completion is None or np.any(np.asarray(plan.share) < 1):
-        return Drawn(method, runtime, np.zeros(0), np.zeros(0))
+    cut = plan is not None and np.any(np.asarray(plan.share) < 1)
+    if plan is None or plan.completion is None or isinstance(plan.completion, WorkSharing) or cut:
+        return Drawn(method, runtime, np.zeros(0), np.zeros(0), saved)
     sizes, block, data = (np.asarray(a, float) for a in (plan.sizes, plan.block, plan.data))
     data = data if data.ndim == 1 else data.mean(axis=0)  # of workers in groups of unlike sizes
     copies = np.bincount(block[block >= 0].astype(int), data[block >= 0], sizes.size)
-    return Drawn(method, runtime, sizes[sizes > 0], copies[sizes > 0])  # no padded levels
+    return Drawn(method, runtime, sizes[sizes > 0], copies[sizes > 0], saved)  # no padded levels
 
 
 def plans(schemes: Sequence[Drawn], unit: str = "cycles × unit of cycle time") -> "Figure":
-    """Left the runtime of each scheme; right its blocks, darker where more workers compute the same.
+    """Left the runtime of each scheme, and what it saves; right its blocks, darker on more workers.
 
     Schemes without a finite runtime are left out; UsageError where there is no other.
     """
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
+    from matplotlib.colors import ListedColormap, Normalize
     from matplotlib.ticker import MaxNLocator
 
     schemes = [one for one in schemes if np.isfinite(one.runtime)]
     if not schemes:
         raise click.UsageError("no scheme has a finite expected runtime")
     figure, (left, right) = plotting.new_figure(
-        1, 2, size=(8.6, 1.6 + 0.32 * len(schemes)), sharey=True, width_ratios=(2, 3)
+        1, 2, size=(9.2, 1.6 + 0.32 * len(schemes)), sharey=True, width_ratios=(1, 1)
     )
-    shades = colormaps["Blues"]
-    norm = Normalize(0, max(one.copies.max(initial=1) for one in schemes))
+    shades = ListedColormap(colormaps["Blues"](np.linspace(0.1, 1, 256)))
+    norm = Normalize(1, max(one.copies.max(initial=2) for one in schemes))
+    _bars(left, schemes)
     for place, one in enumerate(schemes):
-        left.barh(place, one.runtime, color=_look(one.method)["color"], height=0.7)
         if not one.sizes.size:
             right.text(0.01, place, "no fixed blocks", va="center", fontsize=8)
             continue
@@ -132,22 +172,51 @@ def plans(schemes: Sequence[Drawn], unit: str = "cycles × unit of cycle time") 
         colors = shades(norm(one.copies))
         look: Any = {"color": colors, "edgecolor": "0.4", "linewidth": 0.3, "height": 0.7}
         right.barh([place] * share.size, share, left=np.cumsum(share) - share, **look)
-    left.set_yticks(range(len(schemes)), [_look(one.method)["label"] for one in schemes])
-    left.invert_yaxis()
-    for axes in (left, right):
-        axes.grid(False, axis="y")
-    plotting.label_axes(left, f"expected runtime\n({unit})", "", title="how long a step takes")
-    plotting.label_axes(right, "share of the gradient", "", title="blocks in order, darker on more workers")
+    right.grid(False, axis="y")
+    known = any(one.saved is not None for one in schemes)
+    title = "runtime" + ",  share saved" * known
+    plotting.label_axes(left, f"expected runtime\n({unit})", "", title=title)
+    plotting.label_axes(right, "share of the gradient", "", title="blocks, darker on more workers")
     right.set_xlim(0, 1)
     bar = figure.colorbar(ScalarMappable(norm, shades), ax=right, ticks=MaxNLocator(4, integer=True))
     bar.set_label("workers on\neach subset")
     return figure
 
 
+def _bars(axes: "Axes", schemes: Sequence[Drawn], form: str = ".4g") -> None:
+    """The first on top; numbers beside the bars."""
+    for place, one in enumerate(schemes):
+        axes.barh(place, one.runtime, color=_look(one.method)["color"], height=0.7)
+        numbers = [f"{one.runtime:{form}}"] + [saved(one._asdict())] * (one.saved is not None)
+        look: Any = {"va": "center", "fontsize": 8, "textcoords": "offset points"}
+        axes.annotate(",  ".join(numbers), (max(one.runtime, 0), place), (4, 0), **look)
+    axes.set_yticks(range(len(schemes)), [_look(one.method)["label"] for one in schemes])
+    axes.invert_yaxis()
+    axes.margins(x=1.0)
+    axes.grid(False, axis="y")
+
+
+def bars(rows: Sequence[Row], value: str) -> "Figure":
+    """Of one problem: a bar for each method."""
+    known = [row for row in rows if row[value] is not None]
+    if not known:
+        raise click.UsageError(f"the column {value} is empty")
+    figure, (axes,) = plotting.new_figure(size=(6.8, 1.2 + 0.32 * len(known)))
+    shares = [row.get("saved") if value == "expected_runtime" else None for row in known]
+    none = np.zeros(0)
+    one = [
+        Drawn(row["method"], row[value], none, none, share) for row, share in zip(known, shares, strict=True)
+    ]
+    _bars(axes, one)
+    title = "runtime,  share of uncoded time that is saved" * any(share is not None for share in shares)
+    plotting.label_axes(axes, LABELS.get(value, value), "", title=title)
+    return figure
+
+
 def of_rows(
     rows: Sequence[Row], value: str = "expected_runtime", x: str | None = None, y: str | None = None
 ) -> "Figure":
-    """Of a sweep: curves over one number that varies, heat maps over two.
+    """Of a sweep: bars for one problem, curves over one number that varies, heat maps over two.
 
     UsageError where the rows have no such column, and where more numbers vary.
     """
@@ -157,7 +226,7 @@ def of_rows(
     for name in (*axes, value):
         check_numbers(rows, name)
     if not axes:
-        raise click.UsageError("all rows are of one problem: there is nothing to draw a curve over")
+        return bars(rows, value)
     if others := [name for name in varied if name not in axes]:
         choose = f"choose axes with --x and --y, and one value of {', '.join(others)} with --where"
         raise click.UsageError(f"these columns vary: {', '.join(varied)}; {choose}")

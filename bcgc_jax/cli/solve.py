@@ -69,7 +69,10 @@ def answer(question: SolveOptions) -> None:
             )
 
         def draw() -> Any:
-            shown = [(row["method"], solve_table.runtime_of(row) / unit, one.plan) for row, one in everything]
+            shown = [
+                (row["method"], solve_table.runtime_of(row) / unit, one.plan, row.get("saved"))
+                for row, one in everything
+            ]
             units = [] if trace is None else [name.partition(" (")[0]]
             return plot.plans([plot.drawn(*one) for one in shown], *units)
 

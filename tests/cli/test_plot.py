@@ -17,6 +17,7 @@ from bcgc_jax.cli.output import write_rows
 from bcgc_jax.coding.digits import DigitsRun
 from bcgc_jax.plans.completion import AnyOf, OneOfEach
 from bcgc_jax.plans.plan import Plan, partition_plan
+from bcgc_jax.plans.sharing import WorkSharing, sharing_plan
 from experiments import sweep as sweep_study
 from tests.problems import padded
 
@@ -69,6 +70,8 @@ def test_blocks_are_as_long_as_their_share_of_the_gradient():
     assert [text.get_text() for text in right.texts] == ["no fixed blocks"]
     assert right.get_xlim() == (0, 1)
     halves = Plan(jnp.ones(2), np.arange(2), np.arange(2), np.array([0.4, 1.0]), AnyOf(3))
+    shared = sharing_plan(40.0, WorkSharing(num_workers=3, max_subsets=2, chunks=8))
+    assert plot.drawn("sharing:2", 1.0, shared).sizes.size == 0  # nobody knows who does which chunk
     # A part of the data is none of the gradient.
     assert plot.drawn("tandon_partial", 1.0, halves).sizes.size == 0
 
@@ -99,6 +102,33 @@ def test_the_cells_of_the_study_are_drawn_too(command, tmp_path):
     assert command("plot", str(file), *given)[0] == 0
 
 
+TIMES = "step,w0,w1\n" + "".join(f"{k},{1 + k % 3},{2 + k % 2}\n" for k in range(6))
+STEPS = "".join(f'{{"loss": {1 / k}, "step": {k}, "seconds": 0.5, "scheme": "uncoded"}}\n' for k in (1, 2))
+
+
+def test_every_file_that_the_package_writes_is_drawn(command, refusal, tmp_path):
+    solved = "method,status,expected_runtime,saved\noptimal,converged,2,0.5\nuncoded,converged,4,0\n"
+    files = {"times.csv": TIMES, "solved.csv": solved, "log.jsonl": STEPS}
+    for name, text in files.items():
+        (file := tmp_path / name).write_text(text)
+        assert command("plot", str(file))[0] == 0, name
+        assert file.with_suffix(".png").stat().st_size > 10_000
+    (axes,) = plot.bars(plot.read(tmp_path / "solved.csv"), "expected_runtime").axes
+    assert [bar.get_bbox().width for bar in axes.patches] == [2, 4]  # type: ignore[attr-defined]
+    assert [text.get_text() for text in axes.texts] == ["2,  50.0 %", "4,  0.0 %"]
+    steps = plot.read_log(tmp_path / "log.jsonl")
+    assert [(row["method"], row["time"], row["loss"]) for row in steps] == [
+        ("uncoded", 0.5, 1.0),
+        ("uncoded", 1.0, 0.5),
+    ]
+    times = str(tmp_path / "times.csv")
+    told = refusal("plot", times, "--x", "rate", "--out", str(tmp_path / "again.png"))
+    assert told == "bcgc: --x has no effect on measured times\n"
+    (other := tmp_path / "other.csv").write_text("distribution,aic\ngamma,3\n")
+    told = refusal("plot", str(other))
+    assert told.startswith(f"bcgc: {other} cannot be drawn: it is no table of `bcgc sweep`")
+
+
 def test_a_plan_has_no_columns_to_choose(refusal, tmp_path):
     (tmp_path / "plan.json").touch()
     for asked in (["--x", "rate"], ["--where", "rate=1"], ["--method", "optimal"]):
@@ -112,8 +142,12 @@ def test_small_runtimes_are_plain_numbers_and_what_has_none_is_left_out():
     assert left.patches[0].get_bbox().width == 82.7  # type: ignore[attr-defined]
     assert all(tick == round(tick) for tick in bar.get_yticks())
     none = plot.Drawn("ferdinand_full", np.nan, np.zeros(0), np.zeros(0))
-    first, five = plot.plans([none, one, one._replace(method="nested:5")]).axes[0].get_yticklabels()
-    assert (first.get_text(), five.get_text()) == ("nested groups, no code", "nested groups, no code (:5)")
+    five = one._replace(method="nested:5", saved=0.125)
+    left, _, bar = plot.plans([none, one, five]).axes
+    names = [label.get_text() for label in left.get_yticklabels()]
+    assert names == ["nested groups, no code", "nested groups, no code (nested:5)"]
+    assert [text.get_text() for text in left.texts] == ["82.7", "82.7,  12.5 %"]
+    assert bar.get_ylim() == (1, 8)  # nobody computes a subset on no worker
     with pytest.raises(click.UsageError, match="no scheme has a finite expected runtime"):
         plot.plans([none])
 

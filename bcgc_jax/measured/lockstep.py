@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bcgc_jax.plans.desk import ALIKE, Desk
+from bcgc_jax.plans.desk import Desk
 
 
 class Chunks(NamedTuple):
@@ -98,8 +98,7 @@ def handed_out(desk: Desk, chunks: Chunks, round_trip: float = 0.0, *, alike: bo
         if ended.any():
             last = np.where(ended, (now - began) / np.where(running > 0, running, 1), last)
             running = np.where(ended, 0.0, running)
-        pace = _expected(last, running, began, now)
-        need[:, :workers] = left if alike else left * pace
+        need[:, :workers] = left if alike else left * _expected(last, running, began, now)
         mine = stored[worker]
         can = is_open[steps[:, None], mine]
         first = need[steps[:, None, None], others[worker]].min(axis=2)
@@ -107,9 +106,6 @@ def handed_out(desk: Desk, chunks: Chunks, round_trip: float = 0.0, *, alike: bo
         if known:
             key = np.where(can, first * own, -1.0)
         else:
-            if not alike:  # as far as is known now
-                own_first = pace.max(axis=1) <= ALIKE * pace.min(axis=1)
-                first = np.where(own_first[:, None] & (holders[mine, 0] == worker[:, None]), np.inf, first)
             largest = np.max(own, axis=1, where=can, initial=0.0)
             key = np.where(can & (own == largest[:, None]), first, -1.0)
         place = key.argmax(axis=1)

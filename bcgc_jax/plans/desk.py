@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 # Of the last chunk of a subset, which is cut once more: small ones level out the end of a step.
 _LAST = (2, 1, 1)
 UNITS = sum(_LAST)
-# Workers are alike while none takes so many times as long as another: then nobody needs help.
-ALIKE = 1.2
 
 
 def chunk_sizes(num_chunks: int, equal: bool = False) -> tuple[int, ...]:

@@ -12,7 +12,6 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 from typing import Literal, NamedTuple
 
-from bcgc_jax.plans.desk import ALIKE
 from bcgc_jax.plans.storage import Storage
 
 Chunk = tuple[int, int]  # its subset, and its number there
@@ -276,8 +275,6 @@ class Handout:
             fresh = [chunk for chunk in stored if chunk in self._open]
             largest = max(self.sizes[chunk] for chunk in fresh)
             fresh = [chunk for chunk in fresh if self.sizes[chunk] == largest]
-            if fresh[0][0] == worker and self._alike(seconds):
-                return fresh[0]
             return max(fresh, key=lambda chunk: self._need(worker, chunk, seconds))
         if self.ends == "chunks":  # whoever has begun a chunk has to end it anyway
             return None
@@ -293,11 +290,6 @@ class Handout:
             for late in self._overdue.intersection(sums):
                 chunks = chunks | self._contents[sums[late]]
         return chunks
-
-    def _alike(self, seconds: Sequence[float]) -> bool:
-        """Whether all are there and take about as long: who then helps another makes it end later."""
-        all_answer = len(self._alive) == len(self._lives) and not self._overdue
-        return all_answer and max(seconds) <= ALIKE * min(seconds)
 
     def _need(self, worker: int, chunk: Chunk, seconds: Sequence[float]) -> float:
         """When the first of a chunk's other holders would come to it."""

@@ -5,7 +5,6 @@ chunks that it stores and nobody has begun, the one whose other holders would co
 the greatest min over holders b of r_b e_b. r_b is the size of what b stores and nobody has begun, e_b the
 seconds that b takes for a unit of size: by its last chunk, or by what the running one has taken so far, if
 that is more; before its first chunk the mean of the others. Of equal ones it takes its own, then in order.
-While all e are alike it takes its own of the largest chunks: equal workers that help each other end later.
 """
 
 from typing import NamedTuple
@@ -15,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from bcgc_jax.plans.desk import ALIKE, Desk
+from bcgc_jax.plans.desk import Desk
 
 
 class _State(NamedTuple):
@@ -68,7 +67,7 @@ def shared_runtime(
         now = jnp.min(at.until)
         worker = _first_of(at.until == now)
         last, pace = _paces(at, now)
-        chunk = neediest(desk, at.open, at.left * pace, worker, alike(pace))
+        chunk = neediest(desk, at.open, at.left * pace, worker)
         some = chunk < len(desk.size) - 1
         until = now + round_trip + length_of(lengths, worker, chunk) * times[worker]
         return _State(
@@ -117,12 +116,7 @@ def _paces(at: _State, now: Array) -> tuple[Array, Array]:
     return last, expected_pace(last, jnp.where(ended, 0, at.running), at.begun, now)
 
 
-def alike(pace: Array) -> Array:
-    """Whether all workers are expected to take about as long, of e, `[N]`."""
-    return jnp.max(pace) <= ALIKE * jnp.min(pace)
-
-
-def neediest(desk: Desk, is_open: Array, need: Array, worker: Array, own_first: Array) -> Array:
+def neediest(desk: Desk, is_open: Array, need: Array, worker: Array) -> Array:
     """The chunk for a free worker, M if there is none.
 
     Args:
@@ -130,13 +124,11 @@ def neediest(desk: Desk, is_open: Array, need: Array, worker: Array, own_first: 
       is_open: the chunks that nobody has begun, `[M + 1]`.
       need: r e, when each worker would have done all that is left of what it stores, `[N]`.
       worker: who is free.
-      own_first: whether it takes its own of the largest chunks.
     """
     mine = desk.stored[worker]
     can = is_open[mine]
     others = jnp.append(need, jnp.inf).at[worker].set(jnp.inf)
-    holders = desk.holders[mine]
-    comes_first = jnp.where(own_first & (holders[:, 0] == worker), jnp.inf, jnp.min(others[holders], axis=-1))
+    comes_first = jnp.min(others[desk.holders[mine]], axis=-1)
     size = desk.size[mine]
     largest = jnp.max(jnp.where(can, size, 0))
     key = jnp.where(can & (size == largest), comes_first, -1.0)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from bcgc_jax.plans.desk import Desk
-from bcgc_jax.plans.shared_step import alike, expected_pace, length_of, neediest
+from bcgc_jax.plans.shared_step import expected_pace, length_of, neediest
 
 # Those of `Timing`.
 _WORTH = 1.5
@@ -226,7 +226,7 @@ def _choice(desk: Desk, at: _State, copies: _Copies, worker: Array) -> Array:
     pace = _pace_now(desk, at)
     left = jnp.sum(jnp.where(at.open, desk.size, 0)[desk.stored], axis=1)
     need = jnp.where(at.overdue, jnp.inf, left * pace)
-    fresh = neediest(desk, at.open, need, worker, alike(pace) & ~jnp.any(at.overdue))
+    fresh = neediest(desk, at.open, need, worker)
     ends = jnp.full(chunks + 1, jnp.inf).at[at.running].min(_expected_end(desk, at))
     worth = (copies.running & ~_hopeful(desk, at, pace[worker]))[mine]
     latest = jnp.max(jnp.where(worth, ends[mine], -jnp.inf))

@@ -50,13 +50,9 @@ def shared(holders, sizes, starts, times, round_trip=0.0, lengths=None, costs=No
                 continue
             largest = max(cost[chunk] for chunk in mine)
             need = {b: left(b) * pace(b) for b in range(workers)}
-            now_paces = [pace(b) for b in range(workers)]
-            own_first = paces is None and costs is None and max(now_paces) <= 1.2 * min(now_paces)
 
-            def order(chunk, w=w, need=need, own_first=own_first):
+            def order(chunk, w=w, need=need):
                 j, c = chunk
-                if own_first and j == w:
-                    return -np.inf, False, chunk
                 neediest = min((need[b] for b in holders[j][c] if b != w), default=np.inf)
                 return -neediest * (1 if costs is None else cost[chunk]), j != w, chunk
 

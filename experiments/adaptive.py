@@ -8,8 +8,7 @@ more, and each change of the scheme a part of a step.
 
 import functools
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from itertools import cycle
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +22,6 @@ from bcgc_jax.cluster.trials import Trials
 from bcgc_jax.plans.passes import unless_starting
 from bcgc_jax.plans.sharing import WorkSharing
 from bcgc_jax.plans.worker import Load
-from experiments import looks
 from experiments.report import each, print_table, readable, run_command, save
 from experiments.traces import files_of
 
@@ -32,6 +30,15 @@ STEPS, WORKERS = 500, 10
 CHUNKS = 8
 # Of a mean uncoded step: a hand-out, and a change of the scheme.
 HAND_OUT, CHANGE = 0.0025, 0.1
+# How what a row has saved is drawn.
+_MARK: Any = {"linestyle": "", "markersize": 7, "color": "black"}
+MARKS: dict[str, Any] = {
+    "loop": {"height": 0.6, "color": "0.75", "label": "closed loop, told nothing"},
+    "sharing_2": _MARK
+    | {"marker": "|", "markeredgewidth": 2.2, "markersize": 13, "label": "sharing:2 in every step"},
+    "sharing_3": _MARK | {"marker": "o", "color": "#4477AA", "label": "sharing:3 in every step"},
+    "hindsight": _MARK | {"marker": "D", "fillstyle": "none", "label": "the better of uncoded and sharing:2"},
+}
 # Workers of this drift need as long again to begin.
 _LATE = "random start-ups"
 
@@ -61,8 +68,6 @@ def drifts(rng: np.random.Generator, steps: int, workers: int) -> dict[str, np.n
     }
 
 
-# Time saved until each iteration, `[K]`, in percent; the first iteration with each new scheme.
-Saved = tuple[np.ndarray, list[int]]
 # Of a step: how late each worker is for it, its start-ups and cycle times, `[N]`, to its time and how late
 # each is for the next one.
 Step = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[float, np.ndarray]]
@@ -129,20 +134,19 @@ def train(starts: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return taken, shared
 
 
-def course(name: str, times: np.ndarray, starts: np.ndarray | None = None) -> tuple[Row, Saved]:
-    """A row of the table, and what was saved so far."""
+def course(name: str, times: np.ndarray, starts: np.ndarray | None = None) -> Row:
+    """A row of the table."""
     starts = np.zeros_like(times) if starts is None else starts
     unit = float(np.max(starts + times, axis=1).mean())
     starts, times = starts / unit, times / unit
     uncoded = in_a_row(uncoded_step, starts, times)
     shared = {stored: in_a_row(sharing_step(times.shape[1], stored), starts, times) for stored in (2, 3)}
     taken, by_sharing = train(starts, times)
-    changes = np.flatnonzero(np.diff(by_sharing.astype(int))) + 1
 
     def saved(seconds: np.ndarray) -> float:
         return 100 * float(1 - seconds.sum() / uncoded.sum())
 
-    row = Row(
+    return Row(
         times=name,
         workers=times.shape[1],
         steps=len(times),
@@ -152,9 +156,8 @@ def course(name: str, times: np.ndarray, starts: np.ndarray | None = None) -> tu
         sharing_3=saved(shared[3]),
         hindsight=saved(np.minimum(uncoded, shared[2])),
         shared=100 * float(by_sharing.mean()),
-        changes=len(changes),
+        changes=int(np.count_nonzero(np.diff(by_sharing.astype(int)))),
     )
-    return row, (100 * (1 - np.cumsum(taken) / np.cumsum(uncoded)), changes.tolist())
 
 
 def show(rows: Sequence[Row]) -> None:
@@ -183,23 +186,24 @@ def show(rows: Sequence[Row]) -> None:
     print("\nhindsight: the better of uncoded and sharing:2 in every step; shared: steps of the closed loop.")
 
 
-def draw(courses: Mapping[str, Saved], count: int) -> Any:
-    """What was saved so far, the first `count` on the left: traces; drifts on the right."""
-    figure, axes = plotting.new_figure(1, 2, size=(8.4, 5.6))
-    names = list(courses)
-    titles = f"(a) saved on {count} measured traces", f"(b) saved on simulated times, {WORKERS} workers"
-    for panel, title, chosen in zip(axes, titles, (names[:count], names[count:]), strict=True):
-        for name, color, line in zip(chosen, cycle(looks.COLORS), cycle(("-", *looks.LINES))):
-            (saved, changes), label = courses[name], readable(name).replace("\n", ", ")
-            look: Any = {"color": color, "linestyle": line, "linewidth": 1.5, "label": label}
-            marks: Any = {"marker": "o", "markersize": 4, "markevery": changes}
-            panel.plot(np.linspace(0, 100, len(saved)), saved, **look, **marks)
-        panel.axhline(0, color=plotting.style("uncoded").color, linewidth=0.8)
-        below: Any = {"loc": "upper left", "bbox_to_anchor": (-0.1, -0.17), "alignment": "left"}
-        dots = "dots: the scheme changes" * (panel is axes[0])
-        panel.legend(title=dots, frameon=False, handlelength=5, **below)
-        y = "time saved so far\nagainst uncoded (%)" if panel is axes[0] else ""
-        plotting.label_axes(panel, "steps done (%)", y, title=title)
+def draw(rows: Iterable[Mapping[str, Any]]) -> Any:
+    """What was saved in all steps, of the rows of adaptive.csv: one mark a scheme, one line a setting."""
+    rows = list(rows)
+    figure, (axes,) = plotting.new_figure(size=(6.8, 1.8 + 0.34 * len(rows)))
+    places = np.arange(len(rows))
+    found = {name: np.array([float(row[name]) for row in rows]) for name in MARKS}
+    axes.barh(places, found.pop("loop"), **MARKS["loop"])
+    for name, percent in found.items():
+        axes.plot(percent, places, **MARKS[name])
+    names = [readable(str(row["times"])).replace("\n", ", ") for row in rows]
+    axes.set_yticks(places, names)
+    axes.invert_yaxis()
+    axes.grid(False, axis="y")
+    axes.axvline(0, color="black", linewidth=0.8)
+    plotting.label_axes(axes, "time saved against uncoded (%)", "")
+    handles, _ = axes.get_legend_handles_labels()
+    title = "Simulated: all passes, hand-outs and changes of the scheme count"
+    plotting.legend_outside(figure, handles, place="lower", columns=2, title=title)
     return figure
 
 
@@ -210,11 +214,9 @@ def run(out: Path, *, seed: int = 0, traces: Path) -> None:
     rng = np.random.default_rng(seed)
     given = list({**measured, **drifts(rng, STEPS, WORKERS)}.items())
     starts = {_LATE: rng.exponential(1.0, (STEPS, WORKERS))}
-    found = {name: course(name, times, starts.get(name)) for name, times in each(given, "trainings")}
-    rows = [row for row, _ in found.values()]
+    rows = [course(name, times, starts.get(name)) for name, times in each(given, "trainings")]
     show(rows)
-    figure = draw({name: saved for name, (_, saved) in found.items()}, len(measured))
-    save(out, {"adaptive": rows}, {"adaptive": figure})
+    save(out, {"adaptive": rows}, {"adaptive": draw(row._asdict() for row in rows)})
 
 
 if __name__ == "__main__":

@@ -156,7 +156,9 @@ def draw(rows: Sequence[Row], figure: str, schemes: Sequence[bcgc.Scheme]) -> An
     }[figure]
     levels = sorted({row.x for row in rows})[::2] if figure == "3" else ()
     looks.label_axes(axes, x_label, y_label, log=log, x_ticks=levels, title=TITLES[figure])
-    plotting.legend_outside(canvas, handles, title="lines: computed exactly\nopen markers: published")
+    counted = "" if figure == "3" else "\nforward passes and questions\nare free, as in the paper"
+    title = f"lines: computed\nopen markers: published{counted}"
+    plotting.legend_outside(canvas, handles, title=title)
     return canvas
 
 

@@ -202,9 +202,13 @@ def _end_all(shutdown: Callable[[], None], folder: str) -> None:
 
 
 def _kill_in(folder: str) -> None:
-    for pid in _at_work_in(folder):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    """Kill those, and wait until they are gone: they may still make the folder anew."""
+    until = time.monotonic() + _ENDING
+    while (left := _at_work_in(folder)) and time.monotonic() < until:
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
 
 
 def _at_work_in(folder: str) -> list[int]:

@@ -139,8 +139,9 @@ def test_rays_processes_in_what_a_killed_process_left_end_before_it_is_swept(tmp
     left = tmp_path / "bcgc-left"
     left.mkdir(mode=0o700)
     (left / "lock").touch()
-    writes = 'echo; for turn in $(seq 500); do mkdir -p "$1"; sleep 0.01; done'
-    agent = ["sh", "-c", writes, "/any/ray/agent.py", left / "ray"]
+    writes = "for _ in range(500): os.makedirs(sys.argv[2], exist_ok=True); print(flush=True); sleep(0.01)"
+    program = "import os, sys; from time import sleep\n" + writes
+    agent = [sys.executable, "-c", program, "/any/ray/agent.py", left / "ray"]
     with subprocess.Popen(agent, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.read(1)

@@ -65,7 +65,8 @@ def _of_times(path: Path) -> "Figure":
     except ValueError as error:
         raise click.UsageError(
             f"{path} cannot be drawn: it is no table of `bcgc sweep`, `bcgc solve` or `bcgc train`, "
-            f"no plan in JSON, and no log of times: {error}"
+            "no plan in JSON, and no log of times. `bcgc fit` and `bcgc advise` draw with --figure. "
+            f"As a log: {str(error).partition('. ')[0]}"
         ) from None
     times = trace.largest_loads()
     return fits(times.seconds, times.censored, [])

@@ -88,7 +88,8 @@ def plan_of(found: Advice) -> "Solution":
     if stored is None:
         what = "nothing is advised" if found.advised is None else f"{found.advised} needs no plan"
         raise click.UsageError(f"--out: no plan is written, for {what}")
-    saved, limit = found.row(str(found.advised)).saved, found.row(remedies.LIMIT).saved
+    saved = found.row(str(found.advised)).saved
+    limit = found.row(remedies.LIMIT).saved
     error = (saved.high - saved.low) / (2 * 1.96)
     rule = WorkSharing(found.num_workers, stored, found.num_chunks)
     return Solution(

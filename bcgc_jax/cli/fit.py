@@ -29,7 +29,8 @@ from bcgc_jax.solvers.solve import solve
 
 # What is planned for, beside the best fit.
 MEASURED, HEAVY, UNCODED = "measured times", "smooth, Pareto tail", "uncoded"
-APART, TOGETHER = "with start-up", "without start-up"
+APART = "with start-up"
+TOGETHER = "without start-up"
 
 NO_LOADS = (
     "The trace has {loads}. So it cannot tell which share of the time does not grow with the work (a "
@@ -60,9 +61,11 @@ def answer(question: FitOptions) -> None:
     with jax.enable_x64(True):
         with Progress("reading") as bar:
             found = interruptible(lambda: _answer(question, bar))
-        file, rows = Path(traces.trace_name(question)).name, [_fit_row(fit) for fit in found.fits]
+        file = Path(traces.trace_name(question)).name
+        rows = [_fit_row(fit) for fit in found.fits]
         output.print_answer(question, rows, lambda: _json(found, rows), lambda: _print(file, found))
-        laws, planned = [(fit.name, fit.distribution) for fit in found.fits], found.plans[0]["distribution"]
+        laws = [(fit.name, fit.distribution) for fit in found.fits]
+        planned = found.plans[0]["distribution"]
         output.write_figure(question, lambda: plot.fits(found.seconds, found.times.censored, laws))
         output.write_beside(
             question,
@@ -76,14 +79,19 @@ def _answer(question: FitOptions, bar: Progress) -> FitAnswer:
     trace = traces.read_loads(question)
     workers = traces.workers_of(question, trace, question.workers)
     bar.what = "describing"
-    start_up, times, cycles, mean = None, trace.per_cycle(), question.cycles or 1.0, 1.0
+    start_up = None
+    times = trace.per_cycle()
+    cycles = question.cycles or 1.0
+    mean = 1.0
     if not one_load(trace):
         start_up = fit_start_up(trace)
         # Of each iteration's largest load the time, as a share of the mean at that load.
-        last, (start, mean) = trace.largest_loads(), start_up.means
+        last = trace.largest_loads()
+        start, mean = start_up.means
         times = last._replace(seconds=last.seconds / (start + mean * np.asarray(last.load)), load=None)
         cycles = question.cycles or start_up.loads[1] * workers / (question.samples * question.coordinates)
-    description, seconds = describe(times), np.asarray(times.seconds * mean)
+    description = describe(times)
+    seconds = np.asarray(times.seconds * mean)
     fits: list[Fit] = []
     if start_up is None or question.laws:  # plans for times at several loads need no fit
         bar.reach(0, len(question.laws) or len(FAMILIES))
@@ -106,9 +114,20 @@ def _answer(question: FitOptions, bar: Progress) -> FitAnswer:
     # Replays know nothing of passes.
     steps = times if start_up is None and all(problem.bare for problem in problems.values()) else None
     plans = [_plan(name, solutions.get(name), problems, steps, workers) for name in (*laws, UNCODED)]
-    remarks, best = _remarks(trace, description, plans, start_up), solutions[next(iter(laws))]
+    remarks = _remarks(trace, description, plans, start_up)
+    best = solutions[next(iter(laws))]
     remarks += traces.forward_in_words(question, trace)
-    return FitAnswer(trace, times, seconds, description, remarks, fits, plans, best, start_up)
+    return FitAnswer(
+        trace=trace,
+        times=times,
+        seconds=seconds,
+        description=description,
+        remarks=remarks,
+        fits=fits,
+        plans=plans,
+        best=best,
+        start_up=start_up,
+    )
 
 
 def _laws(
@@ -162,7 +181,8 @@ def _remarks(
 ) -> list[str]:
     more = [] if start_up is None else start_up.remarks()
     for plan in plans:
-        promised, taken = plan["runtime_under"].get(MEASURED), plan["replayed_runtime"]
+        promised = plan["runtime_under"].get(MEASURED)
+        taken = plan["replayed_runtime"]
         if plan["distribution"] == MEASURED and promised is not None and taken is not None:
             name = "the plan for the measured times"
             more += traces.later_than_promised(name, promised, taken, plan["replayed_error"])
@@ -179,7 +199,8 @@ def _remarks(
 
 
 def _json(answer: FitAnswer, fits: list[Row]) -> Row:
-    fit, problem = answer.start_up, answer.best.problem
+    fit = answer.start_up
+    problem = answer.best.problem
     slow = [one._asdict() for one in answer.description.slow_workers]
     trace = answer.description._asdict() | {"slow_workers": slow}
     rows = {"trace": trace, "remarks": answer.remarks, "fits": fits, "plans": answer.plans}
@@ -205,7 +226,9 @@ def _fit_row(fit: Fit) -> Row:
 
 
 def _print(file: str, answer: FitAnswer) -> None:
-    d, trace, start_up = answer.description, answer.trace, answer.start_up
+    d = answer.description
+    trace = answer.trace
+    start_up = answer.start_up
     every = np.unique(np.zeros(1) if trace.load is None else trace.load)
     loads = f", at {every.size} loads from {every[0]:g} to {every[-1]:g}" if start_up else ""
     missing = f", {d.num_missing} cells missing" if d.num_missing else ""
@@ -223,7 +246,8 @@ def _print(file: str, answer: FitAnswer) -> None:
         "(in brackets: 95 % intervals)\n",
     )
     if start_up:
-        start, cycle = start_up.mean_start_up, start_up.mean_cycle_time
+        start = start_up.mean_start_up
+        cycle = start_up.mean_cycle_time
         print_lines(f"mean start-up {start}, mean cycle time {cycle} (± standard error)")
     print_lines(*answer.remarks)
     if answer.fits:
@@ -263,11 +287,15 @@ def _print_fits(fits: list[Fit], num_times: int) -> None:
 
 
 def _print_plans(answer: FitAnswer) -> None:
-    plans, laws, problem = answer.plans, list(answer.plans[0]["runtime_under"]), answer.best.problem
+    plans = answer.plans
+    laws = list(answer.plans[0]["runtime_under"])
+    problem = answer.best.problem
     assert problem is not None
     unit, name = traces.unit_of(answer.trace, problem)
     if answer.start_up:
-        unit, load, cycles = 1.0, float(problem.scale * problem.total), float(np.asarray(problem.cycles))
+        unit = 1.0
+        load = float(problem.scale * problem.total)
+        cycles = float(np.asarray(problem.cycles))
         name = f"seconds: b = {cycles:.4g}, of loads of which a worker without redundancy does {load:.4g}"
 
     def under(law: str) -> Shown:

@@ -76,7 +76,8 @@ def one_line_errors() -> Iterator[None]:
         raise click.UsageError(_as_typed(str(error))) from None
 
 
-_QUICKLY, _UNKNOWN_FROM = "--xla_cpu_use_fusion_emitters", (0, 13)
+_QUICKLY = "--xla_cpu_use_fusion_emitters"
+_UNKNOWN_FROM = (0, 13)
 
 
 def compile_quickly() -> None:

@@ -43,7 +43,8 @@ def answer(question: PlotOptions) -> None:
 
 def _of_file(question: PlotOptions) -> "Figure":
     """What it is, its columns say."""
-    path, log = question.file, question.file.suffix == ".jsonl"
+    path = question.file
+    log = question.file.suffix == ".jsonl"
     if path.suffix == ".json":
         plan = Solution.load(path)
         return plans([drawn(plan.method, float(plan.rounded_runtime), plan.plan)], "the plan's unit")
@@ -112,7 +113,8 @@ def _selected(rows: Sequence[Row], question: PlotOptions) -> list[Row]:
 
 def _look(method: str) -> dict[str, Any]:
     """Keywords of a method's curve; options, as the 5 of nested:5, are its marks too."""
-    look, options = plotting.curve(plotting.style(method)), method.partition(":")[2]
+    look = plotting.curve(plotting.style(method))
+    options = method.partition(":")[2]
     marks = {"marker": f"${options}$", "markersize": 8, "markevery": 0.1, "linewidth": 0.8}
     return look | marks if options else look
 
@@ -139,7 +141,13 @@ def drawn(method: str, runtime: float, plan: Plan | None, saved: float | None = 
     """
     cut = plan is not None and np.any(np.asarray(plan.share) < 1)
     if plan is None or plan.completion is None or isinstance(plan.completion, WorkSharing) or cut:
-        return Drawn(method, runtime, np.zeros(0), np.zeros(0), saved)
+        return Drawn(
+            method=method,
+            runtime=runtime,
+            sizes=np.zeros(0),
+            copies=np.zeros(0),
+            saved=saved,
+        )
     sizes, block, data = (np.asarray(a, float) for a in (plan.sizes, plan.block, plan.data))
     data = data if data.ndim == 1 else data.mean(axis=0)  # of workers in groups of unlike sizes
     copies = np.bincount(block[block >= 0].astype(int), data[block >= 0], sizes.size)
@@ -206,7 +214,14 @@ def bars(rows: Sequence[Row], value: str) -> "Figure":
     shares = [row.get("saved") if value == "expected_runtime" else None for row in known]
     none = np.zeros(0)
     one = [
-        Drawn(row["method"], row[value], none, none, share) for row, share in zip(known, shares, strict=True)
+        Drawn(
+            method=row["method"],
+            runtime=row[value],
+            sizes=none,
+            copies=none,
+            saved=share,
+        )
+        for row, share in zip(known, shares, strict=True)
     ]
     _bars(axes, one)
     title = "runtime,  share of uncoded time that is saved" * any(share is not None for share in shares)

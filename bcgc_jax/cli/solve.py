@@ -128,7 +128,8 @@ def _remarks(
         coded, schedules = ([one for one in whole if one[0][kind]] for kind in ("partition", "schedule"))
         handed_out = [one for one in whole if one[0]["bound_of"] == "storage"]
         for row, solution in [*handed_out, *schedules[:1], *coded[:1]]:
-            plan, promised = solution.plan, solve_table.runtime_of(row)
+            plan = solution.plan
+            promised = solve_table.runtime_of(row)
             if row["partition"]:
                 plan = partition_plan(np.array(row["partition"], float), len(row["partition"]))
             assert plan is not None
@@ -139,7 +140,8 @@ def _remarks(
 def _problem(
     question: SolveOptions, trace: Trace | None, law: Distribution | JointDistribution, workers: int
 ) -> Problem:
-    coordinates, costs = question.coordinates, None
+    coordinates = question.coordinates
+    costs = None
     if question.unit_costs is not None:
         costs = jnp.array(_read_unit_costs(question.unit_costs))
         coordinates = len(costs)
@@ -216,7 +218,8 @@ def _answer(
     for row, solution in found:
         if (chained := chained_runtime(solution, solve_table.runtime_of(row), problem)) is not None:
             row["chained_runtime"], row["chained_error"] = map(float, chained)
-    rows, limit = [row for row, _ in found], float(runtime_limit(judged))
+    rows = [row for row, _ in found]
+    limit = float(runtime_limit(judged))
     answer = solve_table.SolveAnswer(problem, rows, limit, question.deadline)
     if question.output == "table":
         # One that asks its workers nothing, and gives the whole gradient.
@@ -271,7 +274,8 @@ def _solve_all(
 
     def place(one: Found) -> tuple[float, float]:
         """Those that are in time often enough by runtime, before the others by how often they are."""
-        chance, least = 0.0, 0.0
+        chance = 0.0
+        least = 0.0
         if question.for_deadline:
             chance = one[0]["completion_probability"] or 0.0
             # In whole numbers the plan that is just often enough in time may be so by less.

@@ -112,7 +112,8 @@ def _in_a_row(answer: SolveAnswer) -> list[str]:
 
 def _columns(answer: SolveAnswer) -> list[output.Shown]:
     """The runtime of each row, what it saves, and how far it is above the bound of the optimum."""
-    bound, (size, _) = _best_bound(answer), answer.unit
+    bound = _best_bound(answer)
+    size, _ = answer.unit
 
     def runtime(row: Row) -> str:
         return f"{runtime_of(row) / size:.4g}" if np.isfinite(runtime_of(row)) else row["status"]
@@ -130,7 +131,8 @@ def _columns(answer: SolveAnswer) -> list[output.Shown]:
         count = sum(size > 0 for size in row["schedule"]["sizes"])
         return f"{count} block{'s' if count > 1 else ''}, no code"
 
-    chance, deadline = output.figure("completion_probability", ".4f"), (answer.deadline or 0) / size
+    chance = output.figure("completion_probability", ".4f")
+    deadline = (answer.deadline or 0) / size
     share = f"share of {answer.parts}\nat level 0…{num_workers(answer.problem) - 1}"
     return [
         output.scheme_column(),
@@ -190,7 +192,8 @@ def _storage(answer: SolveAnswer) -> Iterator[str]:
         return
     yield "Work sharing hands out chunks, whole passes over microbatches, to free workers that store them."
     for row in shared:
-        bound, less = row["lower_bound"] / answer.unit[0], 100 * row["relative_gap"]
+        bound = row["lower_bound"] / answer.unit[0]
+        less = 100 * row["relative_gap"]
         if row["stored_subsets"] < num_workers(answer.problem):
             yield (
                 f"With {row['stored_subsets']} subsets stored no exact scheme is faster than {bound:.4g}, "
@@ -206,7 +209,9 @@ def _storage(answer: SolveAnswer) -> Iterator[str]:
 
 def _errors(answer: SolveAnswer) -> Iterator[str]:
     """What is no exact expectation or no proven optimum, and what a bound is for."""
-    rows, iteration, (size, _) = answer.rows, iteration_of(answer.problem), answer.unit
+    rows = answer.rows
+    iteration = iteration_of(answer.problem)
+    size, _ = answer.unit
     errors = {row["method"]: 100 * (row["runtime_error"] or 0) / runtime_of(row) for row in rows}
     drawn = [name for name, error in errors.items() if error > 0.01]  # those of quadrature are far below
     most = f"standard error up to {max(errors.values(), default=0):.1g} %"
@@ -225,7 +230,9 @@ def _errors(answer: SolveAnswer) -> Iterator[str]:
         low, high = (time / size for time in answer.interval)
         yield f"{rows[0]['method']}: {low:.4g} to {high:.4g} with 95 % confidence, blocks of steps resampled."
     for row in [row for row in rows if row["kind"] == "local"]:
-        text, value, bound = "", runtime_of(row), row["lower_bound"]
+        text = ""
+        value = runtime_of(row)
+        bound = row["lower_bound"]
         if bound and np.isfinite(value):
             of_groups = row["bound_of"] == "groups"
             which = "For independent workers no plan with these groups" if of_groups else "None"
@@ -238,7 +245,8 @@ def _errors(answer: SolveAnswer) -> Iterator[str]:
     if ended:
         yield f"The search ended before it converged, so a faster plan may be near: {', '.join(ended)}."
     for row in [row for row in rows if "levels" in row][:1]:
-        levels, several = ", ".join(map(str, row["levels"])), "s" * (len(row["levels"]) > 1)
+        levels = ", ".join(map(str, row["levels"]))
+        several = "s" * (len(row["levels"]) > 1)
         yield f"The bound of {row['method']} is for plans of the level{several} {levels} only."
     inexact = [output.row_label(row) for row in rows if row["exact_gradient"] is False]
     if inexact:
@@ -247,14 +255,17 @@ def _errors(answer: SolveAnswer) -> Iterator[str]:
 
 def _plan(answer: SolveAnswer) -> Iterator[str]:
     """Of each kind the best plan: its blocks, what is stored for them, and where it is worth nothing."""
-    order, of_all = "in the order in which they are computed", f"of the {num_workers(answer.problem)}"
+    order = "in the order in which they are computed"
+    of_all = f"of the {num_workers(answer.problem)}"
     for row in [row for row in answer.rows if "groups" in (row["schedule"] or {})][:1]:
         yield f"\nThe plan of {row['method']}, blocks {order}:"
         most = 0
         for block, (size, groups) in enumerate(zip(*row["schedule"].values(), strict=True)):
             if size:
-                low, high = min(map(len, groups)), max(map(len, groups))
-                each, several = f"{low}" if low == high else f"{low} to {high}", "s" * (len(groups) > 1)
+                low = min(map(len, groups))
+                high = max(map(len, groups))
+                each = f"{low}" if low == high else f"{low} to {high}"
+                several = "s" * (len(groups) > 1)
                 yield f"block {block}: {len(groups)} group{several} of {each}, {size:,} {answer.parts}"
                 most = max(most, high)
         yield (

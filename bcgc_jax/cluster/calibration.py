@@ -73,7 +73,8 @@ def calibrate(
         per_cycle, per_setup, message = _costs(columns[:, : 3 if len(plan.blocks) > 1 else 1], typical)
         setup_cycles = per_setup / per_cycle
     else:
-        setup_cycles, message = costs.setup_cycles, costs.message_seconds
+        setup_cycles = costs.setup_cycles
+        message = costs.message_seconds
     cycles = coordinates + setup_cycles * setup
     spent = np.sum(np.where(done, seconds - message, 0), axis=1)
     end = np.max(spent, axis=1, keepdims=True)
@@ -127,7 +128,8 @@ def _seconds(work: Sequence[Work], plan: CodingPlan) -> tuple[list[int], np.ndar
     if not work:
         raise ValueError("no work was measured: take the `work` of a training or of gradients")
     iterations, step = np.unique([item.iteration for item in work], return_inverse=True)
-    seconds, number = np.full((len(iterations), len(plan.tasks(0)), plan.num_workers), np.nan), plan.numbers()
+    seconds = np.full((len(iterations), len(plan.tasks(0)), plan.num_workers), np.nan)
+    number = plan.numbers()
     for k, item in zip(step, work, strict=True):
         task = number.get((item.worker, item.block, item.subset))
         if task is None:
@@ -156,7 +158,8 @@ def _cycles(plan: CodingPlan, num_samples: float) -> tuple[np.ndarray, np.ndarra
 
 def _costs(columns: np.ndarray, values: np.ndarray) -> list[float]:
     """Least squares, the first coefficient > 0 and all others ≥ 0; 0 for columns that are left out."""
-    best, found = np.inf, np.zeros(3)
+    best = np.inf
+    found = np.zeros(3)
     scale = np.maximum(np.abs(columns).max(axis=0), 1e-300)  # they differ by the number of coordinates
     for others in ([], [1], [2], [1, 2])[: 2 ** (columns.shape[1] - 1)]:
         chosen = [0, *others]
@@ -164,6 +167,7 @@ def _costs(columns: np.ndarray, values: np.ndarray) -> list[float]:
         solution = np.linalg.lstsq(matrix, values, rcond=None)[0]
         error = float(np.sum((matrix @ solution - values) ** 2))
         if solution[0] > 0 and solution.min() >= 0 and error < best * (1 - 1e-9):
-            best, found = error, np.zeros(3)
+            best = error
+            found = np.zeros(3)
             found[chosen] = solution / scale[chosen]
     return found.tolist()

@@ -161,7 +161,9 @@ def made_with(
     round differently); and the `settings`, as they are printed.
     """
     ones = jax.tree.map(jnp.ones_like, params)
-    twos, state, moved = jax.tree.map(lambda x: 2 * x, ones), optimizer.init(ones), []
+    twos = jax.tree.map(lambda x: 2 * x, ones)
+    state = optimizer.init(ones)
+    moved = []
     for _ in range(2):  # momentum, and schedules that begin at 0, show in the second
         updates, state = optimizer.update(twos, state, ones)
         norms = (np.linalg.norm(np.ravel(np.asarray(u, float))) for u in jax.tree.leaves(updates))

@@ -68,15 +68,19 @@ class ChunkWorker:
 
     def __init__(self, duty: Duty, index: int, subsets: Mapping[Chunk, PyTree]) -> None:
         assert isinstance(duty.plan, SharedPlan)
-        self.duty, self.index, self.subsets = duty, index, subsets
+        self.duty = duty
+        self.index = index
+        self.subsets = subsets
         self._sizes = duty.plan.sizes
         self._drawn = None if duty.batch_size is None else duty.plan.drawn(duty.batch_size)
         self._keys = keys_of(duty.loss, jax.random.key(duty.seed))
-        self._begin, self._began = Begin(Question(-1, index, 0), 0), 0.0
+        self._begin = Begin(Question(-1, index, 0), 0)
+        self._began = 0.0
         self._params: PyTree = None
         self._last: tuple[Chunk, list[Array]] | None = None  # not decided yet; without samples []
         self._sums: dict[int, Sum] = {}
-        self._stopped, self._changed = -1, threading.Condition()
+        self._stopped = -1
+        self._changed = threading.Condition()
         self._line: tuple[Place, Line] | None = None
 
     def warm_up(self) -> None:
@@ -103,8 +107,10 @@ class ChunkWorker:
     def open(self, begin: Begin, leaves: Sequence[np.ndarray]) -> None:
         """A step, with the `leaves` of the parameters. What is left of an earlier one is forgotten."""
         with self._changed:
-            self._begin, self._began = begin, time.perf_counter()
-            self._sums, self._last = {}, None
+            self._begin = begin
+            self._began = time.perf_counter()
+            self._sums = {}
+            self._last = None
             self._changed.notify_all()  # whoever waits for a sum of an earlier step
         with jax.enable_x64(self.duty.x64):  # a setting of each thread
             tree = jax.tree.structure(self.duty.params)
@@ -168,14 +174,16 @@ class ChunkWorker:
 
     def _decide(self, answer: Answer) -> None:
         """The last gradient is added to a sum, or dropped. A sum that was asked for stays as it is."""
-        last, self._last = self._last, None
+        last = self._last
+        self._last = None
         with self._changed:
             self._sums = {number: one for number, one in self._sums.items() if number in answer.standing}
             if last is None or answer.keep is None or answer.keep not in answer.standing:
                 return
             chunk, found = last
             before = self._sums.get(answer.keep, Sum(answer.keep, frozenset(), []))
-            total, weight = before.leaves, float(self.duty.weights[chunk])
+            total = before.leaves
+            weight = float(self.duty.weights[chunk])
             if found:
                 total = _added(total, found, weight) if total else _begun(found, weight)
             self._sums[answer.keep] = Sum(answer.keep, before.label | {chunk}, total)

@@ -44,7 +44,8 @@ def train_digits_on_cluster(
     checkpoints = None
     if run.checkpoints is not None:
         folder = Path(run.checkpoints)
-        checkpoints, log = folder / "state", _logged(folder / "log.jsonl")
+        checkpoints = folder / "state"
+        log = _logged(folder / "log.jsonl")
         listeners.append(json_lines(folder / "log.jsonl"))
 
     @jax.jit

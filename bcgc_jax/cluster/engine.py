@@ -82,7 +82,8 @@ def load_ray(*, local: bool = True) -> Any:
 # What ends Ray, where a cluster of this process has started or joined it: the last of its users does. One
 # thread at a time starts or ends it.
 _ending: contextlib.ExitStack | None = None
-_users, _turn = 0, threading.Lock()
+_users = 0
+_turn = threading.Lock()
 
 
 @contextlib.contextmanager
@@ -99,7 +100,8 @@ def session(address: str | None, num_workers: int, store_bytes: int) -> Iterator
         ray = load_ray(local=address is None)
         if not ray.is_initialized():
             _start(ray, stack, address, num_workers, store_bytes)
-            _ending, _users = stack.pop_all(), 0
+            _ending = stack.pop_all()
+            _users = 0
         elif address is not None:
             raise ConnectionError(
                 "this process is connected to a Ray cluster already: end that (ray.shutdown(), and each "
@@ -115,7 +117,8 @@ def session(address: str | None, num_workers: int, store_bytes: int) -> Iterator
         with _turn:
             _users -= 1
             if _ending is not None and not _users:
-                ending, _ending = _ending, None
+                ending = _ending
+                _ending = None
                 ending.close()
 
 
@@ -356,7 +359,8 @@ def _made_chunks(
 
     And how many samples the subsets have: one number, or the master refuses them.
     """
-    found, counts = {}, set()
+    found = {}
+    counts = set()
     for _, numbers in itertools.groupby(sorted(held), key=lambda chunk: chunk[0]):
         chunks = list(numbers)
         whole = held[chunks[0]].make()

@@ -85,7 +85,8 @@ class Cluster(Processes):
     ) -> None:
         if num_workers < 1 or not patience > 0:
             raise ValueError("a cluster needs at least one worker, and patience of more than 0 seconds")
-        self._numbers, self._calls = itertools.count(1), itertools.count(1)
+        self._numbers = itertools.count(1)
+        self._calls = itertools.count(1)
         self._used = threading.RLock()
         self._is_local = address is None
         self._asked_at: Desk | None = None
@@ -165,7 +166,8 @@ class Cluster(Processes):
         """
         self._check_open()
         check_params(params)
-        workers, weights = plan.num_workers, np.ones(plan.num_workers)
+        workers = plan.num_workers
+        weights = np.ones(plan.num_workers)
         given: Any
         if isinstance(plan, SharedPlan):
             given, weights = self._chunks(plan, subsets, batch_size)
@@ -209,7 +211,8 @@ class Cluster(Processes):
                 "samples or fewer chunks"
             )
         if callable(subsets):
-            made, numbers = self._made(subsets, plan.num_workers), range(len(plan.sizes))
+            made = self._made(subsets, plan.num_workers)
+            numbers = range(len(plan.sizes))
             return {(one.number, c): one for one in made for c in numbers}, np.zeros(0)
         if len(subsets) != plan.num_workers:
             raise ValueError(f"there must be {plan.num_workers} subsets, one a worker, got {len(subsets)}")
@@ -260,7 +263,9 @@ class Cluster(Processes):
 
     def _collect(self, params: PyTree, pace: Pace | None) -> ClusterGradient:
         with self.at_work():
-            begin, call, given = time.monotonic(), next(self._calls), self.given
+            begin = time.monotonic()
+            call = next(self._calls)
+            given = self.given
             leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
             large = sum(leaf.nbytes for leaf in leaves) > 2**16  # into the store once, not to each worker
             told = self.ray.put(leaves) if large else leaves
@@ -290,7 +295,9 @@ class _Iteration:
     """One iteration of `processes`, by a `round`; `call` is new for each one, and what its end stops."""
 
     def __init__(self, round_: Round, processes: Processes, call: int, begin: float) -> None:
-        self.round, self.processes, self.call = round_, processes, call
+        self.round = round_
+        self.processes = processes
+        self.call = call
         self.ray = processes.ray
         self.begin = self.looked = begin
         self.workers = range(processes.num_workers)
@@ -317,7 +324,8 @@ class _Iteration:
             for worker in self.computing:  # also where it ends with an exception
                 if (process := self.processes[worker]) is not None:
                     process.actor.stop.remote(self.call)
-        gradient, seconds = jax.block_until_ready(gradient), self.now
+        gradient = jax.block_until_ready(gradient)
+        seconds = self.now
         found = self.round.completed, self.round.arrived, tuple(self.round.work)
         return ClusterGradient(gradient, seconds, *found, self.busy)
 
@@ -350,7 +358,8 @@ class _Iteration:
 
     def _take(self) -> None:
         """Wait for whatever comes next, and take all that is there."""
-        waiting, pause = list(self.waiting), self.processes.pause
+        waiting = list(self.waiting)
+        pause = self.processes.pause
         ready, _ = self.ray.wait(waiting, num_returns=1, timeout=pause)
         signals.check()
         if ready and len(waiting) > 1:
@@ -388,7 +397,8 @@ class _Iteration:
 
     def _hear(self, ask: Ask, reference: Any, worker: int) -> None:
         """An answer, a message of a stream, or its end: after the last task, or where it was stopped."""
-        message, ended = None, True
+        message = None
+        ended = True
         is_stream = ask.method != "deliver"
         if is_stream:
             with contextlib.suppress(StopIteration):

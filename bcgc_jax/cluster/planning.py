@@ -142,7 +142,8 @@ class Course:
         self._plan_key, self._pace_key, batch_key = jax.random.split(self.key, 3)
         self._seed = int(jax.random.randint(batch_key, (), 0, 2**31 - 1))
         # Workers of the training, and how many there can be at most.
-        self.num_workers, self._most = self.cluster.size, sys.maxsize
+        self.num_workers = self.cluster.size
+        self._most = sys.maxsize
         if isinstance(self.source, Told):
             problem = self.source.problem
             self.num_workers = self._most = int(np.asarray(problem.num_workers))
@@ -177,7 +178,8 @@ class Course:
 
     def follow(self) -> bool:
         """Whether there are others than the plan is for, or other work: `before_step` has the cluster too."""
-        cluster, left = self.cluster, len(self.members)
+        cluster = self.cluster
+        left = len(self.members)
         resized = not cluster.does(self._given)
         count = min(cluster.num_workers if resized else left + cluster.returning(), self._most)
         self.num_workers = max(self.num_workers, count)
@@ -202,13 +204,16 @@ class Course:
                 if not self._joined:
                     raise
                 warnings.warn(f"workers that could be there again are left out: {error}", stacklevel=3)
-                self.members, self._joined = [w for w in self.members if w not in self._joined], []
+                self.members = [w for w in self.members if w not in self._joined]
+                self._joined = []
         if self.pace is not None:  # the link in seconds too
             sent, load = (np.asarray(each, float) for each in (scheme.sent, scheme.load))
             scheme = replace(scheme, load=load, sent=self.pace.seconds * sent)
             nothing = np.zeros(len(self.members))
             scheme.work.completed(scheme.pace(nothing, nothing))  # compiled before the clock runs
-        self.scheme, self._given, self._joined = scheme, self.cluster.given, []
+        self.scheme = scheme
+        self._given = self.cluster.given
+        self._joined = []
 
     def gradient(self, params: PyTree, step: int) -> ClusterGradient:
         """Whoever is lost meanwhile; those who have returned, and another plan, are there before."""
@@ -233,8 +238,11 @@ def scheme_for(
     key: Array, told: Told, members: Sequence[int], params: PyTree, batch_size: int | None
 ) -> TrainingScheme:
     """What is planned for those workers of a problem that are left."""
-    problem, method, options = told.problem, told.method, told.plan_options
-    workers, left = int(np.asarray(problem.num_workers)), len(members)
+    problem = told.problem
+    method = told.method
+    options = told.plan_options
+    workers = int(np.asarray(problem.num_workers))
+    left = len(members)
     if left < workers:
         law = problem.cycle_time.of_workers(members)
         samples = problem.num_samples * (1 if batch_size is None else left / workers)
@@ -267,7 +275,9 @@ class Loop(Course):
         self._works: dict[bool, Assignment] = {}
         self._trials: Trials | None = None  # None where there is nothing to be tried
         # The step of now, what it took, and the faults before it.
-        self._step, self._took, self._faults = 0, 0.0, 0
+        self._step = 0
+        self._took = 0.0
+        self._faults = 0
 
     @property
     def _wanted(self) -> bool:
@@ -288,7 +298,8 @@ class Loop(Course):
         if self._trials is not None and len(self.cluster.faults) == self._faults:
             self._trials.observe(self._took, isinstance(self.scheme, SharedScheme))
         if self.pace is not None and self._wanted and True in self._schemes:
-            shared, nothing = self._schemes[True], np.zeros(len(self.members))
+            shared = self._schemes[True]
+            nothing = np.zeros(len(self.members))
             shared.work.completed(shared.pace(nothing, nothing))  # compiled beside the clock
 
     def is_ready(self) -> bool:
@@ -302,7 +313,8 @@ class Loop(Course):
             self._begin_trials()
         work = self._works.get(self._wanted)
         sharing = self._wanted and work is not None and work.ready == len(self.members)
-        work, scheme = self._works[sharing], self._schemes[sharing]
+        work = self._works[sharing]
+        scheme = self._schemes[sharing]
         self.cluster.take_up(work)
         work.ready = len(self.members)
         if before not in (None, scheme.method):
@@ -312,10 +324,12 @@ class Loop(Course):
 
     def _begin_trials(self) -> None:
         """Without redundancy."""
-        workers, size = len(self.members), sum(np.size(leaf) for leaf in jax.tree.leaves(self.params))
+        workers = len(self.members)
+        size = sum(np.size(leaf) for leaf in jax.tree.leaves(self.params))
         whole = partition_plan(np.array([float(size), *[0.0] * (workers - 1)]), workers)
         plan = assign(self._plan_key, whole, self.params, workers, mean=self.source.mean)
-        self._schemes, self._works = {}, {}
+        self._schemes = {}
+        self._works = {}
         self._prepare(False, TrainingScheme(plan, jnp.ones(1), jnp.zeros(1), method="uncoded"))
         can_share = min(self.source.max_stored, workers) > 1 and self._numbers_of_chunks()
         self._trials = Trials(self.num_steps - max(self._step, self.first)) if can_share else None

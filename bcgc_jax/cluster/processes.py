@@ -116,11 +116,13 @@ class Process:
     born_at: float = dataclasses.field(default_factory=time.monotonic)
 
     def ask(self) -> None:
-        self.asked, self.asked_at = self.actor.answer.remote(), time.monotonic()
+        self.asked = self.actor.answer.remote()
+        self.asked_at = time.monotonic()
 
     def speaks(self) -> None:
         """Take note of a sign of life."""
-        self.asked, self.heard = None, time.monotonic()
+        self.asked = None
+        self.heard = time.monotonic()
 
     def has_answered(self, wait: float | None = 0) -> bool:
         """Whether it answers what it was asked within so many seconds, which says who it is."""
@@ -130,7 +132,8 @@ class Process:
                 if self.pid is None and node == self.here:
                     with contextlib.suppress(AttributeError, OSError):  # another system; or it is gone
                         self.handle = os.pidfd_open(pid)
-                self.node, self.pid = node, pid
+                self.node = node
+                self.pid = pid
         return bool(answered)
 
     def end(self) -> None:
@@ -179,8 +182,11 @@ class Processes:
     def __init__(
         self, ray: Any, num_workers: int, programs: str, *, replace: bool, patience: float, num_gpus: float
     ) -> None:
-        self.ray, self.replace, self.patience = ray, replace, patience
-        self.size, self.iteration = num_workers, 0
+        self.ray = ray
+        self.replace = replace
+        self.patience = patience
+        self.size = num_workers
+        self.iteration = 0
         self.faults: list[Fault] = []
         self.why = ""  # the worker lost last was lost
         self.error: Exception | None = None
@@ -406,7 +412,8 @@ class Processes:
 
     def silence(self, worker: int) -> str:
         """Why it counts as hung: silent, asked, and still silent; or without room to start. Else ""."""
-        process, now = self._all[worker], time.monotonic()
+        process = self._all[worker]
+        now = time.monotonic()
         if process is None:
             return ""
         if process.asked is not None:
@@ -436,13 +443,15 @@ class Processes:
         self._all[worker] = None
         if not self.replace:
             return
-        refused, crowded = "", why == _NO_ROOM
+        refused = ""
+        crowded = why == _NO_ROOM
         if process.attempts >= _ATTEMPTS:
             refused = f"{_ATTEMPTS} successors ended without an iteration done"
         elif what == "hung" and not (started or self._started_in):
             refused = "it never started"
         elif short := self._shortage(1):
-            crowded, refused = True, f"there is no room for another: {short}"
+            crowded = True
+            refused = f"there is no room for another: {short}"
         if refused:
             self._missing += crowded
             warnings.warn(f"worker {worker} {what} ({reason}) and is given up: {refused}", stacklevel=2)

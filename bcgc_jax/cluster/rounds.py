@@ -86,8 +86,13 @@ class CodedRound:
     behind = 2
 
     def __init__(self, decoder: Decoder, call: int, iteration: int, leaves: Any, pace: Pace | None) -> None:
-        self.decoder, self.rule, self.plan = decoder, Rule(decoder), decoder.plan
-        self._call, self._iteration, self._leaves, self._pace = call, iteration, leaves, pace
+        self.decoder = decoder
+        self.rule = Rule(decoder)
+        self.plan = decoder.plan
+        self._call = call
+        self._iteration = iteration
+        self._leaves = leaves
+        self._pace = pace
         self.arrived = np.zeros((len(self.plan.blocks), self.plan.num_workers), bool)
         self.completed = np.full(len(self.plan.blocks), np.inf)
         self.work: list[Work] = []
@@ -144,5 +149,6 @@ class CodedRound:
         self.arrived[block, question.worker] = True
         if (part := self.rule.part(block)) is None:
             return self._asks(self.rule.due(block))
-        self._parts[block], self.completed[block] = part, now
+        self._parts[block] = part
+        self.completed[block] = now
         return []

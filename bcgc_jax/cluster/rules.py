@@ -32,9 +32,11 @@ class Decoder:
     """
 
     def __init__(self, plan: CodingPlan, params: PyTree) -> None:
-        self.plan, self._params = plan, params
+        self.plan = plan
+        self._params = params
         self._dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(params)]
-        self.needed, self.offers = plan.rule.awaited(None), offers_of(plan)
+        self.needed = plan.rule.awaited(None)
+        self.offers = offers_of(plan)
         self.last = [plan.tasks(worker)[-1] for worker in range(plan.num_workers)]
         self._encodings = [np.asarray(code.encoding) for code in plan.codes]
         for encoding in self._encodings[:1]:  # compiled, once for so many workers
@@ -53,7 +55,8 @@ class Decoder:
                 return None
             weights = np.asarray(found.weights)
         scaled = [(self.plan.scaling * weights[w], sent) for w, sent in messages.items() if weights[w]]
-        parts, begin = [], 0
+        parts = []
+        begin = 0
         for leaf, start, stop in self.plan.blocks[block].pieces:
             parts.append(_sum(scaled, begin, np.empty(stop - start, self._dtypes[leaf])))
             begin += stop - start
@@ -93,7 +96,9 @@ class Rule:
     """
 
     def __init__(self, decoder: Decoder) -> None:
-        self.decoder, self._plan, self._wanted = decoder, decoder.plan, decoder.needed.copy()
+        self.decoder = decoder
+        self._plan = decoder.plan
+        self._wanted = decoder.needed.copy()
         # Who has announced what, `[B, worker, piece]`; what was asked for or has come, `[B, piece]`.
         self._ready = np.zeros_like(decoder.offers)
         self._taken = np.zeros_like(decoder.offers[:, 0])
@@ -110,7 +115,8 @@ class Rule:
     def take(self, question: Question, values: np.ndarray) -> bool:
         """What was asked for came, or a message unasked: whether it counts."""
         worker, block, _ = question
-        pieces, messages = pieces_of(self._plan, question), self._messages[block]
+        pieces = pieces_of(self._plan, question)
+        messages = self._messages[block]
         if question in self._open:
             self._open.remove(question)
         elif not self._plan.coded or self._taken[block, pieces].any():
@@ -134,7 +140,8 @@ class Rule:
         if (part := self.decoder.part(block, self._messages[block])) is None:
             self._wanted[block] += 1  # random codes amplify too much once in a great while: one more helps
             return None
-        self._wanted[block], self._messages[block] = 0, {}
+        self._wanted[block] = 0
+        self._messages[block] = {}
         return part
 
     def lose(self, worker: int) -> list[Question]:
@@ -153,7 +160,9 @@ class Rule:
 
     def due(self, block: int) -> list[Question]:
         """For what nobody was asked for: few questions, and of those who had few."""
-        taken, ready, questions = self._taken[block], self._ready[block], []
+        taken = self._taken[block]
+        ready = self._ready[block]
+        questions = []
         if not self._plan.coded and not np.all(taken | ready.any(axis=0)):
             return []
         while taken.sum() < self._wanted[block]:

@@ -48,8 +48,11 @@ class SharedRound:
         self.arrived = np.zeros((1, workers), bool)
         self.completed = np.full(1, np.inf)
         self.work: list[Work] = []
-        self._params, self._iteration, self._leaves = params, iteration, leaves
-        self._place, self._touch = place, touch
+        self._params = params
+        self._iteration = iteration
+        self._leaves = leaves
+        self._place = place
+        self._touch = touch
         self._pace = pace
         self._largest = max(plan.sizes)
         self._turn = threading.RLock()
@@ -184,7 +187,17 @@ class SharedRound:
         ticket, (subset, chunk) = self._given.pop(worker)
         self.timing.ended(worker, now)
         done = now - self._began[worker]
-        self.work.append(Work(self._iteration, worker, chunk, seconds, subset, done, now))
+        self.work.append(
+            Work(
+                iteration=self._iteration,
+                worker=worker,
+                block=chunk,
+                seconds=seconds,
+                subset=subset,
+                done=done,
+                heard=now,
+            )
+        )
         keep = self._keep[worker] = self.handout.done(who, ticket)
         if keep is not None:
             self._names[worker].add(keep)
@@ -214,7 +227,8 @@ class SharedRound:
 
     def _tell(self, worker: int, answer: Answer) -> None:
         """With what becomes of its last gradient, and the sums that still stand."""
-        who, keep = self.handout.member(worker), self._keep.pop(worker, None)
+        who = self.handout.member(worker)
+        keep = self._keep.pop(worker, None)
         self._names[worker] = {name for name in self._names[worker] if self.handout.stands(who, name)}
         standing = tuple(sorted(name.number for name in self._names[worker]))
         answer = answer._replace(keep=None if keep is None else keep.number, standing=standing)
@@ -259,7 +273,8 @@ class SharedRound:
         for worker, since in self._asked.values():
             patience = self.timing.patience(worker, self._largest, self.handout.voided)
             if worker in self._resting:
-                since, patience = max(since, self._came), max(patience, 2 * self._longest)
+                since = max(since, self._came)
+                patience = max(patience, 2 * self._longest)
             yield worker, since + patience
 
     def _add(self, leaves: list[np.ndarray]) -> None:
@@ -282,7 +297,8 @@ class Desk:
         self._serves: tuple[SharedRound, float] | None = None  # in one, for the server's thread reads it
         self._server = Server(self, host)
         self.place = Place(*self._server.address, self._server.key)
-        self.touch, self.close = self._server.touch, self._server.close
+        self.touch = self._server.touch
+        self.close = self._server.close
 
     def serve(self, one: SharedRound, began: float) -> None:
         """From now on: `began` is the time that its times are counted from."""

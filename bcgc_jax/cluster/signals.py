@@ -40,7 +40,8 @@ def _hear(number: int, frame: Any) -> None:
 def handled() -> Iterator[None]:
     """Each ends what goes on in order, contexts included; answers of the caller's own stay."""
     global _came
-    _came, usual = None, (signal.SIG_DFL, signal.default_int_handler)
+    _came = None
+    usual = (signal.SIG_DFL, signal.default_int_handler)
     with _answered({n: _hear if answer in usual else answer for n, answer in _answers().items()}):
         yield
 

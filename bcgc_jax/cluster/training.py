@@ -142,8 +142,10 @@ def train_on_cluster(
         one = jax.tree.map(lambda x: np.asarray(x[:1]), data)
         check_loss(loss, params, one, plans.plan_options.get("mean", True))
     run = cluster if isinstance(cluster, Run) else Run(cluster)
-    cluster, first = run.cluster, 0
-    state, first_fault = (params, optimizer.init(params)), len(cluster.faults)
+    cluster = run.cluster
+    first = 0
+    state = (params, optimizer.init(params))
+    first_fault = len(cluster.faults)
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(cluster.at_work())
@@ -164,7 +166,8 @@ def train_on_cluster(
             first, state = checkpoints.last(state, described, most=num_steps) or (first, state)
         jax.block_until_ready(_advance(optimizer, state, state[0]))  # compiled before the clock runs
         course.begin(first)
-        paced, told = [], list[Future[Step]]()
+        paced = []
+        told = list[Future[Step]]()
         # At its end it waits, also after an error: what is done is to be on record.
         beside = stack.enter_context(ThreadPoolExecutor(1))
         x64 = bool(jnp.result_type(float) == jnp.float64)
@@ -178,7 +181,13 @@ def train_on_cluster(
             if checkpoints is not None:
                 checkpoints.save(step + 1, state, wait=step + 1 == num_steps)
             course.hear(found)
-            ended = Step(step, seconds, course.scheme.method, len(course.members), None)
+            ended = Step(
+                step=step,
+                seconds=seconds,
+                scheme=course.scheme.method,
+                num_workers=len(course.members),
+                metrics=None,
+            )
             told.append(beside.submit(evaluated, evaluate, run, x64, ended, state[0]))
             if len(told) > 2:  # two are to come; what another one raised is raised here
                 told[-3].result()

@@ -53,7 +53,8 @@ class Trials:
     """
 
     def __init__(self, num_steps: int) -> None:
-        self.num_steps, self.step = num_steps, 0
+        self.num_steps = num_steps
+        self.step = 0
         self.sharing = False
         self._took = {sharing: deque[float](maxlen=_KEPT) for sharing in (False, True)}
         # Steps of the next stint with sharing, and of one without after sharing has lost.
@@ -98,7 +99,8 @@ class Trials:
 
     def _decide(self) -> None:
         uncoded, sharing = self.means
-        faster, clear = sharing < uncoded, self._is_clear()
+        faster = sharing < uncoded
+        clear = self._is_clear()
         if self.sharing:
             self._without = FIRST if faster else min(2 * self._without, _LONGEST)
             self._begin(False, self._without)
@@ -112,7 +114,9 @@ class Trials:
             self._stint += FIRST
 
     def _begin(self, sharing: bool, steps: int) -> None:
-        self.sharing, self._stint, self._done = sharing, steps, 0
+        self.sharing = sharing
+        self._stint = steps
+        self._done = 0
         self._lost_in_stint = 0.0
 
 

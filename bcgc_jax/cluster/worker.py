@@ -100,7 +100,9 @@ class WorkerProcess:
     """
 
     def __init__(self, duty: Duty, index: int, subsets: Mapping[int, PyTree]) -> None:
-        self.duty, self.index, self.subsets = duty, index, subsets
+        self.duty = duty
+        self.index = index
+        self.subsets = subsets
         assert isinstance(duty.plan, CodingPlan)
         self.plan = duty.plan
         self._tasks = duty.plan.tasks(index)
@@ -114,7 +116,8 @@ class WorkerProcess:
         encode = functools.partial(_message, duty.plan, jax.tree.leaves(duty.params))
         self._encode = jax.jit(encode, static_argnums=0)
         # The last call that was stopped, and when; how long the one that ran then took to end.
-        self._stopped, self._stopped_at = -1, 0.0
+        self._stopped = -1
+        self._stopped_at = 0.0
         self._overrun = self._slept = 0.0
         # A call of the master, and what was computed for it, by block and subset.
         self._kept: tuple[int, dict[tuple[int, int], np.ndarray]] = (-1, {})
@@ -156,7 +159,8 @@ class WorkerProcess:
         kept: dict[tuple[int, int], np.ndarray] = {}
         self._kept = (call, kept)
         for number, task in enumerate(self._tasks):
-            start, self._slept = time.perf_counter(), 0.0
+            start = time.perf_counter()
+            self._slept = 0.0
             span = None if spans is None else spans[number]
             with jax.enable_x64(self.duty.x64):
                 values = self._values(call, number, iteration, params, passes, span)
@@ -171,7 +175,13 @@ class WorkerProcess:
             if keep := large or not self._coded:
                 kept[task.block, task.subsets[0]] = values
             done = time.perf_counter() - begin
-            yield Message(task, seconds, None if keep else values, done, overrun)
+            yield Message(
+                task=task,
+                seconds=seconds,
+                values=None if keep else values,
+                done=done,
+                overrun=overrun,
+            )
 
     def deliver(self, call: int, block: int, subsets: Sequence[int]) -> np.ndarray | None:
         """The sum over `subsets` of what was computed of a block, `[size]`, or its message if that was kept.
@@ -212,7 +222,8 @@ class WorkerProcess:
         """The message of a task, or the gradient of its subset; None if the call is stopped before it."""
         block, subsets = self._tasks[number]
         share = self.plan.blocks[block].share
-        weights, gradients = np.zeros(len(subsets)), list[Any]([None] * len(subsets))
+        weights = np.zeros(len(subsets))
+        gradients = list[Any]([None] * len(subsets))
         for k, j in enumerate(subsets):
             if (j, share) not in passes:
                 passes[j, share] = self._begin(j, iteration, share, params)
@@ -235,19 +246,22 @@ class WorkerProcess:
 
     def _begin(self, subset: int, iteration: int, share: Any, params: PyTree) -> _Part:
         """Chunks of one size, or of two that differ by a sample."""
-        data, size = self.subsets[subset], self.duty.batch_size
+        data = self.subsets[subset]
+        size = self.duty.batch_size
         samples = num_samples(data)
         if size is not None:
             # The same for all workers that hold the subset.
             draw = np.random.default_rng([self.duty.seed, iteration, subset])
             chosen = draw.permutation(samples)[:size]
-            data, samples = jax.tree.map(lambda x: x[chosen], data), size
+            data = jax.tree.map(lambda x: x[chosen], data)
+            samples = size
         part, portion = self.plan.samples_of(share, samples)
         if not portion:
             return _Part([], 0.0)
         count = part.stop - part.start
         sizes = [len(own) for own in np.array_split(np.arange(count), self.plan.chunks_of(count))]
-        chunks, end = list[_Passing](), 0
+        chunks = list[_Passing]()
+        end = 0
         for size in sizes:
             own = slice(part.start + end, part.start + end + size)
             batch = jax.device_put(jax.tree.map(lambda x, own=own: x[own], data))

@@ -108,7 +108,13 @@ class Share:
         return told
 
     def _chunk(self, step: int, subset: int, number: int) -> Chunk:
-        return Chunk(step, subset, number, self._edges[number], self._edges[number + 1])
+        return Chunk(
+            step=step,
+            subset=subset,
+            number=number,
+            begin=self._edges[number],
+            end=self._edges[number + 1],
+        )
 
 
 def join(address: tuple[str, int], rank: int, *, key: bytes | str | None = None, wait: float = 60.0) -> Share:
@@ -123,7 +129,8 @@ def join(address: tuple[str, int], rank: int, *, key: bytes | str | None = None,
     Raises ConnectionError where no coordinator answers there, or with another key; ValueError for a rank that
     it does not have.
     """
-    line, secret = None, key_of(key)
+    line = None
+    secret = key_of(key)
     until = time.monotonic() + wait
     while line is None:
         try:

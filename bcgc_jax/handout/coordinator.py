@@ -30,7 +30,9 @@ class _Attempt:
     """One step, as far as it is. A step that failed is begun anew by another one."""
 
     def __init__(self, number: int, step: int, storage: Storage, sizes: Sequence[int], now: float) -> None:
-        self.number, self.step, self.began = number, step, now
+        self.number = number
+        self.step = step
+        self.began = now
         self.workers = len(storage.holders)
         self.handout = Handout(number, storage, [sizes] * self.workers, "chunks")
         self.timing = Timing(self.workers)
@@ -88,7 +90,10 @@ class Coordinator:
         patience: float,
         record: str | os.PathLike[str] | None,
     ) -> None:
-        self._storage, self._sizes, self._patience, self._record = storage, tuple(sizes), patience, record
+        self._storage = storage
+        self._sizes = tuple(sizes)
+        self._patience = patience
+        self._record = record
         self._numbers = itertools.count(1)
         self._attempt: _Attempt | None = None
         self._ranks: dict[Reply, int] = {}  # of each line the worker that has joined by it
@@ -131,7 +136,8 @@ class Coordinator:
             self._lose(rank, f"worker {rank} is gone")
 
     def look(self) -> float:
-        now, attempt = time.monotonic(), self._attempt
+        now = time.monotonic()
+        attempt = self._attempt
         if attempt is None or attempt.is_over:
             return math.inf
         attempt.serve(now)
@@ -167,7 +173,8 @@ class Coordinator:
 
     def _begin(self, rank: int, step: int, reply: Reply) -> None:
         self._lose(rank, f"worker {rank} has begun it anew")
-        attempt, now = self._attempt, time.monotonic()
+        attempt = self._attempt
+        now = time.monotonic()
         if attempt is not None and not attempt.is_over:
             if step < attempt.step:
                 reply({"refused": f"worker {rank} asks for step {step}, the others are at {attempt.step}"})
@@ -181,7 +188,9 @@ class Coordinator:
 
     def _done(self, rank: int, message: Any, reply: Reply) -> None:
         """A chunk is done: what is next?"""
-        ticket, attempt, now = _ticket(message), self._attempt, time.monotonic()
+        ticket = _ticket(message)
+        attempt = self._attempt
+        now = time.monotonic()
         if attempt is None or ticket.step != attempt.number or rank not in attempt.heard or attempt.is_over:
             reply({"failed": self._failed or "this attempt at the step is over"})
             return

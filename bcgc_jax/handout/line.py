@@ -51,7 +51,8 @@ class Frames:
             end = _LENGTH.size + length
             if len(self._rest) < end:
                 return
-            text, self._rest = self._rest[_LENGTH.size : end], self._rest[end:]
+            text = self._rest[_LENGTH.size : end]
+            self._rest = self._rest[end:]
             yield json.loads(text)
 
 
@@ -62,7 +63,8 @@ def proof(key: bytes, side: bytes, own: bytes, other: bytes) -> bytes:
 
 def greeted(key: bytes, nonce: bytes, greeting: bytes) -> bytes:
     """What to answer to the greeting of whoever has called; ValueError if it has another key."""
-    theirs, shown = greeting[:NONCE], greeting[NONCE:]
+    theirs = greeting[:NONCE]
+    shown = greeting[NONCE:]
     if not hmac.compare_digest(shown, proof(key, b"calls", theirs, nonce)):
         raise ValueError("it has another key")
     return proof(key, b"answers", nonce, theirs)
@@ -102,7 +104,8 @@ class Line:
         self._socket.settimeout(None)
 
     def _greet(self, key: bytes) -> None:
-        theirs, own = self._read(NONCE), secrets.token_bytes(NONCE)
+        theirs = self._read(NONCE)
+        own = secrets.token_bytes(NONCE)
         self._socket.sendall(own + proof(key, b"calls", own, theirs))
         shown = self._read(hashlib.sha256().digest_size)
         if not hmac.compare_digest(shown, proof(key, b"answers", theirs, own)):

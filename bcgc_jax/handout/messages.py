@@ -51,7 +51,13 @@ def question_of(message: Any) -> Question:
     whole = all(type(one) is int for one in (step, worker, life, 0 if ticket is None else ticket))
     if not whole or type(seconds) not in (int, float):
         raise ValueError("it is no question")
-    return Question(step, worker, life, ticket, float(seconds))
+    return Question(
+        step=step,
+        worker=worker,
+        life=life,
+        ticket=ticket,
+        seconds=float(seconds),
+    )
 
 
 def answer_of(message: Any) -> Answer:

@@ -119,7 +119,8 @@ class _Called(asyncio.Protocol):
     """A line that somebody has called on."""
 
     def __init__(self, server: Server) -> None:
-        self._server, self._nonce = server, secrets.token_bytes(NONCE)
+        self._server = server
+        self._nonce = secrets.token_bytes(NONCE)
         self._greeting: bytes | None = b""  # as far as it is here; None once it has been answered
         self._frames = Frames()
 
@@ -160,7 +161,8 @@ class _Called(asyncio.Protocol):
         self._greeting += data
         if len(self._greeting) < GREETING:
             return b""
-        greeting, rest = self._greeting[:GREETING], self._greeting[GREETING:]
+        greeting = self._greeting[:GREETING]
+        rest = self._greeting[GREETING:]
         self._transport.write(greeted(self._server.key, self._nonce, greeting))
         self._greeting = None
         self._timer.cancel()

@@ -253,7 +253,8 @@ def _model_of_loads(trace: Trace, times: np.ndarray, chunks: int) -> Log:
     load = _table(largest._replace(seconds=largest.load))
     load = load[np.isfinite(load).all(axis=1)]
     parts = Microbatches(times[:, :, None], load=load[:, :, None])
-    expected, costs = predicted_seconds(parts, slice(None)), _costs(parts)
+    expected = predicted_seconds(parts, slice(None))
+    costs = _costs(parts)
     assert expected is not None
     assert costs is not None
     model = parts_of_steps(times, chunks, expected[:, :, 0])

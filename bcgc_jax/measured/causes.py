@@ -205,12 +205,14 @@ def _pauses_of_passes(seconds: np.ndarray, forward: np.ndarray) -> np.ndarray:
     # The length by the pass that did not pause.
     length = np.minimum(forward * np.exp(-np.median(ratio)), backward)
     order = np.argsort(length, axis=None, kind="stable")
-    usual, deviation = np.empty(ratio.size), np.empty(ratio.size)
+    usual = np.empty(ratio.size)
+    deviation = np.empty(ratio.size)
     for some in np.array_split(order, max(1, ratio.size // _BIN)):
         own = ratio.ravel()[some]
         usual[some] = np.median(own)
         deviation[some] = max(1.4826 * np.median(np.abs(own - usual[some])), _LEAST_DEVIATION)
-    usual, deviation = usual.reshape(ratio.shape), deviation.reshape(ratio.shape)
+    usual = usual.reshape(ratio.shape)
+    deviation = deviation.reshape(ratio.shape)
     shift = ratio - usual
     expected = np.exp(usual)
     excess = np.where(shift > 0, forward - expected * backward, backward - forward / expected)

@@ -45,7 +45,8 @@ def distribution_of(
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
-    size, cut = np.size(times), 0 if censored is None else np.sum(np.asarray(censored))
+    size = np.size(times)
+    cut = 0 if censored is None else np.sum(np.asarray(censored))
     # An optimum of 1e7 operations takes some ten seconds.
     if kind == "auto" and (cut or size * num_workers * (num_workers**2 + size / 6) > 1e7):
         return smooth_or_atoms(times, censored, num_workers)
@@ -98,27 +99,32 @@ def smooth_empirical(
     True
     """
     t, cut = sorted_times(times, censored)
-    whole, different = np.sum(~cut), np.unique(t).size
+    whole = np.sum(~cut)
+    different = np.unique(t).size
     if whole < 20 or different < 8:
         raise ValueError(
             "a smooth distribution needs at least 20 times that are not cut off and 8 different ones, got "
             f"{whole} and {different}: use Empirical"
         )
     t = spread_ties(t)
-    tail, dtype = tail_of(t, cut, heavy=pareto_tail), working_dtype(times)
+    tail = tail_of(t, cut, heavy=pareto_tail)
+    dtype = working_dtype(times)
     hazard = np.cumsum(np.where(cut, 0, 1 / np.arange(t.size, 0, -1)))[~cut]
     a, y = _knots(hazard, t[~cut], tail)
     # Where the clock is coarse, neighbouring groups may have one time.
     least = 64 * float(jnp.finfo(dtype).eps)
     apart = np.r_[True, np.diff(y) > least * tail.threshold]
-    a, y = a[apart], y[apart]
+    a = a[apart]
+    y = y[apart]
     if a.size < 4 or tail.scale <= least * tail.threshold:
         raise ValueError("the times are too close to each other for a smooth curve: use Empirical")
     # The curve through the lowest groups goes on to hazard 0, but not below half of the smallest time.
     begin = y[0] - a[0] * (y[1] - y[0]) / (a[1] - a[0])
     begin = np.clip(begin, 0.5 * t[~cut][0], t[~cut][0])
-    a, y = np.r_[0.0, a], np.r_[min(begin, y[0] * (1 - least)), y]
-    step, mean = np.diff(a), np.diff(y) / np.diff(a)
+    a = np.r_[0.0, a]
+    y = np.r_[min(begin, y[0] * (1 - least)), y]
+    step = np.diff(a)
+    mean = np.diff(y) / np.diff(a)
     # Geometric means of the two sides, the nearer one counting more; at the end the tail's own.
     share = step[1:] / (step[1:] + step[:-1])
     inner = np.exp(share * np.log(mean[:-1]) + (1 - share) * np.log(mean[1:]))
@@ -129,7 +135,8 @@ def smooth_empirical(
 
 def _knots(hazard: np.ndarray, times: np.ndarray, tail: Tail) -> tuple[np.ndarray, np.ndarray]:
     """Means of groups of neighbours below the tail, where the last knot is: hazards and times."""
-    size, body = times.size, times.size - tail.num_times
+    size = times.size
+    body = times.size - tail.num_times
     count = int(np.clip(size**0.5, 5, 64))
     angle = np.linspace(0, np.arcsin(np.sqrt(body / size)), count + 1)
     first = np.unique(np.minimum(np.round(np.sin(angle[:-1]) ** 2 * size).astype(int), body - 2))
@@ -145,12 +152,25 @@ def tail_of(t: np.ndarray, cut: np.ndarray, *, heavy: bool) -> Tail:
     count = max(whole.size // 10, 5)
     count = count if heavy else min(count, 20)  # a mean needs no more, a fit takes what there is
     threshold = float(whole[-count - 1])
-    excess, open_ = t[t > threshold] - threshold, cut[t > threshold]
+    excess = t[t > threshold] - threshold
+    open_ = cut[t > threshold]
     if not heavy:
-        return Tail(threshold, float(np.sum(excess) / max(np.sum(~open_), 1)), 0.0, 0.0, count)
+        return Tail(
+            threshold=threshold,
+            scale=float(np.sum(excess) / max(np.sum(~open_), 1)),
+            tail_index=0.0,
+            tail_index_error=0.0,
+            num_times=count,
+        )
     # Zeros that are lower bounds add nothing: one program for all lengths up to the next power of two.
     padding = 2 ** (excess.size - 1).bit_length() - excess.size
     sample = Sample(np.pad(excess, (0, padding)), np.pad(open_, (0, padding), constant_values=True))
     with jax.enable_x64(True):
         scale, index, error = map(float, fit_tail(sample))
-    return Tail(threshold, scale, index, error, count)
+    return Tail(
+        threshold=threshold,
+        scale=scale,
+        tail_index=index,
+        tail_index_error=error,
+        num_times=count,
+    )

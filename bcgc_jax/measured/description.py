@@ -83,7 +83,8 @@ class Description(NamedTuple):
 
     def remarks(self) -> list[str]:
         """In words: where the trace is not what the paper assumes, and what that means for a plan."""
-        tail, onward = self.tail_index, self.autocorrelation
+        tail = self.tail_index
+        onward = self.autocorrelation
         known = [
             (
                 self.alike,
@@ -170,7 +171,8 @@ def describe(trace: Trace, *, with_tail: bool = True) -> Description:
     if with_tail and whole.size >= 100 and np.unique(whole).size >= 50:  # ten times in the tail
         times, cut = sorted_times(trace.seconds, trace.censored)
         fit = tail_of(spread_ties(times), cut, heavy=True)
-        index, error = fit.tail_index, 1.96 * fit.tail_index_error
+        index = fit.tail_index
+        error = 1.96 * fit.tail_index_error
         tail = Interval(index, max(index - error, 0), index + error)
     parts = trace.microbatches
     steps = table[np.isfinite(table).sum(axis=1) > 1]
@@ -237,11 +239,13 @@ def variance_between(groups: np.ndarray, persistence: float = 0.0) -> Interval:
     groups = groups - np.nanmean(groups, axis=0)
     groups = groups[np.isfinite(groups).any(axis=1)]
     counts = np.isfinite(groups).sum(axis=1)
-    total, outer = counts.sum(), len(groups) - 1
+    total = counts.sum()
+    outer = len(groups) - 1
     inner = total - sum(groups.shape) + 1
     if outer < 1 or inner < 1:
         return _UNKNOWN
-    means, grand = np.nanmean(groups, axis=1), np.nanmean(groups)
+    means = np.nanmean(groups, axis=1)
+    grand = np.nanmean(groups)
     within = np.nansum((groups - means[:, None]) ** 2) / inner
     between = np.sum(counts * (means - grand) ** 2) / outer
     size = (total - np.sum(counts**2) / total) / outer
@@ -289,7 +293,8 @@ def _share_between(ratio: float, outer: int, inner: int, size: float) -> Interva
     def share(ratio: float) -> float:
         return float((ratio - 1) / (ratio - 1 + size))
 
-    less, more = f_quantile(0.975, outer, inner), f_quantile(0.975, inner, outer)
+    less = f_quantile(0.975, outer, inner)
+    more = f_quantile(0.975, inner, outer)
     return Interval(share(ratio), share(ratio / less), share(ratio * more))
 
 

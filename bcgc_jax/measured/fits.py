@@ -101,8 +101,10 @@ def fit_distributions(
         shuffle, *keys = jax.random.split(key, len(names) + 1)
         if t.size > MAX_TIMES:
             chosen = np.sort(jax.random.choice(shuffle, t.size, (MAX_TIMES,), replace=False))
-            t, cut = t[chosen], cut[chosen]
-        sample, fits = Sample(spread_ties(t), cut if cut.any() else None), []
+            t = t[chosen]
+            cut = cut[chosen]
+        sample = Sample(spread_ties(t), cut if cut.any() else None)
+        fits = []
         for name, law_key in zip(names, keys, strict=True):
             if progress is not None:
                 progress(name)
@@ -119,7 +121,8 @@ def _fit(key: Array, name: str, family: Family, sample: Sample, num_replicates: 
     tiled = np.tile(guesses, (-(-batch // len(guesses)), 1))[:batch]
     found, likelihoods = map(np.asarray, _search(family, data, tiled))
     at = int(np.nanargmax(likelihoods))
-    best, likelihood = np.broadcast_to(found[at], found.shape), float(likelihoods[at])
+    best = np.broadcast_to(found[at], found.shape)
+    likelihood = float(likelihoods[at])
     keys = jax.random.split(key, batches)
     drawn = [_drawn(family, best[0], *_draw(batch_key, data)) for batch_key in keys]
     again = [_search(family, samples, best)[0] for samples in drawn]
@@ -138,9 +141,21 @@ def _fit(key: Array, name: str, family: Family, sample: Sample, num_replicates: 
     ks, ad = map(float, measured)
     ks_p, ad_p = map(float, (1 + farther.sum(axis=1)) / (1 + good.sum()))
     errors = map(float, np.std(replicates[good], axis=0, ddof=1))
-    aic, size = 2 * len(family.names) - 2 * likelihood, len(sample.times)
+    aic = 2 * len(family.names) - 2 * likelihood
+    size = len(sample.times)
     errors_of = dict(zip(family.names, errors, strict=True))
-    return Fit(name, family.law(*map(float, law)), errors_of, likelihood, aic, ks, ks_p, ad, ad_p, size)
+    return Fit(
+        name=name,
+        distribution=family.law(*map(float, law)),
+        standard_errors=errors_of,
+        log_likelihood=likelihood,
+        aic=aic,
+        kolmogorov_smirnov=ks,
+        kolmogorov_smirnov_pvalue=ks_p,
+        anderson_darling=ad,
+        anderson_darling_pvalue=ad_p,
+        num_times=size,
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)

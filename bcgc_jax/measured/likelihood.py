@@ -123,7 +123,8 @@ class Family:
         if self.closed is not None:
             return jnp.array(self.closed(sample))[None]
         assert self.moments is not None
-        first, moments = sample.first, self.moments
+        first = sample.first
+        moments = self.moments
 
         def from_share(share: Array) -> Array:
             excess = jnp.log(jnp.maximum(sample.times - first * (1 - share), 1e-9 * first))
@@ -164,7 +165,8 @@ class Family:
         """
         moved = parameters + jnp.clip(by, -2 * sample.spacing, 2 * sample.spacing)
         if self.law.begin in self.names:
-            start, latest = self.names.index(self.law.begin), sample.first * (1 - 1e-9)
+            start = self.names.index(self.law.begin)
+            latest = sample.first * (1 - 1e-9)
             parameters = parameters.at[start].set(jnp.clip(moved[start], 0, latest))
         if self.end is not None:
             earliest = sample.times[-1] * (1 + 1e-9)
@@ -174,7 +176,9 @@ class Family:
 
 def log_likelihood(law: Distribution, sample: Sample) -> Array:
     """The logarithm of the likelihood, the smallest whole time counted as an interval of `spacing`."""
-    times, spacing, smallest = sample.times, sample.spacing, sample.first
+    times = sample.times
+    spacing = sample.spacing
+    smallest = sample.first
     is_first = sample.whole(times, jnp.inf) <= smallest
     safe = jnp.where(is_first, smallest + spacing, times)
     terms = law.log_density(safe)
@@ -191,7 +195,8 @@ def minimise(function: Callable[[Array], Array], start: Array, max_steps: int = 
     gamma function has no second derivatives in its shape. The function is compiled once, for all that an
     iteration evaluates.
     """
-    size, dtype = start.size, start.dtype
+    size = start.size
+    dtype = start.dtype
     step = jnp.asarray(jnp.finfo(dtype).eps, dtype) ** (1 / 3)
     moves = step * jnp.concatenate([jnp.zeros((1, size), dtype), jnp.eye(size), -jnp.eye(size)])
 
@@ -211,14 +216,16 @@ def minimise(function: Callable[[Array], Array], start: Array, max_steps: int = 
         damping = jnp.where(better, damping / 10, jnp.maximum(10 * damping, 1e-3))
         # Convex whatever the curvature, and no step longer than 2 in any direction.
         curvature, axes = jnp.linalg.eigh(hessian)
-        along, size_of = dot(axes.T, slope), jnp.abs(curvature)
+        along = dot(axes.T, slope)
+        size_of = jnp.abs(curvature)
         move = -along / (size_of + damping * jnp.max(size_of) + 1e-300)
         move = jnp.clip(move, -2.0, 2.0)
         # Where no damping helps, rounding is all that is left.
         decrement = jnp.where(damping > 1e8, 0, jnp.abs(dot(along, move)))
         return best, x + dot(axes, move), damping, decrement, steps + 1
 
-    one, begin = jnp.ones((), dtype), (start, jnp.inf, 0 * start, jnp.eye(size))
+    one = jnp.ones((), dtype)
+    begin = (start, jnp.inf, 0 * start, jnp.eye(size))
     begin = jax.tree.map(lambda a: jnp.asarray(a, dtype), begin)
     (x, value, *_), *_ = jax.lax.while_loop(goes_on, iterate, (begin, start, 1e-2 * one, one, 0))
     return x, value
@@ -258,11 +265,13 @@ def fit_tail(tail: Sample) -> tuple[Array, Array, Array]:
     `tail` holds the z. The generalised Pareto distribution of what lies above a high threshold u (Pickands
     1975), by maximum likelihood with ξ ≥ 0: a tail that ends is taken for an exponential one, to be safe.
     """
-    excess, count = tail.times, jnp.maximum(tail.num_whole, 1)
+    excess = tail.times
+    count = jnp.maximum(tail.num_whole, 1)
     mean = jnp.sum(excess) / count
 
     def objective(point: Array) -> Array:
-        scale, index = jnp.exp(point[0]), jnp.exp(point[1])
+        scale = jnp.exp(point[0])
+        index = jnp.exp(point[1])
         stretched = jnp.log1p(index * excess / scale)
         return jnp.sum(stretched / index + tail.whole(jnp.log(scale) + stretched, 0)) / count
 

@@ -60,7 +60,8 @@ def in_turn(chunks: Chunks, order: np.ndarray, round_trip: float = 0.0) -> np.nd
     >>> in_turn(chunks, np.array([[0, 2, 1]])).tolist()
     [4.0]
     """
-    clock, some = _Clock(chunks, round_trip), np.ones(len(order), bool)
+    clock = _Clock(chunks, round_trip)
+    some = np.ones(len(order), bool)
     for chunk in order.T:
         clock.begin(clock.until.argmin(axis=1), chunk, some)
     return clock.end
@@ -78,7 +79,8 @@ def handed_out(desk: Desk, chunks: Chunks, round_trip: float = 0.0, *, alike: bo
     [3.0]
     """
     size, stored, holders = (np.asarray(part) for part in desk)
-    count, steps = len(size) - 1, np.arange(len(chunks.paces))
+    count = len(size) - 1
+    steps = np.arange(len(chunks.paces))
     known = chunks.costs is not None
     weight = np.tile(size.astype(float), (len(steps), 1))
     if chunks.costs is not None:

@@ -48,7 +48,8 @@ def predicted_seconds(parts: Microbatches, learnt: slice | np.ndarray) -> np.nda
     if length is None:
         return None
     known = np.isfinite(parts.seconds[learnt])
-    x, y = length[learnt][known], parts.seconds[learnt][known]
+    x = length[learnt][known]
+    y = parts.seconds[learnt][known]
     (a, b), *_ = np.linalg.lstsq(np.stack([np.ones(x.size), x], axis=1), y, rcond=None)
     # A line may go below 0 where nothing was measured.
     return np.maximum(a + b * length, 0.01 * y.mean())

@@ -106,8 +106,10 @@ def sharing(
 def dealt(parts: Parts, costs: np.ndarray) -> Replay:
     """Before each step all chunks are dealt to the workers by predicted costs, `[S, W, C]`: longest first."""
     steps, workers, _ = costs.shape
-    expected, lengths = costs.reshape(steps, -1), parts.data.reshape(steps, -1)
-    load, work = np.zeros((steps, workers)), np.zeros((steps, workers))
+    expected = costs.reshape(steps, -1)
+    lengths = parts.data.reshape(steps, -1)
+    load = np.zeros((steps, workers))
+    work = np.zeros((steps, workers))
     every = np.arange(steps)
     for chunk in np.argsort(-expected, axis=1, kind="stable").T:
         worker = load.argmin(axis=1)
@@ -235,8 +237,14 @@ def _lost(late: np.ndarray, parts: Parts) -> tuple[float, float | None]:
     return float(late.mean()), float(parts.seconds[late].mean() / parts.seconds[~late].mean())
 
 
-NOTHING, DEALT, FIXED, ANEW = "nothing", "dealt by length", "shares by speed", "shares anew"
-REPLACED, BACKUP, DROP, LIMIT = "slowest replaced", "backup", "drop", "limit"
+NOTHING = "nothing"
+DEALT = "dealt by length"
+FIXED = "shares by speed"
+ANEW = "shares anew"
+REPLACED = "slowest replaced"
+BACKUP = "backup"
+DROP = "drop"
+LIMIT = "limit"
 ALL_DATA = "sharing:all"
 
 

@@ -37,7 +37,8 @@ def bootstrap_interval(key: Array, problem: Problem, partition: Numbers) -> tupl
 
 @jax.jit
 def _runtimes(problem: Problem, partition: Numbers) -> Array:
-    iteration, (load, _, scale) = iteration_of(problem), problem_tasks(problem, partition)
+    iteration = iteration_of(problem)
+    load, _, scale = problem_tasks(problem, partition)
     assert iteration.rows is not None
     return scale * iteration.max_of_sorted(load, iteration.rows)
 

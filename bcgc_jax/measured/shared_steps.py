@@ -61,7 +61,8 @@ def share_steps(trace: Trace) -> SharedSteps | None:
         return None
     of_data = slow_data(share)
     uncoded, taken, least = _slow_data(parts) if of_data else _slow_workers(parts.seconds)
-    mean, count = float(uncoded.mean()), len(uncoded)
+    mean = float(uncoded.mean())
+    count = len(uncoded)
     savings = []
     for (stored, by_length), seconds in sorted(taken.items()):
         less = (uncoded - seconds) / mean
@@ -82,7 +83,8 @@ _Times = tuple[np.ndarray, dict[tuple[int, bool], np.ndarray], np.ndarray]
 
 
 def _slow_workers(seconds: np.ndarray) -> _Times:
-    times, (_, workers, chunks) = seconds.sum(axis=2), seconds.shape
+    times = seconds.sum(axis=2)
+    _, workers, chunks = seconds.shape
     rules = {stored: WorkSharing(workers, stored, chunks, equal_chunks=True) for stored in {2, workers}}
     taken = {(stored, False): steps_of_slow_workers(times, rule) for stored, rule in rules.items()}
     return times.max(axis=1), taken, workers / np.sum(1 / times, axis=1)
@@ -127,7 +129,8 @@ def steps_of_slow_data(seconds: np.ndarray, max_subsets: int, costs: np.ndarray 
     """
     steps, workers, count = seconds.shape
     expected = np.ones_like(seconds) if costs is None else costs
-    paces, no_pauses = np.ones((steps, workers)), np.zeros((steps, workers, 0))
+    paces = np.ones((steps, workers))
+    no_pauses = np.zeros((steps, workers, 0))
     if max_subsets == workers:
         # Of equal ones first the first of all subsets, so that each worker begins with its own.
         by_number, cost = (values.swapaxes(1, 2).reshape(steps, -1) for values in (seconds, expected))

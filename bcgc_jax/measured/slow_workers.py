@@ -119,7 +119,8 @@ def ranks_of(times: np.ndarray) -> np.ndarray:
     ranks = np.zeros(times.shape)
     for step, row in enumerate(times):
         known = np.isfinite(row)
-        ordered, own = np.sort(row[known]), row[known]
+        ordered = np.sort(row[known])
+        own = row[known]
         both = np.searchsorted(ordered, own, "left") + np.searchsorted(ordered, own, "right")
         ranks[step, known] = math.sqrt(12) * (both / 2 / max(own.size, 1) - 0.5)
     return ranks
@@ -156,7 +157,8 @@ def _level_stretches(scores: np.ndarray, threshold: float) -> list[tuple[int, in
 
 def _most_unlike(scores: np.ndarray, lengths: Iterable[int]) -> tuple[float, int, int]:
     """Of the stretches of these lengths the most different from the rest: its squared z, first and end."""
-    size, sums = len(scores), np.append(0.0, np.cumsum(scores - scores.mean()))
+    size = len(scores)
+    sums = np.append(0.0, np.cumsum(scores - scores.mean()))
     best = 0.0, 0, size
     for length in lengths:
         rest = size - length

@@ -129,17 +129,20 @@ def fit_start_up(trace: Trace) -> StartUpFit:
         means, covariance = _mean(pairs, cells // trace.num_workers)
         own = np.cov(pairs, rowvar=False) - noise
         variance = Estimate(float(max(own[0, 0], 0)), math.nan)
-        used, left_out = len(pairs), num_cells - len(pairs)
+        used = len(pairs)
+        left_out = num_cells - len(pairs)
         if noise[1, 1] > 1e-9 * np.var(pairs[:, 1]):  # else it is rounding
             pairs = with_covariance(pairs, own)
         pairs = np.maximum(pairs, [0, 1e-3 * means[1]])
     else:
         trace = trace.largest_loads()
         means, covariance, variance = line(*_columns(trace, "step"))
-        used, left_out = trace.seconds.size, 0
+        used = trace.seconds.size
+        left_out = 0
     if means[1] <= 0:
         raise ValueError(f"the times do not grow with the load (E T = {means[1]:.3g}): are these the loads?")
-    load, apart = np.asarray(trace.load), dict[str, Distribution]()
+    load = np.asarray(trace.load)
+    apart = dict[str, Distribution]()
     if several:
         apart["cycle_time"] = EmpiricalPairs(*pairs.T)
     else:
@@ -152,7 +155,15 @@ def fit_start_up(trace: Trace) -> StartUpFit:
     per_cycle = smooth_or_atoms(rates.seconds, rates.censored)
     loads = float(load.min()), float(load.mean()), float(load.max())
     return StartUpFit(
-        apart, per_cycle, means, covariance, loads, variance, pairs if several else None, used, left_out
+        apart=apart,
+        per_cycle=per_cycle,
+        means=means,
+        covariance=covariance,
+        loads=loads,
+        start_up_variance=variance,
+        pairs=pairs if several else None,
+        num_times=used,
+        num_left_out=left_out,
     )
 
 
@@ -212,7 +223,8 @@ def _moments(seconds: np.ndarray, load: np.ndarray) -> np.ndarray:
     line = np.stack([np.ones_like(y), y], axis=1)
     parabola = np.stack([np.ones_like(y), 2 * y, y**2], axis=1)
     used = [0, 1, 2] if np.unique(load).size > 2 else [0, 2]
-    variance, variances = np.full(y.size, 1.0), np.zeros(3)
+    variance = np.full(y.size, 1.0)
+    variances = np.zeros(3)
     for _ in range(4):
         means = _least_squares(line, seconds, variance)
         squares = (seconds - line @ means) ** 2
@@ -228,7 +240,8 @@ def _least_squares(columns: np.ndarray, values: np.ndarray, variance: np.ndarray
 
 def _mean(pairs: np.ndarray, step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """E S and E T of pairs, `[C, 2]`, and their covariance; workers of a step may depend on each other."""
-    mean, place = pairs.mean(axis=0), _places(step)
+    mean = pairs.mean(axis=0)
+    place = _places(step)
     steps = place.max() + 1
     sums = np.zeros((steps, 2))
     np.add.at(sums, place, pairs - mean)
@@ -237,7 +250,8 @@ def _mean(pairs: np.ndarray, step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def with_covariance(pairs: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """The pairs, `[C, 2]`, drawn towards their mean until they have the covariance that is wanted."""
-    mean, scale = pairs.mean(axis=0), pairs.std(axis=0)
+    mean = pairs.mean(axis=0)
+    scale = pairs.std(axis=0)
     scale = np.where(scale > 0, scale, 1)
     scaled = (pairs - mean) / scale
     whitened = scaled @ _power(np.cov(scaled, rowvar=False) + 1e-12 * np.eye(2), -0.5)
@@ -262,7 +276,8 @@ def lines_of_cells(
     def total(values: np.ndarray) -> np.ndarray:
         return np.bincount(place, values)
 
-    middle, level = total(load) / count, total(seconds) / count
+    middle = total(load) / count
+    level = total(seconds) / count
     off = load - middle[place]
     square = total(off**2)
     several = square > 1e-12 * middle**2
@@ -271,7 +286,9 @@ def lines_of_cells(
     rest = total((seconds - start[place] - slope[place] * load) ** 2)
     spare = np.sum(count[several] - 2)
     noise = np.sum(rest[several]) / spare if spare else 0.0
-    m, s, size = middle[several], square[several], max(np.sum(several), 1)
+    m = middle[several]
+    s = square[several]
+    size = max(np.sum(several), 1)
     crossed = -np.sum(m / s)
     errors = np.array([[np.sum(m**2 / s + 1 / count[several]), crossed], [crossed, np.sum(1 / s)]]) / size
     return np.stack([start, slope], axis=1)[several], cells[several], noise * errors

@@ -107,7 +107,8 @@ class Trace(NamedTuple):
         """The times of each step, `[S, W]`; ValueError where one is missing or censored, and with `load`s."""
         times = self.table()
         for i, j in np.argwhere(np.isnan(times))[:1]:
-            step, worker = self.step_names[i], self.worker_names[j]
+            step = self.step_names[i]
+            worker = self.worker_names[j]
             raise ValueError(f"step {step} has no whole time of worker {worker}: a replay needs all")
         return times
 
@@ -168,7 +169,8 @@ def load_trace(
         if "chunk" in columns and "forward_seconds" in header:
             columns.setdefault("forward", "forward_seconds")
         if _is_wide(name, header, columns, layout):
-            rows, header = _long_rows(rows, header, step), [*columns.values()]
+            rows = _long_rows(rows, header, step)
+            header = [*columns.values()]
         return _read(rows, name, {column: header.index(name) for column, name in columns.items()}, columns)
 
 
@@ -177,10 +179,13 @@ def _read_table(file: BinaryIO, path: str) -> Rows:
     buffer: Any = file if isinstance(file, io.BufferedReader) else io.BufferedReader(file)  # type: ignore[type-var]
     content = gzip.GzipFile(fileobj=buffer) if buffer.peek(2)[:2] == b"\x1f\x8b" else buffer
     text = io.TextIOWrapper(content, "utf-8-sig", newline="")
-    head, blank, longest = "\n", -1, 2**20
+    head = "\n"
+    blank = -1
+    longest = 2**20
     try:
         while head.isspace():
-            head, blank = text.readline(longest), blank + 1
+            head = text.readline(longest)
+            blank = blank + 1
         if not head:
             raise ValueError(f"{path} is empty: a trace has a header and rows of measured times")
         if len(head) == longest or "\0" in head:
@@ -312,14 +317,25 @@ class _Columns(NamedTuple):
 def _read_columns(rows: Rows, path: str, at: dict[str, int], names: dict[str, str]) -> _Columns:
     """From long rows, `at` which places they have each column, and its name in the file."""
     # Arrays: lists of numbers would take five times their memory.
-    step, worker, chunk, line_of = array("i"), array("i"), array("i"), array("q")
-    seconds, forward, censored, load = array("d"), array("d"), array("b"), array("d")
-    steps, workers, chunks = dict[str, int](), dict[str, int](), dict[str, int]()
-    first, second, third = at["step"], at["worker"], at["seconds"]
+    step = array("i")
+    worker = array("i")
+    chunk = array("i")
+    line_of = array("q")
+    seconds = array("d")
+    forward = array("d")
+    censored = array("b")
+    load = array("d")
+    steps = dict[str, int]()
+    workers = dict[str, int]()
+    chunks = dict[str, int]()
+    first = at["step"]
+    second = at["worker"]
+    third = at["seconds"]
     cut, work, part, passed = (at.get(column) for column in ("censored", "load", "chunk", "forward"))
     for line, row in rows:
         try:
-            i, j = _number_of(row[first], steps), _number_of(row[second], workers)
+            i = _number_of(row[first], steps)
+            j = _number_of(row[second], workers)
             if not (time := _positive(row[third], names["seconds"])):
                 continue
             done = math.nan if work is None else _positive(row[work], names["load"])
@@ -384,7 +400,8 @@ def _numbers_of_chunks(trace: Trace, path: str, found: _Columns) -> np.ndarray:
     rows = np.argsort(key, kind="stable")
     for i in np.flatnonzero(np.diff(key[rows]) == 0)[:1]:
         a, b = rows[i : i + 2]
-        step, worker = trace.step_names[trace.step[a]], trace.worker_names[trace.worker[a]]
+        step = trace.step_names[trace.step[a]]
+        worker = trace.worker_names[trace.worker[a]]
         raise ValueError(
             f"{path}, lines {found.line[a]} and {found.line[b]}: step {step} has two times of microbatch "
             f"{names[found.chunk[a]]} of worker {worker}: give each microbatch of a worker's step a number"
@@ -419,12 +436,12 @@ def _summed(trace: Trace, chunk: np.ndarray, forward: np.ndarray | None) -> Trac
     whole = seconds.sum(axis=2)
     step, worker = np.nonzero(np.isfinite(whole))
     return Trace(
-        trace.step_names,
-        trace.worker_names,
-        step.astype(np.int32),
-        worker.astype(np.int32),
-        whole[step, worker],
-        np.zeros(step.size, bool),
+        step_names=trace.step_names,
+        worker_names=trace.worker_names,
+        step=step.astype(np.int32),
+        worker=worker.astype(np.int32),
+        seconds=whole[step, worker],
+        censored=np.zeros(step.size, bool),
         microbatches=Microbatches(seconds, forward=table(forward), load=table(trace.load)),
     )
 
@@ -438,7 +455,8 @@ def _check_cells(trace: Trace, path: str, lines: np.ndarray) -> None:
     if not found.size:
         return
     a, b = min((sorted(rows[i : i + 2]) for i in found), key=max)  # the first to be noticed
-    step, worker = trace.step_names[trace.step[a]], trace.worker_names[trace.worker[a]]
+    step = trace.step_names[trace.step[a]]
+    worker = trace.worker_names[trace.worker[a]]
     why = "" if trace.load is None else " that do not grow with the load, or are of one load"
     raise ValueError(
         f"{path}, lines {lines[a]} and {lines[b]}: step {step} has two times of worker {worker}{why}"

@@ -82,7 +82,8 @@ def block_runtime(
     scale, times = _scale_and_times(
         cycle_times, num_samples, cycles, **others, start_ups=start_ups, partition=partition
     )
-    dtype, workers = times.dtype, times.shape[-1]
+    dtype = times.dtype
+    workers = times.shape[-1]
     x = jnp.asarray(partition, dtype)
     check_shape("partition", x, (..., workers), f"one level for each of the {workers} workers in cycle_times")
     setup, chain = (jnp.asarray(value, dtype) / cycles for value in (setup_cycles, chain_cycles))
@@ -124,7 +125,9 @@ def coordinate_runtime(
     1.0
     """
     scale, times = _scale_and_times(cycle_times, num_samples, cycles, unit_costs=unit_costs)
-    s, costs, workers = jnp.asarray(levels), jnp.asarray(unit_costs, times.dtype), times.shape[-1]
+    s = jnp.asarray(levels)
+    costs = jnp.asarray(unit_costs, times.dtype)
+    workers = times.shape[-1]
     if not (s.ndim and jnp.issubdtype(s.dtype, jnp.integer)):
         raise ValueError(f"levels must be whole numbers, a row of them, got {s.dtype}{list(s.shape)}")
     check_levels(levels, workers)
@@ -148,7 +151,8 @@ def _scale_and_times(
     sense: Array | bool = True
     for name, value in numbers.items():
         # A worker may never answer: inf.
-        condition, finite = CONDITIONS.get(name, ">= 0"), name not in ("cycle_times", "start_ups")
+        condition = CONDITIONS.get(name, ">= 0")
+        finite = name not in ("cycle_times", "start_ups")
         if is_traced(value):
             good = meets(jnp.asarray(value), condition, finite)
             sense &= jnp.all(good, axis=-1) if good.ndim else good
@@ -163,7 +167,8 @@ def _scale_and_times(
 def draw_runtimes(key: Array, problem: Problem, partition: Numbers | Plan, num_draws: int) -> Array:
     """Draws of τ, in the unit of the cycle time, `[num_draws]`."""
     load, rule, scale = problem_tasks(problem, partition)
-    iteration, overlap = iteration_of(problem), bool(problem.overlap)
+    iteration = iteration_of(problem)
+    overlap = bool(problem.overlap)
     if rule.interchangeable and iteration.worker.constant:
         return scale * iteration.simulate_max(key, load, num_draws)
     last = functools.partial(rule.runtimes, load, overlap)
@@ -332,7 +337,8 @@ def problem_tasks(problem: Problem, plan: Numbers | Plan) -> tuple[Load, Complet
         possible = jnp.all((x >= -slack) & (problem.exists | (x <= slack)))
         scale = jnp.where(possible, problem.scale, jnp.nan).astype(x.dtype)
         return load_of(problem, x), iteration_of(problem).any_of, scale
-    rule, workers = plan.completion, jnp.asarray(problem.num_workers)
+    rule = plan.completion
+    workers = jnp.asarray(problem.num_workers)
     if rule is None:
         raise ValueError("this plan does not say who does what: its runtime is that of its solution")
     possible = jnp.all(jnp.asarray(plan.sizes) >= -slack)
@@ -387,19 +393,23 @@ def _sent_cost(problem: Problem) -> Array | None:
 
 def check_partition(problem: Problem, partition: Numbers | Plan) -> None:
     """Raise ValueError for what is known to be no partition; its shape is checked where it is traced."""
-    workers, count, costs = problem.num_workers, problem.num_coordinates, problem.unit_costs
+    workers = problem.num_workers
+    count = problem.num_coordinates
+    costs = problem.unit_costs
     if is_traced((partition, workers, count, costs)):
         return
     whole = np.asarray(count if costs is None else np.sum(costs, axis=-1))  # type: ignore[arg-type]
     if np.ndim(workers) or whole.ndim:
         return
-    workers, total = int(np.asarray(workers)), float(whole)
+    workers = int(np.asarray(workers))
+    total = float(whole)
     if isinstance(partition, Plan):
         return _check_plan(partition, workers, total)
     x = np.asarray(partition)
     if x.shape != (problem.max_workers,):
         return
-    rounding, found = _ZERO * total, x.sum() if x.dtype.kind == "f" else np.nan
+    rounding = _ZERO * total
+    found = x.sum() if x.dtype.kind == "f" else np.nan
     if not np.isfinite(found):  # this takes longer than all else here
         check("partition", x, "")
         found = x.sum()
@@ -416,10 +426,12 @@ def check_partition(problem: Problem, partition: Numbers | Plan) -> None:
 
 
 def _check_plan(plan: Plan, workers: int, total: float) -> None:
-    sizes, rule = np.asarray(plan.sizes), plan.completion
+    sizes = np.asarray(plan.sizes)
+    rule = plan.completion
     if sizes.ndim != 1:
         return
-    block, share = np.asarray(plan.block), np.ones(sizes.size)
+    block = np.asarray(plan.block)
+    share = np.ones(sizes.size)
     share[block[block >= 0]] = np.asarray(plan.share)[block >= 0]  # of a block's samples
     found = np.sum(sizes * share)
     subsets = 0 if rule is None else rule.least_workers(np.where(sizes[block] > 0, plan.data, 0))

@@ -48,7 +48,8 @@ def shared_runtime(
       lengths: what a chunk takes is its length times its worker's time, `[M]`, or `[N, M]` where the length
         is not the same for each worker; the sizes by default.
     """
-    workers, dtype = len(desk.stored), times.dtype
+    workers = len(desk.stored)
+    dtype = times.dtype
     desk = Desk(*map(jnp.asarray, desk))
     lengths = jnp.asarray(desk.size if lengths is None else lengths)
     nothing = jnp.zeros(workers, dtype)

@@ -117,7 +117,16 @@ def sharing_plan(total: Any, rule: WorkSharing) -> Plan:
     >>> plan.sizes.tolist(), int(plan.known_needs.stored_subsets), int(plan.known_needs.round_trips)
     ([5.0], 2, 10)
     """
-    sizes, one = jnp.asarray(total)[None], np.ones(1, int)
-    stored, questions = jnp.asarray(rule.max_subsets), jnp.asarray(len(rule.sizes))
+    sizes = jnp.asarray(total)[None]
+    one = np.ones(1, int)
+    stored = jnp.asarray(rule.max_subsets)
+    questions = jnp.asarray(len(rule.sizes))
     needs = Requirements(stored, jnp.ones((), sizes.dtype), questions, jnp.asarray(True))
-    return Plan(sizes, 0 * one, one, one.astype(sizes.dtype), rule, needs)
+    return Plan(
+        sizes=sizes,
+        block=0 * one,
+        data=one,
+        share=one.astype(sizes.dtype),
+        completion=rule,
+        known_needs=needs,
+    )

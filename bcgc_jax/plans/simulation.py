@@ -116,7 +116,8 @@ def _chains(
 ) -> tuple[Array, Array]:
     """Runtimes of the same draws for steps that begin fresh, and for those of chains, `[steps, chains]`."""
     load, rule, scale = problem_tasks(problem, partition)
-    passes, overlap = passes_of(problem, partition), bool(problem.overlap)
+    passes = passes_of(problem, partition)
+    overlap = bool(problem.overlap)
     at_once = AT_A_TIME // (problem.max_workers * rule.width(load, overlap))
     chains = min(num_draws, max(num_draws // _FORGOTTEN, 8), max(at_once, 8), _CHAINS)
     placing, drawing = jax.random.split(key)
@@ -176,7 +177,8 @@ def steps_in_a_row(
     """
     if plan.is_partition:
         plan = _used_levels(np.asarray(plan.sizes)[: times.shape[-1]])
-    passes, rule = passes_of(problem, plan), plan.completion
+    passes = passes_of(problem, plan)
+    rule = plan.completion
     if passes is None or rule is None:
         return None
 
@@ -212,7 +214,8 @@ def draw_in_places(key: Array, problem: Problem, places: Array, steps: int) -> t
 
     Of workers that are known one by one; others are alike, and drawn in any order.
     """
-    iteration, shape = iteration_of(problem), (steps, *places.shape)
+    iteration = iteration_of(problem)
+    shape = (steps, *places.shape)
     if not iteration.law.members():
         starts, times = draw_workers(key, problem, steps * len(places))
         return starts.reshape(shape), times.reshape(shape)

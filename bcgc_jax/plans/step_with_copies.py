@@ -66,7 +66,8 @@ def step_with_copies(
     """
     desk = Desk(*map(jnp.asarray, desk))
     lengths = jnp.asarray(desk.size if lengths is None else lengths)
-    workers, chunks = len(desk.stored), len(desk.size) - 1
+    workers = len(desk.stored)
+    chunks = len(desk.size) - 1
     nothing = jnp.zeros(workers, times.dtype)
     nobody = jnp.zeros(workers, bool)
     first = _State(
@@ -144,7 +145,8 @@ def _ended(desk: Desk, at: _State) -> _State:
 
 def _kept(desk: Desk, at: _State, worker: Array, chunk: Array) -> _State:
     """A chunk counts if it is the first, or if the first one's worker is overdue: its whole sum is void."""
-    workers, chunks = len(desk.stored), len(desk.size) - 1
+    workers = len(desk.stored)
+    chunks = len(desk.size) - 1
     before = at.keeper[chunk]
     late = (chunk < chunks) & jnp.append(at.overdue, False)[before]
     void = late & (at.keeper == before)
@@ -159,7 +161,8 @@ def _kept(desk: Desk, at: _State, worker: Array, chunk: Array) -> _State:
 
 def _served(desk: Desk, at: _State) -> tuple[_State, Array, Array]:
     """Once all ends of this time are known, the next free worker and its chunk, M for none."""
-    workers, chunks = len(desk.stored), len(desk.size) - 1
+    workers = len(desk.stored)
+    chunks = len(desk.size) - 1
     can = ~_any_ends(at) & ~_complete(at)
     at = at._replace(overdue=at.overdue | (can & _reached(at, _deadlines(desk, at))))
     copies = _copies(desk, at)

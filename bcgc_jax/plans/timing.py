@@ -52,7 +52,8 @@ class Timing:
 
     def ended(self, worker: int, now: float) -> None:
         """A worker has done its chunk."""
-        size, seconds = self._size[worker], now - self._began[worker]
+        size = self._size[worker]
+        seconds = now - self._began[worker]
         self.lost(worker)
         self._last[worker] = seconds / size
         self._taken[worker] += seconds
@@ -125,7 +126,8 @@ class Timing:
 
     def _worth_from(self, workers: list[int], own: float, now: float) -> np.ndarray:
         """From when on a copy is worth it for one that takes `own` for a unit, as it looks now."""
-        began, size = self._began[workers], self._size[workers]
+        began = self._began[workers]
+        size = self._size[workers]
         needed = _WORTH * own * size
         expected = self._last[workers] * size
         return np.where(began + expected - now > needed, now, began + np.maximum(expected, needed))
@@ -135,7 +137,8 @@ def hand_out(
     handout: Handout, timing: Timing, free: Collection[int], now: float
 ) -> list[tuple[int, Name, Chunk]]:
     """Who of those that are free is given a chunk: its ticket, and the chunk, which runs from now on."""
-    found, seconds = [], timing.seconds(now)
+    found = []
+    seconds = timing.seconds(now)
     for worker in handout.may_be_given(free):
         worth = timing.worth(worker, now, handout.begun(worker))
         given = handout.next(handout.member(worker), seconds, worth)

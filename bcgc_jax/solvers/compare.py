@@ -45,12 +45,14 @@ class Comparison(dict[str, Solution]):
     ) -> None:
         # NaN, of what does not exist, is last.
         super().__init__((one.method, one) for one in sorted(solutions, key=_runtime))
-        self.baseline, self.uncoded = baseline, uncoded
+        self.baseline = baseline
+        self.uncoded = uncoded
 
     def __repr__(self) -> str:
         head = ("runtime", "saved", "vs baseline", "above opt. ≤", "share of coordinates")
         lines = ["{:<21} {:>10} {:>9} {:>11} {:>12}  {:<20}  status".format("scheme", *head)]
-        baseline, uncoded = _finite(self.baseline), _finite(self.uncoded)
+        baseline = _finite(self.baseline)
+        uncoded = _finite(self.uncoded)
         least = float(self["optimal"].lower_bound) if "optimal" in self else np.nan
         for name, solution in self.items():
             value = float(solution.expected_runtime)
@@ -167,7 +169,8 @@ def compare(problem: Problem, methods: Methods = EVERY, *, key: Array | None = N
         tasks[method.name] = method
     required = {"optimal"} if methods is EVERY else set(tasks)
     others = {name: method_of(name) for name in BASELINES if name not in tasks}
-    found, earlier = list[Solution](), list[Solution]()
+    found = list[Solution]()
+    earlier = list[Solution]()
     uncoded = None
     for name, method in (tasks | others).items():
         try:
@@ -200,11 +203,14 @@ def largest_setup(problem: Problem, partition: Numbers) -> float:
     >>> round(largest_setup(problem, [900.0, 300.0, 800.0]), 2)
     0.05
     """
-    x, total = np.asarray(partition, problem.dtype), float(problem.total)
-    subsets, used = np.arange(1, x.size + 1), x > 0
+    x = np.asarray(partition, problem.dtype)
+    total = float(problem.total)
+    subsets = np.arange(1, x.size + 1)
+    used = x > 0
     if used.sum() < 2:
         return np.inf
-    work, setup = np.cumsum(subsets * x), total * np.maximum.accumulate(np.where(used, subsets, 0))
+    work = np.cumsum(subsets * x)
+    setup = total * np.maximum.accumulate(np.where(used, subsets, 0))
     block = float(solve(problem, "single_block").expected_runtime)
 
     def excess(u: float) -> float:
@@ -213,7 +219,8 @@ def largest_setup(problem: Problem, partition: Numbers) -> float:
         found = assess(problem, jnp.asarray(blocks / size), whole_numbers=False)
         return float(found.expected_runtime) * size / block - 1
 
-    low, high = 0.0, 1.0
+    low = 0.0
+    high = 1.0
     if not excess(low) < 0:
         return 0.0
     for _ in range(20):

@@ -40,7 +40,8 @@ from bcgc_jax.exact.windows import LEFT_OUT, windowed_paths
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.marks import Marks, marks, rule, slope_of_homogeneous, threshold_hazard
 from bcgc_jax.problem import Problem, Status
-from bcgc_jax.solvers.newton import FINEST, NUM_NODES, nested_rules, next_barrier, step_length
+from bcgc_jax.solvers.expected_maximum import NUM_NODES, nested_rules
+from bcgc_jax.solvers.newton import FINEST, next_barrier, step_length
 from bcgc_jax.solvers.optimal import OptimalResult, first_shares, least_gap
 from bcgc_jax.solvers.spectral import SUFFICIENT
 

@@ -51,7 +51,8 @@ def replayed(
         setup_cycles=forward * _COORDINATES * cycles or None,
     )
     solution = solve(given, method, key=jax.random.key(0))
-    plan, needs = solution.plan, solution.needs
+    plan = solution.plan
+    needs = solution.needs
     assert plan is not None
     assert needs is not None
     if plan.completion is not None and plan.completion.groups:

@@ -93,7 +93,8 @@ class Nested(Numbered):
 
     conditions = (("deadline", "> 0"),)
     counts = (("max_subsets", 1),)
-    word, what = "nested", "a number of stored subsets"
+    word = "nested"
+    what = "a number of stored subsets"
     is_partition = False
     fixed_workers = True
     instead = 'take data="by_size"'
@@ -118,7 +119,8 @@ class Nested(Numbered):
 
     def groups(self, num_workers: int) -> Groups:
         """Those levels of the tree whose groups store little enough."""
-        levels, most = self.tree or halving(num_workers), self.max_subsets or num_workers
+        levels = self.tree or halving(num_workers)
+        most = self.max_subsets or num_workers
         check_groups(levels, num_workers)
         found = tuple(level for level in levels if max(map(len, level)) <= most)
         if not found:
@@ -127,7 +129,8 @@ class Nested(Numbered):
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
         workers = int(concrete(problem.num_workers))  # type: ignore[arg-type]
-        groups, kinds = self.groups(workers), None
+        groups = self.groups(workers)
+        kinds = None
         data = np.array([[workers / len(level) for level in groups]], problem.dtype)
         if self.data == "by_size":
             kinds, own = kinds_by_size(groups)
@@ -148,7 +151,8 @@ def _optimum(problem: Problem, rule: OneOfEach, data: Array) -> tuple[Solution, 
 
     The bound is the optimum for the last data; with random start-ups, if all began with the first.
     """
-    still, equal = jax.lax.stop_gradient(problem), len(data) == 1
+    still = jax.lax.stop_gradient(problem)
+    equal = len(data) == 1
     with_kinks = iteration_of(problem).polyhedral
     if with_kinks and equal:
         used = jnp.ones(len(rule.groups), bool)
@@ -164,7 +168,8 @@ def _optimum(problem: Problem, rule: OneOfEach, data: Array) -> tuple[Solution, 
     if not (problem.bare or with_kinks):  # else 0, up to rounding
         lower = lower + bound.value - jnp.sum(bound.slope * bound.point)
     best = without_derivative(best, problem)
-    plan, known = _plan_of(problem, rule, best.point, data[0]), Expectation(best.value, best.aux)
+    plan = _plan_of(problem, rule, best.point, data[0])
+    known = Expectation(best.value, best.aux)
     runtime = known
     if not with_kinks:  # where pieces meet each has slopes of its own
         runtime = with_slopes(_expected, known, problem, best.point, rule, data[0])
@@ -179,7 +184,9 @@ def _local(problem: Problem, rule: OneOfEach, data: Array, bound_too: bool) -> t
     its own for each set of levels that has one more or less, and for each level alone, as long as that helps.
     With setup a bound is for the levels in use.
     """
-    dtype, size, paid = problem.dtype, len(rule.groups), problem.has_setup
+    dtype = problem.dtype
+    size = len(rule.groups)
+    paid = problem.has_setup
     by_levels = _by_levels(problem)
 
     def search(state: tuple[Any, ...], given: tuple[Any, ...]) -> tuple[tuple[Any, ...], None]:
@@ -194,7 +201,8 @@ def _local(problem: Problem, rule: OneOfEach, data: Array, bound_too: bool) -> t
 
     def round_(state: tuple[Any, ...]) -> tuple[Any, ...]:
         _, best, latest = state
-        used, sets = best[0], best[0][None]
+        used = best[0]
+        sets = best[0][None]
         if by_levels:
             alone = np.eye(size, dtype=bool)
             others = jnp.where(jnp.any(used ^ alone, axis=1)[:, None], used ^ alone, sets)
@@ -210,8 +218,16 @@ def _local(problem: Problem, rule: OneOfEach, data: Array, bound_too: bool) -> t
         (best, latest), _ = jax.lax.scan(search, (best, latest), searches)
         return jnp.any(best[0] ^ used), best, latest
 
-    start, none = jnp.ones(size, dtype), jnp.asarray(jnp.nan, dtype)
-    nothing = Minimum(start, none, start, none, jnp.asarray(0), none)
+    start = jnp.ones(size, dtype)
+    none = jnp.asarray(jnp.nan, dtype)
+    nothing = Minimum(
+        point=start,
+        value=none,
+        slope=start,
+        residual=none,
+        num_steps=jnp.asarray(0),
+        aux=none,
+    )
     state: tuple[Any, ...] = jnp.asarray(True), (start > 0, nothing), nothing
     # Else all levels are used: one round.
     state = jax.lax.while_loop(lambda state: state[0], round_, state) if by_levels else round_(state)
@@ -244,7 +260,14 @@ def _cut(problem: Problem, rule: OneOfEach, used: Array, data: Array) -> Minimum
     start = used / jnp.sum(used).astype(problem.dtype)
     tolerance = jnp.asarray(least_gap(problem), problem.dtype)
     share, value, lower, steps, _ = cutting_plane(evaluate, start, used, tolerance)
-    return Minimum(share, value, lower + 0 * share, 1 - lower / value, steps, 0 * value)
+    return Minimum(
+        point=share,
+        value=value,
+        slope=lower + 0 * share,
+        residual=1 - lower / value,
+        num_steps=steps,
+        aux=0 * value,
+    )
 
 
 def _runtime(
@@ -268,7 +291,8 @@ def _most_probable(
 
     Where P has slopes, BFGS goes on from the best point.
     """
-    of, known = (problem, deadline), jnp.finfo(start.dtype)
+    of = (problem, deadline)
+    known = jnp.finfo(start.dtype)
     still, deadline, start = jax.lax.stop_gradient((problem, deadline, start))
     iteration = iteration_of(still)
 
@@ -281,11 +305,15 @@ def _most_probable(
         return chance / (1 - chance), None
 
     found = pattern_search(late, start, directions, max_steps=MAX_STEPS if iteration.stepped else _ROUNDS)
-    share, steps, missed = found.point, found.num_steps, jnp.where(found.ended, 0, jnp.inf)
+    share = found.point
+    steps = found.num_steps
+    missed = jnp.where(found.ended, 0, jnp.inf)
     if not iteration.stepped:
         used = share > 0 if _by_levels(problem) else start >= 0
         best = minimise_shares(odds, used, share, tolerance=_TOLERANCE[start.dtype.itemsize])
-        share, steps, missed = best.point, steps + best.num_steps, best.residual
+        share = best.point
+        steps = steps + best.num_steps
+        missed = best.residual
     share = without_derivative(share, of)
     plan = _plan_of(problem, rule, share, data)
     probability = with_slopes(_in_time, None, problem, share, rule, data, of[1])
@@ -316,4 +344,10 @@ def _solution(problem: Problem, plan: Plan, residual: Array, steps: Array, runti
 def _plan_of(problem: Problem, rule: OneOfEach, share: Array, data: Array) -> Plan:
     level = np.arange(len(rule.groups))
     sizes = problem.total.astype(share.dtype) * share
-    return Plan(sizes, level, data, np.ones(level.size, share.dtype), rule)
+    return Plan(
+        sizes=sizes,
+        block=level,
+        data=data,
+        share=np.ones(level.size, share.dtype),
+        completion=rule,
+    )

@@ -18,7 +18,8 @@ from bcgc_jax.plans.marks import marks
 from bcgc_jax.plans.runtime import sent_load
 from bcgc_jax.plans.worker import Load
 from bcgc_jax.problem import Problem, Status
-from bcgc_jax.solvers.newton import Given, Workers, search
+from bcgc_jax.solvers.expected_maximum import Workers
+from bcgc_jax.solvers.newton import Given, search
 from bcgc_jax.solvers.polyhedral import Cuts, cutting_plane, row_program
 
 

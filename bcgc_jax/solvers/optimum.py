@@ -82,7 +82,8 @@ class Optimal(Method):
         if smooth and not (dense and is_rough(iteration_of(problem).pooled())):
             found = _optimum_of_many(problem, self)
         if found is None or (dense and found.relative_gap > max(np.max(self.tolerance), 1e-5)):
-            every, tolerance = np.arange(problem.max_workers), jax.lax.stop_gradient(self.tolerance)
+            every = np.arange(problem.max_workers)
+            tolerance = jax.lax.stop_gradient(self.tolerance)
             allowed = problem.exists if self.levels is None else np.isin(every, self.levels)
             found = optimum(problem, allowed, tolerance=tolerance, max_steps=self.max_steps)
         solution = with_whole_numbers(problem, found)
@@ -145,7 +146,8 @@ def _by_pieces(problem: Problem, plan: tuple[Array, Cuts | Array]) -> Array:
     subgradient of the optimum.
     """
     partition, multipliers = plan
-    x, iteration = with_total(problem, partition), iteration_of(problem)
+    x = with_total(problem, partition)
+    iteration = iteration_of(problem)
     if not isinstance(multipliers, Cuts):
         work = load_of(problem, x).work
         times = jnp.where(work > 0, iteration.rows, 0)  # type: ignore[arg-type]
@@ -176,7 +178,8 @@ def _searched(
 ) -> tuple[OptimalResult, tuple[Array, ...], Solution | None]:
     """What is found, what of it is to be assessed, and the solution, where the search certifies it."""
     still = jax.lax.stop_gradient(problem)
-    used, rounds = allowed, 0
+    used = allowed
+    rounds = 0
     if problem.has_setup:
         used, rounds = best_levels(still if problem.convex else with_least_start_up(still), allowed)
     found = (optimal_partition if problem.convex else best_found)(still, used, **options)
@@ -196,7 +199,9 @@ def _searched(
 @jax.jit
 def _judged(problem: Problem, solution: Solution, bound: Array | None, tolerance: ArrayLike) -> Solution:
     """With the better one of the two bounds, and the status that the gap gives."""
-    value, error, lower = solution.expected_runtime, solution.runtime_error, solution.lower_bound
+    value = solution.expected_runtime
+    error = solution.runtime_error
+    lower = solution.lower_bound
     if bound is not None:
         known = bound - error  # NaN where there is no error to speak of
         lower = jnp.minimum(jnp.where(known > lower, known, lower), value)

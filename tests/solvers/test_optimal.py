@@ -9,7 +9,8 @@ from scipy import optimize
 import bcgc_jax as bcgc
 from bcgc_jax.exact.linear_algebra import solve_positive, solve_unit_upper
 from bcgc_jax.plans.marks import marks
-from bcgc_jax.solvers.newton import Workers, derivatives, loop, sums_over_nodes
+from bcgc_jax.solvers.expected_maximum import Workers, derivatives, sums_over_nodes
+from bcgc_jax.solvers.lanes import loop
 from tests.oracles import laws
 from tests.oracles.programme import best_of_two_speeds, best_shares, level_times
 from tests.problems import SIZE, expected_max, known, padded, slow

@@ -1,0 +1,97 @@
+"""A loop whose problems take up each other's lanes: `jax.lax.while_loop`, but for `jax.vmap`."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.flatten_util import ravel_pytree
+from jax.typing import ArrayLike
+
+
+def loop(
+    go_on: Callable[[Any, Any], Array],
+    step_of: Callable[[int], Callable[[Any, Any], Any]],
+    answer: Callable[[Any, Any], Any],
+    constants: Any,
+    state: Any,
+    *,
+    lanes: tuple[int, int],
+) -> Any:
+    """`answer` of the state after steps for as long as `go_on`: `jax.lax.while_loop`, but for `jax.vmap`.
+
+    All three are functions of constants and state, and of traced values only by these. A `while_loop` under
+    `vmap` runs all problems as long as the slowest of them. Here `lanes` of them run at a time, on a CPU and
+    elsewhere, and a lane whose problem is done takes up the next one. Of so many problems the step is
+    `step_of` their number.
+    """
+    step = step_of(1)
+
+    @jax.custom_batching.custom_vmap
+    def run(constants: Any, state: Any) -> Any:
+        last = jax.lax.while_loop(lambda s: go_on(constants, s), lambda s: step(constants, s), state)
+        return answer(constants, last)
+
+    @run.def_vmap
+    def run_many(size: int, batched: Any, constants: Any, state: Any) -> tuple[Any, Any]:
+        def each(a: ArrayLike, is_batched: bool) -> Array:
+            return jnp.asarray(a) if is_batched else jnp.broadcast_to(a, (size, *jnp.shape(a)))
+
+        cells = jax.tree.map(each, (constants, state), tuple(batched))
+        functions = go_on, step_of(size), answer
+        on_cpu, elsewhere = (functools.partial(_run_lanes, functions, size, min(n, size)) for n in lanes)
+        # Known where it is compiled, not where it is traced: programs are exported for other platforms.
+        few = size <= min(lanes)
+        answers = on_cpu(*cells) if few else jax.lax.platform_dependent(*cells, cpu=on_cpu, default=elsewhere)
+        return answers, jax.tree.map(lambda _: True, answers)
+
+    return run(constants, state)
+
+
+def _run_lanes(
+    functions: tuple[Callable[..., Any], ...], size: int, lanes: int, constants: Any, state: Any
+) -> Any:
+    """The answers of all cells, `constants` and `state` with a leading axis of `size`."""
+    go_on, step, answer = functions
+    # A state is a row of numbers: with an array for each field there is a tenth more to compile.
+    _, fields = ravel_pytree(jax.tree.map(lambda a: a[0], state))
+    state = jax.vmap(lambda s: ravel_pytree(s)[0])(state)
+
+    def answered(constants: Any, row: Array) -> Any:
+        return answer(constants, fields(row))
+
+    def take(index: Array) -> tuple[Any, Any]:
+        return jax.tree.map(lambda a: a.at[index].get(mode="clip"), (constants, state))
+
+    def one(constants: Any, row: Array) -> tuple[Array, Array]:
+        # A cell that needs no step takes none.
+        state = fields(row)
+        row = jnp.where(go_on(constants, state), ravel_pytree(step(constants, state))[0], row)
+        return row, go_on(constants, fields(row))
+
+    def advance(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+        at, following, (constants, state), answers = carry
+        state, open_ = jax.vmap(one)(constants, state)
+        done = (at < size) & ~open_
+        new = (at, following, (constants, state), answers)
+        return jax.lax.cond(jnp.any(done), refill, lambda _, *same: same, done, *new)
+
+    def refill(done: Array, at: Array, following: Array, running: Any, answers: Any) -> tuple[Any, ...]:
+        found = jax.vmap(answered)(*running)
+        place = jnp.where(done, at, size)
+        answers = jax.tree.map(lambda a, b: a.at[place].set(b, mode="drop"), answers, found)
+        at = jnp.where(done, jnp.minimum(following + jnp.cumsum(done) - 1, size), at)
+
+        def choose(new: Array, old: Array) -> Array:
+            return jnp.where(done.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+
+        return at, following + jnp.sum(done), jax.tree.map(choose, take(at), running), answers
+
+    at = jnp.arange(lanes)
+    running = jax.tree.map(lambda a: a[:lanes], (constants, state))
+    shapes = jax.eval_shape(jax.vmap(answered), *running)
+    answers = jax.tree.map(lambda s: jnp.zeros((size, *s.shape[1:]), s.dtype), shapes)
+    carry = at, jnp.asarray(lanes), running, answers
+    return jax.lax.while_loop(lambda c: jnp.any(c[0] < size), advance, carry)[3]

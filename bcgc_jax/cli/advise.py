@@ -20,7 +20,8 @@ from bcgc_jax.measured.traces import ColumnError, Trace, load_trace
 
 _MOST_TOLD = 3
 # A smaller share is told in words where its interval has 0 in it.
-_LEAST_SHARE, _NONE = 0.01, "none that shows"
+_LEAST_SHARE = 0.01
+_NONE = "none that shows"
 _CAUSES = {
     "data": "the data: some chunks are longer than others",
     "steady": "workers that stay slow",

@@ -28,7 +28,9 @@ from bcgc_jax.solution import Solution, assess
 from bcgc_jax.solvers.solve import solve
 
 # What is planned for, beside the best fit.
-MEASURED, HEAVY, UNCODED = "measured times", "smooth, Pareto tail", "uncoded"
+MEASURED = "measured times"
+HEAVY = "smooth, Pareto tail"
+UNCODED = "uncoded"
 APART = "with start-up"
 TOGETHER = "without start-up"
 

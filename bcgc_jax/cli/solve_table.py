@@ -244,20 +244,24 @@ def _errors(answer: SolveAnswer) -> Iterator[str]:
     ended = [output.row_label(row) for row in rows if row["status"] == "step_limit"]
     if ended:
         yield f"The search ended before it converged, so a faster plan may be near: {', '.join(ended)}."
-    for row in [row for row in rows if "levels" in row][:1]:
+    if row := _first(row for row in rows if "levels" in row):
         levels = ", ".join(map(str, row["levels"]))
-        several = "s" * (len(row["levels"]) > 1)
-        yield f"The bound of {row['method']} is for plans of the level{several} {levels} only."
+        word = "level" if len(row["levels"]) == 1 else "levels"
+        yield f"The bound of {row['method']} is for plans of the {word} {levels} only."
     inexact = [output.row_label(row) for row in rows if row["exact_gradient"] is False]
     if inexact:
         yield f"Not the gradient of all data, but of a part of it: {', '.join(inexact)}."
+
+
+def _first(rows: Iterator[output.Row]) -> output.Row | None:
+    return next(rows, None)
 
 
 def _plan(answer: SolveAnswer) -> Iterator[str]:
     """Of each kind the best plan: its blocks, what is stored for them, and where it is worth nothing."""
     order = "in the order in which they are computed"
     of_all = f"of the {num_workers(answer.problem)}"
-    for row in [row for row in answer.rows if "groups" in (row["schedule"] or {})][:1]:
+    if row := _first(row for row in answer.rows if "groups" in (row["schedule"] or {})):
         yield f"\nThe plan of {row['method']}, blocks {order}:"
         most = 0
         for block, (size, groups) in enumerate(zip(*row["schedule"].values(), strict=True)):
@@ -265,14 +269,14 @@ def _plan(answer: SolveAnswer) -> Iterator[str]:
                 low = min(map(len, groups))
                 high = max(map(len, groups))
                 each = f"{low}" if low == high else f"{low} to {high}"
-                several = "s" * (len(groups) > 1)
-                yield f"block {block}: {len(groups)} group{several} of {each}, {size:,} {answer.parts}"
+                word = "group" if len(groups) == 1 else "groups"
+                yield f"block {block}: {len(groups)} {word} of {each}, {size:,} {answer.parts}"
                 most = max(most, high)
         yield (
             "A block is complete when one worker of each group has sent its sum. Each worker stores "
             f"{most} {of_all} subsets of the data."
         )
-    for row in [row for row in answer.rows if row["partition"] is not None][:1]:
+    if row := _first(row for row in answer.rows if row["partition"] is not None):
         yield f"\nThe plan of {row['method']}, level: {answer.parts}, {order}:"
         yield blocks(row["partition"])
         stored = int(np.flatnonzero(row["partition"])[-1]) + 1

@@ -42,8 +42,10 @@ copyreg.pickle(jax.custom_vjp, lambda function: (_new_custom_vjp, (), vars(funct
 
 # Ray keeps the one that a process begins with.
 _TOKEN = secrets.token_hex(32)
-# Seconds that a cluster has to take a connection, and to answer; that Ray's processes have to end.
-_PATIENCE, _ENDING = 5.0, 5.0
+# Seconds that a cluster has to take a connection, and to answer.
+_PATIENCE = 5.0
+# Seconds that Ray's processes have to end.
+_ENDING = 5.0
 
 
 def _have_token() -> None:
@@ -225,8 +227,10 @@ def _at_work_in(folder: str) -> list[int]:
     return found
 
 
-# What a client of gRPC says first, and the type of the frame, in the fourth byte, that a server begins with.
-_PREFACE, _SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]), 4
+# The type of the frame, in the fourth byte, that a server of gRPC begins with.
+_SETTINGS = 4
+# What a client of gRPC says first.
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, _SETTINGS, 0, 0, 0, 0, 0])
 
 
 def _check_answers(address: str) -> None:
@@ -420,8 +424,9 @@ def actor_class(ray: Any) -> Any:
     return ray.remote(concurrency_groups={"control": 1, "beside": 1})(Actor)
 
 
+_PREFIX = "bcgc-"
 # Each is locked by its process for as long as it runs.
-_PREFIX, _LOCK = "bcgc-", "lock"
+_LOCK = "lock"
 # Letters of a place that leave room for a socket's: its path has 103 at most, on Linux 107, and Ray adds some
 # 70 to the folder's.
 _SHORT = 20

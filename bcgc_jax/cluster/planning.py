@@ -155,7 +155,8 @@ class Course:
 
     def begin(self, first: int) -> None:
         """With the workers that there are: after so many iterations."""
-        self.first, self.members = first, list(range(self.cluster.num_workers))
+        self.first = first
+        self.members = list(range(self.cluster.num_workers))
         self.replan()
 
     def give_work(self) -> TrainingScheme:
@@ -286,7 +287,8 @@ class Loop(Course):
     def gradient(self, params: PyTree, step: int) -> ClusterGradient:
         """Its time is that of all that it takes: what is prepared, a change, and the step."""
         begin = time.perf_counter()
-        self._step, self._faults = step, len(self.cluster.faults)
+        self._step = step
+        self._faults = len(self.cluster.faults)
         if self._wanted and True not in self._works:
             self._prepare_sharing()
         found = super().gradient(params, step)

@@ -23,9 +23,12 @@ from bcgc_jax.plans.handout import Roster
 
 # Processes that end one after another, none of them with an iteration done, before a worker is given up.
 _ATTEMPTS = 3
-# Seconds at most for a new process to be there (else there is no other), for one that compiles to answer
-# (which may hold Python for long), and for the CPUs of old ones to be free.
-_STARTING, _LOADING, _FREEING = 120.0, 30.0, 10.0
+# Seconds at most for a new process to be there: else there is no other.
+_STARTING = 120.0
+# For one that compiles to answer: it may hold Python for long.
+_LOADING = 30.0
+# For the CPUs of old ones to be free.
+_FREEING = 10.0
 _SLOWER = 3.0  # a successor has so many times as long for each as the slowest took to be ready
 _NO_ROOM = "the nodes that are left have no room for it"
 
@@ -191,7 +194,8 @@ class Processes:
         self.why = ""  # the worker lost last was lost
         self.error: Exception | None = None
         self._raised: set[int] = set()  # workers, in their last iteration
-        self._missing, self._looked = 0, 0.0  # given up for want of room, and when it was last looked for
+        self._missing = 0  # given up for want of room
+        self._looked = 0.0  # when room was last looked for
         self._started_in = 0.0  # seconds that the slowest new one took until it had loaded
         self._given: Assignment | None = None
         self._programs = programs

@@ -65,7 +65,8 @@ class SharedRound:
         self._began: dict[int, float] = {}  # when a worker first asked
         self._names: dict[int, set[Name]] = {worker: set() for worker in range(workers)}
         self._asked: dict[Name, tuple[int, float]] = {}  # sums on their way: of whom, since when
-        self._came, self._longest = math.inf, 0.0  # when the last one came, what the slowest took
+        self._came = math.inf  # when the last one came
+        self._longest = 0.0  # what the slowest took
         self._total: list[np.ndarray] = []
         self._over = False
         self._error: BaseException | None = None
@@ -261,7 +262,8 @@ class SharedRound:
     def _arrives(self, worker: int, message: Sum, now: float) -> bool:
         name = Name(self.handout.step, message.number)
         _, since = self._asked.pop(name, (worker, now))
-        self._came, self._longest = now, max(self._longest, now - since)
+        self._came = now
+        self._longest = max(self._longest, now - since)
         return self.handout.arrived(self.handout.member(worker), name, message.label)
 
     def _sendings(self) -> Iterator[tuple[int, float]]:

@@ -22,8 +22,10 @@ _KEPT = 8
 _CLEAR = 1.5
 # What sharing may have lost when it is tried again, a share of the time so far.
 _LOST = 0.01
-# What it may lose in a stint, a share of all steps: in the first one, which has the change, and by then.
-_LOST_FIRST, _LOST_AT_ONCE = 0.01, 0.004
+# What it may lose in the first stint, which has the change, a share of all steps.
+_LOST_FIRST = 0.01
+# What it may lose in a later stint.
+_LOST_AT_ONCE = 0.004
 
 
 class Decision(NamedTuple):
@@ -59,7 +61,8 @@ class Trials:
         self._took = {sharing: deque[float](maxlen=_KEPT) for sharing in (False, True)}
         # Steps of the next stint with sharing, and of one without after sharing has lost.
         self._with = self._without = FIRST
-        self._stint, self._done = FIRST, 0  # steps of this stint, and those that are done
+        self._stint = FIRST  # its steps
+        self._done = 0  # those that are done
         self._lost = self._lost_in_stint = 0.0  # seconds, by sharing
 
     @property

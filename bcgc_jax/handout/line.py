@@ -13,8 +13,10 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
-# Bytes of a message at most, and of a random number.
-MOST, NONCE = 2**16, 32
+# Bytes of a message at most.
+MOST = 2**16
+# Bytes of a random number.
+NONCE = 32
 GREETING = NONCE + hashlib.sha256().digest_size
 _LENGTH = struct.Struct("!I")
 _JSON = json.JSONEncoder(separators=(",", ":"))

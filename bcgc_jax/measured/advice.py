@@ -45,7 +45,8 @@ CHUNKS = 8
 # A worker that is slow by less is not told: ln of the ratio.
 _TOLD = 0.05
 # Without chunks a log does not say whether what is not steady is of workers, data or pauses.
-STEADY, REST = "steady", "rest"
+STEADY = "steady"
+REST = "rest"
 
 _QUESTION = "a question for each chunk"
 _NEEDS = {

@@ -18,14 +18,20 @@ from bcgc_jax.measured.microbatches import Microbatches, predicted_seconds
 from bcgc_jax.measured.slow_workers import levels, ranks_of
 
 CAUSES = ("data", "steady", "random", "pauses")
-# ln of a chunk's time over its worker's median is a pause above this, and where twice as many chunks are as
-# long as lengths explain: a share of them, but ten at least. So is one that is so long by chance in no log of
-# a thousand.
-_LEAST_PAUSE, _MOST_PAUSES, _FEWEST, _CHANCE = 0.6, 0.03, 10, 1e-3
+# ln of a chunk's time over its worker's median is a pause above this,
+_LEAST_PAUSE = 0.6
+# and where twice as many chunks are as long as lengths explain: this share of them,
+_MOST_PAUSES = 0.03
+# but so many at least.
+_FEWEST = 10
+# So is one that is so long by chance in no log of a thousand.
+_CHANCE = 1e-3
 # Two quantiles, through which the tail of lengths is drawn.
 _BODY = (0.80, 0.95)
 # With forward passes: of ln(forward / backward), in chunks of about the same length.
-_LEAST_SHIFT, _DEVIATIONS, _LEAST_DEVIATION = 0.3, 6.0, 0.02
+_LEAST_SHIFT = 0.3
+_DEVIATIONS = 6.0
+_LEAST_DEVIATION = 0.02
 _BIN = 25
 # A worker whose chunks have such a mean rank in a step, in standard errors, is slow in it.
 _CLEARLY_SLOW = 3.6

@@ -114,11 +114,13 @@ def fit_distributions(
 
 def _fit(key: Array, name: str, family: Family, sample: Sample, num_replicates: int) -> Fit:
     # All work is done in batches of one size, at most 2^17 times: each function is compiled once.
-    batches = -(-num_replicates // max(3, 2**17 // len(sample.times)))
-    batch = max(3, -(-num_replicates // batches))
+    most = max(3, 2**17 // len(sample.times))
+    batches = math.ceil(num_replicates / most)
+    batch = max(3, math.ceil(num_replicates / batches))
     data = jax.tree.map(lambda a: np.broadcast_to(a, (batch, *a.shape)), sample)
     guesses = np.asarray(family.guesses(sample))
-    tiled = np.tile(guesses, (-(-batch // len(guesses)), 1))[:batch]
+    copies = math.ceil(batch / len(guesses))
+    tiled = np.tile(guesses, (copies, 1))[:batch]
     found, likelihoods = map(np.asarray, _search(family, data, tiled))
     at = int(np.nanargmax(likelihoods))
     best = np.broadcast_to(found[at], found.shape)

@@ -9,8 +9,10 @@ import numpy as np
 from bcgc_jax.measured.intervals import Interval, Resamples, block_length, resample
 from bcgc_jax.measured.remedies import LIMIT, NOTHING, Replay
 
-# Less time saved than this share is no reason to change anything; so much is given for a cheaper remedy.
-WORTH, FOR_CHEAPER = 0.02, 0.01
+# Less time saved than this share is no reason to change anything.
+WORTH = 0.02
+# So much is given for a cheaper remedy.
+FOR_CHEAPER = 0.01
 FEWEST_STEPS = 8
 _FEWEST_BLOCKS = 4
 

@@ -38,9 +38,11 @@ from bcgc_jax.plans.plan import Plan, partition_plan
 from bcgc_jax.plans.worker import Cost, Load
 from bcgc_jax.problem import CONDITIONS, Problem
 
-# In shares of the total: how far the sum of a known partition may be from it, and what counts as 0, for
-# optimisers leave entries of -1e-9 behind, and differences of sums in single precision some of -1e-6.
-_SUM_SLACK, _ZERO = 1e-3, 1e-5
+# How far the sum of a known partition may be from the total, in shares of it.
+_SUM_SLACK = 1e-3
+# What counts as 0, in shares of the total: optimisers leave entries of -1e-9 behind, and differences of sums
+# in single precision some of -1e-6.
+_ZERO = 1e-5
 
 
 class Certificate(NamedTuple):

@@ -6,6 +6,7 @@ steps: with the paper's times two would do, with heavy tails it takes tens.
 """
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -25,10 +26,14 @@ from bcgc_jax.plans.runtime import check_partition, draw_runtimes, passes_of, pr
 from bcgc_jax.plans.worker import AT_A_TIME
 from bcgc_jax.problem import Problem
 
-# Steps that a chain forgets, and chains: of many draws each has many steps, and few are forgotten.
-_FORGOTTEN, _CHAINS = 32, 256
-# Of a row of a table: numbers of all its steps, workers and tasks, two tenths of a second; the most chains.
-_ROW, _ROW_CHAINS = 2**22, 32
+# Steps that a chain forgets.
+_FORGOTTEN = 32
+# Chains: of many draws each has many steps, and few are forgotten.
+_CHAINS = 256
+# Of a row of a table: numbers of all its steps, workers and tasks, two tenths of a second.
+_ROW = 2**22
+# The most chains of a row.
+_ROW_CHAINS = 32
 
 
 class RuntimeEstimate(NamedTuple):
@@ -134,7 +139,7 @@ def _chains(
             return passes.of(unit).overrun(late, starts, times, end), (fresh, end)
         return unless_starting(busy, late, starts, end), (fresh, end)
 
-    steps = _FORGOTTEN + -(-num_draws // chains)
+    steps = _FORGOTTEN + math.ceil(num_draws / chains)
     late = jnp.zeros(places.shape, scale.dtype)
     _, (fresh, chained) = jax.lax.scan(step, late, jax.random.split(drawing, steps))
     return scale * fresh[_FORGOTTEN:], scale * chained[_FORGOTTEN:]

@@ -54,8 +54,10 @@ from bcgc_jax.solvers.quasi_newton import minimise_shares
 from bcgc_jax.solvers.spectral import MAX_STEPS, Minimum
 
 # The gap of a convex runtime at which the search ends, by the bytes of a number: in single precision slopes
-# are known to some 1e-5. That for a bound by size ends earlier: it is some per cent below anyway.
-_TOLERANCE, _OF_BOUND = {8: 1e-7, 4: 1e-4}, 2e-4
+# are known to some 1e-5.
+_TOLERANCE = {8: 1e-7, 4: 1e-4}
+# The same for a bound by size, which is some per cent below anyway.
+_OF_BOUND = 2e-4
 # Rounds of a search without slopes, before one with slopes.
 _ROUNDS = 4
 

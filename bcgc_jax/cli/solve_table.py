@@ -244,10 +244,10 @@ def _errors(answer: SolveAnswer) -> Iterator[str]:
     ended = [output.row_label(row) for row in rows if row["status"] == "step_limit"]
     if ended:
         yield f"The search ended before it converged, so a faster plan may be near: {', '.join(ended)}."
-    if row := _first(row for row in rows if "levels" in row):
-        levels = ", ".join(map(str, row["levels"]))
-        word = "level" if len(row["levels"]) == 1 else "levels"
-        yield f"The bound of {row['method']} is for plans of the {word} {levels} only."
+    if few := _first(row for row in rows if "levels" in row):
+        levels = ", ".join(map(str, few["levels"]))
+        word = "level" if len(few["levels"]) == 1 else "levels"
+        yield f"The bound of {few['method']} is for plans of the {word} {levels} only."
     inexact = [output.row_label(row) for row in rows if row["exact_gradient"] is False]
     if inexact:
         yield f"Not the gradient of all data, but of a part of it: {', '.join(inexact)}."

@@ -109,7 +109,7 @@ class Advice(NamedTuple):
       rows: what can be done, the most saved first, and last the limit.
       enough: whether there are enough steps for advice.
       advised: a remedy, or None where nothing is worth it; without chunks it saves by three models: workers,
-        data or single chunks are slow.
+        data or single chunks are slow; by the first alone where it stays with a worker in the next step.
       beforehand: one for workers that cannot ask within a step, or None.
     """
 
@@ -203,6 +203,7 @@ def advise(
         savings_of(remedies.replays(other, log.costs, stored, round_trip) | codes, seed)
         for other in log.others
     ]
+    judges = [savings] if _stays(log.model.random) else [savings, *others]
     causes, together = _causes(log, savings.block, seed)
     changing = bool(np.any(np.diff(log.model.steady[3 * len(times) // 4 :], axis=0)))
     enough = len(times) >= FEWEST_STEPS
@@ -223,9 +224,14 @@ def advise(
         changing=changing,
         rows=_rows(replays, savings, others, trace.num_workers),
         enough=enough,
-        advised=advised([savings, *others], may),
-        beforehand=advised([savings, *others], [name for name in may if name in (DEALT, FIXED, ANEW)]),
+        advised=advised(judges, may),
+        beforehand=advised(judges, [name for name in may if name in (DEALT, FIXED, ANEW)]),
     )
+
+
+def _stays(random: np.ndarray) -> bool:
+    """Whether half of what workers take more, `[S, W]`, is there in the next step: its data are others."""
+    return bool(np.sum(random[1:] * random[:-1]) > np.sum(random[:-1] ** 2) / 2)
 
 
 def _table(trace: Trace) -> np.ndarray:

@@ -1,5 +1,7 @@
 """What a log says: small logs of one cause each, and recorded ones as they were judged by another program."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -120,6 +122,20 @@ def test_the_cheapest_is_advised_that_hardly_saves_less():
     assert advised([savings, other], ["cheap", "dear"]) == "dear"
     third = Savings(1, {"cheap": 0.19, "dear": 0.01}, {"cheap": 0.19 + noise, "dear": 0.01 + noise})
     assert advised([savings, other, third], ["cheap", "dear"]) == "cheap"
+
+
+@pytest.mark.parametrize("spread", [0.3, 0.6])
+def test_what_stays_with_a_worker_from_step_to_step_is_not_of_its_data(spread):
+    """Speeds that wander: without chunks the same is advised as where chunks show that they are alike."""
+    rng = np.random.default_rng(1)
+    speeds = [rng.normal(size=WORKERS)]
+    for _ in range(STEPS - 1):
+        speeds.append(0.95 * speeds[-1] + math.sqrt(1 - 0.95**2) * rng.normal(size=WORKERS))
+    times = np.exp(spread * np.array(speeds))
+    chunks = Microbatches(np.repeat(times[:, :, None], CHUNKS, axis=2) / CHUNKS)
+    found = advise(trace_of(times))
+    assert found.advised == advice_on(chunks).advised == {0.3: "sharing:2", 0.6: "sharing:3"}[spread]
+    assert found.row("sharing:2").range[0] < found.row("sharing:2").saved.value
 
 
 def test_loads_say_what_is_of_the_data_with_chunks_and_without():

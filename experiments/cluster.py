@@ -10,7 +10,7 @@ busy for longer than the slowness lasts.
 So there are two predictions: E τ̂, as if all workers were free when an iteration ends, and the mean of
 iterations one after the other, in which each worker ends its pass first. The measured time is held against
 the second. Then once more, with a worker killed at a third of the run and another stopped at two thirds.
-Twenty minutes.
+A quarter of an hour.
 """
 
 import dataclasses
@@ -75,7 +75,7 @@ def run(
     seed: int = 0,
     *,
     workers: int = WORKERS,
-    steps: int = 100,
+    steps: int = 80,
     seconds: float = 0.4,
     patience: float = 2.0,
     methods: Sequence[str] = METHODS,

@@ -24,7 +24,7 @@ from experiments import looks
 from experiments.models import Model, convolutional, transformer
 from experiments.report import each, grouped, number, print_table, run_command, save
 
-WORKERS, STEPS, LONG, SLOWER, SLOW = 8, 100, 300, 3.0, 2
+WORKERS, STEPS, LONG, SLOWER, SLOW = 8, 80, 200, 3.0, 2
 RATE, SHIFT = 1e-3, 50.0
 LAW = bcgc.ShiftedExponential(RATE, SHIFT)  # the paper's
 # Seconds that an uncoded iteration takes before the jump, on average.

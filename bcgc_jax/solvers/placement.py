@@ -1,5 +1,7 @@
 """Which worker takes which place in nested groups: by measured steps, those slow together are kept apart."""
 
+import functools
+
 import jax
 import numpy as np
 from jax.typing import ArrayLike
@@ -48,15 +50,26 @@ def place_workers(problem: Problem, plan: Plan, times: ArrayLike) -> Plan:
     size = rule.num_workers
     check_shape("times", rows, (None, size), "a row for each step, a column for each worker")
     check("times", rows, "> 0")
-    work = rule.per_worker(np.asarray(jax.jit(load_of_plan)(problem, plan).work, float)).T
+    work = rule.per_worker(np.asarray(jax.jit(load_of_plan)(problem, plan).work, float))
+    # Members side by side: a group's first is the least of a run of workers.
+    group = np.array([_group_of(level) for level in rule.groups])
+    order = np.lexsort(group)
+    begins = [np.flatnonzero(np.diff(level[order], prepend=-1)) for level in group]
+    spent = np.broadcast_to(work, (size, len(group)))[order].T[:, :, None]
+    columns = np.ascontiguousarray(rows.T)
 
     def total(place: np.ndarray) -> float:
-        return float(rule.blocks(rows[:, None, place] * work).max(axis=-1).sum())
+        times = columns[place[order]]
+        ready = (
+            np.minimum.reduceat(of_task * times, begin).max(axis=0)
+            for of_task, begin in zip(spent, begins, strict=True)
+        )
+        return float(functools.reduce(np.maximum, ready).sum())
 
     rng = np.random.default_rng(0)
     place = np.arange(size)
     least = total(place)
-    for _ in range(min(_TRIES * size, int(_MOST / (rows.size * len(work)))) if size > 1 else 0):
+    for _ in range(min(_TRIES * size, int(_MOST / (rows.size * len(group)))) if size > 1 else 0):
         few = rng.choice(size, min(3, size), replace=False)
         other = place.copy()
         other[few] = place[rng.permutation(few)]
@@ -68,3 +81,11 @@ def place_workers(problem: Problem, plan: Plan, times: ArrayLike) -> Plan:
     )
     kinds = None if rule.kinds is None else tuple(rule.kind_of[np.argsort(place)].tolist())
     return replace(plan, completion=OneOfEach(groups, kinds))
+
+
+def _group_of(level: tuple[tuple[int, ...], ...]) -> np.ndarray:
+    """The number of each worker's group."""
+    found = np.zeros(sum(map(len, level)), int)
+    for number, group in enumerate(level):
+        found[list(group)] = number
+    return found

@@ -1,12 +1,12 @@
 """The storage bound: what no exact scheme beats whose workers store so many subsets, of one draw."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 
 
 def least_alone(num_workers: int, max_subsets: int) -> np.ndarray:
@@ -15,7 +15,7 @@ def least_alone(num_workers: int, max_subsets: int) -> np.ndarray:
     return np.array([num_workers * math.comb(k, max_subsets) / of_all for k in range(1, num_workers + 1)])
 
 
-def storage_bound(starts: Array | None, times: Array, alone: ArrayLike) -> Array:
+def storage_bound(starts: Array | None, times: Any, alone: Any) -> Any:
     r"""Of one draw, `[N]` each: no exact scheme with D subsets stored has a mean below that of these.
 
     max_k min{t: Σ_{w among the k slowest} (t - S_w)⁺ / T_w ≥ N C(k, D) / C(N, D)}, with S the start-ups, None
@@ -25,11 +25,14 @@ def storage_bound(starts: Array | None, times: Array, alone: ArrayLike) -> Array
     are picked at random store at least N C(k, D) / C(N, D) subsets that nobody else has, on average: with r
     holders of a datum this is C(k, r) / C(N, r), which is convex in r. Workers are exchangeable, so the k
     slowest are as good as k random ones. A mean of maxima is at least the maximum of means.
+    Without start-ups `times` may be those of many draws, `[..., N]`, also of NumPy.
     """
+    if starts is None:
+        xp = np if isinstance(times, np.ndarray) else jnp
+        slowest = xp.sort(times, axis=-1)[..., ::-1]
+        return xp.max(alone / xp.cumsum(1 / slowest, axis=-1), axis=-1)
     workers = len(times)
     alone = jnp.asarray(alone, times.dtype)
-    if starts is None:
-        return jnp.max(alone / jnp.cumsum(1 / jnp.sort(times, descending=True)))
     slowest_first = jnp.argsort(-times)
     rank = jnp.zeros(workers, int).at[slowest_first].set(np.arange(workers))
     order = jnp.argsort(starts)

@@ -57,6 +57,8 @@ _CACHED = 2**13
 _BACKTRACK = 0.4
 # and is given up after so many tries.
 _MAX_TRIES = 6
+# A step that leaves more than this of the gap has hardly helped.
+_MOST = 0.3
 # What a round does.
 _START = 0  # evaluates the start
 _STEP = 1  # makes a step of Newton's
@@ -90,7 +92,8 @@ class _Iterate(NamedTuple):
 
     What the round does, Newton steps so far, fineness of the rule, how often this step was tried; x,
     multipliers z, dx, length, barrier μ; at x: f / f₀, its error, the best least slope so far; the slope
-    along the step; f₀; the next piece of the nodes, and the sums before it.
+    along the step; f₀; the gap by the slopes at x alone, and whether the step to x left most of the one
+    before; the next piece of the nodes, and the sums before it.
     """
 
     round: Array
@@ -107,6 +110,8 @@ class _Iterate(NamedTuple):
     least: Array
     descent: Array
     unit: Array
+    gap: Array
+    stalled: Array
     piece: Array
     sums: Sums
 
@@ -153,6 +158,8 @@ def _first(given: Given, start: Array, finite_mean: Array) -> _Iterate:
         least=zero,
         descent=zero,
         unit=one,
+        gap=one,
+        stalled=jnp.asarray(False),
         piece=none,
         sums=no_sums(start),
     )
@@ -173,8 +180,8 @@ def _one_piece(given: Given, s: _Iterate, *, batched: bool) -> _Iterate:
     load = dot(given.loads, _trial(given, s))
     if load.size > LARGE and workers.law.smooth:
         start, sums = sums_over_nodes(workers, load, s.refine, with_hessian=False)
-        # Where steps have to be cut, the Hessian is none of here.
-        fresh = (s.refine == first_fineness(load.size)) | (s.round == _CHECK) | (s.length < 1)
+        # Where steps have to be cut or leave most of the gap, the Hessian is none of here.
+        fresh = (s.refine == first_fineness(load.size)) | (s.round == _CHECK) | (s.length < 1) | s.stalled
         coarse = jnp.asarray(first_fineness(load.size))
         upper = jax.lax.cond(
             fresh, lambda: sums_over_nodes(workers, load, coarse)[1].upper, lambda: s.sums.upper
@@ -210,15 +217,17 @@ def _decide(given: Given, s: _Iterate, value: Array, error: Array, slopes: Array
     slopes = slopes / unit
     total = jnp.sum(x)
     least, *coarser = jnp.min(given.among(slopes, jnp.inf), axis=1)
+    gap = 1 - least * total / value
     doubt = rule_error(least, *coarser) if coarser else jnp.zeros_like(least)
     # The bound is to have the error of the value, and what its own is beyond it.
     off = error / total
     off_before = s.error / jnp.sum(s.x)
-    bound = least - jnp.maximum(doubt, off)
+    unsure = jnp.maximum(doubt, off)
+    bound = least - unsure
     # Each point bounds f from below, and where f nearly has kinks the last one does not do so best.
     bound = jnp.maximum(bound, jnp.where(stepped, s.least - off_before, -jnp.inf))
     at_x = s._replace(x=x, value=value, error=error, least=bound + off, unit=unit)
-    after, again = _verdict(given, s, at_x, least, bound)
+    after, again = _verdict(given, s, at_x, least, bound, unsure)
 
     def shorter() -> _Iterate:
         return s._replace(tries=s.tries + 1, length=_BACKTRACK * s.length, least=bound + off_before)
@@ -238,22 +247,27 @@ def _decide(given: Given, s: _Iterate, value: Array, error: Array, slopes: Array
             length=jnp.where(step, length, 1),
             barrier=barrier,
             descent=jnp.where(step, descent, 0),
+            gap=gap,
+            stalled=stepped & (gap > _MOST * s.gap),
         )
 
     return jax.lax.cond(again, shorter, onward)
 
 
-def _verdict(given: Given, s: _Iterate, at_x: _Iterate, least: Array, bound: Array) -> tuple[Array, Array]:
+def _verdict(
+    given: Given, s: _Iterate, at_x: _Iterate, least: Array, bound: Array, unsure: Array
+) -> tuple[Array, Array]:
     """What the next round does, and whether it rather is this step again, shorter.
 
-    `least` is the least slope at x; `bound` the best one so far, less its error.
+    `least` is the least slope at x, with an error of `unsure`; `bound` the best one so far, less its error.
     """
     value = at_x.value
     total = jnp.sum(at_x.x)
     stepped = s.round == _STEP
     enough = given.tolerance
-    if given.levels.size > LARGE:  # beyond its own error, a rule's optimum is not looked for
-        enough = jnp.maximum(enough, jnp.minimum(at_x.error / value, _ROUGH))
+    # Beyond the error of its slopes, the optimum of a rule is not looked for.
+    if given.levels.size > LARGE and given.workers.law.smooth:
+        enough = jnp.maximum(enough, jnp.minimum(unsure * total / value, _ROUGH))
     met = least * total >= (1 - enough) * value
     if given.workers.law.smooth:  # the gap with its error
         certified = bound * total >= (1 - given.tolerance) * value

@@ -91,7 +91,7 @@ def test_a_known_problem_is_solved_within_a_jit_too(monkeypatch):
 
 @pytest.mark.study
 @pytest.mark.slow
-def test_the_optimum_for_times_nearly_alike_but_for_rare_slow_ones_is_certified_to_a_per_cent():
+def test_the_optimum_for_times_nearly_alike_but_for_rare_slow_ones_is_certified():
     rng = np.random.default_rng(0)
     times = 1.5 + rng.gamma(4, 0.08, (100, 160))
     slow = rng.random(times.shape) < 0.003
@@ -100,8 +100,8 @@ def test_the_optimum_for_times_nearly_alike_but_for_rare_slow_ones_is_certified_
     problem = bcgc.Problem(law, 160, 1_000_000)
     found = optimal_partition(problem, True)
     value = float(found.value)
-    assert float(found.lower_bound) - float(found.error) > 0.985 * value  # measured 0.9917
-    assert int(found.num_steps) < 40  # measured 20
+    assert 1 - (float(found.lower_bound) - float(found.error)) / value < 1e-4
+    assert int(found.num_steps) < 60
     # By draws: T = Λ⁻¹(A), the slowest first.
     drawn = np.asarray(law.inverse_cumulative_hazard(rng.exponential(size=(20_000, 160))))
     load = np.cumsum(np.arange(1, 161) * np.asarray(found.partition)) / 160

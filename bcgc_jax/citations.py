@@ -55,6 +55,14 @@ _WORKS = {
   title = {Revisiting Distributed Synchronous {SGD}},
   year = {2016}, eprint = {1604.00981}, archivePrefix = {arXiv},
 }""",
+    "giladi2023": """@inproceedings{giladi2023,
+  author = {Giladi, Niv and Gottlieb, Shahar and Shkolnik, Moran and Karnieli, Asaf and Banner, Ron and
+            Hoffer, Elad and Levy, Kfir Yehuda and Soudry, Daniel},
+  title = {{DropCompute}: Simple and More Robust Distributed Synchronous Training via Compute Variance
+           Reduction},
+  booktitle = {Advances in Neural Information Processing Systems (NeurIPS)}, year = {2023},
+  eprint = {2306.10598}, archivePrefix = {arXiv},
+}""",
     "lewis2013": """@article{lewis2013,
   author = {Lewis, Adrian S. and Overton, Michael L.},
   title = {Nonsmooth Optimization via Quasi-{Newton} Methods},
@@ -90,6 +98,7 @@ _BEHIND = {
     "cyclic": ("amiri2019",),
     "sharing": ("wang2016", "attia2017", "amiri2019", "hummel1992"),
     "backup": ("chen2016",),
+    "drop": ("giladi2023",),
     "limit": ("attia2017",),
 }
 

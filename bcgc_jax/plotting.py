@@ -45,6 +45,7 @@ STYLES: Mapping[str, Style] = {
     "cyclic": Style("cyclic, no code", "#228833", "+", (0, (7, 1.5))),
     "sharing": Style("work sharing", "#4477AA", "p", (0, (3, 1, 1, 1)), 2.0),
     "backup": Style("backup workers (inexact)", "#BBBBBB", "3", (0, (5, 5))),
+    "drop": Style("stop at a threshold (inexact)", "#882255", "4", (0, (2, 2))),
     "deadline": Style("most probably in time", "#DDAA33", (6, 2, 0), "-", 2.6),
     "equal_risk": Style("equal risk (closed form)", "#CC3311", (4, 1, 45), (0, (5, 1, 1, 1, 1, 1))),
     "large_deadline": Style("large deadline (journal)", "#0099AA", (5, 1, 36), (0, (4, 2))),

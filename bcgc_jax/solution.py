@@ -22,6 +22,7 @@ from bcgc_jax.plans.partitions import round_partition, round_to_units
 from bcgc_jax.plans.plan import Plan, Requirements, needs_of, partition_plan
 from bcgc_jax.plans.runtime import Certificate, certificate, levels_of_bound, partition_of_units
 from bcgc_jax.plans.sharing import WorkSharing
+from bcgc_jax.plans.stopped import Stopped
 from bcgc_jax.problem import Problem, Status
 
 # A relative gap from which on a bound says little of a plan: own choice.
@@ -93,7 +94,7 @@ class Solution:
         store as much), or "" of a scheme without a bound.
         """
         rule = None if self.plan is None else self.plan.completion
-        return "" if rule is None else rule.bound_of
+        return "" if rule is None or not rule.exact_gradient else rule.bound_of
 
     @property
     def needs(self) -> Requirements | None:
@@ -193,9 +194,15 @@ class Solution:
         if int(self.status) in (Status.INFEASIBLE, Status.INVALID):
             return lines[0]
         gap = float(self.relative_gap)
+        needs = self.needs
         drawn = self.kind == "confidence"
         error = f"{'±' if drawn else 'error'} {float(self.runtime_error):.1g}"
         lines.append(f"  expected runtime {float(value):.6g} ({error})")
+        if needs is not None and not needs.exact_gradient:
+            lost = float(needs.lost)
+            lines.append(
+                f"  loses {100 * lost:.3g} % of the samples: {float(value) / (1 - lost):.6g} for as many used"
+            )
         if gap > LOOSE and self.bound_of == "levels" and self.method != "optimal":
             lines.append(
                 '  its own bound is loose: compare with "optimal" to see how near to the optimum it is'
@@ -335,7 +342,7 @@ def out_of_range(problem: Problem, value: Array) -> Array:
 # What a file of a solution consists of, by the field or the rule that it stands in.
 _PARTS = {
     **{"solution": Solution, "plan": Plan, "known_needs": Requirements},
-    **{rule.__name__: rule for rule in (AnyOf, FirstHolder, OneOfEach, WorkSharing)},
+    **{rule.__name__: rule for rule in (AnyOf, FirstHolder, OneOfEach, Stopped, WorkSharing)},
 }
 _NEEDED = ("expected_runtime", "runtime_error", "lower_bound", "status", "num_steps")
 

@@ -151,6 +151,7 @@ METHODS: dict[str, Any] = {name: name for name in _NAMED} | {
     "Subgradient": lambda v: bcgc.Subgradient(max_steps=100, batch_size=64, tolerance=1e-3 * v),
     "Deadline": lambda v: bcgc.Deadline(8e3 * v),
     "TandonPartial": lambda v: bcgc.TandonPartial(alpha=1.0 + v),
+    "Drop": lambda v: bcgc.solvers.Drop(2),
     "Tandon": lambda v: bcgc.Tandon(_whole(v)),
     "Ferdinand": lambda v: bcgc.Ferdinand(700 + _whole(v)),
     "Nested": lambda v: bcgc.Nested(),
@@ -226,7 +227,7 @@ ONLY_TRACED = {
     *(f"{name} of late workers" for name in (*OF_A_PARTITION, "solve")),
     *("expected_runtime with setup", "draw_runtimes", "solve for rows", "solve for atoms"),
     *("solve for workers that send", "solve limit:2", "solve backup:1"),
-    "solve Sharing",
+    *("solve Sharing", "solve Drop"),
 }
 _COMPOSED = "Sweep", "compare", "solve for unlike workers", "solve time for workers of one start-up"
 _MEASURED = "completion_bound in parts", "fit_distributions", "fit_start_up", "Empirical", "FromHazard"

@@ -198,7 +198,7 @@ def test_other_whole_numbers_have_their_own_needs():
     solution = bcgc.solve(PROBLEM, "time")
     counts = jnp.asarray([5_000] + 11 * [0])
     other = replace(solution, rounded=counts)
-    assert [float(a) for a in known(other.needs)] == [1, 1, 0, 1]
+    assert [float(a) for a in known(other.needs)] == [1, 1, 0, 1, 0]
     uncoded = float(bcgc.solve(PROBLEM, "uncoded").rounded_runtime)
     assert float(other.rounded_runtime) == pytest.approx(uncoded, rel=1e-9)
 
@@ -221,6 +221,7 @@ SOURCES = {
     "cyclic": ["amiri2019"],
     "sharing": ["wang2016", "attia2017", "amiri2019", "hummel1992"],
     "backup": ["chen2016"],
+    "drop": ["giladi2023"],
     "limit": ["attia2017"],
 }
 

@@ -16,6 +16,7 @@ from bcgc_jax.distributions import Distribution, JointDistribution
 from bcgc_jax.plans.plan import Plan, Requirements, partition_plan
 from bcgc_jax.plans.runtime import completion_probability, partition_of_units
 from bcgc_jax.plans.simulation import RuntimeEstimate, simulate_completion
+from bcgc_jax.plans.stopped import Stopped
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution, whole_numbers
 from bcgc_jax.solvers.baselines import alpha_of
@@ -107,6 +108,8 @@ def solution_row(problem: Problem, solution: Solution, seconds: float, deadline:
         row["completion_error"] = None if chance is None else finite(chance.standard_error)
     if solution.method == "tandon_partial":
         row["alpha"] = finite(alpha_of(solution))
+    if isinstance(rule, Stopped):
+        row["threshold"] = finite(rule.threshold * problem.scale)
     if solution.levels is not None and problem.has_setup:
         row["levels"] = np.flatnonzero(solution.levels).tolist()
     return row

@@ -38,8 +38,8 @@ SYNONYMS = {"concentration": "shape"}  # read as well
 FITTED_LAWS = tuple(law for law in LAWS if law not in ("two-speed", "deterministic"))
 METHODS = (
     "optimal, subgradient, time, frequency, deadline, nested, sharing, uncoded, single_block, "
-    "tandon_partial, ferdinand_full, ferdinand_half, limit, tandon:NUMBER, ferdinand:NUMBER, cyclic:NUMBER, "
-    "backup:NUMBER, sharing:NUMBER, nested:NUMBER, limit:NUMBER"
+    "tandon_partial, ferdinand_full, ferdinand_half, backup, drop, limit, tandon:NUMBER, ferdinand:NUMBER, "
+    "cyclic:NUMBER, backup:NUMBER, drop:NUMBER, sharing:NUMBER, nested:NUMBER, limit:NUMBER"
 )
 # Names of old: the library says what to take in their place.
 REPLACED = {"alternating", "multi_message"}

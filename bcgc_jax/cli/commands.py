@@ -44,7 +44,8 @@ _PLAN = "Also write the best plan, with its certificate, for bcgc_jax.Solution.l
 
 _LAWS = f"A DISTRIBUTION of times is one of {', '.join(map(typed.law_usage, typed.LAWS))}"
 _METHODS = f"""Methods: {typed.METHODS}. NUMBER is the most subsets that a worker stores (nested, cyclic,
-sharing, limit), the workers left out (backup), the level (tandon), or the layers (ferdinand).
+sharing, limit), the workers left out (backup), the chunks of a subset (drop), the level (tandon), or
+the layers (ferdinand).
 sharing:NUMBER:CHUNKS has so many chunks a subset, else 8; NUMBER may be all, and CHUNKS best. In
 tandon_partial α is E[T | T > median] / E[T | T ≤ median]; the paper takes 6."""
 

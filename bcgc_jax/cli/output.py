@@ -63,6 +63,12 @@ def row_label(row: Row) -> str:
     return label
 
 
+def for_used(runtime: float, row: Mapping[str, Any]) -> float:
+    """What as many samples take as a step has, where some of a step's are lost."""
+    lost = row.get("lost") or 0
+    return runtime / (1 - lost) if lost > 0 else runtime
+
+
 def scheme_column() -> Shown:
     return names("scheme"), row_label
 

@@ -216,7 +216,7 @@ def _answer(
         row["saved"] = solve_table.share_saved(row, *uncoded)
     found = [one for one in solved if one[0]["method"] in tasks]
     for row, solution in found:
-        if (chained := chained_runtime(solution, solve_table.runtime_of(row), problem)) is not None:
+        if (chained := chained_runtime(solution, solve_table.step_of(row), problem)) is not None:
             row["chained_runtime"], row["chained_error"] = map(float, chained)
     rows = [row for row, _ in found]
     limit = float(runtime_limit(judged))

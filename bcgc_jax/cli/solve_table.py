@@ -45,9 +45,14 @@ class SolveAnswer(NamedTuple):
         return "coordinates" if self.problem.unit_costs is None else "units"
 
 
-def runtime_of(row: Row) -> float:
-    """Of the whole numbers, where there are some."""
+def step_of(row: Row) -> float:
+    """E τ, of the whole numbers where there are some."""
     return row["partition_runtime"] or row["expected_runtime"] or np.inf
+
+
+def runtime_of(row: Row) -> float:
+    """The same; of what loses samples for as many samples that are used."""
+    return output.for_used(step_of(row), row)
 
 
 def fastest(rows: Sequence[Row]) -> Row | None:
@@ -78,6 +83,7 @@ def print_table(answer: SolveAnswer, remarks: Sequence[str] = ()) -> None:
         *_limit(answer),
         *_storage(answer),
         *_errors(answer),
+        *_inexact(answer),
         *_plan(answer),
     )
 
@@ -103,7 +109,7 @@ def _in_a_row(answer: SolveAnswer) -> list[str]:
     known = [row for row in answer.rows if row["chained_runtime"] is not None]
     return in_a_row(
         [
-            (row["method"], runtime_of(row), Expectation(row["chained_runtime"], row["chained_error"]))
+            (row["method"], step_of(row), Expectation(row["chained_runtime"], row["chained_error"]))
             for row in known
         ],
         answer.unit[0],
@@ -248,9 +254,22 @@ def _errors(answer: SolveAnswer) -> Iterator[str]:
         levels = ", ".join(map(str, few["levels"]))
         word = "level" if len(few["levels"]) == 1 else "levels"
         yield f"The bound of {few['method']} is for plans of the {word} {levels} only."
-    inexact = [output.row_label(row) for row in rows if row["exact_gradient"] is False]
+
+
+def _inexact(answer: SolveAnswer) -> Iterator[str]:
+    """What the runtimes of schemes are that lose samples."""
+    size, _ = answer.unit
+    inexact = [row for row in answer.rows if row["exact_gradient"] is False and np.isfinite(runtime_of(row))]
     if inexact:
-        yield f"Not the gradient of all data, but of a part of it: {', '.join(inexact)}."
+        yield (
+            "Inexact schemes lose samples. Their runtimes, and what they save, are for as many samples that "
+            "are used as a step has."
+        )
+    for row in inexact:
+        stop = row.get("threshold")
+        stops = f": workers stop at {stop / size:.4g}, at once" if stop else ""
+        lost = f"loses {100 * row['lost']:.1f} % of the samples"
+        yield f"A step of {row['method']} {lost} and takes {step_of(row) / size:.4g}{stops}."
 
 
 def _first(rows: Iterator[output.Row]) -> output.Row | None:

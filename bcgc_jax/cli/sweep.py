@@ -129,11 +129,15 @@ def _print_table(rows: list[output.Row], axes: list[str]) -> None:
     def typed(name: str) -> output.Shown:
         return name, lambda row: f"{row[name]:.4g}" if isinstance(row[name], float) else str(row[name])
 
+    def runtime(row: output.Row) -> str:
+        value = output.for_used(row["expected_runtime"], row)
+        return f"{value:.4g}" if np.isfinite(value) else "–"
+
     chance = "P(runtime ≤\ndeadline)", output.figure("completion_probability", ".4f")
     columns = [
         *map(typed, axes),
         output.scheme_column(),
-        ("expected\nruntime", output.figure("expected_runtime")),
+        ("expected\nruntime", runtime),
         *([("saved", output.saved)] if "saved" in rows[0] else []),
         ("above\noptimum ≤", lambda row: output.above_bound(row["expected_runtime"], row[_BOUND])),
         *([chance] if "completion_probability" in rows[0] else []),

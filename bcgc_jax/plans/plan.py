@@ -21,12 +21,14 @@ class Requirements(NamedTuple):
       sent: coordinates that a worker sends and the master waits for, on average, in L.
       round_trips: questions of the master within an iteration.
       exact_gradient: whether what it gets is the gradient of all data.
+      lost: share of a step's samples that are not in the gradient.
     """
 
     stored_subsets: Array
     sent: Array
     round_trips: Array
     exact_gradient: Array
+    lost: Array | float = 0.0
 
 
 @pytree_dataclass
@@ -124,4 +126,7 @@ def needs_of(plan: Plan, counts: Array | None, num_workers: ArrayLike) -> Requir
     stored = xp.max(xp.where(used, data, 0), axis=-1).astype(int)
     waited = xp.where(used, size * awaited / xp.asarray(num_workers)[..., None], 0)
     sent = (xp.sum(waited, axis=-1) / xp.sum(size * share, axis=-1)).astype(share.dtype)
-    return Requirements(stored, sent, xp.zeros_like(stored), xp.full_like(stored, rule.exact_gradient, bool))
+    lost = xp.zeros_like(sent)
+    if not rule.exact_gradient:  # each worker has a subset of its own
+        lost = (1 - xp.max(awaited / xp.asarray(num_workers)[..., None], axis=-1)).astype(share.dtype)
+    return Requirements(stored, sent, xp.zeros_like(stored), lost <= 0, lost)

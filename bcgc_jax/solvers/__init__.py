@@ -10,6 +10,7 @@ from bcgc_jax.solvers.limit import runtime_limit as runtime_limit
 from bcgc_jax.solvers.methods import Backup as Backup
 from bcgc_jax.solvers.methods import Cyclic as Cyclic
 from bcgc_jax.solvers.methods import Deadline as Deadline
+from bcgc_jax.solvers.methods import Drop as Drop
 from bcgc_jax.solvers.methods import Ferdinand as Ferdinand
 from bcgc_jax.solvers.methods import Nested as Nested
 from bcgc_jax.solvers.methods import Optimal as Optimal

@@ -46,12 +46,14 @@ class Rule(Method):
 
 @pytree_dataclass
 class Backup(Numbered):
-    """The fastest N - `spare` workers, uncoded: not the gradient of all data, but of a random part of it.
+    r"""The fastest N - B workers, uncoded: not the gradient of all data, but of a random part of it.
 
+    `spare` is B; by default the one with the least time for a sample that is used: of the least
+    E T_(N-B) / (1 - B/N).
     Chen et al., Revisiting distributed synchronous SGD, 2016.
     """
 
-    spare: int = static_field()
+    spare: int | None = static_field(default=None)
 
     counts = (("spare", 0),)
     word = "backup"
@@ -62,10 +64,16 @@ class Backup(Numbered):
     def needs_mean(self, problem: Problem) -> bool:
         return False
 
+    def check(self, problem: Problem) -> None:
+        super().check(problem)
+        if self.spare is None and not iteration_of(problem).worker.constant:
+            raise ValueError('with random start-ups "backup" needs its number of workers, as in "backup:1"')
+
     def plan(self, problem: Problem, key: Array | None) -> Solution:
         one = np.ones(1, int)
-        late = jnp.asarray([self.spare])
-        rule = AnyOf(problem.num_workers, late, exact_gradient=self.spare == 0)
+        spare = _best_spare(problem) if self.spare is None else jnp.asarray(self.spare)
+        known = concrete(spare)
+        rule = AnyOf(problem.num_workers, spare[None], exact_gradient=known is not None and int(known) == 0)
         plan = Plan(
             sizes=problem.total[None],
             block=0 * one,
@@ -74,7 +82,7 @@ class Backup(Numbered):
             completion=rule,
         )
         found = integrate_runtime(problem, plan)
-        exists = jnp.asarray(problem.num_workers) > self.spare
+        exists = jnp.asarray(problem.num_workers) > spare
         found = Expectation(*(jnp.where(exists, number, jnp.nan) for number in found))
         return replace(solution_of_value(problem, found), plan=plan)
 
@@ -153,6 +161,17 @@ def single_block_partition(problem: Problem) -> Array:
     times = iteration_of(problem).expected_order_statistics()
     cost = jnp.where(problem.exists, jnp.arange(1, problem.max_workers + 1) * times, jnp.inf)
     return single_level_partition(problem, jnp.argmin(cost))
+
+
+@jax.jit
+def _best_spare(problem: Problem) -> Array:
+    """The workers to leave out, for the least time of a sample that is used."""
+    iteration = iteration_of(problem)
+    besides = iteration.least_start_up() + problem.send_load * problem.total
+    step = besides + problem.scale * problem.pass_load * iteration.expected_order_statistics()
+    workers = jnp.asarray(problem.num_workers, step.dtype)
+    used = 1 - jnp.arange(problem.max_workers, dtype=step.dtype) / workers
+    return jnp.argmin(jnp.where(problem.exists, step / jnp.where(problem.exists, used, 1), jnp.inf))
 
 
 @jax.jit

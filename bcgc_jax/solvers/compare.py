@@ -55,7 +55,7 @@ class Comparison(dict[str, Solution]):
         uncoded = _finite(self.uncoded)
         least = float(self["optimal"].lower_bound) if "optimal" in self else np.nan
         for name, solution in self.items():
-            value = float(solution.expected_runtime)
+            value = _for_used(solution)
             saved = _percent(1 - value / uncoded, ".1f")
             than = "" if is_limit(name) else _percent(value / baseline - 1, "+.1f")
             bound = least if solution.bound_of == "levels" else np.nan
@@ -64,11 +64,18 @@ class Comparison(dict[str, Solution]):
             label = f"{name} α {alpha_of(solution):.3g}" if name == "tandon_partial" else name
             lines.append(f"{label:<21} {figures}  {_plan(solution):<20}  {status}")
         best = "none" if self.baseline is None else self.baseline.method
-        return "\n".join([*lines, f"Best baseline: {best}.", *self._chained])
+        return "\n".join([*lines, f"Best baseline: {best}.", *self._inexact, *self._chained])
+
+    @property
+    def _inexact(self) -> list[str]:
+        known = [(name, one.needs) for name, one in self.items() if one.needs is not None]
+        lost = [f"{name} {_percent(float(one.lost), '.1f')}" for name, one in known if not one.exact_gradient]
+        said = "Samples that are lost, with runtimes for as many that are used as a step has"
+        return [f"{said}: {', '.join(lost)}."] if lost else []
 
     @functools.cached_property
     def _chained(self) -> list[str]:
-        known = [(name, _runtime(solution), solution) for name, solution in self.items()]
+        known = [(name, float(one.expected_runtime), one) for name, one in self.items()]
         said = in_a_row([(name, fresh, chained_runtime(one, fresh)) for name, fresh, one in known])
         return [textwrap.fill(line, 100) for line in said]
 
@@ -104,9 +111,16 @@ def chained_runtime(solution: Solution, fresh: float, problem: Problem | None = 
     return None if more is None else Expectation(jnp.asarray(fresh + more[0]), jnp.asarray(more[1]))
 
 
+def _for_used(solution: Solution) -> float:
+    """The runtime; of what loses samples for as many that are used as a step has."""
+    needs = solution.needs
+    used = 1.0 if needs is None else 1 - float(needs.lost)
+    return float(solution.expected_runtime) / used if used > 0 else np.nan
+
+
 def _runtime(solution: Solution) -> float:
     """`inf` of what does not exist."""
-    return float(np.fmin(float(solution.expected_runtime), np.inf))
+    return float(np.fmin(_for_used(solution), np.inf))
 
 
 def _finite(solution: Solution | None) -> float:

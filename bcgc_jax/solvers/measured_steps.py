@@ -8,6 +8,7 @@ from bcgc_jax.plans.simulation import steps_in_a_row
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.baselines import Backup
 from bcgc_jax.solvers.deadline import Deadline
+from bcgc_jax.solvers.drop import Drop
 from bcgc_jax.solvers.limit import Limit
 from bcgc_jax.solvers.methods import method_of
 from bcgc_jax.solvers.placement import place_workers
@@ -36,7 +37,7 @@ def replayed(
     >>> bool(seconds.mean() < times[20:].max(axis=1).mean()), stored
     (True, 2)
     """
-    if isinstance(method_of(method), Sharing | Limit | Backup | Deadline):
+    if isinstance(method_of(method), Sharing | Limit | Backup | Drop | Deadline):
         raise ValueError(f'"{method}" is not planned on measured steps: take nested, nested:2 or optimal')
     workers = planned.shape[1]
     # So many samples that passes go over eight chunks.

@@ -7,6 +7,7 @@ from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.baselines import RULES, Backup, Ferdinand, Tandon, TandonPartial
 from bcgc_jax.solvers.cyclic import Cyclic
 from bcgc_jax.solvers.deadline import Deadline
+from bcgc_jax.solvers.drop import Drop
 from bcgc_jax.solvers.limit import Limit
 from bcgc_jax.solvers.method import Method, Numbered
 from bcgc_jax.solvers.nested import Nested
@@ -21,15 +22,15 @@ BASELINES = ("uncoded", "single_block", "tandon_partial", "ferdinand_full", "fer
 # Workers that store two subsets, or all data.
 SHARED = ("sharing:2", "sharing:all")
 LIMIT = Limit.word
-_SEARCHED = (Optimal(), Subgradient(), Deadline(), Nested(), TandonPartial())
+_SEARCHED = (Optimal(), Subgradient(), Deadline(), Nested(), TandonPartial(), Backup(), Drop())
 _NAMED: dict[str, Method] = {method.name: method for method in (*_SEARCHED, *RULES)}
 _NUMBERED: dict[str, type[Numbered | Sharing | Limit]] = {
-    kind.word: kind for kind in (Tandon, Ferdinand, Cyclic, Backup, Sharing, Nested, Limit)
+    kind.word: kind for kind in (Tandon, Ferdinand, Cyclic, Backup, Drop, Sharing, Nested, Limit)
 }
 # Schedules of several blocks, which work sharing with as much data stored replaces.
 _REPLACED = ("alternating", "multi_message")
 NAMES = frozenset([*_NAMED, *_NUMBERED])
-_SHOWN = (*PROPOSED, "deadline", "nested", "sharing", *BASELINES, LIMIT)
+_SHOWN = (*PROPOSED, "deadline", "nested", "sharing", *BASELINES, Backup.word, Drop.word, LIMIT)
 METHODS = ", ".join([*_SHOWN, *(f"{name}:NUMBER" for name in _NUMBERED)])
 
 

@@ -44,9 +44,9 @@ class Sweep:
     Chunks come by size, and within a size in the order of the cells. Rows have the numbers of the cell,
     `method`, `status` and what `solve` says of the continuous partition, which `completion_probability` is of
     too; `lower_bound` and `relative_gap` are NaN where there is no certificate. `stored_subsets`, `sent`,
-    `round_trips` and `exact_gradient` are what the scheme `needs`, NaN and None where that is not known. With
-    "uncoded" among the methods `saved` is how much less time than that a scheme takes, as a share of it. A
-    cell whose numbers make no problem has the status "invalid".
+    `round_trips`, `exact_gradient` and `lost` are what the scheme `needs`, NaN and None where that is not
+    known. With "uncoded" among the methods `saved` is how much less time than that a scheme takes for a
+    sample that is used, as a share of it. A cell whose numbers make no problem has the status "invalid".
 
     Raises ValueError for an unknown method and for bad cells.
     """
@@ -120,13 +120,10 @@ class Sweep:
         # The methods of a cell after each other.
         rows |= {name: values.reshape(-1, *values.shape[2:])[:size] for name, values in found.items()}
         if "uncoded" in self.methods:
-            uncoded = np.repeat(
-                rows["expected_runtime"][methods.index("uncoded") :: len(methods)], len(methods)
-            )
-            known = np.isfinite(rows["expected_runtime"]) & np.isfinite(uncoded)
-            rows["saved"] = np.where(
-                known, 1 - rows["expected_runtime"] / np.where(known, uncoded, 1), np.nan
-            )
+            runtime = rows["expected_runtime"] / (1 - np.nan_to_num(rows["lost"]))  # of samples that are used
+            uncoded = np.repeat(runtime[methods.index("uncoded") :: len(methods)], len(methods))
+            known = np.isfinite(runtime) & np.isfinite(uncoded)
+            rows["saved"] = np.where(known, 1 - runtime / np.where(known, uncoded, 1), np.nan)
         rows["status"] = np.array([status.name.lower() for status in Status], object)[rows["status"]]
         exact = [None if one != one else bool(one) for one in rows["exact_gradient"].tolist()]
         rows["exact_gradient"] = np.array(exact, object)

@@ -29,6 +29,7 @@ def row(method, runtime, partition=None, **more) -> dict[str, Any]:
         "round_trips": 0,
         "exact_gradient": True,
         "stored_subsets": 1,
+        "lost": 0.0,
     }
     known |= {"bound_of": None if method == "limit" or "schedule" in more else "levels"}
     return known | more
@@ -135,17 +136,19 @@ def test_schedules_say_what_they_need_and_what_they_leave_out(printed):
     rows = [
         row("cyclic:2", 2.0, schedule=one, stored_subsets=2, sent=1.5, round_trips=1),
         row("nested", 2.0, schedule=groups),
-        row("backup:1", 3.0, schedule=ONE_BLOCK, bound_of="levels", exact_gradient=False),
+        row("backup:1", 2.0, schedule=ONE_BLOCK, exact_gradient=False, lost=1 / 3, saved=13 / 16),
+        row("drop", 2.9, exact_gradient=False, lost=0.2, threshold=3.0, bound_of=None),
         row("time", 4.0, [5, 5, 0], lower_bound=3.0, stored_subsets=2),
         row("uncoded", 8.0, [10, 0, 0]),
     ]
-    lines, text = printed(Problem(LAW, 3, 10), rows, 1.0, baseline=rows[4], widest=102)  # no number is cut
+    lines, text = printed(Problem(LAW, 3, 10), rows, 1.0, baseline=rows[5], widest=102)  # no number is cut
     shown = [" ".join(line.split()) for line in lines[2:]]
     assert shown[0].startswith("cyclic:2 2 87.5 % – 2 1.50 1 1 block, no")
-    assert shown[2].startswith("backup:1 (inexact) 3 81.2 % 0 % 1 1.00 0 1 block,")
+    assert shown[2].startswith("backup:1 (inexact) 3 81.2 % – 1 1.00 0 1 block,")
     assert "block 1: 2 groups of 1 to 2, 4,000 coordinates A block is complete when one worker of" in text
     assert "sent its sum. Each worker stores 2 of the 3 subsets of the data." in text
-    assert "Not the gradient of all data, but of a part of it: backup:1 (inexact)." in text
+    assert "for as many samples that are used as a step has. A step of backup:1 loses 33.3 %" in text
+    assert "A step of drop loses 20.0 % of the samples and takes 2.9: workers stop at 3, at once." in text
 
 
 def test_work_sharing_stands_beside_what_no_scheme_of_its_storage_beats(printed):

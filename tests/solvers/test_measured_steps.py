@@ -34,6 +34,6 @@ def test_a_worker_first_ends_its_chunk_and_does_whole_passes(x64):
 
 def test_what_has_no_plan_is_refused():
     times = np.random.default_rng(0).gamma(2.0, 0.5, (30, 4)) + 0.2
-    for method in ("limit", "sharing:2", "backup:1"):
+    for method in ("limit", "sharing:2", "backup:1", "drop"):
         with pytest.raises(ValueError, match="not planned on measured steps"):
             replayed(method, times[:15], times[15:])

@@ -1,0 +1,57 @@
+"""`Stopped`: the rule of completion where each worker stops at a threshold, and open chunks are lost."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from bcgc_jax._pytree import pytree_dataclass, replace, static_field
+from bcgc_jax.plans.completion import Completion, Exact, in_order
+from bcgc_jax.plans.storage import Storage, on_circle
+from bcgc_jax.plans.worker import Cost, Load, Tasks
+
+
+@pytree_dataclass
+class Stopped(Completion):
+    """All that workers have ended by a `threshold`, or when all are done: τ = min(θ, max_n F_n).
+
+    Attributes:
+      threshold: θ, in the unit of `Worker`.
+      chunks: C of a subset. Workers stop at once, and one that has not ended is lost.
+    """
+
+    num_workers: ArrayLike
+    threshold: Array
+    chunks: int = static_field()
+
+    exact_gradient = False
+
+    def load(self, sizes: Array, tasks: Tasks, cost: Cost) -> Load:
+        """Of a whole subset."""
+        return in_order(sizes, tasks, cost)
+
+    def blocks(self, finish: Any, block: np.ndarray) -> Any:
+        raise ValueError("a threshold decides what is computed: take simulate_runtime")
+
+    def runtimes(self, load: Load, overlap: bool, starts: Array, times: Array) -> Array:
+        """Every worker sends its sum when the step ends. Workers from their number on do not count."""
+        exists = np.arange(times.shape[-1]) < jnp.asarray(self.num_workers)
+        last = jnp.max(jnp.where(exists, starts + times * load.work[-1], 0), axis=-1)
+        sent = 0 if load.sent is None else load.sent[-1]
+        return jnp.minimum(self.threshold, last) + sent
+
+    def exactly(self) -> Exact:
+        raise ValueError(
+            "a step that stops at a threshold has no plan's exact runtime: take simulate_runtime"
+        )
+
+    def storage(self, data: np.ndarray, num_workers: int) -> Storage:
+        return on_circle(num_workers, 1)
+
+    def least_workers(self, data: np.ndarray) -> int:
+        return 1
+
+    def of_problem(self, num_workers: ArrayLike, max_workers: int) -> "Stopped":
+        return replace(self, num_workers=num_workers)

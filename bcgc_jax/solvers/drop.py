@@ -1,0 +1,146 @@
+r"""`Drop`: each worker stops at a threshold θ, and what it has not ended is lost.
+
+With F_k the time at which a worker has ended k of C chunks, and f_k its distribution function, a step takes
+E min(θ, max F_C) = ∫_0^θ (1 - f_C^N) dt, and the share of samples that is used is the mean of f_k(θ) over k.
+Both are known at the ends of panels; between these the rules of Gauss and Legendre integrate.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from bcgc_jax._pytree import pytree_dataclass, replace, static_field
+from bcgc_jax.distributions.special_functions import legendre
+from bcgc_jax.exact.quadrature import Expectation
+from bcgc_jax.plans.iterations import iteration_of
+from bcgc_jax.plans.plan import Plan, Requirements
+from bcgc_jax.plans.stopped import Stopped
+from bcgc_jax.plans.worker import Load, late_hazard
+from bcgc_jax.problem import Problem
+from bcgc_jax.solution import Solution, solution_of_value
+from bcgc_jax.solvers.method import Numbered
+
+_CHUNKS = 8
+# Panels between quantiles of a worker's time, those that one of them is cut into, and how often.
+_PANELS = 64
+_CUT = 32
+_ROUNDS = 3
+# So many workers at least end all they have. Without a cost of its own the shortest step would be the best.
+_WHOLE = 0.3
+# Nodes of the two rules in a panel; their difference is the error.
+_ORDERS = (8, 6)
+
+
+@pytree_dataclass
+class Drop(Numbered):
+    """The threshold with the least time for a sample that is used, of `chunks` in a subset (8).
+
+    On average at least 30 % of the workers end all their chunks: where steps cost nothing besides, ever
+    shorter ones would be better. Giladi et al., DropCompute, 2023. Raises ValueError for workers that are not
+    alike.
+
+    >>> from bcgc_jax import Exponential, Problem, solve
+    >>> found = solve(Problem(Exponential(1e-3), num_workers=6, num_coordinates=2_000), "drop")
+    >>> bool(found.needs.exact_gradient), bool(0 < found.needs.lost < 0.5)
+    (False, True)
+    """
+
+    chunks: int | None = static_field(default=None)
+
+    counts = (("chunks", 1),)
+    word = "drop"
+    what = "a number of chunks"
+    baseline = True
+    is_partition = False
+
+    @classmethod
+    def highest(cls, problem: Problem) -> int | None:
+        return None
+
+    def needs_mean(self, problem: Problem) -> bool:
+        return False
+
+    def check(self, problem: Problem) -> None:
+        super().check(problem)
+        iteration = iteration_of(problem)
+        if not iteration.alike or iteration.worker.pairs is not None:
+            raise ValueError(
+                f'method="{self.name}" is for independent workers that are alike, with start-ups that do not '
+                "depend on their times: see what bcgc advise says of their log"
+            )
+
+    def plan(self, problem: Problem, key: Array | None) -> Solution:
+        chunks = self.chunks or _CHUNKS
+        ends = _ends(problem, chunks)
+        more = jnp.zeros(_CUT + 1, ends.dtype)
+        for _ in range(_ROUNDS):
+            threshold, around, found, used = _best(problem, jnp.concatenate([ends, more]), chunks)
+            more = around[0] + (around[1] - around[0]) * np.linspace(0, 1, _CUT + 1, dtype=ends.dtype)
+        one = np.ones(1, int)
+        needs = Requirements(
+            stored_subsets=jnp.ones((), int),
+            sent=jnp.ones((), problem.dtype),
+            round_trips=jnp.zeros((), int),
+            exact_gradient=jnp.zeros((), bool),
+            lost=1 - used,
+        )
+        rule = Stopped(problem.num_workers, threshold, chunks)
+        sizes = problem.total[None]
+        plan = Plan(sizes, 0 * one, one, one.astype(problem.dtype), rule, needs)
+        return replace(solution_of_value(problem, found), plan=plan)
+
+
+def _load(problem: Problem, chunks: int) -> Load:
+    """Of a worker after each chunk."""
+    return Load(problem.pass_load * (np.arange(1, chunks + 1) / chunks).astype(problem.dtype))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _ends(problem: Problem, chunks: int) -> Array:
+    """Of panels, in units of κ: quantiles of a worker's time, and the chunks' ends with kinks or atoms."""
+    worker = iteration_of(problem).worker
+    load = _load(problem, chunks).work
+    start, law = worker.start, worker.cycle_time
+    high = jnp.log(jnp.asarray(problem.num_workers, load.dtype)) + 40
+    hazard = jnp.geomspace(1e-4, high, _PANELS, dtype=load.dtype)
+    hazard = jnp.append(hazard, jnp.asarray(-np.log1p(-_WHOLE), load.dtype))
+    typical = start.inverse_cumulative_hazard(hazard) / worker.unit
+    typical = typical + load[-1] * law.inverse_cumulative_hazard(hazard)
+    starts, times = (jnp.append(one.infimum(), one.breaks()) for one in (start, law))
+    kinks = starts[:, None, None] / worker.unit + times[:, None] * load
+    ends = jnp.concatenate([typical, kinks.ravel()]).astype(load.dtype)
+    return jnp.where(jnp.isfinite(ends), ends, 0)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _best(problem: Problem, ends: Array, chunks: int) -> tuple[Array, Array, Expectation, Array]:
+    """Of thresholds at the ends of panels: the best one, its neighbours, E τ, and the share that is used."""
+    worker = iteration_of(problem).worker.with_fast_inverses()
+    load = _load(problem, chunks)
+    # An atom at an end has come, whatever rounding says.
+    ends = jnp.sort(ends) * (1 + 8 * jnp.finfo(ends.dtype).eps)
+    left = jnp.append(0, ends[:-1])
+    size = ends - left
+
+    def integrals(order: int) -> Array:
+        node, weight = legendre(order)
+        t = left[:, None] + size[:, None] * node.astype(ends.dtype)
+        whole = Load(load.work[-1:])
+        hazard = late_hazard(worker, whole, t.reshape(-1, 1))[0].reshape(t.shape)
+        late = -jnp.expm1(jnp.asarray(problem.num_workers, ends.dtype) * jnp.log1p(-jnp.exp(-hazard)))
+        return size * jnp.sum(weight.astype(ends.dtype) * late, axis=1)
+
+    fine, coarse = map(integrals, _ORDERS)
+    step = jnp.cumsum(fine)
+    ended = -jnp.expm1(-late_hazard(worker, load, ends[:, None])[0])
+    used = jnp.mean(ended, axis=1)
+    sent = problem.send_load * problem.total / problem.scale
+    possible = ended[:, -1] >= _WHOLE
+    best = jnp.argmin(jnp.where(possible, (step + sent) / jnp.where(possible, used, 1), jnp.inf))
+    error = jnp.cumsum(jnp.abs(fine - coarse))[best]
+    around = jnp.stack([left[best], ends[jnp.minimum(best + 1, ends.size - 1)]])
+    found = Expectation(problem.scale * (step[best] + sent), problem.scale * error)
+    return ends[best], around, found, used[best]

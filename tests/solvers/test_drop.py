@@ -1,0 +1,104 @@
+"""Schemes that lose samples, `backup` and `drop`, against harmonic numbers and draws by NumPy."""
+
+import numpy as np
+import pytest
+
+import bcgc_jax as bcgc
+from bcgc_jax._pytree import replace
+from bcgc_jax.plans.stopped import Stopped
+from tests.problems import known
+
+N = 6
+START = 150.0
+PROBLEM = bcgc.Problem(bcgc.ShiftedExponential(1.0, 0.5), N, 200, 3.0, 2.0, start_up=START, setup_cycles=20.0)
+WHOLE = 210.0  # M (b L + f) / N, cycles of a subset
+
+
+@pytest.mark.parametrize("start", [0.0, START, 1e6])
+def test_backup_leaves_out_as_many_as_make_a_used_sample_cheapest(x64, start):
+    # E T_(N-B) = 1/2 + H_N - H_B.
+    times = 0.5 + np.array([sum(1 / j for j in range(spare + 1, N + 1)) for spare in range(N)])
+    step = start + WHOLE * times
+    spare = int(np.argmin(step / (1 - np.arange(N) / N)))
+    problem = replace(PROBLEM, start_up=start)
+    found, same = bcgc.solve(problem, "backup"), bcgc.solve(problem, f"backup:{spare}")
+    assert float(found.expected_runtime) == pytest.approx(step[spare], rel=1e-9)
+    assert float(same.expected_runtime) == float(found.expected_runtime)
+    needs = [1, 1 - spare / N, 0, float(spare == 0), spare / N]
+    assert [float(a) for a in known(found.needs)] == pytest.approx(needs)
+    assert known(found.plan).trainable == (spare == 0)
+
+
+def test_backup_with_random_start_ups_needs_its_number():
+    with pytest.raises(ValueError, match='needs its number of workers, as in "backup:1"'):
+        bcgc.solve(replace(PROBLEM, start_up=bcgc.Exponential(1.0)), "backup")
+
+
+def _rule(solution: bcgc.Solution) -> Stopped:
+    rule = known(solution.plan).completion
+    assert isinstance(rule, Stopped)
+    return rule
+
+
+def _step(threshold, times, chunks):
+    """Seconds of each step, and the share of the samples that is used, by plain counting."""
+    ends = START + times[:, :, None] * WHOLE * np.arange(1, chunks + 1) / chunks
+    in_time = ends <= threshold * (1 + 1e-12)
+    return np.minimum(threshold, ends[:, :, -1].max(axis=1)), in_time.mean(axis=(1, 2))
+
+
+def test_drop_stops_where_draws_of_numpy_say(x64):
+    times = 0.5 + np.random.default_rng(1).exponential(1.0, (100_000, N))
+    found = bcgc.solve(PROBLEM, "drop")
+    rule, needs = _rule(found), known(found.needs)
+    threshold = float(rule.threshold * PROBLEM.scale)
+    seconds, used = _step(threshold, times, rule.chunks)
+    for value, draws in ((found.expected_runtime, seconds), (1 - needs.lost, used)):
+        # Worst: 1.3 standard errors.
+        assert abs(draws.mean() - float(value)) < 4 * draws.std() / np.sqrt(len(draws))
+    # No other threshold is better at which 30 % of the workers are done, within what draws are off by.
+    least = seconds.mean() / used.mean()
+    first = START + WHOLE * (0.5 - np.log(0.7))
+    for other in np.linspace(first, START + WHOLE * 8, 40):
+        seconds, used = _step(other, times[:20_000], rule.chunks)
+        assert seconds.mean() / used.mean() > 0.995 * least
+    assert not bool(needs.exact_gradient)
+
+
+def test_drop_of_atoms_is_a_sum_over_them(x64):
+    problem = bcgc.Problem(bcgc.TwoSpeed(1.0, 5.0, 0.1), N, 200, 3.0, 2.0)
+    found = bcgc.solve(problem, "drop")
+    tried = {}
+    for ended in range(1, 9):  # chunks of slow workers; fast ones have ended all, by 1
+        stop = max(5 * ended / 8, 1.0)
+        tried[stop] = (1 + (stop - 1) * (1 - 0.9**N)) / (0.9 + 0.1 * ended / 8)
+    stop = min(tried, key=tried.__getitem__)
+    rule, needs = _rule(found), known(found.needs)
+    assert float(rule.threshold) == pytest.approx(200 * stop)
+    value = found.expected_runtime / (1 - needs.lost)
+    assert float(value) == pytest.approx(200 * tried[stop], rel=1e-9)
+
+
+def test_drop_is_refused_where_no_distribution_function_says_it(x64):
+    unlike = bcgc.Heterogeneous([bcgc.Exponential(1.0), bcgc.Exponential(2.0)])
+    with pytest.raises(ValueError, match='"drop" is for independent workers that are alike'):
+        bcgc.solve(bcgc.Problem(unlike, 2, 100), "drop")
+    plan = known(bcgc.solve(PROBLEM, "drop").plan)
+    with pytest.raises(ValueError, match="take simulate_runtime"):
+        bcgc.expected_runtime(PROBLEM, plan)
+    assert not plan.trainable
+
+
+def test_what_loses_samples_is_compared_by_a_used_sample(x64, tmp_path):
+    uncoded, backup, drop = (bcgc.solve(PROBLEM, method) for method in ("uncoded", "backup:1", "drop"))
+    found = bcgc.solvers.Comparison([uncoded, backup, drop], None, uncoded)
+    used = {
+        name: float(one.expected_runtime) / (1 - float(known(one.needs).lost)) for name, one in found.items()
+    }
+    assert list(found) == sorted(used, key=used.__getitem__)
+    assert backup.bound_of == drop.bound_of == ""
+    assert f"{used['drop']:.6g} for as many used" in repr(drop)
+    drop.save(tmp_path / "plan.json")
+    again = bcgc.Solution.load(tmp_path / "plan.json")
+    assert _rule(again).threshold == _rule(drop).threshold
+    assert float(known(again.needs).lost) == float(known(drop.needs).lost)

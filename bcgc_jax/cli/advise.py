@@ -14,21 +14,12 @@ from bcgc_jax.cli.output import Row, Shown, print_lines, print_rows
 from bcgc_jax.cli.progress import Progress
 from bcgc_jax.measured import advice, remedies
 from bcgc_jax.measured.advice import Advice
-from bcgc_jax.measured.intervals import Interval
+from bcgc_jax.measured.intervals import percent
 from bcgc_jax.measured.remedies import Planned
+from bcgc_jax.measured.slowness import IN_WORDS, NOT_TIMED_APART
 from bcgc_jax.measured.traces import ColumnError, Trace, load_trace
 
-_MOST_TOLD = 3
-# A smaller share is told in words where its interval has 0 in it.
-_LEAST_SHARE = 0.01
 _NONE = "none that shows"
-_CAUSES = {
-    "data": "the data: some chunks are longer than others",
-    "steady": "workers that stay slow",
-    "random": "workers that are slow in single steps, at random",
-    "pauses": "pauses within a chunk",
-    "rest": "slow in single steps: workers, data or pauses",
-}
 _DO = {
     remedies.DEALT: "deal the chunks to the workers by their length",
     "sharing:2": "share the work, with two subsets stored (sharing:2)",
@@ -37,11 +28,6 @@ _DO = {
     remedies.FIXED: "give each worker data by its speed, once",
     remedies.ANEW: "give each worker data by its speed, anew before each step",
 }
-_ALIKE = (
-    "The workers of a step take the same time. Were they timed behind a collective (an all-reduce, a "
-    "barrier), where each has waited for the slowest? Then nothing can be learnt here. Time each worker's "
-    "own computation, up to the collective."
-)
 _RECORD = (
     "Give a row for each chunk (microbatch), with its number in a column `chunk`. Then slow workers, long "
     "chunks and pauses can be told apart."
@@ -101,7 +87,7 @@ def _codes(question: AdviseOptions, trace: Trace) -> dict[str, Planned]:
 
 def _json(found: Advice) -> Row:
     slow = [one._asdict() for one in found.slow_workers]
-    return found._asdict() | {"slow_workers": slow, "rows": [row._asdict() for row in found.rows]}
+    return vars(found) | {"slow_workers": slow, "rows": [row._asdict() for row in found.rows]}
 
 
 def _flat(row: advice.Row) -> Row:
@@ -112,19 +98,6 @@ def _flat(row: advice.Row) -> Row:
     return flat | {name: getattr(row, name) for name in ("lost", "longer", "stored_subsets", "needs")}
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value + 0.0:.1f}"
-
-
-def _shows(share: Interval) -> bool:
-    """Whether a log can tell a share from none."""
-    return share.low > 0 or share.value > _LEAST_SHARE
-
-
-def _interval(share: Interval) -> str:
-    return f"{_percent(share.low)} to {_percent(share.high)}"
-
-
 def _print(name: str, found: Advice) -> None:
     left_out = (
         f" {found.left_out} steps in which a worker has no time are left out." if found.left_out else ""
@@ -133,10 +106,10 @@ def _print(name: str, found: Advice) -> None:
     print_lines(
         f"{name}: {found.num_workers} workers, {found.num_steps} steps{chunks}.{left_out}",
         f"A step takes {found.step:.4g} s on average. It would take {found.balanced:.4g} s if all workers "
-        f"ended together. So {_percent(found.loss)} % of the time is lost.",
+        f"ended together. So {percent(found.loss)} % of the time is lost.",
     )
     if found.alike:
-        print_lines(_ALIKE)
+        print_lines(NOT_TIMED_APART)
     _print_causes(found)
     _print_rows(found)
     print_lines("", *_sentences(found))
@@ -144,18 +117,15 @@ def _print(name: str, found: Advice) -> None:
 
 def _print_causes(found: Advice) -> None:
     columns: list[Shown] = [
-        (Column("why", no_wrap=True), lambda cause: _CAUSES[cause[0]]),
-        ("share of the loss", lambda cause: f"{_percent(cause[1].value)} %" if _shows(cause[1]) else _NONE),
-        ("95 %", lambda cause: _interval(cause[1]) if _shows(cause[1]) else ""),
+        (Column("why", no_wrap=True), lambda cause: IN_WORDS[cause[0]]),
+        ("share of the loss", lambda cause: f"{percent(cause[1].value)} %" if cause[1].shows else _NONE),
+        ("95 %", lambda cause: cause[1].in_percent() if cause[1].shows else ""),
     ]
     print_lines("")
     print_rows(sorted(found.causes.items(), key=lambda cause: -cause[1].value), columns)
-    print_lines(*map(str, found.slow_workers[:_MOST_TOLD]))
-    if (more := len(found.slow_workers) - _MOST_TOLD) > 0:
-        print_lines(f"There {'are' if more > 1 else 'is'} {more} more of these.")
-    together = f"{_percent(found.together.value)} % of the time ({_interval(found.together)})"
-    if _shows(found.together):
-        print_lines(f"All workers are slow at once: {together}. Nothing here helps against that.")
+    print_lines(*found.slow_workers_in_words())
+    if found.together.shows:
+        print_lines(f"{found.together_in_words()} Nothing here helps against that.")
     else:
         print_lines(f"All workers slow at once: {_NONE}.")
 
@@ -163,14 +133,14 @@ def _print_causes(found: Advice) -> None:
 def _print_rows(found: Advice) -> None:
     columns: list[Shown] = [
         (output.names("what can be done"), lambda row: row.remedy),
-        ("saved", lambda row: f"{_percent(row.saved.value)} %"),
-        ("95 %", lambda row: _interval(row.saved)),
+        ("saved", lambda row: f"{percent(row.saved.value)} %"),
+        ("95 %", lambda row: row.saved.in_percent()),
     ]
     if not found.recorded:
-        columns.append(("by model", lambda row: " to ".join(map(_percent, row.range))))
+        columns.append(("by model", lambda row: " to ".join(map(percent, row.range))))
     columns += [
         ("subsets\nstored", lambda row: str(row.stored_subsets)),
-        ("samples\nlost", lambda row: f"{_percent(row.lost)} %" if row.lost else "none"),
+        ("samples\nlost", lambda row: f"{percent(row.lost)} %" if row.lost else "none"),
         (Column("needs"), _needs),
     ]
     print_lines("")
@@ -220,5 +190,5 @@ def _saves(found: Advice, remedy: str) -> str:
     row = found.row(remedy)
     between = ""
     if not found.recorded and row.range[0] < row.saved.low:
-        between = f", or {_percent(row.range[0])} % if chunks are slow in place of workers"
-    return f"It saves {_percent(row.saved.value)} % ({_interval(row.saved)} %){between}."
+        between = f", or {percent(row.range[0])} % if chunks are slow in place of workers"
+    return f"It saves {percent(row.saved.value)} % ({row.saved.in_percent()} %){between}."

@@ -20,6 +20,7 @@ from bcgc_jax.measured.choice import distribution_of
 from bcgc_jax.measured.description import NOTHING, Description, describe
 from bcgc_jax.measured.fits import MAX_TIMES, Fit, fit_distributions
 from bcgc_jax.measured.likelihood import FAMILIES
+from bcgc_jax.measured.slowness import Slowness, slowness_in
 from bcgc_jax.measured.start_up import StartUpFit, fit_start_up, one_load
 from bcgc_jax.measured.traces import Trace
 from bcgc_jax.plans.plan import partition_plan
@@ -94,6 +95,8 @@ def _answer(question: FitOptions, bar: Progress) -> FitAnswer:
         cycles = question.cycles or start_up.loads[1] * workers / (question.samples * question.coordinates)
     description = describe(times)
     seconds = np.asarray(times.seconds * mean)
+    if trace.load is not None:
+        description = description._replace(slowness=slowness_in(trace))
     fits: list[Fit] = []
     if start_up is None or question.laws:  # plans for times at several loads need no fit
         bar.reach(0, len(question.laws) or len(FAMILIES))
@@ -192,7 +195,8 @@ def _remarks(
     if start_up is not None:
         return [*more, *said]
     said += more
-    if description.unlike_workers or description.slow_together:
+    lost = description.slowness
+    if lost is not None and (lost.unlike_workers or lost.slow_together):
         said.append("bcgc solve --trace FILE --keep-workers plans on whole steps.")
     if trace.microbatches is not None:
         return said
@@ -203,8 +207,11 @@ def _remarks(
 def _json(answer: FitAnswer, fits: list[Row]) -> Row:
     fit = answer.start_up
     problem = answer.best.problem
-    slow = [one._asdict() for one in answer.description.slow_workers]
-    trace = answer.description._asdict() | {"slow_workers": slow}
+    trace = answer.description._asdict()
+    lost = trace.pop("slowness")
+    for name in ("step", "balanced", "causes", "together"):
+        trace[name] = None if lost is None else getattr(lost, name)
+    trace["slow_workers"] = [] if lost is None else [one._asdict() for one in lost.slow_workers]
     rows = {"trace": trace, "remarks": answer.remarks, "fits": fits, "plans": answer.plans}
     if fit is None or problem is None:
         return rows
@@ -242,7 +249,7 @@ def _print(file: str, answer: FitAnswer) -> None:
         f"{file}: {trace.seconds.size} times of {steps}{loads}{missing}{cut}",
         f"{'relative to the mean at their load' if start_up else 'seconds'}: mean {d.mean:.4g}, standard "
         f"deviation {d.deviation:.3g}, median {d.median:.4g}, 99 % {d.high:.4g}, largest {d.largest:.4g}",
-        f"share of variance: between workers {d.between_workers}, common to a step {d.between_steps}",
+        *_lost_in_words(d.slowness),
         f"correlation of a worker's time with its next {d.autocorrelation}",
         f"tail index {d.tail_index}, where 0 is exponential and from 1 on the mean is infinite",
         "(in brackets: 95 % intervals)\n",
@@ -255,6 +262,15 @@ def _print(file: str, answer: FitAnswer) -> None:
     if answer.fits:
         _print_fits(answer.fits, answer.seconds.size)
     _print_plans(answer)
+
+
+def _lost_in_words(lost: Slowness | None) -> list[str]:
+    if lost is None:
+        return []
+    text = f"a step takes {lost.step:.4g} s, and {lost.balanced:.4g} s if all workers ended together"
+    if lost.left_out:
+        text += f"; {lost.left_out} steps in which a worker has no time are left out of this"
+    return [text]
 
 
 def _print_fits(fits: list[Fit], num_times: int) -> None:

@@ -15,7 +15,7 @@ from bcgc_jax.cli.commands import AdviseOptions, Files
 
 # Of the objects that `--format json` prints (output.schema.json): the next one where a field changes its
 # meaning or goes, not where one is added.
-VERSION = 2
+VERSION = 3
 _WIDTH = 100
 
 Row = dict[str, Any]

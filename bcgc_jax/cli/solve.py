@@ -18,8 +18,9 @@ from bcgc_jax.cli.compilation import padded
 from bcgc_jax.cli.exit import interruptible
 from bcgc_jax.cli.output import Row, print_answer, write_beside, write_figure
 from bcgc_jax.distributions import Distribution, Heterogeneous, JointDistribution
+from bcgc_jax.measured.advice import Advice
+from bcgc_jax.measured.remedies import LIMIT
 from bcgc_jax.measured.resampling import bootstrap_interval
-from bcgc_jax.measured.shared_steps import SharedSteps, share_steps
 from bcgc_jax.measured.traces import Trace
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.plan import partition_plan
@@ -53,7 +54,7 @@ def answer(question: SolveOptions) -> None:
         trace, *laws = traces.planned_for(question, *_law_of_workers(question))
         problem = _problem(question, trace, *laws)
         everything, found = interruptible(lambda: _answer(question, problem, trace))
-        shared = None if trace is None else share_steps(trace)
+        advice = traces.advice_on(trace)
         rows = found.rows
         if all(row["status"] == "invalid" for row in rows):
             raise ValueError(f"no runtime is known: {solve_table.OVERFLOW}")
@@ -61,11 +62,11 @@ def answer(question: SolveOptions) -> None:
 
         def document() -> Row:
             answers = {"problem": _described(question, problem), "limit": found.limit, "solutions": rows}
-            return answers if shared is None else answers | {"microbatches": _microbatches(trace, shared)}
+            return answers if advice is None else answers | {"microbatches": _microbatches(trace, advice)}
 
         def table() -> None:
             solve_table.print_table(
-                found._replace(unit=(unit, name)), _remarks(question, trace, shared, everything, found)
+                found._replace(unit=(unit, name)), _remarks(question, trace, advice, everything, found)
             )
 
         def draw() -> Any:
@@ -100,15 +101,21 @@ def _tasks(question: SolveOptions, problem: Problem) -> dict[str, Method]:
     return {f"optimal, levels {typed}": Optimal(levels=levels), **found}
 
 
-def _microbatches(trace: Trace | None, shared: SharedSteps) -> Row:
-    savings = [one._asdict() for one in shared.savings]
-    return {"forward_ratio": traces.measured_forward(trace), **shared._asdict(), "savings": savings}
+def _microbatches(trace: Trace | None, advice: Advice) -> Row:
+    rows = [*traces.sharing_rows(advice), advice.row(LIMIT)]
+    return {
+        "forward_ratio": traces.measured_forward(trace),
+        "num_steps": advice.num_steps,
+        "step": advice.step,
+        "causes": advice.causes,
+        "rows": [row._asdict() for row in rows],
+    }
 
 
 def _remarks(
     question: SolveOptions,
     trace: Trace | None,
-    shared: SharedSteps | None,
+    advice: Advice | None,
     everything: list[Found],
     answer: solve_table.SolveAnswer,
 ) -> list[str]:
@@ -119,14 +126,15 @@ def _remarks(
         *traces.which_law(answer.problem.cycle_time, trace),
         *traces.forward_in_words(question, trace),
         *traces.remarks(question, trace),
-        *traces.sharing_in_words(trace, shared),
+        *([] if advice is None else [traces.sharing_in_words(advice)]),
     ]
-    if shared is not None and shared.slow_data:
+    if advice is not None and advice.of_data:
         return said
     if answer.problem.plain and not question.unit_costs and not question.keep_workers:
         whole = [one for one in everything if one[0]["exact_gradient"] is not False]
         coded, schedules = ([one for one in whole if one[0][kind]] for kind in ("partition", "schedule"))
-        handed_out = [one for one in whole if one[0]["bound_of"] == "storage"]
+        # Of chunks `advice` has replayed it.
+        handed_out = [one for one in whole if one[0]["bound_of"] == "storage" and advice is None]
         for row, solution in [*handed_out, *schedules[:1], *coded[:1]]:
             plan = solution.plan
             promised = solve_table.runtime_of(row)

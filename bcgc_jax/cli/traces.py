@@ -17,9 +17,13 @@ from bcgc_jax.cli.answers import num_workers
 from bcgc_jax.cli.commands import LAYOUT, FitOptions, Times
 from bcgc_jax.cli.exit import say
 from bcgc_jax.distributions import Distribution, EmpiricalRows, JointDistribution
+from bcgc_jax.measured.advice import Advice, advise
+from bcgc_jax.measured.advice import Row as Remedy
 from bcgc_jax.measured.choice import distribution_of
 from bcgc_jax.measured.description import NOTHING, Description, describe
-from bcgc_jax.measured.shared_steps import SharedSteps
+from bcgc_jax.measured.intervals import percent
+from bcgc_jax.measured.remedies import LIMIT
+from bcgc_jax.measured.slowness import NOT_TIMED_APART, slowness_in
 from bcgc_jax.measured.traces import ColumnError, Trace, load_trace
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.plan import Plan, partition_plan
@@ -127,41 +131,37 @@ def forward_in_words(asked: Times | FitOptions, trace: Trace) -> list[str]:
 def remarks(asked: Times, trace: Trace) -> list[str]:
     """Where it is not what a plan supposes; of whole steps, only where nothing can be learnt from it."""
     found = describe(trace, with_tail=False)
-    said = in_words(found)
     if asked.keep_workers:
-        return [*(said[:1] if found.alike else []), *found.slowness_in_words()]
+        lost = found.slowness
+        return [] if lost is None else [*([NOT_TIMED_APART] if lost.alike else []), *lost.causes_in_words()]
+    said = in_words(found)
     return [] if said == [NOTHING] else [*said, "bcgc fit says more; --keep-workers plans on whole steps."]
 
 
-def sharing_in_words(trace: Trace, shared: SharedSteps | None) -> list[str]:
+def advice_on(trace: Trace | None) -> Advice | None:
+    """What `bcgc advise` says, of a log of chunks."""
+    if trace is None or trace.microbatches is None:
+        return None
+    lost = slowness_in(trace)
+    return advise(trace) if lost is not None and lost.recorded else None
+
+
+def sharing_rows(advice: Advice) -> list[Remedy]:
+    return [row for row in advice.rows if row.remedy.startswith("sharing")]
+
+
+def sharing_in_words(advice: Advice) -> str:
     """What work sharing saves in the microbatches that were recorded."""
-    if shared is None or trace.microbatches is None:
-        return []
-
-    def saved(by_length: bool) -> str:
-        every = [one for one in shared.savings if one.by_length == by_length]
-        names = ["all" if one.stored_subsets == trace.num_workers else one.stored_subsets for one in every]
-        each = zip(names, every, strict=True)
-        return ", ".join(
-            f"sharing:{name} {100 * one.saved:.1f} ± {100 * one.error:.2g} %" for name, one in each
-        )
-
-    model = (
-        "its recorded seconds, whoever computes it" if shared.slow_data else "its worker's mean in the step"
+    saved = ", ".join(
+        f"{row.remedy} {percent(row.saved.value)} % ({row.saved.in_percent()} %)"
+        for row in sharing_rows(advice)
     )
-    text = (
-        f"Work sharing, replayed in {shared.num_steps} steps of the trace, where a microbatch takes {model}, "
-        f"saves of the uncoded time: {saved(False)}. "
-    )
-    if known := saved(True):
-        column = "forward_seconds" if trace.microbatches.load is None else "load"
-        text += (
-            f"If their costs are known before (from {column}, by a line learnt in earlier steps): {known}. "
-        )
-    text += f"No division of the work saves more than {100 * shared.limit:.1f} %."
-    if not shared.slow_data:
-        return [text]
-    return [text, "All else here supposes slow workers, not slow data. It does not hold for this trace."]
+    steps = f"{advice.num_steps} steps of the trace"
+    text = f"Work sharing, replayed in {steps}, saves of the uncoded time: {saved}. "
+    if advice.lengths is not None:
+        text += f"Lengths of chunks are predicted from {advice.lengths}. "
+    limit = advice.row(LIMIT).saved.value
+    return f"{text}No exact scheme saves more than {percent(limit)} %. bcgc advise says more."
 
 
 def in_words(description: Description) -> list[str]:

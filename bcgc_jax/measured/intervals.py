@@ -6,6 +6,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+# A smaller share shows only where its interval does not have 0 in it.
+_LEAST_SHARE = 0.01
+_FEWEST_BLOCKS = 4
+
+
+def percent(share: float) -> str:
+    return f"{100 * share + 0.0:.1f}"
+
 
 class Interval(NamedTuple):
     """An estimate and its confidence interval of 95 %; NaN where there is nothing to tell it from."""
@@ -13,6 +21,14 @@ class Interval(NamedTuple):
     value: float
     low: float
     high: float
+
+    @property
+    def shows(self) -> bool:
+        """Whether a share can be told from none."""
+        return self.low > 0 or self.value > _LEAST_SHARE
+
+    def in_percent(self) -> str:
+        return f"{percent(self.low)} to {percent(self.high)}"
 
     def __str__(self) -> str:
         return "unknown" if math.isnan(self.value) else f"{self.value:.3f} ({self.low:.3f} … {self.high:.3f})"
@@ -42,6 +58,13 @@ def resample(series: np.ndarray, block: int, seed: int = 0, num_replicates: int 
     sums = onward[block:] - onward[:size]
     starts = np.random.default_rng(seed).integers(size, size=(num_replicates, math.ceil(size / block)))
     return Resamples(series.mean(axis=0), sums[starts].mean(axis=1) / block)
+
+
+def block_for(now: np.ndarray, least: np.ndarray) -> int:
+    """Of the seconds of steps as they are and at the limit, `[S]` each; in short logs chance looks like
+    correlation: there are four blocks at least."""
+    longest = math.ceil(len(now) / _FEWEST_BLOCKS)
+    return min(max(block_length(now), block_length(now - least)), longest)
 
 
 def block_length(series: np.ndarray) -> int:

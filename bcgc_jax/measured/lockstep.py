@@ -67,10 +67,10 @@ def in_turn(chunks: Chunks, order: np.ndarray, round_trip: float = 0.0) -> np.nd
     return clock.end
 
 
-def handed_out(desk: Desk, chunks: Chunks, round_trip: float = 0.0, *, alike: bool = False) -> np.ndarray:
+def handed_out(desk: Desk, chunks: Chunks, round_trip: float = 0.0) -> np.ndarray:
     """When everyone has ended its last chunk, `[S]`: neediest first, among what each worker stores.
 
-    Workers are known to be `alike`, or their paces are learnt from their chunks.
+    Workers' paces are learnt from their chunks.
 
     >>> from bcgc_jax.plans.desk import desk_of
     >>> from bcgc_jax.plans.storage import spread
@@ -100,7 +100,7 @@ def handed_out(desk: Desk, chunks: Chunks, round_trip: float = 0.0, *, alike: bo
         if ended.any():
             last = np.where(ended, (now - began) / np.where(running > 0, running, 1), last)
             running = np.where(ended, 0.0, running)
-        need[:, :workers] = left if alike else left * _expected(last, running, began, now)
+        need[:, :workers] = left * _expected(last, running, began, now)
         mine = stored[worker]
         can = is_open[steps[:, None], mine]
         first = need[steps[:, None, None], others[worker]].min(axis=2)

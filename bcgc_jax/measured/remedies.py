@@ -73,7 +73,6 @@ def sharing(
     costs: np.ndarray | None = None,
     *,
     round_trip: float = 0.0,
-    equal_chunks: bool = False,
 ) -> Replay:
     """Chunks are handed out to workers that store `stored` subsets; nothing is planned.
 
@@ -82,10 +81,9 @@ def sharing(
       stored: D.
       costs: of chunks, as predicted, `[S, W, C]`; None where their lengths are not known.
       round_trip: seconds of a question before each chunk.
-      equal_chunks: whether the last chunk of a subset is not cut into small ones.
     """
     steps, workers, count = parts.data.shape
-    sizes = chunk_sizes(count, equal=equal_chunks)
+    sizes = chunk_sizes(count)
     cut = np.array(sizes) / UNITS
     of_chunk = np.minimum(np.arange(len(sizes)), count - 1)
 

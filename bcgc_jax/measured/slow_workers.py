@@ -10,15 +10,14 @@ in steps 70 to 129. Found in so many of 200 logs, and the largest error of the r
 
     deviation of the times        1.1 times as slow   1.2 times        1.5 times        nobody: a false one in
     5 %                           200, 3 %            200, 3 %         200, 3 %         0
-    10 %                          143 to 159, 6 %     200, 6 %         200, 5 %         0 to 1
-    20 %                          11 to 13            140 to 166       200, 11 %        0 to 1
-    30 %, gamma                   2 to 4              32 to 39         199 to 200       1
-    10 %, correlated (ρ = 0.5)    54 to 83            189 to 193       200, 11 %        3 to 4
+    10 %                          148 to 171, 6 %     200, 5 %         200, 6 %         0 to 1
+    20 %                          13                  146 to 159       200, 11 %        0 to 1
+    30 %, gamma                   1 to 4              32 to 38         199              0 to 1
+    10 %, correlated (ρ = 0.5)    65 to 75, 9 %       197, 12 %        200, 14 %        1 to 3
 """
 
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import numpy as np
 
@@ -28,49 +27,6 @@ _SHORTEST = 4
 _ABOVE_CHANCE = 6.0
 # Less variance than this, of the 1 that ranks by chance have, is not believed: in short logs it is chance.
 _LEAST_VARIANCE = 0.5
-# A worker that is slow by less is of no consequence for a plan: own choice.
-_LEAST_RATIO = 1.05
-
-
-class Stretch(NamedTuple):
-    """Places: `worker` took `ratio` times as long as the others in the steps from `first` to `last`."""
-
-    worker: int
-    first: int
-    last: int
-    ratio: float
-
-
-class SlowWorker(NamedTuple):
-    """A worker that took `ratio` times as long as the others in some steps, by their names."""
-
-    worker: str
-    first_step: str
-    last_step: str
-    ratio: float
-
-    def __str__(self) -> str:
-        when = f"steps {self.first_step} to {self.last_step}"
-        return f"Worker {self.worker} was {self.ratio:.3g} times as slow as the others in {when}."
-
-
-def slow_workers(times: np.ndarray) -> list[Stretch]:
-    """Stretches of steps in which a worker was slow, from `[S, W]` seconds with NaN for missing ones.
-
-    The ratio is that to the median of the other workers, in the median step. Where times depend on the last
-    step's, means of ranks vary more by chance, which is counted. In less than 8 steps nothing is found.
-
-    >>> times = np.random.default_rng(0).gamma(100.0, 0.01, (200, 8))
-    >>> times[70:130, 3] *= 1.5
-    >>> [(worker, first, last, round(ratio, 1)) for worker, first, last, ratio in slow_workers(times)]
-    [(3, 70, 129, 1.5)]
-    """
-    found = [
-        Stretch(worker, first, stop - 1, _ratio(times[first:stop], worker))
-        for worker, first, stop, mean in _unlike(ranks_of(times))
-        if mean > 0
-    ]
-    return [stretch for stretch in found if stretch.ratio > _LEAST_RATIO]
 
 
 def levels(scores: np.ndarray, times: np.ndarray) -> np.ndarray:
@@ -167,11 +123,3 @@ def _most_unlike(scores: np.ndarray, lengths: Iterable[int]) -> tuple[float, int
             first = int(gains.argmax())
             best = max(best, (float(gains[first]), first, first + int(length)))
     return best
-
-
-def _ratio(times: np.ndarray, worker: int) -> float:
-    """What `worker` took of the median other one, in the median step of `[S, W]`."""
-    several = np.isfinite(times).sum(axis=1) > 1
-    times = times[several & np.isfinite(times[:, worker])]
-    others = np.nanmedian(np.delete(times, worker, axis=1), axis=1)
-    return float(np.median(times[:, worker] / others))

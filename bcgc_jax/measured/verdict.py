@@ -1,12 +1,11 @@
 """Which remedy is advised: the cheapest of those that hardly save less than the best, or none."""
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from bcgc_jax.measured.intervals import Interval, Resamples, block_length, resample
+from bcgc_jax.measured.intervals import Interval, Resamples, block_for, resample
 from bcgc_jax.measured.remedies import LIMIT, NOTHING, Replay
 
 # Less time saved than this share is no reason to change anything.
@@ -14,7 +13,6 @@ WORTH = 0.02
 # So much is given for a cheaper remedy.
 FOR_CHEAPER = 0.01
 FEWEST_STEPS = 8
-_FEWEST_BLOCKS = 4
 
 
 class Savings(NamedTuple):
@@ -33,8 +31,7 @@ def savings_of(replays: dict[str, Replay], seed: int = 0) -> Savings:
     names = list(replays)
     series = np.stack([replay.seconds / (1 - replay.lost) for replay in replays.values()], axis=1)
     now, least = (series[:, names.index(name)] for name in (NOTHING, LIMIT))
-    # In short logs chance looks like correlation: four blocks at least.
-    block = min(max(block_length(now), block_length(now - least)), math.ceil(len(now) / _FEWEST_BLOCKS))
+    block = block_for(now, least)
     found: Resamples = resample(series, block, seed)
 
     def saved(means: np.ndarray) -> np.ndarray:

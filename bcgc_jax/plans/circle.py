@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 def circle_runtime(
     work: Array, times: Array, starts: Array | None = None, num_workers: ArrayLike | None = None
 ) -> Array:
-    """τ in units of κ, `[K]`, of cycle times and start-ups (units of κ) around the circle, `[K, N]`.
+    """τ in units of κ, `[...]`, of cycle times and start-ups (units of κ) around the circle, `[..., N]`.
 
     `work` is what a worker has spent when each of its subsets is done, `[D]`. Differentiable where no workers
     tie. Workers from `num_workers` on do not count.
@@ -23,9 +23,9 @@ def circle_runtime(
     >>> circle_runtime(jnp.array([10.0, 20.0]), jnp.array([[1.0, 5.0]])).tolist()  # the fast one does both
     [20.0]
     """
-    workers = times.shape[1] if num_workers is None else num_workers
+    workers = times.shape[-1] if num_workers is None else num_workers
     best, _ = _soonest(work, times, jnp.zeros_like(times) if starts is None else starts, workers)
-    return jnp.max(jnp.where(np.arange(times.shape[1]) < jnp.asarray(workers), best, -jnp.inf), axis=1)
+    return jnp.max(jnp.where(np.arange(times.shape[-1]) < jnp.asarray(workers), best, -jnp.inf), axis=-1)
 
 
 def sent_on_circle(work: Array, times: Array, starts: Array, num_workers: ArrayLike) -> Array:
@@ -39,13 +39,13 @@ def sent_on_circle(work: Array, times: Array, starts: Array, num_workers: ArrayL
 
 
 def _soonest(work: Array, times: Array, starts: Array, num_workers: ArrayLike) -> tuple[Array, Array]:
-    """When each subset has first been finished, in units of κ, and by whom, `[K, N]` each."""
-    place = np.arange(times.shape[1])
+    """When each subset has first been finished, in units of κ, and by whom, `[..., N]` each."""
+    place = np.arange(times.shape[-1])
 
     def sooner(found: tuple[Array, Array], turn: Array) -> tuple[tuple[Array, Array], None]:
         best, first = found
         worker = (place - turn) % jnp.asarray(num_workers)
-        done = starts[:, worker] + times[:, worker] * work[turn]
+        done = starts[..., worker] + times[..., worker] * work[turn]
         return (jnp.minimum(best, done), jnp.where(done < best, worker, first)), None
 
     nobody = jnp.full_like(times, jnp.inf), jnp.zeros(times.shape, int)

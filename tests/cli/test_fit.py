@@ -135,6 +135,7 @@ def test_a_worker_that_was_slow_for_a_while_is_in_the_answer():
     answer = fit.FitAnswer(trace_of(times), trace_of(times), times, description, **rest)
     found = strict_json(json_of(fit._json(answer, [])))
     assert problems("fit", found) == []
+    assert found["trace"]["causes"]["steady"][0] > 0.5
     (slow,) = found["trace"]["slow_workers"]
     assert slow["worker"] == "2"
     assert (abs(int(slow["first_step"]) - 70) < 8, abs(int(slow["last_step"]) - 129) < 8) == (True, True)

@@ -34,7 +34,7 @@ def test_rows_are_written_with_every_column_that_one_of_them_has(capsys):
 
 
 def test_json_has_its_version_first_and_nothing_that_is_no_json():
-    assert output.json_of({"limit": 1.0}) == '{\n  "version": 2,\n  "limit": 1.0\n}'
+    assert output.json_of({"limit": 1.0}) == '{\n  "version": 3,\n  "limit": 1.0\n}'
     assert output.json_of([{"limit": None}]) == '[\n {\n  "limit": null\n }\n]'
     text = output.json_of([{"limits": (float("nan"), float("inf"))}])
     assert json.loads(text) == [{"limits": [None, None]}]

@@ -13,10 +13,11 @@ import bcgc_jax as bcgc
 from bcgc_jax.cli import traces
 from bcgc_jax.cli.arguments import TRACE_LAWS
 from bcgc_jax.measured.choice import KINDS
-from bcgc_jax.measured.shared_steps import Saving, SharedSteps
 from bcgc_jax.plans.plan import partition_plan
 from tests.cli.steps import TIMES, trace_of, written, written_in_parts
+from tests.measured.test_causes import log_of
 from tests.oracles.chains import chain, in_order
+from tests.problems import known
 
 
 def test_the_kinds_of_law_are_the_librarys_and_what_is_refused_names_the_option(trace):
@@ -52,10 +53,9 @@ def test_flags_are_named_by_the_commands_and_not_by_the_library(refusal, tmp_pat
         assert "has no column step, worker, seconds" in err
         assert "--seconds-column. A wide one" in err
         assert err.strip().endswith("--layout wide")
-    description = bcgc.measured.describe(trace_of(TIMES))
-    assert description.unlike_workers
+    description = bcgc.measured.describe(trace_of(np.tile(TIMES, (2, 1))))
     assert "--" not in " ".join(description.remarks())
-    assert "`EmpiricalRows`" in description.remarks()[0]
+    assert "`EmpiricalRows`" in description.remarks()[1]
 
 
 def test_a_trace_may_keep_its_workers(refusal, answer, trace):
@@ -71,31 +71,32 @@ def test_a_trace_may_keep_its_workers(refusal, answer, trace):
     assert runtimes == pytest.approx([2 * mean, 3 * mean], rel=1e-8)
 
 
-def test_microbatches_are_shared_by_the_model_that_the_trace_speaks_for(answer, tmp_path):
-    """Slow data here: all workers alike."""
-    parts = np.random.default_rng(5).gamma(2.0, size=(*TIMES.shape, 2)) + 0.1
-    path = written_in_parts(tmp_path / "log.csv", parts)
-    found = answer(
-        "solve", "--trace", path, "--setup-cycles", "0", "--coordinates", "60", "--method", "uncoded"
-    )
-    shared, late = found["microbatches"], parts[3:].sum(axis=2).max(axis=1).mean()
-    assert (shared["slow_data"], shared["num_steps"]) == (True, 3)
-    assert shared.pop("forward_ratio") == pytest.approx(1 / 3, rel=1e-6)
-    assert shared["worker_share"][0] < 0.5
-    assert shared["uncoded"] == pytest.approx(late, rel=1e-6)
-    assert shared["limit"] == pytest.approx(1 - parts[3:].sum() / 12 / late, rel=1e-6)
-    savings = [Saving(**one) for one in shared["savings"]]
-    trace, known = bcgc.measured.load_trace(path), SharedSteps(**shared | {"savings": savings})
-    text, warning = traces.sharing_in_words(trace, known)
-    saved = [f"{100 * one['saved']:.1f} ± {100 * one['error']:.2g} %" for one in shared["savings"]]
-    assert f"sharing:2 {saved[0]}, sharing:all {saved[2]}. If their costs" in text
-    assert f"earlier steps): sharing:2 {saved[1]}, sharing:all {saved[3]}. No division" in text
-    assert "whoever computes it" in text
-    asked: Any = SimpleNamespace(keep_workers=True)
-    assert traces.remarks(asked, trace)[0].startswith("The data are slow, not the workers")
-    assert warning.startswith("All else here supposes slow workers")
-    (text,) = traces.sharing_in_words(trace, known._replace(slow_data=False))
-    assert "3 steps of the trace, where a microbatch takes its worker's mean in the step" in text
+def test_work_sharing_of_microbatches_is_replayed_once_as_advise_does(answer, command, tmp_path):
+    _, log = log_of("data", 3)
+    path = written_in_parts(tmp_path / "log.csv", log.seconds[:, :4])
+    asked = "--trace", path, "--setup-cycles", "0", "--coordinates", "60", "--method", "uncoded"
+    shared, said = answer("solve", *asked)["microbatches"], answer("advise", path)
+    assert shared["forward_ratio"] == pytest.approx(1 / 3, rel=1e-6)
+    assert {row["remedy"] for row in shared["rows"]} == {"sharing:3", "sharing:all", "sharing:2", "limit"}
+    assert all(row in said["rows"] for row in shared["rows"])
+    assert (shared["causes"], shared["step"]) == (said["causes"], said["step"])
+    _, out, _ = command("solve", *asked)
+    text = " ".join(out.split())
+    for row in said["rows"]:
+        if row["remedy"].startswith("sharing"):
+            saved, low, high = (f"{100 * share:.1f}" for share in row["saved"])
+            assert f"{row['remedy']} {saved} % ({low} to {high} %)" in text
+    assert "The data are slow more than the workers" in text
+    whole: Any = SimpleNamespace(keep_workers=True)
+    assert traces.remarks(whole, bcgc.measured.load_trace(path))[0].startswith("Why workers do not end")
+
+
+def test_a_plan_on_a_circle_is_replayed_in_the_steps_of_the_trace():
+    problem = bcgc.Problem(bcgc.ShiftedExponential(1.0, 1.0), 4, 60, 4)
+    plan = known(bcgc.solve(problem, "cyclic:2").plan)
+    taken = traces.replay(trace_of(TIMES), problem, plan)
+    subset = [np.minimum(60 * TIMES[:, w], 120 * TIMES[:, w - 1]) for w in range(4)]
+    np.testing.assert_allclose(taken, np.max(subset, axis=0), rtol=1e-6)
 
 
 @pytest.mark.slow
@@ -211,7 +212,7 @@ def test_what_a_plan_does_not_suppose_is_said_of_its_trace():
     behind = trace_of(rng.gamma(4.0, 0.5, (200, 1)) * rng.uniform(1.0, 1.005, (200, 4)))
     apart, whole = (SimpleNamespace(keep_workers=kept) for kept in (False, True))
     said: Any = traces.remarks
-    assert any("slow together" in line and "`" not in line for line in said(apart, together))
+    assert any("slow at once" in line and "`" not in line for line in said(apart, together))
     assert said(whole, together) == []
     for asked in (apart, whole):
         assert "behind a collective" in said(asked, behind)[0]

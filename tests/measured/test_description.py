@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
-from scipy import signal, stats
+from scipy import signal
 
-from bcgc_jax.measured.description import autocorrelation, describe, variance_between
+from bcgc_jax.measured.advice import advise
+from bcgc_jax.measured.description import autocorrelation, describe
 from bcgc_jax.measured.microbatches import Microbatches
 from tests.cli.steps import trace_of
+from tests.measured.test_causes import log_of
+from tests.problems import known
 
 
 def _table(seed: int = 0, steps: int = 120, workers: int = 8) -> np.ndarray:
@@ -25,12 +28,15 @@ def test_a_trace_as_the_paper_has_it_is_not_complained_about():
     ("spoil", "words"),
     [
         (lambda t: t * np.linspace(0.7, 1.5, 8), "not alike"),
-        (lambda t: t * np.random.default_rng(1).uniform(0.5, 1.6, (120, 1)), "slow together"),
-        (lambda t: t + np.where(np.arange(120)[:, None] // 20 % 2 == np.arange(8) % 2, 1.5, 0), "stays slow"),
+        (lambda t: t * np.random.default_rng(1).uniform(0.5, 1.6, (120, 1)), "All workers are slow at once"),
+        (
+            lambda t: t + np.where(np.arange(120)[:, None] // 20 % 2 == np.arange(8) % 2, 1.5, 0),
+            "depends on that of its last step",
+        ),
         (lambda t: 1 + np.random.default_rng(3).pareto(0.6, t.shape), "tail is heavy"),
-        (lambda t: t[:, :1] * np.random.default_rng(4).uniform(1, 1.008, t.shape), "the same time, to 0.6 %"),
-        (lambda t: t[:1], "too few steps or workers"),
-        (lambda t: t[:, :1], "too few steps or workers"),
+        (lambda t: t[:, :1] * np.random.default_rng(4).uniform(1, 1.008, t.shape), "take the same time"),
+        (lambda t: t[:1], "too few steps"),
+        (lambda t: t[:, :1], "too few workers"),
     ],
 )
 def test_each_way_of_being_otherwise_is_named(spoil, words):
@@ -48,31 +54,6 @@ def test_neither_persistence_nor_common_steps_pass_for_workers_that_differ_or_hi
         unlike += any("not alike" in r for r in describe(trace_of(steps), with_tail=False).remarks())
     assert alike <= 4
     assert unlike == 20
-
-
-def test_the_share_between_groups_is_found_and_its_interval_covers_it():
-    hits, values = 0, []
-    for seed in range(200):
-        rng = np.random.default_rng(seed)
-        groups = rng.normal(0, 0.6, (12, 1)) + rng.normal(0, 1.0, (12, 30))
-        found = variance_between(groups)
-        values.append(found.value)
-        hits += found.low <= 0.36 / 1.36 <= found.high
-    assert abs(np.mean(values) - 0.36 / 1.36) < 0.02
-    assert abs(hits / 200 - 0.95) < 4 * np.sqrt(0.95 * 0.05 / 200)
-    # Missing entries: the same, from fewer.
-    groups[np.random.default_rng(0).random(groups.shape) < 0.3] = np.nan
-    assert abs(variance_between(groups).value - found.value) < 0.15
-    # Without the columns' means -1, -2 and 1, 2: 9 between the groups, 1 within, two in each.
-    assert variance_between(np.array([[0.0, 0.0], [2.0, 4.0]])).value == pytest.approx((9 - 1) / (9 + 1))
-
-
-def test_the_interval_between_groups_is_that_of_the_f_distribution():
-    groups = np.random.default_rng(0).normal(0, 1, (3, 5)) + np.arange(3)[:, None]
-    rest = groups - groups.mean(axis=0) - (means := groups.mean(axis=1) - groups.mean())[:, None]
-    ratio = 5 * np.sum(means**2) / 2 / (np.sum(rest**2) / 8)
-    ratios = ratio / np.append(1, stats.f.ppf([0.975, 0.025], 2, 8))
-    np.testing.assert_allclose(variance_between(groups), (ratios - 1) / (ratios - 1 + 5), rtol=1e-9)
 
 
 def test_the_autocorrelation_of_short_traces_is_corrected_for_their_mean():
@@ -101,15 +82,34 @@ def test_missing_and_cut_off_times_are_counted():
     assert any("cut off" in remark for remark in found.remarks())
 
 
-def test_pauses_hide_no_workers_that_differ_where_chunks_are_known():
+def test_pauses_hide_no_worker_that_stays_slow():
     rng = np.random.default_rng(1)
     calm = np.exp(rng.normal(0, 0.1, (40, 6, 4)))
     calm[:, 2] *= 1.12
     seconds = calm + np.where(rng.random(calm.shape) < 0.02, rng.uniform(3, 8, calm.shape), 0)
     of_steps = trace_of(seconds.sum(axis=2))
-    of_chunks = of_steps._replace(microbatches=Microbatches(seconds))
-    hidden, found, true = map(describe, (of_steps, of_chunks, trace_of(calm.sum(axis=2))))
-    assert (hidden.unlike_workers, found.unlike_workers) == (False, True)
-    # Measured: 0.003; with the pauses 0.39.
-    assert abs(found.between_workers.value - true.between_workers.value) < 0.01
+    found = known(describe(of_steps._replace(microbatches=Microbatches(seconds))).slowness)
     assert [one.worker for one in found.slow_workers] == ["2"]
+    assert found.unlike_workers
+
+
+@pytest.mark.parametrize(
+    ("cause", "words"),
+    [
+        ("data", "% the data: some chunks are longer than others"),
+        ("steady", "% workers that stay slow"),
+        ("random", "% workers that are slow in single steps, at random"),
+        ("pauses", "% pauses within a chunk"),
+    ],
+)
+def test_a_description_says_what_advise_says_of_the_cause_that_was_put_in(cause, words):
+    _, log = log_of(cause, 5)
+    trace = trace_of(log.seconds.sum(axis=2), microbatches=log)
+    found, advice = describe(trace, with_tail=False), advise(trace)
+    lost = known(found.slowness)
+    assert vars(lost).items() <= vars(advice).items()
+    first, *more = found.remarks()
+    share = f"{100 * advice.causes[cause].value:.1f} "
+    assert first.startswith(f"Why workers do not end together: {share}{words}")
+    assert ("The data are slow more" in " ".join(more), lost.of_data) == (cause == "data",) * 2
+    assert lost.unlike_workers == (cause == "steady")

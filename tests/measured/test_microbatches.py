@@ -5,11 +5,12 @@ import re
 
 import numpy as np
 import pytest
-from scipy import stats
 
-from bcgc_jax.measured.description import describe, worker_share
+from bcgc_jax.measured.description import describe
+from bcgc_jax.measured.microbatches import Microbatches, predicted_seconds
 from bcgc_jax.measured.traces import Trace, load_trace
 from experiments.report import TRACES
+from tests.problems import known
 
 RECORDED = TRACES / "llm_training_32_workers_microbatches.csv"
 recorded = pytest.mark.skipif(not RECORDED.exists(), reason=f"{RECORDED.name} is not part of the repository")
@@ -89,70 +90,32 @@ def test_microbatches_that_were_cut_off_and_wide_files_are_refused():
         load_trace(io.BytesIO(b"step,chunk,w1\n1,0,2\n"), layout="wide")
 
 
-def _residuals(seconds: np.ndarray, factors: list[np.ndarray]) -> tuple[float, int]:
-    """Sum of squares that dummy variables of these factors leave, and the rank of them."""
-    columns = [np.arange(factor.max() + 1) == factor[:, None] for factor in factors]
-    design = np.concatenate(columns, axis=1).astype(float)
-    fit, _, rank, _ = np.linalg.lstsq(design, seconds, rcond=None)
-    return float(np.sum((seconds - design @ fit) ** 2)), int(rank)
+@pytest.mark.parametrize("column", ["load", "forward"])
+def test_costs_are_a_line_through_the_lengths_of_the_steps_before(column):
+    lengths = np.random.default_rng(0).gamma(2.0, 1.0, (8, 5, 3)) + 0.1
+    seconds = 0.5 + 3 * lengths * np.random.default_rng(1).uniform(0.7, 1.4, lengths.shape)
+    parts = Microbatches(seconds)._replace(**{column: lengths})
+    found = predicted_seconds(parts, slice(4))
+    line = np.polynomial.Polynomial.fit(lengths[:4].ravel(), seconds[:4].ravel(), 1)
+    np.testing.assert_allclose(known(found), np.asarray(line(lengths)), rtol=1e-10)
+    assert predicted_seconds(Microbatches(seconds), slice(4)) is None
+    # Of no length, where a line would be below 0.
+    steep = Microbatches(10 * lengths**3)._replace(**{column: lengths})
+    least = known(predicted_seconds(steep, slice(4))).min()
+    assert least == pytest.approx(0.01 * (10 * lengths[:4] ** 3).mean())
 
 
-@pytest.mark.parametrize("missing", [False, True])
-def test_the_share_of_the_worker_is_that_of_an_analysis_of_variance(missing):
-    seconds = np.random.default_rng(0).gamma(3.0, 1.0, (5, 4, 3)) + np.arange(4)[:, None] / 2
-    if missing:
-        seconds[1, 2] = seconds[3, 0] = seconds[4] = np.nan
-    known = np.isfinite(seconds)
-    of_step, worker, _ = np.nonzero(known)
-    y, of_cell = seconds[known], 4 * of_step + worker
-    (total, steps), (within, cells) = _residuals(y, [of_step]), _residuals(y, [of_cell])
-    outer, inner = cells - steps, y.size - cells
-    ratio = (total - within) / outer / (within / inner)
-    ratios = ratio / np.append(1, stats.f.ppf([0.975, 0.025], outer, inner))
-    # At most 7e-10 apart, by the quantiles.
-    np.testing.assert_allclose(worker_share(seconds), (ratios - 1) / (ratios - 1 + 3), rtol=0, atol=1e-9)
-    if not missing:  # a step alone is the textbook's case
-        alone = stats.f_oneway(*seconds[0]).statistic
-        assert worker_share(seconds[:1]).value == pytest.approx((alone - 1) / (alone + 2), rel=1e-9)
-
-
-@pytest.mark.parametrize("share", [0.02, 0.3])
-def test_a_known_share_is_found_without_bias(share):
-    """The mean of 20 logs, with microbatches of a skewed law, and steps that are long for all workers."""
-    values = []
-    for seed in range(20):
-        rng = np.random.default_rng(seed)
-        rest = rng.gamma(2.0, 1.0, (15, 8, 6)) / np.sqrt(2)
-        own = rng.normal(0.0, 1.0, (15, 8, 1))
-        seconds = 5 + rng.gamma(3.0, 1.0, (15, 1, 1)) + np.sqrt(share) * own + np.sqrt(1 - share) * rest
-        values.append(worker_share(seconds).value)
-    assert abs(np.mean(values) - share) < 3 * np.std(values) / np.sqrt(20)
-
-
-def test_microbatches_say_in_words_whether_workers_or_data_are_slow():
-    rng = np.random.default_rng(1)
-    worker, data = rng.gamma(4, 1, (9, 6, 1)), rng.gamma(4, 1, (9, 6, 8))
-    for seconds, words in [
-        (0 * worker + data, "The data are slow, not the workers: of the variance"),
-        (worker + 0.1 * data, "The workers are slow, not their data: of the variance"),
-        (worker + data, "Workers and data are slow alike: of the variance"),
-    ]:
-        rows = "".join(f"{s},{w},{c},{t}\n" for (s, w, c), t in np.ndenumerate(seconds))
-        found = describe(_read(rows, "step,worker,chunk,seconds\n"), with_tail=False)
-        assert found.remarks()[0].startswith(words), found.worker_share
+def test_one_microbatch_alone_says_not_who_is_slow():
     one = describe(_read("1,a,0,2\n1,b,0,3\n2,a,0,2\n2,b,0,3\n", "step,worker,chunk,seconds\n"))
-    assert str(one.worker_share) == "unknown"
-    assert not re.search("microbatch", " ".join(one.remarks()))
+    assert known(one.slowness).causes.keys() == {"steady", "rest"}
+    assert not re.search("microbatch|chunk", " ".join(one.remarks()))
 
 
 @recorded
 def test_the_recorded_microbatches_are_slow_by_their_data():
     """What the README of the traces says of them."""
     trace = load_trace(RECORDED)
-    parts = trace.microbatches
-    assert parts is not None
-    share = worker_share(parts.seconds)
-    assert share.value == pytest.approx(0.02, abs=0.002)
-    assert share.high < 0.04
+    parts = known(trace.microbatches)
+    assert known(describe(trace, with_tail=False).slowness).of_data
     assert parts.forward_ratio == pytest.approx(0.466, abs=5e-4)
     assert (parts.seconds.shape, trace.num_missing) == ((43, 32, 8), 0)

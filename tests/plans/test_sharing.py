@@ -78,7 +78,7 @@ def test_whoever_is_free_takes_the_largest_chunk_where_all_store_all():
     np.testing.assert_allclose(found, want, rtol=1e-12)
 
 
-def test_what_is_left_counts_by_predicted_costs_and_known_paces():
+def test_what_is_left_counts_by_predicted_costs():
     """Many chunks have the same cost, and some take twice what is expected."""
     sizes, rng = chunk_sizes(3, equal=True), np.random.default_rng(7)
     storage, chunks = spread(WORKERS, 2, 3), 3 * WORKERS
@@ -86,10 +86,10 @@ def test_what_is_left_counts_by_predicted_costs_and_known_paces():
     costs = rng.integers(1, 9, (20, chunks)) / 4
     lengths = costs * rng.integers(1, 3, costs.shape)
     steps = Chunks(paces, lengths, np.zeros((20, WORKERS, 0)), costs)
-    found = handed_out(desk_of(storage, sizes), steps, 0.25, alike=True)
-    starts, ones = np.zeros(WORKERS), np.ones(WORKERS)
+    found = handed_out(desk_of(storage, sizes), steps, 0.25)
+    starts = np.zeros(WORKERS)
     want = [
-        shared(storage.holders, sizes, starts, pace, 0.25, [length] * WORKERS, cost, ones)
+        shared(storage.holders, sizes, starts, pace, 0.25, [length] * WORKERS, cost)
         for pace, length, cost in zip(paces, lengths, costs, strict=True)
     ]
     np.testing.assert_allclose(found, want, rtol=1e-12)

@@ -1,0 +1,292 @@
+"""What slows the steps of a trace: a model of its times, the share of each cause, and who stays slow.
+
+`bcgc advise`, `bcgc fit` and `bcgc solve` say it in the same words.
+"""
+
+import itertools
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from bcgc_jax.measured import remedies
+from bcgc_jax.measured.causes import (
+    CAUSES,
+    Parts,
+    as_data,
+    as_one_chunk,
+    losses,
+    parts_of,
+    parts_of_steps,
+    slow_together,
+)
+from bcgc_jax.measured.intervals import Interval, block_for, percent, resample
+from bcgc_jax.measured.microbatches import Microbatches, predicted_seconds
+from bcgc_jax.measured.traces import ALIKE, Trace
+
+# Chunks that a step is taken to have where the log does not say.
+CHUNKS = 8
+# A worker that is slow by less is not told: ln of the ratio.
+_TOLD = 0.05
+# Slow workers that are told in words.
+_MOST_TOLD = 3
+# A smaller share of the time is of no consequence for a plan: own choice.
+_SMALL = 0.05
+# Without chunks a log does not say whether what is not steady is of workers, data or pauses.
+STEADY = "steady"
+REST = "rest"
+IN_WORDS = {
+    "data": "the data: some chunks are longer than others",
+    STEADY: "workers that stay slow",
+    "random": "workers that are slow in single steps, at random",
+    "pauses": "pauses within a chunk",
+    REST: "slow in single steps: workers, data or pauses",
+}
+NOT_TIMED_APART = (
+    "The workers of a step take the same time. Were they timed behind a collective (an all-reduce, a "
+    "barrier), where each has waited for the slowest? Then nothing can be learnt here. Time each worker's "
+    "own computation, up to the collective."
+)
+
+
+class SlowWorker(NamedTuple):
+    """A worker that took `ratio` times as long as the others in some steps, by their names."""
+
+    worker: str
+    first_step: str
+    last_step: str
+    ratio: float
+
+    def __str__(self) -> str:
+        when = f"steps {self.first_step} to {self.last_step}"
+        return f"Worker {self.worker} was {self.ratio:.3g} times as slow as the others in {when}."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slowness:
+    """What the whole steps of a trace lose, and why.
+
+    Attributes:
+      num_workers: W.
+      num_steps: whole ones, which were replayed.
+      left_out: steps in which a worker has no time.
+      num_chunks: C, of a worker's step.
+      recorded: whether the log has the chunks; else they are taken to be equal.
+      lengths: what the lengths of chunks are predicted from, "load" or "forward_seconds"; None for nothing.
+      block: so many neighbouring steps are resampled together.
+      step: mean seconds of a step.
+      balanced: mean seconds of a worker, which a step would take if all ended together.
+      causes: of `step` - `balanced`, as shares of it: "data", "steady", "random" and "pauses", or without
+        chunks "steady" and "rest", and with loads "data".
+      together: what steps take more in which all workers are slow, as a share of `step`; no part of the loss.
+      slow_workers: that stay slow, first those that take the most time more.
+      changing: whether a worker has become slow or fast in the last quarter of the steps.
+    """
+
+    num_workers: int
+    num_steps: int
+    left_out: int
+    num_chunks: int
+    recorded: bool
+    lengths: str | None
+    block: int
+    step: float
+    balanced: float
+    causes: dict[str, Interval]
+    together: Interval
+    slow_workers: list[SlowWorker]
+    changing: bool
+
+    @property
+    def loss(self) -> float:
+        """What a step loses, as a share of it."""
+        return 1 - self.balanced / self.step
+
+    @property
+    def alike(self) -> bool:
+        """Whether all workers of a step take one time, as those do that have waited for each other."""
+        return self.loss < ALIKE
+
+    @property
+    def unlike_workers(self) -> bool:
+        """Whether workers stay slow, or fast, for longer than by chance."""
+        return bool(self.slow_workers) or _matters(self.causes[STEADY])
+
+    @property
+    def slow_together(self) -> bool:
+        """Whether steps are slow for all workers at once."""
+        return _matters(self.together)
+
+    @property
+    def of_data(self) -> bool:
+        """Whether most of the loss is of long chunks, which are long on each worker."""
+        return "data" in self.causes and self.causes["data"].value > 0.5
+
+    def causes_in_words(self) -> list[str]:
+        """The shares of the causes; nothing where only one could be found."""
+        if self.causes.keys() == {STEADY, REST} and not self.causes[STEADY].shows:
+            return []
+        each = sorted(self.causes.items(), key=lambda cause: -cause[1].value)
+        shares = [f"{percent(share.value)} % {IN_WORDS[name]}" for name, share in each if share.shows]
+        said = [f"Why workers do not end together: {'; '.join(shares)}."]
+        if self.of_data:
+            said.append(
+                "The data are slow more than the workers. Plans here suppose slow workers: what they promise "
+                "does not hold for this trace. bcgc advise replays what helps."
+            )
+        return said
+
+    def slow_workers_in_words(self) -> list[str]:
+        said = [str(one) for one in self.slow_workers[:_MOST_TOLD]]
+        if (more := len(self.slow_workers) - _MOST_TOLD) > 0:
+            said.append(f"There {'are' if more > 1 else 'is'} {more} more of these.")
+        return said
+
+    def together_in_words(self) -> str:
+        share = f"{percent(self.together.value)} % of the time ({self.together.in_percent()})"
+        return f"All workers are slow at once: {share}."
+
+    def remarks(self) -> list[str]:
+        """Where the trace is not what the paper assumes, and what that means for a plan."""
+        said = [NOT_TIMED_APART] if self.alike else []
+        said += self.causes_in_words()
+        if self.unlike_workers:
+            named = " ".join(["The workers are not alike.", *self.slow_workers_in_words()])
+            said.append(
+                f"{named} Look for the cause. A plan for one distribution takes workers for alike, and slow "
+                "ones to change: keep them apart (`EmpiricalRows`), or leave the slowest out."
+            )
+        if self.slow_together:
+            said.append(
+                f"{self.together_in_words()} Redundancy helps against single slow workers only, so it gains "
+                "less than a plan for independent workers says: plan on whole steps (`EmpiricalRows`)."
+            )
+        return said
+
+
+class Log(NamedTuple):
+    """The whole steps of a trace: a model of them, and others that they speak for as much."""
+
+    model: Parts
+    others: list[Parts]
+    costs: np.ndarray | None
+    lengths: str | None
+
+
+def whole_steps(trace: Trace) -> tuple[np.ndarray, np.ndarray]:
+    """The seconds of the steps that have a time of each worker, `[S, W]`, and their places, `[S]`."""
+    times = _table(trace)
+    steps = np.flatnonzero(np.isfinite(times).all(axis=1))
+    return times[steps], steps
+
+
+def slowness_in(trace: Trace) -> Slowness | None:
+    """None for less than two whole steps or workers."""
+    times, _ = whole_steps(trace)
+    return slowness_of(trace, model_of(trace, times, None)) if min(times.shape) > 1 else None
+
+
+def slowness_of(trace: Trace, log: Log, seed: int = 0) -> Slowness:
+    """By the `log` of its whole steps; `seed` is of the resampling."""
+    times, steps = whole_steps(trace)
+    block = block_for(remedies.nothing(log.model).seconds, remedies.limit(log.model).seconds)
+    causes, together = _causes(log, block, seed)
+    return Slowness(
+        num_workers=trace.num_workers,
+        num_steps=len(times),
+        left_out=trace.num_steps - len(times),
+        num_chunks=log.model.data.shape[2],
+        recorded=not log.others,
+        lengths=log.lengths,
+        block=block,
+        step=float(times.max(axis=1).mean()),
+        balanced=float(times.mean()),
+        causes=causes,
+        together=together,
+        slow_workers=_slow_workers(trace, steps, log.model.steady),
+        changing=bool(np.any(np.diff(log.model.steady[3 * len(times) // 4 :], axis=0))),
+    )
+
+
+def _matters(share: Interval) -> bool:
+    return share.low > 0 and share.value > _SMALL
+
+
+def _table(trace: Trace) -> np.ndarray:
+    """`[S, W]`; of a worker's step with several loads the time of the largest."""
+    return trace.largest_loads()._replace(load=None).table()
+
+
+def model_of(trace: Trace, times: np.ndarray, chunks: int | None) -> Log:
+    parts = trace.microbatches
+    if trace.load is not None:
+        return _model_of_loads(trace, times, chunks or CHUNKS)
+    if parts is None or parts.seconds.shape[2] < 2:
+        model = parts_of_steps(times, chunks or CHUNKS)
+        return Log(model, [as_data(model), as_one_chunk(model)], None, None)
+    if chunks is not None:
+        raise ValueError(f"the log itself says that a worker's step has {parts.seconds.shape[2]} chunks")
+    parts = parts.whole_steps()
+    lengths = "load" if parts.load is not None else None if parts.forward is None else "forward_seconds"
+    return Log(parts_of(parts), [], _costs(parts), lengths)
+
+
+def _model_of_loads(trace: Trace, times: np.ndarray, chunks: int) -> Log:
+    """Of a log that has the load of each worker's step, and no chunks: equal ones are supposed."""
+    largest = trace.largest_loads()
+    assert largest.load is not None
+    load = _table(largest._replace(seconds=largest.load))
+    load = load[np.isfinite(load).all(axis=1)]
+    parts = Microbatches(times[:, :, None], load=load[:, :, None])
+    expected = predicted_seconds(parts, slice(None))
+    costs = _costs(parts)
+    assert expected is not None
+    assert costs is not None
+    model = parts_of_steps(times, chunks, expected[:, :, 0])
+    return Log(
+        model, [as_data(model), as_one_chunk(model)], np.repeat(costs, chunks, axis=2) / chunks, "load"
+    )
+
+
+def _costs(parts: Microbatches) -> np.ndarray | None:
+    """Of chunks, as predicted by their lengths from the other half of the steps."""
+    first = np.arange(len(parts.seconds)) < len(parts.seconds) // 2
+    of_first, of_second = (predicted_seconds(parts, learnt) for learnt in (~first, first))
+    if of_first is None or of_second is None:
+        return None
+    return np.where(first[:, None, None], of_first, of_second)
+
+
+def _causes(log: Log, block: int, seed: int) -> tuple[dict[str, Interval], Interval]:
+    added = losses(log.model)
+    names = list(CAUSES)
+    if log.others:
+        added |= {REST: added["random"]}
+        names = [STEADY, REST] if log.lengths is None else ["data", STEADY, REST]
+    times = log.model.times()
+    series = [*(added[name] for name in names), slow_together(times), times.max(axis=1)]
+    found = resample(np.stack(series, axis=1), block, seed)
+    count = len(names)
+
+    def share(k: int) -> Interval:
+        return found.interval(lambda mean: mean[..., k] / np.maximum(mean[..., :count].sum(axis=-1), 1e-300))
+
+    together = found.interval(lambda mean: mean[..., count] / mean[..., count + 1])
+    return {name: share(k) for k, name in enumerate(names)}, together
+
+
+def _slow_workers(trace: Trace, steps: np.ndarray, steady: np.ndarray) -> list[SlowWorker]:
+    """The stretches in which a worker stays slow, those that cost the most time first."""
+    found = []
+    for worker, own in enumerate(steady.T):
+        ends = np.flatnonzero(np.diff(own, prepend=np.nan, append=np.nan) != 0)
+        for first, stop in itertools.pairwise(ends):
+            if own[first] > _TOLD:
+                one = SlowWorker(
+                    worker=str(trace.worker_names[worker]),
+                    first_step=str(trace.step_names[steps[first]]),
+                    last_step=str(trace.step_names[steps[stop - 1]]),
+                    ratio=float(np.exp(own[first])),
+                )
+                found.append(((one.ratio - 1) * (stop - first), one))
+    return [one for _, one in sorted(found, key=lambda each: -each[0])]

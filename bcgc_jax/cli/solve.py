@@ -89,8 +89,8 @@ def answer(question: SolveOptions) -> None:
 
 def _tasks(question: SolveOptions, problem: Problem) -> dict[str, Method]:
     names = question.methods or (*["deadline"] * question.for_deadline, *_ROWS)
-    # Fewer for many workers: up to a thousand of them are a minute's work.
-    draws = min(Subgradient.batch_size, max(2**17 // problem.max_workers, 64))
+    # Fewer for many workers: of 256 a quarter, in a quarter of the time, ends 0.03 % higher.
+    draws = min(Subgradient.batch_size, max(2**15 // problem.max_workers, 64))
     options: dict[str, Any] = {"round_trip": question.round_trip, "batch_size": draws}
     if question.for_deadline:
         options |= {"deadline": question.deadline, "min_completion": question.min_completion}

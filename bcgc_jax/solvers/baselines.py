@@ -28,6 +28,8 @@ from bcgc_jax.solvers.method import SETUP, Method, Numbered
 
 # Levels of partial stragglers that are tried at a time, of up to so many workers all.
 _LEVELS = 64
+# Of these so many at once.
+_AT_A_TIME = 16
 
 
 @jax.tree_util.register_static
@@ -290,15 +292,18 @@ def _best_level(problem: Problem, alpha: Array) -> Array:
     size = max(problem.max_workers, 2)
     out = np.geomspace(1, size - 1, _LEVELS // 2)
     some = np.arange(1, size) if size <= _LEVELS else np.unique(np.r_[out, size - out].astype(int))
-    gap = int(np.diff(some).max(initial=1))
-    levels = jnp.asarray(some)
-    while True:
-        best = levels[jnp.argmin(jax.lax.map(value_of, levels, batch_size=16))]
-        if gap <= 1:
-            return best
-        inside = np.linspace(-1, 1, _LEVELS) * gap
-        levels = jnp.clip(best + inside.astype(int), 1, size - 1)
-        gap = math.ceil(2 * gap / (_LEVELS - 1))
+    gaps = [int(np.diff(some).max(initial=1))]
+    # Rounds of one shape, without a rest: one program.
+    some = np.pad(some, (0, -some.size % _AT_A_TIME), mode="edge")
+    while gaps[-1] > 1:
+        gaps.append(math.ceil(2 * gaps[-1] / (some.size - 1)))
+
+    def look(levels: Array, gap: Array) -> tuple[Array, Array]:
+        best = levels[jnp.argmin(jax.lax.map(value_of, levels, batch_size=_AT_A_TIME))]
+        inside = np.linspace(-1, 1, some.size) * gap
+        return jnp.clip(best + inside.astype(levels.dtype), 1, size - 1), best
+
+    return jax.lax.scan(look, jnp.asarray(some), jnp.asarray(gaps))[1][-1]
 
 
 @pytree_dataclass

@@ -289,7 +289,7 @@ TAKEN_OR_RETURNED = {
     *("Distribution", "JointDistribution", "Atomic", "Kinked", "Smooth"),
     *("Problem", "Solution", "Status", "Certificate", "Expectation", "RuntimeEstimate", "Plan"),
     *("Requirements", "Comparison", "CompletionBound", "Cyclic", "Backup", "Limit"),
-    *("Trace", "load_trace", "Advice", "Description", "Fit", "StartUpFit", "grid"),
+    *("Trace", "load_trace", "Advice", "Slowness", "Description", "Fit", "StartUpFit", "grid"),
 }
 # Their second calls are those of tests/coding.
 OF_CODES = set(vars(bcgc.coding))

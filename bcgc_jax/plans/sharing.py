@@ -121,7 +121,8 @@ def sharing_plan(total: Any, rule: WorkSharing) -> Plan:
     one = np.ones(1, int)
     stored = jnp.asarray(rule.max_subsets)
     questions = jnp.asarray(len(rule.sizes))
-    needs = Requirements(stored, jnp.ones((), sizes.dtype), questions, jnp.asarray(True))
+    sent = jnp.ones((), sizes.dtype)
+    needs = Requirements(stored, sent, questions, jnp.asarray(True), lost=jnp.zeros_like(sent))
     return Plan(
         sizes=sizes,
         block=0 * one,

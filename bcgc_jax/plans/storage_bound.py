@@ -30,7 +30,7 @@ def storage_bound(starts: Array | None, times: Any, alone: Any) -> Any:
     if starts is None:
         xp = np if isinstance(times, np.ndarray) else jnp
         slowest = xp.sort(times, axis=-1)[..., ::-1]
-        return xp.max(alone / xp.cumsum(1 / slowest, axis=-1), axis=-1)
+        return xp.max(xp.asarray(alone, times.dtype) / xp.cumsum(1 / slowest, axis=-1), axis=-1)
     workers = len(times)
     alone = jnp.asarray(alone, times.dtype)
     slowest_first = jnp.argsort(-times)

@@ -34,25 +34,25 @@ def levels(scores: np.ndarray, times: np.ndarray) -> np.ndarray:
 
     Args:
       scores: ranks within the step, or means of them, `[S, W]`.
-      times: `[S, W]`, none missing.
+      times: `[S, W]`, NaN where missing; one in each step is not.
     """
-    apart = np.log(times / np.median(times, axis=1, keepdims=True))
+    apart = np.log(times / np.nanmedian(times, axis=1, keepdims=True))
     found = _unlike(scores)
     others = np.ones(times.shape, bool)
     for worker, first, stop, _ in found:
         others[first:stop, worker] = False
     kept = np.zeros(times.shape)
     for worker, first, stop, _ in found:
-        rest = apart[first:stop][others[first:stop]]
-        usual = _trimmed_mean(rest) if rest.size else 0.0
+        usual = _trimmed_mean(apart[first:stop][others[first:stop]])
         kept[first:stop, worker] = _trimmed_mean(apart[first:stop, worker]) - usual
     return kept
 
 
 def _trimmed_mean(values: np.ndarray) -> float:
-    """Without the lowest and the highest fifth."""
-    cut = len(values) // 5
-    return float(np.sort(values)[cut : len(values) - cut].mean())
+    """Of those that are known, without the lowest and the highest fifth; 0 of none."""
+    known = np.sort(values[np.isfinite(values)])
+    cut = len(known) // 5
+    return float(known[cut : len(known) - cut].mean()) if known.size else 0.0
 
 
 def _unlike(scores: np.ndarray) -> list[tuple[int, int, int, float]]:

@@ -22,6 +22,7 @@ from bcgc_jax.measured.causes import (
 )
 from bcgc_jax.measured.intervals import Interval, block_for, percent, resample
 from bcgc_jax.measured.microbatches import Microbatches, predicted_seconds
+from bcgc_jax.measured.slow_workers import levels, ranks_of
 from bcgc_jax.measured.traces import ALIKE, Trace
 
 # Chunks that a step is taken to have where the log does not say.
@@ -203,7 +204,7 @@ def slowness_of(trace: Trace, log: Log, seed: int = 0) -> Slowness:
         balanced=float(times.mean()),
         causes=causes,
         together=together,
-        slow_workers=_slow_workers(trace, steps, log.model.steady),
+        slow_workers=_slow_workers(trace, *_levels(trace, log, steps)),
         changing=bool(np.any(np.diff(log.model.steady[3 * len(times) // 4 :], axis=0))),
     )
 
@@ -273,6 +274,15 @@ def _causes(log: Log, block: int, seed: int) -> tuple[dict[str, Interval], Inter
 
     together = found.interval(lambda mean: mean[..., count] / mean[..., count + 1])
     return {name: share(k) for k, name in enumerate(names)}, together
+
+
+def _levels(trace: Trace, log: Log, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Steps, and what workers take more that stay slow. Without chunks and loads steps need not be whole."""
+    if not log.others or log.lengths is not None:
+        return steps, log.model.steady
+    times = _table(trace)
+    known = np.flatnonzero(np.isfinite(times).any(axis=1))
+    return known, levels(ranks_of(times[known]), times[known])
 
 
 def _slow_workers(trace: Trace, steps: np.ndarray, steady: np.ndarray) -> list[SlowWorker]:

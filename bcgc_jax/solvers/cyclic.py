@@ -65,8 +65,9 @@ def _evaluate(problem: Problem, plan: Plan, key: Array | None) -> tuple[Expectat
     draws = min(2**12, max(2**22 // problem.max_workers, 32))
     each = over_draws(jax.random.key(0), problem, sent, draws, 2)
     one = jnp.ones((), int)
-    sent = jnp.mean(each)
-    needs = Requirements(work.size * one, sent, one, one.astype(bool), lost=jnp.zeros_like(sent))
+    needs = Requirements(
+        work.size * one, jnp.mean(each), one, one.astype(bool), lost=jnp.zeros((), each.dtype)
+    )
     exists = workers >= work.size
     return Expectation(*(jnp.where(exists, number, jnp.nan) for number in found)), needs
 

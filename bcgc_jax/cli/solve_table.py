@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.table import Column
@@ -107,13 +107,12 @@ def _against_baseline(answer: SolveAnswer) -> str:
 def _in_a_row(answer: SolveAnswer) -> list[str]:
     """On those that take longer where nobody can stop a computation."""
     known = [row for row in answer.rows if row["chained_runtime"] is not None]
-    return in_a_row(
-        [
-            (row["method"], step_of(row), Expectation(row["chained_runtime"], row["chained_error"]))
-            for row in known
-        ],
-        answer.unit[0],
-    )
+    times = []
+    for row in known:
+        chained: Any = output.for_used(row["chained_runtime"], row)
+        error: Any = output.for_used(row["chained_error"], row)
+        times.append((row["method"], runtime_of(row), Expectation(chained, error)))
+    return in_a_row(times, answer.unit[0])
 
 
 def _columns(answer: SolveAnswer) -> list[output.Shown]:

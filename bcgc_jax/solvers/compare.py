@@ -75,8 +75,12 @@ class Comparison(dict[str, Solution]):
 
     @functools.cached_property
     def _chained(self) -> list[str]:
-        known = [(name, float(one.expected_runtime), one) for name, one in self.items()]
-        said = in_a_row([(name, fresh, chained_runtime(one, fresh)) for name, fresh, one in known])
+        times = []
+        for name, one in self.items():
+            chained = chained_runtime(one, float(one.expected_runtime))
+            for_used = chained and Expectation(chained.value / _used(one), chained.error / _used(one))
+            times.append((name, _for_used(one), for_used))
+        said = in_a_row(times)
         return [textwrap.fill(line, 100) for line in said]
 
 
@@ -111,10 +115,14 @@ def chained_runtime(solution: Solution, fresh: float, problem: Problem | None = 
     return None if more is None else Expectation(jnp.asarray(fresh + more[0]), jnp.asarray(more[1]))
 
 
+def _used(solution: Solution) -> float:
+    """The share of a step's samples that are used."""
+    return 1.0 if solution.needs is None else 1 - float(solution.needs.lost)
+
+
 def _for_used(solution: Solution) -> float:
     """The runtime; of what loses samples for as many that are used as a step has."""
-    needs = solution.needs
-    used = 1.0 if needs is None else 1 - float(needs.lost)
+    used = _used(solution)
     return float(solution.expected_runtime) / used if used > 0 else np.nan
 
 

@@ -1,5 +1,7 @@
 """Schemes that lose samples, `backup` and `drop`, against harmonic numbers and draws by NumPy."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -102,3 +104,12 @@ def test_what_loses_samples_is_compared_by_a_used_sample(x64, tmp_path):
     again = bcgc.Solution.load(tmp_path / "plan.json")
     assert _rule(again).threshold == _rule(drop).threshold
     assert float(known(again.needs).lost) == float(known(drop.needs).lost)
+
+
+def test_what_takes_longer_in_a_row_is_said_of_a_used_sample_too():
+    """Steps of `backup:2` in a row: as many times as long as fresh ones, and two of N workers are lost."""
+    problem = replace(PROBLEM, start_up=0.0)
+    text = str(bcgc.compare(problem, ["backup:2"]))
+    value, times = re.findall(r"backup:2 (\S+) \(×(\S+)\)", " ".join(text.split()))[0]
+    step = float(bcgc.solve(problem, "backup:2").expected_runtime)
+    assert float(value) == pytest.approx(float(times) * step / (1 - 2 / N), rel=0.01)

@@ -1,4 +1,4 @@
-"""The installed wheel, from outside of the source tree: its names, its files, its command without extras."""
+"""The installed wheel, outside of the source tree: names, files, the command without extras."""
 
 import subprocess
 import sys
@@ -16,7 +16,9 @@ for name in ("py.typed", "cli/output.schema.json"):
 problem = bcgc_jax.Problem(bcgc_jax.ShiftedExponential(1e-3, 50.0), 4, 1000)
 assert bcgc_jax.solve(problem).rounded.sum() == 1000
 
-found = subprocess.run([sys.argv[1], "solve", "--workers", "4"], capture_output=True, text=True, check=False)
+found = subprocess.run(
+    [sys.argv[1], "solve", "--workers", "4"], capture_output=True, text=True, check=False
+)
 assert found.returncode != 0
 assert found.stdout == ""
 assert len(found.stderr.splitlines()) == 1, found.stderr

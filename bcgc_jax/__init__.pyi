@@ -1,4 +1,4 @@
-"""The public names, for type checkers and for `__init__.py`, which imports each when it is first used."""
+"""The public names, for type checkers and for `__init__.py`, which imports each at first use."""
 
 from bcgc_jax import coding as coding
 from bcgc_jax import distributions as distributions

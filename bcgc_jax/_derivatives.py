@@ -1,4 +1,5 @@
-"""Derivatives of what a search has found: of its value those at a fixed plan, of all else NaN, never 0."""
+"""Derivatives of what a search has found: of its value those at a fixed plan, of all else NaN,
+never 0."""
 
 import functools
 from collections.abc import Callable
@@ -30,7 +31,9 @@ def without_derivative(tree: T, of: Any) -> T:
 def _without_derivative_jvp(primals, tangents):
     tree, of = primals
     float0 = jax.dtypes.float0
-    along = [t for t in jax.tree.leaves(tangents[1]) if type(t) is not SymbolicZero and t.dtype != float0]
+    along = [
+        t for t in jax.tree.leaves(tangents[1]) if type(t) is not SymbolicZero and t.dtype != float0
+    ]
     # The product has NaN for a derivative too.
     moved = sum(jnp.sum(_nan_unless_zero(t)) for t in along) * without_derivative(jnp.ones(()), of)
 
@@ -46,7 +49,8 @@ without_derivative.defjvp(_without_derivative_jvp, symbolic_zeros=True)
 
 
 def _nan_unless_zero(tangent: Array) -> Array:
-    """Linear to JAX, which may transpose it: of 0, as for a result that nobody asks for, it is 0."""
+    """Linear to JAX, which may transpose it: of 0, as for a result that nobody asks for, it is
+    0."""
 
     def solve(_: Any, tangent: Array) -> Array:
         return jnp.where(tangent == 0, tangent, jnp.nan)
@@ -55,8 +59,11 @@ def _nan_unless_zero(tangent: Array) -> Array:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def with_slopes(function: Callable[..., Any], known: Any, problem: Any, plan: Any, *others: Any) -> Any:
-    """A `function` of a plan that is best for it, with the slopes at this plan: the envelope theorem.
+def with_slopes(
+    function: Callable[..., Any], known: Any, problem: Any, plan: Any, *others: Any
+) -> Any:
+    """A `function` of a plan that is best for it, with the slopes at this plan: the envelope
+    theorem.
 
     `known` is its value, or None. Second derivatives need those of the plan.
     """

@@ -27,8 +27,8 @@ def static_field(**kwargs: Any) -> Any:
 def pytree_dataclass(cls: type[T]) -> type[T]:
     """Make `cls` a frozen dataclass and a pytree.
 
-    Unflattening bypasses `__init__`, so `__post_init__` checks what a caller passes, and never the tracers or
-    placeholders that JAX puts into a tree.
+    Unflattening bypasses `__init__`, so `__post_init__` checks what a caller passes, and never the
+    tracers or placeholders that JAX puts into a tree.
     """
     cls = dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
     if cls.__repr__ is object.__repr__:
@@ -59,8 +59,14 @@ _MOST_SHOWN = 8
 
 def represent(tree: Any, leave_out: Sequence[str] = ()) -> str:
     """`repr` of a dataclass: what is not by default, long arrays by their size and range."""
-    texts = {f.name: (show(getattr(tree, f.name)), show(f.default)) for f in dataclasses.fields(tree)}
-    shown = [f"{k}={text}" for k, (text, default) in texts.items() if text != default and k not in leave_out]
+    texts = {
+        f.name: (show(getattr(tree, f.name)), show(f.default)) for f in dataclasses.fields(tree)
+    }
+    shown = [
+        f"{k}={text}"
+        for k, (text, default) in texts.items()
+        if text != default and k not in leave_out
+    ]
     return f"{type(tree).__name__}({', '.join(shown)})"
 
 
@@ -99,7 +105,11 @@ def working_dtype(*trees: Any) -> np.dtype:
 
     Python numbers and whole numbers follow these; alone, they have JAX's default.
     """
-    arrays = [a for a in jax.tree.leaves(trees) if hasattr(a, "dtype") and not getattr(a, "weak_type", False)]
+    arrays = [
+        a
+        for a in jax.tree.leaves(trees)
+        if hasattr(a, "dtype") and not getattr(a, "weak_type", False)
+    ]
     floating = [a.dtype for a in arrays if jnp.issubdtype(a.dtype, jnp.floating)]
     default = jnp.result_type(float)
     return default if not floating or np.float64 in floating else np.dtype(np.float32)
@@ -116,7 +126,8 @@ def is_traced(tree: Any) -> bool:
 
 
 def at_hand(tree: Any) -> bool:
-    """Whether its numbers are known, and so is what is computed of them, as it is not within a jit."""
+    """Whether its numbers are known, and so is what is computed of them, as it is not within a
+    jit."""
     return not is_traced((tree, jnp.zeros(())))
 
 
@@ -126,7 +137,8 @@ _COMPARISONS = {">": operator.gt, ">=": operator.ge, "<=": operator.le, "<": ope
 def meets(value: Any, condition: str, finite: bool = True) -> Any:
     """Whether each entry meets a condition of `check`, for arrays of NumPy and of JAX.
 
-    NaN meets none, nor does what is not 0 and below the smallest normal number: arithmetic may make 0 of it.
+    NaN meets none, nor does what is not 0 and below the smallest normal number: arithmetic may make
+    0 of it.
     """
     xp = np if isinstance(value, np.ndarray) else jnp
     good = xp.isfinite(value) if finite else ~xp.isnan(value)
@@ -138,7 +150,8 @@ def meets(value: Any, condition: str, finite: bool = True) -> Any:
 
 
 def _is_subnormal(value: Any) -> Any:
-    """By the bits: whether a comparison of such a number with 0 sees it depends on the program around it."""
+    """By the bits: whether a comparison of such a number with 0 sees it depends on the program
+    around it."""
     if isinstance(value, np.ndarray):
         tiny = np.finfo(value.dtype).tiny if value.dtype.kind == "f" else 0
         return (value != 0) & (np.abs(value) < tiny)
@@ -151,7 +164,8 @@ def _is_subnormal(value: Any) -> Any:
 
 
 def check(name: str, value: Any, condition: str, *, finite: bool = True) -> None:
-    """Raise ValueError unless every entry of a concrete `value` meets `condition` ("> 0", ">= 0", "")."""
+    """Raise ValueError unless every entry of a concrete `value` meets `condition` ("> 0", ">=
+    0", "")."""
     array = concrete(value)
     if array is None:
         return
@@ -161,18 +175,24 @@ def check(name: str, value: Any, condition: str, *, finite: bool = True) -> None
     if bad.any():
         wanted = " and ".join(filter(None, ["finite" if finite else "", condition]))
         if _is_subnormal(array[bad]).flat[0]:
-            wanted = f"0 or of a size from {np.finfo(array.dtype).tiny:.3g} on, the smallest normal number"
+            wanted = (
+                f"0 or of a size from {np.finfo(array.dtype).tiny:.3g} on, the smallest "
+                "normal number"
+            )
         raise ValueError(f"{name} must be {wanted}, got {array[bad].flat[0]!s}")
 
 
 def check_whole(name: str, value: Any, low: int) -> None:
     """Raise ValueError unless a static `value` is a whole number from `low` on."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
-        raise ValueError(f"{name} must be a whole number from {low} on, known before tracing, got {value!r}")
+        raise ValueError(
+            f"{name} must be a whole number from {low} on, known before tracing, got {value!r}"
+        )
 
 
 def check_key(key: Any) -> None:
-    """Raise ValueError unless `key`, also a traced one, is one key of JAX, of the new kind or the old."""
+    """Raise ValueError unless `key`, also a traced one, is one key of JAX, of the new kind or
+    the old."""
     dtype = getattr(key, "dtype", None)
     shape = getattr(key, "shape", ())
     new = dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
@@ -181,10 +201,15 @@ def check_key(key: Any) -> None:
         raise ValueError(f"key must be {one}, got {show(key)}")
 
 
-def check_shape(name: str, value: Any, shape: Sequence[int | EllipsisType | None], advice: str) -> None:
-    """Raise ValueError unless `value`, also a traced one, has the `shape`; None and ... leave it open."""
+def check_shape(
+    name: str, value: Any, shape: Sequence[int | EllipsisType | None], advice: str
+) -> None:
+    """Raise ValueError unless `value`, also a traced one, has the `shape`; None and ... leave it
+    open."""
     try:
         chex.assert_shape(value, shape)
     except AssertionError:
         wanted = str(tuple(shape)).replace("Ellipsis", "...").replace("None", "*")
-        raise ValueError(f"{name} must have shape {wanted}, got {np.shape(value)}: {advice}") from None
+        raise ValueError(
+            f"{name} must have shape {wanted}, got {np.shape(value)}: {advice}"
+        ) from None

@@ -32,17 +32,20 @@ _WORKS = {
     "amiri2019": """@article{amiri2019,
   author = {Amiri, Mohammad Mohammadi and G{\\"u}nd{\\"u}z, Deniz},
   title = {Computation Scheduling for Distributed Machine Learning with Straggling Workers},
-  journal = {IEEE Transactions on Signal Processing}, volume = {67}, number = {24}, pages = {6270--6284},
+  journal = {IEEE Transactions on Signal Processing}, volume = {67}, number = {24},
+  pages = {6270--6284},
   year = {2019}, eprint = {1810.09992}, archivePrefix = {arXiv},
 }""",
     "attia2017": """@misc{attia2017,
   author = {Attia, Mohamed A. and Tandon, Ravi},
-  title = {Combating Computational Heterogeneity in Large-Scale Distributed Computing via Work Exchange},
+  title = {Combating Computational Heterogeneity in Large-Scale Distributed Computing via Work
+    Exchange},
   year = {2017}, eprint = {1711.08452}, archivePrefix = {arXiv},
 }""",
     "wang2016": """@article{wang2016,
   author = {Wang, Weina and Zhu, Kai and Ying, Lei and Tan, Jian and Zhang, Li},
-  title = {{MapTask} Scheduling in {MapReduce} With Data Locality: Throughput and Heavy-Traffic Optimality},
+  title = {{MapTask} Scheduling in {MapReduce} With Data Locality: Throughput and Heavy-Traffic
+    Optimality},
   journal = {IEEE/ACM Transactions on Networking}, volume = {24}, number = {1}, year = {2016},
 }""",
     "hummel1992": """@article{hummel1992,
@@ -56,10 +59,10 @@ _WORKS = {
   year = {2016}, eprint = {1604.00981}, archivePrefix = {arXiv},
 }""",
     "giladi2023": """@inproceedings{giladi2023,
-  author = {Giladi, Niv and Gottlieb, Shahar and Shkolnik, Moran and Karnieli, Asaf and Banner, Ron and
-            Hoffer, Elad and Levy, Kfir Yehuda and Soudry, Daniel},
-  title = {{DropCompute}: Simple and More Robust Distributed Synchronous Training via Compute Variance
-           Reduction},
+  author = {Giladi, Niv and Gottlieb, Shahar and Shkolnik, Moran and Karnieli, Asaf and Banner, Ron
+    and Hoffer, Elad and Levy, Kfir Yehuda and Soudry, Daniel},
+  title = {{DropCompute}: Simple and More Robust Distributed Synchronous Training via Compute
+    Variance Reduction},
   booktitle = {Advances in Neural Information Processing Systems (NeurIPS)}, year = {2023},
   eprint = {2306.10598}, archivePrefix = {arXiv},
 }""",
@@ -75,13 +78,14 @@ _WORKS = {
 }""",
     "shamir2013": """@inproceedings{shamir2013,
   author = {Shamir, Ohad and Zhang, Tong},
-  title = {Stochastic Gradient Descent for Non-smooth Optimization: Convergence Results and Optimal Averaging
-           Schemes},
+  title = {Stochastic Gradient Descent for Non-smooth Optimization: Convergence Results and Optimal
+    Averaging Schemes},
   booktitle = {International Conference on Machine Learning (ICML)}, year = {2013},
 }""",
     "mak1999": """@article{mak1999,
   author = {Mak, Wai-Kei and Morton, David P. and Wood, R. Kevin},
-  title = {{Monte Carlo} Bounding Techniques for Determining Solution Quality in Stochastic Programs},
+  title = {{Monte Carlo} Bounding Techniques for Determining Solution Quality in Stochastic
+    Programs},
   journal = {Operations Research Letters}, volume = {24}, year = {1999},
 }""",
 }
@@ -93,8 +97,12 @@ _BEHIND = {
     "subgradient": ("wang2021", "shamir2013"),
     "deadline": ("wang2021", "wang2023", "birgin2000"),
     "nested": ("wang2021", "tandon2017", "ozfatura2019", "lewis2013"),
-    **dict.fromkeys(("uncoded", "single_block", "tandon", "tandon_partial"), ("wang2021", "tandon2017")),
-    **dict.fromkeys(("ferdinand", "ferdinand_full", "ferdinand_half"), ("wang2021", "ferdinand2018")),
+    **dict.fromkeys(
+        ("uncoded", "single_block", "tandon", "tandon_partial"), ("wang2021", "tandon2017")
+    ),
+    **dict.fromkeys(
+        ("ferdinand", "ferdinand_full", "ferdinand_half"), ("wang2021", "ferdinand2018")
+    ),
     "cyclic": ("amiri2019",),
     "sharing": ("wang2016", "attia2017", "amiri2019", "hummel1992"),
     "backup": ("chen2016",),

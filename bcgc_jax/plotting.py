@@ -28,9 +28,10 @@ class Style(NamedTuple):
 
 
 _DOTTED = (0, (1.5, 1.5))
-# Okabe and Ito's palette, told apart by colour-blind readers; the line patterns and the markers tell
-# the schemes apart without any colour. The proposed schemes are solid, the baselines are not. Two are
-# wide, so that they show under a curve that often coincides: the subgradients', full replication's.
+# Okabe and Ito's palette, told apart by colour-blind readers; the line patterns and the markers
+# tell the schemes apart without any colour. The proposed schemes are solid, the baselines are not.
+# Two are wide, so that they show under a curve that often coincides: the subgradients', full
+# replication's.
 STYLES: Mapping[str, Style] = {
     "optimal": Style("optimal", "#000000", "o", "-", 2.6),
     "subgradient": Style("stochastic subgradient", "#0072B2", "*"),
@@ -39,7 +40,9 @@ STYLES: Mapping[str, Style] = {
     "single_block": Style("single block", "#CC79A7", "D", (0, (2, 0.8)), 3.0),
     "tandon_partial": Style("Tandon et al., partial", "#E69F00", "v", "-."),
     "ferdinand_full": Style(r"Ferdinand–Draper, $r = L$", "#56B4E9", "P", _DOTTED),
-    "ferdinand_half": Style(r"Ferdinand–Draper, $r = L/2$", "#7F7F7F", "X", (0, (6, 2, 1, 2, 1, 2))),
+    "ferdinand_half": Style(
+        r"Ferdinand–Draper, $r = L/2$", "#7F7F7F", "X", (0, (6, 2, 1, 2, 1, 2))
+    ),
     "uncoded": Style("uncoded", "#999933", "h", (0, (8, 3))),
     "nested": Style("nested groups, no code", "#117733", (6, 1, 0), "-", 2.6),
     "cyclic": Style("cyclic, no code", "#228833", "+", (0, (7, 1.5))),
@@ -66,7 +69,12 @@ def style(method: str) -> Style:
 
 def curve(look: Style) -> dict[str, Any]:
     """Keywords of `Axes.plot` for a computed curve, a dot at each computed point."""
-    line = {"color": look.color, "linestyle": look.line, "linewidth": look.width, "label": look.label}
+    line = {
+        "color": look.color,
+        "linestyle": look.line,
+        "linewidth": look.width,
+        "label": look.label,
+    }
     return {**line, "marker": ".", "markersize": 4}
 
 
@@ -101,9 +109,16 @@ def label_axes(axes: "Axes", x: str, y: str, *, title: str = "", log: str = "") 
 
 
 def legend_outside(
-    figure: "Figure", handles: Sequence[Any], *, place: str = "right", title: str = "", columns: int = 1
+    figure: "Figure",
+    handles: Sequence[Any],
+    *,
+    place: str = "right",
+    title: str = "",
+    columns: int = 1,
 ) -> None:
     """One legend of `handles`, beside ("right") or under ("lower") all axes: never on the data."""
     where: Any = f"outside {place} center"
     left: Any = {"title": title, "alignment": "left"} if title else {}
-    figure.legend(handles=handles, loc=where, ncols=columns, frameon=False, handlelength=3.2, **left)
+    figure.legend(
+        handles=handles, loc=where, ncols=columns, frameon=False, handlelength=3.2, **left
+    )

@@ -44,7 +44,8 @@ _NUMBERS = ("num_samples", "cycles", "setup_cycles", "send_time", "chain_cycles"
 
 
 class _Largest(int):
-    """`max_workers` by default, the largest `num_workers`: it grows where `replace` gives more of them."""
+    """`max_workers` by default, the largest `num_workers`: it grows where `replace` gives more
+    of them."""
 
 
 @pytree_dataclass
@@ -52,25 +53,25 @@ class Problem:
     r"""minimise E τ̂(x,T) = (M b / N) E max_n T_(N-n) y_n over x ≥ 0, Σ x = L (eq. 6 of the paper).
 
     Args:
-      cycle_time: the distribution of T, the time of one CPU cycle of a worker; or of all N times of an
-        iteration: `EmpiricalRows` or `Heterogeneous`.
+      cycle_time: the distribution of T, the time of one CPU cycle of a worker; or of all N times of
+        an iteration: `EmpiricalRows` or `Heterogeneous`.
       num_workers: N. May be batched or traced under a static `max_workers`.
       num_coordinates: L, the length of the gradient.
       num_samples: M, over all workers.
       cycles: b, CPU cycles for one coordinate and one sample.
       max_workers: the static length of every partition; by default the largest `num_workers`.
-      setup_cycles: f, CPU cycles for one sample of a subset before its first coordinate (a forward pass). The
-        levels in use are then ready at y_n + (n+1) f / b; None, the paper, is no setup.
-      unit_costs: `[num_coordinates]`, for units of unequal cost in a fixed order (layers; footnotes 2-4): a
-        unit takes `cycles` times its cost. A partition then shares out their sum.
-      start_up: S, in the unit of runtimes, the time to a worker's first cycle: a number, or a distribution,
-        of which each worker has its own draw in every iteration.
-      send_time: c, the time a worker's link takes for one coordinate (or unit of cost). With it worker w
-        delivers level n at F_n = S_w + T_w M b y_n / N + c Σ_{i≤n} x_i.
+      setup_cycles: f, CPU cycles for one sample of a subset before its first coordinate (a forward
+        pass). The levels in use are then ready at y_n + (n+1) f / b; None, the paper, is no setup.
+      unit_costs: `[num_coordinates]`, for units of unequal cost in a fixed order (layers; footnotes
+        2-4): a unit takes `cycles` times its cost. A partition then shares out their sum.
+      start_up: S, in the unit of runtimes, the time to a worker's first cycle: a number, or a
+        distribution, of which each worker has its own draw in every iteration.
+      send_time: c, the time a worker's link takes for one coordinate (or unit of cost). With it
+        worker w delivers level n at F_n = S_w + T_w M b y_n / N + c Σ_{i≤n} x_i.
       overlap: static; the link sends while the worker goes on computing, and
         F_n = max_{j≤n} (S_w + T_w M b y_j / N + c Σ_{j≤i≤n} x_i).
-      chain_cycles: h, CPU cycles for one coordinate and sample that a cotangent is carried past: as setup,
-        but for Σ_{i≤n} x_i coordinates, (n+1) (f + h Σ_{i≤n} x_i) / b in all.
+      chain_cycles: h, CPU cycles for one coordinate and sample that a cotangent is carried past: as
+        setup, but for Σ_{i≤n} x_i coordinates, (n+1) (f + h Σ_{i≤n} x_i) / b in all.
 
     With these τ̂ = max_n of the (N-n)-th of the F_n. For start-ups that depend on the cycle time,
     `EmpiricalPairs`.
@@ -78,7 +79,8 @@ class Problem:
     Raises ValueError for numbers that make no sense and are known before tracing.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
-    >>> problem = Problem(ShiftedExponential(rate=1e-3, shift=50.0), num_workers=4, num_coordinates=100)
+    >>> problem = Problem(ShiftedExponential(rate=1e-3, shift=50.0), num_workers=4,
+    ...     num_coordinates=100)
     >>> problem.max_workers
     4
     """
@@ -98,7 +100,10 @@ class Problem:
 
     def __post_init__(self) -> None:
         if not isinstance(self.cycle_time, Distribution | JointDistribution):
-            law = "a distribution such as ShiftedExponential, or Heterogeneous([…]) of one for each worker"
+            law = (
+                "a distribution such as ShiftedExponential, or Heterogeneous([…]) of one for "
+                "each worker"
+            )
             raise ValueError(f"cycle_time must be {law}, got {self.cycle_time!r}")
         for name, condition in CONDITIONS.items():
             if getattr(self, name) is not None:
@@ -115,7 +120,9 @@ class Problem:
                     object.__setattr__(self, name, kind(value))
         if self.unit_costs is not None and not isinstance(self.unit_costs, jax.Array):
             # A list would be many leaves.
-            object.__setattr__(self, "unit_costs", jnp.asarray(self.unit_costs, working_dtype(self)))
+            object.__setattr__(
+                self, "unit_costs", jnp.asarray(self.unit_costs, working_dtype(self))
+            )
         self._check_coordinates(concrete(self.num_coordinates))
         self._check_workers(concrete(self.num_workers))
 
@@ -127,18 +134,22 @@ class Problem:
     def _check_start_up(self) -> None:
         start = self.start_up
         if isinstance(start, JointDistribution | EmpiricalPairs):
-            raise ValueError(f"start_up must be the distribution of one worker's, or a number, got {start!r}")
+            raise ValueError(
+                f"start_up must be the distribution of one worker's, or a number, got {start!r}"
+            )
         if start is not None and self.cycle_time.has_start_up:
             raise ValueError("EmpiricalPairs have their own start-ups: leave start_up out")
         if self.random_start_up and self.cycle_time.width() is not None:
             raise ValueError(
-                f"start_up may be a distribution where all workers have one of the cycle time, not with "
-                f"{type(self.cycle_time).__name__}: give a number, or pool the times"
+                "start_up may be a distribution where all workers have one of the cycle time, not "
+                f"with {type(self.cycle_time).__name__}: give a number, or pool the times"
             )
         if start is not None and not self.random_start_up:
             check("start_up", start, ">= 0")
         if not isinstance(self.overlap, bool | np.bool_):
-            raise ValueError(f"overlap must be True or False, known before tracing, got {self.overlap!r}")
+            raise ValueError(
+                f"overlap must be True or False, known before tracing, got {self.overlap!r}"
+            )
 
     def _check_coordinates(self, count: np.ndarray | None) -> None:
         shape = None if self.unit_costs is None else np.shape(self.unit_costs)
@@ -159,18 +170,23 @@ class Problem:
             raise ValueError(f"num_workers {workers.max()} exceeds max_workers {self.max_workers}")
         if self.max_workers > _MOST_WORKERS:
             raise ValueError(
-                f"{self.max_workers:.6g} workers are more than {_MOST_WORKERS:,}: exact answers take "
-                "arrays of N² numbers"
+                f"{self.max_workers:.6g} workers are more than {_MOST_WORKERS:,}: exact answers "
+                "take arrays of N² numbers"
             )
         width = self.cycle_time.width()
-        if width is not None and {width} != {self.max_workers, *([] if workers is None else workers.flat)}:
+        if width is not None and {width} != {
+            self.max_workers,
+            *([] if workers is None else workers.flat),
+        }:
             raise ValueError(
                 f"cycle_time is that of {width} workers, but num_workers is {self.num_workers} and "
-                f"max_workers {self.max_workers}: workers that are not alike are neither left out nor padded"
+                f"max_workers {self.max_workers}: workers that are not alike are neither left out "
+                "nor padded"
             )
 
     def check_single(self) -> None:
-        """Raise ValueError where shapes say that this is a batch of problems, which only `jax.vmap` takes."""
+        """Raise ValueError where shapes say that this is a batch of problems, which only
+        `jax.vmap` takes."""
         if all(getattr(leaf, "ndim", 0) == 0 for leaf in jax.tree.leaves(self)):
             return
         for name in (*_COUNTS, *_NUMBERS, "unit_costs", "start_up", "cycle_time"):
@@ -184,7 +200,11 @@ class Problem:
     def valid(self) -> Array:
         """Whether the numbers make a problem, which nobody has checked where they are traced."""
         workers = jnp.asarray(self.num_workers)
-        found = self.cycle_time.valid() & (workers <= self.max_workers) & (workers == jnp.floor(workers))
+        found = (
+            self.cycle_time.valid()
+            & (workers <= self.max_workers)
+            & (workers == jnp.floor(workers))
+        )
         if (width := self.cycle_time.width()) is not None:
             found &= workers == width
         for name, condition in CONDITIONS.items():
@@ -203,7 +223,8 @@ class Problem:
 
     @property
     def convex(self) -> bool:
-        """Whether the expected runtime is convex in the partition; with random start-ups it is not."""
+        """Whether the expected runtime is convex in the partition; with random start-ups it is
+        not."""
         return not self.cycle_time.has_start_up and not self.random_start_up
 
     @property
@@ -213,8 +234,11 @@ class Problem:
 
     @property
     def without_delivery(self) -> "Problem":
-        """The same workers that start at once and send in no time: what plans without are made for."""
-        return replace(self, cycle_time=self.cycle_time.alone(), start_up=None, send_time=None, overlap=False)
+        """The same workers that start at once and send in no time: what plans without are made
+        for."""
+        return replace(
+            self, cycle_time=self.cycle_time.alone(), start_up=None, send_time=None, overlap=False
+        )
 
     @property
     def has_setup(self) -> bool:
@@ -233,7 +257,8 @@ class Problem:
 
     @property
     def scale(self) -> Array:
-        """M b / N: time per cycle of a coordinate's load, eq. (5); NaN if traced numbers make no problem."""
+        """M b / N: time per cycle of a coordinate's load, eq. (5); NaN if traced numbers make no
+        problem."""
         return jnp.where(self.valid, self._cycle, jnp.nan) if is_traced(self) else self._cycle
 
     @property
@@ -263,7 +288,11 @@ class Problem:
         return self.total * (1 + self.chain_load) + self.setup_load
 
     def _in_coordinates(self, cycles: ArrayLike | None) -> Array:
-        return jnp.zeros((), self.dtype) if cycles is None else jnp.asarray(cycles, self.dtype) / self.cycles
+        return (
+            jnp.zeros((), self.dtype)
+            if cycles is None
+            else jnp.asarray(cycles, self.dtype) / self.cycles
+        )
 
     @property
     def send_load(self) -> Array:
@@ -290,10 +319,15 @@ class Status(enum.IntEnum):
     def message(self) -> str:
         return {
             Status.CONVERGED: "converged",
-            Status.STEP_LIMIT: "not converged: take what was found, or raise max_steps where there is one",
-            Status.INFINITE: "the expected runtime is infinite, the tail too heavy: plan for a deadline",
-            Status.INFEASIBLE: "the scheme does not exist for this number of workers and coordinates",
-            Status.INVALID: "the numbers make no problem (negative, NaN, …), or are beyond the precision",
-            Status.PRECISION: "precision and the finest rule of integration do not resolve the tolerance, or "
-            "not even the runtime to 1 %: accept the reported relative_gap and runtime_error",
+            Status.STEP_LIMIT: "not converged: take what was found, or raise max_steps where there "
+            "is one",
+            Status.INFINITE: "the expected runtime is infinite, the tail too heavy: plan for a "
+            "deadline",
+            Status.INFEASIBLE: "the scheme does not exist for this number of workers and "
+            "coordinates",
+            Status.INVALID: "the numbers make no problem (negative, NaN, …), or are beyond the "
+            "precision",
+            Status.PRECISION: "precision and the finest rule of integration do not resolve the "
+            "tolerance, or not even the runtime to 1 %: accept the reported relative_gap and "
+            "runtime_error",
         }[self]

@@ -1,4 +1,5 @@
-"""What is answered, `Solution`, and how a partition becomes one: rounded, evaluated exactly, certified."""
+"""What is answered, `Solution`, and how a partition becomes one: rounded, evaluated exactly,
+certified."""
 
 import functools
 import json
@@ -48,17 +49,18 @@ class Solution:
       num_steps: steps of an iterative method, 0 for a closed form.
       history: expected runtime at each check of an iterative method, NaN after the last; or None.
       method: the name it was asked by.
-      kind: "exact", where `runtime_error` bounds the error of a quadrature and `lower_bound` is a theorem;
-        "local", the same of the best of several local searches, where the expected runtime is not convex; or
-        "confidence", of draws: a standard error, and a 97.5 % limit.
-      levels: bool, `[max_workers]`, the levels that the bound is for: all, those that were allowed, or, with
-        setup cycles, those in use.
+      kind: "exact", where `runtime_error` bounds the error of a quadrature and `lower_bound` is a
+        theorem; "local", the same of the best of several local searches, where the expected runtime
+        is not convex; or "confidence", of draws: a standard error, and a 97.5 % limit.
+      levels: bool, `[max_workers]`, the levels that the bound is for: all, those that were allowed,
+        or, with setup cycles, those in use.
       completion_probability: P(τ̂ ≤ deadline) of `partition`, where that was maximised.
       problem: what it answers.
-      rounded_value: `rounded_runtime` of these `rounded` where it is known already; None with other ones.
+      rounded_value: `rounded_runtime` of these `rounded` where it is known already; None with other
+        ones.
 
-    Derivatives: see docs/api.md. Those of `expected_runtime` and `completion_probability` are right where the
-    plan is best for them, or follows from a formula; what has none is NaN.
+    Derivatives: see docs/api.md. Those of `expected_runtime` and `completion_probability` are right
+    where the plan is best for them, or follows from a formula; what has none is NaN.
     """
 
     plan: Plan | None
@@ -90,8 +92,8 @@ class Solution:
 
     @property
     def bound_of(self) -> str:
-        """Which plans `lower_bound` is for: "levels", "groups", "storage" (every exact scheme of workers that
-        store as much), or "" of a scheme without a bound.
+        """Which plans `lower_bound` is for: "levels", "groups", "storage" (every exact scheme of
+        workers that store as much), or "" of a scheme without a bound.
         """
         rule = None if self.plan is None else self.plan.completion
         return "" if rule is None or not rule.exact_gradient else rule.bound_of
@@ -105,7 +107,8 @@ class Solution:
 
     @property
     def rounded_runtime(self) -> Array:
-        """E τ̂ of the `rounded` integers, evaluated when it is asked for; that of `partition` without them."""
+        """E τ̂ of the `rounded` integers, evaluated when it is asked for; that of `partition`
+        without them."""
         if self.rounded_value is not None:
             return self.rounded_value
         if self.rounded is None or self.problem is None:
@@ -113,7 +116,9 @@ class Solution:
 
         def evaluate(problem: Problem, counts: Array) -> Array:
             """By the program that partitions are assessed with."""
-            return assess(problem, partition_of_units(problem, counts), whole_numbers=False).expected_runtime
+            return assess(
+                problem, partition_of_units(problem, counts), whole_numbers=False
+            ).expected_runtime
 
         for _ in range(jnp.ndim(self.expected_runtime)):
             evaluate = jax.vmap(evaluate)
@@ -150,24 +155,30 @@ class Solution:
         return bibliography(self.method, sampled_bound=bounded and self.kind == "confidence")
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write it to a JSON file, with `needs`, `rounded_runtime` and the package's version. Not in `jit`.
+        """Write it to a JSON file, with `needs`, `rounded_runtime` and the package's version. Not
+        in `jit`.
 
         The problem is described in words, which `load` does not read.
         """
         path = Path(path)
         plan = self.plan and replace(self.plan, known_needs=self.needs)
-        fields = _written(replace(self, rounded_value=self.rounded_runtime, problem=None, plan=plan))
+        fields = _written(
+            replace(self, rounded_value=self.rounded_runtime, problem=None, plan=plan)
+        )
         problem = None if self.problem is None else repr(self.problem)
         origin = {"bcgc_jax": version_of_package(), "problem": problem}
         text = json.dumps(
-            {"format": _FORMAT, "version": _VERSION, **fields, **origin}, indent=1, ensure_ascii=False
+            {"format": _FORMAT, "version": _VERSION, **fields, **origin},
+            indent=1,
+            ensure_ascii=False,
         )
         path.write_text(text + "\n", encoding="utf-8")
         return path
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Solution":
-        """What `save` wrote, but for the problem; ValueError for a damaged file, or of another format."""
+        """What `save` wrote, but for the problem; ValueError for a damaged file, or of another
+        format."""
         try:
             found = json.loads(Path(path).read_text(encoding="utf-8"))
             form = found.pop("format")
@@ -177,11 +188,12 @@ class Solution:
                 return _checked(_read(found | {"problem": None}, "solution"))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{path} is no whole solution that Solution.save wrote, has it been changed by hand? {error}"
+                f"{path} is no whole solution that Solution.save wrote, has it been changed by "
+                f"hand? {error}"
             ) from error
         raise ValueError(
-            f"{path} is of the format {form!r}, version {version}, and this package reads {_FORMAT!r}, "
-            f"version {_VERSION}: read it with what wrote it, or plan again"
+            f"{path} is of the format {form!r}, version {version}, and this package reads "
+            f"{_FORMAT!r}, version {_VERSION}: read it with what wrote it, or plan again"
         )
 
     def __repr__(self) -> str:
@@ -201,15 +213,18 @@ class Solution:
         if needs is not None and not needs.exact_gradient:
             lost = float(needs.lost)
             lines.append(
-                f"  loses {100 * lost:.3g} % of the samples: {float(value) / (1 - lost):.6g} for as many used"
+                f"  loses {100 * lost:.3g} % of the samples: {float(value) / (1 - lost):.6g} for "
+                "as many used"
             )
         if gap > LOOSE and self.bound_of == "levels" and self.method != "optimal":
             lines.append(
-                '  its own bound is loose: compare with "optimal" to see how near to the optimum it is'
+                '  its own bound is loose: compare with "optimal" to see how near to the optimum '
+                "it is"
             )
         elif self.bound_of == "storage":
             lines.append(
-                f"  no exact scheme with as much storage takes {100 * gap:.3g} % less, with 97.5 % confidence"
+                f"  no exact scheme with as much storage takes {100 * gap:.3g} % less, with 97.5 % "
+                "confidence"
             )
         elif gap < 0.9:  # less than a tenth of the runtime is no bound to speak of
             sure = "with 97.5 % confidence" if drawn else "proven"
@@ -286,7 +301,9 @@ def solution_of(
     value = jnp.where(feasible & problem.valid & ~out_of_range(problem, value), value, jnp.nan)
     status = _unless_unknown(status, value, error)
     # A search that did not end says so, whatever its answer's mean.
-    status = jnp.where(jnp.isinf(value) & (status == int(Status.CONVERGED)), int(Status.INFINITE), status)
+    status = jnp.where(
+        jnp.isinf(value) & (status == int(Status.CONVERGED)), int(Status.INFINITE), status
+    )
     status = jnp.where(jnp.isnan(value) & feasible | ~problem.valid, int(Status.INVALID), status)
     used = levels_of_bound(problem, partition) & jnp.asarray(levels)
     plan = partition_plan(partition, problem.num_workers)
@@ -310,7 +327,8 @@ def _unless_unknown(status: Array, value: Array, error: Array) -> Array:
 
 @functools.partial(jax.jit, static_argnames="drawn")
 def solution_of_value(problem: Problem, found: Expectation, drawn: bool = False) -> Solution:
-    """What is known of a scheme that is no partition from its runtime, NaN where there is no such scheme.
+    """What is known of a scheme that is no partition from its runtime, NaN where there is no such
+    scheme.
 
     The error is that of an integral, or of a mean that is `drawn`.
     """
@@ -370,24 +388,33 @@ def _read(value: Any, name: str = "") -> Any:
         return value
     if "dtype" not in value:
         kind = _PARTS[value.pop("rule", name)]
-        if kind is FirstHolder:  # older files say which subset each task is of, which follows from its number
+        # older files say which subset each task is of, which follows from its number
+        if kind is FirstHolder:
             value = {name: part for name, part in value.items() if name not in ("turn", "stored")}
         return kind(**{name: _read(part, name) for name, part in value.items()})
     array = np.array(value["values"], value["dtype"])
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{name} must be numbers, got {array.dtype}")
     if array.dtype.kind in "iu" and np.any(array != array.astype(jnp.result_type(int))):
-        raise ValueError(f"{name} needs 64 bits: call jax.config.update('jax_enable_x64', True) first")
+        raise ValueError(
+            f"{name} needs 64 bits: call jax.config.update('jax_enable_x64', True) first"
+        )
     return jnp.asarray(array)
 
 
 def _checked(solution: Solution) -> Solution:
     """The same; ValueError for what `repr` and training do not expect."""
-    if not isinstance(solution.method, str) or solution.kind not in ("exact", "local", "confidence"):
+    if not isinstance(solution.method, str) or solution.kind not in (
+        "exact",
+        "local",
+        "confidence",
+    ):
         raise ValueError(f"no method and kind: {solution.method!r}, {solution.kind!r}")
     plan = solution.plan
     if plan is not None and isinstance(plan.completion, FirstHolder) and plan.sizes.shape[-1] != 1:
-        raise ValueError(f'{solution.method} is a method no more: plan again, "sharing:D" is faster')
+        raise ValueError(
+            f'{solution.method} is a method no more: plan again, "sharing:D" is faster'
+        )
     batch = solution.status.shape
     levels = () if solution.partition is None else solution.partition.shape[-1:]
     shapes = dict.fromkeys((*_NEEDED, "completion_probability", "rounded_value"), batch)

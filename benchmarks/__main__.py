@@ -35,8 +35,28 @@ from experiments.report import Parser, grouped
 
 # Each gives rows of results, or points of scaling curves (those have a key "curve").
 _MEASURES: Sequence[Callable[[], list[dict[str, Any]]]] = (
-    *(first_answer, simulation, evaluation, completion, crossing, solutions, equal_quality, programme),
-    *(optima, schedules, traffic, training, cluster, cluster_large, hand_outs, questions, sweep, memory),
+    *(
+        first_answer,
+        simulation,
+        evaluation,
+        completion,
+        crossing,
+        solutions,
+        equal_quality,
+        programme,
+    ),
+    *(
+        optima,
+        schedules,
+        traffic,
+        training,
+        cluster,
+        cluster_large,
+        hand_outs,
+        questions,
+        sweep,
+        memory,
+    ),
     *(scaling, large_n, sweep_scaling),
 )
 MEASURES = {measure.__name__: measure for measure in _MEASURES}
@@ -57,8 +77,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = list(dict.fromkeys(args.only)) or list(MEASURES)
     for name in chosen:
         if name not in MEASURES:
-            parser.error(f'argument --only: there is no measure "{name}"; there are {", ".join(MEASURES)}')
-    # One device for each core, as `bcgc sweep` has them; too late in a process that has computed already.
+            parser.error(
+                f'argument --only: there is no measure "{name}"; there are {", ".join(MEASURES)}'
+            )
+    # One device for each core, as `bcgc sweep` has them; too late in a process that has computed
+    # already.
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", usable_cores())
     results, points, skipped = [], [], False
@@ -93,7 +116,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     names = "\n".join(f"  {name:<16}{_summary(measure)}" for name, measure in MEASURES.items())
     example = "example:\n  python -m benchmarks --out speed.json"
-    parser = Parser("python -m benchmarks", description=__doc__, epilog=f"measures:\n{names}\n\n{example}")
+    parser = Parser(
+        "python -m benchmarks", description=__doc__, epilog=f"measures:\n{names}\n\n{example}"
+    )
     what = "also write JSON to this file, and the scaling curves beside it as FILE.png and FILE.svg"
     parser.add_argument("--out", type=Path, metavar="FILE.json", help=what)
     what = "a measure to run, again for more of them (default: all)"
@@ -111,7 +136,9 @@ def seconds_text(seconds: float) -> str:
     >>> seconds_text(0.0000123), seconds_text(0.0456), seconds_text(31.27)
     ('12.3 µs', '45.6 ms', '31.3 s')
     """
-    unit, size = next((one for one in (("s", 1.0), ("ms", 1e-3)) if seconds >= one[1]), ("µs", 1e-6))
+    unit, size = next(
+        (one for one in (("s", 1.0), ("ms", 1e-3)) if seconds >= one[1]), ("µs", 1e-6)
+    )
     return f"{seconds / size:.3g} {unit}"
 
 
@@ -129,7 +156,11 @@ def print_table(
             what = f"{row['what']}, {row['dtype']}"
             times = f"{seconds_text(row['package']['median']):>10}{peer:>10}{ratio:>8}"
             print(f"{what:<58}{times}{seconds_text(row['package']['first_call']):>14}")
-            text = f"against {row['against']}; {row['accuracy']}" if "peer" in row else row["accuracy"]
+            text = (
+                (f"against {row['against']}; {row['accuracy']}")
+                if "peer" in row
+                else row["accuracy"]
+            )
             text = text.replace(" %", "\u00a0%")  # no line starts with the sign
             print(textwrap.fill(text, _WIDTH, initial_indent="    ", subsequent_indent="    "))
     for curve, mine in grouped(points, lambda point: point["curve"]).items():

@@ -43,10 +43,16 @@ def cluster() -> list[dict[str, Any]]:
             plan = coding_plan(jax.random.key(0), params, np.array(counts))
             running.assign(mean_product, plan, params, split_unevenly(data, _WORKERS))
             peer = bare[len(plan.blocks)]
-            found = compare({"package": lambda: running.gradient(params).gradient, "peer": peer}, 100)
-            error = float(jnp.max(jnp.abs(found["package"].value - exact)) / jnp.max(jnp.abs(exact)))
+            found = compare(
+                {"package": lambda: running.gradient(params).gradient, "peer": peer}, 100
+            )
+            error = float(
+                jnp.max(jnp.abs(found["package"].value - exact)) / jnp.max(jnp.abs(exact))
+            )
             what = f"an iteration, N={_WORKERS}, {len(plan.blocks)} blocks ({name})"
-            accuracy = f"relative error of the gradient {error:.0e}; computation and decoding included"
+            accuracy = (
+                f"relative error of the gradient {error:.0e}; computation and decoding included"
+            )
             given = "cluster", what, found, accuracy, {"error": error}
             rows.append(result_row(*given, against=against, dtype="float32"))
     return rows
@@ -80,7 +86,8 @@ def _bare_loop(ray: Any) -> dict[int, Callable[[], int]]:
 
 
 def hand_outs() -> list[dict[str, Any]]:
-    """What the master decides in a step of sharing:2:8, N = 16, 64, 256, against as many calls of Ray."""
+    """What the master decides in a step of sharing:2:8, N = 16, 64, 256, against as many calls
+    of Ray."""
     rows = []
     ray = load_ray()
     with Cluster(1):  # Ray runs
@@ -93,7 +100,9 @@ def hand_outs() -> list[dict[str, Any]]:
             each = found["package"].seconds["median"] / count
             accuracy = f"{1 / each:.0f} hand-outs a second of the processor"
             given = "hand_outs", f"{count} hand-outs, N={workers}", found, accuracy, {"error": 0.0}
-            rows.append(result_row(*given, against="calls of a Ray actor that does nothing, one by one"))
+            rows.append(
+                result_row(*given, against="calls of a Ray actor that does nothing, one by one")
+            )
     return rows
 
 
@@ -108,7 +117,8 @@ def _calls(ray: Any, actor: Any, count: int) -> None:
 
 
 def shared_step(workers: int) -> int:
-    """The master's side of a step in which workers are not alike: how many chunks it has handed out."""
+    """The master's side of a step in which workers are not alike: how many chunks it has handed
+    out."""
     sizes, pace = chunk_sizes(8), np.random.default_rng(0).exponential(size=workers) + 0.05
     handout, timing = Handout(0, spread(workers, 2, len(sizes)), [sizes] * workers), Timing(workers)
     free, busy, now, count = set(range(workers)), list[Any](), 0.0, 0
@@ -119,7 +129,9 @@ def shared_step(workers: int) -> int:
             heapq.heappush(busy, (now + pace[worker] * handout.sizes[chunk], worker, ticket))
             free.remove(worker)
             count += 1
-        timing.next_look(now, handout.voided, {w: handout.begun(w) for w in handout.may_be_given(free)})
+        timing.next_look(
+            now, handout.voided, {w: handout.begun(w) for w in handout.may_be_given(free)}
+        )
         now, worker, ticket = heapq.heappop(busy)
         timing.ended(worker, now)
         handout.done(handout.member(worker), ticket)

@@ -1,4 +1,5 @@
-"""Encoding, decoding and coded training, against the memory traffic and the gradients they need anyway."""
+"""Encoding, decoding and coded training, against the memory traffic and the gradients they need
+anyway."""
 
 import functools
 import math
@@ -94,13 +95,24 @@ def training() -> list[dict[str, Any]]:
     decoded = jax.jit(coded_value_and_grad(loss, plan))(params, subsets, arrived).gradient
     exact = jax.jit(jax.grad(loss))(params, model.batch)
     pairs = zip(jax.tree.leaves(decoded), jax.tree.leaves(exact), strict=True)
-    off, norm = np.sum([(float(jnp.sum((a - b) ** 2)), float(jnp.sum(b**2))) for a, b in pairs], axis=0)
+    off, norm = np.sum(
+        [(float(jnp.sum((a - b) ** 2)), float(jnp.sum(b**2))) for a, b in pairs], axis=0
+    )
     error = math.sqrt(off / norm)
-    found = compare({"package": lambda: iteration(params, state), "peer": lambda: gradients(params)}, 7)
+    found = compare(
+        {"package": lambda: iteration(params, state), "peer": lambda: gradients(params)}, 7
+    )
     outside = 1 - found["peer"].seconds["median"] / found["package"].seconds["median"]
     accuracy = (
-        f"{samples} samples; {100 * outside:.0f} % of the iteration outside of the subset gradients "
-        f"(medians); gradient decoded to {error:.0e}"
+        f"{samples} samples; {100 * outside:.0f} % of the iteration outside of the subset "
+        f"gradients (medians); gradient decoded to {error:.0e}"
     )
-    what, against = f"coded iteration, {size / 1e6:.2f}e6 parameters, N=20", "the subset gradients alone"
-    return [result_row("training", what, found, accuracy, {"error": error}, against=against, dtype="float32")]
+    what, against = (
+        f"coded iteration, {size / 1e6:.2f}e6 parameters, N=20",
+        ("the subset gradients alone"),
+    )
+    return [
+        result_row(
+            "training", what, found, accuracy, {"error": error}, against=against, dtype="float32"
+        )
+    ]

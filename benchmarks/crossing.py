@@ -1,4 +1,5 @@
-"""Crossing probabilities of given boundaries, beside programs for them, with exact rationals as judge."""
+"""Crossing probabilities of given boundaries, beside programs for them, with exact rationals as
+judge."""
 
 import functools
 import math
@@ -22,7 +23,8 @@ _JUDGED = 32
 
 
 class Case(NamedTuple):
-    """Rows b_1…b_N with P(U_(k) > b_k) the same for every k, from a range, and of so many binary digits."""
+    """Rows b_1…b_N with P(U_(k) > b_k) the same for every k, from a range, and of so many binary
+    digits."""
 
     what: str
     num_workers: int
@@ -45,7 +47,8 @@ CASES = (
 
 @in_float64
 def crossing() -> Iterator[dict[str, Any]]:
-    """Crossing probabilities, one and 4096 of them, against crossprob, and qqconf and mutoss in R."""
+    """Crossing probabilities, one and 4096 of them, against crossprob, and qqconf and mutoss in
+    R."""
     peers.require_scipy()
     return (row for case in CASES for row in _rows(case))
 
@@ -64,7 +67,8 @@ def _rows(case: Case) -> Iterator[dict[str, Any]]:
         functions["crossprob"] = functools.partial(moscovich, boundaries)
     measured = compare(functions, case.repeats)
     package = measured["package"]
-    repeats_in_r = max(1, min(case.repeats, 5000 // boundaries.size))  # mutoss takes minutes as it is
+    # mutoss takes minutes as it is
+    repeats_in_r = max(1, min(case.repeats, 5000 // boundaries.size))
     timed = {"crossprob": measured.get("crossprob")}
     timed |= {name: installed.in_r(name, boundaries, repeats_in_r) for name in installed.R_PACKAGES}
     error = _error([1 - Fraction(p) for p in package.value.ravel()[judged].tolist()], exact)
@@ -85,7 +89,8 @@ def _rows(case: Case) -> Iterator[dict[str, Any]]:
 
 
 def _boundaries(case: Case) -> np.ndarray:
-    """`[rows, N]`: quantiles of the order statistics, rounded so that rational arithmetic is cheap."""
+    """`[rows, N]`: quantiles of the order statistics, rounded so that rational arithmetic is
+    cheap."""
     from scipy.special import betaincinv
 
     k = np.arange(1, case.num_workers + 1)
@@ -96,7 +101,8 @@ def _boundaries(case: Case) -> np.ndarray:
 
 
 def _package(boundaries: np.ndarray) -> Callable[[], np.ndarray]:
-    """The package on an array of NumPy, back to NumPy; many rows are spread over the local devices."""
+    """The package on an array of NumPy, back to NumPy; many rows are spread over the local
+    devices."""
     if len(boundaries) == 1:
         one = jax.jit(crossed)
         return lambda: np.asarray(one(boundaries[0]))
@@ -113,7 +119,8 @@ def _package(boundaries: np.ndarray) -> Callable[[], np.ndarray]:
 def crossed(boundary: jax.Array) -> jax.Array:
     """P(some U_(k) > b_k), `[..., N]` to `[...]`, from the boundary itself, as the others take it.
 
-    The logarithm and exponentials of `crossing_probability` take more than half of the time at N = 20.
+    The logarithm and exponentials of `crossing_probability` take more than half of the time at
+    N = 20.
     """
     below = jnp.moveaxis(jnp.asarray(boundary), -1, 0)
     size = below.shape[0]
@@ -125,8 +132,8 @@ def crossed(boundary: jax.Array) -> jax.Array:
 def exact_probability(boundary: np.ndarray, bits: int = 53) -> Fraction:
     """P(U_(k) ≤ b_k for every k) of N uniform variables, for ascending multiples of 2^-bits.
 
-    P_k = 1 - Σ_{j<k} C(k, j) P_j (1 - b_{j+1})^{k-j} (Bolshev), P_j that of the first j of j variables: a sum
-    that cancels, in whole numbers of units 2^{-bits k}.
+    P_k = 1 - Σ_{j<k} C(k, j) P_j (1 - b_{j+1})^{k-j} (Bolshev), P_j that of the first j of j
+    variables: a sum that cancels, in whole numbers of units 2^{-bits k}.
 
     >>> exact_probability(np.array([0.5, 0.75]))
     Fraction(1, 2)
@@ -134,7 +141,10 @@ def exact_probability(boundary: np.ndarray, bits: int = 53) -> Fraction:
     above = [2**bits - int(b * 2.0**bits) for b in boundary.tolist()]
     whole, terms = 1, list[int]()
     for k, last in enumerate(above, start=1):
-        terms = [term * (k * gap) // (k - j) for j, (term, gap) in enumerate(zip(terms, above, strict=False))]
+        terms = [
+            term * (k * gap) // (k - j)
+            for j, (term, gap) in enumerate(zip(terms, above, strict=False))
+        ]
         terms.append(whole * k * last)
         whole = (1 << bits * k) - sum(terms)
     return Fraction(whole, 1 << bits * len(above))
@@ -144,4 +154,6 @@ def _error(found: list[Any], exact: list[Fraction]) -> float:
     """The largest error of P, in units of the smaller of P and 1 - P."""
     if any(isinstance(p, float) and not math.isfinite(p) for p in found):
         return math.nan
-    return max(float(abs(Fraction(p) - q) / min(q, 1 - q)) for p, q in zip(found, exact, strict=True))
+    return max(
+        float(abs(Fraction(p) - q) / min(q, 1 - q)) for p, q in zip(found, exact, strict=True)
+    )

@@ -1,4 +1,5 @@
-"""What a first answer costs: CPU seconds of whole processes, from an empty cache and from a filled one."""
+"""What a first answer costs: CPU seconds of whole processes, from an empty cache and from a
+filled one."""
 
 import os
 import shlex
@@ -25,8 +26,9 @@ _SOLVE = (
     "--cycle-time shifted-exponential:rate={rate},shift=50"
 )
 _SWEEP = (
-    "sweep --workers 2:50 --coordinates 20000 --samples 50 --cycle-time shifted-exponential:shift=50 "
-    "--axis rate=1e-4:1e-1:33:log --method optimal --method single_block --out {folder}/{name}.csv"
+    "sweep --workers 2:50 --coordinates 20000 --samples 50 --cycle-time "
+    "shifted-exponential:shift=50 --axis rate=1e-4:1e-1:33:log --method optimal --method "
+    "single_block --out {folder}/{name}.csv"
 )
 
 
@@ -61,7 +63,9 @@ def _run(command: list[str], cache: str | None = None) -> tuple[float, float]:
     before, start = os.times(), time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=settings | kept)
     after, wall = os.times(), time.perf_counter() - start
-    used = after.children_user - before.children_user + after.children_system - before.children_system
+    used = (
+        after.children_user - before.children_user + after.children_system - before.children_system
+    )
     return used, wall
 
 

@@ -42,11 +42,13 @@ class _Asked(NamedTuple):
 
 
 def _row(workers: int, whose: str, steps_of: Callable[..., Any]) -> dict[str, Any]:
-    """With a server for a peer that answers each question with what it was asked, or without a peer."""
+    """With a server for a peer that answers each question with what it was asked, or without a
+    peer."""
     chunks = workers * len(SharedPlan(WorkSharing(workers, 2, 8)).sizes)
     with _asking(workers, chunks) as ask, steps_of(workers, ask) as functions:
         found = compare(
-            {name: functools.partial(_counted, one, chunks) for name, one in functions.items()}, _REPEATS
+            {name: functools.partial(_counted, one, chunks) for name, one in functions.items()},
+            _REPEATS,
         )
     rate = chunks / found["package"].seconds["median"]
     answers, processor = found["package"].value
@@ -141,7 +143,8 @@ def _step(plan: SharedPlan, desk: Desk, steps: Iterator[int], ask: Callable[...,
 
 @contextlib.contextmanager
 def _asking(workers: int, chunks: int) -> Iterator[Callable[[Any, Place, int], Any]]:
-    """A process in which all workers ask; of a step until all chunks are done, they ask so often."""
+    """A process in which all workers ask; of a step until all chunks are done, they ask so
+    often."""
     context = multiprocessing.get_context("spawn")
     mine, others = context.Pipe()
     process = context.Process(target=_ask_for_all, args=(others, workers, chunks), daemon=True)

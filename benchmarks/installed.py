@@ -1,8 +1,9 @@
-"""Programs for crossing probabilities that are measured where they are installed; none of them is needed.
+"""Programs for crossing probabilities that are measured where they are installed; none of them is
+needed.
 
-`crossprob` is Moscovich's C++ as a Python module (github.com/mosco/crossing-probability), `qqconf` and
-`mutoss` are packages of R. All of them answer P(U_(k) ≤ b_k for every k) for the order statistics U of N
-uniform variables and boundaries b_1 ≤ … ≤ b_N, the rows of an array.
+`crossprob` is Moscovich's C++ as a Python module (github.com/mosco/crossing-probability), `qqconf`
+and `mutoss` are packages of R. All of them answer P(U_(k) ≤ b_k for every k) for the order
+statistics U of N uniform variables and boundaries b_1 ≤ … ≤ b_N, the rows of an array.
 """
 
 import importlib
@@ -19,7 +20,8 @@ from benchmarks.timing import Measured, measured
 
 R_PACKAGES = ("qqconf", "mutoss")
 
-# One call a row: none of them takes more. qqconf has the probability that a lower boundary is crossed.
+# One call a row: none of them takes more. qqconf has the probability that a lower boundary is
+# crossed.
 _R = """
 asked <- commandArgs(TRUE)
 if (!requireNamespace(asked[1], quietly = TRUE)) quit(status = 3)
@@ -48,7 +50,8 @@ def crossprob() -> Callable[[np.ndarray], np.ndarray] | None:
 
 
 def in_r(package: str, boundaries: np.ndarray, repeats: int) -> Measured | None:
-    """A package of R on each row, timed by R, without its start; None where either is not installed."""
+    """A package of R on each row, timed by R, without its start; None where either is not
+    installed."""
     rscript = shutil.which("Rscript")
     if rscript is None:
         return None

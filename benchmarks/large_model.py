@@ -1,4 +1,5 @@
-"""Gradients of millions of parameters on worker processes: time, the master's share of it, bytes moved."""
+"""Gradients of millions of parameters on worker processes: time, the master's share of it, bytes
+moved."""
 
 import statistics
 import time
@@ -22,7 +23,8 @@ _ROUNDS, _ITERATIONS = 5, 10
 
 
 def cluster_large() -> list[dict[str, Any]]:
-    """5·10⁶ parameters on 4 processes: milliseconds, CPU of the master, bytes, beside plain loops on Ray."""
+    """5·10⁶ parameters on 4 processes: milliseconds, CPU of the master, bytes, beside plain
+    loops on Ray."""
     model = perceptron(_WIDTHS, _SAMPLES)
     params, loss = model.params, model.loss
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -67,8 +69,8 @@ def _row(
     what = f"an iteration, N={_WORKERS}, {size:,} parameters, {name}"
     accuracy = (
         f"the master computes {1e3 * mine['cpu']:.3g} ms of it ({100 * busy:.0f} %), the peer's "
-        f"{1e3 * other['cpu']:.3g} ms ({100 * other['cpu'] / other['median']:.0f} %); {moved:.3f} of the "
-        f"bytes that the scheme must move; relative error of the gradient {error:.0e}"
+        f"{1e3 * other['cpu']:.3g} ms ({100 * other['cpu'] / other['median']:.0f} %); {moved:.3f} "
+        f"of the bytes that the scheme must move; relative error of the gradient {error:.0e}"
     )
     figures = {"error": error, "busy": busy, "moved": moved}
     return result_row(
@@ -82,7 +84,8 @@ def _error(found: Any, exact: Any) -> float:
 
 
 def _bytes_needed(plan: CodingPlan | SharedPlan, params: Any) -> int:
-    """The parameters once, all workers being on one node, and of each block N-n messages, or N sums."""
+    """The parameters once, all workers being on one node, and of each block N-n messages, or N
+    sums."""
     given = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     if isinstance(plan, SharedPlan):
         return (1 + plan.num_workers) * given
@@ -118,7 +121,8 @@ def _measured(functions: dict[str, Callable[[], Any]]) -> dict[str, Measured]:
 
 
 class _Counted:
-    """Ray, and the bytes of the arrays that its caller has put into its store and got from there."""
+    """Ray, and the bytes of the arrays that its caller has put into its store and got from
+    there."""
 
     def __init__(self, ray: Any) -> None:
         self._ray, self.bytes = ray, 0
@@ -136,7 +140,9 @@ class _Counted:
         return found
 
     def _count(self, value: Any) -> None:
-        self.bytes += sum(leaf.nbytes for leaf in jax.tree.leaves(value) if isinstance(leaf, np.ndarray))
+        self.bytes += sum(
+            leaf.nbytes for leaf in jax.tree.leaves(value) if isinstance(leaf, np.ndarray)
+        )
 
 
 def _plain_loop(ray: Any, model: Model, subsets: Sequence[Any]) -> Callable[[], Any]:

@@ -1,6 +1,7 @@
 """What the package is measured against, in NumPy and SciPy, as their users would write it.
 
-Cycle times are shifted exponentials of rate 1e-3 and shift 50, in units of M b / N of the paper's runtime.
+Cycle times are shifted exponentials of rate 1e-3 and shift 50, in units of M b / N of the paper's
+runtime.
 """
 
 import importlib.util
@@ -31,7 +32,9 @@ def mean_runtime(rng: np.random.Generator, load: np.ndarray, num_draws: int, dty
     return float((sorted_times(rng, num_draws, load.size, dtype) * load).max(axis=1).mean())
 
 
-def estimate_runtime(rng: np.random.Generator, load: np.ndarray, num_draws: int) -> tuple[float, float]:
+def estimate_runtime(
+    rng: np.random.Generator, load: np.ndarray, num_draws: int
+) -> tuple[float, float]:
     """The same in float64 with the mean's standard error."""
     runtime = (sorted_times(rng, num_draws, load.size) * load).max(axis=1)
     return float(runtime.mean()), float(runtime.std() / math.sqrt(num_draws - 1))
@@ -44,11 +47,12 @@ def completion_probability(load: np.ndarray, deadlines: np.ndarray) -> np.ndarra
 
 
 def boundary_probability(boundary: np.ndarray) -> np.ndarray:
-    """P(at least k of N uniform variables are ≤ boundary[:, k-1], for every k), by an FFT recursion.
+    """P(at least k of N uniform variables are ≤ boundary[:, k-1], for every k), by an FFT
+    recursion.
 
-    Arrivals are a Poisson process of rate N, conditioned on N in all (Moscovich and Nadler 2017): from one
-    boundary to the next the counts are convolved with Poisson weights, then those below k are dropped.
-    O(N² log N) for each row of `boundary`, `[..., N]`, ascending.
+    Arrivals are a Poisson process of rate N, conditioned on N in all (Moscovich and Nadler 2017):
+    from one boundary to the next the counts are convolved with Poisson weights, then those below k
+    are dropped. O(N² log N) for each row of `boundary`, `[..., N]`, ascending.
     """
     require_scipy()
     from scipy import fft, special
@@ -73,8 +77,8 @@ def boundary_probability(boundary: np.ndarray) -> np.ndarray:
 def cyclic_runtime(num_workers: int, depth: int, num_nodes: int = 96) -> float:
     """E of when workers on a circle have each of N subsets done by somebody, each `depth` at most.
 
-    P(τ ≤ t) = tr(A^N) with A[s, s'] = Σ_r P(r subsets done by t) 1{max(s, r) - 1 = s', max(s, r) ≥ 1}, and
-    Gauss-Legendre nodes u of t = 50 + c u / (1 - u), c the mean of a cycle time.
+    P(τ ≤ t) = tr(A^N) with A[s, s'] = Σ_r P(r subsets done by t) 1{max(s, r) - 1 = s', max(s,
+    r) ≥ 1}, and Gauss-Legendre nodes u of t = 50 + c u / (1 - u), c the mean of a cycle time.
     """
     u, weight = np.polynomial.legendre.leggauss(num_nodes)
     u, weight = (1 + u) / 2, weight / 2
@@ -91,10 +95,12 @@ def cyclic_runtime(num_workers: int, depth: int, num_nodes: int = 96) -> float:
 
 
 def sample_average_partition(times: np.ndarray, num_coordinates: float) -> np.ndarray:
-    """The best partition for given draws `[S, N]`, slowest first: a linear programme solved by HiGHS.
+    """The best partition for given draws `[S, N]`, slowest first: a linear programme solved by
+    HiGHS.
 
-    minimise (1/S) Σ_s θ_s subject to θ_s ≥ T_s,(N-n) y_n, y_n = y_(n-1) + (n+1) x_n, Σ x = L, x ≥ 0. With y
-    as variables a constraint has two entries instead of n + 2: HiGHS then takes half the time.
+    minimise (1/S) Σ_s θ_s subject to θ_s ≥ T_s,(N-n) y_n, y_n = y_(n-1) + (n+1) x_n, Σ x = L,
+    x ≥ 0. With y as variables a constraint has two entries instead of n + 2: HiGHS then takes half
+    the time.
     """
     require_scipy()
     from scipy import sparse
@@ -110,7 +116,9 @@ def sample_average_partition(times: np.ndarray, num_coordinates: float) -> np.nd
     ahead = sparse.eye_array(num_workers) - sparse.eye_array(num_workers, k=-1)
     rest = sparse.csr_array((num_workers, num_draws))
     total = np.concatenate([np.ones(num_workers), np.zeros(num_workers + num_draws)])
-    equal = sparse.vstack([sparse.hstack([-work, ahead, rest]), sparse.csr_array(total[None])], format="csr")
+    equal = sparse.vstack(
+        [sparse.hstack([-work, ahead, rest]), sparse.csr_array(total[None])], format="csr"
+    )
     found = linprog(
         np.concatenate([np.zeros(2 * num_workers), np.full(num_draws, 1 / num_draws)]),
         A_ub=upper,
@@ -125,9 +133,14 @@ def sample_average_partition(times: np.ndarray, num_coordinates: float) -> np.nd
 
 
 def paper_subgradient(
-    rng: np.random.Generator, num_workers: int, num_coordinates: float, num_iterations: int, num_draws: int
+    rng: np.random.Generator,
+    num_workers: int,
+    num_coordinates: float,
+    num_iterations: int,
+    num_draws: int,
 ) -> np.ndarray:
-    """Section V-A of the paper: subgradients over fresh draws and a projection, diminishing steps."""
+    """Section V-A of the paper: subgradients over fresh draws and a projection, diminishing
+    steps."""
     level = np.arange(1, num_workers + 1)
     x = np.full(num_workers, num_coordinates / num_workers)
     for i in range(num_iterations):

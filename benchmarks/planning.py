@@ -17,8 +17,8 @@ from benchmarks.timing import compare, in_float64, result_row
 LAW = bcgc.ShiftedExponential(rate=1e-3, shift=50.0)
 # Numbers of workers of the exact evaluation.
 SIZES = (20, 50)
-# Steps of the paper's procedure until its plan of 20 workers is within a thousandth of the best: after 150 it
-# is 1.8 % above, after 1000 0.18 %.
+# Steps of the paper's procedure until its plan of 20 workers is within a thousandth of the best:
+# after 150 it is 1.8 % above, after 1000 0.18 %.
 _AS_GOOD = 1500
 
 Row = dict[str, Any]
@@ -30,7 +30,8 @@ def paper_problem(num_workers: int) -> bcgc.Problem:
 
 
 def _unscaled_problem(num_workers: int) -> tuple[bcgc.Problem, jax.Array, np.ndarray]:
-    """A problem with M b / N = 1, as the peers have it, the partition x^(t) and its cumulative load."""
+    """A problem with M b / N = 1, as the peers have it, the partition x^(t) and its cumulative
+    load."""
     problem = bcgc.Problem(LAW, num_workers, num_workers * 100, num_samples=num_workers)
     x = time_partition(problem)
     return problem, x, np.asarray(bcgc.plans.partitions.cumulative_load(x))
@@ -41,9 +42,13 @@ def simulation() -> list[Row]:
     num_draws = 100_000
     problem, x, load = _unscaled_problem(50)
     rng = np.random.default_rng(0)
-    package = functools.partial(bcgc.simulate_runtime, jax.random.key(0), problem, x, num_draws, unit=None)
+    package = functools.partial(
+        bcgc.simulate_runtime, jax.random.key(0), problem, x, num_draws, unit=None
+    )
     numpy = {
-        kind.__name__: functools.partial(peers.mean_runtime, rng, load.astype(kind), num_draws, kind)
+        kind.__name__: functools.partial(
+            peers.mean_runtime, rng, load.astype(kind), num_draws, kind
+        )
         for kind in (np.float32, np.float64)
     }
     found = compare({"package": package, **numpy})
@@ -52,7 +57,10 @@ def simulation() -> list[Row]:
     accuracy = f"the mean is {error:.1e} from the exact one, its standard error {spread:.1e}"
     given = "simulation", "mean of 1e5 draws, N=50", found, accuracy, {"error": error}
     against = "NumPy's draw, sort and max in"
-    return [result_row(*given, dtype="float32", peer=kind, against=f"{against} {kind}") for kind in numpy]
+    return [
+        result_row(*given, dtype="float32", peer=kind, against=f"{against} {kind}")
+        for kind in numpy
+    ]
 
 
 @in_float64
@@ -92,7 +100,10 @@ def completion() -> Iterator[Row]:
             f"probabilities from {probability.min():.2g} to {probability.max():.4f}, "
             f"largest absolute difference {error:.1e}"
         )
-        what, against = f"completion probability, 64 deadlines, N={num_workers}", "FFT recursion in SciPy"
+        what, against = (
+            f"completion probability, 64 deadlines, N={num_workers}",
+            ("FFT recursion in SciPy"),
+        )
         yield result_row("completion", what, found, accuracy, {"error": error}, against=against)
 
 

@@ -18,7 +18,8 @@ from experiments.report import grouped
 SIZES = (10, 20, 50, 100, 200, 500, 1000)
 MANY_SIZES = (10, 100, 1000, 3162, 10_000)
 
-# Label, what `gap` is, and the method whose colour and marker the curve takes; in the legend's order.
+# Label, what `gap` is, and the method whose colour and marker the curve takes; in the legend's
+# order.
 _CURVES = {
     "optimum": ("certified optimum", "relative gap", "optimal"),
     "evaluation": ("exact expected runtime", "relative error", "time"),
@@ -32,10 +33,14 @@ def scaling() -> Iterator[dict[str, Any]]:
     for num_workers in SIZES:
         problem = paper_problem(num_workers)
         x = time_partition(problem)
-        package = compare({"package": functools.partial(bcgc.expected_runtime, problem, x)}, 5)["package"]
+        package = compare({"package": functools.partial(bcgc.expected_runtime, problem, x)}, 5)[
+            "package"
+        ]
         value, error = (float(v) for v in bcgc.plans.integrate_runtime(problem, x))
         yield curve_point("evaluation", "workers", num_workers, package, error / value)
-        package = _optimum(num_workers, 1e-4 if num_workers == 1000 else 1e-6, 1 if num_workers >= 500 else 5)
+        package = _optimum(
+            num_workers, 1e-4 if num_workers == 1000 else 1e-6, 1 if num_workers >= 500 else 5
+        )
         gap = float(package.value.relative_gap)
         yield curve_point("optimum", "workers", num_workers, package, gap)
 
@@ -48,7 +53,8 @@ def _optimum(num_workers: int, tolerance: float, repeats: int) -> Measured:
 
 @in_float64
 def large_n() -> Iterator[dict[str, Any]]:
-    """Optimum for N from 10 to 10,000: time, gap, peak memory, and the exponent of the time in N."""
+    """Optimum for N from 10 to 10,000: time, gap, peak memory, and the exponent of the time in
+    N."""
     before = 0, math.nan
     for num_workers in MANY_SIZES:
         start = time.process_time()
@@ -77,7 +83,11 @@ def draw_curves(points: Sequence[dict[str, Any]], folder: Path, name: str) -> No
             most = math.ceil(math.log10(max(gaps, default=1.0) or 1e-16))
             label = rf"{text}, {reached} ≤ $10^{{{most}}}$" if gaps else text
             style = plotting.style(method)
-            look = plotting.curve(style) | looks.points(style) | {"linestyle": style.line, "label": label}
+            look = (
+                plotting.curve(style)
+                | looks.points(style)
+                | {"linestyle": style.line, "label": label}
+            )
             one.plot([point["x"] for point in mine], [point["seconds"] for point in mine], **look)
         sizes = sorted({point["x"] for point in here}) if x_name == "workers" else ()
         label = {"workers": "number of workers N", "cells": "number of cells of the sweep"}[x_name]

@@ -1,4 +1,5 @@
-"""Subsets that workers go through one by one around a circle: exact runtimes against matrix powers."""
+"""Subsets that workers go through one by one around a circle: exact runtimes against matrix
+powers."""
 
 import functools
 from collections.abc import Iterator
@@ -30,7 +31,10 @@ def schedules() -> Iterator[dict[str, Any]]:
         found = compare({"package": package, "peer": peer}, 3 if workers == 1000 else 15)
         value, bound = (float(v) for v in found["package"].value)
         error, away = bound / value, abs(found["peer"].value / value - 1)
-        what, against = f"exact runtime, cyclic:{depth}, N={workers}", "tr(A^N) in NumPy at 96 nodes"
+        what, against = (
+            f"exact runtime, cyclic:{depth}, N={workers}",
+            ("tr(A^N) in NumPy at 96 nodes"),
+        )
         accuracy = f"error bound {error:.1e}; the peer is {away:.1e} away"
         errors = {"error": error, "peer_error": away}
         yield result_row("schedules", what, found, accuracy, errors, against=against)

@@ -35,7 +35,8 @@ def _plan(workers: Any, num_rates: int) -> bcgc.sweeps.Sweep:
 
 @in_float64
 def sweep() -> Iterator[dict[str, Any]]:
-    """A thousand certified optima; and cells of one N against a loop over `solve`, and over jit(solve)."""
+    """A thousand certified optima; and cells of one N against a loop over `solve`, and over
+    jit(solve)."""
     plan = _plan(np.arange(2, 51), 21)
     found = compare({"package": functools.partial(_rows, plan)}, 3)
     table = found["package"].value
@@ -48,13 +49,16 @@ def sweep() -> Iterator[dict[str, Any]]:
 
 
 def _against_loops(num_workers: int) -> list[dict[str, Any]]:
-    """Seconds of a cell, in a sweep and one by one; the loops too bring their answers to the host."""
+    """Seconds of a cell, in a sweep and one by one; the loops too bring their answers to the
+    host."""
     plan = _plan([num_workers], 512 if num_workers <= 10 else 128)
     rates = plan.cells.columns["rate"]
     some = rates[:: len(rates) // 32]
 
     def single(rate: Any) -> bcgc.Solution:
-        return bcgc.solve(paper_cell(num_workers, rate, num_workers), bcgc.Optimal(tolerance=_TOLERANCE))
+        return bcgc.solve(
+            paper_cell(num_workers, rate, num_workers), bcgc.Optimal(tolerance=_TOLERANCE)
+        )
 
     compiled = jax.jit(single)
     found = compare(
@@ -92,7 +96,8 @@ print(peak_memory())
 
 
 def memory() -> list[dict[str, Any]]:
-    """Peak memory of a sweep to a CSV file, 20,000 and 400,000 cells, each in a process of its own."""
+    """Peak memory of a sweep to a CSV file, 20,000 and 400,000 cells, each in a process of its
+    own."""
 
     def run(count: int) -> float:
         with tempfile.TemporaryDirectory() as folder:
@@ -100,7 +105,9 @@ def memory() -> list[dict[str, Any]]:
             answer = subprocess.run(command, check=True, capture_output=True, text=True)
             return float(answer.stdout.split()[-1])
 
-    small, found = (compare({"package": functools.partial(run, count)}, 1) for count in (20_000, 400_000))
+    small, found = (
+        compare({"package": functools.partial(run, count)}, 1) for count in (20_000, 400_000)
+    )
     before, peak = small["package"].value, found["package"].value
     growth = peak / before - 1
     what = "400,000 cells of closed forms to CSV, in a new process"

@@ -1,4 +1,5 @@
-"""Repeated timing of functions, interleaved, with all they return ready; and the rows of the results."""
+"""Repeated timing of functions, interleaved, with all they return ready; and the rows of the
+results."""
 
 import datetime
 import functools
@@ -22,7 +23,8 @@ import bcgc_jax as bcgc
 
 
 class Measured(NamedTuple):
-    """`seconds`: first_call, compile (first call minus median), a `spread`; `value`: what was returned."""
+    """`seconds`: first_call, compile (first call minus median), a `spread`; `value`: what was
+    returned."""
 
     seconds: dict[str, float]
     value: Any
@@ -73,7 +75,9 @@ def compare(
     return {name: measured(first[name], runs, values[name]) for name, runs in seconds.items()}
 
 
-def in_float64(measure: Callable[[], Iterable[dict[str, Any]]]) -> Callable[[], list[dict[str, Any]]]:
+def in_float64(
+    measure: Callable[[], Iterable[dict[str, Any]]],
+) -> Callable[[], list[dict[str, Any]]]:
     """A measure whose rows are all of float64."""
 
     @functools.wraps(measure)
@@ -95,12 +99,18 @@ def result_row(
     peer: str = "peer",
     dtype: str = "float64",
 ) -> dict[str, Any]:
-    """A row of the results: the "package" of what was found, and beside it a `peer` where one is named.
+    """A row of the results: the "package" of what was found, and beside it a `peer` where one is
+    named.
 
     `figures` has `gap` or `error`, and whatever else is worth a key.
     """
     package, beside = found["package"], found[peer if against else "package"]
-    row: dict[str, Any] = {"measure": measure, "what": what, "dtype": dtype, "package": package.seconds}
+    row: dict[str, Any] = {
+        "measure": measure,
+        "what": what,
+        "dtype": dtype,
+        "package": package.seconds,
+    }
     if against:
         ratio = beside.seconds["median"] / package.seconds["median"]
         row |= {"against": against, "peer": beside.seconds, "ratio": ratio}
@@ -109,7 +119,8 @@ def result_row(
 
 
 def curve_point(curve: str, x_name: str, x: int, package: Measured, gap: float) -> dict[str, Any]:
-    """A point of a scaling curve: median seconds at `x`, and the relative gap or error reached there."""
+    """A point of a scaling curve: median seconds at `x`, and the relative gap or error reached
+    there."""
     seconds = {name: package.seconds[name] for name in ("first_call", "best", "worst")}
     place = {"curve": curve, "x_name": x_name, "x": x, "seconds": package.seconds["median"]}
     return place | seconds | {"gap": _finite(gap), "dtype": "float64", "repeats": package.repeats}
@@ -128,10 +139,13 @@ def usable_cores() -> int:
 def peak_memory() -> float:
     """Peak resident memory of this process, in MB."""
     status = Path("/proc/self/status")
-    if status.exists():  # what getrusage says starts from the peak of the process that started this one
+    # what getrusage says starts from the peak of the process that started this one
+    if status.exists():
         peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return float(peak.split()[1]) / 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        2**20 if sys.platform == "darwin" else 2**10
+    )
 
 
 def cpu_model() -> str | None:
@@ -143,10 +157,13 @@ def cpu_model() -> str | None:
 
 
 def commit() -> str | None:
-    """Of the source tree that this is, "-dirty" where it was changed since; None outside a repository."""
+    """Of the source tree that this is, "-dirty" where it was changed since; None outside a
+    repository."""
     asked = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        done = subprocess.run(asked, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            asked, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()

@@ -1,9 +1,10 @@
-"""Uncoded or work sharing, whichever is faster by the clock: what a closed loop is worth, simulated.
+"""Uncoded or work sharing, whichever is faster by the clock: what a closed loop is worth,
+simulated.
 
-On traces and where times drift, jump or are tied together: all the time taken by `ClosedLoop`, by uncoded
-steps, and by work sharing in every step. Workers store two subsets, the step ends with the last chunk, nobody
-is interrupted, and whoever is busy when a step ends joins the next one late. Each chunk takes a hand-out
-more, and each change of the scheme a part of a step.
+On traces and where times drift, jump or are tied together: all the time taken by `ClosedLoop`, by
+uncoded steps, and by work sharing in every step. Workers store two subsets, the step ends with the
+last chunk, nobody is interrupted, and whoever is busy when a step ends joins the next one late.
+Each chunk takes a hand-out more, and each change of the scheme a part of a step.
 """
 
 import functools
@@ -37,7 +38,8 @@ MARKS: dict[str, Any] = {
     "sharing_2": _MARK
     | {"marker": "|", "markeredgewidth": 2.2, "markersize": 13, "label": "sharing:2 in every step"},
     "sharing_3": _MARK | {"marker": "o", "color": "#4477AA", "label": "sharing:3 in every step"},
-    "hindsight": _MARK | {"marker": "D", "fillstyle": "none", "label": "the better of uncoded and sharing:2"},
+    "hindsight": _MARK
+    | {"marker": "D", "fillstyle": "none", "label": "the better of uncoded and sharing:2"},
 }
 # Workers of this drift need as long again to begin.
 _LATE = "random start-ups"
@@ -48,7 +50,8 @@ def drifts(rng: np.random.Generator, steps: int, workers: int) -> dict[str, np.n
     shape, half = (steps, workers), steps // 2
     jump, turns = np.ones((2, steps, workers))
     jump[half:, :3] = 3  # in the middle three workers become slower
-    turns[np.arange(steps), np.arange(steps) // 50 % workers] = 4  # every 50 iterations another one is slow
+    # every 50 iterations another one is slow
+    turns[np.arange(steps), np.arange(steps) // 50 % workers] = 4
 
     def steady() -> np.ndarray:
         return 0.5 + rng.exponential(0.5, shape)
@@ -68,8 +71,8 @@ def drifts(rng: np.random.Generator, steps: int, workers: int) -> dict[str, np.n
     }
 
 
-# Of a step: how late each worker is for it, its start-ups and cycle times, `[N]`, to its time and how late
-# each is for the next one.
+# Of a step: how late each worker is for it, its start-ups and cycle times, `[N]`, to its time and
+# how late each is for the next one.
 Step = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[float, np.ndarray]]
 
 
@@ -109,7 +112,9 @@ def sharing_step(workers: int, stored: int) -> Step:
     return found
 
 
-def uncoded_step(late: np.ndarray, starts: np.ndarray, times: np.ndarray) -> tuple[float, np.ndarray]:
+def uncoded_step(
+    late: np.ndarray, starts: np.ndarray, times: np.ndarray
+) -> tuple[float, np.ndarray]:
     return float(np.max(late + starts + times)), np.zeros_like(late)
 
 
@@ -122,7 +127,8 @@ def in_a_row(step: Step, starts: np.ndarray, times: np.ndarray) -> np.ndarray:
 
 
 def train(starts: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What the steps of a closed loop take, changes included, `[K]`, and which of them are by sharing."""
+    """What the steps of a closed loop take, changes included, `[K]`, and which of them are by
+    sharing."""
     trials, steps = Trials(len(times)), (uncoded_step, sharing_step(times.shape[1], 2))
     late, taken, shared = np.zeros(times.shape[1]), np.zeros(len(times)), np.zeros(len(times), bool)
     for k, row in enumerate(zip(starts, times, strict=True)):
@@ -140,7 +146,9 @@ def course(name: str, times: np.ndarray, starts: np.ndarray | None = None) -> Ro
     unit = float(np.max(starts + times, axis=1).mean())
     starts, times = starts / unit, times / unit
     uncoded = in_a_row(uncoded_step, starts, times)
-    shared = {stored: in_a_row(sharing_step(times.shape[1], stored), starts, times) for stored in (2, 3)}
+    shared = {
+        stored: in_a_row(sharing_step(times.shape[1], stored), starts, times) for stored in (2, 3)
+    }
     taken, by_sharing = train(starts, times)
 
     def saved(seconds: np.ndarray) -> float:
@@ -183,11 +191,16 @@ def show(rows: Sequence[Row]) -> None:
             for row in rows
         ],
     )
-    print("\nhindsight: the better of uncoded and sharing:2 in every step; shared: steps of the closed loop.")
+    print(
+        "\n"
+        "hindsight: the better of uncoded and sharing:2 in every step; shared: steps of the "
+        "closed loop."
+    )
 
 
 def draw(rows: Iterable[Mapping[str, Any]]) -> Any:
-    """What was saved in all steps, of the rows of adaptive.csv: one mark a scheme, one line a setting."""
+    """What was saved in all steps, of the rows of adaptive.csv: one mark a scheme, one line a
+    setting."""
     rows = list(rows)
     figure, (axes,) = plotting.new_figure(size=(6.8, 1.8 + 0.34 * len(rows)))
     places = np.arange(len(rows))
@@ -209,7 +222,9 @@ def draw(rows: Iterable[Mapping[str, Any]]) -> Any:
 
 def run(out: Path, *, seed: int = 0, traces: Path) -> None:
     """Print the table; write adaptive.csv and the figure to `out`."""
-    tables = {file.name.split(".")[0]: bcgc.measured.load_trace(file).table() for file in files_of(traces)}
+    tables = {
+        file.name.split(".")[0]: bcgc.measured.load_trace(file).table() for file in files_of(traces)
+    }
     measured = {name: table[np.isfinite(table).all(axis=1)] for name, table in tables.items()}
     rng = np.random.default_rng(seed)
     given = list({**measured, **drifts(rng, STEPS, WORKERS)}.items())

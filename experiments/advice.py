@@ -1,8 +1,9 @@
 """How good is advice? Advised on one half of a log, judged in the other, both ways.
 
-Regret is what the best exact remedy saves more in hindsight, in points of the uncoded time. Of a synthetic
-log it is known what each worker, chunk and pause took; its steps are judged by that. Chunks of a log may be
-known with their forward passes, without, or not at all: three logs. So may those of a recorded log.
+Regret is what the best exact remedy saves more in hindsight, in points of the uncoded time. Of a
+synthetic log it is known what each worker, chunk and pause took; its steps are judged by that.
+Chunks of a log may be known with their forward passes, without, or not at all: three logs. So may
+those of a recorded log.
 """
 
 import itertools
@@ -30,7 +31,8 @@ OWN = [Path(__file__).parent / "data" / name for name in ("steps.csv", "chunks.c
 
 
 class Row(NamedTuple):
-    """One half of a log: what was advised on the other one, and saved here, %; the best exact remedy."""
+    """One half of a log: what was advised on the other one, and saved here, %; the best exact
+    remedy."""
 
     log: str
     known: str
@@ -60,7 +62,9 @@ def synthetic(seed: int, causes: Sequence[str]) -> Parts:
     if "random" in causes:
         random = rng.normal(0, rng.uniform(0.12, 0.35), of_steps)
     if "pauses" in causes:
-        pauses = np.where(rng.random(of_chunks) < rng.uniform(0.002, 0.02), rng.uniform(2, 10, of_chunks), 0)
+        pauses = np.where(
+            rng.random(of_chunks) < rng.uniform(0.002, 0.02), rng.uniform(2, 10, of_chunks), 0
+        )
     return Parts(steady, random, data, pauses)
 
 
@@ -88,7 +92,8 @@ def _of_steps(parts: Microbatches, steps: np.ndarray) -> Microbatches:
 
 
 def judged(name: str, known: str, trace: Trace, parts: Parts | None = None) -> Iterator[Row]:
-    """Both halves; by the `parts` of the log where they are known, else by its own model of all steps."""
+    """Both halves; by the `parts` of the log where they are known, else by its own model of all
+    steps."""
     table = trace.table()
     times = table[np.isfinite(table).all(axis=1)]
     every = None if trace.microbatches is None else trace.microbatches.whole_steps()
@@ -106,7 +111,9 @@ def judged(name: str, known: str, trace: Trace, parts: Parts | None = None) -> I
         yield Row(name, known, half, advised, saved[advised], best, saved[best])
 
 
-def show(recorded: Sequence[Row], drawn: Sequence[Row], found: dict[str, int], num_logs: int) -> None:
+def show(
+    recorded: Sequence[Row], drawn: Sequence[Row], found: dict[str, int], num_logs: int
+) -> None:
     print_table(
         "Recorded logs: advised on one half, judged in the other; saved of the uncoded time, %",
         ["log", "known", "advised", "saved", "best", "saved", "regret"],

@@ -1,12 +1,15 @@
-"""What a worker takes for each block of a model's gradient, against models of it: paper, forward pass, chain.
+"""What a worker takes for each block of a model's gradient, against models of it: paper, forward
+pass, chain.
 
-Worker 0 of 4 computes the blocks of a perceptron of 8 layers and of a small transformer, alone on one core,
-for several partitions of their layers; level 0 has the layers next to the output, which the backward pass
-meets first. Costs are the least squares of the blocks of some partitions, and are held against the others:
-b a coordinate, f a forward pass, h the chain, that is, to carry the cotangent past a coordinate. Last, the
-plans that these costs make, and what they are worth to the worker.
+Worker 0 of 4 computes the blocks of a perceptron of 8 layers and of a small transformer, alone on
+one core, for several partitions of their layers; level 0 has the layers next to the output, which
+the backward pass meets first. Costs are the least squares of the blocks of some partitions, and are
+held against the others: b a coordinate, f a forward pass, h the chain, that is, to carry the
+cotangent past a coordinate. Last, the plans that these costs make, and what they are worth to the
+worker.
 
-Operations are the compiler's; times are CPU seconds, which a busy machine disturbs least. Two minutes.
+Operations are the compiler's; times are CPU seconds, which a busy machine disturbs least. Two
+minutes.
 """
 
 import functools
@@ -56,7 +59,8 @@ _SIX = (
     [(2, 2, 1, 1), (1, 2, 0, 3), (2, 2, 2, 0)],
 )
 _SMALL: Mapping[str, Any] = {"width": 128, "heads": 4, "length": 32, "vocabulary": 256}
-# With 128 samples a subset products of matrices are nearly all of the work; with 32 the messages count too.
+# With 128 samples a subset products of matrices are nearly all of the work; with 32 the messages
+# count too.
 STUDIES = (
     Study(functools.partial(perceptron, (512,) * 9, WORKERS * 128), *_EIGHT),
     Study(functools.partial(perceptron, (512,) * 9, WORKERS * 32), *_EIGHT),
@@ -72,7 +76,8 @@ TRUE = "f, h"
 
 
 class Block(NamedTuple):
-    """In gradients of a subset: `kept` are the fewest operations; `low`, `high` quartiles of `cpu`."""
+    """In gradients of a subset: `kept` are the fewest operations; `low`, `high` quartiles of
+    `cpu`."""
 
     model: str
     partition: tuple[int, ...]
@@ -87,7 +92,8 @@ class Block(NamedTuple):
 
 
 class Calibrated(NamedTuple):
-    """Costs by a model of them, in gradients of a subset, and its relative errors where it was not fitted."""
+    """Costs by a model of them, in gradients of a subset, and its relative errors where it was
+    not fitted."""
 
     name: str
     costs: Costs
@@ -98,7 +104,8 @@ class Calibrated(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The best partition of all by a model of costs, and what share of uncoded's E τ̂ the worker takes."""
+    """The best partition of all by a model of costs, and what share of uncoded's E τ̂ the worker
+    takes."""
 
     model: str
     law: str
@@ -138,10 +145,13 @@ def _title(found: Measured) -> str:
 
 
 def calibrate(found: Measured, calibrated: int) -> tuple[list[Calibrated], list[Block]]:
-    """Each model of costs, fitted to the first `calibrated` partitions; and all blocks, with predictions."""
+    """Each model of costs, fitted to the first `calibrated` partitions; and all blocks, with
+    predictions."""
     gradient = float(np.median(found.cpu))
     partitions = [blocks.partition for blocks in found.blocks]
-    cpu = _by_level(partitions, [np.median(blocks.cpu, axis=0) / gradient for blocks in found.blocks])
+    cpu = _by_level(
+        partitions, [np.median(blocks.cpu, axis=0) / gradient for blocks in found.blocks]
+    )
     counted = [blocks.operations / found.operations.gradient for blocks in found.blocks]
     operations = _by_level(partitions, counted)
     shares = found.sizes / found.sizes.sum()
@@ -152,7 +162,9 @@ def calibrate(found: Measured, calibrated: int) -> tuple[list[Calibrated], list[
         by_count = fit(name, partitions[:calibrated], shares, operations[:calibrated])
         block, worst = _errors(predicted[name][calibrated:], cpu[calibrated:])
         end, _ = _errors(predicted[name][calibrated:].sum(axis=1), cpu[calibrated:].sum(axis=1))
-        count, _ = _errors(predict(name, by_count, partitions, shares)[calibrated:], operations[calibrated:])
+        count, _ = _errors(
+            predict(name, by_count, partitions, shares)[calibrated:], operations[calibrated:]
+        )
         costs.append(Calibrated(name, mine, block, worst, end, count))
     return costs, _blocks(found, calibrated, gradient, predicted)
 
@@ -178,7 +190,9 @@ def _blocks(
         kept = kept_operations(found.operations, mine.partition)
         low, cpu, high = np.quantile(mine.cpu, (0.25, 0.5, 0.75), axis=0) / gradient
         for b, level in enumerate(np.flatnonzero(mine.partition).tolist()):
-            operations, least = np.array([mine.operations[b], kept[level]]) / found.operations.gradient
+            operations, least = (
+                np.array([mine.operations[b], kept[level]]) / found.operations.gradient
+            )
             times = float(cpu[b]), float(low[b]), float(high[b])
             by_model = {name: float(values[k, level]) for name, values in predicted.items()}
             place = _title(found), mine.partition, k >= calibrated, level
@@ -187,18 +201,25 @@ def _blocks(
 
 
 def plan(
-    found: Measured, costs: Costs, laws: Mapping[str, bcgc.distributions.Distribution], workers: Sequence[int]
+    found: Measured,
+    costs: Costs,
+    laws: Mapping[str, bcgc.distributions.Distribution],
+    workers: Sequence[int],
 ) -> list[Plan]:
     """The best of all partitions for each law, number of workers and model of costs."""
     shares, plans = found.sizes / found.sizes.sum(), []
     for law, count in ((law, count) for law in laws for count in workers):
         partitions = all_partitions(len(shares), count)
         uncoded = int(np.argmax(partitions[:, 0]))
-        runtimes = {name: expected_runtimes(laws[law], name, costs, partitions, shares) for name in MODELS}
+        runtimes = {
+            name: expected_runtimes(laws[law], name, costs, partitions, shares) for name in MODELS
+        }
         for name in MODELS:
             best = int(np.argmin(runtimes[name]))
             share = float(runtimes[TRUE][best] / runtimes[TRUE][uncoded])
-            plans.append(Plan(_title(found), law, count, name, tuple(partitions[best].tolist()), share))
+            plans.append(
+                Plan(_title(found), law, count, name, tuple(partitions[best].tolist()), share)
+            )
     return plans
 
 
@@ -223,14 +244,17 @@ def _print(
         fitted = [number(x, 3) if x else "–" for x in one.costs]
         lines.append([one.name, *fitted, *(f"{100 * x:.1f} %" for x in one[2:])])
     print_table(
-        "Costs of all coordinates (b, h) and of a forward pass (f), and errors where they were not fitted",
+        "Costs of all coordinates (b, h) and of a forward pass (f), and errors where they were not "
+        "fitted",
         ["model", "b", "f", "h", "blocks", "worst block", "whole", "blocks, by operations"],
         lines,
     )
     print("\nErrors are relative, root mean squares; whole: of the end of the iteration.")
     lines = []
     for (law, count), mine in grouped(plans, lambda one: (one.law, one.workers)).items():
-        cells = [("".join(map(str, one.partition)), f"{100 * (1 - one.share):.0f} %") for one in mine]
+        cells = [
+            ("".join(map(str, one.partition)), f"{100 * (1 - one.share):.0f} %") for one in mine
+        ]
         lines.append([law, count, *chain(*cells)])
     print_table(
         "Best plans (layers at levels 0, 1, …), and what they save against uncoded",
@@ -243,13 +267,16 @@ def _print_totals(found: Measured, blocks: Sequence[Block]) -> None:
     rows = []
     shares = found.sizes / found.sizes.sum()
     for partition, mine in grouped(blocks, lambda block: block.partition).items():
-        totals = [sum(getattr(block, name) for block in mine) for name in ("kept", "operations", "cpu")]
+        totals = [
+            sum(getattr(block, name) for block in mine) for name in ("kept", "operations", "cpu")
+        ]
         own = predict("h = f = 0", Costs(1.0), partition, shares).sum()
         predicted = sum(block.predicted[TRUE] for block in mine)
         ratio = f"{totals[2] / predicted:.2f}{'' if mine[0].held_out else '*'}"
         rows.append([_spaced(partition), *(f"{x:.2f}" for x in (own, *totals, predicted)), ratio])
     print_table(
-        "All blocks of a worker: by the paper, by the fewest operations, as they are, and as f and h predict",
+        "All blocks of a worker: by the paper, by the fewest operations, as they are, and as f and "
+        "h predict",
         ["layers at levels", "y / L", "fewest", "operations", "CPU time", TRUE, "CPU / that"],
         rows,
     )
@@ -266,7 +293,8 @@ def _print_blocks(blocks: Sequence[Block]) -> None:
             cells = [f"{x:.2f} {percent:+4.0f} %" for x, percent in off]
             rows.append([_spaced(partition), block.level, f"{block.operations:.2f}", time, *cells])
     print_table(
-        "Blocks that the costs were not fitted to: operations, CPU time, and what each model predicts",
+        "Blocks that the costs were not fitted to: operations, CPU time, and what each model "
+        "predicts",
         ["layers", "level", "operations", "CPU time", *MODELS],
         rows,
     )
@@ -275,7 +303,9 @@ def _print_blocks(blocks: Sequence[Block]) -> None:
 def _row(block: Block) -> dict[str, Any]:
     row = block._asdict()
     predicted = {f"predicted, {name}": value for name, value in row.pop("predicted").items()}
-    return row | {"partition": _spaced(block.partition), "held_out": int(block.held_out)} | predicted
+    return (
+        row | {"partition": _spaced(block.partition), "held_out": int(block.held_out)} | predicted
+    )
 
 
 # A model of costs in words, its marker and colour.
@@ -288,9 +318,12 @@ _TICKS = (0.1, 0.2, 0.5, 1, 2)
 
 
 def draw(blocks: Sequence[Block]) -> "Figure":
-    """Predicted against measured time of the blocks that no model was fitted to, a panel for each model."""
+    """Predicted against measured time of the blocks that no model was fitted to, a panel for
+    each model."""
     models = grouped((block for block in blocks if block.held_out), lambda block: block.model)
-    figure, panels = plotting.new_figure(1, len(models), size=(1.2 + 2.8 * len(models), 4.4), sharey=True)
+    figure, panels = plotting.new_figure(
+        1, len(models), size=(1.2 + 2.8 * len(models), 4.4), sharey=True
+    )
     for axes, (title, mine) in zip(panels, models.items(), strict=True):
         cpu = np.array([block.cpu for block in mine])
         spread = [cpu - [block.low for block in mine], [block.high for block in mine] - cpu]

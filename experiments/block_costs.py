@@ -1,12 +1,12 @@
 r"""Models of what a worker takes for each block, and the plans that they make.
 
-Of a sample, for level n in use, where p is the one in use before (p = -1, X_p = 0 for the first), x_n are the
-coordinates at a level and X_n those up to it:
+Of a sample, for level n in use, where p is the one in use before (p = -1, X_p = 0 for the first),
+x_n are the coordinates at a level and X_n those up to it:
 
     b (n+1) x_n + f (n-p) + h ((n+1) X_n - (p+1) X_p),
 
-for cotangents go on from where the block before left them. These sum up to b Σ_{i≤n} (i+1) x_i + (n+1) (f + h
-X_n), which is `Problem(setup_cycles=f, chain_cycles=h)`.
+for cotangents go on from where the block before left them. These sum up to b Σ_{i≤n} (i+1)
+x_i + (n+1) (f + h X_n), which is `Problem(setup_cycles=f, chain_cycles=h)`.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,8 @@ class Costs(NamedTuple):
 
 
 def counts(partition: ArrayLike, sizes: ArrayLike) -> np.ndarray:
-    """What is done at each level for a sample, `[..., N, 3]`: own coordinates, forward passes, the chain.
+    """What is done at each level for a sample, `[..., N, 3]`: own coordinates, forward passes, the
+    chain.
 
     `partition` is of units, `[..., N]`, and `sizes` are their coordinates, `[U]`.
 
@@ -60,7 +61,8 @@ def _paid(model: str, partition: ArrayLike, sizes: ArrayLike) -> np.ndarray:
 
 
 def fit(model: str, partitions: ArrayLike, sizes: ArrayLike, times: ArrayLike) -> Costs:
-    """Least squares of the `times` of a sample, `[K, N]`, zero at levels not in use; no cost is negative."""
+    """Least squares of the `times` of a sample, `[K, N]`, zero at levels not in use; no cost is
+    negative."""
     paid = _paid(model, partitions, sizes)
     return Costs(*nonnegative(paid.reshape(-1, paid.shape[-1]), np.ravel(times)).tolist())
 
@@ -77,7 +79,8 @@ def nonnegative(matrix: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def kept_operations(operations: Operations, partition: Sequence[int]) -> np.ndarray:
-    """Of a worker that keeps its cotangents from block to block, at each level, `[N]`: the fewest possible.
+    """Of a worker that keeps its cotangents from block to block, at each level, `[N]`: the fewest
+    possible.
 
     A cotangent stays at the last unit that was differentiated, and goes on from there.
     """
@@ -103,9 +106,14 @@ def all_partitions(units: int, workers: int) -> np.ndarray:
 
 
 def expected_runtimes(
-    law: bcgc.distributions.Distribution, model: str, costs: Costs, partitions: ArrayLike, sizes: ArrayLike
+    law: bcgc.distributions.Distribution,
+    model: str,
+    costs: Costs,
+    partitions: ArrayLike,
+    sizes: ArrayLike,
 ) -> np.ndarray:
-    """E max_n T_(N-n) y_n of a sample for each of `partitions`, `[K, N]`: exact, whatever y is of x."""
+    """E max_n T_(N-n) y_n of a sample for each of `partitions`, `[K, N]`: exact, whatever y is
+    of x."""
     ends = np.cumsum(predict(model, costs, partitions, sizes), axis=-1)
     scale = ends.max() or 1.0  # all costs were 0
     return scale * np.asarray(_expected_max(law, jnp.asarray(ends / scale)))
@@ -114,4 +122,6 @@ def expected_runtimes(
 @jax.jit
 def _expected_max(law: bcgc.distributions.Distribution, ends: jax.Array) -> jax.Array:
     iteration = iteration_of(bcgc.Problem(law, ends.shape[-1], 1))
-    return jax.lax.map(lambda work: iteration.expected_completion(Load(work)).value, ends, batch_size=256)
+    return jax.lax.map(
+        lambda work: iteration.expected_completion(Load(work)).value, ends, batch_size=256
+    )

@@ -1,4 +1,5 @@
-"""What a worker takes for each block of a gradient: operations by the compiler, and seconds on one core.
+"""What a worker takes for each block of a gradient: operations by the compiler, and seconds on one
+core.
 
 The worker is the package's (`bcgc_jax.cluster.worker`), in a process of its own that has one core.
 """
@@ -37,8 +38,9 @@ class Operations(NamedTuple):
       gradient: of the loss and its whole gradient, in one program.
       forward: of the forward pass that keeps what the backward pass needs.
       own: of a unit's own gradient, once the cotangent has come to it, `[U]`.
-      reach: to carry the cotangent from the loss to a unit, `[U]`. That past the last unit but one is counted
-        with the last unit's own: no gradient tells them apart, and whoever wants the one needs the other.
+      reach: to carry the cotangent from the loss to a unit, `[U]`. That past the last unit but one
+        is counted with the last unit's own: no gradient tells them apart, and whoever wants the one
+        needs the other.
     """
 
     gradient: float
@@ -53,7 +55,8 @@ class Measured(NamedTuple):
     Attributes:
       title: of the model.
       samples: of a subset.
-      sizes: coordinates of each unit, `[U]`, in the order of the backward pass: the last layer first.
+      sizes: coordinates of each unit, `[U]`, in the order of the backward pass: the last layer
+        first.
       operations: of the units, whoever computes them.
       cpu: seconds of the loss and its whole gradient in one program, `[repeats]`.
       blocks: what the worker takes, for each partition.
@@ -67,7 +70,9 @@ class Measured(NamedTuple):
     blocks: list[Blocks]
 
 
-def measure_alone(make: Callable[[], Model], partitions: Sequence[Sequence[int]], repeats: int) -> Measured:
+def measure_alone(
+    make: Callable[[], Model], partitions: Sequence[Sequence[int]], repeats: int
+) -> Measured:
     """`measure` in a new process that has one core."""
     context = multiprocessing.get_context("spawn")
     with (
@@ -88,8 +93,11 @@ def _stay_on_one_core(programs: str) -> None:
         os.sched_setaffinity(0, [max(os.sched_getaffinity(0))])
 
 
-def measure(make: Callable[[], Model], partitions: Sequence[Sequence[int]], repeats: int) -> Measured:
-    """The work of worker 0 for partitions of the layers, each of as many levels as there are workers.
+def measure(
+    make: Callable[[], Model], partitions: Sequence[Sequence[int]], repeats: int
+) -> Measured:
+    """The work of worker 0 for partitions of the layers, each of as many levels as there are
+    workers.
 
     In each repeat every partition has its turn: a machine that is busy for a while is so for all.
     """
@@ -99,7 +107,9 @@ def measure(make: Callable[[], Model], partitions: Sequence[Sequence[int]], repe
     order = backward_order(model.loss, model.params, subsets[0])
     ready = []
     for counts in partitions:
-        plan = coding_plan(jax.random.key(0), model.params, np.array(counts), units="layers", order=order)
+        plan = coding_plan(
+            jax.random.key(0), model.params, np.array(counts), units="layers", order=order
+        )
         duty = Duty(model.loss, plan, model.params, np.ones(workers), None, 0, False)
         ready.append(WorkerProcess(duty, 0, {j: subsets[j] for j in plan.held(0)}))
         ready[-1].warm_up()
@@ -126,7 +136,8 @@ def measure(make: Callable[[], Model], partitions: Sequence[Sequence[int]], repe
 
 
 def _seconds(worker: WorkerProcess, leaves: list[np.ndarray]) -> np.ndarray:
-    """CPU seconds of each block of an iteration, `[B]`; a message is on the host when it is given."""
+    """CPU seconds of each block of an iteration, `[B]`; a message is on the host when it is
+    given."""
     clocks = [time.process_time()]
     for _ in worker.compute(1, 1, leaves):
         clocks.append(time.process_time())
@@ -134,8 +145,10 @@ def _seconds(worker: WorkerProcess, leaves: list[np.ndarray]) -> np.ndarray:
 
 
 def operations_of_worker(worker: WorkerProcess) -> np.ndarray:
-    """Operations of each task, `[tasks]`: of the programs that the worker runs, after its `warm_up`."""
-    # The programs are the worker's own affair; what they cost is not to be found in any copy of them.
+    """Operations of each task, `[tasks]`: of the programs that the worker runs, after its
+    `warm_up`."""
+    # The programs are the worker's own affair; what they cost is not to be found in any copy of
+    # them.
     (cut,) = worker._stages.values()  # of all subsets, which have the same shape
     plan, params = worker.plan, jax.tree.leaves(worker.duty.params)
     known: dict[int, int] = {}  # how far the passes of the subsets are
@@ -179,11 +192,14 @@ def operations_of_units(model: Model, samples: PyTree, order: Sequence[int]) -> 
 
 
 def _leaves_of_units(params: PyTree, order: Sequence[int]) -> list[list[int]]:
-    """The leaves, as numbers, of each layer: `unit_sizes` of (params, "layers", order) are their sizes."""
+    """The leaves, as numbers, of each layer: `unit_sizes` of (params, "layers", order) are their
+    sizes."""
     leaves = jax.tree.leaves(params)
     ends = np.cumsum(unit_sizes(params, "layers", order))
     of = np.searchsorted(ends, np.cumsum([np.size(leaves[leaf]) for leaf in order]))
-    return [[leaf for leaf, k in zip(order, of, strict=True) if k == unit] for unit in range(len(ends))]
+    return [
+        [leaf for leaf, k in zip(order, of, strict=True) if k == unit] for unit in range(len(ends))
+    ]
 
 
 def _count(program: Any, *args: Any) -> float:

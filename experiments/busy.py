@@ -1,14 +1,16 @@
-"""Compute that nobody can interrupt: what redundancy is worth on worker processes that end each chunk.
+"""Compute that nobody can interrupt: what redundancy is worth on worker processes that end each
+chunk.
 
-The layers of a small network sleep, forward and backward, in proportion to their samples. So a chunk takes
-time, and "stop" does not end it. Workers are equal, or each is five times as slow in one of seven seconds.
-Some pause. Then real matrix products: two workers have a core each, and on one another program computes.
+The layers of a small network sleep, forward and backward, in proportion to their samples. So a
+chunk takes time, and "stop" does not end it. Workers are equal, or each is five times as slow in
+one of seven seconds. Some pause. Then real matrix products: two workers have a core each, and on
+one another program computes.
 
-Schemes are trained one after the other. Their seconds are held against two predictions, from the times that
-the passes of the first one took: for workers that are free when a step ends, and for steps in a row, where
-each first ends what it does. Work sharing is predicted with what a chunk costs beside its pass, as equal
-workers show it: a question, its answer, and a call of the program. Twenty minutes; nothing else should run
-beside it.
+Schemes are trained one after the other. Their seconds are held against two predictions, from the
+times that the passes of the first one took: for workers that are free when a step ends, and for
+steps in a row, where each first ends what it does. Work sharing is predicted with what a chunk
+costs beside its pass, as equal workers show it: a question, its answer, and a call of the program.
+Twenty minutes; nothing else should run beside it.
 """
 
 import contextlib
@@ -56,7 +58,8 @@ _WIDTHS, _SAMPLES = (512,) * 7, 512
 
 
 class Setting(NamedTuple):
-    """Workers, and how they are trained: `slower` times as slow in a slow second; None for real products.
+    """Workers, and how they are trained: `slower` times as slow in a slow second; None for real
+    products.
 
     With `pauses` so many of the chunks, ten a subset, begin 2 to 10 subsets' times late.
     """
@@ -82,7 +85,8 @@ def run(
     pauses: float = PAUSES,
     real: bool = True,
 ) -> None:
-    """`steps` of workers that are slow at random, `equal_steps` of equal ones, a `subset` so many seconds."""
+    """`steps` of workers that are slow at random, `equal_steps` of equal ones, a `subset` so
+    many seconds."""
     settings = [Setting("slow at random", count, SLOWER, steps, methods) for count in workers]
     settings += [Setting("equal", workers[0], 1.0, equal_steps, equal)]
     if pauses:
@@ -107,8 +111,19 @@ def run(
             predicted = _predicted(seed, setting, subset, method, first, round_trip)
             rows.append(_row(setting, method, found, first, predicted) | {"round_trip": round_trip})
     print_table(
-        "Seconds of a step; nobody interrupts a pass; against the first scheme for the same workers",
-        ("workers", "N", "scheme", "if all were free", "in a row", "measured", "± s.e.", "against", "limit"),
+        "Seconds of a step; nobody interrupts a pass; against the first scheme for the same "
+        "workers",
+        (
+            "workers",
+            "N",
+            "scheme",
+            "if all were free",
+            "in a row",
+            "measured",
+            "± s.e.",
+            "against",
+            "limit",
+        ),
         [_printed(row) for row in rows],
     )
     print("\nlimit: all work spread perfectly in each step, against the first scheme.")
@@ -135,7 +150,9 @@ def _row(
         "measured": seconds.mean(),
         "standard_error": seconds.std(ddof=1) / np.sqrt(setting.steps),
         "against_first": seconds.mean() / first.seconds.mean(),
-        "limit": float(np.mean(setting.workers / np.sum(1 / passes, axis=1)) / np.mean(passes.max(axis=1))),
+        "limit": float(
+            np.mean(setting.workers / np.sum(1 / passes, axis=1)) / np.mean(passes.max(axis=1))
+        ),
     }
 
 
@@ -157,7 +174,8 @@ def _passes(found: ClusterTraining, workers: int) -> np.ndarray:
 
 
 def _round_trip(cluster: Cluster, seed: int, subset: float) -> float:
-    """Mean seconds that a chunk takes beside its pass: between what a worker reports, where all are equal."""
+    """Mean seconds that a chunk takes beside its pass: between what a worker reports, where all
+    are equal."""
     setting = Setting("equal", cluster.size, 1.0, ROUND_TRIPS, ())
     work = trained(cluster, seed, setting, "sharing:2:8", subset).work
     heard: dict[tuple[int, int], float] = {}
@@ -188,7 +206,8 @@ def _planned_for(workers: int, slower: float, subset: float) -> bcgc.Problem:
 
 
 def _told(setting: Setting, method: str, subset: float) -> Told:
-    """Blocks are whole leaves: a pass that computes a part of a leaf's gradient computes all of it."""
+    """Blocks are whole leaves: a pass that computes a part of a leaf's gradient computes all of
+    it."""
     assert setting.slower is not None
     problem = _planned_for(setting.workers, setting.slower, subset)
     options = {} if method.startswith("sharing") else {"chunks": CHUNKS}
@@ -196,18 +215,27 @@ def _told(setting: Setting, method: str, subset: float) -> Told:
 
 
 def _predicted(
-    seed: int, setting: Setting, subset: float, method: str, first: ClusterTraining, round_trip: float
+    seed: int,
+    setting: Setting,
+    subset: float,
+    method: str,
+    first: ClusterTraining,
+    round_trip: float,
 ) -> tuple[float, float] | None:
-    """Seconds of a step if all were free, and in a row, where passes take as long as with the first scheme.
+    """Seconds of a step if all were free, and in a row, where passes take as long as with the first
+    scheme.
 
-    Of the plan that is trained with. None of a loop, of workers that are unlike, and where they pause.
+    Of the plan that is trained with. None of a loop, of workers that are unlike, and where they
+    pause.
     """
     if method == LOOP or setting.slower is None or setting.pauses:
         return None
     law = _cycle_times(_passes(first, setting.workers).ravel())
     told, key = _told(setting, method, subset), jax.random.key(seed)
     if method.startswith("sharing"):
-        plan: Any = bcgc.solve(told.problem, replace(on_processes(method), round_trip=round_trip)).plan
+        plan: Any = bcgc.solve(
+            told.problem, replace(on_processes(method), round_trip=round_trip)
+        ).plan
         found = bcgc.simulate_runtime(key, _problem(setting.workers, law), plan, 2**14)
         assert found.chained is not None
         return float(found.mean), float(found.chained)
@@ -239,7 +267,9 @@ def trained(
         model = perceptron(_WIDTHS, _SAMPLES * setting.workers)
         params, data, loss = model.params, model.batch, model.loss
         size = sum(np.size(leaf) for leaf in jax.tree.leaves(params))
-        problem = bcgc.Problem(bcgc.Exponential(1.0), setting.workers, size, _SAMPLES * setting.workers)
+        problem = bcgc.Problem(
+            bcgc.Exponential(1.0), setting.workers, size, _SAMPLES * setting.workers
+        )
         told = Told(problem, on_processes(planned))
     else:
         params, told = _params(seed), _told(setting, planned, subset)
@@ -257,7 +287,8 @@ def trained(
 
 @contextlib.contextmanager
 def _beside_a_load() -> Iterator[BeforeStep]:
-    """Each worker has one core of this machine, and the first one shares it with another program."""
+    """Each worker has one core of this machine, and the first one shares it with another
+    program."""
     cores = sorted(os.sched_getaffinity(0))[:2]
     spins = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     os.sched_setaffinity(spins.pid, cores[:1])
@@ -280,12 +311,13 @@ def sleeping_loss(
 ) -> Callable[[Any, Any], Any]:
     """A loss whose layers take `unit` seconds a sample for each of the three parts of a pass.
 
-    The naps of a pass follow each other at once, whatever the program does between them: so a pass takes as
-    long as its samples say, however few they are. For each sample there is so small a probability `pauses`
-    that the pass begins 2 to 10 times `pause` seconds late.
+    The naps of a pass follow each other at once, whatever the program does between them: so a pass
+    takes as long as its samples say, however few they are. For each sample there is so small a
+    probability `pauses` that the pass begins 2 to 10 times `pause` seconds late.
     """
     ended = [0.0]  # when the last nap of this process has
-    draws: dict[int, np.random.Generator] = {}  # by process: the master calls the loss too, before it is sent
+    # by process: the master calls the loss too, before it is sent
+    draws: dict[int, np.random.Generator] = {}
 
     def sleep(begins: bool, x: Any) -> np.ndarray:
         now = time.perf_counter()

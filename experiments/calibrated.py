@@ -1,13 +1,14 @@
-"""Real slowness: measure worker processes beside a competing load, plan with what was found, run the plan.
+"""Real slowness: measure worker processes beside a competing load, plan with what was found, run
+the plan.
 
-A process on each core trains a perceptron of three layers on the handwritten digits; now and then others
-compute on the same core, and take most of it away. A first run, a layer at each of the first levels, tells
-the costs: cycle times, the forward pass of a sample, a message. Then, round after round, the problem is
-solved under the smooth empirical law of the round before (cycle times of workers that were not waited for are
-censored), and the uncoded scheme and the plan are run by turns: what the machine does meanwhile, it does to
-both. No time is made up here: figures differ from machine to machine, and what the master and the messages
-cost is in what is measured, not in what is predicted. Needs Linux, to keep processes on their cores;
-six minutes.
+A process on each core trains a perceptron of three layers on the handwritten digits; now and then
+others compute on the same core, and take most of it away. A first run, a layer at each of the first
+levels, tells the costs: cycle times, the forward pass of a sample, a message. Then, round after
+round, the problem is solved under the smooth empirical law of the round before (cycle times of
+workers that were not waited for are censored), and the uncoded scheme and the plan are run by
+turns: what the machine does meanwhile, it does to both. No time is made up here: figures differ
+from machine to machine, and what the master and the messages cost is in what is measured, not in
+what is predicted. Needs Linux, to keep processes on their cores; six minutes.
 """
 
 import os
@@ -21,7 +22,15 @@ import numpy as np
 import optax
 
 import bcgc_jax as bcgc
-from bcgc_jax.cluster import Calibration, Cluster, ClusterTraining, Told, Work, calibrate, train_on_cluster
+from bcgc_jax.cluster import (
+    Calibration,
+    Cluster,
+    ClusterTraining,
+    Told,
+    Work,
+    calibrate,
+    train_on_cluster,
+)
 from bcgc_jax.coding.digits import cross_entropy, load_digits
 from bcgc_jax.coding.gradients import coding_plan, split_unevenly
 from experiments.models import perceptron
@@ -32,7 +41,8 @@ from experiments.rivals import rivals
 _BUSY, _IDLE = 0.2, 0.4
 # Of consecutive iterations, each longer than the rivals are busy.
 _BATCHES = 20
-# How often each scheme has its turn in a round: each time its processes compile nothing, but are told a plan.
+# How often each scheme has its turn in a round: each time its processes compile nothing, but are
+# told a plan.
 _TURNS = 8
 _METHODS = ("uncoded", "optimal")
 
@@ -46,7 +56,8 @@ def run(
     steps: int = 400,
     rounds: int = 2,
 ) -> None:
-    """`steps` iterations to measure, and as many of each scheme in each round; a worker a core by default."""
+    """`steps` iterations to measure, and as many of each scheme in each round; a worker a core
+    by default."""
     cores = sorted(os.sched_getaffinity(0))
     workers = max(len(cores), 2) if workers is None else workers
     data = jax.tree.map(np.asarray, load_digits(workers).train)
@@ -60,7 +71,9 @@ def run(
         for number_ in each(range(rounds), "rounds"):
             law = bcgc.measured.smooth_empirical(found.cycle_times, found.censored)
             problem = bcgc.Problem(
-                *(law, workers, len(sizes), samples), setup_cycles=costs.setup_cycles, unit_costs=sizes
+                *(law, workers, len(sizes), samples),
+                setup_cycles=costs.setup_cycles,
+                unit_costs=sizes,
             )
 
             def train(method: str, count: int, problem: bcgc.Problem = problem) -> ClusterTraining:
@@ -73,7 +86,12 @@ def run(
             found = calibrate(runs["optimal"][1], cluster.plan, samples, costs=costs)
     _print(costs, rows, samples)
     times = [
-        {"iteration": k, "worker": w, "cycle_time": float(t), "censored": bool(costs.censored[k, w])}
+        {
+            "iteration": k,
+            "worker": w,
+            "cycle_time": float(t),
+            "censored": bool(costs.censored[k, w]),
+        }
         for (k, w), t in np.ndenumerate(costs.cycle_times)
     ]
     save(out, {"calibrated": rows, "calibrated_cycle_times": times})
@@ -89,7 +107,8 @@ def _measure(
     steps: int,
     seed: int,
 ) -> Calibration:
-    """Iterations with a layer at each of the first levels, so that costs of levels can be told apart."""
+    """Iterations with a layer at each of the first levels, so that costs of levels can be told
+    apart."""
     workers = cluster.num_workers
     counts = np.bincount(np.minimum(np.arange(layers), workers - 1), minlength=workers)
     plan = coding_plan(jax.random.key(seed), params, counts, units="layers", order=order)
@@ -105,14 +124,17 @@ def _measure(
 def _by_turns(
     train: Callable[[str, int], ClusterTraining], steps: int
 ) -> dict[str, tuple[np.ndarray, list[Work]]]:
-    """Seconds of each scheme's iterations and what was measured, numbered as if they were one training's."""
+    """Seconds of each scheme's iterations and what was measured, numbered as if they were one
+    training's."""
     seconds: dict[str, list[np.ndarray]] = {method: [] for method in _METHODS}
     work: dict[str, list[Work]] = {method: [] for method in _METHODS}
     for part in np.array_split(np.arange(steps), min(_TURNS, steps)):
         for method in _METHODS:
             one = train(method, part.size)
             seconds[method].append(one.seconds)
-            work[method] += [item._replace(iteration=item.iteration + int(part[0])) for item in one.work]
+            work[method] += [
+                item._replace(iteration=item.iteration + int(part[0])) for item in one.work
+            ]
     return {method: (np.concatenate(seconds[method]), work[method]) for method in _METHODS}
 
 
@@ -133,9 +155,11 @@ def _row(number_: int, problem: bcgc.Problem, method: str, seconds: np.ndarray) 
 def _print(costs: Calibration, rows: Sequence[dict[str, Any]], samples: int) -> None:
     times = costs.cycle_times[~costs.censored]
     print(
-        f"\nMeasured: {times.size} cycle times, mean {times.mean():.3g} s a coordinate and sample, standard "
-        f"deviation {100 * times.std() / times.mean():.0f} %;\na forward pass of a sample is "
-        f"{costs.setup_cycles:.3g} cycles, a message {1e3 * costs.message_seconds:.2g} ms; {samples} samples."
+        "\n"
+        f"Measured: {times.size} cycle times, mean {times.mean():.3g} s a coordinate and sample, "
+        f"standard deviation {100 * times.std() / times.mean():.0f} %;\n"
+        f"a forward pass of a sample is {costs.setup_cycles:.3g} cycles, a message "
+        f"{1e3 * costs.message_seconds:.2g} ms; {samples} samples."
     )
     lines: list[list[Any]] = []
     for row in rows:

@@ -1,8 +1,10 @@
-"""What it costs an undisturbed step that passes go over chunks: a worker's time against that of whole passes.
+"""What it costs an undisturbed step that passes go over chunks: a worker's time against that of
+whole passes.
 
-A worker of a code computes the gradients of two subsets, by a dense network of six layers of 512 × 512 and by
-a small convolutional net, with one thread on one core. Its times are the processor's, so that other programs
-matter little, and each is held against that of whole passes in the same round. Three minutes.
+A worker of a code computes the gradients of two subsets, by a dense network of six layers of 512 ×
+512 and by a small convolutional net, with one thread on one core. Its times are the processor's, so
+that other programs matter little, and each is held against that of whole passes in the same round.
+Three minutes.
 """
 
 import os
@@ -61,14 +63,17 @@ def run(
 
 
 def _times(model: Model, chunks: Sequence[int], seconds: float) -> tuple[float, dict[str, float]]:
-    """Of a step of whole passes, the first of `chunks`, and the others against it in the same round."""
+    """Of a step of whole passes, the first of `chunks`, and the others against it in the same
+    round."""
     count = sum(np.size(leaf) for leaf in jax.tree.leaves(model.params))
     plan = jax.tree.map(np.asarray, coding_plan(jax.random.key(0), model.params, [0, count]))
     subsets: dict[int, Any] = {0: model.batch, 1: model.batch}
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(model.params)]
 
     def worker(parts: int) -> WorkerProcess:
-        duty = Duty(model.loss, replace(plan, chunks=parts), model.params, np.ones(2), None, 0, False)
+        duty = Duty(
+            model.loss, replace(plan, chunks=parts), model.params, np.ones(2), None, 0, False
+        )
         return WorkerProcess(duty, 0, subsets)
 
     workers = [worker(parts) for parts in chunks]
@@ -85,7 +90,9 @@ def _times(model: Model, chunks: Sequence[int], seconds: float) -> tuple[float, 
             rounds[-1].append(time.process_time() - begin)
     found = np.array(rounds)
     ratios = np.median(found / found[:, :1], axis=0)
-    return float(np.median(found[:, 0])), {str(c): float(r) for c, r in zip(chunks, ratios, strict=True)}
+    return float(np.median(found[:, 0])), {
+        str(c): float(r) for c, r in zip(chunks, ratios, strict=True)
+    }
 
 
 if __name__ == "__main__":

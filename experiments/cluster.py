@@ -1,16 +1,17 @@
-"""Schemes side by side on worker processes: the wall clock against the prediction, and through faults.
+"""Schemes side by side on worker processes: the wall clock against the prediction, and through
+faults.
 
-N = 8 processes on this machine train softmax regression on the handwritten digits. They are slowed on
-purpose: each worker sends its blocks at the pace of a cycle time that is drawn for it in each iteration (the
-paper's law, rate 1e-3, shift 50; the same draws for all schemes). As real compute, this slowness cannot be
-interrupted within the pass of a subset: who is in one when an iteration ends begins the next one late. Passes
-are whole, as the package has them for subsets of so few samples: eight chunks of each would keep two cores
-busy for longer than the slowness lasts.
+N = 8 processes on this machine train softmax regression on the handwritten digits. They are slowed
+on purpose: each worker sends its blocks at the pace of a cycle time that is drawn for it in each
+iteration (the paper's law, rate 1e-3, shift 50; the same draws for all schemes). As real compute,
+this slowness cannot be interrupted within the pass of a subset: who is in one when an iteration
+ends begins the next one late. Passes are whole, as the package has them for subsets of so few
+samples: eight chunks of each would keep two cores busy for longer than the slowness lasts.
 
-So there are two predictions: E τ̂, as if all workers were free when an iteration ends, and the mean of
-iterations one after the other, in which each worker ends its pass first. The measured time is held against
-the second. Then once more, with a worker killed at a third of the run and another stopped at two thirds.
-A quarter of an hour.
+So there are two predictions: E τ̂, as if all workers were free when an iteration ends, and the mean
+of iterations one after the other, in which each worker ends its pass first. The measured time is
+held against the second. Then once more, with a worker killed at a third of the run and another
+stopped at two thirds. A quarter of an hour.
 """
 
 import dataclasses
@@ -44,7 +45,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Found = tuple[DigitsRun, ClusterTraining]
-METHODS = ("uncoded", "single_block", "tandon_partial", "time", "optimal", "cyclic:8", "nested", "sharing:2")
+METHODS = (
+    "uncoded",
+    "single_block",
+    "tandon_partial",
+    "time",
+    "optimal",
+    "cyclic:8",
+    "nested",
+    "sharing:2",
+)
 # Whose courses are drawn: more lines would lie on each other.
 DRAWN = ("uncoded", "single_block", "optimal", "nested", "sharing:2")
 LAW = bcgc.ShiftedExponential(rate=1e-3, shift=50.0)
@@ -116,10 +126,13 @@ def run(
             else:
                 runs[method, kind == "faults"] = found
     rows = [
-        _row(method, faults, runs[method, faults], overheads[method], busy[method]) for method, faults in runs
+        _row(method, faults, runs[method, faults], overheads[method], busy[method])
+        for method, faults in runs
     ]
     _print(rows, steps)
-    courses = [row for (method, faults), found in runs.items() for row in _course(method, faults, found)]
+    courses = [
+        row for (method, faults), found in runs.items() for row in _course(method, faults, found)
+    ]
     save(out, {"cluster": rows, "cluster_steps": courses}, {"cluster": draw(rows, courses)})
 
 
@@ -137,7 +150,8 @@ def _scheme(problem: bcgc.Problem, method: str) -> TrainingScheme:
 
 
 def successive(scheme: TrainingScheme, times: np.ndarray, unit: str = "subset") -> np.ndarray:
-    """τ of iterations one after the other, `[K]`, with cycle times `[K, N]`: each ends its `unit` first."""
+    """τ of iterations one after the other, `[K]`, with cycle times `[K, N]`: each ends its
+    `unit` first."""
     if isinstance(scheme, SharedScheme):
         return _shared(scheme, times)
 
@@ -202,10 +216,22 @@ def _print(rows: Sequence[dict[str, Any]], steps: int) -> None:
         lines.append([row["method"], *seconds, f"{ratio:.3f}"])
     print(f"Workers are {SLOWNESS}.")
     print(
-        "predicted, drawn: as if all were free when a step ends; busy: predicted, each ends its pass first\n"
+        "predicted, drawn: as if all were free when a step ends; busy: predicted, each ends its "
+        "pass first\n"
     )
-    title = f"Seconds of a step, means of {steps}; overhead: time beyond busy, if all keep the same pace"
-    columns = "predicted", "drawn", "busy", "measured", "± s.e.", "overhead", "measured / (busy + overhead)"
+    title = (
+        f"Seconds of a step, means of {steps}; overhead: time beyond busy, if all keep the "
+        "same pace"
+    )
+    columns = (
+        "predicted",
+        "drawn",
+        "busy",
+        "measured",
+        "± s.e.",
+        "overhead",
+        ("measured / (busy + overhead)"),
+    )
     print_table(title, ["scheme", *columns], lines)
     measured = [row["measured_seconds"] for row in sorted(plain, key=lambda r: r["busy_seconds"])]
     ordered = "are" if measured == sorted(measured) else "are not"
@@ -220,7 +246,13 @@ def _print(rows: Sequence[dict[str, Any]], steps: int) -> None:
         ]
         lines.append([row["method"], *seconds, f"{row['final_loss'] - same['final_loss']:.1e}"])
     title = "The same with one worker killed at a third and one stopped at two thirds"
-    header = ["scheme", "total [s]", "without faults [s]", "longest step [s]", "loss minus that without"]
+    header = [
+        "scheme",
+        "total [s]",
+        "without faults [s]",
+        "longest step [s]",
+        "loss minus that without",
+    ]
     print_table(title, header, lines)
 
 
@@ -239,10 +271,17 @@ def _draw_times(axes: "Axes", rows: Sequence[Mapping[str, Any]]) -> list[Any]:
     places = np.arange(len(rows))[::-1]
     names = ("measured", "standard_error", "predicted", "busy", "overhead")
     columns = [name if name == "standard_error" else f"{name}_seconds" for name in names]
-    measured, error, free, busy, overhead = np.array([[float(row[c]) for c in columns] for row in rows]).T
+    measured, error, free, busy, overhead = np.array(
+        [[float(row[c]) for c in columns] for row in rows]
+    ).T
     styles = [plotting.style(row["method"]) for row in rows]
     axes.barh(places, measured, color=[look.color for look in styles], alpha=0.45, height=0.6)
-    bars: Any = {"capsize": 3, "linestyle": "", "color": "0.35", "label": "measured, ± 2 standard errors"}
+    bars: Any = {
+        "capsize": 3,
+        "linestyle": "",
+        "color": "0.35",
+        "label": "measured, ± 2 standard errors",
+    }
     handles: list[Any] = [axes.errorbar(measured, places, xerr=2 * error, **bars)]
     marks: Any = {"marker": "|", "markersize": 13, "linestyle": "", "color": "black"}
     first = "predicted, if all were free at once"
@@ -257,9 +296,12 @@ def _draw_times(axes: "Axes", rows: Sequence[Mapping[str, Any]]) -> list[Any]:
 
 
 def _draw_courses(axes: "Axes", courses: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Losses through the faults, and where the training without faults ends; what the legend says."""
+    """Losses through the faults, and where the training without faults ends; what the legend
+    says."""
     handles = []
-    for (method, faults), course in grouped(courses, lambda row: (row["method"], str(row["faults"]))).items():
+    for (method, faults), course in grouped(
+        courses, lambda row: (row["method"], str(row["faults"]))
+    ).items():
         look, events = plotting.style(method), [row["event"] for row in course]
         clock, loss = ([float(row[name]) for row in course] for name in ("clock", "loss"))
         if faults == "False":
@@ -268,9 +310,13 @@ def _draw_courses(axes: "Axes", courses: Sequence[Mapping[str, Any]]) -> list[An
         handles += axes.plot(clock, loss, **plotting.curve(look) | {"marker": ""})
         for event, mark in FAULTS.items():
             axes.plot(clock, loss, markevery=[events.index(event)], color=look.color, **mark)
-    handles += [axes.plot([], [], color="0.35", label=label, **mark)[0] for label, mark in MARKS.items()]
+    handles += [
+        axes.plot([], [], color="0.35", label=label, **mark)[0] for label, mark in MARKS.items()
+    ]
     title = "(b) one training, through two faults"
-    looks.label_axes(axes, "wall clock (s)", "training loss (nats)", title=title, log="y", y_ticks=LOSS_TICKS)
+    looks.label_axes(
+        axes, "wall clock (s)", "training loss (nats)", title=title, log="y", y_ticks=LOSS_TICKS
+    )
     axes.set_xlim(left=0)
     return handles
 

@@ -1,8 +1,8 @@
 """How exactly each gradient code decodes: worst error over stragglers, N from 10 to 100.
 
-Float32 gradients of the N subsets, 200 random sets of stragglers and all contiguous ones, every construction.
-The error is relative to the float64 sum; beside it the worst amplification, and the error that float32
-messages would have had.
+Float32 gradients of the N subsets, 200 random sets of stragglers and all contiguous ones, every
+construction. The error is relative to the float64 sum; beside it the worst amplification, and the
+error that float32 messages would have had.
 """
 
 import functools
@@ -23,7 +23,9 @@ SETS, LENGTH = 200, 32
 _WORST = ("amplification", "error", "error_float32", "undecodable")
 
 _weights = jax.jit(
-    lambda encoding, masks: jax.lax.map(lambda mask: bcgc.coding.decoding_weights(encoding, mask), masks)
+    lambda encoding, masks: jax.lax.map(
+        lambda mask: bcgc.coding.decoding_weights(encoding, mask), masks
+    )
 )
 
 
@@ -31,12 +33,17 @@ def levels_of(num_workers: int) -> list[int]:
     """All up to N = 20; beyond, a few that cover them, those next to both ends included."""
     if num_workers <= 20:
         return list(range(num_workers))
-    return sorted({0, 1, 2, 3, 4, *np.linspace(5, num_workers - 1, 12).astype(int).tolist(), num_workers - 2})
+    return sorted(
+        {0, 1, 2, 3, 4, *np.linspace(5, num_workers - 1, 12).astype(int).tolist(), num_workers - 2}
+    )
 
 
 def run(out: Path, seed: int = 0, *, sizes: Sequence[int] = SIZES) -> None:
     tasks = [(n, s) for n in sizes for s in levels_of(n)]
-    rows, make = list[dict[str, Any]](), functools.partial(bcgc.coding.gradient_code, jax.random.key(seed))
+    rows, make = (
+        list[dict[str, Any]](),
+        functools.partial(bcgc.coding.gradient_code, jax.random.key(seed)),
+    )
     for n, level in each(tasks, "codes"):
         chosen = make(n, level, top_level=n - 1)
         for construction in CONSTRUCTIONS:
@@ -61,7 +68,8 @@ def run(out: Path, seed: int = 0, *, sizes: Sequence[int] = SIZES) -> None:
 
 
 def measure(code: GradientCode, seed: int) -> dict[str, Any]:
-    """Worst amplification and errors of `code`, and the share of sets that it cannot decode in float64."""
+    """Worst amplification and errors of `code`, and the share of sets that it cannot decode in
+    float64."""
     n = len(code.subsets)
     rng = np.random.default_rng(seed)
     random = np.argsort(rng.random((SETS, n)), axis=1)
@@ -76,7 +84,11 @@ def measure(code: GradientCode, seed: int) -> dict[str, Any]:
 
     def error(sent: np.ndarray) -> float:
         # As `decode` does it: a float64 sum, rounded to float32.
-        decoded = (np.where(weights != 0, weights, 0) @ sent.astype(float)).astype(np.float32).astype(float)
+        decoded = (
+            (np.where(weights != 0, weights, 0) @ sent.astype(float))
+            .astype(np.float32)
+            .astype(float)
+        )
         each = np.linalg.norm(decoded - exact, axis=1) / np.linalg.norm(exact)
         return float(each[decodable].max()) if decodable.any() else float("nan")
 
@@ -90,7 +102,9 @@ def measure(code: GradientCode, seed: int) -> dict[str, Any]:
 
 
 def _summary(n: int, name: str, rows: Sequence[dict[str, Any]]) -> list[object]:
-    worst = {k: max((row[k] for row in rows if row[k] == row[k]), default=float("nan")) for k in _WORST}
+    worst = {
+        k: max((row[k] for row in rows if row[k] == row[k]), default=float("nan")) for k in _WORST
+    }
     *digits, share = (worst[k] for k in _WORST)
     return [n, name, *(number(x, 2) for x in digits), f"{100 * share:.0f} %"]
 

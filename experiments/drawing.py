@@ -1,7 +1,8 @@
-"""The README's drawing: one step of four workers, whose chunks are handed out, as one of them is slow.
+"""The README's drawing: one step of four workers, whose chunks are handed out, as one of them is
+slow.
 
-The times are an example: worker w takes PACE[w] for a chunk. Who computes what is the package's own rule.
-`python -m experiments.drawing` writes the SVG file anew.
+The times are an example: worker w takes PACE[w] for a chunk. Who computes what is the package's own
+rule. `python -m experiments.drawing` writes the SVG file anew.
 """
 
 from pathlib import Path
@@ -18,9 +19,11 @@ SLOW = PACE.index(max(PACE))
 CHUNKS, STORED = 4, 2
 
 LEFT, UNIT, TOP, ROW, BAR = 80, 54, 66, 38, 28
-PAGE = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 266" width="760" height="266" role="img"
-     font-family="sans-serif" font-size="13" fill="#222" stroke="none">
-<title>Four workers, four subsets of the data in chunks: who computes what, and when the step ends</title>
+PAGE = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 266" width="760" height="266"
+     role="img" font-family="sans-serif" font-size="13" fill="#222" stroke="none">
+<title>
+Four workers, four subsets of the data in chunks: who computes what, and when the step ends
+</title>
 <rect x="0.5" y="0.5" width="759" height="265" rx="8" fill="#f4f4f4" stroke="#999"/>
 {}
 </svg>
@@ -73,7 +76,10 @@ def drawing() -> str:
     done = step()
     end, alone = max(one.end for one in done), CHUNKS * max(PACE)
     bottom, parts = TOP + ROW * len(PACE), []
-    title = f"Worker {SLOW} is slow. The others compute more than half of its data, and all end together"
+    title = (
+        f"Worker {SLOW} is slow. The others compute more than half of its data, and all end "
+        "together"
+    )
     parts.append(text(12, 23, title))
     parts.append(text(LEFT, 46, "time →"))
     parts.append(text(at(end), 46, "the step ends", "end"))

@@ -1,10 +1,10 @@
 """Schemes through faults, on worker processes: exactness, stalls, memory, and what is left behind.
 
-Four workers (two cores carry no more) train a linear regression by each scheme for 600 iterations. At sixty
-random moments, drawn from the seed, a worker is killed, or stopped for good, or for a while, or the master
-is killed; its successor goes on from the checkpoint. After each iteration the parameters are compared with
-those of plain gradient descent: an iteration left out or done twice is 2e-3 of them. Half an hour, mostly
-new processes.
+Four workers (two cores carry no more) train a linear regression by each scheme for 600 iterations.
+At sixty random moments, drawn from the seed, a worker is killed, or stopped for good, or for a
+while, or the master is killed; its successor goes on from the checkpoint. After each iteration the
+parameters are compared with those of plain gradient descent: an iteration left out or done twice is
+2e-3 of them. Half an hour, mostly new processes.
 """
 
 import collections
@@ -35,7 +35,8 @@ KINDS = ("kill", "stop", "kill", "thaw", "kill", "master")
 _WORKERS, _SIZE, _SAMPLES = 4, 20_000, 64
 _RATE = 1e-6  # at which the end is still on its way: each iteration counts
 _PATIENCE = 2.0  # seconds
-_ENDING = 90.0  # seconds that what is left behind has to go: Ray's agents look for their server for a minute
+# seconds that what is left behind has to go: Ray's agents look for their server for a minute
+_ENDING = 90.0
 
 
 def squares(params: Any, batch: Any) -> Any:
@@ -48,10 +49,13 @@ def run(out: Path, seed: int = 0, *, faults: int = 60, methods: Sequence[str] = 
     """Ten iterations for each fault."""
     rows = []
     for method in each(methods, "training"):
-        with tempfile.TemporaryDirectory(prefix="e", dir="/tmp", ignore_cleanup_errors=True) as place:
+        with tempfile.TemporaryDirectory(
+            prefix="e", dir="/tmp", ignore_cleanup_errors=True
+        ) as place:
             rows.append(_endured(Path(place), seed, method, faults))
     print_table(
-        f"{10 * faults} iterations, {_WORKERS} workers, patience {_PATIENCE:g} s; left: files and processes",
+        f"{10 * faults} iterations, {_WORKERS} workers, patience {_PATIENCE:g} s; left: files and "
+        "processes",
         [
             "scheme",
             *dict.fromkeys(KINDS),
@@ -70,7 +74,10 @@ def run(out: Path, seed: int = 0, *, faults: int = 60, methods: Sequence[str] = 
 def _endured(folder: Path, seed: int, method: str, faults: int) -> dict[str, Any]:
     """One scheme, through all lives of its master."""
     np.save(folder / "want.npy", _descended(seed, 10 * faults))
-    program = f"from experiments import endurance; endurance.lead(*{(str(folder), seed, method, faults)!r})"
+    program = (
+        "from experiments import endurance; "
+        f"endurance.lead(*{(str(folder), seed, method, faults)!r})"
+    )
     ended: list[float] = []
     while True:
         # What a killed master leaves of Ray is there too.
@@ -138,7 +145,8 @@ def lead(place: str, seed: int, method: str, faults: int) -> None:
 
 
 def strike(cluster: Cluster, kind: str, rng: np.random.Generator) -> None:
-    """The master itself, or any worker that is there; one is thawed before or after it counts as hung."""
+    """The master itself, or any worker that is there; one is thawed before or after it counts as
+    hung."""
     there = [w for w, pid in enumerate(cluster.pids) if pid is not None]
     if kind == "master" or not there:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -172,7 +180,9 @@ def _start(seed: int) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
 def _descended(seed: int, steps: int) -> np.ndarray:
     """The parameters after each iteration of plain gradient descent, in float32."""
     params, data = _start(seed)
-    advance: Callable[[Any], Any] = jax.jit(lambda params: params - _RATE * jax.grad(squares)(params, data))
+    advance: Callable[[Any], Any] = jax.jit(
+        lambda params: params - _RATE * jax.grad(squares)(params, data)
+    )
     found = []
     with jax.enable_x64(False):
         for _ in range(steps):

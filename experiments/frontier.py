@@ -1,9 +1,11 @@
-"""Which scheme for so many stored subsets, and for how slow questions: expected runtime over uncoded.
+"""Which scheme for so many stored subsets, and for how slow questions: expected runtime over
+uncoded.
 
-For the paper's setting at N = 20, and for times whose deviation is half of their mean. A forward pass is
-free, or takes 0.47 of a backward pass, which is counted once for each subset that a worker computes. Workers
-are free as a step ends. Work sharing asks before each chunk, with the best of some numbers of chunks; cyclic
-asks for its sums once; a code and nested groups ask nothing. Some minutes.
+For the paper's setting at N = 20, and for times whose deviation is half of their mean. A forward
+pass is free, or takes 0.47 of a backward pass, which is counted once for each subset that a worker
+computes. Workers are free as a step ends. Work sharing asks before each chunk, with the best of
+some numbers of chunks; cyclic asks for its sums once; a code and nested groups ask nothing. Some
+minutes.
 """
 
 import sys
@@ -33,7 +35,8 @@ CHUNKS = (2, 4, 8)
 
 
 class Point(NamedTuple):
-    """A scheme with so many stored subsets: its expected runtime over uncoded, and what it sends, in L."""
+    """A scheme with so many stored subsets: its expected runtime over uncoded, and what it
+    sends, in L."""
 
     setting: str
     forward: float
@@ -57,7 +60,8 @@ def method_of(scheme: str, stored: int) -> str | Any:
 
 
 def points(name: str, forward: float, key: jax.Array) -> Iterator[Point]:
-    """Each scheme at each number of stored subsets; and with two, if passes cost, at each round trip."""
+    """Each scheme at each number of stored subsets; and with two, if passes cost, at each round
+    trip."""
     law, workers = SETTINGS[name]
     setup = forward * COORDINATES or None
     problem = bcgc.Problem(law, workers, COORDINATES, SAMPLES, setup_cycles=setup)
@@ -89,9 +93,19 @@ def print_points(rows: Sequence[Point]) -> None:
     for name, mine in grouped(rows, lambda row: row.setting).items():
         at = {(row.round_trip, row.stored_subsets, row.scheme, row.forward): row for row in mine}
         stored = sorted({row.stored_subsets for row in mine})
-        header = ["stored", *(f"{scheme}, {forward:g}" for scheme in SCHEMES for forward in FORWARD)]
+        header = [
+            "stored",
+            *(f"{scheme}, {forward:g}" for scheme in SCHEMES for forward in FORWARD),
+        ]
         lines = [
-            [s, *(f"{at[0.0, s, one, forward].runtime:.3f}" for one in SCHEMES for forward in FORWARD)]
+            [
+                s,
+                *(
+                    f"{at[0.0, s, one, forward].runtime:.3f}"
+                    for one in SCHEMES
+                    for forward in FORWARD
+                ),
+            ]
             for s in stored
         ]
         print_table(f"{name}: runtime over uncoded, by scheme and forward pass", header, lines)
@@ -99,10 +113,15 @@ def print_points(rows: Sequence[Point]) -> None:
             [f"{100 * t:g} %", *(f"{at[t, 2, one, FORWARD[-1]].runtime:.3f}" for one in SCHEMES)]
             for t in ROUND_TRIPS
         ]
-        title = f"By how long a question takes, over uncoded; 2 subsets stored, forward pass {FORWARD[-1]:g}"
+        title = (
+            "By how long a question takes, over uncoded; 2 subsets stored, forward pass "
+            f"{FORWARD[-1]:g}"
+        )
         print_table(title, ["question", *SCHEMES], lines)
         lines = [[s, *(f"{at[0.0, s, one, 0.0].sent:.2f}" for one in SCHEMES[:-1])] for s in stored]
-        print_table("What a worker sends, in L; free forward pass", ["stored", *SCHEMES[:-1]], lines)
+        print_table(
+            "What a worker sends, in L; free forward pass", ["stored", *SCHEMES[:-1]], lines
+        )
 
 
 def draw(rows: Sequence[Point]) -> Any:
@@ -119,12 +138,17 @@ def draw(rows: Sequence[Point]) -> Any:
             _curve(axes[count + place], scheme, below, lambda row: 100 * row.round_trip)
         stored = sorted({row.stored_subsets for row in above})
         y = "runtime over uncoded" if first else ""
-        looks.label_axes(axes[place], "subsets stored by a worker", y, x_ticks=stored, title=name, log="x")
+        looks.label_axes(
+            axes[place], "subsets stored by a worker", y, x_ticks=stored, title=name, log="x"
+        )
         plotting.label_axes(axes[count + place], "a question, % of an uncoded step", y)
         for panel in (axes[place], axes[count + place]):
             panel.set_ylim(0, 1.05)
     handles = [looks.legend_handle(plotting.style(scheme)) for scheme in SCHEMES]
-    title = "above: questions take no time; below: two subsets stored\nforward pass 0.47 of a backward pass"
+    title = (
+        "above: questions take no time; below: two subsets stored\n"
+        "forward pass 0.47 of a backward pass"
+    )
     plotting.legend_outside(figure, handles, place="lower", columns=2, title=title)
     return figure
 

@@ -1,11 +1,13 @@
-r"""The journal version: completion probabilities beside its published ones, and how good they can be.
+r"""The journal version: completion probabilities beside its published ones, and how good they can
+be.
 
-Wang, Cui, Li, Zou and Xiong, Optimization-based block coordinate gradient coding for mitigating partial
-stragglers in distributed learning, IEEE Transactions on Signal Processing, 2023. Shifted exponential cycle
-times of shift 1, M = 50, b = 1, deadline 10^6.5.
+Wang, Cui, Li, Zou and Xiong, Optimization-based block coordinate gradient coding for mitigating
+partial stragglers in distributed learning, IEEE Transactions on Signal Processing, 2023. Shifted
+exponential cycle times of shift 1, M = 50, b = 1, deadline 10^6.5.
 
-Against N, the rate, L and the deadline, with the best found and a bound that none exceeds; expected runtime
-against L; convergence; plans between the fastest and the most probable one. Takes some minutes.
+Against N, the rate, L and the deadline, with the best found and a bound that none exceeds; expected
+runtime against L; convergence; plans between the fastest and the most probable one. Takes some
+minutes.
 
 Two closed forms: level n is late if n+1 workers are, T > θ_n = t/(κ y_n), κ = M b/N, so
 
@@ -13,8 +15,8 @@ Two closed forms: level n is late if n+1 workers are, T > θ_n = t/(κ y_n), κ 
 
 which is P(τ̂ > t) itself but for a factor that tends to 1 as t does to infinity.
 
-Two published values of the journal's closed form are not those of its formula: 0.51 for 0.289 (N = 10), and
-0.76 for 0.712 (N = 20, rate 0.1, L = 40,000). The other seven agree within 0.012.
+Two published values of the journal's closed form are not those of its formula: 0.51 for 0.289
+(N = 10), and 0.76 for 0.712 (N = 20, rate 0.1, L = 40,000). The other seven agree within 0.012.
 """
 
 import csv
@@ -36,7 +38,15 @@ from bcgc_jax.solvers.deadline import STARTS, completion_partition
 from experiments import looks
 from experiments.report import each, grouped, number, print_table, run_command, save
 
-SCHEMES = ("deadline", "equal_risk", "large_deadline", "time", "frequency", "optimal", "single_block")
+SCHEMES = (
+    "deadline",
+    "equal_risk",
+    "large_deadline",
+    "time",
+    "frequency",
+    "optimal",
+    "single_block",
+)
 # What the journal calls them.
 PUBLISHED = {
     "deadline": "stationary_point",
@@ -81,7 +91,11 @@ class Point(NamedTuple):
     def problem(self, max_workers: int = 0) -> bcgc.Problem:
         law = bcgc.ShiftedExponential(self.rate, 1.0)
         return bcgc.Problem(
-            law, self.num_workers, self.num_coordinates, 50.0, max_workers=max_workers or self.num_workers
+            law,
+            self.num_workers,
+            self.num_coordinates,
+            50.0,
+            max_workers=max_workers or self.num_workers,
         )
 
 
@@ -140,7 +154,8 @@ class Bound(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A plan of N = 20: a scheme's, or the fastest with a completion probability of at least `asked`."""
+    """A plan of N = 20: a scheme's, or the fastest with a completion probability of at least
+    `asked`."""
 
     scheme: str
     asked: float | None
@@ -164,7 +179,9 @@ def read_published(path: Path = REFERENCE) -> Published:
     found = {}
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
-            workers, rate, count = (row.pop(name) for name in ("num_workers", "rate", "num_coordinates"))
+            workers, rate, count = (
+                row.pop(name) for name in ("num_workers", "rate", "num_coordinates")
+            )
             values = {name: float(value) for name, value in row.items()}
             found[int(workers), f"{float(rate):.6g}", int(count)] = values
     return found
@@ -178,15 +195,19 @@ def grid() -> list[Point]:
 
 @jax.jit
 def large_deadline_partition(problem: bcgc.Problem) -> jax.Array:
-    r"""x_n = L / ((n+1) H_N): the most probable to end by t, as t tends to infinity, `[max_workers]`.
+    r"""x_n = L / ((n+1) H_N): the most probable to end by t, as t tends to infinity,
+    `[max_workers]`.
 
-    With P(T > θ) = exp(-μ (θ - t0)) the terms of the sum above are exp(-(n+1) μ t / (κ y_n) + O(1)), and the
-    largest decides: P(τ̂ > t) = exp(-t μ/κ min_n (n+1)/y_n + O(1)). Whatever x is, Σ_n x_n = L makes
-    min_n (n+1)/y_n ≤ H_N/L, for y_n ≤ c (n+1) for all n means Σ_n x_n ≤ c H_N (sum by parts); equality asks
-    for y_n ∝ n+1. Neither law nor deadline is in it: what O(1) hides, t0 and the binomial coefficients,
-    decides at the deadlines that people have. The journal's closed form, derived anew.
+    With P(T > θ) = exp(-μ (θ - t0)) the terms of the sum above are exp(-(n+1) μ t / (κ
+    y_n) + O(1)), and the largest decides: P(τ̂ > t) = exp(-t μ/κ min_n (n+1)/y_n + O(1)). Whatever
+    x is, Σ_n x_n = L makes min_n (n+1)/y_n ≤ H_N/L, for y_n ≤ c (n+1) for all n means Σ_n x_n ≤ c
+    H_N (sum by parts); equality asks for y_n ∝ n+1. Neither law nor deadline is in it: what O(1)
+    hides, t0 and the binomial coefficients, decides at the deadlines that people have. The
+    journal's closed form, derived anew.
     """
-    share = jnp.where(problem.exists, 1 / jnp.arange(1, problem.max_workers + 1, dtype=problem.dtype), 0)
+    share = jnp.where(
+        problem.exists, 1 / jnp.arange(1, problem.max_workers + 1, dtype=problem.dtype), 0
+    )
     return problem.total * share / jnp.sum(share)
 
 
@@ -194,8 +215,9 @@ def large_deadline_partition(problem: bcgc.Problem) -> jax.Array:
 def equal_risk_partition(problem: bcgc.Problem, deadline: float) -> jax.Array:
     r"""All terms C(N, n+1) P(T > θ_n)^(n+1) of the sum above equal, e^-a, `[max_workers]`.
 
-    y_n = t/(κ θ_n), Λ(θ_n) = (a + log C(N, n+1)) / (n+1) with Λ = -log P(T > ·), and the one number a by
-    bisection, so that Σ x_n = L; of a deadline that is too short for any a, the shares at a = 0.
+    y_n = t/(κ θ_n), Λ(θ_n) = (a + log C(N, n+1)) / (n+1) with Λ = -log P(T > ·), and the one number
+    a by bisection, so that Σ x_n = L; of a deadline that is too short for any a, the shares at
+    a = 0.
     """
     law, workers = iteration_of(problem).pooled(), jnp.asarray(problem.num_workers, problem.dtype)
     n = jnp.arange(problem.max_workers, dtype=problem.dtype)
@@ -240,7 +262,10 @@ def compute(points: Sequence[Point], published: Published) -> Iterator[Row]:
 def assess(scheme: str, problem: bcgc.Problem, deadline: float) -> tuple[float, float]:
     """Completion probability and expected runtime."""
     x = partition_of(scheme, problem, deadline)
-    in_time, runtime = bcgc.completion_probability(problem, x, deadline), bcgc.expected_runtime(problem, x)
+    in_time, runtime = (
+        bcgc.completion_probability(problem, x, deadline),
+        bcgc.expected_runtime(problem, x),
+    )
     return float(in_time), float(runtime)
 
 
@@ -250,7 +275,9 @@ def compute_bounds(published: Published, rounds: int) -> Iterator[Bound]:
         problem = Point("a", workers, float(rate), count).problem()
         some = rounds if workers <= 30 else min(rounds, FEWER_ROUNDS)
         bound = bcgc.solvers.completion_bound(problem, DEADLINE, rounds=some)
-        closed_forms = (assess(scheme, problem, DEADLINE)[0] for scheme in ("equal_risk", "large_deadline"))
+        closed_forms = (
+            assess(scheme, problem, DEADLINE)[0] for scheme in ("equal_risk", "large_deadline")
+        )
         published_ones = theirs["stationary_point"], theirs["large_deadline"]
         found = bound.reached, bound.upper_bound, *closed_forms, *published_ones
         yield Bound(workers, float(rate), count, *found)
@@ -271,7 +298,8 @@ def compute_plans(workers: int, count: int) -> list[Plan]:
 
 
 def compute_convergence(workers: int) -> list[Step]:
-    """The search of `deadline` from its starts, stopped after so many steps; one program for all."""
+    """The search of `deadline` from its starts, stopped after so many steps; one program for
+    all."""
     problem = Point("a", workers).problem()
 
     @jax.jit
@@ -288,7 +316,17 @@ def compute_convergence(workers: int) -> list[Step]:
 
 def print_bounds(bounds: Sequence[Bound]) -> None:
     """Published and exact values of the same solutions, the best found and the bound."""
-    header = ["N", "rate", "L", "closed form", "published", "equal risk", "iterative", "found", "at most"]
+    header = [
+        "N",
+        "rate",
+        "L",
+        "closed form",
+        "published",
+        "equal risk",
+        "iterative",
+        "found",
+        ("at most"),
+    ]
     places = [[b.num_workers, f"{b.rate:.4g}", b.num_coordinates] for b in bounds]
     lines, late = [], []
     for place, b in zip(places, bounds, strict=True):
@@ -298,8 +336,20 @@ def print_bounds(bounds: Sequence[Bound]) -> None:
         above = f"{100 * ((1 - b.found) / (1 - b.upper_bound) - 1):.2g} %"
         shown = f"{1 - b.published_point:.3g}", f"{1 - b.found:.4g}", f"{1 - b.upper_bound:.4g}"
         late.append([*place, *shown, above])
-    print_table("Completion probability by 10^6.5: published, exact, and what no plan exceeds", header, lines)
-    header = ["N", "rate", "L", "published", "found", "no plan below", "found may be above the best by"]
+    print_table(
+        "Completion probability by 10^6.5: published, exact, and what no plan exceeds",
+        header,
+        lines,
+    )
+    header = [
+        "N",
+        "rate",
+        "L",
+        "published",
+        "found",
+        "no plan below",
+        "found may be above the best by",
+    ]
     print_table("Late: 1 - P", header, late)
 
 
@@ -320,18 +370,25 @@ def draw_completion(rows: Sequence[Row]) -> Any:
     """Four panels of the probability to miss the deadline."""
     canvas, panels = plotting.new_figure(2, 2, size=(8.4, 6.8), sharey=True)
     for axes, (panel, (_, label, ticks, title)) in zip(panels, AXES.items(), strict=True):
-        of_panel, scale = (row for row in rows if row.panel == panel), MILLION if panel == "d" else 1
+        of_panel, scale = (
+            (row for row in rows if row.panel == panel),
+            MILLION if panel == "d" else 1,
+        )
         for scheme, mine in grouped(of_panel, lambda row: row.scheme).items():
             # Below this 1 - P is rounding.
             late = [1 - row.completion if 1 - row.completion > 1e-14 else np.nan for row in mine]
             look = plotting.style(scheme)
             own = {"marker": look.marker, "markersize": 5} if scheme in ALIKE else {}
             axes.plot([row.x / scale for row in mine], late, **plotting.curve(look) | own)
-            theirs = [(row.x / scale, 1 - row.published) for row in mine if row.published is not None]
+            theirs = [
+                (row.x / scale, 1 - row.published) for row in mine if row.published is not None
+            ]
             known = ITERATIVE if scheme == "deadline" else look
             axes.plot(*np.reshape(theirs, (-1, 2)).T, **looks.points(known))
         y_label = "probability to miss\nthe deadline" if panel in "ac" else ""
-        looks.label_axes(axes, label, y_label, title=title, log="xy" if panel == "b" else "y", x_ticks=ticks)
+        looks.label_axes(
+            axes, label, y_label, title=title, log="xy" if panel == "b" else "y", x_ticks=ticks
+        )
     marked, handles = {*PUBLISHED, *ALIKE} - {"deadline"}, []
     for scheme in SCHEMES:
         marks: Any = {"marker": scheme in marked, "filled": scheme in ALIKE}
@@ -342,7 +399,8 @@ def draw_completion(rows: Sequence[Row]) -> Any:
 
 
 def draw_plans(rows: Sequence[Row], steps: Sequence[Step], plans: Sequence[Plan]) -> Any:
-    """Runtime against L; the search, step by step; plans between the fastest and the most probable one."""
+    """Runtime against L; the search, step by step; plans between the fastest and the most
+    probable one."""
     canvas, (left, middle, right) = plotting.new_figure(1, 3, size=(9.6, 4.3))
     of_panel = (row for row in rows if row.panel == "c")
     for scheme, mine in grouped(of_panel, lambda row: row.scheme).items():
@@ -351,15 +409,25 @@ def draw_plans(rows: Sequence[Row], steps: Sequence[Step], plans: Sequence[Plan]
     runtime = "expected runtime\n($10^6$ cycles × unit of cycle time)"
     _, label, ticks, _ = AXES["c"]
     looks.label_axes(left, label, runtime, title="(a) what larger models take", x_ticks=ticks)
-    best, searched = max(step.completion for step in steps), plotting.curve(plotting.style("deadline"))
+    best, searched = (
+        max(step.completion for step in steps),
+        plotting.curve(plotting.style("deadline")),
+    )
     for some in grouped(steps, lambda step: step.start).values():
         above = [100 * max((1 - step.completion) / (1 - best) - 1, 1e-8) for step in some]
         middle.plot([step.steps for step in some], above, **searched | {"linewidth": 1.2})
-    title, excess = "(b) a search from seven starts\nends at one plan", "more often late than the best (%)"
+    title, excess = (
+        "(b) a search from seven starts\nends at one plan",
+        ("more often late than the best (%)"),
+    )
     middle.set_xscale("symlog", linthresh=1)
-    looks.label_axes(middle, "steps of the search", excess, title=title, log="y", x_ticks=(0, 1, 10, 100))
+    looks.label_axes(
+        middle, "steps of the search", excess, title=title, log="y", x_ticks=(0, 1, 10, 100)
+    )
     middle.set_yticks((1e-6, 1e-3, 1, 1e3), ("≤ 1e-6", "0.001", "1", "1000"))
-    between = looks.legend_handle(plotting.Style("fastest at each probability", "0.45", "."), filled=True)
+    between = looks.legend_handle(
+        plotting.Style("fastest at each probability", "0.45", "."), filled=True
+    )
     ends = [plan for plan in plans if plan.scheme in ("between", "optimal", "deadline")]
     for plan in plans:
         if plan.scheme not in ("between", "single_block", "large_deadline"):
@@ -367,7 +435,9 @@ def draw_plans(rows: Sequence[Row], steps: Sequence[Step], plans: Sequence[Plan]
             right.plot([100 * (1 - plan.completion)], [plan.expected_runtime / MILLION], **look)
     ends.sort(key=lambda plan: plan.completion)
     late = [100 * (1 - plan.completion) for plan in ends]
-    right.plot(late, [plan.expected_runtime / MILLION for plan in ends], ".-", color="0.45", zorder=1)
+    right.plot(
+        late, [plan.expected_runtime / MILLION for plan in ends], ".-", color="0.45", zorder=1
+    )
     title = "(c) faster, or more surely\nin time"
     plotting.label_axes(right, "probability to miss\nthe deadline (%)", runtime, title=title)
     handles = [looks.legend_handle(plotting.style(scheme), filled=True) for scheme in SCHEMES]
@@ -391,7 +461,12 @@ def run(
     print_plans(between, workers)
     save(
         out,
-        {"journal": rows, "journal_bounds": bounds, "journal_plans": between, "journal_steps": steps},
+        {
+            "journal": rows,
+            "journal_bounds": bounds,
+            "journal_plans": between,
+            "journal_steps": steps,
+        },
         {"journal": draw_completion(rows), "journal_plans": draw_plans(rows, steps, between)},
     )
 

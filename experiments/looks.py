@@ -1,4 +1,5 @@
-"""What figures of studies need beyond `bcgc_jax.plotting`: markers, legends, added schemes, equal files."""
+"""What figures of studies need beyond `bcgc_jax.plotting`: markers, legends, added schemes,
+equal files."""
 
 import io
 from collections.abc import Sequence
@@ -14,8 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-# Schemes that were added, by their order, and what is no scheme: other colours, markers and lines than those
-# of the package, in cycles of lengths without a common divisor, so that few are alike in any two of them.
+# Schemes that were added, by their order, and what is no scheme: other colours, markers and lines
+# than those of the package, in cycles of lengths without a common divisor, so that few are alike in
+# any two of them.
 COLORS = ("#882255", "#332288", "#44AA99", "#661100", "#DDCC77")
 _MARKERS = ("<", ">", "2", "d", "H", "8", "1")
 LINES: tuple[Any, ...] = ("--", (0, (4, 1, 1, 1, 1, 1)), (0, (10, 2)))
@@ -33,12 +35,19 @@ def style(method: str, own: Sequence[Scheme]) -> Style:
 
 def points(look: Style, *, filled: bool = False) -> dict[str, Any]:
     """Keywords of `Axes.plot` for separate markers, open unless `filled`; no label."""
-    face = {"markerfacecolor": look.color if filled else "none", "markeredgewidth": 1.2, "markersize": 6}
+    face = {
+        "markerfacecolor": look.color if filled else "none",
+        "markeredgewidth": 1.2,
+        "markersize": 6,
+    }
     return {"color": look.color, "linestyle": "none", "marker": look.marker, **face}
 
 
-def legend_handle(look: Style, *, marker: bool = True, filled: bool = False, label: str = "") -> "Line2D":
-    """A legend entry of a method: its line, and its marker with it if `marker`, open unless `filled`."""
+def legend_handle(
+    look: Style, *, marker: bool = True, filled: bool = False, label: str = ""
+) -> "Line2D":
+    """A legend entry of a method: its line, and its marker with it if `marker`, open unless
+    `filled`."""
     from matplotlib.lines import Line2D
 
     shape = points(look, filled=filled) | {"linestyle": look.line} if marker else {"marker": None}
@@ -54,7 +63,8 @@ def label_axes(
     y_ticks: Sequence[float] = (),
     **words: str,
 ) -> None:
-    """As `plotting.label_axes`; ticks that are given are plain numbers, and replace the minor ones."""
+    """As `plotting.label_axes`; ticks that are given are plain numbers, and replace the minor
+    ones."""
     plotting.label_axes(axes, x, y, **words)
     for ticks, axis in ((x_ticks, axes.xaxis), (y_ticks, axes.yaxis)):
         if ticks:
@@ -63,7 +73,8 @@ def label_axes(
 
 
 def save_figure(figure: "Figure", folder: Path, name: str) -> tuple[Path, Path]:
-    """Write `name`.png and `name`.svg into an existing `folder`; the same figure gives the same bytes."""
+    """Write `name`.png and `name`.svg into an existing `folder`; the same figure gives the same
+    bytes."""
     import matplotlib
     from PIL import Image
 

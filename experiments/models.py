@@ -1,6 +1,8 @@
-"""Models for studies of workers: a perceptron, a convolutional net and a small transformer, in float32.
+"""Models for studies of workers: a perceptron, a convolutional net and a small transformer, in
+float32.
 
-Of each the loss is a mean over samples, and parameters and samples are drawn; what is learned is no matter.
+Of each the loss is a mean over samples, and parameters and samples are drawn; what is learned is no
+matter.
 """
 
 import functools
@@ -16,7 +18,8 @@ PyTree = Any
 
 
 class Model(NamedTuple):
-    """A `loss` of (params, batch), and `batch`, whose arrays have the samples along the first axis."""
+    """A `loss` of (params, batch), and `batch`, whose arrays have the samples along the first
+    axis."""
 
     title: str
     loss: Callable[[PyTree, PyTree], jax.Array]
@@ -27,7 +30,9 @@ class Model(NamedTuple):
 def perceptron(widths: Sequence[int], samples: int, seed: int = 0) -> Model:
     """Layers from width to width, hyperbolic tangents between, the mean square of the error."""
     draw = np.random.default_rng(seed)
-    params = [{"w": _normal(draw, (a, b)), "b": np.zeros(b, np.float32)} for a, b in pairwise(widths)]
+    params = [
+        {"w": _normal(draw, (a, b)), "b": np.zeros(b, np.float32)} for a, b in pairwise(widths)
+    ]
     batch = tuple(_normal(draw, (samples, width), 1.0) for width in (widths[0], widths[-1]))
     return Model(f"perceptron of {len(params)} layers", _square_error, params, batch)
 
@@ -35,7 +40,8 @@ def perceptron(widths: Sequence[int], samples: int, seed: int = 0) -> Model:
 def convolutional(
     samples: int, seed: int = 0, *, channels: Sequence[int] = (8, 16), classes: int = 10
 ) -> Model:
-    """Two convolutions of 3 × 3 with strides of 2 and a head, on noisy copies of a few images of 8 × 8."""
+    """Two convolutions of 3 × 3 with strides of 2 and a head, on noisy copies of a few images of
+    8 × 8."""
     draw = np.random.default_rng(seed)
     sizes = (1, *channels)
     params = {
@@ -43,7 +49,10 @@ def convolutional(
             {"w": _normal(draw, (3, 3, a, b), (9 * a) ** -0.5), "b": np.zeros(b, np.float32)}
             for a, b in pairwise(sizes)
         ],
-        "head": {"w": _normal(draw, (4 * channels[-1], classes)), "b": np.zeros(classes, np.float32)},
+        "head": {
+            "w": _normal(draw, (4 * channels[-1], classes)),
+            "b": np.zeros(classes, np.float32),
+        },
     }
     kinds = _normal(draw, (classes, 8, 8, 1), 1.0)
     label = draw.integers(0, classes, samples, np.int32)
@@ -62,12 +71,13 @@ def transformer(
     vocabulary: int,
     chain: bool = False,
 ) -> Model:
-    """Embeddings, `layers` of causal attention and a perceptron, and a head that tells the next token.
+    """Embeddings, `layers` of causal attention and a perceptron, and a head that tells the next
+    token.
 
     With `chain` there is something to learn: tokens are those of a Markov chain, else any.
 
-    Units of `unit_sizes(params, "layers", order)` are the head, then of each layer, the last first, the
-    perceptron and the attention, then the embeddings: 2 `layers` + 2.
+    Units of `unit_sizes(params, "layers", order)` are the head, then of each layer, the last first,
+    the perceptron and the attention, then the embeddings: 2 `layers` + 2.
     """
     draw = np.random.default_rng(seed)
     one = np.ones(width, np.float32)
@@ -94,8 +104,11 @@ def transformer(
     return Model(f"transformer of {layers} layer{'s' * (layers != 1)}", _next_token, params, tokens)
 
 
-def _normal(draw: np.random.Generator, shape: tuple[int, ...], scale: float | None = None) -> np.ndarray:
-    """Normal draws; for weights of such a size that what they give is of the size of what they take."""
+def _normal(
+    draw: np.random.Generator, shape: tuple[int, ...], scale: float | None = None
+) -> np.ndarray:
+    """Normal draws; for weights of such a size that what they give is of the size of what they
+    take."""
     scale = shape[0] ** -0.5 if scale is None else scale
     return np.float32(scale) * draw.standard_normal(shape, np.float32)
 

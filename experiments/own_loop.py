@@ -1,11 +1,13 @@
-"""Work sharing in a loop of one's own: processes ask for chunks, and their sums meet in an all-reduce.
+"""Work sharing in a loop of one's own: processes ask for chunks, and their sums meet in an
+all-reduce.
 
-Each process sleeps for its chunks, and nobody can interrupt that. How long a subset takes it is drawn anew
-for each worker and step. *uncoded* is the loop without a hand-out: each computes its own subset.
+Each process sleeps for its chunks, and nobody can interrupt that. How long a subset takes it is
+drawn anew for each worker and step. *uncoded* is the loop without a hand-out: each computes its own
+subset.
 
-Of each scheme: seconds of a step; what the model says for the same draws, where questions and sums cost
-nothing (`plans/shared_step.py`); and the least seconds that any exact scheme with this storage needs, as a
-mean (`limit:D`). Ten minutes; nothing else should run beside it.
+Of each scheme: seconds of a step; what the model says for the same draws, where questions and sums
+cost nothing (`plans/shared_step.py`); and the least seconds that any exact scheme with this storage
+needs, as a mean (`limit:D`). Ten minutes; nothing else should run beside it.
 """
 
 import contextlib
@@ -33,7 +35,8 @@ from experiments.report import each, number, print_table, run_command, save
 
 
 class Setting(NamedTuple):
-    """Workers that take on average about `subset` seconds for theirs, by a law of `own_loop_worker.paces`."""
+    """Workers that take on average about `subset` seconds for theirs, by a law of
+    `own_loop_worker.paces`."""
 
     law: str
     workers: int
@@ -73,8 +76,19 @@ def run(
 
 def _tell(rows: Sequence[dict[str, Any]], steps: int) -> None:
     print_table(
-        f"Seconds of a step, mean of {steps}; nobody interrupts a chunk; chunks of 1/{CHUNKS} and less",
-        ("workers", "N", "scheme", "measured", "± s.e.", "predicted", "limit", "of uncoded", "of possible"),
+        f"Seconds of a step, mean of {steps}; nobody interrupts a chunk; chunks of 1/{CHUNKS} and "
+        "less",
+        (
+            "workers",
+            "N",
+            "scheme",
+            "measured",
+            "± s.e.",
+            "predicted",
+            "limit",
+            "of uncoded",
+            "of possible",
+        ),
         [_printed(row) for row in rows],
     )
     print("\nof possible: the time that was saved, of what the limit allows.")
@@ -92,7 +106,11 @@ def _measured(setting: Setting, seed: int, steps: int, subsets: int | None) -> n
         processes = [
             subprocess.Popen(
                 [*command, json.dumps({**spec, "rank": rank})],
-                env={**os.environ, "BCGC_HANDOUT_KEY": key, "PYTHONPATH": os.pathsep.join(sys.path)},
+                env={
+                    **os.environ,
+                    "BCGC_HANDOUT_KEY": key,
+                    "PYTHONPATH": os.pathsep.join(sys.path),
+                },
                 stdout=subprocess.PIPE,
             )
             for rank in range(setting.workers)
@@ -129,7 +147,11 @@ def least(times: np.ndarray, subsets: int) -> np.ndarray:
 
 
 def _row(
-    setting: Setting, seed: int, measured: np.ndarray, subsets: int | None, uncoded: dict[str, Any] | None
+    setting: Setting,
+    seed: int,
+    measured: np.ndarray,
+    subsets: int | None,
+    uncoded: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """`uncoded` is the row of the same workers without sharing; None for that row itself."""
     times = paces(setting.law, seed, len(measured), setting.workers, setting.subset)
@@ -150,7 +172,9 @@ def _row(
         "overhead": seconds - model,
         "of_uncoded": seconds / before,
         # Where all workers are equal there is nothing to save.
-        "of_possible": (before - seconds) / (before - limit) if limit < 0.9 * before and uncoded else None,
+        "of_possible": (before - seconds) / (before - limit)
+        if limit < 0.9 * before and uncoded
+        else None,
     }
 
 
@@ -158,7 +182,10 @@ def _printed(row: dict[str, Any]) -> list[object]:
     return [
         *(row["workers"], row["num_workers"], row["scheme"]),
         *(number(row[name], 3) for name in ("measured", "standard_error", "predicted", "limit")),
-        *(f"{row['of_uncoded']:.3f}", "–" if row["of_possible"] is None else f"{row['of_possible']:.0%}"),
+        *(
+            f"{row['of_uncoded']:.3f}",
+            "–" if row["of_possible"] is None else f"{row['of_possible']:.0%}",
+        ),
     ]
 
 
@@ -172,14 +199,18 @@ def _figure(rows: Sequence[dict[str, Any]]) -> Any:
         place.bar(at, [row["measured"] for row in some], 0.6, color="0.75", label="measured")
         dots: dict[str, Any] = {"linestyle": "none", "color": "black"}
         place.plot(at, [row["predicted"] for row in some], marker="o", label="model", **dots)
-        place.plot(at, [row["limit"] for row in some], marker="_", markersize=16, label="limit", **dots)
+        place.plot(
+            at, [row["limit"] for row in some], marker="_", markersize=16, label="limit", **dots
+        )
         stored = (row["scheme"].removeprefix("sharing:").partition(":")[0] for row in some)
         place.set_xticks(at, ["1" if name == "uncoded" else name for name in stored])
         place.grid(False, axis="x")
         label = "seconds of a step" if place is axes[0] else ""
         plotting.label_axes(place, "subsets stored", label, title=f"{law}, N = {workers}")
         place.set_ylim(bottom=0)
-    plotting.legend_outside(figure, axes[0].get_legend_handles_labels()[0], place="lower", columns=3)
+    plotting.legend_outside(
+        figure, axes[0].get_legend_handles_labels()[0], place="lower", columns=3
+    )
     return figure
 
 

@@ -1,9 +1,9 @@
 """Fig. 3 and Fig. 4 of the paper, recomputed exactly, with its published values beside them.
 
-Partitions, and expected runtimes against the number of workers and the rate: shifted exponential cycle times
-of shift 50, L = 20000, M = 50, b = 1. Two schemes of other people are beside them: nested groups and work
-sharing. As in the paper, partial derivatives alone take time: forward passes are free, and so are questions.
-Writes PNG, SVG and CSV, prints the ratios computed / published.
+Partitions, and expected runtimes against the number of workers and the rate: shifted exponential
+cycle times of shift 50, L = 20000, M = 50, b = 1. Two schemes of other people are beside them:
+nested groups and work sharing. As in the paper, partial derivatives alone take time: forward passes
+are free, and so are questions. Writes PNG, SVG and CSV, prints the ratios computed / published.
 """
 
 import csv
@@ -21,8 +21,8 @@ from bcgc_jax.solvers.methods import method_of
 from experiments import looks
 from experiments.report import each, grouped, number, print_table, run_command, save
 
-# Each method, and the published scheme it stands beside; the paper has not all, and no added ones. Its
-# "optimal" comes from its own stochastic subgradients, and is not the optimum.
+# Each method, and the published scheme it stands beside; the paper has not all, and no added ones.
+# Its "optimal" comes from its own stochastic subgradients, and is not the optimum.
 METHODS: Mapping[str, str] = {
     "optimal": "optimal",
     "subgradient": "optimal",
@@ -38,7 +38,10 @@ METHODS: Mapping[str, str] = {
 }
 # Five digits of the optimum are enough for a figure; 6 is the paper's α of partial stragglers.
 ALPHA = 6.0
-OPTIONS = {"optimal": bcgc.Optimal(tolerance=1e-5), "tandon_partial": bcgc.TandonPartial(alpha=ALPHA)}
+OPTIONS = {
+    "optimal": bcgc.Optimal(tolerance=1e-5),
+    "tandon_partial": bcgc.TandonPartial(alpha=ALPHA),
+}
 # Why published values are not on the line of the computed ones.
 NOTES = {"ferdinand_half": "published: another\nof its equal optima"}
 IN_FIG3 = tuple(m for m, theirs in METHODS.items() if theirs in ("optimal", "time", "frequency"))
@@ -51,7 +54,8 @@ REFERENCE = Path(__file__).resolve().parent / "data"
 WORKERS_LABEL = r"number of workers $N$"
 RATE_LABEL = r"rate $\mu$ of the cycle time (1 / unit of cycle time)"
 TITLES = {
-    "3": f"Fig. 3: coordinates at each redundancy level,\nN = {NUM_WORKERS} workers, rate μ = {RATE:g}",
+    "3": "Fig. 3: coordinates at each redundancy level,\n"
+    f"N = {NUM_WORKERS} workers, rate μ = {RATE:g}",
     "4a": f"Fig. 4(a): expected time of a step against\nthe number of workers, rate μ = {RATE:g}",
     "4b": f"Fig. 4(b): expected time of a step against\nthe rate μ, N = {NUM_WORKERS} workers",
 }
@@ -77,7 +81,9 @@ def read_published(folder: Path = REFERENCE) -> Published:
     values: dict[tuple[str, str, str], float] = {}
     with (folder / "published_runtimes.csv").open(newline="") as file:
         for row in csv.DictReader(file):
-            values[row["figure"], row["scheme"], f"{float(row['x']):.6g}"] = float(row["expected_runtime"])
+            values[row["figure"], row["scheme"], f"{float(row['x']):.6g}"] = float(
+                row["expected_runtime"]
+            )
     with (folder / "published_partitions.csv").open(newline="") as file:
         for row in csv.DictReader(file):
             level = row.pop("level")
@@ -86,13 +92,16 @@ def read_published(folder: Path = REFERENCE) -> Published:
 
 
 def compute(
-    workers_grid: Iterable[int], rate_grid: Iterable[float], schemes: Sequence[bcgc.Scheme], seed: int
+    workers_grid: Iterable[int],
+    rate_grid: Iterable[float],
+    schemes: Sequence[bcgc.Scheme],
+    seed: int,
 ) -> list[Row]:
     """Every point of the three figures; Fig. 3 needs `NUM_WORKERS` on `workers_grid`.
 
-    Problems are solved one after the other: with `num_workers` traced below a fixed `max_workers` most
-    methods compile once. A `jax.vmap` would run the subgradients of all for as many steps as the slowest
-    needs.
+    Problems are solved one after the other: with `num_workers` traced below a fixed `max_workers`
+    most methods compile once. A `jax.vmap` would run the subgradients of all for as many steps as
+    the slowest needs.
     """
     workers_grid, published = sorted(set(workers_grid)), read_published()
     asked: dict[str, Any] = {method: OPTIONS.get(method, method) for method in METHODS}
@@ -105,7 +114,9 @@ def compute(
 
     def add(figure: str, axis: str, x: float, method: str, computed: float) -> None:
         known = published.get((figure, METHODS.get(method, ""), f"{x:.6g}"))
-        rows.append(Row(figure, axis, x, method, computed, known, computed / known if known else None))
+        rows.append(
+            Row(figure, axis, x, method, computed, known, computed / known if known else None)
+        )
 
     points = [(method, point) for method in asked for point in grid]
     for method, (figure, axis, num_workers, rate) in each(points, "solving"):
@@ -136,7 +147,9 @@ def draw(rows: Sequence[Row], figure: str, schemes: Sequence[bcgc.Scheme]) -> An
         if added:  # its few levels may have no neighbours, and no line
             axes.plot(x, y, **looks.points(look, filled=True))
         # The published "optimal" is the paper's subgradients', and stands on their curve.
-        theirs = [row for row in mine if row.published and method != "optimal" and name not in drawn]
+        theirs = [
+            row for row in mine if row.published and method != "optimal" and name not in drawn
+        ]
         label = look.label
         label += rf", $\alpha = {ALPHA:g}$" if method == "tandon_partial" else ""
         if theirs:
@@ -174,7 +187,9 @@ def print_partitions(rows: Sequence[Row]) -> None:
             line.append(f"{row.computed:.0f}")
             line += [f"{row.published:.0f}" if row.published else "–"] * (row.scheme in known)
         lines.append(line)
-    print_table(f"Fig. 3: coordinates at each level, N = {NUM_WORKERS}, rate {RATE:g}", header, lines)
+    print_table(
+        f"Fig. 3: coordinates at each level, N = {NUM_WORKERS}, rate {RATE:g}", header, lines
+    )
 
 
 def print_runtimes(rows: Sequence[Row], title: str) -> None:
@@ -206,7 +221,11 @@ def run(
     title = "Fig. 4({}): expected runtime against the {}"
     print_runtimes(figures["4a"], title.format("a", f"number of workers, rate {RATE:g}"))
     print_runtimes(figures["4b"], title.format("b", f"rate, N = {NUM_WORKERS}"))
-    print('\nThe published scheme beside "subgradient" is the paper\'s "optimal", which is not the optimum.')
+    print(
+        "\n"
+        'The published scheme beside "subgradient" is the paper\'s "optimal", which is not the '
+        "optimum."
+    )
     drawn = {f"fig{name}": draw(mine, name, schemes) for name, mine in figures.items()}
     save(out, {"paper": rows}, drawn)
 

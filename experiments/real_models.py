@@ -1,11 +1,12 @@
-"""Real models on worker processes: uncoded, the paper's optimum, nested groups, work sharing, a closed loop.
+"""Real models on worker processes: uncoded, the paper's optimum, nested groups, work sharing, a
+closed loop.
 
-A small convolutional net (noisy images of ten kinds) and a small transformer (tokens of a Markov chain) on
-eight processes of this machine, slowed on purpose: cycle times of the paper's law, and in the middle two
-workers become three times slower. Nobody interrupts a pass. All schemes but the closed loop are planned for
-the law; the closed loop is told nothing and measures. Wall clock against what the paces alone take, loss
-against wall clock, from when the first plan is taken up; and a longer training of the first model, for what
-is learned is learned once. A quarter of an hour.
+A small convolutional net (noisy images of ten kinds) and a small transformer (tokens of a Markov
+chain) on eight processes of this machine, slowed on purpose: cycle times of the paper's law, and in
+the middle two workers become three times slower. Nobody interrupts a pass. All schemes but the
+closed loop are planned for the law; the closed loop is told nothing and measures. Wall clock
+against what the paces alone take, loss against wall clock, from when the first plan is taken up;
+and a longer training of the first model, for what is learned is learned once. A quarter of an hour.
 """
 
 import sys
@@ -32,13 +33,15 @@ SECONDS = 0.8
 LOOP = "ClosedLoop()"
 SCHEMES = ("uncoded", "optimal", "nested", "sharing:2", LOOP)
 SLOWNESS = f"""{WORKERS} worker processes, slowed on purpose: cycle times are shifted exponential
-(rate {RATE:g}, shift {SHIFT:g}), so that uncoded steps take {SECONDS} s at first; in the second half
-{SLOW} workers are {SLOWER:g} times as slow. Loss after each step of one training each, equal draws."""
+(rate {RATE:g}, shift {SHIFT:g}), so that uncoded steps take {SECONDS} s at first; in the second
+half {SLOW} workers are {SLOWER:g} times as slow. Loss after each step of one training each, equal
+draws."""
 LOSS_TICKS = (0.002, 0.005, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
 
 
 class Trained(NamedTuple):
-    """A training: seconds of each iteration, `[K]`, what the paces alone take, and the loss after it."""
+    """A training: seconds of each iteration, `[K]`, what the paces alone take, and the loss
+    after it."""
 
     model: str
     scheme: str
@@ -63,7 +66,9 @@ def run(out: Path, *, seed: int = 0) -> None:
     second = transformer(2, 256, width=32, heads=2, length=16, vocabulary=16, chain=True)
     with Cluster(WORKERS) as cluster:
         trained = [
-            one for model in (first, second) for one in trainings(cluster, model, SCHEMES, times, pace)
+            one
+            for model in (first, second)
+            for one in trainings(cluster, model, SCHEMES, times, pace)
         ]
         first = first._replace(title=f"{first.title}, {LONG} iterations")
         longer = trainings(cluster, first, ("sharing:2", LOOP), times_of(rng, LONG), pace)
@@ -83,7 +88,12 @@ def trainings(
 
 
 def _trained(
-    cluster: Cluster, model: Model, scheme: str, times: np.ndarray, pace: float, loss: Callable[[Any], Any]
+    cluster: Cluster,
+    model: Model,
+    scheme: str,
+    times: np.ndarray,
+    pace: float,
+    loss: Callable[[Any], Any],
 ) -> Trained:
     plans: Any = ClosedLoop()
     if scheme != LOOP:  # uncoded a worker takes its cycle time
@@ -113,7 +123,14 @@ def show(trained: Sequence[Trained]) -> None:
             means = [number(float(x.mean()), 3) for x in (one.paced, one.seconds)]
             lines.append([one.scheme, *means, against, number(float(one.loss[-1]), 3), one.changes])
         title = f"{model}: seconds of a step, means; all of it against the first scheme, %"
-        header = ["scheme", "paces alone", "measured", f"against {mine[0].scheme}", "last loss", "changes"]
+        header = [
+            "scheme",
+            "paces alone",
+            "measured",
+            f"against {mine[0].scheme}",
+            "last loss",
+            "changes",
+        ]
         print_table(title, header, lines)
 
 

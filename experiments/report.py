@@ -43,7 +43,8 @@ def check_folder(option: str, path: str | os.PathLike[str]) -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """What is wrong is one line and status 2; the text before the options is printed as it stands."""
+    """What is wrong is one line and status 2; the text before the options is printed as it
+    stands."""
 
     def __init__(self, command: str, **texts: Any) -> None:
         super().__init__(command, formatter_class=argparse.RawDescriptionHelpFormatter, **texts)
@@ -55,9 +56,9 @@ class Parser(argparse.ArgumentParser):
 def run_command(run: Callable[..., None], argv: Sequence[str] | None = None) -> int:
     """The command `python -m experiments.NAME` of a study's `run(out, …)`; the exit status.
 
-    Its text is the study's docstring. A `run` that takes a `seed`, `schemes` of other people or `traces` has
-    an option for it. Switches this process to float64. What is wrong with the arguments, the schemes, the
-    traces or the disk is one line and status 2.
+    Its text is the study's docstring. A `run` that takes a `seed`, `schemes` of other people or
+    `traces` has an option for it. Switches this process to float64. What is wrong with the
+    arguments, the schemes, the traces or the disk is one line and status 2.
     """
     module, takes = sys.modules[run.__module__], inspect.signature(run).parameters
     assert module.__spec__ is not None
@@ -70,7 +71,11 @@ def run_command(run: Callable[..., None], argv: Sequence[str] | None = None) -> 
         + f"\n         {command} --traces experiments/data/steps.csv" * ("traces" in takes),
     )
     parser.add_argument(
-        "--out", type=Path, default="figures", metavar="DIR", help="folder to write to (default: figures)"
+        "--out",
+        type=Path,
+        default="figures",
+        metavar="DIR",
+        help="folder to write to (default: figures)",
     )
     for name, option in _OPTIONS.items():
         if name in takes:
@@ -108,7 +113,9 @@ def load_schemes(path: str | Path) -> list[Scheme]:
         schemes = runpy.run_path(str(path)).get("SCHEMES")
     except (Exception, SystemExit) as error:
         raise ValueError(f"cannot read {path}: {type(error).__name__}: {error}") from error
-    if not isinstance(schemes, list | tuple) or not all(isinstance(scheme, Scheme) for scheme in schemes):
+    if not isinstance(schemes, list | tuple) or not all(
+        isinstance(scheme, Scheme) for scheme in schemes
+    ):
         raise ValueError(f"{path} defines no list SCHEMES = [bcgc_jax.Scheme(name, function), ...]")
     names = [scheme.name for scheme in schemes]
     if len(set(names)) < len(names):
@@ -117,25 +124,43 @@ def load_schemes(path: str | Path) -> list[Scheme]:
 
 
 _OPTIONS: Mapping[str, Mapping[str, Any]] = {
-    "seed": {"type": int, "default": 0, "metavar": "INT", "help": "seed of all that is drawn (default: 0)"},
-    "faults": {"type": int, "default": 60, "metavar": "INT", "help": "faults of each scheme (default: 60)"},
-    "format": {"choices": ("table", "json"), "default": "table", "help": "what is printed (default: table)"},
+    "seed": {
+        "type": int,
+        "default": 0,
+        "metavar": "INT",
+        "help": "seed of all that is drawn (default: 0)",
+    },
+    "faults": {
+        "type": int,
+        "default": 60,
+        "metavar": "INT",
+        "help": "faults of each scheme (default: 60)",
+    },
+    "format": {
+        "choices": ("table", "json"),
+        "default": "table",
+        "help": "what is printed (default: table)",
+    },
     "schemes": {
         "type": Path,
         "default": (),
         "metavar": "FILE",
-        "help": "Python file with a list SCHEMES of bcgc_jax.Scheme: schemes of your own, drawn too",
+        "help": "Python file with a list SCHEMES of bcgc_jax.Scheme: schemes of your own, drawn "
+        "too",
     },
     "traces": {
         "type": Path,
         "default": TRACES,
         "metavar": "PATH",
-        "help": "a folder of measured times, CSV, or one file (default: ../shared/traces of the project)",
+        "help": "a folder of measured times, CSV, or one file (default: ../shared/traces of the "
+        "project)",
     },
 }
 
 
-def save(out: Path, tables: Mapping[str, Iterable[Any]], figures: Mapping[str, Any] | None = None) -> None:
+def save(
+    out: Path, tables: Mapping[str, Iterable[Any]], figures: Mapping[str, Any] | None = None
+) -> None:
     """Write each table as NAME.csv, each figure as NAME.png and NAME.svg, and say so.
 
     A table is rows of the same keys, named tuples or mappings; NaN and None become empty fields.
@@ -164,7 +189,9 @@ def readable(name: str) -> str:
     >>> readable("pai_job_1_10_workers"), readable("steps_8_workers_microbatches")
     ('job 1\\n10 workers', 'steps\\n8 workers, microbatches')
     """
-    words = re.sub(r"_(\d+)_workers_?", r"\n\1 workers, ", name).removesuffix(", ").replace("_", " ")
+    words = (
+        re.sub(r"_(\d+)_workers_?", r"\n\1 workers, ", name).removesuffix(", ").replace("_", " ")
+    )
     return words.replace("llm training", "large-model training").replace("pai job", "job")
 
 
@@ -192,7 +219,8 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print aligned columns, the first to the left, the others to the right; a float as a `number`."""
+    """Print aligned columns, the first to the left, the others to the right; a float as a
+    `number`."""
     cells = ([number(c) if isinstance(c, float) else str(c) for c in row] for row in rows)
     table = [list(header), *cells]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]

@@ -1,4 +1,5 @@
-"""A competing load: processes that compute now and then, and make workers on the same cores slow."""
+"""A competing load: processes that compute now and then, and make workers on the same cores
+slow."""
 
 import contextlib
 import subprocess
@@ -27,7 +28,8 @@ while os.getppid() == parent:
 
 @contextlib.contextmanager
 def rivals(cores: Sequence[int], seed: int, *, busy: float, idle: float) -> Iterator[None]:
-    """Five processes on each of `cores`, all `busy`, then all `idle`, for so many seconds on average.
+    """Five processes on each of `cores`, all `busy`, then all `idle`, for so many seconds on
+    average.
 
     Needs Linux, to keep them there.
     """

@@ -1,7 +1,9 @@
-"""Workers that start up and send: exact values against draws, the plan that is found against a global search.
+"""Workers that start up and send: exact values against draws, the plan that is found against a
+global search.
 
-Random problems of Weibull, exponential and two-point start-ups. Values: E τ̂ and P(τ̂ ≤ t) against NumPy's own
-draws, in standard errors of these. Plans: the runtime of `solve` over the best of differential evolution.
+Random problems of Weibull, exponential and two-point start-ups. Values: E τ̂ and P(τ̂ ≤ t) against
+NumPy's own draws, in standard errors of these. Plans: the runtime of `solve` over the best of
+differential evolution.
 """
 
 import functools
@@ -25,13 +27,15 @@ SIZE = 8
 VALUES, PLANS, DRAWS = 2000, 200, 1_000_000
 # Draws at a time.
 _CHUNK = 100_000
-# Of differential evolution: candidates, generations, weight of a difference, share of it that is taken over.
+# Of differential evolution: candidates, generations, weight of a difference, share of it that is
+# taken over.
 _POPULATION, _GENERATIONS, _WEIGHT, _TAKEN = 48, 80, 0.7, 0.8
 _COORDINATES = 2000
 
 
 class Case(NamedTuple):
-    """A problem, a partition of it, and NumPy's draws of start-ups and cycle times, `[D, N]` each."""
+    """A problem, a partition of it, and NumPy's draws of start-ups and cycle times, `[D, N]`
+    each."""
 
     problem: bcgc.Problem
     partition: np.ndarray
@@ -134,16 +138,24 @@ def compute_values(seed: int, count: int = VALUES, draws: int = DRAWS) -> list[V
     rng, rows = np.random.default_rng(seed), []
     for case in each(list(cases(rng, count)), "values"):
         ratio = rng.uniform(0.5, 1.8)
-        value, error, probability = map(float, _exact(case.problem, jnp.asarray(case.partition), ratio))
+        value, error, probability = map(
+            float, _exact(case.problem, jnp.asarray(case.partition), ratio)
+        )
         workers = int(np.asarray(case.problem.num_workers))
         chunks = [min(_CHUNK, draws - done) for done in range(0, draws, _CHUNK)]
-        drawn = np.concatenate([runtimes(case, *case.draw(rng, (size, workers))) for size in chunks])
+        drawn = np.concatenate(
+            [runtimes(case, *case.draw(rng, (size, workers))) for size in chunks]
+        )
         runtime_z = (value - drawn.mean()) / (drawn.std() / np.sqrt(draws))
         # In a scale whose error is the same for all shares, also where few draws are late.
         share = float(np.mean(drawn <= ratio * value))
-        probability_z = 2 * np.sqrt(draws) * (np.arcsin(np.sqrt(probability)) - np.arcsin(np.sqrt(share)))
+        probability_z = (
+            2 * np.sqrt(draws) * (np.arcsin(np.sqrt(probability)) - np.arcsin(np.sqrt(share)))
+        )
         start = *_names(case.problem), bool(case.problem.overlap), workers
-        rows.append(Value(*start, value, error, runtime_z, ratio * value, probability, probability_z))
+        rows.append(
+            Value(*start, value, error, runtime_z, ratio * value, probability, probability_z)
+        )
     return rows
 
 
@@ -158,8 +170,11 @@ def _runtimes_of(problem: bcgc.Problem, partitions: jax.Array) -> jax.Array:
     return jax.vmap(lambda x: value(x).value)(partitions)
 
 
-def global_search(problem: bcgc.Problem, rng: np.random.Generator, generations: int = _GENERATIONS) -> float:
-    """The least exact runtime that differential evolution (Storn & Price 1997) finds over partitions.
+def global_search(
+    problem: bcgc.Problem, rng: np.random.Generator, generations: int = _GENERATIONS
+) -> float:
+    """The least exact runtime that differential evolution (Storn & Price 1997) finds over
+    partitions.
 
     Candidates are vectors whose positive parts are the shares, so that levels fall out of use.
     """
@@ -173,7 +188,10 @@ def global_search(problem: bcgc.Problem, rng: np.random.Generator, generations: 
         found = np.asarray(_runtimes_of(problem, jnp.asarray(x)))
         return np.where(np.isfinite(found) & (shares.sum(axis=1) > 0.5), found, np.inf)
 
-    people = rng.dirichlet(np.ones(workers), _POPULATION) - rng.uniform(0, 0.3, (_POPULATION, 1)) / workers
+    people = (
+        rng.dirichlet(np.ones(workers), _POPULATION)
+        - rng.uniform(0, 0.3, (_POPULATION, 1)) / workers
+    )
     people[: 2 * workers : 2] = np.eye(workers)
     people[np.argmax(people, axis=1) < 0] = 1 / workers
     values = value(people)
@@ -182,7 +200,9 @@ def global_search(problem: bcgc.Problem, rng: np.random.Generator, generations: 
         best = people[np.argmin(values)]
         base = np.where(rng.random((_POPULATION, 1)) < 0.5, best, a)
         taken = rng.random(people.shape) < _TAKEN
-        trial = np.where(taken, base + _WEIGHT * rng.uniform(0.5, 1, (_POPULATION, 1)) * (b - c), people)
+        trial = np.where(
+            taken, base + _WEIGHT * rng.uniform(0.5, 1, (_POPULATION, 1)) * (b - c), people
+        )
         trial = trial / np.maximum(np.maximum(trial, 0).sum(axis=1, keepdims=True), 1e-3)
         tried = value(trial)
         better = tried < values
@@ -198,7 +218,10 @@ def compute_plans(seed: int, count: int = PLANS, generations: int = _GENERATIONS
         problem = replace(case.problem, setup_cycles=None, chain_cycles=None, overlap=False)
         solution = bcgc.solve(problem)
         found, bound = float(solution.expected_runtime), float(solution.lower_bound)
-        best, workers = global_search(problem, rng, generations), int(np.asarray(problem.num_workers))
+        best, workers = (
+            global_search(problem, rng, generations),
+            int(np.asarray(problem.num_workers)),
+        )
         rows.append(Plan(*_names(problem), workers, found, best, found / best - 1, bound))
     return rows
 
@@ -215,7 +238,9 @@ def print_values(rows: Sequence[Value]) -> None:
     print_table("Exact values less draws' means, in standard errors of these", header, lines)
     worst = max(row.runtime_error / row.expected_runtime for row in rows)
     print(
-        f"\nE: expected runtime, P: completion probability. Reported errors of E: at most {worst:.1e} of it."
+        "\n"
+        "E: expected runtime, P: completion probability. Reported errors of E: at most "
+        f"{worst:.1e} of it."
     )
 
 
@@ -228,7 +253,9 @@ def print_plans(rows: Sequence[Plan]) -> None:
         gap = float(np.median([row.found / row.lower_bound for row in mine]))
         lines.append([name, len(mine), largest, smallest, np.count_nonzero(excess > 1e-3), gap])
     header = ["start-up", "problems", "largest", "smallest", "over 0.1 %", "found / bound, median"]
-    print_table("Runtime of the plan that is found, above the best of a global search", header, lines)
+    print_table(
+        "Runtime of the plan that is found, above the best of a global search", header, lines
+    )
 
 
 def draw(values: Sequence[Value], plans: Sequence[Plan]):
@@ -246,7 +273,9 @@ def draw(values: Sequence[Value], plans: Sequence[Plan]):
         left.plot(expected, np.sort(z), marker, color=color, markersize=3, label=name)
     y = "exact value less mean of draws\n(standard errors)"
     title = f"(a) {len(values)} exact values differ\nfrom draws as chance does"
-    plotting.label_axes(left, "quantile of the normal distribution (standard errors)", y, title=title)
+    plotting.label_axes(
+        left, "quantile of the normal distribution (standard errors)", y, title=title
+    )
     left.legend(frameon=False)
     excess = 100 * np.sort([row.excess for row in plans])
     share = 100 * (np.arange(excess.size) + 1) / excess.size

@@ -1,8 +1,9 @@
 """A worker is killed or frozen in the middle of a step: what that step takes, and the next one.
 
-Six equal workers, whose layers sleep in proportion to their samples, train by each scheme. In every fortieth
-step, after a random share of it, one worker is struck: by then the one before has been replaced. Steps are
-given in units of the median of those before the first strike. Ten minutes; nothing else should run beside it.
+Six equal workers, whose layers sleep in proportion to their samples, train by each scheme. In every
+fortieth step, after a random share of it, one worker is struck: by then the one before has been
+replaced. Steps are given in units of the median of those before the first strike. Ten minutes;
+nothing else should run beside it.
 """
 
 import signal
@@ -37,7 +38,8 @@ def run(
     methods: Sequence[str] = METHODS,
     kinds: Sequence[str] = KINDS,
 ) -> None:
-    """So many `strikes` of each kind, one in `every` so many steps; a subset takes so many seconds."""
+    """So many `strikes` of each kind, one in `every` so many steps; a subset takes so many
+    seconds."""
     tasks = [(kind, method) for kind in kinds for method in methods]
     rows = []
     for kind, method in each(tasks, "training"):
@@ -47,7 +49,8 @@ def run(
             found = trained(cluster, seed, setting, method, subset, striker)
         rows.append(_row(kind, method, np.asarray(found.seconds), every))
     print_table(
-        f"Steps with a strike and after it, in medians of a step; {workers} workers, {strikes} strikes",
+        f"Steps with a strike and after it, in medians of a step; {workers} workers, {strikes} "
+        "strikes",
         ("worker", "scheme", "median, s", "struck step", "longest", "next step", "longest"),
         [
             (row["worker"], row["scheme"], *(number(value, 3) for value in list(row.values())[2:]))
@@ -72,7 +75,8 @@ def _row(kind: str, method: str, seconds: np.ndarray, every: int) -> dict[str, A
 
 
 class _Striker:
-    """Called before each step: in some, a part of a step later, it strikes one worker after the other."""
+    """Called before each step: in some, a part of a step later, it strikes one worker after the
+    other."""
 
     def __init__(self, rng: np.random.Generator, kind: str, subset: float, every: int) -> None:
         self._rng, self._kind, self._subset, self._every = rng, kind, subset, every

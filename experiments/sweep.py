@@ -1,10 +1,10 @@
 """How much the optimum saves, over the number of workers (2 to 50) and the rate of the cycle time.
 
-A grid of problems of shift 50, L = 20000, M = 50, b = 1, solved together and streamed to
-a CSV file: what was cut off goes on. What is saved is against uncoded; the reduction of a cell is
-1 - runtime of the optimum / runtime of the best baseline there. Forward passes are free, as in the paper.
-Partial stragglers (Tandon et al.) have the α of the law, which falls from 5.4 to 1.3 as the rate grows, not
-the 6 of the paper's figures.
+A grid of problems of shift 50, L = 20000, M = 50, b = 1, solved together and streamed to a CSV
+file: what was cut off goes on. What is saved is against uncoded; the reduction of a cell is
+1 - runtime of the optimum / runtime of the best baseline there. Forward passes are free, as in the
+paper. Partial stragglers (Tandon et al.) have the α of the law, which falls from 5.4 to 1.3 as the
+rate grows, not the 6 of the paper's figures.
 """
 
 import sys
@@ -53,7 +53,8 @@ class Row(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """The optimum of one cell beside uncoded and the shortest expected runtime of a baseline, `best`.
+    """The optimum of one cell beside uncoded and the shortest expected runtime of a baseline,
+    `best`.
 
     With the columns of a sweep, so that `bcgc plot` draws the file.
     """
@@ -101,7 +102,9 @@ def compare(rows: Sequence[Row], schemes: Sequence[bcgc.Scheme] = ()) -> list[Ce
     cells = []
     for (workers, rate), here in grouped(rows, lambda row: (row.num_workers, row.rate)).items():
         (optimum,) = (row for row in here if row.method == "optimal")
-        known = [row for row in here if row.method in baselines and np.isfinite(row.expected_runtime)]
+        known = [
+            row for row in here if row.method in baselines and np.isfinite(row.expected_runtime)
+        ]
         least = min(row.expected_runtime for row in known)
         best = next(row.method for row in known if row.expected_runtime <= least * (1 + _TIE))
         (uncoded,) = (row.expected_runtime for row in here if row.method == "uncoded")
@@ -118,7 +121,9 @@ def draw(cells: Sequence[Cell], schemes: Sequence[bcgc.Scheme] = ()):
     table = [[by_place[int(n), r] for n in workers] for r in rates]
     saved = np.array([[cell.saved for cell in line] for line in table])
     reduction = np.array([[cell.reduction for cell in line] for line in table])
-    names = [m for m in (*BASELINES, *(s.name for s in schemes)) if any(cell.best == m for cell in cells)]
+    names = [
+        m for m in (*BASELINES, *(s.name for s in schemes)) if any(cell.best == m for cell in cells)
+    ]
     best = np.array([[names.index(cell.best) for cell in line] for line in table])
 
     canvas, (left, right) = plotting.new_figure(1, 2, size=(7.2, 4.1), sharey=True)
@@ -184,7 +189,8 @@ def _crossings(
 
 
 def print_numbers(rows: Sequence[Row], cells: Sequence[Cell]) -> None:
-    """Table of the reduction, the extremes, how often each baseline is the best, the largest gap."""
+    """Table of the reduction, the extremes, how often each baseline is the best, the largest
+    gap."""
     rates = sorted({cell.rate for cell in cells})
     rates = rates[:: -(-len(rates) // 9)]
     lines = []
@@ -199,12 +205,21 @@ def print_numbers(rows: Sequence[Row], cells: Sequence[Cell]) -> None:
         cell = extreme(cells, key=lambda cell: cell.reduction)
         print(f"{what} reduction: {cell.reduction:.2f} % against {cell.best} at {cell.place}")
     counts = Counter(cell.best for cell in cells).most_common()
-    print(f"best baseline: {', '.join(f'{name} in {count}' for name, count in counts)} of {len(cells)} cells")
+    print(
+        f"best baseline: {', '.join(f'{name} in {count}' for name, count in counts)} of "
+        f"{len(cells)} cells"
+    )
     worst = max(cells, key=lambda cell: cell.relative_gap)
-    print(f"largest relative gap of the optimum over all cells: {worst.relative_gap:.2g} at {worst.place}")
+    print(
+        f"largest relative gap of the optimum over all cells: {worst.relative_gap:.2g} at "
+        f"{worst.place}"
+    )
     early = sum(row.method == "optimal" and row.status != "converged" for row in rows)
     if early:
-        print(f"the search for the optimum did not converge in {early} cells: see the status in the file")
+        print(
+            f"the search for the optimum did not converge in {early} cells: see the status in "
+            "the file"
+        )
 
 
 def run(
@@ -216,7 +231,8 @@ def run(
     methods: Sequence[str] = METHODS,
     schemes: Sequence[bcgc.Scheme] = (),
 ) -> None:
-    """Compute into sweep.csv, print the table, draw its cells; goes on with a sweep that was cut off."""
+    """Compute into sweep.csv, print the table, draw its cells; goes on with a sweep that was cut
+    off."""
     cells = bcgc.sweeps.grid(num_workers=np.array(workers_grid), rate=np.array(rate_grid))
     sweep = bcgc.sweeps.Sweep(problem, cells, (*methods, *schemes), key=jax.random.key(seed))
     path = out / "sweep.csv"

@@ -2,10 +2,11 @@
 
 For a shifted exponential cycle time the paper proves, with H_N = Σ_{n≤N} 1/n,
 
-    E τ̂(x^(t)) / optimum ≤ (H_N + 1)(H_N + μ t0) / (μ t0)²,    E τ̂(x^(f)) / optimum ≤ H_N / (μ t0) + 1.
+    E τ̂(x^(t)) / optimum ≤ (H_N + 1)(H_N + μ t0) / (μ t0)², E τ̂(x^(f)) / optimum ≤ H_N / (μ
+    t0) + 1.
 
-The optimum is computed and certified: each ratio lies between E τ̂(x) / its runtime and E τ̂(x) / a proven
-lower bound, which differ by 1e-5.
+The optimum is computed and certified: each ratio lies between E τ̂(x) / its runtime and E τ̂(x) / a
+proven lower bound, which differ by 1e-5.
 """
 
 import math
@@ -27,7 +28,8 @@ SIZES = (50, 100, 200, 1000)
 
 
 class Row(NamedTuple):
-    """One scheme at one N: the bound of Theorem 4, and the limits of the actual ratio to the optimum."""
+    """One scheme at one N: the bound of Theorem 4, and the limits of the actual ratio to the
+    optimum."""
 
     rate_times_shift: float
     num_workers: int
@@ -67,16 +69,25 @@ def compute(workers_grid: Iterable[int], sizes: Sequence[int]) -> Iterable[Row]:
             yield Row(product, workers, scheme, proven, *ratios, runtime, optimum, lower)
 
 
-def run(out: Path, *, workers_grid: Iterable[int] = WORKERS_GRID, sizes: Sequence[int] = SIZES) -> None:
+def run(
+    out: Path, *, workers_grid: Iterable[int] = WORKERS_GRID, sizes: Sequence[int] = SIZES
+) -> None:
     rows = list(compute(workers_grid, sizes))
-    header = ["N", *(f"{scheme} {what}" for scheme in SCHEMES for what in ("bound", "ratio", "at most"))]
+    header = [
+        "N",
+        *(f"{scheme} {what}" for scheme in SCHEMES for what in ("bound", "ratio", "at most")),
+    ]
     for product, mine in grouped(rows, lambda row: row.rate_times_shift).items():
         lines = [
             [workers, *(x for row in here for x in (row.bound, row.ratio, row.ratio_at_most))]
             for workers, here in grouped(mine, lambda row: row.num_workers).items()
         ]
         print_table(f"Theorem 4, rate × shift = {product:g}", header, lines)
-    print("\nratio: expected runtime / that of the optimum; at most: / proven lower bound of the optimum.")
+    print(
+        "\n"
+        "ratio: expected runtime / that of the optimum; at most: / proven lower bound of the "
+        "optimum."
+    )
     save(out, {"theorem4": rows})
 
 

@@ -1,7 +1,8 @@
-"""What saves time on measured steps? `bcgc advise` for each log of a folder, in one table and one picture.
+"""What saves time on measured steps? `bcgc advise` for each log of a folder, in one table and one
+picture.
 
-Each remedy is planned on one half of the steps and replayed in the other, both ways, with all passes counted.
-Intervals are of 95 %. Codes are replayed by `bcgc advise --method`.
+Each remedy is planned on one half of the steps and replayed in the other, both ways, with all
+passes counted. Intervals are of 95 %. Codes are replayed by `bcgc advise --method`.
 """
 
 import sys
@@ -20,7 +21,10 @@ _SUFFIXES = (".csv", ".csv.gz")
 
 
 # The rows of the picture, from below: its label, and whose colour and marker it has.
-_SHARES, _SHARING = plotting.Style("", looks.COLORS[1], "p"), plotting.style("sharing")._replace(marker="D")
+_SHARES, _SHARING = (
+    plotting.Style("", looks.COLORS[1], "p"),
+    plotting.style("sharing")._replace(marker="D"),
+)
 _SHOWN: Mapping[str, tuple[str, plotting.Style]] = {
     "dealt by length": ("dealt by length", _SHARES),
     "shares anew": ("shares by speed, anew", _SHARES),
@@ -35,7 +39,9 @@ def draw(found: Mapping[str, Advice]) -> Any:
     figure, axes = plotting.new_figure(1, len(found), size=(2.2 + 2.0 * len(found), 3.4))
     for panel, (name, advice) in zip(axes, found.items(), strict=True):
         _draw_saved(panel, name, advice, labelled=panel is axes[0])
-    plotting.legend_outside(figure, axes[0].get_legend_handles_labels()[0], place="lower", columns=1)
+    plotting.legend_outside(
+        figure, axes[0].get_legend_handles_labels()[0], place="lower", columns=1
+    )
     return figure
 
 
@@ -47,7 +53,9 @@ def _draw_saved(axes: Any, name: str, advice: Advice, *, labelled: bool) -> None
             axes.plot([share.low, share.high], [place] * 2, color=look.color, linewidth=1.3)
             axes.plot(share.value, place, **looks.points(look, filled=True))
     color = plotting.style("limit").color
-    axes.axvline(saved["limit"].value, color=color, label="no exact scheme saves more, with all data stored")
+    axes.axvline(
+        saved["limit"].value, color=color, label="no exact scheme saves more, with all data stored"
+    )
     axes.set_yticks(range(len(_SHOWN)), [label if labelled else "" for label, _ in _SHOWN.values()])
     axes.set(xlim=(min(0.0, axes.get_xlim()[0]), None), ylim=(-0.6, len(_SHOWN) - 0.4))
     plotting.label_axes(axes, "time saved (%)", "", title=readable(name))
@@ -56,11 +64,14 @@ def _draw_saved(axes: Any, name: str, advice: Advice, *, labelled: bool) -> None
 def show(found: Mapping[str, Advice]) -> None:
     lines: list[list[object]] = []
     for name, advice in found.items():
-        lines.append([f"{name}: {advice.num_workers} workers, {advice.num_steps} steps", "", "", ""])
+        lines.append(
+            [f"{name}: {advice.num_workers} workers, {advice.num_steps} steps", "", "", ""]
+        )
         lines += [
             [
                 f"  {row.remedy}",
-                f"{100 * row.saved.value:.1f} ({100 * row.saved.low:.1f} … {100 * row.saved.high:.1f})",
+                f"{100 * row.saved.value:.1f} ({100 * row.saved.low:.1f} … "
+                f"{100 * row.saved.high:.1f})",
                 f"{100 * row.lost:.1f}" if row.lost else "",
                 "advised" if row.remedy == advice.advised else "",
             ]
@@ -83,17 +94,23 @@ def _flat(name: str, advice: Advice) -> list[dict[str, Any]]:
 def files_of(path: Path) -> list[Path]:
     """A file itself, or those of a folder that may be traces; ValueError where there is none."""
     inside = path.iterdir() if path.is_dir() else []
-    found = [path] if path.is_file() else sorted(file for file in inside if file.name.endswith(_SUFFIXES))
+    found = (
+        [path]
+        if path.is_file()
+        else sorted(file for file in inside if file.name.endswith(_SUFFIXES))
+    )
     if not found:
         raise ValueError(
-            f"{path} has no CSV files: give a folder of traces, or one of them, with --traces PATH; one that "
-            "comes along is experiments/data/steps.csv"
+            f"{path} has no CSV files: give a folder of traces, or one of them, with --traces "
+            "PATH; one that comes along is experiments/data/steps.csv"
         )
     return found
 
 
 def run(out: Path, *, seed: int = 0, traces: Path) -> None:
-    measured = [(file.name.split(".")[0], bcgc.measured.load_trace(file)) for file in files_of(traces)]
+    measured = [
+        (file.name.split(".")[0], bcgc.measured.load_trace(file)) for file in files_of(traces)
+    ]
     found = {name: bcgc.advise(trace, seed=seed) for name, trace in each(measured, "logs")}
     show(found)
     rows = [row for name, advice in found.items() for row in _flat(name, advice)]

@@ -1,8 +1,10 @@
-"""Schemes side by side on the handwritten digits: loss and accuracy against simulated time, N = 20 workers.
+"""Schemes side by side on the handwritten digits: loss and accuracy against simulated time, N = 20
+workers.
 
-Softmax regression and a perceptron of one hidden layer of 32, gradient descent on all samples, under the
-paper's law (rate 1e-3, shift 50). Every scheme takes the same steps; what differs is the clock. Each of 8
-seeds has its own start and its own cycle times; the bands are their range, the lines their medians.
+Softmax regression and a perceptron of one hidden layer of 32, gradient descent on all samples,
+under the paper's law (rate 1e-3, shift 50). Every scheme takes the same steps; what differs is the
+clock. Each of 8 seeds has its own start and its own cycle times; the bands are their range, the
+lines their medians.
 """
 
 import sys
@@ -80,10 +82,15 @@ def _print(model: str, rows: Sequence[dict[str, Any]]) -> None:
     uncoded = next((row["time_to_target"] for row in rows if row["method"] == "uncoded"), np.inf)
     lines = []
     for row in sorted(rows, key=lambda row: row["expected_runtime"]):
-        saved = f"{100 * (1 - row['time_to_target'] / uncoded):.1f} %" if np.isfinite(uncoded) else "–"
+        saved = (
+            (f"{100 * (1 - row['time_to_target'] / uncoded):.1f} %")
+            if np.isfinite(uncoded)
+            else "–"
+        )
         lines.append([row["method"], *(row[name] for name in _COLUMNS), saved])
     print_table(
-        f"{TITLES[model]}: simulated time to {100 * TARGET:g} % test accuracy, median and range of the seeds",
+        f"{TITLES[model]}: simulated time to {100 * TARGET:g} % test accuracy, median and range of "
+        "the seeds",
         ["scheme", "E runtime", "mean runtime", "time to target", "earliest", "latest", "saved"],
         lines,
     )
@@ -93,7 +100,10 @@ def _bands(found: DigitsRun, values: np.ndarray, grid: np.ndarray) -> tuple[np.n
     """Median, least and largest of the seeds at each time: of the last iteration that has ended."""
     steps = zip(found.clock, values, strict=True)
     # NaN before the first iteration has ended, in all of them where it is in one.
-    ended = [np.append(np.nan, value)[np.searchsorted(clock, grid, side="right")] for clock, value in steps]
+    ended = [
+        np.append(np.nan, value)[np.searchsorted(clock, grid, side="right")]
+        for clock, value in steps
+    ]
     return np.median(ended, axis=0), np.min(ended, axis=0), np.max(ended, axis=0)
 
 
@@ -114,7 +124,9 @@ def _draw(runs: dict[str, list[DigitsRun]], workers: int):
             for run_ in found:
                 look = plotting.curve(plotting.style(run_.method)) | {"marker": ""}
                 middle, low, high = _bands(run_, getattr(run_, what), grid)
-                one.fill_between(grid / scale, low, high, color=look["color"], alpha=0.15, linewidth=0)
+                one.fill_between(
+                    grid / scale, low, high, color=look["color"], alpha=0.15, linewidth=0
+                )
                 one.plot(grid / scale, middle, **look)
             x = f"simulated time\n($10^{{{int(np.log10(scale))}}}$ cycles × unit of cycle time)"
             if what == "loss":

@@ -1,4 +1,5 @@
-"""Precision for the tests: the package follows the caller's dtype and never sets a global option."""
+"""Precision for the tests: the package follows the caller's dtype and never sets a global
+option."""
 
 import contextlib
 import gc
@@ -14,17 +15,19 @@ import pytest
 
 from bcgc_jax import cli
 
-# As `bcgc solve` compiles: XLA's older emitters take half the time, with every optimisation. The smoke
-# tests of `.ci/run` are compiled as programs of Python users are.
+# As `bcgc solve` compiles: XLA's older emitters take half the time, with every optimisation. The
+# smoke tests of `.ci/run` are compiled as programs of Python users are.
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
-# Programs are kept as `bcgc` keeps them, for worker processes too: a second run takes a third of the time.
+# Programs are kept as `bcgc` keeps them, for worker processes too: a second run takes a third of
+# the time.
 _PROGRAMS = str(Path(__file__).parents[1] / ".pytest_cache" / "programs")
 jax.config.update("jax_compilation_cache_dir", _PROGRAMS)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _PROGRAMS
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
-# Files that share programs go to one process, in this order, and the rest behind them, a file at a time.
+# Files that share programs go to one process, in this order, and the rest behind them, a file at a
+# time.
 _GROUPS = {
     "tests/test_registry.py": "examples",
     "bcgc_jax/measured/fits.py": "fits",
@@ -33,13 +36,15 @@ _GROUPS = {
     "tests/plans/test_circle.py": "solvers",
     "tests/sweeps/test_run.py": "solvers",
     "tests/test_solution.py": "solvers",
-    "tests/test_documents.py": "documents",  # the longest files, not at the end while one process waits
+    # the longest files, not at the end while one process waits
+    "tests/test_documents.py": "documents",
     "tests/plans/test_mass_at_infimum.py": "infimum",
     "tests/cluster/test_cluster.py": "cluster",
     "bcgc_jax/": "examples",
 }
 
-# Tracing makes many objects and little garbage: collecting at Python's own pace takes a fifth of its time.
+# Tracing makes many objects and little garbage: collecting at Python's own pace takes a fifth of
+# its time.
 gc.set_threshold(20_000, 10, 10)
 
 _SLOW_EXAMPLES = (
@@ -71,7 +76,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     """In the order of the groups; examples as dear as slow tests are of their tier."""
     order = list(dict.fromkeys(_GROUPS.values()))
-    items.sort(key=lambda item: order.index(name) if (name := _group(item.nodeid)) in order else len(order))
+    items.sort(
+        key=lambda item: order.index(name) if (name := _group(item.nodeid)) in order else len(order)
+    )
     for item in items:
         if item.nodeid.startswith(_SLOW_EXAMPLES):
             item.add_marker(pytest.mark.slow)
@@ -105,7 +112,8 @@ def x64() -> Iterator[None]:
 
 @pytest.fixture(params=[pytest.param("float32", marks=pytest.mark.slow), "float64"])
 def precision(request: pytest.FixtureRequest) -> Iterator[np.dtype]:
-    """Each precision in turn, as the dtype that JAX then uses by default; the default tier takes float64."""
+    """Each precision in turn, as the dtype that JAX then uses by default; the default tier takes
+    float64."""
     with jax.enable_x64(request.param == "float64"):
         yield np.dtype(request.param)
 

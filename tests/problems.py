@@ -27,7 +27,9 @@ def padded(
     cycles: float = 1.0,
 ) -> bcgc.Problem:
     """Too many coordinates for the search over whole units, which is a program of its own."""
-    return bcgc.Problem(law, num_workers, coordinates, float(samples), float(cycles), max_workers=SIZE)
+    return bcgc.Problem(
+        law, num_workers, coordinates, float(samples), float(cycles), max_workers=SIZE
+    )
 
 
 def expected_max(
@@ -52,7 +54,9 @@ _SUBJECTS = bcgc.coding, bcgc.distributions, bcgc.measured, bcgc.plans, bcgc.sol
 # All public names, those of the subjects too.
 NAMES = {*bcgc.__all__}
 for _subject in _SUBJECTS:
-    found = {name for name, value in vars(_subject).items() if name[0] != "_" and not ismodule(value)}
+    found = {
+        name for name, value in vars(_subject).items() if name[0] != "_" and not ismodule(value)
+    }
     NAMES |= {*getattr(_subject, "__all__", found)}
 NAMES -= {subject.__name__.rpartition(".")[2] for subject in _SUBJECTS}
 
@@ -60,5 +64,6 @@ NAMES -= {subject.__name__.rpartition(".")[2] for subject in _SUBJECTS}
 def nested_groups(sizes: tuple[int, ...], num_workers: int) -> Groups:
     """Neighbours in groups of each of the sizes, which divide the next one and the last of N."""
     return tuple(
-        tuple(tuple(range(first, first + size)) for first in range(0, num_workers, size)) for size in sizes
+        tuple(tuple(range(first, first + size)) for first in range(0, num_workers, size))
+        for size in sizes
     )

@@ -60,8 +60,12 @@ LAWS: dict[str, Callable[[Number], Any]] = {
     ),
     "Empirical": lambda v: bcgc.Empirical(row(v, 1.0, 2.0, 5.0)),
     "EmpiricalPairs": lambda v: bcgc.distributions.EmpiricalPairs(row(v, 3, 0, 7), row(v, 1, 2, 5)),
-    "EmpiricalRows": lambda v: bcgc.EmpiricalRows(jnp.stack([row(v, 1.0, 2.0, 4.0), row(v, 3.0, 4.0, 2.0)])),
-    "Heterogeneous": lambda v: bcgc.Heterogeneous([bcgc.Uniform(v, 4.0 * v)] * 2 + [bcgc.Pareto(v, 3.0 * v)]),
+    "EmpiricalRows": lambda v: bcgc.EmpiricalRows(
+        jnp.stack([row(v, 1.0, 2.0, 4.0), row(v, 3.0, 4.0, 2.0)])
+    ),
+    "Heterogeneous": lambda v: bcgc.Heterogeneous(
+        [bcgc.Uniform(v, 4.0 * v)] * 2 + [bcgc.Pareto(v, 3.0 * v)]
+    ),
 }
 # One of each kind, for what does not depend on the family.
 KINDS = ("ShiftedExponential", "Gamma", "TwoSpeed", "Empirical", "EmpiricalRows", "Heterogeneous")
@@ -112,7 +116,9 @@ def runtimes_of_law(name: str, v: Number) -> dict[str, Any]:
     return found | {
         "expected_runtime": bcgc.expected_runtime(problem, [1, 2, 7]),
         "integrate_runtime": bcgc.plans.integrate_runtime(problem, [1, 2, 7]),
-        "completion_probability": bcgc.completion_probability(problem, [1, 2, 7], row(v, 9.0, 10.0)),
+        "completion_probability": bcgc.completion_probability(
+            problem, [1, 2, 7], row(v, 9.0, 10.0)
+        ),
         "certificate": bcgc.certificate(problem, [1, 2, 7]),
         "straggler_ratio": bcgc.solvers.straggler_ratio(law),
         "runtime_limit": bcgc.solvers.runtime_limit(problem),
@@ -120,7 +126,9 @@ def runtimes_of_law(name: str, v: Number) -> dict[str, Any]:
 
 
 def problem_of(v: Number, **more: Any) -> bcgc.Problem:
-    return bcgc.Problem(bcgc.ShiftedExponential(v, 0.5 * v), 3, 2000 + _whole(v), 2.0 * v, v, **more)
+    return bcgc.Problem(
+        bcgc.ShiftedExponential(v, 0.5 * v), 3, 2000 + _whole(v), 2.0 * v, v, **more
+    )
 
 
 def late_problem(v: Number) -> bcgc.Problem:
@@ -141,7 +149,15 @@ OF_A_PARTITION: dict[str, Callable[[bcgc.Problem, Any], Any]] = {
     "simulate_runtime": lambda problem, x: bcgc.simulate_runtime(KEY, problem, x, 8, unit=None),
 }
 _NAMED = (
-    *("time", "frequency", "uncoded", "single_block", "tandon_partial", "ferdinand_full", "ferdinand_half"),
+    *(
+        "time",
+        "frequency",
+        "uncoded",
+        "single_block",
+        "tandon_partial",
+        "ferdinand_full",
+        "ferdinand_half",
+    ),
     *("limit", "limit:2", "cyclic:2", "backup:1"),
 )
 # Names, and methods of a number.
@@ -165,7 +181,9 @@ def _solved(method: Any, v: Number) -> bcgc.Solution:
     return bcgc.solve(problem_of(v), method, key=KEY)
 
 
-def _of_partition(call: Callable[[bcgc.Problem, Any], Any], of: Callable[[Number], Any], v: Number) -> Any:
+def _of_partition(
+    call: Callable[[bcgc.Problem, Any], Any], of: Callable[[Number], Any], v: Number
+) -> Any:
     return call(of(v), _partition(v))
 
 
@@ -184,12 +202,15 @@ CALLS: dict[str, Callable[[Number], Any]] = {
         problem_of(v, setup_cycles=1.0), _partition(v)
     ),
     "expected_runtime of units": lambda v: bcgc.expected_runtime(
-        bcgc.Problem(LAWS["ShiftedExponential"](v), 3, 3, unit_costs=[2.0, 1.0, 0.5]), [2.0, 1.0, 0.5]
+        bcgc.Problem(LAWS["ShiftedExponential"](v), 3, 3, unit_costs=[2.0, 1.0, 0.5]),
+        [2.0, 1.0, 0.5],
     ),
     "block_runtime": lambda v: bcgc.block_runtime(
         row(v, 3, 2, 5), row(v, 1, 4, 2), num_samples=2 * v, setup_cycles=0.5 * v
     ),
-    "block_runtime of whole numbers": lambda v: bcgc.block_runtime([3, 2, 5], row(v, 1, 4, 2), cycles=2.0),
+    "block_runtime of whole numbers": lambda v: bcgc.block_runtime(
+        [3, 2, 5], row(v, 1, 4, 2), cycles=2.0
+    ),
     "block_runtime of late workers": lambda v: bcgc.block_runtime(
         [3, 2, 5], [1, 4, 2], start_ups=row(v, 2, 0, 3), send_time=0.5, overlap=True
     ),
@@ -198,8 +219,12 @@ CALLS: dict[str, Callable[[Number], Any]] = {
     ),
     "cumulative_load": lambda v: partitions.cumulative_load(row(v, 3, 2, 5)),
     "finish_load": lambda v: partitions.finish_load(row(v, 3, 2, 5), row(v, 3, 2, 5) > 4, 0.5 * v),
-    "project_partition": lambda v: partitions.project_partition(row(v, 3, 2, 5), 4.0 * v, np.arange(3) < 2),
-    "cost_of_units": lambda v: partitions.cost_of_units(np.array([_whole(v), 2, 0]), row(v, 3, 2, 5)),
+    "project_partition": lambda v: partitions.project_partition(
+        row(v, 3, 2, 5), 4.0 * v, np.arange(3) < 2
+    ),
+    "cost_of_units": lambda v: partitions.cost_of_units(
+        np.array([_whole(v), 2, 0]), row(v, 3, 2, 5)
+    ),
     # Whole numbers, whatever they come from.
     "levels_from_partition": lambda v: bcgc.levels_from_partition(row(v, 4, 4, 8).astype(int), 100),
     "partition_from_levels": lambda v: bcgc.partition_from_levels(row(v, 0, 1, 1).astype(int), 4),
@@ -213,7 +238,9 @@ CALLS: dict[str, Callable[[Number], Any]] = {
         problem_of(v, start_up=5 * v, send_time=0.5 * v, chain_cycles=0.2 * v), "time"
     ),
     "solve of late workers": lambda v: bcgc.solve(late_problem(v)),
-    "solve for rows": lambda v: bcgc.solve(bcgc.Problem(LAWS["EmpiricalRows"](v), 3, 10, 2.0 * v, v)),
+    "solve for rows": lambda v: bcgc.solve(
+        bcgc.Problem(LAWS["EmpiricalRows"](v), 3, 10, 2.0 * v, v)
+    ),
     "solve for atoms": lambda v: bcgc.solve(bcgc.Problem(LAWS["Empirical"](v), 3, 2000, v, v)),
     "solve for workers that send": lambda v: bcgc.solve(problem_of(v, send_time=0.5 * v)),
     "solve for unlike workers": lambda v: bcgc.solve(
@@ -230,11 +257,22 @@ ONLY_TRACED = {
     *("solve Sharing", "solve Drop"),
 }
 _COMPOSED = "Sweep", "compare", "solve for unlike workers", "solve time for workers of one start-up"
-_MEASURED = "completion_bound in parts", "fit_distributions", "fit_start_up", "Empirical", "FromHazard"
+_MEASURED = (
+    ("completion_bound in parts"),
+    "fit_distributions",
+    "fit_start_up",
+    "Empirical",
+    "FromHazard",
+)
 SLOW_AT_FIRST = ("Gamma", *_MEASURED, *_COMPOSED)
 _DELIVERED = "solve of late workers", "solve for workers that send"
 SLOW_TO_TRACE = ("runtimes of Gamma", *_DELIVERED)
-WHOLE_NUMBERS = ("levels_from_partition", "partition_from_levels", "round_partition", "round_to_units")
+WHOLE_NUMBERS = (
+    "levels_from_partition",
+    "partition_from_levels",
+    "round_partition",
+    "round_to_units",
+)
 
 
 def _trace(v: float, **changed: Any) -> bcgc.measured.Trace:
@@ -270,7 +308,10 @@ ON_THE_HOST: dict[str, Callable[[float], Any]] = {
         [1, 2, 7],
     ),
     "fit_distributions": lambda v: bcgc.measured.fit_distributions(
-        KEY, v * _TIMES, distributions=["shifted-exponential", "pareto", "uniform"], num_replicates=4
+        KEY,
+        v * _TIMES,
+        distributions=["shifted-exponential", "pareto", "uniform"],
+        num_replicates=4,
     ),
     "fit_start_up": _fit_of_loads,
     "advise": lambda v: bcgc.advise(trace_of(v * _TIMES.reshape(-1, 3))),
@@ -278,7 +319,9 @@ ON_THE_HOST: dict[str, Callable[[float], Any]] = {
         problem_of(v), known(bcgc.solve(problem_of(v), "nested").plan), v * _TIMES.reshape(-1, 3)
     ),
     "describe": lambda v: bcgc.measured.describe(_trace(v)).remarks(),
-    "completion_bound in parts": lambda v: bcgc.solvers.completion_bound(problem_of(v), 8e3 * v, rounds=1),
+    "completion_bound in parts": lambda v: bcgc.solvers.completion_bound(
+        problem_of(v), 8e3 * v, rounds=1
+    ),
     "compare": lambda v: repr(bcgc.compare(problem_of(v), ["time", "uncoded"])),
     "Sweep": lambda v: next(map((plan := bcgc.sweeps.Sweep(*_swept(v))).solve, plan.chunks())),
     "sweep": lambda v: bcgc.sweeps.sweep(*_swept(v)),

@@ -8,4 +8,6 @@ from typing import Any
 def python(*args: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """What became of a script, or of `-m MODULE ARGS`."""
     typed = args if args[0] == "-m" else ("-c", *args)
-    return subprocess.run([sys.executable, *typed], capture_output=True, text=True, check=False, **options)
+    return subprocess.run(
+        [sys.executable, *typed], capture_output=True, text=True, check=False, **options
+    )

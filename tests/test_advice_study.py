@@ -20,7 +20,9 @@ def test_advice_on_one_half_is_judged_in_the_other(tmp_path, capsys):
     assert len(rows) == 2 * (3 + len(advice.KNOWN))
     times = load_trace(STEPS).rows()
     taken = remedies.replays(parts_of_steps(times, 8))
-    for row, half in zip(rows, (slice(len(times) // 2, None), slice(len(times) // 2)), strict=False):
+    for row, half in zip(
+        rows, (slice(len(times) // 2, None), slice(len(times) // 2)), strict=False
+    ):
         now, then = (taken[name].seconds[half].mean() for name in ("nothing", row["advised"]))
         assert float(row["saved"]) == pytest.approx(100 * (1 - then / now))
     assert all(float(row["regret"]) >= 0 for row in rows)

@@ -19,7 +19,8 @@ RANDOM = np.random.default_rng(17)
 
 
 def steps(partition, sizes):
-    """What a worker does, step by step: `[N, 3]` as `counts`, with a place for each subset's cotangent."""
+    """What a worker does, step by step: `[N, 3]` as `counts`, with a place for each subset's
+    cotangent."""
     found = np.zeros((len(partition), 3))
     places: dict[int, int] = {}  # units that a subset's cotangent has gone past
     units = iter(range(len(sizes)))
@@ -72,7 +73,9 @@ def test_least_squares_without_negative_costs():
         values = matrix @ (RANDOM.normal(0.5, 1.5, 3) / [1.0, 1e6, 1e-3]) + RANDOM.normal(0, 0.1, 9)
         scale = matrix.max(axis=0)
         expected, _ = scipy.optimize.nnls(matrix / scale, values)
-        np.testing.assert_allclose(block_costs.nonnegative(matrix, values) * scale, expected, atol=1e-9)
+        np.testing.assert_allclose(
+            block_costs.nonnegative(matrix, values) * scale, expected, atol=1e-9
+        )
 
 
 def test_all_partitions():
@@ -89,7 +92,8 @@ def test_operations_are_the_products_of_matrices():
     assert found.operations.gradient / product == pytest.approx(3 + 3 + 2, rel=0.05)
     assert found.operations.forward / product == pytest.approx(3, rel=0.05)
     each, one = found.blocks
-    # Forward, own, and the chain: a cotangent begins, goes on from the first unit and a second begins, …
+    # Forward, own, and the chain: a cotangent begins, goes on from the first unit and a second
+    # begins, …
     fewest = [3 + 1, 3 + 2 + 2, 3 + 3 + 3 * 2 - 2]
     np.testing.assert_allclose(each.operations / product, fewest, rtol=0.06)
     np.testing.assert_allclose(one.operations / product, [6 + 2 * (3 + 2)], rtol=0.06)

@@ -61,8 +61,14 @@ def test_the_rounding_of_a_sum_is_no_fault(dtype, x64):
     def runtimes(x):
         return bcgc.simulate_runtime(KEY, PROBLEM, np.asarray(x, dtype), 8, unit=None)
 
-    # A thousandth, for numbers typed by hand and steps of differences; and what a projection leaves behind.
-    for x in (X * (1 + 9e-4), np.round(X / 7, 2) * 7, X + np.array([0.1, -0.1, -0.2]), [0.0, -1e-3, 300.0]):
+    # A thousandth, for numbers typed by hand and steps of differences; and what a projection leaves
+    # behind.
+    for x in (
+        X * (1 + 9e-4),
+        np.round(X / 7, 2) * 7,
+        X + np.array([0.1, -0.1, -0.2]),
+        [0.0, -1e-3, 300.0],
+    ):
         assert np.isfinite(runtimes(x).mean)
     with pytest.raises(ValueError, match="must be >= 0"):
         runtimes([0.0, -1e-2, 300.0])
@@ -80,9 +86,21 @@ def _of_levels(levels, costs=1.0):
 
 
 REFUSED: list[tuple[Callable[..., Any], tuple[Any, ...], str]] = [
-    (bcgc.block_runtime, ([1.0], [[0.1, 0.2, 0.3]]), r"partition must have shape \(\.\.\., 3\), got \(1,\)"),
-    (bcgc.block_runtime, ([1, 1, 1], [0.3]), r"partition must have shape \(\.\.\., 1\), got \(3,\)"),
-    (bcgc.block_runtime, ([1, -1, 1], [0.3, 0.2, 0.5]), "partition must be finite and >= 0, got -1"),
+    (
+        bcgc.block_runtime,
+        ([1.0], [[0.1, 0.2, 0.3]]),
+        r"partition must have shape \(\.\.\., 3\), got \(1,\)",
+    ),
+    (
+        bcgc.block_runtime,
+        ([1, 1, 1], [0.3]),
+        r"partition must have shape \(\.\.\., 1\), got \(3,\)",
+    ),
+    (
+        bcgc.block_runtime,
+        ([1, -1, 1], [0.3, 0.2, 0.5]),
+        "partition must be finite and >= 0, got -1",
+    ),
     (bcgc.block_runtime, ([1.0, 2.0], [0.3, -0.1]), "cycle_times must be >= 0, got -0.1"),
     (bcgc.block_runtime, ([1.0], 0.3), r"cycle_times must have .*got .*\(\)"),
     (
@@ -95,11 +113,19 @@ REFUSED: list[tuple[Callable[..., Any], tuple[Any, ...], str]] = [
     (_of_levels, ([0, 3],), "levels must be from 0 to 2, .* got 0 to 3"),
     (_of_levels, ([0.0, 1.0],), "levels must be whole numbers"),
     (_of_levels, (1,), "levels must be whole numbers, a row of them"),
-    (_of_levels, ([0, 1], [1.0, 2.0, 3.0]), r"unit_costs must have shape \(\.\.\., 2\), got \(3,\)"),
+    (
+        _of_levels,
+        ([0, 1], [1.0, 2.0, 3.0]),
+        r"unit_costs must have shape \(\.\.\., 2\), got \(3,\)",
+    ),
     (bcgc.levels_from_partition, ([2, -1, 2],), "partition must be finite and >= 0, got -1"),
     (bcgc.partition_from_levels, ([0, 3], 3), "levels must be from 0 to 2, .* got 0 to 3"),
     (bcgc.partition_from_levels, ([-1, 3],), "levels must be from 0 to 3, .* got -1 to 3"),
-    (bcgc.certificate, (PROBLEM, X, np.array([0, 1])), r"levels must have shape \(3,\), got \(2,\): True"),
+    (
+        bcgc.certificate,
+        (PROBLEM, X, np.array([0, 1])),
+        r"levels must have shape \(3,\), got \(2,\): True",
+    ),
 ]
 
 
@@ -129,12 +155,20 @@ def test_numbers_that_make_no_runtime_are_refused_or_give_nan(name, value):
 
 def test_what_is_traced_and_no_level_or_no_partition_has_no_runtime():
     times = np.array([0.3, 0.2, 0.5])
-    bad_levels, bad_partitions = [[-1, 0], [0, 3], [0, 2]], [[1.0, -1, 1], [np.nan, 1, 1], [1, 0, 1]]
-    for runtime, bad in ((bcgc.coordinate_runtime, bad_levels), (bcgc.block_runtime, bad_partitions)):
+    bad_levels, bad_partitions = (
+        [[-1, 0], [0, 3], [0, 2]],
+        [[1.0, -1, 1], [np.nan, 1, 1], [1, 0, 1]],
+    )
+    for runtime, bad in (
+        (bcgc.coordinate_runtime, bad_levels),
+        (bcgc.block_runtime, bad_partitions),
+    ):
         runtimes = jax.jit(jax.vmap(runtime, (0, None)))(np.array(bad), times)
         assert np.isnan(runtimes).tolist() == [True, True, False]
     assert np.isnan(jax.jit(lambda t: bcgc.block_runtime([1.0, 1.0, 1.0], t))(-times))
-    assert np.isnan(jax.jit(lambda c: bcgc.coordinate_runtime([0, 1], times, unit_costs=c))(-times[:2]))
+    assert np.isnan(
+        jax.jit(lambda c: bcgc.coordinate_runtime([0, 1], times, unit_costs=c))(-times[:2])
+    )
     levels = jax.jit(lambda x: bcgc.levels_from_partition(x, 4))(np.array([2, -1, 3]))
     counts = jax.jit(lambda s: bcgc.partition_from_levels(s, 3))(np.array([0, -1, 2, 3]))
     assert {*levels.tolist(), *counts.tolist()} == {-1}
@@ -142,11 +176,15 @@ def test_what_is_traced_and_no_level_or_no_partition_has_no_runtime():
 
 HAZARD = bcgc.FromHazard(lambda p, t: p * t, lambda p, a: a / p, np.ones(2))
 BATCHES: dict[str, Any] = {
-    "rate of ShiftedExponential must be one number, got shape": bcgc.ShiftedExponential(np.ones(3), 0.5),
+    "rate of ShiftedExponential must be one number, got shape": bcgc.ShiftedExponential(
+        np.ones(3), 0.5
+    ),
     "times of Empirical must be an array of rank 1": bcgc.Empirical([1.0, 2.0]),
     "times of EmpiricalRows must be an array of rank 2": bcgc.EmpiricalRows(np.ones((2, 4, 3))),
     "parameters of FromHazard must be one number": HAZARD,
-    "low of Uniform must be one number": bcgc.Heterogeneous([LAW, bcgc.Uniform(np.ones(2), 2.0), LAW]),
+    "low of Uniform must be one number": bcgc.Heterogeneous(
+        [LAW, bcgc.Uniform(np.ones(2), 2.0), LAW]
+    ),
     "num_workers must have shape": {"num_workers": np.array([2, 3])},
     "setup_cycles must have shape": {"setup_cycles": np.ones(2)},
     "unit_costs must have shape": {"num_coordinates": 3, "unit_costs": np.full((2, 3), 100.0)},
@@ -158,7 +196,9 @@ def test_a_batch_is_told_to_go_through_vmap(message):
     batch, given = BATCHES[message], {"cycle_time": LAW, "num_workers": 3, "num_coordinates": 300}
     problem = bcgc.Problem(**given | (batch if isinstance(batch, dict) else {"cycle_time": batch}))
     if "Empirical" in message:
-        problem = jax.tree.map(lambda leaf: np.stack([leaf] * 2) if np.ndim(leaf) else leaf, problem)
+        problem = jax.tree.map(
+            lambda leaf: np.stack([leaf] * 2) if np.ndim(leaf) else leaf, problem
+        )
     calls = {**OF_A_PARTITION, "solve": lambda problem, _: bcgc.solve(problem, "time", key=KEY)}
     for call in calls.values():
         with pytest.raises(ValueError, match=f"{message}.*jax.vmap"):
@@ -194,7 +234,9 @@ KEYED: dict[str, Callable[[Any], Any]] = {
     "sample": lambda key: LAW.sample(key, (2,)),
     "rows": lambda key: bcgc.EmpiricalRows([[1.0, 2.0]]).draw_rows(key, 3),
     "unlike": lambda key: bcgc.Heterogeneous([LAW]).sample(key, (1,)),
-    "Sweep": lambda key: bcgc.sweeps.Sweep(lambda **_: PROBLEM, {"num_workers": X}, "time", key=key),
+    "Sweep": lambda key: bcgc.sweeps.Sweep(
+        lambda **_: PROBLEM, {"num_workers": X}, "time", key=key
+    ),
     "fit_distributions": lambda key: bcgc.measured.fit_distributions(key, X),
     "bootstrap_interval": lambda key: bootstrap_interval(key, MEASURED, X),
     "gradient_code": lambda key: bcgc.coding.gradient_code(key, 4, 1),
@@ -205,7 +247,9 @@ KEYED: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("name", KEYED)
 def test_what_is_no_key_is_refused_by_name(name):
     for key in (0, np.arange(2), jax.random.split(KEY)):
-        with pytest.raises(ValueError, match=r"key must be one key of JAX, such as jax.random.key\(0\)"):
+        with pytest.raises(
+            ValueError, match=r"key must be one key of JAX, such as jax.random.key\(0\)"
+        ):
             KEYED[name](key)
 
 
@@ -228,14 +272,20 @@ GOOD |= {"num_coordinates": 300, "num_samples": 2.0, "cycles": 1.5}
 def _columns(good: dict[str, float], *bad: tuple[str, float]) -> dict[str, np.ndarray]:
     """What is good, then each change of it."""
     return {
-        name: np.array([value, *(b if name == n else value for n, b in bad)]) for name, value in good.items()
+        name: np.array([value, *(b if name == n else value for n, b in bad)])
+        for name, value in good.items()
     }
 
 
 COLUMNS = _columns(
     GOOD,
     *(("num_workers", 4), ("num_workers", 0), ("rate", -0.5), ("rate", np.nan), ("shift", -1.5)),
-    *(("num_coordinates", 0), ("num_coordinates", 300.5), ("num_samples", -2.0), ("cycles", np.inf)),
+    *(
+        ("num_coordinates", 0),
+        ("num_coordinates", 300.5),
+        ("num_samples", -2.0),
+        ("cycles", np.inf),
+    ),
     # Below the smallest normal number, which arithmetic may make 0 of.
     *((name, 1e-39) for name in ("num_samples", "cycles", "rate", "shift")),
 )
@@ -275,7 +325,10 @@ def test_numbers_whose_product_is_no_normal_number_make_no_problem():
 
 def test_times_and_moments_of_traced_numbers_that_make_no_law_are_nan():
     def times(num_workers, rate, shift):
-        law, more = bcgc.ShiftedExponential(rate, shift), {"num_workers": num_workers, "max_workers": 3}
+        law, more = (
+            bcgc.ShiftedExponential(rate, shift),
+            {"num_workers": num_workers, "max_workers": 3},
+        )
         return (
             bcgc.sorted_cycle_times(KEY, law, num_draws=4, **more),
             bcgc.plans.expected_order_statistics(law, **more),
@@ -284,7 +337,9 @@ def test_times_and_moments_of_traced_numbers_that_make_no_law_are_nan():
 
     columns = (COLUMNS[name][:6] for name in ("num_workers", "rate", "shift"))
     _only_the_first_is_finite(jax.jit(jax.vmap(times))(*columns))
-    ratio = jax.jit(jax.vmap(lambda rate: bcgc.solvers.straggler_ratio(bcgc.ShiftedExponential(rate))))
+    ratio = jax.jit(
+        jax.vmap(lambda rate: bcgc.solvers.straggler_ratio(bcgc.ShiftedExponential(rate)))
+    )
     assert np.isnan(ratio(np.array([0.5, -0.5, 0.0, np.nan]))).tolist() == [False, True, True, True]
 
 
@@ -342,7 +397,9 @@ def _solver(method: str) -> Callable[[Any], bcgc.Solution]:
     return jax.jit(jax.vmap(lambda n: bcgc.solve(_made(n), METHODS[method], key=KEY)))
 
 
-@pytest.mark.parametrize("method", [*QUICK, *slow(*(name for name in METHODS if name not in QUICK))])
+@pytest.mark.parametrize(
+    "method", [*QUICK, *slow(*(name for name in METHODS if name not in QUICK))]
+)
 def test_no_method_solves_what_traced_numbers_make_no_problem_of(method):
     solution = _solver(method)(COLUMNS)
     _check_statuses(solution, {bcgc.Status.INVALID})
@@ -400,7 +457,9 @@ def test_measured_times_that_are_traced_are_judged_too():
     @jax.jit
     def valid(times):
         one = bcgc.Empirical(times[0])
-        return [law.valid() for law in (one, bcgc.EmpiricalRows(times), bcgc.Heterogeneous([LAW, one]))]
+        return [
+            law.valid() for law in (one, bcgc.EmpiricalRows(times), bcgc.Heterogeneous([LAW, one]))
+        ]
 
     times = np.array([[1.0, 2.0], [3.0, 4.0]])
     assert all(valid(times))

@@ -21,14 +21,21 @@ def test_the_judge_and_the_fft_recursion_give_the_exact_crossing_probability(siz
     assert [crossing.exact_probability(row, 20) for row in rows] == exact
     assert crossing.exact_probability(rows[-1]) == exact[-1]
     # Worst 5e-15.
-    np.testing.assert_allclose(peers.boundary_probability(rows), list(map(float, exact)), rtol=0, atol=3e-14)
+    np.testing.assert_allclose(
+        peers.boundary_probability(rows), list(map(float, exact)), rtol=0, atol=3e-14
+    )
     assert min(exact) < 0.1 < 0.5 < max(exact)
 
 
-def test_programs_for_crossing_probabilities_are_measured_where_they_are_installed(monkeypatch, small):
+def test_programs_for_crossing_probabilities_are_measured_where_they_are_installed(
+    monkeypatch, small
+):
     monkeypatch.setattr(crossing, "CASES", (crossing.Case("one boundary", 3, repeats=2),))
+
     # A peer that errs by a hundredth.
-    found = lambda rows: np.array([float(crossing.exact_probability(row, 30)) + 0.01 for row in rows])  # noqa: E731
+    def found(rows):
+        return np.array([float(crossing.exact_probability(row, 30)) + 0.01 for row in rows])
+
     monkeypatch.setattr(installed, "crossprob", lambda: found)
     monkeypatch.setattr(installed.shutil, "which", lambda name: None)
     measured, *missing = crossing.crossing()
@@ -53,7 +60,11 @@ def test_the_trace_formula_is_the_mean_of_draws(workers, depth):
         # The largest of N: H_N / μ + t_0.
         assert exact == pytest.approx(1050, rel=1e-9)
     times = 50 + 1e3 * np.random.default_rng(7).standard_exponential((200_000, workers))
-    mean = np.min([np.roll(k * times, k, axis=1) for k in range(1, depth + 1)], axis=0).max(axis=1).mean()
+    mean = (
+        np.min([np.roll(k * times, k, axis=1) for k in range(1, depth + 1)], axis=0)
+        .max(axis=1)
+        .mean()
+    )
     # A runtime's standard deviation is at most its mean.
     assert mean == pytest.approx(exact, rel=4 / 200_000**0.5)
 
@@ -93,7 +104,9 @@ def small(monkeypatch):
 def test_a_run_prints_its_table_and_writes_json_and_figure(tmp_path, capsys, small, monkeypatch):
     out = tmp_path / "speed.json"
     monkeypatch.setattr(planning, "_AS_GOOD", 50)
-    only = [part for name in ("evaluation", "equal_quality", "scaling") for part in ("--only", name)]
+    only = [
+        part for name in ("evaluation", "equal_quality", "scaling") for part in ("--only", name)
+    ]
     assert benchmark.main([*only, "--out", str(out)]) == 0
     found = json.loads(out.read_text())
     assert set(found) == {"environment", "results", "scaling"}
@@ -105,7 +118,10 @@ def test_a_run_prints_its_table_and_writes_json_and_figure(tmp_path, capsys, sma
     assert 0 <= equal["gap"] < 1e-3
     assert equal["peer_gap"] > 0
     assert equal["ratio"] == equal["peer"]["median"] / equal["package"]["median"]
-    assert (evaluated["measure"], evaluated["what"]) == ("evaluation", "exact expected runtime, N=3")
+    assert (evaluated["measure"], evaluated["what"]) == (
+        "evaluation",
+        "exact expected runtime, N=3",
+    )
     assert (evaluated["dtype"], evaluated["repeats"]) == ("float64", 15)
     for times in (evaluated["package"], evaluated["peer"]):
         assert set(times) == {"first_call", "compile", "median", "best", "worst"}
@@ -114,7 +130,9 @@ def test_a_run_prints_its_table_and_writes_json_and_figure(tmp_path, capsys, sma
     assert 0 <= evaluated["error"] < 1e-9 < evaluated["peer_error"] < 1e-2
     points = [(p["curve"], p["x_name"], p["x"]) for p in found["scaling"]]
     assert points == [("evaluation", "workers", 3), ("optimum", "workers", 3)]
-    assert all(p["seconds"] > 0 and p["first_call"] > 0 and p["gap"] < 1e-6 for p in found["scaling"])
+    assert all(
+        p["seconds"] > 0 and p["first_call"] > 0 and p["gap"] < 1e-6 for p in found["scaling"]
+    )
     assert all(p["best"] <= p["seconds"] <= p["worst"] for p in found["scaling"])
     assert (tmp_path / "speed.png").stat().st_size > 1e4
     said = capsys.readouterr()

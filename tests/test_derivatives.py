@@ -43,7 +43,9 @@ WAYS: dict[str, Callable[[Any], Any]] = {
     "of a loop": jax.grad(lambda rates: jnp.sum(_mapped(rates))),
     "of a branch": jax.vmap(jax.grad(_chosen)),
     "computed again": jax.vmap(jax.grad(jax.checkpoint(_value))),
-    "all outputs": lambda rates: jax.vmap(jax.jacrev(lambda r: (_value(r), _solved(r)["x"])))(rates)[0],
+    "all outputs": lambda rates: jax.vmap(jax.jacrev(lambda r: (_value(r), _solved(r)["x"])))(
+        rates
+    )[0],
 }
 
 

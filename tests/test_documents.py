@@ -1,4 +1,5 @@
-"""README and docs: what stands there runs, in the order in which it stands, in a clone and nothing else."""
+"""README and docs: what stands there runs, in the order in which it stands, in a clone and
+nothing else."""
 
 import importlib
 import re
@@ -55,11 +56,14 @@ def _headings(path: Path) -> set[str]:
 
 
 def test_the_table_of_public_names_has_each_name_once():
-    """A row without a module belongs to that above; sub-packages leave out what `bcgc_jax` itself has."""
+    """A row without a module belongs to that above; sub-packages leave out what `bcgc_jax`
+    itself has."""
     text = (ROOT / "docs" / "api.md").read_text("utf-8").partition("## Public names")[2]
     found: dict[str, list[str]] = {}
     module = ""
-    for first, names in re.findall(r"^\| *(?:`(bcgc_jax[.\w]*)`)? *\|[^|]*\|(.*`.*)\|$", text, re.MULTILINE):
+    for first, names in re.findall(
+        r"^\| *(?:`(bcgc_jax[.\w]*)`)? *\|[^|]*\|(.*`.*)\|$", text, re.MULTILINE
+    ):
         module = first or module
         found.setdefault(module, []).extend(re.findall(r"`(\w+)`", names))
     expected = {"bcgc_jax": sorted(bcgc.__all__)}
@@ -83,7 +87,9 @@ def test_the_readme_shows_what_its_command_prints(command):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", [path for path in DOCUMENTS if _blocks(path)], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [path for path in DOCUMENTS if _blocks(path)], ids=lambda path: path.stem
+)
 def test_a_document_runs_from_top_to_bottom(path, clone, command):
     # What the text supposes that its reader has: files of a recorder.
     for worker in range(8):
@@ -111,7 +117,9 @@ def _run(typed: str, command) -> None:
 
 def _commands(block: str) -> list[str]:
     """Those over several lines in one."""
-    return [" ".join(line.split()) for line in block.replace("\\\n", " ").splitlines() if line.strip()]
+    return [
+        " ".join(line.split()) for line in block.replace("\\\n", " ").splitlines() if line.strip()
+    ]
 
 
 def _commands_of(path: Path) -> list[str]:

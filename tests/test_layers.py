@@ -1,4 +1,5 @@
-"""Imports point down: which file may use which is read from the source, so that it stays one glance."""
+"""Imports point down: which file may use which is read from the source, so that it stays one
+glance."""
 
 import ast
 import graphlib
@@ -46,7 +47,10 @@ def _imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: a relative import"
             names = [f"{node.module}.{alias.name}" for alias in node.names]
-            found += [name if name.removeprefix("bcgc_jax.") in FILES else str(node.module) for name in names]
+            found += [
+                name if name.removeprefix("bcgc_jax.") in FILES else str(node.module)
+                for name in names
+            ]
     inside = [name.partition(".")[2] for name in found if _top(name) == "bcgc_jax"]
     return {name or "__init__" for name in inside}
 
@@ -55,11 +59,14 @@ GRAPH = {name: _imported(path) for name, path in FILES.items()}
 
 
 def test_every_file_has_a_floor_and_every_floor_a_file():
-    assert sorted({_top(name) for name in FILES}) == sorted(name for floor in FLOORS for name in floor)
+    assert sorted({_top(name) for name in FILES}) == sorted(
+        name for floor in FLOORS for name in floor
+    )
 
 
 def test_the_tree_that_maintainers_read_is_that_on_disk():
-    """Files and folders at the top, each in a row of its own; the rows name what their folders hold."""
+    """Files and folders at the top, each in a row of its own; the rows name what their folders
+    hold."""
     text = (ROOT.parent / "docs" / "maintaining.md").read_text("utf-8")
     tree = re.search(r"^bcgc_jax/\n((?:  .*\n)+)", text, re.MULTILINE)
     assert tree is not None
@@ -80,7 +87,9 @@ def test_a_rule_answers_for_itself():
     """Who asks for its class: where a plan of one kind is needed, and is refused otherwise."""
     nodes = [node for path in FILES.values() for node in ast.walk(ast.parse(path.read_text()))]
     asked = [
-        node.args[1] for node in nodes if isinstance(node, ast.Call) and _name(node.func) == "isinstance"
+        node.args[1]
+        for node in nodes
+        if isinstance(node, ast.Call) and _name(node.func) == "isinstance"
     ]
     of_rules = [classes for classes in asked if RULES & {_name(node) for node in ast.walk(classes)}]
     assert len(of_rules) <= 3, [ast.unparse(classes) for classes in of_rules]

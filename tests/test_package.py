@@ -42,7 +42,8 @@ def test_the_paper_is_cited_alike():
 
 
 def test_who_cites_the_package_cites_the_package():
-    """Without a preferred citation, readers of CITATION.cff take the software. The paper is a reference."""
+    """Without a preferred citation, readers of CITATION.cff take the software. The paper is a
+    reference."""
     file = (ROOT / "CITATION.cff").read_text()
     assert "preferred-citation" not in file
     before, paper = file.split("\nreferences:\n")
@@ -57,6 +58,8 @@ def test_what_is_to_be_installed_can_be_and_has_its_types():
     texts = [path.read_text("utf-8") for folder in folders for path in folder.rglob("*.py")]
     # The package is on no index: what works is said in one place.
     assert not [text for text in texts if "bcgc-jax[" in text]
-    named = {extra for text in texts for extra in re.findall(r"to_install\([\"'](\w+)[\"']\)", text)}
+    named = {
+        extra for text in texts for extra in re.findall(r"to_install\([\"'](\w+)[\"']\)", text)
+    }
     known = set(metadata("bcgc-jax").get_all("Provides-Extra") or ())
     assert {"cli", "cluster", "plot", "train"} <= named <= known

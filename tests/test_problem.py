@@ -13,8 +13,13 @@ from bcgc_jax._pytree import replace
 from bcgc_jax.plans.iterations import iteration_of
 
 LAW = bcgc.ShiftedExponential(rate=0.02, shift=5.0)
-PAIRS, UNLIKE = bcgc.distributions.EmpiricalPairs([3.0, 1.0], [0.5, 2.0]), bcgc.Heterogeneous([LAW] * 4)
-SENSIBLE: dict[str, Any] = dict(cycle_time=LAW, num_workers=4, num_coordinates=30, num_samples=5, cycles=1.5)
+PAIRS, UNLIKE = (
+    bcgc.distributions.EmpiricalPairs([3.0, 1.0], [0.5, 2.0]),
+    bcgc.Heterogeneous([LAW] * 4),
+)
+SENSIBLE: dict[str, Any] = dict(
+    cycle_time=LAW, num_workers=4, num_coordinates=30, num_samples=5, cycles=1.5
+)
 
 
 @pytest.mark.parametrize(
@@ -23,7 +28,11 @@ SENSIBLE: dict[str, Any] = dict(cycle_time=LAW, num_workers=4, num_coordinates=3
         *[("num_workers", v) for v in (0, np.nan, np.inf)],
         *[("num_coordinates", v) for v in (0, 10.5, np.nan, np.inf)],
         *[(name, v) for name in ("num_samples", "cycles") for v in (0, -3.0, np.nan, np.inf)],
-        *[(name, v) for name in ("send_time", "chain_cycles", "start_up") for v in (-1.0, np.nan, np.inf)],
+        *[
+            (name, v)
+            for name in ("send_time", "chain_cycles", "start_up")
+            for v in (-1.0, np.nan, np.inf)
+        ],
     ],
 )
 def test_a_number_that_makes_no_sense_is_refused_by_name_and_value(name, value):
@@ -54,13 +63,22 @@ def test_a_setup_and_a_chain_are_paid_for_also_where_there_is_one_of_them():
         ({"num_workers": [4, 0]}, r"num_workers must be finite and >= 1, got 0"),
         ({"num_workers": 2.5}, r"num_workers must be a whole number, got 2.5"),
         ({"num_workers": "four"}, r"num_workers must be a number, got 'four'"),
-        ({"cycle_time": 3.0}, r"cycle_time must be a distribution such as ShiftedExponential.*, got 3.0"),
+        (
+            {"cycle_time": 3.0},
+            r"cycle_time must be a distribution such as ShiftedExponential.*, got 3.0",
+        ),
         ({"start_up": PAIRS}, "start_up must be the distribution of one worker's, or a number"),
         ({"start_up": UNLIKE}, "start_up must be the distribution of one worker's"),
         ({"start_up": 2.0, "cycle_time": PAIRS}, "EmpiricalPairs have their own start-ups"),
         ({"start_up": LAW, "cycle_time": UNLIKE}, "not with Heterogeneous: give a number, or pool"),
-        ({"send_time": 1.0, "overlap": 2}, "overlap must be True or False, known before tracing, got 2"),
-        ({"num_workers": np.array([3, 9]), "max_workers": 8}, r"num_workers 9 exceeds max_workers 8"),
+        (
+            {"send_time": 1.0, "overlap": 2},
+            "overlap must be True or False, known before tracing, got 2",
+        ),
+        (
+            {"num_workers": np.array([3, 9]), "max_workers": 8},
+            r"num_workers 9 exceeds max_workers 8",
+        ),
     ],
 )
 def test_the_message_says_what_would_be_right(arguments, message):
@@ -72,7 +90,9 @@ def test_a_problem_knows_whether_its_runtime_is_convex_and_what_is_left_without_
     assert bcgc.Problem(**SENSIBLE, start_up=3.0, send_time=0.5).convex
     random = bcgc.Problem(**SENSIBLE, start_up=LAW, overlap=True, send_time=0.5, chain_cycles=0.2)
     pairs = bcgc.Problem(PAIRS, 4, 30)
-    assert not any((random.convex, random.plain, pairs.convex, pairs.plain, iteration_of(random).smooth))
+    assert not any(
+        (random.convex, random.plain, pairs.convex, pairs.plain, iteration_of(random).smooth)
+    )
     assert repr(random.without_delivery) == repr(bcgc.Problem(**SENSIBLE, chain_cycles=0.2))
     assert repr(pairs.without_delivery.cycle_time) == "Empirical(times=[0.5, 2.0])"
 
@@ -122,7 +142,8 @@ def test_a_problem_is_a_tree_whose_static_part_is_max_workers():
 def test_more_workers_in_a_copy_have_room():
     problem = bcgc.Problem(LAW, 4, 90)
     assert dataclasses.replace(problem, num_workers=6).max_workers == 6
-    # Fewer keep the shape of the partitions, as another problem does that is made with the same room.
+    # Fewer keep the shape of the partitions, as another problem does that is made with the same
+    # room.
     assert replace(problem, num_workers=2).max_workers == 4
     with pytest.raises(ValueError, match="num_workers 9 exceeds max_workers 8"):
         replace(bcgc.Problem(LAW, 4, 90, max_workers=8), num_workers=9)

@@ -27,7 +27,11 @@ def unscaled(p, a):
     return a / p
 
 
-LAWS = [make(1.3) for name, make in registry.LAWS.items() if name not in ("HazardSpline", *registry.JOINT)]
+LAWS = [
+    make(1.3)
+    for name, make in registry.LAWS.items()
+    if name not in ("HazardSpline", *registry.JOINT)
+]
 every_law = pytest.mark.parametrize("law", LAWS, ids=lambda law: type(law).__name__)
 
 
@@ -75,7 +79,10 @@ def test_functions_of_a_hazard_are_part_of_what_is_compiled_and_its_parameters_a
 NUMBERS = {"wrong sign": -0.7, "zero": 0.0, "NaN": math.nan}
 NUMBERS |= {"infinite": math.inf, "minus infinite": -math.inf}
 OTHERS = {"text": "0.7", "nothing": None, "complex": 0.7 + 0.1j, "truth value": True}
-ARRAYS = {"NaN in an array": np.array([[0.7], [math.nan]]), "NaN on the device": jnp.array([math.nan, 0.7])}
+ARRAYS = {
+    "NaN in an array": np.array([[0.7], [math.nan]]),
+    "NaN on the device": jnp.array([math.nan, 0.7]),
+}
 # What is no number anywhere is so for one field of each law.
 WRONG: dict[str, Any] = {**NUMBERS, "one wrong entry": [0.7, -0.1], **OTHERS, **ARRAYS}
 MAY_BE = {"wrong sign": {"location"}, "one wrong entry": {"location"}, "infinite": {"slow"}}
@@ -105,12 +112,27 @@ def test_bad_field_is_named(law, name, value):
         (lambda: bcgc.Uniform(np.array([1.0, 4.0]), 3.1), "low must be below high"),
         (lambda: bcgc.TwoSpeed(5.7, 5.7, 0.27), "fast must be below slow, got 5.7 and 5.7"),
         (lambda: bcgc.TwoSpeed(1.3, 5.7, 1.01), "probability must be finite and <= 1, got 1.01"),
-        (lambda: bcgc.Empirical([]), "times is empty: an empirical distribution needs at least one"),
+        (
+            lambda: bcgc.Empirical([]),
+            "times is empty: an empirical distribution needs at least one",
+        ),
         (lambda: bcgc.Empirical([0.7, 0.0]), "times must be finite and > 0, got 0.0"),
-        (lambda: EmpiricalPairs([], []), "start_ups and cycle_times must be pairs, at least one, got shapes"),
-        (lambda: EmpiricalPairs([1.0], [2.0, 3.0]), r"start_ups and cycle_times .* pairs, .*1,\) and \(2,\)"),
-        (lambda: EmpiricalPairs([1.0, -0.5], [2.0, 3.0]), "start_ups must be finite and >= 0, got -0.5"),
-        (lambda: EmpiricalPairs([1.0, 0.0], [2.0, 0.0]), "cycle_times must be finite and > 0, got 0.0"),
+        (
+            lambda: EmpiricalPairs([], []),
+            "start_ups and cycle_times must be pairs, at least one, got shapes",
+        ),
+        (
+            lambda: EmpiricalPairs([1.0], [2.0, 3.0]),
+            r"start_ups and cycle_times .* pairs, .*1,\) and \(2,\)",
+        ),
+        (
+            lambda: EmpiricalPairs([1.0, -0.5], [2.0, 3.0]),
+            "start_ups must be finite and >= 0, got -0.5",
+        ),
+        (
+            lambda: EmpiricalPairs([1.0, 0.0], [2.0, 0.0]),
+            "cycle_times must be finite and > 0, got 0.0",
+        ),
         (lambda: bcgc.Empirical(["fast", "slow"]), "times must be a number, got"),  # type: ignore[list-item]
     ],
 )
@@ -121,12 +143,20 @@ def test_bad_law_says_what_is_wrong(build, message):
 
 @pytest.mark.parametrize(
     ("condition", "good", "bad"),
-    [("> 0", 1e-30, 0), (">= 0", 0, -1e-30), ("<= 1", 1, 1.001), ("< 2.5", 2.499, 2.5), ("", -3, math.inf)],
+    [
+        ("> 0", 1e-30, 0),
+        (">= 0", 0, -1e-30),
+        ("<= 1", 1, 1.001),
+        ("< 2.5", 2.499, 2.5),
+        ("", -3, math.inf),
+    ],
 )
 def test_check_compares_with_its_bound_and_names_the_first_bad_entry(condition, good, bad):
     for value in (good, [good, good]):
         check("depth", value, condition)
-    wanted = re.escape(f"depth must be {f'finite and {condition}' if condition else 'finite'}, got {bad}")
+    wanted = re.escape(
+        f"depth must be {f'finite and {condition}' if condition else 'finite'}, got {bad}"
+    )
     for value in (bad, [[good], [bad], [-math.inf]]):
         with pytest.raises(ValueError, match=rf"^{wanted}(\.0)?$"):
             check("depth", value, condition)
@@ -139,7 +169,9 @@ def test_check_may_allow_infinity_but_no_nan():
             check("depth", value, "> 0", finite=False)
 
 
-@pytest.mark.parametrize("kind", [np.float16, np.float32, np.int8, np.uint32, jnp.bfloat16, int, float])
+@pytest.mark.parametrize(
+    "kind", [np.float16, np.float32, np.int8, np.uint32, jnp.bfloat16, int, float]
+)
 def test_numbers_of_every_kind_are_numbers(kind):
     check("depth", kind(3), "> 0")
     check("depth", jnp.asarray(kind(3)), "> 0")
@@ -150,13 +182,17 @@ def test_numbers_of_every_kind_are_numbers(kind):
 PROBLEM = "Problem(cycle_time=Uniform(low=1.0, high=2.0), num_workers=3, num_coordinates=300"
 TIMES = np.linspace(0.5, 2.0, 4_000)
 REPRESENTED: list[tuple[Any, str]] = [
-    (bcgc.ShiftedExponential(np.float32(1), jnp.array(50.0)), "ShiftedExponential(rate=1.0, shift=50.0)"),
+    (
+        bcgc.ShiftedExponential(np.float32(1), jnp.array(50.0)),
+        "ShiftedExponential(rate=1.0, shift=50.0)",
+    ),
     (bcgc.TwoSpeed(1, np.inf, 0.5), "TwoSpeed(fast=1.0, slow=inf, probability=0.5)"),
     (bcgc.Empirical(TIMES.astype(np.float32)), "Empirical(times=float32[4000] from 0.5 to 2)"),
     (EmpiricalPairs([3.0], [1.0]), "EmpiricalPairs(start_ups=[3.0], cycle_times=[1.0])"),
     (
         bcgc.Heterogeneous([bcgc.Uniform(1.0, 2.0)] * 3 + [bcgc.Pareto(1.0, 3.0)]),
-        "Heterogeneous(distributions=[3 × Uniform(low=1.0, high=2.0), Pareto(scale=1.0, shape=3.0)])",
+        "Heterogeneous(distributions=[3 × Uniform(low=1.0, high=2.0), Pareto(scale=1.0, "
+        "shape=3.0)])",
     ),
     (
         bcgc.FromHazard(scaled, lambda p, a: a / p, {"rate": 3.0}),
@@ -184,7 +220,10 @@ def test_a_tree_is_shown_by_what_is_not_by_default_and_long_arrays_by_their_rang
 
 
 def test_what_is_traced_or_a_batch_is_shown_by_its_shape():
-    assert repr(jax.eval_shape(bcgc.Empirical, TIMES.astype(np.float32))) == "Empirical(times=float32[4000])"
+    assert (
+        repr(jax.eval_shape(bcgc.Empirical, TIMES.astype(np.float32)))
+        == "Empirical(times=float32[4000])"
+    )
     shapes = jax.eval_shape(lambda rate: bcgc.ShiftedExponential(rate), np.float32(1.0))
     assert repr(shapes) == "ShiftedExponential(rate=float32[], shift=float32[])"
     batch = jax.vmap(bcgc.ShiftedExponential)(np.array([1.0, 2.0], np.float32))

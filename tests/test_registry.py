@@ -1,4 +1,5 @@
-"""Every public name keeps its caller's dtype, compiles nothing in a second call, lowers for accelerators."""
+"""Every public name keeps its caller's dtype, compiles nothing in a second call, lowers for
+accelerators."""
 
 import functools
 import re
@@ -25,7 +26,9 @@ from tests.problems import NAMES
 from tests.registry import CALLS, JOINT, KEY, KINDS, LAWS, ON_THE_HOST, WHOLE_NUMBERS, row
 
 OF_LAWS = {name: functools.partial(registry.of_law, name) for name in LAWS}
-RUNTIMES = {f"runtimes of {name}": functools.partial(registry.runtimes_of_law, name) for name in KINDS}
+RUNTIMES = {
+    f"runtimes of {name}": functools.partial(registry.runtimes_of_law, name) for name in KINDS
+}
 TRACED: dict[str, Callable[[Any], Any]] = OF_LAWS | RUNTIMES | CALLS
 _CALLED = {n: call for n, call in CALLS.items() if n not in registry.ONLY_TRACED}
 _LAWS = {name: OF_LAWS[name] for name in (*KINDS, "FromHazard")}
@@ -74,7 +77,10 @@ _SMOKE = ("ShiftedExponential", "Empirical", "EmpiricalRows", "solve Optimal", "
 
 def _marked(names: Iterable[str], slow: tuple[str, ...], smoke: tuple[str, ...] = ()) -> list[Any]:
     kinds = ((slow, pytest.mark.slow), (smoke, pytest.mark.smoke))
-    return [pytest.param(name, marks=[mark for chosen, mark in kinds if name in chosen]) for name in names]
+    return [
+        pytest.param(name, marks=[mark for chosen, mark in kinds if name in chosen])
+        for name in names
+    ]
 
 
 @pytest.mark.parametrize("name", _marked(EAGER, registry.SLOW_AT_FIRST, _SMOKE))
@@ -125,7 +131,9 @@ def test_a_sweep_and_the_slope_of_an_optimum_lower_for_accelerators():
 
 def test_a_tpu_would_be_seen_to_lack_something():
     with jax.enable_x64(True):
-        text = export.export(jax.jit(lambda v: jnp.sqrt(v)), platforms=["tpu"])(np.float64(2.0)).mlir_module()
+        text = export.export(jax.jit(lambda v: jnp.sqrt(v)), platforms=["tpu"])(
+            np.float64(2.0)
+        ).mlir_module()
     assert _LACKING.search(text)
     with pytest.raises(AssertionError):
         _lowers(lambda v: jnp.abs(jax.lax.complex(v, v)))
@@ -163,7 +171,9 @@ def test_a_product_that_is_rounded_would_be_seen():
 def test_no_program_depends_on_where_it_is_traced():
     """Programs are exported for other machines than those that trace them."""
     root = Path(bcgc.__file__).parent
-    asking = [path.name for path in root.rglob("*.py") if "default_backend" in path.read_text("utf-8")]
+    asking = [
+        path.name for path in root.rglob("*.py") if "default_backend" in path.read_text("utf-8")
+    ]
     assert asking == []
 
 
@@ -191,7 +201,8 @@ def test_the_numbers_of_a_problem_are_weak_beside_a_partition(x64):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in LAWS if name not in ("HazardSpline", *JOINT, "Empirical", "EmpiricalPairs")]
+    "name",
+    [name for name in LAWS if name not in ("HazardSpline", *JOINT, "Empirical", "EmpiricalPairs")],
 )
 def test_the_numbers_of_a_law_are_weak_beside_a_time(name, x64):
     time = jnp.float32(1.5)
@@ -209,7 +220,10 @@ def test_a_dtype_that_is_asked_for_is_given(name, x64):
     law = LAWS[name](jnp.float32(1.25))
 
     def draws(load: jax.Array) -> Any:
-        pairs = law.sample(KEY, (5, 3), load.dtype), bcgc.sorted_cycle_times(KEY, law, 3, 5, dtype=load.dtype)
+        pairs = (
+            law.sample(KEY, (5, 3), load.dtype),
+            bcgc.sorted_cycle_times(KEY, law, 3, 5, dtype=load.dtype),
+        )
         return pairs if name in JOINT else (*pairs, simulate_max(KEY, law, load, 3, 5))
 
     for dtype in (jnp.float32, jnp.float64):
@@ -222,4 +236,6 @@ def test_the_working_dtype_is_that_of_the_widest_array(precision):
     default: list[Any] = [(), (1.0, 2), ([1.0, np.arange(3)],), (np.float32(1.0), np.float64(2.0))]
     single: list[Any] = [(jnp.float32(1.0), 2.0, np.int64(3)), (np.ones(2, np.float32), [2.0, 3])]
     assert [working_dtype(*trees) for trees in default] == [precision] * 4
-    assert [working_dtype(*trees) for trees in (*single, (np.float16(1.0), 2.0))] == [np.float32] * 3
+    assert [working_dtype(*trees) for trees in (*single, (np.float16(1.0), 2.0))] == [
+        np.float32
+    ] * 3

@@ -31,14 +31,18 @@ def test_the_runtime_of_the_whole_numbers_is_that_of_this_partition():
         exact = float(bcgc.expected_runtime(PROBLEM, counts))
         assert float(solution.rounded_runtime) == pytest.approx(exact, rel=1e-9)
         assert float(solution.rounded_runtime) != float(solution.expected_runtime)
-    assert float(bcgc.solve(PROBLEM, "limit").rounded_runtime) == float(bcgc.solvers.runtime_limit(PROBLEM))
+    assert float(bcgc.solve(PROBLEM, "limit").rounded_runtime) == float(
+        bcgc.solvers.runtime_limit(PROBLEM)
+    )
     missing = bcgc.solve(padded(LAW, 6, 90), "ferdinand:17")
     assert np.isnan(missing.rounded_runtime)
 
 
 def test_a_batch_has_the_runtimes_and_the_words_of_each():
     workers = np.array([6, 3])
-    batch = jax.jit(jax.vmap(lambda n: bcgc.solve(padded(LAW, n, 5_000, 50), "ferdinand:1650")))(workers)
+    batch = jax.jit(jax.vmap(lambda n: bcgc.solve(padded(LAW, n, 5_000, 50), "ferdinand:1650")))(
+        workers
+    )
     single = bcgc.solve(PROBLEM, "ferdinand:1650")
     assert float(batch.rounded_runtime[0]) == pytest.approx(float(single.rounded_runtime), rel=1e-9)
     assert np.isnan(batch.rounded_runtime[1])
@@ -100,7 +104,9 @@ def test_a_person_reads_what_came_of_it():
     assert re.search(r"at most \S+ % above the best, proven", said)
     loose = replace(optimum, lower_bound=0.8 * optimum.expected_runtime)
     assert "  at most 25 % above the best, proven" in repr(loose)
-    assert "  best of several local searches; at most 25 % above" in repr(replace(loose, kind="local"))
+    assert ("  best of several local searches; at most 25 % above") in repr(
+        replace(loose, kind="local")
+    )
     far = replace(loose, lower_bound=0.7 * optimum.expected_runtime)
     assert "at most 42.9 % above the best" in repr(far)
     assert 'bound is loose: compare with "optimal"' in repr(replace(far, method="time"))
@@ -117,7 +123,9 @@ def _all_solutions() -> list[bcgc.Solution]:
     found += [bcgc.solve(PROBLEM, method) for method in (bcgc.Deadline(1e8), "cyclic:3")]
     found.append(bcgc.solve(padded(LAW, 6, 90), "ferdinand:17"))
     # Of a law whose programs are small.
-    alike = jax.vmap(lambda t: bcgc.solve(padded(bcgc.distributions.Deterministic(t), 6, 5_000), "time"))
+    alike = jax.vmap(
+        lambda t: bcgc.solve(padded(bcgc.distributions.Deterministic(t), 6, 5_000), "time")
+    )
     return [*found, alike(np.array([1.0, 2.0, -1.0]))]
 
 
@@ -125,7 +133,11 @@ def test_a_saved_solution_is_read_again(tmp_path):
     for solution in _all_solutions():
         again = bcgc.Solution.load(solution.save(tmp_path / "solution.json"))
         assert json.loads((tmp_path / "solution.json").read_text())["version"] == 3
-        assert (again.method, again.kind, repr(again)) == (solution.method, solution.kind, repr(solution))
+        assert (again.method, again.kind, repr(again)) == (
+            solution.method,
+            solution.kind,
+            repr(solution),
+        )
         assert again.citation() == solution.citation()
         np.testing.assert_array_equal(again.rounded_runtime, solution.rounded_runtime)
         plan = solution.plan and replace(solution.plan, known_needs=solution.needs)
@@ -144,16 +156,26 @@ def test_a_file_says_for_what_and_with_which_version_it_was_planned(tmp_path):
     assert fields.pop("bcgc_jax") == bcgc.__version__
     assert fields.pop("problem") == repr(PROBLEM)
     again = bcgc.Solution.load(path)
-    path.write_text(json.dumps(fields | {"version": 2}))  # as earlier versions of the package wrote it
+    # as earlier versions of the package wrote it
+    path.write_text(json.dumps(fields | {"version": 2}))
     chex.assert_trees_all_equal(bcgc.Solution.load(path), again)
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        *((text, "is no whole solution that Solution.save wrote") for text in ("", "{}", "[1]", "\x80")),
-        ('{"format": "another", "version": 2}', "of the format 'another', version 2, and .* reads 'bcgc_"),
-        ('{"format": "bcgc_jax.Solution", "version": 99}', "version 99, .*: read it with what wrote it, or"),
+        *(
+            (text, "is no whole solution that Solution.save wrote")
+            for text in ("", "{}", "[1]", "\x80")
+        ),
+        (
+            '{"format": "another", "version": 2}',
+            "of the format 'another', version 2, and .* reads 'bcgc_",
+        ),
+        (
+            '{"format": "bcgc_jax.Solution", "version": 99}',
+            "version 99, .*: read it with what wrote it, or",
+        ),
     ],
 )
 def test_a_file_of_something_else_is_refused(text, said, tmp_path):
@@ -249,7 +271,9 @@ def test_a_comparison_is_the_commands_table():
     assert list(found) == sorted(found, key=lambda name: float(found[name].expected_runtime))
     assert list(found)[:4] == ["limit", "sharing:all", "sharing:2", "optimal"]
     assert {"subgradient", "tandon_partial", "uncoded"} <= set(found)
-    table, told, longer = repr(found).partition("\nOne step after the other, each worker first ends the pass")
+    table, told, longer = repr(found).partition(
+        "\nOne step after the other, each worker first ends the pass"
+    )
     lines = table.splitlines()
     assert len(lines) == len(found) + 2
     assert all(len(line) <= 100 for line in (*lines, *longer.splitlines()))
@@ -267,10 +291,14 @@ def test_a_comparison_is_the_commands_table():
     best = min(found[name].expected_runtime for name in earlier)
     assert f"{100 * (float(found['uncoded'].expected_runtime / best) - 1):+.1f} %" in uncoded
     saved = 100 * (1 - float(found["time"].expected_runtime / found["uncoded"].expected_runtime))
-    assert next(line for line in lines if line.startswith("time")).split()[2:4] == [f"{saved:.1f}", "%"]
+    assert next(line for line in lines if line.startswith("time")).split()[2:4] == [
+        f"{saved:.1f}",
+        "%",
+    ]
     assert "█·····" in uncoded
     assert sum(" +0.0 %" in line for line in lines) >= 1  # that is the best baseline
-    assert any(line.startswith("tandon_partial α ") for line in lines)  # on which its runtime depends
+    # on which its runtime depends
+    assert any(line.startswith("tandon_partial α ") for line in lines)
     # Of whatever is listed; a scheme of one's own may be the best.
     few = repr(bcgc.compare(PROBLEM, ["uncoded", "time"])).partition("\nOne step")[0].splitlines()
     assert uncoded[:50] in {line[:50] for line in few}
@@ -287,13 +315,17 @@ def test_a_comparison_is_the_commands_table():
 
 
 def test_a_plan_that_does_not_exist_is_not_shown_and_not_trained():
-    solve = jax.jit(lambda n, rate: bcgc.solve(padded(bcgc.ShiftedExponential(rate), n), bcgc.Tandon(5)))
+    solve = jax.jit(
+        lambda n, rate: bcgc.solve(padded(bcgc.ShiftedExponential(rate), n), bcgc.Tandon(5))
+    )
     assert repr(solve(3, 1.0)) == f"Solution(tandon:5): {bcgc.Status.INFEASIBLE.message}"
     shapes = jax.eval_shape(lambda n: bcgc.solve(padded(LAW, n), "time"), 3)
     assert repr(shapes) == "Solution(time)"
     wrong = solve(6, -1.0)
     with pytest.raises(ValueError, match="the numbers make no problem"):
-        bcgc.coding.training_scheme(jax.random.key(0), bcgc.Problem(LAW, 3, 4), wrong, np.ones(4, np.float32))
+        bcgc.coding.training_scheme(
+            jax.random.key(0), bcgc.Problem(LAW, 3, 4), wrong, np.ones(4, np.float32)
+        )
 
 
 def test_a_file_of_an_older_version_says_whose_subsets_tasks_are(tmp_path):
@@ -338,7 +370,9 @@ def test_methods_that_are_none_or_are_two_of_a_name_are_refused():
 
 @pytest.mark.slow
 def test_traced_numbers_of_a_method_that_make_no_sense_are_invalid():
-    found = jax.vmap(lambda alpha: bcgc.solve(PROBLEM, bcgc.TandonPartial(alpha)))(np.array([3.0, 0.5]))
+    found = jax.vmap(lambda alpha: bcgc.solve(PROBLEM, bcgc.TandonPartial(alpha)))(
+        np.array([3.0, 0.5])
+    )
     assert found.status.tolist() == [bcgc.Status.CONVERGED, bcgc.Status.INVALID]
     assert np.isnan(found.expected_runtime).tolist() == [False, True]
 
@@ -364,5 +398,7 @@ def test_a_runtime_that_is_not_known_to_a_hundredth_has_not_converged():
 @pytest.mark.slow
 def test_a_runtime_of_which_much_is_beyond_single_precision_has_not_converged():
     # 26 % off, by its error 40 %.
-    solution = bcgc.solve(bcgc.Problem(bcgc.Pareto(np.float32(1), np.float32(1.02)), 5, 1000), "uncoded")
+    solution = bcgc.solve(
+        bcgc.Problem(bcgc.Pareto(np.float32(1), np.float32(1.02)), 5, 1000), "uncoded"
+    )
     assert int(solution.status) == bcgc.Status.PRECISION

@@ -29,8 +29,8 @@ _DO = {
     remedies.ANEW: "give each worker data by its speed, anew before each step",
 }
 _RECORD = (
-    "Give a row for each chunk (microbatch), with its number in a column `chunk`. Then slow workers, long "
-    "chunks and pauses can be told apart."
+    "Give a row for each chunk (microbatch), with its number in a column `chunk`. Then slow "
+    "workers, long chunks and pauses can be told apart."
 )
 
 
@@ -95,18 +95,22 @@ def _flat(row: advice.Row) -> Row:
     low, high = row.range
     flat = {"remedy": row.remedy, "saved": row.saved.value, "saved_low": row.saved.low}
     flat |= {"saved_high": row.saved.high, "range_low": low, "range_high": high}
-    return flat | {name: getattr(row, name) for name in ("lost", "longer", "stored_subsets", "needs")}
+    return flat | {
+        name: getattr(row, name) for name in ("lost", "longer", "stored_subsets", "needs")
+    }
 
 
 def _print(name: str, found: Advice) -> None:
     left_out = (
-        f" {found.left_out} steps in which a worker has no time are left out." if found.left_out else ""
+        f" {found.left_out} steps in which a worker has no time are left out."
+        if found.left_out
+        else ""
     )
     chunks = f", {found.num_chunks} chunks in a worker's step" if found.recorded else ""
     print_lines(
         f"{name}: {found.num_workers} workers, {found.num_steps} steps{chunks}.{left_out}",
-        f"A step takes {found.step:.4g} s on average. It would take {found.balanced:.4g} s if all workers "
-        f"ended together. So {percent(found.loss)} % of the time is lost.",
+        f"A step takes {found.step:.4g} s on average. It would take {found.balanced:.4g} s if all "
+        f"workers ended together. So {percent(found.loss)} % of the time is lost.",
     )
     if found.alike:
         print_lines(NOT_TIMED_APART)
@@ -118,7 +122,10 @@ def _print(name: str, found: Advice) -> None:
 def _print_causes(found: Advice) -> None:
     columns: list[Shown] = [
         (Column("why", no_wrap=True), lambda cause: IN_WORDS[cause[0]]),
-        ("share of the loss", lambda cause: f"{percent(cause[1].value)} %" if cause[1].shows else _NONE),
+        (
+            "share of the loss",
+            lambda cause: f"{percent(cause[1].value)} %" if cause[1].shows else _NONE,
+        ),
         ("95 %", lambda cause: cause[1].in_percent() if cause[1].shows else ""),
     ]
     print_lines("")
@@ -158,15 +165,18 @@ def _needs(row: advice.Row) -> str:
 
 def _sentences(found: Advice) -> list[str]:
     said = [
-        "Each remedy is planned on one half of the steps and replayed in the other one. Saved is of the time "
-        "for a sample that is used."
+        "Each remedy is planned on one half of the steps and replayed in the other one. Saved is "
+        "of the time for a sample that is used."
     ]
     if found.lengths is not None:
-        said.append(f"Lengths of chunks are predicted from {found.lengths}. They are taken as known before.")
+        said.append(
+            f"Lengths of chunks are predicted from {found.lengths}. They are taken as known before."
+        )
     if not found.recorded:
         said.append(
-            f"The log has no chunks. {found.num_chunks} equal ones are supposed in a worker's step, and that "
-            "workers are slow. The column `by model` goes down to long or single slow chunks. " + _RECORD
+            f"The log has no chunks. {found.num_chunks} equal ones are supposed in a worker's "
+            "step, and that workers are slow. The column `by model` goes down to long or single "
+            "slow chunks. " + _RECORD
         )
     if found.changing:
         said.append("Speeds have changed in the last quarter: shares by speed are not advised.")
@@ -176,7 +186,10 @@ def _sentences(found: Advice) -> list[str]:
 def _verdict(found: Advice) -> str:
     if not found.enough:
         fewest = advice.FEWEST_STEPS
-        return f"This is too little for advice: {found.num_steps} steps. Record {fewest} steps or more."
+        return (
+            f"This is too little for advice: {found.num_steps} steps. Record {fewest} steps or "
+            "more."
+        )
     if found.advised is None:
         return "Nothing here pays more than 2 %."
     text = f"Do this: {_DO[found.advised]}. {_saves(found, found.advised)}"

@@ -30,9 +30,12 @@ _LIMIT = {"color": "#FFFFFF", "edgecolor": "#4D4D4D", "linestyle": "--", "label"
 
 
 def picture(found: Advice) -> "Figure":
-    """Left what each remedy saves, right what each cause adds to the loss; with intervals of 95 %."""
+    """Left what each remedy saves, right what each cause adds to the loss; with intervals of 95
+    %."""
     heights = max(len(found.rows), len(found.causes))
-    figure, (left, right) = plotting.new_figure(1, 2, size=(9.6, 1.5 + 0.3 * heights), width_ratios=(3, 2))
+    figure, (left, right) = plotting.new_figure(
+        1, 2, size=(9.6, 1.5 + 0.3 * heights), width_ratios=(3, 2)
+    )
     names = [row.remedy for row in found.rows]
     _bars(left, names, [row.saved for row in found.rows], [_look(found, row) for row in found.rows])
     if not found.recorded:
@@ -41,7 +44,9 @@ def picture(found: Advice) -> "Figure":
     shares = [found.causes[cause] for cause in causes]
     _bars(right, [_CAUSES[cause] for cause in causes], shares, [{"color": "#8C8C8C"}] * len(causes))
     right.set(xlim=(0, 105), ylim=(max(len(causes), 4) - 0.4, -0.6))
-    plotting.label_axes(left, "time saved (%)", "", title="what can be done, replayed in steps not seen")
+    plotting.label_axes(
+        left, "time saved (%)", "", title="what can be done, replayed in steps not seen"
+    )
     title = f"why {100 * found.loss:.3g} % of a step is lost"
     plotting.label_axes(right, "share of the loss (%)", "", title=title)
     handles = dict(zip(*reversed(left.get_legend_handles_labels()), strict=True))
@@ -62,7 +67,9 @@ def _bars(axes: "Axes", names: list[str], shares: list[Any], looks: list[dict[st
     for place, (share, look) in enumerate(zip(shares, looks, strict=True)):
         value, low, high = (100 * np.array(share)).tolist()
         axes.barh(place, value, height=0.7, **look)
-        axes.plot([low, high], [place, place], color="black", linewidth=1.2, marker="|", markersize=7)
+        axes.plot(
+            [low, high], [place, place], color="black", linewidth=1.2, marker="|", markersize=7
+        )
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.grid(False, axis="y")
@@ -77,7 +84,8 @@ def _mark_other_models(axes: "Axes", found: Advice) -> None:
 
 
 def plan_of(found: Advice) -> "Solution":
-    """Of the row that is advised, with its seconds of a step; UsageError where that is no work sharing."""
+    """Of the row that is advised, with its seconds of a step; UsageError where that is no work
+    sharing."""
     import jax.numpy as jnp
 
     from bcgc_jax.plans.sharing import WorkSharing, sharing_plan

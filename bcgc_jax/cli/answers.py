@@ -1,4 +1,5 @@
-"""Answers as plain values: distributions, what is asked beside them, rows of solutions, plans in files."""
+"""Answers as plain values: distributions, what is asked beside them, rows of solutions, plans in
+files."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
@@ -36,7 +37,8 @@ def status_name(solution: Solution) -> str:
 
 
 def describe_law(law: Distribution | JointDistribution) -> Any:
-    """The distribution as plain JSON values, null where a number is infinite; for unlike workers a list."""
+    """The distribution as plain JSON values, null where a number is infinite; for unlike workers
+    a list."""
     if laws := law.members():
         return [describe_law(one) for one in laws]
     known = law.summary()
@@ -57,9 +59,13 @@ def describe_problem(problem: Problem) -> Row:
 
 
 def each_possible(
-    methods: Mapping[str, Method], required: Collection[str], doing: str, work: Callable[[str, Method], T]
+    methods: Mapping[str, Method],
+    required: Collection[str],
+    doing: str,
+    work: Callable[[str, Method], T],
 ) -> list[T]:
-    """What `work` makes of each; those that are not `required` may be impossible here, if not all are."""
+    """What `work` makes of each; those that are not `required` may be impossible here, if not
+    all are."""
     found = []
     last = list(methods)[-1:]
     with Progress(total=len(methods)) as bar:
@@ -73,7 +79,9 @@ def each_possible(
     return found
 
 
-def solution_row(problem: Problem, solution: Solution, seconds: float, deadline: float | None) -> Row:
+def solution_row(
+    problem: Problem, solution: Solution, seconds: float, deadline: float | None
+) -> Row:
     """What the table, the JSON and the CSV of `bcgc solve` say of a solution."""
     exists = int(solution.status) != Status.INFEASIBLE
     plan, needs = (solution.plan, solution.needs) if exists else (None, None)
@@ -93,7 +101,10 @@ def solution_row(problem: Problem, solution: Solution, seconds: float, deadline:
         "partition": None,
         "partition_runtime": None,
         "schedule": None if plan is None else _schedule(problem, plan),
-        **{name: None if value is None else np.asarray(value).item() for name, value in known.items()},
+        **{
+            name: None if value is None else np.asarray(value).item()
+            for name, value in known.items()
+        },
         "seconds": round(seconds, 4),
     }
     rule = None if plan is None else plan.completion
@@ -132,7 +143,8 @@ def _schedule(problem: Problem, plan: Plan) -> Row | None:
 
 
 def save_plan(solution: Solution, problem: Problem | None, path: str) -> None:
-    """Write what `Solution.load` reads, without the levels that the `problem` asked about was padded to."""
+    """Write what `Solution.load` reads, without the levels that the `problem` asked about was
+    padded to."""
     assert solution.problem is not None
     size = num_workers(solution.problem)
     plan = solution.plan

@@ -1,7 +1,8 @@
-"""What a person may type on the command line: names, numbers, distributions; each refused in one clear line.
+"""What a person may type on the command line: names, numbers, distributions; each refused in one
+clear line.
 
-JAX comes with a distribution that is typed, and with nothing else here. What the names stand for is the
-library's, and `tests/cli/test_imports.py` tests that both agree.
+JAX comes with a distribution that is typed, and with nothing else here. What the names stand for is
+the library's, and `tests/cli/test_imports.py` tests that both agree.
 """
 
 import difflib
@@ -22,7 +23,8 @@ MOST_WORKERS = 2**17  # as in Python; a plan that needs no search then takes two
 _MOST_FORWARD = 10  # 47 is rather 47 %
 OBJECTIVES = ("expected-runtime", "completion-probability")
 
-# Parameters of distributions, with their defaults. The class of shifted-exponential is ShiftedExponential.
+# Parameters of distributions, with their defaults. The class of shifted-exponential is
+# ShiftedExponential.
 LAWS: dict[str, dict[str, float | None]] = {
     "shifted-exponential": {"rate": None, "shift": 0.0},
     "exponential": {"rate": None},
@@ -38,8 +40,9 @@ SYNONYMS = {"concentration": "shape"}  # read as well
 FITTED_LAWS = tuple(law for law in LAWS if law not in ("two-speed", "deterministic"))
 METHODS = (
     "optimal, subgradient, time, frequency, deadline, nested, sharing, uncoded, single_block, "
-    "tandon_partial, ferdinand_full, ferdinand_half, backup, drop, limit, tandon:NUMBER, ferdinand:NUMBER, "
-    "cyclic:NUMBER, backup:NUMBER, drop:NUMBER, sharing:NUMBER, nested:NUMBER, limit:NUMBER"
+    "tandon_partial, ferdinand_full, ferdinand_half, backup, drop, limit, tandon:NUMBER, "
+    "ferdinand:NUMBER, cyclic:NUMBER, backup:NUMBER, drop:NUMBER, sharing:NUMBER, nested:NUMBER, "
+    "limit:NUMBER"
 )
 # Names of old: the library says what to take in their place.
 REPLACED = {"alternating", "multi_message"}
@@ -57,7 +60,9 @@ UNITS = ("coordinates", "leaves", "layers")
 
 def law_usage(law: str) -> str:
     """A distribution with its parameters, those with a default in brackets."""
-    given = (f"{name}=" if value is None else f"[{name}={value:g}]" for name, value in LAWS[law].items())
+    given = (
+        f"{name}=" if value is None else f"[{name}={value:g}]" for name, value in LAWS[law].items()
+    )
     return f"{law}:{','.join(given)}"
 
 
@@ -81,9 +86,12 @@ class Argument(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
-def number(low: float = 0, high: float = math.inf, *, include: bool = False, whole: bool = False) -> Argument:
+def number(
+    low: float = 0, high: float = math.inf, *, include: bool = False, whole: bool = False
+) -> Argument:
     """A finite number above (or from) `low`, at most `high`; whole ones may be typed as 1e6."""
-    high = min(high, 2**53) if whole else high  # a larger float may be no whole number that was typed
+    # a larger float may be no whole number that was typed
+    high = min(high, 2**53) if whole else high
     bound = ""
     if low > -math.inf:
         bound = f" at least {low:g}" if include else f" above {low:g}"
@@ -95,7 +103,9 @@ def number(low: float = 0, high: float = math.inf, *, include: bool = False, who
             found = math.nan
         good = math.isfinite(found) and (found > low or (include and found == low))
         if not good or (whole and found != int(found)):
-            raise ValueError(f"must be a {'whole' if whole else 'finite'} number{bound}, got {text!r}")
+            raise ValueError(
+                f"must be a {'whole' if whole else 'finite'} number{bound}, got {text!r}"
+            )
         if found > high:
             raise ValueError(f"must be at most {high:,}, got {text!r}")
         return int(found) if whole else found
@@ -109,10 +119,13 @@ _POINTS = number(1, 10**6, include=True, whole=True)  # on an axis
 
 
 def read_open_law(text: str) -> tuple[str, dict[str, float]]:
-    """NAME:PARAMETER=VALUE,… where parameters may be left to axes: the name, and those that were typed."""
+    """NAME:PARAMETER=VALUE,… where parameters may be left to axes: the name, and those that were
+    typed."""
     name, _, parameters = text.partition(":")
     if name not in LAWS:
-        raise ValueError(f"unknown distribution {name!r}{did_you_mean(name, LAWS)}; known: {', '.join(LAWS)}")
+        raise ValueError(
+            f"unknown distribution {name!r}{did_you_mean(name, LAWS)}; known: {', '.join(LAWS)}"
+        )
     given: dict[str, float] = {}
     for part in filter(None, parameters.split(",")):
         key, _, number = (word.strip() for word in part.partition("="))
@@ -122,7 +135,9 @@ def read_open_law(text: str) -> tuple[str, dict[str, float]]:
             given[key] = float(number if known else "")
         except ValueError:
             hint = "" if key in LAWS[name] else did_you_mean(key, LAWS[name])
-            raise ValueError(f"cannot read {part!r} in {text!r}{hint}; expected {law_usage(name)}") from None
+            raise ValueError(
+                f"cannot read {part!r} in {text!r}{hint}; expected {law_usage(name)}"
+            ) from None
     return name, given
 
 
@@ -135,7 +150,8 @@ def read_law(text: str) -> "Distribution":
 
 
 def read_law_of_workers(text: str) -> "tuple[int | None, Distribution]":
-    """A distribution NAME:PARAMETER=VALUE,…, or COUNT*NAME:… for some workers: with the count, or none."""
+    """A distribution NAME:PARAMETER=VALUE,…, or COUNT*NAME:… for some workers: with the count,
+    or none."""
     count, star, law = text.rpartition("*")
     return WORKERS.read(count) if star else None, read_law(law)
 
@@ -163,7 +179,8 @@ def law_name(law: type) -> str:
 
 
 def axis(one: Argument) -> Argument:
-    """Numbers: 3, or 1,2,5, or LOW:HIGH:COUNT with equal steps, LOW:HIGH:COUNT:log with equal ratios."""
+    """Numbers: 3, or 1,2,5, or LOW:HIGH:COUNT with equal steps, LOW:HIGH:COUNT:log with equal
+    ratios."""
 
     def read(text: str) -> "np.ndarray":
         import numpy as np
@@ -175,8 +192,16 @@ def axis(one: Argument) -> Argument:
         last = one.read(high)
         logarithmic = rest[1:] == ["log"]
         whole = isinstance(first, int)
-        if last < first or not (rest or whole) or len(rest) > 1 + logarithmic or (logarithmic and first <= 0):
-            known = "numbers such as 1,2,5, LOW:HIGH:COUNT, or above 0 LOW:HIGH:COUNT:log, LOW not above HIGH"
+        if (
+            last < first
+            or not (rest or whole)
+            or len(rest) > 1 + logarithmic
+            or (logarithmic and first <= 0)
+        ):
+            known = (
+                "numbers such as 1,2,5, LOW:HIGH:COUNT, or above 0 LOW:HIGH:COUNT:log, LOW "
+                "not above HIGH"
+            )
             raise ValueError(f"must be {known}, got {text!r}")
         count = _POINTS.read(rest[0] if rest else str(last - first + 1))
         values = (np.geomspace if logarithmic else np.linspace)(first, last, count)

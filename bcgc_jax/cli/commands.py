@@ -1,4 +1,5 @@
-"""The commands, and what each may be asked. A file of its name answers each, and only that needs JAX."""
+"""The commands, and what each may be asked. A file of its name answers each, and only that needs
+JAX."""
 
 import dataclasses
 from pathlib import Path
@@ -8,7 +9,16 @@ import click
 
 import bcgc_jax
 from bcgc_jax.cli import arguments as typed
-from bcgc_jax.cli.arguments import COUNT, FORWARD, LAW, OPEN_LAW, WORKERS, axis, number, refuse_without_effect
+from bcgc_jax.cli.arguments import (
+    COUNT,
+    FORWARD,
+    LAW,
+    OPEN_LAW,
+    WORKERS,
+    axis,
+    number,
+    refuse_without_effect,
+)
 from bcgc_jax.cli.exit import check_file
 from bcgc_jax.cli.options import Command, argument, option
 from bcgc_jax.plotting import require_matplotlib
@@ -36,16 +46,19 @@ _AT_MOST = f"at most {typed.MOST_WORKERS:,}"
 _SAMPLES = "M, samples of a whole step."
 _CYCLES = "b, cycles (units of work) per coordinate and sample."
 _SETUP_CYCLES = "f, cycles per sample and subset of the forward pass."
-_FORWARD = "In place of f: the forward pass as a ratio to the backward pass, L (b + h) cycles; 0.47 or 47%."
+_FORWARD = (
+    "In place of f: the forward pass as a ratio to the backward pass, L (b + h) cycles; "
+    "0.47 or 47%."
+)
 _START_UP = "S, time before a worker's first cycle, in the unit of runtimes."
 _SEND_TIME = "c, time in which a worker sends one coordinate."
 _CHAIN_CYCLES = "h, cycles per sample, subset and coordinate to carry the derivative back."
 _PLAN = "Also write the best plan, with its certificate, for bcgc_jax.Solution.load."
 
 _LAWS = f"A DISTRIBUTION of times is one of {', '.join(map(typed.law_usage, typed.LAWS))}"
-_METHODS = f"""Methods: {typed.METHODS}. NUMBER is the most subsets that a worker stores (nested, cyclic,
-sharing, limit), the workers left out (backup), the chunks of a subset (drop), the level (tandon), or
-the layers (ferdinand).
+_METHODS = f"""Methods: {typed.METHODS}.
+NUMBER is the most subsets that a worker stores (nested, cyclic, sharing, limit), the workers left
+out (backup), the chunks of a subset (drop), the level (tandon), or the layers (ferdinand).
 sharing:NUMBER:CHUNKS has so many chunks a subset, else 8; NUMBER may be all, and CHUNKS best. In
 tandon_partial α is E[T | T > median] / E[T | T ≤ median]; the paper takes 6."""
 
@@ -84,10 +97,18 @@ class Files:
     step: str = option(str, "Column of the step.", "--step-column", default="step")
     worker: str = option(str, "Column of the worker.", "--worker-column", default="worker")
     seconds: str = option(str, "Column of the times.", "--seconds-column", default="seconds")
-    censored: str | None = option(str, "Column: 1 if the worker was cut off, or 0.", "--censored-column")
-    load: str | None = option(str, "Column of the cycles done by then; by default load.", "--load-column")
-    layout: str = option(typed.LAYOUTS, "A row for each time (long), or a column for each worker (wide)")
-    figure: str | None = option(_NEW_FILE, "Also draw the answer: .png, .svg or .pdf.", metavar="PICTURE")
+    censored: str | None = option(
+        str, "Column: 1 if the worker was cut off, or 0.", "--censored-column"
+    )
+    load: str | None = option(
+        str, "Column of the cycles done by then; by default load.", "--load-column"
+    )
+    layout: str = option(
+        typed.LAYOUTS, "A row for each time (long), or a column for each worker (wide)"
+    )
+    figure: str | None = option(
+        _NEW_FILE, "Also draw the answer: .png, .svg or .pdf.", metavar="PICTURE"
+    )
     seed: int = option(number(include=True, whole=True), "Seed of the random draws.", default=0)
     output: str = option(("table", "json", "csv"), "What is printed", "--format")
 
@@ -138,20 +159,29 @@ class Times(Passes):
     start_up: Any = option(typed.number_or_law(_FROM_ZERO), _START_UP)
     send_time: Any = option(_FROM_ZERO, _SEND_TIME)
     overlap: bool = option(bool, "The link sends while the worker computes.")
-    trace: str | None = option(_FILE_OR_INPUT, "CSV (also .csv.gz) of measured times; - is standard input.")
+    trace: str | None = option(
+        _FILE_OR_INPUT, "CSV (also .csv.gz) of measured times; - is standard input."
+    )
     trace_distribution: str = option(
         typed.TRACE_LAWS,
-        "A trace's distribution, by its size, of measured times, a smooth curve, or one with a heavy tail",
+        "A trace's distribution, by its size, of measured times, a smooth curve, or one with a "
+        "heavy tail",
     )
-    keep_workers: bool = option(bool, "Plan on the trace's whole steps, not on independent workers.")
+    keep_workers: bool = option(
+        bool, "Plan on the trace's whole steps, not on independent workers."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_one("the distribution of the cycle time", cycle_time=self.cycle_time, trace=self.trace)
+        check_one(
+            "the distribution of the cycle time", cycle_time=self.cycle_time, trace=self.trace
+        )
         if self.trace is None:
             refuse_without_effect("without --trace", "keep_workers", "trace_distribution", *LAYOUT)
         if self.keep_workers:
-            refuse_without_effect("with --keep-workers, for which steps are whole", "trace_distribution")
+            refuse_without_effect(
+                "with --keep-workers, for which steps are whole", "trace_distribution"
+            )
         if self.send_time is None:
             refuse_without_effect("without --send-time", "overlap")
 
@@ -184,13 +214,19 @@ class Comparing(Planning):
     """Schemes"""
 
     deadline: Any = option(_POSITIVE, "Also print P(runtime ≤ deadline).")
-    objective: str = option(typed.OBJECTIVES, "What a plan is made for; for the second give a --deadline")
-    round_trip: float = option(_FROM_ZERO, "Time of a question before each chunk, in sharing.", default=0.0)
+    objective: str = option(
+        typed.OBJECTIVES, "What a plan is made for; for the second give a --deadline"
+    )
+    round_trip: float = option(
+        _FROM_ZERO, "Time of a question before each chunk, in sharing.", default=0.0
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.deadline is None and self.for_deadline:
-            raise click.UsageError("--method deadline, --min-completion or --objective needs a --deadline")
+            raise click.UsageError(
+                "--method deadline, --min-completion or --objective needs a --deadline"
+            )
 
     @property
     def most_probable(self) -> bool:
@@ -206,15 +242,16 @@ class Comparing(Planning):
 class AdviseOptions:
     """What slows the steps of a log, and what can be done.
 
-    LOG is CSV or JSON lines (also .gz), - is standard input. It has a row for each step and worker, with the
-    seconds of the worker's own computation. Better it has a row for each chunk, which is a microbatch of a
-    worker's step: then slow workers can be told from long chunks. Each remedy is planned on one half of the
-    steps and replayed in the other one. Intervals are of 95 %. Nothing is advised that may not save time.
+    LOG is CSV or JSON lines (also .gz), - is standard input. It has a row for each step and worker,
+    with the seconds of the worker's own computation. Better it has a row for each chunk, which is a
+    microbatch of a worker's step: then slow workers can be told from long chunks. Each remedy is
+    planned on one half of the steps and replayed in the other one. Intervals are of 95 %. Nothing
+    is advised that may not save time.
     """
 
     after: ClassVar = """\b
-Columns: step, worker, seconds; if there are any chunk, forward_seconds (the part of the forward pass) and
-load (the length of a chunk, or without chunks of a worker's step, such as its tokens).
+Columns: step, worker, seconds; if there are any chunk, forward_seconds (the part of the forward
+pass) and load (the length of a chunk, or without chunks of a worker's step, such as its tokens).
 
 \b
 Examples:
@@ -230,22 +267,32 @@ Examples:
     columns: dict[str, str] | None = option(
         typed.COLUMNS, "How the file calls its columns, such as step=iter,worker=rank."
     )
-    layout: str = option(typed.LAYOUTS, "A row for each time (long), or a column for each worker (wide)")
+    layout: str = option(
+        typed.LAYOUTS, "A row for each time (long), or a column for each worker (wide)"
+    )
     chunks: int | None = option(
-        number(2, include=True, whole=True), "C, of a worker's step, where LOG has none; by default 8."
+        number(2, include=True, whole=True),
+        "C, of a worker's step, where LOG has none; by default 8.",
     )
     stored: int | None = option(
-        number(2, include=True, whole=True), "The most subsets that a worker can store; by default all."
+        number(2, include=True, whole=True),
+        "The most subsets that a worker can store; by default all.",
     )
     round_trip: float = option(_FROM_ZERO, "Seconds of a question before each chunk.", default=0.0)
     methods: tuple[str, ...] = option(
-        typed.METHOD, "Also replay this code, such as nested:2; repeat it.", "--method", multiple=True
+        typed.METHOD,
+        "Also replay this code, such as nested:2; repeat it.",
+        "--method",
+        multiple=True,
     )
     forward: float | None = option(
-        _FROM_ZERO, "With --method: a forward pass over a backward pass; by default as recorded, or 0."
+        _FROM_ZERO,
+        "With --method: a forward pass over a backward pass; by default as recorded, or 0.",
     )
     seed: int = option(number(include=True, whole=True), "Seed of the intervals.", default=0)
-    figure: str | None = option(_NEW_FILE, "Also draw the answer: .png, .svg or .pdf.", metavar="PICTURE")
+    figure: str | None = option(
+        _NEW_FILE, "Also draw the answer: .png, .svg or .pdf.", metavar="PICTURE"
+    )
     out: str | None = option(
         _NEW_FILE,
         "Also write the plan of the work sharing that is advised, for bcgc_jax.Solution.load.",
@@ -264,10 +311,10 @@ Examples:
 class SolveOptions(Comparing):
     """Plan the blocks and compare with earlier schemes.
 
-    How much redundancy should each block get, and how long does a step take? Without --method the table has
-    the paper's schemes, nested, work sharing and earlier schemes. Below it stands the best plan, as level:
-    coordinates. Runtimes are in the unit of the cycle time. They are exact. For workers that are not alike,
-    and for sharing, they are means of random draws.
+    How much redundancy should each block get, and how long does a step take? Without --method the
+    table has the paper's schemes, nested, work sharing and earlier schemes. Below it stands the
+    best plan, as level: coordinates. Runtimes are in the unit of the cycle time. They are exact.
+    For workers that are not alike, and for sharing, they are means of random draws.
     """
 
     runs_once: ClassVar = True
@@ -285,16 +332,21 @@ Examples:
 
 {_METHODS}"""
 
-    workers: int | None = option(WORKERS, f"N, {_AT_MOST}; by default those of the trace, or all COUNTs.")
+    workers: int | None = option(
+        WORKERS, f"N, {_AT_MOST}; by default those of the trace, or all COUNTs."
+    )
     coordinates: int | None = option(COUNT, "L, the gradient's length: the number of parameters.")
     samples: float = option(_POSITIVE, _SAMPLES, default=1)
     cycles: float = option(_POSITIVE, _CYCLES, default=1)
     cycle_time: "tuple[tuple[int | None, Distribution], ...]" = option(
         typed.LAW_OF_WORKERS,
-        "Distribution of a worker's cycle time; if workers differ, repeat it, for several 'COUNT*NAME:…'.",
+        "Distribution of a worker's cycle time; if workers differ, repeat it, for several "
+        "'COUNT*NAME:…'.",
         multiple=True,
     )
-    min_completion: float | None = option(_SHARE, "Fastest plan with at least this P(runtime ≤ deadline).")
+    min_completion: float | None = option(
+        _SHARE, "Fastest plan with at least this P(runtime ≤ deadline)."
+    )
     levels: tuple[str, tuple[int, ...]] | None = option(
         typed.LEVELS, "Also the best plan with these levels alone, such as 0,3,7-9."
     )
@@ -307,9 +359,13 @@ Examples:
     def __post_init__(self) -> None:
         super().__post_init__()
         check_file("--out", self.out, (".json",))
-        check_one("the length of the gradient", coordinates=self.coordinates, unit_costs=self.unit_costs)
+        check_one(
+            "the length of the gradient", coordinates=self.coordinates, unit_costs=self.unit_costs
+        )
         if self.min_completion is not None and self.most_probable:
-            raise click.UsageError("--min-completion and this --objective are two objectives: drop one")
+            raise click.UsageError(
+                "--min-completion and this --objective are two objectives: drop one"
+            )
         if self.methods and "deadline" not in self.methods:
             refuse_without_effect("unless a --method is deadline", "min_completion")
 
@@ -322,10 +378,10 @@ Examples:
 class FitOptions(Passes):
     """Find the distribution of measured times, and the plan for it.
 
-    How sure is that, and how much does the plan depend on it? FILE is CSV (also .csv.gz), - is standard
-    input. It has a row for each step and worker, or a row for each step and a column for each worker.
-    Parameters and runtimes are in seconds, or in the file's unit. With a column of loads, in cycles, the time
-    before the first cycle is estimated too.
+    How sure is that, and how much does the plan depend on it? FILE is CSV (also .csv.gz), - is
+    standard input. It has a row for each step and worker, or a row for each step and a column for
+    each worker. Parameters and runtimes are in seconds, or in the file's unit. With a column of
+    loads, in cycles, the time before the first cycle is estimated too.
     """
 
     runs_once: ClassVar = True
@@ -345,7 +401,9 @@ Examples:
         "--distribution",
         multiple=True,
     )
-    workers: int | None = option(WORKERS, f"N of the plans, {_AT_MOST}; by default those of the trace.")
+    workers: int | None = option(
+        WORKERS, f"N of the plans, {_AT_MOST}; by default those of the trace."
+    )
     coordinates: int = option(COUNT, "L of the plans, the gradient's length.", default=1_000_000)
     samples: float = option(_POSITIVE, _SAMPLES, default=1)
     cycles: float | None = option(
@@ -353,7 +411,9 @@ Examples:
         f"{_CYCLES} By default 1; with loads, such that an uncoded worker has their mean.",
     )
     replicates: int = option(
-        number(20, include=True, whole=True), "Resamples for standard errors and p-values.", default=200
+        number(20, include=True, whole=True),
+        "Resamples for standard errors and p-values.",
+        default=200,
     )
     out: str | None = option(_NEW_FILE, _PLAN, metavar="FILE.json")
 
@@ -366,16 +426,17 @@ Examples:
 class SweepOptions(Comparing):
     """Solve a grid of problems over any of their numbers.
 
-    All combinations of the axes are solved, each with its certificate; by `optimal`, if no --method is given.
-    Without --out the rows are printed. With --out they go to the file chunk by chunk, and a summary is
-    printed. If one combination cannot be solved, its row has a status that says why, and the others go on.
-    With --method uncoded among others, rows say what each scheme saves.
+    All combinations of the axes are solved, each with its certificate; by `optimal`, if no --method
+    is given. Without --out the rows are printed. With --out they go to the file chunk by chunk, and
+    a summary is printed. If one combination cannot be solved, its row has a status that says why,
+    and the others go on. With --method uncoded among others, rows say what each scheme saves.
     """
 
     after: ClassVar = f"""\b
 Examples:
-  bcgc sweep --workers 2:50 --coordinates 20000 --samples 50 --cycle-time shifted-exponential:shift=50 \\
-             --axis rate=1e-4:1e-1:33:log --method optimal --method single_block --out sweep.csv
+  bcgc sweep --workers 2:50 --coordinates 20000 --samples 50 \\
+             --cycle-time shifted-exponential:shift=50 --axis rate=1e-4:1e-1:33:log \\
+             --method optimal --method single_block --out sweep.csv
   bcgc sweep --workers 10 --coordinates 40000 --cycle-time shifted-exponential:rate=0.1,shift=1 \\
              --deadline 1e6:8e6:29 --objective completion-probability --format csv
   bcgc sweep --workers 10 --coordinates 2000 --cycle-time gamma:shape=4,rate=4 --send-time 0,0.1 \\
@@ -389,20 +450,27 @@ numbers also LOW:HIGH, all of them.
 
 {_METHODS}"""
 
-    workers: "np.ndarray | None" = option(axis(WORKERS), f"N, {_AT_MOST}; by default those of the trace.")
+    workers: "np.ndarray | None" = option(
+        axis(WORKERS), f"N, {_AT_MOST}; by default those of the trace."
+    )
     coordinates: "np.ndarray" = option(axis(COUNT), "L, the gradient's length.", required=True)
     samples: "np.ndarray" = option(axis(_POSITIVE), _SAMPLES, default=1)
     cycles: "np.ndarray" = option(axis(_POSITIVE), _CYCLES, default=1)
     setup_cycles: "np.ndarray | None" = option(axis(_FROM_ZERO), _SETUP_CYCLES)
     forward: "np.ndarray | None" = option(axis(FORWARD), _FORWARD)
-    start_up: "np.ndarray | Distribution | None" = option(typed.number_or_law(axis(_FROM_ZERO)), _START_UP)
+    start_up: "np.ndarray | Distribution | None" = option(
+        typed.number_or_law(axis(_FROM_ZERO)), _START_UP
+    )
     send_time: "np.ndarray | None" = option(axis(_FROM_ZERO), _SEND_TIME)
     chain_cycles: "np.ndarray | None" = option(axis(_FROM_ZERO), _CHAIN_CYCLES)
     cycle_time: tuple[str, dict[str, float]] | None = option(
         OPEN_LAW, "Distribution, NAME:PARAMETER=VALUE,…; an --axis may give more parameters."
     )
     axes: "tuple[tuple[str, np.ndarray], ...]" = option(
-        typed.PARAMETER, "Values of a parameter of the distribution; repeat it.", "--axis", multiple=True
+        typed.PARAMETER,
+        "Values of a parameter of the distribution; repeat it.",
+        "--axis",
+        multiple=True,
     )
     deadline: "np.ndarray | None" = option(axis(_POSITIVE), "Also print P(runtime ≤ deadline).")
     partitions: bool = option(bool, "Also give the partitions, rounded.")
@@ -424,9 +492,10 @@ numbers also LOW:HIGH, all of them.
 class TrainOptions(Planning):
     """Train on handwritten digits, scheme against scheme.
 
-    All schemes take the same steps, and differ in the time that these take. The clock is simulated, in the
-    unit of the cycle time. With --engine ray N processes train, in seconds. A trace is replayed step by step.
-    Without --method: optimal, time, frequency, uncoded, single_block, tandon_partial and sharing:2.
+    All schemes take the same steps, and differ in the time that these take. The clock is simulated,
+    in the unit of the cycle time. With --engine ray N processes train, in seconds. A trace is
+    replayed step by step. Without --method: optimal, time, frequency, uncoded, single_block,
+    tandon_partial and sharing:2.
     """
 
     after: ClassVar = f"""\b
@@ -450,12 +519,18 @@ Examples:
     seeds: int | None = option(COUNT, "Runs of each scheme; by default 8, with ray 1.")
     learning_rate: float = option(_POSITIVE, default=0.5)
     batch_size: int | None = option(COUNT, "Samples of each subset per step; by default all.")
-    target: float = option(_SHARE, "Test accuracy; the table has the time to reach it.", default=0.9)
+    target: float = option(
+        _SHARE, "Test accuracy; the table has the time to reach it.", default=0.9
+    )
     engine: str = option(typed.ENGINES, "A simulated clock, or worker processes and the wall clock")
     pace: float = option(
-        _FROM_ZERO, "With ray: seconds to which the best scheme's step is slowed down; 0: not.", default=0.2
+        _FROM_ZERO,
+        "With ray: seconds to which the best scheme's step is slowed down; 0: not.",
+        default=0.2,
     )
-    address: str | None = option(str, "With ray: a running cluster to join; by default one on this machine.")
+    address: str | None = option(
+        str, "With ray: a running cluster to join; by default one on this machine."
+    )
     checkpoints: Path | None = option(
         click.Path(file_okay=False, path_type=Path),
         "With ray: write checkpoints to this folder, and continue from those there.",
@@ -483,10 +558,11 @@ Examples:
 class PlotOptions:
     """Draw a file of a sweep, a training, a plan or measured times.
 
-    FILE is what `bcgc sweep --out`, `bcgc train --curves`, `--format csv` or an --out for plans wrote, a log
-    of times, or the log.jsonl of a training. In a sweep each scheme is a curve over one number, or a heat map
-    over two. In a training each scheme is a curve over time. A plan is drawn as its blocks, which are darker
-    where more workers compute each subset of the data. Of times there is the share above each.
+    FILE is what `bcgc sweep --out`, `bcgc train --curves`, `--format csv` or an --out for plans
+    wrote, a log of times, or the log.jsonl of a training. In a sweep each scheme is a curve over
+    one number, or a heat map over two. In a training each scheme is a curve over time. A plan is
+    drawn as its blocks, which are darker where more workers compute each subset of the data. Of
+    times there is the share above each.
     """
 
     after: ClassVar = """\b
@@ -501,8 +577,12 @@ Examples:
     x: str | None = option(str, "Column of the horizontal axis; by default what varies.")
     y: str | None = option(str, "Column of the vertical axis of heat maps.")
     value: str | None = option(str, "Column that is drawn; by default expected_runtime, or loss.")
-    where: tuple[tuple[str, float], ...] = option(typed.COLUMN, "Only rows with this number.", multiple=True)
-    methods: tuple[str, ...] = option(str, "Only this scheme; repeat it.", "--method", multiple=True)
+    where: tuple[tuple[str, float], ...] = option(
+        typed.COLUMN, "Only rows with this number.", multiple=True
+    )
+    methods: tuple[str, ...] = option(
+        str, "Only this scheme; repeat it.", "--method", multiple=True
+    )
     out: str | None = option(
         _NEW_FILE,
         "The picture: .png, .svg or .pdf; by default FILE with .png, if there is none.",
@@ -514,7 +594,9 @@ Examples:
             refuse_without_effect("on a plan", *CHOICES)
         check_picture("--out", self.picture)
         if self.out is None and Path(self.picture).exists():
-            raise click.UsageError(f"{self.picture} is there already: --out PICTURE says where to draw")
+            raise click.UsageError(
+                f"{self.picture} is there already: --out PICTURE says where to draw"
+            )
 
     @property
     def picture(self) -> str:

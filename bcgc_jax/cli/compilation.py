@@ -16,7 +16,8 @@ from bcgc_jax.solvers.optimum import FEW_UNITS
 
 
 def keep_programs() -> None:
-    """JAX keeps compiled programs in the user's cache, if JAX_COMPILATION_CACHE_DIR does not say where."""
+    """JAX keeps compiled programs in the user's cache, if JAX_COMPILATION_CACHE_DIR does not say
+    where."""
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
     if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         return
@@ -31,10 +32,12 @@ def keep_programs() -> None:
 
 
 def padded(problem: Problem) -> Problem:
-    """With a `max_workers` below which N is traced: one program serves 32 of them, and none is slower by it.
+    """With a `max_workers` below which N is traced: one program serves 32 of them, and none is
+    slower by it.
 
-    Not for atoms and rows, which have a trace in their shape, nor for many workers, whose steps know N. And
-    not where levels, whole units or many starts are searched in N² trials: padding would be felt.
+    Not for atoms and rows, which have a trace in their shape, nor for many workers, whose steps
+    know N. And not where levels, whole units or many starts are searched in N² trials: padding
+    would be felt.
     """
     law = problem.cycle_time
     size = 32 * math.ceil(problem.max_workers / 32)

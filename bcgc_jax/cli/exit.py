@@ -12,14 +12,18 @@ T = TypeVar("T")
 
 
 def take_any_sign() -> None:
-    """Signs that the terminal's encoding does not have are printed as ?, not refused after the work."""
+    """Signs that the terminal's encoding does not have are printed as ?, not refused after the
+    work."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError):  # a stream of somebody's own, or none
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
 
 
-def check_file(option: str, path: str | os.PathLike[str] | None, suffixes: Sequence[str] = ()) -> None:
-    """ValueError, before any work is lost, for a file that cannot be written or has another suffix."""
+def check_file(
+    option: str, path: str | os.PathLike[str] | None, suffixes: Sequence[str] = ()
+) -> None:
+    """ValueError, before any work is lost, for a file that cannot be written or has another
+    suffix."""
     if path is None:
         return
     path = Path(path)
@@ -40,7 +44,8 @@ def finish(command: str, status: int) -> NoReturn:
 
 
 def flush() -> str:
-    """Write what was printed; what hindered it, if anything did. A reader who has enough is no hindrance."""
+    """Write what was printed; what hindered it, if anything did. A reader who has enough is no
+    hindrance."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -53,7 +58,8 @@ def flush() -> str:
 
 
 def interrupted(command: str, hint: str = "") -> NoReturn:
-    """Say so and exit at once: threads that compile do not stop, and jaxlib may crash as it is torn down."""
+    """Say so and exit at once: threads that compile do not stop, and jaxlib may crash as it is
+    torn down."""
     say(f"{command}: interrupted" + (f": {hint}" if hint else ""))
     with suppress(ValueError):
         flush()
@@ -67,7 +73,8 @@ def say(line: str) -> None:
 
 
 def interruptible(work: Callable[[], T]) -> T:
-    """`work` done in a thread, so that Ctrl-C is heard meanwhile: what compiles holds signals back."""
+    """`work` done in a thread, so that Ctrl-C is heard meanwhile: what compiles holds signals
+    back."""
     import jax
 
     x64 = bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]

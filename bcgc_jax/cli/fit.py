@@ -1,4 +1,5 @@
-"""`bcgc fit`: from a log of measured times to a distribution, and to the plans for this and others."""
+"""`bcgc fit`: from a log of measured times to a distribution, and to the plans for this and
+others."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,17 +37,18 @@ APART = "with start-up"
 TOGETHER = "without start-up"
 
 NO_LOADS = (
-    "The trace has {loads}. So it cannot tell which share of the time does not grow with the work (a "
-    "start-up, a queue): time at least two loads, better three, and write them in a column `load`."
+    "The trace has {loads}. So it cannot tell which share of the time does not grow with the work "
+    "(a start-up, a queue): time at least two loads, better three, and write them in a column "
+    "`load`."
 )
 
 
 class FitAnswer(NamedTuple):
     """What there is to say.
 
-    `times`: of the trace, or where there are loads relative to the mean at each, which is what `description`
-    is of; `seconds`: what `fits` are of; `plans`: a row for each distribution, `best` the first one's
-    solution; `start_up`: with loads.
+    `times`: of the trace, or where there are loads relative to the mean at each, which is what
+    `description` is of; `seconds`: what `fits` are of; `plans`: a row for each distribution, `best`
+    the first one's solution; `start_up`: with loads.
     """
 
     trace: Trace
@@ -91,8 +93,12 @@ def _answer(question: FitOptions, bar: Progress) -> FitAnswer:
         # Of each iteration's largest load the time, as a share of the mean at that load.
         last = trace.largest_loads()
         start, mean = start_up.means
-        times = last._replace(seconds=last.seconds / (start + mean * np.asarray(last.load)), load=None)
-        cycles = question.cycles or start_up.loads[1] * workers / (question.samples * question.coordinates)
+        times = last._replace(
+            seconds=last.seconds / (start + mean * np.asarray(last.load)), load=None
+        )
+        cycles = question.cycles or start_up.loads[1] * workers / (
+            question.samples * question.coordinates
+        )
     description = describe(times)
     seconds = np.asarray(times.seconds * mean)
     if trace.load is not None:
@@ -117,8 +123,12 @@ def _answer(question: FitOptions, bar: Progress) -> FitAnswer:
         bar.begin(f"planning for the distribution `{name}`")
         solutions[name] = solve(problem)
     # Replays know nothing of passes.
-    steps = times if start_up is None and all(problem.bare for problem in problems.values()) else None
-    plans = [_plan(name, solutions.get(name), problems, steps, workers) for name in (*laws, UNCODED)]
+    steps = (
+        times if start_up is None and all(problem.bare for problem in problems.values()) else None
+    )
+    plans = [
+        _plan(name, solutions.get(name), problems, steps, workers) for name in (*laws, UNCODED)
+    ]
     remarks = _remarks(trace, description, plans, start_up)
     best = solutions[next(iter(laws))]
     remarks += traces.forward_in_words(question, trace)
@@ -136,10 +146,15 @@ def _answer(question: FitOptions, bar: Progress) -> FitAnswer:
 
 
 def _laws(
-    trace: Trace, description: Description, fits: list[Fit], start_up: StartUpFit | None, workers: int
+    trace: Trace,
+    description: Description,
+    fits: list[Fit],
+    start_up: StartUpFit | None,
+    workers: int,
 ) -> dict[str, dict[str, Distribution]]:
-    """What to plan for, first what is thought best: the best fit, the measured times, and if it is heavy
-    their tail; with loads start-up and cycle time apart, and as if all time grew with the load.
+    """What to plan for, first what is thought best: the best fit, the measured times, and if it is
+    heavy their tail; with loads start-up and cycle time apart, and as if all time grew with the
+    load.
     """
     if start_up is not None:
         both = {APART: start_up.apart, TOGETHER: {"cycle_time": start_up.per_cycle}}
@@ -150,14 +165,22 @@ def _laws(
     }
     if description.tail_index.value > 0:
         known[HEAVY] = distribution_of(trace.seconds, workers, trace.censored, kind="pareto-tail")
-    # No plan has a finite runtime under a distribution without a mean; the measured times have theirs.
-    return {name: {"cycle_time": law} for name, law in known.items() if np.isfinite(float(law.mean()))}
+    # No plan has a finite runtime under a distribution without a mean; the measured times have
+    # theirs.
+    return {
+        name: {"cycle_time": law} for name, law in known.items() if np.isfinite(float(law.mean()))
+    }
 
 
 def _plan(
-    name: str, solution: Solution | None, problems: dict[str, Problem], steps: Trace | None, workers: int
+    name: str,
+    solution: Solution | None,
+    problems: dict[str, Problem],
+    steps: Trace | None,
+    workers: int,
 ) -> Row:
-    """The optimum under a distribution, or none, and how long it takes under each, and in whole `steps`."""
+    """The optimum under a distribution, or none, and how long it takes under each, and in whole
+    `steps`."""
     one = next(iter(problems.values()))
     counts = np.where(np.arange(workers) == 0, int(one.total), 0)
     if solution is not None:
@@ -168,7 +191,9 @@ def _plan(
         padded = jnp.asarray(np.pad(counts, (0, problem.max_workers - workers)))
         return finite(assess(problem, padded, whole_numbers=False).expected_runtime)
 
-    taken = np.zeros(0) if steps is None else traces.replay(steps, one, partition_plan(counts, workers))
+    taken = (
+        np.zeros(0) if steps is None else traces.replay(steps, one, partition_plan(counts, workers))
+    )
     return {
         "distribution": name,
         "expected_runtime": None if solution is None else finite(solution.expected_runtime),
@@ -230,7 +255,9 @@ def _json(answer: FitAnswer, fits: list[Row]) -> Row:
 
 
 def _fit_row(fit: Fit) -> Row:
-    rest = {name: value for name, value in fit._asdict().items() if name not in ("name", "distribution")}
+    rest = {
+        name: value for name, value in fit._asdict().items() if name not in ("name", "distribution")
+    }
     return {"distribution": fit.name, "parameters": fit.parameters, **rest}
 
 
@@ -247,8 +274,9 @@ def _print(file: str, answer: FitAnswer) -> None:
         steps += f", of {trace.microbatches.seconds.shape[2]} microbatches each"
     print_lines(
         f"{file}: {trace.seconds.size} times of {steps}{loads}{missing}{cut}",
-        f"{'relative to the mean at their load' if start_up else 'seconds'}: mean {d.mean:.4g}, standard "
-        f"deviation {d.deviation:.3g}, median {d.median:.4g}, 99 % {d.high:.4g}, largest {d.largest:.4g}",
+        f"{'relative to the mean at their load' if start_up else 'seconds'}: mean {d.mean:.4g}, "
+        f"standard deviation {d.deviation:.3g}, median {d.median:.4g}, 99 % {d.high:.4g}, largest "
+        f"{d.largest:.4g}",
         *_lost_in_words(d.slowness),
         f"correlation of a worker's time with its next {d.autocorrelation}",
         f"tail index {d.tail_index}, where 0 is exponential and from 1 on the mean is infinite",
@@ -267,7 +295,9 @@ def _print(file: str, answer: FitAnswer) -> None:
 def _lost_in_words(lost: Slowness | None) -> list[str]:
     if lost is None:
         return []
-    text = f"a step takes {lost.step:.4g} s, and {lost.balanced:.4g} s if all workers ended together"
+    text = (
+        f"a step takes {lost.step:.4g} s, and {lost.balanced:.4g} s if all workers ended together"
+    )
     if lost.left_out:
         text += f"; {lost.left_out} steps in which a worker has no time are left out of this"
     return [text]
@@ -278,7 +308,9 @@ def _print_fits(fits: list[Fit], num_times: int) -> None:
 
     def parameters(fit: Fit) -> str:
         errors = fit.standard_errors
-        return ", ".join(f"{name} {value:.4g} ± {errors[name]:.2g}" for name, value in fit.parameters.items())
+        return ", ".join(
+            f"{name} {value:.4g} ± {errors[name]:.2g}" for name, value in fit.parameters.items()
+        )
 
     def pvalue(value: float) -> str:
         return f"{value:.2f}" if value >= 0.095 else f"{value:.3f}"
@@ -314,7 +346,10 @@ def _print_plans(answer: FitAnswer) -> None:
         unit = 1.0
         load = float(problem.scale * problem.total)
         cycles = float(np.asarray(problem.cycles))
-        name = f"seconds: b = {cycles:.4g}, of loads of which a worker without redundancy does {load:.4g}"
+        name = (
+            f"seconds: b = {cycles:.4g}, of loads of which a worker without redundancy does "
+            f"{load:.4g}"
+        )
 
     def under(law: str) -> Shown:
         def cell(plan: Row) -> str:
@@ -326,7 +361,10 @@ def _print_plans(answer: FitAnswer) -> None:
     def replayed(plan: Row) -> str:
         return f"{plan['replayed_runtime'] / unit:.5g} ± {plan['replayed_error'] / unit:.2g}"
 
-    columns: list[Shown] = [(output.names("plan for"), lambda plan: plan["distribution"]), *map(under, laws)]
+    columns: list[Shown] = [
+        (output.names("plan for"), lambda plan: plan["distribution"]),
+        *map(under, laws),
+    ]
     if plans[0]["replayed_runtime"] is not None:
         columns.append(("in the steps of\nthe trace", replayed))
     output.print_rows(plans, columns, title="\nExpected runtime of each plan")
@@ -335,4 +373,6 @@ def _print_plans(answer: FitAnswer) -> None:
     values = [plan["runtime_under"][law] for plan in plans[:-1]]
     if None not in values:
         worst = f"{100 * (max(values) / min(values) - 1):.2g} %"
-        print_lines(f"\nUnder {law} the choice of what to plan for changes the runtime by at most {worst}.")
+        print_lines(
+            f"\nUnder {law} the choice of what to plan for changes the runtime by at most {worst}."
+        )

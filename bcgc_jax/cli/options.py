@@ -1,7 +1,8 @@
-"""Options of commands, each declared once: as a field of the dataclass that a command is asked with.
+"""Options of commands, each declared once: as a field of the dataclass that a command is asked
+with.
 
-JAX is imported when a command is answered: not for help, nor to refuse what was typed. Errors are one line,
-in the words of the options.
+JAX is imported when a command is answered: not for help, nor to refuse what was typed. Errors are
+one line, in the words of the options.
 """
 
 import dataclasses
@@ -18,11 +19,17 @@ import click
 
 
 def option(
-    kind: Any, text: str | None = None, typed: str | None = None, *, default: Any = None, **more: Any
+    kind: Any,
+    text: str | None = None,
+    typed: str | None = None,
+    *,
+    default: Any = None,
+    **more: Any,
 ) -> Any:
     """A field that is an option of its name, or of the one that is `typed`; `text` is its help.
 
-    `kind` is one of click's types, bool for a flag, or a tuple of choices, the first of them by default.
+    `kind` is one of click's types, bool for a flag, or a tuple of choices, the first of them by
+    default.
     """
     if kind is bool:
         more["is_flag"] = True
@@ -42,7 +49,9 @@ def option(
 
 
 def argument(kind: Any, **more: Any) -> Any:
-    return dataclasses.field(metadata={"made": lambda name: click.Argument([name], type=kind, **more)})
+    return dataclasses.field(
+        metadata={"made": lambda name: click.Argument([name], type=kind, **more)}
+    )
 
 
 # What the library calls a thing, and `--workers`, `--setup-cycles` and so on stand for.
@@ -64,7 +73,8 @@ def _as_typed(text: str) -> str:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """What is wrong with the input, or with its files, is told in one line and ends with status 2."""
+    """What is wrong with the input, or with its files, is told in one line and ends with status
+    2."""
     try:
         yield
     except BrokenPipeError:  # the reader has enough: no error
@@ -81,10 +91,11 @@ _UNKNOWN_FROM = (0, 13)
 
 
 def compile_quickly() -> None:
-    """XLA compiles for CPUs in half the time, by its older way, unless JAX is there or the user says how.
+    """XLA compiles for CPUs in half the time, by its older way, unless JAX is there or the user
+    says how.
 
-    Programs of many workers then take up to twice as long: this is for those that run once. A flag that XLA
-    does not know ends the process, so that versions of which this is not known go without.
+    Programs of many workers then take up to twice as long: this is for those that run once. A flag
+    that XLA does not know ends the process, so that versions of which this is not known go without.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     version = importlib.metadata.version("jaxlib").split(".")
@@ -94,9 +105,9 @@ def compile_quickly() -> None:
 
 
 class Command(click.Command):
-    """Asked with the dataclass `kind`: NAMEOptions, whose docstring is its help and whose `after` follows the
-    options there. What it inherits comes in sections, each headed by the docstring of a base. Answered by the
-    file of its name.
+    """Asked with the dataclass `kind`: NAMEOptions, whose docstring is its help and whose `after`
+    follows the options there. What it inherits comes in sections, each headed by the docstring of a
+    base. Answered by the file of its name.
     """
 
     def __init__(self, kind: Any) -> None:
@@ -107,7 +118,9 @@ class Command(click.Command):
         name = kind.__name__.removesuffix("Options").lower()
         ordered = sorted(fields, key=lambda field: bases.index(self.home[field.name]))
         params = [field.metadata["made"](field.name) for field in ordered]
-        super().__init__(name, params=params, callback=self.answer, help=kind.__doc__, epilog=kind.after)
+        super().__init__(
+            name, params=params, callback=self.answer, help=kind.__doc__, epilog=kind.after
+        )
 
     def make_context(self, *given: Any, **more: Any) -> click.Context:
         if getattr(self.kind, "runs_once", False):  # before options are read, which may need JAX
@@ -126,7 +139,9 @@ class Command(click.Command):
         for param in self.get_params(ctx):
             if isinstance(param, click.Option) and (record := param.get_help_record(ctx)):
                 base = self.home.get(param.name or "", self.kind)
-                found.setdefault("Options" if base is self.kind else base.__doc__, []).append(record)
+                found.setdefault("Options" if base is self.kind else base.__doc__, []).append(
+                    record
+                )
         for section, records in found.items():
             with formatter.section(section):
                 formatter.write_dl(records)

@@ -13,13 +13,14 @@ from rich.table import Column, Table
 
 from bcgc_jax.cli.commands import AdviseOptions, Files
 
-# Of the objects that `--format json` prints (output.schema.json): the next one where a field changes its
-# meaning or goes, not where one is added.
+# Of the objects that `--format json` prints (output.schema.json): the next one where a field
+# changes its meaning or goes, not where one is added.
 VERSION = 3
 _WIDTH = 100
 
 Row = dict[str, Any]
-# A column of a table: its head, and what it says of a row. One whose head is a string holds numbers.
+# A column of a table: its head, and what it says of a row. One whose head is a string holds
+# numbers.
 Shown = tuple[str | Column, Callable[[Any], str]]
 
 
@@ -33,13 +34,16 @@ def print_lines(*lines: str) -> None:
 
 
 def print_rows(rows: Iterable[Any], columns: Sequence[Shown], title: str | None = None) -> None:
-    """A table with a line for each row, as wide as others; numbers are on the right and never cut, so it is
-    wider where they would be lost and there is no text that may be wrapped.
+    """A table with a line for each row, as wide as others; numbers are on the right and never cut,
+    so it is wider where they would be lost and there is no text that may be wrapped.
     """
     heads = [
-        Column(head, justify="right", no_wrap=True) if isinstance(head, str) else head for head, _ in columns
+        Column(head, justify="right", no_wrap=True) if isinstance(head, str) else head
+        for head, _ in columns
     ]
-    shown = Table(*heads, box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
+    shown = Table(
+        *heads, box=None, pad_edge=False, header_style="bold", title=title, title_justify="left"
+    )
     for row in rows:
         shown.add_row(*(cell(row) for _, cell in columns))
     width = _WIDTH
@@ -54,7 +58,8 @@ def names(head: str) -> Column:
 
 
 def row_label(row: Row) -> str:
-    """What a row is called in a table: its method, the α of partial stragglers, and what it leaves out."""
+    """What a row is called in a table: its method, the α of partial stragglers, and what it
+    leaves out."""
     label = row["method"]
     if row.get("alpha") is not None:
         label += f" α {row['alpha']:.3g}"
@@ -82,7 +87,8 @@ def figure(name: str, form: str = ".4g", unknown: str = "–") -> Callable[[Mapp
 
 
 def above_bound(value: float, bound: float | None) -> str:
-    """By how much at most a runtime is above the optimum that has this bound, where there is one."""
+    """By how much at most a runtime is above the optimum that has this bound, where there is
+    one."""
     gap = 100 * (value / bound - 1) if bound else math.inf
     if gap < 10:
         return f"{gap:.2g} %"
@@ -98,7 +104,8 @@ def saved(row: Mapping[str, Any]) -> str:
 
 
 def needs_columns(rows: Iterable[Row]) -> list[Shown]:
-    """What schemes store, and where one of them asks its workers or gives less than the gradient the rest."""
+    """What schemes store, and where one of them asks its workers or gives less than the gradient
+    the rest."""
     columns: list[Shown] = [
         ("subsets\nstored", figure("stored_subsets", ".0f")),
         ("sent\nin L", figure("sent", ".2f")),
@@ -114,7 +121,8 @@ def print_answer(
     document: Callable[[], Any],
     printed: Callable[[], None],
 ) -> None:
-    """As `--format` asks: CSV of the rows, JSON of the `document`, or what is `printed` for a person."""
+    """As `--format` asks: CSV of the rows, JSON of the `document`, or what is `printed` for a
+    person."""
     if question.output == "csv":
         write_rows(rows)
     elif question.output == "json":
@@ -156,7 +164,9 @@ def write_rows(rows: Iterable[Row], file: TextIO | None = None) -> None:
 
 def _field(value: Any) -> Any:
     """Several numbers with blanks between; nothing where one is infinite or unknown; else JSON."""
-    if isinstance(value, Mapping) and any(isinstance(each, list | tuple) for each in value.values()):
+    if isinstance(value, Mapping) and any(
+        isinstance(each, list | tuple) for each in value.values()
+    ):
         return json.dumps(value)
     if isinstance(value, Mapping):
         return " ".join(f"{name}={figure(name, '.6g', '')(value)}" for name in value)
@@ -164,7 +174,8 @@ def _field(value: Any) -> Any:
 
 
 def write_beside(question: Any, path: str | None, what: str, write: Callable[[str], Any]) -> None:
-    """`write` a file that was asked for. The answer is printed by then, and what fails is one line."""
+    """`write` a file that was asked for. The answer is printed by then, and what fails is one
+    line."""
     if path is None:
         return
     try:
@@ -182,4 +193,6 @@ def write_beside(question: Any, path: str | None, what: str, write: Callable[[st
 
 
 def write_figure(question: Files | AdviseOptions, draw: Callable[[], Any]) -> None:
-    write_beside(question, question.figure, "The picture", lambda path: draw().savefig(path, dpi=200))
+    write_beside(
+        question, question.figure, "The picture", lambda path: draw().savefig(path, dpi=200)
+    )

@@ -38,7 +38,9 @@ LABELS = {
 
 def answer(question: PlotOptions) -> None:
     figure = _of_file(question)
-    write_beside(question, question.picture, "The picture", lambda path: figure.savefig(path, dpi=200))
+    write_beside(
+        question, question.picture, "The picture", lambda path: figure.savefig(path, dpi=200)
+    )
 
 
 def _of_file(question: PlotOptions) -> "Figure":
@@ -47,7 +49,9 @@ def _of_file(question: PlotOptions) -> "Figure":
     log = question.file.suffix == ".jsonl"
     if path.suffix == ".json":
         plan = Solution.load(path)
-        return plans([drawn(plan.method, float(plan.rounded_runtime), plan.plan)], "the plan's unit")
+        return plans(
+            [drawn(plan.method, float(plan.rounded_runtime), plan.plan)], "the plan's unit"
+        )
     rows: list[Row] = []
     with contextlib.suppress(ValueError, csv.Error):  # it is packed, or no table
         rows = read_log(path) if log else read(path)
@@ -65,9 +69,9 @@ def _of_times(path: Path) -> "Figure":
         trace = load_trace(path)
     except ValueError as error:
         raise click.UsageError(
-            f"{path} cannot be drawn: it is no table of `bcgc sweep`, `bcgc solve` or `bcgc train`, "
-            "no plan in JSON, and no log of times. `bcgc fit` and `bcgc advise` draw with --figure. "
-            f"As a log: {str(error).partition('. ')[0]}"
+            f"{path} cannot be drawn: it is no table of `bcgc sweep`, `bcgc solve` or `bcgc "
+            "train`, no plan in JSON, and no log of times. `bcgc fit` and `bcgc advise` draw with "
+            f"--figure. As a log: {str(error).partition('. ')[0]}"
         ) from None
     times = trace.largest_loads()
     return fits(times.seconds, times.censored, [])
@@ -81,10 +85,15 @@ def read(path: Path) -> list[Row]:
 def read_log(path: Path) -> list[Row]:
     """What `json_lines` wrote of the steps of a training, with the time at the end of each."""
     lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    if not all(isinstance(line, dict) and {"scheme", "step", "seconds"} <= line.keys() for line in lines):
+    if not all(
+        isinstance(line, dict) and {"scheme", "step", "seconds"} <= line.keys() for line in lines
+    ):
         return []
     ends = np.cumsum([line["seconds"] for line in lines]).tolist()
-    return [{"method": line["scheme"], "time": end} | line for line, end in zip(lines, ends, strict=True)]
+    return [
+        {"method": line["scheme"], "time": end} | line
+        for line, end in zip(lines, ends, strict=True)
+    ]
 
 
 def _number(value: Any) -> Any:
@@ -106,7 +115,9 @@ def _selected(rows: Sequence[Row], question: PlotOptions) -> list[Row]:
         values = np.array([row[name] for row in chosen], float)
         near = values[np.argmin(np.abs(values - number))]
         if not np.isclose(near, number, rtol=1e-3):
-            raise click.UsageError(f"--where {name}={number:g}: no such row; the nearest has {near:g}")
+            raise click.UsageError(
+                f"--where {name}={number:g}: no such row; the nearest has {near:g}"
+            )
         chosen = [row for row, value in zip(chosen, values, strict=True) if value == near]
     return chosen
 
@@ -120,7 +131,8 @@ def _look(method: str) -> dict[str, Any]:
 
 
 class Drawn(NamedTuple):
-    """A scheme's expected `runtime`, and of each block its size and how many workers compute each subset.
+    """A scheme's expected `runtime`, and of each block its size and how many workers compute each
+    subset.
 
     `saved`: its share of the uncoded scheme's time.
     """
@@ -187,7 +199,9 @@ def plans(schemes: Sequence[Drawn], unit: str = "cycles × unit of cycle time") 
     plotting.label_axes(left, f"expected runtime\n({unit})", "", title=title)
     plotting.label_axes(right, "share of the gradient", "", title="blocks, darker on more workers")
     right.set_xlim(0, 1)
-    bar = figure.colorbar(ScalarMappable(norm, shades), ax=right, ticks=MaxNLocator(4, integer=True))
+    bar = figure.colorbar(
+        ScalarMappable(norm, shades), ax=right, ticks=MaxNLocator(4, integer=True)
+    )
     bar.set_label("workers on\neach subset")
     return figure
 
@@ -224,7 +238,9 @@ def bars(rows: Sequence[Row], value: str) -> "Figure":
         for row, share in zip(known, shares, strict=True)
     ]
     _bars(axes, one)
-    title = "runtime,  share of uncoded time that is saved" * any(share is not None for share in shares)
+    title = ("runtime,  share of uncoded time that is saved") * any(
+        share is not None for share in shares
+    )
     plotting.label_axes(axes, LABELS.get(value, value), "", title=title)
     return figure
 
@@ -246,9 +262,15 @@ def of_rows(
     if others := [name for name in varied if name not in axes]:
         choose = f"choose axes with --x and --y, and one value of {', '.join(others)} with --where"
         raise click.UsageError(f"these columns vary: {', '.join(varied)}; {choose}")
-    figure = curves(rows, axes[0], value) if len(axes) == 1 else heat_maps(rows, axes[0], axes[1], value)
-    given = ", ".join(f"{name} = {rows[0][name]}".removesuffix(".0") for name in problem if name not in axes)
-    figure.suptitle(textwrap.fill(f"schemes compared at {given}", 72), fontsize="medium", x=0.02, ha="left")
+    figure = (
+        curves(rows, axes[0], value) if len(axes) == 1 else heat_maps(rows, axes[0], axes[1], value)
+    )
+    given = ", ".join(
+        f"{name} = {rows[0][name]}".removesuffix(".0") for name in problem if name not in axes
+    )
+    figure.suptitle(
+        textwrap.fill(f"schemes compared at {given}", 72), fontsize="medium", x=0.02, ha="left"
+    )
     return figure
 
 
@@ -263,7 +285,9 @@ def check_numbers(rows: Sequence[Row], name: str) -> None:
 def curves(rows: Sequence[Row], x: str, y: str, title: str = "") -> "Figure":
     figure, (axes,) = plotting.new_figure()
     for method in dict.fromkeys(row["method"] for row in rows):
-        pairs = sorted((row[x], row[y]) for row in rows if row["method"] == method and row[y] is not None)
+        pairs = sorted(
+            (row[x], row[y]) for row in rows if row["method"] == method and row[y] is not None
+        )
         axes.plot(*np.array(pairs).T, **_look(method))
     plotting.label_axes(axes, LABELS.get(x, x), LABELS.get(y, y), title=title, log=_log(rows, x, y))
     if axes.get_xscale() == "linear":
@@ -274,9 +298,14 @@ def curves(rows: Sequence[Row], x: str, y: str, title: str = "") -> "Figure":
 
 def _log(rows: Sequence[Row], *columns: str) -> str:
     """Which axes are logarithmic: of positive numbers over more than a decade and a half."""
-    spans = [np.array([row[column] for row in rows if row[column] is not None], float) for column in columns]
+    spans = [
+        np.array([row[column] for row in rows if row[column] is not None], float)
+        for column in columns
+    ]
     return "".join(
-        name for name, a in zip("xy", spans, strict=True) if a.size and a.min() > 0 and a.max() > 30 * a.min()
+        name
+        for name, a in zip("xy", spans, strict=True)
+        if a.size and a.min() > 0 and a.max() > 30 * a.min()
     )
 
 
@@ -285,7 +314,9 @@ def heat_maps(rows: Sequence[Row], x: str, y: str, value: str) -> "Figure":
     from matplotlib.colors import LogNorm, Normalize
 
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    figure, panels = plotting.new_figure(1, len(methods), size=(1.8 + 2.9 * len(methods), 3.4), sharey=True)
+    figure, panels = plotting.new_figure(
+        1, len(methods), size=(1.8 + 2.9 * len(methods), 3.4), sharey=True
+    )
     across, up = (np.unique([row[name] for row in rows]) for name in (x, y))
     at = {(row["method"], row[y], row[x]): row[value] for row in rows}
     found = np.array([[[at.get((m, v, u)) for u in across] for v in up] for m in methods], float)
@@ -302,8 +333,11 @@ def heat_maps(rows: Sequence[Row], x: str, y: str, value: str) -> "Figure":
     return figure
 
 
-def fits(seconds: np.ndarray, censored: np.ndarray | None, laws: Sequence[tuple[str, Any]]) -> "Figure":
-    """P(T > t) of measured times (Kaplan and Meier), and of the four distributions that fit best."""
+def fits(
+    seconds: np.ndarray, censored: np.ndarray | None, laws: Sequence[tuple[str, Any]]
+) -> "Figure":
+    """P(T > t) of measured times (Kaplan and Meier), and of the four distributions that fit
+    best."""
     figure, (axes,) = plotting.new_figure()
     order = np.argsort(seconds, axis=None)
     times = np.ravel(seconds)[order]
@@ -312,17 +346,25 @@ def fits(seconds: np.ndarray, censored: np.ndarray | None, laws: Sequence[tuple[
         whole = 1.0 - np.ravel(censored)[order]
     measured = np.cumprod(1 - whole / np.arange(order.size, 0, -1))
     handles = axes.step(times, measured, where="post", color="0.6", linewidth=3, label="measured")
-    grid = np.geomspace(times[0], times[-1], 200) if times[0] > 0 else np.linspace(times[0], times[-1], 200)
+    grid = (
+        np.geomspace(times[0], times[-1], 200)
+        if times[0] > 0
+        else np.linspace(times[0], times[-1], 200)
+    )
     for (name, law), line in zip(laws, ("-", "--", "-.", ":"), strict=False):
         handles += axes.plot(grid, np.asarray(law.survival(grid)), line, label=name)
     log = "y" if times[0] <= 0 or times[-1] < 30 * times[0] else "xy"
-    plotting.label_axes(axes, "cycle time $t$ (s)", "$P(T > t)$", title="share of times above $t$", log=log)
+    plotting.label_axes(
+        axes, "cycle time $t$ (s)", "$P(T > t)$", title="share of times above $t$", log=log
+    )
     axes.set_ylim(0.3 / times.size, 1.3)
     plotting.legend_outside(figure, handles)
     return figure
 
 
-def training(rows: Sequence[Row], value: str = "loss", clock: str = "time (in the file's unit)") -> "Figure":
+def training(
+    rows: Sequence[Row], value: str = "loss", clock: str = "time (in the file's unit)"
+) -> "Figure":
     """Of every step of some runs: a curve for each scheme, medians over its seeds."""
     seeds: dict[tuple[str, int], list[tuple[float, float]]] = {}
     for row in rows:

@@ -61,12 +61,21 @@ def answer(question: SolveOptions) -> None:
         unit, name = traces.unit_of(trace, problem)
 
         def document() -> Row:
-            answers = {"problem": _described(question, problem), "limit": found.limit, "solutions": rows}
-            return answers if advice is None else answers | {"microbatches": _microbatches(trace, advice)}
+            answers = {
+                "problem": _described(question, problem),
+                "limit": found.limit,
+                "solutions": rows,
+            }
+            return (
+                answers
+                if advice is None
+                else answers | {"microbatches": _microbatches(trace, advice)}
+            )
 
         def table() -> None:
             solve_table.print_table(
-                found._replace(unit=(unit, name)), _remarks(question, trace, advice, everything, found)
+                found._replace(unit=(unit, name)),
+                _remarks(question, trace, advice, everything, found),
             )
 
         def draw() -> Any:
@@ -79,12 +88,18 @@ def answer(question: SolveOptions) -> None:
 
         print_answer(question, rows, document, table)
         write_figure(question, draw)
-        plans = [one for one in everything if one[0]["status"] in _PLANNED and not is_limit(one[0]["method"])]
+        plans = [
+            one
+            for one in everything
+            if one[0]["status"] in _PLANNED and not is_limit(one[0]["method"])
+        ]
         if question.out is not None and not plans:
             raise ValueError("--out: there is no plan to write, for no method found one")
         for row, solution in plans[:1]:
             said = f"The plan of {row['method']}"
-            write_beside(question, question.out, said, functools.partial(save_plan, solution, problem))
+            write_beside(
+                question, question.out, said, functools.partial(save_plan, solution, problem)
+            )
 
 
 def _tasks(question: SolveOptions, problem: Problem) -> dict[str, Method]:
@@ -132,7 +147,9 @@ def _remarks(
         return said
     if answer.problem.plain and not question.unit_costs and not question.keep_workers:
         whole = [one for one in everything if one[0]["exact_gradient"] is not False]
-        coded, schedules = ([one for one in whole if one[0][kind]] for kind in ("partition", "schedule"))
+        coded, schedules = (
+            [one for one in whole if one[0][kind]] for kind in ("partition", "schedule")
+        )
         # Of chunks `advice` has replayed it.
         handed_out = [one for one in whole if one[0]["bound_of"] == "storage" and advice is None]
         for row, solution in [*handed_out, *schedules[:1], *coded[:1]]:
@@ -171,7 +188,8 @@ def _read_unit_costs(file: TextIO) -> list[float]:
 
 
 def _law_of_workers(question: SolveOptions) -> tuple[Any, int | None]:
-    """What all --cycle-time mean together, and for how many workers: several are those of unlike ones."""
+    """What all --cycle-time mean together, and for how many workers: several are those of unlike
+    ones."""
     if not question.cycle_time:
         return None, question.workers
     (count, law), *others = question.cycle_time
@@ -180,7 +198,9 @@ def _law_of_workers(question: SolveOptions) -> tuple[Any, int | None]:
     counts = [count or 1 for count, _ in question.cycle_time]
     total = sum(counts)
     if question.workers not in (None, total):
-        raise click.UsageError(f"--cycle-time is for {total} workers, but --workers is {question.workers}")
+        raise click.UsageError(
+            f"--cycle-time is for {total} workers, but --workers is {question.workers}"
+        )
     if not others:
         return law, total
     laws = zip(counts, question.cycle_time, strict=True)
@@ -196,7 +216,9 @@ def _described(question: SolveOptions, problem: Problem) -> Row:
         "objective": question.objective if question.most_probable else None,
         "levels": None if question.levels is None else question.levels[1],
     }
-    return describe_problem(problem) | {name: value for name, value in goal.items() if value is not None}
+    return describe_problem(problem) | {
+        name: value for name, value in goal.items() if value is not None
+    }
 
 
 def _answer(
@@ -206,7 +228,8 @@ def _answer(
     if not question.for_deadline:
         iteration_of(problem).check_finite_means()
     tasks = _tasks(question, problem)
-    # What is asked for may not be impossible here: refuse the last one before the first one takes time.
+    # What is asked for may not be impossible here: refuse the last one before the first one takes
+    # time.
     required = {*tasks}.difference(() if question.methods else _ROWS)
     for name in [name for name in tasks if name in required]:
         tasks[name].check(problem)
@@ -215,7 +238,8 @@ def _answer(
     if not iteration_of(problem).exact:
         _, judged = draw_problems(jax.random.key(question.seed), problem)
     traces.check_size(judged)
-    # What a scheme saves is of the uncoded one's time; a person reads how the best baseline compares too.
+    # What a scheme saves is of the uncoded one's time; a person reads how the best baseline
+    # compares too.
     besides = BASELINES if question.output == "table" else ["uncoded"]
     every = tasks | {name: method_of(name) for name in besides if name not in tasks}
     solved = _solve_all(question, problem, judged, every, required, trace)
@@ -231,7 +255,11 @@ def _answer(
     answer = solve_table.SolveAnswer(problem, rows, limit, question.deadline)
     if question.output == "table":
         # One that asks its workers nothing, and gives the whole gradient.
-        silent = [row for row, _ in solved if not row["round_trips"] and row["exact_gradient"] is not False]
+        silent = [
+            row
+            for row, _ in solved
+            if not row["round_trips"] and row["exact_gradient"] is not False
+        ]
         baseline = solve_table.fastest([row for row in silent if every[row["method"]].baseline])
         # Where no baseline is possible, as for an infinite mean, a single block is not either.
         setup = None if baseline is None else _largest_setup(judged, rows)
@@ -243,7 +271,9 @@ def _answer(
     return found, answer
 
 
-def _interval(question: SolveOptions, problem: Problem, rows: list[Row]) -> tuple[float, float] | None:
+def _interval(
+    question: SolveOptions, problem: Problem, rows: list[Row]
+) -> tuple[float, float] | None:
     """What the steps of a trace leave open of the best plan."""
     if iteration_of(problem).rows is None or rows[0]["partition"] is None:
         return None
@@ -255,7 +285,8 @@ def _interval(question: SolveOptions, problem: Problem, rows: list[Row]) -> tupl
 def _largest_setup(problem: Problem, rows: list[Row]) -> float | None:
     """Of the fastest plan, where it was made without setup and the answer takes no time."""
     best = solve_table.fastest_plan(rows)
-    # A single block pays for start-ups, sending and setup too. Ten more expectations of a second are felt.
+    # A single block pays for start-ups, sending and setup too. Ten more expectations of a second
+    # are felt.
     if best is None or not problem.bare or iteration_of(problem).evaluation_cost() > 1e8:
         return None
     counts = np.pad(best["partition"], (0, problem.max_workers - len(best["partition"])))
@@ -281,7 +312,8 @@ def _solve_all(
         return {"method": name} | solution_row(judged, solution, taken, question.deadline), solution
 
     def place(one: Found) -> tuple[float, float]:
-        """Those that are in time often enough by runtime, before the others by how often they are."""
+        """Those that are in time often enough by runtime, before the others by how often they
+        are."""
         chance = 0.0
         least = 0.0
         if question.for_deadline:

@@ -1,4 +1,5 @@
-"""What a person reads of `bcgc solve`: the table, the plan, what it needs, and where figures come from."""
+"""What a person reads of `bcgc solve`: the table, the plan, what it needs, and where figures
+come from."""
 
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -18,16 +19,18 @@ from bcgc_jax.solvers.compare import BARS, draw, in_a_row
 from bcgc_jax.solvers.methods import is_limit
 from bcgc_jax.solvers.sample_average import NUM_FRESH_DRAWS
 
-OVERFLOW = "numbers on the way are above 1.8e308, an overflow: take another unit, or less extreme times"
+OVERFLOW = (
+    "numbers on the way are above 1.8e308, an overflow: take another unit, or less extreme times"
+)
 
 
 class SolveAnswer(NamedTuple):
     """What there is to say.
 
-    `rows`: one for each method, best first; `limit`: of any scheme; `baseline`: the row of the fastest one,
-    asked for or not; `interval`: of the best plan's runtime, where workers are the rows of a trace; `setup`:
-    `largest_setup` of the fastest plan; `unit`: that times are printed in, and its name; `enough`:
-    `enough_subsets`.
+    `rows`: one for each method, best first; `limit`: of any scheme; `baseline`: the row of the
+    fastest one, asked for or not; `interval`: of the best plan's runtime, where workers are the
+    rows of a trace; `setup`: `largest_setup` of the fastest plan; `unit`: that times are printed
+    in, and its name; `enough`: `enough_subsets`.
     """
 
     problem: Problem
@@ -73,7 +76,9 @@ def share_saved(row: Row, uncoded: Row | None = None) -> float | None:
 def print_table(answer: SolveAnswer, remarks: Sequence[str] = ()) -> None:
     """All of it; `remarks` are on what the runtimes are of."""
     output.print_rows(answer.rows, _columns(answer))
-    which = "Blocks of plans with a code" if any(row["schedule"] for row in answer.rows) else "Blocks"
+    which = (
+        ("Blocks of plans with a code") if any(row["schedule"] for row in answer.rows) else "Blocks"
+    )
     whole = f"{which} are rounded to whole {answer.parts}; the optimum is not."
     output.print_lines(
         f"\nRuntimes are in {answer.unit[1]}. {whole}",
@@ -89,19 +94,24 @@ def print_table(answer: SolveAnswer, remarks: Sequence[str] = ()) -> None:
 
 
 def _against_baseline(answer: SolveAnswer) -> str:
-    """For those who compare schemes: the fastest earlier one, listed or not, and the fastest one."""
+    """For those who compare schemes: the fastest earlier one, listed or not, and the fastest
+    one."""
     if answer.baseline is None:
         return "Best baseline: none."
     least = runtime_of(answer.baseline)
     text = f"Best baseline: {output.row_label(answer.baseline)}, the fastest earlier scheme, "
     text += f"takes {least / answer.unit[0]:.4g}."
     schemes = [
-        row for row in answer.rows if not is_limit(row["method"]) and row["exact_gradient"] is not False
+        row
+        for row in answer.rows
+        if not is_limit(row["method"]) and row["exact_gradient"] is not False
     ]
     best = fastest(schemes)
     if best is None or runtime_of(best) > 0.9995 * least:
         return text
-    return f"{text} {output.row_label(best)} takes {100 * (1 - runtime_of(best) / least):.1f} % less."
+    return (
+        f"{text} {output.row_label(best)} takes {100 * (1 - runtime_of(best) / least):.1f} % less."
+    )
 
 
 def _in_a_row(answer: SolveAnswer) -> list[str]:
@@ -152,15 +162,17 @@ def _columns(answer: SolveAnswer) -> list[output.Shown]:
 
 
 def _best_bound(answer: SolveAnswer) -> float:
-    """Certificates for all levels bound the same optimum, so the best of them serves all. With setup or chain
-    cycles each is for the levels in use: the best plan's serves, and says how far below it these could get.
-    0 where the optimum was not asked for and all are loose.
+    """Certificates for all levels bound the same optimum, so the best of them serves all. With
+    setup or chain cycles each is for the levels in use: the best plan's serves, and says how far
+    below it these could get. 0 where the optimum was not asked for and all are loose.
     """
     coded = [row for row in answer.rows if row["bound_of"] == "levels"]
     if any("levels" in row for row in coded):
         bound = min(coded, key=runtime_of)["lower_bound"] or 0
     else:
-        bound = max((row["lower_bound"] or 0 for row in coded if "levels" not in row["method"]), default=0)
+        bound = max(
+            (row["lower_bound"] or 0 for row in coded if "levels" not in row["method"]), default=0
+        )
     searched = any(row["method"] == "optimal" for row in coded)
     nearest = min(map(runtime_of, coded), default=np.inf)
     return bound if searched or bound >= (1 - LOOSE) * nearest else 0
@@ -183,10 +195,12 @@ def _limit(answer: SolveAnswer) -> Iterator[str]:
     several = num_workers(answer.problem) > 2 and answer.deadline is None
     if several and not iteration_of(answer.problem).alike:
         yield "nested is for independent workers that are alike, so it is left out."
-    elif several and not any(row["schedule"] or row["bound_of"] == "storage" for row in answer.rows):
+    elif several and not any(
+        row["schedule"] or row["bound_of"] == "storage" for row in answer.rows
+    ):
         yield (
-            "Schemes without a code are often faster: try --method nested, and --method sharing:2 where "
-            "workers can ask for work."
+            "Schemes without a code are often faster: try --method nested, and --method sharing:2 "
+            "where workers can ask for work."
         )
 
 
@@ -195,20 +209,23 @@ def _storage(answer: SolveAnswer) -> Iterator[str]:
     shared = [row for row in answer.rows if row["bound_of"] == "storage" and row["lower_bound"]]
     if not shared:
         return
-    yield "Work sharing hands out chunks, whole passes over microbatches, to free workers that store them."
+    yield (
+        "Work sharing hands out chunks, whole passes over microbatches, to free workers that "
+        "store them."
+    )
     for row in shared:
         bound = row["lower_bound"] / answer.unit[0]
         less = 100 * row["relative_gap"]
         if row["stored_subsets"] < num_workers(answer.problem):
             yield (
-                f"With {row['stored_subsets']} subsets stored no exact scheme is faster than {bound:.4g}, "
-                f"{less:.2g} % less than {row['method']}."
+                f"With {row['stored_subsets']} subsets stored no exact scheme is faster than "
+                f"{bound:.4g}, {less:.2g} % less than {row['method']}."
             )
     if answer.enough is not None:
         yield (
-            f"{answer.enough} stored subsets are enough: their limit is within 5 % of that of all data. The "
-            "limits suppose that workers compute on samples that they store, that no data move in a step, "
-            "and that nobody knows beforehand who will be slow."
+            f"{answer.enough} stored subsets are enough: their limit is within 5 % of that of all "
+            "data. The limits suppose that workers compute on samples that they store, that no "
+            "data move in a step, and that nobody knows beforehand who will be slow."
         )
 
 
@@ -218,10 +235,13 @@ def _errors(answer: SolveAnswer) -> Iterator[str]:
     iteration = iteration_of(answer.problem)
     size, _ = answer.unit
     errors = {row["method"]: 100 * (row["runtime_error"] or 0) / runtime_of(row) for row in rows}
-    drawn = [name for name, error in errors.items() if error > 0.01]  # those of quadrature are far below
+    # those of quadrature are far below
+    drawn = [name for name, error in errors.items() if error > 0.01]
     most = f"standard error up to {max(errors.values(), default=0):.1g} %"
     if not iteration.exact:
-        yield f"Means of {NUM_FRESH_DRAWS} draws, {most}; the optimum's bound has 97.5 % confidence."
+        yield (
+            f"Means of {NUM_FRESH_DRAWS} draws, {most}; the optimum's bound has 97.5 % confidence."
+        )
     elif drawn:
         yield f"Means of draws, {most}: {', '.join(drawn)}."
     shares = [row for row in rows if row.get("completion_error")]
@@ -230,10 +250,16 @@ def _errors(answer: SolveAnswer) -> Iterator[str]:
         names = ", ".join(output.row_label(row) for row in shares)
         yield f"Probabilities by draws, standard error up to {error:.1g}: {names}."
     if (steps := iteration.rows) is not None:
-        yield f"Means over the trace's {len(steps)} steps; plans made for these fit the next ones less well."
+        yield (
+            f"Means over the trace's {len(steps)} steps; plans made for these fit the next ones "
+            "less well."
+        )
     if answer.interval is not None:
         low, high = (time / size for time in answer.interval)
-        yield f"{rows[0]['method']}: {low:.4g} to {high:.4g} with 95 % confidence, blocks of steps resampled."
+        yield (
+            f"{rows[0]['method']}: {low:.4g} to {high:.4g} with 95 % confidence, blocks of "
+            "steps resampled."
+        )
     for row in [row for row in rows if row["kind"] == "local"]:
         text = ""
         value = runtime_of(row)
@@ -244,11 +270,18 @@ def _errors(answer: SolveAnswer) -> Iterator[str]:
             less = 100 * (1 - bound / value)
             text = f" {which} is faster than {bound / size:.4g}, which is {less:.2g} % less."
         yield f"{row['method']} is the best plan that a local search found.{text}"
-    if not _best_bound(answer) and any(row["lower_bound"] for row in rows if row["bound_of"] == "levels"):
-        yield "How far these plans are above the optimum is not known closely: add --method optimal."
+    if not _best_bound(answer) and any(
+        row["lower_bound"] for row in rows if row["bound_of"] == "levels"
+    ):
+        yield (
+            "How far these plans are above the optimum is not known closely: add --method optimal."
+        )
     ended = [output.row_label(row) for row in rows if row["status"] == "step_limit"]
     if ended:
-        yield f"The search ended before it converged, so a faster plan may be near: {', '.join(ended)}."
+        yield (
+            "The search ended before it converged, so a faster plan may be near: "
+            f"{', '.join(ended)}."
+        )
     if few := _first(row for row in rows if "levels" in row):
         levels = ", ".join(map(str, few["levels"]))
         word = "level" if len(few["levels"]) == 1 else "levels"
@@ -258,11 +291,15 @@ def _errors(answer: SolveAnswer) -> Iterator[str]:
 def _inexact(answer: SolveAnswer) -> Iterator[str]:
     """What the runtimes of schemes are that lose samples."""
     size, _ = answer.unit
-    inexact = [row for row in answer.rows if row["exact_gradient"] is False and np.isfinite(runtime_of(row))]
+    inexact = [
+        row
+        for row in answer.rows
+        if row["exact_gradient"] is False and np.isfinite(runtime_of(row))
+    ]
     if inexact:
         yield (
-            "Inexact schemes lose samples. Their runtimes, and what they save, are for as many samples that "
-            "are used as a step has."
+            "Inexact schemes lose samples. Their runtimes, and what they save, are for as many "
+            "samples that are used as a step has."
         )
     for row in inexact:
         stop = row.get("threshold")
@@ -276,7 +313,8 @@ def _first(rows: Iterator[output.Row]) -> output.Row | None:
 
 
 def _plan(answer: SolveAnswer) -> Iterator[str]:
-    """Of each kind the best plan: its blocks, what is stored for them, and where it is worth nothing."""
+    """Of each kind the best plan: its blocks, what is stored for them, and where it is worth
+    nothing."""
     order = "in the order in which they are computed"
     of_all = f"of the {num_workers(answer.problem)}"
     if row := _first(row for row in answer.rows if "groups" in (row["schedule"] or {})):
@@ -291,21 +329,26 @@ def _plan(answer: SolveAnswer) -> Iterator[str]:
                 yield f"block {block}: {len(groups)} {word} of {each}, {size:,} {answer.parts}"
                 most = max(most, high)
         yield (
-            "A block is complete when one worker of each group has sent its sum. Each worker stores "
-            f"{most} {of_all} subsets of the data."
+            "A block is complete when one worker of each group has sent its sum. Each worker "
+            f"stores {most} {of_all} subsets of the data."
         )
     if row := _first(row for row in answer.rows if row["partition"] is not None):
         yield f"\nThe plan of {row['method']}, level: {answer.parts}, {order}:"
         yield blocks(row["partition"])
         stored = int(np.flatnonzero(row["partition"])[-1]) + 1
-        yield f"Level n is computed on n + 1 subsets of the data: each worker stores {stored} {of_all}."
+        yield (
+            f"Level n is computed on n + 1 subsets of the data: each worker stores {stored} "
+            f"{of_all}."
+        )
     if answer.setup and np.isfinite(answer.setup) and (best := fastest_plan(answer.rows)):
-        cycles = answer.setup * float(answer.problem.total) * float(np.asarray(answer.problem.cycles))
+        cycles = (
+            answer.setup * float(answer.problem.total) * float(np.asarray(answer.problem.cycles))
+        )
         plain = f"{cycles:.0f}" if 100 <= cycles < 1e7 else f"{cycles:.3g}"
         yield (
             f"The plan of {best['method']} assumes a free forward pass. If one costs more than "
-            f"{100 * answer.setup:.2g} % of a backward pass ({plain} cycles per sample and subset), "
-            "single_block is faster. Pass its cost with --forward."
+            f"{100 * answer.setup:.2g} % of a backward pass ({plain} cycles per sample and "
+            "subset), single_block is faster. Pass its cost with --forward."
         )
 
 

@@ -1,4 +1,5 @@
-"""`bcgc sweep`: a grid of problems over the number of workers and any other number, to a file or a table."""
+"""`bcgc sweep`: a grid of problems over the number of workers and any other number, to a file or
+a table."""
 
 import os
 import time
@@ -32,7 +33,9 @@ _BOUND = "bound of the optimum"  # in a table alone
 
 
 def answer(question: SweepOptions) -> None:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     with suppress(RuntimeError):  # too late after the first computation, and no harm
         jax.config.update("jax_num_cpu_devices", cores)
     with jax.enable_x64(True):
@@ -49,15 +52,21 @@ def answer(question: SweepOptions) -> None:
             rows = interruptible(lambda: _collect(sweep))
             varied = [name for name, values in axes.items() if len(values) > 1]
             output.print_answer(
-                question, rows, lambda: rows, lambda: _print_table([*_with_bounds(sweep, rows)], varied)
+                question,
+                rows,
+                lambda: rows,
+                lambda: _print_table([*_with_bounds(sweep, rows)], varied),
             )
             output.write_figure(question, lambda: plot.of_rows(rows))
             statuses = Counter(row["status"] for row in rows)
         _end(statuses)
 
 
-def _axes(question: SweepOptions) -> tuple[dict[str, np.ndarray], dict[str, str], Callable[..., Problem]]:
-    """The numbers of the grid by their names, what is no number, and the problem that a cell of them is."""
+def _axes(
+    question: SweepOptions,
+) -> tuple[dict[str, np.ndarray], dict[str, str], Callable[..., Problem]]:
+    """The numbers of the grid by their names, what is no number, and the problem that a cell of
+    them is."""
     workers = question.workers
     labels = {}
     parameters = {}
@@ -103,11 +112,15 @@ def _axes(question: SweepOptions) -> tuple[dict[str, np.ndarray], dict[str, str]
     return {name: values for name, values in axes.items() if values is not None}, labels, problem
 
 
-def _parameters(law: str, given: dict[str, float], axes: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _parameters(
+    law: str, given: dict[str, float], axes: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
     """All parameters of a distribution, those of --cycle-time as axes of one number."""
     for name in axes:
         if name not in LAWS[law]:
-            raise click.UsageError(f"--axis {name}: {law} has the parameters {', '.join(LAWS[law])}")
+            raise click.UsageError(
+                f"--axis {name}: {law} has the parameters {', '.join(LAWS[law])}"
+            )
         if name in given:
             raise click.UsageError(f"{name} is given twice: in --cycle-time and as an --axis")
     if missing := missing_parameters(law, {*given, *axes}):
@@ -120,14 +133,19 @@ def _collect(sweep: Sweep) -> list[output.Row]:
     with Progress("solving") as bar:
         for chunk in sweep.chunks():
             found = {name: values.tolist() for name, values in sweep.solve(chunk).items()}
-            rows += [dict(zip(found, row, strict=True)) for row in zip(*found.values(), strict=True)]
+            rows += [
+                dict(zip(found, row, strict=True)) for row in zip(*found.values(), strict=True)
+            ]
             bar.reach(len(rows), len(sweep.cells) * len(sweep.methods))
     return rows
 
 
 def _print_table(rows: list[output.Row], axes: list[str]) -> None:
     def typed(name: str) -> output.Shown:
-        return name, lambda row: f"{row[name]:.4g}" if isinstance(row[name], float) else str(row[name])
+        return (
+            name,
+            lambda row: f"{row[name]:.4g}" if isinstance(row[name], float) else str(row[name]),
+        )
 
     def runtime(row: output.Row) -> str:
         value = output.for_used(row["expected_runtime"], row)
@@ -148,8 +166,10 @@ def _print_table(rows: list[output.Row], axes: list[str]) -> None:
 
 
 def _with_bounds(sweep: Sweep, rows: Iterable[output.Row]) -> Iterator[output.Row]:
-    """With the bound of the optimum of each row's cell, or its own one if that is not loose; else None."""
-    for cell in zip(*[iter(rows)] * len(sweep.methods), strict=True):  # its methods after each other
+    """With the bound of the optimum of each row's cell, or its own one if that is not loose;
+    else None."""
+    # its methods after each other
+    for cell in zip(*[iter(rows)] * len(sweep.methods), strict=True):
         bounds = {row["method"]: float(row["lower_bound"] or np.nan) for row in cell}
         for row in cell:
             partition = sweep.methods[row["method"]].is_partition
@@ -162,11 +182,14 @@ def _with_bounds(sweep: Sweep, rows: Iterable[output.Row]) -> Iterator[output.Ro
 
 
 def _to_file(sweep: Sweep, question: SweepOptions, path: Path) -> Counter[str]:
-    """Chunk by chunk, and a summary; an interruption says how to go on, where there is something to."""
+    """Chunk by chunk, and a summary; an interruption says how to go on, where there is something
+    to."""
     start = time.perf_counter()
     try:
         with Progress("solving") as bar:
-            interruptible(lambda: write_sweep(sweep, path, resume=question.resume, progress=bar.reach))
+            interruptible(
+                lambda: write_sweep(sweep, path, resume=question.resume, progress=bar.reach)
+            )
     except KeyboardInterrupt:
         hint = ["what is solved is kept; go on with --resume"]
         raise click.Abort(*hint * parts_of(path).exists()) from None
@@ -216,8 +239,11 @@ def _summary(sweep: Sweep, path: Path) -> tuple[list[output.Row], Counter[str]]:
 
 
 def _end(statuses: Counter[str]) -> None:
-    """Say how many rows are no problem; status 1 where one is none, or where no row is an answer."""
-    invalid, infeasible = (statuses[status.name.lower()] for status in (Status.INVALID, Status.INFEASIBLE))
+    """Say how many rows are no problem; status 1 where one is none, or where no row is an
+    answer."""
+    invalid, infeasible = (
+        statuses[status.name.lower()] for status in (Status.INVALID, Status.INFEASIBLE)
+    )
     if invalid:
         why = "their numbers make no problem, or are too large or small for float64"
         say(f"bcgc: {invalid} of {statuses.total()} rows are invalid: {why}")

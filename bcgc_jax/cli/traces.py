@@ -35,11 +35,14 @@ from bcgc_jax.solvers.placement import place_workers
 
 # Steps that are replayed at a time.
 _STEPS = 64
-_PLACED = "Workers that were slow in the same steps are in different groups (--format json lists them)."
+_PLACED = (
+    "Workers that were slow in the same steps are in different groups (--format json lists them)."
+)
 
 
 def read(asked: Times) -> Trace | None:
-    """Cycle times, if a trace was named: seconds, or seconds over load where there are loads, and says so."""
+    """Cycle times, if a trace was named: seconds, or seconds over load where there are loads,
+    and says so."""
     if asked.trace is None:
         return None
     trace = read_loads(asked)
@@ -49,7 +52,8 @@ def read(asked: Times) -> Trace | None:
 
 
 def read_loads(asked: Times | FitOptions) -> Trace:
-    """As the file has it; ValueError for one that cannot be read, UsageError for one without the columns."""
+    """As the file has it; ValueError for one that cannot be read, UsageError for one without the
+    columns."""
     try:
         columns = {name: getattr(asked, name) for name in LAYOUT}
         return load_trace(sys.stdin.buffer if asked.trace == "-" else str(asked.trace), **columns)
@@ -74,7 +78,9 @@ def workers_of(
     if workers is None and trace.num_workers < 2:
         name = trace_name(asked)
         other = "" if replayed else ", or give --workers"
-        raise ValueError(f"{name} has one worker only: coding needs the times of at least two{other}")
+        raise ValueError(
+            f"{name} has one worker only: coding needs the times of at least two{other}"
+        )
     return workers or trace.num_workers
 
 
@@ -88,7 +94,8 @@ def law_for(asked: Times, trace: Trace, workers: int) -> Distribution | JointDis
 def planned_for(
     asked: Times, law: Any, workers: int | None, *, replayed: bool = False
 ) -> tuple[Trace | None, Any, int]:
-    """The trace, if there is one, and the distribution and the number of workers that are planned for."""
+    """The trace, if there is one, and the distribution and the number of workers that are
+    planned for."""
     if (trace := read(asked)) is not None:
         workers = workers_of(asked, trace, workers, replayed=replayed)
         law = law_for(asked, trace, workers)
@@ -98,13 +105,15 @@ def planned_for(
 
 
 def check_size(problem: Problem, other: str = "--trace-distribution smooth") -> None:
-    """ValueError where one exact runtime under measured times takes more than an hour, or the memory."""
+    """ValueError where one exact runtime under measured times takes more than an hour, or the
+    memory."""
     operations = iteration_of(problem).evaluation_cost()
     memory = math.inf
     with suppress(AttributeError, OSError, ValueError):
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     quicker = f"take fewer --workers, or {other}"
-    # 200 bytes for each N² operations, of which there are 10⁸ a second; an hour is a day of an optimum.
+    # 200 bytes for each N² operations, of which there are 10⁸ a second; an hour is a day of an
+    # optimum.
     if (needed := 200 * operations / problem.max_workers**2) > memory:
         text = f"{needed / 2**30:,.0f} GB of memory, and there are {memory / 2**30:,.0f}"
         raise ValueError(f"this takes {text}: {quicker}")
@@ -123,19 +132,28 @@ def forward_in_words(asked: Times | FitOptions, trace: Trace) -> list[str]:
     if ratio is None or asked.asks_forward:
         return []
     return [
-        f"A forward pass takes {ratio:.3g} of a backward pass by forward_seconds. Plans count it, as with "
-        f"--forward {ratio:.3g}."
+        f"A forward pass takes {ratio:.3g} of a backward pass by forward_seconds. Plans count it, "
+        f"as with --forward {ratio:.3g}."
     ]
 
 
 def remarks(asked: Times, trace: Trace) -> list[str]:
-    """Where it is not what a plan supposes; of whole steps, only where nothing can be learnt from it."""
+    """Where it is not what a plan supposes; of whole steps, only where nothing can be learnt
+    from it."""
     found = describe(trace, with_tail=False)
     if asked.keep_workers:
         lost = found.slowness
-        return [] if lost is None else [*([NOT_TIMED_APART] if lost.alike else []), *lost.causes_in_words()]
+        return (
+            []
+            if lost is None
+            else [*([NOT_TIMED_APART] if lost.alike else []), *lost.causes_in_words()]
+        )
     said = in_words(found)
-    return [] if said == [NOTHING] else [*said, "bcgc fit says more; --keep-workers plans on whole steps."]
+    return (
+        []
+        if said == [NOTHING]
+        else [*said, "bcgc fit says more; --keep-workers plans on whole steps."]
+    )
 
 
 def advice_on(trace: Trace | None) -> Advice | None:
@@ -175,14 +193,21 @@ def placed(trace: Trace | None, problem: Problem, solution: Solution) -> Solutio
     if plan is None or plan.completion is None or not plan.completion.groups:
         return solution
     steps = whole_steps(trace, problem)
-    return replace(solution, plan=place_workers(problem, plan, steps)) if len(steps) > 1 else solution
+    return (
+        replace(solution, plan=place_workers(problem, plan, steps)) if len(steps) > 1 else solution
+    )
 
 
-def in_its_steps(trace: Trace, problem: Problem, name: str, plan: Plan, promised: float) -> list[str]:
-    """What the steps of the trace say of the `plan` that was made for them; nothing if they are of others."""
+def in_its_steps(
+    trace: Trace, problem: Problem, name: str, plan: Plan, promised: float
+) -> list[str]:
+    """What the steps of the trace say of the `plan` that was made for them; nothing if they are
+    of others."""
     taken = replay(trace, problem, plan)
     workers = num_workers(problem)
-    uncoded = replay(trace, problem, partition_plan(problem.total * (np.arange(workers) == 0), workers))
+    uncoded = replay(
+        trace, problem, partition_plan(problem.total * (np.arange(workers) == 0), workers)
+    )
     if not taken.size or np.array_equal(taken, uncoded):
         return []
     share, error = (100 * f(uncoded - taken) / uncoded.mean() for f in (np.mean, error_of))
@@ -200,7 +225,8 @@ def in_its_steps(trace: Trace, problem: Problem, name: str, plan: Plan, promised
 
 
 def _in_a_row(trace: Trace, problem: Problem, plan: Plan, uncoded: float) -> list[str]:
-    """The same where each worker first ends the pass that it has begun, if that takes 2 % longer."""
+    """The same where each worker first ends the pass that it has begun, if that takes 2 %
+    longer."""
     steps = whole_steps(trace, problem)
     found = steps_in_a_row(problem, plan, np.zeros_like(steps), steps)
     if found is None or found[1].mean() < 1.02 * found[0].mean():
@@ -208,7 +234,8 @@ def _in_a_row(trace: Trace, problem: Problem, plan: Plan, uncoded: float) -> lis
     share = 100 * (1 - float(problem.scale) * found[1].mean() / uncoded)
     saved = f"{abs(share):.1f} % {'less' if share > 0 else 'more'}"
     return [
-        f"If each worker first ends the pass that it has begun, it takes {saved} time than uncoded there."
+        f"If each worker first ends the pass that it has begun, it takes {saved} time than uncoded "
+        "there."
     ]
 
 
@@ -216,7 +243,11 @@ def whole_steps(trace: Trace | None, problem: Problem) -> np.ndarray:
     """Those of which all times are known, `[S, N]`; none where other workers took them."""
     workers = num_workers(problem)
     times = np.zeros((0, workers)) if trace is None or trace.load is not None else trace.table()
-    return times[np.isfinite(times).all(axis=1)] if times.shape[1] == workers else np.zeros((0, workers))
+    return (
+        times[np.isfinite(times).all(axis=1)]
+        if times.shape[1] == workers
+        else np.zeros((0, workers))
+    )
 
 
 def replay(trace: Trace, problem: Problem, plan: Plan) -> np.ndarray:
@@ -248,15 +279,17 @@ def later_than_promised(plan: str, promised: float, taken: float, error: float) 
     if taken - promised < 2 * error:
         return []
     return [
-        f"In the steps of the trace {plan} takes {100 * (taken / promised - 1):.2g} % longer than expected: "
-        "it supposes independent workers. --keep-workers plans on whole steps."
+        f"In the steps of the trace {plan} takes {100 * (taken / promised - 1):.2g} % longer than "
+        "expected: it supposes independent workers. --keep-workers plans on whole steps."
     ]
 
 
 def unit_of(trace: Trace | None, problem: Problem) -> tuple[float, str]:
-    """What runtimes are printed in. Under a trace, whose times a cycle takes, a recorded step's seconds.
+    """What runtimes are printed in. Under a trace, whose times a cycle takes, a recorded step's
+    seconds.
 
-    A recorded worker had its share of the step's data, with its forward pass and what it carries back.
+    A recorded worker had its share of the step's data, with its forward pass and what it carries
+    back.
     """
     if trace is None or trace.of_cycles:
         return 1.0, "the cycle time's unit" if trace is None else "seconds"
@@ -267,7 +300,8 @@ def unit_of(trace: Trace | None, problem: Problem) -> tuple[float, str]:
     if workers != recorded:
         share = f"{recorded / workers:.3g} times"
         name += (
-            f". The trace has {recorded} workers. Here {workers} share the same data: each has {share} as "
+            f". The trace has {recorded} workers. Here {workers} share the same data: each has "
+            f"{share} as "
         )
         name += f"much, and is supposed to take {share} as long"
     return cycles, name
@@ -278,4 +312,8 @@ def which_law(law: Distribution | JointDistribution, trace: Trace) -> list[str]:
     times = f"{trace.seconds.size:,} measured times"
     if "measured_times" in known:
         return [f"Distribution: the {times} as they are."]
-    return [f"Distribution: smooth, {known['knots']} knots in place of {times}."] if "knots" in known else []
+    return (
+        [f"Distribution: smooth, {known['knots']} knots in place of {times}."]
+        if "knots" in known
+        else []
+    )

@@ -33,7 +33,9 @@ METHODS = ("uncoded", "single_block", "tandon_partial", "time", "frequency", "op
 
 def answer(question: TrainOptions) -> None:
     with jax.enable_x64(True):  # for plans and clocks; the model is float32
-        trace, law, workers = planned_for(question, question.cycle_time, question.workers, replayed=True)
+        trace, law, workers = planned_for(
+            question, question.cycle_time, question.workers, replayed=True
+        )
         steps = None if trace is None else trace.rows()
         names = ("units", "batch_size", "cycles")
         given = {name: getattr(question, name) for name in names} | question.delivery()
@@ -45,11 +47,17 @@ def answer(question: TrainOptions) -> None:
             method.check(problem)
         check_size(problem)
         train = _train_all if question.simulated else _train_all_on_cluster
-        runs = sorted(train(question, problem, steps, schemes), key=lambda run: run.expected_runtime)
+        runs = sorted(
+            train(question, problem, steps, schemes), key=lambda run: run.expected_runtime
+        )
         rows = [_summary(run, problem, question.target) for run in runs]
 
         def document() -> output.Row:
-            described = {"model": question.model, **describe_problem(problem), "target": question.target}
+            described = {
+                "model": question.model,
+                **describe_problem(problem),
+                "target": question.target,
+            }
             return {"problem": described, "runs": rows}
 
         def write_curves(path: str) -> None:
@@ -58,7 +66,11 @@ def answer(question: TrainOptions) -> None:
 
         output.print_answer(question, rows, document, lambda: _print_table(rows, question, trace))
         output.write_beside(question, question.curves, "Every step", write_curves)
-        clock = "simulated time (cycles × unit of cycle time)" if question.simulated else "wall clock (s)"
+        clock = (
+            "simulated time (cycles × unit of cycle time)"
+            if question.simulated
+            else ("wall clock (s)")
+        )
         output.write_figure(question, lambda: plot.training(_steps(runs), clock=clock))
 
 
@@ -94,7 +106,9 @@ def _train_all_on_cluster(
         plan = solution.plan
         on_processes = plan is not None and plan.trainable
         if solution.status == Status.INFEASIBLE or not on_processes:
-            raise ValueError(f'"{name}" is no scheme that {question.model} can be trained with here')
+            raise ValueError(
+                f'"{name}" is no scheme that {question.model} can be trained with here'
+            )
         return method, float(solution.rounded_runtime)
 
     possible = each_possible(schemes, question.methods and schemes, "planning for", expected)
@@ -103,10 +117,17 @@ def _train_all_on_cluster(
     if question.pace:
         seconds = question.pace / min(runtime for _, runtime in possible)
         pace = InjectedDelay(problem.cycle_time if steps is None else steps, seconds)
-    bar = Progress(f"starting {workers} processes", len(possible) * question.num_seeds * question.steps)
+    bar = Progress(
+        f"starting {workers} processes", len(possible) * question.num_seeds * question.steps
+    )
     # What Ray prints goes to the screen, not into a table or a file.
     quiet = contextlib.redirect_stdout(sys.stderr)
-    with _worker_errors(question), quiet, bar, Cluster(workers, address=question.address) as cluster:
+    with (
+        _worker_errors(question),
+        quiet,
+        bar,
+        Cluster(workers, address=question.address) as cluster,
+    ):
         for method, _ in possible:
             found = []
 
@@ -117,7 +138,13 @@ def _train_all_on_cluster(
             for number, own in enumerate(jax.random.split(key, question.num_seeds)):
                 named = f"{method.name.replace(':', '-')}-{number}"
                 folder = None if question.checkpoints is None else question.checkpoints / named
-                given = own, Run(cluster, pace, folder, after_step=told), problem, question.model, method
+                given = (
+                    own,
+                    Run(cluster, pace, folder, after_step=told),
+                    problem,
+                    question.model,
+                    method,
+                )
                 bar.what = f"training with {method.name}"
                 found.append(train_digits_on_cluster(*given, **_training(question))[0])
             rows = (np.concatenate([getattr(f, n) for f in found]) for n in _CURVES.values())
@@ -132,7 +159,9 @@ def _worker_errors(question: TrainOptions) -> Iterator[None]:
     except (OSError, RuntimeError) as error:
         if question.address is not None and isinstance(error, ConnectionError):
             raise click.UsageError(f"--address: {error}") from None
-        raise click.ClickException(f"the worker processes failed: {' '.join(str(error).split())}") from None
+        raise click.ClickException(
+            f"the worker processes failed: {' '.join(str(error).split())}"
+        ) from None
 
 
 def _course(step: "Step", method: str, workers: int) -> str:
@@ -202,7 +231,8 @@ def _print_table(rows: Sequence[output.Row], question: TrainOptions, trace: Trac
         lines += ["Measured: mean seconds of a step, the messages and the computation included."]
     else:
         lines += [
-            "Expected: all workers begin at once. Simulated: each first ends the pass that it has begun."
+            "Expected: all workers begin at once. Simulated: each first ends the pass that it has "
+            "begun."
         ]
     times = {row["method"]: row["time_to_target"] for row in rows}
     fastest = min(times, key=lambda method: times[method])

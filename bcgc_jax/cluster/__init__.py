@@ -1,4 +1,5 @@
-"""Gradient descent on real processes: Ray, partial stragglers, dead workers (the extra `cluster`)."""
+"""Gradient descent on real processes: Ray, partial stragglers, dead workers (the extra
+`cluster`)."""
 
 from bcgc_jax.cluster.calibration import Calibration as Calibration
 from bcgc_jax.cluster.calibration import calibrate as calibrate

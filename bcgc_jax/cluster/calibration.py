@@ -4,9 +4,9 @@ A worker computes block b at level n on m samples of each subset in
 
     T · m ((n+1) size_b + f new_b) seconds,
 
-new_b the subsets that no task before has gone forward on; of a schedule, n = 0: a task is of one subset. A
-cycle is what one coordinate of one sample takes, so T is in seconds; f, in the same cycles, is the forward
-pass of a sample.
+new_b the subsets that no task before has gone forward on; of a schedule, n = 0: a task is of one
+subset. A cycle is what one coordinate of one sample takes, so T is in seconds; f, in the same
+cycles, is the forward pass of a sample.
 """
 
 from collections.abc import Sequence
@@ -43,20 +43,23 @@ def calibrate(
     *,
     costs: Calibration | None = None,
 ) -> Calibration:
-    """Cycle times, setup and cost of a message from `work` done under one `plan`; M samples an iteration.
+    """Cycle times, setup and cost of a message from `work` done under one `plan`; M samples an
+    iteration.
 
-    The costs, unless `costs` has them, are the least squares of the median seconds of each block and worker,
-    none of them negative; a plan of one block cannot tell its setup from its coordinates: it has 0.
+    The costs, unless `costs` has them, are the least squares of the median seconds of each block
+    and worker, none of them negative; a plan of one block cannot tell its setup from its
+    coordinates: it has 0.
 
-    A worker that sent nothing is taken to have been at its first block until the iteration ended, which is as
-    long as the busiest worker computed. Leave out iterations in which one was replaced.
+    A worker that sent nothing is taken to have been at its first block until the iteration ended,
+    which is as long as the busiest worker computed. Leave out iterations in which one was replaced.
 
     Raises ValueError where there is no work, or that of another plan.
 
     >>> import jax
     >>> from bcgc_jax.coding.gradients import coding_plan
     >>> plan = coding_plan(jax.random.key(0), {"w": np.zeros(300)}, [200, 100])
-    >>> slow = [Work(iteration=k, worker=w, block=0, seconds=2e-6 * 50 * 200) for k in (0, 1) for w in (0, 1)]
+    >>> slow = [Work(iteration=k, worker=w, block=0, seconds=2e-6 * 50 * 200) for k in (0,
+    ...     1) for w in (0, 1)]
     >>> fast = [Work(iteration=k, worker=1, block=1, seconds=2e-6 * 100 * 100) for k in (0, 1)]
     >>> found = calibrate(slow + fast, plan, num_samples=100)
     >>> found.cycle_times.round(9).tolist(), round(found.setup_cycles)
@@ -70,7 +73,9 @@ def calibrate(
         some = done.any(axis=0)
         typical = np.nanmedian(seconds[:, some], axis=0)
         columns = np.stack([coordinates[some], setup[some], np.ones(len(typical))], axis=1)
-        per_cycle, per_setup, message = _costs(columns[:, : 3 if len(plan.blocks) > 1 else 1], typical)
+        per_cycle, per_setup, message = _costs(
+            columns[:, : 3 if len(plan.blocks) > 1 else 1], typical
+        )
         setup_cycles = per_setup / per_cycle
     else:
         setup_cycles = costs.setup_cycles
@@ -81,19 +86,24 @@ def calibrate(
     sent = np.sum(np.where(done, cycles, 0), axis=1)
     silent = ~done.any(axis=1)
     times = np.where(silent, end / cycles[0], spent / np.where(silent, 1, sent))
-    # A message that took less than messages do says that the cycle time is short, but not how short.
+    # A message that took less than messages do says that the cycle time is short, but not how
+    # short.
     shortest = np.min(times[times > 0]) if np.any(times > 0) else 1.0
     return Calibration(np.maximum(times, shortest), silent, setup_cycles, message)
 
 
 def work_trace(
-    work: Sequence[Work], plan: CodingPlan | SharedPlan, num_samples: float, *, setup_cycles: float = 0.0
+    work: Sequence[Work],
+    plan: CodingPlan | SharedPlan,
+    num_samples: float,
+    *,
+    setup_cycles: float = 0.0,
 ) -> Trace:
     """What each worker had done by when in each iteration: the trace that `fit_start_up` takes.
 
-    Loads are cycles, those of new subsets' forward passes, f = `setup_cycles`, included; seconds are those
-    computed, block after block. So S is what an iteration costs a worker beyond that, whatever its blocks.
-    Blocks after one that did not come are left out. Errors as in `calibrate`.
+    Loads are cycles, those of new subsets' forward passes, f = `setup_cycles`, included; seconds
+    are those computed, block after block. So S is what an iteration costs a worker beyond that,
+    whatever its blocks. Blocks after one that did not come are left out. Errors as in `calibrate`.
 
     >>> import jax
     >>> from bcgc_jax.coding.gradients import coding_plan
@@ -124,7 +134,8 @@ def _with_blocks(plan: CodingPlan | SharedPlan) -> CodingPlan:
 
 
 def _seconds(work: Sequence[Work], plan: CodingPlan) -> tuple[list[int], np.ndarray]:
-    """Iterations, and the seconds of each task in them, `[K, tasks, N]`, NaN for those that did not come."""
+    """Iterations, and the seconds of each task in them, `[K, tasks, N]`, NaN for those that did
+    not come."""
     if not work:
         raise ValueError("no work was measured: take the `work` of a training or of gradients")
     iterations, step = np.unique([item.iteration for item in work], return_inverse=True)
@@ -134,15 +145,16 @@ def _seconds(work: Sequence[Work], plan: CodingPlan) -> tuple[list[int], np.ndar
         task = number.get((item.worker, item.block, item.subset))
         if task is None:
             raise ValueError(
-                f"there is work of more than the {plan.num_workers} workers and {len(plan.blocks)} blocks of "
-                "this plan: take that under one plan"
+                f"there is work of more than the {plan.num_workers} workers and {len(plan.blocks)} "
+                "blocks of this plan: take that under one plan"
             )
         seconds[k, task, item.worker] = item.seconds
     return iterations.tolist(), seconds
 
 
 def _cycles(plan: CodingPlan, num_samples: float) -> tuple[np.ndarray, np.ndarray]:
-    """Of each task and worker, `[tasks, N]`: cycles for coordinates, and samples of subsets new to it."""
+    """Of each task and worker, `[tasks, N]`: cycles for coordinates, and samples of subsets new
+    to it."""
     coordinates, setup = np.zeros((2, len(plan.tasks(0)), plan.num_workers))
     for w in range(plan.num_workers):
         known: set[tuple[int, tuple[float, float]]] = set()
@@ -157,10 +169,12 @@ def _cycles(plan: CodingPlan, num_samples: float) -> tuple[np.ndarray, np.ndarra
 
 
 def _costs(columns: np.ndarray, values: np.ndarray) -> list[float]:
-    """Least squares, the first coefficient > 0 and all others ≥ 0; 0 for columns that are left out."""
+    """Least squares, the first coefficient > 0 and all others ≥ 0; 0 for columns that are left
+    out."""
     best = np.inf
     found = np.zeros(3)
-    scale = np.maximum(np.abs(columns).max(axis=0), 1e-300)  # they differ by the number of coordinates
+    # they differ by the number of coordinates
+    scale = np.maximum(np.abs(columns).max(axis=0), 1e-300)
     for others in ([], [1], [2], [1, 2])[: 2 ** (columns.shape[1] - 1)]:
         chosen = [0, *others]
         matrix = (columns / scale)[:, chosen]

@@ -1,4 +1,5 @@
-"""What a master needs to go on after it was killed: the last two states of a training, in NumPy's files."""
+"""What a master needs to go on after it was killed: the last two states of a training, in
+NumPy's files."""
 
 import json
 import os
@@ -22,9 +23,10 @@ from bcgc_jax.coding.gradients import PyTree
 class Checkpoints:
     """The last states of a training in a folder, made if need be; written whole or not at all.
 
-    The training goes on while one is written, and what ends meanwhile is left out: a checkpoint is as old as
-    it takes to write one. Where one cannot be written there is a warning, and the next is tried. Half-written
-    ones of a master that was killed are removed: a folder is for one master at a time.
+    The training goes on while one is written, and what ends meanwhile is left out: a checkpoint is
+    as old as it takes to write one. Where one cannot be written there is a warning, and the next is
+    tried. Half-written ones of a master that was killed are removed: a folder is for one master at
+    a time.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -44,7 +46,8 @@ class Checkpoints:
         self._writer.shutdown()
 
     def save(self, num_steps: int, state: PyTree, *, wait: bool = False) -> None:
-        """Keep the state after `num_steps` iterations, unless another is being written and nobody waits."""
+        """Keep the state after `num_steps` iterations, unless another is being written and
+        nobody waits."""
         if wait or self._writing is None or self._writing.done():
             self._writing = self._writer.submit(self._write, num_steps, state)
 
@@ -53,11 +56,11 @@ class Checkpoints:
     ) -> tuple[int, PyTree] | None:
         """Iterations done and the state, shaped as `like`; None if there is no checkpoint.
 
-        `made_with` is kept with those written from now on. A damaged one is removed, with a warning, if there
-        is one before it.
+        `made_with` is kept with those written from now on. A damaged one is removed, with a
+        warning, if there is one before it.
 
-        Raises ValueError where the checkpoint is of another model or optimiser, made with something else, or
-        of more iterations than `most`, and where none of those in the folder can be read.
+        Raises ValueError where the checkpoint is of another model or optimiser, made with something
+        else, or of more iterations than `most`, and where none of those in the folder can be read.
         """
         if self._writing is not None:
             self._writing.result()
@@ -74,13 +77,13 @@ class Checkpoints:
             given = self._described(like)
             if other := [name for name in kept if name in given and kept[name] != given[name]]:
                 raise ValueError(
-                    f"{self._folder} holds the checkpoint of another training: it was made with another "
-                    f"{', '.join(other)}. Take an empty folder, or what it was made with"
+                    f"{self._folder} holds the checkpoint of another training: it was made with "
+                    f"another {', '.join(other)}. Take an empty folder, or what it was made with"
                 )
             if most is not None and steps > most:
                 raise ValueError(
-                    f"the checkpoint is of {steps} iterations, more than the {most} asked for: ask for as "
-                    "many at least, or take an empty folder"
+                    f"the checkpoint is of {steps} iterations, more than the {most} asked for: ask "
+                    "for as many at least, or take an empty folder"
                 )
             for number, why in damaged.items():
                 warnings.warn(
@@ -93,8 +96,8 @@ class Checkpoints:
             return steps, jax.tree.unflatten(tree, map(_restored, arrays, leaves))
         for why in damaged.values():
             raise ValueError(
-                f"no checkpoint in {self._folder} can be read, they are damaged: take an empty folder, or a "
-                f"copy of this one ({reason_of(why)})"
+                f"no checkpoint in {self._folder} can be read, they are damaged: take an empty "
+                f"folder, or a copy of this one ({reason_of(why)})"
             ) from why
         return None
 
@@ -103,12 +106,18 @@ class Checkpoints:
 
     def _kept(self) -> list[int]:
         """Iterations, the last ones first."""
-        return sorted((int(path.stem[6:]) for path in self._folder.glob("steps-*.npz")), reverse=True)
+        return sorted(
+            (int(path.stem[6:]) for path in self._folder.glob("steps-*.npz")), reverse=True
+        )
 
     def _described(self, state: PyTree) -> dict[str, Any]:
-        """What a checkpoint was made with: the dtype and shape of each leaf, by its path, and all else."""
+        """What a checkpoint was made with: the dtype and shape of each leaf, by its path, and
+        all else."""
         leaves = jax.tree_util.tree_leaves_with_path(state)
-        shapes = [[jax.tree_util.keystr(at), f"{jnp.result_type(x)}{list(np.shape(x))}"] for at, x in leaves]
+        shapes = [
+            [jax.tree_util.keystr(at), f"{jnp.result_type(x)}{list(np.shape(x))}"]
+            for at, x in leaves
+        ]
         return {"model or optimiser": shapes, **self._made_with}
 
     def _write(self, num_steps: int, state: PyTree) -> None:
@@ -127,8 +136,9 @@ class Checkpoints:
         except Exception as error:
             if not self._failed:  # told once, until one succeeds
                 warnings.warn(
-                    f"the checkpoint of iteration {num_steps} could not be written to {self._folder} "
-                    f"({reason_of(error)}): the training goes on, and tries again after each iteration",
+                    f"the checkpoint of iteration {num_steps} could not be written to "
+                    f"{self._folder} ({reason_of(error)}): the training goes on, and tries again "
+                    "after each iteration",
                     stacklevel=2,
                 )
             self._failed = True
@@ -156,9 +166,9 @@ def made_with(
 ) -> dict[str, Any]:
     """What a training that goes on must share with the one before, as far as it can be compared.
 
-    The key; the loss, and data that is a function, by its name alone, whatever it does; each byte of other
-    data; what the optimiser makes of two gradients of twos at parameters of ones, to four digits (machines
-    round differently); and the `settings`, as they are printed.
+    The key; the loss, and data that is a function, by its name alone, whatever it does; each byte
+    of other data; what the optimiser makes of two gradients of twos at parameters of ones, to four
+    digits (machines round differently); and the `settings`, as they are printed.
     """
     ones = jax.tree.map(jnp.ones_like, params)
     twos = jax.tree.map(lambda x: 2 * x, ones)
@@ -168,7 +178,9 @@ def made_with(
         updates, state = optimizer.update(twos, state, ones)
         norms = (np.linalg.norm(np.ravel(np.asarray(u, float))) for u in jax.tree.leaves(updates))
         moved += [f"{norm:.4g}" for norm in norms]
-    arrays = [] if callable(data) else [np.ascontiguousarray(leaf) for leaf in jax.tree.leaves(data)]
+    arrays = (
+        [] if callable(data) else [np.ascontiguousarray(leaf) for leaf in jax.tree.leaves(data)]
+    )
     return {
         "key": np.asarray(jax.random.key_data(key)).ravel().tolist(),
         "loss (by its name)": _name_of(loss),

@@ -1,7 +1,8 @@
 """A worker process in work sharing: it computes the chunks that it is given, and keeps one sum.
 
-At most it holds two vectors: a sum and the last gradient, or a sum that is asked for and a gradient. What the
-master decides of the gradient comes with whatever it gives next. No line here knows of Ray.
+At most it holds two vectors: a sum and the last gradient, or a sum that is asked for and a
+gradient. What the master decides of the gradient comes with whatever it gives next. No line here
+knows of Ray.
 """
 
 import functools
@@ -89,7 +90,9 @@ class ChunkWorker:
         shapes: dict[Any, Chunk] = {}
         self.open(self._begin, zeros)
         for chunk in self.subsets:
-            shapes.setdefault(tuple(leaf.shape for leaf in jax.tree.leaves(self._samples(chunk))), chunk)
+            shapes.setdefault(
+                tuple(leaf.shape for leaf in jax.tree.leaves(self._samples(chunk))), chunk
+            )
         with jax.enable_x64(self.duty.x64):
             for chunk in shapes.values():
                 found = self._computed(chunk)
@@ -105,7 +108,8 @@ class ChunkWorker:
                 yield self.sum(answer.send)
 
     def open(self, begin: Begin, leaves: Sequence[np.ndarray]) -> None:
-        """A step, with the `leaves` of the parameters. What is left of an earlier one is forgotten."""
+        """A step, with the `leaves` of the parameters. What is left of an earlier one is
+        forgotten."""
         with self._changed:
             self._begin = begin
             self._began = time.perf_counter()
@@ -130,7 +134,8 @@ class ChunkWorker:
         return self._begin.question._replace(ticket=answer.ticket, seconds=seconds)
 
     def deliver(self, step: int, number: int, chunks: int) -> Sum | None:
-        """A sum as soon as it has so many chunks, for another may be adding; None if it is not there."""
+        """A sum as soon as it has so many chunks, for another may be adding; None if it is not
+        there."""
 
         def is_over() -> bool:
             return step != self._begin.question.step
@@ -162,8 +167,9 @@ class ChunkWorker:
             if again:
                 return self._ask(place, question, again=False)
             raise ConnectionError(
-                f"worker {self.index} does not reach the master at {place.host}:{place.port}, which hands "
-                f"out chunks ({error}): it has ended, or a firewall refuses or cuts what is between them"
+                f"worker {self.index} does not reach the master at {place.host}:{place.port}, "
+                f"which hands out chunks ({error}): it has ended, or a firewall refuses or cuts "
+                "what is between them"
             ) from error
 
     def _line_to(self, place: Place) -> Line:
@@ -173,11 +179,14 @@ class ChunkWorker:
         return self._line[1]
 
     def _decide(self, answer: Answer) -> None:
-        """The last gradient is added to a sum, or dropped. A sum that was asked for stays as it is."""
+        """The last gradient is added to a sum, or dropped. A sum that was asked for stays as it
+        is."""
         last = self._last
         self._last = None
         with self._changed:
-            self._sums = {number: one for number, one in self._sums.items() if number in answer.standing}
+            self._sums = {
+                number: one for number, one in self._sums.items() if number in answer.standing
+            }
             if last is None or answer.keep is None or answer.keep not in answer.standing:
                 return
             chunk, found = last
@@ -194,7 +203,9 @@ class ChunkWorker:
         batch = self._samples(chunk)
         if not num_samples(batch):
             return []
-        return _gradient(self.duty.loss, self._params, batch, *self._keys(self._begin.iteration, *chunk))
+        return _gradient(
+            self.duty.loss, self._params, batch, *self._keys(self._begin.iteration, *chunk)
+        )
 
     def _samples(self, chunk: Chunk) -> PyTree:
         """The same for all that store it."""
@@ -206,7 +217,8 @@ class ChunkWorker:
         return jax.tree.map(lambda x: x[chosen], data)
 
     def _wait(self, chunk: Chunk, started: float) -> None:
-        """Slowness on purpose, to the chunk's end: nobody can interrupt it, as a program that runs."""
+        """Slowness on purpose, to the chunk's end: nobody can interrupt it, as a program that
+        runs."""
         if self._begin.pace is None:
             return
         ((late, subset),) = self._begin.pace.spans()[:, :2]

@@ -32,10 +32,12 @@ def train_digits_on_cluster(
     batch_size: int | None = None,
     **more: Any,
 ) -> tuple[digits.DigitsRun, ClusterTraining]:
-    """`train_on_digits` on worker processes, of one row, in seconds; `problem` is that of `digits_problem`.
+    """`train_on_digits` on worker processes, of one row, in seconds; `problem` is that of
+    `digits_problem`.
 
-    The same key gives every scheme the same start and draws of the pace; without a pace NaN is expected. A
-    folder of checkpoints keeps too what each iteration took. There may be `more` options of the plan.
+    The same key gives every scheme the same start and draws of the pace; without a pace NaN is
+    expected. A folder of checkpoints keeps too what each iteration took. There may be `more`
+    options of the plan.
     """
     data = jax.tree.map(np.asarray, digits.load_digits(int(np.asarray(problem.num_workers))))
     start_key, train_key = jax.random.split(key)
@@ -76,7 +78,9 @@ def train_digits_on_cluster(
     # NaN where a process was killed between an iteration and its line.
     lines = [log.get(k, {}) for k in range(num_steps)]
     names = ("seconds", "loss", "accuracy")
-    seconds, *course = (np.array([[float(one.get(name, np.nan)) for one in lines]]) for name in names)
+    seconds, *course = (
+        np.array([[float(one.get(name, np.nan)) for one in lines]]) for name in names
+    )
     clock = np.nancumsum(seconds, axis=1)
     return digits.DigitsRun(method_of(method).name, expected, clock, *course), training
 

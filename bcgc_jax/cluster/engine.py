@@ -1,4 +1,5 @@
-"""Ray, as an optional extra: started here or joined, what its errors mean, and workers as its actors."""
+"""Ray, as an optional extra: started here or joined, what its errors mean, and workers as its
+actors."""
 
 import contextlib
 import copyreg
@@ -56,15 +57,17 @@ def _have_token() -> None:
 
 def load_ray(*, local: bool = True) -> Any:
     """The module `ray`; ImportError that says what to install."""
-    # Read when Ray is imported: no statistics leave the machine, a worker without a share of a GPU does not
-    # see any (all would take most of the memory of the first), no answer of Ray's own to SIGTERM, a stack and
-    # an abortion, and servers listen on the loopback address alone (the name of the setting is that of the
-    # systems where this is Ray's default; an explicit address of 127.0.0.1 is replaced).
+    # Read when Ray is imported: no statistics leave the machine, a worker without a share of a GPU
+    # does not see any (all would take most of the memory of the first), no answer of Ray's own to
+    # SIGTERM, a stack and an abortion, and servers listen on the loopback address alone (the name
+    # of the setting is that of the systems where this is Ray's default; an explicit address of
+    # 127.0.0.1 is replaced).
     settings = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
         "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
-        # Else `ray.init` waits for processes that nobody asked for, and for ever where one ends as it starts.
+        # Else `ray.init` waits for processes that nobody asked for, and for ever where one ends as
+        # it starts.
         "RAY_prestart_worker_first_driver": "0",
         # What happens to workers is in `Cluster.faults`: not a paragraph for each on stdout.
         "RAY_DEDUP_LOGS_SKIP_REGEX": "worker died or was killed|worker processes have been",
@@ -76,13 +79,14 @@ def load_ray(*, local: bool = True) -> Any:
         import ray
     except ImportError as error:
         raise ImportError(
-            f"training on real processes runs on Ray, which is not installed: {to_install('cluster')}"
+            "training on real processes runs on Ray, which is not installed: "
+            f"{to_install('cluster')}"
         ) from error
     return ray
 
 
-# What ends Ray, where a cluster of this process has started or joined it: the last of its users does. One
-# thread at a time starts or ends it.
+# What ends Ray, where a cluster of this process has started or joined it: the last of its users
+# does. One thread at a time starts or ends it.
 _ending: contextlib.ExitStack | None = None
 _users = 0
 _turn = threading.Lock()
@@ -92,8 +96,8 @@ _turn = threading.Lock()
 def session(address: str | None, num_workers: int, store_bytes: int) -> Iterator[Any]:
     """Ray, on this machine alone, or joined at `address`; one that runs already is used.
 
-    It ends with the last session that uses it, unless the caller has started it. Locally a worker counts as
-    one CPU however many there are: they may share them.
+    It ends with the last session that uses it, unless the caller has started it. Locally a worker
+    counts as one CPU however many there are: they may share them.
     """
     global _ending, _users
     with _turn, contextlib.ExitStack() as stack:
@@ -106,8 +110,9 @@ def session(address: str | None, num_workers: int, store_bytes: int) -> Iterator
             _users = 0
         elif address is not None:
             raise ConnectionError(
-                "this process is connected to a Ray cluster already: end that (ray.shutdown(), and each "
-                f"`Cluster`) before it joins {address}, or give no address to use the one it has"
+                "this process is connected to a Ray cluster already: end that (ray.shutdown(), and "
+                f"each `Cluster`) before it joins {address}, or give no address to use the one it "
+                "has"
             )
         _users += 1
     try:
@@ -155,8 +160,8 @@ def _start(
                 raise
             raise ConnectionError(
                 f"the Ray cluster at {address} refuses the connection. If it asks for a token, set "
-                "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what `ray get-auth-token` says on its head, if "
-                "that is another machine; else it may be of another version of Ray"
+                "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what `ray get-auth-token` says on its "
+                "head, if that is another machine; else it may be of another version of Ray"
             ) from error
 
 
@@ -164,12 +169,15 @@ def _start(
 def _settings_restored() -> Iterator[None]:
     """What Ray, or what is said to it, leaves in the environment does not stay.
 
-    But for how it authenticates, the mode and the token: it keeps these in its memory too. A Ray that is
-    started later in another mode would be refused, and one without the token would end as it starts.
+    But for how it authenticates, the mode and the token: it keeps these in its memory too. A Ray
+    that is started later in another mode would be refused, and one without the token would end as
+    it starts.
     """
 
     def settings() -> dict[str, str]:
-        chosen = {name for name in os.environ if name.startswith("RAY_") or name == "PYTHONBREAKPOINT"}
+        chosen = {
+            name for name in os.environ if name.startswith("RAY_") or name == "PYTHONBREAKPOINT"
+        }
         return {name: os.environ[name] for name in chosen - {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN"}}
 
     before = settings()
@@ -182,7 +190,8 @@ def _settings_restored() -> Iterator[None]:
 
 
 def _shut_down(shutdown: Callable[[], None]) -> None:
-    """Call it while no thread collects garbage: a reference of Ray's that is freed then ends the process."""
+    """Call it while no thread collects garbage: a reference of Ray's that is freed then ends the
+    process."""
     gc.collect()
     collecting = gc.isenabled()
     gc.disable()
@@ -234,7 +243,8 @@ _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, _SETTINGS, 0, 0
 
 
 def _check_answers(address: str) -> None:
-    """ConnectionError where nobody answers as Ray does: it would try for minutes, then end the process."""
+    """ConnectionError where nobody answers as Ray does: it would try for minutes, then end the
+    process."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
         raise ConnectionError(f"the address of a Ray cluster is HOST:PORT, got {address}")
@@ -244,7 +254,9 @@ def _check_answers(address: str) -> None:
                 return
             line.sendall(_PREFACE)
             if line.recv(9)[3:4] != bytes([_SETTINGS]):
-                raise OSError("what listens there is another program: the port of Ray is 6379 mostly")
+                raise OSError(
+                    "what listens there is another program: the port of Ray is 6379 mostly"
+                )
     except (OSError, OverflowError) as error:
         raise ConnectionError(
             f"no Ray cluster answers at {address}: start one with `ray start --head`, or give no "
@@ -253,7 +265,8 @@ def _check_answers(address: str) -> None:
 
 
 def cause_of(error: Exception) -> Exception:
-    """What was raised in another process, without the traceback there, of which Ray makes its text."""
+    """What was raised in another process, without the traceback there, of which Ray makes its
+    text."""
     cause = getattr(error, "cause", None)
     return cause if isinstance(cause, Exception) else RuntimeError(reason_of(error))
 
@@ -274,7 +287,8 @@ Source = Callable[[int, int], PyTree]
 
 
 class Made(NamedTuple):
-    """Subset `number` of `total`, to be made by `source` on the worker; `name` is the source's own."""
+    """Subset `number` of `total`, to be made by `source` on the worker; `name` is the source's
+    own."""
 
     source: Source
     name: int
@@ -287,17 +301,20 @@ class Made(NamedTuple):
             num_samples(made)
         except ValueError as error:
             raise ValueError(
-                f"the function that makes the data returned no arrays of samples for subset {self.number} of "
-                f"{self.total}, but {made!r:.60}: it must return a pytree of arrays [m, …]"
+                "the function that makes the data returned no arrays of samples for subset "
+                f"{self.number} of {self.total}, but {made!r:.60}: it must return a pytree of "
+                "arrays [m, …]"
             ) from error
         return made
 
 
 @contextlib.contextmanager
 def shared_programs() -> Iterator[str]:
-    """Where workers keep compiled programs for each other: where the master does, or a folder of their own.
+    """Where workers keep compiled programs for each other: where the master does, or a folder of
+    their own.
 
-    A worker that replaces another starts in half the time, a plan of the same blocks is taken up in a tenth.
+    A worker that replaces another starts in half the time, a plan of the same blocks is taken up in
+    a tenth.
     """
     folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     if folder and is_safe(os.path.realpath(folder)):
@@ -308,7 +325,8 @@ def shared_programs() -> Iterator[str]:
 
 
 class Bench:
-    """Workers that a process has compiled, by the number of the plan and whose row they have; made data."""
+    """Workers that a process has compiled, by the number of the plan and whose row they have;
+    made data."""
 
     def __init__(self, fetched: Callable[[Any], Any]) -> None:
         self._fetched = fetched  # what a reference is of
@@ -317,12 +335,19 @@ class Bench:
         self._made: dict[tuple[int, int, int], PyTree] = {}
 
     def worker(
-        self, number: int, duty: Duty, index: int, held: dict[Any, Any], kept: Sequence[int], programs: str
+        self,
+        number: int,
+        duty: Duty,
+        index: int,
+        held: dict[Any, Any],
+        kept: Sequence[int],
+        programs: str,
     ) -> tuple[WorkerProcess | ChunkWorker, set[int]]:
-        """For a plan's `number`, compiled once, and forgotten if it is not to be `kept` with the next.
+        """For a plan's `number`, compiled once, and forgotten if it is not to be `kept` with the
+        next.
 
-        And how many samples its subsets have. `held` are references to subsets, or `Made`; `programs` is the
-        folder of `shared_programs`.
+        And how many samples its subsets have. `held` are references to subsets, or `Made`;
+        `programs` is the folder of `shared_programs`.
         """
         if is_safe(programs):  # else this is another machine
             jax.config.update("jax_compilation_cache_dir", programs)
@@ -347,9 +372,12 @@ class Bench:
         return found
 
     def subsets(self, wanted: Mapping[Any, Any]) -> dict[Any, PyTree]:
-        """By number: those to be made are, once, others are fetched; those not wanted are forgotten."""
+        """By number: those to be made are, once, others are fetched; those not wanted are
+        forgotten."""
         made = {data[1:]: data for data in wanted.values() if isinstance(data, Made)}
-        self._made = {key: self._made[key] if key in self._made else made[key].make() for key in made}
+        self._made = {
+            key: self._made[key] if key in self._made else made[key].make() for key in made
+        }
         return {
             j: self._made[data[1:]] if isinstance(data, Made) else self._fetched(data)
             for j, data in wanted.items()
@@ -359,7 +387,8 @@ class Bench:
 def _made_chunks(
     duty: Duty, plan: SharedPlan, held: Mapping[Chunk, Made]
 ) -> tuple[Duty, dict[Chunk, PyTree], set[int]]:
-    """With what each chunk counts; of subsets that are made one by one, the chunks that are stored are kept.
+    """With what each chunk counts; of subsets that are made one by one, the chunks that are stored
+    are kept.
 
     And how many samples the subsets have: one number, or the master refuses them.
     """
@@ -383,7 +412,8 @@ def _check(duty: Duty, data: PyTree) -> None:
 
 
 def actor_class(ray: Any) -> Any:
-    """The worker as an actor: one thread computes, one listens, one compiles what is to be done next."""
+    """The worker as an actor: one thread computes, one listens, one compiles what is to be done
+    next."""
 
     class Actor:
         worker: Any = None
@@ -392,7 +422,8 @@ def actor_class(ray: Any) -> Any:
             self._bench = Bench(ray.get)
 
         def load(self, *order: Any) -> set[int]:
-            """Do from now on as ordered; ends once all is compiled: how many samples the subsets have."""
+            """Do from now on as ordered; ends once all is compiled: how many samples the subsets
+            have."""
             self.worker, counts = self._bench.worker(*order)
             return counts
 
@@ -427,8 +458,8 @@ def actor_class(ray: Any) -> Any:
 _PREFIX = "bcgc-"
 # Each is locked by its process for as long as it runs.
 _LOCK = "lock"
-# Letters of a place that leave room for a socket's: its path has 103 at most, on Linux 107, and Ray adds some
-# 70 to the folder's.
+# Letters of a place that leave room for a socket's: its path has 103 at most, on Linux 107, and Ray
+# adds some 70 to the folder's.
 _SHORT = 20
 
 
@@ -452,7 +483,8 @@ def private_folder() -> Iterator[str]:
                 break
             time.sleep(0.1)
         os.close(handle)
-        _sweep(place)  # processes of a killed one may have written into its folder after the first time
+        # processes of a killed one may have written into its folder after the first time
+        _sweep(place)
 
 
 def _remove(folder: str) -> None:
@@ -469,7 +501,8 @@ def _remove(folder: str) -> None:
 def _sweep(place: str) -> None:
     """Remove what killed processes of this user have left: private folders whose lock nobody holds.
 
-    Ray's processes there end first: its agents write for a minute more, into a folder that they make anew.
+    Ray's processes there end first: its agents write for a minute more, into a folder that they
+    make anew.
     """
     with contextlib.suppress(OSError):
         for entry in os.scandir(place):
@@ -483,7 +516,8 @@ def _sweep(place: str) -> None:
 
 
 def is_safe(path: str, *, private: bool = False) -> bool:
-    """Whether it is a folder of this user's own that nobody else can write to, or even look into."""
+    """Whether it is a folder of this user's own that nobody else can write to, or even look
+    into."""
     try:
         found = os.lstat(path)
     except OSError:

@@ -1,7 +1,8 @@
 """The master: gradients from worker processes, by any `Round`, some of them slow, silent or dead.
 
-The gradient is exact or there is none: a worker that died, or does not answer, is replaced by a new process
-with the same data, or the caller is told (`WorkersLost`) and plans anew for those that are left.
+The gradient is exact or there is none: a worker that died, or does not answer, is replaced by a new
+process with the same data, or the caller is told (`WorkersLost`) and plans anew for those that are
+left.
 """
 
 import contextlib
@@ -33,9 +34,9 @@ from bcgc_jax.plans.handout import Chunk
 class ClusterGradient(NamedTuple):
     """The full gradient of the loss, and how it came about.
 
-    `seconds` from the call to the last block; `completed`, `[B]`, when each block was; `arrived`, bool
-    `[B, N]`, whose messages or sums had come by then; `work` of every task that was heard of. `busy`, bool
-    `[N]`: with an earlier iteration, when this one began.
+    `seconds` from the call to the last block; `completed`, `[B]`, when each block was; `arrived`,
+    bool `[B, N]`, whose messages or sums had come by then; `work` of every task that was heard of.
+    `busy`, bool `[N]`: with an earlier iteration, when this one began.
     """
 
     gradient: PyTree
@@ -50,25 +51,29 @@ class Cluster(Processes):
     r"""N worker processes, and the gradients that they compute together.
 
     Args:
-      num_workers: N processes; Ray is started on this machine unless there is an `address` of a cluster.
-      replace: whether a lost worker is replaced; else `gradient` raises `WorkersLost` as soon as a block
-        needs it, and `lost` names it before.
-      patience: seconds of silence before a worker is asked whether it lives, and for its answer. A worker
-        that is only slow answers, however long its block takes.
+      num_workers: N processes; Ray is started on this machine unless there is an `address` of a
+        cluster.
+      replace: whether a lost worker is replaced; else `gradient` raises `WorkersLost` as soon as a
+        block needs it, and `lost` names it before.
+      patience: seconds of silence before a worker is asked whether it lives, and for its answer. A
+        worker that is only slow answers, however long its block takes.
       store_bytes: of the data and the parameters, for the size of Ray's store.
       num_gpus: of each worker, a share if less than 1; workers without one compute on the CPU.
 
-    A context manager: at its end all processes are gone. `faults` are those of all iterations, and `size` is
-    how many workers were asked for, whoever was given up since.
+    A context manager: at its end all processes are gone. `faults` are those of all iterations, and
+    `size` is how many workers were asked for, whoever was given up since.
 
-    Raises ImportError without Ray, ConnectionError where there is no cluster at the address, ValueError where
-    it has too few free CPUs: each worker takes one, and on this machine alone they share what there is.
+    Raises ImportError without Ray, ConnectionError where there is no cluster at the address,
+    ValueError where it has too few free CPUs: each worker takes one, and on this machine alone they
+    share what there is.
 
     >>> from bcgc_jax.coding.gradients import coding_plan, split_unevenly
     >>> data, params = np.arange(12.0, dtype=np.float32).reshape(4, 3), jnp.zeros(3)
-    >>> plan = coding_plan(jax.random.key(0), params, [1, 2])  # two coordinates survive one of two workers
+    >>> plan = coding_plan(jax.random.key(0), params,
+    ...     [1, 2])  # two coordinates survive one of two workers
     >>> with Cluster(2) as cluster:
-    ...     cluster.assign(lambda p, batch: jnp.mean(batch @ p), plan, params, split_unevenly(data, 2))
+    ...     cluster.assign(lambda p, batch: jnp.mean(batch @ p), plan, params,
+    ...         split_unevenly(data, 2))
     ...     cluster.gradient(params).gradient.tolist()
     [4.5, 5.5, 6.5]
     """
@@ -84,7 +89,9 @@ class Cluster(Processes):
         num_gpus: float = 0,
     ) -> None:
         if num_workers < 1 or not patience > 0:
-            raise ValueError("a cluster needs at least one worker, and patience of more than 0 seconds")
+            raise ValueError(
+                "a cluster needs at least one worker, and patience of more than 0 seconds"
+            )
         self._numbers = itertools.count(1)
         self._calls = itertools.count(1)
         self._used = threading.RLock()
@@ -98,7 +105,8 @@ class Cluster(Processes):
             super().__init__(
                 ray, num_workers, programs, replace=replace, patience=patience, num_gpus=num_gpus
             )
-            stack.callback(self._close_desk)  # after the processes: one that still computes would ask in vain
+            # after the processes: one that still computes would ask in vain
+            stack.callback(self._close_desk)
             stack.callback(self._end)
             self._stack = stack.pop_all()
 
@@ -114,9 +122,12 @@ class Cluster(Processes):
 
     @contextlib.contextmanager
     def at_work(self) -> Iterator[None]:
-        """One thread at a time, and within one: a signal ends it; ValueError where another thread is."""
+        """One thread at a time, and within one: a signal ends it; ValueError where another
+        thread is."""
         if not self._used.acquire(blocking=False):
-            raise ValueError("the cluster is at work in another thread: one training at a time, or one each")
+            raise ValueError(
+                "the cluster is at work in another thread: one training at a time, or one each"
+            )
         try:
             with signals.listening():
                 yield
@@ -140,10 +151,10 @@ class Cluster(Processes):
     ) -> None:
         """Give the workers their plan and data, and wait until they have compiled what they need.
 
-        `subsets` are N pytrees of arrays `[m_j, …]`, of sizes that may differ: a mean loss is that over all
-        samples. Or a function (j, N) to subset j of N, all of one size, which each worker calls for what it
-        holds and keeps for the next plan. With fewer subsets than workers lost ones are dropped, and those
-        left are numbered anew.
+        `subsets` are N pytrees of arrays `[m_j, …]`, of sizes that may differ: a mean loss is that
+        over all samples. Or a function (j, N) to subset j of N, all of one size, which each worker
+        calls for what it holds and keeps for the next plan. With fewer subsets than workers lost
+        ones are dropped, and those left are numbered anew.
 
         Raises WorkersLost where some do not start.
         """
@@ -159,10 +170,11 @@ class Cluster(Processes):
         batch_size: int | None = None,
         seed: int = 0,
     ) -> Assignment:
-        """Put the plan and the data of `assign` where the workers find them, and change nothing for them.
+        """Put the plan and the data of `assign` where the workers find them, and change nothing for
+        them.
 
-        Until `is_ready`, which is to be asked now and then, they compile them beside what they do; `take_up`
-        compiles nothing then.
+        Until `is_ready`, which is to be asked now and then, they compile them beside what they do;
+        `take_up` compiles nothing then.
         """
         self._check_open()
         check_params(params)
@@ -175,11 +187,16 @@ class Cluster(Processes):
             given = dict(enumerate(self._made(subsets, workers)))
         else:
             if len(subsets) != workers:
-                raise ValueError(f"there must be {workers} subsets, one a worker, got {len(subsets)}")
+                raise ValueError(
+                    f"there must be {workers} subsets, one a worker, got {len(subsets)}"
+                )
             sizes = np.array([num_samples(data) for data in subsets], float)
             check_batch_size(batch_size, int(sizes.min()))
-            weights = sizes / sizes.mean() if plan.mean else weights  # what each subset's loss counts
-            given = {j: self.ray.put(jax.tree.map(np.asarray, data)) for j, data in enumerate(subsets)}
+            # what each subset's loss counts
+            weights = sizes / sizes.mean() if plan.mean else weights
+            given = {
+                j: self.ray.put(jax.tree.map(np.asarray, data)) for j, data in enumerate(subsets)
+            }
         host: tuple[CodingPlan | SharedPlan, PyTree] = jax.tree.map(np.asarray, (plan, params))
         x64 = bool(jnp.result_type(float) == jnp.float64)
         duty = Duty(loss, *host, weights, batch_size, seed, x64)
@@ -189,7 +206,9 @@ class Cluster(Processes):
     def _desk(self) -> Desk:
         """Where workers ask what is next: on this machine alone, unless there are others."""
         if self._asked_at is None:
-            self._asked_at = Desk("127.0.0.1" if self._is_local else self.ray.util.get_node_ip_address())
+            self._asked_at = Desk(
+                "127.0.0.1" if self._is_local else self.ray.util.get_node_ip_address()
+            )
         return self._asked_at
 
     def _close_desk(self) -> None:
@@ -204,18 +223,21 @@ class Cluster(Processes):
     def _chunks(
         self, plan: SharedPlan, subsets: Source | Sequence[PyTree], batch_size: int | None
     ) -> tuple[dict[Chunk, Any], np.ndarray]:
-        """Where the workers find the samples of each chunk, and what it counts, if that is known here."""
+        """Where the workers find the samples of each chunk, and what it counts, if that is known
+        here."""
         if batch_size is not None and min(plan.drawn(batch_size)) < 1:
             raise ValueError(
-                f"a batch of {batch_size} samples of each subset leaves chunks without any: take more "
-                "samples or fewer chunks"
+                f"a batch of {batch_size} samples of each subset leaves chunks without any: take "
+                "more samples or fewer chunks"
             )
         if callable(subsets):
             made = self._made(subsets, plan.num_workers)
             numbers = range(len(plan.sizes))
             return {(one.number, c): one for one in made for c in numbers}, np.zeros(0)
         if len(subsets) != plan.num_workers:
-            raise ValueError(f"there must be {plan.num_workers} subsets, one a worker, got {len(subsets)}")
+            raise ValueError(
+                f"there must be {plan.num_workers} subsets, one a worker, got {len(subsets)}"
+            )
         check_batch_size(batch_size, min(map(num_samples, subsets)))
         chunks, weights = plan.cut(subsets)
         return {chunk: self.ray.put(data) for chunk, data in chunks.items()}, weights
@@ -230,7 +252,8 @@ class Cluster(Processes):
             self._wait_until_loaded()
             if work.is_made:
                 self._check_samples(work.duty.batch_size)
-            if work.ready < self.num_workers:  # Ray's first call of a method takes longer than the others
+            # Ray's first call of a method takes longer than the others
+            if work.ready < self.num_workers:
                 self._collect(work.duty.params, None)
 
     def _check_samples(self, batch_size: int | None) -> None:
@@ -238,8 +261,9 @@ class Cluster(Processes):
         if len(counts) > 1 or counts[0] < (batch_size or 0):
             self._given = None
             raise ValueError(
-                "subsets that are made on the workers must have one size, and batch_size samples at least; "
-                f"there are some of {' and '.join(map(str, counts))} samples: leave out the few too many"
+                "subsets that are made on the workers must have one size, and batch_size samples "
+                f"at least; there are some of {' and '.join(map(str, counts))} samples: leave out "
+                "the few too many"
             )
 
     def gradient(
@@ -247,13 +271,13 @@ class Cluster(Processes):
     ) -> ClusterGradient:
         """The gradient of the loss at `params`.
 
-        With a `coding.pace.Pace`, in seconds, a worker is done no earlier: slowness on purpose. As a program,
-        it cannot be interrupted within the pass of a chunk. A worker whose unit of load takes infinitely long
-        does not answer in this iteration. Records have the number of the `iteration`, by default one more
-        than the last, and mini-batches are drawn with it.
+        With a `coding.pace.Pace`, in seconds, a worker is done no earlier: slowness on purpose. As
+        a program, it cannot be interrupted within the pass of a chunk. A worker whose unit of load
+        takes infinitely long does not answer in this iteration. Records have the number of the
+        `iteration`, by default one more than the last, and mini-batches are drawn with it.
 
-        Raises WorkersLost where a block cannot be completed any more, ValueError where too few are ever to be
-        done, and what the loss raises in all workers.
+        Raises WorkersLost where a block cannot be completed any more, ValueError where too few are
+        ever to be done, and what the loss raises in all workers.
         """
         refuse_complex("params", params)
         if pace is not None:
@@ -267,7 +291,8 @@ class Cluster(Processes):
             call = next(self._calls)
             given = self.given
             leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
-            large = sum(leaf.nbytes for leaf in leaves) > 2**16  # into the store once, not to each worker
+            # into the store once, not to each worker
+            large = sum(leaf.nbytes for leaf in leaves) > 2**16
             told = self.ray.put(leaves) if large else leaves
             round_ = given.round(call, self.iteration, told, pace)
             if isinstance(round_, SharedRound):
@@ -285,14 +310,15 @@ def _checked(pace: Pace, plan: CodingPlan | SharedPlan) -> Pace:
     pace = pace.checked(1 if isinstance(plan, SharedPlan) else len(plan.tasks(0)), plan.num_workers)
     if pace.ends().max(initial=0) >= NEVER and plan.completed(pace).max() >= NEVER:
         raise ValueError(
-            "by their pace so many workers are never done that the iteration would not end: give times below "
-            f"{NEVER:g} s to more of them, or train with more redundancy"
+            "by their pace so many workers are never done that the iteration would not end: give "
+            f"times below {NEVER:g} s to more of them, or train with more redundancy"
         )
     return pace
 
 
 class _Iteration:
-    """One iteration of `processes`, by a `round`; `call` is new for each one, and what its end stops."""
+    """One iteration of `processes`, by a `round`; `call` is new for each one, and what its end
+    stops."""
 
     def __init__(self, round_: Round, processes: Processes, call: int, begin: float) -> None:
         self.round = round_
@@ -302,8 +328,8 @@ class _Iteration:
         self.begin = self.looked = begin
         self.workers = range(processes.num_workers)
         self.busy = np.zeros(len(self.workers), bool)
-        # What may be ready next, whose it is, and who takes it: a stream of messages, an answer, the start of
-        # a worker, the end of an old iteration.
+        # What may be ready next, whose it is, and who takes it: a stream of messages, an answer,
+        # the start of a worker, the end of an old iteration.
         self.waiting: dict[Any, tuple[int, Callable[[Any, int], None]]] = {}
         self.computing: set[int] = set()
 
@@ -396,7 +422,8 @@ class _Iteration:
         self._check()
 
     def _hear(self, ask: Ask, reference: Any, worker: int) -> None:
-        """An answer, a message of a stream, or its end: after the last task, or where it was stopped."""
+        """An answer, a message of a stream, or its end: after the last task, or where it was
+        stopped."""
         message = None
         ended = True
         is_stream = ask.method != "deliver"
@@ -428,6 +455,6 @@ class _Iteration:
         if short := self.round.short({worker for worker, _ in self.waiting.values()}):
             raise WorkersLost(
                 self.processes.lost,
-                f"{short}{self.processes.why}; plan for the workers left, as train_on_cluster does, or let "
-                "lost ones be replaced",
+                f"{short}{self.processes.why}; plan for the workers left, as train_on_cluster "
+                "does, or let lost ones be replaced",
             ) from self.processes.error

@@ -1,4 +1,5 @@
-"""Who plans for a training, `Told` or a `ClosedLoop`, and its course, whoever is lost and returns."""
+"""Who plans for a training, `Told` or a `ClosedLoop`, and its course, whoever is lost and
+returns."""
 
 import collections
 import contextlib
@@ -40,11 +41,12 @@ _CHUNKS = (8, 4, 2)
 
 @dataclasses.dataclass(frozen=True)
 class Told:
-    """A problem that is known, and how to plan for it: again for the workers left, where some are lost.
+    """A problem that is known, and how to plan for it: again for the workers left, where some are
+    lost.
 
     Attributes:
-      problem: as many workers as the cluster has, coordinates as the parameters have (`unit_costs` for other
-        units), samples as an iteration has.
+      problem: as many workers as the cluster has, coordinates as the parameters have (`unit_costs`
+        for other units), samples as an iteration has.
       method: of `solve`; or a `Plan`, a schedule, done as it is, as far as there are subsets.
       plan_options: of `assign`: `units`, `order`, `construction`, `mean`, and `chunks` of a pass.
     """
@@ -60,12 +62,14 @@ class Told:
 
 @dataclasses.dataclass(frozen=True)
 class ClosedLoop:
-    """Uncoded or work sharing, whichever takes less time by the clock: both are tried, now and then anew.
+    """Uncoded or work sharing, whichever takes less time by the clock: both are tried, now and then
+    anew.
 
     With a `batch_size` the samples that a step draws depend on its scheme too.
 
     Attributes:
-      max_stored: how many subsets' worth of data a worker stores for work sharing, beside its own subset.
+      max_stored: how many subsets' worth of data a worker stores for work sharing, beside its own
+        subset.
       mean: whether the loss is a mean over samples; else it is their sum.
     """
 
@@ -83,19 +87,22 @@ class ClosedLoop:
 
 @dataclasses.dataclass(frozen=True)
 class InjectedDelay:
-    """Slowness on purpose: worker w sends block b no earlier than `seconds` · T_w (M b/N) y_b from its start.
+    """Slowness on purpose: worker w sends block b no earlier than `seconds` · T_w (M b/N) y_b from
+    its start.
 
-    With start-ups, a link or a schedule, no earlier than `seconds` times when the problem's model has the
-    block delivered, or the task done. Without a problem T is the time of 1/N of all work.
+    With start-ups, a link or a schedule, no earlier than `seconds` times when the problem's model
+    has the block delivered, or the task done. Without a problem T is the time of 1/N of all work.
 
-    What is modelled is compute that nobody can interrupt: a worker ends the pass of a chunk that it is at,
-    also when the iteration has ended, and begins the next one late. The subsets of a task take equally long.
+    What is modelled is compute that nobody can interrupt: a worker ends the pass of a chunk that it
+    is at, also when the iteration has ended, and begins the next one late. The subsets of a task
+    take equally long.
 
     Attributes:
-      cycle_times: a distribution, drawn anew for each iteration, or measured rows `[K, N]`, replayed over and
-        over; infinity for a worker that does not answer in that iteration.
+      cycle_times: a distribution, drawn anew for each iteration, or measured rows `[K, N]`,
+        replayed over and over; infinity for a worker that does not answer in that iteration.
       seconds: wall-clock seconds in the unit of the cycle time.
-      start_ups: a distribution, a number, or rows beside the cycle times'; by default the problem's.
+      start_ups: a distribution, a number, or rows beside the cycle times'; by default the
+        problem's.
     """
 
     cycle_times: Distribution | JointDistribution | ArrayLike
@@ -103,7 +110,8 @@ class InjectedDelay:
     start_ups: Distribution | ArrayLike | None = None
 
     def draw(self, key: Array, step: int, num_workers: int) -> tuple[np.ndarray, np.ndarray]:
-        """Start-ups and cycle times of one iteration, in seconds, `[N]` each: of the key and the step alone.
+        """Start-ups and cycle times of one iteration, in seconds, `[N]` each: of the key and the
+        step alone.
 
         >>> delay = InjectedDelay([[1.0, 2.0], [3.0, 5.0]], 0.5, 3.0)
         >>> starts, times = delay.draw(jax.random.key(0), 3, num_workers=2)
@@ -115,13 +123,16 @@ class InjectedDelay:
             if each is not None and not isinstance(each, Distribution | JointDistribution):
                 given[k] = np.asarray(each, float)
         drawn = draws_of(given[0], given[1], num_workers)(step, jax.random.fold_in(key, step))
-        starts, times = (self.seconds * np.broadcast_to(np.asarray(a, float), num_workers) for a in drawn)
+        starts, times = (
+            self.seconds * np.broadcast_to(np.asarray(a, float), num_workers) for a in drawn
+        )
         return starts, times
 
 
 @dataclasses.dataclass
 class Course:
-    """A training's workers, their plan and gradients: as `source` tells, planned anew where some are lost.
+    """A training's workers, their plan and gradients: as `source` tells, planned anew where some
+    are lost.
 
     Of `num_steps` iterations, the `first` of which are done already.
     """
@@ -178,7 +189,8 @@ class Course:
         """The training has ended."""
 
     def follow(self) -> bool:
-        """Whether there are others than the plan is for, or other work: `before_step` has the cluster too."""
+        """Whether there are others than the plan is for, or other work: `before_step` has the
+        cluster too."""
         cluster = self.cluster
         left = len(self.members)
         resized = not cluster.does(self._given)
@@ -193,7 +205,9 @@ class Course:
         """Plan anew for as long as workers are lost while they take up their work."""
         self.work.clear()
         while True:
-            self.members = [w for place, w in enumerate(self.members) if place not in self.cluster.lost]
+            self.members = [
+                w for place, w in enumerate(self.members) if place not in self.cluster.lost
+            ]
             if not self.members:
                 raise WorkersLost(range(self.num_workers), "none are left")
             try:
@@ -204,7 +218,9 @@ class Course:
             except ValueError as error:
                 if not self._joined:
                     raise
-                warnings.warn(f"workers that could be there again are left out: {error}", stacklevel=3)
+                warnings.warn(
+                    f"workers that could be there again are left out: {error}", stacklevel=3
+                )
                 self.members = [w for w in self.members if w not in self._joined]
                 self._joined = []
         if self.pace is not None:  # the link in seconds too
@@ -217,7 +233,8 @@ class Course:
         self._joined = []
 
     def gradient(self, params: PyTree, step: int) -> ClusterGradient:
-        """Whoever is lost meanwhile; those who have returned, and another plan, are there before."""
+        """Whoever is lost meanwhile; those who have returned, and another plan, are there
+        before."""
         if self.follow() or self.is_ready():
             self.replan()
         while True:
@@ -247,18 +264,25 @@ def scheme_for(
     if left < workers:
         law = problem.cycle_time.of_workers(members)
         samples = problem.num_samples * (1 if batch_size is None else left / workers)
-        # The program that solved it for all workers then solves it for those left, unless each has its own.
+        # The program that solved it for all workers then solves it for those left, unless each has
+        # its own.
         most = problem.max_workers if law.width() is None else left
-        problem = replace(problem, cycle_time=law, num_workers=left, max_workers=most, num_samples=samples)
+        problem = replace(
+            problem, cycle_time=law, num_workers=left, max_workers=most, num_samples=samples
+        )
     if isinstance(method, Plan):
         return training_scheme(key, problem, method, params, **options)
     solve_key, code_key = jax.random.split(jax.random.fold_in(key, left))
     try:
-        return training_scheme(code_key, problem, solve(problem, method, key=solve_key), params, **options)
+        return training_scheme(
+            code_key, problem, solve(problem, method, key=solve_key), params, **options
+        )
     except ValueError as error:
         if left == workers:
             raise
-        warnings.warn(f'"{told.name}" is no scheme for the workers left, "optimal" is: {error}', stacklevel=2)
+        warnings.warn(
+            f'"{told.name}" is no scheme for the workers left, "optimal" is: {error}', stacklevel=2
+        )
         return training_scheme(code_key, problem, solve(problem, key=solve_key), params, **options)
 
 
@@ -309,9 +333,12 @@ class Loop(Course):
         return work is not None and not self.cluster.does(work) and self.cluster.is_ready(work)
 
     def give_work(self) -> TrainingScheme:
-        """What is wanted, once it is ready; with fewer or more workers than before all begins anew."""
+        """What is wanted, once it is ready; with fewer or more workers than before all begins
+        anew."""
         before = None if self._trials is None else self.scheme.method
-        if False not in self._works or self._works[False].duty.plan.num_workers != len(self.members):
+        if False not in self._works or self._works[False].duty.plan.num_workers != len(
+            self.members
+        ):
             self._begin_trials()
         work = self._works.get(self._wanted)
         sharing = self._wanted and work is not None and work.ready == len(self.members)
@@ -337,7 +364,8 @@ class Loop(Course):
         self._trials = Trials(self.num_steps - max(self._step, self.first)) if can_share else None
 
     def _numbers_of_chunks(self) -> list[int]:
-        """Those with which every chunk has samples, of a batch or of the data, where these are known here."""
+        """Those with which every chunk has samples, of a batch or of the data, where these are
+        known here."""
         if self.batch_size is None:
             if callable(self.data):
                 return list(_CHUNKS)
@@ -350,7 +378,8 @@ class Loop(Course):
         return WorkSharing(workers, min(self.source.max_stored, workers), chunks)
 
     def _prepare_sharing(self) -> None:
-        """In chunks that take longer than a message of an uncoded step: a hand-out takes a tenth of that."""
+        """In chunks that take longer than a message of an uncoded step: a hand-out takes a tenth
+        of that."""
         records = [item for step in self.work for item in step]
         subset = float(np.median([item.done for item in records]))
         message = min(item.heard - item.done - item.overrun for item in records)
@@ -359,12 +388,16 @@ class Loop(Course):
         rule = self._rule(long[0] if long else possible[-1])
         uncoded = self._schemes[False]
         name = f"sharing:{rule.max_subsets}:{rule.chunks}"
-        self._prepare(True, SharedScheme(uncoded.plan, uncoded.load, uncoded.sent, method=name, rule=rule))
+        self._prepare(
+            True, SharedScheme(uncoded.plan, uncoded.load, uncoded.sent, method=name, rule=rule)
+        )
 
     def _prepare(self, sharing: bool, scheme: TrainingScheme) -> None:
         parts = self.data if callable(self.data) else split_unevenly(self.data, len(self.members))
         given = self.loss, scheme.work, self.params, parts
         self._schemes[sharing] = scheme
-        self._works[sharing] = self.cluster.prepare(*given, batch_size=self.batch_size, seed=self._seed)
+        self._works[sharing] = self.cluster.prepare(
+            *given, batch_size=self.batch_size, seed=self._seed
+        )
         for work in self._works.values():
             work.kept = tuple(one.number for one in self._works.values())

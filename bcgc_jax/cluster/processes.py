@@ -1,4 +1,5 @@
-"""The worker processes as the master sees them: which are there, silent or lost, and who replaces them."""
+"""The worker processes as the master sees them: which are there, silent or lost, and who
+replaces them."""
 
 import contextlib
 import dataclasses
@@ -21,7 +22,8 @@ from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.pace import Pace
 from bcgc_jax.plans.handout import Roster
 
-# Processes that end one after another, none of them with an iteration done, before a worker is given up.
+# Processes that end one after another, none of them with an iteration done, before a worker is
+# given up.
 _ATTEMPTS = 3
 # Seconds at most for a new process to be there: else there is no other.
 _STARTING = 120.0
@@ -34,7 +36,8 @@ _NO_ROOM = "the nodes that are left have no room for it"
 
 
 class Fault(NamedTuple):
-    """What happened to a `worker` in an `iteration`, or after it, and the `reason`, as far as it is known.
+    """What happened to a `worker` in an `iteration`, or after it, and the `reason`, as far as it is
+    known.
 
     "died": its process ended; "hung": it is silent; "failed": it raised what not all workers raise;
     "replaced": by another process.
@@ -56,7 +59,8 @@ class WorkersLost(RuntimeError):
 
 @dataclasses.dataclass
 class Assignment:
-    """A duty, where it and the data lie, and the numbers of plans that workers keep compiled beside it.
+    """A duty, where it and the data lie, and the numbers of plans that workers keep compiled beside
+    it.
 
     So many workers are `ready` for it, and calls that make others so `pending`.
     """
@@ -110,7 +114,8 @@ class Process:
     starting: Any = None  # the reference that is ready once it has loaded, None from then on
     pid: int | None = None
     node: str | None = None
-    handle: int | None = None  # of the process itself, whoever has its number later; on Linux, on this node
+    # of the process itself, whoever has its number later; on Linux, on this node
+    handle: int | None = None
     unfinished: list[Any] = dataclasses.field(default_factory=list)  # references of its iterations
     samples: Collection[int] = ()  # of the subsets that it has loaded, each number once
     heard: float = 0.0  # when it last gave a sign of life
@@ -133,7 +138,8 @@ class Process:
         with contextlib.suppress(self.ray.exceptions.RayError):  # a dead one shows elsewhere
             for node, pid in self.ray.get(answered):
                 if self.pid is None and node == self.here:
-                    with contextlib.suppress(AttributeError, OSError):  # another system; or it is gone
+                    # another system; or it is gone
+                    with contextlib.suppress(AttributeError, OSError):
                         self.handle = os.pidfd_open(pid)
                 self.node = node
                 self.pid = pid
@@ -170,7 +176,8 @@ class Process:
             self.heard = time.monotonic()  # nothing was asked of it until now
 
     def call(self, method: str, given: Sequence[Any]) -> Any:
-        """The reference to what its actor delivers; of what takes an iteration, the stream of messages."""
+        """The reference to what its actor delivers; of what takes an iteration, the stream of
+        messages."""
         called = getattr(self.actor, method)
         if method == "deliver":
             return called.remote(*given)
@@ -183,7 +190,14 @@ class Processes:
     """N processes, by the number of the worker; None for one that is lost, or not yet started."""
 
     def __init__(
-        self, ray: Any, num_workers: int, programs: str, *, replace: bool, patience: float, num_gpus: float
+        self,
+        ray: Any,
+        num_workers: int,
+        programs: str,
+        *,
+        replace: bool,
+        patience: float,
+        num_gpus: float,
     ) -> None:
         self.ray = ray
         self.replace = replace
@@ -215,7 +229,8 @@ class Processes:
         return self._given
 
     def does(self, work: Assignment) -> bool:
-        """Whether this is what they are to do: nobody has resized the cluster or given them other work."""
+        """Whether this is what they are to do: nobody has resized the cluster or given them
+        other work."""
         return self._given is work
 
     @property
@@ -258,14 +273,17 @@ class Processes:
         self._check_open()
         living = self._living
         if short := self._shortage(num_workers - len(living)):
-            raise ValueError(f"the Ray cluster has {short}: take fewer workers, or add machines to it")
+            raise ValueError(
+                f"the Ray cluster has {short}: take fewer workers, or add machines to it"
+            )
         for process in living[num_workers:]:
             process.end()
         self._all = [*living[:num_workers], *[None] * (num_workers - len(living))]
         self._given = None
 
     def returning(self) -> int:
-        """For how many workers given up for want of room it has returned; they count as there from now on.
+        """For how many workers given up for want of room it has returned; they count as there from
+        now on.
 
         Looked at each second at most.
         """
@@ -278,7 +296,8 @@ class Processes:
         return found
 
     def restore(self) -> None:
-        """Have `size` workers again from the next `assign` on; those left, with a warning, if it has no room.
+        """Have `size` workers again from the next `assign` on; those left, with a warning, if it
+        has no room.
 
         Raises ValueError if none are left.
         """
@@ -293,21 +312,28 @@ class Processes:
     def _check_open(self) -> None:
         if self._closed or not self._has_ray():
             raise ValueError(
-                "the cluster is closed, its processes are gone: make another, and use it in its `with`"
+                "the cluster is closed, its processes are gone: make another, and use it in its "
+                "`with`"
             )
 
     def _has_ray(self) -> bool:
-        """Whether nobody has ended Ray, or started it anew, in this process: it would start by itself."""
-        return self.ray.is_initialized() and self.ray.get_runtime_context().get_node_id() == self._here
+        """Whether nobody has ended Ray, or started it anew, in this process: it would start by
+        itself."""
+        return (
+            self.ray.is_initialized() and self.ray.get_runtime_context().get_node_id() == self._here
+        )
 
     def _room_in(self, resources: Mapping[str, float]) -> int:
         """For how many workers."""
-        return min(int(resources.get(name, 0.0) / need + 1e-9) for name, need in self._needs.items())
+        return min(
+            int(resources.get(name, 0.0) / need + 1e-9) for name, need in self._needs.items()
+        )
 
     def _shortage(self, more: int) -> str:
         """What Ray lacks for more workers; it would wait for that without a word.
 
-        CPUs of workers that have just ended come back within some seconds, if there are as many at all.
+        CPUs of workers that have just ended come back within some seconds, if there are as many at
+        all.
         """
         begin = time.monotonic()
         while self._room_in(free := self.ray.available_resources()) < more:
@@ -337,7 +363,9 @@ class Processes:
                     if worker >= work.ready and process is not None and process.starting is None
                 ]
             if work.pending:
-                _, work.pending = self.ray.wait(work.pending, num_returns=len(work.pending), timeout=0)
+                _, work.pending = self.ray.wait(
+                    work.pending, num_returns=len(work.pending), timeout=0
+                )
             if work.pending:
                 return False
             work.ready = upto
@@ -355,10 +383,15 @@ class Processes:
 
     def starting(self) -> dict[Any, int]:
         """Whose start each reference is."""
-        return {p.starting: w for w, p in enumerate(self._all) if p is not None and p.starting is not None}
+        return {
+            p.starting: w
+            for w, p in enumerate(self._all)
+            if p is not None and p.starting is not None
+        }
 
     def _wait_until_loaded(self) -> None:
-        """Until nobody starts any more; WorkersLost if some cannot, and what the loss raises in all."""
+        """Until nobody starts any more; WorkersLost if some cannot, and what the loss raises in
+        all."""
         raised: dict[int, Exception] = {}
         while starting := self.starting():
             asked = [start for start, worker in starting.items() if worker not in raised]
@@ -396,7 +429,8 @@ class Processes:
         process.speaks()
 
     def check_raised(self, errors: Mapping[int, Exception]) -> None:
-        """Raises what these workers raised if all others did too: then it is the loss, not their machines."""
+        """Raises what these workers raised if all others did too: then it is the loss, not their
+        machines."""
         self._raised |= errors.keys()
         for worker, process in enumerate(self._all):
             if process is not None and not process.attempts and worker not in errors:
@@ -415,7 +449,8 @@ class Processes:
         return max(self.patience, limit)
 
     def silence(self, worker: int) -> str:
-        """Why it counts as hung: silent, asked, and still silent; or without room to start. Else ""."""
+        """Why it counts as hung: silent, asked, and still silent; or without room to start. Else
+        ""."""
         process = self._all[worker]
         now = time.monotonic()
         if process is None:
@@ -458,7 +493,9 @@ class Processes:
             refused = f"there is no room for another: {short}"
         if refused:
             self._missing += crowded
-            warnings.warn(f"worker {worker} {what} ({reason}) and is given up: {refused}", stacklevel=2)
+            warnings.warn(
+                f"worker {worker} {what} ({reason}) and is given up: {refused}", stacklevel=2
+            )
             return
         self._spawn(worker, process.attempts + 1, process.node)
         self.faults.append(Fault(self.iteration, worker, "replaced"))

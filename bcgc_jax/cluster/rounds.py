@@ -25,10 +25,11 @@ class Ask(NamedTuple):
 class Work(NamedTuple):
     """What one task cost: `seconds` that a `worker` computed for a `block` of an `iteration`.
 
-    `subset` is that of a schedule's task, None of a code's; in work sharing `block` is the number of the
-    chunk in its `subset`. `done`: seconds from when the worker began the iteration until the task was done,
-    waiting and slowness on purpose included; `heard`: from when the master began it until it heard of that.
-    `overrun`: seconds that the worker was still busy with the iteration before when that had ended.
+    `subset` is that of a schedule's task, None of a code's; in work sharing `block` is the number
+    of the chunk in its `subset`. `done`: seconds from when the worker began the iteration until the
+    task was done, waiting and slowness on purpose included; `heard`: from when the master began it
+    until it heard of that. `overrun`: seconds that the worker was still busy with the iteration
+    before when that had ended.
     """
 
     iteration: int
@@ -42,7 +43,8 @@ class Work(NamedTuple):
 
 
 class Round(Protocol):
-    """One iteration by one rule. `now` are seconds since it began; what is returned is to be asked now.
+    """One iteration by one rule. `now` are seconds since it began; what is returned is to be asked
+    now.
 
     Attributes:
       behind: unfinished calls of earlier iterations with which a worker gets nothing of this one.
@@ -56,7 +58,8 @@ class Round(Protocol):
     arrived: np.ndarray
 
     def begin(self, worker: int, now: float) -> list[Ask]:
-        """A worker's process is there and free: its first in this iteration, or that which replaces it."""
+        """A worker's process is there and free: its first in this iteration, or that which
+        replaces it."""
 
     def heard(self, ask: Ask, message: Any, now: float) -> list[Ask]:
         """What was asked for has come, or the next message of a stream."""
@@ -71,7 +74,8 @@ class Round(Protocol):
         """Now and then, and whenever something is heard of."""
 
     def short(self, coming: Collection[int]) -> str:
-        """What is missing for good if no more than these workers' messages come; "" if nothing is."""
+        """What is missing for good if no more than these workers' messages come; "" if nothing
+        is."""
 
     def gradient(self) -> PyTree | None:
         """None before all is there."""
@@ -81,11 +85,14 @@ class Round(Protocol):
 
 
 class CodedRound:
-    """Of a code, of nested groups, or of a schedule: each worker does its tasks, one after the other."""
+    """Of a code, of nested groups, or of a schedule: each worker does its tasks, one after the
+    other."""
 
     behind = 2
 
-    def __init__(self, decoder: Decoder, call: int, iteration: int, leaves: Any, pace: Pace | None) -> None:
+    def __init__(
+        self, decoder: Decoder, call: int, iteration: int, leaves: Any, pace: Pace | None
+    ) -> None:
         self.decoder = decoder
         self.rule = Rule(decoder)
         self.plan = decoder.plan
@@ -139,7 +146,9 @@ class CodedRound:
         pass
 
     def _asks(self, questions: Sequence[Question]) -> list[Ask]:
-        return [Ask(one.worker, "deliver", (self._call, one.block, one.subsets)) for one in questions]
+        return [
+            Ask(one.worker, "deliver", (self._call, one.block, one.subsets)) for one in questions
+        ]
 
     def _count(self, question: Question, values: np.ndarray, now: float) -> list[Ask]:
         """Take what a worker was asked for, or sends of itself."""

@@ -1,7 +1,9 @@
-"""What the master knows of an iteration: who has announced what, whom it asked, what has come, and its sums.
+"""What the master knows of an iteration: who has announced what, whom it asked, what has come, and
+its sums.
 
-A block at level n of a code is decoded with its (N-n)-th message, one of nested groups with one of each
-group: large messages are announced, and so many are asked for. No line here knows of processes.
+A block at level n of a code is decoded with its (N-n)-th message, one of nested groups with one of
+each group: large messages are announced, and so many are asked for. No line here knows of
+processes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +18,8 @@ from bcgc_jax.coding.gradients import CodingPlan, PyTree, assemble
 
 
 class Question(NamedTuple):
-    """For a worker's message of a `block`; of a schedule, for the sum over `subsets` that it has finished."""
+    """For a worker's message of a `block`; of a schedule, for the sum over `subsets` that it has
+    finished."""
 
     worker: int
     block: int
@@ -24,11 +27,12 @@ class Question(NamedTuple):
 
 
 class Decoder:
-    """Makes blocks of what the workers of `plan` send, and a gradient shaped as `params` of the blocks.
+    """Makes blocks of what the workers of `plan` send, and a gradient shaped as `params` of the
+    blocks.
 
-    `needed`, `[B]`, is how many messages of each block are enough, `last` the last task of each worker.
-    Messages are read where they are, in Ray's store, in one pass, and by NumPy: a program of XLA for each
-    block of each plan would stay in the master's memory.
+    `needed`, `[B]`, is how many messages of each block are enough, `last` the last task of each
+    worker. Messages are read where they are, in Ray's store, in one pass, and by NumPy: a program
+    of XLA for each block of each plan would stay in the master's memory.
     """
 
     def __init__(self, plan: CodingPlan, params: PyTree) -> None:
@@ -43,7 +47,8 @@ class Decoder:
             decoding_weights(encoding, np.ones(plan.num_workers, bool))
 
     def part(self, block: int, messages: Mapping[int, np.ndarray]) -> list[np.ndarray] | None:
-        """The pieces of a block from the `messages`, `[size]`, of some workers; None if they are too few.
+        """The pieces of a block from the `messages`, `[size]`, of some workers; None if they are
+        too few.
 
         Of a schedule `messages[0]` is the sum over all subsets.
         """
@@ -54,7 +59,9 @@ class Decoder:
             if not found.decodable:
                 return None
             weights = np.asarray(found.weights)
-        scaled = [(self.plan.scaling * weights[w], sent) for w, sent in messages.items() if weights[w]]
+        scaled = [
+            (self.plan.scaling * weights[w], sent) for w, sent in messages.items() if weights[w]
+        ]
         parts = []
         begin = 0
         for leaf, start, stop in self.plan.blocks[block].pieces:
@@ -90,16 +97,18 @@ def _sum(scaled: Sequence[tuple[float, np.ndarray]], begin: int, out: np.ndarray
 class Rule:
     """One iteration: who has announced what, whom the master asked, and what has come.
 
-    A block is made of pieces, so many of which are wanted: of a schedule the gradients of all subsets; of a
-    code so many workers' messages, or one of each group's. Each is asked for once: of a schedule as soon as
-    all that nobody was asked for are announced. What is returned are questions to ask now.
+    A block is made of pieces, so many of which are wanted: of a schedule the gradients of all
+    subsets; of a code so many workers' messages, or one of each group's. Each is asked for once: of
+    a schedule as soon as all that nobody was asked for are announced. What is returned are
+    questions to ask now.
     """
 
     def __init__(self, decoder: Decoder) -> None:
         self.decoder = decoder
         self._plan = decoder.plan
         self._wanted = decoder.needed.copy()
-        # Who has announced what, `[B, worker, piece]`; what was asked for or has come, `[B, piece]`.
+        # Who has announced what, `[B, worker, piece]`; what was asked for or has come,
+        # `[B, piece]`.
         self._ready = np.zeros_like(decoder.offers)
         self._taken = np.zeros_like(decoder.offers[:, 0])
         self._open: set[Question] = set()
@@ -138,7 +147,8 @@ class Rule:
         if self._taken[block].sum() - coming < self._wanted[block]:
             return None
         if (part := self.decoder.part(block, self._messages[block])) is None:
-            self._wanted[block] += 1  # random codes amplify too much once in a great while: one more helps
+            # random codes amplify too much once in a great while: one more helps
+            self._wanted[block] += 1
             return None
         self._wanted[block] = 0
         self._messages[block] = {}
@@ -154,7 +164,8 @@ class Rule:
         return [question for block in range(len(self._wanted)) for question in self.due(block)]
 
     def possible(self, coming: np.ndarray) -> np.ndarray:
-        """Whether each block can be had, bool `[B]`, if all tasks of `coming`, bool `[N]`, will be done."""
+        """Whether each block can be had, bool `[B]`, if all tasks of `coming`, bool `[N]`, will
+        be done."""
         there = self._ready | (self.decoder.offers & coming[:, None])
         return np.sum(self._taken | there.any(axis=1), axis=1) >= self._wanted
 
@@ -171,7 +182,11 @@ class Rule:
             if not useful[worker]:
                 break
             chosen = np.flatnonzero(ready[worker] & ~taken)
-            own = self._plan.codes[block].subsets[worker] if self._plan.coded else tuple(chosen.tolist())
+            own = (
+                self._plan.codes[block].subsets[worker]
+                if self._plan.coded
+                else tuple(chosen.tolist())
+            )
             questions.append(Question(worker, block, own))
             taken[chosen] = True
             self._asked[worker] += 1

@@ -1,4 +1,5 @@
-"""Work sharing on processes: the master hands out chunks, asks for the sums, and adds them as they come."""
+"""Work sharing on processes: the master hands out chunks, asks for the sums, and adds them as
+they come."""
 
 import contextlib
 import math
@@ -23,9 +24,11 @@ from bcgc_jax.plans.timing import Timing, hand_out
 
 
 class SharedRound:
-    """A `Round` of chunks: `Handout` says who computes what and which sum counts, `Timing` what is overdue.
+    """A `Round` of chunks: `Handout` says who computes what and which sum counts, `Timing` what is
+    overdue.
 
-    Two threads use it: the master's, and the one that workers ask what is next, which `touch` has look.
+    Two threads use it: the master's, and the one that workers ask what is next, which `touch` has
+    look.
     """
 
     behind = 2
@@ -56,7 +59,8 @@ class SharedRound:
         self._pace = pace
         self._largest = max(plan.sizes)
         self._turn = threading.RLock()
-        # Without a chunk: which ticket they asked with, and how to tell them. What they were told last.
+        # Without a chunk: which ticket they asked with, and how to tell them. What they were told
+        # last.
         self._resting: dict[int, tuple[int | None, Callable[[Answer], None]]] = {}
         self._told: dict[int, tuple[int | None, Answer]] = {}
         self._given: dict[int, tuple[Name, Chunk]] = {}
@@ -79,7 +83,9 @@ class SharedRound:
                 self.handout.join(worker)
             self._forget(worker)
             question = Question(*self.handout.member(worker))
-        begin = Begin(question, self._iteration, None if self._pace is None else self._pace.of(worker))
+        begin = Begin(
+            question, self._iteration, None if self._pace is None else self._pace.of(worker)
+        )
         return [Ask(worker, "share", (begin, self._leaves, self._place))]
 
     def heard(self, ask: Ask, message: Any, now: float) -> list[Ask]:
@@ -113,14 +119,18 @@ class SharedRound:
         with self._turn:
             if not self.handout.complete:
                 return []
-            computing = [worker for worker in range(len(self._names)) if worker not in self._resting]
+            computing = [
+                worker for worker in range(len(self._names)) if worker not in self._resting
+            ]
             wanted = [(worker, self._wanted(worker, now)) for worker in computing]
         step = self.handout.step
         return [Ask(worker, "deliver", (step, *one)) for worker, one in wanted if one is not None]
 
     def short(self, coming: Collection[int]) -> str:
         with self._turn:
-            return "" if self.handout.possible(coming) else "nobody else stores some of their chunks"
+            return (
+                "" if self.handout.possible(coming) else ("nobody else stores some of their chunks")
+            )
 
     def gradient(self) -> PyTree | None:
         if self._error is not None:
@@ -143,11 +153,13 @@ class SharedRound:
     def asked(self, question: Question, tell: Callable[[Answer], None], now: float) -> None:
         """A worker has done its chunk, or has none: it is told what is next when `time_goes_on`.
 
-        Its line may have broken before it heard the answer: then it asks again, and has the same answer.
+        Its line may have broken before it heard the answer: then it asks again, and has the same
+        answer.
         """
         with self._turn:
             who = Member(question.step, question.worker, question.life)
-            if self._over or not self.handout.present(who):  # of an earlier step, or it was given up
+            # of an earlier step, or it was given up
+            if self._over or not self.handout.present(who):
                 tell(Answer(over=True))
                 return
             self._silent.discard(who.worker)
@@ -173,7 +185,9 @@ class SharedRound:
             self._serve(now)
             deadlines = [deadline for _, deadline in self._sendings() if deadline > now]
             copies = {w: self.handout.begun(w) for w in self.handout.may_be_given(self._free())}
-            return min(self.timing.next_look(now, self.handout.voided, copies), *deadlines, math.inf)
+            return min(
+                self.timing.next_look(now, self.handout.voided, copies), *deadlines, math.inf
+            )
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
@@ -204,9 +218,11 @@ class SharedRound:
             self._names[worker].add(keep)
 
     def _serve(self, now: float) -> None:
-        """Chunks for those that rest, and the question for their sums as soon as all chunks are in one.
+        """Chunks for those that rest, and the question for their sums as soon as all chunks are in
+        one.
 
-        Who is overdue by now is known before: a chunk that is done changes what others are expected to take.
+        Who is overdue by now is known before: a chunk that is done changes what others are expected
+        to take.
         """
         self._silent.update(worker for worker, deadline in self._sendings() if deadline <= now)
         for worker in self._silent.union(self.timing.overdue(now, self.handout.voided)):
@@ -230,7 +246,9 @@ class SharedRound:
         """With what becomes of its last gradient, and the sums that still stand."""
         who = self.handout.member(worker)
         keep = self._keep.pop(worker, None)
-        self._names[worker] = {name for name in self._names[worker] if self.handout.stands(who, name)}
+        self._names[worker] = {
+            name for name in self._names[worker] if self.handout.stands(who, name)
+        }
         standing = tuple(sorted(name.number for name in self._names[worker]))
         answer = answer._replace(keep=None if keep is None else keep.number, standing=standing)
         ticket, tell = self._resting.pop(worker)
@@ -269,8 +287,8 @@ class SharedRound:
     def _sendings(self) -> Iterator[tuple[int, float]]:
         """When the sum of a worker is overdue: after as long as a large chunk.
 
-        Who rests has sent it, and the master may be behind: others' sums have come first, and it has twice as
-        long as these took, since the last one.
+        Who rests has sent it, and the master may be behind: others' sums have come first, and it
+        has twice as long as these took, since the last one.
         """
         for worker, since in self._asked.values():
             patience = self.timing.patience(worker, self._largest, self.handout.voided)
@@ -296,7 +314,8 @@ class Desk:
     """
 
     def __init__(self, host: str) -> None:
-        self._serves: tuple[SharedRound, float] | None = None  # in one, for the server's thread reads it
+        # in one, for the server's thread reads it
+        self._serves: tuple[SharedRound, float] | None = None
         self._server = Server(self, host)
         self.place = Place(*self._server.address, self._server.key)
         self.touch = self._server.touch

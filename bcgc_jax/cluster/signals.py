@@ -7,7 +7,9 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-_NUMBERS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+_NUMBERS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
 _came: int | None = None
 _listeners = 0
 
@@ -48,7 +50,8 @@ def handled() -> Iterator[None]:
 
 @contextlib.contextmanager
 def listening() -> Iterator[None]:
-    """A signal in here ends this, also where what it raised is swallowed (in a collector's callback)."""
+    """A signal in here ends this, also where what it raised is swallowed (in a collector's
+    callback)."""
     global _came, _listeners
     _came = _came if _listeners else None
     _listeners += 1
@@ -73,9 +76,11 @@ def set_status(error: SystemExit) -> None:
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """They are heard at the end of this: who starts or ends processes has no way back from its middle.
+    """They are heard at the end of this: who starts or ends processes has no way back from its
+    middle.
 
-    Also those that somebody else answers in here, as Ray does while it starts: its error may be swallowed.
+    Also those that somebody else answers in here, as Ray does while it starts: its error may be
+    swallowed.
     """
     answers = _answers()
     if not answers:

@@ -1,4 +1,5 @@
-r"""Gradient descent on worker processes, through slow, dead and silent ones, and through its own end.
+r"""Gradient descent on worker processes, through slow, dead and silent ones, and through its own
+end.
 
 A step is taken with the exact gradient or not at all. What a fault costs is time.
 """
@@ -35,7 +36,8 @@ from bcgc_jax.coding.training import Training
 
 @pytree_dataclass
 class ClusterTraining(Training):
-    """A `Training` on processes, one entry for each of the K iterations of this run, and what happened.
+    """A `Training` on processes, one entry for each of the K iterations of this run, and what
+    happened.
 
     Attributes:
       first_step: iterations that were done before, of a checkpoint.
@@ -55,12 +57,14 @@ class ClusterTraining(Training):
 
     @property
     def seconds(self) -> np.ndarray:
-        """Of each iteration, `[K]`, from sending parameters to having the next ones, recovery included."""
+        """Of each iteration, `[K]`, from sending parameters to having the next ones, recovery
+        included."""
         return np.diff(np.asarray(self.clock), prepend=0)
 
 
 class Step(NamedTuple):
-    """An iteration that is done: its number from 0, how it was done, and what `evaluate` said after it."""
+    """An iteration that is done: its number from 0, how it was done, and what `evaluate` said
+    after it."""
 
     step: int
     seconds: float
@@ -75,9 +79,10 @@ class Run:
 
     Attributes:
       pace: slowness on purpose, for studies.
-      checkpoints: a folder of `Checkpoints`: read first, then written as the training goes on. Refused
-        if made with another key, data, model, optimiser or learning rate, batch size, scheme or name of the
-        loss; what that does, the pace and the problem's distribution are not compared.
+      checkpoints: a folder of `Checkpoints`: read first, then written as the training goes on.
+        Refused if made with another key, data, model, optimiser or learning rate, batch size,
+        scheme or name of the loss; what that does, the pace and the problem's distribution are not
+        compared.
       before_step: called with the number of the iteration and the cluster.
       after_step: called with a `Step`, in the thread of `evaluate`; `json_lines(path)` is one.
     """
@@ -105,31 +110,35 @@ def train_on_cluster(
     r"""Gradient descent on worker processes, coded or by a schedule, up to iteration `num_steps`.
 
     Args:
-      key: of the solution, the codes, the pace and the mini-batches; iteration k draws with k, so that a
-        training that goes on after a checkpoint draws what it would have drawn.
-      loss: (params, batch) to a scalar, the mean over the samples, a function that can be pickled; or
-        (params, batch, key), with the `loss_key` of a seed that is drawn with `key`, the iteration, the
-        subset and the chunk. `coding.stateful` makes one of a loss with a state.
-      plans: `Told(problem, method)`; or `ClosedLoop()`, which tries both uncoded steps and work sharing, and
-        goes on with what is faster by the clock.
+      key: of the solution, the codes, the pace and the mini-batches; iteration k draws with k, so
+        that a training that goes on after a checkpoint draws what it would have drawn.
+      loss: (params, batch) to a scalar, the mean over the samples, a function that can be pickled;
+        or (params, batch, key), with the `loss_key` of a seed that is drawn with `key`, the
+        iteration, the subset and the chunk. `coding.stateful` makes one of a loss with a state.
+      plans: `Told(problem, method)`; or `ClosedLoop()`, which tries both uncoded steps and work
+        sharing, and goes on with what is faster by the clock.
       cluster: the processes; in a `Run` with slowness on purpose, checkpoints and callbacks.
-      data: pytree of arrays `[M, …]`. The subsets differ in size by at most one sample. Or a function
-        (j, N) to subset j of N, all of one size, which the workers call: nothing passes through the master.
+      data: pytree of arrays `[M, …]`. The subsets differ in size by at most one sample. Or a
+        function (j, N) to subset j of N, all of one size, which the workers call: nothing passes
+        through the master.
       batch_size: samples of each subset that an iteration draws; all by default.
       evaluate: called with the parameters after each iteration, in a thread beside the training.
 
-    A lost worker is replaced if the cluster does so. Where it does not, or three successors end without an
-    iteration done, the workers left get a plan before the next step, or at once if a block needs the lost
-    one: of the optimal method, with a warning, if the other has no scheme for so few. When room for workers
-    returns (a node has joined), or `before_step` resizes the cluster, the next step has a plan for all.
-    Others that were given up are there again at the start of the next training, as far as there is room.
+    A lost worker is replaced if the cluster does so. Where it does not, or three successors end
+    without an iteration done, the workers left get a plan before the next step, or at once if a
+    block needs the lost one: of the optimal method, with a warning, if the other has no scheme for
+    so few. When room for workers returns (a node has joined), or `before_step` resizes the cluster,
+    the next step has a plan for all. Others that were given up are there again at the start of the
+    next training, as far as there is room.
 
-    Raises ValueError where problem, data, checkpoint and cluster do not match, or more iterations are done
-    than asked for, or for what `coding.train` refuses too: parameters that are no real numbers or get no
-    gradient, a loss of NumPy, a sum over samples. WorkersLost where no workers are left.
+    Raises ValueError where problem, data, checkpoint and cluster do not match, or more iterations
+    are done than asked for, or for what `coding.train` refuses too: parameters that are no real
+    numbers or get no gradient, a loss of NumPy, a sum over samples. WorkersLost where no workers
+    are left.
 
     >>> import jax.numpy as jnp
-    >>> data, loss = np.arange(12.0, dtype=np.float32).reshape(4, 3), lambda p, x: jnp.mean((x @ p - 1) ** 2)
+    >>> data, loss = np.arange(12.0, dtype=np.float32).reshape(4,
+    ...     3), lambda p, x: jnp.mean((x @ p - 1) ** 2)
     >>> with Cluster(2) as cluster:
     ...     given = jnp.zeros(3), data, optax.sgd(1e-3), 5
     ...     found = train_on_cluster(jax.random.key(0), loss, ClosedLoop(), cluster, *given)
@@ -153,7 +162,9 @@ def train_on_cluster(
         course = planned(plans, cluster, loss, params, data, batch_size, key, num_steps, run.pace)
         stack.callback(course.close)
         if course.num_workers != cluster.size:
-            raise ValueError(f"the problem has {course.num_workers} workers, the cluster {cluster.size}")
+            raise ValueError(
+                f"the problem has {course.num_workers} workers, the cluster {cluster.size}"
+            )
         cluster.restore()  # those too that were given up before
         checkpoints = None
         if run.checkpoints is not None:
@@ -164,7 +175,8 @@ def train_on_cluster(
             given = {"scheme": scheme, "batch size": batch_size, **drawn}
             described = made_with(key, loss, data, params, optimizer, **given)
             first, state = checkpoints.last(state, described, most=num_steps) or (first, state)
-        jax.block_until_ready(_advance(optimizer, state, state[0]))  # compiled before the clock runs
+        # compiled before the clock runs
+        jax.block_until_ready(_advance(optimizer, state, state[0]))
         course.begin(first)
         paced = []
         told = list[Future[Step]]()
@@ -216,7 +228,9 @@ def _advance(optimizer: optax.GradientTransformation, state: Any, gradient: PyTr
     return optax.apply_updates(state[0], updates), opt_state
 
 
-def evaluated(evaluate: Callable[[PyTree], Any], run: Run, x64: bool, step: Step, params: PyTree) -> Step:
+def evaluated(
+    evaluate: Callable[[PyTree], Any], run: Run, x64: bool, step: Step, params: PyTree
+) -> Step:
     """With its metrics, beside the training; JAX's precision is a setting of each thread."""
     with jax.enable_x64(x64):
         step = step._replace(metrics=evaluate(params))
@@ -226,11 +240,13 @@ def evaluated(evaluate: Callable[[PyTree], Any], run: Run, x64: bool, step: Step
 
 
 def json_lines(path: str | os.PathLike[str]) -> Callable[[Step], None]:
-    """For `after_step`: a line for each iteration at the end of a file, with the numbers of its metrics.
+    """For `after_step`: a line for each iteration at the end of a file, with the numbers of its
+    metrics.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     json_lines(path := Path(folder) / "log.jsonl")(Step(0, 0.25, "uncoded", 4, {"loss": 2.0}))
+    ...     json_lines(path := Path(folder) / "log.jsonl")(Step(0, 0.25, "uncoded", 4,
+    ...         {"loss": 2.0}))
     ...     json.loads(path.read_text())["loss"]
     2.0
     """

@@ -1,8 +1,10 @@
-"""Uncoded or work sharing? What the last steps took by the clock decides, step by step; no I/O, no clock.
+"""Uncoded or work sharing? What the last steps took by the clock decides, step by step; no I/O, no
+clock.
 
-Nothing is computed in advance: both are tried, for stints of some steps. To try uncoded steps loses nothing,
-for a training takes them anyway. What steps of sharing lose against them is counted, the change to sharing
-included. It is tried again while that is a small share of all the time, or once it would be clearly faster.
+Nothing is computed in advance: both are tried, for stints of some steps. To try uncoded steps loses
+nothing, for a training takes them anyway. What steps of sharing lose against them is counted, the
+change to sharing included. It is tried again while that is a small share of all the time, or once
+it would be clearly faster.
 """
 
 import math
@@ -11,12 +13,14 @@ from collections.abc import Collection
 from statistics import fmean
 from typing import NamedTuple
 
-# Steps of a trial. The first step of a stint is left out of means: it holds the change, and the overrun of
-# the scheme before.
+# Steps of a trial. The first step of a stint is left out of means: it holds the change, and the
+# overrun of the scheme before.
 FIRST = 4
-# Steps of the longest stint. A stint is twice as long as the one before if the same scheme has won again.
+# Steps of the longest stint. A stint is twice as long as the one before if the same scheme has won
+# again.
 _LONGEST = 64
-# Steps of each scheme that are compared, at most: old ones say nothing of workers that have changed.
+# Steps of each scheme that are compared, at most: old ones say nothing of workers that have
+# changed.
 _KEPT = 8
 # Sharing is clearly faster if its gain is more than so many standard errors.
 _CLEAR = 1.5
@@ -74,8 +78,8 @@ class Trials:
     def observe(self, seconds: float, sharing: bool) -> None:
         """A step took so many seconds, a change before it included.
 
-        As long as workers still compile what the next step should be done by, they are slower: such a step
-        says nothing of either.
+        As long as workers still compile what the next step should be done by, they are slower: such
+        a step says nothing of either.
         """
         self.step += 1
         if sharing is not self.sharing:

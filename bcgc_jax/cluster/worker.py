@@ -1,9 +1,9 @@
 """What a worker process does: it holds data subsets, and computes task after task of an iteration.
 
-A pass of a subset goes over its chunks, and between these the worker looks whether it is to stop. A coded
-task is sent when it is done; where that is much, the worker says that it is done and keeps it, until the
-master asks for it. So it does with a schedule's tasks, each a block of the gradient of a subset, of which the
-master asks for the sum of some. No line here knows of Ray.
+A pass of a subset goes over its chunks, and between these the worker looks whether it is to stop. A
+coded task is sent when it is done; where that is much, the worker says that it is done and keeps
+it, until the master asks for it. So it does with a schedule's tasks, each a block of the gradient
+of a subset, of which the master asks for the sum of some. No line here knows of Ray.
 """
 
 import dataclasses
@@ -29,10 +29,10 @@ from bcgc_jax.coding.stages import Pass, Stages, stages
 class Duty(NamedTuple):
     """What all workers are told once: the loss, the plan, shapes and dtypes of the parameters.
 
-    `weights`, `[N]`, are what the mean gradient of each subset counts in N times the mean over all samples:
-    1 where subsets are alike, and for losses that are sums; in work sharing, `[N, chunks]`, what the gradient
-    of each chunk counts. `batch_size` samples of each subset are drawn anew for each iteration, with `seed`;
-    None for all. With it a loss gets its keys too.
+    `weights`, `[N]`, are what the mean gradient of each subset counts in N times the mean over all
+    samples: 1 where subsets are alike, and for losses that are sums; in work sharing,
+    `[N, chunks]`, what the gradient of each chunk counts. `batch_size` samples of each subset are
+    drawn anew for each iteration, with `seed`; None for all. With it a loss gets its keys too.
     """
 
     loss: Loss
@@ -45,10 +45,12 @@ class Duty(NamedTuple):
 
 
 class Message(NamedTuple):
-    """One task of one worker: the `seconds` it took, and the pieces of its block in a row, `[size]`.
+    """One task of one worker: the `seconds` it took, and the pieces of its block in a row,
+    `[size]`.
 
-    Without `values` they are kept: of a schedule, and where they are many. `done`: seconds since the worker
-    began the iteration; `overrun`: those that it was still busy with the one before when that had ended.
+    Without `values` they are kept: of a schedule, and where they are many. `done`: seconds since
+    the worker began the iteration; `overrun`: those that it was still busy with the one before when
+    that had ended.
     """
 
     task: Task
@@ -58,9 +60,11 @@ class Message(NamedTuple):
     overrun: float = 0.0
 
 
-# Seconds, more than threads can wait for: a task that is done no earlier is not done in the iteration.
+# Seconds, more than threads can wait for: a task that is done no earlier is not done in the
+# iteration.
 NEVER = 1e9
-# Bytes of a message that is not sent before the master wants it: its question takes half a millisecond.
+# Bytes of a message that is not sent before the master wants it: its question takes half a
+# millisecond.
 _MUCH = 2**20
 
 _Key = tuple[int, tuple[float, float]]  # of a part: a subset, and the share of its samples
@@ -70,8 +74,8 @@ _Key = tuple[int, tuple[float, float]]  # of a part: a subset, and the share of 
 class _Passing:
     """The pass of a chunk, as far as it is.
 
-    `weight` is what its gradient counts against that of the part's first chunk, `until` the share of the
-    part's samples up to its last.
+    `weight` is what its gradient counts against that of the part's first chunk, `until` the share
+    of the part's samples up to its last.
     """
 
     cut: Stages
@@ -88,10 +92,11 @@ class _Part(NamedTuple):
 
 
 class WorkerProcess:
-    """One worker's share of the work. `stop` and `deliver` may be called by another thread while it computes.
+    """One worker's share of the work. `stop` and `deliver` may be called by another thread while it
+    computes.
 
-    Nothing interrupts the pass of a chunk, of a program that runs or of slowness on purpose: `stop` takes
-    effect between chunks.
+    Nothing interrupts the pass of a chunk, of a program that runs or of slowness on purpose: `stop`
+    takes effect between chunks.
 
     Args:
       duty: that of all workers.
@@ -112,7 +117,8 @@ class WorkerProcess:
         self._rows = [row_of(code, index) for code in duty.plan.codes]
         self._later = _later(duty.plan, self._tasks)
         self._stages: dict[Any, Stages] = {}  # by the share of the samples and their shapes
-        # Of the plan alone: a program that knows the worker would keep it, and all that it has compiled.
+        # Of the plan alone: a program that knows the worker would keep it, and all that it has
+        # compiled.
         encode = functools.partial(_message, duty.plan, jax.tree.leaves(duty.params))
         self._encode = jax.jit(encode, static_argnums=0)
         # The last call that was stopped, and when; how long the one that ran then took to end.
@@ -142,9 +148,9 @@ class WorkerProcess:
     ) -> Iterator[Message]:
         """The messages of one iteration, in the order of the tasks.
 
-        `call` is what `stop` stops, and another one if the master asks again; `iteration` is what samples are
-        drawn for. With a `pace`, in seconds from now, nothing is done earlier: the time of a task is that of
-        its subsets, equally long.
+        `call` is what `stop` stops, and another one if the master asks again; `iteration` is what
+        samples are drawn for. With a `pace`, in seconds from now, nothing is done earlier: the time
+        of a task is that of its subsets, equally long.
         """
         begin = time.perf_counter()
         overrun = self._overrun
@@ -152,7 +158,8 @@ class WorkerProcess:
         with jax.enable_x64(self.duty.x64):  # a setting of each thread
             tree = jax.tree.structure(self.duty.params)
             params = jax.tree.unflatten(tree, jax.device_put(leaves))  # once for all programs
-            # One backward pass for each chunk: it begins when a task first asks for it, and goes on.
+            # One backward pass for each chunk: it begins when a task first asks for it, and goes
+            # on.
             passes: dict[_Key, _Part] = {}
         spans = None if pace is None else begin + pace.spans()
         sends_beside = pace is not None and pace.overlap
@@ -184,7 +191,8 @@ class WorkerProcess:
             )
 
     def deliver(self, call: int, block: int, subsets: Sequence[int]) -> np.ndarray | None:
-        """The sum over `subsets` of what was computed of a block, `[size]`, or its message if that was kept.
+        """The sum over `subsets` of what was computed of a block, `[size]`, or its message if that
+        was kept.
 
         To be read only, and asked for what was said to be done; None if for another call.
         """
@@ -205,7 +213,9 @@ class WorkerProcess:
         left = max(until - begin, 0)
         if left >= NEVER or free:
             with self._changed:
-                self._changed.wait_for(lambda: self._stopped >= call, min(left, threading.TIMEOUT_MAX))
+                self._changed.wait_for(
+                    lambda: self._stopped >= call, min(left, threading.TIMEOUT_MAX)
+                )
         else:
             time.sleep(left)
         self._slept += time.perf_counter() - begin
@@ -219,7 +229,8 @@ class WorkerProcess:
         passes: dict[_Key, _Part],
         span: np.ndarray | None,
     ) -> np.ndarray | None:
-        """The message of a task, or the gradient of its subset; None if the call is stopped before it."""
+        """The message of a task, or the gradient of its subset; None if the call is stopped
+        before it."""
         block, subsets = self._tasks[number]
         share = self.plan.blocks[block].share
         weights = np.zeros(len(subsets))
@@ -240,7 +251,10 @@ class WorkerProcess:
                 if span is not None:
                     done = (k + chunk.until) / len(subsets)
                     self._sleep(call, span[0] + (span[1] - span[0]) * done)
-        pieces = [np.asarray(piece) for piece in self._encode(block, self._rows[block], weights, gradients)]
+        pieces = [
+            np.asarray(piece)
+            for piece in self._encode(block, self._rows[block], weights, gradients)
+        ]
         # Not by XLA, which asks of each number anew which piece it is of: nine times slower.
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
@@ -293,9 +307,15 @@ def _added(total: list[Array], found: list[Array], weight: float) -> list[Array]
 
 
 def _message(
-    plan: CodingPlan, leaves: Sequence[Any], block: int, row: Array, weights: Array, gradients: list[Any]
+    plan: CodingPlan,
+    leaves: Sequence[Any],
+    block: int,
+    row: Array,
+    weights: Array,
+    gradients: list[Any],
 ) -> list[Array]:
-    """Piece by piece, from the subsets' gradients of the leaves; one without samples counts nothing."""
+    """Piece by piece, from the subsets' gradients of the leaves; one without samples counts
+    nothing."""
     sent = []
     for k, (leaf, start, stop) in enumerate(plan.blocks[block].pieces):
         zero = jnp.zeros(leaves[leaf].shape, leaves[leaf].dtype)
@@ -306,7 +326,8 @@ def _message(
 
 
 def _later(plan: CodingPlan, tasks: Sequence[Task]) -> list[dict[int, tuple[int, ...]]]:
-    """For each task and each of its subsets, the blocks that tasks after it need of the same samples."""
+    """For each task and each of its subsets, the blocks that tasks after it need of the same
+    samples."""
     found: list[dict[int, tuple[int, ...]]] = []
     known: dict[_Key, tuple[int, ...]] = {}
     for block, subsets in reversed(tasks):

@@ -1,4 +1,5 @@
-"""What parameters, samples and loss must be: refused by name, before anything is trained with them."""
+"""What parameters, samples and loss must be: refused by name, before anything is trained with
+them."""
 
 import contextlib
 import functools
@@ -19,13 +20,14 @@ from bcgc_jax.coding.losses import Loss, PyTree, keys_of, takes_key
 # What twice the same sample gives differs from the loss, or from twice the loss, by rounding only.
 _ALIKE = 1e-3
 _APART = (
-    "keep it apart: with Flax NNX `graph, params, rest = nnx.split(model, nnx.Param, ...)`, and in the loss "
-    "`nnx.merge(graph, params, rest)`; with Equinox `eqx.partition(model, eqx.is_inexact_array)`"
+    "keep it apart: with Flax NNX `graph, params, rest = nnx.split(model, nnx.Param, ...)`, and in "
+    "the loss `nnx.merge(graph, params, rest)`; with Equinox `eqx.partition(model, "
+    "eqx.is_inexact_array)`"
 )
 
 _STATE = (
-    "For new states and metrics take `loss, optimizer = bcgc_jax.coding.stateful(loss, optimizer)`, whose "
-    "loss returns (value, new state) of (params, state, batch)"
+    "For new states and metrics take `loss, optimizer = bcgc_jax.coding.stateful(loss, "
+    "optimizer)`, whose loss returns (value, new state) of (params, state, batch)"
 )
 
 
@@ -41,11 +43,13 @@ def check_params(params: PyTree) -> None:
         dtype = leaf.dtype if hasattr(leaf, "dtype") else np.result_type(leaf)
         if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
             raise ValueError(
-                f"params{keystr(path)} is a random key, and no step gets a new one. A loss of three "
-                f"arguments, loss(params, batch, key), is given a new key each time; {_APART}"
+                f"params{keystr(path)} is a random key, and no step gets a new one. A loss of "
+                f"three arguments, loss(params, batch, key), is given a new key each time; {_APART}"
             )
         if not jnp.issubdtype(dtype, jnp.floating):
-            raise ValueError(f"params{keystr(path)} is {dtype}, and only real numbers are trained: {_APART}")
+            raise ValueError(
+                f"params{keystr(path)} is {dtype}, and only real numbers are trained: {_APART}"
+            )
 
 
 @contextlib.contextmanager
@@ -55,17 +59,18 @@ def traceable() -> Iterator[None]:
         yield
     except jax.errors.JAXTypeError as error:
         raise ValueError(
-            "JAX cannot trace the loss: it makes NumPy arrays or Python numbers of its arguments. Write it "
-            f"with jax.numpy, not numpy, and with jnp.where, not if ({str(error).splitlines()[0]})"
+            "JAX cannot trace the loss: it makes NumPy arrays or Python numbers of its arguments. "
+            "Write it with jax.numpy, not numpy, and with jnp.where, not if "
+            f"({str(error).splitlines()[0]})"
         ) from error
 
 
 def check_loss(loss: Loss, params: PyTree, batch: PyTree, mean: bool) -> None:
-    """ValueError for a loss that is not traceable, no number, gives some leaf of `params` no gradient, or is
-    a sum over samples where `mean`, and a mean where not.
+    """ValueError for a loss that is not traceable, no number, gives some leaf of `params` no
+    gradient, or is a sum over samples where `mean`, and a mean where not.
 
-    Whether it is a sum is seen from one sample of the batch, alone and twice, where its values are known and
-    it does not draw.
+    Whether it is a sum is seen from one sample of the batch, alone and twice, where its values are
+    known and it does not draw.
     """
     check_params(params)
     given = params, batch, *keys_of(loss, jax.random.key(0))(0, 0)
@@ -74,15 +79,16 @@ def check_loss(loss: Loss, params: PyTree, batch: PyTree, mean: bool) -> None:
     if len(found) != 1 or found[0].shape != () or not jnp.issubdtype(found[0].dtype, jnp.floating):
         told = ", ".join(f"{each.dtype}{list(each.shape)}" for each in found)
         raise ValueError(
-            f"the loss must return one real number, the mean over the samples of its batch, got {told}. "
-            f"{_STATE}"
+            "the loss must return one real number, the mean over the samples of its batch, got "
+            f"{told}. {_STATE}"
         )
     idle = _without_gradient(loss, *given)
     if idle:
         names = ", ".join(f"params{keystr(path)}" for path in idle)
         raise ValueError(
-            f"the loss gives {names} no gradient: a running statistic, as of BatchNorm, or what is frozen is "
-            f"no parameter, and no step updates it. {_STATE}; take another normalization; or {_APART}"
+            f"the loss gives {names} no gradient: a running statistic, as of BatchNorm, or what is "
+            f"frozen is no parameter, and no step updates it. {_STATE}; take another "
+            f"normalization; or {_APART}"
         )
     if not takes_key(loss) and not is_traced((params, batch)):
         one = jax.tree.map(lambda x: np.asarray(x[:1]), batch)
@@ -97,8 +103,8 @@ def _shapes(loss: Loss, *given: PyTree) -> PyTree:
         if isinstance(error, jax.errors.JAXTypeError) or not takes_key(loss):
             raise
         raise ValueError(
-            "the loss has three arguments, so its third one is a random key, and with that it fails: "
-            f"{error}. Samples are one argument: loss(params, batch), with x, y = batch"
+            "the loss has three arguments, so its third one is a random key, and with that it "
+            f"fails: {error}. Samples are one argument: loss(params, batch), with x, y = batch"
         ) from error
 
 
@@ -130,11 +136,13 @@ def _check_mean(once: float, twice: float, mean: bool) -> None:
         return
     if mean and abs(twice - 2 * once) <= apart:
         raise ValueError(
-            "the loss of one sample twice is twice as large as once: it is a sum over the samples. Return "
-            'their mean, or say so by mean=False (plan_options={"mean": False} where processes train)'
+            "the loss of one sample twice is twice as large as once: it is a sum over the samples. "
+            "Return "
+            'their mean, or say so by mean=False (plan_options={"mean": False} where processes '
+            "train)"
         )
     if not mean and abs(twice - once) <= apart:
         raise ValueError(
-            "the loss of one sample twice is as large as once: it is a mean over the samples. Leave out "
-            "mean=False, or return their sum"
+            "the loss of one sample twice is as large as once: it is a mean over the samples. "
+            "Leave out mean=False, or return their sum"
         )

@@ -70,7 +70,9 @@ class SharedPlan:
 
     def weights(self, counts: Sequence[int]) -> np.ndarray:
         """What the gradient of each chunk counts, `[N, chunks]`, of subsets of so many samples."""
-        size = np.array([[span.stop - span.start for span in self.spans(count)] for count in counts], float)
+        size = np.array(
+            [[span.stop - span.start for span in self.spans(count)] for count in counts], float
+        )
         return size / size.sum() if self.mean else (size > 0).astype(float)
 
     def completed(self, pace: Pace) -> np.ndarray:
@@ -88,6 +90,7 @@ class SharedPlan:
 
 @jax.jit
 def _runtime(rule: WorkSharing, begins: Array, times: Array) -> Array:
-    """A master adds the sums: so copies pay, and nobody waits for a worker that is busy with one."""
+    """A master adds the sums: so copies pay, and nobody waits for a worker that is busy with
+    one."""
     load = Load(jnp.ones(1), None)
     return replace(rule, ends="sums", round_trip=0.0).step(load, False, begins, times)[0]

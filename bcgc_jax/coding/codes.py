@@ -1,11 +1,12 @@
 r"""Gradient codes: who computes which data subsets, what it sends, and how the sum comes back.
 
-At redundancy level s worker w sends Σ_j B_wj g_j, g_j the gradient of data subset j (N of equal size). Its
-row of the encoding matrix B has s+1 nonzero entries. Any N-s rows span (1, …, 1): the messages of any N-s
-workers, weighted by a with aᵀB = 1ᵀ, add up to Σ_j g_j.
+At redundancy level s worker w sends Σ_j B_wj g_j, g_j the gradient of data subset j (N of equal
+size). Its row of the encoding matrix B has s+1 nonzero entries. Any N-s rows span (1, …, 1): the
+messages of any N-s workers, weighted by a with aᵀB = 1ᵀ, add up to Σ_j g_j.
 
-Weights are float64, also where the caller's JAX is not: a code may amplify rounding by 1e6 and more. So are
-the messages, but of codes with an amplification near 1: these send the gradients' dtype, at least float32.
+Weights are float64, also where the caller's JAX is not: a code may amplify rounding by 1e6 and
+more. So are the messages, but of codes with an amplification near 1: these send the gradients'
+dtype, at least float32.
 """
 
 import dataclasses
@@ -29,21 +30,23 @@ CONSTRUCTIONS = REPEATED + CYCLIC
 
 # Float32 messages at up to this amplification keep the sum's error below 1e-6; worst measured 6e-8.
 _NARROW = 4.0
-# Weights that miss (1, …, 1) by more are refused: rounding of the code itself leaves up to 1.5e-7 (N = 100),
-# one worker too few 3e-5 and more.
+# Weights that miss (1, …, 1) by more are refused: rounding of the code itself leaves up to 1.5e-7
+# (N = 100), one worker too few 3e-5 and more.
 _DECODABLE = 5e-7
 # So are those that amplify float64's rounding to 1e-7.
 _LARGEST = 1e9
 
 
 def refuse_complex(what: str, values: Any) -> None:
-    """ValueError for a pytree of `what` with a leaf that is complex: messages are sums of real numbers."""
+    """ValueError for a pytree of `what` with a leaf that is complex: messages are sums of real
+    numbers."""
     for path, leaf in jax.tree.leaves_with_path(values):
         if np.iscomplexobj(leaf):
             dtype = np.result_type(getattr(leaf, "dtype", leaf))
             raise ValueError(
-                f"{what}{jax.tree_util.keystr(path)} is {dtype}, and codes are of real numbers: take real "
-                "and imaginary part for two leaves, and join them in the loss by jax.lax.complex"
+                f"{what}{jax.tree_util.keystr(path)} is {dtype}, and codes are of real numbers: "
+                "take real and imaginary part for two leaves, and join them in the loss by "
+                "jax.lax.complex"
             )
 
 
@@ -52,8 +55,10 @@ class GradientCode:
     """A code of N workers at one redundancy level.
 
     Attributes:
-      encoding: B, float64 `[N, N]`, a row for each worker: what it multiplies the subsets' gradients by.
-      subsets: the data subsets that each worker computes, `level + 1` (in groups of unequal sizes some more).
+      encoding: B, float64 `[N, N]`, a row for each worker: what it multiplies the subsets'
+        gradients by.
+      subsets: the data subsets that each worker computes, `level + 1` (in groups of unequal sizes
+        some more).
       level: the number of stragglers it survives.
       construction: one of `CONSTRUCTIONS`.
       wide: whether messages must be float64: 8 bytes for each coordinate, else 4.
@@ -67,14 +72,16 @@ class GradientCode:
 
 
 class Decoding(NamedTuple):
-    """`weights` of the workers, float64 `[N]`, and whether they are `decodable`: if not, they are NaN."""
+    """`weights` of the workers, float64 `[N]`, and whether they are `decodable`: if not, they
+    are NaN."""
 
     weights: Array
     decodable: Array
 
 
 def allocate(num_workers: int, level: int) -> np.ndarray:
-    """I_w = {w, w+1, …, w+level} modulo N, `[N, level + 1]`: what the workers hold for levels up to `level`.
+    """I_w = {w, w+1, …, w+level} modulo N, `[N, level + 1]`: what the workers hold for levels up to
+    `level`.
 
     >>> allocate(4, 1).tolist()
     [[0, 1], [1, 2], [2, 3], [3, 0]]
@@ -85,17 +92,24 @@ def allocate(num_workers: int, level: int) -> np.ndarray:
 
 
 def gradient_code(
-    key: Array, num_workers: int, level: int, construction: str | None = None, *, top_level: int | None = None
+    key: Array,
+    num_workers: int,
+    level: int,
+    construction: str | None = None,
+    *,
+    top_level: int | None = None,
 ) -> GradientCode:
     r"""A gradient code of `num_workers` that survives any `level` stragglers; made on the host.
 
     Args:
       key: randomness of "random_cyclic".
       num_workers, level: N and s, 0 ≤ s < N.
-      construction: "uncoded" (s = 0), "replication" (s = N-1), "fractional_repetition" (s+1 divides N;
-        coefficients 1), "cyclic_mds" (roots of unity, Raviv et al. 2018; N - s odd), "random_cyclic" (Tandon
-        et al. 2017). None takes the best conditioned that only uses what workers hold.
-      top_level: the plan's highest level, by default `level`: worker w holds `allocate(N, top_level)[w]`.
+      construction: "uncoded" (s = 0), "replication" (s = N-1), "fractional_repetition" (s+1 divides
+        N; coefficients 1), "cyclic_mds" (roots of unity, Raviv et al. 2018; N - s odd),
+        "random_cyclic" (Tandon et al. 2017). None takes the best conditioned that only uses what
+        workers hold.
+      top_level: the plan's highest level, by default `level`: worker w holds
+        `allocate(N, top_level)[w]`.
 
     Raises ValueError for a construction that does not exist here.
 
@@ -131,14 +145,19 @@ def gradient_code(
 
 
 def repetition_code(groups: Sequence[Sequence[int]], data: Sequence[Sequence[int]]) -> GradientCode:
-    """Each of the `groups` of workers computes the sum over its own `data` subsets: one of each is enough."""
+    """Each of the `groups` of workers computes the sum over its own `data` subsets: one of each
+    is enough."""
     of_worker = {w: tuple(own) for group, own in zip(groups, data, strict=True) for w in group}
     subsets = tuple(of_worker[w] for w in sorted(of_worker))
     encoding = np.array([np.isin(np.arange(len(subsets)), own) for own in subsets])
-    return GradientCode(kept(encoding, float), subsets, min(map(len, groups)) - 1, "fractional_repetition")
+    return GradientCode(
+        kept(encoding, float), subsets, min(map(len, groups)) - 1, "fractional_repetition"
+    )
 
 
-def _build(key: Array, num_workers: int, level: int, construction: str) -> tuple[GradientCode, float]:
+def _build(
+    key: Array, num_workers: int, level: int, construction: str
+) -> tuple[GradientCode, float]:
     """The code and its worst amplification."""
     subsets = allocate(num_workers, level)
     coefficients = np.ones(level + 1)
@@ -160,7 +179,8 @@ def _build(key: Array, num_workers: int, level: int, construction: str) -> tuple
 def _repetition(num_workers: int, level: int) -> np.ndarray:
     """Groups of s+1 workers that all compute the same s+1 subsets.
 
-    Subsets j … j+s go to workers j-s … j, who hold them all if they hold 2 s + 1 subsets from their own on.
+    Subsets j … j+s go to workers j-s … j, who hold them all if they hold 2 s + 1 subsets from their
+    own on.
     """
     size = level + 1
     first = (np.arange(num_workers) + level) // size * size
@@ -168,7 +188,8 @@ def _repetition(num_workers: int, level: int) -> np.ndarray:
 
 
 def _roots_of_unity(num_workers: int, level: int) -> np.ndarray:
-    """Coefficients of Π_k (1 + z e^{2πik/N}), k = -(s-1)/2 … (s-1)/2, whose roots are N-th roots of unity.
+    """Coefficients of Π_k (1 + z e^{2πik/N}), k = -(s-1)/2 … (s-1)/2, whose roots are N-th roots of
+    unity.
 
     By the q-binomial theorem they are products of ratios of sines, all positive: nothing cancels.
     """
@@ -178,7 +199,8 @@ def _roots_of_unity(num_workers: int, level: int) -> np.ndarray:
 
 
 def _random(key: Array, subsets: np.ndarray) -> np.ndarray:
-    """Rows of the null space of a random H with H 1 = 0, `[s, N]`: each has one vector with its support."""
+    """Rows of the null space of a random H with H 1 = 0, `[s, N]`: each has one vector with its
+    support."""
     num_workers, size = subsets.shape
     # Other numbers for each N and level, so that a plan's codes may share a key.
     rng = np.random.default_rng([*_seed(key), num_workers, size])
@@ -195,7 +217,8 @@ def _seed(key: Array) -> list[int]:
 
 
 def kept(x: Any, dtype: Any = None) -> Array:
-    """`x` in JAX with the precision that it has: a program would take NumPy's as the caller's float."""
+    """`x` in JAX with the precision that it has: a program would take NumPy's as the caller's
+    float."""
     if isinstance(x, Array):
         return x
     with jax.enable_x64(True):
@@ -205,11 +228,12 @@ def kept(x: Any, dtype: Any = None) -> Array:
 def decoding_weights(encoding: ArrayLike, arrived: ArrayLike) -> Decoding:
     r"""Weights a with aᵀB = 1ᵀ, 0 for workers that have not `arrived`: `[N, N]` and bool `[N]`.
 
-    Elimination with complete pivoting, which uses the best conditioned of the workers that arrived, and one
-    refinement; O(N³). Where too few have arrived, weights are NaN and `decodable` is False.
+    Elimination with complete pivoting, which uses the best conditioned of the workers that arrived,
+    and one refinement; O(N³). Where too few have arrived, weights are NaN and `decodable` is False.
 
     >>> code = gradient_code(jax.random.key(0), 3, 1, "random_cyclic")
-    >>> [bool(decoding_weights(code.encoding, jnp.array(a)).decodable) for a in ([1, 0, 1], [0, 0, 1])]
+    >>> [bool(decoding_weights(code.encoding, jnp.array(a)).decodable) for a in ([1, 0, 1],
+    ...     [0, 0, 1])]
     [True, False]
     """
     return _weights(kept(encoding, float), kept(arrived))
@@ -228,7 +252,8 @@ def _weights(encoding: Array, arrived: Array) -> Decoding:
         smallest = 1e-13 * jnp.max(jnp.abs(b))  # a smaller pivot is rounding
 
     def eliminate(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
-        """Gauss and Jordan's step with the largest entry left, `pivots` being where the others were."""
+        """Gauss and Jordan's step with the largest entry left, `pivots` being where the others
+        were."""
         system, pivots = state
         used = jnp.any(pivots, axis=1)[:, None] | jnp.any(pivots, axis=0)
         left = jnp.where(used, 0, jnp.abs(system[:, :size]).astype(jnp.float32))
@@ -241,7 +266,9 @@ def _weights(encoding: Array, arrived: Array) -> Decoding:
             column = column & found
             factors = jnp.sum(jnp.where(column, system[:, :size], 0), axis=1)
             pivot = jnp.sum(jnp.where(row, factors, 0))
-            values = jnp.sum(jnp.where(row[:, None], system, 0), axis=0) / jnp.where(found, pivot, 1)
+            values = jnp.sum(jnp.where(row[:, None], system, 0), axis=0) / jnp.where(
+                found, pivot, 1
+            )
             system = jnp.where(row[:, None], values, system - factors[:, None] * values)
             return system, pivots | (row[:, None] & column)
 
@@ -249,7 +276,8 @@ def _weights(encoding: Array, arrived: Array) -> Decoding:
     with jax.enable_x64(True):
         inverse = _dot(pivots.T.astype(jnp.float64), system[:, size:])
         weights = jnp.sum(inverse, axis=1)
-        weights += _dot(inverse, 1 - _dot(weights, b))  # refined once: what growth in the elimination left
+        # refined once: what growth in the elimination left
+        weights += _dot(inverse, 1 - _dot(weights, b))
         left = jnp.abs(1 - _dot(weights, b))
         amplification = _dot(jnp.abs(weights), jnp.abs(b))
         decodable = (jnp.max(left) <= _DECODABLE) & (jnp.max(amplification) <= _LARGEST)
@@ -272,8 +300,8 @@ def encode(code: GradientCode, gradients: ArrayLike) -> tuple[Array, ...]:
         raise ValueError(f"there must be {len(code.subsets)} subset gradients, got shape {g.shape}")
     # One worker of each group that computes, and sends, the same.
     first = {rows: w for w, rows in reversed(list(enumerate(code.subsets)))}
-    # XLA fuses the sums of long messages, three times as fast at 1e6 numbers. Short messages, and more sums
-    # than these, are not worth the compilation.
+    # XLA fuses the sums of long messages, three times as fast at 1e6 numbers. Short messages, and
+    # more sums than these, are not worth the compilation.
     if math.prod(g.shape[1:]) >= 4096 and sum(map(len, first)) - len(first) <= 512:
         sent = _encode_long(code, g, tuple(first.values()))
     else:
@@ -294,12 +322,14 @@ def _encode_short(encoding: Array, g: Array, dtype: Any) -> tuple[Array, ...]:
 def _encode_long(code: GradientCode, g: Array, workers: Sequence[int]) -> tuple[Array, ...]:
     rows = ([code.encoding[w, j] for j in code.subsets[w]] for w in workers)
     return tuple(
-        message(row, [g[j] for j in code.subsets[w]], code.wide) for w, row in zip(workers, rows, strict=True)
+        message(row, [g[j] for j in code.subsets[w]], code.wide)
+        for w, row in zip(workers, rows, strict=True)
     )
 
 
 def row_of(code: GradientCode, worker: int) -> Array:
-    """What a worker multiplies its gradients by, float64 `[level + 1]`: programs of it serve all workers."""
+    """What a worker multiplies its gradients by, float64 `[level + 1]`: programs of it serve all
+    workers."""
     return kept(np.asarray(code.encoding)[worker, list(code.subsets[worker])])
 
 
@@ -324,7 +354,8 @@ def decode(
 
     Messages of weight 0 may be anything.
 
-    >>> decode(jnp.array([2.0, 0.0]), [jnp.array([1.5, 1.0]), jnp.array([jnp.nan, jnp.inf])]).tolist()
+    >>> decode(jnp.array([2.0, 0.0]),
+    ...     [jnp.array([1.5, 1.0]), jnp.array([jnp.nan, jnp.inf])]).tolist()
     [3.0, 2.0]
     """
     refuse_complex("messages", messages)
@@ -336,21 +367,26 @@ def decode(
 def _decode(weights: Array, messages: Sequence[Array] | Array, dtype: Any) -> Array:
     with jax.enable_x64(True):
         pairs = zip(weights.astype(jnp.float64), messages, strict=True)
-        # In one pass of XLA; a matrix product would convert all messages to float64 in memory first.
+        # In one pass of XLA; a matrix product would convert all messages to float64 in memory
+        # first.
         parts = (jnp.where(a != 0, a * m.astype(jnp.float64), 0) for a, m in pairs)
         return functools.reduce(jnp.add, parts).astype(dtype)
 
 
 def _dot(a: Array, b: Array) -> Array:
-    """`a @ b`. `jnp` names the result's dtype, which `vmap` outside of the scope would cut to float32."""
-    return jax.lax.dot_general(a, b, (((a.ndim - 1,), (0,)), ((), ())), precision=jax.lax.Precision.HIGHEST)
+    """`a @ b`. `jnp` names the result's dtype, which `vmap` outside of the scope would cut to
+    float32."""
+    return jax.lax.dot_general(
+        a, b, (((a.ndim - 1,), (0,)), ((), ())), precision=jax.lax.Precision.HIGHEST
+    )
 
 
 def conditioning(key: Array, code: GradientCode, num_sets: int = 1000) -> float:
     """The worst amplification of rounding, max_j Σ_w |a_w B_wj|; inf where no weights exist.
 
-    Over `num_sets` random and all contiguous sets of `level` stragglers: an error of ε in each product of the
-    encoding becomes one of at most ε · amplification · Σ_j |g_j|. On the host, not for use under `jit`.
+    Over `num_sets` random and all contiguous sets of `level` stragglers: an error of ε in each
+    product of the encoding becomes one of at most ε · amplification · Σ_j |g_j|. On the host, not
+    for use under `jit`.
 
     >>> conditioning(jax.random.key(0), gradient_code(jax.random.key(0), 6, 5))
     1.0
@@ -361,7 +397,9 @@ def conditioning(key: Array, code: GradientCode, num_sets: int = 1000) -> float:
     b = np.asarray(code.encoding)
     size = len(b)
     needed = len(b) - code.level
-    order = np.random.default_rng(_seed(key)).permuted(np.tile(np.arange(size), (num_sets, 1)), axis=1)
+    order = np.random.default_rng(_seed(key)).permuted(
+        np.tile(np.arange(size), (num_sets, 1)), axis=1
+    )
     sets = np.concatenate([order[:, :needed], allocate(size, needed - 1)])
     # In an orthonormal basis of the span of B's rows the system is square.
     basis = np.linalg.svd(b)[2][:needed]

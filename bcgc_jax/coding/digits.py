@@ -1,4 +1,5 @@
-"""Schemes side by side on a real task: the handwritten digits of scikit-learn, two models of them."""
+"""Schemes side by side on a real task: the handwritten digits of scikit-learn, two models of
+them."""
 
 import functools
 import itertools
@@ -35,9 +36,10 @@ class Digits(NamedTuple):
 class DigitsRun(NamedTuple):
     """One scheme's training, a row for each of S seeds and a column for each of K iterations.
 
-    `expected_runtime` is the exact expectation of one iteration of the scheme; `clock`, `[S, K]`, the
-    simulated time at its end; `loss` that of all training data and `accuracy` that of the test data after it.
-    `fresh`, `[S, K]`: what each iteration would have taken if all workers had been free; None on processes.
+    `expected_runtime` is the exact expectation of one iteration of the scheme; `clock`, `[S, K]`,
+    the simulated time at its end; `loss` that of all training data and `accuracy` that of the test
+    data after it. `fresh`, `[S, K]`: what each iteration would have taken if all workers had been
+    free; None on processes.
     """
 
     method: str
@@ -54,8 +56,8 @@ class DigitsRun(NamedTuple):
 
 @functools.cache
 def load_digits(num_workers: int) -> Digits:
-    """The 1797 images of 8 x 8, shuffled the same way each time: 297 to test with, and to train with a
-    multiple of the workers, at most 1500."""
+    """The 1797 images of 8 x 8, shuffled the same way each time: 297 to test with, and to train
+    with a multiple of the workers, at most 1500."""
     try:
         from sklearn import datasets
     except ImportError as error:
@@ -65,20 +67,28 @@ def load_digits(num_workers: int) -> Digits:
     held_out = 297
     rest = len(labels) - held_out
     if num_workers > rest:
-        raise ValueError(f"there are {rest} images to train with, too few for {num_workers} workers")
+        raise ValueError(
+            f"there are {rest} images to train with, too few for {num_workers} workers"
+        )
     used = order[held_out : held_out + rest // num_workers * num_workers], order[:held_out]
     # The same under any setting of JAX, for they are kept.
-    return Digits(*jax.device_put([(np.float32(images[k] / 16), np.int32(labels[k])) for k in used]))
+    return Digits(
+        *jax.device_put([(np.float32(images[k] / 16), np.int32(labels[k])) for k in used])
+    )
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def initial_params(key: Array, model: str) -> PyTree:
-    """A list of layers, `{"w": [in, out], "b": [out]}`: zeros for one layer, else normal weights."""
+    """A list of layers, `{"w": [in, out], "b": [out]}`: zeros for one layer, else normal
+    weights."""
     layers = list(itertools.pairwise(MODELS[model]))
     gain = 0.0 if len(layers) == 1 else 2.0
     keys = jax.random.split(key, len(layers))
     return [
-        {"w": math.sqrt(gain / a) * jax.random.normal(k, (a, b), jnp.float32), "b": jnp.zeros(b, jnp.float32)}
+        {
+            "w": math.sqrt(gain / a) * jax.random.normal(k, (a, b), jnp.float32),
+            "b": jnp.zeros(b, jnp.float32),
+        }
         for k, (a, b) in zip(keys, layers, strict=True)
     ]
 
@@ -105,7 +115,9 @@ def _scores(params: PyTree, images: Array) -> Array:
 def cross_entropy(params: PyTree, batch: tuple[Array, Array]) -> Array:
     """Mean of -log softmax of the right class."""
     images, labels = batch
-    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(_scores(params, images), labels))
+    return jnp.mean(
+        optax.softmax_cross_entropy_with_integer_labels(_scores(params, images), labels)
+    )
 
 
 def accuracy(params: PyTree, batch: tuple[Array, Array]) -> Array:
@@ -123,7 +135,8 @@ def digits_problem(
     batch_size: int | None = None,
     **options: Any,
 ) -> Problem:
-    """The `Problem` of training `model`, in `units`, with `batch_size` samples of each subset (all).
+    """The `Problem` of training `model`, in `units`, with `batch_size` samples of each subset
+    (all).
 
     `options` are others of `Problem`.
     """
@@ -148,11 +161,12 @@ def train_on_digits(
     learning_rate: float = 0.5,
     batch_size: int | None = None,
 ) -> DigitsRun:
-    """Train `model` with one scheme of `solve`, `num_seeds` times: other parameters, cycle times, batches.
+    """Train `model` with one scheme of `solve`, `num_seeds` times: other parameters, cycle times,
+    batches.
 
-    Gradient descent with a fixed step. `problem` is that of `digits_problem`; `cycle_times`, by default its
-    distribution, may be measured rows `[K, N]`; start-ups are the problem's. The same key gives every scheme
-    the same draws.
+    Gradient descent with a fixed step. `problem` is that of `digits_problem`; `cycle_times`, by
+    default its distribution, may be measured rows `[K, N]`; start-ups are the problem's. The same
+    key gives every scheme the same draws.
     """
     solve_key, code_key, run_key = jax.random.split(key, 3)
     solution = solve(problem, method, key=solve_key)
@@ -173,4 +187,6 @@ def train_on_digits(
         return training.clock, *training.metrics, training.fresh
 
     found = jax.jit(jax.vmap(run))(jax.random.split(run_key, num_seeds))
-    return DigitsRun(solution.method, float(solution.rounded_runtime), *(np.asarray(a, float) for a in found))
+    return DigitsRun(
+        solution.method, float(solution.rounded_runtime), *(np.asarray(a, float) for a in found)
+    )

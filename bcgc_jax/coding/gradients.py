@@ -1,9 +1,10 @@
 r"""Block-coded gradients of a loss over a pytree of parameters.
 
-The gradient's coordinates, in the order in which backpropagation yields them, are cut into blocks, one for
-each redundancy level in use. For a block at level n each worker sends the weighted sum of its gradients on
-n+1 data subsets; the messages of N-n workers give the block of the full gradient. A schedule has no code: the
-master has a block when each subset's gradient of it is finished by somebody.
+The gradient's coordinates, in the order in which backpropagation yields them, are cut into blocks,
+one for each redundancy level in use. For a block at level n each worker sends the weighted sum of
+its gradients on n+1 data subsets; the messages of N-n workers give the block of the full gradient.
+A schedule has no code: the master has a block when each subset's gradient of it is finished by
+somebody.
 """
 
 import functools
@@ -50,7 +51,8 @@ class Piece(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Coordinates at one redundancy `level`, on the part `share` of each subset's samples, by default all."""
+    """Coordinates at one redundancy `level`, on the part `share` of each subset's samples, by
+    default all."""
 
     level: int
     pieces: tuple[Piece, ...]
@@ -62,7 +64,8 @@ class Block(NamedTuple):
 
 
 class Task(NamedTuple):
-    """What a worker does in one go: a `block` of the gradients of some data `subsets`, by number."""
+    """What a worker does in one go: a `block` of the gradients of some data `subsets`, by
+    number."""
 
     block: int
     subsets: tuple[int, ...]
@@ -70,16 +73,18 @@ class Task(NamedTuple):
 
 @pytree_dataclass
 class CodingPlan:
-    """Who computes what of a gradient: the tasks of each worker, and what the messages of a block are.
+    """Who computes what of a gradient: the tasks of each worker, and what the messages of a block
+    are.
 
     Attributes:
-      codes: of each block. A schedule has none: messages are the subsets' own gradients, of level 0.
+      codes: of each block. A schedule has none: messages are the subsets' own gradients, of level
+        0.
       blocks: of the gradient.
       mean: whether the loss is a mean over samples, else it is their sum.
       groups: of blocks in groups of workers, the groups of each: one of each group is enough.
       chunks: over how many a pass of a subset goes; None: as many as pay (`chunks_of`).
-      turns: of a schedule, the subsets w, w + 1, … around the circle that worker w goes through one by one;
-        0 with a code, where a task is a block on all the subsets of its level.
+      turns: of a schedule, the subsets w, w + 1, … around the circle that worker w goes through one
+        by one; 0 with a code, where a task is a block on all the subsets of its level.
     """
 
     codes: tuple[GradientCode, ...]
@@ -111,7 +116,8 @@ class CodingPlan:
         return tuple(Task(0, ((worker + turn) % self.num_workers,)) for turn in range(self.turns))
 
     def ready(self, finish: Any) -> Any:
-        """When each message is there, `[B, N]`, from when each task is done, `[tasks, N]`; NumPy or JAX."""
+        """When each message is there, `[B, N]`, from when each task is done, `[tasks, N]`; NumPy
+        or JAX."""
         return finish if self.coded else soonest_of(finish)[..., None, :]
 
     def completed(self, pace: Pace) -> np.ndarray:
@@ -147,12 +153,14 @@ class CodingPlan:
         return slice(first, last), (last - first) / num_samples if self.mean else 1.0
 
     def chunks_of(self, num_samples: int) -> int:
-        """Over how many chunks a pass of so many samples goes: a worker is asked to stop between them.
+        """Over how many chunks a pass of so many samples goes: a worker is asked to stop between
+        them.
 
         Without redundancy a step never ends while somebody computes.
 
         >>> plan = coding_plan(jax.random.key(0), jnp.ones(4), [2, 2])
-        >>> [plan.chunks_of(samples) for samples in (1, 511, 512, 5000)], replace(plan, chunks=5).chunks_of(3)
+        >>> [plan.chunks_of(samples) for samples in (1, 511, 512, 5000)], replace(plan,
+        ...     chunks=5).chunks_of(3)
         ([1, 1, 2, 8], 3)
         """
         if not any(block.level for block in self.blocks):
@@ -162,20 +170,24 @@ class CodingPlan:
 
 
 class CodedGradient(NamedTuple):
-    """Loss, gradient (NaN where it is not decodable) and whether each block is `decodable`, bool `[B]`."""
+    """Loss, gradient (NaN where it is not decodable) and whether each block is `decodable`, bool
+    `[B]`."""
 
     value: Array
     gradient: PyTree
     decodable: Array
 
 
-def unit_sizes(params: PyTree, units: str = "leaves", order: Sequence[int] | None = None) -> np.ndarray:
+def unit_sizes(
+    params: PyTree, units: str = "leaves", order: Sequence[int] | None = None
+) -> np.ndarray:
     """Coordinates in each unit, in the order of computation: `Problem.unit_costs` of a model.
 
-    Units are "leaves", "layers" (neighbours in the order with the same parent in the tree) or "coordinates".
-    `order` is that of `backward_order`; by default the last leaf comes first.
+    Units are "leaves", "layers" (neighbours in the order with the same parent in the tree) or
+    "coordinates". `order` is that of `backward_order`; by default the last leaf comes first.
 
-    >>> layers = [{"w": jnp.ones((3, 2)), "b": jnp.ones(2)}, {"w": jnp.ones((2, 4)), "b": jnp.ones(4)}]
+    >>> layers = [{"w": jnp.ones((3, 2)), "b": jnp.ones(2)},
+    ...     {"w": jnp.ones((2, 4)), "b": jnp.ones(4)}]
     >>> unit_sizes(layers, "layers").tolist(), unit_sizes(layers, "leaves").tolist()
     ([12, 8], [8, 4, 6, 2])
     """
@@ -188,17 +200,25 @@ def unit_sizes(params: PyTree, units: str = "leaves", order: Sequence[int] | Non
     if order is None:
         order = range(len(leaves))[::-1]
     elif sorted(order) != list(range(len(leaves))):
-        raise ValueError(f"order must name each of the {len(leaves)} leaves once, got {tuple(order)}")
+        raise ValueError(
+            f"order must name each of the {len(leaves)} leaves once, got {tuple(order)}"
+        )
     if units == "coordinates":
         return np.ones(sum(sizes), int)
-    first = [units == "leaves" or k == 0 or paths[i] != paths[order[k - 1]] for k, i in enumerate(order)]
+    first = [
+        units == "leaves" or k == 0 or paths[i] != paths[order[k - 1]] for k, i in enumerate(order)
+    ]
     return np.bincount(np.cumsum(first) - 1, [sizes[i] for i in order]).astype(int)
 
 
 def cut(
-    params: PyTree, counts: ArrayLike, units: str = "coordinates", order: Sequence[int] | None = None
+    params: PyTree,
+    counts: ArrayLike,
+    units: str = "coordinates",
+    order: Sequence[int] | None = None,
 ) -> list[tuple[Piece, ...]]:
-    """The pieces of the leaves in each of the blocks, `counts` units each; options as in `unit_sizes`."""
+    """The pieces of the leaves in each of the blocks, `counts` units each; options as in
+    `unit_sizes`."""
     sizes = [int(np.size(leaf)) for leaf in jax.tree.leaves(params)]
     ends = np.append(0, np.cumsum(unit_sizes(params, units, order)))[np.cumsum(counts)].tolist()
     blocks: list[list[Piece]] = [[] for _ in ends]
@@ -228,7 +248,8 @@ def coding_plan(
     Args:
       key: randomness of the codes.
       params: any pytree of arrays; only shapes count.
-      partition: integers, `[N]`: how many units at each level (`Solution.rounded`, without padding).
+      partition: integers, `[N]`: how many units at each level (`Solution.rounded`, without
+        padding).
       units, order: as in `unit_sizes`.
       construction: of all codes, as in `gradient_code`; by default the best for each level.
       mean: whether the loss is the mean over the samples, else their sum.
@@ -240,17 +261,27 @@ def coding_plan(
     [(1, 4), (2, 5)]
     """
     counts = concrete(partition)
-    if counts is None or counts.ndim != 1 or not np.issubdtype(counts.dtype, np.integer) or counts.min() < 0:
-        raise ValueError("partition must be known whole numbers, one for each level: take Solution.rounded")
+    if (
+        counts is None
+        or counts.ndim != 1
+        or not np.issubdtype(counts.dtype, np.integer)
+        or counts.min() < 0
+    ):
+        raise ValueError(
+            "partition must be known whole numbers, one for each level: take Solution.rounded"
+        )
     num_units = unit_sizes(params, units, order).size
     if counts.sum() != num_units:
         raise ValueError(
-            f"the partition has {counts.sum()} units, the parameters have {num_units} {units}: solve a "
-            "Problem with as many coordinates, or with unit_costs=unit_sizes(params, units, order)"
+            f"the partition has {counts.sum()} units, the parameters have {num_units} {units}: "
+            "solve a Problem with as many coordinates, or with unit_costs=unit_sizes(params, "
+            "units, order)"
         )
     pieces = cut(params, counts, units, order)
     used = np.flatnonzero(counts).tolist()
-    codes = tuple(gradient_code(key, counts.size, n, construction, top_level=used[-1]) for n in used)
+    codes = tuple(
+        gradient_code(key, counts.size, n, construction, top_level=used[-1]) for n in used
+    )
     blocks = tuple(Block(n, pieces[n]) for n in used)
     return CodingPlan(codes, blocks, mean)
 
@@ -264,10 +295,11 @@ def schedule_plan(
     order: Sequence[int] | None = None,
     mean: bool = True,
 ) -> CodingPlan:
-    r"""The tasks of N workers that go through neighbouring subsets one by one, `cyclic`, for `params`.
+    r"""The tasks of N workers that go through neighbouring subsets one by one, `cyclic`, for
+    `params`.
 
-    The plan's one block is all coordinates of the parameters. Where N is less than the plan's number of
-    subsets, each worker does all of them. Options are as in `coding_plan`.
+    The plan's one block is all coordinates of the parameters. Where N is less than the plan's
+    number of subsets, each worker does all of them. Options are as in `coding_plan`.
 
     Raises ValueError where the plan is not one of these parameters.
 
@@ -286,7 +318,8 @@ def schedule_plan(
 def _cut_blocks(
     plan: Plan, params: PyTree, units: str = "coordinates", order: Sequence[int] | None = None
 ) -> dict[int, tuple[Piece, ...]]:
-    """The pieces of the parameters in each block of a plan, by its number; blocks without a unit left out."""
+    """The pieces of the parameters in each block of a plan, by its number; blocks without a unit
+    left out."""
     counts = _whole_units(plan.sizes, unit_sizes(params, units, order))
     return {b: own for b, own in enumerate(cut(params, counts, units, order)) if own}
 
@@ -296,8 +329,9 @@ def group_plan(
 ) -> CodingPlan:
     r"""Cut the gradient of `params` into the blocks of a plan of nested groups, as whole units.
 
-    A group has the data subsets of its members. Groups of unequal sizes that share the data equally have as
-    many subsets each; ValueError where these are no whole numbers. Options are as in `coding_plan`.
+    A group has the data subsets of its members. Groups of unequal sizes that share the data equally
+    have as many subsets each; ValueError where these are no whole numbers. Options are as in
+    `coding_plan`.
     """
     rule = plan.completion
     if not isinstance(rule, OneOfEach) or rule.num_workers != num_workers:
@@ -347,19 +381,28 @@ def assign(
     chunks: int | None = None,
     **options: Any,
 ) -> CodingPlan:
-    """What workers do under a plan for a model's parameters, on the simulated clock and as processes.
+    """What workers do under a plan for a model's parameters, on the simulated clock and as
+    processes.
 
     Args:
       key, construction: of the codes; a schedule has none.
       rounded: whole units of each block; by default its size is rounded.
-      chunks: over how many a pass of a subset goes; by default one for each 256 samples, 8 at most. More
-        pay where a sample takes long: an image, a sequence.
+      chunks: over how many a pass of a subset goes; by default one for each 256 samples, 8 at most.
+        More pay where a sample takes long: an image, a sequence.
       options: `units`, `order` and `mean`, as in `coding_plan`.
     """
     if chunks is not None:
         check_whole("chunks", chunks, 1)
         return replace(
-            assign(key, plan, params, num_workers, rounded=rounded, construction=construction, **options),
+            assign(
+                key,
+                plan,
+                params,
+                num_workers,
+                rounded=rounded,
+                construction=construction,
+                **options,
+            ),
             chunks=int(chunks),
         )
     without_code = _WITHOUT_CODE.get(type(plan.completion))
@@ -379,7 +422,9 @@ def assign(
     # Each task is a block of all coordinates, on its share of the samples.
     parts = [make(costs.size, own) for own in data]
     ends = itertools.pairwise([0.0, *np.cumsum(share)[:-1].tolist(), 1.0])  # not a rounding less
-    blocks = tuple(one.blocks[0]._replace(share=part) for one, part in zip(parts, ends, strict=True))
+    blocks = tuple(
+        one.blocks[0]._replace(share=part) for one, part in zip(parts, ends, strict=True)
+    )
     return CodingPlan(tuple(one.codes[0] for one in parts), blocks, parts[0].mean)
 
 
@@ -387,14 +432,18 @@ def num_samples(batch: PyTree) -> int:
     """M of a batch of arrays `[M, …]`."""
     sizes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
     if len(sizes) != 1 or () in sizes:
-        raise ValueError(f"every array of a batch must have its samples along the first axis, got {sizes}")
+        raise ValueError(
+            f"every array of a batch must have its samples along the first axis, got {sizes}"
+        )
     return sizes.pop()[0]
 
 
 def check_batch_size(batch_size: int | None, size: int) -> None:
     """ValueError for more samples than a subset has, or none."""
     if batch_size is not None and not 1 <= batch_size <= size:
-        raise ValueError(f"batch_size must be from 1 to {size}, the samples of a subset, got {batch_size}")
+        raise ValueError(
+            f"batch_size must be from 1 to {size}, the samples of a subset, got {batch_size}"
+        )
 
 
 def split_batch(batch: PyTree, num_workers: int) -> PyTree:
@@ -404,12 +453,15 @@ def split_batch(batch: PyTree, num_workers: int) -> PyTree:
     [[0, 1], [2, 3], [4, 5]]
     """
     if (size := num_samples(batch)) % num_workers:
-        raise ValueError(f"{size} samples cannot be split into {num_workers} equal subsets: drop or pad some")
+        raise ValueError(
+            f"{size} samples cannot be split into {num_workers} equal subsets: drop or pad some"
+        )
     return jax.tree.map(lambda x: x.reshape((num_workers, -1, *x.shape[1:])), batch)
 
 
 def split_unevenly(batch: PyTree, num_workers: int) -> list[PyTree]:
-    """A batch of M samples as N data subsets in a list, the first M mod N of them with a sample more."""
+    """A batch of M samples as N data subsets in a list, the first M mod N of them with a sample
+    more."""
     if (size := num_samples(batch)) < num_workers:
         raise ValueError(f"a batch of {size} samples is too small for {num_workers} workers")
     parts = (slice(part[0], part[-1] + 1) for part in np.array_split(np.arange(size), num_workers))
@@ -417,30 +469,40 @@ def split_unevenly(batch: PyTree, num_workers: int) -> list[PyTree]:
 
 
 def shard_subsets(subsets: PyTree, devices: Sequence[jax.Device] | None = None) -> PyTree:
-    """Spread the N data subsets, and what is computed from them, over `devices`; their number divides N."""
+    """Spread the N data subsets, and what is computed from them, over `devices`; their number
+    divides N."""
     mesh = jax.sharding.Mesh(np.array(jax.devices() if devices is None else devices), ("worker",))
-    return jax.device_put(subsets, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("worker")))
+    return jax.device_put(
+        subsets, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("worker"))
+    )
 
 
 def coded_value_and_grad(loss: Loss, plan: CodingPlan) -> Callable[..., CodedGradient]:
-    r"""The function (params, subsets, arrived) → loss and gradient, by way of the workers' messages.
+    r"""The function (params, subsets, arrived) → loss and gradient, by way of the workers'
+    messages.
 
-    `subsets` is the batch of `split_batch`, `[N, m, …]`, and `arrived`, bool `[B, N]`, says whose message of
-    each block the master has. A loss that takes a key gets it from two more arguments, a key and the number
-    of the step (`loss_key`). Compiled once for a function `loss` and plans of one shape.
+    `subsets` is the batch of `split_batch`, `[N, m, …]`, and `arrived`, bool `[B, N]`, says whose
+    message of each block the master has. A loss that takes a key gets it from two more arguments, a
+    key and the number of the step (`loss_key`). Compiled once for a function `loss` and plans of
+    one shape.
 
     >>> def loss(params, batch):
     ...     return jnp.mean((batch @ params) ** 2)
     >>> batch, params = jnp.arange(12.0).reshape(6, 2), jnp.array([1.0, -2.0])
     >>> plan = coding_plan(jax.random.key(0), params, [0, 2, 0])
-    >>> coded = coded_value_and_grad(loss, plan)(params, split_batch(batch, 3), jnp.array([[1, 0, 1]]))
+    >>> coded = coded_value_and_grad(loss, plan)(params, split_batch(batch, 3),
+    ...     jnp.array([[1, 0, 1]]))
     >>> bool(jnp.allclose(coded.gradient, jax.grad(loss)(params, batch))), coded.decodable.tolist()
     (True, [True])
     """
     portable = jax.tree.map(kept, plan)  # as it is, whatever the caller's float
 
     def coded(
-        params: PyTree, subsets: PyTree, arrived: ArrayLike, key: Array | None = None, step: int | Array = 0
+        params: PyTree,
+        subsets: PyTree,
+        arrived: ArrayLike,
+        key: Array | None = None,
+        step: int | Array = 0,
     ) -> CodedGradient:
         return _coded(loss, portable, params, subsets, kept(arrived), key, step)
 
@@ -471,7 +533,8 @@ def size_of(plan: CodingPlan, subsets: PyTree) -> int:
     shapes = {np.shape(leaf)[:2] for leaf in jax.tree.leaves(subsets)}
     if len(shapes) != 1 or {shape[:1] for shape in shapes} != {(workers,)}:
         raise ValueError(
-            f"data of shapes {shapes} is not that of {workers} subsets: take split_batch(batch, {workers})"
+            f"data of shapes {shapes} is not that of {workers} subsets: take split_batch(batch, "
+            f"{workers})"
         )
     ((_, size),) = shapes
     return int(size)
@@ -485,7 +548,8 @@ def subset_gradients(
     key: Array | None = None,
     step: int | Array = 0,
 ) -> tuple[Array, dict[tuple[float, float], PyTree]]:
-    """The full loss, and the gradients of each share of the samples that the plan knows: leaves `[N, …]`."""
+    """The full loss, and the gradients of each share of the samples that the plan knows: leaves
+    `[N, …]`."""
     refuse_complex("params", params)
     workers = plan.num_workers
     size = size_of(plan, subsets)
@@ -499,7 +563,9 @@ def subset_gradients(
             continue
         part = jax.tree.map(lambda x, own=chosen: x[:, own], subsets)
         drawn = jax.vmap(lambda j, first=chosen.start: keys(step, j, first))(jnp.arange(workers))
-        value, gradient = jax.vmap(functools.partial(jax.value_and_grad(loss), params))(part, *drawn)
+        value, gradient = jax.vmap(functools.partial(jax.value_and_grad(loss), params))(
+            part, *drawn
+        )
         if portion != 1:
             gradient = jax.tree.map(lambda g, p=portion: p * g, gradient)
         total = total + portion * jnp.sum(value)
@@ -523,21 +589,25 @@ def encode_gradients(
 def decode_gradients(
     plan: CodingPlan, weights: Array, messages: Sequence[Sequence[Sequence[Array]]], params: PyTree
 ) -> PyTree:
-    """The full gradient, shaped as `params`, from `messages[block][piece][worker]` and weights `[B, N]`."""
+    """The full gradient, shaped as `params`, from `messages[block][piece][worker]` and weights
+    `[B, N]`."""
     parts = []
     dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(params)]
     for b, block in enumerate(plan.blocks):
         own = weights[b]
         rows = zip(block.pieces, messages[b], strict=True)
         with jax.enable_x64(True):
-            parts.append([decode(own * plan.scaling, row, dtypes[piece.leaf]) for piece, row in rows])
+            parts.append(
+                [decode(own * plan.scaling, row, dtypes[piece.leaf]) for piece, row in rows]
+            )
     return assemble(plan.blocks, parts, params)
 
 
 def assemble(
     blocks: Sequence[Block], parts: Sequence[Sequence[Any]], params: PyTree, xp: Any = jnp
 ) -> PyTree:
-    """A gradient, shaped as `params`, of all blocks' pieces; those of shares of the samples are added up."""
+    """A gradient, shaped as `params`, of all blocks' pieces; those of shares of the samples are
+    added up."""
     leaves, tree = jax.tree.flatten(params)
     found: list[dict[int, Any]] = [{} for _ in leaves]
     for block, pieces in zip(blocks, parts, strict=True):

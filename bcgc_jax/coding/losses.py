@@ -11,8 +11,8 @@ from jax import Array
 from jax.tree_util import keystr
 
 PyTree = Any
-# (parameters, batch) to a scalar, or (parameters, batch, key). The batch is a pytree of arrays with the
-# samples along the first axis.
+# (parameters, batch) to a scalar, or (parameters, batch, key). The batch is a pytree of arrays with
+# the samples along the first axis.
 Loss = Callable[..., Array]
 # Folded into a key first: apart from what else is drawn with that key.
 _OF_LOSSES = 2**32 - 1
@@ -33,16 +33,20 @@ def _required(function: Callable[..., Any]) -> int:
         known = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # not written in Python
         return 0
-    return sum(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in known)
+    return sum(
+        p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        for p in known
+    )
 
 
 @jax.jit
 def loss_key(key: Array, step: int | Array, subset: int | Array, chunk: int | Array = 0) -> Array:
-    """The key that a loss of (params, batch, key) gets for a chunk of a subset, in a step numbered from 0.
+    """The key that a loss of (params, batch, key) gets for a chunk of a subset, in a step numbered
+    from 0.
 
-    `key` is that of `coding.train`, and for `Cluster.assign` `jax.random.key(seed)`. `chunk` is the place of
-    its first sample in the subset, 0 where that is computed as a whole; in work sharing the chunk's number.
-    Whoever computes the same samples draws the same.
+    `key` is that of `coding.train`, and for `Cluster.assign` `jax.random.key(seed)`. `chunk` is the
+    place of its first sample in the subset, 0 where that is computed as a whole; in work sharing
+    the chunk's number. Whoever computes the same samples draws the same.
     """
     for number in (_OF_LOSSES, step, subset, chunk):
         key = jax.random.fold_in(key, number)
@@ -50,11 +54,14 @@ def loss_key(key: Array, step: int | Array, subset: int | Array, chunk: int | Ar
 
 
 def keys_of(loss: Loss, key: Array | None) -> Callable[..., tuple[Array, ...]]:
-    """(step, subset, chunk) to what the loss gets beside parameters and batch: its key, or nothing."""
+    """(step, subset, chunk) to what the loss gets beside parameters and batch: its key, or
+    nothing."""
     if not takes_key(loss):
         return lambda step, subset, chunk=0: ()
     if key is None:
-        raise ValueError("the loss has three arguments, of which the third is a random key: give a key")
+        raise ValueError(
+            "the loss has three arguments, of which the third is a random key: give a key"
+        )
     return lambda step, subset, chunk=0: (loss_key(key, step, subset, chunk),)
 
 
@@ -68,17 +75,19 @@ class Stateful(NamedTuple):
 def stateful(
     loss: Callable[..., tuple[Array, PyTree]], optimizer: optax.GradientTransformation
 ) -> tuple[Loss, optax.GradientTransformation]:
-    r"""A loss of (params, state, batch) to a value and a new state, and its optimiser, for both trainers.
+    r"""A loss of (params, state, batch) to a value and a new state, and its optimiser, for both
+    trainers.
 
-    What is trained then is `Stateful(params, state)`. After each step `state` is the average of what was
-    made of all chunks of the batch, weighted as their samples (where `mean=False`, the sum); values that the
-    loss does not read are metrics. `loss` may take a key, as its last argument.
+    What is trained then is `Stateful(params, state)`. After each step `state` is the average of
+    what was made of all chunks of the batch, weighted as their samples (where `mean=False`, the
+    sum); values that the loss does not read are metrics. `loss` may take a key, as its last
+    argument.
 
-    Call it once: each call gives a new function, which is compiled anew. ValueError where a new state has
-    other leaves than the old one.
+    Call it once: each call gives a new function, which is compiled anew. ValueError where a new
+    state has other leaves than the old one.
 
-    The state is summed as a gradient, so whatever holds of gradients holds of it: codes, copies, faults,
-    checkpoints. To the loss it adds s - s = 0, of slope `new` in s.
+    The state is summed as a gradient, so whatever holds of gradients holds of it: codes, copies,
+    faults, checkpoints. To the loss it adds s - s = 0, of slope `new` in s.
 
     >>> def loss(params, state, batch):
     ...     return jnp.mean((batch - params) ** 2), 0.9 * state + 0.1 * batch.mean()
@@ -110,7 +119,8 @@ def stateful(
         return Stateful(updates, jax.tree.map(jnp.subtract, gradient.state, given.state)), kept
 
     own = with_key if _required(loss) == 4 else without
-    own.__qualname__ = getattr(loss, "__qualname__", own.__qualname__)  # checkpoints know a loss by it
+    # checkpoints know a loss by it
+    own.__qualname__ = getattr(loss, "__qualname__", own.__qualname__)
     return own, optax.GradientTransformation(
         lambda given: optimizer.init(given.params),
         update,  # type: ignore[arg-type]
@@ -119,7 +129,8 @@ def stateful(
 
 def _check_alike(old: PyTree, new: PyTree) -> None:
     before, after = (
-        {keystr(path): jnp.shape(leaf) for path, leaf in jax.tree.leaves_with_path(one)} for one in (old, new)
+        {keystr(path): jnp.shape(leaf) for path, leaf in jax.tree.leaves_with_path(one)}
+        for one in (old, new)
     )
     if before != after:
         raise ValueError(

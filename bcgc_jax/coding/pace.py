@@ -1,4 +1,5 @@
-"""When each worker is done with each task of one step: its begin, its time for a unit of load, its link."""
+"""When each worker is done with each task of one step: its begin, its time for a unit of load,
+its link."""
 
 from typing import Any, NamedTuple
 
@@ -16,12 +17,13 @@ class Pace(NamedTuple):
     Attributes:
       begin: when a worker begins, `[N]`.
       unit: its time for a unit of load, `[N]`; infinity if it does not answer.
-      load: until the end of each task, `[tasks]`, or `[tasks, N]` where workers do unequal work; in work
-        sharing that of a whole subset, `[1]`.
+      load: until the end of each task, `[tasks]`, or `[tasks, N]` where workers do unequal work; in
+        work sharing that of a whole subset, `[1]`.
       sent: what the link takes for all messages up to a task's, `[tasks]`.
       overlap: whether the link sends while the worker computes on.
 
-    >>> pace = Pace(np.array([0.0, 1.0]), np.array([1.0, 2.0]), np.array([1.0, 3.0]), np.array([0.5, 0.75]))
+    >>> pace = Pace(np.array([0.0, 1.0]), np.array([1.0, 2.0]), np.array([1.0, 3.0]),
+    ...     np.array([0.5, 0.75]))
     >>> pace.ends().tolist(), pace.of(1).spans().tolist()
     ([[1.5, 3.5], [3.75, 7.75]], [[1.0, 3.0, 3.5], [3.5, 7.5, 7.75]])
     """
@@ -33,7 +35,8 @@ class Pace(NamedTuple):
     overlap: bool = False
 
     def checked(self, tasks: int, workers: int) -> "Pace":
-        """In NumPy, with `ENDLESS` for infinity; ValueError for other shapes, and what is below 0 or NaN."""
+        """In NumPy, with `ENDLESS` for infinity; ValueError for other shapes, and what is below
+        0 or NaN."""
         shapes: dict[str, list[tuple[int, ...]]] = {
             "begin": [(workers,)],
             "unit": [(workers,)],
@@ -65,7 +68,8 @@ class Pace(NamedTuple):
 
     def ends(self) -> Any:
         """When each worker has delivered each task, `[tasks, N]`; NumPy or JAX."""
-        xp = np if isinstance(self.unit, np.ndarray | float) else jnp  # in NumPy nothing is compiled
+        # in NumPy nothing is compiled
+        xp = np if isinstance(self.unit, np.ndarray | float) else jnp
         load, sent = self._columns(xp)
         work = self.unit * load
         if self.overlap:

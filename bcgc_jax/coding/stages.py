@@ -1,11 +1,14 @@
-r"""The backward pass of a data subset, cut into programs at the ends of the blocks: it never begins again.
+r"""The backward pass of a data subset, cut into programs at the ends of the blocks: it never begins
+again.
 
-An equation of the gradient's program goes to the first block b that needs it: to `carry` b if a later block
-needs it too (the cotangent on its way; first of all the forward pass), else to `own` b. A worker that needs a
-block of a subset runs those of carry 0 … b that it has not yet run for this subset, then own b.
+An equation of the gradient's program goes to the first block b that needs it: to `carry` b if a
+later block needs it too (the cotangent on its way; first of all the forward pass), else to `own` b.
+A worker that needs a block of a subset runs those of carry 0 … b that it has not yet run for this
+subset, then own b.
 
-A gradient code magnifies whatever two workers' gradients of one subset differ by, and each program rounds in
-its own way. So a subset's block comes from the same programs, whoever computes it and whatever came before.
+A gradient code magnifies whatever two workers' gradients of one subset differ by, and each program
+rounds in its own way. So a subset's block comes from the same programs, whoever computes it and
+whatever came before.
 """
 
 import collections
@@ -21,8 +24,8 @@ from jax.extend import core
 from bcgc_jax.coding.checks import check_params, traceable
 from bcgc_jax.coding.losses import Loss, PyTree, keys_of
 
-# Calls, whose equations are put in their place. All derivatives have been taken: a function with one of its
-# own is a call like others.
+# Calls, whose equations are put in their place. All derivatives have been taken: a function with
+# one of its own is a call like others.
 _CALLS = {
     *("jit", "pjit", "checkpoint", "remat2", "closed_call", "core_call"),
     *("custom_jvp_call", "custom_vjp_call"),
@@ -30,7 +33,8 @@ _CALLS = {
 
 
 class Program(NamedTuple):
-    """`equations`, compiled: what it `takes` and `gives` are variables of the whole gradient's program."""
+    """`equations`, compiled: what it `takes` and `gives` are variables of the whole gradient's
+    program."""
 
     run: jax.stages.Wrapped
     takes: tuple[core.Var, ...]
@@ -39,7 +43,8 @@ class Program(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """The backward pass of one subset, on its way: how many of `carry` are done, and the values `known`."""
+    """The backward pass of one subset, on its way: how many of `carry` are done, and the values
+    `known`."""
 
     done: int
     known: Mapping[core.Var, Array]
@@ -70,11 +75,16 @@ class Stages:
         places = [*(("carry", b) for b in range(done, block + 1)), ("own", block)]
         return [self.programs[place] for place in places if place in self.programs]
 
-    def gradients(self, at: Pass, block: int, later: Iterable[int] = ()) -> tuple[list[Array], Pass]:
-        """The leaves of a block, and the pass from then on: no more is kept than blocks `later` need."""
+    def gradients(
+        self, at: Pass, block: int, later: Iterable[int] = ()
+    ) -> tuple[list[Array], Pass]:
+        """The leaves of a block, and the pass from then on: no more is kept than blocks `later`
+        need."""
         known = dict(at.known)
         for program in self.due(at.done, block):
-            known.update(zip(program.gives, program.run(*(known[v] for v in program.takes)), strict=True))
+            known.update(
+                zip(program.gives, program.run(*(known[v] for v in program.takes)), strict=True)
+            )
         done = max(at.done, block + 1)
         needed = set[core.Var]()
         for b in later:
@@ -83,14 +93,18 @@ class Stages:
         return [known[v] for v in self.results[block]], Pass(done, kept)
 
 
-def stages(loss: Loss, params: PyTree, batch: PyTree, blocks: Sequence[Sequence[int]], *key: Array) -> Stages:
-    r"""Cut the gradient of `loss` with respect to `params` into blocks in the order of their computation.
+def stages(
+    loss: Loss, params: PyTree, batch: PyTree, blocks: Sequence[Sequence[int]], *key: Array
+) -> Stages:
+    r"""Cut the gradient of `loss` with respect to `params` into blocks in the order of their
+    computation.
 
-    Of what the loss is given only shapes and dtypes count; `blocks` are the leaves of each, as numbers. A
-    leaf that is cut across several blocks belongs to the first, and is kept for the others.
+    Of what the loss is given only shapes and dtypes count; `blocks` are the leaves of each, as
+    numbers. A leaf that is cut across several blocks belongs to the first, and is kept for the
+    others.
 
-    Loops (`scan`, `while`) and branches are not cut. Equations with effects, such as printing, and what they
-    need, count to all blocks: they happen once.
+    Loops (`scan`, `while`) and branches are not cut. Equations with effects, such as printing, and
+    what they need, count to all blocks: they happen once.
     """
     check_params(params)
     with traceable():
@@ -117,26 +131,37 @@ def stages(loss: Loss, params: PyTree, batch: PyTree, blocks: Sequence[Sequence[
         if asking:
             found["own" if len(asking) == 1 else "carry", min(asking)].append(equation)
     parts = {place: own[::-1] for place, own in found.items()}
-    made = {place: {v: None for equation in own for v in equation.outvars} for place, own in parts.items()}
+    made = {
+        place: {v: None for equation in own for v in equation.outvars}
+        for place, own in parts.items()
+    }
     taken = {
-        place: {v: None for equation in own for v in _variables(equation.invars) if v not in made[place]}
+        place: {
+            v: None for equation in own for v in _variables(equation.invars) if v not in made[place]
+        }
         for place, own in parts.items()
     }
     asked = set[core.Var]().union(*results, *taken.values())  # as results, or by other programs
     programs = dict[tuple[str, int], Program]()
     for place, own in parts.items():
         given = [v for v in made[place] if v in asked]
-        part = closed.jaxpr.replace(constvars=[], invars=list(taken[place]), outvars=given, eqns=own)
+        part = closed.jaxpr.replace(
+            constvars=[], invars=list(taken[place]), outvars=given, eqns=own
+        )
         run = jax.jit(core.jaxpr_as_fun(core.ClosedJaxpr(part, [])))
         programs[place] = Program(run, tuple(taken[place]), tuple(given), tuple(own))
-    return Stages(programs, results, inputs, {v: jnp.asarray(value) for v, value in constants.items()})
+    return Stages(
+        programs, results, inputs, {v: jnp.asarray(value) for v, value in constants.items()}
+    )
 
 
 def backward_order(loss: Loss, params: PyTree, batch: PyTree) -> tuple[int, ...]:
-    """The leaves of `params`, as numbers, in the order in which reverse mode yields their gradients.
+    """The leaves of `params`, as numbers, in the order in which reverse mode yields their
+    gradients.
 
     >>> params = {"first": jnp.ones((3, 2)), "last": jnp.ones((2,))}
-    >>> backward_order(lambda p, x: jnp.sum(jnp.tanh(x @ p["first"]) @ p["last"]), params, jnp.ones((5, 3)))
+    >>> backward_order(lambda p, x: jnp.sum(jnp.tanh(x @ p["first"]) @ p["last"]), params,
+    ...     jnp.ones((5, 3)))
     (1, 0)
     """
     check_params(params)
@@ -156,7 +181,8 @@ def _variables(atoms: Iterable[Any]) -> list[core.Var]:
 def _flatten(
     closed: Any, given: Sequence[Any], equations: list[Any], constants: dict[core.Var, Any]
 ) -> list[Any]:
-    """Append a program's equations to `equations`, those of calls in their place; where its results are."""
+    """Append a program's equations to `equations`, those of calls in their place; where its
+    results are."""
     body = getattr(closed, "jaxpr", closed)
     names: dict[core.Var, Any] = dict(zip(body.invars, given, strict=True))
     for v, value in zip(body.constvars, getattr(closed, "consts", ()), strict=True):
@@ -185,5 +211,7 @@ def _flatten(
 
 def _append(equations: list[Any], equation: Any, taken: list[Any]) -> list[core.Var]:
     """With variables of its own: a call's program may be called several times."""
-    equations.append(equation.replace(invars=taken, outvars=[core.Var(v.aval) for v in equation.outvars]))
+    equations.append(
+        equation.replace(invars=taken, outvars=[core.Var(v.aval) for v in equation.outvars])
+    )
     return equations[-1].outvars

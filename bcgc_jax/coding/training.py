@@ -1,9 +1,9 @@
 r"""Coded gradient descent on a simulated clock.
 
-In each iteration the workers' cycle times are drawn (or replayed from measured rows). As in the paper, a
-block at level n is complete with its (N-n)-th message and decoded from these; the iteration ends with the
-last block, and the clock advances by its runtime. A worker that has begun a pass by then ends it first, and
-is late for the next iteration.
+In each iteration the workers' cycle times are drawn (or replayed from measured rows). As in the
+paper, a block at level n is complete with its (N-n)-th message and decoded from these; the
+iteration ends with the last block, and the clock advances by its runtime. A worker that has begun a
+pass by then ends it first, and is late for the next iteration.
 """
 
 import functools
@@ -44,12 +44,14 @@ from bcgc_jax.solution import Solution
 
 @pytree_dataclass
 class TrainingScheme:
-    """A plan and its pace: worker w delivers block b at S_w + T_w · `load[b]` + `sent[b]`, `[B]` each.
+    """A plan and its pace: worker w delivers block b at S_w + T_w · `load[b]` + `sent[b]`, `[B]`
+    each.
 
-    Where sending `overlap`s computing, at S_w + max_{j≤b} (T_w load[j] + sent[b] - sent[j-1]). `start_up` is
-    the problem's S; None: there is none, or it comes with the cycle time. Of a schedule, read task for block.
-    Where workers do unequal work, `load` is `[B, N]`. `passes`, in the unit of `load`, are what a worker ends
-    once it has begun it; None: all are free when an iteration ends.
+    Where sending `overlap`s computing, at S_w + max_{j≤b} (T_w load[j] + sent[b] - sent[j-1]).
+    `start_up` is the problem's S; None: there is none, or it comes with the cycle time. Of a
+    schedule, read task for block. Where workers do unequal work, `load` is `[B, N]`. `passes`, in
+    the unit of `load`, are what a worker ends once it has begun it; None: all are free when an
+    iteration ends.
     """
 
     plan: CodingPlan
@@ -78,7 +80,8 @@ class TrainingScheme:
         )
 
     def messages(self, starts: Array, times: Array) -> tuple[Array, Array, Array | None]:
-        """Whose message of each block there is, bool `[B, N]`, and the runtime; inf if it never ends.
+        """Whose message of each block there is, bool `[B, N]`, and the runtime; inf if it never
+        ends.
 
         And how long workers are busy after that, where `passes` do not say it.
         """
@@ -89,7 +92,8 @@ class TrainingScheme:
 
 @pytree_dataclass
 class SharedScheme(TrainingScheme):
-    """Work sharing: of the gradient it is as without redundancy; `rule` says how long an iteration takes.
+    """Work sharing: of the gradient it is as without redundancy; `rule` says how long an iteration
+    takes.
 
     Its `load` is that of a subset, `[1]`, and its rule's round trip in the unit of runtimes.
     """
@@ -114,10 +118,12 @@ class Training:
 
     Attributes:
       params, opt_state: after the last iteration.
-      clock: time at the end of each iteration, `[K]`: in the unit of the cycle time, on processes in seconds.
-      fresh: what each iteration would have taken if all workers had been free at its start, `[K]`; None on
-        processes.
-      loss: of the parameters at the start of each iteration, on its batch, `[K]`; processes send none.
+      clock: time at the end of each iteration, `[K]`: in the unit of the cycle time, on processes
+        in seconds.
+      fresh: what each iteration would have taken if all workers had been free at its start, `[K]`;
+        None on processes.
+      loss: of the parameters at the start of each iteration, on its batch, `[K]`; processes send
+        none.
       stepped: whether the gradient was decoded; if not, the parameters stayed.
       metrics: what `evaluate` said of the parameters at the end of each iteration.
     """
@@ -132,7 +138,8 @@ class Training:
 
 
 def collect(finish_times: ArrayLike, rule: Completion) -> tuple[Array, Array]:
-    """Whose message of each block there is when it is complete, bool `[B, N]`, and when that is, `[B]`.
+    """Whose message of each block there is when it is complete, bool `[B, N]`, and when that is,
+    `[B]`.
 
     From when the messages come, `[B, N]`; the last completion is τ̂(x,T), eq. (5).
     """
@@ -148,14 +155,16 @@ def training_scheme(
 
     Args:
       key: randomness of the codes.
-      problem: with as many coordinates as the parameters (or `unit_costs` from `unit_sizes`), and as many
-        samples as an iteration has.
-      solution: of this problem, what is trained is its `plan`; or a plan. "tandon_partial" leaves a share of
-        each subset's samples, to the nearest sample, uncoded. Schemes without a code sum the first message of
-        each subset, and work sharing each chunk once.
-      plan_options: `units`, `order`, `construction` and `mean` of `coding_plan`, and `chunks` of `assign`.
+      problem: with as many coordinates as the parameters (or `unit_costs` from `unit_sizes`), and
+        as many samples as an iteration has.
+      solution: of this problem, what is trained is its `plan`; or a plan. "tandon_partial" leaves a
+        share of each subset's samples, to the nearest sample, uncoded. Schemes without a code sum
+        the first message of each subset, and work sharing each chunk once.
+      plan_options: `units`, `order`, `construction` and `mean` of `coding_plan`, and `chunks` of
+        `assign`.
 
-    Raises ValueError for a solution that does not exist, and where problem and parameters do not match.
+    Raises ValueError for a solution that does not exist, and where problem and parameters do not
+    match.
     """
     plan, rounded, method = _what_is_trained(solution)
     sizes = unit_sizes(params, plan_options.get("units", "coordinates"), plan_options.get("order"))
@@ -204,7 +213,8 @@ def _check_coordinates(problem: Problem, sizes: np.ndarray) -> None:
     if not np.array_equal(costs, sizes):
         raise ValueError(
             "the problem's coordinates are not those of the parameters: take num_coordinates="
-            f"{sizes.sum()}, or for units of leaves or layers unit_costs=unit_sizes(params, units, order)"
+            f"{sizes.sum()}, or for units of leaves or layers unit_costs=unit_sizes(params, units, "
+            "order)"
         )
 
 
@@ -223,7 +233,8 @@ def _shared_scheme(
 
 
 def _pace(problem: Problem, plan: Plan, assigned: CodingPlan) -> tuple[Array, Array, Passes | None]:
-    """Until each block, the time of the work over T, `[B]` or `[B, N]`, and that of the link, `[B]`.
+    """Until each block, the time of the work over T, `[B]` or `[B, N]`, and that of the link,
+    `[B]`.
 
     And the passes, in units of κ.
     """
@@ -271,25 +282,30 @@ def train(
     unit: str | None = None,
     evaluate: Callable[[PyTree], PyTree] = lambda params: None,
 ) -> Training:
-    r"""`num_steps` (static) iterations of coded gradient descent. Pure: works under `jit` and `vmap`.
+    r"""`num_steps` (static) iterations of coded gradient descent. Pure: works under `jit` and
+    `vmap`.
 
     Args:
       key: draws of the cycle times, of the start-ups and of the mini-batches.
-      loss: (params, batch) to a scalar, a mean or a sum over samples, as the scheme's plan has it; or
-        (params, batch, key), with the `loss_key` of the samples. `stateful` makes one of a loss with a state.
+      loss: (params, batch) to a scalar, a mean or a sum over samples, as the scheme's plan has it;
+        or (params, batch, key), with the `loss_key` of the samples. `stateful` makes one of a loss
+        with a state.
       scheme: of `training_scheme`.
-      cycle_times: a distribution, or measured rows `[K, N]`, replayed from the first on and over again.
-      start_ups: a distribution, a number, or measured rows `[K, N]` beside those of the cycle times; by
-        default the scheme's, and with `EmpiricalPairs` for cycle times those that come with them.
+      cycle_times: a distribution, or measured rows `[K, N]`, replayed from the first on and over
+        again.
+      start_ups: a distribution, a number, or measured rows `[K, N]` beside those of the cycle
+        times; by default the scheme's, and with `EmpiricalPairs` for cycle times those that come
+        with them.
       subsets: the data of `split_batch`, leaves `[N, m, …]`.
-      batch_size: samples of each subset that an iteration draws, without replacement; all by default. The
-        scheme's problem should have N times as many samples: its pace follows from these.
-      unit: what a worker does in one piece (static), as in `simulate_runtime`; by default a chunk of the
-        plan's, as on processes.
+      batch_size: samples of each subset that an iteration draws, without replacement; all by
+        default. The scheme's problem should have N times as many samples: its pace follows from
+        these.
+      unit: what a worker does in one piece (static), as in `simulate_runtime`; by default a chunk
+        of the plan's, as on processes.
       evaluate: called with the parameters after each iteration.
 
-    Compiled once for the same `loss`, `optimizer` and `evaluate`. An iteration that never ends, a worker too
-    many not answering, leaves the clock at inf and the parameters as they are.
+    Compiled once for the same `loss`, `optimizer` and `evaluate`. An iteration that never ends, a
+    worker too many not answering, leaves the clock at inf and the parameters as they are.
 
     Raises ValueError for times that are negative or NaN, and for what `check_loss` refuses.
     """
@@ -385,7 +401,8 @@ def draws_of(
     num_workers: int,
     dtype: Any = float,
 ) -> Callable[[Any, Array], tuple[Any, Any]]:
-    """(iteration, key) to start-ups, `[N]` or a number, and cycle times, `[N]`: draws, or measured rows."""
+    """(iteration, key) to start-ups, `[N]` or a number, and cycle times, `[N]`: draws, or
+    measured rows."""
     if isinstance(cycle_times, EmpiricalPairs):
         if start_ups is not None:
             raise ValueError("EmpiricalPairs have their own start-ups: leave start_ups out")
@@ -397,7 +414,9 @@ def draws_of(
         if isinstance(given, Distribution | JointDistribution):
             return lambda _, key: given.sample(key, (num_workers,), dtype)
         if given.ndim != 2 or given.shape[1] != num_workers or not len(given):
-            raise ValueError(f"measured {name} must have shape [steps, {num_workers}], got {given.shape}")
+            raise ValueError(
+                f"measured {name} must have shape [steps, {num_workers}], got {given.shape}"
+            )
         return lambda index, _: given[index % len(given)].astype(dtype)
 
     next_times = source("cycle_times", cycle_times)

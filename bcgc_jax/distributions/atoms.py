@@ -1,4 +1,5 @@
-"""Distributions of finitely many times: one, two speeds, and measured times, perhaps with start-ups."""
+"""Distributions of finitely many times: one, two speeds, and measured times, perhaps with
+start-ups."""
 
 from collections.abc import Sequence
 
@@ -75,7 +76,9 @@ class TwoSpeed(Distribution):
     def cumulative_hazard(self, t):
         possible, probability = excess_above(self.probability, 0.0)
         slow_hazard = jnp.where(possible, -jnp.log(probability), jnp.inf)
-        return jnp.where(jnp.less(t, self.fast), 0, jnp.where(jnp.less(t, self.slow), slow_hazard, jnp.inf))
+        return jnp.where(
+            jnp.less(t, self.fast), 0, jnp.where(jnp.less(t, self.slow), slow_hazard, jnp.inf)
+        )
 
     def inverse_cumulative_hazard(self, a):
         # With a margin of a few ulp, so that Λ⁻¹(Λ(fast)) = fast survives the two roundings.
@@ -102,7 +105,8 @@ class _Measured(Distribution):
         times = self.ascending()
         t = jnp.asarray(t)
         count = jnp.searchsorted(times, t, side="right", method="sort" if t.size > 64 else "scan")
-        # Counts alone would give float32. log1p in the lower half, or the first times lose their digits.
+        # Counts alone would give float32. log1p in the lower half, or the first times lose their
+        # digits.
         count = count.astype(working_dtype(times))
         left = times.size - count
         lower = -jnp.log1p(-jnp.minimum(count / times.size, 0.5))
@@ -123,7 +127,11 @@ class _Measured(Distribution):
         return self.ascending()[0]
 
     def summary(self):
-        return {"distribution": "empirical", "measured_times": self.ascending().size, "mean": self.mean()}
+        return {
+            "distribution": "empirical",
+            "measured_times": self.ascending().size,
+            "mean": self.mean(),
+        }
 
     def pieces(self):
         return Atomic(self.ascending())
@@ -148,7 +156,9 @@ class Empirical(_Measured):
 
     def __post_init__(self) -> None:
         if np.size(self.times) == 0:
-            raise ValueError("times is empty: an empirical distribution needs at least one measured time")
+            raise ValueError(
+                "times is empty: an empirical distribution needs at least one measured time"
+            )
         super().__post_init__()
         (times,) = as_floats(self.times)
         object.__setattr__(self, "times", jnp.sort(jnp.ravel(times)))
@@ -161,9 +171,9 @@ class Empirical(_Measured):
 class EmpiricalPairs(_Measured):
     r"""Each pair of a start-up and a cycle time, `[K]` and `[K]`, with probability 1/K.
 
-    As a `Distribution` it is that of the cycle time alone; a `Problem` takes the start-ups that go with it
-    too. Both are times: the start-up in the unit of runtimes, ≥ 0, the cycle time > 0. Raises ValueError for
-    none, for two lengths, and for numbers that are no such times.
+    As a `Distribution` it is that of the cycle time alone; a `Problem` takes the start-ups that go
+    with it too. Both are times: the start-up in the unit of runtimes, ≥ 0, the cycle time > 0.
+    Raises ValueError for none, for two lengths, and for numbers that are no such times.
 
     >>> law = EmpiricalPairs(start_ups=[3.0, 1.0], cycle_times=[0.5, 2.0])
     >>> float(law.mean()), float(law.cdf(0.5))
@@ -182,7 +192,8 @@ class EmpiricalPairs(_Measured):
         other = np.shape(self.cycle_times)
         if 0 in one or one != other:
             raise ValueError(
-                f"start_ups and cycle_times must be pairs, at least one, got shapes {one} and {other}"
+                f"start_ups and cycle_times must be pairs, at least one, got shapes {one} and "
+                f"{other}"
             )
         super().__post_init__()
         start_ups, cycle_times = as_floats(self.start_ups, self.cycle_times)
@@ -195,7 +206,9 @@ class EmpiricalPairs(_Measured):
     def alone(self) -> Empirical:
         return Empirical(jnp.asarray(self.cycle_times))
 
-    def sample_pairs(self, key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> tuple[Array, Array]:
+    def sample_pairs(
+        self, key: Array, shape: tuple[int, ...], dtype: DTypeLike
+    ) -> tuple[Array, Array]:
         """Draws of start-ups and the cycle times that go with them."""
         starts, times = self.arrays()
         chosen = jax.random.randint(key, shape, 0, times.size)

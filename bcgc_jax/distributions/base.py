@@ -1,8 +1,8 @@
 r"""A distribution of a worker's cycle time T: a pytree that knows its cumulative hazard.
 
-Λ(t) = -log P(T > t) and its inverse are the primitives. With A an Exp(1) variable, T = Λ⁻¹(A); the cdf is
--expm1(-Λ), which keeps its digits in both tails and in float32. Leaves may be batched or traced: `jit`,
-`vmap` and `grad` go through the parameters.
+Λ(t) = -log P(T > t) and its inverse are the primitives. With A an Exp(1) variable, T = Λ⁻¹(A); the
+cdf is -expm1(-Λ), which keeps its digits in both tails and in float32. Leaves may be batched or
+traced: `jit`, `vmap` and `grad` go through the parameters.
 """
 
 import dataclasses
@@ -24,7 +24,8 @@ class Smooth(NamedTuple):
 
 
 class Kinked(NamedTuple):
-    """Λ is smooth but at the infimum and at `times`, `[K]`; the last is the supremum if it `ends`."""
+    """Λ is smooth but at the infimum and at `times`, `[K]`; the last is the supremum if it
+    `ends`."""
 
     times: Array
     ends: bool
@@ -59,8 +60,9 @@ def _in_working_dtype(method: Callable[[Any, Array], Array]) -> Callable[[Any, A
 class AnyDistribution:
     """What a distribution of one worker's time and one of all N times together have in common.
 
-    `conditions` are what the parameters must meet, `below` two of them in order: what a person passes is
-    refused otherwise, and with what is traced every runtime is NaN. `ranks` are those of arrays.
+    `conditions` are what the parameters must meet, `below` two of them in order: what a person
+    passes is refused otherwise, and with what is traced every runtime is NaN. `ranks` are those of
+    arrays.
     """
 
     conditions: ClassVar[Sequence[tuple[str, str]]] = ()
@@ -73,7 +75,9 @@ class AnyDistribution:
             check(name, value, condition, finite=finite)
             if isinstance(value, int | np.integer):  # 1 is no other program than 1.0
                 object.__setattr__(self, name, float(value))
-        low, high = (concrete(getattr(self, name)) for name in self.below) if self.below else (None, None)
+        low, high = (
+            (concrete(getattr(self, name)) for name in self.below) if self.below else (None, None)
+        )
         if low is not None and high is not None and np.any(low >= high):
             raise ValueError(f"{' must be below '.join(self.below or ())}, got {low} and {high}")
 
@@ -85,7 +89,9 @@ class AnyDistribution:
 
     def valid(self) -> Array:
         """Whether the parameters are possible, which nobody has checked where they are traced."""
-        found = [meets(value, condition, finite) for _, value, condition, finite in self._conditions()]
+        found = [
+            meets(value, condition, finite) for _, value, condition, finite in self._conditions()
+        ]
         if self.below is not None:
             found.append(jnp.less(*(getattr(self, name) for name in self.below)))
         return functools.reduce(jnp.logical_and, map(jnp.all, found), jnp.asarray(True))
@@ -96,11 +102,14 @@ class AnyDistribution:
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             leaves = jax.tree.leaves(getattr(self, field.name))
             rank = ranks.get(field.name, 0)
-            if any(np.ndim(leaf) != rank for leaf in leaves) and (field.name in ranks or not self._is_one()):
+            if any(np.ndim(leaf) != rank for leaf in leaves) and (
+                field.name in ranks or not self._is_one()
+            ):
                 what = f"an array of rank {rank}" if rank else "one number"
                 shapes = ", ".join(str(np.shape(leaf)) for leaf in leaves)
                 raise ValueError(
-                    f"{field.name} of {type(self).__name__} must be {what}, got shape {shapes}: {ONE_BY_ONE}"
+                    f"{field.name} of {type(self).__name__} must be {what}, got shape {shapes}: "
+                    f"{ONE_BY_ONE}"
                 )
 
     def _is_one(self) -> bool:
@@ -124,7 +133,8 @@ class AnyDistribution:
         raise NotImplementedError
 
     def pooled(self) -> "Distribution":
-        """The distribution of one worker's time: itself, or all times together, workers taken as alike."""
+        """The distribution of one worker's time: itself, or all times together, workers taken as
+        alike."""
         raise NotImplementedError
 
     def members(self) -> Sequence["Distribution"]:
@@ -140,16 +150,18 @@ class AnyDistribution:
         return self
 
     def summary(self) -> dict[str, Any]:
-        """What a reader wants to know: its parameters; of measured times how many there are, and the mean."""
+        """What a reader wants to know: its parameters; of measured times how many there are, and
+        the mean."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
 
 
 class Distribution(AnyDistribution):
     """The distribution of a worker's cycle time; times carry the unit of its parameters.
 
-    A subclass is a `pytree_dataclass` with `cumulative_hazard`, `inverse_cumulative_hazard`, `mean` and
-    `infimum`, or its parameter's name `begin`; `FromHazard` makes one of two functions. The methods of a
-    subclass are compiled as a whole, once for each shape; times and hazards come to them in `working_dtype`.
+    A subclass is a `pytree_dataclass` with `cumulative_hazard`, `inverse_cumulative_hazard`, `mean`
+    and `infimum`, or its parameter's name `begin`; `FromHazard` makes one of two functions. The
+    methods of a subclass are compiled as a whole, once for each shape; times and hazards come to
+    them in `working_dtype`.
     """
 
     begin: ClassVar[str]

@@ -211,7 +211,8 @@ class Uniform(Distribution):
 class Lognormal(_Shifted):
     r"""T = shift + exp(location + scale Z), Z standard normal.
 
-    `location` is the log of a time, `scale` a plain number. Raises ValueError for scale ≤ 0, shift < 0.
+    `location` is the log of a time, `scale` a plain number. Raises ValueError for scale ≤ 0,
+    shift < 0.
 
     >>> round(float(Lognormal(location=0.0, scale=1.0).mean()), 4)
     1.6487
@@ -243,8 +244,8 @@ class Lognormal(_Shifted):
 class Gamma(_Shifted):
     r"""T = shift + G / rate, G gamma distributed with the given `shape`.
 
-    `rate` is one over a time, `shift` a time. Λ⁻¹ is found by Newton's method on log Λ(log t), to full
-    precision; draws use a table of it. Raises ValueError for shape or rate ≤ 0, shift < 0.
+    `rate` is one over a time, `shift` a time. Λ⁻¹ is found by Newton's method on log Λ(log t), to
+    full precision; draws use a table of it. Raises ValueError for shape or rate ≤ 0, shift < 0.
 
     >>> float(Gamma(shape=4.0, rate=2.0, shift=1.0).mean())
     3.0
@@ -283,15 +284,16 @@ class Gamma(_Shifted):
 
 @pytree_dataclass
 class FromHazard(Distribution):
-    r"""A distribution of your own: Λ(parameters, t), and perhaps Λ⁻¹(parameters, a), both elementwise.
+    r"""A distribution of your own: Λ(parameters, t), and perhaps Λ⁻¹(parameters, a), both
+    elementwise.
 
-    The functions are static (pass the same objects again to avoid a new compilation); `parameters` is any
-    pytree, traced and differentiated like other fields. Without an inverse the hazard is inverted by halving,
-    with 64 values of it for each time, 32 in float32. It may then be 0, negative or NaN at times before the
-    first one. If the slope of Λ jumps at some times, `kinks` is a function of the parameters that returns
-    them, `[K]`: no rule of integration is exact across a kink that it does not know. The mean is
-    ∫ Λ⁻¹(a) e^{-a} da by quadrature, with a power law beyond the range of numbers; where the integrand does
-    not decay, it is inf.
+    The functions are static (pass the same objects again to avoid a new compilation); `parameters`
+    is any pytree, traced and differentiated like other fields. Without an inverse the hazard is
+    inverted by halving, with 64 values of it for each time, 32 in float32. It may then be 0,
+    negative or NaN at times before the first one. If the slope of Λ jumps at some times, `kinks` is
+    a function of the parameters that returns them, `[K]`: no rule of integration is exact across a
+    kink that it does not know. The mean is ∫ Λ⁻¹(a) e^{-a} da by quadrature, with a power law
+    beyond the range of numbers; where the integrand does not decay, it is inf.
 
     >>> law = FromHazard(lambda p, t: p * t**2, lambda p, a: (a / p) ** 0.5, parameters=3.0)
     >>> round(float(law.mean()), 5)  # (π/12)^½
@@ -326,7 +328,9 @@ class FromHazard(Distribution):
 
     def mean(self):
         one = jnp.ones(1, working_dtype(self))
-        return average(self.inverse_cumulative_hazard, one, one, self.cumulative_hazard(self.breaks()))[0]
+        return average(
+            self.inverse_cumulative_hazard, one, one, self.cumulative_hazard(self.breaks())
+        )[0]
 
     def infimum(self):
         # The value of Λ⁻¹ at 0 with the slopes just above it: a power of a has none at 0.
@@ -369,7 +373,9 @@ class _Tabulated(_Shifted):
         f1 = self.log_t[i + 1]
         d0 = self.slope[i] * step
         d1 = self.slope[i + 1] * step
-        return jnp.exp(f0 + u * (d0 + u * (3 * (f1 - f0) - 2 * d0 - d1 + u * (2 * (f0 - f1) + d0 + d1))))
+        return jnp.exp(
+            f0 + u * (d0 + u * (3 * (f1 - f0) - 2 * d0 - d1 + u * (2 * (f0 - f1) + d0 + d1)))
+        )
 
     def mean(self):
         return self.law.mean()
@@ -377,13 +383,14 @@ class _Tabulated(_Shifted):
 
 @pytree_dataclass
 class HazardSpline(Distribution):
-    r"""Λ⁻¹ through (`hazards`, `times`), `[K]`, with `slopes` dΛ⁻¹/da; above, a generalised Pareto tail.
+    r"""Λ⁻¹ through (`hazards`, `times`), `[K]`, with `slopes` dΛ⁻¹/da; above, a generalised Pareto
+    tail.
 
-    Beyond the last knot u, P(T > u + z | T > u) = (1 + ξ z/σ)^{-1/ξ} with σ the last slope and ξ ≥ 0 the
-    `tail_index`; ξ = 0 is exponential. Knots ascend strictly, the first hazard is 0. Times and slopes carry
-    the unit of time. Rules of integration go by the knots unless they are `hidden`, as they may be for many
-    levels: panels between all knots would take long, and the maximum of many times shows no knot. Built by
-    `smooth_empirical`.
+    Beyond the last knot u, P(T > u + z | T > u) = (1 + ξ z/σ)^{-1/ξ} with σ the last slope and
+    ξ ≥ 0 the `tail_index`; ξ = 0 is exponential. Knots ascend strictly, the first hazard is 0.
+    Times and slopes carry the unit of time. Rules of integration go by the knots unless they are
+    `hidden`, as they may be for many levels: panels between all knots would take long, and the
+    maximum of many times shows no knot. Built by `smooth_empirical`.
     """
 
     hazards: Array
@@ -450,7 +457,12 @@ class HazardSpline(Distribution):
     def summary(self):
         size = jnp.size(self.times)
         mean = self.mean()
-        return {"distribution": "smooth", "knots": size, "mean": mean, "tail_index": self.tail_index}
+        return {
+            "distribution": "smooth",
+            "knots": size,
+            "mean": mean,
+            "tail_index": self.tail_index,
+        }
 
     def with_knots(self):
         return replace(self, hidden=False)
@@ -458,6 +470,7 @@ class HazardSpline(Distribution):
     def pieces(self):
         if self.hidden:
             return Smooth()
-        # Once differentiable only; and the tail may be of another scale, of which it is cut at 1/2 to 32.
+        # Once differentiable only; and the tail may be of another scale, of which it is cut at 1/2
+        # to 32.
         tail = self.times[-1] + self.slopes[-1] * (2.0 ** np.arange(-1, 6)).astype(self.times.dtype)
         return Kinked(jnp.concatenate([self.times[1:], tail]), ends=False)

@@ -1,4 +1,5 @@
-r"""What is known of a distribution by its hazard alone: averages, and Λ⁻¹ where there is no formula.
+r"""What is known of a distribution by its hazard alone: averages, and Λ⁻¹ where there is no
+formula.
 
 Of N = k + m - 1 times in order, A = Λ(T_(k)) has a density ∝ (1 - e^-a)^(k-1) e^(-m a).
 """
@@ -14,8 +15,9 @@ from bcgc_jax.distributions.special_functions import double_exponential
 
 Elementwise = Callable[[Array], Array]
 
-# Edges of panels: in standard deviations of logit U_(k); in multiples of 1/m, the last of which leaves
-# e^(-m a) a number. Between the last two the integrand is taken for e^-ca, as that of a power law is.
+# Edges of panels: in standard deviations of logit U_(k); in multiples of 1/m, the last of which
+# leaves e^(-m a) a number. Between the last two the integrand is taken for e^-ca, as that of a
+# power law is.
 _NEAR = np.array([-8.0, -4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0, 8.0, 16.0])
 _FAR = {8: np.array([40.0, 80.0, 160.0, 320.0, 640.0]), 4: np.array([20.0, 40.0, 80.0])}
 # With 32 nodes means of power laws are off by 1e-10, with 48 by 1e-14.
@@ -23,7 +25,8 @@ _NUM_NODES = 64
 
 
 def average(values: Elementwise, rank: Array, above: Array, kinks: Array) -> Array:
-    """E v(Λ(T_(k))) for ranks k and m = N - k + 1, `[M]`; `values` has kinks at these hazards, `[K]`.
+    """E v(Λ(T_(k))) for ranks k and m = N - k + 1, `[M]`; `values` has kinks at these hazards,
+    `[K]`.
 
     inf where the integral diverges.
     """
@@ -35,9 +38,15 @@ def average(values: Elementwise, rank: Array, above: Array, kinks: Array) -> Arr
         return (k - 1) * jnp.log(jnp.maximum(-jnp.expm1(-a), jnp.finfo(dtype).tiny)) - m * a
 
     near = jax.nn.softplus(jnp.log(k / m) + jnp.sqrt(1 / k + 1 / m) * _NEAR.astype(dtype))
-    # Beyond the typical hazard, which that of the slowest of up to 131,072 workers, m = 1, is below anyway.
-    far = jnp.where(m > 1, jax.nn.softplus(jnp.log(k / m)), 0) + jnp.asarray(_FAR[dtype.itemsize], dtype) / m
-    marks = jnp.concatenate([near, jnp.broadcast_to(kinks.astype(dtype), (rank.size, kinks.size))], axis=1)
+    # Beyond the typical hazard, which that of the slowest of up to 131,072 workers, m = 1, is below
+    # anyway.
+    far = (
+        jnp.where(m > 1, jax.nn.softplus(jnp.log(k / m)), 0)
+        + jnp.asarray(_FAR[dtype.itemsize], dtype) / m
+    )
+    marks = jnp.concatenate(
+        [near, jnp.broadcast_to(kinks.astype(dtype), (rank.size, kinks.size))], axis=1
+    )
     marks = jnp.clip(jax.lax.stop_gradient(marks), 0, far[:, -1:])
     edges = jnp.sort(jnp.concatenate([jnp.zeros_like(k), marks, far], axis=1))
     share, (weight, *_) = double_exponential(_NUM_NODES, dtype)
@@ -52,23 +61,35 @@ def average(values: Elementwise, rank: Array, above: Array, kinks: Array) -> Arr
     body = jnp.where(jnp.abs(terms[:, 0, 0]) > 1e-3 * jnp.abs(body), jnp.inf, body)
     last = values(far[:, -2:])
     counts = last != 0
-    log_last = log_density(far[:, -2:], k, m) - highest[..., 0] + jnp.log(jnp.abs(jnp.where(counts, last, 1)))
+    log_last = (
+        log_density(far[:, -2:], k, m)
+        - highest[..., 0]
+        + jnp.log(jnp.abs(jnp.where(counts, last, 1)))
+    )
     fall = (log_last[:, 0] - log_last[:, 1]) / (far[:, -1] - far[:, -2])
     ends = fall > 32 * jnp.finfo(dtype).eps * above
-    rest = jnp.sign(last[:, 1]) * jnp.exp(jnp.where(ends, log_last[:, 1], 0)) / jnp.where(ends, fall, 1)
+    rest = (
+        jnp.sign(last[:, 1])
+        * jnp.exp(jnp.where(ends, log_last[:, 1], 0))
+        / jnp.where(ends, fall, 1)
+    )
     rest = jnp.where(ends, rest, jnp.inf)
     return (body + jnp.where(counts[:, 1], rest, 0)) / jnp.sum(mass, axis=(1, 2))
 
 
 def inverse_of(hazard: Elementwise, a: Array) -> Array:
-    """The least time with a hazard of `a` at least, elementwise, for a > 0; inf where there is none."""
+    """The least time with a hazard of `a` at least, elementwise, for a > 0; inf where there is
+    none."""
 
     def solve(excess: Elementwise, start: Array) -> Array:
         _, t = _bracket(lambda t: excess(t) >= 0, start)
         return t
 
     found = jax.lax.custom_root(
-        lambda t: hazard(t) - a, jnp.zeros_like(a), solve, lambda slope, y: y / slope(jnp.ones_like(y))
+        lambda t: hazard(t) - a,
+        jnp.zeros_like(a),
+        solve,
+        lambda slope, y: y / slope(jnp.ones_like(y)),
     )
     reached = hazard(jnp.full_like(a, jnp.finfo(a.dtype).max)) >= a
     return jnp.where(reached, found, jnp.inf)
@@ -81,7 +102,8 @@ def begin_of(hazard: Elementwise, dtype: np.dtype) -> Array:
 
 
 def _bracket(reached: Elementwise, like: Array) -> tuple[Array, Array]:
-    """The two neighbours among the floating numbers, from 0 on, between which an answer becomes yes.
+    """The two neighbours among the floating numbers, from 0 on, between which an answer becomes
+    yes.
 
     By halves of their bits, which ascend as the numbers do.
     """

@@ -1,8 +1,8 @@
 r"""Distributions of all N cycle times of an iteration, for workers that are not alike.
 
-`EmpiricalRows` is a sample: measured steps, or draws. Every expectation under it is a mean over rows, and so
-exact. `Heterogeneous` is a distribution for each of N independent workers; its expectations have no short
-formula, so solvers draw from it (`solvers.sample_average`).
+`EmpiricalRows` is a sample: measured steps, or draws. Every expectation under it is a mean over
+rows, and so exact. `Heterogeneous` is a distribution for each of N independent workers; its
+expectations have no short formula, so solvers draw from it (`solvers.sample_average`).
 """
 
 import functools
@@ -21,15 +21,17 @@ from bcgc_jax.distributions.atoms import Empirical
 from bcgc_jax.distributions.base import AnyDistribution, Distribution, as_floats
 
 NO_EXACT_ANSWER = (
-    "independent workers that are not alike have no exact expectation: use solve or simulate_runtime "
-    "with a key, or take draws as the distribution: EmpiricalRows(distribution.draw_rows(key, 10_000))"
+    "independent workers that are not alike have no exact expectation: use solve or "
+    "simulate_runtime with a key, or take draws as the distribution: "
+    "EmpiricalRows(distribution.draw_rows(key, 10_000))"
 )
 
 
 class JointDistribution(AnyDistribution):
     """The distribution of all N times of an iteration.
 
-    A subclass is a `pytree_dataclass` with `width`, `_sample`, `pooled`, `of_workers`, `mean` and `infimum`.
+    A subclass is a `pytree_dataclass` with `width`, `_sample`, `pooled`, `of_workers`, `mean` and
+    `infimum`.
     """
 
     def width(self) -> int:
@@ -42,10 +44,13 @@ class JointDistribution(AnyDistribution):
 
     @functools.partial(jax.jit, static_argnames=("shape", "dtype"))
     def sample(self, key: Array, shape: tuple[int, ...] = (), dtype: Any = None) -> Array:
-        """Cycle times of iterations; `shape` ends with N, `dtype` is the `working_dtype` by default."""
+        """Cycle times of iterations; `shape` ends with N, `dtype` is the `working_dtype` by
+        default."""
         check_key(key)
         if shape[-1:] != (self.width(),):
-            raise ValueError(f"a sample's last axis has its {self.width()} workers, not shape {shape}")
+            raise ValueError(
+                f"a sample's last axis has its {self.width()} workers, not shape {shape}"
+            )
         dtype = working_dtype(self) if dtype is None else dtype
         return self._sample(key, shape, dtype).astype(dtype)
 
@@ -55,10 +60,12 @@ class JointDistribution(AnyDistribution):
 
 @pytree_dataclass
 class EmpiricalRows(JointDistribution):
-    r"""Each row of `times`, `[S, N]`, the cycle times of an iteration's N workers, with probability 1/S.
+    r"""Each row of `times`, `[S, N]`, the cycle times of an iteration's N workers, with probability
+    1/S.
 
-    What workers of a row have in common is kept. Which worker is which is not: a row is sorted, slowest
-    first, on the way in. Raises ValueError for another shape and for times that are not finite and positive.
+    What workers of a row have in common is kept. Which worker is which is not: a row is sorted,
+    slowest first, on the way in. Raises ValueError for another shape and for times that are not
+    finite and positive.
 
     >>> law = EmpiricalRows([[1.0, 3.0], [5.0, 2.0]])
     >>> law.times.tolist(), float(law.mean())
@@ -87,7 +94,9 @@ class EmpiricalRows(JointDistribution):
         return times[jax.random.randint(key, shape[:-1], 0, len(times))]
 
     def of_workers(self, members):
-        warnings.warn("Rows do not know one worker from another: planned as if independent", stacklevel=2)
+        warnings.warn(
+            "Rows do not know one worker from another: planned as if independent", stacklevel=2
+        )
         return self.pooled()
 
     def pooled(self):
@@ -106,10 +115,11 @@ class EmpiricalRows(JointDistribution):
 
 @pytree_dataclass
 class Heterogeneous(JointDistribution):
-    r"""Independent workers, each with a distribution of its own: `distributions`, one for each of the N.
+    r"""Independent workers, each with a distribution of its own: `distributions`, one for each of
+    the N.
 
-    Those of one class are drawn together, so that N of them compile as fast as one. Raises ValueError for
-    anything that is no distribution of a single worker.
+    Those of one class are drawn together, so that N of them compile as fast as one. Raises
+    ValueError for anything that is no distribution of a single worker.
 
     >>> from bcgc_jax.distributions import Pareto, Uniform
     >>> law = Heterogeneous([Uniform(1.0, 2.0), Uniform(4.0, 5.0), Pareto(scale=8.0, shape=20.0)])
@@ -121,8 +131,12 @@ class Heterogeneous(JointDistribution):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "distributions", tuple(self.distributions))
-        if not self.distributions or not all(isinstance(law, Distribution) for law in self.distributions):
-            raise ValueError(f"each worker needs a distribution of its own, got {self.distributions!r}")
+        if not self.distributions or not all(
+            isinstance(law, Distribution) for law in self.distributions
+        ):
+            raise ValueError(
+                f"each worker needs a distribution of its own, got {self.distributions!r}"
+            )
 
     def valid(self):
         return jnp.all(jnp.stack([law.valid() for law in self.distributions]))
@@ -146,7 +160,8 @@ class Heterogeneous(JointDistribution):
     def _sample(self, key, shape, dtype):
         """Independent cycle times, worker by worker along the last axis."""
         a = jax.random.exponential(key, shape, dtype)
-        a = jnp.maximum(a, jnp.finfo(a.dtype).eps / 4)  # half of what it is a multiple of: no time is 0
+        # half of what it is a multiple of: no time is 0
+        a = jnp.maximum(a, jnp.finfo(a.dtype).eps / 4)
         groups: dict[Any, list[int]] = {}
         for worker, law in enumerate(self.distributions):
             leaves, structure = jax.tree.flatten(law)
@@ -156,8 +171,12 @@ class Heterogeneous(JointDistribution):
             return law.with_fast_inverse().inverse_cumulative_hazard(a)
 
         for workers in map(np.array, groups.values()):
-            laws = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(self.distributions[i] for i in workers))
-            a = a.at[..., workers].set(jax.vmap(draw, (0, -1), -1)(laws, a[..., workers]).astype(a.dtype))
+            laws = jax.tree.map(
+                lambda *leaves: jnp.stack(leaves), *(self.distributions[i] for i in workers)
+            )
+            a = a.at[..., workers].set(
+                jax.vmap(draw, (0, -1), -1)(laws, a[..., workers]).astype(a.dtype)
+            )
         return a
 
     def mean(self):

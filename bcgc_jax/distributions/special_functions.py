@@ -1,13 +1,15 @@
-r"""The cumulative hazards -log Q of normal and gamma variables, and their inverses, in few operations.
+r"""The cumulative hazards -log Q of normal and gamma variables, and their inverses, in few
+operations.
 
-Both are written with a Mills ratio M, the tail over the slope of its log density. With u = z or log x,
+Both are written with a Mills ratio M, the tail over the slope of its log density. With u = z or log
+x,
 
     left of the middle     P = p M,   Λ = -log1p(-P),   Λ' = P / (Q M)
     right of it            Q = p M,   Λ = -log Q,       Λ' = 1 / M
 
-with p the density in u. M is smooth and without cancellation, and so is log P or log Q in the far tails;
-the slopes in closed form need no second evaluation. XLA compiles each of these to a handful of loops, where
-`gammainc` and `gammaincc` take eighty.
+with p the density in u. M is smooth and without cancellation, and so is log P or log Q in the far
+tails; the slopes in closed form need no second evaluation. XLA compiles each of these to a handful
+of loops, where `gammainc` and `gammaincc` take eighty.
 """
 
 import functools
@@ -24,14 +26,17 @@ _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
 class _Tail(NamedTuple):
-    """log P where `left`, else log Q, and the Mills ratio: how far log P or log Q is from its slope."""
+    """log P where `left`, else log Q, and the Mills ratio: how far log P or log Q is from its
+    slope."""
 
     left: Array
     log: Array
     mills: Array
 
     def hazard(self) -> Array:
-        return jnp.where(self.left, _minus_log1m(jnp.exp(jnp.where(self.left, self.log, -1))), -self.log)
+        return jnp.where(
+            self.left, _minus_log1m(jnp.exp(jnp.where(self.left, self.log, -1))), -self.log
+        )
 
     def odds(self) -> Array:
         """P / Q on the left; 1 on the right."""
@@ -47,19 +52,24 @@ class _Tail(NamedTuple):
         # -log(1 - p) / p, and its limit.
         ratio = jnp.where(p > jnp.finfo(p.dtype).tiny, _minus_log1m(p) / jnp.where(p > 0, p, 1), 1)
         log_value = jnp.where(self.left, self.log + jnp.log(ratio), jnp.log(jnp.abs(self.log)))
-        return (log_hazard - log_value) * jnp.where(self.left, ratio * (1 - p), -self.log) * self.mills
+        return (
+            (log_hazard - log_value) * jnp.where(self.left, ratio * (1 - p), -self.log) * self.mills
+        )
 
 
 def _minus_log1m(p: Array) -> Array:
     """-log(1 - p). XLA's log1p is off by up to 1.4e-14 at -0.5, by an ulp above -0.3."""
-    return jnp.where(p < 0.25, -jnp.log1p(-jnp.minimum(p, 0.25)), -jnp.log(1 - jnp.where(p < 1, p, 0)))
+    return jnp.where(
+        p < 0.25, -jnp.log1p(-jnp.minimum(p, 0.25)), -jnp.log(1 - jnp.where(p < 1, p, 0))
+    )
 
 
 @functools.cache
 def legendre(order: int) -> tuple[np.ndarray, np.ndarray]:
     """Gauss and Legendre's rule on [0, 1], to full relative accuracy near 0.
 
-    NumPy's loses two digits there (5e-14 for ∫ e^{-37 s}, against 2e-16): its nodes are 1 - O(order^-2).
+    NumPy's loses two digits there (5e-14 for ∫ e^{-37 s}, against 2e-16): its nodes are
+    1 - O(order^-2).
     """
     s = (1 - np.polynomial.legendre.leggauss(order)[0][::-1]) / 2
     for _ in range(3):
@@ -83,7 +93,9 @@ def double_exponential(num: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarra
     share = 1 / (1 + np.exp(-np.pi * np.sinh(v)))
     weight = np.pi * np.cosh(v) * share / (1 + np.exp(np.pi * np.sinh(v))) * (2 * end / num)
     node = np.arange(num + 1)
-    return share.astype(dtype), np.stack([weight * (node % k == 0) * k for k in (1, 2, 4)]).astype(dtype)
+    return share.astype(dtype), np.stack([weight * (node % k == 0) * k for k in (1, 2, 4)]).astype(
+        dtype
+    )
 
 
 @functools.cache
@@ -135,7 +147,9 @@ def _rough_normal(a: Array) -> tuple[Array, Array, Array]:
     right = a > math.log(2)
     b = jnp.where(right, a, -jnp.log(-jnp.expm1(-jnp.minimum(a, 1))))
     t = jnp.sqrt(2 * b)
-    z = t - (2.515517 + t * (0.802853 + t * 0.010328)) / (1 + t * (1.432788 + t * (0.189269 + t * 0.001308)))
+    z = t - (2.515517 + t * (0.802853 + t * 0.010328)) / (
+        1 + t * (1.432788 + t * (0.189269 + t * 0.001308))
+    )
     return right, b, z
 
 
@@ -155,22 +169,27 @@ def inverse_normal_hazard(a: Array) -> Array:
 inverse_normal_hazard.defjvps(lambda tangent, z, _: tangent / _normal_tail(z).slope())
 
 
-def _gamma_tail(shape: Array, constant: Array, x: Array, log_x: Array | None = None) -> tuple[_Tail, Array]:
-    r"""The tail in u = log x, and the slope of its log in the shape: what nobody asks for XLA leaves out.
+def _gamma_tail(
+    shape: Array, constant: Array, x: Array, log_x: Array | None = None
+) -> tuple[_Tail, Array]:
+    r"""The tail in u = log x, and the slope of its log in the shape: what nobody asks for XLA
+    leaves out.
 
-    M = ∫₀^∞ exp(±b v - x (e^{±v} - 1)) dv, with b = shape: on the right +, on the left -, where one step of
-    the recurrence in the shape, M(b) = (1 + x M(b+1)) / b, spares the slow decay of small shapes. Gauss and
-    Legendre's rule up to where the exponent is -37 has all the digits of float64 with 30 nodes. `constant` is
-    `_stirling(shape)`; `log_x` is asked where x underflows.
+    M = ∫₀^∞ exp(±b v - x (e^{±v} - 1)) dv, with b = shape: on the right +, on the left -, where one
+    step of the recurrence in the shape, M(b) = (1 + x M(b+1)) / b, spares the slow decay of small
+    shapes. Gauss and Legendre's rule up to where the exponent is -37 has all the digits of float64
+    with 30 nodes. `constant` is `_stirling(shape)`; `log_x` is asked where x underflows.
     """
     double = x.dtype == jnp.float64
     nodes, weights = legendre(30 if double else 14)
     cut = 37.0 if double else 17.5
-    # Near the median; 0.1 for small shapes, whose Q is 1 - P to the left of it (worst 1e-14 at shape 0.02).
+    # Near the median; 0.1 for small shapes, whose Q is 1 - P to the left of it (worst 1e-14 at
+    # shape 0.02).
     left = x < jnp.maximum(shape - 0.7, 0.1)
     b = jnp.where(left, shape + 1, shape)
     gap = jnp.where(left, b - x, x - b)
-    # The end of the range: on the left from e^{-v} - 1 + v ≥ v² / (2 + v); on the right by Newton from above.
+    # The end of the range: on the left from e^{-v} - 1 + v ≥ v² / (2 + v); on the right by Newton
+    # from above.
     short = (cut - 2 * gap + jnp.sqrt((cut - 2 * gap) ** 2 + 8 * b * cut)) / (2 * b)
     end = jnp.minimum((jnp.sqrt(gap * gap + 2 * x * cut) - gap) / x, jnp.log1p(2 * cut / x) + 1)
     for _ in range(3):
@@ -178,7 +197,9 @@ def _gamma_tail(shape: Array, constant: Array, x: Array, log_x: Array | None = N
         end = end - (x * grown - b * end - cut) / (x * grown + gap)
     end = jax.lax.stop_gradient(jnp.where(left, -short, end))
     v = end[..., None] * jnp.asarray(nodes, x.dtype)
-    value = jnp.asarray(weights, x.dtype) * jnp.exp(b[..., None] * v - x[..., None] * (jnp.exp(v) - 1))
+    value = jnp.asarray(weights, x.dtype) * jnp.exp(
+        b[..., None] * v - x[..., None] * (jnp.exp(v) - 1)
+    )
     integral = jnp.abs(end) * jnp.sum(value, axis=-1)
     lower = 1 + x * integral
     mills = jnp.where(left, lower / shape, integral)
@@ -191,13 +212,15 @@ def _gamma_tail(shape: Array, constant: Array, x: Array, log_x: Array | None = N
     log_tail = shape * log_ratio - (x - shape) - constant + jnp.log(mills)
     first = jnp.abs(end) * jnp.sum(v * value, axis=-1)
     drift = jnp.where(left, x * first / lower - 1 / shape, first / integral)
-    _, constant_slope = jax.jvp(_stirling, (shape,), (jnp.ones_like(shape),))  # ψ(shape) - log shape
+    # ψ(shape) - log shape
+    _, constant_slope = jax.jvp(_stirling, (shape,), (jnp.ones_like(shape),))
     return _Tail(left, log_tail, mills), log_ratio - constant_slope + drift
 
 
 @jax.jit  # traced once for all who ask
 def _stirling(shape: Array) -> Array:
-    """log Γ(shape) - shape log shape + shape, by Stirling's series from 10 on, ten steps higher below."""
+    """log Γ(shape) - shape log shape + shape, by Stirling's series from 10 on, ten steps higher
+    below."""
     large = shape > 10
     raised = jnp.where(large, shape, shape + 10)
     product = jnp.where(large, 1, shape)
@@ -228,8 +251,8 @@ def _along(tangents: tuple, *slopes: Array) -> Array:
 def gamma_hazard(shape: Array, x: Array) -> Array:
     """-log Q(shape, x), Q the regularised upper incomplete gamma function, for x > 0; of one dtype.
 
-    Relative error up to 1.3e-13 for shapes 0.02 to 500, all of it the rounding of the logarithm of P in the
-    left tail, 1e-14 elsewhere.
+    Relative error up to 1.3e-13 for shapes 0.02 to 500, all of it the rounding of the logarithm of
+    P in the left tail, 1e-14 elsewhere.
     """
     tail, _ = _gamma_tail(shape, _stirling(shape), _in_range(x))
     return jnp.where(x < jnp.inf, tail.hazard(), jnp.inf)
@@ -240,7 +263,9 @@ def _gamma_hazard_jvp(primals, tangents):
     safe = _in_range(x)
     tail, slope = _gamma_tail(shape, _stirling(shape), safe)
     in_shape = jnp.where(tail.left, 1, -1) * tail.odds() * slope
-    return jnp.where(x < jnp.inf, tail.hazard(), jnp.inf), _along(tangents, in_shape, tail.slope() / safe)
+    return jnp.where(x < jnp.inf, tail.hazard(), jnp.inf), _along(
+        tangents, in_shape, tail.slope() / safe
+    )
 
 
 gamma_hazard.defjvp(_gamma_hazard_jvp, symbolic_zeros=True)
@@ -259,7 +284,8 @@ def log_inverse_gamma_hazard(shape: Array, a: Array) -> tuple[Array, Array, Arra
 
 def _log_inverse(shape: Array, constant: Array, a: Array) -> Array:
     log_a = jnp.log(a)
-    # Left: P ≈ x^shape / Γ(shape + 1). Right: Wilson and Hilferty's cube of a normal, or e^{-x} / Γ(shape).
+    # Left: P ≈ x^shape / Γ(shape + 1). Right: Wilson and Hilferty's cube of a normal, or
+    # e^{-x} / Γ(shape).
     rise = constant + shape * jnp.log(shape) - shape
     left = (jnp.log(-jnp.expm1(-a)) + rise + jnp.log(shape)) / shape
     right, _, z = _rough_normal(a)
@@ -293,7 +319,8 @@ inverse_gamma_hazard.defjvp(_inverse_gamma_hazard_jvp, symbolic_zeros=True)
 
 
 def f_quantile(share: float, above: float, below: float) -> float:
-    """Of the F distribution with `above` and `below` degrees of freedom, by NumPy; of 1 and ν that is t².
+    """Of the F distribution with `above` and `below` degrees of freedom, by NumPy; of 1 and ν that
+    is t².
 
     It is below / above tan² of an angle with the density sin^(above-1) cos^(below-1).
     """

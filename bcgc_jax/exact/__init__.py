@@ -1,1 +1,2 @@
-"""Mathematics that knows no problem: crossing probabilities, quadrature, order statistics, linear algebra."""
+"""Mathematics that knows no problem: crossing probabilities, quadrature, order statistics,
+linear algebra."""

@@ -7,11 +7,14 @@ import jax.numpy as jnp
 from jax import Array
 
 
-def bisect(holds: Callable[[Array], Array], low: Array, high: Array, steps: int = 64) -> tuple[Array, Array]:
-    """`low` and `high` after so many halvings of what is between them: below, and from where on, it `holds`.
+def bisect(
+    holds: Callable[[Array], Array], low: Array, high: Array, steps: int = 64
+) -> tuple[Array, Array]:
+    """`low` and `high` after so many halvings of what is between them: below, and from where on, it
+    `holds`.
 
-    Elementwise, for a condition that holds from some number on; at `high` it is taken for granted. 64
-    halvings exhaust float64.
+    Elementwise, for a condition that holds from some number on; at `high` it is taken for granted.
+    64 halvings exhaust float64.
     """
 
     def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:

@@ -15,8 +15,8 @@ from jax.typing import ArrayLike
 from bcgc_jax.exact.linear_algebra import LARGE, solve_unit_upper
 from bcgc_jax.exact.windows import log_factorials, windowed_paths
 
-# From more workers on the forward recursion in windows takes the place of the triangular systems: up to 425
-# their weights need no exponentials in double precision (`Crossing.powers`).
+# From more workers on the forward recursion in windows takes the place of the triangular systems:
+# up to 425 their weights need no exponentials in double precision (`Crossing.powers`).
 MANY = 400
 
 
@@ -24,19 +24,20 @@ MANY = 400
 def crossing_probability(hazard: Array, num_workers: ArrayLike) -> Array:
     r"""P(some T_(N-n) exceeds its threshold), given Λ at the thresholds, `[..., N]` to `[...]`.
 
-    `hazard` holds Λ(θ_n), not increasing in n, with n = 0 for the slowest worker. The probabilities V_k of
-    the first failure follow by forward substitution (docs/how-it-works.md):
+    `hazard` holds Λ(θ_n), not increasing in n, with n = 0 for the slowest worker. The probabilities
+    V_k of the first failure follow by forward substitution (docs/how-it-works.md):
 
         V_k = Pois(k-1; N b_k) - Σ_{j<k} V_j Pois(k-j; N(b_k-b_j)),   b_k = P(T ≤ θ_{N-k}),
         P = Σ_k V_k Pois(N-k+1; N(1-b_k)) / Pois(N; N).
 
-    O(N²) time and O(N) memory for each entry of the leading axes; exact for every distribution, atoms
-    included. Of more than 400 workers in O(N^1.5), to 1e-10 (`windows`). Slopes: `crossing_slopes`.
-    Earlier ways to such probabilities: Steck, Ann. Math. Statist. 42, 1971, a determinant; Noé, ibid. 43,
-    1972, a recursion; Khmaladze & Shinjikashvili, Adv. Appl. Probab. 33, 2001, and Moscovich & Nadler, Stat.
-    Probab. Lett. 123, 2017, with a Poisson process conditioned on N in all, as here.
-    The substitution is a loop over k: a batched triangular solve can lock up the thread pool that it shares
-    with the code around it (seen with jaxlib 0.10, two cores).
+    O(N²) time and O(N) memory for each entry of the leading axes; exact for every distribution,
+    atoms included. Of more than 400 workers in O(N^1.5), to 1e-10 (`windows`). Slopes:
+    `crossing_slopes`. Earlier ways to such probabilities: Steck, Ann. Math. Statist. 42, 1971, a
+    determinant; Noé, ibid. 43, 1972, a recursion; Khmaladze & Shinjikashvili, Adv. Appl. Probab.
+    33, 2001, and Moscovich & Nadler, Stat. Probab. Lett. 123, 2017, with a Poisson process
+    conditioned on N in all, as here. The substitution is a loop over k: a batched triangular solve
+    can lock up the thread pool that it shares with the code around it (seen with jaxlib 0.10, two
+    cores).
 
     >>> from bcgc_jax.distributions import Uniform
     >>> p = crossing_probability(Uniform(0.0, 1.0).cumulative_hazard(jnp.array([0.75, 0.5])), 2)
@@ -56,8 +57,8 @@ def _crossing_probability_jvp(primals, tangents):
 def crossing_slopes(hazard: Array, num_workers: ArrayLike) -> tuple[Array, Array]:
     r"""`crossing_probability` and its slopes in the hazards, `[...]` and `[..., N]`.
 
-    ∂P/∂b_k = -N V_k R_k / Pois(N; N): the paths that sit at k-1 when b_k moves past one more worker. Second
-    derivatives are those of the substitution, step by step.
+    ∂P/∂b_k = -N V_k R_k / Pois(N; N): the paths that sit at k-1 when b_k moves past one more
+    worker. Second derivatives are those of the substitution, step by step.
     """
     return _by_substitution(hazard, num_workers)
 
@@ -74,7 +75,9 @@ def _crossing_slopes_jvp(primals, tangents):
 def _by_substitution(hazard: Array, num_workers: ArrayLike) -> tuple[Array, Array]:
     if hazard.shape[-1] > MANY:
         found = windowed_paths(jnp.asarray(hazard), num_workers)
-        return found.probability, -jnp.asarray(num_workers) * found.arrive * found.leave * jnp.exp(-hazard)
+        return found.probability, -jnp.asarray(num_workers) * found.arrive * found.leave * jnp.exp(
+            -hazard
+        )
     crossing = Crossing(shares(hazard), num_workers)
     first = crossing.first_failures()
     paths = first * crossing.successes()
@@ -91,15 +94,18 @@ def shares(hazard: Array) -> tuple[Array, Array]:
 
 
 class Crossing:
-    """The sums behind `crossing_probability`, on axis 0, ascending in k; index i is k = N - size + 1 + i.
+    """The sums behind `crossing_probability`, on axis 0, ascending in k; index i is
+    k = N - size + 1 + i.
 
-    The rates N Δb along a path add up to N, and its arrivals too, so e^{-rate} and N^m multiply to e^{-N} N^N
-    whatever the path, and cancel with those of Pois(N; N). Where `size`^N / N! does not overflow, weights are
-    (`size` Δb)^m / m!, without exp and log. V, R and G then are probabilities up to factors that cancel in
-    `unit` V R / `total` and `unit`² V G R / `total`.
+    The rates N Δb along a path add up to N, and its arrivals too, so e^{-rate} and N^m multiply to
+    e^{-N} N^N whatever the path, and cancel with those of Pois(N; N). Where `size`^N / N! does not
+    overflow, weights are (`size` Δb)^m / m!, without exp and log. V, R and G then are probabilities
+    up to factors that cancel in `unit` V R / `total` and `unit`² V G R / `total`.
     """
 
-    def __init__(self, levels: tuple[Array, Array], num_workers: ArrayLike, batched: bool = False) -> None:
+    def __init__(
+        self, levels: tuple[Array, Array], num_workers: ArrayLike, batched: bool = False
+    ) -> None:
         self.below, self.above = levels
         self.size = self.below.shape[0]
         dtype = self.below.dtype
@@ -113,7 +119,11 @@ class Crossing:
         # With room for the time and the density that V and R are multiplied by: N < 53 in float32.
         self.powers = self.size < 0.6 * most
         m = np.maximum(np.arange(self.size + 1), 1)
-        table = np.exp(m * math.log(self.size) - log_factorial) if self.powers else np.exp(-log_factorial / m)
+        table = (
+            np.exp(m * math.log(self.size) - log_factorial)
+            if self.powers
+            else np.exp(-log_factorial / m)
+        )
         self.table = np.where(np.arange(self.size + 1), table, 1).astype(dtype)
         # The rate of arrivals.
         self.unit = jnp.asarray(self.size, dtype) if self.powers else self.workers
@@ -129,8 +139,8 @@ class Crossing:
     def _weight(self, m: Array | np.ndarray, share: Array, decay: Array | None = None) -> Array:
         """Pois(m; N share), or (size share)^m / m!, for whole m from 0 to `size`, known or traced.
 
-        The first as (N share (m!)^{-1/m})^m e^{-N share}, the exponential before the last squarings; `decay`
-        is its factor there, where it is known.
+        The first as (N share (m!)^{-1/m})^m e^{-N share}, the exponential before the last
+        squarings; `decay` is its factor there, where it is known.
         """
         known = isinstance(m, np.ndarray)
         factor = self.table[m] if known else jnp.asarray(self.table)[m]
@@ -177,20 +187,24 @@ class Crossing:
         return self._weight(self._column(self.size - 1 - self.index), self.above)
 
     def _parts(self, parts: int = 4) -> list[tuple[int, int]]:
-        """From and to, of rows whose loop is compiled for them alone: half of the zeros are left out."""
+        """From and to, of rows whose loop is compiled for them alone: half of the zeros are left
+        out."""
         if self.below.ndim == 1 or self.size <= (50 if self.batched else LARGE):
             parts = 1  # few levels, or one problem alone, are slower for it
         return list(itertools.pairwise(self.size * part // parts for part in range(parts + 1)))
 
     def first_failures(self) -> Array:
-        """V_k: each is taken out of all later ones, with zeros behind the last: lags stay the same."""
+        """V_k: each is taken out of all later ones, with zeros behind the last: lags stay the
+        same."""
         padding = [(0, self.size - 1)] + [(0, 0)] * (self.below.ndim - 1)
         first, *levels = (jnp.pad(a, padding) for a in (self._start, *self.levels))
         for begin, end in self._parts(8 if self.batched else 4):
             lag = self._column(np.arange(1, self.size - begin))
 
             def take_out(i: Array, first: Array, lag: np.ndarray = lag) -> Array:
-                weight = self._weight(lag, *_between(_rows(levels, i, 1), _rows(levels, i + 1, lag.size)))
+                weight = self._weight(
+                    lag, *_between(_rows(levels, i, 1), _rows(levels, i + 1, lag.size))
+                )
                 (left,) = _rows([first], i + 1, lag.size)
                 left = left - weight * first[i]
                 return jax.lax.dynamic_update_slice_in_dim(first, left, i + 1, 0)
@@ -204,7 +218,9 @@ class Crossing:
         success = self._end
         for begin, end in reversed(self._parts()):
 
-            def take_out(step: Array, carry: tuple[Array, Array], end: int = end) -> tuple[Array, Array]:
+            def take_out(
+                step: Array, carry: tuple[Array, Array], end: int = end
+            ) -> tuple[Array, Array]:
                 later_sum, success = carry
                 i = end - 1 - step
                 lag = i - self.index[:end]
@@ -222,10 +238,12 @@ class Crossing:
         return success
 
     def renewals(self) -> tuple[Array, Array, Array]:
-        """V_k, R_k and G_jk, the probability that the first failure after C(b_j) = j is at k; `[N, N, …]`.
+        """V_k, R_k and G_jk, the probability that the first failure after C(b_j) = j is at k;
+        `[N, N, …]`.
 
         With A_jk = Pois(k-j; λ_jk) and B_jk = Pois(k-j-1; λ_jk) above the diagonal, G (I + A) = B,
-        V (I + A) = Pois(k-1; N b_k) and R = Pois(N-k; N(1-b_k)) - G last: all of it from one system, O(N³).
+        V (I + A) = Pois(k-1; N b_k) and R = Pois(N-k; N(1-b_k)) - G last: all of it from one
+        system, O(N³).
         """
         i = self.index
         lag = i[None, :] - i[:, None]
@@ -252,7 +270,8 @@ def _rows(arrays: Iterable[Array], start: Array, size: int) -> tuple[Array, ...]
 
 
 def _between(low: Sequence[Array], high: Sequence[Array]) -> tuple[Array, Array | None]:
-    """b_high - b_low of two `Crossing.levels`, from the side where it does not cancel, and its decay."""
+    """b_high - b_low of two `Crossing.levels`, from the side where it does not cancel, and its
+    decay."""
     gap = jnp.where(high[0] > 0.5, low[1] - high[1], high[0] - low[0])
     # Not `maximum`: at 0, where levels tie, it would pass on half the slope.
     return jnp.where(gap < 0, 0, gap), high[2] * low[3] if len(low) > 2 else None

@@ -25,7 +25,8 @@ def dot(a: ArrayLike, b: ArrayLike, *more: ArrayLike) -> Array:
 
 
 def solve_positive(matrix: Array, rhs: Array) -> Array:
-    """matrix⁻¹ rhs, `[N]` or `[N, K]`, for a positive definite matrix, by Gauss–Jordan elimination in blocks.
+    """matrix⁻¹ rhs, `[N]` or `[N, K]`, for a positive definite matrix, by Gauss–Jordan elimination
+    in blocks.
 
     In plain array code: LAPACK calls inside a loop may lock up the CPU's thread pool (see
     `crossing_probability`).
@@ -41,7 +42,9 @@ def solve_positive(matrix: Array, rhs: Array) -> Array:
         rows = jax.lax.dynamic_slice_in_dim(system, start, width, 0)
         columns = jax.lax.dynamic_slice_in_dim(system, start, width, 1)
         block = jax.lax.dynamic_slice_in_dim(rows, start, width, 1)
-        rows = jax.lax.fori_loop(0, width, _pivot, jnp.concatenate([block, rows], axis=1))[:, width:]
+        rows = jax.lax.fori_loop(0, width, _pivot, jnp.concatenate([block, rows], axis=1))[
+            :, width:
+        ]
         return jax.lax.dynamic_update_slice_in_dim(system - dot(columns, rows), rows, start, 0)
 
     if first < size:
@@ -57,11 +60,12 @@ def _pivot(i: Array, rows: Array) -> Array:
 
 
 def solve_unit_upper(rows: Array, strict: Array, batched: bool = False) -> Array:
-    """X with X (I + strict) = rows, `[M, N, …]`, for strictly upper triangular `strict`, `[N, N, …]`.
+    """X with X (I + strict) = rows, `[M, N, …]`, for strictly upper triangular `strict`,
+    `[N, N, …]`.
 
-    The first N rows are upper triangular too, and so are those of X: halving leaves out most of the zeros.
-    A batch goes by halves down to columns that are written out, in half of the time. One problem would wait
-    for the compiler: at N = 50 1.1 s instead of 0.3.
+    The first N rows are upper triangular too, and so are those of X: halving leaves out most of the
+    zeros. A batch goes by halves down to columns that are written out, in half of the time. One
+    problem would wait for the compiler: at N = 50 1.1 s instead of 0.3.
     """
     size = strict.shape[0]
     batched &= size <= LARGE
@@ -86,7 +90,8 @@ def solve_unit_upper(rows: Array, strict: Array, batched: bool = False) -> Array
 
 
 def _solve_by_columns(rows: Array, strict: Array) -> Array:
-    """A few columns at a time: what the earlier ones say is taken out of them, then each out of the next."""
+    """A few columns at a time: what the earlier ones say is taken out of them, then each out of
+    the next."""
     size = strict.shape[0]
     width = 5  # at N = 20 and N = 50 fewer, and more, are slower
     short = (0, -size % width)
@@ -109,7 +114,8 @@ def _solve_by_columns(rows: Array, strict: Array) -> Array:
         own = jax.lax.dynamic_slice_in_dim(above, start, width, 0)
 
         def step(k: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-            # The column is carried beside the others, which otherwise are copied before they are written to.
+            # The column is carried beside the others, which otherwise are copied before they are
+            # written to.
             left, column = carry
             left = left - column[:, None] * own[k]
             return left, left[:, k + 1]

@@ -1,8 +1,8 @@
 r"""Order statistics of N independent cycle times, slowest first.
 
-Axis n holds T_(N-n), so it lines up with redundancy level n. By Rényi's representation T_(N-n) =
-Λ⁻¹(A_(N-n)), A_(N-n) = Σ_{j=n+1}^{N} E_j / j, E_j independent Exp(1): no sort. The terms j > N are zero, so N
-may be traced below a static `max_workers`; padded levels hold ess inf T.
+Axis n holds T_(N-n), so it lines up with redundancy level n. By Rényi's representation
+T_(N-n) = Λ⁻¹(A_(N-n)), A_(N-n) = Σ_{j=n+1}^{N} E_j / j, E_j independent Exp(1): no sort. The terms
+j > N are zero, so N may be traced below a static `max_workers`; padded levels hold ess inf T.
 """
 
 import functools
@@ -28,8 +28,8 @@ from bcgc_jax.exact.windows import log_factorials
 def threefry(key_data: Array, x0: Array, x1: Array) -> tuple[Array, Array]:
     """Threefry-2x32-20 of the counters (x0, x1), uint32, as one fusible elementwise expression.
 
-    Salmon et al. 2011; bit for bit the cipher behind `jax.random`, whose own bits take six times as long
-    here: it discards half of each output and writes every few rounds to memory.
+    Salmon et al. 2011; bit for bit the cipher behind `jax.random`, whose own bits take six times as
+    long here: it discards half of each output and writes every few rounds to memory.
     """
     keys = (key_data[0], key_data[1], key_data[0] ^ key_data[1] ^ jnp.uint32(0x1BD11BDA))
     x0 = x0 + keys[0]
@@ -44,11 +44,15 @@ def threefry(key_data: Array, x0: Array, x1: Array) -> tuple[Array, Array]:
 
 
 def _exponential_pair(seed: Array, row: Array, draw: Array, dtype: Any) -> tuple[Array, Array]:
-    """Independent Exp(1) variables, never 0, for levels 2 `row` and 2 `row` + 1 of each draw: both words."""
+    """Independent Exp(1) variables, never 0, for levels 2 `row` and 2 `row` + 1 of each draw:
+    both words."""
     if jnp.dtype(dtype) == jnp.float64:
         words = (threefry(seed, draw, 2 * row), threefry(seed, draw, 2 * row + 1))
         # 52 bits and a half: exact in float64, inside (0, 1).
-        u = [((a >> 6).astype(dtype) * 2.0**26 + (b >> 6).astype(dtype) + 0.5) * 2.0**-52 for a, b in words]
+        u = [
+            ((a >> 6).astype(dtype) * 2.0**26 + (b >> 6).astype(dtype) + 0.5) * 2.0**-52
+            for a, b in words
+        ]
     else:
         # 23 bits and a half: exact in float32, inside (0, 1).
         u = [((a >> 9).astype(dtype) + 0.5) * 2.0**-23 for a in threefry(seed, draw, row)]
@@ -65,8 +69,9 @@ def _over_levels(
 ) -> tuple[Any, Any]:
     """`step(carry, A_(N-n) - A_(N-n-1), load)` from the last level down to 0.
 
-    The results of levels 2i and 2i + 1 are row i, `[rows, 2, …]`. The steps of the hazard, E_(n+1)/(n+1), and
-    0 for n ≥ N, are drawn where they are used: a cumulative sum of an array of them took six times as long.
+    The results of levels 2i and 2i + 1 are row i, `[rows, 2, …]`. The steps of the hazard,
+    E_(n+1)/(n+1), and 0 for n ≥ N, are drawn where they are used: a cumulative sum of an array of
+    them took six times as long.
     """
     rows = (loads.size + 1) // 2
     seed = jax.random.bits(key, (2,), jnp.uint32)
@@ -76,38 +81,57 @@ def _over_levels(
 
     def both(carry: Any, given: tuple[Array, Array, Array]) -> tuple[Any, Any]:
         row, weights, load = given
-        first, second = _exponential_pair(seed, jnp.broadcast_to(row, draw.shape), draw, loads.dtype)
+        first, second = _exponential_pair(
+            seed, jnp.broadcast_to(row, draw.shape), draw, loads.dtype
+        )
         carry, b = step(carry, second * weights[1], load[1])
         carry, a = step(carry, first * weights[0], load[0])
         return carry, jax.tree.map(lambda x, y: jnp.stack([x, y]), a, b)
 
-    given = jnp.arange(rows, dtype=jnp.uint32), weight, jnp.pad(loads, (0, loads.size % 2)).reshape(-1, 2)
+    given = (
+        jnp.arange(rows, dtype=jnp.uint32),
+        weight,
+        jnp.pad(loads, (0, loads.size % 2)).reshape(-1, 2),
+    )
     return jax.lax.scan(both, carry, given, reverse=True)
 
 
 def max_finish_time(load: Array, sorted_times: Array) -> Array:
-    """max_n load_n T_(N-n) for times that are sorted already, slowest first; no load costs no time."""
+    """max_n load_n T_(N-n) for times that are sorted already, slowest first; no load costs no
+    time."""
     return jnp.max(jnp.where(load > 0, load * jnp.where(load > 0, sorted_times, 0), 0), axis=-1)
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4, 5))
 def sorted_draws(
-    key: Array, law: Distribution, num_workers: ArrayLike, num_draws: int, max_workers: int, dtype: Any
+    key: Array,
+    law: Distribution,
+    num_workers: ArrayLike,
+    num_draws: int,
+    max_workers: int,
+    dtype: Any,
 ) -> Array:
     """Draws of the sorted cycle times, slowest first, `[num_draws, max_workers]`."""
     zero = jnp.zeros(num_draws, dtype)
     none = jnp.zeros(max_workers, dtype)
-    _, hazard = _over_levels(lambda a, step, _: (a + step, a + step), zero, key, num_workers, num_draws, none)
+    _, hazard = _over_levels(
+        lambda a, step, _: (a + step, a + step), zero, key, num_workers, num_draws, none
+    )
     hazard = hazard.reshape(-1, num_draws)[:max_workers].T
     return law.with_fast_inverse().inverse_cumulative_hazard(hazard).astype(dtype)
 
 
 @functools.partial(jax.jit, static_argnames="num_draws")
-def simulate_max(key: Array, law: Distribution, load: Array, num_workers: ArrayLike, num_draws: int) -> Array:
-    """Draws, `[num_draws]`, of max_n load_n T_(N-n), `load` `[max_workers]`; no `[S, N]` array is formed."""
+def simulate_max(
+    key: Array, law: Distribution, load: Array, num_workers: ArrayLike, num_draws: int
+) -> Array:
+    """Draws, `[num_draws]`, of max_n load_n T_(N-n), `load` `[max_workers]`; no `[S, N]` array
+    is formed."""
     law = law.with_fast_inverse()
 
-    def finish(carry: tuple[Array, Array], step: Array, y: Array) -> tuple[tuple[Array, Array], None]:
+    def finish(
+        carry: tuple[Array, Array], step: Array, y: Array
+    ) -> tuple[tuple[Array, Array], None]:
         hazard = carry[0] + step
         # A level without load never counts, also where T is infinite.
         time = jnp.where(y > 0, y * law.inverse_cumulative_hazard(hazard), 0)
@@ -120,14 +144,17 @@ def simulate_max(key: Array, law: Distribution, load: Array, num_workers: ArrayL
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def moments(
-    law: Distribution, num_workers: ArrayLike, function: Callable[[Array], Array] | None, max_workers: int
+    law: Distribution,
+    num_workers: ArrayLike,
+    function: Callable[[Array], Array] | None,
+    max_workers: int,
 ) -> Array:
     r"""E[g(T_(N-n))] for n = 0…N-1, `[max_workers]`; E T_(N-n) without a `function`.
 
-    The density of z = logit U_(k), k = N-n, is ∝ u^k (1-u)^(N-k+1), smooth and exponentially small at both
-    ends: the trapezoid rule in v, z = mode + width·sinh v, converges geometrically. Where there are kinks, or
-    the tail may be a power law, panels do. Atoms are summed over. Eq. (8) of the paper is the same quantity
-    as an alternating sum, without digits from N ≈ 20.
+    The density of z = logit U_(k), k = N-n, is ∝ u^k (1-u)^(N-k+1), smooth and exponentially small
+    at both ends: the trapezoid rule in v, z = mode + width·sinh v, converges geometrically. Where
+    there are kinks, or the tail may be a power law, panels do. Atoms are summed over. Eq. (8) of
+    the paper is the same quantity as an alternating sum, without digits from N ≈ 20.
     """
     n = jnp.arange(max_workers)
     exists = n < num_workers
@@ -161,7 +188,9 @@ def moments(
     total = jnp.sum(term, axis=1)
     # Nothing may be left at the last nodes whose weight has not underflowed.
     seen = weight > 0
-    ends = jnp.stack([jnp.argmax(seen, axis=1), num_nodes - 1 - jnp.argmax(seen[:, ::-1], axis=1)], axis=1)
+    ends = jnp.stack(
+        [jnp.argmax(seen, axis=1), num_nodes - 1 - jnp.argmax(seen[:, ::-1], axis=1)], axis=1
+    )
     left = jnp.max(jnp.abs(jnp.take_along_axis(term, ends, 1)), axis=1)
     total = jnp.where(left > 1e-3 * jnp.abs(total), jnp.inf, total)
     return jnp.where(exists, total, of(law.infimum()))
@@ -175,11 +204,14 @@ def _weighted(weight: Array, value: Array) -> Array:
 def typical_hazards(
     load: Array, num_workers: ArrayLike, deviations: Sequence[float] = (-1.0, 0.0, 1.0)
 ) -> Array:
-    """E A_(N-n) + σ std A_(N-n), `[len(deviations), max_workers]`, for each σ of them; 0 for n ≥ N."""
+    """E A_(N-n) + σ std A_(N-n), `[len(deviations), max_workers]`, for each σ of them; 0 for
+    n ≥ N."""
     j = np.arange(1, load.size + 1)
     sums = np.pad(np.cumsum([1 / j, 1 / j**2], axis=1), [(0, 0), (1, 0)]).astype(load.dtype)
     # Σ_{j=n+1}^N: what is left of the tables' differences is 1/N at least.
-    mean, variance = jnp.maximum(jnp.asarray(sums)[:, jnp.asarray(num_workers, int), None] - sums[:, :-1], 0)
+    mean, variance = jnp.maximum(
+        jnp.asarray(sums)[:, jnp.asarray(num_workers, int), None] - sums[:, :-1], 0
+    )
     sigma = np.array(deviations, load.dtype)[:, None]
     return jnp.maximum(mean + sigma * jnp.sqrt(variance), 0.1 * mean)
 
@@ -190,7 +222,9 @@ def log_choices(load: Array, num_workers: ArrayLike) -> Array:
     table = jnp.asarray(log_factorial)
     workers = jnp.asarray(num_workers, int)
     rest = workers - np.arange(load.size + 1)
-    return jnp.where(rest >= 0, table[workers] - log_factorial - table[jnp.maximum(rest, 0)], -jnp.inf)
+    return jnp.where(
+        rest >= 0, table[workers] - log_factorial - table[jnp.maximum(rest, 0)], -jnp.inf
+    )
 
 
 def expected_shared_time(law: Distribution, num_workers: ArrayLike, dtype: Any) -> Array:
@@ -212,8 +246,8 @@ def expected_shared_time(law: Distribution, num_workers: ArrayLike, dtype: Any) 
     high = 12.0
     u = jnp.exp(jnp.linspace(low, high, panels + 1, dtype=dtype)) / (pace * num_workers)
     term = u * jnp.exp(num_workers * jnp.log(dot(jnp.exp(-u[:, None] * speed), mass)))
-    # Beyond the far end a power of u is left for a heavy tail, a geometric series here. Where that does not
-    # decay, the mean is infinite.
+    # Beyond the far end a power of u is left for a heavy tail, a geometric series here. Where that
+    # does not decay, the mean is infinite.
     ratio = term[-1] / jnp.where(term[-2] > 0, term[-2], 1)
     decays = ratio < 1 - 1e-4
     rest = jnp.where(decays, term[-1] * ratio / (1 - jnp.where(decays, ratio, 0)), jnp.inf)

@@ -1,7 +1,8 @@
 r"""Rules of integration over the time t ≥ 0 for probabilities P(max > t) that fall from 1 to 0.
 
-Two kinds, which compare three rules and extrapolate their differences to the error of the finest: trapezoids
-along a line, t = start + centre · exp(width · sinh v), and the rules of Gauss in panels between kinks.
+Two kinds, which compare three rules and extrapolate their differences to the error of the finest:
+trapezoids along a line, t = start + centre · exp(width · sinh v), and the rules of Gauss in panels
+between kinks.
 """
 
 from collections.abc import Callable
@@ -16,8 +17,8 @@ from jax.typing import ArrayLike
 from bcgc_jax.distributions.special_functions import legendre
 from bcgc_jax.exact.linear_algebra import dot
 
-# How far from the centre a bound is looked at, in log time, for tails like t^{-1.05}; single precision, of 4
-# bytes, has no room for more.
+# How far from the centre a bound is looked at, in log time, for tails like t^{-1.05}; single
+# precision, of 4 bytes, has no room for more.
 LONGEST = {8: 640.0, 4: 64.0}
 # The same for panels, which a power law follows: its weights need room too.
 _LONGEST_OF_PANELS = {8: 640.0, 4: 40.0}
@@ -31,11 +32,12 @@ class Expectation(NamedTuple):
 
 
 class Quadrature(NamedTuple):
-    """∫₀^∞ P(max > t) dt ≈ start + Σ_k weights_k P(max > times_k), by three rules over the same times, `[K]`.
+    """∫₀^∞ P(max > t) dt ≈ start + Σ_k weights_k P(max > times_k), by three rules over the same
+    times, `[K]`.
 
-    `weights`, `[3, K]`, are those of all, of every second and of every fourth of the times; or of three of
-    Gauss's rules in each panel, of as many nodes as `panels` says. `beyond` bounds what is left out after the
-    last of the times, or what a power law in its place is off by.
+    `weights`, `[3, K]`, are those of all, of every second and of every fourth of the times; or of
+    three of Gauss's rules in each panel, of as many nodes as `panels` says. `beyond` bounds what is
+    left out after the last of the times, or what a power law in its place is off by.
     """
 
     start: Array
@@ -46,10 +48,11 @@ class Quadrature(NamedTuple):
 
 
 class Tail(NamedTuple):
-    """P(max > start + s) ∝ s^-(1 + fall) for s from `end` on, or nothing there where it is not `open`.
+    """P(max > start + s) ∝ s^-(1 + fall) for s from `end` on, or nothing there where it is not
+    `open`.
 
-    `back` is how far before the end, in log s, the power has been looked at; `doubt` what the integral beyond
-    the end may be off by.
+    `back` is how far before the end, in log s, the power has been looked at; `doubt` what the
+    integral beyond the end may be off by.
     """
 
     end: Array
@@ -60,7 +63,8 @@ class Tail(NamedTuple):
 
 
 class Panels(NamedTuple):
-    """Of Gauss's rules from `start` on: the `left` ends and the sizes, `[P]`; the `tail`, if there is one."""
+    """Of Gauss's rules from `start` on: the `left` ends and the sizes, `[P]`; the `tail`, if
+    there is one."""
 
     start: Array
     left: Array
@@ -71,7 +75,8 @@ class Panels(NamedTuple):
 def largest(values: Array) -> Array:
     """The largest along the last axis, with the slope of one of them.
 
-    `jnp.max` looks for those equal to it, and where XLA computes them anew there may be none: 0 / 0.
+    `jnp.max` looks for those equal to it, and where XLA computes them anew there may be none:
+    0 / 0.
     """
     here = np.arange(values.shape[-1]) == jnp.argmax(values, axis=-1, keepdims=True)
     return jnp.sum(jnp.where(here, values, 0), axis=-1)
@@ -91,8 +96,9 @@ def line_rule(of_line: Array, num_nodes: int) -> Quadrature:
 def follow(nodes: Quadrature, onsets: Array) -> Quadrature:
     """The same rule, whose nodes move with the ascending `onsets`, `[K]`, to a derivative.
 
-    Where P(late) begins to fall it may have a slope that no rule sees all of; if the nodes move too, it is
-    not in the integral, which does not depend on them. Those of a line all move with the first, the start.
+    Where P(late) begins to fall it may have a slope that no rule sees all of; if the nodes move
+    too, it is not in the integral, which does not depend on them. Those of a line all move with the
+    first, the start.
     """
     onsets = onsets if nodes.panels else onsets[:1]
     known = jax.lax.stop_gradient(onsets)
@@ -125,8 +131,8 @@ def gauss_rules(
 ) -> Quadrature:
     """Three of Gauss's rules in the panels of `panels`, of so many nodes each.
 
-    With `powers`, densities may be like excess^-0.3 at the left end: nodes are dense there, but in wide
-    panels; behind `steep` kinks, `[K]`, all may be over at once: there in wide ones too.
+    With `powers`, densities may be like excess^-0.3 at the left end: nodes are dense there, but in
+    wide panels; behind `steep` kinks, `[K]`, all may be over at once: there in wide ones too.
     """
     start, left, size, tail = of_panels
     rules = (np.concatenate(a) for a in zip(*map(legendre, orders), strict=True))
@@ -137,7 +143,9 @@ def gauss_rules(
         dense = ~_is_wide(ends, start, left, size)
         if steep is not None:
             steep = jnp.sort(steep)
-            dense = dense | (steep[jnp.minimum(jnp.searchsorted(steep, left), steep.size - 1)] == left)
+            dense = dense | (
+                steep[jnp.minimum(jnp.searchsorted(steep, left), steep.size - 1)] == left
+            )
         # By the cube of the share of the way.
         cubes = points**3
         dense = dense[:, None]
@@ -169,13 +177,15 @@ def on_line(centre: Array, width: Array, v: Array) -> tuple[Array, Array]:
 
 
 def integrate(nodes: Quadrature, late: Array) -> Expectation:
-    """start + Σ weight · late and an estimate of its error, from probabilities at the times, `[K]`."""
+    """start + Σ weight · late and an estimate of its error, from probabilities at the times,
+    `[K]`."""
     term = jnp.where(late > 0, nodes.weights * jnp.where(late > 0, late, 0), 0)
     value, coarse, coarsest = jnp.sum(term, axis=1)
     if nodes.panels:
         fine, coarse, coarsest = jnp.sum(term.reshape(3, -1, sum(nodes.panels)), axis=2)
-        # In each panel, for what two rules are off by may cancel between panels. For n, 4 n / 5 and 2 n / 5
-        # nodes; 16 for splines through times decades apart, which converge like n^-0.6: 7 would do.
+        # In each panel, for what two rules are off by may cancel between panels. For n, 4 n / 5 and
+        # 2 n / 5 nodes; 16 for splines through times decades apart, which converge like n^-0.6: 7
+        # would do.
         error = rule_error(fine, coarse, coarsest, safety=100.0, most=16.0)
         return Expectation(nodes.start + value, jnp.sum(error) + nodes.beyond)
     # What is left out before the first and after the last time is of the size of the term there.
@@ -184,9 +194,9 @@ def integrate(nodes: Quadrature, late: Array) -> Expectation:
 
 
 class _Layout(NamedTuple):
-    """Of u = log((t - start) / centre): where most of the mean lies, or 0 if that is near; a width; where the
-    rest is nothing; the integral beyond that, over the centre; and the last three of the `reach` that were
-    looked at, with the log of the bound's mass at them."""
+    """Of u = log((t - start) / centre): where most of the mean lies, or 0 if that is near; a width;
+    where the rest is nothing; the integral beyond that, over the centre; and the last three of the
+    `reach` that were looked at, with the log of the bound's mass at them."""
 
     centre: Array
     moved: Array
@@ -198,9 +208,13 @@ class _Layout(NamedTuple):
 
 
 def _layout(
-    peaks: Array, hazard_at: Callable[[Array], Array], choices: Array, longest: dict[int, float] = LONGEST
+    peaks: Array,
+    hazard_at: Callable[[Array], Array],
+    choices: Array,
+    longest: dict[int, float] = LONGEST,
 ) -> _Layout:
-    """From P(max > t) ≤ Σ_n C(N, n+1) P(level n is late)^{n+1}; `hazard_at` times has Λ of all levels."""
+    """From P(max > t) ≤ Σ_n C(N, n+1) P(level n is late)^{n+1}; `hazard_at` times has Λ of all
+    levels."""
     start = peaks[0]
     dtype = peaks.dtype
     size = choices.size - 1
@@ -232,7 +246,9 @@ def _layout(
     end = jnp.max(jnp.where(open_, np.append(reach[1:], reach[-1]), reach[1]))
     # A power law from there on, which has no end where it does not fall.
     falling = (log_mass[-2] - log_mass[-1]) / (reach[-1] - reach[-2])
-    beyond = jnp.where(falling > 0, jnp.exp(log_mass[-1]) / jnp.where(falling > 0, falling, 1), jnp.inf)
+    beyond = jnp.where(
+        falling > 0, jnp.exp(log_mass[-1]) / jnp.where(falling > 0, falling, 1), jnp.inf
+    )
     beyond = jnp.where(open_[-1], beyond, 0)
     return _Layout(
         centre=centre,
@@ -246,7 +262,8 @@ def _layout(
 
 
 def _tail_of(of: _Layout) -> Tail:
-    """Beyond the longest reach, where the bound is the probability itself, of the lowest level in use."""
+    """Beyond the longest reach, where the bound is the probability itself, of the lowest level
+    in use."""
     late = of.log_mass[-1]
     fall_before, fall_after = -jnp.diff(of.log_mass) / jnp.diff(of.reach)
     back = of.reach[2] - of.reach[0]
@@ -254,7 +271,8 @@ def _tail_of(of: _Layout) -> Tail:
     open_ = of.beyond > 0
     falling = fall > 0
     safe = jnp.where(falling, fall, 1)
-    # A power law of which the exponent still changes: ∫ u^-2 du, say, is twice as much as one expects.
+    # A power law of which the exponent still changes: ∫ u^-2 du, say, is twice as much as one
+    # expects.
     change = 4 * jnp.abs(fall_after - fall_before) / (back / 2 * safe**2)
     doubt = jnp.where(falling, of.centre * jnp.exp(late) / safe * change, jnp.inf)
     end = of.centre * jnp.exp(of.reach[2])
@@ -268,10 +286,12 @@ def _tail_of(of: _Layout) -> Tail:
 
 
 def in_tail(start: Array, tail: Tail, share: Array) -> tuple[Array, Array]:
-    """Times before the end, and the slopes with which the rules of two nodes and more integrate beyond it.
+    """Times before the end, and the slopes with which the rules of two nodes and more integrate
+    beyond it.
 
-    They are right for the power, and so is the sum's derivative in the exponent: with p ∝ s^-(1 + fall) and
-    s = end · e^(-back x), ∫ p(s) e^(-(1 + fall) back x) (A + B x) dx = p(end) / fall, to the first order.
+    They are right for the power, and so is the sum's derivative in the exponent: with
+    p ∝ s^-(1 + fall) and s = end · e^(-back x), ∫ p(s) e^(-(1 + fall) back x) (A + B x)
+    dx = p(end) / fall, to the first order.
     """
     change = -12 / (tail.back * tail.fall**2) - 6 / tail.fall  # B
     level = 1 / tail.fall - change / 2  # A
@@ -281,15 +301,16 @@ def in_tail(start: Array, tail: Tail, share: Array) -> tuple[Array, Array]:
 
 
 def line(peaks: Array, hazard_at: Callable[[Array], Array], choices: Array) -> Array:
-    """start, centre, width and the ends of v in t = start + centre · exp(width · sinh v), and what is beyond.
+    """start, centre, width and the ends of v in t = start + centre · exp(width · sinh v), and what
+    is beyond.
 
-    `[6]`. `peaks`, `[4]`, are where the maximum begins to be possible, and a low, a typical and a high one.
-    The centre is the typical maximum, unless its mean lies far beyond it, as where few workers are late at
-    all.
+    `[6]`. `peaks`, `[4]`, are where the maximum begins to be possible, and a low, a typical and a
+    high one. The centre is the typical maximum, unless its mean lies far beyond it, as where few
+    workers are late at all.
     """
     of = _layout(peaks, hazard_at, choices)
-    # In log t. e^-reach is what is left out at the left end; where the centre moved, it may lie too far by a
-    # third, for the bound was looked at in such steps.
+    # In log t. e^-reach is what is left out at the left end; where the centre moved, it may lie too
+    # far by a third, for the bound was looked at in such steps.
     left = of.moved / 3 - np.log(jnp.finfo(peaks.dtype).eps / 8).astype(peaks.dtype)
     ends = jnp.stack([left, of.end - of.moved]) / of.width
     # The inverse of sinh, of what is not small.
@@ -299,9 +320,12 @@ def line(peaks: Array, hazard_at: Callable[[Array], Array], choices: Array) -> A
 
 
 def raised(peaks: Array, scale: Array) -> Array:
-    """`peaks` of which none is so near to the start that the `scale` of the times is out of reach."""
+    """`peaks` of which none is so near to the start that the `scale` of the times is out of
+    reach."""
     nearest = np.exp(-LONGEST[peaks.dtype.itemsize] / 2).astype(peaks.dtype)
-    return jnp.maximum(peaks, peaks[0] + jnp.where(np.arange(4) > 0, nearest * (scale - peaks[0]), 0))
+    return jnp.maximum(
+        peaks, peaks[0] + jnp.where(np.arange(4) > 0, nearest * (scale - peaks[0]), 0)
+    )
 
 
 def kinked_levels(size: int, each: int = 12) -> np.ndarray:
@@ -314,9 +338,14 @@ def kinked_levels(size: int, each: int = 12) -> np.ndarray:
 
 
 def panels(
-    peaks: Array, images: Array, last: Array | None, hazard_at: Callable[[Array], Array], choices: Array
+    peaks: Array,
+    images: Array,
+    last: Array | None,
+    hazard_at: Callable[[Array], Array],
+    choices: Array,
 ) -> Panels:
-    """The same from the `peaks` of `line`, the kinks' `images`, `[K]`, and the `last` time, or none."""
+    """The same from the `peaks` of `line`, the kinks' `images`, `[K]`, and the `last` time, or
+    none."""
     start, low, middle, high = peaks
     dtype = peaks.dtype
     beyond = jnp.zeros(0, dtype)
@@ -337,10 +366,11 @@ def panels(
 
 
 def _tail(moved: Array, end: Array) -> Array:
-    """Ends of 20 panels in log time, from the centre on: alike within a unit of it, then ever longer.
+    """Ends of 20 panels in log time, from the centre on: alike within a unit of it, then ever
+    longer.
 
-    If most of the mean lies far from the centre, a part of the panels comes before it. The end may be e^640
-    away.
+    If most of the mean lies far from the centre, a part of the panels comes before it. The end may
+    be e^640 away.
     """
     share = np.linspace(0.0, 1.0, 20).astype(end.dtype)
     part = 0.4
@@ -355,8 +385,11 @@ def _is_wide(ends: bool, start: Array, left: Array, size: Array) -> Array:
     return (left > start) & (size > left - start) & (not ends)
 
 
-def in_panel(ends: bool, start: Array, left: Array, size: Array, share: Array) -> tuple[Array, Array]:
-    """The time at a share of the way through a panel, and its slope; logarithmic in a tail's wide ones."""
+def in_panel(
+    ends: bool, start: Array, left: Array, size: Array, share: Array
+) -> tuple[Array, Array]:
+    """The time at a share of the way through a panel, and its slope; logarithmic in a tail's
+    wide ones."""
     t = left + size * share
     slope = jnp.broadcast_to(size, jnp.broadcast_shapes(size.shape, share.shape))
     if ends:
@@ -368,12 +401,15 @@ def in_panel(ends: bool, start: Array, left: Array, size: Array, share: Array) -
     return jnp.where(wide, start + grown, t), jnp.where(wide, grown * rate, slope)
 
 
-def rule_error(fine: Array, coarse: Array, coarsest: Array, safety: float = 30.0, most: float = 1.0) -> Array:
-    """A bound on the error of `fine`, from the differences e₁, e₂ of three rules, each of half the step.
+def rule_error(
+    fine: Array, coarse: Array, coarsest: Array, safety: float = 30.0, most: float = 1.0
+) -> Array:
+    """A bound on the error of `fine`, from the differences e₁, e₂ of three rules, each of half the
+    step.
 
-    They extrapolate to e₁²/e₂, times `safety`, at most `most` e₁. Where e₁ is small by chance, e₂² / 10,
-    relative to `fine`, is the bound. The constants are our own: with 40 intervals errors came to at most 0.2
-    of it.
+    They extrapolate to e₁²/e₂, times `safety`, at most `most` e₁. Where e₁ is small by chance,
+    e₂² / 10, relative to `fine`, is the bound. The constants are our own: with 40 intervals errors
+    came to at most 0.2 of it.
     """
     last = jnp.abs(fine - coarse)
     previous = jnp.abs(coarse - coarsest)

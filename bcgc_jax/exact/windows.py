@@ -1,12 +1,14 @@
-r"""Crossing probabilities of many workers: the Poisson process between the thresholds, in positive terms.
+r"""Crossing probabilities of many workers: the Poisson process between the thresholds, in positive
+terms.
 
-Level n fails where fewer than N-n workers are below θ_n. From one threshold to the next, the slowest level
-last, the distribution of the count C is convolved with a Poisson one and what is below N-n taken out of it.
-At each threshold only about √N of the N possible counts have noticeable probability: a window follows their
-mean, O(N^{3/2}) in all where `crossing_probability` takes O(N²). What is left out, for all levels and paths
-together:
+Level n fails where fewer than N-n workers are below θ_n. From one threshold to the next, the
+slowest level last, the distribution of the count C is convolved with a Poisson one and what is
+below N-n taken out of it. At each threshold only about √N of the N possible counts have noticeable
+probability: a window follows their mean, O(N^{3/2}) in all where `crossing_probability` takes
+O(N²). What is left out, for all levels and paths together:
 
-- counts more than `_DEVIATIONS` standard deviations and `_MARGIN` from the mean, below 1e-9 of the paths;
+- counts more than `_DEVIATIONS` standard deviations and `_MARGIN` from the mean, below 1e-9 of the
+  paths;
 - levels that fail with probability e^-30 or less by Chernoff's bound, where no earlier one does;
 - of each convolution the terms from `_TERMS` on, below 1e-11: a long way is made in several parts.
 """
@@ -26,13 +28,15 @@ _DEVIATIONS = 6.5
 _MARGIN = 20
 # and the terms of a convolution from this one on.
 _TERMS = 20
-# Relative to an expected value: of eight distributions 2.3e-10 at most, against the system of all counts.
+# Relative to an expected value: of eight distributions 2.3e-10 at most, against the system of all
+# counts.
 LEFT_OUT = 1e-9
 
 
 class Paths(NamedTuple):
-    """Of thresholds: P(some level fails); and by level n, the probabilities that all levels above hold and
-    C = N-n-1 at θ_n, over that of N in all, and that after C = N-n there all later ones hold."""
+    """Of thresholds: P(some level fails); and by level n, the probabilities that all levels above
+    hold and C = N-n-1 at θ_n, over that of N in all, and that after C = N-n there all later ones
+    hold."""
 
     probability: Array
     arrive: Array
@@ -40,9 +44,9 @@ class Paths(NamedTuple):
 
 
 class _Way(NamedTuple):
-    """By level: whether it counts, the first count of its window, and on the way from the level above it the
-    rate of arrivals in a part, the parts, and the levels that are passed. The `first` and `last` level that
-    count, from the highest on, and whether no path gets through."""
+    """By level: whether it counts, the first count of its window, and on the way from the level
+    above it the rate of arrivals in a part, the parts, and the levels that are passed. The `first`
+    and `last` level that count, from the highest on, and whether no path gets through."""
 
     counts: Array
     window: Array
@@ -76,7 +80,9 @@ def _paths(hazard: Array, workers: Array) -> Paths:
     way = _way(hazard, below, above, workers)
     m = np.arange(_TERMS)
     rate = way.rate[:, None]
-    log_term = m * jnp.log(jnp.where(rate > 0, rate, 1)) - log_factorials(_TERMS).astype(rate.dtype) - rate
+    log_term = (
+        m * jnp.log(jnp.where(rate > 0, rate, 1)) - log_factorials(_TERMS).astype(rate.dtype) - rate
+    )
     terms = jnp.where(rate > 0, jnp.exp(log_term), m == 0)
     arrive, failed = _forward(way, terms[:, ::-1], below, above, workers)
     leave = _backward(way, terms, above, workers)
@@ -93,7 +99,8 @@ def log_factorials(size: int) -> np.ndarray:
 
 
 def _poisson(count: Array, rate: Array, size: int) -> Array:
-    """Pois(count; rate); 0 for counts below 0, for which as for those above 2 `size` nothing is known."""
+    """Pois(count; rate); 0 for counts below 0, for which as for those above 2 `size` nothing is
+    known."""
     table = jnp.asarray(log_factorials(2 * size + 1), rate.dtype)
     known = jnp.clip(count, 0, 2 * size)
     some = rate > 0
@@ -103,7 +110,8 @@ def _poisson(count: Array, rate: Array, size: int) -> Array:
 
 
 def _way(hazard: Array, below: Array, above: Array, workers: Array) -> _Way:
-    """Levels that tie with a later one, or hardly ever fail, are passed, with arrivals in equal parts."""
+    """Levels that tie with a later one, or hardly ever fail, are passed, with arrivals in equal
+    parts."""
     size = hazard.size
     dtype = hazard.dtype
     level = np.arange(size)
@@ -173,7 +181,9 @@ def _entry(row: Array, at: Array, known: Array) -> Array:
     return jnp.where(inside, row[jnp.clip(at, 0, row.size - 1)], 0)
 
 
-def _forward(way: _Way, terms: Array, below: Array, above: Array, workers: Array) -> tuple[Array, Array]:
+def _forward(
+    way: _Way, terms: Array, below: Array, above: Array, workers: Array
+) -> tuple[Array, Array]:
     """By level the paths one short of it, and all that fail, as weights of the Poisson process.
 
     `terms` from the last one on.

@@ -1,4 +1,5 @@
-"""Work sharing in a training loop of one's own, beside any all-reduce: `serve` in one process, `join` in all.
+"""Work sharing in a training loop of one's own, beside any all-reduce: `serve` in one process,
+`join` in all.
 
 To `join` needs no JAX, and no framework.
 """

@@ -1,4 +1,5 @@
-"""A worker's own training loop asks which chunk of a step's data it computes next. No JAX is needed here."""
+"""A worker's own training loop asks which chunk of a step's data it computes next. No JAX is
+needed here."""
 
 import operator
 import os
@@ -15,7 +16,8 @@ _AGAIN = 0.1
 
 
 class StepFailed(RuntimeError):
-    """A worker was lost before the step was complete: no sum counts, and all ask for the step again."""
+    """A worker was lost before the step was complete: no sum counts, and all ask for the step
+    again."""
 
 
 class Chunk(NamedTuple):
@@ -39,14 +41,17 @@ class Chunk(NamedTuple):
     def rows(self, num_samples: int, num_subsets: int) -> range:
         """Which of a step's M samples: subset j of N has those from j M/N to (j + 1) M/N, rounded.
 
-        All chunks of a step have each sample once. ValueError where there are too few samples for a chunk.
+        All chunks of a step have each sample once. ValueError where there are too few samples for a
+        chunk.
         """
-        edges = [(self.subset + share) * num_samples / num_subsets for share in (self.begin, self.end)]
+        edges = [
+            (self.subset + share) * num_samples / num_subsets for share in (self.begin, self.end)
+        ]
         first, last = map(round, edges)
         if first == last:
             raise ValueError(
-                f"chunk {self.number} of subset {self.subset} has none of the {num_samples} samples: take "
-                "fewer chunks, or equal_chunks=True"
+                f"chunk {self.number} of subset {self.subset} has none of the {num_samples} "
+                "samples: take fewer chunks, or equal_chunks=True"
             )
         return range(first, last)
 
@@ -61,7 +66,8 @@ class Share:
 
     Attributes:
       num_workers: how many share the steps, and how many subsets there are.
-      held: the chunks that this worker may be given, those of its own subset first; their step is -1.
+      held: the chunks that this worker may be given, those of its own subset first; their step is
+        -1.
     """
 
     def __init__(self, line: Line, rank: int) -> None:
@@ -72,14 +78,16 @@ class Share:
         self.held = tuple(self._chunk(-1, *chunk) for chunk in told["held"])
 
     def step(self, step: int) -> Iterator[Chunk]:
-        """This worker's chunks of a step, one after the other, until all chunks of all workers are done.
+        """This worker's chunks of a step, one after the other, until all chunks of all workers are
+        done.
 
-        Who asks for the next one has done the one before: its gradient is there, and in this worker's sum.
-        In JAX that takes `jax.block_until_ready`. After the last one the sum can go into the all-reduce.
+        Who asks for the next one has done the one before: its gradient is there, and in this
+        worker's sum. In JAX that takes `jax.block_until_ready`. After the last one the sum can go
+        into the all-reduce.
 
         Raises StepFailed if a worker is lost meanwhile: forget the sum, and ask for the step again.
-        ValueError if the others are at a later step; ConnectionError if the coordinator is gone, TimeoutError
-        two minutes after its machine is.
+        ValueError if the others are at a later step; ConnectionError if the coordinator is gone,
+        TimeoutError two minutes after its machine is.
         """
         step = operator.index(step)
         told = self._ask({"begin": step})
@@ -117,17 +125,20 @@ class Share:
         )
 
 
-def join(address: tuple[str, int], rank: int, *, key: bytes | str | None = None, wait: float = 60.0) -> Share:
+def join(
+    address: tuple[str, int], rank: int, *, key: bytes | str | None = None, wait: float = 60.0
+) -> Share:
     """Take part in the steps that a coordinator hands out.
 
     Args:
       address: host and port of the coordinator.
-      rank: which of its workers this is, from 0; one that comes again takes the place of the one before.
+      rank: which of its workers this is, from 0; one that comes again takes the place of the one
+        before.
       key: that of the coordinator; by default the environment variable BCGC_HANDOUT_KEY.
       wait: seconds within which the coordinator may begin to listen.
 
-    Raises ConnectionError where no coordinator answers there, or with another key; ValueError for a rank that
-    it does not have.
+    Raises ConnectionError where no coordinator answers there, or with another key; ValueError for a
+    rank that it does not have.
     """
     line = None
     secret = key_of(key)
@@ -150,5 +161,7 @@ def key_of(key: bytes | str | None) -> bytes:
     """ValueError if there is none."""
     given = os.environ.get(KEY, "") if key is None else key
     if not given:
-        raise ValueError(f"a coordinator and its workers need the same key: set {KEY}, or give key=")
+        raise ValueError(
+            f"a coordinator and its workers need the same key: set {KEY}, or give key="
+        )
     return given.encode() if isinstance(given, str) else given

@@ -1,7 +1,8 @@
 """Hands out the chunks of a step to the loops of others, who add up their gradients themselves.
 
-All end their chunks, then their sums go into an all-reduce. When all chunks are done, and every worker waits
-for that, all are told at once that the step is complete. So no sum of another attempt meets the others.
+All end their chunks, then their sums go into an all-reduce. When all chunks are done, and every
+worker waits for that, all are told at once that the step is complete. So no sum of another attempt
+meets the others.
 """
 
 import csv
@@ -29,7 +30,9 @@ COLUMNS = ("step", "worker", "subset", "chunk", "load", "seconds")
 class _Attempt:
     """One step, as far as it is. A step that failed is begun anew by another one."""
 
-    def __init__(self, number: int, step: int, storage: Storage, sizes: Sequence[int], now: float) -> None:
+    def __init__(
+        self, number: int, step: int, storage: Storage, sizes: Sequence[int], now: float
+    ) -> None:
         self.number = number
         self.step = step
         self.began = now
@@ -57,7 +60,8 @@ class _Attempt:
         self.handout.done(self.handout.member(rank), ticket)
 
     def serve(self, now: float) -> None:
-        """Chunks for those that rest; that it is over, when all chunks are done and all workers rest."""
+        """Chunks for those that rest; that it is over, when all chunks are done and all workers
+        rest."""
         for rank, ticket, chunk in hand_out(self.handout, self.timing, self.resting, now):
             self.given[rank] = ticket, chunk
             self.resting.pop(rank)({"over": False, "ticket": ticket, "chunk": chunk})
@@ -74,7 +78,8 @@ class _Attempt:
 
 
 class Coordinator:
-    """Made by `serve`. It ends with the `with`, or by `close`: who asks later gets a ConnectionError.
+    """Made by `serve`. It ends with the `with`, or by `close`: who asks later gets a
+    ConnectionError.
 
     Attributes:
       address: host and port, for `join`.
@@ -148,22 +153,34 @@ class Coordinator:
             return self._due - now
         # Who has not begun is waited for: perhaps it writes a checkpoint. But not who has ended.
         waited = {rank: max(since, attempt.began) for rank, since in self._gone.items()}
-        waited |= {rank: since for rank, since in attempt.heard.items() if rank not in attempt.resting}
+        waited |= {
+            rank: since for rank, since in attempt.heard.items() if rank not in attempt.resting
+        }
         since, rank = min(((since, rank) for rank, since in waited.items()), default=(now, -1))
         self._due = since + self._patience
         if self._due > now:
             return self._due - now
         what = "has been gone" if rank in self._gone else "was silent"
-        self._fail(f"worker {rank} {what} for {self._patience:g} s: step {attempt.step} is to be begun anew")
+        self._fail(
+            f"worker {rank} {what} for {self._patience:g} s: step {attempt.step} is to be "
+            "begun anew"
+        )
         return math.inf
 
     def _join(self, rank: int, reply: Reply) -> None:
         workers = len(self._storage.holders)
         if not 0 <= rank < workers:
-            reply({"refused": f"there are {workers} workers, from 0 to {workers - 1}: got rank {rank}"})
+            reply(
+                {
+                    "refused": f"there are {workers} workers, from 0 to {workers - 1}: got rank "
+                    f"{rank}"
+                }
+            )
             return
         self._lose(rank, f"another process has taken the place of worker {rank}")
-        self._ranks = {line: other for line, other in self._ranks.items() if other != rank and line != reply}
+        self._ranks = {
+            line: other for line, other in self._ranks.items() if other != rank and line != reply
+        }
         self._ranks[reply] = rank
         self._gone.pop(rank, None)
         ends = itertools.accumulate(self._sizes)
@@ -177,7 +194,12 @@ class Coordinator:
         now = time.monotonic()
         if attempt is not None and not attempt.is_over:
             if step < attempt.step:
-                reply({"refused": f"worker {rank} asks for step {step}, the others are at {attempt.step}"})
+                reply(
+                    {
+                        "refused": f"worker {rank} asks for step {step}, the others are at "
+                        f"{attempt.step}"
+                    }
+                )
                 return
             if step > attempt.step:
                 self._fail(f"worker {rank} asks for step {step}, others are at {attempt.step}")
@@ -191,7 +213,12 @@ class Coordinator:
         ticket = _ticket(message)
         attempt = self._attempt
         now = time.monotonic()
-        if attempt is None or ticket.step != attempt.number or rank not in attempt.heard or attempt.is_over:
+        if (
+            attempt is None
+            or ticket.step != attempt.number
+            or rank not in attempt.heard
+            or attempt.is_over
+        ):
             reply({"failed": self._failed or "this attempt at the step is over"})
             return
         attempt.done(rank, ticket, _seconds(message), now)
@@ -257,9 +284,10 @@ def serve(
 ) -> Coordinator:
     """Hand out the chunks of each step to the N workers that `join`, in a thread of this process.
 
-    The data of a step are N subsets of C chunks, the last one cut again into a half and two quarters. Each
-    worker stores as much as D subsets: its own, and chunks of others. Whoever is free is given, of the chunks
-    that it stores, the one whose other holders would come to it last (docs/how-it-works.md).
+    The data of a step are N subsets of C chunks, the last one cut again into a half and two
+    quarters. Each worker stores as much as D subsets: its own, and chunks of others. Whoever is
+    free is given, of the chunks that it stores, the one whose other holders would come to it last
+    (docs/how-it-works.md).
 
     Args:
       num_workers: N.
@@ -270,11 +298,13 @@ def serve(
       port: by default a free one, see `address`.
       equal_chunks: whether the last chunk stays whole; it does where nothing is shared.
       whole: whether workers store whole subsets, for loaders that can do no other.
-      patience: seconds that a worker may take for a chunk, its compiling included, before it counts as lost.
-      record: a CSV of who did which chunk in how many seconds, of complete steps; `bcgc solve --trace` and
-        `bcgc fit` read it if `max_subsets` is 1.
+      patience: seconds that a worker may take for a chunk, its compiling included, before it counts
+        as lost.
+      record: a CSV of who did which chunk in how many seconds, of complete steps;
+        `bcgc solve --trace` and `bcgc fit` read it if `max_subsets` is 1.
 
-    Raises ValueError for numbers that are no such plan, or without a key; OSError where it cannot listen.
+    Raises ValueError for numbers that are no such plan, or without a key; OSError where it cannot
+    listen.
 
     >>> from bcgc_jax.handout import join
     >>> with serve(2, key="secret") as coordinator:
@@ -284,8 +314,8 @@ def serve(
     """
     if not 1 <= max_subsets <= num_workers or chunks < 1:
         raise ValueError(
-            f"{num_workers} workers store from 1 to {num_workers} subsets each, in 1 chunk or more: got "
-            f"{max_subsets} subsets in {chunks} chunks"
+            f"{num_workers} workers store from 1 to {num_workers} subsets each, in 1 chunk or "
+            f"more: got {max_subsets} subsets in {chunks} chunks"
         )
     sizes = chunk_sizes(chunks, equal_chunks or max_subsets == 1)
     storage = whole_subsets if whole else spread

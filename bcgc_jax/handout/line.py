@@ -1,7 +1,8 @@
-"""A line between two programs: frames of JSON, and a greeting by which each knows that the other has the key.
+"""A line between two programs: frames of JSON, and a greeting by which each knows that the other
+has the key.
 
-Whoever has called says first what the other end's random number and its own one are with the key (HMAC of
-SHA-256); the other answers in kind. The key itself is never sent.
+Whoever has called says first what the other end's random number and its own one are with the key
+(HMAC of SHA-256); the other answers in kind. The key itself is never sent.
 """
 
 import hashlib
@@ -20,7 +21,8 @@ NONCE = 32
 GREETING = NONCE + hashlib.sha256().digest_size
 _LENGTH = struct.Struct("!I")
 _JSON = json.JSONEncoder(separators=(",", ":"))
-# Seconds until a line on which nothing comes is probed, between probes, and how many are not answered.
+# Seconds until a line on which nothing comes is probed, between probes, and how many are not
+# answered.
 _PROBES = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
 
 
@@ -99,7 +101,9 @@ class Line:
             self._greet(key)
         except TimeoutError:
             self.close()
-            raise ConnectionError(f"{address[0]}:{address[1]} does not answer: another program?") from None
+            raise ConnectionError(
+                f"{address[0]}:{address[1]} does not answer: another program?"
+            ) from None
         except BaseException:
             self.close()
             raise

@@ -8,12 +8,14 @@ Chunk = tuple[int, int]  # its subset, and its number there
 class Question(NamedTuple):
     """A worker is free: what is next? Tickets and sums have numbers, all different within a step.
 
-    So no two questions of a worker in a step are the same: one that is repeated has the same answer.
+    So no two questions of a worker in a step are the same: one that is repeated has the same
+    answer.
 
     Attributes:
       step: its number.
       worker, life: who asks, and which of its processes.
-      ticket: of the chunk that it has done, or the number of the sum that it has sent; None at first.
+      ticket: of the chunk that it has done, or the number of the sum that it has sent; None at
+        first.
       seconds: that it computed for that, without slowness on purpose.
     """
 
@@ -25,7 +27,8 @@ class Question(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What is next: first what becomes of the last gradient, then a chunk, or a sum to send, or the end.
+    """What is next: first what becomes of the last gradient, then a chunk, or a sum to send, or the
+    end.
 
     Attributes:
       keep: the sum that the last gradient is added to; None: it is dropped.

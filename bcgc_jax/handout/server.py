@@ -29,7 +29,8 @@ class Answers(Protocol):
         """The line of whoever was replied to by this has ended."""
 
     def look(self) -> float:
-        """What has changed without a message. Returns seconds until the next look, infinity for never."""
+        """What has changed without a message. Returns seconds until the next look, infinity for
+        never."""
 
 
 class Server:
@@ -62,7 +63,9 @@ class Server:
         self._timer: asyncio.TimerHandle | None = None
         self._looks = False  # soon
         self._lines: set[_Called] = set()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="hands out chunks", daemon=True)
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="hands out chunks", daemon=True
+        )
         self._thread.start()
         listening = asyncio.run_coroutine_threadsafe(
             self._loop.create_server(lambda: _Called(self), host, port), self._loop
@@ -78,7 +81,8 @@ class Server:
 
     def touch(self, first: Callable[[], None] | None = None) -> None:
         """From any thread: have a look, and do something in the server's thread before."""
-        with contextlib.suppress(RuntimeError):  # closed by another thread: nobody waits for an answer
+        # closed by another thread: nobody waits for an answer
+        with contextlib.suppress(RuntimeError):
             if first is not None:
                 self._loop.call_soon_threadsafe(first)
             self._loop.call_soon_threadsafe(self.look)
@@ -97,12 +101,16 @@ class Server:
             self._loop.call_soon(self.look)
 
     def look(self) -> None:
-        """In the server's thread. A timer that is too early stays: it is cheaper than a new one each time."""
+        """In the server's thread. A timer that is too early stays: it is cheaper than a new one
+        each time."""
         self._looks = False
         after = self.answers.look()
         if after == math.inf:
             return
-        if self._timer is not None and self._loop.time() < self._timer.when() <= self._loop.time() + after:
+        if (
+            self._timer is not None
+            and self._loop.time() < self._timer.when() <= self._loop.time() + after
+        ):
             return
         if self._timer is not None:
             self._timer.cancel()

@@ -1,4 +1,5 @@
-"""From a file of measured times to a distribution: traces, what they look like, fits, resampling."""
+"""From a file of measured times to a distribution: traces, what they look like, fits,
+resampling."""
 
 from typing import Any
 

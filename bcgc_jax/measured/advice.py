@@ -1,7 +1,8 @@
-"""From a log to a verdict: what a step loses, why, what can be done, what that is worth and how sure it is.
+"""From a log to a verdict: what a step loses, why, what can be done, what that is worth and how
+sure it is.
 
-Causes and remedies are replayed in the steps of the log, not read off shares of variance. A remedy is advised
-if it saves time in steps that its plan has not seen, by its interval of 95 % too.
+Causes and remedies are replayed in the steps of the log, not read off shares of variance. A remedy
+is advised if it saves time in steps that its plan has not seen, by its interval of 95 % too.
 """
 
 from collections.abc import Mapping
@@ -50,12 +51,13 @@ class Row(NamedTuple):
     Attributes:
       remedy: its name.
       saved: less time than now for a sample that is used, as a share.
-      range: of `saved`, by whether slowness is the workers' or the data's, where the log does not say.
+      range: of `saved`, by whether slowness is the workers' or the data's, where the log does not
+        say.
       lost: share of the samples that are lost; 0 where the gradient is exact.
       longer: how many times as long as the others the lost ones take; None where none are.
       stored_subsets: of the data, that a worker must be able to read.
-      choice: what was planned in the two halves: how many workers are left out or replaced, the threshold in
-        seconds, or how many steps shares are made of.
+      choice: what was planned in the two halves: how many workers are left out or replaced, the
+        threshold in seconds, or how many steps shares are made of.
       needs: in words.
     """
 
@@ -76,8 +78,9 @@ class Advice(Slowness):
     Attributes, after those of `Slowness`:
       rows: what can be done, the most saved first, and last the limit.
       enough: whether there are enough steps for advice.
-      advised: a remedy, or None where nothing is worth it; without chunks it saves by three models: workers,
-        data or single chunks are slow; by the first alone where it stays with a worker in the next step.
+      advised: a remedy, or None where nothing is worth it; without chunks it saves by three models:
+        workers, data or single chunks are slow; by the first alone where it stays with a worker in
+        the next step.
       beforehand: one for workers that cannot ask within a step, or None.
     """
 
@@ -101,7 +104,8 @@ def advise(
 ) -> Advice:
     """What a log says: what its steps lose, why, and which remedy is worth it.
 
-    Steps in which a worker has no time are left out. The loss is mean over steps of max_w T_w - mean_w T_w.
+    Steps in which a worker has no time are left out. The loss is mean over steps of max_w
+    T_w - mean_w T_w.
 
     Args:
       trace: the log, as `measured.load_trace` reads it.
@@ -111,7 +115,8 @@ def advise(
       methods: codes to replay too, by name; see `solvers.measured_steps`.
       seed: of the resampling.
 
-    Raises ValueError for less than two whole steps or workers, and for `chunks` of a trace that has its own.
+    Raises ValueError for less than two whole steps or workers, and for `chunks` of a trace that has
+    its own.
 
     Here one of four workers is slow; `advise` is `bcgc_jax.advise`.
 
@@ -126,13 +131,14 @@ def advise(
     times, _ = whole_steps(trace)
     if min(times.shape) < 2:
         raise ValueError(
-            f"the log has {len(times)} steps with a time of each of its {trace.num_workers} workers: give at "
-            "least two steps of two workers"
+            f"the log has {len(times)} steps with a time of each of its {trace.num_workers} "
+            "workers: give at least two steps of two workers"
         )
     log = model_of(trace, times, chunks)
     replays = remedies.replays(log.model, log.costs, stored, round_trip, methods)
     savings = savings_of(replays, seed)
-    codes = {name: replays[name] for name in methods}  # by all models a worker takes the same seconds
+    # by all models a worker takes the same seconds
+    codes = {name: replays[name] for name in methods}
     others = [
         savings_of(remedies.replays(other, log.costs, stored, round_trip) | codes, seed)
         for other in log.others
@@ -140,7 +146,11 @@ def advise(
     judges = [savings] if _stays(log.model.random) else [savings, *others]
     found = slowness_of(trace, log, seed)
     enough = len(times) >= FEWEST_STEPS
-    may = [name for name in _cheapest_first(trace.num_workers, found.changing) if name in replays and enough]
+    may = [
+        name
+        for name in _cheapest_first(trace.num_workers, found.changing)
+        if name in replays and enough
+    ]
     return Advice(
         **vars(found),
         rows=_rows(replays, savings, others, trace.num_workers),
@@ -151,7 +161,8 @@ def advise(
 
 
 def _stays(random: np.ndarray) -> bool:
-    """Whether half of what workers take more, `[S, W]`, is there in the next step: its data are others."""
+    """Whether half of what workers take more, `[S, W]`, is there in the next step: its data are
+    others."""
     return bool(np.sum(random[1:] * random[:-1]) > np.sum(random[:-1] ** 2) / 2)
 
 
@@ -164,8 +175,12 @@ def _cheapest_first(workers: int, changing: bool) -> list[str]:
     return [DEALT, *asking, *([] if changing else [FIXED, ANEW])]
 
 
-def _rows(replays: dict[str, Replay], savings: Savings, others: list[Savings], workers: int) -> list[Row]:
-    stored = remedies.sharing_names(workers, workers) | dict.fromkeys((DEALT, FIXED, ANEW, LIMIT), workers)
+def _rows(
+    replays: dict[str, Replay], savings: Savings, others: list[Savings], workers: int
+) -> list[Row]:
+    stored = remedies.sharing_names(workers, workers) | dict.fromkeys(
+        (DEALT, FIXED, ANEW, LIMIT), workers
+    )
     found = []
     for name, replay in replays.items():
         if name == remedies.NOTHING:

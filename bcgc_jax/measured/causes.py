@@ -1,9 +1,10 @@
 r"""What slows the steps of a log: a model of its times, and what each cause adds to the loss.
 
-Chunk c of worker w in step t takes y = e^{A[t,w] + B[t,w]} G[t,w,c] + P[t,w,c]: A of a worker that stays slow
-(or fast), B of one that is slow in this step alone, G of the chunk's data, P a pause. The loss of a step is
-the time of its slowest worker less the mean. What a cause adds to it is its Shapley value: what the loss
-grows by as the cause is put in, a mean over all orders in which the causes can be put in.
+Chunk c of worker w in step t takes y = e^{A[t,w] + B[t,w]} G[t,w,c] + P[t,w,c]: A of a worker that
+stays slow (or fast), B of one that is slow in this step alone, G of the chunk's data, P a pause.
+The loss of a step is the time of its slowest worker less the mean. What a cause adds to it is its
+Shapley value: what the loss grows by as the cause is put in, a mean over all orders in which the
+causes can be put in.
 """
 
 import itertools
@@ -79,12 +80,15 @@ def loss(times: np.ndarray) -> np.ndarray:
 def losses(parts: Parts) -> dict[str, np.ndarray]:
     """What each cause adds to the loss of each step, `[S]`: they add up to it.
 
-    >>> parts = Parts(np.log([[1.0, 3.0]]), np.zeros((1, 2)), np.ones((1, 2, 1)), np.array([[[0.0], [2.0]]]))
+    >>> parts = Parts(np.log([[1.0, 3.0]]), np.zeros((1, 2)), np.ones((1, 2, 1)),
+    ...     np.array([[[0.0], [2.0]]]))
     >>> {cause: round(float(added[0]), 12) for cause, added in losses(parts).items()}
     {'data': 0.0, 'steady': 1.0, 'random': 0.0, 'pauses': 1.0}
     """
     size = len(CAUSES)
-    subsets = [set(some) for count in range(size + 1) for some in itertools.combinations(CAUSES, count)]
+    subsets = [
+        set(some) for count in range(size + 1) for some in itertools.combinations(CAUSES, count)
+    ]
     of_set = {frozenset(some): loss(parts.times(some)) for some in subsets}
     found = {}
     for cause in CAUSES:
@@ -98,9 +102,11 @@ def losses(parts: Parts) -> dict[str, np.ndarray]:
 
 
 def slow_together(times: np.ndarray) -> np.ndarray:
-    """`[S, W]` to `[S]`: what steps take more than others as all workers are slow; no part of the loss.
+    """`[S, W]` to `[S]`: what steps take more than others as all workers are slow; no part of the
+    loss.
 
-    More than the lowest quarter of steps takes, and more than chance makes of the mean of so many workers.
+    More than the lowest quarter of steps takes, and more than chance makes of the mean of so many
+    workers.
     """
     means = times.mean(axis=1)
     error = np.median(times.std(axis=1, ddof=1)) / math.sqrt(times.shape[1])
@@ -116,7 +122,9 @@ def parts_of(parts: Microbatches) -> Parts:
     if parts.load is not None:
         return _parts_by_load(parts)
     seconds = parts.seconds
-    pauses = _pauses(seconds) if parts.forward is None else _pauses_of_passes(seconds, parts.forward)
+    pauses = (
+        _pauses(seconds) if parts.forward is None else _pauses_of_passes(seconds, parts.forward)
+    )
     rest = seconds - pauses
     steady = levels(_scores(rest), rest.sum(axis=2))
     random = _random(rest / np.exp(steady)[:, :, None])
@@ -124,7 +132,8 @@ def parts_of(parts: Microbatches) -> Parts:
 
 
 def _parts_by_load(parts: Microbatches) -> Parts:
-    """Where the lengths of chunks are known, a worker is slow by what its step takes more than its lengths.
+    """Where the lengths of chunks are known, a worker is slow by what its step takes more than its
+    lengths.
 
     What single chunks take more stays with them: over a worker's step it adds up to nothing.
     """
@@ -158,9 +167,11 @@ def parts_of_steps(times: np.ndarray, chunks: int, expected: np.ndarray | None =
 
 
 def as_data(parts: Parts) -> Parts:
-    """The same seconds of workers, where those that are slow at random had long chunks in their place.
+    """The same seconds of workers, where those that are slow at random had long chunks in their
+    place.
 
-    Lengths within a worker's step are drawn: as uneven as independent ones are whose sums differ so much.
+    Lengths within a worker's step are drawn: as uneven as independent ones are whose sums differ so
+    much.
     """
     uneven = math.sqrt(parts.data.shape[2]) * parts.random.std()
     drawn = np.exp(uneven * np.random.default_rng(0).standard_normal(parts.data.shape))
@@ -169,7 +180,8 @@ def as_data(parts: Parts) -> Parts:
 
 
 def as_one_chunk(parts: Parts) -> Parts:
-    """The same seconds, where one chunk took what a worker took more than the median one at random."""
+    """The same seconds, where one chunk took what a worker took more than the median one at
+    random."""
     pace = np.exp(parts.random)
     usual = np.minimum(pace, np.median(pace, axis=1, keepdims=True))
     data = usual[:, :, None] * parts.data
@@ -178,10 +190,11 @@ def as_one_chunk(parts: Parts) -> Parts:
 
 
 def _pauses(seconds: np.ndarray) -> np.ndarray:
-    """Seconds of a chunk above its worker's median in the step, where most of such chunks have paused.
+    """Seconds of a chunk above its worker's median in the step, where most of such chunks have
+    paused.
 
-    ln of lengths is taken to have quantiles a z^k, z those of the normal distribution and k ≥ 1 for tails
-    that are heavier. So a body that many long chunks have made wide is not taken for pauses.
+    ln of lengths is taken to have quantiles a z^k, z those of the normal distribution and k ≥ 1 for
+    tails that are heavier. So a body that many long chunks have made wide is not taken for pauses.
     """
     median = np.median(seconds, axis=2, keepdims=True)
     excess = np.log(seconds / median)
@@ -199,13 +212,18 @@ def _pauses(seconds: np.ndarray) -> np.ndarray:
     if excess.size * _MOST_PAUSES > _FEWEST:
         shares = np.geomspace(_MOST_PAUSES, _FEWEST / excess.size, 40)
         seen = np.quantile(excess, 1 - shares)
-        twice = [float(end) for end, share in zip(seen, shares, strict=True) if end >= explained(share / 2)]
+        twice = [
+            float(end)
+            for end, share in zip(seen, shares, strict=True)
+            if end >= explained(share / 2)
+        ]
         threshold = min([threshold, *twice])
     return np.where(excess > max(_LEAST_PAUSE, threshold), seconds - median, 0.0)
 
 
 def _pauses_of_passes(seconds: np.ndarray, forward: np.ndarray) -> np.ndarray:
-    """Seconds of one pass that the other one does not explain: a long chunk takes longer in both."""
+    """Seconds of one pass that the other one does not explain: a long chunk takes longer in
+    both."""
     backward = seconds - forward
     ratio = np.log(forward / backward)
     # The length by the pass that did not pause.
@@ -235,7 +253,8 @@ def _scores(seconds: np.ndarray) -> np.ndarray:
 
 
 def _random(seconds: np.ndarray) -> np.ndarray:
-    """B, by chunks without pauses and without what is steady: as much as chunks of a step have in common."""
+    """B, by chunks without pauses and without what is steady: as much as chunks of a step have
+    in common."""
     steps, workers, chunks = seconds.shape
     cut = chunks // 4
     middle = np.sort(np.log(seconds), axis=2)[:, :, cut : chunks - cut].mean(axis=2)

@@ -1,12 +1,13 @@
-r"""Which distribution stands for measured times: each time an atom where that is quick, else a smooth one.
+r"""Which distribution stands for measured times: each time an atom where that is quick, else a
+smooth one.
 
-`Empirical` never exceeds the largest time that was seen, and its expected runtime is polyhedral. The smooth
-one is a monotone curve through the times, and a tail beyond the last: T = Λ⁻¹(A), A ~ Exp(1), with Λ⁻¹ a
-rational quadratic spline (Gregory & Delbourgo 1982: monotone, once differentiable, inverted in closed form)
-through the means of groups of neighbouring times. The mean hazard of the i-th of K sorted times is
-Σ_{j≤i} 1/(K-j+1) (Rényi; for censored times the estimate of Nelson and Aalen). N workers see order
-statistics, each known to a standard deviation of 1/√N in the variable 2 arcsin √F: groups are equally wide in
-it, and so finer at both ends.
+`Empirical` never exceeds the largest time that was seen, and its expected runtime is polyhedral.
+The smooth one is a monotone curve through the times, and a tail beyond the last: T = Λ⁻¹(A), A ~
+Exp(1), with Λ⁻¹ a rational quadratic spline (Gregory & Delbourgo 1982: monotone, once
+differentiable, inverted in closed form) through the means of groups of neighbouring times. The mean
+hazard of the i-th of K sorted times is Σ_{j≤i} 1/(K-j+1) (Rényi; for censored times the estimate of
+Nelson and Aalen). N workers see order statistics, each known to a standard deviation of 1/√N in the
+variable 2 arcsin √F: groups are equally wide in it, and so finer at both ends.
 """
 
 from typing import NamedTuple
@@ -28,14 +29,16 @@ _MANY = 20
 def distribution_of(
     times: ArrayLike, num_workers: int, censored: ArrayLike | None = None, *, kind: str = "auto"
 ) -> Distribution:
-    """The distribution of all measured `times` together, for a plan of N workers that are taken as alike.
+    """The distribution of all measured `times` together, for a plan of N workers that are taken as
+    alike.
 
     Args:
       times: K of them in any shape, positive.
-      num_workers: N. An optimum under atoms takes K N (N² + K / 6) operations, else no more for a larger K.
+      num_workers: N. An optimum under atoms takes K N (N² + K / 6) operations, else no more for a
+        larger K.
       censored: in the shape of `times`, True where one is a lower bound, of which there is no atom.
-      kind: "atoms", "smooth", or "pareto-tail" for a smooth distribution with a fitted tail. "auto" takes
-        atoms where an optimum is quick or nothing smooth is near the times, else "smooth".
+      kind: "atoms", "smooth", or "pareto-tail" for a smooth distribution with a fitted tail. "auto"
+        takes atoms where an optimum is quick or nothing smooth is near the times, else "smooth".
 
     Raises ValueError where there is no such distribution.
 
@@ -54,16 +57,21 @@ def distribution_of(
         heavy = kind == "pareto-tail"
         return smooth_empirical(times, censored, pareto_tail=heavy, large_n=num_workers > _MANY)
     if cut:
-        raise ValueError(f"{cut} of {size} times are censored, no atoms: take a smooth distribution")
+        raise ValueError(
+            f"{cut} of {size} times are censored, no atoms: take a smooth distribution"
+        )
     if size * num_workers**3 > 3600 * 1e8:  # an hour for one exact runtime
-        raise ValueError(f"for {size:,} atoms it would take more than a day: take a smooth distribution")
+        raise ValueError(
+            f"for {size:,} atoms it would take more than a day: take a smooth distribution"
+        )
     return Empirical(np.ravel(np.asarray(times)))
 
 
 def smooth_or_atoms(
     times: ArrayLike, censored: ArrayLike | None = None, num_workers: float = np.inf
 ) -> Distribution:
-    """A smooth one, by default for any number of workers; atoms where nothing smooth is near the times."""
+    """A smooth one, by default for any number of workers; atoms where nothing smooth is near the
+    times."""
     try:
         return smooth_empirical(times, censored, large_n=num_workers > _MANY)
     except ValueError:
@@ -83,16 +91,23 @@ class Tail(NamedTuple):
 
 
 def smooth_empirical(
-    times: ArrayLike, censored: ArrayLike | None = None, *, pareto_tail: bool = False, large_n: bool = False
+    times: ArrayLike,
+    censored: ArrayLike | None = None,
+    *,
+    pareto_tail: bool = False,
+    large_n: bool = False,
 ) -> HazardSpline:
-    r"""The smooth distribution of measured `times`, `[K]`, K ≥ 20; True in `censored` marks lower bounds.
+    r"""The smooth distribution of measured `times`, `[K]`, K ≥ 20; True in `censored` marks lower
+    bounds.
 
-    √K knots (5 to 64), each the mean of a group of neighbours, up to the tail: the largest 20 times, or the
-    largest tenth if that is fewer, are exponential with their own mean. With `pareto_tail` the largest tenth
-    are a generalised Pareto tail fitted to it (index ξ ≥ 0), for short samples, which larger times will
-    exceed. For `large_n`, a hundred say, rules of integration overlook the knots: faster, and exact to 1e-6.
+    √K knots (5 to 64), each the mean of a group of neighbours, up to the tail: the largest 20
+    times, or the largest tenth if that is fewer, are exponential with their own mean. With
+    `pareto_tail` the largest tenth are a generalised Pareto tail fitted to it (index ξ ≥ 0), for
+    short samples, which larger times will exceed. For `large_n`, a hundred say, rules of
+    integration overlook the knots: faster, and exact to 1e-6.
 
-    Raises ValueError for fewer than 20 whole times, times that are not positive, or too few different ones.
+    Raises ValueError for fewer than 20 whole times, times that are not positive, or too few
+    different ones.
 
     >>> law = smooth_empirical(np.random.default_rng(0).gamma(3.0, 2.0, 400))
     >>> abs(float(law.mean()) - 6.0) < 0.3
@@ -103,8 +118,8 @@ def smooth_empirical(
     different = np.unique(t).size
     if whole < 20 or different < 8:
         raise ValueError(
-            "a smooth distribution needs at least 20 times that are not cut off and 8 different ones, got "
-            f"{whole} and {different}: use Empirical"
+            "a smooth distribution needs at least 20 times that are not cut off and 8 different "
+            f"ones, got {whole} and {different}: use Empirical"
         )
     t = spread_ties(t)
     tail = tail_of(t, cut, heavy=pareto_tail)
@@ -118,7 +133,8 @@ def smooth_empirical(
     y = y[apart]
     if a.size < 4 or tail.scale <= least * tail.threshold:
         raise ValueError("the times are too close to each other for a smooth curve: use Empirical")
-    # The curve through the lowest groups goes on to hazard 0, but not below half of the smallest time.
+    # The curve through the lowest groups goes on to hazard 0, but not below half of the smallest
+    # time.
     begin = y[0] - a[0] * (y[1] - y[0]) / (a[1] - a[0])
     begin = np.clip(begin, 0.5 * t[~cut][0], t[~cut][0])
     a = np.r_[0.0, a]
@@ -162,7 +178,8 @@ def tail_of(t: np.ndarray, cut: np.ndarray, *, heavy: bool) -> Tail:
             tail_index_error=0.0,
             num_times=count,
         )
-    # Zeros that are lower bounds add nothing: one program for all lengths up to the next power of two.
+    # Zeros that are lower bounds add nothing: one program for all lengths up to the next power of
+    # two.
     padding = 2 ** (excess.size - 1).bit_length() - excess.size
     sample = Sample(np.pad(excess, (0, padding)), np.pad(open_, (0, padding), constant_values=True))
     with jax.enable_x64(True):

@@ -1,7 +1,8 @@
-"""What a trace looks like, and how far it is from the paper's independent, identically distributed times.
+"""What a trace looks like, and how far it is from the paper's independent, identically distributed
+times.
 
-What slows its steps is found as `advise` finds it. Besides: does a worker's time depend on that of its last
-step, and how heavy is the tail?
+What slows its steps is found as `advise` finds it. Besides: does a worker's time depend on that of
+its last step, and how heavy is the tail?
 """
 
 import math
@@ -30,8 +31,8 @@ class Description(NamedTuple):
 
     Attributes:
       mean, deviation, median, high, largest: of the times, `high` the 99 % quantile.
-      tail_index: ξ of P(T > u + z) ∝ (1 + ξ z/σ)^{-1/ξ} above the largest tenth; 0 is exponential, moments
-        of order 1/ξ and more are infinite.
+      tail_index: ξ of P(T > u + z) ∝ (1 + ξ z/σ)^{-1/ξ} above the largest tenth; 0 is exponential,
+        moments of order 1/ξ and more are infinite.
       autocorrelation: of a worker's time with its next one.
       slowness: what whole steps lose, and why; None for less than two of them, or of workers.
       forward_ratio: forward to backward passes; None where they are not known apart.
@@ -53,7 +54,8 @@ class Description(NamedTuple):
     forward_ratio: float | None = None
 
     def remarks(self) -> list[str]:
-        """In words: where the trace is not what the paper assumes, and what that means for a plan."""
+        """In words: where the trace is not what the paper assumes, and what that means for a
+        plan."""
         tail = self.tail_index
         onward = self.autocorrelation
         known = [
@@ -61,23 +63,24 @@ class Description(NamedTuple):
             (
                 onward.low * onward.high > 0 and abs(onward.value) > _SMALL,
                 "A worker's time depends on that of its last step: the correlation is "
-                f"{onward.value:.2f}. The expected runtime does not depend on it; how far the mean of a run "
-                "may be from it does.",
+                f"{onward.value:.2f}. The expected runtime does not depend on it; how far the mean "
+                "of a run may be from it does.",
             ),
             (
                 tail.low > 0.5,
                 f"The tail is heavy (index {tail.value:.2f}, where 0 is exponential): the "
-                f"{'mean' if tail.high > 1 else 'variance'} may be infinite, and a sample says little about "
-                "the slowest steps to come; compare with a Pareto tail.",
+                f"{'mean' if tail.high > 1 else 'variance'} may be infinite, and a sample says "
+                "little about the slowest steps to come; compare with a Pareto tail.",
             ),
             (
                 self.num_censored > 0,
-                f"{self.num_censored} of {self.num_times} times are cut off: fits take them as lower bounds.",
+                f"{self.num_censored} of {self.num_times} times are cut off: fits take them as "
+                "lower bounds.",
             ),
             (
                 self.slowness is None or self.slowness.num_steps < FEWEST_STEPS,
-                "There are too few steps with a time of each worker, or too few workers, to say how alike or "
-                "how independent workers are.",
+                "There are too few steps with a time of each worker, or too few workers, to say "
+                "how alike or how independent workers are.",
             ),
         ]
         return [remark for holds, remark in known if holds] or [NOTHING]
@@ -89,7 +92,8 @@ def describe(trace: Trace, *, with_tail: bool = True) -> Description:
     >>> times = np.random.default_rng(0).gamma(2.0, 1.0, (50, 4))
     >>> step, worker = np.indices(times.shape).reshape(2, -1)
     >>> whole = np.zeros(200, bool)
-    >>> trace = Trace(np.arange(50).astype(str), np.array(list("abcd")), step, worker, times.ravel(), whole)
+    >>> trace = Trace(np.arange(50).astype(str), np.array(list("abcd")), step, worker,
+    ...     times.ravel(), whole)
     >>> describe(trace).remarks()
     ['Nothing here speaks against independent workers of one distribution.']
     """
@@ -122,9 +126,11 @@ def describe(trace: Trace, *, with_tail: bool = True) -> Description:
 
 
 def autocorrelation(table: np.ndarray) -> Interval:
-    """Of each worker's time with that of its next step, around its mean, all workers together; `[S, W]`.
+    """Of each worker's time with that of its next step, around its mean, all workers together;
+    `[S, W]`.
 
-    The interval lets workers of a step depend on each other. Corrected for the mean that was estimated.
+    The interval lets workers of a step depend on each other. Corrected for the mean that was
+    estimated.
     """
     counts = np.isfinite(table).sum(axis=0)
     centred = table - np.nansum(table, axis=0) / np.maximum(counts, 1)

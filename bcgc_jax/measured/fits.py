@@ -1,10 +1,10 @@
 r"""Which distribution do measured times follow, with which parameters, and how sure is that?
 
-Each family is fitted by maximum likelihood. Samples of the fit are fitted again (a parametric bootstrap).
-Their spread is the standard error; their mean shows the bias (a shift is estimated too late by about one
-spacing); and the distance of the data is compared with their distances to their own fits, for a distance to a
-fit is smaller than the tables say. Where times are cut off, so are those of the samples, by the estimated
-distribution of the cuts.
+Each family is fitted by maximum likelihood. Samples of the fit are fitted again (a parametric
+bootstrap). Their spread is the standard error; their mean shows the bias (a shift is estimated too
+late by about one spacing); and the distance of the data is compared with their distances to their
+own fits, for a distance to a fit is smaller than the tables say. Where times are cut off, so are
+those of the samples, by the estimated distribution of the cuts.
 """
 
 import functools
@@ -20,9 +20,17 @@ from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import check_key, check_whole
 from bcgc_jax.distributions import Distribution
-from bcgc_jax.measured.likelihood import FAMILIES, Family, Sample, check_enough, sorted_times, spread_ties
+from bcgc_jax.measured.likelihood import (
+    FAMILIES,
+    Family,
+    Sample,
+    check_enough,
+    sorted_times,
+    spread_ties,
+)
 
-# More times than this say no more about which distribution to plan with: a random part of them is taken.
+# More times than this say no more about which distribution to plan with: a random part of them is
+# taken.
 MAX_TIMES = 20_000
 
 
@@ -35,8 +43,10 @@ class Fit(NamedTuple):
       standard_errors: of each parameter, by name.
       log_likelihood: at its maximum, before that correction.
       aic: Akaike's criterion, 2 · parameters - 2 · log likelihood; less is better.
-      kolmogorov_smirnov: sup |F_K - F|; its `_pvalue`: how often a sample of `law` is farther from its fit.
-      anderson_darling: K ∫ (F_K - F)² / (F (1 - F)) dF; where times are cut off, up to the largest one.
+      kolmogorov_smirnov: sup |F_K - F|; its `_pvalue`: how often a sample of `law` is farther from
+        its fit.
+      anderson_darling: K ∫ (F_K - F)² / (F (1 - F)) dF; where times are cut off, up to the largest
+        one.
       num_times: K.
     """
 
@@ -71,14 +81,15 @@ def fit_distributions(
       key: randomness of the samples that the standard errors and p-values come from.
       times: positive, at least 10; of more than 20,000 a random part is taken.
       censored: bool `[K]`, True where a worker was cut off and the time is only a lower bound.
-      distributions: names of families as on the command line, such as "weibull"; by default all, without
-        "uniform" where times are cut off.
-      num_replicates: samples, rounded up to whole batches; the smallest p-value is one over one more.
+      distributions: names of families as on the command line, such as "weibull"; by default all,
+        without "uniform" where times are cut off.
+      num_replicates: samples, rounded up to whole batches; the smallest p-value is one over one
+        more.
       progress: called with each name before it is fitted.
 
-    Tied times are spread over a tick of the clock. Runs in 64 bit. The order is that of Akaike's criterion:
-    fits within 2 of the best are as good. Raises ValueError for an unknown name, for times that are not
-    positive, too few of them, too few that are whole, or two values.
+    Tied times are spread over a tick of the clock. Runs in 64 bit. The order is that of Akaike's
+    criterion: fits within 2 of the best are as good. Raises ValueError for an unknown name, for
+    times that are not positive, too few of them, too few that are whole, or two values.
 
     >>> times = np.random.default_rng(0).gamma(2.5, 0.6, 200) + 1.0
     >>> two = ["gamma", "pareto"]
@@ -91,11 +102,15 @@ def fit_distributions(
     check_enough(np.sum(~cut))
     if (values := np.unique(t[~cut])).size < 3:
         of = " or ".join(f"{value:g}" for value in values)
-        raise ValueError(f"all times are {of}: take Deterministic, TwoSpeed or Empirical, there is no fit")
+        raise ValueError(
+            f"all times are {of}: take Deterministic, TwoSpeed or Empirical, there is no fit"
+        )
     known = [name for name in FAMILIES if name != "uniform" or not cut.any()]
     names = known if distributions is None else list(distributions)
     if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"no distribution {unknown[0]!r} for these times; known: {', '.join(known)}")
+        raise ValueError(
+            f"no distribution {unknown[0]!r} for these times; known: {', '.join(known)}"
+        )
     check_whole("num_replicates", num_replicates, 2)
     with jax.enable_x64(True):
         shuffle, *keys = jax.random.split(key, len(names) + 1)
@@ -138,7 +153,9 @@ def _fit(key: Array, name: str, family: Family, sample: Sample, num_replicates: 
         return [np.asarray(x) for x in (less_biased, *_distances(hazards, samples))]
 
     law, *measured = (x[0] for x in corrected(data, best))
-    far = [corrected(samples, parameters)[1:] for samples, parameters in zip(drawn, again, strict=True)]
+    far = [
+        corrected(samples, parameters)[1:] for samples, parameters in zip(drawn, again, strict=True)
+    ]
     farther = np.concatenate(far, axis=1)[:, good] >= np.reshape(measured, (2, 1))
     ks, ad = map(float, measured)
     ks_p, ad_p = map(float, (1 + farther.sum(axis=1)) / (1 + good.sum()))
@@ -168,7 +185,8 @@ def _search(family: Family, samples: Sample, guesses: Array) -> tuple[Array, Arr
 
 @jax.jit
 def _draw(key: Array, data: Sample) -> tuple[Array, Array | None]:
-    """Hazards of as many samples, ascending, and their cuts, if any; compiled once for all families."""
+    """Hazards of as many samples, ascending, and their cuts, if any; compiled once for all
+    families."""
 
     def draw(key: Array, sample: Sample) -> tuple[Array, Array | None]:
         times_key, cut_key = jax.random.split(key)
@@ -178,7 +196,8 @@ def _draw(key: Array, data: Sample) -> tuple[Array, Array | None]:
         hazard = jnp.cumsum(jax.random.exponential(times_key, (size,)) / (size - rank))
         if sample.censored is None:
             return hazard, None
-        # Kaplan and Meier's estimate of when times are cut, with the parts of cuts and whole times exchanged.
+        # Kaplan and Meier's estimate of when times are cut, with the parts of cuts and whole times
+        # exchanged.
         open_ = jnp.cumprod(jnp.where(sample.censored, 1 - 1 / (size - rank), 1))
         drawn = jax.random.uniform(cut_key, (size,))
         place = size - jnp.searchsorted(open_[::-1], drawn, side="right", method="sort")
@@ -194,21 +213,28 @@ def _drawn(family: Family, parameters: Array, hazards: Array, cuts: Array | None
     if cuts is None:
         return Sample(times)
     order = jnp.argsort(jnp.minimum(times, cuts))
-    return Sample(*(jnp.take_along_axis(x, order, 1) for x in (jnp.minimum(times, cuts), cuts < times)))
+    return Sample(
+        *(jnp.take_along_axis(x, order, 1) for x in (jnp.minimum(times, cuts), cuts < times))
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _hazards(family: Family, samples: Sample, parameters: Array, bias: Array) -> tuple[Array, Array]:
+def _hazards(
+    family: Family, samples: Sample, parameters: Array, bias: Array
+) -> tuple[Array, Array]:
     """Of each sample the parameters less their bias, and the hazards of its times by these."""
     corrected = jax.vmap(family.shifted, in_axes=(0, None, 0))(parameters, -bias, samples)
-    return corrected, jax.vmap(lambda p, t: family.law(*p).cumulative_hazard(t))(corrected, samples.times)
+    return corrected, jax.vmap(lambda p, t: family.law(*p).cumulative_hazard(t))(
+        corrected, samples.times
+    )
 
 
 def distances(hazard: Array, sample: Sample) -> tuple[Array, Array]:
-    """Kolmogorov and Smirnov's, and Anderson and Darling's up to the largest time, from the hazards of times.
+    """Kolmogorov and Smirnov's, and Anderson and Darling's up to the largest time, from the hazards
+    of times.
 
-    ∫ (p - u)² / (u (1-u)) du = p² log u - (1-p)² log(1-u) - u, p the share of times so far: for times that
-    are cut off, Kaplan and Meier's.
+    ∫ (p - u)² / (u (1-u)) du = p² log u - (1-p)² log(1-u) - u, p the share of times so far: for
+    times that are cut off, Kaplan and Meier's.
     """
     size = len(sample.times)
     u = -jnp.expm1(-hazard)
@@ -218,7 +244,9 @@ def distances(hazard: Array, sample: Sample) -> tuple[Array, Array]:
     ks = jnp.max(jnp.maximum(jnp.abs(after - u), jnp.abs(u - before)))
 
     def integral(p: Array, u: Array, hazard: Array) -> Array:
-        return p**2 * jnp.log(jnp.where(p > 0, u, 1)) + (1 - p) ** 2 * jnp.where(p < 1, hazard, 0) - u
+        return (
+            p**2 * jnp.log(jnp.where(p > 0, u, 1)) + (1 - p) ** 2 * jnp.where(p < 1, hazard, 0) - u
+        )
 
     upper = integral(before, u, hazard)
     lower = jnp.concatenate([jnp.zeros(1), integral(after, u, hazard)[:-1]])

@@ -1,4 +1,5 @@
-"""Confidence intervals over measured steps: a block bootstrap, which keeps what ties a step to the next."""
+"""Confidence intervals over measured steps: a block bootstrap, which keeps what ties a step to
+the next."""
 
 import math
 from collections.abc import Callable
@@ -16,7 +17,8 @@ def percent(share: float) -> str:
 
 
 class Interval(NamedTuple):
-    """An estimate and its confidence interval of 95 %; NaN where there is nothing to tell it from."""
+    """An estimate and its confidence interval of 95 %; NaN where there is nothing to tell it
+    from."""
 
     value: float
     low: float
@@ -31,7 +33,11 @@ class Interval(NamedTuple):
         return f"{percent(self.low)} to {percent(self.high)}"
 
     def __str__(self) -> str:
-        return "unknown" if math.isnan(self.value) else f"{self.value:.3f} ({self.low:.3f} … {self.high:.3f})"
+        return (
+            "unknown"
+            if math.isnan(self.value)
+            else (f"{self.value:.3f} ({self.low:.3f} … {self.high:.3f})")
+        )
 
 
 class Resamples(NamedTuple):
@@ -46,23 +52,30 @@ class Resamples(NamedTuple):
         return Interval(float(value(self.means)), float(low), float(high))
 
 
-def resample(series: np.ndarray, block: int, seed: int = 0, num_replicates: int = 2000) -> Resamples:
-    """Of `[S, K]`, all in the same steps, in blocks of neighbours on a circle (Politis & Romano 1992).
+def resample(
+    series: np.ndarray, block: int, seed: int = 0, num_replicates: int = 2000
+) -> Resamples:
+    """Of `[S, K]`, all in the same steps, in blocks of neighbours on a circle (Politis & Romano
+    1992).
 
     >>> found = resample(np.arange(8.0)[:, None], block=8)
     >>> (float(found.means[0]), float(np.ptp(found.drawn)))
     (3.5, 0.0)
     """
     size = len(series)
-    onward = np.cumsum(np.concatenate([np.zeros((1, series.shape[1])), series, series[: block - 1]]), axis=0)
+    onward = np.cumsum(
+        np.concatenate([np.zeros((1, series.shape[1])), series, series[: block - 1]]), axis=0
+    )
     sums = onward[block:] - onward[:size]
-    starts = np.random.default_rng(seed).integers(size, size=(num_replicates, math.ceil(size / block)))
+    starts = np.random.default_rng(seed).integers(
+        size, size=(num_replicates, math.ceil(size / block))
+    )
     return Resamples(series.mean(axis=0), sums[starts].mean(axis=1) / block)
 
 
 def block_for(now: np.ndarray, least: np.ndarray) -> int:
-    """Of the seconds of steps as they are and at the limit, `[S]` each; in short logs chance looks like
-    correlation: there are four blocks at least."""
+    """Of the seconds of steps as they are and at the limit, `[S]` each; in short logs chance looks
+    like correlation: there are four blocks at least."""
     longest = math.ceil(len(now) / _FEWEST_BLOCKS)
     return min(max(block_length(now), block_length(now - least)), longest)
 
@@ -70,9 +83,9 @@ def block_for(now: np.ndarray, least: np.ndarray) -> int:
 def block_length(series: np.ndarray) -> int:
     r"""Steps that a block of a circular bootstrap needs: (2 G² / D)^{1/3} S^{1/3}; `[S]`.
 
-    G = Σ λ |k| R(k), D = 4/3 (Σ λ R(k))², R the autocovariances, λ a flat-top window as wide as twice the lag
-    from which on they are noise (Politis & White 2004); at most min(3 √S, S/3), and that where they are not
-    yet noise at lag √S.
+    G = Σ λ |k| R(k), D = 4/3 (Σ λ R(k))², R the autocovariances, λ a flat-top window as wide as
+    twice the lag from which on they are noise (Politis & White 2004); at most min(3 √S, S/3), and
+    that where they are not yet noise at lag √S.
     """
     size = len(series)
     centred = series - series.mean()

@@ -1,10 +1,11 @@
-r"""Maximum likelihood of families of distributions from measured times, some of them perhaps cut off.
+r"""Maximum likelihood of families of distributions from measured times, some of them perhaps cut
+off.
 
-A cut-off (censored) time is a lower bound: it counts P(T > t) = e^{-Λ(t)}, a whole one its density. Where the
-support begins at an unknown time, the density there may be infinite and the likelihood with it; so the
-smallest time counts the probability of an interval of the length of the lowest spacings (Cheng & Iles 1987).
-The rest is the textbook's: closed forms where there are some, else Newton's method with Levenberg's damping.
-Parameters come in the order of the distribution's fields.
+A cut-off (censored) time is a lower bound: it counts P(T > t) = e^{-Λ(t)}, a whole one its density.
+Where the support begins at an unknown time, the density there may be infinite and the likelihood
+with it; so the smallest time counts the probability of an interval of the length of the lowest
+spacings (Cheng & Iles 1987). The rest is the textbook's: closed forms where there are some, else
+Newton's method with Levenberg's damping. Parameters come in the order of the distribution's fields.
 """
 
 import dataclasses
@@ -27,7 +28,8 @@ FEWEST = 10  # whole times that a fit needs: own choice
 
 
 class Sample(NamedTuple):
-    """Times in ascending order, `[K]`, and which of them are only lower bounds, bool `[K]`; None: no one."""
+    """Times in ascending order, `[K]`, and which of them are only lower bounds, bool `[K]`;
+    None: no one."""
 
     times: Array | np.ndarray
     censored: Array | np.ndarray | None = None
@@ -80,10 +82,11 @@ def check_enough(whole: int) -> None:
 
 
 def spread_ties(times: np.ndarray) -> np.ndarray:
-    """Times in ascending order, `[K]`, with ties, where a density is infinite, spread evenly over a tick.
+    """Times in ascending order, `[K]`, with ties, where a density is infinite, spread evenly over a
+    tick.
 
-    Where more than a tenth of the times are tied the clock is coarse, and its tick the median distance of
-    different values; else it is the least one.
+    Where more than a tenth of the times are tied the clock is coarse, and its tick the median
+    distance of different values; else it is the least one.
     """
     values, place, counts = np.unique(times, return_inverse=True, return_counts=True)
     if values.size in (1, times.size):
@@ -98,14 +101,15 @@ def spread_ties(times: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """Distributions of one class, with free parameters in the order of its fields; static under `jit`.
+    """Distributions of one class, with free parameters in the order of its fields; static under
+    `jit`.
 
     Attributes:
       law: the class.
       end: which parameter is the supremum of the times, if one is.
       closed: sample to the parameters of the largest likelihood, where there is a closed form.
-      moments: mean and variance of log(T - shift) to guesses of the two parameters before a last one, the
-        shift, where there is none.
+      moments: mean and variance of log(T - shift) to guesses of the two parameters before a last
+        one, the shift, where there is none.
     """
 
     law: type[Distribution]
@@ -144,8 +148,10 @@ class Family:
         positive = jnp.array([condition == "> 0" for _, condition in self.law.conditions])
 
         def natural(point: Array) -> Array:
-            """Logarithms of what is positive, and for the shift the logit of its distance to `first`."""
-            away = first * jax.nn.sigmoid(jnp.clip(point[-1], -21.0, 12.0))  # a billionth to all of it
+            """Logarithms of what is positive, and for the shift the logit of its distance to
+            `first`."""
+            # a billionth to all of it
+            away = first * jax.nn.sigmoid(jnp.clip(point[-1], -21.0, 12.0))
             values = jnp.where(positive, jnp.exp(jnp.where(positive, point, 0)), point)
             return values.at[-1].set(first - away)
 
@@ -175,7 +181,8 @@ class Family:
 
 
 def log_likelihood(law: Distribution, sample: Sample) -> Array:
-    """The logarithm of the likelihood, the smallest whole time counted as an interval of `spacing`."""
+    """The logarithm of the likelihood, the smallest whole time counted as an interval of
+    `spacing`."""
     times = sample.times
     spacing = sample.spacing
     smallest = sample.first
@@ -188,12 +195,14 @@ def log_likelihood(law: Distribution, sample: Sample) -> Array:
     return jnp.sum(jnp.where(is_first, jnp.log((above - below) / spacing), terms))
 
 
-def minimise(function: Callable[[Array], Array], start: Array, max_steps: int = 60) -> tuple[Array, Array]:
+def minimise(
+    function: Callable[[Array], Array], start: Array, max_steps: int = 60
+) -> tuple[Array, Array]:
     """A local minimum of a smooth function of a few variables, and its value; for `jax.vmap`.
 
-    Newton's method with Levenberg's damping. The Hessian comes from differences of gradients: the incomplete
-    gamma function has no second derivatives in its shape. The function is compiled once, for all that an
-    iteration evaluates.
+    Newton's method with Levenberg's damping. The Hessian comes from differences of gradients: the
+    incomplete gamma function has no second derivatives in its shape. The function is compiled once,
+    for all that an iteration evaluates.
     """
     size = start.size
     dtype = start.dtype
@@ -238,21 +247,28 @@ def _weibull_moments(mean: Array, variance: Array) -> tuple[Array, Array]:
 
 
 def _gamma_moments(mean: Array, variance: Array) -> tuple[Array, Array]:
-    """The log of a gamma variable has the mean ψ(k) - log rate and the variance ψ'(k) ≈ 1/k + 1/2k²."""
+    """The log of a gamma variable has the mean ψ(k) - log rate and the variance
+    ψ'(k) ≈ 1/k + 1/2k²."""
     shape = (1 + jnp.sqrt(1 + 2 * variance)) / (2 * variance)
     return shape, jnp.exp(special.digamma(shape) - mean)
 
 
 FAMILIES = {
     "shifted-exponential": Family(
-        distributions.ShiftedExponential, closed=lambda s: (s.num_whole / jnp.sum(s.excess), s.first)
+        distributions.ShiftedExponential,
+        closed=lambda s: (s.num_whole / jnp.sum(s.excess), s.first),
     ),
-    "exponential": Family(distributions.Exponential, closed=lambda s: (s.num_whole / jnp.sum(s.times),)),
+    "exponential": Family(
+        distributions.Exponential, closed=lambda s: (s.num_whole / jnp.sum(s.times),)
+    ),
     "weibull": Family(distributions.Weibull, moments=_weibull_moments),
     "pareto": Family(
-        distributions.Pareto, closed=lambda s: (s.first, s.num_whole / jnp.sum(jnp.log1p(s.excess / s.first)))
+        distributions.Pareto,
+        closed=lambda s: (s.first, s.num_whole / jnp.sum(jnp.log1p(s.excess / s.first))),
     ),
-    "lognormal": Family(distributions.Lognormal, moments=lambda mean, variance: (mean, jnp.sqrt(variance))),
+    "lognormal": Family(
+        distributions.Lognormal, moments=lambda mean, variance: (mean, jnp.sqrt(variance))
+    ),
     "gamma": Family(distributions.Gamma, moments=_gamma_moments),
     "uniform": Family(distributions.Uniform, end=1, closed=lambda s: (s.first, s.times[-1])),
 }
@@ -260,10 +276,12 @@ FAMILIES = {
 
 @jax.jit
 def fit_tail(tail: Sample) -> tuple[Array, Array, Array]:
-    r"""Scale σ, index ξ and the standard error of ξ of P(T > u + z | T > u) = (1 + ξ z/σ)^{-1/ξ}, z ≥ 0.
+    r"""Scale σ, index ξ and the standard error of ξ of P(T > u + z | T > u) = (1 + ξ z/σ)^{-1/ξ},
+    z ≥ 0.
 
-    `tail` holds the z. The generalised Pareto distribution of what lies above a high threshold u (Pickands
-    1975), by maximum likelihood with ξ ≥ 0: a tail that ends is taken for an exponential one, to be safe.
+    `tail` holds the z. The generalised Pareto distribution of what lies above a high threshold u
+    (Pickands 1975), by maximum likelihood with ξ ≥ 0: a tail that ends is taken for an exponential
+    one, to be safe.
     """
     excess = tail.times
     count = jnp.maximum(tail.num_whole, 1)

@@ -1,8 +1,9 @@
-"""Work sharing in many steps at once, an event at a time in all of them; no program need be compiled for it.
+"""Work sharing in many steps at once, an event at a time in all of them; no program need be
+compiled for it.
 
-The rule is that of `plans.shared_step`. Where costs of chunks are predicted, r_b is a sum of costs, and the
-greatest product of min r_b e_b and the chunk's cost decides: a long chunk is begun early, unless its other
-holders have time for it.
+The rule is that of `plans.shared_step`. Where costs of chunks are predicted, r_b is a sum of costs,
+and the greatest product of min r_b e_b and the chunk's cost decides: a long chunk is begun early,
+unless its other holders have time for it.
 """
 
 from typing import NamedTuple
@@ -43,7 +44,8 @@ class _Clock:
         self.end = np.zeros(steps)
 
     def begin(self, worker: np.ndarray, chunk: np.ndarray, some: np.ndarray) -> None:
-        """A worker in each step, `[S]`, begins a chunk, if there are `some`; else it rests until the end."""
+        """A worker in each step, `[S]`, begins a chunk, if there are `some`; else it rests until
+        the end."""
         at = self.steps, worker
         number = np.minimum(self.begun[at], self.pauses.shape[2] - 1)
         seconds = self.chunks.paces[at] * self.chunks.lengths[self.steps, chunk]
@@ -54,7 +56,8 @@ class _Clock:
 
 
 def in_turn(chunks: Chunks, order: np.ndarray, round_trip: float = 0.0) -> np.ndarray:
-    """When all are done, `[S]`, where all store all: who is free takes the next in this order, `[S, M]`.
+    """When all are done, `[S]`, where all store all: who is free takes the next in this order,
+    `[S, M]`.
 
     >>> chunks = Chunks(np.ones((1, 2)), np.array([[2.0, 3.0, 1.0]]), np.zeros((1, 2, 0)))
     >>> in_turn(chunks, np.array([[0, 2, 1]])).tolist()
@@ -131,7 +134,9 @@ def _others(stored: np.ndarray, holders: np.ndarray, workers: int) -> np.ndarray
     return np.where(found == np.arange(workers)[:, None, None], workers, found)
 
 
-def _expected(last: np.ndarray, running: np.ndarray, began: np.ndarray, now: np.ndarray) -> np.ndarray:
+def _expected(
+    last: np.ndarray, running: np.ndarray, began: np.ndarray, now: np.ndarray
+) -> np.ndarray:
     """e, seconds for a unit of size, `[S, N]`; 1 where nothing is known."""
     known = last > 0
     count = known.sum(axis=1, keepdims=True)

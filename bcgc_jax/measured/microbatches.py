@@ -40,7 +40,8 @@ class Microbatches(NamedTuple):
 
 
 def predicted_seconds(parts: Microbatches, learnt: slice | np.ndarray) -> np.ndarray | None:
-    """`[S, W, C]`: a + b · length by least squares in the steps that are `learnt` from; None without lengths.
+    """`[S, W, C]`: a + b · length by least squares in the steps that are `learnt` from; None
+    without lengths.
 
     The length is `load`, or in its place the forward pass's seconds.
     """

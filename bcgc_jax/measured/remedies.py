@@ -1,7 +1,7 @@
 """What could be done about slow steps, replayed in the steps of a log.
 
-Each remedy is planned on one half of the steps and replayed in the other, both ways: seconds of each step,
-`[S]`, are those of a step that the plan has not seen.
+Each remedy is planned on one half of the steps and replayed in the other, both ways: seconds of
+each step, `[S]`, are those of a step that the plan has not seen.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,7 +29,8 @@ class Replay(NamedTuple):
     Attributes:
       seconds: `[S]`.
       lost: mean share of the samples of a step.
-      longer: how many times as long as all others the lost ones would have taken; None where none are lost.
+      longer: how many times as long as all others the lost ones would have taken; None where none
+        are lost.
       choice: what was planned in the two halves, such as how many workers are left out.
     """
 
@@ -40,8 +41,8 @@ class Replay(NamedTuple):
 
 
 Half = np.ndarray  # which steps, `[S]`, bool
-# From workers' seconds in planned and in judged steps, `[S, W]` each: those of the judged steps, `[S]`, and
-# how many subsets a worker stores.
+# From workers' seconds in planned and in judged steps, `[S, W]` each: those of the judged steps,
+# `[S]`, and how many subsets a worker stores.
 Planned = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, int]]
 
 
@@ -50,7 +51,8 @@ def _first_half(steps: int) -> Half:
 
 
 def both_ways(steps: int, taken: Callable[[Half, Half], np.ndarray]) -> np.ndarray:
-    """Planned on one half and judged in the other: `taken(planned, judged)` is of the judged steps, `[S]`."""
+    """Planned on one half and judged in the other: `taken(planned, judged)` is of the judged
+    steps, `[S]`."""
     first = _first_half(steps)
     found = np.empty(steps)
     for judged in (first, ~first):
@@ -90,9 +92,13 @@ def sharing(
     def each(values: np.ndarray) -> np.ndarray:
         return (values[:, :, of_chunk] * cut).reshape(steps, -1)
 
-    chunks = Chunks(parts.pace, each(parts.data), parts.pauses, None if costs is None else each(costs))
+    chunks = Chunks(
+        parts.pace, each(parts.data), parts.pauses, None if costs is None else each(costs)
+    )
     if stored < workers:
-        return Replay(handed_out(desk_of(spread(workers, stored, len(sizes)), sizes), chunks, round_trip))
+        return Replay(
+            handed_out(desk_of(spread(workers, stored, len(sizes)), sizes), chunks, round_trip)
+        )
     # Of equal ones first the first of all subsets, so that each worker begins with its own.
     expected = np.broadcast_to(cut, (steps, workers, len(sizes))).reshape(steps, -1)
     expected = expected if chunks.costs is None else chunks.costs
@@ -102,7 +108,8 @@ def sharing(
 
 
 def dealt(parts: Parts, costs: np.ndarray) -> Replay:
-    """Before each step all chunks are dealt to the workers by predicted costs, `[S, W, C]`: longest first."""
+    """Before each step all chunks are dealt to the workers by predicted costs, `[S, W, C]`:
+    longest first."""
     steps, workers, _ = costs.shape
     expected = costs.reshape(steps, -1)
     lengths = parts.data.reshape(steps, -1)
@@ -117,7 +124,8 @@ def dealt(parts: Parts, costs: np.ndarray) -> Replay:
 
 
 def shares(parts: Parts, *, anew: bool) -> Replay:
-    """Each worker gets data by its speed: once, or `anew` before each step by so many of the last steps."""
+    """Each worker gets data by its speed: once, or `anew` before each step by so many of the
+    last steps."""
     times = parts.times()
     if not anew:
         first = _first_half(len(times))[:, None]
@@ -136,8 +144,11 @@ def shares(parts: Parts, *, anew: bool) -> Replay:
 
 
 def _means_before(times: np.ndarray, window: int) -> np.ndarray:
-    """Of the steps before each one, `[S, W]`; before the first ones come the last ones, as on a circle."""
-    sums = np.cumsum(np.concatenate([np.zeros((1, times.shape[1])), times[-window:], times]), axis=0)
+    """Of the steps before each one, `[S, W]`; before the first ones come the last ones, as on a
+    circle."""
+    sums = np.cumsum(
+        np.concatenate([np.zeros((1, times.shape[1])), times[-window:], times]), axis=0
+    )
     return (sums[window:-1] - sums[: len(times)]) / window
 
 
@@ -158,7 +169,8 @@ def _with_shares(parts: Parts, share: np.ndarray) -> np.ndarray:
 
 
 def planned(parts: Parts, method: Planned) -> Replay:
-    """A code, as if all slowness were the workers'; `choice` is how many subsets its two plans store."""
+    """A code, as if all slowness were the workers'; `choice` is how many subsets its two plans
+    store."""
     times = parts.times()
     stored: list[float] = []
 
@@ -171,7 +183,8 @@ def planned(parts: Parts, method: Planned) -> Replay:
 
 
 def replaced(parts: Parts) -> Replay:
-    """Workers that stayed slow in the half that was planned on are, in the other one, as the others are."""
+    """Workers that stayed slow in the half that was planned on are, in the other one, as the
+    others are."""
     every = parts.seconds.sum(axis=2)
     work = parts.data.sum(axis=2)
     chosen: list[float] = []
@@ -203,9 +216,11 @@ def backup(parts: Parts) -> Replay:
 
 
 def drop(parts: Parts) -> Replay:
-    """Each worker stops after the chunk in which a threshold is passed (DropCompute, arXiv 2306.10598).
+    """Each worker stops after the chunk in which a threshold is passed (DropCompute, arXiv
+    2306.10598).
 
-    Of the quantiles of workers' times the threshold is that with the least time for a sample that is used.
+    Of the quantiles of workers' times the threshold is that with the least time for a sample that
+    is used.
     """
     ends = np.cumsum(parts.seconds, axis=2)
     begins = ends - parts.seconds
@@ -218,7 +233,9 @@ def drop(parts: Parts) -> Replay:
     def taken(planned: Half, judged: Half) -> np.ndarray:
         tried = np.quantile(ends[planned][:, :, -1], _THRESHOLDS)
         found = [stopped(threshold, planned) for threshold in tried]
-        chosen.append(float(tried[int(np.argmin([seconds.mean() / used for seconds, used in found]))]))
+        chosen.append(
+            float(tried[int(np.argmin([seconds.mean() / used for seconds, used in found]))])
+        )
         return stopped(chosen[-1], judged)[0]
 
     seconds = both_ways(len(ends), taken)
@@ -263,7 +280,8 @@ def replays(
     round_trip: float = 0.0,
     methods: Mapping[str, Planned] = MappingProxyType({}),
 ) -> dict[str, Replay]:
-    """All by name; `costs` as predicted, `[S, W, C]`, `stored` the most subsets that a worker stores."""
+    """All by name; `costs` as predicted, `[S, W, C]`, `stored` the most subsets that a worker
+    stores."""
     workers = parts.steady.shape[1]
     most = workers if stored is None else min(stored, workers)
     found = {NOTHING: nothing(parts), LIMIT: limit(parts)}

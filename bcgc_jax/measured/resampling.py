@@ -1,4 +1,5 @@
-"""Confidence intervals of means over measured steps: a block bootstrap, which keeps their correlation."""
+"""Confidence intervals of means over measured steps: a block bootstrap, which keeps their
+correlation."""
 
 import functools
 import math
@@ -14,11 +15,13 @@ from bcgc_jax.problem import Problem
 
 
 def bootstrap_interval(key: Array, problem: Problem, partition: Numbers) -> tuple[Array, Array]:
-    r"""Confidence interval of 95 % of E τ̂(x,T) for a given x under measured `EmpiricalRows` (percentiles).
+    r"""Confidence interval of 95 % of E τ̂(x,T) for a given x under measured `EmpiricalRows`
+    (percentiles).
 
-    Rows are resampled 2000 times, in blocks of S^(1/3) neighbours on a circle (Politis & Romano 1992), which
-    keeps the correlation of a step with the next. An x planned on the same rows looks better than it is, the
-    more so the fewer they are. Raises ValueError for a `cycle_time` that is not `EmpiricalRows`.
+    Rows are resampled 2000 times, in blocks of S^(1/3) neighbours on a circle (Politis & Romano
+    1992), which keeps the correlation of a step with the next. An x planned on the same rows looks
+    better than it is, the more so the fewer they are. Raises ValueError for a `cycle_time` that is
+    not `EmpiricalRows`.
 
     >>> from bcgc_jax.distributions import EmpiricalRows
     >>> times = jax.random.exponential(jax.random.key(0), (300, 3)) + 0.5
@@ -28,7 +31,9 @@ def bootstrap_interval(key: Array, problem: Problem, partition: Numbers) -> tupl
     True
     """
     if iteration_of(problem).rows is None:
-        raise ValueError("only measured rows are resampled: the problem's cycle_time must be EmpiricalRows")
+        raise ValueError(
+            "only measured rows are resampled: the problem's cycle_time must be EmpiricalRows"
+        )
     check_partition(problem, partition)
     means = resampled_means(key, _runtimes(problem, partition))
     low, high = jnp.quantile(means, jnp.array([0.025, 0.975], means.dtype))
@@ -47,7 +52,8 @@ def _runtimes(problem: Problem, partition: Numbers) -> Array:
 def resampled_means(
     key: Array, values: Array, *, num_replicates: int = 2000, block: int | None = None
 ) -> Array:
-    """Means over the steps of `values`, `[S, ...]`, resampled in blocks as above: `[num_replicates, ...]`."""
+    """Means over the steps of `values`, `[S, ...]`, resampled in blocks as above:
+    `[num_replicates, ...]`."""
     check_key(key)
     size = len(values)
     block = math.ceil(size ** (1 / 3)) if block is None else block

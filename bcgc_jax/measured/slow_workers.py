@@ -1,19 +1,19 @@
-r"""Workers that were slow for a while, from ranks within a step, which long pauses of others hardly move.
+r"""Workers that were slow for a while, from ranks within a step, which long pauses of others hardly
+move.
 
-A worker that is as fast as the others has ranks around the middle. The ranks of a slow one are high for as
-long as it is slow. Where that begins and ends is where two means of ranks differ most (circular binary
-segmentation: Olshen, Venkatraman, Lucito, Wigler, Biostatistics 2004).
+A worker that is as fast as the others has ranks around the middle. The ranks of a slow one are high
+for as long as it is slow. Where that begins and ends is where two means of ranks differ most
+(circular binary segmentation: Olshen, Venkatraman, Lucito, Wigler, Biostatistics 2004).
 
-Measured on synthetic logs of 200 steps and 8 or 32 workers, 200 of each kind, with seeds from 500,000 on; the
-constants were chosen on seeds below 3,000. Each worker takes 5 times as long in 2 % of its steps. One is slow
-in steps 70 to 129. Found in so many of 200 logs, and the largest error of the ratio:
+Measured on synthetic logs of 200 steps and 8 or 32 workers, 200 of each kind, with seeds from
+500,000 on; the constants were chosen on seeds below 3,000. Each worker takes 5 times as long in 2 %
+of its steps. One is slow in steps 70 to 129. Found in so many of 200 logs, and the largest error of
+the ratio:
 
-    deviation of the times        1.1 times as slow   1.2 times        1.5 times        nobody: a false one in
-    5 %                           200, 3 %            200, 3 %         200, 3 %         0
-    10 %                          148 to 171, 6 %     200, 5 %         200, 6 %         0 to 1
-    20 %                          13                  146 to 159       200, 11 %        0 to 1
-    30 %, gamma                   1 to 4              32 to 38         199              0 to 1
-    10 %, correlated (ρ = 0.5)    65 to 75, 9 %       197, 12 %        200, 14 %        1 to 3
+    deviation of the times 1.1 times as slow 1.2 times 1.5 times nobody: a false one in 5 % 200, 3 %
+    200, 3 % 200, 3 % 0 10 % 148 to 171, 6 % 200, 5 % 200, 6 % 0 to 1 20 % 13 146 to 159 200, 11 % 0
+    to 1 30 %, gamma 1 to 4 32 to 38 199 0 to 1 10 %, correlated (ρ = 0.5) 65 to 75, 9 % 197, 12 %
+    200, 14 % 1 to 3
 """
 
 import math
@@ -25,12 +25,14 @@ import numpy as np
 _SHORTEST = 4
 # A squared mean, in squares of its standard error, counts above 2 log(steps · workers) + this.
 _ABOVE_CHANCE = 6.0
-# Less variance than this, of the 1 that ranks by chance have, is not believed: in short logs it is chance.
+# Less variance than this, of the 1 that ranks by chance have, is not believed: in short logs it is
+# chance.
 _LEAST_VARIANCE = 0.5
 
 
 def levels(scores: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """ln of how many times as long as others a worker takes while it stays slow, or fast; else 0, `[S, W]`.
+    """ln of how many times as long as others a worker takes while it stays slow, or fast; else 0,
+    `[S, W]`.
 
     Args:
       scores: ranks within the step, or means of them, `[S, W]`.
@@ -71,7 +73,8 @@ def _unlike(scores: np.ndarray) -> list[tuple[int, int, int, float]]:
 
 
 def ranks_of(times: np.ndarray) -> np.ndarray:
-    """Of each time within its step, ties at their mean; with variance 1 around 0, and 0 for a missing one."""
+    """Of each time within its step, ties at their mean; with variance 1 around 0, and 0 for a
+    missing one."""
     ranks = np.zeros(times.shape)
     for step, row in enumerate(times):
         known = np.isfinite(row)
@@ -85,8 +88,9 @@ def ranks_of(times: np.ndarray) -> np.ndarray:
 def _noise(ranks: np.ndarray) -> np.ndarray:
     """The deviation of √n times a mean of n ranks, for each worker.
 
-    From differences of neighbours, to which the ends of a stretch add little. Those of the next but one tell
-    how far a step depends on the last one: they are 1 + ρ times as large for an autocorrelation of ρ.
+    From differences of neighbours, to which the ends of a stretch add little. Those of the next but
+    one tell how far a step depends on the last one: they are 1 + ρ times as large for an
+    autocorrelation of ρ.
     """
     near, far = (np.mean((ranks[lag:] - ranks[:-lag]) ** 2, axis=0) / 2 for lag in (1, 2))
     kept = np.clip(far.sum() / max(near.sum(), 1e-300) - 1, 0, 0.9)
@@ -94,7 +98,8 @@ def _noise(ranks: np.ndarray) -> np.ndarray:
 
 
 def _level_stretches(scores: np.ndarray, threshold: float) -> list[tuple[int, int]]:
-    """First and end of stretches, one after the other, in none of which a part differs from the rest."""
+    """First and end of stretches, one after the other, in none of which a part differs from the
+    rest."""
     size = len(scores)
     # Lengths in ratios of 1.2, then those around the best.
     rough = np.unique(np.geomspace(_SHORTEST, size, 1 + int(5.5 * math.log(size))).astype(int))
@@ -112,7 +117,8 @@ def _level_stretches(scores: np.ndarray, threshold: float) -> list[tuple[int, in
 
 
 def _most_unlike(scores: np.ndarray, lengths: Iterable[int]) -> tuple[float, int, int]:
-    """Of the stretches of these lengths the most different from the rest: its squared z, first and end."""
+    """Of the stretches of these lengths the most different from the rest: its squared z, first
+    and end."""
     size = len(scores)
     sums = np.append(0.0, np.cumsum(scores - scores.mean()))
     best = 0.0, 0, size

@@ -1,4 +1,5 @@
-"""What slows the steps of a trace: a model of its times, the share of each cause, and who stays slow.
+"""What slows the steps of a trace: a model of its times, the share of each cause, and who stays
+slow.
 
 `bcgc advise`, `bcgc fit` and `bcgc solve` say it in the same words.
 """
@@ -44,9 +45,9 @@ IN_WORDS = {
     REST: "slow in single steps: workers, data or pauses",
 }
 NOT_TIMED_APART = (
-    "The workers of a step take the same time. Were they timed behind a collective (an all-reduce, a "
-    "barrier), where each has waited for the slowest? Then nothing can be learnt here. Time each worker's "
-    "own computation, up to the collective."
+    "The workers of a step take the same time. Were they timed behind a collective (an all-reduce, "
+    "a barrier), where each has waited for the slowest? Then nothing can be learnt here. Time each "
+    "worker's own computation, up to the collective."
 )
 
 
@@ -73,13 +74,15 @@ class Slowness:
       left_out: steps in which a worker has no time.
       num_chunks: C, of a worker's step.
       recorded: whether the log has the chunks; else they are taken to be equal.
-      lengths: what the lengths of chunks are predicted from, "load" or "forward_seconds"; None for nothing.
+      lengths: what the lengths of chunks are predicted from, "load" or "forward_seconds"; None for
+        nothing.
       block: so many neighbouring steps are resampled together.
       step: mean seconds of a step.
       balanced: mean seconds of a worker, which a step would take if all ended together.
-      causes: of `step` - `balanced`, as shares of it: "data", "steady", "random" and "pauses", or without
-        chunks "steady" and "rest", and with loads "data".
-      together: what steps take more in which all workers are slow, as a share of `step`; no part of the loss.
+      causes: of `step` - `balanced`, as shares of it: "data", "steady", "random" and "pauses", or
+        without chunks "steady" and "rest", and with loads "data".
+      together: what steps take more in which all workers are slow, as a share of `step`; no part of
+        the loss.
       slow_workers: that stay slow, first those that take the most time more.
       changing: whether a worker has become slow or fast in the last quarter of the steps.
     """
@@ -105,7 +108,8 @@ class Slowness:
 
     @property
     def alike(self) -> bool:
-        """Whether all workers of a step take one time, as those do that have waited for each other."""
+        """Whether all workers of a step take one time, as those do that have waited for each
+        other."""
         return self.loss < ALIKE
 
     @property
@@ -128,12 +132,14 @@ class Slowness:
         if self.causes.keys() == {STEADY, REST} and not self.causes[STEADY].shows:
             return []
         each = sorted(self.causes.items(), key=lambda cause: -cause[1].value)
-        shares = [f"{percent(share.value)} % {IN_WORDS[name]}" for name, share in each if share.shows]
+        shares = [
+            f"{percent(share.value)} % {IN_WORDS[name]}" for name, share in each if share.shows
+        ]
         said = [f"Why workers do not end together: {'; '.join(shares)}."]
         if self.of_data:
             said.append(
-                "The data are slow more than the workers. Plans here suppose slow workers: what they promise "
-                "does not hold for this trace. bcgc advise replays what helps."
+                "The data are slow more than the workers. Plans here suppose slow workers: what "
+                "they promise does not hold for this trace. bcgc advise replays what helps."
             )
         return said
 
@@ -154,13 +160,15 @@ class Slowness:
         if self.unlike_workers:
             named = " ".join(["The workers are not alike.", *self.slow_workers_in_words()])
             said.append(
-                f"{named} Look for the cause. A plan for one distribution takes workers for alike, and slow "
-                "ones to change: keep them apart (`EmpiricalRows`), or leave the slowest out."
+                f"{named} Look for the cause. A plan for one distribution takes workers for alike, "
+                "and slow ones to change: keep them apart (`EmpiricalRows`), or leave the slowest "
+                "out."
             )
         if self.slow_together:
             said.append(
-                f"{self.together_in_words()} Redundancy helps against single slow workers only, so it gains "
-                "less than a plan for independent workers says: plan on whole steps (`EmpiricalRows`)."
+                f"{self.together_in_words()} Redundancy helps against single slow workers only, so "
+                "it gains less than a plan for independent workers says: plan on whole steps "
+                "(`EmpiricalRows`)."
             )
         return said
 
@@ -175,7 +183,8 @@ class Log(NamedTuple):
 
 
 def whole_steps(trace: Trace) -> tuple[np.ndarray, np.ndarray]:
-    """The seconds of the steps that have a time of each worker, `[S, W]`, and their places, `[S]`."""
+    """The seconds of the steps that have a time of each worker, `[S, W]`, and their places,
+    `[S]`."""
     times = _table(trace)
     steps = np.flatnonzero(np.isfinite(times).all(axis=1))
     return times[steps], steps
@@ -226,9 +235,13 @@ def model_of(trace: Trace, times: np.ndarray, chunks: int | None) -> Log:
         model = parts_of_steps(times, chunks or CHUNKS)
         return Log(model, [as_data(model), as_one_chunk(model)], None, None)
     if chunks is not None:
-        raise ValueError(f"the log itself says that a worker's step has {parts.seconds.shape[2]} chunks")
+        raise ValueError(
+            f"the log itself says that a worker's step has {parts.seconds.shape[2]} chunks"
+        )
     parts = parts.whole_steps()
-    lengths = "load" if parts.load is not None else None if parts.forward is None else "forward_seconds"
+    lengths = (
+        "load" if parts.load is not None else None if parts.forward is None else "forward_seconds"
+    )
     return Log(parts_of(parts), [], _costs(parts), lengths)
 
 
@@ -245,7 +258,10 @@ def _model_of_loads(trace: Trace, times: np.ndarray, chunks: int) -> Log:
     assert costs is not None
     model = parts_of_steps(times, chunks, expected[:, :, 0])
     return Log(
-        model, [as_data(model), as_one_chunk(model)], np.repeat(costs, chunks, axis=2) / chunks, "load"
+        model,
+        [as_data(model), as_one_chunk(model)],
+        np.repeat(costs, chunks, axis=2) / chunks,
+        "load",
     )
 
 
@@ -270,14 +286,17 @@ def _causes(log: Log, block: int, seed: int) -> tuple[dict[str, Interval], Inter
     count = len(names)
 
     def share(k: int) -> Interval:
-        return found.interval(lambda mean: mean[..., k] / np.maximum(mean[..., :count].sum(axis=-1), 1e-300))
+        return found.interval(
+            lambda mean: mean[..., k] / np.maximum(mean[..., :count].sum(axis=-1), 1e-300)
+        )
 
     together = found.interval(lambda mean: mean[..., count] / mean[..., count + 1])
     return {name: share(k) for k, name in enumerate(names)}, together
 
 
 def _levels(trace: Trace, log: Log, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Steps, and what workers take more that stay slow. Without chunks and loads steps need not be whole."""
+    """Steps, and what workers take more that stay slow. Without chunks and loads steps need not
+    be whole."""
     if not log.others or log.lengths is not None:
         return steps, log.model.steady
     times = _table(trace)

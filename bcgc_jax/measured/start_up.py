@@ -1,8 +1,10 @@
-r"""Start-up S and cycle time T apart, from seconds S + T y of several loads y: their means and distributions.
+r"""Start-up S and cycle time T apart, from seconds S + T y of several loads y: their means and
+distributions.
 
 With one load in each iteration S and T are not both seen, but the mean E S + y E T and the variance
-Var S + 2 y Cov(S, T) + y² Var T are a line and a parabola in the load. With several loads in an iteration of
-a worker each iteration has a line of its own, which gives its S and its T up to the noise around it.
+Var S + 2 y Cov(S, T) + y² Var T are a line and a parabola in the load. With several loads in an
+iteration of a worker each iteration has a line of its own, which gives its S and its T up to the
+noise around it.
 """
 
 import math
@@ -24,7 +26,11 @@ class Estimate(NamedTuple):
     error: float
 
     def __str__(self) -> str:
-        return f"{self.value:.4g} ± {self.error:.2g}" if math.isfinite(self.error) else f"{self.value:.4g}"
+        return (
+            (f"{self.value:.4g} ± {self.error:.2g}")
+            if math.isfinite(self.error)
+            else f"{self.value:.4g}"
+        )
 
 
 class StartUpFit(NamedTuple):
@@ -33,11 +39,13 @@ class StartUpFit(NamedTuple):
     Attributes:
       apart: keywords of a `Problem` for S and T: `cycle_time`, and a constant `start_up`; or
         `EmpiricalPairs`, both.
-      per_cycle: the distribution of seconds over load: the cycle time, did all time grow with the load.
+      per_cycle: the distribution of seconds over load: the cycle time, did all time grow with the
+        load.
       means: E S and E T, `[2]`, and `covariance`, `[2, 2]`, of these estimates.
       loads: the smallest, the mean and the largest.
       start_up_variance: Var S.
-      pairs: `[C, 2]`, S and T of each worker's iterations, where they have several loads, less their noise.
+      pairs: `[C, 2]`, S and T of each worker's iterations, where they have several loads, less
+        their noise.
       num_times: how many were fitted to; of `num_left_out` nothing could be learnt.
     """
 
@@ -63,8 +71,9 @@ class StartUpFit(NamedTuple):
     def separable(self) -> bool:
         """Whether a plan for S and T is better than one for all time as if it grew with the load.
 
-        It is where both are seen, or S is known to deviate by less than 0.3 of its mean. A T that has the
-        spread of S too costs 3 to 4 % in simulated traces, to leave the start-up out 0.1 to 1.4 %.
+        It is where both are seen, or S is known to deviate by less than 0.3 of its mean. A T that
+        has the spread of S too costs 3 to 4 % in simulated traces, to leave the start-up out 0.1 to
+        1.4 %.
         """
         most = self.start_up_variance.value + 1.96 * self.start_up_variance.error
         return self.pairs is not None or bool(most < (0.3 * self.means[0]) ** 2)
@@ -77,10 +86,12 @@ class StartUpFit(NamedTuple):
         return Estimate(float(start / total), math.sqrt(slope @ self.covariance @ slope))
 
     def remarks(self) -> list[str]:
-        """In words: what share does not grow with the load, and whether S and T depend on each other."""
+        """In words: what share does not grow with the load, and whether S and T depend on each
+        other."""
         low, _, high = self.loads
         most, least = (
-            f"{100 * share.value:.3g} ± {100 * share.error:.2g} %" for share in map(self.share, (low, high))
+            f"{100 * share.value:.3g} ± {100 * share.error:.2g} %"
+            for share in map(self.share, (low, high))
         )
         found = [
             f"{most} of the time does not grow with the load at a load of {low:g}, "
@@ -93,9 +104,9 @@ class StartUpFit(NamedTuple):
             found.append(f"{unseen}it varies little, so plans take it as constant.")
         else:
             found.append(
-                f"{unseen}it may vary, so a plan is made as if all time grew with the load, which costs less "
-                "than to take a start-up that varies as constant. Record several loads within an iteration, "
-                "block by block, to see it."
+                f"{unseen}it may vary, so a plan is made as if all time grew with the load, which "
+                "costs less than to take a start-up that varies as constant. Record several loads "
+                "within an iteration, block by block, to see it."
             )
         if self.num_left_out:
             found.append(f"{self.num_left_out} times say nothing of this: left out.")
@@ -105,12 +116,14 @@ class StartUpFit(NamedTuple):
 def fit_start_up(trace: Trace) -> StartUpFit:
     r"""Means and distributions of S and T from a trace of several loads, seconds = S + T · load.
 
-    With one load in each iteration of a worker a weighted line through all times gives the means. S is taken
-    as constant. T is the mean times what each time is of the mean at its load, with the distribution that
-    `distribution_of` has for it. With several loads in most iterations a line through each gives both.
+    With one load in each iteration of a worker a weighted line through all times gives the means. S
+    is taken as constant. T is the mean times what each time is of the mean at its load, with the
+    distribution that `distribution_of` has for it. With several loads in most iterations a line
+    through each gives both.
 
-    The means leave times that are cut off out, and T's distribution counts them as lower bounds. Raises
-    ValueError for loads that are alike to 1 %, for less than 10 whole times, and for times all on one line.
+    The means leave times that are cut off out, and T's distribution counts them as lower bounds.
+    Raises ValueError for loads that are alike to 1 %, for less than 10 whole times, and for times
+    all on one line.
 
     >>> rng = np.random.default_rng(0)
     >>> load = np.tile([100.0, 200.0, 400.0], 100)
@@ -140,7 +153,9 @@ def fit_start_up(trace: Trace) -> StartUpFit:
         used = trace.seconds.size
         left_out = 0
     if means[1] <= 0:
-        raise ValueError(f"the times do not grow with the load (E T = {means[1]:.3g}): are these the loads?")
+        raise ValueError(
+            f"the times do not grow with the load (E T = {means[1]:.3g}): are these the loads?"
+        )
     load = np.asarray(trace.load)
     apart = dict[str, Distribution]()
     if several:
@@ -173,7 +188,8 @@ def _columns(trace: Trace, *others: str) -> list[np.ndarray]:
 
 
 def one_load(trace: Trace) -> bool:
-    """Whether the loads of a trace are alike, or there are none: then S and T cannot be told apart."""
+    """Whether the loads of a trace are alike, or there are none: then S and T cannot be told
+    apart."""
     load = np.zeros(0) if trace.load is None else trace.load[~trace.censored]
     return load.size == 0 or bool(load.max() < load.min() * (1 + ALIKE))
 
@@ -182,8 +198,8 @@ def _check_loads(trace: Trace) -> None:
     """ValueError for a trace that cannot tell S and T apart."""
     if one_load(trace):
         raise ValueError(
-            "the time before the work cannot be told from that of the work: time at least two loads, better "
-            "three, far apart, and say which in a column `load`"
+            "the time before the work cannot be told from that of the work: time at least two "
+            "loads, better three, far apart, and say which in a column `load`"
         )
     check("seconds", trace.seconds, "> 0")
     check("load", trace.load, "> 0")
@@ -194,21 +210,28 @@ def _check_loads(trace: Trace) -> None:
         raise ValueError(f"all times are {start:g} + {cycle:g} · load: nothing is random")
 
 
-def line(seconds: np.ndarray, load: np.ndarray, step: np.ndarray) -> tuple[np.ndarray, np.ndarray, Estimate]:
-    """E S and E T, `[2]`, the covariance of these estimates, and Var S, from times of one load each, `[K]`.
+def line(
+    seconds: np.ndarray, load: np.ndarray, step: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, Estimate]:
+    """E S and E T, `[2]`, the covariance of these estimates, and Var S, from times of one load
+    each, `[K]`.
 
-    Errors come from a jackknife over 40 groups of steps, for workers of a step may depend on each other.
+    Errors come from a jackknife over 40 groups of steps, for workers of a step may depend on each
+    other.
     """
     place = _places(step)
     group = place * min(40, place.max() + 1) // (place.max() + 1)
     found = _moments(seconds, load)
-    parts = np.array([_moments(seconds[group != g], load[group != g]) for g in range(group.max() + 1)])
+    parts = np.array(
+        [_moments(seconds[group != g], load[group != g]) for g in range(group.max() + 1)]
+    )
     covariance = np.cov(parts, rowvar=False, ddof=0) * (len(parts) - 1)
     return found[:2], covariance[:2, :2], Estimate(float(found[2]), math.sqrt(covariance[2, 2]))
 
 
 def _places(step: np.ndarray) -> np.ndarray:
-    """A number of each row's step; of the row itself where steps are too few to tell errors from."""
+    """A number of each row's step; of the row itself where steps are too few to tell errors
+    from."""
     _, place = np.unique(step, return_inverse=True)
     return place if place.max() >= 4 else np.arange(step.size)
 
@@ -239,7 +262,8 @@ def _least_squares(columns: np.ndarray, values: np.ndarray, variance: np.ndarray
 
 
 def _mean(pairs: np.ndarray, step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """E S and E T of pairs, `[C, 2]`, and their covariance; workers of a step may depend on each other."""
+    """E S and E T of pairs, `[C, 2]`, and their covariance; workers of a step may depend on each
+    other."""
     mean = pairs.mean(axis=0)
     place = _places(step)
     steps = place.max() + 1
@@ -249,7 +273,8 @@ def _mean(pairs: np.ndarray, step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def with_covariance(pairs: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """The pairs, `[C, 2]`, drawn towards their mean until they have the covariance that is wanted."""
+    """The pairs, `[C, 2]`, drawn towards their mean until they have the covariance that is
+    wanted."""
     mean = pairs.mean(axis=0)
     scale = pairs.std(axis=0)
     scale = np.where(scale > 0, scale, 1)
@@ -267,9 +292,11 @@ def _power(matrix: np.ndarray, exponent: float) -> np.ndarray:
 def lines_of_cells(
     seconds: np.ndarray, load: np.ndarray, cell: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """S and T, `[C, 2]`, of each cell of several loads, by least squares, from `[R]`; and which cells, `[C]`.
+    """S and T, `[C, 2]`, of each cell of several loads, by least squares, from `[R]`; and which
+    cells, `[C]`.
 
-    With the mean covariance of their errors, `[2, 2]`: 0 where no cell has three loads to tell it from.
+    With the mean covariance of their errors, `[2, 2]`: 0 where no cell has three loads to tell it
+    from.
     """
     cells, place, count = np.unique(cell, return_inverse=True, return_counts=True)
 
@@ -290,5 +317,8 @@ def lines_of_cells(
     s = square[several]
     size = max(np.sum(several), 1)
     crossed = -np.sum(m / s)
-    errors = np.array([[np.sum(m**2 / s + 1 / count[several]), crossed], [crossed, np.sum(1 / s)]]) / size
+    errors = (
+        np.array([[np.sum(m**2 / s + 1 / count[several]), crossed], [crossed, np.sum(1 / s)]])
+        / size
+    )
     return np.stack([start, slope], axis=1)[several], cells[several], noise * errors

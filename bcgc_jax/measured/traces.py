@@ -20,12 +20,15 @@ import numpy as np
 from bcgc_jax.measured.microbatches import Microbatches
 
 LAYOUTS = ("auto", "long", "wide")
-# Times of a step, or loads, that differ by less than this share of them are taken for one: own choice.
+# Times of a step, or loads, that differ by less than this share of them are taken for one: own
+# choice.
 ALIKE = 0.01
 # Each with its line.
 Rows = Iterator[tuple[int, list[str]]]
 _FLAGS = {"0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
-_NO_TEXT = "is not a text file (UTF-8): write it as CSV, by pandas with to_csv('trace.csv', index=False)"
+_NO_TEXT = (
+    "is not a text file (UTF-8): write it as CSV, by pandas with to_csv('trace.csv', index=False)"
+)
 
 
 class ColumnError(ValueError):
@@ -33,20 +36,25 @@ class ColumnError(ValueError):
 
 
 class Trace(NamedTuple):
-    """R times of S steps and W workers: one of each cell, or where there are loads one of each load of it.
+    """R times of S steps and W workers: one of each cell, or where there are loads one of each load
+    of it.
 
     Args:
-      step_names: `[S]`, str, in the order of their numbers, or of first mention where one is no number.
+      step_names: `[S]`, str, in the order of their numbers, or of first mention where one is no
+        number.
       worker_names: `[W]`, str, in the order of first mention.
       step, worker: `[R]`, int, places in the two.
       seconds: `[R]`, float64, positive; from the beginning of the iteration.
       censored: `[R]`, bool: the worker was cut off, its time is longer than that.
-      load: `[R]`, float64, positive: the work done by then, in any unit; None where it is always the same.
-      of_cycles: whether the seconds are those of a cycle, as `per_cycle` makes them, not of an iteration.
+      load: `[R]`, float64, positive: the work done by then, in any unit; None where it is always
+        the same.
+      of_cycles: whether the seconds are those of a cycle, as `per_cycle` makes them, not of an
+        iteration.
       microbatches: what the seconds are sums of, where each microbatch was timed; else None.
 
     >>> names, twice = np.array(["a", "b"]), np.array([0, 0, 1])
-    >>> trace = Trace(names, names, twice, np.array([0, 1, 0]), np.array([3.0, 1.0, 2.0]), twice > 0)
+    >>> trace = Trace(names, names, twice, np.array([0, 1, 0]), np.array([3.0, 1.0, 2.0]),
+    ...     twice > 0)
     >>> trace.num_missing, trace.table().tolist()
     (1, [[3.0, 1.0], [nan, nan]])
     """
@@ -80,36 +88,47 @@ class Trace(NamedTuple):
         return self.step.astype(np.int64) * self.num_workers + self.worker
 
     def largest_loads(self) -> "Trace":
-        """Of each cell the time of its largest load alone; a trace without loads is returned as it is."""
+        """Of each cell the time of its largest load alone; a trace without loads is returned as
+        it is."""
         if self.load is None:
             return self
         order = np.lexsort((self.load, self.cell))
         last = np.sort(order[np.append(np.diff(self.cell[order]) > 0, True)])
-        rows = {name: getattr(self, name)[last] for name in ("step", "worker", "seconds", "censored", "load")}
+        rows = {
+            name: getattr(self, name)[last]
+            for name in ("step", "worker", "seconds", "censored", "load")
+        }
         return self._replace(**rows)
 
     def per_cycle(self) -> "Trace":
-        """Cycle times, as if all time grew with the load: seconds over load, of each cell at its largest."""
+        """Cycle times, as if all time grew with the load: seconds over load, of each cell at its
+        largest."""
         if self.load is None:
             return self
         last = self.largest_loads()
         return last._replace(seconds=last.seconds / last.load, load=None, of_cycles=True)
 
     def table(self) -> np.ndarray:
-        """The times as `[S, W]`, NaN where there is none or only a censored one; ValueError with `load`s."""
+        """The times as `[S, W]`, NaN where there is none or only a censored one; ValueError with
+        `load`s."""
         if self.load is not None:
-            raise ValueError("these are times of loads, no cycle times: take fit_start_up or per_cycle()")
+            raise ValueError(
+                "these are times of loads, no cycle times: take fit_start_up or per_cycle()"
+            )
         times = np.full((self.num_steps, self.num_workers), np.nan)
         times[self.step, self.worker] = np.where(self.censored, np.nan, self.seconds)
         return times
 
     def rows(self) -> np.ndarray:
-        """The times of each step, `[S, W]`; ValueError where one is missing or censored, and with `load`s."""
+        """The times of each step, `[S, W]`; ValueError where one is missing or censored, and
+        with `load`s."""
         times = self.table()
         for i, j in np.argwhere(np.isnan(times))[:1]:
             step = self.step_names[i]
             worker = self.worker_names[j]
-            raise ValueError(f"step {step} has no whole time of worker {worker}: a replay needs all")
+            raise ValueError(
+                f"step {step} has no whole time of worker {worker}: a replay needs all"
+            )
         return times
 
 
@@ -125,25 +144,28 @@ def load_trace(
     forward: str | None = None,
     layout: str = "auto",
 ) -> Trace:
-    """Read measured times from CSV or JSON lines, perhaps packed by gzip; empty and null are not measured.
+    """Read measured times from CSV or JSON lines, perhaps packed by gzip; empty and null are not
+    measured.
 
     Args:
-      path: of a file, with commas, semicolons, tabs or |; or an open one of bytes, as `sys.stdin.buffer`.
+      path: of a file, with commas, semicolons, tabs or |; or an open one of bytes, as
+        `sys.stdin.buffer`.
       step, worker, seconds: the names of the columns; others are ignored in the long layout.
       censored: the column that says, by 0/1, false/true or no/yes, whether the worker was cut off.
-      load: the column of the work done when the seconds were over, in any unit; by default `load`, where
-        there is one. A step and worker may then have several rows, one for each load.
+      load: the column of the work done when the seconds were over, in any unit; by default `load`,
+        where there is one. A step and worker may then have several rows, one for each load.
       chunk, forward: the columns of a microbatch's number and of its forward pass, see below.
-      layout: "long", a row for each step and worker; "wide", a row for each step and a column named after
-        each worker, the step column optional; "auto", wide only where there is neither a worker nor a seconds
-        column and the columns are numbered alike, like w0, w1.
+      layout: "long", a row for each step and worker; "wide", a row for each step and a column named
+        after each worker, the step column optional; "auto", wide only where there is neither a
+        worker nor a seconds column and the columns are numbered alike, like w0, w1.
 
-    A file with a column `chunk` has a row for each microbatch of a worker's step: its number there, its
-    seconds, and perhaps `forward_seconds`, its forward pass's part of them; other names may be given. `load`
-    is then its length. The seconds of the trace are the sums, and `Trace.microbatches` has the parts.
+    A file with a column `chunk` has a row for each microbatch of a worker's step: its number there,
+    its seconds, and perhaps `forward_seconds`, its forward pass's part of them; other names may be
+    given. `load` is then its length. The seconds of the trace are the sums, and
+    `Trace.microbatches` has the parts.
 
-    Raises ValueError, with the line, for what is no trace, such as two times of one cell and load, or times
-    of a cell that fall while its load grows; OSError for a file that cannot be opened.
+    Raises ValueError, with the line, for what is no trace, such as two times of one cell and load,
+    or times of a cell that fall while its load grows; OSError for a file that cannot be opened.
 
     >>> trace = load_trace(io.BytesIO(b"step,w0,w1\\n10,1.5,2.5\\n9,,1.25\\n"))
     >>> trace.step_names.tolist(), trace.worker_names.tolist(), trace.table().tolist()
@@ -159,7 +181,11 @@ def load_trace(
     # Of a pipe it is a number.
     given = str(path) if isinstance(path, str | os.PathLike) else getattr(path, "name", 0)
     name = given.replace("<stdin>", "standard input") if isinstance(given, str) else "the stream"
-    with open(path, "rb") if isinstance(path, str | os.PathLike) else contextlib.nullcontext(path) as file:
+    with (
+        open(path, "rb")
+        if isinstance(path, str | os.PathLike)
+        else contextlib.nullcontext(path) as file
+    ):
         rows = _read_table(file, name)
         _, header = next(rows)
         if "load" in header and "load" not in columns.values():
@@ -171,11 +197,14 @@ def load_trace(
         if _is_wide(name, header, columns, layout):
             rows = _long_rows(rows, header, step)
             header = [*columns.values()]
-        return _read(rows, name, {column: header.index(name) for column, name in columns.items()}, columns)
+        return _read(
+            rows, name, {column: header.index(name) for column, name in columns.items()}, columns
+        )
 
 
 def _read_table(file: BinaryIO, path: str) -> Rows:
-    """The header and the rows of an open file that a person calls `path`; separators are found out."""
+    """The header and the rows of an open file that a person calls `path`; separators are found
+    out."""
     buffer: Any = file if isinstance(file, io.BufferedReader) else io.BufferedReader(file)  # type: ignore[type-var]
     content = gzip.GzipFile(fileobj=buffer) if buffer.peek(2)[:2] == b"\x1f\x8b" else buffer
     text = io.TextIOWrapper(content, "utf-8-sig", newline="")
@@ -202,8 +231,8 @@ def _read_table(file: BinaryIO, path: str) -> Rows:
             if row and len(row) != len(header):
                 raise ValueError(
                     f"{path}, line {blank + reader.line_num}: {len(row)} fields, the header has "
-                    f"{len(header)} (separated by {separator!r}): is the line cut off, or has it another "
-                    "separator or a decimal comma?"
+                    f"{len(header)} (separated by {separator!r}): is the line cut off, or has it "
+                    "another separator or a decimal comma?"
                 )
             if row:
                 yield blank + reader.line_num, row
@@ -212,11 +241,14 @@ def _read_table(file: BinaryIO, path: str) -> Rows:
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{path} is not a whole gzip file: {error}") from None
     except csv.Error as error:
-        raise ValueError(f"{path}, line {blank + reader.line_num}: not a CSV file: {error}") from None
+        raise ValueError(
+            f"{path}, line {blank + reader.line_num}: not a CSV file: {error}"
+        ) from None
 
 
 def _read_objects(lines: Iterable[str], blank: int, path: str) -> Rows:
-    """Of JSON lines, an object a line: the names of the first one's fields, and their values as in CSV."""
+    """Of JSON lines, an object a line: the names of the first one's fields, and their values as
+    in CSV."""
     header: list[str] = []
     for number, line in enumerate(lines, blank + 1):
         if not line.strip():
@@ -224,7 +256,9 @@ def _read_objects(lines: Iterable[str], blank: int, path: str) -> Rows:
         try:
             found = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: not JSON: {error.msg}: is the line cut off?") from None
+            raise ValueError(
+                f"{path}, line {number}: not JSON: {error.msg}: is the line cut off?"
+            ) from None
         if not isinstance(found, dict):
             raise ValueError(f"{path}, line {number}: not an object, such as {{'step': …}}")
         if not header:
@@ -241,35 +275,45 @@ def _is_wide(path: str, header: Sequence[str], columns: dict[str, str], layout: 
         raise ValueError(f"{path} has two columns {twice[0]!r}: rename one, or put a header first")
     step, *names = needed = list(columns.values())
     workers = [name for name in header if name != step]
-    # Neither must a long file with other names pass for a wide one, nor a row of numbers for a header.
-    numbered = _alike(workers) and (step in header or not _is_number(workers[0])) and len(workers) > 1
+    # Neither must a long file with other names pass for a wide one, nor a row of numbers for a
+    # header.
+    numbered = (
+        _alike(workers) and (step in header or not _is_number(workers[0])) and len(workers) > 1
+    )
     wide = layout == "wide" or (layout == "auto" and numbered and names == ["worker", "seconds"])
     if wide:
         if len(names) > 2 or set(names) <= set(header):
             too_many = ", ".join(names[2:] or names)
-            raise ValueError(f"{path}: the wide layout has no place for {too_many}, use the long one")
+            raise ValueError(
+                f"{path}: the wide layout has no place for {too_many}, use the long one"
+            )
         for name in workers:
             if not name or (_is_number(name) and not name.isdigit()):
                 raise ColumnError(
-                    f"{path}: the first line has {name!r} where the name of a worker should be: put a header "
-                    "before the first step, with a name for each column (pandas: index=False)"
+                    f"{path}: the first line has {name!r} where the name of a worker should be: "
+                    "put a header before the first step, with a name for each column (pandas: "
+                    "index=False)"
                 )
         # A step's column of another name must not pass for a worker.
         odd = len(header) > 2 and _alike(header[1:]) and not _alike(header)
         needed = [step] if step != "step" or odd or header[0].lower().startswith("step") else []
     if missing := [name for name in needed if name not in header]:
-        shown = ", ".join(name[:40] or "''" for name in header[:12]) + (", …" if len(header) > 12 else "")
+        shown = ", ".join(name[:40] or "''" for name in header[:12]) + (
+            ", …" if len(header) > 12 else ""
+        )
         raise ColumnError(
-            f"{path} has no column {', '.join(missing)}: it has {shown}. A long trace has a row for each "
-            "step and worker and the columns step, worker, seconds: give other names by step=, worker=, "
-            "seconds=. A wide one has a row for each step and a column for each worker, named after it, "
+            f"{path} has no column {', '.join(missing)}: it has {shown}. A long trace has a row "
+            "for each step and worker and the columns step, worker, seconds: give other names by "
+            "step=, worker=, seconds=. A wide one has a row for each step and a column for each "
+            "worker, named after it, "
             'beside the step\'s: ask for it by layout="wide"'
         )
     return wide
 
 
 def _long_rows(rows: Rows, header: Sequence[str], step: str) -> Rows:
-    """The rows of a wide table as a step, a worker and its seconds each; steps without a name are counted."""
+    """The rows of a wide table as a step, a worker and its seconds each; steps without a name
+    are counted."""
     at = header.index(step) if step in header else None
     for number, (line, row) in enumerate(rows, 1):
         for k, worker in enumerate(header):
@@ -299,7 +343,8 @@ def _number_of(label: str, known: dict[str, int]) -> int:
 
 
 class _Columns(NamedTuple):
-    """Of the rows with a time: names by first mention, numbers of them, and what stands there, `[R]`."""
+    """Of the rows with a time: names by first mention, numbers of them, and what stands there,
+    `[R]`."""
 
     steps: list[str]
     workers: list[str]
@@ -331,7 +376,9 @@ def _read_columns(rows: Rows, path: str, at: dict[str, int], names: dict[str, st
     first = at["step"]
     second = at["worker"]
     third = at["seconds"]
-    cut, work, part, passed = (at.get(column) for column in ("censored", "load", "chunk", "forward"))
+    cut, work, part, passed = (
+        at.get(column) for column in ("censored", "load", "chunk", "forward")
+    )
     for line, row in rows:
         try:
             i = _number_of(row[first], steps)
@@ -340,7 +387,9 @@ def _read_columns(rows: Rows, path: str, at: dict[str, int], names: dict[str, st
                 continue
             done = math.nan if work is None else _positive(row[work], names["load"])
             if not done:
-                raise ValueError(f"{names['load']} is empty, and the time is not: how much was done by then?")
+                raise ValueError(
+                    f"{names['load']} is empty, and the time is not: how much was done by then?"
+                )
             chunk.append(0 if part is None else _number_of(row[part], chunks))
             forward.append(math.nan if passed is None else _forward(row[passed], time))
             step.append(i)
@@ -371,7 +420,9 @@ def _read_columns(rows: Rows, path: str, at: dict[str, int], names: dict[str, st
 def _read(rows: Rows, path: str, at: dict[str, int], names: dict[str, str]) -> Trace:
     """From long rows, `at` which places they have each column, and its name in the file."""
     if "censored" in at and "chunk" in at:
-        raise ValueError(f"{path}: microbatches that were cut off are not supported: leave their steps out")
+        raise ValueError(
+            f"{path}: microbatches that were cut off are not supported: leave their steps out"
+        )
     found = _read_columns(rows, path, at, names)
     step_names = np.array(found.steps)
     order = _time_order(step_names)
@@ -392,7 +443,8 @@ def _read(rows: Rows, path: str, at: dict[str, int], names: dict[str, str]) -> T
 
 
 def _numbers_of_chunks(trace: Trace, path: str, found: _Columns) -> np.ndarray:
-    """`[R]`, of each row's microbatch; ValueError where a worker's step has two of a number, or none."""
+    """`[R]`, of each row's microbatch; ValueError where a worker's step has two of a number, or
+    none."""
     names = np.array(found.chunks)
     order = _time_order(names)
     number = np.argsort(order)[found.chunk]
@@ -403,8 +455,9 @@ def _numbers_of_chunks(trace: Trace, path: str, found: _Columns) -> np.ndarray:
         step = trace.step_names[trace.step[a]]
         worker = trace.worker_names[trace.worker[a]]
         raise ValueError(
-            f"{path}, lines {found.line[a]} and {found.line[b]}: step {step} has two times of microbatch "
-            f"{names[found.chunk[a]]} of worker {worker}: give each microbatch of a worker's step a number"
+            f"{path}, lines {found.line[a]} and {found.line[b]}: step {step} has two times of "
+            f"microbatch {names[found.chunk[a]]} of worker {worker}: give each microbatch of a "
+            "worker's step a number"
         )
     cells = np.unique(trace.cell)
     all_of_them = np.add.outer(cells * names.size, np.arange(names.size)).ravel()
@@ -412,16 +465,18 @@ def _numbers_of_chunks(trace: Trace, path: str, found: _Columns) -> np.ndarray:
         cell, which = divmod(int(absent), names.size)
         i, j = divmod(cell, trace.num_workers)
         raise ValueError(
-            f"{path}: step {trace.step_names[i]} has no time of microbatch {names[order][which]} of worker "
-            f"{trace.worker_names[j]}. All steps of all workers need the same microbatches: leave steps out "
-            "that were not recorded whole. If some have more microbatches than others, give one row for each "
-            "step and worker, with the sum of the seconds, and leave the column chunk out"
+            f"{path}: step {trace.step_names[i]} has no time of microbatch {names[order][which]} "
+            f"of worker {trace.worker_names[j]}. All steps of all workers need the same "
+            "microbatches: leave steps out that were not recorded whole. If some have more "
+            "microbatches than others, give one row for each step and worker, with the sum of the "
+            "seconds, and leave the column chunk out"
         )
     return number
 
 
 def _summed(trace: Trace, chunk: np.ndarray, forward: np.ndarray | None) -> Trace:
-    """The steps of workers, of whose microbatches a `trace` has a row each; `chunk` has their numbers."""
+    """The steps of workers, of whose microbatches a `trace` has a row each; `chunk` has their
+    numbers."""
     shape = (trace.num_steps, trace.num_workers, int(chunk.max()) + 1)
 
     def table(values: np.ndarray | None) -> np.ndarray | None:
@@ -459,7 +514,8 @@ def _check_cells(trace: Trace, path: str, lines: np.ndarray) -> None:
     worker = trace.worker_names[trace.worker[a]]
     why = "" if trace.load is None else " that do not grow with the load, or are of one load"
     raise ValueError(
-        f"{path}, lines {lines[a]} and {lines[b]}: step {step} has two times of worker {worker}{why}"
+        f"{path}, lines {lines[a]} and {lines[b]}: step {step} has two times of worker "
+        f"{worker}{why}"
     )
 
 
@@ -470,8 +526,8 @@ def _positive(text: str, name: str) -> float:
     if _is_number(text) and "_" not in text and (value := float(text)) > 0:
         return value
     raise ValueError(
-        f"{name} must be a positive number, got {text[:40]!r}: leave the cell empty where nothing was "
-        "measured, and write a decimal comma as a point"
+        f"{name} must be a positive number, got {text[:40]!r}: leave the cell empty where nothing "
+        "was measured, and write a decimal comma as a point"
     )
 
 
@@ -480,8 +536,8 @@ def _forward(text: str, seconds: float) -> float:
     if 0 < (forward := _positive(text, "forward_seconds")) < seconds:
         return forward
     raise ValueError(
-        f"forward_seconds must be a part of seconds, which are of both passes, got {text!r} of {seconds:g}: "
-        "give it for all microbatches, or leave the column out"
+        f"forward_seconds must be a part of seconds, which are of both passes, got {text!r} of "
+        f"{seconds:g}: give it for all microbatches, or leave the column out"
     )
 
 

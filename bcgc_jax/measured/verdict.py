@@ -16,14 +16,17 @@ FEWEST_STEPS = 8
 
 
 class Savings(NamedTuple):
-    """What each remedy saves of the time of a sample that is used, as a share; `drawn` in resampled steps."""
+    """What each remedy saves of the time of a sample that is used, as a share; `drawn` in
+    resampled steps."""
 
     block: int
     values: dict[str, float]
     drawn: dict[str, np.ndarray]
 
     def interval(self, name: str) -> Interval:
-        return Interval(self.values[name], *map(float, np.quantile(self.drawn[name], [0.025, 0.975])))
+        return Interval(
+            self.values[name], *map(float, np.quantile(self.drawn[name], [0.025, 0.975]))
+        )
 
 
 def savings_of(replays: dict[str, Replay], seed: int = 0) -> Savings:
@@ -44,12 +47,13 @@ def savings_of(replays: dict[str, Replay], seed: int = 0) -> Savings:
 def advised(models: Sequence[Savings], cheapest_first: Sequence[str]) -> str | None:
     """One of these remedies, or None where none saves anything that is worth it.
 
-    Those count that save 2 % or more, and something by their interval of 95 % too. The best has the highest
-    lower end. The first is advised that saves, by the interval, at most one point less than the best.
-    A log may speak for several models alike. Then a remedy has to save by all of them, and what it saves less
-    than the best is a mean over them.
+    Those count that save 2 % or more, and something by their interval of 95 % too. The best has the
+    highest lower end. The first is advised that saves, by the interval, at most one point less than
+    the best. A log may speak for several models alike. Then a remedy has to save by all of them,
+    and what it saves less than the best is a mean over them.
 
-    >>> drawn = {"a": np.array([0.04, 0.06]), "b": np.array([0.045, 0.065]), "c": np.array([-0.1, 0.9])}
+    >>> drawn = {"a": np.array([0.04, 0.06]), "b": np.array([0.045, 0.065]),
+    ...     "c": np.array([-0.1, 0.9])}
     >>> savings = Savings(1, {name: float(values.mean()) for name, values in drawn.items()}, drawn)
     >>> advised([savings], ["a", "b", "c"]), advised([savings], ["c"])
     ('a', None)
@@ -57,7 +61,9 @@ def advised(models: Sequence[Savings], cheapest_first: Sequence[str]) -> str | N
     lows = [{name: savings.interval(name).low for name in cheapest_first} for savings in models]
     mean = {name: np.mean([savings.values[name] for savings in models]) for name in cheapest_first}
     candidates = [
-        name for name in cheapest_first if min(low[name] for low in lows) > 0 and mean[name] >= WORTH
+        name
+        for name in cheapest_first
+        if min(low[name] for low in lows) > 0 and mean[name] >= WORTH
     ]
     if not candidates:
         return None

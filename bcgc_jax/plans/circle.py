@@ -1,4 +1,5 @@
-r"""Workers on a circle: worker w of N stores the subsets w, w+1, …, w+D-1, and the first to do one counts.
+r"""Workers on a circle: worker w of N stores the subsets w, w+1, …, w+D-1, and the first to do one
+counts.
 
 When the last subset is there, who sends it, and the chance that one is missed.
 """
@@ -15,21 +16,26 @@ from jax.typing import ArrayLike
 def circle_runtime(
     work: Array, times: Array, starts: Array | None = None, num_workers: ArrayLike | None = None
 ) -> Array:
-    """τ in units of κ, `[...]`, of cycle times and start-ups (units of κ) around the circle, `[..., N]`.
+    """τ in units of κ, `[...]`, of cycle times and start-ups (units of κ) around the circle,
+    `[..., N]`.
 
-    `work` is what a worker has spent when each of its subsets is done, `[D]`. Differentiable where no workers
-    tie. Workers from `num_workers` on do not count.
+    `work` is what a worker has spent when each of its subsets is done, `[D]`. Differentiable where
+    no workers tie. Workers from `num_workers` on do not count.
 
-    >>> circle_runtime(jnp.array([10.0, 20.0]), jnp.array([[1.0, 5.0]])).tolist()  # the fast one does both
+    >>> circle_runtime(jnp.array([10.0, 20.0]),
+    ...     jnp.array([[1.0, 5.0]])).tolist()  # the fast one does both
     [20.0]
     """
     workers = times.shape[-1] if num_workers is None else num_workers
     best, _ = _soonest(work, times, jnp.zeros_like(times) if starts is None else starts, workers)
-    return jnp.max(jnp.where(np.arange(times.shape[-1]) < jnp.asarray(workers), best, -jnp.inf), axis=-1)
+    return jnp.max(
+        jnp.where(np.arange(times.shape[-1]) < jnp.asarray(workers), best, -jnp.inf), axis=-1
+    )
 
 
 def sent_on_circle(work: Array, times: Array, starts: Array, num_workers: ArrayLike) -> Array:
-    """L that a worker sends on average, `[K]`: the sum of the subsets that it was the first to finish."""
+    """L that a worker sends on average, `[K]`: the sum of the subsets that it was the first to
+    finish."""
     workers = jnp.asarray(num_workers)
     draws, size = times.shape
     _, first = _soonest(work, times, starts, workers)
@@ -38,7 +44,9 @@ def sent_on_circle(work: Array, times: Array, starts: Array, num_workers: ArrayL
     return jnp.sum(asked, axis=1, dtype=times.dtype) / workers.astype(times.dtype)
 
 
-def _soonest(work: Array, times: Array, starts: Array, num_workers: ArrayLike) -> tuple[Array, Array]:
+def _soonest(
+    work: Array, times: Array, starts: Array, num_workers: ArrayLike
+) -> tuple[Array, Array]:
     """When each subset has first been finished, in units of κ, and by whom, `[..., N]` each."""
     place = np.arange(times.shape[-1])
 
@@ -53,18 +61,23 @@ def _soonest(work: Array, times: Array, starts: Array, num_workers: ArrayLike) -
 
 
 def soonest_of(finish: Any) -> Any:
-    """When each subset is there, `[..., N]`, from when tasks are done, `[..., D, N]`; NumPy or JAX."""
+    """When each subset is there, `[..., N]`, from when tasks are done, `[..., D, N]`; NumPy or
+    JAX."""
     xp = np if isinstance(finish, np.ndarray) else jnp
-    return xp.stack([xp.roll(finish[..., k, :], k, axis=-1) for k in range(finish.shape[-2])]).min(axis=0)
+    return xp.stack([xp.roll(finish[..., k, :], k, axis=-1) for k in range(finish.shape[-2])]).min(
+        axis=0
+    )
 
 
 def uncovered(late: Array, num_workers: ArrayLike, size: int) -> Array:
-    """P(some subset is done by nobody), `[...]`, from P(r ≤ δ) for δ = 0…D-1 < N ≤ `size`, `[..., D]`."""
+    """P(some subset is done by nobody), `[...]`, from P(r ≤ δ) for δ = 0…D-1 < N ≤ `size`,
+    `[..., D]`."""
     workers = jnp.asarray(num_workers, int)
     missed = jnp.concatenate([jnp.ones_like(late[..., :1]), jnp.cumprod(late, axis=-1)], axis=-1)
 
     def step(cover: Array, _: None) -> tuple[Array, Array]:
-        """P(no miss yet, and the cover is at most 0…D-1) after one more worker; P(the first miss is now)."""
+        """P(no miss yet, and the cover is at most 0…D-1) after one more worker; P(the first miss
+        is now)."""
         reached = cover * late
         miss = reached[..., 0]
         reached = jnp.concatenate([reached[..., 1:], cover[..., -1:]], axis=-1)
@@ -72,6 +85,8 @@ def uncovered(late: Array, num_workers: ArrayLike, size: int) -> Array:
 
     _, first_miss = jax.lax.scan(step, jnp.ones_like(late), None, length=size)
     length = np.arange(1, size + 1)
-    again = jnp.moveaxis(jnp.take(missed, jnp.clip(workers - length, 0, late.shape[-1]), axis=-1), -1, 0)
+    again = jnp.moveaxis(
+        jnp.take(missed, jnp.clip(workers - length, 0, late.shape[-1]), axis=-1), -1, 0
+    )
     weight = jnp.where(length <= workers, length, 0).astype(late.dtype)
     return jnp.sum(weight.reshape(-1, *(1,) * (late.ndim - 1)) * first_miss * again, axis=0)

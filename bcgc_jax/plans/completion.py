@@ -1,29 +1,31 @@
 r"""When the gradient is there: the rules of completion.
 
-A rule answers for itself: what a worker has spent after each task, when all is there for times that are
-known, who stores what. An `Exact` one also has P(τ > t) in closed form. Workers do their tasks in one order,
-so at any time a worker's state is how many it has finished, and these numbers are independent. The
-probability needs only their hazards, h_k = -log P(task k is not finished by t).
+A rule answers for itself: what a worker has spent after each task, when all is there for times that
+are known, who stores what. An `Exact` one also has P(τ > t) in closed form. Workers do their tasks
+in one order, so at any time a worker's state is how many it has finished, and these numbers are
+independent. The probability needs only their hazards, h_k = -log P(task k is not finished by t).
 
 - `AnyOf`: level n of the gradient is there with its (N-n)-th delivery, as gradient codes have it.
-- `FirstHolder`: each of N subsets is there with the first worker that has done it; worker w does subsets w,
-  w+1, …, w+D-1 of a circle, and P(r ≤ δ) of the number r that it has done is e^-h_(δ+1). Around the circle
-  the number s of subsets ahead that are covered is a Markov chain: a worker makes it max(s, r) - 1, and a
-  subset is missed where both are 0. A miss leaves the chain at 0, so with f_l = P(the first miss after one is
-  l workers on), u_m = P(a miss m workers on) = Π_{δ<min(m,D)} P(r ≤ δ), and the arc of l workers between two
-  misses around the circle's cut, P(τ > t) = Σ_l l f_l u_{N-l}: positive terms, where P(τ ≤ t) = tr(A^N) of
-  the chain's matrix A loses a late τ to rounding.
-- `OneOfEach`: each block is there with one worker of each group of its partition of the workers, which
-  refines that of the next block. For a group v of block j and k > j let
+- `FirstHolder`: each of N subsets is there with the first worker that has done it; worker w does
+  subsets w, w+1, …, w+D-1 of a circle, and P(r ≤ δ) of the number r that it has done is e^-h_(δ+1).
+  Around the circle the number s of subsets ahead that are covered is a Markov chain: a worker makes
+  it max(s, r) - 1, and a subset is missed where both are 0. A miss leaves the chain at 0, so with
+  f_l = P(the first miss after one is l workers on), u_m = P(a miss m workers
+  on) = Π_{δ<min(m,D)} P(r ≤ δ), and the arc of l workers between two misses around the circle's
+  cut, P(τ > t) = Σ_l l f_l u_{N-l}: positive terms, where P(τ ≤ t) = tr(A^N) of the chain's matrix
+  A loses a late τ to rounding.
+- `OneOfEach`: each block is there with one worker of each group of its partition of the workers,
+  which refines that of the next block. For a group v of block j and k > j let
 
       C_v(k) = P(all blocks up to j are there in v, and none of its workers has done block k).
 
-  One worker alone has C_w(k) = S_k = e^-h_k, and a group v of block j, of the groups c of block j-1,
+  One worker alone has C_w(k) = S_k = e^-h_k, and a group v of block j, of the groups c of block
+  j-1,
 
       C_v(k) = Π_{c in v} C_c(k) - Π_{c in v} C_c(j):
 
-  the second product is the case that nobody in v has done block j. At the root nobody is asked for a further
-  block: P(τ ≤ t) = Π_c C_c, with S = 1 there. What is missing adds up in positive terms.
+  the second product is the case that nobody in v has done block j. At the root nobody is asked for
+  a further block: P(τ ≤ t) = Π_c C_c, with S = 1 there. What is missing adds up in positive terms.
 """
 
 import itertools
@@ -60,9 +62,9 @@ class Completion(ABC):
       by_level: whether task n is the block at redundancy level n of the paper's scheme.
       interchangeable: whether any worker does as well as another, so that sorted times are enough.
       carries: whether `step` itself says for how long workers are busy after it.
-      bound_of: which plans a lower bound of such a plan is for: "levels", all partitions of the levels in
-        question; "groups", all sizes of blocks of these groups; "storage", every exact scheme of workers that
-        store as much; "" if there is none.
+      bound_of: which plans a lower bound of such a plan is for: "levels", all partitions of the
+        levels in question; "groups", all sizes of blocks of these groups; "storage", every exact
+        scheme of workers that store as much; "" if there is none.
     """
 
     num_workers: Any
@@ -86,36 +88,44 @@ class Completion(ABC):
 
     @abstractmethod
     def runtimes(self, load: Load, overlap: bool, starts: Array, times: Array) -> Array:
-        """When the last block is there, `[...]`, from start-ups and cycle times of all workers, `[..., N]`.
+        """When the last block is there, `[...]`, from start-ups and cycle times of all workers,
+        `[..., N]`.
 
         In the unit of `times` and `load`. `overlap`: whether sending overlaps computing.
         """
 
-    def step(self, load: Load, overlap: bool, starts: Array, times: Array) -> tuple[Array, Array | None]:
-        """`runtimes`, and how long each worker is busy after that, `[..., N]`; None where `passes` say it."""
+    def step(
+        self, load: Load, overlap: bool, starts: Array, times: Array
+    ) -> tuple[Array, Array | None]:
+        """`runtimes`, and how long each worker is busy after that, `[..., N]`; None where
+        `passes` say it."""
         return self.runtimes(load, overlap, starts, times), None
 
     def passes(self, sizes: Any, tasks: Tasks, cost: Cost, overlap: bool) -> Passes | None:
         """What a worker ends once it has begun it, for what `load` is given.
 
-        None where everyone is free when a step ends, or the rule itself says who is busy for how long.
+        None where everyone is free when a step ends, or the rule itself says who is busy for how
+        long.
         """
         return None
 
     @abstractmethod
     def storage(self, data: np.ndarray, num_workers: int) -> Storage:
-        """Who stores what for tasks on so many subsets of the data, `[K]`, 0 for those that do nothing."""
+        """Who stores what for tasks on so many subsets of the data, `[K]`, 0 for those that do
+        nothing."""
 
     @abstractmethod
     def least_workers(self, data: np.ndarray) -> int:
         """With fewer workers there is no such plan; `data` as for `storage`."""
 
     def fits(self, size: Array, data: Array, num_workers: Array) -> Array | bool:
-        """Whether workers can do tasks on blocks of this size and so many subsets, `[K]`; may be traced."""
+        """Whether workers can do tasks on blocks of this size and so many subsets, `[K]`; may be
+        traced."""
         return True
 
     def of_problem(self, num_workers: ArrayLike, max_workers: int) -> "Completion":
-        """The rule for a load of `load`, and so many workers; may be traced below the static maximum."""
+        """The rule for a load of `load`, and so many workers; may be traced below the static
+        maximum."""
         return self
 
     @abstractmethod
@@ -123,15 +133,18 @@ class Completion(ABC):
         """The same rule, where it has an exact probability; else ValueError."""
 
     def awaited(self, data: Any) -> Any:
-        """How many messages of each task complete it, `[K]`, of tasks on this `data`; None if it varies."""
+        """How many messages of each task complete it, `[K]`, of tasks on this `data`; None if it
+        varies."""
         return None
 
     def listing(self, block: ArrayLike) -> dict[str, Any]:
-        """Who does what, for a file, beside the sizes of the blocks; empty where the sizes say it all."""
+        """Who does what, for a file, beside the sizes of the blocks; empty where the sizes say
+        it all."""
         return {}
 
     def per_worker(self, values: np.ndarray) -> np.ndarray:
-        """Of each worker its own, `[N, K]`, from those of all kinds of workers; `[1, K]` if all are alike."""
+        """Of each worker its own, `[N, K]`, from those of all kinds of workers; `[1, K]` if all
+        are alike."""
         return values.reshape(1, -1)
 
     def width(self, load: Load, overlap: bool) -> int:
@@ -140,9 +153,11 @@ class Completion(ABC):
 
 
 class Bounds(NamedTuple):
-    """P(τ > t) ≤ Σ_j exp(choices_j - j g_j) from hazards g, `[..., J]`; j = 1 … J, `choices` `[J + 1]`.
+    """P(τ > t) ≤ Σ_j exp(choices_j - j g_j) from hazards g, `[..., J]`; j = 1 … J, `choices`
+    `[J + 1]`.
 
-    `marks`, `[4, J]`: hazards g before which no τ is possible, and at a low, a typical and a high one.
+    `marks`, `[4, J]`: hazards g before which no τ is possible, and at a low, a typical and a high
+    one.
     """
 
     choices: Array
@@ -153,7 +168,8 @@ class Exact(Completion):
     """A rule whose P(τ > t) is known from the hazards of the tasks.
 
     Attributes:
-      rekindled: whether P(τ > t) has kinks where more tasks than those of the start become possible.
+      rekindled: whether P(τ > t) has kinks where more tasks than those of the start become
+        possible.
       by_task: whether the hazards of `bounding` are those of the tasks.
     """
 
@@ -162,7 +178,8 @@ class Exact(Completion):
 
     @abstractmethod
     def late(self, hazard: Array) -> Array:
-        """P(τ > t), `[...]`, from hazards `[..., K]` of tasks in order, inf for one that nobody waits for."""
+        """P(τ > t), `[...]`, from hazards `[..., K]` of tasks in order, inf for one that nobody
+        waits for."""
 
     @abstractmethod
     def first(self, times: Array) -> Array:
@@ -180,7 +197,8 @@ class Exact(Completion):
         return self
 
     def bounds(self, work: Array) -> Bounds:
-        """For P(τ > t) ≤ N e^-g. 8, 0.7 and 0.02 subsets or groups missed on average mark the times of τ."""
+        """For P(τ > t) ≤ N e^-g. 8, 0.7 and 0.02 subsets or groups missed on average mark the
+        times of τ."""
         log_workers = jnp.log(jnp.asarray(self.num_workers, work.dtype))
         wanted = jnp.maximum(log_workers - np.log([8.0, 0.7, 0.02]).astype(work.dtype), 0.02)
         choices = jnp.stack([jnp.zeros_like(log_workers), log_workers])
@@ -261,8 +279,8 @@ class AnyOf(Exact):
     def bounds(self, work: Array) -> Bounds:
         typical = typical_hazards(work, self.num_workers)
         choices = log_choices(work, self.num_workers)
-        # From P(max ≤ y_n q) ≤ P(T_(N-n) ≤ q) ≤ C(N, n) F(q)^{N-n} at the best n: nearly deterministic
-        # distributions whose infimum is far below their typical times need it.
+        # From P(max ≤ y_n q) ≤ P(T_(N-n) ≤ q) ≤ C(N, n) F(q)^{N-n} at the best n: nearly
+        # deterministic distributions whose infimum is far below their typical times need it.
         below = jnp.asarray(self.num_workers, work.dtype) - np.arange(work.size, dtype=work.dtype)
         log_cdf = (np.log(jnp.finfo(work.dtype).eps / 8) - choices[:-1]) / jnp.maximum(below, 1)
         earliest = jnp.where(below > 0, -jnp.log1p(-jnp.exp(log_cdf)), 0)
@@ -274,9 +292,11 @@ class AnyOf(Exact):
 
 @pytree_dataclass
 class FirstHolder(Exact):
-    """Task k of worker w is subset w + k of a circle, of one block, and there with the first who has done it.
+    """Task k of worker w is subset w + k of a circle, of one block, and there with the first who
+    has done it.
 
-    `num_workers` may be traced, up to the static `max_workers`, and is None until a problem says it.
+    `num_workers` may be traced, up to the static `max_workers`, and is None until a problem says
+    it.
     """
 
     num_workers: ArrayLike | None
@@ -292,7 +312,8 @@ class FirstHolder(Exact):
         return Load(jnp.cumsum(size))
 
     def runtimes(self, load: Load, overlap: bool, starts: Array, times: Array) -> Array:
-        """What is sent depends on all, and takes no time here. Workers from their number on do not count."""
+        """What is sent depends on all, and takes no time here. Workers from their number on do
+        not count."""
         return circle_runtime(load.work, times, starts, self.num_workers)
 
     def width(self, load: Load, overlap: bool) -> int:
@@ -337,10 +358,11 @@ class FirstHolder(Exact):
 
 @pytree_dataclass
 class OneOfEach(Exact):
-    """Task k is there when one worker of each of `groups[k]` has done it: partitions, each within the next.
+    """Task k is there when one worker of each of `groups[k]` has done it: partitions, each within
+    the next.
 
-    Workers of different `kinds` have loads of their own: hazards are then those of the first kind's tasks,
-    of the second's, …, `[..., W K]`.
+    Workers of different `kinds` have loads of their own: hazards are then those of the first kind's
+    tasks, of the second's, …, `[..., W K]`.
     """
 
     groups: Groups = static_field()
@@ -356,13 +378,17 @@ class OneOfEach(Exact):
 
     def runtimes(self, load: Load, overlap: bool, starts: Array, times: Array) -> Array:
         ready = starts[..., None] + delivered(load, times[..., None], overlap)
-        ready = ready.reshape(*times.shape, load.kinds, -1)[..., np.arange(times.shape[-1]), self.kind_of, :]
+        ready = ready.reshape(*times.shape, load.kinds, -1)[
+            ..., np.arange(times.shape[-1]), self.kind_of, :
+        ]
         used = jnp.any(load.work.reshape(load.kinds, -1) > 0, axis=0)
         return jnp.max(jnp.where(used, self.blocks(jnp.swapaxes(ready, -1, -2)), 0), axis=-1)
 
     def passes(self, sizes: Any, tasks: Tasks, cost: Cost, overlap: bool) -> Passes:
         found = passes_in_order(sizes, tasks, cost, overlap)
-        end, length = (a[:, self.kind_of] if self.num_kinds > 1 else a for a in (found.end, found.length))
+        end, length = (
+            a[:, self.kind_of] if self.num_kinds > 1 else a for a in (found.end, found.length)
+        )
         return replace(found, end=end, length=length)
 
     def storage(self, data: np.ndarray, num_workers: int) -> Storage:
@@ -374,12 +400,14 @@ class OneOfEach(Exact):
         return Storage.of_subsets(stored)
 
     def data_of(self, level: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
-        """The subsets of each group: those of its workers, or as many for each group of unlike size."""
+        """The subsets of each group: those of its workers, or as many for each group of unlike
+        size."""
         if self.kinds is not None or len(set(map(len, level))) == 1:
             return level
         if self.num_workers % len(level):
             raise ValueError(
-                f"{len(level)} groups cannot share {self.num_workers} subsets of the data equally: take "
+                f"{len(level)} groups cannot share {self.num_workers} subsets of the data equally: "
+                "take "
                 'data="by_size"'
             )
         return tuple(map(tuple, np.arange(self.num_workers).reshape(len(level), -1).tolist()))
@@ -398,7 +426,8 @@ class OneOfEach(Exact):
 
     def late(self, hazard: Array) -> Array:
         late = jnp.moveaxis(jnp.exp(-self._by_kind(hazard)), (-2, -1), (0, 1))
-        # Of each type: something within is missing; nothing is, and nobody has done task k, of those to come.
+        # Of each type: something within is missing; nothing is, and nobody has done task k, of
+        # those to come.
         found: list[tuple[Any, Array]] = [(0.0, own[0]) for own in jnp.split(late, self.num_kinds)]
         *levels, all_of_them = self._tree.levels
         for level in levels:
@@ -480,7 +509,8 @@ def in_order(sizes: Array, tasks: Tasks, cost: Cost) -> Load:
 def _joined(held: Sequence[tuple[int, int]], found: Sequence[tuple[Any, Array]]) -> tuple[Any, Any]:
     """Both probabilities of a group that holds so many of these types.
 
-    1 - Π (1 - p) by p + q (1 - p), whose terms are positive and slopes finite; of equal ones by doubling.
+    1 - Π (1 - p) by p + q (1 - p), whose terms are positive and slopes finite; of equal ones by
+    doubling.
     """
     missing: Any = 0.0
     nobody: Any = 1.0

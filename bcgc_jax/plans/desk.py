@@ -1,4 +1,5 @@
-"""The chunks that are handed out in a step of work sharing, and which of them each worker may be given."""
+"""The chunks that are handed out in a step of work sharing, and which of them each worker may be
+given."""
 
 import functools
 from collections.abc import Sequence
@@ -17,7 +18,8 @@ UNITS = sum(_LAST)
 
 
 def chunk_sizes(num_chunks: int, equal: bool = False) -> tuple[int, ...]:
-    """Of a subset's chunks, `UNITS` for each of `num_chunks` of equal size, of which the last is cut again.
+    """Of a subset's chunks, `UNITS` for each of `num_chunks` of equal size, of which the last is
+    cut again.
 
     >>> chunk_sizes(3), chunk_sizes(3, equal=True)
     ((4, 4, 2, 1, 1), (4, 4, 4))
@@ -26,7 +28,8 @@ def chunk_sizes(num_chunks: int, equal: bool = False) -> tuple[int, ...]:
 
 
 class Desk(NamedTuple):
-    """Which chunks a worker may be given: static, in NumPy. M chunks, of which a worker stores at most S.
+    """Which chunks a worker may be given: static, in NumPy. M chunks, of which a worker stores at
+    most S.
 
     Attributes:
       size: of each chunk, and 0 for none, `[M + 1]`.

@@ -15,7 +15,8 @@ from bcgc_jax.problem import Problem
 
 
 def draw_workers(key: Array, problem: Problem, num_draws: int) -> tuple[Array, Array]:
-    """Start-ups, in units of κ, and cycle times of workers in a random order, `[K, max_workers]` each."""
+    """Start-ups, in units of κ, and cycle times of workers in a random order, `[K, max_workers]`
+    each."""
     one, other = jax.random.split(key)
     worker = iteration_of(problem).worker
     dtype = problem.dtype
@@ -29,15 +30,21 @@ def draw_workers(key: Array, problem: Problem, num_draws: int) -> tuple[Array, A
 
 
 def over_draws(
-    key: Array, problem: Problem, function: Callable[[Array, Array], Any], num_draws: int, width: int
+    key: Array,
+    problem: Problem,
+    function: Callable[[Array, Array], Any],
+    num_draws: int,
+    width: int,
 ) -> Any:
-    """A function of start-ups and cycle times, `[K, N]` each to `[K]`, of so many draws, some at a time.
+    """A function of start-ups and cycle times, `[K, N]` each to `[K]`, of so many draws, some at a
+    time.
 
     For each draw and worker it has `width` numbers, of start-ups and of times.
     """
     most = max(AT_A_TIME // (2 * problem.max_workers * width), 1)
     count = math.ceil(num_draws / most)
-    # Hardly one is drawn for nothing. An odd number: rows of 2048 draws share few places of a cache.
+    # Hardly one is drawn for nothing. An odd number: rows of 2048 draws share few places of a
+    # cache.
     chunk = math.ceil(num_draws / count) | 1
 
     def some(key: Array) -> Array:

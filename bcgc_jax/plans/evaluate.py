@@ -1,4 +1,5 @@
-"""The expected time until all is there, and the probability that it is late, by any rule of completion."""
+"""The expected time until all is there, and the probability that it is late, by any rule of
+completion."""
 
 import math
 
@@ -17,11 +18,20 @@ from bcgc_jax.exact.quadrature import Expectation, Quadrature, largest
 from bcgc_jax.exact.windows import LEFT_OUT
 from bcgc_jax.plans.completion import Exact
 from bcgc_jax.plans.marks import images_of, peaks_of
-from bcgc_jax.plans.worker import AT_A_TIME, NUM_INNER, Load, Worker, delivered, hazard_of, late_hazard
+from bcgc_jax.plans.worker import (
+    AT_A_TIME,
+    NUM_INNER,
+    Load,
+    Worker,
+    delivered,
+    hazard_of,
+    late_hazard,
+)
 
 # Intervals of the trapezoid rule, a multiple of 4: two halvings give the error estimate.
 NUM_NODES = 128
-# The most tasks whose times show every knot: without them a slope of nested groups was off by its own size.
+# The most tasks whose times show every knot: without them a slope of nested groups was off by its
+# own size.
 _FEW = 64
 
 
@@ -30,8 +40,9 @@ def expected_completion(
 ) -> Expectation:
     r"""E τ = ∫ P(τ > t) dt, in units of κ, for tasks of this `load`; differentiable.
 
-    Exact sums where start-up and cycle time are both atomic; else the rules of `quadrature`. The error counts
-    that of the probabilities: Σ weight Σ_k |∂P/∂h_k| (error of P(F_k > t)) / P(F_k > t).
+    Exact sums where start-up and cycle time are both atomic; else the rules of `quadrature`. The
+    error counts that of the probabilities: Σ weight Σ_k |∂P/∂h_k| (error of
+    P(F_k > t)) / P(F_k > t).
     """
     if worker.stepwise:
         return with_rounding(load.work, _over_steps(worker, load, rule))
@@ -56,11 +67,14 @@ def expected_completion(
     value, error = with_rounding(load.work, found, sum(law.rounding for law in laws))
     tolerated = rule.tolerated(load.work)
     finite = jnp.all(jnp.stack([law.has_mean(tolerated, rule.num_workers) for law in laws]))
-    return Expectation(jnp.where(finite, value, jnp.inf), jax.lax.stop_gradient(jnp.where(finite, error, 0)))
+    return Expectation(
+        jnp.where(finite, value, jnp.inf), jax.lax.stop_gradient(jnp.where(finite, error, 0))
+    )
 
 
 def with_rounding(load: Array, found: Expectation, rounding: float = 0.0) -> Expectation:
-    """An error that counts the `rounding` of hazards, that of triangular systems, what windows leave out.
+    """An error that counts the `rounding` of hazards, that of triangular systems, what windows
+    leave out.
 
     In eps, that of the systems is 8 N at most: the worst of all distributions up to N = 50.
     """
@@ -76,7 +90,8 @@ def exceedance(worker: Worker, load: Load, rule: Exact, t: Array) -> Array:
 
 
 def _late_hazards(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple[Array, Array]:
-    """`late_hazard` at many times, `[K]` to `[K, N]`, as many of them at a time as memory is good for."""
+    """`late_hazard` at many times, `[K]` to `[K, N]`, as many of them at a time as memory is
+    good for."""
     size = load.work.size
     both = worker.start, worker.cycle_time
     parts = max([num_inner, *(law.breaks().size for law in both if law.atomic)])
@@ -94,7 +109,8 @@ def _late_hazards(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple
 
 
 def _nodes(worker: Worker, load: Load, rule: Exact, num_nodes: int) -> Quadrature:
-    """Along a line, or in panels between kinks; they move with the times at which P(τ > t) begins to fall."""
+    """Along a line, or in panels between kinks; they move with the times at which P(τ > t)
+    begins to fall."""
     still = jax.lax.stop_gradient((worker, load))
     choices, marks = rule.bounds(load.work)
 
@@ -120,9 +136,12 @@ def _nodes(worker: Worker, load: Load, rule: Exact, num_nodes: int) -> Quadratur
     onsets = jnp.sort(onsets)
     if rule.rekindled and worker.start.atomic:
         # Before the typical time all of it is smooth, but far wider than what is between the kinks.
-        early = peaks[0] + (peaks[2] - peaks[0]) * np.array([0.25, 0.5, 0.75, 0.9, 0.97], peaks.dtype)
+        early = peaks[0] + (peaks[2] - peaks[0]) * np.array(
+            [0.25, 0.5, 0.75, 0.9, 0.97], peaks.dtype
+        )
         if kinks is None:
-            if load.kinds > 1:  # Most lie before the start; up to N = 1000 the rest is 2e-12 of the value.
+            # Most lie before the start; up to N = 1000 the rest is 2e-12 of the value.
+            if load.kinds > 1:
                 onsets = jnp.append(start, onsets[1:][-3 * load.kinds :])
             kinks = jax.lax.stop_gradient(onsets[1:]), None
         kinks = jnp.append(kinks[0], early), kinks[1]
@@ -133,7 +152,8 @@ def _nodes(worker: Worker, load: Load, rule: Exact, num_nodes: int) -> Quadratur
         images = images if plain else jnp.where(images < near, peaks[0], images)
         between = quadrature.panels(peaks, images, last, hazard_at, choices)
         orders = (num_nodes // 12, num_nodes // 16, num_nodes // 24)
-        if not plain:  # densities of start-ups and links may be powers; of very many panels each is small
+        # densities of start-ups and links may be powers; of very many panels each is small
+        if not plain:
             few = between[1].size <= 4000
             orders = (num_nodes * 3 // 32, num_nodes // 16, num_nodes // 32) if few else (5, 3, 2)
         # With start-ups of a density all may be over soon behind a kink.
@@ -143,7 +163,8 @@ def _nodes(worker: Worker, load: Load, rule: Exact, num_nodes: int) -> Quadratur
 
 
 def _onsets_of(worker: Worker, load: Load, start: Array, turns: bool) -> Array:
-    """The `start` of all, and where P(F_n > t) begins to fall after it, `[K]`, in `turns` for subsets."""
+    """The `start` of all, and where P(F_n > t) begins to fall after it, `[K]`, in `turns` for
+    subsets."""
     law = worker.cycle_time
     starts = worker.atoms()[0] if worker.start.atomic else worker.infimum()[None]
     times = law.breaks() if law.atomic else law.infimum()[None]
@@ -164,7 +185,8 @@ def _marked(load: Load) -> np.ndarray | slice:
 def _peaks(worker: Worker, load: Load, rule: Exact, marks: Array, start: Array) -> Array:
     """The `start`, when τ begins to be possible, and a low, a typical and a high time of it, `[4]`.
 
-    Where the rule's bounding hazards are as in its `marks`, in the logarithm of the time from the start on.
+    Where the rule's bounding hazards are as in its `marks`, in the logarithm of the time from the
+    start on.
     """
     dtype = load.work.dtype
     beyond = marks + np.log(2.0).astype(dtype)
@@ -186,12 +208,14 @@ def _peaks(worker: Worker, load: Load, rule: Exact, marks: Array, start: Array) 
 
 
 def _kinks_of(worker: Worker, load: Load) -> tuple[Array, Array | None] | None:
-    """Where P(F_n > t) may have kinks, at some levels, and when all is delivered for sure; None if smooth."""
+    """Where P(F_n > t) may have kinks, at some levels, and when all is delivered for sure; None
+    if smooth."""
     dtype = load.work.dtype
     starts = worker.start
     law = worker.cycle_time
     one_start = starts.atomic and starts.breaks().size == 1
-    dense = not law.atomic and not starts.atomic  # kinks within either distribution are smoothed by the other
+    # kinks within either distribution are smoothed by the other
+    dense = not law.atomic and not starts.atomic
     overtaken = worker.overlap and load.sent is not None and not dense
     if law.smooth and ((one_start and not overtaken) or starts.smooth):
         return None
@@ -217,7 +241,8 @@ def _kinks_of(worker: Worker, load: Load) -> tuple[Array, Array | None] | None:
 
 
 def _overtaking(load: Load) -> Array:
-    """The cycle time from which on a level's work, not the link, decides when it is delivered, `[N]`."""
+    """The cycle time from which on a level's work, not the link, decides when it is delivered,
+    `[N]`."""
     more = load.work[:, None] - load.work
     earlier = load.earlier & (more > 0)
     times = (load.began[:, None] - load.began) / jnp.where(earlier, more, 1)
@@ -225,14 +250,17 @@ def _overtaking(load: Load) -> Array:
 
 
 def _over_steps(worker: Worker, load: Load, rule: Exact) -> Expectation:
-    """The exact sum between the times at which some P(F_n ≤ t) steps up, of P(late) by the hazards."""
+    """The exact sum between the times at which some P(F_n ≤ t) steps up, of P(late) by the
+    hazards."""
     dtype = load.work.dtype
     size = load.work.size
     starts, times, mass = (a.astype(dtype) for a in _steps(worker))
     used = (load.work > 0)[:, None]
-    edges = jnp.where(used, (starts[:, None] + delivered(load, times[:, None], worker.overlap)).T, 0)
-    # A stable order, and hazards by how many steps are past: ties then resolve as if a higher level came
-    # later, and the slope is a true one there.
+    edges = jnp.where(
+        used, (starts[:, None] + delivered(load, times[:, None], worker.overlap)).T, 0
+    )
+    # A stable order, and hazards by how many steps are past: ties then resolve as if a higher level
+    # came later, and the slope is a true one there.
     gained = mass[jnp.argsort(edges, axis=1, stable=True)]
     early = jnp.cumsum(gained, axis=1)
     left = jnp.cumsum(gained[:, ::-1], axis=1)[:, ::-1]
@@ -247,7 +275,9 @@ def _over_steps(worker: Worker, load: Load, rule: Exact) -> Expectation:
     gap = jnp.pad(gap, (0, short)).reshape(-1, chunk)
 
     @jax.checkpoint
-    def body(carry: tuple[Array, Array], piece: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
+    def body(
+        carry: tuple[Array, Array], piece: tuple[Array, Array]
+    ) -> tuple[tuple[Array, Array], None]:
         passed, total = carry
         level, gap = piece
         steps = passed + jnp.cumsum(jax.nn.one_hot(level, size, dtype=int), axis=0)
@@ -260,7 +290,8 @@ def _over_steps(worker: Worker, load: Load, rule: Exact) -> Expectation:
 
 
 def smoothed_exceedance(worker: Worker, load: Load, rule: Exact, t: Array, spread: Array) -> Array:
-    """`exceedance` for one t, with the steps of a `stepwise` worker spread by a factor e^±`spread`."""
+    """`exceedance` for one t, with the steps of a `stepwise` worker spread by a factor
+    e^±`spread`."""
     dtype = load.work.dtype
     used = load.work > 0
     starts, times, mass = (a.astype(dtype) for a in _steps(worker))

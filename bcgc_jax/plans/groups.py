@@ -1,6 +1,8 @@
-"""Groups of workers, each partition of them within the next: what `OneOfEach` waits for, and who is alike.
+"""Groups of workers, each partition of them within the next: what `OneOfEach` waits for, and who is
+alike.
 
-All of this is static: it follows from the number of workers alone, and is worked out once, by NumPy.
+All of this is static: it follows from the number of workers alone, and is worked out once, by
+NumPy.
 """
 
 import collections
@@ -28,17 +30,23 @@ def halving(num_workers: int) -> Groups:
 
 
 def check_groups(groups: Groups, num_workers: int) -> None:
-    """ValueError unless each level has each worker once, and a group lies within one of the next level."""
+    """ValueError unless each level has each worker once, and a group lies within one of the next
+    level."""
     for level, next_level in zip(groups, (*groups[1:], (range(num_workers),)), strict=True):
         if sorted(worker for group in level for worker in group) != list(range(num_workers)):
-            raise ValueError(f"each level must have the workers 0 to {num_workers - 1}, got {level}")
+            raise ValueError(
+                f"each level must have the workers 0 to {num_workers - 1}, got {level}"
+            )
         if not all(any(set(group) <= set(other) for other in next_level) for group in level):
-            raise ValueError(f"groups must lie within those of the next level, got {level} and {next_level}")
+            raise ValueError(
+                f"groups must lie within those of the next level, got {level} and {next_level}"
+            )
 
 
 @functools.cache
 def kinds_by_size(groups: Groups) -> tuple[tuple[int, ...], np.ndarray]:
-    """The kind of each worker, where those in groups of the same sizes are alike; these sizes, `[W, K]`."""
+    """The kind of each worker, where those in groups of the same sizes are alike; these sizes,
+    `[W, K]`."""
     sizes = np.zeros((sum(map(len, groups[0])), len(groups)), int)
     for k, level in enumerate(groups):
         for group in level:
@@ -51,10 +59,11 @@ class Tree(NamedTuple):
     """Groups by their types: groups of one type hold as many of each type of the level below.
 
     Attributes:
-      levels: of each level and type the types of the level below that a group holds, and how many of each;
-        below the first level are the kinds of workers, and the last is of one type, all of the workers.
-      task, members, number: of each type of all levels its level, `[J]`, its workers of each kind, `[J, W]`,
-        and how many groups there are of it, `[J]`.
+      levels: of each level and type the types of the level below that a group holds, and how many
+        of each; below the first level are the kinds of workers, and the last is of one type, all of
+        the workers.
+      task, members, number: of each type of all levels its level, `[J]`, its workers of each kind,
+        `[J, W]`, and how many groups there are of it, `[J]`.
     """
 
     levels: tuple[tuple[tuple[tuple[int, int], ...], ...], ...]

@@ -1,10 +1,11 @@
 """Hands out the chunks of one step, so that each is in exactly one sum that is added.
 
-That holds whatever is late, lost, repeated or reordered. There is no I/O here and no clock: callers pass in
-what needs them.
+That holds whatever is late, lost, repeated or reordered. There is no I/O here and no clock: callers
+pass in what needs them.
 
-A chunk is open (nobody has begun it), begun (workers compute it), kept (in a worker's sum), or added (that
-sum has arrived). `Handout._keeper` has one sum for a kept chunk. So no two sums overlap.
+A chunk is open (nobody has begun it), begun (workers compute it), kept (in a worker's sum), or
+added (that sum has arrived). `Handout._keeper` has one sum for a kept chunk. So no two sums
+overlap.
 """
 
 import itertools
@@ -19,15 +20,16 @@ Label = frozenset[Chunk]  # what a sum consists of
 
 
 class Name(NamedTuple):
-    """Of a ticket (one handing-out of a chunk) or of a sum: a step, and a number there. Never used twice."""
+    """Of a ticket (one handing-out of a chunk) or of a sum: a step, and a number there. Never
+    used twice."""
 
     step: int
     number: int
 
 
 class Member(NamedTuple):
-    """Who sends a message: a worker's process in a step. The first process has life 0, another that of
-    `join`."""
+    """Who sends a message: a worker's process in a step. The first process has life 0, another that
+    of `join`."""
 
     step: int
     worker: int
@@ -56,21 +58,23 @@ class _Sum(NamedTuple):
 class Handout:
     """Who computes which chunk of a step, and whose gradient counts.
 
-    A worker makes one exchange at a time and repeats it until it is answered: `done` with its last ticket,
-    `wanted`, `next`, and `stands` for each of its sums and the one that `done` names. With the answer it
-    forgets the sums that do not stand. Then it adds or drops its gradient. Only then it begins the next
-    chunk. So it has two vectors at most: a sum and the current gradient, or a sum on its way and the next
-    one. It never changes a sum that it was asked for. Another thread sends this sum while a chunk computes.
+    A worker makes one exchange at a time and repeats it until it is answered: `done` with its last
+    ticket, `wanted`, `next`, and `stands` for each of its sums and the one that `done` names. With
+    the answer it forgets the sums that do not stand. Then it adds or drops its gradient. Only then
+    it begins the next chunk. So it has two vectors at most: a sum and the current gradient, or a
+    sum on its way and the next one. It never changes a sum that it was asked for. Another thread
+    sends this sum while a chunk computes.
 
-    If the step ends with `"sums"`, whoever receives a whole vector calls `arrived`, and adds the vector if
-    told so. The step ends when it is `settled`. If it ends with `"chunks"`, the sums go into an all-reduce
-    when the step is `complete` and every worker was told. Then nothing is copied, and a lost worker makes the
-    step fail.
+    If the step ends with `"sums"`, whoever receives a whole vector calls `arrived`, and adds the
+    vector if told so. The step ends when it is `settled`. If it ends with `"chunks"`, the sums go
+    into an all-reduce when the step is `complete` and every worker was told. Then nothing is
+    copied, and a lost worker makes the step fail.
 
     Args:
       step: its number; a step that is tried again needs a new one.
       storage: who stores which chunk.
-      sizes: of each subset and chunk, as in `Storage.holders`, in whole units, so that ties are exact.
+      sizes: of each subset and chunk, as in `Storage.holders`, in whole units, so that ties are
+        exact.
       ends: how the step ends.
       before: the workers after the last step; all are alive if there was none.
 
@@ -84,7 +88,8 @@ class Handout:
     False
     >>> handout.complete, handout.wanted(first) == (name, {(0, 0)})
     (True, True)
-    >>> handout.arrived(first, name, {(0, 0)}), handout.arrived(first, name, {(0, 0)}), handout.settled
+    >>> handout.arrived(first, name, {(0, 0)}), handout.arrived(first, name,
+    ...     {(0, 0)}), handout.settled
     (True, False, False)
     """
 
@@ -101,7 +106,9 @@ class Handout:
             before = Roster((0,) * len(workers), frozenset(workers), frozenset())
         self.step = step
         self.ends = ends
-        self.holders = {(j, c): who for j, row in enumerate(storage.holders) for c, who in enumerate(row)}
+        self.holders = {
+            (j, c): who for j, row in enumerate(storage.holders) for c, who in enumerate(row)
+        }
         self.sizes = {(j, c): size for j, row in enumerate(sizes) for c, size in enumerate(row)}
         if self.sizes.keys() != self.holders.keys():
             raise ValueError(f"sizes must be of the subsets and chunks of the storage, got {sizes}")
@@ -133,7 +140,8 @@ class Handout:
     # What a worker asks.
 
     def done(self, who: Member, ticket: Name) -> Name | None:
-        """The sum that this gradient is to be added to, or None: drop it. The same answer if asked again."""
+        """The sum that this gradient is to be added to, or None: drop it. The same answer if
+        asked again."""
         if not self._hears(who):
             return None
         held, chunk = self._running.get(who.worker, (None, None))
@@ -164,7 +172,10 @@ class Handout:
     def stands(self, who: Member, name: Name) -> bool:
         """Whether the worker still needs this sum of its own."""
         mine = _Sum(who.worker, name)
-        return self.present(who) and mine in (self._filling.get(who.worker), self._closed.get(who.worker))
+        return self.present(who) and mine in (
+            self._filling.get(who.worker),
+            self._closed.get(who.worker),
+        )
 
     def wanted(self, who: Member) -> tuple[Name, Label] | None:
         """The sum to send, as soon as it consists of exactly these chunks."""
@@ -172,12 +183,14 @@ class Handout:
             return None
         worker = who.worker
         if self.complete and worker in self._filling and worker not in self._closed:
-            self._closed[worker] = self._filling.pop(worker)  # what it computes from now on is another sum
+            # what it computes from now on is another sum
+            self._closed[worker] = self._filling.pop(worker)
         closed = self._closed.get(worker)
         return None if closed is None else (closed.name, frozenset(self._contents[closed]))
 
     def arrived(self, who: Member, name: Name, label: Collection[Chunk]) -> bool:
-        """Whether to add this vector, now: True at most once. In either case the worker can forget it."""
+        """Whether to add this vector, now: True at most once. In either case the worker can
+        forget it."""
         if not self._hears(who) or not self.stands(who, name):
             return False
         this = _Sum(who.worker, name)
@@ -239,7 +252,8 @@ class Handout:
         return sorted(self._overdue.intersection(free).union(able))
 
     def begun(self, worker: int) -> list[Chunk]:
-        """What a worker stores that others compute, if it stores nothing that is open: it may copy that."""
+        """What a worker stores that others compute, if it stores nothing that is open: it may
+        copy that."""
         if self._left[worker]:
             return []
         return [chunk for chunk in self._stored[worker] if chunk in self._begun]
@@ -263,11 +277,15 @@ class Handout:
         """Whether the step can end with the living workers and those that are coming."""
         able = self._alive.union(coming)
         missing = self.holders.keys() - self._added
-        return not self.failed and not any(able.isdisjoint(self.holders[chunk]) for chunk in missing)
+        return not self.failed and not any(
+            able.isdisjoint(self.holders[chunk]) for chunk in missing
+        )
 
     # Which chunk is next.
 
-    def _choice(self, worker: int, seconds: Sequence[float], worth: Iterable[Chunk]) -> Chunk | None:
+    def _choice(
+        self, worker: int, seconds: Sequence[float], worth: Iterable[Chunk]
+    ) -> Chunk | None:
         if worker in self._closed:  # its gradient could become a third vector
             return None
         stored = self._stored[worker]
@@ -278,7 +296,9 @@ class Handout:
             return max(fresh, key=lambda chunk: self._need(worker, chunk, seconds))
         if self.ends == "chunks":  # whoever has begun a chunk has to end it anyway
             return None
-        copies = (chunk for chunk in worth if worker in self.holders[chunk] and chunk in self._begun)
+        copies = (
+            chunk for chunk in worth if worker in self.holders[chunk] and chunk in self._begun
+        )
         return next(copies, None) or self._given_up(worker)
 
     def _may_be_copied(self) -> set[Chunk]:
@@ -306,9 +326,14 @@ class Handout:
         return next(itertools.chain(begun, kept), None)
 
     def _replaceable(self, chunk: Chunk) -> bool:
-        """Whether an overdue worker keeps it, nobody copies it, and others can compute that whole sum."""
+        """Whether an overdue worker keeps it, nobody copies it, and others can compute that
+        whole sum."""
         kept = self._keeper.get(chunk)
-        if kept is None or kept.worker not in self._overdue or not self._runners[chunk] <= self._overdue:
+        if (
+            kept is None
+            or kept.worker not in self._overdue
+            or not self._runners[chunk] <= self._overdue
+        ):
             return False
         return all(any(map(self._answers, self.holders[other])) for other in self._contents[kept])
 
@@ -343,7 +368,8 @@ class Handout:
         return chunk
 
     def _keep(self, worker: int, chunk: Chunk) -> Name | None:
-        """Keeps it if it is the first, or if the first is overdue now and its sum has not arrived."""
+        """Keeps it if it is the first, or if the first is overdue now and its sum has not
+        arrived."""
         kept = self._keeper.get(chunk)
         if chunk in self._added or (kept is not None and kept.worker not in self._overdue):
             return None

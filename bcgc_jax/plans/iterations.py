@@ -1,7 +1,8 @@
-"""All N cycle times of an iteration: independent ones of one kind, a sample of iterations, draws alone.
+"""All N cycle times of an iteration: independent ones of one kind, a sample of iterations, draws
+alone.
 
-Times are slowest first: axis n holds T_(N-n). What is done by when is asked with a `Load` and a rule of
-completion, in units of κ.
+Times are slowest first: axis n holds T_(N-n). What is done by when is asked with a `Load` and a
+rule of completion, in units of κ.
 """
 
 import math
@@ -36,12 +37,14 @@ from bcgc_jax.problem import Problem
 
 @pytree_dataclass
 class Iteration:
-    """What is asked about an iteration's times, and about tasks of a `load` in them: here by draws alone.
+    """What is asked about an iteration's times, and about tasks of a `load` in them: here by draws
+    alone.
 
-    A kind with `exact` answers has all that `Independent` has, and `alike` workers are independent ones of
-    one distribution; a joint one is the cycle time of `worker`. `polyhedral`: whether E τ is so in the load;
-    `smooth`, whether times have one density without kinks, and all begin at once; `stepped`, whether P(τ > t)
-    is a step function. N may be traced; of other numbers than a joint distribution is of all is NaN.
+    A kind with `exact` answers has all that `Independent` has, and `alike` workers are independent
+    ones of one distribution; a joint one is the cycle time of `worker`. `polyhedral`: whether E τ
+    is so in the load; `smooth`, whether times have one density without kinks, and all begin at
+    once; `stepped`, whether P(τ > t) is a step function. N may be traced; of other numbers than a
+    joint distribution is of all is NaN.
     """
 
     worker: Worker
@@ -80,7 +83,10 @@ class Iteration:
     def check_finite_means(self) -> None:
         """Raise ValueError where a concrete distribution has an infinite mean."""
         start = self.worker.start
-        laws = [*([self.law] if self.alike else self.law.members()), *([] if start.constant else [start])]
+        laws = [
+            *([self.law] if self.alike else self.law.members()),
+            *([] if start.constant else [start]),
+        ]
         for one in () if is_traced(self) else laws:
             batched = any(np.ndim(leaf) for leaf in jax.tree.leaves(one)) and not one.atomic
             mean = concrete(one.mean())  # traced within a caller's jit
@@ -91,9 +97,9 @@ class Iteration:
                 named = f"the start-up, {named}"
             raise ValueError(
                 f"the mean of {named} is infinite, or above the largest number, "
-                f"{jnp.finfo(working_dtype(one)).max:.1e}, and so is the expected runtime of a scheme that "
-                "ever waits for the slowest worker: take a distribution with a lighter tail, or plan for a "
-                "deadline (Deadline; in a shell --method deadline)"
+                f"{jnp.finfo(working_dtype(one)).max:.1e}, and so is the expected runtime of a "
+                "scheme that ever waits for the slowest worker: take a distribution with a lighter "
+                "tail, or plan for a deadline (Deadline; in a shell --method deadline)"
             )
 
     def typical_start_up(self) -> Array:
@@ -131,7 +137,8 @@ class Iteration:
         return self.max_of_sorted(load, self.sorted_draws(key, num_draws, load.work.dtype))
 
     def max_of_sorted(self, load: Load, times: Array) -> Array:
-        """The same for one start-up of all and sorted times, slowest first, `[..., N]` to `[...]`."""
+        """The same for one start-up of all and sorted times, slowest first, `[..., N]` to
+        `[...]`."""
         ready = delivered(load, times.astype(load.work.dtype), self.worker.overlap)
         last = jnp.max(ready, axis=-1)
         return last if self.worker.plain else self.worker.infimum().astype(last.dtype) + last
@@ -176,11 +183,14 @@ class Independent(Iteration):
 
     def simulate_max(self, key, load, num_draws):
         if self.worker.plain and load.sent is None:
-            return order_statistics.simulate_max(key, self.law, load.work, self.num_workers, num_draws)
+            return order_statistics.simulate_max(
+                key, self.law, load.work, self.num_workers, num_draws
+            )
         return super().simulate_max(key, load, num_draws)
 
     def typical_times(self, deviations: Sequence[float]):
-        """Times so many standard deviations from the typical ones, `[len(deviations), max_workers]`."""
+        """Times so many standard deviations from the typical ones,
+        `[len(deviations), max_workers]`."""
         one = jnp.ones(self.max_workers, working_dtype(self.law))
         sigma = np.asarray(deviations, one.dtype)[:, None]
         mean, above = order_statistics.typical_hazards(one, self.num_workers, (0.0, 1.0))
@@ -196,14 +206,17 @@ class Independent(Iteration):
 
     def expected_completion(self, load, rule=None, *, num_nodes=NUM_NODES):
         """E of when all tasks are there by a rule; by default all levels."""
-        return evaluate.expected_completion(self.worker, load, rule or self.any_of, num_nodes=num_nodes)
+        return evaluate.expected_completion(
+            self.worker, load, rule or self.any_of, num_nodes=num_nodes
+        )
 
     def exceedance(self, load, t, rule=None):
         """P(not all is there by t), for t of any shape."""
         return evaluate.exceedance(self.worker, load, rule or self.any_of, t)
 
     def smoothed_exceedance(self, load, t, spread):
-        """The same for one t, with the steps of a `stepped` iteration spread by a factor e^±`spread`."""
+        """The same for one t, with the steps of a `stepped` iteration spread by a factor
+        e^±`spread`."""
         if not self.stepped:
             return self.exceedance(load, t)
         return evaluate.smoothed_exceedance(self.worker, load, self.any_of, t, spread)
@@ -251,7 +264,9 @@ class Sampled(Iteration):
 
     def exceedance(self, load, t, rule=None):
         finish = jnp.sort(self._finish(load, rule))
-        return 1 - jnp.searchsorted(finish, t, side="right") / jnp.asarray(finish.size, finish.dtype)
+        return 1 - jnp.searchsorted(finish, t, side="right") / jnp.asarray(
+            finish.size, finish.dtype
+        )
 
     def smoothed_exceedance(self, load, t, spread):
         return jnp.mean(jax.nn.sigmoid((jnp.log(self._finish(load)) - jnp.log(t)) / spread))
@@ -288,8 +303,8 @@ def sorted_cycle_times(
 ) -> Array:
     """Draws of the sorted cycle times, slowest first, `[num_draws, max_workers]`.
 
-    `num_workers` may be traced where the static `max_workers` is given; columns from num_workers on hold the
-    distribution's infimum. `dtype` is that of the distribution's parameters by default.
+    `num_workers` may be traced where the static `max_workers` is given; columns from num_workers on
+    hold the distribution's infimum. `dtype` is that of the distribution's parameters by default.
 
     >>> from bcgc_jax.distributions import Uniform
     >>> t = sorted_cycle_times(jax.random.key(0), Uniform(1.0, 2.0), 3, 5)
@@ -323,5 +338,6 @@ def expected_order_statistics(
 
 
 def _if_valid(value: Array, problem: Problem) -> Array:
-    """NaN where numbers that are traced make no distribution, or no number of workers below `max_workers`."""
+    """NaN where numbers that are traced make no distribution, or no number of workers below
+    `max_workers`."""
     return jnp.where(problem.valid, value, jnp.nan) if is_traced(problem) else value

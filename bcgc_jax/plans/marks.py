@@ -11,7 +11,15 @@ from jax.typing import ArrayLike
 
 from bcgc_jax.distributions import Distribution
 from bcgc_jax.distributions.special_functions import legendre
-from bcgc_jax.exact.quadrature import in_panel, in_tail, kinked_levels, line, on_line, panels, raised
+from bcgc_jax.exact.quadrature import (
+    in_panel,
+    in_tail,
+    kinked_levels,
+    line,
+    on_line,
+    panels,
+    raised,
+)
 from bcgc_jax.plans.completion import AnyOf
 from bcgc_jax.plans.worker import unreached
 
@@ -19,8 +27,9 @@ from bcgc_jax.plans.worker import unreached
 class Marks(NamedTuple):
     """What every rule for a distribution and N workers goes by, whatever the load.
 
-    `times`, `[4, max_workers]`: one before which T_(N-n) hardly ever lies, then Λ⁻¹(E A_(N-n) + σ std
-    A_(N-n)), σ = -1, 0, 1. Beyond `largest` P(T > t) underflows. log C(N, n) for n = 0 … max_workers.
+    `times`, `[4, max_workers]`: one before which T_(N-n) hardly ever lies, then Λ⁻¹(E A_(N-n) + σ
+    std A_(N-n)), σ = -1, 0, 1. Beyond `largest` P(T > t) underflows. log C(N, n) for n = 0 …
+    max_workers.
     """
 
     times: Array
@@ -42,22 +51,28 @@ def peaks_of(times: Array, load: Array) -> Array:
     return raised(peaks, load[-1] * times[-1, 0])
 
 
-def threshold_hazard(law: Distribution, load: Array, t: Array, largest: Array) -> tuple[Array, Array]:
-    """Λ(t / load_n) and minus its slope in load_n, both `[..., N]`; `largest` is that of `Marks`."""
+def threshold_hazard(
+    law: Distribution, load: Array, t: Array, largest: Array
+) -> tuple[Array, Array]:
+    """Λ(t / load_n) and minus its slope in load_n, both `[..., N]`; `largest` is that of
+    `Marks`."""
     used = load > 0  # no worker can delay a level without a load
     threshold = t[..., None] / jnp.where(used, load, 1)
     # Beyond the largest the slope of Λ, inf, times 0 would be NaN.
     reachable = used & ~(threshold > largest)
     threshold = jnp.where(reachable, threshold, law.infimum().astype(t.dtype))
-    hazard, slope = jax.jvp(law.cumulative_hazard, (threshold,), (threshold / jnp.where(load > 0, load, 1),))
+    hazard, slope = jax.jvp(
+        law.cumulative_hazard, (threshold,), (threshold / jnp.where(load > 0, load, 1),)
+    )
     return jnp.where(reachable, hazard, jnp.inf), jnp.where(reachable, slope, 0)
 
 
 class Rule(NamedTuple):
     """E max_n load_n T_(N-n) = start + Σ weight · P(max > t), for distributions without atoms.
 
-    `nodes(index, refine)` gives (t, weight) for index = 0 … size · refine - 1, and weights of 0 beyond; only
-    `size` is static. A larger `refine` gives a finer rule; `beyond` bounds what none reaches.
+    `nodes(index, refine)` gives (t, weight) for index = 0 … size · refine - 1, and weights of 0
+    beyond; only `size` is static. A larger `refine` gives a finer rule; `beyond` bounds what none
+    reaches.
     """
 
     start: Array
@@ -102,7 +117,8 @@ def rule(law: Distribution, known: Marks, load: Array, num_nodes: int) -> Rule:
 
     def along(index: Array, refine: ArrayLike) -> tuple[Array, Array]:
         start, centre, width, low, high, _ = of_line
-        # Half a step from either end, where there is nothing to add: a node more would spoil the size.
+        # Half a step from either end, where there is nothing to add: a node more would spoil the
+        # size.
         step = (high - low) / (num_nodes * refine)
         inside = index < num_nodes * refine
         excess, slope = on_line(centre, width, low + step * (jnp.where(inside, index, 0) + 0.5))

@@ -1,4 +1,5 @@
-r"""Partitions x of L coordinates over the redundancy levels, and the levels s of the coordinates."""
+r"""Partitions x of L coordinates over the redundancy levels, and the levels s of the
+coordinates."""
 
 import functools
 from collections.abc import Callable
@@ -17,8 +18,8 @@ from bcgc_jax.exact.crossing import MANY
 def levels_from_partition(partition: Numbers, num_coordinates: int | None = None) -> Array:
     r"""s_l = min{i : Σ_{n≤i} x_n ≥ l}, l = 1…L, `[num_coordinates]` (Theorem 1 of the paper).
 
-    `num_coordinates` is static, by default the sum, which must be known. Of a traced x that is no partition
-    all levels are -1.
+    `num_coordinates` is static, by default the sum, which must be known. Of a traced x that is no
+    partition all levels are -1.
 
     >>> levels_from_partition([1, 0, 2]).tolist()
     [0, 2, 2]
@@ -41,8 +42,8 @@ def _levels(x: Array, num_coordinates: int) -> Array:
 def partition_from_levels(levels: Numbers, num_workers: int | None = None) -> Array:
     r"""x_n = #{l : s_l = n}, n = 0…N-1, `[num_workers]` (Theorem 1 of the paper).
 
-    `num_workers` is static, by default one more than the highest level, which must be known. Of a traced s
-    with levels that these workers do not have all entries are -1.
+    `num_workers` is static, by default one more than the highest level, which must be known. Of a
+    traced s with levels that these workers do not have all entries are -1.
 
     >>> partition_from_levels([0, 2, 2]).tolist()
     [1, 0, 2]
@@ -78,14 +79,16 @@ def cumulative_load(partition: ArrayLike) -> Array:
 
 @jax.jit
 def finish_load(partition: Array, used: Array, setup: ArrayLike, chain: ArrayLike = 0.0) -> Array:
-    """y_n + (n+1) (setup + chain Σ_{i≤n} x_i) for the levels in use, for others that of the last one used."""
+    """y_n + (n+1) (setup + chain Σ_{i≤n} x_i) for the levels in use, for others that of the last
+    one used."""
     subsets = _up_to(jnp.max, jnp.where(used, jnp.arange(1, used.shape[-1] + 1), 0))
     x = jnp.where(used, partition, 0)
     return cumulative_load(x) + subsets * (setup + chain * _up_to(jnp.sum, x))
 
 
 def _up_to(reduce: Callable[..., Array], values: Array) -> Array:
-    """The sum of the first n along the last axis, for each n, or the maximum of numbers that are >= 0.
+    """The sum of the first n along the last axis, for each n, or the maximum of numbers that are >=
+    0.
 
     Of few levels by O(N²) terms: one kernel to compile, where a running sum takes five.
     """
@@ -98,7 +101,8 @@ def _up_to(reduce: Callable[..., Array], values: Array) -> Array:
 
 @jax.jit
 def project_partition(values: Array, total: ArrayLike, exists: Array) -> Array:
-    """argmin ‖x - values‖₂ over x ≥ 0, Σ x = total, 0 at levels that do not `exist`: max(values - λ, 0)."""
+    """argmin ‖x - values‖₂ over x ≥ 0, Σ x = total, 0 at levels that do not `exist`:
+    max(values - λ, 0)."""
     # A shift changes no projection; far from the simplex the sum would be lost in rounding.
     values = values - jnp.max(jnp.where(exists, values, -jnp.inf))
     # A padded value this low stays below λ; -inf would spoil the running sum of the sort.
@@ -119,13 +123,15 @@ def round_partition(partition: Array, total: ArrayLike) -> Array:
     # Two sorts: not worth a compilation where the numbers are known.
     xp = jnp if is_traced((partition, total)) else np
     partition = xp.asarray(partition)
-    whole = xp.where(partition > 0, xp.floor(partition), 0)  # NaN, of what is no partition, is none either
+    # NaN, of what is no partition, is none either
+    whole = xp.where(partition > 0, xp.floor(partition), 0)
     counts = whole.astype(int)
     remainder = xp.where(partition > 0, partition - whole, -1)
     missing = xp.asarray(total, counts.dtype) - xp.sum(counts)
     rank = xp.argsort(xp.argsort(-remainder, stable=True), stable=True)
     counts = counts + ((rank < missing) & (partition > 0))
-    # Beyond 2^24 coordinates float32 has no fractions left: what is still missing goes to the largest.
+    # Beyond 2^24 coordinates float32 has no fractions left: what is still missing goes to the
+    # largest.
     rest = xp.asarray(total, counts.dtype) - xp.sum(counts)
     largest = xp.arange(counts.size) == xp.argmax(partition)
     return jnp.asarray(counts + xp.where(largest, rest, 0))
@@ -133,7 +139,8 @@ def round_partition(partition: Array, total: ArrayLike) -> Array:
 
 @jax.jit
 def round_to_units(partition: Array, unit_costs: Array) -> Array:
-    r"""Whole units at each level: the row of units cut at the ends nearest to the running sum of `partition`.
+    r"""Whole units at each level: the row of units cut at the ends nearest to the running sum of
+    `partition`.
 
     >>> round_to_units(jnp.array([2.0, 0.0, 3.0]), jnp.array([1.5, 2.5, 1.0])).tolist()
     [1, 0, 2]

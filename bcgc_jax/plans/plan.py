@@ -38,7 +38,8 @@ class Plan:
     Attributes:
       sizes: coordinates, or their cost, of each block, `[B]`, those next to the output first.
       block: int, `[K]`: the block that task k computes; beyond the last task -1.
-      data, share: `[K]`: how many subsets of the data it goes over, each 1/N, and the share of their samples.
+      data, share: `[K]`: how many subsets of the data it goes over, each 1/N, and the share of
+        their samples.
       completion: when the gradient is there; None where nobody plans who does what.
       known_needs: what it needs, where that takes draws.
     """
@@ -77,7 +78,8 @@ class Plan:
 
 
 def partition_plan(partition: Any, num_workers: ArrayLike) -> Plan:
-    """The paper's: block n, of x_n coordinates, on n + 1 subsets, complete with any N - n workers."""
+    """The paper's: block n, of x_n coordinates, on n + 1 subsets, complete with any N - n
+    workers."""
     level = np.arange(partition.shape[-1])
     return Plan(
         sizes=partition,
@@ -128,5 +130,7 @@ def needs_of(plan: Plan, counts: Array | None, num_workers: ArrayLike) -> Requir
     sent = (xp.sum(waited, axis=-1) / xp.sum(size * share, axis=-1)).astype(share.dtype)
     lost = xp.zeros_like(sent)
     if not rule.exact_gradient:  # each worker has a subset of its own
-        lost = (1 - xp.max(awaited / xp.asarray(num_workers)[..., None], axis=-1)).astype(share.dtype)
+        lost = (1 - xp.max(awaited / xp.asarray(num_workers)[..., None], axis=-1)).astype(
+            share.dtype
+        )
     return Requirements(stored, sent, xp.zeros_like(stored), lost <= 0, lost)

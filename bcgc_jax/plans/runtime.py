@@ -3,8 +3,9 @@ r"""The runtime of an iteration: of one draw, on average; and how good it can ge
 All times carry the unit of the distribution's cycle time, multiplied by cycles.
 
 A known partition is checked: one entry for each level, none negative, none beyond N, and a sum of
-`problem.total` to a part in a thousand, which leaves room for numbers typed by hand. Where x is traced the
-sum is free: E τ̂ is homogeneous in x. Traced numbers that make no problem, or negative entries, give NaN.
+`problem.total` to a part in a thousand, which leaves room for numbers typed by hand. Where x is
+traced the sum is free: E τ̂ is homogeneous in x. Traced numbers that make no problem, or negative
+entries, give NaN.
 """
 
 import functools
@@ -40,8 +41,8 @@ from bcgc_jax.problem import CONDITIONS, Problem
 
 # How far the sum of a known partition may be from the total, in shares of it.
 _SUM_SLACK = 1e-3
-# What counts as 0, in shares of the total: optimisers leave entries of -1e-9 behind, and differences of sums
-# in single precision some of -1e-6.
+# What counts as 0, in shares of the total: optimisers leave entries of -1e-9 behind, and
+# differences of sums in single precision some of -1e-6.
 _ZERO = 1e-5
 
 
@@ -66,18 +67,20 @@ def block_runtime(
     send_time: ArrayLike = 0.0,
     overlap: bool = False,
 ) -> Array:
-    r"""τ̂(x,T) = (M b / N) max_n T_(N-n) Σ_{i≤n} (i+1) x_i, eq. (5): `[..., N]` and `[..., N]` to `[...]`.
+    r"""τ̂(x,T) = (M b / N) max_n T_(N-n) Σ_{i≤n} (i+1) x_i, eq. (5): `[..., N]` and `[..., N]` to
+    `[...]`.
 
-    `cycle_times` come in any order; leading axes broadcast. The other numbers are those of `Problem`, and
-    `start_ups`, a number or `[..., N]`, are those of the workers in the order of `cycle_times`; `overlap` is
-    static.
+    `cycle_times` come in any order; leading axes broadcast. The other numbers are those of
+    `Problem`, and `start_ups`, a number or `[..., N]`, are those of the workers in the order of
+    `cycle_times`; `overlap` is static.
 
-    Raises ValueError for a partition with another number of levels than there are workers, and for numbers
-    that make no sense, such as negative entries and times; NaN where these are traced.
+    Raises ValueError for a partition with another number of levels than there are workers, and for
+    numbers that make no sense, such as negative entries and times; NaN where these are traced.
 
     >>> float(block_runtime([0.0, 2.0, 2.0, 0.0], [0.1, 0.1, 0.25, 1.0], num_samples=4.0))
     1.0
-    >>> float(block_runtime([1.0, 1.0], [1.0, 2.0], num_samples=2.0, start_ups=[4.0, 0.0], send_time=0.5))
+    >>> float(block_runtime([1.0, 1.0], [1.0, 2.0], num_samples=2.0, start_ups=[4.0, 0.0],
+    ...     send_time=0.5))
     7.0
     """
     others = {"setup_cycles": setup_cycles, "chain_cycles": chain_cycles, "send_time": send_time}
@@ -87,7 +90,12 @@ def block_runtime(
     dtype = times.dtype
     workers = times.shape[-1]
     x = jnp.asarray(partition, dtype)
-    check_shape("partition", x, (..., workers), f"one level for each of the {workers} workers in cycle_times")
+    check_shape(
+        "partition",
+        x,
+        (..., workers),
+        f"one level for each of the {workers} workers in cycle_times",
+    )
     setup, chain = (jnp.asarray(value, dtype) / cycles for value in (setup_cycles, chain_cycles))
     load = finish_load(x, x > 0, setup, chain)
     zero = [isinstance(value, int | float) and value == 0 for value in (start_ups, send_time)]
@@ -95,7 +103,9 @@ def block_runtime(
         return scale * max_finish_time(load, jnp.sort(times, axis=-1)[..., ::-1])
     starts = jnp.asarray(start_ups, dtype)
     starts = starts if starts.ndim else jnp.full(workers, starts)
-    check_shape("start_ups", starts, (..., workers), "one for each of cycle_times, or a number for all")
+    check_shape(
+        "start_ups", starts, (..., workers), "one for each of cycle_times, or a number for all"
+    )
     sent = jnp.asarray(send_time, dtype) * jnp.cumsum(x, axis=-1)
     runtime = _last_delivery(load, sent, starts, scale[..., None] * times, bool(overlap))
     return jnp.where(jnp.isnan(scale), scale, runtime)
@@ -115,13 +125,14 @@ def coordinate_runtime(
     cycles: ArrayLike = 1.0,
     unit_costs: Numbers = 1.0,
 ) -> Array:
-    r"""τ(s,T) = (M b / N) max_l T_(N-s_l) Σ_{i≤l} (s_i+1), eq. (2): `[..., L]` and `[..., N]` to `[...]`.
+    r"""τ(s,T) = (M b / N) max_l T_(N-s_l) Σ_{i≤l} (s_i+1), eq. (2): `[..., L]` and `[..., N]` to
+    `[...]`.
 
-    Levels and `cycle_times` come in any order (Lemma 1: ascending levels are best). Units of unequal cost,
-    `[L]`, count (s_i+1) times theirs (footnotes 2-4).
+    Levels and `cycle_times` come in any order (Lemma 1: ascending levels are best). Units of
+    unequal cost, `[L]`, count (s_i+1) times theirs (footnotes 2-4).
 
-    Raises ValueError for levels that are not whole numbers from 0 to N-1, and for other numbers that make no
-    sense; NaN where these are traced.
+    Raises ValueError for levels that are not whole numbers from 0 to N-1, and for other numbers
+    that make no sense; NaN where these are traced.
 
     >>> float(coordinate_runtime([1, 1, 2, 2], [0.1, 0.1, 0.25, 1.0], num_samples=4.0))
     1.0
@@ -131,7 +142,9 @@ def coordinate_runtime(
     costs = jnp.asarray(unit_costs, times.dtype)
     workers = times.shape[-1]
     if not (s.ndim and jnp.issubdtype(s.dtype, jnp.integer)):
-        raise ValueError(f"levels must be whole numbers, a row of them, got {s.dtype}{list(s.shape)}")
+        raise ValueError(
+            f"levels must be whole numbers, a row of them, got {s.dtype}{list(s.shape)}"
+        )
     check_levels(levels, workers)
     if costs.ndim:
         check_shape("unit_costs", costs, (..., s.shape[-1]), "one cost for each of the levels")
@@ -148,7 +161,8 @@ def coordinate_runtime(
 def _scale_and_times(
     cycle_times: Numbers, num_samples: ArrayLike, cycles: ArrayLike, **others: Numbers
 ) -> tuple[Array, Array]:
-    """M b / N and the times; ValueError for numbers that are known to make no sense, NaN for traced ones."""
+    """M b / N and the times; ValueError for numbers that are known to make no sense, NaN for
+    traced ones."""
     numbers = {"cycle_times": cycle_times, "num_samples": num_samples, "cycles": cycles, **others}
     sense: Array | bool = True
     for name, value in numbers.items():
@@ -183,7 +197,8 @@ def integrate_runtime(
     r"""Exact E τ̂(x,T) with an estimate of its quadrature error, `(value, error)`, both absolute.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
-    >>> problem = Problem(ShiftedExponential(rate=1.0), num_workers=3, num_coordinates=1, num_samples=3.0)
+    >>> problem = Problem(ShiftedExponential(rate=1.0), num_workers=3, num_coordinates=1,
+    ...     num_samples=3.0)
     >>> x = jnp.array([1.0, 0.0, 0.0])
     >>> round(float(integrate_runtime(problem, x).value), 4)  # E T_(3) = 1/3 + 1/2 + 1
     1.8333
@@ -203,12 +218,15 @@ def _integrate(problem: Problem, partition: Numbers | Plan, num_nodes: int) -> E
 
 
 def expected_runtime(problem: Problem, partition: Numbers | Plan) -> Array:
-    r"""Exact E τ̂(x,T), eq. (5), a scalar; differentiable in `partition` and in the problem's leaves, twice.
+    r"""Exact E τ̂(x,T), eq. (5), a scalar; differentiable in `partition` and in the problem's
+    leaves, twice.
 
-    The distribution's moments must exist: an infinite expectation comes out as inf where its mean says so.
+    The distribution's moments must exist: an infinite expectation comes out as inf where its mean
+    says so.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
-    >>> problem = Problem(ShiftedExponential(rate=1.0), num_workers=3, num_coordinates=1, num_samples=3.0)
+    >>> problem = Problem(ShiftedExponential(rate=1.0), num_workers=3, num_coordinates=1,
+    ...     num_samples=3.0)
     >>> round(float(jax.grad(expected_runtime, 1)(problem, jnp.array([1.0, 0.0, 0.0]))[0]), 4)
     1.8333
     """
@@ -223,10 +241,12 @@ def partition_of_units(problem: Problem, counts: Array) -> Array:
 
 
 def completion_probability(problem: Problem, partition: Numbers | Plan, deadline: Numbers) -> Array:
-    r"""P(τ̂(x,T) ≤ deadline), exact; `deadline` of any shape gives that shape. Differentiable, twice.
+    r"""P(τ̂(x,T) ≤ deadline), exact; `deadline` of any shape gives that shape. Differentiable,
+    twice.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
-    >>> problem = Problem(ShiftedExponential(rate=1.0), num_workers=3, num_coordinates=1, num_samples=3.0)
+    >>> problem = Problem(ShiftedExponential(rate=1.0), num_workers=3, num_coordinates=1,
+    ...     num_samples=3.0)
     >>> x, deadline = jnp.array([1.0, 0.0, 0.0]), float(jnp.log(2.0))
     >>> round(float(completion_probability(problem, x, deadline)), 5)  # all three below the median
     0.125
@@ -236,22 +256,29 @@ def completion_probability(problem: Problem, partition: Numbers | Plan, deadline
 
 
 @jax.jit
-def _completion_probability(problem: Problem, partition: Numbers | Plan, deadline: Numbers) -> Array:
+def _completion_probability(
+    problem: Problem, partition: Numbers | Plan, deadline: Numbers
+) -> Array:
     load, rule, scale = exact_tasks(problem, partition)
     t = jnp.asarray(deadline, load.work.dtype) / scale
     late = iteration_of(problem).exceedance(load, t, rule)
     return jnp.where(jnp.isnan(t), jnp.nan, jnp.clip(1 - late, 0, 1))
 
 
-def certificate(problem: Problem, partition: Numbers, levels: ArrayLike | None = None) -> Certificate:
-    r"""f(x) = E τ̂(x,T) and a bound on the best: f(z) ≥ f(x) + ∇f(x)·(z - x) ≥ f - ∇f·x + L min_n ∂f/∂x_n.
+def certificate(
+    problem: Problem, partition: Numbers, levels: ArrayLike | None = None
+) -> Certificate:
+    r"""f(x) = E τ̂(x,T) and a bound on the best: f(z) ≥ f(x) + ∇f(x)·(z - x) ≥ f - ∇f·x + L min_n
+    ∂f/∂x_n.
 
-    f is convex, so this holds for every partition z, at every x; without setup ∇f·x = f. `levels`, bool
-    `[max_workers]`, are those that z may use: by default all, with setup cycles those that x uses, for f is
-    affine only as long as these stay the same. Of its numbers only f has derivatives, others' are NaN.
+    f is convex, so this holds for every partition z, at every x; without setup ∇f·x = f. `levels`,
+    bool `[max_workers]`, are those that z may use: by default all, with setup cycles those that x
+    uses, for f is affine only as long as these stay the same. Of its numbers only f has
+    derivatives, others' are NaN.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
-    >>> problem = Problem(ShiftedExponential(rate=1.0, shift=1.0), num_workers=3, num_coordinates=10)
+    >>> problem = Problem(ShiftedExponential(rate=1.0, shift=1.0), num_workers=3,
+    ...     num_coordinates=10)
     >>> c = certificate(problem, jnp.array([10.0, 0.0, 0.0]))
     >>> bool(c.lower_bound <= c.expected_runtime)
     True
@@ -283,7 +310,9 @@ def _certify(problem: Problem, partition: Numbers, levels: ArrayLike | None) -> 
     return Certificate(value, *without_derivative((error, lower, 1 - lower / value), (problem, x)))
 
 
-def value_and_slope(problem: Problem, x: Array, num_nodes: int = NUM_NODES) -> tuple[Array, Array, Array]:
+def value_and_slope(
+    problem: Problem, x: Array, num_nodes: int = NUM_NODES
+) -> tuple[Array, Array, Array]:
     """f(x), its error and its slope; only the value can be differentiated."""
 
     def value_of(x: Array) -> tuple[Array, Expectation]:
@@ -300,7 +329,8 @@ def with_total(problem: Problem, x: Array) -> Array:
 
 
 def with_least_start_up(problem: Problem) -> Problem:
-    """With E S_(1) for every start-up f is convex, and below: each F_n ≥ S_(1) + T κ y_n + c X_n."""
+    """With E S_(1) for every start-up f is convex, and below: each F_n ≥ S_(1) + T κ y_n + c
+    X_n."""
     least = iteration_of(problem).least_start_up()
     return replace(problem, cycle_time=problem.cycle_time.alone(), start_up=least)
 
@@ -316,7 +346,8 @@ def levels_of_bound(problem: Problem, x: Array) -> Array:
 
 
 def _paid(problem: Problem, x: Array) -> Array:
-    """The levels in use, where each costs something by itself; else all, which have slopes at 0 too."""
+    """The levels in use, where each costs something by itself; else all, which have slopes at 0
+    too."""
     return (x > 0) | (problem.setup_load + problem.chain_load <= 0)
 
 
@@ -329,9 +360,11 @@ def load_of(problem: Problem, x: Array) -> Load:
 
 
 def problem_tasks(problem: Problem, plan: Numbers | Plan) -> tuple[Load, Completion, Array]:
-    """What a worker has spent after each task of a plan or a partition, its rule, and the time of a cycle.
+    """What a worker has spent after each task of a plan or a partition, its rule, and the time of a
+    cycle.
 
-    The time is NaN for traced numbers that are no problem and no partition or plan of these workers.
+    The time is NaN for traced numbers that are no problem and no partition or plan of these
+    workers.
     """
     slack = _ZERO * problem.total.astype(problem.dtype)
     if not isinstance(plan, Plan):
@@ -342,11 +375,17 @@ def problem_tasks(problem: Problem, plan: Numbers | Plan) -> tuple[Load, Complet
     rule = plan.completion
     workers = jnp.asarray(problem.num_workers)
     if rule is None:
-        raise ValueError("this plan does not say who does what: its runtime is that of its solution")
+        raise ValueError(
+            "this plan does not say who does what: its runtime is that of its solution"
+        )
     possible = jnp.all(jnp.asarray(plan.sizes) >= -slack)
     possible &= rule.fits(_sizes_of(plan), jnp.asarray(plan.data), workers)
     scale = jnp.where(possible, problem.scale, jnp.nan)
-    return load_of_plan(problem, plan), rule.of_problem(problem.num_workers, problem.max_workers), scale
+    return (
+        load_of_plan(problem, plan),
+        rule.of_problem(problem.num_workers, problem.max_workers),
+        scale,
+    )
 
 
 def exact_tasks(problem: Problem, plan: Numbers | Plan) -> tuple[Load, Exact, Array]:
@@ -365,7 +404,8 @@ def load_of_plan(problem: Problem, plan: Plan) -> Load:
 
 
 def passes_of(problem: Problem, partition: Numbers | Plan) -> Passes | None:
-    """What a worker ends once it has begun it, in units of κ; None where nobody is busy when a step ends."""
+    """What a worker ends once it has begun it, in units of κ; None where nobody is busy when a
+    step ends."""
     plan = partition
     if not isinstance(plan, Plan):
         xp = jnp if is_traced((problem, partition)) else np
@@ -394,7 +434,8 @@ def _sent_cost(problem: Problem) -> Array | None:
 
 
 def check_partition(problem: Problem, partition: Numbers | Plan) -> None:
-    """Raise ValueError for what is known to be no partition; its shape is checked where it is traced."""
+    """Raise ValueError for what is known to be no partition; its shape is checked where it is
+    traced."""
     workers = problem.num_workers
     count = problem.num_coordinates
     costs = problem.unit_costs
@@ -416,14 +457,18 @@ def check_partition(problem: Problem, partition: Numbers | Plan) -> None:
         check("partition", x, "")
         found = x.sum()
     if x.min() < -rounding:
-        raise ValueError(f"partition must be >= 0, for it says how much is at each level, got {x.min()}")
+        raise ValueError(
+            f"partition must be >= 0, for it says how much is at each level, got {x.min()}"
+        )
     if x[workers:].max(initial=0) > rounding:
-        raise ValueError(f"partition must be 0 from level {workers} on, which {workers} workers lack: {x}")
+        raise ValueError(
+            f"partition must be 0 from level {workers} on, which {workers} workers lack: {x}"
+        )
     if not abs(found - total) <= _SUM_SLACK * total:
         what = "num_coordinates" if costs is None else "the sum of unit_costs"
         raise ValueError(
-            f"partition must sum to {total:g}, {what}, got {found:g}: multiply shares by problem.total, "
-            "whole units by their costs"
+            f"partition must sum to {total:g}, {what}, got {found:g}: multiply shares by "
+            "problem.total, whole units by their costs"
         )
 
 
@@ -439,8 +484,9 @@ def _check_plan(plan: Plan, workers: int, total: float) -> None:
     subsets = 0 if rule is None else rule.least_workers(np.where(sizes[block] > 0, plan.data, 0))
     if subsets > workers or not abs(found - total) <= _SUM_SLACK * total:
         raise ValueError(
-            f"the plan is for {found:g} coordinates on up to {subsets} subsets of the data, the problem has "
-            f"{total:g} and {workers} subsets, one for each worker: take a plan for this problem"
+            f"the plan is for {found:g} coordinates on up to {subsets} subsets of the data, the "
+            f"problem has {total:g} and {workers} subsets, one for each worker: take a plan for "
+            "this problem"
         )
 
 
@@ -448,5 +494,7 @@ def as_partition(problem: Problem, partition: Numbers) -> Array:
     """x in the dtype of problem and partition."""
     problem.check_single()
     x = jnp.asarray(partition, working_dtype(problem, partition))
-    check_shape("partition", x, (problem.max_workers,), "an entry for each level, and jax.vmap for a batch")
+    check_shape(
+        "partition", x, (problem.max_workers,), "an entry for each level, and jax.vmap for a batch"
+    )
     return x

@@ -1,10 +1,11 @@
 r"""Work sharing: a step's chunks are handed out to free workers that store them, neediest first.
 
-A chunk is one whole forward and backward pass of a microbatch. When a worker is free it takes, of the largest
-chunks that it stores and nobody has begun, the one whose other holders would come to it last: the one with
-the greatest min over holders b of r_b e_b. r_b is the size of what b stores and nobody has begun, e_b the
-seconds that b takes for a unit of size: by its last chunk, or by what the running one has taken so far, if
-that is more; before its first chunk the mean of the others. Of equal ones it takes its own, then in order.
+A chunk is one whole forward and backward pass of a microbatch. When a worker is free it takes, of
+the largest chunks that it stores and nobody has begun, the one whose other holders would come to it
+last: the one with the greatest min over holders b of r_b e_b. r_b is the size of what b stores and
+nobody has begun, e_b the seconds that b takes for a unit of size: by its last chunk, or by what the
+running one has taken so far, if that is more; before its first chunk the mean of the others. Of
+equal ones it takes its own, then in order.
 """
 
 from typing import NamedTuple
@@ -18,7 +19,8 @@ from bcgc_jax.plans.desk import Desk
 
 
 class _State(NamedTuple):
-    """Of one step: what is open, `[M + 1]`, and of each worker, `[N]`, what it has done and does."""
+    """Of one step: what is open, `[M + 1]`, and of each worker, `[N]`, what it has done and
+    does."""
 
     open: Array
     left: Array
@@ -36,7 +38,8 @@ def shared_runtime(
     round_trip: Array | float = 0.0,
     lengths: Array | None = None,
 ) -> Array:
-    """When everyone has ended its last chunk, of start-ups and seconds for a unit of size, `[N]` each.
+    """When everyone has ended its last chunk, of start-ups and seconds for a unit of size, `[N]`
+    each.
 
     Everyone ends its chunk, and no chunk is done twice. Before each chunk there is a `round_trip`.
 
@@ -45,8 +48,8 @@ def shared_runtime(
       starts: when each worker begins.
       times: what each worker takes for a unit of size, or of `lengths`.
       round_trip: seconds.
-      lengths: what a chunk takes is its length times its worker's time, `[M]`, or `[N, M]` where the length
-        is not the same for each worker; the sizes by default.
+      lengths: what a chunk takes is its length times its worker's time, `[M]`, or `[N, M]` where
+        the length is not the same for each worker; the sizes by default.
     """
     workers = len(desk.stored)
     dtype = times.dtype
@@ -88,7 +91,8 @@ def shared_runtime(
 def all_data_runtime(
     sizes: tuple[int, ...], starts: Array, times: Array, round_trip: Array | float = 0.0
 ) -> Array:
-    """`shared_runtime` where all store all data: whoever is free takes the largest chunk that is left.
+    """`shared_runtime` where all store all data: whoever is free takes the largest chunk that is
+    left.
 
     There is no desk: `sizes` are those of a subset's chunks.
     """
@@ -105,7 +109,8 @@ def all_data_runtime(
 
 
 def _first_of(some: Array) -> Array:
-    """The first that is true. With `argmax` a step of 256 workers takes half as long again on a CPU."""
+    """The first that is true. With `argmax` a step of 256 workers takes half as long again on a
+    CPU."""
     return jnp.min(jnp.where(some, jnp.arange(len(some), dtype=np.int32), len(some) - 1))
 
 

@@ -1,4 +1,5 @@
-"""`WorkSharing`: the rule of completion where chunks are handed out to free workers that store them."""
+"""`WorkSharing`: the rule of completion where chunks are handed out to free workers that store
+them."""
 
 import functools
 from collections.abc import Callable
@@ -28,10 +29,11 @@ class WorkSharing(Completion):
 
     Attributes:
       max_subsets: D, what a worker stores, in subsets.
-      chunks: C of a subset, each as large as the others, or with `equal_chunks` False the last one cut again.
+      chunks: C of a subset, each as large as the others, or with `equal_chunks` False the last one
+        cut again.
       whole_subsets: whether workers store whole subsets, not chunks of many.
-      ends: "chunks", when everyone has ended its chunk, and none is done twice; "sums", with the last chunk:
-        slow ones are copied, and who is busy then joins the next step late.
+      ends: "chunks", when everyone has ended its chunk, and none is done twice; "sums", with the
+        last chunk: slow ones are copied, and who is busy then joins the next step late.
       round_trip: before each chunk, in the unit of `Worker`.
     """
 
@@ -68,20 +70,30 @@ class WorkSharing(Completion):
         raise ValueError("who does which chunk is decided within the step: take simulate_runtime")
 
     def runtimes(self, load: Load, overlap: bool, starts: Array, times: Array) -> Array:
-        """Every worker sends its sum after its last chunk. Workers from their number on do not count."""
+        """Every worker sends its sum after its last chunk. Workers from their number on do not
+        count."""
         return self.step(load, overlap, starts, times)[0]
 
-    def step(self, load: Load, overlap: bool, starts: Array, times: Array) -> tuple[Array, Array | None]:
-        """With copies a worker may be busy when the last chunk has ended; with none everyone is free."""
+    def step(
+        self, load: Load, overlap: bool, starts: Array, times: Array
+    ) -> tuple[Array, Array | None]:
+        """With copies a worker may be busy when the last chunk has ended; with none everyone is
+        free."""
         workers = self.num_workers
         step = self._engine()
         for _ in range(times.ndim - 1):
             step = jax.vmap(step, (0, 0, None))
         unit = load.work[-1] / (UNITS * self.chunks)
-        found = step(starts[..., :workers], times[..., :workers] * unit, jnp.asarray(self.round_trip))
+        found = step(
+            starts[..., :workers], times[..., :workers] * unit, jnp.asarray(self.round_trip)
+        )
         sent = 0 if load.sent is None else load.sent[-1]
         if isinstance(found, StepEnd):
-            busy = jnp.zeros_like(times).at[..., :workers].set(found.busy - found.time[..., None] - sent)
+            busy = (
+                jnp.zeros_like(times)
+                .at[..., :workers]
+                .set(found.busy - found.time[..., None] - sent)
+            )
             return found.time + sent, jnp.maximum(busy, 0)
         return found + sent, None
 

@@ -1,8 +1,8 @@
 """Runtimes by draws: of a step that begins fresh, and of steps one after the other.
 
-In a chain each worker first ends the pass that it has begun (`passes`). Chains are independent, and the steps
-of one are not, so the standard error is that of the chains' means. A chain begins fresh, and forgets 32
-steps: with the paper's times two would do, with heavy tails it takes tens.
+In a chain each worker first ends the pass that it has begun (`passes`). Chains are independent, and
+the steps of one are not, so the standard error is that of the chains' means. A chain begins fresh,
+and forgets 32 steps: with the paper's times two would do, with heavy tails it takes tens.
 """
 
 import functools
@@ -39,8 +39,8 @@ _ROW_CHAINS = 32
 class RuntimeEstimate(NamedTuple):
     """Monte Carlo means and their standard errors.
 
-    `mean` is of a step in which all workers begin fresh; `chained` of steps one after the other, where each
-    worker first ends the pass that it has begun; None if nobody asked for it.
+    `mean` is of a step in which all workers begin fresh; `chained` of steps one after the other,
+    where each worker first ends the pass that it has begun; None if nobody asked for it.
     """
 
     mean: Array
@@ -50,13 +50,20 @@ class RuntimeEstimate(NamedTuple):
 
 
 def simulate_runtime(
-    key: Array, problem: Problem, partition: Numbers | Plan, num_draws: int, *, unit: str | None = UNIT
+    key: Array,
+    problem: Problem,
+    partition: Numbers | Plan,
+    num_draws: int,
+    *,
+    unit: str | None = UNIT,
 ) -> RuntimeEstimate:
-    r"""Monte Carlo estimates of E τ̂(x,T) from `num_draws` (static) draws, with their standard errors.
+    r"""Monte Carlo estimates of E τ̂(x,T) from `num_draws` (static) draws, with their standard
+    errors.
 
-    `unit` (static) is what a worker does in one piece, for the mean of steps one after the other: a pass over
-    a "subset"; over a microbatch, "chunk:C" for C a subset, as on processes; or a whole "block". None for the
-    mean of fresh steps alone, which is faster. Workers that are unlike keep their places in a chain.
+    `unit` (static) is what a worker does in one piece, for the mean of steps one after the other: a
+    pass over a "subset"; over a microbatch, "chunk:C" for C a subset, as on processes; or a whole
+    "block". None for the mean of fresh steps alone, which is faster. Workers that are unlike keep
+    their places in a chain.
 
     >>> from bcgc_jax.distributions import Uniform
     >>> problem = Problem(Uniform(1.0, 2.0), num_workers=2, num_coordinates=1, num_samples=2.0)
@@ -90,7 +97,8 @@ def _simulate(
 def simulate_completion(
     key: Array, problem: Problem, partition: Numbers | Plan, deadline: ArrayLike, num_draws: int
 ) -> RuntimeEstimate:
-    r"""P(τ ≤ deadline) as a share of `num_draws` (static) draws, with its standard error, for every plan.
+    r"""P(τ ≤ deadline) as a share of `num_draws` (static) draws, with its standard error, for every
+    plan.
 
     >>> from bcgc_jax.distributions import Uniform
     >>> problem = Problem(Uniform(1.0, 2.0), num_workers=2, num_coordinates=1, num_samples=2.0)
@@ -119,7 +127,8 @@ def _mean(draws: Array) -> tuple[Array, Array]:
 def _chains(
     key: Array, problem: Problem, partition: Numbers | Plan, num_draws: int, unit: str
 ) -> tuple[Array, Array]:
-    """Runtimes of the same draws for steps that begin fresh, and for those of chains, `[steps, chains]`."""
+    """Runtimes of the same draws for steps that begin fresh, and for those of chains,
+    `[steps, chains]`."""
     load, rule, scale = problem_tasks(problem, partition)
     passes = passes_of(problem, partition)
     overlap = bool(problem.overlap)
@@ -146,13 +155,16 @@ def _chains(
 
 
 def added_in_a_row(problem: Problem, partition: Numbers | Plan) -> tuple[float, float] | None:
-    """What a step takes longer in a chain, and the standard error; None for more work than a table is worth.
+    """What a step takes longer in a chain, and the standard error; None for more work than a table
+    is worth.
 
-    Of numbers that are known, by NumPy: the plans of a table have many shapes, and nothing is compiled for
-    them. The draws are the same for all plans.
+    Of numbers that are known, by NumPy: the plans of a table have many shapes, and nothing is
+    compiled for them. The draws are the same for all plans.
     """
     workers = int(np.asarray(problem.num_workers))
-    plan = partition if isinstance(partition, Plan) else _used_levels(np.asarray(partition)[:workers])
+    plan = (
+        partition if isinstance(partition, Plan) else _used_levels(np.asarray(partition)[:workers])
+    )
     if plan.completion is not None and plan.completion.carries:
         found = simulate_runtime(jax.random.key(0), problem, plan, 2**11)
         return float(found.chained - found.mean), float(found.chained_error)  # type: ignore[operator, arg-type]
@@ -175,10 +187,11 @@ def added_in_a_row(problem: Problem, partition: Numbers | Plan) -> tuple[float, 
 def steps_in_a_row(
     problem: Problem, plan: Plan, starts: np.ndarray, times: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """τ of fresh steps and of a chain, `[S, ...]` each in units of κ, with start-ups and times `[S, ..., N]`.
+    """τ of fresh steps and of a chain, `[S, ...]` each in units of κ, with start-ups and times
+    `[S, ..., N]`.
 
-    Each worker ends a chunk first, as on processes. None where nobody is busy when a step ends. Of all N
-    workers of the problem, by NumPy.
+    Each worker ends a chunk first, as on processes. None where nobody is busy when a step ends. Of
+    all N workers of the problem, by NumPy.
     """
     if plan.is_partition:
         plan = _used_levels(np.asarray(plan.sizes)[: times.shape[-1]])
@@ -208,14 +221,16 @@ def _steps_in_places(key: Array, problem: Problem, steps: int, chains: int) -> t
 
 
 def places_of(key: Array, problem: Problem, chains: int) -> Array:
-    """Who stands where in each chain, int `[chains, max_workers]`; who does not exist stands last."""
+    """Who stands where in each chain, int `[chains, max_workers]`; who does not exist stands
+    last."""
     shape = chains, problem.max_workers
     exists = np.arange(problem.max_workers) < jnp.asarray(problem.num_workers)
     return jnp.argsort(jnp.where(exists, jax.random.uniform(key, shape), 2.0), axis=1)
 
 
 def draw_in_places(key: Array, problem: Problem, places: Array, steps: int) -> tuple[Array, Array]:
-    """Start-ups, in units of κ, and cycle times of so many steps, `[steps, chains, max_workers]` each.
+    """Start-ups, in units of κ, and cycle times of so many steps, `[steps, chains, max_workers]`
+    each.
 
     Of workers that are known one by one; others are alike, and drawn in any order.
     """

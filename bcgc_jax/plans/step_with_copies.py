@@ -1,7 +1,8 @@
-"""Work sharing where a step ends with its last chunk, by the rules of `Handout` and `Timing`, in JAX.
+"""Work sharing where a step ends with its last chunk, by the rules of `Handout` and `Timing`, in
+JAX.
 
-A master adds the workers' sums. Whoever is busy then joins the next step late. So it pays to compute a second
-copy of what a slow worker has begun, and of what a worker keeps that is overdue.
+A master adds the workers' sums. Whoever is busy then joins the next step late. So it pays to
+compute a second copy of what a slow worker has begun, and of what a worker keeps that is overdue.
 """
 
 from typing import NamedTuple
@@ -16,7 +17,8 @@ from bcgc_jax.plans.shared_step import expected_pace, length_of, neediest
 # Those of `Timing`.
 _WORTH = 1.5
 _PATIENCE = 2.0
-# Times that differ by so many roundings are the same: compilers round a product and a sum once or twice.
+# Times that differ by so many roundings are the same: compilers round a product and a sum once or
+# twice.
 _ROUNDINGS = 64
 
 
@@ -35,7 +37,8 @@ class StepEnd(NamedTuple):
 
 
 class _State(NamedTuple):
-    """Of one step: of chunks `[M + 1]`, of workers `[N]`. No chunk is number M, and nobody is number N."""
+    """Of one step: of chunks `[M + 1]`, of workers `[N]`. No chunk is number M, and nobody is
+    number N."""
 
     now: Array
     open: Array  # nobody has begun it
@@ -60,7 +63,8 @@ def step_with_copies(
     lengths: Array | None = None,
     overdue: Array | None = None,
 ) -> StepEnd:
-    """One step, with the arguments of `shared_runtime`, and who is `overdue` since the step before, `[N]`.
+    """One step, with the arguments of `shared_runtime`, and who is `overdue` since the step before,
+    `[N]`.
 
     Of workers that are free at the same time the first by number is served first.
     """
@@ -111,19 +115,24 @@ def _any_ends(at: _State) -> Array:
 
 
 def _later(desk: Desk, at: _State) -> _State:
-    """Time goes on to the next end, or until another copy is worth it or another worker is overdue."""
+    """Time goes on to the next end, or until another copy is worth it or another worker is
+    overdue."""
     own = jnp.where(at.free, _pace_now(desk, at), jnp.inf)
     looks = jnp.append(_worth_from(desk, at, own[:, None]), _deadlines(desk, at)[None], axis=0)
     look = jnp.min(jnp.where(_reached(at, looks), jnp.inf, looks))
     end = jnp.min(at.until)
     rounding = _ROUNDINGS * jnp.finfo(end.dtype).eps
-    following = jnp.where(look < end * (1 - rounding), look, end)  # a look when a chunk ends is of no use
+    # a look when a chunk ends is of no use
+    following = jnp.where(look < end * (1 - rounding), look, end)
     goes_on = ~jnp.any(at.asks) & ~_any_ends(at)
-    return at._replace(now=jnp.where(goes_on, following, at.now), asks=at.asks | (goes_on & at.free))
+    return at._replace(
+        now=jnp.where(goes_on, following, at.now), asks=at.asks | (goes_on & at.free)
+    )
 
 
 def _ended(desk: Desk, at: _State) -> _State:
-    """The first worker by number that ends its chunk now is heard of; those that begin the step are free."""
+    """The first worker by number that ends its chunk now is heard of; those that begin the step
+    are free."""
     chunks = len(desk.size) - 1
     now = _reached(at, at.until)
     worker, ends = _first_of(now & (at.running < chunks))
@@ -144,7 +153,8 @@ def _ended(desk: Desk, at: _State) -> _State:
 
 
 def _kept(desk: Desk, at: _State, worker: Array, chunk: Array) -> _State:
-    """A chunk counts if it is the first, or if the first one's worker is overdue: its whole sum is void."""
+    """A chunk counts if it is the first, or if the first one's worker is overdue: its whole sum
+    is void."""
     workers = len(desk.stored)
     chunks = len(desk.size) - 1
     before = at.keeper[chunk]
@@ -195,7 +205,8 @@ def _first_of(workers: Array) -> tuple[Array, Array]:
 
 
 class _Copies(NamedTuple):
-    """What can be copied, `[M + 1]`: running chunks, those that only overdue workers run, and kept ones."""
+    """What can be copied, `[M + 1]`: running chunks, those that only overdue workers run, and
+    kept ones."""
 
     running: Array
     given_up: Array
@@ -216,7 +227,8 @@ def _copies(desk: Desk, at: _State) -> _Copies:
 
 def _may_be_given(desk: Desk, at: _State, copies: _Copies) -> Array:
     """Of each free worker whether there is something; False only where there is nothing, `[N]`."""
-    own = jnp.min(jnp.where(at.asks, _pace_now(desk, at), jnp.inf))  # worth it for the fastest, or for nobody
+    # worth it for the fastest, or for nobody
+    own = jnp.min(jnp.where(at.asks, _pace_now(desk, at), jnp.inf))
     worth = copies.running & ~_hopeful(desk, at, own)
     some = at.open | worth | copies.given_up | copies.kept
     return jnp.any(some[desk.stored], axis=1)
@@ -234,7 +246,12 @@ def _choice(desk: Desk, at: _State, copies: _Copies, worker: Array) -> Array:
     worth = (copies.running & ~_hopeful(desk, at, pace[worker]))[mine]
     latest = jnp.max(jnp.where(worth, ends[mine], -jnp.inf))
     copy = jnp.min(jnp.where(worth & (ends[mine] == latest), mine, chunks))
-    in_turn = [fresh, copy, _first_in(mine, copies.given_up, chunks), _first_in(mine, copies.kept, chunks)]
+    in_turn = [
+        fresh,
+        copy,
+        _first_in(mine, copies.given_up, chunks),
+        _first_in(mine, copies.kept, chunks),
+    ]
     chunk = in_turn[0]
     for following in in_turn[1:]:
         chunk = jnp.where(chunk < chunks, chunk, following)
@@ -260,13 +277,15 @@ def _expected_end(desk: Desk, at: _State) -> Array:
 
 
 def _hopeful(desk: Desk, at: _State, own: Array) -> Array:
-    """The chunks with a runner that ends before a copy would by a worker that takes `own` for a unit."""
+    """The chunks with a runner that ends before a copy would by a worker that takes `own` for a
+    unit."""
     hopeful = ~_reached(at, _worth_from(desk, at, own))
     return jnp.zeros_like(at.open).at[at.running].max(hopeful)
 
 
 def _worth_from(desk: Desk, at: _State, own: Array) -> Array:
-    """From when on a copy of what each worker runs is worth it, for a worker that takes `own` for a unit."""
+    """From when on a copy of what each worker runs is worth it, for a worker that takes `own`
+    for a unit."""
     size = desk.size[at.running]
     needed = _WORTH * own * jnp.maximum(size, 1)
     expected = at.pace * size

@@ -14,8 +14,8 @@ class Storage(NamedTuple):
     """The data of a step are N subsets, one for each worker, and subset w is worker w's own.
 
     Attributes:
-      holders: of each subset and each of its chunks the workers that store it, its owner first if it does;
-        whole subsets have one chunk.
+      holders: of each subset and each of its chunks the workers that store it, its owner first if
+        it does; whole subsets have one chunk.
     """
 
     holders: tuple[tuple[tuple[int, ...], ...], ...]
@@ -29,12 +29,16 @@ class Storage(NamedTuple):
         """
         kept = list(map(frozenset, stored))
         workers = range(len(kept))
-        of_subset = [sorted((w for w in workers if j in kept[w]), key=lambda w: w != j) for j in workers]
+        of_subset = [
+            sorted((w for w in workers if j in kept[w]), key=lambda w: w != j) for j in workers
+        ]
         return cls(tuple((tuple(holders),) for holders in of_subset))
 
     def subsets_of(self, worker: int) -> tuple[int, ...]:
         """Those of which a worker stores something, ascending."""
-        return tuple(j for j, chunks in enumerate(self.holders) if any(worker in some for some in chunks))
+        return tuple(
+            j for j, chunks in enumerate(self.holders) if any(worker in some for some in chunks)
+        )
 
     def chunks_of(self, worker: int) -> tuple[tuple[int, int], ...]:
         """Those that a worker stores: of each a subset, and a number there."""
@@ -51,10 +55,11 @@ def on_circle(num_workers: int, stored: int) -> Storage:
 
 @functools.cache
 def spread(num_workers: int, max_subsets: int, num_chunks: int) -> Storage:
-    """Worker w stores its own subset, and of others single chunks, as much as `max_subsets` subsets in all.
+    """Worker w stores its own subset, and of others single chunks, as much as `max_subsets` subsets
+    in all.
 
-    Chunk c of subset j is stored by j and by j + o for the offsets o of this chunk, others for each: so help
-    comes from nearly everywhere, not from neighbours alone.
+    Chunk c of subset j is stored by j and by j + o for the offsets o of this chunk, others for
+    each: so help comes from nearly everywhere, not from neighbours alone.
 
     >>> spread(5, 2, 3).holders[0]
     ((0, 2), (0, 1), (0, 3))
@@ -70,7 +75,8 @@ def spread(num_workers: int, max_subsets: int, num_chunks: int) -> Storage:
 
 @functools.cache
 def whole_subsets(num_workers: int, max_subsets: int, num_chunks: int) -> Storage:
-    """For data loaders that can only serve whole subsets: all chunks of a subset have the same holders.
+    """For data loaders that can only serve whole subsets: all chunks of a subset have the same
+    holders.
 
     Subset j is stored by j and by j + o for `max_subsets` - 1 offsets o, the same for all subsets.
 
@@ -79,11 +85,14 @@ def whole_subsets(num_workers: int, max_subsets: int, num_chunks: int) -> Storag
     """
     offsets = _uneven_offsets(num_workers, max_subsets)
     workers = range(num_workers)
-    return Storage(tuple((tuple((j + o) % num_workers for o in offsets),) * num_chunks for j in workers))
+    return Storage(
+        tuple((tuple((j + o) % num_workers for o in offsets),) * num_chunks for j in workers)
+    )
 
 
 def _uneven_offsets(workers: int, stored: int) -> list[int]:
-    """One after the other, each with the least Σ_{k≠0} |Σ_o e^{2πiko/N}|⁸: so help comes from far, too."""
+    """One after the other, each with the least Σ_{k≠0} |Σ_o e^{2πiko/N}|⁸: so help comes from
+    far, too."""
     turns = np.outer(np.arange(workers), np.arange(1, workers)) / workers
     waves = np.exp(2j * np.pi * turns.T)  # of each offset, [N - 1, N]
     offsets = [0]
@@ -110,12 +119,16 @@ def _offsets(workers: int, stored: int, chunks: int) -> list[tuple[int, ...]]:
 
 
 def _even_offsets(workers: int, stored: int, chunks: int) -> list[tuple[int, ...]]:
-    """Chunk after chunk, those whose differences have occurred least so far: no two workers share much."""
+    """Chunk after chunk, those whose differences have occurred least so far: no two workers
+    share much."""
     rng = np.random.default_rng(0)
     met = np.zeros(workers, int)
     found = []
     for _ in range(chunks):
-        tries = [np.append(0, rng.choice(workers - 1, stored - 1, replace=False) + 1) for _ in range(_TRIES)]
+        tries = [
+            np.append(0, rng.choice(workers - 1, stored - 1, replace=False) + 1)
+            for _ in range(_TRIES)
+        ]
         differences = [(one[:, None] - one)[~np.eye(stored, dtype=bool)] % workers for one in tries]
         counts = [met + np.bincount(some, minlength=workers) for some in differences]
         best = min(range(_TRIES), key=lambda k: int(np.sum(counts[k] ** 2)))

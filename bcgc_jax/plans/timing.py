@@ -1,4 +1,5 @@
-"""How long workers take for a unit of size, as `Handout` needs it. Callers say what time it is `now`."""
+"""How long workers take for a unit of size, as `Handout` needs it. Callers say what time it is
+`now`."""
 
 import math
 from collections.abc import Collection, Iterable, Mapping
@@ -7,17 +8,21 @@ import numpy as np
 
 from bcgc_jax.plans.handout import Chunk, Handout, Name
 
-# A copy is worth it if this many times its own time is less than the expected rest of the running chunk.
+# A copy is worth it if this many times its own time is less than the expected rest of the running
+# chunk.
 _WORTH = 1.5
-# A worker is overdue after this many times the mean. With less there are false alarms where times vary.
+# A worker is overdue after this many times the mean. With less there are false alarms where times
+# vary.
 _PATIENCE = 2.0
 
 
 class Timing:
-    """The times of one step: `seconds` and `worth` for `Handout.next`, `overdue` for `Handout.late`.
+    """The times of one step: `seconds` and `worth` for `Handout.next`, `overdue` for
+    `Handout.late`.
 
-    A worker is expected to take as long for a unit of size as for its last chunk, or as its running chunk has
-    taken by now if that is more. Before its first one it is expected to take the mean of the others.
+    A worker is expected to take as long for a unit of size as for its last chunk, or as its running
+    chunk has taken by now if that is more. Before its first one it is expected to take the mean of
+    the others.
 
     >>> timing = Timing(2)
     >>> for worker in (0, 1):
@@ -68,14 +73,16 @@ class Timing:
             self._expected[~known] = np.mean(self._last[known]) if known.any() else 1.0
 
     def lost(self, worker: int) -> None:
-        """A worker's process is given up. What is known of its speed stays: another one on that machine."""
+        """A worker's process is given up. What is known of its speed stays: another one on that
+        machine."""
         chunk = self._running.pop(worker, None)
         if chunk is not None:
             self._runners[chunk].remove(worker)
             self._began[worker] = np.inf
 
     def seconds(self, now: float) -> list[float]:
-        """What each worker takes for a unit of size, `[N]`; the mean where nothing is known, 1 before all."""
+        """What each worker takes for a unit of size, `[N]`; the mean where nothing is known, 1
+        before all."""
         return np.maximum(self._expected, (now - self._began) / self._size).tolist()
 
     def worth(self, worker: int, now: float, among: Iterable[Chunk] | None = None) -> list[Chunk]:
@@ -92,17 +99,20 @@ class Timing:
         return sorted(ends, key=lambda chunk: (-ends[chunk], chunk))
 
     def overdue(self, now: float, voided: int = 0) -> list[int]:
-        """The workers that have run a chunk for too long. With each of `voided` sums the patience doubles."""
+        """The workers that have run a chunk for too long. With each of `voided` sums the
+        patience doubles."""
         return np.flatnonzero(self._deadlines(voided) <= now).tolist()
 
     def patience(self, worker: int, size: int, voided: int = 0) -> float:
-        """Seconds within which a worker has done a chunk of this size; infinity before anything is known."""
+        """Seconds within which a worker has done a chunk of this size; infinity before anything
+        is known."""
         return _PATIENCE * 2**voided * max(float(self._own_mean[worker]), self._mean) * size
 
     def next_look(
         self, now: float, voided: int = 0, copies: Mapping[int, Collection[Chunk]] | None = None
     ) -> float:
-        """When a worker is overdue or a copy worth it next, if nothing else happens; infinity for never.
+        """When a worker is overdue or a copy worth it next, if nothing else happens; infinity for
+        never.
 
         `copies` are the running chunks that each free worker may copy; by default all.
         """
@@ -116,7 +126,10 @@ class Timing:
 
     def _deadlines(self, voided: int) -> np.ndarray:
         """Of each worker, infinity where no chunk runs or nothing is known."""
-        return self._began + _PATIENCE * 2**voided * np.maximum(self._own_mean, self._mean) * self._size
+        return (
+            self._began
+            + _PATIENCE * 2**voided * np.maximum(self._own_mean, self._mean) * self._size
+        )
 
     def _ends(self, workers: list[int], now: float) -> np.ndarray:
         """Of one that is unknown or late, as much is to be expected as it has taken by now."""
@@ -136,7 +149,8 @@ class Timing:
 def hand_out(
     handout: Handout, timing: Timing, free: Collection[int], now: float
 ) -> list[tuple[int, Name, Chunk]]:
-    """Who of those that are free is given a chunk: its ticket, and the chunk, which runs from now on."""
+    """Who of those that are free is given a chunk: its ticket, and the chunk, which runs from
+    now on."""
     found = []
     seconds = timing.seconds(now)
     for worker in handout.may_be_given(free):

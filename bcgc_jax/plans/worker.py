@@ -1,9 +1,10 @@
 r"""When blocks are delivered by workers that start up, compute and send, and when the last one is.
 
 Worker w delivers block n at F_n = S_w + T_w κ y_n + c X_n, or, where sending overlaps computing, at
-max_{j≤n} (S_w + T_w κ y_j + c (X_n - X_{j-1})): S is its start-up, c X_n the time its link takes. At any
-t each worker has delivered its blocks up to some level, so their levels are independent and only
-P(F_n > t) = E exp(-Λ(latest T)) counts: the crossing probability stays exact (docs/how-it-works.md).
+max_{j≤n} (S_w + T_w κ y_j + c (X_n - X_{j-1})): S is its start-up, c X_n the time its link takes.
+At any t each worker has delivered its blocks up to some level, so their levels are independent and
+only P(F_n > t) = E exp(-Λ(latest T)) counts: the crossing probability stays exact
+(docs/how-it-works.md).
 
 All times here are in units of κ = M b / N, so that a load is one of cycles.
 """
@@ -23,7 +24,8 @@ from bcgc_jax.distributions.special_functions import double_exponential
 from bcgc_jax.exact.linear_algebra import einsum
 from bcgc_jax.exact.quadrature import largest, rule_error
 
-# Intervals of the rule for the start-up, half as many as of that for the time (`evaluate.NUM_NODES`).
+# Intervals of the rule for the start-up, half as many as of that for the time
+# (`evaluate.NUM_NODES`).
 NUM_INNER = 64
 # Numbers held at a time, of times or draws, workers and levels: 16 MB in double precision.
 AT_A_TIME = 2**21
@@ -34,8 +36,8 @@ class Tasks(NamedTuple):
 
     Attributes:
       block: of the gradient that a task computes; beyond the last task -1.
-      data, share: how many subsets of the data it goes over (`[W, K]` of unlike workers), and the share of
-        their samples.
+      data, share: how many subsets of the data it goes over (`[W, K]` of unlike workers), and the
+        share of their samples.
     """
 
     block: ArrayLike
@@ -47,7 +49,8 @@ class Cost(NamedTuple):
     """What a worker spends besides the cycles of coordinates.
 
     Attributes:
-      setup, chain: on each subset, and there for each coordinate that is passed, in coordinates; or None.
+      setup, chain: on each subset, and there for each coordinate that is passed, in coordinates; or
+        None.
       sent: for sending a coordinate, in cycle times; None without a link.
       num_levels: as many redundancy levels there may be.
     """
@@ -60,7 +63,8 @@ class Cost(NamedTuple):
 
 @pytree_dataclass
 class Load:
-    """What a worker has done when each task is finished, `[K]` each, ascending; of several `kinds` in a row.
+    """What a worker has done when each task is finished, `[K]` each, ascending; of several `kinds`
+    in a row.
 
     `work` y_n, in cycles of a coordinate; `sent` c X_n / κ, in cycle times, None without a link.
     """
@@ -77,7 +81,8 @@ class Load:
 
     @property
     def began(self) -> Array:
-        """What the link has sent before each task; of task n when it begins with j, `sent[n] - began[j]`."""
+        """What the link has sent before each task; of task n when it begins with j,
+        `sent[n] - began[j]`."""
         assert self.sent is not None
         sent = self.sent.reshape(self.kinds, -1)
         return jnp.concatenate([jnp.zeros_like(sent[:, :1]), sent[:, :-1]], axis=1).ravel()
@@ -160,7 +165,8 @@ def delivered(load: Load, time: Array, overlap: bool) -> Array:
 
 
 def latest_cycle_time(load: Load, room: Array, overlap: bool) -> Array:
-    """The largest cycle time with F_n - S ≤ room, `[..., N]`: negative for none, finite without work."""
+    """The largest cycle time with F_n - S ≤ room, `[..., N]`: negative for none, finite without
+    work."""
     used = load.work > 0
     if load.sent is None or not overlap:
         return (room if load.sent is None else room - load.sent) / jnp.where(used, load.work, 1)
@@ -169,8 +175,11 @@ def latest_cycle_time(load: Load, room: Array, overlap: bool) -> Array:
     return jnp.where(used, -largest(-latest), 0)
 
 
-def late_hazard(worker: Worker, load: Load, t: Array, num_inner: int = NUM_INNER) -> tuple[Array, Array]:
-    """-log P(F_n > t) and the error of that probability; `[..., N]` each, of t `[..., N]` or `[..., 1]`."""
+def late_hazard(
+    worker: Worker, load: Load, t: Array, num_inner: int = NUM_INNER
+) -> tuple[Array, Array]:
+    """-log P(F_n > t) and the error of that probability; `[..., N]` each, of t `[..., N]` or
+    `[..., 1]`."""
     used = load.work > 0
     dtype = load.work.dtype
     if worker.pairs is not None:
@@ -233,9 +242,9 @@ def hazard_of(early: Array, rest: Array, shift: ArrayLike = 0.0) -> Array:
 def _integrated(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple[Array, Array]:
     r"""P(F_n > t) = e^{-a*} + ∫_0^{a*} e^{-a} e^{-Λ(latest T after S(a))} da, both without atoms.
 
-    a is the hazard of the start-up, a* that of the latest one with which the block is delivered by t. Double
-    exponential nodes, for S(a) at 0 and Λ at a* may be powers. They follow a*: the slope of a power at a*, of
-    which no rule sees all, then never enters.
+    a is the hazard of the start-up, a* that of the latest one with which the block is delivered by
+    t. Double exponential nodes, for S(a) at 0 and Λ at a* may be powers. They follow a*: the slope
+    of a power at a*, of which no rule sees all, then never enters.
     """
     law = worker.cycle_time
     start = worker.start
@@ -248,7 +257,9 @@ def _integrated(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple[A
         return _law_hazard(start, (t - delivered(load, cycle_time, worker.overlap)) * worker.unit)
 
     highest = hazard_left(law.infimum().astype(dtype)[None])
-    lowest = hazard_left(law.breaks()[-1:].astype(dtype)) if law.has_end else jnp.zeros_like(highest)
+    lowest = (
+        hazard_left(law.breaks()[-1:].astype(dtype)) if law.has_end else jnp.zeros_like(highest)
+    )
     rest = jnp.exp(-highest)
     highest = jnp.minimum(highest, longest)
     lowest = jnp.minimum(lowest, highest)
@@ -263,4 +274,6 @@ def _integrated(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple[A
     fine, coarse, coarsest = jnp.moveaxis(late, -2, 0) + rest
     # What different times are off by cancels: true errors are below 1e-3 of this bound.
     error = rule_error(fine, coarse, coarsest, safety=3.0, most=16.0 if worker.overlap else 1.0)
-    return hazard_of(early - jnp.expm1(-lowest), fine), jax.lax.stop_gradient(jnp.minimum(error, fine))
+    return hazard_of(early - jnp.expm1(-lowest), fine), jax.lax.stop_gradient(
+        jnp.minimum(error, fine)
+    )

@@ -11,7 +11,14 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import at_hand, concrete, pytree_dataclass, replace, static_field, working_dtype
+from bcgc_jax._pytree import (
+    at_hand,
+    concrete,
+    pytree_dataclass,
+    replace,
+    static_field,
+    working_dtype,
+)
 from bcgc_jax.distributions import Distribution, JointDistribution
 from bcgc_jax.distributions.atoms import mass_of
 from bcgc_jax.exact.bisection import bisect
@@ -48,7 +55,8 @@ class Rule(Method):
 
 @pytree_dataclass
 class Backup(Numbered):
-    r"""The fastest N - B workers, uncoded: not the gradient of all data, but of a random part of it.
+    r"""The fastest N - B workers, uncoded: not the gradient of all data, but of a random part of
+    it.
 
     `spare` is B; by default the one with the least time for a sample that is used: of the least
     E T_(N-B) / (1 - B/N).
@@ -69,13 +77,17 @@ class Backup(Numbered):
     def check(self, problem: Problem) -> None:
         super().check(problem)
         if self.spare is None and not iteration_of(problem).worker.constant:
-            raise ValueError('with random start-ups "backup" needs its number of workers, as in "backup:1"')
+            raise ValueError(
+                'with random start-ups "backup" needs its number of workers, as in "backup:1"'
+            )
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
         one = np.ones(1, int)
         spare = _best_spare(problem) if self.spare is None else jnp.asarray(self.spare)
         known = concrete(spare)
-        rule = AnyOf(problem.num_workers, spare[None], exact_gradient=known is not None and int(known) == 0)
+        rule = AnyOf(
+            problem.num_workers, spare[None], exact_gradient=known is not None and int(known) == 0
+        )
         plan = Plan(
             sizes=problem.total[None],
             block=0 * one,
@@ -130,7 +142,8 @@ class Ferdinand(Numbered):
 
 @pytree_dataclass
 class TandonPartial(Method):
-    r"""Partial stragglers of Tandon et al. 2017; `alpha` is the `straggler_ratio` of the times by default."""
+    r"""Partial stragglers of Tandon et al. 2017; `alpha` is the `straggler_ratio` of the times
+    by default."""
 
     alpha: ArrayLike | None = None
 
@@ -152,9 +165,12 @@ class TandonPartial(Method):
 
 @jax.jit
 def single_level_partition(problem: Problem, level: ArrayLike) -> Array:
-    """All coordinates at one redundancy `level`: gradient coding of Tandon et al. 2017; 0 is uncoded."""
+    """All coordinates at one redundancy `level`: gradient coding of Tandon et al. 2017; 0 is
+    uncoded."""
     here = jnp.arange(problem.max_workers) == level
-    return jnp.where(level < jnp.asarray(problem.num_workers), jnp.where(here, problem.total, 0), jnp.nan)
+    return jnp.where(
+        level < jnp.asarray(problem.num_workers), jnp.where(here, problem.total, 0), jnp.nan
+    )
 
 
 @jax.jit
@@ -178,13 +194,14 @@ def _best_spare(problem: Problem) -> Array:
 
 @jax.jit
 def ferdinand_partition(problem: Problem, num_layers: ArrayLike) -> Array:
-    r"""Hierarchical coded computation with r layers (Ferdinand & Draper 2018); NaN where there is none.
+    r"""Hierarchical coded computation with r layers (Ferdinand & Draper 2018); NaN where there is
+    none.
 
-    maximise u subject to u ≤ (s_j+1)/j, j = 1…r, Σ_j s_j = rN - L, 1 ≤ s_j ≤ N-1 ascending; each layer
-    holds L/r coordinates at level round(s_j). Layer r caps u at N/r; with few layers the sum caps it lower,
-    where Σ max(1, uj - 1) uses it up. Every s with s_j ≥ uj - 1 and the right sum reaches u. Of these many
-    optima this takes the one with the most equal levels (least Σ s_j²): s_j = max(c, uj - 1), with c from
-    the sum. With r = L every s_j is N-1.
+    maximise u subject to u ≤ (s_j+1)/j, j = 1…r, Σ_j s_j = rN - L, 1 ≤ s_j ≤ N-1 ascending; each
+    layer holds L/r coordinates at level round(s_j). Layer r caps u at N/r; with few layers the sum
+    caps it lower, where Σ max(1, uj - 1) uses it up. Every s with s_j ≥ uj - 1 and the right sum
+    reaches u. Of these many optima this takes the one with the most equal levels (least Σ s_j²):
+    s_j = max(c, uj - 1), with c from the sum. With r = L every s_j is N-1.
     """
     dtype = problem.dtype
     workers = jnp.asarray(problem.num_workers, dtype)
@@ -201,10 +218,12 @@ def ferdinand_partition(problem: Problem, num_layers: ArrayLike) -> Array:
     _, slope = bisect(lambda u: level_sum(one, u) >= target, jnp.zeros((), dtype), cap)
     slope = jnp.where(level_sum(one, cap) <= target, cap, slope)
     _, c = bisect(lambda c: level_sum(c, slope) >= target, one, workers - 1)
-    feasible = (layers >= 1) & (workers > 1) & (target >= layers) & (target <= layers * (workers - 1))
+    feasible = (
+        (layers >= 1) & (workers > 1) & (target >= layers) & (target <= layers * (workers - 1))
+    )
     level = jnp.arange(problem.max_workers, dtype=dtype)
-    # Layers with s_j ≥ n - 1/2: all if the flat part is there, else those on the rising part. A half goes
-    # up, also where the last bisection step misses it.
+    # Layers with s_j ≥ n - 1/2: all if the flat part is there, else those on the rising part. A
+    # half goes up, also where the last bisection step misses it.
     reached = jnp.ceil((level + 0.5) / slope) - 1  # layers on the rising part below n - 1/2
     at_least = jnp.where(c >= level - 0.5 - 1e-6, layers, layers - jnp.clip(reached, 0, layers))
     count = jnp.where(problem.exists, at_least, 0)
@@ -216,8 +235,8 @@ def ferdinand_partition(problem: Problem, num_layers: ArrayLike) -> Array:
 def straggler_ratio(law: Distribution | JointDistribution) -> Array:
     r"""E[T | T > median] / E[T | T ≤ median], the α of partial stragglers in Tandon et al. 2017.
 
-    (1 + ln 2)/(1 - ln 2) = 5.52 for an exponential. An atom at the median counts in both halves. NaN for
-    traced numbers that make no distribution.
+    (1 + ln 2)/(1 - ln 2) = 5.52 for an exponential. An atom at the median counts in both halves.
+    NaN for traced numbers that make no distribution.
     """
     law = law.pooled()
     if law.atomic:
@@ -226,7 +245,8 @@ def straggler_ratio(law: Distribution | JointDistribution) -> Array:
         share = jnp.diff(jnp.clip(jnp.cumsum(mass), 0, 0.5), prepend=0.0)
         low = jnp.sum(jnp.where(share > 0, atoms * jnp.where(share > 0, share, 1), 0))
     else:
-        # ∫ Λ⁻¹(-log(1-u)) over u = e^-w / 2, w = exp(v - e^-v): both ends are exponentially resolved.
+        # ∫ Λ⁻¹(-log(1-u)) over u = e^-w / 2, w = exp(v - e^-v): both ends are exponentially
+        # resolved.
         v, step = jnp.linspace(-4, 6, 401, dtype=working_dtype(law), retstep=True)
         w = jnp.exp(v - jnp.exp(-v))
         share = 0.5 * jnp.exp(-w)
@@ -237,7 +257,8 @@ def straggler_ratio(law: Distribution | JointDistribution) -> Array:
 
 
 def alpha_of(solution: Solution) -> float:
-    """The α that a solution for partial stragglers was found with: (s+1)/(s+α) of the samples are uncoded."""
+    """The α that a solution for partial stragglers was found with: (s+1)/(s+α) of the samples
+    are uncoded."""
     assert solution.plan is not None
     level = np.asarray(solution.plan.data)[1] - 1
     uncoded = np.asarray(solution.plan.share)[0]
@@ -245,10 +266,11 @@ def alpha_of(solution: Solution) -> float:
 
 
 def _best_partition(problem: Problem, alpha: ArrayLike) -> tuple[Expectation, Array]:
-    """As `tandon_partial_runtime`, by the program that partitions are assessed with: nothing to compile.
+    """As `tandon_partial_runtime`, by the program that partitions are assessed with: nothing to
+    compile.
 
-    An uncoded part, (s+1)/(s+α) of the samples, and the rest at level s take as long as the partition with
-    that share of the coordinates at level 0 and the others at level s.
+    An uncoded part, (s+1)/(s+α) of the samples, and the rest at level s take as long as the
+    partition with that share of the coordinates at level 0 and the others at level s.
     """
     levels = np.arange(1, int(np.max(problem.num_workers)))
     uncoded = ((levels + 1) / (levels + np.asarray(alpha)))[:, None]
@@ -256,30 +278,36 @@ def _best_partition(problem: Problem, alpha: ArrayLike) -> tuple[Expectation, Ar
     partitions = float(problem.total) * (uncoded * single[0] + (1 - uncoded) * single[levels])
     found = [assess(problem, jnp.asarray(x), whole_numbers=False) for x in partitions]
     best = int(np.argmin([float(one.expected_runtime) for one in found]))
-    return Expectation(found[best].expected_runtime, found[best].runtime_error), jnp.asarray(levels[best])
+    return Expectation(found[best].expected_runtime, found[best].runtime_error), jnp.asarray(
+        levels[best]
+    )
 
 
 @jax.jit
 def tandon_partial_runtime(problem: Problem, alpha: ArrayLike) -> tuple[Expectation, Array]:
     r"""Partial stragglers (Tandon et al. 2017): expected runtime at the best s, and that s.
 
-    τ(s) = (M b L / N) (s+1)/(s+α) max{α T_(N-s), T_(N)}, s = 1…N-1: an uncoded part and a part coded at
-    level s. The best s is that without start-ups and links, which are then waited for too. NaN for one
-    worker, which has no level to code at.
+    τ(s) = (M b L / N) (s+1)/(s+α) max{α T_(N-s), T_(N)}, s = 1…N-1: an uncoded part and a part
+    coded at level s. The best s is that without start-ups and links, which are then waited for too.
+    NaN for one worker, which has no level to code at.
     """
     alpha = jnp.asarray(alpha, problem.dtype)
-    best = _best_level(jax.lax.stop_gradient(problem.without_delivery), jax.lax.stop_gradient(alpha))
+    best = _best_level(
+        jax.lax.stop_gradient(problem.without_delivery), jax.lax.stop_gradient(alpha)
+    )
     value, error = integrate_runtime(problem, partial_plan(problem, best, alpha))
     # T_(N) is waited for at every s, also where α is infinite.
     value = jnp.where(jnp.isfinite(iteration_of(problem).pooled().mean()), value, jnp.inf)
-    return Expectation(jnp.where(jnp.asarray(problem.num_workers) == 1, jnp.nan, value), error), best
+    return Expectation(
+        jnp.where(jnp.asarray(problem.num_workers) == 1, jnp.nan, value), error
+    ), best
 
 
 def _best_level(problem: Problem, alpha: Array) -> Array:
     """The s of the least (s+1)/(s+α) E max{α T_(N-s), T_(N)}.
 
-    Of many workers, where it hardly changes from level to level: the best of some, closer together near
-    either end, then of as many between its neighbours, until they are all.
+    Of many workers, where it hardly changes from level to level: the best of some, closer together
+    near either end, then of as many between its neighbours, until they are all.
     """
 
     def value_of(level: Array) -> Array:
@@ -310,8 +338,8 @@ def _best_level(problem: Problem, alpha: Array) -> Array:
 class _TwoMessages(AnyOf):
     r"""All workers' first messages and any N - s second ones: O(1) a time in place of O(N²).
 
-    P(τ ≤ t) = p^N P(B ≤ s), with p = P(a worker has sent its first message by t), and B ~ Bin(N, q) those
-    without a second one, q = P(no second one | a first one).
+    P(τ ≤ t) = p^N P(B ≤ s), with p = P(a worker has sent its first message by t), and B ~ Bin(N, q)
+    those without a second one, q = P(no second one | a first one).
     """
 
     level: ArrayLike = 0
@@ -322,12 +350,15 @@ class _TwoMessages(AnyOf):
         workers, level = (jnp.asarray(n, hazard.dtype) for n in (self.num_workers, self.level))
         missing = -jnp.expm1(workers * jnp.log1p(-first))
         share = jnp.clip((second - first) / jnp.where(first < 1, 1 - first, 1), 0, 1)
-        return missing + (1 - missing) * jax.scipy.special.betainc(level + 1, workers - level, share)
+        return missing + (1 - missing) * jax.scipy.special.betainc(
+            level + 1, workers - level, share
+        )
 
 
 @jax.jit
 def partial_plan(problem: Problem, level: Array, alpha: ArrayLike) -> Plan:
-    """Two messages of all coordinates: of the uncoded share of the samples, then of the rest at `level`."""
+    """Two messages of all coordinates: of the uncoded share of the samples, then of the rest at
+    `level`."""
     uncoded = (level + 1) / (level + jnp.asarray(alpha, problem.dtype))
     late = jnp.stack([0 * level, level])
     share = jnp.stack([uncoded, 1 - uncoded])

@@ -12,8 +12,8 @@ from bcgc_jax.problem import Problem
 def partition_for_times(problem: Problem, times: Array) -> Array:
     r"""argmin_x max_n t_(N-n) y_n for sorted `times`, slowest first, `[max_workers]` (Theorem 2).
 
-    y_n ∝ 1/t_(N-n): every level finishes at the same moment. Where some t is 0, the limit t → 0: all
-    coordinates at the highest level. Where some t is inf, its level stays empty.
+    y_n ∝ 1/t_(N-n): every level finishes at the same moment. Where some t is 0, the limit t → 0:
+    all coordinates at the highest level. Where some t is inf, its level stays empty.
 
     >>> from bcgc_jax.distributions import Uniform
     >>> problem = Problem(Uniform(1.0, 2.0), num_workers=2, num_coordinates=3)
@@ -23,7 +23,9 @@ def partition_for_times(problem: Problem, times: Array) -> Array:
     level = np.arange(problem.max_workers)
     zero = jnp.any((level < problem.num_workers) & (times <= 0))
     inverse = 1 / jnp.where(times > 0, times, 1)
-    share = jnp.diff(inverse, prepend=jnp.zeros(1, inverse.dtype)) / (level + 1).astype(inverse.dtype)
+    share = jnp.diff(inverse, prepend=jnp.zeros(1, inverse.dtype)) / (level + 1).astype(
+        inverse.dtype
+    )
     share = jnp.where(zero, level == jnp.asarray(problem.num_workers) - 1, jnp.maximum(share, 0))
     share = jnp.where(problem.exists, share, 0)
     return (problem.total * share / jnp.sum(share)).astype(problem.dtype)

@@ -1,4 +1,5 @@
-"""Every method for one problem, side by side; and the forward pass with which a plan is worth nothing."""
+"""Every method for one problem, side by side; and the forward pass with which a plan is worth
+nothing."""
 
 import functools
 import textwrap
@@ -36,7 +37,8 @@ class Comparison(dict[str, Solution]):
     """Solutions by the name of their method, the fastest first; its `repr` is a table.
 
     Attributes:
-      baseline: the fastest scheme older than the paper that queries no worker, listed or not; or None.
+      baseline: the fastest scheme older than the paper that queries no worker, listed or not; or
+        None.
       uncoded: the scheme that what is saved is of, listed or not; or None.
     """
 
@@ -59,7 +61,9 @@ class Comparison(dict[str, Solution]):
             saved = _percent(1 - value / uncoded, ".1f")
             than = "" if is_limit(name) else _percent(value / baseline - 1, "+.1f")
             bound = least if solution.bound_of == "levels" else np.nan
-            figures = f"{value:>10.5g} {saved:>9} {than:>11} {_percent(value / bound - 1, '.3g'):>12}"
+            figures = (
+                f"{value:>10.5g} {saved:>9} {than:>11} {_percent(value / bound - 1, '.3g'):>12}"
+            )
             status = Status(int(solution.status)).name.lower()
             label = f"{name} α {alpha_of(solution):.3g}" if name == "tandon_partial" else name
             lines.append(f"{label:<21} {figures}  {_plan(solution):<20}  {status}")
@@ -69,7 +73,11 @@ class Comparison(dict[str, Solution]):
     @property
     def _inexact(self) -> list[str]:
         known = [(name, one.needs) for name, one in self.items() if one.needs is not None]
-        lost = [f"{name} {_percent(float(one.lost), '.1f')}" for name, one in known if not one.exact_gradient]
+        lost = [
+            f"{name} {_percent(float(one.lost), '.1f')}"
+            for name, one in known
+            if not one.exact_gradient
+        ]
         said = "Samples that are lost, with runtimes for as many that are used as a step has"
         return [f"{said}: {', '.join(lost)}."] if lost else []
 
@@ -78,14 +86,19 @@ class Comparison(dict[str, Solution]):
         times = []
         for name, one in self.items():
             chained = chained_runtime(one, float(one.expected_runtime))
-            for_used = chained and Expectation(chained.value / _used(one), chained.error / _used(one))
+            for_used = chained and Expectation(
+                chained.value / _used(one), chained.error / _used(one)
+            )
             times.append((name, _for_used(one), for_used))
         said = in_a_row(times)
         return [textwrap.fill(line, 100) for line in said]
 
 
-def in_a_row(times: Iterable[tuple[str, float, Expectation | None]], unit: float = 1.0) -> list[str]:
-    """What is said of those that take 2 % longer one step after the other, the fastest of them first.
+def in_a_row(
+    times: Iterable[tuple[str, float, Expectation | None]], unit: float = 1.0
+) -> list[str]:
+    """What is said of those that take 2 % longer one step after the other, the fastest of them
+    first.
 
     From their names, the means of fresh steps and those of `chained_runtime`.
     """
@@ -95,15 +108,23 @@ def in_a_row(times: Iterable[tuple[str, float, Expectation | None]], unit: float
         return []
     each = (f"{name} {value / unit:.4g} (×{value / fresh:.2f})" for name, fresh, value, _ in longer)
     most = max(100 * error / value for _, _, value, error in longer)
-    begun = "One step after the other, each worker first ends the pass that it has begun. Then these take"
-    return [f"{begun} longer, by draws with a standard error up to {most:.1g} %: {', '.join(each)}."]
+    begun = (
+        "One step after the other, each worker first ends the pass that it has begun. Then "
+        "these take"
+    )
+    return [
+        f"{begun} longer, by draws with a standard error up to {most:.1g} %: {', '.join(each)}."
+    ]
 
 
-def chained_runtime(solution: Solution, fresh: float, problem: Problem | None = None) -> Expectation | None:
-    """E τ of steps one after the other, and its standard error, where that of a `fresh` step is known.
+def chained_runtime(
+    solution: Solution, fresh: float, problem: Problem | None = None
+) -> Expectation | None:
+    """E τ of steps one after the other, and its standard error, where that of a `fresh` step is
+    known.
 
-    Each worker first ends the pass that it has begun. By draws of the `problem`, by default the solution's.
-    None where it is not known who does what, or there is too much to draw.
+    Each worker first ends the pass that it has begun. By draws of the `problem`, by default the
+    solution's. None where it is not known who does what, or there is too much to draw.
     """
     problem = problem or solution.problem
     plan = solution.plan
@@ -153,7 +174,9 @@ def _plan(solution: Solution) -> str:
         return ""
     assert solution.problem is not None
     workers = int(np.asarray(solution.problem.num_workers))
-    return draw(None if solution.rounded is None else np.asarray(solution.rounded)[:workers].tolist())
+    return draw(
+        None if solution.rounded is None else np.asarray(solution.rounded)[:workers].tolist()
+    )
 
 
 def draw(counts: Sequence[int] | None) -> str:
@@ -174,9 +197,10 @@ def draw(counts: Sequence[int] | None) -> str:
 def compare(problem: Problem, methods: Methods = EVERY, *, key: Array | None = None) -> Comparison:
     r"""Solutions of one problem by several methods, those that there are for it, the fastest first.
 
-    Without a key, methods that draw are left out unless they are asked for by `methods`. The baselines are
-    solved too where they are not asked for: the best of all is what others are compared with. Raises
-    ValueError as `solve` does, but for methods of the default list that this problem has no use for.
+    Without a key, methods that draw are left out unless they are asked for by `methods`. The
+    baselines are solved too where they are not asked for: the best of all is what others are
+    compared with. Raises ValueError as `solve` does, but for methods of the default list that this
+    problem has no use for.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=3, num_coordinates=2_000)
@@ -187,7 +211,9 @@ def compare(problem: Problem, methods: Methods = EVERY, *, key: Array | None = N
     tasks: dict[str, Method] = {}
     for method in map(method_of, each_method(methods)):
         if method.name in tasks:
-            raise ValueError(f'two methods are named "{method.name}": compare their solutions one by one')
+            raise ValueError(
+                f'two methods are named "{method.name}": compare their solutions one by one'
+            )
         tasks[method.name] = method
     required = {"optimal"} if methods is EVERY else set(tasks)
     others = {name: method_of(name) for name in BASELINES if name not in tasks}
@@ -211,14 +237,16 @@ def compare(problem: Problem, methods: Methods = EVERY, *, key: Array | None = N
 
 
 def largest_setup(problem: Problem, partition: Numbers) -> float:
-    r"""φ = f / (b L), setup as a share of a backward pass, at which x is as slow as the best single block.
+    r"""φ = f / (b L), setup as a share of a backward pass, at which x is as slow as the best single
+    block.
 
-    0 where the block is faster without any, inf for a single block itself. `problem` is without setup; L is
-    the sum of the units' costs.
+    0 where the block is faster without any, inf for a single block itself. `problem` is without
+    setup; L is the sum of the units' costs.
 
-    With setup a single block takes 1 + φ times as long. Over 1 + φ, and with u = φ / (1 + φ), its runtime
-    stays the same, and that of x is E max_n T_(N-n) ((1 - u) y_n + u (n+1) L) over the levels in use: convex
-    in u, so they meet once. Such a load is that of another partition, which `solve` has a program for.
+    With setup a single block takes 1 + φ times as long. Over 1 + φ, and with u = φ / (1 + φ), its
+    runtime stays the same, and that of x is E max_n T_(N-n) ((1 - u) y_n + u (n+1) L) over the
+    levels in use: convex in u, so they meet once. Such a load is that of another partition, which
+    `solve` has a program for.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=3, num_coordinates=2_000)

@@ -1,15 +1,16 @@
 r"""How probable can completion be at most? A proof, where the search for a deadline is a local one.
 
-With r_n = y_n κ/t, κ = M b/N, a worker has level n in time if T ≤ 1/r_n, with probability exp(-u(r_n)),
-u(r) = -log P(T ≤ 1/r). By the quantile transform P(τ̂ ≤ t) is the probability that the order statistics of N
-independent Exp(1) variables lie above the u(r_n), whatever the distribution. Their density is log-concave,
-hence (Prékopa 1971) log P is concave in the u(r_n), and it falls in each of them.
+With r_n = y_n κ/t, κ = M b/N, a worker has level n in time if T ≤ 1/r_n, with probability
+exp(-u(r_n)), u(r) = -log P(T ≤ 1/r). By the quantile transform P(τ̂ ≤ t) is the probability that
+the order statistics of N independent Exp(1) variables lie above the u(r_n), whatever the
+distribution. Their density is log-concave, hence (Prékopa 1971) log P is concave in the u(r_n), and
+it falls in each of them.
 
-Where u is convex, log P is concave in x, and every local maximum is the greatest: a shifted exponential is
-such a distribution from rate · shift = 1 - log 2 on. Elsewhere a convex function below u takes its place.
-That makes the workers faster and the problem concave; its maximum is a bound. It need lie below u only
-between the limits that r_n has in a plan no worse than a known one: alone each level must be in time as
-often. Bounds of log P ± λ r_n draw these limits closer.
+Where u is convex, log P is concave in x, and every local maximum is the greatest: a shifted
+exponential is such a distribution from rate · shift = 1 - log 2 on. Elsewhere a convex function
+below u takes its place. That makes the workers faster and the problem concave; its maximum is a
+bound. It need lie below u only between the limits that r_n has in a plan no worse than a known one:
+alone each level must be in time as often. Bounds of log P ± λ r_n draw these limits closer.
 """
 
 import functools
@@ -40,7 +41,8 @@ class CompletionBound(NamedTuple):
 
 
 class _Minorant(NamedTuple):
-    """A convex function below u for each level: u itself but in cells that are `straight`, `[N, cells]`.
+    """A convex function below u for each level: u itself but in cells that are `straight`,
+    `[N, cells]`.
 
     The cells are between `low` and `high`, the limits of each r_n, `[N]`.
     """
@@ -61,24 +63,27 @@ class _Cut(NamedTuple):
 
 
 def completion_bound(problem: Problem, deadline: float, *, rounds: int = 3) -> CompletionBound:
-    r"""max_x P(τ̂(x,T) ≤ deadline), from below by the best partition that was found and from above by a proof.
+    r"""max_x P(τ̂(x,T) ≤ deadline), from below by the best partition that was found and from above
+    by a proof.
 
-    Each of `rounds` draws the limits of the levels closer, and takes as long as 4 N searches. In float64,
-    whatever the caller's precision. For independent workers of one distribution without start-up, link and
-    setup; of atoms too, though their bound is not tight.
+    Each of `rounds` draws the limits of the levels closer, and takes as long as 4 N searches. In
+    float64, whatever the caller's precision. For independent workers of one distribution without
+    start-up, link and setup; of atoms too, though their bound is not tight.
 
     Raises ValueError for other problems. Not under `jit`.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(0.1, 4.0), num_workers=3, num_coordinates=100)
     >>> found = completion_bound(problem, 900.0, rounds=0)
-    >>> bool(found.reached <= found.upper_bound < found.reached + 1e-4)  # 0.4 ≥ 1 - log 2: no local optima
+    >>> bool(found.reached <= found.upper_bound < found.reached + 1e-4)  # 0.4 ≥ 1 - log 2
     True
     """
     check_whole("rounds", rounds, 0)
     check("deadline", deadline, "> 0")
     if not (problem.bare and iteration_of(problem).alike):
-        raise ValueError("the bound is for independent like workers without start-up, link and setup")
+        raise ValueError(
+            "the bound is for independent like workers without start-up, link and setup"
+        )
     with jax.enable_x64(True):
         wide = jax.tree.map(_double, problem)
         problem = replace(wide, max_workers=int(np.asarray(problem.num_workers)))  # without padding
@@ -126,7 +131,8 @@ def _log_in_time(lateness: Array) -> Array:
 
 @functools.partial(jax.jit, static_argnums=1)
 def _first_limits(law: Distribution, workers: int, reached: float) -> Array:
-    """The largest r_n with which each level alone, N - n of the workers, is in time as often as `reached`."""
+    """The largest r_n with which each level alone, N - n of the workers, is in time as often as
+    `reached`."""
     level = jnp.arange(workers, dtype=float)
 
     def too_large(exponent: Array) -> Array:
@@ -136,8 +142,11 @@ def _first_limits(law: Distribution, workers: int, reached: float) -> Array:
     return 2 ** bisect(too_large, 0 * level - 60, 0 * level + 60)[1]
 
 
-def _closer(low: Array, high: Array, tilts: Array, most: Array, reached: float) -> tuple[Array, Array]:
-    """Limits of all plans whose P is at least `reached`: λ r_n ≤ max (log P + λ r_n) - log reached."""
+def _closer(
+    low: Array, high: Array, tilts: Array, most: Array, reached: float
+) -> tuple[Array, Array]:
+    """Limits of all plans whose P is at least `reached`: λ r_n ≤ max (log P + λ r_n) - log
+    reached."""
     limit = (most - np.log(reached)).reshape(tilts.shape) / tilts
     closer_low = jnp.nanmax(jnp.vstack([jnp.where(tilts < 0, limit, jnp.nan), low]), axis=0)
     closer_high = jnp.nanmin(jnp.vstack([jnp.where(tilts > 0, limit, jnp.nan), high]), axis=0)
@@ -183,7 +192,8 @@ def _faster(law: Distribution, minorant: _Minorant, r: Array) -> Array:
 def _bounds(
     law: Distribution, minorant: _Minorant, total: Array, reached: float, share: Array, tilts: Array
 ) -> tuple[Array, _Cut]:
-    """Of log P + Σ tilt_n r_n, `[K]`, and the cuts that touch where it is most for the faster workers."""
+    """Of log P + Σ tilt_n r_n, `[K]`, and the cuts that touch where it is most for the faster
+    workers."""
 
     size = share.size
 
@@ -195,7 +205,9 @@ def _bounds(
             r = total * cumulative_load(share)
             return (log_p(r) + jnp.sum(tilt * r)) / jnp.log(reached)
 
-        found = spectral_projected_gradient(value, jnp.ones(size, bool), share, tolerance=1e-7, max_steps=400)
+        found = spectral_projected_gradient(
+            value, jnp.ones(size, bool), share, tolerance=1e-7, max_steps=400
+        )
         r = total * cumulative_load(found.point)
         u = _faster(law, minorant, r)
         most, fall = jax.value_and_grad(_log_in_time)(u)
@@ -213,7 +225,8 @@ def _bounds(
 
 
 def _suprema(law: Distribution, low: Array, high: Array, cut: _Cut, cells: int = 2**15) -> Array:
-    """Σ_n sup_r (fall_n u(r) + slopes_n r) between the limits, `[K]`; u is monotone in each cell."""
+    """Σ_n sup_r (fall_n u(r) + slopes_n r) between the limits, `[K]`; u is monotone in each
+    cell."""
     nodes = _nodes(low, high, cells)
     u = _lateness(law, nodes)
 

@@ -1,4 +1,5 @@
-"""`Cyclic`: each worker goes through neighbouring subsets one by one, and every finished subset counts.
+"""`Cyclic`: each worker goes through neighbouring subsets one by one, and every finished subset
+counts.
 
 Its runtime is exact where workers are alike (`plans.completion.FirstHolder`), else a mean of draws.
 """
@@ -23,7 +24,8 @@ from bcgc_jax.solvers.method import NUM_DRAWS, Numbered
 class Cyclic(Numbered):
     """Workers store `stored` subsets each and go through them one by one, around the circle.
 
-    Amiri & Gündüz, Computation scheduling for distributed machine learning with straggling workers, 2019.
+    Amiri & Gündüz, Computation scheduling for distributed machine learning with straggling workers,
+    2019.
     """
 
     stored: int = static_field()
@@ -44,16 +46,20 @@ class Cyclic(Numbered):
     def plan(self, problem: Problem, key: Array | None) -> Solution:
         workers = concrete(problem.num_workers)
         drawn = self.is_drawn(problem)
-        if workers is not None and not workers.ndim and drawn:  # draws of workers that are none take as long
+        # draws of workers that are none take as long
+        if workers is not None and not workers.ndim and drawn:
             problem = replace(problem, max_workers=int(workers))
         plan = cyclic_plan(problem.total, self.stored)
         found, needs = _evaluate(problem, plan, key if drawn else None)
-        return replace(solution_of_value(problem, found, drawn=drawn), plan=replace(plan, known_needs=needs))
+        return replace(
+            solution_of_value(problem, found, drawn=drawn), plan=replace(plan, known_needs=needs)
+        )
 
 
 @jax.jit
 def _evaluate(problem: Problem, plan: Plan, key: Array | None) -> tuple[Expectation, Requirements]:
-    """Expected runtime, by draws with a key, and what the plan needs; NaN where workers are too few."""
+    """Expected runtime, by draws with a key, and what the plan needs; NaN where workers are too
+    few."""
     found = integrate_runtime(problem, plan) if key is None else _by_draws(problem, plan, key)
     work = load_of_plan(problem, plan).work
     workers = jnp.asarray(problem.num_workers)

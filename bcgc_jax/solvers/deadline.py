@@ -1,12 +1,14 @@
 r"""The partition that meets a deadline most probably: maximise P(τ̂(x,T) ≤ t).
 
-This is not convex: spectral projected gradients (Birgin, Martínez & Raydan 2000) on the log-odds of being
-late begin at several starts at once. For distributions of atoms P is a step function of x: there the atoms
-(of rows, the runtimes) are spread by a factor e^±h, h → 0, and the answers are judged by the true P.
+This is not convex: spectral projected gradients (Birgin, Martínez & Raydan 2000) on the log-odds of
+being late begin at several starts at once. For distributions of atoms P is a step function of x:
+there the atoms (of rows, the runtimes) are spread by a factor e^±h, h → 0, and the answers are
+judged by the true P.
 
-The fastest plan that is in time often enough, min E τ̂(x,T) over P(τ̂(x,T) ≤ t) ≥ p, is that of an augmented
-Lagrangian (Powell 1969; Hestenes 1969) in log P(τ̂ > t). The search begins between the plan of least E τ̂ and
-the one of most P, where P = p; its answer is moved towards the latter until P ≥ p.
+The fastest plan that is in time often enough, min E τ̂(x,T) over P(τ̂(x,T) ≤ t) ≥ p, is that of an
+augmented Lagrangian (Powell 1969; Hestenes 1969) in log P(τ̂ > t). The search begins between the
+plan of least E τ̂ and the one of most P, where P = p; its answer is moved towards the latter until
+P ≥ p.
 """
 
 import functools
@@ -33,25 +35,28 @@ from bcgc_jax.solvers.method import SETUP, Method
 from bcgc_jax.solvers.optimum import Optimal, optimum
 from bcgc_jax.solvers.spectral import Minimum, spectral_projected_gradient
 
-# Of 600 problems (five families, N = 3 … 24, deadlines of 0.45 to 3 expected runtimes) these reach the best
-# of eleven starts in 98 %, at worst 4e-4 below; with x^(t), x^(f) and the optimum in place of the first five,
-# two seconds more to compile, it is 98 % and 3e-3.
+# Of 600 problems (five families, N = 3 … 24, deadlines of 0.45 to 3 expected runtimes) these reach
+# the best of eleven starts in 98 %, at worst 4e-4 below; with x^(t), x^(f) and the optimum in place
+# of the first five, two seconds more to compile, it is 98 % and 3e-3.
 _DEVIATIONS = (-1.5, -1.0, 0.0, 1.0, 2.0)
 STARTS = (*(f"typical times {sigma:+g} σ" for sigma in _DEVIATIONS), "harmonic", "single level")
 
-# Empty levels have the slope that they have at this share: at 0 that of heavy tails, or its own, is infinite.
-# Of 84 problems (Pareto, shapes 0.4 to 2.2, N = 3, 5, 8) one ends at the step limit, none more than 2e-6
-# below the best found; with 1e-8 it is five and 1e-4, without it 39 and 2e-3.
+# Empty levels have the slope that they have at this share: at 0 that of heavy tails, or its own, is
+# infinite. Of 84 problems (Pareto, shapes 0.4 to 2.2, N = 3, 5, 8) one ends at the step limit, none
+# more than 2e-6 below the best found; with 1e-8 it is five and 1e-4, without it 39 and 2e-3.
 _BESIDE = 1e-4
-# A projected step that moves no share by more ends a search, by the bytes of a number: in single precision
-# 1e-6 was missed in 2000 steps, and 3e-6 met in 11.
+# A projected step that moves no share by more ends a search, by the bytes of a number: in single
+# precision 1e-6 was missed in 2000 steps, and 3e-6 met in 11.
 _TOLERANCE = {8: 1e-6, 4: 1e-5}
-# Slopes in single precision do not resolve even that from N = 20 on: 4e-5 is left at the optimum. There a
-# search also ends where so many steps gain nothing: P of 16 problems was then 2e-8 to 4e-6 off (N = 20, 50).
+# Slopes in single precision do not resolve even that from N = 20 on: 4e-5 is left at the optimum.
+# There a search also ends where so many steps gain nothing: P of 16 problems was then 2e-8 to 4e-6
+# off (N = 20, 50).
 _PATIENCE = 50
 
 
-def _search(function: Callable[[Array], Array], levels: Array, start: Array, **options: Any) -> Minimum:
+def _search(
+    function: Callable[[Array], Array], levels: Array, start: Array, **options: Any
+) -> Minimum:
     tolerance = _TOLERANCE[start.dtype.itemsize]
     return spectral_projected_gradient(function, levels, start, tolerance=tolerance, **options)
 
@@ -60,13 +65,15 @@ def _search(function: Callable[[Array], Array], levels: Array, start: Array, **o
 class Deadline(Method):
     r"""The partition, a local optimum from several starts, that most probably ends by `deadline`.
 
-    With `min_completion` the fastest one that does so often enough: min E τ̂(x,T) over P(τ̂(x,T) ≤ deadline) ≥
-    min_completion, a local optimum; INFEASIBLE where no partition that is found does.
+    With `min_completion` the fastest one that does so often enough: min E τ̂(x,T) over
+    P(τ̂(x,T) ≤ deadline) ≥ min_completion, a local optimum; INFEASIBLE where no partition that is
+    found does.
 
     Args:
       deadline: a time; in a `Sweep` None, and then that of the cell.
       max_steps: from each start; static.
-      min_completion: a probability; the distribution's mean must be finite, and it must not be one of atoms.
+      min_completion: a probability; the distribution's mean must be finite, and it must not be one
+        of atoms.
 
     >>> Deadline(8e7, min_completion=0.99).name
     'deadline'
@@ -88,14 +95,18 @@ class Deadline(Method):
     def check(self, problem: Problem) -> None:
         super().check(problem)
         if self.min_completion is not None and iteration_of(problem).stepped:
-            raise ValueError("min_completion needs no atoms: of measured times take a smooth distribution")
+            raise ValueError(
+                "min_completion needs no atoms: of measured times take a smooth distribution"
+            )
 
     def needs_mean(self, problem: Problem) -> bool:
         return self.min_completion is not None
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
         if self.deadline is None:
-            raise ValueError("a deadline is missing: Deadline(t), with t in the unit of the runtime")
+            raise ValueError(
+                "a deadline is missing: Deadline(t), with t in the unit of the runtime"
+            )
         of = problem, self.deadline, self.min_completion
         still, deadline, least = jax.lax.stop_gradient(of)
         found = completion_partition(still, deadline, max_steps=self.max_steps)
@@ -112,7 +123,9 @@ class Deadline(Method):
             solution = replace(solution, lower_bound=jnp.minimum(lower, solution.expected_runtime))
         probability = found.probability
         if least is None:  # else the plan is not the one of most P
-            probability = with_slopes(_in_time, probability, problem, found.partition, self.deadline)
+            probability = with_slopes(
+                _in_time, probability, problem, found.partition, self.deadline
+            )
         return replace(solution, completion_probability=probability)
 
 
@@ -125,7 +138,8 @@ def _(method: Deadline, fresh: Problem, solution: Solution) -> dict[str, Array]:
 
 
 class CompletionResult(NamedTuple):
-    """Best partition, `[max_workers]`, its probability, and that from each start, `[len(STARTS)]`."""
+    """Best partition, `[max_workers]`, its probability, and that from each start,
+    `[len(STARTS)]`."""
 
     partition: Array
     probability: Array
@@ -135,11 +149,14 @@ class CompletionResult(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames="max_steps")
-def completion_partition(problem: Problem, deadline: ArrayLike, *, max_steps: int = 2000) -> CompletionResult:
-    r"""argmax P(τ̂(x,T) ≤ deadline) over partitions, a local one from each of `STARTS`, and the best of them.
+def completion_partition(
+    problem: Problem, deadline: ArrayLike, *, max_steps: int = 2000
+) -> CompletionResult:
+    r"""argmax P(τ̂(x,T) ≤ deadline) over partitions, a local one from each of `STARTS`, and the
+    best of them.
 
-    A start counts as converged once a projected gradient step of the log-odds moves hardly any share.
-    `max_steps` is static.
+    A start counts as converged once a projected gradient step of the log-odds moves hardly any
+    share. `max_steps` is static.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(0.1, 1.0), num_workers=3, num_coordinates=100)
@@ -188,7 +205,9 @@ def completion_partition(problem: Problem, deadline: ArrayLike, *, max_steps: in
     ended = (found.residual[best, -1] <= _TOLERANCE[t.dtype.itemsize]) | (
         found.num_steps[best, -1] < max_steps
     )
-    status = jnp.where(ended & resolved(probabilities[best]), int(Status.CONVERGED), int(Status.STEP_LIMIT))
+    status = jnp.where(
+        ended & resolved(probabilities[best]), int(Status.CONVERGED), int(Status.STEP_LIMIT)
+    )
     return CompletionResult(
         partition=shares[best] * total,
         probability=probabilities[best],
@@ -218,7 +237,9 @@ def _starts(problem: Problem, deadline: Array) -> Array:
     subsets = np.arange(1, problem.max_workers + 1, dtype=deadline.dtype)
     harmonic = jnp.where(problem.exists, 1 / subsets, 0)
     harmonic = harmonic / jnp.sum(harmonic)
-    planned = jax.vmap(partition_for_times, (None, 0))(problem, iteration.typical_times(_DEVIATIONS))
+    planned = jax.vmap(partition_for_times, (None, 0))(
+        problem, iteration.typical_times(_DEVIATIONS)
+    )
     # No level is ever finished at times that are infinite.
     planned = jnp.where(jnp.isfinite(planned), planned / problem.total, harmonic)
     # What the start-up and the link leave, per cycle of all coordinates' load.
@@ -240,17 +261,20 @@ def chance_constrained(
     *,
     max_steps: int = 2000,
 ) -> CompletionResult:
-    r"""argmin E τ̂(x,T) over partitions with P(τ̂(x,T) ≤ deadline) ≥ min_completion; P is that of the answer.
+    r"""argmin E τ̂(x,T) over partitions with P(τ̂(x,T) ≤ deadline) ≥ min_completion; P is that of
+    the answer.
 
-    `fastest` is the partition of least E τ̂, `surest` that of most P. INFEASIBLE where its P is too low.
+    `fastest` is the partition of least E τ̂, `surest` that of most P. INFEASIBLE where its P is too
+    low.
     """
     total = problem.total
     dtype = problem.dtype
     late = functools.partial(_late, problem, jnp.asarray(deadline, dtype) / problem.scale)
     most = 1 - jnp.asarray(min_completion, dtype)
     tiny = float(jnp.finfo(dtype).tiny)
-    # Minima of the Lagrangian, one after the other, and the weight of the square in it, in shares of E τ̂ for
-    # a unit of log P(τ̂ > t): with 2 and a multiplier that is too large at first, 7e-5 of E τ̂ were lost.
+    # Minima of the Lagrangian, one after the other, and the weight of the square in it, in shares
+    # of E τ̂ for a unit of log P(τ̂ > t): with 2 and a multiplier that is too large at first, 7e-5
+    # of E τ̂ were lost.
     rounds = 8
     weight = 20.0
     most_steps = max(max_steps // rounds, 1)
@@ -288,7 +312,9 @@ def chance_constrained(
     status = jnp.where(often_enough(sure), status, int(Status.INFEASIBLE))
     probability = jnp.clip(1 - late(share), 0, 1)
     steps = jnp.sum(found.num_steps)
-    return surest._replace(partition=share * total, probability=probability, status=status, num_steps=steps)
+    return surest._replace(
+        partition=share * total, probability=probability, status=status, num_steps=steps
+    )
 
 
 def _towards(good: Callable[[Array], Array], begin: Array, end: Array) -> Array:

@@ -1,10 +1,11 @@
 r"""Searches over what is whole: which levels to use, and how many units each gets.
 
-Both go from a start to the best of its neighbours, as long as that is better. Where each level in use costs
-setup cycles, the problem is convex for a given set of levels (`optimal_partition`); from several starts sets
-change by adding, dropping or moving a level by one. At N ≤ 8 this equals the best of all 2^N - 1 sets in
-every case tried (tests). Whole units move from the rounded partition on, under the exact expected runtime: of
-up to 64 levels by all moves of one and of two, of more by the moves of one that the slope ranks first.
+Both go from a start to the best of its neighbours, as long as that is better. Where each level in
+use costs setup cycles, the problem is convex for a given set of levels (`optimal_partition`); from
+several starts sets change by adding, dropping or moving a level by one. At N ≤ 8 this equals the
+best of all 2^N - 1 sets in every case tried (tests). Whole units move from the rounded partition
+on, under the exact expected runtime: of up to 64 levels by all moves of one and of two, of more by
+the moves of one that the slope ranks first.
 """
 
 import functools
@@ -42,7 +43,12 @@ def _descend(
         values = values_of(found, best)
         i = jnp.argmin(values)
         better = values[i] < best * (1 - gain)
-        return jnp.where(better, found[i], at), jnp.where(better, values[i], best), rounds + 1, better
+        return (
+            jnp.where(better, found[i], at),
+            jnp.where(better, values[i], best),
+            rounds + 1,
+            better,
+        )
 
     carry = (start, jnp.asarray(jnp.inf, problem.dtype), jnp.asarray(0), jnp.asarray(True))
     return jax.lax.while_loop(lambda carry: carry[3], step, carry)[:3]
@@ -58,7 +64,8 @@ def best_levels(problem: Problem, allowed: Array) -> tuple[Array, Array]:
     """Bool `[max_workers]`, a set that no single change improves, and the rounds of the search."""
     allowed = problem.exists & allowed
     level = jnp.arange(allowed.size)
-    # Sets solved side by side, for more would wait for the slowest; the least gain for which one is changed.
+    # Sets solved side by side, for more would wait for the slowest; the least gain for which one is
+    # changed.
     together = 8
     gain = 1e-6
 
@@ -80,7 +87,8 @@ def best_levels(problem: Problem, allowed: Array) -> tuple[Array, Array]:
         return _in_batches(jnp.concatenate([levels[None], flipped, moved(-1), moved(1)]), together)
 
     def values_of(sets: Array, value: Array) -> Array:
-        # First the value of the set itself, then of those that may be better: what cannot be ends early.
+        # First the value of the set itself, then of those that may be better: what cannot be ends
+        # early.
         first = jnp.arange(len(sets)) == 0
         wanted = jnp.where(jnp.isinf(value), first, jnp.any(sets != sets[0], axis=1))
         least = jnp.where(wanted, (1 - gain) * value, 0)
@@ -90,14 +98,17 @@ def best_levels(problem: Problem, allowed: Array) -> tuple[Array, Array]:
     ends = (level == jnp.argmax(allowed)) | (level == jnp.max(jnp.where(allowed, level, -1)))
     large = allowed & (time_partition(problem) >= 0.03 * problem.total)
     starts = jnp.stack([single, ends, large | single])
-    search = functools.partial(_descend, problem, neighbours=neighbours, values_of=values_of, gain=gain)
+    search = functools.partial(
+        _descend, problem, neighbours=neighbours, values_of=values_of, gain=gain
+    )
     sets, values, rounds = jax.lax.map(search, starts)
     return sets[jnp.argmin(values)], jnp.sum(rounds)
 
 
 @jax.jit
 def improve_units(problem: Problem, counts: Array, levels: Array) -> Array:
-    """Move units, one or two at a time, between `levels` as long as the runtime falls; `[max_workers]`."""
+    """Move units, one or two at a time, between `levels` as long as the runtime falls;
+    `[max_workers]`."""
     size = counts.size
     few = counts.size <= _MOVES
     one = jnp.eye(size, dtype=counts.dtype)

@@ -1,8 +1,9 @@
 r"""`Drop`: each worker stops at a threshold θ, and what it has not ended is lost.
 
-With F_k the time at which a worker has ended k of C chunks, and f_k its distribution function, a step takes
-E min(θ, max F_C) = ∫_0^θ (1 - f_C^N) dt, and the share of samples that is used is the mean of f_k(θ) over k.
-Both are known at the ends of panels; between these the rules of Gauss and Legendre integrate.
+With F_k the time at which a worker has ended k of C chunks, and f_k its distribution function, a
+step takes E min(θ, max F_C) = ∫_0^θ (1 - f_C^N) dt, and the share of samples that is used is the
+mean of f_k(θ) over k. Both are known at the ends of panels; between these the rules of Gauss and
+Legendre integrate.
 """
 
 import functools
@@ -28,7 +29,8 @@ _CHUNKS = 8
 _PANELS = 64
 _CUT = 32
 _ROUNDS = 3
-# So many workers at least end all they have. Without a cost of its own the shortest step would be the best.
+# So many workers at least end all they have. Without a cost of its own the shortest step would be
+# the best.
 _WHOLE = 0.3
 # Nodes of the two rules in a panel; their difference is the error.
 _ORDERS = (8, 6)
@@ -38,9 +40,9 @@ _ORDERS = (8, 6)
 class Drop(Numbered):
     """The threshold with the least time for a sample that is used, of `chunks` in a subset (8).
 
-    On average at least 30 % of the workers end all their chunks: where steps cost nothing besides, ever
-    shorter ones would be better. Giladi et al., DropCompute, 2023. Raises ValueError for workers that are not
-    alike.
+    On average at least 30 % of the workers end all their chunks: where steps cost nothing besides,
+    ever shorter ones would be better. Giladi et al., DropCompute, 2023. Raises ValueError for
+    workers that are not alike.
 
     >>> from bcgc_jax import Exponential, Problem, solve
     >>> found = solve(Problem(Exponential(1e-3), num_workers=6, num_coordinates=2_000), "drop")
@@ -68,7 +70,8 @@ class Drop(Numbered):
         iteration = iteration_of(problem)
         if not iteration.alike or iteration.worker.pairs is not None:
             raise ValueError(
-                f'method="{self.name}" is for independent workers that are alike, with start-ups that do not '
+                f'method="{self.name}" is for independent workers that are alike, with start-ups '
+                "that do not "
                 "depend on their times: see what bcgc advise says of their log"
             )
 
@@ -78,7 +81,9 @@ class Drop(Numbered):
         more = jnp.zeros(_CUT + 1, ends.dtype)
         for _ in range(_ROUNDS):
             threshold, around, found, used = _best(problem, jnp.concatenate([ends, more]), chunks)
-            more = around[0] + (around[1] - around[0]) * np.linspace(0, 1, _CUT + 1, dtype=ends.dtype)
+            more = around[0] + (around[1] - around[0]) * np.linspace(
+                0, 1, _CUT + 1, dtype=ends.dtype
+            )
         one = np.ones(1, int)
         needs = Requirements(
             stored_subsets=jnp.ones((), int),
@@ -100,7 +105,8 @@ def _load(problem: Problem, chunks: int) -> Load:
 
 @functools.partial(jax.jit, static_argnums=1)
 def _ends(problem: Problem, chunks: int) -> Array:
-    """Of panels, in units of κ: quantiles of a worker's time, and the chunks' ends with kinks or atoms."""
+    """Of panels, in units of κ: quantiles of a worker's time, and the chunks' ends with kinks or
+    atoms."""
     worker = iteration_of(problem).worker
     load = _load(problem, chunks).work
     start, law = worker.start, worker.cycle_time
@@ -117,7 +123,8 @@ def _ends(problem: Problem, chunks: int) -> Array:
 
 @functools.partial(jax.jit, static_argnums=2)
 def _best(problem: Problem, ends: Array, chunks: int) -> tuple[Array, Array, Expectation, Array]:
-    """Of thresholds at the ends of panels: the best one, its neighbours, E τ, and the share that is used."""
+    """Of thresholds at the ends of panels: the best one, its neighbours, E τ, and the share that
+    is used."""
     worker = iteration_of(problem).worker.with_fast_inverses()
     load = _load(problem, chunks)
     # An atom at an end has come, whatever rounding says.
@@ -130,7 +137,9 @@ def _best(problem: Problem, ends: Array, chunks: int) -> tuple[Array, Array, Exp
         t = left[:, None] + size[:, None] * node.astype(ends.dtype)
         whole = Load(load.work[-1:])
         hazard = late_hazard(worker, whole, t.reshape(-1, 1))[0].reshape(t.shape)
-        late = -jnp.expm1(jnp.asarray(problem.num_workers, ends.dtype) * jnp.log1p(-jnp.exp(-hazard)))
+        late = -jnp.expm1(
+            jnp.asarray(problem.num_workers, ends.dtype) * jnp.log1p(-jnp.exp(-hazard))
+        )
         return size * jnp.sum(weight.astype(ends.dtype) * late, axis=1)
 
     fine, coarse = map(integrals, _ORDERS)

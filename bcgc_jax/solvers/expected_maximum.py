@@ -1,4 +1,5 @@
-r"""F(y) = E max_n y_n T_(N-n), its slopes and its Hessian in closed form: sums over the nodes of a rule.
+r"""F(y) = E max_n y_n T_(N-n), its slopes and its Hessian in closed form: sums over the nodes of a
+rule.
 
 The Hessian takes O(N³) a node, value and slopes O(N²).
 """
@@ -24,8 +25,9 @@ NUM_NODES = 32
 _CHUNK = 2**18
 # From `LARGE` levels on, nodes at a time of the sums without a Hessian.
 _NODES_AT_A_TIME = 32
-# There nodes at which hardly any level may be the last are left out of the Hessian: those that add less than
-# such a share of the value to load · slope, which is the value. At N = 1000 15 of 64 count.
+# There nodes at which hardly any level may be the last are left out of the Hessian: those that add
+# less than such a share of the value to load · slope, which is the value. At N = 1000 15 of 64
+# count.
 _NO_SHARE = 1e-5
 
 
@@ -40,8 +42,8 @@ class Workers(NamedTuple):
 class Sums(NamedTuple):
     """Of values, slopes and the upper half of the Hessian in the load, over the nodes so far.
 
-    The values are those of the rule, of its every second and fourth node, and of what is left out, `[4]`; the
-    slopes are those of the first, `[1, N]`, of many levels of the first three.
+    The values are those of the rule, of its every second and fourth node, and of what is left out,
+    `[4]`; the slopes are those of the first, `[1, N]`, of many levels of the first three.
     """
 
     value: Array
@@ -64,27 +66,37 @@ def sums_over_nodes(
 
 
 def first_fineness(size: int) -> int:
-    """Of the first rule: what a level adds to the runtime is in a range of times that goes with 1/√N."""
+    """Of the first rule: what a level adds to the runtime is in a range of times that goes with
+    1/√N."""
     return 1 if size <= LARGE else max(1, round((size / 256) ** 0.5))
 
 
 def nested_rules(index: Array, count: Array) -> Array:
-    """The weights of nodes in the rule, in that of every second and fourth one, at both ends, `[4, K]`."""
+    """The weights of nodes in the rule, in that of every second and fourth one, at both ends,
+    `[4, K]`."""
     ends = (index == 0) | (index == count - 1)
     return jnp.stack([1 + 0 * index, 2 * (index % 2 == 0), 4 * (index % 4 == 0), ends])
 
 
 def rule_in_pieces(
-    workers: Workers, load: Array, refine: Array, *, batched: bool = False, with_hessian: bool = True
+    workers: Workers,
+    load: Array,
+    refine: Array,
+    *,
+    batched: bool = False,
+    with_hessian: bool = True,
 ) -> tuple[Array, Array, Callable[[Array, Sums], Sums]]:
-    r"""The rule for F(y) = E max_n y_n T_(N-n), `refine` times as fine: its start, its pieces, their sums.
+    r"""The rule for F(y) = E max_n y_n T_(N-n), `refine` times as fine: its start, its pieces,
+    their sums.
 
-    With c_n = -∂b_n/∂y_n and the Poisson process of `crossing_probability`, level j before k in time,
+    With c_n = -∂b_n/∂y_n and the Poisson process of `crossing_probability`, level j before k in
+    time,
 
         ∂F/∂y_n = ∫ N V_n R_n c_n dt / Pois(N; N),
         ∂²F/∂y_j∂y_k = -∫ N² V_j G_jk R_k c_j c_k dt / Pois(N; N),
 
-    where G_jk is the probability that the first failure after C(b_j) = j is at k. All terms are positive.
+    where G_jk is the probability that the first failure after C(b_j) = j is at k. All terms are
+    positive.
     """
     start, beyond, size, nodes = rule(workers.law, workers.marks, load, NUM_NODES)
     many = load.size > LARGE

@@ -20,18 +20,21 @@ def loop(
     *,
     lanes: tuple[int, int],
 ) -> Any:
-    """`answer` of the state after steps for as long as `go_on`: `jax.lax.while_loop`, but for `jax.vmap`.
+    """`answer` of the state after steps for as long as `go_on`: `jax.lax.while_loop`, but for
+    `jax.vmap`.
 
-    All three are functions of constants and state, and of traced values only by these. A `while_loop` under
-    `vmap` runs all problems as long as the slowest of them. Here `lanes` of them run at a time, on a CPU and
-    elsewhere, and a lane whose problem is done takes up the next one. Of so many problems the step is
-    `step_of` their number.
+    All three are functions of constants and state, and of traced values only by these. A
+    `while_loop` under `vmap` runs all problems as long as the slowest of them. Here `lanes` of them
+    run at a time, on a CPU and elsewhere, and a lane whose problem is done takes up the next one.
+    Of so many problems the step is `step_of` their number.
     """
     step = step_of(1)
 
     @jax.custom_batching.custom_vmap
     def run(constants: Any, state: Any) -> Any:
-        last = jax.lax.while_loop(lambda s: go_on(constants, s), lambda s: step(constants, s), state)
+        last = jax.lax.while_loop(
+            lambda s: go_on(constants, s), lambda s: step(constants, s), state
+        )
         return answer(constants, last)
 
     @run.def_vmap
@@ -41,10 +44,17 @@ def loop(
 
         cells = jax.tree.map(each, (constants, state), tuple(batched))
         functions = go_on, step_of(size), answer
-        on_cpu, elsewhere = (functools.partial(_run_lanes, functions, size, min(n, size)) for n in lanes)
-        # Known where it is compiled, not where it is traced: programs are exported for other platforms.
+        on_cpu, elsewhere = (
+            functools.partial(_run_lanes, functions, size, min(n, size)) for n in lanes
+        )
+        # Known where it is compiled, not where it is traced: programs are exported for other
+        # platforms.
         few = size <= min(lanes)
-        answers = on_cpu(*cells) if few else jax.lax.platform_dependent(*cells, cpu=on_cpu, default=elsewhere)
+        answers = (
+            on_cpu(*cells)
+            if few
+            else jax.lax.platform_dependent(*cells, cpu=on_cpu, default=elsewhere)
+        )
         return answers, jax.tree.map(lambda _: True, answers)
 
     return run(constants, state)
@@ -78,7 +88,9 @@ def _run_lanes(
         new = (at, following, (constants, state), answers)
         return jax.lax.cond(jnp.any(done), refill, lambda _, *same: same, done, *new)
 
-    def refill(done: Array, at: Array, following: Array, running: Any, answers: Any) -> tuple[Any, ...]:
+    def refill(
+        done: Array, at: Array, following: Array, running: Any, answers: Any
+    ) -> tuple[Any, ...]:
         found = jax.vmap(answered)(*running)
         place = jnp.where(done, at, size)
         answers = jax.tree.map(lambda a, b: a.at[place].set(b, mode="drop"), answers, found)

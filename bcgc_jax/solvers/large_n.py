@@ -1,22 +1,26 @@
-r"""The optimal partition of many workers: Newton's method over smooth changes, certified over all levels.
+r"""The optimal partition of many workers: Newton's method over smooth changes, certified over all
+levels.
 
-With many workers all levels are in use, and the optimal x_n is smooth in n but for both ends. A step thus
-multiplies x by exp Σ_a ρ_a β_a(n), with splines β_a in a coordinate that is logarithmic from either end, and
-a column for each level there: some two hundred unknowns for any N. Value, slopes and certificate are exact
-(`windows`).
+With many workers all levels are in use, and the optimal x_n is smooth in n but for both ends. A
+step thus multiplies x by exp Σ_a ρ_a β_a(n), with splines β_a in a coordinate that is logarithmic
+from either end, and a column for each level there: some two hundred unknowns for any N. Value,
+slopes and certificate are exact (`windows`).
 
-Only the Hessian, which says where to go, is a model. Of v_n = δy_n / y_n it is Σ_{j<k} K_jk (v_j - v_k)²,
-where K_jk has the probability G_jk that a path on level j first fails at level k; the larger of two answers:
+Only the Hessian, which says where to go, is a model. Of v_n = δy_n / y_n it is Σ_{j<k} K_jk
+(v_j - v_k)², where K_jk has the probability G_jk that a path on level j first fails at level k; the
+larger of two answers:
 
-- a path that stays near the boundary. To a straight one G_jk is the ballot theorem's, Pois(k-j-1; λ_jk) /
-  (k-j); for the curvature of the boundary c, of a Brownian motion in time τ = N b, the excursion e above it
-  counts exp(-½ ∫(c' - mean c')² dτ + ∫ c'' E e dτ + …) times as much (Girsanov);
-- one that got away, and has forgotten where it left: G_jk = V_k R_j / P(no level fails), with V_k that level
-  k is the first to fail and R_j that none does after level j. Of the highest level nearly all paths are such.
+- a path that stays near the boundary. To a straight one G_jk is the ballot theorem's, Pois(k-j-1;
+  λ_jk) / (k-j); for the curvature of the boundary c, of a Brownian motion in time τ = N b, the
+  excursion e above it counts exp(-½ ∫(c' - mean c')² dτ + ∫ c'' E e dτ + …) times as much
+  (Girsanov);
+- one that got away, and has forgotten where it left: G_jk = V_k R_j / P(no level fails), with V_k
+  that level k is the first to fail and R_j that none does after level j. Of the highest level
+  nearly all paths are such.
 
-Sums over levels are taken at some of them. Close pairs, which make the Hessian stiff, come out exact, and a
-step leaves a tenth to a third of the error. Distributions with density at or near 0, or with far lumps, need
-steps that are cut, and may end with a gap that says so.
+Sums over levels are taken at some of them. Close pairs, which make the Hessian stiff, come out
+exact, and a step leaves a tenth to a third of the error. Distributions with density at or near 0,
+or with far lumps, need steps that are cut, and may end with a gap that says so.
 """
 
 import concurrent.futures
@@ -47,13 +51,15 @@ from bcgc_jax.solvers.spectral import SUFFICIENT
 
 # Nodes at a time, for each of the machine's cores.
 _NODES_AT_A_TIME = 16
-# The second cumulant of an excursion's area over the first, squared. For a parabola it is 0.03; of 0.01, 0.02
-# and 0.03 this has the fewest steps at N = 400. Without it N = 10,000 ends 8 % above the optimum.
+# The second cumulant of an excursion's area over the first, squared. For a parabola it is 0.03; of
+# 0.01, 0.02 and 0.03 this has the fewest steps at N = 400. Without it N = 10,000 ends 8 % above the
+# optimum.
 _SECOND_CUMULANT = 0.02
 
 
 class _Point(NamedTuple):
-    """x, its value, its error, slopes in x, the least of them less its error, gap, and the model's rows."""
+    """x, its value, its error, slopes in x, the least of them less its error, gap, and the
+    model's rows."""
 
     x: np.ndarray
     value: float
@@ -65,7 +71,8 @@ class _Point(NamedTuple):
 
 
 def is_of_many(problem: Problem) -> bool:
-    """Whether this way is there: many workers, known before tracing, of one distribution without atoms."""
+    """Whether this way is there: many workers, known before tracing, of one distribution without
+    atoms."""
     if problem.max_workers <= MANY or not at_hand(problem) or not problem.bare:
         return False
     iteration = iteration_of(problem)
@@ -74,17 +81,20 @@ def is_of_many(problem: Problem) -> bool:
 
 
 def is_rough(law: Distribution) -> bool:
-    """Whether smooth steps end above a gap of 1e-5: with density near T = 0, or of a trace's knots."""
+    """Whether smooth steps end above a gap of 1e-5: with density near T = 0, or of a trace's
+    knots."""
     early = 1e-3 * float(law.mean())
-    near_zero = float(law.infimum()) == 0 and float(law.cumulative_hazard(jnp.asarray(early))) > 1e-7
+    near_zero = (
+        float(law.infimum()) == 0 and float(law.cumulative_hazard(jnp.asarray(early))) > 1e-7
+    )
     return near_zero or isinstance(law, HazardSpline)
 
 
 def optimum_of_many(problem: Problem, *, tolerance: float, max_steps: int) -> OptimalResult:
     """argmin E τ̂(x,T) over all levels, as `optimal_partition` has it; not under `jit`.
 
-    Newton's steps as in `newton`, by one rule until they help no more, then by a finer one, which with its
-    halves and quarters tells its error.
+    Newton's steps as in `newton`, by one rule until they help no more, then by a finer one, which
+    with its halves and quarters tells its error.
     """
     law = iteration_of(problem).pooled().with_fast_inverse()
     one = jnp.ones(problem.max_workers, problem.dtype)
@@ -119,7 +129,8 @@ def optimum_of_many(problem: Problem, *, tolerance: float, max_steps: int) -> Op
 
 
 class _Direction(NamedTuple):
-    """Newton's step in the columns' logarithms, the merit's slope along it, and how much of it is tried."""
+    """Newton's step in the columns' logarithms, the merit's slope along it, and how much of it
+    is tried."""
 
     step: np.ndarray
     descent: float
@@ -132,13 +143,16 @@ class _Search:
     def __init__(self, law: Distribution, one: Array, refine: int) -> None:
         self.columns, samples = _basis(one.size)
         self._on_device = (jnp.asarray(self.columns), jnp.asarray(samples))
-        self._evaluate = functools.partial(_evaluate, law, marks(law, one, one.size), self._on_device[1])
+        self._evaluate = functools.partial(
+            _evaluate, law, marks(law, one, one.size), self._on_device[1]
+        )
         self.steps = 0
         self.barrier = 1e-4 / self.columns.shape[1]
         self.begin(np.asarray(_first(law, one), float), refine)
 
     def begin(self, x: np.ndarray, refine: int) -> None:
-        """From x on by this rule; multipliers are those of the barrier, and the merit counts in f(x)."""
+        """From x on by this rule; multipliers are those of the barrier, and the merit counts in
+        f(x)."""
         self.refine = refine
         self.at = self._evaluate(x, refine)
         self.best = self.at
@@ -182,7 +196,9 @@ class _Search:
         z = self.multipliers
         on_path = self.barrier / self._mass(at)
         change = on_path - z - z * newton
-        z = np.maximum(z + float(step_length(z, change)) * change, 1e-4 * self.barrier / self._mass(at))
+        z = np.maximum(
+            z + float(step_length(z, change)) * change, 1e-4 * self.barrier / self._mass(at)
+        )
         if length > 0.5:
             product = np.mean(z * self._mass(new))
             self.barrier = float(next_barrier(self.barrier, product, 1e-10 / z.size))
@@ -213,8 +229,8 @@ class _Search:
 def _basis(size: int, ends: int = 20, spacing: float = 0.06) -> tuple[np.ndarray, np.ndarray]:
     """Columns, `[N, m]`, that sum to 1 at every level, and the levels of the model.
 
-    Each level at the `ends` has a column; between them are cubic splines, with knots so far apart. The model
-    has two levels between knots, and all levels up to three times as far in.
+    Each level at the `ends` has a column; between them are cubic splines, with knots so far apart.
+    The model has two levels between knots, and all levels up to three times as far in.
     """
     level = np.arange(size)
     place = np.log1p(level / 4) - np.log1p((size - 1 - level) / 4)
@@ -234,18 +250,23 @@ def _basis(size: int, ends: int = 20, spacing: float = 0.06) -> tuple[np.ndarray
 
 @jax.jit
 def _first(law: Distribution, one: Array) -> Array:
-    """Shares at which all levels take about equally long, at times 1.5 deviations above the mean."""
+    """Shares at which all levels take about equally long, at times 1.5 deviations above the
+    mean."""
     (hazard,) = typical_hazards(one, one.size, (1.5,))
     return first_shares(one > 0, law.inverse_cumulative_hazard(hazard), 0.001)
 
 
-def _evaluate(law: Distribution, known: Marks, samples: Array, x: np.ndarray, refine: int) -> _Point:
+def _evaluate(
+    law: Distribution, known: Marks, samples: Array, x: np.ndarray, refine: int
+) -> _Point:
     size = x.size
     dtype = known.times.dtype
     total = float(x.sum())
     level = np.arange(1, size + 1)
     load = jnp.asarray(np.cumsum(level * x), dtype)
-    nodes = jax.eval_shape(lambda load: jnp.zeros(rule(law, known, load, NUM_NODES).size), load).size
+    nodes = jax.eval_shape(
+        lambda load: jnp.zeros(rule(law, known, load, NUM_NODES).size), load
+    ).size
 
     def piece(number: int) -> tuple[Any, ...]:
         # A thread does not know what its caller has set for its own.
@@ -253,7 +274,8 @@ def _evaluate(law: Distribution, known: Marks, samples: Array, x: np.ndarray, re
             return _sums(law, known, load, samples, refine, number)
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        # The first one compiles, before the threads that would all do so. It is computed beside the others.
+        # The first one compiles, before the threads that would all do so. It is computed beside the
+        # others.
         begun = piece(0)
         others = range(1, math.ceil(nodes * refine / _NODES_AT_A_TIME))
         rest = pool.map(lambda number: jax.block_until_ready(piece(number)), others)
@@ -294,10 +316,12 @@ def _evaluate(law: Distribution, known: Marks, samples: Array, x: np.ndarray, re
 def _sums(
     law: Distribution, known: Marks, load: Array, samples: Array, refine: Array, piece: Array
 ) -> tuple[Array, Array, Array, tuple[Array, ...]]:
-    """The start; over nodes values of three rules and of what is left out, `[4]`, and slopes, `[3, N]`; rows.
+    """The start; over nodes values of three rules and of what is left out, `[4]`, and slopes,
+    `[3, N]`; rows.
 
-    These are of each node Λ at the model's levels, what arrives at them and leaves, with the density in the
-    logarithm of the load, and what does both, over the root of the probability that none fails.
+    These are of each node Λ at the model's levels, what arrives at them and leaves, with the
+    density in the logarithm of the load, and what does both, over the root of the probability that
+    none fails.
     """
     size = load.size
     start, beyond, count, nodes = rule(law, known, load, NUM_NODES)
@@ -329,7 +353,14 @@ def _sums(
 
 @jax.jit
 def _direction(
-    columns: Array, samples: Array, x: Array, slope: Array, z: Array, barrier: Array, unit: Array, rows: Any
+    columns: Array,
+    samples: Array,
+    x: Array,
+    slope: Array,
+    z: Array,
+    barrier: Array,
+    unit: Array,
+    rows: Any,
 ) -> tuple[Array, Array]:
     """Newton's step ρ in the columns' logarithms, and the slope of the merit along it."""
     size = x.size
@@ -348,20 +379,26 @@ def _direction(
     return step, jnp.sum(gradient * step)
 
 
-def _laplacian(samples: Array, size: int, hazard: Array, arrive: Array, leave: Array, apart: Array) -> Array:
+def _laplacian(
+    samples: Array, size: int, hazard: Array, arrive: Array, leave: Array, apart: Array
+) -> Array:
     """Of the sum of K_jk (v_j - v_k)² over pairs of levels, each for the levels next to it."""
     middles = (samples[1:] + samples[:-1]) / 2
     cells = jnp.diff(jnp.concatenate([jnp.array([-0.5]), middles, jnp.array([size - 0.5])]))
     lag = samples[:, None] - samples[None, :]  # the earlier level, a higher one, first
     later = lag > 0
     lag = jnp.maximum(lag, 1)
-    log_lag = jax.scipy.special.gammaln(lag.astype(hazard.dtype)) + jnp.log(lag.astype(hazard.dtype))
+    log_lag = jax.scipy.special.gammaln(lag.astype(hazard.dtype)) + jnp.log(
+        lag.astype(hazard.dtype)
+    )
 
     def add(pairs: Array, node: tuple[Array, ...]) -> tuple[Array, None]:
         hazard, arrive, leave, apart = node
         below = -jnp.expm1(-hazard)
         above = jnp.exp(-hazard)
-        share = jnp.where(below[None] > 0.5, above[:, None] - above[None], below[None] - below[:, None])
+        share = jnp.where(
+            below[None] > 0.5, above[:, None] - above[None], below[None] - below[:, None]
+        )
         rate = size * jnp.maximum(share, 1e-30)
         log_first = (lag - 1) * jnp.log(rate) - rate - log_lag
         first = jnp.exp(jnp.minimum(log_first + _curved(samples, size * below), 0))
@@ -376,7 +413,8 @@ def _laplacian(samples: Array, size: int, hazard: Array, arrive: Array, leave: A
 
 
 def _curved(samples: Array, time: Array) -> Array:
-    """The logarithm of the ratio to a straight boundary's first failure, `[j, k]`, levels as in `samples`."""
+    """The logarithm of the ratio to a straight boundary's first failure, `[j, k]`, levels as in
+    `samples`."""
     count = -samples[::-1].astype(time.dtype)
     time = time[::-1]
     step = jnp.maximum(jnp.diff(time), 1e-12)

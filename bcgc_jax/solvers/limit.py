@@ -1,7 +1,9 @@
-r"""What no scheme beats: perfectly divisible work, and the storage bound of workers that store little.
+r"""What no scheme beats: perfectly divisible work, and the storage bound of workers that store
+little.
 
-`limit` is E[κ N / Σ_n 1/T_n], of workers that store all data, with κ the cycles of a pass over a subset.
-`limit:D` is the mean of `plans.storage_bound` over draws, of workers that store D subsets each on average.
+`limit` is E[κ N / Σ_n 1/T_n], of workers that store all data, with κ the cycles of a pass over a
+subset. `limit:D` is the mean of `plans.storage_bound` over draws, of workers that store D subsets
+each on average.
 """
 
 import bisect
@@ -31,10 +33,11 @@ _FEWEST = 2**8
 
 @pytree_dataclass
 class Limit(Method):
-    """What no scheme beats whose workers store `max_subsets` subsets each; all by default, which is exact.
+    """What no scheme beats whose workers store `max_subsets` subsets each; all by default, which is
+    exact.
 
-    Of fewer it is a mean of draws, of `seed` where `solve` is given no key, for exact schemes that do not
-    know who will be slow when the data are placed: see `storage_bound` and `runtime_limit`.
+    Of fewer it is a mean of draws, of `seed` where `solve` is given no key, for exact schemes that
+    do not know who will be slow when the data are placed: see `storage_bound` and `runtime_limit`.
     """
 
     max_subsets: int | None = static_field(default=None)
@@ -81,16 +84,20 @@ class Limit(Method):
             return solution_of_value(problem, Expectation(value, jnp.zeros_like(value)))
         assert key is not None
         problem = replace(problem, max_workers=int(concrete(problem.num_workers)))  # type: ignore[arg-type]
-        return solution_of_value(problem, bound_by_draws(key, problem, self.max_subsets), drawn=True)
+        return solution_of_value(
+            problem, bound_by_draws(key, problem, self.max_subsets), drawn=True
+        )
 
 
 def check_stored(method: str, max_subsets: int | None, problem: Problem) -> None:
-    """ValueError for fewer workers than the subsets that each is to store, of a number that is known."""
+    """ValueError for fewer workers than the subsets that each is to store, of a number that is
+    known."""
     workers = concrete(problem.num_workers)
     if max_subsets is None or workers is None or max_subsets <= workers.min():
         return
     raise ValueError(
-        f'method="{method}": {workers.min()} workers have {workers.min()} subsets to store, not {max_subsets}'
+        f'method="{method}": {workers.min()} workers have {workers.min()} subsets to store, not '
+        f"{max_subsets}"
     )
 
 
@@ -98,9 +105,10 @@ def check_stored(method: str, max_subsets: int | None, problem: Problem) -> None
 def runtime_limit(problem: Problem) -> Array:
     r"""E[M (L (b + h) + f) / Σ_n 1/T_n]: perfectly divisible work of which every cycle counts.
 
-    No scheme that gives the whole gradient beats it. Of each sample all coordinates must be computed, b L in
-    all, and whoever computes the last of them goes through all layers, f + h L. With start-ups E S_(1) comes
-    before it, which no scheme beats either; with a link no scheme comes near.
+    No scheme that gives the whole gradient beats it. Of each sample all coordinates must be
+    computed, b L in all, and whoever computes the last of them goes through all layers, f + h L.
+    With start-ups E S_(1) comes before it, which no scheme beats either; with a link no scheme
+    comes near.
     """
     work = problem.pass_load * problem.num_samples * problem.cycles
     value = work * iteration_of(problem).expected_shared_time(problem.dtype)
@@ -111,15 +119,16 @@ def runtime_limit(problem: Problem) -> Array:
 def alone_in(problem: Problem, max_subsets: int) -> np.ndarray:
     """Of `storage_bound`, `[N]`, of a problem with as many workers as `max_workers`.
 
-    Of workers that are not alike it is that of all data. That of less holds where any set of workers is as
-    likely to be slow as another.
+    Of workers that are not alike it is that of all data. That of less holds where any set of
+    workers is as likely to be slow as another.
     """
     workers = problem.max_workers
     return least_alone(workers, max_subsets if iteration_of(problem).exact else workers)
 
 
 def bounds(problem: Problem, alone: Array, starts: Array, times: Array) -> Array:
-    """The storage bound of draws, in the unit of `Worker`, of start-ups and cycle times, `[K, N]` each."""
+    """The storage bound of draws, in the unit of `Worker`, of start-ups and cycle times,
+    `[K, N]` each."""
     whole = times * problem.pass_load.astype(times.dtype)
     if problem.plain:
         return jax.vmap(lambda each: storage_bound(None, each, alone))(whole)
@@ -157,7 +166,8 @@ def _compiled_mean(problem: Problem, starts: Array, times: Array, alone: Array) 
 
 
 def enough_subsets(problem: Problem, within: float = 0.05) -> int:
-    """The fewest subsets for each worker to store whose limit is `within` that of all data, by one draw."""
+    """The fewest subsets for each worker to store whose limit is `within` that of all data, by
+    one draw."""
     workers = int(concrete(problem.num_workers))  # type: ignore[arg-type]
     problem = replace(problem, max_workers=workers)
     drawn = _drawn(jax.random.key(0), problem)

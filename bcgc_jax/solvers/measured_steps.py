@@ -24,8 +24,9 @@ def replayed(
 ) -> tuple[np.ndarray, int]:
     """Seconds of the judged steps, `[S]`, in a row, and how many subsets a worker stores.
 
-    The plan is for the distribution of all planned times. All passes that it adds are counted, and a worker
-    first ends the chunk that it has begun. All slowness is taken for that of workers, not of their data.
+    The plan is for the distribution of all planned times. All passes that it adds are counted, and
+    a worker first ends the chunk that it has begun. All slowness is taken for that of workers, not
+    of their data.
 
     Args:
       method: of an exact code that is planned; ValueError for another one.
@@ -38,7 +39,9 @@ def replayed(
     (True, 2)
     """
     if isinstance(method_of(method), Sharing | Limit | Backup | Drop | Deadline):
-        raise ValueError(f'"{method}" is not planned on measured steps: take nested, nested:2 or optimal')
+        raise ValueError(
+            f'"{method}" is not planned on measured steps: take nested, nested:2 or optimal'
+        )
     workers = planned.shape[1]
     # So many samples that passes go over eight chunks.
     samples = 1e4 * workers

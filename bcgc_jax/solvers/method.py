@@ -1,7 +1,8 @@
-r"""What a method is: a frozen dataclass that plans itself, and says what it can do and what it needs.
+r"""What a method is: a frozen dataclass that plans itself, and says what it can do and what it
+needs.
 
-A method's numbers are leaves, traced and batched like those of a problem; what decides a shape or a program
-is static. A new scheme is one file with a subclass, and a line in `methods`.
+A method's numbers are leaves, traced and batched like those of a problem; what decides a shape or a
+program is static. A new scheme is one file with a subclass, and a line in `methods`.
 """
 
 import contextlib
@@ -24,13 +25,14 @@ SETUP = "setup_cycles", "chain_cycles"
 class Method:
     """A way to a scheme; `name` is what the command line and `Solution.method` call it.
 
-    `conditions` are what its numbers must meet, where they are given: what a person passes is refused
-    otherwise, and with what is traced the solution is INVALID. `counts` are static whole numbers, and what
-    they begin with. `refuses`: numbers of a problem that it has no use for, and what to do `instead`.
-    `baseline`: whether it counts as a scheme known before the paper; `is_partition`: whether it plans a
-    partition; `fixed_workers`: whether it needs to know N before tracing; `draws`: whether its search draws;
-    `lacks_deadline`: whether it is to be given one, in a sweep that of each cell; `seed`: of a method that is
-    judged by draws and can be so without a key from outside.
+    `conditions` are what its numbers must meet, where they are given: what a person passes is
+    refused otherwise, and with what is traced the solution is INVALID. `counts` are static whole
+    numbers, and what they begin with. `refuses`: numbers of a problem that it has no use for, and
+    what to do `instead`. `baseline`: whether it counts as a scheme known before the paper;
+    `is_partition`: whether it plans a partition; `fixed_workers`: whether it needs to know N before
+    tracing; `draws`: whether its search draws; `lacks_deadline`: whether it is to be given one, in
+    a sweep that of each cell; `seed`: of a method that is judged by draws and can be so without a
+    key from outside.
     """
 
     name: str
@@ -65,12 +67,15 @@ class Method:
         raise NotImplementedError
 
     def check(self, problem: Problem) -> None:
-        """ValueError for what it cannot do for this problem, as far as that is known before tracing.
+        """ValueError for what it cannot do for this problem, as far as that is known before
+        tracing.
 
         Shapes may say that this is a batch of methods, which only `jax.vmap` takes.
         """
         if self.fixed_workers and concrete(problem.num_workers) is None:
-            raise ValueError(f'method="{self.name}" needs to know the number of workers, and it is traced')
+            raise ValueError(
+                f'method="{self.name}" needs to know the number of workers, and it is traced'
+            )
         for name in self.refuses:
             if getattr(problem, name) is not None:
                 raise ValueError(f'method="{self.name}" knows no {name}: {self.instead}')
@@ -92,7 +97,8 @@ class Method:
 
 
 class Numbered(Method):
-    """A method whose name has numbers, its `counts`, as "tandon:3": a `word`, and `what` the first counts.
+    """A method whose name has numbers, its `counts`, as "tandon:3": a `word`, and `what` the first
+    counts.
 
     The first is None, where it may be left out, for the highest.
     """

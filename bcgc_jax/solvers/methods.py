@@ -37,8 +37,8 @@ METHODS = ", ".join([*_SHOWN, *(f"{name}:NUMBER" for name in _NUMBERED)])
 def method_of(method: str | Method, *, problem: Problem | None = None) -> Method:
     """The object that a short name stands for.
 
-    Raises ValueError for a name that is none, with the nearest that is one; what is possible for a `problem`
-    is then said too.
+    Raises ValueError for a name that is none, with the nearest that is one; what is possible for a
+    `problem` is then said too.
 
     >>> method_of("tandon:3").level, method_of("optimal").tolerance
     (3, 1e-07)
@@ -46,7 +46,9 @@ def method_of(method: str | Method, *, problem: Problem | None = None) -> Method
     if isinstance(method, Method):
         return method
     if not isinstance(method, str):
-        raise TypeError(f"a method is a name, an object such as Optimal() or a Scheme, got {method!r}")
+        raise TypeError(
+            f"a method is a name, an object such as Optimal() or a Scheme, got {method!r}"
+        )
     if (known := _NAMED.get(method)) is not None:
         return known
     if (kind := _NUMBERED.get(method.partition(":")[0])) is not None:

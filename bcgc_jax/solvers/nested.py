@@ -1,21 +1,24 @@
-r"""`Nested`: plain sums of nested groups of workers, with the optimal size of each block; nobody is asked.
+r"""`Nested`: plain sums of nested groups of workers, with the optimal size of each block; nobody is
+asked.
 
-Workers are cut into groups, and all of a group compute the same sum. Block k is there when one worker of each
-group of its partition π_k has sent it. Each partition refines the next one, from singles to all workers, and
-all do the blocks in this order. `plans.completion.OneOfEach` has P(τ ≤ t) as a product over the tree of
-groups, so E τ is one integral and its slope exact.
+Workers are cut into groups, and all of a group compute the same sum. Block k is there when one
+worker of each group of its partition π_k has sent it. Each partition refines the next one, from
+singles to all workers, and all do the blocks in this order. `plans.completion.OneOfEach` has
+P(τ ≤ t) as a product over the tree of groups, so E τ is one integral and its slope exact.
 
-Groups of unlike sizes share the data in one of two ways. "equal": each of the m groups of a level has 1/m of
-it. All workers have the same load, E τ is convex and homogeneous, and the certificate of the paper's scheme
-holds: f(z) ≥ ∇f(x)·z ≥ L min_k ∂f/∂x_k for all sizes z ≥ 0 with Σ z = L. "by_size": a group of g workers has
-g of the N subsets, so workers of larger groups do more, and the optimum is local. If every worker had the
-least group of its level, all would be there earlier: the certificate of these loads is a bound. With random
-start-ups E τ is not convex, and the bound is that of workers which all begin with the first. Atoms make
-kinks, at which the local search stops: what is convex is then solved by cuts.
+Groups of unlike sizes share the data in one of two ways. "equal": each of the m groups of a level
+has 1/m of it. All workers have the same load, E τ is convex and homogeneous, and the certificate of
+the paper's scheme holds: f(z) ≥ ∇f(x)·z ≥ L min_k ∂f/∂x_k for all sizes z ≥ 0 with Σ z = L.
+"by_size": a group of g workers has g of the N subsets, so workers of larger groups do more, and the
+optimum is local. If every worker had the least group of its level, all would be there earlier: the
+certificate of these loads is a bound. With random start-ups E τ is not convex, and the bound is
+that of workers which all begin with the first. Atoms make kinks, at which the local search stops:
+what is convex is then solved by cuts.
 
-Repetition within groups is that of Tandon et al. 2017 (fractional repetition) and of clustered codes
-(Ozfatura, Gündüz & Ulukus 2019); codes of several levels, nested, are in Maßny et al. 2022. What is new here
-is a level of its own for each block, with groups of any size, optimised for the exact expected runtime.
+Repetition within groups is that of Tandon et al. 2017 (fractional repetition) and of clustered
+codes (Ozfatura, Gündüz & Ulukus 2019); codes of several levels, nested, are in Maßny et al. 2022.
+What is new here is a level of its own for each block, with groups of any size, optimised for the
+exact expected runtime.
 """
 
 import functools
@@ -53,8 +56,8 @@ from bcgc_jax.solvers.polyhedral import cutting_plane
 from bcgc_jax.solvers.quasi_newton import minimise_shares
 from bcgc_jax.solvers.spectral import MAX_STEPS, Minimum
 
-# The gap of a convex runtime at which the search ends, by the bytes of a number: in single precision slopes
-# are known to some 1e-5.
+# The gap of a convex runtime at which the search ends, by the bytes of a number: in single
+# precision slopes are known to some 1e-5.
 _TOLERANCE = {8: 1e-7, 4: 1e-4}
 # The same for a bound by size, which is some per cent below anyway.
 _OF_BOUND = 2e-4
@@ -64,23 +67,26 @@ _ROUNDS = 4
 
 @pytree_dataclass
 class Nested(Numbered):
-    r"""Blocks that are there with one worker of each of nested groups; no code, and nobody is asked.
+    r"""Blocks that are there with one worker of each of nested groups; no code, and nobody is
+    asked.
 
-    minimise E max_k max_{g ∈ π_k} min_{w ∈ g} T_w κ Σ_{i≤k} d_wi z_i over the sizes z ≥ 0 of blocks, Σ z = L.
-    π_k are the groups of block k, d_wi how many subsets of the data the group of worker w has for block i.
+    minimise E max_k max_{g ∈ π_k} min_{w ∈ g} T_w κ Σ_{i≤k} d_wi z_i over the sizes z ≥ 0 of
+    blocks, Σ z = L. π_k are the groups of block k, d_wi how many subsets of the data the group of
+    worker w has for block i.
 
     Args:
       max_subsets: how many of the N subsets of the data a worker stores at most; all by default.
-      data: "by_size" or "equal", how groups of unlike sizes share the data; the first is faster, and the
-        second has a certificate.
-      tree: the groups of each level, from the finest to the coarsest; by default workers are halved again and
-        again.
-      deadline: the plan that most probably ends by then, in the unit of runtimes, in place of the fastest:
-        the best local maximum of P(τ ≤ deadline) that a search from many sizes finds, with no bound.
-        STEP_LIMIT where no sizes that it tries are ever in time.
+      data: "by_size" or "equal", how groups of unlike sizes share the data; the first is faster,
+        and the second has a certificate.
+      tree: the groups of each level, from the finest to the coarsest; by default workers are halved
+        again and again.
+      deadline: the plan that most probably ends by then, in the unit of runtimes, in place of the
+        fastest: the best local maximum of P(τ ≤ deadline) that a search from many sizes finds, with
+        no bound. STEP_LIMIT where no sizes that it tries are ever in time.
 
-    `Solution.kind` is "exact" for equal data, else "local", with a lower bound for the same groups. Raises
-    ValueError for a number of workers that is traced, workers that are not alike, and a tree that is none.
+    `Solution.kind` is "exact" for equal data, else "local", with a lower bound for the same groups.
+    Raises ValueError for a number of workers that is traced, workers that are not alike, and a tree
+    that is none.
 
     >>> from bcgc_jax import ShiftedExponential, solve
     >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=3, num_coordinates=2_000)
@@ -108,7 +114,8 @@ class Nested(Numbered):
 
     @property
     def refuses(self) -> Sequence[str]:  # type: ignore[override]
-        """With equal data pieces of two levels overlap in part: what is paid for each is not known."""
+        """With equal data pieces of two levels overlap in part: what is paid for each is not
+        known."""
         return SETUP if self.data == "equal" else ()
 
     def check(self, problem: Problem) -> None:
@@ -179,12 +186,15 @@ def _optimum(problem: Problem, rule: OneOfEach, data: Array) -> tuple[Solution, 
     return replace(solution, lower_bound=lower_bound_of(lower, best.value)), best.point
 
 
-def _local(problem: Problem, rule: OneOfEach, data: Array, bound_too: bool) -> tuple[Array, Minimum, Minimum]:
-    """The levels that a bound is for, the best that is found, and with `bound_too` that for the last data.
+def _local(
+    problem: Problem, rule: OneOfEach, data: Array, bound_too: bool
+) -> tuple[Array, Minimum, Minimum]:
+    """The levels that a bound is for, the best that is found, and with `bound_too` that for the
+    last data.
 
-    Where a level costs by being there at all, setup or the start-ups of those that it waits for: a search of
-    its own for each set of levels that has one more or less, and for each level alone, as long as that helps.
-    With setup a bound is for the levels in use.
+    Where a level costs by being there at all, setup or the start-ups of those that it waits for: a
+    search of its own for each set of levels that has one more or less, and for each level alone, as
+    long as that helps. With setup a bound is for the levels in use.
     """
     dtype = problem.dtype
     size = len(rule.groups)
@@ -192,7 +202,8 @@ def _local(problem: Problem, rule: OneOfEach, data: Array, bound_too: bool) -> t
     by_levels = _by_levels(problem)
 
     def search(state: tuple[Any, ...], given: tuple[Any, ...]) -> tuple[tuple[Any, ...], None]:
-        """One after the other: the last, that of the bound, goes on from the shares of the one before."""
+        """One after the other: the last, that of the bound, goes on from the shares of the one
+        before."""
         best, latest = state
         used, own, tolerance, last = given
         found = _search(problem, rule, used, own, tolerance, jnp.where(last, latest.point, 1))
@@ -232,7 +243,9 @@ def _local(problem: Problem, rule: OneOfEach, data: Array, bound_too: bool) -> t
     )
     state: tuple[Any, ...] = jnp.asarray(True), (start > 0, nothing), nothing
     # Else all levels are used: one round.
-    state = jax.lax.while_loop(lambda state: state[0], round_, state) if by_levels else round_(state)
+    state = (
+        jax.lax.while_loop(lambda state: state[0], round_, state) if by_levels else round_(state)
+    )
     _, (used, best), latest = state
     return used if paid else start > 0, best, latest
 
@@ -251,10 +264,12 @@ def _search(
 
 
 def _cut(problem: Problem, rule: OneOfEach, used: Array, data: Array) -> Minimum:
-    """The same for atoms, where E τ is convex and has kinks, with the bound of the cuts for its slopes."""
+    """The same for atoms, where E τ is convex and has kinks, with the bound of the cuts for its
+    slopes."""
 
     def evaluate(share: Array) -> tuple[Array, Array]:
-        """Of E τ times the sum of the shares, which is homogeneous whatever a level costs by itself."""
+        """Of E τ times the sum of the shares, which is homogeneous whatever a level costs by
+        itself."""
         of_share = functools.partial(_runtime, problem, rule, used, data)
         (value, _), slope = jax.value_and_grad(of_share, has_aux=True)(share)
         return value, slope + (value - jnp.sum(slope * share))
@@ -279,7 +294,8 @@ def _runtime(
     known = jnp.finfo(problem.dtype)
     # A level in use is paid for, however small it is: else values would jump where it ends.
     paid = known.tiny * (problem.setup_load + problem.chain_load > 0)
-    # For workers of several kinds 96 are enough in single precision: the worst of 27 runtimes was 7e-8 off.
+    # For workers of several kinds 96 are enough in single precision: the worst of 27 runtimes was
+    # 7e-8 off.
     nodes = 96 if problem.dtype.itemsize == 4 and rule.num_kinds > 1 else NUM_NODES
     share = jnp.where(used, share + paid, 0)
     return integrate_runtime(problem, _plan_of(problem, rule, share, data), num_nodes=nodes)
@@ -287,9 +303,15 @@ def _runtime(
 
 @jax.jit
 def _most_probable(
-    problem: Problem, rule: OneOfEach, data: Array, directions: Array, deadline: ArrayLike, start: Array
+    problem: Problem,
+    rule: OneOfEach,
+    data: Array,
+    directions: Array,
+    deadline: ArrayLike,
+    start: Array,
 ) -> Solution:
-    """The shares that are most probably in time, of those that a search from many points and `start` finds.
+    """The shares that are most probably in time, of those that a search from many points and
+    `start` finds.
 
     Where P has slopes, BFGS goes on from the best point.
     """
@@ -306,7 +328,9 @@ def _most_probable(
         chance = jnp.clip(late(share), known.tiny, 1 - known.epsneg)
         return chance / (1 - chance), None
 
-    found = pattern_search(late, start, directions, max_steps=MAX_STEPS if iteration.stepped else _ROUNDS)
+    found = pattern_search(
+        late, start, directions, max_steps=MAX_STEPS if iteration.stepped else _ROUNDS
+    )
     share = found.point
     steps = found.num_steps
     missed = jnp.where(found.ended, 0, jnp.inf)
@@ -331,11 +355,15 @@ def _expected(problem: Problem, share: Array, rule: OneOfEach, data: Array) -> E
     return integrate_runtime(problem, _plan_of(problem, rule, share, data))
 
 
-def _in_time(problem: Problem, share: Array, rule: OneOfEach, data: Array, deadline: ArrayLike) -> Array:
+def _in_time(
+    problem: Problem, share: Array, rule: OneOfEach, data: Array, deadline: ArrayLike
+) -> Array:
     return completion_probability(problem, _plan_of(problem, rule, share, data), deadline)
 
 
-def _solution(problem: Problem, plan: Plan, residual: Array, steps: Array, runtime: Expectation) -> Solution:
+def _solution(
+    problem: Problem, plan: Plan, residual: Array, steps: Array, runtime: Expectation
+) -> Solution:
     solution = solution_of_value(problem, runtime)
     tolerance = max(_TOLERANCE[problem.dtype.itemsize], least_gap(problem))
     loose = (solution.status == int(Status.CONVERGED)) & ~(residual <= tolerance)

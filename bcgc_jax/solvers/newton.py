@@ -1,12 +1,14 @@
 r"""Newton's method with an interior point for the least E max_n y_n T_(N-n).
 
-f(x) = E τ̂(x,T) is convex and homogeneous, so the simplex can be left behind: the minimum over x ≥ 0 of
+f(x) = E τ̂(x,T) is convex and homogeneous, so the simplex can be left behind: the minimum over
+x ≥ 0 of
 
     h(x) = f(x) / f₀ - log Σ x
 
-is a multiple of the optimal partition. Its bounds are kept by a primal-dual barrier: slopes g, multipliers
-z and x solve g = z, x z = μ, μ → 0. The Hessian of f has a closed form (`expected_maximum`): five to fifteen
-of Newton's steps do. They end by the certificate, 1 - Σx min_n g_n / f. Batches go by `lanes`.
+is a multiple of the optimal partition. Its bounds are kept by a primal-dual barrier: slopes g,
+multipliers z and x solve g = z, x z = μ, μ → 0. The Hessian of f has a closed form
+(`expected_maximum`): five to fifteen of Newton's steps do. They end by the certificate,
+1 - Σx min_n g_n / f. Batches go by `lanes`.
 """
 
 import functools
@@ -34,11 +36,11 @@ from bcgc_jax.solvers.expected_maximum import (
 from bcgc_jax.solvers.lanes import loop
 from bcgc_jax.solvers.spectral import SUFFICIENT
 
-# From `LARGE` levels on the Hessian, O(N³) a node, is that of a coarse rule or of an earlier step: it only
-# says where to go. Value and slope, O(N²), are those of a fine rule.
+# From `LARGE` levels on the Hessian, O(N³) a node, is that of a coarse rule or of an earlier step:
+# it only says where to go. Value and slope, O(N²), are those of a fine rule.
 #
-# An answer counts once a rule so many times as fine agrees; else that one goes on. Four times as fine, it
-# also tells its own error;
+# An answer counts once a rule so many times as fine agrees; else that one goes on. Four times as
+# fine, it also tells its own error;
 _FINER = 4
 # Gauss's rules between kinks do not nest, and cannot.
 _FINER_WITH_KINKS = 2
@@ -48,8 +50,8 @@ FINEST = 64
 _ROUGH = 1e-3
 # A rule that is off by more is refined at once: steps by it find nothing but its error.
 _BLIND = 1e-2
-# In a batch of so many problems sums are made for batches: a sweep to N = 50, 24 problems at a time, takes
-# 6.3 s of CPU in place of 10.6.
+# In a batch of so many problems sums are made for batches: a sweep to N = 50, 24 problems at a
+# time, takes 6.3 s of CPU in place of 10.6.
 _MANY_LANES = 20
 # Entries, in problems · N², that a batch works on at a time on a CPU.
 _CACHED = 2**13
@@ -90,10 +92,10 @@ class Given(NamedTuple):
 class _Iterate(NamedTuple):
     """Newton's method, before an evaluation of f at x + length · dx.
 
-    What the round does, Newton steps so far, fineness of the rule, how often this step was tried; x,
-    multipliers z, dx, length, barrier μ; at x: f / f₀, its error, the best least slope so far; the slope
-    along the step; f₀; the gap by the slopes at x alone, and whether the step to x left most of the one
-    before; the next piece of the nodes, and the sums before it.
+    What the round does, Newton steps so far, fineness of the rule, how often this step was tried;
+    x, multipliers z, dx, length, barrier μ; at x: f / f₀, its error, the best least slope so far;
+    the slope along the step; f₀; the gap by the slopes at x alone, and whether the step to x left
+    most of the one before; the next piece of the nodes, and the sums before it.
     """
 
     round: Array
@@ -119,15 +121,19 @@ class _Iterate(NamedTuple):
 def search(
     given: Given, start: Array, finite_mean: Array, max_steps: int
 ) -> tuple[Array, Array, Array, Array]:
-    """Whether the gap was met, the steps, each level's share, and its expected maximum, error and bound."""
+    """Whether the gap was met, the steps, each level's share, and its expected maximum, error
+    and bound."""
 
     def go_on(_: Given, s: _Iterate) -> Array:
-        return (s.round != _DONE) & (s.refine <= FINEST) & ((s.steps < max_steps) | (s.round != _STEP))
+        return (
+            (s.round != _DONE) & (s.refine <= FINEST) & ((s.steps < max_steps) | (s.round != _STEP))
+        )
 
     def step(size: int) -> Callable[[Given, _Iterate], _Iterate]:
         return functools.partial(_one_piece, batched=size >= _MANY_LANES)
 
-    # As many as a CPU's cache holds; as 4 GB of an accelerator, with six arrays over levels² and nodes.
+    # As many as a CPU's cache holds; as 4 GB of an accelerator, with six arrays over levels² and
+    # nodes.
     room = 2**32 // (6 * 8 * NUM_NODES)
     entries = start.size**2
     on_cpu = min(max(_CACHED // entries, 1), 32)
@@ -172,7 +178,8 @@ def _answer(_: Given, s: _Iterate) -> tuple[Array, Array, Array, Array]:
 
 
 def _one_piece(given: Given, s: _Iterate, *, batched: bool) -> _Iterate:
-    """Evaluate at one piece of the nodes, of many levels at all, and go on from there once it was the last.
+    """Evaluate at one piece of the nodes, of many levels at all, and go on from there once it was
+    the last.
 
     Each lane of a batch does as many pieces as it needs: a finer rule holds up no other.
     """
@@ -181,7 +188,12 @@ def _one_piece(given: Given, s: _Iterate, *, batched: bool) -> _Iterate:
     if load.size > LARGE and workers.law.smooth:
         start, sums = sums_over_nodes(workers, load, s.refine, with_hessian=False)
         # Where steps have to be cut or leave most of the gap, the Hessian is none of here.
-        fresh = (s.refine == first_fineness(load.size)) | (s.round == _CHECK) | (s.length < 1) | s.stalled
+        fresh = (
+            (s.refine == first_fineness(load.size))
+            | (s.round == _CHECK)
+            | (s.length < 1)
+            | s.stalled
+        )
         coarse = jnp.asarray(first_fineness(load.size))
         upper = jax.lax.cond(
             fresh, lambda: sums_over_nodes(workers, load, coarse)[1].upper, lambda: s.sums.upper
@@ -203,7 +215,9 @@ def _trial(given: Given, s: _Iterate) -> Array:
     return given.among(s.x + s.length * s.dx)
 
 
-def _decide(given: Given, s: _Iterate, value: Array, error: Array, slopes: Array, hessian: Array) -> _Iterate:
+def _decide(
+    given: Given, s: _Iterate, value: Array, error: Array, slopes: Array, hessian: Array
+) -> _Iterate:
     """The next evaluation, after that of f at x + length · dx.
 
     Rounds that only evaluate are steps of length 0, so that the evaluation is compiled once.
@@ -259,7 +273,8 @@ def _verdict(
 ) -> tuple[Array, Array]:
     """What the next round does, and whether it rather is this step again, shorter.
 
-    `least` is the least slope at x, with an error of `unsure`; `bound` the best one so far, less its error.
+    `least` is the least slope at x, with an error of `unsure`; `bound` the best one so far, less
+    its error.
     """
     value = at_x.value
     total = jnp.sum(at_x.x)
@@ -275,8 +290,8 @@ def _verdict(
     else:  # a rule that only confirms another
         sure = met & (s.round == _CHECK)
     sure |= bound * at_x.unit >= given.least
-    # All that steps by this rule can do: its bound is met, or a merit that does not fall contradicts
-    # its slope. The certificate is then that of the next rule.
+    # All that steps by this rule can do: its bound is met, or a merit that does not fall
+    # contradicts its slope. The certificate is then that of the next rule.
     ended = met | sure | (s.tries + 1 >= _MAX_TRIES)
     blind = ~stepped & (at_x.error > _BLIND * value) & (_FINER * s.refine <= FINEST)
     after = jnp.where(ended | blind, jnp.where(sure, _DONE, _CHECK), _STEP)
@@ -291,7 +306,8 @@ def _verdict(
 
 
 def step_length(u: Array | np.ndarray, du: Array | np.ndarray, levels: ArrayLike = True) -> Array:
-    """The share of a step that keeps u positive: at most 99.5 % of the way to the boundary, as customary."""
+    """The share of a step that keeps u positive: at most 99.5 % of the way to the boundary, as
+    customary."""
     fastest = jnp.max(jnp.where(levels, -du / jnp.where(levels, u, 1), 0))
     return 0.995 / jnp.maximum(fastest, 0.995)
 

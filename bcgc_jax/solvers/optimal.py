@@ -26,8 +26,9 @@ from bcgc_jax.solvers.polyhedral import Cuts, cutting_plane, row_program
 class OptimalResult(NamedTuple):
     """Partition, `[max_workers]`, its expected runtime and a bound on that of the best one.
 
-    `error` is that of both, as far as the rule knows it: with kinks that of rounding. `num_steps` counts
-    Newton steps, with atoms cuts. `multipliers`, of atoms and rows, are those of `polyhedral`.
+    `error` is that of both, as far as the rule knows it: with kinks that of rounding. `num_steps`
+    counts Newton steps, with atoms cuts. `multipliers`, of atoms and rows, are those of
+    `polyhedral`.
     """
 
     partition: Array
@@ -50,16 +51,19 @@ def optimal_partition(
 ) -> OptimalResult:
     r"""argmin E τ̂(x,T), to a relative gap of `tolerance` between f(x) and its lower bound.
 
-    `levels`, bool `[max_workers]`, are those that may be used, and for which setup cycles are paid: as a load
-    that is linear in x, for Σx = L and (n+1) f/b = (n+1) f/(b L) Σx. With atoms or rows f is polyhedral, and
-    the gap no smaller than 1e-6. Newton's method ends early once no partition can be faster than `least`.
+    `levels`, bool `[max_workers]`, are those that may be used, and for which setup cycles are paid:
+    as a load that is linear in x, for Σx = L and (n+1) f/b = (n+1) f/(b L) Σx. With atoms or rows f
+    is polyhedral, and the gap no smaller than 1e-6. Newton's method ends early once no partition
+    can be faster than `least`.
     """
     levels = problem.exists & jnp.asarray(levels)
     if problem.start_up is not None:  # the same for all, and for every partition
         start = jnp.asarray(problem.start_up, problem.dtype)
         plain = replace(problem, start_up=None)
         least = least - start
-        found = optimal_partition(plain, levels, tolerance=tolerance, max_steps=max_steps, least=least)
+        found = optimal_partition(
+            plain, levels, tolerance=tolerance, max_steps=max_steps, least=least
+        )
         return found._replace(value=found.value + start, lower_bound=found.lower_bound + start)
     iteration = iteration_of(problem)
     unit = problem.scale * problem.total
@@ -139,7 +143,8 @@ def least_gap(problem: Problem) -> float:
 
 
 def _loads(problem: Problem, levels: Array) -> Array:
-    """The load of the unit simplex, loads @ u, with setup and chain for the highest level in use so far."""
+    """The load of the unit simplex, loads @ u, with setup and chain for the highest level in use
+    so far."""
     below = np.tri(levels.size)
     subsets = jnp.where(levels, np.arange(1, levels.size + 1), 0)
     highest = jax.lax.cummax(subsets)[:, None]
@@ -149,7 +154,8 @@ def _loads(problem: Problem, levels: Array) -> Array:
 
 
 def first_shares(levels: Array, times: Array, moved: float = 0.1) -> Array:
-    """The closed form for typical `times` of the levels (Theorem 2, without its limits), `moved` inside."""
+    """The closed form for typical `times` of the levels (Theorem 2, without its limits), `moved`
+    inside."""
     dtype = times.dtype
     subsets = np.arange(1, times.size + 1).astype(times.dtype)
     share = jnp.diff(1 / times, prepend=np.zeros(1, dtype)) / subsets

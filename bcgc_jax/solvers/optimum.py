@@ -43,11 +43,12 @@ class Optimal(Method):
     r"""The partition of least expected runtime, to a proven relative gap of `tolerance`.
 
     Args:
-      tolerance: of the gap; not below what the precision resolves, (64 + 8 N) eps: 3e-5 in float32 at N = 20;
-        for distributions of atoms and for `EmpiricalRows` not below 1e-6, in float32 3e-4.
-      levels: the redundancy levels that may be used, all by default; static. With setup cycles it is also
-        searched which of them to use, and the bound is for those in `Solution.levels`. Where the number of
-        workers is traced and lacks one of them, the solution is INFEASIBLE.
+      tolerance: of the gap; not below what the precision resolves, (64 + 8 N) eps: 3e-5 in float32
+        at N = 20; for distributions of atoms and for `EmpiricalRows` not below 1e-6, in float32
+        3e-4.
+      levels: the redundancy levels that may be used, all by default; static. With setup cycles it
+        is also searched which of them to use, and the bound is for those in `Solution.levels`.
+        Where the number of workers is traced and lacks one of them, the solution is INFEASIBLE.
       max_steps: of Newton's method; static.
 
     >>> Optimal(levels=[0, 2]).levels
@@ -71,12 +72,17 @@ class Optimal(Method):
         super().check(problem)
         workers = concrete(problem.num_workers)
         top = (problem.max_workers if workers is None else int(workers.min())) - 1
-        if self.levels is not None and not (self.levels and set(self.levels) <= set(range(top + 1))):
-            raise ValueError(f"levels must be whole numbers from 0 to {top}, got {list(self.levels)}")
+        if self.levels is not None and not (
+            self.levels and set(self.levels) <= set(range(top + 1))
+        ):
+            raise ValueError(
+                f"levels must be whole numbers from 0 to {top}, got {list(self.levels)}"
+            )
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
         found = None
-        # Up to so many workers dense steps, O(N³) each, do what smooth ones do not: go below a gap of 1e-5.
+        # Up to so many workers dense steps, O(N³) each, do what smooth ones do not: go below a gap
+        # of 1e-5.
         dense = problem.max_workers <= 1024
         smooth = self.levels is None and is_of_many(problem) and not is_traced(self)
         if smooth and not (dense and is_rough(iteration_of(problem).pooled())):
@@ -100,7 +106,9 @@ def _(method: Optimal, fresh: Problem, solution: Solution) -> dict[str, Array]:
 
 
 def _optimum_of_many(problem: Problem, method: Optimal) -> Solution:
-    found = optimum_of_many(problem, tolerance=float(np.max(method.tolerance)), max_steps=method.max_steps)
+    found = optimum_of_many(
+        problem, tolerance=float(np.max(method.tolerance)), max_steps=method.max_steps
+    )
     answer = found.partition, found.status, found.num_steps, problem.exists
     if iteration_of(problem).smooth:
         return solution_of(problem, *answer, _certificate_of(found))
@@ -129,11 +137,16 @@ def optimum(problem: Problem, allowed: ArrayLike, **options: Any) -> Solution:
 
 
 def _assessed_by_search(
-    problem: Problem, found: OptimalResult, answer: Any, certified: Solution | None, tolerance: ArrayLike
+    problem: Problem,
+    found: OptimalResult,
+    answer: Any,
+    certified: Solution | None,
+    tolerance: ArrayLike,
 ) -> Solution:
     if certified is not None:
         return certified
-    # By the program that all partitions are assessed with, whose bound is the only one for plain problems.
+    # By the program that all partitions are assessed with, whose bound is the only one for plain
+    # problems.
     solution = with_slopes(_assessed, None, problem, *answer)
     solution = replace(solution, plan=without_derivative(solution.plan, problem))
     return _judged(problem, solution, None if problem.plain else found.lower_bound, tolerance)
@@ -142,8 +155,8 @@ def _assessed_by_search(
 def _by_pieces(problem: Problem, plan: tuple[Array, Cuts | Array]) -> Array:
     """The runtime of a partition where pieces of a polyhedral one meet, each with its multiplier.
 
-    So the slopes of their sum in the partition are alike at all levels in use, and those in the problem are a
-    subgradient of the optimum.
+    So the slopes of their sum in the partition are alike at all levels in use, and those in the
+    problem are a subgradient of the optimum.
     """
     partition, multipliers = plan
     x = with_total(problem, partition)
@@ -155,11 +168,15 @@ def _by_pieces(problem: Problem, plan: tuple[Array, Cuts | Array]) -> Array:
 
     def add(value: Array, cut: Cuts) -> tuple[Array, None]:
         point = cut.points * problem.total
-        at_point, slope = jax.jvp(functools.partial(expected_runtime, problem), (point,), (x - point,))
+        at_point, slope = jax.jvp(
+            functools.partial(expected_runtime, problem), (point,), (x - point,)
+        )
         return value + cut.weights * (at_point + slope), None
 
     # All that have a weight to speak of: at most as many as there are levels, but for ties.
-    weights, index = jax.lax.top_k(multipliers.weights, min(_CUTS * x.size, multipliers.weights.size))
+    weights, index = jax.lax.top_k(
+        multipliers.weights, min(_CUTS * x.size, multipliers.weights.size)
+    )
     cuts = Cuts(multipliers.points[index], weights / jnp.sum(weights))
     return jax.lax.scan(jax.checkpoint(add), jnp.zeros((), x.dtype), cuts)[0]
 
@@ -176,7 +193,8 @@ def _certified(problem: Problem, partition: Array, levels: Array) -> Certificate
 def _searched(
     problem: Problem, allowed: Array, **options: Any
 ) -> tuple[OptimalResult, tuple[Array, ...], Solution | None]:
-    """What is found, what of it is to be assessed, and the solution, where the search certifies it."""
+    """What is found, what of it is to be assessed, and the solution, where the search certifies
+    it."""
     still = jax.lax.stop_gradient(problem)
     used = allowed
     rounds = 0
@@ -197,7 +215,9 @@ def _searched(
 
 
 @jax.jit
-def _judged(problem: Problem, solution: Solution, bound: Array | None, tolerance: ArrayLike) -> Solution:
+def _judged(
+    problem: Problem, solution: Solution, bound: Array | None, tolerance: ArrayLike
+) -> Solution:
     """With the better one of the two bounds, and the status that the gap gives."""
     value = solution.expected_runtime
     error = solution.runtime_error
@@ -209,7 +229,8 @@ def _judged(problem: Problem, solution: Solution, bound: Array | None, tolerance
     if not problem.convex:
         return replace(solution, kind="local")
     least = least_gap(problem)
-    # Where the answer was judged by another rule than the last of the search, by the rounding of both.
+    # Where the answer was judged by another rule than the last of the search, by the rounding of
+    # both.
     resolved = jnp.maximum(tolerance, least) + least + error / value
     loose = (solution.status == int(Status.CONVERGED)) & (solution.relative_gap > resolved)
     return replace(solution, status=jnp.where(loose, int(Status.PRECISION), solution.status))

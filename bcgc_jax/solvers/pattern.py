@@ -1,8 +1,9 @@
 r"""A local minimum of a function of a few shares that has steps or is flat: no slope is asked for.
 
-A pattern search (Torczon 1997) from many points at once. A round tries moves of a share from one level to
-another, and of the work at the end of one level to that of another, by 1, 1/2, 1/4, … of what is possible.
-The best points go on to the next round. Of points with one value only one does: they lie on one step.
+A pattern search (Torczon 1997) from many points at once. A round tries moves of a share from one
+level to another, and of the work at the end of one level to that of another, by 1, 1/2, 1/4, … of
+what is possible. The best points go on to the next round. Of points with one value only one does:
+they lie on one step.
 """
 
 import functools
@@ -32,7 +33,8 @@ _State = tuple[Array, Array, Array, Array]
 
 
 class PatternMinimum(NamedTuple):
-    """The best point and its value; whether no move is better, from any of the points kept; the rounds."""
+    """The best point and its value; whether no move is better, from any of the points kept; the
+    rounds."""
 
     point: Array
     value: Array
@@ -43,7 +45,8 @@ class PatternMinimum(NamedTuple):
 def pattern_search(
     function: Callable[[Array], Array], start: Array, directions: ArrayLike, *, max_steps: int
 ) -> PatternMinimum:
-    """The least that was found of `function` over shares u ≥ 0, Σu = 1, `[K]`; never above that at `start`.
+    """The least that was found of `function` over shares u ≥ 0, Σu = 1, `[K]`; never above that at
+    `start`.
 
     `directions`, `[D, K]`, are those of `moves`.
     """
@@ -65,7 +68,9 @@ def pattern_search(
         room = points[:, None] / jnp.where(shrinks, -directions, 1)
         most = jnp.min(jnp.where(shrinks, room, jnp.inf), axis=-1)
         step = most[..., None] * directions
-        return _shares(points[:, None, None] + halves[:, None] * step[:, :, None]).reshape(-1, start.size)
+        return _shares(points[:, None, None] + halves[:, None] * step[:, :, None]).reshape(
+            -1, start.size
+        )
 
     def round_(state: _State) -> _State:
         points, values, steps, _ = state
@@ -91,7 +96,8 @@ def _shares(points: Array) -> Array:
 
 
 def moves(work: np.ndarray) -> np.ndarray:
-    """The directions of a search, for levels that have so much `work` in a unit of their shares, `[D, K]`."""
+    """The directions of a search, for levels that have so much `work` in a unit of their shares,
+    `[D, K]`."""
     size = len(work)
     share = np.eye(size)
     # What more a level gets the next one loses, so that the work at the end of the one alone rises.

@@ -1,4 +1,5 @@
-"""Which worker takes which place in nested groups: by measured steps, those slow together are kept apart."""
+"""Which worker takes which place in nested groups: by measured steps, those slow together are
+kept apart."""
 
 import functools
 
@@ -21,16 +22,19 @@ _MOST = 4e9
 def place_workers(problem: Problem, plan: Plan, times: ArrayLike) -> Plan:
     r"""The same plan of nested groups, with the workers in other places.
 
-    minimise Σ_s τ̂(plan, T_s(π_1), …, T_s(π_N)) over permutations π of the workers, for cycle times T of S
-    measured steps. Random exchanges of three workers are kept where they help: a local minimum.
+    minimise Σ_s τ̂(plan, T_s(π_1), …, T_s(π_N)) over permutations π of the workers, for cycle times
+    T of S measured steps. Random exchanges of three workers are kept where they help: a local
+    minimum.
 
-    Groups need one worker each, so workers which are often slow in the same step belong to different groups.
-    The plan's expected runtime supposes independent workers that are alike, and is the same in all places.
+    Groups need one worker each, so workers which are often slow in the same step belong to
+    different groups. The plan's expected runtime supposes independent workers that are alike, and
+    is the same in all places.
 
     Args:
       problem: whose plan it is; start-ups and links do not count here.
       plan: of `Nested`.
-      times: `[S, N]`, of the same workers: `measured.Trace.rows()`, or draws of `Heterogeneous` ones.
+      times: `[S, N]`, of the same workers: `measured.Trace.rows()`, or draws of `Heterogeneous`
+        ones.
 
     Raises ValueError for another plan, and for times of other workers.
 
@@ -77,7 +81,8 @@ def place_workers(problem: Problem, plan: Plan, times: ArrayLike) -> Plan:
             place = other
             least = value
     groups = tuple(
-        tuple(tuple(sorted(place[list(group)].tolist())) for group in level) for level in rule.groups
+        tuple(tuple(sorted(place[list(group)].tolist())) for group in level)
+        for level in rule.groups
     )
     kinds = None if rule.kinds is None else tuple(rule.kind_of[np.argsort(place)].tolist())
     return replace(plan, completion=OneOfEach(groups, kinds))

@@ -1,22 +1,23 @@
 r"""The least of a convex homogeneous f that is polyhedral, or whose Hessian is not known.
 
-By cuts, for atoms, links, and more. Every slope g_i met so far bounds f everywhere, f(z) ≥ g_i·z, and
-so does every average of them: f(z) ≥ L min_n Σ_i λ_i g_in. The next point is one of the central path of
+By cuts, for atoms, links, and more. Every slope g_i met so far bounds f everywhere, f(z) ≥ g_i·z,
+and so does every average of them: f(z) ≥ L min_n Σ_i λ_i g_in. The next point is one of the central
+path of
 
     minimise θ   over Σu = 1, u ≥ 0, θ ≥ g_i·u,
 
-at a barrier μ that follows the gap (a primal-dual cutting plane method: Goffin, Haurie & Vial 1992, Gondzio
-et al. 1996). The multipliers λ of Newton's step there give the bound. New cuts only raise θ, so the last
-point stays feasible.
+at a barrier μ that follows the gap (a primal-dual cutting plane method: Goffin, Haurie & Vial 1992,
+Gondzio et al. 1996). The multipliers λ of Newton's step there give the bound. New cuts only raise
+θ, so the last point stays feasible.
 
-For whole steps as a linear program, by a primal-dual interior point method. With S equally likely rows T_s of
-times, slowest first, f(x) = Σ_s max_n T_sn y_n(x) / S, so that its least is
+For whole steps as a linear program, by a primal-dual interior point method. With S equally likely
+rows T_s of times, slowest first, f(x) = Σ_s max_n T_sn y_n(x) / S, so that its least is
 
     minimise Σ_s θ_s / S   over Σu = 1, u ≥ 0, θ_s ≥ T_sn y_n(u).
 
-Newton's steps along its central path (Wright 1997) cost O(S N² + N³), as the θ_s are eliminated one by one,
-and some twenty to ninety do. Multipliers λ_sn ≥ 0 of sums Σ_n λ_sn = 1/S bound f from below, f(z) ≥
-Σ λ_sn T_sn y_n(z) ≥ min_n ∂/∂z_n: the certificate, whatever their rounding.
+Newton's steps along its central path (Wright 1997) cost O(S N² + N³), as the θ_s are eliminated one
+by one, and some twenty to ninety do. Multipliers λ_sn ≥ 0 of sums Σ_n λ_sn = 1/S bound f from
+below, f(z) ≥ Σ λ_sn T_sn y_n(z) ≥ min_n ∂/∂z_n: the certificate, whatever their rounding.
 """
 
 from collections.abc import Callable
@@ -31,14 +32,16 @@ from bcgc_jax.solvers.newton import step_length
 
 
 class Cuts(NamedTuple):
-    """Where f was evaluated, `[K, N]`, and the weights of these cuts in the average that bounds f, `[K]`."""
+    """Where f was evaluated, `[K, N]`, and the weights of these cuts in the average that bounds
+    f, `[K]`."""
 
     points: Array
     weights: Array
 
 
 class _Cuts(NamedTuple):
-    """Slopes met so far, `[K, N]`, where and with which weights; the next point; the best; the bound."""
+    """Slopes met so far, `[K, N]`, where and with which weights; the next point; the best; the
+    bound."""
 
     num_cuts: Array
     cuts: Array
@@ -56,10 +59,11 @@ def cutting_plane(
     tolerance: Array,
     max_cuts: int = 500,
 ) -> tuple[Array, Array, Array, Array, Cuts]:
-    """Minimise a convex homogeneous function over the unit simplex on `levels`, from its (value, slope).
+    """Minimise a convex homogeneous function over the unit simplex on `levels`, from its (value,
+    slope).
 
-    The best point, its value, the best bound, the number of cuts, and these. `start` must be positive on
-    `levels`. Stops at a relative gap of `tolerance`.
+    The best point, its value, the best bound, the number of cuts, and these. `start` must be
+    positive on `levels`. Stops at a relative gap of `tolerance`.
     """
     dtype = start.dtype
     count = jnp.sum(levels).astype(start.dtype)
@@ -79,8 +83,9 @@ def cutting_plane(
         gap = jnp.maximum(best_value - lower, tolerance * best_value)
         rows = state.num_cuts + 1 + count
         used = jnp.arange(max_cuts) <= state.num_cuts
-        # The barrier that would leave nine tenths of the gap: of 0.02 to 2 this takes the fewest cuts for
-        # measured times (105 with 100 atoms at N = 20; 0.2 takes 287), and twice the fewest for two speeds.
+        # The barrier that would leave nine tenths of the gap: of 0.02 to 2 this takes the fewest
+        # cuts for measured times (105 with 100 atoms at N = 20; 0.2 takes 287), and twice the
+        # fewest for two speeds.
         share, weights = _centre(cuts, used, levels, state.share, 0.9 * gap / rows)
         bound = least(dot(weights, cuts))
         weights = jnp.where(bound > state.lower, weights, state.known.weights)
@@ -95,7 +100,9 @@ def cutting_plane(
         )
 
     def go_on(state: _Cuts) -> Array:
-        open_ = (state.num_cuts == 0) | (state.best_value - state.lower > tolerance * state.best_value)
+        open_ = (state.num_cuts == 0) | (
+            state.best_value - state.lower > tolerance * state.best_value
+        )
         return (state.num_cuts < max_cuts) & open_
 
     none = jnp.zeros((max_cuts, start.size), dtype)
@@ -122,10 +129,13 @@ class _Centre(NamedTuple):
     steps: Array
 
 
-def _centre(cuts: Array, used: Array, levels: Array, share: Array, barrier: Array) -> tuple[Array, Array]:
+def _centre(
+    cuts: Array, used: Array, levels: Array, share: Array, barrier: Array
+) -> tuple[Array, Array]:
     """The point of the central path at `barrier`, from `share`, and the weights of the cuts there.
 
-    Newton's method on θ/μ - Σ log(θ - g_i·u) - Σ log u, Σu = 1, in z = (u, θ), scaled by u and by μ.
+    Newton's method on θ/μ - Σ log(θ - g_i·u) - Σ log u, Σu = 1, in z = (u, θ), scaled by u and by
+    μ.
     """
     row = jnp.where(used[:, None], jnp.pad(-cuts, [(0, 0), (0, 1)], constant_values=1), 0)
     free = jnp.append(levels, True)
@@ -147,9 +157,11 @@ def _centre(cuts: Array, used: Array, levels: Array, share: Array, barrier: Arra
         # Self-concordance: this step stays inside.
         length = jnp.where(decrement < 0.25, 1, 1 / (1 + decrement))
         moved = z + length * jnp.where(free, move * scale, 0)
-        # To first order, so that they meet the condition of the path exactly; positive for a decrement < 1.
+        # To first order, so that they meet the condition of the path exactly; positive for a
+        # decrement < 1.
         weight = jnp.where(used, (1 - dot(scaled, move)) / room, 0)
-        # Where rounding has spoilt the system, the last point and its weights stand: any average is a bound.
+        # Where rounding has spoilt the system, the last point and its weights stand: any average is
+        # a bound.
         inside = jnp.all(~used | (dot(row, moved) > 0)) & jnp.all(~of_share | (moved > 0))
         good = jnp.isfinite(decrement) & inside
         return _Centre(
@@ -201,10 +213,11 @@ class _State(NamedTuple):
 def row_program(
     times: Array, loads: Array, start: Array, levels: Array, tolerance: Array, max_steps: int = 200
 ) -> tuple[Array, Array, Array, Array, Array]:
-    """The least mean of max_n times_sn (loads @ u)_n over the unit simplex on `levels`; `times` `[S, N]`.
+    """The least mean of max_n times_sn (loads @ u)_n over the unit simplex on `levels`; `times`
+    `[S, N]`.
 
-    The same as of `cutting_plane`, with steps for cuts; it may also stop once these help no more. At last the
-    multipliers, `[S, N]`, each row's of the sum 1/S.
+    The same as of `cutting_plane`, with steps for cuts; it may also stop once these help no more.
+    At last the multipliers, `[S, N]`, each row's of the sum 1/S.
     """
     dtype = start.dtype
     rows = len(times)
@@ -236,7 +249,9 @@ def row_program(
         barrier = jnp.maximum(state.centring * products, 0.3 * tolerance) / (state.row.size + count)
         move, of_room = _direction(times, loads, levels, state, room, barrier)
         primal = jnp.minimum(step_length(room, of_room), step_length(safe, move.share))
-        dual = jnp.minimum(step_length(state.row, move.row), step_length(state.bound, move.bound, levels))
+        dual = jnp.minimum(
+            step_length(state.row, move.row), step_length(state.bound, move.bound, levels)
+        )
         share = jnp.where(levels, state.share + primal * move.share, 0)
         # Rounding moves the sum: θ goes with it, or the room would not be what the step has left.
         total = jnp.sum(share)
@@ -257,7 +272,9 @@ def row_program(
         return jax.tree.map(lambda a, b: jnp.where(good, a, b), judged(new), ended)
 
     def go_on(state: _State) -> Array:
-        return (state.steps < max_steps) & (state.best_value - state.lower > tolerance * state.best_value)
+        return (state.steps < max_steps) & (
+            state.best_value - state.lower > tolerance * state.best_value
+        )
 
     theta = finish(start) * 1.1
     room = _room(times, loads, start, theta)
@@ -288,18 +305,19 @@ def _room(times: Array, loads: Array, share: Array, theta: Array) -> Array:
 def _direction(
     times: Array, loads: Array, levels: Array, at: _State, room: Array, barrier: Array
 ) -> tuple[_State, Array]:
-    """Newton's step to products of the size of the barrier, with Σu as it is; that of the room below θ.
+    """Newton's step to products of the size of the barrier, with Σu as it is; that of the room
+    below θ.
 
-    In shares of u; the θ_s are eliminated. With D, the multipliers over the room, each row adds ΣD times the
-    covariance of the vectors T_n e_n under the weights D / ΣD.
+    In shares of u; the θ_s are eliminated. With D, the multipliers over the room, each row adds
+    ΣD times the covariance of the vectors T_n e_n under the weights D / ΣD.
     """
     safe = jnp.where(levels, at.share, 1)
     ratio = at.row / room
     aim = barrier / room
     sums = jnp.sum(ratio, axis=1)
     left = jnp.sum(aim, axis=1) - 1 / len(times)
-    # Nearly all weight is in one vector in the end: covariances are taken from that one, for differences of
-    # large sums would be left with nothing else.
+    # Nearly all weight is in one vector in the end: covariances are taken from that one, for
+    # differences of large sums would be left with nothing else.
     main = jax.nn.one_hot(jnp.argmax(ratio, axis=1), safe.size, dtype=ratio.dtype)
     others = ratio * (1 - main)
     rest = jnp.sum(others, axis=1)
@@ -309,7 +327,8 @@ def _direction(
     mean = (steep - rest[:, None] * main) / jnp.sqrt(sums)[:, None]
     of_load = jnp.diag(jnp.sum(steep * times + rest[:, None] * main**2, axis=0))
     of_load = of_load - cross - cross.T - dot(mean.T, mean)
-    # Along u itself f is linear, and Σu fixed: what is added there changes no step, and much of the rounding.
+    # Along u itself f is linear, and Σu fixed: what is added there changes no step, and much of the
+    # rounding.
     matrix = (dot(loads.T, of_load, loads) + 1) * safe[:, None] * safe
     eye = jnp.eye(safe.size, dtype=bool)
     matrix = jnp.where(levels[:, None] & levels, matrix + jnp.where(eye, at.bound * safe, 0), eye)

@@ -1,9 +1,9 @@
 r"""A local minimum of a positive function of a few shares, by BFGS on the logarithms of both.
 
-With shares u = softmax(v), ∂ log f/∂v_k = u_k (∂f/∂u_k - Σ_j u_j ∂f/∂u_j) / f. The best shares for times that
-hardly differ lie between 0.99 and 10⁻⁴. Projected gradients do not get there: after 300 steps they were 82 %
-above the minimum. The line search asks for a lower value and a smaller slope (weak Wolfe conditions), so that
-BFGS gets past kinks (Lewis & Overton 2013).
+With shares u = softmax(v), ∂ log f/∂v_k = u_k (∂f/∂u_k - Σ_j u_j ∂f/∂u_j) / f. The best shares for
+times that hardly differ lie between 0.99 and 10⁻⁴. Projected gradients do not get there: after 300
+steps they were 82 % above the minimum. The line search asks for a lower value and a smaller slope
+(weak Wolfe conditions), so that BFGS gets past kinks (Lewis & Overton 2013).
 """
 
 from collections.abc import Callable
@@ -26,9 +26,11 @@ _CLOSED = 1e-10
 
 
 class _Search(NamedTuple):
-    """Before an evaluation at point + length · direction, with `value` and `slope` of log f at the point.
+    """Before an evaluation at point + length · direction, with `value` and `slope` of log f at the
+    point.
 
-    The next length lies between `low` and `high`. `inverse` is that of the Hessian, None known at first.
+    The next length lies between `low` and `high`. `inverse` is that of the Hessian, None known at
+    first.
     """
 
     found: Minimum
@@ -43,13 +45,18 @@ class _Search(NamedTuple):
 
 
 def minimise_shares(
-    function: Callable[[Array], tuple[Array, Any]], used: Array, start: Array, *, tolerance: ArrayLike
+    function: Callable[[Array], tuple[Array, Any]],
+    used: Array,
+    start: Array,
+    *,
+    tolerance: ArrayLike,
 ) -> Minimum:
     """A local minimum of `function`, which gives a positive value and what else it has to say.
 
-    Over the shares of those `used`, bool: u ≥ 0, Σu = 1, 0 on the others. Stops where no slope lies below
-    their mean by more than `tolerance` of the value, which bounds the gap of a convex function. A round is
-    one evaluation: under `vmap` no search waits for the line search of another.
+    Over the shares of those `used`, bool: u ≥ 0, Σu = 1, 0 on the others. Stops where no slope lies
+    below their mean by more than `tolerance` of the value, which bounds the gap of a convex
+    function. A round is one evaluation: under `vmap` no search waits for the line search of
+    another.
     """
     dtype = start.dtype
     eps = float(jnp.finfo(start.dtype).eps)
@@ -121,7 +128,8 @@ def minimise_shares(
         num_steps=jnp.asarray(0),
         aux=aux,
     )
-    logs = jnp.log(jnp.maximum(start, 1e-6 * jnp.max(start)))  # a few of the longest steps from the largest
+    # a few of the longest steps from the largest
+    logs = jnp.log(jnp.maximum(start, 1e-6 * jnp.max(start)))
     inverse = jnp.zeros((start.size, start.size), dtype)
     begin = _Search(
         found=nowhere,
@@ -139,7 +147,8 @@ def minimise_shares(
 
 
 def _updated(inverse: Array, step: Array, change: Array) -> Array:
-    """The inverse Hessian after a step and a change of slopes; at first it has the scale of the two."""
+    """The inverse Hessian after a step and a change of slopes; at first it has the scale of the
+    two."""
     product = jnp.sum(step * change)
     squares = jnp.sum(change**2)
     curved = product > jnp.finfo(step.dtype).eps * squares

@@ -1,13 +1,13 @@
 r"""Workers that are not alike: sample averages for expectations, and how far they can be trusted.
 
-The mean of τ̂(x,T) over S draws of an iteration is convex and homogeneous in x too, and `EmpiricalRows` makes
-it a problem like any other. K S fresh draws judge its optimum: they estimate E τ̂ without bias, and bound the
-best from below, with 97.5 % confidence, in one of two ways:
+The mean of τ̂(x,T) over S draws of an iteration is convex and homogeneous in x too, and
+`EmpiricalRows` makes it a problem like any other. K S fresh draws judge its optimum: they estimate
+E τ̂ without bias, and bound the best from below, with 97.5 % confidence, in one of two ways:
 
-- for optima: E min ≤ min E, so the certified bounds of K samples' optima have a mean below the true optimum
-  (Mak, Morton & Wood 1999); Student's t gives the limit;
-- for any other x: with subgradients g of τ̂ at x, E[τ̂ - g·x + L g_n] at the best level n is a bound
-  (`runtime.certificate`); the least of the N means less 1.96 standard errors is a limit.
+- for optima: E min ≤ min E, so the certified bounds of K samples' optima have a mean below the true
+  optimum (Mak, Morton & Wood 1999); Student's t gives the limit;
+- for any other x: with subgradients g of τ̂ at x, E[τ̂ - g·x + L g_n] at the best level n is a
+  bound (`runtime.certificate`); the least of the N means less 1.96 standard errors is a limit.
 
 Both rest on the central limit theorem: infinite variances need more draws than anyone has.
 """
@@ -37,8 +37,11 @@ NUM_FRESH_DRAWS = NUM_DRAWS * NUM_REPLICATIONS
 _NORMAL = 1.959963984540054  # the normal distribution's 97.5 % quantile
 
 
-def draw_problems(key: Array, problem: Problem, *, num_draws: int = NUM_DRAWS) -> tuple[Problem, Problem]:
-    """`problem` under S draws of the iteration's times, to plan with, and K S fresh ones, to judge by."""
+def draw_problems(
+    key: Array, problem: Problem, *, num_draws: int = NUM_DRAWS
+) -> tuple[Problem, Problem]:
+    """`problem` under S draws of the iteration's times, to plan with, and K S fresh ones, to
+    judge by."""
     plan, fresh = _draw(key, problem, (num_draws, num_draws * NUM_REPLICATIONS))
     return replace(problem, cycle_time=plan), replace(problem, cycle_time=fresh)
 
@@ -51,8 +54,11 @@ def _draw(key: Array, problem: Problem, sizes: tuple[int, ...]) -> list[Empirica
 
 
 @functools.partial(jax.jit, static_argnames="by_optima")
-def judge(fresh: Problem, partition: ArrayLike, levels: ArrayLike, by_optima: bool = False) -> Certificate:
-    r"""E τ̂(x,T) with its standard error, and a 97.5 % limit of the best over the `levels`, bool `[N]`.
+def judge(
+    fresh: Problem, partition: ArrayLike, levels: ArrayLike, by_optima: bool = False
+) -> Certificate:
+    r"""E τ̂(x,T) with its standard error, and a 97.5 % limit of the best over the `levels`, bool
+    `[N]`.
 
     That is `by_optima` of K parts of the draws, which must be independent of x, or by subgradients.
     """
@@ -93,7 +99,9 @@ def mean_of_parts(fresh: Problem, value: Callable[[Problem], Array]) -> tuple[Ar
     """The mean of `value` over K equal parts of the fresh draws, and its standard error."""
     shape = NUM_REPLICATIONS, -1, fresh.max_workers
     rows = iteration_of(fresh).rows.reshape(shape)  # type: ignore[union-attr]
-    return _mean(jax.lax.map(lambda part: value(replace(fresh, cycle_time=EmpiricalRows(part))), rows))
+    return _mean(
+        jax.lax.map(lambda part: value(replace(fresh, cycle_time=EmpiricalRows(part))), rows)
+    )
 
 
 def _mean(values: Array) -> tuple[Array, Array]:

@@ -25,28 +25,29 @@ _GIVES = ("partition", "levels", "runtime", "expectation")
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Scheme(Method):
-    r"""A rule of one's own, for `solve`, `compare` and `Sweep`, and for studies that take `--schemes`.
+    r"""A rule of one's own, for `solve`, `compare` and `Sweep`, and for studies that take
+    `--schemes`.
 
-    Solutions of partitions and levels can be trained with. For another scheme to train with see the page of
-    the API: a `Method` whose solution has a `Plan`.
+    Solutions of partitions and levels can be trained with. For another scheme to train with see the
+    page of the API: a `Method` whose solution has a `Plan`.
 
     Args:
       name: letters, digits and underscores; not that of a method of the package.
-      function: of JAX arrays; it is traced, and under a sweep `problem.num_workers` is too, below the static
-        `problem.max_workers`. NaN says that the scheme does not exist for this problem.
-      gives: what the function does:
-        "partition": problem to x, `[max_workers]`, Σ x = `problem.total`, 0 for n ≥ N;
-        "levels": (problem, l) to the redundancy levels of coordinates (or units) l, some of 0…L-1;
-        "runtime": (problem, T) to the runtime of one iteration, `[...]`, for cycle times T sorted slowest
-        first, `[..., max_workers]` (beyond N they repeat the infimum); 2^17 draws make its mean;
-        "expectation": (problem, key) to the expected runtime and its error; where it matters which worker
-        is slow, of times that it draws itself.
+      function: of JAX arrays; it is traced, and under a sweep `problem.num_workers` is too, below
+        the static `problem.max_workers`. NaN says that the scheme does not exist for this problem.
+      gives: what the function does: "partition": problem to x, `[max_workers]`,
+        Σ x = `problem.total`, 0 for n ≥ N; "levels": (problem, l) to the redundancy levels of
+        coordinates (or units) l, some of 0…L-1; "runtime": (problem, T) to the runtime of one
+        iteration, `[...]`, for cycle times T sorted slowest first, `[..., max_workers]` (beyond N
+        they repeat the infimum); 2^17 draws make its mean; "expectation": (problem, key) to the
+        expected runtime and its error; where it matters which worker is slow, of times that it
+        draws itself.
       label: for figures; `name` by default.
       baseline: whether the "best baseline" of a table may be this scheme.
 
     Static under `jit`, by identity: make one and use it again.
 
-    >>> def two_blocks(problem):  # half of the coordinates uncoded, half with one straggler to spare
+    >>> def two_blocks(problem):  # half of the coordinates uncoded, half with one to spare
     ...     level = jnp.arange(problem.max_workers)
     ...     return jnp.where(level < 2, problem.total / jnp.minimum(problem.num_workers, 2), 0)
     >>> from bcgc_jax import ShiftedExponential, solve
@@ -89,9 +90,10 @@ class Scheme(Method):
         partition, status = found
         if not is_traced(found) and status != Status.CONVERGED and not np.isnan(partition).any():
             raise ValueError(
-                f'scheme "{self.name}" gave no partition of {problem.total:g} over {problem.num_workers} '
-                f"levels: entries from {partition.min():g} to {partition.max():g}, sum {partition.sum():g}; "
-                "it must give what is at each level, NaN if it is none"
+                f'scheme "{self.name}" gave no partition of {problem.total:g} over '
+                f"{problem.num_workers} "
+                f"levels: entries from {partition.min():g} to {partition.max():g}, sum "
+                f"{partition.sum():g}; it must give what is at each level, NaN if it is none"
             )
         return assess(problem, partition, status)
 
@@ -99,7 +101,9 @@ class Scheme(Method):
         """What the function gives, which must have this shape."""
         found = jnp.asarray(self.function(*arguments))
         if found.shape != shape:
-            raise ValueError(f'scheme "{self.name}" must give {what} of shape {shape}, got {found.shape}')
+            raise ValueError(
+                f'scheme "{self.name}" must give {what} of shape {shape}, got {found.shape}'
+            )
         return found
 
 
@@ -123,7 +127,8 @@ def _asked(scheme: Scheme, problem: Problem, key: Array | None) -> Any:
 
 
 def _partition_of_levels(scheme: Scheme, problem: Problem) -> Array:
-    # A piece at a time, so that L may be traced. Their order is no matter: ascending is best (Lemma 1).
+    # A piece at a time, so that L may be traced. Their order is no matter: ascending is best (Lemma
+    # 1).
     def add(i: Array, x: Array) -> Array:
         unit = i * _BATCH + jnp.arange(_BATCH)
         levels = scheme.array("a level for each coordinate, an array", unit.shape, problem, unit)

@@ -1,9 +1,10 @@
-r"""`Sharing`: a step's chunks are handed out to free workers that store a little more than their own data.
+r"""`Sharing`: a step's chunks are handed out to free workers that store a little more than their
+own data.
 
-Its runtime is a mean of draws: no formula is known. The storage bound of the same draws is a control variate:
-its own mean is known better, from many more draws, which cost little. That mean, less two standard errors, is
-the lower bound: no exact scheme of any kind whose workers store as much has a shorter expected runtime. What
-this assumes stands in `bcgc_jax.plans.storage_bound`.
+Its runtime is a mean of draws: no formula is known. The storage bound of the same draws is a
+control variate: its own mean is known better, from many more draws, which cost little. That mean,
+less two standard errors, is the lower bound: no exact scheme of any kind whose workers store as
+much has a shorter expected runtime. What this assumes stands in `bcgc_jax.plans.storage_bound`.
 """
 
 from typing import ClassVar
@@ -14,7 +15,14 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from bcgc_jax._pytree import check_whole, concrete, is_traced, pytree_dataclass, replace, static_field
+from bcgc_jax._pytree import (
+    check_whole,
+    concrete,
+    is_traced,
+    pytree_dataclass,
+    replace,
+    static_field,
+)
 from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.draws import over_draws
 from bcgc_jax.plans.plan import Plan
@@ -41,24 +49,27 @@ _DRAWS = 2**12
 
 @pytree_dataclass
 class Sharing(Method):
-    """Work sharing: chunks (microbatches) are handed out to workers that store them, neediest first.
+    """Work sharing: chunks (microbatches) are handed out to workers that store them, neediest
+    first.
 
     τ = the time at which every worker has ended its last chunk; see `bcgc_jax.plans.shared_step`.
 
     Args:
-      max_subsets: D, how much each worker stores, in subsets: its own, and chunks of others; None: all data.
+      max_subsets: D, how much each worker stores, in subsets: its own, and chunks of others; None:
+        all data.
       chunks: C, of each subset; None: a power of two up to 64, within about 1 % of the fastest.
-      equal_chunks: whether all chunks are of one size. By default the last one of a subset is cut again, in
-        1/2, 1/4, 1/4: small chunks level out the end of a step.
-      whole_subsets: for data loaders that can serve nothing less: workers store whole subsets, not chunks of
-        many.
-      ends: "chunks": everyone ends its chunk, and none is done twice, as with an all-reduce; "sums": a step
-        ends with its last chunk, as where a master adds, and slow chunks are copied.
+      equal_chunks: whether all chunks are of one size. By default the last one of a subset is cut
+        again, in 1/2, 1/4, 1/4: small chunks level out the end of a step.
+      whole_subsets: for data loaders that can serve nothing less: workers store whole subsets, not
+        chunks of many.
+      ends: "chunks": everyone ends its chunk, and none is done twice, as with an all-reduce;
+        "sums": a step ends with its last chunk, as where a master adds, and slow chunks are copied.
       round_trip: the time of a question and its answer, before each chunk, in the unit of runtimes.
       seed: of the draws, where `solve` is given no key.
 
-    `Solution.lower_bound` is for every exact scheme with as much storage (`bound_of` is "storage"): the mean
-    of the storage bound less two standard errors. Where workers are not alike it is that of all data.
+    `Solution.lower_bound` is for every exact scheme with as much storage (`bound_of` is "storage"):
+    the mean of the storage bound less two standard errors. Where workers are not alike it is that
+    of all data.
 
     Raises ValueError for a number of workers that is traced, and for more subsets than workers.
 
@@ -105,20 +116,24 @@ class Sharing(Method):
         numbers = method.split(":")[1:]
         words = {0: "all", 1: "best"}
         if len(numbers) <= len(words) and all(
-            text == words[place] or (text.isdecimal() and int(text) > 0) for place, text in enumerate(numbers)
+            text == words[place] or (text.isdecimal() and int(text) > 0)
+            for place, text in enumerate(numbers)
         ):
-            known = [None if text == words[place] else int(text) for place, text in enumerate(numbers)]
+            known = [
+                None if text == words[place] else int(text) for place, text in enumerate(numbers)
+            ]
             return replace(cls(), **dict(zip(("max_subsets", "chunks"), known, strict=False)))
         raise ValueError(
-            f'method "{method}": "sharing" takes the number of subsets that a worker stores, or "all", and '
-            'that of chunks in a subset, or "best", as in "sharing:2" and "sharing:2:16"'
+            f'method "{method}": "sharing" takes the number of subsets that a worker stores, or '
+            '"all", and that of chunks in a subset, or "best", as in "sharing:2" and "sharing:2:16"'
         )
 
     def check(self, problem: Problem) -> None:
         super().check(problem)
         if problem.max_workers > _MOST_WORKERS:
             raise ValueError(
-                f'method="{self.name}" is judged by draws of at most {_MOST_WORKERS:,} workers, and '
+                f'method="{self.name}" is judged by draws of at most {_MOST_WORKERS:,} workers, '
+                "and "
                 f"{problem.max_workers:,} are too many"
             )
         try:
@@ -133,7 +148,8 @@ class Sharing(Method):
     def plan(self, problem: Problem, key: Array | None) -> Solution:
         assert key is not None
         workers = int(concrete(problem.num_workers))  # type: ignore[arg-type]
-        problem = replace(problem, max_workers=workers)  # draws of workers that are none take as long
+        # draws of workers that are none take as long
+        problem = replace(problem, max_workers=workers)
         chunks = self.chunks or self._best_chunks(problem, key)
         plan = _plan(problem, replace(self, chunks=chunks))
         one, other = jax.random.split(key)
@@ -144,7 +160,9 @@ class Sharing(Method):
     def _best_chunks(self, problem: Problem, key: Array) -> int:
         """By the same draws for all: twice as many as long as that is clearly faster."""
         if is_traced((problem, self.round_trip)):
-            raise ValueError(f'method="{self.name}" cannot choose the number of chunks from what is traced')
+            raise ValueError(
+                f'method="{self.name}" cannot choose the number of chunks from what is traced'
+            )
         chunks = 1
         least = np.inf
         while chunks <= _MOST_CHUNKS:

@@ -26,27 +26,29 @@ def solve(
 
     Args:
       problem: what to solve; under `jax.vmap` a batch of them (`num_workers` included).
-      method: an object with options, or the short name of its defaults: "optimal" (`Optimal`), "subgradient"
-        (`Subgradient`), "time" (x^(t)), "frequency" (x^(f)); "nested" (`Nested`); `Deadline(t)`; baselines
-        such as "uncoded", "single_block" (the best single level), "tandon:3" (`Tandon`), "tandon_partial",
-        "ferdinand_full", "cyclic:3" (`Cyclic`); "sharing:2" (`Sharing`); "limit" and "limit:2" (`Limit`),
-        which no scheme beats; or a `Scheme` of one's own.
-      key: randomness of methods that draw, and of all methods for `Heterogeneous` workers. Methods with a
-        `seed`, such as `Sharing`, have a key of their own.
-      num_draws: S, of the sample that `Heterogeneous` workers are planned for, from 2 on; 16 S fresh draws
-        judge the plan.
+      method: an object with options, or the short name of its defaults: "optimal" (`Optimal`),
+        "subgradient" (`Subgradient`), "time" (x^(t)), "frequency" (x^(f)); "nested" (`Nested`);
+        `Deadline(t)`; baselines such as "uncoded", "single_block" (the best single level),
+        "tandon:3" (`Tandon`), "tandon_partial", "ferdinand_full", "cyclic:3" (`Cyclic`);
+        "sharing:2" (`Sharing`); "limit" and "limit:2" (`Limit`), which no scheme beats; or a
+        `Scheme` of one's own.
+      key: randomness of methods that draw, and of all methods for `Heterogeneous` workers. Methods
+        with a `seed`, such as `Sharing`, have a key of their own.
+      num_draws: S, of the sample that `Heterogeneous` workers are planned for, from 2 on; 16 S
+        fresh draws judge the plan.
 
-    "optimal" ends with a search over whole units where these are few (at most 1000, known before tracing, and
-    not too many atoms); the other plans are rounded. Closed forms and baselines ignore setup when planning;
-    their runtime includes it.
+    "optimal" ends with a search over whole units where these are few (at most 1000, known before
+    tracing, and not too many atoms); the other plans are rounded. Closed forms and baselines ignore
+    setup when planning; their runtime includes it.
 
-    Under `EmpiricalRows` all of this is exact for the sample. For `Heterogeneous` workers `expected_runtime`
-    is a mean, of the same draws for all methods that get the same key, `runtime_error` its standard error,
-    and `lower_bound` a 97.5 % confidence limit (`solvers.sample_average`).
+    Under `EmpiricalRows` all of this is exact for the sample. For `Heterogeneous` workers
+    `expected_runtime` is a mean, of the same draws for all methods that get the same key,
+    `runtime_error` its standard error, and `lower_bound` a 97.5 % confidence limit
+    (`solvers.sample_average`).
 
-    Raises ValueError for an unknown method, a missing key, what a method cannot do, and for a distribution
-    whose mean is known to be infinite. What shows only in traced values is a `Status`: INVALID, with NaN for
-    the runtime, or INFEASIBLE for a scheme that does not exist.
+    Raises ValueError for an unknown method, a missing key, what a method cannot do, and for a
+    distribution whose mean is known to be infinite. What shows only in traced values is a `Status`:
+    INVALID, with NaN for the runtime, or INFEASIBLE for a scheme that does not exist.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=3, num_coordinates=2_000)
@@ -66,7 +68,9 @@ def solve(
     iteration = iteration_of(problem)
     drawn = method.is_drawn(problem)
     if key is None and (drawn or method.draws or not iteration.exact):
-        raise ValueError(f'method="{method.name}" here draws cycle times: pass key=jax.random.key(seed)')
+        raise ValueError(
+            f'method="{method.name}" here draws cycle times: pass key=jax.random.key(seed)'
+        )
     if not iteration.exact or method.needs_mean(problem):
         iteration.check_finite_means()
     if iteration.exact or drawn:
@@ -106,10 +110,15 @@ def _judged(problem: Problem, method: Method, key: Array, num_draws: int) -> Sol
     del known["relative_gap"]
     known["rounded_value"] = sample_average.judge(fresh, counts, solution.levels).expected_runtime
     exists = solution.status != int(Status.INFEASIBLE)
-    return replace(solution, **{name: jnp.where(exists, value, jnp.nan) for name, value in known.items()})
+    return replace(
+        solution, **{name: jnp.where(exists, value, jnp.nan) for name, value in known.items()}
+    )
 
 
 @jax.jit
 def _error_of_parts(fresh: Problem, method: Method) -> Array:
-    """Standard error of the value of a method that is no partition, from K parts of the fresh draws."""
-    return sample_average.mean_of_parts(fresh, lambda part: method.plan(part, None).expected_runtime)[1]
+    """Standard error of the value of a method that is no partition, from K parts of the fresh
+    draws."""
+    return sample_average.mean_of_parts(
+        fresh, lambda part: method.plan(part, None).expected_runtime
+    )[1]

@@ -1,4 +1,5 @@
-"""A local minimum over a simplex, by spectral projected gradients (Birgin, Martínez & Raydan 2000)."""
+"""A local minimum over a simplex, by spectral projected gradients (Birgin, Martínez & Raydan
+2000)."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,12 +16,14 @@ from bcgc_jax.plans.partitions import project_partition
 _MEMORY = 10
 # The most steps of a local search: of nested groups, and from each start with random start-ups.
 MAX_STEPS = 300
-# Armijo's: the share of what a slope promises that a step must bring. As customary, of all line searches.
+# Armijo's: the share of what a slope promises that a step must bring. As customary, of all line
+# searches.
 SUFFICIENT = 1e-4
 
 
 class Minimum(NamedTuple):
-    """The best point, its value and slope; how far from a minimum; the steps; what else the function says."""
+    """The best point, its value and slope; how far from a minimum; the steps; what else the
+    function says."""
 
     point: Array
     value: Array
@@ -31,10 +34,11 @@ class Minimum(NamedTuple):
 
 
 class _Search(NamedTuple):
-    """Before an evaluation at point + scale · direction; slope, descent and memory are those of the point.
+    """Before an evaluation at point + scale · direction; slope, descent and memory are those of the
+    point.
 
-    `found` is the best so far, and `before` its value some steps ago: the value may rise for a while, and at
-    a cliff of the function for good.
+    `found` is the best so far, and `before` its value some steps ago: the value may rise for a
+    while, and at a cliff of the function for good.
     """
 
     found: Minimum
@@ -57,11 +61,13 @@ def spectral_projected_gradient(
     least_gain: float = 0.0,
     patience: int = _MEMORY,
 ) -> Minimum:
-    """A local minimum of `function` over the shares of the `levels`, bool: u ≥ 0, Σu = 1, 0 on the others.
+    """A local minimum of `function` over the shares of the `levels`, bool: u ≥ 0, Σu = 1, 0 on the
+    others.
 
-    Stops where a projected gradient step moves no entry by more than `tolerance`, and where the best value
-    fell by no more than `least_gain`, if it is not 0, in as many steps as `patience`. A round is one
-    evaluation, after which the step is taken or cut: under `vmap` no search waits for another's line search.
+    Stops where a projected gradient step moves no entry by more than `tolerance`, and where the
+    best value fell by no more than `least_gain`, if it is not 0, in as many steps as `patience`. A
+    round is one evaluation, after which the step is taken or cut: under `vmap` no search waits for
+    another's line search.
     """
     dtype = start.dtype
     tiny = float(jnp.finfo(start.dtype).tiny)

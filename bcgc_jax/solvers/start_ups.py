@@ -1,8 +1,10 @@
-r"""The best partition that is found where start-ups are random: the expected runtime is then not convex.
+r"""The best partition that is found where start-ups are random: the expected runtime is then not
+convex.
 
-It jumps where a level comes into use below all others: from then on N - n workers are waited for, however
-little is at that level. So each lowest level has two starts: all at this level, and the optimum of the convex
-relaxation (`with_least_start_up`) with what lies below moved up. Local searches go on from the fastest ones.
+It jumps where a level comes into use below all others: from then on N - n workers are waited for,
+however little is at that level. So each lowest level has two starts: all at this level, and the
+optimum of the convex relaxation (`with_least_start_up`) with what lies below moved up. Local
+searches go on from the fastest ones.
 """
 
 import functools
@@ -31,8 +33,9 @@ def best_found(
 ) -> OptimalResult:
     r"""The least E τ̂(x,T) of several local searches over `levels`, bool `[max_workers]`.
 
-    `lower_bound` is the larger of `ordered_bound` and the certified optimum of the convex relaxation, whose
-    search has `tolerance` and `max_steps`. CONVERGED: the best search ended at a local optimum.
+    `lower_bound` is the larger of `ordered_bound` and the certified optimum of the convex
+    relaxation, whose search has `tolerance` and `max_steps`. CONVERGED: the best search ended at a
+    local optimum.
     """
     levels = problem.exists & jnp.asarray(levels)
     total = problem.total
@@ -40,10 +43,13 @@ def best_found(
     relaxed = optimal_partition(bounding, levels, tolerance=tolerance, max_steps=max_steps)
 
     def value_of(share: Array) -> Array:
-        # A quarter of the time for a uniform start-up; with half of the nodes 2 of 200 plans were slower.
+        # A quarter of the time for a uniform start-up; with half of the nodes 2 of 200 plans were
+        # slower.
         load = load_of(problem, share * total)
         nodes = NUM_NODES * 3 // 4
-        return problem.scale * iteration_of(problem).expected_completion(load, num_nodes=nodes).value
+        return (
+            problem.scale * iteration_of(problem).expected_completion(load, num_nodes=nodes).value
+        )
 
     starts = _starts(levels, relaxed.partition / total)
     values = jax.lax.map(value_of, starts, batch_size=_NUM_SEARCHES)
@@ -53,7 +59,8 @@ def best_found(
     def search(share: Array) -> Minimum:
         # What starts without a level may take it up, but for those below its lowest.
         open_ = levels & (jnp.cumsum(share) > 0)
-        return spectral_projected_gradient(  # ten steps that gain less than 1e-6 of the value are the last
+        # ten steps that gain less than 1e-6 of the value are the last
+        return spectral_projected_gradient(
             lambda u: value_of(u) / unit, open_, share, tolerance=1e-5, least_gain=1e-6
         )
 
@@ -74,12 +81,13 @@ def best_found(
 
 
 def ordered_bound(problem: Problem, levels: Array) -> Array:
-    r"""A lower bound on E τ̂ of all partitions of these levels, from means of order statistics alone.
+    r"""A lower bound on E τ̂ of all partitions of these levels, from means of order statistics
+    alone.
 
-    Of sums a_w + b_w the (i+j-1)-th is at least a_(i) + b_(j), so a partition whose lowest level is m takes
-    E τ̂ ≥ E S_(i) + κ y_n E T_(N-n+1-i) for all n ≥ m and i ≤ N - n. By a time t it gets no further than
-    y_n = min_i (t - E S_(i)) / (κ E T_(N-n+1-i)), ascending; the bound is the least t by which, from the
-    best m, these are L coordinates.
+    Of sums a_w + b_w the (i+j-1)-th is at least a_(i) + b_(j), so a partition whose lowest level is
+    m takes E τ̂ ≥ E S_(i) + κ y_n E T_(N-n+1-i) for all n ≥ m and i ≤ N - n. By a time t it gets no
+    further than y_n = min_i (t - E S_(i)) / (κ E T_(N-n+1-i)), ascending; the bound is the least t
+    by which, from the best m, these are L coordinates.
     """
     iteration = iteration_of(problem)
     size = problem.max_workers
@@ -99,7 +107,9 @@ def ordered_bound(problem: Problem, levels: Array) -> Array:
         work = jnp.where(problem.exists, jnp.maximum(work, 0), jnp.inf)
         work = jax.lax.cummin(work, reverse=True)
         # Level m and all above: Σ_{k>m} (y_k - y_{k-1}) / (k+1) + y_m / (m+1).
-        more = jnp.where(problem.exists, jnp.diff(work, prepend=np.zeros(1, work.dtype)), 0) / subsets
+        more = (
+            jnp.where(problem.exists, jnp.diff(work, prepend=np.zeros(1, work.dtype)), 0) / subsets
+        )
         above = jnp.cumsum(more[::-1])[::-1] - more
         return jnp.max(jnp.where(levels, work / subsets + above, 0))
 
@@ -108,7 +118,8 @@ def ordered_bound(problem: Problem, levels: Array) -> Array:
 
 
 def _starts(levels: Array, relaxed: Array) -> Array:
-    """Shares to begin with, `[2 max_workers, max_workers]`; relaxed where there is no such level."""
+    """Shares to begin with, `[2 max_workers, max_workers]`; relaxed where there is no such
+    level."""
     open_ = levels & np.tri(levels.size, dtype=bool).T
     lowest = jax.nn.one_hot(jnp.argmax(open_, axis=1), levels.size, dtype=relaxed.dtype)
     above = jnp.where(open_, relaxed, 0)

@@ -5,9 +5,9 @@ On the unit simplex u = x/L, with the objective in a unit near its value:
     u ← Π(u - η_i g_i),   g_i = ∇_u mean_b max_n T_(N-n) y_n(u) over a fresh mini-batch,
     η_i = D / (Σ_{j≤i} ‖g_j - mean g_j‖²)^½,
 
-the step size of AdaGrad in norm form (Streeter & McMahan 2010; Ward et al. 2019) instead of the paper's
-fixed schedule: it needs no knowledge of the distribution's scale, slope or tail. The answer is an average of
-the iterates, weighted towards the last ones (Shamir & Zhang 2013).
+the step size of AdaGrad in norm form (Streeter & McMahan 2010; Ward et al. 2019) instead of the
+paper's fixed schedule: it needs no knowledge of the distribution's scale, slope or tail. The answer
+is an average of the iterates, weighted towards the last ones (Shamir & Zhang 2013).
 """
 
 import math
@@ -29,8 +29,9 @@ from bcgc_jax.solution import Solution, assess
 from bcgc_jax.solvers.closed_form import time_partition
 from bcgc_jax.solvers.method import SETUP, Method
 
-# D, as a share of the simplex. Of 0.03, 0.1, 0.3 and 1 it is within 0.4 % of the best for nine distributions,
-# from nearly deterministic ones to Pareto 1.2, at N = 5 and 20 after 1000 steps; others are 1 % off.
+# D, as a share of the simplex. Of 0.03, 0.1, 0.3 and 1 it is within 0.4 % of the best for nine
+# distributions, from nearly deterministic ones to Pareto 1.2, at N = 5 and 20 after 1000 steps;
+# others are 1 % off.
 _STEP = 0.1
 
 
@@ -39,8 +40,8 @@ class Subgradient(Method):
     r"""The paper's stochastic projected subgradient method; needs a key.
 
     Args:
-      tolerance: stops when the best value has improved by less, relatively, since the check before last; a
-        negative one never stops.
+      tolerance: stops when the best value has improved by less, relatively, since the check before
+        last; a negative one never stops.
       batch_size: draws a step; static, as are the next two.
       check_every: steps between exact evaluations.
       max_steps: in all.
@@ -65,10 +66,11 @@ class Subgradient(Method):
 
 
 class SubgradientResult(NamedTuple):
-    """Best averaged iterate, `[max_workers]`, its status, the steps taken, and the record of checks.
+    """Best averaged iterate, `[max_workers]`, its status, the steps taken, and the record of
+    checks.
 
-    To go on from: the iterate, its average and the sum of squares so far, of shares; how many checks there
-    were, and whether another one follows.
+    To go on from: the iterate, its average and the sum of squares so far, of shares; how many
+    checks there were, and whether another one follows.
     """
 
     partition: Array
@@ -91,8 +93,9 @@ def step_of(slope: Array, squares: Array) -> tuple[Array, Array]:
 def subgradient_partition(problem: Problem, key: Array, method: Subgradient) -> SubgradientResult:
     r"""argmin E τ̂(x,T) by stochastic subgradients, starting from x^(t).
 
-    The averaged iterate is evaluated exactly every `check_every` steps; the answer is the best one checked.
-    Where nothing is traced all of it goes by programs that other methods have too, and constants by NumPy.
+    The averaged iterate is evaluated exactly every `check_every` steps; the answer is the best one
+    checked. Where nothing is traced all of it goes by programs that other methods have too, and
+    constants by NumPy.
     """
     traced = not at_hand((problem, key, method))
     xp: Any = jnp if traced else np
@@ -125,11 +128,13 @@ def subgradient_partition(problem: Problem, key: Array, method: Subgradient) -> 
 def _go_on(
     problem: Problem, key: Array, at: SubgradientResult, value: Array, method: Subgradient
 ) -> SubgradientResult:
-    """After the evaluation of the average: unless that was the last check the steps to the next one."""
+    """After the evaluation of the average: unless that was the last check the steps to the next
+    one."""
     iteration = iteration_of(problem)
     levels = problem.exists
     workers = problem.num_workers
-    # Any unit near the objective will do: steps do not depend on it, but squares of slopes may underflow.
+    # Any unit near the objective will do: steps do not depend on it, but squares of slopes may
+    # underflow.
     law = iteration.pooled().with_fast_inverse()
     half = jnp.log(2.0).astype(problem.dtype)
     median = law.inverse_cumulative_hazard(half)
@@ -157,8 +162,12 @@ def _go_on(
     more = (check < history.size - 1) & ~met
     first = check * method.check_every
     last = jnp.where(more, jnp.minimum(first + method.check_every, method.max_steps), first)
-    share, average, squares = jax.lax.fori_loop(first, last, step, (at.share, at.average, at.squares))
-    status = jnp.where(met & (improvement <= method.tolerance), int(Status.CONVERGED), int(Status.STEP_LIMIT))
+    share, average, squares = jax.lax.fori_loop(
+        first, last, step, (at.share, at.average, at.squares)
+    )
+    status = jnp.where(
+        met & (improvement <= method.tolerance), int(Status.CONVERGED), int(Status.STEP_LIMIT)
+    )
     status = jnp.where(jnp.isfinite(history[0]), status, int(Status.INFINITE))
     return SubgradientResult(
         partition=best,

@@ -1,7 +1,7 @@
 r"""The cells of a sweep, and the chunks that they are solved in.
 
-Cells are grouped by the number of workers: a cell costs O(N²) to O(N³), so padding all to the largest N
-wastes work, and every size costs a compilation.
+Cells are grouped by the number of workers: a cell costs O(N²) to O(N³), so padding all to the
+largest N wastes work, and every size costs a compilation.
 """
 
 import dataclasses
@@ -21,20 +21,37 @@ from bcgc_jax.plans.plan import Requirements
 Table = dict[str, np.ndarray]
 
 # Columns of the answers: numbers that `solve` gives, and what a scheme needs.
-NUMBERS = ("status", "expected_runtime", "runtime_error", "lower_bound", "relative_gap", "num_steps")
+NUMBERS = (
+    "status",
+    "expected_runtime",
+    "runtime_error",
+    "lower_bound",
+    "relative_gap",
+    "num_steps",
+)
 NEEDS = Requirements._fields
-_RESERVED = (*NUMBERS, *NEEDS, "method", "saved", "completion_probability", "partition", "max_workers")
+_RESERVED = (
+    *NUMBERS,
+    *NEEDS,
+    "method",
+    "saved",
+    "completion_probability",
+    "partition",
+    "max_workers",
+)
 
-# What compiling a size is worth, in cells · N^2.5: 5.5 s on two cores, where a cell takes 0.9 µs · N^2.5.
+# What compiling a size is worth, in cells · N^2.5: 5.5 s on two cores, where a cell takes 0.9
+# µs · N^2.5.
 _COMPILATION = 6e6
-# Cells · N² that a CPU takes at a time, half a second of optima: more would leave its caches, fewer would
-# leave lanes of the optimum idle. An accelerator takes as many as half its memory holds.
+# Cells · N² that a CPU takes at a time, half a second of optima: more would leave its caches, fewer
+# would leave lanes of the optimum idle. An accelerator takes as many as half its memory holds.
 _CACHED = 2**16
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Cells:
-    """Named numbers of C problems: `columns` of one entry a cell, or of one an axis for all combinations."""
+    """Named numbers of C problems: `columns` of one entry a cell, or of one an axis for all
+    combinations."""
 
     columns: Mapping[str, np.ndarray]
     product: bool
@@ -49,7 +66,9 @@ class Cells:
         if not self.product:
             return {name: values[index] for name, values in self.columns.items()}
         places = np.unravel_index(index, [len(values) for values in self.columns.values()])
-        return {name: values[i] for (name, values), i in zip(self.columns.items(), places, strict=True)}
+        return {
+            name: values[i] for (name, values), i in zip(self.columns.items(), places, strict=True)
+        }
 
 
 def grid(**axes: ArrayLike | Sequence[float]) -> Cells:
@@ -80,11 +99,17 @@ def _checked(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         raise ValueError("the cells of a sweep need num_workers")
     for name, values in columns.items():
         if name in _RESERVED:
-            raise ValueError(f"{name} is a column of the answers: call the number of the cells otherwise")
+            raise ValueError(
+                f"{name} is a column of the answers: call the number of the cells otherwise"
+            )
         if values.ndim != 1 or not values.size or values.dtype.kind not in "iuf":
-            raise ValueError(f"{name} must be numbers, at least one of them, in a row, got {values!r}")
+            raise ValueError(
+                f"{name} must be numbers, at least one of them, in a row, got {values!r}"
+            )
         if values.dtype.kind in "iu" and np.any(values > jnp.iinfo(jnp.result_type(int)).max):
-            raise ValueError(f"{name} needs 64 bits: call jax.config.update('jax_enable_x64', True) first")
+            raise ValueError(
+                f"{name} needs 64 bits: call jax.config.update('jax_enable_x64', True) first"
+            )
     workers = columns["num_workers"]
     if not np.all((workers >= 1) & (workers == np.floor(workers))):
         raise ValueError(f"num_workers must be whole numbers from 1 on, got {workers}")
@@ -92,14 +117,17 @@ def _checked(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 class CellGroup(NamedTuple):
-    """Cells, by their indices, that are padded to one size, `max_workers`; a `chunk` is solved together."""
+    """Cells, by their indices, that are padded to one size, `max_workers`; a `chunk` is solved
+    together."""
 
     max_workers: int
     cells: range | np.ndarray
     chunk: int
 
 
-def groups_of(cells: Cells, devices: Sequence[jax.Device], *, apart: bool = False) -> list[CellGroup]:
+def groups_of(
+    cells: Cells, devices: Sequence[jax.Device], *, apart: bool = False
+) -> list[CellGroup]:
     """The cells by padded size: as many sizes as cost least, compilations and padding together.
 
     With `apart`, each number of workers is a size of its own.
@@ -108,7 +136,8 @@ def groups_of(cells: Cells, devices: Sequence[jax.Device], *, apart: bool = Fals
     repeats = len(cells) // len(workers)  # 1 unless a grid, where num_workers varies slowest
     sizes, counts = np.unique(workers, return_counts=True)
     ends = np.r_[0, np.cumsum(counts) * repeats]
-    # The best padding of the cells up to each size: that up to an earlier one, and one size for the rest.
+    # The best padding of the cells up to each size: that up to an earlier one, and one size for the
+    # rest.
     costs = np.zeros(1)
     before = []
     for i, size in enumerate(sizes):
@@ -123,7 +152,8 @@ def groups_of(cells: Cells, devices: Sequence[jax.Device], *, apart: bool = Fals
     if np.any(np.diff(group_of) < 0):
         order = np.argsort(group_of, kind="stable")
     groups = [
-        (int(sizes[end - 1]), order[ends[start] : ends[end]]) for start, end in itertools.pairwise(bounds)
+        (int(sizes[end - 1]), order[ends[start] : ends[end]])
+        for start, end in itertools.pairwise(bounds)
     ]
     return [CellGroup(size, own, _chunk(size, len(own), devices)) for size, own in groups]
 

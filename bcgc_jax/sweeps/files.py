@@ -1,7 +1,7 @@
 r"""Sweeps on disk: chunk by chunk, and on again where one was cut off.
 
-Each solved chunk is a file in the folder FILE.parts, put there whole or not at all. When all are there they
-are joined in order: an interruption does not show in FILE.
+Each solved chunk is a file in the folder FILE.parts, put there whole or not at all. When all are
+there they are joined in order: an interruption does not show in FILE.
 """
 
 import csv
@@ -30,21 +30,22 @@ def write_sweep(
     r"""Solve a sweep and write its rows to a CSV file, which is returned.
 
     NaN is an empty field, a partition numbers with blanks between. `progress` gets the number of
-    cells that are done, those found on disk included, and of all cells. With `resume` it goes on with the
-    parts of an earlier call, and returns at once where the file is complete.
+    cells that are done, those found on disk included, and of all cells. With `resume` it goes on
+    with the parts of an earlier call, and returns at once where the file is complete.
 
-    FILE.sweep.json tells which sweep it was. A scheme of your own is known by its name, and `Sweep.problem`
-    by the first and the last problem of each size: other edits are not noticed.
+    FILE.sweep.json tells which sweep it was. A scheme of your own is known by its name, and
+    `Sweep.problem` by the first and the last problem of each size: other edits are not noticed.
 
-    Raises ValueError for a name that does not end in .csv, and where `resume` meets another sweep (other
-    cells, methods, problem, precision or devices); FileExistsError where it is False and there are parts, or
-    a file.
+    Raises ValueError for a name that does not end in .csv, and where `resume` meets another sweep
+    (other cells, methods, problem, precision or devices); FileExistsError where it is False and
+    there are parts, or a file.
 
     >>> import tempfile
     >>> from bcgc_jax import Problem, ShiftedExponential
     >>> from bcgc_jax.sweeps import grid
     >>> def problem(num_workers, rate, max_workers):
-    ...     return Problem(ShiftedExponential(rate, 50.0), num_workers, 20_000, 50, max_workers=max_workers)
+    ...     return Problem(ShiftedExponential(rate, 50.0), num_workers, 20_000, 50,
+    ...         max_workers=max_workers)
     >>> cells = grid(num_workers=[2, 3], rate=[1e-3, 1e-2])
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     done = write_sweep(Sweep(problem, cells, "uncoded"), f"{folder}/sweep.csv")
@@ -67,7 +68,8 @@ def write_sweep(
                 try:
                     table = sweep.solve(chunk)
                 except ValueError:  # a method that does not fit the problem
-                    if not any(parts.glob("*.csv")):  # leaves nothing that the next call would trip over
+                    # leaves nothing that the next call would trip over
+                    if not any(parts.glob("*.csv")):
                         shutil.rmtree(parts)
                         note.unlink()
                     raise
@@ -85,7 +87,8 @@ def parts_of(path: Path) -> Path:
 
 
 def _prepare(path: Path, note: Path, mark: str, resume: bool) -> bool:
-    """Note which sweep it is, or accept what there is of it; whether the file itself is complete."""
+    """Note which sweep it is, or accept what there is of it; whether the file itself is
+    complete."""
     parts = parts_of(path)
     done = path.exists()
     begun = parts.exists() and any(parts.iterdir())
@@ -95,8 +98,8 @@ def _prepare(path: Path, note: Path, mark: str, resume: bool) -> bool:
         raise FileExistsError(17, finished if done else cut_off, str(path if done else parts))
     if (done or begun) and not (note.exists() and note.read_text() == mark):
         raise ValueError(
-            f"{path if done else parts} is of another sweep (cells, methods, problem, precision or devices "
-            "differ): name another file, or remove it"
+            f"{path if done else parts} is of another sweep (cells, methods, problem, precision or "
+            "devices differ): name another file, or remove it"
         )
     if not done:
         parts.mkdir(exist_ok=True)
@@ -105,7 +108,8 @@ def _prepare(path: Path, note: Path, mark: str, resume: bool) -> bool:
 
 
 def fingerprint(sweep: Sweep) -> str:
-    """A digest of what the rows follow from: cells, methods, options, some problems, precision, chunks."""
+    """A digest of what the rows follow from: cells, methods, options, some problems, precision,
+    chunks."""
     key = None if sweep.key is None else jax.random.key_data(sweep.key)
     devices = sweep.mesh.devices
     problems = list[Any]()
@@ -113,10 +117,14 @@ def fingerprint(sweep: Sweep) -> str:
         # Two problems of each size stand for what the function does beside the cells.
         for index in (group.cells[0], group.cells[-1]):
             try:
-                problems.append(sweep.problem(max_workers=group.max_workers, **sweep.numbers_at(index)))
+                problems.append(
+                    sweep.problem(max_workers=group.max_workers, **sweep.numbers_at(index))
+                )
             except ValueError as error:  # a cell that makes no sense
                 problems.append(str(error))
-    leaves, structure = jax.tree.flatten((key, dict(sweep.cells.columns), dict(sweep.methods), problems))
+    leaves, structure = jax.tree.flatten(
+        (key, dict(sweep.cells.columns), dict(sweep.methods), problems)
+    )
     numbers = [(array.dtype.name, array.tobytes()) for array in map(np.asarray, leaves)]
     facts = [sweep.names, sweep.labels, len(sweep), sweep.cells.product, str(structure), numbers]
     facts += [jax.numpy.result_type(float).name, devices.size, devices.flat[0].platform]

@@ -1,7 +1,7 @@
 r"""Sweeps: thousands of problems solved together, and the answers as they come.
 
-Each group of cells has one compiled function, which solves a chunk of them with every method, spread over the
-local devices. Memory does not grow with the number of chunks.
+Each group of cells has one compiled function, which solves a chunk of them with every method,
+spread over the local devices. Memory does not grow with the number of chunks.
 """
 
 import functools
@@ -24,7 +24,8 @@ from bcgc_jax.solvers.methods import Method, Methods, each_method, method_of
 from bcgc_jax.solvers.solve import solve
 from bcgc_jax.sweeps.cells import NEEDS, NUMBERS, CellGroup, Cells, Table, as_cells, groups_of
 
-# How inputs of a chunk's function lie on the devices: cells are shared out, the rest is the same for all.
+# How inputs of a chunk's function lie on the devices: cells are shared out, the rest is the same
+# for all.
 _CELLS = PartitionSpec("cells")
 _SAME = PartitionSpec()
 
@@ -34,19 +35,20 @@ class Sweep:
 
     Args:
       problem: (max_workers=…, **cell) to a `Problem`, of traced numbers; `max_workers` is static.
-      cells: of `grid`, or a mapping of columns `[C]`; each has `num_workers`, and maybe `deadline`, which is
-        not passed to `problem`.
+      cells: of `grid`, or a mapping of columns `[C]`; each has `num_workers`, and maybe `deadline`,
+        which is not passed to `problem`.
       methods: for `solve`, by name or with options; "deadline" takes the cells' own.
       key: for methods that draw; cell i draws with `fold_in(key, i)`.
       partitions: also give the rounded partitions.
       labels: columns of one text, first in every row, such as the name of the distribution.
 
-    Chunks come by size, and within a size in the order of the cells. Rows have the numbers of the cell,
-    `method`, `status` and what `solve` says of the continuous partition, which `completion_probability` is of
-    too; `lower_bound` and `relative_gap` are NaN where there is no certificate. `stored_subsets`, `sent`,
-    `round_trips`, `exact_gradient` and `lost` are what the scheme `needs`, NaN and None where that is not
-    known. With "uncoded" among the methods `saved` is how much less time than that a scheme takes for a
-    sample that is used, as a share of it. A cell whose numbers make no problem has the status "invalid".
+    Chunks come by size, and within a size in the order of the cells. Rows have the numbers of the
+    cell, `method`, `status` and what `solve` says of the continuous partition, which
+    `completion_probability` is of too; `lower_bound` and `relative_gap` are NaN where there is no
+    certificate. `stored_subsets`, `sent`, `round_trips`, `exact_gradient` and `lost` are what the
+    scheme `needs`, NaN and None where that is not known. With "uncoded" among the methods `saved`
+    is how much less time than that a scheme takes for a sample that is used, as a share of it. A
+    cell whose numbers make no problem has the status "invalid".
 
     Raises ValueError for an unknown method and for bad cells.
     """
@@ -72,9 +74,13 @@ class Sweep:
         self.methods = {method.name: method for method in asked}
         has_deadline = "deadline" in self.cells.columns
         if not asked or len(self.methods) < len(asked):
-            raise ValueError(f"a sweep needs methods, each of them once, got {[m.name for m in asked]}")
+            raise ValueError(
+                f"a sweep needs methods, each of them once, got {[m.name for m in asked]}"
+            )
         if any(method.lacks_deadline for method in asked) and not has_deadline:
-            raise ValueError('the method "deadline" needs deadlines: a column "deadline" of the cells')
+            raise ValueError(
+                'the method "deadline" needs deadlines: a column "deadline" of the cells'
+            )
         self.mesh = Mesh(np.array(jax.local_devices()), ("cells",))
         more = ("saved",) * ("uncoded" in self.methods)
         more += ("completion_probability",) * has_deadline + ("partition",) * partitions
@@ -109,7 +115,8 @@ class Sweep:
         return {name: values[0] for name, values in cell.items() if name != "deadline"}
 
     def solve(self, chunk: CellGroup) -> Table:
-        """The rows of a chunk, a column each; `partition` is a list of integers for each row, or None."""
+        """The rows of a chunk, a column each; `partition` is a list of integers for each row, or
+        None."""
         found = jax.device_get(self._program(chunk.max_workers)(*self._inputs(chunk)))
         cells = self.cells.take(np.asarray(chunk.cells))
         methods = list(self.methods)
@@ -118,13 +125,18 @@ class Sweep:
         rows |= {name: np.repeat(values, len(methods)) for name, values in cells.items()}
         rows["method"] = np.tile(np.array(methods, object), len(chunk.cells))
         # The methods of a cell after each other.
-        rows |= {name: values.reshape(-1, *values.shape[2:])[:size] for name, values in found.items()}
+        rows |= {
+            name: values.reshape(-1, *values.shape[2:])[:size] for name, values in found.items()
+        }
         if "uncoded" in self.methods:
-            runtime = rows["expected_runtime"] / (1 - np.nan_to_num(rows["lost"]))  # of samples that are used
+            # of samples that are used
+            runtime = rows["expected_runtime"] / (1 - np.nan_to_num(rows["lost"]))
             uncoded = np.repeat(runtime[methods.index("uncoded") :: len(methods)], len(methods))
             known = np.isfinite(runtime) & np.isfinite(uncoded)
             rows["saved"] = np.where(known, 1 - runtime / np.where(known, uncoded, 1), np.nan)
-        rows["status"] = np.array([status.name.lower() for status in Status], object)[rows["status"]]
+        rows["status"] = np.array([status.name.lower() for status in Status], object)[
+            rows["status"]
+        ]
         exact = [None if one != one else bool(one) for one in rows["exact_gradient"].tolist()]
         rows["exact_gradient"] = np.array(exact, object)
         if self.partitions:
@@ -135,7 +147,8 @@ class Sweep:
         return {name: rows[name] for name in self.names}
 
     def _inputs(self, group: CellGroup) -> tuple[Any, ...]:
-        """Of a group's program: a whole chunk, filled up with its last cell; the key and the methods."""
+        """Of a group's program: a whole chunk, filled up with its last cell; the key and the
+        methods."""
         cells = np.pad(group.cells, (0, group.chunk - len(group.cells)), mode="edge")
         # In their order, which a dictionary would lose; their numbers are no part of the program.
         given = self.key, jax.tree.map(jnp.asarray, [*self.methods.values()])
@@ -143,7 +156,8 @@ class Sweep:
         return *spread, *jax.device_put(given, NamedSharding(self.mesh, _SAME))
 
     def _program(self, max_workers: int) -> Callable[..., Table]:
-        """The compiled program of this size; that of the next one is compiled meanwhile, in a thread.
+        """The compiled program of this size; that of the next one is compiled meanwhile, in a
+        thread.
 
         What another sweep has compiled JAX knows by its arguments.
         """
@@ -168,10 +182,13 @@ class Sweep:
 def _solved(
     columns: Table, index: Array, key: Array | None, methods: list[Method], options: tuple[Any, ...]
 ) -> Table:
-    """The answers for the cells of a chunk, `[cells, methods]` each; what else they follow from is static."""
+    """The answers for the cells of a chunk, `[cells, methods]` each; what else they follow from
+    is static."""
     problem_of, mesh, apart, partitions, max_workers = options
 
-    def one(numbers: dict[str, Any], index: Array, key: Array | None, methods: list[Method]) -> Table:
+    def one(
+        numbers: dict[str, Any], index: Array, key: Array | None, methods: list[Method]
+    ) -> Table:
         deadline = numbers.pop("deadline", None)
         if apart:
             numbers["num_workers"] = max_workers
@@ -220,14 +237,16 @@ def sweep(
 ) -> Table:
     r"""Solve many problems together; the columns of the rows (cell, method), see `Sweep`.
 
-    Rows of few workers come first, not in the order of the cells; they have the numbers of their cell.
+    Rows of few workers come first, not in the order of the cells; they have the numbers of their
+    cell.
 
     For more than fits in memory, and to go on where a sweep was cut off, see `write_sweep`.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> from bcgc_jax.sweeps import grid
     >>> def problem(num_workers, rate, max_workers):
-    ...     return Problem(ShiftedExponential(rate, 50.0), num_workers, 20_000, 50, max_workers=max_workers)
+    ...     return Problem(ShiftedExponential(rate, 50.0), num_workers, 20_000, 50,
+    ...         max_workers=max_workers)
     >>> rows = sweep(problem, grid(num_workers=[2, 3], rate=[1e-3, 1e-2]), "uncoded")
     >>> rows["num_workers"].tolist(), rows["expected_runtime"].shape
     ([2, 2, 3, 3], (4,))

@@ -1,4 +1,4 @@
-"""What a data-parallel program in JAX has anyway: processes, and a sum over all of them. Here on CPUs."""
+"""What a data-parallel program in JAX has anyway: processes, and a sum over them. Here on CPUs."""
 
 import functools
 
@@ -26,6 +26,5 @@ def all_reduce(tree):
 def _over_processes():
     mesh = jax.make_mesh((jax.process_count(),), ("workers",))
     each, one = PartitionSpec("workers"), PartitionSpec()
-    return mesh, jax.jit(
-        jax.shard_map(lambda row: jax.lax.psum(row, "workers"), mesh=mesh, in_specs=each, out_specs=one)
-    )
+    add = functools.partial(jax.lax.psum, axis_name="workers")
+    return mesh, jax.jit(jax.shard_map(add, mesh=mesh, in_specs=each, out_specs=one))

@@ -1,4 +1,4 @@
-"""Work sharing in a loop with Flax NNX: BatchNorm, Dropout, and an Orbax checkpoint that is resumed.
+"""Work sharing with Flax NNX: BatchNorm, Dropout, and an Orbax checkpoint that is resumed.
 
 Start it as `plain_jax.py`, of which it takes the data. Started again, it goes on where it was.
 """
@@ -20,7 +20,8 @@ from bcgc_jax import handout  # +
 
 class Model(nnx.Module):
     def __init__(self, rngs):
-        self.first, self.last = nnx.Linear(8, 16, use_bias=False, rngs=rngs), nnx.Linear(16, 3, rngs=rngs)
+        self.first = nnx.Linear(8, 16, use_bias=False, rngs=rngs)
+        self.last = nnx.Linear(16, 3, rngs=rngs)
         self.norm, self.dropout = nnx.BatchNorm(16, rngs=rngs), nnx.Dropout(0.1)
 
     def __call__(self, images, rngs):
@@ -31,7 +32,7 @@ OPTIMIZER = optax.adam(1e-2)
 
 
 def slope_of(graph, others):
-    """The gradient, and beside it the running statistics: each weighs what the chunk's samples weigh."""
+    """The gradient and the running statistics: each weighs what the chunk's samples weigh."""
 
     @jax.jit
     def slope(params, statistics, images, labels, key):
@@ -58,7 +59,8 @@ def key_of(chunk):
 def train(share, all_reduce, steps, folder):
     model = nnx.split(Model(nnx.Rngs(0)), nnx.Param, nnx.BatchStat, ...)
     slope, params, statistics = slope_of(model[0], model[3]), *map(nnx.to_pure_dict, model[1:3])
-    training = {"step": 0, "params": params, "statistics": statistics, "optimizer": OPTIMIZER.init(params)}
+    training = {"step": 0, "params": params, "statistics": statistics}
+    training["optimizer"] = OPTIMIZER.init(params)
     checkpoints = orbax.checkpoint.CheckpointManager(Path(folder).resolve())
     if (latest := checkpoints.latest_step()) is not None:
         kept = orbax.checkpoint.args.PyTreeRestore(jax.tree.map(np.asarray, training))
@@ -74,7 +76,8 @@ def train(share, all_reduce, steps, folder):
         updates, state = OPTIMIZER.update(gradient, state)
         params = optax.apply_updates(params, updates)
     training = {"step": steps, "params": params, "statistics": statistics, "optimizer": state}
-    checkpoints.save(steps, args=orbax.checkpoint.args.PyTreeSave(jax.tree.map(np.asarray, training)))
+    arrays = jax.tree.map(np.asarray, training)
+    checkpoints.save(steps, args=orbax.checkpoint.args.PyTreeSave(arrays))
     checkpoints.close()
     return params, statistics
 

@@ -1,4 +1,4 @@
-"""Work sharing in a loop of NumPy: the sums of four processes meet in process 0. Only that one has JAX.
+"""Work sharing in a loop of NumPy: four sums meet in process 0. Only that one has JAX.
 
 Set BCGC_HANDOUT_KEY to the same secret in four shells. In each start
 `python docs/examples/with_numpy.py RANK`, RANK from 0 to 3.
@@ -19,7 +19,7 @@ TARGETS = INPUTS @ np.arange(8.0)
 
 
 def slope(weights, inputs, targets):
-    """The sum over the samples, divided by how many all workers have: so the gradients of chunks add up."""
+    """The sum over samples, divided by the number of all: so the gradients of chunks add up."""
     return inputs.T @ (inputs @ weights - targets) / SAMPLES
 
 
@@ -28,7 +28,8 @@ def train(share, all_reduce, steps):
     for step in range(steps):
         total = np.zeros_like(weights)  # +
         for chunk in share.step(step):  # +
-            rows = (step * SAMPLES + np.asarray(chunk.rows(SAMPLES, share.num_workers))) % len(INPUTS)
+            rows = step * SAMPLES + np.asarray(chunk.rows(SAMPLES, share.num_workers))
+            rows = rows % len(INPUTS)
             gradient = slope(weights, INPUTS[rows], TARGETS[rows])
             total += gradient  # +
         weights = weights - 0.1 * all_reduce(total)

@@ -18,7 +18,10 @@ def answer(command: Callable[..., tuple[int, str, str]]) -> Callable[..., Any]:
         status, out, err = command(*args, "--format", "json")
         assert status == 0, err
         found = strict_json(out)
-        assert problems("sweep_summary" if args[0] == "sweep" and "--out" in args else args[0], found) == []
+        assert (
+            problems("sweep_summary" if args[0] == "sweep" and "--out" in args else args[0], found)
+            == []
+        )
         return found
 
     return ask
@@ -34,7 +37,14 @@ def trace(tmp_path: Path) -> str:
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the screen of those who run the tests is told, and however slow their machine is."""
     monkeypatch.setattr("bcgc_jax.cli.progress._EVERY", 1e6)
-    for name in ("COLUMNS", "FORCE_COLOR", "LINES", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+    for name in (
+        "COLUMNS",
+        "FORCE_COLOR",
+        "LINES",
+        "NO_COLOR",
+        "TTY_COMPATIBLE",
+        "TTY_INTERACTIVE",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -6,7 +6,9 @@ from typing import Any
 
 from jsonschema import Draft202012Validator, validators
 
-SCHEMA = json.loads(resources.files("bcgc_jax.cli").joinpath("output.schema.json").read_text("utf-8"))
+SCHEMA = json.loads(
+    resources.files("bcgc_jax.cli").joinpath("output.schema.json").read_text("utf-8")
+)
 # The standard takes 1.0 for an integer; nobody should have to read it as one.
 _TYPES = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, x: type(x) is int)
 _Validator = validators.extend(Draft202012Validator, type_checker=_TYPES)
@@ -24,4 +26,6 @@ def strict_json(text: str) -> Any:
 def problems(name: str, value: Any) -> list[str]:
     """What is wrong with `value` as the output `name`."""
     schema = {"$defs": SCHEMA["$defs"], "$ref": f"#/$defs/{name}"}
-    return [f"{error.json_path}: {error.message}" for error in _Validator(schema).iter_errors(value)]
+    return [
+        f"{error.json_path}: {error.message}" for error in _Validator(schema).iter_errors(value)
+    ]

@@ -54,7 +54,9 @@ def test_a_log_without_chunks_is_a_range(command, tmp_path):
     assert "All workers slow at once: none that shows." in text
     assert "Do this: share the work, with" in text
     assert "If workers cannot ask within a step: give each worker data by its speed, once." in text
-    (tmp_path / "few.csv").write_text("\n".join((tmp_path / "steps.csv").read_text().splitlines()[:21]))
+    (tmp_path / "few.csv").write_text(
+        "\n".join((tmp_path / "steps.csv").read_text().splitlines()[:21])
+    )
     text = " ".join(command("advise", str(tmp_path / "few.csv"))[1].split())
     assert "This is too little for advice: 5 steps" in text
     same = written(tmp_path / "same.csv", np.ones((12, 4)))
@@ -72,7 +74,11 @@ def test_json_and_csv_have_the_same_rows(answer, command, chunks):
 
 
 def test_columns_may_have_other_names(answer, tmp_path, chunks, monkeypatch):
-    text = (tmp_path / "chunks.csv").read_text().replace("step,worker,chunk,seconds", "iter,rank,mb,dur", 1)
+    text = (
+        (tmp_path / "chunks.csv")
+        .read_text()
+        .replace("step,worker,chunk,seconds", "iter,rank,mb,dur", 1)
+    )
     (tmp_path / "other.csv").write_text(text)
     names = "step=iter,worker=rank,chunk=mb,seconds=dur,forward_seconds=forward_seconds"
     found = answer("advise", str(tmp_path / "other.csv"), "--columns", names)
@@ -86,7 +92,10 @@ def test_a_log_may_be_json_lines(answer, refusal, tmp_path, chunks):
     lines = [json.dumps({name: json.loads(text) for name, text in row.items()}) for row in rows]
     (tmp_path / "log.jsonl").write_text("\n".join(lines))
     assert answer("advise", str(tmp_path / "log.jsonl")) == answer("advise", chunks)
-    for bad, said in (("[1]", "not an object, such as {'step': …}"), (lines[2][:-9], "is the line cut off?")):
+    for bad, said in (
+        ("[1]", "not an object, such as {'step': …}"),
+        (lines[2][:-9], "is the line cut off?"),
+    ):
         (tmp_path / "bad.jsonl").write_text("\n".join([*lines[:2], bad]))
         refused = refusal("advise", str(tmp_path / "bad.jsonl"))
         assert "bad.jsonl, line 3: not" in refused
@@ -94,7 +103,9 @@ def test_a_log_may_be_json_lines(answer, refusal, tmp_path, chunks):
 
 
 def test_what_cannot_be_meant_is_refused(refusal, tmp_path, chunks):
-    assert "--columns step=…,worker=…,seconds=…" in refusal("advise", chunks, "--columns", "worker=rank")
+    assert ("--columns step=…,worker=…,seconds=…") in refusal(
+        "advise", chunks, "--columns", "worker=rank"
+    )
     assert "did you mean worker?" in refusal("advise", chunks, "--columns", "wroker=rank")
     assert "with names of step, worker" in refusal("advise", chunks, "--columns", "worker")
     assert "has 8 chunks" in refusal("advise", chunks, "--chunks", "4")
@@ -121,7 +132,9 @@ def test_the_picture_has_the_numbers_of_the_answer(command, tmp_path):
         assert_close(ends, [[100 * share.low, 100 * share.high] for share in shares])
     by_model = left.collections[0].get_offsets()
     assert_close(by_model[:, 0], [100 * row.range[0] for row in found.rows])
-    assert [label.get_text() for label in left.get_yticklabels()] == [row.remedy for row in found.rows]
+    assert [label.get_text() for label in left.get_yticklabels()] == [
+        row.remedy for row in found.rows
+    ]
 
 
 def test_the_plan_is_for_the_trainers_and_for_ones_own_loop(command, answer, tmp_path):
@@ -133,7 +146,9 @@ def test_the_plan_is_for_the_trainers_and_for_ones_own_loop(command, answer, tmp
     assert command("plot", str(plan))[0] == 0
     solution = bcgc.Solution.load(plan)
     assert solution.method == found["advised"] == "sharing:all"
-    assert float(solution.expected_runtime) == pytest.approx(found["step"] * (1 - advised["saved"][0]))
+    assert float(solution.expected_runtime) == pytest.approx(
+        found["step"] * (1 - advised["saved"][0])
+    )
     assert solution.plan is not None
     rule = solution.plan.completion
     assert isinstance(rule, WorkSharing)

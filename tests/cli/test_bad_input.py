@@ -21,9 +21,9 @@ solve SMALL UNIFORM --unit-costs /dev/null -> --coordinates and --unit-costs bot
 solve --workers 4 UNIFORM --unit-costs x.txt -> 'x.txt': No such file
 solve SMALL UNIFORM --setup-cycles -1 -> at least 0
 solve SMALL UNIFORM --setup-cycles 1 --method subgradient -> subgradient knows no --setup-cycles
-solve SMALL UNIFORM --setup-cycles 1 --forward 47% -> --forward and --setup-cycles both give the forward pass
-sweep SIZES PARETO --setup-cycles 1,2 --forward 0,47% -> --forward and --setup-cycles both give the forward
-solve SMALL UNIFORM --forward 47 -> a ratio to the backward pass from 0 to 10, such as 0.47 or 47%, got '47'
+solve SMALL UNIFORM --setup-cycles 1 --forward 47% -> --forward and --setup-cycles both give
+sweep SIZES PARETO --setup-cycles 1,2 --forward 0,47% -> --forward and --setup-cycles both
+solve SMALL UNIFORM --forward 47 -> pass from 0 to 10, such as 0.47 or 47%, got '47'
 solve SMALL UNIFORM --forward 4%7 -> such as 0.47 or 47%, got '4%7'
 train --workers 4 LAW --forward -1% -> from 0 to 10
 solve SMALL UNIFORM --levels 0,x -> levels and ranges
@@ -31,7 +31,7 @@ solve SMALL UNIFORM --levels 3-1 -> levels and ranges
 solve SMALL UNIFORM --levels 0,4 --method limit -> from 0 to 3
 solve SMALL UNIFORM --objective completion-probability -> needs a --deadline
 solve SMALL UNIFORM --min-completion 0.9 -> needs a --deadline
-solve SMALL UNIFORM --min-completion 0.9 --deadline 9 --objective completion-probability -> two objectives
+solve SMALL UNIFORM --min-completion 0.9 --deadline 9 --objective completion-probability -> two obj
 solve SMALL UNIFORM --min-completion 0.9 --deadline 9 --method time -> unless a --method is deadline
 solve SMALL UNIFORM --out plan.txt -> --out must end in .json, got plan.txt
 solve SMALL UNIFORM --min-completion 1.5 --deadline 9 -> at most 1
@@ -81,7 +81,7 @@ solve SMALL UNIFORM --start-up -3 -> at least 0, got '-3'
 solve SMALL UNIFORM --start-up weibul:scale=3,shape=1 -> did you mean weibull
 solve SMALL UNIFORM --overlap -> --overlap has no effect without --send-time
 solve SMALL UNIFORM --chain-cycles 1 --method subgradient -> no --chain-cycles
-solve SMALL --cycle-time '3*uniform:low=1,high=2' UNIFORM --start-up exponential:rate=1 -> --start-up may be
+solve SMALL --cycle-time '3*uniform:low=1,high=2' UNIFORM --start-up exponential:rate=1 -> may be
 train RAY LAW --method limit -> "limit" is no scheme
 train RAY LAW --method uncoded --address somewhere -> HOST:PORT, got somewhere
 """

@@ -1,4 +1,5 @@
-"""The programs that `bcgc` keeps: found by another process, and no trouble where they cannot be kept."""
+"""The programs that `bcgc` keeps: found by another process, and no trouble where they cannot be
+kept."""
 
 import json
 import os
@@ -35,7 +36,9 @@ except SystemExit as stop:
 def _solve(workers: int, rate: str, *args: str, **environment: str) -> tuple[dict, int, int]:
     """`bcgc solve` in a process of its own: the answer, programs found, and programs compiled."""
     law = ("--workers", str(workers), "--cycle-time", f"shifted-exponential:rate={rate},shift=50")
-    inherited = {k: v for k, v in os.environ.items() if k not in ("JAX_COMPILATION_CACHE_DIR", "XLA_FLAGS")}
+    inherited = {
+        k: v for k, v in os.environ.items() if k not in ("JAX_COMPILATION_CACHE_DIR", "XLA_FLAGS")
+    }
     environment = {"JAX_PLATFORMS": "cpu", **environment}
     result = python(_RUN, "solve", *law, *args, env=inherited | environment)
     lines = result.stderr.splitlines()
@@ -69,7 +72,9 @@ def test_another_process_finds_its_programs_for_another_n_rate_and_method(tmp_pa
     assert again == first
 
 
-def test_programs_are_kept_where_jax_is_told_or_in_the_users_cache_if_there_may_be_one(tmp_path, monkeypatch):
+def test_programs_are_kept_where_jax_is_told_or_in_the_users_cache_if_there_may_be_one(
+    tmp_path, monkeypatch
+):
     (tmp_path / "file").touch()
     for cache, home, told, kept in (
         (tmp_path, "/", None, tmp_path / "bcgc_jax/programs"),
@@ -101,12 +106,19 @@ def test_the_library_leaves_the_configuration_alone():
 
 def test_numbers_of_workers_share_a_size():
     law, atoms = bcgc.Uniform(1.0, 2.0), bcgc.Empirical([1.0, 2.0])
-    asked = [*((n, law, 10_000) for n in (1, 20, 32, 33, 401, 1000)), (20, atoms, 10_000), (20, law, 9)]
+    asked = [
+        *((n, law, 10_000) for n in (1, 20, 32, 33, 401, 1000)),
+        (20, atoms, 10_000),
+        (20, law, 9),
+    ]
     sizes = [_compilation.padded(bcgc.Problem(d, n, length)).max_workers for n, d, length in asked]
-    assert sizes == [32, 32, 32, 64, 401, 1000, 20, 20]  # of many workers, smooth steps need to know N
+    # of many workers, smooth steps need to know N
+    assert sizes == [32, 32, 32, 64, 401, 1000, 20, 20]
 
 
-def test_a_command_that_runs_once_compiles_quickly_unless_told_how_or_jax_may_not_know_how(monkeypatch):
+def test_a_command_that_runs_once_compiles_quickly_unless_told_how_or_jax_may_not_know_how(
+    monkeypatch,
+):
     quick = "--xla_cpu_use_fusion_emitters=false"
     cases = {
         ("", "0.8.1"): quick,

@@ -25,7 +25,8 @@ def test_a_constant_start_up_a_link_and_a_chain_are_paid_for(answer):
     asked = {"start_up": 5.0, "send_time": 0.25, "chain_cycles": 0.5}
     assert found["problem"].items() >= asked.items()
     assert "overlap" not in found["problem"]
-    # Uncoded, all wait for the slowest: 60 (2 + 0.5) / 3 cycles of it, after 5 and before 60 · 0.25.
+    # Uncoded, all wait for the slowest: 60 (2 + 0.5) / 3 cycles of it, after 5 and before
+    # 60 · 0.25.
     row, cycles, all_fast = found["solutions"][0], 60 * 2.5 / 3, 0.8**3
     assert row["expected_runtime"] == pytest.approx(20 + cycles * (2.6 - 2.2 * all_fast), rel=1e-9)
     assert row["completion_probability"] == pytest.approx(all_fast, rel=1e-9)  # in 40, or 150
@@ -45,13 +46,19 @@ def test_the_fastest_scheme_takes_the_pace_of_processes(command, monkeypatch):
 
 @pytest.mark.slow
 def test_a_start_up_has_a_law(answer):
-    cycle, start = ["--cycle-time", "deterministic:value=2"], "two-speed:fast=3,slow=15,probability=0.2"
+    cycle, start = (
+        ["--cycle-time", "deterministic:value=2"],
+        "two-speed:fast=3,slow=15,probability=0.2",
+    )
     found = answer("solve", *ASKED, *cycle, "--start-up", start, *UNCODED)
     law = {"distribution": "two-speed", "fast": 3.0, "slow": 15.0, "probability": 0.2}
     assert found["problem"]["start_up"] == law
     (alone,) = found["solutions"]
     rows = answer("sweep", *ASKED, *cycle, "--start-up", start, "--send-time", "0,0.5", *UNCODED)
-    assert [(row["start_up_distribution"], row["send_time"]) for row in rows] == [(start, 0), (start, 0.5)]
+    assert [(row["start_up_distribution"], row["send_time"]) for row in rows] == [
+        (start, 0),
+        (start, 0.5),
+    ]
     for row in rows:
         expected = 60 / 3 * 2 + 60 * row["send_time"] + 3 * 0.8**3 + 15 * (1 - 0.8**3)
         assert row["expected_runtime"] == pytest.approx(expected, rel=1e-12)
@@ -119,9 +126,13 @@ def test_a_forward_pass_may_be_a_ratio_to_the_backward_pass(command, monkeypatch
 @pytest.mark.parametrize(
     ("typed", "ratio"), [([], 1 / 3), (["--forward", "47%"], 0.47), (["--setup-cycles", "0"], 0)]
 )
-def test_a_log_of_microbatches_says_what_a_forward_pass_takes(command, monkeypatch, tmp_path, typed, ratio):
+def test_a_log_of_microbatches_says_what_a_forward_pass_takes(
+    command, monkeypatch, tmp_path, typed, ratio
+):
     """A quarter of the seconds, unless it is said."""
-    path = written_in_parts(tmp_path / "log.csv", np.repeat(TIMES[..., None], 2, axis=2), forward=0.25)
+    path = written_in_parts(
+        tmp_path / "log.csv", np.repeat(TIMES[..., None], 2, axis=2), forward=0.25
+    )
     problems: list[Problem] = []
 
     def planned(*arguments):
@@ -146,7 +157,8 @@ def test_a_log_of_microbatches_says_what_a_forward_pass_takes(command, monkeypat
 
 @pytest.mark.slow
 def test_all_methods_have_a_row_and_none_is_below_the_bound(answer):
-    # So many coordinates that units are not searched; of atoms, whose optimum is compiled in half the time.
+    # So many coordinates that units are not searched; of atoms, whose optimum is compiled in half
+    # the time.
     asked = ["--workers", "3", "--coordinates", "2000", "--start-up", "400", "--send-time", "0.1"]
     law = "two-speed:fast=0.4,slow=2.6,probability=0.2"
     found = answer("solve", *asked, "--overlap", "--cycle-time", law)

@@ -1,4 +1,5 @@
-"""`bcgc fit`, and traces on the command line: what is printed, what is drawn, and what is refused."""
+"""`bcgc fit`, and traces on the command line: what is printed, what is drawn, and what is
+refused."""
 
 import dataclasses
 import json
@@ -29,7 +30,9 @@ def path(tmp_path):
 
 PLAIN, LOADS = "step,worker,seconds\n", "step,worker,load,seconds\n"
 COLUMNS = ("--step-column", "iteration", "--worker-column", "rank", "--seconds-column", "time_s")
-NOT_KNOWN = "The trace has one load. So it cannot tell which share of the time does not grow with the work"
+NOT_KNOWN = (
+    "The trace has one load. So it cannot tell which share of the time does not grow with the work"
+)
 
 
 @pytest.fixture
@@ -50,7 +53,15 @@ def _best_of_few(problem):
     """In place of a search, which has tests of its own."""
     n = int(problem.num_workers)
     x = np.array(
-        [[1, 0, 0, 0], [3, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [0, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]
+        [
+            [1, 0, 0, 0],
+            [3, 1, 0, 0],
+            [1, 1, 0, 0],
+            [1, 1, 1, 0],
+            [0, 1, 0, 0],
+            [0, 1, 1, 0],
+            [0, 0, 1, 1],
+        ]
     )[:, :n]
     padded = np.pad(x / x.sum(axis=1, keepdims=True), ((0, 0), (0, problem.max_workers - n)))
     found = [assess(problem, problem.total * shares) for shares in padded]
@@ -58,15 +69,24 @@ def _best_of_few(problem):
     return dataclasses.replace(best, problem=problem)
 
 
-_GOOD, _BAD = (-230.0, 466.1, 0.058, 0.19, 0.58, 0.14, 180), (-312.9, 629.9, 0.298, 0.04, 26.5, 0.04, 180)
+_GOOD, _BAD = (
+    (-230.0, 466.1, 0.058, 0.19, 0.58, 0.14, 180),
+    (-312.9, 629.9, 0.298, 0.04, 26.5, 0.04, 180),
+)
 _FITS = [
-    Fit("weibull", bcgc.Weibull(1.73, 1.63, 0.83), {"scale": 0.1, "shape": 0.11, "shift": 0.04}, *_GOOD),
+    Fit(
+        "weibull",
+        bcgc.Weibull(1.73, 1.63, 0.83),
+        {"scale": 0.1, "shape": 0.11, "shift": 0.04},
+        *_GOOD,
+    ),
     Fit("pareto", bcgc.Pareto(0.845, 1.05), {"scale": 0.0037, "shape": 0.11}, *_BAD),
 ]
 
 
 @pytest.mark.parametrize(
-    "searched", [pytest.param(True, marks=pytest.mark.slow), pytest.param(False, marks=pytest.mark.smoke)]
+    "searched",
+    [pytest.param(True, marks=pytest.mark.slow), pytest.param(False, marks=pytest.mark.smoke)],
 )
 def test_a_fit_is_that_of_the_library_and_plans_are_evaluated_under_all_laws(
     answer, once, path, tmp_path, monkeypatch, searched
@@ -99,11 +119,17 @@ def test_a_fit_is_that_of_the_library_and_plans_are_evaluated_under_all_laws(
     runtimes = (load * -np.sort(-draws, axis=1)).max(axis=1)
     exact = plans["weibull"]["runtime_under"]["measured times"]
     assert abs(exact - runtimes.mean()) < 4 * runtimes.std() / np.sqrt(200_000)
-    assert np.asarray(bcgc.Solution.load(plan_file).rounded).tolist() == plans["weibull"]["partition"]
+    assert (
+        np.asarray(bcgc.Solution.load(plan_file).rounded).tolist() == plans["weibull"]["partition"]
+    )
     status, out, _ = once(*asked)
     assert status == 0
     assert max(map(len, out.splitlines())) <= 100
-    said = "Best: weibull", "180 times of 3 workers over 60 steps", "Under measured times the choice of what"
+    said = (
+        "Best: weibull",
+        "180 times of 3 workers over 60 steps",
+        ("Under measured times the choice of what"),
+    )
     assert all(words in out for words in said)
     assert "at random" not in out  # all 180 times are fitted
     assert NOT_KNOWN in " ".join(out.split())
@@ -115,7 +141,11 @@ def test_a_fit_is_that_of_the_library_and_plans_are_evaluated_under_all_laws(
 
 def test_that_nothing_speaks_against_a_trace_is_said_only_where_nothing_is():
     trace = trace_of(np.random.default_rng(0).gamma(4.0, 0.5, (60, 4)))
-    known = {"distribution": fit.MEASURED, "runtime_under": {fit.MEASURED: 4.0}, "replayed_error": 0.1}
+    known = {
+        "distribution": fit.MEASURED,
+        "runtime_under": {fit.MEASURED: 4.0},
+        "replayed_error": 0.1,
+    }
     for taken, nothing, longer in ((4.0, True, False), (5.0, False, True)):
         plans = [{**known, "replayed_runtime": taken}]
         said = " ".join(fit._remarks(trace, bcgc.measured.describe(trace), plans, None))
@@ -138,7 +168,10 @@ def test_a_worker_that_was_slow_for_a_while_is_in_the_answer():
     assert found["trace"]["causes"]["steady"][0] > 0.5
     (slow,) = found["trace"]["slow_workers"]
     assert slow["worker"] == "2"
-    assert (abs(int(slow["first_step"]) - 70) < 8, abs(int(slow["last_step"]) - 129) < 8) == (True, True)
+    assert (abs(int(slow["first_step"]) - 70) < 8, abs(int(slow["last_step"]) - 129) < 8) == (
+        True,
+        True,
+    )
     assert slow["ratio"] == pytest.approx(1.5, abs=0.05)
 
 
@@ -148,7 +181,11 @@ def test_a_worker_that_was_slow_for_a_while_is_in_the_answer():
         (f"{PLAIN}1,a,fast\n", "", "line 2"),
         (PLAIN + "".join(f"{i},a,{i + 1}\n" for i in range(30)), "", "one worker"),
         (f"{PLAIN}1,a,1\n1,b,2\n", "", "at least 10 times"),
-        (LOADS + "".join(f"{i},a,{i + 1},1\n{i},b,2,1\n" for i in range(3)), "", "at least 10 times"),
+        (
+            LOADS + "".join(f"{i},a,{i + 1},1\n{i},b,2,1\n" for i in range(3)),
+            "",
+            "at least 10 times",
+        ),
         (f"{LOADS}1,a,3,1\n", "--load-column work", "no column work"),
         (f"{PLAIN}1,a,1\n", "--distribution cauchy", "'cauchy' is not one of"),
         (f"{PLAIN}1,a,1\n", "--seconds-column time", "time"),
@@ -167,7 +204,11 @@ def test_solve_reads_named_columns_and_takes_a_smooth_law(command, answer, path)
     assert answered["problem"]["cycle_time"]["distribution"] == "smooth"
     # L / N times the mean of the slowest of three, ∫ P(T_(3) > t) dt.
     t = np.linspace(0.0, 60.0, 600_001)
-    late = 1 - (1 - np.asarray(bcgc.measured.smooth_empirical(np.round(TIMES, 9)).survival(t), float)) ** 3
+    late = (
+        1
+        - (1 - np.asarray(bcgc.measured.smooth_empirical(np.round(TIMES, 9)).survival(t), float))
+        ** 3
+    )
     found = answered["solutions"][0]["expected_runtime"]
     assert found == pytest.approx(10_000 / 3 * np.trapezoid(late, t), rel=1e-5)
     status, _, err = command(*asked, "--trace-distribution", "atoms", "--workers", "10000")
@@ -185,14 +226,20 @@ def _of_loads(tmp_path, loads, steps=40, workers=4):
 
 
 @pytest.mark.slow
-def test_a_trace_of_loads_tells_the_start_up_apart_and_what_that_means(answer, once, tmp_path, monkeypatch):
+def test_a_trace_of_loads_tells_the_start_up_apart_and_what_that_means(
+    answer, once, tmp_path, monkeypatch
+):
     monkeypatch.setattr(fit, "solve", _best_of_few)
     path = _of_loads(tmp_path, (100, 200, 400))
     one = ["--distribution", "shifted-exponential", "--replicates", "20"]
     asked = ("fit", path, "--load-column", "samples", *one)
     found = answer(*asked, "--coordinates", "2000")
     assert [fit["distribution"] for fit in found["fits"]] == ["shifted-exponential"]
-    assert [p["distribution"] for p in found["plans"]] == ["without start-up", "with start-up", "uncoded"]
+    assert [p["distribution"] for p in found["plans"]] == [
+        "without start-up",
+        "with start-up",
+        "uncoded",
+    ]
     status, out, err = once(*asked)
     assert status == 0, err
     assert max(map(len, out.splitlines())) <= 100
@@ -214,7 +261,17 @@ def test_a_trace_of_loads_tells_the_start_up_apart_and_what_that_means(answer, o
 
 def test_solve_divides_seconds_by_their_loads_and_says_so(command, tmp_path):
     path = _of_loads(tmp_path, (100, 200), steps=6)
-    asked = ("solve", "--trace", path, "--coordinates", "100", "--method", "uncoded", "--format", "json")
+    asked = (
+        "solve",
+        "--trace",
+        path,
+        "--coordinates",
+        "100",
+        "--method",
+        "uncoded",
+        "--format",
+        "json",
+    )
     status, out, err = command(*asked, "--load-column", "samples")
     assert status == 0
     assert "seconds are divided by their loads" in err

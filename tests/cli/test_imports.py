@@ -1,4 +1,5 @@
-"""JAX is imported when something is computed; what the command knows without it is what the library has."""
+"""JAX is imported when something is computed; what the command knows without it is what the
+library has."""
 
 import inspect
 import json
@@ -19,9 +20,11 @@ import contextlib, io, json, sys
 from bcgc_jax import cli
 for typed in json.load(sys.stdin):
     sys.argv, out, err = ["bcgc", *typed], io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), contextlib.suppress(SystemExit):
-        cli.main()
-    print(json.dumps([out.getvalue(), err.getvalue(), sorted({"jax", "numpy"} & sys.modules.keys())]))
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with contextlib.suppress(SystemExit):
+            cli.main()
+    imported = sorted({"jax", "numpy"} & sys.modules.keys())
+    print(json.dumps([out.getvalue(), err.getvalue(), imported]))
 """
 # What is typed, and how the one line of the refusal goes on.
 _REFUSED = {
@@ -29,7 +32,8 @@ _REFUSED = {
     "solve --wrokers 3": "No such option '--wrokers'",
     "solve --workers x": "Invalid value for '--workers': must be a whole number",
     "solve --trace none.csv": "Invalid value for '--trace': File 'none.csv'",
-    "train --trace - --method tim": "Invalid value for '--method': no method 'tim' (did you mean time?)",
+    "train --trace - --method tim": "Invalid value for '--method': no method 'tim' (did you mean "
+    "time?)",
     "solve --cycle-time gama:rate=1": "Invalid value for '--cycle-time': unknown distribution",
     "solve --cycle-time gamma:rat=1": "Invalid value for '--cycle-time': cannot read",
 }
@@ -60,7 +64,11 @@ def test_advice_needs_no_jax(trace):
     ((out, err, imported),) = map(
         json.loads, python(_RUN, input=json.dumps([["advise", trace]])).stdout.splitlines()
     )
-    assert (out.startswith("trace.csv: 4 workers, 6 steps."), err, imported) == (True, "", ["numpy"])
+    assert (out.startswith("trace.csv: 4 workers, 6 steps."), err, imported) == (
+        True,
+        "",
+        ["numpy"],
+    )
 
 
 @pytest.mark.parametrize("name", names.LAWS)
@@ -71,7 +79,9 @@ def test_a_law_has_the_parameters_that_it_is_typed_with(name):
     defaults = {one.name: None if one.default is one.empty else one.default for one in typed}
     assert names.LAWS[name] == defaults
     given = dict(zip(defaults, (0.5, 2.0, 0.25), strict=False))
-    read = read_law(f"{name}:{','.join(f'{parameter}={value}' for parameter, value in given.items())}")
+    read = read_law(
+        f"{name}:{','.join(f'{parameter}={value}' for parameter, value in given.items())}"
+    )
     assert repr(read) == repr(law(**given))
     assert describe_law(read) == {"distribution": name, **given}
 

@@ -1,4 +1,5 @@
-"""What all commands print with: one width, one way to write rows, errors of one line; and where it goes."""
+"""What all commands print with: one width, one way to write rows, errors of one line; and where
+it goes."""
 
 import io
 import json
@@ -25,7 +26,9 @@ from tests.raising import raising
 
 
 def test_rows_are_written_with_every_column_that_one_of_them_has(capsys):
-    output.write_rows([{"a": [1, 2], "b": None}, {"a": float("inf"), "c": {"low": 1.5, "high": None}}])
+    output.write_rows(
+        [{"a": [1, 2], "b": None}, {"a": float("inf"), "c": {"low": 1.5, "high": None}}]
+    )
     text = capsys.readouterr().out
     assert text == "a,b,c\n1 2,,\n,,low=1.5 high=\n"
     rows: list[output.Row] = [{"i": 0}, {"i": {"groups": ((0,), (1,))}}]
@@ -42,7 +45,9 @@ def test_json_has_its_version_first_and_nothing_that_is_no_json():
 
 
 def _columns(*heads):
-    return [(head, operator.itemgetter(i)) for i, head in enumerate((output.names("scheme"), *heads))]
+    return [
+        (head, operator.itemgetter(i)) for i, head in enumerate((output.names("scheme"), *heads))
+    ]
 
 
 def test_a_table_is_100_columns_wide_whatever_the_screen(capsys, monkeypatch):
@@ -72,7 +77,9 @@ def test_what_is_wrong_is_one_line_in_the_words_of_the_shell():
         "x.csv: No such file": FileNotFoundError(2, "No such file", "x.csv"),
         "the disk is gone": OSError("the disk is gone"),
         "needs matplotlib": ImportError("needs matplotlib"),
-        "many atoms: take --trace-distribution smooth": ValueError("many atoms: take a smooth distribution"),
+        "many atoms: take --trace-distribution smooth": ValueError(
+            "many atoms: take a smooth distribution"
+        ),
     }.items():
         with pytest.raises(click.UsageError) as found, one_line_errors():
             raise error
@@ -143,15 +150,25 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_refuses_before_the_work_what_it_could_not_write(refusal, tmp_path, monkeypatch, name):
-    for work in ("fit._answer", "train._train_all", "sweep.write_sweep", "solve._problem", "advise._read"):
+def test_every_command_refuses_before_the_work_what_it_could_not_write(
+    refusal, tmp_path, monkeypatch, name
+):
+    for work in (
+        "fit._answer",
+        "train._train_all",
+        "sweep.write_sweep",
+        "solve._problem",
+        "advise._read",
+    ):
         monkeypatch.setattr(f"bcgc_jax.cli.{work}", raising(AssertionError("the work has begun")))
     *arguments, option, suffix = COMMANDS[name]
     (tmp_path / f"folder.{suffix}").mkdir()
     (tmp_path / "file").touch()
     for place in (f"folder.{suffix}", f"missing/x.{suffix}", f"file/x.{suffix}"):
         err = refusal(*arguments, option, str(tmp_path / place))
-        assert f"{option}: cannot write {tmp_path / place}: name a file in a folder that is there" in err
+        assert (
+            f"{option}: cannot write {tmp_path / place}: name a file in a folder that is there"
+        ) in err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", f"folder.{suffix}"]
 
 
@@ -176,9 +193,15 @@ def test_what_may_not_be_written_is_refused(tmp_path, monkeypatch):
         check_folder("--out", tmp_path)
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("no font,\nat all")])
-def test_the_answer_is_printed_whatever_becomes_of_plan_and_curves(command, tmp_path, monkeypatch, error):
-    found = SimpleNamespace(best=SimpleNamespace(problem=None), fits=[], plans=[{"distribution": "gamma"}])
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), RuntimeError("no font,\nat all")]
+)
+def test_the_answer_is_printed_whatever_becomes_of_plan_and_curves(
+    command, tmp_path, monkeypatch, error
+):
+    found = SimpleNamespace(
+        best=SimpleNamespace(problem=None), fits=[], plans=[{"distribution": "gamma"}]
+    )
     monkeypatch.setattr("bcgc_jax.cli.fit._answer", lambda *_: found)
     monkeypatch.setattr("bcgc_jax.cli.fit._print", lambda *_: print("the table"))
     monkeypatch.setattr("bcgc_jax.cli.fit.save_plan", raising(error))

@@ -23,7 +23,10 @@ from tests.problems import padded
 
 assert_close: Any = np.testing.assert_allclose
 RATES, WORKERS = (1e-4, 1e-3, 1e-2), (4, 8)
-LAW, COLUMNS = ShiftedExponential(1e-3, 50.0), ("num_workers", "rate", "method", "status", "expected_runtime")
+LAW, COLUMNS = (
+    ShiftedExponential(1e-3, 50.0),
+    ("num_workers", "rate", "method", "status", "expected_runtime"),
+)
 CELLS = itertools.product(WORKERS, RATES, {"optimal": 1.0, "uncoded": 3.0}.items())
 ROWS = [
     dict(zip(COLUMNS, (n, rate, method, "converged", factor * n / rate), strict=True))
@@ -89,7 +92,10 @@ def test_a_file_becomes_a_picture_and_what_it_lacks_is_told(sweep, command, refu
         ("--method best", "--method best: the file has optimal, uncoded, nested"),
         ("--x rate", "one value of num_workers with --where"),
         ("--x rate --where num_workers=5", "the nearest has 4"),
-        ("--value status --where num_workers=4", "the column status holds no numbers, but 'converged'"),
+        (
+            "--value status --where num_workers=4",
+            "the column status holds no numbers, but 'converged'",
+        ),
         ("--where status=1", "the column status holds no numbers"),
         ("--out map.gif", "--out must end in .png or .svg or .pdf"),
     ]:
@@ -98,16 +104,27 @@ def test_a_file_becomes_a_picture_and_what_it_lacks_is_told(sweep, command, refu
 
 def test_the_cells_of_the_study_are_drawn_too(command, tmp_path):
     file = Path(sweep_study.__file__).with_name("figures") / "sweep_cells.csv"
-    given = "--where", "num_workers=20", "--value", "relative_gap", "--out", str(tmp_path / "gap.png")
+    given = (
+        "--where",
+        "num_workers=20",
+        "--value",
+        "relative_gap",
+        "--out",
+        str(tmp_path / "gap.png"),
+    )
     assert command("plot", str(file), *given)[0] == 0
 
 
 TIMES = "step,w0,w1\n" + "".join(f"{k},{1 + k % 3},{2 + k % 2}\n" for k in range(6))
-STEPS = "".join(f'{{"loss": {1 / k}, "step": {k}, "seconds": 0.5, "scheme": "uncoded"}}\n' for k in (1, 2))
+STEPS = "".join(
+    f'{{"loss": {1 / k}, "step": {k}, "seconds": 0.5, "scheme": "uncoded"}}\n' for k in (1, 2)
+)
 
 
 def test_every_file_that_the_package_writes_is_drawn(command, refusal, tmp_path):
-    solved = "method,status,expected_runtime,saved\noptimal,converged,2,0.5\nuncoded,converged,4,0\n"
+    solved = (
+        "method,status,expected_runtime,saved\noptimal,converged,2,0.5\nuncoded,converged,4,0\n"
+    )
     files = {"times.csv": TIMES, "solved.csv": solved, "log.jsonl": STEPS}
     for name, text in files.items():
         (file := tmp_path / name).write_text(text)
@@ -153,7 +170,12 @@ def test_small_runtimes_are_plain_numbers_and_what_has_none_is_left_out():
 
 
 def test_every_command_draws_its_answer(command, tmp_path, monkeypatch):
-    row = {"method": "optimal", "status": "converged", "partition_runtime": 2.0, "expected_runtime": 2.0}
+    row = {
+        "method": "optimal",
+        "status": "converged",
+        "partition_runtime": 2.0,
+        "expected_runtime": 2.0,
+    }
     row |= {"partition": [30, 10], "schedule": None}
     found = [(row, SimpleNamespace(plan=partition_plan(np.ones(2), 2)))]
     times = SimpleNamespace(seconds=np.asarray(LAW.sample(jax.random.key(0), (50,))), censored=None)
@@ -185,7 +207,8 @@ def test_a_saved_plan_has_the_blocks_of_its_workers_and_no_padding(x64):
     solution = solve(padded(LAW, 3, 100), "single_block")
     drawn = plot.drawn("single_block", 1.0, solution.plan)
     assert drawn.sizes.tolist() == [100]
-    # By hand: s + 1 workers, and of 3 the (3 - s)-th is waited for, 50 + 1000 (1/3 + ... + 1/(s + 1)).
+    # By hand: s + 1 workers, and of 3 the (3 - s)-th is waited for, 50 + 1000
+    # (1/3 + ... + 1/(s + 1)).
     cost = [(s + 1) * (50 + 1000 * sum(1 / k for k in range(s + 1, 4))) for s in range(3)]
     assert drawn.copies.tolist() == [1 + np.argmin(cost)]
 

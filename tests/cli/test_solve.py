@@ -26,7 +26,10 @@ def of(*names):
 
 @pytest.mark.smoke
 def test_json_has_the_exact_figures_and_the_best_plan_is_written(answer, tmp_path, x64):
-    methods, path = of("limit", "time", "frequency", "tandon_partial", "uncoded"), tmp_path / "plan.json"
+    methods, path = (
+        of("limit", "time", "frequency", "tandon_partial", "uncoded"),
+        tmp_path / "plan.json",
+    )
     found = answer("solve", *PAPER, *LAW, *methods, "--deadline", "1e8", "--out", str(path))
     assert list(found) == ["version", "problem", "limit", "solutions"]
     law = {"distribution": "shifted-exponential", "rate": 1e-3, "shift": 50.0}
@@ -37,7 +40,9 @@ def test_json_has_the_exact_figures_and_the_best_plan_is_written(answer, tmp_pat
         row = rows[name]
         assert (sum(row["partition"]), len(row["partition"])) == (20_000, 20)
         assert 0 < row["lower_bound"] < row["expected_runtime"]
-        assert row["relative_gap"] == pytest.approx(1 - row["lower_bound"] / row["expected_runtime"])
+        assert row["relative_gap"] == pytest.approx(
+            1 - row["lower_bound"] / row["expected_runtime"]
+        )
         assert row["partition_runtime"] == pytest.approx(row["expected_runtime"], rel=1e-3)
         assert row["seconds"] > 0
     # Neither has a certificate: 0 bounds any runtime, and is not called one.
@@ -48,9 +53,12 @@ def test_json_has_the_exact_figures_and_the_best_plan_is_written(answer, tmp_pat
     # E[T | T > median] / E[T | T ≤ median] of 50 + 1000 times an exponential variable.
     slow, quick = 50 + 1000 * (1 + np.log(2)), 50 + 1000 * (1 - np.log(2))
     assert rows["tandon_partial"]["alpha"] == pytest.approx(slow / quick, rel=1e-9)
-    # Uncoded: κ E T_(20) with E T_(20) = 50 + 1000 H_20, and P = F(deadline/κ)^20, κ = 50 · 20000 / 20.
+    # Uncoded: κ E T_(20) with E T_(20) = 50 + 1000 H_20, and P = F(deadline/κ)^20,
+    # κ = 50 · 20000 / 20.
     harmonic = sum(1 / k for k in range(1, 21))
-    assert rows["uncoded"]["expected_runtime"] == pytest.approx(5e4 * (50 + 1000 * harmonic), rel=1e-9)
+    assert rows["uncoded"]["expected_runtime"] == pytest.approx(
+        5e4 * (50 + 1000 * harmonic), rel=1e-9
+    )
     probability = (1 - np.exp(-1e-3 * (1e8 / 5e4 - 50))) ** 20
     assert rows["uncoded"]["completion_probability"] == pytest.approx(probability, rel=1e-9)
     assert found["limit"] < rows["frequency"]["expected_runtime"]
@@ -59,7 +67,9 @@ def test_json_has_the_exact_figures_and_the_best_plan_is_written(answer, tmp_pat
     assert plan.partition.shape == plan.levels.shape == plan.rounded.shape == (20,)
     assert float(plan.rounded_runtime) == best["partition_runtime"]
     assert float(plan.lower_bound) == best["lower_bound"]
-    problem = Problem(ShiftedExponential(1e-3, 50.0), 20, 20_000, 50, max_workers=32, setup_cycles=0.0)
+    problem = Problem(
+        ShiftedExponential(1e-3, 50.0), 20, 20_000, 50, max_workers=32, setup_cycles=0.0
+    )
     counts = np.pad(best["partition"], (0, 12))
     assert float(expected_runtime(problem, counts)) == pytest.approx(best["partition_runtime"])
     # One step after the other: uncoded nobody has more to do when the last one ends.
@@ -71,7 +81,15 @@ def test_json_has_the_exact_figures_and_the_best_plan_is_written(answer, tmp_pat
 
 
 def test_csv_rows_agree_with_json_rows(command, answer):
-    args = ("solve", "--workers", "5", "--coordinates", "7000", *LAW, *of("single_block", "tandon:2"))
+    args = (
+        "solve",
+        "--workers",
+        "5",
+        "--coordinates",
+        "7000",
+        *LAW,
+        *of("single_block", "tandon:2"),
+    )
     _, text, _ = command(*args, "--format", "csv")
     rows = list(csv.DictReader(io.StringIO(text)))
     for row, expected in zip(rows, answer(*args)["solutions"], strict=True):
@@ -92,21 +110,28 @@ def test_what_a_table_says_of_a_plan_is_so(command, answer, x64):
     assert plan["saved"] == pytest.approx(saved, rel=1e-9)
     figures = ["time", f"{plan['partition_runtime']:.4g}", f"{100 * saved:.1f}", "%"]
     assert out.splitlines()[2].split()[:4] == figures
-    assert "in the cycle time's unit. Blocks are rounded to whole coordinates; the optimum is not.\n" in out
+    assert (
+        "in the cycle time's unit. Blocks are rounded to whole coordinates; the optimum is not.\n"
+    ) in out
     less = 100 * (1 - plan["partition_runtime"] / block["partition_runtime"])
     told = (
-        f"the fastest earlier scheme, takes {block['partition_runtime']:.4g}. time takes {less:.1f} % less."
+        f"the fastest earlier scheme, takes {block['partition_runtime']:.4g}. time takes "
+        f"{less:.1f} % less."
     )
     assert f"\nBest baseline: single_block, {told}\n" in out
     assert f"in which they are computed:\n{blocks(plan['partition'])}\nLevel n" in out
     assert "each worker stores 20 of the 20" in out
     needs = " ".join(out[out.index("assumes a free forward pass") :].split())
-    told = r"more than ([\d.]+) % of a backward pass \((\d+) cycles per sample and subset\), single_block"
+    told = (
+        r"more than ([\d.]+) % of a backward pass \((\d+) cycles per sample and subset\), single_b"
+    )
     share, most = map(float, known(re.search(told, needs)).groups())
     assert share == pytest.approx(100 * most / 20_000, rel=0.05)
     counts = np.pad(plan["partition"], (0, 12))
     for setup, slower in ((0.99 * most, False), (1.01 * most, True)):
-        problem = Problem(ShiftedExponential(1e-3, 50.0), 20, 20_000, 50, max_workers=32, setup_cycles=setup)
+        problem = Problem(
+            ShiftedExponential(1e-3, 50.0), 20, 20_000, 50, max_workers=32, setup_cycles=setup
+        )
         single = (1 + setup / 20_000) * block["partition_runtime"]
         assert (float(expected_runtime(problem, counts)) > single) == slower
 
@@ -127,11 +152,16 @@ def test_workers_that_are_not_alike_get_a_law_each(answer):
     assert found["problem"]["num_workers"] == 4
     rows = {row["method"]: row for row in found["solutions"]}
     # Uncoded: the last worker, the slowest of all always, takes 2.5 + 1 / 0.4 on average.
-    assert abs(rows["uncoded"]["expected_runtime"] - 3000 / 4 * 5) < 4 * rows["uncoded"]["runtime_error"]
+    assert (
+        abs(rows["uncoded"]["expected_runtime"] - 3000 / 4 * 5)
+        < 4 * rows["uncoded"]["runtime_error"]
+    )
     late = np.exp(-0.4 * (7000 / 750 - 2.5))
     draws = found["problem"]["num_draws"]
     assert abs(rows["uncoded"]["completion_probability"] - 1 + late) < 4 * np.sqrt(late / draws)
-    assert rows["time"]["partition_runtime"] == pytest.approx(rows["time"]["expected_runtime"], rel=1e-3)
+    assert rows["time"]["partition_runtime"] == pytest.approx(
+        rows["time"]["expected_runtime"], rel=1e-3
+    )
     assert found["limit"] < rows["time"]["expected_runtime"] < rows["uncoded"]["expected_runtime"]
     # All workers alike: their number alone is new, and runtimes are exact.
     found = answer(*alike, "--method", "uncoded")
@@ -142,8 +172,22 @@ def test_workers_that_are_not_alike_get_a_law_each(answer):
 
 @pytest.mark.slow
 def test_a_deadline_leads_with_the_plan_that_meets_it_most_often(answer):
-    args = ["solve", "--workers", "10", "--coordinates", "40000", "--samples", "50", "--deadline", "3162278"]
-    args += ["--cycle-time", "shifted-exponential:rate=0.1,shift=1", *of("deadline", "time", "optimal")]
+    args = [
+        "solve",
+        "--workers",
+        "10",
+        "--coordinates",
+        "40000",
+        "--samples",
+        "50",
+        "--deadline",
+        "3162278",
+    ]
+    args += [
+        "--cycle-time",
+        "shifted-exponential:rate=0.1,shift=1",
+        *of("deadline", "time", "optimal"),
+    ]
     rows = answer(*args, "--objective", "completion-probability")["solutions"]
     assert [row["method"] for row in rows] == ["deadline", "optimal", "time"]
     assert rows[0]["completion_probability"] == pytest.approx(0.7456, abs=1e-3)
@@ -176,13 +220,22 @@ def test_units_setup_and_levels_come_from_the_command_line(answer, of_units):
     assert rows.pop("nested")["stored_subsets"] == 4
     assert rows.pop("sharing:2")["stored_subsets"] == 2
     assert rows.pop("sharing:all")["expected_runtime"] < rows["uncoded"]["partition_runtime"]
-    assert set(rows) == {"optimal, levels 0,2-3", "optimal", "time", "frequency", "uncoded", "single_block"}
+    assert set(rows) == {
+        "optimal, levels 0,2-3",
+        "optimal",
+        "time",
+        "frequency",
+        "uncoded",
+        "single_block",
+    }
     assert all(sum(row["partition"]) == 4 for row in rows.values())
     assert rows["optimal, levels 0,2-3"]["partition"][1] == 0
     free = rows["optimal"]["partition_runtime"]
     assert free <= rows["optimal, levels 0,2-3"]["partition_runtime"] * (1 + 1e-9)
     # Uncoded: (8.5 + 0.4) E T_(4) / 4, E T_(4) = 0.4 + 2.2 · 4/5.
-    assert rows["uncoded"]["partition_runtime"] == pytest.approx(8.9 * (0.4 + 2.2 * 0.8) / 4, rel=1e-9)
+    assert rows["uncoded"]["partition_runtime"] == pytest.approx(
+        8.9 * (0.4 + 2.2 * 0.8) / 4, rel=1e-9
+    )
 
 
 @pytest.mark.slow
@@ -205,14 +258,19 @@ def test_a_deadline_may_be_met_where_the_mean_is_infinite(answer, command):
 
 def test_a_file_of_unit_costs_is_refused_by_what_is_wrong(refusal, tmp_path):
     path = tmp_path / "layers.txt"
-    for text, words in {"1\n-2": "above 0, got '-2'", "one\n": "got 'one'", "\n": "no unit costs"}.items():
+    for text, words in {
+        "1\n-2": "above 0, got '-2'",
+        "one\n": "got 'one'",
+        "\n": "no unit costs",
+    }.items():
         path.write_text(text)
         assert words in refusal("solve", "--workers", "4", "--unit-costs", str(path), *UNIFORM)
 
 
 @pytest.mark.parametrize("name", ["solve", pytest.param("sweep", marks=pytest.mark.slow)])
 def test_a_round_trip_is_paid_for_each_chunk_and_rows_say_what_they_need(answer, name):
-    """Workers of one speed: each does the three chunks of its subset, of 2 cycles, and asks before each."""
+    """Workers of one speed: each does the three chunks of its subset, of 2 cycles, and asks
+    before each."""
     args = ["--workers", "3", "--coordinates", "6", "--cycle-time", "deterministic:value=1"]
     found = answer(name, *args, *of("sharing:2:1", "uncoded"), "--round-trip", "0.5")
     rows = {row["method"]: row for row in (found["solutions"] if name == "solve" else found)}
@@ -229,11 +287,15 @@ def test_help_shows_examples_that_can_be_pasted_into_any_shell(command, name):
     _, out, _ = command(name, "--help")
     assert f"at most {'1,500' if name == 'train' else '131,072'}" in " ".join(out.split())
     # What a command inherits comes last, in sections; what it says of it itself too.
-    heads = re.findall(r"^(Options|Schemes|Times of the workers|Files and output):$", out, re.MULTILINE)
+    heads = re.findall(
+        r"^(Options|Schemes|Times of the workers|Files and output):$", out, re.MULTILINE
+    )
     middle = ["Schemes", "Times of the workers"] if name != "fit" else []
     assert heads == ["Options", *middle, "Files and output"]
     if name == "solve":
-        assert "if workers differ, repeat it" in " ".join(out.partition("Times of the workers:")[2].split())
+        assert "if workers differ, repeat it" in " ".join(
+            out.partition("Times of the workers:")[2].split()
+        )
         for law in ("shifted-exponential", "two-speed", "lognormal", "ferdinand_half"):
             assert law in out
     if name == "train":

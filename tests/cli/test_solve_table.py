@@ -17,9 +17,19 @@ ONE_BLOCK = {"sizes": [10], "tasks": [[0, 0]]}
 
 
 def row(method, runtime, partition=None, **more) -> dict[str, Any]:
-    known: dict[str, Any] = {"method": method, "status": "converged", "kind": "exact", "seconds": 1.0}
+    known: dict[str, Any] = {
+        "method": method,
+        "status": "converged",
+        "kind": "exact",
+        "seconds": 1.0,
+    }
     known |= {"expected_runtime": runtime, "partition_runtime": runtime if partition else None}
-    known |= {"runtime_error": 0.0, "lower_bound": None, "relative_gap": None, "partition": partition}
+    known |= {
+        "runtime_error": 0.0,
+        "lower_bound": None,
+        "relative_gap": None,
+        "partition": partition,
+    }
     known |= {
         "saved": 1 - runtime / 16,
         "chained_runtime": None,
@@ -51,11 +61,19 @@ def printed(capsys):
 def test_the_table_says_what_is_saved_and_shows_the_plan(printed):
     rows = [
         row("time", 8.0, [30, *[5] * 28, 4830], lower_bound=6.0, completion_probability=0.25),
-        row("single_block", 10.0, [0, 5000, *[0] * 28], completion_probability=0.125, stored_subsets=2),
+        row(
+            "single_block",
+            10.0,
+            [0, 5000, *[0] * 28],
+            completion_probability=0.125,
+            stored_subsets=2,
+        ),
         row("tandon_partial", 12.0, alpha=4.8812, completion_probability=None),
         row("uncoded", 16.0, [5000, *[0] * 29], completion_probability=0.0),
     ]
-    lines, text = printed(Problem(LAW, 30, 5000), rows, 4.0, 12345.0, rows[1], setup=0.05, widest=104)
+    lines, text = printed(
+        Problem(LAW, 30, 5000), rows, 4.0, 12345.0, rows[1], setup=0.05, widest=104
+    )
     assert "P(runtime ≤" in lines[0]
     figures = [line.split() for line in lines[2:6]]
     assert figures[0][:8] == ["time", "8", "50.0", "%", "33", "%", "0.2500", "1"]
@@ -63,16 +81,21 @@ def test_the_table_says_what_is_saved_and_shows_the_plan(printed):
     assert figures[2][:9] == ["tandon_partial", "α", "4.88", "12", "25.0", "%", "100", "%", "–"]
     assert figures[3][:7] == ["uncoded", "16", "0.0", "%", "167", "%", "0.0000"]
     assert not any("…" in line.partition("▁")[2] for line in lines)  # no bar is cut off
-    assert "in the cycle time's unit. Blocks are rounded to whole coordinates; the optimum is not." in text
     assert (
-        "Best baseline: single_block, the fastest earlier scheme, takes 10. time takes 20.0 % less." in text
+        "in the cycle time's unit. Blocks are rounded to whole coordinates; the optimum is not."
+    ) in text
+    assert (
+        "Best baseline: single_block, the fastest earlier scheme, takes 10. time takes 20.0 % "
+        "less." in text
     )
     assert "No scheme of any kind is faster than 4, assuming" in text
     assert "The plan of time, level: coordinates, in the order in which they are computed:" in lines
     assert any(line.startswith("0: 30, 1: 5, 2: 5,") for line in lines)
     assert "28: 5, 29: 4830" in text
     assert "each worker stores 30 of the 30" in text
-    assert "If one costs more than 5 % of a backward pass (250 cycles per sample and subset), single" in text
+    assert (
+        "If one costs more than 5 % of a backward pass (250 cycles per sample and subset), single"
+    ) in text
 
 
 def test_what_takes_longer_one_step_after_the_other_is_told_by_more_than_two_percent(printed):
@@ -82,7 +105,9 @@ def test_what_takes_longer_one_step_after_the_other_is_told_by_more_than_two_per
         row(name, value, [60], chained_runtime=chained[name][0], chained_error=chained[name][1])
         for name, value in runtimes.items()
     ]
-    _, text = printed(Problem(LAW, 3, 60), [*rows, row("uncoded", 16.0, [60])], 1.0, unit=(2.0, "seconds"))
+    _, text = printed(
+        Problem(LAW, 3, 60), [*rows, row("uncoded", 16.0, [60])], 1.0, unit=(2.0, "seconds")
+    )
     assert "first ends the pass that it has begun. Then these take longer, by draws" in text
     assert "standard error up to 1 %: time 4.5 (×1.12), single_block 7.5 (×1.50)." in text
     _, text = printed(Problem(LAW, 3, 60), [rows[0]], 1.0)
@@ -113,7 +138,10 @@ def test_best_found_where_nothing_is_proven(printed):
     assert lines[2].split()[:6] == ["optimal", "25", "-212.5", "%", "best", "found"]
     assert lines[3].split()[:6] == ["uncoded", "33", "-312.5", "%", "50", "%"]
     assert "a local search found. None is faster than 22, which is 12 % less." in text
-    assert all(words in text for words in ("no idle time, after the first start-up", "may be near: optimal."))
+    assert all(
+        words in text
+        for words in ("no idle time, after the first start-up", "may be near: optimal.")
+    )
 
 
 def test_a_limit_is_no_scheme_and_a_fast_scheme_has_no_levels(printed):
@@ -141,14 +169,21 @@ def test_schedules_say_what_they_need_and_what_they_leave_out(printed):
         row("time", 4.0, [5, 5, 0], lower_bound=3.0, stored_subsets=2),
         row("uncoded", 8.0, [10, 0, 0]),
     ]
-    lines, text = printed(Problem(LAW, 3, 10), rows, 1.0, baseline=rows[5], widest=102)  # no number is cut
+    # no number is cut
+    lines, text = printed(Problem(LAW, 3, 10), rows, 1.0, baseline=rows[5], widest=102)
     shown = [" ".join(line.split()) for line in lines[2:]]
     assert shown[0].startswith("cyclic:2 2 87.5 % – 2 1.50 1 1 block, no")
     assert shown[2].startswith("backup:1 (inexact) 3 81.2 % – 1 1.00 0 1 block,")
-    assert "block 1: 2 groups of 1 to 2, 4,000 coordinates A block is complete when one worker of" in text
+    assert (
+        "block 1: 2 groups of 1 to 2, 4,000 coordinates A block is complete when one worker of"
+    ) in text
     assert "sent its sum. Each worker stores 2 of the 3 subsets of the data." in text
-    assert "for as many samples that are used as a step has. A step of backup:1 loses 33.3 %" in text
-    assert "A step of drop loses 20.0 % of the samples and takes 2.9: workers stop at 3, at once." in text
+    assert (
+        "for as many samples that are used as a step has. A step of backup:1 loses 33.3 %"
+    ) in text
+    assert (
+        "A step of drop loses 20.0 % of the samples and takes 2.9: workers stop at 3, at once."
+    ) in text
 
 
 def test_work_sharing_stands_beside_what_no_scheme_of_its_storage_beats(printed):
@@ -166,9 +201,13 @@ def test_work_sharing_stands_beside_what_no_scheme_of_its_storage_beats(printed)
         ),
         row("uncoded", 8.0, [10, 0, 0, 0]),
     ]
-    lines, text = printed(Problem(LAW, 4, 10), rows, 1.0, baseline=rows[2], unit=(2.0, "seconds"), enough=3)
+    lines, text = printed(
+        Problem(LAW, 4, 10), rows, 1.0, baseline=rows[2], unit=(2.0, "seconds"), enough=3
+    )
     assert "chunks, no code" in lines[2]
-    assert "With 2 subsets stored no exact scheme is faster than 1.5, 25 % less than sharing:2." in text
+    assert (
+        "With 2 subsets stored no exact scheme is faster than 1.5, 25 % less than sharing:2."
+    ) in text
     assert "Probabilities by draws, standard error up to 0.004: sharing:2." in text
     assert "With 4 subsets" not in text  # that is the limit of any scheme
     assert "3 stored subsets are enough: their limit is within 5 %" in text
@@ -182,7 +221,9 @@ def test_work_sharing_stands_beside_what_no_scheme_of_its_storage_beats(printed)
 def test_all_times_are_printed_in_one_unit(printed):
     rows = [row("time", 8.0, [60, 0, 0, 0], lower_bound=6.0, completion_probability=0.25)]
     baseline, interval = row("uncoded", 16.0), (7.0, 9.0)
-    lines, text = printed(Problem(LAW, 4, 60), rows, 4.0, 16.0, baseline, interval, unit=(2.0, "seconds"))
+    lines, text = printed(
+        Problem(LAW, 4, 60), rows, 4.0, 16.0, baseline, interval, unit=(2.0, "seconds")
+    )
     assert (" 8) " in lines[1], "Runtimes are in seconds. Blocks" in text) == (True, True)
     assert lines[2].split()[:7] == ["time", "4", "50.0", "%", "33", "%", "0.2500"]
     assert "faster than 2, assuming" in text
@@ -191,7 +232,9 @@ def test_all_times_are_printed_in_one_unit(printed):
 
 def test_what_stands_for_an_expectation_is_said(printed):
     plan = row("uncoded", 4.0, [60, 0, 0, 0], runtime_error=0.04)
-    _, text = printed(Problem(EmpiricalRows(np.ones((6, 4))), 4, 60), [plan], 1.0, interval=(3.5, 4.5))
+    _, text = printed(
+        Problem(EmpiricalRows(np.ones((6, 4))), 4, 60), [plan], 1.0, interval=(3.5, 4.5)
+    )
     assert "Means over the trace's 6 steps" in text
     assert "uncoded: 3.5 to 4.5 with 95 % confidence" in text
     _, text = printed(Problem(Heterogeneous([Uniform(1.0, 2.0)] * 3 + [LAW]), 4, 60), [plan], 1.0)
@@ -203,7 +246,12 @@ def test_a_bar_is_drawn_for_each_level_or_group_of_levels():
 
 
 def test_what_is_saved_is_of_the_time_of_the_uncoded_scheme_where_both_are_finite():
-    known = {"fast": (2.0, 0.5), "uncoded": (4.0, 0.0), "slow": (40.0, -9.0), "never": (np.inf, None)}
+    known = {
+        "fast": (2.0, 0.5),
+        "uncoded": (4.0, 0.0),
+        "slow": (40.0, -9.0),
+        "never": (np.inf, None),
+    }
     shown = {"fast": "50.0 %", "uncoded": "0.0 %", "slow": "× 10", "never": "–"}
     for name, (runtime, share) in known.items():
         one = row(name, runtime)

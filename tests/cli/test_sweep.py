@@ -19,7 +19,15 @@ PARETO += ["--method", "uncoded", "--partitions", "--deadline", "50"]
 @pytest.mark.slow
 def test_a_sweep_prints_every_cell_and_its_axes(command, answer):
     args = ["sweep", "--workers", "2:4", "--coordinates", "60", "--cycle-time", "uniform:low=1"]
-    args += ["--axis", "high=2:4:2", "--method", "uncoded", "--method", "single_block", "--partitions"]
+    args += [
+        "--axis",
+        "high=2:4:2",
+        "--method",
+        "uncoded",
+        "--method",
+        "single_block",
+        "--partitions",
+    ]
     rows = answer(*args)
     cells = itertools.product((2, 3, 4), (2.0, 4.0), ("uncoded", "single_block"))
     assert [(r["num_workers"], r["high"], r["method"]) for r in rows] == list(cells)
@@ -32,7 +40,8 @@ def test_a_sweep_prints_every_cell_and_its_axes(command, answer):
         assert sum(row["partition"]) == 60
     lines = command(*args)[1].splitlines()
     assert max(map(len, lines)) <= 100
-    assert lines[1].split()[:3] == ["num_workers", "high", "scheme"]  # what does not vary is no column
+    # what does not vary is no column
+    assert lines[1].split()[:3] == ["num_workers", "high", "scheme"]
     assert len(lines) == 2 + 12
 
 
@@ -47,14 +56,17 @@ def test_a_sweep_to_a_file_ends_with_a_summary(command, answer, refusal, tmp_pat
 
 
 def test_the_largest_gap_of_a_sweep_is_one_of_what_converged(tmp_path):
-    """To the bound of the optimum, where that is asked for; a loose bound of another one is none."""
+    """To the bound of the optimum, where that is asked for; a loose bound of another one is
+    none."""
 
     def largest(**rows: list[str]) -> list[Any]:
         """The largest gap of each method, from the rows of three cells: status, runtime, bound."""
         path, head = tmp_path / "s.csv", "method,status,expected_runtime,lower_bound"
         methods = {name: SimpleNamespace(is_partition=name != "nested") for name in rows}
         sweep: Any = SimpleNamespace(cells=range(3), methods=methods)
-        cells = zip(*([f"{name},{text}" for text in texts] for name, texts in rows.items()), strict=True)
+        cells = zip(
+            *([f"{name},{text}" for text in texts] for name, texts in rows.items()), strict=True
+        )
         path.write_text("\n".join((head, *itertools.chain(*cells))))
         lines, counts = _summary(sweep, path)
         assert counts["step limit"] == 1
@@ -64,7 +76,10 @@ def test_the_largest_gap_of_a_sweep_is_one_of_what_converged(tmp_path):
     time = ["converged,10,2", "converged,12.5,2", "converged,3,1"]
     nested = ["converged,9,8.1", "converged,7,7", "infinite,,"]
     assert largest(optimal=optimal, time=time, nested=nested) == pytest.approx([0.2, 0.36, 0.1])
-    assert largest(time=[*time[:2], "step limit,10,9"], uncoded=["converged,10,"] * 3) == [None, None]
+    assert largest(time=[*time[:2], "step limit,10,9"], uncoded=["converged,10,"] * 3) == [
+        None,
+        None,
+    ]
 
 
 def test_the_summary_of_a_sweep_says_what_is_saved_on_average(tmp_path):
@@ -88,7 +103,10 @@ def test_a_sweep_says_which_rows_are_infinite_or_invalid(command):
     status, out, err = command(*args, "--axis", "shape=-1,0.5,2")
     rows = strict_json(out)
     assert problems("sweep", rows) == []
-    assert (status, [row["status"] for row in rows]) == (1, ["invalid", "infinite", "converged"] * 2)
+    assert (status, [row["status"] for row in rows]) == (
+        1,
+        ["invalid", "infinite", "converged"] * 2,
+    )
     assert [row["expected_runtime"] is None for row in rows] == [True, True, False] * 2
     assert [row["saved"] for row in rows] == [None, None, 0.0] * 2
     said = "bcgc: 2 of 6 rows are invalid: their numbers make no problem"
@@ -109,7 +127,11 @@ def test_the_file_of_a_sweep_says_which_law_and_has_one_type_a_column(answer, tm
         assert {str(row["relative_gap"]) for row in tables[-1]} <= {""}
     assert tables[0] == tables[1]  # however they were given
     for row in tables[0]:
-        assert (row["distribution"], str(row["cycles"]), str(row["num_samples"])) == ("pareto", "1.0", "1.0")
+        assert (row["distribution"], str(row["cycles"]), str(row["num_samples"])) == (
+            "pareto",
+            "1.0",
+            "1.0",
+        )
 
 
 def test_an_axis_is_the_numbers_that_its_words_say():

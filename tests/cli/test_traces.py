@@ -1,4 +1,5 @@
-"""A trace on the command line: one law for all commands, one limit, and flags that only the commands know."""
+"""A trace on the command line: one law for all commands, one limit, and flags that only the
+commands know."""
 
 import io
 import sys
@@ -24,15 +25,21 @@ def test_the_kinds_of_law_are_the_librarys_and_what_is_refused_names_the_option(
     asked: Any = SimpleNamespace(trace=trace, trace_distribution="atoms", keep_workers=False)
     assert TRACE_LAWS == KINDS
     law: Any = traces.law_for(asked, trace_of(TIMES), 3)
-    assert np.array_equal(np.sort(np.asarray(law.times)), np.sort(TIMES.ravel()).astype(law.times.dtype))
+    assert np.array_equal(
+        np.sort(np.asarray(law.times)), np.sort(TIMES.ravel()).astype(law.times.dtype)
+    )
     cut = trace_of(TIMES, censored=np.arange(24) == 0)
-    with pytest.raises(ValueError, match=r"1 of 24 times are censored.*: take a smooth distribution"):
+    with pytest.raises(
+        ValueError, match=r"1 of 24 times are censored.*: take a smooth distribution"
+    ):
         traces.law_for(asked, cut, 3)
 
 
 def test_one_worker_only_is_one_text_for_all_commands(refusal, tmp_path, monkeypatch):
     for name in ("describe", "fit_distributions"):
-        monkeypatch.setattr(f"bcgc_jax.cli.fit.{name}", lambda *_, **__: pytest.fail("the work began"))
+        monkeypatch.setattr(
+            f"bcgc_jax.cli.fit.{name}", lambda *_, **__: pytest.fail("the work began")
+        )
     path = written(tmp_path / "trace.csv", TIMES[:, :1])
     given = ["--trace", path, "--coordinates", "60"]
     asked = {"solve": given, "sweep": given, "fit": [path], "train": given[:2]}
@@ -77,7 +84,12 @@ def test_work_sharing_of_microbatches_is_replayed_once_as_advise_does(answer, co
     asked = "--trace", path, "--setup-cycles", "0", "--coordinates", "60", "--method", "uncoded"
     shared, said = answer("solve", *asked)["microbatches"], answer("advise", path)
     assert shared["forward_ratio"] == pytest.approx(1 / 3, rel=1e-6)
-    assert {row["remedy"] for row in shared["rows"]} == {"sharing:3", "sharing:all", "sharing:2", "limit"}
+    assert {row["remedy"] for row in shared["rows"]} == {
+        "sharing:3",
+        "sharing:all",
+        "sharing:2",
+        "limit",
+    }
     assert all(row in said["rows"] for row in shared["rows"])
     assert (shared["causes"], shared["step"]) == (said["causes"], said["step"])
     _, out, _ = command("solve", *asked)
@@ -88,7 +100,9 @@ def test_work_sharing_of_microbatches_is_replayed_once_as_advise_does(answer, co
             assert f"{row['remedy']} {saved} % ({low} to {high} %)" in text
     assert "The data are slow more than the workers" in text
     whole: Any = SimpleNamespace(keep_workers=True)
-    assert traces.remarks(whole, bcgc.measured.load_trace(path))[0].startswith("Why workers do not end")
+    assert traces.remarks(whole, bcgc.measured.load_trace(path))[0].startswith(
+        "Why workers do not end"
+    )
 
 
 def test_a_plan_on_a_circle_is_replayed_in_the_steps_of_the_trace():
@@ -127,7 +141,9 @@ def stdin(monkeypatch):
     return give
 
 
-def test_a_trace_brings_its_law_and_its_number_of_workers_from_standard_input_too(answer, stdin, trace):
+def test_a_trace_brings_its_law_and_its_number_of_workers_from_standard_input_too(
+    answer, stdin, trace
+):
     stdin(Path(trace).read_text())
     # E max of 4 draws with replacement from the 24 times, written out.
     t, share = np.sort(TIMES.ravel()), np.arange(1, 25) / 24
@@ -142,7 +158,10 @@ def test_a_trace_brings_its_law_and_its_number_of_workers_from_standard_input_to
 def test_what_is_wrong_with_standard_input_is_told_by_its_name(command, refusal, stdin):
     for content, message in (
         ("", "standard input is empty"),
-        ("step,worker,seconds\n1,a,fast\n", "standard input, line 2: seconds must be a positive number"),
+        (
+            "step,worker,seconds\n1,a,fast\n",
+            "standard input, line 2: seconds must be a positive number",
+        ),
         ("step,worker,seconds\n1,a,2\n", "standard input has one worker only"),
     ):
         stdin(content)
@@ -159,8 +178,11 @@ def test_a_plan_is_replayed_in_the_steps_of_its_trace():
     rng = np.random.default_rng(0)
     times = rng.gamma(4.0, 0.5, (200, 4)) * rng.uniform(0.5, 2.0, (200, 1))
     problem, counts = bcgc.Problem(bcgc.Empirical(times.ravel()), 4, 60, 3.0), [10, 20, 30, 0]
-    # By hand: a worker's cycles up to the end of each level are 10, 50, 140, 140, of M / N = 3 / 4 samples.
-    steps = np.array([max(10 * t[3], 50 * t[2], 140 * t[1]) for t in np.sort(times, axis=1)]) * 3 / 4
+    # By hand: a worker's cycles up to the end of each level are 10, 50, 140, 140, of M / N = 3 / 4
+    # samples.
+    steps = (
+        np.array([max(10 * t[3], 50 * t[2], 140 * t[1]) for t in np.sort(times, axis=1)]) * 3 / 4
+    )
     uncoded = 60 * times.max(axis=1) * 3 / 4
 
     def said(trace, counts, promised):
@@ -174,7 +196,8 @@ def test_a_plan_is_replayed_in_the_steps_of_its_trace():
     assert saved.endswith("it is not faster by two standard errors: take uncoded.")
     assert "mine takes 25 % longer than expected" in late
     assert len(said(trace_of(times), counts, steps.mean())) == 2
-    # One after the other, worker by worker: 10, 20 twice, 30 three times; three are enough of level 1.
+    # One after the other, worker by worker: 10, 20 twice, 30 three times; three are enough of level
+    # 1.
     pieces = in_order([1, 2, 3], counts[:3])
     after = chain([pieces] * 4, _three_levels, (0 * times).tolist(), times.tolist())[0]
     share = 100 * (1 - 3 / 4 * np.mean(after) / uncoded.mean())
@@ -193,7 +216,10 @@ def test_a_plan_is_replayed_in_the_steps_of_its_trace():
 def test_runtimes_under_a_trace_are_in_seconds_of_a_step():
     problem = bcgc.Problem(bcgc.Empirical(TIMES.ravel()), 4, 60, 3.0)
     unit, name = traces.unit_of(trace_of(TIMES), problem)
-    assert (unit, "seconds of a recorded step (divide those of JSON and CSV by 45)" in name) == (45, True)
+    assert (unit, "seconds of a recorded step (divide those of JSON and CSV by 45)" in name) == (
+        45,
+        True,
+    )
     # Where two workers share the data of four, a step of one second is one of two.
     half = bcgc.Problem(problem.cycle_time, 2, 60, 3.0)
     unit, name = traces.unit_of(trace_of(TIMES), half)
@@ -223,7 +249,9 @@ def test_what_a_plan_does_not_suppose_is_said_of_its_trace():
 def test_python_refuses_what_no_machine_holds(size):
     law = bcgc.ShiftedExponential(1e-3, 50.0)
     for given in ({"num_workers": size}, {"num_workers": 3, "max_workers": int(size)}):
-        with pytest.raises(ValueError, match=r"e\+\d\d workers are more than 131,072: .* arrays of N²"):
+        with pytest.raises(
+            ValueError, match=r"e\+\d\d workers are more than 131,072: .* arrays of N²"
+        ):
             bcgc.Problem(law, num_coordinates=60, **given)
 
 

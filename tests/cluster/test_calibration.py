@@ -99,7 +99,10 @@ def test_the_work_is_a_trace_of_loads():
 
 
 def test_work_of_another_plan_or_none_is_refused():
-    for items, words in (([], "no work was measured"), ([Work(0, 0, 3, 1.0)], "take that under one plan")):
+    for items, words in (
+        ([], "no work was measured"),
+        ([Work(0, 0, 3, 1.0)], "take that under one plan"),
+    ):
         for call in (calibrate, work_trace):
             with pytest.raises(ValueError, match=words):
                 call(items, CODED, M)

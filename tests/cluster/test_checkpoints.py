@@ -23,7 +23,10 @@ from tests.problems import known
 
 def states(count, dtype=np.float32):
     rng = np.random.default_rng(0)
-    return [{"a": rng.normal(size=(30, 40)).astype(dtype), "b": np.full(3, k, dtype)} for k in range(count)]
+    return [
+        {"a": rng.normal(size=(30, 40)).astype(dtype), "b": np.full(3, k, dtype)}
+        for k in range(count)
+    ]
 
 
 def assert_last(checkpoints, want, number):
@@ -77,11 +80,20 @@ def test_the_last_two_are_kept_and_what_is_half_written_is_removed(tmp_path):
 
 
 def test_numbers_of_all_kinds_and_random_keys_come_back(tmp_path):
-    state: Any = (jnp.array([0.1, 2], jnp.bfloat16), {"count": np.int32(7), "key": jax.random.key(3)}, None)
+    state: Any = (
+        jnp.array([0.1, 2], jnp.bfloat16),
+        {"count": np.int32(7), "key": jax.random.key(3)},
+        None,
+    )
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state, wait=True)
         steps, (small, rest, nothing) = checkpoints.last(state) or (0, state)
-    assert (steps, small.dtype, small.tolist(), nothing) == (1, state[0].dtype, state[0].tolist(), None)
+    assert (steps, small.dtype, small.tolist(), nothing) == (
+        1,
+        state[0].dtype,
+        state[0].tolist(),
+        None,
+    )
     assert (rest["count"], rest["count"].dtype) == (7, np.int32)
     assert jax.random.bits(rest["key"]) == jax.random.bits(jax.random.key(3))
 
@@ -101,7 +113,8 @@ def test_another_training_is_refused_by_what_differs(tmp_path):
 
     assert last() is None
     assert last()[0] == 1
-    # The parameters that it begins with count for nothing, but for their shapes: the checkpoint has others.
+    # The parameters that it begins with count for nothing, but for their shapes: the checkpoint has
+    # others.
     assert last(params=jax.tree.map(np.zeros_like, params))[0] == 1
     other = {"x": data["x"].copy(), "y": data["y"]}
     other["x"][7, 2] += 1e-3
@@ -111,12 +124,17 @@ def test_another_training_is_refused_by_what_differs(tmp_path):
         ("data", {"data": other}),
         ("learning rate or optimiser", {"optimizer": optax.adam(1.01e-2)}),
         ("learning rate or optimiser", {"optimizer": optax.sgd(1e-2)}),
-        ("learning rate or optimiser", {"optimizer": optax.adam(optax.linear_schedule(1e-2, 0.0, 10))}),
+        (
+            "learning rate or optimiser",
+            {"optimizer": optax.adam(optax.linear_schedule(1e-2, 0.0, 10))},
+        ),
         ("key, scheme", {"key": jax.random.key(1), "scheme": "time"}),
         ("model or optimiser", {"like": states(1, np.float16)[0]}),
         ("model or optimiser", {"like": {"a": np.zeros((30, 40), np.float32)}}),
     ):
-        with pytest.raises(ValueError, match=f"made with another {name}. Take an empty folder, or what it"):
+        with pytest.raises(
+            ValueError, match=f"made with another {name}. Take an empty folder, or what it"
+        ):
             last(**changed)
 
 
@@ -154,9 +172,16 @@ def test_iterations_are_told_in_order_and_in_the_callers_precision(x64):
 
     run: Any = Run(None, after_step=told.append)  # type: ignore[arg-type]
     with ThreadPoolExecutor(1) as beside:
-        coming = [beside.submit(evaluated, evaluate, run, True, _step(k), jnp.float64(k)) for k in range(7)]
+        coming = [
+            beside.submit(evaluated, evaluate, run, True, _step(k), jnp.float64(k))
+            for k in range(7)
+        ]
     assert [one.result() for one in coming] == told
-    assert [step.step for step in told] == [int(step.metrics["loss"]) for step in told] == list(range(7))
+    assert (
+        [step.step for step in told]
+        == [int(step.metrics["loss"]) for step in told]
+        == list(range(7))
+    )
     assert {step.metrics["loss"].dtype for step in told} == {jnp.dtype("float64")}
     assert threading.get_ident() not in threads
 
@@ -164,7 +189,11 @@ def test_iterations_are_told_in_order_and_in_the_callers_precision(x64):
 def test_a_line_an_iteration(tmp_path):
     log = json_lines(tmp_path / "new" / "log.jsonl")
     for k in range(2):
-        log(_step(k)._replace(metrics=(jnp.float32(0.25), {"accuracy": 0.5 + k, "rows": jnp.zeros(3)})))
+        log(
+            _step(k)._replace(
+                metrics=(jnp.float32(0.25), {"accuracy": 0.5 + k, "rows": jnp.zeros(3)})
+            )
+        )
     lines = [json.loads(line) for line in (tmp_path / "new" / "log.jsonl").read_text().splitlines()]
     measured = {"0": 0.25, "1/accuracy": 1.5, "seconds": 1.5}
     assert lines[1] == measured | {"step": 1, "scheme": "cyclic:2", "num_workers": 3}

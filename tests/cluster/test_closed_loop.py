@@ -1,4 +1,5 @@
-"""Training that tries uncoded steps and work sharing, or makes its data on the workers: always exact."""
+"""Training that tries uncoded steps and work sharing, or makes its data on the workers: always
+exact."""
 
 import os
 import signal
@@ -11,7 +12,16 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.cluster import ClosedLoop, Cluster, InjectedDelay, Run, Step, Told, planning, train_on_cluster
+from bcgc_jax.cluster import (
+    ClosedLoop,
+    Cluster,
+    InjectedDelay,
+    Run,
+    Step,
+    Told,
+    planning,
+    train_on_cluster,
+)
 from bcgc_jax.cluster.engine import Bench, Made, _made_chunks
 from bcgc_jax.cluster.planning import Loop
 from bcgc_jax.cluster.rounds import Work
@@ -146,7 +156,8 @@ def test_a_step_with_a_fault_is_left_out_and_other_workers_begin_anew():
     workers.take_up = replaced
     loop.gradient(loop.params, 3)
     assert [plan.num_workers for plan in workers.prepared] == [N, N - 1]
-    assert (loop._trials.step, loop._trials.num_steps) == (0, 97)  # and as many are left of a checkpoint
+    # and as many are left of a checkpoint
+    assert (loop._trials.step, loop._trials.num_steps) == (0, 97)
 
 
 def test_a_worker_makes_each_subset_once_and_forgets_what_no_plan_needs():
@@ -193,7 +204,9 @@ def test_of_subsets_that_are_made_a_worker_keeps_the_chunks_that_it_stores(mean)
 
 @pytest.mark.parametrize("made", [None, {}, {"x": 3.0}, {"x": np.ones(3), "y": np.ones(2)}])
 def test_a_function_that_makes_no_samples_is_told(made):
-    with pytest.raises(ValueError, match=r"returned no arrays of samples for subset 2 of 4, but (None|\{)"):
+    with pytest.raises(
+        ValueError, match=r"returned no arrays of samples for subset 2 of 4, but (None|\{)"
+    ):
         Made(lambda number, count: made, 0, 2, 4).make()
 
 
@@ -205,7 +218,8 @@ def cluster():
 
 @pytest.mark.slow
 def test_it_shares_the_work_of_slow_workers_and_trains_as_plain_descent_does(cluster):
-    """Worker 3 takes five times as long, and in the middle worker 0 in its place; another is killed."""
+    """Worker 3 takes five times as long, and in the middle worker 0 in its place; another is
+    killed."""
     params, data = case(40)
     slow = np.ones((60, N))
     slow[:30, 3], slow[30:, 0] = 5, 5
@@ -225,19 +239,23 @@ def test_it_shares_the_work_of_slow_workers_and_trains_as_plain_descent_does(clu
 
 
 def sleeping(params, batch):
-    """The loss, with a pass that takes time in proportion to its samples, and that nobody can interrupt."""
+    """The loss, with a pass that takes time in proportion to its samples, and that nobody can
+    interrupt."""
 
     def sleep(x):
         time.sleep(0.012 * x.size)
         return x
 
-    y = jax.pure_callback(sleep, jax.ShapeDtypeStruct(batch["y"].shape, batch["y"].dtype), batch["y"])
+    y = jax.pure_callback(
+        sleep, jax.ShapeDtypeStruct(batch["y"].shape, batch["y"].dtype), batch["y"]
+    )
     return loss(params, batch | {"y": y})
 
 
 @pytest.mark.slow
 def test_equal_workers_that_cannot_be_interrupted_take_no_longer_than_without_redundancy(cluster):
-    """With two subsets each they took twice as long; measured 1.01 times as long, beside a load of 14."""
+    """With two subsets each they took twice as long; measured 1.01 times as long, beside a load
+    of 14."""
     params, data = case(40)
     given, seconds = (cluster, params, data, SGD, 30), []
     for plans in (Told(bcgc.Problem(LAW, N, COUNT, 40), "uncoded"), ClosedLoop()):
@@ -252,14 +270,17 @@ def test_other_work_that_a_callback_gives_the_cluster_changes_no_step(cluster, p
 
     def other(step, running):
         if step == 2:
-            running.assign(lambda p, b: 9 * loss(p, b), running.plan, params, split_unevenly(data, N))
+            running.assign(
+                lambda p, b: 9 * loss(p, b), running.plan, params, split_unevenly(data, N)
+            )
 
     trained(cluster, plans, params, data, 5, before_step=other)
 
 
 @pytest.mark.slow
 def test_whoever_is_lost_or_joins_a_closed_loop_has_a_part_in_both_schemes(cluster, tmp_path):
-    """One is not replaced, and the cluster is whole again later; then the training goes on once more."""
+    """One is not replaced, and the cluster is whole again later; then the training goes on once
+    more."""
     params, data = case(40)
 
     def other(step, running):
@@ -281,7 +302,8 @@ def test_whoever_is_lost_or_joins_a_closed_loop_has_a_part_in_both_schemes(clust
 
 @pytest.mark.slow
 def test_workers_compile_the_next_plan_beside_their_work(cluster):
-    """They go on with the one they have, and then take the other, also one who was killed meanwhile."""
+    """They go on with the one they have, and then take the other, also one who was killed
+    meanwhile."""
     params, data = case(41)
     whole = partition_plan(np.array([COUNT, 0.0, 0.0, 0.0]), N)
     uncoded, parts = assign(jax.random.key(0), whole, params, N), split_unevenly(data, N)
@@ -325,7 +347,9 @@ def test_data_is_made_where_it_is_and_gradients_are_those_of_all_of_it(cluster, 
     assert str(os.getpid()) not in {pid for pid, *_ in made}
     # A plan of fewer subsets makes nothing anew.
     cluster.assign(loss, cluster.plan, params, source)
-    assert all((tmp_path / name).read_text() == "made\n" for name in os.listdir(tmp_path) if "-" in name)
+    assert all(
+        (tmp_path / name).read_text() == "made\n" for name in os.listdir(tmp_path) if "-" in name
+    )
     exact(cluster, params, data)
     odd, plan = case(41)[1], cluster.plan
     uneven = lambda j, n: {k: np.array_split(x, n)[j] for k, x in odd.items()}  # noqa: E731
@@ -333,7 +357,9 @@ def test_data_is_made_where_it_is_and_gradients_are_those_of_all_of_it(cluster, 
         cluster.assign(loss, plan, params, uneven)
     with pytest.raises(ValueError, match="call assign first"):
         cluster.gradient(params)
-    with pytest.raises(ValueError, match=r"batch_size samples at least; there are some of 10 samples"):
+    with pytest.raises(
+        ValueError, match=r"batch_size samples at least; there are some of 10 samples"
+    ):
         cluster.assign(loss, plan, params, source, batch_size=11)
     shared = SharedPlan(WorkSharing(N, 2, 2))
     with pytest.raises(ValueError, match=r"one size.*there are some of 10 and 11 samples"):

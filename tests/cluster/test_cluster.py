@@ -1,4 +1,5 @@
-"""Real processes: gradients against the uncoded one, through killed, stopped, slow and failing workers."""
+"""Real processes: gradients against the uncoded one, through killed, stopped, slow and failing
+workers."""
 
 import dataclasses
 import os
@@ -43,7 +44,9 @@ PROBLEM, SGD, ADAM = bcgc.Problem(LAW, N, COUNT, 18), optax.sgd(0.1), optax.adam
 
 def loss(params, batch):
     """Two layers, mean over the samples."""
-    return jnp.mean((jnp.tanh(batch["x"] @ params["a"] + params["b"]) @ params["c"] - batch["y"]) ** 2)
+    return jnp.mean(
+        (jnp.tanh(batch["x"] @ params["a"] + params["b"]) @ params["c"] - batch["y"]) ** 2
+    )
 
 
 def case(samples=18):
@@ -101,11 +104,15 @@ def trained(cluster, plans, params, data, steps, optimizer=SGD, atol=3e-6, **mor
 
 def descendants(pid):
     """All processes that this one has started, and those that these have."""
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        ["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True
+    ).stdout
     lines: Any = (map(int, line.split()) for line in listed.splitlines())
     parents: dict[int, int] = dict(lines)
     found = {pid}
-    while len(found) < len(found := found | {p for p, parent in parents.items() if parent in found}):
+    while len(found) < len(
+        found := found | {p for p, parent in parents.items() if parent in found}
+    ):
         pass
     return sorted(found - {pid})
 
@@ -134,7 +141,8 @@ def cluster():
 
 
 def assigned(cluster, work):
-    """Parameters and data, once the workers have a schedule, or a code of so many coordinates a level."""
+    """Parameters and data, once the workers have a schedule, or a code of so many coordinates a
+    level."""
     params, data = case()
     coded = isinstance(work, list)
     plan = coding_plan(jax.random.key(1), params, work) if coded else schedule_plan(work, params, N)
@@ -179,7 +187,9 @@ def test_gradients_are_exact_whoever_is_late(cluster):
         assert found.arrived.sum(axis=1).tolist() == [4, 2]
         assert found.seconds >= found.completed.max()
         assert np.all(found.completed >= np.array([finish[0].max(), np.sort(finish[1])[1]]))
-        assert {(w.iteration, w.block) for w in found.work} == {(cluster.iteration, b) for b in (0, 1)}
+        assert {(w.iteration, w.block) for w in found.work} == {
+            (cluster.iteration, b) for b in (0, 1)
+        }
 
 
 def test_a_killed_worker_is_replaced_and_who_has_its_number_now_is_left_alone(cluster):
@@ -213,17 +223,21 @@ def test_redundancy_covers_a_stopped_worker_until_it_is_replaced(cluster):
     exact(cluster, params, data)
 
 
-def test_chunks_of_a_killed_worker_and_of_a_stopped_one_are_done_by_others_in_the_same_step(cluster):
+def test_chunks_of_a_killed_worker_and_of_a_stopped_one_are_done_by_others_in_the_same_step(
+    cluster,
+):
     params, data = case(70)
     cluster.assign(loss, SharedPlan(WorkSharing(N, 2, 3)), params, split_unevenly(data, N))
-    pace = Pace(np.zeros(N), np.full(N, 0.6), np.ones(1), np.zeros(1))  # of a subset, in five chunks
+    # of a subset, in five chunks
+    pace = Pace(np.zeros(N), np.full(N, 0.6), np.ones(1), np.zeros(1))
     seconds = []
     for what in (signal.SIGKILL, signal.SIGSTOP):
         since, pid = len(cluster.faults), cluster.pids[2]
         with subprocess.Popen(["sh", "-c", f"sleep 0.35; kill -{what.name[3:]} {pid}"]):
             found = exact(cluster, params, data, pace)
         seconds.append(found.seconds)
-        assert found.seconds < 2.0  # 0.8 to 1.3 on two cores; without its chunks nobody waits for it
+        # 0.8 to 1.3 on two cores; without its chunks nobody waits for it
+        assert found.seconds < 2.0
         while cluster.pids[2] in (None, pid):  # and steps go on until its successor is there
             exact(cluster, params, data, pace)
         words = {signal.SIGKILL: "died", signal.SIGSTOP: "hung"}
@@ -232,7 +246,8 @@ def test_chunks_of_a_killed_worker_and_of_a_stopped_one_are_done_by_others_in_th
 
 
 def test_a_worker_stopped_meanwhile_is_found_while_work_is_given_out(cluster, monkeypatch):
-    monkeypatch.setattr("bcgc_jax.cluster.processes._LOADING", 5.0)  # as long again as a busy machine needs
+    # as long again as a busy machine needs
+    monkeypatch.setattr("bcgc_jax.cluster.processes._LOADING", 5.0)
     pid, since = cluster.pids[2], len(cluster.faults)
     os.kill(pid, signal.SIGSTOP)
     params, data = assigned(cluster, [0, COUNT - 20, 20, 0])
@@ -242,7 +257,8 @@ def test_a_worker_stopped_meanwhile_is_found_while_work_is_given_out(cluster, mo
 
 
 def fatal(params, batch):
-    """Ends the process that computes it for some data, but not at the zeros with which it is tried out."""
+    """Ends the process that computes it for some data, but not at the zeros with which it is
+    tried out."""
 
     def end(some):
         if some:
@@ -268,15 +284,21 @@ def test_a_worker_is_given_up_when_its_successor_ends_or_fails_too(cluster, monk
     cluster.assign(fatal, plan, zeros, parts)
     before = len(cluster.faults)
     with (
-        pytest.warns(UserWarning, match=r"worker 0 died .* is given up: 1 successors ended without"),
+        pytest.warns(
+            UserWarning, match=r"worker 0 died .* is given up: 1 successors ended without"
+        ),
         pytest.raises(WorkersLost, match=r"worker 0 lost.*plan for the workers left"),
     ):
         cluster.gradient(params)
     assert happened(cluster, before) == [(0, "died"), (0, "replaced"), (0, "died")]
     assert all("process has died" in f.reason for f in cluster.faults[before::2])
     with (
-        pytest.warns(UserWarning, match="worker 0 failed .*no such column.* is given up: 1 successors ended"),
-        pytest.raises(WorkersLost, match=r"worker 0 lost: .*\(KeyError: 'no such column'\)$") as lost,
+        pytest.warns(
+            UserWarning, match="worker 0 failed .*no such column.* is given up: 1 successors ended"
+        ),
+        pytest.raises(
+            WorkersLost, match=r"worker 0 lost: .*\(KeyError: 'no such column'\)$"
+        ) as lost,
     ):
         cluster.assign(failing, plan, params, parts)
     assert isinstance(lost.value.__cause__, KeyError)
@@ -284,7 +306,9 @@ def test_a_worker_is_given_up_when_its_successor_ends_or_fails_too(cluster, monk
     exact(cluster, params, data)
 
 
-def test_batches_and_paces_are_drawn_for_each_step_and_the_same_after_a_resumption(cluster, tmp_path):
+def test_batches_and_paces_are_drawn_for_each_step_and_the_same_after_a_resumption(
+    cluster, tmp_path
+):
     params, data = case(16)
     problem = bcgc.Problem(LAW, N, COUNT, N)
 
@@ -299,20 +323,29 @@ def test_batches_and_paces_are_drawn_for_each_step_and_the_same_after_a_resumpti
     assert rest.first_step == 3
     assert np.array_equal(whole.paced, np.concatenate([half.paced, rest.paced]))
     assert len(set(whole.paced.tolist())) == 6
-    np.testing.assert_allclose(raveled(rest.params), raveled(whole.params), atol=3e-6)  # measured 1e-7
-    assert [w.iteration for w in whole.work][0 :: len(whole.work) - 1] == [0, 5]  # what is drawn follows
+    # measured 1e-7
+    np.testing.assert_allclose(raveled(rest.params), raveled(whole.params), atol=3e-6)
+    # what is drawn follows
+    assert [w.iteration for w in whole.work][0 :: len(whole.work) - 1] == [0, 5]
 
 
-def test_a_pace_is_that_of_the_problem_and_the_simulated_clock_has_the_same_steps_and_times(cluster):
+def test_a_pace_is_that_of_the_problem_and_the_simulated_clock_has_the_same_steps_and_times(
+    cluster,
+):
     params, data = case(16)
     start, pace = bcgc.Weibull(9.0, 0.7), InjectedDelay(LAW, 2e-3)
     problem = bcgc.Problem(LAW, N, COUNT, 16, start_up=start, send_time=0.4, chain_cycles=0.1)
     found = trained(cluster, Told(problem, "time"), params, data, 3, pace=pace)
-    x, key = np.asarray(bcgc.solve(problem, "time").rounded), jax.random.split(jax.random.key(5), 3)[1]
+    x, key = (
+        np.asarray(bcgc.solve(problem, "time").rounded),
+        jax.random.split(jax.random.key(5), 3)[1],
+    )
     pace = dataclasses.replace(pace, start_ups=start)
     drawn = [pace.draw(key, step, N) for step in range(3)]
     for step, (starts, times) in enumerate(drawn):
-        expected = delivered_runtime(x, starts, times, 16, 1, send_time=0.4 * 2e-3, chain_cycles=0.1)
+        expected = delivered_runtime(
+            x, starts, times, 16, 1, send_time=0.4 * 2e-3, chain_cycles=0.1
+        )
         assert found.paced[step] == pytest.approx(expected, rel=1e-5)
         assert found.seconds[step] > found.paced[step]
     starts, times = (np.array(rows) / 2e-3 for rows in zip(*drawn, strict=True))
@@ -340,7 +373,9 @@ def harmed(cluster, params, data, pace, sign):
         return exact(cluster, params, data, pace)
 
 
-def test_gradients_are_exact_whoever_is_late_though_every_tenth_iteration_a_worker_is_killed(cluster):
+def test_gradients_are_exact_whoever_is_late_though_every_tenth_iteration_a_worker_is_killed(
+    cluster,
+):
     """In the middle of it, one after another."""
     params, data = assigned(cluster, WHOLE)
     rng, plan, since = np.random.default_rng(3), cluster.plan, len(cluster.faults)
@@ -352,7 +387,8 @@ def test_gradients_are_exact_whoever_is_late_though_every_tenth_iteration_a_work
         if step % 10 == 5:
             subprocess.Popen(["sh", "-c", f"sleep 0.01; kill -9 {cluster.pids[step // 10]}"])
         found = exact(cluster, params, data, pace)
-        # A block cannot be complete before the last of its subsets was to be done by the first who does it.
+        # A block cannot be complete before the last of its subsets was to be done by the first who
+        # does it.
         assert np.all(found.completed >= plan.completed(pace))
         done = [(work.worker, work.block, work.subset) for work in found.work]
         assert set(done) <= tasks
@@ -426,7 +462,9 @@ def test_sums_and_batches(cluster):
     plan = schedule_plan(WHOLE, params, N, mean=False)
     cluster.assign(total, plan, params, split_unevenly(data, N), batch_size=2, seed=3)
     for iteration in (1, 2):
-        rows = [4 * j + np.random.default_rng([3, iteration, j]).permutation(4)[:2] for j in range(N)]
+        rows = [
+            4 * j + np.random.default_rng([3, iteration, j]).permutation(4)[:2] for j in range(N)
+        ]
         some = jax.tree.map(lambda x, r=rows: x[np.concatenate(r)], data)
         found = cluster.gradient(params, iteration=iteration)
         assert_exact(jax.tree.map(lambda x: x / 8, found.gradient), params, some)
@@ -453,7 +491,8 @@ def test_the_plan_for_the_workers_left_is_that_of_their_own_laws():
     np.testing.assert_allclose(scheme.load, [float(without.scale) * COUNT])
     assert scheme.plan.num_workers == 3
     batch = left_plan(dataclasses.replace(problem, num_samples=8), [0, 1, 3], "uncoded", 2)
-    np.testing.assert_allclose(batch.load, [2 * COUNT])  # two samples of each subset, whoever is left
+    # two samples of each subset, whoever is left
+    np.testing.assert_allclose(batch.load, [2 * COUNT])
     assert left_plan(PROBLEM, [0, 1, 3], WHOLE).plan.turns == 3
 
 
@@ -462,7 +501,9 @@ def test_planning_for_fewer_workers_compiles_no_solver_again():
     with compilations() as again:
         found = left_plan(PROBLEM, [0, 2], "optimal")
         left_plan(dataclasses.replace(PROBLEM, num_samples=8), [0, 1, 3], "optimal", 2)
-    assert not [name for name in again if name in ("jit(optimum)", "jit(improve_units)", "jit(_pace)")]
+    assert not [
+        name for name in again if name in ("jit(optimum)", "jit(improve_units)", "jit(_pace)")
+    ]
     assert_optimal(found.plan, LAW)
 
 
@@ -484,8 +525,12 @@ def test_refusals(cluster, monkeypatch):
     given, parts = (cluster, params, data, SGD, 1), split_unevenly(data, N)
     refused: dict[str, Callable[[], object]] = {
         "4 subsets": lambda: cluster.assign(loss, plan, params, split_unevenly(data, 3)),
-        "batch_size must be from 1 to 4": lambda: cluster.assign(loss, plan, params, parts, batch_size=5),
-        "3 workers, the cluster 4": lambda: train_on_cluster(jax.random.key(0), loss, Told(problem), *given),
+        "batch_size must be from 1 to 4": lambda: cluster.assign(
+            loss, plan, params, parts, batch_size=5
+        ),
+        "3 workers, the cluster 4": lambda: train_on_cluster(
+            jax.random.key(0), loss, Told(problem), *given
+        ),
         "max_stored must be a whole number from 1": lambda: ClosedLoop(0),
         "patience": lambda: Cluster(2, patience=0),
         f"free CPUs of {more} needed: take fewer workers": lambda: cluster.resize(100),
@@ -499,7 +544,9 @@ def test_refusals(cluster, monkeypatch):
     begun, broken = list[int](), raising(RuntimeError("no test data"))
     run = Run(cluster, before_step=lambda step, _: begun.append(step))
     with pytest.raises(RuntimeError, match="no test data"):
-        train_on_cluster(jax.random.key(0), loss, Told(PROBLEM), run, *given[1:4], 9, evaluate=broken)
+        train_on_cluster(
+            jax.random.key(0), loss, Told(PROBLEM), run, *given[1:4], 9, evaluate=broken
+        )
     assert begun == [0, 1, 2]
     with pytest.raises(ConnectionError, match=r"connected to a Ray cluster already.*ray.shutdown"):
         Cluster(2, address="127.0.0.1:1")
@@ -522,7 +569,8 @@ def end(step, cluster):
 
 with Cluster(2) as cluster:
     run = Run(cluster, checkpoints={folder!r}, before_step=end)
-    train_on_cluster(jax.random.key(5), loss, Told(problem, "sharing:2:2"), run, params, data, ADAM, 9)
+    plan = Told(problem, "sharing:2:2")
+    train_on_cluster(jax.random.key(5), loss, plan, run, params, data, ADAM, 9)
 """
 
 
@@ -545,7 +593,10 @@ def test_a_killed_master_leaves_no_process_and_its_successor_goes_on_from_its_ch
 
 
 def test_without_ray_everything_else_works_and_the_error_says_what_to_install():
-    script = "import sys; sys.modules['ray'] = None; from bcgc_jax.cluster import Cluster; print('imported')"
+    script = (
+        "import sys; sys.modules['ray'] = None; from bcgc_jax.cluster import Cluster; "
+        "print('imported')"
+    )
     done = python(f"{script}; Cluster(2)", cwd=ROOT)
     assert done.stdout == "imported\n"
     assert re.search(r"^ImportError: .*pip install '\.\[cluster\]'", done.stderr, re.MULTILINE)

@@ -89,7 +89,9 @@ def test_what_fails_while_processes_run_is_one_line(command, monkeypatch, error)
 
 @pytest.mark.study
 @pytest.mark.usefixtures("running_ray")
-def test_the_experiment_compares_measured_with_predicted_through_faults(tmp_path, capsys, monkeypatch):
+def test_the_experiment_compares_measured_with_predicted_through_faults(
+    tmp_path, capsys, monkeypatch
+):
     monkeypatch.setattr(experiment, "_EVEN", 3)
     methods: dict[str, Any] = {"methods": ("uncoded", "optimal"), "disturbed": ("optimal",)}
     experiment.run(tmp_path, workers=2, steps=6, seconds=0.05, patience=1.0, **methods)
@@ -102,17 +104,23 @@ def test_the_experiment_compares_measured_with_predicted_through_faults(tmp_path
     assert all("died" in row["events"] and "hung" in row["events"] for row in rows[2:])
     assert (tmp_path / "cluster.png").stat().st_size > 10_000
     out = capsys.readouterr().out
-    # Which one, six iterations on a busy machine decide; that it is said of the figures as they are.
+    # Which one, six iterations on a busy machine decide; that it is said of the figures as they
+    # are.
     ordered = float(rows[1]["measured_seconds"]) <= float(rows[0]["measured_seconds"])
     assert f"The schemes {'are' if ordered else 'are not'} in the predicted order." in out
-    own = ("Seconds", "The ", "scheme", "---", *methods["methods"])  # threads of Ray's may print too
+    # threads of Ray's may print too
+    own = ("Seconds", "The ", "scheme", "---", *methods["methods"])
     assert max(len(line) for line in out.splitlines() if line.startswith(own)) <= 100
 
 
 @pytest.mark.study
 @pytest.mark.usefixtures("running_ray")
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes cannot be kept on cores here")
-def test_the_experiment_with_a_real_load_measures_plans_and_runs(tmp_path, capsys, monkeypatch, x64):
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity"), reason="processes cannot be kept on cores here"
+)
+def test_the_experiment_with_a_real_load_measures_plans_and_runs(
+    tmp_path, capsys, monkeypatch, x64
+):
     monkeypatch.setattr(rivals, "_RIVALS", 1)
     monkeypatch.setattr(calibrated, "_IDLE", 2.0)  # for the test's own sake
     monkeypatch.setattr(calibrated, "_TURNS", 2)
@@ -127,7 +135,9 @@ def test_the_experiment_with_a_real_load_measures_plans_and_runs(tmp_path, capsy
     assert [row["method"] for row in rows] == ["uncoded", "optimal"]
     assert rows[0]["layers_at_levels"] == "2 0"
     for row in rows:
-        assert all(0 < float(row[name]) < np.inf for name in ("predicted_seconds", "measured_seconds"))
+        assert all(
+            0 < float(row[name]) < np.inf for name in ("predicted_seconds", "measured_seconds")
+        )
     assert float(rows[1]["predicted_seconds"]) <= float(rows[0]["predicted_seconds"])
     times = [float(row["cycle_time"]) for row in rows_of(tmp_path / "calibrated_cycle_times.csv")]
     assert len(times) == 40
@@ -156,7 +166,8 @@ def test_a_frozen_worker_does_not_hold_back_a_step_of_work_sharing(tmp_path):
 
 @pytest.mark.usefixtures("running_ray")
 def test_what_nobody_interrupts_is_measured_beside_the_prediction(tmp_path):
-    """Two workers that are equal: a step takes a pass uncoded, and with two subsets an eighth more."""
+    """Two workers that are equal: a step takes a pass uncoded, and with two subsets an eighth
+    more."""
     given: Any = {"workers": (2,), "steps": 4, "equal_steps": 6, "subset": 0.1, "methods": ()}
     busy.run(tmp_path, **given, equal=("uncoded", "cyclic:2"), pauses=0.0, real=False)
     uncoded, twice = rows_of(tmp_path / "busy.csv")

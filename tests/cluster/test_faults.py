@@ -1,4 +1,5 @@
-"""Machines that raise, nodes that end, paces of infinity, damaged checkpoints, clusters that are closed."""
+"""Machines that raise, nodes that end, paces of infinity, damaged checkpoints, clusters that are
+closed."""
 
 import contextlib
 import itertools
@@ -21,7 +22,17 @@ from bcgc_jax.cluster.engine import _at_work_in, _check_answers, cause_of, reaso
 from bcgc_jax.cluster.processes import Processes
 from bcgc_jax.coding.gradients import coding_plan, split_unevenly
 from bcgc_jax.coding.pace import Pace
-from tests.cluster.test_cluster import COUNT, PROBLEM, ROOT, case, descendants, exact, gone, loss, trained
+from tests.cluster.test_cluster import (
+    COUNT,
+    PROBLEM,
+    ROOT,
+    case,
+    descendants,
+    exact,
+    gone,
+    loss,
+    trained,
+)
 from tests.raising import raising
 from tests.scripts import python
 from tests.signals import ctrl_c
@@ -39,11 +50,20 @@ class Raised(RuntimeError):
 
 def test_a_reason_is_one_line_of_what_ray_says():
     for error, reason in (
-        (Raised("\x1b[36mray::A.f()\x1b[39m\n  OSError: x", OSError("disk full\nall")), "OSError: disk full"),
+        (
+            Raised("\x1b[36mray::A.f()\x1b[39m\n  OSError: x", OSError("disk full\nall")),
+            "OSError: disk full",
+        ),
         (Raised("ray::A.f()", KeyError()), "KeyError"),
         (Raised("", RuntimeError("INTERNAL: Traceback:\n  File\nOSError: b\n")), "OSError: b"),
-        (Raised("It\n\tpid: 7\nThe actor is dead because it was `x`. Some common causes: 1"), "it was `x`"),
-        (Raised("because of an error, \x1b[36mA.f()\x1b[39m\nImportError: no 'b'"), "ImportError: no 'b'"),
+        (
+            Raised("It\n\tpid: 7\nThe actor is dead because it was `x`. Some common causes: 1"),
+            "it was `x`",
+        ),
+        (
+            Raised("because of an error, \x1b[36mA.f()\x1b[39m\nImportError: no 'b'"),
+            "ImportError: no 'b'",
+        ),
         (Raised(""), "Raised"),
     ):
         assert reason_of(error) == reason
@@ -71,7 +91,9 @@ def test_rays_processes_are_told_from_others_by_their_program_and_the_folder(tmp
     agent, pipe = "/any/ray/agent.py", subprocess.PIPE
     with contextlib.ExitStack() as stack:
         for words in ([agent, tmp_path.parent], [tmp_path / "ray/log"], [agent, tmp_path]):
-            started = subprocess.Popen(["sh", "-c", "echo; read line", *words], stdin=pipe, stdout=pipe)
+            started = subprocess.Popen(
+                ["sh", "-c", "echo; read line", *words], stdin=pipe, stdout=pipe
+            )
             process: Any = stack.enter_context(started)
             process.stdout.read(1)  # a program that has not begun yet has no command to be seen
         assert _at_work_in(str(tmp_path)) == [process.pid]
@@ -84,7 +106,9 @@ def nodes():
 
     with session(None, 1, 0):
         pass  # a Ray of one's own starts after it, in the environment that it leaves
-    found = Nodes(initialize_head=True, head_node_args=STORE | {"num_cpus": 3, "include_dashboard": False})
+    found = Nodes(
+        initialize_head=True, head_node_args=STORE | {"num_cpus": 3, "include_dashboard": False}
+    )
     yield found, found.add_node(**STORE)
     found.shutdown()
 
@@ -117,7 +141,9 @@ def test_a_machine_that_raises_loses_its_workers_and_a_loss_that_raises_is_told(
     cluster.assign(full_disk(second.node_id), plan, params, split_unevenly(data, 3))
     # There is room for all three on the first node, and successors go there.
     assert {f.what for f in cluster.faults} == {"failed", "replaced"}
-    assert {f.reason for f in cluster.faults if f.what == "failed"} == {"OSError: no space left on device"}
+    assert {f.reason for f in cluster.faults if f.what == "failed"} == {
+        "OSError: no space left on device"
+    }
     assert len(cluster.faults) <= 4
     exact(cluster, params, data)
     faults = len(cluster.faults)
@@ -147,18 +173,22 @@ def test_a_node_ends_and_another_joins_in_the_middle_of_a_training(spread, nodes
         time.sleep(0.1 if 5 < step < 150 and running.num_workers == 3 else 0)
 
     with pytest.warns(UserWarning, match=r"worker \d .* is given up: ") as warned:
-        found = trained(cluster, Told(PROBLEM, "nested"), params, data, 200, atol=2e-5, before_step=change)
+        found = trained(
+            cluster, Told(PROBLEM, "nested"), params, data, 200, atol=2e-5, before_step=change
+        )
     # One of those on the second node has room on the first.
     assert [int(n) for n, _ in itertools.groupby(found.num_workers)] == [4, 3, 4]
     assert [len(places[step]) for step in (0, 5, -1)] == [2, 1, 2]
     assert any("no room" in str(warning.message) for warning in warned)
     assert not any("left out" in str(warning.message) for warning in warned)
-    # Both died; a successor that was sent to the node, before Ray knew of its end, has never started.
+    # Both died; a successor that was sent to the node, before Ray knew of its end, has never
+    # started.
     lost = [f for f in cluster.faults[faults:] if f.what != "replaced"]
     assert [f.what for f in lost].count("died") >= 2
     assert len(lost) <= 4
     assert all(f.reason for f in lost)
-    # Nobody waits for what cannot come: measured 14 s, a process that starts and a new plan included.
+    # Nobody waits for what cannot come: measured 14 s, a process that starts and a new plan
+    # included.
     assert found.seconds.max() < 60
     cluster.resize(3)
     with pytest.raises(ValueError, match="call assign first"):
@@ -166,7 +196,9 @@ def test_a_node_ends_and_another_joins_in_the_middle_of_a_training(spread, nodes
 
 
 @pytest.mark.slow
-def test_a_worker_that_never_answers_is_covered_or_refused_whatever_the_patience(spread, monkeypatch):
+def test_a_worker_that_never_answers_is_covered_or_refused_whatever_the_patience(
+    spread, monkeypatch
+):
     params, data = case()
     plan = coding_plan(jax.random.key(0), params, [0, COUNT, 0])
     spread.assign(loss, plan, params, split_unevenly(data, 3))
@@ -217,7 +249,8 @@ from bcgc_jax.cluster import Cluster
 from bcgc_jax.coding.gradients import coding_plan
 from tests.cluster.test_cluster import COUNT, assert_exact, case, loss
 def settings():
-    return {{name: os.environ[name] for name in os.environ.keys() - {{"RAY_AUTH_MODE", "RAY_AUTH_TOKEN"}}}}
+    own = {{"RAY_AUTH_MODE", "RAY_AUTH_TOKEN"}}
+    return {{name: os.environ[name] for name in os.environ.keys() - own}}
 before, (params, data) = settings(), case()
 given = loss, coding_plan(jax.random.key(0), params, [COUNT]), params, [data]
 with Cluster(1) as second:

@@ -41,10 +41,16 @@ class Planned(Course):
         if len(self.members) >= self.refused:
             raise ValueError("the Ray cluster has 0 free CPUs of 1 needed")
         workers: Any = self.cluster
-        workers.num_workers, workers.lost, workers.given = len(self.members), (), f"work {len(self.planned)}"
+        workers.num_workers, workers.lost, workers.given = (
+            len(self.members),
+            (),
+            (f"work {len(self.planned)}"),
+        )
 
 
-def made(workers: Workers, count: int, most: int, refused: int = 99) -> tuple[Course, list[list[int]]]:
+def made(
+    workers: Workers, count: int, most: int, refused: int = 99
+) -> tuple[Course, list[list[int]]]:
     """A training of `most` workers at most, and for whom plans are made."""
     given: Any = workers, None, None, None, None, jax.random.key(0), 1
     course = Planned(None, *given)
@@ -79,7 +85,8 @@ def test_those_whose_room_is_taken_meanwhile_are_left_out() -> None:
     with pytest.warns(UserWarning, match="left out: the Ray cluster has 0 free CPUs"):
         course.replan()
     assert planned == [[0, 1], [0, 1, 2], [0, 1]]
-    with pytest.raises(ValueError, match="0 free CPUs"):  # who was there from the start is not left out
+    # who was there from the start is not left out
+    with pytest.raises(ValueError, match="0 free CPUs"):
         made(Workers(num_workers=3), 3, 3, refused=3)
 
 
@@ -147,7 +154,9 @@ def test_two_threads_do_not_share_a_cluster() -> None:
 
 def test_a_cluster_that_is_whole_is_left_as_it_is() -> None:
     resized: list[int] = []
-    cluster: Any = SimpleNamespace(num_workers=3, size=3, _resize=resized.append, _check_open=lambda: None)
+    cluster: Any = SimpleNamespace(
+        num_workers=3, size=3, _resize=resized.append, _check_open=lambda: None
+    )
     cluster._shortage = lambda more: ""
     for cluster.lost in ((), (1,), (0, 1, 2)):
         Cluster.restore(cluster)

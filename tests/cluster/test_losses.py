@@ -1,4 +1,5 @@
-"""Losses that draw and make a new state on workers, against plain gradients with the documented keys."""
+"""Losses that draw and make a new state on workers, against plain gradients with the documented
+keys."""
 
 from itertools import pairwise
 
@@ -27,7 +28,8 @@ plain = jax.jit(jax.grad(loss, has_aux=True))
 
 
 def assert_sum(found, step, chunks):
-    """What is found is the sum of chunks: weight, samples, subset and number in it. Measured: 2e-7."""
+    """What is found is the sum of chunks: weight, samples, subset and number in it. Measured:
+    2e-7."""
     key, total = jax.random.key(SEED), np.zeros(len(found))
     for weight, samples, *numbers in chunks:
         each = plain(PARAMS, STATE, samples, key_of(key, step, *numbers))
@@ -36,7 +38,8 @@ def assert_sum(found, step, chunks):
 
 
 def test_all_who_code_a_subset_draw_alike():
-    """Two blocks, each on a share of the samples in two chunks; every worker has two of three subsets."""
+    """Two blocks, each on a share of the samples in two chunks; every worker has two of three
+    subsets."""
     whole = coding.coding_plan(jax.random.key(0), GIVEN, [0, 6, 0])
     shares = tuple(whole.blocks[0]._replace(share=share) for share in ((0.0, 0.5), (0.5, 1.0)))
     plan = jax.tree.map(np.asarray, CodingPlan(whole.codes * 2, shares, True, chunks=2))
@@ -46,7 +49,9 @@ def test_all_who_code_a_subset_draw_alike():
     messages = [list(worker.compute(1, 5, jax.tree.leaves(GIVEN))) for worker in group]
     chunks = []
     for j, ends in enumerate([(0, 2, 3, 5, 6), (0, 1, 2, 4, 5), (0, 1, 2, 4, 5)]):
-        chunks += [((end - begin) / 16, parts[j][begin:end], j, begin) for begin, end in pairwise(ends)]
+        chunks += [
+            ((end - begin) / 16, parts[j][begin:end], j, begin) for begin, end in pairwise(ends)
+        ]
     assert_sum(decoded(plan, messages, GIVEN), 5, chunks)
 
 
@@ -113,11 +118,13 @@ with Cluster(2) as cluster:
     cut, weights = plan.cut(parts := split_unevenly(data, 2))
     cluster.assign(own, plan, params, parts, seed=11)
     found = cluster.gradient(params, iteration=3).gradient
-    trained = train_on_cluster(key, own, Told(problem, "uncoded"), cluster, params, data, optimizer, 1)
+    told = Told(problem, "uncoded")
+    trained = train_on_cluster(key, own, told, cluster, params, data, optimizer, 1)
 slope = jax.grad(lambda p, *given: loss(p, 0.0, *given)[0])
 keys = {c: key_of(jax.random.key(11), 3, *c) for c in cut}
 want = sum(weights[c] * slope(params.params, cut[c], keys[c]) for c in cut if len(cut[c]))
-for one, other in ((found.params, want), (found.state, data.mean()), (trained.params.state, data.mean())):
+mean = data.mean()
+for one, other in ((found.params, want), (found.state, mean), (trained.params.state, mean)):
     np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6 * np.abs(want).max())
 """
 

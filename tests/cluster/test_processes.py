@@ -1,4 +1,5 @@
-"""One training on real processes in the default tier: most of what master and workers do for each other."""
+"""One training on real processes in the default tier: most of what master and workers do for
+each other."""
 
 import os
 import signal

@@ -16,7 +16,14 @@ from bcgc_jax.cluster.rounds import Ask, CodedRound
 from bcgc_jax.cluster.rules import Decoder, Question, Rule, offers_of
 from bcgc_jax.cluster.worker import Message
 from bcgc_jax.coding.codes import gradient_code
-from bcgc_jax.coding.gradients import Block, CodingPlan, Task, coding_plan, group_plan, schedule_plan
+from bcgc_jax.coding.gradients import (
+    Block,
+    CodingPlan,
+    Task,
+    coding_plan,
+    group_plan,
+    schedule_plan,
+)
 from bcgc_jax.plans.completion import OneOfEach
 from bcgc_jax.plans.plan import Plan, cyclic_plan
 from tests.compilations import compilations
@@ -25,21 +32,31 @@ from tests.problems import known
 N = 4
 
 
-def made(seed: int, counts: Sequence[int] = (6, 9, 7, 0)) -> tuple[CodingPlan, dict[str, np.ndarray]]:
+def made(
+    seed: int, counts: Sequence[int] = (6, 9, 7, 0)
+) -> tuple[CodingPlan, dict[str, np.ndarray]]:
     params = {"a": np.zeros((3, 5), np.float32), "b": np.zeros(7, np.float32)}
     plan = coding_plan(jax.random.key(seed), params, np.array(counts))
     return jax.tree.map(np.asarray, plan), params
 
 
 def sent(plan: CodingPlan, gradients: np.ndarray) -> list[np.ndarray]:
-    """Everyone's messages of each block, from the gradients of the subsets in the order of the blocks."""
+    """Everyone's messages of each block, from the gradients of the subsets in the order of the
+    blocks."""
     parts = np.split(gradients, np.cumsum([block.size for block in plan.blocks])[:-1], axis=1)
-    encoded = [np.asarray(code.encoding) @ part for code, part in zip(plan.codes, parts, strict=True)]
-    return [x.astype("f8" if code.wide else "f4") for code, x in zip(plan.codes, encoded, strict=True)]
+    encoded = [
+        np.asarray(code.encoding) @ part for code, part in zip(plan.codes, parts, strict=True)
+    ]
+    return [
+        x.astype("f8" if code.wide else "f4") for code, x in zip(plan.codes, encoded, strict=True)
+    ]
 
 
 def assert_alike(gradient: Any, params: Any) -> None:
-    shapes = [{name: (leaf.shape, leaf.dtype) for name, leaf in tree.items()} for tree in (gradient, params)]
+    shapes = [
+        {name: (leaf.shape, leaf.dtype) for name, leaf in tree.items()}
+        for tree in (gradient, params)
+    ]
     assert shapes[0] == shapes[1]
 
 
@@ -90,12 +107,16 @@ def test_sums_over_all_subsets_are_divided_into_the_parameters_own_dtypes() -> N
     assert_alike(gradient, params)
     np.testing.assert_array_equal(gradient["b"], total[:7] / 4)
     # Half a unit in the last of bfloat16's eight bits: measured 3e-3 of 4e-3.
-    np.testing.assert_allclose(np.asarray(gradient["a"], float).ravel(), total[7:] / 4, rtol=2.0**-8)
+    np.testing.assert_allclose(
+        np.asarray(gradient["a"], float).ravel(), total[7:] / 4, rtol=2.0**-8
+    )
 
 
 def scheduled(stored: int, workers: int) -> CodingPlan:
     """Of so many subsets, one by one."""
-    return CodingPlan((gradient_code(jax.random.key(0), workers, 0),), (Block(stored - 1, ()),), True, stored)
+    return CodingPlan(
+        (gradient_code(jax.random.key(0), workers, 0),), (Block(stored - 1, ()),), True, stored
+    )
 
 
 def nested() -> CodingPlan:
@@ -121,18 +142,24 @@ def rule_of(plan: CodingPlan) -> Rule:
     needed, offers = plan.rule.awaited(None), offers_of(plan)
     decoder: Any = SimpleNamespace(plan=plan, needed=needed, offers=offers)
     names = range(plan.num_workers)
-    decoder.part = lambda _, messages: [w in messages for w in names] if plan.coded else messages[0].tolist()
+    decoder.part = lambda _, messages: (
+        [w in messages for w in names] if plan.coded else messages[0].tolist()
+    )
     return Rule(decoder)
 
 
 class World:
-    """Workers that do their tasks, answer and die as it pleases `rng`, and what the master has of them.
+    """Workers that do their tasks, answer and die as it pleases `rng`, and what the master has of
+    them.
 
-    Each event is one of: the next task of somebody, an answer (whether or not who gave it was lost since), a
-    loss. A lost worker has a successor, or none; one of the `hung` does nothing more until it is lost.
+    Each event is one of: the next task of somebody, an answer (whether or not who gave it was lost
+    since), a loss. A lost worker has a successor, or none; one of the `hung` does nothing more
+    until it is lost.
     """
 
-    def __init__(self, plan: CodingPlan, rng: np.random.Generator, deaths: int, replaced: float) -> None:
+    def __init__(
+        self, plan: CodingPlan, rng: np.random.Generator, deaths: int, replaced: float
+    ) -> None:
         self.plan, self.rng, self.deaths, self.replaced = plan, rng, deaths, replaced
         self.rule, self.needed = rule_of(plan), plan.rule.awaited(None)
         workers, blocks = plan.num_workers, len(plan.blocks)
@@ -171,7 +198,9 @@ class World:
     def events(self) -> list[tuple[str, int]]:
         tasks, moving = len(self.plan.tasks(0)), np.flatnonzero(self.alive & ~self.hung).tolist()
         found = [("task", w) for w in moving if self.done[w] < tasks]
-        found += [("answer", k) for k, (life, q) in enumerate(self.sent) if self._may_answer(life, q)]
+        found += [
+            ("answer", k) for k, (life, q) in enumerate(self.sent) if self._may_answer(life, q)
+        ]
         if self.deaths:
             found += [("lose", w) for w in np.flatnonzero(self.alive).tolist()]
             found += [("hang", w) for w in moving]
@@ -201,7 +230,8 @@ class World:
         self.questions(self.rule.report(Question(w, *task)))
 
     def answer(self, k: int) -> None:
-        """Of who was lost it counts if its successor is asked for the same, or of a code if nobody is."""
+        """Of who was lost it counts if its successor is asked for the same, or of a code if
+        nobody is."""
         question = self.sent.pop(k)[1]
         _, block, subsets = question
         new = self.plan.coded and not self.pieces(*question) & self.taken(block)
@@ -324,7 +354,8 @@ class Crew(list):
 
 @pytest.fixture
 def case() -> Any:
-    """An iteration whose second block, which three messages are enough for, is announced and asked for."""
+    """An iteration whose second block, which three messages are enough for, is announced and
+    asked for."""
     plan, params = made(1)
     gradients = np.random.default_rng(0).normal(size=(N, 22)).astype(np.float32)
     messages = sent(plan, gradients)

@@ -31,7 +31,8 @@ N = 4
 
 
 class World:
-    """Worker w takes `seconds(w, chunk)` for a chunk; who is frozen says what it has to say when thawed.
+    """Worker w takes `seconds(w, chunk)` for a chunk; who is frozen says what it has to say when
+    thawed.
 
     `breaks()`: whether the line of a worker that asks breaks, before the answer comes.
     """
@@ -52,7 +53,12 @@ class World:
         self.round = SharedRound(*given, Place("", 0, b""), self.touch, self.roster)
         for worker in set(range(self.plan.num_workers)) - self.frozen:
             self.put(self.busy[worker], self.begin, worker)
-        happens = (self.kill, killed), (self.freeze, frozen), (self.thaw, thawed), (self.join, successors)
+        happens = (
+            (self.kill, killed),
+            (self.freeze, frozen),
+            (self.thaw, thawed),
+            (self.join, successors),
+        )
         for what, when in happens:
             for at, *more in when:
                 self.put(at, what, *more)
@@ -83,7 +89,9 @@ class World:
         for ask in asks:
             process = self.workers[ask.worker]
             if ask.method == "deliver":
-                self.put(self.now + self.sending, self.hear, ask, process.deliver(*ask.given), process)
+                self.put(
+                    self.now + self.sending, self.hear, ask, process.deliver(*ask.given), process
+                )
             else:
                 process.open(*ask.given[:2])
                 self.ask(ask, process, ask.given[0].question)
@@ -161,7 +169,8 @@ def _assert_exact(gradient, params, data):
 
 
 def test_steps_are_plain_gradients_and_take_as_long_as_the_chunks_handed_out_one_by_one():
-    """With times that vary and pauses, so that chunks are copied: the clock is `timed_step`'s, to 1e-12."""
+    """With times that vary and pauses, so that chunks are copied: the clock is `timed_step`'s,
+    to 1e-12."""
     rng, drawn = np.random.default_rng(3), dict[Any, float]()
     world, _, params, data = _world(lambda worker, chunk: drawn[worker, chunk], chunks=3)
     sizes, storage = world.plan.sizes, world.plan.storage
@@ -214,7 +223,8 @@ def _usual():
 
 @pytest.mark.parametrize("share", [0.1, 0.4, 0.7, 0.95, 1.0])
 def test_a_killed_worker_costs_a_part_of_a_step(share):
-    """Also where its chunks are all in its sum. Its successor is there one chunk later, or next time."""
+    """Also where its chunks are all in its sum. Its successor is there one chunk later, or next
+    time."""
     world, process, params, data = _world(_even, sending=0.1)
     world.step(params)
     usual = _usual()
@@ -231,7 +241,8 @@ def test_a_killed_worker_costs_a_part_of_a_step(share):
     ("share", "frozen"), [(0.01, 1), (0.4, 1), (0.7, 1), (1.0, 0), (1.0, 1), (1.0, 2), (1.0, 3)]
 )
 def test_a_frozen_worker_costs_a_part_of_a_step_and_takes_part_again(share, frozen):
-    """It keeps what it has done, or freezes when it is asked for its sum: that is done anew by others."""
+    """It keeps what it has done, or freezes when it is asked for its sum: that is done anew by
+    others."""
     world, _, params, data = _world(_even, sending=0.1)
     world.step(params)
     usual = _usual()
@@ -251,7 +262,8 @@ def test_a_frozen_worker_costs_a_part_of_a_step_and_takes_part_again(share, froz
 
 @pytest.mark.parametrize("rests", [1.0, 9.0, 14.0, 25.0])
 def test_the_sum_of_one_that_is_thawed_within_the_step_counts_once_or_not_at_all(rests):
-    """It is frozen before its sum is sent, or meanwhile. One that is overdue, after 8, is not waited for."""
+    """It is frozen before its sum is sent, or meanwhile. One that is overdue, after 8, is not
+    waited for."""
     world, _, params, data = _world(_even, sending=1.0)
     _, usual = world.step(params)
     for at in np.linspace(0.5, 1.0, 6) * usual:
@@ -290,7 +302,8 @@ def test_a_worker_whose_line_breaks_asks_again_and_has_the_same_answer():
 
 
 class _Cut:
-    """Answers for a `Desk`, but for some questions of each worker: their lines are cut, heard or not."""
+    """Answers for a `Desk`, but for some questions of each worker: their lines are cut, heard or
+    not."""
 
     def __init__(self, desk):
         self.look, self.left, self.answer = desk.look, desk.left, desk.asked
@@ -317,7 +330,9 @@ def test_workers_call_again_over_lines_of_their_own():
 
     def answer(ask):
         process = world.workers[ask.worker]
-        given = process.share(*ask.given) if ask.method == "share" else [process.deliver(*ask.given)]
+        given = (
+            process.share(*ask.given) if ask.method == "share" else [process.deliver(*ask.given)]
+        )
         for found in given:
             sums.put((ask, found))
 
@@ -336,7 +351,9 @@ def test_workers_call_again_over_lines_of_their_own():
     assert not any(thread.name == "hands out chunks" for thread in threading.enumerate())
 
 
-def test_what_goes_wrong_while_workers_are_answered_is_raised_where_the_gradient_is_waited_for(monkeypatch):
+def test_what_goes_wrong_while_workers_are_answered_is_raised_where_the_gradient_is_waited_for(
+    monkeypatch,
+):
     world, _, params, _ = _world(_even)
     one = SharedRound(world.plan, params, 0, 1, [], None, Place("", 0, b""), world.touch)
     monkeypatch.setattr(one.handout, "next", raising(ValueError("a mistake")))
@@ -412,7 +429,8 @@ def test_a_loss_that_is_a_sum_has_the_sum_of_all_chunks():
 
 
 def test_a_worker_sends_a_sum_when_it_has_as_many_chunks_as_it_was_asked_for():
-    """Another thread may ask before the last gradient is added; nobody asks for a sum of an earlier step."""
+    """Another thread may ask before the last gradient is added; nobody asks for a sum of an
+    earlier step."""
     world, _, params, _ = _world(_even)
     worker, leaves = world.workers[0], jax.tree.leaves(params)
     one, two = world.plan.held(0)[:2]

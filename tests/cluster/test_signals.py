@@ -21,7 +21,9 @@ from bcgc_jax.cluster.engine import is_safe, private_folder
 from tests.raising import raising
 from tests.signals import ctrl_c
 
-pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="a system without these signals")
+pytestmark = pytest.mark.skipif(
+    not hasattr(signal, "SIGHUP"), reason="a system without these signals"
+)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
@@ -50,7 +52,8 @@ def test_signals_that_are_ignored_or_the_callers_own_are_left_alone():
 
 
 def test_a_signal_that_another_answers_while_processes_start_is_heard(monkeypatch):
-    """Ray sets an answer of its own: what that raises in a callback of Python's is printed, and lost."""
+    """Ray sets an answer of its own: what that raises in a callback of Python's is printed, and
+    lost."""
     monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
 
     class Swallowing:
@@ -139,7 +142,10 @@ def test_rays_processes_in_what_a_killed_process_left_end_before_it_is_swept(tmp
     left = tmp_path / "bcgc-left"
     left.mkdir(mode=0o700)
     (left / "lock").touch()
-    writes = "for _ in range(500): os.makedirs(sys.argv[2], exist_ok=True); print(flush=True); sleep(0.01)"
+    writes = (
+        "for _ in range(500): os.makedirs(sys.argv[2], exist_ok=True); print(flush=True); "
+        "sleep(0.01)"
+    )
     program = "import os, sys; from time import sleep\n" + writes
     agent = [sys.executable, "-c", program, "/any/ray/agent.py", left / "ray"]
     with subprocess.Popen(agent, stdout=subprocess.PIPE) as process:
@@ -161,7 +167,8 @@ def test_a_folder_that_others_can_write_to_is_not_safe(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("answer", "words"), [(b"", "no Ray cluster answers"), (b"220 mail\r\n", "no Ray.*another program")]
+    ("answer", "words"),
+    [(b"", "no Ray cluster answers"), (b"220 mail\r\n", "no Ray.*another program")],
 )
 def test_who_listens_and_is_not_ray_is_told_soon(monkeypatch, answer, words):
     monkeypatch.setattr(engine, "_PATIENCE", 0.2)
@@ -186,7 +193,10 @@ def test_a_cluster_that_refuses_the_connection_may_want_a_token(monkeypatch):
 
 def test_threads_start_ray_once_and_the_last_one_ends_it(monkeypatch):
     running: list[int] = []
-    both, ray = threading.Barrier(2, timeout=60), SimpleNamespace(is_initialized=lambda: bool(running))
+    both, ray = (
+        threading.Barrier(2, timeout=60),
+        SimpleNamespace(is_initialized=lambda: bool(running)),
+    )
 
     def start(ray, stack, *_):
         time.sleep(0.1)

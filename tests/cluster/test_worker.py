@@ -14,7 +14,13 @@ from bcgc_jax._pytree import replace
 from bcgc_jax.cluster.worker import Duty, WorkerProcess
 from bcgc_jax.coding import gradients as simulation
 from bcgc_jax.coding.codes import decoding_weights
-from bcgc_jax.coding.gradients import CodingPlan, coding_plan, group_plan, schedule_plan, split_unevenly
+from bcgc_jax.coding.gradients import (
+    CodingPlan,
+    coding_plan,
+    group_plan,
+    schedule_plan,
+    split_unevenly,
+)
 from bcgc_jax.coding.pace import Pace
 from bcgc_jax.plans.completion import OneOfEach
 from bcgc_jax.plans.plan import Plan, cyclic_plan
@@ -30,7 +36,10 @@ gradient = jax.jit(jax.grad(loss))
 def case(samples=12, dtype=np.float32):
     rng, shapes = np.random.default_rng(7), {"a": (3, 5), "b": (5,), "c": (5,)}
     params = {name: rng.normal(size=shape).astype(dtype) for name, shape in shapes.items()}
-    batch = {"x": rng.normal(size=(samples, 3)).astype(dtype), "y": rng.normal(size=samples).astype(dtype)}
+    batch = {
+        "x": rng.normal(size=(samples, 3)).astype(dtype),
+        "y": rng.normal(size=samples).astype(dtype),
+    }
     plan = jax.tree.map(np.asarray, coding_plan(jax.random.key(0), params, [9, 10, 6]))
     return params, batch, plan
 
@@ -67,7 +76,9 @@ def test_messages_are_those_of_the_simulation():
     subsets = simulation.split_batch(batch, N)
     parts = [jax.tree.map(lambda x, j=j: x[j], subsets) for j in range(N)]
     leaves = jax.tree.leaves(params)
-    simulated = simulation.encode_gradients(plan, simulation.subset_gradients(loss, plan, params, subsets)[1])
+    simulated = simulation.encode_gradients(
+        plan, simulation.subset_gradients(loss, plan, params, subsets)[1]
+    )
     for w, worker in enumerate(workers(params, plan, parts)):
         messages = list(worker.compute(1, 1, leaves))
         assert [m.task.block for m in messages] == list(range(len(plan.blocks)))
@@ -75,19 +86,26 @@ def test_messages_are_those_of_the_simulation():
             want = np.concatenate([piece[w] for piece in simulated[m.task.block]])
             assert m.values.dtype == want.dtype
             assert m.seconds > 0
-            # Measured: 3e-7; gradients one by one against a batch of them. Of float64 are the sums below.
+            # Measured: 3e-7; gradients one by one against a batch of them. Of float64 are the sums
+            # below.
             np.testing.assert_allclose(m.values, want, atol=20 * 2.0**-23)
 
 
 def test_blocks_of_a_share_of_the_samples_add_up(x64):
-    """Also where a share of some subsets is empty, but not that of others; chunks are single samples."""
+    """Also where a share of some subsets is empty, but not that of others; chunks are single
+    samples."""
     params, batch, _ = case(5, dtype=np.float64)
     count = sum(np.size(leaf) for leaf in params.values())
     uncoded, coded = (
         coding_plan(jax.random.key(0), params, counts) for counts in ([count, 0, 0], [0, 0, count])
     )
-    first, rest = uncoded.blocks[0]._replace(share=(0.0, 2 / 3)), coded.blocks[0]._replace(share=(2 / 3, 1.0))
-    plan = jax.tree.map(np.asarray, CodingPlan(uncoded.codes + coded.codes, (first, rest), True, chunks=9))
+    first, rest = (
+        uncoded.blocks[0]._replace(share=(0.0, 2 / 3)),
+        coded.blocks[0]._replace(share=(2 / 3, 1.0)),
+    )
+    plan = jax.tree.map(
+        np.asarray, CodingPlan(uncoded.codes + coded.codes, (first, rest), True, chunks=9)
+    )
     parts = split_unevenly(batch, N)
     sizes = np.array([len(part["y"]) for part in parts])
     group = workers(params, plan, parts, sizes / sizes.mean(), x64=True)
@@ -102,7 +120,9 @@ def test_all_holders_of_a_subset_draw_the_same_samples(x64):
     for iteration in (1, 2):
         # As the workers are told to draw; the test is that the decoded sum is of these samples.
         rows = [np.random.default_rng([11, iteration, j]).permutation(5)[:3] for j in range(N)]
-        drawn = [jax.tree.map(lambda x, r=r: x[r], part) for part, r in zip(parts, rows, strict=True)]
+        drawn = [
+            jax.tree.map(lambda x, r=r: x[r], part) for part, r in zip(parts, rows, strict=True)
+        ]
         want = np.mean([raveled(gradient(params, part)) for part in drawn], axis=0)
         assert_decoded(plan, group, params, want, 7, iteration)
 
@@ -117,7 +137,10 @@ def test_chunks_of_a_loss_that_is_a_sum_count_alike(x64):
         return len(batch["y"]) * loss(params, batch)
 
     parts = dict(enumerate(split_unevenly(batch, N)))
-    group = [WorkerProcess(Duty(total, plan, params, np.ones(N), None, 11, True), w, parts) for w in range(N)]
+    group = [
+        WorkerProcess(Duty(total, plan, params, np.ones(N), None, 11, True), w, parts)
+        for w in range(N)
+    ]
     # 15 times as large: measured 7e-15.
     messages = [list(worker.compute(1, 1, jax.tree.leaves(params))) for worker in group]
     want = 15 * raveled(gradient(params, batch))
@@ -137,7 +160,10 @@ def test_all_workers_compile_the_same_programs():
     found, count = [np.zeros_like(params[name]) for name in params], len(plan.codes[1].subsets[0])
     pieces = [[found[piece.leaf] for piece in plan.blocks[1].pieces]] * count
     given = [(1, worker._rows[1], np.ones(count), pieces) for worker in group]
-    assert len({worker._encode.lower(*g).as_text() for worker, g in zip(group, given, strict=True)}) == 1
+    assert (
+        len({worker._encode.lower(*g).as_text() for worker, g in zip(group, given, strict=True)})
+        == 1
+    )
     assert len({tuple(worker._rows[1].tolist()) for worker in group}) == N  # whose codes differ
 
 
@@ -173,7 +199,8 @@ def test_a_worker_stops_between_blocks_and_wakes_where_it_is_never_done():
 
 
 def never_after_the_first():
-    """The pace of a worker that takes no time for its first task of three, and never ends the second."""
+    """The pace of a worker that takes no time for its first task of three, and never ends the
+    second."""
     return Pace(0.0, 1e30, np.array([0.0, 1.0, 2.0]), np.zeros(3))
 
 
@@ -194,7 +221,9 @@ class Clock:
         self.now = end
 
 
-def test_slowness_on_purpose_goes_on_to_the_end_of_a_chunk_and_makes_the_next_call_late(monkeypatch):
+def test_slowness_on_purpose_goes_on_to_the_end_of_a_chunk_and_makes_the_next_call_late(
+    monkeypatch,
+):
     """The second block, on two chunks each of two subsets, takes 2 s, so a chunk 0.5."""
     params, batch, plan = case()
     plan = replace(plan, chunks=2)
@@ -229,7 +258,8 @@ def test_a_link_sends_after_computing_or_beside_it_and_then_keeps_nobody_from_st
 
 
 def test_no_chunk_is_begun_after_stop():
-    """Of the six of one task, by a loss that counts its passes, and in the first of them says stop."""
+    """Of the six of one task, by a loss that counts its passes, and in the first of them says
+    stop."""
     params, batch, _ = case()
     count = sum(leaf.size for leaf in params.values())
     plan = jax.tree.map(np.asarray, coding_plan(jax.random.key(0), params, [0, 0, count]))
@@ -247,7 +277,9 @@ def test_no_chunk_is_begun_after_stop():
         return loss(params, batch) * jax.lax.stop_gradient(1 + 0 * x)
 
     worker: WorkerProcess | None = None
-    made = WorkerProcess(Duty(counting, plan, params, np.ones(N), None, 11, False), 0, dict(enumerate(parts)))
+    made = WorkerProcess(
+        Duty(counting, plan, params, np.ones(N), None, 11, False), 0, dict(enumerate(parts))
+    )
     made.warm_up()
     assert len(began) == 2 * N
     worker = made
@@ -272,7 +304,9 @@ def test_sums_that_are_asked_for_are_plain_gradients(precision):
         each = [weights[j] * raveled(gradient(params, parts[j])) for j in range(N)]
         for subsets in ([w], [0], [2, 1], [1, 2, 0]):
             want, pieces = np.sum([each[j] for j in subsets], axis=0), plan.blocks[0].pieces
-            want = np.concatenate([want[first[leaf] + a : first[leaf] + b] for leaf, a, b in pieces])
+            want = np.concatenate(
+                [want[first[leaf] + a : first[leaf] + b] for leaf, a, b in pieces]
+            )
             found = worker.deliver(5, 0, subsets)
             assert found.dtype == precision
             # Measured: 5e-7 and 9e-16.
@@ -333,7 +367,8 @@ def test_large_messages_are_kept_until_asked_for_but_not_where_everyones_are_nee
     sent = [message.values for message in worker.compute(1, 0, leaves)]
     monkeypatch.setattr("bcgc_jax.cluster.worker._MUCH", 4 * 10)  # ten coordinates of float32
     said = list(worker.compute(2, 0, leaves))
-    assert [values.nbytes for values in sent] == [36, 80, 24]  # a code that needs them sends float64
+    # a code that needs them sends float64
+    assert [values.nbytes for values in sent] == [36, 80, 24]
     assert [message.values is None for message in said] == [False, True, False]
     block, subsets = said[1].task
     np.testing.assert_array_equal(worker.deliver(2, block, subsets), sent[block])

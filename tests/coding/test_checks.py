@@ -37,17 +37,21 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
     "running statistics": (
         lambda params, batch: normalized(params, batch)[0],
         {"w": W, "norm": {"mean": np.zeros(1, np.float32), "scale": W[:1]}},
-        r"gives params\['norm'\]\['mean'\] no gradient: a running statistic.*stateful.*nnx.split\(model",
+        r"gives params\['norm'\]\['mean'\] no gradient: a running statistic.*stateful.*"
+        r"nnx.split\(model",
     ),
     "frozen statistics": (
-        lambda params, batch: jnp.mean((batch @ params["w"] - jax.lax.stop_gradient(params["mean"])) ** 2),
+        lambda params, batch: jnp.mean(
+            (batch @ params["w"] - jax.lax.stop_gradient(params["mean"])) ** 2
+        ),
         {"w": W, "mean": W[0]},
         r"gives params\['mean'\] no gradient: .*keep it apart",
     ),
     "new states": (
         normalized,
         {"w": W, "norm": {"mean": W[:1], "scale": W[:1]}},
-        r"must return one real number.* got float32\[\], float32\[1\]. For new states.*coding.stateful\(loss",
+        r"must return one real number.* got float32\[\], float32\[1\]. For new states.*"
+        r"coding.stateful\(loss",
     ),
     "samples in two arguments": (
         lambda params, x, y: jnp.mean((x @ params["w"] - y) ** 2),
@@ -62,19 +66,30 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
     "a key": (
         mean,
         {"w": W, "key": KEY},
-        r"^params\['key'\] is a random key, and no step gets a new one.*loss\(params, batch, key\), is given",
+        r"^params\['key'\] is a random key, and no step gets a new one.*"
+        r"loss\(params, batch, key\), is given",
     ),
     "NumPy": (
         lambda params, batch: np.tanh(batch @ params["w"]).mean(),
         {"w": W},
         "JAX cannot trace the loss.*jnp",
     ),
-    "a condition": (lambda p, b: p["w"].sum() if p["w"][0] > 0 else 0.0, {"w": W}, "jnp.where, not if"),
-    "a vector": (lambda params, batch: batch @ params["w"], {"w": W}, r"one real number.* got float32\[\d\]"),
+    "a condition": (
+        lambda p, b: p["w"].sum() if p["w"][0] > 0 else 0.0,
+        {"w": W},
+        "jnp.where, not if",
+    ),
+    "a vector": (
+        lambda params, batch: batch @ params["w"],
+        {"w": W},
+        r"one real number.* got float32\[\d\]",
+    ),
     "a sum": (total, {"w": W}, "it is a sum over the samples.*mean=False"),
 }
 TRAINERS = {
-    "train": lambda loss, params, steps: coding.train(KEY, loss, SCHEME, LAW, params, DATA, SGD, steps),
+    "train": lambda loss, params, steps: coding.train(
+        KEY, loss, SCHEME, LAW, params, DATA, SGD, steps
+    ),
     "train_on_cluster": lambda loss, params, steps: of_cluster(
         lambda c: train_on_cluster(KEY, loss, ClosedLoop(), c, params, DATA[0], SGD, steps)
     ),

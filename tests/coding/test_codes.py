@@ -17,7 +17,8 @@ from tests.problems import slow
 
 KEY = jax.random.key(5)
 
-# Programs are shared: up to N = 7 a code stands beside an uncoded rest, masks are repeated to a batch.
+# Programs are shared: up to N = 7 a code stands beside an uncoded rest, masks are repeated to a
+# batch.
 SIZE, BATCH = 7, {7: 64, 20: 1020}
 at_once = jax.jit(jax.vmap(decoding_weights, (None, 0)))
 one_by_one = jax.jit(lambda b, masks: jax.lax.map(lambda m: decoding_weights(b, m), masks))
@@ -26,7 +27,8 @@ message = jax.jit(codes.message, static_argnums=2)
 
 
 def to_batch(rows: np.ndarray, fill: float) -> np.ndarray:
-    """Rows of a number for each worker, and `fill` for more workers, in a batch of one of few shapes."""
+    """Rows of a number for each worker, and `fill` for more workers, in a batch of one of few
+    shapes."""
     n, count = rows.shape[1], len(rows)
     size = SIZE if 1 < n < SIZE else n
     wide = np.pad(rows, ((0, 0), (0, size - n)), constant_values=fill)
@@ -98,7 +100,8 @@ def test_every_construction_decodes_every_set_of_stragglers(n):
     for code in every_code([n]):
         seen.add(code.construction)
         masks = all_masks(n, code.level)
-        assert relative_error(code, masks, rng) < 2e-7  # the rounding to float32; worst measured 6e-8
+        # the rounding to float32; worst measured 6e-8
+        assert relative_error(code, masks, rng) < 2e-7
         # Each worker computes level + 1 subsets, and each subset is computed level + 1 times.
         support = np.asarray(code.encoding) != 0
         assert np.all(np.abs(code.encoding).max(axis=1) == 1)
@@ -136,13 +139,16 @@ def test_any_workers_decode_that_least_squares_says_can():
             else:
                 assert np.all(np.isnan(weights))
         # The sum of too few is NaN, not wrong.
-        assert np.all(np.isnan(decode(found.weights[0], encode(code, jnp.ones((len(encoding), 3))))))
+        assert np.all(
+            np.isnan(decode(found.weights[0], encode(code, jnp.ones((len(encoding), 3)))))
+        )
 
 
 def test_the_chooser_takes_the_best_that_the_held_subsets_permit():
     chosen = [gradient_code(KEY, 12, s, top_level=11).construction for s in (0, 1, 2, 3, 5, 11)]
     assert chosen == ["uncoded", *["fractional_repetition"] * 4, "replication"]
-    # Under a plan that ends at level 5 the workers hold 6 subsets: enough for groups of 3, not of 4 or 6.
+    # Under a plan that ends at level 5 the workers hold 6 subsets: enough for groups of 3, not of 4
+    # or 6.
     assert gradient_code(KEY, 12, 2, top_level=5).construction == "fractional_repetition"
     others = {gradient_code(KEY, 12, level, top_level=5).construction for level in (3, 5)}
     assert others <= {"cyclic_mds", "random_cyclic"}

@@ -48,12 +48,16 @@ ENTRANCES = {
     "assign": lambda: of_cluster(lambda c: c.assign(loss, PLAN, COMPLEX, list(SUBSETS))),
     "prepare": lambda: of_cluster(lambda c: c.prepare(loss, PLAN, COMPLEX, list(SUBSETS))),
     "gradient": lambda: of_cluster(lambda c: c.gradient(COMPLEX)),
-    "train_on_cluster": lambda: of_cluster(lambda c: train_on_cluster(KEY, loss, ClosedLoop(), c, *GIVEN)),
+    "train_on_cluster": lambda: of_cluster(
+        lambda c: train_on_cluster(KEY, loss, ClosedLoop(), c, *GIVEN)
+    ),
 }
 
 
 @pytest.mark.parametrize("entrance", ENTRANCES)
 def test_every_entrance_refuses_complex_numbers_by_their_name(entrance):
     name = {"encode": "gradients", "decode": r"messages\[0\]"}.get(entrance, r"params\['w'\]")
-    with pytest.raises(ValueError, match=rf"^{name} is complex(64|128), and .*real and imaginary part"):
+    with pytest.raises(
+        ValueError, match=rf"^{name} is complex(64|128), and .*real and imaginary part"
+    ):
         ENTRANCES[entrance]()

@@ -28,7 +28,9 @@ def test_the_data_is_split_in_equal_subsets_and_none_is_lost_twice():
 def test_the_models_and_their_loss_are_what_numpy_makes_of_them():
     params = digits.initial_params(jax.random.key(0), "perceptron")
     with jax.enable_x64(True):
-        wide = jax.eval_shape(lambda key: digits.initial_params(key, "perceptron"), jax.random.key(0))
+        wide = jax.eval_shape(
+            lambda key: digits.initial_params(key, "perceptron"), jax.random.key(0)
+        )
     assert {leaf.dtype for leaf in jax.tree.leaves(wide)} == {np.dtype("float32")}
     x, y = (np.asarray(a)[:50] for a in digits.load_digits(4).train)
     w = [{k: np.asarray(v, float) for k, v in layer.items()} for layer in params]
@@ -36,7 +38,9 @@ def test_the_models_and_their_loss_are_what_numpy_makes_of_them():
     share = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
     expected = -np.log(share[np.arange(50), y]).mean()
     assert float(jax.jit(digits.cross_entropy)(params, (x, y))) == pytest.approx(expected)
-    assert float(jax.jit(digits.accuracy)(params, (x, y))) == pytest.approx((z.argmax(axis=1) == y).mean())
+    assert float(jax.jit(digits.accuracy)(params, (x, y))) == pytest.approx(
+        (z.argmax(axis=1) == y).mean()
+    )
     assert digits.digits_order("perceptron")[-1] in (0, 1)  # the first layer's gradient comes last
 
 
@@ -47,10 +51,12 @@ def test_schemes_take_the_same_steps_in_the_order_of_their_runtimes(x64):  # as 
     given = jax.random.key(1), problem, "perceptron"
     runs = [digits.train_on_digits(*given, method, **options) for method in ("time", "uncoded")]
     np.testing.assert_allclose(runs[0].loss, runs[1].loss, rtol=1e-4)
-    # The same draws: if all are free at its start, a step of the better plan is faster in each seed.
+    # The same draws: if all are free at its start, a step of the better plan is faster in each
+    # seed.
     fresh = [known(run_.fresh).sum(axis=1) for run_ in runs]
     assert np.all(fresh[0] < fresh[1])
-    np.testing.assert_allclose(runs[1].clock[:, -1], fresh[1], rtol=1e-12)  # uncoded nobody has more to do
+    # uncoded nobody has more to do
+    np.testing.assert_allclose(runs[1].clock[:, -1], fresh[1], rtol=1e-12)
     assert np.all(runs[0].clock[:, -1] > 1.01 * fresh[0])
     for run_ in runs:
         assert known(run_.fresh).mean() == pytest.approx(run_.expected_runtime, rel=0.25)
@@ -65,7 +71,9 @@ def _made(key, problem, model, method, *, num_seeds, num_steps, **_):
     """A training by hand: seed s reaches the target in step 10 + s."""
     seed, step = np.indices((num_seeds, num_steps))
     runtime = {"time": 6.0, "uncoded": 8.0}[method.name]
-    return digits.DigitsRun(method.name, runtime, (step + 1) * runtime, 1 / (step + 1.0), step / (9 + seed))
+    return digits.DigitsRun(
+        method.name, runtime, (step + 1) * runtime, 1 / (step + 1.0), step / (9 + seed)
+    )
 
 
 @pytest.mark.parametrize("trained", [pytest.param(True, marks=pytest.mark.slow), False])
@@ -73,7 +81,14 @@ def test_train_prints_a_table_and_writes_the_curves(command, tmp_path, monkeypat
     if not trained:
         monkeypatch.setattr("bcgc_jax.cli.train.train_on_digits", _made)
     path = tmp_path / "curves.csv"
-    asked = ["--workers", "5", "--cycle-time", "shifted-exponential:rate=1e-3,shift=50", "--steps", "40"]
+    asked = [
+        "--workers",
+        "5",
+        "--cycle-time",
+        "shifted-exponential:rate=1e-3,shift=50",
+        "--steps",
+        "40",
+    ]
     asked += ["--model", "perceptron", "--units", "layers", "--seeds", "3", "--curves", str(path)]
     status, out, err = command("train", *asked, "--method", "time", "--method", "uncoded")
     assert status == 0, err

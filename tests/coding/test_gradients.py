@@ -1,4 +1,5 @@
-"""The coded gradient is `jax.grad` of the full loss, whatever arrives; shapes, orders, units, devices."""
+"""The coded gradient is `jax.grad` of the full loss, whatever arrives; shapes, orders, units,
+devices."""
 
 import functools
 import os
@@ -91,7 +92,10 @@ def test_one_message_too_few_gives_no_gradient_in_place_of_a_wrong_one():
     nan = jax.tree.map(np.isnan, found.gradient)
     assert sum(np.sum(leaf) for leaf in jax.tree.leaves(nan)) == PARTITION[2]
     both = found.gradient, exact_gradient(params, batch)
-    assert relative_difference(*(jax.tree.map(lambda x, gone: x[~gone], tree, nan) for tree in both)) < 1e-6
+    assert (
+        relative_difference(*(jax.tree.map(lambda x, gone: x[~gone], tree, nan) for tree in both))
+        < 1e-6
+    )
 
 
 def test_whole_layers_are_units_in_the_order_of_backpropagation():
@@ -117,9 +121,12 @@ def test_the_backward_order_is_seen_through_jit_and_shared_or_unused_leaves():
     params = {"a": jnp.ones((3, 3)), "b": jnp.ones((3, 3)), "unused": jnp.ones(2)}
     inner = jax.jit(lambda p, x: jnp.sum(jnp.tanh(jnp.tanh(x @ p["b"]) @ p["a"]) ** 2))
     order = bcgc.coding.backward_order(inner, params, jnp.ones((4, 3)))
-    assert [o for o in order if o != 2] == [0, 1]  # b comes first in the net, so its gradient comes last
+    # b comes first in the net, so its gradient comes last
+    assert [o for o in order if o != 2] == [0, 1]
     # Slopes that are constants come all at the same time: from the end.
-    order = bcgc.coding.backward_order(lambda p, x: p[0] + p[1] + p[2], [1.0, 2.0, 3.0], jnp.ones(2))
+    order = bcgc.coding.backward_order(
+        lambda p, x: p[0] + p[1] + p[2], [1.0, 2.0, 3.0], jnp.ones(2)
+    )
     assert order == (2, 1, 0)
 
 
@@ -181,7 +188,9 @@ def test_second_calls_compile_nothing():
         calls(1)
     assert compiled == []
     with compilations() as compiled:  # plans are made on the host
-        coding_plan(jax.random.key(2), {"w": np.ones(9)}, [4, 3, 1, 1], construction="random_cyclic")
+        coding_plan(
+            jax.random.key(2), {"w": np.ones(9)}, [4, 3, 1, 1], construction="random_cyclic"
+        )
     assert compiled == []
 
 
@@ -213,7 +222,8 @@ def test_leaves_of_any_shape_and_dtype_keep_theirs():
 
     batch, plan = jnp.arange(8.0).reshape(4, 2), coding_plan(KEY, params, [2, 4])
     found = decoded(plan, params, batch, np.ones((2, 2)), loss)
-    # The last term is no mean over samples: the mean of the subsets' losses is what is differentiated.
+    # The last term is no mean over samples: the mean of the subsets' losses is what is
+    # differentiated.
     parts = [jax.jit(jax.grad(loss))(params, part) for part in np.split(np.asarray(batch), 2)]
     exact = jax.tree.map(lambda a, b: (a.astype(jnp.float32) + b.astype(jnp.float32)) / 2, *parts)
     for a, b, p in zip(*map(jax.tree.leaves, (found.gradient, exact, params)), strict=True):

@@ -1,4 +1,5 @@
-"""Losses that draw, and that make a new state, against plain steps with the keys of the documents."""
+"""Losses that draw, and that make a new state, against plain steps with the keys of the
+documents."""
 
 import jax
 import jax.numpy as jnp
@@ -35,9 +36,12 @@ def loss(params, state, batch, key):
 def test_a_training_draws_and_keeps_a_state_as_plain_steps_do():
     own, optimizer = coding.stateful(loss, SGD)
     given = coding.Stateful(PARAMS, STATE)
-    scheme = coding.TrainingScheme(coding.coding_plan(KEY, given, [0, 6, 0]), SCHEME.load, SCHEME.sent)
+    scheme = coding.TrainingScheme(
+        coding.coding_plan(KEY, given, [0, 6, 0]), SCHEME.load, SCHEME.sent
+    )
     found = coding.train(
-        *(KEY, own, scheme, TIMES, given, DATA, optimizer, 3), evaluate=lambda given: given.state["largest"]
+        *(KEY, own, scheme, TIMES, given, DATA, optimizer, 3),
+        evaluate=lambda given: given.state["largest"],
     )
 
     params, state, largest = PARAMS, STATE, []
@@ -48,7 +52,9 @@ def test_a_training_draws_and_keeps_a_state_as_plain_steps_do():
         params = jax.tree.map(lambda p, g: p - 0.1 * g, params, slope)
         largest.append(state["largest"])
     # Measured: 6e-7.
-    for one, other in zip(jax.tree.leaves(found.params), jax.tree.leaves((params, state)), strict=True):
+    for one, other in zip(
+        jax.tree.leaves(found.params), jax.tree.leaves((params, state)), strict=True
+    ):
         np.testing.assert_allclose(one, other, rtol=2e-6, atol=2e-6)
     np.testing.assert_allclose(found.metrics, largest, rtol=2e-6, atol=2e-6)
 
@@ -56,7 +62,9 @@ def test_a_training_draws_and_keeps_a_state_as_plain_steps_do():
 def test_a_key_that_is_missing_and_a_state_with_other_leaves_are_refused():
     data, arrived = np.zeros((3, 2, 3), np.float32), np.ones((1, 3))
     with pytest.raises(ValueError, match="the third is a random key: give a key"):
-        coding.coded_value_and_grad(lambda p, x, key: p.sum(), SCHEME.plan)(PARAMS["w"], data, arrived)
+        coding.coded_value_and_grad(lambda p, x, key: p.sum(), SCHEME.plan)(
+            PARAMS["w"], data, arrived
+        )
     own, _ = coding.stateful(lambda p, s, x: (p["w"].sum(), {"other": x.sum()}), SGD)
     with pytest.raises(ValueError, match=r"the leaves of the old one, \{.*mean.*\}, got \{.*other"):
         own(coding.Stateful(PARAMS, STATE), DATA[0])

@@ -16,7 +16,9 @@ LAW = bcgc.ShiftedExponential(1.0, 0.3)
 
 def test_a_worker_goes_through_its_subsets_from_the_last_leaf_on():
     plan = schedule_plan(cyclic_plan(11.0, 3), PARAMS, 4)
-    assert [block.pieces for block in plan.blocks] == [(Piece(2, 0, 1), Piece(1, 0, 4), Piece(0, 0, 6))]
+    assert [block.pieces for block in plan.blocks] == [
+        (Piece(2, 0, 1), Piece(1, 0, 4), Piece(0, 0, 6))
+    ]
     assert [block.level for block in plan.blocks] == [2]
     assert [task.subsets for task in plan.tasks(3)] == [(3,), (0,), (1,)]
     assert plan.held(3) == (0, 1, 3)
@@ -24,12 +26,17 @@ def test_a_worker_goes_through_its_subsets_from_the_last_leaf_on():
     assert other.blocks[0].pieces[0] == Piece(0, 0, 6)
     assert other.scaling == 1
     # No worker does a subset twice.
-    assert [task.subsets for task in schedule_plan(cyclic_plan(11.0, 3), PARAMS, 2).tasks(1)] == [(1,), (0,)]
+    assert [task.subsets for task in schedule_plan(cyclic_plan(11.0, 3), PARAMS, 2).tasks(1)] == [
+        (1,),
+        (0,),
+    ]
 
 
 def test_the_pace_is_that_of_whole_passes_of_the_model():
     start = bcgc.Weibull(9.0, 0.7)
-    problem = bcgc.Problem(LAW, 4, 11, 20, cycles=2.0, setup_cycles=3.0, chain_cycles=0.5, start_up=start)
+    problem = bcgc.Problem(
+        LAW, 4, 11, 20, cycles=2.0, setup_cycles=3.0, chain_cycles=0.5, start_up=start
+    )
     plan = cyclic_plan(11.0, 3)
     scheme = training_scheme(KEY, problem, plan, PARAMS)
     # Setup and chain are 1.5, and 0.25 for each coordinate.

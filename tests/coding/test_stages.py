@@ -1,4 +1,5 @@
-"""Gradients in stages against `jax.grad`: each equation at most once, and from the same programs."""
+"""Gradients in stages against `jax.grad`: each equation at most once, and from the same
+programs."""
 
 import functools
 import itertools
@@ -57,7 +58,8 @@ halved.defvjp(lambda x: (x, None), lambda _, ct: (ct / 2,))
 
 
 def custom(params, batch):
-    """Derivatives of its own, classes, a constant of the loss, and inner programs that are used twice."""
+    """Derivatives of its own, classes, a constant of the loss, and inner programs that are used
+    twice."""
     x = batch["x"] * bent(MASK)
     x = bent(x @ params[0]["w"]) + jax.nn.relu(x @ params[0]["w"] + params[0]["b"])
     x = jax.nn.softmax(halved(x) @ params[1]["w"]) + jax.nn.softmax(x @ params[2]["w"])
@@ -150,7 +152,8 @@ def test_programs_are_compiled_once():
         at = found.begin(LAYERS, BATCH)
         for block, later in ((2, (0, 1)), (0, (1,)), (1, ())):
             _, at = found.gradients(at, block, later)
-            assert at.done == 3  # what the last block has needed is not run again for an earlier one
+            # what the last block has needed is not run again for an earlier one
+            assert at.done == 3
     assert compiled == []
 
 
@@ -194,14 +197,20 @@ def test_constants_and_leaves_that_do_not_count():
     params = {"scalar": np.float32(3), "unused": np.ones(2, np.float32)}
     found = stages(loss, params, np.ones(3, np.float32), [[0], [1]])
     (scalar,), (unused,) = leaves_from(found, params, np.ones(3, np.float32), 0)
-    assert (float(scalar), unused.tolist(), scalar.dtype, unused.dtype) == (2, [0, 0], "float32", "float32")
+    assert (float(scalar), unused.tolist(), scalar.dtype, unused.dtype) == (
+        2,
+        [0, 0],
+        "float32",
+        "float32",
+    )
 
 
 LOOP = {"layers": jax.tree.map(lambda *one: np.stack(one), *LAYERS), "head": normal(WIDTH)}
 
 
 def scanned(params, batch):
-    layers = jax.tree.map(lambda one: jnp.flip(one, 0), params["layers"])  # the gradients are put in place
+    # the gradients are put in place
+    layers = jax.tree.map(lambda one: jnp.flip(one, 0), params["layers"])
     x = jax.lax.scan(lambda x, one: (layer(one, x), None), batch["x"], layers)[0]
     return jnp.mean((x @ params["head"] - 1) ** 2)
 

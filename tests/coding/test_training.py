@@ -1,4 +1,5 @@
-"""Training on the simulated clock: the event order against eq. (5), the steps against uncoded training."""
+"""Training on the simulated clock: the event order against eq. (5), the steps against uncoded
+training."""
 
 import dataclasses
 import functools
@@ -55,7 +56,9 @@ def trained(model, scheme, times, steps, loss=clock_only, key=KEY, optimizer=Non
     """A training on the samples of the model, or on others."""
     params, batch = model
     subsets = bcgc.coding.split_batch(batch, 6)
-    return bcgc.coding.train(key, loss, scheme, times, params, subsets, optimizer or SGD, steps, **more)
+    return bcgc.coding.train(
+        key, loss, scheme, times, params, subsets, optimizer or SGD, steps, **more
+    )
 
 
 def taken_by(training):
@@ -63,7 +66,9 @@ def taken_by(training):
     return np.asarray(training.fresh)
 
 
-RUN = jax.jit(jax.vmap(lambda times, levels: collect(times, AnyOf(times.shape[-1], levels)), (0, None)))
+RUN = jax.jit(
+    jax.vmap(lambda times, levels: collect(times, AnyOf(times.shape[-1], levels)), (0, None))
+)
 
 
 @pytest.mark.parametrize("method", ["time", "tandon_partial", *slow("cyclic:4")])
@@ -99,7 +104,9 @@ def test_the_event_order_ends_at_equation_5_draw_for_draw(precision):
             # Blocks once more up to N of them: one program for each N.
             again = np.arange(n) % used.size
             paced = times[:, None] * (load * 7 / n).astype(precision)[again, None]
-            arrived, completed = (x[:, : used.size] for x in jax.device_get(RUN(paced, used[again])))
+            arrived, completed = (
+                x[:, : used.size] for x in jax.device_get(RUN(paced, used[again]))
+            )
             slowest = np.sort(times.astype(float), axis=1)[:, ::-1]
             expected = 7 / n * (slowest[:, used] * load).max(axis=1)
             runtime = completed.max(axis=1)
@@ -136,7 +143,9 @@ def test_training_with_a_code_is_training_without_but_for_the_clock(model, metho
     params, batch = model
     scheme, optimizer = scheme_of(method), optax.adam(0.05)
     evaluate = lambda p: network(p, batch)  # noqa: E731
-    training = trained(model, scheme, LAW, 12, network, jax.random.key(1), optimizer, evaluate=evaluate)
+    training = trained(
+        model, scheme, LAW, 12, network, jax.random.key(1), optimizer, evaluate=evaluate
+    )
     plain, state = params, optimizer.init(params)
 
     @jax.jit
@@ -186,7 +195,8 @@ def mini_batches(model, law=LAW, key=KEY, batch_size=2):
 
 def test_mini_batches_are_drawn_from_each_subset_without_replacement(model, x64):
     training = mini_batches(model)
-    seen = np.round(np.asarray(training.loss) * 12).astype(np.int64)  # means of two samples, of six subsets
+    # means of two samples, of six subsets
+    seen = np.round(np.asarray(training.loss) * 12).astype(np.int64)
     drawn = (seen[:, None] >> np.arange(36) & 1).reshape(30, 6, 6)
     assert np.all(drawn.sum(axis=2) == 2)  # two different samples of each subset
     pairs = drawn @ 2 ** np.arange(6)
@@ -217,7 +227,11 @@ def test_whole_layers_and_setup_cycles_pace_the_messages(model):
         assert load == pytest.approx(36 / 6 * (done + 3.0 * (block.level + 1)))
 
 
-_LATE: dict[str, Any] = {"start_up": bcgc.Weibull(300.0, 0.8), "send_time": 4.0, "chain_cycles": 0.05}
+_LATE: dict[str, Any] = {
+    "start_up": bcgc.Weibull(300.0, 0.8),
+    "send_time": 4.0,
+    "chain_cycles": 0.05,
+}
 DELIVERING = bcgc.Problem(LAW, 6, 58, 36, overlap=True, **_LATE)
 
 
@@ -229,7 +243,10 @@ def test_workers_that_start_up_and_send_are_paced_draw_for_draw(model, x64, over
     scheme = training_scheme(KEY, problem, solution, params)
     rng = np.random.default_rng(5)
     starts, rows = rng.weibull(0.8, (4, 6)) * 300, rng.gamma(2.0, 1.0, (4, 6))
-    x, more = np.asarray(solution.rounded), {"chain_cycles": 0.05, "send_time": 4.0, "overlap": overlap}
+    x, more = (
+        np.asarray(solution.rounded),
+        {"chain_cycles": 0.05, "send_time": 4.0, "overlap": overlap},
+    )
     loop = [delivered_runtime(x, *given, 36, 1, **more) for given in zip(starts, rows, strict=True)]
     training, steps = trained(model, scheme, rows, 6, start_ups=starts), [0, 1, 2, 3, 0, 1]
     np.testing.assert_allclose(taken_by(training), np.array(loop)[steps], rtol=1e-12)
@@ -259,11 +276,16 @@ def test_the_mean_iteration_takes_the_expected_runtime_with_start_ups_too(model,
     solution = bcgc.solve(problem, "tandon_partial")
     training = trained(model, training_scheme(KEY, problem, solution, model[0]), LAW, 4000)
     taken = taken_by(training)
-    assert abs(taken.mean() - float(solution.rounded_runtime)) < 4 * taken.std() / np.sqrt(taken.size)
+    assert abs(taken.mean() - float(solution.rounded_runtime)) < 4 * taken.std() / np.sqrt(
+        taken.size
+    )
 
 
 def test_start_ups_come_with_their_cycle_times(model):
-    scheme, pairs = scheme_of("uncoded"), bcgc.distributions.EmpiricalPairs([0.0, 500.0], [1.0, 3.0])
+    scheme, pairs = (
+        scheme_of("uncoded"),
+        bcgc.distributions.EmpiricalPairs([0.0, 500.0], [1.0, 3.0]),
+    )
     training, load = trained(model, scheme, pairs, 8), float(scheme.load[0])
     slow = np.isclose(taken_by(training), 500 + 3 * load)
     assert np.all(slow | np.isclose(taken_by(training), load))
@@ -292,7 +314,10 @@ def test_a_scheme_that_does_not_exist_or_does_not_fit_is_refused(model):
         training_scheme(KEY, PROBLEM, nowhere, params)
     scheme, alpha = scheme_of("tandon_partial"), float(bcgc.solvers.straggler_ratio(LAW))
     assert float(scheme.load[1] / scheme.load[0]) == pytest.approx(alpha)
-    for wrong, units in ((bcgc.Problem(LAW, 6, 57), "coordinates"), (bcgc.Problem(LAW, 6, 4), "leaves")):
+    for wrong, units in (
+        (bcgc.Problem(LAW, 6, 57), "coordinates"),
+        (bcgc.Problem(LAW, 6, 4), "leaves"),
+    ):
         with pytest.raises(ValueError, match="not those of the parameters"):
             training_scheme(KEY, wrong, solved("time"), params, units=units)
 
@@ -320,7 +345,9 @@ def test_the_clock_of_many_iterations_keeps_its_digits(model):
     def loss(params, batch):
         return jnp.mean(batch) + sum(jnp.sum(leaf) for leaf in jax.tree.leaves(params))
 
-    clock = bcgc.coding.train(KEY, loss, scheme, rows, tiny, jnp.ones((6, 1)), optimizer, 30_000).clock
+    clock = bcgc.coding.train(
+        KEY, loss, scheme, rows, tiny, jnp.ones((6, 1)), optimizer, 30_000
+    ).clock
     # A running float32 sum ends 3e-4 off.
     assert float(clock[-1]) == pytest.approx(9_000, rel=1e-6)
 

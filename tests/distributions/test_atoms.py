@@ -31,7 +31,9 @@ def test_few_times_are_counted(case, precision):
         np.testing.assert_allclose(law.cumulative_hazard(t), -np.log(share), rtol=near)
     np.testing.assert_allclose(law.cdf(t), 1 - share, rtol=near)
     np.testing.assert_allclose(law.survival(t), share, rtol=near)
-    np.testing.assert_allclose([law.mean(), law.infimum()], [case.frozen.mean(), values[0]], rtol=near)
+    np.testing.assert_allclose(
+        [law.mean(), law.infimum()], [case.frozen.mean(), values[0]], rtol=near
+    )
     assert isinstance(law.pieces(), bcgc.distributions.Atomic)
     np.testing.assert_allclose(law.pieces().times, values, rtol=near)
     # Λ⁻¹(a) = inf{t : Λ(t) ≥ a}, at the ends and at hazards that avoid the steps.
@@ -45,15 +47,23 @@ def test_two_speeds_inverse_undoes_the_hazard_at_every_probability(precision):
     # Without a margin two roundings turn one probability in ten around.
     probability = np.linspace(0.001, 0.999, 997, dtype=precision)
     law = bcgc.TwoSpeed(jnp.full(997, 1.3), jnp.full(997, 5.7), probability)
-    np.testing.assert_array_equal(law.inverse_cumulative_hazard(law.cumulative_hazard(law.fast)), law.fast)
-    np.testing.assert_array_equal(law.inverse_cumulative_hazard(law.cumulative_hazard(law.slow)), law.slow)
+    np.testing.assert_array_equal(
+        law.inverse_cumulative_hazard(law.cumulative_hazard(law.fast)), law.fast
+    )
+    np.testing.assert_array_equal(
+        law.inverse_cumulative_hazard(law.cumulative_hazard(law.slow)), law.slow
+    )
 
 
 def test_two_speeds_that_never_or_always_slow_down(precision):
     never, always = bcgc.TwoSpeed(1.3, math.inf, 0.0), bcgc.TwoSpeed(1.3, 5.7, 1.0)
     np.testing.assert_allclose([never.mean(), always.mean()], [1.3, 5.7], rtol=few_ulp(precision))
-    np.testing.assert_array_equal(never.cumulative_hazard(jnp.array([1.2, 1.4, 1e9])), [0, np.inf, np.inf])
-    np.testing.assert_array_equal(always.cumulative_hazard(jnp.array([1.2, 1.4, 9.0])), [0, 0, np.inf])
+    np.testing.assert_array_equal(
+        never.cumulative_hazard(jnp.array([1.2, 1.4, 1e9])), [0, np.inf, np.inf]
+    )
+    np.testing.assert_array_equal(
+        always.cumulative_hazard(jnp.array([1.2, 1.4, 9.0])), [0, 0, np.inf]
+    )
     a = jnp.array([1e-3, 0.7, 80.0])
     np.testing.assert_allclose(never.inverse_cumulative_hazard(a), 1.3, rtol=few_ulp(precision))
     np.testing.assert_allclose(always.inverse_cumulative_hazard(a), 5.7, rtol=few_ulp(precision))
@@ -63,7 +73,9 @@ def test_two_speeds_that_never_or_always_slow_down(precision):
 def test_two_speeds_have_the_slopes_of_their_formulas(probability, precision):
     law, near = bcgc.TwoSpeed(1.3, 5.7, probability), few_ulp(precision)
     mean = jax.grad(lambda law: law.mean())(law)
-    np.testing.assert_allclose(jax.tree.leaves(mean), [1 - probability, probability, 5.7 - 1.3], rtol=near)
+    np.testing.assert_allclose(
+        jax.tree.leaves(mean), [1 - probability, probability, 5.7 - 1.3], rtol=near
+    )
     hazard = jax.grad(lambda law: law.cumulative_hazard(2.4))(law)
     expected = -1 / probability if probability > 0 else 0
     np.testing.assert_allclose(jax.tree.leaves(hazard), [0, 0, expected], rtol=near)
@@ -86,7 +98,11 @@ def test_empirical_law_sorts_what_it_is_given_also_under_a_trace(precision):
     expected = [0.0, 2 / 8, 5 / 8, 6 / 8, 1.0]
     t = np.asarray([0.3, 0.4, 3.3, 8.0, 1e5], precision)
     nested: Any = unsorted.tolist()
-    for law in (bcgc.Empirical(unsorted), bcgc.Empirical(jnp.asarray(unsorted)), bcgc.Empirical(nested)):
+    for law in (
+        bcgc.Empirical(unsorted),
+        bcgc.Empirical(jnp.asarray(unsorted)),
+        bcgc.Empirical(nested),
+    ):
         np.testing.assert_allclose(law.cdf(t), expected, rtol=near)
     traced = jax.jit(lambda times: bcgc.Empirical(times).cdf(t))(unsorted)
     np.testing.assert_allclose(traced, expected, rtol=near)
@@ -125,5 +141,11 @@ def test_alone_the_cycle_time_of_pairs_is_an_empirical_law():
     law, alone = PAIRS, bcgc.Empirical(CYCLES)
     t, a = np.array([0.4, 0.5, 1.4, 1.5, 2.4, 2.5, 9.0]), -np.log1p(-np.array([0.1, 0.3, 0.7, 0.8]))
     np.testing.assert_array_equal(law.cumulative_hazard(t), alone.cumulative_hazard(t))
-    np.testing.assert_array_equal(law.inverse_cumulative_hazard(a), alone.inverse_cumulative_hazard(a))
-    assert (float(law.mean()), float(law.infimum()), law.breaks().tolist()) == (1.5, 0.5, sorted(CYCLES))
+    np.testing.assert_array_equal(
+        law.inverse_cumulative_hazard(a), alone.inverse_cumulative_hazard(a)
+    )
+    assert (float(law.mean()), float(law.infimum()), law.breaks().tolist()) == (
+        1.5,
+        0.5,
+        sorted(CYCLES),
+    )

@@ -21,12 +21,31 @@ from tests.oracles import laws
 from tests.tolerances import few_ulp
 
 # Of the points where the laws are asked; those above 80 in float64 only.
-HAZARDS = (1e-12, 1e-9, 1e-6, 1e-4, 0.013, 0.19, 0.55, 0.69, 0.71, 1.3, 3.1, 9.7, 36.5, 79, 210, 460, 690)
+HAZARDS = (
+    1e-12,
+    1e-9,
+    1e-6,
+    1e-4,
+    0.013,
+    0.19,
+    0.55,
+    0.69,
+    0.71,
+    1.3,
+    3.1,
+    9.7,
+    36.5,
+    79,
+    210,
+    460,
+    690,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """A kind of law, some sets of parameters for it, and the tolerances of (Λ, Λ⁻¹, slopes of both)."""
+    """A kind of law, some sets of parameters for it, and the tolerances of (Λ, Λ⁻¹, slopes of
+    both)."""
 
     family: laws.Family
     parameters: list[tuple]
@@ -90,18 +109,24 @@ def batched_law(name: str, dtype: np.dtype) -> Any:
 
 
 @functools.cache
-def points(name: str, dtype: np.dtype) -> tuple[list[laws.Case], np.ndarray, np.ndarray, np.ndarray]:
-    """The laws as they round to `dtype`, the hazards, Λ⁻¹ there (exact), and the same as `dtype`."""
+def points(
+    name: str, dtype: np.dtype
+) -> tuple[list[laws.Case], np.ndarray, np.ndarray, np.ndarray]:
+    """The laws as they round to `dtype`, the hazards, Λ⁻¹ there (exact), and the same as
+    `dtype`."""
     asked = LAWS[name]
     cases = [asked.family.at(*(dtype.type(v) for v in p)) for p in asked.parameters]
-    a = np.asarray([v for v in HAZARDS if v <= asked.highest and (v < 80 or dtype == np.float64)], dtype)
+    a = np.asarray(
+        [v for v in HAZARDS if v <= asked.highest and (v < 80 or dtype == np.float64)], dtype
+    )
     exact = np.asarray([[case.inverse(float(v)) for v in a] for case in cases])
     return cases, a, exact, exact.astype(dtype)
 
 
 @jax.jit
 def _values_and_slopes(law: Any, a: Array, t: Array) -> dict[str, Any]:
-    """Λ at `t`, below and just above the support and at infinity; Λ⁻¹ at `a` and at 0; slopes of both."""
+    """Λ at `t`, below and just above the support and at infinity; Λ⁻¹ at `a` and at 0; slopes of
+    both."""
 
     def at(law, a, t):
         start = law.infimum()
@@ -127,7 +152,8 @@ def _values_and_slopes(law: Any, a: Array, t: Array) -> dict[str, Any]:
 
 @functools.cache
 def evaluate(name: str, dtype: np.dtype) -> dict[str, Any]:
-    """Everything about a law at its points, from one compiled function (gamma's takes 10 s to compile)."""
+    """Everything about a law at its points, from one compiled function (gamma's takes 10 s to
+    compile)."""
     _, a, _, t = points(name, dtype)
     law, k = batched_law(name, dtype), a.size
     raw = jax.device_get(_values_and_slopes(law, np.broadcast_to(a, t.shape), t))
@@ -158,7 +184,8 @@ def errors(actual: np.ndarray, expected: np.ndarray, scale: np.ndarray | None = 
 
 
 def representable(name: str, dtype: np.dtype) -> np.ndarray:
-    """Where T - infimum is no smaller than a normal number (with a margin); only gamma goes below."""
+    """Where T - infimum is no smaller than a normal number (with a margin); only gamma goes
+    below."""
     cases, _, t, _ = points(name, dtype)
     start = exact(np.asarray([[case.infimum] for case in cases]))
     return np.asarray(t - start > 1e3 * float(np.finfo(dtype).tiny), bool)
@@ -167,7 +194,9 @@ def representable(name: str, dtype: np.dtype) -> np.ndarray:
 @functools.cache
 def exact_hazards(name: str, dtype: np.dtype) -> np.ndarray:
     cases, _, _, t = points(name, dtype)
-    return np.asarray([[case.hazard(float(v)) for v in row] for case, row in zip(cases, t, strict=True)])
+    return np.asarray(
+        [[case.hazard(float(v)) for v in row] for case, row in zip(cases, t, strict=True)]
+    )
 
 
 @every_law
@@ -188,14 +217,18 @@ def test_hazard_and_inverse_are_those_of_mpmath_and_each_tail_keeps_its_digits(n
 
 
 @every_law
-def test_mean_and_ends_are_those_of_scipy_and_the_mean_has_the_slopes_of_its_formula(name, precision):
+def test_mean_and_ends_are_those_of_scipy_and_the_mean_has_the_slopes_of_its_formula(
+    name, precision
+):
     result = evaluate(name, precision)
     # Worst measured 2.8e-7, 2.6e-16; of slopes 1.7e-6, 5e-15.
     rtol, of_slopes = {"float32": (1e-6, 6e-6), "float64": (2e-15, 2e-14)}[precision.name]
     for i, case in enumerate(points(name, precision)[0]):
         np.testing.assert_allclose(result["mean"][i], case.frozen.mean(), rtol=rtol)
         slopes = [float(slope) for slope in case.mean_slopes()]
-        np.testing.assert_allclose([slope[i] for slope in result["mean slopes"]], slopes, rtol=of_slopes)
+        np.testing.assert_allclose(
+            [slope[i] for slope in result["mean slopes"]], slopes, rtol=of_slopes
+        )
         assert result["infimum"][i] == result["inverse at zero"][i] == case.infimum
         assert case.law().has_end == (case.frozen.support()[1] < np.inf)
 
@@ -228,7 +261,9 @@ def test_slopes_of_the_hazard_and_of_its_inverse_are_those_of_mpmath(name, preci
 
 
 @every_law
-def test_at_the_ends_of_the_support_slopes_are_finite_and_the_hazard_is_0_or_infinite(name, precision):
+def test_at_the_ends_of_the_support_slopes_are_finite_and_the_hazard_is_0_or_infinite(
+    name, precision
+):
     result = evaluate(name, precision)
     np.testing.assert_array_equal(result["hazard below"], 0)
     for slope in result["hazard slopes below"]:
@@ -246,32 +281,40 @@ def test_parameters_broadcast_against_times(name, x64):
     i = k % (len(cases) - 1)
     law = jax.tree.map(lambda leaf: leaf[i], batched_law(name, dtype))
     mask, hazard = representable(name, dtype)[i, k], law.cumulative_hazard(t[i, k])
-    np.testing.assert_allclose(hazard[mask], result["hazard"][i, k][mask], rtol=1e-13)  # worst 1.1e-14
+    # worst 1.1e-14
+    np.testing.assert_allclose(hazard[mask], result["hazard"][i, k][mask], rtol=1e-13)
 
 
 def test_gamma_table_follows_the_inverse_hazard_from_its_lowest_to_its_highest_draw(precision):
     cases, a, expected, _ = points("Gamma", precision)
     mask = representable("Gamma", precision)
     tabulate = jax.jit(lambda law: law.with_fast_inverse())
-    use = jax.jit(lambda table, a, key: (table.inverse_cumulative_hazard(a), table.sample(key, (100, 200))))
+    use = jax.jit(
+        lambda table, a, key: (table.inverse_cumulative_hazard(a), table.sample(key, (100, 200)))
+    )
     for i, case in enumerate(cases[:3]):
         sampler = tabulate(bcgc.Gamma(*(jnp.asarray(v, precision) for v in case.parameters)))
         table, draws = use(sampler, np.append(a, 0).astype(precision), jax.random.key(17))
-        # The table holds logarithms of up to 100 and more: 100 eps in float32, worst measured 1.01e-5.
+        # The table holds logarithms of up to 100 and more: 100 eps in float32, worst measured
+        # 1.01e-5.
         rtol = {"float32": 2e-5, "float64": 3e-7}[precision.name]
         assert errors(table[:-1], expected[i])[mask[i]].max() < rtol
         assert table[-1] == precision.type(case.infimum)
         assert draws.dtype == precision
         draws = np.asarray(draws, float).ravel()
         assert scipy.stats.kstest(draws, case.frozen.cdf).pvalue > 1e-3
-        deviation = (draws.mean() - case.frozen.mean()) / (case.frozen.std() / math.sqrt(draws.size))
+        deviation = (draws.mean() - case.frozen.mean()) / (
+            case.frozen.std() / math.sqrt(draws.size)
+        )
         assert abs(deviation) < 3.5
 
 
 def test_gamma_draws_survive_a_shift_that_swallows_the_small_ones():
     shift = 1.1e4
     law, plain = bcgc.Gamma(0.47, 1.3, shift), bcgc.Gamma(0.47, 1.3)
-    draws, excess = (np.asarray(law.sample(jax.random.key(3), (10_000,), np.float32)) for law in (law, plain))
+    draws, excess = (
+        np.asarray(law.sample(jax.random.key(3), (10_000,), np.float32)) for law in (law, plain)
+    )
     assert np.max(np.abs(draws - (np.float32(shift) + excess))) <= np.spacing(np.float32(shift))
 
 
@@ -286,10 +329,16 @@ def test_an_exponential_law_is_a_shifted_one_that_begins_at_0(precision):
 @pytest.mark.parametrize("shape", [0.37, 1.0])
 def test_mean_of_a_pareto_law_is_infinite_up_to_shape_one(shape, precision):
     assert bcgc.Pareto(2.3, shape).mean() == np.inf
-    # That of the first of five is finite: the minimum has the shape 5 · 0.3. Of three no level's is.
-    assert [bool(bcgc.Pareto(2.3, 0.3).has_mean(level, n)) for level, n in ((4, 5), (9, 3))] == [True, False]
+    # That of the first of five is finite: the minimum has the shape 5 · 0.3. Of three no level's
+    # is.
+    assert [bool(bcgc.Pareto(2.3, 0.3).has_mean(level, n)) for level, n in ((4, 5), (9, 3))] == [
+        True,
+        False,
+    ]
     finite = bcgc.Pareto(2.3, shape + 0.75).mean()
-    np.testing.assert_allclose(finite, 2.3 * (shape + 0.75) / (shape - 0.25), rtol=few_ulp(precision))
+    np.testing.assert_allclose(
+        finite, 2.3 * (shape + 0.75) / (shape - 0.25), rtol=few_ulp(precision)
+    )
 
 
 @pytest.mark.parametrize("shape", [0.95, 1.0, 1.005, 1.07, 2.9])
@@ -333,7 +382,9 @@ def test_a_runtime_is_exact_across_a_kink_that_has_a_name(x64):
     """Without it the value is off by 3e-5, and its slope in the second shift by 0.2 %."""
     first = np.eye(3)[0]
     runtime, slope = jax.jit(
-        jax.value_and_grad(lambda s: bcgc.expected_runtime(bcgc.Problem(_with_kink(s), 3, 1, 3), first))
+        jax.value_and_grad(
+            lambda s: bcgc.expected_runtime(bcgc.Problem(_with_kink(s), 3, 1, 3), first)
+        )
     )(4.0)
 
     def late(t):
@@ -344,7 +395,9 @@ def test_a_runtime_is_exact_across_a_kink_that_has_a_name(x64):
 
     def whole(i):
         ends = (1, 4), (4, 30), (30, 90)
-        return sum(scipy.integrate.quad(lambda t: late(t)[i], *each, epsrel=1e-12)[0] for each in ends)
+        return sum(
+            scipy.integrate.quad(lambda t: late(t)[i], *each, epsrel=1e-12)[0] for each in ends
+        )
 
     # Measured 9e-16 and 1.3e-15.
     assert float(runtime) == pytest.approx(1 + whole(0), rel=1e-10)
@@ -352,7 +405,9 @@ def test_a_runtime_is_exact_across_a_kink_that_has_a_name(x64):
 
 
 def test_a_hazard_is_inverted_at_both_ends_and_where_it_is_bounded(precision):
-    law = bcgc.FromHazard(lambda p, t: jnp.where(t > p, jnp.minimum(t - p, 3), jnp.nan), parameters=2.0)
+    law = bcgc.FromHazard(
+        lambda p, t: jnp.where(t > p, jnp.minimum(t - p, 3), jnp.nan), parameters=2.0
+    )
     found = law.inverse_cumulative_hazard(jnp.array([0.0, 0.5, 2.5, 3.5, np.inf]))
     np.testing.assert_allclose(found, [2, 2.5, 4.5, np.inf, np.inf], rtol=few_ulp(precision))
 
@@ -375,7 +430,9 @@ def test_hazard_of_the_uniform_law_keeps_its_digits_next_to_its_upper_end(precis
     left = np.asarray([1, 2, 5, 1000, 10**5], precision)
     t = p[1] - left * np.spacing(p[1])
     expected = [float(laws.UNIFORM.at(*p).hazard(float(v))) for v in t]
-    np.testing.assert_allclose(bcgc.Uniform(*p).cumulative_hazard(t), expected, rtol=few_ulp(precision))
+    np.testing.assert_allclose(
+        bcgc.Uniform(*p).cumulative_hazard(t), expected, rtol=few_ulp(precision)
+    )
 
 
 SHAPES = [0.02, 0.11, 0.6, 1.0, 3.3, 9.9, 47.0, 500.0]
@@ -395,7 +452,9 @@ def exact_gamma_hazard(shape: float, x: float) -> mp.mpf:
 def gamma_points(dtype: np.dtype) -> tuple[np.ndarray, np.ndarray, list[mp.mpf]]:
     """Shapes, times and exact hazards, where all are normal numbers of `dtype`."""
     limit = 1e3 * float(np.finfo(dtype).tiny)
-    grid = [(dtype.type(s), dtype.type(x)) for s in SHAPES for x in [s * f for f in FACTORS] + TIMES]
+    grid = [
+        (dtype.type(s), dtype.type(x)) for s in SHAPES for x in [s * f for f in FACTORS] + TIMES
+    ]
     points = [(s, x, exact_gamma_hazard(float(s), float(x))) for s, x in grid if x > limit]
     shape, x, hazard = zip(*[p for p in points if p[2] > limit], strict=True)
     return np.asarray(shape), np.asarray(x), list(hazard)
@@ -430,7 +489,8 @@ def test_log_inverse_gamma_hazard_goes_on_where_the_time_underflows(shape, x64):
     expected = [(mp.log(v) + mp.loggamma(shape + 1)) / shape for v in a]
     if shape == 47.0:  # the next terms of the series are not nothing
         expected = [
-            mp.findroot(lambda u, v=v: mp.log(exact_gamma_hazard(47.0, mp.exp(u)) / v), -7.0) for v in a
+            mp.findroot(lambda u, v=v: mp.log(exact_gamma_hazard(47.0, mp.exp(u)) / v), -7.0)
+            for v in a
         ]
     np.testing.assert_allclose(log_x, np.asarray(expected, float), rtol=1e-14)
     if shape < 1:

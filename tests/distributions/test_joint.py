@@ -14,7 +14,9 @@ from tests.problems import known
 S, N, L, M, B = 37, 5, 90, 14.0, 1.3
 # Slow and fast workers, and steps that are slow for all.
 _RNG = np.random.default_rng(5)
-TIMES = _RNG.gamma(3.0, size=(S, N)) * [0.4, 1.7, 0.6, 0.5, 2.3] * _RNG.lognormal(0, 0.5, (S, 1)) + 0.2
+TIMES = (
+    _RNG.gamma(3.0, size=(S, N)) * [0.4, 1.7, 0.6, 0.5, 2.3] * _RNG.lognormal(0, 0.5, (S, 1)) + 0.2
+)
 SORTED = -np.sort(-TIMES, axis=1)
 X = np.array([31.0, 0.0, 22.5, 16.5, 20.0])
 SCALE = M * B / N
@@ -50,7 +52,9 @@ def test_rows_are_sorted_slowest_first_and_keep_their_order():
     np.testing.assert_allclose(law.pooled().times, np.sort(TIMES, axis=None), rtol=1e-6)
 
 
-@pytest.mark.parametrize("times", [[], [[]], [1.5, 2.0], [[1.5, -2.0]], [[1.5, np.nan]], [[1.5, np.inf]]])
+@pytest.mark.parametrize(
+    "times", [[], [[]], [1.5, 2.0], [[1.5, -2.0]], [[1.5, np.nan]], [[1.5, np.inf]]]
+)
 def test_rows_of_no_shape_or_of_impossible_times_are_refused(times):
     with pytest.raises(ValueError, match=r"^times must "):
         bcgc.EmpiricalRows(times)
@@ -64,7 +68,9 @@ def test_everything_about_an_iteration_is_a_mean_over_rows(precision):
     assert abs(found.value - runtimes.mean()) <= found.error
     deadlines = np.quantile(runtimes, [0.0, 0.31, 0.77, 1.0]) * (1 + 1e-5)
     expected = [(runtimes <= t).mean() for t in [*deadlines, 0.5 * runtimes.min()]]
-    probability = bcgc.completion_probability(problem, X, np.append(deadlines, 0.5 * runtimes.min()))
+    probability = bcgc.completion_probability(
+        problem, X, np.append(deadlines, 0.5 * runtimes.min())
+    )
     np.testing.assert_allclose(probability, expected, atol=1e-6)
     times = bcgc.plans.expected_order_statistics(problem.cycle_time, N)
     np.testing.assert_allclose(times, SORTED.mean(axis=0), rtol=rtol)
@@ -78,7 +84,9 @@ def test_everything_about_an_iteration_is_a_mean_over_rows(precision):
     limit = L * M * B * np.mean(1 / np.sum(1 / TIMES, axis=1))
     np.testing.assert_allclose(bcgc.solvers.runtime_limit(problem), limit, rtol=rtol)
     ratio = bcgc.solvers.straggler_ratio(problem.cycle_time)
-    np.testing.assert_allclose(ratio, bcgc.solvers.straggler_ratio(bcgc.Empirical(TIMES)), rtol=rtol)
+    np.testing.assert_allclose(
+        ratio, bcgc.solvers.straggler_ratio(bcgc.Empirical(TIMES)), rtol=rtol
+    )
 
 
 def test_slopes_are_those_of_the_mean_over_rows(x64):
@@ -87,7 +95,9 @@ def test_slopes_are_those_of_the_mean_over_rows(x64):
     for n in range(N):
         ahead = _runtimes(X + step * (np.arange(N) == n)).mean()
         # At x_1 = 0 only up.
-        np.testing.assert_allclose(slope[n], (ahead - _runtimes(X).mean()) / step, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(
+            slope[n], (ahead - _runtimes(X).mean()) / step, rtol=1e-5, atol=1e-5
+        )
 
 
 def test_schemes_are_judged_row_by_row(x64):
@@ -115,13 +125,17 @@ def test_simulated_rows_are_rows(x64):
     assert len(np.unique(place)) == S
     estimate = bcgc.simulate_runtime(key, _problem(), X, 20_000, unit=None)
     assert abs(estimate.mean - _runtimes(X).mean()) < 4 * estimate.standard_error
-    np.testing.assert_allclose(estimate.standard_error, _runtimes(X).std() / np.sqrt(20_000), rtol=0.05)
+    np.testing.assert_allclose(
+        estimate.standard_error, _runtimes(X).std() / np.sqrt(20_000), rtol=0.05
+    )
     assert law.sample(key, (2, 3, N)).shape == (2, 3, N)
 
 
 def test_rows_go_under_vmap_and_a_traced_number_of_workers_must_be_theirs(x64):
     batch = jnp.asarray(np.stack([TIMES, 2.5 * TIMES]))
-    values = jax.vmap(lambda times: bcgc.expected_runtime(_problem(bcgc.EmpiricalRows(times)), X))(batch)
+    values = jax.vmap(lambda times: bcgc.expected_runtime(_problem(bcgc.EmpiricalRows(times)), X))(
+        batch
+    )
     np.testing.assert_allclose(values, _runtimes(X).mean() * np.array([1, 2.5]), rtol=1e-10)
 
     def of(workers):
@@ -135,7 +149,9 @@ def test_rows_go_under_vmap_and_a_traced_number_of_workers_must_be_theirs(x64):
 
 def test_the_number_of_workers_must_be_that_of_the_law():
     for changed in ({"num_workers": 4}, {"max_workers": 6}, {"num_workers": np.array([5, 4])}):
-        with pytest.raises(ValueError, match=r"that of 5 workers, but .* neither left out nor padded"):
+        with pytest.raises(
+            ValueError, match=r"that of 5 workers, but .* neither left out nor padded"
+        ):
             _problem(**changed)
     with pytest.raises(ValueError, match="that of 5 workers, but"):
         _problem(bcgc.Heterogeneous([bcgc.Uniform(1.0, 2.0)] * 5), num_workers=3)
@@ -155,16 +171,26 @@ def test_each_worker_is_drawn_from_its_own_law(precision):
         for t in 1.0001 * np.quantile(column, [0.1, 0.5, 0.9]):
             assert abs((column <= t).mean() - case.frozen.cdf(t)) < 4 * 0.5 / 200
     np.testing.assert_allclose(np.corrcoef(draws.T), np.eye(N), atol=0.025)
-    rows = np.asarray(bcgc.sorted_cycle_times(key, bcgc.Heterogeneous(law.distributions[1:3]), 2, 7))
+    rows = np.asarray(
+        bcgc.sorted_cycle_times(key, bcgc.Heterogeneous(law.distributions[1:3]), 2, 7)
+    )
     assert ((rows[:, 1] > 0.6) & (rows[:, 1] < 1.4) & (rows[:, 0] >= rows[:, 1])).all()
     unequal = bcgc.Heterogeneous([bcgc.Empirical([0.5, 1.5]), bcgc.Empirical([2.0, 3.0, 4.0])])
     assert (np.asarray(unequal.draw_rows(key, 7)) > 1.9).tolist() == [[True, False]] * 7
-    np.testing.assert_allclose(law.mean(), np.mean([case.frozen.mean() for case in UNLIKE]), rtol=1e-6)
+    np.testing.assert_allclose(
+        law.mean(), np.mean([case.frozen.mean() for case in UNLIKE]), rtol=1e-6
+    )
     np.testing.assert_allclose(law.infimum(), 0.1, rtol=1e-6)
 
 
 def test_unlike_workers_are_simulated(x64):
-    cases = [laws.GAMMA.at(3.0, 2.0, 0.3), UNLIKE[1], laws.GAMMA.at(0.8, 0.4, 0.1), UNLIKE[2], UNLIKE[4]]
+    cases = [
+        laws.GAMMA.at(3.0, 2.0, 0.3),
+        UNLIKE[1],
+        laws.GAMMA.at(0.8, 0.4, 0.1),
+        UNLIKE[2],
+        UNLIKE[4],
+    ]
     law = bcgc.Heterogeneous([case.law() for case in cases])
     rng, size = np.random.default_rng(8), 100_000
     times = np.stack([case.draw(rng, size) for case in cases], axis=1)
@@ -190,5 +216,7 @@ def test_what_is_exact_for_workers_alike_alone_says_what_to_do_instead():
         lambda: bcgc.solvers.straggler_ratio(problem.cycle_time),
         lambda: bcgc.plans.expected_order_statistics(problem.cycle_time, N),
     ):
-        with pytest.raises(ValueError, match=r"simulate_runtime .*EmpiricalRows\(distribution\.draw_rows"):
+        with pytest.raises(
+            ValueError, match=r"simulate_runtime .*EmpiricalRows\(distribution\.draw_rows"
+        ):
             ask()

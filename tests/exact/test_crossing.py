@@ -1,4 +1,5 @@
-"""Crossing probabilities, against exact fractions, mpmath and each other; rules of integration that move."""
+"""Crossing probabilities, against exact fractions, mpmath and each other; rules of integration
+that move."""
 
 import functools
 import itertools
@@ -31,7 +32,8 @@ def test_weights_of_many_workers_are_those_of_scipy(precision, size):
     if powers:  # without the exponential, which cancels
         found = found * np.exp(-size * share.astype(float))
     expected = stats.poisson.pmf(m[:, None], size * share.astype(float))
-    # In roundings, of which a power has as many as its exponent; worst measured 5.4, without the exponential.
+    # In roundings, of which a power has as many as its exponent; worst measured 5.4, without the
+    # exponential.
     rtol = 16 * size * np.finfo(precision).eps
     np.testing.assert_allclose(found, np.asarray(expected), rtol=rtol, atol=1e-30)
     np.testing.assert_array_equal(found[:3, 0], [1, 0, 0])
@@ -59,7 +61,9 @@ def hazards(boundary, dtype) -> np.ndarray:
 def padded_hazards(dtype) -> tuple[np.ndarray, np.ndarray]:
     """`[B, MAX_WORKERS]` and the numbers of workers: beyond them the last threshold repeats."""
     rows = [hazards(b, dtype) for b in BOUNDARIES]
-    padded = np.stack([np.concatenate([row, np.full(MAX_WORKERS - row.size, row[-1])]) for row in rows])
+    padded = np.stack(
+        [np.concatenate([row, np.full(MAX_WORKERS - row.size, row[-1])]) for row in rows]
+    )
     return padded, np.array([row.size for row in rows])
 
 
@@ -82,7 +86,8 @@ def test_crossing_probability_is_that_of_exact_enumeration(precision):
 
 
 def test_what_is_rarer_than_a_rounding_keeps_its_digits(x64):
-    """Value and slopes where P(T > θ), known as fractions, are far below eps and apart by less than that."""
+    """Value and slopes where P(T > θ), known as fractions, are far below eps and apart by less
+    than that."""
     rows = [(44.0, 43.1, 42.3, 42.0, 41.0, 40.2), (60.3, 58.1, 58.0, 57.2, 39.0, 38.7)]
     late = np.resize(rows, (len(BOUNDARIES), MAX_WORKERS))
     value, slopes = value_and_slopes(late, np.full(len(late), MAX_WORKERS))
@@ -108,14 +113,17 @@ def test_what_lies_in_the_padding_and_an_infinite_hazard_have_no_slope(precision
     hazard = np.where(np.arange(MAX_WORKERS) < num_workers[:, None], hazard, 0)
     again = value_and_slopes(hazard, num_workers)[0]
     # worst measured 4 eps
-    np.testing.assert_allclose(again, crossing(precision)[0], rtol=0, atol=16 * np.finfo(precision).eps)
+    np.testing.assert_allclose(
+        again, crossing(precision)[0], rtol=0, atol=16 * np.finfo(precision).eps
+    )
 
 
 def feasible_directions(boundary: list[Fraction]) -> list[np.ndarray]:
     """Directions that keep the boundary ascending and in [0, 1], and that span all of them.
 
-    Of a group of ties the upper end may be raised, from any place in the group on, or, at 1, the lower end
-    lowered. The probability is a polynomial there, so these differences tell all of its slopes.
+    Of a group of ties the upper end may be raised, from any place in the group on, or, at 1, the
+    lower end lowered. The probability is a polynomial there, so these differences tell all of its
+    slopes.
     """
     directions = []
     for value, group in itertools.groupby(range(len(boundary)), key=boundary.__getitem__):
@@ -127,7 +135,9 @@ def feasible_directions(boundary: list[Fraction]) -> list[np.ndarray]:
     return directions
 
 
-def test_slopes_of_the_crossing_probability_are_one_sided_differences_of_exact_enumeration(precision):
+def test_slopes_of_the_crossing_probability_are_one_sided_differences_of_exact_enumeration(
+    precision,
+):
     _, slopes = crossing(precision)
     step = Fraction(1, 10**14)
     # worst measured 4e-6 and 6e-14
@@ -177,19 +187,28 @@ def test_second_slopes_are_differences_of_exact_enumeration(precision):
 
 
 def test_it_is_the_law_of_smirnovs_distance(precision):
-    # P(some U_(k) > (k-1)/N + d) is P(D⁻ > d), and SciPy's `ksone` has the law of D⁺, which is the same.
+    # P(some U_(k) > (k-1)/N + d) is P(D⁻ > d), and SciPy's `ksone` has the law of D⁺, which is the
+    # same.
     upper = np.array([0.9, 0.3, 1e-2, 1e-4])
     late = jax.jit(crossing_probability, static_argnums=1)
-    in_batches = jax.jit(lambda hazard, n: Crossing(shares(hazard), n, True).probability(), static_argnums=1)
+    in_batches = jax.jit(
+        lambda hazard, n: Crossing(shares(hazard), n, True).probability(), static_argnums=1
+    )
     # In single precision powers of more than 52 workers overflow without their exponentials.
     single = jax.jit(lambda hazard, n: in_batches(hazard.astype(np.float32), n), static_argnums=1)
     # worst measured 4e-7 and 2.5e-14, of 60 workers 1.5e-6, of 401 1.1e-4 and 2e-13
-    atol = {"float32": {52: 5e-7, 401: 2e-4}, "float64": {52: 5e-14, 401: 2e-12}}[precision.name] | {60: 3e-6}
+    atol = {"float32": {52: 5e-7, 401: 2e-4}, "float64": {52: 5e-14, 401: 2e-12}}[
+        precision.name
+    ] | {60: 3e-6}
     for num_workers, ways in ((52, [late, in_batches]), (60, [single]), (401, [late])):
-        boundary = np.arange(num_workers) / num_workers + stats.ksone.isf(upper, num_workers)[:, None]
+        boundary = (
+            np.arange(num_workers) / num_workers + stats.ksone.isf(upper, num_workers)[:, None]
+        )
         hazard = np.stack([hazards(row, precision) for row in np.minimum(boundary, 1)])
         for way in ways:
-            np.testing.assert_allclose(way(hazard, num_workers), upper, rtol=0, atol=atol[num_workers])
+            np.testing.assert_allclose(
+                way(hazard, num_workers), upper, rtol=0, atol=atol[num_workers]
+            )
 
 
 WORKERS = 401
@@ -208,7 +227,9 @@ def _hazards(kind: str) -> np.ndarray:
         kept = np.unique(np.r_[0, 1, 2, 5, 9, np.geomspace(10, WORKERS - 1, 12).astype(int)])
         load = load[kept][np.searchsorted(kept, LEVEL, side="right") - 1]
     if kind == "slack":
-        load = np.where((LEVEL >= 130) & (LEVEL < 200), 0.8, 1) * np.where(LEVEL >= 20, 0.97, 1) * load
+        load = (
+            np.where((LEVEL >= 130) & (LEVEL < 200), 0.8, 1) * np.where(LEVEL >= 20, 0.97, 1) * load
+        )
         load = np.minimum.accumulate(load[::-1])[::-1]
     if kind == "single":
         load = np.where(LEVEL >= 200, load[200], 0)
@@ -254,7 +275,8 @@ def test_a_level_that_nobody_can_reach_fails_surely(x64):
 
 
 def test_rules_in_panels_follow_the_ends_of_their_panels(x64):
-    """∫ 1 dt from 1 to 3 and t from 3 to 4, by midpoints: slopes in both ends are those of the integrals."""
+    """∫ 1 dt from 1 to 3 and t from 3 to 4, by midpoints: slopes in both ends are those of the
+    integrals."""
     times = jnp.array([1.5, 2.5, 3.25, 3.75])
     weights = jnp.broadcast_to(jnp.array([1.0, 1.0, 0.5, 0.5]), (3, 4))
 

@@ -42,10 +42,14 @@ def check_same_joint_law(draws: np.ndarray, reference: np.ndarray) -> None:
     """Every column by Kolmogorov and Smirnov, every pair by the covariance of the logarithms."""
     for column, expected in zip(draws.T, reference.T, strict=True):
         assert scipy.stats.ks_2samp(column, expected).pvalue > 1e-3
-    covariance, expected = (np.atleast_2d(np.cov(np.log(t), rowvar=False)) for t in (draws, reference))
+    covariance, expected = (
+        np.atleast_2d(np.cov(np.log(t), rowvar=False)) for t in (draws, reference)
+    )
     variance = np.diag(expected)
     # The deviation of a sample covariance of normal variables; log T is not far from them.
-    deviation = np.sqrt((np.outer(variance, variance) + expected**2) * (1 / len(draws) + 1 / len(reference)))
+    deviation = np.sqrt(
+        (np.outer(variance, variance) + expected**2) * (1 / len(draws) + 1 / len(reference))
+    )
     assert np.abs((covariance - expected) / deviation).max() < 4.5
 
 
@@ -70,7 +74,9 @@ def test_traced_number_of_workers_asks_for_its_bound():
     law = bcgc.Pareto(2.3, 1.7)
     draw = functools.partial(bcgc.sorted_cycle_times, jax.random.key(1), law, num_draws=5)
     for asked in (draw, functools.partial(bcgc.plans.expected_order_statistics, law)):
-        with pytest.raises(ValueError, match="num_workers is traced: give the static max_workers that"):
+        with pytest.raises(
+            ValueError, match="num_workers is traced: give the static max_workers that"
+        ):
             jax.jit(lambda n, asked=asked: asked(num_workers=n))(3)
 
 
@@ -90,7 +96,8 @@ def test_simulated_maximum_is_that_of_the_sorted_draws_of_the_same_key(load, pre
     largest, draws = both(jax.random.key(53), load, workers)
     assert largest.dtype == precision
     expected = (np.asarray(draws, float) * load)[:, :workers].max(axis=1)
-    np.testing.assert_allclose(largest, expected, rtol=4 * np.finfo(precision).eps)  # worst measured 0.5 eps
+    # worst measured 0.5 eps
+    np.testing.assert_allclose(largest, expected, rtol=4 * np.finfo(precision).eps)
     # Of some only: float32 has few numbers for so many draws.
     other = both(jax.random.key(54), load, workers)[1]
     assert not np.isin(draws[:400, :workers], other[:400, :workers]).any()
@@ -141,7 +148,9 @@ SIZES = (1, 7, 1000)
 @functools.partial(jax.jit, static_argnames="largest")
 def _compiled(law, num_workers, largest):
     def one(n):
-        expected = functools.partial(bcgc.plans.expected_order_statistics, law, n, max_workers=largest)
+        expected = functools.partial(
+            bcgc.plans.expected_order_statistics, law, n, max_workers=largest
+        )
         return [expected(), expected(function=reciprocal)]
 
     return jnp.stack(jax.vmap(one)(num_workers))
@@ -160,7 +169,9 @@ def reciprocal(t):
 
 def ranks(num_workers: int) -> list[int]:
     """The fastest, the slowest, and some in between."""
-    return sorted({1, 2, (num_workers + 1) // 2, num_workers - 1, num_workers} - {0, num_workers + 1})
+    return sorted(
+        {1, 2, (num_workers + 1) // 2, num_workers - 1, num_workers} - {0, num_workers + 1}
+    )
 
 
 def check_expectations(law, power, reference, rtol, sizes=SIZES, largest=SIZES[-1]) -> None:
@@ -177,15 +188,35 @@ def log_logistic(scale, shape):
     return laws.LOG_LOGISTIC.build(scale, shape, 0.0)
 
 
-# The law, parameters that are exact in both precisions, and what E T_(k) of n is, or its reciprocal's: the
-# harmonic series, eq. (8), an interval divided evenly, ratios of gamma functions.
+# The law, parameters that are exact in both precisions, and what E T_(k) of n is, or its
+# reciprocal's: the harmonic series, eq. (8), an interval divided evenly, ratios of gamma functions.
 CLOSED_FORMS: dict[str, tuple[Callable, tuple[float, ...], Callable]] = {
     "exponential": (bcgc.ShiftedExponential, (0.375, 2.5), oracles.exponential_order_statistic),
-    "exponential, 1/T": (bcgc.ShiftedExponential, (2.0**-10, 50.0), oracles.exponential_inverse_moment),
-    "near 0, 1/T": (bcgc.ShiftedExponential, (2.0**-10, 0.0625), oracles.exponential_inverse_moment),
-    "uniform": (bcgc.Uniform, (1.75, 3.125), lambda low, high, n, k: low + (high - low) * k / (n + 1)),
-    "pareto": (bcgc.Pareto, (2.25, 1.75), lambda scale, c, n, k: scale * oracles.power_moment(c, n, k, 1)),
-    "pareto, 1/T": (bcgc.Pareto, (2.25, 1.75), lambda a, c, n, k: oracles.power_moment(c, n, k, -1) / a),
+    "exponential, 1/T": (
+        bcgc.ShiftedExponential,
+        (2.0**-10, 50.0),
+        oracles.exponential_inverse_moment,
+    ),
+    "near 0, 1/T": (
+        bcgc.ShiftedExponential,
+        (2.0**-10, 0.0625),
+        oracles.exponential_inverse_moment,
+    ),
+    "uniform": (
+        bcgc.Uniform,
+        (1.75, 3.125),
+        lambda low, high, n, k: low + (high - low) * k / (n + 1),
+    ),
+    "pareto": (
+        bcgc.Pareto,
+        (2.25, 1.75),
+        lambda scale, c, n, k: scale * oracles.power_moment(c, n, k, 1),
+    ),
+    "pareto, 1/T": (
+        bcgc.Pareto,
+        (2.25, 1.75),
+        lambda a, c, n, k: oracles.power_moment(c, n, k, -1) / a,
+    ),
     "log-logistic": (log_logistic, (2.25, 1.25), oracles.log_logistic_moment),
     "log-logistic, some infinite": (log_logistic, (2.25, 0.75), oracles.log_logistic_moment),
 }
@@ -195,17 +226,22 @@ CLOSED_FORMS: dict[str, tuple[Callable, tuple[float, ...], Callable]] = {
 def test_moments_of_order_statistics_are_the_closed_forms(name, precision):
     make, parameters, reference = CLOSED_FORMS[name]
     law, power = make(*parameters), -1 if name.endswith("1/T") else 1
-    # Of eq. (8) the sum takes long. Worst measured 4e-7 and 3e-16; 1.5e-7 and 3e-15; 7e-7 and 7e-16.
+    # Of eq. (8) the sum takes long. Worst measured 4e-7 and 3e-16; 1.5e-7 and 3e-15; 7e-7 and
+    # 7e-16.
     sizes = (1, 7, 50) if reference is oracles.exponential_inverse_moment else SIZES
     tight = name.startswith("log")
-    rtol = {"float32": 3e-6 if tight else 2e-6, "float64": 4e-15 if tight else 1e-14}[precision.name]
+    rtol = {"float32": 3e-6 if tight else 2e-6, "float64": 4e-15 if tight else 1e-14}[
+        precision.name
+    ]
     assert expectations(law, sizes).dtype == precision
     check_expectations(law, power, functools.partial(reference, *parameters), rtol, sizes)
 
 
 def test_mean_reciprocals_are_infinite_exactly_where_too_much_lies_next_to_zero(precision):
     # P(T_(k) ≤ t) ~ t^{c k}: E 1/T_(k) is finite for c k > 1.
-    given = {1.0: bcgc.ShiftedExponential(0.37)} | {c: bcgc.Weibull(2.3, c) for c in (0.6, 0.3, 3.4)}
+    given = {1.0: bcgc.ShiftedExponential(0.37)} | {
+        c: bcgc.Weibull(2.3, c) for c in (0.6, 0.3, 3.4)
+    }
     for power, law in given.items():
         result = expectations(law, (6,))[1, 0, 5::-1]
         np.testing.assert_array_equal(np.isinf(result), power * np.arange(1, 7) <= 1)
@@ -228,7 +264,8 @@ def test_expectations_of_atomic_laws_are_binomial_sums(case, power, x64):
     def reference(n: int, k: int) -> float:
         return oracles.atomic_order_statistic(atoms, n, k, lambda t: t**power)
 
-    sizes = (1, 6, 50) if math.isfinite(case.kinks[-1]) else (1, 6)  # all of 50 are hardly ever lost
+    # all of 50 are hardly ever lost
+    sizes = (1, 6, 50) if math.isfinite(case.kinks[-1]) else (1, 6)
     check_expectations(case.law(), power, reference, 4e-14, sizes, 50)  # worst measured 7e-15
 
 

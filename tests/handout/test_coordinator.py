@@ -1,4 +1,5 @@
-"""Chunks handed out to loops of one's own: sums are whole, whoever comes late, dies or is silent."""
+"""Chunks handed out to loops of one's own: sums are whole, whoever comes late, dies or is
+silent."""
 
 import csv
 import math
@@ -57,7 +58,9 @@ class Loops:
 
 def _until_begun(coordinator, count):
     """So many workers take part in the step."""
-    while (attempt := coordinator._attempt) is None or attempt.is_over or len(attempt.heard) < count:
+    while (
+        (attempt := coordinator._attempt) is None or attempt.is_over or len(attempt.heard) < count
+    ):
         time.sleep(0.01)
 
 
@@ -79,7 +82,9 @@ def test_every_sample_is_in_one_sum_and_the_fast_ones_help_the_slow_one(coordina
         return 0.05 * (rank == 1)
 
     loops = Loops(coordinator, seconds)
-    assert [loops.run(range(WORKERS), step) for step in (0, 1, 7)] == [_whole(step) for step in (0, 1, 7)]
+    assert [loops.run(range(WORKERS), step) for step in (0, 1, 7)] == [
+        _whole(step) for step in (0, 1, 7)
+    ]
     assert done.count(1) < 3 * 5  # its own five chunks each time
 
 
@@ -90,11 +95,13 @@ def test_what_each_may_be_given_is_told_before_and_has_the_samples_of_its_subset
             assert [chunk.subset for chunk in share.held][:5] == [rank] * 5
             held += [row for chunk in share.held for row in chunk.rows(SAMPLES, WORKERS)]
     assert np.all(np.bincount(held, minlength=SAMPLES) >= 1)
-    assert abs(len(held) - 2 * SAMPLES) <= 8  # as much as two subsets: the last chunks are not alike
+    # as much as two subsets: the last chunks are not alike
+    assert abs(len(held) - 2 * SAMPLES) <= 8
 
 
 def test_nobody_is_told_that_a_step_is_complete_before_all_are_there(coordinator):
-    """With all data on all workers one could do everything, and its sum could meet one of another attempt."""
+    """With all data on all workers one could do everything, and its sum could meet one of
+    another attempt."""
     with serve(2, 2, 1, key=KEY, whole=True) as both:
         loops, told = Loops(both), []
         first = threading.Thread(target=lambda: told.append(loops.run([0], 0)))
@@ -108,7 +115,8 @@ def test_nobody_is_told_that_a_step_is_complete_before_all_are_there(coordinator
 
 def _whole_of_two():
     return sum(
-        int(DATA[list(range(round(k * SAMPLES / 3), round((k + 1) * SAMPLES / 3)))].sum()) for k in (0, 1)
+        int(DATA[list(range(round(k * SAMPLES / 3), round((k + 1) * SAMPLES / 3)))].sum())
+        for k in (0, 1)
     )
 
 
@@ -177,7 +185,9 @@ def test_who_comes_back_with_an_old_step_is_refused_also_if_it_is_there_first(co
 
 def test_a_step_of_the_past_can_be_asked_for_when_all_do(coordinator):
     loops = Loops(coordinator)
-    assert [loops.run(range(WORKERS), step) for step in (3, 0, 1)] == [_whole(step) for step in (3, 0, 1)]
+    assert [loops.run(range(WORKERS), step) for step in (3, 0, 1)] == [
+        _whole(step) for step in (3, 0, 1)
+    ]
 
 
 def test_who_has_ended_before_it_began_is_waited_for_and_then_given_up(coordinator):
@@ -214,8 +224,20 @@ def test_an_old_process_is_told_that_another_one_has_its_place(coordinator):
 @pytest.mark.parametrize(
     "message",
     [
-        *(1, None, [], {}, {"join": "0"}, {"begin": 1.5}, {"done": 1}, {"done": [1, "x"], "seconds": 1.0}),
-        *({"done": [1, 1], "seconds": seconds} for seconds in (10**400, -1, math.nan, math.inf, None)),
+        *(
+            1,
+            None,
+            [],
+            {},
+            {"join": "0"},
+            {"begin": 1.5},
+            {"done": 1},
+            {"done": [1, "x"], "seconds": 1.0},
+        ),
+        *(
+            {"done": [1, 1], "seconds": seconds}
+            for seconds in (10**400, -1, math.nan, math.inf, None)
+        ),
         {"done": [1, 77], "seconds": 1.0},
     ],
 )
@@ -310,9 +332,12 @@ def test_the_record_has_each_chunk_of_complete_steps_once_and_is_a_trace(tmp_pat
 
 def test_joining_imports_neither_jax_nor_numpy():
     program = (
-        "import sys; from bcgc_jax.handout import join; print({'jax', 'numpy', 'ray'} & set(sys.modules))"
+        "import sys; from bcgc_jax.handout import join; print({'jax', 'numpy', 'ray'} & "
+        "set(sys.modules))"
     )
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert found.stdout == "set()\n"
 
 

@@ -16,7 +16,8 @@ from bcgc_jax.handout import join, serve
 
 EXAMPLES = Path(__file__).parents[2] / "docs/examples"
 WORKERS, STEPS, SLOW = 4, 4, 1
-# One of them is slow, so that others do its chunks. It tells the parameters, and what it has computed.
+# One of them is slow, so that others do its chunks. It tells the parameters, and what it has
+# computed.
 PROCESS = f"""
 import importlib, pickle, sys, time
 from bcgc_jax.handout import Share
@@ -52,7 +53,10 @@ class AllChunks:
 
 
 def _in_processes(name, *more):
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as one,
+        socket.create_server(("127.0.0.1", 0)) as two,
+    ):
         ports = one.getsockname()[1], two.getsockname()[1]
     environment = os.environ | {"BCGC_HANDOUT_KEY": os.urandom(16).hex(), "XLA_FLAGS": ""}
     processes = [
@@ -96,7 +100,9 @@ def test_four_processes_find_the_parameters_of_one(name, tmp_path, monkeypatch):
     assert {has_jax for _, _, has_jax in found[1:]} == {name != "with_numpy"}  # who serves has it
     if name == "with_flax":
         again = example.train(alone, None, STEPS, *kept)  # what the four have kept
-        assert jax.tree.all(jax.tree.map(lambda a, b: np.allclose(a, b, atol=1e-6), again, expected))
+        assert jax.tree.all(
+            jax.tree.map(lambda a, b: np.allclose(a, b, atol=1e-6), again, expected)
+        )
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)

@@ -28,7 +28,8 @@ while line := sys.stdin.readline():
         try:
             total = 0
             for chunk in share.step(step):
-                pace = 0.5 if step in (50, 100) else 0.01  # so long that one is struck within the step
+                # So long that one is struck within the step.
+                pace = 0.5 if step in (50, 100) else 0.01
                 time.sleep(pace * (chunk.end - chunk.begin))
                 total += sum(data[row] for row in chunk.rows(len(data), {WORKERS})) * (step + 1)
         except StepFailed:
@@ -44,7 +45,9 @@ def test_no_sum_is_wrong_through_a_kill_a_freeze_and_nonsense():
         def start(rank):
             given = json.dumps([rank, coordinator.address, DATA.tolist()])
             command = [sys.executable, "-c", PROCESS, given]
-            return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            return subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
 
         def go(process, step):
             process.stdin.write(f"{step}\n")

@@ -139,7 +139,8 @@ def test_messages_come_whole_however_they_are_cut():
 
 
 def test_both_ends_notice_that_the_other_machine_has_vanished(server):
-    """A process that ends closes its line; a machine does not. So the system asks whether it is there."""
+    """A process that ends closes its line; a machine does not. So the system asks whether it is
+    there."""
     line = Line(server.address, server.key)
     (called,) = server._lines
     for end in (line._socket, called._transport.get_extra_info("socket")):
@@ -152,7 +153,9 @@ def test_both_ends_notice_that_the_other_machine_has_vanished(server):
     line.close()
 
 
-@pytest.mark.parametrize("message", [None, [], [1, 2, 3], [1, 2, 3, "x", 0.0], [1, 2, True, None, 0.0], {}])
+@pytest.mark.parametrize(
+    "message", [None, [], [1, 2, 3], [1, 2, 3, "x", 0.0], [1, 2, True, None, 0.0], {}]
+)
 def test_what_is_no_question_is_refused(message):
     with pytest.raises(ValueError, match="no question"):
         question_of(message)

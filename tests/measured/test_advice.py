@@ -1,4 +1,5 @@
-"""What a log says: small logs of one cause each, and recorded ones as they were judged by another program."""
+"""What a log says: small logs of one cause each, and recorded ones as they were judged by
+another program."""
 
 import math
 
@@ -42,9 +43,15 @@ def test_where_the_data_are_slow_lengths_help():
 def test_a_worker_that_stays_slow_is_named_and_shared_with():
     true, log = log_of("steady", 5)
     found = advice_on(log)
-    ((slow, first),) = {(w, int(np.flatnonzero(true.steady[:, w])[0])) for _, w in np.argwhere(true.steady)}
+    ((slow, first),) = {
+        (w, int(np.flatnonzero(true.steady[:, w])[0])) for _, w in np.argwhere(true.steady)
+    }
     (named,) = found.slow_workers
-    assert (named.worker, named.first_step, named.last_step) == (str(slow), str(first), str(STEPS - 1))
+    assert (named.worker, named.first_step, named.last_step) == (
+        str(slow),
+        str(first),
+        str(STEPS - 1),
+    )
     assert named.ratio == pytest.approx(1.5, rel=0.03)  # measured 0.01
     assert (found.advised, found.beforehand) == ("sharing:2", "shares by speed")
     assert not found.changing
@@ -79,7 +86,12 @@ def test_without_chunks_there_is_a_range_and_missing_steps_are_left_out():
     times = log.seconds.sum(axis=2)
     times[4, 1] = np.nan
     found = advise(trace_of(times))
-    assert (found.left_out, found.num_steps, found.num_chunks, found.recorded) == (1, STEPS - 1, 8, False)
+    assert (found.left_out, found.num_steps, found.num_chunks, found.recorded) == (
+        1,
+        STEPS - 1,
+        8,
+        False,
+    )
     assert set(found.causes) == {"steady", "rest"}
     low, high = found.row("sharing:2").range
     same = Microbatches(np.delete(log.seconds, 4, axis=0))
@@ -126,7 +138,8 @@ def test_the_cheapest_is_advised_that_hardly_saves_less():
 
 @pytest.mark.parametrize("spread", [0.3, 0.6])
 def test_what_stays_with_a_worker_from_step_to_step_is_not_of_its_data(spread):
-    """Speeds that wander: without chunks the same is advised as where chunks show that they are alike."""
+    """Speeds that wander: without chunks the same is advised as where chunks show that they are
+    alike."""
     rng = np.random.default_rng(1)
     speeds = [rng.normal(size=WORKERS)]
     for _ in range(STEPS - 1):
@@ -134,7 +147,9 @@ def test_what_stays_with_a_worker_from_step_to_step_is_not_of_its_data(spread):
     times = np.exp(spread * np.array(speeds))
     chunks = Microbatches(np.repeat(times[:, :, None], CHUNKS, axis=2) / CHUNKS)
     found = advise(trace_of(times))
-    assert found.advised == advice_on(chunks).advised == {0.3: "sharing:2", 0.6: "sharing:3"}[spread]
+    assert (
+        found.advised == advice_on(chunks).advised == {0.3: "sharing:2", 0.6: "sharing:3"}[spread]
+    )
     assert found.row("sharing:2").range[0] < found.row("sharing:2").saved.value
 
 
@@ -146,7 +161,8 @@ def test_loads_say_what_is_of_the_data_with_chunks_and_without():
     work[:, 2] *= 1.3
     pauses = np.where(rng.random(load.shape) < 0.01, 6.0, 0.0)
     share, without = (
-        advice_on(Microbatches(work + pauses, load=known)).causes["pauses"].value for known in (load, None)
+        advice_on(Microbatches(work + pauses, load=known)).causes["pauses"].value
+        for known in (load, None)
     )
     steady = np.zeros((STEPS, WORKERS)) + np.log(1.3) * (np.arange(WORKERS) == 2)
     added = losses(Parts(steady, 0 * steady, work / np.exp(steady)[:, :, None], pauses))
@@ -198,7 +214,10 @@ def test_codes_are_replayed_where_they_are_asked_for():
     ("name", "saved"),
     [
         ("llm_training_32", {"sharing:2": 26.7, "sharing:all": 27.5, "drop": 20.3, "limit": 29.0}),
-        ("pai_job_1_10", {"sharing:2": 8.4, "shares by speed": 2.4, "slowest replaced": 5.8, "limit": 10.3}),
+        (
+            "pai_job_1_10",
+            {"sharing:2": 8.4, "shares by speed": 2.4, "slowest replaced": 5.8, "limit": 10.3},
+        ),
         ("pai_job_2_10", {"sharing:2": 9.9, "shares anew": 9.7, "backup": 0.0, "limit": 11.7}),
     ],
 )
@@ -211,7 +230,8 @@ def test_recorded_steps_are_replayed_as_by_another_program(name, saved):
 @recorded
 def test_recorded_microbatches_are_replayed_as_by_another_program():
     found = advise(load_trace(TRACES / "llm_training_32_workers_microbatches.csv"))
-    assert found.causes["data"].value > 0.85  # the authors name uneven sequence lengths as the cause
+    # the authors name uneven sequence lengths as the cause
+    assert found.causes["data"].value > 0.85
     saved = {
         "dealt by length": 20.5,
         "sharing:2": 25.5,
@@ -220,6 +240,7 @@ def test_recorded_microbatches_are_replayed_as_by_another_program():
         "limit": 27.7,
     }
     for remedy, want in saved.items():
-        # Measured: 0.11. The other program had two of 1,376 workers' steps as slow at random, here it is one.
+        # Measured: 0.11. The other program had two of 1,376 workers' steps as slow at random, here
+        # it is one.
         assert 100 * found.row(remedy).saved.value == pytest.approx(want, abs=0.15), remedy
     assert (found.advised, found.beforehand) == ("sharing:3", "dealt by length")

@@ -22,7 +22,8 @@ STEPS, WORKERS, CHUNKS = 24, 8, 8
 
 
 def log_of(cause: str, seed: int, forward: bool = True) -> tuple[Parts, Microbatches]:
-    """What was put in, and the log of it: chunks of nearly one length, and one cause of slowness."""
+    """What was put in, and the log of it: chunks of nearly one length, and one cause of
+    slowness."""
     rng = np.random.default_rng(7_000 + seed)
     shape = STEPS, WORKERS, CHUNKS
     steady, random, pauses = np.zeros(shape[:2]), np.zeros(shape[:2]), np.zeros(shape)
@@ -59,7 +60,9 @@ def test_the_cause_that_was_put_in_is_found(cause, forward):
 
 def test_long_chunks_are_no_pauses_where_both_passes_take_longer():
     true, _ = log_of("data", 0)
-    long = true._replace(data=np.where(true.data > np.quantile(true.data, 0.99), 6 * true.data, true.data))
+    long = true._replace(
+        data=np.where(true.data > np.quantile(true.data, 0.99), 6 * true.data, true.data)
+    )
     of_passes = Microbatches(long.seconds, forward=0.32 * long.seconds)
     assert not parts_of(of_passes).pauses.any()
     assert parts_of(Microbatches(long.seconds)).pauses.any()
@@ -92,7 +95,10 @@ def test_shapley_values_are_means_over_all_orders():
         for t in range(3):
             mean = sum(parts.data[t].sum(axis=1)) / 4
             times = [
-                np.exp(parts.steady[t, w] * ("steady" in some) + parts.random[t, w] * ("random" in some))
+                np.exp(
+                    parts.steady[t, w] * ("steady" in some)
+                    + parts.random[t, w] * ("random" in some)
+                )
                 * (sum(parts.data[t, w]) if "data" in some else mean)
                 + (sum(parts.pauses[t, w]) if "pauses" in some else 0)
                 for w in range(4)
@@ -104,7 +110,9 @@ def test_shapley_values_are_means_over_all_orders():
     orders = list(itertools.permutations(CAUSES))
     for order in orders:
         for k, cause in enumerate(order):
-            want[cause] = want[cause] + (loss_with(order[: k + 1]) - loss_with(order[:k])) / len(orders)
+            want[cause] = want[cause] + (loss_with(order[: k + 1]) - loss_with(order[:k])) / len(
+                orders
+            )
     found = losses(parts)
     for cause in CAUSES:
         np.testing.assert_allclose(found[cause], want[cause], rtol=1e-12, atol=1e-14)
@@ -145,7 +153,9 @@ def test_with_loads_what_lengths_do_not_explain_is_the_workers():
     np.testing.assert_allclose(parts.seconds, seconds)
     work, usual = load.sum(axis=2), np.exp(np.log(pace).mean(axis=1, keepdims=True))
     even = work.mean(axis=1, keepdims=True)
-    lost = [np.mean(t.max(axis=1) - t.mean(axis=1)) for t in (work * usual, even * pace, work * pace)]
+    lost = [
+        np.mean(t.max(axis=1) - t.mean(axis=1)) for t in (work * usual, even * pace, work * pace)
+    ]
     by_data = (lost[0] + lost[2] - lost[1]) / 2 / lost[2]
     found = {cause: float(added.mean()) for cause, added in losses(parts).items()}
     # Off by 0.0093, dealing by 0.0055; without the lengths by 0.052 and 0.091.

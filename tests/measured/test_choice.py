@@ -1,4 +1,5 @@
-"""Which law stands for measured times, and the smooth one: a proper law, near its sample, and exact."""
+"""Which law stands for measured times, and the smooth one: a proper law, near its sample, and
+exact."""
 
 import math
 from typing import Any
@@ -33,7 +34,10 @@ def test_hazard_and_inverse_are_one_another_and_ascend(x64, pareto_tail):
     np.testing.assert_allclose(law.cumulative_hazard(t), a, rtol=1e-9, atol=1e-12)
     assert float(law.infimum()) == t[0]
     # Once differentiable: slopes agree with differences, also over the knots.
-    slopes, at = jax.jit(jax.vmap(jax.grad(law.inverse_cumulative_hazard))), a[[301, 331, 351, 371, 391]]
+    slopes, at = (
+        jax.jit(jax.vmap(jax.grad(law.inverse_cumulative_hazard))),
+        a[[301, 331, 351, 371, 391]],
+    )
     low, high = (law.inverse_cumulative_hazard(at * (1 + h)) for h in (-1e-6, 1e-6))
     np.testing.assert_allclose(slopes(at), (high - low) / (2e-6 * at), rtol=1e-4)
     knots = np.asarray(law.hazards)[1:-1]
@@ -42,9 +46,14 @@ def test_hazard_and_inverse_are_one_another_and_ascend(x64, pareto_tail):
 
 def test_mean_and_tail_are_what_they_say(x64):
     times = np.random.default_rng(2).pareto(3.0, 500) + 0.7
-    law, tail = smooth_empirical(times, pareto_tail=True), tail_of(*sorted_times(times, None), heavy=True)
+    law, tail = (
+        smooth_empirical(times, pareto_tail=True),
+        tail_of(*sorted_times(times, None), heavy=True),
+    )
     assert np.sum(times > tail.threshold) == tail.num_times == 50
-    mean, _ = integrate.quad(lambda a: law.inverse_cumulative_hazard(a) * np.exp(-a), 0, 200, limit=500)
+    mean, _ = integrate.quad(
+        lambda a: law.inverse_cumulative_hazard(a) * np.exp(-a), 0, 200, limit=500
+    )
     assert float(law.mean()) == pytest.approx(mean, rel=1e-6)
     z = np.array([0.3, 2.0, 11.0])
     share = law.survival(tail.threshold + z) / law.survival(tail.threshold)
@@ -77,8 +86,11 @@ def test_censored_times_leave_the_curve_where_it_is(x64):
     np.testing.assert_allclose(law.survival(grid), CASE.frozen.sf(grid), atol=0.03)
     naive = smooth_empirical(np.minimum(times, ends))
     assert np.abs(naive.survival(grid) - law.survival(grid)).max() > 0.1
-    # Beyond 29 there are eleven times, of which five are whole: the mean excess is Σ 1 … 11 over these.
-    assert tail_of(np.arange(1.0, 41.0), np.arange(40) % 2 == 1, heavy=False).scale == pytest.approx(66 / 5)
+    # Beyond 29 there are eleven times, of which five are whole: the mean excess is Σ 1 … 11 over
+    # these.
+    assert tail_of(
+        np.arange(1.0, 41.0), np.arange(40) % 2 == 1, heavy=False
+    ).scale == pytest.approx(66 / 5)
 
 
 @pytest.mark.slow
@@ -98,10 +110,13 @@ def test_expectations_are_those_of_draws_and_of_a_finer_rule(x64, times, workers
     assert float(found.error) < (1e-9 if workers == 5 else 2e-6) * float(found.value)
 
 
-@pytest.mark.parametrize(("index", "error"), [(0.0, 1e-12), (0.6, 1e-12), (0.95, 1e-12), (0.995, 1e-9)])
+@pytest.mark.parametrize(
+    ("index", "error"), [(0.0, 1e-12), (0.6, 1e-12), (0.95, 1e-12), (0.995, 1e-9)]
+)
 def test_a_heavy_tail_is_integrated_to_its_end(x64, index, error):
-    # One worker waits for itself: E τ̂ = E T. The tail of index 0.95 has a quarter of it beyond e^100, that
-    # of 0.995 4 % beyond e^640, where numbers end: these were left out, with no word in the error.
+    # One worker waits for itself: E τ̂ = E T. The tail of index 0.95 has a quarter of it beyond
+    # e^100, that of 0.995 4 % beyond e^640, where numbers end: these were left out, with no word in
+    # the error.
     a = jnp.linspace(0, 2.3, 12)
     law = HazardSpline(a, 1 + a + 0.1 * a**2, 1 + 0.2 * a, index)
     found = bcgc.plans.integrate_runtime(bcgc.Problem(law, 1, 1), jnp.ones(1))
@@ -130,7 +145,12 @@ def _mean_of_order(index: float, workers: int, level: int) -> float:
         total += integrate.quad(lambda a, i=i: piece(a, i) * density(a), *ends, epsrel=1e-13)[0]
     for j in range(workers - level):  # the binomial expansion of the density
         rate = level + 1 + j
-        ways = math.comb(workers, level + 1) * (level + 1) * math.comb(workers - level - 1, j) * (-1) ** j
+        ways = (
+            math.comb(workers, level + 1)
+            * (level + 1)
+            * math.comb(workers - level - 1, j)
+            * (-1) ** j
+        )
         later = (times[-1] - excess) / rate + excess / (rate - index)
         total += ways * math.exp(-rate * hazards[-1]) * later
     return total
@@ -152,7 +172,8 @@ def _exact(law: HazardSpline) -> list[float]:
 
 @pytest.mark.parametrize("index", [0.3, 0.95])
 def test_moments_count_what_is_beyond_the_range_of_numbers(index):
-    # That of 0.95 was inf. Measured 4.6e-7; in float64 2.2e-13 up to 0.995, and 2e-6 before, across kinks.
+    # That of 0.95 was inf. Measured 4.6e-7; in float64 2.2e-13 up to 0.995, and 2e-6 before, across
+    # kinks.
     law = _heavy(index, "float32")
     np.testing.assert_allclose(bcgc.plans.expected_order_statistics(law, 5), _exact(law), rtol=1e-6)
 
@@ -178,10 +199,13 @@ def test_runtimes_count_what_is_beyond_the_range_of_numbers(index, dtype, reques
 def test_what_is_beyond_the_range_of_numbers_has_a_slope_in_the_tail_index(x64):
     index, h = 0.995, 1e-6
     slope = jax.grad(
-        lambda index: bcgc.expected_runtime(bcgc.Problem(_heavy(index, "float64"), 5, 1, 5), np.eye(5)[0])
+        lambda index: bcgc.expected_runtime(
+            bcgc.Problem(_heavy(index, "float64"), 5, 1, 5), np.eye(5)[0]
+        )
     )(index)
     step = _mean_of_order(index + h, 5, 0) - _mean_of_order(index - h, 5, 0)
-    assert float(slope) == pytest.approx(step / (2 * h), rel=1e-5)  # measured 4e-8 beside the differences
+    # measured 4e-8 beside the differences
+    assert float(slope) == pytest.approx(step / (2 * h), rel=1e-5)
 
 
 @pytest.mark.parametrize("spoil", [lambda t: np.minimum(t, 3.0), lambda t: np.round(2 * t) / 2])
@@ -215,7 +239,8 @@ def test_single_precision_is_as_good_as_it_gets_whatever_the_unit_of_time(unit):
     np.testing.assert_allclose(other.cumulative_hazard(t), a, rtol=2e-3)
     t = np.array([0.9, 1.3, 2.0, 3.0, 9.0], np.float32)
     found = jax.jvp(other.cumulative_hazard, (t * np.float32(unit),), (t * np.float32(unit),))
-    np.testing.assert_allclose(found, jax.jvp(law.cumulative_hazard, (t,), (t,)), rtol=1e-4)  # measured 1e-5
+    # measured 1e-5
+    np.testing.assert_allclose(found, jax.jvp(law.cumulative_hazard, (t,), (t,)), rtol=1e-4)
 
 
 TIMES = np.random.default_rng(0).gamma(2.5, 0.6, (60, 8)) + 0.8

@@ -1,4 +1,5 @@
-"""How far a trace is from independent workers of one law, on traces that are far from it in one known way."""
+"""How far a trace is from independent workers of one law, on traces that are far from it in one
+known way."""
 
 import numpy as np
 import pytest
@@ -18,23 +19,36 @@ def _table(seed: int = 0, steps: int = 120, workers: int = 8) -> np.ndarray:
 
 def test_a_trace_as_the_paper_has_it_is_not_complained_about():
     found = describe(trace_of(_table()))
-    assert (found.num_workers, found.num_steps, found.num_times, found.num_missing) == (8, 120, 960, 0)
+    assert (found.num_workers, found.num_steps, found.num_times, found.num_missing) == (
+        8,
+        120,
+        960,
+        0,
+    )
     assert found.mean == pytest.approx(_table().mean())
     assert found.high == pytest.approx(np.quantile(_table(), 0.99))
-    assert found.remarks() == ["Nothing here speaks against independent workers of one distribution."]
+    assert found.remarks() == [
+        "Nothing here speaks against independent workers of one distribution."
+    ]
 
 
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
         (lambda t: t * np.linspace(0.7, 1.5, 8), "not alike"),
-        (lambda t: t * np.random.default_rng(1).uniform(0.5, 1.6, (120, 1)), "All workers are slow at once"),
+        (
+            lambda t: t * np.random.default_rng(1).uniform(0.5, 1.6, (120, 1)),
+            "All workers are slow at once",
+        ),
         (
             lambda t: t + np.where(np.arange(120)[:, None] // 20 % 2 == np.arange(8) % 2, 1.5, 0),
             "depends on that of its last step",
         ),
         (lambda t: 1 + np.random.default_rng(3).pareto(0.6, t.shape), "tail is heavy"),
-        (lambda t: t[:, :1] * np.random.default_rng(4).uniform(1, 1.008, t.shape), "take the same time"),
+        (
+            lambda t: t[:, :1] * np.random.default_rng(4).uniform(1, 1.008, t.shape),
+            "take the same time",
+        ),
         (lambda t: t[:1], "too few steps"),
         (lambda t: t[:, :1], "too few workers"),
     ],
@@ -49,16 +63,26 @@ def test_neither_persistence_nor_common_steps_pass_for_workers_that_differ_or_hi
     for seed in range(20):
         rng = np.random.default_rng(seed)
         noise = signal.lfilter([1.0], [1.0, -0.8], rng.normal(0, 0.1, (100, 8)), axis=0)
-        alike += any("not alike" in r for r in describe(trace_of(5 + noise), with_tail=False).remarks())
-        steps = 5 + rng.normal(0, 0.5, (30, 1)) + rng.normal(0, 0.1, (30, 8)) + 0.3 * (np.arange(8) == 2)
-        unlike += any("not alike" in r for r in describe(trace_of(steps), with_tail=False).remarks())
+        alike += any(
+            "not alike" in r for r in describe(trace_of(5 + noise), with_tail=False).remarks()
+        )
+        steps = (
+            5
+            + rng.normal(0, 0.5, (30, 1))
+            + rng.normal(0, 0.1, (30, 8))
+            + 0.3 * (np.arange(8) == 2)
+        )
+        unlike += any(
+            "not alike" in r for r in describe(trace_of(steps), with_tail=False).remarks()
+        )
     assert alike <= 4
     assert unlike == 20
 
 
 def test_the_autocorrelation_of_short_traces_is_corrected_for_their_mean():
     tables = np.random.default_rng(0).normal(5, 1, (200, 12, 4))
-    assert abs(np.mean([autocorrelation(table).value for table in tables])) < 0.03  # uncorrected: -1/12
+    # uncorrected: -1/12
+    assert abs(np.mean([autocorrelation(table).value for table in tables])) < 0.03
 
 
 @pytest.mark.parametrize("slope", [0.6, -0.4])

@@ -73,7 +73,9 @@ def test_searches_begin_at_the_moments_of_what_is_above_the_shift(x64):
     times = np.sort(TRUE["lognormal"].draw(np.random.default_rng(3), 150))
     guesses = np.asarray(FAMILIES["lognormal"].guesses(Sample(jnp.asarray(times), None)))
     logs = np.log(times - guesses[:, 2:])
-    np.testing.assert_allclose(guesses[:, :2], np.c_[logs.mean(axis=1), logs.std(axis=1)], rtol=1e-9)
+    np.testing.assert_allclose(
+        guesses[:, :2], np.c_[logs.mean(axis=1), logs.std(axis=1)], rtol=1e-9
+    )
 
 
 @pytest.mark.slow
@@ -123,7 +125,9 @@ def test_distances_are_those_of_scipy_and_of_the_integral(x64):
     survival, edges, total = 1.0, [0.0, *u], 0.0
     for k in range(60):
         p = 1 - survival
-        total += integrate.quad(lambda v, p=p: (p - v) ** 2 / (v * (1 - v)), edges[k], edges[k + 1])[0]
+        total += integrate.quad(
+            lambda v, p=p: (p - v) ** 2 / (v * (1 - v)), edges[k], edges[k + 1]
+        )[0]
         survival *= 1 - (not censored[k]) / (60 - k)
     assert float(ad) == pytest.approx(60 * total, rel=1e-6)
 
@@ -147,7 +151,11 @@ def test_the_unit_of_time_and_coarse_clocks_change_nothing_that_matters():
     times = np.random.default_rng(13).gamma(2.4, 0.8, 200) + 0.4
     (plain,) = _fit(jax.random.key(0), times, distributions=["gamma"])
     (nanoseconds,) = _fit(jax.random.key(0), 1e9 * times, distributions=["gamma"])
-    scaled = [plain.parameters["shape"], plain.parameters["rate"] / 1e9, plain.parameters["shift"] * 1e9]
+    scaled = [
+        plain.parameters["shape"],
+        plain.parameters["rate"] / 1e9,
+        plain.parameters["shift"] * 1e9,
+    ]
     np.testing.assert_allclose(list(nanoseconds.parameters.values()), scaled, rtol=1e-4)
     (coarse,) = _fit(jax.random.key(0), np.round(times, 1), distributions=["gamma"])
     for name, value in coarse.parameters.items():
@@ -181,10 +189,13 @@ def test_the_correction_of_the_ends_costs_no_likelihood_where_most_times_are_cut
 
 
 def test_times_at_which_samples_are_cut_off_are_drawn_by_kaplan_and_meier(x64):
-    """Of 1, 2+, 3, 4+: a third at 2, the rest at 4; where the longest is whole, not all are cut off."""
+    """Of 1, 2+, 3, 4+: a third at 2, the rest at 4; where the longest is whole, not all are cut
+    off."""
     times = np.broadcast_to(np.arange(1.0, 5.0), (4000, 4))
     for which, last in (((2, 4), 4.0), ((2,), np.inf)):
-        _, drawn = _draw(jax.random.key(1), Sample(jnp.asarray(times), jnp.asarray(np.isin(times, which))))
+        _, drawn = _draw(
+            jax.random.key(1), Sample(jnp.asarray(times), jnp.asarray(np.isin(times, which)))
+        )
         assert set(np.unique(drawn)) == {2.0, last}
         assert abs(np.mean(drawn == 2) - 1 / 3) < 0.015  # four standard errors
 
@@ -196,7 +207,11 @@ def test_times_at_which_samples_are_cut_off_are_drawn_by_kaplan_and_meier(x64):
         (np.r_[np.ones(20), -1.0], {}, "finite and positive"),
         (_T, {"distributions": ["cauchy"]}, "no distribution 'cauchy'"),
         (_T, {"censored": _T > 16, "distributions": ["uniform"]}, "no distribution 'uniform'"),
-        (np.r_[np.ones(10), 2 * np.ones(10)], {"distributions": ["gamma"]}, "all times are 1 or 2: take"),
+        (
+            np.r_[np.ones(10), 2 * np.ones(10)],
+            {"distributions": ["gamma"]},
+            "all times are 1 or 2: take",
+        ),
         (_T, {"censored": _T > 0}, "at least 10 times that are not cut off, got 0"),
         (_T, {"censored": [True]}, "one entry for each time"),
         (_T, {"num_replicates": 1}, "num_replicates"),

@@ -13,21 +13,31 @@ from tests.oracles.sharing import shared
 
 @pytest.mark.parametrize(
     ("workers", "stored", "chunks", "equal", "known"),
-    [(5, 2, 3, False, False), (5, 3, 3, True, True), (6, 2, 4, False, True), (4, 4, 3, True, False)],
+    [
+        (5, 2, 3, False, False),
+        (5, 3, 3, True, True),
+        (6, 2, 4, False, True),
+        (4, 4, 3, True, False),
+    ],
 )
 def test_each_step_is_that_of_an_event_loop(workers, stored, chunks, equal, known):
     rng = np.random.default_rng(workers + chunks)
     sizes = chunk_sizes(chunks, equal=equal)
     storage = spread(workers, stored, len(sizes))
     steps, count = 6, workers * len(sizes)
-    paces, lengths = rng.uniform(0.5, 2, (steps, workers)), rng.gamma(2.0, 1.0, (steps, count)) + 0.1
+    paces, lengths = (
+        rng.uniform(0.5, 2, (steps, workers)),
+        rng.gamma(2.0, 1.0, (steps, count)) + 0.1,
+    )
     costs = lengths * rng.uniform(0.8, 1.2, lengths.shape) if known else None
     found = handed_out(
         desk_of(storage, sizes), Chunks(paces, lengths, np.zeros((steps, workers, 0)), costs), 0.03
     )
     for s, end in enumerate(found):
         cost = None if costs is None else costs[s]
-        want = shared(storage.holders, sizes, [0.0] * workers, paces[s], 0.03, [lengths[s]] * workers, cost)
+        want = shared(
+            storage.holders, sizes, [0.0] * workers, paces[s], 0.03, [lengths[s]] * workers, cost
+        )
         assert end == pytest.approx(want, rel=1e-12)
 
 
@@ -36,7 +46,9 @@ def test_where_all_store_all_the_largest_that_is_left_is_next(known):
     rng = np.random.default_rng(3)
     shape = 5, 4, 3
     data = rng.gamma(2.0, 1.0, shape) + 0.1
-    parts = Parts(rng.normal(0, 0.3, shape[:2]), rng.normal(0, 0.3, shape[:2]), data, rng.random(shape))
+    parts = Parts(
+        rng.normal(0, 0.3, shape[:2]), rng.normal(0, 0.3, shape[:2]), data, rng.random(shape)
+    )
     costs = data * rng.uniform(0.8, 1.2, shape) if known else None
     found = sharing(parts, 4, costs, round_trip=0.05).seconds
     sizes = chunk_sizes(3)

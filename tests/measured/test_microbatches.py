@@ -13,7 +13,9 @@ from experiments.report import TRACES
 from tests.problems import known
 
 RECORDED = TRACES / "llm_training_32_workers_microbatches.csv"
-recorded = pytest.mark.skipif(not RECORDED.exists(), reason=f"{RECORDED.name} is not part of the repository")
+recorded = pytest.mark.skipif(
+    not RECORDED.exists(), reason=f"{RECORDED.name} is not part of the repository"
+)
 
 _HEADER = "step,worker,chunk,load,seconds,forward_seconds\n"
 
@@ -24,7 +26,13 @@ def _read(rows: str, header: str = _HEADER) -> Trace:
 
 def test_microbatches_are_read_and_a_step_is_their_sum():
     trace = _read(
-        "2,a,10,4,3,1\n2,a,9,5,6,2\n1,b,9,7,1.5,.5\n1,b,10,8,2.5,1\n1,a,9,6,4,1\n1,a,10,3,5,1.5\n2,b,9,1,,\n"
+        "2,a,10,4,3,1\n"
+        "2,a,9,5,6,2\n"
+        "1,b,9,7,1.5,.5\n"
+        "1,b,10,8,2.5,1\n"
+        "1,a,9,6,4,1\n"
+        "1,a,10,3,5,1.5\n"
+        "2,b,9,1,,\n"
     )
     parts = trace.microbatches
     assert parts is not None

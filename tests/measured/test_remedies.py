@@ -50,7 +50,8 @@ def _in_shares(s, speed):
     pool = sum((1 - share[w]) * own[w] for w in range(WORKERS) if share[w] < 1)
     gets = sum(each - 1 for each in share if each > 1)
     work = [
-        own[w] * share[w] if share[w] < 1 else own[w] + (share[w] - 1) / gets * pool for w in range(WORKERS)
+        own[w] * share[w] if share[w] < 1 else own[w] + (share[w] - 1) / gets * pool
+        for w in range(WORKERS)
     ]
     assert sum(work) == pytest.approx(own.sum())  # no work is lost, and none is made
     return max(PARTS.pace[s, w] * work[w] + PARTS.pauses[s, w].sum() for w in range(WORKERS))
@@ -92,7 +93,10 @@ def test_who_is_not_waited_for_is_chosen_by_time_for_a_sample():
     ends = np.sort(TIMES, axis=1)
 
     def best(half):
-        return min(range(WORKERS), key=lambda b: ends[half, WORKERS - 1 - b].mean() * WORKERS / (WORKERS - b))
+        return min(
+            range(WORKERS),
+            key=lambda b: ends[half, WORKERS - 1 - b].mean() * WORKERS / (WORKERS - b),
+        )
 
     first, second = best(slice(HALF, None)), best(slice(HALF))
     assert found.choice == (first, second)

@@ -1,4 +1,5 @@
-"""Workers that are slow for a while, behind pauses of all: logs of seeds that no constant was chosen on."""
+"""Workers that are slow for a while, behind pauses of all: logs of seeds that no constant was
+chosen on."""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -24,12 +25,16 @@ class Stretch(NamedTuple):
 
 def slow_workers(times: np.ndarray) -> list[Stretch]:
     found = known(slowness_in(trace_of(times))).slow_workers
-    each = [Stretch(int(one.worker), int(one.first_step), int(one.last_step), one.ratio) for one in found]
+    each = [
+        Stretch(int(one.worker), int(one.first_step), int(one.last_step), one.ratio)
+        for one in found
+    ]
     return sorted(each)
 
 
 def _log(seed: int, ratio: float = 1.0, correlation: float = 0.0) -> np.ndarray:
-    """200 steps of 8 workers, each 5 times as long in 2 % of its steps; one is slow in some steps."""
+    """200 steps of 8 workers, each 5 times as long in 2 % of its steps; one is slow in some
+    steps."""
     rng = np.random.default_rng(900_000 + seed)
     noise = rng.normal(0, 0.1, (200, 8))
     times = np.exp(signal.lfilter([1.0], [1.0, -correlation], noise, axis=0))
@@ -41,14 +46,18 @@ def _log(seed: int, ratio: float = 1.0, correlation: float = 0.0) -> np.ndarray:
 def test_a_slow_worker_is_found_behind_pauses(ratio):
     found = [slow_workers(_log(seed, ratio)) for seed in range(40)]
     own = [
-        one for several in found for one in several if one.worker == 3 and one.first < 130 <= one.last + 15
+        one
+        for several in found
+        for one in several
+        if one.worker == 3 and one.first < 130 <= one.last + 15
     ]
     assert len(own) == 40
     assert sum(map(len, found)) <= 41  # one in 80 is by chance
     ratios = np.array([one.ratio for one in own])
     ends = np.abs([[one.first - 70, one.last - 129] for one in own])
     assert np.abs(ratios / ratio - 1).max() < 0.09  # worst measured 0.074, 0.071
-    assert (np.quantile(ends, 0.9) <= 9, ends.max() <= 18) == (True, True)  # measured 4 and 12, 9 and 17
+    # measured 4 and 12, 9 and 17
+    assert (np.quantile(ends, 0.9) <= 9, ends.max() <= 18) == (True, True)
 
 
 def test_none_is_claimed_where_all_are_alike():
@@ -70,7 +79,8 @@ def test_the_ends_are_those_of_least_squares_over_all_stretches():
 
 
 def test_nothing_but_ranks_within_a_step_counts():
-    """Missing times, steps that are slow as a whole, times in full seconds, a worker that is always slow."""
+    """Missing times, steps that are slow as a whole, times in full seconds, a worker that is
+    always slow."""
     times = _log(1, 1.5)
     steps = np.random.default_rng(0).pareto(1.0, (200, 1)) + 1
     assert [s[:3] for s in slow_workers(times * steps)] == [s[:3] for s in slow_workers(times)]
@@ -89,7 +99,10 @@ def test_a_description_tells_it_with_the_names_of_the_trace():
     trace = trace._replace(worker_names=np.array([f"gpu{i}" for i in range(8)]))
     found = describe(trace, with_tail=False)
     (slow,) = known(found.slowness).slow_workers
-    said = f"Worker gpu3 was {slow.ratio:.3g} times as slow as the others in steps {slow.first_step} to "
+    said = (
+        f"Worker gpu3 was {slow.ratio:.3g} times as slow as the others in steps "
+        f"{slow.first_step} to "
+    )
     assert any(said in remark for remark in found.remarks())
     several = known(slowness_in(trace_of(_log(0) * np.linspace(1, 3, 8))))
     lost = [one.ratio for one in several.slow_workers]

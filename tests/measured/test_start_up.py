@@ -1,4 +1,5 @@
-"""Start-up and cycle time apart: known ones found again, dependence kept, and what cannot be told refused."""
+"""Start-up and cycle time apart: known ones found again, dependence kept, and what cannot be
+told refused."""
 
 import numpy as np
 import pytest
@@ -44,7 +45,9 @@ def test_known_means_are_found_within_their_errors_and_said_in_words():
     share = fit.share(200)
     assert abs(share.value - 2 / 6) < 3 * share.error
     # To first order, as estimates with these errors scatter.
-    start, cycle = np.random.default_rng(0).multivariate_normal(fit.means, fit.covariance, 200_000).T
+    start, cycle = (
+        np.random.default_rng(0).multivariate_normal(fit.means, fit.covariance, 200_000).T
+    )
     assert share.error == pytest.approx(np.std(start / (start + 200 * cycle)), rel=0.02)
     assert abs(fit.mean_start_up.value - 2) < 3 * fit.mean_start_up.error < 1.5
     assert abs(fit.mean_cycle_time.value - 0.02) < 3 * fit.mean_cycle_time.error < 0.006
@@ -52,13 +55,16 @@ def test_known_means_are_found_within_their_errors_and_said_in_words():
     remarks = " ".join(fit.remarks())
     assert "of the time does not grow with the load at a load of 100" in remarks
     assert "With one load in each iteration" in remarks
-    trace, group = _one_load(0), np.arange(480) // 12  # the jackknife leaves out two steps of 80 in turn
+    # the jackknife leaves out two steps of 80 in turn
+    trace, group = _one_load(0), np.arange(480) // 12
     rows = np.stack([trace.seconds, known(trace.load), trace.step])
     left = [line(*rows[:, group != g])[0] for g in range(40)]
     np.testing.assert_allclose(line(*rows)[1], 39 * np.cov(left, rowvar=False, ddof=0), rtol=1e-9)
     # A start-up that varies is left out: 2 / load and more is in the cycle time.
     assert not fit.separable
-    assert float(fit.per_cycle.mean()) == pytest.approx(np.mean(trace.seconds / known(trace.load)), rel=0.01)
+    assert float(fit.per_cycle.mean()) == pytest.approx(
+        np.mean(trace.seconds / known(trace.load)), rel=0.01
+    )
 
 
 def test_a_start_up_that_varies_little_is_planned_for_as_constant():
@@ -84,7 +90,10 @@ def test_several_loads_in_an_iteration_keep_what_s_and_t_have_to_do_with_each_ot
     assert "are kept as pairs" in " ".join(fit.remarks())
     # A worker of one load in a step says nothing of the two.
     some = np.setdiff1d(np.arange(trace.seconds.size), [0, 2])
-    columns = {name: getattr(trace, name)[some] for name in ("step", "worker", "seconds", "censored", "load")}
+    columns = {
+        name: getattr(trace, name)[some]
+        for name in ("step", "worker", "seconds", "censored", "load")
+    }
     fit = fit_start_up(trace._replace(**columns))
     assert (fit.num_times, fit.num_left_out) == (239, 1)
 
@@ -111,8 +120,14 @@ def test_a_start_up_that_is_always_the_same_and_none_are_pairs_too(value):
         ({"load": np.r_[0.0, _one_load(0, 59).load]}, "load must be finite and > 0, got 0"),
         ({"seconds": np.r_[np.nan, np.ones(59)]}, "seconds must be finite and > 0, got nan"),
         ({"censored": np.arange(60) > 8}, "at least 10 times that are not cut off, got 9"),
-        ({"seconds": 2 + 0.5 * _one_load(0, 60).load}, r"all times are 2 \+ 0.5 · load: nothing is random"),
-        ({"seconds": _one_load(0, 60).seconds[::-1] / _one_load(0, 60).load}, "do not grow with the load"),
+        (
+            {"seconds": 2 + 0.5 * _one_load(0, 60).load},
+            r"all times are 2 \+ 0.5 · load: nothing is random",
+        ),
+        (
+            {"seconds": _one_load(0, 60).seconds[::-1] / _one_load(0, 60).load},
+            "do not grow with the load",
+        ),
     ],
 )
 def test_what_cannot_tell_them_apart_is_refused(change, message):
@@ -160,7 +175,9 @@ def test_the_variance_of_three_loads_tells_that_of_the_start_up():
     rng = np.random.default_rng(3)
     load = np.tile(LOADS, 4000)
     z = rng.normal(size=(2, load.size))
-    independent, dependent = (2 + z[0] + load * (0.03 + 0.005 * x) for x in (z[1], 0.8 * z[0] + 0.6 * z[1]))
+    independent, dependent = (
+        2 + z[0] + load * (0.03 + 0.005 * x) for x in (z[1], 0.8 * z[0] + 0.6 * z[1])
+    )
     step = np.arange(load.size) // 10
     for seconds in (dependent, independent):
         means, covariance, told = line(seconds, load, step)

@@ -25,8 +25,14 @@ def _write(tmp_path: Path, text: str | bytes, name: str = "trace.csv") -> Path:
 
 
 def _cells(trace: Trace) -> dict[tuple[str, str], tuple[float, bool]]:
-    names = zip(trace.step_names[trace.step].tolist(), trace.worker_names[trace.worker].tolist(), strict=True)
-    return dict(zip(names, zip(trace.seconds.tolist(), trace.censored.tolist(), strict=True), strict=True))
+    names = zip(
+        trace.step_names[trace.step].tolist(),
+        trace.worker_names[trace.worker].tolist(),
+        strict=True,
+    )
+    return dict(
+        zip(names, zip(trace.seconds.tolist(), trace.censored.tolist(), strict=True), strict=True)
+    )
 
 
 def _same(one: Trace, other: Trace) -> None:
@@ -42,7 +48,10 @@ def _same(one: Trace, other: Trace) -> None:
         (["1e1", "9.5", "2"], ["2", "9.5", "1e1"]),
         (["b", "10", "9"], ["b", "10", "9"]),
         # Nanoseconds, which double precision does not tell apart.
-        (["1700000000000000003", "1700000000000000002"], ["1700000000000000002", "1700000000000000003"]),
+        (
+            ["1700000000000000003", "1700000000000000002"],
+            ["1700000000000000002", "1700000000000000003"],
+        ),
         (["99999999999999999999", "3"], ["3", "99999999999999999999"]),
     ],
 )
@@ -57,7 +66,9 @@ def test_steps_are_in_the_order_of_their_numbers_or_else_of_first_mention(tmp_pa
     ("separator", "end", "start"),
     [(",", "\n", ""), (";", "\r\n", "\ufeff"), ("\t", "\r", "\n\n"), ("|", "\r\n", "\n\n")],
 )
-def test_separators_ends_of_lines_and_byte_order_marks_are_found_out(tmp_path, separator, end, start):
+def test_separators_ends_of_lines_and_byte_order_marks_are_found_out(
+    tmp_path, separator, end, start
+):
     lines = ["step,worker,seconds,a note", "1,a,1.5,", "2,a,2.5,x", "", "1,b,3.5,y"]
     text = start + end.join(lines).replace(",", separator)
     cells = {("1", "a"): (1.5, False), ("2", "a"): (2.5, False), ("1", "b"): (3.5, False)}
@@ -66,7 +77,11 @@ def test_separators_ends_of_lines_and_byte_order_marks_are_found_out(tmp_path, s
 
 def test_quoted_fields_and_blanks(tmp_path):
     text = (
-        '"step", "worker","seconds","x;y;z;w"\n1,"a, b", 1.5 ,"two\nlines"\n "2","a ""c""",2.5,\n1,  a , 3,\n'
+        '"step", "worker","seconds","x;y;z;w"\n'
+        '1,"a, b", 1.5 ,"two\n'
+        'lines"\n'
+        ' "2","a ""c""",2.5,\n'
+        "1,  a , 3,\n"
     )
     trace = load_trace(_write(tmp_path, text))
     assert trace.worker_names.tolist() == ["a, b", 'a "c"', "a"]
@@ -76,10 +91,18 @@ def test_quoted_fields_and_blanks(tmp_path):
 
 
 def test_columns_of_other_names(tmp_path):
-    path = _write(tmp_path, "iteration,rank,duration,cut\n1,0,2.5,no\n1,1,1.5,YES\n2,0,,\n2,1,4,0\n")
-    names: dict[str, Any] = dict(step="iteration", worker="rank", seconds="duration", censored="cut")
+    path = _write(
+        tmp_path, "iteration,rank,duration,cut\n1,0,2.5,no\n1,1,1.5,YES\n2,0,,\n2,1,4,0\n"
+    )
+    names: dict[str, Any] = dict(
+        step="iteration", worker="rank", seconds="duration", censored="cut"
+    )
     trace = load_trace(path, **names)
-    assert _cells(trace) == {("1", "0"): (2.5, False), ("1", "1"): (1.5, True), ("2", "1"): (4.0, False)}
+    assert _cells(trace) == {
+        ("1", "0"): (2.5, False),
+        ("1", "1"): (1.5, True),
+        ("2", "1"): (4.0, False),
+    }
     assert trace.num_missing == 1
     np.testing.assert_array_equal(trace.table(), [[2.5, np.nan], [np.nan, 4.0]])
     path.write_text(path.read_text().replace("YES", "maybe"))
@@ -91,7 +114,11 @@ def test_columns_of_other_names(tmp_path):
     ("header", "names", "message"),
     [
         ("step,worker,time", {}, "no column seconds: it has step, worker, time. .*seconds="),
-        ("Step,Worker,Seconds", {}, "no column step, worker, seconds: it has Step, Worker, Seconds"),
+        (
+            "Step,Worker,Seconds",
+            {},
+            "no column step, worker, seconds: it has Step, Worker, Seconds",
+        ),
         ("step,worker,seconds", {"censored": "cut"}, "no column cut: it has step, worker, seconds"),
         ("iteration,rank,duration", {}, 'no column step, worker, seconds: .*layout="wide"'),
         ("step,w1,w2", {"seconds": "time"}, "no column worker, time"),
@@ -99,15 +126,31 @@ def test_columns_of_other_names(tmp_path):
         ("step,w1,w2", {"censored": "w2", "layout": "wide"}, "no place for w2, use the long one"),
         *((header, {}, "no column worker, seconds") for header in ("step,w1", "step,a,b")),
         *((header, {}, "no column step, worker, seconds") for header in ("1,2,3", "1.5,2.5,3.5")),
-        ("step,worker,seconds", {"layout": "wide"}, "no place for worker, seconds, use the long one"),
-        ("step,,w1", {"layout": "wide"}, "the first line has '' where the name of a worker should be"),
+        (
+            "step,worker,seconds",
+            {"layout": "wide"},
+            "no place for worker, seconds, use the long one",
+        ),
+        (
+            "step,,w1",
+            {"layout": "wide"},
+            "the first line has '' where the name of a worker should be",
+        ),
         ("Step,a,b", {"layout": "wide"}, "no column step: it has Step, a, b"),
         ("iteration,w1,w2", {"layout": "wide"}, "no column step: it has iteration"),
         ("w1,w2,w3", {"layout": "wide", "step": "time"}, "no column time"),
         ("step", {"layout": "wide"}, "no measured time"),
-        ("0.2077,0.31,0.18", {"layout": "wide"}, "the first line has '0.2077' .* put a header before"),
+        (
+            "0.2077,0.31,0.18",
+            {"layout": "wide"},
+            "the first line has '0.2077' .* put a header before",
+        ),
         ("step,worker,worker", {}, "two columns 'worker'"),
-        ("step,worker,seconds", {"layout": "tall"}, "layout must be one of auto, long, wide, got 'tall'"),
+        (
+            "step,worker,seconds",
+            {"layout": "tall"},
+            "layout must be one of auto, long, wide, got 'tall'",
+        ),
         ("step,worker,seconds", {"step": "worker"}, "must be different columns"),
         ("step,load,w1", {"layout": "wide", "load": None}, "no place for load, use"),
         (",".join(f"column{i}" for i in range(5000)), {"layout": "long"}, "column11, …"),
@@ -131,7 +174,10 @@ BROKEN: dict[str, list[str | bytes]] = {
     ],
     "line 2: 4 fields, the header has 3 (separated by ',')": [_LONG + "1,a,1,5\n"],
     "line 3: 1 fields": [_LONG + "1,a,1\n1\n", _LONG + "1,a,1\n1;b;2\n"],
-    "line 2: the label of a step, worker or chunk is empty": [_LONG + ",a,1\n", "step,w1,w2\n,2.5,3.5\n"],
+    "line 2: the label of a step, worker or chunk is empty": [
+        _LONG + ",a,1\n",
+        "step,w1,w2\n,2.5,3.5\n",
+    ],
     "line 3: the label of a step, worker or chunk is empty": [_LONG + "1,a,1\n1, ,1\n"],
     "lines 2 and 7: step 1 has two times": [_LONG + "1,a,1\n2,b,1\n2,a,1\n2,b,\n\n1,a,3\n2,b,4\n"],
     "not a CSV file: unexpected end of data": [_LONG + '1,a,1\n1,"b,2\n'],
@@ -150,7 +196,9 @@ BROKEN: dict[str, list[str | bytes]] = {
     "write a decimal comma as a point (worker w1)": ["step,w1,w2\n1,2.5,3.5\n2,x,1\n"],
     "lines 2 and 4: step 1 has two times of worker w2": ["step,w1,w2\n1,2,3\n2,1,1\n1,,4\n"],
     "line 3: load must be a positive number, got '0'": [_LOADS + "1,a,10,1\n1,b,0,1\n"],
-    "line 3: load is empty, and the time is not: how much was done": [_LOADS + "1,a,10,1\n2,a,,1\n"],
+    "line 3: load is empty, and the time is not: how much was done": [
+        _LOADS + "1,a,10,1\n2,a,,1\n"
+    ],
     "lines 2 and 4: step 1 has two times of worker a that do not grow with the load": [
         _LOADS + "1,a,9,1\n2,a,9,1\n1,a,9,3\n"
     ],
@@ -176,7 +224,10 @@ def test_what_cannot_be_opened_is_an_error_of_the_system(tmp_path):
 
 def test_one_step_or_one_worker_is_a_trace(tmp_path):
     assert load_trace(_write(tmp_path, _LONG + "1,a,2\n")).rows().tolist() == [[2.0]]
-    assert load_trace(_write(tmp_path, "a\n2\n3\n"), layout="wide").rows().tolist() == [[2.0], [3.0]]
+    assert load_trace(_write(tmp_path, "a\n2\n3\n"), layout="wide").rows().tolist() == [
+        [2.0],
+        [3.0],
+    ]
 
 
 def test_wide_files(tmp_path):
@@ -197,7 +248,9 @@ def test_rows_are_the_steps_of_the_trace(tmp_path):
     text = _LONG + "7,b,2.5\n7,a,1.25\n3,a,3.5\n3,b,0.75\n"
     assert load_trace(_write(tmp_path, text)).rows().tolist() == [[0.75, 3.5], [2.5, 1.25]]
     missing = load_trace(_write(tmp_path, text.replace("0.75", "")))
-    with pytest.raises(ValueError, match="step 3 has no whole time of worker b: a replay needs all"):
+    with pytest.raises(
+        ValueError, match="step 3 has no whole time of worker b: a replay needs all"
+    ):
         missing.rows()
     np.testing.assert_array_equal(missing.table(), [[np.nan, 3.5], [2.5, 1.25]])
 
@@ -206,21 +259,29 @@ def test_long_and_wide_give_the_same_trace(tmp_path):
     times = np.random.default_rng(0).gamma(2.0, 1.0, (300, 4)) * 10.0 ** np.arange(-9, 11, 5)
     step, worker = np.indices(times.shape).reshape(2, -1)
     rows = zip(step, worker, times.ravel().tolist(), strict=True)
-    long = load_trace(_write(tmp_path, _LONG + "".join(f"{i},n{j}.org,{t!r}\n" for i, j, t in rows)))
+    long = load_trace(
+        _write(tmp_path, _LONG + "".join(f"{i},n{j}.org,{t!r}\n" for i, j, t in rows))
+    )
     np.testing.assert_array_equal(long.rows(), times)
     wide = "step," + ",".join(f"n{j}.org" for j in range(4)) + "\n"
-    wide += "".join(f"{i}," + ",".join(map(repr, row)) + "\n" for i, row in enumerate(times.tolist()))
+    wide += "".join(
+        f"{i}," + ",".join(map(repr, row)) + "\n" for i, row in enumerate(times.tolist())
+    )
     _same(load_trace(_write(tmp_path, wide)), long)
 
 
-_SEED_FILE = 'step,worker,seconds,cut\n1,a,1.5,0\n1,"b c",2.5,1\n2,a,,no\n2,"b c",4e-3,yes\n10,a,7,0\n'
+_SEED_FILE = (
+    'step,worker,seconds,cut\n1,a,1.5,0\n1,"b c",2.5,1\n2,a,,no\n2,"b c",4e-3,yes\n10,a,7,0\n'
+)
 
 
 def _corrupt(data: bytes, rng: random.Random) -> bytes:
     special = [bytes([c]) for c in b',;|\t"\r\n\0 -.e5']
     for _ in range(rng.randint(1, 4)):
         i, lost = rng.randrange(len(data) + 1), rng.choice([0, 1, rng.randint(1, 5), len(data)])
-        data = data[:i] + rng.choice([b"", bytes([rng.randrange(256)]), *special]) + data[i + lost :]
+        data = (
+            data[:i] + rng.choice([b"", bytes([rng.randrange(256)]), *special]) + data[i + lost :]
+        )
     return data
 
 
@@ -252,7 +313,8 @@ def test_compressed_files_and_streams_are_read_like_files(tmp_path):
     np.testing.assert_array_equal(read.rows(), np.arange(10_000)[:, None] + np.full(2, 1.25))
     text = many[:300].rpartition("\n")[0]
     plain, packed = load_trace(_write(tmp_path, text)), gzip.compress(text.encode())
-    _same(load_trace(_write(tmp_path, packed, "trace.csv")), plain)  # by what it is, not by its name
+    # by what it is, not by its name
+    _same(load_trace(_write(tmp_path, packed, "trace.csv")), plain)
     for content in (text.encode(), packed):
         _same(load_trace(io.BytesIO(content)), plain)
         with _piped(content) as reader:
@@ -275,12 +337,18 @@ def test_times_of_loads_one_or_several_of_a_cell(tmp_path):
     assert known(trace.load).tolist() == [100.0, 400.0, 200.0]
     assert trace.step_names[trace.step].tolist() == ["2", "1", "1"]
     assert (trace.num_workers, trace.num_steps, trace.num_missing) == (2, 2, 1)
-    np.testing.assert_array_equal(trace.per_cycle().table(), [[3.5 / 400, 2.5 / 200], [0.015, np.nan]])
+    np.testing.assert_array_equal(
+        trace.per_cycle().table(), [[3.5 / 400, 2.5 / 200], [0.015, np.nan]]
+    )
     for refused in (trace.table, trace.rows):
-        with pytest.raises(ValueError, match="these are times of loads, no cycle times: take fit_start_up"):
+        with pytest.raises(
+            ValueError, match="these are times of loads, no cycle times: take fit_start_up"
+        ):
             refused()
     # Block by block, in any order: what counts is the largest load of each cell.
-    blocks = "seconds,work,worker,step,cut\n5,30,a,1,1\n2,10,a,1,0\n4,20,a,1,0\n1,10,a,2,0\n1,20,a,2,0\n"
+    blocks = (
+        "seconds,work,worker,step,cut\n5,30,a,1,1\n2,10,a,1,0\n4,20,a,1,0\n1,10,a,2,0\n1,20,a,2,0\n"
+    )
     names: dict[str, Any] = {"load": "work", "censored": "cut"}
     trace = load_trace(_write(tmp_path, blocks), **names)
     assert (trace.num_missing, trace.seconds.size) == (0, 5)

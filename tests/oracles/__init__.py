@@ -1,1 +1,2 @@
-"""Answers that share no code with the package: `exact` by mpmath and fractions, `runtimes` by SciPy."""
+"""Answers that share no code with the package: `exact` by mpmath and fractions, `runtimes` by
+SciPy."""

@@ -8,7 +8,8 @@ _SAME = 1e-9
 
 
 class Piece(NamedTuple):
-    """What a worker does in one piece: `cycles` times its pace, and `rest` seconds; then `task` is done."""
+    """What a worker does in one piece: `cycles` times its pace, and `rest` seconds; then `task`
+    is done."""
 
     cycles: float
     rest: float = 0.0
@@ -24,8 +25,8 @@ def chain(
 ) -> tuple[list[float], list[list[float]]]:
     """The runtime of each step, and how late each worker is for the next one.
 
-    `complete` says whether these (worker, task) are enough. `link`: the seconds in which each task is sent
-    while the worker goes on.
+    `complete` says whether these (worker, task) are enough. `link`: the seconds in which each task
+    is sent while the worker goes on.
     """
     late = [0.0] * len(pieces)
     runtimes: list[float] = []
@@ -70,8 +71,8 @@ def in_order(
 ) -> list[Piece]:
     """Block after block on so many subsets, known ones first, each in `parts`.
 
-    0 parts: a whole block with its message. The first pass over a subset has the setup, and goes through the
-    blocks before.
+    0 parts: a whole block with its message. The first pass over a subset has the setup, and goes
+    through the blocks before.
     """
     known, before = 0, 0.0
     found: list[Piece] = []
@@ -95,10 +96,13 @@ def in_order(
 
 
 def around_circle(
-    order: Sequence[tuple[int, int]], sizes: Sequence[float], setup: float = 0.0, passing: float = 0.0
+    order: Sequence[tuple[int, int]],
+    sizes: Sequence[float],
+    setup: float = 0.0,
+    passing: float = 0.0,
 ) -> list[Piece]:
-    """Task after task, (subset, block) each; the blocks that a subset's pass goes through for the first time
-    cost `passing`."""
+    """Task after task, (subset, block) each; the blocks that a subset's pass goes through for the
+    first time cost `passing`."""
     reached: dict[int, float] = {}
     found: list[Piece] = []
     for task, (subset, block) in enumerate(order):

@@ -1,8 +1,9 @@
 """E of the last delivery, by NumPy and SciPy alone: workers that start up, compute and send.
 
-Level n is delivered by t where T ≤ (t - S - a) / y for each (a, y) that binds it. Times are an edge and an
-excess over it, as the law is its infimum and SciPy's law of the excess: laws with nearly all mass at the
-infimum keep their digits. Between edges the integrals are Gauss's, in panels ever shorter to the left.
+Level n is delivered by t where T ≤ (t - S - a) / y for each (a, y) that binds it. Times are an edge
+and an excess over it, as the law is its infimum and SciPy's law of the excess: laws with nearly all
+mass at the infimum keep their digits. Between edges the integrals are Gauss's, in panels ever
+shorter to the left.
 """
 
 import itertools
@@ -29,8 +30,8 @@ Steps = Atoms  # excesses with their shares, in place of SciPy's law of an exces
 class Delivery:
     """A worker's cycle time and start-up, each an infimum and the law of its excess, and its loads.
 
-    `work` is cycles at the end of each level times M b / N, `sent` the link's time up to there, `[N]`.
-    `kinks` are those of the cycle time's excess.
+    `work` is cycles at the end of each level times M b / N, `sent` the link's time up to there,
+    `[N]`. `kinks` are those of the cycle time's excess.
     """
 
     work: np.ndarray
@@ -57,9 +58,15 @@ class Delivery:
 
 
 def loads(
-    x: Any, scale: float, cycles: float = 1.0, setup: float = 0.0, chain: float = 0.0, send: float = 0.0
+    x: Any,
+    scale: float,
+    cycles: float = 1.0,
+    setup: float = 0.0,
+    chain: float = 0.0,
+    send: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`work` and `sent` of a partition; `scale` is M b / N, setup and chain are cycles of a sample."""
+    """`work` and `sent` of a partition; `scale` is M b / N, setup and chain are cycles of a
+    sample."""
     work, sent, done, passed, subsets = [], [], 0.0, 0.0, 0
     for n, size in enumerate(np.asarray(x, float)):
         if size > 0:
@@ -97,7 +104,9 @@ def _edges(d: Delivery) -> tuple[float, list[float]]:
         binds = d.binds(n)
         found += [s + max(a + y * t for a, y in binds) for s in starts for t in times]
         if constant:  # where another one takes over
-            turns = [a + y * (a - b) / (z - y) for a, y in binds for b, z in binds if z > y and a > b]
+            turns = [
+                a + y * (a - b) / (z - y) for a, y in binds for b, z in binds if z > y and a > b
+            ]
             found += [s + turn for s in starts for turn in turns]
     start = d.start + max(max(a + y * d.infimum for a, y in d.binds(n)) for n in d.levels)
     return start, [start, *sorted({t for t in found if t > start * (1 + _ROUNDING)})]
@@ -134,7 +143,9 @@ def _mixed(shares: np.ndarray, rooms: np.ndarray, law: Any) -> tuple[Any, Any]:
     return shares @ np.where(there, below, 0), shares @ np.where(there, above, 1)
 
 
-def _room(d: Delivery, binds: np.ndarray, start: float, left: float, excess: np.ndarray) -> np.ndarray:
+def _room(
+    d: Delivery, binds: np.ndarray, start: float, left: float, excess: np.ndarray
+) -> np.ndarray:
     """The largest excess of a cycle time with which a level is there; negative if none is."""
     gaps = [_difference(left, start + a + y * d.infimum) for a, y in binds]
     return np.min([(gap + excess) / y for gap, (_, y) in zip(gaps, binds, strict=True)], axis=0)
@@ -145,9 +156,11 @@ def _difference(left: float, image: float) -> float:
     return 0.0 if abs(gap) < _ROUNDING * abs(left) else gap
 
 
-def _over_starts(d: Delivery, binds: np.ndarray, left: float, excess: np.ndarray) -> tuple[Any, Any]:
-    """The same with start-ups of a density, a power at its infimum: double exponential nodes in what is left
-    of the time, between the points at which another (a, y) takes over.
+def _over_starts(
+    d: Delivery, binds: np.ndarray, left: float, excess: np.ndarray
+) -> tuple[Any, Any]:
+    """The same with start-ups of a density, a power at its infimum: double exponential nodes in
+    what is left of the time, between the points at which another (a, y) takes over.
     """
     a, y = binds.T
     latest = np.max(a + y * d.infimum)

@@ -18,8 +18,9 @@ def exponential_order_statistic(rate: float, shift: float, num_workers: int, k: 
 def exponential_inverse_moment(rate: float, shift: float, num_workers: int, k: int) -> float:
     r"""Eq. (8) of the paper: E 1/T_(k) of shifted exponentials, shift > 0.
 
-    The density of T_(k) is k C(N,k) μ (1-e^{-μ(t-t0)})^{k-1} e^{-(N-k+1)μ(t-t0)}. Expand the power and use
-    ∫_{t0}^∞ e^{-c(t-t0)} dt / t = e^{c t0} E₁(c t0), at more digits than the alternating sum loses.
+    The density of T_(k) is k C(N,k) μ (1-e^{-μ(t-t0)})^{k-1} e^{-(N-k+1)μ(t-t0)}. Expand the power
+    and use ∫_{t0}^∞ e^{-c(t-t0)} dt / t = e^{c t0} E₁(c t0), at more digits than the alternating
+    sum loses.
     """
     with mp.workdps(30 + num_workers):
         rate, shift = mp.mpf(rate), mp.mpf(shift)
@@ -39,7 +40,8 @@ def power_moment(shape: float, num_workers: int, k: int, power: float) -> float:
 
 
 def log_logistic_moment(scale: float, shape: float, num_workers: int, k: int) -> float:
-    """E T_(k) for P(T > t) = 1 / (1 + (t / scale)^shape): U_(k) / (1 - U_(k)) is a beta prime variable."""
+    """E T_(k) for P(T > t) = 1 / (1 + (t / scale)^shape): U_(k) / (1 - U_(k)) is a beta prime
+    variable."""
     with mp.workdps(30):
         r, up = 1 / mp.mpf(shape), num_workers - k + 1
         if up <= r:
@@ -50,12 +52,15 @@ def log_logistic_moment(scale: float, shape: float, num_workers: int, k: int) ->
 def atomic_order_statistic(
     atoms: Sequence[tuple[float, Fraction]], num_workers: int, k: int, function: Callable
 ) -> float:
-    """E g(T_(k)) of a law with ascending atoms, from P(T_(k) ≤ t) = P(Bin(N, F(t)) ≥ k) as fractions."""
+    """E g(T_(k)) of a law with ascending atoms, from P(T_(k) ≤ t) = P(Bin(N, F(t)) ≥ k) as
+    fractions."""
     total, below, reached = 0.0, Fraction(0), Fraction(0)
     for atom, share in atoms:
         below += share
         ranks = range(k, num_workers + 1)
-        now = sum(math.comb(num_workers, j) * below**j * (1 - below) ** (num_workers - j) for j in ranks)
+        now = sum(
+            math.comb(num_workers, j) * below**j * (1 - below) ** (num_workers - j) for j in ranks
+        )
         if now > reached:
             total += float(now - reached) * function(atom)
         reached = Fraction(now)
@@ -63,7 +68,8 @@ def atomic_order_statistic(
 
 
 def crossing_probability(boundary: Sequence[Fraction]) -> Fraction:
-    """P(for some k fewer than k of N uniform variables are ≤ boundary[k-1]), for an ascending boundary.
+    """P(for some k fewer than k of N uniform variables are ≤ boundary[k-1]), for an ascending
+    boundary.
 
     Counts of workers are carried from boundary to boundary; exact, and polynomial in the boundary.
     """
@@ -82,7 +88,8 @@ def crossing_probability(boundary: Sequence[Fraction]) -> Fraction:
 
 
 def project_by_active_sets(values: np.ndarray, total: float) -> np.ndarray:
-    """The nearest x ≥ 0 with Σ x = total: the best feasible one over every set of positive entries."""
+    """The nearest x ≥ 0 with Σ x = total: the best feasible one over every set of positive
+    entries."""
     best, nearest = np.full(values.shape, np.nan), np.inf
     for size in range(1, values.size + 1):
         for chosen in itertools.combinations(range(values.size), size):

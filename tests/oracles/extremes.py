@@ -1,7 +1,8 @@
-r"""E max_n y_n T_(N-n) for extreme laws, by NumPy and SciPy alone: a recursion over counts, integrated.
+r"""E max_n y_n T_(N-n) for extreme laws, by NumPy and SciPy alone: a recursion over counts,
+integrated.
 
-A law is here its infimum and SciPy's law of the excess T - infimum, so that a shift of a million scales
-takes no digit: with w = t - y_last infimum, the excess that level n has room for is
+A law is here its infimum and SciPy's law of the excess T - infimum, so that a shift of a million
+scales takes no digit: with w = t - y_last infimum, the excess that level n has room for is
 ((y_last - y_n) infimum + w) / y_n, a sum of positive terms. The integral is adaptive, in log w.
 """
 
@@ -14,12 +15,15 @@ from scipy import special
 
 # Gauss–Legendre of 8 and of 16 points: what differs between them is bisected.
 _COARSE, _FINE = np.polynomial.legendre.leggauss(8), np.polynomial.legendre.leggauss(16)
-# Panels are bisected until they differ by less than this share of the integral, and until the probability,
-# where it counts, falls by less than half: a step near the end of a panel deceives every rule.
+# Panels are bisected until they differ by less than this share of the integral, and until the
+# probability, where it counts, falls by less than half: a step near the end of a panel deceives
+# every rule.
 _TOLERANCE, _MAX_DEPTH = 1e-14, 60
 
 
-def expected_max(excess: Any, infimum: float, partition: np.ndarray, kinks: tuple[float, ...] = ()) -> float:
+def expected_max(
+    excess: Any, infimum: float, partition: np.ndarray, kinks: tuple[float, ...] = ()
+) -> float:
     """E max_n y_n T_(N-n) for x = `partition`; `kinks` are those of the excess."""
     x = np.asarray(partition, float)
     used = np.flatnonzero(x > 0)
@@ -33,15 +37,17 @@ def expected_max(excess: Any, infimum: float, partition: np.ndarray, kinks: tupl
 
     ends = load[:, None] * np.array(kinks)[None] - rest[:, None] * infimum
     breaks = [math.log(w) for w in ends.ravel() if w > 0]
-    centre = math.log(load[-1]) + math.log(float(excess.isf(1e-3)))  # of rare times, under the largest load
+    # of rare times, under the largest load
+    centre = math.log(load[-1]) + math.log(float(excess.isf(1e-3)))
     return float(load[-1] * infimum + _integral(late, centre, breaks))
 
 
 def crossing(workers: int, used: np.ndarray, below: np.ndarray, above: np.ndarray) -> np.ndarray:
-    """P(for some level n fewer than N-n workers are below), from P(below) and P(above), `[levels, Q]`.
+    """P(for some level n fewer than N-n workers are below), from P(below) and P(above),
+    `[levels, Q]`.
 
-    From the highest level down, the state is how many workers are below; those above come below the next
-    room independently. A state short of N-n has failed. All terms are positive.
+    From the highest level down, the state is how many workers are below; those above come below the
+    next room independently. A state short of N-n has failed. All terms are positive.
     """
     count = np.arange(workers + 1)
     alive = np.zeros((below.shape[1], workers + 1))
@@ -56,7 +62,9 @@ def crossing(workers: int, used: np.ndarray, below: np.ndarray, above: np.ndarra
         new = np.zeros_like(alive)
         for c in np.flatnonzero(alive.any(axis=0)):
             m = count[: workers - c + 1]
-            new[:, c:] += alive[:, c, None] * (special.comb(workers - c, m) * arrive[:, m] * stay[:, m[::-1]])
+            new[:, c:] += alive[:, c, None] * (
+                special.comb(workers - c, m) * arrive[:, m] * stay[:, m[::-1]]
+            )
         short = count < workers - level
         failed += new[:, short].sum(axis=1)
         new[:, short] = 0
@@ -64,7 +72,9 @@ def crossing(workers: int, used: np.ndarray, below: np.ndarray, above: np.ndarra
     return failed
 
 
-def _integral(late: Callable[[np.ndarray], np.ndarray], centre: float, breaks: list[float]) -> float:
+def _integral(
+    late: Callable[[np.ndarray], np.ndarray], centre: float, breaks: list[float]
+) -> float:
     """∫ P(w) dw in v = log w."""
     grid = np.arange(centre - 120, min(centre + 640, 700.0))
     size = np.exp(grid) * late(grid)
@@ -88,7 +98,9 @@ def _integral(late: Callable[[np.ndarray], np.ndarray], centre: float, breaks: l
     return total + open_total
 
 
-def _panels(late: Callable, left: np.ndarray, right: np.ndarray, nodes: np.ndarray, weights: np.ndarray):
+def _panels(
+    late: Callable, left: np.ndarray, right: np.ndarray, nodes: np.ndarray, weights: np.ndarray
+):
     half = (right - left)[:, None] / 2
     v = left[:, None] + half * (1 + nodes)
     value = late(v.ravel()).reshape(v.shape) * np.exp(v)

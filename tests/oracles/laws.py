@@ -1,8 +1,8 @@
 r"""The one table of laws: each of the package's, with what SciPy and mpmath say of it.
 
-Of the package only the constructors are used, in `Case.law`; every answer is SciPy's, mpmath's at 40 digits,
-or counted. In mpmath a law is its survival function and its mean; everything else about it (Λ, Λ⁻¹, slopes)
-is derived here by root finding and numerical differentiation.
+Of the package only the constructors are used, in `Case.law`; every answer is SciPy's, mpmath's at
+40 digits, or counted. In mpmath a law is its survival function and its mean; everything else about
+it (Λ, Λ⁻¹, slopes) is derived here by root finding and numerical differentiation.
 """
 
 import dataclasses
@@ -24,10 +24,12 @@ DIGITS = 40
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """A kind of law: `build` is the package's, `frozen` SciPy's, or `Atoms`, with the package's parameters.
+    """A kind of law: `build` is the package's, `frozen` SciPy's, or `Atoms`, with the package's
+    parameters.
 
-    The others, of laws that are asked in mpmath, take these there, `p`, in the order of the package's fields.
-    P(T > t) holds between `infimum` and `end`; `typical` is a scale of T - infimum.
+    The others, of laws that are asked in mpmath, take these there, `p`, in the order of the
+    package's fields. P(T > t) holds between `infimum` and `end`; `typical` is a scale of
+    T - infimum.
     """
 
     build: Callable[..., bcgc.distributions.Distribution]
@@ -97,7 +99,8 @@ class Case:
 
     @mp.workdps(DIGITS)
     def inverse(self, a):
-        """Λ⁻¹(a), as the root of log Λ(t) - log a in log(t - infimum), or the logit where t ends."""
+        """Λ⁻¹(a), as the root of log Λ(t) - log a in log(t - infimum), or the logit where t
+        ends."""
         p, a = self.exact, mp.mpf(a)
         start, end = self.family.infimum(p), self.family.end(p)
         if a == 0:
@@ -107,7 +110,9 @@ class Case:
             return start + (mp.exp(w) if end == mp.inf else (end - start) / (1 + mp.exp(-w)))
 
         def f(w):  # where all but 1e-50 is later, P(T > t) is 1, or more
-            return mp.log((abs(mp.log(self.family.survival(p, time(w)))) or mp.mpf(10) ** -DIGITS) / a)
+            return mp.log(
+                (abs(mp.log(self.family.survival(p, time(w)))) or mp.mpf(10) ** -DIGITS) / a
+            )
 
         low = high = mp.log(self.family.typical(p)) if end == mp.inf else mp.mpf(0)
         step = mp.mpf(1) / 2
@@ -136,12 +141,15 @@ class Case:
             if i == len(self.parameters) or ends(moved(h)) != (start, end):
                 # Λ is smooth on a scale set by the distance to the ends of the support.
                 h = min(min(point[-1] - start, end - point[-1]) * mp.mpf(10) ** -10, h)
-            low, high = (-mp.log(self.family.survival(q[:-1], q[-1])) for q in (moved(-h), moved(h)))
+            low, high = (
+                -mp.log(self.family.survival(q[:-1], q[-1])) for q in (moved(-h), moved(h))
+            )
             slopes.append((high - low) / (2 * h))
         return slopes
 
     def inverse_slopes(self, t) -> list:
-        """∂Λ⁻¹(a)/∂pᵢ for every parameter, and ∂Λ⁻¹/∂a last, at a = Λ(t), as an implicit function."""
+        """∂Λ⁻¹(a)/∂pᵢ for every parameter, and ∂Λ⁻¹/∂a last, at a = Λ(t), as an implicit
+        function."""
         *drift, slope = self.hazard_slopes(t)
         return [*(-d / slope for d in drift), 1 / slope]
 
@@ -150,7 +158,8 @@ class Case:
         """∂E T/∂pᵢ for every parameter, by differences of the formula."""
         p = self.exact
         return [
-            mp.diff(lambda v, i=i: self.family.mean([*p[:i], v, *p[i + 1 :]]), p[i]) for i in range(len(p))
+            mp.diff(lambda v, i=i: self.family.mean([*p[:i], v, *p[i + 1 :]]), p[i])
+            for i in range(len(p))
         ]
 
 
@@ -242,13 +251,17 @@ GAMMA = Family(
 )
 # P(T > t) = 1 / (1 + ((t - shift) / scale)^shape), with parameters (scale, shape, shift).
 LOG_LOGISTIC = Family(
-    build=lambda *p: bcgc.FromHazard(_log_logistic_hazard, _inverse_log_logistic_hazard, parameters=p),
+    build=lambda *p: bcgc.FromHazard(
+        _log_logistic_hazard, _inverse_log_logistic_hazard, parameters=p
+    ),
     frozen=lambda scale, shape, shift: stats.fisk(shape, shift, scale),
     survival=lambda p, t: 1 / (1 + ((t - p[2]) / p[0]) ** p[1]),
     mean=lambda p: p[2] + p[0] * (mp.pi / p[1]) / mp.sin(mp.pi / p[1]) if p[1] > 1 else mp.inf,
     typical=lambda p: p[0],
 )
-DETERMINISTIC = Family(build=bcgc.distributions.Deterministic, frozen=lambda value: Atoms([value], [1.0]))
+DETERMINISTIC = Family(
+    build=bcgc.distributions.Deterministic, frozen=lambda value: Atoms([value], [1.0])
+)
 TWO_SPEED = Family(
     build=bcgc.TwoSpeed,
     frozen=lambda fast, slow, probability: Atoms([fast, slow], [1 - probability, probability]),

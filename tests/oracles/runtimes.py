@@ -36,7 +36,8 @@ def delivered_runtime(
     send_time: float = 0.0,
     overlap: bool = False,
 ) -> float:
-    """When the last block is there, of workers that do their blocks one after the other and send each.
+    """When the last block is there, of workers that do their blocks one after the other and send
+    each.
 
     Eq. (5), where they start at once and send in no time.
     """
@@ -49,18 +50,24 @@ def delivered_runtime(
             if size > 0:
                 before += size
                 done += (n + 1) * size * cycles
-                setup = (n + 1) * (setup_cycles + chain_cycles * before)  # all subsets of level n, up to here
+                # all subsets of level n, up to here
+                setup = (n + 1) * (setup_cycles + chain_cycles * before)
                 work = start + cycle * (done + setup)
-                # Without overlap the processor waits while the link sends, all that was sent so far.
+                # Without overlap the processor waits while the link sends, all that was sent so
+                # far.
                 link = max(work, link) + send_time * size if overlap else work + send_time * before
                 arrivals[n].append(link)
     return max(sorted(a)[workers - n - 1] for n, a in enumerate(arrivals) if a)
 
 
-def coordinate_runtime(s: Sequence[int], times: Sequence[float], samples: float, cycles: float) -> float:
+def coordinate_runtime(
+    s: Sequence[int], times: Sequence[float], samples: float, cycles: float
+) -> float:
     """Eq. (2)."""
     ordered, workers = sorted(float(t) for t in times), len(times)
-    finish = [ordered[workers - n - 1] * sum(i + 1 for i in s[: place + 1]) for place, n in enumerate(s)]
+    finish = [
+        ordered[workers - n - 1] * sum(i + 1 for i in s[: place + 1]) for place, n in enumerate(s)
+    ]
     return samples * cycles / workers * max(finish)
 
 
@@ -91,11 +98,14 @@ def most_in_time(case: Case, workers: int, t: float) -> float:
         return exceedance(case, loads, np.full(len(loads), t))
 
     options: dict[str, Any] = {"vectorized": True, "updating": "deferred", "seed": 0, "tol": 1e-10}
-    return float(1 - optimize.differential_evolution(late, [(0, 1)] * workers, popsize=12, **options).fun)
+    return float(
+        1 - optimize.differential_evolution(late, [(0, 1)] * workers, popsize=12, **options).fun
+    )
 
 
 def expected_max(case: Case, load: np.ndarray) -> float:
-    """E max_n load_n T_(N-n) by Gauss–Legendre on many panels in log t; exact steps for atomic laws."""
+    """E max_n load_n T_(N-n) by Gauss–Legendre on many panels in log t; exact steps for atomic
+    laws."""
     return float(expected_maxima(case, np.asarray(load, float)[None])[0])
 
 
@@ -114,7 +124,8 @@ def expected_maxima(case: Case, loads: np.ndarray) -> np.ndarray:
             edges = edges[edges >= start]
             t, w = (edges[1:] + edges[:-1]) / 2, np.diff(edges)
         else:
-            # 40 panels around the bulk, and ever longer ones towards 0 and infinity, in log(t - start).
+            # 40 panels around the bulk, and ever longer ones towards 0 and infinity, in
+            # log(t - start).
             early, late = case.frozen.ppf(np.array([1e-3, 1 - 1e-3 / load.size]))
             high = used.max() * late - start
             low = math.log(np.clip(used.min() * early - start, 1e-3 * high, 0.01 * high))
@@ -153,12 +164,15 @@ def expected_order_statistic(
         return density * function(float(t)) if density else 0.0
 
     points = [-200.0, -60, -25, -10, -5, -2, 0, 2, 5, 10, 25, 60, 200]
-    return integrate.quad(integrand, -700, 700, points=points, epsabs=0, epsrel=1e-12, limit=3000)[0]
+    return integrate.quad(integrand, -700, 700, points=points, epsabs=0, epsrel=1e-12, limit=3000)[
+        0
+    ]
 
 
 @functools.cache
 def optimal_share(name: str, workers: int) -> tuple[np.ndarray, float]:
-    """The best partition of 1 and its E max_n y_n T_(N-n), by SciPy's SLSQP with forward differences."""
+    """The best partition of 1 and its E max_n y_n T_(N-n), by SciPy's SLSQP with forward
+    differences."""
     case = CASES[name]
     rank = np.arange(1, workers + 1)
     start = np.full(workers, 1 / workers)

@@ -1,4 +1,5 @@
-"""A step of work sharing, chunk by chunk, in plain Python; and the placement bound as a linear program."""
+"""A step of work sharing, chunk by chunk, in plain Python; and the placement bound as a linear
+program."""
 
 import heapq
 from typing import Any
@@ -9,8 +10,8 @@ import numpy as np
 def shared(holders, sizes, starts, times, round_trip=0.0, lengths=None, costs=None, paces=None):
     """When everyone has ended its last chunk: `holders[subset][chunk]`, times for a unit of size.
 
-    In place of the sizes there may be lengths, `[worker, subset * chunk]`, and predicted costs; what a worker
-    takes for a unit may be known beforehand.
+    In place of the sizes there may be lengths, `[worker, subset * chunk]`, and predicted costs;
+    what a worker takes for a unit may be known beforehand.
     """
     workers, count = len(times), len(sizes)
     chunks = [(j, c) for j in range(workers) for c in range(count)]
@@ -28,7 +29,9 @@ def shared(holders, sizes, starts, times, round_trip=0.0, lengths=None, costs=No
         if paces is not None:
             return paces[b]
         known = [p for p in last_pace if p is not None]
-        found = last_pace[b] if last_pace[b] is not None else sum(known) / len(known) if known else 1.0
+        found = (
+            last_pace[b] if last_pace[b] is not None else sum(known) / len(known) if known else 1.0
+        )
         if running[b] is not None:
             begun, size = running[b]
             found = max(found, (now - begun) / size)

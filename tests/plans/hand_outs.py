@@ -1,7 +1,9 @@
-"""Processes and a network around `Handout`, for its tests: they keep their own books of who added what.
+"""Processes and a network around `Handout`, for its tests: they keep their own books of who added
+what.
 
-Each event is one of the `actions` that are possible now. Messages are repeated, lost, late and reordered: a
-request is handled any number of times while it is not answered, and perhaps once more at any later time.
+Each event is one of the `actions` that are possible now. Messages are repeated, lost, late and
+reordered: a request is handled any number of times while it is not answered, and perhaps once more
+at any later time.
 """
 
 import dataclasses
@@ -60,19 +62,24 @@ class Process:
         return cls(who, Request(who, None, ()), gone=gone)
 
     def ask(self):
-        self.request = Request(self.who, self.running[0] if self.running else None, tuple(self.sums))
+        self.request = Request(
+            self.who, self.running[0] if self.running else None, tuple(self.sums)
+        )
 
     def check(self):
         assert len(self.sums) + (self.running is not None) <= 2, "a third vector"
 
 
 class World:
-    """A master with its `Handout`, and processes. The other arguments: how often something may happen."""
+    """A master with its `Handout`, and processes. The other arguments: how often something may
+    happen."""
 
     def __init__(self, handout: Handout, stale=0, late=0, lost=0, join=0, next_first=False):
         self.handout = handout
         self.total: Counter[Chunk] = Counter()
-        members = [Member(handout.step, worker, life) for worker, life in enumerate(handout.roster.lives)]
+        members = [
+            Member(handout.step, worker, life) for worker, life in enumerate(handout.roster.lives)
+        ]
         self.processes = [Process.of(who) for who in members]
         self.stale: list[Request | Parcel] = []
         self.budget = {"late": late, "lost": lost, "join": join, "stale": stale}
@@ -103,7 +110,10 @@ class World:
         if not handout.present(who):
             present = handout.present(who._replace(step=handout.step))
             for name in (request.done, *request.held):
-                assert name is None or (handout.done(who, name), handout.stands(who, name)) == (None, False)
+                assert name is None or (handout.done(who, name), handout.stands(who, name)) == (
+                    None,
+                    False,
+                )
             assert handout.next(who, self.seconds) is None
             return Answer(present, handout.step)
         keep = None
@@ -190,12 +200,18 @@ class World:
         self._leave_behind(request)
         if answer.step is not None:
             self._forget(process)
-            self.processes[i] = Process.of(process.who._replace(step=answer.step), not answer.present)
+            self.processes[i] = Process.of(
+                process.who._replace(step=answer.step), not answer.present
+            )
             return
         process.sums = {name: v for name, v in process.sums.items() if name in answer.standing}
         if process.parcel is not None and process.parcel.name not in process.sums:
             self._forget(process)
-        if process.running is not None and answer.keep is not None and answer.keep in answer.standing:
+        if (
+            process.running is not None
+            and answer.keep is not None
+            and answer.keep in answer.standing
+        ):
             process.sums[answer.keep] = (*process.sums.get(answer.keep, ()), process.running[1])
         if answer.wanted is not None and process.parcel is None:
             name, label = answer.wanted
@@ -253,7 +269,8 @@ class World:
     # What must come of it.
 
     def finish(self, moving: set[int], worth=()) -> bool:
-        """Whether the step settles if those go on alone, the others are silent, and the watch sees it.
+        """Whether the step settles if those go on alone, the others are silent, and the watch sees
+        it.
 
         It must if each missing chunk has a holder that moves.
         """
@@ -284,23 +301,33 @@ class World:
         self.take(i)
 
     def key(self) -> str:
-        """Worlds of one key have one future: names count by their order, and forgotten ones do not."""
+        """Worlds of one key have one future: names count by their order, and forgotten ones do
+        not."""
         h = self.handout
         held = repr([self.processes, self.stale])
         known = sorted((k, v) for k, v in h._decided.items() if repr(k[1]) in held)
-        books = [sorted(h._keeper.items()), sorted(h._added), sorted(h._open), sorted(h._running.items())]
+        books = [
+            sorted(h._keeper.items()),
+            sorted(h._added),
+            sorted(h._open),
+            sorted(h._running.items()),
+        ]
         sums = [sorted(h._filling.items()), sorted(h._closed.items()), known, sorted(self.total)]
-        text = repr([books, sums, h._lives, sorted(h._alive), sorted(h._overdue), self.budget]) + held
+        text = (
+            repr([books, sums, h._lives, sorted(h._alive), sorted(h._overdue), self.budget]) + held
+        )
         numbers = sorted({int(n) for n in re.findall(r"number=(\d+)", text)})
         ranks = {str(n): str(i) for i, n in enumerate(numbers)}
         return re.sub(r"number=(\d+)", lambda found: "n" + ranks[found[1]], text)
 
 
-def timed_step(handout: Handout, starts: Sequence[float], seconds: np.ndarray) -> tuple[float, np.ndarray]:
+def timed_step(
+    handout: Handout, starts: Sequence[float], seconds: np.ndarray
+) -> tuple[float, np.ndarray]:
     """When the last chunk has ended, and until when each worker is busy: one event after the other.
 
-    A worker begins the step at its start, and takes `seconds[worker, k]` for the k-th chunk. All that
-    are free are served at every event; those that `may_be_given` something would be enough.
+    A worker begins the step at its start, and takes `seconds[worker, k]` for the k-th chunk. All
+    that are free are served at every event; those that `may_be_given` something would be enough.
     """
     workers, number = range(len(starts)), {chunk: k for k, chunk in enumerate(handout.holders)}
     members = [Member(handout.step, w, handout.roster.lives[w]) for w in workers]

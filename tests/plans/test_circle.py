@@ -32,7 +32,9 @@ def test_it_is_what_workers_do_one_by_one(stored, setup, chain):
     # Workers that do not count change nothing.
     extra = [np.pad(a, ((0, 0), (0, 3)), constant_values=0.1) for a in (times, starts)]
     found, sent = _runtimes(work, *extra, 5), _sent(work, *extra, 5)
-    wanted = [simulated(plan, t, s, setup or 0, chain or 0) for t, s in zip(times, starts, strict=True)]
+    wanted = [
+        simulated(plan, t, s, setup or 0, chain or 0) for t, s in zip(times, starts, strict=True)
+    ]
     np.testing.assert_allclose(found, [tau for tau, _ in wanted], rtol=1e-12)
     np.testing.assert_allclose(sent, [share for _, share in wanted], rtol=1e-12)
 
@@ -57,7 +59,9 @@ def test_what_schemes_need():
     other, cyclic = bcgc.solve(problem, "tandon:2"), bcgc.solve(problem, "cyclic:3")
     assert [float(a) for a in known(other.needs)] == [3, 0.6, 0, 1, 0]
     assert [int(a) for a in known(cyclic.needs)][::2] == [3, 1, 0]
-    mean, error, *_ = bcgc.simulate_runtime(jax.random.key(0), problem, known(cyclic.plan), 20_000, unit=None)
+    mean, error, *_ = bcgc.simulate_runtime(
+        jax.random.key(0), problem, known(cyclic.plan), 20_000, unit=None
+    )
     assert float(mean) == pytest.approx(float(cyclic.expected_runtime), abs=4 * float(error))
     assert bcgc.solve(problem, "limit").needs is None
 
@@ -79,7 +83,9 @@ def test_what_does_not_exist_is_refused(method, words):
 @pytest.mark.slow
 def test_a_batch_over_workers_is_the_loop():
     def value(workers):
-        return bcgc.solve(bcgc.Problem(PAPER, workers, 100, max_workers=6), "cyclic:3").expected_runtime
+        return bcgc.solve(
+            bcgc.Problem(PAPER, workers, 100, max_workers=6), "cyclic:3"
+        ).expected_runtime
 
     batch = jax.vmap(value)(jnp.array([2, 3, 6]))
     assert np.isnan(float(batch[0]))

@@ -1,4 +1,5 @@
-"""One worker of each of nested groups, against enumeration and draws; when blocks are there, of all rules."""
+"""One worker of each of nested groups, against enumeration and draws; when blocks are there, of
+all rules."""
 
 import functools
 import itertools
@@ -38,7 +39,8 @@ UNEVEN = (tuple((w,) for w in range(5)), ((0, 1), (2,), (3, 4)), ((0, 1), (2, 3,
     ],
 )
 def test_late_groups_are_as_probable_as_by_enumeration(groups):
-    """Of workers that are alike, and of those whose groups have other sizes with chances of their own."""
+    """Of workers that are alike, and of those whose groups have other sizes with chances of
+    their own."""
     workers, tasks = sum(map(len, groups[0])), len(groups)
     for kinds in (None, kinds_by_size(groups)[0]):
         rule = OneOfEach(groups, kinds)
@@ -47,10 +49,16 @@ def test_late_groups_are_as_probable_as_by_enumeration(groups):
         late = math.fsum(
             math.prod(p[kind_of[w], r] for w, r in enumerate(done))
             for done in itertools.product(range(tasks + 1), repeat=workers)
-            if any(max(done[w] for w in group) <= k for k, level in enumerate(groups) for group in level)
+            if any(
+                max(done[w] for w in group) <= k
+                for k, level in enumerate(groups)
+                for group in level
+            )
         )
         survival = np.cumsum(p, axis=1)[:, :-1]
-        assert float(jax.jit(rule.late)(-np.log(survival.ravel()))) == pytest.approx(late, abs=4e-15)
+        assert float(jax.jit(rule.late)(-np.log(survival.ravel()))) == pytest.approx(
+            late, abs=4e-15
+        )
 
 
 def test_the_ends_and_a_late_tail_keep_their_digits():
@@ -67,14 +75,19 @@ def test_as_many_may_be_late_for_ever_as_leave_one_in_each_group():
     late = [set(itertools.combinations(range(5), k)) for k in range(6)]
     for used in itertools.product((False, True), repeat=3):
         if any(used):
-            groups = [set(group) for level, on in zip(UNEVEN, used, strict=True) if on for group in level]
-            fine = [all(not any(g <= set(gone) for g in groups) for gone in late[k]) for k in range(6)]
+            groups = [
+                set(group) for level, on in zip(UNEVEN, used, strict=True) if on for group in level
+            ]
+            fine = [
+                all(not any(g <= set(gone) for g in groups) for gone in late[k]) for k in range(6)
+            ]
             found = OneOfEach(UNEVEN).tolerated(jnp.array(used, float))
             assert int(found) == sum(itertools.takewhile(bool, fine)) - 1
 
 
 @pytest.mark.parametrize(
-    "case", [laws.WEIBULL.at(1.0, 0.6, 0.3), *slow(laws.UNIFORM.at(1, 9), laws.EMPIRICAL.at(1, 2, 5))]
+    "case",
+    [laws.WEIBULL.at(1.0, 0.6, 0.3), *slow(laws.UNIFORM.at(1, 9), laws.EMPIRICAL.at(1, 2, 5))],
 )
 def test_exact_values_are_those_of_draws_and_slopes_those_of_differences(case):
     sizes, workers, rng = (1, 3, 12), 12, np.random.default_rng(8)
@@ -82,7 +95,9 @@ def test_exact_values_are_those_of_draws_and_slopes_those_of_differences(case):
 
     def found(work, sent, start):
         worker = Worker(law, jnp.asarray(start), jnp.asarray(2.0))
-        return expected_completion(worker, Load(work, sent), OneOfEach(nested_groups(sizes, workers)))
+        return expected_completion(
+            worker, Load(work, sent), OneOfEach(nested_groups(sizes, workers))
+        )
 
     value_and_slope = jax.jit(jax.value_and_grad(found, argnums=(0, 1), has_aux=True))
     for start in (0.0, 3.0):
@@ -100,7 +115,9 @@ def test_exact_values_are_those_of_draws_and_slopes_those_of_differences(case):
         if case.atoms:
             continue
         move = rng.uniform(size=3)
-        low, high = (float(value_and_slope(work + s * 1e-5 * move, sent, start)[0][0]) for s in (-1, 1))
+        low, high = (
+            float(value_and_slope(work + s * 1e-5 * move, sent, start)[0][0]) for s in (-1, 1)
+        )
         assert (high - low) / 2e-5 == pytest.approx(float(slopes[0] @ move), rel=1e-5)
 
 
@@ -132,11 +149,16 @@ def _any_of(finish: Any) -> list[float]:
 
 def _first_holder(finish: Any) -> list[float]:
     """Worker w does subset w + k as its k-th."""
-    return [max(min(row[(j - k) % WORKERS] for k, row in enumerate(finish)) for j in range(WORKERS))]
+    return [
+        max(min(row[(j - k) % WORKERS] for k, row in enumerate(finish)) for j in range(WORKERS))
+    ]
 
 
 def _one_of_each(finish: Any) -> list[float]:
-    return [max(min(row[w] for w in g) for g in groups) for row, groups in zip(finish, GROUPS, strict=True)]
+    return [
+        max(min(row[w] for w in g) for g in groups)
+        for row, groups in zip(finish, GROUPS, strict=True)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -149,12 +171,15 @@ def _one_of_each(finish: Any) -> list[float]:
 )
 def test_a_block_is_there_when_its_rule_says_so(rule: Any, definition: Any) -> None:
     finish = np.random.default_rng(0).exponential(1.0, (3, 2, TASKS, WORKERS))
-    finish[0, 0, :, :2] = finish[2, 1, 1] = np.inf  # two who never answer, and a task that nobody does
+    # two who never answer, and a task that nobody does
+    finish[0, 0, :, :2] = finish[2, 1, 1] = np.inf
     finish[1, 1, 1:] = finish[1, 1, :, 0] = np.inf  # one alone
     found = rule.blocks(finish, np.arange(TASKS))
     assert isinstance(found, np.ndarray)
     want = [[definition(one) for one in row] for row in finish]
     np.testing.assert_array_equal(found, want)
-    compiled = jax.jit(lambda times: rule.blocks(times, np.arange(TASKS)))(finish.astype(np.float32))
+    compiled = jax.jit(lambda times: rule.blocks(times, np.arange(TASKS)))(
+        finish.astype(np.float32)
+    )
     np.testing.assert_array_equal(compiled, np.array(want, np.float32))
     assert jnp.isinf(compiled).any()

@@ -25,8 +25,8 @@ NAMES = CONTINUOUS + ATOMIC
 # κ = M b / N is not 1, and no two of its parts are equal.
 SAMPLES, CYCLES = 3.0, 0.7
 
-# Relative error of value and slope in float64; the slope's is relative to the largest slope. Laws with a
-# kink or with atoms are summed piece by piece.
+# Relative error of value and slope in float64; the slope's is relative to the largest slope. Laws
+# with a kink or with atoms are summed piece by piece.
 VALUE_ERROR = {"line": 1e-8, "panels": 1e-11, "atoms": 1e-12}  # worst measured 1.3e-9, 4e-15, 6e-14
 SLOPE_ERROR = {"line": 1e-7, "panels": 1e-10, "atoms": 1e-10}  # worst measured 1.2e-8, 6e-12, 7e-12
 
@@ -36,15 +36,20 @@ def _rule(name: str) -> str:
 
 
 @functools.partial(jax.jit, static_argnames="num_nodes")
-def _value(law: Any, x: Array, workers: Any, *, num_nodes: int = NUM_NODES) -> bcgc.plans.Expectation:
+def _value(
+    law: Any, x: Array, workers: Any, *, num_nodes: int = NUM_NODES
+) -> bcgc.plans.Expectation:
     problem = bcgc.Problem(law, workers, 1000, SAMPLES, CYCLES, max_workers=x.size)
     return bcgc.plans.integrate_runtime(problem, x, num_nodes=num_nodes)
 
 
 @jax.jit
 def _everything(law: Any, x: Array, workers: Any) -> Any:
-    """((value, error), (slope in the law's parameters, slope in x)): one compilation for each law."""
-    return jax.value_and_grad(lambda law, x: tuple(_value(law, x, workers)), (0, 1), has_aux=True)(law, x)
+    """((value, error), (slope in the law's parameters, slope in x)): one compilation for each
+    law."""
+    return jax.value_and_grad(lambda law, x: tuple(_value(law, x, workers)), (0, 1), has_aux=True)(
+        law, x
+    )
 
 
 def _padded(x: Any, size: int = SIZE) -> Array:
@@ -61,7 +66,9 @@ def _exact(case: Case, rows: Any) -> np.ndarray:
     return _scale(loads.shape[1]) * oracles.expected_maxima(case, loads)
 
 
-def _partitions(rng: np.random.Generator, workers: int, count: int, total: float = 100.0) -> np.ndarray:
+def _partitions(
+    rng: np.random.Generator, workers: int, count: int, total: float = 100.0
+) -> np.ndarray:
     """Even ones, uneven ones, and ones with empty levels."""
     rows = np.concatenate([rng.dirichlet(np.full(workers, c), count) for c in (0.2, 1.0, 5.0)])
     rows[rows < 0.02 / workers] = 0
@@ -75,7 +82,9 @@ def _central(f: Callable[[np.ndarray], np.ndarray], at: np.ndarray, h: np.ndarra
     return (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * h)
 
 
-@pytest.mark.parametrize("name", [*slow("uniform", "two_speed"), "weibull_07", "pareto_12", "empirical"])
+@pytest.mark.parametrize(
+    "name", [*slow("uniform", "two_speed"), "weibull_07", "pareto_12", "empirical"]
+)
 def test_twenty_and_fifty_workers_are_the_recursion(name):
     """The slopes too: of a homogeneous function they add up to it."""
     case, rng = CASES[name], np.random.default_rng(2)
@@ -84,7 +93,9 @@ def test_twenty_and_fifty_workers_are_the_recursion(name):
         for partition, exact in zip(partitions, _exact(case, partitions), strict=True):
             (value, _), (_, slope) = _everything(case.law(), _padded(partition), workers)
             np.testing.assert_allclose(value, exact, rtol=VALUE_ERROR[_rule(name)])
-            np.testing.assert_allclose(slope[:workers] @ partition, exact, rtol=SLOPE_ERROR[_rule(name)])
+            np.testing.assert_allclose(
+                slope[:workers] @ partition, exact, rtol=SLOPE_ERROR[_rule(name)]
+            )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -101,7 +112,8 @@ def test_the_reported_error_bounds_the_true_error_closely(name):
 
 
 def test_the_reported_error_bounds_what_a_tail_has_beyond_the_last_node():
-    """E T_(N) = Π_j 1 / (1 - 1 / (j shape)) is mostly of times beyond e^640, in which no float has them."""
+    """E T_(N) = Π_j 1 / (1 - 1 / (j shape)) is mostly of times beyond e^640, in which no float
+    has them."""
     for shape in (1.003, 1.006):
         exact = _scale(4) * 100 * np.prod(1 / (1 - 1 / (shape * np.arange(1, 5))))
         (value, error), _ = _everything(bcgc.Pareto(1.0, shape), _padded([100.0, 0, 0, 0]), 4)
@@ -126,7 +138,9 @@ def test_the_slope_in_the_interior_is_that_of_central_differences(name):
     partition = 100 * rng.dirichlet(np.full(workers, 1.0))
     _, (_, slope) = _everything(case.law(), _padded(partition), workers)
     exact = _central(lambda rows: _exact(case, rows), partition, 1e-3 * partition)
-    np.testing.assert_allclose(slope[:workers], exact, atol=SLOPE_ERROR[_rule(name)] * exact.max(), rtol=0)
+    np.testing.assert_allclose(
+        slope[:workers], exact, atol=SLOPE_ERROR[_rule(name)] * exact.max(), rtol=0
+    )
 
 
 @pytest.mark.slow
@@ -167,7 +181,8 @@ def test_the_slope_of_a_law_with_atoms_is_a_subgradient_where_levels_and_values_
         (value, _), (_, slope) = _everything(case.law(), _padded(partition), workers)
         slope = np.asarray(slope)[:workers]
         assert np.all(at_others >= value + (others - partition) @ slope - 1e-12 * value)
-        # Work never pays: a negative slope would be a legal subgradient, and a worthless certificate.
+        # Work never pays: a negative slope would be a legal subgradient, and a worthless
+        # certificate.
         assert slope.min() >= 0
 
 
@@ -202,7 +217,8 @@ def test_tied_times_share_one_slope():
     _, (law_slope, _) = _everything(case.law(), _padded(partition), 4)
     exact = _central(both, np.zeros(1), np.array([1e-3]))
     np.testing.assert_allclose(law_slope.times[1] + law_slope.times[2], exact[0], rtol=1e-9)
-    # All of it stands at one of the two; the other's is 0 to rounding (measured -8e-16, of slopes up to 10).
+    # All of it stands at one of the two; the other's is 0 to rounding (measured -8e-16, of slopes
+    # up to 10).
     assert np.min(law_slope.times) >= -1e-14
 
 

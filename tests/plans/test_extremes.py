@@ -40,7 +40,8 @@ def _uniform(width: float) -> Extreme:
 def _extreme(rng: np.random.Generator, family: str, single: bool) -> Extreme:
     """Shapes from 0.02 to 500, shifts from 0 to a million scales.
 
-    Single precision has no room for the longest tails: its `runtime_error` is as large as the value.
+    Single precision has no room for the longest tails: its `runtime_error` is as large as the
+    value.
     """
     shift = 0.0 if rng.random() < 0.25 else _log_uniform(rng, 1e-3, 1e6)
     match family:
@@ -63,7 +64,8 @@ def _extreme(rng: np.random.Generator, family: str, single: bool) -> Extreme:
 
 
 def _partition(rng: np.random.Generator, law: Any, workers: int, size: int) -> np.ndarray:
-    """One level, a few, all of them, or those of a closed form; shares that single precision has."""
+    """One level, a few, all of them, or those of a closed form; shares that single precision
+    has."""
     kind, x = rng.integers(5), np.zeros(size)
     few = rng.choice(workers, rng.integers(1, min(workers, 5) + 1), replace=False)
     match kind:
@@ -101,19 +103,33 @@ def _check(case: Extreme, workers: int, x: np.ndarray, value_too: bool = True) -
         exact = extremes.expected_max(case.excess, case.infimum, x[:workers], case.kinks)
     rounding = 1e-13 * exact  # of the oracle
     for found, bound in pairs:
-        assert abs(float(found) - exact) <= float(bound) + rounding, (case.law, workers, x, found, exact)
-    assert float(certificate.lower_bound) <= exact + rounding, (case.law, workers, x, certificate, exact)
+        assert abs(float(found) - exact) <= float(bound) + rounding, (
+            case.law,
+            workers,
+            x,
+            found,
+            exact,
+        )
+    assert float(certificate.lower_bound) <= exact + rounding, (
+        case.law,
+        workers,
+        x,
+        certificate,
+        exact,
+    )
     assert float(certificate.relative_gap) >= 0
 
 
 def test_the_mean_may_lie_in_times_that_hardly_any_worker_takes(x64):
-    # Typical times of these laws are the shift to sixteen digits: the rule once saw nothing else, 12 to 16 %
-    # too low with an error of 4e-11. (Without a certificate: test_mass_at_infimum.)
+    # Typical times of these laws are the shift to sixteen digits: the rule once saw nothing else,
+    # 12 to 16 % too low with an error of 4e-11. (Without a certificate: test_mass_at_infimum.)
     for shape, shift in ((0.05, 1.0), (0.065, 0.055), (0.02, 0.3)):
         case = Extreme(bcgc.Gamma(shape, 1.0, shift), stats.gamma(shape), shift)
         for workers in (2, 8):
             for partition in ([0.3, 0.7], np.full(workers, 1 / workers)):
-                _check(case, workers, np.pad(partition, (0, SMALL - len(partition))), value_too=False)
+                _check(
+                    case, workers, np.pad(partition, (0, SMALL - len(partition))), value_too=False
+                )
 
 
 @pytest.mark.study
@@ -133,7 +149,9 @@ def test_the_error_of_thousands_of_extreme_laws_is_bounded(family, precision, re
 def _best(case: Extreme, workers: int) -> float:
     """What a coordinate takes by the plan that double precision finds."""
     with jax.enable_x64(True):
-        plan = np.maximum(np.asarray(known(bcgc.solve(padded(case.law, workers)).partition)), 0)[:workers]
+        plan = np.maximum(np.asarray(known(bcgc.solve(padded(case.law, workers)).partition)), 0)[
+            :workers
+        ]
     return extremes.expected_max(case.excess, case.infimum, plan, case.kinks) / plan.sum()
 
 
@@ -153,7 +171,8 @@ def _check_optimum(case: Extreme, workers: int, best: float) -> None:
 
 
 def test_a_certificate_of_single_precision_is_none_that_it_cannot_know():
-    # Widths of 5e-4 once gave bounds above a known plan, widths of 1e-5 "converged" at gaps up to 29 %.
+    # Widths of 5e-4 once gave bounds above a known plan, widths of 1e-5 "converged" at gaps up to
+    # 29 %.
     for width, *best in (
         (5e-4, 1.0003645357859756, 1.0004176689903326),
         (1e-5, 1.0000073013811788, 1.0000083655520018),
@@ -180,7 +199,8 @@ def test_certificates_of_nearly_deterministic_laws_in_single_precision(family):
 
 @pytest.mark.slow
 def test_the_error_of_splines_through_times_that_lie_decades_apart_is_bounded(x64):
-    # One worker waits for itself: E T = ∫ Λ⁻¹(a) e^-a da, by Gauss's rule in panels that crowd at the knots.
+    # One worker waits for itself: E T = ∫ Λ⁻¹(a) e^-a da, by Gauss's rule in panels that crowd at
+    # the knots.
     points, weights = np.polynomial.legendre.leggauss(40)
     crowd = np.concatenate([[0], np.geomspace(1e-9, 0.5, 40)])
     crowd = np.concatenate([crowd, 1 - crowd[:-1][::-1]])
@@ -188,13 +208,23 @@ def test_the_error_of_splines_through_times_that_lie_decades_apart_is_bounded(x6
         rng = np.random.default_rng(seed)
         times = np.where(rng.random(60) < 0.1, 1000, 1) * rng.uniform(1, 1.01, 60)
         law = bcgc.measured.smooth_empirical(times)
-        knots = np.append(np.asarray(law.hazards), float(law.hazards[-1]) + np.array([5.0, 15.0, 40.0]))
+        knots = np.append(
+            np.asarray(law.hazards), float(law.hazards[-1]) + np.array([5.0, 15.0, 40.0])
+        )
         knots = np.unique((knots[:-1, None] + np.diff(knots)[:, None] * crowd).ravel())
         half = np.diff(knots)[:, None] / 2
         a = knots[:-1, None] + half * (1 + points)
-        exact = float(np.sum(np.asarray(law.inverse_cumulative_hazard(a)) * np.exp(-a) * half * weights))
-        (value, error), certificate = (
-            _found(of, law, 1, jnp.ones(1)) for of in (bcgc.plans.integrate_runtime, bcgc.certificate)
+        exact = float(
+            np.sum(np.asarray(law.inverse_cumulative_hazard(a)) * np.exp(-a) * half * weights)
         )
-        assert abs(float(value) - exact) <= float(error) + 1e-12 * exact, (seed, value, error, exact)
+        (value, error), certificate = (
+            _found(of, law, 1, jnp.ones(1))
+            for of in (bcgc.plans.integrate_runtime, bcgc.certificate)
+        )
+        assert abs(float(value) - exact) <= float(error) + 1e-12 * exact, (
+            seed,
+            value,
+            error,
+            exact,
+        )
         assert float(certificate.lower_bound) <= exact * (1 + 1e-12)

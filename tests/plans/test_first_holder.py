@@ -1,4 +1,5 @@
-"""Subsets covered by workers on a circle: exact values against enumeration, the trace formula and draws."""
+"""Subsets covered by workers on a circle: exact values against enumeration, the trace formula
+and draws."""
 
 import itertools
 
@@ -22,7 +23,9 @@ SIZE = 24
 
 
 def _worker(law, start_up=0.0):
-    start = start_up if isinstance(start_up, bcgc.distributions.Distribution) else jnp.asarray(start_up)
+    start = (
+        start_up if isinstance(start_up, bcgc.distributions.Distribution) else jnp.asarray(start_up)
+    )
     return Worker(law, start, jnp.asarray(1.0))
 
 
@@ -50,7 +53,9 @@ def _tau(ready, depth):
     return np.min(turned, axis=0).max(axis=1)
 
 
-@pytest.mark.parametrize(("workers", "depth"), [(n, d) for n in range(1, 5) for d in range(1, n + 1)])
+@pytest.mark.parametrize(
+    ("workers", "depth"), [(n, d) for n in range(1, 5) for d in range(1, n + 1)]
+)
 def test_a_missed_subset_is_as_probable_as_by_enumeration(workers, depth):
     p = np.random.default_rng(7 * workers + depth).dirichlet(np.ones(depth + 1))
     missed = sum(
@@ -121,10 +126,14 @@ def test_exact_values_are_those_of_draws(name, start_up, depth):
         times = case.draw(rng, (draws, workers))
         begin = rng.exponential(mean, times.shape) if start_up else np.zeros(times.shape)
         tau = _tau(begin[..., None] + times[..., None] * np.arange(1, depth + 1), depth)
-        assert abs(float(found.value) - tau.mean()) < 4 * tau.std() / np.sqrt(draws) + float(found.error)
+        assert abs(float(found.value) - tau.mean()) < 4 * tau.std() / np.sqrt(draws) + float(
+            found.error
+        )
         t = (1 + 1e-9) * float(np.quantile(tau, 0.7))  # behind a step, not on it
         late = float(_late(worker, _work(depth), workers, jnp.asarray(t)))
-        assert abs(late - np.mean(tau > t)) < 4.5 * max(np.sqrt(late * (1 - late) / draws), 1 / draws)
+        assert abs(late - np.mean(tau > t)) < 4.5 * max(
+            np.sqrt(late * (1 - late) / draws), 1 / draws
+        )
 
 
 def _missed_by_enumeration(workers, depth):
@@ -142,7 +151,9 @@ def test_two_start_ups_of_heavy_tails_against_all_states_and_double_exponential_
     e, growth = np.pi / 2 * np.sinh(x), np.pi / 2 * np.cosh(x)
 
     def late(t):
-        laps = np.maximum(t - np.array(starts)[:, None, None], 0) / (unit * np.arange(1, depth + 1)[:, None])
+        laps = np.maximum(t - np.array(starts)[:, None, None], 0) / (
+            unit * np.arange(1, depth + 1)[:, None]
+        )
         early = np.tensordot(share, -np.expm1(-((laps / 1000) ** 0.7)), 1)
         at_least = np.concatenate([np.ones((1, t.size)), early, np.zeros((1, t.size))])
         return np.prod((at_least[:-1] - at_least[1:])[missed], axis=1).sum(axis=0)
@@ -154,7 +165,8 @@ def test_two_start_ups_of_heavy_tails_against_all_states_and_double_exponential_
     law, start = bcgc.Weibull(1000.0, 0.7), bcgc.TwoSpeed(*starts, 0.3)
     problem = bcgc.Problem(law, workers, 20_000, 50, start_up=start)
     found = bcgc.plans.integrate_runtime(problem, cyclic_plan(problem.total, depth))
-    assert abs(float(found.value) - want) <= float(found.error) < 1e-9 * want  # 1e-14 and 1e-10 of it
+    # 1e-14 and 1e-10 of it
+    assert abs(float(found.value) - want) <= float(found.error) < 1e-9 * want
 
 
 def test_values_with_start_ups_are_those_of_draws_and_slopes_those_of_differences():
@@ -167,7 +179,9 @@ def test_values_with_start_ups_are_those_of_draws_and_slopes_those_of_difference
     at = jnp.array([0.7, 0.5, *_work(3)])
     value, slopes = found(at)
     rng = np.random.default_rng(0)
-    ready = rng.exponential(0.5, (50_000, 9, 1)) + (0.3 + rng.exponential(1 / 0.7, (50_000, 9, 1))) * _work(3)
+    ready = rng.exponential(0.5, (50_000, 9, 1)) + (
+        0.3 + rng.exponential(1 / 0.7, (50_000, 9, 1))
+    ) * _work(3)
     tau = _tau(np.asarray(ready), 3)
     assert abs(float(value) - tau.mean()) < 4 * tau.std() / np.sqrt(tau.size)
     for move in ([1, 0, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 0.3, 0.2, 0.5]):
@@ -176,7 +190,8 @@ def test_values_with_start_ups_are_those_of_draws_and_slopes_those_of_difference
 
 
 def test_nodes_follow_the_start_of_laws_with_mass_there():
-    """Slopes in a start-up and, of a shifted law, in its shift: all loads times it when all mass is there."""
+    """Slopes in a start-up and, of a shifted law, in its shift: all loads times it when all mass
+    is there."""
 
     @jax.jit
     @jax.value_and_grad
@@ -190,7 +205,11 @@ def test_nodes_follow_the_start_of_laws_with_mass_there():
 
 
 def test_an_infinite_mean_is_one_of_the_fastest_of_d():
-    """D workers must be slow together: two of a Pareto law of shape 0.6 have a mean, of shape 0.4 none."""
-    values = [float(_expected(_worker(bcgc.Pareto(1.0, shape)), _work(2), 5).value) for shape in (0.6, 0.4)]
+    """D workers must be slow together: two of a Pareto law of shape 0.6 have a mean, of shape
+    0.4 none."""
+    values = [
+        float(_expected(_worker(bcgc.Pareto(1.0, shape)), _work(2), 5).value)
+        for shape in (0.6, 0.4)
+    ]
     assert np.isfinite(values[0])
     assert np.isinf(values[1])

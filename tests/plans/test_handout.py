@@ -1,4 +1,5 @@
-"""The machine that hands out chunks: its rule by known ends, its protocol by all that can happen."""
+"""The machine that hands out chunks: its rule by known ends, its protocol by all that can
+happen."""
 
 import csv
 import dataclasses
@@ -34,7 +35,9 @@ def _pairs(num_workers: int, chunks: int) -> Storage:
     middle = [num_workers // 2] if num_workers % 2 == 0 else []
     offsets = half + middle + [num_workers - o for o in half]
     spread = [offsets[c % len(offsets)] for c in range(chunks)]
-    return Storage(tuple(tuple((j, (j + o) % num_workers) for o in spread) for j in range(num_workers)))
+    return Storage(
+        tuple(tuple((j, (j + o) % num_workers) for o in spread) for j in range(num_workers))
+    )
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['workers']}-{row['chunks']}")
@@ -59,20 +62,24 @@ def _random_handout(rng: random.Random, step: int, before=None, n=None) -> Hando
     stored = rng.randint(2, n)
     sizes = _sizes(rng.randint(1, 4), rng.random() < 0.5)
     rows = [
-        tuple((j, *rng.sample([w for w in range(n) if w != j], stored - 1)) for _ in sizes) for j in range(n)
+        tuple((j, *rng.sample([w for w in range(n) if w != j], stored - 1)) for _ in sizes)
+        for j in range(n)
     ]
     return Handout(step, Storage(tuple(rows)), [sizes] * n, before=before)
 
 
 def _go(world: World, rng: random.Random, events: int):
-    """Random events. Some processes act often and some hardly ever, and some sums are long on their way."""
+    """Random events. Some processes act often and some hardly ever, and some sums are long on
+    their way."""
     eager = [rng.choice([1.0, 1.0, 0.3, 0.02]) for _ in range(100)]
     chances = {"late": 0.1, "lost": 0.1, "join": 0.1, "handle_stale": 1.0}
     chances["handle_parcel"] = rng.choice([1.0, 0.05])
     world.seconds = [rng.random() for _ in world.seconds]
     everything = list(world.handout.holders)
     for _ in range(events):
-        world.worth = rng.sample(everything, rng.randint(0, len(everything))) if rng.random() < 0.2 else []
+        world.worth = (
+            rng.sample(everything, rng.randint(0, len(everything))) if rng.random() < 0.2 else []
+        )
         world.next_first = rng.random() < 0.3
         possible = world.actions()
         if not possible:
@@ -133,7 +140,8 @@ def _small(num_workers: int, chunks: int = 1) -> Handout:
 
 
 def _explore(world: World) -> tuple[int, int]:
-    """All interleavings: the number of states, and of settled ones. From each there is a way to settle."""
+    """All interleavings: the number of states, and of settled ones. From each there is a way to
+    settle."""
     start = world.key()
     states = {start: pickle.dumps(world)}
     before: dict[str, list[str]] = {start: []}
@@ -183,7 +191,9 @@ def test_all_interleavings_with_a_fault(budget):
 
 @pytest.mark.study
 @pytest.mark.slow
-@pytest.mark.parametrize("budget", [{"late": 1, "stale": 1}, {"late": 1, "lost": 1}, {"join": 1}], ids=str)
+@pytest.mark.parametrize(
+    "budget", [{"late": 1, "stale": 1}, {"late": 1, "lost": 1}, {"join": 1}], ids=str
+)
 def test_all_interleavings_with_two_faults_or_a_new_process(budget):
     states, settled = _explore(World(_small(2), **budget))
     assert states > settled > 1_000
@@ -253,7 +263,8 @@ def test_one_copy_is_enough_of_what_an_overdue_worker_keeps():
     assert handout.next(SECOND, ALIKE) is None
     given_up = _copy(handout)
     given_up.lost(0)
-    assert given_up.next(SECOND, ALIKE) is None  # nobody keeps the chunk any more, but the copy runs
+    # nobody keeps the chunk any more, but the copy runs
+    assert given_up.next(SECOND, ALIKE) is None
     handout.late(2)
     assert _next(handout, SECOND)[1] == (0, 0)
 
@@ -338,7 +349,9 @@ def test_what_is_kept_while_a_sum_is_on_its_way_is_another_sum():
 
 def test_nothing_begins_while_a_sum_is_on_its_way():
     handout, tickets = _all_begun()
-    names = [handout.done(who, ticket) for who, ticket in zip((FIRST, SECOND), tickets, strict=False)]
+    names = [
+        handout.done(who, ticket) for who, ticket in zip((FIRST, SECOND), tickets, strict=False)
+    ]
     wanted = handout.wanted(FIRST)
     assert wanted is not None
     assert wanted == (names[0], {(0, 0)})

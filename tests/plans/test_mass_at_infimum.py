@@ -1,7 +1,8 @@
-"""Exact values and slopes where nearly all mass of the law is at its infimum, against NumPy's and SciPy's.
+"""Exact values and slopes where nearly all mass of the law is at its infimum, against NumPy's and
+SciPy's.
 
-There most workers take no time to speak of beyond the least, and the mean is in the times of a few: rules
-whose nodes follow typical times see none of it, and slopes at the infimum are infinite.
+There most workers take no time to speak of beyond the least, and the mean is in the times of a few:
+rules whose nodes follow typical times see none of it, and slopes at the infimum are infinite.
 """
 
 import functools
@@ -20,19 +21,30 @@ from tests.problems import SIZE
 Numbers = dict[str, Any]
 NOTHING = oracle.Steps([0.0], [1.0])
 LINK = ("start", "send")
-# Of slopes, the worst of a thousand problems: 2e-7 of the slope with one start-up, 1.2e-5 with random ones.
+# Of slopes, the worst of a thousand problems: 2e-7 of the slope with one start-up, 1.2e-5 with
+# random ones.
 SLOPES, RANDOM_SLOPES = 1e-6, 5e-5
 
 # Of parameters p = (size, infimum, share): the law, the oracle's excess, log10 of the sizes.
-FAMILIES: dict[str, tuple[Callable[[Any], Any], Callable[[np.ndarray], Any], tuple[float, float]]] = {
+FAMILIES: dict[
+    str, tuple[Callable[[Any], Any], Callable[[np.ndarray], Any], tuple[float, float]]
+] = {
     "gamma": (lambda p: bcgc.Gamma(p[0], 1.0, p[1]), lambda p: stats.gamma(p[0]), (-2, -0.4)),
-    "lognormal": (lambda p: bcgc.Lognormal(0.0, p[0], p[1]), lambda p: stats.lognorm(p[0]), (0.2, 0.6)),
+    "lognormal": (
+        lambda p: bcgc.Lognormal(0.0, p[0], p[1]),
+        lambda p: stats.lognorm(p[0]),
+        (0.2, 0.6),
+    ),
     "two_speed": (
         lambda p: bcgc.TwoSpeed(p[1], p[1] + p[0], p[2]),
         lambda p: oracle.Steps([0.0, p[0]], [1 - p[2], p[2]]),
         (-1, 2),
     ),
-    "uniform": (lambda p: bcgc.Uniform(p[1], p[1] + p[0]), lambda p: stats.uniform(scale=p[0]), (-4, 1)),
+    "uniform": (
+        lambda p: bcgc.Uniform(p[1], p[1] + p[0]),
+        lambda p: stats.uniform(scale=p[0]),
+        (-4, 1),
+    ),
 }
 
 # Of a start-up's number s, the start-up and the oracle's infimum, excess and its scale.
@@ -65,7 +77,9 @@ def _draw(name: str, rng: np.random.Generator) -> Numbers:
     return {
         "workers": workers,
         "x": x,
-        "law": np.array([10 ** rng.uniform(*FAMILIES[name][2]), infimum, 10 ** rng.uniform(-4, -1)]),
+        "law": np.array(
+            [10 ** rng.uniform(*FAMILIES[name][2]), infimum, 10 ** rng.uniform(-4, -1)]
+        ),
         "start": sometimes(-2, 1),
         "send": sometimes(-3, 0.5),
         "setup": sometimes(-2, 0),
@@ -79,7 +93,11 @@ def _ours(name: str, start: str, overlap: bool, numbers: Numbers) -> tuple[Any, 
     workers = numbers["workers"]
 
     def value_of(n: Numbers) -> tuple[Any, Any]:
-        link = {} if start == "none" else {"send_time": n["send"], "start_up": STARTS[start][0](n["start"])}
+        link = (
+            {}
+            if start == "none"
+            else {"send_time": n["send"], "start_up": STARTS[start][0](n["start"])}
+        )
         link |= {"setup_cycles": n["setup"], "chain_cycles": n["chain"], "overlap": overlap}
         problem = bcgc.Problem(FAMILIES[name][0](n["law"]), workers, 1, max_workers=SIZE, **link)
         return bcgc.plans.integrate_runtime(problem, n["x"])
@@ -115,7 +133,9 @@ def _check(name, start, overlap, seed, count, num_slopes, most=99):
     for k in range(count):
         n = _draw(name, rng)
         if not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
-            n = {key: v if key == "workers" else np.float32(v).astype(float) for key, v in n.items()}
+            n = {
+                key: v if key == "workers" else np.float32(v).astype(float) for key, v in n.items()
+            }
         value, error, slopes = _ours(name, start, overlap, n)
         expected = exact(n)
         assert abs(float(value) - expected) <= float(error), (value, expected, error, n)
@@ -127,14 +147,17 @@ def _check(name, start, overlap, seed, count, num_slopes, most=99):
             continue
         wanted: list[tuple[str, int | None]] = [("x", i) for i in range(n["workers"])]
         wanted += [("law", i) for i in range(3 if name == "two_speed" else 2)]
-        wanted += [(key, None) for key in (*LINK, "setup", "chain") if start != "none" or key not in LINK]
+        wanted += [
+            (key, None) for key in (*LINK, "setup", "chain") if start != "none" or key not in LINK
+        ]
         tolerance = SLOPES if start in ("none", "constant") else RANDOM_SLOPES
         for m in rng.permutation(len(wanted))[:most]:
             key, i = wanted[m]
             at, slope = (row[key] if i is None else row[key][i] for row in (n, slopes))
             if at == 0:
                 continue
-            # Relative to the slope, or to two thousandths of the value where it hardly changes: worst 1.8.
+            # Relative to the slope, or to two thousandths of the value where it hardly changes:
+            # worst 1.8.
             least = 2e-3 * tolerance * expected / at
             known = _difference(exact, n, key, i)
             assert float(slope) == pytest.approx(known, rel=tolerance, abs=least), (key, i, n)
@@ -152,7 +175,9 @@ _ALL = [(name, True, True) for name in FAMILIES] + [(name, False, True) for name
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "overlap", "x64"), [*_ALL, *((name, True, False) for name in THREE)])
+@pytest.mark.parametrize(
+    ("name", "overlap", "x64"), [*_ALL, *((name, True, False) for name in THREE)]
+)
 def test_values_and_slopes_of_all_laws(name: str, overlap: bool, x64: bool) -> None:
     with jax.enable_x64(x64):
         _check(name, "constant", overlap, 1, 110 if x64 else 40, 5 if x64 else 0, 4)
@@ -178,10 +203,18 @@ def test_values_and_slopes_with_random_start_ups(name, start, overlap, count, sl
 
 
 def test_the_mean_is_in_the_times_of_a_few(x64):
-    """A rule took the link's time for it, 0.3, with a claimed error of 3e-15; 10⁶ draws gave 0.35859 (19)."""
+    """A rule took the link's time for it, 0.3, with a claimed error of 3e-15; 10⁶ draws gave
+    0.35859 (19)."""
     x = np.zeros(SIZE)
     x[[0, 4]] = 0.5
-    n = {"workers": 5, "x": x, "law": np.array([0.05, 0.0, 0.0]), "start": 0.0, "setup": 0.0, "chain": 0.0}
+    n = {
+        "workers": 5,
+        "x": x,
+        "law": np.array([0.05, 0.0, 0.0]),
+        "start": 0.0,
+        "setup": 0.0,
+        "chain": 0.0,
+    }
     value, error, _ = _ours("gamma", "constant", True, n | {"send": 0.3 / 5})
     assert abs(5 * float(value) - 0.358661969) < 5 * float(error) + 1e-9
 

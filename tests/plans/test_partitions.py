@@ -19,14 +19,19 @@ def test_levels_are_the_first_to_reach_the_rank_of_their_coordinate(num_workers,
     partitions = [x for x in every if sum(x) == num_coordinates]
     ends = [np.cumsum(x) for x in partitions]
     expected = [[next(i for i in range(num_workers) if e[i] >= k) for k in ranks] for e in ends]
-    to_levels = jax.vmap(functools.partial(bcgc.levels_from_partition, num_coordinates=num_coordinates))
+    to_levels = jax.vmap(
+        functools.partial(bcgc.levels_from_partition, num_coordinates=num_coordinates)
+    )
     result = np.asarray(to_levels(np.array(partitions)))
     np.testing.assert_array_equal(result, expected)
-    # The map is one to one onto the ascending levels, and undone by the count, whatever their order.
+    # The map is one to one onto the ascending levels, and undone by the count, whatever their
+    # order.
     ascending = list(itertools.combinations_with_replacement(range(num_workers), num_coordinates))
     np.testing.assert_array_equal(np.unique(result, axis=0), ascending)
     shuffled = np.random.default_rng(7).permuted(result, axis=1)
-    back = jax.vmap(functools.partial(bcgc.partition_from_levels, num_workers=num_workers))(shuffled)
+    back = jax.vmap(functools.partial(bcgc.partition_from_levels, num_workers=num_workers))(
+        shuffled
+    )
     np.testing.assert_array_equal(back, partitions)
 
 
@@ -48,7 +53,9 @@ def test_a_level_that_is_not_used_ends_with_the_last_one_before(x64):
     expected, last = [], 0.0
     for n in range(5):
         if used[n]:
-            last = sum((i + 1) * x[i] for i in range(n + 1)) + (n + 1) * (setup + chain * x[: n + 1].sum())
+            last = sum((i + 1) * x[i] for i in range(n + 1)) + (n + 1) * (
+                setup + chain * x[: n + 1].sum()
+            )
         expected.append(last)
     found = bcgc.plans.partitions.finish_load(x, used, setup, chain)
     np.testing.assert_allclose(found, expected, rtol=1e-14)
@@ -74,14 +81,18 @@ def test_projection_is_the_best_over_all_active_sets(x64):
         *((100_000_007, np.float32), (1_000_000_000, np.float32)),  # where it has no fractions
     ],
 )
-def test_rounded_partition_sums_exactly_and_stays_within_one_or_the_spacing_of_numbers(total, dtype):
+def test_rounded_partition_sums_exactly_and_stays_within_one_or_the_spacing_of_numbers(
+    total, dtype
+):
     rng, x = np.random.default_rng(total), np.zeros((300, 24))
     for row in x:  # over 3 to 20 levels, the last two are padding
         used = rng.choice(22, rng.integers(3, 21), replace=False)
         row[used] = rng.dirichlet(np.full(used.size, 0.4)) * total
     x = x.astype(dtype)
     with jax.enable_x64(dtype == np.float64):
-        result = np.asarray(jax.jit(jax.vmap(bcgc.plans.partitions.round_partition, (0, None)))(x, total))
+        result = np.asarray(
+            jax.jit(jax.vmap(bcgc.plans.partitions.round_partition, (0, None)))(x, total)
+        )
     assert np.issubdtype(result.dtype, np.integer)
     np.testing.assert_array_equal(result.sum(axis=1, dtype=np.int64), total)
     # Half of a spacing for each of the 20 levels.
@@ -108,6 +119,7 @@ def test_a_projection_from_far_away_is_on_the_simplex_in_single_precision(far):
     values = np.array([0.5, 0.3, 0.2, 0.0], np.float32) * 2 - np.float32(far)
     found = np.asarray(bcgc.plans.partitions.project_partition(values, 1.0, np.arange(4) < 3))
     assert found.sum() == pytest.approx(1.0, abs=1e-6)
-    # c - λ on the support, by hand; a value as far as 1e5 has lost its digits, but not the others' sum.
+    # c - λ on the support, by hand; a value as far as 1e5 has lost its digits, but not the others'
+    # sum.
     if far < 1e3:
         np.testing.assert_allclose(found, [0.666667, 0.266667, 0.066667, 0.0], atol=3e-5)

@@ -1,4 +1,5 @@
-"""Runtimes of a draw by plain Python, Theorem 1 by brute force, simulation, deadlines, certificates."""
+"""Runtimes of a draw by plain Python, Theorem 1 by brute force, simulation, deadlines,
+certificates."""
 
 import functools
 import itertools
@@ -71,9 +72,17 @@ def test_block_runtime_waits_for_workers_that_start_up_and_send(precision, overl
     x = rng.dirichlet(np.full(5, 0.7), 6) * 40
     x[x < 1] = 0
     x[3:5, 0] = 0
-    given: dict[str, Any] = {"setup_cycles": 1.3, "chain_cycles": 0.4, "send_time": 0.9, "overlap": overlap}
+    given: dict[str, Any] = {
+        "setup_cycles": 1.3,
+        "chain_cycles": 0.4,
+        "send_time": 0.9,
+        "overlap": overlap,
+    }
     workers = list(zip(starts, times, strict=True))
-    loop = [[oracles.delivered_runtime(a, s, t, SAMPLES, CYCLES, **given) for s, t in workers] for a in x]
+    loop = [
+        [oracles.delivered_runtime(a, s, t, SAMPLES, CYCLES, **given) for s, t in workers]
+        for a in x
+    ]
     given |= {"num_samples": SAMPLES, "cycles": CYCLES}
     found = bcgc.block_runtime(x[:, None], times, start_ups=starts, **given)
     assert found.dtype == precision
@@ -104,15 +113,21 @@ _probability = jax.jit(bcgc.completion_probability)
 
 @functools.partial(jax.jit, static_argnames="num_draws")
 def _simulate(keys, problem, partition, num_draws):
-    return jax.vmap(lambda key: bcgc.simulate_runtime(key, problem, partition, num_draws, unit=None))(keys)
+    return jax.vmap(
+        lambda key: bcgc.simulate_runtime(key, problem, partition, num_draws, unit=None)
+    )(keys)
 
 
 @pytest.mark.parametrize("name", ["weibull_07", "two_speed"])
 def test_simulation_is_within_its_error_of_the_exact_value(name):
-    estimate = _simulate(jax.random.split(jax.random.key(4), 4), _problem(name, 6), PARTITION, 20_000)
+    estimate = _simulate(
+        jax.random.split(jax.random.key(4), 4), _problem(name, 6), PARTITION, 20_000
+    )
     load = oracles.load_of(PARTITION)
     exact = SAMPLES * CYCLES / 6 * oracles.expected_max(CASES[name], load)
-    assert np.all(np.abs(np.asarray(estimate.mean) - exact) < 4 * np.asarray(estimate.standard_error))
+    assert np.all(
+        np.abs(np.asarray(estimate.mean) - exact) < 4 * np.asarray(estimate.standard_error)
+    )
     sorted_draws = oracles.slowest_first(CASES[name], np.random.default_rng(4), 50_000, 6)
     expected = SAMPLES * CYCLES / 6 * (sorted_draws * load).max(1).std() / math.sqrt(20_000)
     np.testing.assert_allclose(estimate.standard_error, expected, rtol=0.15)
@@ -129,7 +144,9 @@ def test_the_completion_probability_is_that_of_the_recursion(name):
         load = oracles.load_of(partition)
         draws = scale * (oracles.slowest_first(case, rng, 20_000, workers) * load).max(1)
         # Midway between draws, so that no deadline is an atom of the law.
-        spread = np.unique(np.round(np.quantile(draws, [0.001, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99]), 9))
+        spread = np.unique(
+            np.round(np.quantile(draws, [0.001, 0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99]), 9)
+        )
         later = 1.5 * spread[-1] * np.arange(1, 10 - spread.size)  # nine in all, for one program
         deadlines = np.concatenate([1.0001 * spread, later])
         actual = np.asarray(_probability(problem, partition, deadlines))
@@ -143,14 +160,17 @@ def test_the_completion_probability_runs_from_0_to_1(name, precision):
     deadlines = np.array([0.0, 0.999 * earliest, 1e12, np.inf])
     actual = _probability(_problem(name, 6), PARTITION, deadlines)
     assert actual.dtype == precision
-    np.testing.assert_allclose(actual, [0, 0, 1, 1], atol=30 * np.finfo(precision).eps)  # worst measured 5
+    # worst measured 5
+    np.testing.assert_allclose(actual, [0, 0, 1, 1], atol=30 * np.finfo(precision).eps)
     assert np.all((actual >= 0) & (actual <= 1))
 
 
 def test_a_deadline_met_exactly_counts():
     # Scale 1; loads 2, 4, 4, 4: the runtime is 6 if all are fast, 15 with one slow worker, else 30.
     problem = bcgc.Problem(bcgc.TwoSpeed(1.5, 7.5, 0.25), 4, 3, num_samples=4.0)
-    actual = _probability(problem, jnp.array([2.0, 1.0, 0.0, 0.0]), jnp.array([[5.99, 6.0], [15.0, 30.0]]))
+    actual = _probability(
+        problem, jnp.array([2.0, 1.0, 0.0, 0.0]), jnp.array([[5.99, 6.0], [15.0, 30.0]])
+    )
     fast = 0.75**4
     np.testing.assert_allclose(actual, [[0, fast], [fast + 4 * 0.25 * 0.75**3, 1]], atol=1e-14)
 
@@ -181,7 +201,9 @@ def test_second_slopes_of_the_completion_probability_are_those_of_a_power():
     found = jax.jit(jax.hessian(probability, argnums=(0, 1)))(rate, t)
     excess, late = t / 0.75 - 0.3, np.exp(-rate * (t / 0.75 - 0.3))
     slope = np.array([excess, rate / 0.75]) * late
-    second = np.array([[-(excess**2), (1 - rate * excess) / 0.75], [0, -((rate / 0.75) ** 2)]]) * late
+    second = (
+        np.array([[-(excess**2), (1 - rate * excess) / 0.75], [0, -((rate / 0.75) ** 2)]]) * late
+    )
     second[1, 0] = second[0, 1]
     exact = 12 * (1 - late) ** 2 * np.outer(slope, slope) + 4 * (1 - late) ** 3 * second
     np.testing.assert_allclose(found, exact, rtol=1e-12)
@@ -191,7 +213,9 @@ def test_second_slopes_of_the_completion_probability_are_those_of_a_power():
 def test_single_precision_keeps_both_tails_of_the_completion_probability():
     with jax.enable_x64(False):
         name, deadlines = "shifted_exponential", np.array([2e4, 5e4, 1e5, 3e5])
-        late = oracles.exceedance(CASES[name], oracles.load_of(PARTITION), deadlines * 6 / (SAMPLES * CYCLES))
+        late = oracles.exceedance(
+            CASES[name], oracles.load_of(PARTITION), deadlines * 6 / (SAMPLES * CYCLES)
+        )
         actual = _probability(_problem(name, 6), PARTITION, deadlines)
         assert actual.dtype == jnp.float32
         np.testing.assert_allclose(actual, 1 - late, atol=5e-6, rtol=0)  # worst measured 3e-7
@@ -227,6 +251,9 @@ def test_the_certificate_closes_at_an_optimum_found_elsewhere(name, gap):
     case, workers = CASES[name], 8
     share, value = oracles.optimal_share(name, workers)
     result = _certify(case.law(), jnp.asarray(100 * share), workers)
-    np.testing.assert_allclose(result.expected_runtime, 100 * SAMPLES * CYCLES / workers * value, rtol=1e-8)
-    # Worst measured 1e-5, and 5e-3 where the optimum has an empty level (differences see no slope there).
+    np.testing.assert_allclose(
+        result.expected_runtime, 100 * SAMPLES * CYCLES / workers * value, rtol=1e-8
+    )
+    # Worst measured 1e-5, and 5e-3 where the optimum has an empty level (differences see no slope
+    # there).
     assert 0 <= result.relative_gap < gap

@@ -1,4 +1,5 @@
-"""Work sharing: a batch of steps against one, chunk by chunk; bounds against linear programs; examples."""
+"""Work sharing: a batch of steps against one, chunk by chunk; bounds against linear programs;
+examples."""
 
 import csv
 import functools
@@ -63,7 +64,9 @@ def test_a_batch_is_what_workers_do_one_by_one(case):
     starts = rng.exponential(0.5, (60, WORKERS)) * (np.arange(60) % 2)[:, None]
     for round_trip in (0.0, 0.25):
         found = _program(WORKERS, stored, chunks, equal)(starts, times, round_trip)
-        want = [shared(holders, sizes, s, t, round_trip) for s, t in zip(starts, times, strict=True)]
+        want = [
+            shared(holders, sizes, s, t, round_trip) for s, t in zip(starts, times, strict=True)
+        ]
         np.testing.assert_allclose(found, want, rtol=1e-12)
 
 
@@ -73,7 +76,9 @@ def test_whoever_is_free_takes_the_largest_chunk_where_all_store_all():
     times = rng.exponential(size=(20, WORKERS)) + 0.05
     times[:5] = rng.integers(1, 4, (5, WORKERS))
     starts = rng.exponential(0.5, (20, WORKERS))
-    found = jax.jit(jax.vmap(functools.partial(all_data_runtime, sizes, round_trip=0.25)))(starts, times)
+    found = jax.jit(jax.vmap(functools.partial(all_data_runtime, sizes, round_trip=0.25)))(
+        starts, times
+    )
     want = [shared(holders, sizes, s, t, 0.25) for s, t in zip(starts, times, strict=True)]
     np.testing.assert_allclose(found, want, rtol=1e-12)
 
@@ -110,11 +115,13 @@ def test_the_costliest_chunk_is_handed_out_first_where_all_store_all():
 
 
 def _least_time(holders, starts, times):
-    """The least t at which work of the chunks, equal parts of a subset, can be dealt among their holders."""
+    """The least t at which work of the chunks, equal parts of a subset, can be dealt among their
+    holders."""
     workers, parts = len(times), [chunk for subset in holders for chunk in subset]
     count = len(parts) // workers
     pairs = [(k, w) for k, some in enumerate(parts) for w in some]
-    # Variables: how much each holder does of a part, then t. With starts 0: time of w = Σ amounts · T_w ≤ t.
+    # Variables: how much each holder does of a part, then t. With starts 0: time of
+    # w = Σ amounts · T_w ≤ t.
     amounts = np.array([[k == p for k, _ in pairs] + [False] for p in range(len(parts))], float)
     spent = np.array([[(u == w) * times[w] for _, u in pairs] + [-1.0] for w in range(workers)])
     cost = np.zeros(len(pairs) + 1)
@@ -156,7 +163,7 @@ def test_eight_chunks_take_hardly_longer_than_uncoded_and_no_less_than_the_bound
 def test_the_bound_counts_start_ups():
     """Two slow workers that start late alone have a share of the data: by hand."""
     starts, times = jnp.array([0.0, 3.0, 1.0]), jnp.array([1.0, 2.0, 4.0])
-    # Two subsets each: k = 2 has 1 subset, k = 3 all 3. {1, 2}: (t - 1) / 4 + (t - 3)⁺ / 2 = 1 at t = 11 / 3.
-    # All: t + (t - 1) / 4 + (t - 3)⁺ / 2 = 3 at t = 2.6.
+    # Two subsets each: k = 2 has 1 subset, k = 3 all 3. {1, 2}: (t - 1) / 4 + (t - 3)⁺ / 2 = 1 at
+    # t = 11 / 3. All: t + (t - 1) / 4 + (t - 3)⁺ / 2 = 3 at t = 2.6.
     assert float(storage_bound(starts, times, least_alone(3, 2))) == pytest.approx(11 / 3)
     assert float(storage_bound(starts, times, least_alone(3, 3))) == pytest.approx(2.6)

@@ -1,4 +1,5 @@
-"""Steps one after the other: who is busy when a step ends, against an event loop in plain Python."""
+"""Steps one after the other: who is busy when a step ends, against an event loop in plain
+Python."""
 
 from typing import Any
 
@@ -76,13 +77,17 @@ def _draws(steps: int = 40) -> tuple[np.ndarray, np.ndarray]:
     return starts, times
 
 
-def _host(problem: bcgc.Problem, plan: Plan, unit: str, starts: np.ndarray, times: np.ndarray) -> np.ndarray:
+def _host(
+    problem: bcgc.Problem, plan: Plan, unit: str, starts: np.ndarray, times: np.ndarray
+) -> np.ndarray:
     rule = known(plan.completion).of_problem(4, 4)
     passes: Any = passes_of(problem, plan)
     used = np.flatnonzero(np.asarray(plan.sizes) > 0)
 
     def last(begin: np.ndarray, time: np.ndarray) -> np.ndarray:
-        return rule.blocks(passes.finish(begin, time), np.asarray(plan.block))[..., used].max(axis=-1)
+        return rule.blocks(passes.finish(begin, time), np.asarray(plan.block))[..., used].max(
+            axis=-1
+        )
 
     return in_a_row(last, passes.of(unit), starts, times)
 
@@ -108,7 +113,9 @@ def _someone_has_each(done: set[tuple[int, int]]) -> bool:
     return len(there) == 4
 
 
-def _scanned(problem: bcgc.Problem, plan: Plan, unit: str, starts: np.ndarray, times: np.ndarray) -> Any:
+def _scanned(
+    problem: bcgc.Problem, plan: Plan, unit: str, starts: np.ndarray, times: np.ndarray
+) -> Any:
     """The same steps by JAX."""
 
     @jax.jit
@@ -132,15 +139,23 @@ def test_a_worker_on_a_circle_ends_its_subset():
         more = COSTS[costs]
         problem = bcgc.Problem(bcgc.Uniform(1.0, 2.0), 4, 6, 4.0, **more)
         own = around_circle(ORDER, [6.0], more.get("setup_cycles", 0), more.get("chain_cycles", 0))
-        thirds = [Piece(piece.cycles / 3, task=task) for piece in own for task in (None, None, piece.task)]
+        thirds = [
+            Piece(piece.cycles / 3, task=task) for piece in own for task in (None, None, piece.task)
+        ]
         want, _ = chain([thirds] * 4, _someone_has_each, starts.tolist(), times.tolist())
-        np.testing.assert_allclose(_host(problem, SCHEDULE, "chunk:3", starts, times), want, rtol=1e-12)
+        np.testing.assert_allclose(
+            _host(problem, SCHEDULE, "chunk:3", starts, times), want, rtol=1e-12
+        )
         want, late = chain([own] * 4, _someone_has_each, starts.tolist(), times.tolist())
         assert np.mean(np.array(late) > 0) > 0.1
-        np.testing.assert_allclose(_host(problem, SCHEDULE, "subset", starts, times), want, rtol=1e-12)
+        np.testing.assert_allclose(
+            _host(problem, SCHEDULE, "subset", starts, times), want, rtol=1e-12
+        )
     more = {"max_workers": 6, **COSTS["passes"]}
     padded = (np.pad(a, ((0, 0), (0, 2)), constant_values=9.0) for a in (starts, times))
-    found = _scanned(bcgc.Problem(bcgc.Uniform(1.0, 2.0), 4, 6, 4.0, **more), SCHEDULE, "subset", *padded)
+    found = _scanned(
+        bcgc.Problem(bcgc.Uniform(1.0, 2.0), 4, 6, 4.0, **more), SCHEDULE, "subset", *padded
+    )
     np.testing.assert_allclose(found, want, rtol=1e-12)
 
 
@@ -162,22 +177,30 @@ def test_unlike_workers_keep_their_places():
 
     x = jnp.array([0.0, 6.0, 0.0, 0.0])
     keys, slow = jax.random.split(jax.random.key(0), 2), jnp.array([9.0, -1.0])
-    simulate = jax.jit(jax.vmap(lambda key, slow: bcgc.simulate_runtime(key, problem(slow), x, 4000), (0, 0)))
+    simulate = jax.jit(
+        jax.vmap(lambda key, slow: bcgc.simulate_runtime(key, problem(slow), x, 4000), (0, 0))
+    )
     found, none = (jax.tree.map(lambda a, k=k: float(a[k]), simulate(keys, slow)) for k in range(2))
     rng = np.random.default_rng(1)
-    times = np.concatenate([rng.uniform(1.0, 10.0, (4000, 1)), rng.uniform(1.0, 1.1, (4000, 3))], axis=1)
+    times = np.concatenate(
+        [rng.uniform(1.0, 10.0, (4000, 1)), rng.uniform(1.0, 1.1, (4000, 3))], axis=1
+    )
     pieces = [in_order([2], [6.0])] * 4
     means = []
     for row in (times, rng.permuted(times, axis=1)):
         each, _ = chain(pieces, lambda done: len(done) >= 3, (0 * row).tolist(), row.tolist())
         means.append(np.mean(each))
     assert found.chained == pytest.approx(means[0], abs=5 * found.chained_error)
-    assert found.mean == pytest.approx(np.sort(times, axis=1)[:, 2].mean() * 12, abs=5 * found.standard_error)
+    assert found.mean == pytest.approx(
+        np.sort(times, axis=1)[:, 2].mean() * 12, abs=5 * found.standard_error
+    )
     assert means[1] > 1.5 * means[0]
     assert np.isnan(none.chained)
     # The same by NumPy, for tables.
     more, error = known(added_in_a_row(problem(9.0), x))
-    assert found.mean + more == pytest.approx(means[0], abs=5 * np.hypot(error, found.standard_error))
+    assert found.mean + more == pytest.approx(
+        means[0], abs=5 * np.hypot(error, found.standard_error)
+    )
 
 
 def test_equal_workers_lose_by_redundancy():

@@ -1,4 +1,5 @@
-"""Steps that end with their last chunk, against the machine that hands out, one event after the other."""
+"""Steps that end with their last chunk, against the machine that hands out, one event after the
+other."""
 
 import functools
 
@@ -34,7 +35,8 @@ def _drawn(rng, workers, sizes, whole):
 
 
 def _chain(step, num_workers, drawn):
-    """How each step ends, of `step(late, overdue, one)`: who is busy then begins the next one late."""
+    """How each step ends, of `step(late, overdue, one)`: who is busy then begins the next one
+    late."""
 
     def following(before, one):
         end = step(*before, one)
@@ -80,7 +82,9 @@ def test_a_chain_of_steps_is_what_the_machine_hands_out(case):
 def test_a_step_in_which_everyone_ends_is_what_the_machine_hands_out():
     sizes = chunk_sizes(3)
     storage = spread(6, 2, len(sizes))
-    program = jax.jit(jax.vmap(functools.partial(shared_runtime, desk_of(storage, sizes)), (0, 0, None, 0)))
+    program = jax.jit(
+        jax.vmap(functools.partial(shared_runtime, desk_of(storage, sizes)), (0, 0, None, 0))
+    )
     for whole in (False, True):
         starts, times, lengths = _drawn(np.random.default_rng(9), 6, sizes, whole)
         found = program(starts, times, 0.25, lengths)
@@ -90,14 +94,16 @@ def test_a_step_in_which_everyone_ends_is_what_the_machine_hands_out():
             assert float(found[k]) == pytest.approx(end, rel=1e-12)
 
 
-# Workers, how likely a pause is for each chunk, its least and its longest in steps. Where chunks are spread a
-# step takes 1.395, 1.546 (1.526 ± 0.009 in three times as many), 1.912, 2.293; uncoded 2.44 to 5.98.
+# Workers, how likely a pause is for each chunk, its least and its longest in steps. Where chunks
+# are spread a step takes 1.395, 1.546 (1.526 ± 0.009 in three times as many), 1.912, 2.293; uncoded
+# 2.44 to 5.98.
 PAUSES = [
     (spread, 16, 0.004, 0.5, 5.0, 1.45),
     (spread, 16, 0.002, 2.0, 10.0, 1.52),
     (spread, 32, 0.002, 2.0, 10.0, 1.93),
     (spread, 64, 0.0005, 5.0, 30.0, 2.42),
-    (whole_subsets, 16, 0.002, 2.0, 10.0, 1.42),  # 1.391: few workers that pause store the same chunk
+    # 1.391: few workers that pause store the same chunk
+    (whole_subsets, 16, 0.002, 2.0, 10.0, 1.42),
 ]
 
 

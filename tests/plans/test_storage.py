@@ -16,18 +16,31 @@ from bcgc_jax.plans.storage import whole_subsets
 
 N, PARAMS = 6, [np.zeros(10)]
 ONE = np.ones(4)
-# Singles, pairs and threes, all: of workers that share the data by the size of their group, or equally.
+# Singles, pairs and threes, all: of workers that share the data by the size of their group, or
+# equally.
 GROUPS = halving(N)
 BY_SIZE = np.array([[len(next(g for g in level if w in g)) for level in GROUPS] for w in (0, 1, 2)])
 PLANS = {
     "a partition": (partition_plan(np.array([3.0, 0.0, 5.0, 2.0, 0.0, 0.0]), N), "random_cyclic"),
     "a schedule": (cyclic_plan(10.0, 3), None),
     "groups by size": (
-        Plan(jnp.array([4.0, 3.0, 3.0, 0.0]), np.arange(4), BY_SIZE, ONE, OneOfEach(GROUPS, (0, 1, 2) * 2)),
+        Plan(
+            jnp.array([4.0, 3.0, 3.0, 0.0]),
+            np.arange(4),
+            BY_SIZE,
+            ONE,
+            OneOfEach(GROUPS, (0, 1, 2) * 2),
+        ),
         None,
     ),
     "groups of equal data": (
-        Plan(jnp.array([4.0, 0.0, 6.0, 0.0]), np.arange(4), np.array([1, 2, 3, 6]), ONE, OneOfEach(GROUPS)),
+        Plan(
+            jnp.array([4.0, 0.0, 6.0, 0.0]),
+            np.arange(4),
+            np.array([1, 2, 3, 6]),
+            ONE,
+            OneOfEach(GROUPS),
+        ),
         None,
     ),
 }

@@ -8,7 +8,9 @@ import pytest
 from bcgc_jax.plans.timing import Timing
 
 
-def _timing(num_workers: int, ends: dict[int, float], began: dict[int, float], size: int = 4) -> Timing:
+def _timing(
+    num_workers: int, ends: dict[int, float], began: dict[int, float], size: int = 4
+) -> Timing:
     """Workers that took so long for a first chunk, and those that have begun one then."""
     timing = Timing(num_workers)
     for worker, end in ends.items():
@@ -80,7 +82,9 @@ def test_nothing_new_is_worth_it_or_overdue_before_the_next_look():
     looks = 0
     for _ in range(200):
         began = {worker: 9 * rng.random() for worker in rng.sample(range(5), 3)}
-        timing = _timing(5, {w: 9 * rng.random() for w in rng.sample(range(5), rng.randint(0, 5))}, began)
+        timing = _timing(
+            5, {w: 9 * rng.random() for w in rng.sample(range(5), rng.randint(0, 5))}, began
+        )
         now = 9 + 9 * rng.random()
         look = timing.next_look(now)
         free = set(range(5)) - began.keys()

@@ -1,4 +1,5 @@
-"""When the last block is delivered: against enumeration, NumPy's draws, and what is known without."""
+"""When the last block is delivered: against enumeration, NumPy's draws, and what is known
+without."""
 
 import functools
 import itertools
@@ -36,7 +37,9 @@ def _problem(time: Any, workers: int = 5, **more: Any) -> bcgc.Problem:
     return bcgc.Problem(time, workers, 100, num_samples=3.0, **more)
 
 
-def _last(problem: bcgc.Problem, x: np.ndarray, starts: np.ndarray, times: np.ndarray) -> np.ndarray:
+def _last(
+    problem: bcgc.Problem, x: np.ndarray, starts: np.ndarray, times: np.ndarray
+) -> np.ndarray:
     """τ̂ for start-ups and times, `[D, N]`."""
     names = ("setup_cycles", "chain_cycles", "send_time")
     given: Any = {name: float(np.asarray(getattr(problem, name) or 0.0)) for name in names}
@@ -45,8 +48,11 @@ def _last(problem: bcgc.Problem, x: np.ndarray, starts: np.ndarray, times: np.nd
     return np.array([delivered_runtime(x[: len(t)], s, t, 3.0, 1.0, **given) for s, t in each])
 
 
-def _enumerated(problem: bcgc.Problem, pairs: list[tuple[float, float, float]], x: np.ndarray) -> tuple:
-    """Every combination of the workers' (start-up, time, probability): runtimes and probabilities."""
+def _enumerated(
+    problem: bcgc.Problem, pairs: list[tuple[float, float, float]], x: np.ndarray
+) -> tuple:
+    """Every combination of the workers' (start-up, time, probability): runtimes and
+    probabilities."""
     workers = int(np.asarray(problem.num_workers))
     found = list(itertools.product(pairs, repeat=workers))
     starts, times = (np.array([[p[i] for p in one] for one in found]) for i in (0, 1))
@@ -65,7 +71,11 @@ def test_atoms_are_summed_as_all_combinations_are(dependent: bool, overlap: bool
         pairs = [(s, t, 0.25) for s, t in zip(starts, times, strict=True)]
     else:
         problem = _problem(bcgc.TwoSpeed(0.8, 3.0, 0.4), 3, start_up=STARTS["two-point"], **more)
-        pairs = [(s, t, p * q) for s, p in ((10.0, 0.7), (300.0, 0.3)) for t, q in ((0.8, 0.6), (3.0, 0.4))]
+        pairs = [
+            (s, t, p * q)
+            for s, p in ((10.0, 0.7), (300.0, 0.3))
+            for t, q in ((0.8, 0.6), (3.0, 0.4))
+        ]
     runtimes, mass = _enumerated(problem, pairs, x)
     value, error = bcgc.plans.integrate_runtime(problem, x)
     assert float(value) == pytest.approx(runtimes @ mass, rel=1e-13)
@@ -88,7 +98,9 @@ def test_measured_steps_with_one_start_up_and_a_link() -> None:
 
 
 # Partitions of 2, 4 and 6 workers, padded.
-BATCH = np.array([[50, 50, 0, 0, 0, 0, 0, 0], [25, 25, 25, 25, 0, 0, 0, 0], [40, 20, 10, 10, 10, 10, 0, 0]])
+BATCH = np.array(
+    [[50, 50, 0, 0, 0, 0, 0, 0], [25, 25, 25, 25, 0, 0, 0, 0], [40, 20, 10, 10, 10, 10, 0, 0]]
+)
 SIZES = np.array([2, 4, 6])
 
 
@@ -96,7 +108,11 @@ def _values(*columns: Any) -> np.ndarray:
     """With start-ups of a density, by the program of the study."""
     law, found = bcgc.ShiftedExponential(np.float64(0.7), np.float64(1.0)), []
     for workers, scale, send, x in zip(*columns, strict=True):
-        more: Any = {"max_workers": SIZE, "start_up": bcgc.Weibull(float(scale), 0.8), "overlap": True}
+        more: Any = {
+            "max_workers": SIZE,
+            "start_up": bcgc.Weibull(float(scale), 0.8),
+            "overlap": True,
+        }
         more |= {"send_time": float(send), "setup_cycles": 0.0, "chain_cycles": 0.0}
         problem = bcgc.Problem(law, int(workers), 100, **more)
         found.append(start_ups._exact(problem, jnp.asarray(x, float), 1.0)[0])
@@ -110,12 +126,16 @@ def test_one_worker_takes_the_means_of_start_up_work_and_link() -> None:
     assert float(error) < 1e-4 * float(value)
     scale, send = np.array([[30.0, 60.0, 120.0], [0.9, 0.0, 0.5]])
     found = _values(np.ones(3, int), scale, send, np.tile(100 * np.eye(SIZE)[0], (3, 1)))
-    np.testing.assert_allclose(found, scale * math.gamma(2.25) + 100 * (1 + 1 / 0.7) + 100 * send, rtol=1e-6)
+    np.testing.assert_allclose(
+        found, scale * math.gamma(2.25) + 100 * (1 + 1 / 0.7) + 100 * send, rtol=1e-6
+    )
 
 
 def test_start_ups_that_vanish_leave_what_was_there() -> None:
     law = SHIFTED_EXPONENTIAL.at(0.7, 1.0)
-    without = np.array([expected_max(law, load_of(x[:n])) / n for n, x in zip(SIZES, BATCH, strict=True)])
+    without = np.array(
+        [expected_max(law, load_of(x[:n])) / n for n, x in zip(SIZES, BATCH, strict=True)]
+    )
     for scale in (1e-2, 1e-6, 1e-10):
         found = _values(SIZES, np.full(3, scale), np.zeros(3), BATCH.astype(float))
         assert np.all(np.abs(found - without) < 10 * scale + 1e-11 * without)
@@ -148,7 +168,8 @@ def test_random_problems_are_as_numpys_draws(kinds, count, draws, monkeypatch):
     rows = start_ups.compute_values(3, count, draws)
     z = np.array([[row.runtime_z, row.probability_z] for row in rows])
     assert np.abs(z).max() < 4
-    # Of a normal law two thirds are; a binomial count of so many problems may fall 3 deviations short.
+    # Of a normal law two thirds are; a binomial count of so many problems may fall 3 deviations
+    # short.
     assert np.mean(np.abs(z) < 1) > 0.683 - 3 * math.sqrt(0.683 * 0.317 / z.size)
 
 
@@ -158,7 +179,9 @@ def _integrated(problem: bcgc.Problem, x: jax.Array, num_nodes: int) -> tuple:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("time", "overlap"), [(name, name != "shifted exponential") for name in TIMES])
+@pytest.mark.parametrize(
+    ("time", "overlap"), [(name, name != "shifted exponential") for name in TIMES]
+)
 def test_the_reported_error_bounds_the_difference_to_a_finer_rule(time: str, overlap: bool) -> None:
     """Of laws that test_mass_at_infimum does not hold against an oracle together."""
     problem = _problem(TIMES[time], start_up=STARTS["uniform"], send_time=0.7, overlap=overlap)
@@ -169,7 +192,8 @@ def test_the_reported_error_bounds_the_difference_to_a_finer_rule(time: str, ove
 
 
 def test_slopes_are_those_of_differences() -> None:
-    """Of the partition, the laws of start-up and cycle time, and the link; of values exact to 1e-9 or so."""
+    """Of the partition, the laws of start-up and cycle time, and the link; of values exact to
+    1e-9 or so."""
 
     @jax.jit
     @jax.value_and_grad
@@ -188,7 +212,9 @@ def test_slopes_are_those_of_differences() -> None:
 
 def test_slopes_behind_each_kink_are_those_of_differences() -> None:
     """Of two start-ups, behind each of which many are done at once."""
-    problem = bcgc.Problem(bcgc.Gamma(0.3, 1.0, 0.2), 3, 6, 3.0, start_up=bcgc.TwoSpeed(0.1, 2.0, 0.3))
+    problem = bcgc.Problem(
+        bcgc.Gamma(0.3, 1.0, 0.2), 3, 6, 3.0, start_up=bcgc.TwoSpeed(0.1, 2.0, 0.3)
+    )
     value_and_slope = jax.jit(jax.value_and_grad(lambda x: bcgc.expected_runtime(problem, x)))
     x = np.array([2.0, 1.0, 3.0])
     slope = np.asarray(value_and_slope(x)[1])
@@ -204,7 +230,12 @@ def test_draws_of_a_problem_are_as_numpys() -> None:
         (STARTS["weibull"], 120.0 * rng.weibull(0.8, (draws, 5))),
         (50.0, np.full((draws, 5), 50.0)),
     ):
-        costs: Any = {"setup_cycles": 2.0, "chain_cycles": 0.1, "send_time": 0.5, "start_up": start_up}
+        costs: Any = {
+            "setup_cycles": 2.0,
+            "chain_cycles": 0.1,
+            "send_time": 0.5,
+            "start_up": start_up,
+        }
         problem = bcgc.Problem(TIMES["shifted exponential"], 5, 100, max_workers=SIZE, **costs)
         known = start_ups.runtimes(start_ups.Case(problem, x, None), starts, times)
         found = bcgc.simulate_runtime(jax.random.key(0), problem, x, draws, unit=None)

@@ -41,7 +41,9 @@ def test_both_closed_forms_agree_with_independent_quadrature(x64):
     times = [expected_order_statistic(case, 7, k) for k in range(1, 8)]
     rates = [1 / expected_order_statistic(case, 7, k, lambda t: 1 / t) for k in range(1, 8)]
     np.testing.assert_allclose(time_partition(problem)[:7], _closed_form(times, 20_000), rtol=1e-7)
-    np.testing.assert_allclose(frequency_partition(problem)[:7], _closed_form(rates, 20_000), rtol=1e-7)
+    np.testing.assert_allclose(
+        frequency_partition(problem)[:7], _closed_form(rates, 20_000), rtol=1e-7
+    )
 
 
 def test_a_time_of_zero_puts_everything_at_the_highest_level(x64):
@@ -77,7 +79,9 @@ def published() -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     by_scheme = defaultdict(list)
     for row in rows_of(_PUBLISHED / "published_runtimes.csv"):
         workers, rate = (row["x"], 1e-3) if row["axis"] == "num_workers" else (20, row["x"])
-        by_scheme[row["scheme"]].append((float(workers), float(rate), float(row["expected_runtime"])))
+        by_scheme[row["scheme"]].append(
+            (float(workers), float(rate), float(row["expected_runtime"]))
+        )
     return {scheme: tuple(np.array(rows).T) for scheme, rows in by_scheme.items()}
 
 

@@ -1,4 +1,5 @@
-"""The most probable completion and its bound, against global searches and the journal version's values."""
+"""The most probable completion and its bound, against global searches and the journal version's
+values."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -13,8 +14,20 @@ import bcgc_jax as bcgc
 from bcgc_jax.exact.order_statistics import order_survival
 from bcgc_jax.plans.runtime import Certificate
 from bcgc_jax.solution import solution_of
-from bcgc_jax.solvers.completion_bound import _closer, _Cut, _faster, _Minorant, _suprema, completion_bound
-from bcgc_jax.solvers.deadline import STARTS, CompletionResult, chance_constrained, completion_partition
+from bcgc_jax.solvers.completion_bound import (
+    _closer,
+    _Cut,
+    _faster,
+    _Minorant,
+    _suprema,
+    completion_bound,
+)
+from bcgc_jax.solvers.deadline import (
+    STARTS,
+    CompletionResult,
+    chance_constrained,
+    completion_partition,
+)
 from bcgc_jax.solvers.spectral import spectral_projected_gradient
 from tests.oracles import runtimes as oracles
 from tests.oracles.laws import PARETO, SHIFTED_EXPONENTIAL, WEIBULL
@@ -34,7 +47,8 @@ def test_the_published_probability_is_beaten_and_every_start_ends_at_one_optimum
     assert int(result.status) == bcgc.Status.CONVERGED
     assert float(result.probability) > 0.628 + 0.05  # published 0.628, measured 0.7456
     assert result.probabilities.shape == (len(STARTS),)
-    np.testing.assert_allclose(result.probabilities, result.probability, rtol=1e-5)  # worst measured 1e-9
+    # worst measured 1e-9
+    np.testing.assert_allclose(result.probabilities, result.probability, rtol=1e-5)
     found = bcgc.completion_probability(problem, result.partition, 10**6.5)
     np.testing.assert_allclose(result.probability, found, rtol=1e-12)
     *others, single = known(completion_partition(problem, 6e5).probabilities)
@@ -123,8 +137,12 @@ def test_the_probability_has_the_slopes_of_a_fixed_partition(x64):
     partition = bcgc.solve(problem(1e-3), bcgc.Deadline(1.5e7)).partition
     for argument, step in ((0, 1e-7), (1, 1e2)):
         slope = jax.grad(best, argument)(1e-3, 1.5e7)
-        near: Any = [np.array([1e-3, 1.5e7]) + sign * step * np.eye(2)[argument] for sign in (1, -1)]
-        above, below = (bcgc.completion_probability(problem(r), known(partition), d) for r, d in near)
+        near: Any = [
+            np.array([1e-3, 1.5e7]) + sign * step * np.eye(2)[argument] for sign in (1, -1)
+        ]
+        above, below = (
+            bcgc.completion_probability(problem(r), known(partition), d) for r, d in near
+        )
         assert float(slope) == pytest.approx(float((above - below) / (2 * step)), rel=1e-5)
     # Of another plan than the fastest: no slope is known without that of the plan.
     runtime = jax.grad(lambda t: bcgc.solve(problem(1e-3), bcgc.Deadline(t)).expected_runtime)
@@ -143,20 +161,28 @@ def test_the_plan_is_the_best_of_a_global_search_and_all_starts_lead_to_it(x64, 
     best = oracles.most_in_time(case, 5, deadline)
     assert int(result.status) == bcgc.Status.CONVERGED
     assert float(result.probability) >= best - 1e-8
-    late = oracles.exceedance(case, oracles.load_of(np.asarray(result.partition)), np.array([deadline]))
+    late = oracles.exceedance(
+        case, oracles.load_of(np.asarray(result.partition)), np.array([deadline])
+    )
     np.testing.assert_allclose(result.probability, 1 - late[0], rtol=1e-9)
     from_starts = np.asarray(result.probabilities)
-    in_time = from_starts > 1e-9  # where no plan beside it is ever in time, a search has no slope to go by
+    # where no plan beside it is ever in time, a search has no slope to go by
+    in_time = from_starts > 1e-9
     assert in_time.sum() >= 5
     np.testing.assert_allclose(from_starts[in_time], best, rtol=1e-6)
 
 
 def test_a_search_that_did_not_end_says_so_though_the_mean_is_infinite():
-    problem, infinite = padded(bcgc.Pareto(1.0, 0.5), 5), Certificate(*map(jnp.asarray, (jnp.inf, 0, 0, 1.0)))
+    problem, infinite = (
+        padded(bcgc.Pareto(1.0, 0.5), 5),
+        Certificate(*map(jnp.asarray, (jnp.inf, 0, 0, 1.0))),
+    )
 
     @jax.jit
     def told(status: int) -> Any:
-        return known(solution_of(problem, jnp.zeros(problem.max_workers), status, 1, True, infinite).status)
+        return known(
+            solution_of(problem, jnp.zeros(problem.max_workers), status, 1, True, infinite).status
+        )
 
     assert told(bcgc.Status.STEP_LIMIT) == bcgc.Status.STEP_LIMIT
     assert told(bcgc.Status.CONVERGED) == bcgc.Status.INFINITE
@@ -164,7 +190,10 @@ def test_a_search_that_did_not_end_says_so_though_the_mean_is_infinite():
 
 def test_a_global_search_ends_below_the_bound_and_at_the_plan_that_was_found(x64, monkeypatch):
     case, deadline = WEIBULL.at(1.0, 0.6, 0.2), 60.0
-    problem, best = bcgc.Problem(case.law(), 4, 100), oracles.most_in_time(case, 4, deadline * 4 / 100)
+    problem, best = (
+        bcgc.Problem(case.law(), 4, 100),
+        oracles.most_in_time(case, 4, deadline * 4 / 100),
+    )
     found = completion_partition(problem, deadline)
     assert best == pytest.approx(float(found.probability), abs=1e-4)
     # The bound holds by itself, also where the plan that was found is a worse one.
@@ -213,7 +242,9 @@ def test_limits_are_where_plans_are_as_probable():
 def _fastest(problem, deadline, least, starts):
     """Least E τ̂ by sequential quadratic programming, from several starts."""
     runtime = jax.jit(jax.value_and_grad(lambda x: bcgc.expected_runtime(problem, x)))
-    in_time = jax.jit(jax.value_and_grad(lambda x: bcgc.completion_probability(problem, x, deadline)))
+    in_time = jax.jit(
+        jax.value_and_grad(lambda x: bcgc.completion_probability(problem, x, deadline))
+    )
     total, size = float(problem.total), problem.max_workers
     unit = float(runtime(starts[0])[0])
     values = []
@@ -241,7 +272,9 @@ def _fastest(problem, deadline, least, starts):
 
 @pytest.mark.study
 @pytest.mark.slow
-def test_no_optimiser_finds_a_faster_plan_that_is_in_time_as_often_and_the_ends_are_the_two_optima(x64):
+def test_no_optimiser_finds_a_faster_plan_that_is_in_time_as_often_and_the_ends_are_the_two_optima(
+    x64,
+):
     deadline, workers = 300.0, 8
     problem = bcgc.Problem(bcgc.ShiftedExponential(0.1, 1.0), workers, 100)
 
@@ -292,11 +325,16 @@ def test_no_plan_is_faster_than_one_that_need_not_be_in_time(x64, monkeypatch):
         monkeypatch.setattr(place, lambda *args, answer=answer, **options: answer)
     solution = bcgc.Deadline(1e8, min_completion=0.8).plan(problem, None)
     assert float(solution.lower_bound) == pytest.approx(float(fastest.lower_bound), rel=1e-9)
-    assert float(solution.lower_bound) < float(fastest.expected_runtime) < float(solution.expected_runtime)
+    assert (
+        float(solution.lower_bound)
+        < float(fastest.expected_runtime)
+        < float(solution.expected_runtime)
+    )
 
 
 def test_two_workers_have_the_fastest_of_all_shares_that_are_in_time(x64):
-    """τ̂ = max(y_0 T_(2), y_1 T_(1)) of exponential times, by its distribution at every share of a grid."""
+    """τ̂ = max(y_0 T_(2), y_1 T_(1)) of exponential times, by its distribution at every share of
+    a grid."""
     share, t = np.linspace(0, 1, 501), np.linspace(1e-9, 40, 1001)[:, None]
 
     def late(t):
@@ -306,7 +344,9 @@ def test_two_workers_have_the_fastest_of_all_shares_that_are_in_time(x64):
     runtime, in_time, least = np.trapezoid(late(t), t, axis=0), 1 - late(3.0), 0.974
     fast, sure = (np.array([share[i], 1 - share[i]]) for i in (runtime.argmin(), in_time.argmax()))
     surest = CompletionResult(*(jnp.asarray(a) for a in (sure, in_time.max(), 0.0, 0, 0)))
-    found = chance_constrained(bcgc.Problem(bcgc.Exponential(1.0), 2, 1.0, 2.0), 3.0, least, fast, surest)
+    found = chance_constrained(
+        bcgc.Problem(bcgc.Exponential(1.0), 2, 1.0, 2.0), 3.0, least, fast, surest
+    )
     assert float(found.probability) >= least - 1e-12
     best = share[np.where(in_time < least, np.inf, runtime).argmin()]
     np.testing.assert_allclose(found.partition[0], best, atol=2e-3)

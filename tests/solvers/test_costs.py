@@ -1,4 +1,5 @@
-"""Setup cycles, unequal units and whole units, against brute force over level sets and partitions."""
+"""Setup cycles, unequal units and whole units, against brute force over level sets and
+partitions."""
 
 import functools
 import itertools
@@ -25,7 +26,8 @@ PLAIN = padded(EXPONENTIAL, 6, 3_000, 7, 1.3)
 
 
 def _runtime_by_events(counts, costs, setup, times, samples, cycles):
-    """Workers compute unit after unit; a unit at level n is there once N - n of them have finished it."""
+    """Workers compute unit after unit; a unit at level n is there once N - n of them have
+    finished it."""
     workers, spent, done, ready, seen = len(times), 0.0, 0, 0.0, 0
     for level, count in enumerate(counts):
         if count == 0:
@@ -59,7 +61,9 @@ def test_exact_expectation_and_probability_with_setup_are_those_of_draws(x64):
     problem = bcgc.Problem(EXPONENTIAL, 5, 12, 6.0, 0.8, setup_cycles=2.1)
     partition = jnp.array([4.0, 0.0, 5.0, 3.0, 0.0])
     draws = 0.9 + np.random.default_rng(2).exponential(2.5, (400_000, 5))
-    times = np.asarray(bcgc.block_runtime(partition, draws, num_samples=6.0, cycles=0.8, setup_cycles=2.1))
+    times = np.asarray(
+        bcgc.block_runtime(partition, draws, num_samples=6.0, cycles=0.8, setup_cycles=2.1)
+    )
     error = times.std() / np.sqrt(times.size)
     assert abs(certificate(problem, partition).expected_runtime - times.mean()) < 4 * error
     estimate = bcgc.simulate_runtime(jax.random.key(3), problem, partition, 400_000, unit=None)
@@ -74,7 +78,9 @@ def test_the_bound_for_the_only_level_in_use_is_its_runtime(x64):
     found = certificate(problem, jnp.array([0.0, 12.0, 0.0, 0.0, 0.0]))
     assert abs(found.relative_gap) < 1e-12  # measured 2e-14
     shares = np.random.default_rng(7).dirichlet([1.0, 1.0], 12) * 12.0
-    of_two = [certificate(problem, jnp.array([first, 0.0, 0.0, second, 0.0])) for first, second in shares]
+    of_two = [
+        certificate(problem, jnp.array([first, 0.0, 0.0, second, 0.0])) for first, second in shares
+    ]
     runtimes, bounds = np.array([found[::2] for found in of_two]).T
     assert 0.5 * runtimes.min() < bounds.max() <= runtimes.min()
 
@@ -89,11 +95,19 @@ def test_a_search_counts_setup_chain_and_start_up_as_partitions_do(x64, monkeypa
         optimal, "optimal_partition", lambda *_, **asked: found._replace(status=asked["least"])
     )
     late = optimal_partition.__wrapped__(replace(problem, start_up=700.0), True, least=709.0)  # type: ignore[attr-defined]
-    assert (late.value, late.lower_bound, late.status) == (found.value + 700, found.lower_bound + 700, 9)
+    assert (late.value, late.lower_bound, late.status) == (
+        found.value + 700,
+        found.lower_bound + 700,
+        9,
+    )
 
 
-@pytest.mark.parametrize(("steps", "status"), [(7, bcgc.Status.STEP_LIMIT), (6, bcgc.Status.PRECISION)])
-def test_a_search_that_ended_before_its_limit_found_no_better_point(x64, monkeypatch, steps, status):
+@pytest.mark.parametrize(
+    ("steps", "status"), [(7, bcgc.Status.STEP_LIMIT), (6, bcgc.Status.PRECISION)]
+)
+def test_a_search_that_ended_before_its_limit_found_no_better_point(
+    x64, monkeypatch, steps, status
+):
     ended = jnp.asarray(False), jnp.asarray(steps), jnp.ones(12) / 12, jnp.array([2.0, 0.5, 1.0])
     monkeypatch.setattr(optimal, "search", lambda *_: ended)
     found = optimal_partition.__wrapped__(PLAIN, True, max_steps=7)  # type: ignore[attr-defined]
@@ -103,7 +117,9 @@ def test_a_search_that_ended_before_its_limit_found_no_better_point(x64, monkeyp
 
 @pytest.mark.study
 @pytest.mark.slow
-def test_the_levels_in_use_are_the_best_of_all_sets_and_no_partition_of_them_is_below_the_bound(x64):
+def test_the_levels_in_use_are_the_best_of_all_sets_and_no_partition_of_them_is_below_the_bound(
+    x64,
+):
     workers, rng = 6, np.random.default_rng(4)
     masks = np.array(list(itertools.product([False, True], repeat=workers))[1:])
     every = jax.jit(lambda p: jax.lax.map(lambda m: optimal_partition(p, m), masks, batch_size=16))
@@ -128,13 +144,20 @@ def test_the_levels_in_use_are_the_best_of_all_sets_and_no_partition_of_them_is_
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("units", "costs"),
-    [(5, None), (1, None), (6, np.random.default_rng(5).uniform(0.2, 3.0, 6)), (6, [*5 * [0.01], 50.0])],
+    [
+        (5, None),
+        (1, None),
+        (6, np.random.default_rng(5).uniform(0.2, 3.0, 6)),
+        (6, [*5 * [0.01], 50.0]),
+    ],
     ids=["equal", "one", "costs", "one unit of nearly all the cost"],
 )
 def test_few_units_are_placed_as_well_as_brute_force_places_them(x64, units, costs):
     problem = bcgc.Problem(EXPONENTIAL, 4, units, 10.0, 1.6, unit_costs=costs)
     every = [c for c in itertools.product(range(units + 1), repeat=4) if sum(c) == units]
-    runtime = jax.vmap(lambda counts: expected_runtime(problem, partition_of_units(problem, counts)))
+    runtime = jax.vmap(
+        lambda counts: expected_runtime(problem, partition_of_units(problem, counts))
+    )
     values = runtime(jnp.asarray(every))
     found = values[every.index(tuple(known(bcgc.solve(problem).rounded).tolist()))]
     np.testing.assert_allclose(found, values.min(), rtol=1e-12)
@@ -150,7 +173,9 @@ def test_two_units_move_together_where_one_alone_would_cost_more(x64):
         counts = np.array(counts)
         subsets, used = np.arange(1, 5), counts > 0
         load = np.cumsum(subsets * 1.6 * counts) + setup * np.maximum.accumulate(subsets * used)
-        return mass @ (used * load * np.where(np.arange(4) < np.arange(5)[:, None], slow, fast)).max(axis=1)
+        return mass @ (
+            used * load * np.where(np.arange(4) < np.arange(5)[:, None], slow, fast)
+        ).max(axis=1)
 
     best = min((c for c in itertools.product(range(4), repeat=4) if sum(c) == 3), key=mean)
     found = improve_units(problem, jnp.array([1.0, 0.0, 0.0, 2.0]), problem.exists)
@@ -181,7 +206,9 @@ def test_rounding_to_units_cuts_at_the_nearest_end(x64):
         *(({"unit_costs": costs}, "time", "unit_costs") for costs in (np.zeros(30), 2.0)),
     ],
 )
-def test_costs_that_make_no_sense_or_that_a_method_does_not_know_are_refused(extra, method, message):
+def test_costs_that_make_no_sense_or_that_a_method_does_not_know_are_refused(
+    extra, method, message
+):
     with pytest.raises(ValueError, match=message):
         bcgc.solve(bcgc.Problem(UNIFORM, 4, 30, **extra), method, key=jax.random.key(0))
 
@@ -195,7 +222,9 @@ def test_sets_that_cannot_be_better_are_not_solved_in_full(monkeypatch):
     table = np.array([np.inf, 5.0, 4.0, 2.0, 3.0, 6.0, 1.5, 2.5])
     asked: list[tuple[int, float]] = []
 
-    def optimum(problem: bcgc.Problem, levels: Any, *, tolerance: float, least: Any) -> OptimalResult:
+    def optimum(
+        problem: bcgc.Problem, levels: Any, *, tolerance: float, least: Any
+    ) -> OptimalResult:
         number = jnp.sum(jnp.where(levels, 2 ** jnp.arange(WORKERS), 0))
         jax.debug.callback(lambda *one: asked.append((int(one[0]), float(one[1]))), number, least)
         value = jnp.asarray(table, problem.dtype)[number]
@@ -216,7 +245,9 @@ def test_sets_that_cannot_be_better_are_not_solved_in_full(monkeypatch):
 @pytest.mark.slow
 def test_an_optimum_that_is_slower_than_asked_for_ends_early_with_a_bound_that_holds(x64):
     problem = bcgc.Problem(LAW, WORKERS, 20_000, setup_cycles=1e3)
-    levels = [np.array(one) for one in itertools.product([False, True], repeat=WORKERS) if sum(one) > 1]
+    levels = [
+        np.array(one) for one in itertools.product([False, True], repeat=WORKERS) if sum(one) > 1
+    ]
     ended = 0
     for mask in levels:
         whole = optimal_partition(problem, mask)
@@ -226,5 +257,6 @@ def test_an_optimum_that_is_slower_than_asked_for_ends_early_with_a_bound_that_h
             assert early.value >= whole.value * (1 - 1e-6)
             ended += int(early.num_steps < whole.num_steps)
         slower = optimal_partition(problem, mask, least=1.01 * float(whole.value))
-        np.testing.assert_array_equal(slower.partition, whole.partition)  # never reached: as without
+        # never reached: as without
+        np.testing.assert_array_equal(slower.partition, whole.partition)
     assert ended >= 2 * len(levels)

@@ -12,7 +12,9 @@ from tests.problems import known
 
 N = 6
 START = 150.0
-PROBLEM = bcgc.Problem(bcgc.ShiftedExponential(1.0, 0.5), N, 200, 3.0, 2.0, start_up=START, setup_cycles=20.0)
+PROBLEM = bcgc.Problem(
+    bcgc.ShiftedExponential(1.0, 0.5), N, 200, 3.0, 2.0, start_up=START, setup_cycles=20.0
+)
 WHOLE = 210.0  # M (b L + f) / N, cycles of a subset
 
 
@@ -58,7 +60,8 @@ def test_drop_stops_where_draws_of_numpy_say(x64):
     for value, draws in ((found.expected_runtime, seconds), (1 - needs.lost, used)):
         # Worst: 1.3 standard errors.
         assert abs(draws.mean() - float(value)) < 4 * draws.std() / np.sqrt(len(draws))
-    # No other threshold is better at which 30 % of the workers are done, within what draws are off by.
+    # No other threshold is better at which 30 % of the workers are done, within what draws are off
+    # by.
     least = seconds.mean() / used.mean()
     first = START + WHOLE * (0.5 - np.log(0.7))
     for other in np.linspace(first, START + WHOLE * 8, 40):
@@ -92,10 +95,13 @@ def test_drop_is_refused_where_no_distribution_function_says_it(x64):
 
 
 def test_what_loses_samples_is_compared_by_a_used_sample(x64, tmp_path):
-    uncoded, backup, drop = (bcgc.solve(PROBLEM, method) for method in ("uncoded", "backup:1", "drop"))
+    uncoded, backup, drop = (
+        bcgc.solve(PROBLEM, method) for method in ("uncoded", "backup:1", "drop")
+    )
     found = bcgc.solvers.Comparison([uncoded, backup, drop], None, uncoded)
     used = {
-        name: float(one.expected_runtime) / (1 - float(known(one.needs).lost)) for name, one in found.items()
+        name: float(one.expected_runtime) / (1 - float(known(one.needs).lost))
+        for name, one in found.items()
     }
     assert list(found) == sorted(used, key=used.__getitem__)
     assert backup.bound_of == drop.bound_of == ""
@@ -107,7 +113,8 @@ def test_what_loses_samples_is_compared_by_a_used_sample(x64, tmp_path):
 
 
 def test_what_takes_longer_in_a_row_is_said_of_a_used_sample_too():
-    """Steps of `backup:2` in a row: as many times as long as fresh ones, and two of N workers are lost."""
+    """Steps of `backup:2` in a row: as many times as long as fresh ones, and two of N workers
+    are lost."""
     problem = replace(PROBLEM, start_up=0.0)
     text = str(bcgc.compare(problem, ["backup:2"]))
     value, times = re.findall(r"backup:2 (\S+) \(×(\S+)\)", " ".join(text.split()))[0]

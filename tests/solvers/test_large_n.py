@@ -21,7 +21,8 @@ LAW = bcgc.ShiftedExponential(1e-3, 50.0)
 
 
 def _certified(problem, tolerance):
-    """What is found, with its certificate by another rule of integration and by triangular systems."""
+    """What is found, with its certificate by another rule of integration and by triangular
+    systems."""
     found = optimum_of_many(problem, tolerance=tolerance, max_steps=100)
     assert found.status == bcgc.Status.CONVERGED
     known = bcgc.certificate(problem, found.partition)
@@ -41,13 +42,19 @@ def test_columns_share_out_each_level_and_the_levels_at_the_ends_are_their_own()
 
 
 def test_levels_fail_after_each_other_as_a_straight_boundary_is_crossed():
-    """Then the first failure after one is j levels on with Borel's probability, e^-r r^(j-1) / j!."""
+    """Then the first failure after one is j levels on with Borel's probability, e^-r
+    r^(j-1) / j!."""
     size, rate = 7, 0.9
     below = rate * np.arange(size, 0, -1) / size
-    rows = [np.stack([row]) for row in (-np.log1p(-below), np.ones(size), np.ones(size), np.zeros(size))]
+    rows = [
+        np.stack([row]) for row in (-np.log1p(-below), np.ones(size), np.ones(size), np.zeros(size))
+    ]
     found = jax.jit(large_n._laplacian, static_argnums=1)(np.arange(size), size, *rows)
     lag = np.abs(np.subtract.outer(np.arange(size), np.arange(size)))
-    borel = [0.0, *(math.exp(-rate * j) * (rate * j) ** (j - 1) / math.factorial(j) for j in range(1, size))]
+    borel = [
+        0.0,
+        *(math.exp(-rate * j) * (rate * j) ** (j - 1) / math.factorial(j) for j in range(1, size)),
+    ]
     np.testing.assert_allclose(
         found, np.diag(np.array(borel)[lag].sum(axis=1)) - np.array(borel)[lag], rtol=1e-12
     )
@@ -86,7 +93,9 @@ def test_a_known_problem_is_solved_within_a_jit_too(monkeypatch):
     value = float(bcgc.solve(padded(LAW, 3)).expected_runtime)
     monkeypatch.setattr(large_n, "MANY", 2)
     assert large_n.is_of_many(problem)
-    np.testing.assert_allclose(jax.jit(lambda: bcgc.solve(problem).expected_runtime)(), value, rtol=1e-9)
+    np.testing.assert_allclose(
+        jax.jit(lambda: bcgc.solve(problem).expected_runtime)(), value, rtol=1e-9
+    )
 
 
 @pytest.mark.study

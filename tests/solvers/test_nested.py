@@ -32,7 +32,11 @@ def _runtimes(plan, times, start_ups=0.0):
     """τ worker by worker: what each has done of its group's data, and who is first."""
     groups, kinds = plan.completion.groups, plan.completion.kinds
     workers, sizes = sum(map(len, groups[0])), np.asarray(plan.sizes)
-    data = np.broadcast_to(plan.data, (workers, len(groups))) if kinds is None else plan.data[np.array(kinds)]
+    data = (
+        np.broadcast_to(plan.data, (workers, len(groups)))
+        if kinds is None
+        else plan.data[np.array(kinds)]
+    )
     starts, last = np.broadcast_to(start_ups, times.shape), np.zeros(len(times))
     for k, level in enumerate(groups):
         for group in level if sizes[k] > 0 else ():
@@ -48,20 +52,28 @@ def _drawn(plan, rng, count, samples=50, start_ups=0.0):
     return _runtimes(plan, times, start_ups)
 
 
-@pytest.mark.parametrize(("workers", "data", "start_up"), [(7, "by_size", None), (20, "equal", 1e6)])
+@pytest.mark.parametrize(
+    ("workers", "data", "start_up"), [(7, "by_size", None), (20, "equal", 1e6)]
+)
 def test_the_runtime_is_that_of_draws(workers, data, start_up):
     solution = bcgc.solve(_problem(workers, start_up=start_up), Nested(data=data))
-    drawn = _drawn(solution.plan, np.random.default_rng(workers), 400_000, start_ups=start_up or 0.0)
+    drawn = _drawn(
+        solution.plan, np.random.default_rng(workers), 400_000, start_ups=start_up or 0.0
+    )
     error = drawn.std() / np.sqrt(drawn.size)
     assert float(solution.expected_runtime) == pytest.approx(drawn.mean(), abs=4 * error)
     assert float(solution.runtime_error) < 1e-8 * float(solution.expected_runtime)
     if data == "by_size":  # the bound is that of groups as small as the smallest
         plan = known(solution.plan)
-        mean, error, *_ = bcgc.simulate_runtime(jax.random.key(0), _problem(workers), plan, 40_000, unit=None)
+        mean, error, *_ = bcgc.simulate_runtime(
+            jax.random.key(0), _problem(workers), plan, 40_000, unit=None
+        )
         assert float(mean) == pytest.approx(float(solution.expected_runtime), abs=4 * float(error))
         least = np.broadcast_to(np.min(plan.data, axis=0), np.shape(plan.data))
         drawn = _drawn(replace(plan, data=least), np.random.default_rng(workers), 400_000)
-        assert 0 < float(solution.lower_bound) < drawn.mean() + 4 * drawn.std() / np.sqrt(drawn.size)
+        assert (
+            0 < float(solution.lower_bound) < drawn.mean() + 4 * drawn.std() / np.sqrt(drawn.size)
+        )
 
 
 # Optima that SciPy's L-BFGS-B found on the product formula, written in NumPy.
@@ -69,27 +81,36 @@ _BY_SIZE = pytest.param(None, "by_size", 5.68234e7, marks=_SLOW)
 
 
 @pytest.mark.parametrize(
-    ("stored", "data", "published"), [_BY_SIZE, (None, "equal", 5.73106e7), (5, "by_size", 8.44586e7)]
+    ("stored", "data", "published"),
+    [_BY_SIZE, (None, "equal", 5.73106e7), (5, "by_size", 8.44586e7)],
 )
 def test_published_optima_are_met(stored, data, published):
-    solution = bcgc.solve(_problem(20, start_up=1e6), Nested(stored, data))  # adds as much to value and bound
+    # adds as much to value and bound
+    solution = bcgc.solve(_problem(20, start_up=1e6), Nested(stored, data))
     assert float(solution.expected_runtime) == pytest.approx(1e6 + published, rel=1e-4)
-    kind, gap = ("exact", 1e-6) if data == "equal" else ("local", 0.07)  # its bound is of the least groups
+    # its bound is of the least groups
+    kind, gap = ("exact", 1e-6) if data == "equal" else ("local", 0.07)
     assert (solution.kind, float(known(solution.needs).stored_subsets)) == (kind, stored or 20)
     assert float(solution.relative_gap) < gap
 
 
-@pytest.mark.parametrize("name", ["alike", *(pytest.param(name, marks=_SLOW) for name in ("seen", "kinks"))])
+@pytest.mark.parametrize(
+    "name", ["alike", *(pytest.param(name, marks=_SLOW) for name in ("seen", "kinks"))]
+)
 def test_blocks_of_all_sizes_are_found(name):
-    """Of 0.98 to 10⁻⁴ for times alike. A gap was 5e-3 where knots were hidden, and 0.7 for two speeds."""
+    """Of 0.98 to 10⁻⁴ for times alike. A gap was 5e-3 where knots were hidden, and 0.7 for two
+    speeds."""
     laws = {"alike": bcgc.ShiftedExponential(1e-3, 1e5), "kinks": bcgc.TwoSpeed(100.0, 800.0, 0.2)}
-    law = laws.get(name) or smooth_empirical(np.random.default_rng(0).gamma(9.0, 100.0, 400), large_n=True)
+    law = laws.get(name) or smooth_empirical(
+        np.random.default_rng(0).gamma(9.0, 100.0, 400), large_n=True
+    )
     problem = replace(_problem(20, start_up=1e6), cycle_time=law)
     assert float(bcgc.solve(problem, Nested(data="equal")).relative_gap) < 1e-6
 
 
 def test_slopes_at_an_empty_level_are_those_of_differences():
-    """Workers of three kinds then begin to be late at the same times, between which no node lies."""
+    """Workers of three kinds then begin to be late at the same times, between which no node
+    lies."""
     problem, sizes = _problem(7), np.array([8_000.0, 6_000.0, 0.0, 6_000.0])
     plan = known(bcgc.solve(problem, "nested").plan)
     both = jax.value_and_grad(lambda sizes: bcgc.expected_runtime(problem, plan.with_sizes(sizes)))
@@ -110,7 +131,9 @@ def test_no_sizes_are_in_time_more_often():
     shares = np.asarray(plan.sizes) / 20_000
     others = [*rng.dirichlet(np.ones(4), 4), *(rng.dirichlet(30 * shares + 0.1) for _ in range(8))]
     for share in others:
-        other = _drawn(plan.with_sizes(20_000 * share), np.random.default_rng(0), 200_000) <= deadline
+        other = (
+            _drawn(plan.with_sizes(20_000 * share), np.random.default_rng(0), 200_000) <= deadline
+        )
         off = found.astype(float) - other
         assert off.mean() > -4 * off.std() / np.sqrt(off.size)
     fastest = known(bcgc.solve(_problem(7), "nested").plan)
@@ -118,14 +141,19 @@ def test_no_sizes_are_in_time_more_often():
     off = found.astype(float) - (_drawn(fastest, np.random.default_rng(0), 200_000) <= deadline)
     assert off.mean() > 4 * off.std() / np.sqrt(off.size)
     assert chance > float(bcgc.completion_probability(_problem(7), fastest, deadline))
-    narrow = replace(_problem(7), cycle_time=bcgc.ShiftedExponential(1.8247, 8.2824))  # 0.78 when fastest
+    # 0.78 when fastest
+    narrow = replace(_problem(7), cycle_time=bcgc.ShiftedExponential(1.8247, 8.2824))
     assert float(known(bcgc.solve(narrow, Nested(deadline=1.3906e6)).completion_probability)) > 0.75
 
 
 # Those that had the sizes of the fastest plan, and CONVERGED: N, law, P(T ≤ t), M b / N, deadline.
 _MEASURED = np.random.default_rng(0).lognormal(0, 0.8, 100)
 _FLAT = {
-    "measured": (8, lambda: bcgc.Empirical(_MEASURED), lambda t: np.mean(t[..., None] >= _MEASURED, axis=-1)),
+    "measured": (
+        8,
+        lambda: bcgc.Empirical(_MEASURED),
+        lambda t: np.mean(t[..., None] >= _MEASURED, axis=-1),
+    ),
     "shifted": (
         12,
         lambda: bcgc.ShiftedExponential(1e-3, 1e3),
@@ -137,17 +165,22 @@ _FLAT = {
 
 
 def _in_time(sizes, groups, cdf, t, setup):
-    """P(τ ≤ t) of many sizes, `[..., K]`: of each group how many blocks its first worker has done in time."""
+    """P(τ ≤ t) of many sizes, `[..., K]`: of each group how many blocks its first worker has
+    done in time."""
     used, levels = sizes > 0, len(groups)
     of_group = []
     for worker in range(sum(map(len, groups[0]))):
         size = np.array([len(group) for level in groups for group in level if worker in group])
-        work = np.cumsum(size * sizes, axis=-1) + setup * np.maximum.accumulate(size * used, axis=-1)
+        work = np.cumsum(size * sizes, axis=-1) + setup * np.maximum.accumulate(
+            size * used, axis=-1
+        )
         done = np.where(work > 0, cdf(t / np.where(work > 0, work, 1)), 1)
         ends = np.concatenate([np.ones_like(done[..., :1]), done, 0 * done[..., :1]], axis=-1)
         of_group.append((frozenset([worker]), -np.diff(ends)))
     for k, level in enumerate((*groups, (range(len(of_group)),))):
-        within = [[chance for members, chance in of_group if members <= set(group)] for group in level]
+        within = [
+            [chance for members, chance in of_group if members <= set(group)] for group in level
+        ]
         best = [np.diff(np.prod(np.cumsum(each, axis=-1), axis=0), prepend=0) for each in within]
         if k < levels:
             late = used[..., k, None] & (np.arange(levels + 1) <= k)
@@ -165,7 +198,9 @@ def _searched(in_time, levels, rounds):
         shares /= shares.sum(axis=1, keepdims=True)
         chance = in_time(shares)
         best = shares[np.argsort(-chance, kind="stable")[:20]]
-        near = best[rng.integers(20, size=2000)] * np.exp(step * rng.standard_normal((2000, levels)))
+        near = best[rng.integers(20, size=2000)] * np.exp(
+            step * rng.standard_normal((2000, levels))
+        )
         shares = np.concatenate([best, near * (rng.random(near.shape) > 0.03) + 1e-300])
     return chance.max()
 
@@ -197,14 +232,17 @@ def test_no_random_search_finds_sizes_that_meet_a_deadline_more_often(name, dead
         return _in_time(1000 * shares, groups, cdf, deadline / unit, (setup or 0.0) / cycles)
 
     chance = float(known(solution.completion_probability))
-    assert chance == pytest.approx(in_time(np.asarray(known(solution.plan).sizes)[None] / 1000)[0], rel=1e-9)
+    assert chance == pytest.approx(
+        in_time(np.asarray(known(solution.plan).sizes)[None] / 1000)[0], rel=1e-9
+    )
     assert chance >= max(0.999 * found, 0.99 * _searched(in_time, len(groups), 30))
     assert int(solution.status) == bcgc.Status.CONVERGED
 
 
 @_SLOW
 def test_no_plan_of_atoms_meets_a_deadline_much_more_often():
-    """All sizes at which blocks end with an atom, N = 8: Σ c_k y_k = L of the work y_k at their ends."""
+    """All sizes at which blocks end with an atom, N = 8: Σ c_k y_k = L of the work y_k at their
+    ends."""
     groups, size = halving(8), np.array([1.0, 2.0, 4.0, 8.0])
     weight = 1 / size - np.append(1 / size[1:], 0)
     for deadline in (848.144, 1187.4, 1441.84, 1696.29):
@@ -217,7 +255,9 @@ def test_no_plan_of_atoms_meets_a_deadline_much_more_often():
         sizes = np.diff(ends, prepend=0) / size
         sizes *= 1000 / sizes.sum(axis=1, keepdims=True)
         cdf = _FLAT["measured"][2]
-        best = max(_in_time(part, groups, cdf, deadline, 0.0).max() for part in np.array_split(sizes, 20))
+        best = max(
+            _in_time(part, groups, cdf, deadline, 0.0).max() for part in np.array_split(sizes, 20)
+        )
         problem = bcgc.Problem(_FLAT["measured"][1](), 8, 1000, 8, 1)
         found = known(bcgc.solve(problem, Nested(deadline=deadline)).completion_probability)
         assert float(found) > float(
@@ -228,16 +268,21 @@ def test_no_plan_of_atoms_meets_a_deadline_much_more_often():
 
 # Of the backward pass of 20000 coordinates: what halves took with three levels at most.
 @_SLOW
-@pytest.mark.parametrize(("setup", "known"), [(2_000, 8.08e7), (10_000, 1.375e8), (20_000, 1.985e8)])
+@pytest.mark.parametrize(
+    ("setup", "known"), [(2_000, 8.08e7), (10_000, 1.375e8), (20_000, 1.985e8)]
+)
 def test_a_forward_pass_asks_for_fewer_levels(setup, known):
     problem = _problem(20, setup_cycles=float(setup))
     solution = bcgc.solve(problem, "nested")
-    assert float(solution.expected_runtime) < min(known, float(bcgc.solve(problem).expected_runtime))
+    assert float(solution.expected_runtime) < min(
+        known, float(bcgc.solve(problem).expected_runtime)
+    )
     assert 0 < float(solution.relative_gap) < 0.07
 
 
 def test_with_a_forward_pass_each_level_alone_is_tried(monkeypatch):
-    values = jnp.array([jnp.inf, 3.0, 7.0, 6.0, 8.0, 6.0, jnp.nan, 5.0])  # of levels as binary digits
+    # of levels as binary digits
+    values = jnp.array([jnp.inf, 3.0, 7.0, 6.0, 8.0, 6.0, jnp.nan, 5.0])
 
     def search(problem, rule, used, *_):
         value, zero = values[jnp.sum(used * np.array([1, 2, 4]))], jnp.zeros(3)
@@ -245,12 +290,17 @@ def test_with_a_forward_pass_each_level_alone_is_tried(monkeypatch):
 
     monkeypatch.setattr(nested, "_search", search)
     program, rule = jax.jit(vars(nested._optimum)["__wrapped__"]), OneOfEach(halving(4))
-    assert program(_problem(4, setup_cycles=1.0), rule, np.array([[1.0, 2.0, 4.0]]))[1].tolist() == [1, 0, 0]
+    assert program(_problem(4, setup_cycles=1.0), rule, np.array([[1.0, 2.0, 4.0]]))[
+        1
+    ].tolist() == [1, 0, 0]
 
 
 def test_random_start_ups_leave_a_bound_that_other_sizes_keep():
-    """Not convex: a single block takes 34,478, and a search over all levels at once ended at 35,403."""
-    problem = replace(_problem(4, start_up=bcgc.Weibull(3e3, 0.5)), num_coordinates=20, num_samples=5.0)
+    """Not convex: a single block takes 34,478, and a search over all levels at once ended at
+    35,403."""
+    problem = replace(
+        _problem(4, start_up=bcgc.Weibull(3e3, 0.5)), num_coordinates=20, num_samples=5.0
+    )
     solution = bcgc.solve(problem, Nested(data="equal"))
     plan, rng = known(solution.plan), np.random.default_rng(0)
     assert solution.kind == "local"
@@ -292,7 +342,13 @@ def test_a_plan_in_a_file_and_its_training_are_those_of_the_solution(tmp_path):
 def test_workers_are_placed_as_well_as_the_best_of_all_permutations():
     def of(groups):
         kinds, data = kinds_by_size(groups)
-        return Plan(jnp.array([3.0, 2.0, 4.0, 1.0]), np.arange(4), data, np.ones(4), OneOfEach(groups, kinds))
+        return Plan(
+            jnp.array([3.0, 2.0, 4.0, 1.0]),
+            np.arange(4),
+            data,
+            np.ones(4),
+            OneOfEach(groups, kinds),
+        )
 
     rng, tree, problem = np.random.default_rng(2), halving(5), _problem(5)
     times = rng.exponential(1.0, (40, 5)) + 5 * (rng.random((40, 2)) < 0.3)[:, [0, 0, 1, 1, 1]]
@@ -313,7 +369,9 @@ def test_slow_machines_beside_each_other_come_into_different_groups_by_draws_of_
     kinds, data = kinds_by_size(groups := halving(12))
     sizes, rule = jnp.array([5.0, 4.0, 3.0, 3.0, 5.0]), OneOfEach(groups, kinds)
     plan = Plan(sizes, np.arange(5), data, np.ones(5), rule)
-    law = bcgc.Heterogeneous(4 * [bcgc.ShiftedExponential(2.5e-4)] + 8 * [bcgc.ShiftedExponential(1e-3)])
+    law = bcgc.Heterogeneous(
+        4 * [bcgc.ShiftedExponential(2.5e-4)] + 8 * [bcgc.ShiftedExponential(1e-3)]
+    )
     draws, fresh = np.split(known(law.sample(jax.random.key(0), (20_000, 12))), [1000])
     placed: Any = place_workers(_problem(12), plan, draws)
     assert all(sum(w < 4 for w in group) <= 1 for group in placed.completion.groups[2])
@@ -324,18 +382,25 @@ def test_slow_machines_beside_each_other_come_into_different_groups_by_draws_of_
 @_SLOW
 def test_cells_of_a_sweep_are_what_solve_says(monkeypatch):
     def problem(num_workers, rate, max_workers):
-        return bcgc.Problem(bcgc.ShiftedExponential(rate, 50.0), num_workers, 100, max_workers=max_workers)
+        return bcgc.Problem(
+            bcgc.ShiftedExponential(rate, 50.0), num_workers, 100, max_workers=max_workers
+        )
 
     # A program for each number of workers.
     cells = bcgc.sweeps.grid(num_workers=[3, 4], rate=[1e-2])
-    assert [len(bcgc.sweeps.Sweep(problem, cells, name)) for name in ("nested", "uncoded")] == [2, 1]
+    assert [len(bcgc.sweeps.Sweep(problem, cells, name)) for name in ("nested", "uncoded")] == [
+        2,
+        1,
+    ]
     rows = bcgc.sweeps.sweep(problem, cells.take(np.array([1])), ["nested", "uncoded"])
     assert rows["method"].tolist() == ["nested", "uncoded"]
     assert (rows["num_workers"][0], rows["stored_subsets"][0]) == (4, 4)
     alone = bcgc.solve(problem(4, 1e-2, 4), "nested")
     assert rows["expected_runtime"][0] == pytest.approx(float(alone.expected_runtime), rel=1e-9)
     monkeypatch.setattr("bcgc_jax.sweeps.cells._COMPILATION", 0)
-    sizes = bcgc.sweeps.sweep(problem, bcgc.sweeps.grid(num_workers=[2, 3, 4], rate=[1e-2]), "uncoded")
+    sizes = bcgc.sweeps.sweep(
+        problem, bcgc.sweeps.grid(num_workers=[2, 3, 4], rate=[1e-2]), "uncoded"
+    )
     assert sizes["expected_runtime"][2] == pytest.approx(rows["expected_runtime"][1], rel=1e-6)
 
 
@@ -344,7 +409,9 @@ def test_refusals():
     with pytest.raises(ValueError, match="takes a number of stored subsets from 1 to 4"):
         bcgc.solve(bcgc.Problem(law, 4, 10), "nested:5")
     with pytest.raises(ValueError, match="independent workers that are alike: pool the times"):
-        bcgc.solve(bcgc.Problem(bcgc.Heterogeneous([law, law]), 2, 10), "nested", key=jax.random.key(0))
+        bcgc.solve(
+            bcgc.Problem(bcgc.Heterogeneous([law, law]), 2, 10), "nested", key=jax.random.key(0)
+        )
     with pytest.raises(ValueError, match="knows no setup_cycles"):
         bcgc.solve(bcgc.Problem(law, 5, 10, setup_cycles=1.0), Nested(data="equal"))
     with pytest.raises(ValueError, match='"by_size" or "equal"'):

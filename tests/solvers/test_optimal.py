@@ -15,8 +15,8 @@ from tests.oracles import laws
 from tests.oracles.programme import best_of_two_speeds, best_shares, level_times
 from tests.problems import SIZE, expected_max, known, padded, slow
 
-# The paper's, one of a heavy tail, one whose density is infinite at its shift, and measured times, with the
-# gaps that they are to reach; worst measured 3e-8 of the first three.
+# The paper's, one of a heavy tail, one whose density is infinite at its shift, and measured times,
+# with the gaps that they are to reach; worst measured 3e-8 of the first three.
 CASES = [
     pytest.param(bcgc.ShiftedExponential, (1e-3, 50.0), 1e-7, marks=pytest.mark.smoke),
     pytest.param(bcgc.Pareto, (1.5, 1.2), 1e-7, marks=pytest.mark.slow),
@@ -36,11 +36,17 @@ def test_the_gap_is_reached_and_no_random_partition_is_below_the_bound(x64, law,
     assert int(rough.num_steps) < int(solution.num_steps)
     rng = np.random.default_rng(5)
     shares = np.concatenate([rng.dirichlet(np.full(6, c), 200) for c in (0.1, 1.0, 10.0)])
-    near = np.abs(np.asarray(known(solution.partition)[:6]) * (1 + 0.02 * rng.standard_normal((200, 6))))
-    points = np.concatenate([3_000 * shares, 3_000 * near / near.sum(1, keepdims=True), 3_000 * np.eye(6)])
+    near = np.abs(
+        np.asarray(known(solution.partition)[:6]) * (1 + 0.02 * rng.standard_normal((200, 6)))
+    )
+    points = np.concatenate(
+        [3_000 * shares, 3_000 * near / near.sum(1, keepdims=True), 3_000 * np.eye(6)]
+    )
     points = np.pad(points, ((0, 0), (0, SIZE - 6)))
     # 13 batches without a rest, which would be compiled by itself.
-    runtimes = jax.jit(lambda p, x: jax.lax.map(lambda x: bcgc.expected_runtime(p, x), x, batch_size=62))
+    runtimes = jax.jit(
+        lambda p, x: jax.lax.map(lambda x: bcgc.expected_runtime(p, x), x, batch_size=62)
+    )
     values = runtimes(problem, points)
     assert float(values.min()) >= float(solution.lower_bound)
     assert float(values.min()) >= float(solution.expected_runtime) * (1 - gap)
@@ -71,7 +77,9 @@ def test_the_slope_of_an_optimum_where_pieces_meet_is_that_of_a_linear_programme
     @jax.jit
     @jax.value_and_grad
     def two_speeds(numbers):
-        return bcgc.solve(bcgc.Problem(bcgc.TwoSpeed(1.0, *numbers), 5, 1_000, 5.0)).expected_runtime
+        return bcgc.solve(
+            bcgc.Problem(bcgc.TwoSpeed(1.0, *numbers), 5, 1_000, 5.0)
+        ).expected_runtime
 
     def exact(numbers):
         speed, probability = numbers.tolist()
@@ -82,7 +90,8 @@ def test_the_slope_of_an_optimum_where_pieces_meet_is_that_of_a_linear_programme
         assert value == pytest.approx(exact(at), rel=1e-6)
         for move, one in zip(1e-4 * np.eye(2), slope, strict=True):
             below, here, above = (exact(at + s * move) for s in (-1, 0, 1))
-            low, high = np.sort([here - below, above - here]) / 1e-4  # where pieces meet they differ
+            # where pieces meet they differ
+            low, high = np.sort([here - below, above - here]) / 1e-4
             # Worst measured 1.1e-4, of multipliers that leave a gap of 1e-6; at a fixed plan 4e-2.
             assert low - 3e-4 * abs(low) <= one <= high + 3e-4 * abs(high)
 
@@ -100,7 +109,8 @@ def test_the_slope_of_an_optimum_where_pieces_meet_is_that_of_a_linear_programme
 
 @pytest.mark.slow
 def test_only_the_value_of_an_optimum_has_a_slope(x64):
-    """Of one partition, and of all that follow from it; what has none is NaN, and spoils nothing."""
+    """Of one partition, and of all that follow from it; what has none is NaN, and spoils
+    nothing."""
 
     def numbers(costs):
         law = bcgc.ShiftedExponential(0.8, 0.2)
@@ -153,9 +163,12 @@ def test_levels_that_may_be_used_are_the_only_ones_and_cost_what_a_restricted_se
         x[levels] = 5_000 * np.array([*v, 1 - sum(v)])
         return float(bcgc.expected_runtime(problem, x)) if x.min() >= 0 else np.inf
 
-    found = optimize.minimize(cost, [0.3, 0.3], method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-9})
+    found = optimize.minimize(
+        cost, [0.3, 0.3], method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-9}
+    )
     assert solution.lower_bound <= found.fun
-    np.testing.assert_allclose(solution.expected_runtime, found.fun, rtol=1e-7)  # worst measured 6e-8
+    # worst measured 6e-8
+    np.testing.assert_allclose(solution.expected_runtime, found.fun, rtol=1e-7)
 
 
 @pytest.mark.slow
@@ -231,14 +244,19 @@ def test_the_elimination_solves_a_positive_definite_system(x64):
 def test_the_forward_substitution_solves_the_triangular_system(x64, batched, size):
     rng = np.random.default_rng(4)
     strict = np.triu(rng.random((3, size, size)) / size, 1)
-    rows = np.concatenate([np.triu(rng.standard_normal((3, size, size)), 1), np.ones((3, 1, size))], axis=1)
+    rows = np.concatenate(
+        [np.triu(rng.standard_normal((3, size, size)), 1), np.ones((3, 1, size))], axis=1
+    )
     to_front = [np.moveaxis(a, 0, -1) for a in (rows, strict)]
-    found = np.moveaxis(np.asarray(jax.jit(solve_unit_upper, static_argnums=2)(*to_front, batched)), -1, 0)
+    found = np.moveaxis(
+        np.asarray(jax.jit(solve_unit_upper, static_argnums=2)(*to_front, batched)), -1, 0
+    )
     np.testing.assert_allclose(found @ (np.eye(size) + strict), rows, atol=1e-13)
 
 
 def _collatz(steps_at_a_time: int):
-    """Steps of 3n + 1 from n to the target, one at a time in lanes: (number of steps, largest n)."""
+    """Steps of 3n + 1 from n to the target, one at a time in lanes: (number of steps, largest
+    n)."""
 
     def step(target, state):
         n, steps, largest = state
@@ -248,7 +266,9 @@ def _collatz(steps_at_a_time: int):
     def many(target, state):
         for _ in range(steps_at_a_time):
             open_ = state[0] != target
-            state = jax.tree.map(lambda a, b, c=open_: jnp.where(c, a, b), step(target, state), state)
+            state = jax.tree.map(
+                lambda a, b, c=open_: jnp.where(c, a, b), step(target, state), state
+            )
         return state
 
     def run(n, target, lanes):
@@ -287,8 +307,12 @@ def test_each_problem_has_its_own_number_of_rounds(lanes):
 def test_constants_may_be_batched_and_batches_nested():
     starts, targets = np.array([[12, 7], [3, 11], [13, 6]]), np.array([1, 4])
     run = _collatz(1)
-    steps, _ = jax.jit(jax.vmap(jax.vmap(lambda n, t: run(n, t, 2)), in_axes=(0, None)))(starts, targets)
-    expected = [[_by_hand(int(n), int(t))[0] for n, t in zip(row, targets, strict=True)] for row in starts]
+    steps, _ = jax.jit(jax.vmap(jax.vmap(lambda n, t: run(n, t, 2)), in_axes=(0, None)))(
+        starts, targets
+    )
+    expected = [
+        [_by_hand(int(n), int(t))[0] for n, t in zip(row, targets, strict=True)] for row in starts
+    ]
     np.testing.assert_array_equal(steps, expected)
     steps, _ = jax.jit(jax.vmap(lambda t: run(40, t, 2)))(np.array([1, 40, 10]))
     np.testing.assert_array_equal(steps, [_by_hand(40, t)[0] for t in (1, 40, 10)])

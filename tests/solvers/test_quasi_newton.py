@@ -17,7 +17,9 @@ def test_shares_of_many_scales_are_found_also_at_kinks(kinked, precision):
         each = jnp.where(used, weights / jnp.where(used, share, 1), 0)
         return (jnp.max if kinked else jnp.sum)(each), None
 
-    found = jax.jit(lambda one: minimise_shares(function, used, one, tolerance=1e-4))(np.ones(5, precision))
+    found = jax.jit(lambda one: minimise_shares(function, used, one, tolerance=1e-4))(
+        np.ones(5, precision)
+    )
     best = np.where(used, weights if kinked else np.sqrt(weights), 0)
     assert float(found.value) == pytest.approx(best.sum() ** (1 if kinked else 2), rel=1e-5)
     np.testing.assert_allclose(found.point, best / best.sum(), rtol=3e-2)  # worst measured 0.011

@@ -1,4 +1,5 @@
-"""Plans for workers that are not alike: optima against linear programming, limits against what they limit."""
+"""Plans for workers that are not alike: optima against linear programming, limits against what
+they limit."""
 
 import itertools
 
@@ -55,8 +56,12 @@ def test_the_optimum_of_rows_is_that_of_the_linear_programme():
     np.testing.assert_allclose(solution.expected_runtime, mean, rtol=1e-12)
     assert solution.relative_gap <= 2e-6
     restricted = bcgc.solve(_problem(bcgc.EmpiricalRows(TIMES)), bcgc.Optimal(levels=(0, 2)))
-    np.testing.assert_allclose(restricted.expected_runtime, _best_of_rows(SORTED, (0, 2)), rtol=2e-6)
-    stochastic = bcgc.solve(_problem(bcgc.EmpiricalRows(TIMES)), "subgradient", key=jax.random.key(1))
+    np.testing.assert_allclose(
+        restricted.expected_runtime, _best_of_rows(SORTED, (0, 2)), rtol=2e-6
+    )
+    stochastic = bcgc.solve(
+        _problem(bcgc.EmpiricalRows(TIMES)), "subgradient", key=jax.random.key(1)
+    )
     assert best < stochastic.expected_runtime < 1.005 * best
 
 
@@ -84,7 +89,9 @@ def test_a_deadline_is_met_by_as_many_rows_as_can_be_found():
     met = (_runtimes(np.asarray(solution.partition), SORTED) <= deadline).mean()
     np.testing.assert_allclose(known(solution.completion_probability), met, atol=1e-12)
     shares = np.random.default_rng(0).dirichlet(np.full(N, 0.6), 5000)
-    assert met >= max((_runtimes(L * share, SORTED) <= deadline).mean() for share in shares) - 1.01 / S
+    assert (
+        met >= max((_runtimes(L * share, SORTED) <= deadline).mean() for share in shares) - 1.01 / S
+    )
 
 
 # Of three atoms, so that all outcomes of two slow workers and two fast ones can be written down.
@@ -100,7 +107,8 @@ def optimum() -> float:
 
 @pytest.mark.slow
 def test_limits_hold_as_often_as_they_say(optimum):
-    """97.5 % of 1,000 limits are 975; of 95 %, 960 hold with probability 8 %, of 94 % with 0.4 %."""
+    """97.5 % of 1,000 limits are 975; of 95 %, 960 hold with probability 8 %, of 94 % with 0.4
+    %."""
     problem, levels = _problem(bcgc.Heterogeneous(LAWS)), np.ones(N, bool)
 
     @jax.jit
@@ -117,7 +125,9 @@ def test_limits_hold_as_often_as_they_say(optimum):
     assert abs(np.mean(error)) < 4 / np.sqrt(1000)
     assert 0.9 < np.std(error) < 1.1
     assert exact.min() >= optimum * (1 - 1e-9)
-    np.testing.assert_allclose(found.relative_gap, 1 - found.lower_bound / found.expected_runtime, rtol=1e-9)
+    np.testing.assert_allclose(
+        found.relative_gap, 1 - found.lower_bound / found.expected_runtime, rtol=1e-9
+    )
 
 
 def test_the_limit_is_the_least_mean_of_subgradients_less_its_error():
@@ -125,11 +135,15 @@ def test_the_limit_is_the_least_mean_of_subgradients_less_its_error():
     found = judge(_problem(bcgc.EmpiricalRows(TIMES)), x, np.array([True, False, True, True]))
     finish = np.cumsum(np.arange(1, N + 1) * x) * SORTED
     last = finish.argmax(axis=1)
-    slope = np.arange(1, N + 1) * (np.arange(N) <= last[:, None]) * SORTED[np.arange(S), last][:, None]
+    slope = (
+        np.arange(1, N + 1) * (np.arange(N) <= last[:, None]) * SORTED[np.arange(S), last][:, None]
+    )
     bound = SCALE * L * slope[:, [0, 2, 3]]
     limits = bound.mean(axis=0) - stats.norm.isf(0.025) * bound.std(axis=0, ddof=1) / np.sqrt(S)
     np.testing.assert_allclose(found.lower_bound, limits.min(), rtol=1e-12)
-    np.testing.assert_allclose(found.expected_runtime, SCALE * finish.max(axis=1).mean(), rtol=1e-12)
+    np.testing.assert_allclose(
+        found.expected_runtime, SCALE * finish.max(axis=1).mean(), rtol=1e-12
+    )
 
 
 @pytest.mark.slow
@@ -141,7 +155,10 @@ def test_a_plan_for_slow_and_fast_workers_is_near_the_optimum(optimum):
 
 
 def _two_groups(rng, size: int) -> np.ndarray:
-    slow, fast = rng.weibull(1.3, (size, 2)) * 2.7 + 1.9, rng.exponential(1 / 3.2, (size, N - 2)) + 0.35
+    slow, fast = (
+        rng.weibull(1.3, (size, 2)) * 2.7 + 1.9,
+        rng.exponential(1 / 3.2, (size, N - 2)) + 0.35,
+    )
     return -np.sort(-np.concatenate([slow, fast], axis=1), axis=1)
 
 
@@ -160,7 +177,9 @@ def test_every_method_is_judged_by_the_same_draws():
         solution = bcgc.solve(problem, method, key=key, num_draws=S)
         runtimes = _runtimes(np.asarray(solution.partition), fresh)
         np.testing.assert_allclose(solution.expected_runtime, runtimes.mean(), rtol=1e-12)
-        np.testing.assert_allclose(solution.runtime_error, runtimes.std(ddof=1) / np.sqrt(FRESH), rtol=1e-9)
+        np.testing.assert_allclose(
+            solution.runtime_error, runtimes.std(ddof=1) / np.sqrt(FRESH), rtol=1e-9
+        )
         rounded = _runtimes(np.asarray(solution.rounded), fresh).mean()
         np.testing.assert_allclose(solution.rounded_runtime, rounded, rtol=1e-12)
         assert solution.kind == "confidence"
@@ -193,7 +212,9 @@ def test_a_deadline_and_an_added_scheme_work_for_unlike_workers():
     assert abs(solution.completion_probability - probability) < 4 * error
     scheme = bcgc.Scheme("slowest", lambda problem, times: times[..., 0], gives="runtime")
     slowest = bcgc.solve(problem, scheme, key=key, num_draws=S)
-    assert abs(slowest.expected_runtime - rows[:, 0].mean()) < 5 * rows[:, 0].std() / np.sqrt(50_000)
+    assert abs(slowest.expected_runtime - rows[:, 0].mean()) < 5 * rows[:, 0].std() / np.sqrt(
+        50_000
+    )
 
 
 def test_what_cannot_be_done_for_unlike_workers_is_refused_with_advice():
@@ -207,8 +228,19 @@ def test_what_cannot_be_done_for_unlike_workers_is_refused_with_advice():
 
 
 def test_quantiles_of_students_t_and_the_f_distribution():
-    for above, below in [(1, 1), (1, 15), (1, 99), (2, 5), (40, 3), (7, 1000), (1e4, 9), (2e5, 1e6)]:
-        assert f_quantile(0.975, above, below) == pytest.approx(stats.f.ppf(0.975, above, below), rel=2e-6)
+    for above, below in [
+        (1, 1),
+        (1, 15),
+        (1, 99),
+        (2, 5),
+        (40, 3),
+        (7, 1000),
+        (1e4, 9),
+        (2e5, 1e6),
+    ]:
+        assert f_quantile(0.975, above, below) == pytest.approx(
+            stats.f.ppf(0.975, above, below), rel=2e-6
+        )
 
 
 @pytest.mark.parametrize("start", [None, 70_000.0])
@@ -220,9 +252,13 @@ def test_single_rows_are_resampled_as_by_numpy(start):
     drawn = resampled_means(jax.random.key(0), found, num_replicates=20_000, block=1)
     runtimes = _runtimes(x, SORTED)
     if start is not None:
-        runtimes = np.array([delivered_runtime(x, [start] * N, t, M, B, send_time=12.0) for t in TIMES])
+        runtimes = np.array(
+            [delivered_runtime(x, [start] * N, t, M, B, send_time=12.0) for t in TIMES]
+        )
     means = np.random.default_rng(0).choice(runtimes, (20_000, S)).mean(axis=1)
-    np.testing.assert_allclose(np.quantile(drawn, [0.05, 0.95]), np.quantile(means, [0.05, 0.95]), rtol=3e-3)
+    np.testing.assert_allclose(
+        np.quantile(drawn, [0.05, 0.95]), np.quantile(means, [0.05, 0.95]), rtol=3e-3
+    )
 
 
 def test_blocks_keep_what_ties_a_step_to_the_next():

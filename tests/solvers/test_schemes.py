@@ -32,7 +32,8 @@ def test_a_partition_is_rounded_evaluated_and_certified():
     error = draws.std() / np.sqrt(draws.size)
     assert abs(float(solution.expected_runtime) - draws.mean()) < 4 * error
     assert float(solution.lower_bound) <= float(bcgc.solve(PROBLEM).expected_runtime)
-    # In a batch, the number of workers traced; of a law whose program is small: all take the same time.
+    # In a batch, the number of workers traced; of a law whose program is small: all take the same
+    # time.
     law = bcgc.distributions.Deterministic(2.0)
     of_sizes = jax.vmap(lambda n: bcgc.solve(padded(law, n, 5_000, 50), scheme))
     batch = jax.jit(of_sizes)(np.array([6, 8]))
@@ -43,7 +44,9 @@ def test_a_partition_is_rounded_evaluated_and_certified():
 
 def test_levels_are_counted_also_for_units_of_unequal_cost():
     comb = bcgc.Scheme("comb", lambda problem, unit: unit % 3, gives="levels")
-    assert known(bcgc.solve(PROBLEM, comb).rounded).tolist() == [1667, 1667, 1666] + [0] * (SIZE - 3)
+    assert known(bcgc.solve(PROBLEM, comb).rounded).tolist() == [1667, 1667, 1666] + [0] * (
+        SIZE - 3
+    )
     law = bcgc.TwoSpeed(1.0, 2.0, 0.5)  # for which the program is smaller
     units = bcgc.Problem(law, 4, 5, unit_costs=np.array([5.0, 1.0, 2.0, 4.0, 8.0]))
     np.testing.assert_allclose(known(bcgc.solve(units, comb).partition), [9.0, 9.0, 2.0, 0.0])
@@ -81,12 +84,17 @@ def test_a_scheme_may_not_exist_and_says_so_with_nan():
     ("function", "gives", "words"),
     [
         (lambda p: jnp.ones(p.max_workers), "partition", "sum 12"),
-        (lambda p: p.total * (jnp.arange(SIZE) == 6), "partition", "gave no partition"),  # nobody's level
+        # nobody's level
+        (lambda p: p.total * (jnp.arange(SIZE) == 6), "partition", "gave no partition"),
         (lambda p: jnp.zeros(3), "partition", r"shape \(12,\)"),
         (lambda p: jnp.zeros(SIZE).at[:2].set(jnp.array([6e3, -1e3])), "partition", "from -1000"),
         (lambda p, unit: unit, "levels", "over 6 levels: .*sum 12"),
         (lambda p, unit: 0, "levels", r"a level for each coordinate, .* \(4096,\), got \(\)"),
-        (lambda p, times: times, "runtime", r"a runtime for each row .* \(4096,\), got \(4096, 12\)"),
+        (
+            lambda p, times: times,
+            "runtime",
+            r"a runtime for each row .* \(4096,\), got \(4096, 12\)",
+        ),
     ],
 )
 def test_what_is_no_scheme_is_refused_in_words(function, gives, words):
@@ -97,15 +105,23 @@ def test_what_is_no_scheme_is_refused_in_words(function, gives, words):
 
 def test_runtimes_of_cycle_times_alone_know_no_start_ups():
     scheme = bcgc.Scheme("mine", lambda p, times: times[..., 0], gives="runtime")
-    for problem in (dataclasses.replace(PROBLEM, start_up=3.0), dataclasses.replace(PROBLEM, send_time=0.1)):
-        with pytest.raises(ValueError, match='"mine" makes runtimes of cycle times alone: it knows no start'):
+    for problem in (
+        dataclasses.replace(PROBLEM, start_up=3.0),
+        dataclasses.replace(PROBLEM, send_time=0.1),
+    ):
+        with pytest.raises(
+            ValueError, match='"mine" makes runtimes of cycle times alone: it knows no start'
+        ):
             bcgc.solve(problem, scheme, key=jax.random.key(0))
 
 
 @pytest.mark.parametrize(
     ("name", "gives", "words"),
     [
-        *((name, "partition", "none of a method of the package") for name in ("optimal", "cyclic", "limit")),
+        *(
+            (name, "partition", "none of a method of the package")
+            for name in ("optimal", "cyclic", "limit")
+        ),
         ("my scheme", "partition", "letters, digits and underscores"),
         ("mine", "plan", "must be one of partition, levels, runtime"),
     ],

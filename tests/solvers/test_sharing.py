@@ -1,4 +1,5 @@
-"""Work sharing as a method: its mean against steps in plain Python, its bound against NumPy, names."""
+"""Work sharing as a method: its mean against steps in plain Python, its bound against NumPy,
+names."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,13 @@ from tests.problems import known
 pytestmark = pytest.mark.usefixtures("x64")
 
 PROBLEM = bcgc.Problem(
-    bcgc.ShiftedExponential(1e-3, 50.0), 5, 20, 5, 2, setup_cycles=6.0, start_up=bcgc.Exponential(1e-4)
+    bcgc.ShiftedExponential(1e-3, 50.0),
+    5,
+    20,
+    5,
+    2,
+    setup_cycles=6.0,
+    start_up=bcgc.Exponential(1e-4),
 )
 METHOD = bcgc.Sharing(2, 3, round_trip=500.0)
 # A pass of a subset: M / N = 1 sample, 20 coordinates of 2 cycles, and 6 before.
@@ -46,13 +53,17 @@ def test_the_mean_is_that_of_steps_chunk_by_chunk(solution):
         for s, t in zip(starts, times, strict=True)
     ]
     mean, error = np.mean(each) + 200, np.std(each) / 2000**0.5
-    assert abs(float(solution.expected_runtime) - mean) < 4 * np.hypot(error, float(solution.runtime_error))
+    assert abs(float(solution.expected_runtime) - mean) < 4 * np.hypot(
+        error, float(solution.runtime_error)
+    )
     assert float(solution.runtime_error) < 0.01 * mean
     in_time = simulate_completion(
         jax.random.key(3), replace(PROBLEM, send_time=10.0), solution.plan, mean, 4000
     )
     share = np.mean(np.array(each) + 200 <= mean)
-    assert abs(float(in_time.mean) - share) < 4 * np.hypot(float(in_time.standard_error), 0.5 / 2000**0.5)
+    assert abs(float(in_time.mean) - share) < 4 * np.hypot(
+        float(in_time.standard_error), 0.5 / 2000**0.5
+    )
 
 
 def test_the_bound_is_that_of_every_set_of_slowest_workers(solution):
@@ -65,12 +76,17 @@ def test_the_bound_is_that_of_every_set_of_slowest_workers(solution):
         for _ in range(60):  # when so many have done so much
             middle = (low + high) / 2
             rate = np.clip(middle[:, None] - s[slowest], 0, None) / t[slowest]
-            done = np.cumsum(rate, axis=1)[np.arange(4), np.arange(1, 5)] >= np.array([1, 3, 6, 10]) / 2
+            done = (
+                np.cumsum(rate, axis=1)[np.arange(4), np.arange(1, 5)]
+                >= np.array([1, 3, 6, 10]) / 2
+            )
             low, high = np.where(done, low, middle), np.where(done, middle, high)
         ends.append(high.max())
     mean, error = np.mean(ends), np.std(ends) / 1500**0.5
     found = bcgc.solve(PROBLEM, "limit:2")
-    assert abs(float(found.expected_runtime) - mean) < 4 * np.hypot(error, float(found.runtime_error))
+    assert abs(float(found.expected_runtime) - mean) < 4 * np.hypot(
+        error, float(found.runtime_error)
+    )
     # The confidence limit of the solution is that mean less two standard errors.
     assert float(solution.lower_bound) == pytest.approx(float(found.expected_runtime), rel=0.02)
     assert solution.bound_of == "storage"
@@ -82,9 +98,13 @@ def test_the_limit_is_that_of_all_data_where_all_are_stored():
     assert abs(float(found.expected_runtime / runtime_limit(plain)) - 1) < 4 * float(
         found.runtime_error / found.expected_runtime
     )
-    limits = [float(bound_by_draws(jax.random.key(0), plain, stored).value) for stored in range(1, 6)]
+    limits = [
+        float(bound_by_draws(jax.random.key(0), plain, stored).value) for stored in range(1, 6)
+    ]
     assert limits == sorted(limits, reverse=True)
-    assert limits[0] == pytest.approx(float(bcgc.expected_runtime(plain, [20, 0, 0, 0, 0])), rel=0.01)
+    assert limits[0] == pytest.approx(
+        float(bcgc.expected_runtime(plain, [20, 0, 0, 0, 0])), rel=0.01
+    )
     enough = next(d for d, limit in enumerate(limits, 1) if limit <= 1.05 * limits[-1])
     assert enough_subsets(plain) == enough
 
@@ -94,7 +114,9 @@ def test_limits_of_a_batch_and_their_slopes():
 
     def limit(scale):
         law = bcgc.ShiftedExponential(1e-3 / scale, 50.0 * scale)
-        return bcgc.solve(bcgc.Problem(law, 5, 20, 5, 2, setup_cycles=6.0), "limit:2").expected_runtime
+        return bcgc.solve(
+            bcgc.Problem(law, 5, 20, 5, 2, setup_cycles=6.0), "limit:2"
+        ).expected_runtime
 
     scales = jnp.array([1.0, 2.0])
     found, slopes = jax.vmap(jax.value_and_grad(limit))(scales)
@@ -108,7 +130,8 @@ def test_fewer_chunks_where_questions_take_long(monkeypatch):
     monkeypatch.setattr("bcgc_jax.solvers.sharing._MOST_CHUNKS", 8)
     plain = replace(PROBLEM, start_up=None)
     needs = [
-        known(bcgc.solve(plain, bcgc.Sharing(2, None, True, round_trip=trip)).needs) for trip in (0.0, 5e4)
+        known(bcgc.solve(plain, bcgc.Sharing(2, None, True, round_trip=trip)).needs)
+        for trip in (0.0, 5e4)
     ]
     assert int(needs[0].round_trips) == 8 > int(needs[1].round_trips)
 
@@ -118,7 +141,9 @@ def test_unlike_workers_are_bounded_by_the_limit_of_all_data():
         [bcgc.ShiftedExponential(1e-3, 50.0)] * 4 + [bcgc.ShiftedExponential(1e-4, 500.0)]
     )
     found = [
-        float(bcgc.solve(replace(PROBLEM, cycle_time=law, start_up=None), Limit(d)).expected_runtime)
+        float(
+            bcgc.solve(replace(PROBLEM, cycle_time=law, start_up=None), Limit(d)).expected_runtime
+        )
         for d in (2, 5)
     ]
     assert found[0] == found[1]
@@ -138,7 +163,8 @@ def test_a_plan_is_read_as_it_was_saved(solution, tmp_path):
     [
         (
             "sharing:7",
-            'have 5 subsets to store, not 7; the number of chunks comes second, as in "sharing:2:7"',
+            "have 5 subsets to store, not 7; the number of chunks comes second, as in "
+            '"sharing:2:7"',
         ),
         ("sharing:0", 'takes the number of subsets that a worker stores, or "all"'),
         ("sharing:2:3:4", "takes the number of subsets"),
@@ -152,7 +178,15 @@ def test_names_that_are_none(name, words):
 
 
 def test_names_of_methods():
-    names = ["sharing", "sharing:all", "sharing:3:16", "sharing:2:8", "sharing:2:best", "limit", "limit:3"]
+    names = [
+        "sharing",
+        "sharing:all",
+        "sharing:3:16",
+        "sharing:2:8",
+        "sharing:2:best",
+        "limit",
+        "limit:3",
+    ]
     found = [bcgc.solvers.methods.method_of(name).name for name in names]
     assert found == [
         "sharing:2",
@@ -167,7 +201,9 @@ def test_names_of_methods():
 
 def test_a_traced_number_of_workers_is_refused():
     def solve(workers):
-        return bcgc.solve(bcgc.Problem(bcgc.Uniform(1, 2), workers, 9, max_workers=3), "sharing").status
+        return bcgc.solve(
+            bcgc.Problem(bcgc.Uniform(1, 2), workers, 9, max_workers=3), "sharing"
+        ).status
 
     with pytest.raises(ValueError, match="needs to know the number of workers"):
         jax.vmap(solve)(jnp.array([2, 3]))
@@ -178,9 +214,12 @@ def test_whole_subsets_are_a_worse_place_for_help():
     """Help comes from neighbours alone, and each chunk of a subset has the same two holders."""
     names = ["spread", "whole"]
     plans = [
-        known(bcgc.solve(PROBLEM, bcgc.Sharing(2, 3, whole_subsets=whole)).plan) for whole in (False, True)
+        known(bcgc.solve(PROBLEM, bcgc.Sharing(2, 3, whole_subsets=whole)).plan)
+        for whole in (False, True)
     ]
-    runtimes = [bcgc.simulate_runtime(jax.random.key(0), PROBLEM, plan, 4000).mean for plan in plans]
+    runtimes = [
+        bcgc.simulate_runtime(jax.random.key(0), PROBLEM, plan, 4000).mean for plan in plans
+    ]
     found = dict(zip(names, map(float, runtimes), strict=True))
     assert found["whole"] > 1.02 * found["spread"]
     holders = plans[1].storage(5).holders
@@ -200,9 +239,14 @@ def test_a_step_with_copies_says_who_is_busy_when_it_ends(solution):
         seconds = 500 + np.tile(sizes, 5) / (3 * UNITS) * times[k][:, None]
         end, until = timed_step(handout, starts[k].tolist(), seconds)
         assert float(scale * ends[k]) == pytest.approx(end + 200, rel=1e-9)
-        np.testing.assert_allclose(scale * known(late)[k], np.maximum(until - end - 200, 0), atol=1e-6)
+        np.testing.assert_allclose(
+            scale * known(late)[k], np.maximum(until - end - 200, 0), atol=1e-6
+        )
     found = bcgc.simulate_runtime(jax.random.key(0), replace(PROBLEM, send_time=10.0), plan, 2**11)
     assert found.mean < known(found.chained) < 1.2 * found.mean
     # As tables say it: by the same program.
     more, error = known(added_in_a_row(replace(PROBLEM, send_time=10.0), plan))
-    assert (more, error) == (float(known(found.chained) - found.mean), float(known(found.chained_error)))
+    assert (more, error) == (
+        float(known(found.chained) - found.mean),
+        float(known(found.chained_error)),
+    )

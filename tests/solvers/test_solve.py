@@ -1,4 +1,5 @@
-"""The one entry point: what it refuses, what it returns, and that it goes under jit, vmap and grad."""
+"""The one entry point: what it refuses, what it returns, and that it goes under jit, vmap and
+grad."""
 
 import importlib
 from types import SimpleNamespace
@@ -55,14 +56,18 @@ def test_a_level_must_exist_in_every_problem_of_a_batch():
 @pytest.mark.parametrize("law", [bcgc.Pareto(2.0, 0.9), bcgc.TwoSpeed(1.5, np.inf, 0.2)])
 def test_a_law_known_to_have_an_infinite_mean_is_refused_with_advice(law):
     for method in ("time", "uncoded", "tandon_partial"):
-        with pytest.raises(ValueError, match=rf"mean of {type(law).__name__} is infinite.*Deadline"):
+        with pytest.raises(
+            ValueError, match=rf"mean of {type(law).__name__} is infinite.*Deadline"
+        ):
             bcgc.solve(bcgc.Problem(law, N, L), method)
 
 
 @pytest.mark.parametrize("method", ["uncoded", *slow("tandon_partial")])
 def test_an_infinite_mean_that_shows_only_in_traced_values_is_a_status(method):
     shapes = np.array([0.9, 1.4])
-    found = jax.jit(jax.vmap(lambda a: bcgc.solve(bcgc.Problem(bcgc.Pareto(2.0, a), 5, L), method)))(shapes)
+    found = jax.jit(
+        jax.vmap(lambda a: bcgc.solve(bcgc.Problem(bcgc.Pareto(2.0, a), 5, L), method))
+    )(shapes)
     assert found.status.tolist() == [bcgc.Status.INFINITE, bcgc.Status.CONVERGED]
     assert np.isinf(found.expected_runtime).tolist() == [True, False]
     assert (found.lower_bound[0], found.relative_gap[0]) == (0, 1)
@@ -98,7 +103,9 @@ def test_single_levels_are_where_they_say():
     for method, level in levels.items():
         partition = bcgc.solve(_problem(), method).partition
         np.testing.assert_allclose(known(partition), L * np.eye(SIZE)[level], rtol=1e-12)
-    half, layers = (bcgc.solve(_problem(), method).partition for method in ("ferdinand_half", "ferdinand:45"))
+    half, layers = (
+        bcgc.solve(_problem(), method).partition for method in ("ferdinand_half", "ferdinand:45")
+    )
     np.testing.assert_array_equal(known(half), known(layers))
 
 
@@ -118,7 +125,11 @@ def test_a_batch_over_workers_and_rates_is_the_loop():
 def test_the_runtime_of_a_solution_has_a_slope_in_the_law():
     def numbers(rate):
         found = bcgc.solve(padded(bcgc.ShiftedExponential(rate, 50.0), N, L, M, B), "uncoded")
-        return (found.expected_runtime, found.lower_bound, found.runtime_error), found.expected_runtime
+        return (
+            found.expected_runtime,
+            found.lower_bound,
+            found.runtime_error,
+        ), found.expected_runtime
 
     # E T_(N) = shift + H_N / rate.
     harmonic = sum(1 / j for j in range(1, N + 1))
@@ -144,7 +155,10 @@ def test_the_status_says_what_came_of_it():
 
 def test_one_worker_alone_has_no_partial_stragglers():
     alone, four = (bcgc.solve(_problem(n), "tandon_partial") for n in (1, 4))
-    assert [int(found.status) for found in (alone, four)] == [bcgc.Status.INFEASIBLE, bcgc.Status.CONVERGED]
+    assert [int(found.status) for found in (alone, four)] == [
+        bcgc.Status.INFEASIBLE,
+        bcgc.Status.CONVERGED,
+    ]
     assert np.isnan([alone.expected_runtime, four.expected_runtime]).tolist() == [True, False]
     assert alone.partition is None
 
@@ -157,7 +171,9 @@ def test_one_worker_alone_has_no_partial_stragglers():
         (bcgc.Gamma(4.0, 4.0), 401, 1e-7, 0),  # whose density is 0 where it begins
     ],
 )
-def test_dense_steps_are_taken_only_where_smooth_ones_do_not_get_there(monkeypatch, law, workers, gap, way):
+def test_dense_steps_are_taken_only_where_smooth_ones_do_not_get_there(
+    monkeypatch, law, workers, gap, way
+):
     module = importlib.import_module("bcgc_jax.solvers.optimum")
     smooth, dense = ways = [SimpleNamespace(relative_gap=gap), SimpleNamespace()]
     monkeypatch.setattr(module, "_optimum_of_many", lambda *_: smooth)

@@ -1,4 +1,5 @@
-"""Plans for workers that start up and send: against a global search, random plans, and all sets of levels."""
+"""Plans for workers that start up and send: against a global search, random plans, and all sets
+of levels."""
 
 from typing import Any
 
@@ -43,7 +44,9 @@ def test_levels_that_do_not_exist_are_no_starts() -> None:
     alone, padded = (bcgc.Problem(law, 3, 2000, max_workers=n, **more) for n in (3, 8))
     found, share = bcgc.solve(padded), np.linspace(0, 1, 41)
     others = 2000 * np.stack([0 * share, share, 1 - share], axis=1)
-    least = jax.jit(lambda x: jnp.min(jax.lax.map(lambda x: bcgc.expected_runtime(alone, x), x)))(others)
+    least = jax.jit(lambda x: jnp.min(jax.lax.map(lambda x: bcgc.expected_runtime(alone, x), x)))(
+        others
+    )
     assert 0.999 * least < found.expected_runtime <= least * (1 + 1e-9)
     assert known(found.partition)[0] == 0
 
@@ -53,13 +56,19 @@ def test_the_bound_of_ordered_times_is_what_its_inequality_says(mean: float) -> 
     """By enumeration: the least t by which the best lowest level has all done."""
     problem = _problem(start_up=bcgc.Exponential(1 / mean))
     bound = float(ordered_bound(problem, jnp.ones(N, bool)))
-    later = np.cumsum(1 / np.arange(N, 0, -1))[::-1]  # Σ_{j>n} 1/j: E T_(N-n) of an exponential of mean 1
+    # Σ_{j>n} 1/j: E T_(N-n) of an exponential of mean 1
+    later = np.cumsum(1 / np.arange(N, 0, -1))[::-1]
     starts, times = mean * later, 1 + later / 0.7
 
     def done(t: float) -> float:
-        ends = [min((t - starts[5 - i]) / (times[n + i - 1] / 5) for i in range(1, 6 - n)) for n in range(5)]
+        ends = [
+            min((t - starts[5 - i]) / (times[n + i - 1] / 5) for i in range(1, 6 - n))
+            for n in range(5)
+        ]
         work = np.array([max(min(ends[n:]), 0.0) for n in range(5)])
-        return max(work[m] / (m + 1) + np.sum(np.diff(work[m:]) / np.arange(m + 2, 6)) for m in range(5))
+        return max(
+            work[m] / (m + 1) + np.sum(np.diff(work[m:]) / np.arange(m + 2, 6)) for m in range(5)
+        )
 
     assert done(bound * (1 - 1e-9)) <= 2000 <= done(bound * (1 + 1e-9))
 
@@ -85,7 +94,9 @@ def test_a_link_has_a_certified_optimum_too() -> None:
     best, value = known(solution.partition), float(solution.expected_runtime)
     for size in (1.0, 0.1, 0.01, 0.001):
         near = (1 - size) * np.asarray(best) + size * _others()
-        assert np.asarray(start_ups._runtimes_of(problem, jnp.asarray(near))).min() >= value * (1 - 1e-9)
+        assert np.asarray(start_ups._runtimes_of(problem, jnp.asarray(near))).min() >= value * (
+            1 - 1e-9
+        )
 
 
 def test_a_start_up_without_a_mean_is_refused() -> None:

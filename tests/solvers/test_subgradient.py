@@ -1,4 +1,5 @@
-"""Stochastic subgradients against optima found elsewhere, and the stopping rule against its description."""
+"""Stochastic subgradients against optima found elsewhere, and the stopping rule against its
+description."""
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +40,9 @@ def test_the_answer_is_within_one_per_cent_of_the_optimum():
     seen = history[~np.isnan(history)]
     np.testing.assert_allclose(seen[-1], _unit(workers) * reached, rtol=1e-8)
     start = oracles.load_of(np.asarray(time_partition(problem)) / TOTAL)
-    np.testing.assert_allclose(seen[0], _unit(workers) * oracles.expected_max(case, start), rtol=1e-8)
+    np.testing.assert_allclose(
+        seen[0], _unit(workers) * oracles.expected_max(case, start), rtol=1e-8
+    )
     assert seen[-1] < seen[0]
     assert int(result.status) != bcgc.Status.INFINITE
     # That is where the mean is infinite whatever the plan.
@@ -66,7 +69,11 @@ def test_it_stops_where_two_checks_have_improved_by_less_than_the_tolerance():
     key = jax.random.key(2)
     full = _run(key, -1.0)  # the best value never rises, so this is never met
     history = np.asarray(full.history)
-    assert (int(full.status), int(full.num_steps), history.size) == (bcgc.Status.STEP_LIMIT, STEPS, 7)
+    assert (int(full.status), int(full.num_steps), history.size) == (
+        bcgc.Status.STEP_LIMIT,
+        STEPS,
+        7,
+    )
     assert np.all(np.diff(history) <= 0)
 
     improvement = 1 - history[2:] / history[:-2]  # at checks 2, 3, 4, 5 and the last
@@ -114,7 +121,9 @@ def test_times_of_a_smooth_law_reach_the_same_quality(precision):
     _, best = oracles.optimal_share("shifted_exponential", 4)
     share = np.asarray(result.partition[:4], float) / TOTAL
     np.testing.assert_allclose(share.sum(), 1, rtol=1e-5)
-    reached = oracles.expected_max(CASES["shifted_exponential"], oracles.load_of(share / share.sum()))
+    reached = oracles.expected_max(
+        CASES["shifted_exponential"], oracles.load_of(share / share.sum())
+    )
     assert best * (1 - 1e-6) <= reached < 1.01 * best
 
 

@@ -75,11 +75,34 @@ def test_a_bad_cell_has_its_status_and_stops_no_other(x64):
     def heavy(num_workers, shape, max_workers):
         return bcgc.Problem(bcgc.Pareto(1.0, shape), num_workers, 100, max_workers=max_workers)
 
-    cells: dict[str, Any] = {"shape": [2.5, 0.8, -1.0, np.nan, 1.5, 2.5], "deadline": [1e3] * 5 + [-1.0]}
+    cells: dict[str, Any] = {
+        "shape": [2.5, 0.8, -1.0, np.nan, 1.5, 2.5],
+        "deadline": [1e3] * 5 + [-1.0],
+    }
     rows = bcgc.sweeps.sweep(heavy, cells | {"num_workers": [4] * 6}, "uncoded", partitions=True)
-    assert rows["status"].tolist() == ["converged", "infinite", *["invalid"] * 2, "converged", "invalid"]
-    assert np.isnan(rows["completion_probability"]).tolist() == [False, False, True, True, False, True]
-    assert [counts is None for counts in rows["partition"]] == [False, False, True, True, False, True]
+    assert rows["status"].tolist() == [
+        "converged",
+        "infinite",
+        *["invalid"] * 2,
+        "converged",
+        "invalid",
+    ]
+    assert np.isnan(rows["completion_probability"]).tolist() == [
+        False,
+        False,
+        True,
+        True,
+        False,
+        True,
+    ]
+    assert [counts is None for counts in rows["partition"]] == [
+        False,
+        False,
+        True,
+        True,
+        False,
+        True,
+    ]
     # E T_(4) of Pareto: 4! Γ(1 - 1/a) / Γ(5 - 1/a), times L/N.
     moments = [24 / np.prod([k - 1 / a for k in (1, 2, 3, 4)]) for a in (2.5, 1.5)]
     exact: Any = [25 * moments[0], np.inf, np.nan, np.nan, 25 * moments[1], np.nan]
@@ -96,7 +119,9 @@ def test_numbers_that_overflow_are_no_problem_and_need_nothing(x64):
 @pytest.mark.slow
 def test_deadlines_are_an_axis_and_an_objective(x64):
     cells = bcgc.sweeps.grid(num_workers=[3], rate=[1e-3], deadline=[1.5e8, 3e8])
-    rows = bcgc.sweeps.sweep(paper, cells, ["frequency", "limit", "deadline"])["completion_probability"]
+    rows = bcgc.sweeps.sweep(paper, cells, ["frequency", "limit", "deadline"])[
+        "completion_probability"
+    ]
     problem = paper(3, 1e-3, 3)
     solution = bcgc.solve(problem, "frequency")
     others = 20_000 * np.random.default_rng(8).dirichlet(np.full(3, 0.7), 400)
@@ -141,7 +166,9 @@ def test_unknown_methods_are_refused_before_anything_is_solved():
 @functools.cache
 def _sweep_to(largest_rate: float, precision: np.dtype) -> bcgc.sweeps.Sweep:
     """A level that two workers do not have; compiled once for all that write it."""
-    cells = bcgc.sweeps.grid(num_workers=[2, 3], rate=np.geomspace(1e-3, largest_rate, 40), deadline=[2e8])
+    cells = bcgc.sweeps.grid(
+        num_workers=[2, 3], rate=np.geomspace(1e-3, largest_rate, 40), deadline=[2e8]
+    )
     return bcgc.sweeps.Sweep(paper, cells, ["tandon:2"], partitions=True)
 
 
@@ -204,7 +231,9 @@ def test_parts_of_unknown_origin_are_not_taken_for_results(x64, plan, tmp_path):
 
 
 def test_a_refused_sweep_leaves_no_parts_and_a_finished_one_none_either(x64, plan, tmp_path):
-    refused = bcgc.sweeps.Sweep(paper, bcgc.sweeps.grid(num_workers=[2], rate=[1e-3]), ["subgradient"])
+    refused = bcgc.sweeps.Sweep(
+        paper, bcgc.sweeps.grid(num_workers=[2], rate=[1e-3]), ["subgradient"]
+    )
     with pytest.raises(ValueError, match=r"pass key=jax.random.key"):
         bcgc.sweeps.write_sweep(refused, tmp_path / "s.csv")
     with pytest.raises(ValueError, match=r"\*\.csv"):
@@ -223,7 +252,9 @@ def test_another_scheme_or_problem_is_another_sweep_also_where_the_first_cells_a
         def problem(num_workers, rate, max_workers):
             shift = jnp.where(jnp.asarray(rate) > 1e-3, 60.0 if other == "law" else 50.0, 50.0)
             law = bcgc.ShiftedExponential(rate, shift)
-            start = (bcgc.distributions.Deterministic if other == "start-up" else bcgc.Exponential)(rate)
+            start = (bcgc.distributions.Deterministic if other == "start-up" else bcgc.Exponential)(
+                rate
+            )
             more = {"start_up": start, "send_time": 0.1, "overlap": other == "overlap"}
             return bcgc.Problem(law, num_workers, 60, max_workers=max_workers, **more)
 
@@ -233,9 +264,13 @@ def test_another_scheme_or_problem_is_another_sweep_also_where_the_first_cells_a
         return fingerprint(bcgc.sweeps.Sweep(problem, cells, [scheme]))
 
     assert mark("none") == mark("none")
-    assert len({mark(other) for other in ("none", "name", "gives", "law", "start-up", "overlap")}) == 6
+    assert (
+        len({mark(other) for other in ("none", "name", "gives", "law", "start-up", "overlap")}) == 6
+    )
     # In another process functions are at other addresses.
-    assert not any(" at 0x" in repr(method_of(name)) for name in ("uncoded", "ferdinand_half", "limit"))
+    assert not any(
+        " at 0x" in repr(method_of(name)) for name in ("uncoded", "ferdinand_half", "limit")
+    )
 
 
 def test_small_cells_come_before_large_ones_whatever_their_order(monkeypatch):

@@ -1,5 +1,7 @@
-"""Derivatives of what a search has found: of its value those at a fixed plan, of all else NaN,
-never 0."""
+"""Derivatives of what a search has found: its value has those at a fixed plan, all else has NaN.
+
+NaN, and never 0: nobody should take a derivative that is not known for one that vanishes.
+"""
 
 import functools
 from collections.abc import Callable
@@ -49,8 +51,10 @@ without_derivative.defjvp(_without_derivative_jvp, symbolic_zeros=True)
 
 
 def _nan_unless_zero(tangent: Array) -> Array:
-    """Linear to JAX, which may transpose it: of 0, as for a result that nobody asks for, it is
-    0."""
+    """Return NaN for a tangent that is not 0, else 0, as for a result that nobody asks for.
+
+    It is linear to JAX, which may transpose it.
+    """
 
     def solve(_: Any, tangent: Array) -> Array:
         return jnp.where(tangent == 0, tangent, jnp.nan)
@@ -62,8 +66,7 @@ def _nan_unless_zero(tangent: Array) -> Array:
 def with_slopes(
     function: Callable[..., Any], known: Any, problem: Any, plan: Any, *others: Any
 ) -> Any:
-    """A `function` of a plan that is best for it, with the slopes at this plan: the envelope
-    theorem.
+    """Return a `function` of its best plan, with slopes at this plan: the envelope theorem.
 
     `known` is its value, or None. Second derivatives need those of the plan.
     """

@@ -8,16 +8,17 @@ from typing import Any
 
 
 def public_names(package: str) -> dict[str, str]:
-    """Public names and where they are, as the stub says that is beside `package`, an
-    `__init__.py`."""
+    """Return public names and their modules, as the stub beside the file `package` lists them."""
     lines = ast.parse(Path(package).with_suffix(".pyi").read_text("utf-8")).body
     imports = [line for line in lines if isinstance(line, ast.ImportFrom)]
     return {name.name: str(line.module) for line in imports for name in line.names}
 
 
 def first_used(name: str, package: dict[str, Any]) -> Any:
-    """What a package, of these globals, imports when it is first used: a public name, a file or
-    a folder."""
+    """Import a name of a package when it is first used: a public name, a file or a folder.
+
+    `package` has the globals of its `__init__.py`.
+    """
     own = package["__name__"]
     public = package["_PUBLIC"]
     if public.get(name, own) != own:

@@ -126,8 +126,7 @@ def is_traced(tree: Any) -> bool:
 
 
 def at_hand(tree: Any) -> bool:
-    """Whether its numbers are known, and so is what is computed of them, as it is not within a
-    jit."""
+    """Say whether the numbers are known, and what is computed of them: not within a jit."""
     return not is_traced((tree, jnp.zeros(())))
 
 
@@ -150,8 +149,10 @@ def meets(value: Any, condition: str, finite: bool = True) -> Any:
 
 
 def _is_subnormal(value: Any) -> Any:
-    """By the bits: whether a comparison of such a number with 0 sees it depends on the program
-    around it."""
+    """Say by its bits whether a number is subnormal.
+
+    Whether a comparison of it with 0 sees that depends on the program around it.
+    """
     if isinstance(value, np.ndarray):
         tiny = np.finfo(value.dtype).tiny if value.dtype.kind == "f" else 0
         return (value != 0) & (np.abs(value) < tiny)
@@ -164,8 +165,10 @@ def _is_subnormal(value: Any) -> Any:
 
 
 def check(name: str, value: Any, condition: str, *, finite: bool = True) -> None:
-    """Raise ValueError unless every entry of a concrete `value` meets `condition` ("> 0", ">=
-    0", "")."""
+    """Raise ValueError unless each entry of a concrete `value` meets `condition`.
+
+    The condition is "> 0", ">= 0" and so on, or "" for none.
+    """
     array = concrete(value)
     if array is None:
         return
@@ -191,8 +194,7 @@ def check_whole(name: str, value: Any, low: int) -> None:
 
 
 def check_key(key: Any) -> None:
-    """Raise ValueError unless `key`, also a traced one, is one key of JAX, of the new kind or
-    the old."""
+    """Raise ValueError unless `key`, also a traced one, is one key of JAX, new or old style."""
     dtype = getattr(key, "dtype", None)
     shape = getattr(key, "shape", ())
     new = dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
@@ -204,8 +206,7 @@ def check_key(key: Any) -> None:
 def check_shape(
     name: str, value: Any, shape: Sequence[int | EllipsisType | None], advice: str
 ) -> None:
-    """Raise ValueError unless `value`, also a traced one, has the `shape`; None and ... leave it
-    open."""
+    """Raise ValueError unless `value`, also a traced one, has the `shape`; None is open."""
     try:
         chex.assert_shape(value, shape)
     except AssertionError:

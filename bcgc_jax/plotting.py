@@ -1,4 +1,4 @@
-"""How figures look: one colour, marker and label per scheme; axes with units.
+"""The look of figures: one colour, marker and label per scheme; axes with units.
 
 Needs matplotlib, which the extra `plot` brings. Figures are made with
 `matplotlib.figure.Figure`: no pyplot, no window, no global setting is changed.
@@ -18,7 +18,7 @@ RUNTIME_LABEL = "expected runtime\n(cycles × unit of cycle time)"
 
 
 class Style(NamedTuple):
-    """How one scheme is drawn."""
+    """The look of one scheme."""
 
     label: str
     color: str

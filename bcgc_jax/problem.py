@@ -1,4 +1,4 @@
-"""What is asked, `Problem`, and how it came out, `Status`."""
+"""The question, `Problem`, and the outcome of an answer, `Status`."""
 
 import enum
 from typing import Any
@@ -44,8 +44,7 @@ _NUMBERS = ("num_samples", "cycles", "setup_cycles", "send_time", "chain_cycles"
 
 
 class _Largest(int):
-    """`max_workers` by default, the largest `num_workers`: it grows where `replace` gives more
-    of them."""
+    """The default of `max_workers`: the largest `num_workers`; it grows with `replace`."""
 
 
 @pytree_dataclass
@@ -185,8 +184,7 @@ class Problem:
             )
 
     def check_single(self) -> None:
-        """Raise ValueError where shapes say that this is a batch of problems, which only
-        `jax.vmap` takes."""
+        """Raise ValueError for a batch of problems, which only `jax.vmap` takes; shapes show it."""
         if all(getattr(leaf, "ndim", 0) == 0 for leaf in jax.tree.leaves(self)):
             return
         for name in (*_COUNTS, *_NUMBERS, "unit_costs", "start_up", "cycle_time"):
@@ -223,8 +221,7 @@ class Problem:
 
     @property
     def convex(self) -> bool:
-        """Whether the expected runtime is convex in the partition; with random start-ups it is
-        not."""
+        """Whether the expected runtime is convex in the partition: not with random start-ups."""
         return not self.cycle_time.has_start_up and not self.random_start_up
 
     @property
@@ -234,8 +231,7 @@ class Problem:
 
     @property
     def without_delivery(self) -> "Problem":
-        """The same workers that start at once and send in no time: what plans without are made
-        for."""
+        """The same problem with workers that start at once and send in no time."""
         return replace(
             self, cycle_time=self.cycle_time.alone(), start_up=None, send_time=None, overlap=False
         )
@@ -257,8 +253,10 @@ class Problem:
 
     @property
     def scale(self) -> Array:
-        """M b / N: time per cycle of a coordinate's load, eq. (5); NaN if traced numbers make no
-        problem."""
+        """M b / N, the time per cycle of a coordinate's load, eq. (5).
+
+        NaN where traced numbers make no problem.
+        """
         return jnp.where(self.valid, self._cycle, jnp.nan) if is_traced(self) else self._cycle
 
     @property
@@ -301,12 +299,12 @@ class Problem:
 
     @property
     def exists(self) -> Array:
-        """`[max_workers]`: True for the levels n < N, False for padding."""
+        """True for the levels n < N, False for padding, `[max_workers]`."""
         return np.arange(self.max_workers) < self.num_workers  # type: ignore[return-value]
 
 
 class Status(enum.IntEnum):
-    """How a solution came out; `Solution.status` holds its integer, so that it can be batched."""
+    """The outcome of a solution; `Solution.status` holds its integer, so that it can be batched."""
 
     CONVERGED = 0
     STEP_LIMIT = 1

@@ -1,5 +1,4 @@
-"""What is answered, `Solution`, and how a partition becomes one: rounded, evaluated exactly,
-certified."""
+"""The answer, `Solution`, and how a partition becomes one: rounded, evaluated, certified."""
 
 import functools
 import json
@@ -92,8 +91,9 @@ class Solution:
 
     @property
     def bound_of(self) -> str:
-        """Which plans `lower_bound` is for: "levels", "groups", "storage" (every exact scheme of
-        workers that store as much), or "" of a scheme without a bound.
+        """The plans that `lower_bound` is for: "levels", "groups" or "storage"; "" without a bound.
+
+        "storage" stands for every exact scheme of workers that store as much.
         """
         rule = None if self.plan is None else self.plan.completion
         return "" if rule is None or not rule.exact_gradient else rule.bound_of
@@ -107,15 +107,17 @@ class Solution:
 
     @property
     def rounded_runtime(self) -> Array:
-        """E τ̂ of the `rounded` integers, evaluated when it is asked for; that of `partition`
-        without them."""
+        """E τ̂ of the `rounded` integers, evaluated when it is asked for.
+
+        Without integers it is that of the `plan`.
+        """
         if self.rounded_value is not None:
             return self.rounded_value
         if self.rounded is None or self.problem is None:
             return self.expected_runtime
 
         def evaluate(problem: Problem, counts: Array) -> Array:
-            """By the program that partitions are assessed with."""
+            """Evaluate by the program that partitions are assessed with."""
             return assess(
                 problem, partition_of_units(problem, counts), whole_numbers=False
             ).expected_runtime
@@ -155,10 +157,9 @@ class Solution:
         return bibliography(self.method, sampled_bound=bounded and self.kind == "confidence")
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write it to a JSON file, with `needs`, `rounded_runtime` and the package's version. Not
-        in `jit`.
+        """Write a JSON file, with `needs`, `rounded_runtime` and the package's version.
 
-        The problem is described in words, which `load` does not read.
+        The problem is described in words, which `load` does not read. Not in `jit`.
         """
         path = Path(path)
         plan = self.plan and replace(self.plan, known_needs=self.needs)
@@ -177,8 +178,10 @@ class Solution:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Solution":
-        """What `save` wrote, but for the problem; ValueError for a damaged file, or of another
-        format."""
+        """Read what `save` wrote, without the problem.
+
+        Raises ValueError for a damaged file, or one of another format.
+        """
         try:
             found = json.loads(Path(path).read_text(encoding="utf-8"))
             form = found.pop("format")
@@ -279,7 +282,7 @@ def whole_numbers(problem: Problem, partition: Array) -> Array:
 def assess_shares(
     problem: Problem, partition: Array, status: ArrayLike, num_steps: ArrayLike, levels: ArrayLike
 ) -> Solution:
-    """All of the solution but the whole numbers."""
+    """Make the solution without its whole numbers."""
     partition = jnp.where(jnp.asarray(status) != int(Status.INFEASIBLE), partition, 0)
     found = certificate(problem, partition, levels)
     return solution_of(problem, partition, status, num_steps, levels, found)
@@ -327,8 +330,7 @@ def _unless_unknown(status: Array, value: Array, error: Array) -> Array:
 
 @functools.partial(jax.jit, static_argnames="drawn")
 def solution_of_value(problem: Problem, found: Expectation, drawn: bool = False) -> Solution:
-    """What is known of a scheme that is no partition from its runtime, NaN where there is no such
-    scheme.
+    """Make the `Solution` of a scheme that is no partition from its runtime; NaN is no such scheme.
 
     The error is that of an integral, or of a mean that is `drawn`.
     """
@@ -403,7 +405,7 @@ def _read(value: Any, name: str = "") -> Any:
 
 
 def _checked(solution: Solution) -> Solution:
-    """The same; ValueError for what `repr` and training do not expect."""
+    """Return the solution; ValueError for what `repr` and training do not expect."""
     if not isinstance(solution.method, str) or solution.kind not in (
         "exact",
         "local",

@@ -30,8 +30,7 @@ _LIMIT = {"color": "#FFFFFF", "edgecolor": "#4D4D4D", "linestyle": "--", "label"
 
 
 def picture(found: Advice) -> "Figure":
-    """Left what each remedy saves, right what each cause adds to the loss; with intervals of 95
-    %."""
+    """Draw what each remedy saves, and what each cause adds to the loss, with 95 % intervals."""
     heights = max(len(found.rows), len(found.causes))
     figure, (left, right) = plotting.new_figure(
         1, 2, size=(9.6, 1.5 + 0.3 * heights), width_ratios=(3, 2)
@@ -84,8 +83,10 @@ def _mark_other_models(axes: "Axes", found: Advice) -> None:
 
 
 def plan_of(found: Advice) -> "Solution":
-    """Of the row that is advised, with its seconds of a step; UsageError where that is no work
-    sharing."""
+    """Make the plan of the remedy that is advised, with its seconds of a step.
+
+    Raises UsageError where that is no work sharing.
+    """
     import jax.numpy as jnp
 
     from bcgc_jax.plans.sharing import WorkSharing, sharing_plan

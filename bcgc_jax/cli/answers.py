@@ -1,5 +1,4 @@
-"""Answers as plain values: distributions, what is asked beside them, rows of solutions, plans in
-files."""
+"""Answers as plain values: distributions, problems, rows of solutions, and plans in files."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
@@ -37,8 +36,10 @@ def status_name(solution: Solution) -> str:
 
 
 def describe_law(law: Distribution | JointDistribution) -> Any:
-    """The distribution as plain JSON values, null where a number is infinite; for unlike workers
-    a list."""
+    """Describe a distribution in JSON's own values, null where a number is infinite.
+
+    Workers that are not alike have a list of them.
+    """
     if laws := law.members():
         return [describe_law(one) for one in laws]
     known = law.summary()
@@ -64,8 +65,10 @@ def each_possible(
     doing: str,
     work: Callable[[str, Method], T],
 ) -> list[T]:
-    """What `work` makes of each; those that are not `required` may be impossible here, if not
-    all are."""
+    """Return what `work` makes of each method that is possible here.
+
+    ValueError ends it where a method is `required`, or none is possible.
+    """
     found = []
     last = list(methods)[-1:]
     with Progress(total=len(methods)) as bar:
@@ -143,8 +146,10 @@ def _schedule(problem: Problem, plan: Plan) -> Row | None:
 
 
 def save_plan(solution: Solution, problem: Problem | None, path: str) -> None:
-    """Write what `Solution.load` reads, without the levels that the `problem` asked about was
-    padded to."""
+    """Write a solution for `Solution.load`, without the levels that padding has added.
+
+    `problem` is what was asked, for a file that says so.
+    """
     assert solution.problem is not None
     size = num_workers(solution.problem)
     plan = solution.plan

@@ -1,5 +1,4 @@
-"""What a person may type on the command line: names, numbers, distributions; each refused in one
-clear line.
+"""What may be typed on the command line: names, numbers, distributions; else one line refuses it.
 
 JAX comes with a distribution that is typed, and with nothing else here. What the names stand for is
 the library's, and `tests/cli/test_imports.py` tests that both agree.
@@ -119,8 +118,7 @@ _POINTS = number(1, 10**6, include=True, whole=True)  # on an axis
 
 
 def read_open_law(text: str) -> tuple[str, dict[str, float]]:
-    """NAME:PARAMETER=VALUE,… where parameters may be left to axes: the name, and those that were
-    typed."""
+    """Read NAME:PARAMETER=VALUE,…: the name, and those typed; axes may give others."""
     name, _, parameters = text.partition(":")
     if name not in LAWS:
         raise ValueError(
@@ -150,8 +148,7 @@ def read_law(text: str) -> "Distribution":
 
 
 def read_law_of_workers(text: str) -> "tuple[int | None, Distribution]":
-    """A distribution NAME:PARAMETER=VALUE,…, or COUNT*NAME:… for some workers: with the count,
-    or none."""
+    """Read NAME:PARAMETER=VALUE,… or COUNT*NAME:… for some workers: count or None, and law."""
     count, star, law = text.rpartition("*")
     return WORKERS.read(count) if star else None, read_law(law)
 
@@ -179,8 +176,10 @@ def law_name(law: type) -> str:
 
 
 def axis(one: Argument) -> Argument:
-    """Numbers: 3, or 1,2,5, or LOW:HIGH:COUNT with equal steps, LOW:HIGH:COUNT:log with equal
-    ratios."""
+    """Return the argument that reads 3, or 1,2,5, or LOW:HIGH:COUNT in equal steps.
+
+    LOW:HIGH:COUNT:log is in equal ratios.
+    """
 
     def read(text: str) -> "np.ndarray":
         import numpy as np
@@ -282,7 +281,7 @@ COLUMN = named("COLUMN=NUMBER", "num_workers=20", _ANY_NUMBER)
 
 
 def refuse_without_effect(reason: str, *names: str) -> None:
-    """UsageError for the first of these parameters that was typed: here it would change nothing."""
+    """Raise UsageError for the first of these parameters that was typed: it changes nothing."""
     context = click.get_current_context()
     for param in context.command.params:
         typed = context.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE

@@ -1,5 +1,7 @@
-"""The commands, and what each may be asked. A file of its name answers each, and only that needs
-JAX."""
+"""The commands, and what each may be asked.
+
+A file of its name answers each command, and only that needs JAX.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -71,14 +73,14 @@ def check_picture(option: str, path: str | None) -> None:
 
 
 def check_not_both(what: str, **given: Any) -> None:
-    """UsageError where both of two options are given."""
+    """Raise UsageError where both of two options are given."""
     if all(given.values()):
         options = " and ".join(f"--{name.replace('_', '-')}" for name in given)
         raise click.UsageError(f"{options} both give {what}: drop one of them")
 
 
 def check_one(what: str, **given: Any) -> None:
-    """UsageError where none of two options is given, and where both are."""
+    """Raise UsageError unless exactly one of two options is given."""
     check_not_both(what, **given)
     if not any(given.values()):
         options = " or ".join(f"--{name.replace('_', '-')}" for name in given)
@@ -604,7 +606,7 @@ Examples:
 
 
 def _version(context: click.Context, _: click.Parameter, asked: bool) -> None:
-    """Also of a clone that is not installed; looked up when it is asked for, as that takes time."""
+    """Print the version, also of a clone; it is looked up here, for that takes time."""
     if asked:
         click.echo(f"bcgc, version {bcgc_jax.__version__}")
         context.exit()

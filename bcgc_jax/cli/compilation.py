@@ -16,8 +16,7 @@ from bcgc_jax.solvers.optimum import FEW_UNITS
 
 
 def keep_programs() -> None:
-    """JAX keeps compiled programs in the user's cache, if JAX_COMPILATION_CACHE_DIR does not say
-    where."""
+    """Let JAX keep compiled programs in the user's cache, if no other folder was chosen."""
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
     if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         return
@@ -32,8 +31,7 @@ def keep_programs() -> None:
 
 
 def padded(problem: Problem) -> Problem:
-    """With a `max_workers` below which N is traced: one program serves 32 of them, and none is
-    slower by it.
+    """Give the problem a `max_workers` up to which N is traced: one program serves 32 N as fast.
 
     Not for atoms and rows, which have a trace in their shape, nor for many workers, whose steps
     know N. And not where levels, whole units or many starts are searched in N² trials: padding

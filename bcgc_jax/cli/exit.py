@@ -12,8 +12,7 @@ T = TypeVar("T")
 
 
 def take_any_sign() -> None:
-    """Signs that the terminal's encoding does not have are printed as ?, not refused after the
-    work."""
+    """Print signs that the terminal's encoding does not have as ?: no error after the work."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError):  # a stream of somebody's own, or none
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
@@ -22,8 +21,10 @@ def take_any_sign() -> None:
 def check_file(
     option: str, path: str | os.PathLike[str] | None, suffixes: Sequence[str] = ()
 ) -> None:
-    """ValueError, before any work is lost, for a file that cannot be written or has another
-    suffix."""
+    """Raise ValueError, before any work is lost, for a file that cannot be written.
+
+    A file with none of the `suffixes` is refused too.
+    """
     if path is None:
         return
     path = Path(path)
@@ -44,8 +45,10 @@ def finish(command: str, status: int) -> NoReturn:
 
 
 def flush() -> str:
-    """Write what was printed; what hindered it, if anything did. A reader who has enough is no
-    hindrance."""
+    """Write what was printed, and return what hindered it, or "".
+
+    A reader who has enough is no hindrance.
+    """
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -58,8 +61,10 @@ def flush() -> str:
 
 
 def interrupted(command: str, hint: str = "") -> NoReturn:
-    """Say so and exit at once: threads that compile do not stop, and jaxlib may crash as it is
-    torn down."""
+    """Say that the command was interrupted, and exit at once.
+
+    Threads that compile do not stop, and jaxlib may crash as it is torn down.
+    """
     say(f"{command}: interrupted" + (f": {hint}" if hint else ""))
     with suppress(ValueError):
         flush()
@@ -73,8 +78,7 @@ def say(line: str) -> None:
 
 
 def interruptible(work: Callable[[], T]) -> T:
-    """`work` done in a thread, so that Ctrl-C is heard meanwhile: what compiles holds signals
-    back."""
+    """Do `work` in a thread, so that Ctrl-C is heard: compiling holds signals back."""
     import jax
 
     x64 = bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]

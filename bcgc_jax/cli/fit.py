@@ -1,5 +1,4 @@
-"""`bcgc fit`: from a log of measured times to a distribution, and to the plans for this and
-others."""
+"""`bcgc fit`: from a log of measured times to a distribution, and to plans for it and others."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -152,9 +151,10 @@ def _laws(
     start_up: StartUpFit | None,
     workers: int,
 ) -> dict[str, dict[str, Distribution]]:
-    """What to plan for, first what is thought best: the best fit, the measured times, and if it is
-    heavy their tail; with loads start-up and cycle time apart, and as if all time grew with the
-    load.
+    """Return the distributions to plan for, by name, as keywords of `Problem`; the best is first.
+
+    They are the best fit, the measured times, and these with a Pareto tail if it is heavy. With
+    loads they are start-up and cycle time apart, and as if all time grew with the load.
     """
     if start_up is not None:
         both = {APART: start_up.apart, TOGETHER: {"cycle_time": start_up.per_cycle}}
@@ -179,8 +179,10 @@ def _plan(
     steps: Trace | None,
     workers: int,
 ) -> Row:
-    """The optimum under a distribution, or none, and how long it takes under each, and in whole
-    `steps`."""
+    """Describe a plan: the optimum under a distribution, or uncoded without a `solution`.
+
+    It has the runtime under each distribution, and the mean in whole `steps`.
+    """
     one = next(iter(problems.values()))
     counts = np.where(np.arange(workers) == 0, int(one.total), 0)
     if solution is not None:

@@ -1,5 +1,4 @@
-"""Options of commands, each declared once: as a field of the dataclass that a command is asked
-with.
+"""Options of commands, each declared once: as a field of the dataclass of a command's question.
 
 JAX is imported when a command is answered: not for help, nor to refuse what was typed. Errors are
 one line, in the words of the options.
@@ -73,8 +72,7 @@ def _as_typed(text: str) -> str:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """What is wrong with the input, or with its files, is told in one line and ends with status
-    2."""
+    """Tell what is wrong with the input, or with its files, in one line, and end with status 2."""
     try:
         yield
     except BrokenPipeError:  # the reader has enough: no error
@@ -91,8 +89,7 @@ _UNKNOWN_FROM = (0, 13)
 
 
 def compile_quickly() -> None:
-    """XLA compiles for CPUs in half the time, by its older way, unless JAX is there or the user
-    says how.
+    """Let XLA compile for CPUs in half the time, by its older emitters, unless the user says how.
 
     Programs of many workers then take up to twice as long: this is for those that run once. A flag
     that XLA does not know ends the process, so that versions of which this is not known go without.
@@ -105,9 +102,10 @@ def compile_quickly() -> None:
 
 
 class Command(click.Command):
-    """Asked with the dataclass `kind`: NAMEOptions, whose docstring is its help and whose `after`
-    follows the options there. What it inherits comes in sections, each headed by the docstring of a
-    base. Answered by the file of its name.
+    """A command: the dataclass NAMEOptions, `kind`, asks, and the file of its name answers.
+
+    Its docstring is the help, and its `after` follows the options. Inherited options come in
+    sections, each headed by the docstring of a base.
     """
 
     def __init__(self, kind: Any) -> None:

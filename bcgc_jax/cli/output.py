@@ -34,8 +34,9 @@ def print_lines(*lines: str) -> None:
 
 
 def print_rows(rows: Iterable[Any], columns: Sequence[Shown], title: str | None = None) -> None:
-    """A table with a line for each row, as wide as others; numbers are on the right and never cut,
-    so it is wider where they would be lost and there is no text that may be wrapped.
+    """Print a table with a line for each row, as wide as all others.
+
+    Numbers are on the right and never cut. So a table without text to wrap may be wider.
     """
     heads = [
         Column(head, justify="right", no_wrap=True) if isinstance(head, str) else head
@@ -58,8 +59,7 @@ def names(head: str) -> Column:
 
 
 def row_label(row: Row) -> str:
-    """What a row is called in a table: its method, the α of partial stragglers, and what it
-    leaves out."""
+    """Return what a table calls a row: its method, the α of partial stragglers, "(inexact)"."""
     label = row["method"]
     if row.get("alpha") is not None:
         label += f" α {row['alpha']:.3g}"
@@ -87,8 +87,7 @@ def figure(name: str, form: str = ".4g", unknown: str = "–") -> Callable[[Mapp
 
 
 def above_bound(value: float, bound: float | None) -> str:
-    """By how much at most a runtime is above the optimum that has this bound, where there is
-    one."""
+    """Say by how much at most a runtime is above the optimum, which has this `bound`, if any."""
     gap = 100 * (value / bound - 1) if bound else math.inf
     if gap < 10:
         return f"{gap:.2g} %"
@@ -96,7 +95,7 @@ def above_bound(value: float, bound: float | None) -> str:
 
 
 def saved(row: Mapping[str, Any]) -> str:
-    """Of the uncoded scheme's time; how many times as long, where that is easier to read."""
+    """Print the share of the uncoded time that is saved, or how many times as long it takes."""
     share = row["saved"]
     if share is None or not math.isfinite(share):
         return "–"
@@ -104,8 +103,7 @@ def saved(row: Mapping[str, Any]) -> str:
 
 
 def needs_columns(rows: Iterable[Row]) -> list[Shown]:
-    """What schemes store, and where one of them asks its workers or gives less than the gradient
-    the rest."""
+    """Return columns of what schemes store, and, where one asks or is inexact, send and ask."""
     columns: list[Shown] = [
         ("subsets\nstored", figure("stored_subsets", ".0f")),
         ("sent\nin L", figure("sent", ".2f")),
@@ -121,8 +119,7 @@ def print_answer(
     document: Callable[[], Any],
     printed: Callable[[], None],
 ) -> None:
-    """As `--format` asks: CSV of the rows, JSON of the `document`, or what is `printed` for a
-    person."""
+    """Print the rows as CSV, the `document` as JSON, or what is `printed` for a person."""
     if question.output == "csv":
         write_rows(rows)
     elif question.output == "json":
@@ -145,7 +142,7 @@ def json_of(document: Row | Sequence[Row]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it: null for what is not finite."""
+    """Return it as JSON has it: null for what is not finite."""
     if isinstance(value, Mapping):
         return {name: _plain(one) for name, one in value.items()}
     if isinstance(value, list | tuple):
@@ -174,8 +171,10 @@ def _field(value: Any) -> Any:
 
 
 def write_beside(question: Any, path: str | None, what: str, write: Callable[[str], Any]) -> None:
-    """`write` a file that was asked for. The answer is printed by then, and what fails is one
-    line."""
+    """Let `write` a file that was asked for.
+
+    The answer is printed by then, and what fails is one line.
+    """
     if path is None:
         return
     try:

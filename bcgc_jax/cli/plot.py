@@ -78,7 +78,7 @@ def _of_times(path: Path) -> "Figure":
 
 
 def read(path: Path) -> list[Row]:
-    """All rows of a table, numbers as numbers, None for what is empty."""
+    """Read all rows of a table, numbers as numbers, None for what is empty."""
     return [{name: _number(value) for name, value in row.items()} for row in read_rows(path)]
 
 
@@ -131,8 +131,7 @@ def _look(method: str) -> dict[str, Any]:
 
 
 class Drawn(NamedTuple):
-    """A scheme's expected `runtime`, and of each block its size and how many workers compute each
-    subset.
+    """A scheme: expected `runtime`, sizes of blocks, how many workers compute each subset.
 
     `saved`: its share of the uncoded scheme's time.
     """
@@ -145,7 +144,7 @@ class Drawn(NamedTuple):
 
 
 def drawn(method: str, runtime: float, plan: Plan | None, saved: float | None = None) -> Drawn:
-    """Of a plan; there are no blocks where nobody plans who does what, or subsets are cut.
+    """Describe a plan; it has no blocks where nobody plans who does what, or subsets are cut.
 
     >>> from bcgc_jax.plans.plan import partition_plan
     >>> drawn("optimal", 5.0, partition_plan(np.array([3.0, 0.0, 2.0]), 3)).copies.tolist()
@@ -220,7 +219,7 @@ def _bars(axes: "Axes", schemes: Sequence[Drawn], form: str = ".4g") -> None:
 
 
 def bars(rows: Sequence[Row], value: str) -> "Figure":
-    """Of one problem: a bar for each method."""
+    """Draw the methods of one problem, a bar for each."""
     known = [row for row in rows if row[value] is not None]
     if not known:
         raise click.UsageError(f"the column {value} is empty")
@@ -248,7 +247,7 @@ def bars(rows: Sequence[Row], value: str) -> "Figure":
 def of_rows(
     rows: Sequence[Row], value: str = "expected_runtime", x: str | None = None, y: str | None = None
 ) -> "Figure":
-    """Of a sweep: bars for one problem, curves over one number that varies, heat maps over two.
+    """Draw a sweep: bars for one problem, curves over one number that varies, heat maps over two.
 
     UsageError where the rows have no such column, and where more numbers vary.
     """
@@ -275,7 +274,7 @@ def of_rows(
 
 
 def check_numbers(rows: Sequence[Row], name: str) -> None:
-    """UsageError where there is no such column, or one of words."""
+    """Raise UsageError where there is no such column, or one of words."""
     if name not in rows[0]:
         raise click.UsageError(f"there is no column {name}, only {', '.join(rows[0])}")
     if words := [row[name] for row in rows if isinstance(row[name], str)]:
@@ -297,7 +296,7 @@ def curves(rows: Sequence[Row], x: str, y: str, title: str = "") -> "Figure":
 
 
 def _log(rows: Sequence[Row], *columns: str) -> str:
-    """Which axes are logarithmic: of positive numbers over more than a decade and a half."""
+    """Name the logarithmic axes: positive numbers over more than a decade and a half."""
     spans = [
         np.array([row[column] for row in rows if row[column] is not None], float)
         for column in columns
@@ -336,8 +335,7 @@ def heat_maps(rows: Sequence[Row], x: str, y: str, value: str) -> "Figure":
 def fits(
     seconds: np.ndarray, censored: np.ndarray | None, laws: Sequence[tuple[str, Any]]
 ) -> "Figure":
-    """P(T > t) of measured times (Kaplan and Meier), and of the four distributions that fit
-    best."""
+    """Draw P(T > t) of measured times (Kaplan and Meier), and of the four best fits."""
     figure, (axes,) = plotting.new_figure()
     order = np.argsort(seconds, axis=None)
     times = np.ravel(seconds)[order]
@@ -365,7 +363,7 @@ def fits(
 def training(
     rows: Sequence[Row], value: str = "loss", clock: str = "time (in the file's unit)"
 ) -> "Figure":
-    """Of every step of some runs: a curve for each scheme, medians over its seeds."""
+    """Draw every step of some runs: a curve for each scheme, medians over its seeds."""
     seeds: dict[tuple[str, int], list[tuple[float, float]]] = {}
     for row in rows:
         seeds.setdefault((row["method"], row["step"]), []).append((row["time"], row[value]))

@@ -188,8 +188,10 @@ def _read_unit_costs(file: TextIO) -> list[float]:
 
 
 def _law_of_workers(question: SolveOptions) -> tuple[Any, int | None]:
-    """What all --cycle-time mean together, and for how many workers: several are those of unlike
-    ones."""
+    """Return what all --cycle-time mean together, and for how many workers.
+
+    Several are those of workers that are not alike.
+    """
     if not question.cycle_time:
         return None, question.workers
     (count, law), *others = question.cycle_time
@@ -283,7 +285,7 @@ def _interval(
 
 
 def _largest_setup(problem: Problem, rows: list[Row]) -> float | None:
-    """Of the fastest plan, where it was made without setup and the answer takes no time."""
+    """Return `largest_setup` of the fastest plan, where it is without setup and this is quick."""
     best = solve_table.fastest_plan(rows)
     # A single block pays for start-ups, sending and setup too. Ten more expectations of a second
     # are felt.
@@ -301,7 +303,7 @@ def _solve_all(
     required: set[str],
     trace: Trace | None,
 ) -> list[Found]:
-    """All methods, best first. Those that are not `required` may be impossible here."""
+    """Solve by all methods, best first; those that are not `required` may be impossible here."""
 
     def work(name: str, method: Method) -> Found:
         begun = time.perf_counter()
@@ -312,8 +314,7 @@ def _solve_all(
         return {"method": name} | solution_row(judged, solution, taken, question.deadline), solution
 
     def place(one: Found) -> tuple[float, float]:
-        """Those that are in time often enough by runtime, before the others by how often they
-        are."""
+        """Put those that are in time often enough first, by runtime, then others by how often."""
         chance = 0.0
         least = 0.0
         if question.for_deadline:

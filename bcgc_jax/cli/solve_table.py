@@ -1,5 +1,4 @@
-"""What a person reads of `bcgc solve`: the table, the plan, what it needs, and where figures
-come from."""
+"""What a person reads of `bcgc solve`: the table, the plan, and where the figures come from."""
 
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -54,7 +53,7 @@ def step_of(row: Row) -> float:
 
 
 def runtime_of(row: Row) -> float:
-    """The same; of what loses samples for as many samples that are used."""
+    """E τ, of schemes that lose samples for as many samples that are used."""
     return output.for_used(step_of(row), row)
 
 
@@ -67,14 +66,14 @@ def fastest_plan(rows: Sequence[Row]) -> Row | None:
 
 
 def share_saved(row: Row, uncoded: Row | None = None) -> float | None:
-    """Of the time of the uncoded scheme; None where one of the two is not known."""
+    """Return the share of the uncoded time that is saved; None where one of the two is unknown."""
     if uncoded is None or not np.isfinite(runtime_of(row)) or not np.isfinite(runtime_of(uncoded)):
         return None
     return 1 - runtime_of(row) / runtime_of(uncoded)
 
 
 def print_table(answer: SolveAnswer, remarks: Sequence[str] = ()) -> None:
-    """All of it; `remarks` are on what the runtimes are of."""
+    """Print the whole answer; `remarks` are on what the runtimes are of."""
     output.print_rows(answer.rows, _columns(answer))
     which = (
         ("Blocks of plans with a code") if any(row["schedule"] for row in answer.rows) else "Blocks"
@@ -94,8 +93,7 @@ def print_table(answer: SolveAnswer, remarks: Sequence[str] = ()) -> None:
 
 
 def _against_baseline(answer: SolveAnswer) -> str:
-    """For those who compare schemes: the fastest earlier one, listed or not, and the fastest
-    one."""
+    """Compare the fastest scheme with the fastest earlier one, whether listed or not."""
     if answer.baseline is None:
         return "Best baseline: none."
     least = runtime_of(answer.baseline)
@@ -115,7 +113,7 @@ def _against_baseline(answer: SolveAnswer) -> str:
 
 
 def _in_a_row(answer: SolveAnswer) -> list[str]:
-    """On those that take longer where nobody can stop a computation."""
+    """Tell which schemes take longer where nobody can stop a computation."""
     known = [row for row in answer.rows if row["chained_runtime"] is not None]
     times = []
     for row in known:
@@ -162,9 +160,11 @@ def _columns(answer: SolveAnswer) -> list[output.Shown]:
 
 
 def _best_bound(answer: SolveAnswer) -> float:
-    """Certificates for all levels bound the same optimum, so the best of them serves all. With
-    setup or chain cycles each is for the levels in use: the best plan's serves, and says how far
-    below it these could get. 0 where the optimum was not asked for and all are loose.
+    """Return the bound of the optimum; 0 where that was not asked for and all bounds are loose.
+
+    Certificates for all levels bound the same optimum, so the best of them serves all. With setup
+    or chain cycles each is for the levels in use: the best plan's serves, and says how far below
+    it plans of these levels could get.
     """
     coded = [row for row in answer.rows if row["bound_of"] == "levels"]
     if any("levels" in row for row in coded):
@@ -179,7 +179,7 @@ def _best_bound(answer: SolveAnswer) -> float:
 
 
 def _limit(answer: SolveAnswer) -> Iterator[str]:
-    """Of all schemes, and those that are often faster and were not asked for."""
+    """Tell the limit of all schemes, and those that are often faster and were not asked for."""
     if np.isfinite(answer.limit):
         passes = ", each sample's passes made once" if answer.problem.has_setup else ""
         begun = ", after the first start-up, nothing sent" if not answer.problem.plain else ""
@@ -313,8 +313,7 @@ def _first(rows: Iterator[output.Row]) -> output.Row | None:
 
 
 def _plan(answer: SolveAnswer) -> Iterator[str]:
-    """Of each kind the best plan: its blocks, what is stored for them, and where it is worth
-    nothing."""
+    """Tell the best plan of each kind: its blocks, what is stored, when it gains nothing."""
     order = "in the order in which they are computed"
     of_all = f"of the {num_workers(answer.problem)}"
     if row := _first(row for row in answer.rows if "groups" in (row["schedule"] or {})):

@@ -1,5 +1,4 @@
-"""`bcgc sweep`: a grid of problems over the number of workers and any other number, to a file or
-a table."""
+"""`bcgc sweep`: a grid of problems over the number of workers and any other number."""
 
 import os
 import time
@@ -65,8 +64,7 @@ def answer(question: SweepOptions) -> None:
 def _axes(
     question: SweepOptions,
 ) -> tuple[dict[str, np.ndarray], dict[str, str], Callable[..., Problem]]:
-    """The numbers of the grid by their names, what is no number, and the problem that a cell of
-    them is."""
+    """Return the axes of the grid by name, the labels, and the function that makes a problem."""
     workers = question.workers
     labels = {}
     parameters = {}
@@ -115,7 +113,7 @@ def _axes(
 def _parameters(
     law: str, given: dict[str, float], axes: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """All parameters of a distribution, those of --cycle-time as axes of one number."""
+    """Return all parameters of a distribution, those of --cycle-time as axes of one number."""
     for name in axes:
         if name not in LAWS[law]:
             raise click.UsageError(
@@ -166,8 +164,7 @@ def _print_table(rows: list[output.Row], axes: list[str]) -> None:
 
 
 def _with_bounds(sweep: Sweep, rows: Iterable[output.Row]) -> Iterator[output.Row]:
-    """With the bound of the optimum of each row's cell, or its own one if that is not loose;
-    else None."""
+    """Add the bound of a cell's optimum to its rows; else their own if not loose, or None."""
     # its methods after each other
     for cell in zip(*[iter(rows)] * len(sweep.methods), strict=True):
         bounds = {row["method"]: float(row["lower_bound"] or np.nan) for row in cell}
@@ -182,8 +179,10 @@ def _with_bounds(sweep: Sweep, rows: Iterable[output.Row]) -> Iterator[output.Ro
 
 
 def _to_file(sweep: Sweep, question: SweepOptions, path: Path) -> Counter[str]:
-    """Chunk by chunk, and a summary; an interruption says how to go on, where there is something
-    to."""
+    """Write the file chunk by chunk, and print a summary.
+
+    An interruption says how to go on, where something is solved.
+    """
     start = time.perf_counter()
     try:
         with Progress("solving") as bar:
@@ -212,7 +211,7 @@ def _to_file(sweep: Sweep, question: SweepOptions, path: Path) -> Counter[str]:
 
 
 def _summary(sweep: Sweep, path: Path) -> tuple[list[output.Row], Counter[str]]:
-    """How each method came out and what it saved, and how all did, from the file itself."""
+    """Read from the file how each method came out and what it saved, and the statuses of all."""
     gaps: dict[str, float] = {}
     saved: dict[str, list[float]] = {}
     counts = Counter[tuple[str, str]]()
@@ -239,8 +238,7 @@ def _summary(sweep: Sweep, path: Path) -> tuple[list[output.Row], Counter[str]]:
 
 
 def _end(statuses: Counter[str]) -> None:
-    """Say how many rows are no problem; status 1 where one is none, or where no row is an
-    answer."""
+    """Say how many rows are no problem; status 1 if one is none, or if no row is an answer."""
     invalid, infeasible = (
         statuses[status.name.lower()] for status in (Status.INVALID, Status.INFEASIBLE)
     )

@@ -41,8 +41,10 @@ _PLACED = (
 
 
 def read(asked: Times) -> Trace | None:
-    """Cycle times, if a trace was named: seconds, or seconds over load where there are loads,
-    and says so."""
+    """Read the cycle times of the trace that was named, if one was.
+
+    They are seconds. Where there are loads they are seconds over load, and a line says so.
+    """
     if asked.trace is None:
         return None
     trace = read_loads(asked)
@@ -52,8 +54,10 @@ def read(asked: Times) -> Trace | None:
 
 
 def read_loads(asked: Times | FitOptions) -> Trace:
-    """As the file has it; ValueError for one that cannot be read, UsageError for one without the
-    columns."""
+    """Read the trace as its file has it.
+
+    Raises ValueError for a file that cannot be read, UsageError for one without the columns.
+    """
     try:
         columns = {name: getattr(asked, name) for name in LAYOUT}
         return load_trace(sys.stdin.buffer if asked.trace == "-" else str(asked.trace), **columns)
@@ -71,7 +75,7 @@ def trace_name(asked: Times | FitOptions) -> str:
 def workers_of(
     asked: Times | FitOptions, trace: Trace, workers: int | None, *, replayed: bool = False
 ) -> int:
-    """How many there are to be: those asked for, or those of the trace, which a replay needs."""
+    """Return N: as asked for, or that of the trace, which a replay needs."""
     if (asked.keep_workers or replayed) and workers not in (None, trace.num_workers):
         why = "--keep-workers keeps the steps of" if asked.keep_workers else "the trace has"
         raise ValueError(f"{why} {trace.num_workers} workers, not {workers}: leave --workers out")
@@ -85,7 +89,7 @@ def workers_of(
 
 
 def law_for(asked: Times, trace: Trace, workers: int) -> Distribution | JointDistribution:
-    """That of all times together, or with --keep-workers of whole steps."""
+    """Return the distribution of all times together, or with --keep-workers of whole steps."""
     if asked.keep_workers:
         return EmpiricalRows(trace.rows())
     return distribution_of(trace.seconds, workers, trace.censored, kind=asked.trace_distribution)
@@ -94,8 +98,7 @@ def law_for(asked: Times, trace: Trace, workers: int) -> Distribution | JointDis
 def planned_for(
     asked: Times, law: Any, workers: int | None, *, replayed: bool = False
 ) -> tuple[Trace | None, Any, int]:
-    """The trace, if there is one, and the distribution and the number of workers that are
-    planned for."""
+    """Return the trace, if there is one, and the law and the number of workers to plan for."""
     if (trace := read(asked)) is not None:
         workers = workers_of(asked, trace, workers, replayed=replayed)
         law = law_for(asked, trace, workers)
@@ -105,8 +108,7 @@ def planned_for(
 
 
 def check_size(problem: Problem, other: str = "--trace-distribution smooth") -> None:
-    """ValueError where one exact runtime under measured times takes more than an hour, or the
-    memory."""
+    """Raise ValueError where one exact runtime takes more than an hour, or more than the memory."""
     operations = iteration_of(problem).evaluation_cost()
     memory = math.inf
     with suppress(AttributeError, OSError, ValueError):
@@ -127,7 +129,7 @@ def measured_forward(trace: Trace | None) -> float | None:
 
 
 def forward_in_words(asked: Times | FitOptions, trace: Trace) -> list[str]:
-    """That plans take it from the trace, where they do."""
+    """Say that plans take the forward pass from the trace, where they do."""
     ratio = measured_forward(trace)
     if ratio is None or asked.asks_forward:
         return []
@@ -138,8 +140,10 @@ def forward_in_words(asked: Times | FitOptions, trace: Trace) -> list[str]:
 
 
 def remarks(asked: Times, trace: Trace) -> list[str]:
-    """Where it is not what a plan supposes; of whole steps, only where nothing can be learnt
-    from it."""
+    """Say where the trace is not what a plan supposes.
+
+    With --keep-workers that is only where nothing can be learnt from it, and the causes.
+    """
     found = describe(trace, with_tail=False)
     if asked.keep_workers:
         lost = found.slowness
@@ -188,7 +192,7 @@ def in_words(description: Description) -> list[str]:
 
 
 def placed(trace: Trace | None, problem: Problem, solution: Solution) -> Solution:
-    """With the workers of nested groups where the steps of the trace want them."""
+    """Place the workers of nested groups where the steps of the trace want them."""
     plan = solution.plan
     if plan is None or plan.completion is None or not plan.completion.groups:
         return solution
@@ -201,8 +205,10 @@ def placed(trace: Trace | None, problem: Problem, solution: Solution) -> Solutio
 def in_its_steps(
     trace: Trace, problem: Problem, name: str, plan: Plan, promised: float
 ) -> list[str]:
-    """What the steps of the trace say of the `plan` that was made for them; nothing if they are
-    of others."""
+    """Say what the steps of the trace make of the `plan` that was made for them.
+
+    Nothing, if its steps are those of other workers.
+    """
     taken = replay(trace, problem, plan)
     workers = num_workers(problem)
     uncoded = replay(
@@ -225,8 +231,7 @@ def in_its_steps(
 
 
 def _in_a_row(trace: Trace, problem: Problem, plan: Plan, uncoded: float) -> list[str]:
-    """The same where each worker first ends the pass that it has begun, if that takes 2 %
-    longer."""
+    """Say the same of workers that first end the pass they have begun, if that takes 2 % more."""
     steps = whole_steps(trace, problem)
     found = steps_in_a_row(problem, plan, np.zeros_like(steps), steps)
     if found is None or found[1].mean() < 1.02 * found[0].mean():
@@ -240,7 +245,7 @@ def _in_a_row(trace: Trace, problem: Problem, plan: Plan, uncoded: float) -> lis
 
 
 def whole_steps(trace: Trace | None, problem: Problem) -> np.ndarray:
-    """Those of which all times are known, `[S, N]`; none where other workers took them."""
+    """Return steps of which all times are known, `[S, N]`; none where other workers took them."""
     workers = num_workers(problem)
     times = np.zeros((0, workers)) if trace is None or trace.load is not None else trace.table()
     return (
@@ -261,7 +266,7 @@ def replay(trace: Trace, problem: Problem, plan: Plan) -> np.ndarray:
 
 @jax.jit
 def runtimes_in(steps: Array, problem: Problem, plan: Plan) -> Array:
-    """In steps of these cycle times, `[S, N]` to `[S]`, some at a time."""
+    """Return the plan's runtimes in steps of these cycle times, `[S, N]` to `[S]`."""
     load, rule, scale = problem_tasks(problem, plan)
     nothing = jnp.zeros(problem.max_workers, problem.dtype)
 
@@ -285,8 +290,7 @@ def later_than_promised(plan: str, promised: float, taken: float, error: float) 
 
 
 def unit_of(trace: Trace | None, problem: Problem) -> tuple[float, str]:
-    """What runtimes are printed in. Under a trace, whose times a cycle takes, a recorded step's
-    seconds.
+    """Return the unit of printed runtimes and its name; under a trace, seconds of a recorded step.
 
     A recorded worker had its share of the step's data, with its forward pass and what it carries
     back.

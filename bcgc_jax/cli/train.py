@@ -94,7 +94,7 @@ def _train_all(
 def _train_all_on_cluster(
     question: TrainOptions, problem: Problem, steps: np.ndarray | None, schemes: dict[str, Method]
 ) -> list[DigitsRun]:
-    """As `_train_all`, on processes: all schemes use the same ones, in turn."""
+    """Train as `_train_all` does, on processes: all schemes use the same ones, in turn."""
     from bcgc_jax.cluster import Cluster, InjectedDelay, Run, Step
     from bcgc_jax.cluster.digits import train_digits_on_cluster
 

@@ -1,5 +1,4 @@
-"""From a file of measured times to a distribution: traces, what they look like, fits,
-resampling."""
+"""Files of measured times, and what they say: traces, descriptions, fits, advice."""
 
 from typing import Any
 

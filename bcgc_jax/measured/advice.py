@@ -1,5 +1,4 @@
-"""From a log to a verdict: what a step loses, why, what can be done, what that is worth and how
-sure it is.
+"""The advice on a log: what a step loses, why, what helps, how much, and how sure that is.
 
 Causes and remedies are replayed in the steps of the log, not read off shares of variance. A remedy
 is advised if it saves time in steps that its plan has not seen, by its interval of 95 % too.
@@ -161,8 +160,7 @@ def advise(
 
 
 def _stays(random: np.ndarray) -> bool:
-    """Whether half of what workers take more, `[S, W]`, is there in the next step: its data are
-    others."""
+    """Say whether half of what workers take more, `[S, W]`, stays in the next step's data."""
     return bool(np.sum(random[1:] * random[:-1]) > np.sum(random[:-1] ** 2) / 2)
 
 

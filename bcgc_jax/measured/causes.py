@@ -55,7 +55,7 @@ class Parts(NamedTuple):
 
     @property
     def pace(self) -> np.ndarray:
-        """By which the data's seconds are multiplied, `[S, W]`."""
+        """The factor of the data's seconds, `[S, W]`."""
         return np.exp(self.steady + self.random)
 
     @property
@@ -73,7 +73,7 @@ class Parts(NamedTuple):
 
 
 def loss(times: np.ndarray) -> np.ndarray:
-    """`[S, W]` to `[S]`: what the slowest worker takes more than the mean."""
+    """Return what the slowest worker takes more than the mean, `[S, W]` to `[S]`."""
     return times.max(axis=1) - times.mean(axis=1)
 
 
@@ -102,8 +102,7 @@ def losses(parts: Parts) -> dict[str, np.ndarray]:
 
 
 def slow_together(times: np.ndarray) -> np.ndarray:
-    """`[S, W]` to `[S]`: what steps take more than others as all workers are slow; no part of the
-    loss.
+    """Return what steps take more because all workers are slow, `[S, W]` to `[S]`; it is no loss.
 
     More than the lowest quarter of steps takes, and more than chance makes of the mean of so many
     workers.
@@ -114,7 +113,7 @@ def slow_together(times: np.ndarray) -> np.ndarray:
 
 
 def parts_of(parts: Microbatches) -> Parts:
-    """Of whole steps of C ≥ 2 chunks.
+    """Model whole steps of C ≥ 2 chunks.
 
     Args:
       parts: without missing times; with forward passes pauses are told from long chunks.
@@ -132,8 +131,7 @@ def parts_of(parts: Microbatches) -> Parts:
 
 
 def _parts_by_load(parts: Microbatches) -> Parts:
-    """Where the lengths of chunks are known, a worker is slow by what its step takes more than its
-    lengths.
+    """Model chunks of known lengths: a worker is slow by what its step takes more than its lengths.
 
     What single chunks take more stays with them: over a worker's step it adds up to nothing.
     """
@@ -153,7 +151,7 @@ def _parts_by_load(parts: Microbatches) -> Parts:
 
 
 def parts_of_steps(times: np.ndarray, chunks: int, expected: np.ndarray | None = None) -> Parts:
-    """Of whole steps without chunks, `[S, W]`: what is not steady is all of the workers, at random.
+    """Model whole steps without chunks, `[S, W]`: what is not steady is of workers, at random.
 
     But for what a worker's load makes be `expected`, in seconds, `[S, W]`: that is of the data.
     """
@@ -167,8 +165,7 @@ def parts_of_steps(times: np.ndarray, chunks: int, expected: np.ndarray | None =
 
 
 def as_data(parts: Parts) -> Parts:
-    """The same seconds of workers, where those that are slow at random had long chunks in their
-    place.
+    """Return other parts of the same seconds: workers slow at random have long chunks instead.
 
     Lengths within a worker's step are drawn: as uneven as independent ones are whose sums differ so
     much.
@@ -180,8 +177,7 @@ def as_data(parts: Parts) -> Parts:
 
 
 def as_one_chunk(parts: Parts) -> Parts:
-    """The same seconds, where one chunk took what a worker took more than the median one at
-    random."""
+    """Return other parts of the same seconds: one chunk takes what is above the median worker."""
     pace = np.exp(parts.random)
     usual = np.minimum(pace, np.median(pace, axis=1, keepdims=True))
     data = usual[:, :, None] * parts.data
@@ -190,8 +186,7 @@ def as_one_chunk(parts: Parts) -> Parts:
 
 
 def _pauses(seconds: np.ndarray) -> np.ndarray:
-    """Seconds of a chunk above its worker's median in the step, where most of such chunks have
-    paused.
+    """Return seconds above the worker's median of chunks so long that most such have paused.
 
     ln of lengths is taken to have quantiles a z^k, z those of the normal distribution and k ≥ 1 for
     tails that are heavier. So a body that many long chunks have made wide is not taken for pauses.
@@ -222,8 +217,7 @@ def _pauses(seconds: np.ndarray) -> np.ndarray:
 
 
 def _pauses_of_passes(seconds: np.ndarray, forward: np.ndarray) -> np.ndarray:
-    """Seconds of one pass that the other one does not explain: a long chunk takes longer in
-    both."""
+    """Return seconds of one pass that the other does not explain: long chunks are long in both."""
     backward = seconds - forward
     ratio = np.log(forward / backward)
     # The length by the pass that did not pause.
@@ -253,8 +247,10 @@ def _scores(seconds: np.ndarray) -> np.ndarray:
 
 
 def _random(seconds: np.ndarray) -> np.ndarray:
-    """B, by chunks without pauses and without what is steady: as much as chunks of a step have
-    in common."""
+    """Estimate B, from chunks without pauses and without what is steady.
+
+    It is as much as the chunks of a worker's step have in common.
+    """
     steps, workers, chunks = seconds.shape
     cut = chunks // 4
     middle = np.sort(np.log(seconds), axis=2)[:, :, cut : chunks - cut].mean(axis=2)

@@ -1,5 +1,4 @@
-r"""Which distribution stands for measured times: each time an atom where that is quick, else a
-smooth one.
+r"""The distribution that stands for measured times: an atom for each if that is quick, or smooth.
 
 `Empirical` never exceeds the largest time that was seen, and its expected runtime is polyhedral.
 The smooth one is a monotone curve through the times, and a tail beyond the last: T = Λ⁻¹(A), A ~
@@ -29,8 +28,7 @@ _MANY = 20
 def distribution_of(
     times: ArrayLike, num_workers: int, censored: ArrayLike | None = None, *, kind: str = "auto"
 ) -> Distribution:
-    """The distribution of all measured `times` together, for a plan of N workers that are taken as
-    alike.
+    """Return the distribution of all measured `times` together, for N workers taken as alike.
 
     Args:
       times: K of them in any shape, positive.
@@ -70,8 +68,10 @@ def distribution_of(
 def smooth_or_atoms(
     times: ArrayLike, censored: ArrayLike | None = None, num_workers: float = np.inf
 ) -> Distribution:
-    """A smooth one, by default for any number of workers; atoms where nothing smooth is near the
-    times."""
+    """Return a smooth distribution; atoms where nothing smooth is near the times.
+
+    By default it is smooth enough for any number of workers.
+    """
     try:
         return smooth_empirical(times, censored, large_n=num_workers > _MANY)
     except ValueError:
@@ -81,7 +81,7 @@ def smooth_or_atoms(
 
 
 class Tail(NamedTuple):
-    """Where a tail begins, its scale, its index with a standard error, how many times it has."""
+    """A tail: where it begins, scale, index with a standard error, how many times it has."""
 
     threshold: float
     scale: float
@@ -97,8 +97,7 @@ def smooth_empirical(
     pareto_tail: bool = False,
     large_n: bool = False,
 ) -> HazardSpline:
-    r"""The smooth distribution of measured `times`, `[K]`, K ≥ 20; True in `censored` marks lower
-    bounds.
+    r"""Return the smooth distribution of `times`, `[K]`, K ≥ 20; `censored` marks lower bounds.
 
     √K knots (5 to 64), each the mean of a group of neighbours, up to the tail: the largest 20
     times, or the largest tenth if that is fewer, are exponential with their own mean. With

@@ -1,5 +1,4 @@
-"""What a trace looks like, and how far it is from the paper's independent, identically distributed
-times.
+"""What a trace looks like, and how far it is from the paper's independent, alike workers.
 
 What slows its steps is found as `advise` finds it. Besides: does a worker's time depend on that of
 its last step, and how heavy is the tail?
@@ -54,8 +53,7 @@ class Description(NamedTuple):
     forward_ratio: float | None = None
 
     def remarks(self) -> list[str]:
-        """In words: where the trace is not what the paper assumes, and what that means for a
-        plan."""
+        """Say where the trace is not what the paper assumes, and what that means for a plan."""
         tail = self.tail_index
         onward = self.autocorrelation
         known = [
@@ -126,8 +124,7 @@ def describe(trace: Trace, *, with_tail: bool = True) -> Description:
 
 
 def autocorrelation(table: np.ndarray) -> Interval:
-    """Of each worker's time with that of its next step, around its mean, all workers together;
-    `[S, W]`.
+    """Correlate workers' times, `[S, W]`, around their means, with those of their next steps.
 
     The interval lets workers of a step depend on each other. Corrected for the mean that was
     estimated.

@@ -1,4 +1,4 @@
-r"""Which distribution do measured times follow, with which parameters, and how sure is that?
+r"""Fits: the distribution that measured times follow, its parameters, and how sure they are.
 
 Each family is fitted by maximum likelihood. Samples of the fit are fitted again (a parametric
 bootstrap). Their spread is the standard error; their mean shows the bias (a shift is estimated too
@@ -185,8 +185,10 @@ def _search(family: Family, samples: Sample, guesses: Array) -> tuple[Array, Arr
 
 @jax.jit
 def _draw(key: Array, data: Sample) -> tuple[Array, Array | None]:
-    """Hazards of as many samples, ascending, and their cuts, if any; compiled once for all
-    families."""
+    """Draw hazards of as many samples, ascending, and their cuts, if any.
+
+    It is compiled once for all families.
+    """
 
     def draw(key: Array, sample: Sample) -> tuple[Array, Array | None]:
         times_key, cut_key = jax.random.split(key)
@@ -222,7 +224,7 @@ def _drawn(family: Family, parameters: Array, hazards: Array, cuts: Array | None
 def _hazards(
     family: Family, samples: Sample, parameters: Array, bias: Array
 ) -> tuple[Array, Array]:
-    """Of each sample the parameters less their bias, and the hazards of its times by these."""
+    """Return each sample's parameters less their bias, and the hazards of its times by these."""
     corrected = jax.vmap(family.shifted, in_axes=(0, None, 0))(parameters, -bias, samples)
     return corrected, jax.vmap(lambda p, t: family.law(*p).cumulative_hazard(t))(
         corrected, samples.times
@@ -230,8 +232,7 @@ def _hazards(
 
 
 def distances(hazard: Array, sample: Sample) -> tuple[Array, Array]:
-    """Kolmogorov and Smirnov's, and Anderson and Darling's up to the largest time, from the hazards
-    of times.
+    """Return the Kolmogorov–Smirnov and the Anderson–Darling distance, from hazards of times.
 
     ∫ (p - u)² / (u (1-u)) du = p² log u - (1-p)² log(1-u) - u, p the share of times so far: for
     times that are cut off, Kaplan and Meier's.

@@ -1,5 +1,4 @@
-"""Confidence intervals over measured steps: a block bootstrap, which keeps what ties a step to
-the next."""
+"""Confidence intervals over measured steps: a block bootstrap, which keeps their correlation."""
 
 import math
 from collections.abc import Callable
@@ -17,8 +16,7 @@ def percent(share: float) -> str:
 
 
 class Interval(NamedTuple):
-    """An estimate and its confidence interval of 95 %; NaN where there is nothing to tell it
-    from."""
+    """An estimate and its confidence interval of 95 %; NaN where nothing tells it."""
 
     value: float
     low: float
@@ -47,7 +45,7 @@ class Resamples(NamedTuple):
     drawn: np.ndarray
 
     def interval(self, value: Callable[[np.ndarray], np.ndarray]) -> Interval:
-        """Of a `value` of means, `[..., K]` to `[...]`."""
+        """Return the interval of a `value` of means, `[..., K]` to `[...]`."""
         low, high = np.quantile(value(self.drawn), [0.025, 0.975])
         return Interval(float(value(self.means)), float(low), float(high))
 
@@ -55,8 +53,7 @@ class Resamples(NamedTuple):
 def resample(
     series: np.ndarray, block: int, seed: int = 0, num_replicates: int = 2000
 ) -> Resamples:
-    """Of `[S, K]`, all in the same steps, in blocks of neighbours on a circle (Politis & Romano
-    1992).
+    """Resample `[S, K]`, all in the same steps, in blocks of neighbours on a circle.
 
     >>> found = resample(np.arange(8.0)[:, None], block=8)
     >>> (float(found.means[0]), float(np.ptp(found.drawn)))
@@ -74,8 +71,10 @@ def resample(
 
 
 def block_for(now: np.ndarray, least: np.ndarray) -> int:
-    """Of the seconds of steps as they are and at the limit, `[S]` each; in short logs chance looks
-    like correlation: there are four blocks at least."""
+    """Return the block for the seconds of steps as they are and at the limit, `[S]` each.
+
+    There are four blocks at least: in short logs chance looks like correlation.
+    """
     longest = math.ceil(len(now) / _FEWEST_BLOCKS)
     return min(max(block_length(now), block_length(now - least)), longest)
 

@@ -1,5 +1,4 @@
-r"""Maximum likelihood of families of distributions from measured times, some of them perhaps cut
-off.
+r"""Maximum likelihood of families of distributions from measured times, of which some are cut off.
 
 A cut-off (censored) time is a lower bound: it counts P(T > t) = e^{-Λ(t)}, a whole one its density.
 Where the support begins at an unknown time, the density there may be infinite and the likelihood
@@ -28,8 +27,7 @@ FEWEST = 10  # whole times that a fit needs: own choice
 
 
 class Sample(NamedTuple):
-    """Times in ascending order, `[K]`, and which of them are only lower bounds, bool `[K]`;
-    None: no one."""
+    """Times in ascending order, `[K]`, and which are lower bounds, bool `[K]`; None for none."""
 
     times: Array | np.ndarray
     censored: Array | np.ndarray | None = None
@@ -51,7 +49,7 @@ class Sample(NamedTuple):
 
     @property
     def excess(self) -> Array:
-        """How much later than the smallest whole time each is."""
+        """The times less the smallest whole one."""
         return jnp.maximum(self.times - self.first, 0)
 
     @property
@@ -76,14 +74,13 @@ def sorted_times(times: ArrayLike, censored: ArrayLike | None) -> tuple[np.ndarr
 
 
 def check_enough(whole: int) -> None:
-    """ValueError for fewer `whole` times than a fit needs."""
+    """Raise ValueError for fewer `whole` times than a fit needs."""
     if whole < FEWEST:
         raise ValueError(f"a fit needs at least {FEWEST} times that are not cut off, got {whole}")
 
 
 def spread_ties(times: np.ndarray) -> np.ndarray:
-    """Times in ascending order, `[K]`, with ties, where a density is infinite, spread evenly over a
-    tick.
+    """Spread ties of ascending times, `[K]`, evenly over a tick: there a density is infinite.
 
     Where more than a tenth of the times are tied the clock is coarse, and its tick the median
     distance of different values; else it is the least one.
@@ -101,8 +98,7 @@ def spread_ties(times: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """Distributions of one class, with free parameters in the order of its fields; static under
-    `jit`.
+    """Distributions of one class, with free parameters in the order of its fields; static in `jit`.
 
     Attributes:
       law: the class.
@@ -123,7 +119,7 @@ class Family:
 
     @functools.partial(jax.jit, static_argnums=0)
     def guesses(self, sample: Sample) -> Array:
-        """Where to search from, `[G, P]`: the likelihood may have several tops along the shift."""
+        """Return starts, `[G, P]`: the likelihood may have several tops along the shift."""
         if self.closed is not None:
             return jnp.array(self.closed(sample))[None]
         assert self.moments is not None
@@ -148,8 +144,7 @@ class Family:
         positive = jnp.array([condition == "> 0" for _, condition in self.law.conditions])
 
         def natural(point: Array) -> Array:
-            """Logarithms of what is positive, and for the shift the logit of its distance to
-            `first`."""
+            """Take logarithms of what is positive, and for the shift the logit of its distance."""
             # a billionth to all of it
             away = first * jax.nn.sigmoid(jnp.clip(point[-1], -21.0, 12.0))
             values = jnp.where(positive, jnp.exp(jnp.where(positive, point, 0)), point)
@@ -181,8 +176,7 @@ class Family:
 
 
 def log_likelihood(law: Distribution, sample: Sample) -> Array:
-    """The logarithm of the likelihood, the smallest whole time counted as an interval of
-    `spacing`."""
+    """Return the log likelihood, the smallest whole time counted as an interval of `spacing`."""
     times = sample.times
     spacing = sample.spacing
     smallest = sample.first
@@ -214,7 +208,7 @@ def minimise(
         return (decrement > 1e-13) & (steps < max_steps)
 
     def iterate(state: tuple[Any, ...]) -> tuple[Any, ...]:
-        """From the best point so far, with value, slope and Hessian, and the next one to try."""
+        """Evaluate the next point to try, keep the best, and choose another."""
         best, trial, damping, _, steps = state
         values, slopes = jax.vmap(jax.value_and_grad(function))(trial + moves)
         rows = (slopes[1 : size + 1] - slopes[size + 1 :]) / (2 * step)
@@ -247,8 +241,10 @@ def _weibull_moments(mean: Array, variance: Array) -> tuple[Array, Array]:
 
 
 def _gamma_moments(mean: Array, variance: Array) -> tuple[Array, Array]:
-    """The log of a gamma variable has the mean ψ(k) - log rate and the variance
-    ψ'(k) ≈ 1/k + 1/2k²."""
+    """The log of a gamma variable has the mean ψ(k) - log rate and the variance ψ'(k).
+
+    ψ'(k) ≈ 1/k + 1/2k².
+    """
     shape = (1 + jnp.sqrt(1 + 2 * variance)) / (2 * variance)
     return shape, jnp.exp(special.digamma(shape) - mean)
 
@@ -276,8 +272,7 @@ FAMILIES = {
 
 @jax.jit
 def fit_tail(tail: Sample) -> tuple[Array, Array, Array]:
-    r"""Scale σ, index ξ and the standard error of ξ of P(T > u + z | T > u) = (1 + ξ z/σ)^{-1/ξ},
-    z ≥ 0.
+    r"""Fit P(T > u + z | T > u) = (1 + ξ z/σ)^{-1/ξ}, z ≥ 0: scale σ, index ξ, standard error of ξ.
 
     `tail` holds the z. The generalised Pareto distribution of what lies above a high threshold u
     (Pickands 1975), by maximum likelihood with ξ ≥ 0: a tail that ends is taken for an exponential

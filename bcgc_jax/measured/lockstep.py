@@ -1,5 +1,4 @@
-"""Work sharing in many steps at once, an event at a time in all of them; no program need be
-compiled for it.
+"""Work sharing in many steps at once, an event at a time in all; no program is compiled for it.
 
 The rule is that of `plans.shared_step`. Where costs of chunks are predicted, r_b is a sum of costs,
 and the greatest product of min r_b e_b and the chunk's cost decides: a long chunk is begun early,
@@ -30,7 +29,7 @@ class Chunks(NamedTuple):
 
 
 class _Clock:
-    """Until when each worker of each step is busy, `[S, N]`, and how many chunks it has begun."""
+    """When each worker of each step is free again, `[S, N]`, and how many chunks it has begun."""
 
     def __init__(self, chunks: Chunks, round_trip: float) -> None:
         steps, workers = chunks.paces.shape
@@ -44,8 +43,7 @@ class _Clock:
         self.end = np.zeros(steps)
 
     def begin(self, worker: np.ndarray, chunk: np.ndarray, some: np.ndarray) -> None:
-        """A worker in each step, `[S]`, begins a chunk, if there are `some`; else it rests until
-        the end."""
+        """Let a worker in each step, `[S]`, begin a chunk if there are `some`, else rest."""
         at = self.steps, worker
         number = np.minimum(self.begun[at], self.pauses.shape[2] - 1)
         seconds = self.chunks.paces[at] * self.chunks.lengths[self.steps, chunk]
@@ -56,8 +54,7 @@ class _Clock:
 
 
 def in_turn(chunks: Chunks, order: np.ndarray, round_trip: float = 0.0) -> np.ndarray:
-    """When all are done, `[S]`, where all store all: who is free takes the next in this order,
-    `[S, M]`.
+    """Return when all is done, `[S]`, if all store all and take chunks in this order, `[S, M]`.
 
     >>> chunks = Chunks(np.ones((1, 2)), np.array([[2.0, 3.0, 1.0]]), np.zeros((1, 2, 0)))
     >>> in_turn(chunks, np.array([[0, 2, 1]])).tolist()
@@ -71,7 +68,7 @@ def in_turn(chunks: Chunks, order: np.ndarray, round_trip: float = 0.0) -> np.nd
 
 
 def handed_out(desk: Desk, chunks: Chunks, round_trip: float = 0.0) -> np.ndarray:
-    """When everyone has ended its last chunk, `[S]`: neediest first, among what each worker stores.
+    """Return when all have ended their last chunks, `[S]`, handed out neediest first.
 
     Workers' paces are learnt from their chunks.
 
@@ -129,7 +126,7 @@ def handed_out(desk: Desk, chunks: Chunks, round_trip: float = 0.0) -> np.ndarra
 
 
 def _others(stored: np.ndarray, holders: np.ndarray, workers: int) -> np.ndarray:
-    """Of the chunks of each worker their other holders, `[N, S, D]`; N for none."""
+    """Return the other holders of each worker's chunks, `[N, S, D]`; N for none."""
     found = holders[stored]
     return np.where(found == np.arange(workers)[:, None, None], workers, found)
 

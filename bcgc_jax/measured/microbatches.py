@@ -23,14 +23,14 @@ class Microbatches(NamedTuple):
 
     @property
     def forward_ratio(self) -> float | None:
-        """All forward passes to all backward passes; None where they are not known apart."""
+        """The forward passes' time over the backward passes'; None if not timed apart."""
         if self.forward is None:
             return None
         forward = np.nansum(self.forward)
         return float(forward / (np.nansum(self.seconds) - forward))
 
     def whole_steps(self) -> "Microbatches":
-        """Without the steps in which a worker has none."""
+        """Leave out the steps in which a worker has no time."""
         whole = np.isfinite(self.seconds).all(axis=(1, 2))
         return Microbatches(
             seconds=self.seconds[whole],
@@ -40,10 +40,9 @@ class Microbatches(NamedTuple):
 
 
 def predicted_seconds(parts: Microbatches, learnt: slice | np.ndarray) -> np.ndarray | None:
-    """`[S, W, C]`: a + b · length by least squares in the steps that are `learnt` from; None
-    without lengths.
+    """Predict seconds, `[S, W, C]`, as a + b · length, by least squares in the `learnt` steps.
 
-    The length is `load`, or in its place the forward pass's seconds.
+    The length is `load`, or in its place the forward pass's seconds; None without either.
     """
     length = parts.forward if parts.load is None else parts.load
     if length is None:

@@ -51,8 +51,10 @@ def _first_half(steps: int) -> Half:
 
 
 def both_ways(steps: int, taken: Callable[[Half, Half], np.ndarray]) -> np.ndarray:
-    """Planned on one half and judged in the other: `taken(planned, judged)` is of the judged
-    steps, `[S]`."""
+    """Plan on one half and judge in the other, both ways.
+
+    `taken(planned, judged)` has the seconds of the judged steps, `[S]`.
+    """
     first = _first_half(steps)
     found = np.empty(steps)
     for judged in (first, ~first):
@@ -108,8 +110,7 @@ def sharing(
 
 
 def dealt(parts: Parts, costs: np.ndarray) -> Replay:
-    """Before each step all chunks are dealt to the workers by predicted costs, `[S, W, C]`:
-    longest first."""
+    """Deal all chunks before each step by predicted costs, `[S, W, C]`: longest first."""
     steps, workers, _ = costs.shape
     expected = costs.reshape(steps, -1)
     lengths = parts.data.reshape(steps, -1)
@@ -124,8 +125,7 @@ def dealt(parts: Parts, costs: np.ndarray) -> Replay:
 
 
 def shares(parts: Parts, *, anew: bool) -> Replay:
-    """Each worker gets data by its speed: once, or `anew` before each step by so many of the
-    last steps."""
+    """Give each worker data by its speed: once, or `anew` before each step by the last ones."""
     times = parts.times()
     if not anew:
         first = _first_half(len(times))[:, None]
@@ -144,8 +144,7 @@ def shares(parts: Parts, *, anew: bool) -> Replay:
 
 
 def _means_before(times: np.ndarray, window: int) -> np.ndarray:
-    """Of the steps before each one, `[S, W]`; before the first ones come the last ones, as on a
-    circle."""
+    """Average the steps before each one, `[S, W]`, on a circle: before the first come the last."""
     sums = np.cumsum(
         np.concatenate([np.zeros((1, times.shape[1])), times[-window:], times]), axis=0
     )
@@ -169,8 +168,10 @@ def _with_shares(parts: Parts, share: np.ndarray) -> np.ndarray:
 
 
 def planned(parts: Parts, method: Planned) -> Replay:
-    """A code, as if all slowness were the workers'; `choice` is how many subsets its two plans
-    store."""
+    """Replay a code, as if all slowness were the workers'.
+
+    `choice` is how many subsets its two plans store.
+    """
     times = parts.times()
     stored: list[float] = []
 
@@ -183,8 +184,7 @@ def planned(parts: Parts, method: Planned) -> Replay:
 
 
 def replaced(parts: Parts) -> Replay:
-    """Workers that stayed slow in the half that was planned on are, in the other one, as the
-    others are."""
+    """Replace workers that stayed slow in the planned half: in the other they are as others are."""
     every = parts.seconds.sum(axis=2)
     work = parts.data.sum(axis=2)
     chosen: list[float] = []
@@ -216,8 +216,7 @@ def backup(parts: Parts) -> Replay:
 
 
 def drop(parts: Parts) -> Replay:
-    """Each worker stops after the chunk in which a threshold is passed (DropCompute, arXiv
-    2306.10598).
+    """Stop workers after the chunk in which a threshold is passed: DropCompute, arXiv 2306.10598.
 
     Of the quantiles of workers' times the threshold is that with the least time for a sample that
     is used.
@@ -280,8 +279,15 @@ def replays(
     round_trip: float = 0.0,
     methods: Mapping[str, Planned] = MappingProxyType({}),
 ) -> dict[str, Replay]:
-    """All by name; `costs` as predicted, `[S, W, C]`, `stored` the most subsets that a worker
-    stores."""
+    """Return all replays by name.
+
+    Args:
+      parts: of the log.
+      costs: of chunks, as predicted, `[S, W, C]`; None where their lengths are not known.
+      stored: the most subsets that a worker stores; None for all.
+      round_trip: seconds of a question before each chunk.
+      methods: codes to replay too, by name.
+    """
     workers = parts.steady.shape[1]
     most = workers if stored is None else min(stored, workers)
     found = {NOTHING: nothing(parts), LIMIT: limit(parts)}

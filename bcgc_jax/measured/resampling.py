@@ -1,5 +1,4 @@
-"""Confidence intervals of means over measured steps: a block bootstrap, which keeps their
-correlation."""
+"""Confidence intervals of runtimes over measured steps: a block bootstrap in JAX."""
 
 import functools
 import math
@@ -15,8 +14,7 @@ from bcgc_jax.problem import Problem
 
 
 def bootstrap_interval(key: Array, problem: Problem, partition: Numbers) -> tuple[Array, Array]:
-    r"""Confidence interval of 95 % of E τ̂(x,T) for a given x under measured `EmpiricalRows`
-    (percentiles).
+    r"""Return a 95 % interval (percentiles) of E τ̂(x,T) for a given x under `EmpiricalRows`.
 
     Rows are resampled 2000 times, in blocks of S^(1/3) neighbours on a circle (Politis & Romano
     1992), which keeps the correlation of a step with the next. An x planned on the same rows looks
@@ -52,8 +50,10 @@ def _runtimes(problem: Problem, partition: Numbers) -> Array:
 def resampled_means(
     key: Array, values: Array, *, num_replicates: int = 2000, block: int | None = None
 ) -> Array:
-    """Means over the steps of `values`, `[S, ...]`, resampled in blocks as above:
-    `[num_replicates, ...]`."""
+    """Return means over the steps of `values`, `[S, ...]` to `[num_replicates, ...]`.
+
+    Steps are resampled in blocks as above.
+    """
     check_key(key)
     size = len(values)
     block = math.ceil(size ** (1 / 3)) if block is None else block

@@ -1,5 +1,4 @@
-r"""Workers that were slow for a while, from ranks within a step, which long pauses of others hardly
-move.
+r"""Workers that were slow for a while, from ranks within a step, which others' pauses hardly move.
 
 A worker that is as fast as the others has ranks around the middle. The ranks of a slow one are high
 for as long as it is slow. Where that begins and ends is where two means of ranks differ most
@@ -10,10 +9,12 @@ Measured on synthetic logs of 200 steps and 8 or 32 workers, 200 of each kind, w
 of its steps. One is slow in steps 70 to 129. Found in so many of 200 logs, and the largest error of
 the ratio:
 
-    deviation of the times 1.1 times as slow 1.2 times 1.5 times nobody: a false one in 5 % 200, 3 %
-    200, 3 % 200, 3 % 0 10 % 148 to 171, 6 % 200, 5 % 200, 6 % 0 to 1 20 % 13 146 to 159 200, 11 % 0
-    to 1 30 %, gamma 1 to 4 32 to 38 199 0 to 1 10 %, correlated (ρ = 0.5) 65 to 75, 9 % 197, 12 %
-    200, 14 % 1 to 3
+    deviation of the times        1.1 times as slow   1.2 times        1.5 times     nobody is slow
+    5 %                           200, 3 %            200, 3 %         200, 3 %      0
+    10 %                          148 to 171, 6 %     200, 5 %         200, 6 %      0 to 1
+    20 %                          13                  146 to 159       200, 11 %     0 to 1
+    30 %, gamma                   1 to 4              32 to 38         199           0 to 1
+    10 %, correlated (ρ = 0.5)    65 to 75, 9 %       197, 12 %        200, 14 %     1 to 3
 """
 
 import math
@@ -31,8 +32,7 @@ _LEAST_VARIANCE = 0.5
 
 
 def levels(scores: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """ln of how many times as long as others a worker takes while it stays slow, or fast; else 0,
-    `[S, W]`.
+    """Return ln of a worker's time over others' while it stays slow, or fast; else 0, `[S, W]`.
 
     Args:
       scores: ranks within the step, or means of them, `[S, W]`.
@@ -51,7 +51,7 @@ def levels(scores: np.ndarray, times: np.ndarray) -> np.ndarray:
 
 
 def _trimmed_mean(values: np.ndarray) -> float:
-    """Of those that are known, without the lowest and the highest fifth; 0 of none."""
+    """Average known values without the lowest and the highest fifth; 0 if there are none."""
     known = np.sort(values[np.isfinite(values)])
     cut = len(known) // 5
     return float(known[cut : len(known) - cut].mean()) if known.size else 0.0
@@ -73,8 +73,10 @@ def _unlike(scores: np.ndarray) -> list[tuple[int, int, int, float]]:
 
 
 def ranks_of(times: np.ndarray) -> np.ndarray:
-    """Of each time within its step, ties at their mean; with variance 1 around 0, and 0 for a
-    missing one."""
+    """Rank each time within its step, ties at their mean, with mean 0 and variance 1.
+
+    A missing time has 0.
+    """
     ranks = np.zeros(times.shape)
     for step, row in enumerate(times):
         known = np.isfinite(row)
@@ -98,8 +100,7 @@ def _noise(ranks: np.ndarray) -> np.ndarray:
 
 
 def _level_stretches(scores: np.ndarray, threshold: float) -> list[tuple[int, int]]:
-    """First and end of stretches, one after the other, in none of which a part differs from the
-    rest."""
+    """Cut steps into stretches, first and end, in none of which a part differs from the rest."""
     size = len(scores)
     # Lengths in ratios of 1.2, then those around the best.
     rough = np.unique(np.geomspace(_SHORTEST, size, 1 + int(5.5 * math.log(size))).astype(int))
@@ -117,8 +118,7 @@ def _level_stretches(scores: np.ndarray, threshold: float) -> list[tuple[int, in
 
 
 def _most_unlike(scores: np.ndarray, lengths: Iterable[int]) -> tuple[float, int, int]:
-    """Of the stretches of these lengths the most different from the rest: its squared z, first
-    and end."""
+    """Return the stretch that differs most from the rest: its squared z, first and end."""
     size = len(scores)
     sums = np.append(0.0, np.cumsum(scores - scores.mean()))
     best = 0.0, 0, size

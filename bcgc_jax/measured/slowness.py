@@ -1,5 +1,4 @@
-"""What slows the steps of a trace: a model of its times, the share of each cause, and who stays
-slow.
+"""What slows the steps of a trace: a model of its times, each cause's share, and who stays slow.
 
 `bcgc advise`, `bcgc fit` and `bcgc solve` say it in the same words.
 """
@@ -108,8 +107,7 @@ class Slowness:
 
     @property
     def alike(self) -> bool:
-        """Whether all workers of a step take one time, as those do that have waited for each
-        other."""
+        """Whether all workers of a step take one time, as if each had waited for the slowest."""
         return self.loss < ALIKE
 
     @property
@@ -154,7 +152,7 @@ class Slowness:
         return f"All workers are slow at once: {share}."
 
     def remarks(self) -> list[str]:
-        """Where the trace is not what the paper assumes, and what that means for a plan."""
+        """Say where workers are not what the paper assumes, and what that means for a plan."""
         said = [NOT_TIMED_APART] if self.alike else []
         said += self.causes_in_words()
         if self.unlike_workers:
@@ -183,21 +181,20 @@ class Log(NamedTuple):
 
 
 def whole_steps(trace: Trace) -> tuple[np.ndarray, np.ndarray]:
-    """The seconds of the steps that have a time of each worker, `[S, W]`, and their places,
-    `[S]`."""
+    """Return the seconds of steps with a time of each worker, `[S, W]`, and their places, `[S]`."""
     times = _table(trace)
     steps = np.flatnonzero(np.isfinite(times).all(axis=1))
     return times[steps], steps
 
 
 def slowness_in(trace: Trace) -> Slowness | None:
-    """None for less than two whole steps or workers."""
+    """Return what slows the steps; None for less than two whole steps or workers."""
     times, _ = whole_steps(trace)
     return slowness_of(trace, model_of(trace, times, None)) if min(times.shape) > 1 else None
 
 
 def slowness_of(trace: Trace, log: Log, seed: int = 0) -> Slowness:
-    """By the `log` of its whole steps; `seed` is of the resampling."""
+    """Return what slows the steps by a `log` of whole ones; `seed` is of the resampling."""
     times, steps = whole_steps(trace)
     block = block_for(remedies.nothing(log.model).seconds, remedies.limit(log.model).seconds)
     causes, together = _causes(log, block, seed)
@@ -223,7 +220,7 @@ def _matters(share: Interval) -> bool:
 
 
 def _table(trace: Trace) -> np.ndarray:
-    """`[S, W]`; of a worker's step with several loads the time of the largest."""
+    """Return the times, `[S, W]`; where a cell has several loads that of the largest."""
     return trace.largest_loads()._replace(load=None).table()
 
 
@@ -246,7 +243,7 @@ def model_of(trace: Trace, times: np.ndarray, chunks: int | None) -> Log:
 
 
 def _model_of_loads(trace: Trace, times: np.ndarray, chunks: int) -> Log:
-    """Of a log that has the load of each worker's step, and no chunks: equal ones are supposed."""
+    """Model a log that has the load of each worker's step: equal chunks are supposed."""
     largest = trace.largest_loads()
     assert largest.load is not None
     load = _table(largest._replace(seconds=largest.load))
@@ -266,7 +263,7 @@ def _model_of_loads(trace: Trace, times: np.ndarray, chunks: int) -> Log:
 
 
 def _costs(parts: Microbatches) -> np.ndarray | None:
-    """Of chunks, as predicted by their lengths from the other half of the steps."""
+    """Predict chunks by their lengths, from the other half of the steps."""
     first = np.arange(len(parts.seconds)) < len(parts.seconds) // 2
     of_first, of_second = (predicted_seconds(parts, learnt) for learnt in (~first, first))
     if of_first is None or of_second is None:
@@ -295,8 +292,10 @@ def _causes(log: Log, block: int, seed: int) -> tuple[dict[str, Interval], Inter
 
 
 def _levels(trace: Trace, log: Log, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Steps, and what workers take more that stay slow. Without chunks and loads steps need not
-    be whole."""
+    """Return steps, and what workers take more in them that stay slow.
+
+    Without chunks and loads the steps need not be whole.
+    """
     if not log.others or log.lengths is not None:
         return steps, log.model.steady
     times = _table(trace)

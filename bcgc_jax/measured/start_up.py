@@ -1,5 +1,4 @@
-r"""Start-up S and cycle time T apart, from seconds S + T y of several loads y: their means and
-distributions.
+r"""Start-up S and cycle time T apart, from seconds S + T y of several loads y.
 
 With one load in each iteration S and T are not both seen, but the mean E S + y E T and the variance
 Var S + 2 y Cov(S, T) + y² Var T are a line and a parabola in the load. With several loads in an
@@ -79,15 +78,14 @@ class StartUpFit(NamedTuple):
         return self.pairs is not None or bool(most < (0.3 * self.means[0]) ** 2)
 
     def share(self, load: float) -> Estimate:
-        """Which share of the mean time does not grow with the load: E S / (E S + load E T)."""
+        """Return the share of the time that does not grow with the load: E S / (E S + load E T)."""
         start, cycle = self.means
         total = start + load * cycle
         slope = np.array([load * cycle, -load * start]) / total**2
         return Estimate(float(start / total), math.sqrt(slope @ self.covariance @ slope))
 
     def remarks(self) -> list[str]:
-        """In words: what share does not grow with the load, and whether S and T depend on each
-        other."""
+        """Say what share does not grow with the load, and whether S and T depend on each other."""
         low, _, high = self.loads
         most, least = (
             f"{100 * share.value:.3g} ± {100 * share.error:.2g} %"
@@ -188,14 +186,13 @@ def _columns(trace: Trace, *others: str) -> list[np.ndarray]:
 
 
 def one_load(trace: Trace) -> bool:
-    """Whether the loads of a trace are alike, or there are none: then S and T cannot be told
-    apart."""
+    """Say whether a trace has one load, or none: then S and T cannot be told apart."""
     load = np.zeros(0) if trace.load is None else trace.load[~trace.censored]
     return load.size == 0 or bool(load.max() < load.min() * (1 + ALIKE))
 
 
 def _check_loads(trace: Trace) -> None:
-    """ValueError for a trace that cannot tell S and T apart."""
+    """Raise ValueError for a trace that cannot tell S and T apart."""
     if one_load(trace):
         raise ValueError(
             "the time before the work cannot be told from that of the work: time at least two "
@@ -213,8 +210,7 @@ def _check_loads(trace: Trace) -> None:
 def line(
     seconds: np.ndarray, load: np.ndarray, step: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, Estimate]:
-    """E S and E T, `[2]`, the covariance of these estimates, and Var S, from times of one load
-    each, `[K]`.
+    """Estimate E S and E T, `[2]`, their covariance, and Var S, from times of one load each, `[K]`.
 
     Errors come from a jackknife over 40 groups of steps, for workers of a step may depend on each
     other.
@@ -230,8 +226,7 @@ def line(
 
 
 def _places(step: np.ndarray) -> np.ndarray:
-    """A number of each row's step; of the row itself where steps are too few to tell errors
-    from."""
+    """Number each row's step; rows themselves where steps are too few to tell errors from."""
     _, place = np.unique(step, return_inverse=True)
     return place if place.max() >= 4 else np.arange(step.size)
 
@@ -262,8 +257,7 @@ def _least_squares(columns: np.ndarray, values: np.ndarray, variance: np.ndarray
 
 
 def _mean(pairs: np.ndarray, step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """E S and E T of pairs, `[C, 2]`, and their covariance; workers of a step may depend on each
-    other."""
+    """Return E S and E T of pairs, `[C, 2]`, and their covariance, with dependent workers."""
     mean = pairs.mean(axis=0)
     place = _places(step)
     steps = place.max() + 1
@@ -273,8 +267,7 @@ def _mean(pairs: np.ndarray, step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def with_covariance(pairs: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """The pairs, `[C, 2]`, drawn towards their mean until they have the covariance that is
-    wanted."""
+    """Draw the pairs, `[C, 2]`, towards their mean until they have the `wanted` covariance."""
     mean = pairs.mean(axis=0)
     scale = pairs.std(axis=0)
     scale = np.where(scale > 0, scale, 1)
@@ -284,7 +277,7 @@ def with_covariance(pairs: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 
 def _power(matrix: np.ndarray, exponent: float) -> np.ndarray:
-    """Of a symmetric matrix without its negative part, which is noise."""
+    """Return a power of a symmetric matrix without its negative part, which is noise."""
     values, axes = np.linalg.eigh(matrix)
     return axes * np.maximum(values, 0) ** exponent @ axes.T
 
@@ -292,8 +285,7 @@ def _power(matrix: np.ndarray, exponent: float) -> np.ndarray:
 def lines_of_cells(
     seconds: np.ndarray, load: np.ndarray, cell: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """S and T, `[C, 2]`, of each cell of several loads, by least squares, from `[R]`; and which
-    cells, `[C]`.
+    """Fit S and T, `[C, 2]`, to each cell of several loads, from `[R]`; return which cells, `[C]`.
 
     With the mean covariance of their errors, `[2, 2]`: 0 where no cell has three loads to tell it
     from.

@@ -36,8 +36,7 @@ class ColumnError(ValueError):
 
 
 class Trace(NamedTuple):
-    """R times of S steps and W workers: one of each cell, or where there are loads one of each load
-    of it.
+    """R times of S steps and W workers: one of each cell, or with loads one of each load of a cell.
 
     Args:
       step_names: `[S]`, str, in the order of their numbers, or of first mention where one is no
@@ -79,17 +78,16 @@ class Trace(NamedTuple):
 
     @property
     def num_missing(self) -> int:
-        """How many of the S·W cells have no time, not even a censored one."""
+        """The number of the S·W cells that have no time, not even a censored one."""
         return self.num_steps * self.num_workers - np.unique(self.cell).size
 
     @property
     def cell(self) -> np.ndarray:
-        """`[R]`, int: which step and worker, in one number."""
+        """The step and the worker in one number, `[R]`, int."""
         return self.step.astype(np.int64) * self.num_workers + self.worker
 
     def largest_loads(self) -> "Trace":
-        """Of each cell the time of its largest load alone; a trace without loads is returned as
-        it is."""
+        """Keep the time of each cell's largest load alone; a trace without loads stays as it is."""
         if self.load is None:
             return self
         order = np.lexsort((self.load, self.cell))
@@ -101,16 +99,17 @@ class Trace(NamedTuple):
         return self._replace(**rows)
 
     def per_cycle(self) -> "Trace":
-        """Cycle times, as if all time grew with the load: seconds over load, of each cell at its
-        largest."""
+        """Return cycle times as if all time grew with the load: seconds over the largest load."""
         if self.load is None:
             return self
         last = self.largest_loads()
         return last._replace(seconds=last.seconds / last.load, load=None, of_cycles=True)
 
     def table(self) -> np.ndarray:
-        """The times as `[S, W]`, NaN where there is none or only a censored one; ValueError with
-        `load`s."""
+        """Return the times as `[S, W]`, NaN where there is none or only a censored one.
+
+        Raises ValueError where there are loads.
+        """
         if self.load is not None:
             raise ValueError(
                 "these are times of loads, no cycle times: take fit_start_up or per_cycle()"
@@ -120,8 +119,10 @@ class Trace(NamedTuple):
         return times
 
     def rows(self) -> np.ndarray:
-        """The times of each step, `[S, W]`; ValueError where one is missing or censored, and
-        with `load`s."""
+        """Return the times of each step, `[S, W]`.
+
+        Raises ValueError where one is missing or censored, and where there are loads.
+        """
         times = self.table()
         for i, j in np.argwhere(np.isnan(times))[:1]:
             step = self.step_names[i]
@@ -144,8 +145,7 @@ def load_trace(
     forward: str | None = None,
     layout: str = "auto",
 ) -> Trace:
-    """Read measured times from CSV or JSON lines, perhaps packed by gzip; empty and null are not
-    measured.
+    """Read measured times from CSV or JSON lines, also gzipped; empty and null are not measured.
 
     Args:
       path: of a file, with commas, semicolons, tabs or |; or an open one of bytes, as
@@ -167,7 +167,7 @@ def load_trace(
     Raises ValueError, with the line, for what is no trace, such as two times of one cell and load,
     or times of a cell that fall while its load grows; OSError for a file that cannot be opened.
 
-    >>> trace = load_trace(io.BytesIO(b"step,w0,w1\\n10,1.5,2.5\\n9,,1.25\\n"))
+    >>> trace = load_trace(io.BytesIO(b"step,w0,w1\n10,1.5,2.5\n9,,1.25\n"))
     >>> trace.step_names.tolist(), trace.worker_names.tolist(), trace.table().tolist()
     (['9', '10'], ['w0', 'w1'], [[nan, 1.25], [1.5, 2.5]])
     """
@@ -203,8 +203,10 @@ def load_trace(
 
 
 def _read_table(file: BinaryIO, path: str) -> Rows:
-    """The header and the rows of an open file that a person calls `path`; separators are found
-    out."""
+    """Yield the header and the rows of an open file that a person calls `path`.
+
+    The separator is found out.
+    """
     buffer: Any = file if isinstance(file, io.BufferedReader) else io.BufferedReader(file)  # type: ignore[type-var]
     content = gzip.GzipFile(fileobj=buffer) if buffer.peek(2)[:2] == b"\x1f\x8b" else buffer
     text = io.TextIOWrapper(content, "utf-8-sig", newline="")
@@ -247,8 +249,7 @@ def _read_table(file: BinaryIO, path: str) -> Rows:
 
 
 def _read_objects(lines: Iterable[str], blank: int, path: str) -> Rows:
-    """Of JSON lines, an object a line: the names of the first one's fields, and their values as
-    in CSV."""
+    """Yield rows of JSON lines, an object a line: the first one's names, then values as in CSV."""
     header: list[str] = []
     for number, line in enumerate(lines, blank + 1):
         if not line.strip():
@@ -312,8 +313,7 @@ def _is_wide(path: str, header: Sequence[str], columns: dict[str, str], layout: 
 
 
 def _long_rows(rows: Rows, header: Sequence[str], step: str) -> Rows:
-    """The rows of a wide table as a step, a worker and its seconds each; steps without a name
-    are counted."""
+    """Yield step, worker and seconds of each cell of a wide table; unnamed steps are counted."""
     at = header.index(step) if step in header else None
     for number, (line, row) in enumerate(rows, 1):
         for k, worker in enumerate(header):
@@ -343,8 +343,7 @@ def _number_of(label: str, known: dict[str, int]) -> int:
 
 
 class _Columns(NamedTuple):
-    """Of the rows with a time: names by first mention, numbers of them, and what stands there,
-    `[R]`."""
+    """The rows with a time, `[R]`, in numbers, and the names by first mention."""
 
     steps: list[str]
     workers: list[str]
@@ -443,8 +442,10 @@ def _read(rows: Rows, path: str, at: dict[str, int], names: dict[str, str]) -> T
 
 
 def _numbers_of_chunks(trace: Trace, path: str, found: _Columns) -> np.ndarray:
-    """`[R]`, of each row's microbatch; ValueError where a worker's step has two of a number, or
-    none."""
+    """Number the microbatch of each row, `[R]`.
+
+    Raises ValueError where a worker's step has two of a number, or none.
+    """
     names = np.array(found.chunks)
     order = _time_order(names)
     number = np.argsort(order)[found.chunk]
@@ -475,8 +476,7 @@ def _numbers_of_chunks(trace: Trace, path: str, found: _Columns) -> np.ndarray:
 
 
 def _summed(trace: Trace, chunk: np.ndarray, forward: np.ndarray | None) -> Trace:
-    """The steps of workers, of whose microbatches a `trace` has a row each; `chunk` has their
-    numbers."""
+    """Add up microbatches: `trace` has a row for each, and `chunk` their numbers."""
     shape = (trace.num_steps, trace.num_workers, int(chunk.max()) + 1)
 
     def table(values: np.ndarray | None) -> np.ndarray | None:
@@ -502,7 +502,7 @@ def _summed(trace: Trace, chunk: np.ndarray, forward: np.ndarray | None) -> Trac
 
 
 def _check_cells(trace: Trace, path: str, lines: np.ndarray) -> None:
-    """ValueError for two rows of a cell that cannot both be."""
+    """Raise ValueError for two rows of a cell that cannot both be."""
     load = np.zeros(trace.seconds.size) if trace.load is None else trace.load
     rows = np.lexsort((load, trace.cell))
     cell, more, later = (np.diff(column[rows]) for column in (trace.cell, load, trace.seconds))
@@ -532,7 +532,7 @@ def _positive(text: str, name: str) -> float:
 
 
 def _forward(text: str, seconds: float) -> float:
-    """Of the pass; ValueError where that is no part of the microbatch's `seconds`."""
+    """Read a forward pass; ValueError where it is no part of the microbatch's `seconds`."""
     if 0 < (forward := _positive(text, "forward_seconds")) < seconds:
         return forward
     raise ValueError(

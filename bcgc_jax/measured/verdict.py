@@ -1,4 +1,4 @@
-"""Which remedy is advised: the cheapest of those that hardly save less than the best, or none."""
+"""The remedy that is advised: the cheapest of those that save nearly as much as the best."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,8 +16,7 @@ FEWEST_STEPS = 8
 
 
 class Savings(NamedTuple):
-    """What each remedy saves of the time of a sample that is used, as a share; `drawn` in
-    resampled steps."""
+    """What each remedy saves of a used sample's time, as a share; `drawn` in resampled steps."""
 
     block: int
     values: dict[str, float]
@@ -30,7 +29,7 @@ class Savings(NamedTuple):
 
 
 def savings_of(replays: dict[str, Replay], seed: int = 0) -> Savings:
-    """All remedies in the same resampled steps."""
+    """Return what all remedies save, in the same resampled steps."""
     names = list(replays)
     series = np.stack([replay.seconds / (1 - replay.lost) for replay in replays.values()], axis=1)
     now, least = (series[:, names.index(name)] for name in (NOTHING, LIMIT))

@@ -50,8 +50,10 @@ _CACHED = 2**16
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Cells:
-    """Named numbers of C problems: `columns` of one entry a cell, or of one an axis for all
-    combinations."""
+    """Named numbers of C problems: `columns` with an entry for each cell, or each value of an axis.
+
+    With `product` the cells are all combinations of the axes.
+    """
 
     columns: Mapping[str, np.ndarray]
     product: bool
@@ -72,7 +74,7 @@ class Cells:
 
 
 def grid(**axes: ArrayLike | Sequence[float]) -> Cells:
-    r"""All combinations of numbers, `num_workers` slowest, then in the order given.
+    r"""Return all combinations of numbers, `num_workers` slowest, then in the order given.
 
     >>> cells = grid(rate=[1e-3, 1e-2], num_workers=[4, 8], shift=50.0)
     >>> len(cells), cells.take(np.array([1]))
@@ -85,7 +87,7 @@ def grid(**axes: ArrayLike | Sequence[float]) -> Cells:
 
 
 def as_cells(cells: Cells | Mapping[str, ArrayLike]) -> Cells:
-    """Those of `grid` as they are; columns `[C]` as cells, one after another."""
+    """Return the cells of `grid` as they are, and columns `[C]` as cells, one after another."""
     if isinstance(cells, Cells):
         return cells
     columns = _checked({name: np.asarray(values) for name, values in cells.items()})
@@ -117,8 +119,7 @@ def _checked(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 class CellGroup(NamedTuple):
-    """Cells, by their indices, that are padded to one size, `max_workers`; a `chunk` is solved
-    together."""
+    """Cells, by index, that are padded to `max_workers`; a `chunk` of them is solved together."""
 
     max_workers: int
     cells: range | np.ndarray

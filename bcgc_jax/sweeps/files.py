@@ -87,8 +87,7 @@ def parts_of(path: Path) -> Path:
 
 
 def _prepare(path: Path, note: Path, mark: str, resume: bool) -> bool:
-    """Note which sweep it is, or accept what there is of it; whether the file itself is
-    complete."""
+    """Note which sweep it is, or accept what there is of it; return whether that is complete."""
     parts = parts_of(path)
     done = path.exists()
     begun = parts.exists() and any(parts.iterdir())
@@ -108,8 +107,10 @@ def _prepare(path: Path, note: Path, mark: str, resume: bool) -> bool:
 
 
 def fingerprint(sweep: Sweep) -> str:
-    """A digest of what the rows follow from: cells, methods, options, some problems, precision,
-    chunks."""
+    """Return a digest of what the rows follow from.
+
+    That is cells, methods, options, some problems, precision and chunks.
+    """
     key = None if sweep.key is None else jax.random.key_data(sweep.key)
     devices = sweep.mesh.devices
     problems = list[Any]()
@@ -145,7 +146,7 @@ def _write(table: Table, path: Path) -> None:
 
 
 def _field(value: Any) -> Any:
-    """As CSV writes it: None, of what is unknown, as nothing."""
+    """Return what CSV is to hold: nothing for NaN, a list with blanks between."""
     if isinstance(value, list):
         return " ".join(map(str, value))
     return None if value != value else value

@@ -92,7 +92,7 @@ class Sweep:
         largest = int(self.cells.columns["num_workers"].max())
 
         def check(cell: dict[str, Array]) -> None:
-            """ValueError for a method that no cell can be solved with."""
+            """Raise ValueError for a method that no cell can be solved with."""
             problem = self.problem(max_workers=group.max_workers, **cell | {"num_workers": largest})
             for method in asked:
                 method.check(problem)
@@ -104,7 +104,7 @@ class Sweep:
         return sum(math.ceil(len(group.cells) / group.chunk) for group in self.groups)
 
     def chunks(self) -> Iterator[CellGroup]:
-        """All chunks, groups of few cells, in the order of the file."""
+        """Yield all chunks, groups of few cells, in the order of the file."""
         for group in self.groups:
             for start in range(0, len(group.cells), group.chunk):
                 yield group._replace(cells=group.cells[start : start + group.chunk])
@@ -115,8 +115,7 @@ class Sweep:
         return {name: values[0] for name, values in cell.items() if name != "deadline"}
 
     def solve(self, chunk: CellGroup) -> Table:
-        """The rows of a chunk, a column each; `partition` is a list of integers for each row, or
-        None."""
+        """Return the rows of a chunk, a column each; `partition` has lists of integers, or None."""
         found = jax.device_get(self._program(chunk.max_workers)(*self._inputs(chunk)))
         cells = self.cells.take(np.asarray(chunk.cells))
         methods = list(self.methods)
@@ -147,8 +146,10 @@ class Sweep:
         return {name: rows[name] for name in self.names}
 
     def _inputs(self, group: CellGroup) -> tuple[Any, ...]:
-        """Of a group's program: a whole chunk, filled up with its last cell; the key and the
-        methods."""
+        """Return the inputs of a group's program: a whole chunk, the key and the methods.
+
+        The last cell fills the chunk up.
+        """
         cells = np.pad(group.cells, (0, group.chunk - len(group.cells)), mode="edge")
         # In their order, which a dictionary would lose; their numbers are no part of the program.
         given = self.key, jax.tree.map(jnp.asarray, [*self.methods.values()])
@@ -156,8 +157,7 @@ class Sweep:
         return *spread, *jax.device_put(given, NamedSharding(self.mesh, _SAME))
 
     def _program(self, max_workers: int) -> Callable[..., Table]:
-        """The compiled program of this size; that of the next one is compiled meanwhile, in a
-        thread.
+        """Return the compiled program of this size; the next one is compiled in a thread.
 
         What another sweep has compiled JAX knows by its arguments.
         """
@@ -182,8 +182,10 @@ class Sweep:
 def _solved(
     columns: Table, index: Array, key: Array | None, methods: list[Method], options: tuple[Any, ...]
 ) -> Table:
-    """The answers for the cells of a chunk, `[cells, methods]` each; what else they follow from
-    is static."""
+    """Return the answers for the cells of a chunk, `[cells, methods]` each.
+
+    `options` has what else they follow from, which is static.
+    """
     problem_of, mesh, apart, partitions, max_workers = options
 
     def one(

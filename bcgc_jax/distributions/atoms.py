@@ -1,5 +1,4 @@
-"""Distributions of finitely many times: one, two speeds, and measured times, perhaps with
-start-ups."""
+"""Distributions of finitely many times: one, two, or measured ones, perhaps with start-ups."""
 
 from collections.abc import Sequence
 

@@ -24,8 +24,10 @@ class Smooth(NamedTuple):
 
 
 class Kinked(NamedTuple):
-    """Λ is smooth but at the infimum and at `times`, `[K]`; the last is the supremum if it
-    `ends`."""
+    """Λ is smooth but at the infimum and at `times`, `[K]`.
+
+    `ends`: whether the last of them is the supremum.
+    """
 
     times: Array
     ends: bool
@@ -133,8 +135,7 @@ class AnyDistribution:
         raise NotImplementedError
 
     def pooled(self) -> "Distribution":
-        """The distribution of one worker's time: itself, or all times together, workers taken as
-        alike."""
+        """The distribution of one worker's time: itself, or that of all workers' times together."""
         raise NotImplementedError
 
     def members(self) -> Sequence["Distribution"]:
@@ -150,8 +151,7 @@ class AnyDistribution:
         return self
 
     def summary(self) -> dict[str, Any]:
-        """What a reader wants to know: its parameters; of measured times how many there are, and
-        the mean."""
+        """What a reader wants to know: its parameters; of measured times their number and mean."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
 
 

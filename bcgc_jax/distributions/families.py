@@ -284,16 +284,15 @@ class Gamma(_Shifted):
 
 @pytree_dataclass
 class FromHazard(Distribution):
-    r"""A distribution of your own: Λ(parameters, t), and perhaps Λ⁻¹(parameters, a), both
-    elementwise.
+    r"""A distribution of your own, from Λ(parameters, t) and perhaps Λ⁻¹(parameters, a).
 
-    The functions are static (pass the same objects again to avoid a new compilation); `parameters`
-    is any pytree, traced and differentiated like other fields. Without an inverse the hazard is
-    inverted by halving, with 64 values of it for each time, 32 in float32. It may then be 0,
-    negative or NaN at times before the first one. If the slope of Λ jumps at some times, `kinks` is
-    a function of the parameters that returns them, `[K]`: no rule of integration is exact across a
-    kink that it does not know. The mean is ∫ Λ⁻¹(a) e^{-a} da by quadrature, with a power law
-    beyond the range of numbers; where the integrand does not decay, it is inf.
+    The functions are elementwise and static (pass the same objects again to avoid a new
+    compilation); `parameters` is any pytree, traced and differentiated like other fields. Without
+    an inverse the hazard is inverted by halving, with 64 values of it for each time, 32 in float32.
+    It may then be 0, negative or NaN at times before the first one. If the slope of Λ jumps at some
+    times, `kinks` is a function of the parameters that returns them, `[K]`: no rule of integration
+    is exact across a kink that it does not know. The mean is ∫ Λ⁻¹(a) e^{-a} da by quadrature, with
+    a power law beyond the range of numbers; where the integrand does not decay, it is inf.
 
     >>> law = FromHazard(lambda p, t: p * t**2, lambda p, a: (a / p) ** 0.5, parameters=3.0)
     >>> round(float(law.mean()), 5)  # (π/12)^½
@@ -383,14 +382,13 @@ class _Tabulated(_Shifted):
 
 @pytree_dataclass
 class HazardSpline(Distribution):
-    r"""Λ⁻¹ through (`hazards`, `times`), `[K]`, with `slopes` dΛ⁻¹/da; above, a generalised Pareto
-    tail.
+    r"""Λ⁻¹ as a spline through (`hazards`, `times`), `[K]`, and a generalised Pareto tail above it.
 
-    Beyond the last knot u, P(T > u + z | T > u) = (1 + ξ z/σ)^{-1/ξ} with σ the last slope and
-    ξ ≥ 0 the `tail_index`; ξ = 0 is exponential. Knots ascend strictly, the first hazard is 0.
-    Times and slopes carry the unit of time. Rules of integration go by the knots unless they are
-    `hidden`, as they may be for many levels: panels between all knots would take long, and the
-    maximum of many times shows no knot. Built by `smooth_empirical`.
+    `slopes` are dΛ⁻¹/da at the knots. Beyond the last knot u, P(T > u + z | T > u) = (1 + ξ
+    z/σ)^{-1/ξ} with σ the last slope and ξ ≥ 0 the `tail_index`; ξ = 0 is exponential. Knots ascend
+    strictly, the first hazard is 0. Times and slopes carry the unit of time. Rules of integration
+    go by the knots unless they are `hidden`, as they may be for many levels: panels between all
+    knots would take long, and the maximum of many times shows no knot. Built by `smooth_empirical`.
     """
 
     hazards: Array

@@ -1,5 +1,4 @@
-r"""What is known of a distribution by its hazard alone: averages, and Λ⁻¹ where there is no
-formula.
+r"""What a distribution's hazard alone says: averages, and Λ⁻¹ where there is no formula.
 
 Of N = k + m - 1 times in order, A = Λ(T_(k)) has a density ∝ (1 - e^-a)^(k-1) e^(-m a).
 """
@@ -25,10 +24,9 @@ _NUM_NODES = 64
 
 
 def average(values: Elementwise, rank: Array, above: Array, kinks: Array) -> Array:
-    """E v(Λ(T_(k))) for ranks k and m = N - k + 1, `[M]`; `values` has kinks at these hazards,
-    `[K]`.
+    """E v(Λ(T_(k))), `[M]`, for ranks k and m = N - k + 1; inf where the integral diverges.
 
-    inf where the integral diverges.
+    `kinks` are the hazards at which `values` has kinks, `[K]`.
     """
     k = rank[:, None]
     m = above[:, None]
@@ -78,8 +76,7 @@ def average(values: Elementwise, rank: Array, above: Array, kinks: Array) -> Arr
 
 
 def inverse_of(hazard: Elementwise, a: Array) -> Array:
-    """The least time with a hazard of `a` at least, elementwise, for a > 0; inf where there is
-    none."""
+    """The least time with a hazard of at least `a` > 0, elementwise; inf where there is none."""
 
     def solve(excess: Elementwise, start: Array) -> Array:
         _, t = _bracket(lambda t: excess(t) >= 0, start)
@@ -102,8 +99,7 @@ def begin_of(hazard: Elementwise, dtype: np.dtype) -> Array:
 
 
 def _bracket(reached: Elementwise, like: Array) -> tuple[Array, Array]:
-    """The two neighbours among the floating numbers, from 0 on, between which an answer becomes
-    yes.
+    """The two neighbouring floating numbers, from 0 on, between which `reached` becomes true.
 
     By halves of their bits, which ascend as the numbers do.
     """

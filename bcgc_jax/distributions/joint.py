@@ -44,8 +44,7 @@ class JointDistribution(AnyDistribution):
 
     @functools.partial(jax.jit, static_argnames=("shape", "dtype"))
     def sample(self, key: Array, shape: tuple[int, ...] = (), dtype: Any = None) -> Array:
-        """Cycle times of iterations; `shape` ends with N, `dtype` is the `working_dtype` by
-        default."""
+        """Cycle times, by default in the `working_dtype`; `shape` ends with N."""
         check_key(key)
         if shape[-1:] != (self.width(),):
             raise ValueError(
@@ -60,8 +59,7 @@ class JointDistribution(AnyDistribution):
 
 @pytree_dataclass
 class EmpiricalRows(JointDistribution):
-    r"""Each row of `times`, `[S, N]`, the cycle times of an iteration's N workers, with probability
-    1/S.
+    r"""Each row of `times`, `[S, N]`, is an iteration's N cycle times, with probability 1/S.
 
     What workers of a row have in common is kept. Which worker is which is not: a row is sorted,
     slowest first, on the way in. Raises ValueError for another shape and for times that are not
@@ -115,8 +113,7 @@ class EmpiricalRows(JointDistribution):
 
 @pytree_dataclass
 class Heterogeneous(JointDistribution):
-    r"""Independent workers, each with a distribution of its own: `distributions`, one for each of
-    the N.
+    r"""Independent workers, each with its own distribution: `distributions`, one for each of the N.
 
     Those of one class are drawn together, so that N of them compile as fast as one. Raises
     ValueError for anything that is no distribution of a single worker.

@@ -1,5 +1,4 @@
-r"""The cumulative hazards -log Q of normal and gamma variables, and their inverses, in few
-operations.
+r"""The cumulative hazards -log Q of normal and gamma variables, and their inverses.
 
 Both are written with a Mills ratio M, the tail over the slope of its log density. With u = z or log
 x,
@@ -26,8 +25,7 @@ _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
 class _Tail(NamedTuple):
-    """log P where `left`, else log Q, and the Mills ratio: how far log P or log Q is from its
-    slope."""
+    """log P where `left`, else log Q; and the Mills ratio: P or Q over the density in u."""
 
     left: Array
     log: Array
@@ -172,13 +170,13 @@ inverse_normal_hazard.defjvps(lambda tangent, z, _: tangent / _normal_tail(z).sl
 def _gamma_tail(
     shape: Array, constant: Array, x: Array, log_x: Array | None = None
 ) -> tuple[_Tail, Array]:
-    r"""The tail in u = log x, and the slope of its log in the shape: what nobody asks for XLA
-    leaves out.
+    r"""The tail in u = log x, and the slope of its log in the shape.
 
-    M = ∫₀^∞ exp(±b v - x (e^{±v} - 1)) dv, with b = shape: on the right +, on the left -, where one
-    step of the recurrence in the shape, M(b) = (1 + x M(b+1)) / b, spares the slow decay of small
-    shapes. Gauss and Legendre's rule up to where the exponent is -37 has all the digits of float64
-    with 30 nodes. `constant` is `_stirling(shape)`; `log_x` is asked where x underflows.
+    XLA leaves out what nobody asks for. M = ∫₀^∞ exp(±b v - x (e^{±v} - 1)) dv, with b = shape: on
+    the right +, on the left -, where one step of the recurrence in the shape, M(b) = (1 + x M(b+1))
+    / b, spares the slow decay of small shapes. Gauss and Legendre's rule up to where the exponent
+    is -37 has all the digits of float64 with 30 nodes. `constant` is `_stirling(shape)`; `log_x` is
+    asked where x underflows.
     """
     double = x.dtype == jnp.float64
     nodes, weights = legendre(30 if double else 14)
@@ -219,8 +217,7 @@ def _gamma_tail(
 
 @jax.jit  # traced once for all who ask
 def _stirling(shape: Array) -> Array:
-    """log Γ(shape) - shape log shape + shape, by Stirling's series from 10 on, ten steps higher
-    below."""
+    """log Γ(shape) - shape log shape + shape, by Stirling's series; below 10 ten steps higher."""
     large = shape > 10
     raised = jnp.where(large, shape, shape + 10)
     product = jnp.where(large, 1, shape)
@@ -319,10 +316,10 @@ inverse_gamma_hazard.defjvp(_inverse_gamma_hazard_jvp, symbolic_zeros=True)
 
 
 def f_quantile(share: float, above: float, below: float) -> float:
-    """Of the F distribution with `above` and `below` degrees of freedom, by NumPy; of 1 and ν that
-    is t².
+    """A quantile of the F distribution with `above` and `below` degrees of freedom, by NumPy.
 
-    It is below / above tan² of an angle with the density sin^(above-1) cos^(below-1).
+    With 1 and ν degrees it is that of t². It is below / above tan² of an angle with the density
+    sin^(above-1) cos^(below-1).
     """
     angle = np.linspace(0, np.pi / 2, 100_001)
     middle = (angle[1:] + angle[:-1]) / 2

@@ -1,2 +1,1 @@
-"""Mathematics that knows no problem: crossing probabilities, quadrature, order statistics,
-linear algebra."""
+"""Mathematics that knows no problem: crossings, quadrature, order statistics, linear algebra."""

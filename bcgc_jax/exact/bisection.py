@@ -10,8 +10,7 @@ from jax import Array
 def bisect(
     holds: Callable[[Array], Array], low: Array, high: Array, steps: int = 64
 ) -> tuple[Array, Array]:
-    """`low` and `high` after so many halvings of what is between them: below, and from where on, it
-    `holds`.
+    """The ends of where `holds` becomes true, after `steps` halvings from `low` to `high`.
 
     Elementwise, for a condition that holds from some number on; at `high` it is taken for granted.
     64 halvings exhaust float64.

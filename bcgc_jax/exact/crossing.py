@@ -94,13 +94,13 @@ def shares(hazard: Array) -> tuple[Array, Array]:
 
 
 class Crossing:
-    """The sums behind `crossing_probability`, on axis 0, ascending in k; index i is
-    k = N - size + 1 + i.
+    """The sums behind `crossing_probability`, on axis 0, ascending in k.
 
-    The rates N Δb along a path add up to N, and its arrivals too, so e^{-rate} and N^m multiply to
-    e^{-N} N^N whatever the path, and cancel with those of Pois(N; N). Where `size`^N / N! does not
-    overflow, weights are (`size` Δb)^m / m!, without exp and log. V, R and G then are probabilities
-    up to factors that cancel in `unit` V R / `total` and `unit`² V G R / `total`.
+    Index i is k = N - size + 1 + i. The rates N Δb along a path add up to N, and its arrivals too,
+    so e^{-rate} and N^m multiply to e^{-N} N^N whatever the path, and cancel with those of Pois(N;
+    N). Where `size`^N / N! does not overflow, weights are (`size` Δb)^m / m!, without exp and log.
+    V, R and G then are probabilities up to factors that cancel in `unit` V R / `total` and `unit`²
+    V G R / `total`.
     """
 
     def __init__(
@@ -187,15 +187,13 @@ class Crossing:
         return self._weight(self._column(self.size - 1 - self.index), self.above)
 
     def _parts(self, parts: int = 4) -> list[tuple[int, int]]:
-        """From and to, of rows whose loop is compiled for them alone: half of the zeros are left
-        out."""
+        """From and to of parts of the rows: a loop for each part leaves out half of the zeros."""
         if self.below.ndim == 1 or self.size <= (50 if self.batched else LARGE):
             parts = 1  # few levels, or one problem alone, are slower for it
         return list(itertools.pairwise(self.size * part // parts for part in range(parts + 1)))
 
     def first_failures(self) -> Array:
-        """V_k: each is taken out of all later ones, with zeros behind the last: lags stay the
-        same."""
+        """V_k, each taken out of all later ones; zeros behind the last keep the lags the same."""
         padding = [(0, self.size - 1)] + [(0, 0)] * (self.below.ndim - 1)
         first, *levels = (jnp.pad(a, padding) for a in (self._start, *self.levels))
         for begin, end in self._parts(8 if self.batched else 4):
@@ -238,8 +236,7 @@ class Crossing:
         return success
 
     def renewals(self) -> tuple[Array, Array, Array]:
-        """V_k, R_k and G_jk, the probability that the first failure after C(b_j) = j is at k;
-        `[N, N, …]`.
+        """V_k, R_k and G_jk = P(the first failure after C(b_j) = j is at k), `[N, N, …]`.
 
         With A_jk = Pois(k-j; λ_jk) and B_jk = Pois(k-j-1; λ_jk) above the diagonal, G (I + A) = B,
         V (I + A) = Pois(k-1; N b_k) and R = Pois(N-k; N(1-b_k)) - G last: all of it from one
@@ -270,8 +267,7 @@ def _rows(arrays: Iterable[Array], start: Array, size: int) -> tuple[Array, ...]
 
 
 def _between(low: Sequence[Array], high: Sequence[Array]) -> tuple[Array, Array | None]:
-    """b_high - b_low of two `Crossing.levels`, from the side where it does not cancel, and its
-    decay."""
+    """b_high - b_low of two `Crossing.levels`, on the side without cancellation, and its decay."""
     gap = jnp.where(high[0] > 0.5, low[1] - high[1], high[0] - low[0])
     # Not `maximum`: at 0, where levels tie, it would pass on half the slope.
     return jnp.where(gap < 0, 0, gap), high[2] * low[3] if len(low) > 2 else None

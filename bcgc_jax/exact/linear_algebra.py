@@ -25,8 +25,7 @@ def dot(a: ArrayLike, b: ArrayLike, *more: ArrayLike) -> Array:
 
 
 def solve_positive(matrix: Array, rhs: Array) -> Array:
-    """matrix⁻¹ rhs, `[N]` or `[N, K]`, for a positive definite matrix, by Gauss–Jordan elimination
-    in blocks.
+    """matrix⁻¹ rhs, `[N]` or `[N, K]`, for a positive definite matrix, by blocks of Gauss–Jordan.
 
     In plain array code: LAPACK calls inside a loop may lock up the CPU's thread pool (see
     `crossing_probability`).
@@ -60,8 +59,7 @@ def _pivot(i: Array, rows: Array) -> Array:
 
 
 def solve_unit_upper(rows: Array, strict: Array, batched: bool = False) -> Array:
-    """X with X (I + strict) = rows, `[M, N, …]`, for strictly upper triangular `strict`,
-    `[N, N, …]`.
+    """X with X (I + strict) = rows, `[M, N, …]`, for a strictly upper triangular `strict`.
 
     The first N rows are upper triangular too, and so are those of X: halving leaves out most of the
     zeros. A batch goes by halves down to columns that are written out, in half of the time. One
@@ -90,8 +88,7 @@ def solve_unit_upper(rows: Array, strict: Array, batched: bool = False) -> Array
 
 
 def _solve_by_columns(rows: Array, strict: Array) -> Array:
-    """A few columns at a time: what the earlier ones say is taken out of them, then each out of
-    the next."""
+    """X, a few columns at a time: earlier ones are taken out of them, then each out of the next."""
     size = strict.shape[0]
     width = 5  # at N = 20 and N = 50 fewer, and more, are slower
     short = (0, -size % width)

@@ -44,8 +44,7 @@ def threefry(key_data: Array, x0: Array, x1: Array) -> tuple[Array, Array]:
 
 
 def _exponential_pair(seed: Array, row: Array, draw: Array, dtype: Any) -> tuple[Array, Array]:
-    """Independent Exp(1) variables, never 0, for levels 2 `row` and 2 `row` + 1 of each draw:
-    both words."""
+    """Independent Exp(1) variables, never 0, for levels 2 `row` and 2 `row` + 1 of each draw."""
     if jnp.dtype(dtype) == jnp.float64:
         words = (threefry(seed, draw, 2 * row), threefry(seed, draw, 2 * row + 1))
         # 52 bits and a half: exact in float64, inside (0, 1).
@@ -97,8 +96,7 @@ def _over_levels(
 
 
 def max_finish_time(load: Array, sorted_times: Array) -> Array:
-    """max_n load_n T_(N-n) for times that are sorted already, slowest first; no load costs no
-    time."""
+    """max_n load_n T_(N-n) of times that are sorted, slowest first; no load costs no time."""
     return jnp.max(jnp.where(load > 0, load * jnp.where(load > 0, sorted_times, 0), 0), axis=-1)
 
 
@@ -125,8 +123,7 @@ def sorted_draws(
 def simulate_max(
     key: Array, law: Distribution, load: Array, num_workers: ArrayLike, num_draws: int
 ) -> Array:
-    """Draws, `[num_draws]`, of max_n load_n T_(N-n), `load` `[max_workers]`; no `[S, N]` array
-    is formed."""
+    """Draws of max_n load_n T_(N-n), `[num_draws]`, without an array of all times."""
     law = law.with_fast_inverse()
 
     def finish(
@@ -204,8 +201,7 @@ def _weighted(weight: Array, value: Array) -> Array:
 def typical_hazards(
     load: Array, num_workers: ArrayLike, deviations: Sequence[float] = (-1.0, 0.0, 1.0)
 ) -> Array:
-    """E A_(N-n) + σ std A_(N-n), `[len(deviations), max_workers]`, for each σ of them; 0 for
-    n ≥ N."""
+    """E A_(N-n) + σ std A_(N-n) for each σ, `[len(deviations), max_workers]`; 0 for n ≥ N."""
     j = np.arange(1, load.size + 1)
     sums = np.pad(np.cumsum([1 / j, 1 / j**2], axis=1), [(0, 0), (1, 0)]).astype(load.dtype)
     # Σ_{j=n+1}^N: what is left of the tables' differences is 1/N at least.

@@ -32,12 +32,12 @@ class Expectation(NamedTuple):
 
 
 class Quadrature(NamedTuple):
-    """∫₀^∞ P(max > t) dt ≈ start + Σ_k weights_k P(max > times_k), by three rules over the same
-    times, `[K]`.
+    """∫₀^∞ P(max > t) dt ≈ start + Σ_k weights_k P(max > times_k), by three rules.
 
-    `weights`, `[3, K]`, are those of all, of every second and of every fourth of the times; or of
-    three of Gauss's rules in each panel, of as many nodes as `panels` says. `beyond` bounds what is
-    left out after the last of the times, or what a power law in its place is off by.
+    The `times`, `[K]`, are the same for all three. `weights`, `[3, K]`, are those of all, of every
+    second and of every fourth of the times; or of three of Gauss's rules in each panel, of as many
+    nodes as `panels` says. `beyond` bounds what is left out after the last of the times, or what a
+    power law in its place is off by.
     """
 
     start: Array
@@ -48,8 +48,7 @@ class Quadrature(NamedTuple):
 
 
 class Tail(NamedTuple):
-    """P(max > start + s) ∝ s^-(1 + fall) for s from `end` on, or nothing there where it is not
-    `open`.
+    """P(max > start + s) ∝ s^-(1 + fall) for s from `end` on; nothing there if it is not `open`.
 
     `back` is how far before the end, in log s, the power has been looked at; `doubt` what the
     integral beyond the end may be off by.
@@ -63,8 +62,7 @@ class Tail(NamedTuple):
 
 
 class Panels(NamedTuple):
-    """Of Gauss's rules from `start` on: the `left` ends and the sizes, `[P]`; the `tail`, if
-    there is one."""
+    """Panels for Gauss's rules, from `start` on: `left` ends and sizes, `[P]`; perhaps a `tail`."""
 
     start: Array
     left: Array
@@ -177,8 +175,7 @@ def on_line(centre: Array, width: Array, v: Array) -> tuple[Array, Array]:
 
 
 def integrate(nodes: Quadrature, late: Array) -> Expectation:
-    """start + Σ weight · late and an estimate of its error, from probabilities at the times,
-    `[K]`."""
+    """start + Σ weight · late, and an estimate of its error, from P(late) at the times, `[K]`."""
     term = jnp.where(late > 0, nodes.weights * jnp.where(late > 0, late, 0), 0)
     value, coarse, coarsest = jnp.sum(term, axis=1)
     if nodes.panels:
@@ -194,9 +191,16 @@ def integrate(nodes: Quadrature, late: Array) -> Expectation:
 
 
 class _Layout(NamedTuple):
-    """Of u = log((t - start) / centre): where most of the mean lies, or 0 if that is near; a width;
-    where the rest is nothing; the integral beyond that, over the centre; and the last three of the
-    `reach` that were looked at, with the log of the bound's mass at them."""
+    """Where the mass of P(max > t) lies, in u = log((t - start) / centre).
+
+    Attributes:
+      moved: where most of the mean lies, or 0 if that is near.
+      width: of the middle of the distribution.
+      end: from where on there is nothing left.
+      beyond: the integral from there on, over the centre.
+      reach: the last three u at which the bound was looked at.
+      log_mass: the log of the bound's mass at these.
+    """
 
     centre: Array
     moved: Array
@@ -213,8 +217,10 @@ def _layout(
     choices: Array,
     longest: dict[int, float] = LONGEST,
 ) -> _Layout:
-    """From P(max > t) ≤ Σ_n C(N, n+1) P(level n is late)^{n+1}; `hazard_at` times has Λ of all
-    levels."""
+    """The layout by P(max > t) ≤ Σ_n C(N, n+1) P(level n is late)^{n+1}.
+
+    `hazard_at` some times has Λ of all levels.
+    """
     start = peaks[0]
     dtype = peaks.dtype
     size = choices.size - 1
@@ -262,8 +268,7 @@ def _layout(
 
 
 def _tail_of(of: _Layout) -> Tail:
-    """Beyond the longest reach, where the bound is the probability itself, of the lowest level
-    in use."""
+    """The tail beyond the longest reach, where the bound is P(the lowest level in use is late)."""
     late = of.log_mass[-1]
     fall_before, fall_after = -jnp.diff(of.log_mass) / jnp.diff(of.reach)
     back = of.reach[2] - of.reach[0]
@@ -286,8 +291,7 @@ def _tail_of(of: _Layout) -> Tail:
 
 
 def in_tail(start: Array, tail: Tail, share: Array) -> tuple[Array, Array]:
-    """Times before the end, and the slopes with which the rules of two nodes and more integrate
-    beyond it.
+    """Times before the end, and the slopes by which two nodes and more integrate beyond it.
 
     They are right for the power, and so is the sum's derivative in the exponent: with
     p ∝ s^-(1 + fall) and s = end · e^(-back x), ∫ p(s) e^(-(1 + fall) back x) (A + B x)
@@ -301,12 +305,11 @@ def in_tail(start: Array, tail: Tail, share: Array) -> tuple[Array, Array]:
 
 
 def line(peaks: Array, hazard_at: Callable[[Array], Array], choices: Array) -> Array:
-    """start, centre, width and the ends of v in t = start + centre · exp(width · sinh v), and what
-    is beyond.
+    """The line t = start + centre · exp(width · sinh v): start, centre, width, ends of v, beyond.
 
-    `[6]`. `peaks`, `[4]`, are where the maximum begins to be possible, and a low, a typical and a
-    high one. The centre is the typical maximum, unless its mean lies far beyond it, as where few
-    workers are late at all.
+    `[6]`; `beyond` is what is left out. `peaks`, `[4]`, are where the maximum begins to be
+    possible, and a low, a typical and a high one. The centre is the typical maximum, unless its
+    mean lies far beyond it, as where few workers are late at all.
     """
     of = _layout(peaks, hazard_at, choices)
     # In log t. e^-reach is what is left out at the left end; where the centre moved, it may lie too
@@ -320,8 +323,7 @@ def line(peaks: Array, hazard_at: Callable[[Array], Array], choices: Array) -> A
 
 
 def raised(peaks: Array, scale: Array) -> Array:
-    """`peaks` of which none is so near to the start that the `scale` of the times is out of
-    reach."""
+    """The `peaks`, none so near to the start that the `scale` of the times is out of reach."""
     nearest = np.exp(-LONGEST[peaks.dtype.itemsize] / 2).astype(peaks.dtype)
     return jnp.maximum(
         peaks, peaks[0] + jnp.where(np.arange(4) > 0, nearest * (scale - peaks[0]), 0)
@@ -344,8 +346,7 @@ def panels(
     hazard_at: Callable[[Array], Array],
     choices: Array,
 ) -> Panels:
-    """The same from the `peaks` of `line`, the kinks' `images`, `[K]`, and the `last` time, or
-    none."""
+    """Panels by the `peaks` of `line`, the kinks' `images`, `[K]`, and the `last` time, if any."""
     start, low, middle, high = peaks
     dtype = peaks.dtype
     beyond = jnp.zeros(0, dtype)
@@ -366,8 +367,7 @@ def panels(
 
 
 def _tail(moved: Array, end: Array) -> Array:
-    """Ends of 20 panels in log time, from the centre on: alike within a unit of it, then ever
-    longer.
+    """Ends of 20 panels in log time, from the centre on: alike within a unit, then ever longer.
 
     If most of the mean lies far from the centre, a part of the panels comes before it. The end may
     be e^640 away.
@@ -388,8 +388,7 @@ def _is_wide(ends: bool, start: Array, left: Array, size: Array) -> Array:
 def in_panel(
     ends: bool, start: Array, left: Array, size: Array, share: Array
 ) -> tuple[Array, Array]:
-    """The time at a share of the way through a panel, and its slope; logarithmic in a tail's
-    wide ones."""
+    """The time at a share of the way through a panel, and its slope; logarithmic in wide ones."""
     t = left + size * share
     slope = jnp.broadcast_to(size, jnp.broadcast_shapes(size.shape, share.shape))
     if ends:
@@ -404,12 +403,11 @@ def in_panel(
 def rule_error(
     fine: Array, coarse: Array, coarsest: Array, safety: float = 30.0, most: float = 1.0
 ) -> Array:
-    """A bound on the error of `fine`, from the differences e₁, e₂ of three rules, each of half the
-    step.
+    """A bound on the error of `fine`, from three rules, each with half the step of the next.
 
-    They extrapolate to e₁²/e₂, times `safety`, at most `most` e₁. Where e₁ is small by chance,
-    e₂² / 10, relative to `fine`, is the bound. The constants are our own: with 40 intervals errors
-    came to at most 0.2 of it.
+    Their differences e₁, e₂ extrapolate to e₁²/e₂, times `safety`, at most `most` e₁. Where e₁ is
+    small by chance, e₂² / 10, relative to `fine`, is the bound. The constants are our own: with 40
+    intervals errors came to at most 0.2 of it.
     """
     last = jnp.abs(fine - coarse)
     previous = jnp.abs(coarse - coarsest)

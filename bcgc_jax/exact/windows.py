@@ -1,11 +1,10 @@
-r"""Crossing probabilities of many workers: the Poisson process between the thresholds, in positive
-terms.
+r"""Crossing probabilities of many workers, by a Poisson process between the thresholds.
 
-Level n fails where fewer than N-n workers are below θ_n. From one threshold to the next, the
-slowest level last, the distribution of the count C is convolved with a Poisson one and what is
-below N-n taken out of it. At each threshold only about √N of the N possible counts have noticeable
-probability: a window follows their mean, O(N^{3/2}) in all where `crossing_probability` takes
-O(N²). What is left out, for all levels and paths together:
+All terms are positive. Level n fails where fewer than N-n workers are below θ_n. From one threshold
+to the next, the slowest level last, the distribution of the count C is convolved with a Poisson one
+and what is below N-n taken out of it. At each threshold only about √N of the N possible counts have
+noticeable probability: a window follows their mean, O(N^{3/2}) in all where `crossing_probability`
+takes O(N²). What is left out, for all levels and paths together:
 
 - counts more than `_DEVIATIONS` standard deviations and `_MARGIN` from the mean, below 1e-9 of the
   paths;
@@ -34,9 +33,13 @@ LEFT_OUT = 1e-9
 
 
 class Paths(NamedTuple):
-    """Of thresholds: P(some level fails); and by level n, the probabilities that all levels above
-    hold and C = N-n-1 at θ_n, over that of N in all, and that after C = N-n there all later ones
-    hold."""
+    """Of thresholds the probability that some level fails, and by level n those of the paths to it.
+
+    Attributes:
+      probability: P(some level fails).
+      arrive: that all levels above hold and C = N-n-1 at θ_n, over that of N in all.
+      leave: that after C = N-n at θ_n all later levels hold.
+    """
 
     probability: Array
     arrive: Array
@@ -44,9 +47,17 @@ class Paths(NamedTuple):
 
 
 class _Way(NamedTuple):
-    """By level: whether it counts, the first count of its window, and on the way from the level
-    above it the rate of arrivals in a part, the parts, and the levels that are passed. The `first`
-    and `last` level that count, from the highest on, and whether no path gets through."""
+    """How the count is followed from the highest level down; by level but for the last three.
+
+    Attributes:
+      counts: whether the level counts.
+      window: the first count of its window.
+      rate: of arrivals in a part of the way from the level above it.
+      parts: of that way.
+      passed: the levels on that way.
+      first, last: the levels that count, from the highest on.
+      hopeless: whether no path gets through.
+    """
 
     counts: Array
     window: Array
@@ -99,8 +110,7 @@ def log_factorials(size: int) -> np.ndarray:
 
 
 def _poisson(count: Array, rate: Array, size: int) -> Array:
-    """Pois(count; rate); 0 for counts below 0, for which as for those above 2 `size` nothing is
-    known."""
+    """Pois(count; rate) for counts up to 2 `size`, 0 for counts below 0."""
     table = jnp.asarray(log_factorials(2 * size + 1), rate.dtype)
     known = jnp.clip(count, 0, 2 * size)
     some = rate > 0
@@ -110,8 +120,7 @@ def _poisson(count: Array, rate: Array, size: int) -> Array:
 
 
 def _way(hazard: Array, below: Array, above: Array, workers: Array) -> _Way:
-    """Levels that tie with a later one, or hardly ever fail, are passed, with arrivals in equal
-    parts."""
+    """The way past levels that tie with a later one or hardly ever fail, in equal parts."""
     size = hazard.size
     dtype = hazard.dtype
     level = np.arange(size)

@@ -1,7 +1,7 @@
-r"""Workers on a circle: worker w of N stores the subsets w, w+1, …, w+D-1, and the first to do one
-counts.
+r"""Workers on a circle: worker w of N stores the subsets w, w+1, …, w+D-1.
 
-When the last subset is there, who sends it, and the chance that one is missed.
+The first who has done a subset counts: when the last one is there, who sends it, and the chance
+that one is missed.
 """
 
 from typing import Any
@@ -16,11 +16,10 @@ from jax.typing import ArrayLike
 def circle_runtime(
     work: Array, times: Array, starts: Array | None = None, num_workers: ArrayLike | None = None
 ) -> Array:
-    """τ in units of κ, `[...]`, of cycle times and start-ups (units of κ) around the circle,
-    `[..., N]`.
+    """τ, `[...]`, from cycle times and start-ups around the circle, `[..., N]`.
 
-    `work` is what a worker has spent when each of its subsets is done, `[D]`. Differentiable where
-    no workers tie. Workers from `num_workers` on do not count.
+    τ and start-ups are in units of κ. `work` is what a worker has spent when each of its subsets is
+    done, `[D]`. Differentiable where no workers tie. Workers from `num_workers` on do not count.
 
     >>> circle_runtime(jnp.array([10.0, 20.0]),
     ...     jnp.array([[1.0, 5.0]])).tolist()  # the fast one does both
@@ -34,8 +33,7 @@ def circle_runtime(
 
 
 def sent_on_circle(work: Array, times: Array, starts: Array, num_workers: ArrayLike) -> Array:
-    """L that a worker sends on average, `[K]`: the sum of the subsets that it was the first to
-    finish."""
+    """What a worker sends on average, `[K]`, in L: the subsets that it was the first to finish."""
     workers = jnp.asarray(num_workers)
     draws, size = times.shape
     _, first = _soonest(work, times, starts, workers)
@@ -61,8 +59,7 @@ def _soonest(
 
 
 def soonest_of(finish: Any) -> Any:
-    """When each subset is there, `[..., N]`, from when tasks are done, `[..., D, N]`; NumPy or
-    JAX."""
+    """When each subset is there, `[..., N]`, from when tasks are done, `[..., D, N]`."""
     xp = np if isinstance(finish, np.ndarray) else jnp
     return xp.stack([xp.roll(finish[..., k, :], k, axis=-1) for k in range(finish.shape[-2])]).min(
         axis=0
@@ -70,14 +67,12 @@ def soonest_of(finish: Any) -> Any:
 
 
 def uncovered(late: Array, num_workers: ArrayLike, size: int) -> Array:
-    """P(some subset is done by nobody), `[...]`, from P(r ≤ δ) for δ = 0…D-1 < N ≤ `size`,
-    `[..., D]`."""
+    """P(some subset is done by nobody), `[...]`; `late` is P(r ≤ δ), δ = 0…D-1 < N ≤ `size`."""
     workers = jnp.asarray(num_workers, int)
     missed = jnp.concatenate([jnp.ones_like(late[..., :1]), jnp.cumprod(late, axis=-1)], axis=-1)
 
     def step(cover: Array, _: None) -> tuple[Array, Array]:
-        """P(no miss yet, and the cover is at most 0…D-1) after one more worker; P(the first miss
-        is now)."""
+        """P(no miss yet, a cover of at most 0…D-1) after one more worker, and P(first miss now)."""
         reached = cover * late
         miss = reached[..., 0]
         reached = jnp.concatenate([reached[..., 1:], cover[..., -1:]], axis=-1)

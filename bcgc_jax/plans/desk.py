@@ -1,5 +1,4 @@
-"""The chunks that are handed out in a step of work sharing, and which of them each worker may be
-given."""
+"""The chunks that a step of work sharing hands out, and who may be given which of them."""
 
 import functools
 from collections.abc import Sequence
@@ -18,8 +17,7 @@ UNITS = sum(_LAST)
 
 
 def chunk_sizes(num_chunks: int, equal: bool = False) -> tuple[int, ...]:
-    """Of a subset's chunks, `UNITS` for each of `num_chunks` of equal size, of which the last is
-    cut again.
+    """The sizes of a subset's chunks: `UNITS` each, of which the last is cut again if not `equal`.
 
     >>> chunk_sizes(3), chunk_sizes(3, equal=True)
     ((4, 4, 2, 1, 1), (4, 4, 4))
@@ -28,8 +26,7 @@ def chunk_sizes(num_chunks: int, equal: bool = False) -> tuple[int, ...]:
 
 
 class Desk(NamedTuple):
-    """Which chunks a worker may be given: static, in NumPy. M chunks, of which a worker stores at
-    most S.
+    """Which chunks a worker may be given, in NumPy. There are M; a worker stores at most S.
 
     Attributes:
       size: of each chunk, and 0 for none, `[M + 1]`.

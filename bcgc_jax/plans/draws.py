@@ -15,8 +15,7 @@ from bcgc_jax.problem import Problem
 
 
 def draw_workers(key: Array, problem: Problem, num_draws: int) -> tuple[Array, Array]:
-    """Start-ups, in units of κ, and cycle times of workers in a random order, `[K, max_workers]`
-    each."""
+    """Start-ups (units of κ) and cycle times, `[K, max_workers]` each, workers in random order."""
     one, other = jax.random.split(key)
     worker = iteration_of(problem).worker
     dtype = problem.dtype
@@ -36,10 +35,9 @@ def over_draws(
     num_draws: int,
     width: int,
 ) -> Any:
-    """A function of start-ups and cycle times, `[K, N]` each to `[K]`, of so many draws, some at a
-    time.
+    """`function` of start-ups and cycle times, `[K, N]` each to `[K]`, of draws, some at a time.
 
-    For each draw and worker it has `width` numbers, of start-ups and of times.
+    It has `width` numbers for each draw and worker, of start-ups and of times.
     """
     most = max(AT_A_TIME // (2 * problem.max_workers * width), 1)
     count = math.ceil(num_draws / most)

@@ -1,5 +1,4 @@
-"""The expected time until all is there, and the probability that it is late, by any rule of
-completion."""
+"""The expected time until all is there, and P(it is late), by any exact rule of completion."""
 
 import math
 
@@ -73,10 +72,10 @@ def expected_completion(
 
 
 def with_rounding(load: Array, found: Expectation, rounding: float = 0.0) -> Expectation:
-    """An error that counts the `rounding` of hazards, that of triangular systems, what windows
-    leave out.
+    """The same with an error that counts rounding, and what the windows of many workers leave out.
 
-    In eps, that of the systems is 8 N at most: the worst of all distributions up to N = 50.
+    `rounding` is that of hazards, in eps. That of the triangular systems is 8 N eps at most: the
+    worst of all distributions up to N = 50.
     """
     left_out = LEFT_OUT if load.size > MANY else 0.0
     share = (8 * load.size + rounding) * float(jnp.finfo(load.dtype).eps) + left_out
@@ -90,8 +89,7 @@ def exceedance(worker: Worker, load: Load, rule: Exact, t: Array) -> Array:
 
 
 def _late_hazards(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple[Array, Array]:
-    """`late_hazard` at many times, `[K]` to `[K, N]`, as many of them at a time as memory is
-    good for."""
+    """`late_hazard` at many times, `[K]` to `[K, N]`, some at a time where memory is short."""
     size = load.work.size
     both = worker.start, worker.cycle_time
     parts = max([num_inner, *(law.breaks().size for law in both if law.atomic)])
@@ -163,8 +161,7 @@ def _nodes(worker: Worker, load: Load, rule: Exact, num_nodes: int) -> Quadratur
 
 
 def _onsets_of(worker: Worker, load: Load, start: Array, turns: bool) -> Array:
-    """The `start` of all, and where P(F_n > t) begins to fall after it, `[K]`, in `turns` for
-    subsets."""
+    """The `start`, and where P(F_n > t) begins to fall after it, `[K]`, by `turns` for subsets."""
     law = worker.cycle_time
     starts = worker.atoms()[0] if worker.start.atomic else worker.infimum()[None]
     times = law.breaks() if law.atomic else law.infimum()[None]
@@ -208,8 +205,7 @@ def _peaks(worker: Worker, load: Load, rule: Exact, marks: Array, start: Array) 
 
 
 def _kinks_of(worker: Worker, load: Load) -> tuple[Array, Array | None] | None:
-    """Where P(F_n > t) may have kinks, at some levels, and when all is delivered for sure; None
-    if smooth."""
+    """Where P(F_n > t) may have kinks, and when all is delivered for sure; None if it is smooth."""
     dtype = load.work.dtype
     starts = worker.start
     law = worker.cycle_time
@@ -241,8 +237,7 @@ def _kinks_of(worker: Worker, load: Load) -> tuple[Array, Array | None] | None:
 
 
 def _overtaking(load: Load) -> Array:
-    """The cycle time from which on a level's work, not the link, decides when it is delivered,
-    `[N]`."""
+    """The cycle time from which on work, not the link, decides when a level is delivered, `[N]`."""
     more = load.work[:, None] - load.work
     earlier = load.earlier & (more > 0)
     times = (load.began[:, None] - load.began) / jnp.where(earlier, more, 1)
@@ -250,8 +245,7 @@ def _overtaking(load: Load) -> Array:
 
 
 def _over_steps(worker: Worker, load: Load, rule: Exact) -> Expectation:
-    """The exact sum between the times at which some P(F_n ≤ t) steps up, of P(late) by the
-    hazards."""
+    """The exact sum of P(late), by the hazards, between the steps of all P(F_n ≤ t)."""
     dtype = load.work.dtype
     size = load.work.size
     starts, times, mass = (a.astype(dtype) for a in _steps(worker))
@@ -290,8 +284,7 @@ def _over_steps(worker: Worker, load: Load, rule: Exact) -> Expectation:
 
 
 def smoothed_exceedance(worker: Worker, load: Load, rule: Exact, t: Array, spread: Array) -> Array:
-    """`exceedance` for one t, with the steps of a `stepwise` worker spread by a factor
-    e^±`spread`."""
+    """`exceedance` for one t; steps of a `stepwise` worker are spread by a factor e^±`spread`."""
     dtype = load.work.dtype
     used = load.work > 0
     starts, times, mass = (a.astype(dtype) for a in _steps(worker))

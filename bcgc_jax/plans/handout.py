@@ -20,16 +20,17 @@ Label = frozenset[Chunk]  # what a sum consists of
 
 
 class Name(NamedTuple):
-    """Of a ticket (one handing-out of a chunk) or of a sum: a step, and a number there. Never
-    used twice."""
+    """The name, never used twice, of a ticket (one handing-out of a chunk) or of a sum."""
 
     step: int
     number: int
 
 
 class Member(NamedTuple):
-    """Who sends a message: a worker's process in a step. The first process has life 0, another that
-    of `join`."""
+    """Who sends a message: a worker's process in a step.
+
+    The first process of a worker has life 0, another that of `join`.
+    """
 
     step: int
     worker: int
@@ -140,8 +141,7 @@ class Handout:
     # What a worker asks.
 
     def done(self, who: Member, ticket: Name) -> Name | None:
-        """The sum that this gradient is to be added to, or None: drop it. The same answer if
-        asked again."""
+        """The sum to add this gradient to, the same if asked again; None: drop the gradient."""
         if not self._hears(who):
             return None
         held, chunk = self._running.get(who.worker, (None, None))
@@ -189,8 +189,7 @@ class Handout:
         return None if closed is None else (closed.name, frozenset(self._contents[closed]))
 
     def arrived(self, who: Member, name: Name, label: Collection[Chunk]) -> bool:
-        """Whether to add this vector, now: True at most once. In either case the worker can
-        forget it."""
+        """Whether to add this vector, now: True at most once. The worker can forget it then."""
         if not self._hears(who) or not self.stands(who, name):
             return False
         this = _Sum(who.worker, name)
@@ -252,8 +251,7 @@ class Handout:
         return sorted(self._overdue.intersection(free).union(able))
 
     def begun(self, worker: int) -> list[Chunk]:
-        """What a worker stores that others compute, if it stores nothing that is open: it may
-        copy that."""
+        """The chunks that a worker may copy: others compute them, and it stores no open one."""
         if self._left[worker]:
             return []
         return [chunk for chunk in self._stored[worker] if chunk in self._begun]
@@ -326,8 +324,7 @@ class Handout:
         return next(itertools.chain(begun, kept), None)
 
     def _replaceable(self, chunk: Chunk) -> bool:
-        """Whether an overdue worker keeps it, nobody copies it, and others can compute that
-        whole sum."""
+        """Whether an overdue worker keeps it, nobody copies it, and others can do its whole sum."""
         kept = self._keeper.get(chunk)
         if (
             kept is None
@@ -368,8 +365,7 @@ class Handout:
         return chunk
 
     def _keep(self, worker: int, chunk: Chunk) -> Name | None:
-        """Keeps it if it is the first, or if the first is overdue now and its sum has not
-        arrived."""
+        """Keeps it if it is the first, or if the first one's worker is overdue and not heard of."""
         kept = self._keeper.get(chunk)
         if chunk in self._added or (kept is not None and kept.worker not in self._overdue):
             return None

@@ -1,8 +1,7 @@
-"""All N cycle times of an iteration: independent ones of one kind, a sample of iterations, draws
-alone.
+"""All N cycle times of an iteration, slowest first, and what is asked about them.
 
-Times are slowest first: axis n holds T_(N-n). What is done by when is asked with a `Load` and a
-rule of completion, in units of κ.
+Independent times of one kind, a sample of iterations, or draws alone: axis n holds T_(N-n). What is
+done by when is asked with a `Load` and a rule of completion, in units of κ.
 """
 
 import math
@@ -37,8 +36,7 @@ from bcgc_jax.problem import Problem
 
 @pytree_dataclass
 class Iteration:
-    """What is asked about an iteration's times, and about tasks of a `load` in them: here by draws
-    alone.
+    """Answers about an iteration's times, and about tasks of a `load` in them: here by draws alone.
 
     A kind with `exact` answers has all that `Independent` has, and `alike` workers are independent
     ones of one distribution; a joint one is the cycle time of `worker`. `polyhedral`: whether E τ
@@ -137,8 +135,7 @@ class Iteration:
         return self.max_of_sorted(load, self.sorted_draws(key, num_draws, load.work.dtype))
 
     def max_of_sorted(self, load: Load, times: Array) -> Array:
-        """The same for one start-up of all and sorted times, slowest first, `[..., N]` to
-        `[...]`."""
+        """When all levels are there, `[...]`: one start-up of all, sorted times, `[..., N]`."""
         ready = delivered(load, times.astype(load.work.dtype), self.worker.overlap)
         last = jnp.max(ready, axis=-1)
         return last if self.worker.plain else self.worker.infimum().astype(last.dtype) + last
@@ -189,8 +186,7 @@ class Independent(Iteration):
         return super().simulate_max(key, load, num_draws)
 
     def typical_times(self, deviations: Sequence[float]):
-        """Times so many standard deviations from the typical ones,
-        `[len(deviations), max_workers]`."""
+        """Typical times, and so many deviations from them, `[len(deviations), max_workers]`."""
         one = jnp.ones(self.max_workers, working_dtype(self.law))
         sigma = np.asarray(deviations, one.dtype)[:, None]
         mean, above = order_statistics.typical_hazards(one, self.num_workers, (0.0, 1.0))
@@ -215,8 +211,7 @@ class Independent(Iteration):
         return evaluate.exceedance(self.worker, load, rule or self.any_of, t)
 
     def smoothed_exceedance(self, load, t, spread):
-        """The same for one t, with the steps of a `stepped` iteration spread by a factor
-        e^±`spread`."""
+        """P(not all is there by t); steps of a `stepped` iteration are spread by e^±`spread`."""
         if not self.stepped:
             return self.exceedance(load, t)
         return evaluate.smoothed_exceedance(self.worker, load, self.any_of, t, spread)
@@ -338,6 +333,5 @@ def expected_order_statistics(
 
 
 def _if_valid(value: Array, problem: Problem) -> Array:
-    """NaN where numbers that are traced make no distribution, or no number of workers below
-    `max_workers`."""
+    """NaN where traced numbers make no distribution or no number of workers up to the maximum."""
     return jnp.where(problem.valid, value, jnp.nan) if is_traced(problem) else value

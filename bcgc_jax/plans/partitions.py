@@ -1,5 +1,4 @@
-r"""Partitions x of L coordinates over the redundancy levels, and the levels s of the
-coordinates."""
+r"""Partitions x of L coordinates over redundancy levels, and the levels s of the coordinates."""
 
 import functools
 from collections.abc import Callable
@@ -79,16 +78,14 @@ def cumulative_load(partition: ArrayLike) -> Array:
 
 @jax.jit
 def finish_load(partition: Array, used: Array, setup: ArrayLike, chain: ArrayLike = 0.0) -> Array:
-    """y_n + (n+1) (setup + chain Σ_{i≤n} x_i) for the levels in use, for others that of the last
-    one used."""
+    """y_n + (n+1) (setup + chain Σ_{i≤n} x_i); at levels not in use that of the last one before."""
     subsets = _up_to(jnp.max, jnp.where(used, jnp.arange(1, used.shape[-1] + 1), 0))
     x = jnp.where(used, partition, 0)
     return cumulative_load(x) + subsets * (setup + chain * _up_to(jnp.sum, x))
 
 
 def _up_to(reduce: Callable[..., Array], values: Array) -> Array:
-    """The sum of the first n along the last axis, for each n, or the maximum of numbers that are >=
-    0.
+    """The sum of the first n along the last axis, for each n, or the maximum of numbers ≥ 0.
 
     Of few levels by O(N²) terms: one kernel to compile, where a running sum takes five.
     """
@@ -101,8 +98,10 @@ def _up_to(reduce: Callable[..., Array], values: Array) -> Array:
 
 @jax.jit
 def project_partition(values: Array, total: ArrayLike, exists: Array) -> Array:
-    """argmin ‖x - values‖₂ over x ≥ 0, Σ x = total, 0 at levels that do not `exist`:
-    max(values - λ, 0)."""
+    """argmin ‖x - values‖₂ over x ≥ 0, Σ x = total, 0 at levels that do not `exist`.
+
+    It is max(values - λ, 0).
+    """
     # A shift changes no projection; far from the simplex the sum would be lost in rounding.
     values = values - jnp.max(jnp.where(exists, values, -jnp.inf))
     # A padded value this low stays below λ; -inf would spoil the running sum of the sort.
@@ -139,8 +138,7 @@ def round_partition(partition: Array, total: ArrayLike) -> Array:
 
 @jax.jit
 def round_to_units(partition: Array, unit_costs: Array) -> Array:
-    r"""Whole units at each level: the row of units cut at the ends nearest to the running sum of
-    `partition`.
+    r"""Whole units at each level: their row is cut where it is nearest to the sum of `partition`.
 
     >>> round_to_units(jnp.array([2.0, 0.0, 3.0]), jnp.array([1.5, 2.5, 1.0])).tolist()
     [1, 0, 2]

@@ -49,8 +49,9 @@ class Passes:
     overlap: bool = static_field(default=False)
 
     def of(self, unit: str) -> "Passes":
-        """The same with passes over a `unit`: "chunk:C" is 1/C of a subset, "block" a task with its
-        message.
+        """The same with passes over a `unit`.
+
+        "chunk:C" is 1/C of a subset, "block" a task with its message.
 
         >>> tasks = Passes(np.array([[2.0], [8.0]]), np.array([[2.0], [3.0]]))
         >>> tasks.of("block").length.ravel().tolist(), tasks.of("chunk:2").length.ravel().tolist()
@@ -64,8 +65,7 @@ class Passes:
         return Passes(self.end[last], 0 * self.end[last], sent, overlap=self.overlap)
 
     def finish(self, begin: np.ndarray, times: np.ndarray) -> np.ndarray:
-        """When each task of each worker is delivered, `[..., K, N]`, of who begins and works so,
-        `[..., N]`.
+        """When each task is delivered, `[..., K, N]`, by who begins and works so, `[..., N]`.
 
         >>> one = Passes(np.array([[1.0], [3.0]]), np.zeros((2, 1)), np.array([2.0, 4.0]),
         ...     overlap=True)
@@ -82,10 +82,9 @@ class Passes:
         return begin[..., None, :] + done + sent
 
     def overrun(self, late: Any, starts: Any, times: Any, end: Any) -> Any:
-        """How long each worker is busy after the `end` of a step, `[...]`, that it began `late`,
-        `[..., N]`.
+        """How long each worker is busy after the `end` of a step, `[...]`, which it began `late`.
 
-        With start-ups and cycle times, `[..., N]`; in their unit. NumPy or JAX.
+        `late`, start-ups and cycle times are `[..., N]`, in one unit. NumPy or JAX.
 
         >>> one = Passes(np.ones((1, 1)), np.ones((1, 1)))
         >>> one.overrun(np.array([0.5, 0.0, 0.0]), 0.0, np.array([3.0, 4.0, 2.0]),
@@ -113,8 +112,7 @@ class Passes:
 
 
 def unless_starting(busy: Any, late: Any, starts: Any, end: Any) -> Any:
-    """How long workers are `busy` after the `end`, `[..., N]`; those that still start up begin
-    anew."""
+    """How long workers are `busy` after the `end`, `[..., N]`; who still starts up begins anew."""
     return jnp.where(late + starts > end[..., None], jnp.maximum(late - end[..., None], 0), busy)
 
 
@@ -124,8 +122,7 @@ def in_a_row(
     starts: np.ndarray,
     times: np.ndarray,
 ) -> np.ndarray:
-    """τ of steps one after the other, the first fresh, `[S, ...]`, with starts and times,
-    `[S, ..., N]`.
+    """τ of steps in a row, the first fresh, `[S, ...]`, from starts and times, `[S, ..., N]`.
 
     `last` is τ of workers that begin and work so. In NumPy: a few thousand steps without compiling
     anything.

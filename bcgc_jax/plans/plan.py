@@ -78,8 +78,7 @@ class Plan:
 
 
 def partition_plan(partition: Any, num_workers: ArrayLike) -> Plan:
-    """The paper's: block n, of x_n coordinates, on n + 1 subsets, complete with any N - n
-    workers."""
+    """The paper's: block n of x_n coordinates on n + 1 subsets, complete with any N - n workers."""
     level = np.arange(partition.shape[-1])
     return Plan(
         sizes=partition,

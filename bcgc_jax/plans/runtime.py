@@ -67,12 +67,11 @@ def block_runtime(
     send_time: ArrayLike = 0.0,
     overlap: bool = False,
 ) -> Array:
-    r"""τ̂(x,T) = (M b / N) max_n T_(N-n) Σ_{i≤n} (i+1) x_i, eq. (5): `[..., N]` and `[..., N]` to
-    `[...]`.
+    r"""τ̂(x,T) = (M b / N) max_n T_(N-n) Σ_{i≤n} (i+1) x_i, eq. (5), `[...]`.
 
-    `cycle_times` come in any order; leading axes broadcast. The other numbers are those of
-    `Problem`, and `start_ups`, a number or `[..., N]`, are those of the workers in the order of
-    `cycle_times`; `overlap` is static.
+    `partition` is x, `[..., N]`; `cycle_times`, `[..., N]`, come in any order; leading axes
+    broadcast. The other numbers are those of `Problem`, and `start_ups`, a number or `[..., N]`,
+    are those of the workers in the order of `cycle_times`; `overlap` is static.
 
     Raises ValueError for a partition with another number of levels than there are workers, and for
     numbers that make no sense, such as negative entries and times; NaN where these are traced.
@@ -125,11 +124,11 @@ def coordinate_runtime(
     cycles: ArrayLike = 1.0,
     unit_costs: Numbers = 1.0,
 ) -> Array:
-    r"""τ(s,T) = (M b / N) max_l T_(N-s_l) Σ_{i≤l} (s_i+1), eq. (2): `[..., L]` and `[..., N]` to
-    `[...]`.
+    r"""τ(s,T) = (M b / N) max_l T_(N-s_l) Σ_{i≤l} (s_i+1), eq. (2), `[...]`.
 
-    Levels and `cycle_times` come in any order (Lemma 1: ascending levels are best). Units of
-    unequal cost, `[L]`, count (s_i+1) times theirs (footnotes 2-4).
+    `levels` are s, `[..., L]`; they and `cycle_times`, `[..., N]`, come in any order (Lemma 1:
+    ascending levels are best). Units of unequal cost, `[L]`, count (s_i+1) times theirs (footnotes
+    2-4).
 
     Raises ValueError for levels that are not whole numbers from 0 to N-1, and for other numbers
     that make no sense; NaN where these are traced.
@@ -161,8 +160,10 @@ def coordinate_runtime(
 def _scale_and_times(
     cycle_times: Numbers, num_samples: ArrayLike, cycles: ArrayLike, **others: Numbers
 ) -> tuple[Array, Array]:
-    """M b / N and the times; ValueError for numbers that are known to make no sense, NaN for
-    traced ones."""
+    """M b / N and the times.
+
+    ValueError for known numbers that make no sense, NaN for traced ones.
+    """
     numbers = {"cycle_times": cycle_times, "num_samples": num_samples, "cycles": cycles, **others}
     sense: Array | bool = True
     for name, value in numbers.items():
@@ -218,11 +219,10 @@ def _integrate(problem: Problem, partition: Numbers | Plan, num_nodes: int) -> E
 
 
 def expected_runtime(problem: Problem, partition: Numbers | Plan) -> Array:
-    r"""Exact E τ̂(x,T), eq. (5), a scalar; differentiable in `partition` and in the problem's
-    leaves, twice.
+    r"""Exact E τ̂(x,T), eq. (5), a scalar.
 
-    The distribution's moments must exist: an infinite expectation comes out as inf where its mean
-    says so.
+    It is differentiable in `partition` and in the problem's leaves, twice. The distribution's
+    moments must exist: an infinite expectation comes out as inf where its mean says so.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(rate=1.0), num_workers=3, num_coordinates=1,
@@ -241,8 +241,7 @@ def partition_of_units(problem: Problem, counts: Array) -> Array:
 
 
 def completion_probability(problem: Problem, partition: Numbers | Plan, deadline: Numbers) -> Array:
-    r"""P(τ̂(x,T) ≤ deadline), exact; `deadline` of any shape gives that shape. Differentiable,
-    twice.
+    r"""P(τ̂(x,T) ≤ deadline), exact, in the shape of `deadline`; differentiable, twice.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(rate=1.0), num_workers=3, num_coordinates=1,
@@ -268,13 +267,12 @@ def _completion_probability(
 def certificate(
     problem: Problem, partition: Numbers, levels: ArrayLike | None = None
 ) -> Certificate:
-    r"""f(x) = E τ̂(x,T) and a bound on the best: f(z) ≥ f(x) + ∇f(x)·(z - x) ≥ f - ∇f·x + L min_n
-    ∂f/∂x_n.
+    r"""f(x) = E τ̂(x,T), and a lower bound on f(z) for every partition z.
 
-    f is convex, so this holds for every partition z, at every x; without setup ∇f·x = f. `levels`,
-    bool `[max_workers]`, are those that z may use: by default all, with setup cycles those that x
-    uses, for f is affine only as long as these stay the same. Of its numbers only f has
-    derivatives, others' are NaN.
+    f is convex, so f(z) ≥ f(x) + ∇f(x)·(z - x) ≥ f - ∇f·x + L min_n ∂f/∂x_n, at every x; without
+    setup ∇f·x = f. `levels`, bool `[max_workers]`, are those that z may use: by default all, with
+    setup cycles those that x uses, for f is affine only as long as these stay the same. Of its
+    numbers only f has derivatives, others' are NaN.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(rate=1.0, shift=1.0), num_workers=3,
@@ -329,8 +327,10 @@ def with_total(problem: Problem, x: Array) -> Array:
 
 
 def with_least_start_up(problem: Problem) -> Problem:
-    """With E S_(1) for every start-up f is convex, and below: each F_n ≥ S_(1) + T κ y_n + c
-    X_n."""
+    """The problem with the start-up E S_(1) for all: its f is convex, and never above.
+
+    For each F_n ≥ S_(1) + T κ y_n + c X_n.
+    """
     least = iteration_of(problem).least_start_up()
     return replace(problem, cycle_time=problem.cycle_time.alone(), start_up=least)
 
@@ -346,8 +346,7 @@ def levels_of_bound(problem: Problem, x: Array) -> Array:
 
 
 def _paid(problem: Problem, x: Array) -> Array:
-    """The levels in use, where each costs something by itself; else all, which have slopes at 0
-    too."""
+    """The levels in use, where each costs something by itself; else all: slopes at 0 exist too."""
     return (x > 0) | (problem.setup_load + problem.chain_load <= 0)
 
 
@@ -360,8 +359,7 @@ def load_of(problem: Problem, x: Array) -> Load:
 
 
 def problem_tasks(problem: Problem, plan: Numbers | Plan) -> tuple[Load, Completion, Array]:
-    """What a worker has spent after each task of a plan or a partition, its rule, and the time of a
-    cycle.
+    """The load and the rule of a plan or a partition, and the time of a cycle.
 
     The time is NaN for traced numbers that are no problem and no partition or plan of these
     workers.
@@ -404,8 +402,7 @@ def load_of_plan(problem: Problem, plan: Plan) -> Load:
 
 
 def passes_of(problem: Problem, partition: Numbers | Plan) -> Passes | None:
-    """What a worker ends once it has begun it, in units of κ; None where nobody is busy when a
-    step ends."""
+    """The passes of a worker, in units of κ; None where nobody is busy when a step ends."""
     plan = partition
     if not isinstance(plan, Plan):
         xp = jnp if is_traced((problem, partition)) else np
@@ -434,8 +431,7 @@ def _sent_cost(problem: Problem) -> Array | None:
 
 
 def check_partition(problem: Problem, partition: Numbers | Plan) -> None:
-    """Raise ValueError for what is known to be no partition; its shape is checked where it is
-    traced."""
+    """Raise ValueError for known numbers that are no partition; `as_partition` checks the shape."""
     workers = problem.num_workers
     count = problem.num_coordinates
     costs = problem.unit_costs

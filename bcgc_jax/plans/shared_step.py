@@ -19,8 +19,7 @@ from bcgc_jax.plans.desk import Desk
 
 
 class _State(NamedTuple):
-    """Of one step: what is open, `[M + 1]`, and of each worker, `[N]`, what it has done and
-    does."""
+    """A step: the open chunks, `[M + 1]`, and what each worker has done and does, `[N]`."""
 
     open: Array
     left: Array
@@ -38,8 +37,7 @@ def shared_runtime(
     round_trip: Array | float = 0.0,
     lengths: Array | None = None,
 ) -> Array:
-    """When everyone has ended its last chunk, of start-ups and seconds for a unit of size, `[N]`
-    each.
+    """When everyone has ended its last chunk; start-ups and seconds for a unit of size are `[N]`.
 
     Everyone ends its chunk, and no chunk is done twice. Before each chunk there is a `round_trip`.
 
@@ -91,8 +89,7 @@ def shared_runtime(
 def all_data_runtime(
     sizes: tuple[int, ...], starts: Array, times: Array, round_trip: Array | float = 0.0
 ) -> Array:
-    """`shared_runtime` where all store all data: whoever is free takes the largest chunk that is
-    left.
+    """`shared_runtime` where all store all data: who is free takes the largest chunk that is left.
 
     There is no desk: `sizes` are those of a subset's chunks.
     """
@@ -109,8 +106,7 @@ def all_data_runtime(
 
 
 def _first_of(some: Array) -> Array:
-    """The first that is true. With `argmax` a step of 256 workers takes half as long again on a
-    CPU."""
+    """The first that is true; `argmax` makes a step of 256 workers half as long again on a CPU."""
     return jnp.min(jnp.where(some, jnp.arange(len(some), dtype=np.int32), len(some) - 1))
 
 

@@ -1,5 +1,4 @@
-"""`WorkSharing`: the rule of completion where chunks are handed out to free workers that store
-them."""
+"""`WorkSharing`: the rule of completion where chunks are handed out to free workers."""
 
 import functools
 from collections.abc import Callable
@@ -70,15 +69,13 @@ class WorkSharing(Completion):
         raise ValueError("who does which chunk is decided within the step: take simulate_runtime")
 
     def runtimes(self, load: Load, overlap: bool, starts: Array, times: Array) -> Array:
-        """Every worker sends its sum after its last chunk. Workers from their number on do not
-        count."""
+        """Every worker sends its sum after its last chunk. Those that do not exist do not count."""
         return self.step(load, overlap, starts, times)[0]
 
     def step(
         self, load: Load, overlap: bool, starts: Array, times: Array
     ) -> tuple[Array, Array | None]:
-        """With copies a worker may be busy when the last chunk has ended; with none everyone is
-        free."""
+        """With copies a worker may be busy when the last chunk has ended; else everyone is free."""
         workers = self.num_workers
         step = self._engine()
         for _ in range(times.ndim - 1):

@@ -57,8 +57,7 @@ def simulate_runtime(
     *,
     unit: str | None = UNIT,
 ) -> RuntimeEstimate:
-    r"""Monte Carlo estimates of E τ̂(x,T) from `num_draws` (static) draws, with their standard
-    errors.
+    r"""Monte Carlo estimates of E τ̂(x,T) from `num_draws` (static) draws, with standard errors.
 
     `unit` (static) is what a worker does in one piece, for the mean of steps one after the other: a
     pass over a "subset"; over a microbatch, "chunk:C" for C a subset, as on processes; or a whole
@@ -97,8 +96,9 @@ def _simulate(
 def simulate_completion(
     key: Array, problem: Problem, partition: Numbers | Plan, deadline: ArrayLike, num_draws: int
 ) -> RuntimeEstimate:
-    r"""P(τ ≤ deadline) as a share of `num_draws` (static) draws, with its standard error, for every
-    plan.
+    r"""P(τ ≤ deadline), for every plan, as a share of `num_draws` (static) draws.
+
+    Its standard error is given beside it.
 
     >>> from bcgc_jax.distributions import Uniform
     >>> problem = Problem(Uniform(1.0, 2.0), num_workers=2, num_coordinates=1, num_samples=2.0)
@@ -127,8 +127,7 @@ def _mean(draws: Array) -> tuple[Array, Array]:
 def _chains(
     key: Array, problem: Problem, partition: Numbers | Plan, num_draws: int, unit: str
 ) -> tuple[Array, Array]:
-    """Runtimes of the same draws for steps that begin fresh, and for those of chains,
-    `[steps, chains]`."""
+    """Runtimes, `[steps, chains]`, of steps that begin fresh, and of the same draws in chains."""
     load, rule, scale = problem_tasks(problem, partition)
     passes = passes_of(problem, partition)
     overlap = bool(problem.overlap)
@@ -155,8 +154,7 @@ def _chains(
 
 
 def added_in_a_row(problem: Problem, partition: Numbers | Plan) -> tuple[float, float] | None:
-    """What a step takes longer in a chain, and the standard error; None for more work than a table
-    is worth.
+    """What a step takes longer in a chain, and its standard error; None if that is too much work.
 
     Of numbers that are known, by NumPy: the plans of a table have many shapes, and nothing is
     compiled for them. The draws are the same for all plans.
@@ -187,11 +185,10 @@ def added_in_a_row(problem: Problem, partition: Numbers | Plan) -> tuple[float, 
 def steps_in_a_row(
     problem: Problem, plan: Plan, starts: np.ndarray, times: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """τ of fresh steps and of a chain, `[S, ...]` each in units of κ, with start-ups and times
-    `[S, ..., N]`.
+    """τ of fresh steps and of a chain, `[S, ...]` each, from start-ups and times, `[S, ..., N]`.
 
-    Each worker ends a chunk first, as on processes. None where nobody is busy when a step ends. Of
-    all N workers of the problem, by NumPy.
+    In units of κ, of all N workers of the problem, by NumPy. Each worker ends a chunk first, as on
+    processes. None where nobody is busy when a step ends.
     """
     if plan.is_partition:
         plan = _used_levels(np.asarray(plan.sizes)[: times.shape[-1]])
@@ -221,16 +218,14 @@ def _steps_in_places(key: Array, problem: Problem, steps: int, chains: int) -> t
 
 
 def places_of(key: Array, problem: Problem, chains: int) -> Array:
-    """Who stands where in each chain, int `[chains, max_workers]`; who does not exist stands
-    last."""
+    """Who stands where in each chain, `[chains, max_workers]`; who does not exist stands last."""
     shape = chains, problem.max_workers
     exists = np.arange(problem.max_workers) < jnp.asarray(problem.num_workers)
     return jnp.argsort(jnp.where(exists, jax.random.uniform(key, shape), 2.0), axis=1)
 
 
 def draw_in_places(key: Array, problem: Problem, places: Array, steps: int) -> tuple[Array, Array]:
-    """Start-ups, in units of κ, and cycle times of so many steps, `[steps, chains, max_workers]`
-    each.
+    """Start-ups (units of κ) and cycle times of steps, `[steps, chains, max_workers]` each.
 
     Of workers that are known one by one; others are alike, and drawn in any order.
     """

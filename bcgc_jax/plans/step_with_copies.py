@@ -1,5 +1,4 @@
-"""Work sharing where a step ends with its last chunk, by the rules of `Handout` and `Timing`, in
-JAX.
+"""Work sharing where a step ends with its last chunk, by the rules of `Handout` and `Timing`.
 
 A master adds the workers' sums. Whoever is busy then joins the next step late. So it pays to
 compute a second copy of what a slow worker has begun, and of what a worker keeps that is overdue.
@@ -37,8 +36,7 @@ class StepEnd(NamedTuple):
 
 
 class _State(NamedTuple):
-    """Of one step: of chunks `[M + 1]`, of workers `[N]`. No chunk is number M, and nobody is
-    number N."""
+    """A step: chunks `[M + 1]`, workers `[N]`; no chunk is number M, nobody is number N."""
 
     now: Array
     open: Array  # nobody has begun it
@@ -63,8 +61,7 @@ def step_with_copies(
     lengths: Array | None = None,
     overdue: Array | None = None,
 ) -> StepEnd:
-    """One step, with the arguments of `shared_runtime`, and who is `overdue` since the step before,
-    `[N]`.
+    """One step of `shared_runtime`'s arguments; `overdue` since the step before are `[N]`.
 
     Of workers that are free at the same time the first by number is served first.
     """
@@ -115,8 +112,7 @@ def _any_ends(at: _State) -> Array:
 
 
 def _later(desk: Desk, at: _State) -> _State:
-    """Time goes on to the next end, or until another copy is worth it or another worker is
-    overdue."""
+    """Time goes on to the next end, or until a copy is worth it or a worker is overdue."""
     own = jnp.where(at.free, _pace_now(desk, at), jnp.inf)
     looks = jnp.append(_worth_from(desk, at, own[:, None]), _deadlines(desk, at)[None], axis=0)
     look = jnp.min(jnp.where(_reached(at, looks), jnp.inf, looks))
@@ -131,8 +127,7 @@ def _later(desk: Desk, at: _State) -> _State:
 
 
 def _ended(desk: Desk, at: _State) -> _State:
-    """The first worker by number that ends its chunk now is heard of; those that begin the step
-    are free."""
+    """The first worker that ends its chunk now is heard of; those that begin the step are free."""
     chunks = len(desk.size) - 1
     now = _reached(at, at.until)
     worker, ends = _first_of(now & (at.running < chunks))
@@ -153,8 +148,10 @@ def _ended(desk: Desk, at: _State) -> _State:
 
 
 def _kept(desk: Desk, at: _State, worker: Array, chunk: Array) -> _State:
-    """A chunk counts if it is the first, or if the first one's worker is overdue: its whole sum
-    is void."""
+    """A chunk counts if it is the first.
+
+    An overdue worker's whole sum is void as soon as another one has a chunk of it.
+    """
     workers = len(desk.stored)
     chunks = len(desk.size) - 1
     before = at.keeper[chunk]
@@ -205,8 +202,7 @@ def _first_of(workers: Array) -> tuple[Array, Array]:
 
 
 class _Copies(NamedTuple):
-    """What can be copied, `[M + 1]`: running chunks, those that only overdue workers run, and
-    kept ones."""
+    """What can be copied: chunks that run, that only overdue workers run, and kept ones."""
 
     running: Array
     given_up: Array
@@ -277,15 +273,13 @@ def _expected_end(desk: Desk, at: _State) -> Array:
 
 
 def _hopeful(desk: Desk, at: _State, own: Array) -> Array:
-    """The chunks with a runner that ends before a copy would by a worker that takes `own` for a
-    unit."""
+    """The chunks of which a copy, by who takes `own` for a unit, would not end before the first."""
     hopeful = ~_reached(at, _worth_from(desk, at, own))
     return jnp.zeros_like(at.open).at[at.running].max(hopeful)
 
 
 def _worth_from(desk: Desk, at: _State, own: Array) -> Array:
-    """From when on a copy of what each worker runs is worth it, for a worker that takes `own`
-    for a unit."""
+    """From when on a copy of what each runs is worth it, by who takes `own` for a unit."""
     size = desk.size[at.running]
     needed = _WORTH * own * jnp.maximum(size, 1)
     expected = at.pace * size

@@ -1,5 +1,4 @@
-"""`Stopped`: the rule of completion where each worker stops at a threshold, and open chunks are
-lost."""
+"""`Stopped`: the rule where workers stop at a threshold, and chunks not ended are lost."""
 
 from typing import Any
 
@@ -37,8 +36,7 @@ class Stopped(Completion):
         raise ValueError("a threshold decides what is computed: take simulate_runtime")
 
     def runtimes(self, load: Load, overlap: bool, starts: Array, times: Array) -> Array:
-        """Every worker sends its sum when the step ends. Workers from their number on do not
-        count."""
+        """Every worker sends its sum when the step ends. Those that do not exist do not count."""
         exists = np.arange(times.shape[-1]) < jnp.asarray(self.num_workers)
         last = jnp.max(jnp.where(exists, starts + times * load.work[-1], 0), axis=-1)
         sent = 0 if load.sent is None else load.sent[-1]

@@ -55,8 +55,7 @@ def on_circle(num_workers: int, stored: int) -> Storage:
 
 @functools.cache
 def spread(num_workers: int, max_subsets: int, num_chunks: int) -> Storage:
-    """Worker w stores its own subset, and of others single chunks, as much as `max_subsets` subsets
-    in all.
+    """Worker w stores its own subset, and single chunks of others: `max_subsets` subsets in all.
 
     Chunk c of subset j is stored by j and by j + o for the offsets o of this chunk, others for
     each: so help comes from nearly everywhere, not from neighbours alone.
@@ -75,8 +74,7 @@ def spread(num_workers: int, max_subsets: int, num_chunks: int) -> Storage:
 
 @functools.cache
 def whole_subsets(num_workers: int, max_subsets: int, num_chunks: int) -> Storage:
-    """For data loaders that can only serve whole subsets: all chunks of a subset have the same
-    holders.
+    """All chunks of a subset have the same holders, for data loaders that serve whole subsets.
 
     Subset j is stored by j and by j + o for `max_subsets` - 1 offsets o, the same for all subsets.
 
@@ -91,8 +89,7 @@ def whole_subsets(num_workers: int, max_subsets: int, num_chunks: int) -> Storag
 
 
 def _uneven_offsets(workers: int, stored: int) -> list[int]:
-    """One after the other, each with the least Σ_{k≠0} |Σ_o e^{2πiko/N}|⁸: so help comes from
-    far, too."""
+    """Offsets one by one, each with the least Σ_{k≠0} |Σ_o e^{2πiko/N}|⁸: help comes from far."""
     turns = np.outer(np.arange(workers), np.arange(1, workers)) / workers
     waves = np.exp(2j * np.pi * turns.T)  # of each offset, [N - 1, N]
     offsets = [0]
@@ -119,8 +116,7 @@ def _offsets(workers: int, stored: int, chunks: int) -> list[tuple[int, ...]]:
 
 
 def _even_offsets(workers: int, stored: int, chunks: int) -> list[tuple[int, ...]]:
-    """Chunk after chunk, those whose differences have occurred least so far: no two workers
-    share much."""
+    """Chunk by chunk the offsets whose differences occurred least: no two workers share much."""
     rng = np.random.default_rng(0)
     met = np.zeros(workers, int)
     found = []

@@ -1,5 +1,4 @@
-"""The storage bound: what no exact scheme beats whose workers store so many subsets, of one
-draw."""
+"""The storage bound: what no exact scheme beats whose workers store so many subsets."""
 
 import math
 from typing import Any
@@ -11,8 +10,7 @@ from jax import Array
 
 
 def least_alone(num_workers: int, max_subsets: int) -> np.ndarray:
-    """N C(k, D) / C(N, D): subsets that only k workers store, on average over all sets of so
-    many, `[N]`."""
+    """N C(k, D) / C(N, D), `[N]`: subsets that only k workers store, on average over such sets."""
     of_all = math.comb(num_workers, max_subsets)
     return np.array(
         [num_workers * math.comb(k, max_subsets) / of_all for k in range(1, num_workers + 1)]
@@ -20,19 +18,18 @@ def least_alone(num_workers: int, max_subsets: int) -> np.ndarray:
 
 
 def storage_bound(starts: Array | None, times: Any, alone: Any) -> Any:
-    r"""Of one draw, `[N]` each: no exact scheme with D subsets stored has a mean below that of
-    these.
+    r"""max_k min{t: Σ_{w among the k slowest} (t - S_w)⁺ / T_w ≥ N C(k, D) / C(N, D)}, of one draw.
 
-    max_k min{t: Σ_{w among the k slowest} (t - S_w)⁺ / T_w ≥ N C(k, D) / C(N, D)}, with S the
-    start-ups, None if there are none, and T the seconds for a subset, forward and backward pass;
-    `alone` is `least_alone`.
+    No exact scheme with D subsets stored has a mean below that of these. S, `[N]`, are the
+    start-ups, None if there are none; T, `[N]`, the seconds for a subset, forward and backward
+    pass; `alone` is `least_alone`. Without start-ups `times` may be those of many draws, `[...,
+    N]`, also of NumPy.
 
     Data that only k workers store can only be computed by these. However the data are placed, k
     workers that are picked at random store at least N C(k, D) / C(N, D) subsets that nobody else
     has, on average: with r holders of a datum this is C(k, r) / C(N, r), which is convex in r.
     Workers are exchangeable, so the k slowest are as good as k random ones. A mean of maxima is at
-    least the maximum of means. Without start-ups `times` may be those of many draws, `[..., N]`,
-    also of NumPy.
+    least the maximum of means.
     """
     if starts is None:
         xp = np if isinstance(times, np.ndarray) else jnp
@@ -45,8 +42,7 @@ def storage_bound(starts: Array | None, times: Any, alone: Any) -> Any:
     order = jnp.argsort(starts)
 
     def least_end(slowest: tuple[Array, Array]) -> Array:
-        """Of the slowest, in the order of their starts: those that begin before the end share
-        the work."""
+        """When the slowest are done: those that have begun by then share the work."""
         count, data = slowest
         speed = jnp.where(rank[order] < count, 1 / times[order], 0)
         together = jnp.cumsum(speed)

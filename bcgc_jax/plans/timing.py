@@ -1,5 +1,4 @@
-"""How long workers take for a unit of size, as `Handout` needs it. Callers say what time it is
-`now`."""
+"""How long workers take for a unit of size, for `Handout`; callers say what time it is `now`."""
 
 import math
 from collections.abc import Collection, Iterable, Mapping
@@ -17,8 +16,7 @@ _PATIENCE = 2.0
 
 
 class Timing:
-    """The times of one step: `seconds` and `worth` for `Handout.next`, `overdue` for
-    `Handout.late`.
+    """The times of one step, for `Handout`: `seconds` and `worth` for `next`, `overdue` for `late`.
 
     A worker is expected to take as long for a unit of size as for its last chunk, or as its running
     chunk has taken by now if that is more. Before its first one it is expected to take the mean of
@@ -73,16 +71,14 @@ class Timing:
             self._expected[~known] = np.mean(self._last[known]) if known.any() else 1.0
 
     def lost(self, worker: int) -> None:
-        """A worker's process is given up. What is known of its speed stays: another one on that
-        machine."""
+        """A worker's process is given up; what is known of its speed stays, for the next one."""
         chunk = self._running.pop(worker, None)
         if chunk is not None:
             self._runners[chunk].remove(worker)
             self._began[worker] = np.inf
 
     def seconds(self, now: float) -> list[float]:
-        """What each worker takes for a unit of size, `[N]`; the mean where nothing is known, 1
-        before all."""
+        """What each worker takes for a unit, `[N]`; the mean if unknown, 1 if nothing is known."""
         return np.maximum(self._expected, (now - self._began) / self._size).tolist()
 
     def worth(self, worker: int, now: float, among: Iterable[Chunk] | None = None) -> list[Chunk]:
@@ -99,22 +95,20 @@ class Timing:
         return sorted(ends, key=lambda chunk: (-ends[chunk], chunk))
 
     def overdue(self, now: float, voided: int = 0) -> list[int]:
-        """The workers that have run a chunk for too long. With each of `voided` sums the
-        patience doubles."""
+        """The workers that run a chunk for too long; each of `voided` sums doubles the patience."""
         return np.flatnonzero(self._deadlines(voided) <= now).tolist()
 
     def patience(self, worker: int, size: int, voided: int = 0) -> float:
-        """Seconds within which a worker has done a chunk of this size; infinity before anything
-        is known."""
+        """Seconds in which a worker has done a chunk of this size; infinity if nothing is known."""
         return _PATIENCE * 2**voided * max(float(self._own_mean[worker]), self._mean) * size
 
     def next_look(
         self, now: float, voided: int = 0, copies: Mapping[int, Collection[Chunk]] | None = None
     ) -> float:
-        """When a worker is overdue or a copy worth it next, if nothing else happens; infinity for
-        never.
+        """When a worker is overdue or a copy worth it next, if nothing else happens; inf for never.
 
-        `copies` are the running chunks that each free worker may copy; by default all.
+        `copies` are the running chunks that each free worker may copy; by
+        default all.
         """
         if copies is None:
             copies = dict.fromkeys(np.flatnonzero(self._began == np.inf).tolist(), self._runners)
@@ -149,8 +143,7 @@ class Timing:
 def hand_out(
     handout: Handout, timing: Timing, free: Collection[int], now: float
 ) -> list[tuple[int, Name, Chunk]]:
-    """Who of those that are free is given a chunk: its ticket, and the chunk, which runs from
-    now on."""
+    """Gives free workers chunks that run from now on: the worker, its ticket, and the chunk."""
     found = []
     seconds = timing.seconds(now)
     for worker in handout.may_be_given(free):

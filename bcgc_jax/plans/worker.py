@@ -63,8 +63,10 @@ class Cost(NamedTuple):
 
 @pytree_dataclass
 class Load:
-    """What a worker has done when each task is finished, `[K]` each, ascending; of several `kinds`
-    in a row.
+    """What a worker has done when each task is finished, `[K]` each, ascending.
+
+    `work` is y_n, in cycles of a coordinate; `sent` c X_n / κ, in cycle times, None without a link.
+    Of several `kinds` of workers, one kind's tasks after the other's.
 
     `work` y_n, in cycles of a coordinate; `sent` c X_n / κ, in cycle times, None without a link.
     """
@@ -81,8 +83,10 @@ class Load:
 
     @property
     def began(self) -> Array:
-        """What the link has sent before each task; of task n when it begins with j,
-        `sent[n] - began[j]`."""
+        """What the link has sent before each task.
+
+        Of task n, if it begins with j, it is `sent[n] - began[j]`.
+        """
         assert self.sent is not None
         sent = self.sent.reshape(self.kinds, -1)
         return jnp.concatenate([jnp.zeros_like(sent[:, :1]), sent[:, :-1]], axis=1).ravel()
@@ -165,8 +169,7 @@ def delivered(load: Load, time: Array, overlap: bool) -> Array:
 
 
 def latest_cycle_time(load: Load, room: Array, overlap: bool) -> Array:
-    """The largest cycle time with F_n - S ≤ room, `[..., N]`: negative for none, finite without
-    work."""
+    """The largest cycle time with F_n - S ≤ room, `[..., N]`; negative where there is none."""
     used = load.work > 0
     if load.sent is None or not overlap:
         return (room if load.sent is None else room - load.sent) / jnp.where(used, load.work, 1)
@@ -178,8 +181,7 @@ def latest_cycle_time(load: Load, room: Array, overlap: bool) -> Array:
 def late_hazard(
     worker: Worker, load: Load, t: Array, num_inner: int = NUM_INNER
 ) -> tuple[Array, Array]:
-    """-log P(F_n > t) and the error of that probability; `[..., N]` each, of t `[..., N]` or
-    `[..., 1]`."""
+    """-log P(F_n > t) and the error of P, `[..., N]` each, for t `[..., N]` or `[..., 1]`."""
     used = load.work > 0
     dtype = load.work.dtype
     if worker.pairs is not None:

@@ -44,8 +44,10 @@ HAZARDS = (
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """A kind of law, some sets of parameters for it, and the tolerances of (Λ, Λ⁻¹, slopes of
-    both)."""
+    """A kind of law, sets of parameters for it, and tolerances.
+
+    The tolerances are those of Λ, of Λ⁻¹, and of the slopes of both.
+    """
 
     family: laws.Family
     parameters: list[tuple]
@@ -112,8 +114,7 @@ def batched_law(name: str, dtype: np.dtype) -> Any:
 def points(
     name: str, dtype: np.dtype
 ) -> tuple[list[laws.Case], np.ndarray, np.ndarray, np.ndarray]:
-    """The laws as they round to `dtype`, the hazards, Λ⁻¹ there (exact), and the same as
-    `dtype`."""
+    """The laws rounded to `dtype`, the hazards, and Λ⁻¹ there, exact and in `dtype`."""
     asked = LAWS[name]
     cases = [asked.family.at(*(dtype.type(v) for v in p)) for p in asked.parameters]
     a = np.asarray(
@@ -125,8 +126,7 @@ def points(
 
 @jax.jit
 def _values_and_slopes(law: Any, a: Array, t: Array) -> dict[str, Any]:
-    """Λ at `t`, below and just above the support and at infinity; Λ⁻¹ at `a` and at 0; slopes of
-    both."""
+    """Λ at `t`, around the infimum and at infinity; Λ⁻¹ at `a` and at 0; slopes of both."""
 
     def at(law, a, t):
         start = law.infimum()
@@ -152,8 +152,7 @@ def _values_and_slopes(law: Any, a: Array, t: Array) -> dict[str, Any]:
 
 @functools.cache
 def evaluate(name: str, dtype: np.dtype) -> dict[str, Any]:
-    """Everything about a law at its points, from one compiled function (gamma's takes 10 s to
-    compile)."""
+    """All about a law at its points, by one compiled function (gamma's takes 10 s to compile)."""
     _, a, _, t = points(name, dtype)
     law, k = batched_law(name, dtype), a.size
     raw = jax.device_get(_values_and_slopes(law, np.broadcast_to(a, t.shape), t))
@@ -184,8 +183,7 @@ def errors(actual: np.ndarray, expected: np.ndarray, scale: np.ndarray | None = 
 
 
 def representable(name: str, dtype: np.dtype) -> np.ndarray:
-    """Where T - infimum is no smaller than a normal number (with a margin); only gamma goes
-    below."""
+    """Where T - infimum is a normal number, with a margin; only gamma goes below."""
     cases, _, t, _ = points(name, dtype)
     start = exact(np.asarray([[case.infimum] for case in cases]))
     return np.asarray(t - start > 1e3 * float(np.finfo(dtype).tiny), bool)

@@ -1,5 +1,4 @@
-"""Crossing probabilities, against exact fractions, mpmath and each other; rules of integration
-that move."""
+"""Crossing probabilities against exact fractions, mpmath and each other; rules that move."""
 
 import functools
 import itertools
@@ -86,8 +85,7 @@ def test_crossing_probability_is_that_of_exact_enumeration(precision):
 
 
 def test_what_is_rarer_than_a_rounding_keeps_its_digits(x64):
-    """Value and slopes where P(T > θ), known as fractions, are far below eps and apart by less
-    than that."""
+    """Value and slopes where P(T > θ), known as fractions, and their differences are below eps."""
     rows = [(44.0, 43.1, 42.3, 42.0, 41.0, 40.2), (60.3, 58.1, 58.0, 57.2, 39.0, 38.7)]
     late = np.resize(rows, (len(BOUNDARIES), MAX_WORKERS))
     value, slopes = value_and_slopes(late, np.full(len(late), MAX_WORKERS))
@@ -275,8 +273,7 @@ def test_a_level_that_nobody_can_reach_fails_surely(x64):
 
 
 def test_rules_in_panels_follow_the_ends_of_their_panels(x64):
-    """∫ 1 dt from 1 to 3 and t from 3 to 4, by midpoints: slopes in both ends are those of the
-    integrals."""
+    """∫ 1 dt from 1 to 3 and t from 3 to 4, by midpoints: the slopes in both ends are right."""
     times = jnp.array([1.5, 2.5, 3.25, 3.75])
     weights = jnp.broadcast_to(jnp.array([1.0, 1.0, 0.5, 0.5]), (3, 4))
 

@@ -1,2 +1,1 @@
-"""Answers that share no code with the package: `exact` by mpmath and fractions, `runtimes` by
-SciPy."""
+"""Answers that share no code with the package: by mpmath, fractions, NumPy and SciPy."""

@@ -8,8 +8,10 @@ _SAME = 1e-9
 
 
 class Piece(NamedTuple):
-    """What a worker does in one piece: `cycles` times its pace, and `rest` seconds; then `task`
-    is done."""
+    """What a worker does in one piece: `cycles` times its pace, and `rest` seconds.
+
+    Then `task` is done.
+    """
 
     cycles: float
     rest: float = 0.0
@@ -101,8 +103,10 @@ def around_circle(
     setup: float = 0.0,
     passing: float = 0.0,
 ) -> list[Piece]:
-    """Task after task, (subset, block) each; the blocks that a subset's pass goes through for the
-    first time cost `passing`."""
+    """Task after task, (subset, block) each.
+
+    The blocks that a subset's pass goes through for the first time cost `passing`.
+    """
     reached: dict[int, float] = {}
     found: list[Piece] = []
     for task, (subset, block) in enumerate(order):

@@ -1,5 +1,4 @@
-"""One iteration of workers that go through neighbouring subsets around a circle, one by one, in
-NumPy."""
+"""One iteration of workers that go through neighbouring subsets around a circle, in NumPy."""
 
 from typing import Any
 
@@ -9,8 +8,10 @@ import numpy as np
 def simulated(
     plan: Any, times: Any, starts: Any, setup: float = 0.0, chain: float = 0.0, shares: Any = None
 ) -> tuple[float, float]:
-    """τ and what a worker sends on average, of one draw, `[N]` each. Subsets are alike but for
-    `shares`."""
+    """τ and what a worker sends on average, of one draw, `[N]` each.
+
+    `shares` are the sizes of the subsets, alike by default.
+    """
     workers, (size,) = len(times), np.asarray(plan.sizes)
     work = np.ones(workers) if shares is None else workers * shares
     first: dict[int, tuple[float, int]] = {}

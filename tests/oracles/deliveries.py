@@ -65,8 +65,10 @@ def loads(
     chain: float = 0.0,
     send: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`work` and `sent` of a partition; `scale` is M b / N, setup and chain are cycles of a
-    sample."""
+    """`work` and `sent` of a partition.
+
+    `scale` is M b / N; setup and chain are cycles of a sample.
+    """
     work, sent, done, passed, subsets = [], [], 0.0, 0.0, 0
     for n, size in enumerate(np.asarray(x, float)):
         if size > 0:
@@ -159,8 +161,10 @@ def _difference(left: float, image: float) -> float:
 def _over_starts(
     d: Delivery, binds: np.ndarray, left: float, excess: np.ndarray
 ) -> tuple[Any, Any]:
-    """The same with start-ups of a density, a power at its infimum: double exponential nodes in
-    what is left of the time, between the points at which another (a, y) takes over.
+    """The same with start-ups of a density that is a power at its infimum.
+
+    Double exponential nodes in what is left of the time, between the points at which another (a, y)
+    takes over.
     """
     a, y = binds.T
     latest = np.max(a + y * d.infimum)

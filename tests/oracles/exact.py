@@ -40,8 +40,10 @@ def power_moment(shape: float, num_workers: int, k: int, power: float) -> float:
 
 
 def log_logistic_moment(scale: float, shape: float, num_workers: int, k: int) -> float:
-    """E T_(k) for P(T > t) = 1 / (1 + (t / scale)^shape): U_(k) / (1 - U_(k)) is a beta prime
-    variable."""
+    """E T_(k) for P(T > t) = 1 / (1 + (t / scale)^shape).
+
+    U_(k) / (1 - U_(k)) is a beta prime variable.
+    """
     with mp.workdps(30):
         r, up = 1 / mp.mpf(shape), num_workers - k + 1
         if up <= r:
@@ -52,8 +54,10 @@ def log_logistic_moment(scale: float, shape: float, num_workers: int, k: int) ->
 def atomic_order_statistic(
     atoms: Sequence[tuple[float, Fraction]], num_workers: int, k: int, function: Callable
 ) -> float:
-    """E g(T_(k)) of a law with ascending atoms, from P(T_(k) ≤ t) = P(Bin(N, F(t)) ≥ k) as
-    fractions."""
+    """E g(T_(k)) of a law with ascending atoms, in fractions.
+
+    P(T_(k) ≤ t) = P(Bin(N, F(t)) ≥ k).
+    """
     total, below, reached = 0.0, Fraction(0), Fraction(0)
     for atom, share in atoms:
         below += share
@@ -68,10 +72,10 @@ def atomic_order_statistic(
 
 
 def crossing_probability(boundary: Sequence[Fraction]) -> Fraction:
-    """P(for some k fewer than k of N uniform variables are ≤ boundary[k-1]), for an ascending
-    boundary.
+    """P(for some k fewer than k of N uniform variables are ≤ boundary[k-1]).
 
-    Counts of workers are carried from boundary to boundary; exact, and polynomial in the boundary.
+    The boundary ascends. Counts of workers are carried from boundary to boundary; exact, and
+    polynomial in the boundary.
     """
     size = len(boundary)
     alive = {0: Fraction(1)}
@@ -88,8 +92,7 @@ def crossing_probability(boundary: Sequence[Fraction]) -> Fraction:
 
 
 def project_by_active_sets(values: np.ndarray, total: float) -> np.ndarray:
-    """The nearest x ≥ 0 with Σ x = total: the best feasible one over every set of positive
-    entries."""
+    """The nearest x ≥ 0 with Σ x = total: the best one over all sets of positive entries."""
     best, nearest = np.full(values.shape, np.nan), np.inf
     for size in range(1, values.size + 1):
         for chosen in itertools.combinations(range(values.size), size):

@@ -1,5 +1,4 @@
-r"""E max_n y_n T_(N-n) for extreme laws, by NumPy and SciPy alone: a recursion over counts,
-integrated.
+r"""E max_n y_n T_(N-n) for extreme laws, by NumPy and SciPy: a recursion over counts, integrated.
 
 A law is here its infimum and SciPy's law of the excess T - infimum, so that a shift of a million
 scales takes no digit: with w = t - y_last infimum, the excess that level n has room for is
@@ -43,11 +42,11 @@ def expected_max(
 
 
 def crossing(workers: int, used: np.ndarray, below: np.ndarray, above: np.ndarray) -> np.ndarray:
-    """P(for some level n fewer than N-n workers are below), from P(below) and P(above),
-    `[levels, Q]`.
+    """P(for some level n fewer than N-n workers are below).
 
-    From the highest level down, the state is how many workers are below; those above come below the
-    next room independently. A state short of N-n has failed. All terms are positive.
+    P(below) and P(above) are `[levels, Q]`. From the highest level down, the state is how many
+    workers are below; those above come below the next room independently. A state short of N-n has
+    failed. All terms are positive.
     """
     count = np.arange(workers + 1)
     alive = np.zeros((below.shape[1], workers + 1))

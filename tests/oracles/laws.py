@@ -24,12 +24,11 @@ DIGITS = 40
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """A kind of law: `build` is the package's, `frozen` SciPy's, or `Atoms`, with the package's
-    parameters.
+    """A kind of law: `build` is the package's, `frozen` SciPy's, or `Atoms`.
 
-    The others, of laws that are asked in mpmath, take these there, `p`, in the order of the
-    package's fields. P(T > t) holds between `infimum` and `end`; `typical` is a scale of
-    T - infimum.
+    Both take the package's parameters. The others, of laws that are asked in mpmath, take these
+    there, `p`, in the order of the package's fields. P(T > t) holds between `infimum` and `end`;
+    `typical` is a scale of T - infimum.
     """
 
     build: Callable[..., bcgc.distributions.Distribution]
@@ -99,8 +98,7 @@ class Case:
 
     @mp.workdps(DIGITS)
     def inverse(self, a):
-        """Λ⁻¹(a), as the root of log Λ(t) - log a in log(t - infimum), or the logit where t
-        ends."""
+        """Λ⁻¹(a), a root of log Λ(t) - log a in log(t - infimum), or in the logit where t ends."""
         p, a = self.exact, mp.mpf(a)
         start, end = self.family.infimum(p), self.family.end(p)
         if a == 0:
@@ -148,8 +146,7 @@ class Case:
         return slopes
 
     def inverse_slopes(self, t) -> list:
-        """∂Λ⁻¹(a)/∂pᵢ for every parameter, and ∂Λ⁻¹/∂a last, at a = Λ(t), as an implicit
-        function."""
+        """∂Λ⁻¹(a)/∂pᵢ for every parameter, then ∂Λ⁻¹/∂a, at a = Λ(t): an implicit function's."""
         *drift, slope = self.hazard_slopes(t)
         return [*(-d / slope for d in drift), 1 / slope]
 

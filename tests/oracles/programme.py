@@ -1,13 +1,11 @@
-"""The least mean of the last of several finish times, linear in the shares, as a linear
-programme (HiGHS)."""
+"""The least mean of the last of finish times that are linear in the shares, by HiGHS."""
 
 import numpy as np
 from scipy import optimize, stats
 
 
 def level_times(times: np.ndarray) -> np.ndarray:
-    """When the levels of unit shares are there, `[S, N, N]`, for the times of N workers,
-    `[S, N]`."""
+    """When the levels of unit shares are there, `[S, N, N]`, for workers' times, `[S, N]`."""
     workers = times.shape[1]
     return -np.sort(-times, axis=1)[:, :, None] * (np.tri(workers) * np.arange(1, workers + 1))
 

@@ -36,8 +36,7 @@ def delivered_runtime(
     send_time: float = 0.0,
     overlap: bool = False,
 ) -> float:
-    """When the last block is there, of workers that do their blocks one after the other and send
-    each.
+    """When the last block is there: workers do one block after the other and send each.
 
     Eq. (5), where they start at once and send in no time.
     """
@@ -104,8 +103,7 @@ def most_in_time(case: Case, workers: int, t: float) -> float:
 
 
 def expected_max(case: Case, load: np.ndarray) -> float:
-    """E max_n load_n T_(N-n) by Gauss–Legendre on many panels in log t; exact steps for atomic
-    laws."""
+    """E max_n load_n T_(N-n) by Gauss–Legendre on panels in log t; exact sums for atomic laws."""
     return float(expected_maxima(case, np.asarray(load, float)[None])[0])
 
 
@@ -171,8 +169,7 @@ def expected_order_statistic(
 
 @functools.cache
 def optimal_share(name: str, workers: int) -> tuple[np.ndarray, float]:
-    """The best partition of 1 and its E max_n y_n T_(N-n), by SciPy's SLSQP with forward
-    differences."""
+    """The best partition of 1 and its E max_n y_n T_(N-n), by SciPy's SLSQP."""
     case = CASES[name]
     rank = np.arange(1, workers + 1)
     start = np.full(workers, 1 / workers)

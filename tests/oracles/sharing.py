@@ -1,5 +1,4 @@
-"""A step of work sharing, chunk by chunk, in plain Python; and the placement bound as a linear
-program."""
+"""A step of work sharing, chunk by chunk, and the placement bound as a linear program."""
 
 import heapq
 from typing import Any

@@ -1,9 +1,8 @@
-"""Processes and a network around `Handout`, for its tests: they keep their own books of who added
-what.
+"""Processes and a network around `Handout`, for its tests.
 
-Each event is one of the `actions` that are possible now. Messages are repeated, lost, late and
-reordered: a request is handled any number of times while it is not answered, and perhaps once more
-at any later time.
+They keep their own books of who added what. Each event is one of the `actions` that are possible
+now. Messages are repeated, lost, late and reordered: a request is handled any number of times while
+it is not answered, and perhaps once more at any later time.
 """
 
 import dataclasses
@@ -71,8 +70,10 @@ class Process:
 
 
 class World:
-    """A master with its `Handout`, and processes. The other arguments: how often something may
-    happen."""
+    """A master with its `Handout`, and processes.
+
+    The other arguments say how often something may happen.
+    """
 
     def __init__(self, handout: Handout, stale=0, late=0, lost=0, join=0, next_first=False):
         self.handout = handout
@@ -269,8 +270,7 @@ class World:
     # What must come of it.
 
     def finish(self, moving: set[int], worth=()) -> bool:
-        """Whether the step settles if those go on alone, the others are silent, and the watch sees
-        it.
+        """Whether the step settles if those in `moving` go on alone, and the watch sees it.
 
         It must if each missing chunk has a holder that moves.
         """
@@ -301,8 +301,7 @@ class World:
         self.take(i)
 
     def key(self) -> str:
-        """Worlds of one key have one future: names count by their order, and forgotten ones do
-        not."""
+        """Worlds of one key have one future: only the order of names counts, not forgotten ones."""
         h = self.handout
         held = repr([self.processes, self.stale])
         known = sorted((k, v) for k, v in h._decided.items() if repr(k[1]) in held)

@@ -1,5 +1,4 @@
-"""One worker of each of nested groups, against enumeration and draws; when blocks are there, of
-all rules."""
+"""One worker of each nested group, by enumeration and draws; blocks of all rules."""
 
 import functools
 import itertools
@@ -39,8 +38,7 @@ UNEVEN = (tuple((w,) for w in range(5)), ((0, 1), (2,), (3, 4)), ((0, 1), (2, 3,
     ],
 )
 def test_late_groups_are_as_probable_as_by_enumeration(groups):
-    """Of workers that are alike, and of those whose groups have other sizes with chances of
-    their own."""
+    """Groups of workers that are alike, and of workers with chances of their own."""
     workers, tasks = sum(map(len, groups[0])), len(groups)
     for kinds in (None, kinds_by_size(groups)[0]):
         rule = OneOfEach(groups, kinds)

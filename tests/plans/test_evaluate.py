@@ -45,8 +45,7 @@ def _value(
 
 @jax.jit
 def _everything(law: Any, x: Array, workers: Any) -> Any:
-    """((value, error), (slope in the law's parameters, slope in x)): one compilation for each
-    law."""
+    """((value, error), (slope in the law's parameters, slope in x)), compiled once for a law."""
     return jax.value_and_grad(lambda law, x: tuple(_value(law, x, workers)), (0, 1), has_aux=True)(
         law, x
     )
@@ -112,8 +111,7 @@ def test_the_reported_error_bounds_the_true_error_closely(name):
 
 
 def test_the_reported_error_bounds_what_a_tail_has_beyond_the_last_node():
-    """E T_(N) = Π_j 1 / (1 - 1 / (j shape)) is mostly of times beyond e^640, in which no float
-    has them."""
+    """E T_(N) = Π_j 1 / (1 - 1 / (j shape)) is mostly of times beyond e^640: no float has them."""
     for shape in (1.003, 1.006):
         exact = _scale(4) * 100 * np.prod(1 / (1 - 1 / (shape * np.arange(1, 5))))
         (value, error), _ = _everything(bcgc.Pareto(1.0, shape), _padded([100.0, 0, 0, 0]), 4)

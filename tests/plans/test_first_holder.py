@@ -1,5 +1,4 @@
-"""Subsets covered by workers on a circle: exact values against enumeration, the trace formula
-and draws."""
+"""Workers on a circle: exact values against enumeration, the trace formula and draws."""
 
 import itertools
 
@@ -190,8 +189,7 @@ def test_values_with_start_ups_are_those_of_draws_and_slopes_those_of_difference
 
 
 def test_nodes_follow_the_start_of_laws_with_mass_there():
-    """Slopes in a start-up and, of a shifted law, in its shift: all loads times it when all mass
-    is there."""
+    """Slopes in a start-up and in a law's shift, the infimum, at which all mass is."""
 
     @jax.jit
     @jax.value_and_grad
@@ -205,8 +203,7 @@ def test_nodes_follow_the_start_of_laws_with_mass_there():
 
 
 def test_an_infinite_mean_is_one_of_the_fastest_of_d():
-    """D workers must be slow together: two of a Pareto law of shape 0.6 have a mean, of shape
-    0.4 none."""
+    """D workers are slow together: two of a Pareto law have a mean at shape 0.6, none at 0.4."""
     values = [
         float(_expected(_worker(bcgc.Pareto(1.0, shape)), _work(2), 5).value)
         for shape in (0.6, 0.4)

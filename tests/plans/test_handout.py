@@ -1,5 +1,4 @@
-"""The machine that hands out chunks: its rule by known ends, its protocol by all that can
-happen."""
+"""The machine that hands out chunks: its rule by known ends, its protocol by all events."""
 
 import csv
 import dataclasses
@@ -69,8 +68,7 @@ def _random_handout(rng: random.Random, step: int, before=None, n=None) -> Hando
 
 
 def _go(world: World, rng: random.Random, events: int):
-    """Random events. Some processes act often and some hardly ever, and some sums are long on
-    their way."""
+    """Random events: some processes act often, some hardly ever; some sums travel long."""
     eager = [rng.choice([1.0, 1.0, 0.3, 0.02]) for _ in range(100)]
     chances = {"late": 0.1, "lost": 0.1, "join": 0.1, "handle_stale": 1.0}
     chances["handle_parcel"] = rng.choice([1.0, 0.05])
@@ -140,8 +138,7 @@ def _small(num_workers: int, chunks: int = 1) -> Handout:
 
 
 def _explore(world: World) -> tuple[int, int]:
-    """All interleavings: the number of states, and of settled ones. From each there is a way to
-    settle."""
+    """All interleavings: the number of states and of settled ones, which all states can reach."""
     start = world.key()
     states = {start: pickle.dumps(world)}
     before: dict[str, list[str]] = {start: []}

@@ -1,5 +1,4 @@
-"""Exact values and slopes where nearly all mass of the law is at its infimum, against NumPy's and
-SciPy's.
+"""Values and slopes where nearly all mass is at the infimum, against NumPy's and SciPy's.
 
 There most workers take no time to speak of beyond the least, and the mean is in the times of a few:
 rules whose nodes follow typical times see none of it, and slopes at the infimum are infinite.
@@ -203,8 +202,7 @@ def test_values_and_slopes_with_random_start_ups(name, start, overlap, count, sl
 
 
 def test_the_mean_is_in_the_times_of_a_few(x64):
-    """A rule took the link's time for it, 0.3, with a claimed error of 3e-15; 10⁶ draws gave
-    0.35859 (19)."""
+    """A rule took the link's time, 0.3, for it, and claimed 3e-15; 10⁶ draws gave 0.35859 (19)."""
     x = np.zeros(SIZE)
     x[[0, 4]] = 0.5
     n = {

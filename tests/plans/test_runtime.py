@@ -1,5 +1,4 @@
-"""Runtimes of a draw by plain Python, Theorem 1 by brute force, simulation, deadlines,
-certificates."""
+"""Runtimes of a draw in plain Python, Theorem 1 by brute force, deadlines, certificates."""
 
 import functools
 import itertools

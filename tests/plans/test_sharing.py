@@ -1,5 +1,4 @@
-"""Work sharing: a batch of steps against one, chunk by chunk; bounds against linear programs;
-examples."""
+"""Work sharing: steps in a batch against one, chunk by chunk; bounds by linear programs."""
 
 import csv
 import functools
@@ -115,8 +114,7 @@ def test_the_costliest_chunk_is_handed_out_first_where_all_store_all():
 
 
 def _least_time(holders, starts, times):
-    """The least t at which work of the chunks, equal parts of a subset, can be dealt among their
-    holders."""
+    """The least t by which a subset's equal chunks can be dealt among their holders."""
     workers, parts = len(times), [chunk for subset in holders for chunk in subset]
     count = len(parts) // workers
     pairs = [(k, w) for k, some in enumerate(parts) for w in some]

@@ -1,5 +1,4 @@
-"""Steps one after the other: who is busy when a step ends, against an event loop in plain
-Python."""
+"""Steps one after the other, against an event loop in plain Python: who is busy when one ends."""
 
 from typing import Any
 

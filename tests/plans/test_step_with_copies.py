@@ -1,5 +1,4 @@
-"""Steps that end with their last chunk, against the machine that hands out, one event after the
-other."""
+"""Steps that end with their last chunk, against `Handout`, one event after the other."""
 
 import functools
 
@@ -35,8 +34,7 @@ def _drawn(rng, workers, sizes, whole):
 
 
 def _chain(step, num_workers, drawn):
-    """How each step ends, of `step(late, overdue, one)`: who is busy then begins the next one
-    late."""
+    """How each step ends, of `step(late, overdue, one)`: who is busy begins the next one late."""
 
     def following(before, one):
         end = step(*before, one)

@@ -1,5 +1,4 @@
-"""When the last block is delivered: against enumeration, NumPy's draws, and what is known
-without."""
+"""When the last block is delivered: by enumeration, NumPy's draws, and what is known without."""
 
 import functools
 import itertools
@@ -51,8 +50,7 @@ def _last(
 def _enumerated(
     problem: bcgc.Problem, pairs: list[tuple[float, float, float]], x: np.ndarray
 ) -> tuple:
-    """Every combination of the workers' (start-up, time, probability): runtimes and
-    probabilities."""
+    """Runtimes and probabilities of all combinations of workers' (start-up, time, probability)."""
     workers = int(np.asarray(problem.num_workers))
     found = list(itertools.product(pairs, repeat=workers))
     starts, times = (np.array([[p[i] for p in one] for one in found]) for i in (0, 1))
@@ -192,8 +190,7 @@ def test_the_reported_error_bounds_the_difference_to_a_finer_rule(time: str, ove
 
 
 def test_slopes_are_those_of_differences() -> None:
-    """Of the partition, the laws of start-up and cycle time, and the link; of values exact to
-    1e-9 or so."""
+    """Slopes in the partition, both laws and the link, of values exact to 1e-9 or so."""
 
     @jax.jit
     @jax.value_and_grad

@@ -18,9 +18,9 @@ __all__ = sorted(_PUBLIC)
 def __getattr__(name: str) -> Any:
     """Import what is used when it is first used: what prints a help text needs no JAX."""
     if name == "__version__":
-        found = version_of_package()
-        globals()[name] = found
-        return found
+        version = version_of_package()
+        globals()[name] = version
+        return version
     return first_used(name, globals())
 
 

@@ -33,11 +33,10 @@ def without_derivative(tree: T, of: Any) -> T:
 def _without_derivative_jvp(primals, tangents):
     tree, of = primals
     float0 = jax.dtypes.float0
-    along = [
-        t for t in jax.tree.leaves(tangents[1]) if type(t) is not SymbolicZero and t.dtype != float0
-    ]
+    leaves = [leaf for leaf in jax.tree.leaves(tangents[1]) if type(leaf) is not SymbolicZero]
+    unknown = sum(jnp.sum(_nan_unless_zero(leaf)) for leaf in leaves if leaf.dtype != float0)
     # The product has NaN for a derivative too.
-    moved = sum(jnp.sum(_nan_unless_zero(t)) for t in along) * without_derivative(jnp.ones(()), of)
+    moved = unknown * without_derivative(jnp.ones(()), of)
 
     def slope(a: Any) -> Any:
         if not jnp.issubdtype(jnp.result_type(a), jnp.inexact):

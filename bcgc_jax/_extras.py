@@ -22,13 +22,13 @@ def first_used(name: str, package: dict[str, Any]) -> Any:
     own = package["__name__"]
     public = package["_PUBLIC"]
     if public.get(name, own) != own:
-        found: Any = getattr(import_module(public[name]), name)
+        imported: Any = getattr(import_module(public[name]), name)
     elif not name.startswith("_") and find_spec(f"{own}.{name}"):
-        found = import_module(f"{own}.{name}")
+        imported = import_module(f"{own}.{name}")
     else:
         raise AttributeError(f"module {own!r} has no attribute {name!r}")
-    package[name] = found
-    return found
+    package[name] = imported
+    return imported
 
 
 def to_install(extra: str) -> str:

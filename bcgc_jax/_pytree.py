@@ -59,14 +59,11 @@ _MOST_SHOWN = 8
 
 def represent(tree: Any, leave_out: Sequence[str] = ()) -> str:
     """`repr` of a dataclass: what is not by default, long arrays by their size and range."""
-    texts = {
-        f.name: (show(getattr(tree, f.name)), show(f.default)) for f in dataclasses.fields(tree)
-    }
-    shown = [
-        f"{k}={text}"
-        for k, (text, default) in texts.items()
-        if text != default and k not in leave_out
-    ]
+    shown = []
+    for field in dataclasses.fields(tree):
+        text = show(getattr(tree, field.name))
+        if field.name not in leave_out and text != show(field.default):
+            shown.append(f"{field.name}={text}")
     return f"{type(tree).__name__}({', '.join(shown)})"
 
 
@@ -105,14 +102,12 @@ def working_dtype(*trees: Any) -> np.dtype:
 
     Python numbers and whole numbers follow these; alone, they have JAX's default.
     """
-    arrays = [
-        a
-        for a in jax.tree.leaves(trees)
-        if hasattr(a, "dtype") and not getattr(a, "weak_type", False)
-    ]
-    floating = [a.dtype for a in arrays if jnp.issubdtype(a.dtype, jnp.floating)]
-    default = jnp.result_type(float)
-    return default if not floating or np.float64 in floating else np.dtype(np.float32)
+    arrays = [leaf for leaf in jax.tree.leaves(trees) if hasattr(leaf, "dtype")]
+    dtypes = [array.dtype for array in arrays if not getattr(array, "weak_type", False)]
+    floating = [dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)]
+    if floating and np.float64 not in floating:
+        return np.dtype(np.float32)
+    return jnp.result_type(float)
 
 
 def concrete(value: Any) -> np.ndarray | None:
@@ -178,10 +173,8 @@ def check(name: str, value: Any, condition: str, *, finite: bool = True) -> None
     if bad.any():
         wanted = " and ".join(filter(None, ["finite" if finite else "", condition]))
         if _is_subnormal(array[bad]).flat[0]:
-            wanted = (
-                f"0 or of a size from {np.finfo(array.dtype).tiny:.3g} on, the smallest "
-                "normal number"
-            )
+            tiny = np.finfo(array.dtype).tiny
+            wanted = f"0 or of a size from {tiny:.3g} on, the smallest normal number"
         raise ValueError(f"{name} must be {wanted}, got {array[bad].flat[0]!s}")
 
 
@@ -197,8 +190,11 @@ def check_key(key: Any) -> None:
     """Raise ValueError unless `key`, also a traced one, is one key of JAX, new or old style."""
     dtype = getattr(key, "dtype", None)
     shape = getattr(key, "shape", ())
-    new = dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
-    if shape != () if new else dtype != np.uint32 or len(shape) != 1:
+    if dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+        is_key = shape == ()
+    else:
+        is_key = dtype == np.uint32 and len(shape) == 1
+    if not is_key:
         one = "one key of JAX, such as jax.random.key(0), under jax.vmap for several"
         raise ValueError(f"key must be {one}, got {show(key)}")
 
@@ -211,6 +207,5 @@ def check_shape(
         chex.assert_shape(value, shape)
     except AssertionError:
         wanted = str(tuple(shape)).replace("Ellipsis", "...").replace("None", "*")
-        raise ValueError(
-            f"{name} must have shape {wanted}, got {np.shape(value)}: {advice}"
-        ) from None
+        text = f"{name} must have shape {wanted}, got {np.shape(value)}: {advice}"
+        raise ValueError(text) from None

@@ -63,19 +63,22 @@ def style(method: str) -> Style:
     ('s', 'nested groups, no code (nested:5)', 'mine')
     """
     scheme, _, options = method.partition(":")
-    look = STYLES.get(scheme, Style(method, "#555555", "x", ":"))
-    return look._replace(label=f"{look.label} ({method})") if options and scheme in STYLES else look
+    if scheme not in STYLES:
+        return Style(method, "#555555", "x", ":")
+    look = STYLES[scheme]
+    return look._replace(label=f"{look.label} ({method})") if options else look
 
 
 def curve(look: Style) -> dict[str, Any]:
     """Keywords of `Axes.plot` for a computed curve, a dot at each computed point."""
-    line = {
+    return {
         "color": look.color,
         "linestyle": look.line,
         "linewidth": look.width,
         "label": look.label,
+        "marker": ".",
+        "markersize": 4,
     }
-    return {**line, "marker": ".", "markersize": 4}
 
 
 def require_matplotlib() -> None:

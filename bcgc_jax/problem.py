@@ -99,29 +99,24 @@ class Problem:
 
     def __post_init__(self) -> None:
         if not isinstance(self.cycle_time, Distribution | JointDistribution):
-            law = (
-                "a distribution such as ShiftedExponential, or Heterogeneous([…]) of one for "
-                "each worker"
+            raise ValueError(
+                "cycle_time must be a distribution such as ShiftedExponential, or "
+                f"Heterogeneous([…]) of one for each worker, got {self.cycle_time!r}"
             )
-            raise ValueError(f"cycle_time must be {law}, got {self.cycle_time!r}")
         for name, condition in CONDITIONS.items():
             if getattr(self, name) is not None:
                 check(name, getattr(self, name), condition)
         self._check_start_up()
         for name in _COUNTS:
-            known = concrete(getattr(self, name))
-            if known is not None and np.any(known != np.floor(known)):
-                raise ValueError(f"{name} must be a whole number, got {known}")
-        # 50 is no other program than 50.0, nor 2e4 than 20_000.
-        for names, given, kind in ((_COUNTS, float, int), ((*_NUMBERS, "start_up"), int, float)):
-            for name in names:
-                if isinstance(value := getattr(self, name), given | np.integer):
-                    object.__setattr__(self, name, kind(value))
+            count = concrete(getattr(self, name))
+            if count is not None and np.any(count != np.floor(count)):
+                raise ValueError(f"{name} must be a whole number, got {count}")
+        self._convert(_COUNTS, float, int)
+        self._convert((*_NUMBERS, "start_up"), int, float)
         if self.unit_costs is not None and not isinstance(self.unit_costs, jax.Array):
             # A list would be many leaves.
-            object.__setattr__(
-                self, "unit_costs", jnp.asarray(self.unit_costs, working_dtype(self))
-            )
+            costs = jnp.asarray(self.unit_costs, working_dtype(self))
+            object.__setattr__(self, "unit_costs", costs)
         self._check_coordinates(concrete(self.num_coordinates))
         self._check_workers(concrete(self.num_workers))
 
@@ -129,6 +124,13 @@ class Problem:
         workers = concrete(self.num_workers)
         padded = workers is None or workers.max() != self.max_workers
         return represent(self, leave_out=[] if padded else ["max_workers"])
+
+    def _convert(self, names: tuple[str, ...], given: type, kind: type) -> None:
+        """Make numbers of one kind: 50 is no other program than 50.0, nor 2e4 than 20_000."""
+        for name in names:
+            value = getattr(self, name)
+            if isinstance(value, given | np.integer):
+                object.__setattr__(self, name, kind(value))
 
     def _check_start_up(self) -> None:
         start = self.start_up
@@ -172,11 +174,11 @@ class Problem:
                 f"{self.max_workers:.6g} workers are more than {_MOST_WORKERS:,}: exact answers "
                 "take arrays of N² numbers"
             )
+        sizes = {self.max_workers}
+        if workers is not None:
+            sizes.update(workers.flat)
         width = self.cycle_time.width()
-        if width is not None and {width} != {
-            self.max_workers,
-            *([] if workers is None else workers.flat),
-        }:
+        if width is not None and sizes != {width}:
             raise ValueError(
                 f"cycle_time is that of {width} workers, but num_workers is {self.num_workers} and "
                 f"max_workers {self.max_workers}: workers that are not alike are neither left out "
@@ -198,21 +200,19 @@ class Problem:
     def valid(self) -> Array:
         """Whether the numbers make a problem, which nobody has checked where they are traced."""
         workers = jnp.asarray(self.num_workers)
-        found = (
-            self.cycle_time.valid()
-            & (workers <= self.max_workers)
-            & (workers == jnp.floor(workers))
-        )
+        coordinates = jnp.asarray(self.num_coordinates)
+        valid = self.cycle_time.valid()
+        valid &= (workers <= self.max_workers) & (workers == jnp.floor(workers))
         if (width := self.cycle_time.width()) is not None:
-            found &= workers == width
+            valid &= workers == width
         for name, condition in CONDITIONS.items():
             value = getattr(self, name)
             if value is not None:
-                found &= jnp.all(meets(value, condition))
+                valid &= jnp.all(meets(value, condition))
         if self.start_up is not None:
-            found &= law_of_number(self.start_up).valid()
-        found &= jnp.all(self._cycle >= jnp.finfo(self.dtype).tiny)
-        return found & jnp.all(jnp.asarray(self.num_coordinates) == jnp.floor(self.num_coordinates))
+            valid &= law_of_number(self.start_up).valid()
+        valid &= jnp.all(self._cycle >= jnp.finfo(self.dtype).tiny)
+        return valid & jnp.all(coordinates == jnp.floor(coordinates))
 
     @property
     def plain(self) -> bool:
@@ -286,11 +286,9 @@ class Problem:
         return self.total * (1 + self.chain_load) + self.setup_load
 
     def _in_coordinates(self, cycles: ArrayLike | None) -> Array:
-        return (
-            jnp.zeros((), self.dtype)
-            if cycles is None
-            else jnp.asarray(cycles, self.dtype) / self.cycles
-        )
+        if cycles is None:
+            return jnp.zeros((), self.dtype)
+        return jnp.asarray(cycles, self.dtype) / self.cycles
 
     @property
     def send_load(self) -> Array:
@@ -315,17 +313,15 @@ class Status(enum.IntEnum):
 
     @property
     def message(self) -> str:
-        return {
-            Status.CONVERGED: "converged",
-            Status.STEP_LIMIT: "not converged: take what was found, or raise max_steps where there "
-            "is one",
-            Status.INFINITE: "the expected runtime is infinite, the tail too heavy: plan for a "
-            "deadline",
-            Status.INFEASIBLE: "the scheme does not exist for this number of workers and "
-            "coordinates",
-            Status.INVALID: "the numbers make no problem (negative, NaN, …), or are beyond the "
-            "precision",
-            Status.PRECISION: "precision and the finest rule of integration do not resolve the "
-            "tolerance, or not even the runtime to 1 %: accept the reported relative_gap and "
-            "runtime_error",
-        }[self]
+        return _MESSAGES[self]
+
+
+_MESSAGES = {
+    Status.CONVERGED: "converged",
+    Status.STEP_LIMIT: "not converged: take what was found, or raise max_steps where there is one",
+    Status.INFINITE: "the expected runtime is infinite, the tail too heavy: plan for a deadline",
+    Status.INFEASIBLE: "the scheme does not exist for this number of workers and coordinates",
+    Status.INVALID: "the numbers make no problem (negative, NaN, …), or are beyond the precision",
+    Status.PRECISION: "precision and the finest rule of integration do not resolve the tolerance, "
+    "or not even the runtime to 1 %: accept the reported relative_gap and runtime_error",
+}

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +102,10 @@ class Solution:
     @property
     def needs(self) -> Requirements | None:
         """What the scheme needs; None where that is not known."""
-        if self.plan is None or self.problem is None:
-            return None if self.plan is None else self.plan.known_needs
+        if self.plan is None:
+            return None
+        if self.problem is None:
+            return self.plan.known_needs
         return needs_of(self.plan, self.rounded, self.problem.num_workers)
 
     @property
@@ -118,9 +121,8 @@ class Solution:
 
         def evaluate(problem: Problem, counts: Array) -> Array:
             """Evaluate by the program that partitions are assessed with."""
-            return assess(
-                problem, partition_of_units(problem, counts), whole_numbers=False
-            ).expected_runtime
+            partition = partition_of_units(problem, counts)
+            return assess(problem, partition, whole_numbers=False).expected_runtime
 
         for _ in range(jnp.ndim(self.expected_runtime)):
             evaluate = jax.vmap(evaluate)
@@ -133,7 +135,8 @@ class Solution:
         """The `status` in words; of a batch an array of them."""
 
         def say(code: int) -> str:
-            return Status(code).message + (self._remedy if code == Status.PRECISION else "")
+            text = Status(code).message
+            return text + self._remedy if code == Status.PRECISION else text
 
         said = np.vectorize(say, otypes=[object])(np.asarray(self.status))
         return said.item() if said.ndim == 0 else said
@@ -162,17 +165,14 @@ class Solution:
         The problem is described in words, which `load` does not read. Not in `jit`.
         """
         path = Path(path)
-        plan = self.plan and replace(self.plan, known_needs=self.needs)
-        fields = _written(
-            replace(self, rounded_value=self.rounded_runtime, problem=None, plan=plan)
-        )
-        problem = None if self.problem is None else repr(self.problem)
-        origin = {"bcgc_jax": version_of_package(), "problem": problem}
-        text = json.dumps(
-            {"format": _FORMAT, "version": _VERSION, **fields, **origin},
-            indent=1,
-            ensure_ascii=False,
-        )
+        plan = self.plan
+        if plan is not None:
+            plan = replace(plan, known_needs=self.needs)
+        alone = replace(self, rounded_value=self.rounded_runtime, problem=None, plan=plan)
+        document = {"format": _FORMAT, "version": _VERSION, **_written(alone)}
+        document["bcgc_jax"] = version_of_package()
+        document["problem"] = None if self.problem is None else repr(self.problem)
+        text = json.dumps(document, indent=1, ensure_ascii=False)
         path.write_text(text + "\n", encoding="utf-8")
         return path
 
@@ -183,12 +183,12 @@ class Solution:
         Raises ValueError for a damaged file, or one of another format.
         """
         try:
-            found = json.loads(Path(path).read_text(encoding="utf-8"))
-            form = found.pop("format")
-            version = found.pop("version")
+            document = json.loads(Path(path).read_text(encoding="utf-8"))
+            form = document.pop("format")
+            version = document.pop("version")
             if form == _FORMAT and version in _READ:
-                found.pop("bcgc_jax", None)
-                return _checked(_read(found | {"problem": None}, "solution"))
+                document.pop("bcgc_jax", None)
+                return _checked(_read(document | {"problem": None}, "solution"))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{path} is no whole solution that Solution.save wrote, has it been changed by "
@@ -205,41 +205,42 @@ class Solution:
             return f"Solution({self.method})"
         if value.shape:
             return f"Solution({self.method}, a batch of {value.shape})"
-        lines = [f"Solution({self.method}): {self.message}"]
+        head = f"Solution({self.method}): {self.message}"
         if int(self.status) in (Status.INFEASIBLE, Status.INVALID):
-            return lines[0]
-        gap = float(self.relative_gap)
+            return head
+        return "\n  ".join([head, *self._in_words()])
+
+    def _in_words(self) -> Iterator[str]:
+        value = float(self.expected_runtime)
+        sign = "±" if self.kind == "confidence" else "error"
+        yield f"expected runtime {value:.6g} ({sign} {float(self.runtime_error):.1g})"
         needs = self.needs
-        drawn = self.kind == "confidence"
-        error = f"{'±' if drawn else 'error'} {float(self.runtime_error):.1g}"
-        lines.append(f"  expected runtime {float(value):.6g} ({error})")
         if needs is not None and not needs.exact_gradient:
             lost = float(needs.lost)
-            lines.append(
-                f"  loses {100 * lost:.3g} % of the samples: {float(value) / (1 - lost):.6g} for "
-                "as many used"
-            )
-        if gap > LOOSE and self.bound_of == "levels" and self.method != "optimal":
-            lines.append(
-                '  its own bound is loose: compare with "optimal" to see how near to the optimum '
-                "it is"
-            )
-        elif self.bound_of == "storage":
-            lines.append(
-                f"  no exact scheme with as much storage takes {100 * gap:.3g} % less, with 97.5 % "
-                "confidence"
-            )
-        elif gap < 0.9:  # less than a tenth of the runtime is no bound to speak of
-            sure = "with 97.5 % confidence" if drawn else "proven"
-            of = "best of several local searches; " if self.kind == "local" else ""
-            lines.append(f"  {of}at most {100 * gap / (1 - gap):.3g} % above the best, {sure}")
+            for_used = value / (1 - lost)
+            yield f"loses {100 * lost:.3g} % of the samples: {for_used:.6g} for as many used"
+        yield from self._bound_in_words()
         if self.completion_probability is not None:
-            lines.append(f"  in time with probability {float(self.completion_probability):.6g}")
+            yield f"in time with probability {float(self.completion_probability):.6g}"
         if self.rounded is not None:
             used = np.flatnonzero(np.asarray(self.rounded))
-            counts = ", ".join(f"{n}: {int(self.rounded[n])}" for n in used[:6])
-            lines.append(f"  coordinates by level {counts}{', …' if used.size > 6 else ''}")
-        return "\n".join(lines)
+            counts = [f"{n}: {int(self.rounded[n])}" for n in used[:6]]
+            if used.size > 6:
+                counts.append("…")
+            yield f"coordinates by level {', '.join(counts)}"
+
+    def _bound_in_words(self) -> Iterator[str]:
+        gap = float(self.relative_gap)
+        if gap > LOOSE and self.bound_of == "levels" and self.method != "optimal":
+            optimum = 'compare with "optimal" to see how near to the optimum it is'
+            yield f"its own bound is loose: {optimum}"
+        elif self.bound_of == "storage":
+            less = f"takes {100 * gap:.3g} % less, with 97.5 % confidence"
+            yield f"no exact scheme with as much storage {less}"
+        elif gap < 0.9:  # less than a tenth of the runtime is no bound to speak of
+            sure = "with 97.5 % confidence" if self.kind == "confidence" else "proven"
+            of = "best of several local searches; " if self.kind == "local" else ""
+            yield f"{of}at most {100 * gap / (1 - gap):.3g} % above the best, {sure}"
 
 
 def assess(
@@ -259,11 +260,15 @@ def assess(
         nothing = xp.any(xp.isnan(xp.asarray(partition)))
         status = xp.where(nothing, int(Status.INFEASIBLE), int(Status.CONVERGED))
     # The same shapes and dtypes whatever is known: compiled once for all methods.
-    counts = ((jnp if isinstance(a, Array) else np).asarray(a, int) for a in (status, num_steps))
     x = jnp.asarray(partition, problem.dtype)
     levels = np.ones(problem.max_workers, bool)
-    solution = assess_shares(problem, x, *counts, levels)
+    solution = assess_shares(problem, x, _integer(status), _integer(num_steps), levels)
     return with_whole_numbers(problem, solution) if whole_numbers else solution
+
+
+def _integer(value: ArrayLike) -> Any:
+    xp = jnp if isinstance(value, Array) else np
+    return xp.asarray(value, int)
 
 
 def with_whole_numbers(problem: Problem, solution: Solution) -> Solution:
@@ -284,8 +289,8 @@ def assess_shares(
 ) -> Solution:
     """Make the solution without its whole numbers."""
     partition = jnp.where(jnp.asarray(status) != int(Status.INFEASIBLE), partition, 0)
-    found = certificate(problem, partition, levels)
-    return solution_of(problem, partition, status, num_steps, levels, found)
+    certified = certificate(problem, partition, levels)
+    return solution_of(problem, partition, status, num_steps, levels, certified)
 
 
 def solution_of(
@@ -294,13 +299,13 @@ def solution_of(
     status: ArrayLike,
     num_steps: ArrayLike,
     levels: ArrayLike,
-    found: Certificate,
+    certified: Certificate,
 ) -> Solution:
     """What is known of a partition, and the status that it has by its value."""
     status = jnp.asarray(status, int)
     num_steps = jnp.asarray(num_steps, int)
     feasible = status != int(Status.INFEASIBLE)
-    value, error, lower, _ = found
+    value, error, lower, _ = certified
     value = jnp.where(feasible & problem.valid & ~out_of_range(problem, value), value, jnp.nan)
     status = _unless_unknown(status, value, error)
     # A search that did not end says so, whatever its answer's mean.
@@ -329,14 +334,15 @@ def _unless_unknown(status: Array, value: Array, error: Array) -> Array:
 
 
 @functools.partial(jax.jit, static_argnames="drawn")
-def solution_of_value(problem: Problem, found: Expectation, drawn: bool = False) -> Solution:
+def solution_of_value(problem: Problem, runtime: Expectation, drawn: bool = False) -> Solution:
     """Make the `Solution` of a scheme that is no partition from its runtime; NaN is no such scheme.
 
     The error is that of an integral, or of a mean that is `drawn`.
     """
-    value, error = found
+    value, error = runtime
     status = jnp.where(jnp.isfinite(value), int(Status.CONVERGED), int(Status.INFINITE))
-    status = status if drawn else _unless_unknown(status, value, error)
+    if not drawn:
+        status = _unless_unknown(status, value, error)
     status = jnp.where(jnp.isnan(value), int(Status.INFEASIBLE), status)
     unknown = out_of_range(problem, value)
     value = jnp.where(unknown, jnp.nan, value)
@@ -360,10 +366,9 @@ def out_of_range(problem: Problem, value: Array) -> Array:
 
 
 # What a file of a solution consists of, by the field or the rule that it stands in.
-_PARTS = {
-    **{"solution": Solution, "plan": Plan, "known_needs": Requirements},
-    **{rule.__name__: rule for rule in (AnyOf, FirstHolder, OneOfEach, Stopped, WorkSharing)},
-}
+_PARTS: dict[str, Any] = {"solution": Solution, "plan": Plan, "known_needs": Requirements}
+_PARTS |= {rule.__name__: rule for rule in (AnyOf, FirstHolder, OneOfEach, Stopped, WorkSharing)}
+_KINDS = ("exact", "local", "confidence")
 _NEEDED = ("expected_runtime", "runtime_error", "lower_bound", "status", "num_steps")
 
 
@@ -406,11 +411,7 @@ def _read(value: Any, name: str = "") -> Any:
 
 def _checked(solution: Solution) -> Solution:
     """Return the solution; ValueError for what `repr` and training do not expect."""
-    if not isinstance(solution.method, str) or solution.kind not in (
-        "exact",
-        "local",
-        "confidence",
-    ):
+    if not isinstance(solution.method, str) or solution.kind not in _KINDS:
         raise ValueError(f"no method and kind: {solution.method!r}, {solution.kind!r}")
     plan = solution.plan
     if plan is not None and isinstance(plan.completion, FirstHolder) and plan.sizes.shape[-1] != 1:
@@ -420,9 +421,11 @@ def _checked(solution: Solution) -> Solution:
     batch = solution.status.shape
     levels = () if solution.partition is None else solution.partition.shape[-1:]
     shapes = dict.fromkeys((*_NEEDED, "completion_probability", "rounded_value"), batch)
-    for name, shape in (shapes | dict.fromkeys(("rounded", "levels"), batch + levels)).items():
+    shapes |= dict.fromkeys(("rounded", "levels"), batch + levels)
+    for name, shape in shapes.items():
         value = getattr(solution, name)
-        if name in _NEEDED if value is None else value.shape != shape:
+        missing = value is None and name in _NEEDED
+        if missing or (value is not None and value.shape != shape):
             raise ValueError(f"{name} must have shape {shape}, got {np.shape(value)}")
     for code in np.asarray(solution.status).ravel():
         Status(int(code))

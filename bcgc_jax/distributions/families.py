@@ -57,7 +57,7 @@ class ShiftedExponential(Distribution):
     def expected_order_statistics(self, num_workers, max_workers):
         # Eq. (11): shift + (H_N - H_n) / rate.
         inverse, _ = inverse_ranks(num_workers, max_workers, working_dtype(self))
-        return self.shift + jnp.cumsum(inverse[::-1])[::-1] / self.rate
+        return self.shift + jax.lax.cumsum(inverse, reverse=True) / self.rate
 
 
 @pytree_dataclass
@@ -160,7 +160,7 @@ class Pareto(Distribution):
         share = inverse / self.shape
         finite = share < 1
         factor = jnp.where(finite, -jnp.log1p(-jnp.where(finite, share, 0)), jnp.inf)
-        return self.scale * jnp.exp(jnp.cumsum(factor[::-1])[::-1])
+        return self.scale * jnp.exp(jax.lax.cumsum(factor, reverse=True))
 
 
 @pytree_dataclass

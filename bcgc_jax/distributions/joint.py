@@ -19,6 +19,7 @@ from jax.typing import ArrayLike
 from bcgc_jax._pytree import check_key, pytree_dataclass, working_dtype
 from bcgc_jax.distributions.atoms import Empirical
 from bcgc_jax.distributions.base import AnyDistribution, Distribution, as_floats
+from bcgc_jax.distributions.order import slowest_first
 
 NO_EXACT_ANSWER = (
     "independent workers that are not alike have no exact expectation: use solve or "
@@ -40,7 +41,7 @@ class JointDistribution(AnyDistribution):
     @functools.partial(jax.jit, static_argnames="num_draws")
     def draw_rows(self, key: Array, num_draws: int) -> Array:
         """Draws of an iteration's times, slowest first, `[num_draws, N]`."""
-        return jnp.sort(self.sample(key, (num_draws, self.width())), axis=-1)[:, ::-1]
+        return slowest_first(self.sample(key, (num_draws, self.width())))
 
     @functools.partial(jax.jit, static_argnames=("shape", "dtype"))
     def sample(self, key: Array, shape: tuple[int, ...] = (), dtype: Any = None) -> Array:
@@ -81,7 +82,7 @@ class EmpiricalRows(JointDistribution):
             raise ValueError(f"times must have a row for each iteration, not shape {shape}")
         super().__post_init__()
         (times,) = as_floats(self.times)
-        object.__setattr__(self, "times", jnp.sort(times, axis=-1)[..., ::-1])
+        object.__setattr__(self, "times", slowest_first(times))
 
     def width(self):
         return np.shape(self.times)[-1]
@@ -128,9 +129,8 @@ class Heterogeneous(JointDistribution):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "distributions", tuple(self.distributions))
-        if not self.distributions or not all(
-            isinstance(law, Distribution) for law in self.distributions
-        ):
+        alone = [isinstance(law, Distribution) for law in self.distributions]
+        if not alone or not all(alone):
             raise ValueError(
                 f"each worker needs a distribution of its own, got {self.distributions!r}"
             )
@@ -168,12 +168,9 @@ class Heterogeneous(JointDistribution):
             return law.with_fast_inverse().inverse_cumulative_hazard(a)
 
         for workers in map(np.array, groups.values()):
-            laws = jax.tree.map(
-                lambda *leaves: jnp.stack(leaves), *(self.distributions[i] for i in workers)
-            )
-            a = a.at[..., workers].set(
-                jax.vmap(draw, (0, -1), -1)(laws, a[..., workers]).astype(a.dtype)
-            )
+            laws = jax.tree.map(_stacked, *(self.distributions[i] for i in workers))
+            times = jax.vmap(draw, (0, -1), -1)(laws, a[..., workers])
+            a = a.at[..., workers].set(times.astype(a.dtype))
         return a
 
     def mean(self):
@@ -181,3 +178,7 @@ class Heterogeneous(JointDistribution):
 
     def infimum(self):
         return jnp.min(jnp.stack([jnp.asarray(law.infimum()) for law in self.distributions]))
+
+
+def _stacked(*leaves: Any) -> Array:
+    return jnp.stack(leaves)

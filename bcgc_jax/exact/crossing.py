@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from bcgc_jax.distributions.order import ascending_in_k, by_level
 from bcgc_jax.exact.linear_algebra import LARGE, solve_unit_upper
 from bcgc_jax.exact.windows import log_factorials, windowed_paths
 
@@ -74,21 +75,20 @@ def _crossing_slopes_jvp(primals, tangents):
 @jax.jit
 def _by_substitution(hazard: Array, num_workers: ArrayLike) -> tuple[Array, Array]:
     if hazard.shape[-1] > MANY:
-        found = windowed_paths(jnp.asarray(hazard), num_workers)
-        return found.probability, -jnp.asarray(num_workers) * found.arrive * found.leave * jnp.exp(
-            -hazard
-        )
+        paths = windowed_paths(jnp.asarray(hazard), num_workers)
+        late = jnp.exp(-hazard)
+        return paths.probability, -jnp.asarray(num_workers) * paths.arrive * paths.leave * late
     crossing = Crossing(shares(hazard), num_workers)
     first = crossing.first_failures()
     paths = first * crossing.successes()
     # Probabilities: below 0 is rounding.
     slope = -crossing.unit * jnp.where(paths < 0, 0, paths) * crossing.above / crossing.total
-    return crossing.probability(first), jnp.moveaxis(slope[::-1], 0, -1)
+    return crossing.probability(first), by_level(slope)
 
 
 def shares(hazard: Array) -> tuple[Array, Array]:
     """P(T ≤ θ) and P(T > θ), `[N, ...]`, the earliest threshold first, from Λ there, `[..., N]`."""
-    ascending = jnp.moveaxis(jnp.asarray(hazard), -1, 0)[::-1]
+    ascending = ascending_in_k(jnp.asarray(hazard))
     # Else XLA makes exponentials of their squares: six more for a power.
     return jax.lax.optimization_barrier((-jnp.expm1(-ascending), jnp.exp(-ascending)))
 

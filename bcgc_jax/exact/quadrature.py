@@ -47,6 +47,20 @@ class Quadrature(NamedTuple):
     beyond: ArrayLike = 0.0
 
 
+class Line(NamedTuple):
+    """t = start + centre · exp(width · sinh v) for v from `low` to `high`.
+
+    `beyond` bounds the integral of P(max > t) after the last time.
+    """
+
+    start: Array
+    centre: Array
+    width: Array
+    low: Array
+    high: Array
+    beyond: Array
+
+
 class Tail(NamedTuple):
     """P(max > start + s) ∝ s^-(1 + fall) for s from `end` on; nothing there if it is not `open`.
 
@@ -80,15 +94,16 @@ def largest(values: Array) -> Array:
     return jnp.sum(jnp.where(here, values, 0), axis=-1)
 
 
-def line_rule(of_line: Array, num_nodes: int) -> Quadrature:
+def line_rule(of_line: Line, num_nodes: int) -> Quadrature:
     """The trapezoid rule of `num_nodes` intervals in v, from `line`."""
-    start, centre, width, low, high, beyond = of_line
-    v = low + (high - low) * np.linspace(0.0, 1.0, num_nodes + 1).astype(start.dtype)
-    excess, slope = on_line(centre, width, v)
-    weight = slope * ((high - low) / num_nodes)
+    start = of_line.start
+    length = of_line.high - of_line.low
+    v = of_line.low + length * np.linspace(0.0, 1.0, num_nodes + 1).astype(start.dtype)
+    excess, slope = on_line(of_line, v)
+    weight = slope * (length / num_nodes)
     node = np.arange(num_nodes + 1)
     coarser = np.stack([(node % step == 0) * step for step in (1, 2, 4)]).astype(start.dtype)
-    return Quadrature(start, start + excess, weight * coarser, beyond=beyond)
+    return Quadrature(start, start + excess, weight * coarser, beyond=of_line.beyond)
 
 
 def follow(nodes: Quadrature, onsets: Array) -> Quadrature:
@@ -99,21 +114,20 @@ def follow(nodes: Quadrature, onsets: Array) -> Quadrature:
     first, the start.
     """
     onsets = onsets if nodes.panels else onsets[:1]
-    known = jax.lax.stop_gradient(onsets)
-    moved = jnp.where(known < jnp.inf, onsets - known, 0)
+    still = jax.lax.stop_gradient(onsets)
+    moved = jnp.where(still < jnp.inf, onsets - still, 0)
     start = nodes.start + moved[0]
     times = nodes.times + moved[0]
     if onsets.size == 1:
         return nodes._replace(start=start, times=times)
     # No panel lies between those that only rounding sets apart: they move as one.
-    apart = jnp.diff(known) > 64 * jnp.finfo(known.dtype).eps * known[1:]
-    own = jax.lax.cummax(jnp.append(0, jnp.where(apart, np.arange(1, known.size), 0)))
-    known = known[own]
+    apart = jnp.diff(still) > 64 * jnp.finfo(still.dtype).eps * still[1:]
+    own = jax.lax.cummax(jnp.append(0, jnp.where(apart, np.arange(1, still.size), 0)))
+    still = still[own]
     more = jnp.diff(moved[own])
-    gap = jnp.diff(known)
+    gap = jnp.diff(still)
     gap = jnp.where(gap > 0, gap, jnp.inf)[:, None]
-    known = known[:-1, None]
-    left = nodes.times - known
+    left = nodes.times - still[:-1, None]
     # Between two onsets as far along as the node is on its way, and all with the last after it.
     times = times + dot(more, jnp.where(left < gap, jnp.maximum(left, 0) / gap, 1))
     pace = 1 + dot(more, jnp.where((left > 0) & (left < gap), 1 / gap, 0))
@@ -141,14 +155,12 @@ def gauss_rules(
         dense = ~_is_wide(ends, start, left, size)
         if steep is not None:
             steep = jnp.sort(steep)
-            dense = dense | (
-                steep[jnp.minimum(jnp.searchsorted(steep, left), steep.size - 1)] == left
-            )
+            following = jnp.minimum(jnp.searchsorted(steep, left), steep.size - 1)
+            dense = dense | (steep[following] == left)
         # By the cube of the share of the way.
-        cubes = points**3
         dense = dense[:, None]
         weight = jnp.where(dense, 3 * points**2 * weight, weight)
-        points = jnp.where(dense, cubes, points)
+        points = jnp.where(dense, points**3, points)
     t, slope = in_panel(ends, start, left[:, None], size[:, None], points)
     weight = slope * weight
     if tail is not None:
@@ -166,12 +178,13 @@ def gauss_rules(
     )
 
 
-def on_line(centre: Array, width: Array, v: Array) -> tuple[Array, Array]:
+def on_line(of_line: Line, v: Array) -> tuple[Array, Array]:
     """centre · exp(width · sinh v) and its slope in v."""
     up = jnp.exp(v)
     down = 1 / up
-    excess = centre * jnp.exp(width / 2 * (up - down))
-    return excess, excess * width / 2 * (up + down)
+    half_width = of_line.width / 2
+    excess = of_line.centre * jnp.exp(half_width * (up - down))
+    return excess, excess * half_width * (up + down)
 
 
 def integrate(nodes: Quadrature, late: Array) -> Expectation:
@@ -252,10 +265,8 @@ def _layout(
     end = jnp.max(jnp.where(open_, np.append(reach[1:], reach[-1]), reach[1]))
     # A power law from there on, which has no end where it does not fall.
     falling = (log_mass[-2] - log_mass[-1]) / (reach[-1] - reach[-2])
-    beyond = jnp.where(
-        falling > 0, jnp.exp(log_mass[-1]) / jnp.where(falling > 0, falling, 1), jnp.inf
-    )
-    beyond = jnp.where(open_[-1], beyond, 0)
+    rest = jnp.exp(log_mass[-1]) / jnp.where(falling > 0, falling, 1)
+    beyond = jnp.where(open_[-1], jnp.where(falling > 0, rest, jnp.inf), 0)
     return _Layout(
         centre=centre,
         moved=jnp.where(far, heaviest, 0),
@@ -304,12 +315,12 @@ def in_tail(start: Array, tail: Tail, share: Array) -> tuple[Array, Array]:
     return start + tail.end * gone, jnp.where(tail.open, slope, 0)
 
 
-def line(peaks: Array, hazard_at: Callable[[Array], Array], choices: Array) -> Array:
-    """The line t = start + centre · exp(width · sinh v): start, centre, width, ends of v, beyond.
+def line(peaks: Array, hazard_at: Callable[[Array], Array], choices: Array) -> Line:
+    """The line along which nearly all of the integral of P(max > t) is.
 
-    `[6]`; `beyond` is what is left out. `peaks`, `[4]`, are where the maximum begins to be
-    possible, and a low, a typical and a high one. The centre is the typical maximum, unless its
-    mean lies far beyond it, as where few workers are late at all.
+    `peaks`, `[4]`, are where the maximum begins to be possible, and a low, a typical and a high
+    one. The centre is the typical maximum, unless its mean lies far beyond it, as where few workers
+    are late at all.
     """
     of = _layout(peaks, hazard_at, choices)
     # In log t. e^-reach is what is left out at the left end; where the centre moved, it may lie too
@@ -319,15 +330,22 @@ def line(peaks: Array, hazard_at: Callable[[Array], Array], choices: Array) -> A
     # The inverse of sinh, of what is not small.
     left, right = jnp.log(ends + jnp.sqrt(ends**2 + 1))
     centre = of.centre * jnp.exp(of.moved)
-    return jnp.stack([peaks[0], centre, of.width, -left, right, of.centre * of.beyond])
+    return Line(
+        start=peaks[0],
+        centre=centre,
+        width=of.width,
+        low=-left,
+        high=right,
+        beyond=of.centre * of.beyond,
+    )
 
 
 def raised(peaks: Array, scale: Array) -> Array:
     """The `peaks`, none so near to the start that the `scale` of the times is out of reach."""
+    start = peaks[0]
     nearest = np.exp(-LONGEST[peaks.dtype.itemsize] / 2).astype(peaks.dtype)
-    return jnp.maximum(
-        peaks, peaks[0] + jnp.where(np.arange(4) > 0, nearest * (scale - peaks[0]), 0)
-    )
+    least = start + jnp.where(np.arange(4) > 0, nearest * (scale - start), 0)
+    return jnp.maximum(peaks, least)
 
 
 def kinked_levels(size: int, each: int = 12) -> np.ndarray:

@@ -156,12 +156,12 @@ class Bounds(NamedTuple):
     """P(τ > t) ≤ Σ_j exp(choices_j - j g_j) from hazards g, `[..., J]`; j = 1 … J, `choices`
     `[J + 1]`.
 
-    `marks`, `[4, J]`: hazards g before which no τ is possible, and at a low, a typical and a high
+    `hazards`, `[4, J]`: those g before which no τ is possible, and at a low, a typical and a high
     one.
     """
 
     choices: Array
-    marks: Array
+    hazards: Array
 
 
 class Exact(Completion):

@@ -1,6 +1,8 @@
 """The expected time until all is there, and P(it is late), by any exact rule of completion."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +17,7 @@ from bcgc_jax.exact.crossing import MANY
 from bcgc_jax.exact.linear_algebra import dot
 from bcgc_jax.exact.quadrature import Expectation, Quadrature, largest
 from bcgc_jax.exact.windows import LEFT_OUT
-from bcgc_jax.plans.completion import Exact
+from bcgc_jax.plans.completion import Bounds, Exact
 from bcgc_jax.plans.marks import images_of, peaks_of
 from bcgc_jax.plans.worker import (
     AT_A_TIME,
@@ -49,29 +51,30 @@ def expected_completion(
     if not rule.by_task and load.work.size <= _FEW:
         worker = worker.with_knots()
     nodes = _nodes(worker, load, rule, num_nodes)
-    inner = max(24, num_nodes // 2)
-    hazard, unsure = _late_hazards(worker, load, nodes.times, inner)
-    if worker.start.atomic or worker.cycle_time.atomic:  # without a quadrature over start-ups
-        found = quadrature.integrate(nodes, rule.late(hazard))
-        error = found.error
-    else:
-        late, pull_back = jax.vjp(rule.late, hazard)
-        (slope,) = pull_back(jnp.ones_like(late))
-        doubt = jnp.abs(slope) * unsure * jnp.exp(jnp.minimum(hazard, 700))
-        found = quadrature.integrate(nodes, late)
-        doubt = jnp.sum(jnp.where(unsure > 0, doubt, 0), axis=1)
-        error = found.error + jnp.sum(nodes.weights[0] * doubt)
+    hazard, unsure = _late_hazards(worker, load, nodes.times, max(24, num_nodes // 2))
     laws = worker.cycle_time, worker.start
-    found = Expectation(found.value, error)
-    value, error = with_rounding(load.work, found, sum(law.rounding for law in laws))
+    if any(law.atomic for law in laws):  # without a quadrature over start-ups
+        integral = quadrature.integrate(nodes, rule.late(hazard))
+    else:
+        integral = _integrated(nodes, rule, hazard, unsure)
+    value, error = with_rounding(load.work, integral, sum(law.rounding for law in laws))
     tolerated = rule.tolerated(load.work)
     finite = jnp.all(jnp.stack([law.has_mean(tolerated, rule.num_workers) for law in laws]))
-    return Expectation(
-        jnp.where(finite, value, jnp.inf), jax.lax.stop_gradient(jnp.where(finite, error, 0))
-    )
+    value = jnp.where(finite, value, jnp.inf)
+    return Expectation(value, jax.lax.stop_gradient(jnp.where(finite, error, 0)))
 
 
-def with_rounding(load: Array, found: Expectation, rounding: float = 0.0) -> Expectation:
+def _integrated(nodes: Quadrature, rule: Exact, hazard: Array, unsure: Array) -> Expectation:
+    """The integral, with an error that counts that of P(F_k > t), `unsure`, `[K, N]`."""
+    late, pull_back = jax.vjp(rule.late, hazard)
+    (slope,) = pull_back(jnp.ones_like(late))
+    doubts = jnp.abs(slope) * unsure * jnp.exp(jnp.minimum(hazard, 700))
+    doubt = jnp.sum(jnp.where(unsure > 0, doubts, 0), axis=1)
+    value, error = quadrature.integrate(nodes, late)
+    return Expectation(value, error + jnp.sum(nodes.weights[0] * doubt))
+
+
+def with_rounding(load: Array, exact: Expectation, rounding: float = 0.0) -> Expectation:
     """The same with an error that counts rounding, and what the windows of many workers leave out.
 
     `rounding` is that of hazards, in eps. That of the triangular systems is 8 N eps at most: the
@@ -79,7 +82,7 @@ def with_rounding(load: Array, found: Expectation, rounding: float = 0.0) -> Exp
     """
     left_out = LEFT_OUT if load.size > MANY else 0.0
     share = (8 * load.size + rounding) * float(jnp.finfo(load.dtype).eps) + left_out
-    return Expectation(found.value, found.error + share * found.value)
+    return Expectation(exact.value, exact.error + share * exact.value)
 
 
 def exceedance(worker: Worker, load: Load, rule: Exact, t: Array) -> Array:
@@ -91,8 +94,8 @@ def exceedance(worker: Worker, load: Load, rule: Exact, t: Array) -> Array:
 def _late_hazards(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple[Array, Array]:
     """`late_hazard` at many times, `[K]` to `[K, N]`, some at a time where memory is short."""
     size = load.work.size
-    both = worker.start, worker.cycle_time
-    parts = max([num_inner, *(law.breaks().size for law in both if law.atomic)])
+    laws = worker.start, worker.cycle_time
+    parts = max([num_inner, *(law.breaks().size for law in laws if law.atomic)])
     numbers = size * parts * (size if worker.overlap else 1)
     most = max(AT_A_TIME // numbers, 1)
     if t.size <= most:
@@ -102,62 +105,78 @@ def _late_hazards(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple
     chunk = math.ceil(t.size / num_chunks)
     rows = jnp.pad(t, (0, -t.size % chunk), mode="edge").reshape(-1, chunk)
     at = jax.checkpoint(lambda row: late_hazard(worker, load, row[:, None], num_inner))
-    found = jax.lax.map(at, rows)
-    return tuple(a.reshape(-1, size)[: t.size] for a in found)  # type: ignore[return-value]
+    hazard_and_error = jax.lax.map(at, rows)
+    return tuple(a.reshape(-1, size)[: t.size] for a in hazard_and_error)  # type: ignore[return-value]
 
 
 def _nodes(worker: Worker, load: Load, rule: Exact, num_nodes: int) -> Quadrature:
-    """Along a line, or in panels between kinks; they move with the times at which P(τ > t)
-    begins to fall."""
+    """A rule of integration whose nodes move with the times at which P(τ > t) begins to fall."""
     still = jax.lax.stop_gradient((worker, load))
-    choices, marks = rule.bounds(load.work)
+    bounds = rule.bounds(load.work)
 
     def hazard_at(t: Array) -> Array:
         return rule.bounding(late_hazard(*still, t[:, None], NUM_INNER // 4)[0])
 
     first = worker.infimum() + delivered(load, worker.cycle_time.infimum()[None], worker.overlap)
-    first = first.astype(load.work.dtype)
-    start = rule.first(first)
-    plain = rule.by_task and worker.plain and load.sent is None
-    if plain:  # no search: the times of these hazards, times the work
-        times = worker.cycle_time.inverse_cumulative_hazard(marks).astype(load.work.dtype)
-        peaks = jax.lax.stop_gradient(peaks_of(times, load.work))
-        law = still[0].cycle_time
-        kinks = None if law.smooth else images_of(law, still[1].work)
-    else:
-        peaks = _peaks(*still, rule, marks, jax.lax.stop_gradient(start))
-        kinks = _kinks_of(*still)
+    start = rule.first(first.astype(load.work.dtype))
+    if rule.by_task and worker.plain and load.sent is None:
+        nodes = _nodes_by_work(*still, bounds, hazard_at, num_nodes)
+        return quadrature.follow(nodes, start[None])
+    peaks = _peaks(*still, rule, bounds.hazards, jax.lax.stop_gradient(start))
     near = peaks[0] + 1e-6 * (peaks[2] - peaks[0])
+    # What rounding sets apart from the start would make the next panel a wide one.
     onsets = _onsets_of(worker, load, start, rule.rekindled)
-    if not plain:  # What rounding sets apart from the start would make the next panel a wide one.
-        onsets = jnp.where(onsets < near, start, onsets)
-    onsets = jnp.sort(onsets)
+    onsets = jnp.sort(jnp.where(onsets < near, start, onsets))
+    kinks = _kinks_of(*still)
     if rule.rekindled and worker.start.atomic:
-        # Before the typical time all of it is smooth, but far wider than what is between the kinks.
-        early = peaks[0] + (peaks[2] - peaks[0]) * np.array(
-            [0.25, 0.5, 0.75, 0.9, 0.97], peaks.dtype
-        )
-        if kinks is None:
+        if kinks is None and load.kinds > 1:
             # Most lie before the start; up to N = 1000 the rest is 2e-12 of the value.
-            if load.kinds > 1:
-                onsets = jnp.append(start, onsets[1:][-3 * load.kinds :])
-            kinks = jax.lax.stop_gradient(onsets[1:]), None
-        kinks = jnp.append(kinks[0], early), kinks[1]
+            onsets = jnp.append(start, onsets[1:][-3 * load.kinds :])
+        kinks = _early_too(kinks, jax.lax.stop_gradient(onsets[1:]), peaks)
     if kinks is None:
-        found = quadrature.line_rule(quadrature.line(peaks, hazard_at, choices), num_nodes)
-    else:
-        images, last = kinks
-        images = images if plain else jnp.where(images < near, peaks[0], images)
-        between = quadrature.panels(peaks, images, last, hazard_at, choices)
-        orders = (num_nodes // 12, num_nodes // 16, num_nodes // 24)
-        # densities of start-ups and links may be powers; of very many panels each is small
-        if not plain:
-            few = between[1].size <= 4000
-            orders = (num_nodes * 3 // 32, num_nodes // 16, num_nodes // 32) if few else (5, 3, 2)
-        # With start-ups of a density all may be over soon behind a kink.
-        steep = None if plain or worker.start.atomic else images
-        found = quadrature.gauss_rules(between, orders, last is not None, not plain, steep)
-    return quadrature.follow(found, onsets)
+        nodes = quadrature.line_rule(quadrature.line(peaks, hazard_at, bounds.choices), num_nodes)
+        return quadrature.follow(nodes, onsets)
+    images, last = kinks
+    images = jnp.where(images < near, peaks[0], images)
+    panels = quadrature.panels(peaks, images, last, hazard_at, bounds.choices)
+    # Densities of start-ups and links may be powers; of very many panels each is small.
+    few = panels.size.size <= 4000
+    orders = (num_nodes * 3 // 32, num_nodes // 16, num_nodes // 32) if few else (5, 3, 2)
+    # With start-ups of a density all may be over soon behind a kink.
+    steep = None if worker.start.atomic else images
+    nodes = quadrature.gauss_rules(panels, orders, last is not None, powers=True, steep=steep)
+    return quadrature.follow(nodes, onsets)
+
+
+def _nodes_by_work(
+    worker: Worker,
+    load: Load,
+    bounds: Bounds,
+    hazard_at: Callable[[Array], Array],
+    num_nodes: int,
+) -> Quadrature:
+    """For workers that begin at once and have no link: times are cycle times times the work."""
+    law = worker.cycle_time
+    times = law.inverse_cumulative_hazard(bounds.hazards).astype(load.work.dtype)
+    peaks = peaks_of(times, load.work)
+    if law.smooth:
+        return quadrature.line_rule(quadrature.line(peaks, hazard_at, bounds.choices), num_nodes)
+    images, last = images_of(law, load.work)
+    panels = quadrature.panels(peaks, images, last, hazard_at, bounds.choices)
+    orders = (num_nodes // 12, num_nodes // 16, num_nodes // 24)
+    return quadrature.gauss_rules(panels, orders, last is not None)
+
+
+def _early_too(
+    kinks: tuple[Array, Array | None] | None, onsets: Array, peaks: Array
+) -> tuple[Array, Array | None]:
+    """The kinks, or the onsets if there are none, and a few times before the typical one.
+
+    Before it all of τ is smooth, but far wider than what is between the kinks.
+    """
+    images, last = (onsets, None) if kinks is None else kinks
+    shares = np.array([0.25, 0.5, 0.75, 0.9, 0.97], peaks.dtype)
+    return jnp.append(images, peaks[0] + (peaks[2] - peaks[0]) * shares), last
 
 
 def _onsets_of(worker: Worker, load: Load, start: Array, turns: bool) -> Array:
@@ -167,8 +186,8 @@ def _onsets_of(worker: Worker, load: Load, start: Array, turns: bool) -> Array:
     times = law.breaks() if law.atomic else law.infimum()[None]
     if starts.size * times.size == 1 and not turns:
         return start[None]
-    found = starts[:, None, None] + delivered(load, times[:, None], worker.overlap)
-    later = jnp.where(load.work > 0, found, start)[..., _marked(load)]
+    first = starts[:, None, None] + delivered(load, times[:, None], worker.overlap)
+    later = jnp.where(load.work > 0, first, start)[..., _marked(load)]
     later = later.ravel().astype(start.dtype)
     return jnp.append(start, jnp.where(later > start, later, start))
 
@@ -179,14 +198,14 @@ def _marked(load: Load) -> np.ndarray | slice:
     return quadrature.kinked_levels(size) if load.kinds == 1 else slice(None)
 
 
-def _peaks(worker: Worker, load: Load, rule: Exact, marks: Array, start: Array) -> Array:
+def _peaks(worker: Worker, load: Load, rule: Exact, hazards: Array, start: Array) -> Array:
     """The `start`, when τ begins to be possible, and a low, a typical and a high time of it, `[4]`.
 
-    Where the rule's bounding hazards are as in its `marks`, in the logarithm of the time from the
+    Where the rule's bounding hazards are these `hazards`, in the logarithm of the time from the
     start on.
     """
     dtype = load.work.dtype
-    beyond = marks + np.log(2.0).astype(dtype)
+    beyond = hazards + np.log(2.0).astype(dtype)
     longest = worker.cycle_time.inverse_cumulative_hazard(beyond).astype(dtype)
     last = worker.start.inverse_cumulative_hazard(beyond).astype(dtype) / worker.unit
     scale = last[-1, 0] + jnp.max(delivered(load, longest[-1, :1], worker.overlap))
@@ -196,12 +215,12 @@ def _peaks(worker: Worker, load: Load, rule: Exact, marks: Array, start: Array) 
 
     def reached(log_share: Array) -> Array:
         hazard, _ = late_hazard(worker, load, start + room * jnp.exp(log_share), NUM_INNER // 4)
-        return rule.bounding(hazard) >= marks
+        return rule.bounding(hazard) >= hazards
 
-    nowhere = jnp.full_like(marks, -furthest)
-    share, _ = bisect(reached, nowhere, jnp.zeros_like(marks), steps=20)
-    found = start + jnp.where(share > -furthest, room * jnp.exp(share), 0)
-    return quadrature.raised(jnp.max(found, axis=-1), scale)
+    nowhere = jnp.full_like(hazards, -furthest)
+    share, _ = bisect(reached, nowhere, jnp.zeros_like(hazards), steps=20)
+    times = start + jnp.where(share > -furthest, room * jnp.exp(share), 0)
+    return quadrature.raised(jnp.max(times, axis=-1), scale)
 
 
 def _kinks_of(worker: Worker, load: Load) -> tuple[Array, Array | None] | None:
@@ -216,7 +235,7 @@ def _kinks_of(worker: Worker, load: Load) -> tuple[Array, Array | None] | None:
     if law.smooth and ((one_start and not overtaken) or starts.smooth):
         return None
 
-    def marks(law: Distribution) -> Array:
+    def kinks_of(law: Distribution) -> Array:
         if law.atomic:
             return law.breaks()
         times = jnp.append(law.infimum(), law.breaks())
@@ -224,15 +243,13 @@ def _kinks_of(worker: Worker, load: Load) -> tuple[Array, Array | None] | None:
             return times
         return times[np.r_[0, -1]] if law.has_end else times[:1]
 
-    start_marks = marks(starts)
-    time_marks = marks(law)
-    start_marks = (start_marks / worker.unit).astype(dtype)
-    time_marks = time_marks.astype(dtype)
+    start_kinks = (kinks_of(starts) / worker.unit).astype(dtype)
+    time_kinks = kinks_of(law).astype(dtype)
     if overtaken:
-        time_marks = jnp.concatenate([_overtaking(load), time_marks])
-    ready = delivered(load, time_marks[:, None], worker.overlap)
-    images = (start_marks[:, None, None] + ready[:, _marked(load)]).ravel()
-    last = start_marks[-1] + jnp.max(ready) if starts.has_end and law.has_end else None
+        time_kinks = jnp.concatenate([_overtaking(load), time_kinks])
+    ready = delivered(load, time_kinks[:, None], worker.overlap)
+    images = (start_kinks[:, None, None] + ready[:, _marked(load)]).ravel()
+    last = start_kinks[-1] + jnp.max(ready) if starts.has_end and law.has_end else None
     return images, last
 
 
@@ -250,14 +267,13 @@ def _over_steps(worker: Worker, load: Load, rule: Exact) -> Expectation:
     size = load.work.size
     starts, times, mass = (a.astype(dtype) for a in _steps(worker))
     used = (load.work > 0)[:, None]
-    edges = jnp.where(
-        used, (starts[:, None] + delivered(load, times[:, None], worker.overlap)).T, 0
-    )
+    ready = starts[:, None] + delivered(load, times[:, None], worker.overlap)
+    edges = jnp.where(used, ready.T, 0)
     # A stable order, and hazards by how many steps are past: ties then resolve as if a higher level
     # came later, and the slope is a true one there.
     gained = mass[jnp.argsort(edges, axis=1, stable=True)]
     early = jnp.cumsum(gained, axis=1)
-    left = jnp.cumsum(gained[:, ::-1], axis=1)[:, ::-1]
+    left = jax.lax.cumsum(gained, axis=1, reverse=True)
     hazards = hazard_of(jnp.pad(early, [(0, 0), (1, 0)]), jnp.pad(left, [(0, 0), (0, 1)]))
     hazards = jnp.where(used, hazards, jnp.inf)
     order = jnp.argsort(edges.ravel(), stable=True)
@@ -269,17 +285,15 @@ def _over_steps(worker: Worker, load: Load, rule: Exact) -> Expectation:
     gap = jnp.pad(gap, (0, short)).reshape(-1, chunk)
 
     @jax.checkpoint
-    def body(
-        carry: tuple[Array, Array], piece: tuple[Array, Array]
-    ) -> tuple[tuple[Array, Array], None]:
-        passed, total = carry
+    def add(so_far: tuple[Array, Array], piece: tuple[Array, Array]) -> tuple[Any, None]:
+        passed, total = so_far
         level, gap = piece
         steps = passed + jnp.cumsum(jax.nn.one_hot(level, size, dtype=int), axis=0)
         late = rule.late(hazards[np.arange(size), jnp.minimum(steps, mass.size)])
         # An empty gap counts too: it has a slope. Between two infinite edges it is NaN.
         return (steps[-1], total + jnp.sum(jnp.where(gap >= 0, late * gap, 0))), None
 
-    (_, total), _ = jax.lax.scan(body, (jnp.zeros(size, int), edges[0]), (level, gap))
+    (_, total), _ = jax.lax.scan(add, (jnp.zeros(size, int), edges[0]), (level, gap))
     return Expectation(total, jnp.zeros_like(total))
 
 

@@ -12,6 +12,8 @@ from jax.typing import ArrayLike
 from bcgc_jax.distributions import Distribution
 from bcgc_jax.distributions.special_functions import legendre
 from bcgc_jax.exact.quadrature import (
+    Line,
+    Panels,
     in_panel,
     in_tail,
     kinked_levels,
@@ -37,10 +39,10 @@ class Marks(NamedTuple):
     log_choices: Array
 
 
-def marks(law: Distribution, load: Array, num_workers: ArrayLike) -> Marks:
+def marks_of(law: Distribution, load: Array, num_workers: ArrayLike) -> Marks:
     """Of N workers, for loads of this shape; constants to a derivative."""
-    choices, marked = AnyOf(num_workers).bounds(load)
-    hazard = jnp.append(marked.ravel(), unreached(load.dtype))
+    choices, hazards = AnyOf(num_workers).bounds(load)
+    hazard = jnp.append(hazards.ravel(), unreached(load.dtype))
     times = law.inverse_cumulative_hazard(hazard).astype(load.dtype)
     return jax.lax.stop_gradient(Marks(times[:-1].reshape(4, -1), times[-1], choices))
 
@@ -60,13 +62,12 @@ def threshold_hazard(
     # Beyond the largest the slope of Λ, inf, times 0 would be NaN.
     reachable = used & ~(threshold > largest)
     threshold = jnp.where(reachable, threshold, law.infimum().astype(t.dtype))
-    hazard, slope = jax.jvp(
-        law.cumulative_hazard, (threshold,), (threshold / jnp.where(load > 0, load, 1),)
-    )
+    along = threshold / jnp.where(used, load, 1)
+    hazard, slope = jax.jvp(law.cumulative_hazard, (threshold,), (along,))
     return jnp.where(reachable, hazard, jnp.inf), jnp.where(reachable, slope, 0)
 
 
-class Rule(NamedTuple):
+class SearchRule(NamedTuple):
     """E max_n load_n T_(N-n) = start + Σ weight · P(max > t), for distributions without atoms.
 
     `nodes(index, refine)` gives (t, weight) for index = 0 … size · refine - 1, and weights of 0
@@ -80,50 +81,58 @@ class Rule(NamedTuple):
     nodes: Callable[[Array, ArrayLike], tuple[Array, Array]]
 
 
-def rule(law: Distribution, known: Marks, load: Array, num_nodes: int) -> Rule:
+def search_rule(law: Distribution, marks: Marks, load: Array, num_nodes: int) -> SearchRule:
     """The rule of `num_nodes` intervals, or with a number of nodes in each panel to match."""
     assert not law.atomic
     # The nodes need not follow the load: the integral does not depend on them.
-    law, known, load = jax.lax.stop_gradient((law, known, load))
-    peaks = peaks_of(known.times, load)
+    law, marks, load = jax.lax.stop_gradient((law, marks, load))
+    peaks = peaks_of(marks.times, load)
 
     def hazard_at(t: Array) -> Array:
-        return threshold_hazard(law, load, t, known.largest)[0]
+        return threshold_hazard(law, load, t, marks.largest)[0]
 
-    if not law.smooth:
-        images, last = images_of(law, load)
-        start, left, size_of, tail = panels(peaks, images, last, hazard_at, known.log_choices)
-        count = left.size + (tail is not None)
-        order = num_nodes // 8
-        points, weights = (jnp.asarray(a, load.dtype) for a in legendre(order))
+    if law.smooth:
+        return _along(line(peaks, hazard_at, marks.log_choices), num_nodes)
+    images, last = images_of(law, load)
+    between = panels(peaks, images, last, hazard_at, marks.log_choices)
+    return _between(between, law.has_end, order=num_nodes // 8)
 
-        def in_panels(index: Array, refine: ArrayLike) -> tuple[Array, Array]:
-            part = index // order
-            node = index % order
-            panel = part // refine
-            inside = panel < count
-            share = (part % refine + points[node]) / refine
-            own = jnp.where(panel < left.size, panel, 0)
-            t, slope = in_panel(law.has_end, start, left[own], size_of[own], share)
-            if tail is not None:
-                later, slope_later = in_tail(start, tail, share)
-                t = jnp.where(panel < left.size, t, later)
-                slope = jnp.where(panel < left.size, slope, slope_later)
-            return t, jnp.where(inside, slope / refine * weights[node], 0)
 
-        return Rule(start, jnp.zeros_like(start), count * order, in_panels)
-    of_line = line(peaks, hazard_at, known.log_choices)
+def _along(of_line: Line, num_nodes: int) -> SearchRule:
+    """Trapezoids along a line."""
 
-    def along(index: Array, refine: ArrayLike) -> tuple[Array, Array]:
-        start, centre, width, low, high, _ = of_line
+    def nodes(index: Array, refine: ArrayLike) -> tuple[Array, Array]:
         # Half a step from either end, where there is nothing to add: a node more would spoil the
         # size.
-        step = (high - low) / (num_nodes * refine)
+        step = (of_line.high - of_line.low) / (num_nodes * refine)
         inside = index < num_nodes * refine
-        excess, slope = on_line(centre, width, low + step * (jnp.where(inside, index, 0) + 0.5))
-        return start + excess, jnp.where(inside, slope * step, 0)
+        v = of_line.low + step * (jnp.where(inside, index, 0) + 0.5)
+        excess, slope = on_line(of_line, v)
+        return of_line.start + excess, jnp.where(inside, slope * step, 0)
 
-    return Rule(of_line[0], of_line[5], num_nodes, along)
+    return SearchRule(of_line.start, of_line.beyond, num_nodes, nodes)
+
+
+def _between(kinks: Panels, ends: bool, order: int) -> SearchRule:
+    """Gauss's rule of this order in each panel between kinks, and in the tail."""
+    start, left, sizes, tail = kinks
+    count = left.size + (tail is not None)
+    points, weights = (jnp.asarray(a, start.dtype) for a in legendre(order))
+
+    def nodes(index: Array, refine: ArrayLike) -> tuple[Array, Array]:
+        part = index // order
+        node = index % order
+        panel = part // refine
+        share = (part % refine + points[node]) / refine
+        own = jnp.where(panel < left.size, panel, 0)
+        t, slope = in_panel(ends, start, left[own], sizes[own], share)
+        if tail is not None:
+            later, slope_later = in_tail(start, tail, share)
+            t = jnp.where(panel < left.size, t, later)
+            slope = jnp.where(panel < left.size, slope, slope_later)
+        return t, jnp.where(panel < count, slope / refine * weights[node], 0)
+
+    return SearchRule(start, jnp.zeros_like(start), count * order, nodes)
 
 
 def images_of(law: Distribution, load: Array) -> tuple[Array, Array | None]:
@@ -133,7 +142,7 @@ def images_of(law: Distribution, load: Array) -> tuple[Array, Array | None]:
     return images, load[-1] * kinks[-1] if law.has_end else None
 
 
-def slope_of_homogeneous(value: Array, slope: Array, load: Array, num_workers: ArrayLike) -> Array:
+def homogeneous_slope(value: Array, slope: Array, load: Array, num_workers: ArrayLike) -> Array:
     """`slope` with that in the last load from the others: Σ_n load_n slope_n = value."""
     last = np.arange(load.size) == jnp.asarray(num_workers) - 1
     others = jnp.where(last, 0, slope)

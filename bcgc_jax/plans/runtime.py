@@ -27,6 +27,7 @@ from bcgc_jax._pytree import (
     replace,
     working_dtype,
 )
+from bcgc_jax.distributions.order import slowest_first
 from bcgc_jax.exact.order_statistics import max_finish_time
 from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.completion import AnyOf, Completion, Exact
@@ -99,7 +100,7 @@ def block_runtime(
     load = finish_load(x, x > 0, setup, chain)
     zero = [isinstance(value, int | float) and value == 0 for value in (start_ups, send_time)]
     if all(zero) and not overlap:  # N log N operations, not N²
-        return scale * max_finish_time(load, jnp.sort(times, axis=-1)[..., ::-1])
+        return scale * max_finish_time(load, slowest_first(times))
     starts = jnp.asarray(start_ups, dtype)
     starts = starts if starts.ndim else jnp.full(workers, starts)
     check_shape(
@@ -150,9 +151,9 @@ def coordinate_runtime(
 
     @functools.partial(jnp.vectorize, signature="(l),(l),(n)->()")
     def last(s: Array, spent: Array, times: Array) -> Array:
-        slowest_first = jnp.sort(times)[::-1]
         level = jnp.where(s < 0, workers, s)  # beyond the last there is NaN
-        return jnp.max(slowest_first.at[level].get(mode="fill", fill_value=jnp.nan) * spent)
+        awaited = slowest_first(times).at[level].get(mode="fill", fill_value=jnp.nan)
+        return jnp.max(awaited * spent)
 
     return scale * last(s, jnp.cumsum((s + 1) * costs, axis=-1), times)
 

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from bcgc_jax.distributions.order import slowest_first
+
 
 def least_alone(num_workers: int, max_subsets: int) -> np.ndarray:
     """N C(k, D) / C(N, D), `[N]`: subsets that only k workers store, on average over such sets."""
-    of_all = math.comb(num_workers, max_subsets)
-    return np.array(
-        [num_workers * math.comb(k, max_subsets) / of_all for k in range(1, num_workers + 1)]
-    )
+    all_sets = math.comb(num_workers, max_subsets)
+    sets = [math.comb(k, max_subsets) for k in range(1, num_workers + 1)]
+    return np.array([num_workers * some / all_sets for some in sets])
 
 
 def storage_bound(starts: Array | None, times: Any, alone: Any) -> Any:
@@ -33,12 +34,11 @@ def storage_bound(starts: Array | None, times: Any, alone: Any) -> Any:
     """
     if starts is None:
         xp = np if isinstance(times, np.ndarray) else jnp
-        slowest = xp.sort(times, axis=-1)[..., ::-1]
-        return xp.max(xp.asarray(alone, times.dtype) / xp.cumsum(1 / slowest, axis=-1), axis=-1)
+        together = xp.cumsum(1 / slowest_first(times), axis=-1)
+        return xp.max(xp.asarray(alone, times.dtype) / together, axis=-1)
     workers = len(times)
     alone = jnp.asarray(alone, times.dtype)
-    slowest_first = jnp.argsort(-times)
-    rank = jnp.zeros(workers, int).at[slowest_first].set(np.arange(workers))
+    rank = jnp.zeros(workers, int).at[jnp.argsort(-times)].set(np.arange(workers))
     order = jnp.argsort(starts)
 
     def least_end(slowest: tuple[Array, Array]) -> Array:
@@ -47,9 +47,8 @@ def storage_bound(starts: Array | None, times: Any, alone: Any) -> Any:
         speed = jnp.where(rank[order] < count, 1 / times[order], 0)
         together = jnp.cumsum(speed)
         work = data + jnp.cumsum(speed * starts[order])
-        return jnp.min(
-            jnp.where(together > 0, work / jnp.where(together > 0, together, 1), jnp.inf)
-        )
+        ends = work / jnp.where(together > 0, together, 1)
+        return jnp.min(jnp.where(together > 0, ends, jnp.inf))
 
     # One set after the other: all together would be N² numbers for each draw.
     ends = jax.lax.map(least_end, (jnp.arange(workers) + 1, alone))

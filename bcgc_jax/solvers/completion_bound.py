@@ -219,7 +219,7 @@ def _bounds(
     cut = jax.vmap(touching)(tilts)
     most = cut.constant + _suprema(law, minorant.low, minorant.high, cut)
     # Σ_n a_n r_n(x) ≥ total · min_i (i+1) Σ_{n≥i} a_n for every a.
-    rest = jnp.cumsum((cut.slopes - tilts)[:, ::-1], axis=1)[:, ::-1]
+    rest = jax.lax.cumsum(cut.slopes - tilts, axis=1, reverse=True)
     most = most - total * jnp.min(rest * jnp.arange(1, rest.shape[1] + 1), axis=1)
     return most + 1e-11, cut  # more than rounding does to a sum of logarithms of probabilities
 

@@ -14,10 +14,11 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax.distributions import Distribution
+from bcgc_jax.distributions.order import ascending_in_k, by_level
 from bcgc_jax.exact.crossing import Crossing, shares
 from bcgc_jax.exact.linear_algebra import LARGE, dot
 from bcgc_jax.exact.quadrature import rule_error
-from bcgc_jax.plans.marks import Marks, peaks_of, rule, slope_of_homogeneous, threshold_hazard
+from bcgc_jax.plans.marks import Marks, homogeneous_slope, peaks_of, search_rule, threshold_hazard
 
 # Intervals of the first rule.
 NUM_NODES = 32
@@ -98,7 +99,7 @@ def rule_in_pieces(
     where G_jk is the probability that the first failure after C(b_j) = j is at k. All terms are
     positive.
     """
-    start, beyond, size, nodes = rule(workers.law, workers.marks, load, NUM_NODES)
+    start, beyond, size, nodes = search_rule(workers.law, workers.marks, load, NUM_NODES)
     many = load.size > LARGE
     chunk = min(size, _NODES_AT_A_TIME)
     if with_hessian:
@@ -109,7 +110,7 @@ def rule_in_pieces(
         t, weight = nodes(index, refine)
         hazard, rate = threshold_hazard(workers.law, load, t, workers.marks.largest)
         crossing = Crossing(shares(hazard), workers.num_workers, batched)
-        density = crossing.above * jnp.moveaxis(rate, -1, 0)[::-1]
+        density = crossing.above * ascending_in_k(rate)
         following = None
         if with_hessian and not many:
             first, success, following = crossing.renewals()
@@ -134,7 +135,7 @@ def rule_in_pieces(
             return so_far
         if not many:
             return so_far._replace(upper=upper())
-        part = jnp.sum(dot(load[::-1], leaving)) / peaks_of(workers.marks.times, load)[2]
+        part = jnp.sum(dot(ascending_in_k(load), leaving)) / peaks_of(workers.marks.times, load)[2]
         counts = part > _NO_SHARE
         return so_far._replace(upper=jax.lax.cond(counts, upper, lambda: sums.upper))
 
@@ -155,11 +156,11 @@ def derivatives(
     error = rule_error(fine, coarse, coarsest) + left_out
     if not workers.law.smooth:  # Gauss's rules do not nest
         error = jnp.zeros_like(error)
-    hessian = jnp.minimum(sums.upper + sums.upper.T, 0)[::-1, ::-1]
+    hessian = jnp.minimum(sums.upper + sums.upper.T, 0)[::-1, ::-1]  # by level, on both axes
     diagonal = -dot(hessian, load) / jnp.where(load > 0, load, 1)
     hessian = hessian + jnp.where(np.eye(load.size, dtype=bool), diagonal, 0)
     slopes = [
-        slope_of_homogeneous(value, slope[::-1], load, workers.num_workers)
+        homogeneous_slope(value, by_level(slope), load, workers.num_workers)
         for value, slope in zip(start + sums.value, sums.slope, strict=False)
     ]
     size = loads.shape[1]

@@ -42,7 +42,7 @@ from bcgc_jax.exact.order_statistics import typical_hazards
 from bcgc_jax.exact.quadrature import rule_error
 from bcgc_jax.exact.windows import LEFT_OUT, windowed_paths
 from bcgc_jax.plans.iterations import iteration_of
-from bcgc_jax.plans.marks import Marks, marks, rule, slope_of_homogeneous, threshold_hazard
+from bcgc_jax.plans.marks import Marks, homogeneous_slope, marks_of, search_rule, threshold_hazard
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solvers.expected_maximum import NUM_NODES, nested_rules
 from bcgc_jax.solvers.newton import FINEST, next_barrier, step_length
@@ -144,7 +144,7 @@ class _Search:
         self.columns, samples = _basis(one.size)
         self._on_device = (jnp.asarray(self.columns), jnp.asarray(samples))
         self._evaluate = functools.partial(
-            _evaluate, law, marks(law, one, one.size), self._on_device[1]
+            _evaluate, law, marks_of(law, one, one.size), self._on_device[1]
         )
         self.steps = 0
         self.barrier = 1e-4 / self.columns.shape[1]
@@ -265,7 +265,7 @@ def _evaluate(
     level = np.arange(1, size + 1)
     load = jnp.asarray(np.cumsum(level * x), dtype)
     nodes = jax.eval_shape(
-        lambda load: jnp.zeros(rule(law, known, load, NUM_NODES).size), load
+        lambda load: jnp.zeros(search_rule(law, known, load, NUM_NODES).size), load
     ).size
 
     def piece(number: int) -> tuple[Any, ...]:
@@ -284,7 +284,7 @@ def _evaluate(
     value = starts[0] * np.array([1, 1, 1, 0]) + sum(values)
     slopes_in_x = []
     for of_rule, slope in zip(value, sum(slopes), strict=False):
-        in_load = np.asarray(slope_of_homogeneous(of_rule, jnp.asarray(slope), load, size), float)
+        in_load = np.asarray(homogeneous_slope(of_rule, jnp.asarray(slope), load, size), float)
         slopes_in_x.append(level * np.cumsum(in_load[::-1])[::-1])
     # The model makes do with as many nodes as the coarsest rule has.
     every = slice(0, nodes * refine, refine)
@@ -324,7 +324,7 @@ def _sums(
     none fails.
     """
     size = load.size
-    start, beyond, count, nodes = rule(law, known, load, NUM_NODES)
+    start, beyond, count, nodes = search_rule(law, known, load, NUM_NODES)
     index = piece * _NODES_AT_A_TIME + np.arange(_NODES_AT_A_TIME)
     inside = index < count * refine
     t, weight = nodes(jnp.where(inside, index, 0), refine)

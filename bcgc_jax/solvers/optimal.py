@@ -14,7 +14,7 @@ from bcgc_jax.exact.linear_algebra import LARGE, dot
 from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.evaluate import with_rounding
 from bcgc_jax.plans.iterations import iteration_of
-from bcgc_jax.plans.marks import marks
+from bcgc_jax.plans.marks import marks_of
 from bcgc_jax.plans.runtime import sent_load
 from bcgc_jax.plans.worker import Load
 from bcgc_jax.problem import Problem, Status
@@ -73,7 +73,7 @@ def optimal_partition(
         return _by_cuts(problem, levels, tolerance)
     law = iteration.pooled().with_fast_inverse()
     count = jnp.asarray(problem.num_workers)
-    known = marks(law, jnp.ones(levels.size, problem.dtype), count)
+    known = marks_of(law, jnp.ones(levels.size, problem.dtype), count)
     least = jnp.asarray(least, problem.dtype) / unit
     given = Given(
         workers=Workers(law, known, count),

@@ -110,7 +110,7 @@ def ordered_bound(problem: Problem, levels: Array) -> Array:
         more = (
             jnp.where(problem.exists, jnp.diff(work, prepend=np.zeros(1, work.dtype)), 0) / subsets
         )
-        above = jnp.cumsum(more[::-1])[::-1] - more
+        above = jax.lax.cumsum(more, reverse=True) - more
         return jnp.max(jnp.where(levels, work / subsets + above, 0))
 
     longest = jnp.max(starts) + problem.scale * problem.total * size * jnp.max(times)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from bcgc_jax.distributions.order import by_level
 from bcgc_jax.exact.crossing import Crossing, crossing_probability, shares
 from bcgc_jax.exact.quadrature import Quadrature, follow
 from bcgc_jax.exact.windows import windowed_paths
@@ -240,7 +241,7 @@ def _by_renewals(hazard: jax.Array, workers: int) -> tuple[jax.Array, jax.Array]
     crossing = Crossing(shares(hazard), workers)
     first = crossing.first_failures()
     paths = jnp.maximum(first * crossing.successes(), 0) * crossing.above / crossing.total
-    return crossing.probability(first), crossing.unit * jnp.moveaxis(paths[::-1], 0, -1)
+    return crossing.probability(first), crossing.unit * by_level(paths)
 
 
 found_by_windows = jax.jit(windowed_paths)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.plans.marks import marks, rule
+from bcgc_jax.plans.marks import marks_of, search_rule
 from tests.oracles import runtimes as oracles
 from tests.oracles.laws import CASES
 from tests.oracles.programme import best_of_two_speeds
@@ -38,7 +38,7 @@ def _equation_5(x, times, samples: float, cycles: float) -> float:
 @pytest.mark.parametrize("law", [bcgc.Uniform(1.0, 2.5), bcgc.ShiftedExponential(0.4, 1.0)])
 def test_nodes_beyond_a_search_rule_have_no_weight(law):
     load = jnp.array([2.0, 3.0, 5.0])
-    found = rule(law, marks(law, load, 3), load, 32)
+    found = search_rule(law, marks_of(law, load, 3), load, 32)
     weights = found.nodes(jnp.arange(3 * found.size), 2)[1]
     assert np.all(np.asarray(weights[2 * found.size :]) == 0)
     assert np.sum(weights[: 2 * found.size]) > 0

@@ -8,7 +8,7 @@ from scipy import optimize
 
 import bcgc_jax as bcgc
 from bcgc_jax.exact.linear_algebra import solve_positive, solve_unit_upper
-from bcgc_jax.plans.marks import marks
+from bcgc_jax.plans.marks import marks_of
 from bcgc_jax.solvers.expected_maximum import Workers, derivatives, sums_over_nodes
 from bcgc_jax.solvers.lanes import loop
 from tests.oracles import laws
@@ -201,7 +201,7 @@ def test_slopes_and_hessian_are_differences_of_the_exact_expectation(x64, name):
 
     @jax.jit
     def expansion(load, refine):
-        given = Workers(law, marks(law, load, workers), workers)
+        given = Workers(law, marks_of(law, load, workers), workers)
         start, sums = sums_over_nodes(given, load, refine)
         value, error, (slope,), hessian = derivatives(given, jnp.eye(workers), load, start, sums)
         exact, gradient = jax.value_and_grad(lambda y: expected_max(law, y, workers).value)(load)

@@ -74,10 +74,9 @@ class TwoSpeed(Distribution):
 
     def cumulative_hazard(self, t):
         possible, probability = excess_above(self.probability, 0.0)
-        slow_hazard = jnp.where(possible, -jnp.log(probability), jnp.inf)
-        return jnp.where(
-            jnp.less(t, self.fast), 0, jnp.where(jnp.less(t, self.slow), slow_hazard, jnp.inf)
-        )
+        between = jnp.where(possible, -jnp.log(probability), jnp.inf)
+        before_slow = jnp.where(jnp.less(t, self.slow), between, jnp.inf)
+        return jnp.where(jnp.less(t, self.fast), 0, before_slow)
 
     def inverse_cumulative_hazard(self, a):
         # With a margin of a few ulp, so that Λ⁻¹(Λ(fast)) = fast survives the two roundings.
@@ -103,14 +102,16 @@ class _Measured(Distribution):
     def cumulative_hazard(self, t):
         times = self.ascending()
         t = jnp.asarray(t)
-        count = jnp.searchsorted(times, t, side="right", method="sort" if t.size > 64 else "scan")
+        method = "sort" if t.size > 64 else "scan"
+        count = jnp.searchsorted(times, t, side="right", method=method)
         # Counts alone would give float32. log1p in the lower half, or the first times lose their
         # digits.
         count = count.astype(working_dtype(times))
         left = times.size - count
         lower = -jnp.log1p(-jnp.minimum(count / times.size, 0.5))
         upper = -jnp.log(jnp.maximum(left, 1) / times.size)
-        return jnp.where(left > 0, jnp.where(count < left, lower, upper), jnp.inf)
+        hazard = jnp.where(count < left, lower, upper)
+        return jnp.where(left > 0, hazard, jnp.inf)
 
     def inverse_cumulative_hazard(self, a):
         times = self.ascending()

@@ -77,11 +77,11 @@ class AnyDistribution:
             check(name, value, condition, finite=finite)
             if isinstance(value, int | np.integer):  # 1 is no other program than 1.0
                 object.__setattr__(self, name, float(value))
-        low, high = (
-            (concrete(getattr(self, name)) for name in self.below) if self.below else (None, None)
-        )
+        if self.below is None:
+            return
+        low, high = (concrete(getattr(self, name)) for name in self.below)
         if low is not None and high is not None and np.any(low >= high):
-            raise ValueError(f"{' must be below '.join(self.below or ())}, got {low} and {high}")
+            raise ValueError(f"{' must be below '.join(self.below)}, got {low} and {high}")
 
     def _conditions(self) -> Iterator[tuple[str, Any, str, bool]]:
         for name, text in self.conditions:
@@ -91,12 +91,13 @@ class AnyDistribution:
 
     def valid(self) -> Array:
         """Whether the parameters are possible, which nobody has checked where they are traced."""
-        found = [
-            meets(value, condition, finite) for _, value, condition, finite in self._conditions()
-        ]
+        valid = jnp.asarray(True)
+        for _, value, condition, finite in self._conditions():
+            valid &= jnp.all(meets(value, condition, finite))
         if self.below is not None:
-            found.append(jnp.less(*(getattr(self, name) for name in self.below)))
-        return functools.reduce(jnp.logical_and, map(jnp.all, found), jnp.asarray(True))
+            low, high = (getattr(self, name) for name in self.below)
+            valid &= jnp.all(jnp.less(low, high))
+        return valid
 
     def check_single(self) -> None:
         """Raise ValueError where shapes say that this is a batch, which only `jax.vmap` takes."""
@@ -104,15 +105,16 @@ class AnyDistribution:
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             leaves = jax.tree.leaves(getattr(self, field.name))
             rank = ranks.get(field.name, 0)
-            if any(np.ndim(leaf) != rank for leaf in leaves) and (
-                field.name in ranks or not self._is_one()
-            ):
-                what = f"an array of rank {rank}" if rank else "one number"
-                shapes = ", ".join(str(np.shape(leaf)) for leaf in leaves)
-                raise ValueError(
-                    f"{field.name} of {type(self).__name__} must be {what}, got shape {shapes}: "
-                    f"{ONE_BY_ONE}"
-                )
+            if all(np.ndim(leaf) == rank for leaf in leaves):
+                continue
+            if field.name not in ranks and self._is_one():
+                continue
+            what = f"an array of rank {rank}" if rank else "one number"
+            shapes = ", ".join(str(np.shape(leaf)) for leaf in leaves)
+            raise ValueError(
+                f"{field.name} of {type(self).__name__} must be {what}, got shape {shapes}: "
+                f"{ONE_BY_ONE}"
+            )
 
     def _is_one(self) -> bool:
         """Whether parameters that have shapes of their own give one mean and one infimum."""
@@ -173,9 +175,12 @@ class Distribution(AnyDistribution):
         super().__init_subclass__(**kwargs)
         for name in _COMPILED:
             method = getattr(cls, name)
-            if name in cls.__dict__ or (method is getattr(Distribution, name) and name in _DERIVED):
-                method = _in_working_dtype(method) if name in _ELEMENTWISE else method
-                setattr(cls, name, jax.jit(method, static_argnames=_STATIC.get(name, ())))
+            inherited = name in _DERIVED and method is getattr(Distribution, name)
+            if name not in cls.__dict__ and not inherited:
+                continue
+            if name in _ELEMENTWISE:
+                method = _in_working_dtype(method)
+            setattr(cls, name, jax.jit(method, static_argnames=_STATIC.get(name, ())))
 
     def cumulative_hazard(self, t: ArrayLike) -> Array:
         """Λ(t) = -log P(T > t), elementwise: 0 below the support, inf above it."""

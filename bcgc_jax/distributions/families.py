@@ -327,9 +327,8 @@ class FromHazard(Distribution):
 
     def mean(self):
         one = jnp.ones(1, working_dtype(self))
-        return average(
-            self.inverse_cumulative_hazard, one, one, self.cumulative_hazard(self.breaks())
-        )[0]
+        kinks = self.cumulative_hazard(self.breaks())
+        return average(self.inverse_cumulative_hazard, one, one, kinks)[0]
 
     def infimum(self):
         # The value of Λ⁻¹ at 0 with the slopes just above it: a power of a has none at 0.
@@ -372,9 +371,9 @@ class _Tabulated(_Shifted):
         f1 = self.log_t[i + 1]
         d0 = self.slope[i] * step
         d1 = self.slope[i + 1] * step
-        return jnp.exp(
-            f0 + u * (d0 + u * (3 * (f1 - f0) - 2 * d0 - d1 + u * (2 * (f0 - f1) + d0 + d1)))
-        )
+        square = 3 * (f1 - f0) - 2 * d0 - d1
+        cube = 2 * (f0 - f1) + d0 + d1
+        return jnp.exp(f0 + u * (d0 + u * (square + u * cube)))
 
     def mean(self):
         return self.law.mean()
@@ -384,11 +383,12 @@ class _Tabulated(_Shifted):
 class HazardSpline(Distribution):
     r"""Λ⁻¹ as a spline through (`hazards`, `times`), `[K]`, and a generalised Pareto tail above it.
 
-    `slopes` are dΛ⁻¹/da at the knots. Beyond the last knot u, P(T > u + z | T > u) = (1 + ξ
-    z/σ)^{-1/ξ} with σ the last slope and ξ ≥ 0 the `tail_index`; ξ = 0 is exponential. Knots ascend
-    strictly, the first hazard is 0. Times and slopes carry the unit of time. Rules of integration
-    go by the knots unless they are `hidden`, as they may be for many levels: panels between all
-    knots would take long, and the maximum of many times shows no knot. Built by `smooth_empirical`.
+    `slopes` are dΛ⁻¹/da at the knots. Beyond the last knot u
+    P(T > u + z | T > u) = (1 + ξ z/σ)^{-1/ξ}, with σ the last slope and ξ ≥ 0 the `tail_index`;
+    ξ = 0 is exponential. Knots ascend strictly, the first hazard is 0. Times and slopes carry the
+    unit of time. Rules of integration go by the knots unless they are `hidden`, as they may be for
+    many levels: panels between all knots would take long, and the maximum of many times shows no
+    knot. Built by `smooth_empirical`.
     """
 
     hazards: Array
@@ -453,12 +453,10 @@ class HazardSpline(Distribution):
         return self.times[0]
 
     def summary(self):
-        size = jnp.size(self.times)
-        mean = self.mean()
         return {
             "distribution": "smooth",
-            "knots": size,
-            "mean": mean,
+            "knots": jnp.size(self.times),
+            "mean": self.mean(),
             "tail_index": self.tail_index,
         }
 

@@ -38,15 +38,12 @@ def average(values: Elementwise, rank: Array, above: Array, kinks: Array) -> Arr
     near = jax.nn.softplus(jnp.log(k / m) + jnp.sqrt(1 / k + 1 / m) * _NEAR.astype(dtype))
     # Beyond the typical hazard, which that of the slowest of up to 131,072 workers, m = 1, is below
     # anyway.
-    far = (
-        jnp.where(m > 1, jax.nn.softplus(jnp.log(k / m)), 0)
-        + jnp.asarray(_FAR[dtype.itemsize], dtype) / m
-    )
-    marks = jnp.concatenate(
-        [near, jnp.broadcast_to(kinks.astype(dtype), (rank.size, kinks.size))], axis=1
-    )
-    marks = jnp.clip(jax.lax.stop_gradient(marks), 0, far[:, -1:])
-    edges = jnp.sort(jnp.concatenate([jnp.zeros_like(k), marks, far], axis=1))
+    typical = jnp.where(m > 1, jax.nn.softplus(jnp.log(k / m)), 0)
+    far = typical + jnp.asarray(_FAR[dtype.itemsize], dtype) / m
+    kinks = jnp.broadcast_to(kinks.astype(dtype), (rank.size, kinks.size))
+    inner = jax.lax.stop_gradient(jnp.concatenate([near, kinks], axis=1))
+    inner = jnp.clip(inner, 0, far[:, -1:])
+    edges = jnp.sort(jnp.concatenate([jnp.zeros_like(k), inner, far], axis=1))
     share, (weight, *_) = double_exponential(_NUM_NODES, dtype)
     size = jnp.diff(edges)[..., None]
     a = jnp.asarray(edges[:, :-1, None] + size * share)
@@ -57,22 +54,21 @@ def average(values: Elementwise, rank: Array, above: Array, kinks: Array) -> Arr
     body = jnp.sum(terms, axis=(1, 2))
     # As that of 1/T, if too much lies next to 0.
     body = jnp.where(jnp.abs(terms[:, 0, 0]) > 1e-3 * jnp.abs(body), jnp.inf, body)
-    last = values(far[:, -2:])
-    counts = last != 0
-    log_last = (
-        log_density(far[:, -2:], k, m)
-        - highest[..., 0]
-        + jnp.log(jnp.abs(jnp.where(counts, last, 1)))
-    )
-    fall = (log_last[:, 0] - log_last[:, 1]) / (far[:, -1] - far[:, -2])
-    ends = fall > 32 * jnp.finfo(dtype).eps * above
-    rest = (
-        jnp.sign(last[:, 1])
-        * jnp.exp(jnp.where(ends, log_last[:, 1], 0))
-        / jnp.where(ends, fall, 1)
-    )
-    rest = jnp.where(ends, rest, jnp.inf)
-    return (body + jnp.where(counts[:, 1], rest, 0)) / jnp.sum(mass, axis=(1, 2))
+    last = far[:, -2:]
+    log_last = log_density(last, k, m) - highest[..., 0]
+    rest = _power_law(last, values(last), log_last, above)
+    return (body + rest) / jnp.sum(mass, axis=(1, 2))
+
+
+def _power_law(a: Array, values: Array, log_density: Array, above: Array) -> Array:
+    """∫ of values times density beyond the last of two a, `[M, 2]`, as if it fell like e^-ca."""
+    counts = values != 0
+    log_term = log_density + jnp.log(jnp.abs(jnp.where(counts, values, 1)))
+    fall = (log_term[:, 0] - log_term[:, 1]) / (a[:, 1] - a[:, 0])
+    ends = fall > 32 * jnp.finfo(a.dtype).eps * above
+    term = jnp.sign(values[:, 1]) * jnp.exp(jnp.where(ends, log_term[:, 1], 0))
+    rest = jnp.where(ends, term / jnp.where(ends, fall, 1), jnp.inf)
+    return jnp.where(counts[:, 1], rest, 0)
 
 
 def inverse_of(hazard: Elementwise, a: Array) -> Array:
@@ -82,14 +78,12 @@ def inverse_of(hazard: Elementwise, a: Array) -> Array:
         _, t = _bracket(lambda t: excess(t) >= 0, start)
         return t
 
-    found = jax.lax.custom_root(
-        lambda t: hazard(t) - a,
-        jnp.zeros_like(a),
-        solve,
-        lambda slope, y: y / slope(jnp.ones_like(y)),
-    )
+    def along(slope: Elementwise, y: Array) -> Array:
+        return y / slope(jnp.ones_like(y))
+
+    root = jax.lax.custom_root(lambda t: hazard(t) - a, jnp.zeros_like(a), solve, along)
     reached = hazard(jnp.full_like(a, jnp.finfo(a.dtype).max)) >= a
-    return jnp.where(reached, found, jnp.inf)
+    return jnp.where(reached, root, jnp.inf)
 
 
 def begin_of(hazard: Elementwise, dtype: np.dtype) -> Array:

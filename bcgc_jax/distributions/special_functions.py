@@ -31,14 +31,17 @@ class _Tail(NamedTuple):
     log: Array
     mills: Array
 
+    @property
+    def log_p(self) -> Array:
+        """log P on the left; any number on the right."""
+        return jnp.where(self.left, self.log, -1)
+
     def hazard(self) -> Array:
-        return jnp.where(
-            self.left, _minus_log1m(jnp.exp(jnp.where(self.left, self.log, -1))), -self.log
-        )
+        return jnp.where(self.left, _minus_log1m(jnp.exp(self.log_p)), -self.log)
 
     def odds(self) -> Array:
         """P / Q on the left; 1 on the right."""
-        return jnp.where(self.left, 1 / jnp.expm1(-jnp.where(self.left, self.log, -1)), 1)
+        return jnp.where(self.left, 1 / jnp.expm1(-self.log_p), 1)
 
     def slope(self) -> Array:
         """dΛ/du."""
@@ -46,20 +49,19 @@ class _Tail(NamedTuple):
 
     def newton(self, log_hazard: Array) -> Array:
         """The step in u towards the root of log Λ = `log_hazard`, also where P underflows."""
-        p = jnp.exp(jnp.where(self.left, self.log, -1))
+        p = jnp.exp(self.log_p)
         # -log(1 - p) / p, and its limit.
         ratio = jnp.where(p > jnp.finfo(p.dtype).tiny, _minus_log1m(p) / jnp.where(p > 0, p, 1), 1)
         log_value = jnp.where(self.left, self.log + jnp.log(ratio), jnp.log(jnp.abs(self.log)))
-        return (
-            (log_hazard - log_value) * jnp.where(self.left, ratio * (1 - p), -self.log) * self.mills
-        )
+        scale = jnp.where(self.left, ratio * (1 - p), -self.log)
+        return (log_hazard - log_value) * scale * self.mills
 
 
 def _minus_log1m(p: Array) -> Array:
     """-log(1 - p). XLA's log1p is off by up to 1.4e-14 at -0.5, by an ulp above -0.3."""
-    return jnp.where(
-        p < 0.25, -jnp.log1p(-jnp.minimum(p, 0.25)), -jnp.log(1 - jnp.where(p < 1, p, 0))
-    )
+    small = -jnp.log1p(-jnp.minimum(p, 0.25))
+    large = -jnp.log(1 - jnp.where(p < 1, p, 0))
+    return jnp.where(p < 0.25, small, large)
 
 
 @functools.cache
@@ -91,9 +93,8 @@ def double_exponential(num: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarra
     share = 1 / (1 + np.exp(-np.pi * np.sinh(v)))
     weight = np.pi * np.cosh(v) * share / (1 + np.exp(np.pi * np.sinh(v))) * (2 * end / num)
     node = np.arange(num + 1)
-    return share.astype(dtype), np.stack([weight * (node % k == 0) * k for k in (1, 2, 4)]).astype(
-        dtype
-    )
+    weights = np.stack([weight * (node % k == 0) * k for k in (1, 2, 4)])
+    return share.astype(dtype), weights.astype(dtype)
 
 
 @functools.cache
@@ -145,10 +146,9 @@ def _rough_normal(a: Array) -> tuple[Array, Array, Array]:
     right = a > math.log(2)
     b = jnp.where(right, a, -jnp.log(-jnp.expm1(-jnp.minimum(a, 1))))
     t = jnp.sqrt(2 * b)
-    z = t - (2.515517 + t * (0.802853 + t * 0.010328)) / (
-        1 + t * (1.432788 + t * (0.189269 + t * 0.001308))
-    )
-    return right, b, z
+    above = 2.515517 + t * (0.802853 + t * 0.010328)
+    below = 1 + t * (1.432788 + t * (0.189269 + t * 0.001308))
+    return right, b, t - above / below
 
 
 @jax.custom_jvp
@@ -195,9 +195,8 @@ def _gamma_tail(
         end = end - (x * grown - b * end - cut) / (x * grown + gap)
     end = jax.lax.stop_gradient(jnp.where(left, -short, end))
     v = end[..., None] * jnp.asarray(nodes, x.dtype)
-    value = jnp.asarray(weights, x.dtype) * jnp.exp(
-        b[..., None] * v - x[..., None] * (jnp.exp(v) - 1)
-    )
+    exponent = b[..., None] * v - x[..., None] * (jnp.exp(v) - 1)
+    value = jnp.asarray(weights, x.dtype) * jnp.exp(exponent)
     integral = jnp.abs(end) * jnp.sum(value, axis=-1)
     lower = 1 + x * integral
     mills = jnp.where(left, lower / shape, integral)
@@ -260,9 +259,8 @@ def _gamma_hazard_jvp(primals, tangents):
     safe = _in_range(x)
     tail, slope = _gamma_tail(shape, _stirling(shape), safe)
     in_shape = jnp.where(tail.left, 1, -1) * tail.odds() * slope
-    return jnp.where(x < jnp.inf, tail.hazard(), jnp.inf), _along(
-        tangents, in_shape, tail.slope() / safe
-    )
+    hazard = jnp.where(x < jnp.inf, tail.hazard(), jnp.inf)
+    return hazard, _along(tangents, in_shape, tail.slope() / safe)
 
 
 gamma_hazard.defjvp(_gamma_hazard_jvp, symbolic_zeros=True)

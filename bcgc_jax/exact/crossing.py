@@ -119,11 +119,10 @@ class Crossing:
         # With room for the time and the density that V and R are multiplied by: N < 53 in float32.
         self.powers = self.size < 0.6 * most
         m = np.maximum(np.arange(self.size + 1), 1)
-        table = (
-            np.exp(m * math.log(self.size) - log_factorial)
-            if self.powers
-            else np.exp(-log_factorial / m)
-        )
+        if self.powers:
+            table = np.exp(m * math.log(self.size) - log_factorial)
+        else:
+            table = np.exp(-log_factorial / m)
         self.table = np.where(np.arange(self.size + 1), table, 1).astype(dtype)
         # The rate of arrivals.
         self.unit = jnp.asarray(self.size, dtype) if self.powers else self.workers
@@ -142,9 +141,13 @@ class Crossing:
         The first as (N share (m!)^{-1/m})^m e^{-N share}, the exponential before the last
         squarings; `decay` is its factor there, where it is known.
         """
-        known = isinstance(m, np.ndarray)
-        factor = self.table[m] if known else jnp.asarray(self.table)[m]
-        bits = max(1, int(m.max(initial=0) if known else self.size).bit_length())
+        if isinstance(m, np.ndarray):
+            factor = self.table[m]
+            most = int(m.max(initial=0))
+        else:
+            factor = jnp.asarray(self.table)[m]
+            most = self.size
+        bits = max(1, most.bit_length())
         if self.powers:
             weight = factor
             power = share
@@ -200,11 +203,9 @@ class Crossing:
             lag = self._column(np.arange(1, self.size - begin))
 
             def take_out(i: Array, first: Array, lag: np.ndarray = lag) -> Array:
-                weight = self._weight(
-                    lag, *_between(_rows(levels, i, 1), _rows(levels, i + 1, lag.size))
-                )
+                share, decay = _between(_rows(levels, i, 1), _rows(levels, i + 1, lag.size))
                 (left,) = _rows([first], i + 1, lag.size)
-                left = left - weight * first[i]
+                left = left - self._weight(lag, share, decay) * first[i]
                 return jax.lax.dynamic_update_slice_in_dim(first, left, i + 1, 0)
 
             first = jax.lax.fori_loop(begin, min(end, self.size - 1), take_out, first)
@@ -216,21 +217,16 @@ class Crossing:
         success = self._end
         for begin, end in reversed(self._parts()):
 
-            def take_out(
-                step: Array, carry: tuple[Array, Array], end: int = end
-            ) -> tuple[Array, Array]:
-                later_sum, success = carry
+            def take_out(step: Array, rows: Any, end: int = end) -> tuple[Array, Array]:
+                later_sum, success = rows
                 i = end - 1 - step
                 lag = i - self.index[:end]
                 earlier = self._column(lag > 0)
                 lag = self._column(jnp.maximum(lag, 1))
                 share, decay = _between([a[:end] for a in self.levels], _rows(self.levels, i, 1))
                 below = jnp.where(earlier, self._weight(lag - 1, share, decay), 0) * later_sum[i]
-                both = below * self.unit * share / lag, below
-                return tuple(  # type: ignore[return-value]
-                    jax.lax.dynamic_update_slice_in_dim(rows, rows[:end] - taken, 0, 0)
-                    for rows, taken in zip((later_sum, success), both, strict=True)
-                )
+                later_sum = _less(later_sum, below * self.unit * share / lag)
+                return later_sum, _less(success, below)
 
             later_sum, success = jax.lax.fori_loop(0, end - begin, take_out, (later_sum, success))
         return success
@@ -264,6 +260,11 @@ class Crossing:
 
 def _rows(arrays: Iterable[Array], start: Array, size: int) -> tuple[Array, ...]:
     return tuple(jax.lax.dynamic_slice_in_dim(a, start, size, 0) for a in arrays)
+
+
+def _less(rows: Array, taken: Array) -> Array:
+    """The rows, of which this is taken out of the first ones."""
+    return jax.lax.dynamic_update_slice_in_dim(rows, rows[: len(taken)] - taken, 0, 0)
 
 
 def _between(low: Sequence[Array], high: Sequence[Array]) -> tuple[Array, Array | None]:

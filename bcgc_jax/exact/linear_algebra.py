@@ -41,9 +41,8 @@ def solve_positive(matrix: Array, rhs: Array) -> Array:
         rows = jax.lax.dynamic_slice_in_dim(system, start, width, 0)
         columns = jax.lax.dynamic_slice_in_dim(system, start, width, 1)
         block = jax.lax.dynamic_slice_in_dim(rows, start, width, 1)
-        rows = jax.lax.fori_loop(0, width, _pivot, jnp.concatenate([block, rows], axis=1))[
-            :, width:
-        ]
+        rows = jnp.concatenate([block, rows], axis=1)
+        rows = jax.lax.fori_loop(0, width, _pivot, rows)[:, width:]
         return jax.lax.dynamic_update_slice_in_dim(system - dot(columns, rows), rows, start, 0)
 
     if first < size:
@@ -102,8 +101,8 @@ def _solve_by_columns(rows: Array, strict: Array) -> Array:
 
         def take_out(i: Array, left: Array) -> Array:
             for j in range(width):
-                known = jax.lax.dynamic_index_in_dim(solved, i * width + j, 1)
-                left = left - known * jax.lax.dynamic_index_in_dim(above, i * width + j, 0)
+                earlier = jax.lax.dynamic_index_in_dim(solved, i * width + j, 1)
+                left = left - earlier * jax.lax.dynamic_index_in_dim(above, i * width + j, 0)
             return left
 
         left = jax.lax.dynamic_slice_in_dim(rows, start, width, 1)

@@ -46,16 +46,20 @@ def threefry(key_data: Array, x0: Array, x1: Array) -> tuple[Array, Array]:
 def _exponential_pair(seed: Array, row: Array, draw: Array, dtype: Any) -> tuple[Array, Array]:
     """Independent Exp(1) variables, never 0, for levels 2 `row` and 2 `row` + 1 of each draw."""
     if jnp.dtype(dtype) == jnp.float64:
-        words = (threefry(seed, draw, 2 * row), threefry(seed, draw, 2 * row + 1))
-        # 52 bits and a half: exact in float64, inside (0, 1).
-        u = [
-            ((a >> 6).astype(dtype) * 2.0**26 + (b >> 6).astype(dtype) + 0.5) * 2.0**-52
-            for a, b in words
-        ]
+        one = _uniform64(threefry(seed, draw, 2 * row), dtype)
+        other = _uniform64(threefry(seed, draw, 2 * row + 1), dtype)
     else:
         # 23 bits and a half: exact in float32, inside (0, 1).
-        u = [((a >> 9).astype(dtype) + 0.5) * 2.0**-23 for a in threefry(seed, draw, row)]
-    return -jnp.log(u[0]), -jnp.log(u[1])
+        one, other = (
+            ((word >> 9).astype(dtype) + 0.5) * 2.0**-23 for word in threefry(seed, draw, row)
+        )
+    return -jnp.log(one), -jnp.log(other)
+
+
+def _uniform64(words: tuple[Array, Array], dtype: Any) -> Array:
+    """52 bits and a half: exact in float64, inside (0, 1)."""
+    high, low = ((word >> 6).astype(dtype) for word in words)
+    return (high * 2.0**26 + low + 0.5) * 2.0**-52
 
 
 def _over_levels(
@@ -78,21 +82,17 @@ def _over_levels(
     j = jnp.arange(1, 2 * rows + 1, dtype=loads.dtype)
     weight = jnp.where(j <= num_workers, 1 / j, 0).reshape(-1, 2)
 
-    def both(carry: Any, given: tuple[Array, Array, Array]) -> tuple[Any, Any]:
-        row, weights, load = given
-        first, second = _exponential_pair(
-            seed, jnp.broadcast_to(row, draw.shape), draw, loads.dtype
-        )
+    def both(carry: Any, of_row: tuple[Array, Array, Array]) -> tuple[Any, Any]:
+        row, weights, load = of_row
+        row = jnp.broadcast_to(row, draw.shape)
+        first, second = _exponential_pair(seed, row, draw, loads.dtype)
         carry, b = step(carry, second * weights[1], load[1])
         carry, a = step(carry, first * weights[0], load[0])
         return carry, jax.tree.map(lambda x, y: jnp.stack([x, y]), a, b)
 
-    given = (
-        jnp.arange(rows, dtype=jnp.uint32),
-        weight,
-        jnp.pad(loads, (0, loads.size % 2)).reshape(-1, 2),
-    )
-    return jax.lax.scan(both, carry, given, reverse=True)
+    row = jnp.arange(rows, dtype=jnp.uint32)
+    load = jnp.pad(loads, (0, loads.size % 2)).reshape(-1, 2)
+    return jax.lax.scan(both, carry, (row, weight, load), reverse=True)
 
 
 def max_finish_time(load: Array, sorted_times: Array) -> Array:
@@ -112,9 +112,11 @@ def sorted_draws(
     """Draws of the sorted cycle times, slowest first, `[num_draws, max_workers]`."""
     zero = jnp.zeros(num_draws, dtype)
     none = jnp.zeros(max_workers, dtype)
-    _, hazard = _over_levels(
-        lambda a, step, _: (a + step, a + step), zero, key, num_workers, num_draws, none
-    )
+
+    def add(a: Array, step: Array, _: Array) -> tuple[Array, Array]:
+        return a + step, a + step
+
+    _, hazard = _over_levels(add, zero, key, num_workers, num_draws, none)
     hazard = hazard.reshape(-1, num_draws)[:max_workers].T
     return law.with_fast_inverse().inverse_cumulative_hazard(hazard).astype(dtype)
 
@@ -126,13 +128,12 @@ def simulate_max(
     """Draws of max_n load_n T_(N-n), `[num_draws]`, without an array of all times."""
     law = law.with_fast_inverse()
 
-    def finish(
-        carry: tuple[Array, Array], step: Array, y: Array
-    ) -> tuple[tuple[Array, Array], None]:
-        hazard = carry[0] + step
+    def finish(so_far: tuple[Array, Array], step: Array, y: Array) -> tuple[Any, None]:
+        hazard, largest = so_far
+        hazard = hazard + step
         # A level without load never counts, also where T is infinite.
         time = jnp.where(y > 0, y * law.inverse_cumulative_hazard(hazard), 0)
-        return (hazard, jnp.maximum(carry[1], time.astype(load.dtype))), None
+        return (hazard, jnp.maximum(largest, time.astype(load.dtype))), None
 
     zero = jnp.zeros(num_draws, load.dtype)
     (_, largest), _ = _over_levels(finish, (zero, zero), key, num_workers, num_draws, load)
@@ -170,8 +171,8 @@ def moments(
         return jnp.where(exists, jnp.sum(term, axis=1), of(law.infimum()))
     if law.breaks().size > law.has_end or (function is None and not law.light_tail):
         kinks = law.cumulative_hazard(law.breaks().astype(k.dtype))
-        found = average(lambda a: of(law.inverse_cumulative_hazard(a)), k, above, kinks)
-        return jnp.where(exists, found, of(law.infimum()))
+        averages = average(lambda a: of(law.inverse_cumulative_hazard(a)), k, above, kinks)
+        return jnp.where(exists, averages, of(law.infimum()))
     mode = jnp.log(k / above)[:, None]
     width = jnp.sqrt(1 / k + 1 / above)[:, None]
     reach = 400.0 if k.dtype == jnp.float64 else 70.0
@@ -185,9 +186,9 @@ def moments(
     total = jnp.sum(term, axis=1)
     # Nothing may be left at the last nodes whose weight has not underflowed.
     seen = weight > 0
-    ends = jnp.stack(
-        [jnp.argmax(seen, axis=1), num_nodes - 1 - jnp.argmax(seen[:, ::-1], axis=1)], axis=1
-    )
+    first = jnp.argmax(seen, axis=1)
+    last = num_nodes - 1 - jnp.argmax(seen[:, ::-1], axis=1)
+    ends = jnp.stack([first, last], axis=1)
     left = jnp.max(jnp.abs(jnp.take_along_axis(term, ends, 1)), axis=1)
     total = jnp.where(left > 1e-3 * jnp.abs(total), jnp.inf, total)
     return jnp.where(exists, total, of(law.infimum()))
@@ -205,9 +206,8 @@ def typical_hazards(
     j = np.arange(1, load.size + 1)
     sums = np.pad(np.cumsum([1 / j, 1 / j**2], axis=1), [(0, 0), (1, 0)]).astype(load.dtype)
     # Σ_{j=n+1}^N: what is left of the tables' differences is 1/N at least.
-    mean, variance = jnp.maximum(
-        jnp.asarray(sums)[:, jnp.asarray(num_workers, int), None] - sums[:, :-1], 0
-    )
+    up_to_all = jnp.asarray(sums)[:, jnp.asarray(num_workers, int), None]
+    mean, variance = jnp.maximum(up_to_all - sums[:, :-1], 0)
     sigma = np.array(deviations, load.dtype)[:, None]
     return jnp.maximum(mean + sigma * jnp.sqrt(variance), 0.1 * mean)
 
@@ -218,9 +218,8 @@ def log_choices(load: Array, num_workers: ArrayLike) -> Array:
     table = jnp.asarray(log_factorial)
     workers = jnp.asarray(num_workers, int)
     rest = workers - np.arange(load.size + 1)
-    return jnp.where(
-        rest >= 0, table[workers] - log_factorial - table[jnp.maximum(rest, 0)], -jnp.inf
-    )
+    choices = table[workers] - log_factorial - table[jnp.maximum(rest, 0)]
+    return jnp.where(rest >= 0, choices, -jnp.inf)
 
 
 def expected_shared_time(law: Distribution, num_workers: ArrayLike, dtype: Any) -> Array:

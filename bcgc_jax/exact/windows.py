@@ -81,8 +81,9 @@ class _Way(NamedTuple):
 def windowed_paths(hazard: Array, num_workers: ArrayLike) -> Paths:
     """For Λ at the thresholds, `[..., N]`, slowest level first, as in `crossing_probability`."""
     workers = jnp.asarray(num_workers, int)
-    found = jax.lax.map(lambda row: _paths(row, workers), hazard.reshape(-1, hazard.shape[-1]))
-    return jax.tree.map(lambda a: a.reshape(hazard.shape[:-1] + a.shape[1:]), found)
+    rows = hazard.reshape(-1, hazard.shape[-1])
+    paths = jax.lax.map(lambda row: _paths(row, workers), rows)
+    return jax.tree.map(lambda a: a.reshape(hazard.shape[:-1] + a.shape[1:]), paths)
 
 
 def _paths(hazard: Array, workers: Array) -> Paths:
@@ -91,9 +92,8 @@ def _paths(hazard: Array, workers: Array) -> Paths:
     way = _way(hazard, below, above, workers)
     m = np.arange(_TERMS)
     rate = way.rate[:, None]
-    log_term = (
-        m * jnp.log(jnp.where(rate > 0, rate, 1)) - log_factorials(_TERMS).astype(rate.dtype) - rate
-    )
+    log_factorial = log_factorials(_TERMS).astype(rate.dtype)
+    log_term = m * jnp.log(jnp.where(rate > 0, rate, 1)) - log_factorial - rate
     terms = jnp.where(rate > 0, jnp.exp(log_term), m == 0)
     arrive, failed = _forward(way, terms[:, ::-1], below, above, workers)
     leave = _backward(way, terms, above, workers)
@@ -112,10 +112,10 @@ def log_factorials(size: int) -> np.ndarray:
 def _poisson(count: Array, rate: Array, size: int) -> Array:
     """Pois(count; rate) for counts up to 2 `size`, 0 for counts below 0."""
     table = jnp.asarray(log_factorials(2 * size + 1), rate.dtype)
-    known = jnp.clip(count, 0, 2 * size)
+    m = jnp.clip(count, 0, 2 * size)
     some = rate > 0
-    log_weight = known.astype(rate.dtype) * jnp.log(jnp.where(some, rate, 1)) - rate - table[known]
-    weight = jnp.where(some, jnp.exp(log_weight), known == 0)
+    log_weight = m.astype(rate.dtype) * jnp.log(jnp.where(some, rate, 1)) - rate - table[m]
+    weight = jnp.where(some, jnp.exp(log_weight), m == 0)
     return jnp.where(count >= 0, weight, 0).astype(rate.dtype)
 
 
@@ -216,8 +216,8 @@ def _forward(
             return one * _poisson(level + 1, total * above[level], size)
 
         several = (way.passed[level] > 1) | (level == way.first)
-        found = jnp.where(way.counts[level], jax.lax.cond(several, all_short, one_short), 0)
-        return arrive.at[level].set(one), failed + found
+        fails = jax.lax.cond(several, all_short, one_short)
+        return arrive.at[level].set(one), failed + jnp.where(way.counts[level], fails, 0)
 
     def step(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         row, *noted = carry

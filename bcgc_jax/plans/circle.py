@@ -25,11 +25,11 @@ def circle_runtime(
     ...     jnp.array([[1.0, 5.0]])).tolist()  # the fast one does both
     [20.0]
     """
-    workers = times.shape[-1] if num_workers is None else num_workers
+    size = times.shape[-1]
+    workers = size if num_workers is None else num_workers
     best, _ = _soonest(work, times, jnp.zeros_like(times) if starts is None else starts, workers)
-    return jnp.max(
-        jnp.where(np.arange(times.shape[-1]) < jnp.asarray(workers), best, -jnp.inf), axis=-1
-    )
+    exists = np.arange(size) < jnp.asarray(workers)
+    return jnp.max(jnp.where(exists, best, -jnp.inf), axis=-1)
 
 
 def sent_on_circle(work: Array, times: Array, starts: Array, num_workers: ArrayLike) -> Array:
@@ -48,8 +48,8 @@ def _soonest(
     """When each subset has first been finished, in units of κ, and by whom, `[..., N]` each."""
     place = np.arange(times.shape[-1])
 
-    def sooner(found: tuple[Array, Array], turn: Array) -> tuple[tuple[Array, Array], None]:
-        best, first = found
+    def sooner(so_far: tuple[Array, Array], turn: Array) -> tuple[tuple[Array, Array], None]:
+        best, first = so_far
         worker = (place - turn) % jnp.asarray(num_workers)
         done = starts[..., worker] + times[..., worker] * work[turn]
         return (jnp.minimum(best, done), jnp.where(done < best, worker, first)), None
@@ -61,9 +61,8 @@ def _soonest(
 def soonest_of(finish: Any) -> Any:
     """When each subset is there, `[..., N]`, from when tasks are done, `[..., D, N]`."""
     xp = np if isinstance(finish, np.ndarray) else jnp
-    return xp.stack([xp.roll(finish[..., k, :], k, axis=-1) for k in range(finish.shape[-2])]).min(
-        axis=0
-    )
+    of_subset = [xp.roll(finish[..., k, :], k, axis=-1) for k in range(finish.shape[-2])]
+    return xp.stack(of_subset).min(axis=0)
 
 
 def uncovered(late: Array, num_workers: ArrayLike, size: int) -> Array:
@@ -80,8 +79,7 @@ def uncovered(late: Array, num_workers: ArrayLike, size: int) -> Array:
 
     _, first_miss = jax.lax.scan(step, jnp.ones_like(late), None, length=size)
     length = np.arange(1, size + 1)
-    again = jnp.moveaxis(
-        jnp.take(missed, jnp.clip(workers - length, 0, late.shape[-1]), axis=-1), -1, 0
-    )
+    rest = jnp.clip(workers - length, 0, late.shape[-1])
+    again = jnp.moveaxis(jnp.take(missed, rest, axis=-1), -1, 0)
     weight = jnp.where(length <= workers, length, 0).astype(late.dtype)
     return jnp.sum(weight.reshape(-1, *(1,) * (late.ndim - 1)) * first_miss * again, axis=0)

@@ -48,5 +48,5 @@ def over_draws(
     def some(key: Array) -> Array:
         return function(*draw_workers(key, problem, chunk))
 
-    found = jax.lax.map(some, jax.random.split(key, count))
-    return jax.tree.map(lambda a: a.ravel()[:num_draws], found)
+    values = jax.lax.map(some, jax.random.split(key, count))
+    return jax.tree.map(lambda a: a.ravel()[:num_draws], values)

@@ -171,11 +171,9 @@ class Handout:
 
     def stands(self, who: Member, name: Name) -> bool:
         """Whether the worker still needs this sum of its own."""
-        mine = _Sum(who.worker, name)
-        return self.present(who) and mine in (
-            self._filling.get(who.worker),
-            self._closed.get(who.worker),
-        )
+        worker = who.worker
+        mine = self._filling.get(worker), self._closed.get(worker)
+        return self.present(who) and _Sum(worker, name) in mine
 
     def wanted(self, who: Member) -> tuple[Name, Label] | None:
         """The sum to send, as soon as it consists of exactly these chunks."""
@@ -273,11 +271,11 @@ class Handout:
 
     def possible(self, coming: Collection[int] = ()) -> bool:
         """Whether the step can end with the living workers and those that are coming."""
+        if self.failed:
+            return False
         able = self._alive.union(coming)
         missing = self.holders.keys() - self._added
-        return not self.failed and not any(
-            able.isdisjoint(self.holders[chunk]) for chunk in missing
-        )
+        return not any(able.isdisjoint(self.holders[chunk]) for chunk in missing)
 
     # Which chunk is next.
 
@@ -294,10 +292,10 @@ class Handout:
             return max(fresh, key=lambda chunk: self._need(worker, chunk, seconds))
         if self.ends == "chunks":  # whoever has begun a chunk has to end it anyway
             return None
-        copies = (
-            chunk for chunk in worth if worker in self.holders[chunk] and chunk in self._begun
-        )
-        return next(copies, None) or self._given_up(worker)
+        for chunk in worth:
+            if chunk in self._begun and worker in self.holders[chunk]:
+                return chunk
+        return self._given_up(worker)
 
     def _may_be_copied(self) -> set[Chunk]:
         """What others compute, and what overdue workers keep."""
@@ -326,11 +324,9 @@ class Handout:
     def _replaceable(self, chunk: Chunk) -> bool:
         """Whether an overdue worker keeps it, nobody copies it, and others can do its whole sum."""
         kept = self._keeper.get(chunk)
-        if (
-            kept is None
-            or kept.worker not in self._overdue
-            or not self._runners[chunk] <= self._overdue
-        ):
+        if kept is None or kept.worker not in self._overdue:
+            return False
+        if not self._runners[chunk] <= self._overdue:
             return False
         return all(any(map(self._answers, self.holders[other])) for other in self._contents[kept])
 

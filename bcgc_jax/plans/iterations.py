@@ -80,22 +80,22 @@ class Iteration:
 
     def check_finite_means(self) -> None:
         """Raise ValueError where a concrete distribution has an infinite mean."""
+        if is_traced(self):
+            return
+        laws = [self.law] if self.alike else list(self.law.members())
+        names = [type(law).__name__ for law in laws]
         start = self.worker.start
-        laws = [
-            *([self.law] if self.alike else self.law.members()),
-            *([] if start.constant else [start]),
-        ]
-        for one in () if is_traced(self) else laws:
-            batched = any(np.ndim(leaf) for leaf in jax.tree.leaves(one)) and not one.atomic
-            mean = concrete(one.mean())  # traced within a caller's jit
+        if not start.constant:
+            laws.append(start)
+            names.append(f"the start-up, {type(start).__name__}")
+        for law, name in zip(laws, names, strict=True):
+            batched = any(np.ndim(leaf) for leaf in jax.tree.leaves(law)) and not law.atomic
+            mean = concrete(law.mean())  # traced within a caller's jit
             if batched or mean is None or np.all(np.isfinite(mean)):
                 continue
-            named = type(one).__name__
-            if one is start:
-                named = f"the start-up, {named}"
             raise ValueError(
-                f"the mean of {named} is infinite, or above the largest number, "
-                f"{jnp.finfo(working_dtype(one)).max:.1e}, and so is the expected runtime of a "
+                f"the mean of {name} is infinite, or above the largest number, "
+                f"{jnp.finfo(working_dtype(law)).max:.1e}, and so is the expected runtime of a "
                 "scheme that ever waits for the slowest worker: take a distribution with a lighter "
                 "tail, or plan for a deadline (Deadline; in a shell --method deadline)"
             )
@@ -259,9 +259,8 @@ class Sampled(Iteration):
 
     def exceedance(self, load, t, rule=None):
         finish = jnp.sort(self._finish(load, rule))
-        return 1 - jnp.searchsorted(finish, t, side="right") / jnp.asarray(
-            finish.size, finish.dtype
-        )
+        by_then = jnp.searchsorted(finish, t, side="right")
+        return 1 - by_then / jnp.asarray(finish.size, finish.dtype)
 
     def smoothed_exceedance(self, load, t, spread):
         return jnp.mean(jax.nn.sigmoid((jnp.log(self._finish(load)) - jnp.log(t)) / spread))

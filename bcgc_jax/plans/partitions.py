@@ -26,7 +26,9 @@ def levels_from_partition(partition: Numbers, num_coordinates: int | None = None
     x = jnp.asarray(partition)
     if not is_traced(x):
         check("partition", x, ">= 0")
-    return _levels(x, int(np.asarray(x).sum()) if num_coordinates is None else num_coordinates)
+    if num_coordinates is None:
+        num_coordinates = int(np.asarray(x).sum())
+    return _levels(x, num_coordinates)
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -57,10 +59,11 @@ def check_levels(levels: Numbers, num_workers: int) -> None:
     """Raise ValueError for known levels that so many workers do not have."""
     if is_traced(levels):
         return
-    known = np.asarray(levels)
-    if known.size and not 0 <= known.min() <= known.max() < num_workers:
-        found = f"{known.min()} to {known.max()}"
-        raise ValueError(f"levels must be from 0 to {num_workers - 1}, below N, got {found}")
+    s = np.asarray(levels)
+    if s.size and not 0 <= s.min() <= s.max() < num_workers:
+        raise ValueError(
+            f"levels must be from 0 to {num_workers - 1}, below N, got {s.min()} to {s.max()}"
+        )
 
 
 @functools.partial(jax.jit, static_argnums=1)

@@ -136,12 +136,12 @@ def in_a_row(
     array([1., 2., 2., 2.])
     """
     late = np.zeros(times.shape[1:])
-    found = []
+    ends = []
     for start, time in zip(starts, times, strict=True):
         end = last(late + start, time)
         late = passes.overrun(late, start, time, end)
-        found.append(end)
-    return np.array(found)
+        ends.append(end)
+    return np.array(ends)
 
 
 def parts_of(unit: str) -> int:
@@ -157,8 +157,7 @@ def parts_of(unit: str) -> int:
         return int(count)
     raise ValueError(
         'unit must be "subset", "block" or "chunk:C" for C microbatches of a subset, got '
-        f'"{unit}": it is '
-        "what a worker does in one piece"
+        f'"{unit}": it is what a worker does in one piece'
     )
 
 
@@ -180,7 +179,7 @@ def passes_in_order(sizes: Any, tasks: Tasks, cost: Cost, overlap: bool) -> Pass
     xp = jnp if is_traced((sizes, tasks, cost)) else np
     data, share = (xp.asarray(a) for a in (tasks.data, tasks.share))
     size = xp.asarray(sizes)[xp.asarray(tasks.block)]
-    known = one = size * share
+    one = size * share
     end = xp.cumsum(data * one, axis=-1)
     if cost.setup is None or cost.chain is None:
         ends = [end]
@@ -194,11 +193,10 @@ def passes_in_order(sizes: Any, tasks: Tasks, cost: Cost, overlap: bool) -> Pass
         chain = xp.asarray(cost.chain)
         end = end + met * (setup + chain * upto)
         begun = xp.concatenate([0 * end[..., :1], end[..., :-1]], axis=-1)
-        more = setup + chain * (upto - size)
-        known = one + chain * size
-        ends = [end - (met - before) * (known + more), end]
-        lengths = [xp.broadcast_to(known, end.shape), known + more + 0 * end]
-        ends[0] = xp.maximum(ends[0], begun)
+        again = one + chain * size  # over a subset that the worker knows
+        new = again + (setup + chain * (upto - size))
+        ends = [xp.maximum(end - (met - before) * new, begun), end]
+        lengths = [xp.broadcast_to(again, end.shape), new + 0 * end]
     sent = None
     if cost.sent is not None:
         send = xp.asarray(cost.sent) * size
@@ -215,10 +213,4 @@ def passes_in_order(sizes: Any, tasks: Tasks, cost: Cost, overlap: bool) -> Pass
         """`[R, W]`, the runs of a task beside each other."""
         return xp.stack(values, axis=-1).reshape(-1, runs * size.shape[-1]).T
 
-    return Passes(
-        end=rows(ends),
-        length=rows(lengths),
-        sent=sent,
-        runs=runs,
-        overlap=overlap,
-    )
+    return Passes(rows(ends), rows(lengths), sent, runs=runs, overlap=overlap)

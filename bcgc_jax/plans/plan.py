@@ -125,11 +125,11 @@ def needs_of(plan: Plan, counts: Array | None, num_workers: ArrayLike) -> Requir
         data = xp.max(data, axis=-2)
     used = (size > 0) & (share > 0)
     stored = xp.max(xp.where(used, data, 0), axis=-1).astype(int)
-    waited = xp.where(used, size * awaited / xp.asarray(num_workers)[..., None], 0)
+    workers = xp.asarray(num_workers)[..., None]
+    waited = xp.where(used, size * awaited / workers, 0)
     sent = (xp.sum(waited, axis=-1) / xp.sum(size * share, axis=-1)).astype(share.dtype)
     lost = xp.zeros_like(sent)
     if not rule.exact_gradient:  # each worker has a subset of its own
-        lost = (1 - xp.max(awaited / xp.asarray(num_workers)[..., None], axis=-1)).astype(
-            share.dtype
-        )
+        used_share = xp.max(awaited / workers, axis=-1)
+        lost = (1 - used_share).astype(share.dtype)
     return Requirements(stored, sent, xp.zeros_like(stored), lost <= 0, lost)

@@ -90,12 +90,8 @@ def block_runtime(
     dtype = times.dtype
     workers = times.shape[-1]
     x = jnp.asarray(partition, dtype)
-    check_shape(
-        "partition",
-        x,
-        (..., workers),
-        f"one level for each of the {workers} workers in cycle_times",
-    )
+    advice = f"one level for each of the {workers} workers in cycle_times"
+    check_shape("partition", x, (..., workers), advice)
     setup, chain = (jnp.asarray(value, dtype) / cycles for value in (setup_cycles, chain_cycles))
     load = finish_load(x, x > 0, setup, chain)
     zero = [isinstance(value, int | float) and value == 0 for value in (start_ups, send_time)]
@@ -103,9 +99,8 @@ def block_runtime(
         return scale * max_finish_time(load, slowest_first(times))
     starts = jnp.asarray(start_ups, dtype)
     starts = starts if starts.ndim else jnp.full(workers, starts)
-    check_shape(
-        "start_ups", starts, (..., workers), "one for each of cycle_times, or a number for all"
-    )
+    advice = "one for each of cycle_times, or a number for all"
+    check_shape("start_ups", starts, (..., workers), advice)
     sent = jnp.asarray(send_time, dtype) * jnp.cumsum(x, axis=-1)
     runtime = _last_delivery(load, sent, starts, scale[..., None] * times, bool(overlap))
     return jnp.where(jnp.isnan(scale), scale, runtime)
@@ -206,10 +201,10 @@ def integrate_runtime(
     1.8333
     """
     check_partition(problem, partition)
-    found = _integrate(problem, partition, num_nodes)
-    if not is_traced((problem, partition)):
-        return found
-    return found._replace(error=without_derivative(found.error, (problem, partition)))
+    value, error = _integrate(problem, partition, num_nodes)
+    if is_traced((problem, partition)):
+        error = without_derivative(error, (problem, partition))
+    return Expectation(value, error)
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -315,11 +310,11 @@ def value_and_slope(
     """f(x), its error and its slope; only the value can be differentiated."""
 
     def value_of(x: Array) -> tuple[Array, Expectation]:
-        found = _integrate(problem, x, num_nodes)
-        return found.value, found
+        runtime = _integrate(problem, x, num_nodes)
+        return runtime.value, runtime
 
-    slope, found = jax.grad(value_of, has_aux=True)(x)
-    return *found, jax.lax.stop_gradient(slope)
+    slope, (value, error) = jax.grad(value_of, has_aux=True)(x)
+    return value, error, jax.lax.stop_gradient(slope)
 
 
 def with_total(problem: Problem, x: Array) -> Array:
@@ -336,9 +331,9 @@ def with_least_start_up(problem: Problem) -> Problem:
     return replace(problem, cycle_time=problem.cycle_time.alone(), start_up=least)
 
 
-def lower_bound_of(found: Array, value: Array) -> Array:
-    """The bound that was found, but from 0 to any known runtime."""
-    return jnp.where(jnp.isfinite(found), jnp.clip(found, 0, value), 0)
+def lower_bound_of(bound: Array, value: Array) -> Array:
+    """The bound, but from 0 to a runtime that is known."""
+    return jnp.where(jnp.isfinite(bound), jnp.clip(bound, 0, value), 0)
 
 
 def levels_of_bound(problem: Problem, x: Array) -> Array:
@@ -371,20 +366,17 @@ def problem_tasks(problem: Problem, plan: Numbers | Plan) -> tuple[Load, Complet
         possible = jnp.all((x >= -slack) & (problem.exists | (x <= slack)))
         scale = jnp.where(possible, problem.scale, jnp.nan).astype(x.dtype)
         return load_of(problem, x), iteration_of(problem).any_of, scale
-    rule = plan.completion
-    workers = jnp.asarray(problem.num_workers)
-    if rule is None:
+    if plan.completion is None:
         raise ValueError(
             "this plan does not say who does what: its runtime is that of its solution"
         )
-    possible = jnp.all(jnp.asarray(plan.sizes) >= -slack)
-    possible &= rule.fits(_sizes_of(plan), jnp.asarray(plan.data), workers)
+    sizes = jnp.asarray(plan.sizes)
+    of_tasks = sizes[jnp.asarray(plan.block)]
+    workers = jnp.asarray(problem.num_workers)
+    possible = jnp.all(sizes >= -slack)
+    possible &= plan.completion.fits(of_tasks, jnp.asarray(plan.data), workers)
     scale = jnp.where(possible, problem.scale, jnp.nan)
-    return (
-        load_of_plan(problem, plan),
-        rule.of_problem(problem.num_workers, problem.max_workers),
-        scale,
-    )
+    return load_of_plan(problem, plan), _rule_of(problem, plan), scale
 
 
 def exact_tasks(problem: Problem, plan: Numbers | Plan) -> tuple[Load, Exact, Array]:
@@ -396,9 +388,7 @@ def exact_tasks(problem: Problem, plan: Numbers | Plan) -> tuple[Load, Exact, Ar
 def load_of_plan(problem: Problem, plan: Plan) -> Load:
     """What a worker has spent after each task, by kinds of workers."""
     assert plan.completion is not None
-    setup, chain = (None, None) if problem.bare else (problem.setup_load, problem.chain_load)
-    cost = Cost(setup, chain, _sent_cost(problem), problem.max_workers)
-    load = plan.completion.load(jnp.asarray(plan.sizes), plan.tasks, cost)
+    load = plan.completion.load(jnp.asarray(plan.sizes), plan.tasks, _cost_of(problem))
     return jax.tree.map(lambda a: a.astype(problem.dtype), load)
 
 
@@ -408,16 +398,20 @@ def passes_of(problem: Problem, partition: Numbers | Plan) -> Passes | None:
     if not isinstance(plan, Plan):
         xp = jnp if is_traced((problem, partition)) else np
         plan = partition_plan(xp.asarray(partition, problem.dtype), problem.num_workers)
+    rule = _rule_of(problem, plan)
+    return rule.passes(plan.sizes, plan.tasks, _cost_of(problem), bool(problem.overlap))
+
+
+def _rule_of(problem: Problem, plan: Plan) -> Completion:
+    """The plan's rule, of the problem's workers."""
     assert plan.completion is not None
-    rule = plan.completion.of_problem(problem.num_workers, problem.max_workers)
+    return plan.completion.of_problem(problem.num_workers, problem.max_workers)
+
+
+def _cost_of(problem: Problem) -> Cost:
+    """What a worker spends besides the cycles of coordinates."""
     setup, chain = (None, None) if problem.bare else (problem.setup_load, problem.chain_load)
-    cost = Cost(setup, chain, _sent_cost(problem), problem.max_workers)
-    return rule.passes(plan.sizes, plan.tasks, cost, bool(problem.overlap))
-
-
-def _sizes_of(plan: Plan) -> Array:
-    """The size of each task's block, `[K]`."""
-    return jnp.asarray(plan.sizes)[jnp.asarray(plan.block)]
+    return Cost(setup, chain, _sent_cost(problem), problem.max_workers)
 
 
 def sent_load(problem: Problem, sizes: Array) -> Array | None:
@@ -449,10 +443,10 @@ def check_partition(problem: Problem, partition: Numbers | Plan) -> None:
     if x.shape != (problem.max_workers,):
         return
     rounding = _ZERO * total
-    found = x.sum() if x.dtype.kind == "f" else np.nan
-    if not np.isfinite(found):  # this takes longer than all else here
+    summed = x.sum() if x.dtype.kind == "f" else np.nan
+    if not np.isfinite(summed):  # this takes longer than all else here
         check("partition", x, "")
-        found = x.sum()
+        summed = x.sum()
     if x.min() < -rounding:
         raise ValueError(
             f"partition must be >= 0, for it says how much is at each level, got {x.min()}"
@@ -461,10 +455,10 @@ def check_partition(problem: Problem, partition: Numbers | Plan) -> None:
         raise ValueError(
             f"partition must be 0 from level {workers} on, which {workers} workers lack: {x}"
         )
-    if not abs(found - total) <= _SUM_SLACK * total:
+    if not abs(summed - total) <= _SUM_SLACK * total:
         what = "num_coordinates" if costs is None else "the sum of unit_costs"
         raise ValueError(
-            f"partition must sum to {total:g}, {what}, got {found:g}: multiply shares by "
+            f"partition must sum to {total:g}, {what}, got {summed:g}: multiply shares by "
             "problem.total, whole units by their costs"
         )
 
@@ -477,11 +471,11 @@ def _check_plan(plan: Plan, workers: int, total: float) -> None:
     block = np.asarray(plan.block)
     share = np.ones(sizes.size)
     share[block[block >= 0]] = np.asarray(plan.share)[block >= 0]  # of a block's samples
-    found = np.sum(sizes * share)
+    summed = np.sum(sizes * share)
     subsets = 0 if rule is None else rule.least_workers(np.where(sizes[block] > 0, plan.data, 0))
-    if subsets > workers or not abs(found - total) <= _SUM_SLACK * total:
+    if subsets > workers or not abs(summed - total) <= _SUM_SLACK * total:
         raise ValueError(
-            f"the plan is for {found:g} coordinates on up to {subsets} subsets of the data, the "
+            f"the plan is for {summed:g} coordinates on up to {subsets} subsets of the data, the "
             f"problem has {total:g} and {workers} subsets, one for each worker: take a plan for "
             "this problem"
         )
@@ -491,7 +485,6 @@ def as_partition(problem: Problem, partition: Numbers) -> Array:
     """x in the dtype of problem and partition."""
     problem.check_single()
     x = jnp.asarray(partition, working_dtype(problem, partition))
-    check_shape(
-        "partition", x, (problem.max_workers,), "an entry for each level, and jax.vmap for a batch"
-    )
+    advice = "an entry for each level, and jax.vmap for a batch"
+    check_shape("partition", x, (problem.max_workers,), advice)
     return x

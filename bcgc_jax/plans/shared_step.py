@@ -146,11 +146,11 @@ def expected_pace(last: Array, running: Array, begun: Array, now: Array) -> Arra
       begun: since when.
       now: the time.
     """
-    known = last > 0
-    count = jnp.sum(known)
+    timed = last > 0
+    count = jnp.sum(timed)
     mean = jnp.where(count > 0, jnp.sum(last) / jnp.maximum(count, 1), 1.0)
     so_far = (now - begun) / jnp.where(running > 0, running, 1)
-    expected = jnp.where(known, last, mean)
+    expected = jnp.where(timed, last, mean)
     return jnp.where(running > 0, jnp.maximum(expected, so_far), expected)
 
 

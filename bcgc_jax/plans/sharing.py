@@ -81,18 +81,13 @@ class WorkSharing(Completion):
         for _ in range(times.ndim - 1):
             step = jax.vmap(step, (0, 0, None))
         unit = load.work[-1] / (UNITS * self.chunks)
-        found = step(
-            starts[..., :workers], times[..., :workers] * unit, jnp.asarray(self.round_trip)
-        )
+        seconds = times[..., :workers] * unit
+        end = step(starts[..., :workers], seconds, jnp.asarray(self.round_trip))
         sent = 0 if load.sent is None else load.sent[-1]
-        if isinstance(found, StepEnd):
-            busy = (
-                jnp.zeros_like(times)
-                .at[..., :workers]
-                .set(found.busy - found.time[..., None] - sent)
-            )
-            return found.time + sent, jnp.maximum(busy, 0)
-        return found + sent, None
+        if not isinstance(end, StepEnd):
+            return end + sent, None
+        busy = jnp.maximum(end.busy - end.time[..., None] - sent, 0)
+        return end.time + sent, jnp.zeros_like(times).at[..., :workers].set(busy)
 
     def _engine(self) -> Callable[[Array, Array, Array], Any]:
         """Of one draw, by start-ups, seconds for a unit of size, and the round trip."""

@@ -66,10 +66,10 @@ def simulate_runtime(
 
     >>> from bcgc_jax.distributions import Uniform
     >>> problem = Problem(Uniform(1.0, 2.0), num_workers=2, num_coordinates=1, num_samples=2.0)
-    >>> found = simulate_runtime(jax.random.key(0), problem, [1.0, 0.0], 10_000)
-    >>> bool(abs(found.mean - 5 / 3) < 4 * found.standard_error)  # E max of two uniforms
+    >>> estimate = simulate_runtime(jax.random.key(0), problem, [1.0, 0.0], 10_000)
+    >>> bool(abs(estimate.mean - 5 / 3) < 4 * estimate.standard_error)  # E max of two uniforms
     True
-    >>> bool(found.chained == found.mean)  # nobody has more to do when the last one ends
+    >>> bool(estimate.chained == estimate.mean)  # nobody has more to do when the last one ends
     True
     """
     check_key(key)
@@ -88,8 +88,9 @@ def _simulate(
         return RuntimeEstimate(*_mean(draw_runtimes(key, problem, partition, num_draws)))
     fresh, chained = _chains(key, problem, partition, num_draws, unit)
     mean, error = _mean(fresh.ravel())
-    # Where nobody is ever busy the two are the same number.
-    in_chain = mean + jnp.mean(chained - fresh), _mean(jnp.mean(chained, axis=0))[1]
+    _, chained_error = _mean(jnp.mean(chained, axis=0))
+    # Where nobody is ever busy the two means are the same number.
+    in_chain = mean + jnp.mean(chained - fresh), chained_error
     return RuntimeEstimate(mean, error, *without_derivative(in_chain, (problem, partition)))
 
 
@@ -160,12 +161,14 @@ def added_in_a_row(problem: Problem, partition: Numbers | Plan) -> tuple[float, 
     compiled for them. The draws are the same for all plans.
     """
     workers = int(np.asarray(problem.num_workers))
-    plan = (
-        partition if isinstance(partition, Plan) else _used_levels(np.asarray(partition)[:workers])
-    )
+    plan = partition
+    if not isinstance(plan, Plan):
+        plan = _used_levels(np.asarray(plan)[:workers])
     if plan.completion is not None and plan.completion.carries:
-        found = simulate_runtime(jax.random.key(0), problem, plan, 2**11)
-        return float(found.chained - found.mean), float(found.chained_error)  # type: ignore[operator, arg-type]
+        estimate = simulate_runtime(jax.random.key(0), problem, plan, 2**11)
+        assert estimate.chained is not None
+        assert estimate.chained_error is not None
+        return float(estimate.chained - estimate.mean), float(estimate.chained_error)
     steps = 3 * _FORGOTTEN
     chains = min(_ROW // (steps * workers * np.size(plan.block)), _ROW_CHAINS)
     if chains < 4:
@@ -207,8 +210,13 @@ def steps_in_a_row(
 def _used_levels(sizes: np.ndarray) -> Plan:
     """A partition without its empty levels, of which there are many."""
     level = np.flatnonzero(sizes > 0)
-    rule = AnyOf(sizes.size, level)
-    return Plan(sizes[level], np.arange(level.size), level + 1, np.ones(level.size), rule)  # type: ignore[arg-type]
+    return Plan(
+        sizes=sizes[level],  # type: ignore[arg-type]
+        block=np.arange(level.size),
+        data=level + 1,
+        share=np.ones(level.size),
+        completion=AnyOf(sizes.size, survives=level),
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("steps", "chains"))

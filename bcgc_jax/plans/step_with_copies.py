@@ -12,10 +12,8 @@ from jax import Array
 
 from bcgc_jax.plans.desk import Desk
 from bcgc_jax.plans.shared_step import expected_pace, length_of, neediest
+from bcgc_jax.plans.timing import PATIENCE, WORTH
 
-# Those of `Timing`.
-_WORTH = 1.5
-_PATIENCE = 2.0
 # Times that differ by so many roundings are the same: compilers round a product and a sum once or
 # twice.
 _ROUNDINGS = 64
@@ -84,7 +82,7 @@ def step_with_copies(
         free=nobody,
         asks=nobody,
         overdue=nobody if overdue is None else overdue,
-        patience=jnp.asarray(_PATIENCE, times.dtype),
+        patience=jnp.asarray(PATIENCE, times.dtype),
     )
 
     def event(at: _State) -> _State:
@@ -121,9 +119,8 @@ def _later(desk: Desk, at: _State) -> _State:
     # a look when a chunk ends is of no use
     following = jnp.where(look < end * (1 - rounding), look, end)
     goes_on = ~jnp.any(at.asks) & ~_any_ends(at)
-    return at._replace(
-        now=jnp.where(goes_on, following, at.now), asks=at.asks | (goes_on & at.free)
-    )
+    now = jnp.where(goes_on, following, at.now)
+    return at._replace(now=now, asks=at.asks | (goes_on & at.free))
 
 
 def _ended(desk: Desk, at: _State) -> _State:
@@ -242,14 +239,10 @@ def _choice(desk: Desk, at: _State, copies: _Copies, worker: Array) -> Array:
     worth = (copies.running & ~_hopeful(desk, at, pace[worker]))[mine]
     latest = jnp.max(jnp.where(worth, ends[mine], -jnp.inf))
     copy = jnp.min(jnp.where(worth & (ends[mine] == latest), mine, chunks))
-    in_turn = [
-        fresh,
-        copy,
-        _first_in(mine, copies.given_up, chunks),
-        _first_in(mine, copies.kept, chunks),
-    ]
-    chunk = in_turn[0]
-    for following in in_turn[1:]:
+    given_up = _first_in(mine, copies.given_up, chunks)
+    kept = _first_in(mine, copies.kept, chunks)
+    chunk = fresh
+    for following in (copy, given_up, kept):
         chunk = jnp.where(chunk < chunks, chunk, following)
     return chunk
 
@@ -268,8 +261,9 @@ def _pace_now(desk: Desk, at: _State) -> Array:
 
 def _expected_end(desk: Desk, at: _State) -> Array:
     """Of running chunks, `[N]`: if one is unknown or late, as much is to come as has passed."""
-    known = at.begun + at.pace * desk.size[at.running]
-    return jnp.where((at.pace > 0) & (known > at.now), known, at.now + (at.now - at.begun))
+    by_pace = at.begun + at.pace * desk.size[at.running]
+    passed = at.now - at.begun
+    return jnp.where((at.pace > 0) & (by_pace > at.now), by_pace, at.now + passed)
 
 
 def _hopeful(desk: Desk, at: _State, own: Array) -> Array:
@@ -281,7 +275,7 @@ def _hopeful(desk: Desk, at: _State, own: Array) -> Array:
 def _worth_from(desk: Desk, at: _State, own: Array) -> Array:
     """From when on a copy of what each runs is worth it, by who takes `own` for a unit."""
     size = desk.size[at.running]
-    needed = _WORTH * own * jnp.maximum(size, 1)
+    needed = WORTH * own * jnp.maximum(size, 1)
     expected = at.pace * size
     long = at.begun + expected - at.now > needed
     worth = jnp.where(long, at.now, at.begun + jnp.maximum(expected, needed))

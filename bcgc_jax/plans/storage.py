@@ -29,16 +29,17 @@ class Storage(NamedTuple):
         """
         kept = list(map(frozenset, stored))
         workers = range(len(kept))
-        of_subset = [
-            sorted((w for w in workers if j in kept[w]), key=lambda w: w != j) for j in workers
-        ]
-        return cls(tuple((tuple(holders),) for holders in of_subset))
+
+        def holders(subset: int) -> tuple[int, ...]:
+            others = [w for w in workers if subset in kept[w] and w != subset]
+            return (subset, *others) if subset in kept[subset] else tuple(others)
+
+        return cls(tuple((holders(subset),) for subset in workers))
 
     def subsets_of(self, worker: int) -> tuple[int, ...]:
         """Those of which a worker stores something, ascending."""
-        return tuple(
-            j for j, chunks in enumerate(self.holders) if any(worker in some for some in chunks)
-        )
+        rows = enumerate(self.holders)
+        return tuple(j for j, row in rows if any(worker in some for some in row))
 
     def chunks_of(self, worker: int) -> tuple[tuple[int, int], ...]:
         """Those that a worker stores: of each a subset, and a number there."""
@@ -48,9 +49,8 @@ class Storage(NamedTuple):
 
 def on_circle(num_workers: int, stored: int) -> Storage:
     """Worker w stores the subsets w, w+1, …, w + `stored` - 1 of a circle."""
-    return Storage.of_subsets(
-        [[(worker + turn) % num_workers for turn in range(stored)] for worker in range(num_workers)]
-    )
+    turns = range(stored)
+    return Storage.of_subsets([[(w + k) % num_workers for k in turns] for w in range(num_workers)])
 
 
 @functools.cache
@@ -63,13 +63,13 @@ def spread(num_workers: int, max_subsets: int, num_chunks: int) -> Storage:
     >>> spread(5, 2, 3).holders[0]
     ((0, 2), (0, 1), (0, 3))
     """
-    offsets = _offsets(num_workers, max_subsets, num_chunks)
-    return Storage(
-        tuple(
-            tuple((j, *((j + o) % num_workers for o in of_chunk)) for of_chunk in offsets)
-            for j in range(num_workers)
-        )
-    )
+    offsets = [(0, *of_chunk) for of_chunk in _offsets(num_workers, max_subsets, num_chunks)]
+
+    def holders(subset: int, of_chunk: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple((subset + offset) % num_workers for offset in of_chunk)
+
+    subsets = range(num_workers)
+    return Storage(tuple(tuple(holders(j, of_chunk) for of_chunk in offsets) for j in subsets))
 
 
 @functools.cache
@@ -82,10 +82,8 @@ def whole_subsets(num_workers: int, max_subsets: int, num_chunks: int) -> Storag
     ((0, 1, 5),)
     """
     offsets = _uneven_offsets(num_workers, max_subsets)
-    workers = range(num_workers)
-    return Storage(
-        tuple((tuple((j + o) % num_workers for o in offsets),) * num_chunks for j in workers)
-    )
+    of_subset = [tuple((j + o) % num_workers for o in offsets) for j in range(num_workers)]
+    return Storage(tuple((holders,) * num_chunks for holders in of_subset))
 
 
 def _uneven_offsets(workers: int, stored: int) -> list[int]:
@@ -112,22 +110,27 @@ def _offsets(workers: int, stored: int, chunks: int) -> list[tuple[int, ...]]:
         middle = [workers // 2] if workers % 2 == 0 else []
         in_turn = [*half, *middle, *(workers - o for o in half)]
         return [(in_turn[c % len(in_turn)],) for c in range(chunks)]
-    return _even_offsets(workers, stored, chunks) if stored > 1 else [()] * chunks
+    if stored == 1:
+        return [()] * chunks
+    return _even_offsets(workers, stored, chunks)
 
 
 def _even_offsets(workers: int, stored: int, chunks: int) -> list[tuple[int, ...]]:
     """Chunk by chunk the offsets whose differences occurred least: no two workers share much."""
     rng = np.random.default_rng(0)
+    apart = ~np.eye(stored, dtype=bool)
     met = np.zeros(workers, int)
-    found = []
+
+    def met_with(offsets: np.ndarray) -> np.ndarray:
+        """How often each difference has occurred, with those of a chunk of these offsets."""
+        differences = (offsets[:, None] - offsets)[apart] % workers
+        return met + np.bincount(differences, minlength=workers)
+
+    of_chunks = []
     for _ in range(chunks):
-        tries = [
-            np.append(0, rng.choice(workers - 1, stored - 1, replace=False) + 1)
-            for _ in range(_TRIES)
-        ]
-        differences = [(one[:, None] - one)[~np.eye(stored, dtype=bool)] % workers for one in tries]
-        counts = [met + np.bincount(some, minlength=workers) for some in differences]
+        others = [rng.choice(workers - 1, stored - 1, replace=False) + 1 for _ in range(_TRIES)]
+        counts = [met_with(np.append(0, some)) for some in others]
         best = min(range(_TRIES), key=lambda k: int(np.sum(counts[k] ** 2)))
         met = counts[best]
-        found.append(tuple(sorted(tries[best][1:].tolist())))
-    return found
+        of_chunks.append(tuple(sorted(others[best].tolist())))
+    return of_chunks

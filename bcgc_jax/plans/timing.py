@@ -9,10 +9,10 @@ from bcgc_jax.plans.handout import Chunk, Handout, Name
 
 # A copy is worth it if this many times its own time is less than the expected rest of the running
 # chunk.
-_WORTH = 1.5
+WORTH = 1.5
 # A worker is overdue after this many times the mean. With less there are false alarms where times
 # vary.
-_PATIENCE = 2.0
+PATIENCE = 2.0
 
 
 class Timing:
@@ -66,9 +66,9 @@ class Timing:
         self._done_by_all += float(size)
         self._mean = self._taken_by_all / self._done_by_all
         self._expected[worker] = self._last[worker]
-        known = self._last > 0
-        if not known.all():
-            self._expected[~known] = np.mean(self._last[known]) if known.any() else 1.0
+        timed = self._last > 0
+        if not timed.all():
+            self._expected[~timed] = np.mean(self._last[timed]) if timed.any() else 1.0
 
     def lost(self, worker: int) -> None:
         """A worker's process is given up; what is known of its speed stays, for the next one."""
@@ -100,7 +100,7 @@ class Timing:
 
     def patience(self, worker: int, size: int, voided: int = 0) -> float:
         """Seconds in which a worker has done a chunk of this size; infinity if nothing is known."""
-        return _PATIENCE * 2**voided * max(float(self._own_mean[worker]), self._mean) * size
+        return PATIENCE * 2**voided * max(float(self._own_mean[worker]), self._mean) * size
 
     def next_look(
         self, now: float, voided: int = 0, copies: Mapping[int, Collection[Chunk]] | None = None
@@ -120,10 +120,8 @@ class Timing:
 
     def _deadlines(self, voided: int) -> np.ndarray:
         """Of each worker, infinity where no chunk runs or nothing is known."""
-        return (
-            self._began
-            + _PATIENCE * 2**voided * np.maximum(self._own_mean, self._mean) * self._size
-        )
+        expected = np.maximum(self._own_mean, self._mean) * self._size
+        return self._began + PATIENCE * 2**voided * expected
 
     def _ends(self, workers: list[int], now: float) -> np.ndarray:
         """Of one that is unknown or late, as much is to be expected as it has taken by now."""
@@ -135,7 +133,7 @@ class Timing:
         """From when on a copy is worth it for one that takes `own` for a unit, as it looks now."""
         began = self._began[workers]
         size = self._size[workers]
-        needed = _WORTH * own * size
+        needed = WORTH * own * size
         expected = self._last[workers] * size
         return np.where(began + expected - now > needed, now, began + np.maximum(expected, needed))
 
@@ -144,7 +142,7 @@ def hand_out(
     handout: Handout, timing: Timing, free: Collection[int], now: float
 ) -> list[tuple[int, Name, Chunk]]:
     """Gives free workers chunks that run from now on: the worker, its ticket, and the chunk."""
-    found = []
+    handed_out = []
     seconds = timing.seconds(now)
     for worker in handout.may_be_given(free):
         worth = timing.worth(worker, now, handout.begun(worker))
@@ -152,5 +150,5 @@ def hand_out(
         if given is not None:
             ticket, chunk = given
             timing.began(worker, chunk, handout.sizes[chunk], now)
-            found.append((worker, ticket, chunk))
-    return found
+            handed_out.append((worker, ticket, chunk))
+    return handed_out

@@ -27,14 +27,14 @@ def shared(holders, sizes, starts, times, round_trip=0.0, lengths=None, costs=No
     def pace(b):
         if paces is not None:
             return paces[b]
-        known = [p for p in last_pace if p is not None]
-        found = (
-            last_pace[b] if last_pace[b] is not None else sum(known) / len(known) if known else 1.0
-        )
+        expected = last_pace[b]
+        if expected is None:
+            others = [p for p in last_pace if p is not None]
+            expected = sum(others) / len(others) if others else 1.0
         if running[b] is not None:
             begun, size = running[b]
-            found = max(found, (now - begun) / size)
-        return found
+            expected = max(expected, (now - begun) / size)
+        return expected
 
     def left(b):
         return sum(cost[j, c] for j, c in nobody_has_begun if b in holders[j][c])

@@ -19,9 +19,10 @@ from bcgc_jax.citations import bibliography
 from bcgc_jax.distributions import FromHazard
 from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.completion import AnyOf, FirstHolder, OneOfEach
+from bcgc_jax.plans.loads import levels_of_bound, partition_of_units
 from bcgc_jax.plans.partitions import round_partition, round_to_units
 from bcgc_jax.plans.plan import Plan, Requirements, needs_of, partition_plan
-from bcgc_jax.plans.runtime import Certificate, certificate, levels_of_bound, partition_of_units
+from bcgc_jax.plans.runtime import Certificate, certificate
 from bcgc_jax.plans.sharing import WorkSharing
 from bcgc_jax.plans.stopped import Stopped
 from bcgc_jax.problem import Problem, Status

@@ -13,8 +13,9 @@ from bcgc_jax.cli.arguments import law_name
 from bcgc_jax.cli.output import Row, finite
 from bcgc_jax.cli.progress import Progress
 from bcgc_jax.distributions import Distribution, JointDistribution
+from bcgc_jax.plans.loads import partition_of_units
 from bcgc_jax.plans.plan import Plan, Requirements, partition_plan
-from bcgc_jax.plans.runtime import completion_probability, partition_of_units
+from bcgc_jax.plans.runtime import completion_probability
 from bcgc_jax.plans.simulation import RuntimeEstimate, simulate_completion
 from bcgc_jax.plans.stopped import Stopped
 from bcgc_jax.problem import Problem, Status

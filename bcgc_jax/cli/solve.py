@@ -23,8 +23,8 @@ from bcgc_jax.measured.remedies import LIMIT
 from bcgc_jax.measured.resampling import bootstrap_interval
 from bcgc_jax.measured.traces import Trace
 from bcgc_jax.plans.iterations import iteration_of
+from bcgc_jax.plans.loads import partition_of_units
 from bcgc_jax.plans.plan import partition_plan
-from bcgc_jax.plans.runtime import partition_of_units
 from bcgc_jax.problem import Problem
 from bcgc_jax.solution import Solution
 from bcgc_jax.solvers.compare import chained_runtime, largest_setup

@@ -26,8 +26,8 @@ from bcgc_jax.measured.remedies import LIMIT
 from bcgc_jax.measured.slowness import NOT_TIMED_APART, slowness_in
 from bcgc_jax.measured.traces import ColumnError, Trace, load_trace
 from bcgc_jax.plans.iterations import iteration_of
+from bcgc_jax.plans.loads import problem_tasks
 from bcgc_jax.plans.plan import Plan, partition_plan
-from bcgc_jax.plans.runtime import problem_tasks
 from bcgc_jax.plans.simulation import steps_in_a_row
 from bcgc_jax.problem import Problem
 from bcgc_jax.solution import Solution

@@ -33,9 +33,9 @@ from bcgc_jax.coding.gradients import (
 from bcgc_jax.coding.pace import Pace
 from bcgc_jax.distributions import Distribution, EmpiricalPairs, EmpiricalRows, JointDistribution
 from bcgc_jax.plans.completion import Completion
+from bcgc_jax.plans.loads import load_of_plan, passes_of
 from bcgc_jax.plans.passes import Passes, parts_of, unless_starting
 from bcgc_jax.plans.plan import Plan, cyclic_plan, partition_plan
-from bcgc_jax.plans.runtime import load_of_plan, passes_of
 from bcgc_jax.plans.sharing import WorkSharing
 from bcgc_jax.plans.worker import Load
 from bcgc_jax.problem import Problem, Status

@@ -9,7 +9,7 @@ from jax import Array
 
 from bcgc_jax._pytree import Numbers, check, check_key
 from bcgc_jax.plans.iterations import iteration_of
-from bcgc_jax.plans.runtime import check_partition, problem_tasks
+from bcgc_jax.plans.loads import check_partition, problem_tasks
 from bcgc_jax.problem import Problem
 
 

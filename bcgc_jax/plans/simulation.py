@@ -20,9 +20,10 @@ from bcgc_jax._pytree import Numbers, check_key, check_whole
 from bcgc_jax.plans.completion import AnyOf
 from bcgc_jax.plans.draws import draw_workers
 from bcgc_jax.plans.iterations import iteration_of
+from bcgc_jax.plans.loads import check_partition, passes_of, problem_tasks
 from bcgc_jax.plans.passes import UNIT, chunks_that_pay, in_a_row, parts_of, unless_starting
 from bcgc_jax.plans.plan import Plan
-from bcgc_jax.plans.runtime import check_partition, draw_runtimes, passes_of, problem_tasks
+from bcgc_jax.plans.runtime import draw_runtimes
 from bcgc_jax.plans.worker import AT_A_TIME
 from bcgc_jax.problem import Problem
 

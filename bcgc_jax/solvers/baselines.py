@@ -26,8 +26,9 @@ from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.completion import AnyOf
 from bcgc_jax.plans.evaluate import NUM_NODES
 from bcgc_jax.plans.iterations import iteration_of
+from bcgc_jax.plans.loads import load_of_plan
 from bcgc_jax.plans.plan import Plan
-from bcgc_jax.plans.runtime import integrate_runtime, load_of_plan
+from bcgc_jax.plans.runtime import integrate_runtime
 from bcgc_jax.problem import Problem
 from bcgc_jax.solution import Solution, assess, solution_of_value
 from bcgc_jax.solvers.closed_form import frequency_partition, time_partition

@@ -11,7 +11,7 @@ from jax import Array
 
 from bcgc_jax._pytree import Numbers
 from bcgc_jax.exact.quadrature import Expectation
-from bcgc_jax.plans.runtime import partition_of_units
+from bcgc_jax.plans.loads import partition_of_units
 from bcgc_jax.plans.simulation import added_in_a_row
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution, assess

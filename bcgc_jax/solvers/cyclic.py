@@ -13,8 +13,9 @@ from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.circle import sent_on_circle
 from bcgc_jax.plans.draws import over_draws
 from bcgc_jax.plans.iterations import iteration_of
+from bcgc_jax.plans.loads import load_of_plan
 from bcgc_jax.plans.plan import Plan, Requirements, cyclic_plan
-from bcgc_jax.plans.runtime import draw_runtimes, integrate_runtime, load_of_plan
+from bcgc_jax.plans.runtime import draw_runtimes, integrate_runtime
 from bcgc_jax.problem import Problem
 from bcgc_jax.solution import Solution, solution_of_value
 from bcgc_jax.solvers.method import NUM_DRAWS, Numbered

@@ -25,7 +25,8 @@ from bcgc_jax._derivatives import with_slopes, without_derivative
 from bcgc_jax._pytree import pytree_dataclass, replace, static_field
 from bcgc_jax.exact.bisection import bisect
 from bcgc_jax.plans.iterations import iteration_of
-from bcgc_jax.plans.runtime import completion_probability, expected_runtime, load_of, with_total
+from bcgc_jax.plans.loads import load_of
+from bcgc_jax.plans.runtime import completion_probability, expected_runtime, with_total
 from bcgc_jax.plans.worker import Load
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution, assess

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from bcgc_jax.plans.runtime import expected_runtime, partition_of_units, value_and_slope
+from bcgc_jax.plans.loads import partition_of_units
+from bcgc_jax.plans.runtime import expected_runtime, value_and_slope
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.baselines import single_block_partition
 from bcgc_jax.solvers.closed_form import time_partition

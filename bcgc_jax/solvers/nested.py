@@ -38,12 +38,12 @@ from bcgc_jax.plans.completion import OneOfEach
 from bcgc_jax.plans.evaluate import NUM_NODES
 from bcgc_jax.plans.groups import Groups, check_groups, halving, kinds_by_size
 from bcgc_jax.plans.iterations import iteration_of
+from bcgc_jax.plans.loads import problem_tasks
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.plans.runtime import (
     completion_probability,
     integrate_runtime,
     lower_bound_of,
-    problem_tasks,
     with_least_start_up,
 )
 from bcgc_jax.problem import Problem, Status

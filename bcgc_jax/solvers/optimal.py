@@ -14,8 +14,8 @@ from bcgc_jax.exact.linear_algebra import LARGE, dot
 from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.evaluate import with_rounding
 from bcgc_jax.plans.iterations import iteration_of
+from bcgc_jax.plans.loads import sent_load
 from bcgc_jax.plans.marks import marks_of
-from bcgc_jax.plans.runtime import sent_load
 from bcgc_jax.plans.worker import Load
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solvers.expected_maximum import Workers

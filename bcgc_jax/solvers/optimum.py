@@ -13,11 +13,11 @@ from jax.typing import ArrayLike
 from bcgc_jax._derivatives import with_slopes, without_derivative
 from bcgc_jax._pytree import concrete, is_traced, pytree_dataclass, replace, static_field
 from bcgc_jax.plans.iterations import iteration_of
+from bcgc_jax.plans.loads import load_of
 from bcgc_jax.plans.runtime import (
     Certificate,
     certificate,
     expected_runtime,
-    load_of,
     lower_bound_of,
     with_least_start_up,
     with_total,

@@ -9,8 +9,8 @@ from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import check, check_shape, replace
 from bcgc_jax.plans.completion import OneOfEach
+from bcgc_jax.plans.loads import load_of_plan
 from bcgc_jax.plans.plan import Plan
-from bcgc_jax.plans.runtime import load_of_plan
 from bcgc_jax.problem import Problem
 
 # Exchanges that are tried for each worker.

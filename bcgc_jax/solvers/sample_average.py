@@ -26,7 +26,8 @@ from bcgc_jax.distributions import EmpiricalRows
 from bcgc_jax.distributions.special_functions import f_quantile
 from bcgc_jax.exact.linear_algebra import dot
 from bcgc_jax.plans.iterations import iteration_of
-from bcgc_jax.plans.runtime import Certificate, as_partition, load_of
+from bcgc_jax.plans.loads import as_partition, load_of
+from bcgc_jax.plans.runtime import Certificate
 from bcgc_jax.problem import Problem
 from bcgc_jax.solution import Solution
 from bcgc_jax.solvers.optimal import optimal_partition

@@ -25,8 +25,9 @@ from bcgc_jax._pytree import (
 )
 from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.draws import over_draws
+from bcgc_jax.plans.loads import problem_tasks
 from bcgc_jax.plans.plan import Plan
-from bcgc_jax.plans.runtime import draw_runtimes, problem_tasks
+from bcgc_jax.plans.runtime import draw_runtimes
 from bcgc_jax.plans.sharing import WorkSharing, sharing_plan
 from bcgc_jax.problem import Problem
 from bcgc_jax.solution import Solution, solution_of_value

@@ -7,7 +7,7 @@ from jax import Array
 from bcgc_jax._derivatives import without_derivative
 from bcgc_jax._pytree import check_key, check_whole, is_traced, replace
 from bcgc_jax.plans.iterations import iteration_of
-from bcgc_jax.plans.runtime import partition_of_units
+from bcgc_jax.plans.loads import partition_of_units
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution
 from bcgc_jax.solvers import sample_average

@@ -18,7 +18,8 @@ from jax.typing import ArrayLike
 from bcgc_jax.exact.bisection import bisect
 from bcgc_jax.plans.evaluate import NUM_NODES
 from bcgc_jax.plans.iterations import iteration_of
-from bcgc_jax.plans.runtime import load_of, with_least_start_up
+from bcgc_jax.plans.loads import load_of
+from bcgc_jax.plans.runtime import with_least_start_up
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solvers.optimal import OptimalResult, optimal_partition
 from bcgc_jax.solvers.spectral import MAX_STEPS, Minimum, spectral_projected_gradient

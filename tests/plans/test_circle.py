@@ -10,8 +10,8 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
 from bcgc_jax.plans import circle, draws
+from bcgc_jax.plans.loads import load_of_plan
 from bcgc_jax.plans.plan import cyclic_plan
-from bcgc_jax.plans.runtime import load_of_plan
 from tests.oracles.circle import simulated
 from tests.problems import known, padded
 

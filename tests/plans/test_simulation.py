@@ -10,9 +10,9 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax.plans.completion import OneOfEach
 from bcgc_jax.plans.groups import kinds_by_size
+from bcgc_jax.plans.loads import passes_of, problem_tasks
 from bcgc_jax.plans.passes import in_a_row, parts_of
 from bcgc_jax.plans.plan import Plan, cyclic_plan, partition_plan
-from bcgc_jax.plans.runtime import passes_of, problem_tasks
 from bcgc_jax.plans.simulation import added_in_a_row
 from tests.oracles.chains import Piece, around_circle, chain, in_order
 from tests.problems import known, nested_groups

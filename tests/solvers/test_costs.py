@@ -13,8 +13,9 @@ from scipy import stats
 
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
+from bcgc_jax.plans.loads import load_of, partition_of_units
 from bcgc_jax.plans.partitions import cost_of_units, round_to_units
-from bcgc_jax.plans.runtime import certificate, expected_runtime, load_of, partition_of_units
+from bcgc_jax.plans.runtime import certificate, expected_runtime
 from bcgc_jax.solvers import discrete, optimal
 from bcgc_jax.solvers.discrete import best_levels, improve_units
 from bcgc_jax.solvers.optimal import OptimalResult, _loads, optimal_partition

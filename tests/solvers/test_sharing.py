@@ -10,7 +10,7 @@ import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
 from bcgc_jax.plans.desk import UNITS
 from bcgc_jax.plans.handout import Handout
-from bcgc_jax.plans.runtime import problem_tasks
+from bcgc_jax.plans.loads import problem_tasks
 from bcgc_jax.plans.simulation import added_in_a_row, simulate_completion
 from bcgc_jax.solvers.limit import Limit, bound_by_draws, enough_subsets, runtime_limit
 from tests.oracles.sharing import shared

@@ -11,17 +11,8 @@ from jax.typing import ArrayLike
 
 from bcgc_jax.distributions import Distribution
 from bcgc_jax.distributions.special_functions import legendre
-from bcgc_jax.exact.quadrature import (
-    Line,
-    Panels,
-    in_panel,
-    in_tail,
-    kinked_levels,
-    line,
-    on_line,
-    panels,
-    raised,
-)
+from bcgc_jax.exact import quadrature
+from bcgc_jax.exact.quadrature import Line, Panels, kinked_levels
 from bcgc_jax.plans.completion import AnyOf
 from bcgc_jax.plans.worker import unreached
 
@@ -50,7 +41,7 @@ def marks_of(law: Distribution, load: Array, num_workers: ArrayLike) -> Marks:
 def peaks_of(times: Array, load: Array) -> Array:
     """max_n load_n times_n, `[4]`: where the maximum begins to be possible, and where it lies."""
     peaks = jnp.max(jnp.where(load > 0, load * times, 0), axis=-1)
-    return raised(peaks, load[-1] * times[-1, 0])
+    return quadrature.raised(peaks, load[-1] * times[-1, 0])
 
 
 def threshold_hazard(
@@ -92,9 +83,9 @@ def search_rule(law: Distribution, marks: Marks, load: Array, num_nodes: int) ->
         return threshold_hazard(law, load, t, marks.largest)[0]
 
     if law.smooth:
-        return _along(line(peaks, hazard_at, marks.log_choices), num_nodes)
+        return _along(quadrature.line(peaks, hazard_at, marks.log_choices), num_nodes)
     images, last = images_of(law, load)
-    between = panels(peaks, images, last, hazard_at, marks.log_choices)
+    between = quadrature.panels(peaks, images, last, hazard_at, marks.log_choices)
     return _between(between, law.has_end, order=num_nodes // 8)
 
 
@@ -107,7 +98,7 @@ def _along(of_line: Line, num_nodes: int) -> SearchRule:
         step = (of_line.high - of_line.low) / (num_nodes * refine)
         inside = index < num_nodes * refine
         v = of_line.low + step * (jnp.where(inside, index, 0) + 0.5)
-        excess, slope = on_line(of_line, v)
+        excess, slope = quadrature.on_line(of_line, v)
         return of_line.start + excess, jnp.where(inside, slope * step, 0)
 
     return SearchRule(of_line.start, of_line.beyond, num_nodes, nodes)
@@ -125,9 +116,9 @@ def _between(kinks: Panels, ends: bool, order: int) -> SearchRule:
         panel = part // refine
         share = (part % refine + points[node]) / refine
         own = jnp.where(panel < left.size, panel, 0)
-        t, slope = in_panel(ends, start, left[own], sizes[own], share)
+        t, slope = quadrature.in_panel(ends, start, left[own], sizes[own], share)
         if tail is not None:
-            later, slope_later = in_tail(start, tail, share)
+            later, slope_later = quadrature.in_tail(start, tail, share)
             t = jnp.where(panel < left.size, t, later)
             slope = jnp.where(panel < left.size, slope, slope_later)
         return t, jnp.where(panel < count, slope / refine * weights[node], 0)

@@ -259,9 +259,9 @@ def _integrated(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple[A
         return _law_hazard(start, (t - delivered(load, cycle_time, worker.overlap)) * worker.unit)
 
     highest = hazard_left(law.infimum().astype(dtype)[None])
-    lowest = (
-        hazard_left(law.breaks()[-1:].astype(dtype)) if law.has_end else jnp.zeros_like(highest)
-    )
+    lowest = jnp.zeros_like(highest)
+    if law.has_end:
+        lowest = hazard_left(law.breaks()[-1:].astype(dtype))
     rest = jnp.exp(-highest)
     highest = jnp.minimum(highest, longest)
     lowest = jnp.minimum(lowest, highest)
@@ -276,6 +276,5 @@ def _integrated(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple[A
     fine, coarse, coarsest = jnp.moveaxis(late, -2, 0) + rest
     # What different times are off by cancels: true errors are below 1e-3 of this bound.
     error = rule_error(fine, coarse, coarsest, safety=3.0, most=16.0 if worker.overlap else 1.0)
-    return hazard_of(early - jnp.expm1(-lowest), fine), jax.lax.stop_gradient(
-        jnp.minimum(error, fine)
-    )
+    error = jax.lax.stop_gradient(jnp.minimum(error, fine))
+    return hazard_of(early - jnp.expm1(-lowest), fine), error

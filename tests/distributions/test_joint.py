@@ -133,9 +133,11 @@ def test_simulated_rows_are_rows(x64):
 
 def test_rows_go_under_vmap_and_a_traced_number_of_workers_must_be_theirs(x64):
     batch = jnp.asarray(np.stack([TIMES, 2.5 * TIMES]))
-    values = jax.vmap(lambda times: bcgc.expected_runtime(_problem(bcgc.EmpiricalRows(times)), X))(
-        batch
-    )
+
+    def expected(times):
+        return bcgc.expected_runtime(_problem(bcgc.EmpiricalRows(times)), X)
+
+    values = jax.vmap(expected)(batch)
     np.testing.assert_allclose(values, _runtimes(X).mean() * np.array([1, 2.5]), rtol=1e-10)
 
     def of(workers):

@@ -248,9 +248,7 @@ GAMMA = Family(
 )
 # P(T > t) = 1 / (1 + ((t - shift) / scale)^shape), with parameters (scale, shape, shift).
 LOG_LOGISTIC = Family(
-    build=lambda *p: bcgc.FromHazard(
-        _log_logistic_hazard, _inverse_log_logistic_hazard, parameters=p
-    ),
+    build=lambda *p: bcgc.FromHazard(_log_logistic_hazard, _inverse_log_logistic_hazard, p),
     frozen=lambda scale, shape, shift: stats.fisk(shape, shift, scale),
     survival=lambda p, t: 1 / (1 + ((t - p[2]) / p[0]) ** p[1]),
     mean=lambda p: p[2] + p[0] * (mp.pi / p[1]) / mp.sin(mp.pi / p[1]) if p[1] > 1 else mp.inf,

@@ -97,9 +97,8 @@ def most_in_time(case: Case, workers: int, t: float) -> float:
         return exceedance(case, loads, np.full(len(loads), t))
 
     options: dict[str, Any] = {"vectorized": True, "updating": "deferred", "seed": 0, "tol": 1e-10}
-    return float(
-        1 - optimize.differential_evolution(late, [(0, 1)] * workers, popsize=12, **options).fun
-    )
+    best = optimize.differential_evolution(late, [(0, 1)] * workers, popsize=12, **options)
+    return float(1 - best.fun)
 
 
 def expected_max(case: Case, load: np.ndarray) -> float:

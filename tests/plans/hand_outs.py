@@ -111,10 +111,9 @@ class World:
         if not handout.present(who):
             present = handout.present(who._replace(step=handout.step))
             for name in (request.done, *request.held):
-                assert name is None or (handout.done(who, name), handout.stands(who, name)) == (
-                    None,
-                    False,
-                )
+                if name is not None:
+                    assert handout.done(who, name) is None
+                    assert not handout.stands(who, name)
             assert handout.next(who, self.seconds) is None
             return Answer(present, handout.step)
         keep = None
@@ -201,19 +200,15 @@ class World:
         self._leave_behind(request)
         if answer.step is not None:
             self._forget(process)
-            self.processes[i] = Process.of(
-                process.who._replace(step=answer.step), not answer.present
-            )
+            who = process.who._replace(step=answer.step)
+            self.processes[i] = Process.of(who, not answer.present)
             return
         process.sums = {name: v for name, v in process.sums.items() if name in answer.standing}
         if process.parcel is not None and process.parcel.name not in process.sums:
             self._forget(process)
-        if (
-            process.running is not None
-            and answer.keep is not None
-            and answer.keep in answer.standing
-        ):
-            process.sums[answer.keep] = (*process.sums.get(answer.keep, ()), process.running[1])
+        keep = answer.keep
+        if process.running is not None and keep is not None and keep in answer.standing:
+            process.sums[keep] = (*process.sums.get(keep, ()), process.running[1])
         if answer.wanted is not None and process.parcel is None:
             name, label = answer.wanted
             vector = process.sums.get(name, ())

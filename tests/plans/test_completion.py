@@ -54,9 +54,8 @@ def test_late_groups_are_as_probable_as_by_enumeration(groups):
             )
         )
         survival = np.cumsum(p, axis=1)[:, :-1]
-        assert float(jax.jit(rule.late)(-np.log(survival.ravel()))) == pytest.approx(
-            late, abs=4e-15
-        )
+        found = float(jax.jit(rule.late)(-np.log(survival.ravel())))
+        assert found == pytest.approx(late, abs=4e-15)
 
 
 def test_the_ends_and_a_late_tail_keep_their_digits():
@@ -93,9 +92,8 @@ def test_exact_values_are_those_of_draws_and_slopes_those_of_differences(case):
 
     def found(work, sent, start):
         worker = Worker(law, jnp.asarray(start), jnp.asarray(2.0))
-        return expected_completion(
-            worker, Load(work, sent), OneOfEach(nested_groups(sizes, workers))
-        )
+        rule = OneOfEach(nested_groups(sizes, workers))
+        return expected_completion(worker, Load(work, sent), rule)
 
     value_and_slope = jax.jit(jax.value_and_grad(found, argnums=(0, 1), has_aux=True))
     for start in (0.0, 3.0):
@@ -176,8 +174,7 @@ def test_a_block_is_there_when_its_rule_says_so(rule: Any, definition: Any) -> N
     assert isinstance(found, np.ndarray)
     want = [[definition(one) for one in row] for row in finish]
     np.testing.assert_array_equal(found, want)
-    compiled = jax.jit(lambda times: rule.blocks(times, np.arange(TASKS)))(
-        finish.astype(np.float32)
-    )
+    blocks = jax.jit(lambda times: rule.blocks(times, np.arange(TASKS)))
+    compiled = blocks(finish.astype(np.float32))
     np.testing.assert_array_equal(compiled, np.array(want, np.float32))
     assert jnp.isinf(compiled).any()

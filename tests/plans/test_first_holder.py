@@ -125,14 +125,12 @@ def test_exact_values_are_those_of_draws(name, start_up, depth):
         times = case.draw(rng, (draws, workers))
         begin = rng.exponential(mean, times.shape) if start_up else np.zeros(times.shape)
         tau = _tau(begin[..., None] + times[..., None] * np.arange(1, depth + 1), depth)
-        assert abs(float(found.value) - tau.mean()) < 4 * tau.std() / np.sqrt(draws) + float(
-            found.error
-        )
+        room = 4 * tau.std() / np.sqrt(draws) + float(found.error)
+        assert abs(float(found.value) - tau.mean()) < room
         t = (1 + 1e-9) * float(np.quantile(tau, 0.7))  # behind a step, not on it
         late = float(_late(worker, _work(depth), workers, jnp.asarray(t)))
-        assert abs(late - np.mean(tau > t)) < 4.5 * max(
-            np.sqrt(late * (1 - late) / draws), 1 / draws
-        )
+        deviation = max(np.sqrt(late * (1 - late) / draws), 1 / draws)
+        assert abs(late - np.mean(tau > t)) < 4.5 * deviation
 
 
 def _missed_by_enumeration(workers, depth):

@@ -73,12 +73,11 @@ def _draw(name: str, rng: np.random.Generator) -> Numbers:
 
     positive = name in ("two_speed", "uniform")
     infimum = rng.uniform(0.1, 2) if positive else rng.choice([0.0, rng.uniform(0, 2)])
+    scale = 10 ** rng.uniform(*FAMILIES[name][2])
     return {
         "workers": workers,
         "x": x,
-        "law": np.array(
-            [10 ** rng.uniform(*FAMILIES[name][2]), infimum, 10 ** rng.uniform(-4, -1)]
-        ),
+        "law": np.array([scale, infimum, 10 ** rng.uniform(-4, -1)]),
         "start": sometimes(-2, 1),
         "send": sometimes(-3, 0.5),
         "setup": sometimes(-2, 0),
@@ -92,13 +91,10 @@ def _ours(name: str, start: str, overlap: bool, numbers: Numbers) -> tuple[Any, 
     workers = numbers["workers"]
 
     def value_of(n: Numbers) -> tuple[Any, Any]:
-        link = (
-            {}
-            if start == "none"
-            else {"send_time": n["send"], "start_up": STARTS[start][0](n["start"])}
-        )
-        link |= {"setup_cycles": n["setup"], "chain_cycles": n["chain"], "overlap": overlap}
-        problem = bcgc.Problem(FAMILIES[name][0](n["law"]), workers, 1, max_workers=SIZE, **link)
+        more = {"setup_cycles": n["setup"], "chain_cycles": n["chain"], "overlap": overlap}
+        if start != "none":
+            more |= {"send_time": n["send"], "start_up": STARTS[start][0](n["start"])}
+        problem = bcgc.Problem(FAMILIES[name][0](n["law"]), workers, 1, max_workers=SIZE, **more)
         return bcgc.plans.integrate_runtime(problem, n["x"])
 
     rest = {key: value for key, value in numbers.items() if key != "workers"}

@@ -19,20 +19,16 @@ def test_levels_are_the_first_to_reach_the_rank_of_their_coordinate(num_workers,
     partitions = [x for x in every if sum(x) == num_coordinates]
     ends = [np.cumsum(x) for x in partitions]
     expected = [[next(i for i in range(num_workers) if e[i] >= k) for k in ranks] for e in ends]
-    to_levels = jax.vmap(
-        functools.partial(bcgc.levels_from_partition, num_coordinates=num_coordinates)
-    )
-    result = np.asarray(to_levels(np.array(partitions)))
+    to_levels = functools.partial(bcgc.levels_from_partition, num_coordinates=num_coordinates)
+    result = np.asarray(jax.vmap(to_levels)(np.array(partitions)))
     np.testing.assert_array_equal(result, expected)
     # The map is one to one onto the ascending levels, and undone by the count, whatever their
     # order.
     ascending = list(itertools.combinations_with_replacement(range(num_workers), num_coordinates))
     np.testing.assert_array_equal(np.unique(result, axis=0), ascending)
     shuffled = np.random.default_rng(7).permuted(result, axis=1)
-    back = jax.vmap(functools.partial(bcgc.partition_from_levels, num_workers=num_workers))(
-        shuffled
-    )
-    np.testing.assert_array_equal(back, partitions)
+    to_partition = functools.partial(bcgc.partition_from_levels, num_workers=num_workers)
+    np.testing.assert_array_equal(jax.vmap(to_partition)(shuffled), partitions)
 
 
 def test_levels_of_a_partition_of_fractions_follow_the_same_rule(precision):

@@ -75,9 +75,8 @@ def test_whoever_is_free_takes_the_largest_chunk_where_all_store_all():
     times = rng.exponential(size=(20, WORKERS)) + 0.05
     times[:5] = rng.integers(1, 4, (5, WORKERS))
     starts = rng.exponential(0.5, (20, WORKERS))
-    found = jax.jit(jax.vmap(functools.partial(all_data_runtime, sizes, round_trip=0.25)))(
-        starts, times
-    )
+    step = functools.partial(all_data_runtime, sizes, round_trip=0.25)
+    found = jax.jit(jax.vmap(step))(starts, times)
     want = [shared(holders, sizes, s, t, 0.25) for s, t in zip(starts, times, strict=True)]
     np.testing.assert_allclose(found, want, rtol=1e-12)
 

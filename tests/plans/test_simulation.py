@@ -84,9 +84,8 @@ def _host(
     used = np.flatnonzero(np.asarray(plan.sizes) > 0)
 
     def last(begin: np.ndarray, time: np.ndarray) -> np.ndarray:
-        return rule.blocks(passes.finish(begin, time), np.asarray(plan.block))[..., used].max(
-            axis=-1
-        )
+        blocks = rule.blocks(passes.finish(begin, time), np.asarray(plan.block))
+        return blocks[..., used].max(axis=-1)
 
     return in_a_row(last, passes.of(unit), starts, times)
 
@@ -142,14 +141,12 @@ def test_a_worker_on_a_circle_ends_its_subset():
             Piece(piece.cycles / 3, task=task) for piece in own for task in (None, None, piece.task)
         ]
         want, _ = chain([thirds] * 4, _someone_has_each, starts.tolist(), times.tolist())
-        np.testing.assert_allclose(
-            _host(problem, SCHEDULE, "chunk:3", starts, times), want, rtol=1e-12
-        )
+        found = _host(problem, SCHEDULE, "chunk:3", starts, times)
+        np.testing.assert_allclose(found, want, rtol=1e-12)
         want, late = chain([own] * 4, _someone_has_each, starts.tolist(), times.tolist())
         assert np.mean(np.array(late) > 0) > 0.1
-        np.testing.assert_allclose(
-            _host(problem, SCHEDULE, "subset", starts, times), want, rtol=1e-12
-        )
+        found = _host(problem, SCHEDULE, "subset", starts, times)
+        np.testing.assert_allclose(found, want, rtol=1e-12)
     more = {"max_workers": 6, **COSTS["passes"]}
     padded = (np.pad(a, ((0, 0), (0, 2)), constant_values=9.0) for a in (starts, times))
     found = _scanned(
@@ -176,30 +173,30 @@ def test_unlike_workers_keep_their_places():
 
     x = jnp.array([0.0, 6.0, 0.0, 0.0])
     keys, slow = jax.random.split(jax.random.key(0), 2), jnp.array([9.0, -1.0])
-    simulate = jax.jit(
-        jax.vmap(lambda key, slow: bcgc.simulate_runtime(key, problem(slow), x, 4000), (0, 0))
-    )
+
+    @jax.jit
+    @jax.vmap
+    def simulate(key: Any, slow: Any) -> Any:
+        return bcgc.simulate_runtime(key, problem(slow), x, 4000)
+
     found, none = (jax.tree.map(lambda a, k=k: float(a[k]), simulate(keys, slow)) for k in range(2))
     rng = np.random.default_rng(1)
-    times = np.concatenate(
-        [rng.uniform(1.0, 10.0, (4000, 1)), rng.uniform(1.0, 1.1, (4000, 3))], axis=1
-    )
+    slow_ones = rng.uniform(1.0, 10.0, (4000, 1))
+    times = np.concatenate([slow_ones, rng.uniform(1.0, 1.1, (4000, 3))], axis=1)
     pieces = [in_order([2], [6.0])] * 4
     means = []
     for row in (times, rng.permuted(times, axis=1)):
         each, _ = chain(pieces, lambda done: len(done) >= 3, (0 * row).tolist(), row.tolist())
         means.append(np.mean(each))
     assert found.chained == pytest.approx(means[0], abs=5 * found.chained_error)
-    assert found.mean == pytest.approx(
-        np.sort(times, axis=1)[:, 2].mean() * 12, abs=5 * found.standard_error
-    )
+    mean = np.sort(times, axis=1)[:, 2].mean() * 12
+    assert found.mean == pytest.approx(mean, abs=5 * found.standard_error)
     assert means[1] > 1.5 * means[0]
     assert np.isnan(none.chained)
     # The same by NumPy, for tables.
     more, error = known(added_in_a_row(problem(9.0), x))
-    assert found.mean + more == pytest.approx(
-        means[0], abs=5 * np.hypot(error, found.standard_error)
-    )
+    error = np.hypot(error, found.standard_error)
+    assert found.mean + more == pytest.approx(means[0], abs=5 * error)
 
 
 def test_equal_workers_lose_by_redundancy():

@@ -75,9 +75,9 @@ def _crossing_slopes_jvp(primals, tangents):
 @jax.jit
 def _by_substitution(hazard: Array, num_workers: ArrayLike) -> tuple[Array, Array]:
     if hazard.shape[-1] > MANY:
-        paths = windowed_paths(jnp.asarray(hazard), num_workers)
+        probability, arrive, leave = windowed_paths(jnp.asarray(hazard), num_workers)
         late = jnp.exp(-hazard)
-        return paths.probability, -jnp.asarray(num_workers) * paths.arrive * paths.leave * late
+        return probability, -jnp.asarray(num_workers) * arrive * leave * late
     crossing = Crossing(shares(hazard), num_workers)
     first = crossing.first_failures()
     paths = first * crossing.successes()

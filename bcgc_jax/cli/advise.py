@@ -101,14 +101,12 @@ def _flat(row: advice.Row) -> Row:
 
 
 def _print(name: str, found: Advice) -> None:
-    left_out = (
-        f" {found.left_out} steps in which a worker has no time are left out."
-        if found.left_out
-        else ""
-    )
+    left_out = ""
+    if found.left_out:
+        left_out = f" Left out: {_steps(found.left_out)} in which a worker has no whole time."
     chunks = f", {found.num_chunks} chunks in a worker's step" if found.recorded else ""
     print_lines(
-        f"{name}: {found.num_workers} workers, {found.num_steps} steps{chunks}.{left_out}",
+        f"{name}: {found.num_workers} workers, {_steps(found.num_steps)}{chunks}.{left_out}",
         f"A step takes {found.step:.4g} s on average. It would take {found.balanced:.4g} s if all "
         f"workers ended together. So {percent(found.loss)} % of the time is lost.",
     )
@@ -117,6 +115,10 @@ def _print(name: str, found: Advice) -> None:
     _print_causes(found)
     _print_rows(found)
     print_lines("", *_sentences(found))
+
+
+def _steps(count: int) -> str:
+    return "1 step" if count == 1 else f"{count} steps"
 
 
 def _print_causes(found: Advice) -> None:

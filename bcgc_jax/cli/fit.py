@@ -269,11 +269,11 @@ def _print(file: str, answer: FitAnswer) -> None:
     start_up = answer.start_up
     every = np.unique(np.zeros(1) if trace.load is None else trace.load)
     loads = f", at {every.size} loads from {every[0]:g} to {every[-1]:g}" if start_up else ""
-    missing = f", {d.num_missing} cells missing" if d.num_missing else ""
+    missing = f", {d.num_missing} times missing" if d.num_missing else ""
     cut = f", {d.num_censored} cut off" if d.num_censored else ""
     steps = f"{d.num_workers} workers over {d.num_steps} steps"
     if trace.microbatches is not None:
-        steps += f", of {trace.microbatches.seconds.shape[2]} microbatches each"
+        steps += f", of {trace.microbatches.seconds.shape[2]} chunks each"
     print_lines(
         f"{file}: {trace.seconds.size} times of {steps}{loads}{missing}{cut}",
         f"{'relative to the mean at their load' if start_up else 'seconds'}: mean {d.mean:.4g}, "
@@ -301,7 +301,7 @@ def _lost_in_words(lost: Slowness | None) -> list[str]:
         f"a step takes {lost.step:.4g} s, and {lost.balanced:.4g} s if all workers ended together"
     )
     if lost.left_out:
-        text += f"; {lost.left_out} steps in which a worker has no time are left out of this"
+        text += f"; without the {lost.left_out} in which a worker has no whole time"
     return [text]
 
 

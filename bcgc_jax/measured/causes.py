@@ -34,7 +34,7 @@ _LEAST_SHIFT = 0.3
 _DEVIATIONS = 6.0
 _LEAST_DEVIATION = 0.02
 _BIN = 25
-# A worker whose chunks have such a mean rank in a step, in standard errors, is slow in it.
+# A worker is slow in a step if its chunks are above the others' by so many deviations of chance.
 _CLEARLY_SLOW = 3.6
 
 
@@ -247,20 +247,48 @@ def _scores(seconds: np.ndarray) -> np.ndarray:
 
 
 def _random(seconds: np.ndarray) -> np.ndarray:
-    """Estimate B, from chunks without pauses and without what is steady.
+    """Estimate B from chunks without pauses and without what is steady.
 
-    It is as much as the chunks of a worker's step have in common.
+    A worker was clearly slow in a step if its chunks say so by ranks among all chunks of the step.
+    Ranks of few chunks or workers can never be so high. Where workers differ by more than chance,
+    seconds count too, and what is left is shrunk to what chunks of a step have in common.
     """
     steps, workers, chunks = seconds.shape
-    cut = chunks // 4
-    middle = np.sort(np.log(seconds), axis=2)[:, :, cut : chunks - cut].mean(axis=2)
-    apart = middle - middle.mean(axis=1, keepdims=True)
-    ranks = ranks_of(seconds.reshape(steps, workers * chunks)).reshape(seconds.shape)
-    within = float(ranks.var(axis=2, ddof=1).mean())
-    scores = math.sqrt(chunks) * ranks.mean(axis=2)
-    variance = float(np.mean(scores**2))
-    by_chance = (workers - 1) / workers * (1 - 1 / (workers * chunks))
+    times = np.log(seconds)
+    typical = _middle(times)
+    apart = typical - typical.mean(axis=1, keepdims=True)
+    scores = _scores(seconds)
+    clear = np.abs(scores) > _CLEARLY_SLOW
+    of_ranks = (workers - 1) / workers * (1 - 1 / (workers * chunks))
+    if np.mean(scores**2) <= of_ranks * (1 + 3 * math.sqrt(2 / (steps * (workers - 1)))):
+        return np.where(clear, apart, 0.0)
+    by_chance = _middle_by_chance(times - typical[:, :, None])
+    clear |= apart**2 > _CLEARLY_SLOW**2 * by_chance
+    rest = apart[~clear]
     share = 0.0
-    if variance > by_chance * (1 + 3 * math.sqrt(2 / (steps * (workers - 1)))):
-        share = max(0.0, 1 - within / variance)
-    return np.where(np.abs(scores) > _CLEARLY_SLOW, 1.0, share) * apart
+    if rest.size:
+        variance = np.mean(rest**2)
+        if variance > by_chance * (1 + 3 * math.sqrt(2 / rest.size)):
+            share = 1 - by_chance / variance
+    return np.where(clear, 1.0, share) * apart
+
+
+def _middle(times: np.ndarray) -> np.ndarray:
+    """Average the middle half of each worker's chunks, `[S, W]`."""
+    chunks = times.shape[2]
+    cut = chunks // 4
+    return np.sort(times, axis=2)[:, :, cut : chunks - cut].mean(axis=2)
+
+
+def _middle_by_chance(alone: np.ndarray) -> float:
+    """Return the variance of `_middle` of workers that are alike.
+
+    Args:
+      alone: what chunks take more than their worker's middle. Each worker is given those of many.
+    """
+    workers, chunks = alone.shape[1:]
+    giver = (np.arange(workers)[:, None] - np.arange(chunks)) % workers
+    mixed = _middle(alone[:, giver, np.arange(chunks)])
+    spread = np.mean((mixed - mixed.mean(axis=1, keepdims=True)) ** 2)
+    # A worker's own middle has taken a part of the spread out.
+    return float(spread) * chunks / (chunks - 1)

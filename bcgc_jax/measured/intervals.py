@@ -12,7 +12,8 @@ _FEWEST_BLOCKS = 4
 
 
 def percent(share: float) -> str:
-    return f"{100 * share + 0.0:.1f}"
+    # Adding 0 makes 0 of -0.
+    return f"{round(100 * share, 1) + 0.0:.1f}"
 
 
 class Interval(NamedTuple):

@@ -278,7 +278,10 @@ def _causes(log: Log, block: int, seed: int) -> tuple[dict[str, Interval], Inter
         added |= {REST: added["random"]}
         names = [STEADY, REST] if log.lengths is None else ["data", STEADY, REST]
     times = log.model.times()
-    series = [*(added[name] for name in names), slow_together(times), times.max(axis=1)]
+    # Where all take one time, rounding is no cause.
+    rounding = 1e-9 * times.max(axis=1)
+    parts = [np.where(np.abs(added[name]) > rounding, added[name], 0.0) for name in names]
+    series = [*parts, slow_together(times), times.max(axis=1)]
     found = resample(np.stack(series, axis=1), block, seed)
     count = len(names)
 

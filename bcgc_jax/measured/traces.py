@@ -128,7 +128,8 @@ class Trace(NamedTuple):
             step = self.step_names[i]
             worker = self.worker_names[j]
             raise ValueError(
-                f"step {step} has no whole time of worker {worker}: a replay needs all"
+                f"step {step} has no whole time of worker {worker}: a replay needs all. Leave out "
+                "the steps in which a worker has none"
             )
         return times
 
@@ -162,7 +163,7 @@ def load_trace(
     A file with a column `chunk` has a row for each microbatch of a worker's step: its number there,
     its seconds, and perhaps `forward_seconds`, its forward pass's part of them; other names may be
     given. `load` is then its length. The seconds of the trace are the sums, and
-    `Trace.microbatches` has the parts.
+    `Trace.microbatches` has the parts. A worker's step that lacks some of them has no time.
 
     Raises ValueError, with the line, for what is no trace, such as two times of one cell and load,
     or times of a cell that fall while its load grows; OSError for a file that cannot be opened.
@@ -221,6 +222,11 @@ def _read_table(file: BinaryIO, path: str) -> Rows:
             raise ValueError(f"{path} is empty: a trace has a header and rows of measured times")
         if len(head) == longest or "\0" in head:
             raise ValueError(f"{path} {_NO_TEXT}")
+        if head.strip() == "{":
+            raise ValueError(
+                f"{path} is one JSON object over many lines, such as a plan: JSON lines have an "
+                "object for each time, on a line of its own"
+            )
         if head.lstrip().startswith("{"):
             yield from _read_objects(itertools.chain([head], text), blank, path)
             return
@@ -420,7 +426,7 @@ def _read(rows: Rows, path: str, at: dict[str, int], names: dict[str, str]) -> T
     """From long rows, `at` which places they have each column, and its name in the file."""
     if "censored" in at and "chunk" in at:
         raise ValueError(
-            f"{path}: microbatches that were cut off are not supported: leave their steps out"
+            f"{path}: chunks that were cut off are not supported: leave their steps out"
         )
     found = _read_columns(rows, path, at, names)
     step_names = np.array(found.steps)
@@ -444,7 +450,7 @@ def _read(rows: Rows, path: str, at: dict[str, int], names: dict[str, str]) -> T
 def _numbers_of_chunks(trace: Trace, path: str, found: _Columns) -> np.ndarray:
     """Number the microbatch of each row, `[R]`.
 
-    Raises ValueError where a worker's step has two of a number, or none.
+    Raises ValueError where a worker's step has two of a number, or no step has all of all workers.
     """
     names = np.array(found.chunks)
     order = _time_order(names)
@@ -457,45 +463,53 @@ def _numbers_of_chunks(trace: Trace, path: str, found: _Columns) -> np.ndarray:
         worker = trace.worker_names[trace.worker[a]]
         raise ValueError(
             f"{path}, lines {found.line[a]} and {found.line[b]}: step {step} has two times of "
-            f"microbatch {names[found.chunk[a]]} of worker {worker}: give each microbatch of a "
-            "worker's step a number"
+            f"chunk {names[found.chunk[a]]} of worker {worker}: leave out what the log has twice, "
+            "or give each chunk of a worker's step a number of its own"
         )
     cells = np.unique(trace.cell)
+    whole = np.bincount(trace.cell, minlength=trace.num_steps * trace.num_workers) == names.size
+    if whole.reshape(trace.num_steps, trace.num_workers).all(axis=1).any():
+        return number
     all_of_them = np.add.outer(cells * names.size, np.arange(names.size)).ravel()
     for absent in np.setdiff1d(all_of_them, key)[:1]:
         cell, which = divmod(int(absent), names.size)
         i, j = divmod(cell, trace.num_workers)
         raise ValueError(
-            f"{path}: step {trace.step_names[i]} has no time of microbatch {names[order][which]} "
-            f"of worker {trace.worker_names[j]}. All steps of all workers need the same "
-            "microbatches: leave steps out that were not recorded whole. If some have more "
-            "microbatches than others, give one row for each step and worker, with the sum of the "
-            "seconds, and leave the column chunk out"
+            f"{path}: no step has all chunks of all workers. Step {trace.step_names[i]} has no "
+            f"time of chunk {names[order][which]} of worker {trace.worker_names[j]}. If workers "
+            "have unequal numbers of chunks, give one row for each step and worker, with the sum "
+            "of the seconds, and leave the column chunk out"
         )
     return number
 
 
 def _summed(trace: Trace, chunk: np.ndarray, forward: np.ndarray | None) -> Trace:
-    """Add up microbatches: `trace` has a row for each, and `chunk` their numbers."""
+    """Add up microbatches: `trace` has a row for each, and `chunk` their numbers.
+
+    A worker's step of which some are missing, as where a log breaks off, has no time.
+    """
     shape = (trace.num_steps, trace.num_workers, int(chunk.max()) + 1)
+    timed = np.zeros(shape, bool)
+    timed[trace.step, trace.worker, chunk] = True
+    whole = timed.all(axis=2)
 
     def table(values: np.ndarray | None) -> np.ndarray | None:
         if values is None:
             return None
         found = np.full(shape, np.nan)
         found[trace.step, trace.worker, chunk] = values
+        found[~whole] = np.nan
         return found
 
     seconds = table(trace.seconds)
     assert seconds is not None
-    whole = seconds.sum(axis=2)
-    step, worker = np.nonzero(np.isfinite(whole))
+    step, worker = np.nonzero(whole)
     return Trace(
         step_names=trace.step_names,
         worker_names=trace.worker_names,
         step=step.astype(np.int32),
         worker=worker.astype(np.int32),
-        seconds=whole[step, worker],
+        seconds=seconds[step, worker].sum(axis=1),
         censored=np.zeros(step.size, bool),
         microbatches=Microbatches(seconds, forward=table(forward), load=table(trace.load)),
     )
@@ -512,7 +526,12 @@ def _check_cells(trace: Trace, path: str, lines: np.ndarray) -> None:
     a, b = min((sorted(rows[i : i + 2]) for i in found), key=max)  # the first to be noticed
     step = trace.step_names[trace.step[a]]
     worker = trace.worker_names[trace.worker[a]]
-    why = "" if trace.load is None else " that do not grow with the load, or are of one load"
+    why = " that do not grow with the load, or are of one load"
+    if trace.load is None:
+        why = (
+            ": leave out what the log has twice, or number the chunks of a worker's step in a "
+            "column chunk"
+        )
     raise ValueError(
         f"{path}, lines {lines[a]} and {lines[b]}: step {step} has two times of worker "
         f"{worker}{why}"
@@ -537,7 +556,7 @@ def _forward(text: str, seconds: float) -> float:
         return forward
     raise ValueError(
         f"forward_seconds must be a part of seconds, which are of both passes, got {text!r} of "
-        f"{seconds:g}: give it for all microbatches, or leave the column out"
+        f"{seconds:g}: give it for all chunks, or leave the column out"
     )
 
 

@@ -65,6 +65,21 @@ def test_a_log_without_chunks_is_a_range(command, tmp_path):
     assert text.endswith("Nothing here pays more than 2 %.")
 
 
+def test_equal_workers_lose_nothing_by_no_cause_in_a_log_that_breaks_off(command, tmp_path):
+    path = written_in_parts(tmp_path / "equal.csv", np.full((10, 6, 8), 0.05))
+    text = (tmp_path / "equal.csv").read_text()
+    (tmp_path / "equal.csv").write_text(text[: text.rindex("\n", 0, -1) + 1])
+    status, out, err = command("advise", path)
+    said = " ".join(out.split())
+    assert (status, err) == (0, "")
+    assert "6 workers, 9 steps, 8 chunks" in said
+    assert "Left out: 1 step in which a worker has no whole time." in said
+    # Rounding gave -0.0 %, and all of it to the data.
+    assert "So 0.0 % of the time is lost." in said
+    assert said.count("none that shows") == 5
+    assert "Nothing here pays more than 2 %." in said
+
+
 def test_json_and_csv_have_the_same_rows(answer, command, chunks):
     found = answer("advise", chunks)
     assert found["advised"] == "dealt by length"

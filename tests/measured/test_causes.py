@@ -58,6 +58,21 @@ def test_the_cause_that_was_put_in_is_found(cause, forward):
         assert abs(added[cause].mean() - want[cause].mean()) < 0.04 * loss, seed
 
 
+@pytest.mark.parametrize("shape", [(40, 2, 8), (24, 8, 8), (30, 100, 4), (40, 6, 2)])
+def test_workers_that_are_seldom_slow_are_not_taken_for_long_chunks(shape):
+    """One worker in seven is up to five times as slow; the others and all chunks are alike."""
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        slow = rng.random(shape[:2]) < 1 / 7
+        random = np.where(slow, np.log(rng.uniform(1, 5, shape[:2])), 0)
+        data = np.exp(rng.normal(0, 0.05, shape))
+        true = Parts(np.zeros(shape[:2]), random, data, np.zeros(shape))
+        want, found = losses(true), losses(parts_of(Microbatches(true.seconds)))
+        loss = sum(values.mean() for values in want.values())
+        # Measured: 0.024 at worst; 0.033 to 0.76 where all were shrunk alike.
+        assert abs(found["data"].mean() - want["data"].mean()) < 0.03 * loss, seed
+
+
 def test_long_chunks_are_no_pauses_where_both_passes_take_longer():
     true, _ = log_of("data", 0)
     long = true._replace(

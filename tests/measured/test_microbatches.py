@@ -47,6 +47,15 @@ def test_microbatches_are_read_and_a_step_is_their_sum():
     assert parts.forward_ratio == pytest.approx(7 / (22 - 7))
 
 
+def test_a_log_that_breaks_off_within_a_step_is_read_up_to_there():
+    rows = "1,a,0,2\n1,a,1,3\n1,b,0,4\n1,b,1,5\n2,a,0,6\n2,a,1,7\n2,b,0,8\n"
+    trace = _read(rows, "step,worker,chunk,seconds\n")
+    np.testing.assert_array_equal(trace.table(), [[5, 9], [13, np.nan]])
+    parts = known(trace.microbatches)
+    np.testing.assert_array_equal(parts.seconds[1], [[6, 7], [np.nan, np.nan]])
+    assert parts.whole_steps().seconds.tolist() == [[[2, 3], [4, 5]]]
+
+
 def test_without_a_column_chunk_nothing_changes_and_forward_and_load_may_be_left_out():
     plain = _read("1,a,4,2,1\n1,a,8,3,1\n", "step,worker,load,seconds,forward_seconds\n")
     assert plain.microbatches is None
@@ -64,20 +73,20 @@ def test_without_a_column_chunk_nothing_changes_and_forward_and_load_may_be_left
     [
         (
             "1,a,0,1,2,1\n1,b,0,1,2,1\n1,a,0,1,3,1\n",
-            "lines 2 and 4: step 1 has two times of microbatch 0 of worker a",
+            "lines 2 and 4: step 1 has two times of chunk 0 of worker a: leave out what",
         ),
         (
             "1,a,0,1,2,1\n1,a,1,1,2,1\n1,b,1,1,3,1\n",
-            "step 1 has no time of microbatch 0 of worker b. All steps",
+            "no step has all chunks of all workers. Step 1 has no time of chunk 0 of worker b",
         ),
         (
-            "1,a,0,1,2,1\n1,a,1,1,2,1\n2,a,0,1,3,1\n",
-            "no time of microbatch 1 .*more microbatches than others, give",
+            "1,a,0,1,2,1\n1,a,1,1,2,1\n1,b,0,1,3,1\n",
+            "no time of chunk 1 .*unequal numbers of chunks, give",
         ),
         ("1,a,0,1,2,2\n", "line 2: forward_seconds must be a part of seconds.*got '2' of 2"),
         (
             "1,a,0,1,2,\n",
-            "line 2: forward_seconds must .*give it for all microbatches, or leave the column out",
+            "line 2: forward_seconds must .*give it for all chunks, or leave the column out",
         ),
         ("1,a,0,,2,1\n", "line 2: load is empty"),
         ("1,a,,1,2,1\n", "line 2: the label of a step, worker or chunk is empty"),
@@ -91,7 +100,7 @@ def test_microbatches_that_cannot_be_are_refused_with_their_reason(rows, message
 def test_microbatches_that_were_cut_off_and_wide_files_are_refused():
     text = b"step,worker,chunk,seconds,cut\n1,a,0,2,1\n"
     with pytest.raises(
-        ValueError, match="microbatches that were cut off are not supported: leave their steps"
+        ValueError, match="chunks that were cut off are not supported: leave their steps"
     ):
         load_trace(io.BytesIO(text), censored="cut")
     with pytest.raises(ValueError, match="the wide layout has no place for chunk"):

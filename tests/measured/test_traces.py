@@ -194,7 +194,10 @@ BROKEN: dict[str, list[str | bytes]] = {
         _LONG.encode() + b"1,a,1\n" * 20_000 + b"\xff\n",
     ],
     "write a decimal comma as a point (worker w1)": ["step,w1,w2\n1,2.5,3.5\n2,x,1\n"],
-    "lines 2 and 4: step 1 has two times of worker w2": ["step,w1,w2\n1,2,3\n2,1,1\n1,,4\n"],
+    "is one JSON object over many lines, such as a plan": ['{\n "plan": 1\n}\n'],
+    "lines 2 and 4: step 1 has two times of worker w2: leave out": [
+        "step,w1,w2\n1,2,3\n2,1,1\n1,,4\n"
+    ],
     "line 3: load must be a positive number, got '0'": [_LOADS + "1,a,10,1\n1,b,0,1\n"],
     "line 3: load is empty, and the time is not: how much was done": [
         _LOADS + "1,a,10,1\n2,a,,1\n"
@@ -249,7 +252,8 @@ def test_rows_are_the_steps_of_the_trace(tmp_path):
     assert load_trace(_write(tmp_path, text)).rows().tolist() == [[0.75, 3.5], [2.5, 1.25]]
     missing = load_trace(_write(tmp_path, text.replace("0.75", "")))
     with pytest.raises(
-        ValueError, match="step 3 has no whole time of worker b: a replay needs all"
+        ValueError,
+        match=r"step 3 has no whole time of worker b: a replay needs all\. Leave out the steps",
     ):
         missing.rows()
     np.testing.assert_array_equal(missing.table(), [[np.nan, 3.5], [2.5, 1.25]])

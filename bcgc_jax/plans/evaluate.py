@@ -35,6 +35,9 @@ NUM_NODES = 128
 # own size.
 _FEW = 64
 
+# The images of kinks, `[K]`, and when all is delivered for sure, or None.
+_Kinks = tuple[Array, Array | None]
+
 
 def expected_completion(
     worker: Worker, load: Load, rule: Exact, *, num_nodes: int = NUM_NODES
@@ -112,15 +115,11 @@ def _late_hazards(worker: Worker, load: Load, t: Array, num_inner: int) -> tuple
 def _nodes(worker: Worker, load: Load, rule: Exact, num_nodes: int) -> Quadrature:
     """A rule of integration whose nodes move with the times at which P(τ > t) begins to fall."""
     still = jax.lax.stop_gradient((worker, load))
-    bounds = rule.bounds(load.work)
-
-    def hazard_at(t: Array) -> Array:
-        return rule.bounding(late_hazard(*still, t[:, None], NUM_INNER // 4)[0])
-
     first = worker.infimum() + delivered(load, worker.cycle_time.infimum()[None], worker.overlap)
     start = rule.first(first.astype(load.work.dtype))
+    bounds = rule.bounds(load.work)
     if rule.by_task and worker.plain and load.sent is None:
-        nodes = _nodes_by_work(*still, bounds, hazard_at, num_nodes)
+        nodes = _nodes_by_work(*still, rule, bounds, num_nodes)
         return quadrature.follow(nodes, start[None])
     peaks = _peaks(*still, rule, bounds.hazards, jax.lax.stop_gradient(start))
     near = peaks[0] + 1e-6 * (peaks[2] - peaks[0])
@@ -133,32 +132,21 @@ def _nodes(worker: Worker, load: Load, rule: Exact, num_nodes: int) -> Quadratur
             # Most lie before the start; up to N = 1000 the rest is 2e-12 of the value.
             onsets = jnp.append(start, onsets[1:][-3 * load.kinds :])
         kinks = _early_too(kinks, jax.lax.stop_gradient(onsets[1:]), peaks)
-    if kinks is None:
-        nodes = quadrature.line_rule(quadrature.line(peaks, hazard_at, bounds.choices), num_nodes)
-        return quadrature.follow(nodes, onsets)
-    images, last = kinks
-    images = jnp.where(images < near, peaks[0], images)
-    panels = quadrature.panels(peaks, images, last, hazard_at, bounds.choices)
-    # Densities of start-ups and links may be powers; of very many panels each is small.
-    few = panels.size.size <= 4000
-    orders = (num_nodes * 3 // 32, num_nodes // 16, num_nodes // 32) if few else (5, 3, 2)
-    # With start-ups of a density all may be over soon behind a kink.
-    steep = None if worker.start.atomic else images
-    nodes = quadrature.gauss_rules(panels, orders, last is not None, powers=True, steep=steep)
+    if kinks is not None:
+        images, last = kinks
+        kinks = jnp.where(images < near, peaks[0], images), last
+    nodes = _nodes_by_search(*still, rule, bounds.choices, peaks, kinks, num_nodes)
     return quadrature.follow(nodes, onsets)
 
 
 def _nodes_by_work(
-    worker: Worker,
-    load: Load,
-    bounds: Bounds,
-    hazard_at: Callable[[Array], Array],
-    num_nodes: int,
+    worker: Worker, load: Load, rule: Exact, bounds: Bounds, num_nodes: int
 ) -> Quadrature:
     """For workers that begin at once and have no link: times are cycle times times the work."""
     law = worker.cycle_time
     times = law.inverse_cumulative_hazard(bounds.hazards).astype(load.work.dtype)
     peaks = peaks_of(times, load.work)
+    hazard_at = _bounding(worker, load, rule)
     if law.smooth:
         return quadrature.line_rule(quadrature.line(peaks, hazard_at, bounds.choices), num_nodes)
     images, last = images_of(law, load.work)
@@ -167,9 +155,40 @@ def _nodes_by_work(
     return quadrature.gauss_rules(panels, orders, last is not None)
 
 
-def _early_too(
-    kinks: tuple[Array, Array | None] | None, onsets: Array, peaks: Array
-) -> tuple[Array, Array | None]:
+def _nodes_by_search(
+    worker: Worker,
+    load: Load,
+    rule: Exact,
+    choices: Array,
+    peaks: Array,
+    kinks: _Kinks | None,
+    num_nodes: int,
+) -> Quadrature:
+    """Along a line, or between kinks, for `peaks` that were searched for."""
+    hazard_at = _bounding(worker, load, rule)
+    if kinks is None:
+        return quadrature.line_rule(quadrature.line(peaks, hazard_at, choices), num_nodes)
+    images, last = kinks
+    panels = quadrature.panels(peaks, images, last, hazard_at, choices)
+    # Densities of start-ups and links may be powers; of very many panels each is small.
+    few = panels.left.size <= 4000
+    orders = (num_nodes * 3 // 32, num_nodes // 16, num_nodes // 32) if few else (5, 3, 2)
+    # With start-ups of a density all may be over soon behind a kink.
+    steep = None if worker.start.atomic else images
+    return quadrature.gauss_rules(panels, orders, last is not None, powers=True, steep=steep)
+
+
+def _bounding(worker: Worker, load: Load, rule: Exact) -> Callable[[Array], Array]:
+    """The hazards that the rule's bounds go by, at some times: `[T]` to `[T, J]`."""
+
+    def hazard_at(t: Array) -> Array:
+        hazard, _ = late_hazard(worker, load, t[:, None], NUM_INNER // 4)
+        return rule.bounding(hazard)
+
+    return hazard_at
+
+
+def _early_too(kinks: _Kinks | None, onsets: Array, peaks: Array) -> _Kinks:
     """The kinks, or the onsets if there are none, and a few times before the typical one.
 
     Before it all of τ is smooth, but far wider than what is between the kinks.
@@ -223,7 +242,7 @@ def _peaks(worker: Worker, load: Load, rule: Exact, hazards: Array, start: Array
     return quadrature.raised(jnp.max(times, axis=-1), scale)
 
 
-def _kinks_of(worker: Worker, load: Load) -> tuple[Array, Array | None] | None:
+def _kinks_of(worker: Worker, load: Load) -> _Kinks | None:
     """Where P(F_n > t) may have kinks, and when all is delivered for sure; None if it is smooth."""
     dtype = load.work.dtype
     starts = worker.start

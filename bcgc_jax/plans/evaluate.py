@@ -123,11 +123,13 @@ def _nodes(worker: Worker, load: Load, rule: Exact, num_nodes: int) -> Quadratur
         return quadrature.follow(nodes, start[None])
     peaks = _peaks(*still, rule, bounds.hazards, jax.lax.stop_gradient(start))
     near = peaks[0] + 1e-6 * (peaks[2] - peaks[0])
+    # Workers of unlike loads may first finish a task at unlike times.
+    rekindled = rule.rekindled or load.kinds > 1
     # What rounding sets apart from the start would make the next panel a wide one.
-    onsets = _onsets_of(worker, load, start, rule.rekindled)
+    onsets = _onsets_of(worker, load, start, rekindled)
     onsets = jnp.sort(jnp.where(onsets < near, start, onsets))
     kinks = _kinks_of(*still)
-    if rule.rekindled and worker.start.atomic:
+    if rekindled and worker.start.atomic:
         if kinks is None and load.kinds > 1:
             # Most lie before the start; up to N = 1000 the rest is 2e-12 of the value.
             onsets = jnp.append(start, onsets[1:][-3 * load.kinds :])

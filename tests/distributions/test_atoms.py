@@ -21,7 +21,8 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: str(case.parameters[:3]))
 def test_few_times_are_counted(case, precision):
-    law, near = case.law(), few_ulp(precision)
+    law = case.law()
+    near = few_ulp(precision)
     values, mass = (np.array(column) for column in zip(*case.atoms, strict=True))
     finite = np.minimum(values, 1e30)
     t = np.unique(np.concatenate([[0.0], 0.99 * finite, finite, 1.01 * finite]))
@@ -38,7 +39,8 @@ def test_few_times_are_counted(case, precision):
     np.testing.assert_allclose(law.pieces().times, values, rtol=near)
     # Λ⁻¹(a) = inf{t : Λ(t) ≥ a}, at the ends and at hazards that avoid the steps.
     share = (np.cumsum(mass) - mass)[:, None] + mass[:, None] * [0.02, 0.5, 0.98]
-    a, expected = -np.log1p(-share.ravel()), np.repeat(values, 3)
+    a = -np.log1p(-share.ravel())
+    expected = np.repeat(values, 3)
     found = law.inverse_cumulative_hazard(np.r_[0, a, 80.0, np.inf].astype(precision))
     np.testing.assert_allclose(found, [values[0], *expected, values[-1], values[-1]], rtol=near)
 
@@ -56,7 +58,8 @@ def test_two_speeds_inverse_undoes_the_hazard_at_every_probability(precision):
 
 
 def test_two_speeds_that_never_or_always_slow_down(precision):
-    never, always = bcgc.TwoSpeed(1.3, math.inf, 0.0), bcgc.TwoSpeed(1.3, 5.7, 1.0)
+    never = bcgc.TwoSpeed(1.3, math.inf, 0.0)
+    always = bcgc.TwoSpeed(1.3, 5.7, 1.0)
     np.testing.assert_allclose([never.mean(), always.mean()], [1.3, 5.7], rtol=few_ulp(precision))
     np.testing.assert_array_equal(
         never.cumulative_hazard(jnp.array([1.2, 1.4, 1e9])), [0, np.inf, np.inf]
@@ -71,7 +74,8 @@ def test_two_speeds_that_never_or_always_slow_down(precision):
 
 @pytest.mark.parametrize("probability", [0.0, 0.27, 1.0])
 def test_two_speeds_have_the_slopes_of_their_formulas(probability, precision):
-    law, near = bcgc.TwoSpeed(1.3, 5.7, probability), few_ulp(precision)
+    law = bcgc.TwoSpeed(1.3, 5.7, probability)
+    near = few_ulp(precision)
     mean = jax.grad(lambda law: law.mean())(law)
     np.testing.assert_allclose(
         jax.tree.leaves(mean), [1 - probability, probability, 5.7 - 1.3], rtol=near
@@ -94,7 +98,8 @@ def test_empirical_inverse_undoes_the_hazard_at_every_time(size, precision):
 
 
 def test_empirical_law_sorts_what_it_is_given_also_under_a_trace(precision):
-    unsorted, near = np.asarray(TIMES, precision).reshape(2, 4), few_ulp(precision)
+    unsorted = np.asarray(TIMES, precision).reshape(2, 4)
+    near = few_ulp(precision)
     expected = [0.0, 2 / 8, 5 / 8, 6 / 8, 1.0]
     t = np.asarray([0.3, 0.4, 3.3, 8.0, 1e5], precision)
     nested: Any = unsorted.tolist()
@@ -125,7 +130,8 @@ def test_empirical_law_of_integers_has_floating_times(precision):
         assert law.mean() == 2
 
 
-STARTS, CYCLES = [3.0, 0.0, 7.0, 7.0], [2.5, 1.5, 0.5, 1.5]
+STARTS = [3.0, 0.0, 7.0, 7.0]
+CYCLES = [2.5, 1.5, 0.5, 1.5]
 PAIRS = bcgc.distributions.EmpiricalPairs(STARTS, CYCLES)
 
 
@@ -138,8 +144,10 @@ def test_draws_of_pairs_come_together_each_as_often(x64):
 
 
 def test_alone_the_cycle_time_of_pairs_is_an_empirical_law():
-    law, alone = PAIRS, bcgc.Empirical(CYCLES)
-    t, a = np.array([0.4, 0.5, 1.4, 1.5, 2.4, 2.5, 9.0]), -np.log1p(-np.array([0.1, 0.3, 0.7, 0.8]))
+    law = PAIRS
+    alone = bcgc.Empirical(CYCLES)
+    t = np.array([0.4, 0.5, 1.4, 1.5, 2.4, 2.5, 9.0])
+    a = -np.log1p(-np.array([0.1, 0.3, 0.7, 0.8]))
     np.testing.assert_array_equal(law.cumulative_hazard(t), alone.cumulative_hazard(t))
     np.testing.assert_array_equal(
         law.inverse_cumulative_hazard(a), alone.inverse_cumulative_hazard(a)

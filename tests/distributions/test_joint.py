@@ -62,7 +62,8 @@ def test_rows_of_no_shape_or_of_impossible_times_are_refused(times):
 
 def test_everything_about_an_iteration_is_a_mean_over_rows(precision):
     rtol = 1e-10 if precision == np.float64 else 2e-5
-    problem, runtimes = _problem(), _runtimes(X)
+    problem = _problem()
+    runtimes = _runtimes(X)
     found = bcgc.plans.integrate_runtime(problem, X)
     np.testing.assert_allclose(found.value, runtimes.mean(), rtol=rtol)
     assert abs(found.value - runtimes.mean()) <= found.error
@@ -101,7 +102,9 @@ def test_slopes_are_those_of_the_mean_over_rows(x64):
 
 
 def test_schemes_are_judged_row_by_row(x64):
-    problem, alpha, s = _problem(), 4.5, np.arange(1, N)
+    problem = _problem()
+    alpha = 4.5
+    s = np.arange(1, N)
     each = (s + 1) / (s + alpha) * np.maximum(alpha * SORTED[:, 1:], SORTED[:, :1]).mean(axis=0)
     value, level = tandon_partial_runtime(problem, alpha)
     np.testing.assert_allclose(value.value, SCALE * L * each.min(), rtol=1e-10)
@@ -118,7 +121,8 @@ def test_schemes_are_judged_row_by_row(x64):
 
 
 def test_simulated_rows_are_rows(x64):
-    law, key = bcgc.EmpiricalRows(TIMES), jax.random.key(3)
+    law = bcgc.EmpiricalRows(TIMES)
+    key = jax.random.key(3)
     drawn = np.asarray(bcgc.sorted_cycle_times(key, law, N, 400))
     place = np.argmin(np.abs(drawn[:, None] - SORTED[None]).sum(axis=2), axis=1)
     np.testing.assert_allclose(drawn, SORTED[place], rtol=1e-12)
@@ -164,7 +168,8 @@ def test_the_number_of_workers_must_be_that_of_the_law():
 
 
 def test_each_worker_is_drawn_from_its_own_law(precision):
-    law, key = bcgc.Heterogeneous([case.law() for case in UNLIKE]), jax.random.key(2)
+    law = bcgc.Heterogeneous([case.law() for case in UNLIKE])
+    key = jax.random.key(2)
     draws = np.asarray(jax.jit(lambda law: law.sample(key, (40_000, N)))(law))
     assert draws.dtype == precision
     for column, case in zip(draws.T, UNLIKE, strict=True):
@@ -194,7 +199,8 @@ def test_unlike_workers_are_simulated(x64):
         UNLIKE[4],
     ]
     law = bcgc.Heterogeneous([case.law() for case in cases])
-    rng, size = np.random.default_rng(8), 100_000
+    rng = np.random.default_rng(8)
+    size = 100_000
     times = np.stack([case.draw(rng, size) for case in cases], axis=1)
     expected = _runtimes(X, -np.sort(-times, axis=1))
     estimate = bcgc.simulate_runtime(jax.random.key(4), _problem(law), X, size, unit=None)

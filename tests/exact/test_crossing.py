@@ -159,7 +159,8 @@ def test_slopes_of_the_crossing_probability_are_one_sided_differences_of_exact_e
 
 def _difference(boundary: list[Fraction], *levels: int) -> float:
     """Centred, of the polynomial, with a step at each of the levels."""
-    step, change = Fraction(1, 10**20), Fraction(0)
+    step = Fraction(1, 10**20)
+    change = Fraction(0)
     for signs in itertools.product((1, -1), repeat=len(levels)):
         at = list(boundary)
         for sign, level in zip(signs, levels, strict=True):
@@ -172,7 +173,8 @@ def test_second_slopes_are_differences_of_exact_enumeration(precision):
     found = jax.jit(jax.vmap(jax.hessian(crossing_probability)))(*padded_hazards(precision))
     assert np.isfinite(found).all()
     for boundary, second in zip(BOUNDARIES, found, strict=True):
-        size, ends = len(boundary), [Fraction(0), *boundary, Fraction(1)]
+        size = len(boundary)
+        ends = [Fraction(0), *boundary, Fraction(1)]
         if not all(low < high for low, high in itertools.pairwise(ends)):
             continue
         first = np.array([_difference(boundary, k) for k in range(size)])

@@ -29,7 +29,8 @@ def test_threefry_is_bit_for_bit_the_cipher_of_jax():
         np.testing.assert_array_equal(jnp.concatenate(result), reference)
 
 
-WEIBULL, TWO_SPEED = laws.WEIBULL.at(2.3, 0.6, 0.9), laws.TWO_SPEED.at(1.3, math.inf, 0.27)
+WEIBULL = laws.WEIBULL.at(2.3, 0.6, 0.9)
+TWO_SPEED = laws.TWO_SPEED.at(1.3, math.inf, 0.27)
 
 
 def _sorted(num_workers: int, seed: int) -> np.ndarray:
@@ -54,7 +55,8 @@ def check_same_joint_law(draws: np.ndarray, reference: np.ndarray) -> None:
 
 
 def test_sorted_draws_with_a_traced_number_of_workers_are_padded_with_the_infimum(precision):
-    law, num_workers = WEIBULL.law(), np.array([1, 3, 6, 8])
+    law = WEIBULL.law()
+    num_workers = np.array([1, 3, 6, 8])
 
     @jax.jit
     @jax.vmap
@@ -115,7 +117,8 @@ def test_simulated_maximum_ignores_infinite_times_at_levels_without_load(precisi
 
 
 def test_slopes_of_the_simulated_maximum_are_the_cycle_times_where_it_lies(precision):
-    key, params = jax.random.key(71), WEIBULL.parameters
+    key = jax.random.key(71)
+    params = WEIBULL.parameters
 
     @jax.jit
     def slopes(params, load):
@@ -135,7 +138,8 @@ def test_slopes_of_the_simulated_maximum_are_the_cycle_times_where_it_lies(preci
     rtol = 8 * np.finfo(precision).eps  # worst measured 2 eps
     np.testing.assert_allclose(by_load, expected, rtol=rtol)
     # max = load (shift + scale a^{1/shape}), a = ((T - shift) / scale)^shape.
-    excess, load = (draws[rows, where] - float(precision.type(0.9))) / 2.3, LOAD[where]
+    excess = (draws[rows, where] - float(precision.type(0.9))) / 2.3
+    load = LOAD[where]
     np.testing.assert_allclose(by_params[0], np.mean(load * excess), rtol=rtol)
     by_shape = -np.mean(load * 2.3 * scipy.special.xlogy(excess, excess)) / 0.6
     np.testing.assert_allclose(by_params[1], by_shape, rtol=rtol)
@@ -225,7 +229,8 @@ CLOSED_FORMS: dict[str, tuple[Callable, tuple[float, ...], Callable]] = {
 @pytest.mark.parametrize("name", CLOSED_FORMS)
 def test_moments_of_order_statistics_are_the_closed_forms(name, precision):
     make, parameters, reference = CLOSED_FORMS[name]
-    law, power = make(*parameters), -1 if name.endswith("1/T") else 1
+    law = make(*parameters)
+    power = -1 if name.endswith("1/T") else 1
     # Of eq. (8) the sum takes long. Worst measured 4e-7 and 3e-16; 1.5e-7 and 3e-15; 7e-7 and
     # 7e-16.
     sizes = (1, 7, 50) if reference is oracles.exponential_inverse_moment else SIZES

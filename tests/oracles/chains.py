@@ -85,7 +85,8 @@ def in_order(
         for subset in range(count):
             fresh = subset >= known
             own.append(size + passing * size + (setup + passing * before if fresh else 0.0))
-        known, before = max(known, count), before + size
+        known = max(known, count)
+        before = before + size
         if not parts:
             found.append(Piece(sum(own), send * size, task))
             continue

@@ -12,7 +12,8 @@ def simulated(
 
     `shares` are the sizes of the subsets, alike by default.
     """
-    workers, (size,) = len(times), np.asarray(plan.sizes)
+    workers = len(times)
+    (size,) = np.asarray(plan.sizes)
     work = np.ones(workers) if shares is None else workers * shares
     first: dict[int, tuple[float, int]] = {}
     for w in range(workers):

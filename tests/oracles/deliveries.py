@@ -48,7 +48,8 @@ class Delivery:
         """(a, y) of what a level waits for, `[K, 2]`."""
         if not self.overlap:
             return np.array([[self.sent[level], self.work[level]]])
-        before, own = np.append(0.0, self.sent[:-1]), self.levels[self.levels <= level]
+        before = np.append(0.0, self.sent[:-1])
+        own = self.levels[self.levels <= level]
         return np.stack([self.sent[level] - before[own], self.work[own]], axis=1)
 
     @property
@@ -69,10 +70,16 @@ def loads(
 
     `scale` is M b / N; setup and chain are cycles of a sample.
     """
-    work, sent, done, passed, subsets = [], [], 0.0, 0.0, 0
+    work = []
+    sent = []
+    done = 0.0
+    passed = 0.0
+    subsets = 0
     for n, size in enumerate(np.asarray(x, float)):
         if size > 0:
-            done, passed, subsets = done + (n + 1) * size, passed + size, n + 1
+            done = done + (n + 1) * size
+            passed = passed + size
+            subsets = n + 1
         work.append(scale * (done + subsets * (setup + chain * passed) / cycles))
         sent.append(send * passed)
     return np.array(work), np.array(sent)
@@ -176,9 +183,11 @@ def _over_starts(
     turns = sorted((z * s - w * r) / (w - z) for s, w in pairs for r, z in pairs if z > w)
     ends = [0.0 * room, *(np.minimum(turn, room) for turn in turns if turn > 0), room]
     v = np.linspace(-_RANGE, _RANGE, _INNER)
-    share, rest = 1 / (1 + np.exp(-np.pi * np.sinh(v))), 1 / (1 + np.exp(np.pi * np.sinh(v)))
+    share = 1 / (1 + np.exp(-np.pi * np.sinh(v)))
+    rest = 1 / (1 + np.exp(np.pi * np.sinh(v)))
     weight = np.pi * np.cosh(v) * share * rest * (v[1] - v[0])
-    early, late_ = np.zeros(room.size), d.start_excess.sf(room)
+    early = np.zeros(room.size)
+    late_ = d.start_excess.sf(room)
     for low, high in itertools.pairwise(ends):
         size = (high - low)[:, None]
         spare = np.min([(low[:, None] + size * share + s) / w for s, w in pairs], axis=0)

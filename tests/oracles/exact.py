@@ -23,7 +23,8 @@ def exponential_inverse_moment(rate: float, shift: float, num_workers: int, k: i
     sum loses.
     """
     with mp.workdps(30 + num_workers):
-        rate, shift = mp.mpf(rate), mp.mpf(shift)
+        rate = mp.mpf(rate)
+        shift = mp.mpf(shift)
         at = [rate * (num_workers - k + 1 + i) * shift for i in range(k)]
         terms = [(-1) ** i * mp.binomial(k - 1, i) * mp.exp(c) * mp.e1(c) for i, c in enumerate(at)]
         return float(k * mp.binomial(num_workers, k) * rate * mp.fsum(terms))
@@ -45,7 +46,8 @@ def log_logistic_moment(scale: float, shape: float, num_workers: int, k: int) ->
     U_(k) / (1 - U_(k)) is a beta prime variable.
     """
     with mp.workdps(30):
-        r, up = 1 / mp.mpf(shape), num_workers - k + 1
+        r = 1 / mp.mpf(shape)
+        up = num_workers - k + 1
         if up <= r:
             return math.inf
         return float(mp.mpf(scale) * mp.gammaprod([k + r, up - r], [k, up]))
@@ -58,7 +60,9 @@ def atomic_order_statistic(
 
     P(T_(k) ≤ t) = P(Bin(N, F(t)) ≥ k).
     """
-    total, below, reached = 0.0, Fraction(0), Fraction(0)
+    total = 0.0
+    below = Fraction(0)
+    reached = Fraction(0)
     for atom, share in atoms:
         below += share
         ranks = range(k, num_workers + 1)
@@ -93,7 +97,8 @@ def crossing_probability(boundary: Sequence[Fraction]) -> Fraction:
 
 def project_by_active_sets(values: np.ndarray, total: float) -> np.ndarray:
     """The nearest x ≥ 0 with Σ x = total: the best one over all sets of positive entries."""
-    best, nearest = np.full(values.shape, np.nan), np.inf
+    best = np.full(values.shape, np.nan)
+    nearest = np.inf
     for size in range(1, values.size + 1):
         for chosen in itertools.combinations(range(values.size), size):
             x = np.zeros_like(values)

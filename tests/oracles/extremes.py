@@ -13,7 +13,8 @@ import numpy as np
 from scipy import special
 
 # Gauss–Legendre of 8 and of 16 points: what differs between them is bisected.
-_COARSE, _FINE = np.polynomial.legendre.leggauss(8), np.polynomial.legendre.leggauss(16)
+_COARSE = np.polynomial.legendre.leggauss(8)
+_FINE = np.polynomial.legendre.leggauss(16)
 # Panels are bisected until they differ by less than this share of the integral, and until the
 # probability, where it counts, falls by less than half: a step near the end of a panel deceives
 # every rule.
@@ -67,7 +68,8 @@ def crossing(workers: int, used: np.ndarray, below: np.ndarray, above: np.ndarra
         short = count < workers - level
         failed += new[:, short].sum(axis=1)
         new[:, short] = 0
-        alive, before = new, (low, high)
+        alive = new
+        before = (low, high)
     return failed
 
 
@@ -79,21 +81,25 @@ def _integral(
     size = np.exp(grid) * late(grid)
     kept = np.flatnonzero(size > 1e-19 * size.max())
     edges = np.union1d(grid[max(kept[0] - 1, 0) : kept[-1] + 2], breaks)
-    left, right = edges[:-1], edges[1:]
+    left = edges[:-1]
+    right = edges[1:]
     total, open_total = np.exp(left[0]), 0.0  # below the first edge the probability is 1
     for _ in range(_MAX_DEPTH):
         coarse, fine = (_panels(late, left, right, *rule) for rule in (_COARSE, _FINE))
         open_total = fine.sum()
         rough = np.abs(fine - coarse) > _TOLERANCE * (total + open_total)
-        high, low = late(left), late(right)
+        high = late(left)
+        low = late(right)
         counts = high * np.exp(right) * (right - left) > _TOLERANCE * (total + open_total)
         rough |= counts & (low < high / 2)
         total += fine[~rough].sum()
-        left, right = left[rough], right[rough]
+        left = left[rough]
+        right = right[rough]
         if not left.size:
             return total
         middle = (left + right) / 2
-        left, right = np.concatenate([left, middle]), np.concatenate([middle, right])
+        left = np.concatenate([left, middle])
+        right = np.concatenate([middle, right])
     return total + open_total
 
 

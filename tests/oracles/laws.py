@@ -99,8 +99,10 @@ class Case:
     @mp.workdps(DIGITS)
     def inverse(self, a):
         """Λ⁻¹(a), a root of log Λ(t) - log a in log(t - infimum), or in the logit where t ends."""
-        p, a = self.exact, mp.mpf(a)
-        start, end = self.family.infimum(p), self.family.end(p)
+        p = self.exact
+        a = mp.mpf(a)
+        start = self.family.infimum(p)
+        end = self.family.end(p)
         if a == 0:
             return start
 
@@ -117,14 +119,17 @@ class Case:
         while f(low) > 0:
             low, high, step = low - step, low, 3 * step
         while f(high) < 0:
-            low, high, step = high, high + step, 3 * step
+            low = high
+            high = high + step
+            step = 3 * step
         options = {"solver": "illinois", "tol": mp.mpf(10) ** -24, "maxsteps": 300, "verify": False}
         return time(low if low == high else mp.findroot(f, (low, high), **options))
 
     @mp.workdps(3 * DIGITS // 2)
     def hazard_slopes(self, t) -> list:
         """∂Λ(t)/∂pᵢ for every parameter, and ∂Λ/∂t last, by central differences."""
-        point, slopes = [*self.exact, mp.mpf(t)], []
+        point = [*self.exact, mp.mpf(t)]
+        slopes = []
 
         def ends(q):
             return self.family.infimum(q[:-1]), self.family.end(q[:-1])
@@ -165,7 +170,8 @@ class Atoms:
 
     def __init__(self, values: Any, mass: Any) -> None:
         order = np.argsort(values)
-        self.values, self.mass = np.asarray(values, float)[order], np.asarray(mass, float)[order]
+        self.values = np.asarray(values, float)[order]
+        self.mass = np.asarray(mass, float)[order]
         self.atoms = tuple(zip(self.values.tolist(), self.mass.tolist(), strict=True))
 
     def sf(self, t: ArrayLike) -> np.ndarray:

@@ -17,7 +17,8 @@ from tests.oracles.laws import CASES, Case
 
 def load_of(partition: Sequence[float] | np.ndarray) -> np.ndarray:
     """y_n = Σ_{i≤n} (i+1) x_i, one addition at a time."""
-    total, loads = 0.0, []
+    total = 0.0
+    loads = []
     for i, x in enumerate(partition):
         total += (i + 1) * float(x)
         loads.append(total)
@@ -43,7 +44,9 @@ def delivered_runtime(
     workers = len(times)
     arrivals: list[list[float]] = [[] for _ in x]
     for start, time in zip(starts, times, strict=True):
-        cycle, done, before = time * samples / workers, 0.0, 0.0
+        cycle = time * samples / workers
+        done = 0.0
+        before = 0.0
         work, link = start, start  # when the processor is through, and the link
         for n, size in enumerate(x):
             if size > 0:
@@ -63,7 +66,8 @@ def coordinate_runtime(
     s: Sequence[int], times: Sequence[float], samples: float, cycles: float
 ) -> float:
     """Eq. (2)."""
-    ordered, workers = sorted(float(t) for t in times), len(times)
+    ordered = sorted(float(t) for t in times)
+    workers = len(times)
     finish = [
         ordered[workers - n - 1] * sum(i + 1 for i in s[: place + 1]) for place, n in enumerate(s)
     ]
@@ -109,7 +113,10 @@ def expected_max(case: Case, load: np.ndarray) -> float:
 def expected_maxima(case: Case, loads: np.ndarray) -> np.ndarray:
     """`expected_max` of each row of `loads`, in one sweep."""
     nodes, weights = np.polynomial.legendre.leggauss(12)
-    values, owner, times, mass = np.zeros(len(loads)), [], [], []
+    values = np.zeros(len(loads))
+    owner = []
+    times = []
+    mass = []
     for row, load in enumerate(loads):
         start = load[-1] * case.infimum
         values[row] = start
@@ -119,7 +126,8 @@ def expected_maxima(case: Case, loads: np.ndarray) -> np.ndarray:
         if case.atoms:
             edges = np.unique(np.concatenate([breaks, used * case.infimum]))
             edges = edges[edges >= start]
-            t, w = (edges[1:] + edges[:-1]) / 2, np.diff(edges)
+            t = (edges[1:] + edges[:-1]) / 2
+            w = np.diff(edges)
         else:
             # 40 panels around the bulk, and ever longer ones towards 0 and infinity, in
             # log(t - start).
@@ -139,7 +147,9 @@ def expected_maxima(case: Case, loads: np.ndarray) -> np.ndarray:
         owner.append(np.full(t.size, row))
         times.append(t)
         mass.append(w)
-    rows, t, w = np.concatenate(owner), np.concatenate(times), np.concatenate(mass)
+    rows = np.concatenate(owner)
+    t = np.concatenate(times)
+    w = np.concatenate(mass)
     tail = exceedance(case, loads[rows], t)
     term = np.where(tail > 0, tail * w, 0.0)
     return values + np.bincount(rows, term, len(loads))
@@ -155,7 +165,8 @@ def expected_order_statistic(
     log_beta = special.betaln(rank, workers - rank + 1)
 
     def integrand(w):
-        log_u, log_rest = -np.logaddexp(0, -w), -np.logaddexp(0, w)
+        log_u = -np.logaddexp(0, -w)
+        log_rest = -np.logaddexp(0, w)
         density = math.exp(rank * log_u + (workers - rank + 1) * log_rest - log_beta)
         t = case.frozen.ppf(math.exp(log_u)) if w < 2 else case.frozen.isf(math.exp(log_rest))
         return density * function(float(t)) if density else 0.0

@@ -12,7 +12,8 @@ def shared(holders, sizes, starts, times, round_trip=0.0, lengths=None, costs=No
     In place of the sizes there may be lengths, `[worker, subset * chunk]`, and predicted costs;
     what a worker takes for a unit may be known beforehand.
     """
-    workers, count = len(times), len(sizes)
+    workers = len(times)
+    count = len(sizes)
     chunks = [(j, c) for j in range(workers) for c in range(count)]
     cost = dict(zip(chunks, [*sizes] * workers if costs is None else costs, strict=True))
     every = [[*sizes] * workers] * workers if lengths is None else lengths
@@ -40,11 +41,13 @@ def shared(holders, sizes, starts, times, round_trip=0.0, lengths=None, costs=No
         return sum(cost[j, c] for j, c in nobody_has_begun if b in holders[j][c])
 
     while events:
-        now, free = events[0][0], []
+        now = events[0][0]
+        free = []
         while events and events[0][0] == now:
             _, w, size = heapq.heappop(events)
             if size is not None:
-                last_pace[w], running[w] = (now - running[w][0]) / size, None
+                last_pace[w] = (now - running[w][0]) / size
+                running[w] = None
             free.append(w)
         for w in sorted(free):
             mine = [(j, c) for j, c in nobody_has_begun if w in holders[j][c]]

@@ -106,7 +106,8 @@ class World:
         return ticket
 
     def answer(self, request: Request) -> Answer:
-        handout, who = self.handout, request.who
+        handout = self.handout
+        who = request.who
         self.check_chunks()
         if not handout.present(who):
             present = handout.present(who._replace(step=handout.step))
@@ -193,7 +194,8 @@ class World:
     def take(self, i: int):
         """Forget, add or drop, begin: in this order."""
         process = self.processes[i]
-        answer, request = process.answer, process.request
+        answer = process.answer
+        request = process.request
         assert answer is not None
         assert request is not None
         process.answer = process.request = None
@@ -323,10 +325,14 @@ def timed_step(
     A worker begins the step at its start, and takes `seconds[worker, k]` for the k-th chunk. All
     that are free are served at every event; those that `may_be_given` something would be enough.
     """
-    workers, number = range(len(starts)), {chunk: k for k, chunk in enumerate(handout.holders)}
+    workers = range(len(starts))
+    number = {chunk: k for k, chunk in enumerate(handout.holders)}
     members = [Member(handout.step, w, handout.roster.lives[w]) for w in workers]
-    timing, tickets, now = Timing(len(starts)), dict[int, Name](), 0.0
-    until, free = np.array(starts, float), set[int]()
+    timing = Timing(len(starts))
+    tickets = dict[int, Name]()
+    now = 0.0
+    until = np.array(starts, float)
+    free = set[int]()
     while not handout.complete:
         look = timing.next_look(now, handout.voided) if handout.ends == "sums" else np.inf
         copies = {w: handout.begun(w) for w in handout.may_be_given(free)}
@@ -348,7 +354,8 @@ def timed_step(
         able = handout.may_be_given(free)
         assert handout.roster.overdue.isdisjoint(free.difference(able))
         for w in sorted(free):
-            worth, begun = timing.worth(w, now), handout.begun(w)
+            worth = timing.worth(w, now)
+            begun = handout.begun(w)
             assert timing.worth(w, now, begun) == [chunk for chunk in worth if chunk in begun]
             given = handout.next(members[w], timing.seconds(now), worth)
             if given is not None:

@@ -19,19 +19,23 @@ PAPER = bcgc.ShiftedExponential(1e-3, 50.0)
 
 pytestmark = pytest.mark.usefixtures("x64")
 
-_runtimes, _sent = jax.jit(circle.circle_runtime), jax.jit(circle.sent_on_circle)
+_runtimes = jax.jit(circle.circle_runtime)
+_sent = jax.jit(circle.sent_on_circle)
 
 
 @pytest.mark.parametrize("stored", [1, 3, 5])
 @pytest.mark.parametrize(("setup", "chain"), [(None, None), (3.0, 0.2)])
 def test_it_is_what_workers_do_one_by_one(stored, setup, chain):
-    rng, plan = np.random.default_rng(stored), cyclic_plan(4.0, stored)
-    times, starts = rng.exponential(size=(40, 5)), rng.exponential(size=(40, 5))
+    rng = np.random.default_rng(stored)
+    plan = cyclic_plan(4.0, stored)
+    times = rng.exponential(size=(40, 5))
+    starts = rng.exponential(size=(40, 5))
     problem = bcgc.Problem(PAPER, 5, 4, setup_cycles=setup, chain_cycles=chain)
     work = load_of_plan(problem, plan).work
     # Workers that do not count change nothing.
     extra = [np.pad(a, ((0, 0), (0, 3)), constant_values=0.1) for a in (times, starts)]
-    found, sent = _runtimes(work, *extra, 5), _sent(work, *extra, 5)
+    found = _runtimes(work, *extra, 5)
+    sent = _sent(work, *extra, 5)
     wanted = [
         simulated(plan, t, s, setup or 0, chain or 0) for t, s in zip(times, starts, strict=True)
     ]
@@ -56,7 +60,8 @@ def test_draws_of_rows_come_in_any_order():
 
 def test_what_schemes_need():
     problem = padded(PAPER, 5)
-    other, cyclic = bcgc.solve(problem, "tandon:2"), bcgc.solve(problem, "cyclic:3")
+    other = bcgc.solve(problem, "tandon:2")
+    cyclic = bcgc.solve(problem, "cyclic:3")
     assert [float(a) for a in known(other.needs)] == [3, 0.6, 0, 1, 0]
     assert [int(a) for a in known(cyclic.needs)][::2] == [3, 1, 0]
     mean, error, *_ = bcgc.simulate_runtime(

@@ -39,7 +39,8 @@ UNEVEN = (tuple((w,) for w in range(5)), ((0, 1), (2,), (3, 4)), ((0, 1), (2, 3,
 )
 def test_late_groups_are_as_probable_as_by_enumeration(groups):
     """Groups of workers that are alike, and of workers with chances of their own."""
-    workers, tasks = sum(map(len, groups[0])), len(groups)
+    workers = sum(map(len, groups[0]))
+    tasks = len(groups)
     for kinds in (None, kinds_by_size(groups)[0]):
         rule = OneOfEach(groups, kinds)
         kind_of = kinds or (0,) * workers
@@ -87,8 +88,11 @@ def test_as_many_may_be_late_for_ever_as_leave_one_in_each_group():
     [laws.WEIBULL.at(1.0, 0.6, 0.3), *slow(laws.UNIFORM.at(1, 9), laws.EMPIRICAL.at(1, 2, 5))],
 )
 def test_exact_values_are_those_of_draws_and_slopes_those_of_differences(case):
-    sizes, workers, rng = (1, 3, 12), 12, np.random.default_rng(8)
-    law, times = case.law(), case.draw(rng, (200_000, workers))
+    sizes = (1, 3, 12)
+    workers = 12
+    rng = np.random.default_rng(8)
+    law = case.law()
+    times = case.draw(rng, (200_000, workers))
 
     def found(work, sent, start):
         worker = Worker(law, jnp.asarray(start), jnp.asarray(2.0))
@@ -97,7 +101,8 @@ def test_exact_values_are_those_of_draws_and_slopes_those_of_differences(case):
 
     value_and_slope = jax.jit(jax.value_and_grad(found, argnums=(0, 1), has_aux=True))
     for start in (0.0, 3.0):
-        work, sent = np.cumsum(rng.dirichlet(np.ones(3))), np.cumsum(rng.uniform(0, 0.3, 3))
+        work = np.cumsum(rng.dirichlet(np.ones(3)))
+        sent = np.cumsum(rng.uniform(0, 0.3, 3))
         tau = np.zeros(len(times))
         for size, y, c in zip(sizes, work, sent, strict=True):
             ready = (start / 2 + y * times + c).reshape(len(times), -1, size)
@@ -118,7 +123,8 @@ def test_exact_values_are_those_of_draws_and_slopes_those_of_differences(case):
 
 
 def test_each_kind_of_workers_has_a_link_of_its_own():
-    work, sent = np.array([[1.0, 3.0], [2.0, 2.5]]), np.array([[0.5, 4.0], [0.5, 4.0]])
+    work = np.array([[1.0, 3.0], [2.0, 2.5]])
+    sent = np.array([[0.5, 4.0], [0.5, 4.0]])
 
     @functools.partial(jax.jit, static_argnums=2)
     def found(work, sent, kinds=1):

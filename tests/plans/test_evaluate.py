@@ -20,7 +20,8 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 SIZE = 50
 # Smooth, of a heavy tail, with a kink; with atoms.
-CONTINUOUS, ATOMIC = ("weibull_07", "pareto_12", "uniform"), ("two_speed", "empirical")
+CONTINUOUS = ("weibull_07", "pareto_12", "uniform")
+ATOMIC = ("two_speed", "empirical")
 NAMES = CONTINUOUS + ATOMIC
 # κ = M b / N is not 1, and no two of its parts are equal.
 SAMPLES, CYCLES = 3.0, 0.7
@@ -86,7 +87,8 @@ def _central(f: Callable[[np.ndarray], np.ndarray], at: np.ndarray, h: np.ndarra
 )
 def test_twenty_and_fifty_workers_are_the_recursion(name):
     """The slopes too: of a homogeneous function they add up to it."""
-    case, rng = CASES[name], np.random.default_rng(2)
+    case = CASES[name]
+    rng = np.random.default_rng(2)
     for workers, kept in ((20, 2), (50, 1)):
         partitions = _partitions(rng, workers, 1)[-kept - 1 : -1]
         for partition, exact in zip(partitions, _exact(case, partitions), strict=True):
@@ -99,7 +101,8 @@ def test_twenty_and_fifty_workers_are_the_recursion(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_reported_error_bounds_the_true_error_closely(name):
-    case, rng = CASES[name], np.random.default_rng(3)
+    case = CASES[name]
+    rng = np.random.default_rng(3)
     law = case.law()
     for workers in (1, 2, 5, 12):
         partitions = _partitions(rng, workers, 3)
@@ -119,8 +122,11 @@ def test_the_reported_error_bounds_what_a_tail_has_beyond_the_last_node():
 
 
 def test_the_reported_error_bounds_the_true_error_of_a_coarser_rule():
-    case, rng = CASES["pareto_12"], np.random.default_rng(4)
-    law, workers, far = case.law(), 6, 0.0
+    case = CASES["pareto_12"]
+    rng = np.random.default_rng(4)
+    law = case.law()
+    workers = 6
+    far = 0.0
     partitions = _partitions(rng, workers, 8)
     for partition, exact in zip(partitions, _exact(case, partitions), strict=True):
         value, error = _value(law, jnp.asarray(partition), workers, num_nodes=40)
@@ -132,7 +138,9 @@ def test_the_reported_error_bounds_the_true_error_of_a_coarser_rule():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_slope_in_the_interior_is_that_of_central_differences(name):
-    case, workers, rng = CASES[name], 8, np.random.default_rng(6)
+    case = CASES[name]
+    workers = 8
+    rng = np.random.default_rng(6)
     partition = 100 * rng.dirichlet(np.full(workers, 1.0))
     _, (_, slope) = _everything(case.law(), _padded(partition), workers)
     exact = _central(lambda rows: _exact(case, rows), partition, 1e-3 * partition)
@@ -144,7 +152,8 @@ def test_the_slope_in_the_interior_is_that_of_central_differences(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CONTINUOUS)
 def test_second_slopes_are_second_differences_of_the_recursion(name):
-    case, rng = CASES[name], np.random.default_rng(8)
+    case = CASES[name]
+    rng = np.random.default_rng(8)
     hessian = jax.jit(jax.hessian(lambda law, x, workers: _value(law, x, workers).value, 1))
     for workers in (5, 20):
         partition = 100 * rng.dirichlet(np.full(workers, 3.0))
@@ -158,7 +167,8 @@ def test_second_slopes_are_second_differences_of_the_recursion(name):
 
 @pytest.mark.parametrize("name", CONTINUOUS)
 def test_the_slope_at_an_empty_level_is_that_of_one_sided_differences(name):
-    case, workers = CASES[name], 8
+    case = CASES[name]
+    workers = 8
     partition = np.array([20.0, 0, 0, 35, 0, 0, 45, 0])
     _, (_, slope) = _everything(case.law(), _padded(partition), workers)
     h = 2e-3
@@ -171,7 +181,9 @@ def test_the_slope_at_an_empty_level_is_that_of_one_sided_differences(name):
 
 @pytest.mark.parametrize("name", ATOMIC)
 def test_the_slope_of_a_law_with_atoms_is_a_subgradient_where_levels_and_values_tie(name):
-    case, workers, rng = CASES[name], 6, np.random.default_rng(7)
+    case = CASES[name]
+    workers = 6
+    rng = np.random.default_rng(7)
     others = np.concatenate([_partitions(rng, workers, 60), 100 * np.eye(workers)])
     at_others = _exact(case, others)
     ties = [*(100 * np.eye(workers)), np.array([30.0, 0, 0, 50, 0, 20])]
@@ -186,7 +198,8 @@ def test_the_slope_of_a_law_with_atoms_is_a_subgradient_where_levels_and_values_
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_slope_in_the_laws_parameters_is_that_of_central_differences(name):
-    case, rng = CASES[name], np.random.default_rng(9)
+    case = CASES[name]
+    rng = np.random.default_rng(9)
     partition = 100 * rng.dirichlet(np.full(6, 1.0))
     at = np.array(case.parameters)
     if name == "empirical":

@@ -65,7 +65,8 @@ def _extreme(rng: np.random.Generator, family: str, single: bool) -> Extreme:
 
 def _partition(rng: np.random.Generator, law: Any, workers: int, size: int) -> np.ndarray:
     """One level, a few, all, or those of a closed form, in shares that single precision has."""
-    kind, x = rng.integers(5), np.zeros(size)
+    kind = rng.integers(5)
+    x = np.zeros(size)
     few = rng.choice(workers, rng.integers(1, min(workers, 5) + 1), replace=False)
     match kind:
         case 0:

@@ -74,7 +74,8 @@ def test_workers_go_round_one_by_one(workers, size, missing):
     p = np.r_[missing, (1 - missing) * np.random.default_rng(1).dirichlet(np.ones(depth))]
     p = p.astype(np.longdouble)
     until_miss = np.cumprod(np.cumsum(p)[:-1])
-    at, missed = np.zeros(depth, np.longdouble), np.longdouble(0)
+    at = np.zeros(depth, np.longdouble)
+    missed = np.longdouble(0)
     at[0] = 1
     for length in range(1, workers + 1):
         left = workers - length
@@ -143,9 +144,15 @@ def _missed_by_enumeration(workers, depth):
 @pytest.mark.slow
 def test_two_start_ups_of_heavy_tails_against_all_states_and_double_exponential_rules():
     """Where one claim of an error was below the error: Weibull times begin with a steep slope."""
-    workers, depth, unit, starts, share = 5, 2, 2e5, (1e6, 5e7), np.array([0.7, 0.3])
-    missed, x = _missed_by_enumeration(workers, depth), np.arange(-6, 6, 1 / 32)
-    e, growth = np.pi / 2 * np.sinh(x), np.pi / 2 * np.cosh(x)
+    workers = 5
+    depth = 2
+    unit = 2e5
+    starts = (1e6, 5e7)
+    share = np.array([0.7, 0.3])
+    missed = _missed_by_enumeration(workers, depth)
+    x = np.arange(-6, 6, 1 / 32)
+    e = np.pi / 2 * np.sinh(x)
+    growth = np.pi / 2 * np.cosh(x)
 
     def late(t):
         laps = np.maximum(t - np.array(starts)[:, None, None], 0) / (
@@ -155,11 +162,13 @@ def test_two_start_ups_of_heavy_tails_against_all_states_and_double_exponential_
         at_least = np.concatenate([np.ones((1, t.size)), early, np.zeros((1, t.size))])
         return np.prod((at_least[:-1] - at_least[1:])[missed], axis=1).sum(axis=0)
 
-    between, gap = 1 / (1 + np.exp(-2 * e)), starts[1] - starts[0]
+    between = 1 / (1 + np.exp(-2 * e))
+    gap = starts[1] - starts[0]
     first = late(starts[0] + gap * between) * gap * 2 * between * (1 - between) * growth
     after = 2000 * unit * np.exp(e)
     want = starts[0] + (first.sum() + (late(starts[1] + after) * after * growth).sum()) / 32
-    law, start = bcgc.Weibull(1000.0, 0.7), bcgc.TwoSpeed(*starts, 0.3)
+    law = bcgc.Weibull(1000.0, 0.7)
+    start = bcgc.TwoSpeed(*starts, 0.3)
     problem = bcgc.Problem(law, workers, 20_000, 50, start_up=start)
     found = bcgc.plans.integrate_runtime(problem, cyclic_plan(problem.total, depth))
     # 1e-14 and 1e-10 of it

@@ -103,7 +103,8 @@ def _ours(name: str, start: str, overlap: bool, numbers: Numbers) -> tuple[Any, 
 
 
 def _exact(name: str, start: str, overlap: bool, n: Numbers) -> float:
-    workers, send = n["workers"], n["send"] if start != "none" else 0.0
+    workers = n["workers"]
+    send = n["send"] if start != "none" else 0.0
     infimum, excess, start_scale = STARTS[start][1](n["start"])
     law = FAMILIES[name][1](n["law"])
     work, sent = oracle.loads(n["x"][:workers], 1 / workers, 1.0, n["setup"], n["chain"], send)

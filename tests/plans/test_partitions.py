@@ -44,9 +44,12 @@ def test_levels_never_leave_the_levels_in_use_where_rounding_makes_the_sum_too_s
 
 
 def test_a_level_that_is_not_used_ends_with_the_last_one_before(x64):
-    x, setup, chain = np.array([0.0, 3.0, 0.0, 2.0, 0.0]), 0.7, 0.3
+    x = np.array([0.0, 3.0, 0.0, 2.0, 0.0])
+    setup = 0.7
+    chain = 0.3
     used = np.array([False, True, False, True, False])
-    expected, last = [], 0.0
+    expected = []
+    last = 0.0
     for n in range(5):
         if used[n]:
             last = sum((i + 1) * x[i] for i in range(n + 1)) + (n + 1) * (
@@ -61,7 +64,8 @@ def test_projection_is_the_best_over_all_active_sets(x64):
     rng = np.random.default_rng(11)
     project = jax.jit(jax.vmap(bcgc.plans.partitions.project_partition, (0, 0, 0)))
     for scale in (0.01, 1.0, 30.0):
-        values, total = rng.normal(0, scale, (60, 5)), rng.uniform(0.3, 7.0, 60)
+        values = rng.normal(0, scale, (60, 5))
+        total = rng.uniform(0.3, 7.0, 60)
         num_workers = rng.integers(1, 6, 60)
         result = np.asarray(project(values, total, np.arange(5) < num_workers[:, None]))
         for x, v, t, n in zip(result, values, total, num_workers, strict=True):
@@ -80,7 +84,8 @@ def test_projection_is_the_best_over_all_active_sets(x64):
 def test_rounded_partition_sums_exactly_and_stays_within_one_or_the_spacing_of_numbers(
     total, dtype
 ):
-    rng, x = np.random.default_rng(total), np.zeros((300, 24))
+    rng = np.random.default_rng(total)
+    x = np.zeros((300, 24))
     for row in x:  # over 3 to 20 levels, the last two are padding
         used = rng.choice(22, rng.integers(3, 21), replace=False)
         row[used] = rng.dirichlet(np.full(used.size, 0.4)) * total
@@ -96,7 +101,8 @@ def test_rounded_partition_sums_exactly_and_stays_within_one_or_the_spacing_of_n
     np.testing.assert_array_equal(result[x == 0], 0)
     assert (result >= 0).all()
     # Largest remainder: nobody rounded down has a larger remainder than somebody rounded up.
-    remainder, up = x - np.floor(x), result > np.floor(x)
+    remainder = x - np.floor(x)
+    up = result > np.floor(x)
     smallest_up = np.where(up, remainder, np.inf).min(axis=1)
     largest_down = np.where(~up & (x > 0), remainder, -np.inf).max(axis=1)
     assert (smallest_up >= largest_down).all() or total > 20_000

@@ -50,7 +50,8 @@ def test_runtimes_of_draws_are_equations_2_and_5(precision):
     for workers in (1, 5):
         x = rng.dirichlet(np.full(workers, 0.7), 6) * 40
         x[x < 1] = 0
-        times, levels = _draws(rng, 5, workers), rng.integers(0, workers, (6, 11))
+        times = _draws(rng, 5, workers)
+        levels = rng.integers(0, workers, (6, 11))
         for function, schemes, loop in (
             (bcgc.block_runtime, x, _equation_5),
             (bcgc.coordinate_runtime, levels, oracles.coordinate_runtime),
@@ -65,7 +66,8 @@ def test_runtimes_of_draws_are_equations_2_and_5(precision):
 @pytest.mark.parametrize("overlap", [False, True])
 def test_block_runtime_waits_for_workers_that_start_up_and_send(precision, overlap):
     rng = np.random.default_rng(7)
-    times, starts = _draws(rng, 6, 5), rng.weibull(0.7, (6, 5)) * 30
+    times = _draws(rng, 6, 5)
+    starts = rng.weibull(0.7, (6, 5)) * 30
     starts[2] = 0
     times[3, 1], starts[4, 2] = np.inf, np.inf  # one never computes, one never starts
     x = rng.dirichlet(np.full(5, 0.7), 6) * 40
@@ -87,7 +89,8 @@ def test_block_runtime_waits_for_workers_that_start_up_and_send(precision, overl
     assert found.dtype == precision
     # Worst measured 2e-16, 1e-7.
     np.testing.assert_allclose(found, loop, rtol=10 * np.finfo(precision).eps)
-    given["send_time"], one = 0.0, times[:3]
+    given["send_time"] = 0.0
+    one = times[:3]
     plain = bcgc.block_runtime(x[:3], one, **given)
     found = bcgc.block_runtime(x[:3], one, start_ups=7.5, **given)
     np.testing.assert_allclose(found, plain + 7.5, rtol=10 * np.finfo(precision).eps)
@@ -134,8 +137,10 @@ def test_simulation_is_within_its_error_of_the_exact_value(name):
 
 @pytest.mark.parametrize("name", ["weibull_07", "uniform", "two_speed"])
 def test_the_completion_probability_is_that_of_the_recursion(name):
-    rng, workers = np.random.default_rng(9), 20
-    case, problem = CASES[name], _problem(name, workers)
+    rng = np.random.default_rng(9)
+    workers = 20
+    case = CASES[name]
+    problem = _problem(name, workers)
     scale = SAMPLES * CYCLES / workers
     partitions = 100 * rng.dirichlet(np.full(workers, 0.5), 2)
     partitions[0, :3] = 0
@@ -175,8 +180,11 @@ def test_a_deadline_met_exactly_counts():
 
 
 def test_the_slope_of_the_completion_probability_is_that_of_central_differences():
-    partition, workers, deadline = np.array([20.0, 4.0, 15.0, 30.0, 5.0]), 5, 350.0
-    case, problem = CASES["weibull_3"], _problem("weibull_3", 5)
+    partition = np.array([20.0, 4.0, 15.0, 30.0, 5.0])
+    workers = 5
+    deadline = 350.0
+    case = CASES["weibull_3"]
+    problem = _problem("weibull_3", 5)
     slope = jax.jit(jax.grad(bcgc.completion_probability, 1))(problem, partition, deadline)
     h = 1e-3 * partition
     steps = np.concatenate([partition + np.diag(h), partition - np.diag(h)])
@@ -198,7 +206,8 @@ def test_second_slopes_of_the_completion_probability_are_those_of_a_power():
 
     rate, t = 0.8, 2.1
     found = jax.jit(jax.hessian(probability, argnums=(0, 1)))(rate, t)
-    excess, late = t / 0.75 - 0.3, np.exp(-rate * (t / 0.75 - 0.3))
+    excess = t / 0.75 - 0.3
+    late = np.exp(-rate * (t / 0.75 - 0.3))
     slope = np.array([excess, rate / 0.75]) * late
     second = (
         np.array([[-(excess**2), (1 - rate * excess) / 0.75], [0, -((rate / 0.75) ** 2)]]) * late
@@ -211,7 +220,8 @@ def test_second_slopes_of_the_completion_probability_are_those_of_a_power():
 @pytest.mark.slow
 def test_single_precision_keeps_both_tails_of_the_completion_probability():
     with jax.enable_x64(False):
-        name, deadlines = "shifted_exponential", np.array([2e4, 5e4, 1e5, 3e5])
+        name = "shifted_exponential"
+        deadlines = np.array([2e4, 5e4, 1e5, 3e5])
         late = oracles.exceedance(
             CASES[name], oracles.load_of(PARTITION), deadlines * 6 / (SAMPLES * CYCLES)
         )
@@ -229,7 +239,9 @@ def _certify(law, partition, workers):
 
 @pytest.mark.parametrize("name", ["shifted_exponential", "two_speed"])
 def test_no_lower_bound_is_above_the_optimum_found_elsewhere(name):
-    case, workers, rng = CASES[name], 8, np.random.default_rng(10)
+    case = CASES[name]
+    workers = 8
+    rng = np.random.default_rng(10)
     if case.atoms:
         fast, slow, probability = case.parameters
         best = best_of_two_speeds(fast, slow, probability, workers)
@@ -247,7 +259,8 @@ def test_no_lower_bound_is_above_the_optimum_found_elsewhere(name):
 
 @pytest.mark.parametrize(("name", "gap"), [("shifted_exponential", 1e-4), ("pareto_12", 1e-2)])
 def test_the_certificate_closes_at_an_optimum_found_elsewhere(name, gap):
-    case, workers = CASES[name], 8
+    case = CASES[name]
+    workers = 8
     share, value = oracles.optimal_share(name, workers)
     result = _certify(case.law(), jnp.asarray(100 * share), workers)
     np.testing.assert_allclose(

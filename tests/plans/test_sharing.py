@@ -41,7 +41,8 @@ def test_eight_published_steps():
     """They have nine digits."""
     with EXAMPLES.open() as file:
         for row in csv.DictReader(file):
-            times, chunks = np.array(row["cycle_times"].split(), float), int(row["chunks"])
+            times = np.array(row["cycle_times"].split(), float)
+            chunks = int(row["chunks"])
             sizes = chunk_sizes(chunks, row["equal"] == "1")
             holders = spread(len(times), 2, len(sizes)).holders
             found = shared(holders, sizes, np.zeros(len(times)), times / (UNITS * chunks))
@@ -56,7 +57,8 @@ OTHERS = slow((1, 2, False), (3, 4, True), (5, 3, False), (6, 2, False))
 @pytest.mark.parametrize("case", [(2, 3, False), *OTHERS])
 def test_a_batch_is_what_workers_do_one_by_one(case):
     stored, chunks, equal = case
-    sizes, rng = chunk_sizes(chunks, equal), np.random.default_rng(stored)
+    sizes = chunk_sizes(chunks, equal)
+    rng = np.random.default_rng(stored)
     holders = spread(WORKERS, stored, len(sizes)).holders
     times = rng.exponential(size=(60, WORKERS)) + 0.05
     times[:10] = rng.integers(1, 4, (10, WORKERS))  # many ties
@@ -70,7 +72,8 @@ def test_a_batch_is_what_workers_do_one_by_one(case):
 
 
 def test_whoever_is_free_takes_the_largest_chunk_where_all_store_all():
-    sizes, rng = chunk_sizes(2), np.random.default_rng(6)
+    sizes = chunk_sizes(2)
+    rng = np.random.default_rng(6)
     holders = spread(WORKERS, WORKERS, len(sizes)).holders
     times = rng.exponential(size=(20, WORKERS)) + 0.05
     times[:5] = rng.integers(1, 4, (5, WORKERS))
@@ -83,8 +86,10 @@ def test_whoever_is_free_takes_the_largest_chunk_where_all_store_all():
 
 def test_what_is_left_counts_by_predicted_costs():
     """Many chunks have the same cost, and some take twice what is expected."""
-    sizes, rng = chunk_sizes(3, equal=True), np.random.default_rng(7)
-    storage, chunks = spread(WORKERS, 2, 3), 3 * WORKERS
+    sizes = chunk_sizes(3, equal=True)
+    rng = np.random.default_rng(7)
+    storage = spread(WORKERS, 2, 3)
+    chunks = 3 * WORKERS
     paces = rng.exponential(size=(20, WORKERS)) + 0.05
     costs = rng.integers(1, 9, (20, chunks)) / 4
     lengths = costs * rng.integers(1, 3, costs.shape)
@@ -99,7 +104,9 @@ def test_what_is_left_counts_by_predicted_costs():
 
 
 def test_the_costliest_chunk_is_handed_out_first_where_all_store_all():
-    sizes, rng, ones = chunk_sizes(3, equal=True), np.random.default_rng(8), np.ones(WORKERS)
+    sizes = chunk_sizes(3, equal=True)
+    rng = np.random.default_rng(8)
+    ones = np.ones(WORKERS)
     holders = spread(WORKERS, WORKERS, 3).holders
     lengths = rng.exponential(size=(20, 3 * WORKERS))
     costs = lengths * rng.uniform(0.5, 2.0, lengths.shape)
@@ -114,7 +121,8 @@ def test_the_costliest_chunk_is_handed_out_first_where_all_store_all():
 
 def _least_time(holders, starts, times):
     """The least t by which a subset's equal chunks can be dealt among their holders."""
-    workers, parts = len(times), [chunk for subset in holders for chunk in subset]
+    workers = len(times)
+    parts = [chunk for subset in holders for chunk in subset]
     count = len(parts) // workers
     pairs = [(k, w) for k, some in enumerate(parts) for w in some]
     # Variables: how much each holder does of a part, then t. With starts 0: time of
@@ -159,7 +167,8 @@ def test_eight_chunks_take_hardly_longer_than_uncoded_and_no_less_than_the_bound
 
 def test_the_bound_counts_start_ups():
     """Two slow workers that start late alone have a share of the data: by hand."""
-    starts, times = jnp.array([0.0, 3.0, 1.0]), jnp.array([1.0, 2.0, 4.0])
+    starts = jnp.array([0.0, 3.0, 1.0])
+    times = jnp.array([1.0, 2.0, 4.0])
     # Two subsets each: k = 2 has 1 subset, k = 3 all 3. {1, 2}: (t - 1) / 4 + (t - 3)⁺ / 2 = 1 at
     # t = 11 / 3. All: t + (t - 1) / 4 + (t - 3)⁺ / 2 = 3 at t = 2.6.
     assert float(storage_bound(starts, times, least_alone(3, 2))) == pytest.approx(11 / 3)

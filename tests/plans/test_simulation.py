@@ -172,7 +172,8 @@ def test_unlike_workers_keep_their_places():
         return bcgc.Problem(bcgc.Heterogeneous(laws), 4, 6, 4.0)
 
     x = jnp.array([0.0, 6.0, 0.0, 0.0])
-    keys, slow = jax.random.split(jax.random.key(0), 2), jnp.array([9.0, -1.0])
+    keys = jax.random.split(jax.random.key(0), 2)
+    slow = jnp.array([9.0, -1.0])
 
     @jax.jit
     @jax.vmap

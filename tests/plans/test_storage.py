@@ -14,7 +14,8 @@ from bcgc_jax.plans.groups import halving
 from bcgc_jax.plans.plan import Plan, cyclic_plan, partition_plan
 from bcgc_jax.plans.storage import whole_subsets
 
-N, PARAMS = 6, [np.zeros(10)]
+N = 6
+PARAMS = [np.zeros(10)]
 ONE = np.ones(4)
 # Singles, pairs and threes, all: of workers that share the data by the size of their group, or
 # equally.

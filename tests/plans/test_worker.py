@@ -64,7 +64,8 @@ def test_atoms_are_summed_as_all_combinations_are(dependent: bool, overlap: bool
     x = np.array([30.0, 50.0, 20.0])
     more = {"send_time": 0.9, "overlap": overlap, "setup_cycles": 4.0, "chain_cycles": 0.1}
     if dependent:
-        starts, times = [10.0, 250.0, 40.0, 90.0], [2.5, 0.7, 1.1, 0.9]
+        starts = [10.0, 250.0, 40.0, 90.0]
+        times = [2.5, 0.7, 1.1, 0.9]
         problem = _problem(EmpiricalPairs(starts, times), 3, **more)
         pairs = [(s, t, 0.25) for s, t in zip(starts, times, strict=True)]
     else:
@@ -104,7 +105,8 @@ SIZES = np.array([2, 4, 6])
 
 def _values(*columns: Any) -> np.ndarray:
     """With start-ups of a density, by the program of the study."""
-    law, found = bcgc.ShiftedExponential(np.float64(0.7), np.float64(1.0)), []
+    law = bcgc.ShiftedExponential(np.float64(0.7), np.float64(1.0))
+    found = []
     for workers, scale, send, x in zip(*columns, strict=True):
         more: Any = {
             "max_workers": SIZE,
@@ -196,7 +198,8 @@ def test_slopes_are_those_of_differences() -> None:
     @jax.value_and_grad
     def value_and_slope(numbers: jax.Array) -> jax.Array:
         scale, rate, send = numbers[5:]
-        law, start = bcgc.ShiftedExponential(rate, 1.0), bcgc.Weibull(scale, 0.8)
+        law = bcgc.ShiftedExponential(rate, 1.0)
+        start = bcgc.Weibull(scale, 0.8)
         return bcgc.expected_runtime(_problem(law, start_up=start, send_time=send), numbers[:5])
 
     at = jnp.array([*X, 120.0, 0.7, 0.7])
@@ -221,7 +224,9 @@ def test_slopes_behind_each_kink_are_those_of_differences() -> None:
 
 
 def test_draws_of_a_problem_are_as_numpys() -> None:
-    rng, draws, x = np.random.default_rng(0), 40_000, np.pad(X, (0, SIZE - X.size))
+    rng = np.random.default_rng(0)
+    draws = 40_000
+    x = np.pad(X, (0, SIZE - X.size))
     times = 1.0 + rng.exponential(1 / 0.7, (draws, 5))
     for start_up, starts in (
         (STARTS["weibull"], 120.0 * rng.weibull(0.8, (draws, 5))),

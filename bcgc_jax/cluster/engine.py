@@ -137,13 +137,12 @@ def _start(
     if address is None:
         _have_token()
         folder = os.path.join(stack.enter_context(private_folder()), "ray")
-        # With room for the workers that replace others; a store smaller than 80 MB is refused.
-        options |= {
-            "num_cpus": 2 * num_workers,
-            "object_store_memory": max(2 * store_bytes, 100 * 2**20),
-            "include_dashboard": False,
-            "_temp_dir": folder,
-        }
+        # With room for the workers that replace others.
+        options |= {"num_cpus": 2 * num_workers, "include_dashboard": False, "_temp_dir": folder}
+        # Else Ray takes 30 % of the memory. Where its store is full all wait two seconds for room,
+        # and a slow worker is late to free what it has read. It refuses less than 80 MB.
+        if store_bytes:
+            options["object_store_memory"] = max(2 * store_bytes, 100 * 2**20)
         stack.callback(_end_all, ray.shutdown, folder)
     else:
         _check_answers(address)

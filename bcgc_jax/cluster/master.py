@@ -57,7 +57,8 @@ class Cluster(Processes):
         block needs it, and `lost` names it before.
       patience: seconds of silence before a worker is asked whether it lives, and for its answer. A
         worker that is only slow answers, however long its block takes.
-      store_bytes: of the data and the parameters, for the size of Ray's store.
+      store_bytes: of the data and of the parameters of ten steps, for the size of Ray's store. By
+        default Ray chooses it, 30 % of the memory.
       num_gpus: of each worker, a share if less than 1; workers without one compute on the CPU.
 
     A context manager: at its end all processes are gone. `faults` are those of all iterations, and

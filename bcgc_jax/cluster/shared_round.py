@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,20 @@ from bcgc_jax.handout.messages import Answer, Question, question_of
 from bcgc_jax.handout.server import Reply, Server
 from bcgc_jax.plans.handout import Chunk, Handout, Member, Name, Roster
 from bcgc_jax.plans.timing import Timing, hand_out
+
+
+class _Sending(NamedTuple):
+    """A sum on its way.
+
+    Attributes:
+      worker: whose it is.
+      since: when it was asked for.
+      anew: seconds in which others would compute its chunks anew.
+    """
+
+    worker: int
+    since: float
+    anew: float
 
 
 class SharedRound:
@@ -68,7 +82,7 @@ class SharedRound:
         self._silent: set[int] = set()  # whose sum is overdue
         self._began: dict[int, float] = {}  # when a worker first asked
         self._names: dict[int, set[Name]] = {worker: set() for worker in range(workers)}
-        self._asked: dict[Name, tuple[int, float]] = {}  # sums on their way: of whom, since when
+        self._asked: dict[Name, _Sending] = {}
         self._came = math.inf  # when the last one came
         self._longest = 0.0  # what the slowest took
         self._total: list[np.ndarray] = []
@@ -110,7 +124,7 @@ class SharedRound:
             self.handout.lost(worker)
             self.timing.lost(worker)
             self._forget(worker)
-            self._asked = {name: one for name, one in self._asked.items() if one[0] != worker}
+            self._asked = {name: one for name, one in self._asked.items() if one.worker != worker}
         self._touch()
         return self.look(now)
 
@@ -163,9 +177,9 @@ class SharedRound:
                 tell(Answer(over=True))
                 return
             self._silent.discard(who.worker)
-            for name, (worker, _) in self._asked.items():
-                if worker == who.worker:
-                    self._asked[name] = worker, now  # it sends that now
+            for name, one in self._asked.items():
+                if one.worker == who.worker:
+                    self._asked[name] = one._replace(since=now)  # it sends that now
             self._began.setdefault(who.worker, now)
             ticket, answer = self._told.get(who.worker, (None, None))
             if answer is not None and question.ticket == ticket:
@@ -270,7 +284,8 @@ class SharedRound:
         if wanted is None or wanted[0] in self._asked:
             return None
         name, label = wanted
-        self._asked[name] = worker, now
+        anew = self.handout.seconds_anew(worker, self.timing.seconds(now))
+        self._asked[name] = _Sending(worker, now, anew)
         return name.number, len(label)
 
     def _free(self) -> set[int]:
@@ -279,23 +294,30 @@ class SharedRound:
 
     def _arrives(self, worker: int, message: Sum, now: float) -> bool:
         name = Name(self.handout.step, message.number)
-        _, since = self._asked.pop(name, (worker, now))
+        sent = self._asked.pop(name, None)
         self._came = now
-        self._longest = max(self._longest, now - since)
+        if sent is not None:
+            self._longest = max(self._longest, now - sent.since)
         return self.handout.arrived(self.handout.member(worker), name, message.label)
 
     def _sendings(self) -> Iterator[tuple[int, float]]:
         """When the sum of a worker is overdue: after as long as a large chunk.
 
         Who rests has sent it, and the master may be behind: others' sums have come first, and it
-        has twice as long as these took, since the last one.
+        has twice as long as these took, since the last one. Then it is overdue sooner, if others
+        compute its chunks anew in less time.
         """
-        for worker, since in self._asked.values():
-            patience = self.timing.patience(worker, self._largest, self.handout.voided)
-            if worker in self._resting:
+        for one in self._asked.values():
+            since = one.since
+            patience = self.timing.patience(one.worker, self._largest, self.handout.voided)
+            if one.worker in self._resting:
                 since = max(since, self._came)
                 patience = max(patience, 2 * self._longest)
-            yield worker, since + patience
+            deadline = since + patience
+            if self._longest:
+                sooner = self.timing.worth_anew(one.anew, 2 * self._longest, self.handout.voided)
+                deadline = min(deadline, max(one.since, self._came) + sooner)
+            yield one.worker, deadline
 
     def _add(self, leaves: list[np.ndarray]) -> None:
         """The first sum is Ray's own, and to be read only."""

@@ -200,6 +200,20 @@ class Handout:
             self._added.add(chunk)
         return True
 
+    def seconds_anew(self, worker: int, seconds: Sequence[float]) -> float:
+        """Seconds in which others compute the closed sum of a worker anew, one chunk after another.
+
+        Infinity where a chunk has no other holder that answers. `seconds` are those of `next`.
+        """
+        closed = self._closed.get(worker)
+        if closed is None:
+            return math.inf
+        total = 0.0
+        for chunk in self._contents[closed]:
+            others = [b for b in self.holders[chunk] if b != worker and self._answers(b)]
+            total += self.sizes[chunk] * min((seconds[b] for b in others), default=math.inf)
+        return total
+
     # What is heard of a worker.
 
     def member(self, worker: int) -> Member:

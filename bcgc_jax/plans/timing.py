@@ -102,6 +102,10 @@ class Timing:
         """Seconds in which a worker has done a chunk of this size; infinity if nothing is known."""
         return PATIENCE * 2**voided * max(float(self._own_mean[worker]), self._mean) * size
 
+    def worth_anew(self, anew: float, usual: float, voided: int = 0) -> float:
+        """Seconds after which a sum that `usual`ly comes sooner is worth computing `anew`."""
+        return 2**voided * max(usual, _WORTH * anew)
+
     def next_look(
         self, now: float, voided: int = 0, copies: Mapping[int, Collection[Chunk]] | None = None
     ) -> float:

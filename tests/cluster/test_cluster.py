@@ -173,6 +173,11 @@ def kill(worker, step):
     return end
 
 
+def test_the_store_of_ray_holds_the_gradients_of_many_steps(cluster):
+    """Where it is full all wait two seconds. It had 100 MB, five steps of the network of `busy`."""
+    assert cluster.ray.cluster_resources()["object_store_memory"] > 2**29
+
+
 # Blocks at levels 0 and 2: the first needs every worker.
 TWO_LEVELS = [COUNT - 24, 0, 24, 0]
 

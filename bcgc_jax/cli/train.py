@@ -17,9 +17,10 @@ from bcgc_jax.cli.exit import interruptible
 from bcgc_jax.cli.progress import Progress
 from bcgc_jax.cli.traces import check_size, planned_for
 from bcgc_jax.coding.digits import DigitsRun, digits_problem, train_on_digits
+from bcgc_jax.coding.training import what_is_trained
 from bcgc_jax.measured.traces import Trace
 from bcgc_jax.plans.iterations import iteration_of
-from bcgc_jax.problem import Problem, Status
+from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.baselines import straggler_ratio
 from bcgc_jax.solvers.methods import Method
 from bcgc_jax.solvers.solve import solve
@@ -101,14 +102,9 @@ def _train_all_on_cluster(
     key = jax.random.key(question.seed)
     workers = num_workers(problem)
 
-    def expected(name: str, method: Method) -> tuple[Method, float]:
+    def expected(_: str, method: Method) -> tuple[Method, float]:
         solution = solve(problem, method, key=key)
-        plan = solution.plan
-        on_processes = plan is not None and plan.trainable
-        if solution.status == Status.INFEASIBLE or not on_processes:
-            raise ValueError(
-                f'"{name}" is no scheme that {question.model} can be trained with here'
-            )
+        what_is_trained(solution)
         return method, float(solution.rounded_runtime)
 
     possible = each_possible(schemes, question.methods and schemes, "planning for", expected)

@@ -166,7 +166,7 @@ def training_scheme(
     Raises ValueError for a solution that does not exist, and where problem and parameters do not
     match.
     """
-    plan, rounded, method = _what_is_trained(solution)
+    plan, rounded, method = what_is_trained(solution)
     sizes = unit_sizes(params, plan_options.get("units", "coordinates"), plan_options.get("order"))
     _check_coordinates(problem, sizes)
     workers = int(np.asarray(problem.num_workers))
@@ -187,8 +187,11 @@ def training_scheme(
     )
 
 
-def _what_is_trained(solution: Solution | Plan) -> tuple[Plan, Array | None, str]:
-    """The plan, its whole numbers where it is a partition, and the name of its method."""
+def what_is_trained(solution: Solution | Plan) -> tuple[Plan, Array | None, str]:
+    """The plan, its whole numbers where it is a partition, and the name of its method.
+
+    Raises ValueError where there is none, and where its gradient is not that of all samples.
+    """
     plan: Plan | None
     if isinstance(solution, Plan):
         plan = solution
@@ -200,8 +203,16 @@ def _what_is_trained(solution: Solution | Plan) -> tuple[Plan, Array | None, str
         plan = solution.plan
         rounded = solution.rounded
         method = solution.method
-    if plan is None or not plan.trainable:
-        raise ValueError(f'"{method}" is no partition: its training is not known')
+    if plan is None or plan.completion is None:
+        raise ValueError(
+            f'"{method}" does not say which worker computes what, so nothing can be trained with '
+            "it: it is a bound, or the cost of a scheme"
+        )
+    if not plan.trainable:
+        raise ValueError(
+            f'"{method}" loses samples, so its gradient is not that of all of them, and nothing is '
+            'trained with it here: take "optimal" or "sharing:2", which lose none'
+        )
     return plan, rounded, method
 
 

@@ -83,6 +83,7 @@ solve SMALL UNIFORM --overlap -> --overlap has no effect without --send-time
 solve SMALL UNIFORM --chain-cycles 1 --method subgradient -> no --chain-cycles
 solve SMALL --cycle-time '3*uniform:low=1,high=2' UNIFORM --start-up exponential:rate=1 -> may be
 train RAY LAW --method limit -> "limit" is no scheme
+train RAY LAW --method backup:1 -> "backup:1" loses samples
 train RAY LAW --method uncoded --address somewhere -> HOST:PORT, got somewhere
 """
 

@@ -16,6 +16,7 @@ from bcgc_jax.coding.gradients import subset_gradients
 from bcgc_jax.coding.training import collect, draws_of, training_scheme
 from bcgc_jax.plans.completion import AnyOf
 from bcgc_jax.plans.desk import chunk_sizes
+from bcgc_jax.plans.stopped import Stopped
 from bcgc_jax.plans.storage import spread
 from bcgc_jax.problem import Status
 from tests.coding.test_gradients import KEY, make_batch, make_params, network, relative_difference
@@ -320,6 +321,14 @@ def test_a_scheme_that_does_not_exist_or_does_not_fit_is_refused(model):
     ):
         with pytest.raises(ValueError, match="not those of the parameters"):
             training_scheme(KEY, wrong, solved("time"), params, units=units)
+
+
+def test_what_loses_samples_or_names_no_workers_is_refused_with_its_reason(model):
+    found = solved("time")
+    lossy = dataclasses.replace(found.plan, completion=Stopped(6, jnp.ones(()), 8))
+    for plan, why in ((lossy, "loses samples.*take"), (None, "not say which worker")):
+        with pytest.raises(ValueError, match=why):
+            training_scheme(KEY, PROBLEM, dataclasses.replace(found, plan=plan), model[0])
 
 
 def test_one_sample_for_two_parts_is_one_part(model):

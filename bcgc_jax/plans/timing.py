@@ -103,8 +103,8 @@ class Timing:
         return PATIENCE * 2**voided * max(float(self._own_mean[worker]), self._mean) * size
 
     def worth_anew(self, anew: float, usual: float, voided: int = 0) -> float:
-        """Seconds after which a sum that `usual`ly comes sooner is worth computing `anew`."""
-        return 2**voided * max(usual, _WORTH * anew)
+        """Seconds until a sum is computed `anew`: others came within `usual` seconds."""
+        return 2**voided * max(usual, WORTH * anew)
 
     def next_look(
         self, now: float, voided: int = 0, copies: Mapping[int, Collection[Chunk]] | None = None

@@ -233,16 +233,14 @@ def test_chunks_of_a_killed_worker_and_of_a_stopped_one_are_done_by_others_in_th
 ):
     params, data = case(70)
     cluster.assign(loss, SharedPlan(WorkSharing(N, 2, 3)), params, split_unevenly(data, N))
-    # of a subset, in five chunks
-    pace = Pace(np.zeros(N), np.full(N, 0.6), np.ones(1), np.zeros(1))
-    seconds = []
+    # of a subset, in five chunks; alike, so that nobody is helped without a fault
+    pace = Pace(np.zeros(N), np.ones(N), np.ones(1), np.zeros(1))
     for what in (signal.SIGKILL, signal.SIGSTOP):
         since, pid = len(cluster.faults), cluster.pids[2]
         with subprocess.Popen(["sh", "-c", f"sleep 0.35; kill -{what.name[3:]} {pid}"]):
             found = exact(cluster, params, data, pace)
-        seconds.append(found.seconds)
-        # 0.8 to 1.3 on two cores; without its chunks nobody waits for it
-        assert found.seconds < 2.0
+        # What such a step takes, test_shared_round says.
+        assert {work.worker for work in found.work if work.subset == 2} - {2}
         while cluster.pids[2] in (None, pid):  # and steps go on until its successor is there
             exact(cluster, params, data, pace)
         words = {signal.SIGKILL: "died", signal.SIGSTOP: "hung"}
@@ -405,16 +403,18 @@ def test_gradients_are_exact_whoever_is_late_though_every_tenth_iteration_a_work
 
 
 def test_what_a_stopped_worker_is_asked_for_is_asked_of_others_while_they_work_on(cluster):
-    """Workers 0 and 1 have two subsets each, worker 3 has two when 0 is stopped, and 2 has none."""
+    """Workers 0 and 1 have two subsets each, worker 3 has two when 0 is stopped, and 2 has none.
+
+    Nobody comes to the end of its tasks: the step does not wait for that.
+    """
     params, data = assigned(cluster, WHOLE)
     finish = np.full((N, N), np.inf)
     finish[:2] = [0.0, 0.0, np.inf, 1.5]
-    finish[2:, 1], finish[2:, 3] = [2.25, 9.5], [2.0, 9.0]
+    finish[2, [1, 3]] = [2.25, 2.0]
     since, pid = len(cluster.faults), cluster.pids[0]
     found = harmed(cluster, params, data, ending(finish), "STOP")
     assert happened(cluster, since) == [(0, "hung"), (0, "replaced")]
     assert found.arrived.tolist() == [[False, True, False, True]]
-    assert found.seconds < 8  # and not only when nobody speaks any more
     assert gone([pid])
 
 
@@ -426,8 +426,7 @@ def test_a_worker_that_is_done_and_then_lost_is_noticed_when_it_is_asked(cluster
     since, pid = len(cluster.faults), cluster.pids[0]
     found = harmed(cluster, params, data, ending(finish), sign)
     assert happened(cluster, since) == [(0, what), (0, "replaced")]
-    assert found.seconds < 55  # once its successor has done its own subset
-    assert found.arrived[0].all()
+    assert found.arrived[0].all()  # once its successor has done its own subset
     assert gone([pid])
 
 
@@ -454,7 +453,7 @@ def test_a_slow_worker_is_left_alone_and_answers_while_it_is_slow(cluster):
     found = exact(cluster, params, data, ending(finish))
     assert happened(cluster, since) == []
     assert found.arrived[0].all()
-    assert 2.5 * cluster.patience < found.seconds < 30
+    assert found.seconds > 2.5 * cluster.patience
 
 
 def test_sums_and_batches(cluster):

@@ -87,7 +87,6 @@ def test_what_fails_while_processes_run_is_one_line(command, monkeypatch, error)
     assert err.splitlines()[-1] == f"bcgc: the worker processes failed: {error}"
 
 
-@pytest.mark.study
 @pytest.mark.usefixtures("running_ray")
 def test_the_experiment_compares_measured_with_predicted_through_faults(
     tmp_path, capsys, monkeypatch
@@ -113,7 +112,6 @@ def test_the_experiment_compares_measured_with_predicted_through_faults(
     assert max(len(line) for line in out.splitlines() if line.startswith(own)) <= 100
 
 
-@pytest.mark.study
 @pytest.mark.usefixtures("running_ray")
 @pytest.mark.skipif(
     not hasattr(os, "sched_setaffinity"), reason="processes cannot be kept on cores here"
@@ -152,7 +150,6 @@ def test_what_chunks_cost_is_a_ratio_to_whole_passes(tmp_path):
     assert min(float(row["2"]), float(row["whole_seconds"])) > 0
 
 
-@pytest.mark.study
 @pytest.mark.slow
 @pytest.mark.usefixtures("running_ray")
 def test_a_frozen_worker_does_not_hold_back_a_step_of_work_sharing(tmp_path):

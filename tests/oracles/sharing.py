@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 
 
-def shared(holders, sizes, starts, times, round_trip=0.0, lengths=None, costs=None, paces=None):
+def shared(holders, sizes, starts, times, round_trip=0.0, lengths=None, costs=None):
     """When everyone has ended its last chunk: `holders[subset][chunk]`, times for a unit of size.
 
-    In place of the sizes there may be lengths, `[worker, subset * chunk]`, and predicted costs;
-    what a worker takes for a unit may be known beforehand.
+    In place of the sizes there may be lengths, `[worker, subset * chunk]`, and predicted costs.
     """
     workers = len(times)
     count = len(sizes)
@@ -26,8 +25,6 @@ def shared(holders, sizes, starts, times, round_trip=0.0, lengths=None, costs=No
     now = end = 0.0
 
     def pace(b):
-        if paces is not None:
-            return paces[b]
         expected = last_pace[b]
         if expected is None:
             others = [p for p in last_pace if p is not None]

@@ -155,8 +155,8 @@ class World:
             if not process.gone:
                 found += self._of(i, process)
         found += [("handle_stale", (i,)) for i in range(len(self.stale))]
-        for w in range(len(self.seconds)):
-            found += [(what, (w,)) for what in ("late", "lost", "join") if self.budget[what]]
+        faults = [what for what in ("late", "lost", "join") if self.budget[what]]
+        found += [(what, (w,)) for w in range(len(self.seconds)) for what in faults]
         return found
 
     @staticmethod
@@ -276,7 +276,11 @@ class World:
         moving = moving & handout.roster.alive
         missing = handout.holders.keys() - self.total.keys()
         able = all(moving.intersection(handout.holders[chunk]) for chunk in missing)
+        quiet = 0  # rounds in which nothing was handed out, kept, added or given up
         for _ in range(3 * len(handout.holders) + 5):
+            if quiet == 3:
+                break
+            before = handout._named, handout.voided, len(self.total)
             for i, process in enumerate(self.processes):
                 if process.who.worker in moving and not process.gone:
                     self._turn(i)
@@ -284,6 +288,8 @@ class World:
                 return True
             for worker in handout.roster.alive - moving:
                 handout.late(worker)
+            after = handout._named, handout.voided, len(self.total)
+            quiet = quiet + 1 if after == before else 0
         assert not able, "what moves does not settle the step"
         return False
 

@@ -113,7 +113,7 @@ def test_the_costliest_chunk_is_handed_out_first_where_all_store_all():
     steps = Chunks(np.ones((20, WORKERS)), lengths, np.zeros((20, WORKERS, 0)))
     found = in_turn(steps, np.argsort(-costs, axis=1), 0.25)
     want = [
-        shared(holders, sizes, 0 * ones, ones, 0.25, [some] * WORKERS, cost, ones)
+        shared(holders, sizes, 0 * ones, ones, 0.25, [some] * WORKERS, cost)
         for some, cost in zip(lengths, costs, strict=True)
     ]
     np.testing.assert_allclose(found, want, rtol=1e-12)

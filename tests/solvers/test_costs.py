@@ -116,7 +116,6 @@ def test_a_search_that_ended_before_its_limit_found_no_better_point(
     assert float(_certificate_of(found)[2]) == pytest.approx(float(found.lower_bound - found.error))
 
 
-@pytest.mark.study
 @pytest.mark.slow
 def test_the_levels_in_use_are_the_best_of_all_sets_and_no_partition_of_them_is_below_the_bound(
     x64,

@@ -70,7 +70,6 @@ def test_the_published_optimum_of_fewer_workers_is_found():
     assert (short.status, short.num_steps) == (bcgc.Status.STEP_LIMIT, 2)
 
 
-@pytest.mark.study
 @pytest.mark.slow
 def test_dense_newton_steps_find_the_same():
     problem = bcgc.Problem(LAW, num_workers=WORKERS, num_coordinates=20_000, num_samples=50.0)
@@ -98,7 +97,6 @@ def test_a_known_problem_is_solved_within_a_jit_too(monkeypatch):
     )
 
 
-@pytest.mark.study
 @pytest.mark.slow
 def test_the_optimum_for_times_nearly_alike_but_for_rare_slow_ones_is_certified():
     rng = np.random.default_rng(0)

@@ -378,7 +378,6 @@ def test_slow_machines_beside_each_other_come_into_different_groups_by_draws_of_
     assert _runtimes(placed, fresh).mean() < 0.75 * _runtimes(plan, fresh).mean()  # measured 0.68
 
 
-@pytest.mark.study
 @_SLOW
 def test_cells_of_a_sweep_are_what_solve_says(monkeypatch):
     def problem(num_workers, rate, max_workers):

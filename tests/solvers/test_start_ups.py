@@ -83,7 +83,6 @@ def test_a_constant_start_up_is_added_to_the_certified_optimum() -> None:
     assert 0 <= float(solutions[1].relative_gap) < 1e-7
 
 
-@pytest.mark.study
 @pytest.mark.slow
 def test_a_link_has_a_certified_optimum_too() -> None:
     """Projected subgradient steps from everywhere, and every single level, are at least as slow."""

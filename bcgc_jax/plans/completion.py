@@ -88,17 +88,16 @@ class Completion(ABC):
 
     @abstractmethod
     def runtimes(self, load: Load, overlap: bool, starts: Array, times: Array) -> Array:
-        """When the last block is there, `[...]`, from start-ups and cycle times of all workers,
-        `[..., N]`.
+        """When the last block is there, `[...]`, from start-ups and cycle times, `[..., N]`.
 
-        In the unit of `times` and `load`. `overlap`: whether sending overlaps computing.
+        Those are of all workers. In the unit of `times` and `load`. `overlap`: whether sending
+        overlaps computing.
         """
 
     def step(
         self, load: Load, overlap: bool, starts: Array, times: Array
     ) -> tuple[Array, Array | None]:
-        """`runtimes`, and how long each worker is busy after that, `[..., N]`; None where
-        `passes` say it."""
+        """`runtimes`, and how long workers are busy then, `[..., N]`; None if `passes` say it."""
         return self.runtimes(load, overlap, starts, times), None
 
     def passes(self, sizes: Any, tasks: Tasks, cost: Cost, overlap: bool) -> Passes | None:
@@ -111,21 +110,18 @@ class Completion(ABC):
 
     @abstractmethod
     def storage(self, data: np.ndarray, num_workers: int) -> Storage:
-        """Who stores what for tasks on so many subsets of the data, `[K]`, 0 for those that do
-        nothing."""
+        """Who stores what for tasks on so many subsets, `[K]`, 0 for those that do nothing."""
 
     @abstractmethod
     def least_workers(self, data: np.ndarray) -> int:
         """With fewer workers there is no such plan; `data` as for `storage`."""
 
     def fits(self, size: Array, data: Array, num_workers: Array) -> Array | bool:
-        """Whether workers can do tasks on blocks of this size and so many subsets, `[K]`; may be
-        traced."""
+        """Whether workers can do tasks of this size, on so many subsets, `[K]`; may be traced."""
         return True
 
     def of_problem(self, num_workers: ArrayLike, max_workers: int) -> "Completion":
-        """The rule for a load of `load`, and so many workers; may be traced below the static
-        maximum."""
+        """The rule for a load of `load` and so many workers, traced perhaps, up to the maximum."""
         return self
 
     @abstractmethod
@@ -133,18 +129,15 @@ class Completion(ABC):
         """The same rule, where it has an exact probability; else ValueError."""
 
     def awaited(self, data: Any) -> Any:
-        """How many messages of each task complete it, `[K]`, of tasks on this `data`; None if it
-        varies."""
+        """How many messages complete each task, `[K]`, of tasks on `data`; None if it varies."""
         return None
 
     def listing(self, block: ArrayLike) -> dict[str, Any]:
-        """Who does what, for a file, beside the sizes of the blocks; empty where the sizes say
-        it all."""
+        """Who does what, for a file, beside the blocks' sizes; empty if these say it all."""
         return {}
 
     def per_worker(self, values: np.ndarray) -> np.ndarray:
-        """Of each worker its own, `[N, K]`, from those of all kinds of workers; `[1, K]` if all
-        are alike."""
+        """Each worker's own values, `[N, K]`, from those of all kinds; `[1, K]` if alike."""
         return values.reshape(1, -1)
 
     def width(self, load: Load, overlap: bool) -> int:
@@ -153,11 +146,10 @@ class Completion(ABC):
 
 
 class Bounds(NamedTuple):
-    """P(τ > t) ≤ Σ_j exp(choices_j - j g_j) from hazards g, `[..., J]`; j = 1 … J, `choices`
-    `[J + 1]`.
+    """P(τ > t) ≤ Σ_j exp(choices_j - j g_j) from hazards g, `[..., J]`, for j = 1 … J.
 
-    `hazards`, `[4, J]`: those g before which no τ is possible, and at a low, a typical and a high
-    one.
+    `choices` is `[J + 1]`. `hazards`, `[4, J]`: those g before which no τ is possible, and at a
+    low, a typical and a high one.
     """
 
     choices: Array
@@ -178,8 +170,7 @@ class Exact(Completion):
 
     @abstractmethod
     def late(self, hazard: Array) -> Array:
-        """P(τ > t), `[...]`, from hazards `[..., K]` of tasks in order, inf for one that nobody
-        waits for."""
+        """P(τ > t), `[...]`, from the hazards, `[..., K]`; that of a task for nobody is inf."""
 
     @abstractmethod
     def first(self, times: Array) -> Array:
@@ -197,8 +188,10 @@ class Exact(Completion):
         return self
 
     def bounds(self, work: Array) -> Bounds:
-        """For P(τ > t) ≤ N e^-g. 8, 0.7 and 0.02 subsets or groups missed on average mark the
-        times of τ."""
+        """P(τ > t) ≤ N e^-g.
+
+        At a low, a typical and a high τ 8, 0.7 and 0.02 subsets or groups are missed on average.
+        """
         log_workers = jnp.log(jnp.asarray(self.num_workers, work.dtype))
         wanted = jnp.maximum(log_workers - np.log([8.0, 0.7, 0.02]).astype(work.dtype), 0.02)
         choices = jnp.stack([jnp.zeros_like(log_workers), log_workers])
@@ -292,11 +285,10 @@ class AnyOf(Exact):
 
 @pytree_dataclass
 class FirstHolder(Exact):
-    """Task k of worker w is subset w + k of a circle, of one block, and there with the first who
-    has done it.
+    """Task k of worker w is subset w + k of a circle; it is there with the first who has done it.
 
-    `num_workers` may be traced, up to the static `max_workers`, and is None until a problem says
-    it.
+    There is one block. `num_workers` may be traced, up to the static `max_workers`, and is None
+    until a problem says it.
     """
 
     num_workers: ArrayLike | None
@@ -312,8 +304,7 @@ class FirstHolder(Exact):
         return Load(jnp.cumsum(size))
 
     def runtimes(self, load: Load, overlap: bool, starts: Array, times: Array) -> Array:
-        """What is sent depends on all, and takes no time here. Workers from their number on do
-        not count."""
+        """What is sent takes no time here, and workers from their number on do not count."""
         return circle_runtime(load.work, times, starts, self.num_workers)
 
     def width(self, load: Load, overlap: bool) -> int:
@@ -358,8 +349,9 @@ class FirstHolder(Exact):
 
 @pytree_dataclass
 class OneOfEach(Exact):
-    """Task k is there when one worker of each of `groups[k]` has done it: partitions, each within
-    the next.
+    """Task k is there when one worker of each group of `groups[k]` has done it.
+
+    Each partition is within the next.
 
     Workers of different `kinds` have loads of their own: hazards are then those of the first kind's
     tasks, of the second's, …, `[..., W K]`.
@@ -400,8 +392,7 @@ class OneOfEach(Exact):
         return Storage.of_subsets(stored)
 
     def data_of(self, level: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
-        """The subsets of each group: those of its workers, or as many for each group of unlike
-        size."""
+        """The subsets of each group: its workers' own, or as many for each if sizes are unlike."""
         if self.kinds is not None or len(set(map(len, level))) == 1:
             return level
         if self.num_workers % len(level):

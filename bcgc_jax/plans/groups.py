@@ -1,5 +1,4 @@
-"""Groups of workers, each partition of them within the next: what `OneOfEach` waits for, and who is
-alike.
+"""Groups of workers, each partition within the next, for `OneOfEach`, and who is alike.
 
 All of this is static: it follows from the number of workers alone, and is worked out once, by
 NumPy.
@@ -30,8 +29,7 @@ def halving(num_workers: int) -> Groups:
 
 
 def check_groups(groups: Groups, num_workers: int) -> None:
-    """ValueError unless each level has each worker once, and a group lies within one of the next
-    level."""
+    """ValueError unless each level has each worker once, in groups within the next level's."""
     for level, next_level in zip(groups, (*groups[1:], (range(num_workers),)), strict=True):
         if sorted(worker for group in level for worker in group) != list(range(num_workers)):
             raise ValueError(
@@ -45,8 +43,7 @@ def check_groups(groups: Groups, num_workers: int) -> None:
 
 @functools.cache
 def kinds_by_size(groups: Groups) -> tuple[tuple[int, ...], np.ndarray]:
-    """The kind of each worker, where those in groups of the same sizes are alike; these sizes,
-    `[W, K]`."""
+    """The kind of each worker, alike in groups of the same sizes, and these sizes, `[W, K]`."""
     sizes = np.zeros((sum(map(len, groups[0])), len(groups)), int)
     for k, level in enumerate(groups):
         for group in level:

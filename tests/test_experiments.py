@@ -33,6 +33,7 @@ from experiments import (
     training,
 )
 from experiments.drawing import FILE
+from tests.cli.steps import written, written_in_parts
 from tests.oracles.exact import crossing_probability
 from tests.studies import Ran, assert_text_fits, refused, rows_of
 
@@ -409,6 +410,14 @@ def test_figures_of_real_workers_are_drawn_anew_from_their_files(tmp_path):
     assert widths == pytest.approx([0.4, 0.4])
     marks = [np.asarray(line.get_xdata()) for line in times.lines[-2:]]
     np.testing.assert_allclose(marks, [[0.1, 0.1], [0.5, 0.5]])
+
+
+def test_a_log_of_steps_and_one_of_their_chunks_are_one_training(tmp_path):
+    seconds = np.random.default_rng(0).gamma(9.0, size=(5, 3, 4))
+    written_in_parts(tmp_path / "steps_microbatches.csv", seconds)
+    written(tmp_path / "steps.csv", seconds.sum(axis=2))
+    written(tmp_path / "other.csv", 2 * seconds.sum(axis=2))
+    assert list(adaptive.recorded(tmp_path)) == ["other", "steps"]
 
 
 @pytest.mark.slow

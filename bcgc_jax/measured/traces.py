@@ -146,7 +146,7 @@ def load_trace(
     forward: str | None = None,
     layout: str = "auto",
 ) -> Trace:
-    """Read measured times from CSV or JSON lines, also gzipped; empty and null are not measured.
+    r"""Read measured times from CSV or JSON lines, also gzipped; empty and null are not measured.
 
     Args:
       path: of a file, with commas, semicolons, tabs or |; or an open one of bytes, as

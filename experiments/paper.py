@@ -17,7 +17,6 @@ import numpy as np
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
-from bcgc_jax.solvers.methods import method_of
 from experiments import looks
 from experiments.report import each, grouped, number, print_table, run_command, save
 
@@ -106,7 +105,6 @@ def compute(
     workers_grid, published = sorted(set(workers_grid)), read_published()
     asked: dict[str, Any] = {method: OPTIONS.get(method, method) for method in METHODS}
     asked |= {scheme.name: scheme for scheme in schemes}
-    fixed = {name: method_of(given).fixed_workers for name, given in asked.items()}
     largest = max(NUM_WORKERS, *workers_grid)
     grid = [("4a", "num_workers", n, RATE) for n in workers_grid]
     grid += [("4b", "rate", NUM_WORKERS, rate) for rate in rate_grid]
@@ -121,8 +119,7 @@ def compute(
     points = [(method, point) for method in asked for point in grid]
     for method, (figure, axis, num_workers, rate) in each(points, "solving"):
         law = bcgc.ShiftedExponential(rate, 50.0)
-        most = num_workers if fixed[method] else largest
-        problem = bcgc.Problem(law, num_workers, 20_000, num_samples=50.0, max_workers=most)
+        problem = bcgc.Problem(law, num_workers, 20_000, num_samples=50.0, max_workers=largest)
         solution = bcgc.solve(problem, asked[method], key=jax.random.key(seed))
         runtime = float(solution.expected_runtime)
         add(figure, axis, num_workers if figure == "4a" else rate, method, runtime)

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from bcgc_jax.measured.causes import Parts
-from bcgc_jax.measured.lockstep import Chunks, handed_out, in_turn
 from bcgc_jax.plans.desk import UNITS, chunk_sizes, desk_of
+from bcgc_jax.plans.lockstep import Chunks, handed_out, in_turn
 from bcgc_jax.plans.storage import spread
 
 # So many last steps are tried for shares by speed that are made anew.

@@ -39,14 +39,31 @@ def over_draws(
 
     It has `width` numbers for each draw and worker, of start-ups and of times.
     """
-    most = max(AT_A_TIME // (2 * problem.max_workers * width), 1)
-    count = math.ceil(num_draws / most)
-    # Hardly one is drawn for nothing. An odd number: rows of 2048 draws share few places of a
-    # cache.
-    chunk = math.ceil(num_draws / count) | 1
+    count, size = _parts(num_draws, problem.max_workers, width)
 
     def some(key: Array) -> Array:
-        return function(*draw_workers(key, problem, chunk))
+        return function(*draw_workers(key, problem, size))
 
     values = jax.lax.map(some, jax.random.split(key, count))
     return jax.tree.map(lambda a: a.ravel()[:num_draws], values)
+
+
+def over_drawn(
+    drawn: tuple[Array, Array], function: Callable[[Array, Array], Any], width: int
+) -> Any:
+    """`function`, as `over_draws` has it, of draws that are given, `[K, N]` each."""
+    num_draws, workers = drawn[0].shape
+    count, size = _parts(num_draws, workers, width)
+    more = [(0, count * size - num_draws), (0, 0)]
+    parts = [jnp.pad(a, more, "edge").reshape(count, size, workers) for a in drawn]
+    values = jax.lax.map(lambda part: function(*part), tuple(parts))
+    return jax.tree.map(lambda a: a.ravel()[:num_draws], values)
+
+
+def _parts(num_draws: int, workers: int, width: int) -> tuple[int, int]:
+    """Return the number of parts, and that of the draws of each."""
+    most = max(AT_A_TIME // (2 * workers * width), 1)
+    count = math.ceil(num_draws / most)
+    # Hardly one is drawn for nothing. An odd number: rows of 2048 draws share few places of a
+    # cache.
+    return count, math.ceil(num_draws / count) | 1

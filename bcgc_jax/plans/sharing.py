@@ -1,6 +1,7 @@
 """`WorkSharing`: the rule of completion where chunks are handed out to free workers."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,11 +14,15 @@ from jax.typing import ArrayLike
 from bcgc_jax._pytree import pytree_dataclass, static_field
 from bcgc_jax.plans.completion import Completion, Exact, in_order
 from bcgc_jax.plans.desk import UNITS, chunk_sizes, desk_of
+from bcgc_jax.plans.lockstep import Chunks, handed_out, in_turn
 from bcgc_jax.plans.plan import Plan, Requirements
 from bcgc_jax.plans.shared_step import all_data_runtime, shared_runtime
 from bcgc_jax.plans.step_with_copies import StepEnd, step_with_copies
 from bcgc_jax.plans.storage import Storage, spread, whole_subsets
 from bcgc_jax.plans.worker import Cost, Load, Tasks
+
+# Steps that NumPy computes at a time.
+_IN_LOCKSTEP = 2**10
 
 
 @pytree_dataclass
@@ -88,6 +93,29 @@ class WorkSharing(Completion):
             return end + sent, None
         busy = jnp.maximum(end.busy - end.time[..., None] - sent, 0)
         return end.time + sent, jnp.zeros_like(times).at[..., :workers].set(busy)
+
+    def in_lockstep(self, times: np.ndarray) -> np.ndarray:
+        """Return when all have ended, `[K]`, in draws of the seconds for a subset, `[K, N]`.
+
+        By NumPy, of plans without copies. All workers begin at once.
+        """
+        sizes = np.tile(self.sizes, self.num_workers)
+        share = sizes / (UNITS * self.chunks)
+        largest_first = np.argsort(-sizes, kind="stable")
+        round_trip = float(np.asarray(self.round_trip))
+        ends = []
+        # So many that they stay in a processor's cache.
+        for some in np.array_split(times, math.ceil(len(times) / _IN_LOCKSTEP)):
+            shape = len(some), len(share)
+            pauses = np.zeros((len(some), self.num_workers, 0))
+            chunks = Chunks(some, np.broadcast_to(share, shape), pauses)
+            if self.max_subsets == self.num_workers:
+                order = np.broadcast_to(largest_first, shape)
+                ends.append(in_turn(chunks, order, round_trip))
+            else:
+                desk = desk_of(self.stored, self.sizes)
+                ends.append(handed_out(desk, chunks, round_trip))
+        return np.concatenate(ends)
 
     def _engine(self) -> Callable[[Array, Array, Array], Any]:
         """Of one draw, by start-ups, seconds for a unit of size, and the round trip."""

@@ -7,7 +7,8 @@ each on average.
 """
 
 import bisect
-from typing import ClassVar
+import math
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -83,10 +84,8 @@ class Limit(Method):
             value = runtime_limit(problem)
             return solution_of_value(problem, Expectation(value, jnp.zeros_like(value)))
         assert key is not None
-        problem = replace(problem, max_workers=int(concrete(problem.num_workers)))  # type: ignore[arg-type]
-        return solution_of_value(
-            problem, bound_by_draws(key, problem, self.max_subsets), drawn=True
-        )
+        found = mean_bound(problem, drawn_workers(key, problem), self.max_subsets)
+        return solution_of_value(problem, found, drawn=True)
 
 
 def check_stored(method: str, max_subsets: int | None, problem: Problem) -> None:
@@ -117,68 +116,91 @@ def runtime_limit(problem: Problem) -> Array:
 
 
 def alone_in(problem: Problem, max_subsets: int) -> np.ndarray:
-    """Of `storage_bound`, `[N]`, of a problem with as many workers as `max_workers`.
+    """Of `storage_bound`, `[N]`, of a problem whose number of workers is known.
 
     Of workers that are not alike it is that of all data. That of less holds where any set of
     workers is as likely to be slow as another.
     """
-    workers = problem.max_workers
+    workers = _known_workers(problem)
     return least_alone(workers, max_subsets if iteration_of(problem).exact else workers)
 
 
-def bounds(problem: Problem, alone: Array, starts: Array, times: Array) -> Array:
-    """The storage bound of draws, in the unit of `Worker`, of start-ups and cycle times,
-    `[K, N]` each."""
-    whole = times * problem.pass_load.astype(times.dtype)
-    if problem.plain:
-        return jax.vmap(lambda each: storage_bound(None, each, alone))(whole)
-    return jax.vmap(lambda start, each: storage_bound(start, each, alone))(starts, whole)
+def _known_workers(problem: Problem) -> int:
+    return int(concrete(problem.num_workers))  # type: ignore[arg-type]
 
 
-def bound_by_draws(key: Array, problem: Problem, max_subsets: int) -> Expectation:
-    """The mean of the storage bound, in the unit of runtimes, and its standard error."""
-    return _mean_bound(problem, _drawn(key, problem), max_subsets)
+def drawn_workers(key: Array, problem: Problem) -> tuple[Any, Any]:
+    """Return start-ups, in units of κ, and cycle times, `[K, N]` each; of NumPy where known.
+
+    One program serves 32 numbers of workers that are alike.
+    """
+    workers = _known_workers(problem)
+    size = workers
+    if iteration_of(problem).alike:
+        size = _WORKERS * math.ceil(workers / _WORKERS)
+    drawn = _drawn(key, replace(problem, max_workers=size))
+    if at_hand((key, problem)):
+        drawn = tuple(map(np.asarray, drawn))
+    return drawn[0][:, :workers], drawn[1][:, :workers]
 
 
 @jax.jit
 def _drawn(key: Array, problem: Problem) -> tuple[Array, Array]:
-    """Start-ups and cycle times, `[K, N]` each."""
-    return draw_workers(key, problem, number_of_draws(_DRAWS, problem))
+    iteration = iteration_of(problem)
+    draws = number_of_draws(_DRAWS, problem.max_workers)
+    if not iteration.alike:
+        return draw_workers(key, problem, draws)
+    # Worker by worker: those that do not exist change no draw of the others.
+    shape = problem.max_workers, draws
+    starts, times = iteration.worker.draw(key, shape, problem.dtype)
+    return starts.T, times.T
 
 
-def _mean_bound(problem: Problem, drawn: tuple[Array, Array], max_subsets: int) -> Expectation:
+def mean_bound(problem: Problem, drawn: tuple[Any, Any], max_subsets: int) -> Expectation:
+    """The mean of the storage bound of draws, in the unit of runtimes, and its standard error."""
+    found = bound_of_draws(problem, drawn, max_subsets)
+    xp = np if isinstance(found, np.ndarray) else jnp
+    mean, error = xp.mean(found), xp.std(found) / len(found) ** 0.5
+    return Expectation(*(jnp.asarray(number, problem.dtype) for number in (mean, error)))
+
+
+def bound_of_draws(problem: Problem, drawn: tuple[Any, Any], max_subsets: int) -> Any:
+    """Return the storage bound of each draw, `[K]`, as a runtime; of NumPy where it is known."""
     starts, times = drawn
     alone = alone_in(problem, max_subsets)
-    if not problem.plain or not at_hand((problem, times)):
-        return _compiled_mean(problem, starts, times, jnp.asarray(alone, problem.dtype))
+    if not at_hand((problem, times)):
+        return _compiled_bounds(problem, starts, times, alone)
+    if not problem.plain:
+        return np.asarray(_compiled_bounds(problem, starts, times, alone))
     # NumPy sorts in a tenth of the time, and has nothing to compile.
-    whole = np.asarray(times) * np.asarray(problem.pass_load)
-    found = float(problem.scale) * storage_bound(None, whole, alone)
-    mean, deviation = (jnp.asarray(a, problem.dtype) for a in (np.mean(found), np.std(found)))
-    return Expectation(mean, deviation / len(found) ** 0.5)
+    whole = times * np.asarray(problem.pass_load)
+    return float(problem.scale) * storage_bound(None, whole, alone)
 
 
 @jax.jit
-def _compiled_mean(problem: Problem, starts: Array, times: Array, alone: Array) -> Expectation:
-    """One program for all numbers of stored subsets."""
-    found = problem.scale * bounds(problem, alone, starts, times)
-    return Expectation(jnp.mean(found), jnp.std(found) / len(times) ** 0.5)
+def _compiled_bounds(problem: Problem, starts: Array, times: Array, alone: Array) -> Array:
+    """Return the same by one program for all numbers of stored subsets."""
+    whole = times * problem.pass_load.astype(times.dtype)
+    alone = alone.astype(times.dtype)
+    if problem.plain:
+        return problem.scale * storage_bound(None, whole, alone)
+    each = jax.vmap(lambda start, times: storage_bound(start, times, alone))
+    return problem.scale * each(starts, whole)
 
 
 def enough_subsets(problem: Problem, within: float = 0.05) -> int:
     """The fewest subsets for each worker to store whose limit is `within` that of all data, by
     one draw."""
-    workers = int(concrete(problem.num_workers))  # type: ignore[arg-type]
-    problem = replace(problem, max_workers=workers)
-    drawn = _drawn(jax.random.key(0), problem)
+    workers = _known_workers(problem)
+    drawn = drawn_workers(jax.random.key(0), problem)
 
     def limit(stored: int) -> float:
-        return float(_mean_bound(problem, drawn, stored).value)
+        return float(mean_bound(problem, drawn, stored).value)
 
     most = (1 + within) * limit(workers)
     return 1 + bisect.bisect_left(range(1, workers), True, key=lambda stored: limit(stored) <= most)
 
 
-def number_of_draws(draws: int, problem: Problem) -> int:
+def number_of_draws(draws: int, workers: int) -> int:
     """Of many workers fewer: each takes longer and says more."""
-    return max(int(draws * min(1, _WORKERS / problem.max_workers)), _FEWEST)
+    return max(int(draws * min(1, _WORKERS / workers)), _FEWEST)

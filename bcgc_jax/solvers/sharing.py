@@ -7,7 +7,8 @@ less two standard errors, is the lower bound: no exact scheme of any kind whose 
 much has a shorter expected runtime. What this assumes stands in `bcgc_jax.plans.storage_bound`.
 """
 
-from typing import ClassVar
+import functools
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import (
+    at_hand,
     check_whole,
     concrete,
     is_traced,
@@ -24,14 +26,19 @@ from bcgc_jax._pytree import (
     static_field,
 )
 from bcgc_jax.exact.quadrature import Expectation
-from bcgc_jax.plans.draws import over_draws
+from bcgc_jax.plans.draws import over_drawn
 from bcgc_jax.plans.loads import problem_tasks
 from bcgc_jax.plans.plan import Plan
-from bcgc_jax.plans.runtime import draw_runtimes
 from bcgc_jax.plans.sharing import WorkSharing, sharing_plan
 from bcgc_jax.problem import Problem
 from bcgc_jax.solution import Solution, solution_of_value
-from bcgc_jax.solvers.limit import alone_in, bound_by_draws, bounds, check_stored, number_of_draws
+from bcgc_jax.solvers.limit import (
+    bound_of_draws,
+    check_stored,
+    drawn_workers,
+    mean_bound,
+    number_of_draws,
+)
 from bcgc_jax.solvers.method import Method
 
 _CHUNKS = 8
@@ -149,26 +156,23 @@ class Sharing(Method):
     def plan(self, problem: Problem, key: Array | None) -> Solution:
         assert key is not None
         workers = int(concrete(problem.num_workers))  # type: ignore[arg-type]
-        # draws of workers that are none take as long
-        problem = replace(problem, max_workers=workers)
-        chunks = self.chunks or self._best_chunks(problem, key)
-        plan = _plan(problem, replace(self, chunks=chunks))
-        one, other = jax.random.split(key)
-        # By a program of its own, which serves all numbers of stored subsets.
-        known = bound_by_draws(other, problem, min(self.max_subsets or workers, workers))
-        return _judged(problem, plan, one, known)
+        drawn = drawn_workers(key, problem)
+        known = mean_bound(problem, drawn, min(self.max_subsets or workers, workers))
+        chunks = self.chunks or self._best_chunks(problem, drawn)
+        return _judged(problem, _plan(problem, replace(self, chunks=chunks)), drawn, known)
 
-    def _best_chunks(self, problem: Problem, key: Array) -> int:
+    def _best_chunks(self, problem: Problem, drawn: tuple[Any, Any]) -> int:
         """By the same draws for all: twice as many as long as that is clearly faster."""
         if is_traced((problem, self.round_trip)):
             raise ValueError(
                 f'method="{self.name}" cannot choose the number of chunks from what is traced'
             )
+        few = tuple(a[: number_of_draws(_FEW, drawn[1].shape[1])] for a in drawn)
         chunks = 1
         least = np.inf
         while chunks <= _MOST_CHUNKS:
             plan = _plan(problem, replace(self, chunks=chunks))
-            mean = float(_mean_of_few(key, problem, plan))
+            mean = float(np.mean(_runtimes(problem, plan, few)))
             if not mean < _CLEARLY * least:
                 break
             chunks = 2 * chunks
@@ -176,14 +180,9 @@ class Sharing(Method):
         return chunks // 2
 
 
-@jax.jit
-def _mean_of_few(key: Array, problem: Problem, plan: Plan) -> Array:
-    return jnp.mean(draw_runtimes(key, problem, plan, number_of_draws(_FEW, problem)))
-
-
 def _plan(problem: Problem, method: Sharing) -> Plan:
     assert method.chunks is not None
-    workers = problem.max_workers
+    workers = int(concrete(problem.num_workers))  # type: ignore[arg-type]
     rule = WorkSharing(
         num_workers=workers,
         max_subsets=min(method.max_subsets or workers, workers),
@@ -196,24 +195,49 @@ def _plan(problem: Problem, method: Sharing) -> Plan:
     return sharing_plan(problem.total, rule)
 
 
-@jax.jit
-def _judged(problem: Problem, plan: Plan, key: Array, known: Expectation) -> Solution:
-    """By draws, with the storage bound, whose mean is `known`, as a control variate."""
-    load, rule, scale = problem_tasks(problem, plan)
+def _judged(problem: Problem, plan: Plan, drawn: tuple[Any, Any], known: Expectation) -> Solution:
+    """The solution by draws; the storage bound, `known` from more of them, is a control variate."""
+    rule = plan.completion
     assert isinstance(rule, WorkSharing)
-    alone = jnp.asarray(alone_in(problem, rule.max_subsets))
-    draws = number_of_draws(_DRAWS, problem)
-
-    def both(starts: Array, times: Array) -> tuple[Array, Array]:
-        end = rule.runtimes(load, bool(problem.overlap), starts, times)
-        return end, bounds(problem, alone, starts, times)
-
-    width = max(rule.width(load, bool(problem.overlap)), problem.max_workers)
-    tau, beside = (scale * a for a in over_draws(key, problem, both, draws, width))
-    off = beside - jnp.mean(beside)
-    share = jnp.mean(off * tau) / jnp.maximum(jnp.mean(off**2), jnp.finfo(tau.dtype).tiny)
-    mean = jnp.mean(tau) + share * (known.value - jnp.mean(beside))
-    error = jnp.hypot(jnp.std(tau - share * beside) / draws**0.5, share * known.error)
-    lower = jnp.clip(known.value - 2 * known.error, 0, mean)
-    solution = solution_of_value(problem, Expectation(mean, error), drawn=True)
+    draws = number_of_draws(_DRAWS, rule.num_workers)
+    first = tuple(a[:draws] for a in drawn)
+    tau = _runtimes(problem, plan, first)
+    beside = bound_of_draws(problem, first, rule.max_subsets)
+    bound: Any = known.value
+    bound_error: Any = known.error
+    xp: Any = jnp
+    if isinstance(tau, np.ndarray):
+        xp = np
+        bound, bound_error = map(np.asarray, known)
+    off = beside - xp.mean(beside)
+    share = xp.mean(off * tau) / xp.maximum(xp.mean(off**2), np.finfo(tau.dtype).tiny)
+    mean = xp.mean(tau) + share * (bound - xp.mean(beside))
+    error = xp.hypot(xp.std(tau - share * beside) / draws**0.5, share * bound_error)
+    lower = xp.clip(bound - 2 * bound_error, 0, mean)
+    value, error, lower = (jnp.asarray(a, problem.dtype) for a in (mean, error, lower))
+    solution = solution_of_value(problem, Expectation(value, error), drawn=True)
     return replace(solution, lower_bound=lower, plan=plan)
+
+
+def _runtimes(problem: Problem, plan: Plan, drawn: tuple[Any, Any]) -> Any:
+    """Return the runtime of each draw, `[K]`; of NumPy where it is known.
+
+    Where NumPy can compute it, no program is compiled for a number of workers or of chunks.
+    """
+    rule = plan.completion
+    assert isinstance(rule, WorkSharing)
+    if not at_hand((problem, plan, drawn)):
+        return _compiled_runtimes(problem, plan, drawn)
+    if not problem.plain or rule.carries:
+        return np.asarray(_compiled_runtimes(problem, plan, drawn))
+    return float(problem.scale) * rule.in_lockstep(drawn[1] * float(problem.pass_load))
+
+
+@jax.jit
+def _compiled_runtimes(problem: Problem, plan: Plan, drawn: tuple[Array, Array]) -> Array:
+    # Draws of workers that do not exist take as long.
+    problem = replace(problem, max_workers=drawn[1].shape[1])
+    load, rule, scale = problem_tasks(problem, plan)
+    overlap = bool(problem.overlap)
+    last = functools.partial(rule.runtimes, load, overlap)
+    return scale * over_drawn(drawn, last, rule.width(load, overlap))

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from bcgc_jax.measured.lockstep import Chunks, handed_out, in_turn
 from bcgc_jax.plans.desk import UNITS, chunk_sizes, desk_of
+from bcgc_jax.plans.lockstep import Chunks, handed_out, in_turn
 from bcgc_jax.plans.shared_step import all_data_runtime, shared_runtime
 from bcgc_jax.plans.storage import spread
 from bcgc_jax.plans.storage_bound import least_alone, storage_bound

@@ -11,8 +11,16 @@ from bcgc_jax._pytree import replace
 from bcgc_jax.plans.desk import UNITS
 from bcgc_jax.plans.handout import Handout
 from bcgc_jax.plans.loads import problem_tasks
+from bcgc_jax.plans.sharing import WorkSharing
 from bcgc_jax.plans.simulation import added_in_a_row, simulate_completion
-from bcgc_jax.solvers.limit import Limit, bound_by_draws, enough_subsets, runtime_limit
+from bcgc_jax.solvers.limit import (
+    Limit,
+    drawn_workers,
+    enough_subsets,
+    mean_bound,
+    runtime_limit,
+)
+from tests.compilations import compilations
 from tests.oracles.sharing import shared
 from tests.plans.hand_outs import timed_step
 from tests.problems import known
@@ -98,9 +106,8 @@ def test_the_limit_is_that_of_all_data_where_all_are_stored():
     assert abs(float(found.expected_runtime / runtime_limit(plain)) - 1) < 4 * float(
         found.runtime_error / found.expected_runtime
     )
-    limits = [
-        float(bound_by_draws(jax.random.key(0), plain, stored).value) for stored in range(1, 6)
-    ]
+    drawn = drawn_workers(jax.random.key(0), plain)
+    limits = [float(mean_bound(plain, drawn, stored).value) for stored in range(1, 6)]
     assert limits == sorted(limits, reverse=True)
     assert limits[0] == pytest.approx(
         float(bcgc.expected_runtime(plain, [20, 0, 0, 0, 0])), rel=0.01
@@ -122,6 +129,37 @@ def test_limits_of_a_batch_and_their_slopes():
     found, slopes = jax.vmap(jax.value_and_grad(limit))(scales)
     np.testing.assert_allclose(found, float(found[0]) * scales, rtol=1e-9)
     np.testing.assert_allclose(slopes, found[0], rtol=1e-9)
+
+
+@pytest.mark.parametrize("stored", [2, 5])
+def test_draws_that_are_known_are_computed_step_by_step_by_numpy(stored):
+    """Half of the steps have many ties."""
+    rule = WorkSharing(num_workers=5, max_subsets=stored, chunks=3, round_trip=0.25)
+    rng = np.random.default_rng(stored)
+    times = rng.exponential(size=(40, 5)) + 0.05
+    times[:20] = rng.integers(1, 4, (20, 5))
+    found = rule.in_lockstep(times)
+    nothing = np.zeros(5)
+    want = [shared(rule.stored.holders, rule.sizes, nothing, t / (3 * UNITS), 0.25) for t in times]
+    np.testing.assert_allclose(found, want, rtol=1e-12)
+
+
+def test_all_numbers_of_workers_share_one_program():
+    """The answer does not depend on `max_workers`, nor on whether numbers are traced."""
+
+    def solve(workers, rate, most=8):
+        law = bcgc.ShiftedExponential(rate, 50.0)
+        problem = bcgc.Problem(law, workers, 20, 5, 2, setup_cycles=6.0, max_workers=most)
+        return bcgc.solve(problem, bcgc.Sharing(2, 3)).expected_runtime
+
+    five = solve(5, 1e-3)
+    with compilations() as compiled:
+        solve(6, 2e-3)
+        solve(8, 2e-3)
+    assert compiled == []
+    assert solve(5, 1e-3, 5) == five
+    traced = jax.jit(lambda rate: solve(5, rate, 5))(1e-3)
+    assert float(traced) == pytest.approx(float(five), rel=1e-12)
 
 
 @pytest.mark.slow

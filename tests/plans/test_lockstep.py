@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from bcgc_jax.measured.causes import Parts
-from bcgc_jax.measured.lockstep import Chunks, handed_out
 from bcgc_jax.measured.remedies import sharing
 from bcgc_jax.plans.desk import UNITS, chunk_sizes, desk_of
+from bcgc_jax.plans.lockstep import Chunks, handed_out
 from bcgc_jax.plans.storage import spread
 from tests.oracles.sharing import shared
 

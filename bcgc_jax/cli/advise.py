@@ -12,8 +12,9 @@ from bcgc_jax.cli import advise_files, output
 from bcgc_jax.cli.commands import AdviseOptions
 from bcgc_jax.cli.output import Row, Shown, print_lines, print_rows
 from bcgc_jax.cli.progress import Progress
-from bcgc_jax.measured import advice, remedies
-from bcgc_jax.measured.advice import Advice
+from bcgc_jax.measured import remedies
+from bcgc_jax.measured.advice import FEWEST_STEPS, Advice, advise
+from bcgc_jax.measured.advice import Row as Remedy
 from bcgc_jax.measured.intervals import percent
 from bcgc_jax.measured.remedies import Planned
 from bcgc_jax.measured.slowness import IN_WORDS, NOT_TIMED_APART
@@ -37,7 +38,7 @@ _RECORD = (
 def answer(question: AdviseOptions) -> None:
     with Progress("replaying the log"):
         trace = _read(question)
-        found = advice.advise(
+        advice = advise(
             trace,
             chunks=question.chunks,
             stored=question.stored,
@@ -45,13 +46,13 @@ def answer(question: AdviseOptions) -> None:
             methods=_codes(question, trace),
             seed=question.seed,
         )
-    rows = [_flat(row) for row in found.rows]
+    rows = [_flat(row) for row in advice.rows]
     name = "standard input" if question.log == "-" else Path(question.log).name
-    output.print_answer(question, rows, lambda: _json(found), lambda: _print(name, found))
-    output.write_figure(question, lambda: advise_files.picture(found))
+    output.print_answer(question, rows, lambda: _json(advice), lambda: _print(name, advice))
+    output.write_figure(question, lambda: advise_files.picture(advice))
     if question.out is not None:
-        plan = advise_files.plan_of(found)
-        output.write_beside(question, question.out, f"The plan of {found.advised}", plan.save)
+        plan = advise_files.plan_of(advice)
+        output.write_beside(question, question.out, f"The plan of {advice.advised}", plan.save)
 
 
 def _read(question: AdviseOptions) -> Trace:
@@ -73,79 +74,94 @@ def _codes(question: AdviseOptions, trace: Trace) -> dict[str, Planned]:
 
     from bcgc_jax.solvers.measured_steps import replayed
 
-    parts = trace.microbatches
     forward = question.forward
-    if forward is None:
-        forward = (parts and parts.forward_ratio) or 0.0
+    if forward is None and trace.microbatches is not None:
+        forward = trace.microbatches.forward_ratio
 
     def code(method: str, planned: np.ndarray, judged: np.ndarray) -> tuple[np.ndarray, int]:
         with jax.enable_x64(True):
-            return replayed(method, planned, judged, forward)
+            return replayed(method, planned, judged, forward or 0.0)
 
     return {method: functools.partial(code, method) for method in question.methods}
 
 
-def _json(found: Advice) -> Row:
-    slow = [one._asdict() for one in found.slow_workers]
-    return vars(found) | {"slow_workers": slow, "rows": [row._asdict() for row in found.rows]}
+def _json(advice: Advice) -> Row:
+    slow = [one._asdict() for one in advice.slow_workers]
+    return vars(advice) | {"slow_workers": slow, "rows": [row._asdict() for row in advice.rows]}
 
 
-def _flat(row: advice.Row) -> Row:
+def _flat(row: Remedy) -> Row:
     """A column for each number."""
     low, high = row.range
-    flat = {"remedy": row.remedy, "saved": row.saved.value, "saved_low": row.saved.low}
-    flat |= {"saved_high": row.saved.high, "range_low": low, "range_high": high}
-    return flat | {
-        name: getattr(row, name) for name in ("lost", "longer", "stored_subsets", "needs")
+    return {
+        "remedy": row.remedy,
+        "saved": row.saved.value,
+        "saved_low": row.saved.low,
+        "saved_high": row.saved.high,
+        "range_low": low,
+        "range_high": high,
+        "lost": row.lost,
+        "longer": row.longer,
+        "stored_subsets": row.stored_subsets,
+        "needs": row.needs,
     }
 
 
-def _print(name: str, found: Advice) -> None:
-    left_out = ""
-    if found.left_out:
-        left_out = f" Left out: {_steps(found.left_out)} in which a worker has no whole time."
-    chunks = f", {found.num_chunks} chunks in a worker's step" if found.recorded else ""
+def _print(name: str, advice: Advice) -> None:
+    log = f"{name}: {advice.num_workers} workers, {_steps(advice.num_steps)}"
+    if advice.recorded:
+        log += f", {advice.num_chunks} chunks in a worker's step"
+    log += "."
+    if advice.left_out:
+        log += f" Left out: {_steps(advice.left_out)} in which a worker has no whole time."
     print_lines(
-        f"{name}: {found.num_workers} workers, {_steps(found.num_steps)}{chunks}.{left_out}",
-        f"A step takes {found.step:.4g} s on average. It would take {found.balanced:.4g} s if all "
-        f"workers ended together. So {percent(found.loss)} % of the time is lost.",
+        log,
+        f"A step takes {advice.step:.4g} s on average. It would take {advice.balanced:.4g} s if "
+        f"all workers ended together. So {percent(advice.loss)} % of the time is lost.",
     )
-    if found.alike:
+    if advice.alike:
         print_lines(NOT_TIMED_APART)
-    _print_causes(found)
-    _print_rows(found)
-    print_lines("", *_sentences(found))
+    _print_causes(advice)
+    _print_rows(advice)
+    print_lines("", *_sentences(advice))
 
 
 def _steps(count: int) -> str:
     return "1 step" if count == 1 else f"{count} steps"
 
 
-def _print_causes(found: Advice) -> None:
+def _print_causes(advice: Advice) -> None:
+    causes = sorted(advice.causes, key=lambda cause: -advice.causes[cause].value)
+
+    def share(cause: str) -> str:
+        of_loss = advice.causes[cause]
+        return f"{percent(of_loss.value)} %" if of_loss.shows else _NONE
+
+    def interval(cause: str) -> str:
+        of_loss = advice.causes[cause]
+        return of_loss.in_percent() if of_loss.shows else ""
+
     columns: list[Shown] = [
-        (Column("why", no_wrap=True), lambda cause: IN_WORDS[cause[0]]),
-        (
-            "share of the loss",
-            lambda cause: f"{percent(cause[1].value)} %" if cause[1].shows else _NONE,
-        ),
-        ("95 %", lambda cause: cause[1].in_percent() if cause[1].shows else ""),
+        (Column("why", no_wrap=True), lambda cause: IN_WORDS[cause]),
+        ("share of the loss", share),
+        ("95 %", interval),
     ]
     print_lines("")
-    print_rows(sorted(found.causes.items(), key=lambda cause: -cause[1].value), columns)
-    print_lines(*found.slow_workers_in_words())
-    if found.together.shows:
-        print_lines(f"{found.together_in_words()} Nothing here helps against that.")
+    print_rows(causes, columns)
+    print_lines(*advice.slow_workers_in_words())
+    if advice.together.shows:
+        print_lines(f"{advice.together_in_words()} Nothing here helps against that.")
     else:
         print_lines(f"All workers slow at once: {_NONE}.")
 
 
-def _print_rows(found: Advice) -> None:
+def _print_rows(advice: Advice) -> None:
     columns: list[Shown] = [
         (output.names("what can be done"), lambda row: row.remedy),
         ("saved", lambda row: f"{percent(row.saved.value)} %"),
         ("95 %", lambda row: row.saved.in_percent()),
     ]
-    if not found.recorded:
+    if not advice.recorded:
         columns.append(("by model", lambda row: " to ".join(map(percent, row.range))))
     columns += [
         ("subsets\nstored", lambda row: str(row.stored_subsets)),
@@ -153,10 +169,10 @@ def _print_rows(found: Advice) -> None:
         (Column("needs"), _needs),
     ]
     print_lines("")
-    print_rows(found.rows, columns)
+    print_rows(advice.rows, columns)
 
 
-def _needs(row: advice.Row) -> str:
+def _needs(row: Remedy) -> str:
     if row.remedy == remedies.LIMIT:
         return "no exact scheme saves more"
     if not row.lost:
@@ -165,45 +181,43 @@ def _needs(row: advice.Row) -> str:
     return f"{row.needs}; lost are {times}"
 
 
-def _sentences(found: Advice) -> list[str]:
+def _sentences(advice: Advice) -> list[str]:
     said = [
         "Each remedy is planned on one half of the steps and replayed in the other one. Saved is "
         "of the time for a sample that is used."
     ]
-    if found.lengths is not None:
+    if advice.lengths is not None:
         said.append(
-            f"Lengths of chunks are predicted from {found.lengths}. They are taken as known before."
+            f"Lengths of chunks are predicted from {advice.lengths}. "
+            "They are taken as known before."
         )
-    if not found.recorded:
+    if not advice.recorded:
         said.append(
-            f"The log has no chunks. {found.num_chunks} equal ones are supposed in a worker's "
+            f"The log has no chunks. {advice.num_chunks} equal ones are supposed in a worker's "
             "step, and that workers are slow. The column `by model` goes down to long or single "
             "slow chunks. " + _RECORD
         )
-    if found.changing:
+    if advice.changing:
         said.append("Speeds have changed in the last quarter: shares by speed are not advised.")
-    return [*said, "", _verdict(found)]
+    return [*said, "", _verdict(advice)]
 
 
-def _verdict(found: Advice) -> str:
-    if not found.enough:
-        fewest = advice.FEWEST_STEPS
-        return (
-            f"This is too little for advice: {found.num_steps} steps. Record {fewest} steps or "
-            "more."
-        )
-    if found.advised is None:
+def _verdict(advice: Advice) -> str:
+    if not advice.enough:
+        few = f"This is too little for advice: {advice.num_steps} steps."
+        return f"{few} Record {FEWEST_STEPS} steps or more."
+    if advice.advised is None:
         return "Nothing here pays more than 2 %."
-    text = f"Do this: {_DO[found.advised]}. {_saves(found, found.advised)}"
-    if found.beforehand in (None, found.advised):
+    text = f"Do this: {_DO[advice.advised]}. {_saves(advice, advice.advised)}"
+    if advice.beforehand in (None, advice.advised):
         return text
-    other = f"{_DO[found.beforehand]}. {_saves(found, found.beforehand)}"
+    other = f"{_DO[advice.beforehand]}. {_saves(advice, advice.beforehand)}"
     return f"{text} If workers cannot ask within a step: {other}"
 
 
-def _saves(found: Advice, remedy: str) -> str:
-    row = found.row(remedy)
+def _saves(advice: Advice, remedy: str) -> str:
+    row = advice.row(remedy)
     between = ""
-    if not found.recorded and row.range[0] < row.saved.low:
+    if not advice.recorded and row.range[0] < row.saved.low:
         between = f", or {percent(row.range[0])} % if chunks are slow in place of workers"
     return f"It saves {percent(row.saved.value)} % ({row.saved.in_percent()} %){between}."

@@ -29,32 +29,34 @@ _INEXACT = {"color": "#FFFFFF", "edgecolor": "#4D4D4D", "hatch": "////", "label"
 _LIMIT = {"color": "#FFFFFF", "edgecolor": "#4D4D4D", "linestyle": "--", "label": "limit"}
 
 
-def picture(found: Advice) -> "Figure":
+def picture(advice: Advice) -> "Figure":
     """Draw what each remedy saves, and what each cause adds to the loss, with 95 % intervals."""
-    heights = max(len(found.rows), len(found.causes))
+    heights = max(len(advice.rows), len(advice.causes))
     figure, (left, right) = plotting.new_figure(
         1, 2, size=(9.6, 1.5 + 0.3 * heights), width_ratios=(3, 2)
     )
-    names = [row.remedy for row in found.rows]
-    _bars(left, names, [row.saved for row in found.rows], [_look(found, row) for row in found.rows])
-    if not found.recorded:
-        _mark_other_models(left, found)
-    causes = sorted(found.causes, key=lambda cause: -found.causes[cause].value)
-    shares = [found.causes[cause] for cause in causes]
+    names = [row.remedy for row in advice.rows]
+    _bars(
+        left, names, [row.saved for row in advice.rows], [_look(advice, row) for row in advice.rows]
+    )
+    if not advice.recorded:
+        _mark_other_models(left, advice)
+    causes = sorted(advice.causes, key=lambda cause: -advice.causes[cause].value)
+    shares = [advice.causes[cause] for cause in causes]
     _bars(right, [_CAUSES[cause] for cause in causes], shares, [{"color": "#8C8C8C"}] * len(causes))
     right.set(xlim=(0, 105), ylim=(max(len(causes), 4) - 0.4, -0.6))
     plotting.label_axes(
         left, "time saved (%)", "", title="what can be done, replayed in steps not seen"
     )
-    title = f"why {100 * found.loss:.3g} % of a step is lost"
+    title = f"why {100 * advice.loss:.3g} % of a step is lost"
     plotting.label_axes(right, "share of the loss (%)", "", title=title)
     handles = dict(zip(*reversed(left.get_legend_handles_labels()), strict=True))
     plotting.legend_outside(figure, list(handles.values()), place="lower", columns=5)
     return figure
 
 
-def _look(found: Advice, row: Any) -> dict[str, Any]:
-    if row.remedy == found.advised:
+def _look(advice: Advice, row: Any) -> dict[str, Any]:
+    if row.remedy == advice.advised:
         return _ADVISED
     if row.remedy == remedies.LIMIT:
         return _LIMIT
@@ -75,14 +77,14 @@ def _bars(axes: "Axes", names: list[str], shares: list[Any], looks: list[dict[st
     axes.axvline(0, color="black", linewidth=0.8)
 
 
-def _mark_other_models(axes: "Axes", found: Advice) -> None:
-    ends = np.array([row.range for row in found.rows])
+def _mark_other_models(axes: "Axes", advice: Advice) -> None:
+    ends = np.array([row.range for row in advice.rows])
     look: Any = {"marker": "D", "facecolor": "white", "edgecolor": "black", "s": 18, "zorder": 3}
     places = np.arange(len(ends))
     axes.scatter(100 * ends[:, 0], places, label="if chunks are slow, not workers", **look)
 
 
-def plan_of(found: Advice) -> "Solution":
+def plan_of(advice: Advice) -> "Solution":
     """Make the plan of the remedy that is advised, with its seconds of a step.
 
     Raises UsageError where that is no work sharing.
@@ -93,22 +95,24 @@ def plan_of(found: Advice) -> "Solution":
     from bcgc_jax.problem import Status
     from bcgc_jax.solution import Solution
 
-    stored = remedies.sharing_names(found.num_workers, found.num_workers).get(found.advised or "")
+    stored = remedies.sharing_names(advice.num_workers, advice.num_workers).get(
+        advice.advised or ""
+    )
     if stored is None:
-        what = "nothing is advised" if found.advised is None else f"{found.advised} needs no plan"
+        what = "nothing is advised" if advice.advised is None else f"{advice.advised} needs no plan"
         raise click.UsageError(f"--out: no plan is written, for {what}")
-    saved = found.row(str(found.advised)).saved
-    limit = found.row(remedies.LIMIT).saved
+    saved = advice.row(str(advice.advised)).saved
+    limit = advice.row(remedies.LIMIT).saved
     error = (saved.high - saved.low) / (2 * 1.96)
-    rule = WorkSharing(found.num_workers, stored, found.num_chunks)
+    rule = WorkSharing(advice.num_workers, stored, advice.num_chunks)
     return Solution(
         plan=sharing_plan(1.0, rule),
         rounded=None,
-        expected_runtime=jnp.asarray(found.step * (1 - saved.value)),
-        runtime_error=jnp.asarray(found.step * error),
-        lower_bound=jnp.asarray(found.step * (1 - limit.value)),
+        expected_runtime=jnp.asarray(advice.step * (1 - saved.value)),
+        runtime_error=jnp.asarray(advice.step * error),
+        lower_bound=jnp.asarray(advice.step * (1 - limit.value)),
         status=jnp.asarray(int(Status.CONVERGED)),
         num_steps=jnp.asarray(0),
-        method=str(found.advised),
+        method=str(advice.advised),
         kind="confidence",
     )

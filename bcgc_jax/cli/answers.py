@@ -43,8 +43,8 @@ def describe_law(law: Distribution | JointDistribution) -> Any:
     """
     if laws := law.members():
         return [describe_law(one) for one in laws]
-    known = law.summary()
-    plain = {name: a if isinstance(a, str | int) else finite(a) for name, a in known.items()}
+    numbers = law.summary()
+    plain = {name: a if isinstance(a, str | int) else finite(a) for name, a in numbers.items()}
     return {"distribution": law_name(type(law)), **plain}
 
 
@@ -70,17 +70,17 @@ def each_possible(
 
     ValueError ends it where a method is `required`, or none is possible.
     """
-    found = []
-    last = list(methods)[-1:]
+    results = []
     with Progress(total=len(methods)) as bar:
-        for name, method in methods.items():
+        for number, (name, method) in enumerate(methods.items(), 1):
             bar.begin(f"{doing} {name}")
             try:
-                found.append(work(name, method))
+                results.append(work(name, method))
             except ValueError:
-                if name in required or (not found and name in last):
+                none_is_possible = number == len(methods) and not results
+                if name in required or none_is_possible:
                     raise
-    return found
+    return results
 
 
 def solution_row(
@@ -88,8 +88,8 @@ def solution_row(
 ) -> Row:
     """What the table, the JSON and the CSV of `bcgc solve` say of a solution."""
     exists = int(solution.status) != Status.INFEASIBLE
-    plan, needs = (solution.plan, solution.needs) if exists else (None, None)
-    known = dict.fromkeys(Requirements._fields) if needs is None else needs._asdict()
+    plan = solution.plan if exists else None
+    needs = solution.needs if exists else None
     certified = float(solution.lower_bound) > 0  # 0 bounds any runtime, and says nothing
     row: Row = {
         "status": status_name(solution),
@@ -105,10 +105,7 @@ def solution_row(
         "partition": None,
         "partition_runtime": None,
         "schedule": None if plan is None else _schedule(problem, plan),
-        **{
-            name: None if value is None else np.asarray(value).item()
-            for name, value in known.items()
-        },
+        **_plain_needs(needs),
         "seconds": round(seconds, 4),
     }
     rule = None if plan is None else plan.completion
@@ -128,6 +125,12 @@ def solution_row(
     if solution.levels is not None and problem.has_setup:
         row["levels"] = np.flatnonzero(solution.levels).tolist()
     return row
+
+
+def _plain_needs(needs: Requirements | None) -> Row:
+    if needs is None:
+        return dict.fromkeys(Requirements._fields)
+    return {name: np.asarray(value).item() for name, value in needs._asdict().items()}
 
 
 def _chance(problem: Problem, judged: Any, deadline: float) -> RuntimeEstimate:

@@ -65,9 +65,9 @@ def law_usage(law: str) -> str:
     return f"{law}:{','.join(given)}"
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The nearest of the `known` names, in brackets, if one is near."""
-    near = difflib.get_close_matches(name, known, n=1)
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """The nearest of the `names`, in brackets, if one is near."""
+    near = difflib.get_close_matches(name, names, n=1)
     return f" (did you mean {near[0]}?)" if near else ""
 
 
@@ -95,19 +95,19 @@ def number(
     if low > -math.inf:
         bound = f" at least {low:g}" if include else f" above {low:g}"
 
+    kind = "whole" if whole else "finite"
+
     def read(text: str) -> float | int:
         try:
-            found = float(text)
+            value = float(text)
         except ValueError:
-            found = math.nan
-        good = math.isfinite(found) and (found > low or (include and found == low))
-        if not good or (whole and found != int(found)):
-            raise ValueError(
-                f"must be a {'whole' if whole else 'finite'} number{bound}, got {text!r}"
-            )
-        if found > high:
+            value = math.nan
+        good = math.isfinite(value) and (value > low or (include and value == low))
+        if not good or (whole and value != int(value)):
+            raise ValueError(f"must be a {kind} number{bound}, got {text!r}")
+        if value > high:
             raise ValueError(f"must be at most {high:,}, got {text!r}")
-        return int(found) if whole else found
+        return int(value) if whole else value
 
     return Argument("number", read)
 
@@ -128,14 +128,13 @@ def read_open_law(text: str) -> tuple[str, dict[str, float]]:
     for part in filter(None, parameters.split(",")):
         key, _, number = (word.strip() for word in part.partition("="))
         key = SYNONYMS.get(key, key)
-        known = key in LAWS[name] and key not in given
+        expected = key in LAWS[name] and key not in given
         try:
-            given[key] = float(number if known else "")
+            given[key] = float(number if expected else "")
         except ValueError:
             hint = "" if key in LAWS[name] else did_you_mean(key, LAWS[name])
-            raise ValueError(
-                f"cannot read {part!r} in {text!r}{hint}; expected {law_usage(name)}"
-            ) from None
+            refusal = f"cannot read {part!r} in {text!r}{hint}; expected {law_usage(name)}"
+            raise ValueError(refusal) from None
     return name, given
 
 
@@ -166,8 +165,8 @@ def missing_parameters(law: str, given: Collection[str]) -> list[str]:
 def law_class(law: str) -> type["Distribution"]:
     from bcgc_jax import distributions
 
-    found: type[Distribution] = getattr(distributions, law.title().replace("-", ""))
-    return found
+    kind: type[Distribution] = getattr(distributions, law.title().replace("-", ""))
+    return kind
 
 
 def law_name(law: type) -> str:
@@ -191,17 +190,13 @@ def axis(one: Argument) -> Argument:
         last = one.read(high)
         logarithmic = rest[1:] == ["log"]
         whole = isinstance(first, int)
-        if (
-            last < first
-            or not (rest or whole)
-            or len(rest) > 1 + logarithmic
-            or (logarithmic and first <= 0)
-        ):
-            known = (
-                "numbers such as 1,2,5, LOW:HIGH:COUNT, or above 0 LOW:HIGH:COUNT:log, LOW "
-                "not above HIGH"
+        in_order = first <= last and not (logarithmic and first <= 0)
+        complete = (rest or whole) and len(rest) <= 1 + logarithmic
+        if not (in_order and complete):
+            raise ValueError(
+                "must be numbers such as 1,2,5, LOW:HIGH:COUNT, or above 0 LOW:HIGH:COUNT:log, "
+                f"LOW not above HIGH, got {text!r}"
             )
-            raise ValueError(f"must be {known}, got {text!r}")
         count = _POINTS.read(rest[0] if rest else str(last - first + 1))
         values = (np.geomspace if logarithmic else np.linspace)(first, last, count)
         return np.unique(np.round(values).astype(int)) if whole else values
@@ -225,21 +220,30 @@ def read_levels(text: str) -> tuple[str, tuple[int, ...]]:
     """Whole numbers and ranges: 0,3,7-9; as they were typed, and all of them."""
     levels: set[int] = set()
     for part in text.split(","):
-        found = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-        low, high = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
-        if high < low or high >= MOST_WORKERS:
+        some = _range_of_levels(part)
+        if not some:
             below = f"below N, which is at most {MOST_WORKERS:,}"
             raise ValueError(f"must be levels and ranges such as 0,3,7-9, {below}, got {text!r}")
-        levels.update(range(low, high + 1))
+        levels.update(some)
     return text, tuple(sorted(levels))
+
+
+def _range_of_levels(text: str) -> range:
+    """Read 3 or 7-9; the range is empty where it is neither."""
+    ends = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", text)
+    if ends is None:
+        return range(0)
+    low = int(ends[1])
+    high = int(ends[2] or ends[1])
+    return range(low, high + 1) if high < MOST_WORKERS else range(0)
 
 
 def read_method(text: str) -> str:
     """NAME or NAME:NUMBER; what the number may be the library knows."""
     kind = text.partition(":")[0]
-    known = {name.partition(":")[0] for name in METHODS.split(", ")}
-    if kind not in known | REPLACED:
-        raise ValueError(f"no method {kind!r}{did_you_mean(kind, known)}; known: {METHODS}")
+    kinds = {name.partition(":")[0] for name in METHODS.split(", ")}
+    if kind not in kinds | REPLACED:
+        raise ValueError(f"no method {kind!r}{did_you_mean(kind, kinds)}; known: {METHODS}")
     return text
 
 
@@ -251,21 +255,21 @@ def read_forward(text: str) -> float:
     except ValueError:
         ratio = math.nan
     if not 0 <= ratio <= _MOST_FORWARD:
-        known = f"a ratio to the backward pass from 0 to {_MOST_FORWARD}, such as 0.47 or 47%"
-        raise ValueError(f"must be {known}, got {text!r}")
+        wanted = f"a ratio to the backward pass from 0 to {_MOST_FORWARD}, such as 0.47 or 47%"
+        raise ValueError(f"must be {wanted}, got {text!r}")
     return ratio
 
 
 def read_columns(text: str) -> dict[str, str]:
     """NAME=COLUMN,…: how a file calls its columns."""
-    found: dict[str, str] = {}
+    columns: dict[str, str] = {}
     for part in filter(None, text.split(",")):
         name, equals, column = (word.strip() for word in part.partition("="))
         if name not in LOG_COLUMNS or not equals or not column:
-            known = f"NAME=COLUMN,… with names of {', '.join(LOG_COLUMNS)}"
-            raise ValueError(f"must be {known}, got {part!r}{did_you_mean(name, LOG_COLUMNS)}")
-        found[name] = column
-    return found
+            wanted = f"NAME=COLUMN,… with names of {', '.join(LOG_COLUMNS)}"
+            raise ValueError(f"must be {wanted}, got {part!r}{did_you_mean(name, LOG_COLUMNS)}")
+        columns[name] = column
+    return columns
 
 
 METHOD = Argument("method", read_method)

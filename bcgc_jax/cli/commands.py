@@ -11,16 +11,7 @@ import click
 
 import bcgc_jax
 from bcgc_jax.cli import arguments as typed
-from bcgc_jax.cli.arguments import (
-    COUNT,
-    FORWARD,
-    LAW,
-    OPEN_LAW,
-    WORKERS,
-    axis,
-    number,
-    refuse_without_effect,
-)
+from bcgc_jax.cli.arguments import COUNT, FORWARD, LAW, OPEN_LAW, WORKERS, axis, number
 from bcgc_jax.cli.exit import check_file
 from bcgc_jax.cli.options import Command, argument, option
 from bcgc_jax.plotting import require_matplotlib
@@ -89,7 +80,8 @@ def check_one(what: str, **given: Any) -> None:
 
 def cycles_of_forward(ratio: Any, coordinates: Any, cycles: Any, chain_cycles: Any = None) -> Any:
     """f, of a forward pass that takes this ratio of a backward pass of L (b + h) cycles."""
-    return ratio * coordinates * (cycles + (0 if chain_cycles is None else chain_cycles))
+    for_coordinate = cycles if chain_cycles is None else cycles + chain_cycles
+    return ratio * coordinates * for_coordinate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,13 +171,15 @@ class Times(Passes):
             "the distribution of the cycle time", cycle_time=self.cycle_time, trace=self.trace
         )
         if self.trace is None:
-            refuse_without_effect("without --trace", "keep_workers", "trace_distribution", *LAYOUT)
+            typed.refuse_without_effect(
+                "without --trace", "keep_workers", "trace_distribution", *LAYOUT
+            )
         if self.keep_workers:
-            refuse_without_effect(
+            typed.refuse_without_effect(
                 "with --keep-workers, for which steps are whole", "trace_distribution"
             )
         if self.send_time is None:
-            refuse_without_effect("without --send-time", "overlap")
+            typed.refuse_without_effect("without --send-time", "overlap")
 
     def delivery(self) -> dict[str, Any]:
         """Keywords of `Problem`."""
@@ -204,11 +198,11 @@ class Planning(Times):
         """Methods by their names, each with those of the options that it has."""
         from bcgc_jax.solvers.methods import method_of
 
-        found = {}
+        asked = {}
         for method in map(method_of, methods):
-            known = {name: value for name, value in options.items() if hasattr(method, name)}
-            found[method.name] = dataclasses.replace(method, **known) if known else method  # type: ignore[type-var]
-        return found
+            own = {name: value for name, value in options.items() if hasattr(method, name)}
+            asked[method.name] = dataclasses.replace(method, **own) if own else method  # type: ignore[type-var]
+        return asked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -306,7 +300,7 @@ Examples:
         check_picture("--figure", self.figure)
         check_file("--out", self.out, (".json",))
         if not self.methods:
-            refuse_without_effect("without --method", "forward")
+            typed.refuse_without_effect("without --method", "forward")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -369,7 +363,7 @@ Examples:
                 "--min-completion and this --objective are two objectives: drop one"
             )
         if self.methods and "deadline" not in self.methods:
-            refuse_without_effect("unless a --method is deadline", "min_completion")
+            typed.refuse_without_effect("unless a --method is deadline", "min_completion")
 
     @property
     def for_deadline(self) -> bool:
@@ -543,7 +537,7 @@ Examples:
         super().__post_init__()
         check_file("--curves", self.curves)
         if self.simulated:
-            refuse_without_effect("without --engine ray", "pace", "address", "checkpoints")
+            typed.refuse_without_effect("without --engine ray", "pace", "address", "checkpoints")
         for name in {"deadline", "limit"} & {*self.methods}:
             raise click.UsageError(f'"{name}" is no scheme to train with')
 
@@ -593,7 +587,7 @@ Examples:
 
     def __post_init__(self) -> None:
         if self.file.suffix == ".json":
-            refuse_without_effect("on a plan", *CHOICES)
+            typed.refuse_without_effect("on a plan", *CHOICES)
         check_picture("--out", self.picture)
         if self.out is None and Path(self.picture).exists():
             raise click.UsageError(

@@ -65,7 +65,7 @@ def interrupted(command: str, hint: str = "") -> NoReturn:
 
     Threads that compile do not stop, and jaxlib may crash as it is torn down.
     """
-    say(f"{command}: interrupted" + (f": {hint}" if hint else ""))
+    say(": ".join(filter(None, [command, "interrupted", hint])))
     with suppress(ValueError):
         flush()
     os._exit(130)

@@ -1,5 +1,6 @@
 """`bcgc fit`: from a log of measured times to a distribution, and to plans for it and others."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,84 +65,109 @@ class FitAnswer(NamedTuple):
 def answer(question: FitOptions) -> None:
     with jax.enable_x64(True):
         with Progress("reading") as bar:
-            found = interruptible(lambda: _answer(question, bar))
+            fitted = interruptible(lambda: _answer(question, bar))
         file = Path(traces.trace_name(question)).name
-        rows = [_fit_row(fit) for fit in found.fits]
-        output.print_answer(question, rows, lambda: _json(found, rows), lambda: _print(file, found))
-        laws = [(fit.name, fit.distribution) for fit in found.fits]
-        planned = found.plans[0]["distribution"]
-        output.write_figure(question, lambda: plot.fits(found.seconds, found.times.censored, laws))
-        output.write_beside(
-            question,
-            question.out,
-            f"The plan for {planned}",
-            lambda path: save_plan(found.best, found.best.problem, path),
-        )
+        rows = [_fit_row(fit) for fit in fitted.fits]
+        laws = [(fit.name, fit.distribution) for fit in fitted.fits]
+
+        def draw() -> Any:
+            return plot.fits(fitted.seconds, fitted.times.censored, laws)
+
+        def write(path: str) -> None:
+            save_plan(fitted.best, fitted.best.problem, path)
+
+        def document() -> Row:
+            return _json(fitted, rows)
+
+        output.print_answer(question, rows, document, lambda: _print(file, fitted))
+        output.write_figure(question, draw)
+        planned = f"The plan for {fitted.plans[0]['distribution']}"
+        output.write_beside(question, question.out, planned, write)
 
 
 def _answer(question: FitOptions, bar: Progress) -> FitAnswer:
     trace = traces.read_loads(question)
     workers = traces.workers_of(question, trace, question.workers)
     bar.what = "describing"
-    start_up = None
+    start_up = None if one_load(trace) else fit_start_up(trace)
     times = trace.per_cycle()
-    cycles = question.cycles or 1.0
-    mean = 1.0
-    if not one_load(trace):
-        start_up = fit_start_up(trace)
-        # Of each iteration's largest load the time, as a share of the mean at that load.
-        last = trace.largest_loads()
-        start, mean = start_up.means
-        times = last._replace(
-            seconds=last.seconds / (start + mean * np.asarray(last.load)), load=None
-        )
-        cycles = question.cycles or start_up.loads[1] * workers / (
-            question.samples * question.coordinates
-        )
+    seconds = np.asarray(times.seconds)
+    if start_up is not None:
+        times = _over_mean(trace, start_up)
+        seconds = np.asarray(times.seconds * start_up.means[1])
     description = describe(times)
-    seconds = np.asarray(times.seconds * mean)
     if trace.load is not None:
         description = description._replace(slowness=slowness_in(trace))
     fits: list[Fit] = []
     if start_up is None or question.laws:  # plans for times at several loads need no fit
-        bar.reach(0, len(question.laws) or len(FAMILIES))
-        given: dict[str, Any] = {"distributions": list(question.laws) or None}
-        given["num_replicates"] = question.replicates
-        given["progress"] = lambda name: bar.begin(f"fitting {name}")
-        fits = fit_distributions(jax.random.key(question.seed), seconds, times.censored, **given)
+        fits = _fits(question, seconds, times.censored, bar)
     laws = _laws(times, description, fits, start_up, workers)
+    problems = _problems(question, trace, laws, start_up, workers)
+    bar.reach(0, len(problems))
+    solutions: dict[str, Solution] = {}
+    for name, problem in problems.items():
+        bar.begin(f"planning for the distribution `{name}`")
+        solutions[name] = solve(problem)
+    # Replays know nothing of start-ups and passes.
+    bare = start_up is None and all(problem.bare for problem in problems.values())
+    steps = times if bare else None
+    names = (*laws, UNCODED)
+    plans = [_plan(name, solutions.get(name), problems, steps, workers) for name in names]
+    remarks = _remarks(trace, description, plans, start_up)
+    return FitAnswer(
+        trace=trace,
+        times=times,
+        seconds=seconds,
+        description=description,
+        remarks=remarks + traces.forward_in_words(question, trace),
+        fits=fits,
+        plans=plans,
+        best=solutions[names[0]],
+        start_up=start_up,
+    )
+
+
+def _over_mean(trace: Trace, start_up: StartUpFit) -> Trace:
+    """Divide the time of each iteration's largest load by the mean at that load."""
+    last = trace.largest_loads()
+    start, cycle = start_up.means
+    seconds = last.seconds / (start + cycle * np.asarray(last.load))
+    return last._replace(seconds=seconds, load=None)
+
+
+def _fits(
+    question: FitOptions, seconds: np.ndarray, censored: np.ndarray, bar: Progress
+) -> list[Fit]:
+    bar.reach(0, len(question.laws) or len(FAMILIES))
+    return fit_distributions(
+        jax.random.key(question.seed),
+        seconds,
+        censored,
+        distributions=list(question.laws) or None,
+        num_replicates=question.replicates,
+        progress=lambda name: bar.begin(f"fitting {name}"),
+    )
+
+
+def _problems(
+    question: FitOptions,
+    trace: Trace,
+    laws: dict[str, dict[str, Distribution]],
+    start_up: StartUpFit | None,
+    workers: int,
+) -> dict[str, Problem]:
+    """Return the problem under each distribution; ValueError where one is too large."""
+    cycles = question.cycles
+    if cycles is None and start_up is not None:
+        cycles = start_up.loads[1] * workers / (question.samples * question.coordinates)
+    cycles = cycles or 1.0
     sizes: dict[str, Any] = {"num_workers": workers, "num_coordinates": question.coordinates}
     sizes |= {"num_samples": question.samples, "cycles": cycles}
     sizes |= question.passes(question.coordinates, cycles, traces.measured_forward(trace))
     problems = {name: padded(Problem(**{**sizes, **law})) for name, law in laws.items()}
     for problem in problems.values():
         traces.check_size(problem, "fewer times")
-    bar.reach(0, len(laws))
-    solutions: dict[str, Solution] = {}
-    for name, problem in problems.items():
-        bar.begin(f"planning for the distribution `{name}`")
-        solutions[name] = solve(problem)
-    # Replays know nothing of passes.
-    steps = (
-        times if start_up is None and all(problem.bare for problem in problems.values()) else None
-    )
-    plans = [
-        _plan(name, solutions.get(name), problems, steps, workers) for name in (*laws, UNCODED)
-    ]
-    remarks = _remarks(trace, description, plans, start_up)
-    best = solutions[next(iter(laws))]
-    remarks += traces.forward_in_words(question, trace)
-    return FitAnswer(
-        trace=trace,
-        times=times,
-        seconds=seconds,
-        description=description,
-        remarks=remarks,
-        fits=fits,
-        plans=plans,
-        best=best,
-        start_up=start_up,
-    )
+    return problems
 
 
 def _laws(
@@ -159,17 +185,15 @@ def _laws(
     if start_up is not None:
         both = {APART: start_up.apart, TOGETHER: {"cycle_time": start_up.per_cycle}}
         return both if start_up.separable else dict(reversed(both.items()))
-    known = {
+    laws = {
         fits[0].name: fits[0].distribution,
         MEASURED: distribution_of(trace.seconds, workers, trace.censored),
     }
     if description.tail_index.value > 0:
-        known[HEAVY] = distribution_of(trace.seconds, workers, trace.censored, kind="pareto-tail")
-    # No plan has a finite runtime under a distribution without a mean; the measured times have
-    # theirs.
-    return {
-        name: {"cycle_time": law} for name, law in known.items() if np.isfinite(float(law.mean()))
-    }
+        laws[HEAVY] = distribution_of(trace.seconds, workers, trace.censored, kind="pareto-tail")
+    # No plan has a finite runtime under a distribution without a mean.
+    finite_laws = {name: law for name, law in laws.items() if np.isfinite(float(law.mean()))}
+    return {name: {"cycle_time": law} for name, law in finite_laws.items()}
 
 
 def _plan(
@@ -193,9 +217,9 @@ def _plan(
         padded = jnp.asarray(np.pad(counts, (0, problem.max_workers - workers)))
         return finite(assess(problem, padded, whole_numbers=False).expected_runtime)
 
-    taken = (
-        np.zeros(0) if steps is None else traces.replay(steps, one, partition_plan(counts, workers))
-    )
+    taken = np.zeros(0)
+    if steps is not None:
+        taken = traces.replay(steps, one, partition_plan(counts, workers))
     return {
         "distribution": name,
         "expected_runtime": None if solution is None else finite(solution.expected_runtime),
@@ -257,16 +281,15 @@ def _json(answer: FitAnswer, fits: list[Row]) -> Row:
 
 
 def _fit_row(fit: Fit) -> Row:
-    rest = {
-        name: value for name, value in fit._asdict().items() if name not in ("name", "distribution")
-    }
+    rest = fit._asdict()
+    del rest["name"], rest["distribution"]
     return {"distribution": fit.name, "parameters": fit.parameters, **rest}
 
 
 def _print(file: str, answer: FitAnswer) -> None:
     d = answer.description
-    trace = answer.trace
     start_up = answer.start_up
+<<<<<<< HEAD
     every = np.unique(np.zeros(1) if trace.load is None else trace.load)
     loads = f", at {every.size} loads from {every[0]:g} to {every[-1]:g}" if start_up else ""
     missing = f", {d.num_missing} times missing" if d.num_missing else ""
@@ -274,17 +297,19 @@ def _print(file: str, answer: FitAnswer) -> None:
     steps = f"{d.num_workers} workers over {d.num_steps} steps"
     if trace.microbatches is not None:
         steps += f", of {trace.microbatches.seconds.shape[2]} chunks each"
+=======
+    unit = "seconds" if start_up is None else "relative to the mean at their load"
+>>>>>>> a2e8ca4 (Commands: a function does one thing, a local says what it holds, no text times a truth value)
     print_lines(
-        f"{file}: {trace.seconds.size} times of {steps}{loads}{missing}{cut}",
-        f"{'relative to the mean at their load' if start_up else 'seconds'}: mean {d.mean:.4g}, "
-        f"standard deviation {d.deviation:.3g}, median {d.median:.4g}, 99 % {d.high:.4g}, largest "
-        f"{d.largest:.4g}",
+        f"{file}: {', '.join(_trace_in_words(answer.trace, d))}",
+        f"{unit}: mean {d.mean:.4g}, standard deviation {d.deviation:.3g}, median {d.median:.4g}, "
+        f"99 % {d.high:.4g}, largest {d.largest:.4g}",
         *_lost_in_words(d.slowness),
         f"correlation of a worker's time with its next {d.autocorrelation}",
         f"tail index {d.tail_index}, where 0 is exponential and from 1 on the mean is infinite",
         "(in brackets: 95 % intervals)\n",
     )
-    if start_up:
+    if start_up is not None:
         start = start_up.mean_start_up
         cycle = start_up.mean_cycle_time
         print_lines(f"mean start-up {start}, mean cycle time {cycle} (± standard error)")
@@ -294,12 +319,25 @@ def _print(file: str, answer: FitAnswer) -> None:
     _print_plans(answer)
 
 
+def _trace_in_words(trace: Trace, description: Description) -> Iterator[str]:
+    workers = f"{description.num_workers} workers"
+    yield f"{trace.seconds.size} times of {workers} over {description.num_steps} steps"
+    if trace.microbatches is not None:
+        yield f"of {trace.microbatches.seconds.shape[2]} microbatches each"
+    if not one_load(trace):
+        loads = np.unique(np.asarray(trace.load))
+        yield f"at {loads.size} loads from {loads[0]:g} to {loads[-1]:g}"
+    if description.num_missing:
+        yield f"{description.num_missing} cells missing"
+    if description.num_censored:
+        yield f"{description.num_censored} cut off"
+
+
 def _lost_in_words(lost: Slowness | None) -> list[str]:
     if lost is None:
         return []
-    text = (
-        f"a step takes {lost.step:.4g} s, and {lost.balanced:.4g} s if all workers ended together"
-    )
+    ended = f"{lost.balanced:.4g} s if all workers ended together"
+    text = f"a step takes {lost.step:.4g} s, and {ended}"
     if lost.left_out:
         text += f"; without the {lost.left_out} in which a worker has no whole time"
     return [text]
@@ -309,10 +347,9 @@ def _print_fits(fits: list[Fit], num_times: int) -> None:
     best = fits[0]
 
     def parameters(fit: Fit) -> str:
+        values = fit.parameters
         errors = fit.standard_errors
-        return ", ".join(
-            f"{name} {value:.4g} ± {errors[name]:.2g}" for name, value in fit.parameters.items()
-        )
+        return ", ".join(f"{name} {values[name]:.4g} ± {errors[name]:.2g}" for name in values)
 
     def pvalue(value: float) -> str:
         return f"{value:.2f}" if value >= 0.095 else f"{value:.3f}"
@@ -344,13 +381,12 @@ def _print_plans(answer: FitAnswer) -> None:
     problem = answer.best.problem
     assert problem is not None
     unit, name = traces.unit_of(answer.trace, problem)
-    if answer.start_up:
+    if answer.start_up is not None:
         unit = 1.0
         load = float(problem.scale * problem.total)
         cycles = float(np.asarray(problem.cycles))
         name = (
-            f"seconds: b = {cycles:.4g}, of loads of which a worker without redundancy does "
-            f"{load:.4g}"
+            f"seconds: b = {cycles:.4g}, and a worker without redundancy does a load of {load:.4g}"
         )
 
     def under(law: str) -> Shown:
@@ -363,10 +399,8 @@ def _print_plans(answer: FitAnswer) -> None:
     def replayed(plan: Row) -> str:
         return f"{plan['replayed_runtime'] / unit:.5g} ± {plan['replayed_error'] / unit:.2g}"
 
-    columns: list[Shown] = [
-        (output.names("plan for"), lambda plan: plan["distribution"]),
-        *map(under, laws),
-    ]
+    columns: list[Shown] = [(output.names("plan for"), lambda plan: plan["distribution"])]
+    columns += map(under, laws)
     if plans[0]["replayed_runtime"] is not None:
         columns.append(("in the steps of\nthe trace", replayed))
     output.print_rows(plans, columns, title="\nExpected runtime of each plan")
@@ -374,7 +408,5 @@ def _print_plans(answer: FitAnswer) -> None:
     law = next(law for law in laws if law in (MEASURED, APART))
     values = [plan["runtime_under"][law] for plan in plans[:-1]]
     if None not in values:
-        worst = f"{100 * (max(values) / min(values) - 1):.2g} %"
-        print_lines(
-            f"\nUnder {law} the choice of what to plan for changes the runtime by at most {worst}."
-        )
+        worst = f"changes the runtime by at most {100 * (max(values) / min(values) - 1):.2g} %"
+        print_lines(f"\nUnder {law} the choice of what to plan for {worst}.")

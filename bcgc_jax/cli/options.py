@@ -48,9 +48,10 @@ def option(
 
 
 def argument(kind: Any, **more: Any) -> Any:
-    return dataclasses.field(
-        metadata={"made": lambda name: click.Argument([name], type=kind, **more)}
-    )
+    def made(name: str) -> click.Parameter:
+        return click.Argument([name], type=kind, **more)
+
+    return dataclasses.field(metadata={"made": made})
 
 
 # What the library calls a thing, and `--workers`, `--setup-cycles` and so on stand for.
@@ -62,12 +63,9 @@ _TYPED = re.compile(
 
 def _as_typed(text: str) -> str:
     """What the library says of its arguments, of the options that they came from."""
-    text = re.sub(
-        r'\bmethod="(.*?)"',
-        r"--method \1",
-        text.replace("a smooth distribution", "--trace-distribution smooth"),
-    )
-    return _TYPED.sub(lambda found: f"--{(found[1] or found[2]).replace('_', '-')}", text)
+    text = text.replace("a smooth distribution", "--trace-distribution smooth")
+    text = re.sub(r'\bmethod="(.*?)"', r"--method \1", text)
+    return _TYPED.sub(lambda name: f"--{(name[1] or name[2]).replace('_', '-')}", text)
 
 
 @contextmanager
@@ -116,9 +114,8 @@ class Command(click.Command):
         name = kind.__name__.removesuffix("Options").lower()
         ordered = sorted(fields, key=lambda field: bases.index(self.home[field.name]))
         params = [field.metadata["made"](field.name) for field in ordered]
-        super().__init__(
-            name, params=params, callback=self.answer, help=kind.__doc__, epilog=kind.after
-        )
+        texts = {"help": kind.__doc__, "epilog": kind.after}
+        super().__init__(name, params=params, callback=self.answer, **texts)
 
     def make_context(self, *given: Any, **more: Any) -> click.Context:
         if getattr(self.kind, "runs_once", False):  # before options are read, which may need JAX
@@ -133,13 +130,12 @@ class Command(click.Command):
             importlib.import_module(f"bcgc_jax.cli.{self.name}").answer(question)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        found: dict[str, list[tuple[str, str]]] = {}
+        sections: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
             if isinstance(param, click.Option) and (record := param.get_help_record(ctx)):
                 base = self.home.get(param.name or "", self.kind)
-                found.setdefault("Options" if base is self.kind else base.__doc__, []).append(
-                    record
-                )
-        for section, records in found.items():
-            with formatter.section(section):
+                title = "Options" if base is self.kind else base.__doc__
+                sections.setdefault(title, []).append(record)
+        for title, records in sections.items():
+            with formatter.section(title):
                 formatter.write_dl(records)

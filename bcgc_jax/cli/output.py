@@ -161,13 +161,13 @@ def write_rows(rows: Iterable[Row], file: TextIO | None = None) -> None:
 
 def _field(value: Any) -> Any:
     """Several numbers with blanks between; nothing where one is infinite or unknown; else JSON."""
-    if isinstance(value, Mapping) and any(
-        isinstance(each, list | tuple) for each in value.values()
-    ):
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value))
+    if not isinstance(value, Mapping):
+        return _plain(value)
+    if any(isinstance(each, list | tuple) for each in value.values()):
         return json.dumps(value)
-    if isinstance(value, Mapping):
-        return " ".join(f"{name}={figure(name, '.6g', '')(value)}" for name in value)
-    return " ".join(map(str, value)) if isinstance(value, list | tuple) else _plain(value)
+    return " ".join(f"{name}={figure(name, '.6g', '')(value)}" for name in value)
 
 
 def write_beside(question: Any, path: str | None, what: str, write: Callable[[str], Any]) -> None:
@@ -180,18 +180,22 @@ def write_beside(question: Any, path: str | None, what: str, write: Callable[[st
     try:
         write(path)
     except Exception as error:  # of a disk, or of a library that draws
-        why = None
-        if isinstance(error, click.ClickException):
-            why = error.format_message()
-        elif isinstance(error, OSError):
-            why = error.strerror
-        why = why or f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise click.ClickException(f"cannot write {path}: {why}") from None
+        raise click.ClickException(f"cannot write {path}: {_reason(error)}") from None
     if getattr(question, "output", "table") == "table":
         click.echo(f"\n{what}: {path}")
 
 
+def _reason(error: Exception) -> str:
+    if isinstance(error, click.ClickException):
+        return error.format_message()
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def write_picture(question: Any, path: str | None, draw: Callable[[], Any]) -> None:
+    write_beside(question, path, "The picture", lambda path: draw().savefig(path, dpi=200))
+
+
 def write_figure(question: Files | AdviseOptions, draw: Callable[[], Any]) -> None:
-    write_beside(
-        question, question.figure, "The picture", lambda path: draw().savefig(path, dpi=200)
-    )
+    write_picture(question, question.figure, draw)

@@ -14,7 +14,7 @@ import numpy as np
 from bcgc_jax import plotting
 from bcgc_jax.cli.arguments import refuse_without_effect
 from bcgc_jax.cli.commands import CHOICES, PlotOptions
-from bcgc_jax.cli.output import Row, saved, write_beside
+from bcgc_jax.cli.output import Row, saved, write_picture
 from bcgc_jax.measured.traces import load_trace
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.plans.sharing import WorkSharing
@@ -38,9 +38,7 @@ LABELS = {
 
 def answer(question: PlotOptions) -> None:
     figure = _of_file(question)
-    write_beside(
-        question, question.picture, "The picture", lambda path: figure.savefig(path, dpi=200)
-    )
+    write_picture(question, question.picture, lambda: figure)
 
 
 def _of_file(question: PlotOptions) -> "Figure":
@@ -48,10 +46,9 @@ def _of_file(question: PlotOptions) -> "Figure":
     path = question.file
     log = question.file.suffix == ".jsonl"
     if path.suffix == ".json":
-        plan = Solution.load(path)
-        return plans(
-            [drawn(plan.method, float(plan.rounded_runtime), plan.plan)], "the plan's unit"
-        )
+        loaded = Solution.load(path)
+        scheme = drawn(loaded.method, float(loaded.rounded_runtime), loaded.plan)
+        return plans([scheme], "the plan's unit")
     rows: list[Row] = []
     with contextlib.suppress(ValueError, csv.Error):  # it is packed, or no table
         rows = read_log(path) if log else read(path)
@@ -60,7 +57,8 @@ def _of_file(question: PlotOptions) -> "Figure":
     rows = _selected(rows, question)
     if "step" not in rows[0]:
         return of_rows(rows, question.value or "expected_runtime", question.x, question.y)
-    return training(rows, question.value or "loss", *["wall clock (s)"] * log)
+    clock = "wall clock (s)" if log else "time (in the file's unit)"
+    return training(rows, question.value or "loss", clock)
 
 
 def _of_times(path: Path) -> "Figure":
@@ -84,16 +82,15 @@ def read(path: Path) -> list[Row]:
 
 def read_log(path: Path) -> list[Row]:
     """What `json_lines` wrote of the steps of a training, with the time at the end of each."""
-    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    if not all(
-        isinstance(line, dict) and {"scheme", "step", "seconds"} <= line.keys() for line in lines
-    ):
-        return []
-    ends = np.cumsum([line["seconds"] for line in lines]).tolist()
-    return [
-        {"method": line["scheme"], "time": end} | line
-        for line, end in zip(lines, ends, strict=True)
-    ]
+    rows = []
+    end = 0.0
+    for text in path.read_text("utf-8").splitlines():
+        line = json.loads(text)
+        if not isinstance(line, dict) or not {"scheme", "step", "seconds"} <= line.keys():
+            return []
+        end += line["seconds"]
+        rows.append({"method": line["scheme"], "time": end} | line)
+    return rows
 
 
 def _number(value: Any) -> Any:
@@ -106,18 +103,17 @@ def _number(value: Any) -> Any:
 
 def _selected(rows: Sequence[Row], question: PlotOptions) -> list[Row]:
     """The rows of the methods, and of the numbers, that were asked for."""
-    known = list(dict.fromkeys(row["method"] for row in rows))
-    if unknown := set(question.methods).difference(known):
-        raise click.UsageError(f"--method {unknown.pop()}: the file has {', '.join(known)}")
-    chosen = [row for row in rows if row["method"] in (question.methods or known)]
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    if unknown := set(question.methods).difference(methods):
+        raise click.UsageError(f"--method {unknown.pop()}: the file has {', '.join(methods)}")
+    chosen = [row for row in rows if row["method"] in (question.methods or methods)]
     for name, number in question.where:
         check_numbers(chosen, name)
         values = np.array([row[name] for row in chosen], float)
         near = values[np.argmin(np.abs(values - number))]
         if not np.isclose(near, number, rtol=1e-3):
-            raise click.UsageError(
-                f"--where {name}={number:g}: no such row; the nearest has {near:g}"
-            )
+            where = f"--where {name}={number:g}"
+            raise click.UsageError(f"{where}: no such row; the nearest has {near:g}")
         chosen = [row for row, value in zip(chosen, values, strict=True) if value == near]
     return chosen
 
@@ -125,9 +121,9 @@ def _selected(rows: Sequence[Row], question: PlotOptions) -> list[Row]:
 def _look(method: str) -> dict[str, Any]:
     """Keywords of a method's curve; options, as the 5 of nested:5, are its marks too."""
     look = plotting.curve(plotting.style(method))
-    options = method.partition(":")[2]
-    marks = {"marker": f"${options}$", "markersize": 8, "markevery": 0.1, "linewidth": 0.8}
-    return look | marks if options else look
+    if options := method.partition(":")[2]:
+        look |= {"marker": f"${options}$", "markersize": 8, "markevery": 0.1, "linewidth": 0.8}
+    return look
 
 
 class Drawn(NamedTuple):
@@ -152,17 +148,16 @@ def drawn(method: str, runtime: float, plan: Plan | None, saved: float | None = 
     """
     cut = plan is not None and np.any(np.asarray(plan.share) < 1)
     if plan is None or plan.completion is None or isinstance(plan.completion, WorkSharing) or cut:
-        return Drawn(
-            method=method,
-            runtime=runtime,
-            sizes=np.zeros(0),
-            copies=np.zeros(0),
-            saved=saved,
-        )
+        return without_blocks(method, runtime, saved)
     sizes, block, data = (np.asarray(a, float) for a in (plan.sizes, plan.block, plan.data))
     data = data if data.ndim == 1 else data.mean(axis=0)  # of workers in groups of unlike sizes
     copies = np.bincount(block[block >= 0].astype(int), data[block >= 0], sizes.size)
     return Drawn(method, runtime, sizes[sizes > 0], copies[sizes > 0], saved)  # no padded levels
+
+
+def without_blocks(method: str, runtime: float, saved: float | None) -> Drawn:
+    none = np.zeros(0)
+    return Drawn(method, runtime, sizes=none, copies=none, saved=saved)
 
 
 def plans(schemes: Sequence[Drawn], unit: str = "cycles × unit of cycle time") -> "Figure":
@@ -193,14 +188,13 @@ def plans(schemes: Sequence[Drawn], unit: str = "cycles × unit of cycle time") 
         look: Any = {"color": colors, "edgecolor": "0.4", "linewidth": 0.3, "height": 0.7}
         right.barh([place] * share.size, share, left=np.cumsum(share) - share, **look)
     right.grid(False, axis="y")
-    known = any(one.saved is not None for one in schemes)
-    title = "runtime" + ",  share saved" * known
+    with_savings = any(one.saved is not None for one in schemes)
+    title = "runtime,  share saved" if with_savings else "runtime"
     plotting.label_axes(left, f"expected runtime\n({unit})", "", title=title)
     plotting.label_axes(right, "share of the gradient", "", title="blocks, darker on more workers")
     right.set_xlim(0, 1)
-    bar = figure.colorbar(
-        ScalarMappable(norm, shades), ax=right, ticks=MaxNLocator(4, integer=True)
-    )
+    ticks = MaxNLocator(4, integer=True)
+    bar = figure.colorbar(ScalarMappable(norm, shades), ax=right, ticks=ticks)
     bar.set_label("workers on\neach subset")
     return figure
 
@@ -209,9 +203,11 @@ def _bars(axes: "Axes", schemes: Sequence[Drawn], form: str = ".4g") -> None:
     """The first on top; numbers beside the bars."""
     for place, one in enumerate(schemes):
         axes.barh(place, one.runtime, color=_look(one.method)["color"], height=0.7)
-        numbers = [f"{one.runtime:{form}}"] + [saved(one._asdict())] * (one.saved is not None)
+        text = f"{one.runtime:{form}}"
+        if one.saved is not None:
+            text += f",  {saved(one._asdict())}"
         look: Any = {"va": "center", "fontsize": 8, "textcoords": "offset points"}
-        axes.annotate(",  ".join(numbers), (max(one.runtime, 0), place), (4, 0), **look)
+        axes.annotate(text, (max(one.runtime, 0), place), (4, 0), **look)
     axes.set_yticks(range(len(schemes)), [_look(one.method)["label"] for one in schemes])
     axes.invert_yaxis()
     axes.margins(x=1.0)
@@ -224,22 +220,14 @@ def bars(rows: Sequence[Row], value: str) -> "Figure":
     if not known:
         raise click.UsageError(f"the column {value} is empty")
     figure, (axes,) = plotting.new_figure(size=(6.8, 1.2 + 0.32 * len(known)))
-    shares = [row.get("saved") if value == "expected_runtime" else None for row in known]
-    none = np.zeros(0)
-    one = [
-        Drawn(
-            method=row["method"],
-            runtime=row[value],
-            sizes=none,
-            copies=none,
-            saved=share,
-        )
-        for row, share in zip(known, shares, strict=True)
+    of_runtime = value == "expected_runtime"
+    schemes = [
+        without_blocks(row["method"], row[value], row.get("saved") if of_runtime else None)
+        for row in known
     ]
-    _bars(axes, one)
-    title = ("runtime,  share of uncoded time that is saved") * any(
-        share is not None for share in shares
-    )
+    _bars(axes, schemes)
+    with_savings = any(one.saved is not None for one in schemes)
+    title = "runtime,  share of uncoded time that is saved" if with_savings else ""
     plotting.label_axes(axes, LABELS.get(value, value), "", title=title)
     return figure
 
@@ -261,15 +249,14 @@ def of_rows(
     if others := [name for name in varied if name not in axes]:
         choose = f"choose axes with --x and --y, and one value of {', '.join(others)} with --where"
         raise click.UsageError(f"these columns vary: {', '.join(varied)}; {choose}")
-    figure = (
-        curves(rows, axes[0], value) if len(axes) == 1 else heat_maps(rows, axes[0], axes[1], value)
-    )
-    given = ", ".join(
-        f"{name} = {rows[0][name]}".removesuffix(".0") for name in problem if name not in axes
-    )
-    figure.suptitle(
-        textwrap.fill(f"schemes compared at {given}", 72), fontsize="medium", x=0.02, ha="left"
-    )
+    if len(axes) == 1:
+        figure = curves(rows, axes[0], value)
+    else:
+        figure = heat_maps(rows, axes[0], axes[1], value)
+    fixed = [name for name in problem if name not in axes]
+    given = ", ".join(f"{name} = {rows[0][name]}".removesuffix(".0") for name in fixed)
+    title = textwrap.fill(f"schemes compared at {given}", 72)
+    figure.suptitle(title, fontsize="medium", x=0.02, ha="left")
     return figure
 
 
@@ -283,10 +270,9 @@ def check_numbers(rows: Sequence[Row], name: str) -> None:
 
 def curves(rows: Sequence[Row], x: str, y: str, title: str = "") -> "Figure":
     figure, (axes,) = plotting.new_figure()
+    known = [row for row in rows if row[y] is not None]
     for method in dict.fromkeys(row["method"] for row in rows):
-        pairs = sorted(
-            (row[x], row[y]) for row in rows if row["method"] == method and row[y] is not None
-        )
+        pairs = sorted((row[x], row[y]) for row in known if row["method"] == method)
         axes.plot(*np.array(pairs).T, **_look(method))
     plotting.label_axes(axes, LABELS.get(x, x), LABELS.get(y, y), title=title, log=_log(rows, x, y))
     if axes.get_xscale() == "linear":
@@ -297,15 +283,12 @@ def curves(rows: Sequence[Row], x: str, y: str, title: str = "") -> "Figure":
 
 def _log(rows: Sequence[Row], *columns: str) -> str:
     """Name the logarithmic axes: positive numbers over more than a decade and a half."""
-    spans = [
-        np.array([row[column] for row in rows if row[column] is not None], float)
-        for column in columns
-    ]
-    return "".join(
-        name
-        for name, a in zip("xy", spans, strict=True)
-        if a.size and a.min() > 0 and a.max() > 30 * a.min()
-    )
+    log = ""
+    for axis, column in zip("xy", columns, strict=True):
+        values = [float(row[column]) for row in rows if row[column] is not None]
+        if values and min(values) > 0 and max(values) > 30 * min(values):
+            log += axis
+    return log
 
 
 def heat_maps(rows: Sequence[Row], x: str, y: str, value: str) -> "Figure":
@@ -318,11 +301,11 @@ def heat_maps(rows: Sequence[Row], x: str, y: str, value: str) -> "Figure":
     )
     across, up = (np.unique([row[name] for row in rows]) for name in (x, y))
     at = {(row["method"], row[y], row[x]): row[value] for row in rows}
-    found = np.array([[[at.get((m, v, u)) for u in across] for v in up] for m in methods], float)
-    low = np.nanmin(found)
-    high = np.nanmax(found)
+    values = np.array([[[at.get((m, v, u)) for u in across] for v in up] for m in methods], float)
+    low = np.nanmin(values)
+    high = np.nanmax(values)
     norm = LogNorm(low, high) if 0 < low < high / 30 else Normalize(low, high)
-    for axes, method, numbers in zip(panels, methods, found, strict=True):
+    for axes, method, numbers in zip(panels, methods, values, strict=True):
         axes.grid(False)
         image = axes.pcolormesh(across, up, numbers, cmap="cividis", norm=norm)
         above = LABELS.get(y, y) if axes is panels[0] else ""
@@ -344,11 +327,8 @@ def fits(
         whole = 1.0 - np.ravel(censored)[order]
     measured = np.cumprod(1 - whole / np.arange(order.size, 0, -1))
     handles = axes.step(times, measured, where="post", color="0.6", linewidth=3, label="measured")
-    grid = (
-        np.geomspace(times[0], times[-1], 200)
-        if times[0] > 0
-        else np.linspace(times[0], times[-1], 200)
-    )
+    space = np.geomspace if times[0] > 0 else np.linspace
+    grid = space(times[0], times[-1], 200)
     for (name, law), line in zip(laws, ("-", "--", "-.", ":"), strict=False):
         handles += axes.plot(grid, np.asarray(law.survival(grid)), line, label=name)
     log = "y" if times[0] <= 0 or times[-1] < 30 * times[0] else "xy"
@@ -367,8 +347,8 @@ def training(
     seeds: dict[tuple[str, int], list[tuple[float, float]]] = {}
     for row in rows:
         seeds.setdefault((row["method"], row["step"]), []).append((row["time"], row[value]))
-    found = []
+    medians = []
     for (method, _), each in seeds.items():
         time, middle = np.median(each, axis=0)
-        found.append({"method": method, clock: time, value: middle})
-    return curves(found, clock, value, "the training of each scheme: medians over its seeds")
+        medians.append({"method": method, clock: time, value: middle})
+    return curves(medians, clock, value, "the training of each scheme: medians over its seeds")

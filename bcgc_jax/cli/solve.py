@@ -2,7 +2,7 @@
 
 import functools
 import time
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import click
 import jax
@@ -45,75 +45,74 @@ from bcgc_jax.solvers.solve import solve
 _ROWS = (*PROPOSED, "nested", *SHARED, *BASELINES)
 _PLANNED = ("converged", "step_limit", "infinite")
 
-# What a method found, as the command says it and as it is.
-Found = tuple[Row, Solution]
+
+class Solved(NamedTuple):
+    """A method's solution, as the command says it and as it is."""
+
+    row: Row
+    solution: Solution
 
 
 def answer(question: SolveOptions) -> None:
     with jax.enable_x64(True):
         trace, *laws = traces.planned_for(question, *_law_of_workers(question))
         problem = _problem(question, trace, *laws)
-        everything, found = interruptible(lambda: _answer(question, problem, trace))
+        solved, shown = interruptible(lambda: _answer(question, problem, trace))
         advice = traces.advice_on(trace)
-        rows = found.rows
+        rows = shown.rows
         if all(row["status"] == "invalid" for row in rows):
             raise ValueError(f"no runtime is known: {solve_table.OVERFLOW}")
         unit, name = traces.unit_of(trace, problem)
 
         def document() -> Row:
-            answers = {
-                "problem": _described(question, problem),
-                "limit": found.limit,
-                "solutions": rows,
-            }
-            return (
-                answers
-                if advice is None
-                else answers | {"microbatches": _microbatches(trace, advice)}
-            )
+            described = _described(question, problem)
+            answers = {"problem": described, "limit": shown.limit, "solutions": rows}
+            if advice is not None:
+                answers["microbatches"] = _microbatches(trace, advice)
+            return answers
 
         def table() -> None:
-            solve_table.print_table(
-                found._replace(unit=(unit, name)),
-                _remarks(question, trace, advice, everything, found),
-            )
+            remarks = _remarks(question, trace, advice, solved, shown)
+            solve_table.print_table(shown._replace(unit=(unit, name)), remarks)
 
         def draw() -> Any:
-            shown = [
-                (row["method"], solve_table.runtime_of(row) / unit, one.plan, row.get("saved"))
-                for row, one in everything
-            ]
-            units = [] if trace is None else [name.partition(" (")[0]]
-            return plot.plans([plot.drawn(*one) for one in shown], *units)
+            schemes = []
+            for row, solution in solved:
+                runtime = solve_table.runtime_of(row) / unit
+                schemes.append(plot.drawn(row["method"], runtime, solution.plan, row.get("saved")))
+            if trace is None:
+                return plot.plans(schemes)
+            return plot.plans(schemes, name.partition(" (")[0])
 
         print_answer(question, rows, document, table)
         write_figure(question, draw)
-        plans = [
-            one
-            for one in everything
-            if one[0]["status"] in _PLANNED and not is_limit(one[0]["method"])
-        ]
-        if question.out is not None and not plans:
-            raise ValueError("--out: there is no plan to write, for no method found one")
-        for row, solution in plans[:1]:
-            said = f"The plan of {row['method']}"
-            write_beside(
-                question, question.out, said, functools.partial(save_plan, solution, problem)
-            )
+        if question.out is not None:
+            _write_plan(question, problem, solved)
+
+
+def _write_plan(question: SolveOptions, problem: Problem, solved: list[Solved]) -> None:
+    planned = [one for one in solved if one.row["status"] in _PLANNED]
+    best = next((one for one in planned if not is_limit(one.row["method"])), None)
+    if best is None:
+        raise ValueError("--out: there is no plan to write, for no method found one")
+    write = functools.partial(save_plan, best.solution, problem)
+    write_beside(question, question.out, f"The plan of {best.row['method']}", write)
 
 
 def _tasks(question: SolveOptions, problem: Problem) -> dict[str, Method]:
-    names = question.methods or (*["deadline"] * question.for_deadline, *_ROWS)
+    names = question.methods
+    if not names:
+        names = ("deadline", *_ROWS) if question.for_deadline else _ROWS
     # Fewer for many workers: of 256 a quarter, in a quarter of the time, ends 0.03 % higher.
     draws = min(Subgradient.batch_size, max(2**15 // problem.max_workers, 64))
     options: dict[str, Any] = {"round_trip": question.round_trip, "batch_size": draws}
     if question.for_deadline:
         options |= {"deadline": question.deadline, "min_completion": question.min_completion}
-    found = question.asked(*names, **options)
+    asked = question.asked(*names, **options)
     if question.levels is None:
-        return found
+        return asked
     typed, levels = question.levels
-    return {f"optimal, levels {typed}": Optimal(levels=levels), **found}
+    return {f"optimal, levels {typed}": Optimal(levels=levels), **asked}
 
 
 def _microbatches(trace: Trace | None, advice: Advice) -> Row:
@@ -131,7 +130,7 @@ def _remarks(
     question: SolveOptions,
     trace: Trace | None,
     advice: Advice | None,
-    everything: list[Found],
+    solved: list[Solved],
     answer: solve_table.SolveAnswer,
 ) -> list[str]:
     """What is to be said of the trace that the problem was made from."""
@@ -141,18 +140,18 @@ def _remarks(
         *traces.which_law(answer.problem.cycle_time, trace),
         *traces.forward_in_words(question, trace),
         *traces.remarks(question, trace),
-        *([] if advice is None else [traces.sharing_in_words(advice)]),
     ]
-    if advice is not None and advice.of_data:
-        return said
+    if advice is not None:
+        said.append(traces.sharing_in_words(advice))
+        if advice.of_data:
+            return said
     if answer.problem.plain and not question.unit_costs and not question.keep_workers:
-        whole = [one for one in everything if one[0]["exact_gradient"] is not False]
-        coded, schedules = (
-            [one for one in whole if one[0][kind]] for kind in ("partition", "schedule")
-        )
+        exact = [one for one in solved if one.row["exact_gradient"] is not False]
+        coded = [one for one in exact if one.row["partition"]]
+        schedules = [one for one in exact if one.row["schedule"]]
         # Of chunks `advice` has replayed it.
-        handed_out = [one for one in whole if one[0]["bound_of"] == "storage" and advice is None]
-        for row, solution in [*handed_out, *schedules[:1], *coded[:1]]:
+        shared = [one for one in exact if one.row["bound_of"] == "storage" and advice is None]
+        for row, solution in [*shared, *schedules[:1], *coded[:1]]:
             plan = solution.plan
             promised = solve_table.runtime_of(row)
             if row["partition"]:
@@ -205,8 +204,8 @@ def _law_of_workers(question: SolveOptions) -> tuple[Any, int | None]:
         )
     if not others:
         return law, total
-    laws = zip(counts, question.cycle_time, strict=True)
-    return Heterogeneous([law for count, (_, law) in laws for _ in range(count)]), total
+    laws = [law for count, law in question.cycle_time for _ in range(count or 1)]
+    return Heterogeneous(laws), total
 
 
 def _described(question: SolveOptions, problem: Problem) -> Row:
@@ -218,23 +217,23 @@ def _described(question: SolveOptions, problem: Problem) -> Row:
         "objective": question.objective if question.most_probable else None,
         "levels": None if question.levels is None else question.levels[1],
     }
-    return describe_problem(problem) | {
-        name: value for name, value in goal.items() if value is not None
-    }
+    asked = {name: value for name, value in goal.items() if value is not None}
+    return describe_problem(problem) | asked
 
 
 def _answer(
     question: SolveOptions, problem: Problem, trace: Trace | None
-) -> tuple[list[Found], solve_table.SolveAnswer]:
-    """What the methods that were asked for found, best first, and what there is to say."""
+) -> tuple[list[Solved], solve_table.SolveAnswer]:
+    """Solve by the methods that were asked for, best first, and collect what there is to say."""
     if not question.for_deadline:
         iteration_of(problem).check_finite_means()
     tasks = _tasks(question, problem)
     # What is asked for may not be impossible here: refuse the last one before the first one takes
     # time.
-    required = {*tasks}.difference(() if question.methods else _ROWS)
-    for name in [name for name in tasks if name in required]:
-        tasks[name].check(problem)
+    required = {name for name in tasks if question.methods or name not in _ROWS}
+    for name, method in tasks.items():
+        if name in required:
+            method.check(problem)
     # Heterogeneous workers: what is exact is so for the draws that `solve` judges by.
     judged = problem
     if not iteration_of(problem).exact:
@@ -245,32 +244,35 @@ def _answer(
     besides = BASELINES if question.output == "table" else ["uncoded"]
     every = tasks | {name: method_of(name) for name in besides if name not in tasks}
     solved = _solve_all(question, problem, judged, every, required, trace)
-    uncoded = [row for row, _ in solved if row["method"] == "uncoded"]
+    uncoded = next((one.row for one in solved if one.row["method"] == "uncoded"), None)
     for row, _ in solved:
-        row["saved"] = solve_table.share_saved(row, *uncoded)
-    found = [one for one in solved if one[0]["method"] in tasks]
-    for row, solution in found:
+        row["saved"] = solve_table.share_saved(row, uncoded)
+    asked = [one for one in solved if one.row["method"] in tasks]
+    for row, solution in asked:
         if (chained := chained_runtime(solution, solve_table.step_of(row), problem)) is not None:
             row["chained_runtime"], row["chained_error"] = map(float, chained)
-    rows = [row for row, _ in found]
-    limit = float(runtime_limit(judged))
-    answer = solve_table.SolveAnswer(problem, rows, limit, question.deadline)
+    rows = [one.row for one in asked]
+    answer = solve_table.SolveAnswer(problem, rows, float(runtime_limit(judged)), question.deadline)
     if question.output == "table":
-        # One that asks its workers nothing, and gives the whole gradient.
-        silent = [
-            row
-            for row, _ in solved
-            if not row["round_trips"] and row["exact_gradient"] is not False
-        ]
-        baseline = solve_table.fastest([row for row in silent if every[row["method"]].baseline])
-        # Where no baseline is possible, as for an infinite mean, a single block is not either.
-        setup = None if baseline is None else _largest_setup(judged, rows)
-        interval = _interval(question, problem, rows)
-        enough = None
-        if iteration_of(problem).exact and any(row["bound_of"] == "storage" for row in rows):
-            enough = enough_subsets(judged)
-        answer = answer._replace(baseline=baseline, interval=interval, setup=setup, enough=enough)
-    return found, answer
+        baselines = [one.row for one in solved if every[one.row["method"]].baseline]
+        answer = _for_a_person(question, judged, answer, baselines)
+    return asked, answer
+
+
+def _for_a_person(
+    question: SolveOptions, judged: Problem, answer: solve_table.SolveAnswer, baselines: list[Row]
+) -> solve_table.SolveAnswer:
+    """Add what the table says besides; the best baseline asks nobody and loses no samples."""
+    silent = [row for row in baselines if not row["round_trips"]]
+    baseline = solve_table.fastest([row for row in silent if row["exact_gradient"] is not False])
+    # Where no baseline is possible, as for an infinite mean, a single block is not either.
+    setup = None if baseline is None else _largest_setup(judged, answer.rows)
+    enough = None
+    shared = any(row["bound_of"] == "storage" for row in answer.rows)
+    if shared and iteration_of(answer.problem).exact:
+        enough = enough_subsets(judged)
+    interval = _interval(question, answer.problem, answer.rows)
+    return answer._replace(baseline=baseline, interval=interval, setup=setup, enough=enough)
 
 
 def _interval(
@@ -302,25 +304,26 @@ def _solve_all(
     tasks: dict[str, Method],
     required: set[str],
     trace: Trace | None,
-) -> list[Found]:
+) -> list[Solved]:
     """Solve by all methods, best first; those that are not `required` may be impossible here."""
 
-    def work(name: str, method: Method) -> Found:
+    def work(name: str, method: Method) -> Solved:
         begun = time.perf_counter()
         solution = solve(problem, method, key=jax.random.key(question.seed))
         jax.block_until_ready(solution)
         taken = time.perf_counter() - begun
         solution = traces.placed(trace, problem, replace(solution, problem=judged))
-        return {"method": name} | solution_row(judged, solution, taken, question.deadline), solution
+        row = {"method": name} | solution_row(judged, solution, taken, question.deadline)
+        return Solved(row, solution)
 
-    def place(one: Found) -> tuple[float, float]:
+    def place(one: Solved) -> tuple[float, float]:
         """Put those that are in time often enough first, by runtime, then others by how often."""
         chance = 0.0
         least = 0.0
         if question.for_deadline:
-            chance = one[0]["completion_probability"] or 0.0
+            chance = one.row["completion_probability"] or 0.0
             # In whole numbers the plan that is just often enough in time may be so by less.
             least = 2.0 if question.min_completion is None else question.min_completion - 1e-5
-        return (-2.0, solve_table.runtime_of(one[0])) if chance >= least else (-chance, 0.0)
+        return (-2.0, solve_table.runtime_of(one.row)) if chance >= least else (-chance, 0.0)
 
     return sorted(each_possible(tasks, required, "solving", work), key=place)

@@ -65,7 +65,7 @@ def fastest_plan(rows: Sequence[Row]) -> Row | None:
     return fastest([row for row in rows if row["partition"] is not None])
 
 
-def share_saved(row: Row, uncoded: Row | None = None) -> float | None:
+def share_saved(row: Row, uncoded: Row | None) -> float | None:
     """Return the share of the uncoded time that is saved; None where one of the two is unknown."""
     if uncoded is None or not np.isfinite(runtime_of(row)) or not np.isfinite(runtime_of(uncoded)):
         return None
@@ -75,9 +75,9 @@ def share_saved(row: Row, uncoded: Row | None = None) -> float | None:
 def print_table(answer: SolveAnswer, remarks: Sequence[str] = ()) -> None:
     """Print the whole answer; `remarks` are on what the runtimes are of."""
     output.print_rows(answer.rows, _columns(answer))
-    which = (
-        ("Blocks of plans with a code") if any(row["schedule"] for row in answer.rows) else "Blocks"
-    )
+    which = "Blocks"
+    if any(row["schedule"] for row in answer.rows):
+        which = "Blocks of plans with a code"
     whole = f"{which} are rounded to whole {answer.parts}; the optimum is not."
     output.print_lines(
         f"\nRuntimes are in {answer.unit[1]}. {whole}",
@@ -87,8 +87,11 @@ def print_table(answer: SolveAnswer, remarks: Sequence[str] = ()) -> None:
         *_limit(answer),
         *_storage(answer),
         *_errors(answer),
+        *_bounds(answer),
         *_inexact(answer),
-        *_plan(answer),
+        *_grouped_plan(answer),
+        *_coded_plan(answer),
+        *_largest_forward(answer),
     )
 
 
@@ -97,19 +100,14 @@ def _against_baseline(answer: SolveAnswer) -> str:
     if answer.baseline is None:
         return "Best baseline: none."
     least = runtime_of(answer.baseline)
-    text = f"Best baseline: {output.row_label(answer.baseline)}, the fastest earlier scheme, "
-    text += f"takes {least / answer.unit[0]:.4g}."
-    schemes = [
-        row
-        for row in answer.rows
-        if not is_limit(row["method"]) and row["exact_gradient"] is not False
-    ]
-    best = fastest(schemes)
+    name = output.row_label(answer.baseline)
+    text = f"Best baseline: {name}, the fastest earlier scheme, takes {least / answer.unit[0]:.4g}."
+    schemes = [row for row in answer.rows if not is_limit(row["method"])]
+    best = fastest([row for row in schemes if row["exact_gradient"] is not False])
     if best is None or runtime_of(best) > 0.9995 * least:
         return text
-    return (
-        f"{text} {output.row_label(best)} takes {100 * (1 - runtime_of(best) / least):.1f} % less."
-    )
+    less = 100 * (1 - runtime_of(best) / least)
+    return f"{text} {output.row_label(best)} takes {less:.1f} % less."
 
 
 def _in_a_row(answer: SolveAnswer) -> list[str]:
@@ -144,15 +142,18 @@ def _columns(answer: SolveAnswer) -> list[output.Shown]:
         count = sum(size > 0 for size in row["schedule"]["sizes"])
         return f"{count} block{'s' if count > 1 else ''}, no code"
 
-    chance = output.figure("completion_probability", ".4f")
-    deadline = (answer.deadline or 0) / size
-    share = f"share of {answer.parts}\nat level 0…{num_workers(answer.problem) - 1}"
-    return [
+    columns = [
         output.scheme_column(),
         ("expected\nruntime", runtime),
         ("saved", output.saved),
         ("above\noptimum ≤", above),
-        *([(f"P(runtime ≤\n{deadline:.4g})", chance)] if answer.deadline else []),
+    ]
+    if answer.deadline:
+        head = f"P(runtime ≤\n{answer.deadline / size:.4g})"
+        columns.append((head, output.figure("completion_probability", ".4f")))
+    share = f"share of {answer.parts}\nat level 0…{num_workers(answer.problem) - 1}"
+    return [
+        *columns,
         *output.needs_columns(answer.rows),
         (Column(share, no_wrap=True, min_width=BARS), blocks_of),
         ("solved\nin (s)", output.figure("seconds", ".2f")),
@@ -170,9 +171,8 @@ def _best_bound(answer: SolveAnswer) -> float:
     if any("levels" in row for row in coded):
         bound = min(coded, key=runtime_of)["lower_bound"] or 0
     else:
-        bound = max(
-            (row["lower_bound"] or 0 for row in coded if "levels" not in row["method"]), default=0
-        )
+        of_all_levels = [row for row in coded if "levels" not in row["method"]]
+        bound = max((row["lower_bound"] or 0 for row in of_all_levels), default=0)
     searched = any(row["method"] == "optimal" for row in coded)
     nearest = min(map(runtime_of, coded), default=np.inf)
     return bound if searched or bound >= (1 - LOOSE) * nearest else 0
@@ -192,12 +192,12 @@ def _limit(answer: SolveAnswer) -> Iterator[str]:
     else:
         yield "The expected runtime is infinite under every scheme, even with all work divisible."
         return
-    several = num_workers(answer.problem) > 2 and answer.deadline is None
-    if several and not iteration_of(answer.problem).alike:
+    if num_workers(answer.problem) <= 2 or answer.deadline is not None:
+        return
+    without_code = any(row["schedule"] or row["bound_of"] == "storage" for row in answer.rows)
+    if not iteration_of(answer.problem).alike:
         yield "nested is for independent workers that are alike, so it is left out."
-    elif several and not any(
-        row["schedule"] or row["bound_of"] == "storage" for row in answer.rows
-    ):
+    elif not without_code:
         yield (
             "Schemes without a code are often faster: try --method nested, and --method sharing:2 "
             "where workers can ask for work."
@@ -231,7 +231,7 @@ def _storage(answer: SolveAnswer) -> Iterator[str]:
 
 
 def _errors(answer: SolveAnswer) -> Iterator[str]:
-    """What is no exact expectation or no proven optimum, and what a bound is for."""
+    """Tell what is no exact expectation, and how far off it may be."""
     rows = answer.rows
     iteration = iteration_of(answer.problem)
     size, _ = answer.unit
@@ -257,10 +257,14 @@ def _errors(answer: SolveAnswer) -> Iterator[str]:
         )
     if answer.interval is not None:
         low, high = (time / size for time in answer.interval)
-        yield (
-            f"{rows[0]['method']}: {low:.4g} to {high:.4g} with 95 % confidence, blocks of "
-            "steps resampled."
-        )
+        confidence = "with 95 % confidence, blocks of steps resampled"
+        yield f"{rows[0]['method']}: {low:.4g} to {high:.4g} {confidence}."
+
+
+def _bounds(answer: SolveAnswer) -> Iterator[str]:
+    """Tell what is no proven optimum, and what a bound is for."""
+    rows = answer.rows
+    size, _ = answer.unit
     for row in [row for row in rows if row["kind"] == "local"]:
         text = ""
         value = runtime_of(row)
@@ -271,19 +275,15 @@ def _errors(answer: SolveAnswer) -> Iterator[str]:
             less = 100 * (1 - bound / value)
             text = f" {which} is faster than {bound / size:.4g}, which is {less:.2g} % less."
         yield f"{row['method']} is the best plan that a local search found.{text}"
-    if not _best_bound(answer) and any(
-        row["lower_bound"] for row in rows if row["bound_of"] == "levels"
-    ):
-        yield (
-            "How far these plans are above the optimum is not known closely: add --method optimal."
-        )
-    ended = [output.row_label(row) for row in rows if row["status"] == "step_limit"]
+    bounded = any(row["lower_bound"] for row in rows if row["bound_of"] == "levels")
+    if bounded and not _best_bound(answer):
+        unknown = "How far these plans are above the optimum is not known closely"
+        yield f"{unknown}: add --method optimal."
+    ended = ", ".join(output.row_label(row) for row in rows if row["status"] == "step_limit")
     if ended:
-        yield (
-            "The search ended before it converged, so a faster plan may be near: "
-            f"{', '.join(ended)}."
-        )
-    if few := _first(row for row in rows if "levels" in row):
+        yield f"The search ended before it converged, so a faster plan may be near: {ended}."
+    few = next((row for row in rows if "levels" in row), None)
+    if few is not None:
         levels = ", ".join(map(str, few["levels"]))
         word = "level" if len(few["levels"]) == 1 else "levels"
         yield f"The bound of {few['method']} is for plans of the {word} {levels} only."
@@ -292,11 +292,8 @@ def _errors(answer: SolveAnswer) -> Iterator[str]:
 def _inexact(answer: SolveAnswer) -> Iterator[str]:
     """What the runtimes of schemes are that lose samples."""
     size, _ = answer.unit
-    inexact = [
-        row
-        for row in answer.rows
-        if row["exact_gradient"] is False and np.isfinite(runtime_of(row))
-    ]
+    inexact = [row for row in answer.rows if row["exact_gradient"] is False]
+    inexact = [row for row in inexact if np.isfinite(runtime_of(row))]
     if inexact:
         yield (
             "Inexact schemes lose samples. Their runtimes, and what they save, are for as many "
@@ -309,47 +306,58 @@ def _inexact(answer: SolveAnswer) -> Iterator[str]:
         yield f"A step of {row['method']} {lost} and takes {step_of(row) / size:.4g}{stops}."
 
 
-def _first(rows: Iterator[output.Row]) -> output.Row | None:
-    return next(rows, None)
+_ORDER = "in the order in which they are computed"
 
 
-def _plan(answer: SolveAnswer) -> Iterator[str]:
-    """Tell the best plan of each kind: its blocks, what is stored, when it gains nothing."""
-    order = "in the order in which they are computed"
-    of_all = f"of the {num_workers(answer.problem)}"
-    if row := _first(row for row in answer.rows if "groups" in (row["schedule"] or {})):
-        yield f"\nThe plan of {row['method']}, blocks {order}:"
-        most = 0
-        for block, (size, groups) in enumerate(zip(*row["schedule"].values(), strict=True)):
-            if size:
-                low = min(map(len, groups))
-                high = max(map(len, groups))
-                each = f"{low}" if low == high else f"{low} to {high}"
-                word = "group" if len(groups) == 1 else "groups"
-                yield f"block {block}: {len(groups)} {word} of {each}, {size:,} {answer.parts}"
-                most = max(most, high)
-        yield (
-            "A block is complete when one worker of each group has sent its sum. Each worker "
-            f"stores {most} {of_all} subsets of the data."
-        )
-    if row := _first(row for row in answer.rows if row["partition"] is not None):
-        yield f"\nThe plan of {row['method']}, level: {answer.parts}, {order}:"
-        yield blocks(row["partition"])
-        stored = int(np.flatnonzero(row["partition"])[-1]) + 1
-        yield (
-            f"Level n is computed on n + 1 subsets of the data: each worker stores {stored} "
-            f"{of_all}."
-        )
-    if answer.setup and np.isfinite(answer.setup) and (best := fastest_plan(answer.rows)):
-        cycles = (
-            answer.setup * float(answer.problem.total) * float(np.asarray(answer.problem.cycles))
-        )
-        plain = f"{cycles:.0f}" if 100 <= cycles < 1e7 else f"{cycles:.3g}"
-        yield (
-            f"The plan of {best['method']} assumes a free forward pass. If one costs more than "
-            f"{100 * answer.setup:.2g} % of a backward pass ({plain} cycles per sample and "
-            "subset), single_block is faster. Pass its cost with --forward."
-        )
+def _grouped_plan(answer: SolveAnswer) -> Iterator[str]:
+    """Tell the best plan with groups: its blocks, and what is stored for them."""
+    rows = (row for row in answer.rows if "groups" in (row["schedule"] or {}))
+    row = next(rows, None)
+    if row is None:
+        return
+    yield f"\nThe plan of {row['method']}, blocks {_ORDER}:"
+    most = 0
+    for block, (size, groups) in enumerate(zip(*row["schedule"].values(), strict=True)):
+        if size:
+            low = min(map(len, groups))
+            high = max(map(len, groups))
+            each = f"{low}" if low == high else f"{low} to {high}"
+            word = "group" if len(groups) == 1 else "groups"
+            yield f"block {block}: {len(groups)} {word} of {each}, {size:,} {answer.parts}"
+            most = max(most, high)
+    yield (
+        "A block is complete when one worker of each group has sent its sum. Each worker stores "
+        f"{most} of the {num_workers(answer.problem)} subsets of the data."
+    )
+
+
+def _coded_plan(answer: SolveAnswer) -> Iterator[str]:
+    """Tell the best plan with a code: its blocks, and what is stored for them."""
+    row = next((row for row in answer.rows if row["partition"] is not None), None)
+    if row is None:
+        return
+    yield f"\nThe plan of {row['method']}, level: {answer.parts}, {_ORDER}:"
+    yield blocks(row["partition"])
+    stored = int(np.flatnonzero(row["partition"])[-1]) + 1
+    yield (
+        f"Level n is computed on n + 1 subsets of the data: each worker stores {stored} of the "
+        f"{num_workers(answer.problem)}."
+    )
+
+
+def _largest_forward(answer: SolveAnswer) -> Iterator[str]:
+    """Tell the forward pass with which the fastest plan gains nothing."""
+    best = fastest_plan(answer.rows)
+    if best is None or not answer.setup or not np.isfinite(answer.setup):
+        return
+    problem = answer.problem
+    cycles = answer.setup * float(problem.total) * float(np.asarray(problem.cycles))
+    plain = f"{cycles:.0f}" if 100 <= cycles < 1e7 else f"{cycles:.3g}"
+    yield (
+        f"The plan of {best['method']} assumes a free forward pass. If one costs more than "
+        f"{100 * answer.setup:.2g} % of a backward pass ({plain} cycles per sample and "
+        "subset), single_block is faster. Pass its cost with --forward."
+    )
 
 
 def blocks(partition: Sequence[int]) -> str:

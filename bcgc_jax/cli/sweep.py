@@ -32,11 +32,8 @@ _BOUND = "bound of the optimum"  # in a table alone
 
 
 def answer(question: SweepOptions) -> None:
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
     with suppress(RuntimeError):  # too late after the first computation, and no harm
-        jax.config.update("jax_num_cpu_devices", cores)
+        jax.config.update("jax_num_cpu_devices", _cores())
     with jax.enable_x64(True):
         axes, labels, problem = _axes(question)
         names = question.methods or ("deadline" if question.most_probable else "optimal",)
@@ -50,15 +47,20 @@ def answer(question: SweepOptions) -> None:
         else:
             rows = interruptible(lambda: _collect(sweep))
             varied = [name for name, values in axes.items() if len(values) > 1]
-            output.print_answer(
-                question,
-                rows,
-                lambda: rows,
-                lambda: _print_table([*_with_bounds(sweep, rows)], varied),
-            )
+
+            def table() -> None:
+                _print_table([*_with_bounds(sweep, rows)], varied)
+
+            output.print_answer(question, rows, lambda: rows, table)
             output.write_figure(question, lambda: plot.of_rows(rows))
             statuses = Counter(row["status"] for row in rows)
         _end(statuses)
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _axes(
@@ -83,8 +85,8 @@ def _axes(
         raise click.UsageError("give the numbers of workers with --workers")
     if isinstance(question.start_up, Distribution):
         fixed["start_up"] = question.start_up
-        known = question.start_up.summary()
-        given = ",".join(f"{name}={value:g}" for name, value in known.items())
+        numbers = question.start_up.summary()
+        given = ",".join(f"{name}={value:g}" for name, value in numbers.items())
         labels["start_up_distribution"] = f"{law_name(type(question.start_up))}:{given}"
     if question.overlap:
         labels["overlap"] = "true"
@@ -130,36 +132,38 @@ def _collect(sweep: Sweep) -> list[output.Row]:
     rows: list[output.Row] = []
     with Progress("solving") as bar:
         for chunk in sweep.chunks():
-            found = {name: values.tolist() for name, values in sweep.solve(chunk).items()}
-            rows += [
-                dict(zip(found, row, strict=True)) for row in zip(*found.values(), strict=True)
-            ]
+            columns = {name: values.tolist() for name, values in sweep.solve(chunk).items()}
+            for row in zip(*columns.values(), strict=True):
+                rows.append(dict(zip(columns, row, strict=True)))
             bar.reach(len(rows), len(sweep.cells) * len(sweep.methods))
     return rows
 
 
 def _print_table(rows: list[output.Row], axes: list[str]) -> None:
     def typed(name: str) -> output.Shown:
-        return (
-            name,
-            lambda row: f"{row[name]:.4g}" if isinstance(row[name], float) else str(row[name]),
-        )
+        def cell(row: output.Row) -> str:
+            value = row[name]
+            return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+        return name, cell
 
     def runtime(row: output.Row) -> str:
         value = output.for_used(row["expected_runtime"], row)
         return f"{value:.4g}" if np.isfinite(value) else "–"
 
+    def above(row: output.Row) -> str:
+        return output.above_bound(row["expected_runtime"], row[_BOUND])
+
     chance = "P(runtime ≤\ndeadline)", output.figure("completion_probability", ".4f")
-    columns = [
-        *map(typed, axes),
-        output.scheme_column(),
-        ("expected\nruntime", runtime),
-        *([("saved", output.saved)] if "saved" in rows[0] else []),
-        ("above\noptimum ≤", lambda row: output.above_bound(row["expected_runtime"], row[_BOUND])),
-        *([chance] if "completion_probability" in rows[0] else []),
-        *output.needs_columns(rows),
-        (Column("status", no_wrap=True), lambda row: row["status"]),
-    ]
+    columns: list[output.Shown] = [*map(typed, axes), output.scheme_column()]
+    columns.append(("expected\nruntime", runtime))
+    if "saved" in rows[0]:
+        columns.append(("saved", output.saved))
+    columns.append(("above\noptimum ≤", above))
+    if "completion_probability" in rows[0]:
+        columns.append(chance)
+    columns += output.needs_columns(rows)
+    columns.append((Column("status", no_wrap=True), lambda row: row["status"]))
     output.print_rows(rows, columns)
 
 
@@ -186,12 +190,12 @@ def _to_file(sweep: Sweep, question: SweepOptions, path: Path) -> Counter[str]:
     start = time.perf_counter()
     try:
         with Progress("solving") as bar:
-            interruptible(
-                lambda: write_sweep(sweep, path, resume=question.resume, progress=bar.reach)
-            )
+            options: dict[str, Any] = {"resume": question.resume, "progress": bar.reach}
+            interruptible(lambda: write_sweep(sweep, path, **options))
     except KeyboardInterrupt:
-        hint = ["what is solved is kept; go on with --resume"]
-        raise click.Abort(*hint * parts_of(path).exists()) from None
+        if parts_of(path).exists():
+            raise click.Abort("what is solved is kept; go on with --resume") from None
+        raise click.Abort from None
     lines, statuses = _summary(sweep, path)
     seconds = time.perf_counter() - start
 
@@ -239,9 +243,8 @@ def _summary(sweep: Sweep, path: Path) -> tuple[list[output.Row], Counter[str]]:
 
 def _end(statuses: Counter[str]) -> None:
     """Say how many rows are no problem; status 1 if one is none, or if no row is an answer."""
-    invalid, infeasible = (
-        statuses[status.name.lower()] for status in (Status.INVALID, Status.INFEASIBLE)
-    )
+    invalid = statuses[Status.INVALID.name.lower()]
+    infeasible = statuses[Status.INFEASIBLE.name.lower()]
     if invalid:
         why = "their numbers make no problem, or are too large or small for float64"
         say(f"bcgc: {invalid} of {statuses.total()} rows are invalid: {why}")

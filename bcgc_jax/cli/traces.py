@@ -80,11 +80,9 @@ def workers_of(
         why = "--keep-workers keeps the steps of" if asked.keep_workers else "the trace has"
         raise ValueError(f"{why} {trace.num_workers} workers, not {workers}: leave --workers out")
     if workers is None and trace.num_workers < 2:
-        name = trace_name(asked)
+        one = f"{trace_name(asked)} has one worker only"
         other = "" if replayed else ", or give --workers"
-        raise ValueError(
-            f"{name} has one worker only: coding needs the times of at least two{other}"
-        )
+        raise ValueError(f"{one}: coding needs the times of at least two{other}")
     return workers or trace.num_workers
 
 
@@ -144,20 +142,16 @@ def remarks(asked: Times, trace: Trace) -> list[str]:
 
     With --keep-workers that is only where nothing can be learnt from it, and the causes.
     """
-    found = describe(trace, with_tail=False)
-    if asked.keep_workers:
-        lost = found.slowness
-        return (
-            []
-            if lost is None
-            else [*([NOT_TIMED_APART] if lost.alike else []), *lost.causes_in_words()]
-        )
-    said = in_words(found)
-    return (
-        []
-        if said == [NOTHING]
-        else [*said, "bcgc fit says more; --keep-workers plans on whole steps."]
-    )
+    description = describe(trace, with_tail=False)
+    lost = description.slowness
+    if not asked.keep_workers:
+        said = in_words(description)
+        more = "bcgc fit says more; --keep-workers plans on whole steps."
+        return [] if said == [NOTHING] else [*said, more]
+    if lost is None:
+        return []
+    causes = lost.causes_in_words()
+    return [NOT_TIMED_APART, *causes] if lost.alike else causes
 
 
 def advice_on(trace: Trace | None) -> Advice | None:
@@ -197,9 +191,9 @@ def placed(trace: Trace | None, problem: Problem, solution: Solution) -> Solutio
     if plan is None or plan.completion is None or not plan.completion.groups:
         return solution
     steps = whole_steps(trace, problem)
-    return (
-        replace(solution, plan=place_workers(problem, plan, steps)) if len(steps) > 1 else solution
-    )
+    if len(steps) < 2:
+        return solution
+    return replace(solution, plan=place_workers(problem, plan, steps))
 
 
 def in_its_steps(
@@ -211,48 +205,46 @@ def in_its_steps(
     """
     taken = replay(trace, problem, plan)
     workers = num_workers(problem)
-    uncoded = replay(
-        trace, problem, partition_plan(problem.total * (np.arange(workers) == 0), workers)
-    )
+    level_0 = problem.total * (np.arange(workers) == 0)
+    uncoded = replay(trace, problem, partition_plan(level_0, workers))
     if not taken.size or np.array_equal(taken, uncoded):
         return []
-    share, error = (100 * f(uncoded - taken) / uncoded.mean() for f in (np.mean, error_of))
+    share = 100 * np.mean(uncoded - taken) / uncoded.mean()
+    error = 100 * error_of(uncoded - taken) / uncoded.mean()
     saved = f"{abs(share):.1f} ± {error:.2g} % {'less' if share > 0 else 'more'} time"
     planned = plan.completion is None or plan.completion.bound_of != "storage"
     advice = "; it was made for these, so expect less of later ones." if planned else "."
     if share < 2 * error:
         advice = "; it is not faster by two standard errors: take uncoded."
-    return [
-        f"In the trace's own steps {name} takes {saved} than the uncoded scheme{advice}",
-        *_in_a_row(trace, problem, plan, uncoded.mean()),
-        *later_than_promised(name, promised, taken.mean(), error_of(taken)),
-        *([_PLACED] if plan.completion is not None and plan.completion.groups else []),
-    ]
+    said = [f"In the trace's own steps {name} takes {saved} than the uncoded scheme{advice}"]
+    said += _in_a_row(trace, problem, plan, uncoded.mean())
+    said += later_than_promised(name, promised, taken.mean(), error_of(taken))
+    if plan.completion is not None and plan.completion.groups:
+        said.append(_PLACED)
+    return said
 
 
 def _in_a_row(trace: Trace, problem: Problem, plan: Plan, uncoded: float) -> list[str]:
     """Say the same of workers that first end the pass they have begun, if that takes 2 % more."""
     steps = whole_steps(trace, problem)
-    found = steps_in_a_row(problem, plan, np.zeros_like(steps), steps)
-    if found is None or found[1].mean() < 1.02 * found[0].mean():
+    both = steps_in_a_row(problem, plan, np.zeros_like(steps), steps)
+    if both is None:
         return []
-    share = 100 * (1 - float(problem.scale) * found[1].mean() / uncoded)
-    saved = f"{abs(share):.1f} % {'less' if share > 0 else 'more'}"
-    return [
-        f"If each worker first ends the pass that it has begun, it takes {saved} time than uncoded "
-        "there."
-    ]
+    alone, in_a_row = (runtimes.mean() for runtimes in both)
+    if in_a_row < 1.02 * alone:
+        return []
+    share = 100 * (1 - float(problem.scale) * in_a_row / uncoded)
+    saved = f"{abs(share):.1f} % {'less' if share > 0 else 'more'} time than uncoded there"
+    return [f"If each worker first ends the pass that it has begun, it takes {saved}."]
 
 
 def whole_steps(trace: Trace | None, problem: Problem) -> np.ndarray:
     """Return steps of which all times are known, `[S, N]`; none where other workers took them."""
     workers = num_workers(problem)
-    times = np.zeros((0, workers)) if trace is None or trace.load is not None else trace.table()
-    return (
-        times[np.isfinite(times).all(axis=1)]
-        if times.shape[1] == workers
-        else np.zeros((0, workers))
-    )
+    if trace is None or trace.load is not None or trace.num_workers != workers:
+        return np.zeros((0, workers))
+    times = trace.table()
+    return times[np.isfinite(times).all(axis=1)]
 
 
 def replay(trace: Trace, problem: Problem, plan: Plan) -> np.ndarray:
@@ -295,29 +287,26 @@ def unit_of(trace: Trace | None, problem: Problem) -> tuple[float, str]:
     A recorded worker had its share of the step's data, with its forward pass and what it carries
     back.
     """
-    if trace is None or trace.of_cycles:
-        return 1.0, "the cycle time's unit" if trace is None else "seconds"
+    if trace is None:
+        return 1.0, "the cycle time's unit"
+    if trace.of_cycles:
+        return 1.0, "seconds"
     recorded = trace.num_workers
     workers = num_workers(problem)
     cycles = float(problem.num_samples * problem.cycles * problem.pass_load / recorded)
     name = f"seconds of a recorded step (divide those of JSON and CSV by {cycles:g})"
     if workers != recorded:
-        share = f"{recorded / workers:.3g} times"
-        name += (
-            f". The trace has {recorded} workers. Here {workers} share the same data: each has "
-            f"{share} as "
-        )
-        name += f"much, and is supposed to take {share} as long"
+        times = f"{recorded / workers:.3g} times"
+        name += f". The trace has {recorded} workers. Here {workers} share the same data: each has "
+        name += f"{times} as much, and is supposed to take {times} as long"
     return cycles, name
 
 
 def which_law(law: Distribution | JointDistribution, trace: Trace) -> list[str]:
-    known = law.summary()
+    numbers = law.summary()
     times = f"{trace.seconds.size:,} measured times"
-    if "measured_times" in known:
+    if "measured_times" in numbers:
         return [f"Distribution: the {times} as they are."]
-    return (
-        [f"Distribution: smooth, {known['knots']} knots in place of {times}."]
-        if "knots" in known
-        else []
-    )
+    if "knots" in numbers:
+        return [f"Distribution: smooth, {numbers['knots']} knots in place of {times}."]
+    return []

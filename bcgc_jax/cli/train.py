@@ -44,21 +44,18 @@ def answer(question: TrainOptions) -> None:
         problem = replace(problem, **question.passes(float(problem.total), question.cycles))
         iteration_of(problem).check_finite_means()
         schemes = question.asked(*(question.methods or METHODS))
-        for method in schemes.values() if question.methods else []:
-            method.check(problem)
+        if question.methods:
+            for method in schemes.values():
+                method.check(problem)
         check_size(problem)
         train = _train_all if question.simulated else _train_all_on_cluster
-        runs = sorted(
-            train(question, problem, steps, schemes), key=lambda run: run.expected_runtime
-        )
+        runs = train(question, problem, steps, schemes)
+        runs.sort(key=lambda run: run.expected_runtime)
         rows = [_summary(run, problem, question.target) for run in runs]
 
         def document() -> output.Row:
-            described = {
-                "model": question.model,
-                **describe_problem(problem),
-                "target": question.target,
-            }
+            described = {"model": question.model, **describe_problem(problem)}
+            described["target"] = question.target
             return {"problem": described, "runs": rows}
 
         def write_curves(path: str) -> None:
@@ -67,11 +64,9 @@ def answer(question: TrainOptions) -> None:
 
         output.print_answer(question, rows, document, lambda: _print_table(rows, question, trace))
         output.write_beside(question, question.curves, "Every step", write_curves)
-        clock = (
-            "simulated time (cycles × unit of cycle time)"
-            if question.simulated
-            else ("wall clock (s)")
-        )
+        clock = "wall clock (s)"
+        if question.simulated:
+            clock = "simulated time (cycles × unit of cycle time)"
         output.write_figure(question, lambda: plot.training(_steps(runs), clock=clock))
 
 
@@ -104,7 +99,15 @@ def _train_all_on_cluster(
 
     def expected(_: str, method: Method) -> tuple[Method, float]:
         solution = solve(problem, method, key=key)
+<<<<<<< HEAD
         what_is_trained(solution)
+=======
+        plan = solution.plan
+        on_processes = plan is not None and plan.trainable
+        if solution.status == Status.INFEASIBLE or not on_processes:
+            what = f"{question.model} can be trained with here"
+            raise ValueError(f'"{name}" is no scheme that {what}')
+>>>>>>> a2e8ca4 (Commands: a function does one thing, a local says what it holds, no text times a truth value)
         return method, float(solution.rounded_runtime)
 
     possible = each_possible(schemes, question.methods and schemes, "planning for", expected)
@@ -113,19 +116,14 @@ def _train_all_on_cluster(
     if question.pace:
         seconds = question.pace / min(runtime for _, runtime in possible)
         pace = InjectedDelay(problem.cycle_time if steps is None else steps, seconds)
-    bar = Progress(
-        f"starting {workers} processes", len(possible) * question.num_seeds * question.steps
-    )
+    num_steps = len(possible) * question.num_seeds * question.steps
+    bar = Progress(f"starting {workers} processes", num_steps)
     # What Ray prints goes to the screen, not into a table or a file.
     quiet = contextlib.redirect_stdout(sys.stderr)
-    with (
-        _worker_errors(question),
-        quiet,
-        bar,
-        Cluster(workers, address=question.address) as cluster,
-    ):
+    address = question.address
+    with _worker_errors(question), quiet, bar, Cluster(workers, address=address) as cluster:
         for method, _ in possible:
-            found = []
+            seeds = []
 
             def told(step: Step, name: str = method.name) -> None:
                 bar.what = _course(step, name, workers)
@@ -134,17 +132,12 @@ def _train_all_on_cluster(
             for number, own in enumerate(jax.random.split(key, question.num_seeds)):
                 named = f"{method.name.replace(':', '-')}-{number}"
                 folder = None if question.checkpoints is None else question.checkpoints / named
-                given = (
-                    own,
-                    Run(cluster, pace, folder, after_step=told),
-                    problem,
-                    question.model,
-                    method,
-                )
+                run = Run(cluster, pace, folder, after_step=told)
+                given = (own, run, problem, question.model, method)
                 bar.what = f"training with {method.name}"
-                found.append(train_digits_on_cluster(*given, **_training(question))[0])
-            rows = (np.concatenate([getattr(f, n) for f in found]) for n in _CURVES.values())
-            runs.append(DigitsRun(method.name, found[0].expected_runtime, *rows))
+                seeds.append(train_digits_on_cluster(*given, **_training(question))[0])
+            rows = (np.concatenate([getattr(s, n) for s in seeds]) for n in _CURVES.values())
+            runs.append(DigitsRun(method.name, seeds[0].expected_runtime, *rows))
     return runs
 
 
@@ -155,9 +148,8 @@ def _worker_errors(question: TrainOptions) -> Iterator[None]:
     except (OSError, RuntimeError) as error:
         if question.address is not None and isinstance(error, ConnectionError):
             raise click.UsageError(f"--address: {error}") from None
-        raise click.ClickException(
-            f"the worker processes failed: {' '.join(str(error).split())}"
-        ) from None
+        text = " ".join(str(error).split())
+        raise click.ClickException(f"the worker processes failed: {text}") from None
 
 
 def _course(step: "Step", method: str, workers: int) -> str:
@@ -224,15 +216,13 @@ def _print_table(rows: Sequence[output.Row], question: TrainOptions, trace: Trac
         unit = "seconds times cycles"
     lines = [f"\nTimes in {unit}; to the target {of}. All steps are alike, only the clocks differ."]
     if real:
-        lines += ["Measured: mean seconds of a step, the messages and the computation included."]
+        lines.append("Measured: mean seconds of a step, the messages and the computation included.")
     else:
-        lines += [
-            "Expected: all workers begin at once. Simulated: each first ends the pass that it has "
-            "begun."
-        ]
+        simulated = "Simulated: each first ends the pass that it has begun."
+        lines.append(f"Expected: all workers begin at once. {simulated}")
     times = {row["method"]: row["time_to_target"] for row in rows}
     fastest = min(times, key=lambda method: times[method])
     if fastest != "uncoded" and np.isfinite(times.get("uncoded", np.inf)):
         saved = f"{100 * (1 - times[fastest] / times['uncoded']):.1f} % less time to the target"
-        lines += [f"{fastest} takes {saved} than the uncoded scheme."]
+        lines.append(f"{fastest} takes {saved} than the uncoded scheme.")
     output.print_lines(*lines)

@@ -21,24 +21,11 @@ from bcgc_jax.plans.plan import Requirements
 Table = dict[str, np.ndarray]
 
 # Columns of the answers: numbers that `solve` gives, and what a scheme needs.
-NUMBERS = (
-    "status",
-    "expected_runtime",
-    "runtime_error",
-    "lower_bound",
-    "relative_gap",
-    "num_steps",
-)
+_VALUES = ("expected_runtime", "runtime_error", "lower_bound", "relative_gap")
+NUMBERS = ("status", *_VALUES, "num_steps")
 NEEDS = Requirements._fields
-_RESERVED = (
-    *NUMBERS,
-    *NEEDS,
-    "method",
-    "saved",
-    "completion_probability",
-    "partition",
-    "max_workers",
-)
+_OTHERS = ("method", "saved", "completion_probability", "partition", "max_workers")
+_RESERVED = (*NUMBERS, *NEEDS, *_OTHERS)
 
 # What compiling a size is worth, in cells · N^2.5: 5.5 s on two cores, where a cell takes 0.9
 # µs · N^2.5.
@@ -68,9 +55,8 @@ class Cells:
         if not self.product:
             return {name: values[index] for name, values in self.columns.items()}
         places = np.unravel_index(index, [len(values) for values in self.columns.values()])
-        return {
-            name: values[i] for (name, values), i in zip(self.columns.items(), places, strict=True)
-        }
+        at = dict(zip(self.columns, places, strict=True))
+        return {name: values[at[name]] for name, values in self.columns.items()}
 
 
 def grid(**axes: ArrayLike | Sequence[float]) -> Cells:
@@ -101,17 +87,14 @@ def _checked(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         raise ValueError("the cells of a sweep need num_workers")
     for name, values in columns.items():
         if name in _RESERVED:
-            raise ValueError(
-                f"{name} is a column of the answers: call the number of the cells otherwise"
-            )
+            rename = "call the number of the cells otherwise"
+            raise ValueError(f"{name} is a column of the answers: {rename}")
         if values.ndim != 1 or not values.size or values.dtype.kind not in "iuf":
-            raise ValueError(
-                f"{name} must be numbers, at least one of them, in a row, got {values!r}"
-            )
+            wanted = "numbers, at least one of them, in a row"
+            raise ValueError(f"{name} must be {wanted}, got {values!r}")
         if values.dtype.kind in "iu" and np.any(values > jnp.iinfo(jnp.result_type(int)).max):
-            raise ValueError(
-                f"{name} needs 64 bits: call jax.config.update('jax_enable_x64', True) first"
-            )
+            enable = "call jax.config.update('jax_enable_x64', True) first"
+            raise ValueError(f"{name} needs 64 bits: {enable}")
     workers = columns["num_workers"]
     if not np.all((workers >= 1) & (workers == np.floor(workers))):
         raise ValueError(f"num_workers must be whole numbers from 1 on, got {workers}")
@@ -141,10 +124,12 @@ def groups_of(
     # rest.
     costs = np.zeros(1)
     before = []
+    compilation = 0 if apart else _COMPILATION
     for i, size in enumerate(sizes):
-        found = costs + (0 if apart else _COMPILATION) + (ends[i + 1] - ends[: i + 1]) * size**2.5
-        before.append(int(np.argmin(found)))
-        costs = np.append(costs, found.min())
+        solving = (ends[i + 1] - ends[: i + 1]) * size**2.5
+        of_each = costs + compilation + solving
+        before.append(int(np.argmin(of_each)))
+        costs = np.append(costs, of_each.min())
     bounds = [sizes.size]
     while bounds[0] > 0:
         bounds.insert(0, before[bounds[0] - 1])

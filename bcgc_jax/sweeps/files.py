@@ -117,17 +117,15 @@ def fingerprint(sweep: Sweep) -> str:
     for group in sweep.groups:
         # Two problems of each size stand for what the function does beside the cells.
         for index in (group.cells[0], group.cells[-1]):
+            numbers = sweep.numbers_at(index)
             try:
-                problems.append(
-                    sweep.problem(max_workers=group.max_workers, **sweep.numbers_at(index))
-                )
+                problems.append(sweep.problem(max_workers=group.max_workers, **numbers))
             except ValueError as error:  # a cell that makes no sense
                 problems.append(str(error))
-    leaves, structure = jax.tree.flatten(
-        (key, dict(sweep.cells.columns), dict(sweep.methods), problems)
-    )
-    numbers = [(array.dtype.name, array.tobytes()) for array in map(np.asarray, leaves)]
-    facts = [sweep.names, sweep.labels, len(sweep), sweep.cells.product, str(structure), numbers]
+    trees = (key, dict(sweep.cells.columns), dict(sweep.methods), problems)
+    leaves, structure = jax.tree.flatten(trees)
+    values = [(array.dtype.name, array.tobytes()) for array in map(np.asarray, leaves)]
+    facts = [sweep.names, sweep.labels, len(sweep), sweep.cells.product, str(structure), values]
     facts += [jax.numpy.result_type(float).name, devices.size, devices.flat[0].platform]
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 

@@ -74,16 +74,18 @@ class Sweep:
         self.methods = {method.name: method for method in asked}
         has_deadline = "deadline" in self.cells.columns
         if not asked or len(self.methods) < len(asked):
-            raise ValueError(
-                f"a sweep needs methods, each of them once, got {[m.name for m in asked]}"
-            )
+            names = [method.name for method in asked]
+            raise ValueError(f"a sweep needs methods, each of them once, got {names}")
         if any(method.lacks_deadline for method in asked) and not has_deadline:
-            raise ValueError(
-                'the method "deadline" needs deadlines: a column "deadline" of the cells'
-            )
+            column = 'a column "deadline" of the cells'
+            raise ValueError(f'the method "deadline" needs deadlines: {column}')
         self.mesh = Mesh(np.array(jax.local_devices()), ("cells",))
-        more = ("saved",) * ("uncoded" in self.methods)
-        more += ("completion_probability",) * has_deadline + ("partition",) * partitions
+        last = {
+            "saved": "uncoded" in self.methods,
+            "completion_probability": has_deadline,
+            "partition": partitions,
+        }
+        more = [name for name, there in last.items() if there]
         self.names = (*self.labels, *self.cells.columns, "method", *NUMBERS, *NEEDS, *more)
         self.apart = any(method.fixed_workers for method in asked)
         self.groups = groups_of(self.cells, jax.local_devices(), apart=self.apart)
@@ -116,7 +118,7 @@ class Sweep:
 
     def solve(self, chunk: CellGroup) -> Table:
         """Return the rows of a chunk, a column each; `partition` has lists of integers, or None."""
-        found = jax.device_get(self._program(chunk.max_workers)(*self._inputs(chunk)))
+        answers = jax.device_get(self._program(chunk.max_workers)(*self._inputs(chunk)))
         cells = self.cells.take(np.asarray(chunk.cells))
         methods = list(self.methods)
         size = len(chunk.cells) * len(methods)
@@ -124,19 +126,13 @@ class Sweep:
         rows |= {name: np.repeat(values, len(methods)) for name, values in cells.items()}
         rows["method"] = np.tile(np.array(methods, object), len(chunk.cells))
         # The methods of a cell after each other.
-        rows |= {
-            name: values.reshape(-1, *values.shape[2:])[:size] for name, values in found.items()
-        }
+        for name, values in answers.items():
+            rows[name] = values.reshape(-1, *values.shape[2:])[:size]
         if "uncoded" in self.methods:
-            # of samples that are used
-            runtime = rows["expected_runtime"] / (1 - np.nan_to_num(rows["lost"]))
-            uncoded = np.repeat(runtime[methods.index("uncoded") :: len(methods)], len(methods))
-            known = np.isfinite(runtime) & np.isfinite(uncoded)
-            rows["saved"] = np.where(known, 1 - runtime / np.where(known, uncoded, 1), np.nan)
-        rows["status"] = np.array([status.name.lower() for status in Status], object)[
-            rows["status"]
-        ]
-        exact = [None if one != one else bool(one) for one in rows["exact_gradient"].tolist()]
+            rows["saved"] = self._saved(rows)
+        names = np.array([status.name.lower() for status in Status], object)
+        rows["status"] = names[rows["status"]]
+        exact = [None if np.isnan(one) else bool(one) for one in rows["exact_gradient"].tolist()]
         rows["exact_gradient"] = np.array(exact, object)
         if self.partitions:
             counts = rows["partition"]
@@ -144,6 +140,14 @@ class Sweep:
             for row in np.flatnonzero((counts[:, 0] >= 0) & ~np.isnan(rows["expected_runtime"])):
                 rows["partition"][row] = counts[row, : rows["num_workers"][row]].tolist()
         return {name: rows[name] for name in self.names}
+
+    def _saved(self, rows: Table) -> np.ndarray:
+        """Return the share of the uncoded time that is saved, for samples that are used."""
+        methods = list(self.methods)
+        runtime = rows["expected_runtime"] / (1 - np.nan_to_num(rows["lost"]))
+        uncoded = np.repeat(runtime[methods.index("uncoded") :: len(methods)], len(methods))
+        known = np.isfinite(runtime) & np.isfinite(uncoded)
+        return np.where(known, 1 - runtime / np.where(known, uncoded, 1), np.nan)
 
     def _inputs(self, group: CellGroup) -> tuple[Any, ...]:
         """Return the inputs of a group's program: a whole chunk, the key and the methods.
@@ -196,8 +200,8 @@ def _solved(
             numbers["num_workers"] = max_workers
         problem = problem_of(max_workers=max_workers, **numbers)
         own = None if key is None else jax.random.fold_in(key, index)
-        found = [_answer(problem, method, own, deadline, partitions) for method in methods]
-        return jax.tree.map(lambda *values: jnp.stack(values), *found)
+        answers = [_answer(problem, method, own, deadline, partitions) for method in methods]
+        return jax.tree.map(lambda *values: jnp.stack(values), *answers)
 
     all_of = jax.vmap(one, (0, 0, None, None))
     specs = (_CELLS, _CELLS, _SAME, _SAME)
@@ -213,17 +217,18 @@ def _answer(
     solution = solve(problem, own, key=key)
     status = solution.status
     unknown = jnp.full_like(solution.expected_runtime, jnp.nan)
-    known = {name: getattr(solution, name) for name in NUMBERS}
+    columns = {name: getattr(solution, name) for name in NUMBERS}
     for name in ("lower_bound", "relative_gap"):  # 0 bounds any runtime: it is no certificate
-        known[name] = jnp.where(solution.lower_bound > 0, known[name], unknown)
-    known |= dict.fromkeys(NEEDS, unknown) if solution.needs is None else solution.needs._asdict()
+        columns[name] = jnp.where(solution.lower_bound > 0, columns[name], unknown)
+    needs = solution.needs
+    columns |= dict.fromkeys(NEEDS, unknown) if needs is None else needs._asdict()
     if deadline is not None:
         status = jnp.where(meets(deadline, "> 0"), status, int(Status.INVALID))
         x = solution.partition
         chance = unknown if x is None else completion_probability(problem, x, deadline)
-        known["completion_probability"] = chance
+        columns["completion_probability"] = chance
     exists = (status != int(Status.INFEASIBLE)) & (status != int(Status.INVALID))
-    columns = {name: jnp.where(exists, value, unknown) for name, value in known.items()}
+    columns = {name: jnp.where(exists, value, unknown) for name, value in columns.items()}
     columns |= {"status": status, "num_steps": jnp.where(exists, solution.num_steps, 0)}
     if partitions:
         none = jnp.full(problem.max_workers, -1)

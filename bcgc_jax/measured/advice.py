@@ -42,6 +42,7 @@ _NEEDS = {
     DROP: "a stop after {} s",
     LIMIT: "",
 }
+_NEEDS_OF_CODE = "workers that are slow, not their data"
 
 
 class Row(NamedTuple):
@@ -143,15 +144,12 @@ def advise(
         for other in log.others
     ]
     judges = [savings] if _stays(log.model.random) else [savings, *others]
-    found = slowness_of(trace, log, seed)
+    slowness = slowness_of(trace, log, seed)
     enough = len(times) >= FEWEST_STEPS
-    may = [
-        name
-        for name in _cheapest_first(trace.num_workers, found.changing)
-        if name in replays and enough
-    ]
+    exact = _cheapest_first(trace.num_workers, slowness.changing) if enough else []
+    may = [name for name in exact if name in replays]
     return Advice(
-        **vars(found),
+        **vars(slowness),
         rows=_rows(replays, savings, others, trace.num_workers),
         enough=enough,
         advised=advised(judges, may),
@@ -176,27 +174,24 @@ def _cheapest_first(workers: int, changing: bool) -> list[str]:
 def _rows(
     replays: dict[str, Replay], savings: Savings, others: list[Savings], workers: int
 ) -> list[Row]:
-    stored = remedies.sharing_names(workers, workers) | dict.fromkeys(
-        (DEALT, FIXED, ANEW, LIMIT), workers
-    )
-    found = []
+    stored = remedies.sharing_names(workers, workers)
+    stored |= dict.fromkeys((DEALT, FIXED, ANEW, LIMIT), workers)
+    rows = []
     for name, replay in replays.items():
         if name == remedies.NOTHING:
             continue
         values = [each.values[name] for each in (savings, *others)]
+        choice = " or ".join(f"{each:.3g}" for each in dict.fromkeys(replay.choice))
         is_code = name not in _NEEDS
-        found.append(
-            Row(
-                remedy=name,
-                saved=savings.interval(name),
-                range=(min(values), max(values)),
-                lost=replay.lost,
-                longer=replay.longer,
-                stored_subsets=int(max(replay.choice)) if is_code else stored.get(name, 1),
-                choice=replay.choice,
-                needs=_NEEDS.get(name, "workers that are slow, not their data").format(
-                    " or ".join(f"{each:.3g}" for each in dict.fromkeys(replay.choice))
-                ),
-            )
+        row = Row(
+            remedy=name,
+            saved=savings.interval(name),
+            range=(min(values), max(values)),
+            lost=replay.lost,
+            longer=replay.longer,
+            stored_subsets=int(max(replay.choice)) if is_code else stored.get(name, 1),
+            choice=replay.choice,
+            needs=_NEEDS.get(name, _NEEDS_OF_CODE).format(choice),
         )
-    return sorted(found, key=lambda row: (row.remedy == LIMIT, -row.saved.value))
+        rows.append(row)
+    return sorted(rows, key=lambda row: (row.remedy == LIMIT, -row.saved.value))

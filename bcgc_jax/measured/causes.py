@@ -86,19 +86,17 @@ def losses(parts: Parts) -> dict[str, np.ndarray]:
     {'data': 0.0, 'steady': 1.0, 'random': 0.0, 'pauses': 1.0}
     """
     size = len(CAUSES)
-    subsets = [
-        set(some) for count in range(size + 1) for some in itertools.combinations(CAUSES, count)
-    ]
-    of_set = {frozenset(some): loss(parts.times(some)) for some in subsets}
-    found = {}
+    counts = range(size + 1)
+    sets = [frozenset(some) for k in counts for some in itertools.combinations(CAUSES, k)]
+    loss_of = {some: loss(parts.times(some)) for some in sets}
+    added = {cause: np.zeros(len(parts.data)) for cause in CAUSES}
     for cause in CAUSES:
-        added = np.zeros(len(parts.data))
-        for others in (some for some in subsets if cause not in some):
-            orders = math.factorial(len(others)) * math.factorial(size - 1 - len(others))
-            gain = of_set[frozenset(others | {cause})] - of_set[frozenset(others)]
-            added += orders / math.factorial(size) * gain
-        found[cause] = added
-    return found
+        for others in sets:
+            if cause not in others:
+                orders = math.factorial(len(others)) * math.factorial(size - 1 - len(others))
+                gain = loss_of[others | {cause}] - loss_of[others]
+                added[cause] += orders / math.factorial(size) * gain
+    return added
 
 
 def slow_together(times: np.ndarray) -> np.ndarray:
@@ -121,9 +119,10 @@ def parts_of(parts: Microbatches) -> Parts:
     if parts.load is not None:
         return _parts_by_load(parts)
     seconds = parts.seconds
-    pauses = (
-        _pauses(seconds) if parts.forward is None else _pauses_of_passes(seconds, parts.forward)
-    )
+    if parts.forward is None:
+        pauses = _pauses(seconds)
+    else:
+        pauses = _pauses_of_passes(seconds, parts.forward)
     rest = seconds - pauses
     steady = levels(_scores(rest), rest.sum(axis=2))
     random = _random(rest / np.exp(steady)[:, :, None])
@@ -207,12 +206,9 @@ def _pauses(seconds: np.ndarray) -> np.ndarray:
     if excess.size * _MOST_PAUSES > _FEWEST:
         shares = np.geomspace(_MOST_PAUSES, _FEWEST / excess.size, 40)
         seen = np.quantile(excess, 1 - shares)
-        twice = [
-            float(end)
-            for end, share in zip(seen, shares, strict=True)
-            if end >= explained(share / 2)
-        ]
-        threshold = min([threshold, *twice])
+        for end, share in zip(seen, shares, strict=True):
+            if end >= explained(share / 2):
+                threshold = min(threshold, float(end))
     return np.where(excess > max(_LEAST_PAUSE, threshold), seconds - median, 0.0)
 
 

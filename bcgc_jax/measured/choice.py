@@ -54,14 +54,11 @@ def distribution_of(
     if kind in ("smooth", "pareto-tail"):
         heavy = kind == "pareto-tail"
         return smooth_empirical(times, censored, pareto_tail=heavy, large_n=num_workers > _MANY)
+    instead = "take a smooth distribution"
     if cut:
-        raise ValueError(
-            f"{cut} of {size} times are censored, no atoms: take a smooth distribution"
-        )
+        raise ValueError(f"{cut} of {size} times are censored, no atoms: {instead}")
     if size * num_workers**3 > 3600 * 1e8:  # an hour for one exact runtime
-        raise ValueError(
-            f"for {size:,} atoms it would take more than a day: take a smooth distribution"
-        )
+        raise ValueError(f"for {size:,} atoms it would take more than a day: {instead}")
     return Empirical(np.ravel(np.asarray(times)))
 
 
@@ -132,20 +129,25 @@ def smooth_empirical(
     y = y[apart]
     if a.size < 4 or tail.scale <= least * tail.threshold:
         raise ValueError("the times are too close to each other for a smooth curve: use Empirical")
-    # The curve through the lowest groups goes on to hazard 0, but not below half of the smallest
-    # time.
+    # The curve through the lowest groups goes on to hazard 0, not below half of the smallest time.
     begin = y[0] - a[0] * (y[1] - y[0]) / (a[1] - a[0])
     begin = np.clip(begin, 0.5 * t[~cut][0], t[~cut][0])
     a = np.r_[0.0, a]
     y = np.r_[min(begin, y[0] * (1 - least)), y]
-    step = np.diff(a)
-    mean = np.diff(y) / np.diff(a)
-    # Geometric means of the two sides, the nearer one counting more; at the end the tail's own.
+    hazards, values, rates = (jnp.asarray(v, dtype) for v in (a, y, _slopes(a, y, tail)))
+    return HazardSpline(hazards, values, rates, tail.tail_index, large_n)
+
+
+def _slopes(hazards: np.ndarray, times: np.ndarray, tail: Tail) -> np.ndarray:
+    """Average the slopes of both sides, the nearer one counting more; the tail has its own.
+
+    The averages are geometric.
+    """
+    step = np.diff(hazards)
+    mean = np.diff(times) / step
     share = step[1:] / (step[1:] + step[:-1])
     inner = np.exp(share * np.log(mean[:-1]) + (1 - share) * np.log(mean[1:]))
-    slopes = np.r_[mean[0] ** 2 / inner[0], inner, tail.scale]
-    hazards, values, rates = (jnp.asarray(v, dtype) for v in (a, y, slopes))
-    return HazardSpline(hazards, values, rates, tail.tail_index, large_n)
+    return np.r_[mean[0] ** 2 / inner[0], inner, tail.scale]
 
 
 def _knots(hazard: np.ndarray, times: np.ndarray, tail: Tail) -> tuple[np.ndarray, np.ndarray]:
@@ -156,8 +158,8 @@ def _knots(hazard: np.ndarray, times: np.ndarray, tail: Tail) -> tuple[np.ndarra
     angle = np.linspace(0, np.arcsin(np.sqrt(body / size)), count + 1)
     first = np.unique(np.minimum(np.round(np.sin(angle[:-1]) ** 2 * size).astype(int), body - 2))
     counts = np.diff(np.r_[first, body - 1])
-    means = (np.add.reduceat(x[: body - 1], first) / counts for x in (hazard, times))
-    mean_hazard, mean_time = means
+    mean_hazard = np.add.reduceat(hazard[: body - 1], first) / counts
+    mean_time = np.add.reduceat(times[: body - 1], first) / counts
     return np.r_[mean_hazard, hazard[body - 1]], np.r_[mean_time, tail.threshold]
 
 

@@ -20,8 +20,6 @@ from bcgc_jax.measured.verdict import FEWEST_STEPS
 _SMALL = 0.05
 
 NOTHING = "Nothing here speaks against independent workers of one distribution."
-
-
 _UNKNOWN = Interval(math.nan, math.nan, math.nan)
 
 
@@ -54,34 +52,31 @@ class Description(NamedTuple):
 
     def remarks(self) -> list[str]:
         """Say where the trace is not what the paper assumes, and what that means for a plan."""
-        tail = self.tail_index
+        said = [] if self.slowness is None else self.slowness.remarks()
         onward = self.autocorrelation
-        known = [
-            *((True, remark) for remark in (self.slowness.remarks() if self.slowness else [])),
-            (
-                onward.low * onward.high > 0 and abs(onward.value) > _SMALL,
+        if onward.low * onward.high > 0 and abs(onward.value) > _SMALL:
+            said.append(
                 "A worker's time depends on that of its last step: the correlation is "
                 f"{onward.value:.2f}. The expected runtime does not depend on it; how far the mean "
-                "of a run may be from it does.",
-            ),
-            (
-                tail.low > 0.5,
-                f"The tail is heavy (index {tail.value:.2f}, where 0 is exponential): the "
-                f"{'mean' if tail.high > 1 else 'variance'} may be infinite, and a sample says "
-                "little about the slowest steps to come; compare with a Pareto tail.",
-            ),
-            (
-                self.num_censored > 0,
-                f"{self.num_censored} of {self.num_times} times are cut off: fits take them as "
-                "lower bounds.",
-            ),
-            (
-                self.slowness is None or self.slowness.num_steps < FEWEST_STEPS,
+                "of a run may be from it does."
+            )
+        tail = self.tail_index
+        if tail.low > 0.5:
+            moment = "mean" if tail.high > 1 else "variance"
+            said.append(
+                f"The tail is heavy (index {tail.value:.2f}, where 0 is exponential): the {moment} "
+                "may be infinite, and a sample says little about the slowest steps to come; "
+                "compare with a Pareto tail."
+            )
+        if self.num_censored > 0:
+            cut = f"{self.num_censored} of {self.num_times} times are cut off"
+            said.append(f"{cut}: fits take them as lower bounds.")
+        if self.slowness is None or self.slowness.num_steps < FEWEST_STEPS:
+            said.append(
                 "There are too few steps with a time of each worker, or too few workers, to say "
-                "how alike or how independent workers are.",
-            ),
-        ]
-        return [remark for holds, remark in known if holds] or [NOTHING]
+                "how alike or how independent workers are."
+            )
+        return said or [NOTHING]
 
 
 def describe(trace: Trace, *, with_tail: bool = True) -> Description:
@@ -141,4 +136,4 @@ def autocorrelation(table: np.ndarray) -> Interval:
     scale = counts.sum() / pairs / squares
     value = steps.sum() * scale + 1 / counts[counts > 0].mean()
     error = 1.96 * steps.std(ddof=1) * math.sqrt(steps.size) * scale
-    return Interval(*(float(np.clip(v, -1, 1)) for v in (value, value - error, value + error)))
+    return Interval(*np.clip([value, value - error, value + error], -1, 1).tolist())

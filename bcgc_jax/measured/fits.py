@@ -99,26 +99,12 @@ def fit_distributions(
     """
     check_key(key)
     t, cut = sorted_times(times, censored)
-    check_enough(np.sum(~cut))
-    if (values := np.unique(t[~cut])).size < 3:
-        of = " or ".join(f"{value:g}" for value in values)
-        raise ValueError(
-            f"all times are {of}: take Deterministic, TwoSpeed or Empirical, there is no fit"
-        )
-    known = [name for name in FAMILIES if name != "uniform" or not cut.any()]
-    names = known if distributions is None else list(distributions)
-    if unknown := [name for name in names if name not in known]:
-        raise ValueError(
-            f"no distribution {unknown[0]!r} for these times; known: {', '.join(known)}"
-        )
+    _check_values(t[~cut])
+    names = _known_names(distributions, cut)
     check_whole("num_replicates", num_replicates, 2)
     with jax.enable_x64(True):
         shuffle, *keys = jax.random.split(key, len(names) + 1)
-        if t.size > MAX_TIMES:
-            chosen = np.sort(jax.random.choice(shuffle, t.size, (MAX_TIMES,), replace=False))
-            t = t[chosen]
-            cut = cut[chosen]
-        sample = Sample(spread_ties(t), cut if cut.any() else None)
+        sample = _sample(shuffle, t, cut)
         fits = []
         for name, law_key in zip(names, keys, strict=True):
             if progress is not None:
@@ -127,54 +113,85 @@ def fit_distributions(
     return sorted(fits, key=lambda fit: (not math.isfinite(fit.aic), fit.aic))
 
 
+def _check_values(whole: np.ndarray) -> None:
+    """Raise ValueError for too few times that are not cut off, or too few different ones."""
+    check_enough(whole.size)
+    values = np.unique(whole)
+    if values.size < 3:
+        of = " or ".join(f"{value:g}" for value in values)
+        instead = "take Deterministic, TwoSpeed or Empirical, there is no fit"
+        raise ValueError(f"all times are {of}: {instead}")
+
+
+def _known_names(distributions: Sequence[str] | None, cut: np.ndarray) -> list[str]:
+    known = [name for name in FAMILIES if name != "uniform" or not cut.any()]
+    names = known if distributions is None else list(distributions)
+    if unknown := [name for name in names if name not in known]:
+        text = f"no distribution {unknown[0]!r} for these times"
+        raise ValueError(f"{text}; known: {', '.join(known)}")
+    return names
+
+
+def _sample(key: Array, times: np.ndarray, cut: np.ndarray) -> Sample:
+    """Return what is fitted to: of many times a random part."""
+    if times.size > MAX_TIMES:
+        chosen = np.sort(jax.random.choice(key, times.size, (MAX_TIMES,), replace=False))
+        times = times[chosen]
+        cut = cut[chosen]
+    return Sample(spread_ties(times), cut if cut.any() else None)
+
+
 def _fit(key: Array, name: str, family: Family, sample: Sample, num_replicates: int) -> Fit:
     # All work is done in batches of one size, at most 2^17 times: each function is compiled once.
     most = max(3, 2**17 // len(sample.times))
     batches = math.ceil(num_replicates / most)
     batch = max(3, math.ceil(num_replicates / batches))
     data = jax.tree.map(lambda a: np.broadcast_to(a, (batch, *a.shape)), sample)
-    guesses = np.asarray(family.guesses(sample))
-    copies = math.ceil(batch / len(guesses))
-    tiled = np.tile(guesses, (copies, 1))[:batch]
-    found, likelihoods = map(np.asarray, _search(family, data, tiled))
-    at = int(np.nanargmax(likelihoods))
-    best = np.broadcast_to(found[at], found.shape)
-    likelihood = float(likelihoods[at])
+    best, likelihood = _maximum(family, sample, data)
     keys = jax.random.split(key, batches)
     drawn = [_drawn(family, best[0], *_draw(batch_key, data)) for batch_key in keys]
     again = [_search(family, samples, best)[0] for samples in drawn]
     replicates = np.concatenate(again)
     good = np.isfinite(replicates).all(axis=1)  # a search that ran away says nothing
     bias = replicates[good].mean(axis=0) - best[0]
-
-    def corrected(samples: Sample, parameters: ArrayLike) -> list[np.ndarray]:
-        """The parameters less their bias, and the two distances to that distribution."""
-        less_biased, hazards = _hazards(family, samples, parameters, bias)
-        return [np.asarray(x) for x in (less_biased, *_distances(hazards, samples))]
-
-    law, *measured = (x[0] for x in corrected(data, best))
+    law, ks, ad = (values[0] for values in _corrected(family, data, best, bias))
     far = [
-        corrected(samples, parameters)[1:] for samples, parameters in zip(drawn, again, strict=True)
+        _corrected(family, samples, parameters, bias)[1:]
+        for samples, parameters in zip(drawn, again, strict=True)
     ]
-    farther = np.concatenate(far, axis=1)[:, good] >= np.reshape(measured, (2, 1))
-    ks, ad = map(float, measured)
-    ks_p, ad_p = map(float, (1 + farther.sum(axis=1)) / (1 + good.sum()))
-    errors = map(float, np.std(replicates[good], axis=0, ddof=1))
-    aic = 2 * len(family.names) - 2 * likelihood
-    size = len(sample.times)
-    errors_of = dict(zip(family.names, errors, strict=True))
+    farther = np.concatenate(far, axis=1)[:, good] >= np.array([[ks], [ad]])
+    ks_pvalue, ad_pvalue = (1 + farther.sum(axis=1)) / (1 + good.sum())
+    errors = np.std(replicates[good], axis=0, ddof=1)
     return Fit(
         name=name,
         distribution=family.law(*map(float, law)),
-        standard_errors=errors_of,
+        standard_errors=dict(zip(family.names, map(float, errors), strict=True)),
         log_likelihood=likelihood,
-        aic=aic,
-        kolmogorov_smirnov=ks,
-        kolmogorov_smirnov_pvalue=ks_p,
-        anderson_darling=ad,
-        anderson_darling_pvalue=ad_p,
-        num_times=size,
+        aic=2 * len(family.names) - 2 * likelihood,
+        kolmogorov_smirnov=float(ks),
+        kolmogorov_smirnov_pvalue=float(ks_pvalue),
+        anderson_darling=float(ad),
+        anderson_darling_pvalue=float(ad_pvalue),
+        num_times=len(sample.times),
     )
+
+
+def _maximum(family: Family, sample: Sample, data: Sample) -> tuple[np.ndarray, float]:
+    """Return the best parameters, repeated for a batch, `[B, P]`, and their log likelihood."""
+    guesses = np.asarray(family.guesses(sample))
+    copies = math.ceil(len(data.times) / len(guesses))
+    starts = np.tile(guesses, (copies, 1))[: len(data.times)]
+    ends, likelihoods = map(np.asarray, _search(family, data, starts))
+    at = int(np.nanargmax(likelihoods))
+    return np.broadcast_to(ends[at], ends.shape), float(likelihoods[at])
+
+
+def _corrected(
+    family: Family, samples: Sample, parameters: ArrayLike, bias: np.ndarray
+) -> list[np.ndarray]:
+    """Return the parameters less their bias, and the two distances to that distribution."""
+    less_biased, hazards = _hazards(family, samples, parameters, bias)
+    return [np.asarray(values) for values in (less_biased, *_distances(hazards, samples))]
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -214,10 +231,10 @@ def _drawn(family: Family, parameters: Array, hazards: Array, cuts: Array | None
     times = family.law(*parameters).with_fast_inverse().inverse_cumulative_hazard(hazards)
     if cuts is None:
         return Sample(times)
-    order = jnp.argsort(jnp.minimum(times, cuts))
-    return Sample(
-        *(jnp.take_along_axis(x, order, 1) for x in (jnp.minimum(times, cuts), cuts < times))
-    )
+    seen = jnp.minimum(times, cuts)
+    order = jnp.argsort(seen)
+    censored = jnp.take_along_axis(cuts < times, order, axis=1)
+    return Sample(jnp.take_along_axis(seen, order, axis=1), censored)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -226,13 +243,17 @@ def _hazards(
 ) -> tuple[Array, Array]:
     """Return each sample's parameters less their bias, and the hazards of its times by these."""
     corrected = jax.vmap(family.shifted, in_axes=(0, None, 0))(parameters, -bias, samples)
-    return corrected, jax.vmap(lambda p, t: family.law(*p).cumulative_hazard(t))(
-        corrected, samples.times
-    )
+
+    def hazards(parameters: Array, times: Array) -> Array:
+        return family.law(*parameters).cumulative_hazard(times)
+
+    return corrected, jax.vmap(hazards)(corrected, samples.times)
 
 
 def distances(hazard: Array, sample: Sample) -> tuple[Array, Array]:
     """Return the Kolmogorov–Smirnov and the Anderson–Darling distance, from hazards of times.
+
+    The second goes up to the largest time.
 
     ∫ (p - u)² / (u (1-u)) du = p² log u - (1-p)² log(1-u) - u, p the share of times so far: for
     times that are cut off, Kaplan and Meier's.
@@ -245,9 +266,9 @@ def distances(hazard: Array, sample: Sample) -> tuple[Array, Array]:
     ks = jnp.max(jnp.maximum(jnp.abs(after - u), jnp.abs(u - before)))
 
     def integral(p: Array, u: Array, hazard: Array) -> Array:
-        return (
-            p**2 * jnp.log(jnp.where(p > 0, u, 1)) + (1 - p) ** 2 * jnp.where(p < 1, hazard, 0) - u
-        )
+        below = p**2 * jnp.log(jnp.where(p > 0, u, 1))
+        above = (1 - p) ** 2 * jnp.where(p < 1, hazard, 0)
+        return below + above - u
 
     upper = integral(before, u, hazard)
     lower = jnp.concatenate([jnp.zeros(1), integral(after, u, hazard)[:-1]])

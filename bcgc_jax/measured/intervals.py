@@ -32,11 +32,9 @@ class Interval(NamedTuple):
         return f"{percent(self.low)} to {percent(self.high)}"
 
     def __str__(self) -> str:
-        return (
-            "unknown"
-            if math.isnan(self.value)
-            else (f"{self.value:.3f} ({self.low:.3f} … {self.high:.3f})")
-        )
+        if math.isnan(self.value):
+            return "unknown"
+        return f"{self.value:.3f} ({self.low:.3f} … {self.high:.3f})"
 
 
 class Resamples(NamedTuple):
@@ -56,18 +54,18 @@ def resample(
 ) -> Resamples:
     """Resample `[S, K]`, all in the same steps, in blocks of neighbours on a circle.
 
-    >>> found = resample(np.arange(8.0)[:, None], block=8)
-    >>> (float(found.means[0]), float(np.ptp(found.drawn)))
+    Politis & Romano 1992.
+
+    >>> resamples = resample(np.arange(8.0)[:, None], block=8)
+    >>> (float(resamples.means[0]), float(np.ptp(resamples.drawn)))
     (3.5, 0.0)
     """
     size = len(series)
-    onward = np.cumsum(
-        np.concatenate([np.zeros((1, series.shape[1])), series, series[: block - 1]]), axis=0
-    )
+    circle = np.concatenate([np.zeros((1, series.shape[1])), series, series[: block - 1]])
+    onward = np.cumsum(circle, axis=0)
     sums = onward[block:] - onward[:size]
-    starts = np.random.default_rng(seed).integers(
-        size, size=(num_replicates, math.ceil(size / block))
-    )
+    blocks = (num_replicates, math.ceil(size / block))
+    starts = np.random.default_rng(seed).integers(size, size=blocks)
     return Resamples(series.mean(axis=0), sums[starts].mean(axis=1) / block)
 
 

@@ -10,7 +10,7 @@ Newton's method with Levenberg's damping. Parameters come in the order of the di
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -138,8 +138,8 @@ class Family:
     def estimate(self, sample: Sample, guess: Array) -> tuple[Array, Array]:
         """The parameters of the largest likelihood near `guess`, and its logarithm."""
         if self.closed is not None:
-            found = jnp.array(self.closed(sample))
-            return found, log_likelihood(self.law(*found), sample)
+            parameters = jnp.array(self.closed(sample))
+            return parameters, log_likelihood(self.law(*parameters), sample)
         first = sample.first
         positive = jnp.array([condition == "> 0" for _, condition in self.law.conditions])
 
@@ -156,8 +156,9 @@ class Family:
 
         away = jnp.clip(1 - guess[-1] / first, 1e-9, 1 - 1e-6)
         point = jnp.where(positive, jnp.log(jnp.where(positive, guess, 1)), guess)
-        found, value = minimise(objective, point.at[-1].set(jnp.log(away) - jnp.log1p(-away)))
-        return natural(found), -value * sample.times.size
+        start = point.at[-1].set(jnp.log(away) - jnp.log1p(-away))
+        best, value = minimise(objective, start)
+        return natural(best), -value * sample.times.size
 
     def shifted(self, parameters: Array, by: Array, sample: Sample) -> Array:
         """`parameters` with their ends, alone, moved by `by`; the sample stays possible.
@@ -189,6 +190,25 @@ def log_likelihood(law: Distribution, sample: Sample) -> Array:
     return jnp.sum(jnp.where(is_first, jnp.log((above - below) / spacing), terms))
 
 
+class _Point(NamedTuple):
+    """A point with its value, its slope and the Hessian there."""
+
+    x: Array
+    value: Array
+    slope: Array
+    hessian: Array
+
+
+class _Search(NamedTuple):
+    """The best point so far, the next one to try, the damping, the last decrement, the steps."""
+
+    best: _Point
+    trial: Array
+    damping: Array
+    decrement: Array
+    steps: Array
+
+
 def minimise(
     function: Callable[[Array], Array], start: Array, max_steps: int = 60
 ) -> tuple[Array, Array]:
@@ -203,35 +223,42 @@ def minimise(
     step = jnp.asarray(jnp.finfo(dtype).eps, dtype) ** (1 / 3)
     moves = step * jnp.concatenate([jnp.zeros((1, size), dtype), jnp.eye(size), -jnp.eye(size)])
 
-    def goes_on(state: tuple[Any, ...]) -> Array:
-        *_, decrement, steps = state
-        return (decrement > 1e-13) & (steps < max_steps)
+    def goes_on(state: _Search) -> Array:
+        return (state.decrement > 1e-13) & (state.steps < max_steps)
 
-    def iterate(state: tuple[Any, ...]) -> tuple[Any, ...]:
+    def iterate(state: _Search) -> _Search:
         """Evaluate the next point to try, keep the best, and choose another."""
-        best, trial, damping, _, steps = state
-        values, slopes = jax.vmap(jax.value_and_grad(function))(trial + moves)
+        values, slopes = jax.vmap(jax.value_and_grad(function))(state.trial + moves)
         rows = (slopes[1 : size + 1] - slopes[size + 1 :]) / (2 * step)
-        tried = trial, values[0], slopes[0], (rows + rows.T) / 2
-        better = values[0] <= best[1]
-        best = jax.tree.map(lambda a, b: jnp.where(better, a, b), tried, best)
-        x, _, slope, hessian = best
-        damping = jnp.where(better, damping / 10, jnp.maximum(10 * damping, 1e-3))
+        tried = _Point(state.trial, values[0], slopes[0], (rows + rows.T) / 2)
+        better = tried.value <= state.best.value
+        best = jax.tree.map(lambda a, b: jnp.where(better, a, b), tried, state.best)
+        damping = jnp.where(better, state.damping / 10, jnp.maximum(10 * state.damping, 1e-3))
         # Convex whatever the curvature, and no step longer than 2 in any direction.
-        curvature, axes = jnp.linalg.eigh(hessian)
-        along = dot(axes.T, slope)
+        curvature, axes = jnp.linalg.eigh(best.hessian)
+        along = dot(axes.T, best.slope)
         size_of = jnp.abs(curvature)
         move = -along / (size_of + damping * jnp.max(size_of) + 1e-300)
         move = jnp.clip(move, -2.0, 2.0)
         # Where no damping helps, rounding is all that is left.
         decrement = jnp.where(damping > 1e8, 0, jnp.abs(dot(along, move)))
-        return best, x + dot(axes, move), damping, decrement, steps + 1
+        return _Search(best, best.x + dot(axes, move), damping, decrement, state.steps + 1)
 
-    one = jnp.ones((), dtype)
-    begin = (start, jnp.inf, 0 * start, jnp.eye(size))
-    begin = jax.tree.map(lambda a: jnp.asarray(a, dtype), begin)
-    (x, value, *_), *_ = jax.lax.while_loop(goes_on, iterate, (begin, start, 1e-2 * one, one, 0))
-    return x, value
+    nowhere = _Point(
+        x=start,
+        value=jnp.asarray(jnp.inf, dtype),
+        slope=jnp.zeros_like(start),
+        hessian=jnp.eye(size, dtype=dtype),
+    )
+    begin = _Search(
+        best=nowhere,
+        trial=start,
+        damping=jnp.asarray(1e-2, dtype),
+        decrement=jnp.ones((), dtype),
+        steps=jnp.asarray(0),
+    )
+    end = jax.lax.while_loop(goes_on, iterate, begin)
+    return end.best.x, end.best.value
 
 
 def _weibull_moments(mean: Array, variance: Array) -> tuple[Array, Array]:
@@ -288,9 +315,10 @@ def fit_tail(tail: Sample) -> tuple[Array, Array, Array]:
         stretched = jnp.log1p(index * excess / scale)
         return jnp.sum(stretched / index + tail.whole(jnp.log(scale) + stretched, 0)) / count
 
-    points, values = jax.vmap(lambda i: minimise(objective, jnp.array([jnp.log(mean), i])))(
-        jnp.array([-4.0, -1.0])
-    )
+    def minimum(log_index: Array) -> tuple[Array, Array]:
+        return minimise(objective, jnp.array([jnp.log(mean), log_index]))
+
+    points, values = jax.vmap(minimum)(jnp.array([-4.0, -1.0]))
     scale, index = jnp.exp(points[jnp.nanargmin(values)])
     # An index below this cannot be told from none, in any sample.
     index = jnp.where(index < 1e-3, 0, index)

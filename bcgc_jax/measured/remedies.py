@@ -56,10 +56,10 @@ def both_ways(steps: int, taken: Callable[[Half, Half], np.ndarray]) -> np.ndarr
     `taken(planned, judged)` has the seconds of the judged steps, `[S]`.
     """
     first = _first_half(steps)
-    found = np.empty(steps)
+    seconds = np.empty(steps)
     for judged in (first, ~first):
-        found[judged] = taken(~judged, judged)
-    return found
+        seconds[judged] = taken(~judged, judged)
+    return seconds
 
 
 def nothing(parts: Parts) -> Replay:
@@ -94,16 +94,15 @@ def sharing(
     def each(values: np.ndarray) -> np.ndarray:
         return (values[:, :, of_chunk] * cut).reshape(steps, -1)
 
-    chunks = Chunks(
-        parts.pace, each(parts.data), parts.pauses, None if costs is None else each(costs)
-    )
+    predicted = None if costs is None else each(costs)
+    chunks = Chunks(parts.pace, each(parts.data), parts.pauses, predicted)
     if stored < workers:
-        return Replay(
-            handed_out(desk_of(spread(workers, stored, len(sizes)), sizes), chunks, round_trip)
-        )
+        desk = desk_of(spread(workers, stored, len(sizes)), sizes)
+        return Replay(handed_out(desk, chunks, round_trip))
     # Of equal ones first the first of all subsets, so that each worker begins with its own.
-    expected = np.broadcast_to(cut, (steps, workers, len(sizes))).reshape(steps, -1)
-    expected = expected if chunks.costs is None else chunks.costs
+    expected = predicted
+    if expected is None:
+        expected = np.broadcast_to(cut, (steps, workers, len(sizes))).reshape(steps, -1)
     by_number = np.arange(workers * len(sizes)).reshape(workers, -1).T.ravel()
     order = by_number[np.argsort(-expected[:, by_number], axis=1, kind="stable")]
     return Replay(in_turn(chunks, order, round_trip))
@@ -128,8 +127,8 @@ def shares(parts: Parts, *, anew: bool) -> Replay:
     """Give each worker data by its speed: once, or `anew` before each step by the last ones."""
     times = parts.times()
     if not anew:
-        first = _first_half(len(times))[:, None]
-        means = np.where(first, times[~first[:, 0]].mean(axis=0), times[first[:, 0]].mean(axis=0))
+        first = _first_half(len(times))
+        means = np.where(first[:, None], times[~first].mean(axis=0), times[first].mean(axis=0))
         return Replay(_with_shares(parts, _by_speed(means)))
     windows = [window for window in _WINDOWS if window < len(times)]
     tried = [_with_shares(parts, _by_speed(_means_before(times, window))) for window in windows]
@@ -145,9 +144,8 @@ def shares(parts: Parts, *, anew: bool) -> Replay:
 
 def _means_before(times: np.ndarray, window: int) -> np.ndarray:
     """Average the steps before each one, `[S, W]`, on a circle: before the first come the last."""
-    sums = np.cumsum(
-        np.concatenate([np.zeros((1, times.shape[1])), times[-window:], times]), axis=0
-    )
+    circle = np.concatenate([np.zeros((1, times.shape[1])), times[-window:], times])
+    sums = np.cumsum(circle, axis=0)
     return (sums[window:-1] - sums[: len(times)]) / window
 
 
@@ -231,10 +229,11 @@ def drop(parts: Parts) -> Replay:
 
     def taken(planned: Half, judged: Half) -> np.ndarray:
         tried = np.quantile(ends[planned][:, :, -1], _THRESHOLDS)
-        found = [stopped(threshold, planned) for threshold in tried]
-        chosen.append(
-            float(tried[int(np.argmin([seconds.mean() / used for seconds, used in found]))])
-        )
+        for_used = []
+        for threshold in tried:
+            seconds, used = stopped(threshold, planned)
+            for_used.append(seconds.mean() / used)
+        chosen.append(float(tried[np.argmin(for_used)]))
         return stopped(chosen[-1], judged)[0]
 
     seconds = both_ways(len(ends), taken)
@@ -246,9 +245,10 @@ def drop(parts: Parts) -> Replay:
 def _lost(late: np.ndarray, parts: Parts) -> tuple[float, float | None]:
     """The share of chunks that are lost, and how many times as long as the others they take."""
     late = np.broadcast_to(late, parts.data.shape)
+    share = float(late.mean())
     if not late.any() or late.all():
-        return float(late.mean()), None
-    return float(late.mean()), float(parts.seconds[late].mean() / parts.seconds[~late].mean())
+        return share, None
+    return share, float(parts.seconds[late].mean() / parts.seconds[~late].mean())
 
 
 NOTHING = "nothing"
@@ -268,8 +268,8 @@ def sharing_names(workers: int, stored: int) -> dict[str, int]:
     >>> sharing_names(32, 32), sharing_names(3, 2)
     ({'sharing:2': 2, 'sharing:3': 3, 'sharing:all': 32}, {'sharing:2': 2})
     """
-    found = {f"sharing:{few}": few for few in (2, 3) if few < workers} | {ALL_DATA: workers}
-    return {name: few for name, few in found.items() if few <= stored}
+    names = {f"sharing:{few}": few for few in (2, 3) if few < workers} | {ALL_DATA: workers}
+    return {name: few for name, few in names.items() if few <= stored}
 
 
 def replays(
@@ -290,12 +290,12 @@ def replays(
     """
     workers = parts.steady.shape[1]
     most = workers if stored is None else min(stored, workers)
-    found = {NOTHING: nothing(parts), LIMIT: limit(parts)}
+    replayed = {NOTHING: nothing(parts), LIMIT: limit(parts)}
     if costs is not None and most == workers:
-        found[DEALT] = dealt(parts, costs)
+        replayed[DEALT] = dealt(parts, costs)
     for name, few in sharing_names(workers, most).items():
-        found[name] = sharing(parts, few, costs, round_trip=round_trip)
+        replayed[name] = sharing(parts, few, costs, round_trip=round_trip)
     if most == workers:
-        found |= {FIXED: shares(parts, anew=False), ANEW: shares(parts, anew=True)}
-    found |= {name: planned(parts, method) for name, method in methods.items()}
-    return found | {REPLACED: replaced(parts), BACKUP: backup(parts), DROP: drop(parts)}
+        replayed |= {FIXED: shares(parts, anew=False), ANEW: shares(parts, anew=True)}
+    replayed |= {name: planned(parts, method) for name, method in methods.items()}
+    return replayed | {REPLACED: replaced(parts), BACKUP: backup(parts), DROP: drop(parts)}

@@ -129,10 +129,9 @@ class Slowness:
         """The shares of the causes; nothing where only one could be found."""
         if self.causes.keys() == {STEADY, REST} and not self.causes[STEADY].shows:
             return []
-        each = sorted(self.causes.items(), key=lambda cause: -cause[1].value)
-        shares = [
-            f"{percent(share.value)} % {IN_WORDS[name]}" for name, share in each if share.shows
-        ]
+        shown = [(share.value, name) for name, share in self.causes.items() if share.shows]
+        shown.sort(key=lambda each: -each[0])
+        shares = [f"{percent(value)} % {IN_WORDS[name]}" for value, name in shown]
         said = [f"Why workers do not end together: {'; '.join(shares)}."]
         if self.of_data:
             said.append(
@@ -230,16 +229,16 @@ def model_of(trace: Trace, times: np.ndarray, chunks: int | None) -> Log:
         return _model_of_loads(trace, times, chunks or CHUNKS)
     if parts is None or parts.seconds.shape[2] < 2:
         model = parts_of_steps(times, chunks or CHUNKS)
-        return Log(model, [as_data(model), as_one_chunk(model)], None, None)
+        others = [as_data(model), as_one_chunk(model)]
+        return Log(model, others, costs=None, lengths=None)
     if chunks is not None:
-        raise ValueError(
-            f"the log itself says that a worker's step has {parts.seconds.shape[2]} chunks"
-        )
+        count = parts.seconds.shape[2]
+        raise ValueError(f"the log itself says that a worker's step has {count} chunks")
     parts = parts.whole_steps()
-    lengths = (
-        "load" if parts.load is not None else None if parts.forward is None else "forward_seconds"
-    )
-    return Log(parts_of(parts), [], _costs(parts), lengths)
+    lengths = "load"
+    if parts.load is None:
+        lengths = None if parts.forward is None else "forward_seconds"
+    return Log(parts_of(parts), others=[], costs=_costs(parts), lengths=lengths)
 
 
 def _model_of_loads(trace: Trace, times: np.ndarray, chunks: int) -> Log:
@@ -254,12 +253,9 @@ def _model_of_loads(trace: Trace, times: np.ndarray, chunks: int) -> Log:
     assert expected is not None
     assert costs is not None
     model = parts_of_steps(times, chunks, expected[:, :, 0])
-    return Log(
-        model,
-        [as_data(model), as_one_chunk(model)],
-        np.repeat(costs, chunks, axis=2) / chunks,
-        "load",
-    )
+    others = [as_data(model), as_one_chunk(model)]
+    costs = np.repeat(costs, chunks, axis=2) / chunks
+    return Log(model, others, costs, lengths="load")
 
 
 def _costs(parts: Microbatches) -> np.ndarray | None:
@@ -282,15 +278,16 @@ def _causes(log: Log, block: int, seed: int) -> tuple[dict[str, Interval], Inter
     rounding = 1e-9 * times.max(axis=1)
     parts = [np.where(np.abs(added[name]) > rounding, added[name], 0.0) for name in names]
     series = [*parts, slow_together(times), times.max(axis=1)]
-    found = resample(np.stack(series, axis=1), block, seed)
+    resamples = resample(np.stack(series, axis=1), block, seed)
     count = len(names)
 
     def share(k: int) -> Interval:
-        return found.interval(
-            lambda mean: mean[..., k] / np.maximum(mean[..., :count].sum(axis=-1), 1e-300)
-        )
+        def of(mean: np.ndarray) -> np.ndarray:
+            return mean[..., k] / np.maximum(mean[..., :count].sum(axis=-1), 1e-300)
 
-    together = found.interval(lambda mean: mean[..., count] / mean[..., count + 1])
+        return resamples.interval(of)
+
+    together = resamples.interval(lambda mean: mean[..., count] / mean[..., count + 1])
     return {name: share(k) for k, name in enumerate(names)}, together
 
 
@@ -308,7 +305,7 @@ def _levels(trace: Trace, log: Log, steps: np.ndarray) -> tuple[np.ndarray, np.n
 
 def _slow_workers(trace: Trace, steps: np.ndarray, steady: np.ndarray) -> list[SlowWorker]:
     """The stretches in which a worker stays slow, those that cost the most time first."""
-    found = []
+    slow = []
     for worker, own in enumerate(steady.T):
         ends = np.flatnonzero(np.diff(own, prepend=np.nan, append=np.nan) != 0)
         for first, stop in itertools.pairwise(ends):
@@ -319,5 +316,5 @@ def _slow_workers(trace: Trace, steps: np.ndarray, steady: np.ndarray) -> list[S
                     last_step=str(trace.step_names[steps[stop - 1]]),
                     ratio=float(np.exp(own[first])),
                 )
-                found.append(((one.ratio - 1) * (stop - first), one))
-    return [one for _, one in sorted(found, key=lambda each: -each[0])]
+                slow.append(((one.ratio - 1) * (stop - first), one))
+    return [one for _, one in sorted(slow, key=lambda each: -each[0])]

@@ -25,11 +25,13 @@ class Estimate(NamedTuple):
     error: float
 
     def __str__(self) -> str:
-        return (
-            (f"{self.value:.4g} ± {self.error:.2g}")
-            if math.isfinite(self.error)
-            else f"{self.value:.4g}"
-        )
+        if not math.isfinite(self.error):
+            return f"{self.value:.4g}"
+        return f"{self.value:.4g} ± {self.error:.2g}"
+
+    @property
+    def in_percent(self) -> str:
+        return f"{100 * self.value:.3g} ± {100 * self.error:.2g} %"
 
 
 class StartUpFit(NamedTuple):
@@ -87,28 +89,36 @@ class StartUpFit(NamedTuple):
     def remarks(self) -> list[str]:
         """Say what share does not grow with the load, and whether S and T depend on each other."""
         low, _, high = self.loads
-        most, least = (
-            f"{100 * share.value:.3g} ± {100 * share.error:.2g} %"
-            for share in map(self.share, (low, high))
-        )
-        found = [
-            f"{most} of the time does not grow with the load at a load of {low:g}, "
-            f"{least} at {high:g}: redundancy multiplies the rest only, and waits for fewer starts."
+        said = [
+            f"{self.share(low).in_percent} of the time does not grow with the load at a load of "
+            f"{low:g}, {self.share(high).in_percent} at {high:g}: redundancy multiplies the rest "
+            "only, and waits for fewer starts."
         ]
         unseen = "With one load in each iteration the distribution of the start-up is not seen: "
         if self.pairs is not None:
-            found.append("Start-up and cycle time of an iteration are kept as pairs.")
+            said.append("Start-up and cycle time of an iteration are kept as pairs.")
         elif self.separable:
-            found.append(f"{unseen}it varies little, so plans take it as constant.")
+            said.append(f"{unseen}it varies little, so plans take it as constant.")
         else:
-            found.append(
+            said.append(
                 f"{unseen}it may vary, so a plan is made as if all time grew with the load, which "
                 "costs less than to take a start-up that varies as constant. Record several loads "
                 "within an iteration, block by block, to see it."
             )
         if self.num_left_out:
-            found.append(f"{self.num_left_out} times say nothing of this: left out.")
-        return found
+            said.append(f"{self.num_left_out} times say nothing of this: left out.")
+        return said
+
+
+class _Means(NamedTuple):
+    """What the times say of S and T; the fields are those of `StartUpFit`."""
+
+    means: np.ndarray
+    covariance: np.ndarray
+    start_up_variance: Estimate
+    pairs: np.ndarray | None
+    num_times: int
+    num_left_out: int
 
 
 def fit_start_up(trace: Trace) -> StartUpFit:
@@ -136,48 +146,65 @@ def fit_start_up(trace: Trace) -> StartUpFit:
     num_cells = np.unique(trace.cell).size
     pairs, cells, noise = lines_of_cells(*_columns(trace, "cell"))
     # Iterations with several loads are rather all or none.
-    if several := len(pairs) >= max(FEWEST, num_cells / 2):
-        means, covariance = _mean(pairs, cells // trace.num_workers)
-        own = np.cov(pairs, rowvar=False) - noise
-        variance = Estimate(float(max(own[0, 0], 0)), math.nan)
-        used = len(pairs)
-        left_out = num_cells - len(pairs)
-        if noise[1, 1] > 1e-9 * np.var(pairs[:, 1]):  # else it is rounding
-            pairs = with_covariance(pairs, own)
-        pairs = np.maximum(pairs, [0, 1e-3 * means[1]])
+    if len(pairs) >= max(FEWEST, num_cells / 2):
+        estimates = _from_pairs(pairs, cells // trace.num_workers, noise, num_cells)
     else:
         trace = trace.largest_loads()
-        means, covariance, variance = line(*_columns(trace, "step"))
-        used = trace.seconds.size
-        left_out = 0
-    if means[1] <= 0:
-        raise ValueError(
-            f"the times do not grow with the load (E T = {means[1]:.3g}): are these the loads?"
-        )
+        estimates = _from_line(trace)
+    cycle = estimates.means[1]
+    if cycle <= 0:
+        grow = f"the times do not grow with the load (E T = {cycle:.3g})"
+        raise ValueError(f"{grow}: are these the loads?")
     load = np.asarray(trace.load)
-    apart = dict[str, Distribution]()
-    if several:
-        apart["cycle_time"] = EmpiricalPairs(*pairs.T)
-    else:
-        start = max(means[0], 0.0)  # a time less E S may be below 0
-        times = means[1] * trace.seconds / (start + means[1] * load)
-        apart["cycle_time"] = smooth_or_atoms(times, trace.censored)
-        if start > 0:
-            apart["start_up"] = Deterministic(start)
     rates = trace.per_cycle()
-    per_cycle = smooth_or_atoms(rates.seconds, rates.censored)
-    loads = float(load.min()), float(load.mean()), float(load.max())
     return StartUpFit(
-        apart=apart,
-        per_cycle=per_cycle,
+        apart=_apart(trace, estimates),
+        per_cycle=smooth_or_atoms(rates.seconds, rates.censored),
+        loads=(float(load.min()), float(load.mean()), float(load.max())),
+        **estimates._asdict(),
+    )
+
+
+def _from_pairs(pairs: np.ndarray, step: np.ndarray, noise: np.ndarray, num_cells: int) -> _Means:
+    """Take the means of S and T of iterations, and the pairs less their noise."""
+    means, covariance = _mean(pairs, step)
+    own = np.cov(pairs, rowvar=False) - noise
+    less_noise = pairs
+    if noise[1, 1] > 1e-9 * np.var(pairs[:, 1]):  # else it is rounding
+        less_noise = with_covariance(pairs, own)
+    return _Means(
         means=means,
         covariance=covariance,
-        loads=loads,
-        start_up_variance=variance,
-        pairs=pairs if several else None,
-        num_times=used,
-        num_left_out=left_out,
+        start_up_variance=Estimate(float(max(own[0, 0], 0)), math.nan),
+        pairs=np.maximum(less_noise, [0, 1e-3 * means[1]]),
+        num_times=len(pairs),
+        num_left_out=num_cells - len(pairs),
     )
+
+
+def _from_line(trace: Trace) -> _Means:
+    """Take the means of S and T from a line through the times of one load each."""
+    means, covariance, variance = line(*_columns(trace, "step"))
+    return _Means(
+        means=means,
+        covariance=covariance,
+        start_up_variance=variance,
+        pairs=None,
+        num_times=trace.seconds.size,
+        num_left_out=0,
+    )
+
+
+def _apart(trace: Trace, estimates: _Means) -> dict[str, Distribution]:
+    if estimates.pairs is not None:
+        return {"cycle_time": EmpiricalPairs(*estimates.pairs.T)}
+    start = max(estimates.means[0], 0.0)  # a time less E S may be below 0
+    cycle = estimates.means[1]
+    times = cycle * trace.seconds / (start + cycle * np.asarray(trace.load))
+    apart: dict[str, Distribution] = {"cycle_time": smooth_or_atoms(times, trace.censored)}
+    if start > 0:
+        apart["start_up"] = Deterministic(start)
+    return apart
 
 
 def _columns(trace: Trace, *others: str) -> list[np.ndarray]:
@@ -217,12 +244,12 @@ def line(
     """
     place = _places(step)
     group = place * min(40, place.max() + 1) // (place.max() + 1)
-    found = _moments(seconds, load)
-    parts = np.array(
-        [_moments(seconds[group != g], load[group != g]) for g in range(group.max() + 1)]
-    )
-    covariance = np.cov(parts, rowvar=False, ddof=0) * (len(parts) - 1)
-    return found[:2], covariance[:2, :2], Estimate(float(found[2]), math.sqrt(covariance[2, 2]))
+    moments = _moments(seconds, load)
+    others = [group != g for g in range(group.max() + 1)]
+    without = np.array([_moments(seconds[rest], load[rest]) for rest in others])
+    covariance = np.cov(without, rowvar=False, ddof=0) * (len(without) - 1)
+    variance = Estimate(float(moments[2]), math.sqrt(covariance[2, 2]))
+    return moments[:2], covariance[:2, :2], variance
 
 
 def _places(step: np.ndarray) -> np.ndarray:
@@ -307,10 +334,8 @@ def lines_of_cells(
     noise = np.sum(rest[several]) / spare if spare else 0.0
     m = middle[several]
     s = square[several]
-    size = max(np.sum(several), 1)
+    of_start = np.sum(m**2 / s + 1 / count[several])
     crossed = -np.sum(m / s)
-    errors = (
-        np.array([[np.sum(m**2 / s + 1 / count[several]), crossed], [crossed, np.sum(1 / s)]])
-        / size
-    )
+    sums = np.array([[of_start, crossed], [crossed, np.sum(1 / s)]])
+    errors = sums / max(np.sum(several), 1)
     return np.stack([start, slope], axis=1)[several], cells[several], noise * errors

@@ -92,11 +92,8 @@ class Trace(NamedTuple):
             return self
         order = np.lexsort((self.load, self.cell))
         last = np.sort(order[np.append(np.diff(self.cell[order]) > 0, True)])
-        rows = {
-            name: getattr(self, name)[last]
-            for name in ("step", "worker", "seconds", "censored", "load")
-        }
-        return self._replace(**rows)
+        columns = ("step", "worker", "seconds", "censored", "load")
+        return self._replace(**{name: getattr(self, name)[last] for name in columns})
 
     def per_cycle(self) -> "Trace":
         """Return cycle times as if all time grew with the load: seconds over the largest load."""
@@ -124,9 +121,10 @@ class Trace(NamedTuple):
         Raises ValueError where one is missing or censored, and where there are loads.
         """
         times = self.table()
-        for i, j in np.argwhere(np.isnan(times))[:1]:
-            step = self.step_names[i]
-            worker = self.worker_names[j]
+        missing = np.argwhere(np.isnan(times))
+        if missing.size:
+            step = self.step_names[missing[0, 0]]
+            worker = self.worker_names[missing[0, 1]]
             raise ValueError(
                 f"step {step} has no whole time of worker {worker}: a replay needs all. Leave out "
                 "the steps in which a worker has none"
@@ -179,28 +177,30 @@ def load_trace(
     columns = {column: name for column, name in asked.items() if name is not None}
     if len({*columns.values()}) < len(columns):
         raise ValueError(f"{', '.join(asked)} must be different columns, got {[*columns.values()]}")
-    # Of a pipe it is a number.
-    given = str(path) if isinstance(path, str | os.PathLike) else getattr(path, "name", 0)
-    name = given.replace("<stdin>", "standard input") if isinstance(given, str) else "the stream"
-    with (
-        open(path, "rb")
-        if isinstance(path, str | os.PathLike)
-        else contextlib.nullcontext(path) as file
-    ):
-        rows = _read_table(file, name)
-        _, header = next(rows)
-        if "load" in header and "load" not in columns.values():
-            columns.setdefault("load", "load")
-        if "chunk" in header and "chunk" not in columns.values():
-            columns.setdefault("chunk", "chunk")
-        if "chunk" in columns and "forward_seconds" in header:
-            columns.setdefault("forward", "forward_seconds")
-        if _is_wide(name, header, columns, layout):
-            rows = _long_rows(rows, header, step)
-            header = [*columns.values()]
-        return _read(
-            rows, name, {column: header.index(name) for column, name in columns.items()}, columns
-        )
+    if not isinstance(path, str | os.PathLike):
+        return _read(path, getattr(path, "name", 0), columns, layout)
+    with open(path, "rb") as file:
+        return _read(file, str(path), columns, layout)
+
+
+def _read(file: BinaryIO, path: str | int, names: dict[str, str], layout: str) -> Trace:
+    """Read an open file; `names` is what it calls each column, and `path`, of a pipe, is a number.
+
+    Columns of a default name need not be named.
+    """
+    name = path.replace("<stdin>", "standard input") if isinstance(path, str) else "the stream"
+    rows = _read_table(file, name)
+    _, header = next(rows)
+    for column in ("load", "chunk"):
+        if column in header and column not in names.values():
+            names.setdefault(column, column)
+    if "chunk" in names and "forward_seconds" in header:
+        names.setdefault("forward", "forward_seconds")
+    if _is_wide(name, header, names, layout):
+        rows = _long_rows(rows, header, names["step"])
+        header = [*names.values()]
+    places = {column: header.index(of_file) for column, of_file in names.items()}
+    return _trace_of(rows, name, places, names)
 
 
 def _read_table(file: BinaryIO, path: str) -> Rows:
@@ -227,31 +227,37 @@ def _read_table(file: BinaryIO, path: str) -> Rows:
                 f"{path} is one JSON object over many lines, such as a plan: JSON lines have an "
                 "object for each time, on a line of its own"
             )
-        if head.lstrip().startswith("{"):
-            yield from _read_objects(itertools.chain([head], text), blank, path)
-            return
-        separator = max(",;\t|", key=re.sub('"[^"]*"', "", head).count)
         lines = itertools.chain([head], text)
-        reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
-        header = [name.strip() for name in next(reader)]
-        yield blank + reader.line_num, header
-        for row in reader:
-            if row and len(row) != len(header):
-                raise ValueError(
-                    f"{path}, line {blank + reader.line_num}: {len(row)} fields, the header has "
-                    f"{len(header)} (separated by {separator!r}): is the line cut off, or has it "
-                    "another separator or a decimal comma?"
-                )
-            if row:
-                yield blank + reader.line_num, row
+        if head.lstrip().startswith("{"):
+            yield from _read_objects(lines, blank, path)
+        else:
+            separator = max(",;\t|", key=re.sub('"[^"]*"', "", head).count)
+            yield from _read_csv(lines, separator, blank, path)
     except UnicodeDecodeError:
         raise ValueError(f"{path} {_NO_TEXT}") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{path} is not a whole gzip file: {error}") from None
+
+
+def _read_csv(lines: Iterable[str], separator: str, blank: int, path: str) -> Rows:
+    """Yield the header and the rows of CSV, after so many blank lines."""
+    reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
+    try:
+        header = [name.strip() for name in next(reader)]
+        yield blank + reader.line_num, header
+        for row in reader:
+            line = blank + reader.line_num
+            if row and len(row) != len(header):
+                raise ValueError(
+                    f"{path}, line {line}: {len(row)} fields, the header has {len(header)} "
+                    f"(separated by {separator!r}): is the line cut off, or has it another "
+                    "separator or a decimal comma?"
+                )
+            if row:
+                yield line, row
     except csv.Error as error:
-        raise ValueError(
-            f"{path}, line {blank + reader.line_num}: not a CSV file: {error}"
-        ) from None
+        line = blank + reader.line_num
+        raise ValueError(f"{path}, line {line}: not a CSV file: {error}") from None
 
 
 def _read_objects(lines: Iterable[str], blank: int, path: str) -> Rows:
@@ -261,17 +267,16 @@ def _read_objects(lines: Iterable[str], blank: int, path: str) -> Rows:
         if not line.strip():
             continue
         try:
-            found = json.loads(line)
+            row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{path}, line {number}: not JSON: {error.msg}: is the line cut off?"
-            ) from None
-        if not isinstance(found, dict):
+            why = f"not JSON: {error.msg}: is the line cut off?"
+            raise ValueError(f"{path}, line {number}: {why}") from None
+        if not isinstance(row, dict):
             raise ValueError(f"{path}, line {number}: not an object, such as {{'step': …}}")
         if not header:
-            header = list(found)
+            header = list(row)
             yield number, header
-        values = (found.get(name) for name in header)
+        values = (row.get(name) for name in header)
         yield number, ["" if value is None else str(value) for value in values]
 
 
@@ -284,38 +289,47 @@ def _is_wide(path: str, header: Sequence[str], columns: dict[str, str], layout: 
     workers = [name for name in header if name != step]
     # Neither must a long file with other names pass for a wide one, nor a row of numbers for a
     # header.
-    numbered = (
-        _alike(workers) and (step in header or not _is_number(workers[0])) and len(workers) > 1
-    )
+    with_header = step in header or not _is_number(workers[0])
+    numbered = _alike(workers) and with_header and len(workers) > 1
     wide = layout == "wide" or (layout == "auto" and numbered and names == ["worker", "seconds"])
     if wide:
-        if len(names) > 2 or set(names) <= set(header):
-            too_many = ", ".join(names[2:] or names)
-            raise ValueError(
-                f"{path}: the wide layout has no place for {too_many}, use the long one"
-            )
-        for name in workers:
-            if not name or (_is_number(name) and not name.isdigit()):
-                raise ColumnError(
-                    f"{path}: the first line has {name!r} where the name of a worker should be: "
-                    "put a header before the first step, with a name for each column (pandas: "
-                    "index=False)"
-                )
+        _check_wide(path, header, names, workers)
         # A step's column of another name must not pass for a worker.
         odd = len(header) > 2 and _alike(header[1:]) and not _alike(header)
-        needed = [step] if step != "step" or odd or header[0].lower().startswith("step") else []
-    if missing := [name for name in needed if name not in header]:
-        shown = ", ".join(name[:40] or "''" for name in header[:12]) + (
-            ", …" if len(header) > 12 else ""
-        )
-        raise ColumnError(
-            f"{path} has no column {', '.join(missing)}: it has {shown}. A long trace has a row "
-            "for each step and worker and the columns step, worker, seconds: give other names by "
-            "step=, worker=, seconds=. A wide one has a row for each step and a column for each "
-            "worker, named after it, "
-            'beside the step\'s: ask for it by layout="wide"'
-        )
+        has_step = step != "step" or odd or header[0].lower().startswith("step")
+        needed = [step] if has_step else []
+    _check_columns(path, header, needed)
     return wide
+
+
+def _check_wide(
+    path: str, header: Sequence[str], names: Sequence[str], workers: Sequence[str]
+) -> None:
+    """Raise ValueError for columns of the long layout, and for names that no worker has."""
+    if len(names) > 2 or set(names) <= set(header):
+        too_many = ", ".join(names[2:] or names)
+        raise ValueError(f"{path}: the wide layout has no place for {too_many}, use the long one")
+    for name in workers:
+        if not name or (_is_number(name) and not name.isdigit()):
+            raise ColumnError(
+                f"{path}: the first line has {name!r} where the name of a worker should be: put a "
+                "header before the first step, with a name for each column (pandas: index=False)"
+            )
+
+
+def _check_columns(path: str, header: Sequence[str], needed: Sequence[str]) -> None:
+    missing = [name for name in needed if name not in header]
+    if not missing:
+        return
+    shown = [name[:40] or "''" for name in header[:12]]
+    if len(header) > 12:
+        shown.append("…")
+    raise ColumnError(
+        f"{path} has no column {', '.join(missing)}: it has {', '.join(shown)}. A long trace has a "
+        "row for each step and worker and the columns step, worker, seconds: give other names by "
+        "step=, worker=, seconds=. A wide one has a row for each step and a column for each "
+        'worker, named after it, beside the step\'s: ask for it by layout="wide"'
+    )
 
 
 def _long_rows(rows: Rows, header: Sequence[str], step: str) -> Rows:
@@ -340,12 +354,12 @@ def _is_number(text: str) -> bool:
         return False
 
 
-def _number_of(label: str, known: dict[str, int]) -> int:
-    """The number of a label without blanks around it, by first mention."""
+def _number_of(label: str, numbers: dict[str, int]) -> int:
+    """Number a label, without blanks around it, by first mention."""
     name = label.strip()
     if not name:
         raise ValueError("the label of a step, worker or chunk is empty")
-    return known.setdefault(name, len(known))
+    return numbers.setdefault(name, len(numbers))
 
 
 class _Columns(NamedTuple):
@@ -365,7 +379,7 @@ class _Columns(NamedTuple):
 
 
 def _read_columns(rows: Rows, path: str, at: dict[str, int], names: dict[str, str]) -> _Columns:
-    """From long rows, `at` which places they have each column, and its name in the file."""
+    """Read long rows; `at` has the place of each column, and `names` what the file calls it."""
     # Arrays: lists of numbers would take five times their memory.
     step = array("i")
     worker = array("i")
@@ -378,23 +392,20 @@ def _read_columns(rows: Rows, path: str, at: dict[str, int], names: dict[str, st
     steps = dict[str, int]()
     workers = dict[str, int]()
     chunks = dict[str, int]()
-    first = at["step"]
-    second = at["worker"]
-    third = at["seconds"]
-    cut, work, part, passed = (
-        at.get(column) for column in ("censored", "load", "chunk", "forward")
-    )
+    cut = at.get("censored")
+    work = at.get("load")
+    part = at.get("chunk")
+    passed = at.get("forward")
     for line, row in rows:
         try:
-            i = _number_of(row[first], steps)
-            j = _number_of(row[second], workers)
-            if not (time := _positive(row[third], names["seconds"])):
+            i = _number_of(row[at["step"]], steps)
+            j = _number_of(row[at["worker"]], workers)
+            if not (time := _positive(row[at["seconds"]], names["seconds"])):
                 continue
             done = math.nan if work is None else _positive(row[work], names["load"])
             if not done:
-                raise ValueError(
-                    f"{names['load']} is empty, and the time is not: how much was done by then?"
-                )
+                empty = f"{names['load']} is empty, and the time is not"
+                raise ValueError(f"{empty}: how much was done by then?")
             chunk.append(0 if part is None else _number_of(row[part], chunks))
             forward.append(math.nan if passed is None else _forward(row[passed], time))
             step.append(i)
@@ -404,7 +415,8 @@ def _read_columns(rows: Rows, path: str, at: dict[str, int], names: dict[str, st
             load.append(done)
             line_of.append(line)
         except ValueError as error:
-            raise ValueError(f"{path}, line {line}: {error} (worker {row[second]})") from None
+            worker_name = row[at["worker"]]
+            raise ValueError(f"{path}, line {line}: {error} (worker {worker_name})") from None
     if not seconds:
         raise ValueError(f"{path} has no measured time: there are no rows, or empty ones")
     return _Columns(
@@ -422,48 +434,48 @@ def _read_columns(rows: Rows, path: str, at: dict[str, int], names: dict[str, st
     )
 
 
-def _read(rows: Rows, path: str, at: dict[str, int], names: dict[str, str]) -> Trace:
-    """From long rows, `at` which places they have each column, and its name in the file."""
+def _trace_of(rows: Rows, path: str, at: dict[str, int], names: dict[str, str]) -> Trace:
+    """Make a trace of long rows, as `_read_columns` reads them."""
     if "censored" in at and "chunk" in at:
-        raise ValueError(
-            f"{path}: chunks that were cut off are not supported: leave their steps out"
-        )
-    found = _read_columns(rows, path, at, names)
-    step_names = np.array(found.steps)
+        instead = "leave their steps out"
+        raise ValueError(f"{path}: chunks that were cut off are not supported: {instead}")
+    columns = _read_columns(rows, path, at, names)
+    step_names = np.array(columns.steps)
     order = _time_order(step_names)
     trace = Trace(
         step_names=step_names[order],
-        worker_names=np.array(found.workers),
-        step=np.argsort(order).astype(np.int32)[found.step],
-        worker=found.worker,
-        seconds=found.seconds,
-        censored=found.censored,
-        load=found.load if "load" in at else None,
+        worker_names=np.array(columns.workers),
+        step=np.argsort(order).astype(np.int32)[columns.step],
+        worker=columns.worker,
+        seconds=columns.seconds,
+        censored=columns.censored,
+        load=columns.load if "load" in at else None,
     )
     if "chunk" in at:
-        number = _numbers_of_chunks(trace, path, found)
-        return _summed(trace, number, found.forward if "forward" in at else None)
-    _check_cells(trace, path, found.line)
+        number = _numbers_of_chunks(trace, path, columns)
+        return _summed(trace, number, columns.forward if "forward" in at else None)
+    _check_cells(trace, path, columns.line)
     return trace
 
 
-def _numbers_of_chunks(trace: Trace, path: str, found: _Columns) -> np.ndarray:
+def _numbers_of_chunks(trace: Trace, path: str, columns: _Columns) -> np.ndarray:
     """Number the microbatch of each row, `[R]`.
 
     Raises ValueError where a worker's step has two of a number, or no step has all of all workers.
     """
-    names = np.array(found.chunks)
+    names = np.array(columns.chunks)
     order = _time_order(names)
-    number = np.argsort(order)[found.chunk]
+    number = np.argsort(order)[columns.chunk]
     key = trace.cell * names.size + number
     rows = np.argsort(key, kind="stable")
-    for i in np.flatnonzero(np.diff(key[rows]) == 0)[:1]:
-        a, b = rows[i : i + 2]
+    twice = np.flatnonzero(np.diff(key[rows]) == 0)
+    if twice.size:
+        a, b = rows[twice[0] : twice[0] + 2]
         step = trace.step_names[trace.step[a]]
         worker = trace.worker_names[trace.worker[a]]
         raise ValueError(
-            f"{path}, lines {found.line[a]} and {found.line[b]}: step {step} has two times of "
-            f"chunk {names[found.chunk[a]]} of worker {worker}: leave out what the log has twice, "
+            f"{path}, lines {columns.line[a]} and {columns.line[b]}: step {step} has two times of "
+            f"chunk {names[columns.chunk[a]]} of worker {worker}: leave out what the log has twice, "
             "or give each chunk of a worker's step a number of its own"
         )
     cells = np.unique(trace.cell)
@@ -471,8 +483,9 @@ def _numbers_of_chunks(trace: Trace, path: str, found: _Columns) -> np.ndarray:
     if whole.reshape(trace.num_steps, trace.num_workers).all(axis=1).any():
         return number
     all_of_them = np.add.outer(cells * names.size, np.arange(names.size)).ravel()
-    for absent in np.setdiff1d(all_of_them, key)[:1]:
-        cell, which = divmod(int(absent), names.size)
+    absent = np.setdiff1d(all_of_them, key)
+    if absent.size:
+        cell, which = divmod(int(absent[0]), names.size)
         i, j = divmod(cell, trace.num_workers)
         raise ValueError(
             f"{path}: no step has all chunks of all workers. Step {trace.step_names[i]} has no "
@@ -496,10 +509,10 @@ def _summed(trace: Trace, chunk: np.ndarray, forward: np.ndarray | None) -> Trac
     def table(values: np.ndarray | None) -> np.ndarray | None:
         if values is None:
             return None
-        found = np.full(shape, np.nan)
-        found[trace.step, trace.worker, chunk] = values
-        found[~whole] = np.nan
-        return found
+        cells = np.full(shape, np.nan)
+        cells[trace.step, trace.worker, chunk] = values
+        cells[~whole] = np.nan
+        return cells
 
     seconds = table(trace.seconds)
     assert seconds is not None
@@ -520,10 +533,10 @@ def _check_cells(trace: Trace, path: str, lines: np.ndarray) -> None:
     load = np.zeros(trace.seconds.size) if trace.load is None else trace.load
     rows = np.lexsort((load, trace.cell))
     cell, more, later = (np.diff(column[rows]) for column in (trace.cell, load, trace.seconds))
-    found = np.flatnonzero((cell == 0) & ((more == 0) | (later < 0)))
-    if not found.size:
+    wrong = np.flatnonzero((cell == 0) & ((more == 0) | (later < 0)))
+    if not wrong.size:
         return
-    a, b = min((sorted(rows[i : i + 2]) for i in found), key=max)  # the first to be noticed
+    a, b = min((sorted(rows[i : i + 2]) for i in wrong), key=max)  # the first to be noticed
     step = trace.step_names[trace.step[a]]
     worker = trace.worker_names[trace.worker[a]]
     why = " that do not grow with the load, or are of one load"

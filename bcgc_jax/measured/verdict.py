@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bcgc_jax.measured.intervals import Interval, Resamples, block_for, resample
+from bcgc_jax.measured.intervals import Interval, block_for, resample
 from bcgc_jax.measured.remedies import LIMIT, NOTHING, Replay
 
 # Less time saved than this share is no reason to change anything.
@@ -23,9 +23,8 @@ class Savings(NamedTuple):
     drawn: dict[str, np.ndarray]
 
     def interval(self, name: str) -> Interval:
-        return Interval(
-            self.values[name], *map(float, np.quantile(self.drawn[name], [0.025, 0.975]))
-        )
+        low, high = np.quantile(self.drawn[name], [0.025, 0.975])
+        return Interval(self.values[name], float(low), float(high))
 
 
 def savings_of(replays: dict[str, Replay], seed: int = 0) -> Savings:
@@ -34,13 +33,13 @@ def savings_of(replays: dict[str, Replay], seed: int = 0) -> Savings:
     series = np.stack([replay.seconds / (1 - replay.lost) for replay in replays.values()], axis=1)
     now, least = (series[:, names.index(name)] for name in (NOTHING, LIMIT))
     block = block_for(now, least)
-    found: Resamples = resample(series, block, seed)
+    resamples = resample(series, block, seed)
 
     def saved(means: np.ndarray) -> np.ndarray:
         return 1 - means.T / means.T[names.index(NOTHING)]
 
-    values = dict(zip(names, map(float, saved(found.means)), strict=True))
-    return Savings(block, values, dict(zip(names, saved(found.drawn), strict=True)))
+    values = dict(zip(names, map(float, saved(resamples.means)), strict=True))
+    return Savings(block, values, dict(zip(names, saved(resamples.drawn), strict=True)))
 
 
 def advised(models: Sequence[Savings], cheapest_first: Sequence[str]) -> str | None:
@@ -59,11 +58,8 @@ def advised(models: Sequence[Savings], cheapest_first: Sequence[str]) -> str | N
     """
     lows = [{name: savings.interval(name).low for name in cheapest_first} for savings in models]
     mean = {name: np.mean([savings.values[name] for savings in models]) for name in cheapest_first}
-    candidates = [
-        name
-        for name in cheapest_first
-        if min(low[name] for low in lows) > 0 and mean[name] >= WORTH
-    ]
+    worth = [name for name in cheapest_first if mean[name] >= WORTH]
+    candidates = [name for name in worth if min(low[name] for low in lows) > 0]
     if not candidates:
         return None
     less = dict.fromkeys(candidates, 0.0)

@@ -1,2 +1,1 @@
-"""Measurements of speed and accuracy, each beside a peer that does the same work in the same
-run."""
+"""Measurements of speed and accuracy, each beside a peer that does the same work."""

@@ -86,8 +86,7 @@ def _bare_loop(ray: Any) -> dict[int, Callable[[], int]]:
 
 
 def hand_outs() -> list[dict[str, Any]]:
-    """What the master decides in a step of sharing:2:8, N = 16, 64, 256, against as many calls
-    of Ray."""
+    """Time the master's decisions in a step of sharing:2:8, N = 16, 64, 256, beside Ray's calls."""
     rows = []
     ray = load_ray()
     with Cluster(1):  # Ray runs
@@ -117,8 +116,7 @@ def _calls(ray: Any, actor: Any, count: int) -> None:
 
 
 def shared_step(workers: int) -> int:
-    """The master's side of a step in which workers are not alike: how many chunks it has handed
-    out."""
+    """Play the master's part of a step of unlike workers; return how many chunks went out."""
     sizes, pace = chunk_sizes(8), np.random.default_rng(0).exponential(size=workers) + 0.05
     handout, timing = Handout(0, spread(workers, 2, len(sizes)), [sizes] * workers), Timing(workers)
     free, busy, now, count = set(range(workers)), list[Any](), 0.0, 0

@@ -1,5 +1,4 @@
-"""Encoding, decoding and coded training, against the memory traffic and the gradients they need
-anyway."""
+"""Encoding, decoding and coded training, against memory traffic and the gradients themselves."""
 
 import functools
 import math

@@ -1,5 +1,4 @@
-"""Crossing probabilities of given boundaries, beside programs for them, with exact rationals as
-judge."""
+"""Crossing probabilities of given boundaries, beside programs for them; exact rationals judge."""
 
 import functools
 import math
@@ -23,8 +22,7 @@ _JUDGED = 32
 
 
 class Case(NamedTuple):
-    """Rows b_1…b_N with P(U_(k) > b_k) the same for every k, from a range, and of so many binary
-    digits."""
+    """Draw rows b_1…b_N of few binary digits with one P(U_(k) > b_k) for every k, in a range."""
 
     what: str
     num_workers: int
@@ -47,8 +45,7 @@ CASES = (
 
 @in_float64
 def crossing() -> Iterator[dict[str, Any]]:
-    """Crossing probabilities, one and 4096 of them, against crossprob, and qqconf and mutoss in
-    R."""
+    """Time crossing probabilities, 1 and 4096, against crossprob, and qqconf and mutoss in R."""
     peers.require_scipy()
     return (row for case in CASES for row in _rows(case))
 
@@ -89,8 +86,7 @@ def _rows(case: Case) -> Iterator[dict[str, Any]]:
 
 
 def _boundaries(case: Case) -> np.ndarray:
-    """`[rows, N]`: quantiles of the order statistics, rounded so that rational arithmetic is
-    cheap."""
+    """Return quantiles of order statistics, `[rows, N]`, rounded for cheap rational arithmetic."""
     from scipy.special import betaincinv
 
     k = np.arange(1, case.num_workers + 1)
@@ -101,8 +97,7 @@ def _boundaries(case: Case) -> np.ndarray:
 
 
 def _package(boundaries: np.ndarray) -> Callable[[], np.ndarray]:
-    """The package on an array of NumPy, back to NumPy; many rows are spread over the local
-    devices."""
+    """Call the package from NumPy to NumPy; many rows are spread over the local devices."""
     if len(boundaries) == 1:
         one = jax.jit(crossed)
         return lambda: np.asarray(one(boundaries[0]))

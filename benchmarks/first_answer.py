@@ -1,5 +1,4 @@
-"""What a first answer costs: CPU seconds of whole processes, from an empty cache and from a
-filled one."""
+"""The cost of a first answer: CPU seconds of whole processes, with an empty and a filled cache."""
 
 import os
 import shlex

@@ -42,8 +42,7 @@ class _Asked(NamedTuple):
 
 
 def _row(workers: int, whose: str, steps_of: Callable[..., Any]) -> dict[str, Any]:
-    """With a server for a peer that answers each question with what it was asked, or without a
-    peer."""
+    """Measure with a peer, a server that returns each question as its answer, or without one."""
     chunks = workers * len(SharedPlan(WorkSharing(workers, 2, 8)).sizes)
     with _asking(workers, chunks) as ask, steps_of(workers, ask) as functions:
         found = compare(
@@ -143,8 +142,7 @@ def _step(plan: SharedPlan, desk: Desk, steps: Iterator[int], ask: Callable[...,
 
 @contextlib.contextmanager
 def _asking(workers: int, chunks: int) -> Iterator[Callable[[Any, Place, int], Any]]:
-    """A process in which all workers ask; of a step until all chunks are done, they ask so
-    often."""
+    """Let all workers ask in one process, as often as a step of so many chunks needs."""
     context = multiprocessing.get_context("spawn")
     mine, others = context.Pipe()
     process = context.Process(target=_ask_for_all, args=(others, workers, chunks), daemon=True)

@@ -1,5 +1,4 @@
-"""Programs for crossing probabilities that are measured where they are installed; none of them is
-needed.
+"""Programs for crossing probabilities that are measured where they are installed.
 
 `crossprob` is Moscovich's C++ as a Python module (github.com/mosco/crossing-probability), `qqconf`
 and `mutoss` are packages of R. All of them answer P(U_(k) ≤ b_k for every k) for the order
@@ -50,8 +49,7 @@ def crossprob() -> Callable[[np.ndarray], np.ndarray] | None:
 
 
 def in_r(package: str, boundaries: np.ndarray, repeats: int) -> Measured | None:
-    """A package of R on each row, timed by R, without its start; None where either is not
-    installed."""
+    """Call a package of R on each row, timed by R without its start; None if not installed."""
     rscript = shutil.which("Rscript")
     if rscript is None:
         return None

@@ -1,5 +1,4 @@
-"""Gradients of millions of parameters on worker processes: time, the master's share of it, bytes
-moved."""
+"""Gradients of millions of parameters on worker processes: time, the master's share, bytes."""
 
 import statistics
 import time
@@ -23,8 +22,7 @@ _ROUNDS, _ITERATIONS = 5, 10
 
 
 def cluster_large() -> list[dict[str, Any]]:
-    """5·10⁶ parameters on 4 processes: milliseconds, CPU of the master, bytes, beside plain
-    loops on Ray."""
+    """Train 5·10⁶ parameters on 4 processes: time, CPU of the master, bytes, beside plain Ray."""
     model = perceptron(_WIDTHS, _SAMPLES)
     params, loss = model.params, model.loss
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -84,8 +82,7 @@ def _error(found: Any, exact: Any) -> float:
 
 
 def _bytes_needed(plan: CodingPlan | SharedPlan, params: Any) -> int:
-    """The parameters once, all workers being on one node, and of each block N-n messages, or N
-    sums."""
+    """Return the least bytes: parameters once, on one node, and N-n messages or N sums a block."""
     given = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     if isinstance(plan, SharedPlan):
         return (1 + plan.num_workers) * given
@@ -121,8 +118,7 @@ def _measured(functions: dict[str, Callable[[], Any]]) -> dict[str, Measured]:
 
 
 class _Counted:
-    """Ray, and the bytes of the arrays that its caller has put into its store and got from
-    there."""
+    """Ray, with a count of the bytes that its caller puts into its store and gets from there."""
 
     def __init__(self, ray: Any) -> None:
         self._ray, self.bytes = ray, 0

@@ -47,8 +47,7 @@ def completion_probability(load: np.ndarray, deadlines: np.ndarray) -> np.ndarra
 
 
 def boundary_probability(boundary: np.ndarray) -> np.ndarray:
-    """P(at least k of N uniform variables are ≤ boundary[:, k-1], for every k), by an FFT
-    recursion.
+    """Return P(at least k of N uniforms are ≤ boundary[:, k-1], every k), by an FFT recursion.
 
     Arrivals are a Poisson process of rate N, conditioned on N in all (Moscovich and Nadler 2017):
     from one boundary to the next the counts are convolved with Poisson weights, then those below k
@@ -95,8 +94,7 @@ def cyclic_runtime(num_workers: int, depth: int, num_nodes: int = 96) -> float:
 
 
 def sample_average_partition(times: np.ndarray, num_coordinates: float) -> np.ndarray:
-    """The best partition for given draws `[S, N]`, slowest first: a linear programme solved by
-    HiGHS.
+    """Return the best partition for draws `[S, N]`, slowest first: a linear programme, by HiGHS.
 
     minimise (1/S) Σ_s θ_s subject to θ_s ≥ T_s,(N-n) y_n, y_n = y_(n-1) + (n+1) x_n, Σ x = L,
     x ≥ 0. With y as variables a constraint has two entries instead of n + 2: HiGHS then takes half
@@ -139,8 +137,7 @@ def paper_subgradient(
     num_iterations: int,
     num_draws: int,
 ) -> np.ndarray:
-    """Section V-A of the paper: subgradients over fresh draws and a projection, diminishing
-    steps."""
+    """Plan as section V-A of the paper does: projected subgradients over draws, smaller steps."""
     level = np.arange(1, num_workers + 1)
     x = np.full(num_workers, num_coordinates / num_workers)
     for i in range(num_iterations):

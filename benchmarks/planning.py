@@ -30,8 +30,7 @@ def paper_problem(num_workers: int) -> bcgc.Problem:
 
 
 def _unscaled_problem(num_workers: int) -> tuple[bcgc.Problem, jax.Array, np.ndarray]:
-    """A problem with M b / N = 1, as the peers have it, the partition x^(t) and its cumulative
-    load."""
+    """Return a problem with M b / N = 1, as the peers have it, with x^(t) and its load."""
     problem = bcgc.Problem(LAW, num_workers, num_workers * 100, num_samples=num_workers)
     x = time_partition(problem)
     return problem, x, np.asarray(bcgc.plans.partitions.cumulative_load(x))

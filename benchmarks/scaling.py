@@ -53,8 +53,7 @@ def _optimum(num_workers: int, tolerance: float, repeats: int) -> Measured:
 
 @in_float64
 def large_n() -> Iterator[dict[str, Any]]:
-    """Optimum for N from 10 to 10,000: time, gap, peak memory, and the exponent of the time in
-    N."""
+    """Time the optimum for N from 10 to 10,000: gap, peak memory, and the time's exponent in N."""
     before = 0, math.nan
     for num_workers in MANY_SIZES:
         start = time.process_time()

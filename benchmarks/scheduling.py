@@ -1,5 +1,4 @@
-"""Subsets that workers go through one by one around a circle: exact runtimes against matrix
-powers."""
+"""Subsets that workers go through around a circle: exact runtimes against matrix powers."""
 
 import functools
 from collections.abc import Iterator

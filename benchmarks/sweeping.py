@@ -35,8 +35,7 @@ def _plan(workers: Any, num_rates: int) -> bcgc.sweeps.Sweep:
 
 @in_float64
 def sweep() -> Iterator[dict[str, Any]]:
-    """A thousand certified optima; and cells of one N against a loop over `solve`, and over
-    jit(solve)."""
+    """Time 1000 certified optima, and cells of one N against loops over `solve`, jitted or not."""
     plan = _plan(np.arange(2, 51), 21)
     found = compare({"package": functools.partial(_rows, plan)}, 3)
     table = found["package"].value
@@ -49,8 +48,7 @@ def sweep() -> Iterator[dict[str, Any]]:
 
 
 def _against_loops(num_workers: int) -> list[dict[str, Any]]:
-    """Seconds of a cell, in a sweep and one by one; the loops too bring their answers to the
-    host."""
+    """Return seconds of a cell, in a sweep and one by one; loops too bring answers to the host."""
     plan = _plan([num_workers], 512 if num_workers <= 10 else 128)
     rates = plan.cells.columns["rate"]
     some = rates[:: len(rates) // 32]
@@ -96,8 +94,7 @@ print(peak_memory())
 
 
 def memory() -> list[dict[str, Any]]:
-    """Peak memory of a sweep to a CSV file, 20,000 and 400,000 cells, each in a process of its
-    own."""
+    """Measure the peak memory of sweeps to a file, 20,000 and 400,000 cells, a process each."""
 
     def run(count: int) -> float:
         with tempfile.TemporaryDirectory() as folder:

@@ -1,5 +1,4 @@
-"""Repeated timing of functions, interleaved, with all they return ready; and the rows of the
-results."""
+"""Repeated timing of functions, interleaved, until all they return is ready; rows of results."""
 
 import datetime
 import functools
@@ -23,8 +22,10 @@ import bcgc_jax as bcgc
 
 
 class Measured(NamedTuple):
-    """`seconds`: first_call, compile (first call minus median), a `spread`; `value`: what was
-    returned."""
+    """A timing: `seconds` has first_call, compile and a `spread`; `value` is what was returned.
+
+    Compile is the first call minus the median.
+    """
 
     seconds: dict[str, float]
     value: Any
@@ -99,8 +100,7 @@ def result_row(
     peer: str = "peer",
     dtype: str = "float64",
 ) -> dict[str, Any]:
-    """A row of the results: the "package" of what was found, and beside it a `peer` where one is
-    named.
+    """Make a row of the results: the "package" of what was measured, and a `peer` if one is named.
 
     `figures` has `gap` or `error`, and whatever else is worth a key.
     """
@@ -119,8 +119,7 @@ def result_row(
 
 
 def curve_point(curve: str, x_name: str, x: int, package: Measured, gap: float) -> dict[str, Any]:
-    """A point of a scaling curve: median seconds at `x`, and the relative gap or error reached
-    there."""
+    """Make a point of a scaling curve: median seconds at `x`, and the gap or error there."""
     seconds = {name: package.seconds[name] for name in ("first_call", "best", "worst")}
     place = {"curve": curve, "x_name": x_name, "x": x, "seconds": package.seconds["median"]}
     return place | seconds | {"gap": _finite(gap), "dtype": "float64", "repeats": package.repeats}
@@ -157,8 +156,7 @@ def cpu_model() -> str | None:
 
 
 def commit() -> str | None:
-    """Of the source tree that this is, "-dirty" where it was changed since; None outside a
-    repository."""
+    """Return the commit of this tree, "-dirty" if it was changed; None without a repository."""
     asked = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(

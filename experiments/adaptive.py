@@ -1,5 +1,4 @@
-"""Uncoded or work sharing, whichever is faster by the clock: what a closed loop is worth,
-simulated.
+"""Uncoded or work sharing, whichever is faster by the clock: the worth of a closed loop.
 
 On traces and where times drift, jump or are tied together: all the time taken by `ClosedLoop`, by
 uncoded steps, and by work sharing in every step. Workers store two subsets, the step ends with the
@@ -139,8 +138,7 @@ def in_a_row(step: Step, starts: np.ndarray, times: np.ndarray) -> np.ndarray:
 
 
 def train(starts: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What the steps of a closed loop take, changes included, `[K]`, and which of them are by
-    sharing."""
+    """Return what steps of a closed loop take, changes too, `[K]`, and which are by sharing."""
     trials, steps = Trials(len(times)), (uncoded_step, sharing_step(times.shape[1], 2))
     late, taken, shared = np.zeros(times.shape[1]), np.zeros(len(times)), np.zeros(len(times), bool)
     for k, row in enumerate(zip(starts, times, strict=True)):
@@ -211,8 +209,7 @@ def show(rows: Sequence[Row]) -> None:
 
 
 def draw(rows: Iterable[Mapping[str, Any]]) -> Any:
-    """What was saved in all steps, of the rows of adaptive.csv: one mark a scheme, one line a
-    setting."""
+    """Draw what is saved in all steps, of adaptive.csv: a mark a scheme, a line a setting."""
     rows = list(rows)
     figure, (axes,) = plotting.new_figure(size=(6.8, 1.8 + 0.34 * len(rows)))
     places = np.arange(len(rows))

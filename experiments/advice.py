@@ -31,8 +31,7 @@ OWN = [Path(__file__).parent / "data" / name for name in ("steps.csv", "chunks.c
 
 
 class Row(NamedTuple):
-    """One half of a log: what was advised on the other one, and saved here, %; the best exact
-    remedy."""
+    """One half of a log: what the other half advises, and saves here, %; the best exact remedy."""
 
     log: str
     known: str
@@ -92,8 +91,7 @@ def _of_steps(parts: Microbatches, steps: np.ndarray) -> Microbatches:
 
 
 def judged(name: str, known: str, trace: Trace, parts: Parts | None = None) -> Iterator[Row]:
-    """Both halves; by the `parts` of the log where they are known, else by its own model of all
-    steps."""
+    """Judge both halves by the `parts` of the log, if known, else by its model of all steps."""
     table = trace.table()
     times = table[np.isfinite(table).all(axis=1)]
     every = None if trace.microbatches is None else trace.microbatches.whole_steps()

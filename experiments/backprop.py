@@ -1,5 +1,4 @@
-"""What a worker takes for each block of a model's gradient, against models of it: paper, forward
-pass, chain.
+"""The time of each block of a model's gradient, against models: paper, forward pass, chain.
 
 Worker 0 of 4 computes the blocks of a perceptron of 8 layers and of a small transformer, alone on
 one core, for several partitions of their layers; level 0 has the layers next to the output, which
@@ -76,8 +75,7 @@ TRUE = "f, h"
 
 
 class Block(NamedTuple):
-    """In gradients of a subset: `kept` are the fewest operations; `low`, `high` quartiles of
-    `cpu`."""
+    """Costs in gradients of a subset; `kept` is the fewest operations, `low`, `high` quartiles."""
 
     model: str
     partition: tuple[int, ...]
@@ -92,8 +90,7 @@ class Block(NamedTuple):
 
 
 class Calibrated(NamedTuple):
-    """Costs by a model of them, in gradients of a subset, and its relative errors where it was
-    not fitted."""
+    """Costs by a model, in gradients of a subset, and relative errors where it was not fitted."""
 
     name: str
     costs: Costs
@@ -104,8 +101,7 @@ class Calibrated(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The best partition of all by a model of costs, and what share of uncoded's E τ̂ the worker
-    takes."""
+    """The best partition by a model of costs, and the share of uncoded's E τ̂ the worker takes."""
 
     model: str
     law: str
@@ -145,8 +141,7 @@ def _title(found: Measured) -> str:
 
 
 def calibrate(found: Measured, calibrated: int) -> tuple[list[Calibrated], list[Block]]:
-    """Each model of costs, fitted to the first `calibrated` partitions; and all blocks, with
-    predictions."""
+    """Fit each model of costs to the first `calibrated` partitions, and predict all blocks."""
     gradient = float(np.median(found.cpu))
     partitions = [blocks.partition for blocks in found.blocks]
     cpu = _by_level(
@@ -318,8 +313,7 @@ _TICKS = (0.1, 0.2, 0.5, 1, 2)
 
 
 def draw(blocks: Sequence[Block]) -> "Figure":
-    """Predicted against measured time of the blocks that no model was fitted to, a panel for
-    each model."""
+    """Draw predicted against measured time of blocks not fitted to, a panel for each model."""
     models = grouped((block for block in blocks if block.held_out), lambda block: block.model)
     figure, panels = plotting.new_figure(
         1, len(models), size=(1.2 + 2.8 * len(models), 4.4), sharey=True

@@ -37,8 +37,7 @@ class Costs(NamedTuple):
 
 
 def counts(partition: ArrayLike, sizes: ArrayLike) -> np.ndarray:
-    """What is done at each level for a sample, `[..., N, 3]`: own coordinates, forward passes, the
-    chain.
+    """Count work at each level for a sample, `[..., N, 3]`: own coordinates, forward passes, chain.
 
     `partition` is of units, `[..., N]`, and `sizes` are their coordinates, `[U]`.
 
@@ -61,8 +60,7 @@ def _paid(model: str, partition: ArrayLike, sizes: ArrayLike) -> np.ndarray:
 
 
 def fit(model: str, partitions: ArrayLike, sizes: ArrayLike, times: ArrayLike) -> Costs:
-    """Least squares of the `times` of a sample, `[K, N]`, zero at levels not in use; no cost is
-    negative."""
+    """Fit costs ≥ 0 by least squares to `times` of a sample, `[K, N]`, 0 at levels not in use."""
     paid = _paid(model, partitions, sizes)
     return Costs(*nonnegative(paid.reshape(-1, paid.shape[-1]), np.ravel(times)).tolist())
 
@@ -79,8 +77,7 @@ def nonnegative(matrix: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def kept_operations(operations: Operations, partition: Sequence[int]) -> np.ndarray:
-    """Of a worker that keeps its cotangents from block to block, at each level, `[N]`: the fewest
-    possible.
+    """Count the fewest operations at each level, `[N]`: a worker that keeps its cotangents.
 
     A cotangent stays at the last unit that was differentiated, and goes on from there.
     """
@@ -112,8 +109,7 @@ def expected_runtimes(
     partitions: ArrayLike,
     sizes: ArrayLike,
 ) -> np.ndarray:
-    """E max_n T_(N-n) y_n of a sample for each of `partitions`, `[K, N]`: exact, whatever y is
-    of x."""
+    """Return E max_n T_(N-n) y_n of a sample for `partitions`, `[K, N]`, exact for any y."""
     ends = np.cumsum(predict(model, costs, partitions, sizes), axis=-1)
     scale = ends.max() or 1.0  # all costs were 0
     return scale * np.asarray(_expected_max(law, jnp.asarray(ends / scale)))

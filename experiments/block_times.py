@@ -1,5 +1,4 @@
-"""What a worker takes for each block of a gradient: operations by the compiler, and seconds on one
-core.
+"""The time of each block of a gradient: operations by the compiler, and seconds on one core.
 
 The worker is the package's (`bcgc_jax.cluster.worker`), in a process of its own that has one core.
 """
@@ -96,8 +95,7 @@ def _stay_on_one_core(programs: str) -> None:
 def measure(
     make: Callable[[], Model], partitions: Sequence[Sequence[int]], repeats: int
 ) -> Measured:
-    """The work of worker 0 for partitions of the layers, each of as many levels as there are
-    workers.
+    """Return the work of worker 0 for partitions of the layers, with as many levels as workers.
 
     In each repeat every partition has its turn: a machine that is busy for a while is so for all.
     """
@@ -136,8 +134,7 @@ def measure(
 
 
 def _seconds(worker: WorkerProcess, leaves: list[np.ndarray]) -> np.ndarray:
-    """CPU seconds of each block of an iteration, `[B]`; a message is on the host when it is
-    given."""
+    """Time each block of an iteration, `[B]`, in CPU seconds; messages are then on the host."""
     clocks = [time.process_time()]
     for _ in worker.compute(1, 1, leaves):
         clocks.append(time.process_time())
@@ -145,8 +142,7 @@ def _seconds(worker: WorkerProcess, leaves: list[np.ndarray]) -> np.ndarray:
 
 
 def operations_of_worker(worker: WorkerProcess) -> np.ndarray:
-    """Operations of each task, `[tasks]`: of the programs that the worker runs, after its
-    `warm_up`."""
+    """Count the operations of each task, `[tasks]`, in the worker's programs after `warm_up`."""
     # The programs are the worker's own affair; what they cost is not to be found in any copy of
     # them.
     (cut,) = worker._stages.values()  # of all subsets, which have the same shape
@@ -192,8 +188,7 @@ def operations_of_units(model: Model, samples: PyTree, order: Sequence[int]) -> 
 
 
 def _leaves_of_units(params: PyTree, order: Sequence[int]) -> list[list[int]]:
-    """The leaves, as numbers, of each layer: `unit_sizes` of (params, "layers", order) are their
-    sizes."""
+    """Return the numbers of each layer's leaves, as `unit_sizes` of "layers" adds them up."""
     leaves = jax.tree.leaves(params)
     ends = np.cumsum(unit_sizes(params, "layers", order))
     of = np.searchsorted(ends, np.cumsum([np.size(leaves[leaf]) for leaf in order]))

@@ -1,5 +1,4 @@
-"""Compute that nobody can interrupt: what redundancy is worth on worker processes that end each
-chunk.
+"""Compute that nobody can interrupt: the worth of redundancy on processes that end each chunk.
 
 The layers of a small network sleep, forward and backward, in proportion to their samples. So a
 chunk takes time, and "stop" does not end it. Workers are equal, or each is five times as slow in
@@ -58,8 +57,7 @@ _WIDTHS, _SAMPLES = (512,) * 7, 512
 
 
 class Setting(NamedTuple):
-    """Workers, and how they are trained: `slower` times as slow in a slow second; None for real
-    products.
+    """Workers and their training: `slower` times as slow in a slow second; None for real products.
 
     With `pauses` so many of the chunks, ten a subset, begin 2 to 10 subsets' times late.
     """
@@ -85,8 +83,7 @@ def run(
     pauses: float = PAUSES,
     real: bool = True,
 ) -> None:
-    """`steps` of workers that are slow at random, `equal_steps` of equal ones, a `subset` so
-    many seconds."""
+    """Run `steps` of workers slow at random, `equal_steps` of equal ones; `subset` in seconds."""
     settings = [Setting("slow at random", count, SLOWER, steps, methods) for count in workers]
     settings += [Setting("equal", workers[0], 1.0, equal_steps, equal)]
     if pauses:
@@ -174,8 +171,7 @@ def _passes(found: ClusterTraining, workers: int) -> np.ndarray:
 
 
 def _round_trip(cluster: Cluster, seed: int, subset: float) -> float:
-    """Mean seconds that a chunk takes beside its pass: between what a worker reports, where all
-    are equal."""
+    """Return mean seconds that a chunk takes beside its pass, from reports of equal workers."""
     setting = Setting("equal", cluster.size, 1.0, ROUND_TRIPS, ())
     work = trained(cluster, seed, setting, "sharing:2:8", subset).work
     heard: dict[tuple[int, int], float] = {}
@@ -206,8 +202,7 @@ def _planned_for(workers: int, slower: float, subset: float) -> bcgc.Problem:
 
 
 def _told(setting: Setting, method: str, subset: float) -> Told:
-    """Blocks are whole leaves: a pass that computes a part of a leaf's gradient computes all of
-    it."""
+    """Plan whole leaves: a pass that computes a part of a leaf's gradient computes all of it."""
     assert setting.slower is not None
     problem = _planned_for(setting.workers, setting.slower, subset)
     options = {} if method.startswith("sharing") else {"chunks": CHUNKS}
@@ -222,8 +217,7 @@ def _predicted(
     first: ClusterTraining,
     round_trip: float,
 ) -> tuple[float, float] | None:
-    """Seconds of a step if all were free, and in a row, where passes take as long as with the first
-    scheme.
+    """Return seconds of a step if all were free, and in a row, with passes of the first scheme.
 
     Of the plan that is trained with. None of a loop, of workers that are unlike, and where they
     pause.
@@ -287,8 +281,7 @@ def trained(
 
 @contextlib.contextmanager
 def _beside_a_load() -> Iterator[BeforeStep]:
-    """Each worker has one core of this machine, and the first one shares it with another
-    program."""
+    """Give each worker one core of this machine; the first shares it with another program."""
     cores = sorted(os.sched_getaffinity(0))[:2]
     spins = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     os.sched_setaffinity(spins.pid, cores[:1])

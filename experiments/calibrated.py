@@ -1,5 +1,4 @@
-"""Real slowness: measure worker processes beside a competing load, plan with what was found, run
-the plan.
+"""Real slowness: measure workers beside a competing load, plan with that, and run the plan.
 
 A process on each core trains a perceptron of three layers on the handwritten digits; now and then
 others compute on the same core, and take most of it away. A first run, a layer at each of the first
@@ -56,8 +55,7 @@ def run(
     steps: int = 400,
     rounds: int = 2,
 ) -> None:
-    """`steps` iterations to measure, and as many of each scheme in each round; a worker a core
-    by default."""
+    """Measure `steps` iterations, and run as many of each scheme a round; a worker has a core."""
     cores = sorted(os.sched_getaffinity(0))
     workers = max(len(cores), 2) if workers is None else workers
     data = jax.tree.map(np.asarray, load_digits(workers).train)
@@ -107,8 +105,7 @@ def _measure(
     steps: int,
     seed: int,
 ) -> Calibration:
-    """Iterations with a layer at each of the first levels, so that costs of levels can be told
-    apart."""
+    """Run iterations with a layer at each of the first levels, to tell costs of levels apart."""
     workers = cluster.num_workers
     counts = np.bincount(np.minimum(np.arange(layers), workers - 1), minlength=workers)
     plan = coding_plan(jax.random.key(seed), params, counts, units="layers", order=order)
@@ -124,8 +121,7 @@ def _measure(
 def _by_turns(
     train: Callable[[str, int], ClusterTraining], steps: int
 ) -> dict[str, tuple[np.ndarray, list[Work]]]:
-    """Seconds of each scheme's iterations and what was measured, numbered as if they were one
-    training's."""
+    """Return each scheme's seconds and what was measured, numbered as if of one training."""
     seconds: dict[str, list[np.ndarray]] = {method: [] for method in _METHODS}
     work: dict[str, list[Work]] = {method: [] for method in _METHODS}
     for part in np.array_split(np.arange(steps), min(_TURNS, steps)):

@@ -1,5 +1,4 @@
-"""What it costs an undisturbed step that passes go over chunks: a worker's time against that of
-whole passes.
+"""The cost of chunks in an undisturbed step: a worker's time against that of whole passes.
 
 A worker of a code computes the gradients of two subsets, by a dense network of six layers of 512 ×
 512 and by a small convolutional net, with one thread on one core. Its times are the processor's, so
@@ -63,8 +62,7 @@ def run(
 
 
 def _times(model: Model, chunks: Sequence[int], seconds: float) -> tuple[float, dict[str, float]]:
-    """Of a step of whole passes, the first of `chunks`, and the others against it in the same
-    round."""
+    """Return the time of a step of whole passes, and of other `chunks` against it in a round."""
     count = sum(np.size(leaf) for leaf in jax.tree.leaves(model.params))
     plan = jax.tree.map(np.asarray, coding_plan(jax.random.key(0), model.params, [0, count]))
     subsets: dict[int, Any] = {0: model.batch, 1: model.batch}

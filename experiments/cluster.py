@@ -1,5 +1,4 @@
-"""Schemes side by side on worker processes: the wall clock against the prediction, and through
-faults.
+"""Schemes side by side on worker processes: wall clock against prediction, and through faults.
 
 N = 8 processes on this machine train softmax regression on the handwritten digits. They are slowed
 on purpose: each worker sends its blocks at the pace of a cycle time that is drawn for it in each
@@ -150,8 +149,7 @@ def _scheme(problem: bcgc.Problem, method: str) -> TrainingScheme:
 
 
 def successive(scheme: TrainingScheme, times: np.ndarray, unit: str = "subset") -> np.ndarray:
-    """τ of iterations one after the other, `[K]`, with cycle times `[K, N]`: each ends its
-    `unit` first."""
+    """Return τ of iterations in a row, `[K]`, of times `[K, N]`: each ends its `unit` first."""
     if isinstance(scheme, SharedScheme):
         return _shared(scheme, times)
 
@@ -296,8 +294,7 @@ def _draw_times(axes: "Axes", rows: Sequence[Mapping[str, Any]]) -> list[Any]:
 
 
 def _draw_courses(axes: "Axes", courses: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Losses through the faults, and where the training without faults ends; what the legend
-    says."""
+    """Draw losses through the faults, and where training without faults ends; name the lines."""
     handles = []
     for (method, faults), course in grouped(
         courses, lambda row: (row["method"], str(row["faults"]))

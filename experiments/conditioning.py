@@ -68,8 +68,7 @@ def run(out: Path, seed: int = 0, *, sizes: Sequence[int] = SIZES) -> None:
 
 
 def measure(code: GradientCode, seed: int) -> dict[str, Any]:
-    """Worst amplification and errors of `code`, and the share of sets that it cannot decode in
-    float64."""
+    """Return worst amplification and errors of `code`, and the share that float64 cannot decode."""
     n = len(code.subsets)
     rng = np.random.default_rng(seed)
     random = np.argsort(rng.random((SETS, n)), axis=1)

@@ -1,5 +1,4 @@
-"""The README's drawing: one step of four workers, whose chunks are handed out, as one of them is
-slow.
+"""The README's drawing: a step of four workers, whose chunks are handed out; one is slow.
 
 The times are an example: worker w takes PACE[w] for a chunk. Who computes what is the package's own
 rule. `python -m experiments.drawing` writes the SVG file anew.

@@ -145,8 +145,10 @@ def lead(place: str, seed: int, method: str, faults: int) -> None:
 
 
 def strike(cluster: Cluster, kind: str, rng: np.random.Generator) -> None:
-    """The master itself, or any worker that is there; one is thawed before or after it counts as
-    hung."""
+    """Kill the master, or kill, freeze or thaw a worker that is there.
+
+    A frozen worker is thawed before or after it counts as hung.
+    """
     there = [w for w, pid in enumerate(cluster.pids) if pid is not None]
     if kind == "master" or not there:
         os.kill(os.getpid(), signal.SIGKILL)

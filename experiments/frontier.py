@@ -1,5 +1,4 @@
-"""Which scheme for so many stored subsets, and for how slow questions: expected runtime over
-uncoded.
+"""The best scheme for so many stored subsets, and for so slow questions: time over uncoded.
 
 For the paper's setting at N = 20, and for times whose deviation is half of their mean. A forward
 pass is free, or takes 0.47 of a backward pass, which is counted once for each subset that a worker
@@ -35,8 +34,7 @@ CHUNKS = (2, 4, 8)
 
 
 class Point(NamedTuple):
-    """A scheme with so many stored subsets: its expected runtime over uncoded, and what it
-    sends, in L."""
+    """A scheme with so many stored subsets: its runtime over uncoded, and what it sends, in L."""
 
     setting: str
     forward: float
@@ -60,8 +58,7 @@ def method_of(scheme: str, stored: int) -> str | Any:
 
 
 def points(name: str, forward: float, key: jax.Array) -> Iterator[Point]:
-    """Each scheme at each number of stored subsets; and with two, if passes cost, at each round
-    trip."""
+    """Evaluate schemes at each number of stored subsets, and two subsets at each round trip."""
     law, workers = SETTINGS[name]
     setup = forward * COORDINATES or None
     problem = bcgc.Problem(law, workers, COORDINATES, SAMPLES, setup_cycles=setup)

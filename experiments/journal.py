@@ -1,5 +1,4 @@
-r"""The journal version: completion probabilities beside its published ones, and how good they can
-be.
+r"""The journal version: completion probabilities beside its published ones, and the best ones.
 
 Wang, Cui, Li, Zou and Xiong, Optimization-based block coordinate gradient coding for mitigating
 partial stragglers in distributed learning, IEEE Transactions on Signal Processing, 2023. Shifted
@@ -154,8 +153,7 @@ class Bound(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A plan of N = 20: a scheme's, or the fastest with a completion probability of at least
-    `asked`."""
+    """Return a plan of N = 20: a scheme's, or the fastest that is in time as often as `asked`."""
 
     scheme: str
     asked: float | None
@@ -195,16 +193,7 @@ def grid() -> list[Point]:
 
 @jax.jit
 def large_deadline_partition(problem: bcgc.Problem) -> jax.Array:
-    r"""x_n = L / ((n+1) H_N): the most probable to end by t, as t tends to infinity,
-    `[max_workers]`.
-
-    With P(T > θ) = exp(-μ (θ - t0)) the terms of the sum above are exp(-(n+1) μ t / (κ
-    y_n) + O(1)), and the largest decides: P(τ̂ > t) = exp(-t μ/κ min_n (n+1)/y_n + O(1)). Whatever
-    x is, Σ_n x_n = L makes min_n (n+1)/y_n ≤ H_N/L, for y_n ≤ c (n+1) for all n means Σ_n x_n ≤ c
-    H_N (sum by parts); equality asks for y_n ∝ n+1. Neither law nor deadline is in it: what O(1)
-    hides, t0 and the binomial coefficients, decides at the deadlines that people have. The
-    journal's closed form, derived anew.
-    """
+    r"""Return x_n = L / ((n+1) H_N), `[max_workers]`: the most probable by t as t → ∞."""
     share = jnp.where(
         problem.exists, 1 / jnp.arange(1, problem.max_workers + 1, dtype=problem.dtype), 0
     )
@@ -298,8 +287,7 @@ def compute_plans(workers: int, count: int) -> list[Plan]:
 
 
 def compute_convergence(workers: int) -> list[Step]:
-    """The search of `deadline` from its starts, stopped after so many steps; one program for
-    all."""
+    """Search as `deadline` does, stopped after so many steps; one program serves all."""
     problem = Point("a", workers).problem()
 
     @jax.jit
@@ -399,8 +387,7 @@ def draw_completion(rows: Sequence[Row]) -> Any:
 
 
 def draw_plans(rows: Sequence[Row], steps: Sequence[Step], plans: Sequence[Plan]) -> Any:
-    """Runtime against L; the search, step by step; plans between the fastest and the most
-    probable one."""
+    """Draw runtime against L, the search, and plans from the fastest to the most probable one."""
     canvas, (left, middle, right) = plotting.new_figure(1, 3, size=(9.6, 4.3))
     of_panel = (row for row in rows if row.panel == "c")
     for scheme, mine in grouped(of_panel, lambda row: row.scheme).items():

@@ -1,5 +1,4 @@
-"""What figures of studies need beyond `bcgc_jax.plotting`: markers, legends, added schemes,
-equal files."""
+"""The look of studies' figures beyond `bcgc_jax.plotting`: markers, legends, added schemes."""
 
 import io
 from collections.abc import Sequence
@@ -46,8 +45,7 @@ def points(look: Style, *, filled: bool = False) -> dict[str, Any]:
 def legend_handle(
     look: Style, *, marker: bool = True, filled: bool = False, label: str = ""
 ) -> "Line2D":
-    """A legend entry of a method: its line, and its marker with it if `marker`, open unless
-    `filled`."""
+    """Return a method's legend entry: its line, and its `marker` if asked, open unless `filled`."""
     from matplotlib.lines import Line2D
 
     shape = points(look, filled=filled) | {"linestyle": look.line} if marker else {"marker": None}
@@ -63,8 +61,7 @@ def label_axes(
     y_ticks: Sequence[float] = (),
     **words: str,
 ) -> None:
-    """As `plotting.label_axes`; ticks that are given are plain numbers, and replace the minor
-    ones."""
+    """Label axes as `plotting.label_axes` does; given ticks are plain, without minor ones."""
     plotting.label_axes(axes, x, y, **words)
     for ticks, axis in ((x_ticks, axes.xaxis), (y_ticks, axes.yaxis)):
         if ticks:
@@ -73,8 +70,7 @@ def label_axes(
 
 
 def save_figure(figure: "Figure", folder: Path, name: str) -> tuple[Path, Path]:
-    """Write `name`.png and `name`.svg into an existing `folder`; the same figure gives the same
-    bytes."""
+    """Write `name`.png and `name`.svg into a `folder`; the same figure gives the same bytes."""
     import matplotlib
     from PIL import Image
 

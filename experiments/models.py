@@ -1,5 +1,4 @@
-"""Models for studies of workers: a perceptron, a convolutional net and a small transformer, in
-float32.
+"""Models for studies of workers, in float32: a perceptron, a convolutional net, a transformer.
 
 Of each the loss is a mean over samples, and parameters and samples are drawn; what is learned is no
 matter.
@@ -18,8 +17,7 @@ PyTree = Any
 
 
 class Model(NamedTuple):
-    """A `loss` of (params, batch), and `batch`, whose arrays have the samples along the first
-    axis."""
+    """A `loss` of (params, batch), and a `batch` of arrays with samples along the first axis."""
 
     title: str
     loss: Callable[[PyTree, PyTree], jax.Array]
@@ -40,8 +38,7 @@ def perceptron(widths: Sequence[int], samples: int, seed: int = 0) -> Model:
 def convolutional(
     samples: int, seed: int = 0, *, channels: Sequence[int] = (8, 16), classes: int = 10
 ) -> Model:
-    """Two convolutions of 3 × 3 with strides of 2 and a head, on noisy copies of a few images of
-    8 × 8."""
+    """Make two convolutions of 3 × 3, strides 2, and a head, on noisy copies of 8 × 8 images."""
     draw = np.random.default_rng(seed)
     sizes = (1, *channels)
     params = {
@@ -71,8 +68,7 @@ def transformer(
     vocabulary: int,
     chain: bool = False,
 ) -> Model:
-    """Embeddings, `layers` of causal attention and a perceptron, and a head that tells the next
-    token.
+    """Make embeddings, `layers` of causal attention and perceptron, and a head for next tokens.
 
     With `chain` there is something to learn: tokens are those of a Markov chain, else any.
 
@@ -107,8 +103,7 @@ def transformer(
 def _normal(
     draw: np.random.Generator, shape: tuple[int, ...], scale: float | None = None
 ) -> np.ndarray:
-    """Normal draws; for weights of such a size that what they give is of the size of what they
-    take."""
+    """Draw normal numbers; weights keep the size of what they take."""
     scale = shape[0] ** -0.5 if scale is None else scale
     return np.float32(scale) * draw.standard_normal(shape, np.float32)
 

@@ -1,5 +1,4 @@
-"""Work sharing in a loop of one's own: processes ask for chunks, and their sums meet in an
-all-reduce.
+"""Work sharing in a loop of one's own: processes ask for chunks, and sums meet in an all-reduce.
 
 Each process sleeps for its chunks, and nobody can interrupt that. How long a subset takes it is
 drawn anew for each worker and step. *uncoded* is the loop without a hand-out: each computes its own
@@ -35,8 +34,7 @@ from experiments.report import each, number, print_table, run_command, save
 
 
 class Setting(NamedTuple):
-    """Workers that take on average about `subset` seconds for theirs, by a law of
-    `own_loop_worker.paces`."""
+    """Workers that take about `subset` seconds for theirs, by a law of `own_loop_worker.paces`."""
 
     law: str
     workers: int

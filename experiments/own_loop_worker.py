@@ -1,5 +1,4 @@
-"""A worker of `experiments.own_loop`: a process that sleeps for each chunk, and adds up whole
-numbers.
+"""A worker of `experiments.own_loop`: it sleeps for each chunk, and adds up whole numbers.
 
 Without JAX, so that eight of them start quickly.
 """
@@ -22,8 +21,7 @@ DATA = np.random.default_rng(0).integers(0, 2**40, SAMPLES)
 
 
 def paces(law: str, seed: int, steps: int, workers: int, subset: float) -> np.ndarray:
-    """Seconds of each worker for a subset in each step, `[steps, workers]`; about `subset` on
-    average."""
+    """Draw seconds of workers for a subset in each step, `[steps, workers]`; mean `subset`."""
     rng, shape = np.random.default_rng(seed), (steps, workers)
     match law:
         case "exponential":

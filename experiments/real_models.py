@@ -1,5 +1,4 @@
-"""Real models on worker processes: uncoded, the paper's optimum, nested groups, work sharing, a
-closed loop.
+"""Real models on worker processes: uncoded, the paper, nested groups, sharing, a closed loop.
 
 A small convolutional net (noisy images of ten kinds) and a small transformer (tokens of a Markov
 chain) on eight processes of this machine, slowed on purpose: cycle times of the paper's law, and in
@@ -40,8 +39,7 @@ LOSS_TICKS = (0.002, 0.005, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
 
 
 class Trained(NamedTuple):
-    """A training: seconds of each iteration, `[K]`, what the paces alone take, and the loss
-    after it."""
+    """A training: seconds of each iteration, `[K]`, what paces alone take, the loss after it."""
 
     model: str
     scheme: str

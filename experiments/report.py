@@ -43,8 +43,7 @@ def check_folder(option: str, path: str | os.PathLike[str]) -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """What is wrong is one line and status 2; the text before the options is printed as it
-    stands."""
+    """Tell what is wrong in one line, with status 2; print the text before the options as it is."""
 
     def __init__(self, command: str, **texts: Any) -> None:
         super().__init__(command, formatter_class=argparse.RawDescriptionHelpFormatter, **texts)
@@ -219,8 +218,7 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print aligned columns, the first to the left, the others to the right; a float as a
-    `number`."""
+    """Print aligned columns, the first to the left; a float is printed as a `number`."""
     cells = ([number(c) if isinstance(c, float) else str(c) for c in row] for row in rows)
     table = [list(header), *cells]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]

@@ -1,5 +1,4 @@
-"""A competing load: processes that compute now and then, and make workers on the same cores
-slow."""
+"""A competing load: processes that compute now and then, and slow workers on the same cores."""
 
 import contextlib
 import subprocess
@@ -28,8 +27,7 @@ while os.getppid() == parent:
 
 @contextlib.contextmanager
 def rivals(cores: Sequence[int], seed: int, *, busy: float, idle: float) -> Iterator[None]:
-    """Five processes on each of `cores`, all `busy`, then all `idle`, for so many seconds on
-    average.
+    """Run five processes on each of `cores`, all `busy`, then all `idle`, for mean seconds each.
 
     Needs Linux, to keep them there.
     """

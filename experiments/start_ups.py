@@ -1,5 +1,4 @@
-"""Workers that start up and send: exact values against draws, the plan that is found against a
-global search.
+"""Workers that start up and send: exact values against draws, plans against a global search.
 
 Random problems of Weibull, exponential and two-point start-ups. Values: E τ̂ and P(τ̂ ≤ t) against
 NumPy's own draws, in standard errors of these. Plans: the runtime of `solve` over the best of
@@ -34,8 +33,7 @@ _COORDINATES = 2000
 
 
 class Case(NamedTuple):
-    """A problem, a partition of it, and NumPy's draws of start-ups and cycle times, `[D, N]`
-    each."""
+    """A problem, a partition of it, and NumPy's draws of start-ups and cycle times, `[D, N]`."""
 
     problem: bcgc.Problem
     partition: np.ndarray
@@ -173,8 +171,7 @@ def _runtimes_of(problem: bcgc.Problem, partitions: jax.Array) -> jax.Array:
 def global_search(
     problem: bcgc.Problem, rng: np.random.Generator, generations: int = _GENERATIONS
 ) -> float:
-    """The least exact runtime that differential evolution (Storn & Price 1997) finds over
-    partitions.
+    """Return the least exact runtime that differential evolution (Storn & Price 1997) finds.
 
     Candidates are vectors whose positive parts are the shares, so that levels fall out of use.
     """

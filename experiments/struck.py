@@ -38,8 +38,7 @@ def run(
     methods: Sequence[str] = METHODS,
     kinds: Sequence[str] = KINDS,
 ) -> None:
-    """So many `strikes` of each kind, one in `every` so many steps; a subset takes so many
-    seconds."""
+    """Make so many `strikes` of each kind, one in `every` so many steps; a subset takes seconds."""
     tasks = [(kind, method) for kind in kinds for method in methods]
     rows = []
     for kind, method in each(tasks, "training"):
@@ -75,8 +74,7 @@ def _row(kind: str, method: str, seconds: np.ndarray, every: int) -> dict[str, A
 
 
 class _Striker:
-    """Called before each step: in some, a part of a step later, it strikes one worker after the
-    other."""
+    """Strike one worker after the other before some steps, a part of a step later."""
 
     def __init__(self, rng: np.random.Generator, kind: str, subset: float, every: int) -> None:
         self._rng, self._kind, self._subset, self._every = rng, kind, subset, every

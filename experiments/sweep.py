@@ -53,8 +53,7 @@ class Row(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """The optimum of one cell beside uncoded and the shortest expected runtime of a baseline,
-    `best`.
+    """The optimum of one cell beside uncoded and the fastest baseline, `best`.
 
     With the columns of a sweep, so that `bcgc plot` draws the file.
     """
@@ -189,8 +188,7 @@ def _crossings(
 
 
 def print_numbers(rows: Sequence[Row], cells: Sequence[Cell]) -> None:
-    """Table of the reduction, the extremes, how often each baseline is the best, the largest
-    gap."""
+    """Print the table: reduction, extremes, how often each baseline is best, the largest gap."""
     rates = sorted({cell.rate for cell in cells})
     rates = rates[:: -(-len(rates) // 9)]
     lines = []
@@ -231,8 +229,7 @@ def run(
     methods: Sequence[str] = METHODS,
     schemes: Sequence[bcgc.Scheme] = (),
 ) -> None:
-    """Compute into sweep.csv, print the table, draw its cells; goes on with a sweep that was cut
-    off."""
+    """Compute sweep.csv, print the table, draw its cells; a sweep that was cut off goes on."""
     cells = bcgc.sweeps.grid(num_workers=np.array(workers_grid), rate=np.array(rate_grid))
     sweep = bcgc.sweeps.Sweep(problem, cells, (*methods, *schemes), key=jax.random.key(seed))
     path = out / "sweep.csv"

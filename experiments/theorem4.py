@@ -28,8 +28,7 @@ SIZES = (50, 100, 200, 1000)
 
 
 class Row(NamedTuple):
-    """One scheme at one N: the bound of Theorem 4, and the limits of the actual ratio to the
-    optimum."""
+    """One scheme at one N: Theorem 4's bound, and limits of its actual ratio to the optimum."""
 
     rate_times_shift: float
     num_workers: int

@@ -1,5 +1,4 @@
-"""What saves time on measured steps? `bcgc advise` for each log of a folder, in one table and one
-picture.
+"""What saves time on measured steps: `bcgc advise` for each log of a folder, in one table.
 
 Each remedy is planned on one half of the steps and replayed in the other, both ways, with all
 passes counted. Intervals are of 95 %. Codes are replayed by `bcgc advise --method`.

@@ -1,5 +1,4 @@
-"""Schemes side by side on the handwritten digits: loss and accuracy against simulated time, N = 20
-workers.
+"""Schemes side by side on handwritten digits: loss and accuracy against time, N = 20 workers.
 
 Softmax regression and a perceptron of one hidden layer of 32, gradient descent on all samples,
 under the paper's law (rate 1e-3, shift 50). Every scheme takes the same steps; what differs is the

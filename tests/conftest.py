@@ -1,5 +1,4 @@
-"""Precision for the tests: the package follows the caller's dtype and never sets a global
-option."""
+"""Precision of the tests: the package follows its caller's dtype and sets no global option."""
 
 import contextlib
 import gc
@@ -112,8 +111,7 @@ def x64() -> Iterator[None]:
 
 @pytest.fixture(params=[pytest.param("float32", marks=pytest.mark.slow), "float64"])
 def precision(request: pytest.FixtureRequest) -> Iterator[np.dtype]:
-    """Each precision in turn, as the dtype that JAX then uses by default; the default tier takes
-    float64."""
+    """Take each precision in turn, as JAX's default; the default tier takes float64."""
     with jax.enable_x64(request.param == "float64"):
         yield np.dtype(request.param)
 

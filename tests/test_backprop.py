@@ -19,8 +19,7 @@ RANDOM = np.random.default_rng(17)
 
 
 def steps(partition, sizes):
-    """What a worker does, step by step: `[N, 3]` as `counts`, with a place for each subset's
-    cotangent."""
+    """Count a worker's work step by step, `[N, 3]`, with a place for each subset's cotangent."""
     found = np.zeros((len(partition), 3))
     places: dict[int, int] = {}  # units that a subset's cotangent has gone past
     units = iter(range(len(sizes)))

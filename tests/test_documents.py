@@ -1,5 +1,4 @@
-"""README and docs: what stands there runs, in the order in which it stands, in a clone and
-nothing else."""
+"""README and docs run as they stand, in their order, in a clone and nothing else."""
 
 import importlib
 import re
@@ -56,8 +55,10 @@ def _headings(path: Path) -> set[str]:
 
 
 def test_the_table_of_public_names_has_each_name_once():
-    """A row without a module belongs to that above; sub-packages leave out what `bcgc_jax`
-    itself has."""
+    """Read rows of names; a row without a module belongs to the one above.
+
+    Sub-packages leave out what `bcgc_jax` itself has.
+    """
     text = (ROOT / "docs" / "api.md").read_text("utf-8").partition("## Public names")[2]
     found: dict[str, list[str]] = {}
     module = ""

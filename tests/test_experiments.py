@@ -422,8 +422,7 @@ def test_a_log_of_steps_and_one_of_their_chunks_are_one_training(tmp_path):
 
 @pytest.mark.slow
 def test_the_closed_loop_saves_of_equal_workers_what_the_page_of_studies_says():
-    """And uncoded steps take the longest of their times, of which no division of the work saves
-    more."""
+    """Uncoded steps take the longest of their times, and no division of the work saves more."""
     drifts = adaptive.drifts(np.random.default_rng(0), adaptive.STEPS, adaptive.WORKERS)
     times = drifts["all times equal to 2 %"]
     row = adaptive.course("equal", times)

@@ -1,5 +1,4 @@
-"""Imports point down: which file may use which is read from the source, so that it stays one
-glance."""
+"""Imports point down: which file may use which is read from the source."""
 
 import ast
 import graphlib
@@ -65,8 +64,7 @@ def test_every_file_has_a_floor_and_every_floor_a_file():
 
 
 def test_the_tree_that_maintainers_read_is_that_on_disk():
-    """Files and folders at the top, each in a row of its own; the rows name what their folders
-    hold."""
+    """Files and folders at the top have rows of their own, which name what the folders hold."""
     text = (ROOT.parent / "docs" / "maintaining.md").read_text("utf-8")
     tree = re.search(r"^bcgc_jax/\n((?:  .*\n)+)", text, re.MULTILINE)
     assert tree is not None

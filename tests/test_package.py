@@ -42,8 +42,7 @@ def test_the_paper_is_cited_alike():
 
 
 def test_who_cites_the_package_cites_the_package():
-    """Without a preferred citation, readers of CITATION.cff take the software. The paper is a
-    reference."""
+    """Readers of CITATION.cff cite the software: it prefers no other; the paper is a reference."""
     file = (ROOT / "CITATION.cff").read_text()
     assert "preferred-citation" not in file
     before, paper = file.split("\nreferences:\n")

@@ -1,5 +1,4 @@
-"""Every public name keeps its caller's dtype, compiles nothing in a second call, lowers for
-accelerators."""
+"""Every public name keeps its caller's dtype, compiles once, and lowers for accelerators."""
 
 import functools
 import re

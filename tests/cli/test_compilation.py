@@ -1,5 +1,4 @@
-"""The programs that `bcgc` keeps: found by another process, and no trouble where they cannot be
-kept."""
+"""`bcgc` keeps programs: another process finds them, and it works where none can be kept."""
 
 import json
 import os

@@ -1,5 +1,4 @@
-"""`bcgc fit`, and traces on the command line: what is printed, what is drawn, and what is
-refused."""
+"""`bcgc fit`, and traces on the command line: what is printed, drawn and refused."""
 
 import dataclasses
 import json

@@ -1,5 +1,4 @@
-"""JAX is imported when something is computed; what the command knows without it is what the
-library has."""
+"""JAX is imported when something is computed; names that the command knows are the library's."""
 
 import inspect
 import json

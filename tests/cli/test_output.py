@@ -1,5 +1,4 @@
-"""What all commands print with: one width, one way to write rows, errors of one line; and where
-it goes."""
+"""Output of all commands: one width, one way to write rows, errors of one line, and files."""
 
 import io
 import json

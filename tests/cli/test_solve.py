@@ -269,8 +269,7 @@ def test_a_file_of_unit_costs_is_refused_by_what_is_wrong(refusal, tmp_path):
 
 @pytest.mark.parametrize("name", ["solve", pytest.param("sweep", marks=pytest.mark.slow)])
 def test_a_round_trip_is_paid_for_each_chunk_and_rows_say_what_they_need(answer, name):
-    """Workers of one speed: each does the three chunks of its subset, of 2 cycles, and asks
-    before each."""
+    """Workers of one speed do the three chunks of their subsets, of 2 cycles, and ask before."""
     args = ["--workers", "3", "--coordinates", "6", "--cycle-time", "deterministic:value=1"]
     found = answer(name, *args, *of("sharing:2:1", "uncoded"), "--round-trip", "0.5")
     rows = {row["method"]: row for row in (found["solutions"] if name == "solve" else found)}

@@ -56,8 +56,7 @@ def test_a_sweep_to_a_file_ends_with_a_summary(command, answer, refusal, tmp_pat
 
 
 def test_the_largest_gap_of_a_sweep_is_one_of_what_converged(tmp_path):
-    """To the bound of the optimum, where that is asked for; a loose bound of another one is
-    none."""
+    """The gap is to the bound of the optimum if that is asked for; a loose bound is none."""
 
     def largest(**rows: list[str]) -> list[Any]:
         """The largest gap of each method, from the rows of three cells: status, runtime, bound."""

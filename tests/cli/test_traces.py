@@ -1,5 +1,4 @@
-"""A trace on the command line: one law for all commands, one limit, and flags that only the
-commands know."""
+"""A trace on the command line: one law for all commands, one limit, and the commands' own flags."""
 
 import io
 import sys

@@ -1,5 +1,4 @@
-"""What a log says: small logs of one cause each, and recorded ones as they were judged by
-another program."""
+"""Advice on small logs of one cause each, and on recorded ones, against another program."""
 
 import math
 
@@ -138,8 +137,7 @@ def test_the_cheapest_is_advised_that_hardly_saves_less():
 
 @pytest.mark.parametrize("spread", [0.3, 0.6])
 def test_what_stays_with_a_worker_from_step_to_step_is_not_of_its_data(spread):
-    """Speeds that wander: without chunks the same is advised as where chunks show that they are
-    alike."""
+    """Where speeds wander, a log without chunks gets the same advice as one with chunks."""
     rng = np.random.default_rng(1)
     speeds = [rng.normal(size=WORKERS)]
     for _ in range(STEPS - 1):

@@ -22,8 +22,7 @@ STEPS, WORKERS, CHUNKS = 24, 8, 8
 
 
 def log_of(cause: str, seed: int, forward: bool = True) -> tuple[Parts, Microbatches]:
-    """What was put in, and the log of it: chunks of nearly one length, and one cause of
-    slowness."""
+    """Return one cause of slowness, and its log of chunks of nearly one length."""
     rng = np.random.default_rng(7_000 + seed)
     shape = STEPS, WORKERS, CHUNKS
     steady, random, pauses = np.zeros(shape[:2]), np.zeros(shape[:2]), np.zeros(shape)

@@ -1,5 +1,4 @@
-"""Which law stands for measured times, and the smooth one: a proper law, near its sample, and
-exact."""
+"""The law that stands for measured times; a smooth one is proper, near its sample, and exact."""
 
 import math
 from typing import Any

@@ -1,5 +1,4 @@
-"""How far a trace is from independent workers of one law, on traces that are far from it in one
-known way."""
+"""How far a trace is from independent alike workers, on traces that are so in one known way."""
 
 import numpy as np
 import pytest

@@ -1,5 +1,4 @@
-"""Blocks of neighbouring steps that are resampled; `tests/test_traces_study.py` tests their
-intervals."""
+"""Blocks of steps that are resampled; `tests/test_traces_study.py` tests their intervals."""
 
 import numpy as np
 import pytest

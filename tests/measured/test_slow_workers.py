@@ -1,5 +1,4 @@
-"""Workers that are slow for a while, behind pauses of all: logs of seeds that no constant was
-chosen on."""
+"""Workers that are slow for a while, behind pauses of all, on seeds that chose no constant."""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -33,8 +32,7 @@ def slow_workers(times: np.ndarray) -> list[Stretch]:
 
 
 def _log(seed: int, ratio: float = 1.0, correlation: float = 0.0) -> np.ndarray:
-    """200 steps of 8 workers, each 5 times as long in 2 % of its steps; one is slow in some
-    steps."""
+    """Make 200 steps of 8 workers, 5 times as long in 2 % of them; one is slow in some steps."""
     rng = np.random.default_rng(900_000 + seed)
     noise = rng.normal(0, 0.1, (200, 8))
     times = np.exp(signal.lfilter([1.0], [1.0, -correlation], noise, axis=0))
@@ -79,8 +77,7 @@ def test_the_ends_are_those_of_least_squares_over_all_stretches():
 
 
 def test_nothing_but_ranks_within_a_step_counts():
-    """Missing times, steps that are slow as a whole, times in full seconds, a worker that is
-    always slow."""
+    """Missing times, steps that are all slow, full seconds and an always slow worker do no harm."""
     times = _log(1, 1.5)
     steps = np.random.default_rng(0).pareto(1.0, (200, 1)) + 1
     assert [s[:3] for s in slow_workers(times * steps)] == [s[:3] for s in slow_workers(times)]

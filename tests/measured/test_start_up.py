@@ -1,5 +1,4 @@
-"""Start-up and cycle time apart: known ones found again, dependence kept, and what cannot be
-told refused."""
+"""Start-up and cycle time apart: known ones are found, dependence is kept, the rest refused."""
 
 import numpy as np
 import pytest

@@ -35,7 +35,7 @@ def questions() -> list[dict[str, Any]]:
 
 
 class _Asked(NamedTuple):
-    """Of a step: seconds of each answer, and of the processor here for each chunk."""
+    """The cost of a step: seconds of each answer, and of the processor here for each chunk."""
 
     answers: list[float]
     processor: float

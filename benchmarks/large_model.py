@@ -165,7 +165,7 @@ def _plain_loop(ray: Any, model: Model, subsets: Sequence[Any]) -> Callable[[], 
 
 
 def _bare_loop(ray: Any, size: int, params: Any) -> Callable[[], Any]:
-    """The same messages, and nothing done with them."""
+    """Send the same messages, and do nothing with them."""
 
     class Sender:
         def __init__(self) -> None:

@@ -35,7 +35,7 @@ def mean_runtime(rng: np.random.Generator, load: np.ndarray, num_draws: int, dty
 def estimate_runtime(
     rng: np.random.Generator, load: np.ndarray, num_draws: int
 ) -> tuple[float, float]:
-    """The same in float64 with the mean's standard error."""
+    """Do the same in float64, with the mean's standard error."""
     runtime = (sorted_times(rng, num_draws, load.size) * load).max(axis=1)
     return float(runtime.mean()), float(runtime.std() / math.sqrt(num_draws - 1))
 

@@ -33,7 +33,7 @@ class Measured(NamedTuple):
 
 
 def measured(first: float, later: Sequence[float], value: Any = None) -> Measured:
-    """Of the seconds of a first call and of those after it."""
+    """Make a timing of the seconds of a first call and of those after it."""
     middle = spread(later)
     compiled = {"first_call": first, "compile": max(first - middle["median"], 0.0)}
     return Measured(compiled | middle, value, len(later))
@@ -131,7 +131,7 @@ def _finite(figure: float | None) -> float | None:
 
 
 def usable_cores() -> int:
-    """Of this machine, those that this process may run on."""
+    """Return the number of cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

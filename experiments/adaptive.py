@@ -88,7 +88,7 @@ Step = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[float, np.ndarray]]
 
 
 class Row(NamedTuple):
-    """All iterations: seconds of the uncoded scheme; saved against it, in percent.
+    """Means of all iterations: seconds of the uncoded scheme; saved against it, in percent.
 
     `hindsight`: by the better of uncoded and work sharing in every step. `shared`: so many of the
     loop's steps, in percent.
@@ -108,7 +108,7 @@ class Row(NamedTuple):
 
 @functools.cache
 def sharing_step(workers: int, stored: int) -> Step:
-    """Of work sharing with the hand-outs of a mean uncoded step of 1."""
+    """Return a step of work sharing with the hand-outs of a mean uncoded step of 1."""
     rule = WorkSharing(workers, stored, CHUNKS, ends="sums", round_trip=HAND_OUT)
 
     @jax.jit

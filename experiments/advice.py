@@ -1,4 +1,4 @@
-"""How good is advice? Advised on one half of a log, judged in the other, both ways.
+"""The worth of advice: advised on one half of a log, judged in the other, both ways.
 
 Regret is what the best exact remedy saves more in hindsight, in points of the uncoded time. Of a
 synthetic log it is known what each worker, chunk and pause took; its steps are judged by that.

@@ -31,7 +31,7 @@ class Blocks(NamedTuple):
 
 
 class Operations(NamedTuple):
-    """By the compiler's count, on the samples of a subset; units in the order of the backward pass.
+    """Counts by the compiler, on a subset's samples; units are in the order of the backward pass.
 
     Attributes:
       gradient: of the loss and its whole gradient, in one program.
@@ -161,7 +161,7 @@ def operations_of_worker(worker: WorkerProcess) -> np.ndarray:
 
 
 def operations_of_units(model: Model, samples: PyTree, order: Sequence[int]) -> Operations:
-    """From the programs for each unit's gradient alone, and for those of all units up to it."""
+    """Take costs from programs for each unit's gradient alone, and of all units up to it."""
     forward = jax.jit(lambda params, batch: jax.vjp(lambda p: model.loss(p, batch), params))
     value, pull = jax.eval_shape(forward, model.params, samples)
 

@@ -193,7 +193,7 @@ def _problem(workers: int, law: bcgc.distributions.Distribution) -> bcgc.Problem
 
 
 def _cycle_times(passes: np.ndarray) -> bcgc.Empirical:
-    """Of the seconds of whole passes."""
+    """Return the law of the seconds of whole passes."""
     return bcgc.Empirical(passes / (SAMPLES_OF_A_WORKER * 3 * LAYERS * WIDTH**2))
 
 

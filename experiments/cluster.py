@@ -161,7 +161,7 @@ def successive(scheme: TrainingScheme, times: np.ndarray, unit: str = "subset") 
 
 
 def _shared(scheme: SharedScheme, times: np.ndarray) -> np.ndarray:
-    """As `successive`, of work sharing, whose questions take no time."""
+    """Return what `successive` does, of work sharing, whose questions take no time."""
     assert scheme.rule is not None
     step = jax.jit(scheme.rule.step, static_argnums=1)
     load, late, found = Load(scheme.load, None), np.zeros(times.shape[1]), []
@@ -255,7 +255,7 @@ def _print(rows: Sequence[dict[str, Any]], steps: int) -> None:
 
 
 def draw(rows: Iterable[Mapping[str, Any]], courses: Iterable[Mapping[str, Any]]) -> "Figure":
-    """Of the rows of cluster.csv and of cluster_steps.csv, which may be words: the figure anew."""
+    """Draw the figure anew from rows of cluster.csv and cluster_steps.csv, which may be words."""
     figure, (left, right) = plotting.new_figure(1, 2, size=(7.6, 4.8))
     handles = _draw_times(left, [row for row in rows if str(row["faults"]) == "False"])
     handles += _draw_courses(right, [row for row in courses if row["method"] in DRAWN])

@@ -1,4 +1,4 @@
-"""How exactly each gradient code decodes: worst error over stragglers, N from 10 to 100.
+"""The precision of each gradient code: worst error over stragglers, N from 10 to 100.
 
 Float32 gradients of the N subsets, 200 random sets of stragglers and all contiguous ones, every
 construction. The error is relative to the float64 sum; beside it the worst amplification, and the
@@ -30,7 +30,7 @@ _weights = jax.jit(
 
 
 def levels_of(num_workers: int) -> list[int]:
-    """All up to N = 20; beyond, a few that cover them, those next to both ends included."""
+    """Return all levels up to N = 20, else a few that cover them, with those at both ends."""
     if num_workers <= 20:
         return list(range(num_workers))
     return sorted(

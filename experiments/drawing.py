@@ -66,7 +66,7 @@ def text(x: float, y: float, words: str, anchor: str = "start") -> str:
 
 
 def at(time: float) -> float:
-    """Where a time is on the page."""
+    """Return the place of a time on the page."""
     return LEFT + UNIT * round(time, 6)
 
 

@@ -160,7 +160,7 @@ def strike(cluster: Cluster, kind: str, rng: np.random.Generator) -> None:
 
 
 def signal_workers(cluster: Cluster, workers: Sequence[int], number: signal.Signals) -> list[int]:
-    """To the processes of these workers, modulo N, as far as they are there."""
+    """Signal the processes of these workers, modulo N, as far as they are there."""
     pids = [pid for w in workers if (pid := cluster.pids[w % cluster.num_workers]) is not None]
     _signal_all(pids, number)
     return pids
@@ -198,7 +198,7 @@ def _note(path: Path, line: dict[str, Any]) -> None:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """Those that are whole: a master may be killed while it writes one."""
+    """Read whole lines alone: a master may be killed while it writes one."""
     found = []
     for text in path.read_text().splitlines() if path.exists() else []:
         with contextlib.suppress(ValueError):

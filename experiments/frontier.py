@@ -47,12 +47,12 @@ class Point(NamedTuple):
 
 
 def stored_grid(workers: int) -> list[int]:
-    """From one subset to all."""
+    """Return numbers of subsets from one to all."""
     return [stored for stored in (1, 2, 3, 5, 10) if stored < workers] + [workers]
 
 
 def method_of(scheme: str, stored: int) -> str | Any:
-    """Of workers that store so many subsets."""
+    """Return the method of a scheme whose workers store so many subsets."""
     # A coordinate on no more subsets.
     return bcgc.Optimal(levels=range(stored)) if scheme == "optimal" else f"{scheme}:{stored}"
 
@@ -86,7 +86,7 @@ def points(name: str, forward: float, key: jax.Array) -> Iterator[Point]:
 
 
 def print_points(rows: Sequence[Point]) -> None:
-    """By subsets stored, and by the round trip."""
+    """Draw times by subsets stored, and by the round trip."""
     for name, mine in grouped(rows, lambda row: row.setting).items():
         at = {(row.round_trip, row.stored_subsets, row.scheme, row.forward): row for row in mine}
         stored = sorted({row.stored_subsets for row in mine})

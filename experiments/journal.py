@@ -202,7 +202,7 @@ def large_deadline_partition(problem: bcgc.Problem) -> jax.Array:
 
 @jax.jit
 def equal_risk_partition(problem: bcgc.Problem, deadline: float) -> jax.Array:
-    r"""All terms C(N, n+1) P(T > θ_n)^(n+1) of the sum above equal, e^-a, `[max_workers]`.
+    r"""Return x with equal terms C(N, n+1) P(T > θ_n)^(n+1) = e^-a above, `[max_workers]`.
 
     y_n = t/(κ θ_n), Λ(θ_n) = (a + log C(N, n+1)) / (n+1) with Λ = -log P(T > ·), and the one number
     a by bisection, so that Σ x_n = L; of a deadline that is too short for any a, the shares at

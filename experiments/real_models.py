@@ -79,7 +79,7 @@ def run(out: Path, *, seed: int = 0) -> None:
 def trainings(
     cluster: Cluster, model: Model, schemes: Sequence[str], times: np.ndarray, pace: float
 ) -> list[Trained]:
-    """Of one model by each of the schemes, one after the other."""
+    """Train one model by each of the schemes, one after the other."""
     loss = jax.jit(lambda params: model.loss(params, model.batch))
     chosen = each(schemes, f"training of the {model.title}")
     return [_trained(cluster, model, scheme, times, pace, loss) for scheme in chosen]
@@ -133,7 +133,7 @@ def show(trained: Sequence[Trained]) -> None:
 
 
 def look_of(scheme: str) -> plotting.Style:
-    """Of a training whose plan is no scheme's, one of its own."""
+    """Make the row of a training whose plan is no scheme's, but one of its own."""
     if scheme == LOOP:
         return plotting.Style("closed loop: told nothing, measures", looks.COLORS[0], "o")
     return plotting.style(scheme)

@@ -60,7 +60,7 @@ def record(loads: np.ndarray, seed: int) -> np.ndarray:
 
 
 class Meeting(NamedTuple):
-    """How the processes wait for each other: before the first step, after each, and for a core."""
+    """Waits of the processes for each other: before the first step, after each, and for a core."""
 
     ready: Barrier
     step: Barrier

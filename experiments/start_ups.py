@@ -224,7 +224,7 @@ def compute_plans(seed: int, count: int = PLANS, generations: int = _GENERATIONS
 
 
 def print_values(rows: Sequence[Value]) -> None:
-    """How many standard errors away the draws are, family by family."""
+    """Tell how many standard errors away the draws are, family by family."""
     lines = []
     families = sorted(grouped(rows, lambda row: (row.start_up, row.cycle_time)).items())
     for names, mine in [*families, (("all", ""), rows)]:
@@ -242,7 +242,7 @@ def print_values(rows: Sequence[Value]) -> None:
 
 
 def print_plans(rows: Sequence[Plan]) -> None:
-    """How far the plan that is found is from a global search's best."""
+    """Tell how far the plan that is found is from a global search's best."""
     lines = []
     for name, mine in [*sorted(grouped(rows, lambda row: row.start_up).items()), ("all", rows)]:
         excess = np.array([row.excess for row in mine])

@@ -1,4 +1,4 @@
-"""How much the optimum saves, over the number of workers (2 to 50) and the rate of the cycle time.
+"""What the optimum saves, over the number of workers (2 to 50) and the rate of the cycle time.
 
 A grid of problems of shift 50, L = 20000, M = 50, b = 1, solved together and streamed to a CSV
 file: what was cut off goes on. What is saved is against uncoded; the reduction of a cell is
@@ -176,7 +176,7 @@ def _edges(middles: np.ndarray) -> np.ndarray:
 def _crossings(
     values: np.ndarray, levels: np.ndarray, workers: np.ndarray, rates: np.ndarray
 ) -> list[tuple[float, float]]:
-    """Where each level is passed along the rates, at two thirds of the workers; not at an edge."""
+    """Place each level's label along the rates, at two thirds of the workers; not at an edge."""
     column = 2 * (workers.size - 1) // 3
     below = values[:, column, None] < levels
     row, which = np.nonzero(below[2:-1] != below[1:-2])

@@ -1,4 +1,4 @@
-"""How many programs XLA compiles."""
+"""Counts of the programs that XLA compiles."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -73,7 +73,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
-    """In the order of the groups; examples as dear as slow tests are of their tier."""
+    """Put tests in the order of the groups; examples as dear as slow tests are of their tier."""
     order = list(dict.fromkeys(_GROUPS.values()))
     items.sort(
         key=lambda item: order.index(name) if (name := _group(item.nodeid)) in order else len(order)

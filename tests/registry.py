@@ -132,7 +132,7 @@ def problem_of(v: Number, **more: Any) -> bcgc.Problem:
 
 
 def late_problem(v: Number) -> bcgc.Problem:
-    """Of workers that start up and send."""
+    """Make a problem of workers that start up and send."""
     return problem_of(v, start_up=bcgc.Exponential(v), send_time=0.5 * v, chain_cycles=0.2 * v)
 
 

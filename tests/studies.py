@@ -29,7 +29,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 
 def refused(main, argv, capsys, *words):
-    """In one line, which has the words, and with status 2."""
+    """The command refuses in one line, which has the words, and with status 2."""
     with pytest.raises(SystemExit) as stop:
         main(argv)
     said = capsys.readouterr()

@@ -304,7 +304,7 @@ def _only_the_first_is_finite(tree: Any) -> None:
 
 
 def test_runtimes_of_traced_numbers_that_make_no_problem_are_nan():
-    """In one program, which is smaller than one for each of them."""
+    """Run all in one program, which is smaller than one for each."""
     calls = {**OF_A_PARTITION, "limit": lambda problem, _: bcgc.solvers.runtime_limit(problem)}
 
     @jax.jit

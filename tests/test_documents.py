@@ -41,7 +41,7 @@ def test_the_documents_are_short():
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
 def test_links_lead_somewhere(path):
-    """To a file, and where they name a heading of it, to that."""
+    """Links lead to a file, and where they name a heading of it, to that."""
     for file, heading in re.findall(r"\]\(([^)#\s]*)(?:#([^)]*))?\)", path.read_text("utf-8")):
         target = path.parent / file if file else path
         assert "://" in file or target.exists(), file
@@ -49,7 +49,7 @@ def test_links_lead_somewhere(path):
 
 
 def _headings(path: Path) -> set[str]:
-    """As GitHub names them: lower case, no punctuation, a hyphen for each space."""
+    """Name headings as GitHub does: lower case, no punctuation, a hyphen for each space."""
     titles = re.findall(r"^#+ (.*)$", path.read_text("utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
@@ -117,7 +117,7 @@ def _run(typed: str, command) -> None:
 
 
 def _commands(block: str) -> list[str]:
-    """Those over several lines in one."""
+    """Join commands over several lines in one."""
     return [
         " ".join(line.split()) for line in block.replace("\\\n", " ").splitlines() if line.strip()
     ]

@@ -96,7 +96,7 @@ def test_a_number_of_the_data_beside_a_picture_is_what_the_code_computes(name, s
 
 
 def test_two_published_values_of_the_journals_closed_form_are_not_those_of_its_formula():
-    """As the page of studies says; x_n = L / ((n+1) H_N), and its probability in fractions."""
+    """The page of studies is right: x_n = L / ((n+1) H_N), and its probability in fractions."""
     off = {}
     for (workers, rate, count), theirs in journal.read_published().items():
         if workers <= 20:

@@ -44,7 +44,7 @@ def test_every_public_name_is_called_here_or_in_the_tests_of_codes():
 
 
 def _dtypes(tree: Any) -> dict[str, str]:
-    """Of the floating results, by where they stand."""
+    """Return the dtypes of floating results, by where they stand."""
     named, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {
         jax.tree_util.keystr(path): str(leaf.dtype)

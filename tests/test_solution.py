@@ -118,7 +118,7 @@ def test_a_person_reads_what_came_of_it():
 
 
 def _all_solutions() -> list[bcgc.Solution]:
-    """By every method, what does not exist, and a batch."""
+    """Solve by every method, with what does not exist, and a batch."""
     found = list(bcgc.compare(PROBLEM, key=jax.random.key(0)).values())
     found += [bcgc.solve(PROBLEM, method) for method in (bcgc.Deadline(1e8), "cyclic:3")]
     found.append(bcgc.solve(padded(LAW, 6, 90), "ferdinand:17"))
@@ -329,7 +329,7 @@ def test_a_plan_that_does_not_exist_is_not_shown_and_not_trained():
 
 
 def test_a_file_of_an_older_version_says_whose_subsets_tasks_are(tmp_path):
-    """And those of schedules of several blocks, which are no more, are refused."""
+    """Files of schedules of several blocks, which are no more, are refused."""
     solution = bcgc.solve(PROBLEM, "cyclic:3")
     path = solution.save(tmp_path / "old.json")
     saved = json.loads(path.read_text())

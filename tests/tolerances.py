@@ -1,4 +1,4 @@
-"""How exact a result may be asked to be."""
+"""The precision that a result may be asked for."""
 
 import numpy as np
 

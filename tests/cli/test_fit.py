@@ -49,7 +49,7 @@ def once(command, monkeypatch):
 
 
 def _best_of_few(problem):
-    """In place of a search, which has tests of its own."""
+    """Stand in for a search, which has tests of its own."""
     n = int(problem.num_workers)
     x = np.array(
         [

@@ -1,4 +1,4 @@
-"""How far a trace is from independent alike workers, on traces that are so in one known way."""
+"""The distance of a trace from independent alike workers, on traces made in one known way."""
 
 import numpy as np
 import pytest

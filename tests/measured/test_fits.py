@@ -187,7 +187,7 @@ def test_the_correction_of_the_ends_costs_no_likelihood_where_most_times_are_cut
 
 
 def test_times_at_which_samples_are_cut_off_are_drawn_by_kaplan_and_meier(x64):
-    """Of 1, 2+, 3, 4+ a third is cut at 2, the rest at 4; if the longest is whole, not all are."""
+    """Cuts of 1, 2+, 3, 4+: a third is cut at 2, the rest at 4; not all if the longest is whole."""
     times = np.broadcast_to(np.arange(1.0, 5.0), (4000, 4))
     for which, last in (((2, 4), 4.0), ((2,), np.inf)):
         _, drawn = _draw(

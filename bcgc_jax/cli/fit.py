@@ -323,7 +323,7 @@ def _trace_in_words(trace: Trace, description: Description) -> Iterator[str]:
     workers = f"{description.num_workers} workers"
     yield f"{trace.seconds.size} times of {workers} over {description.num_steps} steps"
     if trace.microbatches is not None:
-        yield f"of {trace.microbatches.seconds.shape[2]} microbatches each"
+        yield f"of {trace.microbatches.seconds.shape[2]} chunks each"
     if not one_load(trace):
         loads = np.unique(np.asarray(trace.load))
         yield f"at {loads.size} loads from {loads[0]:g} to {loads[-1]:g}"

@@ -167,7 +167,7 @@ def sharing_rows(advice: Advice) -> list[Remedy]:
 
 
 def sharing_in_words(advice: Advice) -> str:
-    """What work sharing saves in the microbatches that were recorded."""
+    """What work sharing saves in the chunks that were recorded."""
     saved = ", ".join(
         f"{row.remedy} {percent(row.saved.value)} % ({row.saved.in_percent()} %)"
         for row in sharing_rows(advice)

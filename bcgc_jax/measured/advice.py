@@ -109,7 +109,7 @@ def advise(
 
     Args:
       trace: the log, as `measured.load_trace` reads it.
-      chunks: C, of a worker's step, where the trace has no microbatches; by default 8.
+      chunks: C, of a worker's step, where the trace has no chunks; by default 8.
       stored: the most subsets that a worker can store; by default all.
       round_trip: seconds of a question before each chunk.
       methods: codes to replay too, by name; see `solvers.measured_steps`.

@@ -1,4 +1,4 @@
-"""Measured times of microbatches, the parts of a worker's step."""
+"""Measured times of chunks (microbatches), the parts of a worker's step."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Microbatches(NamedTuple):
-    """C microbatches of W workers in S steps; NaN where a worker has no step.
+    """C chunks of W workers in S steps; NaN where a worker has no step.
 
     Args:
       seconds: `[S, W, C]`, of the forward and the backward pass.

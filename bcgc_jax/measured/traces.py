@@ -49,7 +49,7 @@ class Trace(NamedTuple):
         the same.
       of_cycles: whether the seconds are those of a cycle, as `per_cycle` makes them, not of an
         iteration.
-      microbatches: what the seconds are sums of, where each microbatch was timed; else None.
+      microbatches: what the seconds are sums of, where each chunk was timed; else None.
 
     >>> names, twice = np.array(["a", "b"]), np.array([0, 0, 1])
     >>> trace = Trace(names, names, twice, np.array([0, 1, 0]), np.array([3.0, 1.0, 2.0]),
@@ -153,14 +153,14 @@ def load_trace(
       censored: the column that says, by 0/1, false/true or no/yes, whether the worker was cut off.
       load: the column of the work done when the seconds were over, in any unit; by default `load`,
         where there is one. A step and worker may then have several rows, one for each load.
-      chunk, forward: the columns of a microbatch's number and of its forward pass, see below.
+      chunk, forward: the columns of a chunk's number and of its forward pass, see below.
       layout: "long", a row for each step and worker; "wide", a row for each step and a column named
         after each worker, the step column optional; "auto", wide only where there is neither a
         worker nor a seconds column and the columns are numbered alike, like w0, w1.
 
-    A file with a column `chunk` has a row for each microbatch of a worker's step: its number there,
-    its seconds, and perhaps `forward_seconds`, its forward pass's part of them; other names may be
-    given. `load` is then its length. The seconds of the trace are the sums, and
+    A file with a column `chunk` has a row for each chunk (microbatch) of a worker's step: its
+    number there, its seconds, and perhaps `forward_seconds`, its forward pass's part of them; other
+    names may be given. `load` is then its length. The seconds of the trace are the sums, and
     `Trace.microbatches` has the parts. A worker's step that lacks some of them has no time.
 
     Raises ValueError, with the line, for what is no trace, such as two times of one cell and load,
@@ -459,7 +459,7 @@ def _trace_of(rows: Rows, path: str, at: dict[str, int], names: dict[str, str]) 
 
 
 def _numbers_of_chunks(trace: Trace, path: str, columns: _Columns) -> np.ndarray:
-    """Number the microbatch of each row, `[R]`.
+    """Number the chunk of each row, `[R]`.
 
     Raises ValueError where a worker's step has two of a number, or no step has all of all workers.
     """
@@ -475,8 +475,8 @@ def _numbers_of_chunks(trace: Trace, path: str, columns: _Columns) -> np.ndarray
         worker = trace.worker_names[trace.worker[a]]
         raise ValueError(
             f"{path}, lines {columns.line[a]} and {columns.line[b]}: step {step} has two times of "
-            f"chunk {names[columns.chunk[a]]} of worker {worker}: leave out what the log has twice, "
-            "or give each chunk of a worker's step a number of its own"
+            f"chunk {names[columns.chunk[a]]} of worker {worker}: leave out what the log has "
+            "twice, or give each chunk of a worker's step a number of its own"
         )
     cells = np.unique(trace.cell)
     whole = np.bincount(trace.cell, minlength=trace.num_steps * trace.num_workers) == names.size
@@ -497,7 +497,7 @@ def _numbers_of_chunks(trace: Trace, path: str, columns: _Columns) -> np.ndarray
 
 
 def _summed(trace: Trace, chunk: np.ndarray, forward: np.ndarray | None) -> Trace:
-    """Add up microbatches: `trace` has a row for each, and `chunk` their numbers.
+    """Add up chunks: `trace` has a row for each, and `chunk` their numbers.
 
     A worker's step of which some are missing, as where a log breaks off, has no time.
     """
@@ -564,7 +564,7 @@ def _positive(text: str, name: str) -> float:
 
 
 def _forward(text: str, seconds: float) -> float:
-    """Read a forward pass; ValueError where it is no part of the microbatch's `seconds`."""
+    """Read a forward pass; ValueError where it is no part of the chunk's `seconds`."""
     if 0 < (forward := _positive(text, "forward_seconds")) < seconds:
         return forward
     raise ValueError(

@@ -63,21 +63,23 @@ def _nan_unless_zero(tangent: Array) -> Array:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def with_slopes(
-    function: Callable[..., Any], known: Any, problem: Any, plan: Any, *others: Any
+    function: Callable[..., Any], value: Any, problem: Any, plan: Any, *others: Any
 ) -> Any:
     """Return a `function` of its best plan, with slopes at this plan: the envelope theorem.
 
-    `known` is its value, or None. Second derivatives need those of the plan.
+    `value` is that of the function, if it is known, or None. Second derivatives need those of the
+    plan.
     """
-    return function(problem, plan, *others) if known is None else known
+    return function(problem, plan, *others) if value is None else value
 
 
 @with_slopes.defjvp
 def _with_slopes_jvp(function, primals, tangents):
-    known, problem, plan, *others = primals
+    given, problem, plan, *others = primals
     _, of_problem, _, *of_others = tangents
     at = (problem, *others)
     along = (of_problem, *of_others)
     value, slope = jax.jvp(lambda problem, *others: function(problem, plan, *others), at, along)
-    known = value if known is None else known
-    return with_slopes(function, known, problem, plan, *others), slope
+    if given is not None:
+        value = given
+    return with_slopes(function, value, problem, plan, *others), slope

@@ -160,5 +160,5 @@ def save_plan(solution: Solution, problem: Problem | None, path: str) -> None:
     if solution.partition is not None:
         plan = partition_plan(solution.partition[:size], size)
     rounded, levels = (None if a is None else a[:size] for a in (solution.rounded, solution.levels))
-    known = {"rounded_value": solution.rounded_runtime, "problem": problem}
-    replace(solution, plan=plan, rounded=rounded, levels=levels, **known).save(path)
+    short = replace(solution, plan=plan, rounded=rounded, levels=levels, problem=problem)
+    replace(short, rounded_value=solution.rounded_runtime).save(path)

@@ -94,8 +94,8 @@ def compile_quickly() -> None:
     """
     flags = os.environ.get("XLA_FLAGS", "")
     version = importlib.metadata.version("jaxlib").split(".")
-    known = tuple(map(int, version[:2])) < _UNKNOWN_FROM
-    if known and _QUICKLY not in flags and "jax" not in sys.modules:
+    is_known = tuple(map(int, version[:2])) < _UNKNOWN_FROM
+    if is_known and _QUICKLY not in flags and "jax" not in sys.modules:
         os.environ["XLA_FLAGS"] = f"{flags} {_QUICKLY}=false".strip()
 
 

@@ -216,14 +216,14 @@ def _bars(axes: "Axes", schemes: Sequence[Drawn], form: str = ".4g") -> None:
 
 def bars(rows: Sequence[Row], value: str) -> "Figure":
     """Draw the methods of one problem, a bar for each."""
-    known = [row for row in rows if row[value] is not None]
-    if not known:
+    rows = [row for row in rows if row[value] is not None]
+    if not rows:
         raise click.UsageError(f"the column {value} is empty")
-    figure, (axes,) = plotting.new_figure(size=(6.8, 1.2 + 0.32 * len(known)))
+    figure, (axes,) = plotting.new_figure(size=(6.8, 1.2 + 0.32 * len(rows)))
     of_runtime = value == "expected_runtime"
     schemes = [
         without_blocks(row["method"], row[value], row.get("saved") if of_runtime else None)
-        for row in known
+        for row in rows
     ]
     _bars(axes, schemes)
     with_savings = any(one.saved is not None for one in schemes)
@@ -270,9 +270,9 @@ def check_numbers(rows: Sequence[Row], name: str) -> None:
 
 def curves(rows: Sequence[Row], x: str, y: str, title: str = "") -> "Figure":
     figure, (axes,) = plotting.new_figure()
-    known = [row for row in rows if row[y] is not None]
+    with_value = [row for row in rows if row[y] is not None]
     for method in dict.fromkeys(row["method"] for row in rows):
-        pairs = sorted((row[x], row[y]) for row in known if row["method"] == method)
+        pairs = sorted((row[x], row[y]) for row in with_value if row["method"] == method)
         axes.plot(*np.array(pairs).T, **_look(method))
     plotting.label_axes(axes, LABELS.get(x, x), LABELS.get(y, y), title=title, log=_log(rows, x, y))
     if axes.get_xscale() == "linear":

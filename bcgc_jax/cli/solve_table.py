@@ -112,9 +112,10 @@ def _against_baseline(answer: SolveAnswer) -> str:
 
 def _in_a_row(answer: SolveAnswer) -> list[str]:
     """Tell which schemes take longer where nobody can stop a computation."""
-    known = [row for row in answer.rows if row["chained_runtime"] is not None]
     times = []
-    for row in known:
+    for row in answer.rows:
+        if row["chained_runtime"] is None:
+            continue
         chained: Any = output.for_used(row["chained_runtime"], row)
         error: Any = output.for_used(row["chained_error"], row)
         times.append((row["method"], runtime_of(row), Expectation(chained, error)))

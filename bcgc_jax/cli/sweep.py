@@ -85,9 +85,7 @@ def _axes(
         raise click.UsageError("give the numbers of workers with --workers")
     if isinstance(question.start_up, Distribution):
         fixed["start_up"] = question.start_up
-        numbers = question.start_up.summary()
-        given = ",".join(f"{name}={value:g}" for name, value in numbers.items())
-        labels["start_up_distribution"] = f"{law_name(type(question.start_up))}:{given}"
+        labels["start_up_distribution"] = _typed_law(question.start_up)
     if question.overlap:
         labels["overlap"] = "true"
     axes = {
@@ -110,6 +108,12 @@ def _axes(
         return Problem(max_workers=max_workers, **fixed, **numbers)
 
     return {name: values for name, values in axes.items() if values is not None}, labels, problem
+
+
+def _typed_law(law: Distribution) -> str:
+    """Write a distribution as it is typed: NAME:PARAMETER=VALUE,…"""
+    given = ",".join(f"{name}={value:g}" for name, value in law.summary().items())
+    return f"{law_name(type(law))}:{given}"
 
 
 def _parameters(

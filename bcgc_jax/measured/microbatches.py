@@ -47,9 +47,9 @@ def predicted_seconds(parts: Microbatches, learnt: slice | np.ndarray) -> np.nda
     length = parts.forward if parts.load is None else parts.load
     if length is None:
         return None
-    known = np.isfinite(parts.seconds[learnt])
-    x = length[learnt][known]
-    y = parts.seconds[learnt][known]
+    measured = np.isfinite(parts.seconds[learnt])
+    x = length[learnt][measured]
+    y = parts.seconds[learnt][measured]
     (a, b), *_ = np.linalg.lstsq(np.stack([np.ones(x.size), x], axis=1), y, rcond=None)
     # A line may go below 0 where nothing was measured.
     return np.maximum(a + b * length, 0.01 * y.mean())

@@ -39,12 +39,12 @@ def levels(scores: np.ndarray, times: np.ndarray) -> np.ndarray:
       times: `[S, W]`, NaN where missing; one in each step is not.
     """
     apart = np.log(times / np.nanmedian(times, axis=1, keepdims=True))
-    found = _unlike(scores)
+    stretches = _unlike(scores)
     others = np.ones(times.shape, bool)
-    for worker, first, stop, _ in found:
+    for worker, first, stop in stretches:
         others[first:stop, worker] = False
     kept = np.zeros(times.shape)
-    for worker, first, stop, _ in found:
+    for worker, first, stop in stretches:
         usual = _trimmed_mean(apart[first:stop][others[first:stop]])
         kept[first:stop, worker] = _trimmed_mean(apart[first:stop, worker]) - usual
     return kept
@@ -52,24 +52,23 @@ def levels(scores: np.ndarray, times: np.ndarray) -> np.ndarray:
 
 def _trimmed_mean(values: np.ndarray) -> float:
     """Average known values without the lowest and the highest fifth; 0 if there are none."""
-    known = np.sort(values[np.isfinite(values)])
-    cut = len(known) // 5
-    return float(known[cut : len(known) - cut].mean()) if known.size else 0.0
+    ordered = np.sort(values[np.isfinite(values)])
+    cut = len(ordered) // 5
+    return float(ordered[cut : len(ordered) - cut].mean()) if ordered.size else 0.0
 
 
-def _unlike(scores: np.ndarray) -> list[tuple[int, int, int, float]]:
-    """Worker, first step, end and mean score of stretches with scores that are no chance."""
+def _unlike(scores: np.ndarray) -> list[tuple[int, int, int]]:
+    """Return worker, first step and end of stretches with scores that are no chance."""
     if len(scores) < 2 * _SHORTEST:
         return []
     scores = scores / _noise(scores)
     threshold = 2 * math.log(scores.size) + _ABOVE_CHANCE
-    found = []
+    unlike = []
     for worker, own in enumerate(scores.T):
         for first, stop in _level_stretches(own, threshold):
-            mean = float(own[first:stop].mean())
-            if mean**2 * (stop - first) > threshold:
-                found.append((worker, first, stop, mean))
-    return found
+            if own[first:stop].mean() ** 2 * (stop - first) > threshold:
+                unlike.append((worker, first, stop))
+    return unlike
 
 
 def ranks_of(times: np.ndarray) -> np.ndarray:
@@ -79,11 +78,11 @@ def ranks_of(times: np.ndarray) -> np.ndarray:
     """
     ranks = np.zeros(times.shape)
     for step, row in enumerate(times):
-        known = np.isfinite(row)
-        ordered = np.sort(row[known])
-        own = row[known]
+        measured = np.isfinite(row)
+        own = row[measured]
+        ordered = np.sort(own)
         both = np.searchsorted(ordered, own, "left") + np.searchsorted(ordered, own, "right")
-        ranks[step, known] = math.sqrt(12) * (both / 2 / max(own.size, 1) - 0.5)
+        ranks[step, measured] = math.sqrt(12) * (both / 2 / max(own.size, 1) - 0.5)
     return ranks
 
 
@@ -109,12 +108,12 @@ def _level_stretches(scores: np.ndarray, threshold: float) -> list[tuple[int, in
         return [(0, size)]
     length = stop - first
     _, first, stop = _most_unlike(scores, range(int(length / 1.2), int(length * 1.2) + 2))
-    found = []
+    stretches = []
     for begin, end in ((0, first), (first, stop), (stop, size)):
         if begin < end:
             inner = _level_stretches(scores[begin:end], threshold)
-            found += [(begin + first, begin + stop) for first, stop in inner]
-    return found
+            stretches += [(begin + first, begin + stop) for first, stop in inner]
+    return stretches
 
 
 def _most_unlike(scores: np.ndarray, lengths: Iterable[int]) -> tuple[float, int, int]:

@@ -90,16 +90,16 @@ class Sweep:
         self.apart = any(method.fixed_workers for method in asked)
         self.groups = groups_of(self.cells, jax.local_devices(), apart=self.apart)
         self._programs: dict[int, Future[Callable[..., Table]]] = {}
-        group = self.groups[-1]
+        first = self.numbers_at(self.groups[-1].cells[0])
+        jax.eval_shape(self._check, first)  # traced: whatever the numbers are
+
+    def _check(self, cell: dict[str, Array]) -> None:
+        """Raise ValueError for a method that no cell can be solved with."""
         largest = int(self.cells.columns["num_workers"].max())
-
-        def check(cell: dict[str, Array]) -> None:
-            """Raise ValueError for a method that no cell can be solved with."""
-            problem = self.problem(max_workers=group.max_workers, **cell | {"num_workers": largest})
-            for method in asked:
-                method.check(problem)
-
-        jax.eval_shape(check, self.numbers_at(group.cells[0]))  # traced: whatever the numbers are
+        numbers = {**cell, "num_workers": largest}
+        problem = self.problem(max_workers=self.groups[-1].max_workers, **numbers)
+        for method in self.methods.values():
+            method.check(problem)
 
     def __len__(self) -> int:
         """The number of chunks."""

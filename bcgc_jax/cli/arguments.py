@@ -155,7 +155,11 @@ def read_law_of_workers(text: str) -> "tuple[int | None, Distribution]":
 def number_or_law(numbers: Argument) -> Argument:
     """Numbers, or NAME:PARAMETER=VALUE,… of a distribution."""
     name = f"{numbers.name} or distribution"
-    return Argument(name, lambda text: (read_law if text[:1].isalpha() else numbers.read)(text))
+
+    def read(text: str) -> Any:
+        return read_law(text) if text[:1].isalpha() else numbers.read(text)
+
+    return Argument(name, read)
 
 
 def missing_parameters(law: str, given: Collection[str]) -> list[str]:

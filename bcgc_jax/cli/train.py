@@ -26,7 +26,7 @@ from bcgc_jax.solvers.methods import Method
 from bcgc_jax.solvers.solve import solve
 
 if TYPE_CHECKING:
-    from bcgc_jax.cluster import Step
+    from bcgc_jax.cluster import Cluster, InjectedDelay, Step
 
 _CURVES = {"time": "clock", "loss": "loss", "accuracy": "accuracy"}
 METHODS = ("uncoded", "single_block", "tandon_partial", "time", "frequency", "optimal", "sharing:2")
@@ -91,8 +91,7 @@ def _train_all_on_cluster(
     question: TrainOptions, problem: Problem, steps: np.ndarray | None, schemes: dict[str, Method]
 ) -> list[DigitsRun]:
     """Train as `_train_all` does, on processes: all schemes use the same ones, in turn."""
-    from bcgc_jax.cluster import Cluster, InjectedDelay, Run, Step
-    from bcgc_jax.cluster.digits import train_digits_on_cluster
+    from bcgc_jax.cluster import Cluster, InjectedDelay
 
     key = jax.random.key(question.seed)
     workers = num_workers(problem)
@@ -112,7 +111,6 @@ def _train_all_on_cluster(
 
     possible = each_possible(schemes, question.methods and schemes, "planning for", expected)
     pace = None
-    runs = []
     if question.pace:
         seconds = question.pace / min(runtime for _, runtime in possible)
         pace = InjectedDelay(problem.cycle_time if steps is None else steps, seconds)
@@ -122,23 +120,37 @@ def _train_all_on_cluster(
     quiet = contextlib.redirect_stdout(sys.stderr)
     address = question.address
     with _worker_errors(question), quiet, bar, Cluster(workers, address=address) as cluster:
-        for method, _ in possible:
-            seeds = []
+        return [_train_on(cluster, pace, question, problem, one, bar) for one, _ in possible]
 
-            def told(step: Step, name: str = method.name) -> None:
-                bar.what = _course(step, name, workers)
-                bar.done += 1
 
-            for number, own in enumerate(jax.random.split(key, question.num_seeds)):
-                named = f"{method.name.replace(':', '-')}-{number}"
-                folder = None if question.checkpoints is None else question.checkpoints / named
-                run = Run(cluster, pace, folder, after_step=told)
-                given = (own, run, problem, question.model, method)
-                bar.what = f"training with {method.name}"
-                seeds.append(train_digits_on_cluster(*given, **_training(question))[0])
-            rows = (np.concatenate([getattr(s, n) for s in seeds]) for n in _CURVES.values())
-            runs.append(DigitsRun(method.name, seeds[0].expected_runtime, *rows))
-    return runs
+def _train_on(
+    cluster: "Cluster",
+    pace: "InjectedDelay | None",
+    question: TrainOptions,
+    problem: Problem,
+    method: Method,
+    bar: Progress,
+) -> DigitsRun:
+    """Train with one scheme on processes, once for each seed."""
+    from bcgc_jax.cluster import Run
+    from bcgc_jax.cluster.digits import train_digits_on_cluster
+
+    def told(step: "Step") -> None:
+        bar.what = _course(step, method.name, num_workers(problem))
+        bar.done += 1
+
+    runs = []
+    keys = jax.random.split(jax.random.key(question.seed), question.num_seeds)
+    for number, key in enumerate(keys):
+        folder = None
+        if question.checkpoints is not None:
+            folder = question.checkpoints / f"{method.name.replace(':', '-')}-{number}"
+        run = Run(cluster, pace, folder, after_step=told)
+        bar.what = f"training with {method.name}"
+        given = (key, run, problem, question.model, method)
+        runs.append(train_digits_on_cluster(*given, **_training(question))[0])
+    curves = (np.concatenate([getattr(one, of) for one in runs]) for of in _CURVES.values())
+    return DigitsRun(method.name, runs[0].expected_runtime, *curves)
 
 
 @contextlib.contextmanager

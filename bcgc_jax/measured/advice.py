@@ -13,36 +13,27 @@ import numpy as np
 
 from bcgc_jax.measured import remedies
 from bcgc_jax.measured.intervals import Interval
-from bcgc_jax.measured.remedies import (
-    ALL_DATA,
-    ANEW,
-    BACKUP,
-    DEALT,
-    DROP,
-    FIXED,
-    LIMIT,
-    REPLACED,
-    Planned,
-    Replay,
-)
+from bcgc_jax.measured.remedies import Planned, Replay
 from bcgc_jax.measured.slowness import Slowness, model_of, slowness_of, whole_steps
 from bcgc_jax.measured.traces import Trace
 from bcgc_jax.measured.verdict import FEWEST_STEPS, Savings, advised, savings_of
 
 _QUESTION = "a question for each chunk"
 _NEEDS = {
-    DEALT: "lengths of chunks before the step",
+    remedies.DEALT: "lengths of chunks before the step",
     "sharing:2": _QUESTION,
     "sharing:3": _QUESTION,
-    ALL_DATA: _QUESTION,
-    FIXED: "workers that keep their speed",
-    ANEW: "new shares before each step",
-    REPLACED: "{} other machines",
-    BACKUP: "{} workers left out",
-    DROP: "a stop after {} s",
-    LIMIT: "",
+    remedies.ALL_DATA: _QUESTION,
+    remedies.FIXED: "workers that keep their speed",
+    remedies.ANEW: "new shares before each step",
+    remedies.REPLACED: "{} other machines",
+    remedies.BACKUP: "{} workers left out",
+    remedies.DROP: "a stop after {} s",
+    remedies.LIMIT: "",
 }
 _NEEDS_OF_CODE = "workers that are slow, not their data"
+# Exact ones for workers that cannot ask within a step.
+_BEFOREHAND = (remedies.DEALT, remedies.FIXED, remedies.ANEW)
 
 
 class Row(NamedTuple):
@@ -153,7 +144,7 @@ def advise(
         rows=_rows(replays, savings, others, trace.num_workers),
         enough=enough,
         advised=advised(judges, may),
-        beforehand=advised(judges, [name for name in may if name in (DEALT, FIXED, ANEW)]),
+        beforehand=advised(judges, [name for name in may if name in _BEFOREHAND]),
     )
 
 
@@ -168,14 +159,15 @@ def _cheapest_first(workers: int, changing: bool) -> list[str]:
     Where speeds are changing there are none.
     """
     asking = remedies.sharing_names(workers, workers)
-    return [DEALT, *asking, *([] if changing else [FIXED, ANEW])]
+    at_any_speed = [remedies.DEALT, *asking]
+    return at_any_speed if changing else [*at_any_speed, remedies.FIXED, remedies.ANEW]
 
 
 def _rows(
     replays: dict[str, Replay], savings: Savings, others: list[Savings], workers: int
 ) -> list[Row]:
     stored = remedies.sharing_names(workers, workers)
-    stored |= dict.fromkeys((DEALT, FIXED, ANEW, LIMIT), workers)
+    stored |= dict.fromkeys((*_BEFOREHAND, remedies.LIMIT), workers)
     rows = []
     for name, replay in replays.items():
         if name == remedies.NOTHING:
@@ -194,4 +186,4 @@ def _rows(
             needs=_NEEDS.get(name, _NEEDS_OF_CODE).format(choice),
         )
         rows.append(row)
-    return sorted(rows, key=lambda row: (row.remedy == LIMIT, -row.saved.value))
+    return sorted(rows, key=lambda row: (row.remedy == remedies.LIMIT, -row.saved.value))

@@ -244,10 +244,10 @@ def _hazards(
     """Return each sample's parameters less their bias, and the hazards of its times by these."""
     corrected = jax.vmap(family.shifted, in_axes=(0, None, 0))(parameters, -bias, samples)
 
-    def hazards(parameters: Array, times: Array) -> Array:
-        return family.law(*parameters).cumulative_hazard(times)
+    def hazards(parameters: Array, sample: Sample) -> Array:
+        return family.law(*parameters).cumulative_hazard(sample.times)
 
-    return corrected, jax.vmap(hazards)(corrected, samples.times)
+    return corrected, jax.vmap(hazards)(corrected, samples)
 
 
 def distances(hazard: Array, sample: Sample) -> tuple[Array, Array]:

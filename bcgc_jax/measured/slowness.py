@@ -235,9 +235,11 @@ def model_of(trace: Trace, times: np.ndarray, chunks: int | None) -> Log:
         count = parts.seconds.shape[2]
         raise ValueError(f"the log itself says that a worker's step has {count} chunks")
     parts = parts.whole_steps()
-    lengths = "load"
-    if parts.load is None:
-        lengths = None if parts.forward is None else "forward_seconds"
+    lengths: str | None = None
+    if parts.load is not None:
+        lengths = "load"
+    elif parts.forward is not None:
+        lengths = "forward_seconds"
     return Log(parts_of(parts), others=[], costs=_costs(parts), lengths=lengths)
 
 

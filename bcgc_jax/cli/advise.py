@@ -13,8 +13,7 @@ from bcgc_jax.cli.commands import AdviseOptions
 from bcgc_jax.cli.output import Row, Shown, print_lines, print_rows
 from bcgc_jax.cli.progress import Progress
 from bcgc_jax.measured import remedies
-from bcgc_jax.measured.advice import FEWEST_STEPS, Advice, advise
-from bcgc_jax.measured.advice import Row as Remedy
+from bcgc_jax.measured.advice import FEWEST_STEPS, Advice, Remedy, advise
 from bcgc_jax.measured.intervals import percent
 from bcgc_jax.measured.remedies import Planned
 from bcgc_jax.measured.slowness import IN_WORDS, NOT_TIMED_APART

@@ -17,8 +17,7 @@ from bcgc_jax.cli.answers import num_workers
 from bcgc_jax.cli.commands import LAYOUT, FitOptions, Times
 from bcgc_jax.cli.exit import say
 from bcgc_jax.distributions import Distribution, EmpiricalRows, JointDistribution
-from bcgc_jax.measured.advice import Advice, advise
-from bcgc_jax.measured.advice import Row as Remedy
+from bcgc_jax.measured.advice import Advice, Remedy, advise
 from bcgc_jax.measured.choice import distribution_of
 from bcgc_jax.measured.description import NOTHING, Description, describe
 from bcgc_jax.measured.intervals import percent

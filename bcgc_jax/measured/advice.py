@@ -36,8 +36,8 @@ _NEEDS_OF_CODE = "workers that are slow, not their data"
 _BEFOREHAND = (remedies.DEALT, remedies.FIXED, remedies.ANEW)
 
 
-class Row(NamedTuple):
-    """A remedy.
+class Remedy(NamedTuple):
+    """What a remedy saves, loses and needs.
 
     Attributes:
       remedy: its name.
@@ -75,12 +75,12 @@ class Advice(Slowness):
       beforehand: one for workers that cannot ask within a step, or None.
     """
 
-    rows: list[Row]
+    rows: list[Remedy]
     enough: bool
     advised: str | None
     beforehand: str | None
 
-    def row(self, remedy: str) -> Row:
+    def row(self, remedy: str) -> Remedy:
         return next(row for row in self.rows if row.remedy == remedy)
 
 
@@ -165,7 +165,7 @@ def _cheapest_first(workers: int, changing: bool) -> list[str]:
 
 def _rows(
     replays: dict[str, Replay], savings: Savings, others: list[Savings], workers: int
-) -> list[Row]:
+) -> list[Remedy]:
     stored = remedies.sharing_names(workers, workers)
     stored |= dict.fromkeys((*_BEFOREHAND, remedies.LIMIT), workers)
     rows = []
@@ -175,7 +175,7 @@ def _rows(
         values = [each.values[name] for each in (savings, *others)]
         choice = " or ".join(f"{each:.3g}" for each in dict.fromkeys(replay.choice))
         is_code = name not in _NEEDS
-        row = Row(
+        row = Remedy(
             remedy=name,
             saved=savings.interval(name),
             range=(min(values), max(values)),

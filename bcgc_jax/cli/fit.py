@@ -289,17 +289,7 @@ def _fit_row(fit: Fit) -> Row:
 def _print(file: str, answer: FitAnswer) -> None:
     d = answer.description
     start_up = answer.start_up
-<<<<<<< HEAD
-    every = np.unique(np.zeros(1) if trace.load is None else trace.load)
-    loads = f", at {every.size} loads from {every[0]:g} to {every[-1]:g}" if start_up else ""
-    missing = f", {d.num_missing} times missing" if d.num_missing else ""
-    cut = f", {d.num_censored} cut off" if d.num_censored else ""
-    steps = f"{d.num_workers} workers over {d.num_steps} steps"
-    if trace.microbatches is not None:
-        steps += f", of {trace.microbatches.seconds.shape[2]} chunks each"
-=======
     unit = "seconds" if start_up is None else "relative to the mean at their load"
->>>>>>> a2e8ca4 (Commands: a function does one thing, a local says what it holds, no text times a truth value)
     print_lines(
         f"{file}: {', '.join(_trace_in_words(answer.trace, d))}",
         f"{unit}: mean {d.mean:.4g}, standard deviation {d.deviation:.3g}, median {d.median:.4g}, "
@@ -328,7 +318,7 @@ def _trace_in_words(trace: Trace, description: Description) -> Iterator[str]:
         loads = np.unique(np.asarray(trace.load))
         yield f"at {loads.size} loads from {loads[0]:g} to {loads[-1]:g}"
     if description.num_missing:
-        yield f"{description.num_missing} cells missing"
+        yield f"{description.num_missing} times missing"
     if description.num_censored:
         yield f"{description.num_censored} cut off"
 

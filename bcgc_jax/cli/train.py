@@ -98,15 +98,7 @@ def _train_all_on_cluster(
 
     def expected(_: str, method: Method) -> tuple[Method, float]:
         solution = solve(problem, method, key=key)
-<<<<<<< HEAD
         what_is_trained(solution)
-=======
-        plan = solution.plan
-        on_processes = plan is not None and plan.trainable
-        if solution.status == Status.INFEASIBLE or not on_processes:
-            what = f"{question.model} can be trained with here"
-            raise ValueError(f'"{name}" is no scheme that {what}')
->>>>>>> a2e8ca4 (Commands: a function does one thing, a local says what it holds, no text times a truth value)
         return method, float(solution.rounded_runtime)
 
     possible = each_possible(schemes, question.methods and schemes, "planning for", expected)

@@ -42,7 +42,7 @@ _AT_A_TIME = 16
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class Rule(Method):
+class ClosedForm(Method):
     """A partition that follows from the problem without a search; NaN where there is none."""
 
     name: str
@@ -56,12 +56,10 @@ class Rule(Method):
 
 @pytree_dataclass
 class Backup(Numbered):
-    r"""The fastest N - B workers, uncoded: not the gradient of all data, but of a random part of
-    it.
+    r"""The fastest N - B workers, uncoded: the gradient of a random part of the data.
 
     `spare` is B; by default the one with the least time for a sample that is used: of the least
-    E T_(N-B) / (1 - B/N).
-    Chen et al., Revisiting distributed synchronous SGD, 2016.
+    E T_(N-B) / (1 - B/N). Chen et al., Revisiting distributed synchronous SGD, 2016.
     """
 
     spare: int | None = static_field(default=None)
@@ -85,10 +83,9 @@ class Backup(Numbered):
     def plan(self, problem: Problem, key: Array | None) -> Solution:
         one = np.ones(1, int)
         spare = _best_spare(problem) if self.spare is None else jnp.asarray(self.spare)
-        known = concrete(spare)
-        rule = AnyOf(
-            problem.num_workers, spare[None], exact_gradient=known is not None and int(known) == 0
-        )
+        known_spare = concrete(spare)
+        exact = known_spare is not None and int(known_spare) == 0
+        rule = AnyOf(problem.num_workers, spare[None], exact_gradient=exact)
         plan = Plan(
             sizes=problem.total[None],
             block=0 * one,
@@ -96,10 +93,10 @@ class Backup(Numbered):
             share=one.astype(problem.dtype),
             completion=rule,
         )
-        found = integrate_runtime(problem, plan)
+        runtime = integrate_runtime(problem, plan)
         exists = jnp.asarray(problem.num_workers) > spare
-        found = Expectation(*(jnp.where(exists, number, jnp.nan) for number in found))
-        return replace(solution_of_value(problem, found), plan=plan)
+        runtime = Expectation(*(jnp.where(exists, number, jnp.nan) for number in runtime))
+        return replace(solution_of_value(problem, runtime), plan=plan)
 
 
 @pytree_dataclass
@@ -143,8 +140,7 @@ class Ferdinand(Numbered):
 
 @pytree_dataclass
 class TandonPartial(Method):
-    r"""Partial stragglers of Tandon et al. 2017; `alpha` is the `straggler_ratio` of the times
-    by default."""
+    r"""Partial stragglers of Tandon et al. 2017; by default `alpha` is the `straggler_ratio`."""
 
     alpha: ArrayLike | None = None
 
@@ -158,20 +154,20 @@ class TandonPartial(Method):
         iteration = iteration_of(problem)
         workers = problem.num_workers
         alpha = straggler_ratio(iteration.pooled()) if self.alpha is None else self.alpha
-        known = problem.plain and at_hand((problem, alpha)) and 1 < np.max(workers) <= _LEVELS
-        cheap = known and iteration.evaluation_cost() <= 1e7  # less than a compilation takes
-        found, level = (_best_partition if cheap else tandon_partial_runtime)(problem, alpha)
-        return replace(solution_of_value(problem, found), plan=partial_plan(problem, level, alpha))
+        few = problem.plain and at_hand((problem, alpha)) and 1 < np.max(workers) <= _LEVELS
+        cheap = few and iteration.evaluation_cost() <= 1e7  # less than a compilation takes
+        best = _best_partition if cheap else tandon_partial_runtime
+        runtime, level = best(problem, alpha)
+        plan = partial_plan(problem, level, alpha)
+        return replace(solution_of_value(problem, runtime), plan=plan)
 
 
 @jax.jit
 def single_level_partition(problem: Problem, level: ArrayLike) -> Array:
-    """All coordinates at one redundancy `level`: gradient coding of Tandon et al. 2017; 0 is
-    uncoded."""
+    """All coordinates at one redundancy `level` (Tandon et al. 2017); level 0 is uncoded."""
     here = jnp.arange(problem.max_workers) == level
-    return jnp.where(
-        level < jnp.asarray(problem.num_workers), jnp.where(here, problem.total, 0), jnp.nan
-    )
+    exists = level < jnp.asarray(problem.num_workers)
+    return jnp.where(exists, jnp.where(here, problem.total, 0), jnp.nan)
 
 
 @jax.jit
@@ -184,19 +180,19 @@ def single_block_partition(problem: Problem) -> Array:
 
 @jax.jit
 def _best_spare(problem: Problem) -> Array:
-    """The workers to leave out, for the least time of a sample that is used."""
+    """The number of workers to leave out, for the least time of a sample that is used."""
     iteration = iteration_of(problem)
     besides = iteration.least_start_up() + problem.send_load * problem.total
     step = besides + problem.scale * problem.pass_load * iteration.expected_order_statistics()
     workers = jnp.asarray(problem.num_workers, step.dtype)
     used = 1 - jnp.arange(problem.max_workers, dtype=step.dtype) / workers
-    return jnp.argmin(jnp.where(problem.exists, step / jnp.where(problem.exists, used, 1), jnp.inf))
+    used = jnp.where(problem.exists, used, 1)
+    return jnp.argmin(jnp.where(problem.exists, step / used, jnp.inf))
 
 
 @jax.jit
 def ferdinand_partition(problem: Problem, num_layers: ArrayLike) -> Array:
-    r"""Hierarchical coded computation with r layers (Ferdinand & Draper 2018); NaN where there is
-    none.
+    r"""Hierarchical coded computation with r layers (Ferdinand & Draper 2018); NaN if none exists.
 
     maximise u subject to u ≤ (s_j+1)/j, j = 1…r, Σ_j s_j = rN - L, 1 ≤ s_j ≤ N-1 ascending; each
     layer holds L/r coordinates at level round(s_j). Layer r caps u at N/r; with few layers the sum
@@ -219,9 +215,8 @@ def ferdinand_partition(problem: Problem, num_layers: ArrayLike) -> Array:
     _, slope = bisect(lambda u: level_sum(one, u) >= target, jnp.zeros((), dtype), cap)
     slope = jnp.where(level_sum(one, cap) <= target, cap, slope)
     _, c = bisect(lambda c: level_sum(c, slope) >= target, one, workers - 1)
-    feasible = (
-        (layers >= 1) & (workers > 1) & (target >= layers) & (target <= layers * (workers - 1))
-    )
+    in_range = (target >= layers) & (target <= layers * (workers - 1))
+    feasible = (layers >= 1) & (workers > 1) & in_range
     level = jnp.arange(problem.max_workers, dtype=dtype)
     # Layers with s_j ≥ n - 1/2: all if the flat part is there, else those on the rising part. A
     # half goes up, also where the last bisection step misses it.
@@ -251,15 +246,13 @@ def straggler_ratio(law: Distribution | JointDistribution) -> Array:
         v, step = jnp.linspace(-4, 6, 401, dtype=working_dtype(law), retstep=True)
         w = jnp.exp(v - jnp.exp(-v))
         share = 0.5 * jnp.exp(-w)
-        low = step * jnp.sum(
-            share * w * (1 + jnp.exp(-v)) * law.inverse_cumulative_hazard(-jnp.log1p(-share))
-        )
+        times = law.inverse_cumulative_hazard(-jnp.log1p(-share))
+        low = step * jnp.sum(share * w * (1 + jnp.exp(-v)) * times)
     return jnp.where(law.valid(), (law.mean() - low) / low, jnp.nan)
 
 
 def alpha_of(solution: Solution) -> float:
-    """The α that a solution for partial stragglers was found with: (s+1)/(s+α) of the samples
-    are uncoded."""
+    """The α of a solution for partial stragglers: (s+1)/(s+α) of the samples are uncoded."""
     assert solution.plan is not None
     level = np.asarray(solution.plan.data)[1] - 1
     uncoded = np.asarray(solution.plan.share)[0]
@@ -267,8 +260,7 @@ def alpha_of(solution: Solution) -> float:
 
 
 def _best_partition(problem: Problem, alpha: ArrayLike) -> tuple[Expectation, Array]:
-    """As `tandon_partial_runtime`, by the program that partitions are assessed with: nothing to
-    compile.
+    """As `tandon_partial_runtime`, by the program that assesses partitions: nothing is compiled.
 
     An uncoded part, (s+1)/(s+α) of the samples, and the rest at level s take as long as the
     partition with that share of the coordinates at level 0 and the others at level s.
@@ -277,11 +269,10 @@ def _best_partition(problem: Problem, alpha: ArrayLike) -> tuple[Expectation, Ar
     uncoded = ((levels + 1) / (levels + np.asarray(alpha)))[:, None]
     single = np.eye(problem.max_workers)
     partitions = float(problem.total) * (uncoded * single[0] + (1 - uncoded) * single[levels])
-    found = [assess(problem, jnp.asarray(x), whole_numbers=False) for x in partitions]
-    best = int(np.argmin([float(one.expected_runtime) for one in found]))
-    return Expectation(found[best].expected_runtime, found[best].runtime_error), jnp.asarray(
-        levels[best]
-    )
+    solutions = [assess(problem, jnp.asarray(x), whole_numbers=False) for x in partitions]
+    best = int(np.argmin([float(one.expected_runtime) for one in solutions]))
+    runtime = Expectation(solutions[best].expected_runtime, solutions[best].runtime_error)
+    return runtime, jnp.asarray(levels[best])
 
 
 @jax.jit
@@ -293,15 +284,12 @@ def tandon_partial_runtime(problem: Problem, alpha: ArrayLike) -> tuple[Expectat
     NaN for one worker, which has no level to code at.
     """
     alpha = jnp.asarray(alpha, problem.dtype)
-    best = _best_level(
-        jax.lax.stop_gradient(problem.without_delivery), jax.lax.stop_gradient(alpha)
-    )
+    best = _best_level(*jax.lax.stop_gradient((problem.without_delivery, alpha)))
     value, error = integrate_runtime(problem, partial_plan(problem, best, alpha))
     # T_(N) is waited for at every s, also where α is infinite.
     value = jnp.where(jnp.isfinite(iteration_of(problem).pooled().mean()), value, jnp.inf)
-    return Expectation(
-        jnp.where(jnp.asarray(problem.num_workers) == 1, jnp.nan, value), error
-    ), best
+    value = jnp.where(jnp.asarray(problem.num_workers) == 1, jnp.nan, value)
+    return Expectation(value, error), best
 
 
 def _best_level(problem: Problem, alpha: Array) -> Array:
@@ -315,12 +303,14 @@ def _best_level(problem: Problem, alpha: Array) -> Array:
         load = load_of_plan(problem, partial_plan(problem, level, alpha))
         rule = _TwoMessages(problem.num_workers, level=level)
         # Half of the nodes are enough to rank levels: the best one's runtime is that of all nodes.
-        found = iteration_of(problem).expected_completion(load, rule, num_nodes=NUM_NODES // 2)
-        return jnp.where(level < problem.num_workers, found.value, jnp.inf)
+        runtime = iteration_of(problem).expected_completion(load, rule, num_nodes=NUM_NODES // 2)
+        return jnp.where(level < problem.num_workers, runtime.value, jnp.inf)
 
     size = max(problem.max_workers, 2)
-    out = np.geomspace(1, size - 1, _LEVELS // 2)
-    some = np.arange(1, size) if size <= _LEVELS else np.unique(np.r_[out, size - out].astype(int))
+    some = np.arange(1, size)
+    if size > _LEVELS:
+        out = np.geomspace(1, size - 1, _LEVELS // 2)
+        some = np.unique(np.r_[out, size - out].astype(int))
     gaps = [int(np.diff(some).max(initial=1))]
     # Rounds of one shape, without a rest: one program.
     some = np.pad(some, (0, -some.size % _AT_A_TIME), mode="edge")
@@ -351,15 +341,13 @@ class _TwoMessages(AnyOf):
         workers, level = (jnp.asarray(n, hazard.dtype) for n in (self.num_workers, self.level))
         missing = -jnp.expm1(workers * jnp.log1p(-first))
         share = jnp.clip((second - first) / jnp.where(first < 1, 1 - first, 1), 0, 1)
-        return missing + (1 - missing) * jax.scipy.special.betainc(
-            level + 1, workers - level, share
-        )
+        too_few = jax.scipy.special.betainc(level + 1, workers - level, share)
+        return missing + (1 - missing) * too_few
 
 
 @jax.jit
 def partial_plan(problem: Problem, level: Array, alpha: ArrayLike) -> Plan:
-    """Two messages of all coordinates: of the uncoded share of the samples, then of the rest at
-    `level`."""
+    """Two messages of all coordinates: of the uncoded samples, then of the rest at `level`."""
     uncoded = (level + 1) / (level + jnp.asarray(alpha, problem.dtype))
     late = jnp.stack([0 * level, level])
     share = jnp.stack([uncoded, 1 - uncoded])
@@ -378,11 +366,13 @@ def _layers(problem: Problem, share: float) -> Array:
     return ferdinand_partition(problem, jnp.maximum(jnp.floor(problem.total * share), 1))
 
 
-RULES = (
-    Rule("time", time_partition, baseline=False),
-    Rule("frequency", frequency_partition, baseline=False),
-    Rule("uncoded", functools.partial(single_level_partition, level=0)),
-    Rule("single_block", single_block_partition),
-    Rule("ferdinand_full", functools.partial(_layers, share=1.0), refuses=("unit_costs",)),
-    Rule("ferdinand_half", functools.partial(_layers, share=0.5), refuses=("unit_costs",)),
+_full = functools.partial(_layers, share=1.0)
+_half = functools.partial(_layers, share=0.5)
+CLOSED_FORMS = (
+    ClosedForm("time", time_partition, baseline=False),
+    ClosedForm("frequency", frequency_partition, baseline=False),
+    ClosedForm("uncoded", functools.partial(single_level_partition, level=0)),
+    ClosedForm("single_block", single_block_partition),
+    ClosedForm("ferdinand_full", _full, refuses=("unit_costs",)),
+    ClosedForm("ferdinand_half", _half, refuses=("unit_costs",)),
 )

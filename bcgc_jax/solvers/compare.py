@@ -1,5 +1,4 @@
-"""Every method for one problem, side by side; and the forward pass with which a plan is worth
-nothing."""
+"""Every method for one problem, side by side, and the setup with which a plan is worth nothing."""
 
 import functools
 import textwrap
@@ -61,9 +60,8 @@ class Comparison(dict[str, Solution]):
             saved = _percent(1 - value / uncoded, ".1f")
             than = "" if is_limit(name) else _percent(value / baseline - 1, "+.1f")
             bound = least if solution.bound_of == "levels" else np.nan
-            figures = (
-                f"{value:>10.5g} {saved:>9} {than:>11} {_percent(value / bound - 1, '.3g'):>12}"
-            )
+            above = _percent(value / bound - 1, ".3g")
+            figures = f"{value:>10.5g} {saved:>9} {than:>11} {above:>12}"
             status = Status(int(solution.status)).name.lower()
             label = f"{name} α {alpha_of(solution):.3g}" if name == "tandon_partial" else name
             lines.append(f"{label:<21} {figures}  {_plan(solution):<20}  {status}")
@@ -72,12 +70,11 @@ class Comparison(dict[str, Solution]):
 
     @property
     def _inexact(self) -> list[str]:
-        known = [(name, one.needs) for name, one in self.items() if one.needs is not None]
-        lost = [
-            f"{name} {_percent(float(one.lost), '.1f')}"
-            for name, one in known
-            if not one.exact_gradient
-        ]
+        lost = []
+        for name, solution in self.items():
+            needs = solution.needs
+            if needs is not None and not needs.exact_gradient:
+                lost.append(f"{name} {_percent(float(needs.lost), '.1f')}")
         said = "Samples that are lost, with runtimes for as many that are used as a step has"
         return [f"{said}: {', '.join(lost)}."] if lost else []
 
@@ -86,42 +83,39 @@ class Comparison(dict[str, Solution]):
         times = []
         for name, one in self.items():
             chained = chained_runtime(one, float(one.expected_runtime))
-            for_used = chained and Expectation(
-                chained.value / _used(one), chained.error / _used(one)
-            )
-            times.append((name, _for_used(one), for_used))
-        said = in_a_row(times)
-        return [textwrap.fill(line, 100) for line in said]
+            if chained is not None:
+                used = _used(one)
+                chained = Expectation(chained.value / used, chained.error / used)
+            times.append((name, _for_used(one), chained))
+        return [textwrap.fill(line, 100) for line in in_a_row(times)]
 
 
 def in_a_row(
     times: Iterable[tuple[str, float, Expectation | None]], unit: float = 1.0
 ) -> list[str]:
-    """What is said of those that take 2 % longer one step after the other, the fastest of them
-    first.
+    """A sentence on those that take 2 % longer one step after the other, the fastest first.
 
     From their names, the means of fresh steps and those of `chained_runtime`.
     """
-    known = [(name, fresh, float(one.value), float(one.error)) for name, fresh, one in times if one]
-    longer = sorted([one for one in known if one[2] > 1.02 * one[1]], key=lambda one: one[2])
+    longer = []
+    for name, fresh, chained in times:
+        if chained is not None and chained.value > 1.02 * fresh:
+            longer.append((float(chained.value), float(chained.error), name, fresh))
     if not longer:
         return []
-    each = (f"{name} {value / unit:.4g} (×{value / fresh:.2f})" for name, fresh, value, _ in longer)
-    most = max(100 * error / value for _, _, value, error in longer)
-    begun = (
-        "One step after the other, each worker first ends the pass that it has begun. Then "
-        "these take"
-    )
+    longer.sort(key=lambda row: row[0])
+    each = [f"{name} {value / unit:.4g} (×{value / fresh:.2f})" for value, _, name, fresh in longer]
+    most = max(100 * error / value for value, error, _, _ in longer)
     return [
-        f"{begun} longer, by draws with a standard error up to {most:.1g} %: {', '.join(each)}."
+        "One step after the other, each worker first ends the pass that it has begun. Then these "
+        f"take longer, by draws with a standard error up to {most:.1g} %: {', '.join(each)}."
     ]
 
 
 def chained_runtime(
     solution: Solution, fresh: float, problem: Problem | None = None
 ) -> Expectation | None:
-    """E τ of steps one after the other, and its standard error, where that of a `fresh` step is
-    known.
+    """E τ of steps one after the other, and its standard error; `fresh` is E τ of a single step.
 
     Each worker first ends the pass that it has begun. By draws of the `problem`, by default the
     solution's. None where it is not known who does what, or there is too much to draw.
@@ -131,9 +125,12 @@ def chained_runtime(
     if problem is None or plan is None or plan.completion is None or not np.isfinite(fresh):
         return None
     rounded = solution.rounded
-    given = plan if rounded is None else partition_of_units(problem, jnp.asarray(rounded))
-    more = added_in_a_row(problem, given)
-    return None if more is None else Expectation(jnp.asarray(fresh + more[0]), jnp.asarray(more[1]))
+    scheme = plan if rounded is None else partition_of_units(problem, jnp.asarray(rounded))
+    more = added_in_a_row(problem, scheme)
+    if more is None:
+        return None
+    added, error = more
+    return Expectation(jnp.asarray(fresh + added), jnp.asarray(error))
 
 
 def _used(solution: Solution) -> float:
@@ -148,7 +145,7 @@ def _for_used(solution: Solution) -> float:
 
 
 def _runtime(solution: Solution) -> float:
-    """`inf` of what does not exist."""
+    """The runtime for as many samples that are used, `inf` of what does not exist."""
     return float(np.fmin(_for_used(solution), np.inf))
 
 
@@ -169,18 +166,18 @@ def _percent(share: float, form: str) -> str:
 
 
 def _plan(solution: Solution) -> str:
-    """Of the levels that there are."""
+    """The bars of the levels that there are."""
     if int(solution.status) in (Status.INFEASIBLE, Status.INVALID):
         return ""
+    if solution.rounded is None:
+        return draw(None)
     assert solution.problem is not None
     workers = int(np.asarray(solution.problem.num_workers))
-    return draw(
-        None if solution.rounded is None else np.asarray(solution.rounded)[:workers].tolist()
-    )
+    return draw(np.asarray(solution.rounded)[:workers].tolist())
 
 
 def draw(counts: Sequence[int] | None) -> str:
-    """A bar for each level, or for each group of levels where there are more than `BARS`.
+    """A bar for each level, or for each group of levels if there are more than `BARS`.
 
     >>> draw([0, 4, 0])
     '·█·'
@@ -195,7 +192,7 @@ def draw(counts: Sequence[int] | None) -> str:
 
 
 def compare(problem: Problem, methods: Methods = EVERY, *, key: Array | None = None) -> Comparison:
-    r"""Solutions of one problem by several methods, those that there are for it, the fastest first.
+    r"""Solutions of one problem by several methods, the fastest first.
 
     Without a key, methods that draw are left out unless they are asked for by `methods`. The
     baselines are solved too where they are not asked for: the best of all is what others are
@@ -217,7 +214,7 @@ def compare(problem: Problem, methods: Methods = EVERY, *, key: Array | None = N
         tasks[method.name] = method
     required = {"optimal"} if methods is EVERY else set(tasks)
     others = {name: method_of(name) for name in BASELINES if name not in tasks}
-    found = list[Solution]()
+    solutions = list[Solution]()
     earlier = list[Solution]()
     uncoded = None
     for name, method in (tasks | others).items():
@@ -228,17 +225,16 @@ def compare(problem: Problem, methods: Methods = EVERY, *, key: Array | None = N
                 raise
             continue
         if name in tasks:
-            found.append(solution)
+            solutions.append(solution)
         if name == "uncoded":
             uncoded = solution
         if method.baseline and _asks_nobody(solution) and np.isfinite(_runtime(solution)):
             earlier.append(solution)
-    return Comparison(found, min(earlier, key=_runtime, default=None), uncoded)
+    return Comparison(solutions, min(earlier, key=_runtime, default=None), uncoded)
 
 
 def largest_setup(problem: Problem, partition: Numbers) -> float:
-    r"""φ = f / (b L), setup as a share of a backward pass, at which x is as slow as the best single
-    block.
+    r"""φ = f / (b L), the setup per backward pass at which x is as slow as the best single block.
 
     0 where the block is faster without any, inf for a single block itself. `problem` is without
     setup; L is the sum of the units' costs.
@@ -266,8 +262,8 @@ def largest_setup(problem: Problem, partition: Numbers) -> float:
     def excess(u: float) -> float:
         blocks = np.diff((1 - u) * work + u * setup, prepend=0) / subsets
         size = float(blocks.sum()) / total
-        found = assess(problem, jnp.asarray(blocks / size), whole_numbers=False)
-        return float(found.expected_runtime) * size / block - 1
+        solution = assess(problem, jnp.asarray(blocks / size), whole_numbers=False)
+        return float(solution.expected_runtime) * size / block - 1
 
     low = 0.0
     high = 1.0
@@ -275,5 +271,8 @@ def largest_setup(problem: Problem, partition: Numbers) -> float:
         return 0.0
     for _ in range(20):
         u = (low + high) / 2
-        low, high = (u, high) if excess(u) < 0 else (low, u)
+        if excess(u) < 0:
+            low = u
+        else:
+            high = u
     return low / (1 - low)

@@ -41,8 +41,7 @@ class CompletionBound(NamedTuple):
 
 
 class _Minorant(NamedTuple):
-    """A convex function below u for each level: u itself but in cells that are `straight`,
-    `[N, cells]`.
+    """A convex function below u for each level: u itself but in `straight` cells, `[N, cells]`.
 
     The cells are between `low` and `high`, the limits of each r_n, `[N]`.
     """
@@ -63,8 +62,7 @@ class _Cut(NamedTuple):
 
 
 def completion_bound(problem: Problem, deadline: float, *, rounds: int = 3) -> CompletionBound:
-    r"""max_x P(τ̂(x,T) ≤ deadline), from below by the best partition that was found and from above
-    by a proof.
+    r"""max_x P(τ̂(x,T) ≤ deadline), from below by the best partition found, from above by a proof.
 
     Each of `rounds` draws the limits of the levels closer, and takes as long as 4 N searches. In
     float64, whatever the caller's precision. For independent workers of one distribution without
@@ -131,8 +129,7 @@ def _log_in_time(lateness: Array) -> Array:
 
 @functools.partial(jax.jit, static_argnums=1)
 def _first_limits(law: Distribution, workers: int, reached: float) -> Array:
-    """The largest r_n with which each level alone, N - n of the workers, is in time as often as
-    `reached`."""
+    """The largest r_n with which each level alone is in time as often as `reached`, `[N]`."""
     level = jnp.arange(workers, dtype=float)
 
     def too_large(exponent: Array) -> Array:
@@ -145,8 +142,7 @@ def _first_limits(law: Distribution, workers: int, reached: float) -> Array:
 def _closer(
     low: Array, high: Array, tilts: Array, most: Array, reached: float
 ) -> tuple[Array, Array]:
-    """Limits of all plans whose P is at least `reached`: λ r_n ≤ max (log P + λ r_n) - log
-    reached."""
+    """Limits where P ≥ `reached`, by λ r_n ≤ max (log P + λ r_n) - log reached."""
     limit = (most - np.log(reached)).reshape(tilts.shape) / tilts
     closer_low = jnp.nanmax(jnp.vstack([jnp.where(tilts < 0, limit, jnp.nan), low]), axis=0)
     closer_high = jnp.nanmin(jnp.vstack([jnp.where(tilts > 0, limit, jnp.nan), high]), axis=0)
@@ -155,7 +151,7 @@ def _closer(
 
 
 def _minorant(law: Distribution, low: Array, high: Array, cells: int = 1024) -> _Minorant:
-    """The greatest convex functions of the cells' ends that are below u there."""
+    """The greatest convex functions that are below u at the ends of the cells."""
     nodes = _nodes(low, high, cells)
     r = np.asarray(nodes)
     u = np.asarray(_lateness(law, nodes))
@@ -163,8 +159,10 @@ def _minorant(law: Distribution, low: Array, high: Array, cells: int = 1024) -> 
     straight = np.empty((len(u), cells), bool)
     for level, (x, y) in enumerate(zip(r, u, strict=True)):
         corners = [0]  # that the convex hull rests on: next is the one of the least slope
-        while (i := corners[-1]) < cells:
-            corners.append(i + 1 + int(np.argmin((y[i + 1 :] - y[i]) / (x[i + 1 :] - x[i]))))
+        while corners[-1] < cells:
+            i = corners[-1]
+            slopes = (y[i + 1 :] - y[i]) / (x[i + 1 :] - x[i])
+            corners.append(i + 1 + int(np.argmin(slopes)))
         values[level] = np.interp(x, x[corners], y[corners])
         straight[level] = np.repeat(np.diff(corners) > 1, np.diff(corners))
     return _Minorant(low, high, jnp.asarray(values), jnp.asarray(straight))
@@ -175,7 +173,7 @@ def _nodes(low: Array, high: Array, cells: int) -> Array:
 
 
 def _faster(law: Distribution, minorant: _Minorant, r: Array) -> Array:
-    """The convex functions at r, `[N]`; beyond their limits they go on straight, from 0 on."""
+    """The convex functions at r, `[N]`; beyond their limits they go on straight, but never < 0."""
     low = minorant.low
     high = minorant.high
     cells = minorant.straight.shape[1]
@@ -192,9 +190,7 @@ def _faster(law: Distribution, minorant: _Minorant, r: Array) -> Array:
 def _bounds(
     law: Distribution, minorant: _Minorant, total: Array, reached: float, share: Array, tilts: Array
 ) -> tuple[Array, _Cut]:
-    """Of log P + Σ tilt_n r_n, `[K]`, and the cuts that touch where it is most for the faster
-    workers."""
-
+    """Bounds of log P + Σ tilt_n r_n, `[K]`, and cuts that touch where faster workers have it."""
     size = share.size
 
     def touching(tilt: Array) -> _Cut:
@@ -205,16 +201,17 @@ def _bounds(
             r = total * cumulative_load(share)
             return (log_p(r) + jnp.sum(tilt * r)) / jnp.log(reached)
 
-        found = spectral_projected_gradient(
-            value, jnp.ones(size, bool), share, tolerance=1e-7, max_steps=400
-        )
-        r = total * cumulative_load(found.point)
+        every = jnp.ones(size, bool)
+        minimum = spectral_projected_gradient(value, every, share, tolerance=1e-7, max_steps=400)
+        r = total * cumulative_load(minimum.point)
         u = _faster(law, minorant, r)
         most, fall = jax.value_and_grad(_log_in_time)(u)
         # Of any numbers of these signs the cut holds.
         fall = jnp.minimum(fall, 0)
         slopes = jnp.maximum(-jax.grad(log_p)(r), 0)
-        return _Cut(most - jnp.sum(fall * u), fall, slopes, found.point)
+        return _Cut(
+            constant=most - jnp.sum(fall * u), fall=fall, slopes=slopes, share=minimum.point
+        )
 
     cut = jax.vmap(touching)(tilts)
     most = cut.constant + _suprema(law, minorant.low, minorant.high, cut)
@@ -225,8 +222,7 @@ def _bounds(
 
 
 def _suprema(law: Distribution, low: Array, high: Array, cut: _Cut, cells: int = 2**15) -> Array:
-    """Σ_n sup_r (fall_n u(r) + slopes_n r) between the limits, `[K]`; u is monotone in each
-    cell."""
+    """Σ_n sup_r (fall_n u(r) + slopes_n r) between the limits, `[K]`; u is monotone in a cell."""
     nodes = _nodes(low, high, cells)
     u = _lateness(law, nodes)
 

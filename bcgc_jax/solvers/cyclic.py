@@ -1,5 +1,4 @@
-"""`Cyclic`: each worker goes through neighbouring subsets one by one, and every finished subset
-counts.
+"""`Cyclic`: workers go through neighbouring subsets, and every finished subset counts.
 
 Its runtime is exact where workers are alike (`plans.completion.FirstHolder`), else a mean of draws.
 """
@@ -51,17 +50,15 @@ class Cyclic(Numbered):
         if workers is not None and not workers.ndim and drawn:
             problem = replace(problem, max_workers=int(workers))
         plan = cyclic_plan(problem.total, self.stored)
-        found, needs = _evaluate(problem, plan, key if drawn else None)
-        return replace(
-            solution_of_value(problem, found, drawn=drawn), plan=replace(plan, known_needs=needs)
-        )
+        runtime, needs = _evaluate(problem, plan, key if drawn else None)
+        solution = solution_of_value(problem, runtime, drawn=drawn)
+        return replace(solution, plan=replace(plan, known_needs=needs))
 
 
 @jax.jit
 def _evaluate(problem: Problem, plan: Plan, key: Array | None) -> tuple[Expectation, Requirements]:
-    """Expected runtime, by draws with a key, and what the plan needs; NaN where workers are too
-    few."""
-    found = integrate_runtime(problem, plan) if key is None else _by_draws(problem, plan, key)
+    """Expected runtime, by draws with a key, and what the plan needs; NaN for too few workers."""
+    runtime = integrate_runtime(problem, plan) if key is None else _by_draws(problem, plan, key)
     work = load_of_plan(problem, plan).work
     workers = jnp.asarray(problem.num_workers)
 
@@ -73,10 +70,14 @@ def _evaluate(problem: Problem, plan: Plan, key: Array | None) -> tuple[Expectat
     each = over_draws(jax.random.key(0), problem, sent, draws, 2)
     one = jnp.ones((), int)
     needs = Requirements(
-        work.size * one, jnp.mean(each), one, one.astype(bool), lost=jnp.zeros((), each.dtype)
+        stored_subsets=work.size * one,
+        sent=jnp.mean(each),
+        round_trips=one,
+        exact_gradient=one.astype(bool),
+        lost=jnp.zeros((), each.dtype),
     )
     exists = workers >= work.size
-    return Expectation(*(jnp.where(exists, number, jnp.nan) for number in found)), needs
+    return Expectation(*(jnp.where(exists, number, jnp.nan) for number in runtime)), needs
 
 
 def _by_draws(problem: Problem, plan: Plan, key: Array) -> Expectation:

@@ -108,39 +108,38 @@ class Deadline(Method):
             raise ValueError(
                 "a deadline is missing: Deadline(t), with t in the unit of the runtime"
             )
-        of = problem, self.deadline, self.min_completion
-        still, deadline, least = jax.lax.stop_gradient(of)
-        found = completion_partition(still, deadline, max_steps=self.max_steps)
-        fastest = None
-        if least is not None:
-            fastest = optimum(still, still.exists, tolerance=1e-6, max_steps=Optimal.max_steps)
-            assert fastest.partition is not None
-            ends = fastest.partition, found
-            found = chance_constrained(still, deadline, least, *ends, max_steps=self.max_steps)
-        found = without_derivative(found, of)
-        solution = assess(problem, found.partition, found.status, found.num_steps)
-        if fastest is not None:  # no plan is faster than one that need not end in time
-            lower = jnp.maximum(solution.lower_bound, fastest.lower_bound)
-            solution = replace(solution, lower_bound=jnp.minimum(lower, solution.expected_runtime))
-        probability = found.probability
-        if least is None:  # else the plan is not the one of most P
-            probability = with_slopes(
-                _in_time, probability, problem, found.partition, self.deadline
-            )
-        return replace(solution, completion_probability=probability)
+        numbers = problem, self.deadline, self.min_completion
+        still, deadline, least = jax.lax.stop_gradient(numbers)
+        surest = completion_partition(still, deadline, max_steps=self.max_steps)
+        if least is None:
+            surest = without_derivative(surest, numbers)
+            at = surest.partition, self.deadline
+            solution = assess(problem, surest.partition, surest.status, surest.num_steps)
+            probability = with_slopes(_in_time, surest.probability, problem, *at)
+            return replace(solution, completion_probability=probability)
+        fastest = optimum(still, still.exists, tolerance=1e-6, max_steps=Optimal.max_steps)
+        assert fastest.partition is not None
+        ends = fastest.partition, surest
+        best = chance_constrained(still, deadline, least, *ends, max_steps=self.max_steps)
+        best = without_derivative(best, numbers)
+        solution = assess(problem, best.partition, best.status, best.num_steps)
+        # No plan is faster than one that need not end in time.
+        lower = jnp.maximum(solution.lower_bound, fastest.lower_bound)
+        lower = jnp.minimum(lower, solution.expected_runtime)
+        return replace(solution, lower_bound=lower, completion_probability=best.probability)
 
 
 @sample_average.judged.register
 def _(method: Deadline, fresh: Problem, solution: Solution) -> dict[str, Array]:
-    known = sample_average.judged.dispatch(object)(method, fresh, solution)
-    found = completion_probability(fresh, solution.partition, method.deadline)  # type: ignore[arg-type]
-    found = without_derivative(found, (fresh, method.deadline))  # a step function of these draws
-    return known | {"completion_probability": found}
+    numbers = sample_average.judged.dispatch(object)(method, fresh, solution)
+    in_time = completion_probability(fresh, solution.partition, method.deadline)  # type: ignore[arg-type]
+    # a step function of these draws
+    in_time = without_derivative(in_time, (fresh, method.deadline))
+    return numbers | {"completion_probability": in_time}
 
 
 class CompletionResult(NamedTuple):
-    """Best partition, `[max_workers]`, its probability, and that from each start,
-    `[len(STARTS)]`."""
+    """The best partition, `[max_workers]`, its probability, and that of each of `STARTS`."""
 
     partition: Array
     probability: Array
@@ -153,8 +152,7 @@ class CompletionResult(NamedTuple):
 def completion_partition(
     problem: Problem, deadline: ArrayLike, *, max_steps: int = 2000
 ) -> CompletionResult:
-    r"""argmax P(τ̂(x,T) ≤ deadline) over partitions, a local one from each of `STARTS`, and the
-    best of them.
+    r"""argmax P(τ̂(x,T) ≤ deadline) over partitions, the best local one from each of `STARTS`.
 
     A start counts as converged once a projected gradient step of the log-odds moves hardly any
     share. `max_steps` is static.
@@ -195,20 +193,18 @@ def completion_partition(
     rounding = single if t.dtype.itemsize == 4 else {}
     spreads = jnp.asarray([0.1, 0.03, 0.01, 0.003] if iteration.stepped else [0.0], t.dtype)
     starts = _starts(problem, jnp.asarray(deadline, t.dtype))
-    shares, found = jax.vmap(lambda share: jax.lax.scan(stage, share, spreads))(starts)
+    shares, searches = jax.vmap(lambda share: jax.lax.scan(stage, share, spreads))(starts)
     if iteration.stepped:  # what was minimised is spread
         on_time = 1 - jax.lax.map(functools.partial(_late, problem, t), shares)
     else:
-        on_time = jax.nn.sigmoid(-found.value[:, -1])
+        on_time = jax.nn.sigmoid(-searches.value[:, -1])
     probabilities = jnp.clip(on_time, 0, 1)
     best = jnp.argmax(probabilities)
-    steps = jnp.max(jnp.sum(found.num_steps, axis=1))
-    ended = (found.residual[best, -1] <= _TOLERANCE[t.dtype.itemsize]) | (
-        found.num_steps[best, -1] < max_steps
-    )
-    status = jnp.where(
-        ended & resolved(probabilities[best]), int(Status.CONVERGED), int(Status.STEP_LIMIT)
-    )
+    steps = jnp.max(jnp.sum(searches.num_steps, axis=1))
+    small = searches.residual[best, -1] <= _TOLERANCE[t.dtype.itemsize]
+    ended = small | (searches.num_steps[best, -1] < max_steps)
+    good = ended & resolved(probabilities[best])
+    status = jnp.where(good, int(Status.CONVERGED), int(Status.STEP_LIMIT))
     return CompletionResult(
         partition=shares[best] * total,
         probability=probabilities[best],
@@ -238,9 +234,8 @@ def _starts(problem: Problem, deadline: Array) -> Array:
     subsets = np.arange(1, problem.max_workers + 1, dtype=deadline.dtype)
     harmonic = jnp.where(problem.exists, 1 / subsets, 0)
     harmonic = harmonic / jnp.sum(harmonic)
-    planned = jax.vmap(partition_for_times, (None, 0))(
-        problem, iteration.typical_times(_DEVIATIONS)
-    )
+    times = iteration.typical_times(_DEVIATIONS)
+    planned = jax.vmap(partition_for_times, (None, 0))(problem, times)
     # No level is ever finished at times that are infinite.
     planned = jnp.where(jnp.isfinite(planned), planned / problem.total, harmonic)
     # What the start-up and the link leave, per cycle of all coordinates' load.
@@ -262,8 +257,7 @@ def chance_constrained(
     *,
     max_steps: int = 2000,
 ) -> CompletionResult:
-    r"""argmin E τ̂(x,T) over partitions with P(τ̂(x,T) ≤ deadline) ≥ min_completion; P is that of
-    the answer.
+    r"""argmin E τ̂(x,T) over partitions with P(τ̂(x,T) ≤ deadline) ≥ min_completion, and its P.
 
     `fastest` is the partition of least E τ̂, `surest` that of most P. INFEASIBLE where its P is too
     low.
@@ -300,21 +294,23 @@ def chance_constrained(
             return expected_runtime(problem, share * total) / unit + penalty
 
         gain = 8 * float(jnp.finfo(dtype).eps)
-        found = _search(lagrangian, problem.exists, share, least_gain=gain, max_steps=most_steps)
-        return (found.point, pressed(found.point, multiplier)), found
+        least = _search(lagrangian, problem.exists, share, least_gain=gain, max_steps=most_steps)
+        return (least.point, pressed(least.point, multiplier)), least
 
     begin = (first, jnp.zeros((), first.dtype))
-    (share, _), found = jax.lax.scan(round_, begin, None, length=rounds)
+    (share, _), minima = jax.lax.scan(round_, begin, None, length=rounds)
     in_time = often_enough(fast)
     share = jnp.where(in_time, fast, _towards(often_enough, share, sure))
     # Or with all that rounding leaves to gain.
-    ended = (found.residual[-1] <= _TOLERANCE[dtype.itemsize]) | (found.num_steps[-1] < most_steps)
+    small = minima.residual[-1] <= _TOLERANCE[dtype.itemsize]
+    ended = small | (minima.num_steps[-1] < most_steps)
     status = jnp.where(in_time | ended, int(Status.CONVERGED), int(Status.STEP_LIMIT))
     status = jnp.where(often_enough(sure), status, int(Status.INFEASIBLE))
-    probability = jnp.clip(1 - late(share), 0, 1)
-    steps = jnp.sum(found.num_steps)
     return surest._replace(
-        partition=share * total, probability=probability, status=status, num_steps=steps
+        partition=share * total,
+        probability=jnp.clip(1 - late(share), 0, 1),
+        status=status,
+        num_steps=jnp.sum(minima.num_steps),
     )
 
 

@@ -40,16 +40,13 @@ def _descend(
 
     def step(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
         at, best, rounds, _ = carry
-        found = neighbours(at)
-        values = values_of(found, best)
+        candidates = neighbours(at)
+        values = values_of(candidates, best)
         i = jnp.argmin(values)
         better = values[i] < best * (1 - gain)
-        return (
-            jnp.where(better, found[i], at),
-            jnp.where(better, values[i], best),
-            rounds + 1,
-            better,
-        )
+        at = jnp.where(better, candidates[i], at)
+        best = jnp.where(better, values[i], best)
+        return at, best, rounds + 1, better
 
     carry = (start, jnp.asarray(jnp.inf, problem.dtype), jnp.asarray(0), jnp.asarray(True))
     return jax.lax.while_loop(lambda carry: carry[3], step, carry)[:3]
@@ -62,7 +59,7 @@ def _in_batches(candidates: Array, size: int) -> Array:
 
 @jax.jit
 def best_levels(problem: Problem, allowed: Array) -> tuple[Array, Array]:
-    """Bool `[max_workers]`, a set that no single change improves, and the rounds of the search."""
+    """A set of levels that no single change improves, bool `[max_workers]`, and the rounds."""
     allowed = problem.exists & allowed
     level = jnp.arange(allowed.size)
     # Sets solved side by side, for more would wait for the slowest; the least gain for which one is
@@ -70,8 +67,8 @@ def best_levels(problem: Problem, allowed: Array) -> tuple[Array, Array]:
     together = 8
     gain = 1e-6
 
-    def value_of(given: tuple[Array, Array]) -> Array:
-        levels, least = given
+    def value_of(candidate: tuple[Array, Array]) -> Array:
+        levels, least = candidate
         return optimal_partition(problem, levels, tolerance=1e-5, least=least).value
 
     def neighbours(levels: Array) -> Array:
@@ -108,8 +105,7 @@ def best_levels(problem: Problem, allowed: Array) -> tuple[Array, Array]:
 
 @jax.jit
 def improve_units(problem: Problem, counts: Array, levels: Array) -> Array:
-    """Move units, one or two at a time, between `levels` as long as the runtime falls;
-    `[max_workers]`."""
+    """Move one or two units at a time between `levels` while the runtime falls, `[max_workers]`."""
     size = counts.size
     few = counts.size <= _MOVES
     one = jnp.eye(size, dtype=counts.dtype)

@@ -7,6 +7,7 @@ Legendre integrate.
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -71,42 +72,54 @@ class Drop(Numbered):
         if not iteration.alike or iteration.worker.pairs is not None:
             raise ValueError(
                 f'method="{self.name}" is for independent workers that are alike, with start-ups '
-                "that do not "
-                "depend on their times: see what bcgc advise says of their log"
+                "that do not depend on their times: see what bcgc advise says of their log"
             )
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
         chunks = self.chunks or _CHUNKS
         ends = _ends(problem, chunks)
         more = jnp.zeros(_CUT + 1, ends.dtype)
+        way = np.linspace(0, 1, _CUT + 1, dtype=ends.dtype)
         for _ in range(_ROUNDS):
-            threshold, around, found, used = _best(problem, jnp.concatenate([ends, more]), chunks)
-            more = around[0] + (around[1] - around[0]) * np.linspace(
-                0, 1, _CUT + 1, dtype=ends.dtype
-            )
+            best = _best(problem, jnp.concatenate([ends, more]), chunks)
+            more = best.left + (best.right - best.left) * way
         one = np.ones(1, int)
         needs = Requirements(
             stored_subsets=jnp.ones((), int),
             sent=jnp.ones((), problem.dtype),
             round_trips=jnp.zeros((), int),
             exact_gradient=jnp.zeros((), bool),
-            lost=1 - used,
+            lost=1 - best.used,
         )
-        rule = Stopped(problem.num_workers, threshold, chunks)
-        sizes = problem.total[None]
-        plan = Plan(sizes, 0 * one, one, one.astype(problem.dtype), rule, needs)
-        return replace(solution_of_value(problem, found), plan=plan)
+        plan = Plan(
+            sizes=problem.total[None],
+            block=0 * one,
+            data=one,
+            share=one.astype(problem.dtype),
+            completion=Stopped(problem.num_workers, best.threshold, chunks),
+            known_needs=needs,
+        )
+        return replace(solution_of_value(problem, best.runtime), plan=plan)
+
+
+class _Best(NamedTuple):
+    """The best threshold, its neighbours to the `left` and `right`, E τ, and the share used."""
+
+    threshold: Array
+    left: Array
+    right: Array
+    runtime: Expectation
+    used: Array
 
 
 def _load(problem: Problem, chunks: int) -> Load:
-    """Of a worker after each chunk."""
+    """The load of a worker after each chunk."""
     return Load(problem.pass_load * (np.arange(1, chunks + 1) / chunks).astype(problem.dtype))
 
 
 @functools.partial(jax.jit, static_argnums=1)
 def _ends(problem: Problem, chunks: int) -> Array:
-    """Of panels, in units of κ: quantiles of a worker's time, and the chunks' ends with kinks or
-    atoms."""
+    """The ends of panels, in units of κ: quantiles of a worker's time, and kinks or atoms."""
     worker = iteration_of(problem).worker
     load = _load(problem, chunks).work
     start, law = worker.start, worker.cycle_time
@@ -122,9 +135,8 @@ def _ends(problem: Problem, chunks: int) -> Array:
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _best(problem: Problem, ends: Array, chunks: int) -> tuple[Array, Array, Expectation, Array]:
-    """Of thresholds at the ends of panels: the best one, its neighbours, E τ, and the share that
-    is used."""
+def _best(problem: Problem, ends: Array, chunks: int) -> _Best:
+    """The best of thresholds at the ends of panels."""
     worker = iteration_of(problem).worker.with_fast_inverses()
     load = _load(problem, chunks)
     # An atom at an end has come, whatever rounding says.
@@ -137,9 +149,8 @@ def _best(problem: Problem, ends: Array, chunks: int) -> tuple[Array, Array, Exp
         t = left[:, None] + size[:, None] * node.astype(ends.dtype)
         whole = Load(load.work[-1:])
         hazard = late_hazard(worker, whole, t.reshape(-1, 1))[0].reshape(t.shape)
-        late = -jnp.expm1(
-            jnp.asarray(problem.num_workers, ends.dtype) * jnp.log1p(-jnp.exp(-hazard))
-        )
+        workers = jnp.asarray(problem.num_workers, ends.dtype)
+        late = -jnp.expm1(workers * jnp.log1p(-jnp.exp(-hazard)))
         return size * jnp.sum(weight.astype(ends.dtype) * late, axis=1)
 
     fine, coarse = map(integrals, _ORDERS)
@@ -150,6 +161,10 @@ def _best(problem: Problem, ends: Array, chunks: int) -> tuple[Array, Array, Exp
     possible = ended[:, -1] >= _WHOLE
     best = jnp.argmin(jnp.where(possible, (step + sent) / jnp.where(possible, used, 1), jnp.inf))
     error = jnp.cumsum(jnp.abs(fine - coarse))[best]
-    around = jnp.stack([left[best], ends[jnp.minimum(best + 1, ends.size - 1)]])
-    found = Expectation(problem.scale * (step[best] + sent), problem.scale * error)
-    return ends[best], around, found, used[best]
+    return _Best(
+        threshold=ends[best],
+        left=left[best],
+        right=ends[jnp.minimum(best + 1, ends.size - 1)],
+        runtime=Expectation(problem.scale * (step[best] + sent), problem.scale * error),
+        used=used[best],
+    )

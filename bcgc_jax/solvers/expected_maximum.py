@@ -1,5 +1,4 @@
-r"""F(y) = E max_n y_n T_(N-n), its slopes and its Hessian in closed form: sums over the nodes of a
-rule.
+r"""F(y) = E max_n y_n T_(N-n), its slopes and its Hessian, as sums over the nodes of a rule.
 
 The Hessian takes O(N³) a node, value and slopes O(N²).
 """
@@ -23,7 +22,7 @@ from bcgc_jax.plans.marks import Marks, homogeneous_slope, peaks_of, search_rule
 # Intervals of the first rule.
 NUM_NODES = 32
 # Entries of a matrix over levels and nodes at a time.
-_CHUNK = 2**18
+_ENTRIES = 2**18
 # From `LARGE` levels on, nodes at a time of the sums without a Hessian.
 _NODES_AT_A_TIME = 32
 # There nodes at which hardly any level may be the last are left out of the Hessian: those that add
@@ -67,14 +66,12 @@ def sums_over_nodes(
 
 
 def first_fineness(size: int) -> int:
-    """Of the first rule: what a level adds to the runtime is in a range of times that goes with
-    1/√N."""
+    """The fineness of the first rule: what a level adds is in a range of times as long as 1/√N."""
     return 1 if size <= LARGE else max(1, round((size / 256) ** 0.5))
 
 
 def nested_rules(index: Array, count: Array) -> Array:
-    """The weights of nodes in the rule, in that of every second and fourth one, at both ends,
-    `[4, K]`."""
+    """Weights of nodes in the rule, in that of each second and fourth, at the ends, `[4, K]`."""
     ends = (index == 0) | (index == count - 1)
     return jnp.stack([1 + 0 * index, 2 * (index % 2 == 0), 4 * (index % 4 == 0), ends])
 
@@ -87,8 +84,7 @@ def rule_in_pieces(
     batched: bool = False,
     with_hessian: bool = True,
 ) -> tuple[Array, Array, Callable[[Array, Sums], Sums]]:
-    r"""The rule for F(y) = E max_n y_n T_(N-n), `refine` times as fine: its start, its pieces,
-    their sums.
+    r"""The rule for F(y), `refine` times as fine: its start, its pieces, and how to add one.
 
     With c_n = -∂b_n/∂y_n and the Poisson process of `crossing_probability`, level j before k in
     time,
@@ -101,12 +97,12 @@ def rule_in_pieces(
     """
     start, beyond, size, nodes = search_rule(workers.law, workers.marks, load, NUM_NODES)
     many = load.size > LARGE
-    chunk = min(size, _NODES_AT_A_TIME)
+    length = min(size, _NODES_AT_A_TIME)
     if with_hessian:
-        chunk = max(1, min(size, _CHUNK // load.size**2))
+        length = max(1, min(size, _ENTRIES // load.size**2))
 
     def add(piece: Array, sums: Sums) -> Sums:
-        index = piece * chunk + jnp.arange(chunk)
+        index = piece * length + jnp.arange(length)
         t, weight = nodes(index, refine)
         hazard, rate = threshold_hazard(workers.law, load, t, workers.marks.largest)
         crossing = Crossing(shares(hazard), workers.num_workers, batched)
@@ -139,7 +135,7 @@ def rule_in_pieces(
         counts = part > _NO_SHARE
         return so_far._replace(upper=jax.lax.cond(counts, upper, lambda: sums.upper))
 
-    pieces = jax.lax.div(size * refine + chunk - 1, jnp.asarray(chunk, refine.dtype))
+    pieces = jax.lax.div(size * refine + length - 1, jnp.asarray(length, refine.dtype))
     return start, pieces, add
 
 

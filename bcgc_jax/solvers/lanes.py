@@ -20,21 +20,19 @@ def loop(
     *,
     lanes: tuple[int, int],
 ) -> Any:
-    """`answer` of the state after steps for as long as `go_on`: `jax.lax.while_loop`, but for
-    `jax.vmap`.
+    """`answer` of the state after steps for as long as `go_on`.
 
     All three are functions of constants and state, and of traced values only by these. A
     `while_loop` under `vmap` runs all problems as long as the slowest of them. Here `lanes` of them
     run at a time, on a CPU and elsewhere, and a lane whose problem is done takes up the next one.
-    Of so many problems the step is `step_of` their number.
+    The step of a batch is `step_of` its size.
     """
     step = step_of(1)
 
     @jax.custom_batching.custom_vmap
     def run(constants: Any, state: Any) -> Any:
-        last = jax.lax.while_loop(
-            lambda s: go_on(constants, s), lambda s: step(constants, s), state
-        )
+        keep_on = functools.partial(go_on, constants)
+        last = jax.lax.while_loop(keep_on, functools.partial(step, constants), state)
         return answer(constants, last)
 
     @run.def_vmap
@@ -44,17 +42,14 @@ def loop(
 
         cells = jax.tree.map(each, (constants, state), tuple(batched))
         functions = go_on, step_of(size), answer
-        on_cpu, elsewhere = (
-            functools.partial(_run_lanes, functions, size, min(n, size)) for n in lanes
-        )
-        # Known where it is compiled, not where it is traced: programs are exported for other
-        # platforms.
-        few = size <= min(lanes)
-        answers = (
-            on_cpu(*cells)
-            if few
-            else jax.lax.platform_dependent(*cells, cpu=on_cpu, default=elsewhere)
-        )
+        run_lanes = functools.partial(_run_lanes, functions, size)
+        on_cpu, elsewhere = (functools.partial(run_lanes, min(n, size)) for n in lanes)
+        if size <= min(lanes):
+            answers = on_cpu(*cells)
+        else:
+            # The platform is known where it is compiled, not where it is traced: programs are
+            # exported for other platforms.
+            answers = jax.lax.platform_dependent(*cells, cpu=on_cpu, default=elsewhere)
         return answers, jax.tree.map(lambda _: True, answers)
 
     return run(constants, state)
@@ -91,9 +86,9 @@ def _run_lanes(
     def refill(
         done: Array, at: Array, following: Array, running: Any, answers: Any
     ) -> tuple[Any, ...]:
-        found = jax.vmap(answered)(*running)
+        new_answers = jax.vmap(answered)(*running)
         place = jnp.where(done, at, size)
-        answers = jax.tree.map(lambda a, b: a.at[place].set(b, mode="drop"), answers, found)
+        answers = jax.tree.map(lambda a, b: a.at[place].set(b, mode="drop"), answers, new_answers)
         at = jnp.where(done, jnp.minimum(following + jnp.cumsum(done) - 1, size), at)
 
         def choose(new: Array, old: Array) -> Array:

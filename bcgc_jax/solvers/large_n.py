@@ -1,10 +1,9 @@
-r"""The optimal partition of many workers: Newton's method over smooth changes, certified over all
-levels.
+r"""The optimal partition of many workers, by Newton's method over smooth changes.
 
 With many workers all levels are in use, and the optimal x_n is smooth in n but for both ends. A
 step thus multiplies x by exp Σ_a ρ_a β_a(n), with splines β_a in a coordinate that is logarithmic
 from either end, and a column for each level there: some two hundred unknowns for any N. Value,
-slopes and certificate are exact (`windows`).
+slopes and certificate, over all levels, are exact (`windows`).
 
 Only the Hessian, which says where to go, is a model. Of v_n = δy_n / y_n it is Σ_{j<k} K_jk
 (v_j - v_k)², where K_jk has the probability G_jk that a path on level j first fails at level k; the
@@ -27,6 +26,7 @@ import concurrent.futures
 import functools
 import math
 import os
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -58,8 +58,10 @@ _SECOND_CUMULANT = 0.02
 
 
 class _Point(NamedTuple):
-    """x, its value, its error, slopes in x, the least of them less its error, gap, and the
-    model's rows."""
+    """A partition x where f was evaluated.
+
+    `least` is the least slope in x less its error, and `rows` are what the model takes.
+    """
 
     x: np.ndarray
     value: float
@@ -69,10 +71,14 @@ class _Point(NamedTuple):
     gap: float
     rows: tuple[np.ndarray, ...]
 
+    @property
+    def certified_gap(self) -> float:
+        """The gap with the errors of value and bound."""
+        return 1 - (self.least * self.x.sum() - self.error) / self.value
+
 
 def is_of_many(problem: Problem) -> bool:
-    """Whether this way is there: many workers, known before tracing, of one distribution without
-    atoms."""
+    """Whether many workers, known before tracing, have one distribution without atoms."""
     if problem.max_workers <= MANY or not at_hand(problem) or not problem.bare:
         return False
     iteration = iteration_of(problem)
@@ -81,13 +87,11 @@ def is_of_many(problem: Problem) -> bool:
 
 
 def is_rough(law: Distribution) -> bool:
-    """Whether smooth steps end above a gap of 1e-5: with density near T = 0, or of a trace's
-    knots."""
-    early = 1e-3 * float(law.mean())
-    near_zero = (
-        float(law.infimum()) == 0 and float(law.cumulative_hazard(jnp.asarray(early))) > 1e-7
-    )
-    return near_zero or isinstance(law, HazardSpline)
+    """Whether smooth steps end above a gap of 1e-5: with density near 0, or of a trace's knots."""
+    if isinstance(law, HazardSpline):
+        return True
+    early = jnp.asarray(1e-3 * float(law.mean()))
+    return float(law.infimum()) == 0 and float(law.cumulative_hazard(early)) > 1e-7
 
 
 def optimum_of_many(problem: Problem, *, tolerance: float, max_steps: int) -> OptimalResult:
@@ -103,14 +107,14 @@ def optimum_of_many(problem: Problem, *, tolerance: float, max_steps: int) -> Op
     search = _Search(law, one, refine)
     while True:
         stalled = search.run(tolerance, max_steps)
-        coarse = search.best
-        search.begin(coarse.x, 2 * search.refine)
-        at = search.at
-        sure = 1 - (at.least * at.x.sum() - at.error) / at.value
-        stuck = stalled and sure <= 2 * coarse.gap
-        if sure <= tolerance or search.steps >= max_steps or stuck or search.refine > FINEST:
+        coarse_gap = search.best.gap
+        search.begin(search.best.x, 2 * search.refine)
+        gap = search.at.certified_gap
+        stuck = stalled and gap <= 2 * coarse_gap
+        if gap <= tolerance or search.steps >= max_steps or stuck or search.refine > FINEST:
             break
-    if sure <= tolerance:
+    at = search.at
+    if gap <= tolerance:
         status = Status.CONVERGED
     elif search.steps >= max_steps:
         status = Status.STEP_LIMIT
@@ -122,15 +126,17 @@ def optimum_of_many(problem: Problem, *, tolerance: float, max_steps: int) -> Op
         partition=jnp.asarray(at.x / total * float(problem.total), problem.dtype),
         value=jnp.asarray(unit * at.value / total, problem.dtype),
         error=jnp.asarray(unit * at.error / total, problem.dtype),
-        lower_bound=jnp.asarray(unit * (at.least * total) / total, problem.dtype),
+        lower_bound=jnp.asarray(unit * at.least, problem.dtype),
         status=jnp.asarray(int(status)),
         num_steps=jnp.asarray(search.steps),
     )
 
 
 class _Direction(NamedTuple):
-    """Newton's step in the columns' logarithms, the merit's slope along it, and how much of it
-    is tried."""
+    """Newton's step in the columns' logarithms.
+
+    `descent` is the slope of the merit along it, and `length` how much of it is tried.
+    """
 
     step: np.ndarray
     descent: float
@@ -151,8 +157,7 @@ class _Search:
         self.begin(np.asarray(_first(law, one), float), refine)
 
     def begin(self, x: np.ndarray, refine: int) -> None:
-        """From x on by this rule; multipliers are those of the barrier, and the merit counts in
-        f(x)."""
+        """Go on from x by this rule, with the multipliers of the barrier and f(x) as the unit."""
         self.refine = refine
         self.at = self._evaluate(x, refine)
         self.best = self.at
@@ -162,7 +167,7 @@ class _Search:
         self.since = 0
 
     def run(self, tolerance: float, max_steps: int) -> bool:
-        """Step until the gap is small, or steps help no more: whether they do not."""
+        """Step until the gap is small, or steps help no more; return whether they do not."""
         while True:
             best = self.best
             # Close to the optimum what three steps leave is what the splines cannot tell.
@@ -193,18 +198,21 @@ class _Search:
         if new.gap > 0.5 * at.gap and self._merit(new) > highest and length > 1e-3:
             self.direction = self.direction._replace(length=length / 2)
             return
-        z = self.multipliers
-        on_path = self.barrier / self._mass(at)
-        change = on_path - z - z * newton
-        z = np.maximum(
-            z + float(step_length(z, change)) * change, 1e-4 * self.barrier / self._mass(at)
-        )
+        self.multipliers = self._moved_multipliers(newton)
         if length > 0.5:
-            product = np.mean(z * self._mass(new))
-            self.barrier = float(next_barrier(self.barrier, product, 1e-10 / z.size))
-        self.multipliers = z
+            product = np.mean(self.multipliers * self._mass(new))
+            least = 1e-10 / self.multipliers.size
+            self.barrier = float(next_barrier(self.barrier, product, least))
         self.at = new
         self.direction = None
+
+    def _moved_multipliers(self, newton: np.ndarray) -> np.ndarray:
+        """The multipliers after a step of Newton's."""
+        z = self.multipliers
+        on_path = self.barrier / self._mass(self.at)
+        change = on_path - z - z * newton
+        moved = z + float(step_length(z, change)) * change
+        return np.maximum(moved, 1e-4 * on_path)
 
     def _newton(self) -> _Direction:
         at = self.at
@@ -250,8 +258,7 @@ def _basis(size: int, ends: int = 20, spacing: float = 0.06) -> tuple[np.ndarray
 
 @jax.jit
 def _first(law: Distribution, one: Array) -> Array:
-    """Shares at which all levels take about equally long, at times 1.5 deviations above the
-    mean."""
+    """Shares at which all levels end at about one time, at 1.5 deviations above the mean."""
     (hazard,) = typical_hazards(one, one.size, (1.5,))
     return first_shares(one > 0, law.inverse_cumulative_hazard(hazard), 0.001)
 
@@ -264,32 +271,23 @@ def _evaluate(
     total = float(x.sum())
     level = np.arange(1, size + 1)
     load = jnp.asarray(np.cumsum(level * x), dtype)
-    nodes = jax.eval_shape(
-        lambda load: jnp.zeros(search_rule(law, known, load, NUM_NODES).size), load
-    ).size
+    nodes = refine * _rule_size(law, known, load)
 
-    def piece(number: int) -> tuple[Any, ...]:
+    def sums(number: int) -> tuple[Any, ...]:
         # A thread does not know what its caller has set for its own.
         with jax.enable_x64(dtype == jnp.float64):
             return _sums(law, known, load, samples, refine, number)
 
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        # The first one compiles, before the threads that would all do so. It is computed beside the
-        # others.
-        begun = piece(0)
-        others = range(1, math.ceil(nodes * refine / _NODES_AT_A_TIME))
-        rest = pool.map(lambda number: jax.block_until_ready(piece(number)), others)
-        found = jax.tree.map(np.asarray, [begun, *rest])
-    starts, values, slopes, rows = zip(*found, strict=True)
+    by_piece = _in_threads(sums, math.ceil(nodes / _NODES_AT_A_TIME))
+    starts, values, slopes, rows = zip(*by_piece, strict=True)
     value = starts[0] * np.array([1, 1, 1, 0]) + sum(values)
     slopes_in_x = []
     for of_rule, slope in zip(value, sum(slopes), strict=False):
         in_load = np.asarray(homogeneous_slope(of_rule, jnp.asarray(slope), load, size), float)
         slopes_in_x.append(level * np.cumsum(in_load[::-1])[::-1])
     # The model makes do with as many nodes as the coarsest rule has.
-    every = slice(0, nodes * refine, refine)
+    every = slice(0, nodes, refine)
     hazard, arrive, leave, apart = (np.concatenate(a)[every] for a in zip(*rows, strict=True))
-    weighed = (hazard, refine * arrive, leave, refine**0.5 * apart)
     least = [float(s.min()) for s in slopes_in_x]
     *by_rule, left_out = value.tolist()
     error = LEFT_OUT * by_rule[0]
@@ -300,28 +298,43 @@ def _evaluate(
         error += off + left_out
     # The bound is to have the error of the value, and what its own is beyond it.
     more = max(doubt - error / total, 0.0)
-    gap = 1 - least[0] * total / by_rule[0]
     return _Point(
         x=x,
         value=by_rule[0],
         error=error,
         slope=slopes_in_x[0],
         least=least[0] - more,
-        gap=gap,
-        rows=weighed,
+        gap=1 - least[0] * total / by_rule[0],
+        rows=(hazard, refine * arrive, leave, refine**0.5 * apart),
     )
+
+
+def _rule_size(law: Distribution, known: Marks, load: Array) -> int:
+    """The number of nodes of the rule that is not refined; nothing is computed."""
+    nodes = jax.eval_shape(lambda y: jnp.zeros(search_rule(law, known, y, NUM_NODES).size), load)
+    return nodes.size
+
+
+def _in_threads(compute: Callable[[int], Any], count: int) -> list[Any]:
+    """What is computed of 0, …, count - 1, side by side; arrays of NumPy's."""
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        # The first one compiles, before the threads that would all do so. It is computed beside
+        # the others.
+        first = compute(0)
+        others = pool.map(lambda number: jax.block_until_ready(compute(number)), range(1, count))
+        return jax.tree.map(np.asarray, [first, *others])
 
 
 @jax.jit
 def _sums(
     law: Distribution, known: Marks, load: Array, samples: Array, refine: Array, piece: Array
 ) -> tuple[Array, Array, Array, tuple[Array, ...]]:
-    """The start; over nodes values of three rules and of what is left out, `[4]`, and slopes,
-    `[3, N]`; rows.
+    """The start of the rule, the sums over one piece of its nodes, and the model's rows of them.
 
-    These are of each node Λ at the model's levels, what arrives at them and leaves, with the
-    density in the logarithm of the load, and what does both, over the root of the probability that
-    none fails.
+    The sums are values of three rules and of what is left out, `[4]`, and slopes, `[3, N]`. The
+    rows are of each node Λ at the model's levels, what arrives at them and leaves, with the density
+    in the logarithm of the load, and what does both, over the root of the probability that none
+    fails.
     """
     size = load.size
     start, beyond, count, nodes = search_rule(law, known, load, NUM_NODES)
@@ -330,20 +343,20 @@ def _sums(
     t, weight = nodes(jnp.where(inside, index, 0), refine)
     weight = jnp.where(inside, weight, 0)
     hazard, rate = threshold_hazard(law, load, t, known.largest)
-    found = windowed_paths(hazard, size)
+    paths = windowed_paths(hazard, size)
     rules = nested_rules(index, count * refine) * weight
     left_out = jnp.where(piece == 0, beyond, 0) * np.array([0, 0, 0, 1], load.dtype)
-    value = dot(rules, found.probability) + left_out
+    value = dot(rules, paths.probability) + left_out
     density = jnp.where(jnp.isfinite(hazard), jnp.exp(-hazard) * rate, 0)
-    both = found.arrive * found.leave
+    both = paths.arrive * paths.leave
     safe = jnp.where(both > 0, density, 0)
     slope = dot(rules[:3], jnp.where(both > 0, size * both * safe, 0))
     local = size * density[:, samples] * load[samples]
-    arrive = found.arrive[:, samples]
+    arrive = paths.arrive[:, samples]
     arrive = jnp.where(arrive > 0, arrive * local, 0)
-    leave = found.leave[:, samples]
+    leave = paths.leave[:, samples]
     leave = jnp.where(leave > 0, leave * local, 0)
-    none = 1 - found.probability[:, None]
+    none = 1 - paths.probability[:, None]
     some = none > jnp.finfo(load.dtype).eps ** 0.5
     sampled = both[:, samples]
     apart = jnp.where(some & (sampled > 0), sampled * local, 0)
@@ -382,23 +395,22 @@ def _direction(
 def _laplacian(
     samples: Array, size: int, hazard: Array, arrive: Array, leave: Array, apart: Array
 ) -> Array:
-    """Of the sum of K_jk (v_j - v_k)² over pairs of levels, each for the levels next to it."""
+    """The Laplacian of Σ K_jk (v_j - v_k)² over pairs, each level for the levels next to it."""
     middles = (samples[1:] + samples[:-1]) / 2
     cells = jnp.diff(jnp.concatenate([jnp.array([-0.5]), middles, jnp.array([size - 0.5])]))
     lag = samples[:, None] - samples[None, :]  # the earlier level, a higher one, first
     later = lag > 0
     lag = jnp.maximum(lag, 1)
-    log_lag = jax.scipy.special.gammaln(lag.astype(hazard.dtype)) + jnp.log(
-        lag.astype(hazard.dtype)
-    )
+    real_lag = lag.astype(hazard.dtype)
+    log_lag = jax.scipy.special.gammaln(real_lag) + jnp.log(real_lag)
 
     def add(pairs: Array, node: tuple[Array, ...]) -> tuple[Array, None]:
         hazard, arrive, leave, apart = node
         below = -jnp.expm1(-hazard)
         above = jnp.exp(-hazard)
-        share = jnp.where(
-            below[None] > 0.5, above[:, None] - above[None], below[None] - below[:, None]
-        )
+        by_above = above[:, None] - above[None]
+        by_below = below[None] - below[:, None]
+        share = jnp.where(below[None] > 0.5, by_above, by_below)
         rate = size * jnp.maximum(share, 1e-30)
         log_first = (lag - 1) * jnp.log(rate) - rate - log_lag
         first = jnp.exp(jnp.minimum(log_first + _curved(samples, size * below), 0))
@@ -413,8 +425,7 @@ def _laplacian(
 
 
 def _curved(samples: Array, time: Array) -> Array:
-    """The logarithm of the ratio to a straight boundary's first failure, `[j, k]`, levels as in
-    `samples`."""
+    """log of the first failure over that of a straight boundary, `[j, k]`, at `samples`' levels."""
     count = -samples[::-1].astype(time.dtype)
     time = time[::-1]
     step = jnp.maximum(jnp.diff(time), 1e-12)

@@ -1,5 +1,4 @@
-r"""What no scheme beats: perfectly divisible work, and the storage bound of workers that store
-little.
+r"""What no scheme beats: perfectly divisible work, and the bound for workers that store little.
 
 `limit` is E[κ N / Σ_n 1/T_n], of workers that store all data, with κ the cycles of a pass over a
 subset. `limit:D` is the mean of `plans.storage_bound` over draws, of workers that store D subsets
@@ -34,11 +33,11 @@ _FEWEST = 2**8
 
 @pytree_dataclass
 class Limit(Method):
-    """What no scheme beats whose workers store `max_subsets` subsets each; all by default, which is
-    exact.
+    """What no scheme beats whose workers store `max_subsets` subsets each; by default all.
 
-    Of fewer it is a mean of draws, of `seed` where `solve` is given no key, for exact schemes that
-    do not know who will be slow when the data are placed: see `storage_bound` and `runtime_limit`.
+    Of all it is exact (`runtime_limit`). Of fewer it is a mean of draws, of `seed` where `solve` is
+    given no key, for exact schemes that do not know who will be slow when the data are placed
+    (`storage_bound`).
     """
 
     max_subsets: int | None = static_field(default=None)
@@ -58,7 +57,7 @@ class Limit(Method):
 
     @classmethod
     def read(cls, method: str, problem: Problem | None) -> Method:
-        """Of its name."""
+        """The method of this name."""
         number = method.removeprefix("limit:")
         if method == "limit":
             return cls()
@@ -84,13 +83,12 @@ class Limit(Method):
             value = runtime_limit(problem)
             return solution_of_value(problem, Expectation(value, jnp.zeros_like(value)))
         assert key is not None
-        found = mean_bound(problem, drawn_workers(key, problem), self.max_subsets)
-        return solution_of_value(problem, found, drawn=True)
+        bound = mean_bound(problem, drawn_workers(key, problem), self.max_subsets)
+        return solution_of_value(problem, bound, drawn=True)
 
 
 def check_stored(method: str, max_subsets: int | None, problem: Problem) -> None:
-    """ValueError for fewer workers than the subsets that each is to store, of a number that is
-    known."""
+    """Raise ValueError for fewer workers, of a known number, than subsets that each is to store."""
     workers = concrete(problem.num_workers)
     if max_subsets is None or workers is None or max_subsets <= workers.min():
         return
@@ -116,7 +114,7 @@ def runtime_limit(problem: Problem) -> Array:
 
 
 def alone_in(problem: Problem, max_subsets: int) -> np.ndarray:
-    """Of `storage_bound`, `[N]`, of a problem whose number of workers is known.
+    """What `storage_bound` takes as `alone`, `[N]`, where the number of workers is known.
 
     Of workers that are not alike it is that of all data. That of less holds where any set of
     workers is as likely to be slow as another.
@@ -130,7 +128,7 @@ def _known_workers(problem: Problem) -> int:
 
 
 def drawn_workers(key: Array, problem: Problem) -> tuple[Any, Any]:
-    """Return start-ups, in units of κ, and cycle times, `[K, N]` each; of NumPy where known.
+    """Start-ups, in units of κ, and cycle times, `[K, N]` each; of NumPy where known.
 
     One program serves 32 numbers of workers that are alike.
     """
@@ -158,14 +156,15 @@ def _drawn(key: Array, problem: Problem) -> tuple[Array, Array]:
 
 def mean_bound(problem: Problem, drawn: tuple[Any, Any], max_subsets: int) -> Expectation:
     """The mean of the storage bound of draws, in the unit of runtimes, and its standard error."""
-    found = bound_of_draws(problem, drawn, max_subsets)
-    xp = np if isinstance(found, np.ndarray) else jnp
-    mean, error = xp.mean(found), xp.std(found) / len(found) ** 0.5
-    return Expectation(*(jnp.asarray(number, problem.dtype) for number in (mean, error)))
+    bounds = bound_of_draws(problem, drawn, max_subsets)
+    xp = np if isinstance(bounds, np.ndarray) else jnp
+    mean = xp.mean(bounds)
+    error = xp.std(bounds) / len(bounds) ** 0.5
+    return Expectation(jnp.asarray(mean, problem.dtype), jnp.asarray(error, problem.dtype))
 
 
 def bound_of_draws(problem: Problem, drawn: tuple[Any, Any], max_subsets: int) -> Any:
-    """Return the storage bound of each draw, `[K]`, as a runtime; of NumPy where it is known."""
+    """The storage bound of each draw, `[K]`, as a runtime; of NumPy where it is known."""
     starts, times = drawn
     alone = alone_in(problem, max_subsets)
     if not at_hand((problem, times)):
@@ -179,7 +178,7 @@ def bound_of_draws(problem: Problem, drawn: tuple[Any, Any], max_subsets: int) -
 
 @jax.jit
 def _compiled_bounds(problem: Problem, starts: Array, times: Array, alone: Array) -> Array:
-    """Return the same by one program for all numbers of stored subsets."""
+    """The bound of each draw, by one program for all numbers of stored subsets."""
     whole = times * problem.pass_load.astype(times.dtype)
     alone = alone.astype(times.dtype)
     if problem.plain:
@@ -189,8 +188,7 @@ def _compiled_bounds(problem: Problem, starts: Array, times: Array, alone: Array
 
 
 def enough_subsets(problem: Problem, within: float = 0.05) -> int:
-    """The fewest subsets for each worker to store whose limit is `within` that of all data, by
-    one draw."""
+    """The fewest stored subsets whose limit is `within` that of all data, by one set of draws."""
     workers = _known_workers(problem)
     drawn = drawn_workers(jax.random.key(0), problem)
 

@@ -46,7 +46,7 @@ def replayed(
     # So many samples that passes go over eight chunks.
     samples = 1e4 * workers
     cycles = 1e-4 / _COORDINATES / (1 + forward)
-    given = Problem(
+    problem = Problem(
         smooth_or_atoms(planned, None, workers),
         workers,
         _COORDINATES,
@@ -54,13 +54,14 @@ def replayed(
         cycles=cycles,
         setup_cycles=forward * _COORDINATES * cycles or None,
     )
-    solution = solve(given, method, key=jax.random.key(0))
+    solution = solve(problem, method, key=jax.random.key(0))
     plan = solution.plan
     needs = solution.needs
     assert plan is not None
     assert needs is not None
     if plan.completion is not None and plan.completion.groups:
-        plan = place_workers(given, plan, planned)
-    found = steps_in_a_row(given, plan, np.zeros_like(judged), judged)
-    assert found is not None
-    return float(given.scale) * found[1], int(np.asarray(needs.stored_subsets))
+        plan = place_workers(problem, plan, planned)
+    steps = steps_in_a_row(problem, plan, np.zeros_like(judged), judged)
+    assert steps is not None
+    _, in_a_row = steps
+    return float(problem.scale) * in_a_row, int(np.asarray(needs.stored_subsets))

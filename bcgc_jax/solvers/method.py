@@ -1,5 +1,4 @@
-r"""What a method is: a frozen dataclass that plans itself, and says what it can do and what it
-needs.
+r"""What a method is: a frozen dataclass that plans, and says what it can do and what it needs.
 
 A method's numbers are leaves, traced and batched like those of a problem; what decides a shape or a
 program is static. A new scheme is one file with a subclass, and a line in `methods`.
@@ -67,8 +66,7 @@ class Method:
         raise NotImplementedError
 
     def check(self, problem: Problem) -> None:
-        """ValueError for what it cannot do for this problem, as far as that is known before
-        tracing.
+        """Raise ValueError for what it cannot do for this problem, if that is known before tracing.
 
         Shapes may say that this is a batch of methods, which only `jax.vmap` takes.
         """
@@ -97,10 +95,10 @@ class Method:
 
 
 class Numbered(Method):
-    """A method whose name has numbers, its `counts`, as "tandon:3": a `word`, and `what` the first
-    counts.
+    """A method whose name has numbers, as "tandon:3": a `word`, and then its `counts`.
 
-    The first is None, where it may be left out, for the highest.
+    `what` says what the first number counts. That one is None, where it may be left out, for the
+    highest.
     """
 
     word: ClassVar[str]
@@ -113,13 +111,13 @@ class Numbered(Method):
 
     @classmethod
     def highest(cls, problem: Problem) -> int | None:
-        """As far as it is known before tracing."""
+        """The largest first number that makes sense, as far as it is known before tracing."""
         workers = concrete(problem.num_workers)
         return None if workers is None else int(workers.min()) + cls.counts[0][1] - 1
 
     @classmethod
     def read(cls, method: str, problem: Problem | None) -> "Method":
-        """Of its name."""
+        """The method of this name."""
         numbers = method.split(":")[1:]
         if 1 <= len(numbers) <= len(cls.counts) and all(text.isdecimal() for text in numbers):
             with contextlib.suppress(ValueError):

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 from bcgc_jax.problem import Problem
-from bcgc_jax.solvers.baselines import RULES, Backup, Ferdinand, Tandon, TandonPartial
+from bcgc_jax.solvers.baselines import CLOSED_FORMS, Backup, Ferdinand, Tandon, TandonPartial
 from bcgc_jax.solvers.cyclic import Cyclic
 from bcgc_jax.solvers.deadline import Deadline
 from bcgc_jax.solvers.drop import Drop
@@ -23,7 +23,7 @@ BASELINES = ("uncoded", "single_block", "tandon_partial", "ferdinand_full", "fer
 SHARED = ("sharing:2", "sharing:all")
 LIMIT = Limit.word
 _SEARCHED = (Optimal(), Subgradient(), Deadline(), Nested(), TandonPartial(), Backup(), Drop())
-_NAMED: dict[str, Method] = {method.name: method for method in (*_SEARCHED, *RULES)}
+_NAMED: dict[str, Method] = {method.name: method for method in (*_SEARCHED, *CLOSED_FORMS)}
 _NUMBERED: dict[str, type[Numbered | Sharing | Limit]] = {
     kind.word: kind for kind in (Tandon, Ferdinand, Cyclic, Backup, Drop, Sharing, Nested, Limit)
 }
@@ -49,11 +49,12 @@ def method_of(method: str | Method, *, problem: Problem | None = None) -> Method
         raise TypeError(
             f"a method is a name, an object such as Optimal() or a Scheme, got {method!r}"
         )
-    if (known := _NAMED.get(method)) is not None:
-        return known
-    if (kind := _NUMBERED.get(method.partition(":")[0])) is not None:
-        return kind.read(method, problem)
-    if (word := method.partition(":")[0]) in _REPLACED:
+    if method in _NAMED:
+        return _NAMED[method]
+    word = method.partition(":")[0]
+    if word in _NUMBERED:
+        return _NUMBERED[word].read(method, problem)
+    if word in _REPLACED:
         raise ValueError(f'there is no method "{word}" any more: take "sharing:D" in its place')
     near = difflib.get_close_matches(method, _SHOWN, n=1)
     hint = f' (did you mean "{near[0]}"?)' if near else ""
@@ -61,8 +62,10 @@ def method_of(method: str | Method, *, problem: Problem | None = None) -> Method
 
 
 def each_method(methods: Methods) -> Iterable[str | Method]:
-    """One method, or what is none and `method_of` refuses, as a row of one."""
-    return (methods,) if isinstance(methods, str) or not isinstance(methods, Iterable) else methods
+    """The methods; a single one, or what is none and `method_of` refuses, as a row of one."""
+    if isinstance(methods, Iterable) and not isinstance(methods, str):
+        return methods
+    return (methods,)
 
 
 def is_limit(method: str) -> bool:

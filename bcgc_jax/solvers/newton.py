@@ -69,7 +69,7 @@ _DONE = 3  # nothing more
 
 
 class Given(NamedTuple):
-    """The problem on the unit simplex of the `levels`: load = loads @ x.
+    """The problem over the unit simplex on the `levels`: load = loads @ x.
 
     The search ends at a gap of `tolerance`, and early where its bound reaches `least`.
     """
@@ -90,50 +90,42 @@ class Given(NamedTuple):
 
 
 class _Iterate(NamedTuple):
-    """Newton's method, before an evaluation of f at x + length · dx.
+    """Newton's method, before an evaluation of f at x + length · dx."""
 
-    What the round does, Newton steps so far, fineness of the rule, how often this step was tried;
-    x, multipliers z, dx, length, barrier μ; at x: f / f₀, its error, the best least slope so far;
-    the slope along the step; f₀; the gap by the slopes at x alone, and whether the step to x left
-    most of the one before; the next piece of the nodes, and the sums before it.
-    """
-
-    round: Array
-    steps: Array
-    refine: Array
-    tries: Array
+    round: Array  # what it does
+    steps: Array  # of Newton's, so far
+    refine: Array  # the fineness of the rule
+    tries: Array  # of this step
     x: Array
-    z: Array
+    z: Array  # multipliers
     dx: Array
     length: Array
-    barrier: Array
-    value: Array
-    error: Array
-    least: Array
-    descent: Array
-    unit: Array
-    gap: Array
-    stalled: Array
-    piece: Array
-    sums: Sums
+    barrier: Array  # μ
+    value: Array  # f / f₀ at x
+    error: Array  # of that
+    least: Array  # the best least slope so far
+    descent: Array  # the slope of the merit along dx
+    unit: Array  # f₀
+    gap: Array  # by the slopes at x alone
+    stalled: Array  # whether the step to x left most of the gap
+    piece: Array  # of the nodes, the next one
+    sums: Sums  # over the pieces before
 
 
 def search(
     given: Given, start: Array, finite_mean: Array, max_steps: int
 ) -> tuple[Array, Array, Array, Array]:
-    """Whether the gap was met, the steps, each level's share, and its expected maximum, error
-    and bound."""
+    """Whether the gap was met, the steps, the shares, and (value, error, bound) of these."""
 
     def go_on(_: Given, s: _Iterate) -> Array:
-        return (
-            (s.round != _DONE) & (s.refine <= FINEST) & ((s.steps < max_steps) | (s.round != _STEP))
-        )
+        may_step = (s.steps < max_steps) | (s.round != _STEP)
+        return (s.round != _DONE) & (s.refine <= FINEST) & may_step
 
     def step(size: int) -> Callable[[Given, _Iterate], _Iterate]:
         return functools.partial(_one_piece, batched=size >= _MANY_LANES)
 
-    # As many as a CPU's cache holds; as 4 GB of an accelerator, with six arrays over levels² and
-    # nodes.
+    # As many as fit into a CPU's cache; into 4 GB of an accelerator, with six arrays over levels²
+    # and nodes.
     room = 2**32 // (6 * 8 * NUM_NODES)
     entries = start.size**2
     on_cpu = min(max(_CACHED // entries, 1), 32)
@@ -173,33 +165,31 @@ def _first(given: Given, start: Array, finite_mean: Array) -> _Iterate:
 
 def _answer(_: Given, s: _Iterate) -> tuple[Array, Array, Array, Array]:
     total = jnp.sum(s.x)
-    found = jnp.stack([s.value, s.error, s.least * total]) * (s.unit / total)
-    return (s.round == _DONE) & (s.value > 0), s.steps, s.x / total, found
+    numbers = jnp.stack([s.value, s.error, s.least * total]) * (s.unit / total)
+    return (s.round == _DONE) & (s.value > 0), s.steps, s.x / total, numbers
 
 
 def _one_piece(given: Given, s: _Iterate, *, batched: bool) -> _Iterate:
-    """Evaluate at one piece of the nodes, of many levels at all, and go on from there once it was
-    the last.
+    """Evaluate at one piece of the nodes, and go on from there once it was the last.
 
-    Each lane of a batch does as many pieces as it needs: a finer rule holds up no other.
+    Of many levels all nodes are one piece. Each lane of a batch does as many pieces as it needs: a
+    finer rule holds up no other.
     """
     workers = given.workers
     load = dot(given.loads, _trial(given, s))
     if load.size > LARGE and workers.law.smooth:
         start, sums = sums_over_nodes(workers, load, s.refine, with_hessian=False)
         # Where steps have to be cut or leave most of the gap, the Hessian is none of here.
-        fresh = (
-            (s.refine == first_fineness(load.size))
-            | (s.round == _CHECK)
-            | (s.length < 1)
-            | s.stalled
-        )
         coarse = jnp.asarray(first_fineness(load.size))
-        upper = jax.lax.cond(
-            fresh, lambda: sums_over_nodes(workers, load, coarse)[1].upper, lambda: s.sums.upper
-        )
-        found = derivatives(workers, given.loads, load, start, sums._replace(upper=upper))
-        return _decide(given, s, *found)._replace(sums=s.sums._replace(upper=upper))
+        by_coarse_rule = (s.refine == first_fineness(load.size)) | (s.round == _CHECK)
+        fresh = by_coarse_rule | (s.length < 1) | s.stalled
+
+        def upper_here() -> Array:
+            return sums_over_nodes(workers, load, coarse)[1].upper
+
+        upper = jax.lax.cond(fresh, upper_here, lambda: s.sums.upper)
+        evaluated = derivatives(workers, given.loads, load, start, sums._replace(upper=upper))
+        return _decide(given, s, *evaluated)._replace(sums=s.sums._replace(upper=upper))
     start, count, add = rule_in_pieces(workers, load, s.refine, batched=batched)
     sums = add(s.piece, s.sums)
 
@@ -306,8 +296,7 @@ def _verdict(
 
 
 def step_length(u: Array | np.ndarray, du: Array | np.ndarray, levels: ArrayLike = True) -> Array:
-    """The share of a step that keeps u positive: at most 99.5 % of the way to the boundary, as
-    customary."""
+    """The share of a step that keeps u positive: at most 99.5 % of the way to the boundary."""
     fastest = jnp.max(jnp.where(levels, -du / jnp.where(levels, u, 1), 0))
     return 0.995 / jnp.maximum(fastest, 0.995)
 
@@ -319,10 +308,10 @@ def _multipliers(given: Given, s: _Iterate, x: Array) -> tuple[Array, Array]:
     dz = given.among(s.barrier / safe - s.z - s.z / safe * s.dx)
     moved = jnp.maximum(s.z + step_length(s.z, dz, given.levels) * dz, 1e-4 * s.barrier / safe)
     z = jnp.where(stepped & given.levels, moved, s.z)
-    # None after a step that was cut.
     product = jnp.sum(x * z) / given.num_levels
     least = 0.05 * given.tolerance / given.num_levels
-    return z, jnp.where((s.tries < 2) & stepped, next_barrier(s.barrier, product, least), s.barrier)
+    whole = (s.tries < 2) & stepped  # after a step that was cut the barrier stays
+    return z, jnp.where(whole, next_barrier(s.barrier, product, least), s.barrier)
 
 
 def next_barrier(barrier: ArrayLike, product: Array | np.floating, least: ArrayLike) -> Array:

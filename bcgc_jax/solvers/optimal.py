@@ -1,7 +1,7 @@
 """The optimal partition and its bound, by Newton's method or by cuts, as f is smooth or not."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -60,11 +60,9 @@ def optimal_partition(
     if problem.start_up is not None:  # the same for all, and for every partition
         start = jnp.asarray(problem.start_up, problem.dtype)
         plain = replace(problem, start_up=None)
-        least = least - start
-        found = optimal_partition(
-            plain, levels, tolerance=tolerance, max_steps=max_steps, least=least
-        )
-        return found._replace(value=found.value + start, lower_bound=found.lower_bound + start)
+        limits = {"tolerance": tolerance, "max_steps": max_steps, "least": least - start}
+        fresh = optimal_partition(plain, levels, **limits)
+        return fresh._replace(value=fresh.value + start, lower_bound=fresh.lower_bound + start)
     iteration = iteration_of(problem)
     unit = problem.scale * problem.total
     # Steps beyond the working precision only wander.
@@ -112,25 +110,21 @@ def _by_cuts(problem: Problem, levels: Array, tolerance: Array) -> OptimalResult
         load = Load(total * dot(loads, u), sent_load(problem, total * jnp.where(levels, u, 0)))
         return iteration.expected_completion(load).value / total
 
-    found: tuple[Any, ...]
     if iteration.rows is not None and problem.plain:
-        found = row_program(iteration.rows, loads, start, levels, tolerance)
+        least = row_program(iteration.rows, loads, start, levels, tolerance)
     else:
-        found = cutting_plane(jax.value_and_grad(value_of), start, levels, tolerance)
-    share, value, lower, steps, multipliers = found
-    met = value - lower <= tolerance * value
-    status = jnp.where(met, int(Status.CONVERGED), int(Status.STEP_LIMIT))
+        least = cutting_plane(jax.value_and_grad(value_of), start, levels, tolerance)
+    met = least.value - least.lower_bound <= tolerance * least.value
     unit = problem.scale * total
-    value, error = with_rounding(share, Expectation(unit * value, 0 * value))
-    known = multipliers if iteration.polyhedral else None
+    rounded = with_rounding(least.point, Expectation(unit * least.value, 0 * least.value))
     return OptimalResult(
-        partition=share * total,
-        value=value,
-        error=error,
-        lower_bound=unit * lower,
-        status=status,
-        num_steps=steps,
-        multipliers=known,
+        partition=least.point * total,
+        value=rounded.value,
+        error=rounded.error,
+        lower_bound=unit * least.lower_bound,
+        status=jnp.where(met, int(Status.CONVERGED), int(Status.STEP_LIMIT)),
+        num_steps=least.num_steps,
+        multipliers=least.multipliers if iteration.polyhedral else None,
     )
 
 
@@ -143,8 +137,7 @@ def least_gap(problem: Problem) -> float:
 
 
 def _loads(problem: Problem, levels: Array) -> Array:
-    """The load of the unit simplex, loads @ u, with setup and chain for the highest level in use
-    so far."""
+    """The matrix of the load, loads @ u, with setup and chain for the highest level so far."""
     below = np.tri(levels.size)
     subsets = jnp.where(levels, np.arange(1, levels.size + 1), 0)
     highest = jax.lax.cummax(subsets)[:, None]
@@ -154,14 +147,17 @@ def _loads(problem: Problem, levels: Array) -> Array:
 
 
 def first_shares(levels: Array, times: Array, moved: float = 0.1) -> Array:
-    """The closed form for typical `times` of the levels (Theorem 2, without its limits), `moved`
-    inside."""
+    """The closed form for `times` (Theorem 2, without its limits), moved into the simplex.
+
+    `moved` is the share of a point inside it.
+    """
     dtype = times.dtype
     subsets = np.arange(1, times.size + 1).astype(times.dtype)
     share = jnp.diff(1 / times, prepend=np.zeros(1, dtype)) / subsets
     share = jnp.where(levels & (share > 0) & (share < jnp.inf), share, 0)
     # Of many, equal shares of the highest levels would be most of the load.
-    inside = jnp.where(levels, 1 / subsets**2 if times.size > LARGE else jnp.ones_like(times), 0)
+    weight = 1 / subsets**2 if times.size > LARGE else jnp.ones_like(times)
+    inside = jnp.where(levels, weight, 0)
     inside = inside / jnp.sum(inside)
     share = share / jnp.maximum(jnp.sum(share), jnp.finfo(dtype).tiny)
     start = (1 - moved) * share + moved * inside

@@ -72,46 +72,47 @@ class Optimal(Method):
         super().check(problem)
         workers = concrete(problem.num_workers)
         top = (problem.max_workers if workers is None else int(workers.min())) - 1
-        if self.levels is not None and not (
-            self.levels and set(self.levels) <= set(range(top + 1))
-        ):
+        if self.levels is None:
+            return
+        if not self.levels or not set(self.levels) <= set(range(top + 1)):
             raise ValueError(
                 f"levels must be whole numbers from 0 to {top}, got {list(self.levels)}"
             )
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
-        found = None
+        solution = with_whole_numbers(problem, self._real_partition(problem))
+        if not _few_units(problem):
+            return solution
+        return replace(solution, rounded=improve_units(problem, solution.rounded, solution.levels))
+
+    def _real_partition(self, problem: Problem) -> Solution:
         # Up to so many workers dense steps, O(N³) each, do what smooth ones do not: go below a gap
         # of 1e-5.
         dense = problem.max_workers <= 1024
         smooth = self.levels is None and is_of_many(problem) and not is_traced(self)
         if smooth and not (dense and is_rough(iteration_of(problem).pooled())):
-            found = _optimum_of_many(problem, self)
-        if found is None or (dense and found.relative_gap > max(np.max(self.tolerance), 1e-5)):
-            every = np.arange(problem.max_workers)
-            tolerance = jax.lax.stop_gradient(self.tolerance)
-            allowed = problem.exists if self.levels is None else np.isin(every, self.levels)
-            found = optimum(problem, allowed, tolerance=tolerance, max_steps=self.max_steps)
-        solution = with_whole_numbers(problem, found)
-        if not _few_units(problem):
-            return solution
-        return replace(solution, rounded=improve_units(problem, solution.rounded, solution.levels))
+            solution = _optimum_of_many(problem, self)
+            if not dense or solution.relative_gap <= max(np.max(self.tolerance), 1e-5):
+                return solution
+        every = np.arange(problem.max_workers)
+        tolerance = jax.lax.stop_gradient(self.tolerance)
+        allowed = problem.exists if self.levels is None else np.isin(every, self.levels)
+        return optimum(problem, allowed, tolerance=tolerance, max_steps=self.max_steps)
 
 
 @sample_average.judged.register
 def _(method: Optimal, fresh: Problem, solution: Solution) -> dict[str, Array]:
-    """Also by the optima of parts of the draws."""
+    """The fields that fresh draws say, with a limit also by the optima of parts of the draws."""
     by_optima = functools.partial(sample_average.judge, by_optima=True)
     return with_slopes(by_optima, None, fresh, solution.partition, solution.levels)._asdict()
 
 
 def _optimum_of_many(problem: Problem, method: Optimal) -> Solution:
-    found = optimum_of_many(
-        problem, tolerance=float(np.max(method.tolerance)), max_steps=method.max_steps
-    )
-    answer = found.partition, found.status, found.num_steps, problem.exists
+    tolerance = float(np.max(method.tolerance))
+    result = optimum_of_many(problem, tolerance=tolerance, max_steps=method.max_steps)
+    answer = result.partition, result.status, result.num_steps, problem.exists
     if iteration_of(problem).smooth:
-        return solution_of(problem, *answer, _certificate_of(found))
+        return solution_of(problem, *answer, _certificate_of(result))
     # By the rules between kinks, which tell their error.
     return _judged(problem, assess_shares(problem, *answer), None, method.tolerance)
 
@@ -126,30 +127,20 @@ def _few_units(problem: Problem) -> bool:
 
 def optimum(problem: Problem, allowed: ArrayLike, **options: Any) -> Solution:
     """The optimum, but for the whole numbers; converged if its certificate meets the tolerance."""
-    found, answer, certified = _searched(problem, allowed, **options)
-    solution = _assessed_by_search(problem, found, answer, certified, options["tolerance"])
-    if found.multipliers is None:
+    result, answer, solution = _searched(problem, allowed, **options)
+    if solution is None:
+        # By the program that all partitions are assessed with, whose bound is the only one for
+        # plain problems.
+        solution = with_slopes(_assessed, None, problem, *answer)
+        solution = replace(solution, plan=without_derivative(solution.plan, problem))
+        bound = None if problem.plain else result.lower_bound
+        solution = _judged(problem, solution, bound, options["tolerance"])
+    if result.multipliers is None:
         return solution
     # Where pieces of the runtime meet, each has slopes of its own.
-    pieces = found.partition, found.multipliers
+    pieces = result.partition, result.multipliers
     value = with_slopes(_by_pieces, solution.expected_runtime, problem, pieces)
     return replace(solution, expected_runtime=value)
-
-
-def _assessed_by_search(
-    problem: Problem,
-    found: OptimalResult,
-    answer: Any,
-    certified: Solution | None,
-    tolerance: ArrayLike,
-) -> Solution:
-    if certified is not None:
-        return certified
-    # By the program that all partitions are assessed with, whose bound is the only one for plain
-    # problems.
-    solution = with_slopes(_assessed, None, problem, *answer)
-    solution = replace(solution, plan=without_derivative(solution.plan, problem))
-    return _judged(problem, solution, None if problem.plain else found.lower_bound, tolerance)
 
 
 def _by_pieces(problem: Problem, plan: tuple[Array, Cuts | Array]) -> Array:
@@ -168,15 +159,13 @@ def _by_pieces(problem: Problem, plan: tuple[Array, Cuts | Array]) -> Array:
 
     def add(value: Array, cut: Cuts) -> tuple[Array, None]:
         point = cut.points * problem.total
-        at_point, slope = jax.jvp(
-            functools.partial(expected_runtime, problem), (point,), (x - point,)
-        )
+        runtime = functools.partial(expected_runtime, problem)
+        at_point, slope = jax.jvp(runtime, (point,), (x - point,))
         return value + cut.weights * (at_point + slope), None
 
     # All that have a weight to speak of: at most as many as there are levels, but for ties.
-    weights, index = jax.lax.top_k(
-        multipliers.weights, min(_CUTS * x.size, multipliers.weights.size)
-    )
+    count = min(_CUTS * x.size, multipliers.weights.size)
+    weights, index = jax.lax.top_k(multipliers.weights, count)
     cuts = Cuts(multipliers.points[index], weights / jnp.sum(weights))
     return jax.lax.scan(jax.checkpoint(add), jnp.zeros((), x.dtype), cuts)[0]
 
@@ -193,38 +182,37 @@ def _certified(problem: Problem, partition: Array, levels: Array) -> Certificate
 def _searched(
     problem: Problem, allowed: Array, **options: Any
 ) -> tuple[OptimalResult, tuple[Array, ...], Solution | None]:
-    """What is found, what of it is to be assessed, and the solution, where the search certifies
-    it."""
+    """The result, what of it is to be assessed, and the solution if the search certifies it."""
     still = jax.lax.stop_gradient(problem)
     used = allowed
     rounds = 0
     if problem.has_setup:
         used, rounds = best_levels(still if problem.convex else with_least_start_up(still), allowed)
-    found = (optimal_partition if problem.convex else best_found)(still, used, **options)
-    found = without_derivative(found, problem)
+    search = optimal_partition if problem.convex else best_found
+    result = without_derivative(search(still, used, **options), problem)
     # Of the levels that were asked for, a traced number of workers may lack some.
     lacks = jnp.any(allowed & ~problem.exists)
-    status = jnp.where(lacks, int(Status.INFEASIBLE), found.status)
-    answer = found.partition, status.astype(int), jnp.asarray(rounds + found.num_steps, int), used
+    status = jnp.where(lacks, int(Status.INFEASIBLE), result.status).astype(int)
+    answer = result.partition, status, jnp.asarray(rounds + result.num_steps, int), used
     iteration = iteration_of(problem)
     if not (problem.plain and (iteration.smooth or iteration.polyhedral)):
-        return found, answer, None
-    certified = with_slopes(_certified, _certificate_of(found), problem, found.partition, used)
+        return result, answer, None
+    certified = with_slopes(_certified, _certificate_of(result), problem, result.partition, used)
     solution = solution_of(problem, *answer, certified)
-    return found, answer, _judged(problem, solution, None, options["tolerance"])
+    return result, answer, _judged(problem, solution, None, options["tolerance"])
 
 
 @jax.jit
 def _judged(
     problem: Problem, solution: Solution, bound: Array | None, tolerance: ArrayLike
 ) -> Solution:
-    """With the better one of the two bounds, and the status that the gap gives."""
+    """The solution with the better one of the two bounds, and the status that the gap gives."""
     value = solution.expected_runtime
     error = solution.runtime_error
     lower = solution.lower_bound
     if bound is not None:
-        known = bound - error  # NaN where there is no error to speak of
-        lower = jnp.minimum(jnp.where(known > lower, known, lower), value)
+        certain = bound - error  # NaN where there is no error to speak of
+        lower = jnp.minimum(jnp.where(certain > lower, certain, lower), value)
         solution = replace(solution, lower_bound=lower)
     if not problem.convex:
         return replace(solution, kind="local")
@@ -236,7 +224,7 @@ def _judged(
     return replace(solution, status=jnp.where(loose, int(Status.PRECISION), solution.status))
 
 
-def _certificate_of(found: OptimalResult) -> Certificate:
+def _certificate_of(result: OptimalResult) -> Certificate:
     """What a search knows of its partition."""
-    lower = lower_bound_of(found.lower_bound - found.error, found.value)
-    return Certificate(found.value, found.error, lower, 1 - lower / found.value)
+    lower = lower_bound_of(result.lower_bound - result.error, result.value)
+    return Certificate(result.value, result.error, lower, 1 - lower / result.value)

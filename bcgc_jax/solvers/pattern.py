@@ -33,8 +33,7 @@ _State = tuple[Array, Array, Array, Array]
 
 
 class PatternMinimum(NamedTuple):
-    """The best point and its value; whether no move is better, from any of the points kept; the
-    rounds."""
+    """The best point, its value, and whether no move is better from any of the points kept."""
 
     point: Array
     value: Array
@@ -45,8 +44,7 @@ class PatternMinimum(NamedTuple):
 def pattern_search(
     function: Callable[[Array], Array], start: Array, directions: ArrayLike, *, max_steps: int
 ) -> PatternMinimum:
-    """The least that was found of `function` over shares u ≥ 0, Σu = 1, `[K]`; never above that at
-    `start`.
+    """A local minimum of `function` over shares u ≥ 0, Σu = 1, `[K]`; never above that at `start`.
 
     `directions`, `[D, K]`, are those of `moves`.
     """
@@ -68,17 +66,15 @@ def pattern_search(
         room = points[:, None] / jnp.where(shrinks, -directions, 1)
         most = jnp.min(jnp.where(shrinks, room, jnp.inf), axis=-1)
         step = most[..., None] * directions
-        return _shares(points[:, None, None] + halves[:, None] * step[:, :, None]).reshape(
-            -1, start.size
-        )
+        tried = points[:, None, None] + halves[:, None] * step[:, :, None]
+        return _shares(tried).reshape(-1, start.size)
 
     def round_(state: _State) -> _State:
         points, values, steps, _ = state
         others = moved(points)
-        found, least = best_of(
-            jnp.concatenate([points, others]), jnp.concatenate([values, values_of(others)])
-        )
-        return found, least, steps + 1, jnp.any(least < values)
+        all_values = jnp.concatenate([values, values_of(others)])
+        best, least = best_of(jnp.concatenate([points, others]), all_values)
+        return best, least, steps + 1, jnp.any(least < values)
 
     def go_on(state: _State) -> Array:
         *_, steps, better = state
@@ -96,8 +92,7 @@ def _shares(points: Array) -> Array:
 
 
 def moves(work: np.ndarray) -> np.ndarray:
-    """The directions of a search, for levels that have so much `work` in a unit of their shares,
-    `[D, K]`."""
+    """The directions of a search, `[D, K]`, for levels with `work` in a unit of their shares."""
     size = len(work)
     share = np.eye(size)
     # What more a level gets the next one loses, so that the work at the end of the one alone rises.

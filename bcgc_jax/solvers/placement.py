@@ -1,5 +1,4 @@
-"""Which worker takes which place in nested groups: by measured steps, those slow together are
-kept apart."""
+"""Places of the workers in nested groups: those slow in the same measured steps are kept apart."""
 
 import functools
 
@@ -73,7 +72,8 @@ def place_workers(problem: Problem, plan: Plan, times: ArrayLike) -> Plan:
     rng = np.random.default_rng(0)
     place = np.arange(size)
     least = total(place)
-    for _ in range(min(_TRIES * size, int(_MOST / (rows.size * len(group)))) if size > 1 else 0):
+    tries = min(_TRIES * size, int(_MOST / (rows.size * len(group))))
+    for _ in range(tries):
         few = rng.choice(size, min(3, size), replace=False)
         other = place.copy()
         other[few] = place[rng.permutation(few)]
@@ -90,7 +90,7 @@ def place_workers(problem: Problem, plan: Plan, times: ArrayLike) -> Plan:
 
 def _group_of(level: tuple[tuple[int, ...], ...]) -> np.ndarray:
     """The number of each worker's group."""
-    found = np.zeros(sum(map(len, level)), int)
+    number_of = np.zeros(sum(map(len, level)), int)
     for number, group in enumerate(level):
-        found[list(group)] = number
-    return found
+        number_of[list(group)] = number
+    return number_of

@@ -32,20 +32,31 @@ from bcgc_jax.solvers.newton import step_length
 
 
 class Cuts(NamedTuple):
-    """Where f was evaluated, `[K, N]`, and the weights of these cuts in the average that bounds
-    f, `[K]`."""
+    """Points of cuts, `[K, N]`, and weights of their slopes in the mean that bounds f, `[K]`."""
 
     points: Array
     weights: Array
 
 
-class _Cuts(NamedTuple):
-    """Slopes met so far, `[K, N]`, where and with which weights; the next point; the best; the
-    bound."""
+class Least(NamedTuple):
+    """The best point, its value, the best bound, and the number of cuts or steps.
+
+    Of cuts `multipliers` are these with their weights; of rows `[S, N]`, each row's of the sum 1/S.
+    """
+
+    point: Array
+    value: Array
+    lower_bound: Array
+    num_steps: Array
+    multipliers: Cuts | Array
+
+
+class _Search(NamedTuple):
+    """The slopes met so far, `[K, N]`, their points and weights, and the next point, `share`."""
 
     num_cuts: Array
-    cuts: Array
-    known: Cuts
+    slopes: Array
+    cuts: Cuts
     share: Array
     best: Array
     best_value: Array
@@ -58,12 +69,11 @@ def cutting_plane(
     levels: Array,
     tolerance: Array,
     max_cuts: int = 500,
-) -> tuple[Array, Array, Array, Array, Cuts]:
-    """Minimise a convex homogeneous function over the unit simplex on `levels`, from its (value,
-    slope).
+) -> Least:
+    """Minimise a convex homogeneous function over the unit simplex on `levels`.
 
-    The best point, its value, the best bound, the number of cuts, and these. `start` must be
-    positive on `levels`. Stops at a relative gap of `tolerance`.
+    `evaluate` gives its value and slope. `start` must be positive on `levels`. Stops at a relative
+    gap of `tolerance`.
     """
     dtype = start.dtype
     count = jnp.sum(levels).astype(start.dtype)
@@ -72,9 +82,9 @@ def cutting_plane(
     def least(slope: Array) -> Array:
         return jnp.min(jnp.where(levels, slope, jnp.inf))
 
-    def step(state: _Cuts) -> _Cuts:
+    def step(state: _Search) -> _Search:
         value, slope = jax.tree.map(lambda a: a / unit, evaluate(state.share))
-        cuts = state.cuts.at[state.num_cuts].set(jnp.where(levels, slope, 0))
+        slopes = state.slopes.at[state.num_cuts].set(jnp.where(levels, slope, 0))
         better = value < state.best_value
         best = jnp.where(better, state.share, state.best)
         best_value = jnp.minimum(value, state.best_value)
@@ -86,38 +96,43 @@ def cutting_plane(
         # The barrier that would leave nine tenths of the gap: of 0.02 to 2 this takes the fewest
         # cuts for measured times (105 with 100 atoms at N = 20; 0.2 takes 287), and twice the
         # fewest for two speeds.
-        share, weights = _centre(cuts, used, levels, state.share, 0.9 * gap / rows)
-        bound = least(dot(weights, cuts))
-        weights = jnp.where(bound > state.lower, weights, state.known.weights)
-        return _Cuts(
+        share, weights = _centre(slopes, used, levels, state.share, 0.9 * gap / rows)
+        bound = least(dot(weights, slopes))
+        weights = jnp.where(bound > state.lower, weights, state.cuts.weights)
+        points = state.cuts.points.at[state.num_cuts].set(state.share)
+        return _Search(
             num_cuts=state.num_cuts + 1,
-            cuts=cuts,
-            known=Cuts(state.known.points.at[state.num_cuts].set(state.share), weights),
+            slopes=slopes,
+            cuts=Cuts(points, weights),
             share=share,
             best=best,
             best_value=best_value,
             lower=jnp.maximum(lower, bound),
         )
 
-    def go_on(state: _Cuts) -> Array:
-        open_ = (state.num_cuts == 0) | (
-            state.best_value - state.lower > tolerance * state.best_value
-        )
-        return (state.num_cuts < max_cuts) & open_
+    def go_on(state: _Search) -> Array:
+        met = state.best_value - state.lower <= tolerance * state.best_value
+        return (state.num_cuts < max_cuts) & ((state.num_cuts == 0) | ~met)
 
     none = jnp.zeros((max_cuts, start.size), dtype)
     zero = jnp.zeros((), dtype)
-    first = _Cuts(
+    first = _Search(
         num_cuts=jnp.asarray(0),
-        cuts=none,
-        known=Cuts(none, none[:, 0]),
+        slopes=none,
+        cuts=Cuts(none, none[:, 0]),
         share=start,
         best=start,
         best_value=zero + jnp.inf,
         lower=zero,
     )
     last = jax.lax.while_loop(go_on, step, first)
-    return last.best, unit * last.best_value, unit * last.lower, last.num_cuts, last.known
+    return Least(
+        point=last.best,
+        value=unit * last.best_value,
+        lower_bound=unit * last.lower,
+        num_steps=last.num_cuts,
+        multipliers=last.cuts,
+    )
 
 
 class _Centre(NamedTuple):
@@ -130,14 +145,14 @@ class _Centre(NamedTuple):
 
 
 def _centre(
-    cuts: Array, used: Array, levels: Array, share: Array, barrier: Array
+    slopes: Array, used: Array, levels: Array, share: Array, barrier: Array
 ) -> tuple[Array, Array]:
     """The point of the central path at `barrier`, from `share`, and the weights of the cuts there.
 
     Newton's method on θ/μ - Σ log(θ - g_i·u) - Σ log u, Σu = 1, in z = (u, θ), scaled by u and by
     μ.
     """
-    row = jnp.where(used[:, None], jnp.pad(-cuts, [(0, 0), (0, 1)], constant_values=1), 0)
+    row = jnp.where(used[:, None], jnp.pad(-slopes, [(0, 0), (0, 1)], constant_values=1), 0)
     free = jnp.append(levels, True)
     of_share = jnp.append(levels, False)
     eye = jnp.eye(free.size, dtype=share.dtype)
@@ -175,7 +190,7 @@ def _centre(
         # A bound needs no better centre than a decrement of 0.3.
         return (at.decrement > 0.3) & (at.steps < 30)
 
-    theta = jnp.max(jnp.where(used, dot(cuts, share), -jnp.inf)) + barrier
+    theta = jnp.max(jnp.where(used, dot(slopes, share), -jnp.inf)) + barrier
     first = _Centre(
         z=jnp.append(share, theta),
         weight=0 * row[:, 0],
@@ -197,7 +212,7 @@ def _solve_across(matrix: Array, right: Array, normal: Array) -> Array:
 
 
 class _State(NamedTuple):
-    """u, θ, multipliers of the rows and of u ≥ 0; the best point and bound; steps; centring."""
+    """u, θ, the multipliers of the rows and of u ≥ 0, and the best point and bound so far."""
 
     share: Array
     theta: Array
@@ -212,12 +227,10 @@ class _State(NamedTuple):
 
 def row_program(
     times: Array, loads: Array, start: Array, levels: Array, tolerance: Array, max_steps: int = 200
-) -> tuple[Array, Array, Array, Array, Array]:
-    """The least mean of max_n times_sn (loads @ u)_n over the unit simplex on `levels`; `times`
-    `[S, N]`.
+) -> Least:
+    """The least mean over s of max_n times_sn (loads @ u)_n over the unit simplex on `levels`.
 
-    The same as of `cutting_plane`, with steps for cuts; it may also stop once these help no more.
-    At last the multipliers, `[S, N]`, each row's of the sum 1/S.
+    `times` is `[S, N]`. Stops at a relative gap of `tolerance`, or once steps help no more.
     """
     dtype = start.dtype
     rows = len(times)
@@ -227,14 +240,17 @@ def row_program(
     times = times / unit
 
     def finish(share: Array) -> Array:
-        """Of each row."""
+        """The time at which each row ends, `[S]`."""
         return jnp.max(times * dot(loads, share), axis=1)
 
+    def weights(state: _State) -> Array:
+        return state.row / (rows * jnp.sum(state.row, axis=1, keepdims=True))
+
     def judged(state: _State) -> _State:
-        """With the value of its point and the bound of its multipliers."""
+        """The state with the value of its point and the bound of its multipliers."""
         value = jnp.mean(finish(state.share))
-        weight = state.row / (rows * jnp.sum(state.row, axis=1, keepdims=True))
-        lower = jnp.min(jnp.where(levels, dot(jnp.sum(weight * times, axis=0), loads), jnp.inf))
+        slope = dot(jnp.sum(weights(state) * times, axis=0), loads)
+        lower = jnp.min(jnp.where(levels, slope, jnp.inf))
         return state._replace(
             best=jnp.where(value < state.best_value, state.share, state.best),
             best_value=jnp.minimum(value, state.best_value),
@@ -249,9 +265,8 @@ def row_program(
         barrier = jnp.maximum(state.centring * products, 0.3 * tolerance) / (state.row.size + count)
         move, of_room = _direction(times, loads, levels, state, room, barrier)
         primal = jnp.minimum(step_length(room, of_room), step_length(safe, move.share))
-        dual = jnp.minimum(
-            step_length(state.row, move.row), step_length(state.bound, move.bound, levels)
-        )
+        of_bound = step_length(state.bound, move.bound, levels)
+        dual = jnp.minimum(step_length(state.row, move.row), of_bound)
         share = jnp.where(levels, state.share + primal * move.share, 0)
         # Rounding moves the sum: θ goes with it, or the room would not be what the step has left.
         total = jnp.sum(share)
@@ -272,9 +287,8 @@ def row_program(
         return jax.tree.map(lambda a, b: jnp.where(good, a, b), judged(new), ended)
 
     def go_on(state: _State) -> Array:
-        return (state.steps < max_steps) & (
-            state.best_value - state.lower > tolerance * state.best_value
-        )
+        met = state.best_value - state.lower <= tolerance * state.best_value
+        return (state.steps < max_steps) & ~met
 
     theta = finish(start) * 1.1
     room = _room(times, loads, start, theta)
@@ -294,8 +308,13 @@ def row_program(
         centring=one / 2,
     )
     last = jax.lax.while_loop(go_on, step, judged(first))
-    weights = last.row / (rows * jnp.sum(last.row, axis=1, keepdims=True))
-    return last.best, unit * last.best_value, unit * last.lower, last.steps, weights
+    return Least(
+        point=last.best,
+        value=unit * last.best_value,
+        lower_bound=unit * last.lower,
+        num_steps=last.steps,
+        multipliers=weights(last),
+    )
 
 
 def _room(times: Array, loads: Array, share: Array, theta: Array) -> Array:
@@ -305,11 +324,10 @@ def _room(times: Array, loads: Array, share: Array, theta: Array) -> Array:
 def _direction(
     times: Array, loads: Array, levels: Array, at: _State, room: Array, barrier: Array
 ) -> tuple[_State, Array]:
-    """Newton's step to products of the size of the barrier, with Σu as it is; that of the room
-    below θ.
+    """Newton's step to products of the size of the barrier, and that of the room below θ.
 
-    In shares of u; the θ_s are eliminated. With D, the multipliers over the room, each row adds
-    ΣD times the covariance of the vectors T_n e_n under the weights D / ΣD.
+    Σu stays as it is. In shares of u; the θ_s are eliminated. With D, the multipliers over the
+    room, each row adds ΣD times the covariance of the vectors T_n e_n under the weights D / ΣD.
     """
     safe = jnp.where(levels, at.share, 1)
     ratio = at.row / room

@@ -26,11 +26,10 @@ _CLOSED = 1e-10
 
 
 class _Search(NamedTuple):
-    """Before an evaluation at point + length · direction, with `value` and `slope` of log f at the
-    point.
+    """A search before an evaluation at point + length · direction.
 
-    The next length lies between `low` and `high`. `inverse` is that of the Hessian, None known at
-    first.
+    `value` and `slope` are those of log f at the point. The next length lies between `low` and
+    `high`. `inverse` is that of the Hessian, 0 at first.
     """
 
     found: Minimum
@@ -147,8 +146,7 @@ def minimise_shares(
 
 
 def _updated(inverse: Array, step: Array, change: Array) -> Array:
-    """The inverse Hessian after a step and a change of slopes; at first it has the scale of the
-    two."""
+    """The inverse Hessian after a step and a change of slopes; the first has their scale."""
     product = jnp.sum(step * change)
     squares = jnp.sum(change**2)
     curved = product > jnp.finfo(step.dtype).eps * squares

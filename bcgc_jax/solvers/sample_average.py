@@ -41,8 +41,7 @@ _NORMAL = 1.959963984540054  # the normal distribution's 97.5 % quantile
 def draw_problems(
     key: Array, problem: Problem, *, num_draws: int = NUM_DRAWS
 ) -> tuple[Problem, Problem]:
-    """`problem` under S draws of the iteration's times, to plan with, and K S fresh ones, to
-    judge by."""
+    """`problem` under S draws of its times, to plan with, and under K S fresh ones, to judge by."""
     plan, fresh = _draw(key, problem, (num_draws, num_draws * NUM_REPLICATIONS))
     return replace(problem, cycle_time=plan), replace(problem, cycle_time=fresh)
 
@@ -58,10 +57,10 @@ def _draw(key: Array, problem: Problem, sizes: tuple[int, ...]) -> list[Empirica
 def judge(
     fresh: Problem, partition: ArrayLike, levels: ArrayLike, by_optima: bool = False
 ) -> Certificate:
-    r"""E τ̂(x,T) with its standard error, and a 97.5 % limit of the best over the `levels`, bool
-    `[N]`.
+    r"""E τ̂(x,T), its standard error, and a 97.5 % limit of the best over `levels`, bool `[N]`.
 
-    That is `by_optima` of K parts of the draws, which must be independent of x, or by subgradients.
+    The limit is `by_optima` of K parts of the draws, which must be independent of x, or by
+    subgradients.
     """
     x = as_partition(fresh, partition)
     iteration = iteration_of(fresh)
@@ -90,7 +89,7 @@ def judge(
 
 @functools.singledispatch
 def judged(method: Any, fresh: Problem, solution: Solution) -> dict[str, Array]:
-    """What is known of a method's partition by fresh draws: fields of a solution."""
+    """The fields of a solution that fresh draws say of a method's partition."""
     assert solution.partition is not None
     assert solution.levels is not None
     return judge(fresh, solution.partition, solution.levels)._asdict()
@@ -100,9 +99,11 @@ def mean_of_parts(fresh: Problem, value: Callable[[Problem], Array]) -> tuple[Ar
     """The mean of `value` over K equal parts of the fresh draws, and its standard error."""
     shape = NUM_REPLICATIONS, -1, fresh.max_workers
     rows = iteration_of(fresh).rows.reshape(shape)  # type: ignore[union-attr]
-    return _mean(
-        jax.lax.map(lambda part: value(replace(fresh, cycle_time=EmpiricalRows(part))), rows)
-    )
+
+    def value_of_part(part: Array) -> Array:
+        return value(replace(fresh, cycle_time=EmpiricalRows(part)))
+
+    return _mean(jax.lax.map(value_of_part, rows))
 
 
 def _mean(values: Array) -> tuple[Array, Array]:

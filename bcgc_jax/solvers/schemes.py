@@ -25,8 +25,7 @@ _GIVES = ("partition", "levels", "runtime", "expectation")
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Scheme(Method):
-    r"""A rule of one's own, for `solve`, `compare` and `Sweep`, and for studies that take
-    `--schemes`.
+    r"""A scheme of one's own, for `solve`, `compare`, `Sweep`, and studies that take `--schemes`.
 
     Solutions of partitions and levels can be trained with. For another scheme to train with see the
     page of the API: a `Method` whose solution has a `Plan`.
@@ -84,27 +83,27 @@ class Scheme(Method):
             raise ValueError(f'method="{self.name}" {alone}')
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
-        found = _asked(self, problem, key)
+        answer = _asked(self, problem, key)
         if not self.is_partition:
-            return solution_of_value(problem, found, drawn=self.is_drawn(problem))
-        partition, status = found
-        if not is_traced(found) and status != Status.CONVERGED and not np.isnan(partition).any():
+            return solution_of_value(problem, answer, drawn=self.is_drawn(problem))
+        partition, status = answer
+        if not is_traced(answer) and status != Status.CONVERGED and not np.isnan(partition).any():
             raise ValueError(
                 f'scheme "{self.name}" gave no partition of {problem.total:g} over '
-                f"{problem.num_workers} "
-                f"levels: entries from {partition.min():g} to {partition.max():g}, sum "
-                f"{partition.sum():g}; it must give what is at each level, NaN if it is none"
+                f"{problem.num_workers} levels: entries from {partition.min():g} to "
+                f"{partition.max():g}, sum {partition.sum():g}; it must give what is at each "
+                "level, NaN if it is none"
             )
         return assess(problem, partition, status)
 
     def array(self, what: str, shape: tuple[int, ...], *arguments: Any) -> Array:
         """What the function gives, which must have this shape."""
-        found = jnp.asarray(self.function(*arguments))
-        if found.shape != shape:
+        given = jnp.asarray(self.function(*arguments))
+        if given.shape != shape:
             raise ValueError(
-                f'scheme "{self.name}" must give {what} of shape {shape}, got {found.shape}'
+                f'scheme "{self.name}" must give {what} of shape {shape}, got {given.shape}'
             )
-        return found
+        return given
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -127,20 +126,21 @@ def _asked(scheme: Scheme, problem: Problem, key: Array | None) -> Any:
 
 
 def _partition_of_levels(scheme: Scheme, problem: Problem) -> Array:
-    # A piece at a time, so that L may be traced. Their order is no matter: ascending is best (Lemma
-    # 1).
+    # Some coordinates at a time, so that L may be traced. Their order does not matter: ascending is
+    # best (Lemma 1).
     def add(i: Array, x: Array) -> Array:
         unit = i * _BATCH + jnp.arange(_BATCH)
         levels = scheme.array("a level for each coordinate, an array", unit.shape, problem, unit)
         cost = jnp.ones(_BATCH, int)
         if problem.unit_costs is not None:
             cost = jnp.asarray(problem.unit_costs, x.dtype).at[unit].get(mode="clip")
-        whole = jnp.where((levels >= 0) & (levels == jnp.floor(levels)), levels, x.size).astype(int)
+        good = (levels >= 0) & (levels == jnp.floor(levels))
+        whole = jnp.where(good, levels, x.size).astype(int)
         return x.at[whole].add(jnp.where(unit < problem.num_coordinates, cost, 0), mode="drop")
 
     counts = jnp.zeros(problem.max_workers, int if problem.unit_costs is None else problem.dtype)
-    pieces = (jnp.asarray(problem.num_coordinates, int) + _BATCH - 1) // _BATCH
-    return jax.lax.fori_loop(0, pieces, add, counts).astype(problem.dtype)
+    batches = (jnp.asarray(problem.num_coordinates, int) + _BATCH - 1) // _BATCH
+    return jax.lax.fori_loop(0, batches, add, counts).astype(problem.dtype)
 
 
 def _mean_of_draws(scheme: Scheme, problem: Problem, key: Any) -> Expectation:

@@ -1,5 +1,4 @@
-r"""`Sharing`: a step's chunks are handed out to free workers that store a little more than their
-own data.
+r"""`Sharing`: a step's chunks are handed out to free workers, which store more than their own data.
 
 Its runtime is a mean of draws: no formula is known. The storage bound of the same draws is a
 control variate: its own mean is known better, from many more draws, which cost little. That mean,
@@ -57,8 +56,7 @@ _DRAWS = 2**12
 
 @pytree_dataclass
 class Sharing(Method):
-    """Work sharing: chunks (microbatches) are handed out to workers that store them, neediest
-    first.
+    """Work sharing: chunks (microbatches) are handed out to free workers, most left first.
 
     τ = the time at which every worker has ended its last chunk; see `bcgc_jax.plans.shared_step`.
 
@@ -120,29 +118,28 @@ class Sharing(Method):
 
     @classmethod
     def read(cls, method: str, problem: Problem | None) -> Method:
-        """Of its name: "sharing", "sharing:3", "sharing:all", "sharing:2:16", "sharing:2:best"."""
-        numbers = method.split(":")[1:]
-        words = {0: "all", 1: "best"}
-        if len(numbers) <= len(words) and all(
-            text == words[place] or (text.isdecimal() and int(text) > 0)
-            for place, text in enumerate(numbers)
-        ):
-            known = [
-                None if text == words[place] else int(text) for place, text in enumerate(numbers)
-            ]
-            return replace(cls(), **dict(zip(("max_subsets", "chunks"), known, strict=False)))
-        raise ValueError(
+        """The method of a name as "sharing", "sharing:3", "sharing:all:16" or "sharing:2:best"."""
+        fields = (("max_subsets", "all"), ("chunks", "best"))
+        texts = method.split(":")[1:]
+        wrong = ValueError(
             f'method "{method}": "sharing" takes the number of subsets that a worker stores, or '
             '"all", and that of chunks in a subset, or "best", as in "sharing:2" and "sharing:2:16"'
         )
+        if len(texts) > len(fields):
+            raise wrong
+        numbers = dict[str, int | None]()
+        for (field, word), text in zip(fields, texts, strict=False):
+            if text != word and not (text.isdecimal() and int(text) > 0):
+                raise wrong
+            numbers[field] = None if text == word else int(text)
+        return replace(cls(), **numbers)
 
     def check(self, problem: Problem) -> None:
         super().check(problem)
         if problem.max_workers > _MOST_WORKERS:
             raise ValueError(
                 f'method="{self.name}" is judged by draws of at most {_MOST_WORKERS:,} workers, '
-                "and "
-                f"{problem.max_workers:,} are too many"
+                f"and {problem.max_workers:,} are too many"
             )
         try:
             check_stored(self.name, self.max_subsets, problem)
@@ -159,10 +156,11 @@ class Sharing(Method):
         drawn = drawn_workers(key, problem)
         known = mean_bound(problem, drawn, min(self.max_subsets or workers, workers))
         chunks = self.chunks or self._best_chunks(problem, drawn)
-        return _judged(problem, _plan(problem, replace(self, chunks=chunks)), drawn, known)
+        plan = _plan(problem, replace(self, chunks=chunks))
+        return _judged(problem, plan, drawn, known)
 
     def _best_chunks(self, problem: Problem, drawn: tuple[Any, Any]) -> int:
-        """By the same draws for all: twice as many as long as that is clearly faster."""
+        """Double the number of chunks while that is clearly faster, by the same draws for all."""
         if is_traced((problem, self.round_trip)):
             raise ValueError(
                 f'method="{self.name}" cannot choose the number of chunks from what is traced'
@@ -220,7 +218,7 @@ def _judged(problem: Problem, plan: Plan, drawn: tuple[Any, Any], known: Expecta
 
 
 def _runtimes(problem: Problem, plan: Plan, drawn: tuple[Any, Any]) -> Any:
-    """Return the runtime of each draw, `[K]`; of NumPy where it is known.
+    """The runtime of each draw, `[K]`; of NumPy where it is known.
 
     Where NumPy can compute it, no program is compiled for a number of workers or of chunks.
     """

@@ -80,20 +80,20 @@ def solve(
         solution = _judged(problem, method, key, num_draws)
     if is_traced((problem, method)):  # what could not be checked when it was made
         solution = _invalid_without(problem.valid & method.valid(), solution)
-        known = solution.runtime_error, solution.lower_bound, solution.history
-        error, lower, history = without_derivative(known, (problem, method))
+        judgement = solution.runtime_error, solution.lower_bound, solution.history
+        error, lower, history = without_derivative(judgement, (problem, method))
         solution = replace(solution, runtime_error=error, lower_bound=lower, history=history)
     kind = solution.kind if iteration.exact and not drawn else "confidence"
     return replace(solution, method=method.name, problem=problem, kind=kind)
 
 
 def _invalid_without(sense: Array, solution: Solution) -> Solution:
-    """`solution`, or one that says nothing."""
+    """`solution`, or, where the problem makes no sense, INVALID and NaN."""
     names = ("expected_runtime", "runtime_error", "completion_probability", "rounded_value")
     values = {name: getattr(solution, name) for name in names}
-    known = {name: jnp.where(sense, v, jnp.nan) for name, v in values.items() if v is not None}
+    checked = {name: jnp.where(sense, v, jnp.nan) for name, v in values.items() if v is not None}
     status = jnp.where(sense, solution.status, int(Status.INVALID))
-    return replace(solution, status=status, **known)
+    return replace(solution, status=status, **checked)
 
 
 def _judged(problem: Problem, method: Method, key: Array, num_draws: int) -> Solution:
@@ -106,19 +106,19 @@ def _judged(problem: Problem, method: Method, key: Array, num_draws: int) -> Sol
     assert solution.rounded is not None
     assert solution.levels is not None
     counts = partition_of_units(problem, solution.rounded)
-    known = sample_average.judged(method, fresh, solution)
-    del known["relative_gap"]
-    known["rounded_value"] = sample_average.judge(fresh, counts, solution.levels).expected_runtime
+    numbers = sample_average.judged(method, fresh, solution)
+    del numbers["relative_gap"]
+    numbers["rounded_value"] = sample_average.judge(fresh, counts, solution.levels).expected_runtime
     exists = solution.status != int(Status.INFEASIBLE)
-    return replace(
-        solution, **{name: jnp.where(exists, value, jnp.nan) for name, value in known.items()}
-    )
+    numbers = {name: jnp.where(exists, value, jnp.nan) for name, value in numbers.items()}
+    return replace(solution, **numbers)
 
 
 @jax.jit
 def _error_of_parts(fresh: Problem, method: Method) -> Array:
-    """Standard error of the value of a method that is no partition, from K parts of the fresh
-    draws."""
-    return sample_average.mean_of_parts(
-        fresh, lambda part: method.plan(part, None).expected_runtime
-    )[1]
+    """The standard error of a value, by K parts of the fresh draws; the method is no partition."""
+
+    def value(part: Problem) -> Array:
+        return method.plan(part, None).expected_runtime
+
+    return sample_average.mean_of_parts(fresh, value)[1]

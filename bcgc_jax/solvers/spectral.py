@@ -1,5 +1,4 @@
-"""A local minimum over a simplex, by spectral projected gradients (Birgin, Martínez & Raydan
-2000)."""
+"""Local minima over a simplex by spectral projected gradients (Birgin, Martínez & Raydan 2000)."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,8 +21,10 @@ SUFFICIENT = 1e-4
 
 
 class Minimum(NamedTuple):
-    """The best point, its value and slope; how far from a minimum; the steps; what else the
-    function says."""
+    """The best point of a search, its value and slope, and what else the function says, `aux`.
+
+    `residual` says how far it is from a minimum.
+    """
 
     point: Array
     value: Array
@@ -34,11 +35,11 @@ class Minimum(NamedTuple):
 
 
 class _Search(NamedTuple):
-    """Before an evaluation at point + scale · direction; slope, descent and memory are those of the
-    point.
+    """A search before an evaluation at point + scale · direction.
 
-    `found` is the best so far, and `before` its value some steps ago: the value may rise for a
-    while, and at a cliff of the function for good.
+    `slope`, `descent` and `memory` are those of the point. `found` is the best so far, and `before`
+    its value some steps ago: the value may rise for a while, and at a cliff of the function for
+    good.
     """
 
     found: Minimum
@@ -61,8 +62,7 @@ def spectral_projected_gradient(
     least_gain: float = 0.0,
     patience: int = _MEMORY,
 ) -> Minimum:
-    """A local minimum of `function` over the shares of the `levels`, bool: u ≥ 0, Σu = 1, 0 on the
-    others.
+    """A local minimum of `function` over shares u ≥ 0, Σu = 1, that are 0 but on `levels`, bool.
 
     Stops where a projected gradient step moves no entry by more than `tolerance`, and where the
     best value fell by no more than `least_gain`, if it is not 0, in as many steps as `patience`. A
@@ -121,7 +121,8 @@ def spectral_projected_gradient(
             memory=memory,
             before=before,
         )
-        return jax.tree.map(lambda a, b: jnp.where(cut, a, b), s._replace(scale=s.scale / 2), taken)
+        again = s._replace(scale=s.scale / 2)
+        return jax.tree.map(lambda a, b: jnp.where(cut, a, b), again, taken)
 
     zero = jnp.zeros((), dtype)
     none = 0 * start

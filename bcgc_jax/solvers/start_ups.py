@@ -1,5 +1,4 @@
-r"""The best partition that is found where start-ups are random: the expected runtime is then not
-convex.
+r"""The best partition that is found for random start-ups, where E τ̂ is not convex.
 
 It jumps where a level comes into use below all others: from then on N - n workers are waited for,
 however little is at that level. So each lowest level has two starts: all at this level, and the
@@ -48,9 +47,8 @@ def best_found(
         # slower.
         load = load_of(problem, share * total)
         nodes = NUM_NODES * 3 // 4
-        return (
-            problem.scale * iteration_of(problem).expected_completion(load, num_nodes=nodes).value
-        )
+        runtime = iteration_of(problem).expected_completion(load, num_nodes=nodes)
+        return problem.scale * runtime.value
 
     starts = _starts(levels, relaxed.partition / total)
     values = jax.lax.map(value_of, starts, batch_size=_NUM_SEARCHES)
@@ -66,24 +64,20 @@ def best_found(
         )
 
     searches = jax.vmap(search)(starts[jnp.argsort(values)[:_NUM_SEARCHES]])
-    found = jax.tree.map(lambda a: a[jnp.nanargmin(searches.value)], searches)
-    status = jnp.where(found.num_steps < MAX_STEPS, int(Status.CONVERGED), int(Status.STEP_LIMIT))
-    bound = jnp.maximum(relaxed.lower_bound, ordered_bound(problem, levels))
-    steps = jnp.sum(searches.num_steps)
-    value = unit * found.value
+    best = jax.tree.map(lambda a: a[jnp.nanargmin(searches.value)], searches)
+    status = jnp.where(best.num_steps < MAX_STEPS, int(Status.CONVERGED), int(Status.STEP_LIMIT))
     return OptimalResult(
-        partition=found.point * total,
-        value=value,
-        error=0 * value,
-        lower_bound=bound,
+        partition=best.point * total,
+        value=unit * best.value,
+        error=0 * best.value,
+        lower_bound=jnp.maximum(relaxed.lower_bound, ordered_bound(problem, levels)),
         status=status,
-        num_steps=steps,
+        num_steps=jnp.sum(searches.num_steps),
     )
 
 
 def ordered_bound(problem: Problem, levels: Array) -> Array:
-    r"""A lower bound on E τ̂ of all partitions of these levels, from means of order statistics
-    alone.
+    r"""A lower bound on E τ̂ of all partitions of these levels, from means of order statistics.
 
     Of sums a_w + b_w the (i+j-1)-th is at least a_(i) + b_(j), so a partition whose lowest level is
     m takes E τ̂ ≥ E S_(i) + κ y_n E T_(N-n+1-i) for all n ≥ m and i ≤ N - n. By a time t it gets no
@@ -102,15 +96,14 @@ def ordered_bound(problem: Problem, levels: Array) -> Array:
     subsets = (p + 1).astype(starts.dtype)
 
     def coordinates(t: Array) -> Array:
-        """Of the best lowest level."""
+        """How many coordinates can be done by t, with the best lowest level."""
         ends = (t - starts) / (problem.scale * time)
         work = jnp.min(jnp.where(both, ends, jnp.inf), axis=1)
         work = jnp.where(problem.exists, jnp.maximum(work, 0), jnp.inf)
         work = jax.lax.cummin(work, reverse=True)
         # Level m and all above: Σ_{k>m} (y_k - y_{k-1}) / (k+1) + y_m / (m+1).
-        more = (
-            jnp.where(problem.exists, jnp.diff(work, prepend=np.zeros(1, work.dtype)), 0) / subsets
-        )
+        more = jnp.diff(work, prepend=np.zeros(1, work.dtype))
+        more = jnp.where(problem.exists, more, 0) / subsets
         above = jax.lax.cumsum(more, reverse=True) - more
         return jnp.max(jnp.where(levels, work / subsets + above, 0))
 
@@ -119,8 +112,7 @@ def ordered_bound(problem: Problem, levels: Array) -> Array:
 
 
 def _starts(levels: Array, relaxed: Array) -> Array:
-    """Shares to begin with, `[2 max_workers, max_workers]`; relaxed where there is no such
-    level."""
+    """Shares to begin with, `[2 max_workers, max_workers]`: `relaxed` if there is no such level."""
     open_ = levels & np.tri(levels.size, dtype=bool).T
     lowest = jax.nn.one_hot(jnp.argmax(open_, axis=1), levels.size, dtype=relaxed.dtype)
     above = jnp.where(open_, relaxed, 0)

@@ -60,17 +60,16 @@ class Subgradient(Method):
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
         assert key is not None
-        found = subgradient_partition(problem.without_delivery, key, self)
-        solution = assess(problem, found.partition, found.status, found.num_steps)
-        return replace(solution, history=found.history) if problem.plain else solution
+        result = subgradient_partition(problem.without_delivery, key, self)
+        solution = assess(problem, result.partition, result.status, result.num_steps)
+        return replace(solution, history=result.history) if problem.plain else solution
 
 
 class SubgradientResult(NamedTuple):
-    """Best averaged iterate, `[max_workers]`, its status, the steps taken, and the record of
-    checks.
+    """The best averaged iterate, `[max_workers]`, and what the next check begins with.
 
-    To go on from: the iterate, its average and the sum of squares so far, of shares; how many
-    checks there were, and whether another one follows.
+    `history` has the best value at each check. To go on from: the iterate, its average and the sum
+    of squares so far, of shares; how many checks there were, and whether another one follows.
     """
 
     partition: Array
@@ -101,13 +100,22 @@ def subgradient_partition(problem: Problem, key: Array, method: Subgradient) -> 
     xp: Any = jnp if traced else np
     start, total = (xp.asarray(a) for a in (time_partition(problem), problem.total))
     share = start / total
-    none = np.asarray(0)
+    none: Any = np.asarray(0)
     checks = math.ceil(method.max_steps / method.check_every)
-    history = np.full(checks + 1, np.nan, share.dtype)
-    squares = np.zeros((), share.dtype)
-    more = np.asarray(True)
-    known: list[Any] = [start, none, none, history, share, share, squares, none, more]
-    begin = SubgradientResult(*known)
+    history: Any = np.full(checks + 1, np.nan, share.dtype)
+    squares: Any = np.zeros((), share.dtype)
+    more: Any = np.asarray(True)
+    at = SubgradientResult(
+        partition=start,
+        status=none,
+        num_steps=none,
+        history=history,
+        share=share,
+        average=share,
+        squares=squares,
+        check=none,
+        more=more,
+    )
 
     def runtime(x: Array) -> Array:
         if traced:
@@ -118,18 +126,17 @@ def subgradient_partition(problem: Problem, key: Array, method: Subgradient) -> 
         return _go_on(problem, key, at, runtime(xp.asarray(at.average) * total), method)
 
     if traced:
-        return jax.lax.while_loop(lambda at: at.more, check_and_go_on, begin)
-    while begin.more:
-        begin = check_and_go_on(begin)
-    return begin
+        return jax.lax.while_loop(lambda at: at.more, check_and_go_on, at)
+    while at.more:
+        at = check_and_go_on(at)
+    return at
 
 
 @jax.jit
 def _go_on(
     problem: Problem, key: Array, at: SubgradientResult, value: Array, method: Subgradient
 ) -> SubgradientResult:
-    """After the evaluation of the average: unless that was the last check the steps to the next
-    one."""
+    """Check the average, of this value, and take the steps to the next check, if there is one."""
     iteration = iteration_of(problem)
     levels = problem.exists
     workers = problem.num_workers
@@ -154,20 +161,18 @@ def _go_on(
         return share, average + (share - average) * (1 + eta) / (i + 1 + eta), squares
 
     check = at.check
-    known = jnp.where(check > 0, at.history[check - 1], jnp.inf)  # the best value so far
-    best = jnp.where(value < known, at.average * problem.total, at.partition)
-    history = at.history.at[check].set(jnp.minimum(value, known))
+    least = jnp.where(check > 0, at.history[check - 1], jnp.inf)
+    best = jnp.where(value < least, at.average * problem.total, at.partition)
+    history = at.history.at[check].set(jnp.minimum(value, least))
     improvement = 1 - history[check] / history[jnp.maximum(check - 2, 0)]
     met = (check >= 2) & ~(improvement > method.tolerance)
     more = (check < history.size - 1) & ~met
     first = check * method.check_every
     last = jnp.where(more, jnp.minimum(first + method.check_every, method.max_steps), first)
-    share, average, squares = jax.lax.fori_loop(
-        first, last, step, (at.share, at.average, at.squares)
-    )
-    status = jnp.where(
-        met & (improvement <= method.tolerance), int(Status.CONVERGED), int(Status.STEP_LIMIT)
-    )
+    iterate = (at.share, at.average, at.squares)
+    share, average, squares = jax.lax.fori_loop(first, last, step, iterate)
+    converged = met & (improvement <= method.tolerance)
+    status = jnp.where(converged, int(Status.CONVERGED), int(Status.STEP_LIMIT))
     status = jnp.where(jnp.isfinite(history[0]), status, int(Status.INFINITE))
     return SubgradientResult(
         partition=best,

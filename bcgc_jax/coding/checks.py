@@ -1,5 +1,4 @@
-"""What parameters, samples and loss must be: refused by name, before anything is trained with
-them."""
+"""What parameters, samples and loss must be, else they are refused before any training."""
 
 import contextlib
 import functools
@@ -32,7 +31,7 @@ _STATE = (
 
 
 def check_params(params: PyTree) -> None:
-    """ValueError for a leaf that no gradient can change: complex or whole numbers, random keys.
+    """Raise ValueError for a leaf that no gradient can change: no real numbers, random keys.
 
     >>> check_params({"w": np.ones(2), "step": np.array(3)})  # doctest: +IGNORE_EXCEPTION_DETAIL
     Traceback (most recent call last):
@@ -54,7 +53,7 @@ def check_params(params: PyTree) -> None:
 
 @contextlib.contextmanager
 def traceable() -> Iterator[None]:
-    """ValueError in place of JAX's own where a loss is not one of JAX."""
+    """Raise ValueError in place of JAX's own errors where a loss is not one of JAX."""
     try:
         yield
     except jax.errors.JAXTypeError as error:
@@ -66,8 +65,10 @@ def traceable() -> Iterator[None]:
 
 
 def check_loss(loss: Loss, params: PyTree, batch: PyTree, mean: bool) -> None:
-    """ValueError for a loss that is not traceable, no number, gives some leaf of `params` no
-    gradient, or is a sum over samples where `mean`, and a mean where not.
+    """Raise ValueError for a loss that cannot be trained with.
+
+    That is one that is not traceable or no number, gives some leaf of `params` no gradient, is a
+    sum over samples where `mean`, or a mean where not.
 
     Whether it is a sum is seen from one sample of the batch, alone and twice, where its values are
     known and it does not draw.
@@ -75,9 +76,9 @@ def check_loss(loss: Loss, params: PyTree, batch: PyTree, mean: bool) -> None:
     check_params(params)
     given = params, batch, *keys_of(loss, jax.random.key(0))(0, 0)
     with traceable():
-        found = jax.tree.leaves(_shapes(loss, *given))
-    if len(found) != 1 or found[0].shape != () or not jnp.issubdtype(found[0].dtype, jnp.floating):
-        told = ", ".join(f"{each.dtype}{list(each.shape)}" for each in found)
+        values = jax.tree.leaves(_shapes(loss, *given))
+    if len(values) != 1 or values[0].shape or not jnp.issubdtype(values[0].dtype, jnp.floating):
+        told = ", ".join(f"{each.dtype}{list(each.shape)}" for each in values)
         raise ValueError(
             "the loss must return one real number, the mean over the samples of its batch, got "
             f"{told}. {_STATE}"
@@ -137,9 +138,8 @@ def _check_mean(once: float, twice: float, mean: bool) -> None:
     if mean and abs(twice - 2 * once) <= apart:
         raise ValueError(
             "the loss of one sample twice is twice as large as once: it is a sum over the samples. "
-            "Return "
-            'their mean, or say so by mean=False (plan_options={"mean": False} where processes '
-            "train)"
+            'Return their mean, or say so by mean=False (plan_options={"mean": False} where '
+            "processes train)"
         )
     if not mean and abs(twice - once) <= apart:
         raise ValueError(

@@ -41,7 +41,7 @@ class SharedPlan:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Of the chunks of a subset."""
+        """The sizes of the chunks of a subset."""
         return self.rule.sizes
 
     def held(self, worker: int) -> tuple[Chunk, ...]:
@@ -49,7 +49,7 @@ class SharedPlan:
         return self.storage.chunks_of(worker)
 
     def spans(self, num_samples: int) -> list[slice]:
-        """Of a subset's samples those of each chunk; some have none where there are too few.
+        """The samples of each chunk of a subset; some chunks have none where samples are too few.
 
         >>> SharedPlan(WorkSharing(2, 2, 2)).spans(12)
         [slice(0, 6, None), slice(6, 9, None), slice(9, 10, None), slice(10, 12, None)]
@@ -70,9 +70,7 @@ class SharedPlan:
 
     def weights(self, counts: Sequence[int]) -> np.ndarray:
         """What the gradient of each chunk counts, `[N, chunks]`, of subsets of so many samples."""
-        size = np.array(
-            [[span.stop - span.start for span in self.spans(count)] for count in counts], float
-        )
+        size = np.array([self.drawn(count) for count in counts], float)
         return size / size.sum() if self.mean else (size > 0).astype(float)
 
     def completed(self, pace: Pace) -> np.ndarray:
@@ -90,7 +88,6 @@ class SharedPlan:
 
 @jax.jit
 def _runtime(rule: WorkSharing, begins: Array, times: Array) -> Array:
-    """A master adds the sums: so copies pay, and nobody waits for a worker that is busy with
-    one."""
+    """The runtime where a master adds sums: copies pay, and nobody waits for a worker with one."""
     load = Load(jnp.ones(1), None)
     return replace(rule, ends="sums", round_trip=0.0).step(load, False, begins, times)[0]

@@ -38,8 +38,7 @@ _LARGEST = 1e9
 
 
 def refuse_complex(what: str, values: Any) -> None:
-    """ValueError for a pytree of `what` with a leaf that is complex: messages are sums of real
-    numbers."""
+    """Raise ValueError for a complex leaf of a pytree: messages are sums of real numbers."""
     for path, leaf in jax.tree.leaves_with_path(values):
         if np.iscomplexobj(leaf):
             dtype = np.result_type(getattr(leaf, "dtype", leaf))
@@ -72,16 +71,14 @@ class GradientCode:
 
 
 class Decoding(NamedTuple):
-    """`weights` of the workers, float64 `[N]`, and whether they are `decodable`: if not, they
-    are NaN."""
+    """`weights` of the workers, float64 `[N]`, which are NaN where nothing is `decodable`."""
 
     weights: Array
     decodable: Array
 
 
 def allocate(num_workers: int, level: int) -> np.ndarray:
-    """I_w = {w, w+1, …, w+level} modulo N, `[N, level + 1]`: what the workers hold for levels up to
-    `level`.
+    """I_w = {w, w+1, …, w+level} modulo N, `[N, level + 1]`: what workers store up to `level`.
 
     >>> allocate(4, 1).tolist()
     [[0, 1], [1, 2], [2, 3], [3, 0]]
@@ -140,18 +137,21 @@ def gradient_code(
         asked = possible[:1]
     else:
         asked = [name for name in possible if name in CYCLIC]
-    built = (_build(key, num_workers, level, name) for name in asked)
-    return min(built, key=lambda code_and_amplification: code_and_amplification[1])[0]
+    built = [_build(key, num_workers, level, name) for name in asked]
+    code, _ = min(built, key=lambda code_and_amplification: code_and_amplification[1])
+    return code
 
 
 def repetition_code(groups: Sequence[Sequence[int]], data: Sequence[Sequence[int]]) -> GradientCode:
-    """Each of the `groups` of workers computes the sum over its own `data` subsets: one of each
-    is enough."""
+    """A code where each of the `groups` of workers computes the sum over its own `data` subsets."""
     of_worker = {w: tuple(own) for group, own in zip(groups, data, strict=True) for w in group}
     subsets = tuple(of_worker[w] for w in sorted(of_worker))
     encoding = np.array([np.isin(np.arange(len(subsets)), own) for own in subsets])
     return GradientCode(
-        kept(encoding, float), subsets, min(map(len, groups)) - 1, "fractional_repetition"
+        encoding=kept(encoding, float),
+        subsets=subsets,
+        level=min(map(len, groups)) - 1,
+        construction="fractional_repetition",
     )
 
 
@@ -188,10 +188,10 @@ def _repetition(num_workers: int, level: int) -> np.ndarray:
 
 
 def _roots_of_unity(num_workers: int, level: int) -> np.ndarray:
-    """Coefficients of Π_k (1 + z e^{2πik/N}), k = -(s-1)/2 … (s-1)/2, whose roots are N-th roots of
-    unity.
+    """Coefficients of Π_k (1 + z e^{2πik/N}), k = -(s-1)/2 … (s-1)/2.
 
-    By the q-binomial theorem they are products of ratios of sines, all positive: nothing cancels.
+    The roots are N-th roots of unity. By the q-binomial theorem they are products of ratios of
+    sines, all positive: nothing cancels.
     """
     i = np.arange(1, level + 1)
     ratio = np.sin(np.pi * (level + 1 - i) / num_workers) / np.sin(np.pi * i / num_workers)
@@ -199,8 +199,7 @@ def _roots_of_unity(num_workers: int, level: int) -> np.ndarray:
 
 
 def _random(key: Array, subsets: np.ndarray) -> np.ndarray:
-    """Rows of the null space of a random H with H 1 = 0, `[s, N]`: each has one vector with its
-    support."""
+    """Vectors of the null space of a random H, `[s, N]`, with H 1 = 0: one for each support."""
     num_workers, size = subsets.shape
     # Other numbers for each N and level, so that a plan's codes may share a key.
     rng = np.random.default_rng([*_seed(key), num_workers, size])
@@ -217,8 +216,7 @@ def _seed(key: Array) -> list[int]:
 
 
 def kept(x: Any, dtype: Any = None) -> Array:
-    """`x` in JAX with the precision that it has: a program would take NumPy's as the caller's
-    float."""
+    """`x` in JAX with its own precision: a program would take NumPy's as the caller's float."""
     if isinstance(x, Array):
         return x
     with jax.enable_x64(True):
@@ -252,8 +250,7 @@ def _weights(encoding: Array, arrived: Array) -> Decoding:
         smallest = 1e-13 * jnp.max(jnp.abs(b))  # a smaller pivot is rounding
 
     def eliminate(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
-        """Gauss and Jordan's step with the largest entry left, `pivots` being where the others
-        were."""
+        """Gauss and Jordan's step with the largest entry left; `pivots` are those before."""
         system, pivots = state
         used = jnp.any(pivots, axis=1)[:, None] | jnp.any(pivots, axis=0)
         left = jnp.where(used, 0, jnp.abs(system[:, :size]).astype(jnp.float32))
@@ -261,14 +258,12 @@ def _weights(encoding: Array, arrived: Array) -> Decoding:
         row = index == place // size
         column = index == place % size
         with jax.enable_x64(True):
-            found = jnp.max(left) > smallest
-            row = row & found
-            column = column & found
+            exists = jnp.max(left) > smallest
+            row = row & exists
+            column = column & exists
             factors = jnp.sum(jnp.where(column, system[:, :size], 0), axis=1)
-            pivot = jnp.sum(jnp.where(row, factors, 0))
-            values = jnp.sum(jnp.where(row[:, None], system, 0), axis=0) / jnp.where(
-                found, pivot, 1
-            )
+            pivot = jnp.where(exists, jnp.sum(jnp.where(row, factors, 0)), 1)
+            values = jnp.sum(jnp.where(row[:, None], system, 0), axis=0) / pivot
             system = jnp.where(row[:, None], values, system - factors[:, None] * values)
             return system, pivots | (row[:, None] & column)
 
@@ -328,8 +323,7 @@ def _encode_long(code: GradientCode, g: Array, workers: Sequence[int]) -> tuple[
 
 
 def row_of(code: GradientCode, worker: int) -> Array:
-    """What a worker multiplies its gradients by, float64 `[level + 1]`: programs of it serve all
-    workers."""
+    """What a worker multiplies its gradients by, float64 `[level + 1]`; an argument of programs."""
     return kept(np.asarray(code.encoding)[worker, list(code.subsets[worker])])
 
 
@@ -374,11 +368,10 @@ def _decode(weights: Array, messages: Sequence[Array] | Array, dtype: Any) -> Ar
 
 
 def _dot(a: Array, b: Array) -> Array:
-    """`a @ b`. `jnp` names the result's dtype, which `vmap` outside of the scope would cut to
-    float32."""
-    return jax.lax.dot_general(
-        a, b, (((a.ndim - 1,), (0,)), ((), ())), precision=jax.lax.Precision.HIGHEST
-    )
+    """`a @ b` in float64, also under `vmap`."""
+    # `jnp` names the result's dtype, which `vmap` outside of the scope would cut to float32.
+    axes = (((a.ndim - 1,), (0,)), ((), ()))
+    return jax.lax.dot_general(a, b, axes, precision=jax.lax.Precision.HIGHEST)
 
 
 def conditioning(key: Array, code: GradientCode, num_sets: int = 1000) -> float:
@@ -397,9 +390,8 @@ def conditioning(key: Array, code: GradientCode, num_sets: int = 1000) -> float:
     b = np.asarray(code.encoding)
     size = len(b)
     needed = len(b) - code.level
-    order = np.random.default_rng(_seed(key)).permuted(
-        np.tile(np.arange(size), (num_sets, 1)), axis=1
-    )
+    everyone = np.tile(np.arange(size), (num_sets, 1))
+    order = np.random.default_rng(_seed(key)).permuted(everyone, axis=1)
     sets = np.concatenate([order[:, :needed], allocate(size, needed - 1)])
     # In an orthonormal basis of the span of B's rows the system is square.
     basis = np.linalg.svd(b)[2][:needed]

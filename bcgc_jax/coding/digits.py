@@ -1,5 +1,4 @@
-"""Schemes side by side on a real task: the handwritten digits of scikit-learn, two models of
-them."""
+"""Schemes side by side on a real task: scikit-learn's handwritten digits, with two models."""
 
 import functools
 import itertools
@@ -56,8 +55,10 @@ class DigitsRun(NamedTuple):
 
 @functools.cache
 def load_digits(num_workers: int) -> Digits:
-    """The 1797 images of 8 x 8, shuffled the same way each time: 297 to test with, and to train
-    with a multiple of the workers, at most 1500."""
+    """The 1797 images of 8 x 8, shuffled the same way each time.
+
+    297 are to test with, and a multiple of the workers, at most 1500, to train with.
+    """
     try:
         from sklearn import datasets
     except ImportError as error:
@@ -71,31 +72,26 @@ def load_digits(num_workers: int) -> Digits:
             f"there are {rest} images to train with, too few for {num_workers} workers"
         )
     used = order[held_out : held_out + rest // num_workers * num_workers], order[:held_out]
+    pairs = [(np.float32(images[k] / 16), np.int32(labels[k])) for k in used]
     # The same under any setting of JAX, for they are kept.
-    return Digits(
-        *jax.device_put([(np.float32(images[k] / 16), np.int32(labels[k])) for k in used])
-    )
+    return Digits(*jax.device_put(pairs))
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def initial_params(key: Array, model: str) -> PyTree:
-    """A list of layers, `{"w": [in, out], "b": [out]}`: zeros for one layer, else normal
-    weights."""
-    layers = list(itertools.pairwise(MODELS[model]))
-    gain = 0.0 if len(layers) == 1 else 2.0
-    keys = jax.random.split(key, len(layers))
-    return [
-        {
-            "w": math.sqrt(gain / a) * jax.random.normal(k, (a, b), jnp.float32),
-            "b": jnp.zeros(b, jnp.float32),
-        }
-        for k, (a, b) in zip(keys, layers, strict=True)
-    ]
+    """Layers, `{"w": [in, out], "b": [out]}`: zeros for a single one, else normal weights."""
+    shapes = list(itertools.pairwise(MODELS[model]))
+    gain = 0.0 if len(shapes) == 1 else 2.0
+    layers = []
+    for layer_key, (a, b) in zip(jax.random.split(key, len(shapes)), shapes, strict=True):
+        weights = math.sqrt(gain / a) * jax.random.normal(layer_key, (a, b), jnp.float32)
+        layers.append({"w": weights, "b": jnp.zeros(b, jnp.float32)})
+    return layers
 
 
 @functools.cache
 def _shapes(model: str) -> PyTree:
-    """Those of the parameters, which nothing is computed for."""
+    """The shapes of the parameters, which nothing is computed for."""
     return jax.eval_shape(initial_params, jax.random.key(0), model)
 
 
@@ -115,9 +111,8 @@ def _scores(params: PyTree, images: Array) -> Array:
 def cross_entropy(params: PyTree, batch: tuple[Array, Array]) -> Array:
     """Mean of -log softmax of the right class."""
     images, labels = batch
-    return jnp.mean(
-        optax.softmax_cross_entropy_with_integer_labels(_scores(params, images), labels)
-    )
+    scores = _scores(params, images)
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(scores, labels))
 
 
 def accuracy(params: PyTree, batch: tuple[Array, Array]) -> Array:
@@ -135,10 +130,10 @@ def digits_problem(
     batch_size: int | None = None,
     **options: Any,
 ) -> Problem:
-    """The `Problem` of training `model`, in `units`, with `batch_size` samples of each subset
-    (all).
+    """The `Problem` of training `model`, in `units`.
 
-    `options` are others of `Problem`.
+    `batch_size` is that of each subset, by default all its samples. `options` are others of
+    `Problem`.
     """
     sizes = unit_sizes(_shapes(model), units, digits_order(model))
     samples = len(load_digits(num_workers).train[1])
@@ -161,12 +156,12 @@ def train_on_digits(
     learning_rate: float = 0.5,
     batch_size: int | None = None,
 ) -> DigitsRun:
-    """Train `model` with one scheme of `solve`, `num_seeds` times: other parameters, cycle times,
-    batches.
+    """Train `model` with one scheme of `solve`, `num_seeds` times.
 
-    Gradient descent with a fixed step. `problem` is that of `digits_problem`; `cycle_times`, by
-    default its distribution, may be measured rows `[K, N]`; start-ups are the problem's. The same
-    key gives every scheme the same draws.
+    Each time with other parameters, cycle times and batches. Gradient descent with a fixed step.
+    `problem` is that of `digits_problem`; `cycle_times`, by default its distribution, may be
+    measured rows `[K, N]`; start-ups are the problem's. The same key gives every scheme the same
+    draws.
     """
     solve_key, code_key, run_key = jax.random.split(key, 3)
     solution = solve(problem, method, key=solve_key)
@@ -186,7 +181,6 @@ def train_on_digits(
         training = train(train_key, cross_entropy, *given, batch_size=batch_size, evaluate=evaluate)
         return training.clock, *training.metrics, training.fresh
 
-    found = jax.jit(jax.vmap(run))(jax.random.split(run_key, num_seeds))
-    return DigitsRun(
-        solution.method, float(solution.rounded_runtime), *(np.asarray(a, float) for a in found)
-    )
+    runs = jax.jit(jax.vmap(run))(jax.random.split(run_key, num_seeds))
+    course = (np.asarray(a, float) for a in runs)
+    return DigitsRun(solution.method, float(solution.rounded_runtime), *course)

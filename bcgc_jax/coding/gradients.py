@@ -51,8 +51,7 @@ class Piece(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Coordinates at one redundancy `level`, on the part `share` of each subset's samples, by
-    default all."""
+    """Coordinates at one redundancy `level`, on a `share` of each subset's samples (all)."""
 
     level: int
     pieces: tuple[Piece, ...]
@@ -64,8 +63,7 @@ class Block(NamedTuple):
 
 
 class Task(NamedTuple):
-    """What a worker does in one go: a `block` of the gradients of some data `subsets`, by
-    number."""
+    """What a worker does in one go: a `block` of the gradients of some data `subsets`."""
 
     block: int
     subsets: tuple[int, ...]
@@ -73,8 +71,7 @@ class Task(NamedTuple):
 
 @pytree_dataclass
 class CodingPlan:
-    """Who computes what of a gradient: the tasks of each worker, and what the messages of a block
-    are.
+    """Who computes what of a gradient: the tasks of each worker, and the messages of a block.
 
     Attributes:
       codes: of each block. A schedule has none: messages are the subsets' own gradients, of level
@@ -110,14 +107,13 @@ class CodingPlan:
         return AnyOf(self.num_workers, np.array([code.level for code in self.codes]))
 
     def tasks(self, worker: int) -> tuple[Task, ...]:
-        """Those of `worker`, in the order in which it does them; of all workers as many."""
+        """The tasks of `worker` in their order; all workers have as many."""
         if self.coded:
             return tuple(Task(b, code.subsets[worker]) for b, code in enumerate(self.codes))
         return tuple(Task(0, ((worker + turn) % self.num_workers,)) for turn in range(self.turns))
 
     def ready(self, finish: Any) -> Any:
-        """When each message is there, `[B, N]`, from when each task is done, `[tasks, N]`; NumPy
-        or JAX."""
+        """When each message is there, `[B, N]`, from when each task is done, `[tasks, N]`."""
         return finish if self.coded else soonest_of(finish)[..., None, :]
 
     def completed(self, pace: Pace) -> np.ndarray:
@@ -125,7 +121,7 @@ class CodingPlan:
         return self.rule.blocks(self.ready(pace.ends()), np.arange(len(self.blocks)))
 
     def subset_of(self, task: Task) -> int | None:
-        """The one subset of a schedule's task."""
+        """The one subset of a schedule's task; None of a code's."""
         return None if self.coded else task.subsets[0]
 
     def numbers(self) -> dict[tuple[int, int, int | None], int]:
@@ -153,8 +149,7 @@ class CodingPlan:
         return slice(first, last), (last - first) / num_samples if self.mean else 1.0
 
     def chunks_of(self, num_samples: int) -> int:
-        """Over how many chunks a pass of so many samples goes: a worker is asked to stop between
-        them.
+        """Over how many chunks a pass of so many samples goes: a worker can stop between them.
 
         Without redundancy a step never ends while somebody computes.
 
@@ -170,8 +165,7 @@ class CodingPlan:
 
 
 class CodedGradient(NamedTuple):
-    """Loss, gradient (NaN where it is not decodable) and whether each block is `decodable`, bool
-    `[B]`."""
+    """Loss, gradient (NaN where not decodable) and whether each block is, bool `[B]`."""
 
     value: Array
     gradient: PyTree
@@ -205,10 +199,11 @@ def unit_sizes(
         )
     if units == "coordinates":
         return np.ones(sum(sizes), int)
-    first = [
-        units == "leaves" or k == 0 or paths[i] != paths[order[k - 1]] for k, i in enumerate(order)
-    ]
-    return np.bincount(np.cumsum(first) - 1, [sizes[i] for i in order]).astype(int)
+    if units == "leaves":
+        return np.array([sizes[i] for i in order], int)
+    # A layer begins where the parent changes.
+    begins = [k == 0 or paths[i] != paths[order[k - 1]] for k, i in enumerate(order)]
+    return np.bincount(np.cumsum(begins) - 1, [sizes[i] for i in order]).astype(int)
 
 
 def cut(
@@ -217,8 +212,7 @@ def cut(
     units: str = "coordinates",
     order: Sequence[int] | None = None,
 ) -> list[tuple[Piece, ...]]:
-    """The pieces of the leaves in each of the blocks, `counts` units each; options as in
-    `unit_sizes`."""
+    """The pieces of the leaves in each block, of `counts` units; options as in `unit_sizes`."""
     sizes = [int(np.size(leaf)) for leaf in jax.tree.leaves(params)]
     ends = np.append(0, np.cumsum(unit_sizes(params, units, order)))[np.cumsum(counts)].tolist()
     blocks: list[list[Piece]] = [[] for _ in ends]
@@ -261,12 +255,7 @@ def coding_plan(
     [(1, 4), (2, 5)]
     """
     counts = concrete(partition)
-    if (
-        counts is None
-        or counts.ndim != 1
-        or not np.issubdtype(counts.dtype, np.integer)
-        or counts.min() < 0
-    ):
+    if counts is None or counts.ndim != 1 or counts.dtype.kind not in "iu" or counts.min() < 0:
         raise ValueError(
             "partition must be known whole numbers, one for each level: take Solution.rounded"
         )
@@ -279,9 +268,8 @@ def coding_plan(
         )
     pieces = cut(params, counts, units, order)
     used = np.flatnonzero(counts).tolist()
-    codes = tuple(
-        gradient_code(key, counts.size, n, construction, top_level=used[-1]) for n in used
-    )
+    code = functools.partial(gradient_code, construction=construction, top_level=used[-1])
+    codes = tuple(code(key, counts.size, n) for n in used)
     blocks = tuple(Block(n, pieces[n]) for n in used)
     return CodingPlan(codes, blocks, mean)
 
@@ -295,11 +283,11 @@ def schedule_plan(
     order: Sequence[int] | None = None,
     mean: bool = True,
 ) -> CodingPlan:
-    r"""The tasks of N workers that go through neighbouring subsets one by one, `cyclic`, for
-    `params`.
+    r"""The tasks of N workers that go through neighbouring subsets one by one, for `params`.
 
-    The plan's one block is all coordinates of the parameters. Where N is less than the plan's
-    number of subsets, each worker does all of them. Options are as in `coding_plan`.
+    The schedule is that of `Cyclic`. The plan's one block is all coordinates of the parameters.
+    Where N is less than the plan's number of subsets, each worker does all of them. Options are as
+    in `coding_plan`.
 
     Raises ValueError where the plan is not one of these parameters.
 
@@ -318,8 +306,7 @@ def schedule_plan(
 def _cut_blocks(
     plan: Plan, params: PyTree, units: str = "coordinates", order: Sequence[int] | None = None
 ) -> dict[int, tuple[Piece, ...]]:
-    """The pieces of the parameters in each block of a plan, by its number; blocks without a unit
-    left out."""
+    """The pieces of the parameters in each block of a plan, by its number, but for empty blocks."""
     counts = _whole_units(plan.sizes, unit_sizes(params, units, order))
     return {b: own for b, own in enumerate(cut(params, counts, units, order)) if own}
 
@@ -348,8 +335,10 @@ def _whole_units(sizes: Any, costs: np.ndarray) -> np.ndarray:
     check("sizes", sizes, ">= 0")
     total = float(np.sum(sizes, dtype=float))
     if not abs(total - costs.sum()) <= 1e-4 * costs.sum():  # but for float32's rounding
-        found = f"the plan's blocks have {total:.6g} coordinates, the parameters have {costs.sum()}"
-        raise ValueError(f"{found}: make it for a Problem with as many")
+        raise ValueError(
+            f"the plan's blocks have {total:.6g} coordinates, the parameters have {costs.sum()}: "
+            "make it for a Problem with as many"
+        )
     if np.all(costs == 1):
         return np.asarray(round_partition(sizes, costs.size))  # type: ignore[arg-type]
     return np.asarray(round_to_units(jnp.asarray(sizes, float), jnp.asarray(costs, float)))
@@ -381,8 +370,7 @@ def assign(
     chunks: int | None = None,
     **options: Any,
 ) -> CodingPlan:
-    """What workers do under a plan for a model's parameters, on the simulated clock and as
-    processes.
+    """What workers do under a plan for a model's parameters, simulated or as processes.
 
     Args:
       key, construction: of the codes; a schedule has none.
@@ -393,21 +381,24 @@ def assign(
     """
     if chunks is not None:
         check_whole("chunks", chunks, 1)
-        return replace(
-            assign(
-                key,
-                plan,
-                params,
-                num_workers,
-                rounded=rounded,
-                construction=construction,
-                **options,
-            ),
-            chunks=int(chunks),
-        )
+        chunks = int(chunks)
     without_code = _WITHOUT_CODE.get(type(plan.completion))
     if without_code is not None:
-        return without_code(plan, params, num_workers, **options)
+        assigned = without_code(plan, params, num_workers, **options)
+    else:
+        options["construction"] = construction
+        assigned = _coded_plan(key, plan, params, num_workers, rounded, **options)
+    return replace(assigned, chunks=chunks)
+
+
+def _coded_plan(
+    key: Array,
+    plan: Plan,
+    params: PyTree,
+    num_workers: int,
+    rounded: ArrayLike | None,
+    **options: Any,
+) -> CodingPlan:
     costs = unit_sizes(params, options.get("units", "coordinates"), options.get("order"))
     data = np.asarray(plan.data)
     share = np.asarray(plan.share)
@@ -415,16 +406,15 @@ def assign(
     def make(units: ArrayLike, data: np.ndarray) -> CodingPlan:
         counts = np.zeros(max(num_workers, data.max()), int)
         counts[data - 1] = units
-        return coding_plan(key, params, counts[:num_workers], construction=construction, **options)
+        return coding_plan(key, params, counts[:num_workers], **options)
 
     if np.all(share == 1):
         return make(_whole_units(plan.sizes, costs) if rounded is None else rounded, data)
     # Each task is a block of all coordinates, on its share of the samples.
     parts = [make(costs.size, own) for own in data]
     ends = itertools.pairwise([0.0, *np.cumsum(share)[:-1].tolist(), 1.0])  # not a rounding less
-    blocks = tuple(
-        one.blocks[0]._replace(share=part) for one, part in zip(parts, ends, strict=True)
-    )
+    pairs = zip(parts, ends, strict=True)
+    blocks = tuple(one.blocks[0]._replace(share=between) for one, between in pairs)
     return CodingPlan(tuple(one.codes[0] for one in parts), blocks, parts[0].mean)
 
 
@@ -439,7 +429,7 @@ def num_samples(batch: PyTree) -> int:
 
 
 def check_batch_size(batch_size: int | None, size: int) -> None:
-    """ValueError for more samples than a subset has, or none."""
+    """Raise ValueError for more samples than a subset has, or none."""
     if batch_size is not None and not 1 <= batch_size <= size:
         raise ValueError(
             f"batch_size must be from 1 to {size}, the samples of a subset, got {batch_size}"
@@ -460,8 +450,7 @@ def split_batch(batch: PyTree, num_workers: int) -> PyTree:
 
 
 def split_unevenly(batch: PyTree, num_workers: int) -> list[PyTree]:
-    """A batch of M samples as N data subsets in a list, the first M mod N of them with a sample
-    more."""
+    """A batch of M samples as a list of N subsets, the first M mod N of them a sample larger."""
     if (size := num_samples(batch)) < num_workers:
         raise ValueError(f"a batch of {size} samples is too small for {num_workers} workers")
     parts = (slice(part[0], part[-1] + 1) for part in np.array_split(np.arange(size), num_workers))
@@ -469,17 +458,14 @@ def split_unevenly(batch: PyTree, num_workers: int) -> list[PyTree]:
 
 
 def shard_subsets(subsets: PyTree, devices: Sequence[jax.Device] | None = None) -> PyTree:
-    """Spread the N data subsets, and what is computed from them, over `devices`; their number
-    divides N."""
+    """Spread N data subsets, and what is computed from them, over `devices`, which divide N."""
     mesh = jax.sharding.Mesh(np.array(jax.devices() if devices is None else devices), ("worker",))
-    return jax.device_put(
-        subsets, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("worker"))
-    )
+    by_worker = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("worker"))
+    return jax.device_put(subsets, by_worker)
 
 
 def coded_value_and_grad(loss: Loss, plan: CodingPlan) -> Callable[..., CodedGradient]:
-    r"""The function (params, subsets, arrived) → loss and gradient, by way of the workers'
-    messages.
+    r"""The function (params, subsets, arrived) → loss and gradient by the workers' messages.
 
     `subsets` is the batch of `split_batch`, `[N, m, …]`, and `arrived`, bool `[B, N]`, says whose
     message of each block the master has. A loss that takes a key gets it from two more arguments, a
@@ -548,14 +534,14 @@ def subset_gradients(
     key: Array | None = None,
     step: int | Array = 0,
 ) -> tuple[Array, dict[tuple[float, float], PyTree]]:
-    """The full loss, and the gradients of each share of the samples that the plan knows: leaves
-    `[N, …]`."""
+    """The full loss, and for each share of the samples in the plan the gradients, `[N, …]`."""
     refuse_complex("params", params)
     workers = plan.num_workers
     size = size_of(plan, subsets)
     total: Array | float = 0.0
     gradients = {}
     keys = keys_of(loss, key)
+    of_subset = jax.vmap(functools.partial(jax.value_and_grad(loss), params))
     for share in dict.fromkeys(block.share for block in plan.blocks):
         chosen, portion = plan.samples_of(share, size)
         if not portion:
@@ -563,9 +549,7 @@ def subset_gradients(
             continue
         part = jax.tree.map(lambda x, own=chosen: x[:, own], subsets)
         drawn = jax.vmap(lambda j, first=chosen.start: keys(step, j, first))(jnp.arange(workers))
-        value, gradient = jax.vmap(functools.partial(jax.value_and_grad(loss), params))(
-            part, *drawn
-        )
+        value, gradient = of_subset(part, *drawn)
         if portion != 1:
             gradient = jax.tree.map(lambda g, p=portion: p * g, gradient)
         total = total + portion * jnp.sum(value)
@@ -589,32 +573,30 @@ def encode_gradients(
 def decode_gradients(
     plan: CodingPlan, weights: Array, messages: Sequence[Sequence[Sequence[Array]]], params: PyTree
 ) -> PyTree:
-    """The full gradient, shaped as `params`, from `messages[block][piece][worker]` and weights
-    `[B, N]`."""
+    """The full gradient from `messages[block][piece][worker]` and weights, `[B, N]`."""
     parts = []
     dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(params)]
     for b, block in enumerate(plan.blocks):
-        own = weights[b]
         rows = zip(block.pieces, messages[b], strict=True)
         with jax.enable_x64(True):
-            parts.append(
-                [decode(own * plan.scaling, row, dtypes[piece.leaf]) for piece, row in rows]
-            )
+            own = weights[b] * plan.scaling
+            parts.append([decode(own, row, dtypes[piece.leaf]) for piece, row in rows])
     return assemble(plan.blocks, parts, params)
 
 
 def assemble(
     blocks: Sequence[Block], parts: Sequence[Sequence[Any]], params: PyTree, xp: Any = jnp
 ) -> PyTree:
-    """A gradient, shaped as `params`, of all blocks' pieces; those of shares of the samples are
-    added up."""
+    """A gradient, shaped as `params`, of all blocks' pieces; equal ones of shares are added up."""
     leaves, tree = jax.tree.flatten(params)
-    found: list[dict[int, Any]] = [{} for _ in leaves]
+    by_start: list[dict[int, Any]] = [{} for _ in leaves]
     for block, pieces in zip(blocks, parts, strict=True):
-        for (leaf, start, _), part in zip(block.pieces, pieces, strict=True):
-            found[leaf][start] = found[leaf][start] + part if start in found[leaf] else part
+        for (leaf, start, _), values in zip(block.pieces, pieces, strict=True):
+            own = by_start[leaf]
+            own[start] = own[start] + values if start in own else values
     wholes = []
-    for leaf, known in zip(leaves, found, strict=True):
-        rows = [known[start] for start in sorted(known)] or [xp.zeros(0, jnp.result_type(leaf))]
-        wholes.append((xp.concatenate(rows) if rows[1:] else rows[0]).reshape(np.shape(leaf)))
+    for leaf, own in zip(leaves, by_start, strict=True):
+        rows = [own[start] for start in sorted(own)] or [xp.zeros(0, jnp.result_type(leaf))]
+        whole = xp.concatenate(rows) if len(rows) > 1 else rows[0]
+        wholes.append(whole.reshape(np.shape(leaf)))
     return jax.tree.unflatten(tree, wholes)

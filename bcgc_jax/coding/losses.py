@@ -30,19 +30,16 @@ def takes_key(loss: Callable[..., Any]) -> bool:
 def _required(function: Callable[..., Any]) -> int:
     """How many positional arguments it has without a default."""
     try:
-        known = inspect.signature(function).parameters.values()
+        parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # not written in Python
         return 0
-    return sum(
-        p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-        for p in known
-    )
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(p.default is p.empty and p.kind in positional for p in parameters)
 
 
 @jax.jit
 def loss_key(key: Array, step: int | Array, subset: int | Array, chunk: int | Array = 0) -> Array:
-    """The key that a loss of (params, batch, key) gets for a chunk of a subset, in a step numbered
-    from 0.
+    """The key that a loss of (params, batch, key) gets for a chunk of a subset in a step, from 0.
 
     `key` is that of `coding.train`, and for `Cluster.assign` `jax.random.key(seed)`. `chunk` is the
     place of its first sample in the subset, 0 where that is computed as a whole; in work sharing
@@ -54,8 +51,7 @@ def loss_key(key: Array, step: int | Array, subset: int | Array, chunk: int | Ar
 
 
 def keys_of(loss: Loss, key: Array | None) -> Callable[..., tuple[Array, ...]]:
-    """(step, subset, chunk) to what the loss gets beside parameters and batch: its key, or
-    nothing."""
+    """(step, subset, chunk) to what the loss gets beside parameters and batch: a key or nothing."""
     if not takes_key(loss):
         return lambda step, subset, chunk=0: ()
     if key is None:
@@ -75,13 +71,12 @@ class Stateful(NamedTuple):
 def stateful(
     loss: Callable[..., tuple[Array, PyTree]], optimizer: optax.GradientTransformation
 ) -> tuple[Loss, optax.GradientTransformation]:
-    r"""A loss of (params, state, batch) to a value and a new state, and its optimiser, for both
-    trainers.
+    r"""The loss and the optimiser, for both trainers, of a loss that makes a new state.
 
-    What is trained then is `Stateful(params, state)`. After each step `state` is the average of
-    what was made of all chunks of the batch, weighted as their samples (where `mean=False`, the
-    sum); values that the loss does not read are metrics. `loss` may take a key, as its last
-    argument.
+    `loss` goes from (params, state, batch) to a value and a new state. What is trained then is
+    `Stateful(params, state)`. After each step `state` is the average of what was made of all chunks
+    of the batch, weighted as their samples (where `mean=False`, the sum); values that the loss does
+    not read are metrics. `loss` may take a key, as its last argument.
 
     Call it once: each call gives a new function, which is compiled anew. ValueError where a new
     state has other leaves than the old one.
@@ -101,12 +96,13 @@ def stateful(
 
     def value(given: Stateful, batch: PyTree, *key: Array) -> Array:
         old = jax.lax.stop_gradient(given.state)
-        found, new = loss(given.params, old, batch, *key)
+        number, new = loss(given.params, old, batch, *key)
         _check_alike(old, new)
-        none = jax.tree.map(
-            lambda s, o, n: jnp.sum((s - o) * jax.lax.stop_gradient(n)), given.state, old, new
-        )
-        return found + sum(one.astype(found.dtype) for one in jax.tree.leaves(none))
+
+        def nothing(state: Array, old: Array, new: Array) -> Array:
+            return jnp.sum((state - old) * jax.lax.stop_gradient(new)).astype(number.dtype)
+
+        return number + sum(jax.tree.leaves(jax.tree.map(nothing, given.state, old, new)))
 
     def with_key(given: Stateful, batch: PyTree, key: Array) -> Array:
         return value(given, batch, key)
@@ -127,11 +123,13 @@ def stateful(
     )
 
 
+def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    return {keystr(path): jnp.shape(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
 def _check_alike(old: PyTree, new: PyTree) -> None:
-    before, after = (
-        {keystr(path): jnp.shape(leaf) for path, leaf in jax.tree.leaves_with_path(one)}
-        for one in (old, new)
-    )
+    before = _shapes(old)
+    after = _shapes(new)
     if before != after:
         raise ValueError(
             f"the new state of the loss must have the leaves of the old one, {before}, got {after}"

@@ -1,5 +1,4 @@
-"""When each worker is done with each task of one step: its begin, its time for a unit of load,
-its link."""
+"""When each worker is done with each task of one step, by its begin, its speed and its link."""
 
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ ENDLESS = 1e30
 
 
 class Pace(NamedTuple):
-    """Of all N workers, or of one (`of`), whose begin and unit are numbers.
+    """The pace of all N workers, or of one (`of`), whose begin and unit are numbers.
 
     Attributes:
       begin: when a worker begins, `[N]`.
@@ -35,15 +34,14 @@ class Pace(NamedTuple):
     overlap: bool = False
 
     def checked(self, tasks: int, workers: int) -> "Pace":
-        """In NumPy, with `ENDLESS` for infinity; ValueError for other shapes, and what is below
-        0 or NaN."""
+        """In NumPy, with `ENDLESS` for infinity; ValueError for other shapes, NaN and negatives."""
         shapes: dict[str, list[tuple[int, ...]]] = {
             "begin": [(workers,)],
             "unit": [(workers,)],
             "load": [(tasks,), (tasks, workers)],
             "sent": [(tasks,)],
         }
-        found = {}
+        fields = {}
         for name, allowed in shapes.items():
             values = np.asarray(getattr(self, name), float)
             if values.shape not in allowed or not np.all(values >= 0):
@@ -51,11 +49,11 @@ class Pace(NamedTuple):
                     f"{name} of a pace, slowness on purpose, must be 0 or more, of shape "
                     f"{' or '.join(map(str, allowed))}, got {values.tolist()}"
                 )
-            found[name] = np.minimum(values, ENDLESS)
-        return self._replace(**found)
+            fields[name] = np.minimum(values, ENDLESS)
+        return self._replace(**fields)
 
     def of(self, worker: int) -> "Pace":
-        """That of one worker, of numbers that are known."""
+        """The pace of one worker, of numbers that are known."""
         load = np.asarray(self.load, float)
         own = load if load.ndim == 1 else load[:, worker]
         return Pace(

@@ -1,10 +1,9 @@
-r"""The backward pass of a data subset, cut into programs at the ends of the blocks: it never begins
-again.
+r"""The backward pass of a data subset, cut into programs at the ends of the blocks.
 
-An equation of the gradient's program goes to the first block b that needs it: to `carry` b if a
-later block needs it too (the cotangent on its way; first of all the forward pass), else to `own` b.
-A worker that needs a block of a subset runs those of carry 0 … b that it has not yet run for this
-subset, then own b.
+It never begins again. An equation of the gradient's program goes to the first block b that needs
+it: to `carry` b if a later block needs it too (the cotangent on its way; first of all the forward
+pass), else to `own` b. A worker that needs a block of a subset runs those of carry 0 … b that it
+has not yet run for this subset, then own b.
 
 A gradient code magnifies whatever two workers' gradients of one subset differ by, and each program
 rounds in its own way. So a subset's block comes from the same programs, whoever computes it and
@@ -33,8 +32,7 @@ _CALLS = {
 
 
 class Program(NamedTuple):
-    """`equations`, compiled: what it `takes` and `gives` are variables of the whole gradient's
-    program."""
+    """Compiled `equations`; it `takes` and `gives` variables of the whole gradient's program."""
 
     run: jax.stages.Wrapped
     takes: tuple[core.Var, ...]
@@ -43,11 +41,10 @@ class Program(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """The backward pass of one subset, on its way: how many of `carry` are done, and the values
-    `known`."""
+    """The backward pass of one subset: how many of `carry` are done, and the `values` so far."""
 
     done: int
-    known: Mapping[core.Var, Array]
+    values: Mapping[core.Var, Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,38 +63,35 @@ class Stages:
     constants: Mapping[core.Var, Array]
 
     def begin(self, params: PyTree, batch: PyTree, *key: Array) -> Pass:
-        """Before anything is computed."""
+        """The pass before anything is computed."""
         leaves = jax.tree.leaves((params, batch, *key))
         return Pass(0, {**self.constants, **dict(zip(self.inputs, leaves, strict=True))})
 
     def due(self, done: int, block: int) -> list[Program]:
-        """What is to be run for a block once `carry` 0 … `done` - 1 have been."""
+        """The programs to run for a block once `carry` 0 … `done` - 1 have run."""
         places = [*(("carry", b) for b in range(done, block + 1)), ("own", block)]
         return [self.programs[place] for place in places if place in self.programs]
 
     def gradients(
         self, at: Pass, block: int, later: Iterable[int] = ()
     ) -> tuple[list[Array], Pass]:
-        """The leaves of a block, and the pass from then on: no more is kept than blocks `later`
-        need."""
-        known = dict(at.known)
+        """The leaves of a block, and the pass from then on, with what blocks `later` need."""
+        values = dict(at.values)
         for program in self.due(at.done, block):
-            known.update(
-                zip(program.gives, program.run(*(known[v] for v in program.takes)), strict=True)
-            )
+            given = program.run(*(values[v] for v in program.takes))
+            values.update(zip(program.gives, given, strict=True))
         done = max(at.done, block + 1)
         needed = set[core.Var]()
         for b in later:
             needed.update(self.results[b], *(program.takes for program in self.due(done, b)))
-        kept = {v: value for v, value in known.items() if v in needed}
-        return [known[v] for v in self.results[block]], Pass(done, kept)
+        kept = {v: value for v, value in values.items() if v in needed}
+        return [values[v] for v in self.results[block]], Pass(done, kept)
 
 
 def stages(
     loss: Loss, params: PyTree, batch: PyTree, blocks: Sequence[Sequence[int]], *key: Array
 ) -> Stages:
-    r"""Cut the gradient of `loss` with respect to `params` into blocks in the order of their
-    computation.
+    r"""Cut the gradient of `loss` in `params` into blocks in the order of their computation.
 
     Of what the loss is given only shapes and dtypes count; `blocks` are the leaves of each, as
     numbers. A leaf that is cut across several blocks belongs to the first, and is kept for the
@@ -118,46 +112,58 @@ def stages(
             leaves[leaf] = core.Var(v.aval)
             constants[leaves[leaf]] = jnp.asarray(v.val, v.aval.dtype)  # type: ignore[attr-defined]
     results = [[leaves[leaf] for leaf in block] for block in blocks]
+    placed = _placed(equations, results)
+    made = {place: _made(own) for place, own in placed.items()}
+    taken = {place: _taken(own, made[place]) for place, own in placed.items()}
+    asked = set[core.Var]().union(*results, *taken.values())  # as results, or by other programs
+    programs = dict[tuple[str, int], Program]()
+    for place, own in placed.items():
+        takes = list(taken[place])
+        gives = [v for v in made[place] if v in asked]
+        body = closed.jaxpr.replace(constvars=[], invars=takes, outvars=gives, eqns=own)
+        run = jax.jit(core.jaxpr_as_fun(core.ClosedJaxpr(body, [])))
+        programs[place] = Program(run, tuple(takes), tuple(gives), tuple(own))
+    return Stages(
+        programs=programs,
+        results=results,
+        inputs=inputs,
+        constants={v: jnp.asarray(value) for v, value in constants.items()},
+    )
+
+
+def _placed(
+    equations: Sequence[Any], results: Sequence[Sequence[core.Var]]
+) -> dict[tuple[str, int], list[Any]]:
+    """The equations of each program, ("carry", b) or ("own", b), in their order."""
     asks = collections.defaultdict[core.Var, set[int]](set)  # of a variable the blocks that need it
     for b, block in enumerate(results):
         for v in block:
             asks[v].add(b)
-    found = collections.defaultdict[tuple[str, int], list[Any]](list)
+    backwards = collections.defaultdict[tuple[str, int], list[Any]](list)
     for equation in reversed(equations):
-        everyone = range(len(blocks)) if equation.effects else ()
+        everyone = range(len(results)) if equation.effects else ()
         asking = set(everyone).union(*(asks[v] for v in equation.outvars))
         for v in _variables(equation.invars):
             asks[v] |= asking
         if asking:
-            found["own" if len(asking) == 1 else "carry", min(asking)].append(equation)
-    parts = {place: own[::-1] for place, own in found.items()}
-    made = {
-        place: {v: None for equation in own for v in equation.outvars}
-        for place, own in parts.items()
-    }
-    taken = {
-        place: {
-            v: None for equation in own for v in _variables(equation.invars) if v not in made[place]
-        }
-        for place, own in parts.items()
-    }
-    asked = set[core.Var]().union(*results, *taken.values())  # as results, or by other programs
-    programs = dict[tuple[str, int], Program]()
-    for place, own in parts.items():
-        given = [v for v in made[place] if v in asked]
-        part = closed.jaxpr.replace(
-            constvars=[], invars=list(taken[place]), outvars=given, eqns=own
-        )
-        run = jax.jit(core.jaxpr_as_fun(core.ClosedJaxpr(part, [])))
-        programs[place] = Program(run, tuple(taken[place]), tuple(given), tuple(own))
-    return Stages(
-        programs, results, inputs, {v: jnp.asarray(value) for v, value in constants.items()}
-    )
+            kind = "own" if len(asking) == 1 else "carry"
+            backwards[kind, min(asking)].append(equation)
+    return {place: own[::-1] for place, own in backwards.items()}
+
+
+def _made(equations: Sequence[Any]) -> dict[core.Var, None]:
+    """The variables that equations make, in their order."""
+    return {v: None for equation in equations for v in equation.outvars}
+
+
+def _taken(equations: Sequence[Any], made: Mapping[core.Var, None]) -> dict[core.Var, None]:
+    """The variables that equations take from elsewhere, in their order."""
+    taken = (v for equation in equations for v in _variables(equation.invars))
+    return {v: None for v in taken if v not in made}
 
 
 def backward_order(loss: Loss, params: PyTree, batch: PyTree) -> tuple[int, ...]:
-    """The leaves of `params`, as numbers, in the order in which reverse mode yields their
-    gradients.
+    """The numbers of the leaves of `params` in the order in which reverse mode yields gradients.
 
     >>> params = {"first": jnp.ones((3, 2)), "last": jnp.ones((2,))}
     >>> backward_order(lambda p, x: jnp.sum(jnp.tanh(x @ p["first"]) @ p["last"]), params,
@@ -181,8 +187,7 @@ def _variables(atoms: Iterable[Any]) -> list[core.Var]:
 def _flatten(
     closed: Any, given: Sequence[Any], equations: list[Any], constants: dict[core.Var, Any]
 ) -> list[Any]:
-    """Append a program's equations to `equations`, those of calls in their place; where its
-    results are."""
+    """Append a program's equations, those of calls in their place; return where its results are."""
     body = getattr(closed, "jaxpr", closed)
     names: dict[core.Var, Any] = dict(zip(body.invars, given, strict=True))
     for v, value in zip(body.constvars, getattr(closed, "consts", ()), strict=True):
@@ -196,7 +201,7 @@ def _flatten(
         taken = read(equation.invars)
         params = equation.params
         if equation.primitive.name not in _CALLS:
-            found = _append(equations, equation, taken)
+            given_back = _append(equations, equation, taken)
         else:
             # What is to be computed again, to save memory, must not be found to be known.
             again, kept = (params.get(k, False) for k in ("differentiated", "prevent_cse"))
@@ -204,14 +209,13 @@ def _flatten(
                 fence = jax.make_jaxpr(jax.lax.optimization_barrier)([v.aval for v in taken])
                 taken = _append(equations, fence.jaxpr.eqns[0], taken)
             inner = params["jaxpr"] if "jaxpr" in params else params["call_jaxpr"]
-            found = _flatten(inner, taken, equations, constants)
-        names.update(zip(equation.outvars, found, strict=True))
+            given_back = _flatten(inner, taken, equations, constants)
+        names.update(zip(equation.outvars, given_back, strict=True))
     return read(body.outvars)
 
 
 def _append(equations: list[Any], equation: Any, taken: list[Any]) -> list[core.Var]:
-    """With variables of its own: a call's program may be called several times."""
-    equations.append(
-        equation.replace(invars=taken, outvars=[core.Var(v.aval) for v in equation.outvars])
-    )
-    return equations[-1].outvars
+    """Append it with variables of its own: a call's program may be called several times."""
+    made = [core.Var(v.aval) for v in equation.outvars]
+    equations.append(equation.replace(invars=taken, outvars=made))
+    return made

@@ -7,7 +7,7 @@ pass by then ends it first, and is late for the next iteration.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -44,13 +44,12 @@ from bcgc_jax.solution import Solution
 
 @pytree_dataclass
 class TrainingScheme:
-    """A plan and its pace: worker w delivers block b at S_w + T_w · `load[b]` + `sent[b]`, `[B]`
-    each.
+    """A plan and its pace: worker w delivers block b at S_w + T_w · `load[b]` + `sent[b]`.
 
-    Where sending `overlap`s computing, at S_w + max_{j≤b} (T_w load[j] + sent[b] - sent[j-1]).
-    `start_up` is the problem's S; None: there is none, or it comes with the cycle time. Of a
-    schedule, read task for block. Where workers do unequal work, `load` is `[B, N]`. `passes`, in
-    the unit of `load`, are what a worker ends once it has begun it; None: all are free when an
+    Both are `[B]`. Where sending `overlap`s computing, at S_w + max_{j≤b} (T_w load[j] + sent[b] -
+    sent[j-1]). `start_up` is the problem's S; None: there is none, or it comes with the cycle time.
+    Of a schedule, read task for block. Where workers do unequal work, `load` is `[B, N]`. `passes`,
+    in the unit of `load`, are what a worker ends once it has begun it; None: all are free when an
     iteration ends.
     """
 
@@ -68,7 +67,7 @@ class TrainingScheme:
         return self.plan
 
     def pace(self, starts: ArrayLike, times: Array | np.ndarray) -> Pace:
-        """Of one iteration, for start-ups and cycle times `[N]`; NumPy or JAX."""
+        """The pace of one iteration, for start-ups and cycle times `[N]`; NumPy or JAX."""
         xp = np if isinstance(times, np.ndarray) else jnp
         begins = xp.broadcast_to(xp.asarray(starts), times.shape)
         return Pace(
@@ -80,8 +79,7 @@ class TrainingScheme:
         )
 
     def messages(self, starts: Array, times: Array) -> tuple[Array, Array, Array | None]:
-        """Whose message of each block there is, bool `[B, N]`, and the runtime; inf if it never
-        ends.
+        """Whose message of each block there is, bool `[B, N]`, and the runtime or inf.
 
         And how long workers are busy after that, where `passes` do not say it.
         """
@@ -92,8 +90,7 @@ class TrainingScheme:
 
 @pytree_dataclass
 class SharedScheme(TrainingScheme):
-    """Work sharing: of the gradient it is as without redundancy; `rule` says how long an iteration
-    takes.
+    """Work sharing: the gradient is that without redundancy, and `rule` says how long it takes.
 
     Its `load` is that of a subset, `[1]`, and its rule's round trip in the unit of runtimes.
     """
@@ -138,8 +135,7 @@ class Training:
 
 
 def collect(finish_times: ArrayLike, rule: Completion) -> tuple[Array, Array]:
-    """Whose message of each block there is when it is complete, bool `[B, N]`, and when that is,
-    `[B]`.
+    """Whose message of each block there is when it is complete, bool `[B, N]`, and when, `[B]`.
 
     From when the messages come, `[B, N]`; the last completion is τ̂(x,T), eq. (5).
     """
@@ -173,17 +169,15 @@ def training_scheme(
     if isinstance(plan.completion, WorkSharing):
         return _shared_scheme(key, problem, plan, params, method, **plan_options)
     assigned = assign(key, plan, params, workers, rounded=rounded, **plan_options)
-    overlap = problem.overlap and assigned.coded
     load, sent, passes = _pace(problem, plan, assigned)
-    passes = jax.tree.map(lambda a: jnp.asarray(problem.scale * a, load.dtype), passes)
     return TrainingScheme(
         plan=assigned,
         load=load,
         sent=sent,
         start_up=problem.start_up,
-        overlap=overlap,
+        overlap=problem.overlap and assigned.coded,
         method=method,
-        passes=passes,
+        passes=jax.tree.map(lambda a: jnp.asarray(problem.scale * a, load.dtype), passes),
     )
 
 
@@ -217,7 +211,7 @@ def what_is_trained(solution: Solution | Plan) -> tuple[Plan, Array | None, str]
 
 
 def _check_coordinates(problem: Problem, sizes: np.ndarray) -> None:
-    """ValueError unless the problem's coordinates are units of these sizes."""
+    """Raise ValueError unless the problem's coordinates are units of these sizes."""
     costs = problem.unit_costs
     if costs is None:
         costs = np.ones(int(np.asarray(problem.num_coordinates)))
@@ -232,7 +226,7 @@ def _check_coordinates(problem: Problem, sizes: np.ndarray) -> None:
 def _shared_scheme(
     key: Array, problem: Problem, plan: Plan, params: PyTree, method: str, **plan_options: Any
 ) -> SharedScheme:
-    """Every chunk counts once, so the gradient is that of workers without redundancy."""
+    """The scheme of work sharing: each chunk counts once, as for workers without redundancy."""
     rule = plan.completion
     workers = int(np.asarray(problem.num_workers))
     assert isinstance(rule, WorkSharing)
@@ -240,35 +234,62 @@ def _shared_scheme(
     assigned = assign(key, uncoded, params, workers, **plan_options)
     rule = replace(rule, round_trip=rule.round_trip * problem.scale)
     load, sent = _pace_of_tasks(problem, plan.with_sizes(problem.total[None]))
-    return SharedScheme(assigned, load, sent, problem.start_up, method=method, rule=rule)
+    return SharedScheme(
+        plan=assigned,
+        load=load,
+        sent=sent,
+        start_up=problem.start_up,
+        method=method,
+        rule=rule,
+    )
 
 
-def _pace(problem: Problem, plan: Plan, assigned: CodingPlan) -> tuple[Array, Array, Passes | None]:
-    """Until each block, the time of the work over T, `[B]` or `[B, N]`, and that of the link,
-    `[B]`.
+_Pace = tuple[Array, Array, Passes | None]
+
+
+def _pace(problem: Problem, plan: Plan, assigned: CodingPlan) -> _Pace:
+    """The work until each block over T, `[B]` or `[B, N]`, and the link's time for it, `[B]`.
 
     And the passes, in units of κ.
     """
-    blocks = assigned.blocks
+    if not assigned.coded:
+        return _pace_of_circle(problem, assigned)
+    if assigned.groups:
+        return _pace_of_groups(problem, plan, assigned)
+    return _pace_of_levels(problem, plan, assigned)
+
+
+def _pace_of_circle(problem: Problem, assigned: CodingPlan) -> _Pace:
+    """Until each subset; the link is left out: what is sent are a few bytes."""
+    plan = cyclic_plan(float(assigned.blocks[0].size), assigned.turns)
+    work, sent = jax.device_get(_pace_of_tasks(problem, plan))
+    return work, sent, passes_of(problem, plan)
+
+
+def _pace_of_groups(problem: Problem, plan: Plan, assigned: CodingPlan) -> _Pace:
     rule = plan.completion
     assert rule is not None
-    own = np.array([float(block.size) for block in blocks], problem.dtype)
-    if not assigned.coded:  # until each subset; the link is left out: what is sent are a few bytes
-        plan = cyclic_plan(own[0], assigned.turns)
-        work, sent = jax.device_get(_pace_of_tasks(problem, plan))
-        return work, sent, passes_of(problem, plan)
-    if assigned.groups:
-        used = np.array([rule.groups.index(one) for one in assigned.groups])
-    else:
-        used = np.array([block.level for block in blocks])
-    if rule.groups or plan.is_partition:
-        sizes = np.zeros(np.shape(plan.sizes), problem.dtype)
-        sizes[used] = own
-        plan = plan.with_sizes(jnp.asarray(sizes))
+    used = [rule.groups.index(groups) for groups in assigned.groups]
+    plan = _with_whole_sizes(problem, plan, used, assigned)
     work, sent = jax.device_get(_pace_of_tasks(problem, plan))
-    if rule.groups:
-        work = rule.per_worker(work).T
+    return rule.per_worker(work).T[used], sent[used], passes_of(problem, plan)
+
+
+def _pace_of_levels(problem: Problem, plan: Plan, assigned: CodingPlan) -> _Pace:
+    used = [block.level for block in assigned.blocks]
+    if plan.is_partition:
+        plan = _with_whole_sizes(problem, plan, used, assigned)
+    work, sent = jax.device_get(_pace_of_tasks(problem, plan))
     return work[used], sent[used], passes_of(problem, plan)
+
+
+def _with_whole_sizes(
+    problem: Problem, plan: Plan, used: Sequence[int], assigned: CodingPlan
+) -> Plan:
+    """The plan with the sizes of the `assigned` blocks, which are whole, at the places `used`."""
+    sizes = np.zeros(np.shape(plan.sizes), problem.dtype)
+    sizes[list(used)] = [block.size for block in assigned.blocks]
+    return plan.with_sizes(jnp.asarray(sizes))
 
 
 @jax.jit
@@ -293,8 +314,7 @@ def train(
     unit: str | None = None,
     evaluate: Callable[[PyTree], PyTree] = lambda params: None,
 ) -> Training:
-    r"""`num_steps` (static) iterations of coded gradient descent. Pure: works under `jit` and
-    `vmap`.
+    r"""`num_steps` (static) iterations of coded gradient descent; under `jit` and `vmap` too.
 
     Args:
       key: draws of the cycle times, of the start-ups and of the mini-batches.
@@ -412,8 +432,7 @@ def draws_of(
     num_workers: int,
     dtype: Any = float,
 ) -> Callable[[Any, Array], tuple[Any, Any]]:
-    """(iteration, key) to start-ups, `[N]` or a number, and cycle times, `[N]`: draws, or
-    measured rows."""
+    """(iteration, key) to start-ups and cycle times, `[N]`: draws, or rows; a start-up may be 0."""
     if isinstance(cycle_times, EmpiricalPairs):
         if start_ups is not None:
             raise ValueError("EmpiricalPairs have their own start-ups: leave start_ups out")

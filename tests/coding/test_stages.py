@@ -95,7 +95,7 @@ def leaves_from(found, params, batch, first):
     for block in range(first, len(found.results)):
         mine, at = found.gradients(at, block, range(block + 1, len(found.results)))
         leaves.append(mine)
-    assert not at.known  # nothing is kept for nobody
+    assert not at.values  # nothing is kept for nobody
     return leaves
 
 

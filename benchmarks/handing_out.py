@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bcgc_jax.cluster.chunks import Place
-from bcgc_jax.cluster.shared_round import Desk, SharedRound
+from bcgc_jax.cluster.shared_round import Coordinator, SharedRound
 from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.handout.coordinator import serve
 from bcgc_jax.handout.line import Line
@@ -71,10 +71,13 @@ def _counted(step: Callable[[], list[float]], chunks: int) -> _Asked:
 @contextlib.contextmanager
 def _of_a_cluster(workers: int, ask: Callable[..., Any]) -> Iterator[Any]:
     plan, steps = SharedPlan(WorkSharing(workers, 2, 8)), itertools.count(1)
-    with contextlib.closing(Desk("127.0.0.1")) as desk, contextlib.closing(Server(_Echo())) as echo:
+    with (
+        contextlib.closing(Coordinator("127.0.0.1")) as coordinator,
+        contextlib.closing(Server(_Echo())) as echo,
+    ):
         place = Place(*echo.address, echo.key)
         peer = functools.partial(ask, _Worker, place, 0)
-        yield {"package": functools.partial(_step, plan, desk, steps, ask), "peer": peer}
+        yield {"package": functools.partial(_step, plan, coordinator, steps, ask), "peer": peer}
 
 
 @contextlib.contextmanager
@@ -128,14 +131,16 @@ class _Echo:
         return math.inf
 
 
-def _step(plan: SharedPlan, desk: Desk, steps: Iterator[int], ask: Callable[..., Any]) -> Any:
+def _step(
+    plan: SharedPlan, coordinator: Coordinator, steps: Iterator[int], ask: Callable[..., Any]
+) -> Any:
     """Seconds of each answer."""
     params, step = {"w": np.zeros(1, np.float32)}, next(steps)
-    one = SharedRound(plan, params, step, step, None, None, desk.place, desk.touch)
+    one = SharedRound(plan, params, step, step, None, None, coordinator.place, coordinator.touch)
     for worker in range(plan.num_workers):
         one.begin(worker, 0.0)
-    desk.serve(one, time.monotonic())
-    found = ask(_Worker, desk.place, step)
+    coordinator.serve(one, time.monotonic())
+    found = ask(_Worker, coordinator.place, step)
     one.end()
     return found
 

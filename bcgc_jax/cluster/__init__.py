@@ -1,5 +1,4 @@
-"""Gradient descent on real processes: Ray, partial stragglers, dead workers (the extra
-`cluster`)."""
+"""Gradient descent on real processes: Ray, partial stragglers, dead workers (extra `cluster`)."""
 
 from bcgc_jax.cluster.calibration import Calibration as Calibration
 from bcgc_jax.cluster.calibration import calibrate as calibrate

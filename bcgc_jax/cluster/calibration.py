@@ -43,12 +43,11 @@ def calibrate(
     *,
     costs: Calibration | None = None,
 ) -> Calibration:
-    """Cycle times, setup and cost of a message from `work` done under one `plan`; M samples an
-    iteration.
+    """Cycle times, setup and cost of a message from `work` that was done under one `plan`.
 
-    The costs, unless `costs` has them, are the least squares of the median seconds of each block
-    and worker, none of them negative; a plan of one block cannot tell its setup from its
-    coordinates: it has 0.
+    An iteration has M samples, `num_samples`. The costs, unless `costs` has them, are the least
+    squares of the median seconds of each block and worker, none of them negative; a plan of one
+    block cannot tell its setup from its coordinates: it has 0.
 
     A worker that sent nothing is taken to have been at its first block until the iteration ended,
     which is as long as the busiest worker computed. Leave out iterations in which one was replaced.
@@ -73,9 +72,9 @@ def calibrate(
         some = done.any(axis=0)
         typical = np.nanmedian(seconds[:, some], axis=0)
         columns = np.stack([coordinates[some], setup[some], np.ones(len(typical))], axis=1)
-        per_cycle, per_setup, message = _costs(
-            columns[:, : 3 if len(plan.blocks) > 1 else 1], typical
-        )
+        if len(plan.blocks) == 1:
+            columns = columns[:, :1]
+        per_cycle, per_setup, message = _costs(columns, typical)
         setup_cycles = per_setup / per_cycle
     else:
         setup_cycles = costs.setup_cycles
@@ -134,8 +133,7 @@ def _with_blocks(plan: CodingPlan | SharedPlan) -> CodingPlan:
 
 
 def _seconds(work: Sequence[Work], plan: CodingPlan) -> tuple[list[int], np.ndarray]:
-    """Iterations, and the seconds of each task in them, `[K, tasks, N]`, NaN for those that did
-    not come."""
+    """Iterations, and the seconds of each task in them, `[K, tasks, N]`, NaN if it did not come."""
     if not work:
         raise ValueError("no work was measured: take the `work` of a training or of gradients")
     iterations, step = np.unique([item.iteration for item in work], return_inverse=True)
@@ -153,26 +151,24 @@ def _seconds(work: Sequence[Work], plan: CodingPlan) -> tuple[list[int], np.ndar
 
 
 def _cycles(plan: CodingPlan, num_samples: float) -> tuple[np.ndarray, np.ndarray]:
-    """Of each task and worker, `[tasks, N]`: cycles for coordinates, and samples of subsets new
-    to it."""
+    """Cycles for coordinates, and samples of subsets new to the worker, `[tasks, N]` each."""
     coordinates, setup = np.zeros((2, len(plan.tasks(0)), plan.num_workers))
     for w in range(plan.num_workers):
-        known: set[tuple[int, tuple[float, float]]] = set()
+        passed: set[tuple[int, tuple[float, float]]] = set()
         for k, task in enumerate(plan.tasks(w)):
             block = plan.blocks[task.block]
             portion = (block.share[1] - block.share[0]) * num_samples / plan.num_workers
             subsets = {(j, block.share) for j in task.subsets}
             coordinates[k, w] = portion * len(subsets) * block.size
-            setup[k, w] = portion * len(subsets - known)
-            known |= subsets
+            setup[k, w] = portion * len(subsets - passed)
+            passed |= subsets
     return coordinates, setup
 
 
 def _costs(columns: np.ndarray, values: np.ndarray) -> list[float]:
-    """Least squares, the first coefficient > 0 and all others ≥ 0; 0 for columns that are left
-    out."""
+    """Least squares with the first coefficient > 0 and all others ≥ 0, which are 0 if left out."""
     best = np.inf
-    found = np.zeros(3)
+    costs = np.zeros(3)
     # they differ by the number of coordinates
     scale = np.maximum(np.abs(columns).max(axis=0), 1e-300)
     for others in ([], [1], [2], [1, 2])[: 2 ** (columns.shape[1] - 1)]:
@@ -182,6 +178,6 @@ def _costs(columns: np.ndarray, values: np.ndarray) -> list[float]:
         error = float(np.sum((matrix @ solution - values) ** 2))
         if solution[0] > 0 and solution.min() >= 0 and error < best * (1 - 1e-9):
             best = error
-            found = np.zeros(3)
-            found[chosen] = solution / scale[chosen]
-    return found.tolist()
+            costs = np.zeros(3)
+            costs[chosen] = solution / scale[chosen]
+    return costs.tolist()

@@ -1,5 +1,4 @@
-"""What a master needs to go on after it was killed: the last two states of a training, in
-NumPy's files."""
+"""What a master needs to go on after it was killed: the last two states, in NumPy's files."""
 
 import json
 import os
@@ -46,8 +45,7 @@ class Checkpoints:
         self._writer.shutdown()
 
     def save(self, num_steps: int, state: PyTree, *, wait: bool = False) -> None:
-        """Keep the state after `num_steps` iterations, unless another is being written and
-        nobody waits."""
+        """Keep the state after `num_steps` iterations, or, unless it waits, skip it while busy."""
         if wait or self._writing is None or self._writing.done():
             self._writing = self._writer.submit(self._write, num_steps, state)
 
@@ -105,19 +103,16 @@ class Checkpoints:
         return self._folder / f"steps-{num_steps}.npz"
 
     def _kept(self) -> list[int]:
-        """Iterations, the last ones first."""
-        return sorted(
-            (int(path.stem[6:]) for path in self._folder.glob("steps-*.npz")), reverse=True
-        )
+        """The iterations of the checkpoints, the last one first."""
+        files = self._folder.glob("steps-*.npz")
+        return sorted((int(path.stem.removeprefix("steps-")) for path in files), reverse=True)
 
     def _described(self, state: PyTree) -> dict[str, Any]:
-        """What a checkpoint was made with: the dtype and shape of each leaf, by its path, and
-        all else."""
-        leaves = jax.tree_util.tree_leaves_with_path(state)
-        shapes = [
-            [jax.tree_util.keystr(at), f"{jnp.result_type(x)}{list(np.shape(x))}"]
-            for at, x in leaves
-        ]
+        """What a checkpoint was made with: each leaf's path, dtype and shape, and all else."""
+        shapes = []
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+            described = f"{jnp.result_type(leaf)}{list(np.shape(leaf))}"
+            shapes.append([jax.tree_util.keystr(path), described])
         return {"model or optimiser": shapes, **self._made_with}
 
     def _write(self, num_steps: int, state: PyTree) -> None:
@@ -178,17 +173,21 @@ def made_with(
         updates, state = optimizer.update(twos, state, ones)
         norms = (np.linalg.norm(np.ravel(np.asarray(u, float))) for u in jax.tree.leaves(updates))
         moved += [f"{norm:.4g}" for norm in norms]
-    arrays = (
-        [] if callable(data) else [np.ascontiguousarray(leaf) for leaf in jax.tree.leaves(data)]
-    )
     return {
         "key": np.asarray(jax.random.key_data(key)).ravel().tolist(),
         "loss (by its name)": _name_of(loss),
-        "data": [[str(x.dtype), [*x.shape], zlib.crc32(x.view(np.uint8).data)] for x in arrays]
-        or _name_of(data),
+        "data": _described_data(data),
         "learning rate or optimiser": moved,
         **{name: str(value) for name, value in settings.items()},
     }
+
+
+def _described_data(data: PyTree) -> Any:
+    """The name of a function; the dtype, shape and checksum of each array."""
+    if callable(data):
+        return _name_of(data)
+    arrays = [np.ascontiguousarray(leaf) for leaf in jax.tree.leaves(data)]
+    return [[str(x.dtype), [*x.shape], zlib.crc32(x.view(np.uint8).data)] for x in arrays]
 
 
 def _name_of(function: Any) -> str:

@@ -90,13 +90,15 @@ class ChunkWorker:
         shapes: dict[Any, Chunk] = {}
         self.open(self._begin, zeros)
         for chunk in self.subsets:
-            shapes.setdefault(
-                tuple(leaf.shape for leaf in jax.tree.leaves(self._samples(chunk))), chunk
-            )
+            shape = tuple(leaf.shape for leaf in jax.tree.leaves(self._samples(chunk)))
+            shapes.setdefault(shape, chunk)
+        gradient: list[Array] = []
         with jax.enable_x64(self.duty.x64):
             for chunk in shapes.values():
-                found = self._computed(chunk)
-            jax.block_until_ready(_added(_begun(found, 1.0), found, 1.0) if found else found)
+                gradient = self._computed(chunk)
+            if gradient:
+                gradient = _added(_begun(gradient, 1.0), gradient, 1.0)
+            jax.block_until_ready(gradient)
 
     def share(self, begin: Begin, leaves: Sequence[np.ndarray], place: Place) -> Iterator[Sum]:
         """Take part in a step until it is over: the sums that are asked for."""
@@ -108,8 +110,7 @@ class ChunkWorker:
                 yield self.sum(answer.send)
 
     def open(self, begin: Begin, leaves: Sequence[np.ndarray]) -> None:
-        """A step, with the `leaves` of the parameters. What is left of an earlier one is
-        forgotten."""
+        """Begin a step with the `leaves` of the parameters, and forget the step before."""
         with self._changed:
             self._begin = begin
             self._began = time.perf_counter()
@@ -127,15 +128,17 @@ class ChunkWorker:
             if answer.chunk is None:
                 return self._begin.question._replace(ticket=answer.send)
             started = time.perf_counter()
-            found = jax.block_until_ready(self._computed(answer.chunk))
+            gradient = jax.block_until_ready(self._computed(answer.chunk))
         seconds = time.perf_counter() - started
-        self._last = answer.chunk, found
+        self._last = answer.chunk, gradient
         self._wait(answer.chunk, started)
         return self._begin.question._replace(ticket=answer.ticket, seconds=seconds)
 
     def deliver(self, step: int, number: int, chunks: int) -> Sum | None:
-        """A sum as soon as it has so many chunks, for another may be adding; None if it is not
-        there."""
+        """A sum as soon as it has so many chunks; None if it is not there.
+
+        Another thread may be adding.
+        """
 
         def is_over() -> bool:
             return step != self._begin.question.step
@@ -146,20 +149,20 @@ class ChunkWorker:
         return None if asked is None else _on_host(asked)
 
     def sum(self, number: int) -> Sum:
-        """One that stands, by the thread that computes."""
+        """A sum that stands, for the thread that computes."""
         return _on_host(self._sums[number])
 
     def _has(self, number: int, chunks: int) -> bool:
         return number in self._sums and len(self._sums[number].label) == chunks
 
     def stop(self, step: int) -> None:
-        """Whoever waits for ever in this step need not."""
+        """End what waits for ever in this step."""
         with self._changed:
             self._stopped = max(self._stopped, step)
             self._changed.notify_all()
 
     def _ask(self, place: Place, question: Question, again: bool = True) -> Answer:
-        """Where the line breaks it calls again, once, and repeats the question."""
+        """The answer; where the line breaks, call again, once, and repeat the question."""
         try:
             return answer_of(self._line_to(place).ask(question))
         except OSError as error:
@@ -173,42 +176,38 @@ class ChunkWorker:
             ) from error
 
     def _line_to(self, place: Place) -> Line:
-        """The one that is there, unless it leads to another place."""
+        """The line that is there, unless it leads to another place."""
         if self._line is None or self._line[0] != place:
             self._line = place, Line((place.host, place.port), place.key)
         return self._line[1]
 
     def _decide(self, answer: Answer) -> None:
-        """The last gradient is added to a sum, or dropped. A sum that was asked for stays as it
-        is."""
+        """Add the last gradient to a sum, or drop it. A sum that was asked for stays as it is."""
         last = self._last
         self._last = None
         with self._changed:
-            self._sums = {
-                number: one for number, one in self._sums.items() if number in answer.standing
-            }
+            self._sums = {k: one for k, one in self._sums.items() if k in answer.standing}
             if last is None or answer.keep is None or answer.keep not in answer.standing:
                 return
-            chunk, found = last
+            chunk, gradient = last
             before = self._sums.get(answer.keep, Sum(answer.keep, frozenset(), []))
             total = before.leaves
             weight = float(self.duty.weights[chunk])
-            if found:
-                total = _added(total, found, weight) if total else _begun(found, weight)
+            if gradient:
+                total = _added(total, gradient, weight) if total else _begun(gradient, weight)
             self._sums[answer.keep] = Sum(answer.keep, before.label | {chunk}, total)
             self._changed.notify_all()
 
     def _computed(self, chunk: Chunk) -> list[Array]:
-        """The leaves of its gradient; none without samples."""
+        """The leaves of a chunk's gradient; none without samples."""
         batch = self._samples(chunk)
         if not num_samples(batch):
             return []
-        return _gradient(
-            self.duty.loss, self._params, batch, *self._keys(self._begin.iteration, *chunk)
-        )
+        key = self._keys(self._begin.iteration, *chunk)
+        return _gradient(self.duty.loss, self._params, batch, *key)
 
     def _samples(self, chunk: Chunk) -> PyTree:
-        """The same for all that store it."""
+        """The samples of a chunk, the same for all workers that store it."""
         data = self.subsets[chunk]
         if self._drawn is None:
             return data
@@ -217,8 +216,7 @@ class ChunkWorker:
         return jax.tree.map(lambda x: x[chosen], data)
 
     def _wait(self, chunk: Chunk, started: float) -> None:
-        """Slowness on purpose, to the chunk's end: nobody can interrupt it, as a program that
-        runs."""
+        """Slowness on purpose, to the chunk's end: as a program, nobody can interrupt it."""
         if self._begin.pace is None:
             return
         ((late, subset),) = self._begin.pace.spans()[:, :2]
@@ -241,11 +239,11 @@ def _gradient(loss: Loss, params: PyTree, batch: PyTree, *key: Array) -> list[Ar
 
 
 @jax.jit
-def _begun(found: Sequence[Any], weight: float) -> list[Array]:
-    """In float32 at least."""
-    return [weight * leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)) for leaf in found]
+def _begun(gradient: Sequence[Any], weight: float) -> list[Array]:
+    """A sum of one gradient, in float32 at least."""
+    return [weight * leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)) for leaf in gradient]
 
 
 @jax.jit
-def _added(total: Sequence[Any], found: Sequence[Any], weight: float) -> list[Array]:
-    return [one + other for one, other in zip(total, _begun(found, weight), strict=True)]
+def _added(total: Sequence[Any], gradient: Sequence[Any], weight: float) -> list[Array]:
+    return [one + other for one, other in zip(total, _begun(gradient, weight), strict=True)]

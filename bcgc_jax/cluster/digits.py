@@ -32,12 +32,11 @@ def train_digits_on_cluster(
     batch_size: int | None = None,
     **more: Any,
 ) -> tuple[digits.DigitsRun, ClusterTraining]:
-    """`train_on_digits` on worker processes, of one row, in seconds; `problem` is that of
-    `digits_problem`.
+    """`train_on_digits` on worker processes, with one row, in seconds.
 
-    The same key gives every scheme the same start and draws of the pace; without a pace NaN is
-    expected. A folder of checkpoints keeps too what each iteration took. There may be `more`
-    options of the plan.
+    `problem` is that of `digits_problem`. The same key gives every scheme the same start and draws
+    of the pace; without a pace NaN is expected. A folder of checkpoints keeps too what each
+    iteration took. There may be `more` options of the plan.
     """
     data = jax.tree.map(np.asarray, digits.load_digits(int(np.asarray(problem.num_workers))))
     start_key, train_key = jax.random.split(key)
@@ -78,18 +77,19 @@ def train_digits_on_cluster(
     # NaN where a process was killed between an iteration and its line.
     lines = [log.get(k, {}) for k in range(num_steps)]
     names = ("seconds", "loss", "accuracy")
-    seconds, *course = (
-        np.array([[float(one.get(name, np.nan)) for one in lines]]) for name in names
-    )
+    rows = [[[float(line.get(name, np.nan)) for line in lines]] for name in names]
+    seconds, *course = map(np.array, rows)
     clock = np.nancumsum(seconds, axis=1)
     return digits.DigitsRun(method_of(method).name, expected, clock, *course), training
 
 
 def _logged(path: Path) -> dict[int, dict[str, Any]]:
     """Earlier iterations, by number; of those that were done twice the last."""
-    found = {}
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    if not path.exists():
+        return {}
+    steps = {}
+    for text in path.read_text(encoding="utf-8").splitlines():
         with contextlib.suppress(ValueError):  # half a line, of a process that was killed
             line = json.loads(text)
-            found[line["step"]] = line
-    return found
+            steps[line["step"]] = line
+    return steps

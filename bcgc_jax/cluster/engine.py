@@ -1,5 +1,4 @@
-"""Ray, as an optional extra: started here or joined, what its errors mean, and workers as its
-actors."""
+"""Ray, an optional extra: started here or joined, what its errors mean, workers as its actors."""
 
 import contextlib
 import copyreg
@@ -132,7 +131,7 @@ def session(address: str | None, num_workers: int, store_bytes: int) -> Iterator
 def _start(
     ray: Any, stack: contextlib.ExitStack, address: str | None, num_workers: int, store_bytes: int
 ) -> None:
-    """What undoes it is put on the stack."""
+    """Start or join Ray, and put what undoes it on the stack."""
     options: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
     if address is None:
         _have_token()
@@ -174,10 +173,9 @@ def _settings_restored() -> Iterator[None]:
     """
 
     def settings() -> dict[str, str]:
-        chosen = {
-            name for name in os.environ if name.startswith("RAY_") or name == "PYTHONBREAKPOINT"
-        }
-        return {name: os.environ[name] for name in chosen - {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN"}}
+        names = {name for name in os.environ if name.startswith("RAY_")} | {"PYTHONBREAKPOINT"}
+        names -= {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN"}
+        return {name: os.environ[name] for name in names if name in os.environ}
 
     before = settings()
     try:
@@ -189,8 +187,8 @@ def _settings_restored() -> Iterator[None]:
 
 
 def _shut_down(shutdown: Callable[[], None]) -> None:
-    """Call it while no thread collects garbage: a reference of Ray's that is freed then ends the
-    process."""
+    """Call it while no thread collects garbage."""
+    # A reference of Ray's that is freed then ends the process.
     gc.collect()
     collecting = gc.isenabled()
     gc.disable()
@@ -215,7 +213,7 @@ def _end_all(shutdown: Callable[[], None], folder: str) -> None:
 
 
 def _kill_in(folder: str) -> None:
-    """Kill those, and wait until they are gone: they may still make the folder anew."""
+    """Kill who works in a folder, and wait until they are gone: they may make the folder anew."""
     until = time.monotonic() + _ENDING
     while (left := _at_work_in(folder)) and time.monotonic() < until:
         for pid in left:
@@ -226,13 +224,13 @@ def _kill_in(folder: str) -> None:
 
 def _at_work_in(folder: str) -> list[int]:
     """This user's processes of programs of Ray's whose command names the folder."""
-    found = []
+    pids = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             program, named, _ = (entry / "cmdline").read_text(errors="replace").partition(folder)
             if named and "/ray/" in program and entry.stat().st_uid == os.getuid():
-                found.append(int(entry.name))
-    return found
+                pids.append(int(entry.name))
+    return pids
 
 
 # The type of the frame, in the fourth byte, that a server of gRPC begins with.
@@ -242,8 +240,8 @@ _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, _SETTINGS, 0, 0
 
 
 def _check_answers(address: str) -> None:
-    """ConnectionError where nobody answers as Ray does: it would try for minutes, then end the
-    process."""
+    """Raise ConnectionError where nobody answers as Ray does."""
+    # Ray would try for minutes, then end the process.
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
         raise ConnectionError(f"the address of a Ray cluster is HOST:PORT, got {address}")
@@ -264,8 +262,7 @@ def _check_answers(address: str) -> None:
 
 
 def cause_of(error: Exception) -> Exception:
-    """What was raised in another process, without the traceback there, of which Ray makes its
-    text."""
+    """What was raised in another process, without the traceback that Ray puts into its text."""
     cause = getattr(error, "cause", None)
     return cause if isinstance(cause, Exception) else RuntimeError(reason_of(error))
 
@@ -286,8 +283,7 @@ Source = Callable[[int, int], PyTree]
 
 
 class Made(NamedTuple):
-    """Subset `number` of `total`, to be made by `source` on the worker; `name` is the source's
-    own."""
+    """Subset `number` of `total`, to be made by `source`, called `name`, on the worker."""
 
     source: Source
     name: int
@@ -309,8 +305,7 @@ class Made(NamedTuple):
 
 @contextlib.contextmanager
 def shared_programs() -> Iterator[str]:
-    """Where workers keep compiled programs for each other: where the master does, or a folder of
-    their own.
+    """The folder of programs that workers compile for each other: the master's, or their own.
 
     A worker that replaces another starts in half the time, a plan of the same blocks is taken up in
     a tenth.
@@ -324,8 +319,7 @@ def shared_programs() -> Iterator[str]:
 
 
 class Bench:
-    """Workers that a process has compiled, by the number of the plan and whose row they have;
-    made data."""
+    """The workers that a process has compiled, by plan and row, and the data that it has made."""
 
     def __init__(self, fetched: Callable[[Any], Any]) -> None:
         self._fetched = fetched  # what a reference is of
@@ -342,17 +336,16 @@ class Bench:
         kept: Sequence[int],
         programs: str,
     ) -> tuple[WorkerProcess | ChunkWorker, set[int]]:
-        """For a plan's `number`, compiled once, and forgotten if it is not to be `kept` with the
-        next.
+        """The worker for a plan's `number`, compiled once, and how many samples its subsets have.
 
-        And how many samples its subsets have. `held` are references to subsets, or `Made`;
-        `programs` is the folder of `shared_programs`.
+        It is forgotten if it is not to be `kept` with the next. `held` are references to subsets,
+        or `Made`; `programs` is the folder of `shared_programs`.
         """
         if is_safe(programs):  # else this is another machine
             jax.config.update("jax_compilation_cache_dir", programs)
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        found = self._workers.get((number, index))
-        if found is None:
+        compiled = self._workers.get((number, index))
+        if compiled is None:
             is_made = any(isinstance(data, Made) for data in held.values())
             subsets: Any
             if isinstance(duty.plan, SharedPlan) and is_made:
@@ -365,33 +358,35 @@ class Bench:
             made = ChunkWorker if isinstance(duty.plan, SharedPlan) else WorkerProcess
             worker = made(duty, index, subsets)
             worker.warm_up()
-            found = worker, counts
+            compiled = worker, counts
         others = {key: one for key, one in self._workers.items() if key[0] in kept}
-        self._workers = {**others, (number, index): found}
-        return found
+        self._workers = {**others, (number, index): compiled}
+        return compiled
 
     def subsets(self, wanted: Mapping[Any, Any]) -> dict[Any, PyTree]:
-        """By number: those to be made are, once, others are fetched; those not wanted are
-        forgotten."""
-        made = {data[1:]: data for data in wanted.values() if isinstance(data, Made)}
-        self._made = {
-            key: self._made[key] if key in self._made else made[key].make() for key in made
-        }
-        return {
-            j: self._made[data[1:]] if isinstance(data, Made) else self._fetched(data)
-            for j, data in wanted.items()
-        }
+        """Subsets by number, made once or fetched; those not wanted are forgotten."""
+        subsets = {}
+        made = {}
+        for j, data in wanted.items():
+            if not isinstance(data, Made):
+                subsets[j] = self._fetched(data)
+                continue
+            key = data[1:]
+            if key not in made:
+                made[key] = self._made[key] if key in self._made else data.make()
+            subsets[j] = made[key]
+        self._made = made
+        return subsets
 
 
 def _made_chunks(
     duty: Duty, plan: SharedPlan, held: Mapping[Chunk, Made]
 ) -> tuple[Duty, dict[Chunk, PyTree], set[int]]:
-    """With what each chunk counts; of subsets that are made one by one, the chunks that are stored
-    are kept.
+    """The duty with what each chunk counts, the stored chunks, and how many samples subsets have.
 
-    And how many samples the subsets have: one number, or the master refuses them.
+    Subsets are made one by one. If they differ in size, the master refuses them.
     """
-    found = {}
+    data = {}
     counts = set()
     for _, numbers in itertools.groupby(sorted(held), key=lambda chunk: chunk[0]):
         chunks = list(numbers)
@@ -399,9 +394,9 @@ def _made_chunks(
         counts.add(num_samples(whole))
         spans = plan.spans(num_samples(whole))
         for chunk in chunks:
-            found[chunk] = jax.tree.map(lambda x, own=spans[chunk[1]]: x[own].copy(), whole)
+            data[chunk] = jax.tree.map(lambda x, own=spans[chunk[1]]: x[own].copy(), whole)
     weights = plan.weights([max(counts)] * plan.num_workers)
-    return duty._replace(weights=weights), found, counts
+    return duty._replace(weights=weights), data, counts
 
 
 def _check(duty: Duty, data: PyTree) -> None:
@@ -411,8 +406,7 @@ def _check(duty: Duty, data: PyTree) -> None:
 
 
 def actor_class(ray: Any) -> Any:
-    """The worker as an actor: one thread computes, one listens, one compiles what is to be done
-    next."""
+    """The worker as an actor: one thread computes, one listens, one compiles what is next."""
 
     class Actor:
         worker: Any = None
@@ -421,8 +415,7 @@ def actor_class(ray: Any) -> Any:
             self._bench = Bench(ray.get)
 
         def load(self, *order: Any) -> set[int]:
-            """Do from now on as ordered; ends once all is compiled: how many samples the subsets
-            have."""
+            """Do from now on as ordered; ends, with the subsets' sizes, once all is compiled."""
             self.worker, counts = self._bench.worker(*order)
             return counts
 
@@ -464,7 +457,7 @@ _SHORT = 20
 
 @contextlib.contextmanager
 def private_folder() -> Iterator[str]:
-    """One of mode 700, to be gone at the end, in a place of few letters if there is one."""
+    """A folder of mode 700, to be gone at the end, in a place of few letters if there is one."""
     places = os.environ.get("RAY_TMPDIR", ""), tempfile.gettempdir(), "/tmp"
     place = next((each for each in places if 0 < len(each) <= _SHORT), tempfile.gettempdir())
     _sweep(place)
@@ -487,7 +480,7 @@ def private_folder() -> Iterator[str]:
 
 
 def _remove(folder: str) -> None:
-    """As far as that goes. The lock goes last: a folder without one would never be found again."""
+    """Remove what can be removed, the lock last: without it a folder would not be found again."""
     for entry in os.scandir(folder):
         if entry.is_dir(follow_symlinks=False):
             shutil.rmtree(entry.path, ignore_errors=True)
@@ -515,11 +508,11 @@ def _sweep(place: str) -> None:
 
 
 def is_safe(path: str, *, private: bool = False) -> bool:
-    """Whether it is a folder of this user's own that nobody else can write to, or even look
-    into."""
+    """Whether it is this user's folder, and nobody else can write to it, or even look into it."""
     try:
-        found = os.lstat(path)
+        status = os.lstat(path)
     except OSError:
         return False
-    own = found.st_uid == os.getuid()
-    return own and stat.S_ISDIR(found.st_mode) and not found.st_mode & (0o077 if private else 0o022)
+    refused = 0o077 if private else 0o022
+    own = status.st_uid == os.getuid()
+    return own and stat.S_ISDIR(status.st_mode) and not status.st_mode & refused

@@ -21,7 +21,7 @@ from bcgc_jax.cluster import signals
 from bcgc_jax.cluster.engine import Made, Source, session, shared_programs
 from bcgc_jax.cluster.processes import Assignment, Processes, WorkersLost
 from bcgc_jax.cluster.rounds import Ask, Round, Work
-from bcgc_jax.cluster.shared_round import Desk, SharedRound
+from bcgc_jax.cluster.shared_round import Coordinator, SharedRound
 from bcgc_jax.cluster.worker import NEVER, Duty
 from bcgc_jax.coding.checks import check_params
 from bcgc_jax.coding.chunks import SharedPlan
@@ -97,7 +97,7 @@ class Cluster(Processes):
         self._calls = itertools.count(1)
         self._used = threading.RLock()
         self._is_local = address is None
-        self._asked_at: Desk | None = None
+        self._asked: Coordinator | None = None
         # Names of functions that make data, by what tells them apart for as long as they are kept.
         self._sources: dict[int, tuple[int, Source]] = {}
         with contextlib.ExitStack() as stack:
@@ -107,7 +107,7 @@ class Cluster(Processes):
                 ray, num_workers, programs, replace=replace, patience=patience, num_gpus=num_gpus
             )
             # after the processes: one that still computes would ask in vain
-            stack.callback(self._close_desk)
+            stack.callback(self._close_coordinator)
             stack.callback(self._end)
             self._stack = stack.pop_all()
 
@@ -123,8 +123,7 @@ class Cluster(Processes):
 
     @contextlib.contextmanager
     def at_work(self) -> Iterator[None]:
-        """One thread at a time, and within one: a signal ends it; ValueError where another
-        thread is."""
+        """The cluster is at work, which a signal ends; ValueError if it is so in another thread."""
         if not self._used.acquire(blocking=False):
             raise ValueError(
                 "the cluster is at work in another thread: one training at a time, or one each"
@@ -137,7 +136,7 @@ class Cluster(Processes):
 
     @property
     def plan(self) -> CodingPlan | SharedPlan:
-        """That the workers have been given."""
+        """The plan that the workers have been given."""
         return self.given.duty.plan
 
     def assign(
@@ -171,61 +170,68 @@ class Cluster(Processes):
         batch_size: int | None = None,
         seed: int = 0,
     ) -> Assignment:
-        """Put the plan and the data of `assign` where the workers find them, and change nothing for
-        them.
+        """Put the plan and the data of `assign` where workers find them; they go on as before.
 
         Until `is_ready`, which is to be asked now and then, they compile them beside what they do;
         `take_up` compiles nothing then.
         """
         self._check_open()
         check_params(params)
-        workers = plan.num_workers
-        weights = np.ones(plan.num_workers)
-        given: Any
+        stored: dict[Any, Any]
         if isinstance(plan, SharedPlan):
-            given, weights = self._chunks(plan, subsets, batch_size)
-        elif callable(subsets):
-            given = dict(enumerate(self._made(subsets, workers)))
+            stored, weights = self._chunks(plan, subsets, batch_size)
         else:
-            if len(subsets) != workers:
-                raise ValueError(
-                    f"there must be {workers} subsets, one a worker, got {len(subsets)}"
-                )
-            sizes = np.array([num_samples(data) for data in subsets], float)
-            check_batch_size(batch_size, int(sizes.min()))
-            # what each subset's loss counts
-            weights = sizes / sizes.mean() if plan.mean else weights
-            given = {
-                j: self.ray.put(jax.tree.map(np.asarray, data)) for j, data in enumerate(subsets)
-            }
-        host: tuple[CodingPlan | SharedPlan, PyTree] = jax.tree.map(np.asarray, (plan, params))
-        x64 = bool(jnp.result_type(float) == jnp.float64)
-        duty = Duty(loss, *host, weights, batch_size, seed, x64)
-        desk = self._desk() if isinstance(plan, SharedPlan) else None
-        return Assignment(next(self._numbers), duty, self.ray.put(duty), given, desk=desk)
+            stored, weights = self._subsets(plan, subsets, batch_size)
+        host_plan, host_params = jax.tree.map(np.asarray, (plan, params))
+        duty = Duty(
+            loss=loss,
+            plan=host_plan,
+            params=host_params,
+            weights=weights,
+            batch_size=batch_size,
+            seed=seed,
+            x64=bool(jnp.result_type(float) == jnp.float64),
+        )
+        return Assignment(
+            number=next(self._numbers),
+            duty=duty,
+            reference=self.ray.put(duty),
+            subsets=stored,
+            coordinator=self._coordinator() if isinstance(plan, SharedPlan) else None,
+        )
 
-    def _desk(self) -> Desk:
-        """Where workers ask what is next: on this machine alone, unless there are others."""
-        if self._asked_at is None:
-            self._asked_at = Desk(
-                "127.0.0.1" if self._is_local else self.ray.util.get_node_ip_address()
-            )
-        return self._asked_at
+    def _coordinator(self) -> Coordinator:
+        """The coordinator, which listens on this machine alone, unless there are others."""
+        if self._asked is None:
+            host = "127.0.0.1" if self._is_local else self.ray.util.get_node_ip_address()
+            self._asked = Coordinator(host)
+        return self._asked
 
-    def _close_desk(self) -> None:
-        if self._asked_at is not None:
-            self._asked_at.close()
+    def _close_coordinator(self) -> None:
+        if self._asked is not None:
+            self._asked.close()
 
     def _made(self, source: Source, workers: int) -> list[Made]:
         """Each subset, to be made on the workers."""
         name, _ = self._sources.setdefault(id(source), (len(self._sources), source))
         return [Made(source, name, j, workers) for j in range(workers)]
 
+    def _subsets(
+        self, plan: CodingPlan, subsets: Source | Sequence[PyTree], batch_size: int | None
+    ) -> tuple[dict[int, Any], np.ndarray]:
+        """Where the workers find each subset, and what its loss counts, `[N]`."""
+        workers = plan.num_workers
+        if callable(subsets):
+            return dict(enumerate(self._made(subsets, workers))), np.ones(workers)
+        sizes = _sizes(subsets, workers, batch_size)
+        weights = sizes / sizes.mean() if plan.mean else np.ones(workers)
+        data = (jax.tree.map(np.asarray, subset) for subset in subsets)
+        return {j: self.ray.put(subset) for j, subset in enumerate(data)}, weights
+
     def _chunks(
         self, plan: SharedPlan, subsets: Source | Sequence[PyTree], batch_size: int | None
     ) -> tuple[dict[Chunk, Any], np.ndarray]:
-        """Where the workers find the samples of each chunk, and what it counts, if that is known
-        here."""
+        """Where the workers find each chunk's samples, and what it counts, if it is known here."""
         if batch_size is not None and min(plan.drawn(batch_size)) < 1:
             raise ValueError(
                 f"a batch of {batch_size} samples of each subset leaves chunks without any: take "
@@ -235,11 +241,7 @@ class Cluster(Processes):
             made = self._made(subsets, plan.num_workers)
             numbers = range(len(plan.sizes))
             return {(one.number, c): one for one in made for c in numbers}, np.zeros(0)
-        if len(subsets) != plan.num_workers:
-            raise ValueError(
-                f"there must be {plan.num_workers} subsets, one a worker, got {len(subsets)}"
-            )
-        check_batch_size(batch_size, min(map(num_samples, subsets)))
+        _sizes(subsets, plan.num_workers, batch_size)
         chunks, weights = plan.cut(subsets)
         return {chunk: self.ray.put(data) for chunk, data in chunks.items()}, weights
 
@@ -297,8 +299,8 @@ class Cluster(Processes):
             told = self.ray.put(leaves) if large else leaves
             round_ = given.round(call, self.iteration, told, pace)
             if isinstance(round_, SharedRound):
-                assert given.desk is not None
-                given.desk.serve(round_, begin)
+                assert given.coordinator is not None
+                given.coordinator.serve(round_, begin)
             try:
                 return _Iteration(round_, self, call, begin).run()
             finally:
@@ -306,8 +308,17 @@ class Cluster(Processes):
                 given.leave(round_)
 
 
+def _sizes(subsets: Sequence[PyTree], workers: int, batch_size: int | None) -> np.ndarray:
+    """How many samples each subset has, `[N]`; ValueError for another number of subsets."""
+    if len(subsets) != workers:
+        raise ValueError(f"there must be {workers} subsets, one a worker, got {len(subsets)}")
+    sizes = np.array([num_samples(data) for data in subsets], float)
+    check_batch_size(batch_size, int(sizes.min()))
+    return sizes
+
+
 def _checked(pace: Pace, plan: CodingPlan | SharedPlan) -> Pace:
-    """One with which the iteration ends."""
+    """A pace with which the iteration ends."""
     pace = pace.checked(1 if isinstance(plan, SharedPlan) else len(plan.tasks(0)), plan.num_workers)
     if pace.ends().max(initial=0) >= NEVER and plan.completed(pace).max() >= NEVER:
         raise ValueError(
@@ -318,8 +329,7 @@ def _checked(pace: Pace, plan: CodingPlan | SharedPlan) -> Pace:
 
 
 class _Iteration:
-    """One iteration of `processes`, by a `round`; `call` is new for each one, and what its end
-    stops."""
+    """One iteration of `processes`, by a `round`; `call` is new each time, for `stop`."""
 
     def __init__(self, round_: Round, processes: Processes, call: int, begin: float) -> None:
         self.round = round_
@@ -343,7 +353,7 @@ class _Iteration:
         """The gradient; raises WorkersLost where there is none, and what the loss raised."""
         try:
             for worker in self.workers:
-                self._dispatch(worker)
+                self._begin(worker)
             self._check()
             while (gradient := self.round.gradient()) is None:
                 self._take()
@@ -352,11 +362,16 @@ class _Iteration:
                 if (process := self.processes[worker]) is not None:
                     process.actor.stop.remote(self.call)
         gradient = jax.block_until_ready(gradient)
-        seconds = self.now
-        found = self.round.completed, self.round.arrived, tuple(self.round.work)
-        return ClusterGradient(gradient, seconds, *found, self.busy)
+        return ClusterGradient(
+            gradient=gradient,
+            seconds=self.now,
+            completed=self.round.completed,
+            arrived=self.round.arrived,
+            work=tuple(self.round.work),
+            busy=self.busy,
+        )
 
-    def _dispatch(self, worker: int) -> None:
+    def _begin(self, worker: int) -> None:
         """Give a worker the iteration, or wait for the event after which it can have it."""
         process = self.processes[worker]
         if process is None:
@@ -393,18 +408,7 @@ class _Iteration:
             ready, _ = self.ray.wait(waiting, num_returns=len(waiting), timeout=0)
         for item in ready:
             if item in self.waiting:  # else lost by an event before
-                worker, take = self.waiting[item]
-                process = self.processes[worker]
-                assert process is not None
-                try:
-                    take(item, worker)
-                    process.speaks()
-                except self.ray.exceptions.RayError as error:  # that too if messages are lost
-                    raised = isinstance(error, self.ray.exceptions.RayTaskError)
-                    if raised:
-                        self.processes.check_raised({worker: error})
-                    self._lose(worker, "failed" if raised else "died", error)
-                    self._check()
+                self._take_one(item)
         self._send(self.round.look(self.now))
         # Also while others speak: what a silent one was asked for may be there already.
         if not ready or time.monotonic() - self.looked > pause:
@@ -414,17 +418,30 @@ class _Iteration:
                     self._lose(worker, "hung", why)
             self._check()
 
+    def _take_one(self, item: Any) -> None:
+        worker, take = self.waiting[item]
+        process = self.processes[worker]
+        assert process is not None
+        try:
+            take(item, worker)
+            process.speaks()
+        except self.ray.exceptions.RayError as error:  # that too if messages are lost
+            raised = isinstance(error, self.ray.exceptions.RayTaskError)
+            if raised:
+                self.processes.check_raised({worker: error})
+            self._lose(worker, "failed" if raised else "died", error)
+            self._check()
+
     def _awaited(self, event: Any, worker: int) -> None:
         """A worker has started, or caught up."""
         if event in self.processes.starting():
             self.processes.has_loaded(worker)
         del self.waiting[event]
-        self._dispatch(worker)
+        self._begin(worker)
         self._check()
 
     def _hear(self, ask: Ask, reference: Any, worker: int) -> None:
-        """An answer, a message of a stream, or its end: after the last task, or where it was
-        stopped."""
+        """Take an answer, a message of a stream, or its end: after the last task, or if stopped."""
         message = None
         ended = True
         is_stream = ask.method != "deliver"
@@ -449,10 +466,10 @@ class _Iteration:
         self.computing.discard(worker)
         self.processes.lose(worker, what, why)
         self._send(self.round.lost(worker, self.now))
-        self._dispatch(worker)
+        self._begin(worker)
 
     def _check(self) -> None:
-        """WorkersLost where what has come and what may come is too little."""
+        """Raise WorkersLost where what has come and what may come is too little."""
         if short := self.round.short({worker for worker, _ in self.waiting.values()}):
             raise WorkersLost(
                 self.processes.lost,

@@ -1,5 +1,4 @@
-"""Who plans for a training, `Told` or a `ClosedLoop`, and its course, whoever is lost and
-returns."""
+"""Who plans for a training, `Told` or a `ClosedLoop`, and its course with workers that are lost."""
 
 import collections
 import contextlib
@@ -41,8 +40,7 @@ _CHUNKS = (8, 4, 2)
 
 @dataclasses.dataclass(frozen=True)
 class Told:
-    """A problem that is known, and how to plan for it: again for the workers left, where some are
-    lost.
+    """A problem that is known, and how to plan for it, and again for the workers left.
 
     Attributes:
       problem: as many workers as the cluster has, coordinates as the parameters have (`unit_costs`
@@ -62,8 +60,7 @@ class Told:
 
 @dataclasses.dataclass(frozen=True)
 class ClosedLoop:
-    """Uncoded or work sharing, whichever takes less time by the clock: both are tried, now and then
-    anew.
+    """Uncoded or work sharing, whichever takes less time by the clock; both are tried again.
 
     With a `batch_size` the samples that a step draws depend on its scheme too.
 
@@ -87,11 +84,11 @@ class ClosedLoop:
 
 @dataclasses.dataclass(frozen=True)
 class InjectedDelay:
-    """Slowness on purpose: worker w sends block b no earlier than `seconds` · T_w (M b/N) y_b from
-    its start.
+    """Slowness on purpose: worker w sends block b no earlier than `seconds` · T_w (M b/N) y_b.
 
-    With start-ups, a link or a schedule, no earlier than `seconds` times when the problem's model
-    has the block delivered, or the task done. Without a problem T is the time of 1/N of all work.
+    From its start on. With start-ups, a link or a schedule, no earlier than `seconds` times when
+    the problem's model has the block delivered, or the task done. Without a problem T is the time
+    of 1/N of all work.
 
     What is modelled is compute that nobody can interrupt: a worker ends the pass of a chunk that it
     is at, also when the iteration has ended, and begins the next one late. The subsets of a task
@@ -110,29 +107,29 @@ class InjectedDelay:
     start_ups: Distribution | ArrayLike | None = None
 
     def draw(self, key: Array, step: int, num_workers: int) -> tuple[np.ndarray, np.ndarray]:
-        """Start-ups and cycle times of one iteration, in seconds, `[N]` each: of the key and the
-        step alone.
+        """Start-ups and cycle times of one iteration, in seconds, `[N]`, by key and step alone.
 
         >>> delay = InjectedDelay([[1.0, 2.0], [3.0, 5.0]], 0.5, 3.0)
         >>> starts, times = delay.draw(jax.random.key(0), 3, num_workers=2)
         >>> starts.tolist(), times.tolist()
         ([1.5, 1.5], [1.5, 2.5])
         """
-        given: list[Any] = [self.cycle_times, self.start_ups]
-        for k, each in enumerate(given):
-            if each is not None and not isinstance(each, Distribution | JointDistribution):
-                given[k] = np.asarray(each, float)
-        drawn = draws_of(given[0], given[1], num_workers)(step, jax.random.fold_in(key, step))
-        starts, times = (
-            self.seconds * np.broadcast_to(np.asarray(a, float), num_workers) for a in drawn
-        )
-        return starts, times
+        draw = draws_of(_in_numpy(self.cycle_times), _in_numpy(self.start_ups), num_workers)
+        starts, times = draw(step, jax.random.fold_in(key, step))
+        starts = self.seconds * np.broadcast_to(np.asarray(starts, float), num_workers)
+        return starts, self.seconds * np.asarray(times, float)
+
+
+def _in_numpy(source: Any) -> Any:
+    """Measured rows as NumPy's; a distribution, or None, as it is."""
+    if source is None or isinstance(source, Distribution | JointDistribution):
+        return source
+    return np.asarray(source, float)
 
 
 @dataclasses.dataclass
 class Course:
-    """A training's workers, their plan and gradients: as `source` tells, planned anew where some
-    are lost.
+    """A training's workers, their plan and gradients, as `source` tells; again if some are lost.
 
     Of `num_steps` iterations, the `first` of which are done already.
     """
@@ -165,13 +162,13 @@ class Course:
         self.work: collections.deque[tuple[Work, ...]] = collections.deque(maxlen=_KEPT)
 
     def begin(self, first: int) -> None:
-        """With the workers that there are: after so many iterations."""
+        """Begin with the workers that there are, after so many iterations."""
         self.first = first
         self.members = list(range(self.cluster.num_workers))
         self.replan()
 
     def give_work(self) -> TrainingScheme:
-        """To the `members`, the workers left as the problem counts them."""
+        """Give work to the `members`, the workers left as the problem counts them."""
         scheme = scheme_for(self._plan_key, self.source, self.members, self.params, self.batch_size)
         parts = self.data if callable(self.data) else split_unevenly(self.data, len(self.members))
         given = self.loss, scheme.work, self.params, parts
@@ -182,20 +179,20 @@ class Course:
         """Whether there is another plan, and the workers are ready for it."""
         return False
 
-    def hear(self, found: ClusterGradient) -> None:
-        """What an iteration took, of all and of each."""
+    def hear(self, gradient: ClusterGradient) -> None:
+        """Hear what an iteration took."""
 
     def close(self) -> None:
         """The training has ended."""
 
     def follow(self) -> bool:
-        """Whether there are others than the plan is for, or other work: `before_step` has the
-        cluster too."""
+        """Whether there are other workers than the plan is for, or they have other work."""
         cluster = self.cluster
         left = len(self.members)
         resized = not cluster.does(self._given)
         count = min(cluster.num_workers if resized else left + cluster.returning(), self._most)
         self.num_workers = max(self.num_workers, count)
+        # `before_step` has the cluster too.
         absent = [w for w in range(self.num_workers) if w not in self.members]
         self.members = [*self.members, *absent][:count]
         self._joined = [] if resized else self.members[left:]
@@ -205,9 +202,8 @@ class Course:
         """Plan anew for as long as workers are lost while they take up their work."""
         self.work.clear()
         while True:
-            self.members = [
-                w for place, w in enumerate(self.members) if place not in self.cluster.lost
-            ]
+            lost = self.cluster.lost
+            self.members = [w for place, w in enumerate(self.members) if place not in lost]
             if not self.members:
                 raise WorkersLost(range(self.num_workers), "none are left")
             try:
@@ -224,7 +220,8 @@ class Course:
                 self.members = [w for w in self.members if w not in self._joined]
                 self._joined = []
         if self.pace is not None:  # the link in seconds too
-            sent, load = (np.asarray(each, float) for each in (scheme.sent, scheme.load))
+            load = np.asarray(scheme.load, float)
+            sent = np.asarray(scheme.sent, float)
             scheme = replace(scheme, load=load, sent=self.pace.seconds * sent)
             nothing = np.zeros(len(self.members))
             scheme.work.completed(scheme.pace(nothing, nothing))  # compiled before the clock runs
@@ -233,8 +230,7 @@ class Course:
         self._joined = []
 
     def gradient(self, params: PyTree, step: int) -> ClusterGradient:
-        """Whoever is lost meanwhile; those who have returned, and another plan, are there
-        before."""
+        """The gradient, whoever is lost; who has returned, and a new plan, are taken up before."""
         if self.follow() or self.is_ready():
             self.replan()
         while True:
@@ -247,9 +243,9 @@ class Course:
                 pace = self.scheme.pace(start_ups, times)
                 self.paced = float(self.scheme.work.completed(pace).max())
             with contextlib.suppress(WorkersLost):
-                found = self.cluster.gradient(params, pace, iteration=step)
-                self.work.append(found.work)
-                return found
+                gradient = self.cluster.gradient(params, pace, iteration=step)
+                self.work.append(gradient.work)
+                return gradient
 
 
 def scheme_for(
@@ -268,22 +264,26 @@ def scheme_for(
         # its own.
         most = problem.max_workers if law.width() is None else left
         problem = replace(
-            problem, cycle_time=law, num_workers=left, max_workers=most, num_samples=samples
+            problem,
+            cycle_time=law,
+            num_workers=left,
+            max_workers=most,
+            num_samples=samples,
         )
     if isinstance(method, Plan):
         return training_scheme(key, problem, method, params, **options)
     solve_key, code_key = jax.random.split(jax.random.fold_in(key, left))
     try:
-        return training_scheme(
-            code_key, problem, solve(problem, method, key=solve_key), params, **options
-        )
+        solution = solve(problem, method, key=solve_key)
+        return training_scheme(code_key, problem, solution, params, **options)
     except ValueError as error:
         if left == workers:
             raise
         warnings.warn(
             f'"{told.name}" is no scheme for the workers left, "optimal" is: {error}', stacklevel=2
         )
-        return training_scheme(code_key, problem, solve(problem, key=solve_key), params, **options)
+        solution = solve(problem, key=solve_key)
+        return training_scheme(code_key, problem, solution, params, **options)
 
 
 class Loop(Course):
@@ -309,18 +309,18 @@ class Loop(Course):
         return self._trials is not None and self._trials.sharing
 
     def gradient(self, params: PyTree, step: int) -> ClusterGradient:
-        """Its time is that of all that it takes: what is prepared, a change, and the step."""
+        """The gradient; its time is that of what is prepared, a change, and the step."""
         begin = time.perf_counter()
         self._step = step
         self._faults = len(self.cluster.faults)
         if self._wanted and True not in self._works:
             self._prepare_sharing()
-        found = super().gradient(params, step)
+        gradient = super().gradient(params, step)
         self._took = time.perf_counter() - begin
-        return found
+        return gradient
 
-    def hear(self, found: ClusterGradient) -> None:
-        """A step with a fault says nothing of the scheme."""
+    def hear(self, gradient: ClusterGradient) -> None:
+        """Hear what a step took; one with a fault says nothing of the scheme."""
         if self._trials is not None and len(self.cluster.faults) == self._faults:
             self._trials.observe(self._took, isinstance(self.scheme, SharedScheme))
         if self.pace is not None and self._wanted and True in self._schemes:
@@ -333,12 +333,10 @@ class Loop(Course):
         return work is not None and not self.cluster.does(work) and self.cluster.is_ready(work)
 
     def give_work(self) -> TrainingScheme:
-        """What is wanted, once it is ready; with fewer or more workers than before all begins
-        anew."""
+        """Give what is wanted, once it is ready; with other workers than before all begins anew."""
         before = None if self._trials is None else self.scheme.method
-        if False not in self._works or self._works[False].duty.plan.num_workers != len(
-            self.members
-        ):
+        uncoded = self._works.get(False)
+        if uncoded is None or uncoded.duty.plan.num_workers != len(self.members):
             self._begin_trials()
         work = self._works.get(self._wanted)
         sharing = self._wanted and work is not None and work.ready == len(self.members)
@@ -352,7 +350,7 @@ class Loop(Course):
         return scheme
 
     def _begin_trials(self) -> None:
-        """Without redundancy."""
+        """Begin without redundancy."""
         workers = len(self.members)
         size = sum(np.size(leaf) for leaf in jax.tree.leaves(self.params))
         whole = partition_plan(np.array([float(size), *[0.0] * (workers - 1)]), workers)
@@ -364,8 +362,7 @@ class Loop(Course):
         self._trials = Trials(self.num_steps - max(self._step, self.first)) if can_share else None
 
     def _numbers_of_chunks(self) -> list[int]:
-        """Those with which every chunk has samples, of a batch or of the data, where these are
-        known here."""
+        """The numbers of chunks with which every chunk has samples, as far as it is known here."""
         if self.batch_size is None:
             if callable(self.data):
                 return list(_CHUNKS)
@@ -378,8 +375,8 @@ class Loop(Course):
         return WorkSharing(workers, min(self.source.max_stored, workers), chunks)
 
     def _prepare_sharing(self) -> None:
-        """In chunks that take longer than a message of an uncoded step: a hand-out takes a tenth
-        of that."""
+        """Prepare work sharing in chunks that take longer than a message of an uncoded step."""
+        # A hand-out takes a tenth of that.
         records = [item for step in self.work for item in step]
         subset = float(np.median([item.done for item in records]))
         message = min(item.heard - item.done - item.overrun for item in records)
@@ -387,17 +384,20 @@ class Loop(Course):
         long = [chunks for chunks in possible if subset / chunks >= message]
         rule = self._rule(long[0] if long else possible[-1])
         uncoded = self._schemes[False]
-        name = f"sharing:{rule.max_subsets}:{rule.chunks}"
-        self._prepare(
-            True, SharedScheme(uncoded.plan, uncoded.load, uncoded.sent, method=name, rule=rule)
+        scheme = SharedScheme(
+            plan=uncoded.plan,
+            load=uncoded.load,
+            sent=uncoded.sent,
+            method=f"sharing:{rule.max_subsets}:{rule.chunks}",
+            rule=rule,
         )
+        self._prepare(True, scheme)
 
     def _prepare(self, sharing: bool, scheme: TrainingScheme) -> None:
         parts = self.data if callable(self.data) else split_unevenly(self.data, len(self.members))
         given = self.loss, scheme.work, self.params, parts
+        options: dict[str, Any] = {"batch_size": self.batch_size, "seed": self._seed}
         self._schemes[sharing] = scheme
-        self._works[sharing] = self.cluster.prepare(
-            *given, batch_size=self.batch_size, seed=self._seed
-        )
+        self._works[sharing] = self.cluster.prepare(*given, **options)
         for work in self._works.values():
             work.kept = tuple(one.number for one in self._works.values())

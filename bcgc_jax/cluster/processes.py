@@ -1,5 +1,4 @@
-"""The worker processes as the master sees them: which are there, silent or lost, and who
-replaces them."""
+"""The worker processes as the master sees them: there, silent, lost, or replaced."""
 
 import contextlib
 import dataclasses
@@ -14,9 +13,9 @@ import numpy as np
 
 from bcgc_jax.cluster import signals
 from bcgc_jax.cluster.engine import Made, actor_class, cause_of, reason_of
+from bcgc_jax.cluster.message_book import Decoder
 from bcgc_jax.cluster.rounds import CodedRound, Round
-from bcgc_jax.cluster.rules import Decoder
-from bcgc_jax.cluster.shared_round import Desk, SharedRound
+from bcgc_jax.cluster.shared_round import Coordinator, SharedRound
 from bcgc_jax.cluster.worker import Duty
 from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.pace import Pace
@@ -36,8 +35,7 @@ _NO_ROOM = "the nodes that are left have no room for it"
 
 
 class Fault(NamedTuple):
-    """What happened to a `worker` in an `iteration`, or after it, and the `reason`, as far as it is
-    known.
+    """What happened to a `worker` in an `iteration`, or after it, and the `reason`, if known.
 
     "died": its process ended; "hung": it is silent; "failed": it raised what not all workers raise;
     "replaced": by another process.
@@ -59,8 +57,7 @@ class WorkersLost(RuntimeError):
 
 @dataclasses.dataclass
 class Assignment:
-    """A duty, where it and the data lie, and the numbers of plans that workers keep compiled beside
-    it.
+    """A duty, where it and the data lie, and the plans that workers keep compiled beside it.
 
     So many workers are `ready` for it, and calls that make others so `pending`.
     """
@@ -72,7 +69,7 @@ class Assignment:
     kept: tuple[int, ...] = ()
     ready: int = 0
     pending: list[Any] = dataclasses.field(default_factory=list)
-    desk: Desk | None = None  # of work sharing
+    coordinator: Coordinator | None = None  # of work sharing
     roster: Roster | None = None  # of work sharing, the workers after the last iteration
     _decoder: Decoder | None = None
 
@@ -82,17 +79,26 @@ class Assignment:
         return any(isinstance(data, Made) for data in self.subsets.values())
 
     def decoder(self) -> Decoder | None:
-        """Of a plan that is decoded."""
+        """The decoder of the plan; None in work sharing, where nothing is decoded."""
         if self._decoder is None and not isinstance(self.duty.plan, SharedPlan):
             self._decoder = Decoder(self.duty.plan, self.duty.params)
         return self._decoder
 
     def round(self, call: int, iteration: int, leaves: Any, pace: Pace | None) -> Round:
-        """Of one iteration; `leaves` of the parameters are as workers are given them."""
+        """The round of one iteration; `leaves` of the parameters are as workers are given them."""
         if isinstance(self.duty.plan, SharedPlan):
-            assert self.desk is not None
-            given = self.duty.plan, self.duty.params, call, iteration, leaves, pace
-            return SharedRound(*given, self.desk.place, self.desk.touch, self.roster)
+            assert self.coordinator is not None
+            return SharedRound(
+                plan=self.duty.plan,
+                params=self.duty.params,
+                call=call,
+                iteration=iteration,
+                leaves=leaves,
+                pace=pace,
+                place=self.coordinator.place,
+                touch=self.coordinator.touch,
+                before=self.roster,
+            )
         decoder = self.decoder()
         assert decoder is not None
         return CodedRound(decoder, call, iteration, leaves, pace)
@@ -171,13 +177,12 @@ class Process:
         return self.unfinished[0] if len(self.unfinished) >= behind else None
 
     def is_asked(self) -> None:
-        """It is given an iteration."""
+        """Take note that it is given an iteration."""
         if not self.unfinished:
             self.heard = time.monotonic()  # nothing was asked of it until now
 
     def call(self, method: str, given: Sequence[Any]) -> Any:
-        """The reference to what its actor delivers; of what takes an iteration, the stream of
-        messages."""
+        """The reference to what its actor delivers, or to an iteration's stream of messages."""
         called = getattr(self.actor, method)
         if method == "deliver":
             return called.remote(*given)
@@ -229,8 +234,7 @@ class Processes:
         return self._given
 
     def does(self, work: Assignment) -> bool:
-        """Whether this is what they are to do: nobody has resized the cluster or given them
-        other work."""
+        """Whether this is what they are to do: nobody has resized them, or given other work."""
         return self._given is work
 
     @property
@@ -282,8 +286,7 @@ class Processes:
         self._given = None
 
     def returning(self) -> int:
-        """For how many workers given up for want of room it has returned; they count as there from
-        now on.
+        """For how many workers that were given up there is room again; they count from now on.
 
         Looked at each second at most.
         """
@@ -291,13 +294,12 @@ class Processes:
         if wanted <= 0 or time.monotonic() - self._looked < 1:
             return 0
         self._looked = time.monotonic()
-        found = min(wanted, self._room_in(self.ray.available_resources()))
-        self._missing -= found
-        return found
+        count = min(wanted, self._room_in(self.ray.available_resources()))
+        self._missing -= count
+        return count
 
     def restore(self) -> None:
-        """Have `size` workers again from the next `assign` on; those left, with a warning, if it
-        has no room.
+        """Have `size` workers again from the next `assign` on, or, with a warning, those left.
 
         Raises ValueError if none are left.
         """
@@ -317,17 +319,15 @@ class Processes:
             )
 
     def _has_ray(self) -> bool:
-        """Whether nobody has ended Ray, or started it anew, in this process: it would start by
-        itself."""
-        return (
-            self.ray.is_initialized() and self.ray.get_runtime_context().get_node_id() == self._here
-        )
+        """Whether nobody has ended Ray, or started it anew, in this process."""
+        if not self.ray.is_initialized():  # what is asked of Ray would start it
+            return False
+        return self.ray.get_runtime_context().get_node_id() == self._here
 
     def _room_in(self, resources: Mapping[str, float]) -> int:
-        """For how many workers."""
-        return min(
-            int(resources.get(name, 0.0) / need + 1e-9) for name, need in self._needs.items()
-        )
+        """For how many workers there is room."""
+        rooms = (resources.get(name, 0.0) / need for name, need in self._needs.items())
+        return min(int(room + 1e-9) for room in rooms)
 
     def _shortage(self, more: int) -> str:
         """What Ray lacks for more workers; it would wait for that without a word.
@@ -350,7 +350,7 @@ class Processes:
         return self._room_in(self.ray.cluster_resources()) >= more + len(self._living)
 
     def is_ready(self, work: Assignment) -> bool:
-        """Have the workers compile `work` beside what they do; whether all have, or failed.
+        """Have the workers compile `work` beside what they do; return whether all have, or failed.
 
         The first one alone, which takes longest, for the others find its programs.
         """
@@ -363,9 +363,8 @@ class Processes:
                     if worker >= work.ready and process is not None and process.starting is None
                 ]
             if work.pending:
-                _, work.pending = self.ray.wait(
-                    work.pending, num_returns=len(work.pending), timeout=0
-                )
+                count = len(work.pending)
+                _, work.pending = self.ray.wait(work.pending, num_returns=count, timeout=0)
             if work.pending:
                 return False
             work.ready = upto
@@ -383,15 +382,11 @@ class Processes:
 
     def starting(self) -> dict[Any, int]:
         """Whose start each reference is."""
-        return {
-            p.starting: w
-            for w, p in enumerate(self._all)
-            if p is not None and p.starting is not None
-        }
+        there = [(w, process) for w, process in enumerate(self._all) if process is not None]
+        return {process.starting: w for w, process in there if process.starting is not None}
 
     def _wait_until_loaded(self) -> None:
-        """Until nobody starts any more; WorkersLost if some cannot, and what the loss raises in
-        all."""
+        """Wait until nobody starts; WorkersLost if some cannot, and what the loss raises in all."""
         raised: dict[int, Exception] = {}
         while starting := self.starting():
             asked = [start for start, worker in starting.items() if worker not in raised]
@@ -429,8 +424,8 @@ class Processes:
         process.speaks()
 
     def check_raised(self, errors: Mapping[int, Exception]) -> None:
-        """Raises what these workers raised if all others did too: then it is the loss, not their
-        machines."""
+        """Raise what these workers raised if all others did too."""
+        # Then it is the loss, not their machines.
         self._raised |= errors.keys()
         for worker, process in enumerate(self._all):
             if process is not None and not process.attempts and worker not in errors:
@@ -449,8 +444,7 @@ class Processes:
         return max(self.patience, limit)
 
     def silence(self, worker: int) -> str:
-        """Why it counts as hung: silent, asked, and still silent; or without room to start. Else
-        ""."""
+        """Why a worker counts as hung: still silent when asked, or no room to start; else ""."""
         process = self._all[worker]
         now = time.monotonic()
         if process is None:
@@ -507,7 +501,7 @@ class Processes:
         self._all = []
 
     def _spawn(self, worker: int, attempts: int = 0, failed: str | None = None) -> None:
-        """Where `failed` is the node of its predecessor, on another if that has room."""
+        """Start a process; where its predecessor has `failed` on a node, on another if possible."""
         place: Any = "SPREAD"
         if failed is not None:
             from ray.util.scheduling_strategies import NodeLabelSchedulingStrategy, NotIn

@@ -1,6 +1,7 @@
 """What the master makes of an iteration: whom it asks what, and when the gradient is there.
 
-`Round` is what the rules have in common. They know no processes, and no clock: times are passed in.
+`Round` is what codes and work sharing have in common. They know no processes, and no clock: times
+are passed in.
 """
 
 from collections.abc import Collection, Sequence
@@ -8,14 +9,14 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from bcgc_jax.cluster.rules import Decoder, Question, Rule
+from bcgc_jax.cluster.message_book import Decoder, MessageBook, Question
 from bcgc_jax.cluster.worker import Message
 from bcgc_jax.coding.gradients import PyTree
 from bcgc_jax.coding.pace import Pace
 
 
 class Ask(NamedTuple):
-    """To be asked of a worker now: a method of its actor, and what that is given."""
+    """What a worker is to be asked now: a method of its actor, and what that is given."""
 
     worker: int
     method: str
@@ -43,8 +44,9 @@ class Work(NamedTuple):
 
 
 class Round(Protocol):
-    """One iteration by one rule. `now` are seconds since it began; what is returned is to be asked
-    now.
+    """One iteration, by messages or by work sharing; what is returned is to be asked at once.
+
+    `now` is seconds since it began.
 
     Attributes:
       behind: unfinished calls of earlier iterations with which a worker gets nothing of this one.
@@ -58,8 +60,7 @@ class Round(Protocol):
     arrived: np.ndarray
 
     def begin(self, worker: int, now: float) -> list[Ask]:
-        """A worker's process is there and free: its first in this iteration, or that which
-        replaces it."""
+        """A worker's process is there and free: its first one, or that which replaces it."""
 
     def heard(self, ask: Ask, message: Any, now: float) -> list[Ask]:
         """What was asked for has come, or the next message of a stream."""
@@ -74,8 +75,7 @@ class Round(Protocol):
         """Now and then, and whenever something is heard of."""
 
     def short(self, coming: Collection[int]) -> str:
-        """What is missing for good if no more than these workers' messages come; "" if nothing
-        is."""
+        """What is missing for good if no more than these workers' messages come, or ""."""
 
     def gradient(self) -> PyTree | None:
         """None before all is there."""
@@ -85,8 +85,7 @@ class Round(Protocol):
 
 
 class CodedRound:
-    """Of a code, of nested groups, or of a schedule: each worker does its tasks, one after the
-    other."""
+    """A `Round` of a code, of nested groups, or of a schedule: workers do their tasks in order."""
 
     behind = 2
 
@@ -94,7 +93,7 @@ class CodedRound:
         self, decoder: Decoder, call: int, iteration: int, leaves: Any, pace: Pace | None
     ) -> None:
         self.decoder = decoder
-        self.rule = Rule(decoder)
+        self.book = MessageBook(decoder)
         self.plan = decoder.plan
         self._call = call
         self._iteration = iteration
@@ -115,25 +114,35 @@ class CodedRound:
             return self._count(Question(ask.worker, block, subsets), message, now)
         assert isinstance(message, Message)
         subset = self.plan.subset_of(message.task)
-        task = self._iteration, ask.worker, message.task.block
-        self.work.append(Work(*task, message.seconds, subset, message.done, now, message.overrun))
+        self.work.append(
+            Work(
+                iteration=self._iteration,
+                worker=ask.worker,
+                block=message.task.block,
+                seconds=message.seconds,
+                subset=subset,
+                done=message.done,
+                heard=now,
+                overrun=message.overrun,
+            )
+        )
         question = Question(ask.worker, *message.task)
         if message.values is None:
-            return self._asks(self.rule.report(question))
+            return self._asks(self.book.report(question))
         return self._count(question, message.values, now)
 
     def ended(self, ask: Ask, message: Any) -> bool:
         return message.task == self.decoder.last[ask.worker]
 
     def lost(self, worker: int, now: float) -> list[Ask]:
-        return self._asks(self.rule.lose(worker))
+        return self._asks(self.book.lose(worker))
 
     def look(self, now: float) -> list[Ask]:
         return []
 
     def short(self, coming: Collection[int]) -> str:
         there = np.isin(range(self.plan.num_workers), list(coming))
-        short = ~np.isfinite(self.completed) & ~self.rule.possible(there)
+        short = ~np.isfinite(self.completed) & ~self.book.possible(there)
         if not short.any():
             return ""
         level = min(self.plan.blocks[b].level for b in np.flatnonzero(short))
@@ -146,18 +155,20 @@ class CodedRound:
         pass
 
     def _asks(self, questions: Sequence[Question]) -> list[Ask]:
-        return [
-            Ask(one.worker, "deliver", (self._call, one.block, one.subsets)) for one in questions
-        ]
+        asks = []
+        for worker, block, subsets in questions:
+            asks.append(Ask(worker, "deliver", (self._call, block, subsets)))
+        return asks
 
     def _count(self, question: Question, values: np.ndarray, now: float) -> list[Ask]:
         """Take what a worker was asked for, or sends of itself."""
         block = question.block
-        if not self.rule.take(question, values):
+        if not self.book.take(question, values):
             return []
         self.arrived[block, question.worker] = True
-        if (part := self.rule.part(block)) is None:
-            return self._asks(self.rule.due(block))
-        self._parts[block] = part
+        gradients = self.book.gradients(block)
+        if gradients is None:
+            return self._asks(self.book.due(block))
+        self._parts[block] = gradients
         self.completed[block] = now
         return []

@@ -1,5 +1,4 @@
-"""Work sharing on processes: the master hands out chunks, asks for the sums, and adds them as
-they come."""
+"""Work sharing on processes: chunks are handed out, and the master adds the sums as they come."""
 
 import contextlib
 import math
@@ -38,8 +37,7 @@ class _Sending(NamedTuple):
 
 
 class SharedRound:
-    """A `Round` of chunks: `Handout` says who computes what and which sum counts, `Timing` what is
-    overdue.
+    """A `Round` of chunks, by `Handout`, who computes what, and `Timing`, what is overdue.
 
     Two threads use it: the master's, and the one that workers ask what is next, which `touch` has
     look.
@@ -97,9 +95,8 @@ class SharedRound:
                 self.handout.join(worker)
             self._forget(worker)
             question = Question(*self.handout.member(worker))
-        begin = Begin(
-            question, self._iteration, None if self._pace is None else self._pace.of(worker)
-        )
+        pace = None if self._pace is None else self._pace.of(worker)
+        begin = Begin(question, self._iteration, pace)
         return [Ask(worker, "share", (begin, self._leaves, self._place))]
 
     def heard(self, ask: Ask, message: Any, now: float) -> list[Ask]:
@@ -133,18 +130,15 @@ class SharedRound:
         with self._turn:
             if not self.handout.complete:
                 return []
-            computing = [
-                worker for worker in range(len(self._names)) if worker not in self._resting
-            ]
+            computing = [worker for worker in self._names if worker not in self._resting]
             wanted = [(worker, self._wanted(worker, now)) for worker in computing]
         step = self.handout.step
         return [Ask(worker, "deliver", (step, *one)) for worker, one in wanted if one is not None]
 
     def short(self, coming: Collection[int]) -> str:
         with self._turn:
-            return (
-                "" if self.handout.possible(coming) else ("nobody else stores some of their chunks")
-            )
+            possible = self.handout.possible(coming)
+        return "" if possible else "nobody else stores some of their chunks"
 
     def gradient(self) -> PyTree | None:
         if self._error is not None:
@@ -153,9 +147,8 @@ class SharedRound:
             return None
         leaves, tree = jax.tree.flatten(self._params)
         pairs = zip(leaves, self._total, strict=True)
-        return jax.device_put(
-            jax.tree.unflatten(tree, [one.astype(jnp.result_type(leaf)) for leaf, one in pairs])
-        )
+        total = [one.astype(jnp.result_type(leaf)) for leaf, one in pairs]
+        return jax.device_put(jax.tree.unflatten(tree, total))
 
     def end(self) -> None:
         """Whoever asks is told that it is over, whether there is a gradient or not."""
@@ -191,7 +184,7 @@ class SharedRound:
             self._resting[who.worker] = question.ticket, tell
 
     def time_goes_on(self, now: float) -> float:
-        """What time and the master's thread have brought; when to look next."""
+        """Do what time and the master's thread have brought; return when to look next."""
         with self._turn:
             if self._over or self.handout.settled:
                 self._tell_over()
@@ -199,9 +192,8 @@ class SharedRound:
             self._serve(now)
             deadlines = [deadline for _, deadline in self._sendings() if deadline > now]
             copies = {w: self.handout.begun(w) for w in self.handout.may_be_given(self._free())}
-            return min(
-                self.timing.next_look(now, self.handout.voided, copies), *deadlines, math.inf
-            )
+            next_look = self.timing.next_look(now, self.handout.voided, copies)
+            return min(next_look, *deadlines, math.inf)
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
@@ -232,8 +224,7 @@ class SharedRound:
             self._names[worker].add(keep)
 
     def _serve(self, now: float) -> None:
-        """Chunks for those that rest, and the question for their sums as soon as all chunks are in
-        one.
+        """Give chunks to those that rest, and ask for their sums as soon as all chunks are in one.
 
         Who is overdue by now is known before: a chunk that is done changes what others are expected
         to take.
@@ -257,12 +248,11 @@ class SharedRound:
             self._resting.clear()
 
     def _tell(self, worker: int, answer: Answer) -> None:
-        """With what becomes of its last gradient, and the sums that still stand."""
+        """Tell a worker what is next, what becomes of its last gradient, and which sums stand."""
         who = self.handout.member(worker)
         keep = self._keep.pop(worker, None)
-        self._names[worker] = {
-            name for name in self._names[worker] if self.handout.stands(who, name)
-        }
+        names = {name for name in self._names[worker] if self.handout.stands(who, name)}
+        self._names[worker] = names
         standing = tuple(sorted(name.number for name in self._names[worker]))
         answer = answer._replace(keep=None if keep is None else keep.number, standing=standing)
         ticket, tell = self._resting.pop(worker)
@@ -272,9 +262,9 @@ class SharedRound:
     # For both.
 
     def _forget(self, worker: int) -> None:
-        """What an earlier process was told."""
-        for known in (self._resting, self._told, self._given, self._keep, self._began):
-            known.pop(worker, None)
+        """Forget what an earlier process was told."""
+        for by_worker in (self._resting, self._told, self._given, self._keep, self._began):
+            by_worker.pop(worker, None)
         self._names[worker].clear()
         self._silent.discard(worker)
 
@@ -289,7 +279,7 @@ class SharedRound:
         return name.number, len(label)
 
     def _free(self) -> set[int]:
-        """Those that rest, but for who may be frozen while it sends its sum."""
+        """Workers that rest, but for those that may be frozen while they send their sums."""
         return self._resting.keys() - self._silent
 
     def _arrives(self, worker: int, message: Sum, now: float) -> bool:
@@ -320,7 +310,7 @@ class SharedRound:
             yield one.worker, deadline
 
     def _add(self, leaves: list[np.ndarray]) -> None:
-        """The first sum is Ray's own, and to be read only."""
+        """Add a sum to the total; the first one is Ray's own, and to be read only."""
         if not self._total or not leaves:
             self._total = self._total or list(leaves)
             return
@@ -329,8 +319,8 @@ class SharedRound:
         self._total = [np.add(one, other, out=out) for one, other, out in pairs]
 
 
-class Desk:
-    """Where workers ask what is next: a thread that answers for the `SharedRound` of this time.
+class Coordinator:
+    """The coordinator: a thread that tells workers what is next, by the `SharedRound` of this step.
 
     It listens at `host`, and is to be closed.
     """
@@ -344,7 +334,7 @@ class Desk:
         self.close = self._server.close
 
     def serve(self, one: SharedRound, began: float) -> None:
-        """From now on: `began` is the time that its times are counted from."""
+        """Answer by this round from now on; its times are counted from `began`."""
         self._serves = one, began
 
     def asked(self, message: Any, reply: Reply) -> None:

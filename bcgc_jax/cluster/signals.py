@@ -15,11 +15,11 @@ _listeners = 0
 
 
 def _answers() -> dict[int, Any]:
-    """Those that can be set here, but for signals that the process ignores."""
+    """The answers that can be set here, but for signals that the process ignores."""
     if threading.current_thread() is not threading.main_thread():
         return {}
-    found = {number: signal.getsignal(number) for number in _NUMBERS}
-    return {n: answer for n, answer in found.items() if answer not in (None, signal.SIG_IGN)}
+    answers = {number: signal.getsignal(number) for number in _NUMBERS}
+    return {n: answer for n, answer in answers.items() if answer not in (None, signal.SIG_IGN)}
 
 
 @contextlib.contextmanager
@@ -50,8 +50,7 @@ def handled() -> Iterator[None]:
 
 @contextlib.contextmanager
 def listening() -> Iterator[None]:
-    """A signal in here ends this, also where what it raised is swallowed (in a collector's
-    callback)."""
+    """A signal in here ends this, also where what it raised is swallowed (by a collector)."""
     global _came, _listeners
     _came = _came if _listeners else None
     _listeners += 1
@@ -76,8 +75,7 @@ def set_status(error: SystemExit) -> None:
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """They are heard at the end of this: who starts or ends processes has no way back from its
-    middle.
+    """Signals are heard at the end of this: starting and ending processes cannot be undone halfway.
 
     Also those that somebody else answers in here, as Ray does while it starts: its error may be
     swallowed.
@@ -99,5 +97,6 @@ def held_back() -> Iterator[None]:
             signal.set_wakeup_fd(before)
             with contextlib.suppress(BlockingIOError):
                 numbers = came.recv(4096)
-            for number in [n for n in numbers if n in answers][:1]:
-                signal.raise_signal(number)
+            heard = [number for number in numbers if number in answers]
+            if heard:
+                signal.raise_signal(heard[0])

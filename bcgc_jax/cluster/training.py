@@ -1,5 +1,4 @@
-r"""Gradient descent on worker processes, through slow, dead and silent ones, and through its own
-end.
+r"""Gradient descent on worker processes, slow, dead and silent ones, and through its own end.
 
 A step is taken with the exact gradient or not at all. What a fault costs is time.
 """
@@ -36,8 +35,7 @@ from bcgc_jax.coding.training import Training
 
 @pytree_dataclass
 class ClusterTraining(Training):
-    """A `Training` on processes, one entry for each of the K iterations of this run, and what
-    happened.
+    """A `Training` on processes, with an entry for each of K iterations, and what happened.
 
     Attributes:
       first_step: iterations that were done before, of a checkpoint.
@@ -57,14 +55,12 @@ class ClusterTraining(Training):
 
     @property
     def seconds(self) -> np.ndarray:
-        """Of each iteration, `[K]`, from sending parameters to having the next ones, recovery
-        included."""
+        """Seconds of each iteration, `[K]`, from parameters to the next, recovery included."""
         return np.diff(np.asarray(self.clock), prepend=0)
 
 
 class Step(NamedTuple):
-    """An iteration that is done: its number from 0, how it was done, and what `evaluate` said
-    after it."""
+    """An iteration that is done: its number from 0, how, and what `evaluate` said after it."""
 
     step: int
     seconds: float
@@ -186,13 +182,13 @@ def train_on_cluster(
         for step in range(first, num_steps):
             run.before_step(step, cluster)
             begin = time.perf_counter()
-            found = course.gradient(state[0], step)
-            state = jax.block_until_ready(_advance(optimizer, state, found.gradient))
+            gradient = course.gradient(state[0], step)
+            state = jax.block_until_ready(_advance(optimizer, state, gradient.gradient))
             seconds = time.perf_counter() - begin
             paced.append(course.paced)
             if checkpoints is not None:
                 checkpoints.save(step + 1, state, wait=step + 1 == num_steps)
-            course.hear(found)
+            course.hear(gradient)
             ended = Step(
                 step=step,
                 seconds=seconds,
@@ -231,7 +227,7 @@ def _advance(optimizer: optax.GradientTransformation, state: Any, gradient: PyTr
 def evaluated(
     evaluate: Callable[[PyTree], Any], run: Run, x64: bool, step: Step, params: PyTree
 ) -> Step:
-    """With its metrics, beside the training; JAX's precision is a setting of each thread."""
+    """A step with its metrics, beside the training; JAX's precision is a setting of each thread."""
     with jax.enable_x64(x64):
         step = step._replace(metrics=evaluate(params))
         if run.after_step is not None:
@@ -240,8 +236,7 @@ def evaluated(
 
 
 def json_lines(path: str | os.PathLike[str]) -> Callable[[Step], None]:
-    """For `after_step`: a line for each iteration at the end of a file, with the numbers of its
-    metrics.
+    """For `after_step`: write a line for each iteration, with its numbers, to the end of a file.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -257,7 +252,8 @@ def json_lines(path: str | os.PathLike[str]) -> Callable[[Step], None]:
         line: dict[str, Any] = {}
         for at, leaf in jax.tree_util.tree_leaves_with_path(step.metrics):
             if np.ndim(leaf) == 0 and np.asarray(leaf).dtype.kind in "biuf":
-                line[jax.tree_util.keystr(at, simple=True, separator="/") or "metric"] = float(leaf)
+                name = jax.tree_util.keystr(at, simple=True, separator="/")
+                line[name or "metric"] = float(leaf)
         line |= step._asdict()
         del line["metrics"]
         with path.open("a", encoding="utf-8") as file:

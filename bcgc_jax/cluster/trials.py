@@ -1,5 +1,4 @@
-"""Uncoded or work sharing? What the last steps took by the clock decides, step by step; no I/O, no
-clock.
+"""Uncoded or work sharing? What the last steps took decides, step by step; no I/O, no clock.
 
 Nothing is computed in advance: both are tried, for stints of some steps. To try uncoded steps loses
 nothing, for a training takes them anyway. What steps of sharing lose against them is counted, the
@@ -128,7 +127,7 @@ class Trials:
 
 
 def _variance(took: Collection[float]) -> float:
-    """Of the mean; 0 where it is not known."""
+    """The variance of the mean; 0 where it is not known."""
     if len(took) < 2:
         return 0.0
     mean = fmean(took)

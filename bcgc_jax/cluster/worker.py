@@ -45,8 +45,7 @@ class Duty(NamedTuple):
 
 
 class Message(NamedTuple):
-    """One task of one worker: the `seconds` it took, and the pieces of its block in a row,
-    `[size]`.
+    """One task of one worker: the `seconds` it took, and the pieces of its block, `[size]`.
 
     Without `values` they are kept: of a schedule, and where they are many. `done`: seconds since
     the worker began the iteration; `overrun`: those that it was still busy with the one before when
@@ -92,8 +91,7 @@ class _Part(NamedTuple):
 
 
 class WorkerProcess:
-    """One worker's share of the work. `stop` and `deliver` may be called by another thread while it
-    computes.
+    """One worker's share of the work, which other threads may `stop` and ask to `deliver`.
 
     Nothing interrupts the pass of a chunk, of a program that runs or of slowness on purpose: `stop`
     takes effect between chunks.
@@ -179,20 +177,19 @@ class WorkerProcess:
                 return
             # A message that is large is asked for, unless everyone's are needed.
             large = values.nbytes >= _MUCH and self.plan.blocks[task.block].level > 0
-            if keep := large or not self._coded:
+            keep = large or not self._coded
+            if keep:
                 kept[task.block, task.subsets[0]] = values
-            done = time.perf_counter() - begin
             yield Message(
                 task=task,
                 seconds=seconds,
                 values=None if keep else values,
-                done=done,
+                done=time.perf_counter() - begin,
                 overrun=overrun,
             )
 
     def deliver(self, call: int, block: int, subsets: Sequence[int]) -> np.ndarray | None:
-        """The sum over `subsets` of what was computed of a block, `[size]`, or its message if that
-        was kept.
+        """The sum over `subsets` of what was computed of a block, `[size]`, or its kept message.
 
         To be read only, and asked for what was said to be done; None if for another call.
         """
@@ -212,10 +209,9 @@ class WorkerProcess:
         begin = time.perf_counter()
         left = max(until - begin, 0)
         if left >= NEVER or free:
+            longest = min(left, threading.TIMEOUT_MAX)
             with self._changed:
-                self._changed.wait_for(
-                    lambda: self._stopped >= call, min(left, threading.TIMEOUT_MAX)
-                )
+                self._changed.wait_for(lambda: self._stopped >= call, longest)
         else:
             time.sleep(left)
         self._slept += time.perf_counter() - begin
@@ -229,8 +225,7 @@ class WorkerProcess:
         passes: dict[_Key, _Part],
         span: np.ndarray | None,
     ) -> np.ndarray | None:
-        """The message of a task, or the gradient of its subset; None if the call is stopped
-        before it."""
+        """The message of a task, or its subset's gradient; None if the call is stopped before."""
         block, subsets = self._tasks[number]
         share = self.plan.blocks[block].share
         weights = np.zeros(len(subsets))
@@ -243,23 +238,21 @@ class WorkerProcess:
             for chunk in part.chunks:
                 if self._stopped >= call:
                     return None
-                found, chunk.at = chunk.cut.gradients(chunk.at, block, self._later[number][j])
+                own, chunk.at = chunk.cut.gradients(chunk.at, block, self._later[number][j])
                 so_far = gradients[k]
-                gradients[k] = found if so_far is None else _added(so_far, found, chunk.weight)
+                gradients[k] = own if so_far is None else _added(so_far, own, chunk.weight)
                 # Else the next chunk would be begun before "stop" is heard.
                 jax.block_until_ready(gradients[k])
                 if span is not None:
                     done = (k + chunk.until) / len(subsets)
                     self._sleep(call, span[0] + (span[1] - span[0]) * done)
-        pieces = [
-            np.asarray(piece)
-            for piece in self._encode(block, self._rows[block], weights, gradients)
-        ]
+        encoded = self._encode(block, self._rows[block], weights, gradients)
+        pieces = [np.asarray(piece) for piece in encoded]
         # Not by XLA, which asks of each number anew which piece it is of: nine times slower.
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
     def _begin(self, subset: int, iteration: int, share: Any, params: PyTree) -> _Part:
-        """Chunks of one size, or of two that differ by a sample."""
+        """Begin the pass of a part, in chunks of one size, or of two that differ by a sample."""
         data = self.subsets[subset]
         size = self.duty.batch_size
         samples = num_samples(data)
@@ -299,10 +292,10 @@ class WorkerProcess:
 
 
 @jax.jit
-def _added(total: list[Array], found: list[Array], weight: float) -> list[Array]:
-    """In float32 at least."""
+def _added(total: list[Array], gradient: list[Array], weight: float) -> list[Array]:
+    """The sum, in float32 at least."""
     dtypes = [jnp.promote_types(one.dtype, jnp.float32) for one in total]
-    pairs = zip(total, found, dtypes, strict=True)
+    pairs = zip(total, gradient, dtypes, strict=True)
     return [one.astype(dtype) + weight * other.astype(dtype) for one, other, dtype in pairs]
 
 
@@ -314,24 +307,23 @@ def _message(
     weights: Array,
     gradients: list[Any],
 ) -> list[Array]:
-    """Piece by piece, from the subsets' gradients of the leaves; one without samples counts
-    nothing."""
+    """The message by pieces, from the leaves' gradients of the subsets; None counts nothing."""
     sent = []
     for k, (leaf, start, stop) in enumerate(plan.blocks[block].pieces):
         zero = jnp.zeros(leaves[leaf].shape, leaves[leaf].dtype)
-        parts = [(zero if found is None else found[k]).ravel()[start:stop] for found in gradients]
+        parts = [(zero if own is None else own[k]).ravel()[start:stop] for own in gradients]
         parts = [w.astype(g.dtype) * g for w, g in zip(weights, parts, strict=True)]
         sent.append(message(row, parts, plan.codes[block].wide))
     return sent
 
 
 def _later(plan: CodingPlan, tasks: Sequence[Task]) -> list[dict[int, tuple[int, ...]]]:
-    """For each task and each of its subsets, the blocks that tasks after it need of the same
-    samples."""
-    found: list[dict[int, tuple[int, ...]]] = []
-    known: dict[_Key, tuple[int, ...]] = {}
+    """For each task and subset, the blocks that later tasks need of the same samples."""
+    backwards: list[dict[int, tuple[int, ...]]] = []
+    needed: dict[_Key, tuple[int, ...]] = {}
     for block, subsets in reversed(tasks):
         share = plan.blocks[block].share
-        found.append({j: known.get((j, share), ()) for j in subsets})
-        known.update({(j, share): (block, *found[-1][j]) for j in subsets})
-    return found[::-1]
+        later = {j: needed.get((j, share), ()) for j in subsets}
+        needed.update({(j, share): (block, *later[j]) for j in subsets})
+        backwards.append(later)
+    return backwards[::-1]

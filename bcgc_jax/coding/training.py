@@ -244,7 +244,7 @@ def _shared_scheme(
     )
 
 
-_Pace = tuple[Array, Array, Passes | None]
+_Pace = tuple[Any, Any, Passes | None]
 
 
 def _pace(problem: Problem, plan: Plan, assigned: CodingPlan) -> _Pace:

@@ -1,5 +1,4 @@
-"""Work sharing in a training loop of one's own, beside any all-reduce: `serve` in one process,
-`join` in all.
+"""Work sharing in one's own training loop, beside any all-reduce: `serve` in one, `join` in all.
 
 To `join` needs no JAX, and no framework.
 """

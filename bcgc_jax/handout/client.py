@@ -1,5 +1,4 @@
-"""A worker's own training loop asks which chunk of a step's data it computes next. No JAX is
-needed here."""
+"""A worker's own training loop asks which chunk of a step it computes next; without JAX."""
 
 import operator
 import os
@@ -16,8 +15,7 @@ _AGAIN = 0.1
 
 
 class StepFailed(RuntimeError):
-    """A worker was lost before the step was complete: no sum counts, and all ask for the step
-    again."""
+    """A worker was lost in the step: no sum counts, and all ask for the step again."""
 
 
 class Chunk(NamedTuple):
@@ -44,10 +42,8 @@ class Chunk(NamedTuple):
         All chunks of a step have each sample once. ValueError where there are too few samples for a
         chunk.
         """
-        edges = [
-            (self.subset + share) * num_samples / num_subsets for share in (self.begin, self.end)
-        ]
-        first, last = map(round, edges)
+        first = round((self.subset + self.begin) * num_samples / num_subsets)
+        last = round((self.subset + self.end) * num_samples / num_subsets)
         if first == last:
             raise ValueError(
                 f"chunk {self.number} of subset {self.subset} has none of the {num_samples} "
@@ -78,8 +74,7 @@ class Share:
         self.held = tuple(self._chunk(-1, *chunk) for chunk in told["held"])
 
     def step(self, step: int) -> Iterator[Chunk]:
-        """This worker's chunks of a step, one after the other, until all chunks of all workers are
-        done.
+        """This worker's chunks of a step, one by one, until all workers have done all chunks.
 
         Who asks for the next one has done the one before: its gradient is there, and in this
         worker's sum. In JAX that takes `jax.block_until_ready`. After the last one the sum can go
@@ -158,7 +153,7 @@ def join(
 
 
 def key_of(key: bytes | str | None) -> bytes:
-    """ValueError if there is none."""
+    """The key in bytes; ValueError if there is none."""
     given = os.environ.get(KEY, "") if key is None else key
     if not given:
         raise ValueError(

@@ -45,13 +45,17 @@ class _Attempt:
         self.rows: list[tuple[Any, ...]] = []  # of the record
         self.is_over = False
 
+    def is_at(self, rank: int, ticket: Name) -> bool:
+        """Whether it is not over, the worker has begun it, and the ticket is one of it."""
+        return not self.is_over and rank in self.heard and ticket.step == self.number
+
     def rest(self, rank: int, reply: Reply, now: float) -> None:
         """A worker is free."""
         self.heard[rank] = now
         self.resting[rank] = reply
 
     def done(self, rank: int, ticket: Name, seconds: float, now: float) -> None:
-        """ValueError where the worker has no such ticket."""
+        """Note a chunk that is done; ValueError where the worker has no such ticket."""
         name, chunk = self.given.pop(rank, (None, None))
         if chunk is None or name != ticket:
             raise ValueError("it is no message of a worker")
@@ -60,8 +64,7 @@ class _Attempt:
         self.handout.done(self.handout.member(rank), ticket)
 
     def serve(self, now: float) -> None:
-        """Chunks for those that rest; that it is over, when all chunks are done and all workers
-        rest."""
+        """Hand out chunks to those that rest; end when all chunks are done and all workers rest."""
         for rank, ticket, chunk in hand_out(self.handout, self.timing, self.resting, now):
             self.given[rank] = ticket, chunk
             self.resting.pop(rank)({"over": False, "ticket": ticket, "chunk": chunk})
@@ -78,8 +81,9 @@ class _Attempt:
 
 
 class Coordinator:
-    """Made by `serve`. It ends with the `with`, or by `close`: who asks later gets a
-    ConnectionError.
+    """Hands out chunks until its `with` or `close` ends it; later questions fail.
+
+    It is made by `serve`. Who asks later gets a ConnectionError.
 
     Attributes:
       address: host and port, for `join`.
@@ -153,34 +157,26 @@ class Coordinator:
             return self._due - now
         # Who has not begun is waited for: perhaps it writes a checkpoint. But not who has ended.
         waited = {rank: max(since, attempt.began) for rank, since in self._gone.items()}
-        waited |= {
-            rank: since for rank, since in attempt.heard.items() if rank not in attempt.resting
-        }
+        for rank, since in attempt.heard.items():
+            if rank not in attempt.resting:
+                waited[rank] = since
         since, rank = min(((since, rank) for rank, since in waited.items()), default=(now, -1))
         self._due = since + self._patience
         if self._due > now:
             return self._due - now
         what = "has been gone" if rank in self._gone else "was silent"
-        self._fail(
-            f"worker {rank} {what} for {self._patience:g} s: step {attempt.step} is to be "
-            "begun anew"
-        )
+        why = f"worker {rank} {what} for {self._patience:g} s"
+        self._fail(f"{why}: step {attempt.step} is to be begun anew")
         return math.inf
 
     def _join(self, rank: int, reply: Reply) -> None:
         workers = len(self._storage.holders)
         if not 0 <= rank < workers:
-            reply(
-                {
-                    "refused": f"there are {workers} workers, from 0 to {workers - 1}: got rank "
-                    f"{rank}"
-                }
-            )
+            why = f"there are {workers} workers, from 0 to {workers - 1}: got rank {rank}"
+            reply({"refused": why})
             return
         self._lose(rank, f"another process has taken the place of worker {rank}")
-        self._ranks = {
-            line: other for line, other in self._ranks.items() if other != rank and line != reply
-        }
+        self._ranks = {line: other for line, other in self._ranks.items() if other != rank}
         self._ranks[reply] = rank
         self._gone.pop(rank, None)
         ends = itertools.accumulate(self._sizes)
@@ -194,12 +190,8 @@ class Coordinator:
         now = time.monotonic()
         if attempt is not None and not attempt.is_over:
             if step < attempt.step:
-                reply(
-                    {
-                        "refused": f"worker {rank} asks for step {step}, the others are at "
-                        f"{attempt.step}"
-                    }
-                )
+                why = f"worker {rank} asks for step {step}, the others are at {attempt.step}"
+                reply({"refused": why})
                 return
             if step > attempt.step:
                 self._fail(f"worker {rank} asks for step {step}, others are at {attempt.step}")
@@ -213,19 +205,14 @@ class Coordinator:
         ticket = _ticket(message)
         attempt = self._attempt
         now = time.monotonic()
-        if (
-            attempt is None
-            or ticket.step != attempt.number
-            or rank not in attempt.heard
-            or attempt.is_over
-        ):
+        if attempt is None or not attempt.is_at(rank, ticket):
             reply({"failed": self._failed or "this attempt at the step is over"})
             return
         attempt.done(rank, ticket, _seconds(message), now)
         attempt.rest(rank, reply, now)
 
     def _lose(self, rank: int, why: str) -> None:
-        """Of a worker that has begun the step that is not over: nobody's sum of it counts."""
+        """A worker is lost: if it has begun a step that is not over, nobody's sum of it counts."""
         attempt = self._attempt
         if attempt is not None and rank in attempt.heard and not attempt.is_over:
             self._fail(f"{why}: step {attempt.step} is to be begun anew")
@@ -249,10 +236,10 @@ class Coordinator:
 
 
 def _whole(message: dict[str, Any], name: str) -> int:
-    found = message.get(name)
-    if type(found) is not int:
+    number = message.get(name)
+    if type(number) is not int:
         raise ValueError("it is no message of a worker")
-    return found
+    return number
 
 
 def _ticket(message: dict[str, Any]) -> Name:
@@ -263,10 +250,10 @@ def _ticket(message: dict[str, Any]) -> Name:
 
 
 def _seconds(message: dict[str, Any]) -> float:
-    found = message.get("seconds")
-    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 <= found < _AGES:
+    seconds: Any = message.get("seconds")
+    if type(seconds) not in (int, float) or not 0 <= seconds < _AGES:
         raise ValueError("it is no message of a worker")
-    return found
+    return float(seconds)
 
 
 def serve(

@@ -1,5 +1,4 @@
-"""A line between two programs: frames of JSON, and a greeting by which each knows that the other
-has the key.
+"""A line between two programs: frames of JSON, after a greeting that shows that both have the key.
 
 Whoever has called says first what the other end's random number and its own one are with the key
 (HMAC of SHA-256); the other answers in kind. The key itself is never sent.
@@ -61,7 +60,7 @@ class Frames:
 
 
 def proof(key: bytes, side: bytes, own: bytes, other: bytes) -> bytes:
-    """That a side has the key: of its own random number and the other's."""
+    """The proof that a side has the key, of its own random number and the other's."""
     return hmac.digest(key, side + own + other, "sha256")
 
 

@@ -27,8 +27,7 @@ class Question(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What is next: first what becomes of the last gradient, then a chunk, or a sum to send, or the
-    end.
+    """What becomes of the last gradient, and what is next: a chunk, a sum to send, or the end.
 
     Attributes:
       keep: the sum that the last gradient is added to; None: it is dropped.
@@ -47,26 +46,21 @@ class Answer(NamedTuple):
 
 
 def question_of(message: Any) -> Question:
-    """From a decoded message; ValueError where it is none."""
+    """The question of a decoded message; ValueError where it is none."""
     if not (isinstance(message, list) and len(message) == len(Question._fields)):
         raise ValueError("it is no question")
     step, worker, life, ticket, seconds = message
     whole = all(type(one) is int for one in (step, worker, life, 0 if ticket is None else ticket))
     if not whole or type(seconds) not in (int, float):
         raise ValueError("it is no question")
-    return Question(
-        step=step,
-        worker=worker,
-        life=life,
-        ticket=ticket,
-        seconds=float(seconds),
-    )
+    return Question(step, worker, life, ticket, float(seconds))
 
 
 def answer_of(message: Any) -> Answer:
-    """From a decoded message."""
+    """The answer of a decoded message, with tuples in place of lists."""
     answer = Answer(*message)
-    chunk = answer.chunk
-    return answer._replace(
-        standing=tuple(answer.standing), chunk=None if chunk is None else (chunk[0], chunk[1])
-    )
+    answer = answer._replace(standing=tuple(answer.standing))
+    if answer.chunk is not None:
+        subset, number = answer.chunk
+        answer = answer._replace(chunk=(subset, number))
+    return answer

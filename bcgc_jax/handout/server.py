@@ -29,8 +29,7 @@ class Answers(Protocol):
         """The line of whoever was replied to by this has ended."""
 
     def look(self) -> float:
-        """What has changed without a message. Returns seconds until the next look, infinity for
-        never."""
+        """Do what time has brought; return seconds until the next look, infinity for never."""
 
 
 class Server:
@@ -63,13 +62,11 @@ class Server:
         self._timer: asyncio.TimerHandle | None = None
         self._looks = False  # soon
         self._lines: set[_Called] = set()
-        self._thread = threading.Thread(
-            target=self._loop.run_forever, name="hands out chunks", daemon=True
-        )
+        run = self._loop.run_forever
+        self._thread = threading.Thread(target=run, name="hands out chunks", daemon=True)
         self._thread.start()
-        listening = asyncio.run_coroutine_threadsafe(
-            self._loop.create_server(lambda: _Called(self), host, port), self._loop
-        )
+        listen = self._loop.create_server(lambda: _Called(self), host, port)
+        listening = asyncio.run_coroutine_threadsafe(listen, self._loop)
         try:
             self._listening = listening.result()
         except OSError:
@@ -101,8 +98,7 @@ class Server:
             self._loop.call_soon(self.look)
 
     def look(self) -> None:
-        """In the server's thread. A timer that is too early stays: it is cheaper than a new one
-        each time."""
+        """Look now, in the server's thread, and set a timer for the next look."""
         self._looks = False
         after = self.answers.look()
         if after == math.inf:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from bcgc_jax.cluster.chunks import Begin, ChunkWorker, Place
-from bcgc_jax.cluster.shared_round import Desk, SharedRound
+from bcgc_jax.cluster.shared_round import Coordinator, SharedRound
 from bcgc_jax.cluster.worker import Duty
 from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.gradients import split_unevenly
@@ -316,11 +316,10 @@ def test_a_worker_whose_line_breaks_asks_again_and_has_the_same_answer():
 
 
 class _Cut:
-    """Answers for a `Desk`, but for some questions of each worker: their lines are cut, heard or
-    not."""
+    """Answers for a `Coordinator`, but cuts the lines of some questions, heard or not."""
 
-    def __init__(self, desk):
-        self.look, self.left, self.answer = desk.look, desk.left, desk.asked
+    def __init__(self, coordinator):
+        self.look, self.left, self.answer = coordinator.look, coordinator.left, coordinator.asked
         self.heard = dict.fromkeys(range(N), 0)
         self.cut = 0
 
@@ -336,11 +335,11 @@ class _Cut:
 
 def test_workers_call_again_over_lines_of_their_own():
     world, _, params, data = _world(_even)
-    desk, sums = Desk("127.0.0.1"), queue.Queue[Any]()
-    desk._server.answers = cut = _Cut(desk)
+    coordinator, sums = Coordinator("127.0.0.1"), queue.Queue[Any]()
+    coordinator._server.answers = cut = _Cut(coordinator)
     leaves = jax.tree.leaves(params)
-    one = SharedRound(world.plan, params, 0, 1, leaves, None, desk.place, desk.touch)
-    desk.serve(one, 0.0)
+    one = SharedRound(world.plan, params, 0, 1, leaves, None, coordinator.place, coordinator.touch)
+    coordinator.serve(one, 0.0)
 
     def answer(ask):
         process = world.workers[ask.worker]
@@ -350,7 +349,7 @@ def test_workers_call_again_over_lines_of_their_own():
         for found in given:
             sums.put((ask, found))
 
-    with ThreadPoolExecutor(2 * N) as threads, contextlib.closing(desk):
+    with ThreadPoolExecutor(2 * N) as threads, contextlib.closing(coordinator):
         asks = [ask for worker in range(N) for ask in one.begin(worker, 0.0)]
         while (gradient := one.gradient()) is None:
             for ask in asks:
@@ -371,10 +370,10 @@ def test_what_goes_wrong_while_workers_are_answered_is_raised_where_the_gradient
     world, _, params, _ = _world(_even)
     one = SharedRound(world.plan, params, 0, 1, [], None, Place("", 0, b""), world.touch)
     monkeypatch.setattr(one.handout, "next", raising(ValueError("a mistake")))
-    with contextlib.closing(Desk("127.0.0.1")) as desk:
-        desk.serve(one, 0.0)
-        desk.asked(list(Question(0, 0, 0)), print)
-        desk.look()
+    with contextlib.closing(Coordinator("127.0.0.1")) as coordinator:
+        coordinator.serve(one, 0.0)
+        coordinator.asked(list(Question(0, 0, 0)), print)
+        coordinator.look()
         with pytest.raises(ValueError, match="a mistake"):
             one.gradient()
 

@@ -12,7 +12,6 @@ from bcgc_jax.plans.marks import marks_of
 from bcgc_jax.solvers.expected_maximum import Workers, derivatives, sums_over_nodes
 from bcgc_jax.solvers.lanes import loop
 from tests.oracles import laws
-from tests.oracles.programme import best_of_two_speeds, best_shares, level_times
 from tests.problems import SIZE, expected_max, known, padded, slow
 
 # The paper's, one of a heavy tail, one whose density is infinite at its shift, and measured times,
@@ -71,43 +70,6 @@ def test_the_slope_of_the_optimum_in_the_law_is_that_of_central_differences(x64)
 
 
 @pytest.mark.slow
-def test_the_slope_of_an_optimum_where_pieces_meet_is_that_of_a_linear_programme(x64):
-    """In a speed and its probability; with start-ups, which all have to wait for, of rows."""
-
-    @jax.jit
-    @jax.value_and_grad
-    def two_speeds(numbers):
-        return bcgc.solve(
-            bcgc.Problem(bcgc.TwoSpeed(1.0, *numbers), 5, 1_000, 5.0)
-        ).expected_runtime
-
-    def exact(numbers):
-        speed, probability = numbers.tolist()
-        return 1_000 * best_of_two_speeds(1.0, speed, probability, 5)
-
-    for at in (np.array([5.0, 0.3]), np.array([3.0, 0.3]), np.array([8.3, 0.12])):
-        value, slope = two_speeds(at)
-        assert value == pytest.approx(exact(at), rel=1e-6)
-        for move, one in zip(1e-4 * np.eye(2), slope, strict=True):
-            below, here, above = (exact(at + s * move) for s in (-1, 0, 1))
-            # where pieces meet they differ
-            low, high = np.sort([here - below, above - here]) / 1e-4
-            # Worst measured 1.1e-4, of multipliers that leave a gap of 1e-6; at a fixed plan 4e-2.
-            assert low - 3e-4 * abs(low) <= one <= high + 3e-4 * abs(high)
-
-    times = np.random.default_rng(7).lognormal(0.0, 0.8, (40, 5))
-
-    @jax.jit
-    @jax.grad
-    def rows(power):
-        law = bcgc.EmpiricalRows(jnp.asarray(times) ** power)
-        return bcgc.solve(bcgc.Problem(law, 5, 1_000, 5.0, start_up=300 * power)).expected_runtime
-
-    above, below = (1_000 * best_shares(level_times(times**p))[0] for p in (1 + 1e-5, 1 - 1e-5))
-    assert float(rows(1.0)) == pytest.approx(300 + (above - below) / 2e-5, rel=1e-4)
-
-
-@pytest.mark.slow
 def test_only_the_value_of_an_optimum_has_a_slope(x64):
     """Of one partition, and of all that follow from it; what has none is NaN, and spoils
     nothing."""
@@ -124,27 +86,6 @@ def test_only_the_value_of_an_optimum_has_a_slope(x64):
     # Twice the work takes twice the time.
     np.testing.assert_allclose(slope, numbers(costs)[0] / jnp.sum(costs), rtol=1e-9)
     assert all(np.isnan(other).all() for other in others)
-
-
-@pytest.mark.smoke
-@pytest.mark.parametrize(("fast", "slow", "times"), [(0.7, 3.2, 4), (1.0, 9.0, 1), (1.1, 1.6, 12)])
-def test_the_optimum_of_two_speeds_is_that_of_a_linear_programme(x64, fast, slow, times):
-    """Of 25 measured times, so many of them slow: as many atoms as above."""
-    law = bcgc.Empirical([fast] * (25 - times) + [slow] * times)
-    for workers in (4, 11):
-        solution = bcgc.solve(padded(law, workers, 6_000, 5))
-        exact = 30_000 / workers * best_of_two_speeds(fast, slow, times / 25, workers)
-        assert int(solution.status) == bcgc.Status.CONVERGED
-        assert solution.lower_bound <= exact * (1 + 1e-10)
-        assert exact * (1 - 1e-10) <= solution.expected_runtime <= exact * (1 + 1e-6)
-
-
-@pytest.mark.slow
-def test_workers_that_are_never_slow_need_no_redundancy(x64):
-    solution = bcgc.solve(padded(bcgc.distributions.Deterministic(2.5), 6, 6_000, 5))
-    exact = 5 / 6 * 6_000 * 2.5  # Theorem 2: all at level 0
-    assert exact * (1 - 1e-12) <= solution.expected_runtime <= exact * (1 + 2e-6)
-    assert (solution.lower_bound <= exact, known(solution.rounded)[0]) == (True, 6_000)
 
 
 def test_levels_that_may_be_used_are_the_only_ones_and_cost_what_a_restricted_search_finds(x64):
@@ -219,16 +160,6 @@ def test_slopes_and_hessian_are_differences_of_the_exact_expectation(x64, name):
         # Of the central difference; worst measured 2e-6 of the largest entry.
         atol = 1e-5 * np.abs(hessian).max()
         np.testing.assert_allclose(hessian[k], (above - below) / (2 * move[k]), atol=atol)
-
-
-@pytest.mark.slow
-def test_single_precision_stays_inside_where_rounding_spoils_the_path():
-    problem = bcgc.Problem(bcgc.TwoSpeed(0.7, 3.2, 0.15), 50, 20_000)
-    solution = bcgc.solve(problem)
-    assert float(known(solution.partition).min()) >= 0
-    exact = 20_000 / 50 * best_of_two_speeds(0.7, 3.2, 0.15, 50)
-    assert solution.lower_bound <= exact <= solution.expected_runtime * (1 + 1e-5)
-    assert solution.expected_runtime < 1.001 * exact
 
 
 def test_the_elimination_solves_a_positive_definite_system(x64):

@@ -1,5 +1,4 @@
-"""What the master knows of an iteration: who has announced what, whom it asked, what has come, and
-its sums.
+"""The master's book of an iteration's messages: what is announced, asked for, here, and decoded.
 
 A block at level n of a code is decoded with its (N-n)-th message, one of nested groups with one of
 each group: large messages are announced, and so many are asked for. No line here knows of
@@ -18,8 +17,7 @@ from bcgc_jax.coding.gradients import CodingPlan, PyTree, assemble
 
 
 class Question(NamedTuple):
-    """For a worker's message of a `block`; of a schedule, for the sum over `subsets` that it has
-    finished."""
+    """A question for a worker's message of a `block`; of a schedule, for the sum over `subsets`."""
 
     worker: int
     block: int
@@ -27,8 +25,7 @@ class Question(NamedTuple):
 
 
 class Decoder:
-    """Makes blocks of what the workers of `plan` send, and a gradient shaped as `params` of the
-    blocks.
+    """Makes blocks of what workers send, and a gradient shaped as `params` of the blocks.
 
     `needed`, `[B]`, is how many messages of each block are enough, `last` the last task of each
     worker. Messages are read where they are, in Ray's store, in one pass, and by NumPy: a program
@@ -43,34 +40,32 @@ class Decoder:
         self.offers = offers_of(plan)
         self.last = [plan.tasks(worker)[-1] for worker in range(plan.num_workers)]
         self._encodings = [np.asarray(code.encoding) for code in plan.codes]
-        for encoding in self._encodings[:1]:  # compiled, once for so many workers
-            decoding_weights(encoding, np.ones(plan.num_workers, bool))
+        # compiled, once for so many workers
+        decoding_weights(self._encodings[0], np.ones(plan.num_workers, bool))
 
-    def part(self, block: int, messages: Mapping[int, np.ndarray]) -> list[np.ndarray] | None:
-        """The pieces of a block from the `messages`, `[size]`, of some workers; None if they are
-        too few.
+    def gradients(self, block: int, messages: Mapping[int, np.ndarray]) -> list[np.ndarray] | None:
+        """The gradients of a block by leaf, from `messages`, `[size]`; None if these are too few.
 
-        Of a schedule `messages[0]` is the sum over all subsets.
+        Messages are by worker; of a schedule `messages[0]` is the sum over all subsets.
         """
         weights = np.ones(1)
         if self.plan.coded:
             arrived = np.isin(np.arange(self.plan.num_workers), list(messages))
-            found = decoding_weights(self._encodings[block], arrived)
-            if not found.decodable:
+            decoding = decoding_weights(self._encodings[block], arrived)
+            if not decoding.decodable:
                 return None
-            weights = np.asarray(found.weights)
-        scaled = [
-            (self.plan.scaling * weights[w], sent) for w, sent in messages.items() if weights[w]
-        ]
-        parts = []
+            weights = np.asarray(decoding.weights)
+        scale = self.plan.scaling
+        scaled = [(scale * weights[w], sent) for w, sent in messages.items() if weights[w]]
+        gradients = []
         begin = 0
         for leaf, start, stop in self.plan.blocks[block].pieces:
-            parts.append(_sum(scaled, begin, np.empty(stop - start, self._dtypes[leaf])))
+            gradients.append(_sum(scaled, begin, np.empty(stop - start, self._dtypes[leaf])))
             begin += stop - start
-        return parts
+        return gradients
 
     def gradient(self, parts: Sequence[Sequence[np.ndarray]]) -> PyTree:
-        """From the pieces of all blocks."""
+        """The full gradient from `gradients` of all blocks."""
         return jax.device_put(assemble(self.plan.blocks, parts, self._params, np))
 
 
@@ -94,7 +89,7 @@ def _sum(scaled: Sequence[tuple[float, np.ndarray]], begin: int, out: np.ndarray
     return out
 
 
-class Rule:
+class MessageBook:
     """One iteration: who has announced what, whom the master asked, and what has come.
 
     A block is made of pieces, so many of which are wanted: of a schedule the gradients of all
@@ -117,12 +112,12 @@ class Rule:
         self._messages: list[dict[int, np.ndarray]] = [{} for _ in self._wanted]
 
     def report(self, announced: Question) -> list[Question]:
-        """A worker has done a task."""
+        """Note that a worker has done a task."""
         self._ready[announced.block, announced.worker, pieces_of(self._plan, announced)] = True
         return self.due(announced.block)
 
     def take(self, question: Question, values: np.ndarray) -> bool:
-        """What was asked for came, or a message unasked: whether it counts."""
+        """Take what was asked for, or a message unasked; return whether it counts."""
         worker, block, _ = question
         pieces = pieces_of(self._plan, question)
         messages = self._messages[block]
@@ -141,21 +136,22 @@ class Rule:
             messages[0] = messages[0] + values if messages else values
         return True
 
-    def part(self, block: int) -> list[np.ndarray] | None:
-        """The gradients of a block, None before the last of its pieces."""
+    def gradients(self, block: int) -> list[np.ndarray] | None:
+        """The gradients of a block by leaf, None before the last of its pieces."""
         coming = sum(len(pieces_of(self._plan, q)) for q in self._open if q.block == block)
         if self._taken[block].sum() - coming < self._wanted[block]:
             return None
-        if (part := self.decoder.part(block, self._messages[block])) is None:
+        gradients = self.decoder.gradients(block, self._messages[block])
+        if gradients is None:
             # random codes amplify too much once in a great while: one more helps
             self._wanted[block] += 1
             return None
         self._wanted[block] = 0
         self._messages[block] = {}
-        return part
+        return gradients
 
     def lose(self, worker: int) -> list[Question]:
-        """A worker is lost, and with it what it had and was asked for; a successor begins anew."""
+        """Forget what a lost worker had and was asked for; a successor begins anew."""
         self._ready[:, worker] = False
         lost = {question for question in self._open if question.worker == worker}
         self._open -= lost
@@ -164,13 +160,12 @@ class Rule:
         return [question for block in range(len(self._wanted)) for question in self.due(block)]
 
     def possible(self, coming: np.ndarray) -> np.ndarray:
-        """Whether each block can be had, bool `[B]`, if all tasks of `coming`, bool `[N]`, will
-        be done."""
+        """Whether each block can be had, bool `[B]`, if `coming`, bool `[N]`, do all tasks."""
         there = self._ready | (self.decoder.offers & coming[:, None])
         return np.sum(self._taken | there.any(axis=1), axis=1) >= self._wanted
 
     def due(self, block: int) -> list[Question]:
-        """For what nobody was asked for: few questions, and of those who had few."""
+        """Questions for what nobody was asked for: few, and for workers that had few."""
         taken = self._taken[block]
         ready = self._ready[block]
         questions = []
@@ -182,12 +177,10 @@ class Rule:
             if not useful[worker]:
                 break
             chosen = np.flatnonzero(ready[worker] & ~taken)
-            own = (
-                self._plan.codes[block].subsets[worker]
-                if self._plan.coded
-                else tuple(chosen.tolist())
-            )
-            questions.append(Question(worker, block, own))
+            subsets = tuple(chosen.tolist())
+            if self._plan.coded:
+                subsets = self._plan.codes[block].subsets[worker]
+            questions.append(Question(worker, block, subsets))
             taken[chosen] = True
             self._asked[worker] += 1
         self._open.update(questions)
@@ -195,18 +188,21 @@ class Rule:
 
 
 def pieces_of(plan: CodingPlan, question: Question) -> list[int]:
-    """Their numbers: of a schedule the subsets', of a code the worker's or its group's."""
+    """The numbers of pieces: of a schedule the subsets', of a code the worker's or its group's."""
     worker, block, subsets = question
     if not plan.coded:
         return list(subsets)
     groups = plan.groups[block] if plan.groups else ()
-    return [next((number for number, group in enumerate(groups) if worker in group), worker)]
+    for number, group in enumerate(groups):
+        if worker in group:
+            return [number]
+    return [worker]
 
 
 def offers_of(plan: CodingPlan) -> np.ndarray:
     """Which pieces of each block a worker's tasks make, bool `[B, worker, piece]`."""
-    found = np.zeros((len(plan.blocks), plan.num_workers, plan.num_workers), bool)
+    offers = np.zeros((len(plan.blocks), plan.num_workers, plan.num_workers), bool)
     for worker in range(plan.num_workers):
         for task in plan.tasks(worker):
-            found[task.block, worker, pieces_of(plan, Question(worker, *task))] = True
-    return found
+            offers[task.block, worker, pieces_of(plan, Question(worker, *task))] = True
+    return offers

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from bcgc_jax.cluster.master import _Iteration
+from bcgc_jax.cluster.message_book import Decoder, MessageBook, Question, offers_of
 from bcgc_jax.cluster.processes import WorkersLost
 from bcgc_jax.cluster.rounds import Ask, CodedRound
-from bcgc_jax.cluster.rules import Decoder, Question, Rule, offers_of
 from bcgc_jax.cluster.worker import Message
 from bcgc_jax.coding.codes import gradient_code
 from bcgc_jax.coding.gradients import (
@@ -72,12 +72,12 @@ def test_the_mean_gradient_comes_back_from_as_many_messages_as_are_needed(x64: N
         arrived = rng.permutation(N)[: decoder.needed[block]]
         messages = {int(worker): values[worker] for worker in arrived}
         with compilations() as compiled:
-            found = decoder.part(block, messages)
+            found = decoder.gradients(block, messages)
         assert compiled == []
         assert found is not None
         parts.append(found)
         if block == 0:  # not all that hold a subset which others do not
-            assert decoder.part(block, {w: m for w, m in messages.items() if w}) is None
+            assert decoder.gradients(block, {w: m for w, m in messages.items() if w}) is None
     gradient = decoder.gradient(parts)
     # The last leaf comes first.
     want = gradients.mean(axis=0)
@@ -92,7 +92,9 @@ def test_no_plan_has_programs_of_its_own_which_the_master_would_keep() -> None:
     messages = sent(other, np.ones((N, 22), np.float32))
     with compilations() as compiled:
         decoder = Decoder(other, params)
-        decoder.gradient([known(decoder.part(b, dict(enumerate(messages[b])))) for b in range(3)])
+        decoder.gradient(
+            [known(decoder.gradients(b, dict(enumerate(messages[b])))) for b in range(3)]
+        )
     assert compiled == []
 
 
@@ -102,7 +104,7 @@ def test_sums_over_all_subsets_are_divided_into_the_parameters_own_dtypes() -> N
     decoder, rng = Decoder(plan, params), np.random.default_rng(0)
     total = rng.normal(size=22).astype(np.float32)
     with compilations() as compiled:
-        gradient = decoder.gradient([known(decoder.part(0, {0: total}))])
+        gradient = decoder.gradient([known(decoder.gradients(0, {0: total}))])
     assert compiled == []
     assert_alike(gradient, params)
     np.testing.assert_array_equal(gradient["b"], total[:7] / 4)
@@ -137,15 +139,15 @@ CASES = {
 }
 
 
-def rule_of(plan: CodingPlan) -> Rule:
+def book_of(plan: CodingPlan) -> MessageBook:
     """What is summed, or decoded, are the names of workers."""
     needed, offers = plan.rule.awaited(None), offers_of(plan)
     decoder: Any = SimpleNamespace(plan=plan, needed=needed, offers=offers)
     names = range(plan.num_workers)
-    decoder.part = lambda _, messages: (
+    decoder.gradients = lambda _, messages: (
         [w in messages for w in names] if plan.coded else messages[0].tolist()
     )
-    return Rule(decoder)
+    return MessageBook(decoder)
 
 
 class World:
@@ -161,7 +163,7 @@ class World:
         self, plan: CodingPlan, rng: np.random.Generator, deaths: int, replaced: float
     ) -> None:
         self.plan, self.rng, self.deaths, self.replaced = plan, rng, deaths, replaced
-        self.rule, self.needed = rule_of(plan), plan.rule.awaited(None)
+        self.book, self.needed = book_of(plan), plan.rule.awaited(None)
         workers, blocks = plan.num_workers, len(plan.blocks)
         self.alive = np.ones(workers, bool)
         self.hung = np.zeros(workers, bool)
@@ -227,7 +229,7 @@ class World:
     def task(self, w: int) -> None:
         task = self.plan.tasks(w)[self.done[w]]
         self.done[w] += 1
-        self.questions(self.rule.report(Question(w, *task)))
+        self.questions(self.book.report(Question(w, *task)))
 
     def answer(self, k: int) -> None:
         """Of who was lost it counts if its successor is asked for the same, or of a code if
@@ -238,13 +240,13 @@ class World:
         counts = not self.complete[block] and (question in self.open or new)
         values = np.isin(np.arange(self.plan.num_workers), subsets).astype(int)
         values.setflags(write=False)  # as those from Ray's store
-        assert self.rule.take(question, values) == counts
+        assert self.book.take(question, values) == counts
         self.open.discard(question)
         if counts:
             self.unasked[block] += new
             assert not self.had[block] & self.pieces(*question)
             self.had[block] |= self.pieces(*question)
-            part: Any = self.rule.part(block)
+            part: Any = self.book.gradients(block)
             self.complete[block] = len(self.had[block]) >= self.needed[block]
             assert (part is not None) == self.complete[block]
             assert part is None or sum(part) == self.needed[block]
@@ -260,7 +262,7 @@ class World:
         self.life[w] += 1
         self.done[w] = 0
         self.open = {question for question in self.open if question.worker != w}
-        self.questions(self.rule.lose(w))
+        self.questions(self.book.lose(w))
 
     def possible(self) -> np.ndarray:
         """By the definition: enough pieces have been had, or have somebody left."""
@@ -278,7 +280,7 @@ def test_every_piece_counts_once_whoever_dies(case):
     for trial in range(36):
         world = World(plan, rng, deaths=trial % (plan.num_workers + 2), replaced=replaced)
         while world.step():
-            possible = world.rule.possible(world.alive)
+            possible = world.book.possible(world.alive)
             assert possible[~world.complete].tolist() == world.possible()[~world.complete].tolist()
         # It stands still only with all that can be had: each block whose pieces the survivors hold.
         assert world.complete.tolist() == world.possible().tolist()
@@ -288,16 +290,16 @@ def test_every_piece_counts_once_whoever_dies(case):
 
 
 def test_where_a_code_amplifies_too_much_one_message_more_is_asked_for():
-    rule: Any = rule_of(made(1)[0])
-    part, rule.decoder.part = rule.decoder.part, lambda block, messages: None
-    asked = [q for w in (2, 0, 3, 1) for q in rule.report(Question(w, 1, ()))]
+    book: Any = book_of(made(1)[0])
+    part, book.decoder.gradients = book.decoder.gradients, lambda block, messages: None
+    asked = [q for w in (2, 0, 3, 1) for q in book.report(Question(w, 1, ()))]
     assert [q.worker for q in asked] == [2, 0, 3]
-    assert [rule.take(q, np.zeros(1)) for q in asked] == [True] * 3
-    assert rule.part(1) is None
-    rule.decoder.part = part
-    (more,) = rule.due(1)
-    assert (more.worker, rule.take(more, np.zeros(1)), rule.part(1)) == (1, True, [1, 1, 1, 1])
-    assert not rule.take(more, np.zeros(1))
+    assert [book.take(q, np.zeros(1)) for q in asked] == [True] * 3
+    assert book.gradients(1) is None
+    book.decoder.gradients = part
+    (more,) = book.due(1)
+    assert (more.worker, book.take(more, np.zeros(1)), book.gradients(1)) == (1, True, [1, 1, 1, 1])
+    assert not book.take(more, np.zeros(1))
 
 
 def test_whoever_of_a_group_is_first_not_a_bit_is_different():
@@ -305,7 +307,7 @@ def test_whoever_of_a_group_is_first_not_a_bit_is_different():
     decoder = Decoder(plan, np.zeros(10, np.float32))
     gradients = np.random.default_rng(1).normal(size=(N, 6)).astype(np.float32)
     sums = np.repeat(gradients.reshape(2, 2, -1).sum(axis=1), 2, axis=0)
-    found = [known(decoder.part(1, {w: sums[w] for w in two}))[0] for two in ((0, 3), (2, 1))]
+    found = [known(decoder.gradients(1, {w: sums[w] for w in two}))[0] for two in ((0, 3), (2, 1))]
     np.testing.assert_allclose(found[0], gradients.mean(axis=0), atol=1e-6)
     np.testing.assert_array_equal(found[0], found[1])
 
@@ -326,9 +328,9 @@ def test_a_block_is_asked_for_as_soon_as_it_is_covered_and_not_before():
 
 
 def test_who_has_most_is_asked_and_nobody_twice():
-    rule = rule_of(scheduled(3, 3))
+    book = book_of(scheduled(3, 3))
     reports = (0, 0), (1, 1), (0, 1), (1, 2), (2, 2)
-    asked = [[q[::2] for q in rule.report(Question(w, 0, (j,)))] for w, j in reports]
+    asked = [[q[::2] for q in book.report(Question(w, 0, (j,)))] for w, j in reports]
     assert asked == [[], [], [], [(0, (0, 1)), (1, (2,))], []]
 
 

@@ -1,0 +1,78 @@
+"""Optima where the expected runtime is polyhedral, against linear programming."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bcgc_jax as bcgc
+from tests.oracles.programme import best_of_two_speeds, best_shares, level_times
+from tests.problems import known, padded
+
+
+@pytest.mark.slow
+def test_the_slope_of_an_optimum_where_pieces_meet_is_that_of_a_linear_programme(x64):
+    """In a speed and its probability; with start-ups, which all have to wait for, of rows."""
+
+    @jax.jit
+    @jax.value_and_grad
+    def two_speeds(numbers):
+        return bcgc.solve(
+            bcgc.Problem(bcgc.TwoSpeed(1.0, *numbers), 5, 1_000, 5.0)
+        ).expected_runtime
+
+    def exact(numbers):
+        speed, probability = numbers.tolist()
+        return 1_000 * best_of_two_speeds(1.0, speed, probability, 5)
+
+    for at in (np.array([5.0, 0.3]), np.array([3.0, 0.3]), np.array([8.3, 0.12])):
+        value, slope = two_speeds(at)
+        assert value == pytest.approx(exact(at), rel=1e-6)
+        for move, one in zip(1e-4 * np.eye(2), slope, strict=True):
+            below, here, above = (exact(at + s * move) for s in (-1, 0, 1))
+            # where pieces meet they differ
+            low, high = np.sort([here - below, above - here]) / 1e-4
+            # Worst measured 1.1e-4, of multipliers that leave a gap of 1e-6; at a fixed plan 4e-2.
+            assert low - 3e-4 * abs(low) <= one <= high + 3e-4 * abs(high)
+
+    times = np.random.default_rng(7).lognormal(0.0, 0.8, (40, 5))
+
+    @jax.jit
+    @jax.grad
+    def rows(power):
+        law = bcgc.EmpiricalRows(jnp.asarray(times) ** power)
+        return bcgc.solve(bcgc.Problem(law, 5, 1_000, 5.0, start_up=300 * power)).expected_runtime
+
+    above, below = (1_000 * best_shares(level_times(times**p))[0] for p in (1 + 1e-5, 1 - 1e-5))
+    assert float(rows(1.0)) == pytest.approx(300 + (above - below) / 2e-5, rel=1e-4)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(("fast", "slow", "times"), [(0.7, 3.2, 4), (1.0, 9.0, 1), (1.1, 1.6, 12)])
+def test_the_optimum_of_two_speeds_is_that_of_a_linear_programme(x64, fast, slow, times):
+    """Of 25 measured times, so many of them slow: as many atoms as above."""
+    law = bcgc.Empirical([fast] * (25 - times) + [slow] * times)
+    for workers in (4, 11):
+        solution = bcgc.solve(padded(law, workers, 6_000, 5))
+        exact = 30_000 / workers * best_of_two_speeds(fast, slow, times / 25, workers)
+        assert int(solution.status) == bcgc.Status.CONVERGED
+        assert solution.lower_bound <= exact * (1 + 1e-10)
+        assert exact * (1 - 1e-10) <= solution.expected_runtime <= exact * (1 + 1e-6)
+
+
+@pytest.mark.slow
+def test_workers_that_are_never_slow_need_no_redundancy(x64):
+    solution = bcgc.solve(padded(bcgc.distributions.Deterministic(2.5), 6, 6_000, 5))
+    exact = 5 / 6 * 6_000 * 2.5  # Theorem 2: all at level 0
+    assert exact * (1 - 1e-12) <= solution.expected_runtime <= exact * (1 + 2e-6)
+    assert (solution.lower_bound <= exact, known(solution.rounded)[0]) == (True, 6_000)
+
+
+@pytest.mark.slow
+def test_single_precision_stays_inside_where_rounding_spoils_the_path():
+    problem = bcgc.Problem(bcgc.TwoSpeed(0.7, 3.2, 0.15), 50, 20_000)
+    solution = bcgc.solve(problem)
+    assert float(known(solution.partition).min()) >= 0
+    exact = 20_000 / 50 * best_of_two_speeds(0.7, 3.2, 0.15, 50)
+    assert solution.lower_bound <= exact <= solution.expected_runtime * (1 + 1e-5)
+    assert solution.expected_runtime < 1.001 * exact

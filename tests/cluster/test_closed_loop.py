@@ -1,5 +1,4 @@
-"""Training that tries uncoded steps and work sharing, or makes its data on the workers: always
-exact."""
+"""Training that tries uncoded steps and work sharing, or makes its data on workers, is exact."""
 
 import os
 import signal
@@ -218,8 +217,7 @@ def cluster():
 
 @pytest.mark.slow
 def test_it_shares_the_work_of_slow_workers_and_trains_as_plain_descent_does(cluster):
-    """Worker 3 takes five times as long, and in the middle worker 0 in its place; another is
-    killed."""
+    """Worker 3 takes five times as long, and later worker 0 does; another worker is killed."""
     params, data = case(40)
     slow = np.ones((60, N))
     slow[:30, 3], slow[30:, 0] = 5, 5
@@ -239,8 +237,7 @@ def test_it_shares_the_work_of_slow_workers_and_trains_as_plain_descent_does(clu
 
 
 def sleeping(params, batch):
-    """The loss, with a pass that takes time in proportion to its samples, and that nobody can
-    interrupt."""
+    """The loss, in a pass that nobody can interrupt and that takes a time for each sample."""
 
     def sleep(x):
         time.sleep(0.012 * x.size)
@@ -254,8 +251,7 @@ def sleeping(params, batch):
 
 @pytest.mark.slow
 def test_equal_workers_that_cannot_be_interrupted_compute_each_chunk_once(cluster, monkeypatch):
-    """By a code with two subsets each they computed everything twice. What the loop's trials
-    cost, test_trials says."""
+    """By a code with two subsets they computed all twice; test_trials says what trials cost."""
     params, data = case(40)
     gradient, computed = cluster.gradient, []
 
@@ -288,8 +284,7 @@ def test_other_work_that_a_callback_gives_the_cluster_changes_no_step(cluster, p
 
 @pytest.mark.slow
 def test_whoever_is_lost_or_joins_a_closed_loop_has_a_part_in_both_schemes(cluster, tmp_path):
-    """One is not replaced, and the cluster is whole again later; then the training goes on once
-    more."""
+    """One worker is not replaced until the cluster is whole again; then the training goes on."""
     params, data = case(40)
 
     def other(step, running):
@@ -311,8 +306,7 @@ def test_whoever_is_lost_or_joins_a_closed_loop_has_a_part_in_both_schemes(clust
 
 @pytest.mark.slow
 def test_workers_compile_the_next_plan_beside_their_work(cluster):
-    """They go on with the one they have, and then take the other, also one who was killed
-    meanwhile."""
+    """Workers go on with the plan they have, and then take the other one; one is killed."""
     params, data = case(41)
     whole = partition_plan(np.array([COUNT, 0.0, 0.0, 0.0]), N)
     uncoded, parts = assign(jax.random.key(0), whole, params, N), split_unevenly(data, N)

@@ -1,5 +1,4 @@
-"""Real processes: gradients against the uncoded one, through killed, stopped, slow and failing
-workers."""
+"""Gradients of real processes, killed, stopped, slow and failing ones, against the uncoded one."""
 
 import dataclasses
 import os
@@ -141,8 +140,7 @@ def cluster():
 
 
 def assigned(cluster, work):
-    """Parameters and data, once the workers have a schedule, or a code of so many coordinates a
-    level."""
+    """Parameters and data, once workers have a schedule, or a code with these levels."""
     params, data = case()
     coded = isinstance(work, list)
     plan = coding_plan(jax.random.key(1), params, work) if coded else schedule_plan(work, params, N)
@@ -260,8 +258,7 @@ def test_a_worker_stopped_meanwhile_is_found_while_work_is_given_out(cluster, mo
 
 
 def fatal(params, batch):
-    """Ends the process that computes it for some data, but not at the zeros with which it is
-    tried out."""
+    """A loss that ends its process for some data, but not at the zeros of the first trial."""
 
     def end(some):
         if some:

@@ -163,8 +163,7 @@ def test_a_frozen_worker_does_not_hold_back_a_step_of_work_sharing(tmp_path):
 
 @pytest.mark.usefixtures("running_ray")
 def test_what_nobody_interrupts_is_measured_beside_the_prediction(tmp_path):
-    """Two workers that are equal: a step takes a pass uncoded, and with two subsets an eighth
-    more."""
+    """Two equal workers: a step takes a pass uncoded, and an eighth more with two subsets."""
     given: Any = {"workers": (2,), "steps": 4, "equal_steps": 6, "subset": 0.1, "methods": ()}
     busy.run(tmp_path, **given, equal=("uncoded", "cyclic:2"), pauses=0.0, real=False)
     uncoded, twice = rows_of(tmp_path / "busy.csv")

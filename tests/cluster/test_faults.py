@@ -1,5 +1,4 @@
-"""Machines that raise, nodes that end, paces of infinity, damaged checkpoints, clusters that are
-closed."""
+"""Machines that raise, nodes that end, endless paces, damaged checkpoints, closed clusters."""
 
 import contextlib
 import itertools

@@ -1,5 +1,4 @@
-"""Losses that draw and make a new state on workers, against plain gradients with the documented
-keys."""
+"""Losses that draw and make a new state on workers, against gradients with the documented keys."""
 
 from itertools import pairwise
 
@@ -28,8 +27,7 @@ plain = jax.jit(jax.grad(loss, has_aux=True))
 
 
 def assert_sum(found, step, chunks):
-    """What is found is the sum of chunks: weight, samples, subset and number in it. Measured:
-    2e-7."""
+    """The result is the sum over chunks of weight, samples, subset and number; measured 2e-7."""
     key, total = jax.random.key(SEED), np.zeros(len(found))
     for weight, samples, *numbers in chunks:
         each = plain(PARAMS, STATE, samples, key_of(key, step, *numbers))
@@ -38,8 +36,7 @@ def assert_sum(found, step, chunks):
 
 
 def test_all_who_code_a_subset_draw_alike():
-    """Two blocks, each on a share of the samples in two chunks; every worker has two of three
-    subsets."""
+    """Two blocks on shares of the samples, in two chunks; workers have two of three subsets."""
     whole = coding.coding_plan(jax.random.key(0), GIVEN, [0, 6, 0])
     shares = tuple(whole.blocks[0]._replace(share=share) for share in ((0.0, 0.5), (0.5, 1.0)))
     plan = jax.tree.map(np.asarray, CodingPlan(whole.codes * 2, shares, True, chunks=2))

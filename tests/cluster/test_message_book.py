@@ -41,8 +41,7 @@ def made(
 
 
 def sent(plan: CodingPlan, gradients: np.ndarray) -> list[np.ndarray]:
-    """Everyone's messages of each block, from the gradients of the subsets in the order of the
-    blocks."""
+    """The messages of all workers for each block, from the gradients of the subsets."""
     parts = np.split(gradients, np.cumsum([block.size for block in plan.blocks])[:-1], axis=1)
     encoded = [
         np.asarray(code.encoding) @ part for code, part in zip(plan.codes, parts, strict=True)
@@ -151,8 +150,7 @@ def book_of(plan: CodingPlan) -> MessageBook:
 
 
 class World:
-    """Workers that do their tasks, answer and die as it pleases `rng`, and what the master has of
-    them.
+    """Workers that work, answer and die as `rng` has it, and what the master has of them.
 
     Each event is one of: the next task of somebody, an answer (whether or not who gave it was lost
     since), a loss. A lost worker has a successor, or none; one of the `hung` does nothing more
@@ -232,8 +230,7 @@ class World:
         self.questions(self.book.report(Question(w, *task)))
 
     def answer(self, k: int) -> None:
-        """Of who was lost it counts if its successor is asked for the same, or of a code if
-        nobody is."""
+        """A lost worker's answer counts if its successor, or, of a code, nobody is asked."""
         question = self.sent.pop(k)[1]
         _, block, subsets = question
         new = self.plan.coded and not self.pieces(*question) & self.taken(block)
@@ -356,8 +353,7 @@ class Crew(list):
 
 @pytest.fixture
 def case() -> Any:
-    """An iteration whose second block, which three messages are enough for, is announced and
-    asked for."""
+    """An iteration whose second block, for which three messages are enough, is asked for."""
     plan, params = made(1)
     gradients = np.random.default_rng(0).normal(size=(N, 22)).astype(np.float32)
     messages = sent(plan, gradients)

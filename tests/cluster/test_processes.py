@@ -1,5 +1,4 @@
-"""One training on real processes in the default tier: most of what master and workers do for
-each other."""
+"""One training on real processes, with most of what master and workers do, in the default tier."""
 
 import os
 import signal

@@ -31,8 +31,7 @@ N = 4
 
 
 class World:
-    """Worker w takes `seconds(w, chunk)` for a chunk; who is frozen says what it has to say when
-    thawed.
+    """Worker w takes `seconds(w, chunk)` for a chunk; a frozen one speaks when it is thawed.
 
     `breaks()`: whether the line of a worker that asks breaks, before the answer comes.
     """
@@ -170,8 +169,7 @@ def _assert_exact(gradient, params, data):
 
 
 def test_steps_are_plain_gradients_and_take_as_long_as_the_chunks_handed_out_one_by_one():
-    """With times that vary and pauses, so that chunks are copied: the clock is `timed_step`'s,
-    to 1e-12."""
+    """With times that vary and pauses, chunks are copied: the clock is `timed_step`'s, to 1e-12."""
     rng, drawn = np.random.default_rng(3), dict[Any, float]()
     world, _, params, data = _world(lambda worker, chunk: drawn[worker, chunk], chunks=3)
     sizes, storage = world.plan.sizes, world.plan.storage
@@ -224,8 +222,7 @@ def _usual():
 
 @pytest.mark.parametrize("share", [0.1, 0.4, 0.7, 0.95, 1.0])
 def test_a_killed_worker_costs_a_part_of_a_step(share):
-    """Also where its chunks are all in its sum. Its successor is there one chunk later, or next
-    time."""
+    """Also where its chunks are all in its sum. Its successor comes a chunk later, or next time."""
     world, process, params, data = _world(_even, sending=0.1)
     world.step(params)
     usual = _usual()
@@ -242,8 +239,7 @@ def test_a_killed_worker_costs_a_part_of_a_step(share):
     ("share", "frozen"), [(0.01, 1), (0.4, 1), (0.7, 1), (1.0, 0), (1.0, 1), (1.0, 2), (1.0, 3)]
 )
 def test_a_frozen_worker_costs_a_part_of_a_step_and_takes_part_again(share, frozen):
-    """It keeps what it has done, or freezes when it is asked for its sum: that is done anew by
-    others."""
+    """It keeps what it has done, or freezes before it sends its sum, which others then do anew."""
     world, _, params, data = _world(_even, sending=0.1)
     world.step(params)
     usual = _usual()
@@ -276,8 +272,7 @@ def test_the_late_sum_of_a_starved_worker_is_computed_anew_by_others(sending):
 
 @pytest.mark.parametrize("rests", [1.0, 9.0, 14.0, 25.0])
 def test_the_sum_of_one_that_is_thawed_within_the_step_counts_once_or_not_at_all(rests):
-    """It is frozen before its sum is sent, or meanwhile. One that is overdue, after 8, is not
-    waited for."""
+    """It is frozen before or while its sum is sent. A sum overdue after 8 is not waited for."""
     world, _, params, data = _world(_even, sending=1.0)
     _, usual = world.step(params)
     for at in np.linspace(0.5, 1.0, 6) * usual:
@@ -442,8 +437,7 @@ def test_a_loss_that_is_a_sum_has_the_sum_of_all_chunks():
 
 
 def test_a_worker_sends_a_sum_when_it_has_as_many_chunks_as_it_was_asked_for():
-    """Another thread may ask before the last gradient is added; nobody asks for a sum of an
-    earlier step."""
+    """Another thread may ask before the last gradient is added, but never for an earlier step."""
     world, _, params, _ = _world(_even)
     worker, leaves = world.workers[0], jax.tree.leaves(params)
     one, two = world.plan.held(0)[:2]

@@ -1,5 +1,4 @@
-"""The closed loop's choice, on times that are drawn: what it loses and saves, against who knows
-the draws."""
+"""What the closed loop's choice loses and saves on drawn times, against who knows the draws."""
 
 import numpy as np
 import pytest
@@ -8,8 +7,7 @@ from bcgc_jax.cluster.trials import Trials
 
 
 def _trained(uncoded, sharing):
-    """What the steps take, and which of them are by sharing, of a training with these times of
-    either."""
+    """What the steps of a training take, and which of them share, for these times of either."""
     trials, shared = Trials(len(uncoded)), np.zeros(len(uncoded), bool)
     for k, pair in enumerate(zip(uncoded, sharing, strict=True)):
         shared[k] = trials.sharing
@@ -49,8 +47,7 @@ def test_steps_that_are_slow_for_all_workers_alike_mislead_nobody(spread):
 
 @pytest.mark.parametrize("more", [1.03, 1.2])
 def test_slow_workers_are_shared_for(more):
-    """Of what sharing in every step would save 81 and 84 % are saved on average, and 50 % at
-    least."""
+    """On average 81 and 84 % of what sharing in every step saves are saved, and 50 % at least."""
     saved = []
     for seed in range(60):
         uncoded, sharing = _slow(np.random.default_rng(seed), more)
@@ -63,8 +60,7 @@ def test_slow_workers_are_shared_for(more):
 @pytest.mark.parametrize("slow_first", [True, False])
 @pytest.mark.parametrize("more", [1.03, 1.1, 1.3])
 def test_it_goes_there_and_back_when_workers_become_slow_or_equal(slow_first, more):
-    """Of what is saved by who knows in advance when that is, at least 53 %, 75 to 87 % on
-    average."""
+    """It saves 75 to 87 % on average of what one who knows in advance saves, and 53 % at least."""
     saved, last = [], []
     for seed in range(60):
         rng = np.random.default_rng(seed)
@@ -114,7 +110,6 @@ def test_steps_beside_which_workers_compile_say_nothing():
 
 
 def test_sharing_is_taken_as_soon_as_uncoded_steps_are_clearly_slower_than_it_was():
-    """It has lost 1 % of a hundred steps while workers were equal. Five steps of other workers
-    are enough."""
+    """It has lost 1 % of 100 steps with equal workers. Five steps of other workers are enough."""
     _, shared = _trained(np.r_[np.ones(60), np.full(100, 3.0)], np.full(160, 1.5))
     assert np.flatnonzero(shared)[:3].tolist() == [4, 5, 65]

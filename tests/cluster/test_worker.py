@@ -92,8 +92,7 @@ def test_messages_are_those_of_the_simulation():
 
 
 def test_blocks_of_a_share_of_the_samples_add_up(x64):
-    """Also where a share of some subsets is empty, but not that of others; chunks are single
-    samples."""
+    """Also where the share of some subsets alone is empty; chunks are single samples."""
     params, batch, _ = case(5, dtype=np.float64)
     count = sum(np.size(leaf) for leaf in params.values())
     uncoded, coded = (
@@ -199,8 +198,7 @@ def test_a_worker_stops_between_blocks_and_wakes_where_it_is_never_done():
 
 
 def never_after_the_first():
-    """The pace of a worker that takes no time for its first task of three, and never ends the
-    second."""
+    """A pace: no time for the first of three tasks, and no end of the second."""
     return Pace(0.0, 1e30, np.array([0.0, 1.0, 2.0]), np.zeros(3))
 
 
@@ -258,8 +256,7 @@ def test_a_link_sends_after_computing_or_beside_it_and_then_keeps_nobody_from_st
 
 
 def test_no_chunk_is_begun_after_stop():
-    """Of the six of one task, by a loss that counts its passes, and in the first of them says
-    stop."""
+    """The loss counts its passes, six in a task, and in the first of them says stop."""
     params, batch, _ = case()
     count = sum(leaf.size for leaf in params.values())
     plan = jax.tree.map(np.asarray, coding_plan(jax.random.key(0), params, [0, 0, count]))

@@ -1,5 +1,4 @@
-"""The coded gradient is `jax.grad` of the full loss, whatever arrives; shapes, orders, units,
-devices."""
+"""The coded gradient is `jax.grad` of the full loss, whatever has arrived, on all shapes."""
 
 import functools
 import os

@@ -1,5 +1,4 @@
-"""Losses that draw, and that make a new state, against plain steps with the keys of the
-documents."""
+"""Losses that draw and make a new state, against plain steps with the documented keys."""
 
 import jax
 import jax.numpy as jnp

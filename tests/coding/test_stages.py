@@ -1,5 +1,4 @@
-"""Gradients in stages against `jax.grad`: each equation at most once, and from the same
-programs."""
+"""Gradients in stages against `jax.grad`: each equation at most once, from the same programs."""
 
 import functools
 import itertools
@@ -58,8 +57,7 @@ halved.defvjp(lambda x: (x, None), lambda _, ct: (ct / 2,))
 
 
 def custom(params, batch):
-    """Derivatives of its own, classes, a constant of the loss, and inner programs that are used
-    twice."""
+    """A loss with derivatives of its own, classes, a constant, and programs used twice."""
     x = batch["x"] * bent(MASK)
     x = bent(x @ params[0]["w"]) + jax.nn.relu(x @ params[0]["w"] + params[0]["b"])
     x = jax.nn.softmax(halved(x) @ params[1]["w"]) + jax.nn.softmax(x @ params[2]["w"])

@@ -1,5 +1,4 @@
-"""Training on the simulated clock: the event order against eq. (5), the steps against uncoded
-training."""
+"""Training on the simulated clock: events against eq. (5), steps against uncoded training."""
 
 import dataclasses
 import functools

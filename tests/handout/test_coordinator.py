@@ -1,5 +1,4 @@
-"""Chunks handed out to loops of one's own: sums are whole, whoever comes late, dies or is
-silent."""
+"""Chunks for loops of one's own: sums are whole, whoever comes late, dies or is silent."""
 
 import csv
 import math
@@ -100,8 +99,7 @@ def test_what_each_may_be_given_is_told_before_and_has_the_samples_of_its_subset
 
 
 def test_nobody_is_told_that_a_step_is_complete_before_all_are_there(coordinator):
-    """With all data on all workers one could do everything, and its sum could meet one of
-    another attempt."""
+    """If one did all chunks, its sum could meet a sum of another attempt."""
     with serve(2, 2, 1, key=KEY, whole=True) as both:
         loops, told = Loops(both), []
         first = threading.Thread(target=lambda: told.append(loops.run([0], 0)))

@@ -139,8 +139,7 @@ def test_messages_come_whole_however_they_are_cut():
 
 
 def test_both_ends_notice_that_the_other_machine_has_vanished(server):
-    """A process that ends closes its line; a machine does not. So the system asks whether it is
-    there."""
+    """A process that ends closes its line; a machine does not, so the system probes it."""
     line = Line(server.address, server.key)
     (called,) = server._lines
     for end in (line._socket, called._transport.get_extra_info("socket")):

@@ -228,8 +228,7 @@ def test_the_limit_of_a_heavy_tail_is_finite_exactly_where_it_should_be(x64):
 
 
 def test_the_limit_makes_both_passes_of_a_sample_once(x64):
-    """Against samples that are handed out one by one, whole, to the worker that would end first
-    with it."""
+    """Against samples that are handed out whole, one by one, to the worker that would end first."""
     times = np.random.default_rng(12).gamma(3.0, 0.5, (6, 4)) + 0.2
     num_coordinates, num_samples, cycles, forward, chain, start = 8, 4000, 2.0, 9.0, 0.75, 5.0
     of_a_sample = forward + sum(cycles + chain for _ in range(num_coordinates))

@@ -1,5 +1,4 @@
-"""The most probable completion and its bound, against global searches and the journal version's
-values."""
+"""The most probable completion and its bound, against global searches and published values."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -332,8 +331,7 @@ def test_no_plan_is_faster_than_one_that_need_not_be_in_time(x64, monkeypatch):
 
 
 def test_two_workers_have_the_fastest_of_all_shares_that_are_in_time(x64):
-    """τ̂ = max(y_0 T_(2), y_1 T_(1)) of exponential times, by its distribution at every share of
-    a grid."""
+    """τ̂ = max(y_0 T_(2), y_1 T_(1)) of exponential times, by its law on a grid of shares."""
     share, t = np.linspace(0, 1, 501), np.linspace(1e-9, 40, 1001)[:, None]
 
     def late(t):

@@ -1,5 +1,4 @@
-"""Setup cycles, unequal units and whole units, against brute force over level sets and
-partitions."""
+"""Setup, unequal units and whole units, against brute force over level sets and partitions."""
 
 import functools
 import itertools
@@ -27,8 +26,7 @@ PLAIN = padded(EXPONENTIAL, 6, 3_000, 7, 1.3)
 
 
 def _runtime_by_events(counts, costs, setup, times, samples, cycles):
-    """Workers compute unit after unit; a unit at level n is there once N - n of them have
-    finished it."""
+    """Workers compute unit after unit; one at level n is there once N - n have ended it."""
     workers, spent, done, ready, seen = len(times), 0.0, 0, 0.0, 0
     for level, count in enumerate(counts):
         if count == 0:

@@ -113,8 +113,7 @@ def test_what_loses_samples_is_compared_by_a_used_sample(x64, tmp_path):
 
 
 def test_what_takes_longer_in_a_row_is_said_of_a_used_sample_too():
-    """Steps of `backup:2` in a row: as many times as long as fresh ones, and two of N workers
-    are lost."""
+    """Steps of `backup:2` in a row take as many times as long; two of N workers are lost."""
     problem = replace(PROBLEM, start_up=0.0)
     text = str(bcgc.compare(problem, ["backup:2"]))
     value, times = re.findall(r"backup:2 (\S+) \(×(\S+)\)", " ".join(text.split()))[0]

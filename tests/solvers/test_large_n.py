@@ -21,8 +21,7 @@ LAW = bcgc.ShiftedExponential(1e-3, 50.0)
 
 
 def _certified(problem, tolerance):
-    """What is found, with its certificate by another rule of integration and by triangular
-    systems."""
+    """The solution, and its certificate by another quadrature and by triangular systems."""
     found = optimum_of_many(problem, tolerance=tolerance, max_steps=100)
     assert found.status == bcgc.Status.CONVERGED
     known = bcgc.certificate(problem, found.partition)
@@ -42,8 +41,7 @@ def test_columns_share_out_each_level_and_the_levels_at_the_ends_are_their_own()
 
 
 def test_levels_fail_after_each_other_as_a_straight_boundary_is_crossed():
-    """Then the first failure after one is j levels on with Borel's probability, e^-r
-    r^(j-1) / j!."""
+    """A failure follows one j levels before with Borel's probability, e^-r r^(j-1) / j!."""
     size, rate = 7, 0.9
     below = rate * np.arange(size, 0, -1) / size
     rows = [

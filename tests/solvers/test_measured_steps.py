@@ -9,8 +9,7 @@ from bcgc_jax.solvers.measured_steps import replayed
 
 
 def one_level(times, stored, chunks=8):
-    """All workers compute so many subsets, all but `stored` - 1 are waited for, and chunks are
-    ended."""
+    """Workers compute `stored` subsets in whole chunks, and all but `stored` - 1 are waited for."""
     late, found = [0.0] * len(times[0]), []
     for row in times:
         done = [begin + stored * time for begin, time in zip(late, row, strict=True)]

@@ -71,8 +71,7 @@ def test_the_slope_of_the_optimum_in_the_law_is_that_of_central_differences(x64)
 
 @pytest.mark.slow
 def test_only_the_value_of_an_optimum_has_a_slope(x64):
-    """Of one partition, and of all that follow from it; what has none is NaN, and spoils
-    nothing."""
+    """The value of a partition, and all that follows from it; what has no slope is NaN."""
 
     def numbers(costs):
         law = bcgc.ShiftedExponential(0.8, 0.2)
@@ -186,8 +185,7 @@ def test_the_forward_substitution_solves_the_triangular_system(x64, batched, siz
 
 
 def _collatz(steps_at_a_time: int):
-    """Steps of 3n + 1 from n to the target, one at a time in lanes: (number of steps, largest
-    n)."""
+    """Steps of 3n + 1 from n to the target, one by one in lanes: their number, the largest n."""
 
     def step(target, state):
         n, steps, largest = state

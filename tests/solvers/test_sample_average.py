@@ -1,5 +1,4 @@
-"""Plans for workers that are not alike: optima against linear programming, limits against what
-they limit."""
+"""Plans for unlike workers: optima against linear programming, limits against what they limit."""
 
 import itertools
 
@@ -107,8 +106,7 @@ def optimum() -> float:
 
 @pytest.mark.slow
 def test_limits_hold_as_often_as_they_say(optimum):
-    """97.5 % of 1,000 limits are 975; of 95 %, 960 hold with probability 8 %, of 94 % with 0.4
-    %."""
+    """Of 97.5 % limits 960 of 1,000 hold; of 95 % with probability 8 %, of 94 % with 0.4 %."""
     problem, levels = _problem(bcgc.Heterogeneous(LAWS)), np.ones(N, bool)
 
     @jax.jit

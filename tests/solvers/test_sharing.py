@@ -1,5 +1,4 @@
-"""Work sharing as a method: its mean against steps in plain Python, its bound against NumPy,
-names."""
+"""Work sharing as a method: its mean against steps in plain Python, its bound against NumPy."""
 
 import jax
 import jax.numpy as jnp

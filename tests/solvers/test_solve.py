@@ -1,5 +1,4 @@
-"""The one entry point: what it refuses, what it returns, and that it goes under jit, vmap and
-grad."""
+"""The one entry point: what it refuses and returns, and that it goes under jit, vmap and grad."""
 
 import importlib
 from types import SimpleNamespace

@@ -1,5 +1,4 @@
-"""Plans for workers that start up and send: against a global search, random plans, and all sets
-of levels."""
+"""Plans for workers that start up and send, against a global search and all sets of levels."""
 
 from typing import Any
 

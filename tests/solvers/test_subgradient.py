@@ -1,5 +1,4 @@
-"""Stochastic subgradients against optima found elsewhere, and the stopping rule against its
-description."""
+"""Stochastic subgradients against known optima, and the stopping rule against its description."""
 
 import jax
 import jax.numpy as jnp

@@ -7,9 +7,8 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-_NUMBERS = [
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-]
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
+_NUMBERS = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
 _came: int | None = None
 _listeners = 0
 

@@ -60,12 +60,10 @@ class SharedPlan:
     def cut(self, subsets: Sequence[PyTree]) -> tuple[dict[Chunk, PyTree], np.ndarray]:
         """The samples of each chunk, and what the gradient of its loss counts, `[N, chunks]`."""
         counts = [len(jax.tree.leaves(data)[0]) for data in subsets]
-        spans = [self.spans(count) for count in counts]
-        chunks = {
-            (j, c): jax.tree.map(lambda x, own=span: np.asarray(x[own]), data)
-            for j, data in enumerate(subsets)
-            for c, span in enumerate(spans[j])
-        }
+        chunks = {}
+        for j, data in enumerate(subsets):
+            for c, span in enumerate(self.spans(counts[j])):
+                chunks[j, c] = jax.tree.map(lambda x, own=span: np.asarray(x[own]), data)
         return chunks, self.weights(counts)
 
     def weights(self, counts: Sequence[int]) -> np.ndarray:

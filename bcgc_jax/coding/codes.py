@@ -315,11 +315,12 @@ def _encode_short(encoding: Array, g: Array, dtype: Any) -> tuple[Array, ...]:
 
 @functools.partial(jax.jit, static_argnums=2)
 def _encode_long(code: GradientCode, g: Array, workers: Sequence[int]) -> tuple[Array, ...]:
-    rows = ([code.encoding[w, j] for j in code.subsets[w]] for w in workers)
-    return tuple(
-        message(row, [g[j] for j in code.subsets[w]], code.wide)
-        for w, row in zip(workers, rows, strict=True)
-    )
+    messages = []
+    for w in workers:
+        subsets = code.subsets[w]
+        row = [code.encoding[w, j] for j in subsets]
+        messages.append(message(row, [g[j] for j in subsets], code.wide))
+    return tuple(messages)
 
 
 def row_of(code: GradientCode, worker: int) -> Array:

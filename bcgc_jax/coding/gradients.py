@@ -126,11 +126,11 @@ class CodingPlan:
 
     def numbers(self) -> dict[tuple[int, int, int | None], int]:
         """The number of each task by worker, block and `subset_of`."""
-        return {
-            (w, task.block, self.subset_of(task)): k
-            for w in range(self.num_workers)
-            for k, task in enumerate(self.tasks(w))
-        }
+        numbers = {}
+        for w in range(self.num_workers):
+            for k, task in enumerate(self.tasks(w)):
+                numbers[w, task.block, self.subset_of(task)] = k
+        return numbers
 
     @property
     def scaling(self) -> float:

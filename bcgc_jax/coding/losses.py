@@ -110,6 +110,9 @@ def stateful(
     def without(given: Stateful, batch: PyTree) -> Array:
         return value(given, batch)
 
+    def init(given: PyTree) -> Any:
+        return optimizer.init(given.params)
+
     def update(gradient: PyTree, kept: Any, given: PyTree) -> tuple[PyTree, Any]:
         updates, kept = optimizer.update(gradient.params, kept, given.params)
         return Stateful(updates, jax.tree.map(jnp.subtract, gradient.state, given.state)), kept
@@ -117,10 +120,7 @@ def stateful(
     own = with_key if _required(loss) == 4 else without
     # checkpoints know a loss by it
     own.__qualname__ = getattr(loss, "__qualname__", own.__qualname__)
-    return own, optax.GradientTransformation(
-        lambda given: optimizer.init(given.params),
-        update,  # type: ignore[arg-type]
-    )
+    return own, optax.GradientTransformation(init, update)  # type: ignore[arg-type]
 
 
 def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:

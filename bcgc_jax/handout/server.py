@@ -103,12 +103,10 @@ class Server:
         after = self.answers.look()
         if after == math.inf:
             return
-        if (
-            self._timer is not None
-            and self._loop.time() < self._timer.when() <= self._loop.time() + after
-        ):
-            return
         if self._timer is not None:
+            # A timer that is too early stays: that is cheaper than a new one each time.
+            if self._loop.time() < self._timer.when() <= self._loop.time() + after:
+                return
             self._timer.cancel()
         self._timer = self._loop.call_later(after, self.look)
 

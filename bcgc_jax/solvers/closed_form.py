@@ -23,9 +23,8 @@ def partition_for_times(problem: Problem, times: Array) -> Array:
     level = np.arange(problem.max_workers)
     zero = jnp.any((level < problem.num_workers) & (times <= 0))
     inverse = 1 / jnp.where(times > 0, times, 1)
-    share = jnp.diff(inverse, prepend=jnp.zeros(1, inverse.dtype)) / (level + 1).astype(
-        inverse.dtype
-    )
+    rise = jnp.diff(inverse, prepend=jnp.zeros(1, inverse.dtype))
+    share = rise / (level + 1).astype(inverse.dtype)
     share = jnp.where(zero, level == jnp.asarray(problem.num_workers) - 1, jnp.maximum(share, 0))
     share = jnp.where(problem.exists, share, 0)
     return (problem.total * share / jnp.sum(share)).astype(problem.dtype)

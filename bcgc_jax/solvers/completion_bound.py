@@ -85,9 +85,9 @@ def completion_bound(problem: Problem, deadline: float, *, rounds: int = 3) -> C
     with jax.enable_x64(True):
         wide = jax.tree.map(_double, problem)
         problem = replace(wide, max_workers=int(np.asarray(problem.num_workers)))  # without padding
-        found = completion_partition(problem, deadline)
-        reached = float(found.probability)
-        share = found.partition / problem.total
+        best = completion_partition(problem, deadline)
+        reached = float(best.probability)
+        share = best.partition / problem.total
         if not 0 < reached < 1:
             return CompletionBound(reached, 1.0)
         law = iteration_of(problem).pooled()

@@ -186,8 +186,8 @@ def completion_partition(
 
     def stage(share: Array, spread: Array) -> tuple[Array, Minimum]:
         function = functools.partial(log_odds, spread=spread)
-        found = _search(function, problem.exists, share, max_steps=max_steps, **rounding)
-        return found.point, found
+        minimum = _search(function, problem.exists, share, max_steps=max_steps, **rounding)
+        return minimum.point, minimum
 
     single = {"least_gain": float(jnp.finfo(t.dtype).eps), "patience": _PATIENCE}
     rounding = single if t.dtype.itemsize == 4 else {}
@@ -294,8 +294,9 @@ def chance_constrained(
             return expected_runtime(problem, share * total) / unit + penalty
 
         gain = 8 * float(jnp.finfo(dtype).eps)
-        least = _search(lagrangian, problem.exists, share, least_gain=gain, max_steps=most_steps)
-        return (least.point, pressed(least.point, multiplier)), least
+        limits: dict[str, Any] = {"least_gain": gain, "max_steps": most_steps}
+        minimum = _search(lagrangian, problem.exists, share, **limits)
+        return (minimum.point, pressed(minimum.point, multiplier)), minimum
 
     begin = (first, jnp.zeros((), first.dtype))
     (share, _), minima = jax.lax.scan(round_, begin, None, length=rounds)

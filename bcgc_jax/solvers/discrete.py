@@ -8,7 +8,6 @@ on, under the exact expected runtime: of up to 64 levels by all moves of one and
 the moves of one that the slope ranks first.
 """
 
-import functools
 from collections.abc import Callable
 
 import jax
@@ -96,9 +95,10 @@ def best_levels(problem: Problem, allowed: Array) -> tuple[Array, Array]:
     ends = (level == jnp.argmax(allowed)) | (level == jnp.max(jnp.where(allowed, level, -1)))
     large = allowed & (time_partition(problem) >= 0.03 * problem.total)
     starts = jnp.stack([single, ends, large | single])
-    search = functools.partial(
-        _descend, problem, neighbours=neighbours, values_of=values_of, gain=gain
-    )
+
+    def search(start: Array) -> tuple[Array, Array, Array]:
+        return _descend(problem, start, neighbours, values_of, gain)
+
     sets, values, rounds = jax.lax.map(search, starts)
     return sets[jnp.argmin(values)], jnp.sum(rounds)
 

@@ -155,10 +155,9 @@ def derivatives(
     hessian = jnp.minimum(sums.upper + sums.upper.T, 0)[::-1, ::-1]  # by level, on both axes
     diagonal = -dot(hessian, load) / jnp.where(load > 0, load, 1)
     hessian = hessian + jnp.where(np.eye(load.size, dtype=bool), diagonal, 0)
-    slopes = [
-        homogeneous_slope(value, by_level(slope), load, workers.num_workers)
-        for value, slope in zip(start + sums.value, sums.slope, strict=False)
-    ]
+    slopes = []
+    for of_rule, slope in zip(start + sums.value, sums.slope, strict=False):
+        slopes.append(homogeneous_slope(of_rule, by_level(slope), load, workers.num_workers))
     size = loads.shape[1]
     both = dot(loads.T, jnp.concatenate([dot(hessian, loads), jnp.stack(slopes, axis=1)], axis=1))
     return value, error, both[:, size:].T, both[:, :size]

@@ -149,9 +149,8 @@ class _Search:
     def __init__(self, law: Distribution, one: Array, refine: int) -> None:
         self.columns, samples = _basis(one.size)
         self._on_device = (jnp.asarray(self.columns), jnp.asarray(samples))
-        self._evaluate = functools.partial(
-            _evaluate, law, marks_of(law, one, one.size), self._on_device[1]
-        )
+        marks = marks_of(law, one, one.size)
+        self._evaluate = functools.partial(_evaluate, law, marks, self._on_device[1])
         self.steps = 0
         self.barrier = 1e-4 / self.columns.shape[1]
         self.begin(np.asarray(_first(law, one), float), refine)
@@ -264,19 +263,19 @@ def _first(law: Distribution, one: Array) -> Array:
 
 
 def _evaluate(
-    law: Distribution, known: Marks, samples: Array, x: np.ndarray, refine: int
+    law: Distribution, marks: Marks, samples: Array, x: np.ndarray, refine: int
 ) -> _Point:
     size = x.size
-    dtype = known.times.dtype
+    dtype = marks.times.dtype
     total = float(x.sum())
     level = np.arange(1, size + 1)
     load = jnp.asarray(np.cumsum(level * x), dtype)
-    nodes = refine * _rule_size(law, known, load)
+    nodes = refine * _rule_size(law, marks, load)
 
     def sums(number: int) -> tuple[Any, ...]:
         # A thread does not know what its caller has set for its own.
         with jax.enable_x64(dtype == jnp.float64):
-            return _sums(law, known, load, samples, refine, number)
+            return _sums(law, marks, load, samples, refine, number)
 
     by_piece = _in_threads(sums, math.ceil(nodes / _NODES_AT_A_TIME))
     starts, values, slopes, rows = zip(*by_piece, strict=True)
@@ -309,9 +308,9 @@ def _evaluate(
     )
 
 
-def _rule_size(law: Distribution, known: Marks, load: Array) -> int:
+def _rule_size(law: Distribution, marks: Marks, load: Array) -> int:
     """The number of nodes of the rule that is not refined; nothing is computed."""
-    nodes = jax.eval_shape(lambda y: jnp.zeros(search_rule(law, known, y, NUM_NODES).size), load)
+    nodes = jax.eval_shape(lambda y: jnp.zeros(search_rule(law, marks, y, NUM_NODES).size), load)
     return nodes.size
 
 
@@ -327,7 +326,7 @@ def _in_threads(compute: Callable[[int], Any], count: int) -> list[Any]:
 
 @jax.jit
 def _sums(
-    law: Distribution, known: Marks, load: Array, samples: Array, refine: Array, piece: Array
+    law: Distribution, marks: Marks, load: Array, samples: Array, refine: Array, piece: Array
 ) -> tuple[Array, Array, Array, tuple[Array, ...]]:
     """The start of the rule, the sums over one piece of its nodes, and the model's rows of them.
 
@@ -337,12 +336,12 @@ def _sums(
     fails.
     """
     size = load.size
-    start, beyond, count, nodes = search_rule(law, known, load, NUM_NODES)
+    start, beyond, count, nodes = search_rule(law, marks, load, NUM_NODES)
     index = piece * _NODES_AT_A_TIME + np.arange(_NODES_AT_A_TIME)
     inside = index < count * refine
     t, weight = nodes(jnp.where(inside, index, 0), refine)
     weight = jnp.where(inside, weight, 0)
-    hazard, rate = threshold_hazard(law, load, t, known.largest)
+    hazard, rate = threshold_hazard(law, load, t, marks.largest)
     paths = windowed_paths(hazard, size)
     rules = nested_rules(index, count * refine) * weight
     left_out = jnp.where(piece == 0, beyond, 0) * np.array([0, 0, 0, 1], load.dtype)

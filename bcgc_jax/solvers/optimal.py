@@ -71,17 +71,18 @@ def optimal_partition(
         return _by_cuts(problem, levels, tolerance)
     law = iteration.pooled().with_fast_inverse()
     count = jnp.asarray(problem.num_workers)
-    known = marks_of(law, jnp.ones(levels.size, problem.dtype), count)
+    marks = marks_of(law, jnp.ones(levels.size, problem.dtype), count)
     least = jnp.asarray(least, problem.dtype) / unit
     given = Given(
-        workers=Workers(law, known, count),
+        workers=Workers(law, marks, count),
         levels=levels,
         loads=_loads(problem, levels),
         tolerance=tolerance,
         least=least,
     )
     finite = jnp.isfinite(law.mean())
-    done, steps, x, numbers = search(given, first_shares(levels, known.times[2]), finite, max_steps)
+    start = first_shares(levels, marks.times[2])
+    done, steps, x, numbers = search(given, start, finite, max_steps)
     missed = jnp.where(steps < max_steps, int(Status.PRECISION), int(Status.STEP_LIMIT))
     status = jnp.where(done, int(Status.CONVERGED), missed)
     value, error, bound = unit * numbers

@@ -92,7 +92,8 @@ class Optimal(Method):
         smooth = self.levels is None and is_of_many(problem) and not is_traced(self)
         if smooth and not (dense and is_rough(iteration_of(problem).pooled())):
             solution = _optimum_of_many(problem, self)
-            if not dense or solution.relative_gap <= max(np.max(self.tolerance), 1e-5):
+            loose = solution.relative_gap > max(np.max(self.tolerance), 1e-5)
+            if not (dense and loose):
                 return solution
         every = np.arange(problem.max_workers)
         tolerance = jax.lax.stop_gradient(self.tolerance)

@@ -1,7 +1,5 @@
 """Places of the workers in nested groups: those slow in the same measured steps are kept apart."""
 
-import functools
-
 import jax
 import numpy as np
 from jax.typing import ArrayLike
@@ -63,11 +61,11 @@ def place_workers(problem: Problem, plan: Plan, times: ArrayLike) -> Plan:
 
     def total(place: np.ndarray) -> float:
         times = columns[place[order]]
-        ready = (
-            np.minimum.reduceat(of_task * times, begin).max(axis=0)
-            for of_task, begin in zip(spent, begins, strict=True)
-        )
-        return float(functools.reduce(np.maximum, ready).sum())
+        runtime = np.zeros(len(rows))
+        for of_task, begin in zip(spent, begins, strict=True):
+            ready = np.minimum.reduceat(of_task * times, begin).max(axis=0)
+            runtime = np.maximum(runtime, ready)
+        return float(runtime.sum())
 
     rng = np.random.default_rng(0)
     place = np.arange(size)
@@ -80,12 +78,13 @@ def place_workers(problem: Problem, plan: Plan, times: ArrayLike) -> Plan:
         if (value := total(other)) < least:
             place = other
             least = value
-    groups = tuple(
-        tuple(tuple(sorted(place[list(group)].tolist())) for group in level)
-        for level in rule.groups
-    )
+    groups = tuple(tuple(_placed(group, place) for group in level) for level in rule.groups)
     kinds = None if rule.kinds is None else tuple(rule.kind_of[np.argsort(place)].tolist())
     return replace(plan, completion=OneOfEach(groups, kinds))
+
+
+def _placed(group: tuple[int, ...], place: np.ndarray) -> tuple[int, ...]:
+    return tuple(sorted(place[list(group)].tolist()))
 
 
 def _group_of(level: tuple[tuple[int, ...], ...]) -> np.ndarray:

@@ -111,8 +111,8 @@ def cutting_plane(
         )
 
     def go_on(state: _Search) -> Array:
-        met = state.best_value - state.lower <= tolerance * state.best_value
-        return (state.num_cuts < max_cuts) & ((state.num_cuts == 0) | ~met)
+        wide = state.best_value - state.lower > tolerance * state.best_value
+        return (state.num_cuts < max_cuts) & ((state.num_cuts == 0) | wide)
 
     none = jnp.zeros((max_cuts, start.size), dtype)
     zero = jnp.zeros((), dtype)
@@ -287,8 +287,8 @@ def row_program(
         return jax.tree.map(lambda a, b: jnp.where(good, a, b), judged(new), ended)
 
     def go_on(state: _State) -> Array:
-        met = state.best_value - state.lower <= tolerance * state.best_value
-        return (state.steps < max_steps) & ~met
+        wide = state.best_value - state.lower > tolerance * state.best_value
+        return (state.steps < max_steps) & wide
 
     theta = finish(start) * 1.1
     room = _room(times, loads, start, theta)

@@ -32,7 +32,7 @@ class _Search(NamedTuple):
     `high`. `inverse` is that of the Hessian, 0 at first.
     """
 
-    found: Minimum
+    best: Minimum
     point: Array
     value: Array
     slope: Array
@@ -66,11 +66,11 @@ def minimise_shares(
 
     def go_on(s: _Search) -> Array:
         open_ = s.high - s.low > _CLOSED
-        return (s.found.num_steps <= MAX_STEPS) & (s.found.residual > tolerance) & open_
+        return (s.best.num_steps <= MAX_STEPS) & (s.best.residual > tolerance) & open_
 
     def round_(s: _Search) -> _Search:
         point = s.point + s.length * s.direction
-        steps = s.found.num_steps
+        steps = s.best.num_steps
         share = jax.nn.softmax(jnp.where(used, point, -jnp.inf))
         (value, aux), slope = evaluate(share)
         mean = jnp.sum(slope * share)
@@ -85,10 +85,10 @@ def minimise_shares(
         )
         first = steps == 0
         # NaN from the start on is the answer; a point that is flat, but higher, is none.
-        ended = (residual <= tolerance) & (value <= (1 + 4 * eps) * s.found.value)
-        better = first | (value < s.found.value) | ended
-        best = s.found._replace(num_steps=steps + 1)
-        found = jax.tree.map(lambda a, b: jnp.where(better, a, b), here, best)
+        ended = (residual <= tolerance) & (value <= (1 + 4 * eps) * s.best.value)
+        better = first | (value < s.best.value) | ended
+        old = s.best._replace(num_steps=steps + 1)
+        best = jax.tree.map(lambda a, b: jnp.where(better, a, b), here, old)
         own = share * (slope - mean) / value
         descent = jnp.sum(s.slope * s.direction)
         far = _FURTHEST / jnp.max(jnp.abs(s.direction))
@@ -104,7 +104,7 @@ def minimise_shares(
         direction = jnp.where(_known(inverse), -dot(inverse, own), -own / jnp.max(jnp.abs(own)))
         longest = jnp.minimum(1, _FURTHEST / jnp.max(jnp.abs(direction)))
         taken = _Search(
-            found=found,
+            best=best,
             point=point,
             value=value,
             slope=own,
@@ -114,7 +114,7 @@ def minimise_shares(
             low=zero,
             high=endless,
         )
-        again = s._replace(found=found, length=length, low=low, high=high)
+        again = s._replace(best=best, length=length, low=low, high=high)
         return jax.tree.map(lambda a, b: jnp.where(cut, a, b), again, taken)
 
     none = 0 * start
@@ -131,7 +131,7 @@ def minimise_shares(
     logs = jnp.log(jnp.maximum(start, 1e-6 * jnp.max(start)))
     inverse = jnp.zeros((start.size, start.size), dtype)
     begin = _Search(
-        found=nowhere,
+        best=nowhere,
         point=logs,
         value=zero,
         slope=none,
@@ -141,8 +141,8 @@ def minimise_shares(
         low=zero,
         high=endless,
     )
-    found = jax.lax.while_loop(go_on, round_, begin).found
-    return found._replace(num_steps=found.num_steps - 1)
+    best = jax.lax.while_loop(go_on, round_, begin).best
+    return best._replace(num_steps=best.num_steps - 1)
 
 
 def _updated(inverse: Array, step: Array, change: Array) -> Array:

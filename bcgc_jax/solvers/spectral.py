@@ -37,12 +37,12 @@ class Minimum(NamedTuple):
 class _Search(NamedTuple):
     """A search before an evaluation at point + scale · direction.
 
-    `slope`, `descent` and `memory` are those of the point. `found` is the best so far, and `before`
+    `slope`, `descent` and `memory` are those of the point. `best` is the best so far, and `before`
     its value some steps ago: the value may rise for a while, and at a cliff of the function for
     good.
     """
 
-    found: Minimum
+    best: Minimum
     point: Array
     direction: Array
     scale: Array
@@ -74,14 +74,14 @@ def spectral_projected_gradient(
     evaluate = jax.value_and_grad(function)
 
     def go_on(s: _Search) -> Array:
-        steps = s.found.num_steps
+        steps = s.best.num_steps
         early = (steps <= patience) | (steps % patience != 0) | (least_gain == 0)
-        falls = early | (s.found.value < s.before - least_gain)
-        return (steps <= max_steps) & (s.found.residual > tolerance) & falls
+        falls = early | (s.best.value < s.before - least_gain)
+        return (steps <= max_steps) & (s.best.residual > tolerance) & falls
 
     def round_(s: _Search) -> _Search:
         point = s.point + s.scale * s.direction
-        steps = s.found.num_steps
+        steps = s.best.num_steps
         value, slope = evaluate(point)
         first = steps == 0
         highest = jnp.max(s.memory) + SUFFICIENT * s.scale * s.descent
@@ -105,14 +105,14 @@ def spectral_projected_gradient(
             residual=jnp.max(jnp.abs(unit_step)),
             num_steps=steps + 1,
         )
-        best = s.found._replace(residual=here.residual, num_steps=here.num_steps)
-        better = first | (value < best.value)  # NaN from the start on is the answer
-        found = jax.tree.map(lambda a, b: jnp.where(better, a, b), here, best)
+        old = s.best._replace(residual=here.residual, num_steps=here.num_steps)
+        better = first | (value < old.value)  # NaN from the start on is the answer
+        best = jax.tree.map(lambda a, b: jnp.where(better, a, b), here, old)
         oldest = np.arange(_MEMORY) == steps % _MEMORY
         memory = jnp.where(first, value, jnp.where(oldest, value, s.memory))
-        before = jnp.where(steps % patience == 0, s.found.value, s.before)
+        before = jnp.where(steps % patience == 0, s.best.value, s.before)
         taken = _Search(
-            found=found,
+            best=best,
             point=point,
             direction=step,
             scale=lengths[1],
@@ -134,7 +134,7 @@ def spectral_projected_gradient(
         num_steps=jnp.asarray(0),
     )
     begin = _Search(
-        found=nowhere,
+        best=nowhere,
         point=start,
         direction=none,
         scale=zero,
@@ -143,5 +143,5 @@ def spectral_projected_gradient(
         memory=jnp.zeros(_MEMORY, dtype),
         before=zero + jnp.inf,
     )
-    found = jax.lax.while_loop(go_on, round_, begin).found
-    return found._replace(num_steps=found.num_steps - 1)
+    best = jax.lax.while_loop(go_on, round_, begin).best
+    return best._replace(num_steps=best.num_steps - 1)

@@ -7,6 +7,7 @@ searches go on from the fastest ones.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,10 +59,9 @@ def best_found(
     def search(share: Array) -> Minimum:
         # What starts without a level may take it up, but for those below its lowest.
         open_ = levels & (jnp.cumsum(share) > 0)
-        # ten steps that gain less than 1e-6 of the value are the last
-        return spectral_projected_gradient(
-            lambda u: value_of(u) / unit, open_, share, tolerance=1e-5, least_gain=1e-6
-        )
+        # Ten steps that gain less than 1e-6 of the value are the last.
+        limits: dict[str, Any] = {"tolerance": 1e-5, "least_gain": 1e-6}
+        return spectral_projected_gradient(lambda u: value_of(u) / unit, open_, share, **limits)
 
     searches = jax.vmap(search)(starts[jnp.argsort(values)[:_NUM_SEARCHES]])
     best = jax.tree.map(lambda a: a[jnp.nanargmin(searches.value)], searches)

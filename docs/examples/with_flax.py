@@ -57,12 +57,15 @@ def key_of(chunk):
 
 
 def train(share, all_reduce, steps, folder):
-    model = nnx.split(Model(nnx.Rngs(0)), nnx.Param, nnx.BatchStat, ...)
-    slope, params, statistics = slope_of(model[0], model[3]), *map(nnx.to_pure_dict, model[1:3])
+    parts = nnx.split(Model(nnx.Rngs(0)), nnx.Param, nnx.BatchStat, ...)
+    graph, params, statistics, others = parts
+    slope = slope_of(graph, others)
+    params, statistics = nnx.to_pure_dict(params), nnx.to_pure_dict(statistics)
     training = {"step": 0, "params": params, "statistics": statistics}
     training["optimizer"] = OPTIMIZER.init(params)
     checkpoints = orbax.checkpoint.CheckpointManager(Path(folder).resolve())
-    if (latest := checkpoints.latest_step()) is not None:
+    latest = checkpoints.latest_step()
+    if latest is not None:
         kept = orbax.checkpoint.args.PyTreeRestore(jax.tree.map(np.asarray, training))
         training = checkpoints.restore(latest, args=kept)
     params, statistics, state = (training[name] for name in ("params", "statistics", "optimizer"))
@@ -70,8 +73,8 @@ def train(share, all_reduce, steps, folder):
         total = jax.tree.map(np.zeros_like, (params, statistics))  # +
         for chunk in share.step(step):  # +
             batch = load(step, chunk.rows(SAMPLES, share.num_workers))
-            found = slope(params, statistics, *batch, key_of(chunk))
-            total = jax.block_until_ready(jax.tree.map(jnp.add, total, found))  # +
+            own = slope(params, statistics, *batch, key_of(chunk))
+            total = jax.block_until_ready(jax.tree.map(jnp.add, total, own))  # +
         gradient, statistics = all_reduce(total)
         updates, state = OPTIMIZER.update(gradient, state)
         params = optax.apply_updates(params, updates)

@@ -8,7 +8,9 @@ from bcgc_jax.cluster import Work, calibrate, work_trace
 from bcgc_jax.coding.gradients import coding_plan
 
 N, M = 4, 120.0
-SECONDS, SETUP, MESSAGE = 2e-7, 40.0, 3e-3
+SECONDS = 2e-7
+SETUP = 40.0
+MESSAGE = 3e-3
 
 
 def work(plan, times, setup=SETUP, message=MESSAGE, skip=lambda k, w, b: False):
@@ -41,7 +43,9 @@ def test_known_costs_are_found_and_so_is_every_cycle_time():
 
 
 def test_blocks_that_were_not_taken_are_not_missed():
-    plan, rng, times = CODED, np.random.default_rng(1), np.full((20, N), SECONDS)
+    plan = CODED
+    rng = np.random.default_rng(1)
+    times = np.full((20, N), SECONDS)
     late = rng.random((20, N)) < 0.3
     silent = np.zeros((20, N), bool)
     silent[3, 1] = True
@@ -80,7 +84,9 @@ def test_one_block_has_no_setup_to_tell_and_no_work_no_answer():
 
 
 def test_the_work_is_a_trace_of_loads():
-    plan, rng, tasks = CODED, np.random.default_rng(3), len(CODED.tasks(0))
+    plan = CODED
+    rng = np.random.default_rng(3)
+    tasks = len(CODED.tasks(0))
     times = SECONDS * rng.lognormal(0, 0.3, (30, N))
     items = work(plan, times, skip=lambda k, w, b: (k, w, b) == (4, 2, 1))
     trace = work_trace(items, plan, M, setup_cycles=SETUP)

@@ -182,7 +182,9 @@ def test_a_worker_makes_each_subset_once_and_forgets_what_no_plan_needs():
 @pytest.mark.parametrize("mean", [True, False])
 def test_of_subsets_that_are_made_a_worker_keeps_the_chunks_that_it_stores(mean):
     """The samples and what they count are those of the same subsets cut by the master."""
-    plan, (params, data), asked = SharedPlan(WorkSharing(N, 2, 3), mean), case(4 * 23), []
+    plan = SharedPlan(WorkSharing(N, 2, 3), mean)
+    (params, data) = case(4 * 23)
+    asked = []
     subsets = split_unevenly(data, N)
 
     def source(number, count):
@@ -309,7 +311,8 @@ def test_workers_compile_the_next_plan_beside_their_work(cluster):
     """Workers go on with the plan they have, and then take the other one; one is killed."""
     params, data = case(41)
     whole = partition_plan(np.array([COUNT, 0.0, 0.0, 0.0]), N)
-    uncoded, parts = assign(jax.random.key(0), whole, params, N), split_unevenly(data, N)
+    uncoded = assign(jax.random.key(0), whole, params, N)
+    parts = split_unevenly(data, N)
     cluster.assign(loss, uncoded, params, parts)
     then = cluster.prepare(loss, SharedPlan(WorkSharing(N, 2, 2)), params, parts)
     for _ in range(1000):
@@ -345,7 +348,8 @@ def test_data_is_made_where_it_is_and_gradients_are_those_of_all_of_it(cluster, 
     found = train_on_cluster(jax.random.key(5), loss, told, *given, ADAM, 8)
     assert_descended(found.params, params, data, ADAM, 8)
     made = [name.split("-") for name in os.listdir(tmp_path) if "-" in name]
-    held, pids = {(int(pid), int(number)) for pid, number, _ in made}, cluster.pids
+    held = {(int(pid), int(number)) for pid, number, _ in made}
+    pids = cluster.pids
     assert held == {(pids[w], j) for w in range(N) for j in (w, (w + 1) % N)}
     assert str(os.getpid()) not in {pid for pid, *_ in made}
     # A plan of fewer subsets makes nothing anew.

@@ -38,7 +38,9 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 SHAPES = {"a": (6, 8), "b": (8,), "c": (8,)}
 COUNT = 6 * 8 + 8 + 8
 LAW = bcgc.ShiftedExponential(1.0, 0.3)
-PROBLEM, SGD, ADAM = bcgc.Problem(LAW, N, COUNT, 18), optax.sgd(0.1), optax.adam(3e-2)
+PROBLEM = bcgc.Problem(LAW, N, COUNT, 18)
+SGD = optax.sgd(0.1)
+ADAM = optax.adam(3e-2)
 
 
 def loss(params, batch):
@@ -336,10 +338,8 @@ def test_a_pace_is_that_of_the_problem_and_the_simulated_clock_has_the_same_step
     start, pace = bcgc.Weibull(9.0, 0.7), InjectedDelay(LAW, 2e-3)
     problem = bcgc.Problem(LAW, N, COUNT, 16, start_up=start, send_time=0.4, chain_cycles=0.1)
     found = trained(cluster, Told(problem, "time"), params, data, 3, pace=pace)
-    x, key = (
-        np.asarray(bcgc.solve(problem, "time").rounded),
-        jax.random.split(jax.random.key(5), 3)[1],
-    )
+    x = np.asarray(bcgc.solve(problem, "time").rounded)
+    key = jax.random.split(jax.random.key(5), 3)[1]
     pace = dataclasses.replace(pace, start_ups=start)
     drawn = [pace.draw(key, step, N) for step in range(3)]
     for step, (starts, times) in enumerate(drawn):
@@ -378,7 +378,9 @@ def test_gradients_are_exact_whoever_is_late_though_every_tenth_iteration_a_work
 ):
     """In the middle of it, one after another."""
     params, data = assigned(cluster, WHOLE)
-    rng, plan, since = np.random.default_rng(3), cluster.plan, len(cluster.faults)
+    rng = np.random.default_rng(3)
+    plan = cluster.plan
+    since = len(cluster.faults)
     tasks = {(w, task.block, task.subsets[0]) for w in range(N) for task in plan.tasks(w)}
     for step in range(20):
         params = new_params(params, rng)
@@ -430,7 +432,9 @@ def test_a_worker_that_is_done_and_then_lost_is_noticed_when_it_is_asked(cluster
 def test_a_stopped_worker_is_covered_and_what_it_says_later_does_not_count(cluster, monkeypatch):
     (params, data), rng = assigned(cluster, WHOLE), np.random.default_rng(1)
     monkeypatch.setattr(cluster, "patience", 60.0)
-    since, pid, back = len(cluster.faults), cluster.pids[2], False
+    since = len(cluster.faults)
+    pid = cluster.pids[2]
+    back = False
     os.kill(pid, signal.SIGSTOP)
     for _ in range(5):
         found = exact(cluster, params := new_params(params, rng), data)

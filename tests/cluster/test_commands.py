@@ -24,7 +24,8 @@ TRAIN += ["--cycle-time", "shifted-exponential:rate=1e-3,shift=50"]
 
 def descended(steps):
     """The loss after so many steps of plain gradient descent."""
-    train, params = load_digits(2).train, initial_params(jax.random.key(0), "softmax")
+    train = load_digits(2).train
+    params = initial_params(jax.random.key(0), "softmax")
     slope = jax.jit(jax.grad(cross_entropy))
     for _ in range(steps):
         params = jax.tree.map(lambda p, g: p - 0.5 * g, params, slope(params, train))

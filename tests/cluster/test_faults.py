@@ -80,7 +80,8 @@ def test_what_a_loss_raises_in_all_workers_is_told_when_all_have_answered():
     ray = SimpleNamespace(wait=lambda refs, **_: (refs[:1], refs[1:]))
     ray.exceptions = SimpleNamespace(RayTaskError=Raised, RayError=Exception)
     processes: Any = SimpleNamespace(ray=ray, pause=0.0, check_raised=check)
-    processes.starting, processes.has_loaded = lambda: {"a": 0, "b": 1}, raising(Raised(""))
+    processes.starting = lambda: {"a": 0, "b": 1}
+    processes.has_loaded = raising(Raised(""))
     with pytest.raises(Raised):
         Processes._wait_until_loaded(processes)
     assert judged == [[0, 1]]
@@ -158,7 +159,9 @@ def test_a_machine_that_raises_loses_its_workers_and_a_loss_that_raises_is_told(
 @pytest.mark.slow
 def test_a_node_ends_and_another_joins_in_the_middle_of_a_training(spread, nodes):
     cluster, (all_nodes, second) = spread, nodes
-    (params, data), faults, places = case(), len(cluster.faults), []
+    (params, data) = case()
+    faults = len(cluster.faults)
+    places = []
 
     def change(step, running):
         processes = [running[w] for w in range(running.num_workers)]

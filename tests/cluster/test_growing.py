@@ -41,11 +41,9 @@ class Planned(Course):
         if len(self.members) >= self.refused:
             raise ValueError("the Ray cluster has 0 free CPUs of 1 needed")
         workers: Any = self.cluster
-        workers.num_workers, workers.lost, workers.given = (
-            len(self.members),
-            (),
-            (f"work {len(self.planned)}"),
-        )
+        workers.num_workers = len(self.members)
+        workers.lost = ()
+        workers.given = f"work {len(self.planned)}"
 
 
 def made(
@@ -54,7 +52,10 @@ def made(
     """A training of `most` workers at most, and for whom plans are made."""
     given: Any = workers, None, None, None, None, jax.random.key(0), 1
     course = Planned(None, *given)
-    course.planned, course.num_workers, course._most, course.refused = [], count, most, refused
+    course.planned = []
+    course.num_workers = count
+    course._most = most
+    course.refused = refused
     course.begin(0)
     return course, course.planned
 

@@ -160,7 +160,10 @@ class World:
     def __init__(
         self, plan: CodingPlan, rng: np.random.Generator, deaths: int, replaced: float
     ) -> None:
-        self.plan, self.rng, self.deaths, self.replaced = plan, rng, deaths, replaced
+        self.plan = plan
+        self.rng = rng
+        self.deaths = deaths
+        self.replaced = replaced
         self.book, self.needed = book_of(plan), plan.rule.awaited(None)
         workers, blocks = plan.num_workers, len(plan.blocks)
         self.alive = np.ones(workers, bool)
@@ -168,7 +171,8 @@ class World:
         self.life = np.zeros(workers, int)  # of how many processes this is the last
         self.done = [0] * workers
         self.had: list[set[int]] = [set() for _ in range(blocks)]
-        self.complete, self.unasked = np.zeros(blocks, bool), np.zeros(blocks, int)
+        self.complete = np.zeros(blocks, bool)
+        self.unasked = np.zeros(blocks, int)
         self.open: set[Question] = set()
         self.sent: list[tuple[int, Question]] = []  # by which process
 
@@ -196,7 +200,8 @@ class World:
             self.sent.append((int(self.life[w]), question))
 
     def events(self) -> list[tuple[str, int]]:
-        tasks, moving = len(self.plan.tasks(0)), np.flatnonzero(self.alive & ~self.hung).tolist()
+        tasks = len(self.plan.tasks(0))
+        moving = np.flatnonzero(self.alive & ~self.hung).tolist()
         found = [("task", w) for w in moving if self.done[w] < tasks]
         found += [
             ("answer", k) for k, (life, q) in enumerate(self.sent) if self._may_answer(life, q)
@@ -288,7 +293,8 @@ def test_every_piece_counts_once_whoever_dies(case):
 
 def test_where_a_code_amplifies_too_much_one_message_more_is_asked_for():
     book: Any = book_of(made(1)[0])
-    part, book.decoder.gradients = book.decoder.gradients, lambda block, messages: None
+    part = book.decoder.gradients
+    book.decoder.gradients = lambda block, messages: None
     asked = [q for w in (2, 0, 3, 1) for q in book.report(Question(w, 1, ()))]
     assert [q.worker for q in asked] == [2, 0, 3]
     assert [book.take(q, np.zeros(1)) for q in asked] == [True] * 3
@@ -312,7 +318,8 @@ def test_whoever_of_a_group_is_first_not_a_bit_is_different():
 def test_a_block_is_asked_for_as_soon_as_it_is_covered_and_not_before():
     rng, plan = np.random.default_rng(0), scheduled(3, 4)
     for _ in range(30):
-        world, covered = World(plan, rng, deaths=0, replaced=0.0), np.zeros((1, 4), bool)
+        world = World(plan, rng, deaths=0, replaced=0.0)
+        covered = np.zeros((1, 4), bool)
         while any(event[0] == "task" for event in world.events()):
             w = int(rng.choice([event[1] for event in world.events() if event[0] == "task"]))
             task, full = plan.tasks(w)[world.done[w]], covered.all(axis=1)
@@ -338,7 +345,10 @@ class Crew(list):
         self.asked: list[tuple[int, int]] = []
         super().__init__(self._process(worker) for worker in range(N))
         self.num_workers = N
-        self.ray, self.lost, self.why, self.error = SimpleNamespace(get=answers.get), (), "", None
+        self.ray = SimpleNamespace(get=answers.get)
+        self.lost = ()
+        self.why = ""
+        self.error = None
 
     def _process(self, worker: int) -> Any:
         def deliver(call: int, block: int, subsets: tuple[int, ...]) -> Any:

@@ -37,7 +37,9 @@ class World:
     """
 
     def __init__(self, workers, seconds, plan, sending=0.0):
-        self.workers, self.seconds, self.plan = workers, seconds, plan
+        self.workers = workers
+        self.seconds = seconds
+        self.plan = plan
         self.sending = [sending] * plan.num_workers  # of the sum of each worker
         self.busy = [0.0] * plan.num_workers
         self.roster, self.calls = None, itertools.count(1)
@@ -46,7 +48,9 @@ class World:
 
     def step(self, params, killed=(), successors=(), frozen=(), thawed=(), iteration=1):
         """The gradient, and when it was there; `killed`, `frozen`, `thawed` are (time, worker)."""
-        leaves, self.order, self.now = jax.tree.leaves(params), itertools.count(), 0.0
+        leaves = jax.tree.leaves(params)
+        self.order = itertools.count()
+        self.now = 0.0
         self.events: list[Any] = []
         self.held: list[Any] = []
         given = self.plan, params, next(self.calls), iteration, leaves, None
@@ -174,7 +178,9 @@ def test_steps_are_plain_gradients_and_take_as_long_as_the_chunks_handed_out_one
     world, _, params, data = _world(lambda worker, chunk: drawn[worker, chunk], chunks=3)
     sizes, storage = world.plan.sizes, world.plan.storage
     chunks = [(j, c) for j in range(N) for c in range(len(sizes))]
-    late, roster, copied = np.zeros(N), None, 0
+    late = np.zeros(N)
+    roster = None
+    copied = 0
     for step in range(12):
         pace = rng.exponential(size=(N, 1)) + 0.05
         seconds = pace * np.tile(sizes, N) * rng.uniform(0.9, 1.1, (N, len(chunks)))
@@ -209,7 +215,8 @@ def test_one_vector_of_each_worker_is_all_that_is_sent():
         return count
 
     for number, worker in enumerate(world.workers):
-        worker.deliver, worker.sum = counted(number, worker.deliver), counted(number, worker.sum)
+        worker.deliver = counted(number, worker.deliver)
+        worker.sum = counted(number, worker.sum)
     world.step(params)
     assert set(sent.values()) == {1}
 
@@ -314,7 +321,9 @@ class _Cut:
     """Answers for a `Coordinator`, but cuts the lines of some questions, heard or not."""
 
     def __init__(self, coordinator):
-        self.look, self.left, self.answer = coordinator.look, coordinator.left, coordinator.asked
+        self.look = coordinator.look
+        self.left = coordinator.left
+        self.answer = coordinator.asked
         self.heard = dict.fromkeys(range(N), 0)
         self.cut = 0
 

@@ -110,7 +110,9 @@ def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path, monkeypa
         path.mkdir(mode=0o755 if name == "open" else 0o700)
         if name != "young":  # one that is being made
             (path / "lock").touch()
-    kept, remove, tried = {others["open"], others["young"]}, shutil.rmtree, []
+    kept = {others["open"], others["young"]}
+    remove = shutil.rmtree
+    tried = []
 
     def in_vain_at_first(path, **more):
         tried.append(path)
@@ -192,10 +194,8 @@ def test_a_cluster_that_refuses_the_connection_may_want_a_token(monkeypatch):
 
 def test_threads_start_ray_once_and_the_last_one_ends_it(monkeypatch):
     running: list[int] = []
-    both, ray = (
-        threading.Barrier(2, timeout=60),
-        SimpleNamespace(is_initialized=lambda: bool(running)),
-    )
+    both = threading.Barrier(2, timeout=60)
+    ray = SimpleNamespace(is_initialized=lambda: bool(running))
 
     def start(ray, stack, *_):
         time.sleep(0.1)

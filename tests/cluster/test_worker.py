@@ -98,10 +98,8 @@ def test_blocks_of_a_share_of_the_samples_add_up(x64):
     uncoded, coded = (
         coding_plan(jax.random.key(0), params, counts) for counts in ([count, 0, 0], [0, 0, count])
     )
-    first, rest = (
-        uncoded.blocks[0]._replace(share=(0.0, 2 / 3)),
-        coded.blocks[0]._replace(share=(2 / 3, 1.0)),
-    )
+    first = uncoded.blocks[0]._replace(share=(0.0, 2 / 3))
+    rest = coded.blocks[0]._replace(share=(2 / 3, 1.0))
     plan = jax.tree.map(
         np.asarray, CodingPlan(uncoded.codes + coded.codes, (first, rest), True, chunks=9)
     )
@@ -156,7 +154,8 @@ def test_all_workers_compile_the_same_programs():
     for block in range(len(plan.blocks)):
         for programs in zip(*(cut.due(block, block) for cut in cuts), strict=True):
             assert len({p.run.lower(*(v.aval for v in p.takes)).as_text() for p in programs}) == 1
-    found, count = [np.zeros_like(params[name]) for name in params], len(plan.codes[1].subsets[0])
+    found = [np.zeros_like(params[name]) for name in params]
+    count = len(plan.codes[1].subsets[0])
     pieces = [[found[piece.leaf] for piece in plan.blocks[1].pieces]] * count
     given = [(1, worker._rows[1], np.ones(count), pieces) for worker in group]
     assert (
@@ -182,7 +181,8 @@ def test_a_worker_that_is_dropped_takes_its_programs_with_it():
 
 def test_a_worker_stops_between_blocks_and_wakes_where_it_is_never_done():
     params, batch, plan = case()
-    worker, leaves = workers(params, plan, split_unevenly(batch, N))[1], jax.tree.leaves(params)
+    worker = workers(params, plan, split_unevenly(batch, N))[1]
+    leaves = jax.tree.leaves(params)
     worker.warm_up()
     messages = worker.compute(3, 0, leaves)
     next(messages)
@@ -206,7 +206,9 @@ class Clock:
     """In place of `time`: it goes on in sleep alone, in which something happens once, at a time."""
 
     def __init__(self, at, happens):
-        self.now, self.at, self.happens = 0.0, at, happens
+        self.now = 0.0
+        self.at = at
+        self.happens = happens
 
     def perf_counter(self):
         return self.now
@@ -225,7 +227,8 @@ def test_slowness_on_purpose_goes_on_to_the_end_of_a_chunk_and_makes_the_next_ca
     """The second block, on two chunks each of two subsets, takes 2 s, so a chunk 0.5."""
     params, batch, plan = case()
     plan = replace(plan, chunks=2)
-    worker, leaves = workers(params, plan, split_unevenly(batch, N))[1], jax.tree.leaves(params)
+    worker = workers(params, plan, split_unevenly(batch, N))[1]
+    leaves = jax.tree.leaves(params)
     worker.warm_up()
     clock = Clock(1.6, lambda: worker.stop(1))
     monkeypatch.setattr("bcgc_jax.cluster.worker.time", clock)
@@ -241,7 +244,8 @@ def test_slowness_on_purpose_goes_on_to_the_end_of_a_chunk_and_makes_the_next_ca
 @pytest.mark.parametrize("overlap", [False, True])
 def test_a_link_sends_after_computing_or_beside_it_and_then_keeps_nobody_from_stopping(overlap):
     params, batch, plan = case()
-    worker, leaves = workers(params, plan, split_unevenly(batch, N))[1], jax.tree.leaves(params)
+    worker = workers(params, plan, split_unevenly(batch, N))[1]
+    leaves = jax.tree.leaves(params)
     worker.warm_up()
     pace = Pace(0.05, 0.1, np.array([1.0, 2.0, 2.0]), np.array([0.04, 0.34, 99.0]), overlap)
     begin = time.perf_counter()
@@ -292,7 +296,8 @@ def scheduled(params):
 def test_sums_that_are_asked_for_are_plain_gradients(precision):
     params, batch, _ = case(13, precision)
     plan, parts = scheduled(params), split_unevenly(batch, N)
-    weights, leaves = np.array([len(part["y"]) for part in parts]) * N / 13, jax.tree.leaves(params)
+    weights = np.array([len(part["y"]) for part in parts]) * N / 13
+    leaves = jax.tree.leaves(params)
     first = np.cumsum([0, *(leaf.size for leaf in leaves)])  # coordinate of each leaf
     for w, worker in enumerate(workers(params, plan, parts, weights, x64=precision == np.float64)):
         said = list(worker.compute(5, 0, leaves))
@@ -300,7 +305,8 @@ def test_sums_that_are_asked_for_are_plain_gradients(precision):
         assert all(m.values is None and m.seconds > 0 for m in said)
         each = [weights[j] * raveled(gradient(params, parts[j])) for j in range(N)]
         for subsets in ([w], [0], [2, 1], [1, 2, 0]):
-            want, pieces = np.sum([each[j] for j in subsets], axis=0), plan.blocks[0].pieces
+            want = np.sum([each[j] for j in subsets], axis=0)
+            pieces = plan.blocks[0].pieces
             want = np.concatenate(
                 [want[first[leaf] + a : first[leaf] + b] for leaf, a, b in pieces]
             )
@@ -341,7 +347,8 @@ def test_nothing_is_compiled_after_the_warm_up():
 def test_what_is_done_can_be_had_while_the_rest_is_computed_and_until_the_next_call():
     params, batch, _ = case()
     plan = scheduled(params)
-    worker, leaves = workers(params, plan, split_unevenly(batch, N))[1], jax.tree.leaves(params)
+    worker = workers(params, plan, split_unevenly(batch, N))[1]
+    leaves = jax.tree.leaves(params)
     worker.warm_up()
     said = worker.compute(1, 0, leaves, never_after_the_first())
     next(said)

@@ -35,7 +35,9 @@ def to_batch(rows: np.ndarray, fill: float) -> np.ndarray:
 
 
 def weights_of(encoding, masks: np.ndarray) -> Any:
-    n, count, here = len(encoding), len(masks), to_batch(masks, True)
+    n = len(encoding)
+    count = len(masks)
+    here = to_batch(masks, True)
     padded: Any = np.eye(here.shape[1])
     padded[:n, :n] = encoding
     with jax.enable_x64(True):
@@ -205,7 +207,8 @@ def test_messages_may_be_rows_of_an_array_and_small_floats_do_not_overflow():
 def test_long_messages_are_those_of_short_ones(construction):
     n, code = 4, gradient_code(KEY, 4, 1, construction)
     gradients = np.random.default_rng(4).standard_normal((n, 5000)).astype(np.float32)
-    found, expected = encode(code, gradients), np.asarray(code.encoding) @ gradients
+    found = encode(code, gradients)
+    expected = np.asarray(code.encoding) @ gradients
     rtol = 1e-12 if code.wide else 1e-6
     np.testing.assert_allclose(found, expected, rtol=rtol, atol=rtol)
     assert {m.dtype for m in found} == {np.dtype("float64" if code.wide else "float32")}

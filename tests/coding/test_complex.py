@@ -15,10 +15,12 @@ from bcgc_jax.distributions import ShiftedExponential
 from bcgc_jax.plans.plan import cyclic_plan
 
 KEY, LAW = jax.random.key(0), ShiftedExponential(1.0, 1.0)
-REAL, COMPLEX = {"w": np.zeros(3, np.float32)}, {"w": np.full(3, 1j, np.complex64)}
+REAL = {"w": np.zeros(3, np.float32)}
+COMPLEX = {"w": np.full(3, 1j, np.complex64)}
 PROBLEM, SUBSETS = Problem(LAW, 3, 3), np.zeros((3, 2, 3), np.float32)
 SCHEDULE, PLAN = cyclic_plan(3.0, 2), coding.coding_plan(KEY, REAL, [0, 3, 0])
-SCHEME, MASK = coding.TrainingScheme(PLAN, jnp.ones(1), jnp.zeros(1)), np.ones((1, 3))
+SCHEME = coding.TrainingScheme(PLAN, jnp.ones(1), jnp.zeros(1))
+MASK = np.ones((1, 3))
 GIVEN = COMPLEX, SUBSETS[0], optax.sgd(0.1), 1
 
 

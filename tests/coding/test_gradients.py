@@ -130,7 +130,8 @@ def test_the_backward_order_is_seen_through_jit_and_shared_or_unused_leaves():
 
 
 def test_blocks_are_cut_as_the_levels_of_the_coordinates_say():
-    params, counts = [np.ones((2, 3)), np.ones(4), np.ones(())], np.array([2, 0, 6, 3])
+    params = [np.ones((2, 3)), np.ones(4), np.ones(())]
+    counts = np.array([2, 0, 6, 3])
     plan, levels = coding_plan(KEY, params, counts, order=(1, 0, 2)), {}
     for block in plan.blocks:
         for piece in block.pieces:
@@ -174,7 +175,8 @@ def test_the_subsets_may_be_spread_over_devices():
 def test_second_calls_compile_nothing():
     def calls(seed):
         rng = np.random.default_rng(seed)
-        params, batch = jax.tree.map(np.float32, make_params(rng)), make_batch(rng, 24)
+        params = jax.tree.map(np.float32, make_params(rng))
+        batch = make_batch(rng, 24)
         subsets = split_batch(batch, 6)
         bcgc.coding.shard_subsets(subsets)
         order = bcgc.coding.backward_order(network, params, batch)
@@ -219,7 +221,8 @@ def test_leaves_of_any_shape_and_dtype_keep_theirs():
         half = jnp.sum(p["half"].astype(jnp.float32))
         return jnp.mean(x) * p["scalar"] ** 2 + half * p["scalar"] + jnp.mean(x @ p["w"]) ** 2
 
-    batch, plan = jnp.arange(8.0).reshape(4, 2), coding_plan(KEY, params, [2, 4])
+    batch = jnp.arange(8.0).reshape(4, 2)
+    plan = coding_plan(KEY, params, [2, 4])
     found = decoded(plan, params, batch, np.ones((2, 2)), loss)
     # The last term is no mean over samples: the mean of the subsets' losses is what is
     # differentiated.

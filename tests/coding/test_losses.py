@@ -43,7 +43,9 @@ def test_a_training_draws_and_keeps_a_state_as_plain_steps_do():
         evaluate=lambda given: given.state["largest"],
     )
 
-    params, state, largest = PARAMS, STATE, []
+    params = PARAMS
+    state = STATE
+    largest = []
     plain = jax.jit(jax.grad(loss, has_aux=True))
     for step in range(3):
         each = [plain(params, state, DATA[j], key_of(KEY, step, j, 0)) for j in range(3)]

@@ -166,7 +166,8 @@ def test_training_with_a_code_is_training_without_but_for_the_clock(model, metho
     times = jax.jit(jax.vmap(lambda k: LAW.sample(jax.random.split(k)[0], (6,))))(keys)
     if method == "tandon_partial":
         alpha = float(bcgc.solvers.straggler_ratio(LAW))
-        slowest, level = np.sort(np.asarray(times), axis=1)[:, ::-1], scheme.plan.blocks[1].level
+        slowest = np.sort(np.asarray(times), axis=1)[:, ::-1]
+        level = scheme.plan.blocks[1].level
         unit = 36 * 58 / 6 * (level + 1) / (level + alpha)
         expected = unit * np.maximum(alpha * slowest[:, level], slowest[:, 0])
     elif method == "cyclic:4":
@@ -239,16 +240,16 @@ DELIVERING = bcgc.Problem(LAW, 6, 58, 36, overlap=True, **_LATE)
 @pytest.mark.parametrize("overlap", [True, *slow(False)])
 def test_workers_that_start_up_and_send_are_paced_draw_for_draw(model, x64, overlap):
     params, _ = model
-    problem, solution = dataclasses.replace(DELIVERING, overlap=overlap), solved("time")
+    problem = dataclasses.replace(DELIVERING, overlap=overlap)
+    solution = solved("time")
     scheme = training_scheme(KEY, problem, solution, params)
     rng = np.random.default_rng(5)
     starts, rows = rng.weibull(0.8, (4, 6)) * 300, rng.gamma(2.0, 1.0, (4, 6))
-    x, more = (
-        np.asarray(solution.rounded),
-        {"chain_cycles": 0.05, "send_time": 4.0, "overlap": overlap},
-    )
+    x = np.asarray(solution.rounded)
+    more = {"chain_cycles": 0.05, "send_time": 4.0, "overlap": overlap}
     loop = [delivered_runtime(x, *given, 36, 1, **more) for given in zip(starts, rows, strict=True)]
-    training, steps = trained(model, scheme, rows, 6, start_ups=starts), [0, 1, 2, 3, 0, 1]
+    training = trained(model, scheme, rows, 6, start_ups=starts)
+    steps = [0, 1, 2, 3, 0, 1]
     np.testing.assert_allclose(taken_by(training), np.array(loop)[steps], rtol=1e-12)
     # One after the other: who has begun a pass, or without overlap a message, ends it first.
     pieces = in_order(range(1, 7), (6 * x).tolist(), passing=0.05, send=0 if overlap else 4.0 / 6)
@@ -282,10 +283,8 @@ def test_the_mean_iteration_takes_the_expected_runtime_with_start_ups_too(model,
 
 
 def test_start_ups_come_with_their_cycle_times(model):
-    scheme, pairs = (
-        scheme_of("uncoded"),
-        bcgc.distributions.EmpiricalPairs([0.0, 500.0], [1.0, 3.0]),
-    )
+    scheme = scheme_of("uncoded")
+    pairs = bcgc.distributions.EmpiricalPairs([0.0, 500.0], [1.0, 3.0])
     training, load = trained(model, scheme, pairs, 8), float(scheme.load[0])
     slow = np.isclose(taken_by(training), 500 + 3 * load)
     assert np.all(slow | np.isclose(taken_by(training), load))
@@ -312,7 +311,8 @@ def test_a_scheme_that_does_not_exist_or_does_not_fit_is_refused(model):
     nowhere = dataclasses.replace(solved("tandon_partial"), status=Status.INFEASIBLE)
     with pytest.raises(ValueError, match='"tandon_partial": the scheme does not exist'):
         training_scheme(KEY, PROBLEM, nowhere, params)
-    scheme, alpha = scheme_of("tandon_partial"), float(bcgc.solvers.straggler_ratio(LAW))
+    scheme = scheme_of("tandon_partial")
+    alpha = float(bcgc.solvers.straggler_ratio(LAW))
     assert float(scheme.load[1] / scheme.load[0]) == pytest.approx(alpha)
     for wrong, units in (
         (bcgc.Problem(LAW, 6, 57), "coordinates"),
@@ -332,7 +332,8 @@ def test_what_loses_samples_or_names_no_workers_is_refused_with_its_reason(model
 
 def test_one_sample_for_two_parts_is_one_part(model):
     params, batch = model
-    few, problem = jax.tree.map(lambda x: x[:6], batch), bcgc.Problem(LAW, 6, 58, 6)
+    few = jax.tree.map(lambda x: x[:6], batch)
+    problem = bcgc.Problem(LAW, 6, 58, 6)
     scheme = training_scheme(KEY, problem, bcgc.solve(problem, "tandon_partial"), params)
 
     def loss(params, batch):
@@ -364,7 +365,8 @@ def test_second_calls_compile_nothing(model, x64):
     solutions = [solved(method) for method in ("time", "tandon_partial")]
 
     def calls(rate, seed):
-        key, problem = jax.random.key(seed), bcgc.Problem(LAW, 6, 58, 36, float(seed + 1))
+        key = jax.random.key(seed)
+        problem = bcgc.Problem(LAW, 6, 58, 36, float(seed + 1))
         for solution in solutions:
             runtime = np.float32(solution.expected_runtime) * np.float32(seed + 1)
             changed = dataclasses.replace(solution, expected_runtime=runtime)

@@ -26,7 +26,9 @@ class Loops:
 
     def __init__(self, coordinator, seconds=lambda rank: 0.0):
         self.coordinator, self.seconds = coordinator, seconds
-        self.sums, self.failed, self.errors = {}, [], []
+        self.sums = {}
+        self.failed = []
+        self.errors = []
 
     def run(self, ranks, step):
         threads = [threading.Thread(target=self.take_part, args=(rank, step)) for rank in ranks]

@@ -15,7 +15,9 @@ import pytest
 from bcgc_jax.handout import join, serve
 
 EXAMPLES = Path(__file__).parents[2] / "docs/examples"
-WORKERS, STEPS, SLOW = 4, 4, 1
+WORKERS = 4
+STEPS = 4
+SLOW = 1
 # One of them is slow, so that others do its chunks. It tells the parameters, and what it has
 # computed.
 PROCESS = f"""
@@ -87,7 +89,9 @@ def test_four_processes_find_the_parameters_of_one(name, tmp_path, monkeypatch):
     whole: tuple[Path, ...] = ()
     kept: tuple[Path, ...] = ()
     if name == "with_flax":
-        first, whole, kept = 2, (tmp_path / "whole",), (tmp_path / "kept",)
+        first = 2
+        whole = (tmp_path / "whole",)
+        kept = (tmp_path / "kept",)
         example.train(alone, lambda total: total, first, *kept)
     expected = example.train(alone, lambda total: total, STEPS, *whole)
     found = _in_processes(name, *kept)

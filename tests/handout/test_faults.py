@@ -14,7 +14,12 @@ import pytest
 from bcgc_jax.handout import serve
 from bcgc_jax.handout.line import Line
 
-KEY, WORKERS, STEPS, SAMPLES, PATIENCE, FROZEN = "secret", 4, 200, 256, 1.0, 5.0
+KEY = "secret"
+WORKERS = 4
+STEPS = 200
+SAMPLES = 256
+PATIENCE = 1.0
+FROZEN = 5.0
 DATA = np.random.default_rng(0).integers(0, 2**30, SAMPLES)
 # It tells its sum of each step, and goes on when it is told so: the test is the all-reduce.
 PROCESS = f"""

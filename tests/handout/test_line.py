@@ -132,7 +132,9 @@ def test_a_server_that_ends_ends_its_lines(server):
 
 def test_messages_come_whole_however_they_are_cut():
     messages = [[], ["ä" * 300], 1.5, None]
-    data, frames, found = b"".join(map(framed, messages)), Frames(), []
+    data = b"".join(map(framed, messages))
+    frames = Frames()
+    found = []
     for k in range(len(data)):
         found += frames.feed(data[k : k + 1])
     assert found == messages

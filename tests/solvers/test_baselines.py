@@ -17,7 +17,10 @@ from tests.oracles import runtimes as oracles
 from tests.oracles.laws import CASES, SHIFTED_EXPONENTIAL, TWO_SPEED, WEIBULL, Case
 from tests.problems import SIZE, known, padded, slow
 
-N, L, M, B = 6, 90, 14.0, 1.3
+N = 6
+L = 90
+M = 14.0
+B = 1.3
 SCALE = M * B * L / N
 CASE, TWO = SHIFTED_EXPONENTIAL.at(0.7, 0.4), TWO_SPEED.at(0.8, 3.1, 0.3)
 LAW = CASE.law()
@@ -49,7 +52,8 @@ def test_tandon_partial_is_the_minimum_over_s_of_its_runtime(x64, case):
         (value, _), level = tandon_partial_runtime(problem, alpha)
         a, s = float(alpha), np.arange(1, N)
         runtimes = SCALE * (s + 1) / (s + a) * np.maximum(a * times[:, 1:], times[:, :1])
-        means, errors = runtimes.mean(axis=0), runtimes.std(axis=0) / np.sqrt(len(times))
+        means = runtimes.mean(axis=0)
+        errors = runtimes.std(axis=0) / np.sqrt(len(times))
         best = int(np.argmin(means))
         assert abs(float(value) - means[best]) < 4 * errors[best]
         assert means[int(level) - 1] < 1.005 * means[best]
@@ -73,7 +77,10 @@ def test_all_first_messages_and_some_second_ones_are_late_as_often_as_a_binomial
 
 @pytest.mark.slow
 def test_tandon_partial_of_many_workers_is_found_without_all_levels(x64):
-    workers, alpha, rate, shift = 410, 6.0, 1e-3, 50.0
+    workers = 410
+    alpha = 6.0
+    rate = 1e-3
+    shift = 50.0
     problem = bcgc.Problem(bcgc.ShiftedExponential(rate, shift), workers, L, M, B)
     (value, error), level = tandon_partial_runtime(problem, alpha)
 
@@ -230,7 +237,12 @@ def test_the_limit_of_a_heavy_tail_is_finite_exactly_where_it_should_be(x64):
 def test_the_limit_makes_both_passes_of_a_sample_once(x64):
     """Against samples that are handed out whole, one by one, to the worker that would end first."""
     times = np.random.default_rng(12).gamma(3.0, 0.5, (6, 4)) + 0.2
-    num_coordinates, num_samples, cycles, forward, chain, start = 8, 4000, 2.0, 9.0, 0.75, 5.0
+    num_coordinates = 8
+    num_samples = 4000
+    cycles = 2.0
+    forward = 9.0
+    chain = 0.75
+    start = 5.0
     of_a_sample = forward + sum(cycles + chain for _ in range(num_coordinates))
     last, one_more = [], []
     for row in times * of_a_sample:

@@ -106,7 +106,8 @@ def test_runtimes_of_fig_4_and_partitions_of_fig_3_are_reproduced(x64, published
 
 def test_closed_forms_for_deadlines_have_one_risk_and_the_best_exponent(x64):
     law = bcgc.Weibull(3.0, 0.7, 0.5)
-    problem, level = bcgc.Problem(law, 6, 100, 6, max_workers=7), np.arange(1, 7)
+    problem = bcgc.Problem(law, 6, 100, 6, max_workers=7)
+    level = np.arange(1, 7)
     x = np.asarray(partition_of("equal_risk", problem, 1.5e4))[:6]
     assert x.sum() == pytest.approx(100)
     late = np.exp(-np.asarray(law.cumulative_hazard(1.5e4 / np.cumsum(x * level))))

@@ -62,7 +62,9 @@ def test_the_published_probability_is_beaten_and_every_start_ends_at_one_optimum
 
 
 def test_a_single_level_is_late_as_often_as_a_binomial_says(x64):
-    workers, size, t = 5, 7, 1.3
+    workers = 5
+    size = 7
+    t = 1.3
     found = jax.jit(order_survival)(bcgc.Uniform(0.0, 1.0), workers, t / np.arange(1.0, size + 1))
     for n in range(workers):
         slow = max(1 - t / (n + 1), 0)
@@ -70,7 +72,8 @@ def test_a_single_level_is_late_as_often_as_a_binomial_says(x64):
 
 
 def test_a_search_ends_where_a_quadratic_is_least_and_never_above_its_start(x64):
-    weights, middle = np.array([1.0, 300.0, 4.0, 0.02]), np.array([0.9, 0.4, -0.3, 0.1])
+    weights = np.array([1.0, 300.0, 4.0, 0.02])
+    middle = np.array([0.9, 0.4, -0.3, 0.1])
 
     def search(function, start, **more):
         options = {"tolerance": 1e-9, "max_steps": 200, **more}
@@ -172,10 +175,8 @@ def test_the_plan_is_the_best_of_a_global_search_and_all_starts_lead_to_it(x64, 
 
 
 def test_a_search_that_did_not_end_says_so_though_the_mean_is_infinite():
-    problem, infinite = (
-        padded(bcgc.Pareto(1.0, 0.5), 5),
-        Certificate(*map(jnp.asarray, (jnp.inf, 0, 0, 1.0))),
-    )
+    problem = padded(bcgc.Pareto(1.0, 0.5), 5)
+    infinite = Certificate(*map(jnp.asarray, (jnp.inf, 0, 0, 1.0)))
 
     @jax.jit
     def told(status: int) -> Any:
@@ -189,10 +190,8 @@ def test_a_search_that_did_not_end_says_so_though_the_mean_is_infinite():
 
 def test_a_global_search_ends_below_the_bound_and_at_the_plan_that_was_found(x64, monkeypatch):
     case, deadline = WEIBULL.at(1.0, 0.6, 0.2), 60.0
-    problem, best = (
-        bcgc.Problem(case.law(), 4, 100),
-        oracles.most_in_time(case, 4, deadline * 4 / 100),
-    )
+    problem = bcgc.Problem(case.law(), 4, 100)
+    best = oracles.most_in_time(case, 4, deadline * 4 / 100)
     found = completion_partition(problem, deadline)
     assert best == pytest.approx(float(found.probability), abs=1e-4)
     # The bound holds by itself, also where the plan that was found is a worse one.
@@ -205,7 +204,8 @@ def test_a_global_search_ends_below_the_bound_and_at_the_plan_that_was_found(x64
 def test_the_suprema_of_a_cut_are_just_above_those_of_a_grid(x64):
     """For exponential times, of which P(T ≤ 1/r) = 1 - e^{-1/r}."""
     low, high = np.array([0.1, 0.5]), np.array([3.0, 5.0])
-    fall, slopes = np.array([[-1.0, -3.0], [-0.1, -1.0]]), np.array([[0.3, 0.02], [1.0, 2.0]])
+    fall = np.array([[-1.0, -3.0], [-0.1, -1.0]])
+    slopes = np.array([[0.3, 0.02], [1.0, 2.0]])
     r = np.linspace(low, high, 1001)[:, None]
     exact = (fall * -np.log(-np.expm1(-1 / r)) + slopes * r).max(axis=0).sum(axis=1)
     cut = _Cut(jnp.zeros(2), jnp.asarray(fall), jnp.asarray(slopes), jnp.zeros((2, 2)))
@@ -214,7 +214,8 @@ def test_the_suprema_of_a_cut_are_just_above_those_of_a_grid(x64):
 
 
 def test_a_minorant_is_straight_where_it_was_cut_and_beyond_its_limits():
-    values, straight = [[0.0, 1.0, 4.0], [0.0, 2.0, 3.0]], [[True, False], [False, True]]
+    values = [[0.0, 1.0, 4.0], [0.0, 2.0, 3.0]]
+    straight = [[True, False], [False, True]]
     minorant = _Minorant(jnp.ones(2), jnp.full(2, 3.0), jnp.array(values), jnp.array(straight))
     for r, expected in (([1.25, 2.5], [0.25, 2.5]), ([2.5, 3.5], [-np.log(-np.expm1(-0.4)), 3.5])):
         found = _faster(bcgc.Exponential(1.0), minorant, jnp.array(r))
@@ -279,7 +280,8 @@ def test_no_optimiser_finds_a_faster_plan_that_is_in_time_as_often_and_the_ends_
     def solve(least: float) -> bcgc.Solution:
         return bcgc.solve(problem, bcgc.Deadline(deadline, min_completion=least))
 
-    fast, sure = bcgc.solve(problem), bcgc.solve(problem, bcgc.Deadline(deadline))
+    fast = bcgc.solve(problem)
+    sure = bcgc.solve(problem, bcgc.Deadline(deadline))
     low = float(bcgc.completion_probability(problem, known(fast.partition), deadline))
     high = float(known(sure.completion_probability))
     assert low < high - 1e-3
@@ -315,7 +317,8 @@ def test_a_share_in_time_that_makes_no_sense_is_refused():
 
 def test_no_plan_is_faster_than_one_that_need_not_be_in_time(x64, monkeypatch):
     problem = padded(bcgc.ShiftedExponential(1e-3, 50.0), 3)
-    fastest, uncoded = bcgc.solve(problem), known(bcgc.solve(problem, "uncoded").partition)
+    fastest = bcgc.solve(problem)
+    uncoded = known(bcgc.solve(problem, "uncoded").partition)
     found = CompletionResult(uncoded, *(jnp.asarray(a) for a in (0.9, 0.9, 0, 0)))
     answers = {"completion_partition": found, "chance_constrained": found, "optimum": fastest}
     for name, answer in answers.items():
@@ -338,7 +341,9 @@ def test_two_workers_have_the_fastest_of_all_shares_that_are_in_time(x64):
         slow, fast = (1 - np.exp(-t / np.maximum(y, 1e-12)) for y in (share, 2 - share))
         return 1 - slow**2 + (slow - fast) ** 2
 
-    runtime, in_time, least = np.trapezoid(late(t), t, axis=0), 1 - late(3.0), 0.974
+    runtime = np.trapezoid(late(t), t, axis=0)
+    in_time = 1 - late(3.0)
+    least = 0.974
     fast, sure = (np.array([share[i], 1 - share[i]]) for i in (runtime.argmin(), in_time.argmax()))
     surest = CompletionResult(*(jnp.asarray(a) for a in (sure, in_time.max(), 0.0, 0, 0)))
     found = chance_constrained(

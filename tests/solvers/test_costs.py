@@ -21,13 +21,18 @@ from bcgc_jax.solvers.optimal import OptimalResult, _loads, optimal_partition
 from bcgc_jax.solvers.optimum import _certificate_of
 from tests.problems import known, padded
 
-EXPONENTIAL, UNIFORM = bcgc.ShiftedExponential(0.4, 0.9), bcgc.Uniform(0.4, 2.6)
+EXPONENTIAL = bcgc.ShiftedExponential(0.4, 0.9)
+UNIFORM = bcgc.Uniform(0.4, 2.6)
 PLAIN = padded(EXPONENTIAL, 6, 3_000, 7, 1.3)
 
 
 def _runtime_by_events(counts, costs, setup, times, samples, cycles):
     """Workers compute unit after unit; one at level n is there once N - n have ended it."""
-    workers, spent, done, ready, seen = len(times), 0.0, 0, 0.0, 0
+    workers = len(times)
+    spent = 0.0
+    done = 0
+    ready = 0.0
+    seen = 0
     for level, count in enumerate(counts):
         if count == 0:
             continue
@@ -41,7 +46,8 @@ def _runtime_by_events(counts, costs, setup, times, samples, cycles):
 
 
 def test_runtime_with_setup_and_unequal_units_is_that_of_the_events(x64):
-    rng, scale = np.random.default_rng(1), dict[str, Any](num_samples=6.0, cycles=0.8)
+    rng = np.random.default_rng(1)
+    scale = dict[str, Any](num_samples=6.0, cycles=0.8)
     costs = rng.uniform(0.2, 3.0, 7)
     of_blocks = jax.jit(functools.partial(bcgc.block_runtime, setup_cycles=1.7, **scale))
     of_units = jax.jit(functools.partial(bcgc.coordinate_runtime, unit_costs=costs, **scale))
@@ -163,7 +169,10 @@ def test_few_units_are_placed_as_well_as_brute_force_places_them(x64, units, cos
 
 def test_two_units_move_together_where_one_alone_would_cost_more(x64):
     """Of workers of two speeds: by how many of them are slow."""
-    chance, fast, slow, setup = 0.3, 1.0, 5.0, 0.7
+    chance = 0.3
+    fast = 1.0
+    slow = 5.0
+    setup = 0.7
     problem = bcgc.Problem(bcgc.TwoSpeed(fast, slow, chance), 4, 3, 10.0, 1.6, setup_cycles=setup)
     mass = stats.binom.pmf(np.arange(5), 4, chance)
 
@@ -183,7 +192,8 @@ def test_two_units_move_together_where_one_alone_would_cost_more(x64):
 def test_rounding_to_units_cuts_at_the_nearest_end(x64):
     rng = np.random.default_rng(6)
     for _ in range(50):
-        costs, partition = rng.uniform(0.1, 2.0, 12), rng.dirichlet(np.full(5, 0.6))
+        costs = rng.uniform(0.1, 2.0, 12)
+        partition = rng.dirichlet(np.full(5, 0.6))
         partition *= costs.sum()
         counts = np.asarray(round_to_units(jnp.asarray(partition), jnp.asarray(costs)))
         assert counts.sum() == 12

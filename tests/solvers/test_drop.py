@@ -25,7 +25,8 @@ def test_backup_leaves_out_as_many_as_make_a_used_sample_cheapest(x64, start):
     step = start + WHOLE * times
     spare = int(np.argmin(step / (1 - np.arange(N) / N)))
     problem = replace(PROBLEM, start_up=start)
-    found, same = bcgc.solve(problem, "backup"), bcgc.solve(problem, f"backup:{spare}")
+    found = bcgc.solve(problem, "backup")
+    same = bcgc.solve(problem, f"backup:{spare}")
     assert float(found.expected_runtime) == pytest.approx(step[spare], rel=1e-9)
     assert float(same.expected_runtime) == float(found.expected_runtime)
     needs = [1, 1 - spare / N, 0, float(spare == 0), spare / N]

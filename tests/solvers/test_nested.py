@@ -37,7 +37,8 @@ def _runtimes(plan, times, start_ups=0.0):
         if kinds is None
         else plan.data[np.array(kinds)]
     )
-    starts, last = np.broadcast_to(start_ups, times.shape), np.zeros(len(times))
+    starts = np.broadcast_to(start_ups, times.shape)
+    last = np.zeros(len(times))
     for k, level in enumerate(groups):
         for group in level if sizes[k] > 0 else ():
             loads = data[list(group), : k + 1] @ sizes[: k + 1]
@@ -114,7 +115,8 @@ def test_slopes_at_an_empty_level_are_those_of_differences():
     problem, sizes = _problem(7), np.array([8_000.0, 6_000.0, 0.0, 6_000.0])
     plan = known(bcgc.solve(problem, "nested").plan)
     both = jax.value_and_grad(lambda sizes: bcgc.expected_runtime(problem, plan.with_sizes(sizes)))
-    runtime, ends = jax.jit(both), [(sizes + s, np.maximum(sizes - s, 0)) for s in 2 * np.eye(4)]
+    runtime = jax.jit(both)
+    ends = [(sizes + s, np.maximum(sizes - s, 0)) for s in 2 * np.eye(4)]
     slopes = [float(runtime(high)[0] - runtime(low)[0]) / np.sum(high - low) for high, low in ends]
     # Worst measured 5e-5 of the largest, at the empty level, where it was 0.023.
     np.testing.assert_allclose(runtime(sizes)[1], slopes, atol=5e-4 * max(slopes))
@@ -125,7 +127,8 @@ def test_no_sizes_are_in_time_more_often():
     """By the same draws for all sizes, which a difference of four standard errors is judged by."""
     deadline, rng = 1.4e8, np.random.default_rng(3)
     solution = bcgc.solve(_problem(7), Nested(deadline=deadline))
-    plan, chance = known(solution.plan), float(known(solution.completion_probability))
+    plan = known(solution.plan)
+    chance = float(known(solution.completion_probability))
     found = _drawn(plan, np.random.default_rng(0), 200_000) <= deadline
     assert chance == pytest.approx(found.mean(), abs=4 * found.std() / np.sqrt(found.size))
     shares = np.asarray(plan.sizes) / 20_000
@@ -289,7 +292,8 @@ def test_with_a_forward_pass_each_level_alone_is_tried(monkeypatch):
         return Minimum(used / jnp.sum(used), value, zero, zero[0], jnp.asarray(1), zero[0])
 
     monkeypatch.setattr(nested, "_search", search)
-    program, rule = jax.jit(vars(nested._optimum)["__wrapped__"]), OneOfEach(halving(4))
+    program = jax.jit(vars(nested._optimum)["__wrapped__"])
+    rule = OneOfEach(halving(4))
     assert program(_problem(4, setup_cycles=1.0), rule, np.array([[1.0, 2.0, 4.0]]))[
         1
     ].tolist() == [1, 0, 0]
@@ -304,7 +308,8 @@ def test_random_start_ups_leave_a_bound_that_other_sizes_keep():
     solution = bcgc.solve(problem, Nested(data="equal"))
     plan, rng = known(solution.plan), np.random.default_rng(0)
     assert solution.kind == "local"
-    others, starts = rng.dirichlet([0.5] * 3, 12), 3000 * rng.weibull(0.5, (200_000, 4))
+    others = rng.dirichlet([0.5] * 3, 12)
+    starts = 3000 * rng.weibull(0.5, (200_000, 4))
     for sizes in 20 * np.concatenate([np.eye(3), others]):
         drawn = _drawn(plan.with_sizes(sizes), np.random.default_rng(1), 200_000, 5, starts)
         most = drawn.mean() + 4 * drawn.std() / np.sqrt(drawn.size)  # four standard errors are 1 %
@@ -314,7 +319,8 @@ def test_random_start_ups_leave_a_bound_that_other_sizes_keep():
 def test_a_plan_in_a_file_and_its_training_are_those_of_the_solution(tmp_path):
     """Replayed times: the clock of brute force, and the gradient of all data."""
     rng = np.random.default_rng(2)
-    params, data = {"w": rng.normal(size=(5, 6)), "b": rng.normal(size=5)}, rng.normal(size=(14, 6))
+    params = {"w": rng.normal(size=(5, 6)), "b": rng.normal(size=5)}
+    data = rng.normal(size=(14, 6))
     problem = bcgc.Problem(bcgc.ShiftedExponential(1e-3, 50.0), 7, 35, 14)
     solution = bcgc.solve(problem, "nested")
     read = bcgc.Solution.load(solution.save(tmp_path / "plan.json"))
@@ -350,7 +356,9 @@ def test_workers_are_placed_as_well_as_the_best_of_all_permutations():
             OneOfEach(groups, kinds),
         )
 
-    rng, tree, problem = np.random.default_rng(2), halving(5), _problem(5)
+    rng = np.random.default_rng(2)
+    tree = halving(5)
+    problem = _problem(5)
     times = rng.exponential(1.0, (40, 5)) + 5 * (rng.random((40, 2)) < 0.3)[:, [0, 0, 1, 1, 1]]
     each = [
         tuple(tuple(tuple(p[w] for w in group) for group in level) for level in tree)
@@ -367,7 +375,8 @@ def test_workers_are_placed_as_well_as_the_best_of_all_permutations():
 
 def test_slow_machines_beside_each_other_come_into_different_groups_by_draws_of_them():
     kinds, data = kinds_by_size(groups := halving(12))
-    sizes, rule = jnp.array([5.0, 4.0, 3.0, 3.0, 5.0]), OneOfEach(groups, kinds)
+    sizes = jnp.array([5.0, 4.0, 3.0, 3.0, 5.0])
+    rule = OneOfEach(groups, kinds)
     plan = Plan(sizes, np.arange(5), data, np.ones(5), rule)
     law = bcgc.Heterogeneous(
         4 * [bcgc.ShiftedExponential(2.5e-4)] + 8 * [bcgc.ShiftedExponential(1e-3)]

@@ -90,7 +90,8 @@ def test_only_the_value_of_an_optimum_has_a_slope(x64):
 def test_levels_that_may_be_used_are_the_only_ones_and_cost_what_a_restricted_search_finds(x64):
     problem = padded(bcgc.ShiftedExponential(0.4, 0.9), 6, 5_000, 3)
     levels = [0, 2, 5]
-    solution, free = bcgc.solve(problem, bcgc.Optimal(levels=levels)), bcgc.solve(problem)
+    solution = bcgc.solve(problem, bcgc.Optimal(levels=levels))
+    free = bcgc.solve(problem)
     assert np.flatnonzero(known(solution.levels)).tolist() == levels
     others = np.setdiff1d(np.arange(SIZE), levels)
     assert np.all(np.asarray(solution.partition)[others] == 0)
@@ -165,7 +166,8 @@ def test_the_elimination_solves_a_positive_definite_system(x64):
     rng = np.random.default_rng(2)
     for size in (9, 70):
         factor = rng.standard_normal((size, size))
-        matrix, rhs = factor @ factor.T + 0.1 * np.eye(size), rng.standard_normal((size, 2))
+        matrix = factor @ factor.T + 0.1 * np.eye(size)
+        rhs = rng.standard_normal((size, 2))
         found = jax.jit(solve_positive)(matrix, rhs)
         np.testing.assert_allclose(found, np.linalg.solve(matrix, rhs), rtol=1e-7)
 

@@ -11,7 +11,8 @@ from bcgc_jax.solvers.quasi_newton import _updated, minimise_shares
 @pytest.mark.parametrize("kinked", [False, True])
 def test_shares_of_many_scales_are_found_also_at_kinks(kinked, precision):
     """Σ w / u is least at u ∝ √w, and max w / u at u ∝ w."""
-    weights, used = np.array([1.0, 3e-5, 5.0, 7e-3, 2e-4], precision), np.arange(5) != 2
+    weights = np.array([1.0, 3e-5, 5.0, 7e-3, 2e-4], precision)
+    used = np.arange(5) != 2
 
     def function(share):
         each = jnp.where(used, weights / jnp.where(used, share, 1), 0)

@@ -19,7 +19,11 @@ from tests.oracles.programme import best_shares, level_times
 from tests.oracles.runtimes import delivered_runtime
 from tests.problems import known
 
-S, N, L, M, B = 60, 4, 2500, 14.0, 1.3
+S = 60
+N = 4
+L = 2500
+M = 14.0
+B = 1.3
 SCALE = M * B / N
 _RNG = np.random.default_rng(11)
 TIMES = _RNG.gamma(2.0, size=(S, N)) * [0.5, 2.1, 0.7, 1.4] + [0.3, 0.6, 0.2, 0.4]
@@ -153,10 +157,8 @@ def test_a_plan_for_slow_and_fast_workers_is_near_the_optimum(optimum):
 
 
 def _two_groups(rng, size: int) -> np.ndarray:
-    slow, fast = (
-        rng.weibull(1.3, (size, 2)) * 2.7 + 1.9,
-        rng.exponential(1 / 3.2, (size, N - 2)) + 0.35,
-    )
+    slow = rng.weibull(1.3, (size, 2)) * 2.7 + 1.9
+    fast = rng.exponential(1 / 3.2, (size, N - 2)) + 0.35
     return -np.sort(-np.concatenate([slow, fast], axis=1), axis=1)
 
 

@@ -87,7 +87,8 @@ def test_the_bound_is_that_of_every_set_of_slowest_workers(solution):
                 np.cumsum(rate, axis=1)[np.arange(4), np.arange(1, 5)]
                 >= np.array([1, 3, 6, 10]) / 2
             )
-            low, high = np.where(done, low, middle), np.where(done, middle, high)
+            low = np.where(done, low, middle)
+            high = np.where(done, middle, high)
         ends.append(high.max())
     mean, error = np.mean(ends), np.std(ends) / 1500**0.5
     found = bcgc.solve(PROBLEM, "limit:2")

@@ -16,7 +16,10 @@ from tests.problems import SIZE, known, padded, slow
 
 pytestmark = pytest.mark.usefixtures("x64")
 
-N, L, M, B = 6, 90, 14.0, 1.3
+N = 6
+L = 90
+M = 14.0
+B = 1.3
 NAME = "shifted_exponential"
 CASE = CASES[NAME]
 CLOSED = (
@@ -76,7 +79,8 @@ def test_an_infinite_mean_that_shows_only_in_traced_values_is_a_status(method):
 def test_a_solution_is_whole_evaluated_and_certified(method):
     problem = _problem()
     solution = bcgc.solve(problem, method)
-    partition, rounded = np.asarray(solution.partition), np.asarray(solution.rounded)
+    partition = np.asarray(solution.partition)
+    rounded = np.asarray(solution.rounded)
     assert not np.any([partition[N:], rounded[N:]])
     partition = partition[:N]
     np.testing.assert_allclose(partition.sum(), L, rtol=1e-12)

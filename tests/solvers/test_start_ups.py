@@ -73,7 +73,8 @@ def test_the_bound_of_ordered_times_is_what_its_inequality_says(mean: float) -> 
 
 
 def test_a_constant_start_up_is_added_to_the_certified_optimum() -> None:
-    plain, late = _problem(max_workers=SIZE), _problem(max_workers=SIZE, start_up=500.0)
+    plain = _problem(max_workers=SIZE)
+    late = _problem(max_workers=SIZE, start_up=500.0)
     solutions = [bcgc.solve(problem) for problem in (plain, late)]
     assert np.allclose(known(solutions[0].partition), known(solutions[1].partition), rtol=1e-6)
     later = solutions[1].expected_runtime - solutions[0].expected_runtime

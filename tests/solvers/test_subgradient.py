@@ -14,7 +14,9 @@ from tests.oracles.programme import best_of_two_speeds
 
 pytestmark = pytest.mark.usefixtures("x64")
 
-TOTAL, SAMPLES, CYCLES = 700, 6.0, 0.7
+TOTAL = 700
+SAMPLES = 6.0
+CYCLES = 0.7
 STEPS = 210  # no multiple of the 40 between checks: the last one is ten steps after the one before
 
 

@@ -132,9 +132,8 @@ def test_another_training_is_refused_by_what_differs(tmp_path):
         ("model or optimiser", {"like": states(1, np.float16)[0]}),
         ("model or optimiser", {"like": {"a": np.zeros((30, 40), np.float32)}}),
     ):
-        with pytest.raises(
-            ValueError, match=f"made with another {name}. Take an empty folder, or what it"
-        ):
+        refused = f"made with another {name}. Take an empty folder, or what it"
+        with pytest.raises(ValueError, match=refused):
             last(**changed)
 
 
@@ -177,11 +176,8 @@ def test_iterations_are_told_in_order_and_in_the_callers_precision(x64):
             for k in range(7)
         ]
     assert [one.result() for one in coming] == told
-    assert (
-        [step.step for step in told]
-        == [int(step.metrics["loss"]) for step in told]
-        == list(range(7))
-    )
+    assert [step.step for step in told] == list(range(7))
+    assert [int(step.metrics["loss"]) for step in told] == list(range(7))
     assert {step.metrics["loss"].dtype for step in told} == {jnp.dtype("float64")}
     assert threading.get_ident() not in threads
 

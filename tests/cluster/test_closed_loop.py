@@ -183,7 +183,7 @@ def test_a_worker_makes_each_subset_once_and_forgets_what_no_plan_needs():
 def test_of_subsets_that_are_made_a_worker_keeps_the_chunks_that_it_stores(mean):
     """The samples and what they count are those of the same subsets cut by the master."""
     plan = SharedPlan(WorkSharing(N, 2, 3), mean)
-    (params, data) = case(4 * 23)
+    params, data = case(4 * 23)
     asked = []
     subsets = split_unevenly(data, N)
 

@@ -105,17 +105,16 @@ def trained(cluster, plans, params, data, steps, optimizer=SGD, atol=3e-6, **mor
 
 def descendants(pid):
     """All processes that this one has started, and those that these have."""
-    listed = subprocess.run(
-        ["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True
-    ).stdout
+    command = ["ps", "-eo", "pid=,ppid="]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     lines: Any = (map(int, line.split()) for line in listed.splitlines())
     parents: dict[int, int] = dict(lines)
-    found = {pid}
-    while len(found) < len(
-        found := found | {p for p, parent in parents.items() if parent in found}
-    ):
-        pass
-    return sorted(found - {pid})
+    family = {pid}
+    children = {pid}
+    while children:
+        children = {p for p, parent in parents.items() if parent in children}
+        family |= children
+    return sorted(family - {pid})
 
 
 def living(pids):
@@ -285,23 +284,15 @@ def test_a_worker_is_given_up_when_its_successor_ends_or_fails_too(cluster, monk
     plan = coding_plan(jax.random.key(1), params, [COUNT, 0, 0, 0])
     cluster.assign(fatal, plan, zeros, parts)
     before = len(cluster.faults)
-    with (
-        pytest.warns(
-            UserWarning, match=r"worker 0 died .* is given up: 1 successors ended without"
-        ),
-        pytest.raises(WorkersLost, match=r"worker 0 lost.*plan for the workers left"),
-    ):
+    warned = r"worker 0 died .* is given up: 1 successors ended without"
+    refused = r"worker 0 lost.*plan for the workers left"
+    with pytest.warns(UserWarning, match=warned), pytest.raises(WorkersLost, match=refused):
         cluster.gradient(params)
     assert happened(cluster, before) == [(0, "died"), (0, "replaced"), (0, "died")]
     assert all("process has died" in f.reason for f in cluster.faults[before::2])
-    with (
-        pytest.warns(
-            UserWarning, match="worker 0 failed .*no such column.* is given up: 1 successors ended"
-        ),
-        pytest.raises(
-            WorkersLost, match=r"worker 0 lost: .*\(KeyError: 'no such column'\)$"
-        ) as lost,
-    ):
+    warned = "worker 0 failed .*no such column.* is given up: 1 successors ended"
+    refused = r"worker 0 lost: .*\(KeyError: 'no such column'\)$"
+    with pytest.warns(UserWarning, match=warned), pytest.raises(WorkersLost, match=refused) as lost:
         cluster.assign(failing, plan, params, parts)
     assert isinstance(lost.value.__cause__, KeyError)
     cluster.assign(loss, plan, params, parts)  # and the cluster is as good as before

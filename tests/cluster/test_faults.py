@@ -159,7 +159,7 @@ def test_a_machine_that_raises_loses_its_workers_and_a_loss_that_raises_is_told(
 @pytest.mark.slow
 def test_a_node_ends_and_another_joins_in_the_middle_of_a_training(spread, nodes):
     cluster, (all_nodes, second) = spread, nodes
-    (params, data) = case()
+    params, data = case()
     faults = len(cluster.faults)
     places = []
 

@@ -91,9 +91,8 @@ def test_no_plan_has_programs_of_its_own_which_the_master_would_keep() -> None:
     messages = sent(other, np.ones((N, 22), np.float32))
     with compilations() as compiled:
         decoder = Decoder(other, params)
-        decoder.gradient(
-            [known(decoder.gradients(b, dict(enumerate(messages[b])))) for b in range(3)]
-        )
+        blocks = [decoder.gradients(b, dict(enumerate(messages[b]))) for b in range(3)]
+        decoder.gradient([known(block) for block in blocks])
     assert compiled == []
 
 
@@ -108,9 +107,8 @@ def test_sums_over_all_subsets_are_divided_into_the_parameters_own_dtypes() -> N
     assert_alike(gradient, params)
     np.testing.assert_array_equal(gradient["b"], total[:7] / 4)
     # Half a unit in the last of bfloat16's eight bits: measured 3e-3 of 4e-3.
-    np.testing.assert_allclose(
-        np.asarray(gradient["a"], float).ravel(), total[7:] / 4, rtol=2.0**-8
-    )
+    narrow = np.asarray(gradient["a"], float).ravel()
+    np.testing.assert_allclose(narrow, total[7:] / 4, rtol=2.0**-8)
 
 
 def scheduled(stored: int, workers: int) -> CodingPlan:

@@ -53,9 +53,8 @@ def test_a_training_draws_and_keeps_a_state_as_plain_steps_do():
         params = jax.tree.map(lambda p, g: p - 0.1 * g, params, slope)
         largest.append(state["largest"])
     # Measured: 6e-7.
-    for one, other in zip(
-        jax.tree.leaves(found.params), jax.tree.leaves((params, state)), strict=True
-    ):
+    pairs = zip(jax.tree.leaves(found.params), jax.tree.leaves((params, state)), strict=True)
+    for one, other in pairs:
         np.testing.assert_allclose(one, other, rtol=2e-6, atol=2e-6)
     np.testing.assert_allclose(found.metrics, largest, rtol=2e-6, atol=2e-6)
 

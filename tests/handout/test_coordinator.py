@@ -323,7 +323,8 @@ def test_the_record_has_each_chunk_of_complete_steps_once_and_is_a_trace(tmp_pat
     assert {row["subset"] == row["worker"] for row in rows} == {True}
     trace = load_trace(path)
     assert trace.microbatches is not None
-    (times, loads) = trace.microbatches.seconds, trace.microbatches.load
+    times = trace.microbatches.seconds
+    loads = trace.microbatches.load
     assert loads is not None
     assert times.shape == (2, WORKERS, 2)
     assert np.all(loads == loads[0, 0, 0])  # else different chunks would pass for different data

@@ -35,17 +35,17 @@ def test_the_gap_is_reached_and_no_random_partition_is_below_the_bound(x64, law,
     assert int(rough.num_steps) < int(solution.num_steps)
     rng = np.random.default_rng(5)
     shares = np.concatenate([rng.dirichlet(np.full(6, c), 200) for c in (0.1, 1.0, 10.0)])
-    near = np.abs(
-        np.asarray(known(solution.partition)[:6]) * (1 + 0.02 * rng.standard_normal((200, 6)))
-    )
-    points = np.concatenate(
-        [3_000 * shares, 3_000 * near / near.sum(1, keepdims=True), 3_000 * np.eye(6)]
-    )
+    best = np.asarray(known(solution.partition)[:6])
+    near = np.abs(best * (1 + 0.02 * rng.standard_normal((200, 6))))
+    near = near / near.sum(1, keepdims=True)
+    points = 3_000 * np.concatenate([shares, near, np.eye(6)])
     points = np.pad(points, ((0, 0), (0, SIZE - 6)))
-    # 13 batches without a rest, which would be compiled by itself.
-    runtimes = jax.jit(
-        lambda p, x: jax.lax.map(lambda x: bcgc.expected_runtime(p, x), x, batch_size=62)
-    )
+
+    @jax.jit
+    def runtimes(problem, points):
+        # 13 batches without a rest, which would be compiled by itself.
+        return jax.lax.map(lambda x: bcgc.expected_runtime(problem, x), points, batch_size=62)
+
     values = runtimes(problem, points)
     assert float(values.min()) >= float(solution.lower_bound)
     assert float(values.min()) >= float(solution.expected_runtime) * (1 - gap)
@@ -104,9 +104,8 @@ def test_levels_that_may_be_used_are_the_only_ones_and_cost_what_a_restricted_se
         x[levels] = 5_000 * np.array([*v, 1 - sum(v)])
         return float(bcgc.expected_runtime(problem, x)) if x.min() >= 0 else np.inf
 
-    found = optimize.minimize(
-        cost, [0.3, 0.3], method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-9}
-    )
+    options = {"xatol": 1e-9, "fatol": 1e-9}
+    found = optimize.minimize(cost, [0.3, 0.3], method="Nelder-Mead", options=options)
     assert solution.lower_bound <= found.fun
     # worst measured 6e-8
     np.testing.assert_allclose(solution.expected_runtime, found.fun, rtol=1e-7)
@@ -176,13 +175,11 @@ def test_the_elimination_solves_a_positive_definite_system(x64):
 def test_the_forward_substitution_solves_the_triangular_system(x64, batched, size):
     rng = np.random.default_rng(4)
     strict = np.triu(rng.random((3, size, size)) / size, 1)
-    rows = np.concatenate(
-        [np.triu(rng.standard_normal((3, size, size)), 1), np.ones((3, 1, size))], axis=1
-    )
+    upper = np.triu(rng.standard_normal((3, size, size)), 1)
+    rows = np.concatenate([upper, np.ones((3, 1, size))], axis=1)
     to_front = [np.moveaxis(a, 0, -1) for a in (rows, strict)]
-    found = np.moveaxis(
-        np.asarray(jax.jit(solve_unit_upper, static_argnums=2)(*to_front, batched)), -1, 0
-    )
+    solve = jax.jit(solve_unit_upper, static_argnums=2)
+    found = np.moveaxis(np.asarray(solve(*to_front, batched)), -1, 0)
     np.testing.assert_allclose(found @ (np.eye(size) + strict), rows, atol=1e-13)
 
 
@@ -238,12 +235,10 @@ def test_each_problem_has_its_own_number_of_rounds(lanes):
 def test_constants_may_be_batched_and_batches_nested():
     starts, targets = np.array([[12, 7], [3, 11], [13, 6]]), np.array([1, 4])
     run = _collatz(1)
-    steps, _ = jax.jit(jax.vmap(jax.vmap(lambda n, t: run(n, t, 2)), in_axes=(0, None)))(
-        starts, targets
-    )
-    expected = [
-        [_by_hand(int(n), int(t))[0] for n, t in zip(row, targets, strict=True)] for row in starts
-    ]
-    np.testing.assert_array_equal(steps, expected)
+    nested = jax.vmap(jax.vmap(lambda n, t: run(n, t, 2)), in_axes=(0, None))
+    steps, _ = jax.jit(nested)(starts, targets)
+    for row, found in zip(starts, steps, strict=True):
+        expected = [_by_hand(int(n), int(t))[0] for n, t in zip(row, targets, strict=True)]
+        np.testing.assert_array_equal(found, expected)
     steps, _ = jax.jit(jax.vmap(lambda t: run(40, t, 2)))(np.array([1, 40, 10]))
     np.testing.assert_array_equal(steps, [_by_hand(40, t)[0] for t in (1, 40, 10)])

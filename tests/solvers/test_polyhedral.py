@@ -17,9 +17,8 @@ def test_the_slope_of_an_optimum_where_pieces_meet_is_that_of_a_linear_programme
     @jax.jit
     @jax.value_and_grad
     def two_speeds(numbers):
-        return bcgc.solve(
-            bcgc.Problem(bcgc.TwoSpeed(1.0, *numbers), 5, 1_000, 5.0)
-        ).expected_runtime
+        problem = bcgc.Problem(bcgc.TwoSpeed(1.0, *numbers), 5, 1_000, 5.0)
+        return bcgc.solve(problem).expected_runtime
 
     def exact(numbers):
         speed, probability = numbers.tolist()

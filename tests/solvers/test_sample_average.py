@@ -59,12 +59,10 @@ def test_the_optimum_of_rows_is_that_of_the_linear_programme():
     np.testing.assert_allclose(solution.expected_runtime, mean, rtol=1e-12)
     assert solution.relative_gap <= 2e-6
     restricted = bcgc.solve(_problem(bcgc.EmpiricalRows(TIMES)), bcgc.Optimal(levels=(0, 2)))
-    np.testing.assert_allclose(
-        restricted.expected_runtime, _best_of_rows(SORTED, (0, 2)), rtol=2e-6
-    )
-    stochastic = bcgc.solve(
-        _problem(bcgc.EmpiricalRows(TIMES)), "subgradient", key=jax.random.key(1)
-    )
+    best_of_two = _best_of_rows(SORTED, (0, 2))
+    np.testing.assert_allclose(restricted.expected_runtime, best_of_two, rtol=2e-6)
+    problem = _problem(bcgc.EmpiricalRows(TIMES))
+    stochastic = bcgc.solve(problem, "subgradient", key=jax.random.key(1))
     assert best < stochastic.expected_runtime < 1.005 * best
 
 
@@ -92,9 +90,8 @@ def test_a_deadline_is_met_by_as_many_rows_as_can_be_found():
     met = (_runtimes(np.asarray(solution.partition), SORTED) <= deadline).mean()
     np.testing.assert_allclose(known(solution.completion_probability), met, atol=1e-12)
     shares = np.random.default_rng(0).dirichlet(np.full(N, 0.6), 5000)
-    assert (
-        met >= max((_runtimes(L * share, SORTED) <= deadline).mean() for share in shares) - 1.01 / S
-    )
+    best = max((_runtimes(L * share, SORTED) <= deadline).mean() for share in shares)
+    assert met >= best - 1.01 / S
 
 
 # Of three atoms, so that all outcomes of two slow workers and two fast ones can be written down.
@@ -127,9 +124,8 @@ def test_limits_hold_as_often_as_they_say(optimum):
     assert abs(np.mean(error)) < 4 / np.sqrt(1000)
     assert 0.9 < np.std(error) < 1.1
     assert exact.min() >= optimum * (1 - 1e-9)
-    np.testing.assert_allclose(
-        found.relative_gap, 1 - found.lower_bound / found.expected_runtime, rtol=1e-9
-    )
+    gap = 1 - found.lower_bound / found.expected_runtime
+    np.testing.assert_allclose(found.relative_gap, gap, rtol=1e-9)
 
 
 def test_the_limit_is_the_least_mean_of_subgradients_less_its_error():
@@ -137,15 +133,13 @@ def test_the_limit_is_the_least_mean_of_subgradients_less_its_error():
     found = judge(_problem(bcgc.EmpiricalRows(TIMES)), x, np.array([True, False, True, True]))
     finish = np.cumsum(np.arange(1, N + 1) * x) * SORTED
     last = finish.argmax(axis=1)
-    slope = (
-        np.arange(1, N + 1) * (np.arange(N) <= last[:, None]) * SORTED[np.arange(S), last][:, None]
-    )
+    needed = np.arange(N) <= last[:, None]
+    slope = np.arange(1, N + 1) * needed * SORTED[np.arange(S), last][:, None]
     bound = SCALE * L * slope[:, [0, 2, 3]]
     limits = bound.mean(axis=0) - stats.norm.isf(0.025) * bound.std(axis=0, ddof=1) / np.sqrt(S)
     np.testing.assert_allclose(found.lower_bound, limits.min(), rtol=1e-12)
-    np.testing.assert_allclose(
-        found.expected_runtime, SCALE * finish.max(axis=1).mean(), rtol=1e-12
-    )
+    mean = SCALE * finish.max(axis=1).mean()
+    np.testing.assert_allclose(found.expected_runtime, mean, rtol=1e-12)
 
 
 @pytest.mark.slow
@@ -177,16 +171,14 @@ def test_every_method_is_judged_by_the_same_draws():
         solution = bcgc.solve(problem, method, key=key, num_draws=S)
         runtimes = _runtimes(np.asarray(solution.partition), fresh)
         np.testing.assert_allclose(solution.expected_runtime, runtimes.mean(), rtol=1e-12)
-        np.testing.assert_allclose(
-            solution.runtime_error, runtimes.std(ddof=1) / np.sqrt(FRESH), rtol=1e-9
-        )
+        error = runtimes.std(ddof=1) / np.sqrt(FRESH)
+        np.testing.assert_allclose(solution.runtime_error, error, rtol=1e-9)
         rounded = _runtimes(np.asarray(solution.rounded), fresh).mean()
         np.testing.assert_allclose(solution.rounded_runtime, rounded, rtol=1e-12)
         assert solution.kind == "confidence"
         if method == "time":
-            near = replace(
-                solution, lower_bound=0.9 * solution.expected_runtime
-            )  # a loose one has other words
+            # a loose bound has other words
+            near = replace(solution, lower_bound=0.9 * solution.expected_runtime)
             assert "with 97.5 % confidence" in repr(near)
     limit = bcgc.solve(problem, "limit", key=key, num_draws=S)
     each = L * M * B / np.sum(1 / fresh, axis=1)
@@ -212,9 +204,8 @@ def test_a_deadline_and_an_added_scheme_work_for_unlike_workers():
     assert abs(solution.completion_probability - probability) < 4 * error
     scheme = bcgc.Scheme("slowest", lambda problem, times: times[..., 0], gives="runtime")
     slowest = bcgc.solve(problem, scheme, key=key, num_draws=S)
-    assert abs(slowest.expected_runtime - rows[:, 0].mean()) < 5 * rows[:, 0].std() / np.sqrt(
-        50_000
-    )
+    error = rows[:, 0].std() / np.sqrt(50_000)
+    assert abs(slowest.expected_runtime - rows[:, 0].mean()) < 5 * error
 
 
 def test_what_cannot_be_done_for_unlike_workers_is_refused_with_advice():
@@ -228,19 +219,10 @@ def test_what_cannot_be_done_for_unlike_workers_is_refused_with_advice():
 
 
 def test_quantiles_of_students_t_and_the_f_distribution():
-    for above, below in [
-        (1, 1),
-        (1, 15),
-        (1, 99),
-        (2, 5),
-        (40, 3),
-        (7, 1000),
-        (1e4, 9),
-        (2e5, 1e6),
-    ]:
-        assert f_quantile(0.975, above, below) == pytest.approx(
-            stats.f.ppf(0.975, above, below), rel=2e-6
-        )
+    degrees = [(1, 1), (1, 15), (1, 99), (2, 5), (40, 3), (7, 1000), (1e4, 9), (2e5, 1e6)]
+    for above, below in degrees:
+        exact = stats.f.ppf(0.975, above, below)
+        assert f_quantile(0.975, above, below) == pytest.approx(exact, rel=2e-6)
 
 
 @pytest.mark.parametrize("start", [None, 70_000.0])
@@ -256,9 +238,8 @@ def test_single_rows_are_resampled_as_by_numpy(start):
             [delivered_runtime(x, [start] * N, t, M, B, send_time=12.0) for t in TIMES]
         )
     means = np.random.default_rng(0).choice(runtimes, (20_000, S)).mean(axis=1)
-    np.testing.assert_allclose(
-        np.quantile(drawn, [0.05, 0.95]), np.quantile(means, [0.05, 0.95]), rtol=3e-3
-    )
+    levels = [0.05, 0.95]
+    np.testing.assert_allclose(np.quantile(drawn, levels), np.quantile(means, levels), rtol=3e-3)
 
 
 def test_blocks_keep_what_ties_a_step_to_the_next():

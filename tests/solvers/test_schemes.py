@@ -44,9 +44,8 @@ def test_a_partition_is_rounded_evaluated_and_certified():
 
 def test_levels_are_counted_also_for_units_of_unequal_cost():
     comb = bcgc.Scheme("comb", lambda problem, unit: unit % 3, gives="levels")
-    assert known(bcgc.solve(PROBLEM, comb).rounded).tolist() == [1667, 1667, 1666] + [0] * (
-        SIZE - 3
-    )
+    counts = known(bcgc.solve(PROBLEM, comb).rounded).tolist()
+    assert counts == [1667, 1667, 1666] + [0] * (SIZE - 3)
     law = bcgc.TwoSpeed(1.0, 2.0, 0.5)  # for which the program is smaller
     units = bcgc.Problem(law, 4, 5, unit_costs=np.array([5.0, 1.0, 2.0, 4.0, 8.0]))
     np.testing.assert_allclose(known(bcgc.solve(units, comb).partition), [9.0, 9.0, 2.0, 0.0])

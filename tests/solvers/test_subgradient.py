@@ -41,9 +41,8 @@ def test_the_answer_is_within_one_per_cent_of_the_optimum():
     seen = history[~np.isnan(history)]
     np.testing.assert_allclose(seen[-1], _unit(workers) * reached, rtol=1e-8)
     start = oracles.load_of(np.asarray(time_partition(problem)) / TOTAL)
-    np.testing.assert_allclose(
-        seen[0], _unit(workers) * oracles.expected_max(case, start), rtol=1e-8
-    )
+    exact = _unit(workers) * oracles.expected_max(case, start)
+    np.testing.assert_allclose(seen[0], exact, rtol=1e-8)
     assert seen[-1] < seen[0]
     assert int(result.status) != bcgc.Status.INFINITE
     # That is where the mean is infinite whatever the plan.

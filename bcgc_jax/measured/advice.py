@@ -122,8 +122,8 @@ def advise(
     times, _ = whole_steps(trace)
     if min(times.shape) < 2:
         raise ValueError(
-            f"the log has {len(times)} steps with a time of each of its {trace.num_workers} "
-            "workers: give at least two steps of two workers"
+            f"advice needs two workers or more, and two steps with a time of each. Workers in the "
+            f"log: {trace.num_workers}. Steps with a time of each: {len(times)}"
         )
     log = model_of(trace, times, chunks)
     replays = remedies.replays(log.model, log.costs, stored, round_trip, methods)

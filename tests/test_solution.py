@@ -122,10 +122,13 @@ def _all_solutions() -> list[bcgc.Solution]:
     found = list(bcgc.compare(PROBLEM, key=jax.random.key(0)).values())
     found += [bcgc.solve(PROBLEM, method) for method in (bcgc.Deadline(1e8), "cyclic:3")]
     found.append(bcgc.solve(padded(LAW, 6, 90), "ferdinand:17"))
+
     # Of a law whose programs are small.
-    alike = jax.vmap(
-        lambda t: bcgc.solve(padded(bcgc.distributions.Deterministic(t), 6, 5_000), "time")
-    )
+    @jax.jit
+    @jax.vmap
+    def alike(t):
+        return bcgc.solve(padded(bcgc.distributions.Deterministic(t), 6, 5_000), "time")
+
     return [*found, alike(np.array([1.0, 2.0, -1.0]))]
 
 

@@ -57,6 +57,11 @@ _NODES_AT_A_TIME = 16
 _SECOND_CUMULANT = 0.02
 
 
+# One program each: out of `jit` every operation would be compiled by itself.
+_marks = jax.jit(marks_of)
+_slope = jax.jit(homogeneous_slope)
+
+
 class _Point(NamedTuple):
     """A partition x where f was evaluated.
 
@@ -149,7 +154,7 @@ class _Search:
     def __init__(self, law: Distribution, one: Array, refine: int) -> None:
         self.columns, samples = _basis(one.size)
         self._on_device = (jnp.asarray(self.columns), jnp.asarray(samples))
-        marks = marks_of(law, one, one.size)
+        marks = _marks(law, one, one.size)
         self._evaluate = functools.partial(_evaluate, law, marks, self._on_device[1])
         self.steps = 0
         self.barrier = 1e-4 / self.columns.shape[1]
@@ -282,7 +287,7 @@ def _evaluate(
     value = starts[0] * np.array([1, 1, 1, 0]) + sum(values)
     slopes_in_x = []
     for of_rule, slope in zip(value, sum(slopes), strict=False):
-        in_load = np.asarray(homogeneous_slope(of_rule, jnp.asarray(slope), load, size), float)
+        in_load = np.asarray(_slope(of_rule, jnp.asarray(slope), load, size), float)
         slopes_in_x.append(level * np.cumsum(in_load[::-1])[::-1])
     # The model makes do with as many nodes as the coarsest rule has.
     every = slice(0, nodes, refine)

@@ -76,9 +76,13 @@ def test_messages_are_those_of_the_simulation():
     subsets = simulation.split_batch(batch, N)
     parts = [jax.tree.map(lambda x, j=j: x[j], subsets) for j in range(N)]
     leaves = jax.tree.leaves(params)
-    simulated = simulation.encode_gradients(
-        plan, simulation.subset_gradients(loss, plan, params, subsets)[1]
-    )
+
+    @jax.jit
+    def encoded(params, subsets):
+        gradients = simulation.subset_gradients(loss, plan, params, subsets)[1]
+        return simulation.encode_gradients(plan, gradients)
+
+    simulated = jax.tree.map(np.asarray, encoded(params, subsets))
     for w, worker in enumerate(workers(params, plan, parts)):
         messages = list(worker.compute(1, 1, leaves))
         assert [m.task.block for m in messages] == list(range(len(plan.blocks)))

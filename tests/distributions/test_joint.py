@@ -141,14 +141,14 @@ def test_rows_go_under_vmap_and_a_traced_number_of_workers_must_be_theirs(x64):
     def expected(times):
         return bcgc.expected_runtime(_problem(bcgc.EmpiricalRows(times)), X)
 
-    values = jax.vmap(expected)(batch)
+    values = jax.jit(jax.vmap(expected))(batch)
     np.testing.assert_allclose(values, _runtimes(X).mean() * np.array([1, 2.5]), rtol=1e-10)
 
     def of(workers):
         problem = _problem(num_workers=workers, max_workers=N)
         return bcgc.expected_runtime(problem, X), problem.valid
 
-    values, valid = jax.vmap(of)(jnp.array([N, N - 1]))
+    values, valid = jax.jit(jax.vmap(of))(jnp.array([N, N - 1]))
     np.testing.assert_allclose(values[0], _runtimes(X).mean(), rtol=1e-10)
     assert (np.isnan(values[1]), valid.tolist()) == (True, [True, False])
 

@@ -112,14 +112,14 @@ def test_distances_are_those_of_scipy_and_of_the_integral(x64):
     times = np.sort(np.random.default_rng(7).gamma(2.0, 1.0, 60))
     case = laws.GAMMA.at(1.7, 0.9, 0.0)
     hazards, reference = case.law().cumulative_hazard(jnp.asarray(times)), case.frozen
-    ks, ad = distances(hazards, Sample(jnp.asarray(times)))
+    ks, ad = jax.jit(distances)(hazards, Sample(jnp.asarray(times)))
     assert float(ks) == pytest.approx(stats.kstest(times, reference.cdf).statistic, rel=1e-9)
     u, i = reference.cdf(times), np.arange(1, 61)
     textbook = -60 - np.mean((2 * i - 1) * (np.log(u) + np.log1p(-u[::-1])))
     assert float(ad) == pytest.approx(textbook, rel=1e-9)
     # Cut off: Kaplan and Meier's curve, and the integral as it stands, up to the largest time.
     censored = np.random.default_rng(8).random(60) < 0.4
-    _, ad = distances(hazards, Sample(jnp.asarray(times), jnp.asarray(censored)))
+    _, ad = jax.jit(distances)(hazards, Sample(jnp.asarray(times), jnp.asarray(censored)))
     survival, edges, total = 1.0, [0.0, *u], 0.0
     for k in range(60):
         p = 1 - survival

@@ -115,7 +115,8 @@ def test_a_search_that_ended_before_its_limit_found_no_better_point(
 ):
     ended = jnp.asarray(False), jnp.asarray(steps), jnp.ones(12) / 12, jnp.array([2.0, 0.5, 1.0])
     monkeypatch.setattr(optimal, "search", lambda *_: ended)
-    found = optimal_partition.__wrapped__(PLAIN, True, max_steps=7)  # type: ignore[attr-defined]
+    fresh = functools.partial(optimal_partition.__wrapped__, max_steps=7)  # type: ignore[attr-defined]
+    found = jax.jit(fresh)(PLAIN, True)
     assert int(found.status) == status
     assert float(_certificate_of(found)[2]) == pytest.approx(float(found.lower_bound - found.error))
 

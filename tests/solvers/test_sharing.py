@@ -123,7 +123,7 @@ def test_limits_of_a_batch_and_their_slopes():
         ).expected_runtime
 
     scales = jnp.array([1.0, 2.0])
-    found, slopes = jax.vmap(jax.value_and_grad(limit))(scales)
+    found, slopes = jax.jit(jax.vmap(jax.value_and_grad(limit)))(scales)
     np.testing.assert_allclose(found, float(found[0]) * scales, rtol=1e-9)
     np.testing.assert_allclose(slopes, found[0], rtol=1e-9)
 

@@ -28,6 +28,9 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 # Files that share programs go to one process, in this order, and the rest behind them, a file at a
 # time.
 _GROUPS = {
+    # processes that wait, beside those that compute
+    "tests/cluster/test_faults.py": "faults",
+    "tests/cluster/test_cluster.py": "cluster",
     "tests/test_registry.py": "examples",
     "bcgc_jax/measured/fits.py": "fits",
     "tests/measured/test_fits.py": "fits",
@@ -38,7 +41,6 @@ _GROUPS = {
     # the longest files, not at the end while one process waits
     "tests/test_documents.py": "documents",
     "tests/plans/test_mass_at_infimum.py": "infimum",
-    "tests/cluster/test_cluster.py": "cluster",
     "bcgc_jax/": "examples",
 }
 

@@ -92,7 +92,7 @@ def test_a_batch_over_workers_is_the_loop():
             bcgc.Problem(PAPER, workers, 100, max_workers=6), "cyclic:3"
         ).expected_runtime
 
-    batch = jax.vmap(value)(jnp.array([2, 3, 6]))
+    batch = jax.jit(jax.vmap(value))(jnp.array([2, 3, 6]))
     assert np.isnan(float(batch[0]))
     for found, workers in zip(batch[1:], (3, 6), strict=True):
         assert float(found) == pytest.approx(float(value(workers)), rel=1e-12)

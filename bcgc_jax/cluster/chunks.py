@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from bcgc_jax.cluster.worker import NEVER, Duty
+from bcgc_jax.cluster.worker import NEVER, Duty, noted
 from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.gradients import Loss, PyTree, num_samples
 from bcgc_jax.coding.losses import keys_of
@@ -95,7 +95,7 @@ class ChunkWorker:
         gradient: list[Array] = []
         with jax.enable_x64(self.duty.x64):
             for chunk in shapes.values():
-                gradient = self._computed(chunk)
+                gradient = self._gradient_of(chunk)
             if gradient:
                 gradient = _added(_begun(gradient, 1.0), gradient, 1.0)
             jax.block_until_ready(gradient)
@@ -128,7 +128,7 @@ class ChunkWorker:
             if answer.chunk is None:
                 return self._begin.question._replace(ticket=answer.send)
             started = time.perf_counter()
-            gradient = jax.block_until_ready(self._computed(answer.chunk))
+            gradient = self._gradient_of(answer.chunk)
         seconds = time.perf_counter() - started
         self._last = answer.chunk, gradient
         self._wait(answer.chunk, started)
@@ -198,13 +198,16 @@ class ChunkWorker:
             self._sums[answer.keep] = Sum(answer.keep, before.label | {chunk}, total)
             self._changed.notify_all()
 
-    def _computed(self, chunk: Chunk) -> list[Array]:
-        """The leaves of a chunk's gradient; none without samples."""
-        batch = self._samples(chunk)
-        if not num_samples(batch):
-            return []
-        key = self._keys(self._begin.iteration, *chunk)
-        return _gradient(self.duty.loss, self._params, batch, *key)
+    def _gradient_of(self, chunk: Chunk) -> list[Array]:
+        """The leaves of a chunk's gradient, once they are there; none without samples."""
+        iteration = self._begin.iteration
+        subset, number = chunk
+        with noted(f"chunk {number} of subset {subset}", iteration):
+            batch = self._samples(chunk)
+            if not num_samples(batch):
+                return []
+            keys = self._keys(iteration, *chunk)
+            return jax.block_until_ready(_gradient(self.duty.loss, self._params, batch, *keys))
 
     def _samples(self, chunk: Chunk) -> PyTree:
         """The samples of a chunk, the same for all workers that store it."""

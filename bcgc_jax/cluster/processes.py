@@ -16,7 +16,7 @@ from bcgc_jax.cluster.engine import Made, actor_class, cause_of, reason_of
 from bcgc_jax.cluster.message_book import Decoder
 from bcgc_jax.cluster.rounds import CodedRound, Round
 from bcgc_jax.cluster.shared_round import Coordinator, SharedRound
-from bcgc_jax.cluster.worker import Duty
+from bcgc_jax.cluster.worker import NOTE, Duty
 from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.pace import Pace
 from bcgc_jax.plans.handout import Roster
@@ -213,6 +213,7 @@ class Processes:
         self.why = ""  # the worker lost last was lost
         self.error: Exception | None = None
         self._raised: set[int] = set()  # workers, in their last iteration
+        self._raised_for: dict[str, set[int]] = {}  # workers, by the note of the samples
         self._missing = 0  # given up for want of room
         self._looked = 0.0  # when room was last looked for
         self._started_in = 0.0  # seconds that the slowest new one took until it had loaded
@@ -374,6 +375,7 @@ class Processes:
         """Give all their duty and data, and start those that are not there; they load meanwhile."""
         self._given = work
         self._raised.clear()
+        self._raised_for.clear()
         for worker, process in enumerate(self._all):
             if process is None:
                 self._spawn(worker)
@@ -424,8 +426,16 @@ class Processes:
         process.speaks()
 
     def check_raised(self, errors: Mapping[int, Exception]) -> None:
-        """Raise what these workers raised if all others did too."""
-        # Then it is the loss, not their machines.
+        """Raise what these workers raised if it is the loss, not their machines."""
+        # All others raised too, or another worker did for the same samples.
+        for worker, error in errors.items():
+            cause = cause_of(error)
+            notes = getattr(cause, "__notes__", ())
+            for samples in (note for note in notes if note.startswith(NOTE)):
+                raised_for = self._raised_for.setdefault(samples, set())
+                raised_for.add(worker)
+                if len(raised_for) > 1:
+                    raise cause from error
         self._raised |= errors.keys()
         for worker, process in enumerate(self._all):
             if process is not None and not process.attempts and worker not in errors:

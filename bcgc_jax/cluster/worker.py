@@ -6,6 +6,7 @@ it, until the master asks for it. So it does with a schedule's tasks, each a blo
 of a subset, of which the master asks for the sum of some. No line here knows of Ray.
 """
 
+import contextlib
 import dataclasses
 import functools
 import threading
@@ -88,6 +89,20 @@ class _Part(NamedTuple):
 
     chunks: list[_Passing]
     weight: float
+
+
+# JAX adds notes of its own.
+NOTE = "It was raised for"
+
+
+@contextlib.contextmanager
+def noted(samples: str, iteration: int) -> Iterator[None]:
+    """Whatever is raised has a note of the samples that it was raised for."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"{NOTE} {samples}, in iteration {iteration}.")
+        raise
 
 
 class WorkerProcess:
@@ -231,21 +246,22 @@ class WorkerProcess:
         weights = np.zeros(len(subsets))
         gradients = list[Any]([None] * len(subsets))
         for k, j in enumerate(subsets):
-            if (j, share) not in passes:
-                passes[j, share] = self._begin(j, iteration, share, params)
-            part = passes[j, share]
-            weights[k] = part.weight
-            for chunk in part.chunks:
-                if self._stopped >= call:
-                    return None
-                own, chunk.at = chunk.cut.gradients(chunk.at, block, self._later[number][j])
-                so_far = gradients[k]
-                gradients[k] = own if so_far is None else _added(so_far, own, chunk.weight)
-                # Else the next chunk would be begun before "stop" is heard.
-                jax.block_until_ready(gradients[k])
-                if span is not None:
-                    done = (k + chunk.until) / len(subsets)
-                    self._sleep(call, span[0] + (span[1] - span[0]) * done)
+            with noted(f"subset {j}", iteration):
+                if (j, share) not in passes:
+                    passes[j, share] = self._begin(j, iteration, share, params)
+                part = passes[j, share]
+                weights[k] = part.weight
+                for chunk in part.chunks:
+                    if self._stopped >= call:
+                        return None
+                    own, chunk.at = chunk.cut.gradients(chunk.at, block, self._later[number][j])
+                    so_far = gradients[k]
+                    gradients[k] = own if so_far is None else _added(so_far, own, chunk.weight)
+                    # Else the next chunk would be begun before "stop" is heard.
+                    jax.block_until_ready(gradients[k])
+                    if span is not None:
+                        done = (k + chunk.until) / len(subsets)
+                        self._sleep(call, span[0] + (span[1] - span[0]) * done)
         encoded = self._encode(block, self._rows[block], weights, gradients)
         pieces = [np.asarray(piece) for piece in encoded]
         # Not by XLA, which asks of each number anew which piece it is of: nine times slower.

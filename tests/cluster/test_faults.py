@@ -1,8 +1,10 @@
 """Machines that raise, nodes that end, endless paces, damaged checkpoints, closed clusters."""
 
 import contextlib
+import dataclasses
 import itertools
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -16,15 +18,17 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.cluster import Cluster, InjectedDelay, Told
+from bcgc_jax.cluster import Cluster, InjectedDelay, Told, train_on_cluster
 from bcgc_jax.cluster.engine import _at_work_in, _check_answers, cause_of, reason_of, session
 from bcgc_jax.cluster.processes import Processes
+from bcgc_jax.cluster.worker import noted
 from bcgc_jax.coding.gradients import coding_plan, split_unevenly
 from bcgc_jax.coding.pace import Pace
 from tests.cluster.test_cluster import (
     COUNT,
     PROBLEM,
     ROOT,
+    SGD,
     case,
     descendants,
     exact,
@@ -85,6 +89,25 @@ def test_what_a_loss_raises_in_all_workers_is_told_when_all_have_answered():
     with pytest.raises(Raised):
         Processes._wait_until_loaded(processes)
     assert judged == [[0, 1]]
+
+
+def _raised_for(samples):
+    """What one worker of many raises for some samples, as Ray tells of it."""
+    error = ValueError("bad sample")
+    error.add_note("JAX has removed frames.")
+    with pytest.raises(ValueError, match="bad sample") as raised, noted(samples, 7):
+        raise error
+    return Raised("", pickle.loads(pickle.dumps(raised.value)))
+
+
+def test_what_two_workers_raise_for_the_same_samples_is_the_loss():
+    """Whoever raises alone may have a bad machine."""
+    processes: Any = SimpleNamespace(_raised=set(), _raised_for={}, _all=[None] * 4)
+    for worker, chunk in ((0, 3), (0, 3), (1, 4)):
+        Processes.check_raised(processes, {worker: _raised_for(f"chunk {chunk} of subset 1")})
+    with pytest.raises(ValueError, match="bad sample") as raised:
+        Processes.check_raised(processes, {2: _raised_for("chunk 3 of subset 1")})
+    assert raised.value.__notes__[1:] == ["It was raised for chunk 3 of subset 1, in iteration 7."]
 
 
 def test_rays_processes_are_told_from_others_by_their_program_and_the_folder(tmp_path):
@@ -154,6 +177,34 @@ def test_a_machine_that_raises_loses_its_workers_and_a_loss_that_raises_is_told(
     assert len(cluster.faults) == faults  # no process was ended for it
     cluster.assign(loss, plan, params, split_unevenly(data, 3))
     exact(cluster, params, data)
+
+
+def sour(params, batch):
+    """A loss that raises for one sample, where its program runs."""
+
+    def check(y):
+        if np.any(y == 77):
+            raise ValueError("a sample of 77")
+        return y
+
+    shape = jax.ShapeDtypeStruct(batch["y"].shape, batch["y"].dtype)
+    return loss(params, batch | {"y": jax.pure_callback(check, shape, batch["y"])})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "samples"), [("sharing:2:4", "chunk 1 of subset 3"), ("cyclic:2", "subset 3")]
+)
+def test_what_a_loss_raises_for_one_sample_is_told_at_once(spread, method, samples):
+    """Each of the two workers that have it was replaced three times before."""
+    params, data = case(160)
+    data["y"][135] = 77
+    told = Told(dataclasses.replace(PROBLEM, num_samples=160), method)
+    faults = len(spread.faults)
+    with pytest.raises(Exception, match="a sample of 77") as raised:
+        train_on_cluster(jax.random.key(0), sour, told, spread, params, data, SGD, 3)
+    assert raised.value.__notes__[-1].startswith(f"It was raised for {samples}, in iteration")
+    assert len(spread.faults) <= faults + 2  # the first one failed, and is replaced
 
 
 @pytest.mark.slow

@@ -324,7 +324,10 @@ class Bench:
     def __init__(self, fetched: Callable[[Any], Any]) -> None:
         self._fetched = fetched  # what a reference is of
         # With how many samples their subsets have.
-        self._workers: dict[tuple[int, int], tuple[WorkerProcess | ChunkWorker, set[int]]] = {}
+        # And the seconds of a processor that compiling took.
+        self._workers: dict[
+            tuple[int, int], tuple[WorkerProcess | ChunkWorker, set[int], float]
+        ] = {}
         self._made: dict[tuple[int, int, int], PyTree] = {}
 
     def worker(
@@ -335,11 +338,12 @@ class Bench:
         held: dict[Any, Any],
         kept: Sequence[int],
         programs: str,
-    ) -> tuple[WorkerProcess | ChunkWorker, set[int]]:
-        """The worker for a plan's `number`, compiled once, and how many samples its subsets have.
+    ) -> tuple[WorkerProcess | ChunkWorker, set[int], float]:
+        """The worker for a plan's `number`, its subsets' sizes, and how long it compiled.
 
-        It is forgotten if it is not to be `kept` with the next. `held` are references to subsets,
-        or `Made`; `programs` is the folder of `shared_programs`.
+        That is in seconds of a processor. It is compiled once, and forgotten if it is not to be
+        `kept` with the next. `held` are references to subsets, or `Made`; `programs` is the folder
+        of `shared_programs`.
         """
         if is_safe(programs):  # else this is another machine
             jax.config.update("jax_compilation_cache_dir", programs)
@@ -357,8 +361,9 @@ class Bench:
                 _check(duty, next(iter(subsets.values())))
             made = ChunkWorker if isinstance(duty.plan, SharedPlan) else WorkerProcess
             worker = made(duty, index, subsets)
+            began = time.process_time()
             worker.warm_up()
-            compiled = worker, counts
+            compiled = worker, counts, time.process_time() - began
         others = {key: one for key, one in self._workers.items() if key[0] in kept}
         self._workers = {**others, (number, index): compiled}
         return compiled
@@ -414,10 +419,13 @@ def actor_class(ray: Any) -> Any:
         def __init__(self) -> None:
             self._bench = Bench(ray.get)
 
-        def load(self, *order: Any) -> set[int]:
-            """Do from now on as ordered; ends, with the subsets' sizes, once all is compiled."""
-            self.worker, counts = self._bench.worker(*order)
-            return counts
+        def load(self, *order: Any) -> tuple[set[int], float]:
+            """Do from now on as ordered; ends, with the subsets' sizes, once all is compiled.
+
+            And with how long it compiled.
+            """
+            self.worker, counts, compiled_in = self._bench.worker(*order)
+            return counts, compiled_in
 
         @ray.method(concurrency_group="beside")
         def prepare(self, *order: Any) -> None:

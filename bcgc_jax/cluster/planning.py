@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import dataclasses
+import math
 import sys
 import time
 import warnings
@@ -20,7 +21,7 @@ from bcgc_jax.cluster.engine import Source
 from bcgc_jax.cluster.master import Cluster, ClusterGradient
 from bcgc_jax.cluster.processes import Assignment, WorkersLost
 from bcgc_jax.cluster.rounds import Work
-from bcgc_jax.cluster.trials import Decision, Trials
+from bcgc_jax.cluster.trials import FIRST, SHORTEST, Decision, Trials, not_worth_trying
 from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.gradients import Loss, PyTree, assign, num_samples, split_unevenly
 from bcgc_jax.coding.pace import ENDLESS
@@ -299,6 +300,7 @@ class Loop(Course):
         self._schemes: dict[bool, TrainingScheme] = {}
         self._works: dict[bool, Assignment] = {}
         self._trials: Trials | None = None  # None where there is nothing to be tried
+        self._refused = False  # it was told why sharing is not tried
         # The step of now, what it took, and the faults before it.
         self._step = 0
         self._took = 0.0
@@ -313,7 +315,7 @@ class Loop(Course):
         begin = time.perf_counter()
         self._step = step
         self._faults = len(self.cluster.faults)
-        if self._wanted and True not in self._works:
+        if self._wanted and True not in self._works and self._is_worth_trying():
             self._prepare_sharing()
         gradient = super().gradient(params, step)
         self._took = time.perf_counter() - begin
@@ -345,9 +347,17 @@ class Loop(Course):
         self.cluster.take_up(work)
         work.ready = len(self.members)
         if before not in (None, scheme.method):
-            assert self._trials is not None
-            self.decisions.append(Decision(self._step, before, scheme.method, *self._trials.means))
+            self._decided(before, scheme.method)
         return scheme
+
+    def _decided(self, before: str, after: str, reason: str = "") -> None:
+        assert self._trials is not None
+        uncoded, sharing = self._trials.means
+        if not reason and math.isnan(sharing):
+            reason = "sharing is tried for the first time"
+        elif not reason:
+            reason = f"a step took {uncoded:.3g} s uncoded and {sharing:.3g} s by sharing"
+        self.decisions.append(Decision(self._step, before, after, uncoded, sharing, reason))
 
     def _begin_trials(self) -> None:
         """Begin without redundancy."""
@@ -360,6 +370,7 @@ class Loop(Course):
         self._prepare(False, TrainingScheme(plan, jnp.ones(1), jnp.zeros(1), method="uncoded"))
         can_share = min(self.source.max_stored, workers) > 1 and self._numbers_of_chunks()
         self._trials = Trials(self.num_steps - max(self._step, self.first)) if can_share else None
+        self._refused = False
 
     def _numbers_of_chunks(self) -> list[int]:
         """The numbers of chunks with which every chunk has samples, as far as it is known here."""
@@ -374,15 +385,36 @@ class Loop(Course):
         workers = len(self.members)
         return WorkSharing(workers, min(self.source.max_stored, workers), chunks)
 
-    def _prepare_sharing(self) -> None:
-        """Prepare work sharing in chunks that take longer than a message of an uncoded step."""
-        # A hand-out takes a tenth of that.
+    def _is_worth_trying(self) -> bool:
+        """Whether sharing is worth trying, by the last uncoded steps; a refusal is told once."""
+        took = np.array([self._subset_times(step) for step in list(self.work)[-FIRST:]])
+        rule = self._sharing_rule()
+        compiling = len(set(rule.sizes)) * self.cluster.compiled_in
+        chunk = float(np.median(took)) / rule.chunks
+        reason = not_worth_trying(took, chunk, compiling, self.num_steps - self._step)
+        if reason and not self._refused:
+            self._decided("uncoded", "uncoded", reason)
+            self._refused = True
+        return not reason
+
+    def _subset_times(self, step: tuple[Work, ...]) -> list[float]:
+        """Seconds of each worker's subset in an uncoded step; the longest where none is known."""
+        done = {item.worker: item.done for item in step}
+        longest = max(done.values())
+        return [done.get(worker, longest) for worker in range(len(self.members))]
+
+    def _sharing_rule(self) -> WorkSharing:
+        """Work sharing in chunks that are worth a hand-out, or else in the fewest chunks."""
+        # A hand-out takes a tenth of a message of an uncoded step.
         records = [item for step in self.work for item in step]
         subset = float(np.median([item.done for item in records]))
         message = min(item.heard - item.done - item.overrun for item in records)
         possible = self._numbers_of_chunks()
-        long = [chunks for chunks in possible if subset / chunks >= message]
-        rule = self._rule(long[0] if long else possible[-1])
+        long = [chunks for chunks in possible if subset / chunks >= max(message, SHORTEST)]
+        return self._rule(long[0] if long else possible[-1])
+
+    def _prepare_sharing(self) -> None:
+        rule = self._sharing_rule()
         uncoded = self._schemes[False]
         scheme = SharedScheme(
             plan=uncoded.plan,

@@ -214,6 +214,7 @@ class Processes:
         self.error: Exception | None = None
         self._raised: set[int] = set()  # workers, in their last iteration
         self._raised_for: dict[str, set[int]] = {}  # workers, by the note of the samples
+        self.compiled_in = 0.0  # seconds of a processor, of the slowest, for what they do
         self._missing = 0  # given up for want of room
         self._looked = 0.0  # when room was last looked for
         self._started_in = 0.0  # seconds that the slowest new one took until it had loaded
@@ -374,6 +375,7 @@ class Processes:
     def _give(self, work: Assignment) -> None:
         """Give all their duty and data, and start those that are not there; they load meanwhile."""
         self._given = work
+        self.compiled_in = 0.0
         self._raised.clear()
         self._raised_for.clear()
         for worker, process in enumerate(self._all):
@@ -418,7 +420,8 @@ class Processes:
         """Take note that a worker has loaded; if it has not, Ray's error is raised."""
         process = self._all[worker]
         assert process is not None
-        process.samples = self.ray.get(process.starting)
+        process.samples, compiled_in = self.ray.get(process.starting)
+        self.compiled_in = max(self.compiled_in, compiled_in)
         process.has_answered(wait=None if process.pid is None else 0)
         self._started_in = max(self._started_in, time.monotonic() - process.born_at)
         process.born_at = np.inf  # what it loads later is no start

@@ -12,6 +12,8 @@ from collections.abc import Collection
 from statistics import fmean
 from typing import NamedTuple
 
+import numpy as np
+
 # Steps of a trial. The first step of a stint is left out of means: it holds the change, and the
 # overrun of the scheme before.
 FIRST = 4
@@ -27,17 +29,24 @@ _CLEAR = 1.5
 _LOST = 0.01
 # What it may lose in the first stint, which has the change, a share of all steps.
 _LOST_FIRST = 0.01
+# Seconds of the shortest chunk. A hand-out takes 1 to 2 ms of cores that compute: with chunks of
+# 8 ms sharing took 1.75 times as long as without redundancy (`experiments.busy`).
+SHORTEST = 0.02
+# Compiling for it may take this share of what perfect sharing would save. On the same cores it took
+# 2 s of a training of 13 s there, of which 4 s could be saved at most.
+_COMPILING = 0.1
 # What it may lose in a later stint.
 _LOST_AT_ONCE = 0.004
 
 
 class Decision(NamedTuple):
-    """The scheme of a training was changed.
+    """The scheme of a training was changed, or sharing is not tried: then all stays "uncoded".
 
     Attributes:
       step: the first iteration with the new scheme.
       before, after: "uncoded", or "sharing:D:C".
       uncoded, sharing: mean seconds of the last steps of either; NaN as long as there are none.
+      reason: in a sentence.
     """
 
     step: int
@@ -45,6 +54,36 @@ class Decision(NamedTuple):
     after: str
     uncoded: float
     sharing: float
+    reason: str = ""
+
+
+def not_worth_trying(took: np.ndarray, chunk: float, compiling: float, num_steps: int) -> str:
+    """Why work sharing is not tried, in a sentence; "" if it is.
+
+    Args:
+      took: seconds of each worker's subset in the last uncoded steps, `[K, N]`.
+      chunk: seconds of a chunk.
+      compiling: seconds that workers would compile for it.
+      num_steps: of the training to come.
+
+    >>> not_worth_trying(np.array([[0.4, 0.1]]), chunk=0.05, compiling=2.0, num_steps=1000)
+    ''
+    >>> not_worth_trying(np.array([[0.4, 0.1]]), chunk=0.05, compiling=2.0, num_steps=50)
+    'sharing is not tried: compiling takes 2 s, and perfect sharing would save 12 s at most'
+    """
+    if chunk < SHORTEST:
+        return (
+            f"sharing is not tried: a chunk would take {1e3 * chunk:.2g} ms, and to hand out one "
+            f"pays from {1e3 * SHORTEST:.2g} ms on"
+        )
+    shared = took.shape[1] / np.sum(1 / took, axis=1)
+    saved = num_steps * float(np.mean(took.max(axis=1) - shared))
+    if compiling > _COMPILING * saved:
+        return (
+            f"sharing is not tried: compiling takes {compiling:.2g} s, and perfect sharing would "
+            f"save {saved:.2g} s at most"
+        )
+    return ""
 
 
 class Trials:

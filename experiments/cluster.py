@@ -25,16 +25,13 @@ import numpy as np
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
-from bcgc_jax._pytree import replace
 from bcgc_jax.cluster import Cluster, ClusterTraining, InjectedDelay, Run
 from bcgc_jax.cluster.digits import train_digits_on_cluster
-from bcgc_jax.cluster.planning import Told, scheme_for
+from bcgc_jax.cluster.planning import Told, on_processes, scheme_for
 from bcgc_jax.coding.digits import DigitsRun, digits_order, digits_problem, initial_params
 from bcgc_jax.coding.training import SharedScheme, TrainingScheme
 from bcgc_jax.plans.passes import in_a_row
 from bcgc_jax.plans.worker import Load
-from bcgc_jax.solvers.methods import Method, method_of
-from bcgc_jax.solvers.sharing import Sharing
 from experiments import looks
 from experiments.endurance import signal_workers
 from experiments.report import each, grouped, number, print_table, run_command, save
@@ -133,12 +130,6 @@ def run(
         row for (method, faults), found in runs.items() for row in _course(method, faults, found)
     ]
     save(out, {"cluster": rows, "cluster_steps": courses}, {"cluster": draw(rows, courses)})
-
-
-def on_processes(name: str) -> Method:
-    """The method of that name: work sharing ends with the sums of its chunks."""
-    method = method_of(name)
-    return replace(method, ends="sums") if isinstance(method, Sharing) else method
 
 
 def _scheme(problem: bcgc.Problem, method: str) -> TrainingScheme:

@@ -302,9 +302,13 @@ def _inexact(answer: SolveAnswer) -> Iterator[str]:
         )
     for row in inexact:
         stop = row.get("threshold")
-        stops = f": workers stop at {stop / size:.4g}, at once" if stop else ""
         lost = f"loses {100 * row['lost']:.1f} % of the samples"
-        yield f"A step of {row['method']} {lost} and takes {step_of(row) / size:.4g}{stops}."
+        yield f"A step of {row['method']} {lost} and takes {step_of(row) / size:.4g}."
+        if stop:
+            yield (
+                f"Workers stop at {stop / size:.4g}, within a chunk too. Where they end the chunk, "
+                "less is lost, and a step is up to a chunk longer."
+            )
 
 
 _ORDER = "in the order in which they are computed"

@@ -92,12 +92,13 @@ def _train_all_on_cluster(
 ) -> list[DigitsRun]:
     """Train as `_train_all` does, on processes: all schemes use the same ones, in turn."""
     from bcgc_jax.cluster import Cluster, InjectedDelay
+    from bcgc_jax.cluster.planning import on_processes
 
     key = jax.random.key(question.seed)
     workers = num_workers(problem)
 
     def expected(_: str, method: Method) -> tuple[Method, float]:
-        solution = solve(problem, method, key=key)
+        solution = solve(problem, on_processes(method), key=key)
         what_is_trained(solution)
         return method, float(solution.rounded_runtime)
 

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from bcgc_jax.cluster.planning import Told
+from bcgc_jax.cluster.planning import Told, on_processes
 from bcgc_jax.cluster.training import ClusterTraining, Run, Step, json_lines, train_on_cluster
 from bcgc_jax.coding import digits
 from bcgc_jax.problem import Problem
@@ -73,7 +73,8 @@ def train_digits_on_cluster(
     )
     expected = np.nan
     if run.pace is not None:
-        expected = run.pace.seconds * float(solve(problem, method, key=train_key).rounded_runtime)
+        solution = solve(problem, on_processes(method), key=train_key)
+        expected = run.pace.seconds * float(solution.rounded_runtime)
     # NaN where a process was killed between an iteration and its line.
     lines = [log.get(k, {}) for k in range(num_steps)]
     names = ("seconds", "loss", "accuracy")

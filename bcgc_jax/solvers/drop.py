@@ -41,6 +41,10 @@ _ORDERS = (8, 6)
 class Drop(Numbered):
     """The threshold with the least time for a sample that is used, of `chunks` in a subset (8).
 
+    Workers stop at once, within a chunk too. A real worker ends its chunk. So of all samples
+    (P(F_0 < θ) - P(F_C < θ)) / C more are used, and a step is up to a chunk of its slowest worker
+    longer. Its mean is no integral of the f_k, for whoever is slower is at an earlier chunk.
+
     On average at least 30 % of the workers end all their chunks: where steps cost nothing besides,
     ever shorter ones would be better. Giladi et al., DropCompute, 2023. Raises ValueError for
     workers that are not alike.

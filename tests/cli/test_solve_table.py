@@ -182,7 +182,8 @@ def test_schedules_say_what_they_need_and_what_they_leave_out(printed):
         "for as many samples that are used as a step has. A step of backup:1 loses 33.3 %"
     ) in text
     assert (
-        "A step of drop loses 20.0 % of the samples and takes 2.9: workers stop at 3, at once."
+        "A step of drop loses 20.0 % of the samples and takes 2.9. Workers stop at 3, within a "
+        "chunk too. Where they end the chunk, less is lost, and a step is up to a chunk longer."
     ) in text
 
 

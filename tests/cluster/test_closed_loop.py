@@ -18,6 +18,7 @@ from bcgc_jax.cluster import (
     Run,
     Step,
     Told,
+    digits,
     planning,
     train_on_cluster,
 )
@@ -26,6 +27,7 @@ from bcgc_jax.cluster.planning import Loop
 from bcgc_jax.cluster.rounds import Work
 from bcgc_jax.cluster.worker import Duty
 from bcgc_jax.coding.chunks import SharedPlan
+from bcgc_jax.coding.digits import digits_problem
 from bcgc_jax.coding.gradients import assign, split_unevenly
 from bcgc_jax.plans.plan import partition_plan
 from bcgc_jax.plans.sharing import WorkSharing
@@ -167,9 +169,9 @@ def test_sharing_is_not_tried_where_it_cannot_pay(subsets, compiled_in, num_step
     for step in range(8):
         loop.hear(loop.gradient(loop.params, step))
     assert len(workers.prepared) == (1 if reason else 2)
-    first, *more = loop.decisions
-    assert not more
+    first = loop.decisions[0]
     assert reason in first.reason
+    assert not reason or len(loop.decisions) == 1  # it is told once
     assert (first.after == "uncoded") is bool(reason)
 
 
@@ -190,6 +192,22 @@ def test_a_step_with_a_fault_is_left_out_and_other_workers_begin_anew():
     assert [plan.num_workers for plan in workers.prepared] == [N, N - 1]
     # and as many are left of a checkpoint
     assert (loop._trials.step, loop._trials.num_steps) == (0, 97)
+
+
+def test_steps_of_processes_are_predicted_as_they_end_with_the_sums(monkeypatch):
+    asked: list[Any] = []
+
+    def solved(problem, method, **_):
+        asked.append(method)
+        return SimpleNamespace(rounded_runtime=2.0)
+
+    monkeypatch.setattr(digits, "solve", solved)
+    monkeypatch.setattr(digits, "train_on_cluster", lambda *given, **more: None)
+    run: Any = Run(None, InjectedDelay(LAW, 3.0))  # type: ignore[arg-type]
+    given = run, digits_problem(LAW, N, "softmax"), "softmax", "sharing:2"
+    found, _ = digits.train_digits_on_cluster(jax.random.key(0), *given, num_steps=1)
+    assert [method.ends for method in asked] == ["sums"]
+    assert (found.method, found.expected_runtime) == ("sharing:2", 6.0)
 
 
 def test_a_worker_makes_each_subset_once_and_forgets_what_no_plan_needs():

@@ -52,6 +52,29 @@ def _step(threshold, times, chunks):
     return np.minimum(threshold, ends[:, :, -1].max(axis=1)), in_time.mean(axis=(1, 2))
 
 
+def _whole_chunks(threshold, times, chunks):
+    """As `_step`, but everyone ends the chunk that it has begun."""
+    ends = START + times[:, :, None] * WHOLE * np.arange(chunks + 1) / chunks
+    begun = ends[:, :, :-1] < threshold
+    last = np.where(begun, ends[:, :, 1:], 0.0)
+    return last.max(axis=(1, 2)), begun.mean(axis=(1, 2))
+
+
+def test_who_ends_its_chunk_uses_more_and_takes_a_chunk_longer_at_most(x64):
+    """The two differences that `Drop` names, by counting."""
+    times = 0.5 + np.random.default_rng(2).exponential(1.0, (100_000, N))
+    found = bcgc.solve(PROBLEM, "drop")
+    rule = _rule(found)
+    threshold = float(rule.threshold * PROBLEM.scale)
+    (stopped, _), (ended, used) = (f(threshold, times, rule.chunks) for f in (_step, _whole_chunks))
+    all_done = START + WHOLE * times < threshold
+    more = (1 - all_done.mean()) / rule.chunks
+    expected = 1 - float(known(found.needs).lost) + more
+    assert abs(used.mean() - expected) < 4 * used.std() / np.sqrt(len(used))
+    assert np.all(ended - stopped < times.max(axis=1) * WHOLE / rule.chunks + 1e-9)
+    assert ended.mean() > float(found.expected_runtime)
+
+
 def test_drop_stops_where_draws_of_numpy_say(x64):
     times = 0.5 + np.random.default_rng(1).exponential(1.0, (100_000, N))
     found = bcgc.solve(PROBLEM, "drop")

@@ -6,7 +6,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -105,13 +104,15 @@ def project_partition(values: Array, total: ArrayLike, exists: Array) -> Array:
 
     It is max(values - λ, 0).
     """
+    values = jnp.asarray(values)
+    values = values.astype(jnp.result_type(values, jnp.float32))
     # A shift changes no projection; far from the simplex the sum would be lost in rounding.
-    values = values - jnp.max(jnp.where(exists, values, -jnp.inf))
-    # A padded value this low stays below λ; -inf would spoil the running sum of the sort.
-    lowest = jnp.min(values) - 2 * jnp.abs(jnp.asarray(total, values.dtype))
-    values = jnp.where(exists, values, lowest)
-    projected = optax.projections.projection_simplex(values, jnp.asarray(total, values.dtype))
-    return projected.astype(values.dtype)  # optax divides whole numbers, in 64 bit where it may
+    values = jnp.where(exists, values - jnp.max(jnp.where(exists, values, -jnp.inf)), -jnp.inf)
+    highest_first = jnp.sort(values)[::-1]
+    # λ of the first k alone, (Σ - total) / k, is largest for those that stay above it.
+    excess = jnp.cumsum(highest_first) - jnp.asarray(total, values.dtype)
+    shift = jnp.max(excess / np.arange(1, values.size + 1, dtype=values.dtype))
+    return jnp.maximum(values - shift, 0)
 
 
 def round_partition(partition: Array, total: ArrayLike) -> Array:

@@ -1,15 +1,14 @@
 """`bcgc advise`: what slows the steps of a log, what can be done, and what that is worth."""
 
 import functools
-import sys
 from pathlib import Path
 
-import click
 import numpy as np
 from rich.table import Column
 
 from bcgc_jax.cli import advise_files, output
 from bcgc_jax.cli.commands import AdviseOptions
+from bcgc_jax.cli.logs import log_name, read_log
 from bcgc_jax.cli.output import Row, Shown, print_lines, print_rows
 from bcgc_jax.cli.progress import Progress
 from bcgc_jax.measured import remedies
@@ -17,7 +16,7 @@ from bcgc_jax.measured.advice import FEWEST_STEPS, Advice, Remedy, advise
 from bcgc_jax.measured.intervals import percent
 from bcgc_jax.measured.remedies import Planned
 from bcgc_jax.measured.slowness import IN_WORDS, NOT_TIMED_APART
-from bcgc_jax.measured.traces import ColumnError, Trace, load_trace
+from bcgc_jax.measured.traces import Trace
 
 _NONE = "none that shows"
 _DO = {
@@ -46,7 +45,7 @@ def answer(question: AdviseOptions) -> None:
             seed=question.seed,
         )
     rows = [_flat(row) for row in advice.rows]
-    name = "standard input" if question.log == "-" else Path(question.log).name
+    name = Path(log_name(question.log)).name
     output.print_answer(question, rows, lambda: _json(advice), lambda: _print(name, advice))
     output.write_figure(question, lambda: advise_files.picture(advice))
     if question.out is not None:
@@ -58,12 +57,8 @@ def _read(question: AdviseOptions) -> Trace:
     columns = dict(question.columns or {})
     if "forward_seconds" in columns:
         columns["forward"] = columns.pop("forward_seconds")
-    try:
-        path = sys.stdin.buffer if question.log == "-" else question.log
-        return load_trace(path, layout=question.layout, **columns)
-    except ColumnError as error:
-        text = str(error).replace("step=, worker=, seconds=", "--columns step=…,worker=…,seconds=…")
-        raise click.UsageError(text.replace('layout="wide"', "--layout wide")) from None
+    columns["layout"] = question.layout
+    return read_log(question.log, "--columns step=…,worker=…,seconds=…", **columns)
 
 
 def _codes(question: AdviseOptions, trace: Trace) -> dict[str, Planned]:

@@ -95,16 +95,15 @@ def plan_of(advice: Advice) -> "Solution":
     from bcgc_jax.problem import Status
     from bcgc_jax.solution import Solution
 
-    stored = remedies.sharing_names(advice.num_workers, advice.num_workers).get(
-        advice.advised or ""
-    )
-    if stored is None:
-        what = "nothing is advised" if advice.advised is None else f"{advice.advised} needs no plan"
-        raise click.UsageError(f"--out: no plan is written, for {what}")
-    saved = advice.row(str(advice.advised)).saved
+    if advice.advised is None:
+        raise click.UsageError("--out: no plan is written, for nothing is advised")
+    row = advice.row(advice.advised)
+    if not row.is_sharing:
+        raise click.UsageError(f"--out: no plan is written, for {row.remedy} needs no plan")
+    saved = row.saved
     limit = advice.row(remedies.LIMIT).saved
     error = (saved.high - saved.low) / (2 * 1.96)
-    rule = WorkSharing(advice.num_workers, stored, advice.num_chunks)
+    rule = WorkSharing(advice.num_workers, row.stored_subsets, advice.num_chunks)
     return Solution(
         plan=sharing_plan(1.0, rule),
         rounded=None,
@@ -113,6 +112,6 @@ def plan_of(advice: Advice) -> "Solution":
         lower_bound=jnp.asarray(advice.step * (1 - limit.value)),
         status=jnp.asarray(int(Status.CONVERGED)),
         num_steps=jnp.asarray(0),
-        method=str(advice.advised),
+        method=row.remedy,
         kind="confidence",
     )

@@ -14,6 +14,7 @@ from bcgc_jax.cli.answers import describe_law, save_plan, status_name
 from bcgc_jax.cli.commands import FitOptions
 from bcgc_jax.cli.compilation import padded
 from bcgc_jax.cli.exit import interruptible
+from bcgc_jax.cli.logs import log_name
 from bcgc_jax.cli.output import Row, Shown, finite, print_lines
 from bcgc_jax.cli.progress import Progress
 from bcgc_jax.distributions import Distribution
@@ -66,7 +67,7 @@ def answer(question: FitOptions) -> None:
     with jax.enable_x64(True):
         with Progress("reading") as bar:
             fitted = interruptible(lambda: _answer(question, bar))
-        file = Path(traces.trace_name(question)).name
+        file = Path(log_name(question.trace)).name
         rows = [_fit_row(fit) for fit in fitted.fits]
         laws = [(fit.name, fit.distribution) for fit in fitted.fits]
 

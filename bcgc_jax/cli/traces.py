@@ -2,7 +2,6 @@
 
 import math
 import os
-import sys
 from contextlib import suppress
 from typing import Any
 
@@ -16,6 +15,7 @@ from bcgc_jax._pytree import replace
 from bcgc_jax.cli.answers import num_workers
 from bcgc_jax.cli.commands import LAYOUT, FitOptions, Times
 from bcgc_jax.cli.exit import say
+from bcgc_jax.cli.logs import log_name, read_log
 from bcgc_jax.distributions import Distribution, EmpiricalRows, JointDistribution
 from bcgc_jax.measured.advice import Advice, Remedy, advise
 from bcgc_jax.measured.choice import distribution_of
@@ -23,7 +23,7 @@ from bcgc_jax.measured.description import NOTHING, Description, describe
 from bcgc_jax.measured.intervals import percent
 from bcgc_jax.measured.remedies import LIMIT
 from bcgc_jax.measured.slowness import NOT_TIMED_APART, slowness_in
-from bcgc_jax.measured.traces import ColumnError, Trace, load_trace
+from bcgc_jax.measured.traces import Trace
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.loads import problem_tasks
 from bcgc_jax.plans.plan import Plan, partition_plan
@@ -53,22 +53,10 @@ def read(asked: Times) -> Trace | None:
 
 
 def read_loads(asked: Times | FitOptions) -> Trace:
-    """Read the trace as its file has it.
-
-    Raises ValueError for a file that cannot be read, UsageError for one without the columns.
-    """
-    try:
-        columns = {name: getattr(asked, name) for name in LAYOUT}
-        return load_trace(sys.stdin.buffer if asked.trace == "-" else str(asked.trace), **columns)
-    except ColumnError as error:
-        options = "--step-column, --worker-column, --seconds-column"
-        text = str(error).replace("step=, worker=, seconds=", options)
-        # No ValueError: columns such as num_workers are to be told as the file has them.
-        raise click.UsageError(text.replace('layout="wide"', "--layout wide")) from None
-
-
-def trace_name(asked: Times | FitOptions) -> str:
-    return "standard input" if asked.trace == "-" else str(asked.trace)
+    """Read the trace as its file has it."""
+    assert asked.trace is not None
+    columns = {name: getattr(asked, name) for name in LAYOUT}
+    return read_log(asked.trace, "--step-column, --worker-column, --seconds-column", **columns)
 
 
 def workers_of(
@@ -79,7 +67,7 @@ def workers_of(
         why = "--keep-workers keeps the steps of" if asked.keep_workers else "the trace has"
         raise ValueError(f"{why} {trace.num_workers} workers, not {workers}: leave --workers out")
     if workers is None and trace.num_workers < 2:
-        one = f"{trace_name(asked)} has one worker only"
+        one = f"{log_name(str(asked.trace))} has one worker only"
         other = "" if replayed else ", or give --workers"
         raise ValueError(f"{one}: coding needs the times of at least two{other}")
     return workers or trace.num_workers
@@ -162,7 +150,7 @@ def advice_on(trace: Trace | None) -> Advice | None:
 
 
 def sharing_rows(advice: Advice) -> list[Remedy]:
-    return [row for row in advice.rows if row.remedy.startswith("sharing")]
+    return [row for row in advice.rows if row.is_sharing]
 
 
 def sharing_in_words(advice: Advice) -> str:

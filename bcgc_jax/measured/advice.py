@@ -61,6 +61,11 @@ class Remedy(NamedTuple):
     choice: tuple[float, ...]
     needs: str
 
+    @property
+    def is_sharing(self) -> bool:
+        """Whether chunks are handed out within the step."""
+        return self.needs == _QUESTION
+
 
 @dataclass(frozen=True, kw_only=True)
 class Advice(Slowness):

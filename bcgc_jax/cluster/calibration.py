@@ -137,7 +137,7 @@ def _seconds(work: Sequence[Work], plan: CodingPlan) -> tuple[list[int], np.ndar
     if not work:
         raise ValueError("no work was measured: take the `work` of a training or of gradients")
     iterations, step = np.unique([item.iteration for item in work], return_inverse=True)
-    seconds = np.full((len(iterations), len(plan.tasks(0)), plan.num_workers), np.nan)
+    seconds = np.full((len(iterations), plan.num_tasks, plan.num_workers), np.nan)
     number = plan.numbers()
     for k, item in zip(step, work, strict=True):
         task = number.get((item.worker, item.block, item.subset))
@@ -152,7 +152,7 @@ def _seconds(work: Sequence[Work], plan: CodingPlan) -> tuple[list[int], np.ndar
 
 def _cycles(plan: CodingPlan, num_samples: float) -> tuple[np.ndarray, np.ndarray]:
     """Cycles for coordinates, and samples of subsets new to the worker, `[tasks, N]` each."""
-    coordinates, setup = np.zeros((2, len(plan.tasks(0)), plan.num_workers))
+    coordinates, setup = np.zeros((2, plan.num_tasks, plan.num_workers))
     for w in range(plan.num_workers):
         passed: set[tuple[int, tuple[float, float]]] = set()
         for k, task in enumerate(plan.tasks(w)):

@@ -21,7 +21,7 @@ from bcgc_jax.cluster import signals
 from bcgc_jax.cluster.engine import Made, Source, session, shared_programs
 from bcgc_jax.cluster.processes import Assignment, Processes, WorkersLost
 from bcgc_jax.cluster.rounds import Ask, Round, Work
-from bcgc_jax.cluster.shared_round import Coordinator, SharedRound
+from bcgc_jax.cluster.shared_round import Coordinator
 from bcgc_jax.cluster.worker import NEVER, Duty
 from bcgc_jax.coding.checks import check_params
 from bcgc_jax.coding.chunks import SharedPlan
@@ -297,10 +297,7 @@ class Cluster(Processes):
             # into the store once, not to each worker
             large = sum(leaf.nbytes for leaf in leaves) > 2**16
             told = self.ray.put(leaves) if large else leaves
-            round_ = given.round(call, self.iteration, told, pace)
-            if isinstance(round_, SharedRound):
-                assert given.coordinator is not None
-                given.coordinator.serve(round_, begin)
+            round_ = given.round(call, self.iteration, told, pace, begin)
             try:
                 return _Iteration(round_, self, call, begin).run()
             finally:
@@ -319,7 +316,7 @@ def _sizes(subsets: Sequence[PyTree], workers: int, batch_size: int | None) -> n
 
 def _checked(pace: Pace, plan: CodingPlan | SharedPlan) -> Pace:
     """A pace with which the iteration ends."""
-    pace = pace.checked(1 if isinstance(plan, SharedPlan) else len(plan.tasks(0)), plan.num_workers)
+    pace = pace.checked(plan.num_tasks, plan.num_workers)
     if pace.ends().max(initial=0) >= NEVER and plan.completed(pace).max() >= NEVER:
         raise ValueError(
             "by their pace so many workers are never done that the iteration would not end: give "
@@ -377,7 +374,7 @@ class _Iteration:
         if process is None:
             self._send(self.round.lost(worker, self.now))
             return
-        event = process.awaited(self.round.behind)
+        event = process.awaited()
         self.busy[worker] |= bool(process.unfinished)
         if event is None:
             process.is_asked()

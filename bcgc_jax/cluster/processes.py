@@ -30,6 +30,8 @@ _STARTING = 120.0
 _LOADING = 30.0
 # For the CPUs of old ones to be free.
 _FREEING = 10.0
+# Calls of earlier iterations with which a worker gets nothing of this one.
+_UNFINISHED = 2
 _SLOWER = 3.0  # a successor has so many times as long for each as the slowest took to be ready
 _NO_ROOM = "the nodes that are left have no room for it"
 
@@ -84,11 +86,13 @@ class Assignment:
             self._decoder = Decoder(self.duty.plan, self.duty.params)
         return self._decoder
 
-    def round(self, call: int, iteration: int, leaves: Any, pace: Pace | None) -> Round:
-        """The round of one iteration; `leaves` of the parameters are as workers are given them."""
+    def round(
+        self, call: int, iteration: int, leaves: Any, pace: Pace | None, begin: float
+    ) -> Round:
+        """The round of an iteration that begins now; `leaves` of the parameters are for workers."""
         if isinstance(self.duty.plan, SharedPlan):
             assert self.coordinator is not None
-            return SharedRound(
+            round_ = SharedRound(
                 plan=self.duty.plan,
                 params=self.duty.params,
                 call=call,
@@ -99,6 +103,8 @@ class Assignment:
                 touch=self.coordinator.touch,
                 before=self.roster,
             )
+            self.coordinator.serve(round_, begin)
+            return round_
         decoder = self.decoder()
         assert decoder is not None
         return CodedRound(decoder, call, iteration, leaves, pace)
@@ -158,11 +164,8 @@ class Process:
                 signal.pidfd_send_signal(self.handle, signal.SIGKILL)
             os.close(self.handle)
 
-    def awaited(self, behind: int) -> Any:
-        """What must end before it takes an iteration: its start, or an old call; None if nothing.
-
-        It takes one while less than `behind` calls are unfinished.
-        """
+    def awaited(self) -> Any:
+        """What must end before it takes an iteration, its start or an old call; None if nothing."""
         if self.starting is not None:
             return self.starting
         if self.unfinished:
@@ -174,7 +177,7 @@ class Process:
                 with contextlib.suppress(self.ray.exceptions.RayError):
                     self.ray.get(done)
                     self.attempts = 0
-        return self.unfinished[0] if len(self.unfinished) >= behind else None
+        return self.unfinished[0] if len(self.unfinished) >= _UNFINISHED else None
 
     def is_asked(self) -> None:
         """Take note that it is given an iteration."""

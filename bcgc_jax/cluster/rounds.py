@@ -49,12 +49,10 @@ class Round(Protocol):
     `now` is seconds since it began.
 
     Attributes:
-      behind: unfinished calls of earlier iterations with which a worker gets nothing of this one.
       work: of every task that was heard of.
       completed, arrived: as in `ClusterGradient`.
     """
 
-    behind: int
     work: list[Work]
     completed: np.ndarray
     arrived: np.ndarray
@@ -86,8 +84,6 @@ class Round(Protocol):
 
 class CodedRound:
     """A `Round` of a code, of nested groups, or of a schedule: workers do their tasks in order."""
-
-    behind = 2
 
     def __init__(
         self, decoder: Decoder, call: int, iteration: int, leaves: Any, pace: Pace | None

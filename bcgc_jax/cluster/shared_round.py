@@ -43,8 +43,6 @@ class SharedRound:
     look.
     """
 
-    behind = 2
-
     def __init__(
         self,
         plan: SharedPlan,

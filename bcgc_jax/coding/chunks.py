@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +9,12 @@ import numpy as np
 from jax import Array
 
 from bcgc_jax._pytree import pytree_dataclass, replace, static_field
+from bcgc_jax.coding.losses import PyTree
 from bcgc_jax.coding.pace import Pace
 from bcgc_jax.plans.handout import Chunk
 from bcgc_jax.plans.sharing import WorkSharing
 from bcgc_jax.plans.storage import Storage
 from bcgc_jax.plans.worker import Load
-
-PyTree = Any
 
 
 @pytree_dataclass
@@ -43,6 +41,11 @@ class SharedPlan:
     def sizes(self) -> tuple[int, ...]:
         """The sizes of the chunks of a subset."""
         return self.rule.sizes
+
+    @property
+    def num_tasks(self) -> int:
+        """What a pace tells: one subset."""
+        return 1
 
     def held(self, worker: int) -> tuple[Chunk, ...]:
         """The chunks that a worker stores."""

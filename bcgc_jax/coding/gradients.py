@@ -106,6 +106,11 @@ class CodingPlan:
             return OneOfEach(self.groups)
         return AnyOf(self.num_workers, np.array([code.level for code in self.codes]))
 
+    @property
+    def num_tasks(self) -> int:
+        """Of each worker."""
+        return self.turns or len(self.codes)
+
     def tasks(self, worker: int) -> tuple[Task, ...]:
         """The tasks of `worker` in their order; all workers have as many."""
         if self.coded:

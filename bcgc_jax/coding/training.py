@@ -27,6 +27,7 @@ from bcgc_jax.coding.gradients import (
     assign,
     check_batch_size,
     coded_value_and_grad,
+    num_samples,
     size_of,
     unit_sizes,
 )
@@ -347,6 +348,7 @@ def train(
             check(name, times, ">= 0", finite=False)
     check_params(params)
     size = size_of(scheme.plan, subsets)
+    check_batch_size(batch_size, size)
     if unit is None:
         unit = f"chunk:{scheme.plan.chunks_of(batch_size or size)}"
     parts_of(unit)
@@ -377,11 +379,9 @@ def _train(
     coded = coded_value_and_grad(loss, plan)
     starts = scheme.start_up if start_ups is None else start_ups
     draw = draws_of(cycle_times, starts, plan.num_workers, scheme.load.dtype)
-    size = len(jax.tree.leaves(subsets)[0][0])
-    check_batch_size(batch_size, size)
 
     def some_of(key: Array, subset: PyTree) -> PyTree:
-        chosen = jax.random.permutation(key, size)[:batch_size]
+        chosen = jax.random.permutation(key, num_samples(subset))[:batch_size]
         return jax.tree.map(lambda x: x[chosen], subset)
 
     def step(carry: tuple[Any, Array], at: tuple[Array, Array]) -> tuple[Any, Any]:

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-Chunk = tuple[int, int]  # its subset, and its number there
+from bcgc_jax.plans.handout import Chunk
 
 
 class Question(NamedTuple):

@@ -49,7 +49,7 @@ class SharedPlan:
 
     def held(self, worker: int) -> tuple[Chunk, ...]:
         """The chunks that a worker stores."""
-        return self.storage.chunks_of(worker)
+        return tuple(self.storage.chunks()[worker])
 
     def spans(self, num_samples: int) -> list[slice]:
         """The samples of each chunk of a subset; some chunks have none where samples are too few.

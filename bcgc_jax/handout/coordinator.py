@@ -181,8 +181,7 @@ class Coordinator:
         self._gone.pop(rank, None)
         ends = itertools.accumulate(self._sizes)
         edges = [end / sum(self._sizes) for end in ends]
-        held = sorted(self._storage.chunks_of(rank), key=lambda chunk: chunk[0] != rank)
-        reply({"workers": workers, "edges": edges, "held": held})
+        reply({"workers": workers, "edges": edges, "held": self._storage.chunks()[rank]})
 
     def _begin(self, rank: int, step: int, reply: Reply) -> None:
         self._lose(rank, f"worker {rank} has begun it anew")

@@ -43,12 +43,7 @@ class Desk(NamedTuple):
 def desk_of(storage: Storage, sizes: tuple[int, ...]) -> Desk:
     """For subsets whose chunks have these sizes."""
     chunks = [some for subset in storage.holders for some in subset]
-    stored: list[list[int]] = [[] for _ in storage.holders]
-    for k, some in enumerate(chunks):
-        for worker in some:
-            stored[worker].append(k)
-    for worker, mine in enumerate(stored):
-        mine.sort(key=lambda k: k // len(sizes) != worker)
+    stored = [[j * len(sizes) + c for j, c in mine] for mine in storage.chunks()]
     size = np.array([*(sizes * len(stored)), 0], np.int32)
     return Desk(size, _table(stored, len(chunks)), _table([*chunks, ()], len(stored)))
 

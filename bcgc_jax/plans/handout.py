@@ -113,15 +113,11 @@ class Handout:
         self.sizes = {(j, c): size for j, row in enumerate(sizes) for c, size in enumerate(row)}
         if self.sizes.keys() != self.holders.keys():
             raise ValueError(f"sizes must be of the subsets and chunks of the storage, got {sizes}")
-        stored: list[list[Chunk]] = [[] for _ in workers]
-        for chunk, holders in self.holders.items():
-            for worker in holders:
-                stored[worker].append(chunk)
         # Of equal chunks the first is taken: a worker's own, then those of others by number.
-        self._stored = [sorted(stored[w], key=lambda chunk: chunk[0] != w) for w in workers]
+        self._stored = storage.chunks()
         self._open = set(self.holders)
         # The summed size of the open chunks that a worker stores.
-        self._left = [sum(self.sizes[chunk] for chunk in stored[w]) for w in workers]
+        self._left = [sum(self.sizes[chunk] for chunk in mine) for mine in self._stored]
         self._running: dict[int, tuple[Name, Chunk]] = {}  # the ticket of each worker that has one
         self._runners: dict[Chunk, set[int]] = {chunk: set() for chunk in self.holders}
         self._begun: set[Chunk] = set()  # somebody computes it, and nobody keeps it

@@ -41,10 +41,20 @@ class Storage(NamedTuple):
         rows = enumerate(self.holders)
         return tuple(j for j, row in rows if any(worker in some for some in row))
 
-    def chunks_of(self, worker: int) -> tuple[tuple[int, int], ...]:
-        """Those that a worker stores: of each a subset, and a number there."""
-        rows = enumerate(self.holders)
-        return tuple((j, c) for j, row in rows for c, who in enumerate(row) if worker in who)
+    def chunks(self) -> list[list[tuple[int, int]]]:
+        """What each worker stores: chunks, each a subset and a number there, its own subset first.
+
+        >>> Storage((((0, 1),), ((1, 0),))).chunks()
+        [[(0, 0), (1, 0)], [(1, 0), (0, 0)]]
+        """
+        stored: list[list[tuple[int, int]]] = [[] for _ in self.holders]
+        for j, row in enumerate(self.holders):
+            for c, holders in enumerate(row):
+                for worker in holders:
+                    stored[worker].append((j, c))
+        for worker, mine in enumerate(stored):
+            mine.sort(key=lambda chunk: chunk[0] != worker)
+        return stored
 
 
 def on_circle(num_workers: int, stored: int) -> Storage:

@@ -1,6 +1,7 @@
 """README and docs run as they stand, in their order, in a clone and nothing else."""
 
 import importlib
+import operator
 import re
 import shlex
 import subprocess
@@ -46,6 +47,18 @@ def test_links_lead_somewhere(path):
         target = path.parent / file if file else path
         assert "://" in file or target.exists(), file
         assert not heading or "://" in file or heading in _headings(target), (file, heading)
+
+
+def test_maintainers_walk_through_files_and_functions_that_are_there():
+    """Names are `folder/file` or `folder/file.name`, within the package."""
+    text = (ROOT / "docs" / "maintaining.md").read_text("utf-8")
+    walks = text.partition("## Four walks")[2].partition("\n## ")[0]
+    names = re.findall(r"\b(?:[a-z_]+/)?[a-z_]+(?:\.\w+)+|\b[a-z_]+/[a-z_]+", walks)
+    assert len(names) > 50
+    for name in names:
+        file, _, inside = name.partition(".")
+        module = importlib.import_module(f"bcgc_jax.{file.replace('/', '.')}")
+        assert not inside or operator.attrgetter(inside)(module), name
 
 
 def _headings(path: Path) -> set[str]:

@@ -64,7 +64,7 @@ def test_every_file_has_a_floor_and_every_floor_a_file():
 
 
 def test_the_tree_that_maintainers_read_is_that_on_disk():
-    """Files and folders at the top have rows of their own, which name what the folders hold."""
+    """Files and folders at the top, each in a row of its own, above what it imports."""
     text = (ROOT.parent / "docs" / "maintaining.md").read_text("utf-8")
     tree = re.search(r"^bcgc_jax/\n((?:  .*\n)+)", text, re.MULTILINE)
     assert tree is not None
@@ -72,6 +72,8 @@ def test_the_tree_that_maintainers_read_is_that_on_disk():
     there = [path.name + "/" * path.is_dir() for path in ROOT.iterdir()]
     code = {name for name in there if name.endswith((".py", "/")) and not name.startswith("__")}
     assert sorted(rows) == sorted(code | {"__init__.pyi"})
+    floors = [FLOOR[row.partition(".")[0].rstrip("/")] for row in rows]
+    assert floors == sorted(floors, reverse=True)
 
 
 def test_imports_point_down():

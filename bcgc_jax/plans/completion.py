@@ -30,7 +30,6 @@ independent. The probability needs only their hazards, h_k = -log P(task k is no
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -41,10 +40,11 @@ from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import is_traced, pytree_dataclass, replace, static_field
 from bcgc_jax.exact.crossing import crossing_probability
+from bcgc_jax.exact.linear_algebra import einsum
 from bcgc_jax.exact.order_statistics import log_choices, typical_hazards
 from bcgc_jax.exact.quadrature import largest
 from bcgc_jax.plans.circle import circle_runtime, soonest_of, uncovered
-from bcgc_jax.plans.groups import Groups, Tree, tree_of
+from bcgc_jax.plans.groups import NOBODY, Groups, Tree, tree_of
 from bcgc_jax.plans.passes import Passes, passes_in_order
 from bcgc_jax.plans.storage import Storage, on_circle
 from bcgc_jax.plans.worker import Cost, Load, Tasks, delivered
@@ -354,19 +354,22 @@ class OneOfEach(Exact):
     Each partition is within the next.
 
     Workers of different `kinds` have loads of their own: hazards are then those of the first kind's
-    tasks, of the second's, …, `[..., W K]`.
+    tasks, of the second's, …, `[..., W K]`. Probabilities need the types of groups alone: a `tree`
+    is enough for them, and one program serves several of them.
     """
 
-    groups: Groups = static_field()
+    groups: Groups = static_field(default=())
     kinds: tuple[int, ...] | None = static_field(default=None)
+    tree: Tree | None = None
 
     bound_of = "groups"
 
     def load(self, sizes: Array, tasks: Tasks, cost: Cost) -> Load:
         """Of the tasks of the first kind of workers, of the second, …"""
         load = in_order(sizes, tasks, cost)
-        sent = jax.tree.map(lambda a: jnp.tile(a, self.num_kinds), load.sent)
-        return Load(load.work.ravel(), sent, self.num_kinds)
+        kinds = load.work.size // self.num_tasks
+        sent = jax.tree.map(lambda a: jnp.tile(a, kinds), load.sent)
+        return Load(load.work.ravel(), sent, kinds)
 
     def runtimes(self, load: Load, overlap: bool, starts: Array, times: Array) -> Array:
         ready = starts[..., None] + delivered(load, times[..., None], overlap)
@@ -385,7 +388,7 @@ class OneOfEach(Exact):
 
     def storage(self, data: np.ndarray, num_workers: int) -> Storage:
         stored: list[set[int]] = [set() for _ in range(num_workers)]
-        for level in itertools.compress(self.groups, data):
+        for level in itertools.compress(self.known_groups, data):
             for group, subsets in zip(level, self.data_of(level), strict=True):
                 for worker in group:
                     stored[worker].update(subsets)
@@ -416,62 +419,72 @@ class OneOfEach(Exact):
         return values.reshape(self.num_kinds, -1)[self.kind_of]
 
     def late(self, hazard: Array) -> Array:
-        late = jnp.moveaxis(jnp.exp(-self._by_kind(hazard)), (-2, -1), (0, 1))
         # Of each type: something within is missing; nothing is, and nobody has done task k, of
         # those to come.
-        found: list[tuple[Any, Array]] = [(0.0, own[0]) for own in jnp.split(late, self.num_kinds)]
-        *levels, all_of_them = self._tree.levels
-        for level in levels:
-            joined = [_joined(held, found) for held in level]
-            parts = [(missing, *jnp.split(nobody, [1])) for missing, nobody in joined]
-            found = [(missing + now, later - now) for missing, now, later in parts]
-        return _joined(all_of_them[0], found)[0][0]
+        nobody = jnp.exp(-self._by_kind(hazard))
+        missing = jnp.zeros_like(nobody[:, 0])
+        *levels, all_of_them = self._tree.held
+        for held in levels:
+            missing, nobody = _joined(missing, nobody, held)
+            missing = missing + nobody[:, 0]
+            nobody = nobody[:, 1:] - nobody[:, :1]
+        return _joined(missing, nobody, all_of_them)[0][0]
 
     def first(self, times: Array) -> Array:
         tree = self._tree
-        own = jnp.moveaxis(self._by_kind(times)[..., tree.task], -2, -1)
-        return largest(jnp.min(jnp.where(tree.members > 0, own, jnp.inf), axis=-1))
+        own = jnp.where(tree.members > 0, self._by_kind(times)[:, tree.level].T, jnp.inf)
+        return largest(jnp.where(tree.number > 0, jnp.min(own, axis=-1), 0))
 
     def blocks(self, finish: Any, block: np.ndarray | None = None) -> Any:
         """Each task is a block of its own."""
         xp = np if isinstance(finish, np.ndarray) else jnp
         finish = xp.concatenate([finish, xp.full_like(finish[..., :1], np.inf)], axis=-1)
         found = []
-        for task, groups in enumerate(self.groups):
+        for task, groups in enumerate(self.known_groups):
             width = max(map(len, groups))  # beyond the members of a group nobody ever finishes
             members = np.array([(*group, *[-1] * (width - len(group))) for group in groups])
             found.append(finish[..., task, :][..., members].min(axis=-1).max(axis=-1))
         return xp.stack(found, axis=-1)
 
     def awaited(self, data: Any) -> Any:
-        return np.array([len(groups) for groups in self.groups])
+        return self._tree.num_groups
 
     def bounding(self, hazard: Array) -> Array:
         """P(τ > t) ≤ Σ e^-h over all groups, h the sum of their workers' hazards."""
         tree = self._tree
-        own = jnp.moveaxis(self._by_kind(hazard)[..., tree.task], -2, -1)
+        own = jnp.moveaxis(self._by_kind(hazard)[:, tree.level], (0, 1), (-1, -2))
         of_group = jnp.sum(jnp.where(tree.members > 0, tree.members * own, 0), axis=-1)
-        log_share = np.log(tree.number) - np.log(self.num_workers)
+        log_share = jnp.log(tree.number) - jnp.log(tree.num_workers)
         return jnp.min(of_group - log_share.astype(hazard.dtype), axis=-1, keepdims=True)
 
     def tolerated(self, work: Array) -> Array:
-        used = jnp.any(self._by_kind(work) > 0, axis=-2)
-        least = np.array([min(map(len, groups)) for groups in self.groups])
-        return jnp.min(jnp.where(used, least, self.num_workers)) - 1
+        tree = self._tree
+        used = jnp.any(self._by_kind(work) > 0, axis=0)[tree.level] & (tree.number > 0)
+        size = jnp.sum(tree.members, axis=-1)
+        return jnp.min(jnp.where(used, size, tree.num_workers)) - 1
 
     @property
-    def rekindled(self) -> bool:  # type: ignore[override]
-        """Workers of unlike loads may first finish a task at unlike times."""
-        return self.num_kinds > 1
+    def num_tasks(self) -> int:
+        return len(self._tree.held) - 1
 
     @property
-    def num_workers(self) -> int:
-        return sum(map(len, self.groups[0]))
+    def num_workers(self) -> Any:
+        return self._tree.num_workers
+
+    @property
+    def known_groups(self) -> Groups:
+        if not self.groups:
+            raise ValueError(
+                "this plan is for a number of workers that was traced, and does not say who is in "
+                "which group: solve again, with a number that is known"
+            )
+        return self.groups
 
     @property
     def kind_of(self) -> np.ndarray:
         """Of each worker."""
-        return np.zeros(self.num_workers, int) if self.kinds is None else np.array(self.kinds)
+        one = np.zeros(sum(map(len, self.known_groups[0])), int)
+        return one if self.kinds is None else np.array(self.kinds)
 
     @property
     def num_kinds(self) -> int:
@@ -479,11 +492,12 @@ class OneOfEach(Exact):
 
     @property
     def _tree(self) -> Tree:
-        return tree_of(self.groups, self.kinds)
+        return tree_of(self.groups, self.kinds) if self.tree is None else self.tree
 
     def _by_kind(self, values: Array) -> Array:
-        """`[..., W, K]`."""
-        return values.reshape(*values.shape[:-1], self.num_kinds, len(self.groups))
+        """`[W, K, ...]`."""
+        found = values.reshape(*values.shape[:-1], -1, self.num_tasks)
+        return jnp.moveaxis(found, (-2, -1), (0, 1))
 
 
 def in_order(sizes: Array, tasks: Tasks, cost: Cost) -> Load:
@@ -497,20 +511,24 @@ def in_order(sizes: Array, tasks: Tasks, cost: Cost) -> Load:
     return Load(work, None if cost.sent is None else cost.sent * jnp.cumsum(size))
 
 
-def _joined(held: Sequence[tuple[int, int]], found: Sequence[tuple[Any, Array]]) -> tuple[Any, Any]:
-    """Both probabilities of a group that holds so many of these types.
+def _joined(missing: Array, nobody: Array, held: Any) -> tuple[Array, Array]:
+    """Both probabilities of groups, from those of the groups within, which each has `held`.
 
-    1 - Π (1 - p) by p + q (1 - p), whose terms are positive and slopes finite; of equal ones by
-    doubling.
+    1 - Π (1 - p) by p + q (1 - p), whose terms are positive and slopes finite. What is held comes
+    by a product with zeros and ones: indices, and their slopes, are compiled four times as long.
     """
-    missing: Any = 0.0
-    nobody: Any = 1.0
-    for kind, count in held:
-        lost, none = found[kind]
-        nobody = nobody * none**count
-        while count:
-            if count % 2:
-                missing = missing + lost * (1 - missing)
-            lost = lost * (2 - lost)
-            count = count // 2
-    return missing, nobody
+    both = jnp.concatenate([missing[:, None], nobody], axis=1)
+    if held.shape[1] == 1:  # those within, of one kind or one by one
+        both = jnp.broadcast_to(both, (len(held), *both.shape[1:]))
+        return both[:, 0], both[:, 1:]
+    places = (held[..., None] == np.arange(len(both))).astype(both.dtype)
+    both = einsum("pcq,qk...->pck...", places, both)
+    empty = jnp.expand_dims(held == NOBODY, (*range(2, both.ndim),))
+    missing = both[:, :, 0]
+    nobody = both[:, :, 1:] + empty.astype(both.dtype)
+    while missing.shape[1] > 1:
+        p, q = jnp.split(missing, 2, axis=1)
+        one, other = jnp.split(nobody, 2, axis=1)
+        missing = p + q * (1 - p)
+        nobody = one * other
+    return missing[:, 0], nobody[:, 0]

@@ -4,11 +4,15 @@ All of this is static: it follows from the number of workers alone, and is worke
 NumPy.
 """
 
-import collections
 import functools
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+
+from bcgc_jax._pytree import is_traced
 
 # Of each level, from the finest to the coarsest, the groups; of each group its workers.
 Groups = tuple[tuple[tuple[int, ...], ...], ...]
@@ -56,17 +60,49 @@ class Tree(NamedTuple):
     """Groups by their types: groups of one type hold as many of each type of the level below.
 
     Attributes:
-      levels: of each level and type the types of the level below that a group holds, and how many
-        of each; below the first level are the kinds of workers, and the last is of one type, all of
-        the workers.
-      task, members, number: of each type of all levels its level, `[J]`, its workers of each kind,
-        `[J, W]`, and how many groups there are of it, `[J]`.
+      num_workers: N.
+      held: of each level and type what a group holds, types of the level below, int `[P, C]`,
+        `NOBODY` in empty places. Below the first level are the kinds of workers, and above the last
+        one all of the workers. Where no group holds more than one, types are those of below.
+      members, number: of each type of all levels its workers of each kind, `[J, W]`, and how many
+        groups there are of it, `[J]`; 0 of a type that only fills up an array.
     """
 
-    levels: tuple[tuple[tuple[tuple[int, int], ...], ...], ...]
-    task: np.ndarray
-    members: np.ndarray
-    number: np.ndarray
+    num_workers: Any
+    held: tuple[Any, ...]
+    members: Any
+    number: Any
+
+    @property
+    def level(self) -> np.ndarray:
+        """Of each type, `[J]`."""
+        return np.repeat(np.arange(len(self.held) - 1), [held.shape[-2] for held in self.held[:-1]])
+
+    @property
+    def num_groups(self) -> Any:
+        """Of each level, `[K]`."""
+        return self.number @ (self.level[:, None] == np.arange(len(self.held) - 1))
+
+    @property
+    def of_one_kind(self) -> "Tree":
+        """The same groups of workers that are alike."""
+        first, *others = self.held
+        held = first * (first == NOBODY), *others
+        return self._replace(held=held, members=self.members.sum(axis=-1, keepdims=True))
+
+
+# In a place that is empty.
+NOBODY = -1
+
+
+def _tree_of(num_workers: Any, held: Sequence[Any], number: Sequence[Any], kinds: int) -> Tree:
+    xp = jnp if is_traced(number) else np
+    of_level = np.eye(kinds, dtype=np.int32)
+    members = []
+    for types in held[:-1]:
+        of_level = (types[..., None] == np.arange(len(of_level))).sum(axis=1) @ of_level
+        members.append(of_level)
+    return Tree(num_workers, tuple(held), xp.concatenate(members), xp.concatenate(number))
 
 
 @functools.cache
@@ -75,20 +111,54 @@ def tree_of(groups: Groups, kinds: tuple[int, ...] | None) -> Tree:
     workers = sorted(worker for group in groups[0] for worker in group)
     kind_of = dict.fromkeys(workers, 0) if kinds is None else dict(enumerate(kinds))
     below = dict(kind_of)
-    num_kinds = max(kind_of.values()) + 1
-    levels = []
-    of_types = []
-    for k, level in enumerate((*groups, (tuple(workers),))):
-        types: dict[tuple[tuple[int, int], ...], int] = {}
-        before = below
-        below = {}
-        for group in level:  # of each group within, its first worker
-            held = collections.Counter(before[worker] for worker in group if worker in before)
-            below[min(group)] = kind = types.setdefault(tuple(sorted(held.items())), len(types))
-            if k < len(groups):
-                members = np.bincount([kind_of[worker] for worker in group], minlength=num_kinds)
-                of_types.append((k, kind, *members))
-        levels.append(tuple(types))
-    found, number = np.unique(np.array(of_types), axis=0, return_counts=True)
-    # Of 32 bits: an index of 64 is lowered wrong where they are not enabled.
-    return Tree(tuple(levels), found[:, 0].astype(np.int32), found[:, 2:], number)
+    held = []
+    number = []
+    for level in (*groups, (tuple(workers),)):
+        # Of each group within, its first worker.
+        own = [tuple(sorted(below[w] for w in group if w in below)) for group in level]
+        types = sorted(set(own))
+        below = {min(group): types.index(each) for group, each in zip(level, own, strict=True)}
+        width = 2 ** (max(map(len, types)) - 1).bit_length()
+        full = [(*one, *[NOBODY] * (width - len(one))) for one in types]
+        held.append(np.array(full, np.int32))
+        number.append(np.bincount([*below.values()]).astype(np.int32))
+    return _tree_of(len(workers), held, number[:-1], max(kind_of.values()) + 1)
+
+
+def halves(num_workers: ArrayLike, max_workers: int) -> tuple[Tree, Any]:
+    """The tree of `halving`, and the size of each group of each kind of workers, `[W, K]`.
+
+    The number of workers may be traced: shapes are those of all numbers up to `max_workers`. So the
+    finest levels may all be of single workers, and a kind without workers has sizes of 0.
+
+    A type is a path of sizes from all workers on. Its larger half comes in its place, and the
+    smaller one, where it is another size, behind all of these: one of two neighbouring sizes is
+    even, so that a level has at most as many types as the two before it.
+    """
+    xp = jnp if is_traced(num_workers) else np
+    size = xp.asarray(num_workers, np.int32)[None]
+    path = size[:, None]
+    number = xp.ones_like(size)
+    numbers = [number]
+    held = [np.zeros((1, 1), np.int32)]
+    added = 1
+    depth = (max_workers - 1).bit_length()
+    for level in range(depth):
+        width = len(size)
+        smaller = size // 2
+        unlike = (size % 2 > 0) & (smaller > 0)
+        here = np.arange(width)
+        there = xp.where(unlike, width + xp.cumsum(unlike) - 1, here)
+        held.append(xp.stack([here, xp.where(smaller > 0, there, NOBODY)], 1).astype(np.int32))
+        # Of pairs both halves are alike.
+        new = xp.argsort(~unlike, stable=True)[: 0 if level == depth - 1 else added]
+        added = width
+        alike = (smaller > 0) & ~unlike
+        number = xp.append(number * (1 + alike), (number * unlike)[new])
+        size = xp.append(size - smaller, (smaller * unlike)[new])
+        path = xp.concatenate([path, path[new] * unlike[new, None]])
+        path = xp.concatenate([path, size[:, None]], axis=1)
+        numbers.append(number)
+    kinds = len(size)
+    held.append(np.arange(kinds, dtype=np.int32)[:, None])
+    return _tree_of(num_workers, held[::-1], numbers[::-1], kinds), path[:, ::-1]

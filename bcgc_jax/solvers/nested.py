@@ -32,11 +32,19 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._derivatives import with_slopes, without_derivative
-from bcgc_jax._pytree import concrete, pytree_dataclass, replace, static_field
+from bcgc_jax._pytree import concrete, is_traced, pytree_dataclass, replace, static_field
 from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.completion import OneOfEach
 from bcgc_jax.plans.evaluate import NUM_NODES
-from bcgc_jax.plans.groups import Groups, check_groups, halving, kinds_by_size
+from bcgc_jax.plans.groups import (
+    Groups,
+    Tree,
+    check_groups,
+    halves,
+    halving,
+    kinds_by_size,
+    tree_of,
+)
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.loads import problem_tasks
 from bcgc_jax.plans.plan import Plan
@@ -104,13 +112,17 @@ class Nested(Numbered):
     word = "nested"
     what = "a number of stored subsets"
     is_partition = False
-    fixed_workers = True
     instead = 'take data="by_size"'
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.data not in ("by_size", "equal"):
             raise ValueError(f'data must be "by_size" or "equal", got {self.data!r}')
+
+    @property
+    def fixed_workers(self) -> bool:  # type: ignore[override]
+        """Halves are those of any number of workers."""
+        return self.tree is not None or self.deadline is not None
 
     @property
     def refuses(self) -> Sequence[str]:  # type: ignore[override]
@@ -137,25 +149,63 @@ class Nested(Numbered):
         return found
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
-        workers = int(concrete(problem.num_workers))  # type: ignore[arg-type]
-        groups = self.groups(workers)
-        kinds = None
-        data = np.array([[workers / len(level) for level in groups]], problem.dtype)
-        if self.data == "by_size":
-            kinds, own = kinds_by_size(groups)
-            least = np.array([min(map(len, level)) for level in groups])
-            data = np.stack([own, np.broadcast_to(least, own.shape)]).astype(problem.dtype)
-        rule = OneOfEach(groups, kinds)
-        solution, share = _optimum(problem, rule, data)
+        workers = concrete(problem.num_workers)
+        if self.fixed_workers or workers == problem.max_workers:
+            groups = self.groups(int(workers))  # type: ignore[arg-type]
+            kinds, sizes = kinds_by_size(groups)
+            tree = tree_of(groups, kinds)
+            levels = np.ones(len(groups), bool)
+        else:
+            tree, sizes = halves(problem.num_workers, problem.max_workers)
+            levels = self._levels(sizes)
+        data = self._data(tree, sizes, problem.dtype)
+        rule = OneOfEach(tree=tree.of_one_kind if self.data == "equal" else tree)
+        solution, share = _optimum(problem, rule, data, levels)
         if self.deadline is not None:
-            directions = moves(np.mean(data[0].reshape(-1, len(groups)), axis=0))
+            directions = moves(np.mean(data[0].reshape(-1, len(levels)), axis=0))
             solution = _most_probable(problem, rule, data[0], directions, self.deadline, share)
-        certified = kinds is None and problem.convex and self.deadline is None
+        if workers is not None:
+            solution = replace(solution, plan=self._placed(solution.plan, int(workers), levels))
+        certified = self.data == "equal" and problem.convex and self.deadline is None
         return replace(solution, kind="exact" if certified else "local")
+
+    def _levels(self, sizes: Any) -> Any:
+        """Those of a padded tree, `[K]`, that there are for this many workers, and store little
+        enough."""
+        xp = jnp if is_traced(sizes) else np
+        largest = sizes.max(axis=0)
+        few = True if self.max_subsets is None else largest <= self.max_subsets
+        return xp.append(largest[1:] > 1, True) & few
+
+    def _data(self, tree: Tree, sizes: Any, dtype: Any) -> Any:
+        """How many subsets each kind of workers has at each level, and as many for all as the
+        bound is of; equal ones once."""
+        xp = jnp if is_traced(sizes) else np
+        if self.data == "equal":
+            return (tree.num_workers / tree.num_groups)[None].astype(dtype)
+        least = xp.where(sizes > 0, sizes, tree.num_workers).min(axis=0)
+        return xp.stack([sizes, xp.broadcast_to(least, sizes.shape)]).astype(dtype)
+
+    def _placed(self, plan: Plan, workers: int, levels: np.ndarray) -> Plan:
+        """The same with the levels alone that there are, and who is in which group."""
+        groups = self.groups(workers)
+        kinds, sizes = kinds_by_size(groups)
+        share = np.asarray(plan.share)[levels]
+        # Whole numbers as they are: nothing is compiled for their shape.
+        blocks = plan.sizes if is_traced(plan.sizes) else np.asarray(plan.sizes)
+        return Plan(
+            sizes=jnp.asarray(blocks[levels]),
+            block=np.arange(len(groups)),
+            data=self._data(tree_of(groups, kinds), sizes, share.dtype)[0],
+            share=share,
+            completion=OneOfEach(groups, None if self.data == "equal" else kinds),
+        )
 
 
 @jax.jit
-def _optimum(problem: Problem, rule: OneOfEach, data: Array) -> tuple[Solution, Array]:
+def _optimum(
+    problem: Problem, rule: OneOfEach, data: Array, levels: Array
+) -> tuple[Solution, Array]:
     """The best shares of the blocks for `data[0]`, as a solution with a bound, and as they are.
 
     The bound is the optimum for the last data; with random start-ups, if all began with the first.
@@ -164,11 +214,11 @@ def _optimum(problem: Problem, rule: OneOfEach, data: Array) -> tuple[Solution, 
     equal = len(data) == 1
     with_kinks = iteration_of(problem).polyhedral
     if with_kinks and equal:
-        used = jnp.ones(len(rule.groups), bool)
+        used = levels
         best = bound = _cut(still, rule, used, data[0])
     else:
         bound_too = problem.convex and not (equal or with_kinks)
-        used, best, bound = _local(still, rule, data, bound_too)
+        used, best, bound = _local(still, rule, data, levels, bound_too)
         if with_kinks:
             bound = _cut(still, rule, used, data[-1])
         elif not problem.convex:
@@ -187,7 +237,7 @@ def _optimum(problem: Problem, rule: OneOfEach, data: Array) -> tuple[Solution, 
 
 
 def _local(
-    problem: Problem, rule: OneOfEach, data: Array, bound_too: bool
+    problem: Problem, rule: OneOfEach, data: Array, levels: Array, bound_too: bool
 ) -> tuple[Array, Minimum, Minimum]:
     """The levels that a bound is for, the best that is found, and with `bound_too` that for the
     last data.
@@ -197,7 +247,7 @@ def _local(
     long as that helps. With setup a bound is for the levels in use.
     """
     dtype = problem.dtype
-    size = len(rule.groups)
+    size = data.shape[-1]
     paid = problem.has_setup
     by_levels = _by_levels(problem)
 
@@ -218,8 +268,9 @@ def _local(
         sets = best[0][None]
         if by_levels:
             alone = np.eye(size, dtype=bool)
-            others = jnp.where(jnp.any(used ^ alone, axis=1)[:, None], used ^ alone, sets)
-            sets = jnp.concatenate([sets, others, alone])
+            others = jnp.concatenate([used ^ alone, alone]) & levels
+            others = jnp.where(jnp.any(others, axis=1)[:, None], others, sets)
+            sets = jnp.concatenate([sets, others])
         tried = len(sets)
         last = np.arange(tried + bound_too) == tried
         searches = (
@@ -241,13 +292,13 @@ def _local(
         num_steps=jnp.asarray(0),
         aux=none,
     )
-    state: tuple[Any, ...] = jnp.asarray(True), (start > 0, nothing), nothing
+    state: tuple[Any, ...] = jnp.asarray(True), (levels, nothing), nothing
     # Else all levels are used: one round.
     state = (
         jax.lax.while_loop(lambda state: state[0], round_, state) if by_levels else round_(state)
     )
     _, (used, best), latest = state
-    return used if paid else start > 0, best, latest
+    return used if paid else levels, best, latest
 
 
 def _by_levels(problem: Problem) -> bool:
@@ -296,7 +347,7 @@ def _runtime(
     paid = known.tiny * (problem.setup_load + problem.chain_load > 0)
     # For workers of several kinds 96 are enough in single precision: the worst of 27 runtimes was
     # 7e-8 off.
-    nodes = 96 if problem.dtype.itemsize == 4 and rule.num_kinds > 1 else NUM_NODES
+    nodes = 96 if problem.dtype.itemsize == 4 and np.size(data) > np.size(share) else NUM_NODES
     share = jnp.where(used, share + paid, 0)
     return integrate_runtime(problem, _plan_of(problem, rule, share, data), num_nodes=nodes)
 
@@ -372,7 +423,7 @@ def _solution(
 
 
 def _plan_of(problem: Problem, rule: OneOfEach, share: Array, data: Array) -> Plan:
-    level = np.arange(len(rule.groups))
+    level = np.arange(share.size)
     sizes = problem.total.astype(share.dtype) * share
     return Plan(
         sizes=sizes,

@@ -293,10 +293,10 @@ def test_with_a_forward_pass_each_level_alone_is_tried(monkeypatch):
 
     monkeypatch.setattr(nested, "_search", search)
     program = jax.jit(vars(nested._optimum)["__wrapped__"])
-    rule = OneOfEach(halving(4))
-    assert program(_problem(4, setup_cycles=1.0), rule, np.array([[1.0, 2.0, 4.0]]))[
-        1
-    ].tolist() == [1, 0, 0]
+    data = np.array([[1.0, 2.0, 4.0]])
+    levels = np.ones(3, bool)
+    found = program(_problem(4, setup_cycles=1.0), OneOfEach(halving(4)), data, levels)[1]
+    assert found.tolist() == [1, 0, 0]
 
 
 def test_random_start_ups_leave_a_bound_that_other_sizes_keep():
@@ -424,8 +424,9 @@ def test_refusals():
         bcgc.solve(bcgc.Problem(law, 5, 10, setup_cycles=1.0), Nested(data="equal"))
     with pytest.raises(ValueError, match='"by_size" or "equal"'):
         Nested(data="even")
-    with pytest.raises(ValueError, match="it is traced"):
-        jax.eval_shape(lambda n: bcgc.solve(bcgc.Problem(law, n, 10, max_workers=4), "nested"), 3)
+    for whole in (Nested(deadline=20.0), Nested(tree=halving(3))):
+        with pytest.raises(ValueError, match="it is traced"):
+            jax.eval_shape(lambda n, m=whole: bcgc.solve(bcgc.Problem(law, n, 10, 1.0, 1.0, 4), m), 3)
     for tree, words in (
         ((((0,), (1,)),), "must have the workers 0 to 3"),
         ((((0, 1), (2, 3)), ((0, 2), (1, 3))), "must lie within"),

@@ -473,10 +473,11 @@ class OneOfEach(Exact):
 
     @property
     def known_groups(self) -> Groups:
+        """The same; ValueError where there is a tree alone."""
         if not self.groups:
             raise ValueError(
-                "this plan is for a number of workers that was traced, and does not say who is in "
-                "which group: solve again, with a number that is known"
+                "the number of workers was traced, so this plan does not say who is in which "
+                "group: solve again with a number that is known"
             )
         return self.groups
 

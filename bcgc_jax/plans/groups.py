@@ -1,7 +1,7 @@
 """Groups of workers, each partition within the next, for `OneOfEach`, and who is alike.
 
-All of this is static: it follows from the number of workers alone, and is worked out once, by
-NumPy.
+Groups are static, and worked out once, by NumPy. The `Tree` of their types is arrays, so that one
+program serves several numbers of workers, also traced ones.
 """
 
 import functools

@@ -93,8 +93,8 @@ class Nested(Numbered):
         no bound. STEP_LIMIT where no sizes that it tries are ever in time.
 
     `Solution.kind` is "exact" for equal data, else "local", with a lower bound for the same groups.
-    Raises ValueError for a number of workers that is traced, workers that are not alike, and a tree
-    that is none.
+    Raises ValueError for workers that are not alike, for a tree that is none, and for a tree or a
+    deadline where the number of workers is traced.
 
     >>> from bcgc_jax import ShiftedExponential, solve
     >>> problem = Problem(ShiftedExponential(1e-3, 50.0), num_workers=3, num_coordinates=2_000)
@@ -170,16 +170,14 @@ class Nested(Numbered):
         return replace(solution, kind="exact" if certified else "local")
 
     def _levels(self, sizes: Any) -> Any:
-        """Those of a padded tree, `[K]`, that there are for this many workers, and store little
-        enough."""
+        """Whether there is each level of a padded tree, and it stores little enough, `[K]`."""
         xp = jnp if is_traced(sizes) else np
         largest = sizes.max(axis=0)
         few = True if self.max_subsets is None else largest <= self.max_subsets
         return xp.append(largest[1:] > 1, True) & few
 
     def _data(self, tree: Tree, sizes: Any, dtype: Any) -> Any:
-        """How many subsets each kind of workers has at each level, and as many for all as the
-        bound is of; equal ones once."""
+        """Subsets of each kind of workers at each level, and those of the bound, or of all."""
         xp = jnp if is_traced(sizes) else np
         if self.data == "equal":
             return (tree.num_workers / tree.num_groups)[None].astype(dtype)
@@ -187,17 +185,17 @@ class Nested(Numbered):
         return xp.stack([sizes, xp.broadcast_to(least, sizes.shape)]).astype(dtype)
 
     def _placed(self, plan: Plan, workers: int, levels: np.ndarray) -> Plan:
-        """The same with the levels alone that there are, and who is in which group."""
+        """The same without the levels that there are not, and with who is in which group."""
         groups = self.groups(workers)
         kinds, sizes = kinds_by_size(groups)
-        share = np.asarray(plan.share)[levels]
-        # Whole numbers as they are: nothing is compiled for their shape.
+        dtype = plan.sizes.dtype
+        # By NumPy, where they are known: nothing is compiled for their shape.
         blocks = plan.sizes if is_traced(plan.sizes) else np.asarray(plan.sizes)
         return Plan(
-            sizes=jnp.asarray(blocks[levels]),
+            sizes=jax.device_put(blocks[levels]),
             block=np.arange(len(groups)),
-            data=self._data(tree_of(groups, kinds), sizes, share.dtype)[0],
-            share=share,
+            data=self._data(tree_of(groups, kinds), sizes, dtype)[0],
+            share=np.ones(len(groups), dtype),
             completion=OneOfEach(groups, None if self.data == "equal" else kinds),
         )
 

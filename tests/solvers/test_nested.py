@@ -1,5 +1,6 @@
 """Nested repetition: its runtimes against NumPy's draws, its optima against published ones."""
 
+import functools
 import itertools
 from typing import Any
 
@@ -19,6 +20,7 @@ from bcgc_jax.solvers import nested
 from bcgc_jax.solvers.nested import Nested
 from bcgc_jax.solvers.placement import place_workers
 from bcgc_jax.solvers.spectral import Minimum
+from tests.compilations import compilations
 from tests.problems import known
 
 pytestmark, _SLOW = pytest.mark.usefixtures("x64"), pytest.mark.slow
@@ -75,6 +77,45 @@ def test_the_runtime_is_that_of_draws(workers, data, start_up):
         assert (
             0 < float(solution.lower_bound) < drawn.mean() + 4 * drawn.std() / np.sqrt(drawn.size)
         )
+
+
+def _padded(workers):
+    return _problem(workers, max_workers=8)
+
+
+def test_one_program_serves_all_numbers_of_workers():
+    """Of seven, in types of three paths, and of two and five, whose finest levels are empty."""
+    solve = functools.partial(bcgc.solve, method="nested")
+    first = solve(_padded(7))
+    with compilations() as compiled:
+        found = {2: solve(_padded(2)), 5: solve(_padded(5)), 7: first}
+    assert compiled == []
+    for workers, solution in found.items():
+        plan = known(solution.plan)
+        assert plan.completion.groups == halving(workers)
+        drawn = _drawn(plan, np.random.default_rng(workers), 400_000)
+        error = drawn.std() / np.sqrt(drawn.size)
+        assert float(solution.expected_runtime) == pytest.approx(drawn.mean(), abs=4 * error)
+    # With shapes of their own; they were equal but for the last digit.
+    alone = solve(_problem(7))
+    assert float(first.expected_runtime) == pytest.approx(float(alone.expected_runtime), rel=1e-12)
+    assert float(first.lower_bound) == pytest.approx(float(alone.lower_bound), rel=1e-9)
+
+
+@_SLOW
+@pytest.mark.parametrize("stored", [None, 2])
+def test_a_batch_over_numbers_of_workers_is_a_loop(stored):
+    method = Nested(stored)
+    workers = jnp.array([2, 3, 5, 7])
+    batch = jax.jit(jax.vmap(lambda n: bcgc.solve(_padded(n), method)))(workers)
+    loop = [bcgc.solve(_padded(int(n)), method) for n in workers]
+    for name in ("expected_runtime", "lower_bound"):
+        each = [float(getattr(one, name)) for one in loop]
+        np.testing.assert_allclose(getattr(batch, name), each, rtol=1e-9)
+    np.testing.assert_allclose(known(batch.needs).sent, [known(one.needs).sent for one in loop])
+    assert known(batch.needs).stored_subsets.tolist() == [2, *([2, 2, 2] if stored else [3, 5, 7])]
+    with pytest.raises(ValueError, match="does not say who is in which group"):
+        jax.tree.map(lambda a: a[0], known(batch.plan)).storage(2)
 
 
 # Optima that SciPy's L-BFGS-B found on the product formula, written in NumPy.
@@ -394,12 +435,10 @@ def test_cells_of_a_sweep_are_what_solve_says(monkeypatch):
             bcgc.ShiftedExponential(rate, 50.0), num_workers, 100, max_workers=max_workers
         )
 
-    # A program for each number of workers.
+    # One program for both numbers of workers, but for what needs to know it.
     cells = bcgc.sweeps.grid(num_workers=[3, 4], rate=[1e-2])
-    assert [len(bcgc.sweeps.Sweep(problem, cells, name)) for name in ("nested", "uncoded")] == [
-        2,
-        1,
-    ]
+    sweeps = [bcgc.sweeps.Sweep(problem, cells, name) for name in ("nested", "sharing:2")]
+    assert list(map(len, sweeps)) == [1, 2]
     rows = bcgc.sweeps.sweep(problem, cells.take(np.array([1])), ["nested", "uncoded"])
     assert rows["method"].tolist() == ["nested", "uncoded"]
     assert (rows["num_workers"][0], rows["stored_subsets"][0]) == (4, 4)
@@ -426,7 +465,7 @@ def test_refusals():
         Nested(data="even")
     for whole in (Nested(deadline=20.0), Nested(tree=halving(3))):
         with pytest.raises(ValueError, match="it is traced"):
-            jax.eval_shape(lambda n, m=whole: bcgc.solve(bcgc.Problem(law, n, 10, 1.0, 1.0, 4), m), 3)
+            jax.eval_shape(lambda n, m=whole: bcgc.solve(_padded(n), m), 3)
     for tree, words in (
         ((((0,), (1,)),), "must have the workers 0 to 3"),
         ((((0, 1), (2, 3)), ((0, 2), (1, 3))), "must lie within"),

@@ -153,7 +153,7 @@ class Cluster(Processes):
 
         `subsets` are N pytrees of arrays `[m_j, …]`, of sizes that may differ: a mean loss is that
         over all samples. Or a function (j, N) to subset j of N, all of one size, which each worker
-        calls for what it holds and keeps for the next plan. With fewer subsets than workers lost
+        calls for what it stores and keeps for the next plan. With fewer subsets than workers lost
         ones are dropped, and those left are numbered anew.
 
         Raises WorkersLost where some do not start.

@@ -16,8 +16,8 @@ from bcgc_jax.coding.codes import decoding_weights
 from bcgc_jax.coding.gradients import CodingPlan, PyTree, assemble
 
 
-class Question(NamedTuple):
-    """A question for a worker's message of a `block`; of a schedule, for the sum over `subsets`."""
+class Request(NamedTuple):
+    """A request for a worker's message of a `block`; of a schedule, for the sum over `subsets`."""
 
     worker: int
     block: int
@@ -92,42 +92,42 @@ def _sum(scaled: Sequence[tuple[float, np.ndarray]], begin: int, out: np.ndarray
 class MessageBook:
     """One iteration: who has announced what, whom the master asked, and what has come.
 
-    A block is made of pieces, so many of which are wanted: of a schedule the gradients of all
+    A block is made of terms, so many of which are wanted: of a schedule the gradients of all
     subsets; of a code so many workers' messages, or one of each group's. Each is asked for once: of
     a schedule as soon as all that nobody was asked for are announced. What is returned are
-    questions to ask now.
+    requests to ask now.
     """
 
     def __init__(self, decoder: Decoder) -> None:
         self.decoder = decoder
         self._plan = decoder.plan
         self._wanted = decoder.needed.copy()
-        # Who has announced what, `[B, worker, piece]`; what was asked for or has come,
-        # `[B, piece]`.
+        # Who has announced what, `[B, worker, term]`; what was asked for or has come,
+        # `[B, term]`.
         self._ready = np.zeros_like(decoder.offers)
         self._taken = np.zeros_like(decoder.offers[:, 0])
-        self._open: set[Question] = set()
+        self._open: set[Request] = set()
         self._asked = np.zeros(self._plan.num_workers, int)
         # Of a code the messages by worker, of a schedule one sum.
         self._messages: list[dict[int, np.ndarray]] = [{} for _ in self._wanted]
 
-    def report(self, announced: Question) -> list[Question]:
+    def report(self, announced: Request) -> list[Request]:
         """Note that a worker has done a task."""
-        self._ready[announced.block, announced.worker, pieces_of(self._plan, announced)] = True
+        self._ready[announced.block, announced.worker, terms_of(self._plan, announced)] = True
         return self.due(announced.block)
 
-    def take(self, question: Question, values: np.ndarray) -> bool:
+    def take(self, request: Request, values: np.ndarray) -> bool:
         """Take what was asked for, or a message unasked; return whether it counts."""
-        worker, block, _ = question
-        pieces = pieces_of(self._plan, question)
+        worker, block, _ = request
+        terms = terms_of(self._plan, request)
         messages = self._messages[block]
-        if question in self._open:
-            self._open.remove(question)
-        elif not self._plan.coded or self._taken[block, pieces].any():
+        if request in self._open:
+            self._open.remove(request)
+        elif not self._plan.coded or self._taken[block, terms].any():
             return False
         if not self._wanted[block]:
             return False
-        self._taken[block, pieces] = True
+        self._taken[block, terms] = True
         if self._plan.coded:
             messages[worker] = values
         elif 0 in messages and messages[0].flags.writeable:  # the first one is Ray's own
@@ -137,8 +137,8 @@ class MessageBook:
         return True
 
     def gradients(self, block: int) -> list[np.ndarray] | None:
-        """The gradients of a block by leaf, None before the last of its pieces."""
-        coming = sum(len(pieces_of(self._plan, q)) for q in self._open if q.block == block)
+        """The gradients of a block by leaf, None before the last of its terms."""
+        coming = sum(len(terms_of(self._plan, one)) for one in self._open if one.block == block)
         if self._taken[block].sum() - coming < self._wanted[block]:
             return None
         gradients = self.decoder.gradients(block, self._messages[block])
@@ -150,25 +150,25 @@ class MessageBook:
         self._messages[block] = {}
         return gradients
 
-    def lose(self, worker: int) -> list[Question]:
+    def lose(self, worker: int) -> list[Request]:
         """Forget what a lost worker had and was asked for; a successor begins anew."""
         self._ready[:, worker] = False
-        lost = {question for question in self._open if question.worker == worker}
+        lost = {request for request in self._open if request.worker == worker}
         self._open -= lost
-        for question in lost:
-            self._taken[question.block, pieces_of(self._plan, question)] = False
-        return [question for block in range(len(self._wanted)) for question in self.due(block)]
+        for request in lost:
+            self._taken[request.block, terms_of(self._plan, request)] = False
+        return [request for block in range(len(self._wanted)) for request in self.due(block)]
 
     def possible(self, coming: np.ndarray) -> np.ndarray:
         """Whether each block can be had, bool `[B]`, if `coming`, bool `[N]`, do all tasks."""
         there = self._ready | (self.decoder.offers & coming[:, None])
         return np.sum(self._taken | there.any(axis=1), axis=1) >= self._wanted
 
-    def due(self, block: int) -> list[Question]:
-        """Questions for what nobody was asked for: few, and for workers that had few."""
+    def due(self, block: int) -> list[Request]:
+        """Requests for what nobody was asked for: few, and for workers that had few."""
         taken = self._taken[block]
         ready = self._ready[block]
-        questions = []
+        requests = []
         if not self._plan.coded and not np.all(taken | ready.any(axis=0)):
             return []
         while taken.sum() < self._wanted[block]:
@@ -180,16 +180,16 @@ class MessageBook:
             subsets = tuple(chosen.tolist())
             if self._plan.coded:
                 subsets = self._plan.codes[block].subsets[worker]
-            questions.append(Question(worker, block, subsets))
+            requests.append(Request(worker, block, subsets))
             taken[chosen] = True
             self._asked[worker] += 1
-        self._open.update(questions)
-        return questions
+        self._open.update(requests)
+        return requests
 
 
-def pieces_of(plan: CodingPlan, question: Question) -> list[int]:
-    """The numbers of pieces: of a schedule the subsets', of a code the worker's or its group's."""
-    worker, block, subsets = question
+def terms_of(plan: CodingPlan, request: Request) -> list[int]:
+    """The numbers of terms: of a schedule the subsets', of a code the worker's or its group's."""
+    worker, block, subsets = request
     if not plan.coded:
         return list(subsets)
     groups = plan.groups[block] if plan.groups else ()
@@ -200,9 +200,9 @@ def pieces_of(plan: CodingPlan, question: Question) -> list[int]:
 
 
 def offers_of(plan: CodingPlan) -> np.ndarray:
-    """Which pieces of each block a worker's tasks make, bool `[B, worker, piece]`."""
+    """Which terms of each block a worker's tasks make, bool `[B, worker, term]`."""
     offers = np.zeros((len(plan.blocks), plan.num_workers, plan.num_workers), bool)
     for worker in range(plan.num_workers):
         for task in plan.tasks(worker):
-            offers[task.block, worker, pieces_of(plan, Question(worker, *task))] = True
+            offers[task.block, worker, terms_of(plan, Request(worker, *task))] = True
     return offers

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from bcgc_jax.cluster.message_book import Decoder, MessageBook, Question
+from bcgc_jax.cluster.message_book import Decoder, MessageBook, Request
 from bcgc_jax.cluster.worker import Message
 from bcgc_jax.coding.gradients import PyTree
 from bcgc_jax.coding.pace import Pace
@@ -107,7 +107,7 @@ class CodedRound:
     def heard(self, ask: Ask, message: Any, now: float) -> list[Ask]:
         if ask.method == "deliver":
             _, block, subsets = ask.given
-            return self._count(Question(ask.worker, block, subsets), message, now)
+            return self._count(Request(ask.worker, block, subsets), message, now)
         assert isinstance(message, Message)
         subset = self.plan.subset_of(message.task)
         self.work.append(
@@ -122,10 +122,10 @@ class CodedRound:
                 overrun=message.overrun,
             )
         )
-        question = Question(ask.worker, *message.task)
+        request = Request(ask.worker, *message.task)
         if message.values is None:
-            return self._asks(self.book.report(question))
-        return self._count(question, message.values, now)
+            return self._asks(self.book.report(request))
+        return self._count(request, message.values, now)
 
     def ended(self, ask: Ask, message: Any) -> bool:
         return message.task == self.decoder.last[ask.worker]
@@ -150,18 +150,18 @@ class CodedRound:
     def end(self) -> None:
         pass
 
-    def _asks(self, questions: Sequence[Question]) -> list[Ask]:
+    def _asks(self, requests: Sequence[Request]) -> list[Ask]:
         asks = []
-        for worker, block, subsets in questions:
+        for worker, block, subsets in requests:
             asks.append(Ask(worker, "deliver", (self._call, block, subsets)))
         return asks
 
-    def _count(self, question: Question, values: np.ndarray, now: float) -> list[Ask]:
+    def _count(self, request: Request, values: np.ndarray, now: float) -> list[Ask]:
         """Take what a worker was asked for, or sends of itself."""
-        block = question.block
-        if not self.book.take(question, values):
+        block = request.block
+        if not self.book.take(request, values):
             return []
-        self.arrived[block, question.worker] = True
+        self.arrived[block, request.worker] = True
         gradients = self.book.gradients(block)
         if gradients is None:
             return self._asks(self.book.due(block))

@@ -104,8 +104,8 @@ def gradient_code(
       construction: "uncoded" (s = 0), "replication" (s = N-1), "fractional_repetition" (s+1 divides
         N; coefficients 1), "cyclic_mds" (roots of unity, Raviv et al. 2018; N - s odd),
         "random_cyclic" (Tandon et al. 2017). None takes the best conditioned that only uses what
-        workers hold.
-      top_level: the plan's highest level, by default `level`: worker w holds
+        workers store.
+      top_level: the plan's highest level, by default `level`: worker w stores
         `allocate(N, top_level)[w]`.
 
     Raises ValueError for a construction that does not exist here.
@@ -132,7 +132,7 @@ def gradient_code(
             f'there is no "{construction}" code for {num_workers} workers at level {level}; '
             f"possible: {', '.join(possible)}"
         )
-    # Workers hold the subsets of fractional repetition where 2 s ≤ top_level, see _repetition.
+    # Workers store the subsets of fractional repetition where 2 s ≤ top_level, see _repetition.
     elif level in (0, num_workers - 1) or (exists["fractional_repetition"] and 2 * level <= top):
         asked = possible[:1]
     else:
@@ -179,8 +179,8 @@ def _build(
 def _repetition(num_workers: int, level: int) -> np.ndarray:
     """Groups of s+1 workers that all compute the same s+1 subsets.
 
-    Subsets j … j+s go to workers j-s … j, who hold them all if they hold 2 s + 1 subsets from their
-    own on.
+    Subsets j … j+s go to workers j-s … j, who store them all if they store 2 s + 1 subsets, from
+    their own on.
     """
     size = level + 1
     first = (np.arange(num_workers) + level) // size * size

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bcgc_jax.cluster.master import _Iteration
-from bcgc_jax.cluster.message_book import Decoder, MessageBook, Question, offers_of
+from bcgc_jax.cluster.message_book import Decoder, MessageBook, Request, offers_of
 from bcgc_jax.cluster.processes import WorkersLost
 from bcgc_jax.cluster.rounds import Ask, CodedRound
 from bcgc_jax.cluster.worker import Message
@@ -171,10 +171,10 @@ class World:
         self.had: list[set[int]] = [set() for _ in range(blocks)]
         self.complete = np.zeros(blocks, bool)
         self.unasked = np.zeros(blocks, int)
-        self.open: set[Question] = set()
-        self.sent: list[tuple[int, Question]] = []  # by which process
+        self.open: set[Request] = set()
+        self.sent: list[tuple[int, Request]] = []  # by which process
 
-    def pieces(self, worker: int, block: int, subsets: Sequence[int]) -> set[int]:
+    def terms(self, worker: int, block: int, subsets: Sequence[int]) -> set[int]:
         """Subsets; of a code workers, or the first ones of their groups."""
         if not self.plan.coded:
             return set(subsets)
@@ -182,20 +182,20 @@ class World:
         return {min(group) for group in groups if worker in group}
 
     def taken(self, block: int) -> set[int]:
-        return self.had[block].union(*(self.pieces(*q) for q in self.open if q.block == block))
+        return self.had[block].union(*(self.terms(*q) for q in self.open if q.block == block))
 
-    def questions(self, found: list[Question]) -> None:
+    def requests(self, found: list[Request]) -> None:
         """Of those who have done it, nothing twice, and no more than is needed."""
-        for question in found:
-            w, block, subsets = question
+        for request in found:
+            w, block, subsets = request
             assert self.alive[w]
             done = [t.subsets for t in self.plan.tasks(w)[: self.done[w]] if t.block == block]
             assert set(subsets) <= {j for one in done for j in one}
-            assert not self.pieces(*question) & self.taken(block)
-            self.open.add(question)
+            assert not self.terms(*request) & self.taken(block)
+            self.open.add(request)
             assert len(self.taken(block)) <= self.needed[block] + self.unasked[block]
             assert not self.complete[block]
-            self.sent.append((int(self.life[w]), question))
+            self.sent.append((int(self.life[w]), request))
 
     def events(self) -> list[tuple[str, int]]:
         tasks = len(self.plan.tasks(0))
@@ -211,9 +211,9 @@ class World:
             found += [("lose", w) for w in np.flatnonzero(self.alive & self.hung).tolist()]
         return found
 
-    def _may_answer(self, life: int, question: Question) -> bool:
+    def _may_answer(self, life: int, request: Request) -> bool:
         """What was lost before is on its way perhaps; who hangs sends nothing."""
-        w = question.worker
+        w = request.worker
         return life < self.life[w] or not self.alive[w] or not self.hung[w]
 
     def step(self) -> bool:
@@ -230,22 +230,22 @@ class World:
     def task(self, w: int) -> None:
         task = self.plan.tasks(w)[self.done[w]]
         self.done[w] += 1
-        self.questions(self.book.report(Question(w, *task)))
+        self.requests(self.book.report(Request(w, *task)))
 
     def answer(self, k: int) -> None:
         """A lost worker's answer counts if its successor, or, of a code, nobody is asked."""
-        question = self.sent.pop(k)[1]
-        _, block, subsets = question
-        new = self.plan.coded and not self.pieces(*question) & self.taken(block)
-        counts = not self.complete[block] and (question in self.open or new)
+        request = self.sent.pop(k)[1]
+        _, block, subsets = request
+        new = self.plan.coded and not self.terms(*request) & self.taken(block)
+        counts = not self.complete[block] and (request in self.open or new)
         values = np.isin(np.arange(self.plan.num_workers), subsets).astype(int)
         values.setflags(write=False)  # as those from Ray's store
-        assert self.book.take(question, values) == counts
-        self.open.discard(question)
+        assert self.book.take(request, values) == counts
+        self.open.discard(request)
         if counts:
             self.unasked[block] += new
-            assert not self.had[block] & self.pieces(*question)
-            self.had[block] |= self.pieces(*question)
+            assert not self.had[block] & self.terms(*request)
+            self.had[block] |= self.terms(*request)
             part: Any = self.book.gradients(block)
             self.complete[block] = len(self.had[block]) >= self.needed[block]
             assert (part is not None) == self.complete[block]
@@ -261,15 +261,15 @@ class World:
         self.alive[w] = self.rng.random() < self.replaced
         self.life[w] += 1
         self.done[w] = 0
-        self.open = {question for question in self.open if question.worker != w}
-        self.questions(self.book.lose(w))
+        self.open = {request for request in self.open if request.worker != w}
+        self.requests(self.book.lose(w))
 
     def possible(self) -> np.ndarray:
-        """By the definition: enough pieces have been had, or have somebody left."""
+        """By the definition: enough terms have been had, or have somebody left."""
         found = [set(had) for had in self.had]
         for w in np.flatnonzero(self.alive).tolist():
             for task in self.plan.tasks(w):
-                found[task.block] |= self.pieces(w, *task)
+                found[task.block] |= self.terms(w, *task)
         return np.array([*map(len, found)]) >= self.needed
 
 
@@ -282,7 +282,7 @@ def test_every_piece_counts_once_whoever_dies(case):
         while world.step():
             possible = world.book.possible(world.alive)
             assert possible[~world.complete].tolist() == world.possible()[~world.complete].tolist()
-        # It stands still only with all that can be had: each block whose pieces the survivors hold.
+        # It stands still only with all that can be had: each block whose terms the survivors hold.
         assert world.complete.tolist() == world.possible().tolist()
         ends[bool(world.complete.all())] += 1
     assert ends[True]
@@ -293,7 +293,7 @@ def test_where_a_code_amplifies_too_much_one_message_more_is_asked_for():
     book: Any = book_of(made(1)[0])
     part = book.decoder.gradients
     book.decoder.gradients = lambda block, messages: None
-    asked = [q for w in (2, 0, 3, 1) for q in book.report(Question(w, 1, ()))]
+    asked = [q for w in (2, 0, 3, 1) for q in book.report(Request(w, 1, ()))]
     assert [q.worker for q in asked] == [2, 0, 3]
     assert [book.take(q, np.zeros(1)) for q in asked] == [True] * 3
     assert book.gradients(1) is None
@@ -324,7 +324,7 @@ def test_a_block_is_asked_for_as_soon_as_it_is_covered_and_not_before():
             covered[task.block, task.subsets[0]] = True
             before = len(world.sent)
             world.task(w)
-            now = {question.block for _, question in world.sent[before:]}
+            now = {request.block for _, request in world.sent[before:]}
             assert now == set(np.flatnonzero(covered.all(axis=1) & ~full).tolist())
         assert sorted(j for _, q in world.sent for j in q.subsets) == [0, 1, 2, 3]
 
@@ -332,7 +332,7 @@ def test_a_block_is_asked_for_as_soon_as_it_is_covered_and_not_before():
 def test_who_has_most_is_asked_and_nobody_twice():
     book = book_of(scheduled(3, 3))
     reports = (0, 0), (1, 1), (0, 1), (1, 2), (2, 2)
-    asked = [[q[::2] for q in book.report(Question(w, 0, (j,)))] for w, j in reports]
+    asked = [[q[::2] for q in book.report(Request(w, 0, (j,)))] for w, j in reports]
     assert asked == [[], [], [], [(0, (0, 1)), (1, (2,))], []]
 
 

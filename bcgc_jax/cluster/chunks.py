@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from bcgc_jax.cluster.worker import NEVER, Duty, noted
+from bcgc_jax.cluster.worker import NEVER, Duty, added, drawn, noted
 from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.gradients import Loss, PyTree, num_samples
 from bcgc_jax.coding.losses import keys_of
@@ -98,7 +98,7 @@ class ChunkWorker:
             for chunk in shapes.values():
                 gradient = self._gradient_of(chunk)
             if gradient:
-                gradient = _added(_begun(gradient, 1.0), gradient, 1.0)
+                gradient = added(_begun(gradient, 1.0), gradient, 1.0)
             jax.block_until_ready(gradient)
 
     def share(self, begin: Begin, leaves: Sequence[np.ndarray], place: Place) -> Iterator[Sum]:
@@ -195,7 +195,7 @@ class ChunkWorker:
             total = before.leaves
             weight = float(self.duty.weights[chunk])
             if gradient:
-                total = _added(total, gradient, weight) if total else _begun(gradient, weight)
+                total = added(total, gradient, weight) if total else _begun(gradient, weight)
             self._sums[answer.keep] = Sum(answer.keep, before.label | {chunk}, total)
             self._changed.notify_all()
 
@@ -215,9 +215,8 @@ class ChunkWorker:
         data = self.subsets[chunk]
         if self._drawn is None:
             return data
-        draw = np.random.default_rng([self.duty.seed, self._begin.iteration, *chunk])
-        chosen = draw.permutation(num_samples(data))[: self._drawn[chunk[1]]]
-        return jax.tree.map(lambda x: x[chosen], data)
+        count = self._drawn[chunk[1]]
+        return drawn(data, count, self.duty.seed, self._begin.iteration, *chunk)
 
     def _wait(self, chunk: Chunk, started: float) -> None:
         """Slowness on purpose, to the chunk's end: as a program, nobody can interrupt it."""
@@ -246,8 +245,3 @@ def _gradient(loss: Loss, params: PyTree, batch: PyTree, *key: Array) -> list[Ar
 def _begun(gradient: Sequence[Any], weight: float) -> list[Array]:
     """A sum of one gradient, in float32 at least."""
     return [weight * leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)) for leaf in gradient]
-
-
-@jax.jit
-def _added(total: Sequence[Any], gradient: Sequence[Any], weight: float) -> list[Array]:
-    return [one + other for one, other in zip(total, _begun(gradient, weight), strict=True)]

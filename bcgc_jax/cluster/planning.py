@@ -178,10 +178,14 @@ class Course:
     def give_work(self) -> TrainingScheme:
         """Give work to the `members`, the workers left as the problem counts them."""
         scheme = scheme_for(self._plan_key, self.source, self.members, self.params, self.batch_size)
+        self.cluster.take_up(self.prepared(scheme))
+        return scheme
+
+    def prepared(self, scheme: TrainingScheme) -> Assignment:
+        """A scheme's plan, and the data, where the members find them."""
         parts = self.data if callable(self.data) else split_unevenly(self.data, len(self.members))
         given = self.loss, scheme.work, self.params, parts
-        self.cluster.assign(*given, batch_size=self.batch_size, seed=self._seed)
-        return scheme
+        return self.cluster.prepare(*given, batch_size=self.batch_size, seed=self._seed)
 
     def is_ready(self) -> bool:
         """Whether there is another plan, and the workers are ready for it."""
@@ -433,10 +437,7 @@ class Loop(Course):
         self._prepare(True, scheme)
 
     def _prepare(self, sharing: bool, scheme: TrainingScheme) -> None:
-        parts = self.data if callable(self.data) else split_unevenly(self.data, len(self.members))
-        given = self.loss, scheme.work, self.params, parts
-        options: dict[str, Any] = {"batch_size": self.batch_size, "seed": self._seed}
         self._schemes[sharing] = scheme
-        self._works[sharing] = self.cluster.prepare(*given, **options)
+        self._works[sharing] = self.prepared(scheme)
         for work in self._works.values():
             work.kept = tuple(one.number for one in self._works.values())

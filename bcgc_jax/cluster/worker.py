@@ -256,7 +256,7 @@ class WorkerProcess:
                         return None
                     own, chunk.at = chunk.cut.gradients(chunk.at, block, self._later[number][j])
                     so_far = gradients[k]
-                    gradients[k] = own if so_far is None else _added(so_far, own, chunk.weight)
+                    gradients[k] = own if so_far is None else added(so_far, own, chunk.weight)
                     # Else the next chunk would be begun before "stop" is heard.
                     jax.block_until_ready(gradients[k])
                     if span is not None:
@@ -270,15 +270,9 @@ class WorkerProcess:
     def _begin(self, subset: int, iteration: int, share: Any, params: PyTree) -> _Part:
         """Begin the pass of a part, in chunks of one size, or of two that differ by a sample."""
         data = self.subsets[subset]
-        size = self.duty.batch_size
-        samples = num_samples(data)
-        if size is not None:
-            # The same for all workers that hold the subset.
-            draw = np.random.default_rng([self.duty.seed, iteration, subset])
-            chosen = draw.permutation(samples)[:size]
-            data = jax.tree.map(lambda x: x[chosen], data)
-            samples = size
-        part, portion = self.plan.samples_of(share, samples)
+        if self.duty.batch_size is not None:
+            data = drawn(data, self.duty.batch_size, self.duty.seed, iteration, subset)
+        part, portion = self.plan.samples_of(share, num_samples(data))
         if not portion:
             return _Part([], 0.0)
         count = part.stop - part.start
@@ -288,27 +282,33 @@ class WorkerProcess:
         for size in sizes:
             own = slice(part.start + end, part.start + end + size)
             batch = jax.device_put(jax.tree.map(lambda x, own=own: x[own], data))
-            drawn = self._keys(iteration, subset, own.start)
-            cut = self._cut(share, params, batch, *drawn)
+            key = self._keys(iteration, subset, own.start)
+            cut = self._cut(share, params, batch, *key)
             end += size
             weight = size / sizes[0] if self.plan.mean else 1.0
-            chunks.append(_Passing(cut, cut.begin(params, batch, *drawn), weight, end / count))
+            chunks.append(_Passing(cut, cut.begin(params, batch, *key), weight, end / count))
         first = sizes[0] / count if self.plan.mean else 1.0
         return _Part(chunks, portion * first * float(self.duty.weights[subset]))
 
-    def _cut(self, share: Any, params: PyTree, batch: PyTree, *drawn: Array) -> Stages:
+    def _cut(self, share: Any, params: PyTree, batch: PyTree, *loss_key: Array) -> Stages:
         """The programs for samples of these shapes."""
         key = (share, *((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(batch)))
         if key not in self._stages:
             # Of blocks of another share of the samples no leaf.
             own = [block.pieces if block.share == share else () for block in self.plan.blocks]
             blocks = [[piece.leaf for piece in pieces] for pieces in own]
-            self._stages[key] = stages(self.duty.loss, params, batch, blocks, *drawn)
+            self._stages[key] = stages(self.duty.loss, params, batch, blocks, *loss_key)
         return self._stages[key]
 
 
+def drawn(data: PyTree, count: int, *seed: int) -> PyTree:
+    """So many samples, the same for all workers that store the data."""
+    chosen = np.random.default_rng(seed).permutation(num_samples(data))[:count]
+    return jax.tree.map(lambda x: x[chosen], data)
+
+
 @jax.jit
-def _added(total: list[Array], gradient: list[Array], weight: float) -> list[Array]:
+def added(total: Sequence[Any], gradient: Sequence[Any], weight: float) -> list[Array]:
     """The sum, in float32 at least."""
     dtypes = [jnp.promote_types(one.dtype, jnp.float32) for one in total]
     pairs = zip(total, gradient, dtypes, strict=True)

@@ -13,7 +13,7 @@ import numpy as np
 from bcgc_jax.cluster import Cluster
 from bcgc_jax.cluster.engine import load_ray
 from bcgc_jax.coding.gradients import coding_plan, split_unevenly
-from bcgc_jax.plans.desk import chunk_sizes
+from bcgc_jax.plans.chunk_tables import chunk_sizes
 from bcgc_jax.plans.handout import Handout
 from bcgc_jax.plans.storage import spread
 from bcgc_jax.plans.timing import Timing, hand_out

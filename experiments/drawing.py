@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.sax.saxutils import escape
 
-from bcgc_jax.plans.desk import UNITS, chunk_sizes
+from bcgc_jax.plans.chunk_tables import UNITS, chunk_sizes
 from bcgc_jax.plans.handout import Handout
 from bcgc_jax.plans.storage import spread
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from bcgc_jax import plotting
 from bcgc_jax.handout import serve
-from bcgc_jax.plans.desk import chunk_sizes, desk_of
+from bcgc_jax.plans.chunk_tables import chunk_sizes, chunk_tables
 from bcgc_jax.plans.shared_step import all_data_runtime, shared_runtime
 from bcgc_jax.plans.storage import spread
 from bcgc_jax.plans.storage_bound import least_alone, storage_bound
@@ -133,8 +133,8 @@ def predicted(times: np.ndarray, subsets: int) -> np.ndarray:
     if subsets == workers:
         engine = jax.vmap(lambda each: all_data_runtime(sizes, 0 * each, each, 0.0))
     else:
-        desk = desk_of(spread(workers, subsets, len(sizes)), sizes)
-        engine = jax.vmap(lambda each: shared_runtime(desk, 0 * each, each, 0.0))
+        tables = chunk_tables(spread(workers, subsets, len(sizes)), sizes)
+        engine = jax.vmap(lambda each: shared_runtime(tables, 0 * each, each, 0.0))
     return np.asarray(engine(unit))
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from bcgc_jax.handout.client import key_of
 from bcgc_jax.handout.server import Reply, Server
-from bcgc_jax.plans.desk import chunk_sizes
+from bcgc_jax.plans.chunk_tables import chunk_sizes
 from bcgc_jax.plans.handout import Chunk, Handout, Name
 from bcgc_jax.plans.storage import Storage, spread, whole_subsets
 from bcgc_jax.plans.timing import Timing, hand_out

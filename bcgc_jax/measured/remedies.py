@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bcgc_jax.measured.causes import Parts
-from bcgc_jax.plans.desk import UNITS, chunk_sizes, desk_of
+from bcgc_jax.plans.chunk_tables import UNITS, chunk_sizes, chunk_tables
 from bcgc_jax.plans.lockstep import Chunks, handed_out, in_turn
 from bcgc_jax.plans.storage import spread
 
@@ -97,8 +97,8 @@ def sharing(
     predicted = None if costs is None else each(costs)
     chunks = Chunks(parts.pace, each(parts.data), parts.pauses, predicted)
     if stored < workers:
-        desk = desk_of(spread(workers, stored, len(sizes)), sizes)
-        return Replay(handed_out(desk, chunks, round_trip))
+        tables = chunk_tables(spread(workers, stored, len(sizes)), sizes)
+        return Replay(handed_out(tables, chunks, round_trip))
     # Of equal ones first the first of all subsets, so that each worker begins with its own.
     expected = predicted
     if expected is None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bcgc_jax.plans.desk import Desk
+from bcgc_jax.plans.chunk_tables import ChunkTables
 
 # In place of the weight of a chunk that somebody has begun.
 _BEGUN = -1
@@ -70,18 +70,18 @@ def in_turn(chunks: Chunks, order: np.ndarray, round_trip: float = 0.0) -> np.nd
     return clock.end
 
 
-def handed_out(desk: Desk, chunks: Chunks, round_trip: float = 0.0) -> np.ndarray:
+def handed_out(tables: ChunkTables, chunks: Chunks, round_trip: float = 0.0) -> np.ndarray:
     """Return when all have ended their last chunks, `[S]`, handed out neediest first.
 
     Workers' paces are learnt from their chunks.
 
-    >>> from bcgc_jax.plans.desk import desk_of
+    >>> from bcgc_jax.plans.chunk_tables import chunk_tables
     >>> from bcgc_jax.plans.storage import spread
     >>> chunks = Chunks(np.array([[1.0, 3.0]]), np.ones((1, 4)), np.zeros((1, 2, 0)))
-    >>> handed_out(desk_of(spread(2, 2, 2), (1, 1)), chunks).tolist()
+    >>> handed_out(chunk_tables(spread(2, 2, 2), (1, 1)), chunks).tolist()
     [3.0]
     """
-    size, stored, holders = (np.asarray(part, np.intp) for part in desk)
+    size, stored, holders = (np.asarray(part, np.intp) for part in tables)
     steps, workers = chunks.paces.shape
     count = len(size) - 1
     # Of a byte: those that are not begun stay in a processor's cache.

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from bcgc_jax.plans.desk import Desk
+from bcgc_jax.plans.chunk_tables import ChunkTables
 
 
 class _State(NamedTuple):
@@ -31,7 +31,7 @@ class _State(NamedTuple):
 
 
 def shared_runtime(
-    desk: Desk,
+    tables: ChunkTables,
     starts: Array,
     times: Array,
     round_trip: Array | float = 0.0,
@@ -42,23 +42,23 @@ def shared_runtime(
     Everyone ends its chunk, and no chunk is done twice. Before each chunk there is a `round_trip`.
 
     Args:
-      desk: what each worker may be given.
+      tables: what each worker may be given.
       starts: when each worker begins.
       times: what each worker takes for a unit of size, or of `lengths`.
       round_trip: seconds.
       lengths: what a chunk takes is its length times its worker's time, `[M]`, or `[N, M]` where
         the length is not the same for each worker; the sizes by default.
     """
-    workers = len(desk.stored)
+    workers = len(tables.stored)
     dtype = times.dtype
-    desk = Desk(*map(jnp.asarray, desk))
-    lengths = jnp.asarray(desk.size if lengths is None else lengths)
+    tables = ChunkTables(*map(jnp.asarray, tables))
+    lengths = jnp.asarray(tables.size if lengths is None else lengths)
     nothing = jnp.zeros(workers, dtype)
     first = _State(
-        open=jnp.asarray(np.arange(len(desk.size)) < len(desk.size) - 1),
-        left=jnp.sum(desk.size[desk.stored], axis=1),
+        open=jnp.asarray(np.arange(len(tables.size)) < len(tables.size) - 1),
+        left=jnp.sum(tables.size[tables.stored], axis=1),
         pace=nothing,
-        running=jnp.zeros(workers, desk.size.dtype),
+        running=jnp.zeros(workers, tables.size.dtype),
         begun=nothing,
         until=starts.astype(dtype),
         end=jnp.zeros((), dtype),
@@ -69,21 +69,21 @@ def shared_runtime(
         now = jnp.min(at.until)
         worker = _first_of(at.until == now)
         last, pace = _paces(at, now)
-        chunk = neediest(desk, at.open, at.left * pace, worker)
-        some = chunk < len(desk.size) - 1
+        chunk = neediest(tables, at.open, at.left * pace, worker)
+        some = chunk < len(tables.size) - 1
         until = now + round_trip + length_of(lengths, worker, chunk) * times[worker]
         return _State(
             open=at.open.at[chunk].set(False),
-            left=at.left.at[desk.holders[chunk]].add(-desk.size[chunk], mode="drop"),
+            left=at.left.at[tables.holders[chunk]].add(-tables.size[chunk], mode="drop"),
             pace=at.pace.at[worker].set(last[worker]),
-            running=at.running.at[worker].set(desk.size[chunk]),
+            running=at.running.at[worker].set(tables.size[chunk]),
             begun=at.begun.at[worker].set(now),
             until=at.until.at[worker].set(jnp.where(some, until, jnp.inf)),
             end=jnp.where(some, jnp.maximum(at.end, until), at.end),
         )
 
     # Each chunk is begun once, and each worker is sent away once.
-    return jax.lax.fori_loop(0, len(desk.size) - 1 + workers, serve, first).end
+    return jax.lax.fori_loop(0, len(tables.size) - 1 + workers, serve, first).end
 
 
 def all_data_runtime(
@@ -91,7 +91,7 @@ def all_data_runtime(
 ) -> Array:
     """`shared_runtime` where all store all data: who is free takes the largest chunk that is left.
 
-    There is no desk: `sizes` are those of a subset's chunks.
+    No tables are needed: `sizes` are those of a subset's chunks.
     """
     in_order = jnp.asarray(sorted(sizes * len(times), reverse=True))
 
@@ -118,23 +118,23 @@ def _paces(at: _State, now: Array) -> tuple[Array, Array]:
     return last, expected_pace(last, jnp.where(ended, 0, at.running), at.begun, now)
 
 
-def neediest(desk: Desk, is_open: Array, need: Array, worker: Array) -> Array:
+def neediest(tables: ChunkTables, is_open: Array, need: Array, worker: Array) -> Array:
     """The chunk for a free worker, M if there is none.
 
     Args:
-      desk: what each worker may be given.
+      tables: what each worker may be given.
       is_open: the chunks that nobody has begun, `[M + 1]`.
       need: r e, when each worker would have done all that is left of what it stores, `[N]`.
       worker: who is free.
     """
-    mine = desk.stored[worker]
+    mine = tables.stored[worker]
     can = is_open[mine]
     others = jnp.append(need, jnp.inf).at[worker].set(jnp.inf)
-    comes_first = jnp.min(others[desk.holders[mine]], axis=-1)
-    size = desk.size[mine]
+    comes_first = jnp.min(others[tables.holders[mine]], axis=-1)
+    size = tables.size[mine]
     largest = jnp.max(jnp.where(can, size, 0))
     key = jnp.where(can & (size == largest), comes_first, -1.0)
-    return jnp.where(jnp.any(can), mine[_first_of(key == jnp.max(key))], len(desk.size) - 1)
+    return jnp.where(jnp.any(can), mine[_first_of(key == jnp.max(key))], len(tables.size) - 1)
 
 
 def expected_pace(last: Array, running: Array, begun: Array, now: Array) -> Array:

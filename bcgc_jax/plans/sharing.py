@@ -12,8 +12,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import pytree_dataclass, static_field
+from bcgc_jax.plans.chunk_tables import UNITS, chunk_sizes, chunk_tables
 from bcgc_jax.plans.completion import Completion, Exact, in_order
-from bcgc_jax.plans.desk import UNITS, chunk_sizes, desk_of
 from bcgc_jax.plans.lockstep import Chunks, handed_out, in_turn
 from bcgc_jax.plans.plan import Plan, Requirements
 from bcgc_jax.plans.shared_step import all_data_runtime, shared_runtime
@@ -113,17 +113,17 @@ class WorkSharing(Completion):
                 order = np.broadcast_to(largest_first, shape)
                 ends.append(in_turn(chunks, order, round_trip))
             else:
-                desk = desk_of(self.stored, self.sizes)
-                ends.append(handed_out(desk, chunks, round_trip))
+                tables = chunk_tables(self.stored, self.sizes)
+                ends.append(handed_out(tables, chunks, round_trip))
         return np.concatenate(ends)
 
     def _engine(self) -> Callable[[Array, Array, Array], Any]:
         """Of one draw, by start-ups, seconds for a unit of size, and the round trip."""
         if self.ends == "sums":
-            return functools.partial(step_with_copies, desk_of(self.stored, self.sizes))
+            return functools.partial(step_with_copies, chunk_tables(self.stored, self.sizes))
         if self.max_subsets == self.num_workers:
             return functools.partial(all_data_runtime, self.sizes)
-        return functools.partial(shared_runtime, desk_of(self.stored, self.sizes))
+        return functools.partial(shared_runtime, chunk_tables(self.stored, self.sizes))
 
     def exactly(self) -> Exact:
         raise ValueError("work sharing has no exact runtime: take simulate_runtime")

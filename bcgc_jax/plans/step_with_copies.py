@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from bcgc_jax.plans.desk import Desk
+from bcgc_jax.plans.chunk_tables import ChunkTables
 from bcgc_jax.plans.shared_step import expected_pace, length_of, neediest
 from bcgc_jax.plans.timing import PATIENCE, WORTH
 
@@ -52,7 +52,7 @@ class _State(NamedTuple):
 
 
 def step_with_copies(
-    desk: Desk,
+    tables: ChunkTables,
     starts: Array,
     times: Array,
     round_trip: Array | float = 0.0,
@@ -63,10 +63,10 @@ def step_with_copies(
 
     Of workers that are free at the same time the first by number is served first.
     """
-    desk = Desk(*map(jnp.asarray, desk))
-    lengths = jnp.asarray(desk.size if lengths is None else lengths)
-    workers = len(desk.stored)
-    chunks = len(desk.size) - 1
+    tables = ChunkTables(*map(jnp.asarray, tables))
+    lengths = jnp.asarray(tables.size if lengths is None else lengths)
+    workers = len(tables.stored)
+    chunks = len(tables.size) - 1
     nothing = jnp.zeros(workers, times.dtype)
     nobody = jnp.zeros(workers, bool)
     first = _State(
@@ -75,7 +75,7 @@ def step_with_copies(
         keeper=jnp.full(chunks + 1, workers),
         pace=nothing,
         taken=nothing,
-        done=jnp.zeros(workers, desk.size.dtype),
+        done=jnp.zeros(workers, tables.size.dtype),
         running=jnp.full(workers, chunks),
         begun=nothing,
         until=starts.astype(times.dtype),
@@ -86,8 +86,8 @@ def step_with_copies(
     )
 
     def event(at: _State) -> _State:
-        at = _ended(desk, _later(desk, at))
-        at, worker, chunk = _served(desk, at)
+        at = _ended(tables, _later(tables, at))
+        at, worker, chunk = _served(tables, at)
         seconds = round_trip + length_of(lengths, worker, chunk) * times[worker]
         return _begun(at, worker, chunk, seconds)
 
@@ -109,10 +109,10 @@ def _any_ends(at: _State) -> Array:
 # What happens at a time: chunks end, then free workers are served.
 
 
-def _later(desk: Desk, at: _State) -> _State:
+def _later(tables: ChunkTables, at: _State) -> _State:
     """Time goes on to the next end, or until a copy is worth it or a worker is overdue."""
-    own = jnp.where(at.free, _pace_now(desk, at), jnp.inf)
-    looks = jnp.append(_worth_from(desk, at, own[:, None]), _deadlines(desk, at)[None], axis=0)
+    own = jnp.where(at.free, _pace_now(tables, at), jnp.inf)
+    looks = jnp.append(_worth_from(tables, at, own[:, None]), _deadlines(tables, at)[None], axis=0)
     look = jnp.min(jnp.where(_reached(at, looks), jnp.inf, looks))
     end = jnp.min(at.until)
     rounding = _ROUNDINGS * jnp.finfo(end.dtype).eps
@@ -123,15 +123,15 @@ def _later(desk: Desk, at: _State) -> _State:
     return at._replace(now=now, asks=at.asks | (goes_on & at.free))
 
 
-def _ended(desk: Desk, at: _State) -> _State:
+def _ended(tables: ChunkTables, at: _State) -> _State:
     """The first worker that ends its chunk now is heard of; those that begin the step are free."""
-    chunks = len(desk.size) - 1
+    chunks = len(tables.size) - 1
     now = _reached(at, at.until)
     worker, ends = _first_of(now & (at.running < chunks))
     chunk = jnp.where(jnp.any(ends), at.running[worker], chunks)
-    at = _kept(desk, at._replace(overdue=at.overdue & ~ends), worker, chunk)
+    at = _kept(tables, at._replace(overdue=at.overdue & ~ends), worker, chunk)
     took = jnp.where(ends, at.now - at.begun, 0)
-    size = jnp.where(ends, desk.size[chunk], 0)
+    size = jnp.where(ends, tables.size[chunk], 0)
     free = ends | (now & (at.running == chunks))
     return at._replace(
         pace=jnp.where(ends, took / jnp.maximum(size, 1), at.pace),
@@ -144,13 +144,13 @@ def _ended(desk: Desk, at: _State) -> _State:
     )
 
 
-def _kept(desk: Desk, at: _State, worker: Array, chunk: Array) -> _State:
+def _kept(tables: ChunkTables, at: _State, worker: Array, chunk: Array) -> _State:
     """A chunk counts if it is the first.
 
     An overdue worker's whole sum is void as soon as another one has a chunk of it.
     """
-    workers = len(desk.stored)
-    chunks = len(desk.size) - 1
+    workers = len(tables.stored)
+    chunks = len(tables.size) - 1
     before = at.keeper[chunk]
     late = (chunk < chunks) & jnp.append(at.overdue, False)[before]
     void = late & (at.keeper == before)
@@ -163,17 +163,17 @@ def _kept(desk: Desk, at: _State, worker: Array, chunk: Array) -> _State:
     )
 
 
-def _served(desk: Desk, at: _State) -> tuple[_State, Array, Array]:
+def _served(tables: ChunkTables, at: _State) -> tuple[_State, Array, Array]:
     """Once all ends of this time are known, the next free worker and its chunk, M for none."""
-    workers = len(desk.stored)
-    chunks = len(desk.size) - 1
+    workers = len(tables.stored)
+    chunks = len(tables.size) - 1
     can = ~_any_ends(at) & ~_complete(at)
-    at = at._replace(overdue=at.overdue | (can & _reached(at, _deadlines(desk, at))))
-    copies = _copies(desk, at)
-    worker, comes = _first_of(can & at.asks & (_may_be_given(desk, at, copies) | at.overdue))
+    at = at._replace(overdue=at.overdue | (can & _reached(at, _deadlines(tables, at))))
+    copies = _copies(tables, at)
+    worker, comes = _first_of(can & at.asks & (_may_be_given(tables, at, copies) | at.overdue))
     # One that was overdue is heard of before it is served.
     served = comes & ~at.overdue
-    chunk = jnp.where(jnp.any(served), _choice(desk, at, copies, worker), chunks)
+    chunk = jnp.where(jnp.any(served), _choice(tables, at, copies, worker), chunks)
     waits = jnp.any(comes) & (jnp.arange(workers) >= worker) & ~served
     return at._replace(asks=at.asks & (waits | ~can), overdue=at.overdue & ~comes), worker, chunk
 
@@ -206,37 +206,37 @@ class _Copies(NamedTuple):
     kept: Array
 
 
-def _copies(desk: Desk, at: _State) -> _Copies:
-    workers = len(desk.stored)
+def _copies(tables: ChunkTables, at: _State) -> _Copies:
+    workers = len(tables.stored)
     answer = jnp.append(~at.overdue, False)
     answering = jnp.zeros_like(at.open).at[at.running].max(~at.overdue)
-    running = ~at.open & (at.keeper == workers) & (desk.size > 0)
+    running = ~at.open & (at.keeper == workers) & (tables.size > 0)
     # All of the sum must be computed again.
-    others = jnp.any(answer[desk.holders], axis=1)
+    others = jnp.any(answer[tables.holders], axis=1)
     whole = jnp.ones(workers + 1, bool).at[at.keeper].min(others)
     late = jnp.append(at.overdue, False)
     return _Copies(running, running & ~answering, (late & whole)[at.keeper] & ~answering)
 
 
-def _may_be_given(desk: Desk, at: _State, copies: _Copies) -> Array:
+def _may_be_given(tables: ChunkTables, at: _State, copies: _Copies) -> Array:
     """Of each free worker whether there is something; False only where there is nothing, `[N]`."""
     # worth it for the fastest, or for nobody
-    own = jnp.min(jnp.where(at.asks, _pace_now(desk, at), jnp.inf))
-    worth = copies.running & ~_hopeful(desk, at, own)
+    own = jnp.min(jnp.where(at.asks, _pace_now(tables, at), jnp.inf))
+    worth = copies.running & ~_hopeful(tables, at, own)
     some = at.open | worth | copies.given_up | copies.kept
-    return jnp.any(some[desk.stored], axis=1)
+    return jnp.any(some[tables.stored], axis=1)
 
 
-def _choice(desk: Desk, at: _State, copies: _Copies, worker: Array) -> Array:
+def _choice(tables: ChunkTables, at: _State, copies: _Copies, worker: Array) -> Array:
     """The chunk for a free worker, M for none."""
-    chunks = len(desk.size) - 1
-    mine = desk.stored[worker]
-    pace = _pace_now(desk, at)
-    left = jnp.sum(jnp.where(at.open, desk.size, 0)[desk.stored], axis=1)
+    chunks = len(tables.size) - 1
+    mine = tables.stored[worker]
+    pace = _pace_now(tables, at)
+    left = jnp.sum(jnp.where(at.open, tables.size, 0)[tables.stored], axis=1)
     need = jnp.where(at.overdue, jnp.inf, left * pace)
-    fresh = neediest(desk, at.open, need, worker)
-    ends = jnp.full(chunks + 1, jnp.inf).at[at.running].min(_expected_end(desk, at))
-    worth = (copies.running & ~_hopeful(desk, at, pace[worker]))[mine]
+    fresh = neediest(tables, at.open, need, worker)
+    ends = jnp.full(chunks + 1, jnp.inf).at[at.running].min(_expected_end(tables, at))
+    worth = (copies.running & ~_hopeful(tables, at, pace[worker]))[mine]
     latest = jnp.max(jnp.where(worth, ends[mine], -jnp.inf))
     copy = jnp.min(jnp.where(worth & (ends[mine] == latest), mine, chunks))
     given_up = _first_in(mine, copies.given_up, chunks)
@@ -255,26 +255,26 @@ def _first_in(mine: Array, some: Array, none: int) -> Array:
 # What is expected: the rules of `Timing`.
 
 
-def _pace_now(desk: Desk, at: _State) -> Array:
-    return expected_pace(at.pace, desk.size[at.running], at.begun, at.now)
+def _pace_now(tables: ChunkTables, at: _State) -> Array:
+    return expected_pace(at.pace, tables.size[at.running], at.begun, at.now)
 
 
-def _expected_end(desk: Desk, at: _State) -> Array:
+def _expected_end(tables: ChunkTables, at: _State) -> Array:
     """Of running chunks, `[N]`: if one is unknown or late, as much is to come as has passed."""
-    by_pace = at.begun + at.pace * desk.size[at.running]
+    by_pace = at.begun + at.pace * tables.size[at.running]
     passed = at.now - at.begun
     return jnp.where((at.pace > 0) & (by_pace > at.now), by_pace, at.now + passed)
 
 
-def _hopeful(desk: Desk, at: _State, own: Array) -> Array:
+def _hopeful(tables: ChunkTables, at: _State, own: Array) -> Array:
     """The chunks of which a copy, by who takes `own` for a unit, would not end before the first."""
-    hopeful = ~_reached(at, _worth_from(desk, at, own))
+    hopeful = ~_reached(at, _worth_from(tables, at, own))
     return jnp.zeros_like(at.open).at[at.running].max(hopeful)
 
 
-def _worth_from(desk: Desk, at: _State, own: Array) -> Array:
+def _worth_from(tables: ChunkTables, at: _State, own: Array) -> Array:
     """From when on a copy of what each runs is worth it, by who takes `own` for a unit."""
-    size = desk.size[at.running]
+    size = tables.size[at.running]
     needed = WORTH * own * jnp.maximum(size, 1)
     expected = at.pace * size
     long = at.begun + expected - at.now > needed
@@ -282,9 +282,9 @@ def _worth_from(desk: Desk, at: _State, own: Array) -> Array:
     return jnp.where(size > 0, worth, jnp.inf)
 
 
-def _deadlines(desk: Desk, at: _State) -> Array:
+def _deadlines(tables: ChunkTables, at: _State) -> Array:
     """When each worker is overdue, `[N]`."""
-    size = desk.size[at.running]
+    size = tables.size[at.running]
     mean = jnp.sum(at.taken) / jnp.maximum(jnp.sum(at.done), 1)
     own = at.taken / jnp.maximum(at.done, 1)
     ends = at.begun + at.patience * jnp.maximum(own, mean) * size

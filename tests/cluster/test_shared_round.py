@@ -19,7 +19,7 @@ from bcgc_jax.cluster.worker import Duty
 from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.gradients import split_unevenly
 from bcgc_jax.handout.messages import Answer, Question
-from bcgc_jax.plans.desk import chunk_sizes
+from bcgc_jax.plans.chunk_tables import chunk_sizes
 from bcgc_jax.plans.handout import Handout
 from bcgc_jax.plans.sharing import WorkSharing
 from tests.cluster.test_cluster import loss, raveled

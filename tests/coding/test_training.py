@@ -13,8 +13,8 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax.coding.gradients import subset_gradients
 from bcgc_jax.coding.training import collect, draws_of, training_scheme
+from bcgc_jax.plans.chunk_tables import chunk_sizes
 from bcgc_jax.plans.completion import AnyOf
-from bcgc_jax.plans.desk import chunk_sizes
 from bcgc_jax.plans.stopped import Stopped
 from bcgc_jax.plans.storage import spread
 from bcgc_jax.problem import Status

@@ -5,7 +5,7 @@ import pytest
 
 from bcgc_jax.measured.causes import Parts
 from bcgc_jax.measured.remedies import sharing
-from bcgc_jax.plans.desk import UNITS, chunk_sizes, desk_of
+from bcgc_jax.plans.chunk_tables import UNITS, chunk_sizes, chunk_tables
 from bcgc_jax.plans.lockstep import Chunks, handed_out
 from bcgc_jax.plans.storage import spread
 from tests.oracles.sharing import shared
@@ -31,7 +31,9 @@ def test_each_step_is_that_of_an_event_loop(workers, stored, chunks, equal, know
     )
     costs = lengths * rng.uniform(0.8, 1.2, lengths.shape) if known else None
     found = handed_out(
-        desk_of(storage, sizes), Chunks(paces, lengths, np.zeros((steps, workers, 0)), costs), 0.03
+        chunk_tables(storage, sizes),
+        Chunks(paces, lengths, np.zeros((steps, workers, 0)), costs),
+        0.03,
     )
     for s, end in enumerate(found):
         cost = None if costs is None else costs[s]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from bcgc_jax.plans.desk import UNITS, chunk_sizes, desk_of
+from bcgc_jax.plans.chunk_tables import UNITS, chunk_sizes, chunk_tables
 from bcgc_jax.plans.lockstep import Chunks, handed_out, in_turn
 from bcgc_jax.plans.shared_step import all_data_runtime, shared_runtime
 from bcgc_jax.plans.storage import spread
@@ -27,8 +27,8 @@ WORKERS = 6
 @functools.cache
 def _program(workers, stored, chunks, equal):
     sizes = chunk_sizes(chunks, equal)
-    desk = desk_of(spread(workers, stored, len(sizes)), sizes)
-    return jax.jit(jax.vmap(functools.partial(shared_runtime, desk), (0, 0, None)))
+    tables = chunk_tables(spread(workers, stored, len(sizes)), sizes)
+    return jax.jit(jax.vmap(functools.partial(shared_runtime, tables), (0, 0, None)))
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -94,7 +94,7 @@ def test_what_is_left_counts_by_predicted_costs():
     costs = rng.integers(1, 9, (20, chunks)) / 4
     lengths = costs * rng.integers(1, 3, costs.shape)
     steps = Chunks(paces, lengths, np.zeros((20, WORKERS, 0)), costs)
-    found = handed_out(desk_of(storage, sizes), steps, 0.25)
+    found = handed_out(chunk_tables(storage, sizes), steps, 0.25)
     starts = np.zeros(WORKERS)
     want = [
         shared(storage.holders, sizes, starts, pace, 0.25, [length] * WORKERS, cost)

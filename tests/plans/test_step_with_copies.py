@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bcgc_jax.plans.desk import UNITS, chunk_sizes, desk_of
+from bcgc_jax.plans.chunk_tables import UNITS, chunk_sizes, chunk_tables
 from bcgc_jax.plans.handout import Handout
 from bcgc_jax.plans.shared_step import shared_runtime
 from bcgc_jax.plans.step_with_copies import step_with_copies
@@ -54,11 +54,11 @@ def test_a_chain_of_steps_is_what_the_machine_hands_out(case):
     sizes = chunk_sizes(chunks, equal)
     rng = np.random.default_rng(workers)
     storage = spread(workers, stored, len(sizes))
-    desk = desk_of(storage, sizes)
+    tables = chunk_tables(storage, sizes)
 
     def step(late, overdue, drawn):
         starts, times, lengths = drawn
-        return step_with_copies(desk, late + starts, times, 0.25, lengths, overdue)
+        return step_with_copies(tables, late + starts, times, 0.25, lengths, overdue)
 
     chain = jax.jit(lambda *drawn: _chain(step, workers, drawn))
     voided = 0
@@ -85,7 +85,7 @@ def test_a_step_in_which_everyone_ends_is_what_the_machine_hands_out():
     sizes = chunk_sizes(3)
     storage = spread(6, 2, len(sizes))
     program = jax.jit(
-        jax.vmap(functools.partial(shared_runtime, desk_of(storage, sizes)), (0, 0, None, 0))
+        jax.vmap(functools.partial(shared_runtime, chunk_tables(storage, sizes)), (0, 0, None, 0))
     )
     for whole in (False, True):
         starts, times, lengths = _drawn(np.random.default_rng(9), 6, sizes, whole)
@@ -116,8 +116,8 @@ def test_pauses_cost_little_where_chunks_are_copied(case):
     """Each chunk takes its size ± 5 %, and seldom a pause."""
     place, workers, likely, least, longest, limit = case
     sizes = chunk_sizes(8)
-    desk = desk_of(place(workers, 2, len(sizes)), sizes)
-    share = jnp.asarray(desk.size[:-1]) / (8 * UNITS)
+    tables = chunk_tables(place(workers, 2, len(sizes)), sizes)
+    share = jnp.asarray(tables.size[:-1]) / (8 * UNITS)
     shape = workers, len(share)
 
     def step(late, overdue, key):
@@ -125,7 +125,7 @@ def test_pauses_cost_little_where_chunks_are_copied(case):
         lengths = share * jax.random.uniform(noise, shape, minval=0.95, maxval=1.05)
         pauses = jax.random.uniform(long, shape, minval=least, maxval=longest)
         lengths += jnp.where(jax.random.uniform(some, shape) < likely, pauses, 0)
-        return step_with_copies(desk, late, jnp.ones(workers), lengths=lengths, overdue=overdue)
+        return step_with_copies(tables, late, jnp.ones(workers), lengths=lengths, overdue=overdue)
 
     chains = jax.jit(jax.vmap(lambda key: _chain(step, workers, jax.random.split(key, 300)).time))
     means = np.mean(chains(jax.random.split(jax.random.key(0), 20)), axis=1)

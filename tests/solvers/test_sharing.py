@@ -7,7 +7,7 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
-from bcgc_jax.plans.desk import UNITS
+from bcgc_jax.plans.chunk_tables import UNITS
 from bcgc_jax.plans.handout import Handout
 from bcgc_jax.plans.loads import problem_tasks
 from bcgc_jax.plans.sharing import WorkSharing

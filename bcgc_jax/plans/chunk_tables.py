@@ -25,7 +25,7 @@ def chunk_sizes(num_chunks: int, equal: bool = False) -> tuple[int, ...]:
     return (UNITS,) * num_chunks if equal else (UNITS,) * (num_chunks - 1) + _LAST
 
 
-class Desk(NamedTuple):
+class ChunkTables(NamedTuple):
     """Which chunks a worker may be given, in NumPy. There are M; a worker stores at most S.
 
     Attributes:
@@ -40,12 +40,12 @@ class Desk(NamedTuple):
 
 
 @functools.cache
-def desk_of(storage: Storage, sizes: tuple[int, ...]) -> Desk:
+def chunk_tables(storage: Storage, sizes: tuple[int, ...]) -> ChunkTables:
     """For subsets whose chunks have these sizes."""
     chunks = [some for subset in storage.holders for some in subset]
     stored = [[j * len(sizes) + c for j, c in mine] for mine in storage.chunks()]
     size = np.array([*(sizes * len(stored)), 0], np.int32)
-    return Desk(size, _table(stored, len(chunks)), _table([*chunks, ()], len(stored)))
+    return ChunkTables(size, _table(stored, len(chunks)), _table([*chunks, ()], len(stored)))
 
 
 def _table(rows: Sequence[Sequence[int]], filler: int) -> np.ndarray:

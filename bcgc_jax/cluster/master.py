@@ -178,7 +178,9 @@ class Cluster(Processes):
         self._check_open()
         check_params(params)
         stored: dict[Any, Any]
+        coordinator = None
         if isinstance(plan, SharedPlan):
+            coordinator = self._coordinator()
             stored, weights = self._chunks(plan, subsets, batch_size)
         else:
             stored, weights = self._subsets(plan, subsets, batch_size)
@@ -197,7 +199,7 @@ class Cluster(Processes):
             duty=duty,
             reference=self.ray.put(duty),
             subsets=stored,
-            coordinator=self._coordinator() if isinstance(plan, SharedPlan) else None,
+            coordinator=coordinator,
         )
 
     def _coordinator(self) -> Coordinator:

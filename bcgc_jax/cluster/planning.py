@@ -23,11 +23,11 @@ from bcgc_jax.cluster.processes import Assignment, WorkersLost
 from bcgc_jax.cluster.rounds import Work
 from bcgc_jax.cluster.trials import FIRST, SHORTEST, Decision, Trials, not_worth_trying
 from bcgc_jax.coding.chunks import SharedPlan
-from bcgc_jax.coding.gradients import Loss, PyTree, assign, num_samples, split_unevenly
+from bcgc_jax.coding.gradients import Loss, PyTree, coding_plan, num_samples, split_unevenly
 from bcgc_jax.coding.pace import ENDLESS
 from bcgc_jax.coding.training import SharedScheme, TrainingScheme, draws_of, training_scheme
 from bcgc_jax.distributions import Distribution, JointDistribution
-from bcgc_jax.plans.plan import Plan, partition_plan
+from bcgc_jax.plans.plan import Plan
 from bcgc_jax.plans.sharing import WorkSharing
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.methods import Method, method_of
@@ -374,8 +374,8 @@ class Loop(Course):
         """Begin without redundancy."""
         workers = len(self.members)
         size = sum(np.size(leaf) for leaf in jax.tree.leaves(self.params))
-        whole = partition_plan(np.array([float(size), *[0.0] * (workers - 1)]), workers)
-        plan = assign(self._plan_key, whole, self.params, workers, mean=self.source.mean)
+        level_0 = size * (np.arange(workers) == 0)
+        plan = coding_plan(self._plan_key, self.params, level_0, mean=self.source.mean)
         self._schemes = {}
         self._works = {}
         self._prepare(False, TrainingScheme(plan, jnp.ones(1), jnp.zeros(1), method="uncoded"))

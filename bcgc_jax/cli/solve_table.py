@@ -220,15 +220,19 @@ def _storage(answer: SolveAnswer) -> Iterator[str]:
         less = 100 * (1 - bound / runtime_of(row))
         if row["stored_subsets"] < num_workers(answer.problem):
             yield (
-                f"With {row['stored_subsets']} subsets stored no exact scheme is faster than "
+                f"With {_subsets(row['stored_subsets'])} stored no exact scheme is faster than "
                 f"{bound / answer.unit[0]:.4g}, {less:.2g} % less than {row['method']}."
             )
     if answer.enough is not None:
         yield (
-            f"{answer.enough} stored subsets are enough: their limit is within 5 % of that of all "
+            f"To store {_subsets(answer.enough)} is enough: the limit is within 5 % of that of all "
             "data. The limits suppose that workers compute on samples that they store, that no "
             "data move in a step, and that nobody knows beforehand who will be slow."
         )
+
+
+def _subsets(count: int) -> str:
+    return "1 subset" if count == 1 else f"{count} subsets"
 
 
 def _errors(answer: SolveAnswer) -> Iterator[str]:

@@ -281,7 +281,8 @@ def unit_of(trace: Trace | None, problem: Problem) -> tuple[float, str]:
     recorded = trace.num_workers
     workers = num_workers(problem)
     cycles = float(problem.num_samples * problem.cycles * problem.pass_load / recorded)
-    name = f"seconds of a recorded step (divide those of JSON and CSV by {cycles:g})"
+    name = "seconds of a recorded step. JSON and CSV have another unit: divide their runtimes by "
+    name += f"{cycles:g} to get these seconds"
     if workers != recorded:
         times = f"{recorded / workers:.3g} times"
         name += f". The trace has {recorded} workers. Here {workers} share the same data: each has "

@@ -26,9 +26,11 @@ import numpy as np
 _SHORTEST = 4
 # A squared mean, in squares of its standard error, counts above 2 log(steps · workers) + this.
 _ABOVE_CHANCE = 6.0
-# Less variance than this, of the 1 that ranks by chance have, is not believed: in short logs it is
-# chance.
+# Less of the variance of all workers' scores, or of the 1 that ranks by chance have, is not
+# believed: in short logs it is chance.
 _LEAST_VARIANCE = 0.5
+# θ of the bound of chance below: so many deviations are tried, none more than 12 % from the best.
+_TILTS = np.geomspace(0.02, 16, 30)
 
 
 def levels(scores: np.ndarray, times: np.ndarray) -> np.ndarray:
@@ -61,14 +63,47 @@ def _unlike(scores: np.ndarray) -> list[tuple[int, int, int]]:
     """Return worker, first step and end of stretches with scores that are no chance."""
     if len(scores) < 2 * _SHORTEST:
         return []
-    scores = scores / _noise(scores)
+    deviation, dependence = _noise(scores)
+    normal = scores / (deviation * math.sqrt(dependence))
     threshold = 2 * math.log(scores.size) + _ABOVE_CHANCE
     unlike = []
-    for worker, own in enumerate(scores.T):
+    for worker, own in enumerate(normal.T):
         for first, stop in _level_stretches(own, threshold):
             if own[first:stop].mean() ** 2 * (stop - first) > threshold:
                 unlike.append((worker, first, stop))
-    return unlike
+    return _no_chance(scores / np.minimum(deviation, 1), unlike, threshold * dependence)
+
+
+def _no_chance(
+    scores: np.ndarray, stretches: list[tuple[int, int, int]], threshold: float
+) -> list[tuple[int, int, int]]:
+    """Keep stretches that are no chance where few scores, but very high ones, make the means.
+
+    The mean of n independent scores is m or more with a chance of at most e^{-n sup_θ (θ m - K(θ))}
+    where K(θ) = ln E e^{θ score} (Chernoff). For normal scores the exponent is -n m² / 2. E is the
+    mean over all scores outside the stretches.
+    """
+    outside = np.ones(scores.shape, bool)
+    for worker, first, stop in stretches:
+        outside[first:stop, worker] = False
+    others = scores[outside]
+    if not stretches or not others.size:
+        return stretches
+    slow = _cumulants(others)
+    fast = _cumulants(-others)
+    kept = []
+    for worker, first, stop in stretches:
+        mean = scores[first:stop, worker].mean()
+        exponents = _TILTS * abs(mean) - (slow if mean > 0 else fast)
+        if 2 * exponents.max() * (stop - first) > threshold:
+            kept.append((worker, first, stop))
+    return kept
+
+
+def _cumulants(scores: np.ndarray) -> np.ndarray:
+    """Return ln of the mean of e^{θ score} for each θ of `_TILTS`."""
+    largest = scores.max()
+    return np.array([t * largest + np.log(np.exp(t * (scores - largest)).mean()) for t in _TILTS])
 
 
 def ranks_of(times: np.ndarray) -> np.ndarray:
@@ -86,16 +121,17 @@ def ranks_of(times: np.ndarray) -> np.ndarray:
     return ranks
 
 
-def _noise(ranks: np.ndarray) -> np.ndarray:
-    """The deviation of √n times a mean of n ranks, for each worker.
+def _noise(scores: np.ndarray) -> tuple[np.ndarray, float]:
+    """The deviation of each worker's scores, and as how many steps one counts that depend.
 
     From differences of neighbours, to which the ends of a stretch add little. Those of the next but
     one tell how far a step depends on the last one: they are 1 + ρ times as large for an
     autocorrelation of ρ.
     """
-    near, far = (np.mean((ranks[lag:] - ranks[:-lag]) ** 2, axis=0) / 2 for lag in (1, 2))
-    kept = np.clip(far.sum() / max(near.sum(), 1e-300) - 1, 0, 0.9)
-    return np.sqrt(np.maximum(near, _LEAST_VARIANCE) * (1 + kept)) / (1 - kept)
+    near, far = (np.mean((scores[lag:] - scores[:-lag]) ** 2, axis=0) / 2 for lag in (1, 2))
+    kept = float(np.clip(far.sum() / max(near.sum(), 1e-300) - 1, 0, 0.9))
+    least = _LEAST_VARIANCE * max(1.0, near.mean())
+    return np.sqrt(np.maximum(near, least) / (1 - kept)), (1 + kept) / (1 - kept)
 
 
 def _level_stretches(scores: np.ndarray, threshold: float) -> list[tuple[int, int]]:

@@ -41,7 +41,7 @@ IN_WORDS = {
     STEADY: "workers that stay slow",
     "random": "workers that are slow in single steps, at random",
     "pauses": "pauses within a chunk",
-    REST: "slow in single steps: workers, data or pauses",
+    REST: "single slow steps: workers, data or pauses",
 }
 NOT_TIMED_APART = (
     "The workers of a step take the same time. Were they timed behind a collective (an all-reduce, "
@@ -131,8 +131,8 @@ class Slowness:
             return []
         shown = [(share.value, name) for name, share in self.causes.items() if share.shows]
         shown.sort(key=lambda each: -each[0])
-        shares = [f"{percent(value)} % {IN_WORDS[name]}" for value, name in shown]
-        said = [f"Why workers do not end together: {'; '.join(shares)}."]
+        shares = [f"{percent(value)} % is due to {IN_WORDS[name]}" for value, name in shown]
+        said = [f"Workers do not end together. Of the time that this costs, {'; '.join(shares)}."]
         if self.of_data:
             said.append(
                 "The data are slow more than the workers. Plans here suppose slow workers: what "

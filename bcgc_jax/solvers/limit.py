@@ -93,8 +93,8 @@ def check_stored(method: str, max_subsets: int | None, problem: Problem) -> None
     if max_subsets is None or workers is None or max_subsets <= workers.min():
         return
     raise ValueError(
-        f'method="{method}": {workers.min()} workers have {workers.min()} subsets to store, not '
-        f"{max_subsets}"
+        f'method="{method}": there are as many subsets as workers, {workers.min()}; no worker can '
+        f"store {max_subsets}"
     )
 
 

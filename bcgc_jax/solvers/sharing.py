@@ -37,6 +37,7 @@ from bcgc_jax.solvers.limit import (
     drawn_workers,
     mean_bound,
     number_of_draws,
+    runtime_limit,
 )
 from bcgc_jax.solvers.method import Method
 
@@ -154,7 +155,12 @@ class Sharing(Method):
         assert key is not None
         workers = int(concrete(problem.num_workers))  # type: ignore[arg-type]
         drawn = drawn_workers(key, problem)
-        known = mean_bound(problem, drawn, min(self.max_subsets or workers, workers))
+        if workers > 1:
+            known = mean_bound(problem, drawn, min(self.max_subsets or workers, workers))
+        else:
+            # The bound is the time of the only worker, and needs no draws.
+            value = runtime_limit(problem)
+            known = Expectation(value, jnp.zeros_like(value))
         chunks = self.chunks or self._best_chunks(problem, drawn)
         plan = _plan(problem, replace(self, chunks=chunks))
         return _judged(problem, plan, drawn, known)

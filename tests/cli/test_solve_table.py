@@ -213,7 +213,9 @@ def test_work_sharing_stands_beside_what_no_scheme_of_its_storage_beats(printed)
     assert "With 4 subsets" not in text  # that is the limit of any scheme
     _, above = printed(Problem(LAW, 4, 10), rows, 3.2, baseline=rows[2], unit=(2.0, "seconds"))
     assert "stored no exact scheme is faster than 1.6, 20 % less than sharing:2." in above
-    assert "3 stored subsets are enough: their limit is within 5 %" in text
+    assert "To store 3 subsets is enough: the limit is within 5 %" in text
+    _, one = printed(Problem(LAW, 4, 10), rows, 1.0, baseline=rows[2], enough=1)
+    assert "To store 1 subset is enough: the limit is within 5 %" in one
     assert "that nobody knows beforehand who will be slow." in text
     assert "try --method" not in text
     _, text = printed(Problem(LAW, 4, 10), rows[2:], 1.0)

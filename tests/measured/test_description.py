@@ -119,10 +119,10 @@ def test_pauses_hide_no_worker_that_stays_slow():
 @pytest.mark.parametrize(
     ("cause", "words"),
     [
-        ("data", "% the data: some chunks are longer than others"),
-        ("steady", "% workers that stay slow"),
-        ("random", "% workers that are slow in single steps, at random"),
-        ("pauses", "% pauses within a chunk"),
+        ("data", "the data: some chunks are longer than others"),
+        ("steady", "workers that stay slow"),
+        ("random", "workers that are slow in single steps, at random"),
+        ("pauses", "pauses within a chunk"),
     ],
 )
 def test_a_description_says_what_advise_says_of_the_cause_that_was_put_in(cause, words):
@@ -132,7 +132,7 @@ def test_a_description_says_what_advise_says_of_the_cause_that_was_put_in(cause,
     lost = known(found.slowness)
     assert vars(lost).items() <= vars(advice).items()
     first, *more = found.remarks()
-    share = f"{100 * advice.causes[cause].value:.1f} "
-    assert first.startswith(f"Why workers do not end together: {share}{words}")
+    share = f"{100 * advice.causes[cause].value:.1f} % is due to {words}"
+    assert first.startswith(f"Workers do not end together. Of the time that this costs, {share}")
     assert ("The data are slow more" in " ".join(more), lost.of_data) == (cause == "data",) * 2
     assert lost.unlike_workers == (cause == "steady")

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from scipy import signal, stats
 
+from bcgc_jax.measured.causes import parts_of
 from bcgc_jax.measured.description import describe
+from bcgc_jax.measured.microbatches import Microbatches
 from bcgc_jax.measured.slowness import slowness_in
 from tests.cli.steps import trace_of
 from tests.problems import known
@@ -62,6 +64,27 @@ def test_none_is_claimed_where_all_are_alike():
     assert [seed for seed in range(60) if slow_workers(_log(seed))] == []
     # Nor, but for 2 %, where a worker's time depends on its last one.
     assert sum(bool(slow_workers(_log(seed, correlation=0.5))) for seed in range(40)) <= 2
+
+
+def _seldom_slow(seed: int, shape: tuple[int, int, int], share: float) -> np.ndarray:
+    """Make chunks of workers that are 1 to 4 times as slow in a share of their steps, at random."""
+    rng = np.random.default_rng(910_000 + seed)
+    slow = 1 + (rng.random(shape[:2]) < share) * rng.uniform(0, 3, shape[:2])
+    return slow[:, :, None] * (1 + 0.05 * rng.random(shape))
+
+
+@pytest.mark.parametrize(
+    ("shape", "share"), [((30, 300, 4), 0.15), ((80, 32, 8), 0.15), ((200, 32, 8), 0.02)]
+)
+def test_few_steps_that_are_slow_at_random_are_no_slow_worker(shape, share):
+    logs = [_seldom_slow(seed, shape, share) for seed in range(8)]
+    claimed = [parts_of(Microbatches(log)).steady.any() for log in logs]
+    assert sum(claimed) <= 1  # measured 0; of 100 logs 4
+    middle = len(logs[0]) // 2
+    for log in logs:
+        log[:middle, 7] *= 1.5
+    found = [parts_of(Microbatches(log)).steady[middle // 2, 7] > 0.2 for log in logs]
+    assert all(found)
 
 
 def test_the_ends_are_those_of_least_squares_over_all_stretches():

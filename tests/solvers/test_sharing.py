@@ -113,6 +113,15 @@ def test_the_limit_is_that_of_all_data_where_all_are_stored():
     assert enough_subsets(plain) == enough
 
 
+def test_one_worker_takes_its_mean_time_and_the_questions():
+    alone = replace(PROBLEM, num_workers=1)
+    found = bcgc.solve(alone, bcgc.Sharing(1, 3, equal_chunks=True, round_trip=500.0))
+    mean = 1e4 + 5 * PASS * (50 + 1e3)
+    assert float(found.expected_runtime) == pytest.approx(mean + 3 * 500, rel=1e-12)
+    assert float(found.lower_bound) == pytest.approx(mean, rel=1e-12)
+    assert float(found.runtime_error) < 1e-9 * mean
+
+
 def test_limits_of_a_batch_and_their_slopes():
     """A runtime is linear in all times: rate and shift together have the slope of a scale."""
 
@@ -198,12 +207,12 @@ def test_a_plan_is_read_as_it_was_saved(solution, tmp_path):
     [
         (
             "sharing:7",
-            "have 5 subsets to store, not 7; the number of chunks comes second, as in "
+            "as workers, 5; no worker can store 7; the number of chunks comes second, as in "
             '"sharing:2:7"',
         ),
         ("sharing:0", 'takes the number of subsets that a worker stores, or "all"'),
         ("sharing:2:3:4", "takes the number of subsets"),
-        ("limit:6", "have 5 subsets to store, not 6"),
+        ("limit:6", "as workers, 5; no worker can store 6"),
         ("limit:all", 'as in "limit:2"'),
     ],
 )

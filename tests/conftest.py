@@ -24,6 +24,8 @@ jax.config.update("jax_compilation_cache_dir", _PROGRAMS)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _PROGRAMS
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# Ray's workers give way to all other programs. Here these are tests that compute beside them.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 # Files that share programs go to one process, in this order, and the rest behind them, a file at a
 # time.

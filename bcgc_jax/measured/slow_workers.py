@@ -15,6 +15,10 @@ the ratio:
     20 %                          13                  146 to 159       200, 11 %     0 to 1
     30 %, gamma                   1 to 4              32 to 38         199           0 to 1
     10 %, correlated (ρ = 0.5)    65 to 75, 9 %       197, 12 %        200, 14 %     1 to 3
+
+Where 15 % of all steps are up to 4 times as slow at random, a slow worker is claimed falsely in 1
+to 4 % of logs (6 to 300 workers, chunks known). One that is slow for a fifth of a short log may
+then be missed: 2.5 times as slow, it was found in 42 of 60 logs of 40 steps and 6 workers.
 """
 
 import math

@@ -73,13 +73,11 @@ def _seldom_slow(seed: int, shape: tuple[int, int, int], share: float) -> np.nda
     return slow[:, :, None] * (1 + 0.05 * rng.random(shape))
 
 
-@pytest.mark.parametrize(
-    ("shape", "share"), [((30, 300, 4), 0.15), ((80, 32, 8), 0.15), ((200, 32, 8), 0.02)]
-)
+@pytest.mark.parametrize(("shape", "share"), [((30, 300, 4), 0.15), ((200, 32, 8), 0.02)])
 def test_few_steps_that_are_slow_at_random_are_no_slow_worker(shape, share):
     logs = [_seldom_slow(seed, shape, share) for seed in range(8)]
     claimed = [parts_of(Microbatches(log)).steady.any() for log in logs]
-    assert sum(claimed) <= 1  # measured 0; of 100 logs 4
+    assert sum(claimed) <= 1  # measured 0; 4 and 8 where scores were taken for normal
     middle = len(logs[0]) // 2
     for log in logs:
         log[:middle, 7] *= 1.5

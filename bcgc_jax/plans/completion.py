@@ -373,18 +373,17 @@ class OneOfEach(Exact):
 
     def runtimes(self, load: Load, overlap: bool, starts: Array, times: Array) -> Array:
         ready = starts[..., None] + delivered(load, times[..., None], overlap)
-        ready = ready.reshape(*times.shape, load.kinds, -1)[
-            ..., np.arange(times.shape[-1]), self.kind_of, :
-        ]
+        of_kind = ready.reshape(*times.shape, load.kinds, -1)
+        ready = of_kind[..., np.arange(times.shape[-1]), self.kind_of, :]
         used = jnp.any(load.work.reshape(load.kinds, -1) > 0, axis=0)
         return jnp.max(jnp.where(used, self.blocks(jnp.swapaxes(ready, -1, -2)), 0), axis=-1)
 
     def passes(self, sizes: Any, tasks: Tasks, cost: Cost, overlap: bool) -> Passes:
-        found = passes_in_order(sizes, tasks, cost, overlap)
-        end, length = (
-            a[:, self.kind_of] if self.num_kinds > 1 else a for a in (found.end, found.length)
-        )
-        return replace(found, end=end, length=length)
+        passes = passes_in_order(sizes, tasks, cost, overlap)
+        if self.num_kinds == 1:
+            return passes
+        kind = self.kind_of
+        return replace(passes, end=passes.end[:, kind], length=passes.length[:, kind])
 
     def storage(self, data: np.ndarray, num_workers: int) -> Storage:
         stored: list[set[int]] = [set() for _ in range(num_workers)]
@@ -401,8 +400,7 @@ class OneOfEach(Exact):
         if self.num_workers % len(level):
             raise ValueError(
                 f"{len(level)} groups cannot share {self.num_workers} subsets of the data equally: "
-                "take "
-                'data="by_size"'
+                'take data="by_size"'
             )
         return tuple(map(tuple, np.arange(self.num_workers).reshape(len(level), -1).tolist()))
 
@@ -439,12 +437,12 @@ class OneOfEach(Exact):
         """Each task is a block of its own."""
         xp = np if isinstance(finish, np.ndarray) else jnp
         finish = xp.concatenate([finish, xp.full_like(finish[..., :1], np.inf)], axis=-1)
-        found = []
+        complete = []
         for task, groups in enumerate(self.known_groups):
             width = max(map(len, groups))  # beyond the members of a group nobody ever finishes
             members = np.array([(*group, *[-1] * (width - len(group))) for group in groups])
-            found.append(finish[..., task, :][..., members].min(axis=-1).max(axis=-1))
-        return xp.stack(found, axis=-1)
+            complete.append(finish[..., task, :][..., members].min(axis=-1).max(axis=-1))
+        return xp.stack(complete, axis=-1)
 
     def awaited(self, data: Any) -> Any:
         return self._tree.num_groups
@@ -496,9 +494,9 @@ class OneOfEach(Exact):
         return tree_of(self.groups, self.kinds) if self.tree is None else self.tree
 
     def _by_kind(self, values: Array) -> Array:
-        """`[W, K, ...]`."""
-        found = values.reshape(*values.shape[:-1], -1, self.num_tasks)
-        return jnp.moveaxis(found, (-2, -1), (0, 1))
+        """Values of the tasks of each kind of workers, `[..., W K]` to `[W, K, ...]`."""
+        own = values.reshape(*values.shape[:-1], -1, self.num_tasks)
+        return jnp.moveaxis(own, (-2, -1), (0, 1))
 
 
 def in_order(sizes: Array, tasks: Tasks, cost: Cost) -> Load:

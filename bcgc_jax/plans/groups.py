@@ -52,8 +52,8 @@ def kinds_by_size(groups: Groups) -> tuple[tuple[int, ...], np.ndarray]:
     for k, level in enumerate(groups):
         for group in level:
             sizes[list(group), k] = len(group)
-    found, kinds = np.unique(sizes, axis=0, return_inverse=True)
-    return tuple(kinds.ravel().tolist()), found
+    of_kind, kinds = np.unique(sizes, axis=0, return_inverse=True)
+    return tuple(kinds.ravel().tolist()), of_kind
 
 
 class Tree(NamedTuple):
@@ -88,7 +88,9 @@ class Tree(NamedTuple):
         """The same groups of workers that are alike."""
         first, *others = self.held
         held = first * (first == NOBODY), *others
-        return self._replace(held=held, members=self.members.sum(axis=-1, keepdims=True))
+        return self._replace(
+            held=held, members=self.members.sum(axis=-1, keepdims=True, dtype=np.int32)
+        )
 
 
 # In a place that is empty.
@@ -100,14 +102,17 @@ def _tree_of(num_workers: Any, held: Sequence[Any], number: Sequence[Any], kinds
     of_level = np.eye(kinds, dtype=np.int32)
     members = []
     for types in held[:-1]:
-        of_level = (types[..., None] == np.arange(len(of_level))).sum(axis=1) @ of_level
+        counts = (types[..., None] == np.arange(len(of_level))).sum(axis=1, dtype=np.int32)
+        of_level = counts @ of_level
         members.append(of_level)
-    return Tree(num_workers, tuple(held), xp.concatenate(members), xp.concatenate(number))
+    # Of one dtype, whether JAX has 64 bits or not.
+    number = xp.concatenate(number).astype(np.int32)
+    return Tree(num_workers, tuple(held), xp.concatenate(members), number)
 
 
 @functools.cache
 def tree_of(groups: Groups, kinds: tuple[int, ...] | None) -> Tree:
-    """Of workers of these kinds; all alike by default."""
+    """The tree of groups of workers of these kinds; all alike by default."""
     workers = sorted(worker for group in groups[0] for worker in group)
     kind_of = dict.fromkeys(workers, 0) if kinds is None else dict(enumerate(kinds))
     below = dict(kind_of)

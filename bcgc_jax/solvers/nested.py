@@ -1,10 +1,10 @@
-r"""`Nested`: plain sums of nested groups of workers, with the optimal size of each block; nobody is
-asked.
+r"""`Nested`: plain sums of nested groups of workers, with the best size of each block.
 
 Workers are cut into groups, and all of a group compute the same sum. Block k is there when one
 worker of each group of its partition π_k has sent it. Each partition refines the next one, from
-singles to all workers, and all do the blocks in this order. `plans.completion.OneOfEach` has
-P(τ ≤ t) as a product over the tree of groups, so E τ is one integral and its slope exact.
+singles to all workers, and all do the blocks in this order. Nobody asks. `OneOfEach` of
+`plans.completion` has P(τ ≤ t) as a product over the tree of groups, so E τ is one integral and its
+slope exact.
 
 Groups of unlike sizes share the data in one of two ways. "equal": each of the m groups of a level
 has 1/m of it. All workers have the same load, E τ is convex and homogeneous, and the certificate of
@@ -75,8 +75,7 @@ _ROUNDS = 4
 
 @pytree_dataclass
 class Nested(Numbered):
-    r"""Blocks that are there with one worker of each of nested groups; no code, and nobody is
-    asked.
+    r"""Blocks that are there with one worker of each of nested groups, without a code.
 
     minimise E max_k max_{g ∈ π_k} min_{w ∈ g} T_w κ Σ_{i≤k} d_wi z_i over the sizes z ≥ 0 of
     blocks, Σ z = L. π_k are the groups of block k, d_wi how many subsets of the data the group of
@@ -126,8 +125,7 @@ class Nested(Numbered):
 
     @property
     def refuses(self) -> Sequence[str]:  # type: ignore[override]
-        """With equal data pieces of two levels overlap in part: what is paid for each is not
-        known."""
+        """Setup and chain, with equal data: subsets of two levels overlap in part."""
         return SETUP if self.data == "equal" else ()
 
     def check(self, problem: Problem) -> None:
@@ -143,10 +141,10 @@ class Nested(Numbered):
         levels = self.tree or halving(num_workers)
         most = self.max_subsets or num_workers
         check_groups(levels, num_workers)
-        found = tuple(level for level in levels if max(map(len, level)) <= most)
-        if not found:
+        small = tuple(level for level in levels if max(map(len, level)) <= most)
+        if not small:
             raise ValueError(f"no level of the tree has groups of at most {most} workers")
-        return found
+        return small
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
         workers = concrete(problem.num_workers)
@@ -226,10 +224,9 @@ def _optimum(
         lower = lower + bound.value - jnp.sum(bound.slope * bound.point)
     best = without_derivative(best, problem)
     plan = _plan_of(problem, rule, best.point, data[0])
-    known = Expectation(best.value, best.aux)
-    runtime = known
+    runtime = Expectation(best.value, best.aux)
     if not with_kinks:  # where pieces meet each has slopes of its own
-        runtime = with_slopes(_expected, known, problem, best.point, rule, data[0])
+        runtime = with_slopes(_expected, runtime, problem, best.point, rule, data[0])
     solution = _solution(problem, plan, best.residual, best.num_steps, runtime)
     return replace(solution, lower_bound=lower_bound_of(lower, best.value)), best.point
 
@@ -237,8 +234,9 @@ def _optimum(
 def _local(
     problem: Problem, rule: OneOfEach, data: Array, levels: Array, bound_too: bool
 ) -> tuple[Array, Minimum, Minimum]:
-    """The levels that a bound is for, the best that is found, and with `bound_too` that for the
-    last data.
+    """Return the levels that a bound is for, the best shares, and with `bound_too` their bound.
+
+    The bound is the optimum for the last data.
 
     Where a level costs by being there at all, setup or the start-ups of those that it waits for: a
     search of its own for each set of levels that has one more or less, and for each level alone, as
@@ -250,15 +248,14 @@ def _local(
     by_levels = _by_levels(problem)
 
     def search(state: tuple[Any, ...], given: tuple[Any, ...]) -> tuple[tuple[Any, ...], None]:
-        """One after the other: the last, that of the bound, goes on from the shares of the one
-        before."""
+        """Search in turn: the last, that of the bound, goes on from the shares before."""
         best, latest = state
         used, own, tolerance, last = given
-        found = _search(problem, rule, used, own, tolerance, jnp.where(last, latest.point, 1))
+        least = _search(problem, rule, used, own, tolerance, jnp.where(last, latest.point, 1))
         # Anything is better than NaN: else it would be the best in each round.
-        better = ~last & ((found.value < best[1].value) | jnp.isnan(best[1].value))
-        best = jax.tree.map(lambda a, b: jnp.where(better, a, b), (used, found), best)
-        return (best, found), None
+        better = ~last & ((least.value < best[1].value) | jnp.isnan(best[1].value))
+        best = jax.tree.map(lambda a, b: jnp.where(better, a, b), (used, least), best)
+        return (best, least), None
 
     def round_(state: tuple[Any, ...]) -> tuple[Any, ...]:
         _, best, latest = state
@@ -313,12 +310,10 @@ def _search(
 
 
 def _cut(problem: Problem, rule: OneOfEach, used: Array, data: Array) -> Minimum:
-    """The same for atoms, where E τ is convex and has kinks, with the bound of the cuts for its
-    slopes."""
+    """Do the same for atoms, where E τ is convex and has kinks, by cuts and with their bound."""
 
     def evaluate(share: Array) -> tuple[Array, Array]:
-        """Of E τ times the sum of the shares, which is homogeneous whatever a level costs by
-        itself."""
+        """Value and slope of E τ Σ share, which is homogeneous whatever a level costs itself."""
         of_share = functools.partial(_runtime, problem, rule, used, data)
         (value, _), slope = jax.value_and_grad(of_share, has_aux=True)(share)
         return value, slope + (value - jnp.sum(slope * share))
@@ -340,9 +335,8 @@ def _runtime(
     problem: Problem, rule: OneOfEach, used: Array, data: Array, share: Array
 ) -> tuple[Array, Array]:
     """E τ and its error."""
-    known = jnp.finfo(problem.dtype)
     # A level in use is paid for, however small it is: else values would jump where it ends.
-    paid = known.tiny * (problem.setup_load + problem.chain_load > 0)
+    paid = jnp.finfo(problem.dtype).tiny * (problem.setup_load + problem.chain_load > 0)
     # For workers of several kinds 96 are enough in single precision: the worst of 27 runtimes was
     # 7e-8 off.
     nodes = 96 if problem.dtype.itemsize == 4 and np.size(data) > np.size(share) else NUM_NODES
@@ -359,13 +353,12 @@ def _most_probable(
     deadline: ArrayLike,
     start: Array,
 ) -> Solution:
-    """The shares that are most probably in time, of those that a search from many points and
-    `start` finds.
+    """Return the shares that are most probably in time, by a search from many points and `start`.
 
     Where P has slopes, BFGS goes on from the best point.
     """
     of = (problem, deadline)
-    known = jnp.finfo(start.dtype)
+    precision = jnp.finfo(start.dtype)
     still, deadline, start = jax.lax.stop_gradient((problem, deadline, start))
     iteration = iteration_of(still)
 
@@ -374,27 +367,26 @@ def _most_probable(
         return iteration.exceedance(load, jnp.asarray(deadline, share.dtype) / scale, rule)
 
     def odds(share: Array) -> tuple[Array, None]:
-        chance = jnp.clip(late(share), known.tiny, 1 - known.epsneg)
+        chance = jnp.clip(late(share), precision.tiny, 1 - precision.epsneg)
         return chance / (1 - chance), None
 
-    found = pattern_search(
-        late, start, directions, max_steps=MAX_STEPS if iteration.stepped else _ROUNDS
-    )
-    share = found.point
-    steps = found.num_steps
-    missed = jnp.where(found.ended, 0, jnp.inf)
+    rounds = MAX_STEPS if iteration.stepped else _ROUNDS
+    best = pattern_search(late, start, directions, max_steps=rounds)
+    share = best.point
+    steps = best.num_steps
+    missed = jnp.where(best.ended, 0, jnp.inf)
     if not iteration.stepped:
         used = share > 0 if _by_levels(problem) else start >= 0
-        best = minimise_shares(odds, used, share, tolerance=_TOLERANCE[start.dtype.itemsize])
-        share = best.point
-        steps = steps + best.num_steps
-        missed = best.residual
+        smooth = minimise_shares(odds, used, share, tolerance=_TOLERANCE[start.dtype.itemsize])
+        share = smooth.point
+        steps = steps + smooth.num_steps
+        missed = smooth.residual
     share = without_derivative(share, of)
     plan = _plan_of(problem, rule, share, data)
     probability = with_slopes(_in_time, None, problem, share, rule, data, of[1])
     chance = jax.lax.stop_gradient(probability)
     # A slope of less than the root of the rounding of log P promises a gain below that rounding.
-    missed = jnp.where(missed**2 * chance <= 8 * known.eps, 0, missed)
+    missed = jnp.where(missed**2 * chance <= 8 * precision.eps, 0, missed)
     missed = jnp.where(resolved(chance), missed, jnp.inf)
     solution = _solution(problem, plan, missed, steps, integrate_runtime(problem, plan))
     return replace(solution, completion_probability=probability)

@@ -68,7 +68,8 @@ def test_a_training_that_was_cut_off_goes_on_with_all_that_it_had(command, tmp_p
     curves = tmp_path / "curves.csv"
     status, out, err = command(*base, "--steps", "6", *kept, "--curves", str(curves))
     assert status == 0, err
-    assert json.loads(out)["runs"][0]["loss"] == descended(6)
+    # Ray may print before it that a worker of an earlier test has died.
+    assert json.loads(out[out.index("{") :])["runs"][0]["loss"] == descended(6)
     rows = rows_of(curves)
     assert [int(row["step"]) for row in rows] == list(range(1, 7))
     assert np.all(np.diff([float(row["time"]) for row in rows]) > 0)
@@ -88,6 +89,7 @@ def test_what_fails_while_processes_run_is_one_line(command, monkeypatch, error)
     assert err.splitlines()[-1] == f"bcgc: the worker processes failed: {error}"
 
 
+@pytest.mark.study
 @pytest.mark.usefixtures("running_ray")
 def test_the_experiment_compares_measured_with_predicted_through_faults(
     tmp_path, capsys, monkeypatch
@@ -113,6 +115,7 @@ def test_the_experiment_compares_measured_with_predicted_through_faults(
     assert max(len(line) for line in out.splitlines() if line.startswith(own)) <= 100
 
 
+@pytest.mark.study
 @pytest.mark.usefixtures("running_ray")
 @pytest.mark.skipif(
     not hasattr(os, "sched_setaffinity"), reason="processes cannot be kept on cores here"
@@ -151,6 +154,7 @@ def test_what_chunks_cost_is_a_ratio_to_whole_passes(tmp_path):
     assert min(float(row["2"]), float(row["whole_seconds"])) > 0
 
 
+@pytest.mark.study
 @pytest.mark.slow
 @pytest.mark.usefixtures("running_ray")
 def test_a_frozen_worker_does_not_hold_back_a_step_of_work_sharing(tmp_path):

@@ -419,6 +419,7 @@ nodes.shutdown()
 """
 
 
+@pytest.mark.study
 @pytest.mark.slow
 def test_a_cluster_that_asks_for_a_token_is_joined_with_it_and_not_without():
     given = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": 32 * "b"}

@@ -339,6 +339,7 @@ class _Cut:
 
 def test_workers_call_again_over_lines_of_their_own():
     world, _, params, data = _world(_even)
+    before = threading.enumerate()
     coordinator, sums = Coordinator("127.0.0.1"), queue.Queue[Any]()
     coordinator._server.answers = cut = _Cut(coordinator)
     leaves = jax.tree.leaves(params)
@@ -365,7 +366,8 @@ def test_workers_call_again_over_lines_of_their_own():
     assert cut.cut > N
     with pytest.raises(ConnectionError, match="worker 0 does not reach the master at 127"):
         next(world.workers[0].share(*one.begin(0, 0.0)[0].given))
-    assert not any(thread.name == "hands out chunks" for thread in threading.enumerate())
+    began = [thread.name for thread in threading.enumerate() if thread not in before]
+    assert "hands out chunks" not in began
 
 
 def test_what_goes_wrong_while_workers_are_answered_is_raised_where_the_gradient_is_waited_for(

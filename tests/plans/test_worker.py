@@ -155,6 +155,7 @@ def test_float32_is_as_float64() -> None:
 _OTHERS = ((0, 1), (0, 2), (2, 0), (2, 1))
 
 
+@pytest.mark.study
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kinds", "count", "draws"), [(((0, 0),), 12, 100_000), (_OTHERS, 32, 300_000)]

@@ -140,8 +140,7 @@ def test_published_optima_are_met(stored, data, published):
     "name", ["alike", *(pytest.param(name, marks=_SLOW) for name in ("seen", "kinks"))]
 )
 def test_blocks_of_all_sizes_are_found(name):
-    """Of 0.98 to 10⁻⁴ for times alike. A gap was 5e-3 where knots were hidden, and 0.7 for two
-    speeds."""
+    """Of 0.98 to 10⁻⁴, times alike. A gap was 5e-3 with hidden knots, and 0.7 for two speeds."""
     laws = {"alike": bcgc.ShiftedExponential(1e-3, 1e5), "kinks": bcgc.TwoSpeed(100.0, 800.0, 0.2)}
     law = laws.get(name) or smooth_empirical(
         np.random.default_rng(0).gamma(9.0, 100.0, 400), large_n=True
@@ -151,8 +150,7 @@ def test_blocks_of_all_sizes_are_found(name):
 
 
 def test_slopes_at_an_empty_level_are_those_of_differences():
-    """Workers of three kinds then begin to be late at the same times, between which no node
-    lies."""
+    """Workers of three kinds then begin to be late at equal times, with no node between."""
     problem, sizes = _problem(7), np.array([8_000.0, 6_000.0, 0.0, 6_000.0])
     plan = known(bcgc.solve(problem, "nested").plan)
     both = jax.value_and_grad(lambda sizes: bcgc.expected_runtime(problem, plan.with_sizes(sizes)))
@@ -209,8 +207,7 @@ _FLAT = {
 
 
 def _in_time(sizes, groups, cdf, t, setup):
-    """P(τ ≤ t) of many sizes, `[..., K]`: of each group how many blocks its first worker has
-    done in time."""
+    """P(τ ≤ t) of many sizes, `[..., K]`, by how many blocks each group's first worker ends."""
     used, levels = sizes > 0, len(groups)
     of_group = []
     for worker in range(sum(map(len, groups[0]))):
@@ -285,8 +282,7 @@ def test_no_random_search_finds_sizes_that_meet_a_deadline_more_often(name, dead
 
 @_SLOW
 def test_no_plan_of_atoms_meets_a_deadline_much_more_often():
-    """All sizes at which blocks end with an atom, N = 8: Σ c_k y_k = L of the work y_k at their
-    ends."""
+    """All sizes at which blocks end with an atom, N = 8: Σ c_k y_k = L, y_k the work at ends."""
     groups, size = halving(8), np.array([1.0, 2.0, 4.0, 8.0])
     weight = 1 / size - np.append(1 / size[1:], 0)
     for deadline in (848.144, 1187.4, 1441.84, 1696.29):
@@ -341,8 +337,7 @@ def test_with_a_forward_pass_each_level_alone_is_tried(monkeypatch):
 
 
 def test_random_start_ups_leave_a_bound_that_other_sizes_keep():
-    """Not convex: a single block takes 34,478, and a search over all levels at once ended at
-    35,403."""
+    """Not convex: a single block takes 34,478, a search over all levels ended at 35,403."""
     problem = replace(
         _problem(4, start_up=bcgc.Weibull(3e3, 0.5)), num_coordinates=20, num_samples=5.0
     )

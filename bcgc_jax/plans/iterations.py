@@ -208,7 +208,8 @@ class Independent(Iteration):
 
     def exceedance(self, load, t, rule=None):
         """P(not all is there by t), for t of any shape."""
-        return evaluate.exceedance(self.worker, load, rule or self.any_of, t)
+        end = just_after(t) if self.stepped else t
+        return evaluate.exceedance(self.worker, load, rule or self.any_of, end)
 
     def smoothed_exceedance(self, load, t, spread):
         """P(not all is there by t); steps of a `stepped` iteration are spread by e^±`spread`."""
@@ -259,7 +260,7 @@ class Sampled(Iteration):
 
     def exceedance(self, load, t, rule=None):
         finish = jnp.sort(self._finish(load, rule))
-        by_then = jnp.searchsorted(finish, t, side="right")
+        by_then = jnp.searchsorted(finish, just_after(t), side="right")
         return 1 - by_then / jnp.asarray(finish.size, finish.dtype)
 
     def smoothed_exceedance(self, load, t, spread):
@@ -270,6 +271,11 @@ class Sampled(Iteration):
 
     def expected_shared_time(self, dtype):
         return jnp.mean(1 / jnp.sum(1 / self.rows, axis=1)).astype(dtype)
+
+
+def just_after(t: Array) -> Array:
+    """A deadline behind all times that are equal to `t` but for rounding: they are in time."""
+    return t * (1 + 64 * jnp.finfo(t.dtype).eps)
 
 
 def iteration_of(problem: Problem) -> Iteration:

@@ -19,7 +19,7 @@ from bcgc_jax._derivatives import without_derivative
 from bcgc_jax._pytree import Numbers, check_key, check_whole
 from bcgc_jax.plans.completion import AnyOf
 from bcgc_jax.plans.draws import draw_workers
-from bcgc_jax.plans.iterations import iteration_of
+from bcgc_jax.plans.iterations import iteration_of, just_after
 from bcgc_jax.plans.loads import check_partition, passes_of, problem_tasks
 from bcgc_jax.plans.passes import UNIT, chunks_that_pay, in_a_row, parts_of, unless_starting
 from bcgc_jax.plans.plan import Plan
@@ -118,7 +118,8 @@ def simulate_completion(
 def _simulate_completion(
     key: Array, problem: Problem, partition: Numbers | Plan, deadline: ArrayLike, num_draws: int
 ) -> RuntimeEstimate:
-    return RuntimeEstimate(*_mean(draw_runtimes(key, problem, partition, num_draws) <= deadline))
+    tau = draw_runtimes(key, problem, partition, num_draws)
+    return RuntimeEstimate(*_mean(tau <= just_after(jnp.asarray(deadline, tau.dtype))))
 
 
 def _mean(draws: Array) -> tuple[Array, Array]:

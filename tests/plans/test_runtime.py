@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+from fractions import Fraction
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.plans.marks import marks_of, search_rule
+from bcgc_jax.plans.simulation import simulate_completion
 from tests.oracles import runtimes as oracles
 from tests.oracles.laws import CASES
 from tests.oracles.programme import best_of_two_speeds
@@ -180,6 +182,28 @@ def test_a_deadline_met_exactly_counts():
     )
     fast = 0.75**4
     np.testing.assert_allclose(actual, [[0, fast], [fast + 4 * 0.25 * 0.75**3, 1]], atol=1e-14)
+
+
+@pytest.mark.parametrize("rows", [False, True])
+def test_a_deadline_met_exactly_counts_whatever_rounding_says(precision, rows):
+    # As above, in fractions: no runtime is a binary number.
+    fast, slow, load = Fraction(3, 10), Fraction(13, 10), Fraction(29, 10)
+    count = [Fraction(81, 256), Fraction(189, 256), Fraction(1)]
+    law: Any = bcgc.TwoSpeed(float(fast), float(slow), 0.25)
+    if rows:
+        steps = [[fast] * 4, [slow, fast, fast, fast], [slow] * 4]
+        law = bcgc.EmpiricalRows(np.array(steps, float))
+        count = [Fraction(1, 3), Fraction(2, 3), Fraction(1)]
+    partition = jnp.array([float(load), float(3 - load), 0.0, 0.0])
+    whole = load + 2 * (3 - load)
+    for samples in range(1, 11):
+        problem = bcgc.Problem(law, 4, 3, num_samples=samples)
+        ends = [fast * whole, max(slow * load, fast * whole), slow * whole]
+        deadlines = [float(end * samples / 4) for end in ends]
+        actual = _probability(problem, partition, jnp.array([[0.0, *deadlines]]))
+        np.testing.assert_allclose(actual[0, 1:], np.array(count, float), atol=1e-6)
+        drawn = simulate_completion(jax.random.key(0), problem, partition, deadlines[2], 100)
+        assert drawn.mean == 1
 
 
 def test_the_slope_of_the_completion_probability_is_that_of_central_differences():

@@ -8,21 +8,28 @@ on, under the exact expected runtime: of up to 64 levels by all moves of one and
 the moves of one that the slope ranks first.
 """
 
+import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from bcgc_jax.plans.loads import partition_of_units
 from bcgc_jax.plans.runtime import expected_runtime, value_and_slope
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.baselines import single_block_partition
 from bcgc_jax.solvers.closed_form import time_partition
-from bcgc_jax.solvers.optimal import optimal_partition
+from bcgc_jax.solvers.optimal import OptimalResult, optimal_partition
 
 # Moves of units that are evaluated together; the levels up to which all moves are.
 _MOVES = 64
+# The gap to which the optima of sets are compared, and the least gain for which a set is changed.
+_ROUGH = 1e-5
+_GAIN = 1e-6
 
 
 def _descend(
@@ -56,19 +63,27 @@ def _in_batches(candidates: Array, size: int) -> Array:
     return jnp.concatenate([candidates, jnp.tile(candidates[:1], (-len(candidates) % size, 1))])
 
 
-@jax.jit
-def best_levels(problem: Problem, allowed: Array) -> tuple[Array, Array]:
-    """A set of levels that no single change improves, bool `[max_workers]`, and the rounds."""
+class Levels(NamedTuple):
+    """A set of levels, bool `[max_workers]`, and the partition that is best among these."""
+
+    levels: Array
+    result: OptimalResult
+    rounds: Array
+    improved: Array
+
+
+@functools.partial(jax.jit, static_argnames="max_steps")
+def best_levels(
+    problem: Problem, allowed: Array, *, tolerance: ArrayLike = 1e-7, max_steps: int = 60
+) -> Levels:
+    """A set of levels that no single change improves, its best partition, and the rounds.
+
+    Optima of sets are compared at a rough tolerance. The last search, from the best set, is for its
+    own optimum: Newton's method is compiled once.
+    """
     allowed = problem.exists & allowed
     level = jnp.arange(allowed.size)
-    # Sets solved side by side, for more would wait for the slowest; the least gain for which one is
-    # changed.
-    together = 8
-    gain = 1e-6
-
-    def value_of(candidate: tuple[Array, Array]) -> Array:
-        levels, least = candidate
-        return optimal_partition(problem, levels, tolerance=1e-5, least=least).value
+    tolerance = jnp.asarray(tolerance, problem.dtype)
 
     def neighbours(levels: Array) -> Array:
         """The set itself and all that differ by one change."""
@@ -81,35 +96,54 @@ def best_levels(problem: Problem, allowed: Array) -> tuple[Array, Array]:
             possible = levels & jnp.any(there & allowed & ~levels, axis=1)
             return jnp.where(possible[:, None], (levels & ~here) | there, levels)
 
-        return _in_batches(jnp.concatenate([levels[None], flipped, moved(-1), moved(1)]), together)
+        return jnp.concatenate([levels[None], flipped, moved(-1), moved(1)])
 
-    def values_of(sets: Array, value: Array) -> Array:
-        # First the value of the set itself, then of those that may be better: what cannot be ends
-        # early.
-        first = jnp.arange(len(sets)) == 0
-        wanted = jnp.where(jnp.isinf(value), first, jnp.any(sets != sets[0], axis=1))
-        least = jnp.where(wanted, (1 - gain) * value, 0)
+    def solve(levels: Array, enough: Array, least: ArrayLike) -> OptimalResult:
+        options = {"tolerance": enough, "max_steps": max_steps, "least": least}
+        return optimal_partition(problem, levels, **options)
+
+    def round_(last: Array, state: Levels) -> Levels:
+        """Solve for the set itself at first, later for its neighbours, and take the best."""
+        sets = neighbours(state.levels)
+        first = jnp.isinf(state.result.value)
+        wanted = jnp.where(first, jnp.arange(len(sets)) == 0, jnp.any(sets != sets[0], axis=1))
         # Two of three changes are none where few levels are in use: they come last, and are left.
         wanted_first = jnp.argsort(~wanted)
+        enough = jnp.where(last, tolerance, jnp.maximum(tolerance, _ROUGH))
 
-        def solve_some(batch: Array, values: Array) -> Array:
-            some = jax.lax.dynamic_slice(wanted_first, (batch * together,), (together,))
-            found = jax.vmap(value_of)((sets[some], least[some]))
-            return values.at[some].set(jnp.where(wanted[some], found, jnp.inf))
+        def try_(i: Array, best: Levels) -> Levels:
+            # What cannot be better ends early.
+            least = jnp.where(first, jnp.inf, (1 - _GAIN) * best.result.value)
+            levels = sets[wanted_first[i]]
+            result = solve(levels, enough, least)
+            new = Levels(levels, result, best.rounds, jnp.isfinite(result.value) & ~last)
+            return _where(first | (result.value < least), new, best)
 
-        batches = (jnp.sum(wanted) + together - 1) // together
-        return jax.lax.fori_loop(0, batches, solve_some, jnp.full(len(sets), jnp.inf, least.dtype))
+        begin = state._replace(rounds=state.rounds + ~last, improved=jnp.asarray(False))
+        return jax.lax.fori_loop(0, jnp.sum(wanted), try_, begin)
+
+    def search(best: Levels, start: tuple[Array, Array]) -> tuple[Levels, None]:
+        levels, last = start
+        levels = jnp.where(last, best.levels, levels)
+        begin = Levels(levels, nothing, best.rounds, jnp.asarray(True))
+        end = jax.lax.while_loop(lambda s: s.improved, functools.partial(round_, last), begin)
+        better = last | (end.result.value < best.result.value)
+        return _where(better, end, best)._replace(rounds=end.rounds), None
 
     single = level == jnp.argmax(jnp.where(allowed, single_block_partition(problem), -1))
     ends = (level == jnp.argmax(allowed)) | (level == jnp.max(jnp.where(allowed, level, -1)))
     large = allowed & (time_partition(problem) >= 0.03 * problem.total)
-    starts = jnp.stack([single, ends, large | single])
+    starts = jnp.stack([single, ends, large | single, single])
+    shapes = jax.eval_shape(solve, allowed, tolerance, tolerance)
+    nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+    nothing = nothing._replace(value=jnp.full_like(nothing.value, jnp.inf))
+    none = Levels(single, nothing, jnp.asarray(0), jnp.asarray(False))
+    last = np.arange(len(starts)) == len(starts) - 1
+    return jax.lax.scan(search, none, (starts, last))[0]
 
-    def search(start: Array) -> tuple[Array, Array, Array]:
-        return _descend(problem, start, neighbours, values_of, gain)
 
-    sets, values, rounds = jax.lax.map(search, starts)
-    return sets[jnp.argmin(values)], jnp.sum(rounds)
+def _where(condition: Array, new: Levels, old: Levels) -> Levels:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
 
 
 @jax.jit

@@ -188,9 +188,13 @@ def _searched(
     used = allowed
     rounds = 0
     if problem.has_setup:
-        used, rounds = best_levels(still if problem.convex else with_least_start_up(still), allowed)
-    search = optimal_partition if problem.convex else best_found
-    result = without_derivative(search(still, used, **options), problem)
+        relaxed = still if problem.convex else with_least_start_up(still)
+        used, result, rounds, _ = best_levels(relaxed, allowed, **options)
+    if not problem.convex:
+        result = best_found(still, used, **options)
+    elif not problem.has_setup:
+        result = optimal_partition(still, used, **options)
+    result = without_derivative(result, problem)
     # Of the levels that were asked for, a traced number of workers may lack some.
     lacks = jnp.any(allowed & ~problem.exists)
     status = jnp.where(lacks, int(Status.INFEASIBLE), result.status).astype(int)

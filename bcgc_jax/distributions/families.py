@@ -436,8 +436,13 @@ class HazardSpline(Distribution):
 
     def _piece(self, value: Array, knots: Array) -> tuple[tuple[Array, Array], ...]:
         """The ends, in hazard, time and slope, of the piece that each value lies in."""
-        i = jnp.clip(jnp.searchsorted(knots, value, side="right") - 1, 0, knots.size - 2)
-        return tuple((x[i], x[i + 1]) for x in (self.hazards, self.times, self.slopes))
+        i = jnp.searchsorted(knots[1:-1], value, side="right", method="compare_all")
+        ends = (self.hazards, self.times, self.slopes)
+        # One row of a table for all six: there is a sixth to compile.
+        pieces = jnp.stack([part for x in ends for part in (x[:-1], x[1:])], axis=1)
+        rows = jax.lax.optimization_barrier(pieces.at[i].get(mode="clip"))
+        low, high, t0, t1, d0, d1 = jnp.moveaxis(rows, -1, 0)
+        return (low, high), (t0, t1), (d0, d1)
 
     def mean(self):
         points, weights = np.array(legendre(16), working_dtype(self))

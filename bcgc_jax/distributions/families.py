@@ -436,7 +436,7 @@ class HazardSpline(Distribution):
 
     def _piece(self, value: Array, knots: Array) -> tuple[tuple[Array, Array], ...]:
         """The ends, in hazard, time and slope, of the piece that each value lies in."""
-        i = jnp.searchsorted(knots[1:-1], value, side="right", method="compare_all")
+        i = jnp.searchsorted(knots[1:-1], value, side="right", method="scan_unrolled")
         ends = (self.hazards, self.times, self.slopes)
         # One row of a table for all six: there is a sixth to compile.
         pieces = jnp.stack([part for x in ends for part in (x[:-1], x[1:])], axis=1)

@@ -139,25 +139,30 @@ def rule_in_pieces(
     return start, pieces, add
 
 
-def derivatives(
+def first_derivatives(
     workers: Workers, loads: Array, load: Array, start: Array, sums: Sums
-) -> tuple[Array, Array, Array, Array]:
-    r"""Value, error, slopes and Hessian in x of F(y), y = loads @ x, from the sums over all nodes.
+) -> tuple[Array, Array, Array]:
+    """Value, error and slopes in x of F(y), y = loads @ x, from the sums over all nodes.
 
-    Slopes are `[1, N]`, of many levels by three rules, `[3, N]`. F is homogeneous of degree 1, so
-    Σ_k y_k ∂²F/∂y_j∂y_k = 0 gives the diagonal.
+    Slopes are `[1, N]`, of many levels by three rules, `[3, N]`.
     """
     fine, coarse, coarsest, left_out = sums.value
     value = start + fine
     error = rule_error(fine, coarse, coarsest) + left_out
     if not workers.law.smooth:  # Gauss's rules do not nest
         error = jnp.zeros_like(error)
-    hessian = jnp.minimum(sums.upper + sums.upper.T, 0)[::-1, ::-1]  # by level, on both axes
-    diagonal = -dot(hessian, load) / jnp.where(load > 0, load, 1)
-    hessian = hessian + jnp.where(np.eye(load.size, dtype=bool), diagonal, 0)
     slopes = []
     for of_rule, slope in zip(start + sums.value, sums.slope, strict=False):
         slopes.append(homogeneous_slope(of_rule, by_level(slope), load, workers.num_workers))
-    size = loads.shape[1]
-    both = dot(loads.T, jnp.concatenate([dot(hessian, loads), jnp.stack(slopes, axis=1)], axis=1))
-    return value, error, both[:, size:].T, both[:, :size]
+    return value, error, dot(jnp.stack(slopes), loads)
+
+
+def second_derivatives(loads: Array, load: Array, upper: Array) -> Array:
+    r"""The Hessian in x of F(y), y = loads @ x, `[N, N]`, from the `upper` half of that in y.
+
+    F is homogeneous of degree 1, so Σ_k y_k ∂²F/∂y_j∂y_k = 0 gives the diagonal.
+    """
+    hessian = jnp.minimum(upper + upper.T, 0)[::-1, ::-1]  # by level, on both axes
+    diagonal = -dot(hessian, load) / jnp.where(load > 0, load, 1)
+    hessian = hessian + jnp.where(np.eye(load.size, dtype=bool), diagonal, 0)
+    return dot(loads.T, hessian, loads)

@@ -27,10 +27,11 @@ from bcgc_jax.solvers.expected_maximum import (
     NUM_NODES,
     Sums,
     Workers,
-    derivatives,
+    first_derivatives,
     first_fineness,
     no_sums,
     rule_in_pieces,
+    second_derivatives,
     sums_over_nodes,
 )
 from bcgc_jax.solvers.lanes import loop
@@ -187,14 +188,15 @@ def _one_piece(given: Given, s: _Iterate, *, batched: bool) -> _Iterate:
         def upper_here() -> Array:
             return sums_over_nodes(workers, load, coarse)[1].upper
 
-        upper = jax.lax.cond(fresh, upper_here, lambda: s.sums.upper)
-        evaluated = derivatives(workers, given.loads, load, start, sums._replace(upper=upper))
-        return _decide(given, s, *evaluated)._replace(sums=s.sums._replace(upper=upper))
+        def upper() -> Array:
+            return jax.lax.cond(fresh, upper_here, lambda: s.sums.upper)
+
+        return _decide(given, s, load, start, sums, upper)
     start, count, add = rule_in_pieces(workers, load, s.refine, batched=batched)
     sums = add(s.piece, s.sums)
 
     def onward() -> _Iterate:
-        decided = _decide(given, s, *derivatives(workers, given.loads, load, start, sums))
+        decided = _decide(given, s, load, start, sums, lambda: sums.upper)
         return decided._replace(piece=jnp.zeros_like(s.piece), sums=no_sums(load))
 
     waiting = s._replace(piece=s.piece + 1, sums=sums)
@@ -206,13 +208,15 @@ def _trial(given: Given, s: _Iterate) -> Array:
 
 
 def _decide(
-    given: Given, s: _Iterate, value: Array, error: Array, slopes: Array, hessian: Array
+    given: Given, s: _Iterate, load: Array, start: Array, sums: Sums, upper: Callable[[], Array]
 ) -> _Iterate:
-    """The next evaluation, after that of f at x + length · dx.
+    """The next evaluation, after that of f at x + length · dx, by the sums over its nodes.
 
-    Rounds that only evaluate are steps of length 0, so that the evaluation is compiled once.
+    Rounds that only evaluate are steps of length 0, so that the evaluation is compiled once. The
+    `upper` half of the Hessian, most of the work, is asked for where a step begins.
     """
     x = _trial(given, s)
+    value, error, slopes = first_derivatives(given.workers, given.loads, load, start, sums)
     stepped = s.round == _STEP
     # f₀ is the value at the start, known after the first round.
     unit = jnp.where(s.round == _START, value, s.unit)
@@ -238,21 +242,28 @@ def _decide(
 
     def onward() -> _Iterate:
         z, barrier = _multipliers(given, s, x)
-        dx, descent, length = _direction(given, x, z, barrier, slopes[0], hessian / unit)
         finer = _FINER if given.workers.law.smooth else _FINER_WITH_KINKS
-        step = after == _STEP
+
+        def direction() -> tuple[Array, ...]:
+            half = upper()
+            hessian = second_derivatives(given.loads, load, half) / unit
+            return *_direction(given, x, z, barrier, slopes[0], hessian), half
+
+        still = (0 * x, 0 * total, 1 + 0 * total, s.sums.upper)
+        dx, descent, length, half = jax.lax.cond(after == _STEP, direction, lambda: still)
         return at_x._replace(
             round=after,
             steps=s.steps + stepped,
             refine=jnp.where(after == _CHECK, finer * s.refine, s.refine),
             tries=jnp.zeros_like(s.tries),
             z=z,
-            dx=jnp.where(step, dx, 0),
-            length=jnp.where(step, length, 1),
+            dx=dx,
+            length=length,
             barrier=barrier,
-            descent=jnp.where(step, descent, 0),
+            descent=descent,
             gap=gap,
             stalled=stepped & (gap > _MOST * s.gap),
+            sums=s.sums._replace(upper=half),
         )
 
     return jax.lax.cond(again, shorter, onward)

@@ -9,7 +9,12 @@ from scipy import optimize
 import bcgc_jax as bcgc
 from bcgc_jax.exact.linear_algebra import solve_positive, solve_unit_upper
 from bcgc_jax.plans.marks import marks_of
-from bcgc_jax.solvers.expected_maximum import Workers, derivatives, sums_over_nodes
+from bcgc_jax.solvers.expected_maximum import (
+    Workers,
+    first_derivatives,
+    second_derivatives,
+    sums_over_nodes,
+)
 from bcgc_jax.solvers.lanes import loop
 from tests.oracles import laws
 from tests.problems import SIZE, expected_max, known, padded, slow
@@ -143,7 +148,9 @@ def test_slopes_and_hessian_are_differences_of_the_exact_expectation(x64, name):
     def expansion(load, refine):
         given = Workers(law, marks_of(law, load, workers), workers)
         start, sums = sums_over_nodes(given, load, refine)
-        value, error, (slope,), hessian = derivatives(given, jnp.eye(workers), load, start, sums)
+        one = jnp.eye(workers)
+        value, error, (slope,) = first_derivatives(given, one, load, start, sums)
+        hessian = second_derivatives(one, load, sums.upper)
         exact, gradient = jax.value_and_grad(lambda y: expected_max(law, y, workers).value)(load)
         return value, error, slope, hessian, exact, gradient
 

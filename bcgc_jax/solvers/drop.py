@@ -162,7 +162,8 @@ def _best(problem: Problem, ends: Array, chunks: int) -> _Best:
     ended = -jnp.expm1(-late_hazard(worker, load, ends[:, None])[0])
     used = jnp.mean(ended, axis=1)
     sent = problem.send_load * problem.total / problem.scale
-    possible = ended[:, -1] >= _WHOLE
+    # That share of the atoms is enough, whatever rounding says.
+    possible = ended[:, -1] >= _WHOLE * (1 - 64 * jnp.finfo(ended.dtype).eps)
     best = jnp.argmin(jnp.where(possible, (step + sent) / jnp.where(possible, used, 1), jnp.inf))
     error = jnp.cumsum(jnp.abs(fine - coarse))[best]
     return _Best(

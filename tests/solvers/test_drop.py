@@ -108,6 +108,25 @@ def test_drop_of_atoms_is_a_sum_over_them(x64):
     assert float(value) == pytest.approx(200 * tried[stop], rel=1e-9)
 
 
+def test_a_threshold_at_which_three_tenths_of_the_atoms_have_ended_is_possible():
+    """In float32, where rounding makes 29.99999 % of them."""
+    rng = np.random.default_rng(5)
+    count = np.arange(1, 11)
+    alone = np.diff((count / 10) ** N, prepend=0)  # of the slowest worker's time
+    for _ in range(3):
+        # The first three are much faster: it is best to wait for these only.
+        atoms = np.sort(np.round(rng.uniform(1, 1.2, 10), 3)) * np.where(count <= 3, 1, 20)
+        stops = np.unique(np.outer(atoms, np.arange(1, 9) / 8))
+        stops = stops[stops >= atoms[2]]
+        ends = np.outer(atoms, np.arange(1, 9) / 8).ravel()
+        used = np.mean(ends <= stops[:, None] * (1 + 1e-12), axis=1)
+        least = np.min(np.minimum(stops[:, None], atoms) @ alone / used)
+        problem = bcgc.Problem(bcgc.Empirical(atoms), N, 100, float(N))
+        found = bcgc.solve(problem, "drop")
+        value = found.expected_runtime / (1 - known(found.needs).lost)
+        assert float(value) == pytest.approx(100 * least, rel=1e-5)  # worst measured 1.4e-6
+
+
 def test_drop_is_refused_where_no_distribution_function_says_it(x64):
     unlike = bcgc.Heterogeneous([bcgc.Exponential(1.0), bcgc.Exponential(2.0)])
     with pytest.raises(ValueError, match='"drop" is for independent workers that are alike'):

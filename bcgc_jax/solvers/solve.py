@@ -8,6 +8,8 @@ from bcgc_jax._derivatives import without_derivative
 from bcgc_jax._pytree import check_key, check_whole, is_traced, replace
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.loads import partition_of_units
+from bcgc_jax.plans.plan import Plan
+from bcgc_jax.plans.runtime import integrate_runtime
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution
 from bcgc_jax.solvers import sample_average
@@ -101,7 +103,8 @@ def _judged(problem: Problem, method: Method, key: Array, num_draws: int) -> Sol
     plan, fresh = sample_average.draw_problems(key, problem, num_draws=num_draws)
     if not method.is_partition:
         solution = method.plan(fresh, key)
-        return replace(solution, runtime_error=_error_of_parts(fresh, method))
+        error = _error_of_parts(fresh, method, solution.plan)
+        return replace(solution, runtime_error=error)
     solution = method.plan(plan, key)
     assert solution.rounded is not None
     assert solution.levels is not None
@@ -115,10 +118,15 @@ def _judged(problem: Problem, method: Method, key: Array, num_draws: int) -> Sol
 
 
 @jax.jit
-def _error_of_parts(fresh: Problem, method: Method) -> Array:
-    """The standard error of a value, by K parts of the fresh draws; the method is no partition."""
+def _error_of_parts(fresh: Problem, method: Method, plan: Plan | None) -> Array:
+    """The standard error of a value, by K parts of the fresh draws; the method is no partition.
+
+    All parts have the plan that is judged: where two are as good, each part may prefer another.
+    """
 
     def value(part: Problem) -> Array:
-        return method.plan(part, None).expected_runtime
+        if plan is None or plan.completion is None:
+            return method.plan(part, None).expected_runtime
+        return integrate_runtime(part, plan).value
 
     return sample_average.mean_of_parts(fresh, value)[1]

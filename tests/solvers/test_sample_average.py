@@ -184,10 +184,19 @@ def test_every_method_is_judged_by_the_same_draws():
     each = L * M * B / np.sum(1 / fresh, axis=1)
     np.testing.assert_allclose(limit.expected_runtime, each.mean(), rtol=1e-12)
     np.testing.assert_allclose(limit.runtime_error, each.std() / np.sqrt(FRESH), rtol=0.8)
-    partial = bcgc.solve(problem, bcgc.TandonPartial(alpha=3.5), key=key, num_draws=S)
+    partial = bcgc.solve(problem, bcgc.TandonPartial(alpha=6.5), key=key, num_draws=S)
     s = np.arange(1, N)
-    costs = (s + 1) / (s + 3.5) * np.maximum(3.5 * fresh[:, 1:], fresh[:, :1]).mean(axis=0)
-    np.testing.assert_allclose(partial.expected_runtime, SCALE * L * costs.min(), rtol=1e-12)
+    costs = (s + 1) / (s + 6.5) * np.maximum(6.5 * fresh[:, 1:], fresh[:, :1])
+    used = (N - np.arange(N)) / N
+    backup = bcgc.solve(problem, "backup", key=key, num_draws=S)
+    spare = int(np.argmin(fresh.mean(axis=0) / used))
+    planned = ((partial, costs[:, np.argmin(costs.mean(axis=0))]), (backup, fresh[:, spare]))
+    for solution, times in planned:  # five parts would prefer another level
+        runtimes = SCALE * L * times
+        np.testing.assert_allclose(solution.expected_runtime, runtimes.mean(), rtol=1e-12)
+        parts = runtimes.reshape(16, S).mean(axis=1)
+        error = parts.std(ddof=1) / 4
+        np.testing.assert_allclose(solution.runtime_error, error, rtol=1e-9)
     infeasible = bcgc.solve(problem, "ferdinand:7", key=key, num_draws=S)
     assert infeasible.status == bcgc.Status.INFEASIBLE
     assert np.isnan(infeasible.expected_runtime)

@@ -154,8 +154,6 @@ def test_what_chunks_cost_is_a_ratio_to_whole_passes(tmp_path):
     assert min(float(row["2"]), float(row["whole_seconds"])) > 0
 
 
-@pytest.mark.study
-@pytest.mark.slow
 @pytest.mark.usefixtures("running_ray")
 def test_a_frozen_worker_does_not_hold_back_a_step_of_work_sharing(tmp_path):
     """It would for two seconds and more, until its process is replaced."""

@@ -155,10 +155,14 @@ def test_float32_is_as_float64() -> None:
 _OTHERS = ((0, 1), (0, 2), (2, 0), (2, 1))
 
 
-@pytest.mark.study
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kinds", "count", "draws"), [(((0, 0),), 12, 100_000), (_OTHERS, 32, 300_000)]
+    ("kinds", "count", "draws"),
+    [
+        (((0, 0),), 12, 100_000),
+        # Four programs that no other test needs.
+        pytest.param(_OTHERS, 32, 300_000, marks=pytest.mark.study),
+    ],
 )
 def test_random_problems_are_as_numpys_draws(kinds, count, draws, monkeypatch):
     def cases(rng, count):

@@ -49,7 +49,6 @@ def test_the_law_that_the_times_come_from_is_found_and_its_plan_is_good(x64):
     assert float(bcgc.expected_runtime(true, plan)) < 1.002 * float(best.value)
 
 
-@pytest.mark.study
 @pytest.mark.slow
 def test_parameters_lie_within_their_errors_and_pvalues_are_uniform():
     # 25 samples of each law, 17 parameters: 425 intervals of 95 %.

@@ -89,10 +89,9 @@ def test_what_fails_while_processes_run_is_one_line(command, monkeypatch, error)
     assert err.splitlines()[-1] == f"bcgc: the worker processes failed: {error}"
 
 
-@pytest.mark.study
 @pytest.mark.usefixtures("running_ray")
 def test_the_experiment_compares_measured_with_predicted_through_faults(
-    tmp_path, capsys, monkeypatch
+    tmp_path, capsys, monkeypatch, x64
 ):
     monkeypatch.setattr(experiment, "_EVEN", 3)
     methods: dict[str, Any] = {"methods": ("uncoded", "optimal"), "disturbed": ("optimal",)}

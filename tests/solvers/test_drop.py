@@ -34,6 +34,12 @@ def test_backup_leaves_out_as_many_as_make_a_used_sample_cheapest(x64, start):
     assert known(found.plan).trainable == (spare == 0)
 
 
+def test_backup_loses_no_samples_where_all_numbers_are_as_good():
+    # E T_(N-B) = (N - B) / (N + 1).
+    problem = bcgc.Problem(bcgc.Uniform(0.0, 1.0), 50, 100)
+    assert float(known(bcgc.solve(problem, "backup").needs).lost) == 0
+
+
 def test_backup_with_random_start_ups_needs_its_number():
     with pytest.raises(ValueError, match='needs its number of workers, as in "backup:1"'):
         bcgc.solve(replace(PROBLEM, start_up=bcgc.Exponential(1.0)), "backup")

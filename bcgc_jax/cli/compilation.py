@@ -14,6 +14,9 @@ from bcgc_jax.exact.crossing import MANY
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.optimum import FEW_UNITS
 
+# Sizes are multiples of it.
+_PADDED = 32
+
 
 def keep_programs() -> None:
     """Let JAX keep compiled programs in the user's cache, if no other folder was chosen."""
@@ -34,12 +37,13 @@ def padded(problem: Problem) -> Problem:
     """Give the problem a `max_workers` up to which N is traced: one program serves 32 N as fast.
 
     Not for atoms and rows, which have a trace in their shape, nor for many workers, whose steps
-    know N. And not where levels, whole units or many starts are searched in N² trials: padding
-    would be felt.
+    know N. And not where whole units or many starts are searched in N² trials, nor where setup is
+    paid for the levels of more than 32 workers: padding would be felt.
     """
     law = problem.cycle_time
-    size = 32 * math.ceil(problem.max_workers / 32)
-    searched = not problem.bare or np.max(problem.num_coordinates) <= FEW_UNITS
-    if searched or law.width() is not None or law.pooled().atomic or size > MANY:
+    size = _PADDED * math.ceil(problem.max_workers / _PADDED)
+    searched = not problem.plain or np.max(problem.num_coordinates) <= FEW_UNITS
+    most = MANY if problem.bare else _PADDED
+    if searched or law.width() is not None or law.pooled().atomic or size > most:
         return problem
     return replace(problem, max_workers=size)

@@ -113,6 +113,11 @@ def test_numbers_of_workers_share_a_size():
     sizes = [_compilation.padded(bcgc.Problem(d, n, length)).max_workers for n, d, length in asked]
     # of many workers, smooth steps need to know N
     assert sizes == [32, 32, 32, 64, 401, 1000, 20, 20]
+    paid = [bcgc.Problem(law, n, 10_000, setup_cycles=1e4) for n in (20, 33)]
+    late = bcgc.Problem(law, 20, 10_000, start_up=law)
+    # Levels that are paid for are searched in N rounds, and start-ups by many starts.
+    sizes = [_compilation.padded(problem).max_workers for problem in (*paid, late)]
+    assert sizes == [32, 33, 20]
 
 
 def test_a_command_that_runs_once_compiles_quickly_unless_told_how_or_jax_may_not_know_how(

@@ -38,12 +38,14 @@ def padded(problem: Problem) -> Problem:
 
     Not for atoms and rows, which have a trace in their shape, nor for many workers, whose steps
     know N. And not where whole units or many starts are searched in N² trials, nor where setup is
-    paid for the levels of more than 32 workers: padding would be felt.
+    paid for the levels of more than 32 workers, or with kinks: padding would be felt.
     """
     law = problem.cycle_time
     size = _PADDED * math.ceil(problem.max_workers / _PADDED)
     searched = not problem.plain or np.max(problem.num_coordinates) <= FEW_UNITS
-    most = MANY if problem.bare else _PADDED
+    most = MANY
+    if not problem.bare:
+        most = _PADDED if law.pooled().smooth else 0
     if searched or law.width() is not None or law.pooled().atomic or size > most:
         return problem
     return replace(problem, max_workers=size)

@@ -113,11 +113,14 @@ def test_numbers_of_workers_share_a_size():
     sizes = [_compilation.padded(bcgc.Problem(d, n, length)).max_workers for n, d, length in asked]
     # of many workers, smooth steps need to know N
     assert sizes == [32, 32, 32, 64, 401, 1000, 20, 20]
-    paid = [bcgc.Problem(law, n, 10_000, setup_cycles=1e4) for n in (20, 33)]
-    late = bcgc.Problem(law, 20, 10_000, start_up=law)
-    # Levels that are paid for are searched in N rounds, and start-ups by many starts.
-    sizes = [_compilation.padded(problem).max_workers for problem in (*paid, late)]
-    assert sizes == [32, 33, 20]
+    smooth = bcgc.ShiftedExponential(1.0, 1.0)
+    asked = [(20, smooth, 1e4, None), (33, smooth, 1e4, None), (20, law, 1e4, None)]
+    asked.append((20, smooth, None, smooth))
+    paid = []
+    for n, d, setup, start in asked:
+        paid.append(bcgc.Problem(d, n, 10_000, setup_cycles=setup, start_up=start))
+    # Levels that are paid for are searched in N rounds, kinks in N panels, start-ups by N starts.
+    assert [_compilation.padded(one).max_workers for one in paid] == [32, 33, 20, 20]
 
 
 def test_a_command_that_runs_once_compiles_quickly_unless_told_how_or_jax_may_not_know_how(

@@ -114,11 +114,9 @@ def test_numbers_of_workers_share_a_size():
     # of many workers, smooth steps need to know N
     assert sizes == [32, 32, 32, 64, 401, 1000, 20, 20]
     smooth = bcgc.ShiftedExponential(1.0, 1.0)
-    asked = [(20, smooth, 1e4, None), (33, smooth, 1e4, None), (20, law, 1e4, None)]
-    asked.append((20, smooth, None, smooth))
-    paid = []
-    for n, d, setup, start in asked:
-        paid.append(bcgc.Problem(d, n, 10_000, setup_cycles=setup, start_up=start))
+    paid = [bcgc.Problem(smooth, n, 10_000, setup_cycles=1e4) for n in (20, 33)]
+    paid.append(bcgc.Problem(law, 20, 10_000, setup_cycles=1e4))
+    paid.append(bcgc.Problem(smooth, 20, 10_000, start_up=smooth))
     # Levels that are paid for are searched in N rounds, kinks in N panels, start-ups by N starts.
     assert [_compilation.padded(one).max_workers for one in paid] == [32, 33, 20, 20]
 

@@ -136,6 +136,9 @@ class Nested(Numbered):
                 "(on the command line, leave out --keep-workers)"
             )
 
+    def needs_mean(self, problem: Problem) -> bool:
+        return self.deadline is None
+
     def groups(self, num_workers: int) -> Groups:
         """Those levels of the tree whose groups store little enough."""
         levels = self.tree or halving(num_workers)

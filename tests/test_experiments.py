@@ -111,7 +111,6 @@ def test_two_published_values_of_the_journals_closed_form_are_not_those_of_its_f
     assert max(map(abs, off.values())) < 0.012
 
 
-@pytest.mark.study
 @pytest.mark.slow
 def test_the_journal_version_has_its_values_beside_exact_ones_and_bounds(run, monkeypatch):
     known = {place: found for place, found in journal.read_published().items() if place[0] == 10}

@@ -114,7 +114,6 @@ def test_the_experiment_compares_measured_with_predicted_through_faults(
     assert max(len(line) for line in out.splitlines() if line.startswith(own)) <= 100
 
 
-@pytest.mark.study
 @pytest.mark.usefixtures("running_ray")
 @pytest.mark.skipif(
     not hasattr(os, "sched_setaffinity"), reason="processes cannot be kept on cores here"

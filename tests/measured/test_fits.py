@@ -26,7 +26,6 @@ TRUE = {
 _fit, _T = functools.partial(fit_distributions, num_replicates=60), np.arange(1.0, 21.0)
 
 
-@pytest.mark.study
 @pytest.mark.slow
 def test_the_law_that_the_times_come_from_is_found_and_its_plan_is_good(x64):
     name = "gamma"

@@ -123,7 +123,6 @@ def test_every_chunk_is_in_one_sum_whatever_happens():
     assert sum(settled) > 320  # of 400 steps; elsewhere a chunk has lost all its holders
 
 
-@pytest.mark.study
 @pytest.mark.slow
 def test_every_chunk_is_in_one_sum_in_many_runs():
     for seed in range(1_000, 1_000 + RUNS):

@@ -104,7 +104,7 @@ SIZES = np.array([2, 4, 6])
 
 
 def _values(*columns: Any) -> np.ndarray:
-    """With start-ups of a density, by the program of the study."""
+    """With start-ups of a density, by a program of the random problems."""
     law = bcgc.ShiftedExponential(np.float64(0.7), np.float64(1.0))
     found = []
     for workers, scale, send, x in zip(*columns, strict=True):
@@ -151,7 +151,7 @@ def test_float32_is_as_float64() -> None:
     assert np.allclose(single, exact, rtol=2e-5, atol=0)
 
 
-# Numbers of the study: start-ups of a density or of two times; shifted exponential, Weibull, atoms.
+# Start-ups of a density or of two times; shifted exponential, Weibull, atoms.
 _OTHERS = ((0, 1), (0, 2), (2, 0), (2, 1))
 
 
@@ -160,8 +160,7 @@ _OTHERS = ((0, 1), (0, 2), (2, 0), (2, 1))
     ("kinds", "count", "draws"),
     [
         (((0, 0),), 12, 100_000),
-        # Four programs that no other test needs.
-        pytest.param(_OTHERS, 32, 300_000, marks=pytest.mark.study),
+        (_OTHERS, 32, 300_000),
     ],
 )
 def test_random_problems_are_as_numpys_draws(kinds, count, draws, monkeypatch):

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from bcgc_jax import cli
+from bcgc_jax.cli.options import quick_flags
 
 # As `bcgc solve` compiles: XLA's older emitters take half the time, with every optimisation. The
 # smoke tests of `.ci/run` are compiled as programs of Python users are.
-os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+os.environ.setdefault("XLA_FLAGS", quick_flags(""))
 # Programs are kept as `bcgc` keeps them, for worker processes too: a second run takes a third of
 # the time.
 _PROGRAMS = str(Path(__file__).parents[1] / ".pytest_cache" / "programs")

@@ -83,20 +83,24 @@ def one_line_errors() -> Iterator[None]:
 
 
 _QUICKLY = "--xla_cpu_use_fusion_emitters"
-_UNKNOWN_FROM = (0, 13)
+_UNKNOWN_FROM = (0, 11, 1)
+
+
+def quick_flags(flags: str) -> str:
+    """XLA's flags, with which it compiles for CPUs in half the time, unless they say how.
+
+    By its older emitters: programs of many workers then take up to twice as long. A flag that XLA
+    does not know ends the process, and from jaxlib 0.11.1 on there are no older emitters.
+    """
+    version = re.findall(r"\d+", importlib.metadata.version("jaxlib"))
+    is_known = tuple(map(int, version[:3])) < _UNKNOWN_FROM
+    return f"{flags} {_QUICKLY}=false".strip() if is_known and _QUICKLY not in flags else flags
 
 
 def compile_quickly() -> None:
-    """Let XLA compile for CPUs in half the time, by its older emitters, unless the user says how.
-
-    Programs of many workers then take up to twice as long: this is for those that run once. A flag
-    that XLA does not know ends the process, so that versions of which this is not known go without.
-    """
-    flags = os.environ.get("XLA_FLAGS", "")
-    version = importlib.metadata.version("jaxlib").split(".")
-    is_known = tuple(map(int, version[:2])) < _UNKNOWN_FROM
-    if is_known and _QUICKLY not in flags and "jax" not in sys.modules:
-        os.environ["XLA_FLAGS"] = f"{flags} {_QUICKLY}=false".strip()
+    """Compile so in commands, which run once."""
+    if "jax" not in sys.modules:
+        os.environ["XLA_FLAGS"] = quick_flags(os.environ.get("XLA_FLAGS", ""))
 
 
 class Command(click.Command):

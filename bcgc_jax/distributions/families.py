@@ -438,7 +438,7 @@ class HazardSpline(Distribution):
         """The ends, in hazard, time and slope, of the piece that each value lies in."""
         i = jnp.searchsorted(knots[1:-1], value, side="right", method="scan_unrolled")
         ends = (self.hazards, self.times, self.slopes)
-        # One row of a table for all six: there is a sixth to compile.
+        # One row of a table, read once: XLA would read it anew in each kernel that needs a part.
         pieces = jnp.stack([part for x in ends for part in (x[:-1], x[1:])], axis=1)
         rows = jax.lax.optimization_barrier(pieces.at[i].get(mode="clip"))
         low, high, t0, t1, d0, d1 = jnp.moveaxis(rows, -1, 0)

@@ -64,7 +64,10 @@ def _in_batches(candidates: Array, size: int) -> Array:
 
 
 class Levels(NamedTuple):
-    """A set of levels, bool `[max_workers]`, and the partition that is best among these."""
+    """A set of levels, bool `[max_workers]`, and its best partition.
+
+    And how many rounds there were, and whether the last one improved it.
+    """
 
     levels: Array
     result: OptimalResult
@@ -82,21 +85,7 @@ def best_levels(
     own optimum: Newton's method is compiled once.
     """
     allowed = problem.exists & allowed
-    level = jnp.arange(allowed.size)
     tolerance = jnp.asarray(tolerance, problem.dtype)
-
-    def neighbours(levels: Array) -> Array:
-        """The set itself and all that differ by one change."""
-        here = level[:, None] == level
-        flipped = (levels ^ here) & allowed
-        flipped = jnp.where(jnp.any(flipped, axis=1)[:, None], flipped, levels)
-
-        def moved(by: int) -> Array:
-            there = level[:, None] + by == level
-            possible = levels & jnp.any(there & allowed & ~levels, axis=1)
-            return jnp.where(possible[:, None], (levels & ~here) | there, levels)
-
-        return jnp.concatenate([levels[None], flipped, moved(-1), moved(1)])
 
     def solve(levels: Array, enough: Array, least: ArrayLike) -> OptimalResult:
         options = {"tolerance": enough, "max_steps": max_steps, "least": least}
@@ -104,7 +93,7 @@ def best_levels(
 
     def round_(last: Array, state: Levels) -> Levels:
         """Solve for the set itself at first, later for its neighbours, and take the best."""
-        sets = neighbours(state.levels)
+        sets = _neighbours(state.levels, allowed)
         first = jnp.isinf(state.result.value)
         wanted = jnp.where(first, jnp.arange(len(sets)) == 0, jnp.any(sets != sets[0], axis=1))
         # Two of three changes are none where few levels are in use: they come last, and are left.
@@ -130,16 +119,39 @@ def best_levels(
         better = last | (end.result.value < best.result.value)
         return _where(better, end, best)._replace(rounds=end.rounds), None
 
-    single = level == jnp.argmax(jnp.where(allowed, single_block_partition(problem), -1))
-    ends = (level == jnp.argmax(allowed)) | (level == jnp.max(jnp.where(allowed, level, -1)))
-    large = allowed & (time_partition(problem) >= 0.03 * problem.total)
-    starts = jnp.stack([single, ends, large | single, single])
+    # In place of the last one comes the best set.
+    starts = _starts(problem, allowed)
+    starts = jnp.concatenate([starts, starts[:1]])
     shapes = jax.eval_shape(solve, allowed, tolerance, tolerance)
     nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
     nothing = nothing._replace(value=jnp.full_like(nothing.value, jnp.inf))
-    none = Levels(single, nothing, jnp.asarray(0), jnp.asarray(False))
+    none = Levels(starts[0], nothing, jnp.asarray(0), jnp.asarray(False))
     last = np.arange(len(starts)) == len(starts) - 1
     return jax.lax.scan(search, none, (starts, last))[0]
+
+
+def _starts(problem: Problem, allowed: Array) -> Array:
+    """Sets to begin with: the best single level, both ends, and what the closed form uses most."""
+    level = jnp.arange(allowed.size)
+    single = level == jnp.argmax(jnp.where(allowed, single_block_partition(problem), -1))
+    ends = (level == jnp.argmax(allowed)) | (level == jnp.max(jnp.where(allowed, level, -1)))
+    large = allowed & (time_partition(problem) >= 0.03 * problem.total)
+    return jnp.stack([single, ends, large | single])
+
+
+def _neighbours(levels: Array, allowed: Array) -> Array:
+    """The set itself and all that differ by one change: a level more, less, or moved by one."""
+    level = jnp.arange(levels.size)
+    here = level[:, None] == level
+    flipped = (levels ^ here) & allowed
+    flipped = jnp.where(jnp.any(flipped, axis=1)[:, None], flipped, levels)
+
+    def moved(by: int) -> Array:
+        there = level[:, None] + by == level
+        possible = levels & jnp.any(there & allowed & ~levels, axis=1)
+        return jnp.where(possible[:, None], (levels & ~here) | there, levels)
+
+    return jnp.concatenate([levels[None], flipped, moved(-1), moved(1)])
 
 
 def _where(condition: Array, new: Levels, old: Levels) -> Levels:

@@ -140,7 +140,9 @@ def collect(finish_times: ArrayLike, rule: Completion) -> tuple[Array, Array]:
 
     From when the messages come, `[B, N]`; the last completion is τ̂(x,T), eq. (5).
     """
-    times = jnp.asarray(finish_times)
+    # Computed once: else XLA may round them otherwise in either place, and the last message, which
+    # comes as the block is complete, would not be there (seen with jaxlib 0.12).
+    times = jax.lax.optimization_barrier(jnp.asarray(finish_times))
     completed = rule.blocks(times, np.arange(len(times)))
     return (times <= completed[:, None]) & jnp.isfinite(times), completed
 

@@ -356,6 +356,7 @@ def test_random_start_ups_leave_a_bound_that_other_sizes_keep():
         assert 0 < solution.lower_bound <= solution.expected_runtime <= most
 
 
+@pytest.mark.smoke
 def test_a_plan_in_a_file_and_its_training_are_those_of_the_solution(tmp_path):
     """Replayed times: the clock of brute force, and the gradient of all data."""
     rng = np.random.default_rng(2)

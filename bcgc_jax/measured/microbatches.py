@@ -52,4 +52,8 @@ def predicted_seconds(parts: Microbatches, learnt: slice | np.ndarray) -> np.nda
     y = parts.seconds[learnt][measured]
     (a, b), *_ = np.linalg.lstsq(np.stack([np.ones(x.size), x], axis=1), y, rcond=None)
     # A line may go below 0 where nothing was measured.
-    return np.maximum(a + b * length, 0.01 * y.mean())
+    seconds = np.maximum(a + b * length, 0.01 * y.mean())
+    # In binary fractions sums are exact: what is equal is so on every machine, whatever its
+    # rounding of a and b.
+    unit = 2.0 ** (np.floor(np.log2(y.mean())) - 40)
+    return np.round(seconds / unit) * unit

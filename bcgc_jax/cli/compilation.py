@@ -41,11 +41,12 @@ def padded(problem: Problem) -> Problem:
     paid for the levels of more than 32 workers, or with kinks: padding would be felt.
     """
     law = problem.cycle_time
-    size = _PADDED * math.ceil(problem.max_workers / _PADDED)
     searched = not problem.plain or np.max(problem.num_coordinates) <= FEW_UNITS
-    most = MANY
-    if not problem.bare:
-        most = _PADDED if law.pooled().smooth else 0
-    if searched or law.width() is not None or law.pooled().atomic or size > most:
+    if searched or law.width() is not None or law.pooled().atomic:
+        return problem
+    size = _PADDED * math.ceil(problem.max_workers / _PADDED)
+    most = MANY if problem.bare else _PADDED
+    kinked = problem.has_setup and not law.pooled().smooth
+    if kinked or size > most:
         return problem
     return replace(problem, max_workers=size)

@@ -94,7 +94,9 @@ def quick_flags(flags: str) -> str:
     """
     version = re.findall(r"\d+", importlib.metadata.version("jaxlib"))
     is_known = tuple(map(int, version[:3])) < _UNKNOWN_FROM
-    return f"{flags} {_QUICKLY}=false".strip() if is_known and _QUICKLY not in flags else flags
+    if is_known and _QUICKLY not in flags:
+        return f"{flags} {_QUICKLY}=false".strip()
+    return flags
 
 
 def compile_quickly() -> None:

@@ -36,26 +36,22 @@ def _descend(
     problem: Problem,
     start: Array,
     neighbours: Callable[[Array], Array],
-    values_of: Callable[[Array, Array], Array],
+    values_of: Callable[[Array], Array],
     gain: float,
-) -> tuple[Array, Array, Array]:
-    """Where no neighbour is better by more than a share `gain`, its value, and the rounds.
+) -> Array:
+    """Where no neighbour is better by more than a share `gain`; the first is the point itself."""
 
-    The first of the `neighbours` is the point itself. `values_of` also gets the best value so far.
-    """
-
-    def step(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
-        at, best, rounds, _ = carry
+    def step(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        at, best, _ = carry
         candidates = neighbours(at)
-        values = values_of(candidates, best)
+        values = values_of(candidates)
         i = jnp.argmin(values)
         better = values[i] < best * (1 - gain)
         at = jnp.where(better, candidates[i], at)
-        best = jnp.where(better, values[i], best)
-        return at, best, rounds + 1, better
+        return at, jnp.where(better, values[i], best), better
 
-    carry = (start, jnp.asarray(jnp.inf, problem.dtype), jnp.asarray(0), jnp.asarray(True))
-    return jax.lax.while_loop(lambda carry: carry[3], step, carry)[:3]
+    carry = (start, jnp.asarray(jnp.inf, problem.dtype), jnp.asarray(True))
+    return jax.lax.while_loop(lambda carry: carry[2], step, carry)[0]
 
 
 def _in_batches(candidates: Array, size: int) -> Array:
@@ -182,8 +178,8 @@ def improve_units(problem: Problem, counts: Array, levels: Array) -> Array:
         x = partition_of_units(problem, jnp.maximum(candidate, 0))
         return jnp.where(possible, expected_runtime(problem, x), jnp.inf)
 
-    def values_of(candidates: Array, _: Array) -> Array:
+    def values_of(candidates: Array) -> Array:
         return jax.lax.map(value_of, candidates, batch_size=_MOVES if few else None)
 
     gain = 64 * float(jnp.finfo(problem.dtype).eps)
-    return _descend(problem, counts, lambda counts: counts + moves(counts), values_of, gain)[0]
+    return _descend(problem, counts, lambda counts: counts + moves(counts), values_of, gain)

@@ -157,11 +157,7 @@ _OTHERS = ((0, 1), (0, 2), (2, 0), (2, 1))
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kinds", "count", "draws"),
-    [
-        (((0, 0),), 12, 100_000),
-        (_OTHERS, 32, 300_000),
-    ],
+    ("kinds", "count", "draws"), [(((0, 0),), 12, 100_000), (_OTHERS, 32, 300_000)]
 )
 def test_random_problems_are_as_numpys_draws(kinds, count, draws, monkeypatch):
     def cases(rng, count):

@@ -59,7 +59,7 @@ from bcgc_jax.solution import Solution, solution_of_value
 from bcgc_jax.solvers.deadline import resolved
 from bcgc_jax.solvers.method import SETUP, Numbered
 from bcgc_jax.solvers.optimal import least_gap
-from bcgc_jax.solvers.pattern import moves, pattern_search
+from bcgc_jax.solvers.pattern import moves, pattern_search, without_least
 from bcgc_jax.solvers.polyhedral import cutting_plane
 from bcgc_jax.solvers.quasi_newton import minimise_shares
 from bcgc_jax.solvers.spectral import MAX_STEPS, Minimum
@@ -380,8 +380,11 @@ def _most_probable(
     missed = jnp.where(best.ended, 0, jnp.inf)
     if not iteration.stepped:
         used = share > 0 if _by_levels(problem) else start >= 0
-        smooth = minimise_shares(odds, used, share, tolerance=_TOLERANCE[start.dtype.itemsize])
-        share = smooth.point
+        tolerance = _TOLERANCE[start.dtype.itemsize]
+        smooth = minimise_shares(odds, used, share, tolerance=tolerance)
+        least = late(smooth.point)
+        # A level that is hardly there is waited for, perhaps for ever.
+        share = without_least(late, smooth.point, (1 + tolerance) * least)
         steps = steps + smooth.num_steps
         missed = smooth.residual
     share = without_derivative(share, of)

@@ -86,6 +86,15 @@ def pattern_search(
     return PatternMinimum(points[0], values[0], ~better, steps)
 
 
+def without_least(function: Callable[[Array], Array], point: Array, largest: ArrayLike) -> Array:
+    """The point, `[K]`, without small shares of which none alone lifts values above the largest."""
+    alone = np.eye(point.size, dtype=bool)
+    values = jax.lax.map(function, jnp.where(alone, 0, point) / (1 - point)[:, None])
+    needed = (point > _LEAST) | (values > largest)
+    point = jnp.where(needed, point, 0)
+    return point / jnp.sum(point)
+
+
 def _shares(points: Array) -> Array:
     points = jnp.where(points > _LEAST, points, 0)
     return points / jnp.sum(points, axis=-1, keepdims=True)

@@ -73,6 +73,8 @@ def minimise_shares(
         steps = s.best.num_steps
         share = jax.nn.softmax(jnp.where(used, point, -jnp.inf))
         (value, aux), slope = evaluate(share)
+        # Slopes overflow beside shares near 0: too far for the line search.
+        value = jnp.where(jnp.all(jnp.isfinite(slope)), value, jnp.nan)
         mean = jnp.sum(slope * share)
         residual = jnp.max(jnp.where(used, mean - slope, 0)) / value
         here = Minimum(

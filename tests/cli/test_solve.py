@@ -250,10 +250,15 @@ def test_blocks_of_nested_groups_are_whole_units(answer, of_units):
 def test_a_deadline_may_be_met_where_the_mean_is_infinite(answer, command):
     goal = ["--workers", "4", "--coordinates", "5000", "--objective", "completion-probability"]
     goal += ["--deadline", "6e6", "--cycle-time", "pareto:scale=1,shape=0.9"]
-    (row,) = answer("solve", *goal)["solutions"]  # of a method that needs no mean
-    assert (command("solve", *goal)[0], row["method"]) == (0, "deadline")  # the table too
-    # At least as often as where each does all, and the quickest of four is in time.
-    assert 1 - (6e6 / 5000) ** (4 * -0.9) <= row["completion_probability"] < 1
+    solutions = answer("solve", *goal)["solutions"]  # of methods that need no mean
+    rows = {row["method"]: row for row in solutions}
+    assert (command("solve", *goal)[0], set(rows)) == (0, {"deadline", "nested"})  # the table too
+    for row in rows.values():
+        # At least as often as where each does all, and the quickest of four is in time.
+        assert 1 - (6e6 / 5000) ** (4 * -0.9) <= row["completion_probability"] < 1
+        assert row["status"] == "converged"
+    # Nearly all is for the quickest of four, 5000 E T_(1); nobody waits for a single worker.
+    assert rows["nested"]["expected_runtime"] == pytest.approx(5000 * 3.6 / 2.6, rel=1e-6)
 
 
 def test_a_file_of_unit_costs_is_refused_by_what_is_wrong(refusal, tmp_path):

@@ -285,6 +285,16 @@ def test_no_random_search_finds_sizes_that_meet_a_deadline_more_often(name, dead
 
 
 @_SLOW
+def test_nobody_waits_for_ever_for_a_share_that_is_hardly_there(precision):
+    """Nearly all is for the quickest of four, L E T_(1); E T of a single worker is infinite."""
+    problem = bcgc.Problem(bcgc.Pareto(1.0, 0.7), 4, 5000)
+    solution = bcgc.solve(problem, Nested(deadline=2e5))
+    # Worst measured 2.5e-6.
+    np.testing.assert_allclose(solution.expected_runtime, 5000 * 2.8 / 1.8, rtol=1e-5)
+    assert float(known(solution.completion_probability)) >= 1 - 40.0 ** (4 * -0.7)
+
+
+@_SLOW
 def test_no_plan_of_atoms_meets_a_deadline_much_more_often():
     """All sizes at which blocks end with an atom, N = 8: Σ c_k y_k = L, y_k the work at ends."""
     groups, size = halving(8), np.array([1.0, 2.0, 4.0, 8.0])

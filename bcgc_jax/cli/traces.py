@@ -6,10 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 import click
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from bcgc_jax._pytree import replace
 from bcgc_jax.cli.answers import num_workers
@@ -25,15 +22,12 @@ from bcgc_jax.measured.remedies import LIMIT
 from bcgc_jax.measured.slowness import NOT_TIMED_APART, slowness_in
 from bcgc_jax.measured.traces import Trace
 from bcgc_jax.plans.iterations import iteration_of
-from bcgc_jax.plans.loads import problem_tasks
 from bcgc_jax.plans.plan import Plan, partition_plan
-from bcgc_jax.plans.simulation import steps_in_a_row
+from bcgc_jax.plans.simulation import fresh_steps, steps_in_a_row
 from bcgc_jax.problem import Problem
 from bcgc_jax.solution import Solution
 from bcgc_jax.solvers.placement import place_workers
 
-# Steps that are replayed at a time.
-_STEPS = 64
 _PLACED = (
     "Workers that were slow in the same steps are in different groups (--format json lists them)."
 )
@@ -239,20 +233,7 @@ def replay(trace: Trace, problem: Problem, plan: Plan) -> np.ndarray:
     steps = whole_steps(trace, problem)
     if len(steps) < 2:
         return np.zeros(0)
-    workers = num_workers(problem)
-    return np.asarray(runtimes_in(steps, replace(problem, max_workers=workers), plan))
-
-
-@jax.jit
-def runtimes_in(steps: Array, problem: Problem, plan: Plan) -> Array:
-    """Return the plan's runtimes in steps of these cycle times, `[S, N]` to `[S]`."""
-    load, rule, scale = problem_tasks(problem, plan)
-    nothing = jnp.zeros(problem.max_workers, problem.dtype)
-
-    def taken(times: Array) -> Array:
-        return rule.runtimes(load, bool(problem.overlap), nothing, times)
-
-    return scale * jax.lax.map(taken, jnp.asarray(steps, problem.dtype), batch_size=_STEPS)
+    return fresh_steps(problem, plan, steps)
 
 
 def error_of(values: np.ndarray) -> float:

@@ -7,6 +7,7 @@ and forgets 32 steps: with the paper's times two would do, with heavy tails it t
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -21,9 +22,17 @@ from bcgc_jax.plans.completion import AnyOf
 from bcgc_jax.plans.draws import draw_workers
 from bcgc_jax.plans.iterations import iteration_of, just_after
 from bcgc_jax.plans.loads import check_partition, passes_of, problem_tasks
-from bcgc_jax.plans.passes import UNIT, chunks_that_pay, in_a_row, parts_of, unless_starting
+from bcgc_jax.plans.passes import (
+    UNIT,
+    Passes,
+    chunks_that_pay,
+    in_a_row,
+    parts_of,
+    unless_starting,
+)
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.plans.runtime import draw_runtimes
+from bcgc_jax.plans.sharing import WorkSharing
 from bcgc_jax.plans.worker import AT_A_TIME
 from bcgc_jax.problem import Problem
 
@@ -187,6 +196,18 @@ def added_in_a_row(problem: Problem, partition: Numbers | Plan) -> tuple[float, 
     return float(each.mean()), float(each.std() / np.sqrt(chains - 1))
 
 
+def fresh_steps(problem: Problem, plan: Plan, times: np.ndarray) -> np.ndarray:
+    """A plan's runtimes, `[S]`, in steps of these cycle times, `[S, N]`, by NumPy.
+
+    All workers begin at once.
+    """
+    rule = plan.completion
+    if isinstance(rule, WorkSharing):
+        return float(problem.scale) * rule.in_lockstep(times * float(problem.pass_load))
+    last, _ = _known_passes(problem, plan, times.shape[-1])
+    return float(problem.scale) * last(np.zeros_like(times), times)
+
+
 def steps_in_a_row(
     problem: Problem, plan: Plan, starts: np.ndarray, times: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray] | None:
@@ -195,18 +216,28 @@ def steps_in_a_row(
     In units of κ, of all N workers of the problem, by NumPy. Each worker ends a chunk first, as on
     processes. None where nobody is busy when a step ends.
     """
-    if plan.is_partition:
-        plan = _used_levels(np.asarray(plan.sizes)[: times.shape[-1]])
-    passes = passes_of(problem, plan)
-    rule = plan.completion
-    if passes is None or rule is None:
+    last, passes = _known_passes(problem, plan, times.shape[-1])
+    if passes is None:
         return None
-
-    def last(begin: np.ndarray, times: np.ndarray) -> np.ndarray:
-        return rule.blocks(passes.finish(begin, times), np.asarray(plan.block)).max(axis=-1)
-
     chunks = chunks_that_pay(float(np.asarray(problem.num_samples)) / times.shape[-1])
     return last(starts, times), in_a_row(last, passes.of(f"chunk:{chunks}"), starts, times)
+
+
+def _known_passes(
+    problem: Problem, plan: Plan, workers: int
+) -> tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], Passes | None]:
+    """τ, `[...]`, of workers that begin and work so, `[..., N]`, and their passes."""
+    if plan.is_partition:
+        plan = _used_levels(np.asarray(plan.sizes)[:workers])
+    passes = passes_of(problem, plan)
+    rule = plan.completion
+
+    def last(begin: np.ndarray, times: np.ndarray) -> np.ndarray:
+        assert rule is not None
+        assert passes is not None
+        return rule.blocks(passes.finish(begin, times), np.asarray(plan.block)).max(axis=-1)
+
+    return last, passes
 
 
 def _used_levels(sizes: np.ndarray) -> Plan:

@@ -23,7 +23,7 @@ exact expected runtime.
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -71,6 +71,9 @@ _TOLERANCE = {8: 1e-7, 4: 1e-4}
 _OF_BOUND = 2e-4
 # Rounds of a search without slopes, before one with slopes.
 _ROUNDS = 4
+# What a round of the search over sets of levels is for: all kinds of them, neighbours of the best
+# one, or the bound.
+_FIRST, _MORE, _BOUND, _DONE = range(4)
 
 
 @pytree_dataclass
@@ -234,6 +237,18 @@ def _optimum(
     return replace(solution, lower_bound=lower_bound_of(lower, best.value)), best.point
 
 
+class _Local(NamedTuple):
+    """A search over sets of levels: the best one so far, its shares, and those of the last search.
+
+    `stage` says what the next round is for.
+    """
+
+    used: Array
+    best: Minimum
+    latest: Minimum
+    stage: Array
+
+
 def _local(
     problem: Problem, rule: OneOfEach, data: Array, levels: Array, bound_too: bool
 ) -> tuple[Array, Minimum, Minimum]:
@@ -242,46 +257,46 @@ def _local(
     The bound is the optimum for the last data.
 
     Where a level costs by being there at all, setup or the start-ups of those that it waits for: a
-    search of its own for each set of levels that has one more or less, and for each level alone, as
+    search of its own for each level alone, and for each set of levels that has one more or less, as
     long as that helps. With setup a bound is for the levels in use.
     """
     dtype = problem.dtype
     size = data.shape[-1]
-    paid = problem.has_setup
-    by_levels = _by_levels(problem)
 
-    def search(state: tuple[Any, ...], given: tuple[Any, ...]) -> tuple[tuple[Any, ...], None]:
-        """Search in turn: the last, that of the bound, goes on from the shares before."""
-        best, latest = state
-        used, own, tolerance, last = given
-        least = _search(problem, rule, used, own, tolerance, jnp.where(last, latest.point, 1))
-        # Anything is better than NaN: else it would be the best in each round.
-        better = ~last & ((least.value < best[1].value) | jnp.isnan(best[1].value))
-        best = jax.tree.map(lambda a, b: jnp.where(better, a, b), (used, least), best)
-        return (best, least), None
+    def round_(s: _Local) -> _Local:
+        last = s.stage == _BOUND
+        sets = s.used[None]
+        wanted = (s.stage != _MORE)[None]
+        if _by_levels(problem):
+            sets, wanted = _sets(s, levels)
+        wanted_first = jnp.argsort(~wanted)
 
-    def round_(state: tuple[Any, ...]) -> tuple[Any, ...]:
-        _, best, latest = state
-        used = best[0]
-        sets = best[0][None]
-        if by_levels:
-            alone = np.eye(size, dtype=bool)
-            others = jnp.concatenate([used ^ alone, alone]) & levels
-            others = jnp.where(jnp.any(others, axis=1)[:, None], others, sets)
-            sets = jnp.concatenate([sets, others])
-        tried = len(sets)
-        last = np.arange(tried + bound_too) == tried
-        searches = (
-            jnp.concatenate([sets, used[None]])[: last.size],
-            data[np.where(last, -1, 0)],
-            np.where(last, _OF_BOUND, _TOLERANCE[dtype.itemsize]).astype(dtype),
-            last,
-        )
-        (best, latest), _ = jax.lax.scan(search, (best, latest), searches)
-        return jnp.any(best[0] ^ used), best, latest
+        def try_(i: Array, s: _Local) -> _Local:
+            used = sets[wanted_first[i]]
+            unknown = last | jnp.isnan(s.best.value)
+            latest = _search(
+                problem,
+                rule,
+                used,
+                jnp.where(last, data[-1], data[0]),
+                jnp.where(last, _OF_BOUND, _TOLERANCE[dtype.itemsize]).astype(dtype),
+                jnp.where(last, s.best.point, 1),
+                # A convex runtime that cannot get below the best one is searched no further.
+                jnp.where(unknown | (not problem.convex), jnp.inf, s.best.value),
+            )
+            # Anything is better than NaN: else it would be the best in each round.
+            better = ~last & ((latest.value < s.best.value) | jnp.isnan(s.best.value))
+            new = s._replace(used=used, best=latest)
+            s = jax.tree.map(lambda a, b: jnp.where(better, a, b), new, s)
+            return s._replace(latest=latest)
 
-    start = jnp.ones(size, dtype)
+        new = jax.lax.fori_loop(0, jnp.sum(wanted), try_, s)
+        improved = jnp.any(new.used ^ s.used) & ~jnp.isnan(new.best.value)
+        ended = jnp.where(last | (not bound_too), _DONE, _BOUND)
+        return new._replace(stage=jnp.where(improved, _MORE, ended))
+
     none = jnp.asarray(jnp.nan, dtype)
+    start = jnp.ones(size, dtype)
     nothing = Minimum(
         point=start,
         value=none,
@@ -290,13 +305,20 @@ def _local(
         num_steps=jnp.asarray(0),
         aux=none,
     )
-    state: tuple[Any, ...] = jnp.asarray(True), (levels, nothing), nothing
-    # Else all levels are used: one round.
-    state = (
-        jax.lax.while_loop(lambda state: state[0], round_, state) if by_levels else round_(state)
-    )
-    _, (used, best), latest = state
-    return used if paid else levels, best, latest
+    first = _Local(jnp.asarray(levels), nothing, nothing, jnp.asarray(_FIRST))
+    end = jax.lax.while_loop(lambda s: s.stage != _DONE, round_, first)
+    return end.used if problem.has_setup else jnp.asarray(levels), end.best, end.latest
+
+
+def _sets(s: _Local, levels: Array) -> tuple[Array, Array]:
+    """Sets of levels, `[S, K]`, and which of them the round tries; each level alone is quick."""
+    one = np.eye(s.used.size, dtype=bool)
+    others = (s.used ^ one) & levels
+    sets = jnp.concatenate([one & levels, s.used[None], others])
+    rounds = (s.stage == _FIRST, s.stage != _MORE, s.stage != _BOUND)
+    due = jnp.repeat(jnp.stack(rounds), np.array([len(one), 1, len(one)]))
+    changed = jnp.any(sets != s.used, axis=1) | (np.arange(len(sets)) == len(one))
+    return sets, due & changed & jnp.any(sets, axis=1)
 
 
 def _by_levels(problem: Problem) -> bool:
@@ -305,11 +327,17 @@ def _by_levels(problem: Problem) -> bool:
 
 
 def _search(
-    problem: Problem, rule: OneOfEach, used: Array, data: Array, tolerance: ArrayLike, start: Array
+    problem: Problem,
+    rule: OneOfEach,
+    used: Array,
+    data: Array,
+    tolerance: ArrayLike,
+    start: Array,
+    least: ArrayLike = jnp.inf,
 ) -> Minimum:
     """The best shares of the levels that are used, with E τ, its slope and its error."""
     runtime = functools.partial(_runtime, problem, rule, used, data)
-    return minimise_shares(runtime, used, start, tolerance=tolerance)
+    return minimise_shares(runtime, used, start, tolerance=tolerance, least=least)
 
 
 def _cut(problem: Problem, rule: OneOfEach, used: Array, data: Array) -> Minimum:

@@ -1,12 +1,11 @@
 """Places of the workers in nested groups: those slow in the same measured steps are kept apart."""
 
-import jax
 import numpy as np
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import check, check_shape, replace
 from bcgc_jax.plans.completion import OneOfEach
-from bcgc_jax.plans.loads import load_of_plan
+from bcgc_jax.plans.loads import passes_of
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.problem import Problem
 
@@ -51,7 +50,9 @@ def place_workers(problem: Problem, plan: Plan, times: ArrayLike) -> Plan:
     size = rule.num_workers
     check_shape("times", rows, (None, size), "a row for each step, a column for each worker")
     check("times", rows, "> 0")
-    work = rule.per_worker(np.asarray(jax.jit(load_of_plan)(problem, plan).work, float))
+    passes = passes_of(problem, plan)
+    assert passes is not None
+    work = passes.of("block").end.T
     # Members side by side: a group's first is the least of a run of workers.
     group = np.array([_group_of(level) for level in rule.groups])
     order = np.lexsort(group)

@@ -49,13 +49,14 @@ def minimise_shares(
     start: Array,
     *,
     tolerance: ArrayLike,
+    least: ArrayLike = jnp.inf,
 ) -> Minimum:
     """A local minimum of `function`, which gives a positive value and what else it has to say.
 
     Over the shares of those `used`, bool: u ≥ 0, Σu = 1, 0 on the others. Stops where no slope lies
     below their mean by more than `tolerance` of the value, which bounds the gap of a convex
-    function. A round is one evaluation: under `vmap` no search waits for the line search of
-    another.
+    function; and early where that bound reaches `least`. A round is one evaluation: under `vmap` no
+    search waits for the line search of another.
     """
     dtype = start.dtype
     eps = float(jnp.finfo(start.dtype).eps)
@@ -66,7 +67,8 @@ def minimise_shares(
 
     def go_on(s: _Search) -> Array:
         open_ = s.high - s.low > _CLOSED
-        return (s.best.num_steps <= MAX_STEPS) & (s.best.residual > tolerance) & open_
+        promising = ~(s.best.value * (1 - s.best.residual) >= least)
+        return (s.best.num_steps <= MAX_STEPS) & (s.best.residual > tolerance) & open_ & promising
 
     def round_(s: _Search) -> _Search:
         point = s.point + s.length * s.direction

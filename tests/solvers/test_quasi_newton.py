@@ -26,6 +26,23 @@ def test_shares_of_many_scales_are_found_also_at_kinks(kinked, precision):
     np.testing.assert_allclose(found.point, best / best.sum(), rtol=3e-2)  # worst measured 0.011
 
 
+def test_a_search_ends_early_only_where_a_bound_says_that_it_is_in_vain():
+    """Σ w / u is convex, and at least (Σ √w)²."""
+    weights = np.array([1.0, 4.0, 9.0])
+
+    def function(share):
+        return jnp.sum(weights / share), None
+
+    search = jax.jit(
+        lambda one, least: minimise_shares(function, one > 0, one, tolerance=1e-3, least=least)
+    )
+    whole, early, later = (search(np.ones(3), least) for least in (np.inf, 20.0, 36.01))
+    assert later.point.tolist() == whole.point.tolist()
+    assert float(whole.value) == pytest.approx(36, rel=1e-3)
+    assert int(early.num_steps) < int(whole.num_steps)
+    assert 20 <= float(early.value * (1 - early.residual)) <= 36
+
+
 def test_an_inverse_hessian_that_overflows_is_not_taken():
     found = _updated(jnp.eye(2), jnp.array([1e20, 0.0]), jnp.array([1e-22, 1e-22]))
     assert found.tolist() == [[1, 0], [0, 1]]

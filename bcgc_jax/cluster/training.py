@@ -165,10 +165,7 @@ def train_on_cluster(
         checkpoints = None
         if run.checkpoints is not None:
             checkpoints = stack.enter_context(Checkpoints(run.checkpoints))
-            scheme = f"{plans.name} {sorted(plans.plan_options.items())}"
-            # What is drawn depends on how many subsets there are.
-            drawn = {} if batch_size is None else {"number of workers": course.num_workers}
-            given = {"scheme": scheme, "batch size": batch_size, **drawn}
+            given = _settings(plans, batch_size, course.num_workers)
             described = made_with(key, loss, data, params, optimizer, **given)
             first, state = checkpoints.last(state, described, most=num_steps) or (first, state)
         # compiled before the clock runs
@@ -179,27 +176,55 @@ def train_on_cluster(
         # At its end it waits, also after an error: what is done is to be on record.
         beside = stack.enter_context(ThreadPoolExecutor(1))
         x64 = bool(jnp.result_type(float) == jnp.float64)
-        for step in range(first, num_steps):
-            run.before_step(step, cluster)
-            begin = time.perf_counter()
-            gradient = course.gradient(state[0], step)
-            state = jax.block_until_ready(_advance(optimizer, state, gradient.gradient))
-            seconds = time.perf_counter() - begin
+        for number in range(first, num_steps):
+            state, step = _iterate(number, state, run, course, optimizer)
             paced.append(course.paced)
             if checkpoints is not None:
-                checkpoints.save(step + 1, state, wait=step + 1 == num_steps)
-            course.hear(gradient)
-            ended = Step(
-                step=step,
-                seconds=seconds,
-                scheme=course.scheme.method,
-                num_workers=len(course.members),
-                metrics=None,
-            )
-            told.append(beside.submit(evaluated, evaluate, run, x64, ended, state[0]))
+                checkpoints.save(number + 1, state, wait=number + 1 == num_steps)
+            told.append(beside.submit(evaluated, evaluate, run, x64, step, state[0]))
             if len(told) > 2:  # two are to come; what another one raised is raised here
                 told[-3].result()
     steps = [one.result() for one in told]
+    return _summary(state, steps, first, np.array(paced), cluster.faults[first_fault:], course)
+
+
+def _settings(plans: Told | ClosedLoop, batch_size: int | None, num_workers: int) -> dict[str, Any]:
+    """What a checkpoint must have been made with, beside the data and the model."""
+    scheme = f"{plans.name} {sorted(plans.plan_options.items())}"
+    settings: dict[str, Any] = {"scheme": scheme, "batch size": batch_size}
+    if batch_size is not None:  # what is drawn depends on how many subsets there are
+        settings["number of workers"] = num_workers
+    return settings
+
+
+def _iterate(
+    number: int, state: Any, run: Run, course: Course, optimizer: optax.GradientTransformation
+) -> tuple[Any, Step]:
+    """The state after one iteration, and what is known of it without its metrics."""
+    run.before_step(number, run.cluster)
+    begin = time.perf_counter()
+    gradient = course.gradient(state[0], number)
+    state = jax.block_until_ready(_advance(optimizer, state, gradient.gradient))
+    seconds = time.perf_counter() - begin
+    course.hear(gradient)
+    step = Step(
+        step=number,
+        seconds=seconds,
+        scheme=course.scheme.method,
+        num_workers=len(course.members),
+        metrics=None,
+    )
+    return state, step
+
+
+def _summary(
+    state: Any,
+    steps: list[Step],
+    first: int,
+    paced: np.ndarray,
+    faults: list[Fault],
+    course: Course,
+) -> ClusterTraining:
     metrics = [step.metrics for step in steps]
     return ClusterTraining(
         params=state[0],
@@ -210,9 +235,9 @@ def train_on_cluster(
         stepped=np.full(len(steps), True),
         metrics=jax.tree.map(lambda *leaves: np.stack(leaves), *metrics) if metrics else None,
         first_step=first,
-        paced=np.array(paced),
+        paced=paced,
         num_workers=np.array([step.num_workers for step in steps], int),
-        faults=tuple(cluster.faults[first_fault:]),
+        faults=tuple(faults),
         work=tuple(item for one in course.work for item in one),
         decisions=tuple(course.decisions),
     )

@@ -290,23 +290,7 @@ def row_program(
         wide = state.best_value - state.lower > tolerance * state.best_value
         return (state.steps < max_steps) & wide
 
-    theta = finish(start) * 1.1
-    room = _room(times, loads, start, theta)
-    row = 1 / (room * rows * jnp.sum(1 / room, axis=1, keepdims=True))
-    bound = jnp.where(levels, jnp.mean(row * room) / jnp.where(levels, start, 1), 0)
-    one = jnp.ones((), dtype)
-    zero = jnp.zeros((), dtype)
-    first = _State(
-        share=start,
-        theta=theta,
-        row=row,
-        bound=bound,
-        best=start,
-        best_value=one + jnp.inf,
-        lower=zero,
-        steps=jnp.asarray(0),
-        centring=one / 2,
-    )
+    first = _first(times, loads, start, levels, finish(start) * 1.1)
     last = jax.lax.while_loop(go_on, step, judged(first))
     return Least(
         point=last.best,
@@ -314,6 +298,24 @@ def row_program(
         lower_bound=unit * last.lower,
         num_steps=last.steps,
         multipliers=weights(last),
+    )
+
+
+def _first(times: Array, loads: Array, start: Array, levels: Array, theta: Array) -> _State:
+    """The state at `start`, where each row ends before θ."""
+    room = _room(times, loads, start, theta)
+    row = 1 / (room * len(times) * jnp.sum(1 / room, axis=1, keepdims=True))
+    one = jnp.ones((), start.dtype)
+    return _State(
+        share=start,
+        theta=theta,
+        row=row,
+        bound=jnp.where(levels, jnp.mean(row * room) / jnp.where(levels, start, 1), 0),
+        best=start,
+        best_value=one + jnp.inf,
+        lower=0 * one,
+        steps=jnp.asarray(0),
+        centring=one / 2,
     )
 
 

@@ -124,7 +124,13 @@ def spectral_projected_gradient(
         again = s._replace(scale=s.scale / 2)
         return jax.tree.map(lambda a, b: jnp.where(cut, a, b), again, taken)
 
-    zero = jnp.zeros((), dtype)
+    best = jax.lax.while_loop(go_on, round_, _begin(start)).best
+    return best._replace(num_steps=best.num_steps - 1)
+
+
+def _begin(start: Array) -> _Search:
+    """Before the first evaluation, at `start`."""
+    zero = jnp.zeros((), start.dtype)
     none = 0 * start
     nowhere = Minimum(
         point=start,
@@ -133,15 +139,13 @@ def spectral_projected_gradient(
         residual=zero + jnp.inf,
         num_steps=jnp.asarray(0),
     )
-    begin = _Search(
+    return _Search(
         best=nowhere,
         point=start,
         direction=none,
         scale=zero,
         slope=none,
         descent=zero,
-        memory=jnp.zeros(_MEMORY, dtype),
+        memory=jnp.zeros(_MEMORY, start.dtype),
         before=zero + jnp.inf,
     )
-    best = jax.lax.while_loop(go_on, round_, begin).best
-    return best._replace(num_steps=best.num_steps - 1)

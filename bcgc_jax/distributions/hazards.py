@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from bcgc_jax.distributions.special_functions import double_exponential
+from bcgc_jax.distributions.special_functions import double_exponential, log_early
 
 Elementwise = Callable[[Array], Array]
 
@@ -33,7 +33,7 @@ def average(values: Elementwise, rank: Array, above: Array, kinks: Array) -> Arr
     dtype = rank.dtype
 
     def log_density(a: Array, k: Array, m: Array) -> Array:
-        return (k - 1) * jnp.log(jnp.maximum(-jnp.expm1(-a), jnp.finfo(dtype).tiny)) - m * a
+        return (k - 1) * log_early(a) - m * a
 
     near = jax.nn.softplus(jnp.log(k / m) + jnp.sqrt(1 / k + 1 / m) * _NEAR.astype(dtype))
     # Beyond the typical hazard, which that of the slowest of up to 131,072 workers, m = 1, is below

@@ -64,6 +64,14 @@ def _minus_log1m(p: Array) -> Array:
     return jnp.where(p < 0.25, small, large)
 
 
+def log_early(hazard: Array) -> Array:
+    """log P(T ≤ t) = log(1 - e^-Λ), accurate where that is near 0: many workers multiply it."""
+    tiny = jnp.finfo(hazard.dtype).tiny
+    soon = jnp.log(jnp.maximum(-jnp.expm1(-hazard), tiny))
+    late = -_minus_log1m(jnp.exp(-jnp.maximum(hazard, 0.7)))
+    return jnp.where(hazard < 0.7, soon, late)
+
+
 @functools.cache
 def legendre(order: int) -> tuple[np.ndarray, np.ndarray]:
     """Gauss and Legendre's rule on [0, 1], to full relative accuracy near 0.

@@ -21,6 +21,7 @@ from bcgc_jax._pytree import working_dtype
 from bcgc_jax.distributions import Distribution
 from bcgc_jax.distributions.atoms import mass_of
 from bcgc_jax.distributions.hazards import average
+from bcgc_jax.distributions.special_functions import log_early
 from bcgc_jax.exact.linear_algebra import dot
 from bcgc_jax.exact.windows import log_factorials
 
@@ -254,7 +255,8 @@ def order_survival(law: Distribution, num_workers: ArrayLike, t: Array) -> Array
     n = np.arange(t.size)
     m = np.arange(t.size + 1)
     hazard = law.cumulative_hazard(t)[:, None]
-    early = jnp.log(jnp.maximum(-jnp.expm1(-hazard), jnp.finfo(t.dtype).tiny))
     some = jnp.maximum(m, 1) * hazard  # m > n ≥ 0
-    log_term = log_choices(t, num_workers) - some + jnp.maximum(num_workers - m, 0) * early
+    log_term = (
+        log_choices(t, num_workers) - some + jnp.maximum(num_workers - m, 0) * log_early(hazard)
+    )
     return jnp.sum(jnp.where(m > n[:, None], jnp.exp(log_term), 0), axis=1)

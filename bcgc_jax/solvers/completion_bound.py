@@ -24,6 +24,7 @@ from jax.scipy.special import betainc
 
 from bcgc_jax._pytree import check, check_whole, replace
 from bcgc_jax.distributions import Distribution
+from bcgc_jax.distributions.special_functions import log_early
 from bcgc_jax.exact.bisection import bisect
 from bcgc_jax.exact.crossing import crossing_slopes
 from bcgc_jax.plans.iterations import iteration_of
@@ -116,14 +117,14 @@ def _double(leaf: Any) -> Any:
 def _lateness(law: Distribution, r: Array) -> Array:
     """u(r) = -log P(T ≤ 1/r); 0 at r = 0."""
     hazard = law.cumulative_hazard(1 / jnp.where(r > 0, r, 1))
-    return jnp.where(r > 0, -jnp.log(-jnp.expm1(-hazard)), 0)
+    return jnp.where(r > 0, -log_early(hazard), 0)
 
 
 @jax.jit
 def _log_in_time(lateness: Array) -> Array:
     """log P of the levels' u, `[N]`, slowest worker first."""
     u = jnp.maximum(lateness, float(jnp.finfo(lateness.dtype).tiny))
-    late, _ = crossing_slopes(-jnp.log(-jnp.expm1(-u)), u.size)
+    late, _ = crossing_slopes(-log_early(u), u.size)
     return jnp.log1p(-late)
 
 

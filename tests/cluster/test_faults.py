@@ -127,6 +127,7 @@ def nodes():
     """Two nodes, with room for three workers on the first and two on the second."""
     from ray.cluster_utils import Cluster as Nodes
 
+    before = signal.getsignal(signal.SIGTERM)
     with session(None, 1, 0):
         pass  # a Ray of one's own starts after it, in the environment that it leaves
     found = Nodes(
@@ -134,6 +135,7 @@ def nodes():
     )
     yield found, found.add_node(**STORE)
     found.shutdown()
+    signal.signal(signal.SIGTERM, before)  # each node sets its own answer, for good
 
 
 @pytest.fixture(scope="module")

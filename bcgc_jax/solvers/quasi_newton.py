@@ -29,10 +29,11 @@ class _Search(NamedTuple):
     """A search before an evaluation at point + length · direction.
 
     `value` and `slope` are those of log f at the point. The next length lies between `low` and
-    `high`. `inverse` is that of the Hessian, 0 at first.
+    `high`. `inverse` is that of the Hessian, 0 at first. `before` is the best value some steps ago.
     """
 
     best: Minimum
+    before: Array
     point: Array
     value: Array
     slope: Array
@@ -50,25 +51,27 @@ def minimise_shares(
     *,
     tolerance: ArrayLike,
     least: ArrayLike = jnp.inf,
+    patience: int = MAX_STEPS,
 ) -> Minimum:
     """A local minimum of `function`, which gives a positive value and what else it has to say.
 
     Over the shares of those `used`, bool: u ≥ 0, Σu = 1, 0 on the others. Stops where no slope lies
     below their mean by more than `tolerance` of the value, which bounds the gap of a convex
-    function; and early where that bound reaches `least`. A round is one evaluation: under `vmap` no
-    search waits for the line search of another.
+    function; at a kink it may never: also where the best value fell by no more than `tolerance` in
+    as many steps as `patience`. Stops early where that bound reaches `least`. A round is one
+    evaluation: under `vmap` no search waits for the line search of another.
     """
-    dtype = start.dtype
     eps = float(jnp.finfo(start.dtype).eps)
     evaluate = jax.value_and_grad(function, has_aux=True)
     (_, aux), _ = jax.eval_shape(evaluate, start)
-    zero = jnp.zeros((), dtype)
-    endless = jnp.asarray(jnp.inf, dtype)
 
     def go_on(s: _Search) -> Array:
-        open_ = s.high - s.low > _CLOSED
+        steps = s.best.num_steps
+        early = (steps <= patience) | (steps % patience != 0)
+        falls = early | (s.best.value < (1 - tolerance) * s.before)
         promising = ~(s.best.value * (1 - s.best.residual) >= least)
-        return (s.best.num_steps <= MAX_STEPS) & (s.best.residual > tolerance) & open_ & promising
+        open_ = (s.high - s.low > _CLOSED) & (s.best.residual > tolerance)
+        return (steps <= MAX_STEPS) & open_ & falls & promising
 
     def round_(s: _Search) -> _Search:
         point = s.point + s.length * s.direction
@@ -93,6 +96,7 @@ def minimise_shares(
         better = first | (value < s.best.value) | ended
         old = s.best._replace(num_steps=steps + 1)
         best = jax.tree.map(lambda a, b: jnp.where(better, a, b), here, old)
+        before = jnp.where(steps % patience == 0, s.best.value, s.before)
         own = share * (slope - mean) / value
         descent = jnp.sum(s.slope * s.direction)
         far = _FURTHEST / jnp.max(jnp.abs(s.direction))
@@ -109,44 +113,49 @@ def minimise_shares(
         longest = jnp.minimum(1, _FURTHEST / jnp.max(jnp.abs(direction)))
         taken = _Search(
             best=best,
+            before=before,
             point=point,
             value=value,
             slope=own,
             inverse=inverse,
             direction=direction,
             length=longest,
-            low=zero,
-            high=endless,
+            low=jnp.zeros_like(longest),
+            high=jnp.full_like(longest, jnp.inf),
         )
-        again = s._replace(best=best, length=length, low=low, high=high)
+        again = s._replace(best=best, before=before, length=length, low=low, high=high)
         return jax.tree.map(lambda a, b: jnp.where(cut, a, b), again, taken)
 
+    best = jax.lax.while_loop(go_on, round_, _begin(start, aux)).best
+    return best._replace(num_steps=best.num_steps - 1)
+
+
+def _begin(start: Array, aux: Any) -> _Search:
+    """Before the first evaluation, at `start`."""
+    zero = jnp.zeros((), start.dtype)
+    endless = zero + jnp.inf
     none = 0 * start
-    aux = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), aux)
     nowhere = Minimum(
         point=start,
         value=zero,
         slope=start,
         residual=endless,
         num_steps=jnp.asarray(0),
-        aux=aux,
+        aux=jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), aux),
     )
-    # a few of the longest steps from the largest
-    logs = jnp.log(jnp.maximum(start, 1e-6 * jnp.max(start)))
-    inverse = jnp.zeros((start.size, start.size), dtype)
-    begin = _Search(
+    return _Search(
         best=nowhere,
-        point=logs,
+        before=endless,
+        # a few of the longest steps from the largest
+        point=jnp.log(jnp.maximum(start, 1e-6 * jnp.max(start))),
         value=zero,
         slope=none,
-        inverse=inverse,
+        inverse=jnp.zeros((start.size, start.size), start.dtype),
         direction=none,
         length=zero,
         low=zero,
         high=endless,
     )
-    best = jax.lax.while_loop(go_on, round_, begin).best
-    return best._replace(num_steps=best.num_steps - 1)
 
 
 def _updated(inverse: Array, step: Array, change: Array) -> Array:

@@ -149,6 +149,16 @@ def test_blocks_of_all_sizes_are_found(name):
     assert float(bcgc.solve(problem, Nested(data="equal")).relative_gap) < 1e-6
 
 
+@_SLOW
+def test_a_local_search_ends_at_a_kink():
+    """Halves of eight workers are alike: cuts, which have a bound, find the same optimum."""
+    problem = bcgc.Problem(bcgc.Empirical(_MEASURED), 8, 1000)
+    local, cut = (bcgc.solve(problem, Nested(data=data)) for data in ("by_size", "equal"))
+    assert int(local.status) == bcgc.Status.CONVERGED
+    # Worst measured 2e-7.
+    assert float(local.expected_runtime) == pytest.approx(float(cut.expected_runtime), rel=1e-6)
+
+
 def test_slopes_at_an_empty_level_are_those_of_differences():
     """Workers of three kinds then begin to be late at equal times, with no node between."""
     problem, sizes = _problem(7), np.array([8_000.0, 6_000.0, 0.0, 6_000.0])

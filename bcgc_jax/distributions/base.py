@@ -193,6 +193,10 @@ class Distribution(AnyDistribution):
     def infimum(self) -> Array:
         return jnp.asarray(getattr(self, self.begin))
 
+    def inverse_beyond(self, a: Array) -> Array:
+        """Λ⁻¹(a) of hazards above all kinks."""
+        return self.inverse_cumulative_hazard(a)
+
     def has_mean(self, level: ArrayLike, num_workers: ArrayLike) -> Array:
         """Whether E T_(N-level) is finite, where `mean` alone does not say it."""
         return jnp.isfinite(self.mean())

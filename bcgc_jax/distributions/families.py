@@ -425,9 +425,11 @@ class HazardSpline(Distribution):
         mean = rise / step
         cross = share * (1 - share)
         inside = t0 + rise * (mean * share**2 + d0 * cross) / (mean + (d0 + d1 - 2 * mean) * cross)
+        return jnp.where(jnp.greater(a, self.hazards[-1]), self.inverse_beyond(a), inside)
+
+    def inverse_beyond(self, a):
         beyond = jnp.maximum(a - self.hazards[-1], 0)
-        tail = self.times[-1] + self.slopes[-1] * self._bent(jnp.expm1, beyond)
-        return jnp.where(jnp.greater(a, self.hazards[-1]), tail, inside)
+        return self.times[-1] + self.slopes[-1] * self._bent(jnp.expm1, beyond)
 
     def _bent(self, curve: Callable[[Array], Array], z: Array) -> Array:
         """`curve`(ξ z) / ξ, which is z for ξ = 0."""

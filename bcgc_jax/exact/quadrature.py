@@ -250,15 +250,20 @@ def _layout(
         log_tail = choices[1:] - np.arange(1, size + 1, dtype=dtype) * hazard
         return reach + jnp.minimum(jnp.max(log_tail, axis=-1), 0)
 
-    def nearer(at: Array) -> Array:
-        """Where the bound is greatest among times closer to that."""
-        close = at * np.linspace(1 / step, step, 12).astype(dtype)
-        return close[jnp.argmax(log_mass_at(close))]
+    close = np.tile(np.linspace(1 / step, step, reach.size // 2), 2).astype(dtype)
 
-    log_mass = log_mass_at(jnp.asarray(reach))
-    heaviest = jnp.asarray(reach)[jnp.argmax(log_mass)]
-    # Nearer by, the first look is as good, and steady while a load changes a little.
-    heaviest = jax.lax.cond(heaviest > 20, nearer, lambda at: at, heaviest)
+    def look(s: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        """Everywhere at first, then where the bound may be greatest among times close to that."""
+        looks, log_mass, heaviest = s
+        first = looks == 0
+        at = jnp.where(first, reach, close * heaviest)
+        here = log_mass_at(at)
+        return looks + 1, jnp.where(first, here, log_mass), at[jnp.argmax(here)]
+
+    # One loop, so that hazards are compiled once. Nearer by, the first look is as good, and steady
+    # while a load changes a little.
+    begin = jnp.asarray(0), jnp.zeros(reach.size, dtype), jnp.asarray(jnp.inf, dtype)
+    _, log_mass, heaviest = jax.lax.while_loop(lambda s: (s[0] < 2) & (s[2] > 20), look, begin)
     far = heaviest > 2 * width  # up to there the rule's nodes are dense enough
     open_ = log_mass > np.log(finfo.eps / 8)
     # The first reach from which on all are closed, or the longest.

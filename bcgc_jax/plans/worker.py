@@ -212,7 +212,7 @@ def _law_hazard(law: Distribution, t: Array) -> Array:
     beyond = jnp.zeros((), bool)
     if not law.atomic:
         # Where P(T > t) underflows Λ may overflow, and its slope, inf, times 0 would be NaN.
-        beyond = t > jax.lax.stop_gradient(law.inverse_cumulative_hazard(unreached(t.dtype)))
+        beyond = t > jax.lax.stop_gradient(law.inverse_beyond(unreached(t.dtype)))
     hazard = law.cumulative_hazard(jnp.where(possible & ~beyond, t, law.infimum())).astype(t.dtype)
     return jnp.where(beyond, jnp.inf, jnp.where(possible, hazard, 0))
 

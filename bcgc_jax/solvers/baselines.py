@@ -31,7 +31,7 @@ from bcgc_jax.plans.plan import Plan
 from bcgc_jax.plans.runtime import integrate_runtime
 from bcgc_jax.problem import Problem
 from bcgc_jax.solution import Solution, assess, solution_of_value
-from bcgc_jax.solvers.closed_form import frequency_partition, time_partition
+from bcgc_jax.solvers.closed_form import expected_times, frequency_partition, time_partition
 from bcgc_jax.solvers.method import SETUP, Method, Numbered
 
 # Levels of partial stragglers that are tried at a time, of up to so many workers all.
@@ -170,10 +170,13 @@ def single_level_partition(problem: Problem, level: ArrayLike) -> Array:
     return jnp.where(exists, jnp.where(here, problem.total, 0), jnp.nan)
 
 
-@jax.jit
 def single_block_partition(problem: Problem) -> Array:
     r"""The best single level, argmin_s (s+1) E T_(N-s)."""
-    times = iteration_of(problem).expected_order_statistics()
+    return _best_single_level(problem, expected_times(problem))
+
+
+@jax.jit
+def _best_single_level(problem: Problem, times: Array) -> Array:
     cost = jnp.where(problem.exists, jnp.arange(1, problem.max_workers + 1) * times, jnp.inf)
     return single_level_partition(problem, jnp.argmin(cost))
 

@@ -1,5 +1,8 @@
 """Closed forms: the optimum for a deterministic t, at two t (Theorems 2 and 3)."""
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +12,7 @@ from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.problem import Problem
 
 
+@jax.jit
 def partition_for_times(problem: Problem, times: Array) -> Array:
     r"""argmin_x max_n t_(N-n) y_n for sorted `times`, slowest first, `[max_workers]` (Theorem 2).
 
@@ -30,7 +34,12 @@ def partition_for_times(problem: Problem, times: Array) -> Array:
     return (problem.total * share / jnp.sum(share)).astype(problem.dtype)
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnums=1)
+def expected_times(problem: Problem, function: Callable[[Array], Array] | None = None) -> Array:
+    """E g(T_(N-n)), `[max_workers]`: one program for all that go by the same `function` g."""
+    return iteration_of(problem).expected_order_statistics(function)
+
+
 def time_partition(problem: Problem) -> Array:
     r"""x^(t): Theorem 2 at t_n = E T_(n), `[max_workers]`.
 
@@ -39,7 +48,7 @@ def time_partition(problem: Problem) -> Array:
     >>> time_partition(problem)[:3].round().tolist()  # Fig. 3 prints 5696, 1076, 609
     [5697.0, 1076.0, 609.0]
     """
-    return partition_for_times(problem, iteration_of(problem).expected_order_statistics())
+    return partition_for_times(problem, expected_times(problem))
 
 
 @jax.jit

@@ -3,13 +3,20 @@
 import math
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.solvers.closed_form import frequency_partition, partition_for_times, time_partition
+from bcgc_jax.solvers.baselines import single_block_partition
+from bcgc_jax.solvers.closed_form import (
+    expected_times,
+    frequency_partition,
+    partition_for_times,
+    time_partition,
+)
 from experiments.journal import partition_of
 from tests.oracles.laws import SHIFTED_EXPONENTIAL
 from tests.oracles.programme import best_shares, level_times
@@ -44,6 +51,15 @@ def test_both_closed_forms_agree_with_independent_quadrature(x64):
     np.testing.assert_allclose(
         frequency_partition(problem)[:7], _closed_form(rates, 20_000), rtol=1e-7
     )
+
+
+def test_schemes_by_expected_times_share_the_program_for_them(x64):
+    problem = padded(SHIFTED_EXPONENTIAL.at(0.6, 0.3).law(), 6)
+    program: Any = expected_times
+    before = program._cache_size()
+    time_partition(problem)
+    single_block_partition(problem)
+    assert program._cache_size() <= before + 1
 
 
 def test_a_time_of_zero_puts_everything_at_the_highest_level(x64):

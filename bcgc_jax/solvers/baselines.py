@@ -172,11 +172,12 @@ def single_level_partition(problem: Problem, level: ArrayLike) -> Array:
 
 def single_block_partition(problem: Problem) -> Array:
     r"""The best single level, argmin_s (s+1) E T_(N-s)."""
-    return _best_single_level(problem, expected_times(problem))
+    return single_block_for_times(problem, expected_times(problem))
 
 
 @jax.jit
-def _best_single_level(problem: Problem, times: Array) -> Array:
+def single_block_for_times(problem: Problem, times: Array) -> Array:
+    r"""The best single level, argmin_s (s+1) t_(N-s), for `times`, slowest first."""
     cost = jnp.where(problem.exists, jnp.arange(1, problem.max_workers + 1) * times, jnp.inf)
     return single_level_partition(problem, jnp.argmin(cost))
 

@@ -21,8 +21,8 @@ from jax.typing import ArrayLike
 from bcgc_jax.plans.loads import partition_of_units
 from bcgc_jax.plans.runtime import expected_runtime, value_and_slope
 from bcgc_jax.problem import Problem
-from bcgc_jax.solvers.baselines import single_block_partition
-from bcgc_jax.solvers.closed_form import time_partition
+from bcgc_jax.solvers.baselines import single_block_for_times
+from bcgc_jax.solvers.closed_form import partition_for_times
 from bcgc_jax.solvers.optimal import OptimalResult, optimal_partition
 
 # Moves of units that are evaluated together; the levels up to which all moves are.
@@ -73,10 +73,16 @@ class Levels(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames="max_steps")
 def best_levels(
-    problem: Problem, allowed: Array, *, tolerance: ArrayLike = 1e-7, max_steps: int = 60
+    problem: Problem,
+    allowed: Array,
+    times: Array,
+    *,
+    tolerance: ArrayLike = 1e-7,
+    max_steps: int = 60,
 ) -> Levels:
     """A set of levels that no single change improves, its best partition, and the rounds.
 
+    `times` are E T_(N-n), `[max_workers]`, by which the search begins.
     Optima of sets are compared at a rough tolerance. The last search, from the best set, is for its
     own optimum: Newton's method is compiled once.
     """
@@ -116,7 +122,7 @@ def best_levels(
         return _where(better, end, best)._replace(rounds=end.rounds), None
 
     # In place of the last one comes the best set.
-    starts = _starts(problem, allowed)
+    starts = _starts(problem, allowed, times)
     starts = jnp.concatenate([starts, starts[:1]])
     shapes = jax.eval_shape(solve, allowed, tolerance, tolerance)
     nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
@@ -126,12 +132,12 @@ def best_levels(
     return jax.lax.scan(search, none, (starts, last))[0]
 
 
-def _starts(problem: Problem, allowed: Array) -> Array:
+def _starts(problem: Problem, allowed: Array, times: Array) -> Array:
     """Sets to begin with: the best single level, both ends, and what the closed form uses most."""
     level = jnp.arange(allowed.size)
-    single = level == jnp.argmax(jnp.where(allowed, single_block_partition(problem), -1))
+    single = level == jnp.argmax(jnp.where(allowed, single_block_for_times(problem, times), -1))
     ends = (level == jnp.argmax(allowed)) | (level == jnp.max(jnp.where(allowed, level, -1)))
-    large = allowed & (time_partition(problem) >= 0.03 * problem.total)
+    large = allowed & (partition_for_times(problem, times) >= 0.03 * problem.total)
     return jnp.stack([single, ends, large | single])
 
 

@@ -25,6 +25,7 @@ from bcgc_jax.plans.runtime import (
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution, assess_shares, solution_of, with_whole_numbers
 from bcgc_jax.solvers import sample_average
+from bcgc_jax.solvers.closed_form import expected_times
 from bcgc_jax.solvers.discrete import best_levels, improve_units
 from bcgc_jax.solvers.large_n import is_of_many, is_rough, optimum_of_many
 from bcgc_jax.solvers.method import Method
@@ -128,7 +129,9 @@ def _few_units(problem: Problem) -> bool:
 
 def optimum(problem: Problem, allowed: ArrayLike, **options: Any) -> Solution:
     """The optimum, but for the whole numbers; converged if its certificate meets the tolerance."""
-    result, answer, solution = _searched(problem, allowed, **options)
+    # By the program of the schemes that go by expected times.
+    times = expected_times(problem) if problem.has_setup else None
+    result, answer, solution = _searched(problem, allowed, times, **options)
     if solution is None:
         # By the program that all partitions are assessed with, whose bound is the only one for
         # plain problems.
@@ -181,7 +184,7 @@ def _certified(problem: Problem, partition: Array, levels: Array) -> Certificate
 
 @functools.partial(jax.jit, static_argnames="max_steps")
 def _searched(
-    problem: Problem, allowed: Array, **options: Any
+    problem: Problem, allowed: Array, times: Array | None, **options: Any
 ) -> tuple[OptimalResult, tuple[Array, ...], Solution | None]:
     """The result, what of it is to be assessed, and the solution if the search certifies it."""
     still = jax.lax.stop_gradient(problem)
@@ -189,7 +192,9 @@ def _searched(
     rounds = 0
     if problem.has_setup:
         relaxed = still if problem.convex else with_least_start_up(still)
-        used, result, rounds, _ = best_levels(relaxed, allowed, **options)
+        assert times is not None
+        times = jax.lax.stop_gradient(times)
+        used, result, rounds, _ = best_levels(relaxed, allowed, times, **options)
     if not problem.convex:
         result = best_found(still, used, **options)
     elif not problem.has_setup:

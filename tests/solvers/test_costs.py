@@ -16,6 +16,7 @@ from bcgc_jax.plans.loads import load_of, partition_of_units
 from bcgc_jax.plans.partitions import cost_of_units, round_to_units
 from bcgc_jax.plans.runtime import certificate, expected_runtime
 from bcgc_jax.solvers import discrete, optimal
+from bcgc_jax.solvers.closed_form import expected_times
 from bcgc_jax.solvers.discrete import best_levels, improve_units
 from bcgc_jax.solvers.optimal import OptimalResult, _loads, optimal_partition
 from bcgc_jax.solvers.optimum import _certificate_of
@@ -134,7 +135,7 @@ def test_the_levels_in_use_are_the_best_of_all_sets_and_no_partition_of_them_is_
     for setup, shift in ((3.0, 0.9), (80.0, 0.9), (200.0, 0.9), (500.0, 0.9), (2.0, 7.3)):
         law = bcgc.ShiftedExponential(0.4, shift)
         problem = bcgc.Problem(law, workers, 700, 10.0, 1.6, setup_cycles=setup)
-        levels = best_levels(problem, jnp.ones(workers, bool)).levels
+        levels = best_levels(problem, jnp.ones(workers, bool), expected_times(problem)).levels
         of_all = every(problem)
         found = jax.tree.map(lambda a, of=levels: a[np.all(masks == of, axis=1)][0], of_all)
         assert found.value <= of_all.value.min() * (1 + 1e-7)
@@ -241,7 +242,8 @@ def test_sets_that_cannot_be_better_are_not_solved_in_full(monkeypatch):
 
     monkeypatch.setattr(discrete, "optimal_partition", optimum)
     problem = bcgc.Problem(LAW, WORKERS, 20_000, setup_cycles=1e4)
-    found = jax.jit(discrete.best_levels.__wrapped__)(problem, np.ones(WORKERS, bool))  # type: ignore[attr-defined]
+    program = jax.jit(discrete.best_levels.__wrapped__)  # type: ignore[attr-defined]
+    found = program(problem, np.ones(WORKERS, bool), expected_times(problem))
     jax.effects_barrier()
     assert found.levels.tolist() == [False, True, True]
     assert float(found.result.value) == 1.5

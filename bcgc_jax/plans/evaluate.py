@@ -286,7 +286,7 @@ def _over_steps(worker: Worker, load: Load, rule: Exact) -> Expectation:
     """The exact sum of P(late), by the hazards, between the steps of all P(F_n ≤ t)."""
     dtype = load.work.dtype
     size = load.work.size
-    starts, times, mass = (a.astype(dtype) for a in _steps(worker))
+    starts, times, mass = (a.astype(dtype) for a in steps(worker))
     used = (load.work > 0)[:, None]
     ready = starts[:, None] + delivered(load, times[:, None], worker.overlap)
     edges = jnp.where(used, ready.T, 0)
@@ -322,14 +322,14 @@ def smoothed_exceedance(worker: Worker, load: Load, rule: Exact, t: Array, sprea
     """`exceedance` for one t; steps of a `stepwise` worker are spread by a factor e^±`spread`."""
     dtype = load.work.dtype
     used = load.work > 0
-    starts, times, mass = (a.astype(dtype) for a in _steps(worker))
+    starts, times, mass = (a.astype(dtype) for a in steps(worker))
     ready = starts[:, None] + delivered(load, times[:, None], worker.overlap)
     slow = jax.nn.sigmoid((jnp.log(jnp.where(used, ready, 1)) - jnp.log(t)) / spread)
     survival = jnp.maximum(dot(mass, slow), jnp.finfo(dtype).tiny)
     return rule.late(jnp.where(used, -jnp.log(survival), jnp.inf))
 
 
-def _steps(worker: Worker) -> tuple[Array, Array, Array]:
+def steps(worker: Worker) -> tuple[Array, Array, Array]:
     """Start-ups in units of κ, cycle times and probabilities of all pairs of them, `[K]`."""
     if worker.pairs is not None:
         starts, times = worker.pairs.arrays()

@@ -3,7 +3,8 @@ r"""The partition that meets a deadline most probably: maximise P(τ̂(x,T) ≤ 
 This is not convex: spectral projected gradients (Birgin, Martínez & Raydan 2000) on the log-odds of
 being late begin at several starts at once. For distributions of atoms P is a step function of x:
 there the atoms (of rows, the runtimes) are spread by a factor e^±h, h → 0, and the answers are
-judged by the true P.
+judged by the true P. Of atoms they are where a search of `thresholds` begins, which few atoms need
+not have.
 
 The fastest plan that is in time often enough, min E τ̂(x,T) over P(τ̂(x,T) ≤ t) ≥ p, is that of an
 augmented Lagrangian (Powell 1969; Hestenes 1969) in log P(τ̂ > t). The search begins between the
@@ -34,7 +35,9 @@ from bcgc_jax.solvers import sample_average
 from bcgc_jax.solvers.closed_form import partition_for_times
 from bcgc_jax.solvers.method import SETUP, Method
 from bcgc_jax.solvers.optimum import Optimal, optimum
+from bcgc_jax.solvers.pattern import PatternMinimum
 from bcgc_jax.solvers.spectral import Minimum, spectral_projected_gradient
+from bcgc_jax.solvers.thresholds import MOST_WORKERS, thresholds_of
 
 # Of 600 problems (five families, N = 3 … 24, deadlines of 0.45 to 3 expected runtimes) these reach
 # the best of eleven starts in 98 %, at worst 4e-4 below; with x^(t), x^(f) and the optimum in place
@@ -66,9 +69,10 @@ def _search(
 class Deadline(Method):
     r"""The partition, a local optimum from several starts, that most probably ends by `deadline`.
 
-    For a distribution of few atoms, where P has wide steps, it may be several per cent less
-    probably in time than the best, though it has converged. `Nested(deadline=deadline)` searches
-    these without slopes.
+    Of few atoms it is the best of all: of five with N ≤ 20, of nine with N ≤ 8, of two with any N.
+    Of more, with N ≤ 64, the search goes on over the atom up to which each level is in time.
+    Of 140 small problems it missed none, where slopes alone missed 110, by 0.23 at most. With
+    whole rows, and with a larger N, the answer is that of slopes.
 
     With `min_completion` the fastest one that does so often enough: min E τ̂(x,T) over
     P(τ̂(x,T) ≤ deadline) ≥ min_completion, a local optimum; INFEASIBLE where no partition that is
@@ -143,7 +147,10 @@ def _(method: Deadline, fresh: Problem, solution: Solution) -> dict[str, Array]:
 
 
 class CompletionResult(NamedTuple):
-    """The best partition, `[max_workers]`, its probability, and that of each of `STARTS`."""
+    """The best partition, `[max_workers]`, its probability, and those from each of `STARTS`.
+
+    Of thresholds there is but one.
+    """
 
     partition: Array
     probability: Array
@@ -156,10 +163,11 @@ class CompletionResult(NamedTuple):
 def completion_partition(
     problem: Problem, deadline: ArrayLike, *, max_steps: int = 2000
 ) -> CompletionResult:
-    r"""argmax P(τ̂(x,T) ≤ deadline) over partitions, the best local one from each of `STARTS`.
+    r"""argmax P(τ̂(x,T) ≤ deadline) over partitions.
 
-    A start counts as converged once a projected gradient step of the log-odds moves hardly any
-    share. `max_steps` is static.
+    Of few atoms the best of all, else the best local one from each of `STARTS`. Such a search
+    counts as converged once a projected gradient step of the log-odds moves hardly any share.
+    `max_steps` is static.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(0.1, 1.0), num_workers=3, num_coordinates=100)
@@ -168,9 +176,54 @@ def completion_partition(
     (True, 0)
     """
     iteration = iteration_of(problem)
+    deadline = jnp.asarray(deadline, problem.dtype)
+    t = deadline / problem.scale
+    thresholds = thresholds_of(problem, t) if iteration.stepped and iteration.alike else None
+    if thresholds is not None and thresholds.few:
+        return _of_thresholds(problem, thresholds.best())
+    shares, searches = _from_starts(problem, deadline, max_steps)
+    steps = jnp.max(jnp.sum(searches.num_steps, axis=1))
+    if thresholds is not None and problem.max_workers <= MOST_WORKERS:
+        best_first = shares[jnp.argsort(searches.value[:, -1])]
+        found = thresholds.better(best_first, max_steps)
+        return _of_thresholds(problem, found._replace(num_steps=steps + found.num_steps))
+    if iteration.stepped:  # what was minimised is spread
+        on_time = 1 - jax.lax.map(functools.partial(_late, problem, t), shares)
+    else:
+        on_time = jax.nn.sigmoid(-searches.value[:, -1])
+    probabilities = jnp.clip(on_time, 0, 1)
+    best = jnp.argmax(probabilities)
+    small = searches.residual[best, -1] <= _TOLERANCE[t.dtype.itemsize]
+    ended = small | (searches.num_steps[best, -1] < max_steps)
+    good = ended & resolved(probabilities[best])
+    status = jnp.where(good, int(Status.CONVERGED), int(Status.STEP_LIMIT))
+    return CompletionResult(
+        partition=shares[best] * problem.total,
+        probability=probabilities[best],
+        probabilities=probabilities,
+        status=status,
+        num_steps=steps,
+    )
+
+
+def _of_thresholds(problem: Problem, found: PatternMinimum) -> CompletionResult:
+    probability = jnp.clip(1 - found.value, 0, 1)
+    good = found.ended & resolved(probability)
+    return CompletionResult(
+        partition=found.point * problem.total,
+        probability=probability,
+        probabilities=probability[None],
+        status=jnp.where(good, int(Status.CONVERGED), int(Status.STEP_LIMIT)),
+        num_steps=found.num_steps,
+    )
+
+
+def _from_starts(problem: Problem, deadline: Array, max_steps: int) -> tuple[Array, Minimum]:
+    """The shares to which searches from each of `STARTS` lead, `[S, max_workers]`, and these."""
+    iteration = iteration_of(problem)
     total = problem.total
     still = jax.lax.stop_gradient
-    t = jnp.asarray(deadline, problem.dtype) / problem.scale
+    t = deadline / problem.scale
     tiny = float(jnp.finfo(t.dtype).tiny)
     least = _BESIDE * total * np.cumsum(np.arange(1, problem.max_workers + 1)).astype(t.dtype)
 
@@ -196,26 +249,8 @@ def completion_partition(
     single = {"least_gain": float(jnp.finfo(t.dtype).eps), "patience": _PATIENCE}
     rounding = single if t.dtype.itemsize == 4 else {}
     spreads = jnp.asarray([0.1, 0.03, 0.01, 0.003] if iteration.stepped else [0.0], t.dtype)
-    starts = _starts(problem, jnp.asarray(deadline, t.dtype))
-    shares, searches = jax.vmap(lambda share: jax.lax.scan(stage, share, spreads))(starts)
-    if iteration.stepped:  # what was minimised is spread
-        on_time = 1 - jax.lax.map(functools.partial(_late, problem, t), shares)
-    else:
-        on_time = jax.nn.sigmoid(-searches.value[:, -1])
-    probabilities = jnp.clip(on_time, 0, 1)
-    best = jnp.argmax(probabilities)
-    steps = jnp.max(jnp.sum(searches.num_steps, axis=1))
-    small = searches.residual[best, -1] <= _TOLERANCE[t.dtype.itemsize]
-    ended = small | (searches.num_steps[best, -1] < max_steps)
-    good = ended & resolved(probabilities[best])
-    status = jnp.where(good, int(Status.CONVERGED), int(Status.STEP_LIMIT))
-    return CompletionResult(
-        partition=shares[best] * total,
-        probability=probabilities[best],
-        probabilities=probabilities,
-        status=status,
-        num_steps=steps,
-    )
+    starts = _starts(problem, deadline)
+    return jax.vmap(lambda share: jax.lax.scan(stage, share, spreads))(starts)
 
 
 def _in_time(problem: Problem, partition: Array, deadline: ArrayLike) -> Array:

@@ -51,16 +51,6 @@ def pattern_search(
     directions = jnp.asarray(directions, start.dtype)
     halves = 0.5 ** np.arange(_HALVINGS, dtype=start.dtype)
 
-    def best_of(points: Array, values: Array) -> tuple[Array, Array]:
-        order = jnp.argsort(values)
-        values = values[order]
-        again = jnp.append(False, values[1:] == values[:-1])
-        values, kept = jax.lax.top_k(-jnp.where(again, jnp.inf, values), _KEPT)
-        return points[order[kept]], -values
-
-    def values_of(points: Array) -> Array:
-        return jax.lax.map(function, points, batch_size=_TOGETHER)
-
     def moved(points: Array) -> Array:
         shrinks = directions < 0
         room = points[:, None] / jnp.where(shrinks, -directions, 1)
@@ -69,21 +59,54 @@ def pattern_search(
         tried = points[:, None, None] + halves[:, None] * step[:, :, None]
         return _shares(tried).reshape(-1, start.size)
 
+    first = jnp.concatenate([start[None], _points(start.size).astype(start.dtype)])
+    begin = _best(first, values_at(function, first), _KEPT)
+    return best_by_moves(function, *begin, moved, max_steps=max_steps)
+
+
+def best_by_moves(
+    function: Callable[[Array], Array],
+    points: Array,
+    values: Array,
+    moved: Callable[[Array], Array],
+    *,
+    max_steps: int,
+) -> PatternMinimum:
+    """The best of `points`, `[P, K]`, and of all that are `moved` from the P best in each round.
+
+    `values` are those at the points, `[P]`; inf where they are to be asked for among the moved.
+    """
+
     def round_(state: _State) -> _State:
         points, values, steps, _ = state
         others = moved(points)
-        all_values = jnp.concatenate([values, values_of(others)])
-        best, least = best_of(jnp.concatenate([points, others]), all_values)
+        all_values = jnp.concatenate([values, values_at(function, others)])
+        best, least = _best(jnp.concatenate([points, others]), all_values, values.size)
         return best, least, steps + 1, jnp.any(least < values)
 
     def go_on(state: _State) -> Array:
         *_, steps, better = state
         return better & (steps < max_steps)
 
-    first = jnp.concatenate([start[None], _points(start.size).astype(start.dtype)])
-    begin = *best_of(first, values_of(first)), jnp.asarray(0), jnp.asarray(True)
+    begin = points, values, jnp.asarray(0), jnp.asarray(True)
     points, values, steps, better = jax.lax.while_loop(go_on, round_, begin)
     return PatternMinimum(points[0], values[0], ~better, steps)
+
+
+def values_at(function: Callable[[Array], Array], points: Array) -> Array:
+    """The function at each of the points."""
+    # Filled up: the rest of the last part would be compiled once more.
+    filled = jnp.pad(points, [(0, -len(points) % _TOGETHER), (0, 0)], mode="edge")
+    return jax.lax.map(function, filled, batch_size=_TOGETHER)[: len(points)]
+
+
+def _best(points: Array, values: Array, kept: int) -> tuple[Array, Array]:
+    """The best points, of those with one value one, and their values, in ascending order."""
+    order = jnp.argsort(values)
+    values = values[order]
+    again = jnp.append(False, values[1:] == values[:-1])
+    values, chosen = jax.lax.top_k(-jnp.where(again, jnp.inf, values), kept)
+    return points[order[chosen]], -values
 
 
 def without_least(function: Callable[[Array], Array], point: Array, largest: ArrayLike) -> Array:

@@ -1,0 +1,146 @@
+r"""The partition that meets a deadline most probably, where times are atoms.
+
+Workers are alike, and each has one of K pairs of a start-up and a cycle time. Take these in the
+order of the load that they manage by t. Level n is in time for the first i_n + 1 of them, i_0 ≥ i_1
+≥ …, and P(τ ≤ t) depends on this path of thresholds alone. Most coordinates are in time if each
+level in turn takes all that pair i_n leaves it: a coordinate costs less at a lower level. Scaled to
+L, these partitions, one for each path, have an optimum among them. With a link that is so for one
+start-up, unless it sends while a worker computes.
+
+Few paths are all tried. Else a local search moves the threshold of one level up and that of another
+down, and the levels between follow.
+"""
+
+import itertools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from bcgc_jax.plans.evaluate import steps
+from bcgc_jax.plans.iterations import iteration_of, just_after
+from bcgc_jax.plans.loads import load_of
+from bcgc_jax.plans.worker import delivered
+from bcgc_jax.problem import Problem
+from bcgc_jax.solvers.pattern import PatternMinimum, best_by_moves, values_at
+
+# The most paths that are all tried, and with their pairs of levels: half a second.
+_MOST_PATHS = 2**16
+_MOST_PAIRS = 2**26
+# The most workers of a local search: a round for 64 takes some 0.4 s.
+MOST_WORKERS = 64
+# Moves of a round, times pairs of levels.
+_MOST_MOVES = 2**21
+# The most points that a round goes on with: of 100 problems with N = 8 and K = 9 four were missed
+# with 16, by 0.14 at most, and none with 64.
+_KEPT = 64
+# What a threshold moves by.
+_STEPS = np.array([1, 2])
+
+
+class Thresholds(NamedTuple):
+    """A deadline t and start-ups, `[K]`, in units of κ, with the cycle times that go with them.
+
+    The pairs that do most by t come first.
+    """
+
+    problem: Problem
+    t: Array
+    starts: Array
+    times: Array
+
+    @property
+    def num_paths(self) -> int:
+        size = self.problem.max_workers
+        return math.comb(self.times.size + size - 1, size)
+
+    @property
+    def few(self) -> bool:
+        """Whether all paths may be tried, and an optimum is known to be among them."""
+        problem = self.problem
+        known = problem.send_time is None or (problem.convex and not problem.overlap)
+        pairs = self.num_paths * problem.max_workers**2
+        return known and self.num_paths <= _MOST_PATHS and pairs <= _MOST_PAIRS
+
+    def best(self) -> PatternMinimum:
+        """The shares of the best of all paths, and P(late)."""
+        size = self.problem.max_workers
+        rising = itertools.combinations_with_replacement(range(self.times.size), size)
+        paths = jnp.asarray(np.array(list(rising), np.uint16)[:, ::-1])
+        late = values_at(lambda path: self.late(self.shares(path)), paths)
+        best = jnp.argmin(late)
+        share = self.shares(paths[best])
+        return PatternMinimum(share, late[best], jnp.asarray(True), jnp.asarray(0))
+
+    def better(self, shares: Array, max_steps: int) -> PatternMinimum:
+        """The best shares that a local search finds from the first of `shares`, and P(late)."""
+        size = self.problem.max_workers
+        kept = max(min(_MOST_MOVES // size**4, _KEPT), 1)
+        begin = jnp.resize(shares, (kept, size))
+        nowhere = jnp.full(kept, jnp.inf, shares.dtype)
+        return best_by_moves(self.late, begin, nowhere, self.moved, max_steps=max_steps)
+
+    def late(self, share: Array) -> Array:
+        """P(late); 1 where no share is in time."""
+        load = load_of(self.problem, share * self.problem.total)
+        late = iteration_of(self.problem).exceedance(load, self.t)
+        return jnp.where(jnp.sum(share) > 0, late, 1)
+
+    def shares(self, path: Array) -> Array:
+        """Of the largest partition whose levels are in time for the pairs of the path, or 0."""
+        room = jnp.maximum(self.t - self.starts, 0)
+        subsets = np.arange(1, path.size + 1, dtype=room.dtype)
+        if self.problem.send_time is None:
+            work = (room / self.times)[path]
+            sizes = jnp.diff(work, prepend=0) / subsets
+        else:
+            sizes = self._filled(room, path, subsets)
+        sizes = jnp.where(self.problem.exists, sizes, 0)
+        return sizes / jnp.maximum(jnp.sum(sizes), jnp.finfo(sizes.dtype).tiny)
+
+    def _filled(self, room: Array, path: Array, subsets: np.ndarray) -> Array:
+        """The sizes with a link, which sends each level after its work."""
+        link = self.problem.send_load / self.problem.scale
+        inside = np.arange(room.size) <= path[:, None]
+
+        def fill(spent: tuple[Array, Array], level: Any) -> tuple[Any, Array]:
+            work, sent = spent
+            subsets, inside = level
+            left = room - jnp.where(work > 0, self.times * work, 0) - link * sent
+            most = jnp.where(inside, left / (self.times * subsets + link), jnp.inf)
+            size = jnp.maximum(jnp.min(most), 0)
+            return (work + subsets * size, sent + size), size
+
+        nothing = jnp.zeros((), room.dtype)
+        return jax.lax.scan(fill, (nothing, nothing), (subsets, inside))[1]
+
+    def path(self, share: Array) -> Array:
+        """The last pair for which each level is in time."""
+        load = load_of(self.problem, share * self.problem.total)
+        ready = self.starts[:, None] + delivered(load, self.times[:, None], False)
+        in_time = jnp.sum(ready <= just_after(self.t), axis=0)
+        return jnp.maximum(in_time, 1) - 1
+
+    def moved(self, shares: Array) -> Array:
+        """The shares, and those of their paths with a threshold up or not, and one down or not."""
+        paths = jax.vmap(self.path)(shares)
+        n = np.arange(paths.shape[1])
+        level, step = (a.ravel() for a in np.meshgrid(n, _STEPS))
+        level = np.append(0, level)
+        step = np.append(0, step)
+        highest = jnp.minimum(paths[:, level] + step, self.times.size - 1)[..., None]
+        up = jnp.where(n <= level[:, None], jnp.maximum(paths[:, None], highest), paths[:, None])
+        lowest = jnp.maximum(up[:, :, level] - step, 0)[..., None]
+        down = jnp.where(n >= level[:, None], jnp.minimum(up[:, :, None], lowest), up[:, :, None])
+        others = jax.vmap(self.shares)(down.reshape(-1, n.size))
+        return jnp.concatenate([shares, others])
+
+
+def thresholds_of(problem: Problem, t: Array) -> Thresholds:
+    """At a deadline of t, in units of κ."""
+    starts, times, _ = (a.astype(t.dtype) for a in steps(iteration_of(problem).worker))
+    order = jnp.argsort(-jnp.maximum(t - starts, 0) / times)
+    return Thresholds(problem, t, starts[order], times[order])

@@ -106,21 +106,34 @@ class Thresholds(NamedTuple):
         link = self.problem.send_load / self.problem.scale
         inside = np.arange(room.size) <= path[:, None]
 
+        def times_of(work: Array) -> Array:
+            return jnp.where(work > 0, self.times * work, 0)
+
         def fill(spent: tuple[Array, Array], level: Any) -> tuple[Any, Array]:
-            work, sent = spent
+            work, sent = spent  # and until when each pair's link sends
             subsets, inside = level
-            left = room - jnp.where(work > 0, self.times * work, 0) - link * sent
-            most = jnp.where(inside, left / (self.times * subsets + link), jnp.inf)
-            size = jnp.maximum(jnp.min(most), 0)
-            return (work + subsets * size, sent + size), size
+            slope = self.times * subsets + link
+            if self.problem.overlap:
+                waiting = jnp.where(link > 0, (room - sent) / link, jnp.inf)
+                most = jnp.minimum((room - times_of(work)) / slope, waiting)
+            else:
+                most = (room - sent) / slope
+            size = jnp.maximum(jnp.min(jnp.where(inside, most, jnp.inf)), 0)
+            after = work + subsets * size
+            if self.problem.overlap:
+                computed = jnp.maximum(sent, times_of(after))
+            else:
+                computed = sent + times_of(subsets * size)
+            return (after, computed + link * size), size
 
         nothing = jnp.zeros((), room.dtype)
-        return jax.lax.scan(fill, (nothing, nothing), (subsets, inside))[1]
+        return jax.lax.scan(fill, (nothing, jnp.zeros_like(room)), (subsets, inside))[1]
 
     def path(self, share: Array) -> Array:
         """The last pair for which each level is in time."""
         load = load_of(self.problem, share * self.problem.total)
-        ready = self.starts[:, None] + delivered(load, self.times[:, None], False)
+        overlap = self.problem.overlap
+        ready = self.starts[:, None] + delivered(load, self.times[:, None], overlap)
         in_time = jnp.sum(ready <= just_after(self.t), axis=0)
         return jnp.maximum(in_time, 1) - 1
 

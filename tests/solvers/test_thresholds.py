@@ -143,3 +143,30 @@ def test_of_two_speeds_with_a_link_and_a_start_up_no_path_is_in_time_more_often(
                 best = max(best, float(_chances(path[None], np.array([1 - often, often]))[0]))
         found = completion_partition(problem, deadline)
         assert float(found.probability) == pytest.approx(best, abs=1e-13)
+
+
+@pytest.mark.slow
+def test_no_partition_tried_is_in_time_more_often_where_a_link_sends_while_a_worker_computes():
+    """0.2890625; before 0.2061."""
+    times = np.array([1.0, 2.0, 2.5, 7.0])
+    workers, deadline, start, link = 5, 2.5, 5e-4, 0.25
+    problem = replace(
+        _problem(bcgc.Empirical(times), workers), start_up=start, send_time=link, overlap=True
+    )
+    found = completion_partition(problem, deadline)
+    shares = np.random.default_rng(0).dirichlet(np.full(workers, 0.5), 1000)
+    atoms = np.array(list(itertools.product(range(times.size), repeat=workers)))
+
+    def in_time(x: np.ndarray) -> float:
+        sent = np.zeros(times.size)
+        done = np.ones(len(atoms), bool)
+        for n, work in enumerate(np.cumsum(np.arange(1, workers + 1) * x)):
+            sent = np.maximum(sent, start + times * work) + link * x[n]
+            ready = np.sum(sent[atoms] <= deadline * (1 + 1e-12), axis=1)
+            done &= (ready >= workers - n) | (x[n] == 0)
+        return float(np.mean(done))
+
+    best = max(map(in_time, shares))
+    probability = in_time(np.asarray(found.partition))
+    assert float(found.probability) == pytest.approx(probability, abs=1e-13)
+    assert probability >= best > 0.28

@@ -153,14 +153,13 @@ def run(out: Path, *, seed: int = 0, traces: Path, num_logs: int = NUM_LOGS) -> 
             trace = logged(parts, known, i)
             drawn += judged(" + ".join(causes), known, trace, parts)
             if known in found:
-                model = model_of(trace, trace.table(), None).model
-                found[known] += _largest(model) == _largest(parts)
+                log = model_of(trace, trace.table(), None)
+                found[known] += _largest(log.losses()) == _largest(losses(parts))
     show(recorded, drawn, found, num_logs)
     save(out, {"advice": [row._asdict() | {"regret": row.regret} for row in (*recorded, *drawn)]})
 
 
-def _largest(parts: Parts) -> str:
-    added = losses(parts)
+def _largest(added: dict[str, np.ndarray]) -> str:
     return max(CAUSES, key=lambda cause: added[cause].mean())
 
 

@@ -15,7 +15,12 @@ from bcgc_jax.measured import remedies
 from bcgc_jax.measured.advice import FEWEST_STEPS, Advice, Remedy, advise
 from bcgc_jax.measured.intervals import percent
 from bcgc_jax.measured.remedies import Planned
-from bcgc_jax.measured.slowness import IN_WORDS, NOT_TIMED_APART
+from bcgc_jax.measured.slowness import (
+    IN_WORDS,
+    NOT_TIMED_APART,
+    long_start_in_words,
+    seldom_there,
+)
 from bcgc_jax.measured.traces import Trace
 
 _NONE = "none that shows"
@@ -46,7 +51,7 @@ def answer(question: AdviseOptions) -> None:
         )
     rows = [_flat(row) for row in advice.rows]
     name = Path(log_name(question.log)).name
-    output.print_answer(question, rows, lambda: _json(advice), lambda: _print(name, advice))
+    output.print_answer(question, rows, lambda: _json(advice), lambda: _print(name, advice, trace))
     output.write_figure(question, lambda: advise_files.picture(advice))
     if question.out is not None:
         plan = advise_files.plan_of(advice)
@@ -101,15 +106,17 @@ def _flat(row: Remedy) -> Row:
     }
 
 
-def _print(name: str, advice: Advice) -> None:
+def _print(name: str, advice: Advice, trace: Trace) -> None:
     log = f"{name}: {advice.num_workers} workers, {_steps(advice.num_steps)}"
     if advice.recorded:
         log += f", {advice.num_chunks} chunks in a worker's step"
     log += "."
     if advice.left_out:
         log += f" Left out: {_steps(advice.left_out)} in which a worker has no whole time."
+        log += f" {seldom_there(trace)}"
     print_lines(
         log,
+        *long_start_in_words(trace),
         f"A step takes {advice.step:.4g} s on average. It would take {advice.balanced:.4g} s if "
         f"all workers ended together. So {percent(advice.loss)} % of the time is lost.",
     )

@@ -14,7 +14,13 @@ import numpy as np
 from bcgc_jax.measured import remedies
 from bcgc_jax.measured.intervals import Interval
 from bcgc_jax.measured.remedies import Planned, Replay
-from bcgc_jax.measured.slowness import Slowness, model_of, slowness_of, whole_steps
+from bcgc_jax.measured.slowness import (
+    Slowness,
+    model_of,
+    seldom_there,
+    slowness_of,
+    whole_steps,
+)
 from bcgc_jax.measured.traces import Trace
 from bcgc_jax.measured.verdict import FEWEST_STEPS, Savings, advised, savings_of
 
@@ -128,7 +134,8 @@ def advise(
     if min(times.shape) < 2:
         raise ValueError(
             f"advice needs two workers or more, and two steps with a time of each. Workers in the "
-            f"log: {trace.num_workers}. Steps with a time of each: {len(times)}"
+            f"log: {trace.num_workers}. Steps with a time of each: {len(times)}. "
+            f"{seldom_there(trace)}"
         )
     log = model_of(trace, times, chunks)
     replays = remedies.replays(log.model, log.costs, stored, round_trip, methods)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bcgc_jax.measured.microbatches import Microbatches, predicted_seconds
+from bcgc_jax.measured.slow_steps import scores_of, slow_in_steps
 from bcgc_jax.measured.slow_workers import levels, ranks_of
 
 CAUSES = ("data", "steady", "random", "pauses")
@@ -34,8 +35,6 @@ _LEAST_SHIFT = 0.3
 _DEVIATIONS = 6.0
 _LEAST_DEVIATION = 0.02
 _BIN = 25
-# A worker is slow in a step if its chunks are above the others' by so many deviations of chance.
-_CLEARLY_SLOW = 3.6
 
 
 class Parts(NamedTuple):
@@ -124,9 +123,16 @@ def parts_of(parts: Microbatches) -> Parts:
     else:
         pauses = _pauses_of_passes(seconds, parts.forward)
     rest = seconds - pauses
-    steady = levels(_scores(rest), rest.sum(axis=2))
-    random = _random(rest / np.exp(steady)[:, :, None])
+    steady = levels(scores_of(rest), rest.sum(axis=2))
+    random = slow_in_steps(rest / np.exp(steady)[:, :, None])
     return Parts(steady, random, rest / np.exp(steady + random)[:, :, None], pauses)
+
+
+def redrawn(parts: Parts, seed: int) -> Parts:
+    """Return other parts of the same seconds that are as likely, of a log without loads."""
+    chunks = parts.data * np.exp(parts.random)[:, :, None]
+    random = slow_in_steps(chunks, seed)
+    return parts._replace(random=random, data=chunks / np.exp(random)[:, :, None])
 
 
 def _parts_by_load(parts: Microbatches) -> Parts:
@@ -143,7 +149,7 @@ def _parts_by_load(parts: Microbatches) -> Parts:
         pauses = _pauses_of_passes(parts.seconds, parts.forward)
     rest = parts.seconds - pauses
     pace = rest.sum(axis=2) / expected.sum(axis=2)
-    steady = levels(_scores(rest / expected), pace)
+    steady = levels(scores_of(rest / expected), pace)
     random = np.log(pace) - steady
     random -= random.mean(axis=1, keepdims=True)
     return Parts(steady, random, rest / np.exp(steady + random)[:, :, None], pauses)
@@ -185,19 +191,23 @@ def as_one_chunk(parts: Parts) -> Parts:
 
 
 def _pauses(seconds: np.ndarray) -> np.ndarray:
-    """Return seconds above the worker's median of chunks so long that most such have paused.
+    """Return seconds above the worker's usual of chunks so long that most such have paused.
 
     ln of lengths is taken to have quantiles a z^k, z those of the normal distribution and k ≥ 1 for
     tails that are heavier. So a body that many long chunks have made wide is not taken for pauses.
     """
-    median = np.median(seconds, axis=2, keepdims=True)
-    excess = np.log(seconds / median)
+    usual = np.median(seconds, axis=2, keepdims=True)
+    if seconds.shape[2] == 2:
+        # The mean of two would have the pause in it.
+        usual = seconds.min(axis=2, keepdims=True)
+    excess = np.log(seconds / usual)
     low, high = np.quantile(excess, _BODY)
-    if low <= 0:
-        return np.zeros_like(seconds)
     normal = NormalDist().inv_cdf
     inner, outer = map(normal, _BODY)
-    power = max(math.log(high / low) / math.log(outer / inner), 1.0)
+    power = 1.0
+    # Of rounded times most may be equal: such a body has no heavy tail.
+    if low > 0:
+        power = max(math.log(high / low) / math.log(outer / inner), 1.0)
 
     def explained(share: float) -> float:
         return float(high * (normal(1 - share) / outer) ** power)
@@ -209,7 +219,7 @@ def _pauses(seconds: np.ndarray) -> np.ndarray:
         for end, share in zip(seen, shares, strict=True):
             if end >= explained(share / 2):
                 threshold = min(threshold, float(end))
-    return np.where(excess > max(_LEAST_PAUSE, threshold), seconds - median, 0.0)
+    return np.where(excess > max(_LEAST_PAUSE, threshold), seconds - usual, 0.0)
 
 
 def _pauses_of_passes(seconds: np.ndarray, forward: np.ndarray) -> np.ndarray:
@@ -233,58 +243,3 @@ def _pauses_of_passes(seconds: np.ndarray, forward: np.ndarray) -> np.ndarray:
     large = excess > np.median(seconds, axis=2, keepdims=True) / 2
     odd = np.abs(shift) > np.maximum(_LEAST_SHIFT, _DEVIATIONS * deviation)
     return np.where(odd & large, excess, 0.0)
-
-
-def _scores(seconds: np.ndarray) -> np.ndarray:
-    """The mean rank of a worker's chunks among all of the step, in standard errors, `[S, W]`."""
-    steps, workers, chunks = seconds.shape
-    ranks = ranks_of(seconds.reshape(steps, workers * chunks)).reshape(seconds.shape)
-    return math.sqrt(chunks) * ranks.mean(axis=2)
-
-
-def _random(seconds: np.ndarray) -> np.ndarray:
-    """Estimate B from chunks without pauses and without what is steady.
-
-    A worker was clearly slow in a step if its chunks say so by ranks among all chunks of the step.
-    Ranks of few chunks or workers can never be so high. Where workers differ by more than chance,
-    seconds count too, and what is left is shrunk to what chunks of a step have in common.
-    """
-    steps, workers, chunks = seconds.shape
-    times = np.log(seconds)
-    typical = _middle(times)
-    apart = typical - typical.mean(axis=1, keepdims=True)
-    scores = _scores(seconds)
-    clear = np.abs(scores) > _CLEARLY_SLOW
-    of_ranks = (workers - 1) / workers * (1 - 1 / (workers * chunks))
-    if np.mean(scores**2) <= of_ranks * (1 + 3 * math.sqrt(2 / (steps * (workers - 1)))):
-        return np.where(clear, apart, 0.0)
-    by_chance = _middle_by_chance(times - typical[:, :, None])
-    clear |= apart**2 > _CLEARLY_SLOW**2 * by_chance
-    rest = apart[~clear]
-    share = 0.0
-    if rest.size:
-        variance = np.mean(rest**2)
-        if variance > by_chance * (1 + 3 * math.sqrt(2 / rest.size)):
-            share = 1 - by_chance / variance
-    return np.where(clear, 1.0, share) * apart
-
-
-def _middle(times: np.ndarray) -> np.ndarray:
-    """Average the middle half of each worker's chunks, `[S, W]`."""
-    chunks = times.shape[2]
-    cut = chunks // 4
-    return np.sort(times, axis=2)[:, :, cut : chunks - cut].mean(axis=2)
-
-
-def _middle_by_chance(alone: np.ndarray) -> float:
-    """Return the variance of `_middle` of workers that are alike.
-
-    Args:
-      alone: what chunks take more than their worker's middle. Each worker is given those of many.
-    """
-    workers, chunks = alone.shape[1:]
-    giver = (np.arange(workers)[:, None] - np.arange(chunks)) % workers
-    mixed = _middle(alone[:, giver, np.arange(chunks)])
-    spread = np.mean((mixed - mixed.mean(axis=1, keepdims=True)) ** 2)
-    # A worker's own middle has taken a part of the spread out.
-    return float(spread) * chunks / (chunks - 1)

@@ -9,6 +9,8 @@ import numpy as np
 # A smaller share shows only where its interval does not have 0 in it.
 _LEAST_SHARE = 0.01
 _FEWEST_BLOCKS = 4
+# So many numbers are resampled at once.
+_AT_ONCE = 2**22
 
 
 def percent(share: float) -> str:
@@ -66,7 +68,10 @@ def resample(
     sums = onward[block:] - onward[:size]
     blocks = (num_replicates, math.ceil(size / block))
     starts = np.random.default_rng(seed).integers(size, size=blocks)
-    return Resamples(series.mean(axis=0), sums[starts].mean(axis=1) / block)
+    # All at once would take gigabytes for ten thousand steps.
+    groups = np.array_split(starts, math.ceil(starts.size * series.shape[1] / _AT_ONCE))
+    drawn = np.concatenate([sums[some].mean(axis=1) for some in groups])
+    return Resamples(series.mean(axis=0), drawn / block)
 
 
 def block_for(now: np.ndarray, least: np.ndarray) -> int:
@@ -87,11 +92,12 @@ def block_length(series: np.ndarray) -> int:
     """
     size = len(series)
     centred = series - series.mean()
-    covariance = np.array([centred[: size - k] @ centred[k:] for k in range(size)]) / size
-    if covariance[0] <= 1e-24 * np.mean(series**2):
-        return 1
     quiet = max(5, math.ceil(math.sqrt(math.log10(size))))
     widest = min(math.ceil(math.sqrt(size)) + quiet, size - 1)
+    lags = range(min(widest + quiet, size))
+    covariance = np.array([centred[: size - k] @ centred[k:] for k in lags]) / size
+    if covariance[0] <= 1e-24 * np.mean(series**2):
+        return 1
     loud = np.abs(covariance[1:] / covariance[0]) >= 2 * math.sqrt(math.log10(size) / size)
     longest = math.ceil(min(3 * math.sqrt(size), size / 3))
     last = next((m for m in range(widest) if not loud[m : m + quiet].any()), None)

@@ -36,6 +36,9 @@ _LEAST_VARIANCE = 0.5
 # θ of the bound of chance below: so many deviations are tried, none more than 12 % from the best.
 _TILTS = np.geomspace(0.02, 16, 30)
 
+# A worker, its first step, and the end.
+Stretch = tuple[int, int, int]
+
 
 def levels(scores: np.ndarray, times: np.ndarray) -> np.ndarray:
     """Return ln of a worker's time over others' while it stays slow, or fast; else 0, `[S, W]`.
@@ -46,14 +49,28 @@ def levels(scores: np.ndarray, times: np.ndarray) -> np.ndarray:
     """
     apart = np.log(times / np.nanmedian(times, axis=1, keepdims=True))
     stretches = _unlike(scores)
-    others = np.ones(times.shape, bool)
-    for worker, first, stop in stretches:
-        others[first:stop, worker] = False
+    others = _outside(stretches, times.shape)
+    if not others.any(axis=1).all():
+        # As of two workers, one slow and one fast: the fast one is the usual one.
+        stretches = [some for some in stretches if _mean_in(some, scores) > 0]
+        others = _outside(stretches, times.shape)
     kept = np.zeros(times.shape)
     for worker, first, stop in stretches:
         usual = _trimmed_mean(apart[first:stop][others[first:stop]])
         kept[first:stop, worker] = _trimmed_mean(apart[first:stop, worker]) - usual
     return kept
+
+
+def _outside(stretches: list[Stretch], shape: tuple[int, ...]) -> np.ndarray:
+    outside = np.ones(shape, bool)
+    for worker, first, stop in stretches:
+        outside[first:stop, worker] = False
+    return outside
+
+
+def _mean_in(stretch: Stretch, scores: np.ndarray) -> float:
+    worker, first, stop = stretch
+    return float(scores[first:stop, worker].mean())
 
 
 def _trimmed_mean(values: np.ndarray) -> float:
@@ -63,8 +80,8 @@ def _trimmed_mean(values: np.ndarray) -> float:
     return float(ordered[cut : len(ordered) - cut].mean()) if ordered.size else 0.0
 
 
-def _unlike(scores: np.ndarray) -> list[tuple[int, int, int]]:
-    """Return worker, first step and end of stretches with scores that are no chance."""
+def _unlike(scores: np.ndarray) -> list[Stretch]:
+    """Return stretches with scores that are no chance."""
     if len(scores) < 2 * _SHORTEST:
         return []
     deviation, dependence = _noise(scores)
@@ -78,29 +95,25 @@ def _unlike(scores: np.ndarray) -> list[tuple[int, int, int]]:
     return _no_chance(scores / np.minimum(deviation, 1), unlike, threshold * dependence)
 
 
-def _no_chance(
-    scores: np.ndarray, stretches: list[tuple[int, int, int]], threshold: float
-) -> list[tuple[int, int, int]]:
+def _no_chance(scores: np.ndarray, stretches: list[Stretch], threshold: float) -> list[Stretch]:
     """Keep stretches that are no chance where few scores, but very high ones, make the means.
 
     The mean of n independent scores is m or more with a chance of at most e^{-n sup_θ (θ m - K(θ))}
     where K(θ) = ln E e^{θ score} (Chernoff). For normal scores the exponent is -n m² / 2. E is the
     mean over all scores outside the stretches.
     """
-    outside = np.ones(scores.shape, bool)
-    for worker, first, stop in stretches:
-        outside[first:stop, worker] = False
-    others = scores[outside]
+    others = scores[_outside(stretches, scores.shape)]
     if not stretches or not others.size:
         return stretches
     slow = _cumulants(others)
     fast = _cumulants(-others)
     kept = []
-    for worker, first, stop in stretches:
-        mean = scores[first:stop, worker].mean()
+    for some in stretches:
+        _, first, stop = some
+        mean = _mean_in(some, scores)
         exponents = _TILTS * abs(mean) - (slow if mean > 0 else fast)
         if 2 * exponents.max() * (stop - first) > threshold:
-            kept.append((worker, first, stop))
+            kept.append(some)
     return kept
 
 

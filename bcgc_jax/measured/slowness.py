@@ -4,6 +4,8 @@
 """
 
 import itertools
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,6 +20,7 @@ from bcgc_jax.measured.causes import (
     losses,
     parts_of,
     parts_of_steps,
+    redrawn,
     slow_together,
 )
 from bcgc_jax.measured.intervals import Interval, block_for, percent, resample
@@ -31,6 +34,10 @@ CHUNKS = 8
 _TOLD = 0.05
 # Slow workers that are told in words.
 _MOST_TOLD = 3
+# Steps, of all draws, over which what causes add is averaged: a few steps are drawn many times.
+_DRAWN_STEPS = 400
+# A first step that takes so many times as long as the median one has perhaps compiled.
+_COMPILED = 5.0
 # A smaller share of the time is of no consequence for a plan: own choice.
 _SMALL = 0.05
 # Without chunks a log does not say whether what is not steady is of workers, data or pauses.
@@ -171,12 +178,21 @@ class Slowness:
 
 
 class Log(NamedTuple):
-    """The whole steps of a trace: a model of them, and others that they speak for as much."""
+    """The whole steps of a trace: a model of them, and others that they speak for as much.
+
+    Where slowness in single steps is drawn, `draws` has the model with other draws.
+    """
 
     model: Parts
     others: list[Parts]
     costs: np.ndarray | None
     lengths: str | None
+    draws: Sequence[Parts] = ()
+
+    def losses(self) -> dict[str, np.ndarray]:
+        """What each cause adds to the loss of each step, `[S]`, a mean over draws."""
+        each = [losses(parts) for parts in (self.model, *self.draws)]
+        return {cause: np.mean([added[cause] for added in each], axis=0) for cause in CAUSES}
 
 
 def whole_steps(trace: Trace) -> tuple[np.ndarray, np.ndarray]:
@@ -184,6 +200,26 @@ def whole_steps(trace: Trace) -> tuple[np.ndarray, np.ndarray]:
     times = _table(trace)
     steps = np.flatnonzero(np.isfinite(times).all(axis=1))
     return times[steps], steps
+
+
+def seldom_there(trace: Trace) -> str:
+    """Name the worker with the fewest times."""
+    counts = np.isfinite(_table(trace)).sum(axis=0)
+    worker = int(counts.argmin())
+    name = trace.worker_names[worker]
+    return f"Worker {name} has one in {counts[worker]} of {trace.num_steps} steps."
+
+
+def long_start_in_words(trace: Trace) -> list[str]:
+    """Say that the first step counts as much as many others; nothing where it does not."""
+    means = whole_steps(trace)[0].mean(axis=1)
+    ratio = means[0] / np.median(means)
+    if ratio < _COMPILED:
+        return []
+    return [
+        f"The first step took {ratio:.3g} times as long as the median one, and counts as much as "
+        "so many others. Did it compile? Then leave it out."
+    ]
 
 
 def slowness_in(trace: Trace) -> Slowness | None:
@@ -235,12 +271,18 @@ def model_of(trace: Trace, times: np.ndarray, chunks: int | None) -> Log:
         count = parts.seconds.shape[2]
         raise ValueError(f"the log itself says that a worker's step has {count} chunks")
     parts = parts.whole_steps()
+    if parts.load is not None and np.ptp(parts.load) == 0:
+        # Equal loads, such as a batch's size, say nothing of lengths.
+        parts = parts._replace(load=None)
     lengths: str | None = None
     if parts.load is not None:
         lengths = "load"
     elif parts.forward is not None:
         lengths = "forward_seconds"
-    return Log(parts_of(parts), others=[], costs=_costs(parts), lengths=lengths)
+    model = parts_of(parts)
+    several = range(1, math.ceil(_DRAWN_STEPS / len(times))) if parts.load is None else ()
+    draws = [redrawn(model, seed) for seed in several]
+    return Log(model, others=[], costs=_costs(parts), lengths=lengths, draws=draws)
 
 
 def _model_of_loads(trace: Trace, times: np.ndarray, chunks: int) -> Log:
@@ -270,7 +312,7 @@ def _costs(parts: Microbatches) -> np.ndarray | None:
 
 
 def _causes(log: Log, block: int, seed: int) -> tuple[dict[str, Interval], Interval]:
-    added = losses(log.model)
+    added = log.losses()
     names = list(CAUSES)
     if log.others:
         added |= {REST: added["random"]}

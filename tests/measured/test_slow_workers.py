@@ -66,6 +66,14 @@ def test_none_is_claimed_where_all_are_alike():
     assert sum(bool(slow_workers(_log(seed, correlation=0.5))) for seed in range(40)) <= 2
 
 
+def test_of_two_workers_the_slow_one_is_slow_by_its_whole_ratio():
+    times = np.random.default_rng(3).gamma(400.0, 0.0025, (40, 2)) * [1.0, 1.5]
+    # Measured: 1.5. Against the mean of both it was 1.2, and the other one fast.
+    ((worker, first, last, ratio),) = slow_workers(times)
+    assert (worker, first, last) == (1, 0, 39)
+    assert ratio == pytest.approx(1.5, rel=0.03)
+
+
 def _seldom_slow(seed: int, shape: tuple[int, int, int], share: float) -> np.ndarray:
     """Make chunks of workers that are 1 to 4 times as slow in a share of their steps, at random."""
     rng = np.random.default_rng(910_000 + seed)

@@ -68,7 +68,7 @@ def resample(
     sums = onward[block:] - onward[:size]
     blocks = (num_replicates, math.ceil(size / block))
     starts = np.random.default_rng(seed).integers(size, size=blocks)
-    # All at once would take gigabytes for ten thousand steps.
+    # Of ten thousand steps in blocks of one, all at once would take gigabytes.
     groups = np.array_split(starts, math.ceil(starts.size * series.shape[1] / _AT_ONCE))
     drawn = np.concatenate([sums[some].mean(axis=1) for some in groups])
     return Resamples(series.mean(axis=0), drawn / block)

@@ -23,7 +23,7 @@ from bcgc_jax.measured.causes import (
     redrawn,
     slow_together,
 )
-from bcgc_jax.measured.intervals import Interval, block_for, percent, resample
+from bcgc_jax.measured.intervals import Interval, block_for, percent, resample_draws
 from bcgc_jax.measured.microbatches import Microbatches, predicted_seconds
 from bcgc_jax.measured.slow_workers import levels, ranks_of
 from bcgc_jax.measured.traces import ALIKE, Trace
@@ -190,9 +190,9 @@ class Log(NamedTuple):
     draws: Sequence[Parts] = ()
 
     def losses(self) -> dict[str, np.ndarray]:
-        """What each cause adds to the loss of each step, `[S]`, a mean over draws."""
+        """What each cause adds to the loss of each step, `[S]`, in each of D draws, `[D, S]`."""
         each = [losses(parts) for parts in (self.model, *self.draws)]
-        return {cause: np.mean([added[cause] for added in each], axis=0) for cause in CAUSES}
+        return {cause: np.stack([added[cause] for added in each]) for cause in CAUSES}
 
 
 def whole_steps(trace: Trace) -> tuple[np.ndarray, np.ndarray]:
@@ -321,8 +321,8 @@ def _causes(log: Log, block: int, seed: int) -> tuple[dict[str, Interval], Inter
     # Where all take one time, rounding is no cause.
     rounding = 1e-9 * times.max(axis=1)
     parts = [np.where(np.abs(added[name]) > rounding, added[name], 0.0) for name in names]
-    series = [*parts, slow_together(times), times.max(axis=1)]
-    resamples = resample(np.stack(series, axis=1), block, seed)
+    series = np.broadcast_arrays(*parts, slow_together(times), times.max(axis=1))
+    resamples = resample_draws(np.stack(series, axis=-1), block, seed)
     count = len(names)
 
     def share(k: int) -> Interval:

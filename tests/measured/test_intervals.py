@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import signal
 
-from bcgc_jax.measured.intervals import block_length, resample
+from bcgc_jax.measured.intervals import block_length, resample, resample_draws
 
 
 def autoregressive(correlation, size, seed=0):
@@ -38,3 +38,14 @@ def test_resampling_takes_little_memory():
     # Measured: 65 MB; all at once 417 MB.
     assert peak < 150e6
     assert np.abs(drawn.std(axis=0) / (series.std(axis=0) / np.sqrt(2000)) - 1).max() < 0.06
+
+
+def test_an_interval_has_in_it_what_draws_differ_by():
+    """Rubin 1987: the variance of a mean over steps, and that between the means of draws."""
+    rng = np.random.default_rng(0)
+    series = rng.normal(0, 0.4, 40)[:, None] + rng.normal(5, 2, (40, 100))
+    found = resample_draws(series[..., None], block=1).interval(lambda mean: mean[..., 0])
+    variance = series.var(axis=1).mean() / 100 + series.mean(axis=1).var()
+    assert found.value == pytest.approx(series.mean(), rel=1e-12)
+    # measured 0.97; of the mean over draws 0.07
+    assert (found.high - found.low) / (2 * 1.96 * variance**0.5) == pytest.approx(1, abs=0.1)

@@ -17,7 +17,7 @@ import numpy as np
 
 from bcgc_jax.measured.microbatches import Microbatches, predicted_seconds
 from bcgc_jax.measured.slow_steps import scores_of, slow_in_steps
-from bcgc_jax.measured.slow_workers import levels, ranks_of
+from bcgc_jax.measured.slow_workers import levels, levels_drawn, ranks_of
 
 CAUSES = ("data", "steady", "random", "pauses")
 # ln of a chunk's time over its worker's median is a pause above this,
@@ -128,11 +128,27 @@ def parts_of(parts: Microbatches) -> Parts:
     return Parts(steady, random, rest / np.exp(steady + random)[:, :, None], pauses)
 
 
-def redrawn(parts: Parts, seed: int) -> Parts:
-    """Return other parts of the same seconds that are as likely, of a log without loads."""
-    chunks = parts.data * np.exp(parts.random)[:, :, None]
+def redrawn(parts: Parts, seed: int, *, by_chunks: bool) -> Parts:
+    """Return other parts of the same seconds that are as likely.
+
+    How slow those are that stay slow is known up to an error. What is slow in single steps is drawn
+    where chunks without loads tell it from their data; else it is the rest.
+    """
+    if not by_chunks:
+        more = _redrawn_level(parts, parts.random, seed)
+        return parts._replace(steady=parts.steady + more, random=parts.random - more)
+    work = np.log(parts.data.sum(axis=2)) + parts.random
+    more = _redrawn_level(parts, work - np.median(work, axis=1, keepdims=True), seed)
+    chunks = parts.data * np.exp(parts.random - more)[:, :, None]
     random = slow_in_steps(chunks, seed)
-    return parts._replace(random=random, data=chunks / np.exp(random)[:, :, None])
+    data = chunks / np.exp(random)[:, :, None]
+    return Parts(parts.steady + more, random, data, parts.pauses)
+
+
+def _redrawn_level(parts: Parts, apart: np.ndarray, seed: int) -> np.ndarray:
+    """Return what another draw of the levels has more, `[S, W]`."""
+    rng = np.random.default_rng([seed, 1])
+    return levels_drawn(parts.steady, apart, rng) - parts.steady
 
 
 def _parts_by_load(parts: Microbatches) -> Parts:

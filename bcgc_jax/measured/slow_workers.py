@@ -61,6 +61,23 @@ def levels(scores: np.ndarray, times: np.ndarray) -> np.ndarray:
     return kept
 
 
+def levels_drawn(levels: np.ndarray, apart: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw levels, `[S, W]`, that are as likely: each stretch has the standard error of its mean.
+
+    Args:
+      apart: ln of a worker's time over others', but for its level, `[S, W]`.
+    """
+    drawn = levels.copy()
+    for worker in np.flatnonzero(levels.any(axis=0)):
+        level = levels[:, worker]
+        ends = np.flatnonzero(np.diff(level)) + 1
+        for stretch in np.split(np.arange(len(level)), ends):
+            if level[stretch[0]] != 0:
+                error = apart[stretch, worker].std() / np.sqrt(len(stretch))
+                drawn[stretch, worker] += error * rng.standard_normal()
+    return drawn
+
+
 def _outside(stretches: list[Stretch], shape: tuple[int, ...]) -> np.ndarray:
     outside = np.ones(shape, bool)
     for worker, first, stop in stretches:

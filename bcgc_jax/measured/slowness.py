@@ -180,7 +180,7 @@ class Slowness:
 class Log(NamedTuple):
     """The whole steps of a trace: a model of them, and others that they speak for as much.
 
-    Where slowness in single steps is drawn, `draws` has the model with other draws.
+    `draws` has the model with other draws of what is known up to an error.
     """
 
     model: Parts
@@ -266,7 +266,8 @@ def model_of(trace: Trace, times: np.ndarray, chunks: int | None) -> Log:
     if parts is None or parts.seconds.shape[2] < 2:
         model = parts_of_steps(times, chunks or CHUNKS)
         others = [as_data(model), as_one_chunk(model)]
-        return Log(model, others, costs=None, lengths=None)
+        draws = _draws(model, by_chunks=False)
+        return Log(model, others, costs=None, lengths=None, draws=draws)
     if chunks is not None:
         count = parts.seconds.shape[2]
         raise ValueError(f"the log itself says that a worker's step has {count} chunks")
@@ -280,9 +281,13 @@ def model_of(trace: Trace, times: np.ndarray, chunks: int | None) -> Log:
     elif parts.forward is not None:
         lengths = "forward_seconds"
     model = parts_of(parts)
-    several = range(1, math.ceil(_DRAWN_STEPS / len(times))) if parts.load is None else ()
-    draws = [redrawn(model, seed) for seed in several]
+    draws = _draws(model, by_chunks=parts.load is None)
     return Log(model, others=[], costs=_costs(parts), lengths=lengths, draws=draws)
+
+
+def _draws(model: Parts, *, by_chunks: bool) -> list[Parts]:
+    several = range(1, math.ceil(_DRAWN_STEPS / len(model.data)))
+    return [redrawn(model, seed, by_chunks=by_chunks) for seed in several]
 
 
 def _model_of_loads(trace: Trace, times: np.ndarray, chunks: int) -> Log:
@@ -299,7 +304,8 @@ def _model_of_loads(trace: Trace, times: np.ndarray, chunks: int) -> Log:
     model = parts_of_steps(times, chunks, expected[:, :, 0])
     others = [as_data(model), as_one_chunk(model)]
     costs = np.repeat(costs, chunks, axis=2) / chunks
-    return Log(model, others, costs, lengths="load")
+    draws = _draws(model, by_chunks=False)
+    return Log(model, others, costs, lengths="load", draws=draws)
 
 
 def _costs(parts: Microbatches) -> np.ndarray | None:

@@ -107,7 +107,7 @@ def test_the_share_of_random_slowness_is_neither_too_large_nor_too_small(chunks)
         )
         want = {cause: added.mean() for cause, added in losses(true).items()}
         found = parts_of(Microbatches(true.seconds))
-        draws = [losses(redrawn(found, 1 + i))["random"].mean() for i in range(8)]
+        draws = [losses(redrawn(found, 1 + i, by_chunks=True))["random"].mean() for i in range(8)]
         # Measured: 0.045 at worst. Best guesses of how slow each worker was: 0.08 to 0.22.
         assert abs(np.mean(draws) - want["random"]) < 0.05 * sum(want.values()), seed
 

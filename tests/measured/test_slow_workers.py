@@ -10,6 +10,7 @@ from scipy import signal, stats
 from bcgc_jax.measured.causes import parts_of
 from bcgc_jax.measured.description import describe
 from bcgc_jax.measured.microbatches import Microbatches
+from bcgc_jax.measured.slow_workers import levels_drawn
 from bcgc_jax.measured.slowness import slowness_in
 from tests.cli.steps import trace_of
 from tests.problems import known
@@ -72,6 +73,25 @@ def test_of_two_workers_the_slow_one_is_slow_by_its_whole_ratio():
     ((worker, first, last, ratio),) = slow_workers(times)
     assert (worker, first, last) == (1, 0, 39)
     assert ratio == pytest.approx(1.5, rel=0.03)
+
+
+def test_levels_are_drawn_with_the_errors_of_their_means():
+    """Two stretches of worker 1, of 16 and 9 steps, and none of worker 0."""
+    rng = np.random.default_rng(4)
+    levels = np.zeros((30, 2))
+    levels[:16, 1] = 0.5
+    levels[16:25, 1] = 0.2
+    apart = rng.normal(0, 0.3, levels.shape)
+    drawn = np.array([levels_drawn(levels, apart, rng) for _ in range(2000)])
+    assert np.array_equal(drawn[:, :, 0], np.zeros((2000, 30)))
+    assert np.array_equal(drawn[:, 25:, 1], np.zeros((2000, 5)))
+    for stretch in (slice(16), slice(16, 25)):
+        of_stretch = drawn[:, stretch, 1]
+        assert np.ptp(of_stretch, axis=1).max() == 0
+        error = apart[stretch, 1].std() / len(levels[stretch]) ** 0.5
+        # measured 0.99 and 1.01
+        assert of_stretch[:, 0].std() / error == pytest.approx(1, abs=0.05)
+        assert of_stretch[:, 0].mean() == pytest.approx(levels[stretch][0, 1], abs=0.1 * error)
 
 
 def _seldom_slow(seed: int, shape: tuple[int, int, int], share: float) -> np.ndarray:

@@ -71,7 +71,11 @@ def load_ray(*, local: bool = True) -> Any:
         # What happens to workers is in `Cluster.faults`: not a paragraph for each on stdout.
         "RAY_DEDUP_LOGS_SKIP_REGEX": "worker died or was killed|worker processes have been",
     }
-    settings |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} if local else {}
+    if local:
+        settings["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    else:
+        # A cluster that answers, but refuses, is asked again each second: twenty times by default.
+        settings["RAY_NUM_REDIS_GET_RETRIES"] = "6"
     for name, value in settings.items():
         os.environ.setdefault(name, value)
     try:

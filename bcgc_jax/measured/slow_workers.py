@@ -61,15 +61,16 @@ def levels(scores: np.ndarray, times: np.ndarray) -> np.ndarray:
     return kept
 
 
-def levels_drawn(levels: np.ndarray, apart: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def levels_drawn(steady: np.ndarray, apart: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Draw levels, `[S, W]`, that are as likely: each stretch has the standard error of its mean.
 
     Args:
+      steady: as `levels` returns them.
       apart: ln of a worker's time over others', but for its level, `[S, W]`.
     """
-    drawn = levels.copy()
-    for worker in np.flatnonzero(levels.any(axis=0)):
-        level = levels[:, worker]
+    drawn = steady.copy()
+    for worker in np.flatnonzero(steady.any(axis=0)):
+        level = steady[:, worker]
         ends = np.flatnonzero(np.diff(level)) + 1
         for stretch in np.split(np.arange(len(level)), ends):
             if level[stretch[0]] != 0:

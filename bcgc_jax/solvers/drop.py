@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 
 from bcgc_jax._pytree import pytree_dataclass, replace, static_field
-from bcgc_jax.distributions.special_functions import legendre
+from bcgc_jax.distributions.special_functions import legendre, log_early
 from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.plan import Plan, Requirements
@@ -154,7 +154,7 @@ def _best(problem: Problem, ends: Array, chunks: int) -> _Best:
         whole = Load(load.work[-1:])
         hazard = late_hazard(worker, whole, t.reshape(-1, 1))[0].reshape(t.shape)
         workers = jnp.asarray(problem.num_workers, ends.dtype)
-        late = -jnp.expm1(workers * jnp.log1p(-jnp.exp(-hazard)))
+        late = -jnp.expm1(workers * log_early(hazard))
         return size * jnp.sum(weight.astype(ends.dtype) * late, axis=1)
 
     fine, coarse = map(integrals, _ORDERS)

@@ -424,7 +424,7 @@ def _most_probable(
         used = share > 0 if _by_levels(problem) else start >= 0
         tolerance = _TOLERANCE[start.dtype.itemsize]
         smooth = minimise_shares(odds, used, share, tolerance=tolerance)
-        least = late(smooth.point)
+        least = smooth.value / (1 + smooth.value)
         # A level that is hardly there is waited for, perhaps for ever.
         share = without_least(late, smooth.point, (1 + tolerance) * least)
         steps = steps + smooth.num_steps

@@ -135,7 +135,7 @@ def _all_solutions() -> list[bcgc.Solution]:
 def test_a_saved_solution_is_read_again(tmp_path):
     for solution in _all_solutions():
         again = bcgc.Solution.load(solution.save(tmp_path / "solution.json"))
-        assert json.loads((tmp_path / "solution.json").read_text())["version"] == 3
+        assert json.loads((tmp_path / "solution.json").read_text())["version"] == 4
         assert (again.method, again.kind, repr(again)) == (
             solution.method,
             solution.kind,

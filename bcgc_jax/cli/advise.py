@@ -24,14 +24,16 @@ from bcgc_jax.measured.slowness import (
 from bcgc_jax.measured.traces import Trace
 
 _NONE = "none that shows"
+_STORED = {"sharing:2": "two subsets", "sharing:3": "three subsets", remedies.ALL_DATA: "all data"}
 _DO = {
     remedies.DEALT: "deal the chunks to the workers by their length",
-    "sharing:2": "share the work, with two subsets stored (sharing:2)",
-    "sharing:3": "share the work, with three subsets stored (sharing:3)",
-    remedies.ALL_DATA: "share the work, with all data stored (sharing:all)",
     remedies.FIXED: "give each worker data by its speed, once",
     remedies.ANEW: "give each worker data by its speed, anew before each step",
 }
+for _name, _data in _STORED.items():
+    _DO[_name] = f"share the work, with {_data} stored ({_name})"
+    _by_length = _name + remedies.BY_LENGTH
+    _DO[_by_length] = f"share the work by length, with {_data} stored ({_by_length})"
 _RECORD = (
     "Give a row for each chunk (microbatch), with its number in a column `chunk`. Then slow "
     "workers, long chunks and pauses can be told apart."
@@ -86,7 +88,9 @@ def _codes(question: AdviseOptions, trace: Trace) -> dict[str, Planned]:
 
 def _json(advice: Advice) -> Row:
     slow = [one._asdict() for one in advice.slow_workers]
-    return vars(advice) | {"slow_workers": slow, "rows": [row._asdict() for row in advice.rows]}
+    line = None if advice.load_line is None else advice.load_line._asdict()
+    rows = [row._asdict() for row in advice.rows]
+    return vars(advice) | {"slow_workers": slow, "load_line": line, "rows": rows}
 
 
 def _flat(row: Remedy) -> Row:
@@ -189,8 +193,8 @@ def _sentences(advice: Advice) -> list[str]:
     ]
     if advice.lengths is not None:
         said.append(
-            f"Lengths of chunks are predicted from {advice.lengths}. "
-            "They are taken as known before."
+            f"Lengths of chunks are predicted from {advice.lengths}. Rows that need lengths take "
+            "them as known before the step."
         )
     if not advice.recorded:
         said.append(
@@ -209,11 +213,15 @@ def _verdict(advice: Advice) -> str:
         return f"{few} Record {FEWEST_STEPS} steps or more."
     if advice.advised is None:
         return "Nothing here pays more than 2 %."
-    text = f"Do this: {_DO[advice.advised]}. {_saves(advice, advice.advised)}"
-    if advice.beforehand in (None, advice.advised):
-        return text
-    other = f"{_DO[advice.beforehand]}. {_saves(advice, advice.beforehand)}"
-    return f"{text} If workers cannot ask within a step: {other}"
+    said = [f"Do this: {_DO[advice.advised]}. {_saves(advice, advice.advised)}"]
+    others = {
+        "If workers cannot send lengths": advice.without_lengths,
+        "If workers cannot ask within a step": advice.beforehand,
+    }
+    for condition, remedy in others.items():
+        if remedy not in (None, advice.advised):
+            said.append(f"{condition}: {_DO[remedy]}. {_saves(advice, remedy)}")
+    return " ".join(said)
 
 
 def _saves(advice: Advice, remedy: str) -> str:

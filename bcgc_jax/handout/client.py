@@ -3,7 +3,7 @@
 import operator
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from bcgc_jax.handout.line import Line
@@ -64,6 +64,7 @@ class Share:
       num_workers: how many share the steps, and how many subsets there are.
       held: the chunks that this worker may be given, those of its own subset first; their step is
         -1.
+      own: the chunks of its own subset, in order: `step` takes their lengths as `loads`.
     """
 
     def __init__(self, line: Line, rank: int) -> None:
@@ -72,20 +73,30 @@ class Share:
         self.num_workers = told["workers"]
         self._edges = [0.0, *told["edges"]]
         self.held = tuple(self._chunk(-1, *chunk) for chunk in told["held"])
+        self.own = tuple(chunk for chunk in self.held if chunk.subset == rank)
 
-    def step(self, step: int) -> Iterator[Chunk]:
+    def step(self, step: int, loads: Iterable[float] | None = None) -> Iterator[Chunk]:
         """This worker's chunks of a step, one by one, until all workers have done all chunks.
+
+        Args:
+          step: its number.
+          loads: how long the chunks of `own` are in this step, such as their tokens, in any unit
+            that is the same for all workers. Long chunks are begun early then. They travel with the
+            first question. If they are wrong the step is slower, never another sum.
 
         Who asks for the next one has done the one before: its gradient is there, and in this
         worker's sum. In JAX that takes `jax.block_until_ready`. After the last one the sum can go
         into the all-reduce.
 
         Raises StepFailed if a worker is lost meanwhile: forget the sum, and ask for the step again.
-        ValueError if the others are at a later step; ConnectionError if the coordinator is gone,
-        TimeoutError two minutes after its machine is.
+        ValueError if the others are at a later step, or for loads that are none; ConnectionError if
+        the coordinator is gone, TimeoutError two minutes after its machine is.
         """
         step = operator.index(step)
-        told = self._ask({"begin": step})
+        question: dict[str, Any] = {"begin": step}
+        if loads is not None:
+            question["loads"] = [float(load) for load in loads]
+        told = self._ask(question)
         while not told["over"]:
             began = time.perf_counter()
             yield self._chunk(step, *told["chunk"])

@@ -323,11 +323,9 @@ def test_the_record_has_each_chunk_of_complete_steps_once_and_is_a_trace(tmp_pat
     assert {row["subset"] == row["worker"] for row in rows} == {True}
     trace = load_trace(path)
     assert trace.microbatches is not None
-    times = trace.microbatches.seconds
-    loads = trace.microbatches.load
-    assert loads is not None
-    assert times.shape == (2, WORKERS, 2)
-    assert np.all(loads == loads[0, 0, 0])  # else different chunks would pass for different data
+    # Nobody has sent lengths: sizes would pass for them.
+    assert trace.microbatches.load is None
+    assert trace.microbatches.seconds.shape == (2, WORKERS, 2)
     assert trace.seconds.sum() == pytest.approx(sum(float(row["seconds"]) for row in rows))
 
 

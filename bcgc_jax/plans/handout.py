@@ -363,29 +363,32 @@ class Handout:
         """
         fresh = list(self._fresh[worker])
         weights = self._weights(fresh)
-        if not self._ticks:
-            largest = max(weights)
-            fresh = [chunk for chunk, ticks in zip(fresh, weights, strict=True) if ticks == largest]
-            weights = [largest] * len(fresh)
         groups = list(map(self._group.__getitem__, fresh))
-        comes = self._comes(worker, seconds)
-        needs = {
-            group: min(map(comes.__getitem__, self._members[group]))
-            for group in dict.fromkeys(groups)
-        }
-        need = map(needs.__getitem__, groups)
-        keys = [(first * ticks, ticks) for first, ticks in zip(need, weights, strict=True)]
+        members = {group: self._members[group] for group in set(groups)}
+        if len(members) == 1:
+            return fresh[weights.index(max(weights))]
+        comes = self._comes(worker, frozenset().union(*members.values()), seconds)
+        needs = {group: min(map(comes.__getitem__, who)) for group, who in members.items()}
+        need = list(map(needs.__getitem__, groups))
+        keys = list(zip(need, weights, strict=True))
+        if self._ticks:
+            keys = [(first * ticks, ticks) for first, ticks in keys]
+        else:
+            keys = [(ticks, first) for first, ticks in keys]
         return fresh[keys.index(max(keys))]
 
-    def _comes(self, worker: int, seconds: Sequence[float]) -> list[float]:
-        """When each other worker would have done all that is left of what it stores, `[N]`.
+    def _comes(
+        self, worker: int, holders: frozenset[int], seconds: Sequence[float]
+    ) -> dict[int, float]:
+        """When each of these holders would have done all that is left of what it stores.
 
         The worker itself never comes, nor does who does not answer.
         """
         unit = self._ticks_of_unit
-        left = zip(self._ticks_left, self._units_left, seconds, strict=False)
-        comes = [(ticks + units * unit) * pace for ticks, units, pace in left]
-        for silent in self._silent():
+        ticks = self._ticks_left
+        units = self._units_left
+        comes = {b: (ticks[b] + units[b] * unit) * seconds[b] for b in holders}
+        for silent in holders & self._silent():
             comes[silent] = math.inf
         comes[worker] = math.inf
         return comes

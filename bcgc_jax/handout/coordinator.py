@@ -322,8 +322,8 @@ def serve(
       record: a CSV of who did which chunk in how many seconds, of complete steps;
         `bcgc solve --trace` and `bcgc fit` read it if `max_subsets` is 1.
 
-    Raises ValueError for numbers that are no such plan, or without a key; OSError where it cannot
-    listen.
+    Warns after five seconds which workers a step waits for. Raises ValueError for numbers that are
+    no such plan, or without a key; OSError where it cannot listen.
 
     >>> from bcgc_jax.handout import join
     >>> with serve(2, key="secret") as coordinator:

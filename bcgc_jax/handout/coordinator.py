@@ -85,7 +85,8 @@ class _Attempt:
 class Coordinator:
     """Hands out chunks until its `with` or `close` ends it; later questions fail.
 
-    It is made by `serve`. Who asks later gets a ConnectionError.
+    It is made by `serve`. Who asks later gets a ConnectionError. It warns after five seconds which
+    workers a step waits for.
 
     Attributes:
       address: host and port, for `join`.
@@ -322,8 +323,8 @@ def serve(
       record: a CSV of who did which chunk in how many seconds, of complete steps;
         `bcgc solve --trace` and `bcgc fit` read it if `max_subsets` is 1.
 
-    Warns after five seconds which workers a step waits for. Raises ValueError for numbers that are
-    no such plan, or without a key; OSError where it cannot listen.
+    Raises ValueError for numbers that are no such plan, or without a key; OSError where it cannot
+    listen.
 
     >>> from bcgc_jax.handout import join
     >>> with serve(2, key="secret") as coordinator:

@@ -244,7 +244,10 @@ SOURCES = {
     "ferdinand_full": ["wang2021", "ferdinand2018"],
     "ferdinand_half": ["wang2021", "ferdinand2018"],
     "cyclic": ["amiri2019"],
-    "sharing": ["wang2016", "attia2017", "amiri2019", "hummel1992"],
+    "sharing": [
+        *("wang2016", "attia2017", "amiri2019", "harlap2016"),
+        *("polychronopoulos1987", "hummel1992", "copeland1989"),
+    ],
     "backup": ["chen2016"],
     "drop": ["giladi2023"],
     "limit": ["attia2017"],

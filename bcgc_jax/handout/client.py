@@ -3,6 +3,7 @@
 import operator
 import os
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -12,6 +13,8 @@ from bcgc_jax.handout.line import Line
 KEY = "BCGC_HANDOUT_KEY"
 # Seconds until it is tried again whether a coordinator listens.
 _AGAIN = 0.1
+# Seconds after which it is said that nobody listens yet.
+_SILENCE = 5.0
 
 
 class StepFailed(RuntimeError):
@@ -143,19 +146,34 @@ def join(
       key: that of the coordinator; by default the environment variable BCGC_HANDOUT_KEY.
       wait: seconds within which the coordinator may begin to listen.
 
-    Raises ConnectionError where no coordinator answers there, or with another key; ValueError for a
-    rank that it does not have.
+    Warns after five seconds in which nobody listens there. Raises ConnectionError where no
+    coordinator answers there, or with another key; ValueError for a rank that it does not have.
     """
     line = None
     secret = key_of(key)
-    until = time.monotonic() + wait
+    place = f"{address[0]}:{address[1]}"
+    began = time.monotonic()
+    warned = False
     while line is None:
         try:
             line = Line(address, secret)
-        except ConnectionRefusedError:  # nobody listens yet
-            if time.monotonic() >= until:
-                raise
+        except ConnectionRefusedError as error:  # nobody listens yet
+            waited = time.monotonic() - began
+            nobody = (
+                f"worker {rank}: nobody has listened at {place} for {waited:.0f} s. Does the "
+                "process with serve run? Has it this port, and host= for other machines?"
+            )
+            if waited >= wait:
+                raise ConnectionRefusedError(nobody) from error
+            if waited >= _SILENCE and not warned:
+                warnings.warn(f"{nobody} This worker waits for {wait:g} s.", stacklevel=2)
+                warned = True
             time.sleep(_AGAIN)
+        except OSError as error:  # no such host, no way to it, another key
+            raise ConnectionError(
+                f"worker {rank}: no coordinator answers at {place}: {error}. Are the "
+                "address and the key those of serve?"
+            ) from error
     try:
         return Share(line, rank)
     except BaseException:

@@ -25,6 +25,8 @@ from bcgc_jax.plans.timing import Timing, hand_out
 _AGES = 1e9
 # No load is so large.
 _LARGEST_LOAD = 1e100
+# Seconds after which it is said for whom a step waits.
+_SILENCE = 5.0
 # Of a line of the record.
 COLUMNS = ("step", "worker", "subset", "chunk", "load", "seconds")
 
@@ -103,7 +105,8 @@ class _Attempt:
 class Coordinator:
     """Hands out chunks until its `with` or `close` ends it; later questions fail.
 
-    It is made by `serve`. Who asks later gets a ConnectionError.
+    It is made by `serve`. Who asks later gets a ConnectionError. It warns after five seconds which
+    workers a step waits for.
 
     Attributes:
       address: host and port, for `join`.
@@ -129,6 +132,7 @@ class Coordinator:
         self._gone: dict[int, float] = {}  # since when, of workers that were here
         self._failed = ""  # why the last attempt has
         self._due = 0.0  # before that nobody is out of patience
+        self._warned = 0  # the attempt of which it was said who is missing
         self._write([COLUMNS], "w")
         self._server = Server(self, host, port, key)
         self.address: tuple[str, int] = self._server.address
@@ -173,8 +177,9 @@ class Coordinator:
         if attempt.is_over:
             self._note(attempt.rows)
             return math.inf
+        later = self._warn(attempt, now)
         if now < self._due:  # who has been heard since may take longer
-            return self._due - now
+            return min(later, self._due - now)
         # Who has not begun is waited for: perhaps it writes a checkpoint. But not who has ended.
         waited = {rank: max(since, attempt.began) for rank, since in self._gone.items()}
         for rank, since in attempt.heard.items():
@@ -183,11 +188,40 @@ class Coordinator:
         since, rank = min(((since, rank) for rank, since in waited.items()), default=(now, -1))
         self._due = since + self._patience
         if self._due > now:
-            return self._due - now
+            return min(later, self._due - now)
         what = "has been gone" if rank in self._gone else "was silent"
         why = f"worker {rank} {what} for {self._patience:g} s"
-        self._fail(f"{why}: step {attempt.step} is to be begun anew")
+        missing = self._missing(attempt, besides=rank)
+        self._fail(f"{why}: step {attempt.step} is to be begun anew{missing}")
         return math.inf
+
+    def _warn(self, attempt: _Attempt, now: float) -> float:
+        """Say once who has not begun the step; return the seconds until then."""
+        if len(attempt.heard) == attempt.workers or self._warned == attempt.number:
+            return math.inf
+        waited = now - attempt.began
+        if waited < _SILENCE:
+            return _SILENCE - waited
+        self._warned = attempt.number
+        missing = self._missing(attempt)
+        warnings.warn(f"step {attempt.step} has waited for {waited:.0f} s{missing}", stacklevel=1)
+        return math.inf
+
+    def _missing(self, attempt: _Attempt, besides: int = -1) -> str:
+        """A sentence with the workers that have not begun the step; nothing if all have."""
+        joined = {*self._ranks.values()}
+        ranks: dict[str, list[str]] = {}
+        for rank in range(attempt.workers):
+            if rank not in attempt.heard and rank != besides:
+                state = "have not joined"
+                if rank in joined:
+                    state = "have joined, but not begun it"
+                elif rank in self._gone:
+                    state = "are gone"
+                ranks.setdefault(state, []).append(str(rank))
+        return "".join(
+            f". Workers that {state}: {', '.join(names)}" for state, names in ranks.items()
+        )
 
     def _join(self, rank: int, reply: Reply) -> None:
         workers = self._place.num_workers

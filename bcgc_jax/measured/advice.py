@@ -7,22 +7,24 @@ is advised if it saves time in steps that its plan has not seen, by its interval
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bcgc_jax.measured import remedies
+from bcgc_jax.measured.causes import Parts
 from bcgc_jax.measured.intervals import Interval
+from bcgc_jax.measured.left_out import left_out_in_words
 from bcgc_jax.measured.remedies import Planned, Replay
 from bcgc_jax.measured.slowness import (
     Slowness,
+    SlowWorker,
     model_of,
-    seldom_there,
     slowness_of,
     whole_steps,
 )
 from bcgc_jax.measured.traces import Trace
-from bcgc_jax.measured.verdict import FEWEST_STEPS, Savings, advised, savings_of
+from bcgc_jax.measured.verdict import FEWEST_STEPS, WORTH, Savings, advised, savings_of
 
 _QUESTION = "a question for each chunk"
 _NEEDS = {
@@ -32,8 +34,8 @@ _NEEDS = {
     remedies.ALL_DATA: _QUESTION,
     remedies.FIXED: "workers that keep their speed",
     remedies.ANEW: "new shares before each step",
-    remedies.REPLACED: "{} other machines",
-    remedies.BACKUP: "{} workers left out",
+    remedies.REPLACED: "{} other machine{s}",
+    remedies.BACKUP: "{} worker{s} left out",
     remedies.DROP: "a stop after {} s",
     remedies.LIMIT: "",
 }
@@ -78,18 +80,21 @@ class Advice(Slowness):
     """What a log says: what its steps lose, why, and what helps.
 
     Attributes, after those of `Slowness`:
-      rows: what can be done, the most saved first, and last the limit.
+      rows: what can be done, the most saved first, and last the limit; none where `alike`.
       enough: whether there are enough steps for advice.
       advised: a remedy, or None where nothing is worth it; without chunks it saves by three models:
         workers, data or single chunks are slow; by the first alone where it stays with a worker in
         the next step.
       beforehand: one for workers that cannot ask within a step, or None.
+      look_at: workers that stay slow, if to replace them is worth it; those that cost the most time
+        first, and of each the steps that cost the most.
     """
 
     rows: list[Remedy]
     enough: bool
     advised: str | None
     beforehand: str | None
+    look_at: list[SlowWorker]
 
     def row(self, remedy: str) -> Remedy:
         return next(row for row in self.rows if row.remedy == remedy)
@@ -103,6 +108,7 @@ def advise(
     round_trip: float = 0.0,
     methods: Mapping[str, Planned] = MappingProxyType({}),
     seed: int = 0,
+    timed_apart: bool = False,
 ) -> Advice:
     """What a log says: what its steps lose, why, and which remedy is worth it.
 
@@ -116,6 +122,9 @@ def advise(
       round_trip: seconds of a question before each chunk.
       methods: codes to replay too, by name; see `solvers.measured_steps`.
       seed: of the resampling.
+      timed_apart: say that the seconds are of each worker's own computation, so that workers may
+        well be alike. Else nothing is advised where they look as if each had waited for the
+        slowest, behind a collective.
 
     Raises ValueError for less than two whole steps or workers, and for `chunks` of a trace that has
     its own.
@@ -133,11 +142,16 @@ def advise(
     times, _ = whole_steps(trace)
     if min(times.shape) < 2:
         raise ValueError(
-            f"advice needs two workers or more, and two steps with a time of each. Workers in the "
+            "advice needs two workers or more, and two steps with a time of each. Workers in the "
             f"log: {trace.num_workers}. Steps with a time of each: {len(times)}. "
-            f"{seldom_there(trace)}"
+            + " ".join(left_out_in_words(trace))
         )
     log = model_of(trace, times, chunks)
+    slowness = slowness_of(trace, log, seed, timed_apart=timed_apart)
+    enough = len(times) >= FEWEST_STEPS
+    if slowness.alike:
+        nothing: Any = {"advised": None, "beforehand": None, "look_at": []}
+        return Advice(**vars(slowness), rows=[], enough=enough, **nothing)
     replays = remedies.replays(log.model, log.costs, stored, round_trip, methods)
     savings = savings_of(replays, seed)
     # by all models a worker takes the same seconds
@@ -147,17 +161,30 @@ def advise(
         for other in log.others
     ]
     judges = [savings] if _stays(log.model.random) else [savings, *others]
-    slowness = slowness_of(trace, log, seed)
-    enough = len(times) >= FEWEST_STEPS
     exact = _cheapest_first(trace.num_workers, slowness.changing) if enough else []
     may = [name for name in exact if name in replays]
+    saved = savings.interval(remedies.REPLACED)
+    pays = enough and saved.low > 0 and saved.value >= WORTH
     return Advice(
         **vars(slowness),
         rows=_rows(replays, savings, others, trace.num_workers),
         enough=enough,
         advised=advised(judges, may),
         beforehand=advised(judges, [name for name in may if name in _BEFOREHAND]),
+        look_at=_replaced(trace, log.model, slowness.slow_workers) if pays else [],
     )
+
+
+def _replaced(trace: Trace, model: Parts, slow: list[SlowWorker]) -> list[SlowWorker]:
+    """Those that are replaced in a half of the steps; of each the first that is listed."""
+    first = np.arange(len(model.data)) < len(model.data) // 2
+    replaced = remedies.stay_slow(model, first) | remedies.stay_slow(model, ~first)
+    names = {str(name) for name in trace.worker_names[replaced]}
+    found: dict[str, SlowWorker] = {}
+    for worker in slow:
+        if worker.worker in names:
+            found.setdefault(worker.worker, worker)
+    return list(found.values())
 
 
 def _stays(random: np.ndarray) -> bool:
@@ -173,6 +200,11 @@ def _cheapest_first(workers: int, changing: bool) -> list[str]:
     asking = remedies.sharing_names(workers, workers)
     at_any_speed = [remedies.DEALT, *asking]
     return at_any_speed if changing else [*at_any_speed, remedies.FIXED, remedies.ANEW]
+
+
+def _plural(choice: str) -> str:
+    """The ending after numbers such as "3 or 1"."""
+    return "" if choice.endswith(" 1") or choice == "1" else "s"
 
 
 def _rows(
@@ -195,7 +227,7 @@ def _rows(
             longer=replay.longer,
             stored_subsets=int(max(replay.choice)) if is_code else stored.get(name, 1),
             choice=replay.choice,
-            needs=_NEEDS.get(name, _NEEDS_OF_CODE).format(choice),
+            needs=_NEEDS.get(name, _NEEDS_OF_CODE).format(choice, s=_plural(choice)),
         )
         rows.append(row)
     return sorted(rows, key=lambda row: (row.remedy == remedies.LIMIT, -row.saved.value))

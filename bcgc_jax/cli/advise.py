@@ -26,8 +26,11 @@ from bcgc_jax.measured.slowness import (
 from bcgc_jax.measured.traces import Trace
 from bcgc_jax.measured.words import counted
 
-_COLUMNS = ("remedy", "saved", "saved_low", "saved_high", "range_low", "range_high")
-_COLUMNS += ("lost", "longer", "stored_subsets", "needs")
+_COLUMNS = (
+    "remedy",
+    *("saved", "saved_low", "saved_high", "range_low", "range_high"),
+    *("lost", "longer", "stored_subsets", "needs"),
+)
 _NONE = "none that shows"
 _DO = {
     remedies.DEALT: "deal the chunks to the workers by their length",

@@ -329,7 +329,8 @@ def _grouped_plan(answer: SolveAnswer) -> Iterator[str]:
             high = max(map(len, groups))
             each = f"{low}" if low == high else f"{low} to {high}"
             word = "group" if len(groups) == 1 else "groups"
-            yield f"block {block}: {len(groups)} {word} of {each}, {size:,} {answer.parts}"
+            parts = counted(size, answer.parts.removesuffix("s"))
+            yield f"block {block}: {len(groups)} {word} of {each}, {parts}"
             most = max(most, high)
     yield (
         "A block is complete when one worker of each group has sent its sum. Each worker stores "

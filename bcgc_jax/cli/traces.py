@@ -61,7 +61,8 @@ def workers_of(
     """Return N: as asked for, or that of the trace, which a replay needs."""
     if (asked.keep_workers or replayed) and workers not in (None, trace.num_workers):
         why = "--keep-workers keeps the steps of" if asked.keep_workers else "the trace has"
-        raise ValueError(f"{why} {trace.num_workers} workers, not {workers}: leave --workers out")
+        many = counted(trace.num_workers, "worker")
+        raise ValueError(f"{why} {many}, not {workers}: leave --workers out")
     if workers is None and trace.num_workers < 2:
         one = f"{log_name(str(asked.trace))} has one worker only"
         other = "" if replayed else ", or give --workers"

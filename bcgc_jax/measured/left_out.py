@@ -32,13 +32,13 @@ def fewer_chunks_in_words(trace: Trace) -> list[str]:
         return []
     assert trace.microbatches is not None
     most = trace.microbatches.seconds.shape[2]
-    counts = np.unique(_chunks(trace)[steps])
+    counts = _chunks(trace)[steps]
     left = f"Left out: {counted(steps.size, 'step')} in which"
-    if np.all(_chunks(trace)[steps].min(axis=1) == _chunks(trace)[steps].max(axis=1)):
-        fewer = " or ".join(map(str, counts))
+    if np.all(counts == counts[:, :1]):
+        fewer = " or ".join(map(str, np.unique(counts)))
         apart = "Ask about these steps again in a log of their own."
         return [f"{left} each worker has {fewer} of {most} chunks. {apart}"]
-    said = f"{left} a worker has fewer than {most} chunks, {counts[0]} at least."
+    said = f"{left} a worker has fewer than {most} chunks, {counts.min()} at least."
     if steps.size == 1:  # where a log breaks off
         return [said]
     sums = "give a row for each step and worker, with the sum of its seconds, and no column chunk"
@@ -47,9 +47,10 @@ def fewer_chunks_in_words(trace: Trace) -> list[str]:
 
 def _timed(trace: Trace) -> np.ndarray:
     """Whether a worker has a time of all of its step, `[S, W]`."""
+    last = trace.largest_loads()
+    whole = ~last.censored
     timed = np.zeros((trace.num_steps, trace.num_workers), bool)
-    whole = ~trace.largest_loads().censored
-    timed[trace.largest_loads().step[whole], trace.largest_loads().worker[whole]] = True
+    timed[last.step[whole], last.worker[whole]] = True
     return timed
 
 
@@ -63,4 +64,5 @@ def _with_fewer_chunks(trace: Trace) -> np.ndarray:
     """Whether all workers are in a step, but a chunk is not, `[S]`."""
     if trace.microbatches is None:
         return np.zeros(trace.num_steps, bool)
-    return (_chunks(trace) > 0).all(axis=1) & ~_timed(trace).all(axis=1)
+    there = np.all(_chunks(trace) > 0, axis=1)
+    return np.asarray(there & ~_timed(trace).all(axis=1))

@@ -19,6 +19,7 @@ import numpy as np
 
 from bcgc_jax.measured.microbatches import Microbatches
 from bcgc_jax.measured.units import UNITS
+from bcgc_jax.measured.words import counted
 
 LAYOUTS = ("auto", "long", "wide")
 # Loads that differ by less than this share of them are taken for one: own choice.
@@ -254,8 +255,9 @@ def _read_csv(lines: Iterable[str], separator: str, blank: int, path: str) -> Ro
         for row in reader:
             line = blank + reader.line_num
             if row and len(row) != len(header):
+                fields = counted(len(row), "field")
                 raise ValueError(
-                    f"{path}, line {line}: {len(row)} fields, the header has {len(header)} "
+                    f"{path}, line {line}: {fields}, the header has {len(header)} "
                     f"(separated by {separator!r}): is the line cut off, or has it another "
                     "separator or a decimal comma?"
                 )

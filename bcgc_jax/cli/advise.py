@@ -14,7 +14,7 @@ from bcgc_jax.cli.output import Row, Shown, print_lines, print_rows
 from bcgc_jax.cli.progress import Progress
 from bcgc_jax.measured import remedies
 from bcgc_jax.measured.advice import FEWEST_STEPS, Advice, Remedy, advise
-from bcgc_jax.measured.alike import NOT_TIMED_APART
+from bcgc_jax.measured.alike import NOT_TIMED_APART, perhaps_jitter
 from bcgc_jax.measured.intervals import percent
 from bcgc_jax.measured.left_out import left_out_in_words
 from bcgc_jax.measured.remedies import Planned
@@ -22,6 +22,7 @@ from bcgc_jax.measured.slowness import (
     IN_WORDS,
     MOST_TOLD,
     long_start_in_words,
+    whole_steps,
 )
 from bcgc_jax.measured.traces import Trace
 from bcgc_jax.measured.words import counted
@@ -61,9 +62,15 @@ def answer(question: AdviseOptions) -> None:
         )
     rows = [_flat(row) for row in advice.rows]
     name = Path(log_name(question.log)).name
-    output.print_answer(
-        question, rows, lambda: _json(advice), lambda: _print(name, advice, trace), _COLUMNS
-    )
+
+    def table() -> None:
+        _print(name, advice, trace)
+        # Chunks, loads and workers that stay slow are no jitter.
+        told_apart = question.timed_apart or advice.recorded or advice.lengths is not None
+        if advice.advised is not None and not (told_apart or advice.unlike_workers):
+            print_lines(*perhaps_jitter(whole_steps(trace)[0]))
+
+    output.print_answer(question, rows, lambda: _json(advice), table, _COLUMNS)
     if advice.alike and question.output == "csv":
         say(f"bcgc: {NOT_TIMED_APART}")
     output.write_figure(question, lambda: advise_files.picture(advice))

@@ -238,6 +238,19 @@ def test_behind_a_collective_nothing_is_said_of_causes_and_remedies(
     assert {"steady", "rest"} == apart["causes"].keys()
 
 
+def test_what_may_be_jitter_is_told_beside_the_advice(command, tmp_path):
+    """Steps are all alike, so that nothing tells jitter from workers that are slow at random."""
+    rng = np.random.default_rng(10)
+    said = "The workers of a step deviate by 5.8 %. If they were timed behind a collective, that is"
+    path = written(tmp_path / "steps.csv", np.exp(rng.normal(0, 0.06, (60, 8))))
+    text = " ".join(command("advise", path)[1].split())
+    assert "Do this: share the work" in text
+    assert text.endswith(f"{said} jitter, and nothing can be learnt here.")
+    assert "jitter" not in command("advise", path, "--timed-apart")[1]
+    path = written(tmp_path / "steps.csv", np.exp(rng.normal(0, 0.2, (60, 8))))
+    assert "jitter" not in command("advise", path)[1]
+
+
 def test_solve_and_fit_say_of_such_a_log_what_advise_says(waited):
     trace = bcgc.measured.load_trace(waited)
     description = bcgc.measured.describe(trace)

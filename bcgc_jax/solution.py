@@ -31,8 +31,9 @@ from bcgc_jax.problem import Problem, Status
 LOOSE = 0.25
 
 _FORMAT = "bcgc_jax.Solution"
-_VERSION = 3
-_READ = (2, _VERSION)  # version 2 has neither the problem nor the package's version
+_VERSION = 4
+# Version 2 has neither the problem nor the package's version, 3 no lengths in a plan.
+_READ = (2, 3, _VERSION)
 # An expected runtime that may be off by more than this share of it is not known.
 _LARGEST_ERROR = 1e-2
 

@@ -135,7 +135,7 @@ def _all_solutions() -> list[bcgc.Solution]:
 def test_a_saved_solution_is_read_again(tmp_path):
     for solution in _all_solutions():
         again = bcgc.Solution.load(solution.save(tmp_path / "solution.json"))
-        assert json.loads((tmp_path / "solution.json").read_text())["version"] == 3
+        assert json.loads((tmp_path / "solution.json").read_text())["version"] == 4
         assert (again.method, again.kind, repr(again)) == (
             solution.method,
             solution.kind,
@@ -244,7 +244,10 @@ SOURCES = {
     "ferdinand_full": ["wang2021", "ferdinand2018"],
     "ferdinand_half": ["wang2021", "ferdinand2018"],
     "cyclic": ["amiri2019"],
-    "sharing": ["wang2016", "attia2017", "amiri2019", "hummel1992"],
+    "sharing": [
+        *("wang2016", "attia2017", "amiri2019", "harlap2016"),
+        *("polychronopoulos1987", "hummel1992", "copeland1989"),
+    ],
     "backup": ["chen2016"],
     "drop": ["giladi2023"],
     "limit": ["attia2017"],

@@ -31,7 +31,8 @@ def _run() -> int:
 
         return cli.main(prog_name="bcgc", standalone_mode=False) or 0
     except ModuleNotFoundError as error:  # of click too: first
-        say(f"bcgc: {error.name} is missing: {to_install('cli')}")
+        package = str(error.name).partition(".")[0]
+        say(f"bcgc: {package} is missing: {to_install('cli')}")
     except BrokenPipeError:  # the reader (`| head`) has what it wanted
         return 0
     except click.exceptions.NoArgsIsHelpError as error:

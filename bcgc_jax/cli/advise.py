@@ -33,14 +33,16 @@ _COLUMNS = (
     *("lost", "longer", "stored_subsets", "needs"),
 )
 _NONE = "none that shows"
+_STORED = {"sharing:2": "two subsets", "sharing:3": "three subsets", remedies.ALL_DATA: "all data"}
 _DO = {
     remedies.DEALT: "deal the chunks to the workers by their length",
-    "sharing:2": "share the work, with two subsets stored (sharing:2)",
-    "sharing:3": "share the work, with three subsets stored (sharing:3)",
-    remedies.ALL_DATA: "share the work, with all data stored (sharing:all)",
     remedies.FIXED: "give each worker data by its speed, once",
     remedies.ANEW: "give each worker data by its speed, anew before each step",
 }
+for _name, _data in _STORED.items():
+    _DO[_name] = f"share the work, with {_data} stored ({_name})"
+    _by_length = _name + remedies.BY_LENGTH
+    _DO[_by_length] = f"share the work by length, with {_data} stored ({_by_length})"
 _RECORD = (
     "Give a row for each chunk (microbatch), with its number in a column `chunk`. Then slow "
     "workers, long chunks and pauses can be told apart."
@@ -107,7 +109,9 @@ def _codes(question: AdviseOptions, trace: Trace) -> dict[str, Planned]:
 
 def _json(advice: Advice) -> Row:
     lists = {name: getattr(advice, name) for name in ("slow_workers", "rows", "look_at")}
-    return vars(advice) | {name: [row._asdict() for row in rows] for name, rows in lists.items()}
+    plain = {name: [row._asdict() for row in rows] for name, rows in lists.items()}
+    line = None if advice.load_line is None else advice.load_line._asdict()
+    return vars(advice) | {"load_line": line, **plain}
 
 
 def _flat(row: Remedy) -> Row:
@@ -196,8 +200,8 @@ def _sentences(advice: Advice) -> list[str]:
     ]
     if advice.lengths is not None:
         said.append(
-            f"Lengths of chunks are predicted from {advice.lengths}. "
-            "They are taken as known before."
+            f"Lengths of chunks are predicted from {advice.lengths}. Rows that need lengths take "
+            "them as known before the step."
         )
     if not advice.recorded:
         said.append(
@@ -247,11 +251,15 @@ def _joined(names: list[str]) -> str:
 def _do(advice: Advice, do: str, nothing: str) -> str:
     if advice.advised is None:
         return f"{nothing} pays more than 2 %."
-    text = f"{do}: {_DO[advice.advised]}. {_saves(advice, advice.advised)}"
-    if advice.beforehand in (None, advice.advised):
-        return text
-    other = f"{_DO[advice.beforehand]}. {_saves(advice, advice.beforehand)}"
-    return f"{text} If workers cannot ask within a step: {other}"
+    said = [f"{do}: {_DO[advice.advised]}. {_saves(advice, advice.advised)}"]
+    others = {
+        "If workers cannot send lengths": advice.without_lengths,
+        "If workers cannot ask within a step": advice.beforehand,
+    }
+    for condition, remedy in others.items():
+        if remedy not in (None, advice.advised):
+            said.append(f"{condition}: {_DO[remedy]}. {_saves(advice, remedy)}")
+    return " ".join(said)
 
 
 def _saves(advice: Advice, remedy: str) -> str:

@@ -108,7 +108,15 @@ def plan_of(advice: Advice) -> "Solution":
     saved = row.saved
     limit = advice.row(remedies.LIMIT).saved
     error = (saved.high - saved.low) / (2 * 1.96)
-    rule = WorkSharing(advice.num_workers, row.stored_subsets, advice.num_chunks)
+    line = advice.load_line if row.remedy.endswith(remedies.BY_LENGTH) else None
+    rule = WorkSharing(
+        num_workers=advice.num_workers,
+        max_subsets=row.stored_subsets,
+        chunks=advice.num_chunks,
+        round_trip=advice.round_trip,
+        load_line=None if line is None else (line.base, line.slope),
+        usual_cost=None if line is None else line.usual,
+    )
     return Solution(
         plan=sharing_plan(1.0, rule),
         rounded=None,

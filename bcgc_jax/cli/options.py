@@ -73,7 +73,7 @@ def one_line_errors() -> Iterator[None]:
     """Tell what is wrong with the input, or with its files, in one line, and end with status 2."""
     try:
         yield
-    except BrokenPipeError:  # the reader has enough: no error
+    except (BrokenPipeError, ModuleNotFoundError):  # `main` knows what to say
         raise
     except OSError as error:
         named = f"{error.filename}: " if error.filename else ""

@@ -1,6 +1,6 @@
 """Work sharing in one's own training loop, beside any all-reduce: `serve` in one, `join` in all.
 
-To `join` needs no JAX, and no framework.
+It needs no JAX: to `serve` takes NumPy, to `join` nothing.
 """
 
 from typing import Any

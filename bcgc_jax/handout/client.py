@@ -3,7 +3,8 @@
 import operator
 import os
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from bcgc_jax.handout.line import Line
@@ -12,6 +13,8 @@ from bcgc_jax.handout.line import Line
 KEY = "BCGC_HANDOUT_KEY"
 # Seconds until it is tried again whether a coordinator listens.
 _AGAIN = 0.1
+# Seconds after which it is said that nobody listens yet.
+_SILENCE = 5.0
 
 
 class StepFailed(RuntimeError):
@@ -64,6 +67,7 @@ class Share:
       num_workers: how many share the steps, and how many subsets there are.
       held: the chunks that this worker may be given, those of its own subset first; their step is
         -1.
+      own: the chunks of its own subset, in order: `step` takes their lengths as `loads`.
     """
 
     def __init__(self, line: Line, rank: int) -> None:
@@ -72,20 +76,30 @@ class Share:
         self.num_workers = told["workers"]
         self._edges = [0.0, *told["edges"]]
         self.held = tuple(self._chunk(-1, *chunk) for chunk in told["held"])
+        self.own = tuple(chunk for chunk in self.held if chunk.subset == rank)
 
-    def step(self, step: int) -> Iterator[Chunk]:
+    def step(self, step: int, loads: Iterable[float] | None = None) -> Iterator[Chunk]:
         """This worker's chunks of a step, one by one, until all workers have done all chunks.
+
+        Args:
+          step: its number.
+          loads: how long the chunks of `own` are in this step, such as their tokens, in any unit
+            that is the same for all workers. Long chunks are begun early then. They travel with the
+            first question. If they are wrong the step is slower, never another sum.
 
         Who asks for the next one has done the one before: its gradient is there, and in this
         worker's sum. In JAX that takes `jax.block_until_ready`. After the last one the sum can go
         into the all-reduce.
 
         Raises StepFailed if a worker is lost meanwhile: forget the sum, and ask for the step again.
-        ValueError if the others are at a later step; ConnectionError if the coordinator is gone,
-        TimeoutError two minutes after its machine is.
+        ValueError if the others are at a later step, or for loads that are none; ConnectionError if
+        the coordinator is gone, TimeoutError two minutes after its machine is.
         """
         step = operator.index(step)
-        told = self._ask({"begin": step})
+        question: dict[str, Any] = {"begin": step}
+        if loads is not None:
+            question["loads"] = [float(load) for load in loads]
+        told = self._ask(question)
         while not told["over"]:
             began = time.perf_counter()
             yield self._chunk(step, *told["chunk"])
@@ -132,19 +146,34 @@ def join(
       key: that of the coordinator; by default the environment variable BCGC_HANDOUT_KEY.
       wait: seconds within which the coordinator may begin to listen.
 
-    Raises ConnectionError where no coordinator answers there, or with another key; ValueError for a
-    rank that it does not have.
+    Warns after five seconds in which nobody listens there. Raises ConnectionError where no
+    coordinator answers there, or with another key; ValueError for a rank that it does not have.
     """
     line = None
     secret = key_of(key)
-    until = time.monotonic() + wait
+    place = f"{address[0]}:{address[1]}"
+    began = time.monotonic()
+    warned = False
     while line is None:
         try:
             line = Line(address, secret)
-        except ConnectionRefusedError:  # nobody listens yet
-            if time.monotonic() >= until:
-                raise
+        except ConnectionRefusedError as error:  # nobody listens yet
+            waited = time.monotonic() - began
+            nobody = (
+                f"worker {rank}: nobody has listened at {place} for {waited:.0f} s. Does the "
+                "process with serve run? Has it this port, and host= for other machines?"
+            )
+            if waited >= wait:
+                raise ConnectionRefusedError(nobody) from error
+            if waited >= _SILENCE and not warned:
+                warnings.warn(f"{nobody} This worker waits for {wait:g} s.", stacklevel=2)
+                warned = True
             time.sleep(_AGAIN)
+        except OSError as error:  # no such host, no way to it, another key
+            raise ConnectionError(
+                f"worker {rank}: no coordinator answers at {place}: {error}. Are the "
+                "address and the key those of serve?"
+            ) from error
     try:
         return Share(line, rank)
     except BaseException:

@@ -27,11 +27,9 @@ from bcgc_jax.measured.traces import Trace
 from bcgc_jax.measured.verdict import FEWEST_STEPS, WORTH, Savings, advised, savings_of
 
 _QUESTION = "a question for each chunk"
+_LENGTHS_SENT = f"{_QUESTION}; lengths"
 _NEEDS = {
     remedies.DEALT: "lengths of chunks before the step",
-    "sharing:2": _QUESTION,
-    "sharing:3": _QUESTION,
-    remedies.ALL_DATA: _QUESTION,
     remedies.FIXED: "workers that keep their speed",
     remedies.ANEW: "new shares before each step",
     remedies.REPLACED: "{} other machine{s}",
@@ -72,7 +70,7 @@ class Remedy(NamedTuple):
     @property
     def is_sharing(self) -> bool:
         """Whether chunks are handed out within the step."""
-        return self.needs == _QUESTION
+        return self.needs.startswith(_QUESTION)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,18 +79,22 @@ class Advice(Slowness):
 
     Attributes, after those of `Slowness`:
       rows: what can be done, the most saved first, and last the limit; none where `alike`.
+      round_trip: seconds of a question before each chunk, which the replays count.
       enough: whether there are enough steps for advice.
       advised: a remedy, or None where nothing is worth it; without chunks it saves by three models:
         workers, data or single chunks are slow; by the first alone where it stays with a worker in
         the next step.
+      without_lengths: one for workers that cannot send the lengths of their chunks, or None.
       beforehand: one for workers that cannot ask within a step, or None.
       look_at: workers that stay slow, if to replace them is worth it; those that cost the most time
         first, and of each the steps that cost the most.
     """
 
     rows: list[Remedy]
+    round_trip: float
     enough: bool
     advised: str | None
+    without_lengths: str | None
     beforehand: str | None
     look_at: list[SlowWorker]
 
@@ -150,8 +152,9 @@ def advise(
     slowness = slowness_of(trace, log, seed, timed_apart=timed_apart)
     enough = len(times) >= FEWEST_STEPS
     if slowness.alike:
-        nothing: Any = {"advised": None, "beforehand": None, "look_at": []}
-        return Advice(**vars(slowness), rows=[], enough=enough, **nothing)
+        nothing: Any = dict.fromkeys(("advised", "without_lengths", "beforehand"))
+        nothing |= {"rows": [], "look_at": [], "round_trip": round_trip}
+        return Advice(**vars(slowness), enough=enough, **nothing)
     replays = remedies.replays(log.model, log.costs, stored, round_trip, methods)
     savings = savings_of(replays, seed)
     # by all models a worker takes the same seconds
@@ -168,8 +171,10 @@ def advise(
     return Advice(
         **vars(slowness),
         rows=_rows(replays, savings, others, trace.num_workers),
+        round_trip=round_trip,
         enough=enough,
         advised=advised(judges, may),
+        without_lengths=advised(judges, [name for name in may if not _needs_lengths(name)]),
         beforehand=advised(judges, [name for name in may if name in _BEFOREHAND]),
         look_at=_replaced(trace, log.model, slowness.slow_workers) if pays else [],
     )
@@ -197,9 +202,12 @@ def _cheapest_first(workers: int, changing: bool) -> list[str]:
 
     Where speeds are changing there are none.
     """
-    asking = remedies.sharing_names(workers, workers)
-    at_any_speed = [remedies.DEALT, *asking]
+    at_any_speed = [remedies.DEALT, *remedies.sharing_names(workers, workers)]
     return at_any_speed if changing else [*at_any_speed, remedies.FIXED, remedies.ANEW]
+
+
+def _needs_lengths(name: str) -> bool:
+    return name == remedies.DEALT or name.endswith(remedies.BY_LENGTH)
 
 
 def _plural(choice: str) -> str:
@@ -211,6 +219,7 @@ def _rows(
     replays: dict[str, Replay], savings: Savings, others: list[Savings], workers: int
 ) -> list[Remedy]:
     stored = remedies.sharing_names(workers, workers)
+    needs = _NEEDS | {name: _LENGTHS_SENT if _needs_lengths(name) else _QUESTION for name in stored}
     stored |= dict.fromkeys((*_BEFOREHAND, remedies.LIMIT), workers)
     rows = []
     for name, replay in replays.items():
@@ -218,7 +227,7 @@ def _rows(
             continue
         values = [each.values[name] for each in (savings, *others)]
         choice = " or ".join(f"{each:.3g}" for each in dict.fromkeys(replay.choice))
-        is_code = name not in _NEEDS
+        is_code = name not in needs
         row = Remedy(
             remedy=name,
             saved=savings.interval(name),
@@ -227,7 +236,7 @@ def _rows(
             longer=replay.longer,
             stored_subsets=int(max(replay.choice)) if is_code else stored.get(name, 1),
             choice=replay.choice,
-            needs=_NEEDS.get(name, _NEEDS_OF_CODE).format(choice, s=_plural(choice)),
+            needs=needs.get(name, _NEEDS_OF_CODE).format(choice, s=_plural(choice)),
         )
         rows.append(row)
     return sorted(rows, key=lambda row: (row.remedy == remedies.LIMIT, -row.saved.value))

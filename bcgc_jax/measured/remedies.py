@@ -11,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from bcgc_jax.measured.causes import Parts
+from bcgc_jax.plans.chunk_lengths import ticks_of
 from bcgc_jax.plans.chunk_tables import UNITS, chunk_sizes, chunk_tables
-from bcgc_jax.plans.lockstep import Chunks, handed_out, in_turn
+from bcgc_jax.plans.lockstep import Chunks, handed_out
 from bcgc_jax.plans.storage import spread
 
 # So many last steps are tried for shares by speed that are made anew.
@@ -80,10 +81,12 @@ def sharing(
 ) -> Replay:
     """Chunks are handed out to workers that store `stored` subsets; nothing is planned.
 
+    The rule is that of `handout.serve`, with `costs` as if each worker sent its loads.
+
     Args:
       parts: of the log.
       stored: D.
-      costs: of chunks, as predicted, `[S, W, C]`; None where their lengths are not known.
+      costs: of chunks, as predicted, `[S, W, C]`; None where their lengths are not sent.
       round_trip: seconds of a question before each chunk.
     """
     steps, workers, count = parts.data.shape
@@ -91,21 +94,13 @@ def sharing(
     cut = np.array(sizes) / UNITS
     of_chunk = np.minimum(np.arange(len(sizes)), count - 1)
 
-    def each(values: np.ndarray) -> np.ndarray:
+    def pieces(values: np.ndarray) -> np.ndarray:
         return (values[:, :, of_chunk] * cut).reshape(steps, -1)
 
-    predicted = None if costs is None else each(costs)
-    chunks = Chunks(parts.pace, each(parts.data), parts.pauses, predicted)
-    if stored < workers:
-        tables = chunk_tables(spread(workers, stored, len(sizes)), sizes)
-        return Replay(handed_out(tables, chunks, round_trip))
-    # Of equal ones first the first of all subsets, so that each worker begins with its own.
-    expected = predicted
-    if expected is None:
-        expected = np.broadcast_to(cut, (steps, workers, len(sizes))).reshape(steps, -1)
-    by_number = np.arange(workers * len(sizes)).reshape(workers, -1).T.ravel()
-    order = by_number[np.argsort(-expected[:, by_number], axis=1, kind="stable")]
-    return Replay(in_turn(chunks, order, round_trip))
+    ticks = None if costs is None else ticks_of(pieces(costs), costs.mean())
+    chunks = Chunks(parts.pace, pieces(parts.data), parts.pauses, ticks)
+    tables = chunk_tables(spread(workers, stored, len(sizes)), sizes)
+    return Replay(handed_out(tables, chunks, round_trip))
 
 
 def dealt(parts: Parts, costs: np.ndarray) -> Replay:
@@ -267,14 +262,21 @@ LIMIT = "limit"
 ALL_DATA = "sharing:all"
 
 
+# Behind the name of a row of work sharing: workers send the lengths of their chunks.
+BY_LENGTH = ", lengths"
+
+
 def sharing_names(workers: int, stored: int) -> dict[str, int]:
     """Rows of work sharing with at most so many subsets stored, and what each stores.
 
-    >>> sharing_names(32, 32), sharing_names(3, 2)
-    ({'sharing:2': 2, 'sharing:3': 3, 'sharing:all': 32}, {'sharing:2': 2})
+    Rows by length come behind the same rows without: lengths are one thing more to know.
+
+    >>> sharing_names(3, 2)
+    {'sharing:2': 2, 'sharing:2, lengths': 2}
     """
     names = {f"sharing:{few}": few for few in (2, 3) if few < workers} | {ALL_DATA: workers}
-    return {name: few for name, few in names.items() if few <= stored}
+    few_of = {name: few for name, few in names.items() if few <= stored}
+    return {name + sent: few for name, few in few_of.items() for sent in ("", BY_LENGTH)}
 
 
 def replays(
@@ -299,7 +301,10 @@ def replays(
     if costs is not None and most == workers:
         replayed[DEALT] = dealt(parts, costs)
     for name, few in sharing_names(workers, most).items():
-        replayed[name] = sharing(parts, few, costs, round_trip=round_trip)
+        by_length = name.endswith(BY_LENGTH)
+        if costs is not None or not by_length:
+            known = costs if by_length else None
+            replayed[name] = sharing(parts, few, known, round_trip=round_trip)
     if most == workers:
         replayed |= {FIXED: shares(parts, anew=False), ANEW: shares(parts, anew=True)}
     replayed |= {name: planned(parts, method) for name, method in methods.items()}

@@ -28,6 +28,7 @@ from bcgc_jax.measured.intervals import Interval, block_for, percent, resample_d
 from bcgc_jax.measured.microbatches import Microbatches, predicted_seconds
 from bcgc_jax.measured.slow_workers import levels, ranks_of
 from bcgc_jax.measured.traces import Trace
+from bcgc_jax.plans.chunk_lengths import LoadLine
 
 # Chunks that a step is taken to have where the log does not say.
 CHUNKS = 8
@@ -79,8 +80,9 @@ class Slowness:
       left_out: steps in which a worker has no time.
       num_chunks: C, of a worker's step.
       recorded: whether the log has the chunks; else they are taken to be equal.
-      lengths: what the lengths of chunks are predicted from, "load" or "forward_seconds"; None for
-        nothing.
+      lengths: what the lengths of chunks are predicted from, "load"; None for nothing. A forward
+        pass is no length: it is timed when its chunk has been handed out.
+      load_line: predicts a chunk's seconds from its load; None without loads.
       block: so many neighbouring steps are resampled together.
       step: mean seconds of a step.
       balanced: mean seconds of a worker, which a step would take if all ended together.
@@ -100,6 +102,7 @@ class Slowness:
     num_chunks: int
     recorded: bool
     lengths: str | None
+    load_line: LoadLine | None
     block: int
     step: float
     balanced: float
@@ -203,7 +206,7 @@ class Log(NamedTuple):
     model: Parts
     others: list[Parts]
     costs: np.ndarray | None
-    lengths: str | None
+    line: LoadLine | None
     draws: Sequence[Parts] = ()
 
     def losses(self) -> dict[str, np.ndarray]:
@@ -255,7 +258,8 @@ def slowness_of(trace: Trace, log: Log, seed: int = 0, *, timed_apart: bool = Fa
         left_out=trace.num_steps - len(times),
         num_chunks=log.model.data.shape[2],
         recorded=not log.others,
-        lengths=log.lengths,
+        lengths=None if log.line is None else "load",
+        load_line=log.line,
         block=block,
         step=float(times.max(axis=1).mean()),
         balanced=float(times.mean()),
@@ -284,7 +288,7 @@ def model_of(trace: Trace, times: np.ndarray, chunks: int | None) -> Log:
         model = parts_of_steps(times, chunks or CHUNKS)
         others = [as_data(model), as_one_chunk(model)]
         draws = _draws(model, by_chunks=False)
-        return Log(model, others, costs=None, lengths=None, draws=draws)
+        return Log(model, others, costs=None, line=None, draws=draws)
     if chunks is not None:
         count = parts.seconds.shape[2]
         raise ValueError(f"the log itself says that a worker's step has {count} chunks")
@@ -292,14 +296,10 @@ def model_of(trace: Trace, times: np.ndarray, chunks: int | None) -> Log:
     if parts.load is not None and np.ptp(parts.load) == 0:
         # Equal loads, such as a batch's size, say nothing of lengths.
         parts = parts._replace(load=None)
-    lengths: str | None = None
-    if parts.load is not None:
-        lengths = "load"
-    elif parts.forward is not None:
-        lengths = "forward_seconds"
     model = parts_of(parts)
     draws = _draws(model, by_chunks=parts.load is None)
-    return Log(model, others=[], costs=_costs(parts), lengths=lengths, draws=draws)
+    costs, line = _costs(parts)
+    return Log(model, others=[], costs=costs, line=line, draws=draws)
 
 
 def _draws(model: Parts, *, by_chunks: bool) -> list[Parts]:
@@ -315,23 +315,31 @@ def _model_of_loads(trace: Trace, times: np.ndarray, chunks: int) -> Log:
     load = load[np.isfinite(load).all(axis=1)]
     parts = Microbatches(times[:, :, None], load=load[:, :, None])
     expected = predicted_seconds(parts, slice(None))
-    costs = _costs(parts)
+    costs, line = _costs(parts)
     assert expected is not None
     assert costs is not None
+    assert line is not None
     model = parts_of_steps(times, chunks, expected[:, :, 0])
     others = [as_data(model), as_one_chunk(model)]
     costs = np.repeat(costs, chunks, axis=2) / chunks
+    line = line._replace(base=line.base / chunks, usual=line.usual / chunks)
     draws = _draws(model, by_chunks=False)
-    return Log(model, others, costs, lengths="load", draws=draws)
+    return Log(model, others, costs, line, draws=draws)
 
 
-def _costs(parts: Microbatches) -> np.ndarray | None:
-    """Predict chunks by their lengths, from the other half of the steps."""
+def _costs(parts: Microbatches) -> tuple[np.ndarray | None, LoadLine | None]:
+    """Predict chunks by their loads, from the other half of the steps; and the line of all steps.
+
+    Forward passes predict nothing: a chunk's own is timed after it has been handed out.
+    """
+    if parts.load is None:
+        return None, None
     first = np.arange(len(parts.seconds)) < len(parts.seconds) // 2
-    of_first, of_second = (predicted_seconds(parts, learnt) for learnt in (~first, first))
-    if of_first is None or of_second is None:
-        return None
-    return np.where(first[:, None, None], of_first, of_second)
+    costs = np.empty(parts.seconds.shape)
+    for half in (first, ~first):
+        line = LoadLine.fitted(parts.load[~half], parts.seconds[~half])
+        costs[half] = line.costs(parts.load[half])
+    return costs, LoadLine.fitted(parts.load, parts.seconds)
 
 
 def _causes(log: Log, block: int, seed: int) -> tuple[dict[str, Interval], Interval]:
@@ -339,7 +347,7 @@ def _causes(log: Log, block: int, seed: int) -> tuple[dict[str, Interval], Inter
     names = list(CAUSES)
     if log.others:
         added |= {REST: added["random"]}
-        names = [STEADY, REST] if log.lengths is None else ["data", STEADY, REST]
+        names = [STEADY, REST] if log.line is None else ["data", STEADY, REST]
     times = log.model.times()
     # Where all take one time, rounding is no cause.
     rounding = 1e-9 * times.max(axis=1)
@@ -363,7 +371,7 @@ def _levels(trace: Trace, log: Log, steps: np.ndarray) -> tuple[np.ndarray, np.n
 
     Without chunks and loads the steps need not be whole.
     """
-    if not log.others or log.lengths is not None:
+    if not log.others or log.line is not None:
         return steps, log.model.steady
     times = _table(trace)
     known = np.flatnonzero(np.isfinite(times).any(axis=1))

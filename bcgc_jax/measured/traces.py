@@ -154,7 +154,8 @@ def load_trace(
       step, worker, seconds: the names of the columns; others are ignored in the long layout.
       censored: the column that says, by 0/1, false/true or no/yes, whether the worker was cut off.
       load: the column of the work done when the seconds were over, in any unit; by default `load`,
-        where there is one. A step and worker may then have several rows, one for each load.
+        where there is one. An empty column counts for none. A step and worker may then have
+        several rows, one for each load.
       chunk, forward: the columns of a chunk's number and of its forward pass, see below.
       layout: "long", a row for each step and worker; "wide", a row for each step and a column named
         after each worker, the step column optional; "auto", wide only where there is neither a
@@ -410,23 +411,28 @@ def _read_columns(rows: Rows, path: str, at: dict[str, int], names: dict[str, st
             j = _number_of(row[at["worker"]], workers)
             if not (time := _positive(row[at["seconds"]], names["seconds"])):
                 continue
-            done = math.nan if work is None else _positive(row[work], names["load"])
-            if not done:
-                empty = f"{names['load']} is empty, and the time is not"
-                raise ValueError(f"{empty}: how much was done by then?")
+            done = 0.0 if work is None else _positive(row[work], names["load"])
             chunk.append(0 if part is None else _number_of(row[part], chunks))
             forward.append(math.nan if passed is None else _forward(row[passed], time))
             step.append(i)
             worker.append(j)
             seconds.append(time)
             censored.append(cut is not None and _flag(row[cut], names["censored"]))
-            load.append(done)
+            load.append(done or math.nan)
             line_of.append(line)
         except ValueError as error:
             worker_name = row[at["worker"]]
             raise ValueError(f"{path}, line {line}: {error} (worker {worker_name})") from None
     if not seconds:
         raise ValueError(f"{path} has no measured time: there are no rows, or empty ones")
+    unknown = np.flatnonzero(np.isnan(np.frombuffer(load)))
+    if work is not None and 0 < unknown.size < len(load):
+        first = unknown[0]
+        name = list(workers)[worker[first]]
+        raise ValueError(
+            f"{path}, line {line_of[first]}: {names['load']} is empty, and the time is not: how "
+            f"much was done by then? Give it in all rows, or in none (worker {name})"
+        )
     return _Columns(
         steps=list(steps),
         workers=list(workers),
@@ -460,7 +466,7 @@ def _trace_of(
         worker=columns.worker,
         seconds=columns.seconds,
         censored=columns.censored,
-        load=columns.load if "load" in at else None,
+        load=None if np.isnan(columns.load).all() else columns.load,
     )
     if "chunk" in at:
         number = _numbers_of_chunks(trace, path, columns)

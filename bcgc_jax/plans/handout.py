@@ -78,6 +78,7 @@ class Handout:
         exact.
       ends: how the step ends.
       before: the workers after the last step; all are alive if there was none.
+      ticks_of_unit: what a unit of size weighs until lengths of chunks are known, see `reweigh`.
 
     >>> handout = Handout(0, Storage((((0, 1),), ((1, 0),))), [[4], [4]])
     >>> first, second = Member(0, 0, 0), Member(0, 1, 0)
@@ -101,6 +102,7 @@ class Handout:
         sizes: Sequence[Sequence[int]],
         ends: Literal["sums", "chunks"] = "sums",
         before: Roster | None = None,
+        ticks_of_unit: int = 1,
     ):
         workers = range(len(storage.holders))
         if before is None:
@@ -116,8 +118,21 @@ class Handout:
         # Of equal chunks the first is taken: a worker's own, then those of others by number.
         self._stored = storage.chunks()
         self._open = set(self.holders)
-        # The summed size of the open chunks that a worker stores.
-        self._left = [sum(self.sizes[chunk] for chunk in mine) for mine in self._stored]
+        # The open chunks that a worker stores, in the same order.
+        self._fresh = [dict.fromkeys(stored) for stored in self._stored]
+        # What these weigh: ticks where lengths are known, and else units of size.
+        self._ticks_left = [0] * len(workers)
+        self._units_left = [sum(map(self.sizes.__getitem__, stored)) for stored in self._stored]
+        self._ticks: dict[Chunk, int] = {}  # of chunks whose lengths are known
+        self._ticks_of_unit = ticks_of_unit
+        self._known_ticks = self._known_units = 0  # of all that was known, begun or not
+        # Chunks with the same holders are needed alike.
+        groups: dict[frozenset[int], int] = {}
+        self._group = {
+            chunk: groups.setdefault(frozenset(who), len(groups))
+            for chunk, who in self.holders.items()
+        }
+        self._members = list(groups)
         self._running: dict[int, tuple[Name, Chunk]] = {}  # the ticket of each worker that has one
         self._runners: dict[Chunk, set[int]] = {chunk: set() for chunk in self.holders}
         self._begun: set[Chunk] = set()  # somebody computes it, and nobody keeps it
@@ -152,7 +167,7 @@ class Handout:
         """A ticket and the chunk to compute, the same until it is done; None: rest, and ask again.
 
         Args:
-          seconds: what each worker takes for a unit of size, `[N]`, as expected now.
+          seconds: what each worker takes for a tick, `[N]`, as expected now.
           worth: the begun chunks of which a copy by this worker is worth its time, the best first.
         """
         if not self._hears(who) or self.failed:
@@ -207,8 +222,34 @@ class Handout:
         total = 0.0
         for chunk in self._contents[closed]:
             others = [b for b in self.holders[chunk] if b != worker and self._answers(b)]
-            total += self.sizes[chunk] * min((seconds[b] for b in others), default=math.inf)
+            total += self.weight(chunk) * min((seconds[b] for b in others), default=math.inf)
         return total
+
+    # What is known of lengths.
+
+    def reweigh(self, subset: int, ticks: Sequence[int]) -> None:
+        """The lengths of a subset's chunks are known: whole ticks >= 1, `[C]`.
+
+        Begun chunks keep their weight. Chunks of unknown length weigh by their size, as much as the
+        known ones do on average.
+        """
+        for number, weight in enumerate(ticks):
+            chunk = subset, number
+            self._known_ticks += weight
+            self._known_units += self.sizes[chunk]
+            is_open = chunk in self._open
+            if is_open:
+                self._count(chunk, -1)
+            self._ticks[chunk] = weight
+            if is_open:
+                self._count(chunk, 1)
+        mean = round(self._known_ticks / self._known_units)
+        self._ticks_of_unit = max(1, mean)
+
+    def weight(self, chunk: Chunk) -> int:
+        """The ticks of a chunk, by its length if it is known, else by its size."""
+        known = self._ticks.get(chunk)
+        return self.sizes[chunk] * self._ticks_of_unit if known is None else known
 
     # What is heard of a worker.
 
@@ -252,15 +293,17 @@ class Handout:
 
         Who was overdue is among them, for it is heard of now.
         """
-        if all(self._left[worker] for worker in free):
+        if all(self._fresh[worker] for worker in free):
             return sorted(free)
         copied = self._may_be_copied()
-        able = (w for w in free if self._left[w] or not copied.isdisjoint(self._stored[w]))
+        able = [w for w in free if self._fresh[w]]
+        if copied:
+            able = [w for w in free if self._fresh[w] or not copied.isdisjoint(self._stored[w])]
         return sorted(self._overdue.intersection(free).union(able))
 
     def begun(self, worker: int) -> list[Chunk]:
         """The chunks that a worker may copy: others compute them, and it stores no open one."""
-        if self._left[worker]:
+        if self._fresh[worker]:
             return []
         return [chunk for chunk in self._stored[worker] if chunk in self._begun]
 
@@ -294,12 +337,8 @@ class Handout:
     ) -> Chunk | None:
         if worker in self._closed:  # its gradient could become a third vector
             return None
-        stored = self._stored[worker]
-        if self._left[worker]:
-            fresh = [chunk for chunk in stored if chunk in self._open]
-            largest = max(self.sizes[chunk] for chunk in fresh)
-            fresh = [chunk for chunk in fresh if self.sizes[chunk] == largest]
-            return max(fresh, key=lambda chunk: self._need(worker, chunk, seconds))
+        if self._fresh[worker]:
+            return self._neediest(worker, seconds)
         if self.ends == "chunks":  # whoever has begun a chunk has to end it anyway
             return None
         for chunk in worth:
@@ -317,10 +356,55 @@ class Handout:
                 chunks = chunks | self._contents[sums[late]]
         return chunks
 
-    def _need(self, worker: int, chunk: Chunk, seconds: Sequence[float]) -> float:
-        """When the first of a chunk's other holders would come to it."""
-        others = [b for b in self.holders[chunk] if b != worker and self._answers(b)]
-        return min([self._left[b] * seconds[b] for b in others], default=math.inf)
+    def _neediest(self, worker: int, seconds: Sequence[float]) -> Chunk:
+        """The open chunk whose other holders would come to it last, `max` over need times weight.
+
+        Where no length is known, that of the largest chunks. Of equal ones it is the first.
+        """
+        fresh = list(self._fresh[worker])
+        weights = self._weights(fresh)
+        groups = list(map(self._group.__getitem__, fresh))
+        members = {group: self._members[group] for group in set(groups)}
+        if len(members) == 1:
+            return fresh[weights.index(max(weights))]
+        comes = self._comes(worker, frozenset().union(*members.values()), seconds)
+        needs = {group: min(map(comes.__getitem__, who)) for group, who in members.items()}
+        need = list(map(needs.__getitem__, groups))
+        keys = list(zip(need, weights, strict=True))
+        if self._ticks:
+            keys = [(first * ticks, ticks) for first, ticks in keys]
+        else:
+            keys = [(ticks, first) for first, ticks in keys]
+        return fresh[keys.index(max(keys))]
+
+    def _comes(
+        self, worker: int, holders: frozenset[int], seconds: Sequence[float]
+    ) -> dict[int, float]:
+        """When each of these holders would have done all that is left of what it stores.
+
+        The worker itself never comes, nor does who does not answer.
+        """
+        unit = self._ticks_of_unit
+        ticks = self._ticks_left
+        units = self._units_left
+        comes = {b: (ticks[b] + units[b] * unit) * seconds[b] for b in holders}
+        for silent in holders & self._silent():
+            comes[silent] = math.inf
+        comes[worker] = math.inf
+        return comes
+
+    def _silent(self) -> set[int]:
+        """Workers that are lost, or late and not heard of since."""
+        if len(self._alive) == len(self._lives):
+            return self._overdue
+        lost = set(range(len(self._lives))) - self._alive
+        return lost | self._overdue
+
+    def _weights(self, chunks: list[Chunk]) -> list[int]:
+        """The ticks of chunks: by length, or by size where it is not known."""
+        if not self._ticks:
+            return list(map(self.sizes.__getitem__, chunks))
+        return list(map(self.weight, chunks))
 
     def _given_up(self, worker: int) -> Chunk | None:
         """One that only overdue workers compute, or else one that such a worker keeps."""
@@ -361,7 +445,9 @@ class Handout:
         if chunk in self._open:
             self._open.remove(chunk)
             self._begun.add(chunk)
-            self._count(chunk, -self.sizes[chunk])
+            self._count(chunk, -1)
+            for holder in self.holders[chunk]:
+                del self._fresh[holder][chunk]
 
     def _end(self, worker: int) -> Chunk:
         _, chunk = self._running.pop(worker)
@@ -405,8 +491,16 @@ class Handout:
                 self._begun.add(chunk)
             else:
                 self._open.add(chunk)
-                self._count(chunk, self.sizes[chunk])
+                self._count(chunk, 1)
+                for holder in self.holders[chunk]:
+                    stored = self._stored[holder]
+                    self._fresh[holder] = dict.fromkeys(c for c in stored if c in self._open)
 
-    def _count(self, chunk: Chunk, size: int) -> None:
+    def _count(self, chunk: Chunk, sign: int) -> None:
+        """A chunk is open (1) or not (-1): what is left to its holders follows."""
+        known = self._ticks.get(chunk)
+        left, weight = (self._units_left, self.sizes[chunk])
+        if known is not None:
+            left, weight = self._ticks_left, known
         for worker in self.holders[chunk]:
-            self._left[worker] += size
+            left[worker] += sign * weight

@@ -1,8 +1,7 @@
 """Work sharing in many steps at once, an event at a time in all; no program is compiled for it.
 
-The rule is that of `plans.shared_step`. Where costs of chunks are predicted, r_b is a sum of costs,
-and the greatest product of min r_b e_b and the chunk's cost decides: a long chunk is begun early,
-unless its other holders have time for it.
+The rule is that of `Handout` and `Timing`, to the last bit: what `serve` hands out is what is
+replayed here (tests/handout/test_promise.py).
 """
 
 from typing import NamedTuple
@@ -22,13 +21,15 @@ class Chunks(NamedTuple):
       paces: by which a worker multiplies a chunk's length, `[S, N]`.
       lengths: seconds at pace 1, `[S, M]`.
       pauses: seconds that a worker pauses in its first chunk, its second, …, `[S, N, K]`.
-      costs: as predicted, `[S, M]`; None where nothing is known but the sizes.
+      ticks: predicted lengths, `[S, M]`, whole; None where nothing is known but the sizes.
+      starts: when a worker begins, `[S, N]`; None: all at 0.
     """
 
     paces: np.ndarray
     lengths: np.ndarray
     pauses: np.ndarray
-    costs: np.ndarray | None = None
+    ticks: np.ndarray | None = None
+    starts: np.ndarray | None = None
 
 
 class _Clock:
@@ -40,19 +41,21 @@ class _Clock:
         self.round_trip = round_trip
         self.steps = np.arange(steps)
         self.until = np.zeros((steps, workers))
+        if chunks.starts is not None:
+            self.until += chunks.starts
         self.begun = np.zeros((steps, workers), int)
         # After its last recorded chunk a worker pauses no more.
         self.pauses = np.append(chunks.pauses, np.zeros((steps, workers, 1)), axis=2)
         self.end = np.zeros(steps)
 
-    def begin(self, worker: np.ndarray, chunk: np.ndarray, some: np.ndarray) -> None:
-        """Let a worker in each step, `[S]`, begin a chunk if there are `some`, else rest."""
+    def begin(self, worker: np.ndarray, chunk: np.ndarray, begins: np.ndarray) -> None:
+        """A worker in each step, `[S]`, begins a chunk where it `begins`, else it rests."""
         at = self.steps, worker
         number = np.minimum(self.begun[at], self.pauses.shape[2] - 1)
         seconds = self.chunks.paces[at] * self.chunks.lengths[self.steps, chunk]
         until = self.until[at] + self.round_trip + seconds + self.pauses[self.steps, worker, number]
-        self.end = np.where(some, np.maximum(self.end, until), self.end)
-        self.until[at] = np.where(some, until, np.inf)
+        self.end = np.where(begins, np.maximum(self.end, until), self.end)
+        self.until[at] = np.where(begins, until, np.inf)
         self.begun[at] += 1
 
 
@@ -64,9 +67,9 @@ def in_turn(chunks: Chunks, order: np.ndarray, round_trip: float = 0.0) -> np.nd
     [4.0]
     """
     clock = _Clock(chunks, round_trip)
-    some = np.ones(len(order), bool)
+    always = np.ones(len(order), bool)
     for chunk in order.T:
-        clock.begin(clock.until.argmin(axis=1), chunk, some)
+        clock.begin(clock.until.argmin(axis=1), chunk, always)
     return clock.end
 
 
@@ -84,60 +87,97 @@ def handed_out(tables: ChunkTables, chunks: Chunks, round_trip: float = 0.0) -> 
     size, stored, holders = (np.asarray(part, np.intp) for part in tables)
     steps, workers = chunks.paces.shape
     count = len(size) - 1
-    # Of a byte: those that are not begun stay in a processor's cache.
+    # Sizes take a byte: chunks that are not begun stay in a processor's cache.
     weight: np.ndarray = np.broadcast_to(size.astype(np.int8), (steps, count + 1))
-    if chunks.costs is not None:
-        weight = np.pad(chunks.costs, [(0, 0), (0, 1)])
-    others = _others(stored, holders, workers)
+    if chunks.ticks is not None:
+        weight = np.pad(chunks.ticks, [(0, 0), (0, 1)])
     clock = _Clock(chunks, round_trip)
     every = clock.steps
-    # Of what nobody has begun the weight, and less than nothing of the rest.
+    # The weight of what nobody has begun, and less than nothing for the rest.
     fresh = np.where(np.arange(count + 1) < count, weight, weight.dtype.type(_BEGUN))
-    # Nobody, who holds what is no chunk, comes last.
-    left = np.append(weight[:, stored].sum(axis=2, dtype=float), np.zeros((steps, 1)), axis=1)
-    need = np.full((steps, workers + 1), np.inf)
-    learnt = _Learnt(steps, workers)
+    needs = None if stored.shape[1] == count else _Needs(weight, stored, holders, workers)
     for _ in range(count + workers):
         worker = clock.until.argmin(axis=1)
-        expected = learnt.expected(clock.until, clock.until[every, worker])
-        np.multiply(left[:, :workers], expected, out=need[:, :workers])
-        mine = stored[worker]
-        own = _entries(fresh, mine)
-        first = np.min([_entries(need, some[worker]) for some in others], axis=0)
-        if chunks.costs is None:
-            key = np.where(own == own.max(axis=1, keepdims=True), first, -1.0)
+        stored_here = stored[worker]
+        open_here = _entries(fresh, stored_here)
+        if needs is None:
+            # All store all, so all chunks are needed alike.
+            key = open_here
         else:
-            key = np.where(own > _BEGUN, first * own, -1.0)
+            first = needs.first(worker, clock.until)
+            key = _key(first, open_here, lengths_known=chunks.ticks is not None)
         place = key.argmax(axis=1)
-        some = own[every, place] > _BEGUN
-        chunk = np.where(some, mine[every, place], count)
-        taken = weight[every, chunk]
+        begins = open_here[every, place] > _BEGUN
+        chunk = np.where(begins, stored_here[every, place], count)
         fresh[every, chunk] = _BEGUN
-        for holder in holders[chunk].T:
-            left[every, holder] -= taken
-        learnt.begin(worker, taken, some, clock.until[every, worker])
-        clock.begin(worker, np.minimum(chunk, count - 1), some)
+        if needs is not None:
+            needs.begin(worker, chunk, begins, clock.until[every, worker])
+        clock.begin(worker, np.minimum(chunk, count - 1), begins)
     return clock.end
 
 
+def _key(first: np.ndarray, open_here: np.ndarray, *, lengths_known: bool) -> np.ndarray:
+    """Return what decides, `[S, K]`: the first of the greatest is handed out.
+
+    The largest chunks come first; where lengths are known need times weight decides, and of equal
+    products the weight.
+    """
+    if not lengths_known:
+        largest = open_here == open_here.max(axis=1, keepdims=True)
+        return np.where(largest, first, -1.0)
+    key = np.where(open_here > _BEGUN, first * open_here, -1.0)
+    greatest = key == key.max(axis=1, keepdims=True)
+    return np.where(greatest, open_here, _BEGUN)
+
+
+class _Needs:
+    """When the other holders of a chunk would come to it, by what is left and by their paces."""
+
+    def __init__(
+        self, weight: np.ndarray, stored: np.ndarray, holders: np.ndarray, workers: int
+    ) -> None:
+        steps = len(weight)
+        self.steps = np.arange(steps)
+        self.weight = weight
+        self.holders = holders
+        self.others = _others(stored, holders, workers)
+        # Nobody, who holds what is no chunk, comes last.
+        nobody = np.zeros((steps, 1))
+        self.left = np.append(weight[:, stored].sum(axis=2, dtype=float), nobody, axis=1)
+        self.need = np.full((steps, workers + 1), np.inf)
+        self.learnt = _Learnt(steps, workers)
+
+    def first(self, worker: np.ndarray, until: np.ndarray) -> np.ndarray:
+        """Return when the first other holder would come to each chunk of a worker, `[S, K]`."""
+        expected = self.learnt.expected(until, until[self.steps, worker])
+        np.multiply(self.left[:, :-1], expected, out=self.need[:, :-1])
+        return np.min([_entries(self.need, other[worker]) for other in self.others], axis=0)
+
+    def begin(
+        self, worker: np.ndarray, chunk: np.ndarray, begins: np.ndarray, now: np.ndarray
+    ) -> None:
+        weight = self.weight[self.steps, chunk]
+        for holder in self.holders[chunk].T:
+            self.left[self.steps, holder] -= weight
+        self.learnt.begin(worker, weight, begins, now)
+
+
 class _Learnt:
-    """What each worker took for a unit of size, `[S, N]`, in its last chunk and in this one."""
+    """What each worker took for a tick, `[S, N]`, in its last chunk and in this one."""
 
     def __init__(self, steps: int, workers: int) -> None:
         self.steps = np.arange(steps)
         self.last = np.zeros((steps, workers))
-        self.unknown = np.ones((steps, workers))
-        self.ones = np.ones(workers)
         self.running = np.ones((steps, workers))
         self.began = np.full((steps, workers), np.inf)
 
     def begin(
-        self, worker: np.ndarray, size: np.ndarray, some: np.ndarray, now: np.ndarray
+        self, worker: np.ndarray, weight: np.ndarray, begins: np.ndarray, now: np.ndarray
     ) -> None:
-        """Let a worker in each step, `[S]`, begin a chunk of this size if there are `some`."""
+        """A worker in each step, `[S]`, begins a chunk of this weight where it `begins`."""
         at = self.steps, worker
-        self.running[at] = np.where(some, size, 1)
-        self.began[at] = np.where(some, now, np.inf)
+        self.running[at] = np.where(begins, weight, 1)
+        self.began[at] = np.where(begins, now, np.inf)
 
     def expected(self, until: np.ndarray, now: np.ndarray) -> np.ndarray:
         """e, `[S, N]`, once chunks that last `until` now have ended; 1 where nothing is known."""
@@ -146,22 +186,23 @@ class _Learnt:
         ended = until == now[:, None]
         ended &= so_far > 0
         np.copyto(self.last, so_far, where=ended)
-        np.copyto(self.unknown, 0.0, where=ended)
-        # Products are sums in a fifth of the time.
-        count = len(self.ones) - self.unknown @ self.ones
-        mean = np.where(count > 0, self.last @ self.ones / np.maximum(count, 1), 1.0)
+        timed = self.last > 0
+        count = np.count_nonzero(timed, axis=1)
+        # `Timing` adds up the same numbers in the same order.
+        mean = self.last.sum(axis=1) / np.maximum(count, 1)
         # Of a chunk that has ended, so far is its whole pace.
-        return np.maximum(self.last + self.unknown * mean[:, None], so_far)
+        expected = np.maximum(np.where(timed, self.last, mean[:, None]), so_far)
+        return np.where(count[:, None] > 0, expected, 1.0)
 
 
 def _entries(table: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Return of each row of a table, `[S, M]`, the entries at its `columns`, `[S, K]`."""
+    """Return the entries of each row of a table, `[S, M]`, at its `columns`, `[S, K]`."""
     first = np.arange(0, table.size, table.shape[1])
     return table.ravel().take(first[:, None] + columns)
 
 
 def _others(stored: np.ndarray, holders: np.ndarray, workers: int) -> list[np.ndarray]:
-    """Return of each worker's chunks the first other holders, `[N, S]`, second, …; N for none."""
+    """Return the first other holders of each worker's chunks, `[N, S]`, second, …; N for none."""
     found = holders[stored]
     found = np.where(found == np.arange(workers)[:, None, None], workers, found)
     found = np.sort(found, axis=2)[:, :, : max(found.shape[2] - 1, 1)]

@@ -4,8 +4,9 @@ A chunk is one whole forward and backward pass of a microbatch. When a worker is
 the largest chunks that it stores and nobody has begun, the one whose other holders would come to it
 last: the one with the greatest min over holders b of r_b e_b. r_b is the size of what b stores and
 nobody has begun, e_b the seconds that b takes for a unit of size: by its last chunk, or by what the
-running one has taken so far, if that is more; before its first chunk the mean of the others. Of
-equal ones it takes its own, then in order.
+running one has taken so far, if that is more; before its first chunk the mean of the others.
+Before anybody has done a chunk all are taken to be alike. Of equal ones it takes its own, then in
+order.
 """
 
 from typing import NamedTuple
@@ -148,10 +149,11 @@ def expected_pace(last: Array, running: Array, begun: Array, now: Array) -> Arra
     """
     timed = last > 0
     count = jnp.sum(timed)
-    mean = jnp.where(count > 0, jnp.sum(last) / jnp.maximum(count, 1), 1.0)
+    mean = jnp.sum(last) / jnp.maximum(count, 1)
     so_far = (now - begun) / jnp.where(running > 0, running, 1)
     expected = jnp.where(timed, last, mean)
-    return jnp.where(running > 0, jnp.maximum(expected, so_far), expected)
+    expected = jnp.where(running > 0, jnp.maximum(expected, so_far), expected)
+    return jnp.where(count > 0, expected, 1.0)
 
 
 def length_of(lengths: Array, worker: Array, chunk: Array) -> Array:

@@ -39,6 +39,8 @@ class WorkSharing(Completion):
       ends: "chunks", when everyone has ended its chunk, and none is done twice; "sums", with the
         last chunk: slow ones are copied, and who is busy then joins the next step late.
       round_trip: before each chunk, in the unit of `Worker`.
+      load_line, usual_cost: (a, b) and mean seconds of a whole chunk, by a log: a chunk of this
+        load takes a + b load seconds; for `handout.serve`, which hands out by it.
     """
 
     num_workers: int = static_field()
@@ -48,6 +50,8 @@ class WorkSharing(Completion):
     whole_subsets: bool = static_field(default=False)
     ends: str = static_field(default="chunks")
     round_trip: ArrayLike = 0.0
+    load_line: tuple[float, float] | None = static_field(default=None)
+    usual_cost: float | None = static_field(default=None)
 
     bound_of = "storage"
 

@@ -111,7 +111,7 @@ def _any_ends(at: _State) -> Array:
 
 def _later(tables: ChunkTables, at: _State) -> _State:
     """Time goes on to the next end, or until a copy is worth it or a worker is overdue."""
-    own = jnp.where(at.free, _pace_now(tables, at), jnp.inf)
+    own = jnp.where(at.free, _pace_of_copies(tables, at), jnp.inf)
     looks = jnp.append(_worth_from(tables, at, own[:, None]), _deadlines(tables, at)[None], axis=0)
     look = jnp.min(jnp.where(_reached(at, looks), jnp.inf, looks))
     end = jnp.min(at.until)
@@ -221,7 +221,7 @@ def _copies(tables: ChunkTables, at: _State) -> _Copies:
 def _may_be_given(tables: ChunkTables, at: _State, copies: _Copies) -> Array:
     """Of each free worker whether there is something; False only where there is nothing, `[N]`."""
     # worth it for the fastest, or for nobody
-    own = jnp.min(jnp.where(at.asks, _pace_now(tables, at), jnp.inf))
+    own = jnp.min(jnp.where(at.asks, _pace_of_copies(tables, at), jnp.inf))
     worth = copies.running & ~_hopeful(tables, at, own)
     some = at.open | worth | copies.given_up | copies.kept
     return jnp.any(some[tables.stored], axis=1)
@@ -236,7 +236,8 @@ def _choice(tables: ChunkTables, at: _State, copies: _Copies, worker: Array) -> 
     need = jnp.where(at.overdue, jnp.inf, left * pace)
     fresh = neediest(tables, at.open, need, worker)
     ends = jnp.full(chunks + 1, jnp.inf).at[at.running].min(_expected_end(tables, at))
-    worth = (copies.running & ~_hopeful(tables, at, pace[worker]))[mine]
+    own = _pace_of_copies(tables, at)[worker]
+    worth = (copies.running & ~_hopeful(tables, at, own))[mine]
     latest = jnp.max(jnp.where(worth, ends[mine], -jnp.inf))
     copy = jnp.min(jnp.where(worth & (ends[mine] == latest), mine, chunks))
     given_up = _first_in(mine, copies.given_up, chunks)
@@ -257,6 +258,12 @@ def _first_in(mine: Array, some: Array, none: int) -> Array:
 
 def _pace_now(tables: ChunkTables, at: _State) -> Array:
     return expected_pace(at.pace, tables.size[at.running], at.begun, at.now)
+
+
+def _pace_of_copies(tables: ChunkTables, at: _State) -> Array:
+    """Nobody copies before anybody has done a chunk."""
+    known = jnp.any(at.pace > 0)
+    return jnp.where(known, _pace_now(tables, at), jnp.inf)
 
 
 def _expected_end(tables: ChunkTables, at: _State) -> Array:

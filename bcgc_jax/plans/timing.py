@@ -1,4 +1,4 @@
-"""How long workers take for a unit of size, for `Handout`; callers say what time it is `now`."""
+"""How long workers take for a tick, for `Handout`; callers say what time it is `now`."""
 
 import math
 from collections.abc import Collection, Iterable, Mapping
@@ -18,13 +18,14 @@ PATIENCE = 2.0
 class Timing:
     """The times of one step, for `Handout`: `seconds` and `worth` for `next`, `overdue` for `late`.
 
-    A worker is expected to take as long for a unit of size as for its last chunk, or as its running
-    chunk has taken by now if that is more. Before its first one it is expected to take the mean of
-    the others.
+    A worker is expected to take as long for a tick as for its last chunk, or as its running chunk
+    has taken by now if that is more. Before its first one it is expected to take the mean of the
+    others. Before anybody has done a chunk all are taken to be alike. `Handout.weight` says how
+    many ticks a chunk has.
 
     >>> timing = Timing(2)
     >>> for worker in (0, 1):
-    ...     timing.began(worker, (worker, 0), size=4, now=0.0)
+    ...     timing.began(worker, (worker, 0), ticks=4, now=0.0)
     >>> timing.ended(0, now=2.0)
     >>> timing.seconds(now=2.0), timing.worth(0, now=2.0)
     ([0.5, 0.5], [])
@@ -33,42 +34,43 @@ class Timing:
     """
 
     def __init__(self, num_workers: int):
-        self._last = np.zeros(num_workers)  # for a unit of size; 0 before there is one
+        self._last = np.zeros(num_workers)  # for a tick; 0 before there is one
         self._taken = np.zeros(num_workers)  # for all chunks that are done
-        self._done = np.zeros(num_workers)  # their size
+        self._done = np.zeros(num_workers)  # their ticks
         self._taken_by_all = self._done_by_all = 0.0
-        self._mean = math.inf  # of all workers, for a unit; infinity before anything is known
+        self._mean = math.inf  # of all workers, for a tick; infinity before anything is known
         self._own_mean = np.zeros(num_workers)
-        self._expected = np.ones(num_workers)  # for a unit, whatever runs
+        self._expected = np.full(num_workers, np.inf)  # for a tick, whatever runs
         self._began = np.full(num_workers, np.inf)  # the running chunk; infinity for none
-        self._size = np.ones(num_workers)  # of the running chunk
+        self._ticks = np.ones(num_workers)  # of the running chunk
         self._running: dict[int, Chunk] = {}
         self._runners: dict[Chunk, set[int]] = {}
 
-    def began(self, worker: int, chunk: Chunk, size: int, now: float) -> None:
+    def began(self, worker: int, chunk: Chunk, ticks: int, now: float) -> None:
         """A worker has been given a chunk."""
         self.lost(worker)
         self._running[worker] = chunk
         self._runners.setdefault(chunk, set()).add(worker)
         self._began[worker] = now
-        self._size[worker] = size
+        self._ticks[worker] = ticks
 
     def ended(self, worker: int, now: float) -> None:
         """A worker has done its chunk."""
-        size = self._size[worker]
+        ticks = self._ticks[worker]
         seconds = now - self._began[worker]
         self.lost(worker)
-        self._last[worker] = seconds / size
+        self._last[worker] = seconds / ticks
         self._taken[worker] += seconds
-        self._done[worker] += size
+        self._done[worker] += ticks
         self._own_mean[worker] = self._taken[worker] / self._done[worker]
         self._taken_by_all += seconds
-        self._done_by_all += float(size)
+        self._done_by_all += float(ticks)
         self._mean = self._taken_by_all / self._done_by_all
-        self._expected[worker] = self._last[worker]
-        timed = self._last > 0
-        if not timed.all():
-            self._expected[~timed] = np.mean(self._last[timed]) if timed.any() else 1.0
+        timed = np.count_nonzero(self._last)
+        if timed:
+            # `lockstep` adds up the same numbers in the same order.
+            mean = self._last.sum() / timed
+            self._expected = np.where(self._last > 0, self._last, mean)
 
     def lost(self, worker: int) -> None:
         """A worker's process is given up; what is known of its speed stays, for the next one."""
@@ -78,15 +80,17 @@ class Timing:
             self._began[worker] = np.inf
 
     def seconds(self, now: float) -> list[float]:
-        """What each worker takes for a unit, `[N]`; the mean if unknown, 1 if nothing is known."""
-        return np.maximum(self._expected, (now - self._began) / self._size).tolist()
+        """What each worker takes for a tick, `[N]`; the mean if unknown, 1 if nothing is known."""
+        if not self._last.any():
+            return [1.0] * len(self._last)
+        return np.maximum(self._expected, (now - self._began) / self._ticks).tolist()
 
     def worth(self, worker: int, now: float, among: Iterable[Chunk] | None = None) -> list[Chunk]:
         """The running chunks that are worth a copy by a free worker, the latest expected end first.
 
-        All that run are looked at, or those `among` some.
+        Chunks are looked for `among` these, by default all that run.
         """
-        own = max(self._expected[worker], (now - self._began[worker]) / self._size[worker])
+        own = max(self._expected[worker], (now - self._began[worker]) / self._ticks[worker])
         ends: dict[Chunk, float] = {}
         for chunk in self._runners if among is None else among:
             runs = sorted(self._runners.get(chunk, ()))
@@ -98,9 +102,9 @@ class Timing:
         """The workers that run a chunk for too long; each of `voided` sums doubles the patience."""
         return np.flatnonzero(self._deadlines(voided) <= now).tolist()
 
-    def patience(self, worker: int, size: int, voided: int = 0) -> float:
-        """Seconds in which a worker has done a chunk of this size; infinity if nothing is known."""
-        return PATIENCE * 2**voided * max(float(self._own_mean[worker]), self._mean) * size
+    def patience(self, worker: int, ticks: int, voided: int = 0) -> float:
+        """Seconds in which a worker has done a chunk; infinity if nothing is known."""
+        return PATIENCE * 2**voided * max(float(self._own_mean[worker]), self._mean) * ticks
 
     def worth_anew(self, anew: float, usual: float, voided: int = 0) -> float:
         """Seconds until a sum is computed `anew`: others came within `usual` seconds."""
@@ -124,21 +128,21 @@ class Timing:
 
     def _deadlines(self, voided: int) -> np.ndarray:
         """Of each worker, infinity where no chunk runs or nothing is known."""
-        expected = np.maximum(self._own_mean, self._mean) * self._size
+        expected = np.maximum(self._own_mean, self._mean) * self._ticks
         return self._began + PATIENCE * 2**voided * expected
 
     def _ends(self, workers: list[int], now: float) -> np.ndarray:
-        """Of one that is unknown or late, as much is to be expected as it has taken by now."""
+        """A chunk that is unknown or late is expected to take twice what it has taken by now."""
         began = self._began[workers]
-        expected = began + self._last[workers] * self._size[workers]
+        expected = began + self._last[workers] * self._ticks[workers]
         return np.where(expected > now, expected, now + (now - began))
 
     def _worth_from(self, workers: list[int], own: float, now: float) -> np.ndarray:
-        """From when on a copy is worth it for one that takes `own` for a unit, as it looks now."""
+        """When a copy begins to be worth it for a worker that takes `own` for a tick."""
         began = self._began[workers]
-        size = self._size[workers]
-        needed = WORTH * own * size
-        expected = self._last[workers] * size
+        ticks = self._ticks[workers]
+        needed = WORTH * own * ticks
+        expected = self._last[workers] * ticks
         return np.where(began + expected - now > needed, now, began + np.maximum(expected, needed))
 
 
@@ -153,6 +157,6 @@ def hand_out(
         given = handout.next(handout.member(worker), seconds, worth)
         if given is not None:
             ticket, chunk = given
-            timing.began(worker, chunk, handout.sizes[chunk], now)
+            timing.began(worker, chunk, handout.weight(chunk), now)
             handed_out.append((worker, ticket, chunk))
     return handed_out

@@ -1,4 +1,4 @@
-"""Work sharing in a loop of NumPy: four sums meet in process 0. Only that one has JAX.
+"""Work sharing in a loop of NumPy: four sums meet in process 0. Without JAX.
 
 Set BCGC_HANDOUT_KEY to the same secret in four shells. In each start
 `python docs/examples/with_numpy.py RANK`, RANK from 0 to 3.

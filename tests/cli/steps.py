@@ -24,9 +24,15 @@ def written(path: Path, times: np.ndarray = TIMES) -> str:
     return str(path)
 
 
-def written_in_parts(path: Path, seconds: np.ndarray, forward: float = 0.25) -> str:
-    """Microbatches, `[S, W, C]`, of which the forward pass takes this share."""
+def written_in_parts(
+    path: Path, seconds: np.ndarray, forward: float = 0.25, load: np.ndarray | None = None
+) -> str:
+    """Microbatches, `[S, W, C]`, of which the forward pass takes this share; with loads or not."""
     cells = np.ndenumerate(seconds)
     rows = [f"{s},{w},{c},{time:.9f},{forward * time:.9f}" for (s, w, c), time in cells]
-    path.write_text("\n".join(["step,worker,chunk,seconds,forward_seconds", *rows]))
+    header = "step,worker,chunk,seconds,forward_seconds"
+    if load is not None:
+        header += ",load"
+        rows = [f"{row},{value}" for row, value in zip(rows, load.ravel().tolist(), strict=True)]
+    path.write_text("\n".join([header, *rows]))
     return str(path)

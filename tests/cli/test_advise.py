@@ -17,7 +17,7 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax.cli import advise as advise_command
 from bcgc_jax.cli import advise_files, fit, traces
-from bcgc_jax.handout import serve
+from bcgc_jax.handout import join, serve
 from bcgc_jax.measured.advice import advise
 from bcgc_jax.measured.microbatches import Microbatches
 from bcgc_jax.plans.sharing import WorkSharing
@@ -30,8 +30,8 @@ assert_close: Any = np.testing.assert_allclose
 
 @pytest.fixture
 def chunks(tmp_path):
-    _, log = log_of("data", 3)
-    return written_in_parts(tmp_path / "chunks.csv", log.seconds)
+    true, log = log_of("data", 3)
+    return written_in_parts(tmp_path / "chunks.csv", log.seconds, load=true.data)
 
 
 def test_two_screens_say_what_to_do(command, chunks):
@@ -42,7 +42,7 @@ def test_two_screens_say_what_to_do(command, chunks):
     assert lines[0] == "chunks.csv: 8 workers, 24 steps, 8 chunks in a worker's step."
     assert any(line.startswith("the data: some chunks are longer than others") for line in lines)
     assert "Do this: deal the chunks to the workers by their length. It saves" in out
-    assert "Lengths of chunks are predicted from forward_seconds." in " ".join(lines)
+    assert "Lengths of chunks are predicted from load." in " ".join(lines)
     assert "by model" not in out
 
 
@@ -176,15 +176,22 @@ def test_the_plan_is_for_the_trainers_and_for_ones_own_loop(command, answer, tmp
     advised = next(row for row in found["rows"] if row["remedy"] == found["advised"])
     assert command("plot", str(plan))[0] == 0
     solution = bcgc.Solution.load(plan)
-    assert solution.method == found["advised"] == "sharing:all"
+    assert solution.method == found["advised"] == "sharing:3"
     assert float(solution.expected_runtime) == pytest.approx(
         found["step"] * (1 - advised["saved"][0])
     )
     assert solution.plan is not None
     rule = solution.plan.completion
     assert isinstance(rule, WorkSharing)
-    with serve(rule.num_workers, rule.max_subsets, rule.chunks, key="secret"):
-        pass
+    with serve(plan, key="secret"), serve(str(plan), key="secret") as coordinator:
+        assert len(join(coordinator.address, 0, key="secret").held) == len(rule.sizes) * 3
+    for wrong in ("{}", '{"plan": {"completion": {"rule": "AnyOf"}}, "method": "nested"}', "no"):
+        other = tmp_path / "other.json"
+        other.write_text(wrong)
+        with pytest.raises(ValueError, match=r"other.json is no plan of work sharing"):
+            serve(other, key="secret")
+    with pytest.raises(ValueError, match="leave out max_subsets"):
+        serve(plan, 2, key="secret")
     # The clock is that of the problem that is trained for: M / N samples of L coordinates.
     problem = bcgc.Problem(bcgc.Empirical(times), 4, 6, 20)
     scheme = bcgc.coding.training_scheme(jax.random.key(0), problem, solution, {"w": jnp.ones(6)})

@@ -70,6 +70,35 @@ def test_advice_needs_no_jax(trace):
     )
 
 
+_NO_JAX = """
+import sys
+sys.modules.update(dict.fromkeys(("jax", "jaxlib", "optax", "chex")))  # as if not installed
+from bcgc_jax import cli, handout
+with handout.serve(2, key="secret") as coordinator:
+    with handout.join(coordinator.address, 0, key="secret") as share:
+        print(len(share.held))
+sys.argv = ["bcgc", "advise", *sys.argv[1:]]
+cli.main()
+"""
+
+
+def test_sharing_and_advice_go_where_jax_is_not_installed(trace):
+    done = python(_NO_JAX, trace)
+    shared, _, advised = done.stdout.partition("\n")
+    assert (done.returncode, done.stderr, shared) == (0, "", "20")
+    assert advised.startswith("trace.csv: 4 workers, 6 steps.")
+
+
+@pytest.mark.parametrize(("module", "more"), [("rich", ()), ("jax", ("--method", "nested"))])
+def test_what_is_missing_is_named_with_what_to_install(trace, module, more):
+    missing = _NO_JAX.replace('"jax",', f'"jax", "{module}",')
+    done = python(missing, trace, *more)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"bcgc: {module} is missing: in a clone of the project, pip install '.[cli]'\n"
+    )
+
+
 @pytest.mark.parametrize("name", names.LAWS)
 def test_a_law_has_the_parameters_that_it_is_typed_with(name):
     law = law_class(name)

@@ -146,6 +146,12 @@ class World:
         missing = handout.holders.keys() - handout._keeper.keys() - handout._added
         run = {chunk for _, chunk in handout._running.values()}
         assert (handout._open, handout._begun) == (missing - run, missing & run)
+        for worker, stored in enumerate(handout._stored):
+            fresh = [chunk for chunk in stored if chunk in handout._open]
+            assert list(handout._fresh[worker]) == fresh
+            left = handout._units_left[worker] * handout._ticks_of_unit
+            left += handout._ticks_left[worker]
+            assert left == sum(map(handout.weight, fresh))
 
     # What can happen.
 
@@ -324,12 +330,17 @@ class World:
 
 
 def timed_step(
-    handout: Handout, starts: Sequence[float], seconds: np.ndarray
+    handout: Handout,
+    starts: Sequence[float] | np.ndarray,
+    seconds: np.ndarray,
+    pauses: np.ndarray | None = None,
+    round_trip: float = 0.0,
 ) -> tuple[float, np.ndarray]:
     """When the last chunk has ended, and until when each worker is busy: one event after the other.
 
-    A worker begins the step at its start, and takes `seconds[worker, k]` for the k-th chunk. All
-    that are free are served at every event; those that `may_be_given` something would be enough.
+    A worker begins the step at its start, takes `seconds[worker, k]` for the k-th chunk, and pauses
+    for `pauses[worker, i]` in the i-th chunk that it is given. All that are free are served at
+    every event; those that `may_be_given` something would be enough.
     """
     workers = range(len(starts))
     number = {chunk: k for k, chunk in enumerate(handout.holders)}
@@ -339,6 +350,7 @@ def timed_step(
     now = 0.0
     until = np.array(starts, float)
     free = set[int]()
+    still: list[list[float]] = [[] if pauses is None else list(pauses[w]) for w in workers]
     while not handout.complete:
         look = timing.next_look(now, handout.voided) if handout.ends == "sums" else np.inf
         copies = {w: handout.begun(w) for w in handout.may_be_given(free)}
@@ -368,7 +380,8 @@ def timed_step(
                 assert w in able
                 assert ends or now >= of_use
                 tickets[w], chunk = given
-                timing.began(w, chunk, handout.sizes[chunk], now)
-                until[w] = now + seconds[w, number[chunk]]
+                timing.began(w, chunk, handout.weight(chunk), now)
+                pause = still[w].pop(0) if still[w] else 0.0
+                until[w] = now + round_trip + seconds[w, number[chunk]] + pause
                 free.remove(w)
     return now, np.where(np.isin(workers, list(free)), now, until)

@@ -64,7 +64,15 @@ def _random_handout(rng: random.Random, step: int, before=None, n=None) -> Hando
         tuple((j, *rng.sample([w for w in range(n) if w != j], stored - 1)) for _ in sizes)
         for j in range(n)
     ]
-    return Handout(step, Storage(tuple(rows)), [sizes] * n, before=before)
+    handout = Handout(step, Storage(tuple(rows)), [sizes] * n, before=before)
+    for subset in rng.sample(range(n), rng.choice([0, 0, n // 2, n])):
+        _reweigh(handout, rng, subset)
+    return handout
+
+
+def _reweigh(handout: Handout, rng: random.Random, subset: int) -> None:
+    count = sum(j == subset for j, _ in handout.holders)
+    handout.reweigh(subset, rng.choices((1, 2, 3), k=count))
 
 
 def _go(world: World, rng: random.Random, events: int):
@@ -73,12 +81,16 @@ def _go(world: World, rng: random.Random, events: int):
     chances = {"late": 0.1, "lost": 0.1, "join": 0.1, "handle_stale": 1.0}
     chances["handle_parcel"] = rng.choice([1.0, 0.05])
     world.seconds = [rng.random() for _ in world.seconds]
-    everything = list(world.handout.holders)
+    handout = world.handout
+    everything = list(handout.holders)
     for _ in range(events):
         world.worth = (
             rng.sample(everything, rng.randint(0, len(everything))) if rng.random() < 0.2 else []
         )
         world.next_first = rng.random() < 0.3
+        unknown = {j for j, _ in handout.holders} - {j for j, _ in handout._ticks}
+        if unknown and rng.random() < 0.02:  # a worker begins late, and says its lengths
+            _reweigh(handout, rng, min(unknown))
         possible = world.actions()
         if not possible:
             return

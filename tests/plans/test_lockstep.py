@@ -1,4 +1,7 @@
-"""Work sharing in many steps at once, against one step at a time in plain Python."""
+"""Work sharing in many steps at once, against one step at a time in plain Python.
+
+With lengths it is held against what runs: tests/handout/test_promise.py.
+"""
 
 import numpy as np
 import pytest
@@ -12,39 +15,46 @@ from tests.oracles.sharing import shared
 
 
 @pytest.mark.parametrize(
-    ("workers", "stored", "chunks", "equal", "known"),
-    [
-        (5, 2, 3, False, False),
-        (5, 3, 3, True, True),
-        (6, 2, 4, False, True),
-        (4, 4, 3, True, False),
-    ],
+    ("workers", "stored", "chunks", "equal"),
+    [(5, 2, 3, False), (5, 3, 3, True), (6, 2, 4, False), (4, 4, 3, True)],
 )
-def test_each_step_is_that_of_an_event_loop(workers, stored, chunks, equal, known):
+def test_each_step_is_that_of_an_event_loop(workers, stored, chunks, equal):
     rng = np.random.default_rng(workers + chunks)
     sizes = chunk_sizes(chunks, equal=equal)
     storage = spread(workers, stored, len(sizes))
-    steps, count = 6, workers * len(sizes)
-    paces, lengths = (
-        rng.uniform(0.5, 2, (steps, workers)),
-        rng.gamma(2.0, 1.0, (steps, count)) + 0.1,
-    )
-    costs = lengths * rng.uniform(0.8, 1.2, lengths.shape) if known else None
+    steps = 6
+    paces = rng.uniform(0.5, 2, (steps, workers))
+    lengths = rng.gamma(2.0, 1.0, (steps, workers * len(sizes))) + 0.1
+    starts = rng.exponential(0.5, (steps, workers))
     found = handed_out(
         chunk_tables(storage, sizes),
-        Chunks(paces, lengths, np.zeros((steps, workers, 0)), costs),
+        Chunks(paces, lengths, np.zeros((steps, workers, 0)), starts=starts),
         0.03,
     )
     for s, end in enumerate(found):
-        cost = None if costs is None else costs[s]
-        want = shared(
-            storage.holders, sizes, [0.0] * workers, paces[s], 0.03, [lengths[s]] * workers, cost
-        )
+        want = shared(storage.holders, sizes, starts[s], paces[s], 0.03, [lengths[s]] * workers)
         assert end == pytest.approx(want, rel=1e-12)
+
+
+@pytest.mark.parametrize(("ticks", "end"), [(None, 5.0), ([1, 4, 1, 1], 4.0)])
+def test_a_long_chunk_is_begun_early_where_its_length_is_known(ticks, end):
+    """By hand: two workers of one pace store all; the second chunk of worker 0 takes 4 s, others 1.
+
+    By sizes each begins with its own first chunk, and worker 0 ends its long one at 1 + 4. By
+    lengths worker 0 begins with the long one, and worker 1 does the three others.
+    """
+    chunks = Chunks(
+        paces=np.ones((1, 2)),
+        lengths=np.array([[1.0, 4.0, 1.0, 1.0]]),
+        pauses=np.zeros((1, 2, 0)),
+        ticks=None if ticks is None else np.array([ticks]),
+    )
+    assert handed_out(chunk_tables(spread(2, 2, 2), (1, 1)), chunks).tolist() == [end]
 
 
 @pytest.mark.parametrize("known", [True, False])
 def test_where_all_store_all_the_largest_that_is_left_is_next(known):
+    """Of equal ones a worker takes its own."""
     rng = np.random.default_rng(3)
     shape = 5, 4, 3
     data = rng.gamma(2.0, 1.0, shape) + 0.1
@@ -55,19 +65,19 @@ def test_where_all_store_all_the_largest_that_is_left_is_next(known):
     found = sharing(parts, 4, costs, round_trip=0.05).seconds
     sizes = chunk_sizes(3)
     for s, end in enumerate(found):
-        left = [
-            (
-                -(1 if costs is None else costs[s, w, min(c, 2)]) * size / UNITS,
-                c,
-                w,
-                data[s, w, min(c, 2)] * size / UNITS,
-            )
-            for w in range(4)
-            for c, size in enumerate(sizes)
-        ]
-        free, done = np.zeros(4), [0] * 4
-        for _, _, _, length in sorted(left):
+        left = {}
+        for w in range(4):
+            for c, size in enumerate(sizes):
+                cost = 1 if costs is None else costs[s, w, min(c, 2)]
+                left[w, c] = cost * size / UNITS
+        free = np.zeros(4)
+        done = [0] * 4
+        while left:
             w = int(np.argmin(free))
+            in_order = sorted(left, key=lambda chunk, w=w: (chunk[0] != w, chunk))  # type: ignore[misc]
+            subset, c = max(in_order, key=left.__getitem__)
+            del left[subset, c]
+            length = data[s, subset, min(c, 2)] * sizes[c] / UNITS
             pause = parts.pauses[s, w, done[w]] if done[w] < 3 else 0.0
             free[w] += 0.05 + length * np.exp(parts.steady[s, w] + parts.random[s, w]) + pause
             done[w] += 1

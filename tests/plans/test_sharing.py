@@ -11,7 +11,6 @@ import pytest
 from scipy.optimize import linprog
 
 from bcgc_jax.plans.chunk_tables import UNITS, chunk_sizes, chunk_tables
-from bcgc_jax.plans.lockstep import Chunks, handed_out, in_turn
 from bcgc_jax.plans.shared_step import all_data_runtime, shared_runtime
 from bcgc_jax.plans.storage import spread
 from bcgc_jax.plans.storage_bound import least_alone, storage_bound
@@ -81,41 +80,6 @@ def test_whoever_is_free_takes_the_largest_chunk_where_all_store_all():
     step = functools.partial(all_data_runtime, sizes, round_trip=0.25)
     found = jax.jit(jax.vmap(step))(starts, times)
     want = [shared(holders, sizes, s, t, 0.25) for s, t in zip(starts, times, strict=True)]
-    np.testing.assert_allclose(found, want, rtol=1e-12)
-
-
-def test_what_is_left_counts_by_predicted_costs():
-    """Many chunks have the same cost, and some take twice what is expected."""
-    sizes = chunk_sizes(3, equal=True)
-    rng = np.random.default_rng(7)
-    storage = spread(WORKERS, 2, 3)
-    chunks = 3 * WORKERS
-    paces = rng.exponential(size=(20, WORKERS)) + 0.05
-    costs = rng.integers(1, 9, (20, chunks)) / 4
-    lengths = costs * rng.integers(1, 3, costs.shape)
-    steps = Chunks(paces, lengths, np.zeros((20, WORKERS, 0)), costs)
-    found = handed_out(chunk_tables(storage, sizes), steps, 0.25)
-    starts = np.zeros(WORKERS)
-    want = [
-        shared(storage.holders, sizes, starts, pace, 0.25, [length] * WORKERS, cost)
-        for pace, length, cost in zip(paces, lengths, costs, strict=True)
-    ]
-    np.testing.assert_allclose(found, want, rtol=1e-12)
-
-
-def test_the_costliest_chunk_is_handed_out_first_where_all_store_all():
-    sizes = chunk_sizes(3, equal=True)
-    rng = np.random.default_rng(8)
-    ones = np.ones(WORKERS)
-    holders = spread(WORKERS, WORKERS, 3).holders
-    lengths = rng.exponential(size=(20, 3 * WORKERS))
-    costs = lengths * rng.uniform(0.5, 2.0, lengths.shape)
-    steps = Chunks(np.ones((20, WORKERS)), lengths, np.zeros((20, WORKERS, 0)))
-    found = in_turn(steps, np.argsort(-costs, axis=1), 0.25)
-    want = [
-        shared(holders, sizes, 0 * ones, ones, 0.25, [some] * WORKERS, cost)
-        for some, cost in zip(lengths, costs, strict=True)
-    ]
     np.testing.assert_allclose(found, want, rtol=1e-12)
 
 

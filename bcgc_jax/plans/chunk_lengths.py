@@ -1,0 +1,64 @@
+"""Lengths of chunks, predicted before a step, and the whole ticks by which they are handed out."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bcgc_jax.plans.chunk_tables import UNITS
+
+# A usual chunk weighs so much. Whole numbers make ties exact; fewer would round lengths enough to
+# move what is saved by a tenth of a point.
+TICKS = 2**16
+# No chunk weighs more: sums stay whole in floating point.
+_MOST = 2**36
+# A unit of size, where no length is known.
+TICKS_OF_UNIT = TICKS // UNITS
+# A chunk is predicted to take this share of a usual one or more: a line may go below 0.
+_LEAST = 0.01
+
+
+def ticks_of(costs: Any, usual: float) -> np.ndarray:
+    """Return the ticks of predicted seconds, whole numbers >= 1; a `usual` chunk has `TICKS`.
+
+    >>> ticks_of([0.5, 1.0, 1e-9], usual=0.5).tolist()
+    [65536, 131072, 1]
+    """
+    return np.clip(np.rint(np.asarray(costs) / usual * TICKS), 1, _MOST).astype(np.int64)
+
+
+class LoadLine(NamedTuple):
+    """Predicts the seconds of a chunk from its load: a share + b load.
+
+    Attributes:
+      base: a, seconds of a whole chunk without a load.
+      slope: b, seconds for a unit of load.
+      usual: mean seconds of a whole chunk.
+    """
+
+    base: float
+    slope: float
+    usual: float
+
+    @classmethod
+    def fitted(cls, loads: np.ndarray, seconds: np.ndarray) -> "LoadLine":
+        """The line of least squares through measured chunks; missing seconds are NaN.
+
+        >>> line = LoadLine.fitted(np.array([1.0, 2.0, 4.0]), np.array([1.5, 2.0, 3.0]))
+        >>> tuple(round(value, 6) for value in line)
+        (1.0, 0.5, 2.166667)
+        """
+        measured = np.isfinite(seconds)
+        x = loads[measured]
+        y = seconds[measured]
+        (base, slope), *_ = np.linalg.lstsq(np.stack([np.ones(x.size), x], axis=1), y, rcond=None)
+        return cls(float(base), float(slope), float(y.mean()))
+
+    def costs(self, loads: Any, shares: Any = 1.0) -> np.ndarray:
+        """Return predicted seconds of chunks that are these shares of a whole one."""
+        shares = np.asarray(shares)
+        line = self.base * shares + self.slope * np.asarray(loads)
+        return np.maximum(line, _LEAST * self.usual * shares)
+
+    def ticks(self, loads: Any, shares: Any = 1.0) -> np.ndarray:
+        """Return the ticks of chunks that are these shares of a whole one."""
+        return ticks_of(self.costs(loads, shares), self.usual)

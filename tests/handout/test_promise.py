@@ -1,0 +1,285 @@
+"""What `bcgc advise` replays is what `serve` hands out: the same chunks at the same times."""
+
+import json
+
+import numpy as np
+import pytest
+
+from bcgc_jax.cli import advise_files
+from bcgc_jax.handout.coordinator import Coordinator
+from bcgc_jax.measured import load_trace
+from bcgc_jax.measured.advice import advise
+from bcgc_jax.measured.causes import Parts
+from bcgc_jax.measured.remedies import sharing
+from bcgc_jax.plans.chunk_lengths import TICKS_OF_UNIT, LoadLine, ticks_of
+from bcgc_jax.plans.chunk_tables import chunk_tables
+from bcgc_jax.plans.handout import Handout
+from bcgc_jax.plans.lockstep import Chunks, handed_out
+from bcgc_jax.plans.placement import Placement
+from tests.plans.hand_outs import timed_step
+
+STEPS, WORKERS, CHUNKS = 8, 5, 3
+STORED = (2, 3, 5)
+ROUND_TRIP = 0.125
+LINE = LoadLine(base=0.25, slope=0.5, usual=1.25)
+
+
+class Drawn:
+    """Steps of workers whose chunks differ, with pauses; with `ties` many numbers are equal."""
+
+    def __init__(self, stored: int, *, ties: bool = False, seed: int = 0):
+        rng = np.random.default_rng([seed, stored])
+        self.place = Placement(WORKERS, stored, CHUNKS, load_line=LINE)
+        pieces = len(self.place.sizes)
+        self.paces = rng.uniform(0.5, 3.0, (STEPS, WORKERS))
+        self.loads = rng.gamma(1.0, 2.0, (STEPS, WORKERS, pieces)) + 0.01
+        self.starts = rng.exponential(0.5, (STEPS, WORKERS))
+        self.pauses = rng.gamma(1.0, 1.0, (STEPS, WORKERS, 4)) * (rng.random(4) < 0.3)
+        if ties:
+            self.paces = rng.integers(1, 4, self.paces.shape) / 2
+            self.loads = rng.integers(1, 4, self.loads.shape) / 1.0
+            self.starts = rng.integers(0, 3, self.starts.shape) / 1.0
+            self.pauses = rng.integers(0, 2, self.pauses.shape) / 1.0
+        shares = np.array(self.place.shares)
+        # Chunks take what is predicted, or up to twice as long.
+        self.lengths = LINE.costs(self.loads, shares) * rng.integers(2, 5, self.loads.shape) / 2
+        self.ticks = LINE.ticks(self.loads, shares)
+
+    def replayed(self, *, known: bool, starts: bool = True) -> np.ndarray:
+        chunks = Chunks(
+            self.paces,
+            self.lengths.reshape(STEPS, -1),
+            self.pauses,
+            self.ticks.reshape(STEPS, -1) if known else None,
+            self.starts if starts else None,
+        )
+        tables = chunk_tables(self.place.storage, self.place.sizes)
+        return handed_out(tables, chunks, ROUND_TRIP)
+
+    def seconds(self, step: int) -> np.ndarray:
+        """Of each chunk with each worker, `[N, M]`."""
+        return self.paces[step][:, None] * self.lengths[step].ravel()
+
+
+@pytest.mark.parametrize("stored", STORED)
+@pytest.mark.parametrize("known", [False, True], ids=["sizes", "lengths"])
+@pytest.mark.parametrize("ties", [False, True], ids=["drawn", "ties"])
+def test_a_replayed_step_is_handed_out_by_the_machine_that_runs(stored, known, ties):
+    drawn = Drawn(stored, ties=ties)
+    place = drawn.place
+    for step, replayed in enumerate(drawn.replayed(known=known)):
+        sizes = [place.sizes] * WORKERS
+        handout = Handout(0, place.storage, sizes, "chunks", ticks_of_unit=TICKS_OF_UNIT)
+        if known:
+            for subset, ticks in enumerate(drawn.ticks[step].tolist()):
+                handout.reweigh(subset, ticks)
+        end, _ = timed_step(
+            handout, drawn.starts[step], drawn.seconds(step), drawn.pauses[step], ROUND_TRIP
+        )
+        assert end == pytest.approx(replayed, rel=0, abs=1e-12)
+
+
+class Run:
+    """Workers that ask a coordinator, with a clock of their own and messages in JSON."""
+
+    def __init__(self, place: Placement, record=None):
+        self.now = 0.0
+        clock = lambda: self.now  # noqa: E731
+        self.coordinator = Coordinator(place, b"key", "127.0.0.1", 0, 1e9, record, clock)
+        self.answers: dict[int, list[dict]] = {rank: [] for rank in range(WORKERS)}
+        self.replies = [self.answers[rank].append for rank in range(WORKERS)]
+        self.handed_out: list[tuple[int, tuple[int, int]]] = []
+        for rank in range(WORKERS):
+            self.ask(rank, {"join": rank})
+            self.answers[rank].clear()
+
+    def ask(self, rank: int, message: dict) -> None:
+        said = self.replies[rank]
+        self.coordinator.asked(json.loads(json.dumps(message)), said)
+
+    def answer(self, rank: int) -> dict | None:
+        return json.loads(json.dumps(self.answers[rank].pop())) if self.answers[rank] else None
+
+    def step(self, number, starts, seconds, pauses, loads=None) -> float:
+        """When the last chunk has ended; `seconds` are `[N, N, C]`: worker, subset, chunk."""
+        for rank in range(WORKERS):
+            self.answers[rank].clear()
+        began = self.now
+        until = began + np.array(starts, float)
+        message = [{"begin": number} for _ in range(WORKERS)]
+        for rank in range(WORKERS) if loads is not None else ():
+            message[rank]["loads"] = loads[rank].tolist()
+        done = [0] * WORKERS
+        end = began
+        while np.isfinite(until).any():
+            self.now = until.min()
+            for rank in np.flatnonzero(until == self.now).tolist():
+                until[rank] = np.inf
+                self.ask(rank, message[rank])
+            self.coordinator.look()
+            for rank in range(WORKERS):
+                answer = self.answer(rank)
+                if answer is None or answer["over"]:
+                    continue
+                subset, chunk = answer["chunk"]
+                self.handed_out.append((rank, (subset, chunk)))
+                taken = seconds[rank, subset, chunk]
+                pause = pauses[rank, done[rank]] if done[rank] < len(pauses[rank]) else 0.0
+                until[rank] = self.now + ROUND_TRIP + taken + pause
+                end = max(end, until[rank])
+                done[rank] += 1
+                message[rank] = {"done": answer["ticket"], "seconds": taken}
+        return end - began
+
+
+def _steps(run: Run, drawn: Drawn, *, known: bool, starts: bool, scale: float = 1.0):
+    ends = []
+    for step in range(STEPS):
+        run.now = 0.0
+        seconds = drawn.seconds(step).reshape(WORKERS, WORKERS, -1)
+        begins = drawn.starts[step] if starts else np.zeros(WORKERS)
+        loads = drawn.loads[step] if known else None
+        arguments = (scale * begins, scale * seconds, scale * drawn.pauses[step])
+        ends.append(run.step(step, *arguments, loads))
+    return np.array(ends)
+
+
+@pytest.mark.parametrize("stored", STORED)
+@pytest.mark.parametrize("known", [False, True], ids=["sizes", "lengths"])
+@pytest.mark.parametrize("ties", [False, True], ids=["drawn", "ties"])
+def test_a_replayed_step_is_that_of_a_coordinator_and_its_messages(stored, known, ties):
+    """Lengths are sent as a worker begins: all are known if all begin at once."""
+    drawn = Drawn(stored, ties=ties)
+    run = Run(drawn.place)
+    with run.coordinator:
+        found = _steps(run, drawn, known=known, starts=not known)
+    want = drawn.replayed(known=known, starts=not known)
+    np.testing.assert_allclose(found, want, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("stored", STORED)
+@pytest.mark.parametrize("known", [False, True], ids=["sizes", "lengths"])
+def test_the_rows_of_advise_are_handed_out_by_the_machine_that_runs(stored, known):
+    rng = np.random.default_rng(stored)
+    shape = STEPS, WORKERS, CHUNKS
+    data = rng.pareto(1.5, shape) + 0.1
+    parts = Parts(
+        steady=rng.normal(0, 0.3, shape[:2]),
+        random=rng.normal(0, 0.3, shape[:2]),
+        data=data,
+        pauses=rng.gamma(1.0, 1.0, shape) * (rng.random(shape) < 0.1),
+    )
+    costs = data * rng.uniform(0.7, 1.4, shape) if known else None
+    found = sharing(parts, stored, costs, round_trip=ROUND_TRIP).seconds
+    place = Placement(WORKERS, stored, CHUNKS)
+    of_chunk = [0, 1, 2, 2, 2]
+    for step in range(STEPS):
+        sizes = [place.sizes] * WORKERS
+        handout = Handout(0, place.storage, sizes, "chunks", ticks_of_unit=TICKS_OF_UNIT)
+        if costs is not None:
+            for subset in range(WORKERS):
+                cost = costs[step, subset, of_chunk] * place.shares
+                handout.reweigh(subset, ticks_of(cost, costs.mean()).tolist())
+        lengths = data[step][:, of_chunk] * place.shares
+        seconds = parts.pace[step][:, None] * lengths.ravel()
+        end, _ = timed_step(handout, [0.0] * WORKERS, seconds, parts.pauses[step], ROUND_TRIP)
+        assert end == pytest.approx(found[step], rel=0, abs=1e-12)
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["sizes", "lengths"])
+def test_the_unit_of_time_changes_nothing(known, monkeypatch):
+    monkeypatch.setattr(f"{__name__}.ROUND_TRIP", 0.0)
+    drawn = Drawn(2)
+    handed_out_by = {}
+    for scale in (1.0, 1000.0):
+        run = Run(drawn.place)
+        with run.coordinator:
+            _steps(run, drawn, known=known, starts=True, scale=scale)
+        handed_out_by[scale] = run.handed_out
+    assert handed_out_by[1.0] == handed_out_by[1000.0]
+
+
+def test_a_recorded_log_gives_the_plan_that_is_run(tmp_path):
+    """With loads that were sent: `serve` hands out by the line that `advise` has found."""
+    drawn = Drawn(1)
+    # The data alone are slow: long chunks are as long as their loads say, within a tenth.
+    drawn.lengths = LINE.costs(drawn.loads) * (1 + drawn.paces[:, :, None] / 30)
+    drawn.paces[:] = 1.0
+    drawn.pauses[:] = 0.0
+    record = tmp_path / "chunks.csv"
+    run = Run(Placement(WORKERS, 1, CHUNKS), record)
+    with run.coordinator:
+        _steps(run, drawn, known=True, starts=False)
+    trace = load_trace(record)
+    assert trace.microbatches is not None
+    load = trace.microbatches.load
+    assert load is not None
+    by_rank = np.argsort(trace.worker_names.astype(int))
+    np.testing.assert_array_equal(load[:, by_rank], drawn.loads)
+    advice = advise(trace)
+    assert advice.lengths == "load"
+    assert advice.advised is not None
+    assert advice.advised.endswith(", lengths")
+    advise_files.plan_of(advice).save(tmp_path / "plan.json")
+    place = Placement.load(tmp_path / "plan.json")
+    assert place.load_line == LoadLine.fitted(load, trace.microbatches.seconds)
+    stored = advice.row(advice.advised).stored_subsets
+    assert place == Placement(WORKERS, stored, CHUNKS, load_line=place.load_line)
+    # Run on other steps, these are the seconds of a replay that knows the same line.
+    others = Drawn(stored, seed=1)
+    run = Run(place)
+    with run.coordinator:
+        found = _steps(run, others, known=True, starts=False)
+    assert place.load_line is not None
+    others.ticks = place.load_line.ticks(others.loads, place.shares)
+    np.testing.assert_allclose(found, others.replayed(known=True, starts=False), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("loads", "why"),
+    [
+        ([1.0] * 4, "got 4"),
+        ([1.0, 1.0, 1.0, 1.0, -2.0], "got -2.0"),
+        ([1.0, 1.0, 1.0, 1.0, float("nan")], "got nan"),
+        ([1.0, 1.0, 1.0, 1.0, 10**400], "got 1000"),
+        ([1.0, 1.0, "long", 1.0, 1.0], "got 'long'"),
+        ("long", "got str"),
+    ],
+)
+def test_nonsense_is_refused_and_touches_nobody_else(loads, why):
+    drawn = Drawn(2)
+    run = Run(drawn.place)
+    with run.coordinator:
+        run.ask(0, {"begin": 0})
+        run.ask(1, {"begin": 0, "loads": loads})
+        answer = run.answer(1)
+        assert answer is not None
+        assert answer["refused"].startswith("worker 1, step 0: loads must be 5 positive numbers")
+        assert why in answer["refused"]
+        run.coordinator.look()
+        others = [run.answer(rank) for rank in (0, 2)]
+        assert [answer and answer["chunk"] for answer in others] == [[0, 0], None]
+
+
+def test_who_sends_no_lengths_counts_as_the_others_do_on_average():
+    storage = Placement(2, 2, 2, equal_chunks=True).storage
+    handout = Handout(0, storage, [[4, 4]] * 2, "chunks", ticks_of_unit=TICKS_OF_UNIT)
+    assert handout.weight((1, 0)) == 4 * TICKS_OF_UNIT
+    handout.reweigh(0, [1000, 5000])
+    assert [handout.weight((0, c)) for c in (0, 1)] == [1000, 5000]
+    assert [handout.weight((1, c)) for c in (0, 1)] == [3000, 3000]
+    # Both store all: the longest chunk is first, whoever asks.
+    ticket = handout.next(handout.member(1), [1.0, 1.0])
+    assert ticket is not None
+    assert ticket[1] == (0, 1)
+
+
+def test_wrong_lengths_cost_time_and_no_sample():
+    drawn = Drawn(3)
+    run = Run(drawn.place)
+    drawn.loads = drawn.loads[:, ::-1, ::-1]
+    with run.coordinator:
+        found = _steps(run, drawn, known=True, starts=False)
+    chunks = [chunk for _, chunk in run.handed_out]
+    assert len(chunks) == STEPS * len({*chunks}) == STEPS * WORKERS * len(drawn.place.sizes)
+    assert np.all(found > 0)

@@ -30,19 +30,15 @@ from bcgc_jax.measured.words import counted
 _COLUMNS = (
     "remedy",
     *("saved", "saved_low", "saved_high", "range_low", "range_high"),
-    *("lost", "longer", "stored_subsets", "needs"),
+    *("lost", "longer", "stored_subsets", "needs", "equal_chunks"),
 )
 _NONE = "none that shows"
-_STORED = {"sharing:2": "two subsets", "sharing:3": "three subsets", remedies.ALL_DATA: "all data"}
 _DO = {
     remedies.DEALT: "deal the chunks to the workers by their length",
     remedies.FIXED: "give each worker data by its speed, once",
     remedies.ANEW: "give each worker data by its speed, anew before each step",
 }
-for _name, _data in _STORED.items():
-    _DO[_name] = f"share the work, with {_data} stored ({_name})"
-    _by_length = _name + remedies.BY_LENGTH
-    _DO[_by_length] = f"share the work by length, with {_data} stored ({_by_length})"
+_STORED = {"2": "two subsets", "3": "three subsets", "all": "all data"}
 _RECORD = (
     "Give a row for each chunk (microbatch), with its number in a column `chunk`. Then slow "
     "workers, long chunks and pauses can be told apart."
@@ -58,6 +54,7 @@ def answer(question: AdviseOptions) -> None:
             chunks=question.chunks,
             stored=question.stored,
             round_trip=question.round_trip,
+            chunk_overhead=question.chunk_overhead,
             methods=_codes(question, trace),
             seed=question.seed,
             timed_apart=question.timed_apart,
@@ -111,14 +108,15 @@ def _json(advice: Advice) -> Row:
     lists = {name: getattr(advice, name) for name in ("slow_workers", "rows", "look_at")}
     plain = {name: [row._asdict() for row in rows] for name, rows in lists.items()}
     line = None if advice.load_line is None else advice.load_line._asdict()
-    return vars(advice) | {"load_line": line, **plain}
+    costs = advice.costs.asking._asdict() | {"of_chunk": advice.costs.of_chunk}
+    return vars(advice) | {"load_line": line, "costs": costs, **plain}
 
 
 def _flat(row: Remedy) -> Row:
     """A column for each number."""
     ends = (*row.saved, *row.range)
     values = (row.remedy, *ends, row.lost, row.longer, row.stored_subsets, row.needs)
-    return dict(zip(_COLUMNS, values, strict=True))
+    return dict(zip(_COLUMNS, (*values, row.equal_chunks), strict=True))
 
 
 def _print(name: str, advice: Advice, trace: Trace) -> None:
@@ -200,9 +198,9 @@ def _sentences(advice: Advice) -> list[str]:
     ]
     if advice.lengths is not None:
         said.append(
-            f"Lengths of chunks are predicted from {advice.lengths}. Rows that need lengths take "
-            "them as known before the step."
+            f"Lengths are predicted from {advice.lengths}, as if that is known before the step."
         )
+    said.append(_costs(advice))
     if not advice.recorded:
         said.append(
             f"The log has no chunks. {advice.num_chunks} equal ones are supposed in a worker's "
@@ -214,13 +212,34 @@ def _sentences(advice: Advice) -> list[str]:
     return [*said, "", _verdict(advice)]
 
 
+def _costs(advice: Advice) -> str:
+    """Say what work sharing is taken to cost beside the passes."""
+    asking = advice.costs.asking
+    said = f"A question is taken to cost {1e3 * asking.delay:.3g} ms"
+    if asking.service:
+        said += f", and {1e3 * asking.service:.3g} ms of the coordinator, one after another"
+        said += " (--round-trip)"
+    if advice.costs.of_chunk:
+        said += f"; a chunk {1e3 * advice.costs.of_chunk:.3g} ms whatever its size"
+    return f"{said}."
+
+
+def _do(advice: Advice, remedy: str) -> str:
+    if remedy in _DO:
+        return _DO[remedy]
+    row = remedies.sharing_rows(advice.num_workers, advice.num_workers)[remedy]
+    by_length = " by length" if row.by_length else ""
+    equal = " in equal chunks" if advice.row(remedy).equal_chunks else ""
+    return f"share the work{by_length}{equal}, with {_STORED[row.word]} stored ({remedy})"
+
+
 def _verdict(advice: Advice) -> str:
     if not advice.enough:
         few = f"This is too little for advice: {counted(advice.num_steps, 'step')}."
         return f"{few} Record {FEWEST_STEPS} steps or more."
     if advice.look_at:
-        return f"{_look_first(advice)} {_do(advice, 'Until then', 'Nothing else here')}"
-    return _do(advice, "Do this", "Nothing here")
+        return f"{_look_first(advice)} {_pays(advice, 'Until then', 'Nothing else here')}"
+    return _pays(advice, "Do this", "Nothing here")
 
 
 def _look_first(advice: Advice) -> str:
@@ -248,17 +267,17 @@ def _joined(names: list[str]) -> str:
     return " and ".join(filter(None, [", ".join(told[:-1]), told[-1]]))
 
 
-def _do(advice: Advice, do: str, nothing: str) -> str:
+def _pays(advice: Advice, begin: str, nothing: str) -> str:
     if advice.advised is None:
         return f"{nothing} pays more than 2 %."
-    said = [f"{do}: {_DO[advice.advised]}. {_saves(advice, advice.advised)}"]
+    said = [f"{begin}: {_do(advice, advice.advised)}. {_saves(advice, advice.advised)}"]
     others = {
         "If workers cannot send lengths": advice.without_lengths,
         "If workers cannot ask within a step": advice.beforehand,
     }
     for condition, remedy in others.items():
         if remedy not in (None, advice.advised):
-            said.append(f"{condition}: {_DO[remedy]}. {_saves(advice, remedy)}")
+            said.append(f"{condition}: {_do(advice, remedy)}. {_saves(advice, remedy)}")
     return " ".join(said)
 
 

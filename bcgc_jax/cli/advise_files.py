@@ -108,12 +108,14 @@ def plan_of(advice: Advice) -> "Solution":
     saved = row.saved
     limit = advice.row(remedies.LIMIT).saved
     error = (saved.high - saved.low) / (2 * 1.96)
-    line = advice.load_line if row.remedy.endswith(remedies.BY_LENGTH) else None
+    shared = remedies.sharing_rows(advice.num_workers, advice.num_workers)[row.remedy]
+    line = advice.load_line if shared.by_length else None
     rule = WorkSharing(
         num_workers=advice.num_workers,
         max_subsets=row.stored_subsets,
         chunks=advice.num_chunks,
-        round_trip=advice.round_trip,
+        equal_chunks=row.equal_chunks,
+        round_trip=advice.costs.asking.alone,
         load_line=None if line is None else (line.base, line.slope),
         usual_cost=None if line is None else line.usual,
     )

@@ -277,7 +277,16 @@ Examples:
         number(2, include=True, whole=True),
         "The most subsets that a worker can store; by default all.",
     )
-    round_trip: float = option(_FROM_ZERO, "Seconds of a question before each chunk.", default=0.0)
+    round_trip: float | None = option(
+        _FROM_ZERO,
+        "Seconds of a question before each chunk; by default as measured on one machine, with the "
+        "coordinator's time.",
+    )
+    chunk_overhead: float = option(
+        _FROM_ZERO,
+        "Seconds of a chunk, in its recorded ones, that do not depend on its size.",
+        default=0.0,
+    )
     methods: tuple[str, ...] = option(
         typed.METHOD,
         "Also replay this code, such as nested:2; repeat it.",

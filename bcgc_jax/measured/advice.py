@@ -15,7 +15,7 @@ from bcgc_jax.measured import remedies
 from bcgc_jax.measured.causes import Parts
 from bcgc_jax.measured.intervals import Interval
 from bcgc_jax.measured.left_out import left_out_in_words
-from bcgc_jax.measured.remedies import Planned, Replay
+from bcgc_jax.measured.remedies import Costs, Planned, Replay
 from bcgc_jax.measured.slowness import (
     Slowness,
     SlowWorker,
@@ -25,6 +25,7 @@ from bcgc_jax.measured.slowness import (
 )
 from bcgc_jax.measured.traces import Trace
 from bcgc_jax.measured.verdict import FEWEST_STEPS, WORTH, Savings, advised, savings_of
+from bcgc_jax.plans.asking import MEASURED, Asking
 
 _QUESTION = "a question for each chunk"
 _LENGTHS_SENT = f"{_QUESTION}; lengths"
@@ -56,6 +57,7 @@ class Remedy(NamedTuple):
       choice: what was planned in the two halves: how many workers are left out or replaced, the
         threshold in seconds, or how many steps shares are made of.
       needs: in words.
+      equal_chunks: in work sharing, whether the last chunk of a subset stays whole.
     """
 
     remedy: str
@@ -66,6 +68,7 @@ class Remedy(NamedTuple):
     stored_subsets: int
     choice: tuple[float, ...]
     needs: str
+    equal_chunks: bool = False
 
     @property
     def is_sharing(self) -> bool:
@@ -79,7 +82,7 @@ class Advice(Slowness):
 
     Attributes, after those of `Slowness`:
       rows: what can be done, the most saved first, and last the limit; none where `alike`.
-      round_trip: seconds of a question before each chunk, which the replays count.
+      costs: of work sharing, beside the passes, which the replays count.
       enough: whether there are enough steps for advice.
       advised: a remedy, or None where nothing is worth it; without chunks it saves by three models:
         workers, data or single chunks are slow; by the first alone where it stays with a worker in
@@ -91,7 +94,7 @@ class Advice(Slowness):
     """
 
     rows: list[Remedy]
-    round_trip: float
+    costs: Costs
     enough: bool
     advised: str | None
     without_lengths: str | None
@@ -107,7 +110,8 @@ def advise(
     *,
     chunks: int | None = None,
     stored: int | None = None,
-    round_trip: float = 0.0,
+    round_trip: float | None = None,
+    chunk_overhead: float = 0.0,
     methods: Mapping[str, Planned] = MappingProxyType({}),
     seed: int = 0,
     timed_apart: bool = False,
@@ -121,7 +125,9 @@ def advise(
       trace: the log, as `measured.load_trace` reads it.
       chunks: C, of a worker's step, where the trace has no chunks; by default 8.
       stored: the most subsets that a worker can store; by default all.
-      round_trip: seconds of a question before each chunk.
+      round_trip: seconds of a question before each chunk, in place of `plans.asking.MEASURED`: a
+        delay, and the coordinator's time, which answers one question at a time.
+      chunk_overhead: seconds of a chunk, in the recorded ones, that do not depend on its size.
       methods: codes to replay too, by name; see `solvers.measured_steps`.
       seed: of the resampling.
       timed_apart: say that the seconds are of each worker's own computation, so that workers may
@@ -151,16 +157,18 @@ def advise(
     log = model_of(trace, times, chunks)
     slowness = slowness_of(trace, log, seed, timed_apart=timed_apart)
     enough = len(times) >= FEWEST_STEPS
+    asking = MEASURED if round_trip is None else Asking(round_trip)
+    costs = Costs(asking, chunk_overhead)
     if slowness.alike:
         nothing: Any = dict.fromkeys(("advised", "without_lengths", "beforehand"))
-        nothing |= {"rows": [], "look_at": [], "round_trip": round_trip}
+        nothing |= {"rows": [], "look_at": [], "costs": costs}
         return Advice(**vars(slowness), enough=enough, **nothing)
-    replays = remedies.replays(log.model, log.costs, stored, round_trip, methods)
+    replays = remedies.replays(log.model, log.costs, stored, costs, methods)
     savings = savings_of(replays, seed)
     # by all models a worker takes the same seconds
     codes = {name: replays[name] for name in methods}
     others = [
-        savings_of(remedies.replays(other, log.costs, stored, round_trip) | codes, seed)
+        savings_of(remedies.replays(other, log.costs, stored, costs, like=replays) | codes, seed)
         for other in log.others
     ]
     judges = [savings] if _stays(log.model.random) else [savings, *others]
@@ -171,7 +179,7 @@ def advise(
     return Advice(
         **vars(slowness),
         rows=_rows(replays, savings, others, trace.num_workers),
-        round_trip=round_trip,
+        costs=costs,
         enough=enough,
         advised=advised(judges, may),
         without_lengths=advised(judges, [name for name in may if not _needs_lengths(name)]),
@@ -202,12 +210,12 @@ def _cheapest_first(workers: int, changing: bool) -> list[str]:
 
     Where speeds are changing there are none.
     """
-    at_any_speed = [remedies.DEALT, *remedies.sharing_names(workers, workers)]
+    at_any_speed = [remedies.DEALT, *remedies.sharing_rows(workers, workers)]
     return at_any_speed if changing else [*at_any_speed, remedies.FIXED, remedies.ANEW]
 
 
 def _needs_lengths(name: str) -> bool:
-    return name == remedies.DEALT or name.endswith(remedies.BY_LENGTH)
+    return name == remedies.DEALT or name.endswith(", lengths")
 
 
 def _plural(choice: str) -> str:
@@ -218,8 +226,11 @@ def _plural(choice: str) -> str:
 def _rows(
     replays: dict[str, Replay], savings: Savings, others: list[Savings], workers: int
 ) -> list[Remedy]:
-    stored = remedies.sharing_names(workers, workers)
-    needs = _NEEDS | {name: _LENGTHS_SENT if _needs_lengths(name) else _QUESTION for name in stored}
+    shared = remedies.sharing_rows(workers, workers)
+    needs = _NEEDS | {
+        name: _LENGTHS_SENT if row.by_length else _QUESTION for name, row in shared.items()
+    }
+    stored = {name: row.max_subsets for name, row in shared.items()}
     stored |= dict.fromkeys((*_BEFOREHAND, remedies.LIMIT), workers)
     rows = []
     for name, replay in replays.items():
@@ -228,6 +239,7 @@ def _rows(
         values = [each.values[name] for each in (savings, *others)]
         choice = " or ".join(f"{each:.3g}" for each in dict.fromkeys(replay.choice))
         is_code = name not in needs
+        equal = "; equal chunks" if replay.equal_chunks else ""
         row = Remedy(
             remedy=name,
             saved=savings.interval(name),
@@ -236,7 +248,8 @@ def _rows(
             longer=replay.longer,
             stored_subsets=int(max(replay.choice)) if is_code else stored.get(name, 1),
             choice=replay.choice,
-            needs=needs.get(name, _NEEDS_OF_CODE).format(choice, s=_plural(choice)),
+            needs=needs.get(name, _NEEDS_OF_CODE).format(choice, s=_plural(choice)) + equal,
+            equal_chunks=replay.equal_chunks,
         )
         rows.append(row)
     return sorted(rows, key=lambda row: (row.remedy == remedies.LIMIT, -row.saved.value))

@@ -42,7 +42,9 @@ def test_two_screens_say_what_to_do(command, chunks):
     assert lines[0] == "chunks.csv: 8 workers, 24 steps, 8 chunks in a worker's step."
     assert any(line.startswith("the data: some chunks are longer than others") for line in lines)
     assert "Do this: deal the chunks to the workers by their length. It saves" in out
-    assert "Lengths of chunks are predicted from load." in " ".join(lines)
+    assert "Lengths are predicted from load, as if that is known before the step." in " ".join(
+        lines
+    )
     assert "by model" not in out
 
 

@@ -30,7 +30,12 @@ _LIMIT = {"color": "#FFFFFF", "edgecolor": "#4D4D4D", "linestyle": "--", "label"
 
 
 def picture(advice: Advice) -> "Figure":
-    """Draw what each remedy saves, and what each cause adds to the loss, with 95 % intervals."""
+    """Draw what each remedy saves, and what each cause adds to the loss, with 95 % intervals.
+
+    Raises UsageError where there are none.
+    """
+    if advice.alike:
+        raise click.UsageError("nothing can be learnt from this log")
     heights = max(len(advice.rows), len(advice.causes))
     figure, (left, right) = plotting.new_figure(
         1, 2, size=(9.6, 1.5 + 0.3 * heights), width_ratios=(3, 2)

@@ -7,22 +7,24 @@ is advised if it saves time in steps that its plan has not seen, by its interval
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bcgc_jax.measured import remedies
+from bcgc_jax.measured.causes import Parts
 from bcgc_jax.measured.intervals import Interval
+from bcgc_jax.measured.left_out import left_out_in_words
 from bcgc_jax.measured.remedies import Costs, Planned, Replay
 from bcgc_jax.measured.slowness import (
     Slowness,
+    SlowWorker,
     model_of,
-    seldom_there,
     slowness_of,
     whole_steps,
 )
 from bcgc_jax.measured.traces import Trace
-from bcgc_jax.measured.verdict import FEWEST_STEPS, Savings, advised, savings_of
+from bcgc_jax.measured.verdict import FEWEST_STEPS, WORTH, Savings, advised, savings_of
 from bcgc_jax.plans.asking import MEASURED, Asking
 
 _QUESTION = "a question for each chunk"
@@ -31,8 +33,8 @@ _NEEDS = {
     remedies.DEALT: "lengths of chunks before the step",
     remedies.FIXED: "workers that keep their speed",
     remedies.ANEW: "new shares before each step",
-    remedies.REPLACED: "{} other machines",
-    remedies.BACKUP: "{} workers left out",
+    remedies.REPLACED: "{} other machine{s}",
+    remedies.BACKUP: "{} worker{s} left out",
     remedies.DROP: "a stop after {} s",
     remedies.LIMIT: "",
 }
@@ -79,7 +81,7 @@ class Advice(Slowness):
     """What a log says: what its steps lose, why, and what helps.
 
     Attributes, after those of `Slowness`:
-      rows: what can be done, the most saved first, and last the limit.
+      rows: what can be done, the most saved first, and last the limit; none where `alike`.
       costs: of work sharing, beside the passes, which the replays count.
       enough: whether there are enough steps for advice.
       advised: a remedy, or None where nothing is worth it; without chunks it saves by three models:
@@ -87,6 +89,8 @@ class Advice(Slowness):
         the next step.
       without_lengths: one for workers that cannot send the lengths of their chunks, or None.
       beforehand: one for workers that cannot ask within a step, or None.
+      look_at: workers that stay slow, if to replace them is worth it; those that cost the most time
+        first, and of each the steps that cost the most.
     """
 
     rows: list[Remedy]
@@ -95,6 +99,7 @@ class Advice(Slowness):
     advised: str | None
     without_lengths: str | None
     beforehand: str | None
+    look_at: list[SlowWorker]
 
     def row(self, remedy: str) -> Remedy:
         return next(row for row in self.rows if row.remedy == remedy)
@@ -109,6 +114,7 @@ def advise(
     chunk_overhead: float = 0.0,
     methods: Mapping[str, Planned] = MappingProxyType({}),
     seed: int = 0,
+    timed_apart: bool = False,
 ) -> Advice:
     """What a log says: what its steps lose, why, and which remedy is worth it.
 
@@ -124,6 +130,9 @@ def advise(
       chunk_overhead: seconds of a chunk, in the recorded ones, that do not depend on its size.
       methods: codes to replay too, by name; see `solvers.measured_steps`.
       seed: of the resampling.
+      timed_apart: say that the seconds are of each worker's own computation, so that workers may
+        well be alike. Else nothing is advised where they look as if each had waited for the
+        slowest, behind a collective.
 
     Raises ValueError for less than two whole steps or workers, and for `chunks` of a trace that has
     its own.
@@ -141,13 +150,19 @@ def advise(
     times, _ = whole_steps(trace)
     if min(times.shape) < 2:
         raise ValueError(
-            f"advice needs two workers or more, and two steps with a time of each. Workers in the "
+            "advice needs two workers or more, and two steps with a time of each. Workers in the "
             f"log: {trace.num_workers}. Steps with a time of each: {len(times)}. "
-            f"{seldom_there(trace)}"
+            + " ".join(left_out_in_words(trace))
         )
     log = model_of(trace, times, chunks)
+    slowness = slowness_of(trace, log, seed, timed_apart=timed_apart)
+    enough = len(times) >= FEWEST_STEPS
     asking = MEASURED if round_trip is None else Asking(round_trip)
     costs = Costs(asking, chunk_overhead)
+    if slowness.alike:
+        nothing: Any = dict.fromkeys(("advised", "without_lengths", "beforehand"))
+        nothing |= {"rows": [], "look_at": [], "costs": costs}
+        return Advice(**vars(slowness), enough=enough, **nothing)
     replays = remedies.replays(log.model, log.costs, stored, costs, methods)
     savings = savings_of(replays, seed)
     # by all models a worker takes the same seconds
@@ -157,10 +172,10 @@ def advise(
         for other in log.others
     ]
     judges = [savings] if _stays(log.model.random) else [savings, *others]
-    slowness = slowness_of(trace, log, seed)
-    enough = len(times) >= FEWEST_STEPS
     exact = _cheapest_first(trace.num_workers, slowness.changing) if enough else []
     may = [name for name in exact if name in replays]
+    saved = savings.interval(remedies.REPLACED)
+    pays = enough and saved.low > 0 and saved.value >= WORTH
     return Advice(
         **vars(slowness),
         rows=_rows(replays, savings, others, trace.num_workers),
@@ -169,7 +184,20 @@ def advise(
         advised=advised(judges, may),
         without_lengths=advised(judges, [name for name in may if not _needs_lengths(name)]),
         beforehand=advised(judges, [name for name in may if name in _BEFOREHAND]),
+        look_at=_replaced(trace, log.model, slowness.slow_workers) if pays else [],
     )
+
+
+def _replaced(trace: Trace, model: Parts, slow: list[SlowWorker]) -> list[SlowWorker]:
+    """Those that are replaced in a half of the steps; of each the first that is listed."""
+    first = np.arange(len(model.data)) < len(model.data) // 2
+    replaced = remedies.stay_slow(model, first) | remedies.stay_slow(model, ~first)
+    names = {str(name) for name in trace.worker_names[replaced]}
+    found: dict[str, SlowWorker] = {}
+    for worker in slow:
+        if worker.worker in names:
+            found.setdefault(worker.worker, worker)
+    return list(found.values())
 
 
 def _stays(random: np.ndarray) -> bool:
@@ -188,6 +216,11 @@ def _cheapest_first(workers: int, changing: bool) -> list[str]:
 
 def _needs_lengths(name: str) -> bool:
     return name == remedies.DEALT or name.endswith(", lengths")
+
+
+def _plural(choice: str) -> str:
+    """The ending after numbers such as "3 or 1"."""
+    return "" if choice.endswith(" 1") or choice == "1" else "s"
 
 
 def _rows(
@@ -215,7 +248,7 @@ def _rows(
             longer=replay.longer,
             stored_subsets=int(max(replay.choice)) if is_code else stored.get(name, 1),
             choice=replay.choice,
-            needs=needs.get(name, _NEEDS_OF_CODE).format(choice) + equal,
+            needs=needs.get(name, _NEEDS_OF_CODE).format(choice, s=_plural(choice)) + equal,
             equal_chunks=replay.equal_chunks,
         )
         rows.append(row)

@@ -247,12 +247,17 @@ def replaced(parts: Parts) -> Replay:
     chosen: list[float] = []
 
     def taken(planned: Half, judged: Half) -> np.ndarray:
-        slow = np.mean(parts.steady[planned] > _SLOW, axis=0) > 0.5
+        slow = stay_slow(parts, planned)
         chosen.append(float(slow.sum()))
         usual = np.median(parts.pace[judged][:, ~slow], axis=1, keepdims=True)
         return np.where(slow, usual * work[judged], every[judged]).max(axis=1)
 
     return Replay(both_ways(len(every), taken), choice=tuple(chosen))
+
+
+def stay_slow(parts: Parts, steps: Half) -> np.ndarray:
+    """Whether workers are slow in most of these steps, `[W]`: they are replaced."""
+    return np.mean(parts.steady[steps] > _SLOW, axis=0) > 0.5
 
 
 def backup(parts: Parts) -> Replay:

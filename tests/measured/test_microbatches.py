@@ -52,7 +52,7 @@ def test_a_log_that_breaks_off_within_a_step_is_read_up_to_there():
     trace = _read(rows, "step,worker,chunk,seconds\n")
     np.testing.assert_array_equal(trace.table(), [[5, 9], [13, np.nan]])
     parts = known(trace.microbatches)
-    np.testing.assert_array_equal(parts.seconds[1], [[6, 7], [np.nan, np.nan]])
+    np.testing.assert_array_equal(parts.seconds[1], [[6, 7], [8, np.nan]])
     assert parts.whole_steps().seconds.tolist() == [[[2, 3], [4, 5]]]
 
 

@@ -88,7 +88,7 @@ def test_without_a_column_chunk_nothing_changes_and_forward_and_load_may_be_left
             "1,a,0,1,2,\n",
             "line 2: forward_seconds must .*give it for all chunks, or leave the column out",
         ),
-        ("1,a,0,,2,1\n", "line 2: load is empty"),
+        ("1,a,0,,2,1\n1,a,1,4,2,1\n", "line 2: load is empty, .* in all rows, or in none"),
         ("1,a,,1,2,1\n", "line 2: the label of a step, worker or chunk is empty"),
     ],
 )

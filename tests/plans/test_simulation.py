@@ -228,7 +228,7 @@ def test_what_draws_cannot_tell_has_nan_for_a_slope():
         x = jnp.array([3.0, 1.0])
         late = bcgc.plans.simulation.simulate_completion(key, problem, x, 13.0, 50)
         mean = bcgc.simulate_runtime(key, problem, x, 50, unit=None)
-        sent = bcgc.solve(problem, "cyclic:2").needs.sent
+        sent = known(bcgc.solve(problem, "cyclic:2").needs).sent
         return jnp.stack([mean.mean, mean.standard_error, late.mean, sent])
 
     (by_chance, by_time), *others = np.array(slopes(jnp.array([0.3, 5.0])))

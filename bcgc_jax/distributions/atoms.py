@@ -8,6 +8,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
+from bcgc_jax._derivatives import without_derivative
 from bcgc_jax._pytree import pytree_dataclass, working_dtype
 from bcgc_jax.distributions.base import Atomic, Distribution, as_floats, excess_above
 
@@ -91,6 +92,18 @@ class TwoSpeed(Distribution):
 
     def pieces(self):
         return Atomic(jnp.stack(jnp.broadcast_arrays(self.fast, self.slow)))
+
+    def with_fast_inverse(self):
+        return _DrawnTwoSpeed(self.fast, self.slow, self.probability)
+
+
+@pytree_dataclass
+class _DrawnTwoSpeed(TwoSpeed):
+    """For draws: one jumps where the probability passes it, which has no slope, and a mean does."""
+
+    def inverse_cumulative_hazard(self, a):
+        time = TwoSpeed(self.fast, self.slow, self.probability).inverse_cumulative_hazard(a)
+        return time + without_derivative(jnp.zeros_like(time), self.probability)
 
 
 class _Measured(Distribution):

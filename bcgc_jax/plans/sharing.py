@@ -16,6 +16,7 @@ from bcgc_jax.plans.asking import Asking
 from bcgc_jax.plans.chunk_tables import UNITS, chunk_sizes, chunk_tables
 from bcgc_jax.plans.completion import Completion, Exact, in_order
 from bcgc_jax.plans.lockstep import Chunks, handed_out, in_turn
+from bcgc_jax.plans.mean_slope import Steps, with_mean_slope
 from bcgc_jax.plans.plan import Plan, Requirements
 from bcgc_jax.plans.shared_step import all_data_runtime, shared_runtime
 from bcgc_jax.plans.step_with_copies import StepEnd, step_with_copies
@@ -87,17 +88,17 @@ class WorkSharing(Completion):
     ) -> tuple[Array, Array | None]:
         """With copies a worker may be busy when the last chunk has ended; else everyone is free."""
         workers = self.num_workers
-        step = self._engine()
-        for _ in range(times.ndim - 1):
-            step = jax.vmap(step, (0, 0, None))
         unit = load.work[-1] / (UNITS * self.chunks)
         seconds = times[..., :workers] * unit
-        end = step(starts[..., :workers], seconds, jnp.asarray(self.round_trip))
+        round_trip = jnp.asarray(self.round_trip, seconds.dtype)
+        end, until = with_mean_slope(
+            self._engine(), starts[..., :workers].astype(seconds.dtype), seconds, round_trip
+        )
         sent = 0 if load.sent is None else load.sent[-1]
-        if not isinstance(end, StepEnd):
+        if until is None:
             return end + sent, None
-        busy = jnp.maximum(end.busy - end.time[..., None] - sent, 0)
-        return end.time + sent, jnp.zeros_like(times).at[..., :workers].set(busy)
+        busy = jnp.maximum(until - end[..., None] - sent, 0)
+        return end + sent, jnp.zeros_like(times).at[..., :workers].set(busy)
 
     def in_lockstep(self, times: np.ndarray) -> np.ndarray:
         """Return when all have ended, `[K]`, in draws of the seconds for a subset, `[K, N]`.
@@ -122,13 +123,25 @@ class WorkSharing(Completion):
                 ends.append(handed_out(tables, chunks, Asking(round_trip)))
         return np.concatenate(ends)
 
-    def _engine(self) -> Callable[[Array, Array, Array], Any]:
-        """Of one draw, by start-ups, seconds for a unit of size, and the round trip."""
+    def _engine(self) -> Steps:
+        """By start-ups, seconds for a unit of size, and the round trip; and until when all work."""
+        step: Callable[[Array, Array, Array], Any]
         if self.ends == "sums":
-            return functools.partial(step_with_copies, chunk_tables(self.stored, self.sizes))
-        if self.max_subsets == self.num_workers:
-            return functools.partial(all_data_runtime, self.sizes)
-        return functools.partial(shared_runtime, chunk_tables(self.stored, self.sizes))
+            step = functools.partial(step_with_copies, chunk_tables(self.stored, self.sizes))
+        elif self.max_subsets == self.num_workers:
+            step = functools.partial(all_data_runtime, self.sizes)
+        else:
+            step = functools.partial(shared_runtime, chunk_tables(self.stored, self.sizes))
+
+        def steps(starts: Array, seconds: Array, round_trip: Array) -> tuple[Array, Array | None]:
+            every = step
+            of_draw = 0 if round_trip.ndim else None
+            for _ in range(seconds.ndim - 1):
+                every = jax.vmap(every, (0, 0, of_draw))
+            end = every(starts, seconds, round_trip)
+            return (end.time, end.busy) if isinstance(end, StepEnd) else (end, None)
+
+        return steps
 
     def exactly(self) -> Exact:
         raise ValueError("work sharing has no exact runtime: take simulate_runtime")

@@ -81,6 +81,8 @@ def simulate_runtime(
     True
     >>> bool(estimate.chained == estimate.mean)  # nobody has more to do when the last one ends
     True
+
+    Of these `mean` alone has derivatives: of work sharing estimates (`plans.mean_slope`).
     """
     check_key(key)
     check_whole("num_draws", num_draws, 1)
@@ -94,14 +96,16 @@ def simulate_runtime(
 def _simulate(
     key: Array, problem: Problem, partition: Numbers | Plan, num_draws: int, unit: str | None
 ) -> RuntimeEstimate:
+    of = problem, partition
     if unit is None:
-        return RuntimeEstimate(*_mean(draw_runtimes(key, problem, partition, num_draws)))
+        mean, error = _mean(draw_runtimes(key, problem, partition, num_draws))
+        return RuntimeEstimate(mean, without_derivative(error, of))
     fresh, chained = _chains(key, problem, partition, num_draws, unit)
     mean, error = _mean(fresh.ravel())
     _, chained_error = _mean(jnp.mean(chained, axis=0))
     # Where nobody is ever busy the two means are the same number.
     in_chain = mean + jnp.mean(chained - fresh), chained_error
-    return RuntimeEstimate(mean, error, *without_derivative(in_chain, (problem, partition)))
+    return RuntimeEstimate(mean, *without_derivative((error, *in_chain), of))
 
 
 def simulate_completion(
@@ -109,7 +113,7 @@ def simulate_completion(
 ) -> RuntimeEstimate:
     r"""P(τ ≤ deadline), for every plan, as a share of `num_draws` (static) draws.
 
-    Its standard error is given beside it.
+    Its standard error is given beside it. Neither has derivatives.
 
     >>> from bcgc_jax.distributions import Uniform
     >>> problem = Problem(Uniform(1.0, 2.0), num_workers=2, num_coordinates=1, num_samples=2.0)
@@ -128,7 +132,9 @@ def _simulate_completion(
     key: Array, problem: Problem, partition: Numbers | Plan, deadline: ArrayLike, num_draws: int
 ) -> RuntimeEstimate:
     tau = draw_runtimes(key, problem, partition, num_draws)
-    return RuntimeEstimate(*_mean(tau <= just_after(jnp.asarray(deadline, tau.dtype))))
+    in_time = _mean(tau <= just_after(jnp.asarray(deadline, tau.dtype)))
+    # A draw is in time or not: that has no slope, and their mean has one.
+    return RuntimeEstimate(*without_derivative(in_time, (problem, partition, deadline)))
 
 
 def _mean(draws: Array) -> tuple[Array, Array]:

@@ -215,6 +215,9 @@ def _judged(problem: Problem, plan: Plan, drawn: tuple[Any, Any], known: Expecta
         bound, bound_error = map(np.asarray, known)
     off = beside - xp.mean(beside)
     share = xp.mean(off * tau) / xp.maximum(xp.mean(off**2), np.finfo(tau.dtype).tiny)
+    if xp is jnp:
+        # Of any share the mean is the same, but for noise.
+        share = jax.lax.stop_gradient(share)
     mean = xp.mean(tau) + share * (bound - xp.mean(beside))
     error = xp.hypot(xp.std(tau - share * beside) / draws**0.5, share * bound_error)
     lower = xp.clip(bound - 2 * bound_error, 0, mean)

@@ -214,3 +214,25 @@ def test_a_unit_that_is_none_is_refused():
     for unit in ("pass", "chunk", "chunk:0", "subset:2"):
         with pytest.raises(ValueError, match='unit must be "subset", "block" or "chunk:C"'):
             parts_of(unit)
+
+
+def test_what_draws_cannot_tell_has_nan_for_a_slope():
+    """Shares and counts of draws, and the probability at which a draw jumps; a mean has slopes."""
+
+    @jax.jit
+    @jax.jacfwd
+    def slopes(numbers):
+        law = bcgc.TwoSpeed(1.0, numbers[1], numbers[0])
+        problem = bcgc.Problem(law, 2, 4, 2)
+        key = jax.random.key(0)
+        x = jnp.array([3.0, 1.0])
+        late = bcgc.plans.simulation.simulate_completion(key, problem, x, 13.0, 50)
+        mean = bcgc.simulate_runtime(key, problem, x, 50, unit=None)
+        sent = known(bcgc.solve(problem, "cyclic:2").needs).sent
+        return jnp.stack([mean.mean, mean.standard_error, late.mean, sent])
+
+    (by_chance, by_time), *others = np.array(slopes(jnp.array([0.3, 5.0])))
+    assert np.isnan(by_chance)
+    # A step takes 3 times the slower one's time, or 5 times the faster one's.
+    assert 1 < by_time < 3
+    assert np.isnan(others).all()

@@ -1,0 +1,88 @@
+"""Slopes of means of runtimes that jump: against a closed form, and what is exact in each draw."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bcgc_jax.plans.mean_slope import with_mean_slope
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+DRAWS = np.random.default_rng(0).exponential(size=(2**14, 2))
+
+
+def _steps(starts, seconds, round_trip):
+    """Whoever ends first decides: the end jumps from 3 T_0 to T_0 + T_1."""
+    trips = 2 * round_trip
+    ready = starts + seconds
+    first = ready[..., 0] < ready[..., 1]
+    one = starts[..., 0] + 3 * seconds[..., 0]
+    other = jnp.mean(starts, axis=-1) + jnp.sum(seconds, axis=-1)
+    return jnp.where(first, one, other) + trips, None
+
+
+def _mean(rate, trip=0.0):
+    seconds = jnp.asarray(DRAWS) / jnp.stack([rate, jnp.ones_like(rate)])
+    ends, _ = with_mean_slope(_steps, jnp.zeros_like(seconds), seconds, jnp.asarray(trip))
+    return jnp.mean(ends)
+
+
+SLOPE_ALONG = jax.jit(lambda at, way: jax.jvp(lambda *a: with_mean_slope(_steps, *a), at, way))
+SLOPES = jax.jit(jax.vmap(jax.value_and_grad(_mean)))
+
+
+def test_the_slope_of_the_mean_sees_the_jumps():
+    """E τ = (2 λ + 1) / (λ + 1)² + 1 / λ for rates λ and 1.
+
+    The worst of three is off by WORST of E τ.
+    """
+    rates = np.array([0.5, 1.0, 2.0])
+    means = (2 * rates + 1) / (rates + 1) ** 2 + 1 / rates
+    slopes = -2 * rates / (rates + 1) ** 3 - 1 / rates**2
+    values, found = SLOPES(rates)
+    np.testing.assert_allclose(values, means, rtol=0.02)
+    assert np.all(abs(rates * (found - slopes)) < 0.03 * means)
+    # A draw's own derivative is far from it.
+    seconds = DRAWS / np.stack([rates, np.ones(3)], axis=1)[:, None]
+    first = seconds[..., 0] < seconds[..., 1]
+    own = -np.mean(np.where(first, 3, 1) * seconds[..., 0], axis=1)
+    assert np.all(abs(own - rates * slopes) > 0.08 * means)
+
+
+def test_a_round_trip_has_a_slope_where_there_is_none():
+    np.testing.assert_allclose(jax.jit(jax.grad(_mean, 1))(1.0, 0.0), 2, atol=0.1)
+
+
+def test_a_scale_of_all_times_and_a_later_start_are_exact():
+    rng = np.random.default_rng(1)
+    times = tuple(map(jnp.asarray, (rng.exponential(size=(9, 3)), rng.exponential(size=(9, 3)))))
+    at = (*times, jnp.asarray(0.2))
+    ends = _steps(*at)[0]
+    (_, _), (scaled, _) = SLOPE_ALONG(at, at)
+    np.testing.assert_allclose(scaled, ends, rtol=1e-12)
+    later = jnp.ones_like(times[0]), jnp.zeros_like(times[1]), jnp.zeros_like(at[2])
+    (_, _), (moved, _) = SLOPE_ALONG(at, later)
+    np.testing.assert_allclose(moved, 1, rtol=1e-12)
+
+
+def test_equal_times_of_single_precision_have_the_slope_of_their_scale():
+    def mean(value):
+        seconds = jnp.full((50, 3), value, jnp.float32)
+        return jnp.mean(with_mean_slope(_steps, 0 * seconds, seconds, jnp.float32(0))[0])
+
+    assert float(jax.jit(jax.grad(mean))(jnp.float32(0.3))) == pytest.approx(3, rel=1e-5)
+
+
+def test_ways_to_a_slope_agree():
+    rates = jnp.array([0.5, 2.0])
+    _, found = SLOPES(rates)
+    np.testing.assert_allclose(jax.grad(_mean)(rates[0]), found[0], rtol=1e-9)
+    np.testing.assert_allclose(jax.jit(jax.vmap(jax.jacfwd(_mean)))(rates), found, rtol=1e-9)
+
+
+def test_second_derivatives_are_nan_also_within_a_loop():
+    def looped(rate):
+        return jnp.sum(jax.lax.map(_mean, jnp.stack([rate, 2 * rate])))
+
+    assert np.isnan(jax.jit(jax.hessian(looped))(1.0))

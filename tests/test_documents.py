@@ -120,8 +120,13 @@ def test_the_readme_is_printed_anew_with_the_answers_of_today(monkeypatch):
         "```python\nprint(6)\n```\n\n```\n5\n```\n\n```sh\nbcgc advise LOG\n```\n\n```\nold\n```\n"
     )
     advice = "a step \nlost\n\nwhy\n\nwhat\n\nDo this\n"
-    ran = []
-    monkeypatch.setattr(readme, "_run", lambda arguments: ran.append(arguments) or advice)
+    ran: list[list[str]] = []
+
+    def run(arguments):
+        ran.append(arguments)
+        return advice
+
+    monkeypatch.setattr(readme, "_run", run)
     anew = readme.printed_anew(page)
     assert ran == [["-c", "print(6)\n"], ["-m", "bcgc_jax", "advise", "LOG"]]
     assert anew == page.replace("5\n", advice).replace("old", "a step\nlost\n\nwhy\n…\nDo this")

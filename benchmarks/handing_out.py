@@ -21,17 +21,24 @@ from bcgc_jax.handout.coordinator import serve
 from bcgc_jax.handout.line import Line
 from bcgc_jax.handout.messages import Question, answer_of
 from bcgc_jax.handout.server import Server
+from bcgc_jax.plans.placement import Placement
 from bcgc_jax.plans.sharing import WorkSharing
 from benchmarks.timing import compare, result_row
 
-_WORKERS = 4, 16, 64
+# Workers, and what each stores.
+_SETTINGS = (4, 2), (16, 2), (64, 2)
+# Where a worker stores many chunks, or all.
+_MORE_STORED = (256, 3), (32, 32)
 _REPEATS = 10
 
 
 def questions() -> list[dict[str, Any]]:
-    """Chunks that take no time, sharing:2:8: N = 4, 16 and 64 workers that ask without a pause."""
-    of_loops = [_row(workers, "your own loop", _of_loops) for workers in _WORKERS]
-    return [_row(workers, "a cluster", _of_a_cluster) for workers in _WORKERS] + of_loops
+    """Chunks that take no time, 8 a subset: workers ask without a pause, and one asks alone."""
+    of_loops = [_row(*setting, "your own loop", _of_loops) for setting in _SETTINGS + _MORE_STORED]
+    alone = _row(1, 1, "your own loop", _of_loops)
+    return (
+        [_row(*setting, "a cluster", _of_a_cluster) for setting in _SETTINGS] + of_loops + [alone]
+    )
 
 
 class _Asked(NamedTuple):
@@ -41,10 +48,10 @@ class _Asked(NamedTuple):
     processor: float
 
 
-def _row(workers: int, whose: str, steps_of: Callable[..., Any]) -> dict[str, Any]:
+def _row(workers: int, stored: int, whose: str, steps_of: Callable[..., Any]) -> dict[str, Any]:
     """Measure with a peer, a server that returns each question as its answer, or without one."""
-    chunks = workers * len(SharedPlan(WorkSharing(workers, 2, 8)).sizes)
-    with _asking(workers, chunks) as ask, steps_of(workers, ask) as functions:
+    chunks = workers * len(Placement(workers, stored).sizes)
+    with _asking(workers, chunks) as ask, steps_of(workers, stored, ask) as functions:
         found = compare(
             {name: functools.partial(_counted, one, chunks) for name, one in functions.items()},
             _REPEATS,
@@ -52,7 +59,7 @@ def _row(workers: int, whose: str, steps_of: Callable[..., Any]) -> dict[str, An
     rate = chunks / found["package"].seconds["median"]
     answers, processor = found["package"].value
     answer = statistics.median(answers)
-    what = f"a step of {whose}, chunks of no time, N={workers}"
+    what = f"a step of {whose}, chunks of no time, N={workers}, D={stored}"
     accuracy = (
         f"{rate:.0f} chunks a second; an answer in {1e3 * answer:.2f} ms, the median; "
         f"{1e6 * processor:.0f} µs of the processor a chunk"
@@ -69,8 +76,8 @@ def _counted(step: Callable[[], list[float]], chunks: int) -> _Asked:
 
 
 @contextlib.contextmanager
-def _of_a_cluster(workers: int, ask: Callable[..., Any]) -> Iterator[Any]:
-    plan, steps = SharedPlan(WorkSharing(workers, 2, 8)), itertools.count(1)
+def _of_a_cluster(workers: int, stored: int, ask: Callable[..., Any]) -> Iterator[Any]:
+    plan, steps = SharedPlan(WorkSharing(workers, stored, 8)), itertools.count(1)
     with (
         contextlib.closing(Coordinator("127.0.0.1")) as coordinator,
         contextlib.closing(Server(_Echo())) as echo,
@@ -81,9 +88,9 @@ def _of_a_cluster(workers: int, ask: Callable[..., Any]) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _of_loops(workers: int, ask: Callable[..., Any]) -> Iterator[Any]:
+def _of_loops(workers: int, stored: int, ask: Callable[..., Any]) -> Iterator[Any]:
     steps = itertools.count()
-    with serve(workers, 2, 8, key="key") as coordinator:
+    with serve(workers, stored, key="key") as coordinator:
         place = Place(*coordinator.address, b"key")
         yield {"package": lambda: ask(_Loop, place, next(steps))}
 

@@ -26,6 +26,7 @@ import numpy as np
 from bcgc_jax import plotting
 from bcgc_jax.handout import serve
 from bcgc_jax.plans.chunk_tables import chunk_sizes, chunk_tables
+from bcgc_jax.plans.placement import Placement
 from bcgc_jax.plans.shared_step import all_data_runtime, shared_runtime
 from bcgc_jax.plans.storage import spread
 from bcgc_jax.plans.storage_bound import least_alone, storage_bound
@@ -62,9 +63,10 @@ def run(
     tasks = [(setting, subsets) for setting in settings for subsets in stored]
     rows: list[dict[str, Any]] = []
     for setting, subsets in each(tasks, "training"):
-        measured = _measured(setting, seed, steps, subsets)
+        place = Placement(setting.workers, subsets or setting.workers, CHUNKS)
+        found = measured(setting, seed, steps, None if subsets == 1 else place)
         first = rows[-1 - stored.index(subsets) + 1] if subsets != stored[0] else None
-        rows.append(_row(setting, seed, measured, subsets, first))
+        rows.append(_row(setting, seed, found, subsets, first))
     if format == "json":
         print(json.dumps(rows, indent=2))
     with contextlib.redirect_stdout(sys.stderr if format == "json" else sys.stdout):
@@ -92,14 +94,24 @@ def _tell(rows: Sequence[dict[str, Any]], steps: int) -> None:
     print("\nof possible: the time that was saved, of what the limit allows.")
 
 
-def _measured(setting: Setting, seed: int, steps: int, subsets: int | None) -> np.ndarray:
-    """Seconds of each step, by process 0."""
+def measured(
+    setting: Setting,
+    seed: int,
+    steps: int,
+    place: Placement | None,
+    *,
+    sends_lengths: bool = False,
+    record: Path | None = None,
+) -> np.ndarray:
+    """Seconds of each step, by process 0; without a placement nobody is asked."""
     key = secrets.token_hex(16)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     spec = {"steps": steps, "seed": seed, "port": port, **setting._asdict()}
-    with serve(setting.workers, subsets or setting.workers, CHUNKS, key=key) as coordinator:
-        spec["address"] = None if subsets == 1 else coordinator.address
+    spec["sends_lengths"] = sends_lengths
+    alone = Placement(setting.workers, 1, CHUNKS)
+    with serve(place or alone, key=key, record=record) as coordinator:
+        spec["address"] = None if place is None else coordinator.address
         command = [sys.executable, "-m", "experiments.own_loop_worker"]
         processes = [
             subprocess.Popen(

@@ -30,9 +30,24 @@ def paces(law: str, seed: int, steps: int, workers: int, subset: float) -> np.nd
             return subset / 1.5 * np.where(rng.random(shape) < 1 / 8, 5.0, 1.0)
         case "lognormal":
             return subset * rng.lognormal(-0.32, 0.8, shape)
-        case "equal":
+        case "equal" | "heavy tails":
             return np.full(shape, subset)
     raise ValueError(f"there is no law {law!r}")
+
+
+def lengths(law: str, seed: int, steps: int, workers: int) -> np.ndarray:
+    """Draw the lengths of whole chunks, 1 on average, `[steps, workers, CHUNKS]`."""
+    shape = steps, workers, CHUNKS
+    if law == "heavy tails":
+        drawn = np.random.default_rng([seed, 1]).pareto(2.2, shape) + 0.2
+        return drawn / drawn.mean()
+    return np.ones(shape)
+
+
+def length_of(of_step: np.ndarray, chunk: Chunk) -> float:
+    """The length of a chunk, which may be a part of a whole one; `of_step` is `[N, CHUNKS]`."""
+    whole = int(chunk.begin * CHUNKS)
+    return float(of_step[chunk.subset, whole] * (chunk.end - chunk.begin) * CHUNKS)
 
 
 def without_sharing(rank: int, workers: int) -> Callable[[int], Iterator[Chunk]]:
@@ -75,16 +90,20 @@ def train(spec: dict[str, Any]) -> list[float]:
     """Seconds of each step, from the end of the one before."""
     rank, workers, key = spec["rank"], spec["workers"], os.environ["BCGC_HANDOUT_KEY"].encode()
     mine = paces(spec["law"], spec["seed"], spec["steps"], workers, spec["subset"])[:, rank]
+    drawn = lengths(spec["law"], spec["seed"], spec["steps"], workers)
     chunks = without_sharing(rank, workers)
     if spec["address"] is not None:
-        chunks = handout.join(tuple(spec["address"]), rank).step
+        share = handout.join(tuple(spec["address"]), rank)
+        chunks = share.step
+        if spec.get("sends_lengths"):
+            chunks = lambda step: share.step(step, [length_of(drawn[step], c) for c in share.own])  # noqa: E731
     all_reduce = AllReduce(rank, workers, spec["port"], key)
     all_reduce(0)
     ends = [time.perf_counter()]
     for step, pace in enumerate(mine):
         total = 0
         for chunk in chunks(step):
-            time.sleep(pace * (chunk.end - chunk.begin))
+            time.sleep(pace / CHUNKS * length_of(drawn[step], chunk))
             total += int(DATA[list(chunk.rows(SAMPLES, workers))].sum())
         if all_reduce(total) != DATA.sum():
             raise RuntimeError(f"step {step} has a wrong sum")

@@ -8,36 +8,42 @@ from rich.table import Column
 
 from bcgc_jax.cli import advise_files, output
 from bcgc_jax.cli.commands import AdviseOptions
+from bcgc_jax.cli.exit import say
 from bcgc_jax.cli.logs import log_name, read_log
 from bcgc_jax.cli.output import Row, Shown, print_lines, print_rows
 from bcgc_jax.cli.progress import Progress
 from bcgc_jax.measured import remedies
 from bcgc_jax.measured.advice import FEWEST_STEPS, Advice, Remedy, advise
+from bcgc_jax.measured.alike import NOT_TIMED_APART, perhaps_jitter
 from bcgc_jax.measured.intervals import percent
+from bcgc_jax.measured.left_out import left_out_in_words
 from bcgc_jax.measured.remedies import Planned
 from bcgc_jax.measured.slowness import (
     IN_WORDS,
-    NOT_TIMED_APART,
+    MOST_TOLD,
     long_start_in_words,
-    seldom_there,
+    whole_steps,
 )
 from bcgc_jax.measured.traces import Trace
+from bcgc_jax.measured.words import counted
 
+_COLUMNS = (
+    "remedy",
+    *("saved", "saved_low", "saved_high", "range_low", "range_high"),
+    *("lost", "longer", "stored_subsets", "needs", "equal_chunks"),
+)
 _NONE = "none that shows"
-_STORED = {"sharing:2": "two subsets", "sharing:3": "three subsets", remedies.ALL_DATA: "all data"}
 _DO = {
     remedies.DEALT: "deal the chunks to the workers by their length",
     remedies.FIXED: "give each worker data by its speed, once",
     remedies.ANEW: "give each worker data by its speed, anew before each step",
 }
-for _name, _data in _STORED.items():
-    _DO[_name] = f"share the work, with {_data} stored ({_name})"
-    _by_length = _name + remedies.BY_LENGTH
-    _DO[_by_length] = f"share the work by length, with {_data} stored ({_by_length})"
+_STORED = {"2": "two subsets", "3": "three subsets", "all": "all data"}
 _RECORD = (
     "Give a row for each chunk (microbatch), with its number in a column `chunk`. Then slow "
     "workers, long chunks and pauses can be told apart."
 )
+_APART = "bcgc advise --timed-apart takes the log for that, and says what else is lost."
 
 
 def answer(question: AdviseOptions) -> None:
@@ -48,12 +54,24 @@ def answer(question: AdviseOptions) -> None:
             chunks=question.chunks,
             stored=question.stored,
             round_trip=question.round_trip,
+            chunk_overhead=question.chunk_overhead,
             methods=_codes(question, trace),
             seed=question.seed,
+            timed_apart=question.timed_apart,
         )
     rows = [_flat(row) for row in advice.rows]
     name = Path(log_name(question.log)).name
-    output.print_answer(question, rows, lambda: _json(advice), lambda: _print(name, advice, trace))
+
+    def table() -> None:
+        _print(name, advice, trace)
+        # Chunks, loads and workers that stay slow are no jitter.
+        told_apart = question.timed_apart or advice.recorded or advice.lengths is not None
+        if advice.advised is not None and not (told_apart or advice.unlike_workers):
+            print_lines(*perhaps_jitter(whole_steps(trace)[0]))
+
+    output.print_answer(question, rows, lambda: _json(advice), table, _COLUMNS)
+    if advice.alike and question.output == "csv":
+        say(f"bcgc: {NOT_TIMED_APART}")
     output.write_figure(question, lambda: advise_files.picture(advice))
     if question.out is not None:
         plan = advise_files.plan_of(advice)
@@ -64,8 +82,8 @@ def _read(question: AdviseOptions) -> Trace:
     columns = dict(question.columns or {})
     if "forward_seconds" in columns:
         columns["forward"] = columns.pop("forward_seconds")
-    columns["layout"] = question.layout
-    return read_log(question.log, "--columns step=…,worker=…,seconds=…", **columns)
+    names = "--columns step=…,worker=…,seconds=…"
+    return read_log(question.log, names, question.unit, layout=question.layout, **columns)
 
 
 def _codes(question: AdviseOptions, trace: Trace) -> dict[str, Planned]:
@@ -87,52 +105,36 @@ def _codes(question: AdviseOptions, trace: Trace) -> dict[str, Planned]:
 
 
 def _json(advice: Advice) -> Row:
-    slow = [one._asdict() for one in advice.slow_workers]
+    lists = {name: getattr(advice, name) for name in ("slow_workers", "rows", "look_at")}
+    plain = {name: [row._asdict() for row in rows] for name, rows in lists.items()}
     line = None if advice.load_line is None else advice.load_line._asdict()
-    rows = [row._asdict() for row in advice.rows]
-    return vars(advice) | {"slow_workers": slow, "load_line": line, "rows": rows}
+    costs = advice.costs.asking._asdict() | {"of_chunk": advice.costs.of_chunk}
+    return vars(advice) | {"load_line": line, "costs": costs, **plain}
 
 
 def _flat(row: Remedy) -> Row:
     """A column for each number."""
-    low, high = row.range
-    return {
-        "remedy": row.remedy,
-        "saved": row.saved.value,
-        "saved_low": row.saved.low,
-        "saved_high": row.saved.high,
-        "range_low": low,
-        "range_high": high,
-        "lost": row.lost,
-        "longer": row.longer,
-        "stored_subsets": row.stored_subsets,
-        "needs": row.needs,
-    }
+    ends = (*row.saved, *row.range)
+    values = (row.remedy, *ends, row.lost, row.longer, row.stored_subsets, row.needs)
+    return dict(zip(_COLUMNS, (*values, row.equal_chunks), strict=True))
 
 
 def _print(name: str, advice: Advice, trace: Trace) -> None:
-    log = f"{name}: {advice.num_workers} workers, {_steps(advice.num_steps)}"
+    log = f"{name}: {advice.num_workers} workers, {counted(advice.num_steps, 'step')}"
     if advice.recorded:
         log += f", {advice.num_chunks} chunks in a worker's step"
-    log += "."
-    if advice.left_out:
-        log += f" Left out: {_steps(advice.left_out)} in which a worker has no whole time."
-        log += f" {seldom_there(trace)}"
-    print_lines(
-        log,
-        *long_start_in_words(trace),
-        f"A step takes {advice.step:.4g} s on average. It would take {advice.balanced:.4g} s if "
-        f"all workers ended together. So {percent(advice.loss)} % of the time is lost.",
-    )
+    print_lines(" ".join([f"{log}.", *left_out_in_words(trace)]), *long_start_in_words(trace))
+    step = f"A step takes {advice.step:.4g} s on average."
     if advice.alike:
-        print_lines(NOT_TIMED_APART)
+        print_lines(step, "", *advice.alike_in_words(), _APART)
+        return
+    print_lines(
+        f"{step} It would take {advice.balanced:.4g} s if all workers ended together. So "
+        f"{percent(advice.loss)} % of the time is lost."
+    )
     _print_causes(advice)
     _print_rows(advice)
     print_lines("", *_sentences(advice))
-
-
-def _steps(count: int) -> str:
-    return "1 step" if count == 1 else f"{count} steps"
 
 
 def _print_causes(advice: Advice) -> None:
@@ -182,8 +184,11 @@ def _needs(row: Remedy) -> str:
         return "no exact scheme saves more"
     if not row.lost:
         return row.needs
-    times = f"{row.longer:.2g} times as long" if row.longer else "all of them"
-    return f"{row.needs}; lost are {times}"
+    if row.longer is None:
+        return f"{row.needs}; all are lost"
+    times = f"{row.longer:.2g}"
+    as_long = "as long as others" if times == "1" else f"{times} times as long"
+    return f"{row.needs}; lost are {as_long}"
 
 
 def _sentences(advice: Advice) -> list[str]:
@@ -193,9 +198,9 @@ def _sentences(advice: Advice) -> list[str]:
     ]
     if advice.lengths is not None:
         said.append(
-            f"Lengths of chunks are predicted from {advice.lengths}. Rows that need lengths take "
-            "them as known before the step."
+            f"Lengths are predicted from {advice.lengths}, as if that is known before the step."
         )
+    said.append(_costs(advice))
     if not advice.recorded:
         said.append(
             f"The log has no chunks. {advice.num_chunks} equal ones are supposed in a worker's "
@@ -207,20 +212,72 @@ def _sentences(advice: Advice) -> list[str]:
     return [*said, "", _verdict(advice)]
 
 
+def _costs(advice: Advice) -> str:
+    """Say what work sharing is taken to cost beside the passes."""
+    asking = advice.costs.asking
+    said = f"A question is taken to cost {1e3 * asking.delay:.3g} ms"
+    if asking.service:
+        said += f", and {1e3 * asking.service:.3g} ms of the coordinator, one after another"
+        said += " (--round-trip)"
+    if advice.costs.of_chunk:
+        said += f"; a chunk {1e3 * advice.costs.of_chunk:.3g} ms whatever its size"
+    return f"{said}."
+
+
+def _do(advice: Advice, remedy: str) -> str:
+    if remedy in _DO:
+        return _DO[remedy]
+    row = remedies.sharing_rows(advice.num_workers, advice.num_workers)[remedy]
+    by_length = " by length" if row.by_length else ""
+    equal = " in equal chunks" if advice.row(remedy).equal_chunks else ""
+    return f"share the work{by_length}{equal}, with {_STORED[row.word]} stored ({remedy})"
+
+
 def _verdict(advice: Advice) -> str:
     if not advice.enough:
-        few = f"This is too little for advice: {advice.num_steps} steps."
+        few = f"This is too little for advice: {counted(advice.num_steps, 'step')}."
         return f"{few} Record {FEWEST_STEPS} steps or more."
+    if advice.look_at:
+        return f"{_look_first(advice)} {_pays(advice, 'Until then', 'Nothing else here')}"
+    return _pays(advice, "Do this", "Nothing here")
+
+
+def _look_first(advice: Advice) -> str:
+    """Name the workers that stay slow, and say what to replace them saves."""
+    workers = advice.look_at
+    saved = advice.row(remedies.REPLACED).saved
+    saves = f"saves {percent(saved.value)} % ({saved.in_percent()} %)"
+    first = workers[0]
+    if len(workers) == 1:
+        return f"First look at worker {first.worker}. {first.in_words('It')} To replace it {saves}."
+    names = _joined([worker.worker for worker in workers])
+    when = " ".join(map(str, workers[:MOST_TOLD]))
+    return f"First look at workers {names}. {when} To replace them {saves}."
+
+
+def _joined(names: list[str]) -> str:
+    """Some names, and how many more there are.
+
+    >>> _joined(["3"]), _joined(["3", "1"]), _joined(["3", "1", "4", "0", "5"])
+    ('3', '3 and 1', '3, 1, 4 and 2 more')
+    """
+    told = names[:MOST_TOLD]
+    if len(names) > MOST_TOLD:
+        told.append(f"{len(names) - MOST_TOLD} more")
+    return " and ".join(filter(None, [", ".join(told[:-1]), told[-1]]))
+
+
+def _pays(advice: Advice, begin: str, nothing: str) -> str:
     if advice.advised is None:
-        return "Nothing here pays more than 2 %."
-    said = [f"Do this: {_DO[advice.advised]}. {_saves(advice, advice.advised)}"]
+        return f"{nothing} pays more than 2 %."
+    said = [f"{begin}: {_do(advice, advice.advised)}. {_saves(advice, advice.advised)}"]
     others = {
         "If workers cannot send lengths": advice.without_lengths,
         "If workers cannot ask within a step": advice.beforehand,
     }
     for condition, remedy in others.items():
         if remedy not in (None, advice.advised):
-            said.append(f"{condition}: {_DO[remedy]}. {_saves(advice, remedy)}")
+            said.append(f"{condition}: {_do(advice, remedy)}. {_saves(advice, remedy)}")
     return " ".join(said)
 
 

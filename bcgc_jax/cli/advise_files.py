@@ -30,7 +30,12 @@ _LIMIT = {"color": "#FFFFFF", "edgecolor": "#4D4D4D", "linestyle": "--", "label"
 
 
 def picture(advice: Advice) -> "Figure":
-    """Draw what each remedy saves, and what each cause adds to the loss, with 95 % intervals."""
+    """Draw what each remedy saves, and what each cause adds to the loss, with 95 % intervals.
+
+    Raises UsageError where there are none.
+    """
+    if advice.alike:
+        raise click.UsageError("nothing can be learnt from this log")
     heights = max(len(advice.rows), len(advice.causes))
     figure, (left, right) = plotting.new_figure(
         1, 2, size=(9.6, 1.5 + 0.3 * heights), width_ratios=(3, 2)
@@ -103,12 +108,14 @@ def plan_of(advice: Advice) -> "Solution":
     saved = row.saved
     limit = advice.row(remedies.LIMIT).saved
     error = (saved.high - saved.low) / (2 * 1.96)
-    line = advice.load_line if row.remedy.endswith(remedies.BY_LENGTH) else None
+    shared = remedies.sharing_rows(advice.num_workers, advice.num_workers)[row.remedy]
+    line = advice.load_line if shared.by_length else None
     rule = WorkSharing(
         num_workers=advice.num_workers,
         max_subsets=row.stored_subsets,
         chunks=advice.num_chunks,
-        round_trip=advice.round_trip,
+        equal_chunks=row.equal_chunks,
+        round_trip=advice.costs.asking.alone,
         load_line=None if line is None else (line.base, line.slope),
         usual_cost=None if line is None else line.usual,
     )

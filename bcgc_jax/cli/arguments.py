@@ -48,6 +48,7 @@ REPLACED = {"alternating", "multi_message"}
 
 LAYOUTS = ("auto", "long", "wide")
 LOG_COLUMNS = ("step", "worker", "seconds", "chunk", "forward_seconds", "load")
+TIME_UNITS = ("s", "ms", "us", "ns")
 TRACE_LAWS = ("auto", "atoms", "smooth", "pareto-tail")
 
 PICTURES = (".png", ".svg", ".pdf")
@@ -285,6 +286,7 @@ LEVELS = Argument("levels", read_levels)
 _ANY_NUMBER = number(-math.inf)
 PARAMETER = named("PARAMETER=NUMBERS", "rate=1e-4:1e-1:33:log", axis(_ANY_NUMBER))
 COLUMNS = Argument("names", read_columns)
+TIME_UNIT = click.Choice(TIME_UNITS)
 COLUMN = named("COLUMN=NUMBER", "num_workers=20", _ANY_NUMBER)
 
 

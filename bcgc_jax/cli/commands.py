@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bcgc_jax.solvers.methods import Method
 
 # Keywords of `load_trace` and of `Problem`.
-LAYOUT = ("step", "worker", "seconds", "censored", "load", "layout")
+LAYOUT = ("step", "worker", "seconds", "censored", "load", "layout", "unit")
 DELIVERY = ("start_up", "send_time", "overlap")
 
 _POSITIVE = number()
@@ -33,6 +33,7 @@ _IMAGES = number(1, 1500, include=True, whole=True)  # to train with, one a work
 _NEW_FILE = click.Path()
 # What `bcgc plot` shows of a table.
 CHOICES = ("x", "y", "value", "where", "methods")
+_UNIT = "Of the times in the file: s, ms, us or ns; by default s."
 _FILE_OR_INPUT = click.Path(exists=True, dir_okay=False, allow_dash=True)
 
 _AT_MOST = f"at most {typed.MOST_WORKERS:,}"
@@ -100,6 +101,7 @@ class Files:
     layout: str = option(
         typed.LAYOUTS, "A row for each time (long), or a column for each worker (wide)"
     )
+    unit: str | None = option(typed.TIME_UNIT, _UNIT)
     figure: str | None = option(
         _NEW_FILE, "Also draw the answer: .png, .svg or .pdf.", metavar="PICTURE"
     )
@@ -266,6 +268,7 @@ Examples:
     layout: str = option(
         typed.LAYOUTS, "A row for each time (long), or a column for each worker (wide)"
     )
+    unit: str | None = option(typed.TIME_UNIT, _UNIT)
     chunks: int | None = option(
         number(2, include=True, whole=True),
         "C, of a worker's step, where LOG has none; by default 8.",
@@ -274,7 +277,16 @@ Examples:
         number(2, include=True, whole=True),
         "The most subsets that a worker can store; by default all.",
     )
-    round_trip: float = option(_FROM_ZERO, "Seconds of a question before each chunk.", default=0.0)
+    round_trip: float | None = option(
+        _FROM_ZERO,
+        "Seconds of a question before each chunk; by default as measured on one machine, with the "
+        "coordinator's time.",
+    )
+    chunk_overhead: float = option(
+        _FROM_ZERO,
+        "Seconds of a chunk, in its recorded ones, that do not depend on its size.",
+        default=0.0,
+    )
     methods: tuple[str, ...] = option(
         typed.METHOD,
         "Also replay this code, such as nested:2; repeat it.",
@@ -284,6 +296,9 @@ Examples:
     forward: float | None = option(
         _FROM_ZERO,
         "With --method: a forward pass over a backward pass; by default as recorded, or 0.",
+    )
+    timed_apart: bool = option(
+        bool, "LOG has each worker's own computation: advise also where all workers are alike."
     )
     seed: int = option(number(include=True, whole=True), "Seed of the intervals.", default=0)
     figure: str | None = option(

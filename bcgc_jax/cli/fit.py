@@ -21,10 +21,12 @@ from bcgc_jax.distributions import Distribution
 from bcgc_jax.measured.choice import distribution_of
 from bcgc_jax.measured.description import NOTHING, Description, describe
 from bcgc_jax.measured.fits import MAX_TIMES, Fit, fit_distributions
+from bcgc_jax.measured.left_out import fewer_chunks_in_words
 from bcgc_jax.measured.likelihood import FAMILIES
 from bcgc_jax.measured.slowness import Slowness, slowness_in
 from bcgc_jax.measured.start_up import StartUpFit, fit_start_up, one_load
 from bcgc_jax.measured.traces import Trace
+from bcgc_jax.measured.words import counted
 from bcgc_jax.plans.plan import partition_plan
 from bcgc_jax.problem import Problem
 from bcgc_jax.solution import Solution, assess
@@ -243,12 +245,13 @@ def _remarks(
         if plan["distribution"] == MEASURED and promised is not None and taken is not None:
             name = "the plan for the measured times"
             more += traces.later_than_promised(name, promised, taken, plan["replayed_error"])
+    more += fewer_chunks_in_words(trace)
     said = [remark for remark in traces.in_words(description) if remark != NOTHING or not more]
     if start_up is not None:
         return [*more, *said]
     said += more
     lost = description.slowness
-    if lost is not None and (lost.unlike_workers or lost.slow_together):
+    if lost is not None and not lost.alike and (lost.unlike_workers or lost.slow_together):
         said.append("bcgc solve --trace FILE --keep-workers plans on whole steps.")
     if trace.microbatches is not None:
         return said
@@ -311,15 +314,16 @@ def _print(file: str, answer: FitAnswer) -> None:
 
 
 def _trace_in_words(trace: Trace, description: Description) -> Iterator[str]:
-    workers = f"{description.num_workers} workers"
-    yield f"{trace.seconds.size} times of {workers} over {description.num_steps} steps"
+    workers = counted(description.num_workers, "worker")
+    times = f"{counted(trace.seconds.size, 'time')} of {workers}"
+    yield f"{times} over {counted(description.num_steps, 'step')}"
     if trace.microbatches is not None:
-        yield f"of {trace.microbatches.seconds.shape[2]} chunks each"
+        yield f"of {counted(trace.microbatches.seconds.shape[2], 'chunk')} each"
     if not one_load(trace):
         loads = np.unique(np.asarray(trace.load))
         yield f"at {loads.size} loads from {loads[0]:g} to {loads[-1]:g}"
     if description.num_missing:
-        yield f"{description.num_missing} times missing"
+        yield f"{counted(description.num_missing, 'time')} missing"
     if description.num_censored:
         yield f"{description.num_censored} cut off"
 

@@ -118,10 +118,14 @@ def print_answer(
     rows: Sequence[Row],
     document: Callable[[], Any],
     printed: Callable[[], None],
+    columns: Sequence[str] = (),
 ) -> None:
-    """Print the rows as CSV, the `document` as JSON, or what is `printed` for a person."""
+    """Print the rows as CSV, the `document` as JSON, or what is `printed` for a person.
+
+    CSV has these `columns` even where there is no row.
+    """
     if question.output == "csv":
-        write_rows(rows)
+        write_rows(rows, columns=columns)
     elif question.output == "json":
         click.echo(json_of(document()))
     else:
@@ -150,11 +154,13 @@ def _plain(value: Any) -> Any:
     return finite(value) if isinstance(value, float) else value
 
 
-def write_rows(rows: Iterable[Row], file: TextIO | None = None) -> None:
-    """CSV, on stdout or to `file`, with every column that a row has, in order of mention."""
+def write_rows(
+    rows: Iterable[Row], file: TextIO | None = None, columns: Sequence[str] = ()
+) -> None:
+    """CSV, on stdout or to `file`: these columns, and every other one that a row has."""
     rows = list(rows)
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    writer = csv.DictWriter(file or sys.stdout, columns, lineterminator="\n")
+    every = list(dict.fromkeys((*columns, *(name for row in rows for name in row))))
+    writer = csv.DictWriter(file or sys.stdout, every, lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: _field(value) for name, value in row.items()} for row in rows)
 

@@ -22,6 +22,7 @@ from bcgc_jax.measured.advice import Advice
 from bcgc_jax.measured.remedies import LIMIT
 from bcgc_jax.measured.resampling import bootstrap_interval
 from bcgc_jax.measured.traces import Trace
+from bcgc_jax.measured.words import counted
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.loads import partition_of_units
 from bcgc_jax.plans.plan import partition_plan
@@ -200,7 +201,7 @@ def _law_of_workers(question: SolveOptions) -> tuple[Any, int | None]:
     total = sum(counts)
     if question.workers not in (None, total):
         raise click.UsageError(
-            f"--cycle-time is for {total} workers, but --workers is {question.workers}"
+            f"--cycle-time is for {counted(total, 'worker')}, but --workers is {question.workers}"
         )
     if not others:
         return law, total

@@ -11,6 +11,7 @@ from bcgc_jax.cli import output
 from bcgc_jax.cli.answers import num_workers
 from bcgc_jax.cli.output import Row
 from bcgc_jax.exact.quadrature import Expectation
+from bcgc_jax.measured.words import counted
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.problem import Problem
 from bcgc_jax.solution import LOOSE
@@ -220,19 +221,15 @@ def _storage(answer: SolveAnswer) -> Iterator[str]:
         less = 100 * (1 - bound / runtime_of(row))
         if row["stored_subsets"] < num_workers(answer.problem):
             yield (
-                f"With {_subsets(row['stored_subsets'])} stored no exact scheme is faster than "
-                f"{bound / answer.unit[0]:.4g}, {less:.2g} % less than {row['method']}."
+                f"With {counted(row['stored_subsets'], 'subset')} stored no exact scheme is faster "
+                f"than {bound / answer.unit[0]:.4g}, {less:.2g} % less than {row['method']}."
             )
     if answer.enough is not None:
         yield (
-            f"To store {_subsets(answer.enough)} is enough: the limit is within 5 % of that of all "
-            "data. The limits suppose that workers compute on samples that they store, that no "
-            "data move in a step, and that nobody knows beforehand who will be slow."
+            f"To store {counted(answer.enough, 'subset')} is enough: the limit is within 5 % of "
+            "that of all data. The limits suppose that workers compute on samples that they store, "
+            "that no data move in a step, and that nobody knows beforehand who will be slow."
         )
-
-
-def _subsets(count: int) -> str:
-    return "1 subset" if count == 1 else f"{count} subsets"
 
 
 def _errors(answer: SolveAnswer) -> Iterator[str]:
@@ -257,8 +254,8 @@ def _errors(answer: SolveAnswer) -> Iterator[str]:
         yield f"Probabilities by draws, standard error up to {error:.1g}: {names}."
     if (steps := iteration.rows) is not None:
         yield (
-            f"Means over the trace's {len(steps)} steps; plans made for these fit the next ones "
-            "less well."
+            f"Means over the trace's {counted(len(steps), 'step')}; plans made for these fit the "
+            "next ones less well."
         )
     if answer.interval is not None:
         low, high = (time / size for time in answer.interval)
@@ -332,7 +329,8 @@ def _grouped_plan(answer: SolveAnswer) -> Iterator[str]:
             high = max(map(len, groups))
             each = f"{low}" if low == high else f"{low} to {high}"
             word = "group" if len(groups) == 1 else "groups"
-            yield f"block {block}: {len(groups)} {word} of {each}, {size:,} {answer.parts}"
+            parts = counted(size, answer.parts.removesuffix("s"))
+            yield f"block {block}: {len(groups)} {word} of {each}, {parts}"
             most = max(most, high)
     yield (
         "A block is complete when one worker of each group has sent its sum. Each worker stores "

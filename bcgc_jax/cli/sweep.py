@@ -20,6 +20,7 @@ from bcgc_jax.cli.commands import DELIVERY, SweepOptions, cycles_of_forward
 from bcgc_jax.cli.exit import interruptible, say
 from bcgc_jax.cli.progress import Progress
 from bcgc_jax.distributions import Distribution
+from bcgc_jax.measured.words import counted
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import LOOSE
 from bcgc_jax.sweeps.cells import grid
@@ -212,7 +213,8 @@ def _to_file(sweep: Sweep, question: SweepOptions, path: Path) -> Counter[str]:
         if "saved" in lines[0]:
             columns.append(("saved\non average", output.saved))
         output.print_rows(lines, [*columns, ("largest gap", output.figure(_GAP, ".1e"))])
-        click.echo(f"\n{path}: {len(sweep.cells):,} cells, {seconds:.1f} s, compilation included.")
+        cells = counted(len(sweep.cells), "cell")
+        click.echo(f"\n{path}: {cells}, {seconds:.1f} s, compilation included.")
 
     output.print_answer(question, lines, document, table)
     return statuses
@@ -251,6 +253,7 @@ def _end(statuses: Counter[str]) -> None:
     infeasible = statuses[Status.INFEASIBLE.name.lower()]
     if invalid:
         why = "their numbers make no problem, or are too large or small for float64"
-        say(f"bcgc: {invalid} of {statuses.total()} rows are invalid: {why}")
+        are = "is" if invalid == 1 else "are"
+        say(f"bcgc: {invalid} of {counted(statuses.total(), 'row')} {are} invalid: {why}")
     if invalid or infeasible == statuses.total():
         raise click.exceptions.Exit(1)

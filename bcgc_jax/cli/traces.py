@@ -18,9 +18,11 @@ from bcgc_jax.measured.advice import Advice, Remedy, advise
 from bcgc_jax.measured.choice import distribution_of
 from bcgc_jax.measured.description import NOTHING, Description, describe
 from bcgc_jax.measured.intervals import percent
+from bcgc_jax.measured.left_out import fewer_chunks_in_words
 from bcgc_jax.measured.remedies import LIMIT
-from bcgc_jax.measured.slowness import NOT_TIMED_APART, slowness_in
+from bcgc_jax.measured.slowness import slowness_in
 from bcgc_jax.measured.traces import Trace
+from bcgc_jax.measured.words import counted
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.plan import Plan, partition_plan
 from bcgc_jax.plans.simulation import fresh_steps, steps_in_a_row
@@ -59,7 +61,8 @@ def workers_of(
     """Return N: as asked for, or that of the trace, which a replay needs."""
     if (asked.keep_workers or replayed) and workers not in (None, trace.num_workers):
         why = "--keep-workers keeps the steps of" if asked.keep_workers else "the trace has"
-        raise ValueError(f"{why} {trace.num_workers} workers, not {workers}: leave --workers out")
+        many = counted(trace.num_workers, "worker")
+        raise ValueError(f"{why} {many}, not {workers}: leave --workers out")
     if workers is None and trace.num_workers < 2:
         one = f"{log_name(str(asked.trace))} has one worker only"
         other = "" if replayed else ", or give --workers"
@@ -125,22 +128,24 @@ def remarks(asked: Times, trace: Trace) -> list[str]:
     """
     description = describe(trace, with_tail=False)
     lost = description.slowness
+    fewer = fewer_chunks_in_words(trace)
+    if lost is not None and lost.alike:
+        return [*fewer, *lost.alike_in_words()]
     if not asked.keep_workers:
         said = in_words(description)
         more = "bcgc fit says more; --keep-workers plans on whole steps."
-        return [] if said == [NOTHING] else [*said, more]
-    if lost is None:
-        return []
-    causes = lost.causes_in_words()
-    return [NOT_TIMED_APART, *causes] if lost.alike else causes
+        return fewer if said == [NOTHING] else [*fewer, *said, more]
+    return fewer if lost is None else [*fewer, *lost.causes_in_words()]
 
 
 def advice_on(trace: Trace | None) -> Advice | None:
-    """What `bcgc advise` says, of a log of chunks."""
+    """What `bcgc advise` says, of a log of chunks; None where nothing can be learnt from it."""
     if trace is None or trace.microbatches is None:
         return None
     lost = slowness_in(trace)
-    return advise(trace) if lost is not None and lost.recorded else None
+    if lost is None or lost.alike or not lost.recorded:
+        return None
+    return advise(trace)
 
 
 def sharing_rows(advice: Advice) -> list[Remedy]:
@@ -266,14 +271,15 @@ def unit_of(trace: Trace | None, problem: Problem) -> tuple[float, str]:
     name += f"{cycles:g} to get these seconds"
     if workers != recorded:
         times = f"{recorded / workers:.3g} times"
-        name += f". The trace has {recorded} workers. Here {workers} share the same data: each has "
+        name += f". The trace has {counted(recorded, 'worker')}. Here "
+        name += f"{workers} share{'s' if workers == 1 else ''} the same data: each has "
         name += f"{times} as much, and is supposed to take {times} as long"
     return cycles, name
 
 
 def which_law(law: Distribution | JointDistribution, trace: Trace) -> list[str]:
     numbers = law.summary()
-    times = f"{trace.seconds.size:,} measured times"
+    times = f"{trace.seconds.size:,} measured time{'' if trace.seconds.size == 1 else 's'}"
     if "measured_times" in numbers:
         return [f"Distribution: the {times} as they are."]
     if "knots" in numbers:

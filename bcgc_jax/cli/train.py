@@ -19,6 +19,7 @@ from bcgc_jax.cli.traces import check_size, planned_for
 from bcgc_jax.coding.digits import DigitsRun, digits_problem, train_on_digits
 from bcgc_jax.coding.training import what_is_trained
 from bcgc_jax.measured.traces import Trace
+from bcgc_jax.measured.words import counted
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.baselines import straggler_ratio
@@ -108,7 +109,7 @@ def _train_all_on_cluster(
         seconds = question.pace / min(runtime for _, runtime in possible)
         pace = InjectedDelay(problem.cycle_time if steps is None else steps, seconds)
     num_steps = len(possible) * question.num_seeds * question.steps
-    bar = Progress(f"starting {workers} processes", num_steps)
+    bar = Progress(f"starting {counted(workers, 'worker')}", num_steps)
     # What Ray prints goes to the screen, not into a table or a file.
     quiet = contextlib.redirect_stdout(sys.stderr)
     address = question.address

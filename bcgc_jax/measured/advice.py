@@ -7,22 +7,25 @@ is advised if it saves time in steps that its plan has not seen, by its interval
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bcgc_jax.measured import remedies
+from bcgc_jax.measured.causes import Parts
 from bcgc_jax.measured.intervals import Interval
-from bcgc_jax.measured.remedies import Planned, Replay
+from bcgc_jax.measured.left_out import left_out_in_words
+from bcgc_jax.measured.remedies import Costs, Planned, Replay
 from bcgc_jax.measured.slowness import (
     Slowness,
+    SlowWorker,
     model_of,
-    seldom_there,
     slowness_of,
     whole_steps,
 )
 from bcgc_jax.measured.traces import Trace
-from bcgc_jax.measured.verdict import FEWEST_STEPS, Savings, advised, savings_of
+from bcgc_jax.measured.verdict import FEWEST_STEPS, WORTH, Savings, advised, savings_of
+from bcgc_jax.plans.asking import MEASURED, Asking
 
 _QUESTION = "a question for each chunk"
 _LENGTHS_SENT = f"{_QUESTION}; lengths"
@@ -30,8 +33,8 @@ _NEEDS = {
     remedies.DEALT: "lengths of chunks before the step",
     remedies.FIXED: "workers that keep their speed",
     remedies.ANEW: "new shares before each step",
-    remedies.REPLACED: "{} other machines",
-    remedies.BACKUP: "{} workers left out",
+    remedies.REPLACED: "{} other machine{s}",
+    remedies.BACKUP: "{} worker{s} left out",
     remedies.DROP: "a stop after {} s",
     remedies.LIMIT: "",
 }
@@ -54,6 +57,7 @@ class Remedy(NamedTuple):
       choice: what was planned in the two halves: how many workers are left out or replaced, the
         threshold in seconds, or how many steps shares are made of.
       needs: in words.
+      equal_chunks: in work sharing, whether the last chunk of a subset stays whole.
     """
 
     remedy: str
@@ -64,6 +68,7 @@ class Remedy(NamedTuple):
     stored_subsets: int
     choice: tuple[float, ...]
     needs: str
+    equal_chunks: bool = False
 
     @property
     def is_sharing(self) -> bool:
@@ -76,22 +81,25 @@ class Advice(Slowness):
     """What a log says: what its steps lose, why, and what helps.
 
     Attributes, after those of `Slowness`:
-      rows: what can be done, the most saved first, and last the limit.
-      round_trip: seconds of a question before each chunk, which the replays count.
+      rows: what can be done, the most saved first, and last the limit; none where `alike`.
+      costs: of work sharing, beside the passes, which the replays count.
       enough: whether there are enough steps for advice.
       advised: a remedy, or None where nothing is worth it; without chunks it saves by three models:
         workers, data or single chunks are slow; by the first alone where it stays with a worker in
         the next step.
       without_lengths: one for workers that cannot send the lengths of their chunks, or None.
       beforehand: one for workers that cannot ask within a step, or None.
+      look_at: workers that stay slow, if to replace them is worth it; those that cost the most time
+        first, and of each the steps that cost the most.
     """
 
     rows: list[Remedy]
-    round_trip: float
+    costs: Costs
     enough: bool
     advised: str | None
     without_lengths: str | None
     beforehand: str | None
+    look_at: list[SlowWorker]
 
     def row(self, remedy: str) -> Remedy:
         return next(row for row in self.rows if row.remedy == remedy)
@@ -102,9 +110,11 @@ def advise(
     *,
     chunks: int | None = None,
     stored: int | None = None,
-    round_trip: float = 0.0,
+    round_trip: float | None = None,
+    chunk_overhead: float = 0.0,
     methods: Mapping[str, Planned] = MappingProxyType({}),
     seed: int = 0,
+    timed_apart: bool = False,
 ) -> Advice:
     """What a log says: what its steps lose, why, and which remedy is worth it.
 
@@ -115,9 +125,14 @@ def advise(
       trace: the log, as `measured.load_trace` reads it.
       chunks: C, of a worker's step, where the trace has no chunks; by default 8.
       stored: the most subsets that a worker can store; by default all.
-      round_trip: seconds of a question before each chunk.
+      round_trip: seconds of a question before each chunk, in place of `plans.asking.MEASURED`: a
+        delay, and the coordinator's time, which answers one question at a time.
+      chunk_overhead: seconds of a chunk, in the recorded ones, that do not depend on its size.
       methods: codes to replay too, by name; see `solvers.measured_steps`.
       seed: of the resampling.
+      timed_apart: say that the seconds are of each worker's own computation, so that workers may
+        well be alike. Else nothing is advised where they look as if each had waited for the
+        slowest, behind a collective.
 
     Raises ValueError for less than two whole steps or workers, and for `chunks` of a trace that has
     its own.
@@ -135,33 +150,54 @@ def advise(
     times, _ = whole_steps(trace)
     if min(times.shape) < 2:
         raise ValueError(
-            f"advice needs two workers or more, and two steps with a time of each. Workers in the "
+            "advice needs two workers or more, and two steps with a time of each. Workers in the "
             f"log: {trace.num_workers}. Steps with a time of each: {len(times)}. "
-            f"{seldom_there(trace)}"
+            + " ".join(left_out_in_words(trace))
         )
     log = model_of(trace, times, chunks)
-    replays = remedies.replays(log.model, log.costs, stored, round_trip, methods)
+    slowness = slowness_of(trace, log, seed, timed_apart=timed_apart)
+    enough = len(times) >= FEWEST_STEPS
+    asking = MEASURED if round_trip is None else Asking(round_trip)
+    costs = Costs(asking, chunk_overhead)
+    if slowness.alike:
+        nothing: Any = dict.fromkeys(("advised", "without_lengths", "beforehand"))
+        nothing |= {"rows": [], "look_at": [], "costs": costs}
+        return Advice(**vars(slowness), enough=enough, **nothing)
+    replays = remedies.replays(log.model, log.costs, stored, costs, methods)
     savings = savings_of(replays, seed)
     # by all models a worker takes the same seconds
     codes = {name: replays[name] for name in methods}
     others = [
-        savings_of(remedies.replays(other, log.costs, stored, round_trip) | codes, seed)
+        savings_of(remedies.replays(other, log.costs, stored, costs, like=replays) | codes, seed)
         for other in log.others
     ]
     judges = [savings] if _stays(log.model.random) else [savings, *others]
-    slowness = slowness_of(trace, log, seed)
-    enough = len(times) >= FEWEST_STEPS
     exact = _cheapest_first(trace.num_workers, slowness.changing) if enough else []
     may = [name for name in exact if name in replays]
+    saved = savings.interval(remedies.REPLACED)
+    pays = enough and saved.low > 0 and saved.value >= WORTH
     return Advice(
         **vars(slowness),
         rows=_rows(replays, savings, others, trace.num_workers),
-        round_trip=round_trip,
+        costs=costs,
         enough=enough,
         advised=advised(judges, may),
         without_lengths=advised(judges, [name for name in may if not _needs_lengths(name)]),
         beforehand=advised(judges, [name for name in may if name in _BEFOREHAND]),
+        look_at=_replaced(trace, log.model, slowness.slow_workers) if pays else [],
     )
+
+
+def _replaced(trace: Trace, model: Parts, slow: list[SlowWorker]) -> list[SlowWorker]:
+    """Those that are replaced in a half of the steps; of each the first that is listed."""
+    first = np.arange(len(model.data)) < len(model.data) // 2
+    replaced = remedies.stay_slow(model, first) | remedies.stay_slow(model, ~first)
+    names = {str(name) for name in trace.worker_names[replaced]}
+    found: dict[str, SlowWorker] = {}
+    for worker in slow:
+        if worker.worker in names:
+            found.setdefault(worker.worker, worker)
+    return list(found.values())
 
 
 def _stays(random: np.ndarray) -> bool:
@@ -174,19 +210,27 @@ def _cheapest_first(workers: int, changing: bool) -> list[str]:
 
     Where speeds are changing there are none.
     """
-    at_any_speed = [remedies.DEALT, *remedies.sharing_names(workers, workers)]
+    at_any_speed = [remedies.DEALT, *remedies.sharing_rows(workers, workers)]
     return at_any_speed if changing else [*at_any_speed, remedies.FIXED, remedies.ANEW]
 
 
 def _needs_lengths(name: str) -> bool:
-    return name == remedies.DEALT or name.endswith(remedies.BY_LENGTH)
+    return name == remedies.DEALT or name.endswith(", lengths")
+
+
+def _plural(choice: str) -> str:
+    """The ending after numbers such as "3 or 1"."""
+    return "" if choice.endswith(" 1") or choice == "1" else "s"
 
 
 def _rows(
     replays: dict[str, Replay], savings: Savings, others: list[Savings], workers: int
 ) -> list[Remedy]:
-    stored = remedies.sharing_names(workers, workers)
-    needs = _NEEDS | {name: _LENGTHS_SENT if _needs_lengths(name) else _QUESTION for name in stored}
+    shared = remedies.sharing_rows(workers, workers)
+    needs = _NEEDS | {
+        name: _LENGTHS_SENT if row.by_length else _QUESTION for name, row in shared.items()
+    }
+    stored = {name: row.max_subsets for name, row in shared.items()}
     stored |= dict.fromkeys((*_BEFOREHAND, remedies.LIMIT), workers)
     rows = []
     for name, replay in replays.items():
@@ -195,6 +239,7 @@ def _rows(
         values = [each.values[name] for each in (savings, *others)]
         choice = " or ".join(f"{each:.3g}" for each in dict.fromkeys(replay.choice))
         is_code = name not in needs
+        equal = "; equal chunks" if replay.equal_chunks else ""
         row = Remedy(
             remedy=name,
             saved=savings.interval(name),
@@ -203,7 +248,8 @@ def _rows(
             longer=replay.longer,
             stored_subsets=int(max(replay.choice)) if is_code else stored.get(name, 1),
             choice=replay.choice,
-            needs=needs.get(name, _NEEDS_OF_CODE).format(choice),
+            needs=needs.get(name, _NEEDS_OF_CODE).format(choice, s=_plural(choice)) + equal,
+            equal_chunks=replay.equal_chunks,
         )
         rows.append(row)
     return sorted(rows, key=lambda row: (row.remedy == remedies.LIMIT, -row.saved.value))

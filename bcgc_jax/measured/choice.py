@@ -19,6 +19,7 @@ from jax.typing import ArrayLike
 from bcgc_jax._pytree import working_dtype
 from bcgc_jax.distributions import Distribution, Empirical, HazardSpline
 from bcgc_jax.measured.likelihood import Sample, fit_tail, sorted_times, spread_ties
+from bcgc_jax.measured.words import counted
 
 KINDS = ("auto", "atoms", "smooth", "pareto-tail")
 # Of more workers rules of integration overlook the knots: the maximum of so many times shows none.
@@ -56,7 +57,8 @@ def distribution_of(
         return smooth_empirical(times, censored, pareto_tail=heavy, large_n=num_workers > _MANY)
     instead = "take a smooth distribution"
     if cut:
-        raise ValueError(f"{cut} of {size} times are censored, no atoms: {instead}")
+        are = "is" if cut == 1 else "are"
+        raise ValueError(f"{cut} of {counted(size, 'time')} {are} censored, no atoms: {instead}")
     if size * num_workers**3 > 3600 * 1e8:  # an hour for one exact runtime
         raise ValueError(f"for {size:,} atoms it would take more than a day: {instead}")
     return Empirical(np.ravel(np.asarray(times)))

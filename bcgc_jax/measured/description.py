@@ -15,6 +15,7 @@ from bcgc_jax.measured.likelihood import sorted_times, spread_ties
 from bcgc_jax.measured.slowness import Slowness, slowness_in
 from bcgc_jax.measured.traces import Trace
 from bcgc_jax.measured.verdict import FEWEST_STEPS
+from bcgc_jax.measured.words import counted
 
 # Below this a correlation is of no consequence for a plan: own choice.
 _SMALL = 0.05
@@ -69,8 +70,9 @@ class Description(NamedTuple):
                 "compare with a Pareto tail."
             )
         if self.num_censored > 0:
-            cut = f"{self.num_censored} of {self.num_times} times are cut off"
-            said.append(f"{cut}: fits take them as lower bounds.")
+            cut = f"{self.num_censored} of {counted(self.num_times, 'time')}"
+            are = "is" if self.num_censored == 1 else "are"
+            said.append(f"{cut} {are} cut off. Fits take such a time as a lower bound.")
         if self.slowness is None or self.slowness.num_steps < FEWEST_STEPS:
             said.append(
                 "There are too few steps with a time of each worker, or too few workers, to say "

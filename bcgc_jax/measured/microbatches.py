@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Microbatches(NamedTuple):
-    """C chunks of W workers in S steps; NaN where a worker has no step.
+    """C chunks of W workers in S steps; NaN where a worker has no such chunk.
 
     Args:
       seconds: `[S, W, C]`, of the forward and the backward pass.

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bcgc_jax.measured.causes import Parts
+from bcgc_jax.plans.asking import Asking
 from bcgc_jax.plans.chunk_lengths import ticks_of
 from bcgc_jax.plans.chunk_tables import UNITS, chunk_sizes, chunk_tables
 from bcgc_jax.plans.lockstep import Chunks, handed_out
@@ -33,12 +34,14 @@ class Replay(NamedTuple):
       longer: how many times as long as all others the lost ones would have taken; None where none
         are lost.
       choice: what was planned in the two halves, such as how many workers are left out.
+      equal_chunks: in work sharing, whether the last chunk of a subset stays whole.
     """
 
     seconds: np.ndarray
     lost: float = 0.0
     longer: float | None = None
     choice: tuple[float, ...] = ()
+    equal_chunks: bool = False
 
 
 Half = np.ndarray  # which steps, `[S]`, bool
@@ -72,35 +75,96 @@ def limit(parts: Parts) -> Replay:
     return Replay(parts.data.sum(axis=(1, 2)) / np.sum(1 / parts.pace, axis=1))
 
 
+class Costs(NamedTuple):
+    """What work sharing costs beside the passes.
+
+    Attributes:
+      asking: of a question for each chunk.
+      of_chunk: seconds of a chunk, in its recorded seconds, that do not depend on its size: each of
+        the pieces into which the last chunk is cut takes them anew.
+    """
+
+    asking: Asking = Asking()
+    of_chunk: float = 0.0
+
+
+class Shared(NamedTuple):
+    """A row of work sharing: what a worker stores, and whether the lengths of chunks are sent.
+
+    >>> Shared("3", 3, by_length=True).name
+    'sharing:3, lengths'
+    """
+
+    word: str
+    max_subsets: int
+    by_length: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"sharing:{self.word}{', lengths' if self.by_length else ''}"
+
+
+def sharing_rows(workers: int, stored: int) -> dict[str, Shared]:
+    """Rows of work sharing with at most so many subsets stored, by name, the cheapest first.
+
+    >>> list(sharing_rows(3, 2))
+    ['sharing:2', 'sharing:2, lengths']
+    """
+    words = {str(few): few for few in (2, 3) if few < workers} | {"all": workers}
+    rows = [
+        Shared(word, few, by_length)
+        for word, few in words.items()
+        for by_length in (False, True)
+        if few <= stored
+    ]
+    return {row.name: row for row in rows}
+
+
 def sharing(
     parts: Parts,
-    stored: int,
-    costs: np.ndarray | None = None,
+    row: Shared,
+    costs: Costs,
+    predicted: np.ndarray | None = None,
     *,
-    round_trip: float = 0.0,
+    equal_chunks: bool = False,
 ) -> Replay:
-    """Chunks are handed out to workers that store `stored` subsets; nothing is planned.
+    """Chunks are handed out to workers that store more than their own; nothing is planned.
 
-    The rule is that of `handout.serve`, with `costs` as if each worker sent its loads.
+    The rule is that of `handout.serve`, with `predicted` as if each worker sent its loads.
 
     Args:
       parts: of the log.
-      stored: D.
-      costs: of chunks, as predicted, `[S, W, C]`; None where their lengths are not sent.
-      round_trip: seconds of a question before each chunk.
+      row: which sharing.
+      costs: beside the passes.
+      predicted: seconds of chunks, `[S, W, C]`, where lengths are sent.
+      equal_chunks: whether the last chunk of a subset stays whole.
     """
     steps, workers, count = parts.data.shape
-    sizes = chunk_sizes(count)
+    sizes = chunk_sizes(count, equal_chunks)
     cut = np.array(sizes) / UNITS
     of_chunk = np.minimum(np.arange(len(sizes)), count - 1)
 
     def pieces(values: np.ndarray) -> np.ndarray:
-        return (values[:, :, of_chunk] * cut).reshape(steps, -1)
+        return values[:, :, of_chunk] * cut
 
-    ticks = None if costs is None else ticks_of(pieces(costs), costs.mean())
-    chunks = Chunks(parts.pace, pieces(parts.data), parts.pauses, ticks)
-    tables = chunk_tables(spread(workers, stored, len(sizes)), sizes)
-    return Replay(handed_out(tables, chunks, round_trip))
+    anew = np.minimum(costs.of_chunk, parts.data[:, :, of_chunk]) * (1 - cut)
+    lengths = (pieces(parts.data) + anew).reshape(steps, -1)
+    ticks = None
+    if row.by_length:
+        assert predicted is not None
+        ticks = ticks_of(pieces(predicted).reshape(steps, -1), predicted.mean())
+    chunks = Chunks(parts.pace, lengths, parts.pauses, ticks)
+    tables = chunk_tables(spread(workers, row.max_subsets, len(sizes)), sizes)
+    return Replay(handed_out(tables, chunks, costs.asking), equal_chunks=equal_chunks)
+
+
+def best_cut(parts: Parts, row: Shared, costs: Costs, predicted: np.ndarray | None) -> Replay:
+    """Replay a row with equal chunks, if these take less time in both halves of the steps."""
+    cut = sharing(parts, row, costs, predicted)
+    equal = sharing(parts, row, costs, predicted, equal_chunks=True)
+    first = _first_half(len(parts.data))
+    faster = all(equal.seconds[half].mean() < cut.seconds[half].mean() for half in (first, ~first))
+    return equal if faster else cut
 
 
 def dealt(parts: Parts, costs: np.ndarray) -> Replay:
@@ -183,12 +247,17 @@ def replaced(parts: Parts) -> Replay:
     chosen: list[float] = []
 
     def taken(planned: Half, judged: Half) -> np.ndarray:
-        slow = np.mean(parts.steady[planned] > _SLOW, axis=0) > 0.5
+        slow = stay_slow(parts, planned)
         chosen.append(float(slow.sum()))
         usual = np.median(parts.pace[judged][:, ~slow], axis=1, keepdims=True)
         return np.where(slow, usual * work[judged], every[judged]).max(axis=1)
 
     return Replay(both_ways(len(every), taken), choice=tuple(chosen))
+
+
+def stay_slow(parts: Parts, steps: Half) -> np.ndarray:
+    """Whether workers are slow in most of these steps, `[W]`: they are replaced."""
+    return np.mean(parts.steady[steps] > _SLOW, axis=0) > 0.5
 
 
 def backup(parts: Parts) -> Replay:
@@ -254,52 +323,40 @@ REPLACED = "slowest replaced"
 BACKUP = "backup"
 DROP = "drop"
 LIMIT = "limit"
-ALL_DATA = "sharing:all"
-
-
-# Behind the name of a row of work sharing: workers send the lengths of their chunks.
-BY_LENGTH = ", lengths"
-
-
-def sharing_names(workers: int, stored: int) -> dict[str, int]:
-    """Rows of work sharing with at most so many subsets stored, and what each stores.
-
-    Rows by length come behind the same rows without: lengths are one thing more to know.
-
-    >>> sharing_names(3, 2)
-    {'sharing:2': 2, 'sharing:2, lengths': 2}
-    """
-    names = {f"sharing:{few}": few for few in (2, 3) if few < workers} | {ALL_DATA: workers}
-    few_of = {name: few for name, few in names.items() if few <= stored}
-    return {name + sent: few for name, few in few_of.items() for sent in ("", BY_LENGTH)}
 
 
 def replays(
     parts: Parts,
-    costs: np.ndarray | None = None,
+    predicted: np.ndarray | None = None,
     stored: int | None = None,
-    round_trip: float = 0.0,
+    costs: Costs | None = None,
     methods: Mapping[str, Planned] = MappingProxyType({}),
+    like: Mapping[str, Replay] | None = None,
 ) -> dict[str, Replay]:
     """Return all replays by name.
 
     Args:
       parts: of the log.
-      costs: of chunks, as predicted, `[S, W, C]`; None where their lengths are not known.
+      predicted: seconds of chunks, `[S, W, C]`; None where their lengths are not known.
       stored: the most subsets that a worker stores; None for all.
-      round_trip: seconds of a question before each chunk.
+      costs: of work sharing, beside the passes; by default none.
       methods: codes to replay too, by name.
+      like: replays of another model, whose chunks are cut alike; by default the best cut.
     """
     workers = parts.steady.shape[1]
     most = workers if stored is None else min(stored, workers)
+    costs = costs or Costs()
     replayed = {NOTHING: nothing(parts), LIMIT: limit(parts)}
-    if costs is not None and most == workers:
-        replayed[DEALT] = dealt(parts, costs)
-    for name, few in sharing_names(workers, most).items():
-        by_length = name.endswith(BY_LENGTH)
-        if costs is not None or not by_length:
-            known = costs if by_length else None
-            replayed[name] = sharing(parts, few, known, round_trip=round_trip)
+    if predicted is not None and most == workers:
+        replayed[DEALT] = dealt(parts, predicted)
+    for name, row in sharing_rows(workers, most).items():
+        if row.by_length and predicted is None:
+            continue
+        if like is None:
+            replayed[name] = best_cut(parts, row, costs, predicted)
+        else:
+            equal = like[name].equal_chunks
+            replayed[name] = sharing(parts, row, costs, predicted, equal_chunks=equal)
     if most == workers:
         replayed |= {FIXED: shares(parts, anew=False), ANEW: shares(parts, anew=True)}
     replayed |= {name: planned(parts, method) for name, method in methods.items()}

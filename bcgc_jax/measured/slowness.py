@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bcgc_jax.measured import remedies
+from bcgc_jax.measured.alike import NOT_TIMED_APART, equal, workers_alike
 from bcgc_jax.measured.causes import (
     CAUSES,
     Parts,
@@ -26,7 +27,7 @@ from bcgc_jax.measured.causes import (
 from bcgc_jax.measured.intervals import Interval, block_for, percent, resample_draws
 from bcgc_jax.measured.microbatches import Microbatches, predicted_seconds
 from bcgc_jax.measured.slow_workers import levels, ranks_of
-from bcgc_jax.measured.traces import ALIKE, Trace
+from bcgc_jax.measured.traces import Trace
 from bcgc_jax.plans.chunk_lengths import LoadLine
 
 # Chunks that a step is taken to have where the log does not say.
@@ -34,7 +35,7 @@ CHUNKS = 8
 # A worker that is slow by less is not told: ln of the ratio.
 _TOLD = 0.05
 # Slow workers that are told in words.
-_MOST_TOLD = 3
+MOST_TOLD = 3
 # Steps, of all draws, over which what causes add is averaged: a few steps are drawn many times.
 _DRAWN_STEPS = 400
 # A first step that takes so many times as long as the median one has perhaps compiled.
@@ -51,11 +52,6 @@ IN_WORDS = {
     "pauses": "pauses within a chunk",
     REST: "single slow steps: workers, data or pauses",
 }
-NOT_TIMED_APART = (
-    "The workers of a step take the same time. Were they timed behind a collective (an all-reduce, "
-    "a barrier), where each has waited for the slowest? Then nothing can be learnt here. Time each "
-    "worker's own computation, up to the collective."
-)
 
 
 class SlowWorker(NamedTuple):
@@ -67,8 +63,11 @@ class SlowWorker(NamedTuple):
     ratio: float
 
     def __str__(self) -> str:
+        return self.in_words(f"Worker {self.worker}")
+
+    def in_words(self, subject: str) -> str:
         when = f"steps {self.first_step} to {self.last_step}"
-        return f"Worker {self.worker} was {self.ratio:.3g} times as slow as the others in {when}."
+        return f"{subject} was {self.ratio:.3g} times as slow as the others in {when}."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +86,8 @@ class Slowness:
       block: so many neighbouring steps are resampled together.
       step: mean seconds of a step.
       balanced: mean seconds of a worker, which a step would take if all ended together.
+      alike: whether the workers of a step look as if each had waited for the slowest. Then there
+        are no causes.
       causes: of `step` - `balanced`, as shares of it: "data", "steady", "random" and "pauses", or
         without chunks "steady" and "rest", and with loads "data".
       together: what steps take more in which all workers are slow, as a share of `step`; no part of
@@ -105,6 +106,7 @@ class Slowness:
     block: int
     step: float
     balanced: float
+    alike: bool
     causes: dict[str, Interval]
     together: Interval
     slow_workers: list[SlowWorker]
@@ -116,14 +118,10 @@ class Slowness:
         return 1 - self.balanced / self.step
 
     @property
-    def alike(self) -> bool:
-        """Whether all workers of a step take one time, as if each had waited for the slowest."""
-        return self.loss < ALIKE
-
-    @property
     def unlike_workers(self) -> bool:
         """Whether workers stay slow, or fast, for longer than by chance."""
-        return bool(self.slow_workers) or _matters(self.causes[STEADY])
+        steady = self.causes.get(STEADY)
+        return bool(self.slow_workers) or (steady is not None and _matters(steady))
 
     @property
     def slow_together(self) -> bool:
@@ -136,7 +134,9 @@ class Slowness:
         return "data" in self.causes and self.causes["data"].value > 0.5
 
     def causes_in_words(self) -> list[str]:
-        """The shares of the causes; nothing where only one could be found."""
+        """The shares of the causes; nothing where only one could be found, or none."""
+        if not self.causes:
+            return []
         if self.causes.keys() == {STEADY, REST} and not self.causes[STEADY].shows:
             return []
         shown = [(share.value, name) for name, share in self.causes.items() if share.shows]
@@ -151,8 +151,8 @@ class Slowness:
         return said
 
     def slow_workers_in_words(self) -> list[str]:
-        said = [str(one) for one in self.slow_workers[:_MOST_TOLD]]
-        if (more := len(self.slow_workers) - _MOST_TOLD) > 0:
+        said = [str(one) for one in self.slow_workers[:MOST_TOLD]]
+        if (more := len(self.slow_workers) - MOST_TOLD) > 0:
             said.append(f"There {'are' if more > 1 else 'is'} {more} more of these.")
         return said
 
@@ -160,10 +160,27 @@ class Slowness:
         share = f"{percent(self.together.value)} % of the time ({self.together.in_percent()})"
         return f"All workers are slow at once: {share}."
 
+    def alike_in_words(self) -> list[str]:
+        """Say that nothing can be learnt, and what else it may be that workers are alike."""
+        if not self.slow_together:
+            return [
+                NOT_TIMED_APART,
+                f"If the log has these already, {percent(self.loss)} % of the time is lost because "
+                "workers do not end together.",
+            ]
+        share = f": {percent(self.together.value)} % of the time ({self.together.in_percent()})"
+        return [
+            NOT_TIMED_APART,
+            "If the log has these already, all workers are slow in the same steps"
+            f"{share if self.together.shows else ''}. No scheme helps against that. Look at what "
+            "they share: storage, network, cooling, or the length of a step's data.",
+        ]
+
     def remarks(self) -> list[str]:
         """Say where workers are not what the paper assumes, and what that means for a plan."""
-        said = [NOT_TIMED_APART] if self.alike else []
-        said += self.causes_in_words()
+        if self.alike:
+            return self.alike_in_words()
+        said = self.causes_in_words()
         if self.unlike_workers:
             named = " ".join(["The workers are not alike.", *self.slow_workers_in_words()])
             said.append(
@@ -205,14 +222,6 @@ def whole_steps(trace: Trace) -> tuple[np.ndarray, np.ndarray]:
     return times[steps], steps
 
 
-def seldom_there(trace: Trace) -> str:
-    """Name the worker with the fewest times."""
-    counts = np.isfinite(_table(trace)).sum(axis=0)
-    worker = int(counts.argmin())
-    name = trace.worker_names[worker]
-    return f"Worker {name} has one in {counts[worker]} of {trace.num_steps} steps."
-
-
 def long_start_in_words(trace: Trace) -> list[str]:
     """Say that the first step counts as much as many others; nothing where it does not."""
     means = whole_steps(trace)[0].mean(axis=1)
@@ -231,11 +240,18 @@ def slowness_in(trace: Trace) -> Slowness | None:
     return slowness_of(trace, model_of(trace, times, None)) if min(times.shape) > 1 else None
 
 
-def slowness_of(trace: Trace, log: Log, seed: int = 0) -> Slowness:
-    """Return what slows the steps by a `log` of whole ones; `seed` is of the resampling."""
+def slowness_of(trace: Trace, log: Log, seed: int = 0, *, timed_apart: bool = False) -> Slowness:
+    """Return what slows the steps by a `log` of whole ones; `seed` is of the resampling.
+
+    `timed_apart`: the seconds are known to be of each worker's own computation.
+    """
     times, steps = whole_steps(trace)
     block = block_for(remedies.nothing(log.model).seconds, remedies.limit(log.model).seconds)
     causes, together = _causes(log, block, seed)
+    slow_workers = _slow_workers(trace, *_levels(trace, log, steps))
+    # Behind a collective nobody is seen to stay slow.
+    stays = bool(slow_workers) or _matters(causes[STEADY])
+    alike = not timed_apart and (equal(times) if stays else workers_alike(times))
     return Slowness(
         num_workers=trace.num_workers,
         num_steps=len(times),
@@ -247,9 +263,10 @@ def slowness_of(trace: Trace, log: Log, seed: int = 0) -> Slowness:
         block=block,
         step=float(times.max(axis=1).mean()),
         balanced=float(times.mean()),
-        causes=causes,
+        alike=alike,
+        causes={} if alike else causes,
         together=together,
-        slow_workers=_slow_workers(trace, *_levels(trace, log, steps)),
+        slow_workers=slow_workers,
         changing=bool(np.any(np.diff(log.model.steady[3 * len(times) // 4 :], axis=0))),
     )
 

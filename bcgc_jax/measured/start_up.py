@@ -16,6 +16,7 @@ from bcgc_jax.distributions import Deterministic, Distribution, EmpiricalPairs
 from bcgc_jax.measured.choice import smooth_or_atoms
 from bcgc_jax.measured.likelihood import FEWEST, check_enough
 from bcgc_jax.measured.traces import ALIKE, Trace
+from bcgc_jax.measured.words import counted
 
 
 class Estimate(NamedTuple):
@@ -106,7 +107,7 @@ class StartUpFit(NamedTuple):
                 "within an iteration, block by block, to see it."
             )
         if self.num_left_out:
-            said.append(f"{self.num_left_out} times say nothing of this: left out.")
+            said.append(f"This takes no account of {counted(self.num_left_out, 'time')}.")
         return said
 
 

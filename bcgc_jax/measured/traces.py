@@ -18,10 +18,11 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from bcgc_jax.measured.microbatches import Microbatches
+from bcgc_jax.measured.units import UNITS
+from bcgc_jax.measured.words import counted
 
 LAYOUTS = ("auto", "long", "wide")
-# Times of a step, or loads, that differ by less than this share of them are taken for one: own
-# choice.
+# Loads that differ by less than this share of them are taken for one: own choice.
 ALIKE = 0.01
 # Each with its line.
 Rows = Iterator[tuple[int, list[str]]]
@@ -143,6 +144,7 @@ def load_trace(
     chunk: str | None = None,
     forward: str | None = None,
     layout: str = "auto",
+    unit: str = "s",
 ) -> Trace:
     r"""Read measured times from CSV or JSON lines, also gzipped; empty and null are not measured.
 
@@ -158,6 +160,7 @@ def load_trace(
       layout: "long", a row for each step and worker; "wide", a row for each step and a column named
         after each worker, the step column optional; "auto", wide only where there is neither a
         worker nor a seconds column and the columns are numbered alike, like w0, w1.
+      unit: of the file's times: "s", "ms", "us" or "ns". Those of the trace are seconds.
 
     A file with a column `chunk` has a row for each chunk (microbatch) of a worker's step: its
     number there, its seconds, and perhaps `forward_seconds`, its forward pass's part of them; other
@@ -173,21 +176,25 @@ def load_trace(
     """
     if layout not in LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
+    if unit not in UNITS:
+        raise ValueError(f"unit must be one of {', '.join(UNITS)}, got {unit!r}")
     asked = {"step": step, "worker": worker, "seconds": seconds, "censored": censored, "load": load}
     asked |= {"chunk": chunk, "forward": forward}
     columns = {column: name for column, name in asked.items() if name is not None}
     if len({*columns.values()}) < len(columns):
         raise ValueError(f"{', '.join(asked)} must be different columns, got {[*columns.values()]}")
     if not isinstance(path, str | os.PathLike):
-        return _read(path, getattr(path, "name", 0), columns, layout)
+        return _read(path, getattr(path, "name", 0), columns, layout, UNITS[unit])
     with open(path, "rb") as file:
-        return _read(file, str(path), columns, layout)
+        return _read(file, str(path), columns, layout, UNITS[unit])
 
 
-def _read(file: BinaryIO, path: str | int, names: dict[str, str], layout: str) -> Trace:
+def _read(
+    file: BinaryIO, path: str | int, names: dict[str, str], layout: str, unit: float
+) -> Trace:
     """Read an open file; `names` is what it calls each column, and `path`, of a pipe, is a number.
 
-    Columns of a default name need not be named.
+    Columns of a default name need not be named. `unit` is of the times, in seconds.
     """
     name = path.replace("<stdin>", "standard input") if isinstance(path, str) else "the stream"
     rows = _read_table(file, name)
@@ -201,7 +208,7 @@ def _read(file: BinaryIO, path: str | int, names: dict[str, str], layout: str) -
         rows = _long_rows(rows, header, names["step"])
         header = [*names.values()]
     places = {column: header.index(of_file) for column, of_file in names.items()}
-    return _trace_of(rows, name, places, names)
+    return _trace_of(rows, name, places, names, unit)
 
 
 def _read_table(file: BinaryIO, path: str) -> Rows:
@@ -249,8 +256,9 @@ def _read_csv(lines: Iterable[str], separator: str, blank: int, path: str) -> Ro
         for row in reader:
             line = blank + reader.line_num
             if row and len(row) != len(header):
+                fields = counted(len(row), "field")
                 raise ValueError(
-                    f"{path}, line {line}: {len(row)} fields, the header has {len(header)} "
+                    f"{path}, line {line}: {fields}, the header has {len(header)} "
                     f"(separated by {separator!r}): is the line cut off, or has it another "
                     "separator or a decimal comma?"
                 )
@@ -440,12 +448,15 @@ def _read_columns(rows: Rows, path: str, at: dict[str, int], names: dict[str, st
     )
 
 
-def _trace_of(rows: Rows, path: str, at: dict[str, int], names: dict[str, str]) -> Trace:
+def _trace_of(
+    rows: Rows, path: str, at: dict[str, int], names: dict[str, str], unit: float
+) -> Trace:
     """Make a trace of long rows, as `_read_columns` reads them."""
     if "censored" in at and "chunk" in at:
         instead = "leave their steps out"
         raise ValueError(f"{path}: chunks that were cut off are not supported: {instead}")
     columns = _read_columns(rows, path, at, names)
+    columns = columns._replace(seconds=unit * columns.seconds, forward=unit * columns.forward)
     step_names = np.array(columns.steps)
     order = _time_order(step_names)
     trace = Trace(
@@ -517,7 +528,6 @@ def _summed(trace: Trace, chunk: np.ndarray, forward: np.ndarray | None) -> Trac
             return None
         cells = np.full(shape, np.nan)
         cells[trace.step, trace.worker, chunk] = values
-        cells[~whole] = np.nan
         return cells
 
     seconds = table(trace.seconds)

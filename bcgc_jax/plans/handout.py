@@ -370,11 +370,9 @@ class Handout:
         comes = self._comes(worker, frozenset().union(*members.values()), seconds)
         needs = {group: min(map(comes.__getitem__, who)) for group, who in members.items()}
         need = list(map(needs.__getitem__, groups))
-        keys = list(zip(need, weights, strict=True))
+        keys: list[tuple[float, float]] = list(zip(weights, need, strict=True))
         if self._ticks:
-            keys = [(first * ticks, ticks) for first, ticks in keys]
-        else:
-            keys = [(ticks, first) for first, ticks in keys]
+            keys = [(first * ticks, ticks) for ticks, first in keys]
         return fresh[keys.index(max(keys))]
 
     def _comes(

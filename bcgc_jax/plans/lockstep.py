@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bcgc_jax.plans.asking import Asking
 from bcgc_jax.plans.chunk_tables import ChunkTables
 
 # In place of the weight of a chunk that somebody has begun.
@@ -33,12 +34,12 @@ class Chunks(NamedTuple):
 
 
 class _Clock:
-    """When each worker of each step is free again, `[S, N]`, and how many chunks it has begun."""
+    """When each worker of each step asks again, `[S, N]`, and how many chunks it has begun."""
 
-    def __init__(self, chunks: Chunks, round_trip: float) -> None:
+    def __init__(self, chunks: Chunks, asking: Asking) -> None:
         steps, workers = chunks.paces.shape
         self.chunks = chunks
-        self.round_trip = round_trip
+        self.asking = asking
         self.steps = np.arange(steps)
         self.until = np.zeros((steps, workers))
         if chunks.starts is not None:
@@ -46,14 +47,23 @@ class _Clock:
         self.begun = np.zeros((steps, workers), int)
         # After its last recorded chunk a worker pauses no more.
         self.pauses = np.append(chunks.pauses, np.zeros((steps, workers, 1)), axis=2)
+        self.free = np.zeros(steps)  # from then on the coordinator hears the next question
         self.end = np.zeros(steps)
 
-    def begin(self, worker: np.ndarray, chunk: np.ndarray, begins: np.ndarray) -> None:
+    def hear(self, worker: np.ndarray) -> np.ndarray:
+        """Return when the coordinator hears what a worker in each step asks, `[S]`."""
+        heard = np.maximum(self.until[self.steps, worker], self.free)
+        self.free = heard + self.asking.service
+        return heard
+
+    def begin(
+        self, worker: np.ndarray, chunk: np.ndarray, begins: np.ndarray, heard: np.ndarray
+    ) -> None:
         """A worker in each step, `[S]`, begins a chunk where it `begins`, else it rests."""
         at = self.steps, worker
         number = np.minimum(self.begun[at], self.pauses.shape[2] - 1)
         seconds = self.chunks.paces[at] * self.chunks.lengths[self.steps, chunk]
-        until = self.until[at] + self.round_trip + seconds + self.pauses[self.steps, worker, number]
+        until = heard + self.asking.alone + seconds + self.pauses[self.steps, worker, number]
         self.end = np.where(begins, np.maximum(self.end, until), self.end)
         self.until[at] = np.where(begins, until, np.inf)
         self.begun[at] += 1
@@ -66,17 +76,18 @@ def in_turn(chunks: Chunks, order: np.ndarray, round_trip: float = 0.0) -> np.nd
     >>> in_turn(chunks, np.array([[0, 2, 1]])).tolist()
     [4.0]
     """
-    clock = _Clock(chunks, round_trip)
+    clock = _Clock(chunks, Asking(round_trip))
     always = np.ones(len(order), bool)
     for chunk in order.T:
-        clock.begin(clock.until.argmin(axis=1), chunk, always)
+        worker = clock.until.argmin(axis=1)
+        clock.begin(worker, chunk, always, clock.hear(worker))
     return clock.end
 
 
-def handed_out(tables: ChunkTables, chunks: Chunks, round_trip: float = 0.0) -> np.ndarray:
+def handed_out(tables: ChunkTables, chunks: Chunks, asking: Asking | None = None) -> np.ndarray:
     """Return when all have ended their last chunks, `[S]`, handed out neediest first.
 
-    Workers' paces are learnt from their chunks.
+    Workers' paces are learnt from their chunks. By default questions cost nothing.
 
     >>> from bcgc_jax.plans.chunk_tables import chunk_tables
     >>> from bcgc_jax.plans.storage import spread
@@ -91,28 +102,29 @@ def handed_out(tables: ChunkTables, chunks: Chunks, round_trip: float = 0.0) -> 
     weight: np.ndarray = np.broadcast_to(size.astype(np.int8), (steps, count + 1))
     if chunks.ticks is not None:
         weight = np.pad(chunks.ticks, [(0, 0), (0, 1)])
-    clock = _Clock(chunks, round_trip)
+    clock = _Clock(chunks, asking or Asking())
     every = clock.steps
     # The weight of what nobody has begun, and less than nothing for the rest.
     fresh = np.where(np.arange(count + 1) < count, weight, weight.dtype.type(_BEGUN))
     needs = None if stored.shape[1] == count else _Needs(weight, stored, holders, workers)
     for _ in range(count + workers):
         worker = clock.until.argmin(axis=1)
+        heard = clock.hear(worker)
         stored_here = stored[worker]
         open_here = _entries(fresh, stored_here)
         if needs is None:
             # All store all, so all chunks are needed alike.
             key = open_here
         else:
-            first = needs.first(worker, clock.until)
+            first = needs.first(worker, clock.until, heard)
             key = _key(first, open_here, lengths_known=chunks.ticks is not None)
         place = key.argmax(axis=1)
         begins = open_here[every, place] > _BEGUN
         chunk = np.where(begins, stored_here[every, place], count)
         fresh[every, chunk] = _BEGUN
         if needs is not None:
-            needs.begin(worker, chunk, begins, clock.until[every, worker])
-        clock.begin(worker, np.minimum(chunk, count - 1), begins)
+            needs.begin(worker, chunk, begins, heard)
+        clock.begin(worker, np.minimum(chunk, count - 1), begins, heard)
     return clock.end
 
 
@@ -147,9 +159,9 @@ class _Needs:
         self.need = np.full((steps, workers + 1), np.inf)
         self.learnt = _Learnt(steps, workers)
 
-    def first(self, worker: np.ndarray, until: np.ndarray) -> np.ndarray:
+    def first(self, worker: np.ndarray, until: np.ndarray, heard: np.ndarray) -> np.ndarray:
         """Return when the first other holder would come to each chunk of a worker, `[S, K]`."""
-        expected = self.learnt.expected(until, until[self.steps, worker])
+        expected = self.learnt.expected(until, heard)
         np.multiply(self.left[:, :-1], expected, out=self.need[:, :-1])
         return np.min([_entries(self.need, other[worker]) for other in self.others], axis=0)
 
@@ -183,14 +195,14 @@ class _Learnt:
         """e, `[S, N]`, once chunks that last `until` now have ended; 1 where nothing is known."""
         so_far = now[:, None] - self.began
         so_far /= self.running
-        ended = until == now[:, None]
-        ended &= so_far > 0
-        np.copyto(self.last, so_far, where=ended)
+        ended = until <= now[:, None]
+        np.copyto(self.last, so_far, where=ended & (so_far > 0))
+        np.copyto(self.began, np.inf, where=ended)
         timed = self.last > 0
         count = np.count_nonzero(timed, axis=1)
         # `Timing` adds up the same numbers in the same order.
         mean = self.last.sum(axis=1) / np.maximum(count, 1)
-        # Of a chunk that has ended, so far is its whole pace.
+        # A chunk that has ended has taken its whole pace so far.
         expected = np.maximum(np.where(timed, self.last, mean[:, None]), so_far)
         return np.where(count[:, None] > 0, expected, 1.0)
 

@@ -12,6 +12,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import pytree_dataclass, static_field
+from bcgc_jax.plans.asking import Asking
 from bcgc_jax.plans.chunk_tables import UNITS, chunk_sizes, chunk_tables
 from bcgc_jax.plans.completion import Completion, Exact, in_order
 from bcgc_jax.plans.lockstep import Chunks, handed_out, in_turn
@@ -118,7 +119,7 @@ class WorkSharing(Completion):
                 ends.append(in_turn(chunks, order, round_trip))
             else:
                 tables = chunk_tables(self.stored, self.sizes)
-                ends.append(handed_out(tables, chunks, round_trip))
+                ends.append(handed_out(tables, chunks, Asking(round_trip)))
         return np.concatenate(ends)
 
     def _engine(self) -> Callable[[Array, Array, Array], Any]:

@@ -115,8 +115,7 @@ class Timing:
     ) -> float:
         """When a worker is overdue or a copy worth it next, if nothing else happens; inf for never.
 
-        `copies` are the running chunks that each free worker may copy; by
-        default all.
+        `copies` are the running chunks that each free worker may copy; by default all.
         """
         if copies is None:
             copies = dict.fromkeys(np.flatnonzero(self._began == np.inf).tolist(), self._runners)

@@ -3,7 +3,10 @@
 import csv
 import io
 import json
+import re
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -12,13 +15,16 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.cli import advise_files
+from bcgc_jax.cli import advise as advise_command
+from bcgc_jax.cli import advise_files, fit, traces
 from bcgc_jax.handout import join, serve
 from bcgc_jax.measured.advice import advise
+from bcgc_jax.measured.microbatches import Microbatches
 from bcgc_jax.plans.sharing import WorkSharing
-from tests.cli.steps import written, written_in_parts
+from tests.cli.steps import trace_of, written, written_in_parts
 from tests.measured.test_causes import log_of
 
+_NO_MORE = "bcgc advise --timed-apart takes the log for that, and says what else is lost."
 assert_close: Any = np.testing.assert_allclose
 
 
@@ -36,7 +42,9 @@ def test_two_screens_say_what_to_do(command, chunks):
     assert lines[0] == "chunks.csv: 8 workers, 24 steps, 8 chunks in a worker's step."
     assert any(line.startswith("the data: some chunks are longer than others") for line in lines)
     assert "Do this: deal the chunks to the workers by their length. It saves" in out
-    assert "Lengths of chunks are predicted from load." in " ".join(lines)
+    assert "Lengths are predicted from load, as if that is known before the step." in " ".join(
+        lines
+    )
     assert "by model" not in out
 
 
@@ -52,7 +60,8 @@ def test_a_log_without_chunks_is_a_range(command, tmp_path):
     assert "Worker 3 was 1." in text
     # Less than the log can tell, and that is no number.
     assert "All workers slow at once: none that shows." in text
-    assert "Do this: share the work, with" in text
+    assert "First look at worker 3. It was 1." in text
+    assert "Until then: share the work, with" in text
     assert "If workers cannot ask within a step: give each worker data by its speed, once." in text
     (tmp_path / "few.csv").write_text(
         "\n".join((tmp_path / "steps.csv").read_text().splitlines()[:21])
@@ -68,10 +77,10 @@ def test_a_log_without_chunks_is_a_range(command, tmp_path):
     same = written(tmp_path / "same.csv", np.ones((12, 4)))
     text = " ".join(command("advise", same)[1].split())
     assert "Were they timed behind a collective" in text
-    assert text.endswith("Nothing here pays more than 2 %.")
+    assert text.endswith(_NO_MORE)
 
 
-def test_equal_workers_lose_nothing_by_no_cause_in_a_log_that_breaks_off(command, tmp_path):
+def test_equal_workers_of_a_log_that_breaks_off(command, tmp_path):
     path = written_in_parts(tmp_path / "equal.csv", np.full((10, 6, 8), 0.05))
     text = (tmp_path / "equal.csv").read_text()
     (tmp_path / "equal.csv").write_text(text[: text.rindex("\n", 0, -1) + 1])
@@ -79,8 +88,11 @@ def test_equal_workers_lose_nothing_by_no_cause_in_a_log_that_breaks_off(command
     said = " ".join(out.split())
     assert (status, err) == (0, "")
     assert "6 workers, 9 steps, 8 chunks" in said
-    assert "Left out: 1 step in which a worker has no whole time." in said
+    assert "Left out: 1 step in which a worker has fewer than 8 chunks, 7 at least." in said
     # Rounding gave -0.0 %, and all of it to the data.
+    assert "already, 0.0 % of the time is lost" in said
+    assert said.endswith(_NO_MORE)
+    said = " ".join(command("advise", path, "--timed-apart")[1].split())
     assert "So 0.0 % of the time is lost." in said
     assert said.count("none that shows") == 5
     assert "Nothing here pays more than 2 %." in said
@@ -194,3 +206,176 @@ def test_without_work_sharing_no_plan_is_written(command, tmp_path, chunks):
     assert (status, plan.exists()) == (2, False)
     assert "Do this: deal the chunks" in out
     assert err == "bcgc: --out: no plan is written, for dealt by length needs no plan\n"
+
+
+@pytest.fixture
+def waited(tmp_path):
+    """Times behind a collective: steps differ, and the workers of a step by 3 %."""
+    rng = np.random.default_rng(3)
+    own = np.exp(rng.normal(0, 0.5, (40, 6)))
+    jitter = np.exp(rng.normal(0, 0.03, own.shape))
+    return written(tmp_path / "waited.csv", own.max(axis=1, keepdims=True) * jitter)
+
+
+def test_behind_a_collective_nothing_is_said_of_causes_and_remedies(
+    answer, command, tmp_path, waited
+):
+    status, out, err = command("advise", waited)
+    text = " ".join(out.split())
+    assert (status, err) == (0, "")
+    assert "Record the seconds of each worker's own computation, up to the collective." in text
+    # The other possibility.
+    assert "If the log has these already, all workers are slow in the same steps" in text
+    assert text.endswith(_NO_MORE)
+    for word in ("due to", "saved", "sharing", "pays", "time is lost", "none that shows"):
+        assert word not in text, word
+    found = answer("advise", waited)
+    assert found["alike"]
+    assert (found["causes"], found["rows"], found["advised"]) == ({}, [], None)
+    _, out, err = command("advise", waited, "--format", "csv")
+    assert out.startswith("remedy,saved,saved_low")
+    assert out.count("\n") == 1
+    assert "Were they timed behind a collective" in err
+    plan, picture = tmp_path / "plan.json", tmp_path / "advice.svg"
+    err = command("advise", waited, "--figure", str(picture))[2]
+    assert err == f"bcgc: cannot write {picture}: nothing can be learnt from this log\n"
+    err = command("advise", waited, "--out", str(plan))[2]
+    assert err == "bcgc: --out: no plan is written, for nothing is advised\n"
+    assert list(tmp_path.iterdir()) == [Path(waited)]
+    apart = answer("advise", waited, "--timed-apart")
+    assert not apart["alike"]
+    assert {"steady", "rest"} == apart["causes"].keys()
+
+
+def test_what_may_be_jitter_is_told_beside_the_advice(command, tmp_path):
+    """Steps are all alike, so that nothing tells jitter from workers that are slow at random."""
+    rng = np.random.default_rng(10)
+    said = "The workers of a step deviate by 5.8 %. If they were timed behind a collective, that is"
+    path = written(tmp_path / "steps.csv", np.exp(rng.normal(0, 0.06, (60, 8))))
+    text = " ".join(command("advise", path)[1].split())
+    assert "Do this: share the work" in text
+    assert text.endswith(f"{said} jitter, and nothing can be learnt here.")
+    assert "jitter" not in command("advise", path, "--timed-apart")[1]
+    path = written(tmp_path / "steps.csv", np.exp(rng.normal(0, 0.2, (60, 8))))
+    assert "jitter" not in command("advise", path)[1]
+
+
+def test_solve_and_fit_say_of_such_a_log_what_advise_says(waited):
+    trace = bcgc.measured.load_trace(waited)
+    description = bcgc.measured.describe(trace)
+    of_fit = fit._remarks(trace, description, [], None)
+    asked: Any = SimpleNamespace(keep_workers=False)
+    for said in (of_fit, traces.remarks(asked, trace), description.remarks()):
+        remarks = " ".join(said)
+        assert "Then nothing can be learnt here." in remarks
+        assert "all workers are slow in the same steps" in remarks
+        for word in ("due to", "--keep-workers plans on whole steps", "EmpiricalRows"):
+            assert word not in remarks
+    rng = np.random.default_rng(4)
+    chunks = np.exp(rng.normal(0, 0.5, (20, 1, 1))) * np.exp(rng.normal(0, 0.05, (20, 3, 4)))
+    log = trace_of(chunks.sum(axis=2), microbatches=Microbatches(chunks))
+    assert traces.advice_on(log) is None
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_verdict_begins_with_workers_that_stay_slow(answer, command, tmp_path, count):
+    """They are named if to replace them saves time in the steps that were not seen."""
+    rng = np.random.default_rng(5)
+    times = np.exp(rng.normal(0, 0.05, (40, 8)))
+    times[:, 5] *= 2.6
+    if count > 1:
+        times[:, 2] *= 2
+    path = written(tmp_path / "slow.csv", times)
+    found = answer("advise", path)
+    assert [one["worker"] for one in found["look_at"]] == ["5", "2"][:count]
+    (replaced,) = (row for row in found["rows"] if row["remedy"] == "slowest replaced")
+    # By hand: without them, by the median of the others, as all would be.
+    rest = np.delete(times, [5, 2][:count], axis=1)
+    after = np.maximum(rest.max(axis=1), np.median(rest, axis=1)).mean()
+    assert replaced["saved"][0] == pytest.approx(1 - after / times.max(axis=1).mean(), abs=0.01)
+    text = " ".join(command("advise", path)[1].split())
+    verdict = text[text.index("First look at") :]
+    saved, low, high = (f"{100 * share:.1f}" for share in replaced["saved"])
+    ratio = f"{found['look_at'][0]['ratio']:.3g} times as slow as the others in steps 0 to 39"
+    first = f"First look at worker 5. It was {ratio}. To replace it"
+    if count > 1:
+        first = f"First look at workers 5 and 2. Worker 5 was {ratio}. Worker 2 was"
+    assert verdict.startswith(first)
+    assert f"saves {saved} % ({low} to {high} %). Until then: share the work" in verdict
+    assert f"{count} other machine{'s' * (count > 1)} " in text + " "
+
+
+def test_a_worker_that_is_slow_late_is_not_to_be_replaced_first(answer, command, tmp_path):
+    """In neither half of the steps does the other one tell who is slow there."""
+    times = np.exp(np.random.default_rng(6).normal(0, 0.05, (40, 8)))
+    times[20:, 5] *= 2
+    path = written(tmp_path / "late.csv", times)
+    found = answer("advise", path)
+    assert ([one["worker"] for one in found["slow_workers"]], found["look_at"]) == (["5"], [])
+    assert "First look at" not in command("advise", path)[1]
+
+
+def test_one_thing_is_in_the_singular(command, tmp_path):
+    times = np.exp(np.random.default_rng(5).normal(0, 0.05, (12, 4)))
+    times[:, 2] *= 2
+    times[3, 1] = np.nan
+    text = " ".join(command("advise", written(tmp_path / "one.csv", times))[1].split())
+    assert "1 other machine " in text
+    assert "1 worker left out" in text
+    assert "Left out: 1 step in which a worker has no whole time." in text
+    assert not re.search(r"\b1 (other machines|workers|steps|times)", text)
+    row = advise(trace_of(times)).row("backup")
+    assert advise_command._needs(row._replace(longer=1.04)).endswith("lost are as long as others")
+    assert advise_command._needs(row._replace(longer=1.06)).endswith("lost are 1.1 times as long")
+    assert advise_command._needs(row._replace(longer=None)).endswith("all are lost")
+
+
+def test_a_unit_is_asked_for_where_steps_are_odd_in_seconds(answer, command, tmp_path):
+    times = np.exp(np.random.default_rng(7).normal(0, 0.2, (12, 4)))
+    seconds = answer("advise", written(tmp_path / "log.csv", times))
+    path = written(tmp_path / "log.csv", times * 1e9)
+    err = command("advise", path)[2]
+    assert err.startswith("bcgc: The times of the log are taken for seconds. So a step takes 1.")
+    assert "give their unit with --unit: us (1" in err
+    for unit, of in (("ns", 1), ("us", 1e3)):
+        status, out, err = command("advise", path, "--unit", unit, "--format", "json")
+        assert (status, err) == (0, "")
+        assert json.loads(out)["step"] == pytest.approx(of * seconds["step"], rel=1e-6)
+    # What is asked for is not doubted.
+    assert command("advise", path, "--unit", "s")[2] == ""
+
+
+def test_commands_that_plan_for_a_log_take_a_unit(refusal, tmp_path):
+    times = np.random.default_rng(8).gamma(4.0, 250.0, (12, 3))
+    path = written(tmp_path / "log.csv", times)
+    columns = {"step": "step", "worker": "worker", "seconds": "seconds", "layout": "auto"}
+    asked: Any = SimpleNamespace(trace=path, unit="ms", censored=None, load=None, **columns)
+    assert_close(traces.read_loads(asked).seconds, times.ravel() / 1000, rtol=1e-9)
+    for name in ("solve", "sweep", "train", "fit"):
+        assert "'min' is not one of 's', 'ms', 'us', 'ns'" in refusal(name, "--unit", "min")
+    law = "exponential:rate=1"
+    assert "--unit has no effect without --trace" in refusal(
+        "solve", "--workers", "3", "--cycle-time", law, "--unit", "ms", "--coordinates", "60"
+    )
+
+
+def test_steps_of_fewer_chunks_are_told_and_not_taken_for_lost_ones(answer, command, tmp_path):
+    rng = np.random.default_rng(9)
+    seconds = np.exp(rng.normal(0, 0.3, (24, 3, 8)))
+    path = tmp_path / "chunks.csv"
+    written_in_parts(path, seconds)
+    header, *lines = path.read_text().splitlines()
+    kept = [line for line in lines if int(line.split(",")[0]) % 2 or int(line.split(",")[2]) < 6]
+    path.write_text("\n".join([header, *kept]))
+    said = "Left out: 12 steps in which each worker has 6 of 8 chunks. Ask about these steps again"
+    assert said in " ".join(command("advise", str(path))[1].split())
+    trace = bcgc.measured.load_trace(path)
+    asked: Any = SimpleNamespace(keep_workers=False)
+    of_fit = fit._remarks(trace, bcgc.measured.describe(trace), [], None)
+    for remarks in (of_fit, traces.remarks(asked, trace)):
+        assert any(remark.startswith(said) for remark in remarks)
+    # What is to be done with them: they are whole in a log of their own.
+    short = [line for line in kept if int(line.split(",")[0]) % 2 == 0]
+    path.write_text("\n".join([header, *short]))
+    found = answer("advise", str(path))
+    assert (found["num_steps"], found["left_out"], found["num_chunks"]) == (12, 0, 6)

@@ -119,5 +119,6 @@ def test_the_names_are_the_librarys():
     assert {*methods._REPLACED} == names.REPLACED
     assert tuple(likelihood.FAMILIES) == names.FITTED_LAWS
     assert names.LAYOUTS == traces.LAYOUTS
+    assert tuple(traces.UNITS) == names.TIME_UNITS
     assert tuple(digits.MODELS) == names.MODELS
     assert names.UNITS == gradients.UNITS

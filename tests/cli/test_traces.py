@@ -29,7 +29,7 @@ def test_the_kinds_of_law_are_the_librarys_and_what_is_refused_names_the_option(
     )
     cut = trace_of(TIMES, censored=np.arange(24) == 0)
     with pytest.raises(
-        ValueError, match=r"1 of 24 times are censored.*: take a smooth distribution"
+        ValueError, match=r"1 of 24 times is censored.*: take a smooth distribution"
     ):
         traces.law_for(asked, cut, 3)
 

@@ -10,12 +10,14 @@ from bcgc_jax.handout.coordinator import Coordinator
 from bcgc_jax.measured import load_trace
 from bcgc_jax.measured.advice import advise
 from bcgc_jax.measured.causes import Parts
-from bcgc_jax.measured.remedies import sharing
+from bcgc_jax.measured.remedies import Costs, Shared, sharing
+from bcgc_jax.plans.asking import Asking
 from bcgc_jax.plans.chunk_lengths import TICKS_OF_UNIT, LoadLine, ticks_of
 from bcgc_jax.plans.chunk_tables import chunk_tables
-from bcgc_jax.plans.handout import Handout
+from bcgc_jax.plans.handout import Handout, Name
 from bcgc_jax.plans.lockstep import Chunks, handed_out
 from bcgc_jax.plans.placement import Placement
+from bcgc_jax.plans.timing import Timing
 from tests.plans.hand_outs import timed_step
 
 STEPS, WORKERS, CHUNKS = 8, 5, 3
@@ -45,7 +47,9 @@ class Drawn:
         self.lengths = LINE.costs(self.loads, shares) * rng.integers(2, 5, self.loads.shape) / 2
         self.ticks = LINE.ticks(self.loads, shares)
 
-    def replayed(self, *, known: bool, starts: bool = True) -> np.ndarray:
+    def replayed(
+        self, *, known: bool, starts: bool = True, asking: Asking | None = None
+    ) -> np.ndarray:
         chunks = Chunks(
             self.paces,
             self.lengths.reshape(STEPS, -1),
@@ -54,7 +58,7 @@ class Drawn:
             self.starts if starts else None,
         )
         tables = chunk_tables(self.place.storage, self.place.sizes)
-        return handed_out(tables, chunks, ROUND_TRIP)
+        return handed_out(tables, chunks, asking or Asking(ROUND_TRIP))
 
     def seconds(self, step: int) -> np.ndarray:
         """Of each chunk with each worker, `[N, M]`."""
@@ -77,6 +81,48 @@ def test_a_replayed_step_is_handed_out_by_the_machine_that_runs(stored, known, t
             handout, drawn.starts[step], drawn.seconds(step), drawn.pauses[step], ROUND_TRIP
         )
         assert end == pytest.approx(replayed, rel=0, abs=1e-12)
+
+
+@pytest.mark.parametrize("stored", STORED)
+@pytest.mark.parametrize("known", [False, True], ids=["sizes", "lengths"])
+def test_questions_wait_for_one_another(stored, known):
+    """The coordinator hears one at a time, and knows then of all that have ended by now."""
+    drawn = Drawn(stored)
+    asking = Asking(delay=0.05, service=0.1)
+    place = drawn.place
+    for step, replayed in enumerate(drawn.replayed(known=known, asking=asking)):
+        sizes = [place.sizes] * WORKERS
+        handout = Handout(0, place.storage, sizes, "chunks", ticks_of_unit=TICKS_OF_UNIT)
+        if known:
+            for subset, ticks in enumerate(drawn.ticks[step].tolist()):
+                handout.reweigh(subset, ticks)
+        end = _queued(handout, drawn, step, asking)
+        assert end == pytest.approx(replayed, rel=0, abs=1e-12)
+
+
+def _queued(handout: Handout, drawn: Drawn, step: int, asking: Asking) -> float:
+    timing = Timing(WORKERS)
+    tickets: dict[int, Name] = {}
+    asks = drawn.starts[step].copy()
+    still = [list(pauses) for pauses in drawn.pauses[step]]
+    seconds = drawn.seconds(step).reshape(WORKERS, WORKERS, -1)
+    free = end = 0.0
+    while np.isfinite(asks).any():
+        worker = int(asks.argmin())
+        heard = max(asks[worker], free)
+        free = heard + asking.service
+        for rank in [rank for rank in tickets if asks[rank] <= heard]:
+            timing.ended(rank, heard)
+            handout.done(handout.member(rank), tickets.pop(rank))
+        found = handout.next(handout.member(worker), timing.seconds(heard))
+        asks[worker] = np.inf
+        if found is not None:
+            tickets[worker], chunk = found
+            timing.began(worker, chunk, handout.weight(chunk), heard)
+            pause = still[worker].pop(0) if still[worker] else 0.0
+            asks[worker] = heard + asking.alone + seconds[worker, chunk[0], chunk[1]] + pause
+            end = max(end, asks[worker])
+    return end
 
 
 class Run:
@@ -170,7 +216,8 @@ def test_the_rows_of_advise_are_handed_out_by_the_machine_that_runs(stored, know
         pauses=rng.gamma(1.0, 1.0, shape) * (rng.random(shape) < 0.1),
     )
     costs = data * rng.uniform(0.7, 1.4, shape) if known else None
-    found = sharing(parts, stored, costs, round_trip=ROUND_TRIP).seconds
+    row = Shared(str(stored), stored, by_length=known)
+    found = sharing(parts, row, Costs(Asking(ROUND_TRIP)), costs).seconds
     place = Placement(WORKERS, stored, CHUNKS)
     of_chunk = [0, 1, 2, 2, 2]
     for step in range(STEPS):
@@ -191,12 +238,12 @@ def test_the_unit_of_time_changes_nothing(known, monkeypatch):
     monkeypatch.setattr(f"{__name__}.ROUND_TRIP", 0.0)
     drawn = Drawn(2)
     handed_out_by = {}
-    for scale in (1.0, 1000.0):
+    for scale in (1.0, 0.001):
         run = Run(drawn.place)
         with run.coordinator:
             _steps(run, drawn, known=known, starts=True, scale=scale)
         handed_out_by[scale] = run.handed_out
-    assert handed_out_by[1.0] == handed_out_by[1000.0]
+    assert handed_out_by[1.0] == handed_out_by[0.001]
 
 
 def test_a_recorded_log_gives_the_plan_that_is_run(tmp_path):

@@ -11,6 +11,7 @@ from bcgc_jax.measured.causes import Parts, losses, parts_of
 from bcgc_jax.measured.microbatches import Microbatches
 from bcgc_jax.measured.traces import load_trace
 from bcgc_jax.measured.verdict import Savings, advised
+from bcgc_jax.plans.asking import MEASURED
 from bcgc_jax.plans.chunk_lengths import LoadLine
 from experiments.report import TRACES
 from tests.cli.steps import trace_of
@@ -33,7 +34,7 @@ def test_where_the_data_are_slow_lengths_help():
     assert max(found.causes, key=found.causes.__getitem__) == "data"
     assert sum(share.value for share in found.causes.values()) == pytest.approx(1)
     assert (found.advised, found.beforehand) == ("dealt by length", "dealt by length")
-    assert found.without_lengths == "sharing:3"
+    assert found.without_lengths == "sharing:all"
     times = log.seconds.sum(axis=2)
     assert found.loss == pytest.approx(1 - times.mean() / times.max(axis=1).mean())
     # Loads that are equal, such as a batch's size, are no lengths.
@@ -94,7 +95,8 @@ def test_without_chunks_there_is_a_range_and_missing_steps_are_left_out():
     _, log = log_of("data", 3)
     times = log.seconds.sum(axis=2)
     times[4, 1] = np.nan
-    found = advise(trace_of(times))
+    # Here two models are compared, not costs.
+    found = advise(trace_of(times), round_trip=0.0)
     assert (found.left_out, found.num_steps, found.num_chunks, found.recorded) == (
         1,
         STEPS - 1,
@@ -104,7 +106,7 @@ def test_without_chunks_there_is_a_range_and_missing_steps_are_left_out():
     assert set(found.causes) == {"steady", "rest"}
     low, high = found.row("sharing:2").range
     same = Microbatches(np.delete(log.seconds, 4, axis=0))
-    true = advice_on(same).row("sharing:2").saved.value
+    true = advice_on(same, round_trip=0.0).row("sharing:2").saved.value
     # Measured: 6e-6; the worst of five logs 0.011.
     assert abs(low - true) < 0.011
     assert true < high == found.row("sharing:2").saved.value
@@ -246,7 +248,8 @@ def test_codes_are_replayed_where_they_are_asked_for():
     ],
 )
 def test_recorded_steps_are_replayed_as_by_another_program(name, saved, best):
-    found = advise(load_trace(TRACES / f"{name}_workers.csv"))
+    # Nobody was asked in the other program.
+    found = advise(load_trace(TRACES / f"{name}_workers.csv"), round_trip=0.0)
     for remedy, want in saved.items():
         assert 100 * found.row(remedy).saved.value == pytest.approx(want, abs=0.06), remedy
     assert found.advised == best
@@ -279,3 +282,35 @@ def test_recorded_microbatches_are_replayed_as_by_another_program():
         # Measured: 0.11. The other program had two of 1,376 workers' steps as slow at random, here
         # it is one.
         assert 100 * (1 - taken[remedy] / taken["nothing"]) == pytest.approx(want, abs=0.15), remedy
+
+
+def test_what_asking_costs_is_counted_and_no_scheme_is_advised_whose_gain_it_eats():
+    _, log = log_of("steady", 5)
+    free = advice_on(log, round_trip=0.0)
+    assert free.advised == "sharing:2"
+    # The same log in chunks of a millisecond: a question takes a third of one.
+    short = Microbatches(log.seconds / log.seconds.mean() / 1000)
+    found = advice_on(short)
+    assert found.costs.asking == MEASURED
+    assert found.row("sharing:2").saved.value < free.row("sharing:2").saved.value
+    # Ten milliseconds for each question are more than a worker that is slow costs.
+    dear = advice_on(short, round_trip=0.01)
+    assert dear.row("sharing:2").saved.value < 0
+    assert dear.advised == "shares by speed"
+
+
+def test_pieces_of_a_chunk_pay_anew_for_what_does_not_depend_on_their_size():
+    _, log = log_of("steady", 5)
+    parts = parts_of(log)
+    row = remedies.Shared("2", 2)
+    for equal, least, most in ((True, 0.0, 0.0), (False, 0.01, 0.3)):
+        free, dear = (
+            remedies.sharing(parts, row, costs, equal_chunks=equal).seconds.mean()
+            for costs in (remedies.Costs(), remedies.Costs(of_chunk=0.5))
+        )
+        assert least <= dear / free - 1 <= most, equal
+    # Half of a chunk's second is fixed: three pieces cost a whole one more, and equal chunks none.
+    found = advice_on(log, chunk_overhead=0.5)
+    assert found.row("sharing:2").equal_chunks
+    assert found.row("sharing:2").needs == "a question for each chunk; equal chunks"
+    assert not advice_on(log).row("sharing:2").equal_chunks

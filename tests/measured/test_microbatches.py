@@ -52,7 +52,7 @@ def test_a_log_that_breaks_off_within_a_step_is_read_up_to_there():
     trace = _read(rows, "step,worker,chunk,seconds\n")
     np.testing.assert_array_equal(trace.table(), [[5, 9], [13, np.nan]])
     parts = known(trace.microbatches)
-    np.testing.assert_array_equal(parts.seconds[1], [[6, 7], [np.nan, np.nan]])
+    np.testing.assert_array_equal(parts.seconds[1], [[6, 7], [8, np.nan]])
     assert parts.whole_steps().seconds.tolist() == [[[2, 3], [4, 5]]]
 
 
@@ -88,7 +88,7 @@ def test_without_a_column_chunk_nothing_changes_and_forward_and_load_may_be_left
             "1,a,0,1,2,\n",
             "line 2: forward_seconds must .*give it for all chunks, or leave the column out",
         ),
-        ("1,a,0,,2,1\n", "line 2: load is empty"),
+        ("1,a,0,,2,1\n1,a,1,4,2,1\n", "line 2: load is empty, .* in all rows, or in none"),
         ("1,a,,1,2,1\n", "line 2: the label of a step, worker or chunk is empty"),
     ],
 )

@@ -173,7 +173,7 @@ BROKEN: dict[str, list[str | bytes]] = {
         _LONG.replace(",", ";") + "1;a;1,5\n"
     ],
     "line 2: 4 fields, the header has 3 (separated by ',')": [_LONG + "1,a,1,5\n"],
-    "line 3: 1 fields": [_LONG + "1,a,1\n1\n", _LONG + "1,a,1\n1;b;2\n"],
+    "line 3: 1 field, the header has 3": [_LONG + "1,a,1\n1\n", _LONG + "1,a,1\n1;b;2\n"],
     "line 2: the label of a step, worker or chunk is empty": [
         _LONG + ",a,1\n",
         "step,w1,w2\n,2.5,3.5\n",

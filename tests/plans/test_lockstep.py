@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from bcgc_jax.measured.causes import Parts
-from bcgc_jax.measured.remedies import sharing
+from bcgc_jax.measured.remedies import Costs, Shared, sharing
+from bcgc_jax.plans.asking import Asking
 from bcgc_jax.plans.chunk_tables import UNITS, chunk_sizes, chunk_tables
 from bcgc_jax.plans.lockstep import Chunks, handed_out
 from bcgc_jax.plans.storage import spread
@@ -29,7 +30,7 @@ def test_each_step_is_that_of_an_event_loop(workers, stored, chunks, equal):
     found = handed_out(
         chunk_tables(storage, sizes),
         Chunks(paces, lengths, np.zeros((steps, workers, 0)), starts=starts),
-        0.03,
+        Asking(0.03),
     )
     for s, end in enumerate(found):
         want = shared(storage.holders, sizes, starts[s], paces[s], 0.03, [lengths[s]] * workers)
@@ -62,7 +63,8 @@ def test_where_all_store_all_the_largest_that_is_left_is_next(known):
         rng.normal(0, 0.3, shape[:2]), rng.normal(0, 0.3, shape[:2]), data, rng.random(shape)
     )
     costs = data * rng.uniform(0.8, 1.2, shape) if known else None
-    found = sharing(parts, 4, costs, round_trip=0.05).seconds
+    row = Shared("all", 4, by_length=known)
+    found = sharing(parts, row, Costs(Asking(0.05)), costs).seconds
     sizes = chunk_sizes(3)
     for s, end in enumerate(found):
         left = {}

@@ -1,6 +1,8 @@
 """README and docs run as they stand, in their order, in a clone and nothing else."""
 
+import contextlib
 import importlib
+import io
 import operator
 import re
 import shlex
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import bcgc_jax as bcgc
-from experiments import drawing
+from experiments import drawing, readme
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -24,6 +26,12 @@ def _blocks(path: Path, languages: str = "python|sh") -> list[tuple[str, str]]:
     """Language and text of each block of code in one of these `languages`."""
     fenced = rf"^```({languages})\n(.*?)^```$"
     return re.findall(fenced, path.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def _answers(path: Path, language: str) -> dict[str, str]:
+    """Blocks of code, each with the block of its answer, which is right behind it."""
+    answered = rf"^```{language}\n((?:(?!```).*\n)*)```\n\n```\n((?:(?!```).*\n)*)```$"
+    return dict(re.findall(answered, path.read_text("utf-8"), re.MULTILINE))
 
 
 @pytest.fixture
@@ -42,8 +50,11 @@ def test_the_documents_are_short():
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
 def test_links_lead_somewhere(path):
-    """Links lead to a file, and where they name a heading of it, to that."""
-    for file, heading in re.findall(r"\]\(([^)#\s]*)(?:#([^)]*))?\)", path.read_text("utf-8")):
+    """Links lead to a file, and where they name a heading of it, to that; pictures are there."""
+    text = path.read_text("utf-8")
+    for picture in re.findall(r'src="([^"]*)"', text):
+        assert (path.parent / picture).exists(), picture
+    for file, heading in re.findall(r"\]\(([^)#\s]*)(?:#([^)]*))?\)", text):
         target = path.parent / file if file else path
         assert "://" in file or target.exists(), file
         assert not heading or "://" in file or heading in _headings(target), (file, heading)
@@ -94,10 +105,31 @@ def test_the_drawing_of_the_readme_is_what_its_script_makes():
 
 
 def test_the_readme_shows_what_its_command_prints(command):
-    ((_, typed), (_, shown)) = _blocks(ROOT / "README.md", "sh|")[:2]
+    """Whole lines from the first to the last; "…" is for one or more that are left out."""
+    ((typed, shown),) = _answers(ROOT / "README.md", "sh").items()
     status, printed, _ = command(*shlex.split(typed)[1:])
     assert status == 0
-    assert [line.rstrip() for line in printed.splitlines()] == shown.splitlines()
+    lines = "".join(f"{line.rstrip()}\n" for line in printed.splitlines())
+    parts = r"\n(?:.*\n)+".join(map(re.escape, shown.split("\n…\n")))
+    assert re.fullmatch(parts, lines), "`python -m experiments.readme` prints it anew"
+    assert readme.excerpt(printed) == shown
+
+
+def test_the_readme_is_printed_anew_with_the_answers_of_today(monkeypatch):
+    page = (
+        "```python\nprint(6)\n```\n\n```\n5\n```\n\n```sh\nbcgc advise LOG\n```\n\n```\nold\n```\n"
+    )
+    advice = "a step \nlost\n\nwhy\n\nwhat\n\nDo this\n"
+    ran: list[list[str]] = []
+
+    def run(arguments):
+        ran.append(arguments)
+        return advice
+
+    monkeypatch.setattr(readme, "_run", run)
+    anew = readme.printed_anew(page)
+    assert ran == [["-c", "print(6)\n"], ["-m", "bcgc_jax", "advise", "LOG"]]
+    assert anew == page.replace("5\n", advice).replace("old", "a step\nlost\n\nwhy\n…\nDo this")
 
 
 @pytest.mark.slow
@@ -110,9 +142,12 @@ def test_a_document_runs_from_top_to_bottom(path, clone, command):
         rows = (f"{step},{worker},0,{0.1 + 0.01 * (step % (7 + worker))}\n" for step in range(120))
         (clone / f"worker-{worker}.csv").write_text("".join(rows))
     names = {"__name__": "a_document"}
+    answers = _answers(path, "python")
     for language, block in _blocks(path):
         if language == "python":
-            exec(compile(block, str(path), "exec"), names)
+            with contextlib.redirect_stdout(io.StringIO()) as printed:
+                exec(compile(block, str(path), "exec"), names)
+            assert printed.getvalue() == answers.get(block, printed.getvalue())
         for typed in _commands(block) if language == "sh" else ():
             # What several documents show is run for the first of them.
             first = next(other for other in DOCUMENTS if typed in _commands_of(other))

@@ -75,8 +75,8 @@ class Sharing(Method):
       seed: of the draws, where `solve` is given no key.
 
     `Solution.lower_bound` is for every exact scheme with as much storage (`bound_of` is "storage"):
-    the mean of the storage bound less two standard errors. Where workers are not alike it is that
-    of all data.
+    the mean of the storage bound less two standard errors. Where workers are not alike, or whole
+    rows, it is that of all data: one may know who is slow before one places the data.
 
     Raises ValueError for a number of workers that is traced, and for more subsets than workers.
 

@@ -217,8 +217,8 @@ def _storage(answer: SolveAnswer) -> Iterator[str]:
     )
     if answer.stays_slow:
         yield (
-            "In the trace some workers stay slow. Their data can be stored elsewhere, so a bound for "
-            "less than all data is not known."
+            "In the trace some workers stay slow. Their data can be stored elsewhere, so no bound "
+            "for less than all data is known."
         )
         return
     for row in shared:

@@ -25,7 +25,7 @@ from bcgc_jax.solvers.method import Method
 
 # Draws of the bound.
 _DRAWS = 2**16
-# Of more workers than these there are fewer draws: each takes longer and says more.
+# More workers than these have fewer draws: each takes longer and says more.
 _WORKERS = 2**5
 # The fewest draws.
 _FEWEST = 2**8
@@ -111,7 +111,7 @@ def runtime_limit(problem: Problem) -> Array:
     work = problem.pass_load * problem.num_samples * problem.cycles
     value = work * iteration_of(problem).expected_shared_time(problem.dtype)
     value = value + iteration_of(problem).least_start_up()
-    return jnp.where(problem.valid, value, jnp.nan)
+    return value * jnp.where(problem.valid, 1.0, jnp.nan)  # and so are its derivatives
 
 
 def alone_in(problem: Problem, max_subsets: int) -> np.ndarray:
@@ -205,5 +205,5 @@ def enough_subsets(problem: Problem, within: float = 0.05) -> int:
 
 
 def number_of_draws(draws: int, workers: int) -> int:
-    """Of many workers fewer: each takes longer and says more."""
+    """Fewer draws for many workers: each takes longer and says more."""
     return max(int(draws * min(1, _WORKERS / workers)), _FEWEST)

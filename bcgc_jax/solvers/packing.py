@@ -41,7 +41,7 @@ def largest_sum(weights: Array, limits: Array, exists: Array) -> Array:
     gain = most / jnp.maximum(jnp.max(most), jnp.finfo(most.dtype).tiny)
     scaled = weights * most / jnp.where(limits > 0, limits, 1)[:, None]
     table = jnp.block([[scaled, jnp.ones((num_rows, 1), most.dtype)], [-gain, jnp.zeros(1)]])
-    begin = _Corner(table, size + np.arange(num_rows), jnp.arange(size), jnp.asarray(0))
+    begin = _Corner(table, size + jnp.arange(num_rows), jnp.arange(size), jnp.asarray(0))
     rounding = 16 * size * float(jnp.finfo(most.dtype).eps)
     last = size + num_rows
 

@@ -157,10 +157,10 @@ class Thresholds(NamedTuple):
         pair = np.arange(self.times.size)
         last = jnp.sum(path >= pair[:, None], axis=1)[:, None] - 1
         in_time = level <= last
-        work = np.tri(path.size) * (level + 1)
+        work = jnp.asarray(np.tri(path.size) * (level + 1), self.t.dtype)
         sent = np.tri(path.size).T * in_time[:, None]
         weights = work + (link / self.times)[:, None, None] * sent
-        weights = jnp.where(in_time[..., None], weights, 0).astype(self.t.dtype)
+        weights = jnp.where(in_time[..., None], weights, 0)
         room = jnp.maximum(self.t - self.starts, 0) / self.times
         limits = jnp.where(in_time, room[:, None], 1).astype(self.t.dtype)
         rows = weights.reshape(-1, path.size)

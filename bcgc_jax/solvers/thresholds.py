@@ -158,7 +158,7 @@ class Thresholds(NamedTuple):
         last = jnp.sum(path >= pair[:, None], axis=1)[:, None] - 1
         in_time = level <= last
         work = jnp.asarray(np.tri(path.size) * (level + 1), self.t.dtype)
-        sent = np.tri(path.size).T * in_time[:, None]
+        sent = jnp.asarray(np.tri(path.size).T, self.t.dtype) * in_time[:, None]
         weights = work + (link / self.times)[:, None, None] * sent
         weights = jnp.where(in_time[..., None], weights, 0)
         room = jnp.maximum(self.t - self.starts, 0) / self.times

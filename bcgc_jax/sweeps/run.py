@@ -260,13 +260,14 @@ def sweep(
     >>> rows["num_workers"].tolist(), rows["expected_runtime"].shape
     ([2, 2, 3, 3], (4,))
     """
-    plan = problem if isinstance(problem, Sweep) else None
-    if (plan is None) == (cells is None):
+    if isinstance(problem, Sweep) and cells is None:
+        plan = problem
+    elif not isinstance(problem, Sweep) and cells is not None:
+        plan = Sweep(problem, cells, methods, **keywords)
+    else:
         raise TypeError(
             "sweep takes a Sweep alone, or a function that makes a Problem of a cell, and cells: "
             f"sweep(problem, grid(...)); got {type(problem).__name__} and {type(cells).__name__}"
         )
-    if plan is None:
-        plan = Sweep(problem, cells, methods, **keywords)
     tables = [plan.solve(chunk) for chunk in plan.chunks()]
     return {name: np.concatenate([table[name] for table in tables]) for name in plan.names}

@@ -34,7 +34,9 @@ def _without_derivative_jvp(primals, tangents):
     tree, of = primals
     float0 = jax.dtypes.float0
     leaves = [leaf for leaf in jax.tree.leaves(tangents[1]) if type(leaf) is not SymbolicZero]
-    unknown = sum(jnp.sum(_nan_unless_zero(leaf)) for leaf in leaves if leaf.dtype != float0)
+    unknown = sum(
+        jnp.sum(_nan_unless_zero(leaf)) for leaf in leaves if getattr(leaf, "dtype", None) != float0
+    )
     # The product has NaN for a derivative too.
     moved = unknown * without_derivative(jnp.ones(()), of)
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import bcgc_jax as bcgc
 from bcgc_jax._derivatives import with_slopes, without_derivative
 
 
@@ -70,3 +71,48 @@ def test_nor_has_the_value_a_second_one():
 def test_numbers_are_what_they_were():
     found = jax.jit(_solved)(0.5)
     assert (float(found["x"]), int(found["steps"]), float(found["value"])) == (0.5, 7, 0.125)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        bcgc.Ferdinand(4),  # ten workers have no 4 layers of 20,000 coordinates
+        bcgc.Optimal(levels=[0, 2]),
+        "limit",
+    ],
+)
+def test_a_runtime_that_is_nan_has_nan_for_its_slope(method):
+    """Of a scheme that does not exist, and of numbers that make no problem: it was 0."""
+
+    def runtime(rate, workers):
+        law = bcgc.ShiftedExponential(rate, 50.0)
+        problem = bcgc.Problem(law, workers, 20_000, 50, max_workers=10)
+        return bcgc.solve(problem, method).expected_runtime
+
+    both = jax.jit(jax.vmap(jax.value_and_grad(runtime)))
+    # an unknown number of workers may lack a level; a negative rate is none
+    values, slopes = both(jnp.array([1e-3, 1e-3, -1.0]), jnp.array([2, 10, 10]))
+    assert np.array_equal(np.isnan(values), np.isnan(slopes))
+    assert np.isnan(values[2])
+    if method != "limit":
+        assert np.isnan(values[0])
+
+
+def test_functions_that_are_nan_have_nan_for_their_slopes():
+    def times(scale):
+        return bcgc.block_runtime(jnp.ones(2), jnp.array([1.0, 2.0]) * scale, num_samples=2.0)
+
+    def limit(rate):
+        return bcgc.solvers.runtime_limit(bcgc.Problem(bcgc.Exponential(rate), 3, 30))
+
+    def ratio(rate):
+        return bcgc.solvers.straggler_ratio(bcgc.ShiftedExponential(rate, 1.0))
+
+    for function in (times, limit, ratio):
+        value, slope = jax.value_and_grad(function)(-1.0)
+        assert np.isnan(value)
+        assert np.isnan(slope)
+        assert np.all(np.isfinite(jax.value_and_grad(function)(1.0)))
+    # a runtime of exponential times is one over the rate, times a constant; worst measured 4e-7
+    value, slope = jax.value_and_grad(limit)(1.0)
+    assert float(slope) == pytest.approx(-float(value), rel=1e-5)

@@ -256,12 +256,16 @@ def _answer(
     answer = solve_table.SolveAnswer(problem, rows, float(runtime_limit(judged)), question.deadline)
     if question.output == "table":
         baselines = [one.row for one in solved if every[one.row["method"]].baseline]
-        answer = _for_a_person(question, judged, answer, baselines)
+        answer = _for_a_person(question, judged, answer, baselines, trace)
     return asked, answer
 
 
 def _for_a_person(
-    question: SolveOptions, judged: Problem, answer: solve_table.SolveAnswer, baselines: list[Row]
+    question: SolveOptions,
+    judged: Problem,
+    answer: solve_table.SolveAnswer,
+    baselines: list[Row],
+    trace: Trace | None,
 ) -> solve_table.SolveAnswer:
     """Add what the table says besides; the best baseline asks nobody and loses no samples."""
     silent = [row for row in baselines if not row["round_trips"]]
@@ -270,10 +274,12 @@ def _for_a_person(
     setup = None if baseline is None else _largest_setup(judged, answer.rows)
     enough = None
     shared = any(row["bound_of"] == "storage" for row in answer.rows)
-    if shared and iteration_of(answer.problem).exact:
+    stays_slow = shared and traces.stays_slow(trace)
+    if shared and not stays_slow and iteration_of(answer.problem).alike:
         enough = enough_subsets(judged)
     interval = _interval(question, answer.problem, answer.rows)
-    return answer._replace(baseline=baseline, interval=interval, setup=setup, enough=enough)
+    answer = answer._replace(stays_slow=stays_slow, enough=enough)
+    return answer._replace(baseline=baseline, interval=interval, setup=setup)
 
 
 def _interval(

@@ -30,7 +30,7 @@ class SolveAnswer(NamedTuple):
     `rows`: one for each method, best first; `limit`: of any scheme; `baseline`: the row of the
     fastest one, asked for or not; `interval`: of the best plan's runtime, where workers are the
     rows of a trace; `setup`: `largest_setup` of the fastest plan; `unit`: that times are printed
-    in, and its name; `enough`: `enough_subsets`.
+    in, and its name; `enough`: `enough_subsets`; `stays_slow`: whether workers of the trace do.
     """
 
     problem: Problem
@@ -42,6 +42,7 @@ class SolveAnswer(NamedTuple):
     setup: float | None = None
     unit: tuple[float, str] = (1.0, "the cycle time's unit")
     enough: int | None = None
+    stays_slow: bool = False
 
     @property
     def parts(self) -> str:
@@ -215,6 +216,12 @@ def _storage(answer: SolveAnswer) -> Iterator[str]:
         "Work sharing hands out chunks, whole passes over microbatches, to free workers that "
         "store them."
     )
+    if answer.stays_slow:
+        yield (
+            "In the trace some workers stay slow. Their data can be stored elsewhere, so no bound "
+            "for less than all data is known."
+        )
+        return
     for row in shared:
         # That of all data is exact. By draws, that of less data may come out below it.
         bound = float(np.fmax(row["lower_bound"], answer.limit))

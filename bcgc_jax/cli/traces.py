@@ -138,6 +138,12 @@ def remarks(asked: Times, trace: Trace) -> list[str]:
     return fewer if lost is None else [*fewer, *lost.causes_in_words()]
 
 
+def stays_slow(trace: Trace | None) -> bool:
+    """Whether workers of the trace stay slow, so that one knows beforehand who will be."""
+    lost = None if trace is None else slowness_in(trace)
+    return lost is not None and lost.unlike_workers
+
+
 def advice_on(trace: Trace | None) -> Advice | None:
     """What `bcgc advise` says, of a log of chunks; None where nothing can be learnt from it."""
     if trace is None or trace.microbatches is None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -30,12 +30,12 @@ from bcgc_jax.cluster.rounds import Work
 from bcgc_jax.cluster.trials import Decision
 from bcgc_jax.coding.checks import check_loss, check_params
 from bcgc_jax.coding.gradients import Loss, PyTree
-from bcgc_jax.coding.training import Training
+from bcgc_jax.coding.training import Trained
 
 
 @pytree_dataclass
-class ClusterTraining(Training):
-    """A `Training` on processes, with an entry for each of K iterations, and what happened.
+class ClusterTraining(Trained):
+    """A training on processes, with an entry for each of K iterations, and what happened.
 
     Attributes:
       first_step: iterations that were done before, of a checkpoint.
@@ -52,6 +52,14 @@ class ClusterTraining(Training):
     faults: tuple[Fault, ...]
     work: tuple[Work, ...]
     decisions: tuple[Decision, ...]
+
+    @property
+    def loss(self) -> NoReturn:
+        """Not known: AttributeError."""
+        raise AttributeError(
+            "processes send gradients, and no loss: pass evaluate, a function of the parameters, "
+            "and read what it says from metrics"
+        )
 
     @property
     def seconds(self) -> np.ndarray:
@@ -231,7 +239,6 @@ def _summary(
         opt_state=state[1],
         clock=np.cumsum([step.seconds for step in steps]),
         fresh=None,
-        loss=None,
         stepped=np.full(len(steps), True),
         metrics=jax.tree.map(lambda *leaves: np.stack(leaves), *metrics) if metrics else None,
         first_step=first,

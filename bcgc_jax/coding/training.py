@@ -111,7 +111,7 @@ class SharedScheme(TrainingScheme):
 
 
 @pytree_dataclass
-class Training:
+class Trained:
     """The end of a training and its course, one entry for each of K iterations.
 
     Attributes:
@@ -120,8 +120,6 @@ class Training:
         in seconds.
       fresh: what each iteration would have taken if all workers had been free at its start, `[K]`;
         None on processes.
-      loss: of the parameters at the start of each iteration, on its batch, `[K]`; processes send
-        none.
       stepped: whether the gradient was decoded; if not, the parameters stayed.
       metrics: what `evaluate` said of the parameters at the end of each iteration.
     """
@@ -130,9 +128,19 @@ class Training:
     opt_state: PyTree
     clock: Array | np.ndarray
     fresh: Array | None
-    loss: Array | None
     stepped: Array | np.ndarray
     metrics: PyTree
+
+
+@pytree_dataclass
+class Training(Trained):
+    """A training on the simulated clock.
+
+    Attributes:
+      loss: of the parameters at the start of each iteration, on its batch, `[K]`.
+    """
+
+    loss: Array
 
 
 def collect(finish_times: ArrayLike, rule: Completion) -> tuple[Array, Array]:

@@ -286,10 +286,14 @@ class Gamma(_Shifted):
 class FromHazard(Distribution):
     r"""A distribution of your own, from Λ(parameters, t) and perhaps Λ⁻¹(parameters, a).
 
+    Pass `parameters` by name: in the second place is `inverse_hazard`. In each function parameters
+    come first, then the time, or the hazard.
+
     The functions are elementwise and static (pass the same objects again to avoid a new
     compilation); `parameters` is any pytree, traced and differentiated like other fields. Without
     an inverse the hazard is inverted by halving, with 64 values of it for each time, 32 in float32.
-    It may then be 0, negative or NaN at times before the first one. If the slope of Λ jumps at some
+    It may then be 0, negative or NaN at times before the first one; where rounding makes it more
+    than 0 there, slopes are NaN. If the slope of Λ jumps at some
     times, `kinks` is a function of the parameters that returns them, `[K]`: no rule of integration
     is exact across a kink that it does not know. The mean is ∫ Λ⁻¹(a) e^{-a} da by quadrature, with
     a power law beyond the range of numbers; where the integrand does not decay, it is inf.
@@ -297,12 +301,38 @@ class FromHazard(Distribution):
     >>> law = FromHazard(lambda p, t: p * t**2, lambda p, a: (a / p) ** 0.5, parameters=3.0)
     >>> round(float(law.mean()), 5)  # (π/12)^½
     0.51166
+
+    Two exponential times are mixed. Their log P(T > t) at the first time is taken off, so that Λ is
+    0 there exactly, and slopes are numbers in float32 too:
+
+    >>> def mixture(p, t):
+    ...     def log_survival(time):
+    ...         often = jnp.log(p["often"]) - time / p["fast"]
+    ...         return jnp.logaddexp(often, jnp.log(1 - p["often"]) - time / p["slow"])
+    ...     excess = jnp.maximum(t - p["first"], 0.0)
+    ...     return log_survival(0 * excess) - log_survival(excess)
+    >>> mixed = {"first": 1.0, "often": 0.9, "fast": 0.2, "slow": 2.0}
+    >>> slopes = jax.grad(lambda p: FromHazard(mixture, parameters=p).mean())(mixed)
+    >>> {name: round(float(slope), 4) for name, slope in slopes.items()}
+    {'fast': 0.9, 'first': 1.0, 'often': -1.8, 'slow': 0.1}
     """
 
     hazard: Callable[[Any, Array], Array] = static_field()
     inverse_hazard: Callable[[Any, Array], Array] | None = static_field(default=None)
     parameters: Any = ()
     kinks: Callable[[Any], ArrayLike] | None = static_field(default=None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        arguments = {"hazard": "parameters, t", "inverse_hazard": "parameters, a"}
+        for name, of in (arguments | {"kinks": "parameters"}).items():
+            value = getattr(self, name)
+            if callable(value) or (value is None and name != "hazard"):
+                continue
+            raise TypeError(
+                f"{name} of FromHazard must be a function of ({of}), got {value!r}: pass all but "
+                "the hazard by name, as in FromHazard(hazard, parameters=3.0)"
+            )
 
     def cumulative_hazard(self, t):
         t = jnp.asarray(t)

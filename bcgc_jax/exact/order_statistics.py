@@ -241,7 +241,10 @@ def expected_shared_time(law: Distribution, num_workers: ArrayLike, dtype: Any) 
     low = -40.0
     high = 12.0
     u = jnp.exp(jnp.linspace(low, high, panels + 1, dtype=dtype)) / (pace * num_workers)
-    term = u * jnp.exp(num_workers * jnp.log(dot(jnp.exp(-u[:, None] * speed), mass)))
+    left = dot(jnp.exp(-u[:, None] * speed), mass)
+    counts = left >= jnp.finfo(dtype).tiny  # log 0 has no slope
+    power = jnp.exp(num_workers * jnp.log(jnp.where(counts, left, 1)))
+    term = jnp.where(counts, u * power, 0)
     # Beyond the far end a power of u is left for a heavy tail, a geometric series here. Where that
     # does not decay, the mean is infinite.
     ratio = term[-1] / jnp.where(term[-2] > 0, term[-2], 1)

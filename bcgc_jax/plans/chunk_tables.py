@@ -11,7 +11,7 @@ from bcgc_jax.plans.storage import Storage
 if TYPE_CHECKING:
     from jax import Array
 
-# Of the last chunk of a subset, which is cut once more: small ones level out the end of a step.
+# The parts of the last chunk of a subset: small ones level out the end of a step.
 _LAST = (2, 1, 1)
 UNITS = sum(_LAST)
 

@@ -417,8 +417,8 @@ class OneOfEach(Exact):
         return values.reshape(self.num_kinds, -1)[self.kind_of]
 
     def late(self, hazard: Array) -> Array:
-        # Of each type: something within is missing; nothing is, and nobody has done task k, of
-        # those to come.
+        # Two probabilities of each type: something within is missing; nothing is, but nobody has
+        # done task k, of those to come.
         nobody = jnp.exp(-self._by_kind(hazard))
         missing = jnp.zeros_like(nobody[:, 0])
         *levels, all_of_them = self._tree.held

@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import is_traced
 
-# Of each level, from the finest to the coarsest, the groups; of each group its workers.
+# The groups of each level, from the finest to the coarsest, and the workers of each group.
 Groups = tuple[tuple[tuple[int, ...], ...], ...]
 
 
@@ -93,7 +93,7 @@ class Tree(NamedTuple):
         )
 
 
-# In a place that is empty.
+# Stands in a place that is empty.
 NOBODY = -1
 
 
@@ -105,7 +105,7 @@ def _tree_of(num_workers: Any, held: Sequence[Any], number: Sequence[Any], kinds
         counts = (types[..., None] == np.arange(len(of_level))).sum(axis=1, dtype=np.int32)
         of_level = counts @ of_level
         members.append(of_level)
-    # Of one dtype, whether JAX has 64 bits or not.
+    # One dtype, whether JAX has 64 bits or not.
     number = xp.concatenate(number).astype(np.int32)
     return Tree(num_workers, tuple(held), xp.concatenate(members), number)
 
@@ -119,7 +119,7 @@ def tree_of(groups: Groups, kinds: tuple[int, ...] | None) -> Tree:
     held = []
     number = []
     for level in (*groups, (tuple(workers),)):
-        # Of each group within, its first worker.
+        # The first worker of each group within.
         own = [tuple(sorted(below[w] for w in group if w in below)) for group in level]
         types = sorted(set(own))
         below = {min(group): types.index(each) for group, each in zip(level, own, strict=True)}
@@ -155,7 +155,7 @@ def halves(num_workers: ArrayLike, max_workers: int) -> tuple[Tree, Any]:
         here = np.arange(width)
         there = xp.where(unlike, width + xp.cumsum(unlike) - 1, here)
         held.append(xp.stack([here, xp.where(smaller > 0, there, NOBODY)], 1).astype(np.int32))
-        # Of pairs both halves are alike.
+        # Both halves of a pair are alike.
         new = xp.argsort(~unlike, stable=True)[: 0 if level == depth - 1 else added]
         added = width
         alike = (smaller > 0) & ~unlike

@@ -191,7 +191,7 @@ class Independent(Iteration):
         sigma = np.asarray(deviations, one.dtype)[:, None]
         mean, above = order_statistics.typical_hazards(one, self.num_workers, (0.0, 1.0))
         spread = above - mean
-        # In the logarithm below: a time is positive.
+        # Times below the mean go by logarithms: a time is positive.
         below = mean * jnp.exp(np.minimum(sigma, 0) * spread / jnp.where(mean > 0, mean, 1))
         hazard = below + np.maximum(sigma, 0) * spread
         return self.law.inverse_cumulative_hazard(hazard.astype(one.dtype))
@@ -339,4 +339,5 @@ def expected_order_statistics(
 
 def _if_valid(value: Array, problem: Problem) -> Array:
     """NaN where traced numbers make no distribution or no number of workers up to the maximum."""
-    return jnp.where(problem.valid, value, jnp.nan) if is_traced(problem) else value
+    # A product: where the value is NaN its derivatives are.
+    return value * jnp.where(problem.valid, 1.0, jnp.nan) if is_traced(problem) else value

@@ -18,8 +18,8 @@ import numpy as np
 from bcgc_jax._pytree import is_traced, pytree_dataclass, replace, static_field
 from bcgc_jax.plans.worker import Cost, Tasks
 
-# Of microbatches, subsets and blocks: what the engine on processes does not interrupt, where
-# samples are few.
+# What the engine on processes does not interrupt, where samples are few: of microbatches, subsets
+# and blocks.
 UNIT = "subset"
 # A further chunk costs as much as 20 to 60 samples, by `experiments.chunk_costs`, of dense networks
 # and small convolutional ones. It saves a part of half a pass, which is lost when a step ends: in

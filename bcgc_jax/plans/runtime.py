@@ -97,7 +97,8 @@ def block_runtime(
     check_shape("start_ups", starts, (..., workers), advice)
     sent = jnp.asarray(send_time, dtype) * jnp.cumsum(x, axis=-1)
     runtime = _last_delivery(load, sent, starts, scale[..., None] * times, bool(overlap))
-    return jnp.where(jnp.isnan(scale), scale, runtime)
+    # A product: where the runtime is NaN its derivatives are.
+    return runtime * jnp.where(jnp.isnan(scale), jnp.nan, 1.0)
 
 
 @functools.partial(jax.jit, static_argnums=4)

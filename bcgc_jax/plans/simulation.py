@@ -40,7 +40,7 @@ from bcgc_jax.problem import Problem
 _FORGOTTEN = 32
 # Chains: of many draws each has many steps, and few are forgotten.
 _CHAINS = 256
-# Of a row of a table: numbers of all its steps, workers and tasks, two tenths of a second.
+# Numbers in a row of a table, of all its steps, workers and tasks: two tenths of a second.
 _ROW = 2**22
 # The most chains of a row.
 _ROW_CHAINS = 32

@@ -67,8 +67,6 @@ class Load:
 
     `work` is y_n, in cycles of a coordinate; `sent` c X_n / κ, in cycle times, None without a link.
     Of several `kinds` of workers, one kind's tasks after the other's.
-
-    `work` y_n, in cycles of a coordinate; `sent` c X_n / κ, in cycle times, None without a link.
     """
 
     work: Array
@@ -227,7 +225,7 @@ def _mixture(mass: Array, hazard: Array) -> Array:
     if hazard.shape[-2] == 1:
         return hazard[..., 0, :]
     early = jnp.sum(mass * -jnp.expm1(-hazard), axis=-2)
-    # Of the least hazard, for a tail that underflows otherwise.
+    # The least hazard is taken out: a tail underflows otherwise.
     least = jax.lax.stop_gradient(jnp.min(hazard, axis=-2, keepdims=True))
     least = jnp.where(jnp.isfinite(least), least, 0)
     rest = jnp.sum(mass * jnp.exp(least - hazard), axis=-2)

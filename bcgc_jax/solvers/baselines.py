@@ -34,9 +34,9 @@ from bcgc_jax.solution import Solution, assess, solution_of_value
 from bcgc_jax.solvers.closed_form import expected_times, frequency_partition, time_partition
 from bcgc_jax.solvers.method import SETUP, Method, Numbered
 
-# Levels of partial stragglers that are tried at a time, of up to so many workers all.
+# Levels of partial stragglers that a round tries; up to so many workers have all of them tried.
 _LEVELS = 64
-# Of these so many at once.
+# Levels that are evaluated together.
 _AT_A_TIME = 16
 
 
@@ -192,7 +192,7 @@ def _best_spare(problem: Problem) -> Array:
     used = 1 - jnp.arange(problem.max_workers, dtype=step.dtype) / workers
     used = jnp.where(problem.exists, used, 1)
     cost = jnp.where(problem.exists, step / used, jnp.inf)
-    # Of numbers that are as good but for rounding, the one that loses the fewest samples.
+    # The one that loses the fewest samples, of numbers that are as good but for rounding.
     return jnp.argmax(cost <= jnp.min(cost) * (1 + 64 * jnp.finfo(cost.dtype).eps))
 
 
@@ -254,7 +254,8 @@ def straggler_ratio(law: Distribution | JointDistribution) -> Array:
         share = 0.5 * jnp.exp(-w)
         times = law.inverse_cumulative_hazard(-jnp.log1p(-share))
         low = step * jnp.sum(share * w * (1 + jnp.exp(-v)) * times)
-    return jnp.where(law.valid(), (law.mean() - low) / low, jnp.nan)
+    # A product: where the ratio is NaN its derivatives are.
+    return (law.mean() - low) / low * jnp.where(law.valid(), 1.0, jnp.nan)
 
 
 def alpha_of(solution: Solution) -> float:

@@ -207,7 +207,7 @@ def _bounds(
         r = total * cumulative_load(minimum.point)
         u = _faster(law, minorant, r)
         most, fall = jax.value_and_grad(_log_in_time)(u)
-        # Of any numbers of these signs the cut holds.
+        # The cut holds for any numbers of these signs.
         fall = jnp.minimum(fall, 0)
         slopes = jnp.maximum(-jax.grad(log_p)(r), 0)
         return _Cut(

@@ -121,7 +121,7 @@ def best_levels(
         better = last | (end.result.value < best.result.value)
         return _where(better, end, best)._replace(rounds=end.rounds), None
 
-    # In place of the last one comes the best set.
+    # The best set comes in place of the last one.
     starts = _starts(problem, allowed, times)
     starts = jnp.concatenate([starts, starts[:1]])
     shapes = jax.eval_shape(solve, allowed, tolerance, tolerance)

@@ -23,7 +23,7 @@ from bcgc_jax.plans.marks import Marks, homogeneous_slope, peaks_of, search_rule
 NUM_NODES = 32
 # Entries of a matrix over levels and nodes at a time.
 _ENTRIES = 2**18
-# From `LARGE` levels on, nodes at a time of the sums without a Hessian.
+# Nodes at a time of the sums without a Hessian, from `LARGE` levels on.
 _NODES_AT_A_TIME = 32
 # There nodes at which hardly any level may be the last are left out of the Hessian: those that add
 # less than such a share of the value to load · slope, which is the value. At N = 1000 15 of 64

@@ -25,7 +25,7 @@ from bcgc_jax.solvers.method import Method
 
 # Draws of the bound.
 _DRAWS = 2**16
-# Of more workers than these there are fewer draws: each takes longer and says more.
+# More workers than these have fewer draws: each takes longer and says more.
 _WORKERS = 2**5
 # The fewest draws.
 _FEWEST = 2**8
@@ -37,7 +37,8 @@ class Limit(Method):
 
     Of all it is exact (`runtime_limit`). Of fewer it is a mean of draws, of `seed` where `solve` is
     given no key, for exact schemes that do not know who will be slow when the data are placed
-    (`storage_bound`).
+    (`storage_bound`). Where one may know that, for workers that are not alike and for whole rows,
+    it is the limit of all data: no bound of less is known there.
     """
 
     max_subsets: int | None = static_field(default=None)
@@ -110,17 +111,18 @@ def runtime_limit(problem: Problem) -> Array:
     work = problem.pass_load * problem.num_samples * problem.cycles
     value = work * iteration_of(problem).expected_shared_time(problem.dtype)
     value = value + iteration_of(problem).least_start_up()
-    return jnp.where(problem.valid, value, jnp.nan)
+    return value * jnp.where(problem.valid, 1.0, jnp.nan)  # and so are its derivatives
 
 
 def alone_in(problem: Problem, max_subsets: int) -> np.ndarray:
     """What `storage_bound` takes as `alone`, `[N]`, where the number of workers is known.
 
     Of workers that are not alike it is that of all data. That of less holds where any set of
-    workers is as likely to be slow as another.
+    workers is as likely to be slow as another. Rows forget who is who, but those who place the data
+    may know it: the data of a worker that is always slow are stored elsewhere too.
     """
     workers = _known_workers(problem)
-    return least_alone(workers, max_subsets if iteration_of(problem).exact else workers)
+    return least_alone(workers, max_subsets if iteration_of(problem).alike else workers)
 
 
 def _known_workers(problem: Problem) -> int:
@@ -188,7 +190,10 @@ def _compiled_bounds(problem: Problem, starts: Array, times: Array, alone: Array
 
 
 def enough_subsets(problem: Problem, within: float = 0.05) -> int:
-    """The fewest stored subsets whose limit is `within` that of all data, by one set of draws."""
+    """The fewest stored subsets whose limit is `within` that of all data, by one set of draws.
+
+    Of workers that are alike: of others the limit is that of all data, whatever they store.
+    """
     workers = _known_workers(problem)
     drawn = drawn_workers(jax.random.key(0), problem)
 
@@ -200,5 +205,5 @@ def enough_subsets(problem: Problem, within: float = 0.05) -> int:
 
 
 def number_of_draws(draws: int, workers: int) -> int:
-    """Of many workers fewer: each takes longer and says more."""
+    """Fewer draws for many workers: each takes longer and says more."""
     return max(int(draws * min(1, _WORKERS / workers)), _FEWEST)

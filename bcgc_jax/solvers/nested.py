@@ -196,7 +196,7 @@ class Nested(Numbered):
         groups = self.groups(workers)
         kinds, sizes = kinds_by_size(groups)
         dtype = plan.sizes.dtype
-        # By NumPy, where they are known: nothing is compiled for their shape.
+        # NumPy compiles nothing for their shape, where they are known.
         blocks = plan.sizes if is_traced(plan.sizes) else np.asarray(plan.sizes)
         return Plan(
             sizes=jax.device_put(blocks[levels]),

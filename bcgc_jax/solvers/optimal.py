@@ -156,7 +156,7 @@ def first_shares(levels: Array, times: Array, moved: float = 0.1) -> Array:
     subsets = np.arange(1, times.size + 1).astype(times.dtype)
     share = jnp.diff(1 / times, prepend=np.zeros(1, dtype)) / subsets
     share = jnp.where(levels & (share > 0) & (share < jnp.inf), share, 0)
-    # Of many, equal shares of the highest levels would be most of the load.
+    # Equal shares of the highest of many levels would be most of the load.
     weight = 1 / subsets**2 if times.size > LARGE else jnp.ones_like(times)
     inside = jnp.where(levels, weight, 0)
     inside = inside / jnp.sum(inside)

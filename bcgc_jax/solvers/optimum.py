@@ -35,7 +35,7 @@ from bcgc_jax.solvers.start_ups import best_found
 
 # Up to here the loss of rounding may show, and the search over whole units is worth its time.
 FEW_UNITS = 1000
-# Of the cuts that bound an optimum the slopes of so many for each level.
+# Cuts for each level whose slopes count, of those that bound an optimum.
 _CUTS = 8
 
 
@@ -115,7 +115,7 @@ def _optimum_of_many(problem: Problem, method: Optimal) -> Solution:
     answer = result.partition, result.status, result.num_steps, problem.exists
     if iteration_of(problem).smooth:
         return solution_of(problem, *answer, _certificate_of(result))
-    # By the rules between kinks, which tell their error.
+    # The rules between kinks tell their error.
     return _judged(problem, assess_shares(problem, *answer), None, method.tolerance)
 
 
@@ -129,12 +129,11 @@ def _few_units(problem: Problem) -> bool:
 
 def optimum(problem: Problem, allowed: ArrayLike, **options: Any) -> Solution:
     """The optimum, but for the whole numbers; converged if its certificate meets the tolerance."""
-    # By the program of the schemes that go by expected times.
+    # The schemes that go by expected times have compiled this.
     times = expected_times(problem) if problem.has_setup else None
     result, answer, solution = _searched(problem, allowed, times, **options)
     if solution is None:
-        # By the program that all partitions are assessed with, whose bound is the only one for
-        # plain problems.
+        # All partitions are assessed with this program; plain problems have no other bound.
         solution = with_slopes(_assessed, None, problem, *answer)
         solution = replace(solution, plan=without_derivative(solution.plan, problem))
         bound = None if problem.plain else result.lower_bound
@@ -200,7 +199,7 @@ def _searched(
     elif not problem.has_setup:
         result = optimal_partition(still, used, **options)
     result = without_derivative(result, problem)
-    # Of the levels that were asked for, a traced number of workers may lack some.
+    # A traced number of workers may lack some of the levels that were asked for.
     lacks = jnp.any(allowed & ~problem.exists)
     status = jnp.where(lacks, int(Status.INFEASIBLE), result.status).astype(int)
     answer = result.partition, status, jnp.asarray(rounds + result.num_steps, int), used
@@ -227,8 +226,8 @@ def _judged(
     if not problem.convex:
         return replace(solution, kind="local")
     least = least_gap(problem)
-    # Where the answer was judged by another rule than the last of the search, by the rounding of
-    # both.
+    # The rounding of both rules counts, where another one judged the answer than the last of the
+    # search.
     resolved = jnp.maximum(tolerance, least) + least + error / value
     loose = (solution.status == int(Status.CONVERGED)) & (solution.relative_gap > resolved)
     return replace(solution, status=jnp.where(loose, int(Status.PRECISION), solution.status))

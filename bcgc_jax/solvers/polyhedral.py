@@ -172,8 +172,8 @@ def _centre(
         # Self-concordance: this step stays inside.
         length = jnp.where(decrement < 0.25, 1, 1 / (1 + decrement))
         moved = z + length * jnp.where(free, move * scale, 0)
-        # To first order, so that they meet the condition of the path exactly; positive for a
-        # decrement < 1.
+        # The weights are those to first order: they meet the condition of the path exactly, and are
+        # positive for a decrement < 1.
         weight = jnp.where(used, (1 - dot(scaled, move)) / room, 0)
         # Where rounding has spoilt the system, the last point and its weights stand: any average is
         # a bound.

@@ -43,15 +43,15 @@ from bcgc_jax.solvers.method import Method
 
 _CHUNKS = 8
 _SUBSETS = 2
-# Where the number of chunks is chosen, the most.
+# The most chunks, where their number is chosen.
 _MOST_CHUNKS = 64
 # The draws of each number of chunks.
 _FEW = 2**8
 # More chunks have to take so much less time.
 _CLEARLY = 0.99
-# Of more workers each draw takes seconds.
+# The most workers: with more each draw takes seconds.
 _MOST_WORKERS = 2048
-# Of the runtime; of many workers fewer, see `number_of_draws`.
+# Draws of the runtime; many workers have fewer, see `number_of_draws`.
 _DRAWS = 2**12
 
 
@@ -75,8 +75,8 @@ class Sharing(Method):
       seed: of the draws, where `solve` is given no key.
 
     `Solution.lower_bound` is for every exact scheme with as much storage (`bound_of` is "storage"):
-    the mean of the storage bound less two standard errors. Where workers are not alike it is that
-    of all data.
+    the mean of the storage bound less two standard errors. Where workers are not alike, or whole
+    rows, it is that of all data: one may know who is slow before one places the data.
 
     Raises ValueError for a number of workers that is traced, and for more subsets than workers.
 

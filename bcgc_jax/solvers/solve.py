@@ -1,5 +1,7 @@
 """`solve`: the entry point of all schemes, with the exact runtime and the certificate of each."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -81,7 +83,7 @@ def solve(
         assert key is not None
         solution = _judged(problem, method, key, num_draws)
     if is_traced((problem, method)):  # what could not be checked when it was made
-        solution = _invalid_without(problem.valid & method.valid(), solution)
+        solution = _invalid_without(problem.valid & method.valid(), solution, (problem, method))
         judgement = solution.runtime_error, solution.lower_bound, solution.history
         error, lower, history = without_derivative(judgement, (problem, method))
         solution = replace(solution, runtime_error=error, lower_bound=lower, history=history)
@@ -89,13 +91,21 @@ def solve(
     return replace(solution, method=method.name, problem=problem, kind=kind)
 
 
-def _invalid_without(sense: Array, solution: Solution) -> Solution:
-    """`solution`, or, where the problem makes no sense, INVALID and NaN."""
+def _invalid_without(sense: Array, solution: Solution, of: Any) -> Solution:
+    """`solution`, or, where the problem makes no sense, INVALID and NaN.
+
+    What is NaN, also for a scheme that does not exist, has NaN for its derivatives in `of`.
+    """
+
+    def checked(value: Array) -> Array:
+        nothing = without_derivative(jnp.full_like(value, jnp.nan), of)
+        return jnp.where(sense & ~jnp.isnan(value), value, nothing)
+
     names = ("expected_runtime", "runtime_error", "completion_probability", "rounded_value")
     values = {name: getattr(solution, name) for name in names}
-    checked = {name: jnp.where(sense, v, jnp.nan) for name, v in values.items() if v is not None}
+    known = {name: checked(value) for name, value in values.items() if value is not None}
     status = jnp.where(sense, solution.status, int(Status.INVALID))
-    return replace(solution, status=status, **checked)
+    return replace(solution, status=status, **known)
 
 
 def _judged(problem: Problem, method: Method, key: Array, num_draws: int) -> Solution:

@@ -90,7 +90,7 @@ def spectral_projected_gradient(
         change = slope - s.slope
         curvature = jnp.maximum(jnp.sum(moved * change), tiny)
         steepest = jnp.maximum(jnp.max(jnp.abs(slope)), tiny)
-        # Where f is concave, the longest step.
+        # The longest step, where f is concave.
         length = jnp.clip(jnp.where(first, 1 / steepest, jnp.sum(moved**2) / curvature), 1e-8, 1e4)
         lengths = jnp.stack([length, jnp.ones((), dtype)])
 

@@ -2,17 +2,30 @@ r"""The partition that meets a deadline most probably, where times are atoms.
 
 Workers are alike, and each has one of K pairs of a start-up and a cycle time. Take these in the
 order of the load that they manage by t. Level n is in time for the first i_n + 1 of them, i_0 ≥ i_1
-≥ …, and P(τ ≤ t) depends on this path of thresholds alone. Most coordinates are in time if each
-level in turn takes all that pair i_n leaves it: a coordinate costs less at a lower level. Scaled to
-L, these partitions, one for each path, have an optimum among them. With a link that is so for one
-start-up, unless it sends while a worker computes.
+≥ …, and P(τ ≤ t) depends on this path of thresholds alone: a level that is not in use has the
+threshold of the one before. So for each path the question is how many coordinates are in time.
+Scaled to L, the partitions that have the most, one for each path, have an optimum among them.
 
-Few paths are all tried. Else a local search moves the threshold of one level up and that of another
-down, and the levels between follow.
+Proven: most coordinates are in time if each level in turn takes all that pair i_n leaves it, for a
+coordinate costs less at a lower level. Where a link sends while a worker computes that is not so: a
+small first level lets the link begin early. There the most is that of a linear program, for pair k
+and each level j up to the last level m that is in time for it,
+
+    S_k + T_k y_j + c (X_m - X_{j-1}) ≤ t.
+
+Both need a link to have one start-up: with several, other pairs may be in time at a high level than
+at a low one, and no path says which.
+
+Few paths are all tried, which finds the optimum. Else a local search moves the threshold of one
+level up and that of another down, and the levels between follow; it may miss the optimum. With the
+link of above it fills each level in turn first, and goes on by linear programs where these are
+small enough.
 """
 
+import functools
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -25,11 +38,14 @@ from bcgc_jax.plans.iterations import iteration_of, just_after
 from bcgc_jax.plans.loads import load_of
 from bcgc_jax.plans.worker import delivered
 from bcgc_jax.problem import Problem
+from bcgc_jax.solvers.packing import largest_sum
 from bcgc_jax.solvers.pattern import PatternMinimum, best_by_moves, values_at
 
-# The most paths that are all tried, and with their pairs of levels: half a second.
-_MOST_PATHS = 2**16
+# The most paths that are all tried, and with their pairs of levels: up to a second.
+_MOST_PATHS = 2**18
 _MOST_PAIRS = 2**26
+# The most linear programs at a time, times their entries and steps: a few seconds.
+_MOST_PIVOTS = 2**26
 # The most workers of a local search: a round for 64 takes some 0.4 s.
 MOST_WORKERS = 64
 # Moves of a round, times pairs of levels.
@@ -61,36 +77,64 @@ class Thresholds(NamedTuple):
     def few(self) -> bool:
         """Whether all paths may be tried, and an optimum is known to be among them."""
         problem = self.problem
-        known = problem.send_time is None or (problem.convex and not problem.overlap)
-        pairs = self.num_paths * problem.max_workers**2
-        return known and self.num_paths <= _MOST_PATHS and pairs <= _MOST_PAIRS
+        known = problem.send_time is None or problem.convex
+        small = self.num_paths * problem.max_workers**2 <= _MOST_PAIRS
+        programs = not self.overlaps or self.programs >= self.num_paths
+        return known and small and programs and self.num_paths <= _MOST_PATHS
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether a link sends while a worker computes."""
+        return self.problem.send_time is not None and bool(self.problem.overlap)
+
+    @property
+    def programs(self) -> int:
+        """As many linear programs may be solved at a time."""
+        return _MOST_PIVOTS // (self.times.size * self.problem.max_workers**3)
 
     def best(self) -> PatternMinimum:
         """The shares of the best of all paths, and P(late)."""
         size = self.problem.max_workers
         rising = itertools.combinations_with_replacement(range(self.times.size), size)
         paths = jnp.asarray(np.array(list(rising), np.uint16)[:, ::-1])
-        late = values_at(lambda path: self.late(self.shares(path)), paths)
+        late = values_at(lambda path: self.late(self.most(path)), paths)
         best = jnp.argmin(late)
-        share = self.shares(paths[best])
+        share = self.most(paths[best])
         return PatternMinimum(share, late[best], jnp.asarray(True), jnp.asarray(0))
 
     def better(self, shares: Array, max_steps: int) -> PatternMinimum:
         """The best shares that a local search finds from the first of `shares`, and P(late)."""
         size = self.problem.max_workers
         kept = max(min(_MOST_MOVES // size**4, _KEPT), 1)
-        begin = jnp.resize(shares, (kept, size))
+        found = self._searched(shares, kept, max_steps, self.shares)
+        kept = min(self.programs // (1 + _STEPS.size * size) ** 2, _KEPT)
+        if not self.overlaps or not kept:
+            return found
+        again = self._searched(found.point[None], kept, max_steps, self.most)
+        return again._replace(num_steps=found.num_steps + again.num_steps)
+
+    def _searched(
+        self, shares: Array, kept: int, max_steps: int, shares_of: Callable[[Array], Array]
+    ) -> PatternMinimum:
+        begin = jnp.resize(shares, (kept, shares.shape[1]))
         nowhere = jnp.full(kept, jnp.inf, shares.dtype)
-        return best_by_moves(self.late, begin, nowhere, self.moved, max_steps=max_steps)
+        moved = functools.partial(self.moved, shares_of=shares_of)
+        return best_by_moves(self.late, begin, nowhere, moved, max_steps=max_steps)
 
     def late(self, share: Array) -> Array:
-        """P(late); 1 where no share is in time."""
+        """P(late)."""
         load = load_of(self.problem, share * self.problem.total)
-        late = iteration_of(self.problem).exceedance(load, self.t)
-        return jnp.where(jnp.sum(share) > 0, late, 1)
+        return iteration_of(self.problem).exceedance(load, self.t)
+
+    def most(self, path: Array) -> Array:
+        """Of the largest partition whose levels are in time for the pairs of the path.
+
+        Uncoded, where nothing is in time for these.
+        """
+        return self._as_shares(self._programmed(path)) if self.overlaps else self.shares(path)
 
     def shares(self, path: Array) -> Array:
-        """Of the largest partition whose levels are in time for the pairs of the path, or 0."""
+        """The same, each level in turn as large as it can be."""
         room = jnp.maximum(self.t - self.starts, 0)
         subsets = np.arange(1, path.size + 1, dtype=room.dtype)
         if self.problem.send_time is None:
@@ -98,8 +142,29 @@ class Thresholds(NamedTuple):
             sizes = jnp.diff(work, prepend=0) / subsets
         else:
             sizes = self._filled(room, path, subsets)
+        return self._as_shares(sizes)
+
+    def _as_shares(self, sizes: Array) -> Array:
         sizes = jnp.where(self.problem.exists, sizes, 0)
-        return sizes / jnp.maximum(jnp.sum(sizes), jnp.finfo(sizes.dtype).tiny)
+        total = jnp.sum(sizes)
+        uncoded = np.eye(1, sizes.size)[0]
+        return jnp.where(total > 0, sizes / jnp.where(total > 0, total, 1), uncoded)
+
+    def _programmed(self, path: Array) -> Array:
+        """The sizes of the largest sum, with a link that sends while a worker computes."""
+        link = self.problem.send_load / self.problem.scale
+        level = np.arange(path.size)
+        pair = np.arange(self.times.size)
+        last = jnp.sum(path >= pair[:, None], axis=1)[:, None] - 1
+        in_time = level <= last
+        work = jnp.asarray(np.tri(path.size) * (level + 1), self.t.dtype)
+        sent = jnp.asarray(np.tri(path.size).T, self.t.dtype) * in_time[:, None]
+        weights = work + (link / self.times)[:, None, None] * sent
+        weights = jnp.where(in_time[..., None], weights, 0)
+        room = jnp.maximum(self.t - self.starts, 0) / self.times
+        limits = jnp.where(in_time, room[:, None], 1).astype(self.t.dtype)
+        rows = weights.reshape(-1, path.size)
+        return largest_sum(rows, limits.ravel(), self.problem.exists)
 
     def _filled(self, room: Array, path: Array, subsets: np.ndarray) -> Array:
         """The sizes with a link, which sends each level after its work."""
@@ -137,7 +202,7 @@ class Thresholds(NamedTuple):
         in_time = jnp.sum(ready <= just_after(self.t), axis=0)
         return jnp.maximum(in_time, 1) - 1
 
-    def moved(self, shares: Array) -> Array:
+    def moved(self, shares: Array, shares_of: Callable[[Array], Array]) -> Array:
         """The shares, and those of their paths with a threshold up or not, and one down or not."""
         paths = jax.vmap(self.path)(shares)
         n = np.arange(paths.shape[1])
@@ -148,7 +213,7 @@ class Thresholds(NamedTuple):
         up = jnp.where(n <= level[:, None], jnp.maximum(paths[:, None], highest), paths[:, None])
         lowest = jnp.maximum(up[:, :, level] - step, 0)[..., None]
         down = jnp.where(n >= level[:, None], jnp.minimum(up[:, :, None], lowest), up[:, :, None])
-        others = jax.vmap(self.shares)(down.reshape(-1, n.size))
+        others = jax.vmap(shares_of)(down.reshape(-1, n.size))
         return jnp.concatenate([shares, others])
 
 

@@ -237,15 +237,17 @@ def _answer(
 
 
 def sweep(
-    problem: Callable[..., Problem],
-    cells: Cells | Mapping[str, ArrayLike],
+    problem: Callable[..., Problem] | Sweep,
+    cells: Cells | Mapping[str, ArrayLike] | None = None,
     methods: Methods = "optimal",
     **keywords: Any,
 ) -> Table:
     r"""Solve many problems together; the columns of the rows (cell, method), see `Sweep`.
 
     Rows of few workers come first, not in the order of the cells; they have the numbers of their
-    cell.
+    cell. In place of `problem` and all that follows it takes a `Sweep`, as `write_sweep` does.
+
+    Raises TypeError without cells, or with something besides a `Sweep`.
 
     For more than fits in memory, and to go on where a sweep was cut off, see `write_sweep`.
 
@@ -258,6 +260,14 @@ def sweep(
     >>> rows["num_workers"].tolist(), rows["expected_runtime"].shape
     ([2, 2, 3, 3], (4,))
     """
-    plan = Sweep(problem, cells, methods, **keywords)
+    if isinstance(problem, Sweep) and cells is None:
+        plan = problem
+    elif not isinstance(problem, Sweep) and cells is not None:
+        plan = Sweep(problem, cells, methods, **keywords)
+    else:
+        raise TypeError(
+            "sweep takes a Sweep alone, or a function that makes a Problem of a cell, and cells: "
+            f"sweep(problem, grid(...)); got {type(problem).__name__} and {type(cells).__name__}"
+        )
     tables = [plan.solve(chunk) for chunk in plan.chunks()]
     return {name: np.concatenate([table[name] for table in tables]) for name in plan.names}

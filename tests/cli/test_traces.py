@@ -64,6 +64,13 @@ def test_flags_are_named_by_the_commands_and_not_by_the_library(refusal, tmp_pat
     assert "`EmpiricalRows`" in description.remarks()[1]
 
 
+def test_a_worker_that_stays_slow_is_known_beforehand():
+    times = np.random.default_rng(0).gamma(20.0, 0.05, (40, 4))
+    assert not traces.stays_slow(None)
+    assert not traces.stays_slow(trace_of(times))
+    assert traces.stays_slow(trace_of(times * [3.0, 1, 1, 1]))
+
+
 def test_a_trace_may_keep_its_workers(refusal, answer, trace):
     asked = ["--trace", trace, "--keep-workers", "--method", "uncoded", "--coordinates"]
     found, mean = answer("solve", *asked, "3000"), TIMES.max(axis=1).mean() * 1000 / 4

@@ -9,6 +9,7 @@ import pytest
 
 from bcgc_jax import coding
 from bcgc_jax.cluster.engine import Bench, Made
+from bcgc_jax.cluster.training import ClusterTraining
 from bcgc_jax.cluster.worker import Duty, WorkerProcess
 from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.gradients import CodingPlan, split_unevenly
@@ -131,3 +132,27 @@ def test_a_script_whose_loss_draws_makes_a_state_and_has_derivatives_of_its_own(
     """They are of slopes that are none, which no other way to them would find."""
     done = python(_SCRIPT, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_training_on_processes_says_where_its_loss_is():
+    """It was None, and `training.loss[-1]` a TypeError."""
+    nothing = np.zeros(0)
+    training = ClusterTraining(
+        params=PARAMS,
+        opt_state=None,
+        clock=nothing,
+        fresh=None,
+        stepped=nothing,
+        metrics=None,
+        first_step=0,
+        paced=nothing,
+        num_workers=nothing,
+        faults=(),
+        work=(),
+        decisions=(),
+    )
+    with pytest.raises(
+        AttributeError, match=r"no loss: pass evaluate, .* read what it says from m"
+    ):
+        training.loss[-1]
+    assert "loss" not in repr(training)

@@ -1,6 +1,7 @@
 """The laws against mpmath at 40 digits, scipy.stats, and counting."""
 
 import dataclasses
+import doctest
 import functools
 import math
 from typing import Any
@@ -532,3 +533,28 @@ def test_rule_of_gauss_and_legendre_is_exact_near_zero():
             np.testing.assert_allclose(weights @ nodes**power, 1 / (power + 1), rtol=4e-15)
         # NumPy's own is off by 1e-14 to 1e-13 where the integrand decays.
         np.testing.assert_allclose(weights @ np.exp(-10 * nodes), -np.expm1(-10) / 10, rtol=4e-15)
+
+
+def test_parameters_of_a_hazard_go_by_name():
+    """In the second place they were called, deep inside, as if they were the inverse."""
+    with pytest.raises(TypeError, match=r"inverse_hazard .* \(parameters, a\), got 3.0: pass"):
+        bcgc.FromHazard(lambda p, t: p * t, 3.0)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"hazard of FromHazard must be a function"):
+        bcgc.FromHazard(None, parameters=3.0)  # type: ignore[arg-type]
+
+
+def test_the_slopes_of_the_example_are_those_of_its_mean_in_float32():
+    """E T = first + often fast + (1 - often) slow, by the code of `help(FromHazard)`."""
+    examples = doctest.DocTestFinder().find(bcgc.FromHazard, "FromHazard")[0].examples
+    names: dict[str, Any] = {"FromHazard": bcgc.FromHazard, "jax": jax, "jnp": jnp}
+    for example in examples:
+        if example.source.startswith(("def mixture", "mixed =", "slopes =")):
+            exec(example.source, names)
+    first, often, fast, slow = (names["mixed"][name] for name in ("first", "often", "fast", "slow"))
+    law = bcgc.FromHazard(names["mixture"], parameters=names["mixed"])
+    assert law.mean().dtype == jnp.float32
+    assert float(law.mean()) == pytest.approx(first + often * fast + (1 - often) * slow, rel=1e-5)
+    exact = {"first": 1.0, "often": fast - slow, "fast": often, "slow": 1 - often}
+    for name, slope in names["slopes"].items():
+        # worst measured 3e-7
+        assert float(slope) == pytest.approx(exact[name], rel=1e-5)

@@ -113,6 +113,23 @@ def test_the_limit_is_that_of_all_data_where_all_are_stored():
     assert enough_subsets(plain) == enough
 
 
+def test_no_limit_is_above_a_scheme_that_knows_who_is_slow():
+    """Two of six workers are 100 times as slow: 40 passes, where 1.5 are enough."""
+    rng = np.random.default_rng(0)
+    times = np.array([100.0, 100, 1, 1, 1, 1]) * rng.uniform(0.9, 1.1, (200, 6))
+    problem = bcgc.Problem(bcgc.EmpiricalRows(times), 6, 20, 6)
+    # The four fast workers store 1.5 of the six subsets each, and do them.
+    informed = np.mean(np.max(1.5 * 20 * times[:, 2:], axis=1))
+    limit = bcgc.solve(problem, "limit:2")
+    shared = bcgc.solve(problem, "sharing:2")
+    assert float(limit.expected_runtime) <= informed
+    assert float(shared.lower_bound) <= informed
+    # and it is the mean of perfectly divisible work, but for the draws
+    divided = np.mean(6 * 20 / np.sum(1 / times, axis=1))
+    error = 4 * float(limit.runtime_error)
+    assert float(limit.expected_runtime) == pytest.approx(divided, abs=error)
+
+
 def test_one_worker_takes_its_mean_time_and_the_questions():
     alone = replace(PROBLEM, num_workers=1)
     found = bcgc.solve(alone, bcgc.Sharing(1, 3, equal_chunks=True, round_trip=500.0))

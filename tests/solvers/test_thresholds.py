@@ -15,6 +15,7 @@ from bcgc_jax._pytree import replace
 from bcgc_jax.distributions import EmpiricalPairs
 from bcgc_jax.solvers import thresholds
 from bcgc_jax.solvers.deadline import completion_partition
+from tests.problems import known
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -97,9 +98,21 @@ def test_no_path_is_in_time_more_often_with_start_ups_and_with_fewer_workers():
     assert np.mean((best > 0.02) & (best < 0.98)) > 0.5
 
 
+def _deadlines(rng: np.random.Generator, workers: int, atoms: int, problems: int):
+    """Times, and a deadline that their closed form meets in less than 60 % of draws."""
+    for _ in range(problems):
+        times = np.sort(np.exp(rng.normal(0, 0.7, atoms)))
+        drawn = -np.sort(-rng.choice(times, (2000, workers)), axis=1)
+        work = 1 / drawn.mean(axis=0)
+        work /= np.sum(np.diff(work, prepend=0) / np.arange(1, workers + 1))
+        yield times, np.quantile(np.max(drawn * work, axis=1), rng.uniform(0.0, 0.6))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("workers", "atoms", "problems"), [(3, 9, 40), (5, 6, 40), (8, 9, 60)])
-def test_a_local_search_over_paths_misses_none_of_them(monkeypatch, workers, atoms, problems):
+def test_a_local_search_over_paths_misses_none_of_a_few_atoms(
+    monkeypatch, workers, atoms, problems
+):
     """Slopes alone missed 26 of 40, 28 of 40 and 56 of 60, by 0.15, 0.19 and 0.23 at most."""
     monkeypatch.setattr(thresholds, "_MOST_PATHS", 0)
     # A program of its own: those of other tests have another number.
@@ -108,12 +121,7 @@ def test_a_local_search_over_paths_misses_none_of_them(monkeypatch, workers, ato
     rng = np.random.default_rng(workers)
     paths = _paths(workers, atoms)
     mass = np.full(atoms, 1 / atoms)
-    for _ in range(problems):
-        times = np.sort(np.exp(rng.normal(0, 0.7, atoms)))
-        drawn = -np.sort(-rng.choice(times, (2000, workers)), axis=1)
-        work = 1 / drawn.mean(axis=0)
-        work /= np.sum(np.diff(work, prepend=0) / np.arange(1, workers + 1))
-        deadline = np.quantile(np.max(drawn * work, axis=1), rng.uniform(0.0, 0.6))
+    for times, deadline in _deadlines(rng, workers, atoms, problems):
         found = solve(_problem(bcgc.Empirical(times), workers), deadline)
         best = _best(deadline / times, mass, paths)
         assert float(found.probability) == pytest.approx(best, abs=1e-13)
@@ -145,6 +153,94 @@ def test_of_two_speeds_with_a_link_and_a_start_up_no_path_is_in_time_more_often(
         assert float(found.probability) == pytest.approx(best, abs=1e-13)
 
 
+def _most_with_overlap(levels, times, room: float, link: float) -> float:
+    """The most coordinates at these levels, in time for a worker of each level's time.
+
+    Each level is sent once it is computed and the one before is sent: of F_n the terms for j ≤ n,
+    T y_j + c (X_n - X_{j-1}) ≤ room, in the sizes.
+    """
+    subsets = np.array(levels) + 1.0
+    rows = []
+    for n, time in enumerate(times):
+        for j in range(n + 1):
+            place = np.arange(len(levels))
+            rows.append(time * subsets * (place <= j) + link * ((place >= j) & (place <= n)))
+    limits = np.full(len(rows), room)
+    return -optimize.linprog(-np.ones(len(levels)), A_ub=np.array(rows), b_ub=limits).fun
+
+
+def _best_with_overlap(workers: int, times: np.ndarray, room: float, link: float) -> float:
+    """P of the best set of levels, each in time for the atoms up to a threshold of its own."""
+    candidates = []
+    for count in range(1, workers + 1):
+        for levels in itertools.combinations(range(workers), count):
+            for path in _paths(count, times.size):
+                # a level that is not in use asks no more than the one before
+                whole = np.full(workers, times.size - 1)
+                for level, threshold in zip(levels, path, strict=True):
+                    whole[level:] = threshold
+                candidates.append((whole, levels, path))
+    wholes = np.array([whole for whole, _, _ in candidates])
+    chances = _chances(wholes, np.full(times.size, 1 / times.size))
+    for i in np.argsort(-chances):
+        _, levels, path = candidates[i]
+        if _most_with_overlap(levels, times[path], room, link) >= 1 - 1e-9:
+            return float(chances[i])
+    return 0.0
+
+
+@pytest.mark.slow
+def test_no_set_of_levels_is_in_time_more_often_where_a_link_sends_while_a_worker_computes():
+    """0.890625, at levels 0, 1, 4 and 5; each level in turn as large as it can be: 0.65625."""
+    workers, link, deadline = 6, 4.997089048656324, 478.52977216692165
+    times = np.array([2.0, 7.0])
+    problem = bcgc.Problem(
+        bcgc.Empirical(times), workers, 28, 8.0, cycles=2.5, send_time=link, overlap=True
+    )
+    found = completion_partition(problem, deadline)
+    # of 28 coordinates, each of 8 * 2.5 / 6 cycles on a subset
+    share = deadline / 28
+    best = _best_with_overlap(workers, times * 8 * 2.5 / workers, share, link)
+    assert best == pytest.approx(0.890625, abs=1e-15)
+    assert float(found.probability) == pytest.approx(best, abs=1e-13)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("workers", "atoms", "problems"), [(4, 2, 20), (4, 3, 20)])
+def test_no_set_of_levels_is_in_time_more_often_with_start_ups_and_links_drawn(
+    workers, atoms, problems
+):
+    rng = np.random.default_rng(workers)
+    uncertain = 0
+    for _ in range(problems):
+        times = np.sort(np.exp(rng.normal(0, 0.7, atoms)))
+        link = rng.choice([0.05, 0.2, 0.5, 1.0, 2.0]) * times.mean()
+        start = 0.1 * rng.exponential()
+        # what a random partition takes the middle one, and less
+        x = rng.dirichlet(np.ones(workers))
+        work = np.cumsum(np.arange(1, workers + 1) * x)
+        left = np.cumsum(x[::-1])[::-1]
+        room = np.max(np.median(times) * work + link * left) * rng.uniform(0.4, 1.0)
+        problem = _problem(bcgc.Empirical(times), workers)
+        problem = replace(problem, start_up=start, send_time=link, overlap=True)
+        found = completion_partition(problem, start + room)
+        best = _best_with_overlap(workers, times, room, link)
+        assert float(found.probability) == pytest.approx(best, abs=1e-13)
+        uncertain += 0.02 < best < 0.99
+    assert uncertain >= 5
+
+
+@pytest.mark.slow
+def test_of_17_atoms_no_path_is_in_time_more_often():
+    """A local search missed 0.00478 of the third, and called it converged."""
+    workers, atoms = 6, 17
+    rng = np.random.default_rng(0)
+    for times, deadline in _deadlines(rng, workers, atoms, 3):
+        found = completion_partition(_problem(bcgc.Empirical(times), workers), deadline)
+        best = _best(deadline / times, np.full(atoms, 1 / atoms), _paths(workers, atoms))
+        assert float(found.probability) == pytest.approx(best, abs=1e-13)
+
+
 @pytest.mark.slow
 def test_no_partition_tried_is_in_time_more_often_where_a_link_sends_while_a_worker_computes():
     """0.2890625; before 0.2061."""
@@ -170,3 +266,35 @@ def test_no_partition_tried_is_in_time_more_often_where_a_link_sends_while_a_wor
     probability = in_time(np.asarray(found.partition))
     assert float(found.probability) == pytest.approx(probability, abs=1e-13)
     assert probability >= best > 0.28
+
+
+@pytest.mark.slow
+def test_where_no_plan_is_ever_in_time_there_is_a_plan_that_is_late_for_sure():
+    """P(late) of each plan is 1 but for rounding; a plan of nothing, late for sure, won."""
+    starts = np.array([31.7, 309.6])
+    times = np.array([1.0, 6.0])
+    workers = 3
+    problem = bcgc.Problem(
+        bcgc.TwoSpeed(1.0, 6.0, 0.25), workers, 25, 19, start_up=bcgc.TwoSpeed(31.7, 309.6, 0.5)
+    )
+    solution = bcgc.solve(problem, bcgc.Deadline(169.6))
+    x = np.asarray(solution.partition)
+    assert x.sum() == pytest.approx(25, abs=1e-12)
+    assert float(known(solution.completion_probability)) == 0
+    assert int(solution.status) == bcgc.Status.CONVERGED
+    # the mean over all pairs of a start-up and a speed that three workers may have
+    kinds = np.array(list(itertools.product(range(4), repeat=workers)))
+    load = np.cumsum(np.arange(1, workers + 1) * x) * 19 / workers
+    ends = starts[kinds // 2][..., None] + times[kinds % 2][..., None] * load
+    ends = np.where(load > 0, ends, 0)
+    done = np.diagonal(-np.sort(-ends, axis=1), axis1=1, axis2=2).max(axis=1)
+    mass = np.prod(np.array([0.375, 0.125, 0.375, 0.125])[kinds], axis=1)
+    assert float(solution.expected_runtime) == pytest.approx(mass @ done, rel=1e-12)
+    assert np.min(done) > 169.6
+    # workers that never answer: the runtime of every plan is infinite
+    never = bcgc.Problem(bcgc.TwoSpeed(1.0, np.inf, 0.5), workers, 28, 10)
+    solution = bcgc.solve(never, bcgc.Deadline(57.7))
+    assert float(known(solution.partition).sum()) == pytest.approx(28, abs=1e-12)
+    assert float(known(solution.completion_probability)) == 0
+    assert np.isinf(float(solution.expected_runtime))
+    assert int(solution.status) == bcgc.Status.INFINITE

@@ -336,3 +336,18 @@ def test_memory_does_not_grow_with_the_cells():
     assert max(len(chunk.cells) for chunk in chunks) <= 4096
     last = np.asarray(chunks[-1].cells)
     assert plan.cells.take(last)["num_workers"].shape == last.shape
+
+
+def test_a_sweep_is_solved_as_it_is_written(x64):
+    cells = bcgc.sweeps.grid(num_workers=[2, 3], rate=[1e-3, 1e-2])
+    plan = bcgc.sweeps.Sweep(paper, cells, "uncoded")
+    rows = bcgc.sweeps.sweep(plan)
+    # M L / N times the mean of the slowest
+    for workers, rate, found in zip(
+        rows["num_workers"], rows["rate"], rows["expected_runtime"], strict=True
+    ):
+        slowest = 50 + sum(1 / n for n in range(1, workers + 1)) / rate
+        assert found == pytest.approx(50 * 20_000 / workers * slowest, rel=1e-9)
+    for wrong in ((cells,), (paper,), (plan, cells)):
+        with pytest.raises(TypeError, match="a Sweep alone, or a function"):
+            bcgc.sweeps.sweep(*wrong)

@@ -86,7 +86,9 @@ def _codes(question: AdviseOptions, trace: Trace) -> dict[str, Planned]:
 
 def _json(advice: Advice) -> Row:
     slow = [one._asdict() for one in advice.slow_workers]
-    return vars(advice) | {"slow_workers": slow, "rows": [row._asdict() for row in advice.rows]}
+    long = None if advice.long_chunks is None else advice.long_chunks._asdict()
+    rows = [row._asdict() for row in advice.rows]
+    return vars(advice) | {"slow_workers": slow, "long_chunks": long, "rows": rows}
 
 
 def _flat(row: Remedy) -> Row:
@@ -122,7 +124,8 @@ def _print(name: str, advice: Advice, trace: Trace) -> None:
     )
     if advice.alike:
         print_lines(NOT_TIMED_APART)
-    _print_causes(advice)
+    else:
+        _print_causes(advice)
     _print_rows(advice)
     print_lines("", *_sentences(advice))
 
@@ -136,11 +139,13 @@ def _print_causes(advice: Advice) -> None:
 
     def share(cause: str) -> str:
         of_loss = advice.causes[cause]
-        return f"{percent(of_loss.value)} %" if of_loss.shows else _NONE
+        return f"{percent(of_loss.value)} %" if advice.cause_shows(cause) else _NONE
 
     def interval(cause: str) -> str:
         of_loss = advice.causes[cause]
-        return of_loss.in_percent() if of_loss.shows else ""
+        if advice.cause_shows(cause):
+            return of_loss.in_percent()
+        return f"at most {percent(of_loss.high)}" if of_loss.high > 0.0005 else ""
 
     columns: list[Shown] = [
         (Column("why", no_wrap=True), lambda cause: IN_WORDS[cause]),
@@ -149,7 +154,7 @@ def _print_causes(advice: Advice) -> None:
     ]
     print_lines("")
     print_rows(causes, columns)
-    print_lines(*advice.slow_workers_in_words())
+    print_lines(*advice.slow_workers_in_words(), *advice.doubts())
     if advice.together.shows:
         print_lines(f"{advice.together_in_words()} Nothing here helps against that.")
     else:
@@ -160,9 +165,9 @@ def _print_rows(advice: Advice) -> None:
     columns: list[Shown] = [
         (output.names("what can be done"), lambda row: row.remedy),
         ("saved", lambda row: f"{percent(row.saved.value)} %"),
-        ("95 %", lambda row: row.saved.in_percent()),
+        ("95 %", lambda row: row.saved.in_percent() if row.saved.known else ""),
     ]
-    if not advice.recorded:
+    if advice.several_models:
         columns.append(("by model", lambda row: " to ".join(map(percent, row.range))))
     columns += [
         ("subsets\nstored", lambda row: str(row.stored_subsets)),
@@ -198,6 +203,11 @@ def _sentences(advice: Advice) -> list[str]:
             "step, and that workers are slow. The column `by model` goes down to long or single "
             "slow chunks. " + _RECORD
         )
+    elif advice.several_models:
+        said.append(
+            "The table takes long chunks for data. The column `by model` is also for chunks of "
+            "more than three times their worker's median that have paused."
+        )
     if advice.changing:
         said.append("Speeds have changed in the last quarter: shares by speed are not advised.")
     return [*said, "", _verdict(advice)]
@@ -210,6 +220,8 @@ def _verdict(advice: Advice) -> str:
     if advice.advised is None:
         return "Nothing here pays more than 2 %."
     text = f"Do this: {_DO[advice.advised]}. {_saves(advice, advice.advised)}"
+    if advice.as_good:
+        text += f" Within the error as good: {', '.join(advice.as_good)}."
     if advice.beforehand in (None, advice.advised):
         return text
     other = f"{_DO[advice.beforehand]}. {_saves(advice, advice.beforehand)}"
@@ -219,6 +231,7 @@ def _verdict(advice: Advice) -> str:
 def _saves(advice: Advice, remedy: str) -> str:
     row = advice.row(remedy)
     between = ""
-    if not advice.recorded and row.range[0] < row.saved.low:
-        between = f", or {percent(row.range[0])} % if chunks are slow in place of workers"
+    if advice.several_models and percent(row.range[0]) != percent(row.saved.value):
+        what = "long chunks have paused" if advice.recorded else "chunks are slow, not workers"
+        between = f", or {percent(row.range[0])} % if {what}"
     return f"It saves {percent(row.saved.value)} % ({row.saved.in_percent()} %){between}."

@@ -4,7 +4,7 @@ Each remedy is planned on one half of the steps and replayed in the other, both 
 each step, `[S]`, are those of a step that the plan has not seen.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -19,6 +19,8 @@ from bcgc_jax.plans.storage import spread
 _WINDOWS = (1, 2, 4, 8, 16)
 # Quantiles of workers' times that are tried as thresholds of `drop`.
 _THRESHOLDS = np.linspace(0.3, 1.0, 57)
+# Plans of more steps hardly depend on a single one.
+_MANY_STEPS = 500
 # A worker that stays slow by less, ln of the ratio, is not replaced.
 _SLOW = 0.05
 
@@ -32,12 +34,15 @@ class Replay(NamedTuple):
       longer: how many times as long as all others the lost ones would have taken; None where none
         are lost.
       choice: what was planned in the two halves, such as how many workers are left out.
+      planning: what each step changes as one that is planned on, `[S]`, with mean 0: its seconds
+        and this together vary as the mean does from log to log.
     """
 
     seconds: np.ndarray
     lost: float = 0.0
     longer: float | None = None
     choice: tuple[float, ...] = ()
+    planning: np.ndarray | float = 0.0
 
 
 Half = np.ndarray  # which steps, `[S]`, bool
@@ -129,7 +134,7 @@ def shares(parts: Parts, *, anew: bool) -> Replay:
     if not anew:
         first = _first_half(len(times))
         means = np.where(first[:, None], times[~first].mean(axis=0), times[first].mean(axis=0))
-        return Replay(_with_shares(parts, _by_speed(means)))
+        return Replay(_with_shares(parts, _by_speed(means)), planning=_planning(parts, times))
     windows = [window for window in _WINDOWS if window < len(times)]
     tried = [_with_shares(parts, _by_speed(_means_before(times, window))) for window in windows]
     chosen: list[float] = []
@@ -140,6 +145,30 @@ def shares(parts: Parts, *, anew: bool) -> Replay:
         return tried[best][judged]
 
     return Replay(both_ways(len(times), taken), choice=tuple(chosen))
+
+
+def _planning(parts: Parts, times: np.ndarray) -> np.ndarray:
+    """What each step changes in the mean step by the shares of the other half, times S, `[S]`.
+
+    S (m-1)/m (mean of θ_{-t} - θ_{-t}), θ_{-t} the mean step without step t in a plan of m steps
+    (the jackknife).
+    """
+    steps = len(times)
+    planning = np.zeros(steps)
+    if steps > _MANY_STEPS:
+        return planning
+    first = _first_half(steps)
+    for planned in (first, ~first):
+        count = int(planned.sum())
+        if count < 2:
+            continue
+        judged = Parts(*(values[~planned] for values in parts))
+        without = (times[planned].sum(axis=0) - times[planned]) / (count - 1)
+        means = np.array(
+            [_with_shares(judged, _by_speed(mean[None])).sum() / steps for mean in without]
+        )
+        planning[planned] = steps * (count - 1) / count * (means.mean() - means)
+    return planning
 
 
 def _means_before(times: np.ndarray, window: int) -> np.ndarray:
@@ -274,28 +303,62 @@ def sharing_names(workers: int, stored: int) -> dict[str, int]:
 
 def replays(
     parts: Parts,
+    draws: Sequence[Parts],
     costs: np.ndarray | None = None,
     stored: int | None = None,
     round_trip: float = 0.0,
     methods: Mapping[str, Planned] = MappingProxyType({}),
-) -> dict[str, Replay]:
-    """Return all replays by name.
+) -> list[dict[str, Replay]]:
+    """Return all replays by name, for each of several draws of the parts of a log.
 
     Args:
-      parts: of the log.
+      parts: the best ones, for what needs the seconds of workers, and who stays slow, alone.
+      draws: parts of the same seconds, for all else.
       costs: of chunks, as predicted, `[S, W, C]`; None where their lengths are not known.
       stored: the most subsets that a worker stores; None for all.
       round_trip: seconds of a question before each chunk.
       methods: codes to replay too, by name.
     """
-    workers = parts.steady.shape[1]
+    known = {NOTHING: nothing(parts)}
+    known |= {name: planned(parts, method) for name, method in methods.items()}
+    known |= {REPLACED: replaced(parts), BACKUP: backup(parts), DROP: drop(parts)}
+    return [drawn | known for drawn in _by_draw(draws, costs, stored, round_trip)]
+
+
+def _by_draw(
+    draws: Sequence[Parts], costs: np.ndarray | None, stored: int | None, round_trip: float
+) -> list[dict[str, Replay]]:
+    """Replay what needs the parts of chunks: all draws at once where steps do not depend."""
+    workers = draws[0].steady.shape[1]
     most = workers if stored is None else min(stored, workers)
-    replayed = {NOTHING: nothing(parts), LIMIT: limit(parts)}
-    if costs is not None and most == workers:
-        replayed[DEALT] = dealt(parts, costs)
+    seats = _seats(draws[0], len(draws))
+    every = Parts(*map(np.concatenate, zip(*map(_seated, draws, seats), strict=True)))
+    expected = None
+    if costs is not None:
+        expected = np.concatenate([costs[:, seat] for seat in seats])
+    replayed = {LIMIT: limit(every)}
+    if expected is not None and most == workers:
+        replayed[DEALT] = dealt(every, expected)
     for name, few in sharing_names(workers, most).items():
-        replayed[name] = sharing(parts, few, costs, round_trip=round_trip)
+        replayed[name] = sharing(every, few, expected, round_trip=round_trip)
+    apart = {name: np.split(replay.seconds, len(draws)) for name, replay in replayed.items()}
+    found = [{name: Replay(apart[name][d]) for name in apart} for d in range(len(draws))]
     if most == workers:
-        replayed |= {FIXED: shares(parts, anew=False), ANEW: shares(parts, anew=True)}
-    replayed |= {name: planned(parts, method) for name, method in methods.items()}
-    return replayed | {REPLACED: replaced(parts), BACKUP: backup(parts), DROP: drop(parts)}
+        for by_name, parts in zip(found, draws, strict=True):
+            by_name |= {FIXED: shares(parts, anew=False), ANEW: shares(parts, anew=True)}
+    return found
+
+
+def _seats(parts: Parts, count: int) -> list[np.ndarray]:
+    """Number workers anew for each draw: who shares data with whom is not known beforehand.
+
+    The numbers do not depend on those in the log.
+    """
+    by_speed = np.argsort(np.log(parts.times()).mean(axis=0), kind="stable")
+    rng = np.random.default_rng(0)
+    return [by_speed[rng.permutation(len(by_speed))] for _ in range(count)]
+
+
+def _seated(parts: Parts, seats: np.ndarray) -> Parts:
+    steady, random, data, pauses = (values[:, seats] for values in parts)
+    return Parts(steady, random, data, pauses)

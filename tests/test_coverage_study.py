@@ -42,4 +42,5 @@ def test_intervals_hold(kind):
     for row in rows:
         assert row.held * row.logs >= row.logs - 13, row
         if not row.quantity.startswith("saved"):
-            assert abs(row.mean - row.true) < 0.03, row
+            # 0.03, and the error of a mean of 60.
+            assert abs(row.mean - row.true) < 0.04, row

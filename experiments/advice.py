@@ -15,9 +15,10 @@ from typing import NamedTuple
 import numpy as np
 
 from bcgc_jax.measured import Trace, load_trace, remedies
-from bcgc_jax.measured.advice import advise, model_of
+from bcgc_jax.measured.advice import advise, best_and_drawn, model_of
 from bcgc_jax.measured.causes import CAUSES, Parts, losses
 from bcgc_jax.measured.microbatches import Microbatches
+from bcgc_jax.measured.slowness import DATA_OR_PAUSES, Log
 from experiments.report import each, print_table, run_command, save
 from experiments.traces import files_of
 
@@ -96,12 +97,16 @@ def judged(name: str, known: str, trace: Trace, parts: Parts | None = None) -> I
     times = table[np.isfinite(table).all(axis=1)]
     every = None if trace.microbatches is None else trace.microbatches.whole_steps()
     log = model_of(trace, times, None)
-    taken = remedies.replays(log.model if parts is None else parts, log.costs)
+    modelled = best_and_drawn(log.model) if parts is None else (parts, [parts])
+    replays = remedies.replays(*modelled, log.costs)
+    taken = {
+        name: np.mean([drawn[name].seconds for drawn in replays], axis=0) for name in replays[0]
+    }
     exact = [name for name in taken if name.startswith(("sharing", "shares", "dealt"))]
     first = np.arange(len(times)) < len(times) // 2
     for half, steps in enumerate((~first, first)):
-        now = taken["nothing"].seconds[steps].mean()
-        saved = {name: float(100 * (1 - taken[name].seconds[steps].mean() / now)) for name in exact}
+        now = taken["nothing"][steps].mean()
+        saved = {name: float(100 * (1 - taken[name][steps].mean() / now)) for name in exact}
         saved["nothing"] = 0.0
         some = None if every is None else _of_steps(every, ~steps)
         advised = advise(_trace(times[~steps], some)).advised or "nothing"
@@ -142,7 +147,7 @@ def run(out: Path, *, seed: int = 0, traces: Path, num_logs: int = NUM_LOGS) -> 
             recorded += judged(name, KNOWN[2], trace)
             continue
         recorded += judged(name, "chunks, lengths", trace)
-        true = model_of(trace, trace.rows(), None).model
+        true = model_of(trace, trace.rows(), None).model.parts
         recorded += judged(name, KNOWN[2], trace._replace(microbatches=None), true)
     drawn: list[Row] = []
     found = dict.fromkeys(KNOWN[:2], 0)
@@ -154,13 +159,21 @@ def run(out: Path, *, seed: int = 0, traces: Path, num_logs: int = NUM_LOGS) -> 
             drawn += judged(" + ".join(causes), known, trace, parts)
             if known in found:
                 log = model_of(trace, trace.table(), None)
-                found[known] += _largest(log.losses()) == _largest(losses(parts))
+                found[known] += _largest(log.losses()) == _largest(_told(log, losses(parts)))
     show(recorded, drawn, found, num_logs)
     save(out, {"advice": [row._asdict() | {"regret": row.regret} for row in (*recorded, *drawn)]})
 
 
+def _told(log: Log, added: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What causes add, data and pauses together where the log does not tell them apart."""
+    if log.told_apart:
+        return added
+    workers = {name: added[name] for name in ("steady", "random")}
+    return {DATA_OR_PAUSES: added["data"] + added["pauses"], **workers}
+
+
 def _largest(added: dict[str, np.ndarray]) -> str:
-    return max(CAUSES, key=lambda cause: added[cause].mean())
+    return max(added, key=lambda cause: added[cause].mean())
 
 
 if __name__ == "__main__":

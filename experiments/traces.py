@@ -69,8 +69,8 @@ def show(found: Mapping[str, Advice]) -> None:
         lines += [
             [
                 f"  {row.remedy}",
-                f"{100 * row.saved.value:.1f} ({100 * row.saved.low:.1f} … "
-                f"{100 * row.saved.high:.1f})",
+                f"{100 * row.saved.value:.1f}"
+                + (f" ({row.saved.in_percent()})" if row.saved.known else ""),
                 f"{100 * row.lost:.1f}" if row.lost else "",
                 "advised" if row.remedy == advice.advised else "",
             ]

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bcgc_jax.measured import load_trace, remedies
-from bcgc_jax.measured.causes import parts_of_steps
+from bcgc_jax.measured.advice import best_and_drawn, model_of
 from experiments import advice
 from tests.studies import Ran
 
@@ -18,12 +19,16 @@ def test_advice_on_one_half_is_judged_in_the_other(tmp_path, capsys):
     rows = found.rows("advice")
     # Steps, chunks with their lengths and without chunks, and a synthetic log: both halves.
     assert len(rows) == 2 * (3 + len(advice.KNOWN))
-    times = load_trace(STEPS).rows()
-    taken = remedies.replays(parts_of_steps(times, 8))
+    trace = load_trace(STEPS)
+    times = trace.rows()
+    replays = remedies.replays(*best_and_drawn(model_of(trace, times, None).model))
     for row, half in zip(
         rows, (slice(len(times) // 2, None), slice(len(times) // 2)), strict=False
     ):
-        now, then = (taken[name].seconds[half].mean() for name in ("nothing", row["advised"]))
+        now, then = (
+            np.mean([taken[name].seconds[half] for taken in replays])
+            for name in ("nothing", row["advised"])
+        )
         assert float(row["saved"]) == pytest.approx(100 * (1 - then / now))
     assert all(float(row["regret"]) >= 0 for row in rows)
     assert "largest cause found" in found.printed

@@ -107,9 +107,10 @@ def _codes(question: AdviseOptions, trace: Trace) -> dict[str, Planned]:
 def _json(advice: Advice) -> Row:
     lists = {name: getattr(advice, name) for name in ("slow_workers", "rows", "look_at")}
     plain = {name: [row._asdict() for row in rows] for name, rows in lists.items()}
-    line = None if advice.load_line is None else advice.load_line._asdict()
+    parts = {name: getattr(advice, name) for name in ("load_line", "long_chunks")}
+    plain |= {name: None if part is None else part._asdict() for name, part in parts.items()}
     costs = advice.costs.asking._asdict() | {"of_chunk": advice.costs.of_chunk}
-    return vars(advice) | {"load_line": line, "costs": costs, **plain}
+    return vars(advice) | {"costs": costs, **plain}
 
 
 def _flat(row: Remedy) -> Row:
@@ -142,11 +143,13 @@ def _print_causes(advice: Advice) -> None:
 
     def share(cause: str) -> str:
         of_loss = advice.causes[cause]
-        return f"{percent(of_loss.value)} %" if of_loss.shows else _NONE
+        return f"{percent(of_loss.value)} %" if advice.cause_shows(cause) else _NONE
 
     def interval(cause: str) -> str:
         of_loss = advice.causes[cause]
-        return of_loss.in_percent() if of_loss.shows else ""
+        if advice.cause_shows(cause):
+            return of_loss.in_percent()
+        return f"at most {percent(of_loss.high)}" if of_loss.high > 0.0005 else ""
 
     columns: list[Shown] = [
         (Column("why", no_wrap=True), lambda cause: IN_WORDS[cause]),
@@ -155,7 +158,7 @@ def _print_causes(advice: Advice) -> None:
     ]
     print_lines("")
     print_rows(causes, columns)
-    print_lines(*advice.slow_workers_in_words())
+    print_lines(*advice.slow_workers_in_words(), *advice.doubts())
     if advice.together.shows:
         print_lines(f"{advice.together_in_words()} Nothing here helps against that.")
     else:
@@ -166,9 +169,9 @@ def _print_rows(advice: Advice) -> None:
     columns: list[Shown] = [
         (output.names("what can be done"), lambda row: row.remedy),
         ("saved", lambda row: f"{percent(row.saved.value)} %"),
-        ("95 %", lambda row: row.saved.in_percent()),
+        ("95 %", lambda row: row.saved.in_percent() if row.saved.known else ""),
     ]
-    if not advice.recorded:
+    if advice.several_models:
         columns.append(("by model", lambda row: " to ".join(map(percent, row.range))))
     columns += [
         ("subsets\nstored", lambda row: str(row.stored_subsets)),
@@ -206,6 +209,11 @@ def _sentences(advice: Advice) -> list[str]:
             f"The log has no chunks. {advice.num_chunks} equal ones are supposed in a worker's "
             "step, and that workers are slow. The column `by model` goes down to long or single "
             "slow chunks. " + _RECORD
+        )
+    elif advice.several_models:
+        said.append(
+            "The table takes long chunks for data. The column `by model` is also for chunks of "
+            "more than three times their worker's median that have paused."
         )
     if advice.changing:
         said.append("Speeds have changed in the last quarter: shares by speed are not advised.")
@@ -271,6 +279,8 @@ def _pays(advice: Advice, begin: str, nothing: str) -> str:
     if advice.advised is None:
         return f"{nothing} pays more than 2 %."
     said = [f"{begin}: {_do(advice, advice.advised)}. {_saves(advice, advice.advised)}"]
+    if advice.as_good:
+        said.append(f"Within the error as good: {'; '.join(advice.as_good)}.")
     others = {
         "If workers cannot send lengths": advice.without_lengths,
         "If workers cannot ask within a step": advice.beforehand,
@@ -284,6 +294,7 @@ def _pays(advice: Advice, begin: str, nothing: str) -> str:
 def _saves(advice: Advice, remedy: str) -> str:
     row = advice.row(remedy)
     between = ""
-    if not advice.recorded and row.range[0] < row.saved.low:
-        between = f", or {percent(row.range[0])} % if chunks are slow in place of workers"
+    if advice.several_models and percent(row.range[0]) != percent(row.saved.value):
+        what = "long chunks have paused" if advice.recorded else "chunks are slow, not workers"
+        between = f", or {percent(row.range[0])} % if {what}"
     return f"It saves {percent(row.saved.value)} % ({row.saved.in_percent()} %){between}."

@@ -21,6 +21,8 @@ _CAUSES = {
     "random": "workers slow\nat random",
     "pauses": "pauses\nin a chunk",
     "rest": "slow in\nsingle steps",
+    "data or pauses": "long chunks or\npauses",
+    "workers": "slow workers",
 }
 # Told apart in grey too.
 _ADVISED = {"color": "#2F6FAE", "label": "advised"}
@@ -44,7 +46,7 @@ def picture(advice: Advice) -> "Figure":
     _bars(
         left, names, [row.saved for row in advice.rows], [_look(advice, row) for row in advice.rows]
     )
-    if not advice.recorded:
+    if advice.several_models:
         _mark_other_models(left, advice)
     causes = sorted(advice.causes, key=lambda cause: -advice.causes[cause].value)
     shares = [advice.causes[cause] for cause in causes]
@@ -86,7 +88,9 @@ def _mark_other_models(axes: "Axes", advice: Advice) -> None:
     ends = np.array([row.range for row in advice.rows])
     look: Any = {"marker": "D", "facecolor": "white", "edgecolor": "black", "s": 18, "zorder": 3}
     places = np.arange(len(ends))
-    axes.scatter(100 * ends[:, 0], places, label="if chunks are slow, not workers", **look)
+    what = "if long chunks have paused" if advice.recorded else "if chunks are slow, not workers"
+    other = np.where(ends[:, 0] < [row.saved.value for row in advice.rows], *ends.T)
+    axes.scatter(100 * other, places, label=what, **look)
 
 
 def plan_of(advice: Advice) -> "Solution":

@@ -4,6 +4,7 @@ Causes and remedies are replayed in the steps of the log, not read off shares of
 is advised if it saves time in steps that its plan has not seen, by its interval of 95 % too.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bcgc_jax.measured import remedies
-from bcgc_jax.measured.causes import Parts
+from bcgc_jax.measured.causes import Model, Parts
 from bcgc_jax.measured.intervals import Interval
 from bcgc_jax.measured.left_out import left_out_in_words
 from bcgc_jax.measured.remedies import Costs, Planned, Replay
@@ -24,7 +25,14 @@ from bcgc_jax.measured.slowness import (
     whole_steps,
 )
 from bcgc_jax.measured.traces import Trace
-from bcgc_jax.measured.verdict import FEWEST_STEPS, WORTH, Savings, advised, savings_of
+from bcgc_jax.measured.verdict import (
+    FEWEST_STEPS,
+    WORTH,
+    Savings,
+    advised,
+    as_good,
+    savings_of,
+)
 from bcgc_jax.plans.asking import MEASURED, Asking
 
 _QUESTION = "a question for each chunk"
@@ -39,6 +47,8 @@ _NEEDS = {
     remedies.LIMIT: "",
 }
 _NEEDS_OF_CODE = "workers that are slow, not their data"
+# Draws of the model in which remedies are replayed; one of a log of so many chunks.
+_REPLAYED_DRAWS, _MANY_CHUNKS = 5, 20_000
 # Exact ones for workers that cannot ask within a step.
 _BEFOREHAND = (remedies.DEALT, remedies.FIXED, remedies.ANEW)
 
@@ -48,7 +58,8 @@ class Remedy(NamedTuple):
 
     Attributes:
       remedy: its name.
-      saved: less time than now for a sample that is used, as a share.
+      saved: less time than now for a sample that is used, as a share. The interval is that of all
+        models which the log speaks for; NaN where nothing is planned.
       range: of `saved`, by whether slowness is the workers' or the data's, where the log does not
         say.
       lost: share of the samples that are lost; 0 where the gradient is exact.
@@ -91,6 +102,7 @@ class Advice(Slowness):
       beforehand: one for workers that cannot ask within a step, or None.
       look_at: workers that stay slow, if to replace them is worth it; those that cost the most time
         first, and of each the steps that cost the most.
+      as_good: exact remedies that save as much as the advised one, within the error.
     """
 
     rows: list[Remedy]
@@ -100,6 +112,12 @@ class Advice(Slowness):
     without_lengths: str | None
     beforehand: str | None
     look_at: list[SlowWorker]
+    as_good: list[str]
+
+    @property
+    def several_models(self) -> bool:
+        """Whether what is saved depends on what the log does not say."""
+        return any(row.range[0] < row.range[1] for row in self.rows)
 
     def row(self, remedy: str) -> Remedy:
         return next(row for row in self.rows if row.remedy == remedy)
@@ -161,31 +179,46 @@ def advise(
     costs = Costs(asking, chunk_overhead)
     if slowness.alike:
         nothing: Any = dict.fromkeys(("advised", "without_lengths", "beforehand"))
-        nothing |= {"rows": [], "look_at": [], "costs": costs}
+        nothing |= {"rows": [], "look_at": [], "as_good": [], "costs": costs}
         return Advice(**vars(slowness), enough=enough, **nothing)
-    replays = remedies.replays(log.model, log.costs, stored, costs, methods)
+    best, draws = best_and_drawn(log.model)
+    replays = remedies.replays(best, draws, log.costs, stored, costs, methods)
     savings = savings_of(replays, seed)
     # by all models a worker takes the same seconds
-    codes = {name: replays[name] for name in methods}
-    others = [
-        savings_of(remedies.replays(other, log.costs, stored, costs, like=replays) | codes, seed)
-        for other in log.others
-    ]
-    judges = [savings] if _stays(log.model.random) else [savings, *others]
+    codes = {name: replays[0][name] for name in methods}
+    others = []
+    for changed in log.others:
+        changed_draws = [changed(draw) for draw in draws]
+        replayed = remedies.replays(
+            changed(best), changed_draws, log.costs, stored, costs, like=replays[0]
+        )
+        others.append(savings_of([drawn | codes for drawn in replayed], seed))
+    one_model = not log.recorded and _stays(log.model.parts.random)
+    judges = [savings] if one_model else [savings, *others]
     exact = _cheapest_first(trace.num_workers, slowness.changing) if enough else []
-    may = [name for name in exact if name in replays]
-    saved = savings.interval(remedies.REPLACED)
-    pays = enough and saved.low > 0 and saved.value >= WORTH
+    may = [name for name in exact if name in replays[0]]
+    do = advised(judges, may)
+    rows = _rows(replays[0], judges, [savings, *others], trace.num_workers)
+    replaced = next(row.saved for row in rows if row.remedy == remedies.REPLACED)
+    pays = enough and replaced.low > 0 and replaced.value >= WORTH
     return Advice(
         **vars(slowness),
-        rows=_rows(replays, savings, others, trace.num_workers),
+        rows=rows,
         costs=costs,
         enough=enough,
-        advised=advised(judges, may),
+        advised=do,
         without_lengths=advised(judges, [name for name in may if not _needs_lengths(name)]),
         beforehand=advised(judges, [name for name in may if name in _BEFOREHAND]),
-        look_at=_replaced(trace, log.model, slowness.slow_workers) if pays else [],
+        as_good=[] if do is None else as_good(judges, do, may),
+        look_at=_replaced(trace, best, slowness.slow_workers) if pays else [],
     )
+
+
+def best_and_drawn(model: Model) -> tuple[Parts, list[Parts]]:
+    """The best parts and a few draws; of many chunks the best, for they leave little to chance."""
+    likely = model.without_chance()
+    best = likely.parts
+    return best, [best] if best.data.size >= _MANY_CHUNKS else likely.draws[:_REPLAYED_DRAWS]
 
 
 def _replaced(trace: Trace, model: Parts, slow: list[SlowWorker]) -> list[SlowWorker]:
@@ -224,7 +257,7 @@ def _plural(choice: str) -> str:
 
 
 def _rows(
-    replays: dict[str, Replay], savings: Savings, others: list[Savings], workers: int
+    replays: dict[str, Replay], judges: list[Savings], models: list[Savings], workers: int
 ) -> list[Remedy]:
     shared = remedies.sharing_rows(workers, workers)
     needs = _NEEDS | {
@@ -236,13 +269,13 @@ def _rows(
     for name, replay in replays.items():
         if name == remedies.NOTHING:
             continue
-        values = [each.values[name] for each in (savings, *others)]
+        values = [savings.values[name] for savings in models]
         choice = " or ".join(f"{each:.3g}" for each in dict.fromkeys(replay.choice))
         is_code = name not in needs
         equal = "; equal chunks" if replay.equal_chunks else ""
         row = Remedy(
             remedy=name,
-            saved=savings.interval(name),
+            saved=_saved(name, replay, judges),
             range=(min(values), max(values)),
             lost=replay.lost,
             longer=replay.longer,
@@ -253,3 +286,13 @@ def _rows(
         )
         rows.append(row)
     return sorted(rows, key=lambda row: (row.remedy == remedies.LIMIT, -row.saved.value))
+
+
+def _saved(name: str, replay: Replay, judges: list[Savings]) -> Interval:
+    """By the first model; the interval is that of all which the log speaks for."""
+    if name in (remedies.REPLACED, remedies.BACKUP) and not all(replay.choice):
+        # Another log's plan may not be none: these steps do not say what that saves.
+        return Interval(judges[0].values[name], math.nan, math.nan)
+    each = [savings.interval(name) for savings in judges]
+    low, high = min(one.low for one in each), max(one.high for one in each)
+    return Interval(each[0].value, low, high)

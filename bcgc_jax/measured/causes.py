@@ -2,6 +2,12 @@ r"""What slows the steps of a log: a model of its times, and what each cause add
 
 Chunk c of worker w in step t takes y = e^{A[t,w] + B[t,w]} G[t,w,c] + P[t,w,c]: A of a worker that
 stays slow (or fast), B of one that is slow in this step alone, G of the chunk's data, P a pause.
+
+In each step B has mean 0 over the workers. So the mean worker of a step, by the mean of ln seconds,
+is not slow at random in it; how long its step takes is of its data. What is true of a log is meant
+so too: of workers of which one takes twice as long, B is ln 2 (1 - 1/W) for that one, and
+-ln 2 / W for the others.
+
 The loss of a step is the time of its slowest worker less the mean. What a cause adds to it is its
 Shapley value: what the loss grows by as the cause is put in, a mean over all orders in which the
 causes can be put in.
@@ -9,32 +15,28 @@ causes can be put in.
 
 import itertools
 import math
-from collections.abc import Collection
-from statistics import NormalDist
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 import numpy as np
 
 from bcgc_jax.measured.microbatches import Microbatches, predicted_seconds
-from bcgc_jax.measured.slow_steps import scores_of, slow_in_steps
-from bcgc_jax.measured.slow_workers import levels, levels_drawn, ranks_of
+from bcgc_jax.measured.pauses import beyond_usual, pauses_for_length, pauses_of_passes
+from bcgc_jax.measured.slow_steps import random_of
+from bcgc_jax.measured.slow_workers import (
+    FEWEST_STEPS,
+    levels,
+    levels_drawn,
+    ranks_of,
+    scores_of,
+    slow_in_all_steps,
+)
 
 CAUSES = ("data", "steady", "random", "pauses")
-# ln of a chunk's time over its worker's median is a pause above this,
-_LEAST_PAUSE = 0.6
-# and where twice as many chunks are as long as lengths explain: this share of them,
-_MOST_PAUSES = 0.03
-# but so many at least.
-_FEWEST = 10
-# So is one that is so long by chance in no log of a thousand.
-_CHANCE = 1e-3
-# Two quantiles, through which the tail of lengths is drawn.
-_BODY = (0.80, 0.95)
-# With forward passes: of ln(forward / backward), in chunks of about the same length.
-_LEAST_SHIFT = 0.3
-_DEVIATIONS = 6.0
-_LEAST_DEVIATION = 0.02
-_BIN = 25
+# Draws of a model; fewer of a log of so many chunks, or without chunks.
+_DRAWS, _FEWER_DRAWS, _MANY_CHUNKS = 20, 8, 40_000
+# Logs that chance makes, for steps that are slow as a whole.
+_SHUFFLES = 20
 
 
 class Parts(NamedTuple):
@@ -101,88 +103,139 @@ def losses(parts: Parts) -> dict[str, np.ndarray]:
 def slow_together(times: np.ndarray) -> np.ndarray:
     """Return what steps take more because all workers are slow, `[S, W]` to `[S]`; it is no loss.
 
-    More than the lowest quarter of steps takes, and more than chance makes of the mean of so many
-    workers.
+    More than the lowest quarter of steps takes, and less what it would be if each worker's ratio to
+    the median one came in any other step: chance makes some means of a few workers large.
     """
+    ratios = times / np.median(times, axis=1, keepdims=True)
+    ratios = ratios[:, np.argsort(np.log(times).mean(axis=0), kind="stable")]
+    rng = np.random.default_rng(0)
+    by_chance = [_above_most(rng.permuted(ratios, axis=0)).mean() for _ in range(_SHUFFLES)]
+    return _above_most(times) - np.mean(by_chance) * np.median(times)
+
+
+def _above_most(times: np.ndarray) -> np.ndarray:
     means = times.mean(axis=1)
     error = np.median(times.std(axis=1, ddof=1)) / math.sqrt(times.shape[1])
     return means - min(np.quantile(means, 0.25) + 0.6745 * error, np.median(means))
 
 
-def parts_of(parts: Microbatches) -> Parts:
+class Model(NamedTuple):
+    """A model of the seconds of a log.
+
+    Attributes:
+      parts: the best one.
+      draws: D others that are as likely, to be averaged over; their B is drawn where one shows.
+      random_shows: whether B is above chance. If not, it is 0 in `parts`, and drawn up to what
+        chance may hide in `draws`.
+      slow_in_all: in a few steps, workers that are slow in all of them: how many times as slow.
+    """
+
+    parts: Parts
+    draws: list[Parts]
+    random_shows: bool
+    slow_in_all: dict[int, float]
+
+    def changed(self, change: Callable[[Parts], Parts]) -> "Model":
+        draws = [change(draw) for draw in self.draws]
+        return self._replace(parts=change(self.parts), draws=draws)
+
+    def without_chance(self) -> "Model":
+        """The model without slowness at random where it is no more than by chance."""
+        return self if self.random_shows else self.changed(without_random)
+
+    def of_workers(self, order: np.ndarray, unit: float) -> "Model":
+        """Of workers in another order: place w is `order[w]`'s; and of seconds in `unit`."""
+        place = np.argsort(order)
+
+        def change(parts: Parts) -> Parts:
+            steady, random, data, pauses = (values[:, place] for values in parts)
+            return Parts(steady, random, unit * data, unit * pauses)
+
+        slow = {int(order[worker]): ratio for worker, ratio in self.slow_in_all.items()}
+        return self.changed(change)._replace(slow_in_all=slow)
+
+
+def model_of_chunks(parts: Microbatches, seed: int = 0) -> Model:
     """Model whole steps of C ≥ 2 chunks.
 
+    Pauses are told from long chunks by loads or forward passes; without both there are none, and
+    the data has them.
+
     Args:
-      parts: without missing times; with forward passes pauses are told from long chunks.
+      parts: without missing times.
+      seed: of the draws.
     """
-    if parts.load is not None:
-        return _parts_by_load(parts)
-    seconds = parts.seconds
-    if parts.forward is None:
-        pauses = _pauses(seconds)
+    expected = predicted_seconds(parts, slice(None)) if parts.load is not None else None
+    length = np.ones_like(parts.seconds) if expected is None else expected
+    if parts.forward is not None:
+        pauses = pauses_of_passes(parts.seconds, parts.forward)
+    elif parts.load is not None:
+        pauses = length * pauses_for_length(parts.seconds / length)
     else:
-        pauses = _pauses_of_passes(seconds, parts.forward)
-    rest = seconds - pauses
-    steady = levels(scores_of(rest), rest.sum(axis=2))
-    random = slow_in_steps(rest / np.exp(steady)[:, :, None])
-    return Parts(steady, random, rest / np.exp(steady + random)[:, :, None], pauses)
-
-
-def redrawn(parts: Parts, seed: int, *, by_chunks: bool) -> Parts:
-    """Return other parts of the same seconds that are as likely.
-
-    How slow those are that stay slow is known up to an error. What is slow in single steps is drawn
-    where chunks without loads tell it from their data; else it is the rest.
-    """
-    if not by_chunks:
-        more = _redrawn_level(parts, parts.random, seed)
-        return parts._replace(steady=parts.steady + more, random=parts.random - more)
-    work = np.log(parts.data.sum(axis=2)) + parts.random
-    more = _redrawn_level(parts, work - np.median(work, axis=1, keepdims=True), seed)
-    chunks = parts.data * np.exp(parts.random - more)[:, :, None]
-    random = slow_in_steps(chunks, seed)
-    data = chunks / np.exp(random)[:, :, None]
-    return Parts(parts.steady + more, random, data, parts.pauses)
-
-
-def _redrawn_level(parts: Parts, apart: np.ndarray, seed: int) -> np.ndarray:
-    """Return what another draw of the levels has more, `[S, W]`."""
-    rng = np.random.default_rng([seed, 1])
-    return levels_drawn(parts.steady, apart, rng) - parts.steady
-
-
-def _parts_by_load(parts: Microbatches) -> Parts:
-    """Model chunks of known lengths: a worker is slow by what its step takes more than its lengths.
-
-    What single chunks take more stays with them: over a worker's step it adds up to nothing.
-    """
-    expected = predicted_seconds(parts, slice(None))
-    assert expected is not None
-    for_unit = parts.seconds / expected
-    if parts.forward is None:
-        pauses = expected * _pauses(for_unit)
-    else:
-        pauses = _pauses_of_passes(parts.seconds, parts.forward)
+        pauses = np.zeros_like(parts.seconds)
     rest = parts.seconds - pauses
-    pace = rest.sum(axis=2) / expected.sum(axis=2)
-    steady = levels(scores_of(rest / expected), pace)
-    random = np.log(pace) - steady
-    random -= random.mean(axis=1, keepdims=True)
-    return Parts(steady, random, rest / np.exp(steady + random)[:, :, None], pauses)
+    paces = rest.sum(axis=2) / length.sum(axis=2)
+    logs = np.log(rest / length)
+    scores = scores_of(rest / length)
+    rng = np.random.default_rng(seed)
+    steady = levels(scores, paces)
+    without = scores_of(rest / length / np.exp(steady)[:, :, None])
+    count = _DRAWS if parts.seconds.size < _MANY_CHUNKS else _FEWER_DRAWS
+    drawn = _levels_drawn(steady, without, paces, count, rng)
+    random, others, shows = random_of(
+        logs - steady[:, :, None],
+        [logs - level[:, :, None] for level in drawn],
+        np.random.default_rng(seed),
+    )
+
+    def of(level: np.ndarray, pace: np.ndarray) -> Parts:
+        return Parts(level, pace, rest / np.exp(level + pace)[:, :, None], pauses)
+
+    slow = _slow_in_all(scores, paces)
+    return Model(of(steady, random), list(map(of, drawn, others)), shows, slow)
 
 
-def parts_of_steps(times: np.ndarray, chunks: int, expected: np.ndarray | None = None) -> Parts:
+def _slow_in_all(scores: np.ndarray, times: np.ndarray) -> dict[int, float]:
+    return slow_in_all_steps(scores, times) if len(scores) < FEWEST_STEPS else {}
+
+
+def _levels_drawn(
+    steady: np.ndarray,
+    scores: np.ndarray,
+    times: np.ndarray,
+    count: int,
+    rng: np.random.Generator,
+) -> list[np.ndarray]:
+    apart = np.log(times)
+    apart = apart - np.median(apart, axis=1, keepdims=True) - steady
+    return [levels_drawn(steady, scores, apart, rng) for _ in range(count)]
+
+
+def model_of_steps(
+    times: np.ndarray, chunks: int, expected: np.ndarray | None = None, seed: int = 0
+) -> Model:
     """Model whole steps without chunks, `[S, W]`: what is not steady is of workers, at random.
 
     But for what a worker's load makes be `expected`, in seconds, `[S, W]`: that is of the data.
     """
     if expected is not None:
-        of_workers = parts_of_steps(times / expected, chunks)
-        return of_workers._replace(data=of_workers.data * expected[:, :, None])
-    steady = levels(ranks_of(times), times)
+        of_workers = model_of_steps(times / expected, chunks, seed=seed)
+        return of_workers.changed(
+            lambda parts: parts._replace(data=parts.data * expected[:, :, None])
+        )
+    ranks = ranks_of(times)
+    steady = levels(ranks, times)
     usual = np.exp(np.log(times) - steady).mean(axis=1, keepdims=True)
     data = np.repeat(np.broadcast_to(usual, times.shape)[:, :, None], chunks, axis=2) / chunks
-    return Parts(steady, np.log(times / usual) - steady, data, np.zeros_like(data))
+    without = ranks_of(times / np.exp(steady))
+    rng = np.random.default_rng(seed)
+
+    def of(level: np.ndarray) -> Parts:
+        return Parts(level, np.log(times / usual) - level, data, np.zeros_like(data))
+
+    draws = _levels_drawn(steady, without, times, _FEWER_DRAWS, rng)
+    slow = _slow_in_all(ranks, times)
+    return Model(of(steady), list(map(of, draws)), random_shows=True, slow_in_all=slow)
 
 
 def as_data(parts: Parts) -> Parts:
@@ -192,7 +245,11 @@ def as_data(parts: Parts) -> Parts:
     much.
     """
     uneven = math.sqrt(parts.data.shape[2]) * parts.random.std()
-    drawn = np.exp(uneven * np.random.default_rng(0).standard_normal(parts.data.shape))
+    drawn = np.empty(parts.data.shape)
+    # In the order of their speeds, whatever the workers' numbers are.
+    by_speed = np.argsort(np.log(parts.times()).mean(axis=0), kind="stable")
+    drawn[:, by_speed] = np.random.default_rng(0).standard_normal(drawn.shape)
+    drawn = np.exp(uneven * drawn)
     data = np.exp(parts.random)[:, :, None] * parts.data * drawn / drawn.mean(axis=2, keepdims=True)
     return parts._replace(random=np.zeros_like(parts.random), data=data)
 
@@ -206,56 +263,14 @@ def as_one_chunk(parts: Parts) -> Parts:
     return parts._replace(random=np.zeros_like(parts.random), data=data)
 
 
-def _pauses(seconds: np.ndarray) -> np.ndarray:
-    """Return seconds above the worker's usual of chunks so long that most such have paused.
-
-    ln of lengths is taken to have quantiles a z^k, z those of the normal distribution and k ≥ 1 for
-    tails that are heavier. So a body that many long chunks have made wide is not taken for pauses.
-    """
-    usual = np.median(seconds, axis=2, keepdims=True)
-    if seconds.shape[2] == 2:
-        # The mean of two would have the pause in it.
-        usual = seconds.min(axis=2, keepdims=True)
-    excess = np.log(seconds / usual)
-    low, high = np.quantile(excess, _BODY)
-    normal = NormalDist().inv_cdf
-    inner, outer = map(normal, _BODY)
-    power = 1.0
-    # Of rounded times most may be equal: such a body has no heavy tail.
-    if low > 0:
-        power = max(math.log(high / low) / math.log(outer / inner), 1.0)
-
-    def explained(share: float) -> float:
-        return float(high * (normal(1 - share) / outer) ** power)
-
-    threshold = explained(_CHANCE / excess.size)
-    if excess.size * _MOST_PAUSES > _FEWEST:
-        shares = np.geomspace(_MOST_PAUSES, _FEWEST / excess.size, 40)
-        seen = np.quantile(excess, 1 - shares)
-        for end, share in zip(seen, shares, strict=True):
-            if end >= explained(share / 2):
-                threshold = min(threshold, float(end))
-    return np.where(excess > max(_LEAST_PAUSE, threshold), seconds - usual, 0.0)
+def as_pauses(parts: Parts) -> Parts:
+    """Return other parts of the same seconds: what long chunks take more is a pause."""
+    pauses = beyond_usual(parts.pace[:, :, None] * parts.data)
+    data = parts.data - pauses / parts.pace[:, :, None]
+    return parts._replace(data=data, pauses=parts.pauses + pauses)
 
 
-def _pauses_of_passes(seconds: np.ndarray, forward: np.ndarray) -> np.ndarray:
-    """Return seconds of one pass that the other does not explain: long chunks are long in both."""
-    backward = seconds - forward
-    ratio = np.log(forward / backward)
-    # The length by the pass that did not pause.
-    length = np.minimum(forward * np.exp(-np.median(ratio)), backward)
-    order = np.argsort(length, axis=None, kind="stable")
-    usual = np.empty(ratio.size)
-    deviation = np.empty(ratio.size)
-    for some in np.array_split(order, max(1, ratio.size // _BIN)):
-        own = ratio.ravel()[some]
-        usual[some] = np.median(own)
-        deviation[some] = max(1.4826 * np.median(np.abs(own - usual[some])), _LEAST_DEVIATION)
-    usual = usual.reshape(ratio.shape)
-    deviation = deviation.reshape(ratio.shape)
-    shift = ratio - usual
-    expected = np.exp(usual)
-    excess = np.where(shift > 0, forward - expected * backward, backward - forward / expected)
-    large = excess > np.median(seconds, axis=2, keepdims=True) / 2
-    odd = np.abs(shift) > np.maximum(_LEAST_SHIFT, _DEVIATIONS * deviation)
-    return np.where(odd & large, excess, 0.0)
+def without_random(parts: Parts) -> Parts:
+    """Return other parts of the same seconds: no worker is slow at random, the data are instead."""
+    data = parts.data * np.exp(parts.random)[:, :, None]
+    return parts._replace(random=np.zeros_like(parts.random), data=data)

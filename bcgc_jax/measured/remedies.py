@@ -4,7 +4,7 @@ Each remedy is planned on one half of the steps and replayed in the other, both 
 each step, `[S]`, are those of a step that the plan has not seen.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -21,6 +21,8 @@ from bcgc_jax.plans.storage import spread
 _WINDOWS = (1, 2, 4, 8, 16)
 # Quantiles of workers' times that are tried as thresholds of `drop`.
 _THRESHOLDS = np.linspace(0.3, 1.0, 57)
+# Plans of more steps hardly depend on a single one.
+_MANY_STEPS = 500
 # A worker that stays slow by less, ln of the ratio, is not replaced.
 _SLOW = 0.05
 
@@ -35,6 +37,8 @@ class Replay(NamedTuple):
         are lost.
       choice: what was planned in the two halves, such as how many workers are left out.
       equal_chunks: in work sharing, whether the last chunk of a subset stays whole.
+      planning: what each step changes as one that is planned on, `[S]`, with mean 0: its seconds
+        and this together vary as the mean does from log to log.
     """
 
     seconds: np.ndarray
@@ -42,6 +46,7 @@ class Replay(NamedTuple):
     longer: float | None = None
     choice: tuple[float, ...] = ()
     equal_chunks: bool = False
+    planning: np.ndarray | float = 0.0
 
 
 Half = np.ndarray  # which steps, `[S]`, bool
@@ -158,13 +163,18 @@ def sharing(
     return Replay(handed_out(tables, chunks, costs.asking), equal_chunks=equal_chunks)
 
 
-def best_cut(parts: Parts, row: Shared, costs: Costs, predicted: np.ndarray | None) -> Replay:
-    """Replay a row with equal chunks, if these take less time in both halves of the steps."""
+def best_cut(
+    parts: Parts, row: Shared, costs: Costs, predicted: np.ndarray | None, *, draws: int = 1
+) -> Replay:
+    """Replay a row with equal chunks, if these take less time in both halves of the steps.
+
+    The parts are those of the same steps in so many `draws`, one behind the other.
+    """
     cut = sharing(parts, row, costs, predicted)
     equal = sharing(parts, row, costs, predicted, equal_chunks=True)
-    first = _first_half(len(parts.data))
-    faster = all(equal.seconds[half].mean() < cut.seconds[half].mean() for half in (first, ~first))
-    return equal if faster else cut
+    less = (cut.seconds - equal.seconds).reshape(draws, -1).mean(axis=0)
+    first = _first_half(len(less))
+    return equal if less[first].mean() > 0 and less[~first].mean() > 0 else cut
 
 
 def dealt(parts: Parts, costs: np.ndarray) -> Replay:
@@ -188,7 +198,7 @@ def shares(parts: Parts, *, anew: bool) -> Replay:
     if not anew:
         first = _first_half(len(times))
         means = np.where(first[:, None], times[~first].mean(axis=0), times[first].mean(axis=0))
-        return Replay(_with_shares(parts, _by_speed(means)))
+        return Replay(_with_shares(parts, _by_speed(means)), planning=_planning(parts, times))
     windows = [window for window in _WINDOWS if window < len(times)]
     tried = [_with_shares(parts, _by_speed(_means_before(times, window))) for window in windows]
     chosen: list[float] = []
@@ -199,6 +209,30 @@ def shares(parts: Parts, *, anew: bool) -> Replay:
         return tried[best][judged]
 
     return Replay(both_ways(len(times), taken), choice=tuple(chosen))
+
+
+def _planning(parts: Parts, times: np.ndarray) -> np.ndarray:
+    """What each step changes in the mean step by the shares of the other half, times S, `[S]`.
+
+    S (m-1)/m (mean of θ_{-t} - θ_{-t}), θ_{-t} the mean step without step t in a plan of m steps
+    (the jackknife).
+    """
+    steps = len(times)
+    planning = np.zeros(steps)
+    if steps > _MANY_STEPS:
+        return planning
+    first = _first_half(steps)
+    for planned in (first, ~first):
+        count = int(planned.sum())
+        if count < 2:
+            continue
+        judged = Parts(*(values[~planned] for values in parts))
+        without = (times[planned].sum(axis=0) - times[planned]) / (count - 1)
+        means = np.array(
+            [_with_shares(judged, _by_speed(mean[None])).sum() / steps for mean in without]
+        )
+        planning[planned] = steps * (count - 1) / count * (means.mean() - means)
+    return planning
 
 
 def _means_before(times: np.ndarray, window: int) -> np.ndarray:
@@ -327,37 +361,78 @@ LIMIT = "limit"
 
 def replays(
     parts: Parts,
+    draws: Sequence[Parts],
     predicted: np.ndarray | None = None,
     stored: int | None = None,
     costs: Costs | None = None,
     methods: Mapping[str, Planned] = MappingProxyType({}),
     like: Mapping[str, Replay] | None = None,
-) -> dict[str, Replay]:
-    """Return all replays by name.
+) -> list[dict[str, Replay]]:
+    """Return all replays by name, for each of several draws of the parts of a log.
 
     Args:
-      parts: of the log.
+      parts: the best ones, for what needs the seconds of workers, and who stays slow, alone.
+      draws: parts of the same seconds, for all else.
       predicted: seconds of chunks, `[S, W, C]`; None where their lengths are not known.
       stored: the most subsets that a worker stores; None for all.
       costs: of work sharing, beside the passes; by default none.
       methods: codes to replay too, by name.
       like: replays of another model, whose chunks are cut alike; by default the best cut.
     """
-    workers = parts.steady.shape[1]
+    known = {NOTHING: nothing(parts)}
+    known |= {name: planned(parts, method) for name, method in methods.items()}
+    known |= {REPLACED: replaced(parts), BACKUP: backup(parts), DROP: drop(parts)}
+    by_draw = _by_draw(draws, predicted, stored, costs or Costs(), like)
+    return [drawn | known for drawn in by_draw]
+
+
+def _by_draw(
+    draws: Sequence[Parts],
+    predicted: np.ndarray | None,
+    stored: int | None,
+    costs: Costs,
+    like: Mapping[str, Replay] | None,
+) -> list[dict[str, Replay]]:
+    """Replay what needs the parts of chunks: all draws at once where steps do not depend."""
+    workers = draws[0].steady.shape[1]
     most = workers if stored is None else min(stored, workers)
-    costs = costs or Costs()
-    replayed = {NOTHING: nothing(parts), LIMIT: limit(parts)}
-    if predicted is not None and most == workers:
-        replayed[DEALT] = dealt(parts, predicted)
+    seats = _seats(draws[0], len(draws))
+    every = Parts(*map(np.concatenate, zip(*map(_seated, draws, seats), strict=True)))
+    expected = None
+    if predicted is not None:
+        expected = np.concatenate([predicted[:, seat] for seat in seats])
+    replayed = {LIMIT: limit(every)}
+    if expected is not None and most == workers:
+        replayed[DEALT] = dealt(every, expected)
     for name, row in sharing_rows(workers, most).items():
-        if row.by_length and predicted is None:
+        if row.by_length and expected is None:
             continue
         if like is None:
-            replayed[name] = best_cut(parts, row, costs, predicted)
+            replayed[name] = best_cut(every, row, costs, expected, draws=len(draws))
         else:
             equal = like[name].equal_chunks
-            replayed[name] = sharing(parts, row, costs, predicted, equal_chunks=equal)
+            replayed[name] = sharing(every, row, costs, expected, equal_chunks=equal)
+    apart = {name: np.split(replay.seconds, len(draws)) for name, replay in replayed.items()}
+    found = [
+        {name: replay._replace(seconds=apart[name][d]) for name, replay in replayed.items()}
+        for d in range(len(draws))
+    ]
     if most == workers:
-        replayed |= {FIXED: shares(parts, anew=False), ANEW: shares(parts, anew=True)}
-    replayed |= {name: planned(parts, method) for name, method in methods.items()}
-    return replayed | {REPLACED: replaced(parts), BACKUP: backup(parts), DROP: drop(parts)}
+        for by_name, parts in zip(found, draws, strict=True):
+            by_name |= {FIXED: shares(parts, anew=False), ANEW: shares(parts, anew=True)}
+    return found
+
+
+def _seats(parts: Parts, count: int) -> list[np.ndarray]:
+    """Number workers anew for each draw: who shares data with whom is not known beforehand.
+
+    The numbers do not depend on those in the log.
+    """
+    by_speed = np.argsort(np.log(parts.times()).mean(axis=0), kind="stable")
+    rng = np.random.default_rng(0)
+    return [by_speed[rng.permutation(len(by_speed))] for _ in range(count)]
+
+
+def _seated(parts: Parts, seats: np.ndarray) -> Parts:
+    steady, random, data, pauses = (values[:, seats] for values in parts)
+    return Parts(steady, random, data, pauses)

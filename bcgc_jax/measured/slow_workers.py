@@ -28,6 +28,8 @@ import numpy as np
 
 # Steps of the shortest stretch: a single pause is none.
 _SHORTEST = 4
+# In fewer steps stretches are not looked for.
+FEWEST_STEPS = 2 * _SHORTEST
 # A squared mean, in squares of its standard error, counts above 2 log(steps · workers) + this.
 _ABOVE_CHANCE = 6.0
 # Less of the variance of all workers' scores, or of the 1 that ranks by chance have, is not
@@ -35,6 +37,9 @@ _ABOVE_CHANCE = 6.0
 _LEAST_VARIANCE = 0.5
 # θ of the bound of chance below: so many deviations are tried, none more than 12 % from the best.
 _TILTS = np.geomspace(0.02, 16, 30)
+# A worker is slow in all of a few steps where that is chance in less than so many of logs.
+_BY_CHANCE = 0.01
+_PERMUTATIONS = 2000
 
 # A worker, its first step, and the end.
 Stretch = tuple[int, int, int]
@@ -61,12 +66,19 @@ def levels(scores: np.ndarray, times: np.ndarray) -> np.ndarray:
     return kept
 
 
-def levels_drawn(steady: np.ndarray, apart: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def levels_drawn(
+    steady: np.ndarray, scores: np.ndarray, apart: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """Draw levels, `[S, W]`, that are as likely: each stretch has the standard error of its mean.
+
+    A worker without a stretch may stay slow, or fast, by too little to be found: it does with the
+    probability that its ranks give it.
 
     Args:
       steady: as `levels` returns them.
+      scores: as there, of times without these levels.
       apart: ln of a worker's time over others', but for its level, `[S, W]`.
+      rng: of the draw.
     """
     drawn = steady.copy()
     for worker in np.flatnonzero(steady.any(axis=0)):
@@ -74,9 +86,62 @@ def levels_drawn(steady: np.ndarray, apart: np.ndarray, rng: np.random.Generator
         ends = np.flatnonzero(np.diff(level)) + 1
         for stretch in np.split(np.arange(len(level)), ends):
             if level[stretch[0]] != 0:
-                error = apart[stretch, worker].std() / np.sqrt(len(stretch))
-                drawn[stretch, worker] += error * rng.standard_normal()
+                drawn[stretch, worker] += _error(apart[stretch, worker]) * rng.standard_normal()
+    free = np.all(steady == 0, axis=0)
+    if len(scores) < FEWEST_STEPS or not free.any():
+        return drawn
+    usual = _trimmed_mean(apart[:, free].ravel())
+    stays = free & (rng.random(len(free)) < _chances_to_stay(scores, free))
+    for worker in np.flatnonzero(stays):
+        chance = _error(apart[:, worker]) * rng.standard_normal()
+        drawn[:, worker] = _trimmed_mean(apart[:, worker]) - usual + chance
     return drawn
+
+
+def _error(values: np.ndarray) -> float:
+    return float(values.std() / math.sqrt(len(values)))
+
+
+def _chances_to_stay(scores: np.ndarray, free: np.ndarray) -> np.ndarray:
+    """Return P(worker stays slow or fast | scores) = 1 / (1 + W √S e^{-z²/2}), `[W]`.
+
+    z is its mean score in standard errors, so this is the Bayesian information criterion, with a
+    chance of one in W beforehand.
+    """
+    steps, workers = scores.shape
+    deviation, dependence = _noise(scores)
+    z = scores.mean(axis=0) * math.sqrt(steps / dependence) / deviation
+    if free.sum() > 2:
+        # Ranks of the others are pulled by those that are found.
+        z = z - np.median(z[free])
+    return 1 / (1 + workers * math.sqrt(steps) * np.exp(-(z**2) / 2))
+
+
+def slow_in_all_steps(scores: np.ndarray, times: np.ndarray) -> dict[int, float]:
+    """Return workers that are slow in all of a few steps, and how many times as slow as others.
+
+    Their ranks add up to more than workers' do in 99 % of permutations within each step. Nobody is
+    found where even the least of these chances, W^(1-S), is above 1 %.
+
+    Args:
+      scores: ranks within the step, or means of them, `[S, W]`.
+      times: `[S, W]`.
+    """
+    steps, workers = scores.shape
+    if _BY_CHANCE * workers ** (steps - 1) < 1:
+        return {}
+    sums = scores.sum(axis=0)
+    # In this order the permutations do not depend on the workers' names.
+    ordered = np.broadcast_to(scores[:, np.argsort(sums)], (_PERMUTATIONS, steps, workers))
+    permuted = np.random.default_rng(0).permuted(ordered, axis=2).sum(axis=1)
+    largest = np.abs(permuted).max(axis=1)
+    odd = np.abs(sums) > np.quantile(largest, 1 - _BY_CHANCE, method="higher")
+    if odd.all():
+        odd &= sums > 0
+    apart = np.log(times / np.median(times, axis=1, keepdims=True))
+    usual = _trimmed_mean(apart[:, ~odd].ravel())
+    slow = np.flatnonzero(odd & (sums > 0))
+    return {int(w): math.exp(_trimmed_mean(apart[:, w]) - usual) for w in slow}
 
 
 def _outside(stretches: list[Stretch], shape: tuple[int, ...]) -> np.ndarray:
@@ -100,7 +165,7 @@ def _trimmed_mean(values: np.ndarray) -> float:
 
 def _unlike(scores: np.ndarray) -> list[Stretch]:
     """Return stretches with scores that are no chance."""
-    if len(scores) < 2 * _SHORTEST:
+    if len(scores) < FEWEST_STEPS:
         return []
     deviation, dependence = _noise(scores)
     normal = scores / (deviation * math.sqrt(dependence))
@@ -154,6 +219,13 @@ def ranks_of(times: np.ndarray) -> np.ndarray:
         both = np.searchsorted(ordered, own, "left") + np.searchsorted(ordered, own, "right")
         ranks[step, measured] = math.sqrt(12) * (both / 2 / max(own.size, 1) - 0.5)
     return ranks
+
+
+def scores_of(seconds: np.ndarray) -> np.ndarray:
+    """The mean rank of a worker's chunks among all of the step, in standard errors, `[S, W]`."""
+    steps, workers, chunks = seconds.shape
+    ranks = ranks_of(seconds.reshape(steps, workers * chunks)).reshape(seconds.shape)
+    return math.sqrt(chunks) * ranks.mean(axis=2)
 
 
 def _noise(scores: np.ndarray) -> tuple[np.ndarray, float]:

@@ -5,29 +5,30 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from bcgc_jax.measured import remedies
 from bcgc_jax.measured.alike import NOT_TIMED_APART, equal, workers_alike
+from bcgc_jax.measured.cause_shares import shares_of
 from bcgc_jax.measured.causes import (
-    CAUSES,
+    Model,
     Parts,
     as_data,
     as_one_chunk,
+    as_pauses,
     losses,
-    parts_of,
-    parts_of_steps,
-    redrawn,
+    model_of_chunks,
+    model_of_steps,
     slow_together,
 )
-from bcgc_jax.measured.intervals import Interval, block_for, percent, resample_draws
+from bcgc_jax.measured.intervals import Interval, percent, ratio_of_means
 from bcgc_jax.measured.microbatches import Microbatches, predicted_seconds
-from bcgc_jax.measured.slow_workers import levels, ranks_of
+from bcgc_jax.measured.slow_workers import FEWEST_STEPS, levels, ranks_of
 from bcgc_jax.measured.traces import Trace
+from bcgc_jax.measured.words import counted
 from bcgc_jax.plans.chunk_lengths import LoadLine
 
 # Chunks that a step is taken to have where the log does not say.
@@ -36,8 +37,6 @@ CHUNKS = 8
 _TOLD = 0.05
 # Slow workers that are told in words.
 MOST_TOLD = 3
-# Steps, of all draws, over which what causes add is averaged: a few steps are drawn many times.
-_DRAWN_STEPS = 400
 # A first step that takes so many times as long as the median one has perhaps compiled.
 _COMPILED = 5.0
 # A smaller share of the time is of no consequence for a plan: own choice.
@@ -45,13 +44,21 @@ _SMALL = 0.05
 # Without chunks a log does not say whether what is not steady is of workers, data or pauses.
 STEADY = "steady"
 REST = "rest"
+# Without loads and forward passes chunks do not say whether a long one is long or has paused.
+DATA_OR_PAUSES = "data or pauses"
+# A few steps do not say whether a slow worker stays slow.
+WORKERS = "workers"
 IN_WORDS = {
     "data": "the data: some chunks are longer than others",
     STEADY: "workers that stay slow",
     "random": "workers that are slow in single steps, at random",
     "pauses": "pauses within a chunk",
+    DATA_OR_PAUSES: "long chunks: data, or pauses within a chunk",
+    WORKERS: "workers that are slow",
     REST: "single slow steps: workers, data or pauses",
 }
+# More steps than this that count as one are said in words.
+_ALIKE_STEPS = 3.0
 
 
 class SlowWorker(NamedTuple):
@@ -65,9 +72,16 @@ class SlowWorker(NamedTuple):
     def __str__(self) -> str:
         return self.in_words(f"Worker {self.worker}")
 
-    def in_words(self, subject: str) -> str:
-        when = f"steps {self.first_step} to {self.last_step}"
+    def in_words(self, subject: str, when: str | None = None) -> str:
+        when = when or f"steps {self.first_step} to {self.last_step}"
         return f"{subject} was {self.ratio:.3g} times as slow as the others in {when}."
+
+
+class LongChunks(NamedTuple):
+    """Chunks above three times their worker's median: how many, and their share of a cause."""
+
+    chunks: int
+    share: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,17 +97,20 @@ class Slowness:
       lengths: what the lengths of chunks are predicted from, "load"; None for nothing. A forward
         pass is no length: it is timed when its chunk has been handed out.
       load_line: predicts a chunk's seconds from its load; None without loads.
-      block: so many neighbouring steps are resampled together.
+      block: so many neighbouring steps are alike, and count as one; 1 where they are independent.
       step: mean seconds of a step.
       balanced: mean seconds of a worker, which a step would take if all ended together.
       alike: whether the workers of a step look as if each had waited for the slowest. Then there
         are no causes.
-      causes: of `step` - `balanced`, as shares of it: "data", "steady", "random" and "pauses", or
-        without chunks "steady" and "rest", and with loads "data".
+      causes: of `step` - `balanced`, as shares of it: "data", "steady", "random" and "pauses".
+        Where the log does not tell them apart "data or pauses" is one, and in fewer than eight
+        steps "workers" (steady or random). Without chunks "rest" is all but "steady", and with
+        loads "data".
       together: what steps take more in which all workers are slow, as a share of `step`; no part of
         the loss.
       slow_workers: that stay slow, first those that take the most time more.
       changing: whether a worker has become slow or fast in the last quarter of the steps.
+      long_chunks: that may have paused, where "data or pauses" is a cause; else None.
     """
 
     num_workers: int
@@ -103,7 +120,7 @@ class Slowness:
     recorded: bool
     lengths: str | None
     load_line: LoadLine | None
-    block: int
+    block: float
     step: float
     balanced: float
     alike: bool
@@ -111,6 +128,7 @@ class Slowness:
     together: Interval
     slow_workers: list[SlowWorker]
     changing: bool
+    long_chunks: LongChunks | None
 
     @property
     def loss(self) -> float:
@@ -130,28 +148,80 @@ class Slowness:
 
     @property
     def of_data(self) -> bool:
-        """Whether most of the loss is of long chunks, which are long on each worker."""
-        return "data" in self.causes and self.causes["data"].value > 0.5
+        """Whether most of the loss is of long chunks, which are long on each worker, or pause."""
+        return any(self.causes[k].value > 0.5 for k in ("data", DATA_OR_PAUSES) if k in self.causes)
+
+    def cause_shows(self, name: str) -> bool:
+        """Whether a cause is above chance: by its interval, or by a worker that stays slow."""
+        named = name in (STEADY, WORKERS) and bool(self.slow_workers)
+        return self.causes[name].shows or named
+
+    @property
+    def too_few(self) -> bool:
+        """Whether there are too few steps to say that a slow worker stays slow."""
+        return self.num_steps < FEWEST_STEPS
 
     def causes_in_words(self) -> list[str]:
         """The shares of the causes; nothing where only one could be found, or none."""
         if not self.causes:
             return []
-        if self.causes.keys() == {STEADY, REST} and not self.causes[STEADY].shows:
+        if REST in self.causes and not (STEADY in self.causes and self.cause_shows(STEADY)):
             return []
-        shown = [(share.value, name) for name, share in self.causes.items() if share.shows]
+        shown = [
+            (share.value, name) for name, share in self.causes.items() if self.cause_shows(name)
+        ]
         shown.sort(key=lambda each: -each[0])
         shares = [f"{percent(value)} % is due to {IN_WORDS[name]}" for value, name in shown]
         said = [f"Workers do not end together. Of the time that this costs, {'; '.join(shares)}."]
         if self.of_data:
+            what = (
+                "data are" if "data" in self.causes else "chunks, by their data or by pauses, are"
+            )
             said.append(
-                "The data are slow more than the workers. Plans here suppose slow workers: what "
+                f"The {what} slow more than the workers. Plans here suppose slow workers: what "
                 "they promise does not hold for this trace. bcgc advise replays what helps."
+            )
+        return said + self.doubts()
+
+    def doubts(self) -> list[str]:
+        """Say what the log does not tell of its causes, and where an estimate may be off."""
+        said = []
+        if DATA_OR_PAUSES in self.causes and self.cause_shows(DATA_OR_PAUSES):
+            said.append(self._long_chunks_in_words())
+        if WORKERS in self.causes or (self.too_few and REST in self.causes):
+            said.append(
+                f"{counted(self.num_steps, 'step')} do not tell whether slow workers stay slow: "
+                f"record {FEWEST_STEPS} steps or more."
+            )
+        if self.recorded and self.num_chunks == 2:
+            said.append(
+                "Of two chunks the data's share is too high where lengths are very skewed: 76 % "
+                "in place of 59 % for exponential ones."
+            )
+        if self.block > _ALIKE_STEPS:
+            worth = max(round(self.num_steps / self.block), 1)
+            said.append(
+                f"Neighbouring steps are alike: {self.num_steps} are worth about {worth} "
+                "independent ones."
             )
         return said
 
+    def _long_chunks_in_words(self) -> str:
+        said = "Data and pauses are not told apart without a column `load` or `forward_seconds`."
+        long = self.long_chunks
+        if long is None or long.chunks == 0:
+            return f"{said} No chunk takes more than three times its worker's median."
+        chunks = "1 chunk takes" if long.chunks == 1 else f"{long.chunks} chunks take"
+        return (
+            f"{said} {chunks} more than three times the worker's median: "
+            f"{percent(long.share)} % of this cause."
+        )
+
     def slow_workers_in_words(self) -> list[str]:
-        said = [str(one) for one in self.slow_workers[:MOST_TOLD]]
+        every = f"all {counted(self.num_steps, 'step')}" if self.too_few else None
+        said = [
+            slow.in_words(f"Worker {slow.worker}", every) for slow in self.slow_workers[:MOST_TOLD]
+        ]
         if (more := len(self.slow_workers) - MOST_TOLD) > 0:
             said.append(f"There {'are' if more > 1 else 'is'} {more} more of these.")
         return said
@@ -200,19 +270,69 @@ class Slowness:
 class Log(NamedTuple):
     """The whole steps of a trace: a model of them, and others that they speak for as much.
 
-    `draws` has the model with other draws of what is known up to an error.
+    Attributes:
+      model: of the seconds.
+      others: what makes other parts of the same seconds, by which other causes are slow.
+      costs: of chunks, as predicted, `[S, W, C]`; None where their lengths are not known.
+      line: predicts a chunk's seconds from its load, by which the costs are.
+      recorded: whether the log has the chunks.
+      told_apart: whether loads or forward passes tell long chunks from pauses.
     """
 
-    model: Parts
-    others: list[Parts]
+    model: Model
+    others: Sequence[Callable[[Parts], Parts]]
     costs: np.ndarray | None
     line: LoadLine | None
-    draws: Sequence[Parts] = ()
+    recorded: bool
+    told_apart: bool
+
+    def causes(self) -> list[tuple[str, str]]:
+        """The causes that the log tells apart, each after its name among those of `losses`."""
+        few = len(self.model.parts.data) < FEWEST_STEPS
+        if not self.recorded:
+            lengths = [] if self.line is None else [("data", "data")]
+            return [*lengths, *([] if few else [("steady", STEADY)]), ("random", REST)]
+        workers = [("random", WORKERS)] if few else [("steady", STEADY), ("random", "random")]
+        if self.told_apart:
+            return [("data", "data"), *workers, ("pauses", "pauses")]
+        return [("data", DATA_OR_PAUSES), *workers]
 
     def losses(self) -> dict[str, np.ndarray]:
-        """What each cause adds to the loss of each step, `[S]`, in each of D draws, `[D, S]`."""
-        each = [losses(parts) for parts in (self.model, *self.draws)]
-        return {cause: np.stack([added[cause] for added in each]) for cause in CAUSES}
+        """What each cause adds to the loss of each step in each of D draws, `[D, S]`."""
+        return self._added(self.model.without_chance().draws)
+
+    def _added(self, draws: Sequence[Parts]) -> dict[str, np.ndarray]:
+        each = [losses(parts) for parts in draws]
+        return {name: np.stack([added[cause] for added in each]) for cause, name in self.causes()}
+
+    def shares(self, seed: int) -> tuple[dict[str, Interval], float]:
+        """The shares of the causes, and as how many steps one counts that depend on each other."""
+        every, without = self._added(self.model.draws), None
+        if not self.model.random_shows:
+            without = self._stacked(self.losses())
+        found = shares_of(self._stacked(every), without, seed)
+        causes = dict(zip(every, found.intervals, strict=True))
+        shown = [
+            f for f, share in zip(found.dependence, found.intervals, strict=True) if share.shows
+        ]
+        return causes, max(shown, default=1.0)
+
+    def _stacked(self, added: dict[str, np.ndarray]) -> np.ndarray:
+        """`[D, S, K]`; where all take one time, rounding is no cause."""
+        rounding = 1e-9 * self.model.parts.times().max(axis=1)
+        return np.stack(
+            [np.where(np.abs(values) > rounding, values, 0.0) for values in added.values()], axis=-1
+        )
+
+    def long_chunks(self) -> LongChunks | None:
+        """What may be pauses, where chunks are not told from them."""
+        if not self.recorded or self.told_apart:
+            return None
+        pausing = as_pauses(self.model.without_chance().parts)
+        added = losses(pausing)
+        data, pauses = (float(added[cause].mean()) for cause in ("data", "pauses"))
+        share = min(max(pauses, 0.0) / max(data + pauses, 1e-300), 1.0)
+        return LongChunks(int(np.count_nonzero(pausing.pauses)), share)
 
 
 def whole_steps(trace: Trace) -> tuple[np.ndarray, np.ndarray]:
@@ -246,28 +366,29 @@ def slowness_of(trace: Trace, log: Log, seed: int = 0, *, timed_apart: bool = Fa
     `timed_apart`: the seconds are known to be of each worker's own computation.
     """
     times, steps = whole_steps(trace)
-    block = block_for(remedies.nothing(log.model).seconds, remedies.limit(log.model).seconds)
-    causes, together = _causes(log, block, seed)
-    slow_workers = _slow_workers(trace, *_levels(trace, log, steps))
+    causes, dependence = log.shares(seed)
+    steady = log.model.parts.steady
+    slow_workers = _slow_workers(trace, log, steps)
     # Behind a collective nobody is seen to stay slow.
-    stays = bool(slow_workers) or _matters(causes[STEADY])
+    stays = bool(slow_workers) or (STEADY in causes and _matters(causes[STEADY]))
     alike = not timed_apart and (equal(times) if stays else workers_alike(times))
     return Slowness(
         num_workers=trace.num_workers,
         num_steps=len(times),
         left_out=trace.num_steps - len(times),
-        num_chunks=log.model.data.shape[2],
-        recorded=not log.others,
+        num_chunks=log.model.parts.data.shape[2],
+        recorded=log.recorded,
         lengths=None if log.line is None else "load",
         load_line=log.line,
-        block=block,
+        block=dependence,
         step=float(times.max(axis=1).mean()),
         balanced=float(times.mean()),
         alike=alike,
         causes={} if alike else causes,
-        together=together,
+        together=ratio_of_means(slow_together(times), times.max(axis=1), seed),
         slow_workers=slow_workers,
-        changing=bool(np.any(np.diff(log.model.steady[3 * len(times) // 4 :], axis=0))),
+        changing=bool(np.any(np.diff(steady[3 * len(times) // 4 :], axis=0))),
+        long_chunks=log.long_chunks(),
     )
 
 
@@ -281,33 +402,52 @@ def _table(trace: Trace) -> np.ndarray:
 
 
 def model_of(trace: Trace, times: np.ndarray, chunks: int | None) -> Log:
+    """Model whole steps, `[S, W]`.
+
+    Slowness is drawn for workers in the order of their speeds, in seconds over their median: what
+    the log calls its workers and in which unit it counts makes no difference.
+    """
+    order = np.argsort(np.log(times).mean(axis=0), kind="stable")
+    unit = float(np.median(times))
     parts = trace.microbatches
     if trace.load is not None:
-        return _model_of_loads(trace, times, chunks or CHUNKS)
-    if parts is None or parts.seconds.shape[2] < 2:
-        model = parts_of_steps(times, chunks or CHUNKS)
-        others = [as_data(model), as_one_chunk(model)]
-        draws = _draws(model, by_chunks=False)
-        return Log(model, others, costs=None, line=None, draws=draws)
-    if chunks is not None:
+        log = _model_of_loads(trace, times, chunks or CHUNKS, order, unit)
+    elif parts is None or parts.seconds.shape[2] < 2:
+        model = model_of_steps(times[:, order] / unit, chunks or CHUNKS)
+        log = _without_chunks(model)
+    elif chunks is not None:
         count = parts.seconds.shape[2]
         raise ValueError(f"the log itself says that a worker's step has {count} chunks")
-    parts = parts.whole_steps()
+    else:
+        log = _model_of_parts(parts.whole_steps(), order, unit)
+    return log._replace(model=log.model.of_workers(order, unit))
+
+
+def _without_chunks(
+    model: Model, costs: np.ndarray | None = None, line: LoadLine | None = None
+) -> Log:
+    return Log(model, [as_data, as_one_chunk], costs, line, recorded=False, told_apart=False)
+
+
+def _model_of_parts(parts: Microbatches, order: np.ndarray, unit: float) -> Log:
     if parts.load is not None and np.ptp(parts.load) == 0:
         # Equal loads, such as a batch's size, say nothing of lengths.
         parts = parts._replace(load=None)
-    model = parts_of(parts)
-    draws = _draws(model, by_chunks=parts.load is None)
+    ordered = Microbatches(
+        parts.seconds[:, order] / unit,
+        forward=None if parts.forward is None else parts.forward[:, order] / unit,
+        load=None if parts.load is None else parts.load[:, order],
+    )
+    model = model_of_chunks(ordered)
+    told_apart = parts.load is not None or parts.forward is not None
+    others = [as_pauses] if not told_apart and as_pauses(model.parts).pauses.any() else []
     costs, line = _costs(parts)
-    return Log(model, others=[], costs=costs, line=line, draws=draws)
+    return Log(model, others, costs, line, recorded=True, told_apart=told_apart)
 
 
-def _draws(model: Parts, *, by_chunks: bool) -> list[Parts]:
-    several = range(1, math.ceil(_DRAWN_STEPS / len(model.data)))
-    return [redrawn(model, seed, by_chunks=by_chunks) for seed in several]
-
-
-def _model_of_loads(trace: Trace, times: np.ndarray, chunks: int) -> Log:
+def _model_of_loads(
+    trace: Trace, times: np.ndarray, chunks: int, order: np.ndarray, unit: float
+) -> Log:
     """Model a log that has the load of each worker's step: equal chunks are supposed."""
     largest = trace.largest_loads()
     assert largest.load is not None
@@ -319,12 +459,10 @@ def _model_of_loads(trace: Trace, times: np.ndarray, chunks: int) -> Log:
     assert expected is not None
     assert costs is not None
     assert line is not None
-    model = parts_of_steps(times, chunks, expected[:, :, 0])
-    others = [as_data(model), as_one_chunk(model)]
+    model = model_of_steps(times[:, order] / unit, chunks, expected[:, order, 0] / unit)
     costs = np.repeat(costs, chunks, axis=2) / chunks
     line = line._replace(base=line.base / chunks, usual=line.usual / chunks)
-    draws = _draws(model, by_chunks=False)
-    return Log(model, others, costs, line, draws=draws)
+    return _without_chunks(model, costs, line)
 
 
 def _costs(parts: Microbatches) -> tuple[np.ndarray | None, LoadLine | None]:
@@ -342,54 +480,35 @@ def _costs(parts: Microbatches) -> tuple[np.ndarray | None, LoadLine | None]:
     return costs, LoadLine.fitted(parts.load, parts.seconds)
 
 
-def _causes(log: Log, block: int, seed: int) -> tuple[dict[str, Interval], Interval]:
-    added = log.losses()
-    names = list(CAUSES)
-    if log.others:
-        added |= {REST: added["random"]}
-        names = [STEADY, REST] if log.line is None else ["data", STEADY, REST]
-    times = log.model.times()
-    # Where all take one time, rounding is no cause.
-    rounding = 1e-9 * times.max(axis=1)
-    parts = [np.where(np.abs(added[name]) > rounding, added[name], 0.0) for name in names]
-    series = np.broadcast_arrays(*parts, slow_together(times), times.max(axis=1))
-    resamples = resample_draws(np.stack(series, axis=-1), block, seed)
-    count = len(names)
-
-    def share(k: int) -> Interval:
-        def of(mean: np.ndarray) -> np.ndarray:
-            return mean[..., k] / np.maximum(mean[..., :count].sum(axis=-1), 1e-300)
-
-        return resamples.interval(of)
-
-    together = resamples.interval(lambda mean: mean[..., count] / mean[..., count + 1])
-    return {name: share(k) for k, name in enumerate(names)}, together
-
-
 def _levels(trace: Trace, log: Log, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return steps, and what workers take more in them that stay slow.
 
     Without chunks and loads the steps need not be whole.
     """
-    if not log.others or log.line is not None:
-        return steps, log.model.steady
+    if log.recorded or log.line is not None:
+        return steps, log.model.parts.steady
     times = _table(trace)
     known = np.flatnonzero(np.isfinite(times).any(axis=1))
     return known, levels(ranks_of(times[known]), times[known])
 
 
-def _slow_workers(trace: Trace, steps: np.ndarray, steady: np.ndarray) -> list[SlowWorker]:
+def _slow_workers(trace: Trace, log: Log, steps: np.ndarray) -> list[SlowWorker]:
     """The stretches in which a worker stays slow, those that cost the most time first."""
-    slow = []
-    for worker, own in enumerate(steady.T):
-        ends = np.flatnonzero(np.diff(own, prepend=np.nan, append=np.nan) != 0)
+    known, steady = _levels(trace, log, steps)
+    slow: list[tuple[float, SlowWorker]] = []
+    for worker, level in enumerate(steady.T):
+        ends = np.flatnonzero(np.diff(level, prepend=np.nan, append=np.nan) != 0)
         for first, stop in itertools.pairwise(ends):
-            if own[first] > _TOLD:
-                one = SlowWorker(
-                    worker=str(trace.worker_names[worker]),
-                    first_step=str(trace.step_names[steps[first]]),
-                    last_step=str(trace.step_names[steps[stop - 1]]),
-                    ratio=float(np.exp(own[first])),
-                )
-                slow.append(((one.ratio - 1) * (stop - first), one))
-    return [one for _, one in sorted(slow, key=lambda each: -each[0])]
+            if level[first] > _TOLD:
+                ratio = float(np.exp(level[first]))
+                stretch = _slow_worker(trace, worker, known[[first, stop - 1]], ratio)
+                slow.append(((ratio - 1) * (stop - first), stretch))
+    for worker, ratio in log.model.slow_in_all.items():
+        if not steady.any() and ratio > math.exp(_TOLD):
+            slow.append((ratio - 1, _slow_worker(trace, worker, steps[[0, -1]], ratio)))
+    return [worker for _, worker in sorted(slow, key=lambda cost: -cost[0])]
+
+
+def _slow_worker(trace: Trace, worker: int, ends: np.ndarray, ratio: float) -> SlowWorker:
+    first, last = map(str, trace.step_names[ends])
+    return SlowWorker(str(trace.worker_names[worker]), first, last, ratio)

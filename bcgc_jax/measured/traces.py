@@ -42,7 +42,7 @@ class Trace(NamedTuple):
     Args:
       step_names: `[S]`, str, in the order of their numbers, or of first mention where one is no
         number.
-      worker_names: `[W]`, str, in the order of first mention.
+      worker_names: `[W]`, str, sorted, numbers in them by value: "w2" before "w10".
       step, worker: `[R]`, int, places in the two.
       seconds: `[R]`, float64, positive; from the beginning of the iteration.
       censored: `[R]`, bool: the worker was cut off, its time is longer than that.
@@ -459,11 +459,13 @@ def _trace_of(
     columns = columns._replace(seconds=unit * columns.seconds, forward=unit * columns.forward)
     step_names = np.array(columns.steps)
     order = _time_order(step_names)
+    workers = sorted(columns.workers, key=_with_numbers)
+    place = np.array([workers.index(name) for name in columns.workers], np.int32)
     trace = Trace(
         step_names=step_names[order],
-        worker_names=np.array(columns.workers),
+        worker_names=np.array(workers),
         step=np.argsort(order).astype(np.int32)[columns.step],
-        worker=columns.worker,
+        worker=place[columns.worker],
         seconds=columns.seconds,
         censored=columns.censored,
         load=None if np.isnan(columns.load).all() else columns.load,
@@ -595,6 +597,12 @@ def _time_order(names: np.ndarray) -> np.ndarray:
             if np.isfinite(numbers := names.astype(dtype)).all():
                 return np.argsort(numbers, kind="stable")
     return np.arange(len(names))
+
+
+def _with_numbers(name: str) -> list[tuple[int, str]]:
+    """A key by which names are sorted: text, and numbers by their value."""
+    pieces = re.split(r"(\d+)", name)
+    return [(int(piece), "") if piece.isdigit() else (-1, piece) for piece in pieces]
 
 
 def _flag(text: str, name: str) -> bool:

@@ -1,12 +1,12 @@
 """The remedy that is advised: the cheapest of those that save nearly as much as the best."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from bcgc_jax.measured.intervals import Interval, block_for, resample
-from bcgc_jax.measured.remedies import LIMIT, NOTHING, Replay
+from bcgc_jax.measured.intervals import Interval, interval_of, resample_draws
+from bcgc_jax.measured.remedies import NOTHING, Replay
 
 # Less time saved than this share is no reason to change anything.
 WORTH = 0.02
@@ -16,30 +16,53 @@ FEWEST_STEPS = 8
 
 
 class Savings(NamedTuple):
-    """What each remedy saves of a used sample's time, as a share; `drawn` in resampled steps."""
+    """What each remedy saves of a used sample's time, as a share.
 
-    block: int
+    Attributes:
+      values: v = 1 - mean r / mean n, r and n the seconds of a step with the remedy and without.
+      drawn: v in resampled steps, `[R]`, the same for all remedies.
+      influence: what each step adds to v, ((1 - v) n - r) / mean n, `[S]`.
+    """
+
     values: dict[str, float]
     drawn: dict[str, np.ndarray]
+    influence: dict[str, np.ndarray]
 
     def interval(self, name: str) -> Interval:
-        low, high = np.quantile(self.drawn[name], [0.025, 0.975])
-        return Interval(self.values[name], float(low), float(high))
+        return interval_of(self.values[name], self.drawn[name], self.influence[name])
+
+    def less(self, name: str, best: str) -> Interval:
+        """What a remedy saves less than another one, in the same steps."""
+        return interval_of(
+            self.values[best] - self.values[name],
+            self.drawn[best] - self.drawn[name],
+            self.influence[best] - self.influence[name],
+        )
 
 
-def savings_of(replays: dict[str, Replay], seed: int = 0) -> Savings:
-    """Return what all remedies save, in the same resampled steps."""
-    names = list(replays)
-    series = np.stack([replay.seconds / (1 - replay.lost) for replay in replays.values()], axis=1)
-    now, least = (series[:, names.index(name)] for name in (NOTHING, LIMIT))
-    block = block_for(now, least)
-    resamples = resample(series, block, seed)
+def savings_of(draws: Sequence[Mapping[str, Replay]], seed: int = 0) -> Savings:
+    """Return what all remedies save, in the same resampled steps; draws are as likely."""
+    names = list(draws[0])
+
+    def series(replays: Mapping[str, Replay]) -> np.ndarray:
+        every = replays.values()
+        return np.stack([(row.seconds + row.planning) / (1 - row.lost) for row in every], axis=1)
+
+    every = np.stack([series(replays) for replays in draws])
+    now = names.index(NOTHING)
 
     def saved(means: np.ndarray) -> np.ndarray:
-        return 1 - means.T / means.T[names.index(NOTHING)]
+        return 1 - means.T / means.T[now]
 
-    values = dict(zip(names, map(float, saved(resamples.means)), strict=True))
-    return Savings(block, values, dict(zip(names, saved(resamples.drawn), strict=True)))
+    seconds = every.mean(axis=0)
+    values = saved(seconds.mean(axis=0))
+    without = seconds[:, now]
+    influence = ((1 - values)[:, None] * without - seconds.T) / without.mean()
+    return Savings(
+        values=dict(zip(names, values.tolist(), strict=True)),
+        drawn=dict(zip(names, saved(resample_draws(every, seed)), strict=True)),
+        influence=dict(zip(names, influence, strict=True)),
+    )
 
 
 def advised(models: Sequence[Savings], cheapest_first: Sequence[str]) -> str | None:
@@ -52,7 +75,8 @@ def advised(models: Sequence[Savings], cheapest_first: Sequence[str]) -> str | N
 
     >>> drawn = {"a": np.array([0.04, 0.06]), "b": np.array([0.045, 0.065]),
     ...     "c": np.array([-0.1, 0.9])}
-    >>> savings = Savings(1, {name: float(values.mean()) for name, values in drawn.items()}, drawn)
+    >>> values = {name: float(saved.mean()) for name, saved in drawn.items()}
+    >>> savings = Savings(values, drawn, dict.fromkeys(drawn, np.zeros(1000)))
     >>> advised([savings], ["a", "b", "c"]), advised([savings], ["c"])
     ('a', None)
     """
@@ -64,8 +88,18 @@ def advised(models: Sequence[Savings], cheapest_first: Sequence[str]) -> str | N
         return None
     less = dict.fromkeys(candidates, 0.0)
     for low, savings in zip(lows, models, strict=True):
-        best = savings.drawn[max(candidates, key=low.__getitem__)]
+        best = max(candidates, key=low.__getitem__)
         for name in candidates:
-            less[name] += float(np.quantile(best - savings.drawn[name], 0.975)) / len(models)
+            less[name] += savings.less(name, best).high / len(models)
     fine = [name for name in candidates if less[name] <= FOR_CHEAPER]
     return fine[0] if fine else min(candidates, key=less.__getitem__)
+
+
+def as_good(models: Sequence[Savings], remedy: str, others: Sequence[str]) -> list[str]:
+    """Return those of the others that save as much as a remedy, within the error, by all models."""
+    found = []
+    for name in others:
+        less = [savings.less(name, remedy) for savings in models]
+        if name != remedy and all(each.low <= 0 <= each.high for each in less):
+            found.append(name)
+    return found

@@ -41,10 +41,9 @@ def test_two_screens_say_what_to_do(command, chunks):
     assert len(lines) <= 48
     assert lines[0] == "chunks.csv: 8 workers, 24 steps, 8 chunks in a worker's step."
     assert any(line.startswith("the data: some chunks are longer than others") for line in lines)
-    assert "Do this: deal the chunks to the workers by their length. It saves" in out
-    assert "Lengths are predicted from load, as if that is known before the step." in " ".join(
-        lines
-    )
+    text = " ".join(out.split())
+    assert "Do this: deal the chunks to the workers by their length. It saves" in text
+    assert "Lengths are predicted from load, as if that is known before the step." in text
     assert "by model" not in out
 
 
@@ -62,7 +61,7 @@ def test_a_log_without_chunks_is_a_range(command, tmp_path):
     assert "All workers slow at once: none that shows." in text
     assert "First look at worker 3. It was 1." in text
     assert "Until then: share the work, with" in text
-    assert "If workers cannot ask within a step: give each worker data by its speed, once." in text
+    assert "If workers cannot ask within a step: give each worker data by its speed, anew" in text
     (tmp_path / "few.csv").write_text(
         "\n".join((tmp_path / "steps.csv").read_text().splitlines()[:21])
     )
@@ -164,7 +163,8 @@ def test_the_picture_has_the_numbers_of_the_answer(command, tmp_path):
         ends = [line.get_xdata() for line in axes.lines[: len(shares)]]
         assert_close(ends, [[100 * share.low, 100 * share.high] for share in shares])
     by_model = left.collections[0].get_offsets()
-    assert_close(by_model[:, 0], [100 * row.range[0] for row in found.rows])
+    others = [row.range[row.range[0] >= row.saved.value] for row in found.rows]
+    assert_close(by_model[:, 0], 100 * np.array(others))
     assert [label.get_text() for label in left.get_yticklabels()] == [
         row.remedy for row in found.rows
     ]
@@ -202,7 +202,8 @@ def test_the_plan_is_for_the_trainers_and_for_ones_own_loop(command, answer, tmp
 
 def test_without_work_sharing_no_plan_is_written(command, tmp_path, chunks):
     plan = tmp_path / "plan.json"
-    status, out, err = command("advise", chunks, "--out", str(plan))
+    # Questions take long here.
+    status, out, err = command("advise", chunks, "--round-trip", "0.3", "--out", str(plan))
     assert (status, plan.exists()) == (2, False)
     assert "Do this: deal the chunks" in out
     assert err == "bcgc: --out: no plan is written, for dealt by length needs no plan\n"

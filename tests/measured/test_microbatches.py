@@ -124,7 +124,7 @@ def test_costs_are_a_line_through_the_lengths_of_the_steps_before(column):
 
 def test_one_microbatch_alone_says_not_who_is_slow():
     one = describe(_read("1,a,0,2\n1,b,0,3\n2,a,0,2\n2,b,0,3\n", "step,worker,chunk,seconds\n"))
-    assert known(one.slowness).causes.keys() == {"steady", "rest"}
+    assert known(one.slowness).causes.keys() == {"rest"}
     assert not re.search("microbatch|chunk", " ".join(one.remarks()))
 
 

@@ -84,7 +84,8 @@ def test_quoted_fields_and_blanks(tmp_path):
         "1,  a , 3,\n"
     )
     trace = load_trace(_write(tmp_path, text))
-    assert trace.worker_names.tolist() == ["a, b", 'a "c"', "a"]
+    assert trace.worker_names[trace.worker].tolist() == ["a, b", 'a "c"', "a"]
+    assert trace.worker_names.tolist() == ["a", 'a "c"', "a, b"]
     assert trace.seconds.tolist() == [1.5, 2.5, 3.0]
     with pytest.raises(ValueError, match="line 4: seconds"):
         load_trace(_write(tmp_path, text.replace("2.5", "soon")))
@@ -235,9 +236,10 @@ def test_one_step_or_one_worker_is_a_trace(tmp_path):
 
 def test_wide_files(tmp_path):
     expected = load_trace(_write(tmp_path, _LONG + "2,w10,1.5\n2,w9,2.5\n1,w9,3.5\n"))
+    assert expected.worker_names.tolist() == ["w9", "w10"]
     _same(load_trace(_write(tmp_path, "step,w10,w9\n2,1.5,2.5\n1,,3.5\n")), expected)
     _same(load_trace(_write(tmp_path, "w10|step|w9\n1.5|2|2.5\n|1|3.5\n")), expected)
-    path = _write(tmp_path, "iteration;a;b\n2;1.5;2.5\n1;;3.5\n")
+    path = _write(tmp_path, "iteration;b;a\n2;1.5;2.5\n1;;3.5\n")
     named = load_trace(path, layout="wide", step="iteration")
     assert (named.worker_names.tolist(), named.num_missing) == (["a", "b"], 1)
     _same(named._replace(worker_names=expected.worker_names), expected)
@@ -249,14 +251,14 @@ def test_wide_files(tmp_path):
 
 def test_rows_are_the_steps_of_the_trace(tmp_path):
     text = _LONG + "7,b,2.5\n7,a,1.25\n3,a,3.5\n3,b,0.75\n"
-    assert load_trace(_write(tmp_path, text)).rows().tolist() == [[0.75, 3.5], [2.5, 1.25]]
+    assert load_trace(_write(tmp_path, text)).rows().tolist() == [[3.5, 0.75], [1.25, 2.5]]
     missing = load_trace(_write(tmp_path, text.replace("0.75", "")))
     with pytest.raises(
         ValueError,
         match=r"step 3 has no whole time of worker b: a replay needs all\. Leave out the steps",
     ):
         missing.rows()
-    np.testing.assert_array_equal(missing.table(), [[np.nan, 3.5], [2.5, 1.25]])
+    np.testing.assert_array_equal(missing.table(), [[3.5, np.nan], [1.25, 2.5]])
 
 
 def test_long_and_wide_give_the_same_trace(tmp_path):

@@ -1,0 +1,64 @@
+"""The share of each cause in the loss, with an interval of 95 %, by draws that are as likely."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from bcgc_jax.measured.intervals import Interval, dependence, resample_draws, widened
+
+_ENDS = (0.025, 0.975)
+
+
+class Shares(NamedTuple):
+    """Shares of K causes, and as how many steps one counts that depend on each other, `[K]`."""
+
+    intervals: list[Interval]
+    dependence: list[float]
+
+
+class _Resampled(NamedTuple):
+    """Shares, `[K]`, in resampled steps, `[R, K]`, and what each step adds to them, `[S, K]`."""
+
+    values: np.ndarray
+    drawn: np.ndarray
+    influence: np.ndarray
+
+
+def shares_of(draws: np.ndarray, without: np.ndarray | None = None, seed: int = 0) -> Shares:
+    """Return v_k = mean added_k / Σ mean added, at least 0, and its interval.
+
+    Args:
+      draws: what causes add to the loss of each step, `[D, S, K]`.
+      without: the same draws without slowness at random, where that does not show. The shares are
+        those; the intervals are the union of both.
+      seed: of the resampled steps.
+    """
+    resampled = _resampled(draws, seed)
+    every = [(resampled.values, resampled)]
+    if without is not None:
+        # Draws with it are of chance: their middle is the median.
+        every = [(np.median(resampled.drawn, axis=0), resampled)]
+        resampled = _resampled(without, seed)
+        every.append((resampled.values, resampled))
+    positive = np.maximum(resampled.values, 0.0)
+    values = positive / max(float(positive.sum()), 1e-300)
+    intervals = []
+    for k, value in enumerate(values.tolist()):
+        ends = [
+            widened(middle[k], np.quantile(found.drawn[:, k], _ENDS), found.influence[:, k])
+            for middle, found in every
+        ]
+        low, high = np.clip([np.min(ends), np.max(ends)], 0.0, 1.0).tolist()
+        intervals.append(Interval(value, min(low, value), max(high, value)))
+    return Shares(intervals, [dependence(series) for series in resampled.influence.T])
+
+
+def _resampled(draws: np.ndarray, seed: int) -> _Resampled:
+    mean = draws.mean(axis=0)
+    of_cause = mean.mean(axis=0)
+    loss = max(float(of_cause.sum()), 1e-300)
+    values = of_cause / loss
+    drawn = resample_draws(draws, seed)
+    drawn = drawn / np.maximum(drawn.sum(axis=1, keepdims=True), 1e-300)
+    influence = (mean - values * mean.sum(axis=1, keepdims=True)) / loss
+    return _Resampled(values, drawn, influence)

@@ -33,6 +33,8 @@ _FLOOR = 1e-6
 _LEARNT_FROM = 4000
 # A variance of less than so many errors is taken for none: its grid would be too fine.
 _FINEST = 0.01
+# Logarithms that deviate by less differ by rounding alone.
+_ROUNDING = 1e-9
 # B shows if its variance is above so many errors.
 _SHOWS = 1.96
 
@@ -253,7 +255,9 @@ def random_of(
     and whether one shows, V > 1.96 error(0).
     """
     variance = variance_of(z)
-    deviation = max(math.sqrt(variance.within), 1e-9)
+    if max(variance.between, variance.within) < _ROUNDING**2:
+        return np.zeros(z.shape[:2]), [np.zeros(z.shape[:2]) for _ in redrawn], False
+    deviation = max(math.sqrt(variance.within), _ROUNDING)
     every = math.ceil(z.shape[0] * z.shape[1] / _LEARNT_FROM)
     least = max(variance.between, variance.error(0.0), 1e-12)
     laws, common = _learnt(z[::every], least, deviation, rng)

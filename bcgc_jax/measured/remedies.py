@@ -396,8 +396,8 @@ def _by_draw(
     """Replay what needs the parts of chunks: all draws at once where steps do not depend."""
     workers = draws[0].steady.shape[1]
     most = workers if stored is None else min(stored, workers)
-    seats = _seats(draws[0], len(draws))
-    every = Parts(*map(np.concatenate, zip(*map(_seated, draws, seats), strict=True)))
+    seats = seats_of(draws[0], len(draws))
+    every = Parts(*map(np.concatenate, zip(*map(seated, draws, seats), strict=True)))
     expected = None
     if predicted is not None:
         expected = np.concatenate([predicted[:, seat] for seat in seats])
@@ -423,7 +423,7 @@ def _by_draw(
     return found
 
 
-def _seats(parts: Parts, count: int) -> list[np.ndarray]:
+def seats_of(parts: Parts, count: int) -> list[np.ndarray]:
     """Number workers anew for each draw: who shares data with whom is not known beforehand.
 
     The numbers do not depend on those in the log.
@@ -433,6 +433,6 @@ def _seats(parts: Parts, count: int) -> list[np.ndarray]:
     return [by_speed[rng.permutation(len(by_speed))] for _ in range(count)]
 
 
-def _seated(parts: Parts, seats: np.ndarray) -> Parts:
+def seated(parts: Parts, seats: np.ndarray) -> Parts:
     steady, random, data, pauses = (values[:, seats] for values in parts)
     return Parts(steady, random, data, pauses)

@@ -1,16 +1,19 @@
 """What `bcgc advise` replays is what `serve` hands out: the same chunks at the same times."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bcgc_jax.cli import advise_files
 from bcgc_jax.handout.coordinator import Coordinator
-from bcgc_jax.measured import load_trace
-from bcgc_jax.measured.advice import advise
+from bcgc_jax.measured import load_trace, remedies
+from bcgc_jax.measured.advice import advise, best_and_drawn
 from bcgc_jax.measured.causes import Parts
+from bcgc_jax.measured.intervals import percent
 from bcgc_jax.measured.remedies import Costs, Shared, sharing
+from bcgc_jax.measured.slowness import model_of, whole_steps
 from bcgc_jax.plans.asking import Asking
 from bcgc_jax.plans.chunk_lengths import TICKS_OF_UNIT, LoadLine, ticks_of
 from bcgc_jax.plans.chunk_tables import chunk_tables
@@ -20,6 +23,7 @@ from bcgc_jax.plans.placement import Placement
 from bcgc_jax.plans.timing import Timing
 from tests.plans.hand_outs import timed_step
 
+LOG = Path(__file__).parents[2] / "experiments" / "data" / "chunks.csv"
 STEPS, WORKERS, CHUNKS = 8, 5, 3
 STORED = (2, 3, 5)
 ROUND_TRIP = 0.125
@@ -96,16 +100,20 @@ def test_questions_wait_for_one_another(stored, known):
         if known:
             for subset, ticks in enumerate(drawn.ticks[step].tolist()):
                 handout.reweigh(subset, ticks)
-        end = _queued(handout, drawn, step, asking)
+        seconds = drawn.seconds(step).reshape(WORKERS, WORKERS, -1)
+        end = _queued(handout, drawn.starts[step], seconds, drawn.pauses[step], asking)
         assert end == pytest.approx(replayed, rel=0, abs=1e-12)
 
 
-def _queued(handout: Handout, drawn: Drawn, step: int, asking: Asking) -> float:
-    timing = Timing(WORKERS)
+def _queued(
+    handout: Handout, starts: np.ndarray, seconds: np.ndarray, pauses: np.ndarray, asking: Asking
+) -> float:
+    """When the last chunk has ended; `seconds` are `[N, N, C]`: worker, subset, chunk."""
+    workers = len(starts)
+    timing = Timing(workers)
     tickets: dict[int, Name] = {}
-    asks = drawn.starts[step].copy()
-    still = [list(pauses) for pauses in drawn.pauses[step]]
-    seconds = drawn.seconds(step).reshape(WORKERS, WORKERS, -1)
+    asks = starts.copy()
+    still = [list(row) for row in pauses]
     free = end = 0.0
     while np.isfinite(asks).any():
         worker = int(asks.argmin())
@@ -330,3 +338,46 @@ def test_wrong_lengths_cost_time_and_no_sample():
     chunks = [chunk for _, chunk in run.handed_out]
     assert len(chunks) == STEPS * len({*chunks}) == STEPS * WORKERS * len(drawn.place.sizes)
     assert np.all(found > 0)
+
+
+@pytest.mark.slow
+def test_the_rows_of_the_readme_are_those_of_a_run():
+    """To the last digit that is printed: each step is handed out, with questions that cost."""
+    trace = load_trace(LOG)
+    advice = advise(trace)
+    log = model_of(trace, whole_steps(trace)[0], None)
+    best, draws = best_and_drawn(log.model)
+    assert log.costs is not None
+    now = remedies.nothing(best).seconds.mean()
+    seats = remedies.seats_of(draws[0], len(draws))
+    for row in remedies.sharing_rows(trace.num_workers, trace.num_workers).values():
+        shown = advice.row(row.name)
+        place = Placement(6, row.max_subsets, 8, shown.equal_chunks)
+        taken = [
+            _run_of_a_log(
+                remedies.seated(draw, seat),
+                place,
+                log.costs[:, seat] if row.by_length else None,
+                advice.costs.asking,
+            )
+            for draw, seat in zip(draws, seats, strict=True)
+        ]
+        assert percent(1 - np.mean(taken) / now) == percent(shown.saved.value), row.name
+
+
+def _run_of_a_log(parts: Parts, place: Placement, costs: np.ndarray | None, asking: Asking):
+    """Mean seconds of the steps of a log, handed out by `Handout` and `Timing`."""
+    steps, workers, count = parts.data.shape
+    of_chunk = np.minimum(np.arange(len(place.sizes)), count - 1)
+    ends = []
+    for step in range(steps):
+        sizes = [place.sizes] * workers
+        handout = Handout(0, place.storage, sizes, "chunks", ticks_of_unit=TICKS_OF_UNIT)
+        if costs is not None:
+            for subset in range(workers):
+                cost = costs[step, subset, of_chunk] * place.shares
+                handout.reweigh(subset, ticks_of(cost, costs.mean()).tolist())
+        lengths = parts.data[step][:, of_chunk] * place.shares
+        seconds = parts.pace[step][:, None, None] * lengths
+        ends.append(_queued(handout, np.zeros(workers), seconds, parts.pauses[step], asking))
+    return np.mean(ends)

@@ -106,7 +106,7 @@ def _codes(question: AdviseOptions, trace: Trace) -> dict[str, Planned]:
 
 def _json(advice: Advice) -> Row:
     lists = {name: getattr(advice, name) for name in ("slow_workers", "rows", "look_at")}
-    plain = {name: [row._asdict() for row in rows] for name, rows in lists.items()}
+    plain: Row = {name: [row._asdict() for row in rows] for name, rows in lists.items()}
     parts = {name: getattr(advice, name) for name in ("load_line", "long_chunks")}
     plain |= {name: None if part is None else part._asdict() for name, part in parts.items()}
     costs = advice.costs.asking._asdict() | {"of_chunk": advice.costs.of_chunk}

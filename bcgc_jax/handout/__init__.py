@@ -10,12 +10,12 @@ from bcgc_jax.handout.client import Share as Share
 from bcgc_jax.handout.client import StepFailed as StepFailed
 from bcgc_jax.handout.client import join as join
 
-__all__ = ["Chunk", "Coordinator", "Share", "StepFailed", "join", "serve"]
+__all__ = ["Chunk", "Coordinator", "Placement", "Share", "StepFailed", "join", "serve"]
 
 
 def __getattr__(name: str) -> Any:
     """What hands out is imported when it is first used."""
-    if name not in ("serve", "Coordinator"):
+    if name not in ("serve", "Coordinator", "Placement"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from bcgc_jax.handout import coordinator
 

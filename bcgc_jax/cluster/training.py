@@ -30,12 +30,12 @@ from bcgc_jax.cluster.rounds import Work
 from bcgc_jax.cluster.trials import Decision
 from bcgc_jax.coding.checks import check_loss, check_params
 from bcgc_jax.coding.gradients import Loss, PyTree
-from bcgc_jax.coding.training import Trained
+from bcgc_jax.coding.training import Training
 
 
 @pytree_dataclass
-class ClusterTraining(Trained):
-    """A training on processes, with an entry for each of K iterations, and what happened.
+class ClusterTraining(Training):
+    """A `Training` on processes, with an entry for each of K iterations, and what happened.
 
     Attributes:
       first_step: iterations that were done before, of a checkpoint.

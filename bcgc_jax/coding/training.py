@@ -111,7 +111,7 @@ class SharedScheme(TrainingScheme):
 
 
 @pytree_dataclass
-class Trained:
+class Training:
     """The end of a training and its course, one entry for each of K iterations.
 
     Attributes:
@@ -133,8 +133,8 @@ class Trained:
 
 
 @pytree_dataclass
-class Training(Trained):
-    """A training on the simulated clock.
+class SimulatedTraining(Training):
+    """A `Training` on the simulated clock.
 
     Attributes:
       loss: of the parameters at the start of each iteration, on its batch, `[K]`.
@@ -324,7 +324,7 @@ def train(
     batch_size: int | None = None,
     unit: str | None = None,
     evaluate: Callable[[PyTree], PyTree] = lambda params: None,
-) -> Training:
+) -> SimulatedTraining:
     r"""`num_steps` (static) iterations of coded gradient descent; under `jit` and `vmap` too.
 
     Args:
@@ -384,7 +384,7 @@ def _train(
     batch_size: int | None,
     unit: str,
     evaluate: Callable[[PyTree], PyTree],
-) -> Training:
+) -> SimulatedTraining:
     plan = scheme.plan
     coded = coded_value_and_grad(loss, plan)
     starts = scheme.start_up if start_ups is None else start_ups
@@ -421,7 +421,7 @@ def _train(
     (end, _), (runtimes, fresh, value, good, metrics) = jax.lax.scan(step, begin, steps)
     # XLA sums by halves: in float32 many iterations, one after the other, would fall behind.
     params, opt_state = end
-    return Training(
+    return SimulatedTraining(
         params=params,
         opt_state=opt_state,
         clock=jnp.cumsum(runtimes),

@@ -20,6 +20,6 @@ class Asking(NamedTuple):
         return self.delay + self.service
 
 
-# As `python -m benchmarks --only questions` has measured on one machine of two cores: an answer to
-# a worker that asks alone, and the coordinator's time for a question of 64 workers.
+# By `python -m benchmarks --only questions` on two cores, idle and busy: an answer to a worker that
+# asks alone took 0.14 to 0.3 ms, the coordinator's time for a question was 0.06 to 0.19 ms.
 MEASURED = Asking(delay=2e-4, service=1e-4)

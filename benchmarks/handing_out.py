@@ -30,15 +30,19 @@ _SETTINGS = (4, 2), (16, 2), (64, 2)
 # Where a worker stores many chunks, or all.
 _MORE_STORED = (256, 3), (32, 32)
 _REPEATS = 10
+# Seconds that a worker computes before it asks: by then a processor has gone to sleep.
+_PAUSE = 5e-3
 
 
 def questions() -> list[dict[str, Any]]:
-    """Chunks that take no time, 8 a subset: workers ask without a pause, and one asks alone."""
+    """Chunks that take no time, 8 a subset: workers ask at once; one asks alone, at once or not."""
     of_loops = [_row(*setting, "your own loop", _of_loops) for setting in _SETTINGS + _MORE_STORED]
-    alone = _row(1, 1, "your own loop", _of_loops)
-    return (
-        [_row(*setting, "a cluster", _of_a_cluster) for setting in _SETTINGS] + of_loops + [alone]
-    )
+    slowly = functools.partial(_of_loops, who=_SlowLoop)
+    alone = [
+        _row(1, 1, "your own loop", _of_loops),
+        _row(1, 1, f"your own loop, {1e3 * _PAUSE:g} ms before each question", slowly),
+    ]
+    return [_row(*setting, "a cluster", _of_a_cluster) for setting in _SETTINGS] + of_loops + alone
 
 
 class _Asked(NamedTuple):
@@ -88,11 +92,13 @@ def _of_a_cluster(workers: int, stored: int, ask: Callable[..., Any]) -> Iterato
 
 
 @contextlib.contextmanager
-def _of_loops(workers: int, stored: int, ask: Callable[..., Any]) -> Iterator[Any]:
+def _of_loops(
+    workers: int, stored: int, ask: Callable[..., Any], who: type["_Loop"] | None = None
+) -> Iterator[Any]:
     steps = itertools.count()
     with serve(workers, stored, key="key") as coordinator:
         place = Place(*coordinator.address, b"key")
-        yield {"package": lambda: ask(_Loop, place, next(steps))}
+        yield {"package": lambda: ask(who or _Loop, place, next(steps))}
 
 
 class _Worker:
@@ -125,6 +131,15 @@ class _Loop:
     @staticmethod
     def then(step: int, worker: int, answer: Any) -> Any:
         return {"done": answer["ticket"], "seconds": 1e-3}
+
+
+class _SlowLoop(_Loop):
+    """It computes before it asks."""
+
+    @staticmethod
+    def then(step: int, worker: int, answer: Any) -> Any:
+        time.sleep(_PAUSE)
+        return _Loop.then(step, worker, answer)
 
 
 class _Echo:
@@ -196,8 +211,9 @@ def _asked(who: Any, lines: list[Line], step: int, chunks: int) -> list[float]:
         while done < chunks:
             for key, _ in waiting.select():
                 worker, line = key.data, lines[key.data]
-                question = who.then(step, worker, line.receive())
+                answer = line.receive()
                 seconds.append(time.perf_counter() - began[worker])
+                question = who.then(step, worker, answer)
                 done += 1
                 began[worker] = time.perf_counter()
                 line.send(question)

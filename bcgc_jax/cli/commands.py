@@ -279,8 +279,8 @@ Examples:
     )
     round_trip: float | None = option(
         _FROM_ZERO,
-        "Seconds of a question before each chunk; by default as measured on one machine, with the "
-        "coordinator's time.",
+        "Seconds of a question before each chunk; by default the log's column asking, else as "
+        "measured on one machine, with the coordinator's time.",
     )
     chunk_overhead: float = option(
         _FROM_ZERO,

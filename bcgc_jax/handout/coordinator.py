@@ -28,7 +28,9 @@ _LARGEST_LOAD = 1e100
 # Seconds after which it is said for whom a step waits.
 _SILENCE = 5.0
 # Of a line of the record.
-COLUMNS = ("step", "worker", "subset", "chunk", "load", "seconds")
+COLUMNS = ("step", "worker", "subset", "chunk", "load", "seconds", "asking")
+# A question that was too quick for a clock.
+_QUICKEST = 1e-6
 
 
 class _Attempt:
@@ -51,7 +53,7 @@ class _Attempt:
         self.line = place.load_line
         self.loads: dict[int, list[float]] = {}  # as workers have sent them
         self.heard: dict[int, float] = {}  # when, of the workers that have begun
-        self.given: dict[int, tuple[Name, Chunk]] = {}
+        self.given: dict[int, tuple[Name, Chunk, float]] = {}  # with the time
         self.resting: dict[int, Reply] = {}  # how to tell a worker what is next
         self.rows: list[tuple[Any, ...]] = []  # of the record
         self.is_over = False
@@ -76,19 +78,20 @@ class _Attempt:
 
     def done(self, rank: int, ticket: Name, seconds: float, now: float) -> None:
         """Note a chunk that is done; ValueError where the worker has no such ticket."""
-        name, chunk = self.given.pop(rank, (None, None))
+        name, chunk, since = self.given.pop(rank, (None, None, now))
         if chunk is None or name != ticket:
             raise ValueError("it is no message of a worker")
         self.timing.ended(rank, now)
         subset, number = chunk
         load = self.loads[subset][number] if subset in self.loads else ""
-        self.rows.append((self.step, rank, subset, number, load, seconds))
+        asking = round(max(_QUICKEST, now - since - seconds), 6)
+        self.rows.append((self.step, rank, subset, number, load, seconds, asking))
         self.handout.done(self.handout.member(rank), ticket)
 
     def serve(self, now: float) -> None:
         """Hand out chunks to those that rest; end when all chunks are done and all workers rest."""
         for rank, ticket, chunk in hand_out(self.handout, self.timing, self.resting, now):
-            self.given[rank] = ticket, chunk
+            self.given[rank] = ticket, chunk, now
             self.resting.pop(rank)({"over": False, "ticket": ticket, "chunk": chunk})
         if self.handout.complete and len(self.resting) == self.workers:
             self._end({"over": True})
@@ -366,8 +369,8 @@ def serve(
       patience: seconds that a worker may take for a chunk, its compiling included, before it counts
         as lost.
       record: a CSV of who did which chunk in how many seconds, of complete steps, with the loads
-        that workers sent; `bcgc advise`, `bcgc solve --trace` and `bcgc fit` read it if
-        `max_subsets` is 1.
+        that workers sent, and what a question took; `bcgc advise`, `bcgc solve --trace` and
+        `bcgc fit` read it if `max_subsets` is 1.
 
     Raises ValueError for numbers that are no such plan, or without a key; OSError where it cannot
     listen, or read the plan.

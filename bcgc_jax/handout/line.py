@@ -54,7 +54,7 @@ class Frames:
             end = _LENGTH.size + length
             if len(self._rest) < end:
                 return
-            text = self._rest[_LENGTH.size : end]
+            text = self._rest[_LENGTH.size : end].decode()
             self._rest = self._rest[end:]
             yield json.loads(text)
 
@@ -132,7 +132,7 @@ class Line:
 
     def receive(self) -> Any:
         (length,) = _LENGTH.unpack(self._read(_LENGTH.size))
-        return json.loads(self._read(length))
+        return json.loads(self._read(length).decode())
 
     def fileno(self) -> int:
         """To wait for several lines."""

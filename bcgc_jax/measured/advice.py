@@ -143,8 +143,9 @@ def advise(
       trace: the log, as `measured.load_trace` reads it.
       chunks: C, of a worker's step, where the trace has no chunks; by default 8.
       stored: the most subsets that a worker can store; by default all.
-      round_trip: seconds of a question before each chunk, in place of `plans.asking.MEASURED`: a
-        delay, and the coordinator's time, which answers one question at a time.
+      round_trip: seconds of a question before each chunk. By default they are what the log has,
+        or else `plans.asking.MEASURED`: a delay, and the coordinator's time, which answers one
+        question at a time.
       chunk_overhead: seconds of a chunk, in the recorded ones, that do not depend on its size.
       methods: codes to replay too, by name; see `solvers.measured_steps`.
       seed: of the resampling.
@@ -175,7 +176,7 @@ def advise(
     log = model_of(trace, times, chunks)
     slowness = slowness_of(trace, log, seed, timed_apart=timed_apart)
     enough = len(times) >= FEWEST_STEPS
-    asking = MEASURED if round_trip is None else Asking(round_trip)
+    asking = _asking(trace) if round_trip is None else Asking(round_trip)
     costs = Costs(asking, chunk_overhead)
     if slowness.alike:
         nothing: Any = dict.fromkeys(("advised", "without_lengths", "beforehand"))
@@ -212,6 +213,14 @@ def advise(
         as_good=[] if do is None else as_good(judges, do, may),
         look_at=_replaced(trace, best, slowness.slow_workers) if pays else [],
     )
+
+
+def _asking(trace: Trace) -> Asking:
+    """What a question took in the log; else as measured on one machine."""
+    measured = None if trace.microbatches is None else trace.microbatches.asking
+    if measured is None:
+        return MEASURED
+    return Asking(measured, MEASURED.service)
 
 
 def best_and_drawn(model: Model) -> tuple[Parts, list[Parts]]:

@@ -12,6 +12,7 @@ class Microbatches(NamedTuple):
       seconds: `[S, W, C]`, of the forward and the backward pass.
       forward: `[S, W, C]`, the part of the forward pass; None where it is not known.
       load: `[S, W, C]`, the lengths, such as tokens, in any unit; None where they are not known.
+      asking: the median seconds of a question before a chunk; None where it is not known.
 
     >>> Microbatches(np.array([[[3.0, 6.0]]]), forward=np.array([[[1.0, 2.0]]])).forward_ratio
     0.5
@@ -20,6 +21,7 @@ class Microbatches(NamedTuple):
     seconds: np.ndarray
     forward: np.ndarray | None = None
     load: np.ndarray | None = None
+    asking: float | None = None
 
     @property
     def forward_ratio(self) -> float | None:
@@ -36,6 +38,7 @@ class Microbatches(NamedTuple):
             seconds=self.seconds[whole],
             forward=None if self.forward is None else self.forward[whole],
             load=None if self.load is None else self.load[whole],
+            asking=self.asking,
         )
 
 

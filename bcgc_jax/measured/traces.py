@@ -164,7 +164,8 @@ def load_trace(
 
     A file with a column `chunk` has a row for each chunk (microbatch) of a worker's step: its
     number there, its seconds, and perhaps `forward_seconds`, its forward pass's part of them; other
-    names may be given. `load` is then its length. The seconds of the trace are the sums, and
+    names may be given. `load` is then its length, and `asking` the seconds of the question before
+    it, which `handout.serve` writes. The seconds of the trace are the sums, and
     `Trace.microbatches` has the parts. A worker's step that lacks some of them has no time.
 
     Raises ValueError, with the line, for what is no trace, such as two times of one cell and load,
@@ -204,6 +205,8 @@ def _read(
             names.setdefault(column, column)
     if "chunk" in names and "forward_seconds" in header:
         names.setdefault("forward", "forward_seconds")
+    if "chunk" in names and "asking" in header:
+        names["asking"] = "asking"
     if _is_wide(name, header, names, layout):
         rows = _long_rows(rows, header, names["step"])
         header = [*names.values()]
@@ -384,6 +387,7 @@ class _Columns(NamedTuple):
     forward: np.ndarray
     censored: np.ndarray
     load: np.ndarray
+    asking: np.ndarray
     line: np.ndarray
 
 
@@ -398,6 +402,7 @@ def _read_columns(rows: Rows, path: str, at: dict[str, int], names: dict[str, st
     forward = array("d")
     censored = array("b")
     load = array("d")
+    asking = array("d")
     steps = dict[str, int]()
     workers = dict[str, int]()
     chunks = dict[str, int]()
@@ -405,6 +410,7 @@ def _read_columns(rows: Rows, path: str, at: dict[str, int], names: dict[str, st
     work = at.get("load")
     part = at.get("chunk")
     passed = at.get("forward")
+    asked = at.get("asking")
     for line, row in rows:
         try:
             i = _number_of(row[at["step"]], steps)
@@ -419,6 +425,7 @@ def _read_columns(rows: Rows, path: str, at: dict[str, int], names: dict[str, st
             seconds.append(time)
             censored.append(cut is not None and _flag(row[cut], names["censored"]))
             load.append(done or math.nan)
+            asking.append(0.0 if asked is None else _positive(row[asked], "asking"))
             line_of.append(line)
         except ValueError as error:
             worker_name = row[at["worker"]]
@@ -444,6 +451,7 @@ def _read_columns(rows: Rows, path: str, at: dict[str, int], names: dict[str, st
         forward=np.frombuffer(forward),
         censored=np.frombuffer(censored, bool),
         load=np.frombuffer(load),
+        asking=np.frombuffer(asking),
         line=np.frombuffer(line_of, np.int64),
     )
 
@@ -472,7 +480,10 @@ def _trace_of(
     )
     if "chunk" in at:
         number = _numbers_of_chunks(trace, path, columns)
-        return _summed(trace, number, columns.forward if "forward" in at else None)
+        forward = columns.forward if "forward" in at else None
+        asking = columns.asking[columns.asking > 0]
+        question = unit * float(np.median(asking)) if asking.size else None
+        return _summed(trace, number, forward, question)
     _check_cells(trace, path, columns.line)
     return trace
 
@@ -515,7 +526,9 @@ def _numbers_of_chunks(trace: Trace, path: str, columns: _Columns) -> np.ndarray
     return number
 
 
-def _summed(trace: Trace, chunk: np.ndarray, forward: np.ndarray | None) -> Trace:
+def _summed(
+    trace: Trace, chunk: np.ndarray, forward: np.ndarray | None, asking: float | None
+) -> Trace:
     """Add up chunks: `trace` has a row for each, and `chunk` their numbers.
 
     A worker's step of which some are missing, as where a log breaks off, has no time.
@@ -542,7 +555,9 @@ def _summed(trace: Trace, chunk: np.ndarray, forward: np.ndarray | None) -> Trac
         worker=worker.astype(np.int32),
         seconds=seconds[step, worker].sum(axis=1),
         censored=np.zeros(step.size, bool),
-        microbatches=Microbatches(seconds, forward=table(forward), load=table(trace.load)),
+        microbatches=Microbatches(
+            seconds, forward=table(forward), load=table(trace.load), asking=asking
+        ),
     )
 
 

@@ -362,15 +362,15 @@ class Handout:
         Where no length is known, that of the largest chunks. Of equal ones it is the first.
         """
         fresh = list(self._fresh[worker])
-        weights = self._weights(fresh)
-        groups = list(map(self._group.__getitem__, fresh))
-        members = {group: self._members[group] for group in set(groups)}
-        if len(members) == 1:
-            return fresh[weights.index(max(weights))]
+        weigh = self.weight if self._ticks else self.sizes.__getitem__
+        groups = set(map(self._group.__getitem__, fresh))
+        if len(groups) == 1:
+            return max(fresh, key=weigh)
+        members = {group: self._members[group] for group in groups}
         comes = self._comes(worker, frozenset().union(*members.values()), seconds)
         needs = {group: min(map(comes.__getitem__, who)) for group, who in members.items()}
-        need = list(map(needs.__getitem__, groups))
-        keys: list[tuple[float, float]] = list(zip(weights, need, strict=True))
+        need = [needs[self._group[chunk]] for chunk in fresh]
+        keys: list[tuple[float, float]] = list(zip(map(weigh, fresh), need, strict=True))
         if self._ticks:
             keys = [(first * ticks, ticks) for ticks, first in keys]
         return fresh[keys.index(max(keys))]
@@ -397,12 +397,6 @@ class Handout:
             return self._overdue
         lost = set(range(len(self._lives))) - self._alive
         return lost | self._overdue
-
-    def _weights(self, chunks: list[Chunk]) -> list[int]:
-        """The ticks of chunks: by length, or by size where it is not known."""
-        if not self._ticks:
-            return list(map(self.sizes.__getitem__, chunks))
-        return list(map(self.weight, chunks))
 
     def _given_up(self, worker: int) -> Chunk | None:
         """One that only overdue workers compute, or else one that such a worker keeps."""

@@ -41,11 +41,12 @@ class Storage(NamedTuple):
         rows = enumerate(self.holders)
         return tuple(j for j, row in rows if any(worker in some for some in row))
 
-    def chunks(self) -> list[list[tuple[int, int]]]:
+    @functools.lru_cache(maxsize=8)  # noqa: B019, of a tuple: nothing is kept alive but its key
+    def chunks(self) -> tuple[tuple[tuple[int, int], ...], ...]:
         """What each worker stores: chunks, each a subset and a number there, its own subset first.
 
         >>> Storage((((0, 1),), ((1, 0),))).chunks()
-        [[(0, 0), (1, 0)], [(1, 0), (0, 0)]]
+        (((0, 0), (1, 0)), ((1, 0), (0, 0)))
         """
         stored: list[list[tuple[int, int]]] = [[] for _ in self.holders]
         for j, row in enumerate(self.holders):
@@ -54,7 +55,7 @@ class Storage(NamedTuple):
                     stored[worker].append((j, c))
         for worker, mine in enumerate(stored):
             mine.sort(key=lambda chunk: chunk[0] != worker)
-        return stored
+        return tuple(map(tuple, stored))
 
 
 def on_circle(num_workers: int, stored: int) -> Storage:

@@ -41,6 +41,9 @@ class Timing:
         self._mean = math.inf  # of all workers, for a tick; infinity before anything is known
         self._own_mean = np.zeros(num_workers)
         self._expected = np.full(num_workers, np.inf)  # for a tick, whatever runs
+        self._unknown = set(
+            range(num_workers)
+        )  # workers whose last chunk took no time, or none yet
         self._began = np.full(num_workers, np.inf)  # the running chunk; infinity for none
         self._ticks = np.ones(num_workers)  # of the running chunk
         self._running: dict[int, Chunk] = {}
@@ -59,18 +62,19 @@ class Timing:
         ticks = self._ticks[worker]
         seconds = now - self._began[worker]
         self.lost(worker)
-        self._last[worker] = seconds / ticks
+        self._last[worker] = self._expected[worker] = seconds / ticks
+        change = self._unknown.discard if seconds > 0 else self._unknown.add
+        change(worker)
         self._taken[worker] += seconds
         self._done[worker] += ticks
         self._own_mean[worker] = self._taken[worker] / self._done[worker]
         self._taken_by_all += seconds
         self._done_by_all += float(ticks)
         self._mean = self._taken_by_all / self._done_by_all
-        timed = np.count_nonzero(self._last)
-        if timed:
+        if 0 < len(self._unknown) < len(self._last):
             # `lockstep` adds up the same numbers in the same order.
-            mean = self._last.sum() / timed
-            self._expected = np.where(self._last > 0, self._last, mean)
+            unknown = list(self._unknown)
+            self._expected[unknown] = self._last.sum() / (len(self._last) - len(unknown))
 
     def lost(self, worker: int) -> None:
         """A worker's process is given up; what is known of its speed stays, for the next one."""
@@ -81,7 +85,7 @@ class Timing:
 
     def seconds(self, now: float) -> list[float]:
         """What each worker takes for a tick, `[N]`; the mean if unknown, 1 if nothing is known."""
-        if not self._last.any():
+        if len(self._unknown) == len(self._last):
             return [1.0] * len(self._last)
         return np.maximum(self._expected, (now - self._began) / self._ticks).tolist()
 
@@ -152,7 +156,8 @@ def hand_out(
     handed_out = []
     seconds = timing.seconds(now)
     for worker in handout.may_be_given(free):
-        worth = timing.worth(worker, now, handout.begun(worker))
+        begun = handout.begun(worker)
+        worth = timing.worth(worker, now, begun) if begun else ()
         given = handout.next(handout.member(worker), seconds, worth)
         if given is not None:
             ticket, chunk = given

@@ -4,6 +4,7 @@ import csv
 import math
 import shutil
 import socket
+import statistics
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from bcgc_jax.handout import Chunk, StepFailed, client, join, serve
 from bcgc_jax.handout import coordinator as coordinators
 from bcgc_jax.handout.line import Line
 from bcgc_jax.measured import load_trace
+from bcgc_jax.measured.advice import advise
 from tests.raising import raising
 
 KEY = "secret"
@@ -408,6 +410,11 @@ def test_the_record_has_each_chunk_of_complete_steps_once_and_is_a_trace(tmp_pat
     # Nobody has sent lengths: sizes would pass for them.
     assert trace.microbatches.load is None
     assert trace.microbatches.seconds.shape == (2, WORKERS, 2)
+    # What a question took is in the record, and what advice takes it to cost.
+    questions = sorted(float(row["asking"]) for row in rows)
+    assert 0 < questions[0] < questions[-1] < 1
+    assert trace.microbatches.asking == statistics.median(questions)
+    assert advise(trace).costs.asking.delay == trace.microbatches.asking
     assert trace.seconds.sum() == pytest.approx(sum(float(row["seconds"]) for row in rows))
 
 

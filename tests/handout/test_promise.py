@@ -254,8 +254,9 @@ def test_the_unit_of_time_changes_nothing(known, monkeypatch):
     assert handed_out_by[1.0] == handed_out_by[0.001]
 
 
-def test_a_recorded_log_gives_the_plan_that_is_run(tmp_path):
+def test_a_recorded_log_gives_the_plan_that_is_run(tmp_path, monkeypatch):
     """With loads that were sent: `serve` hands out by the line that `advise` has found."""
+    monkeypatch.setattr(f"{__name__}.ROUND_TRIP", 2.0**-10)
     drawn = Drawn(1)
     # The data alone are slow: long chunks are as long as their loads say, within a tenth.
     drawn.lengths = LINE.costs(drawn.loads) * (1 + drawn.paces[:, :, None] / 30)
@@ -271,6 +272,7 @@ def test_a_recorded_log_gives_the_plan_that_is_run(tmp_path):
     assert load is not None
     by_rank = np.argsort(trace.worker_names.astype(int))
     np.testing.assert_array_equal(load[:, by_rank], drawn.loads)
+    assert trace.microbatches.asking == pytest.approx(2.0**-10, abs=1e-6)
     advice = advise(trace)
     assert advice.lengths == "load"
     assert advice.advised is not None

@@ -35,7 +35,7 @@ def test_where_the_data_are_slow_lengths_help():
     assert max(found.causes, key=found.causes.__getitem__) == "data"
     assert sum(share.value for share in found.causes.values()) == pytest.approx(1)
     assert (found.advised, found.beforehand) == ("dealt by length", "dealt by length")
-    assert found.without_lengths == "sharing:all"
+    assert found.without_lengths == "sharing:3"
     times = log.seconds.sum(axis=2)
     assert found.loss == pytest.approx(1 - times.mean() / times.max(axis=1).mean())
     # Loads that are equal, such as a batch's size, are no lengths.

@@ -107,17 +107,25 @@ def test_microbatches_that_were_cut_off_and_wide_files_are_refused():
         load_trace(io.BytesIO(b"step,chunk,w1\n1,0,2\n"), layout="wide")
 
 
-@pytest.mark.parametrize("column", ["load", "forward"])
-def test_costs_are_a_line_through_the_lengths_of_the_steps_before(column):
+def _of_loads(seconds, lengths):
+    return Microbatches(seconds, load=lengths)
+
+
+def _of_forward_passes(seconds, lengths):
+    return Microbatches(seconds, forward=lengths)
+
+
+@pytest.mark.parametrize("chunks_of", [_of_loads, _of_forward_passes])
+def test_costs_are_a_line_through_the_lengths_of_the_steps_before(chunks_of):
     lengths = np.random.default_rng(0).gamma(2.0, 1.0, (8, 5, 3)) + 0.1
     seconds = 0.5 + 3 * lengths * np.random.default_rng(1).uniform(0.7, 1.4, lengths.shape)
-    parts = Microbatches(seconds)._replace(**{column: lengths})
+    parts = chunks_of(seconds, lengths)
     found = predicted_seconds(parts, slice(4))
     line = np.polynomial.Polynomial.fit(lengths[:4].ravel(), seconds[:4].ravel(), 1)
     np.testing.assert_allclose(known(found), np.asarray(line(lengths)), rtol=1e-10)
     assert predicted_seconds(Microbatches(seconds), slice(4)) is None
     # Of no length, where a line would be below 0.
-    steep = Microbatches(10 * lengths**3)._replace(**{column: lengths})
+    steep = chunks_of(10 * lengths**3, lengths)
     least = known(predicted_seconds(steep, slice(4))).min()
     assert least == pytest.approx(0.01 * (10 * lengths[:4] ** 3).mean())
 

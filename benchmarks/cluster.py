@@ -13,10 +13,10 @@ import numpy as np
 from bcgc_jax.cluster import Cluster
 from bcgc_jax.cluster.engine import load_ray
 from bcgc_jax.coding.gradients import coding_plan, split_unevenly
-from bcgc_jax.plans.chunk_tables import chunk_sizes
-from bcgc_jax.plans.handout import Handout
-from bcgc_jax.plans.storage import spread
-from bcgc_jax.plans.timing import Timing, hand_out
+from bcgc_jax.steps.chunk_tables import chunk_sizes
+from bcgc_jax.steps.ledger import Ledger
+from bcgc_jax.steps.paces import Paces, hand_out
+from bcgc_jax.steps.storage import spread
 from benchmarks.timing import compare, result_row
 
 # Of work sharing.
@@ -118,7 +118,7 @@ def _calls(ray: Any, actor: Any, count: int) -> None:
 def shared_step(workers: int) -> int:
     """Play the master's part of a step of unlike workers; return how many chunks went out."""
     sizes, pace = chunk_sizes(8), np.random.default_rng(0).exponential(size=workers) + 0.05
-    handout, timing = Handout(0, spread(workers, 2, len(sizes)), [sizes] * workers), Timing(workers)
+    handout, timing = Ledger(0, spread(workers, 2, len(sizes)), [sizes] * workers), Paces(workers)
     free, busy, now, count = set(range(workers)), list[Any](), 0.0, 0
     while not handout.complete:
         for worker in timing.overdue(now, handout.voided):

@@ -21,8 +21,8 @@ from bcgc_jax.handout.coordinator import serve
 from bcgc_jax.handout.line import Line
 from bcgc_jax.handout.messages import Question, answer_of
 from bcgc_jax.handout.server import Server
-from bcgc_jax.plans.placement import Placement
 from bcgc_jax.plans.sharing import WorkSharing
+from bcgc_jax.steps.placement import Placement
 from benchmarks.timing import compare, result_row
 
 # Workers, and what each stores.

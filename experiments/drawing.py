@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.sax.saxutils import escape
 
-from bcgc_jax.plans.chunk_tables import UNITS, chunk_sizes
-from bcgc_jax.plans.handout import Handout
-from bcgc_jax.plans.storage import spread
+from bcgc_jax.steps.chunk_tables import UNITS, chunk_sizes
+from bcgc_jax.steps.ledger import Ledger
+from bcgc_jax.steps.storage import spread
 
 FILE = Path(__file__).with_name("figures") / "drawing.svg"
 PACE = (1.2, 1.0, 3.0, 1.1)
@@ -46,18 +46,18 @@ def step() -> list[Done]:
     """Free workers take one chunk after the other; of several the first by number."""
     sizes = chunk_sizes(CHUNKS)
     workers = range(len(PACE))
-    handout = Handout(0, spread(len(PACE), STORED, len(sizes)), [sizes for _ in workers], "chunks")
+    ledger = Ledger(0, spread(len(PACE), STORED, len(sizes)), [sizes for _ in workers], "chunks")
     free, found = dict.fromkeys(workers, 0.0), []
     while free:
         worker = min(free, key=lambda w: (free[w], w))
-        given = handout.next(handout.member(worker), PACE)
+        given = ledger.next(ledger.member(worker), PACE)
         begin = free.pop(worker)
         if given is None:
             continue
         ticket, (subset, chunk) = given
         free[worker] = begin + PACE[worker] * sizes[chunk] / UNITS
         found.append(Done(worker, subset, begin, free[worker]))
-        handout.done(handout.member(worker), ticket)
+        ledger.done(ledger.member(worker), ticket)
     return found
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from bcgc_jax.measured import load_trace
 from bcgc_jax.measured.advice import Advice, advise
 from bcgc_jax.measured.remedies import sharing_rows
-from bcgc_jax.plans.placement import Placement
+from bcgc_jax.steps.placement import Placement
 from experiments.own_loop import Setting, measured
 from experiments.own_loop_worker import CHUNKS
 from experiments.report import each, print_table, run_command, save

@@ -13,7 +13,7 @@ FLOORS = (
     ("_derivatives", "_extras", "_pytree", "citations"),
     ("distributions",),
     ("exact",),
-    ("problem",),
+    ("problem", "steps"),
     ("plans",),
     ("solution",),
     ("measured",),

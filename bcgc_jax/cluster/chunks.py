@@ -23,7 +23,7 @@ from bcgc_jax.coding.losses import keys_of
 from bcgc_jax.coding.pace import Pace
 from bcgc_jax.handout.line import Line
 from bcgc_jax.handout.messages import Answer, Question, answer_of
-from bcgc_jax.plans.handout import Chunk
+from bcgc_jax.steps.ledger import Chunk
 
 # Seconds that the addition of a gradient takes at most.
 _ADDING = 1.0

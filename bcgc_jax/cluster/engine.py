@@ -30,7 +30,7 @@ from bcgc_jax.cluster.worker import Duty, Message, WorkerProcess
 from bcgc_jax.coding.checks import check_loss
 from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.gradients import PyTree, num_samples
-from bcgc_jax.plans.handout import Chunk
+from bcgc_jax.steps.ledger import Chunk
 
 
 def _new_custom_vjp() -> Any:

@@ -28,7 +28,7 @@ from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.codes import refuse_complex
 from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, check_batch_size, num_samples
 from bcgc_jax.coding.pace import Pace
-from bcgc_jax.plans.handout import Chunk
+from bcgc_jax.steps.ledger import Chunk
 
 
 class ClusterGradient(NamedTuple):

@@ -19,7 +19,7 @@ from bcgc_jax.cluster.shared_round import Coordinator, SharedRound
 from bcgc_jax.cluster.worker import NOTE, Duty
 from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.pace import Pace
-from bcgc_jax.plans.handout import Roster
+from bcgc_jax.steps.ledger import Roster
 
 # Processes that end one after another, none of them with an iteration done, before a worker is
 # given up.
@@ -112,7 +112,7 @@ class Assignment:
     def leave(self, ended: Round) -> None:
         """Keep what the next iteration must know of this one."""
         if isinstance(ended, SharedRound):
-            self.roster = ended.handout.roster
+            self.roster = ended.ledger.roster
 
 
 @dataclasses.dataclass

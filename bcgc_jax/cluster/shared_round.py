@@ -18,8 +18,8 @@ from bcgc_jax.coding.gradients import PyTree
 from bcgc_jax.coding.pace import Pace
 from bcgc_jax.handout.messages import Answer, Question, question_of
 from bcgc_jax.handout.server import Reply, Server
-from bcgc_jax.plans.handout import Chunk, Handout, Member, Name, Roster
-from bcgc_jax.plans.timing import Timing, hand_out
+from bcgc_jax.steps.ledger import Chunk, Ledger, Member, Name, Roster
+from bcgc_jax.steps.paces import Paces, hand_out
 
 
 class _Sending(NamedTuple):
@@ -37,7 +37,7 @@ class _Sending(NamedTuple):
 
 
 class SharedRound:
-    """A `Round` of chunks, by `Handout`, who computes what, and `Timing`, what is overdue.
+    """A `Round` of chunks, by `Ledger`, who computes what, and `Paces`, what is overdue.
 
     Two threads use it: the master's, and the one that workers ask what is next, which `touch` has
     look.
@@ -56,8 +56,8 @@ class SharedRound:
         before: Roster | None = None,
     ) -> None:
         workers = plan.num_workers
-        self.handout = Handout(call, plan.storage, [plan.sizes] * workers, "sums", before)
-        self.timing = Timing(workers)
+        self.ledger = Ledger(call, plan.storage, [plan.sizes] * workers, "sums", before)
+        self.paces = Paces(workers)
         self.arrived = np.zeros((1, workers), bool)
         self.completed = np.full(1, np.inf)
         self.work: list[Work] = []
@@ -89,10 +89,10 @@ class SharedRound:
 
     def begin(self, worker: int, now: float) -> list[Ask]:
         with self._turn:
-            if worker not in self.handout.roster.alive:
-                self.handout.join(worker)
+            if worker not in self.ledger.roster.alive:
+                self.ledger.join(worker)
             self._forget(worker)
-            question = Question(*self.handout.member(worker))
+            question = Question(*self.ledger.member(worker))
         pace = None if self._pace is None else self._pace.of(worker)
         begin = Begin(question, self._iteration, pace)
         return [Ask(worker, "share", (begin, self._leaves, self._place))]
@@ -103,11 +103,11 @@ class SharedRound:
             self._silent.discard(worker)
             counts = message is not None and self._arrives(worker, message, now)
             if message is None:  # it is not there any more
-                self._asked.pop(Name(self.handout.step, ask.given[1]), None)
+                self._asked.pop(Name(self.ledger.step, ask.given[1]), None)
         if counts:  # added now, by this thread
             self._add(message.leaves)
             self.arrived[0, worker] = True
-            self.completed[0] = now if self.handout.settled else np.inf
+            self.completed[0] = now if self.ledger.settled else np.inf
         self._touch()
         return self.look(now)
 
@@ -116,8 +116,8 @@ class SharedRound:
 
     def lost(self, worker: int, now: float) -> list[Ask]:
         with self._turn:
-            self.handout.lost(worker)
-            self.timing.lost(worker)
+            self.ledger.lost(worker)
+            self.paces.lost(worker)
             self._forget(worker)
             self._asked = {name: one for name, one in self._asked.items() if one.worker != worker}
         self._touch()
@@ -126,22 +126,22 @@ class SharedRound:
     def look(self, now: float) -> list[Ask]:
         """The sums of those who compute: the others are told when they ask what is next."""
         with self._turn:
-            if not self.handout.complete:
+            if not self.ledger.complete:
                 return []
             computing = [worker for worker in self._names if worker not in self._resting]
             wanted = [(worker, self._wanted(worker, now)) for worker in computing]
-        step = self.handout.step
+        step = self.ledger.step
         return [Ask(worker, "deliver", (step, *one)) for worker, one in wanted if one is not None]
 
     def short(self, coming: Collection[int]) -> str:
         with self._turn:
-            possible = self.handout.possible(coming)
+            possible = self.ledger.possible(coming)
         return "" if possible else "nobody else stores some of their chunks"
 
     def gradient(self) -> PyTree | None:
         if self._error is not None:
             raise self._error
-        if not self.handout.settled:
+        if not self.ledger.settled:
             return None
         leaves, tree = jax.tree.flatten(self._params)
         pairs = zip(leaves, self._total, strict=True)
@@ -164,7 +164,7 @@ class SharedRound:
         with self._turn:
             who = Member(question.step, question.worker, question.life)
             # of an earlier step, or it was given up
-            if self._over or not self.handout.present(who):
+            if self._over or not self.ledger.present(who):
                 tell(Answer(over=True))
                 return
             self._silent.discard(who.worker)
@@ -184,13 +184,13 @@ class SharedRound:
     def time_goes_on(self, now: float) -> float:
         """Do what time and the master's thread have brought; return when to look next."""
         with self._turn:
-            if self._over or self.handout.settled:
+            if self._over or self.ledger.settled:
                 self._tell_over()
                 return math.inf
             self._serve(now)
             deadlines = [deadline for _, deadline in self._sendings() if deadline > now]
-            copies = {w: self.handout.begun(w) for w in self.handout.may_be_given(self._free())}
-            next_look = self.timing.next_look(now, self.handout.voided, copies)
+            copies = {w: self.ledger.begun(w) for w in self.ledger.may_be_given(self._free())}
+            next_look = self.paces.next_look(now, self.ledger.voided, copies)
             return min(next_look, *deadlines, math.inf)
 
     @contextlib.contextmanager
@@ -204,7 +204,7 @@ class SharedRound:
     def _done(self, who: Member, seconds: float, now: float) -> None:
         worker = who.worker
         ticket, (subset, chunk) = self._given.pop(worker)
-        self.timing.ended(worker, now)
+        self.paces.ended(worker, now)
         done = now - self._began[worker]
         self.work.append(
             Work(
@@ -217,7 +217,7 @@ class SharedRound:
                 heard=now,
             )
         )
-        keep = self._keep[worker] = self.handout.done(who, ticket)
+        keep = self._keep[worker] = self.ledger.done(who, ticket)
         if keep is not None:
             self._names[worker].add(keep)
 
@@ -228,12 +228,12 @@ class SharedRound:
         to take.
         """
         self._silent.update(worker for worker, deadline in self._sendings() if deadline <= now)
-        for worker in self._silent.union(self.timing.overdue(now, self.handout.voided)):
-            self.handout.late(worker)
-        for worker, ticket, chunk in hand_out(self.handout, self.timing, self._free(), now):
+        for worker in self._silent.union(self.paces.overdue(now, self.ledger.voided)):
+            self.ledger.late(worker)
+        for worker, ticket, chunk in hand_out(self.ledger, self.paces, self._free(), now):
             self._given[worker] = ticket, chunk
             self._tell(worker, Answer(ticket=ticket.number, chunk=chunk))
-        if self.handout.complete:
+        if self.ledger.complete:
             for worker in sorted(self._resting):
                 wanted = self._wanted(worker, now)
                 if wanted is not None:
@@ -247,9 +247,9 @@ class SharedRound:
 
     def _tell(self, worker: int, answer: Answer) -> None:
         """Tell a worker what is next, what becomes of its last gradient, and which sums stand."""
-        who = self.handout.member(worker)
+        who = self.ledger.member(worker)
         keep = self._keep.pop(worker, None)
-        names = {name for name in self._names[worker] if self.handout.stands(who, name)}
+        names = {name for name in self._names[worker] if self.ledger.stands(who, name)}
         self._names[worker] = names
         standing = tuple(sorted(name.number for name in self._names[worker]))
         answer = answer._replace(keep=None if keep is None else keep.number, standing=standing)
@@ -268,11 +268,11 @@ class SharedRound:
 
     def _wanted(self, worker: int, now: float) -> tuple[int, int] | None:
         """The sum that it is to be asked for now, once: its number, and how many chunks it has."""
-        wanted = self.handout.wanted(self.handout.member(worker))
+        wanted = self.ledger.wanted(self.ledger.member(worker))
         if wanted is None or wanted[0] in self._asked:
             return None
         name, label = wanted
-        anew = self.handout.seconds_anew(worker, self.timing.seconds(now))
+        anew = self.ledger.seconds_anew(worker, self.paces.seconds(now))
         self._asked[name] = _Sending(worker, now, anew)
         return name.number, len(label)
 
@@ -281,12 +281,12 @@ class SharedRound:
         return self._resting.keys() - self._silent
 
     def _arrives(self, worker: int, message: Sum, now: float) -> bool:
-        name = Name(self.handout.step, message.number)
+        name = Name(self.ledger.step, message.number)
         sent = self._asked.pop(name, None)
         self._came = now
         if sent is not None:
             self._longest = max(self._longest, now - sent.since)
-        return self.handout.arrived(self.handout.member(worker), name, message.label)
+        return self.ledger.arrived(self.ledger.member(worker), name, message.label)
 
     def _sendings(self) -> Iterator[tuple[int, float]]:
         """When the sum of a worker is overdue: after as long as a large chunk.
@@ -297,13 +297,13 @@ class SharedRound:
         """
         for one in self._asked.values():
             since = one.since
-            patience = self.timing.patience(one.worker, self._largest, self.handout.voided)
+            patience = self.paces.patience(one.worker, self._largest, self.ledger.voided)
             if one.worker in self._resting:
                 since = max(since, self._came)
                 patience = max(patience, 2 * self._longest)
             deadline = since + patience
             if self._longest:
-                sooner = self.timing.worth_anew(one.anew, 2 * self._longest, self.handout.voided)
+                sooner = self.paces.worth_anew(one.anew, 2 * self._longest, self.ledger.voided)
                 deadline = min(deadline, max(one.since, self._came) + sooner)
             yield one.worker, deadline
 

@@ -11,10 +11,10 @@ from jax import Array
 from bcgc_jax._pytree import pytree_dataclass, replace, static_field
 from bcgc_jax.coding.losses import PyTree
 from bcgc_jax.coding.pace import Pace
-from bcgc_jax.plans.handout import Chunk
 from bcgc_jax.plans.sharing import WorkSharing
-from bcgc_jax.plans.storage import Storage
 from bcgc_jax.plans.worker import Load
+from bcgc_jax.steps.ledger import Chunk
+from bcgc_jax.steps.storage import Storage
 
 
 @pytree_dataclass

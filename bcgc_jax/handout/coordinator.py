@@ -16,10 +16,10 @@ from typing import Any
 
 from bcgc_jax.handout.client import key_of
 from bcgc_jax.handout.server import Reply, Server
-from bcgc_jax.plans.chunk_lengths import TICKS_OF_UNIT, LoadLine
-from bcgc_jax.plans.handout import Chunk, Handout, Name
-from bcgc_jax.plans.placement import Placement
-from bcgc_jax.plans.timing import Timing, hand_out
+from bcgc_jax.steps.chunk_lengths import TICKS_OF_UNIT, LoadLine
+from bcgc_jax.steps.ledger import Chunk, Ledger, Name
+from bcgc_jax.steps.paces import Paces, hand_out
+from bcgc_jax.steps.placement import Placement
 
 # Seconds that no chunk takes.
 _AGES = 1e9
@@ -42,14 +42,14 @@ class _Attempt:
         self.place = place
         self.began = now
         self.workers = place.num_workers
-        self.handout = Handout(
+        self.ledger = Ledger(
             number,
             place.storage,
             [place.sizes] * self.workers,
             "chunks",
             ticks_of_unit=TICKS_OF_UNIT,
         )
-        self.timing = Timing(self.workers)
+        self.paces = Paces(self.workers)
         self.line = place.load_line
         self.loads: dict[int, list[float]] = {}  # as workers have sent them
         self.heard: dict[int, float] = {}  # when, of the workers that have begun
@@ -74,26 +74,26 @@ class _Attempt:
         if self.line is None:
             # The first worker's mean chunk is a usual one.
             self.line = LoadLine(0.0, 1.0, usual=sum(loads) / sum(shares))
-        self.handout.reweigh(rank, self.line.ticks(loads, shares).tolist())
+        self.ledger.reweigh(rank, self.line.ticks(loads, shares).tolist())
 
     def done(self, rank: int, ticket: Name, seconds: float, now: float) -> None:
         """Note a chunk that is done; ValueError where the worker has no such ticket."""
         name, chunk, since = self.given.pop(rank, (None, None, now))
         if chunk is None or name != ticket:
             raise ValueError("it is no message of a worker")
-        self.timing.ended(rank, now)
+        self.paces.ended(rank, now)
         subset, number = chunk
         load = self.loads[subset][number] if subset in self.loads else ""
         asking = round(max(_QUICKEST, now - since - seconds), 6)
         self.rows.append((self.step, rank, subset, number, load, seconds, asking))
-        self.handout.done(self.handout.member(rank), ticket)
+        self.ledger.done(self.ledger.member(rank), ticket)
 
     def serve(self, now: float) -> None:
         """Hand out chunks to those that rest; end when all chunks are done and all workers rest."""
-        for rank, ticket, chunk in hand_out(self.handout, self.timing, self.resting, now):
+        for rank, ticket, chunk in hand_out(self.ledger, self.paces, self.resting, now):
             self.given[rank] = ticket, chunk, now
             self.resting.pop(rank)({"over": False, "ticket": ticket, "chunk": chunk})
-        if self.handout.complete and len(self.resting) == self.workers:
+        if self.ledger.complete and len(self.resting) == self.workers:
             self._end({"over": True})
 
     def fail(self, why: str) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from bcgc_jax.plans.handout import Chunk
+from bcgc_jax.steps.ledger import Chunk
 
 
 class Question(NamedTuple):

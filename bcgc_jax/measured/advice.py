@@ -33,7 +33,7 @@ from bcgc_jax.measured.verdict import (
     as_good,
     savings_of,
 )
-from bcgc_jax.plans.asking import MEASURED, Asking
+from bcgc_jax.steps.asking import MEASURED, Asking
 
 _QUESTION = "a question for each chunk"
 _LENGTHS_SENT = f"{_QUESTION}; lengths"
@@ -144,7 +144,7 @@ def advise(
       chunks: C, of a worker's step, where the trace has no chunks; by default 8.
       stored: the most subsets that a worker can store; by default all.
       round_trip: seconds of a question before each chunk. By default they are what the log has,
-        or else `plans.asking.MEASURED`: a delay, and the coordinator's time, which answers one
+        or else `steps.asking.MEASURED`: a delay, and the coordinator's time, which answers one
         question at a time.
       chunk_overhead: seconds of a chunk, in the recorded ones, that do not depend on its size.
       methods: codes to replay too, by name; see `solvers.measured_steps`.

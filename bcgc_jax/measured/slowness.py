@@ -29,7 +29,7 @@ from bcgc_jax.measured.microbatches import Microbatches, predicted_seconds
 from bcgc_jax.measured.slow_workers import FEWEST_STEPS, levels, ranks_of
 from bcgc_jax.measured.traces import Trace
 from bcgc_jax.measured.words import counted
-from bcgc_jax.plans.chunk_lengths import LoadLine
+from bcgc_jax.steps.chunk_lengths import LoadLine
 
 # Chunks that a step is taken to have where the log does not say.
 CHUNKS = 8

@@ -12,16 +12,16 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import pytree_dataclass, static_field
-from bcgc_jax.plans.asking import Asking
-from bcgc_jax.plans.chunk_tables import UNITS, chunk_sizes, chunk_tables
 from bcgc_jax.plans.completion import Completion, Exact, in_order
-from bcgc_jax.plans.lockstep import Chunks, handed_out, in_turn
 from bcgc_jax.plans.mean_slope import Steps, with_mean_slope
 from bcgc_jax.plans.plan import Plan, Requirements
 from bcgc_jax.plans.shared_step import all_data_runtime, shared_runtime
 from bcgc_jax.plans.step_with_copies import StepEnd, step_with_copies
-from bcgc_jax.plans.storage import Storage, spread, whole_subsets
 from bcgc_jax.plans.worker import Cost, Load, Tasks
+from bcgc_jax.steps.asking import Asking
+from bcgc_jax.steps.chunk_tables import UNITS, chunk_sizes, chunk_tables
+from bcgc_jax.steps.lockstep import Chunks, handed_out, in_turn
+from bcgc_jax.steps.storage import Storage, spread, whole_subsets
 
 # Steps that NumPy computes at a time.
 _IN_LOCKSTEP = 2**10

@@ -1,4 +1,4 @@
-"""Work sharing where a step ends with its last chunk, by the rules of `Handout` and `Timing`.
+"""Work sharing where a step ends with its last chunk, by the rules of `Ledger` and `Paces`.
 
 A master adds the workers' sums. Whoever is busy then joins the next step late. So it pays to
 compute a second copy of what a slow worker has begun, and of what a worker keeps that is overdue.
@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from bcgc_jax.plans.chunk_tables import ChunkTables
 from bcgc_jax.plans.shared_step import expected_pace, length_of, neediest
-from bcgc_jax.plans.timing import PATIENCE, WORTH
+from bcgc_jax.steps.chunk_tables import ChunkTables
+from bcgc_jax.steps.paces import PATIENCE, WORTH
 
 # Times that differ by so many roundings are the same: compilers round a product and a sum once or
 # twice.
@@ -195,7 +195,7 @@ def _first_of(workers: Array) -> tuple[Array, Array]:
     return first, workers & (jnp.arange(len(workers)) == first)
 
 
-# Which chunk is next: the rules of `Handout`.
+# Which chunk is next: the rules of `Ledger`.
 
 
 class _Copies(NamedTuple):
@@ -253,7 +253,7 @@ def _first_in(mine: Array, some: Array, none: int) -> Array:
     return jnp.where(jnp.any(some[mine]), mine[jnp.argmax(some[mine])], none)
 
 
-# What is expected: the rules of `Timing`.
+# What is expected: the rules of `Paces`.
 
 
 def _pace_now(tables: ChunkTables, at: _State) -> Array:

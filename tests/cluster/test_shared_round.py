@@ -19,13 +19,13 @@ from bcgc_jax.cluster.worker import Duty
 from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.gradients import split_unevenly
 from bcgc_jax.handout.messages import Answer, Question
-from bcgc_jax.plans.chunk_tables import chunk_sizes
-from bcgc_jax.plans.handout import Handout
 from bcgc_jax.plans.sharing import WorkSharing
+from bcgc_jax.steps.chunk_tables import chunk_sizes
+from bcgc_jax.steps.ledger import Ledger
 from tests.cluster.test_cluster import loss, raveled
 from tests.cluster.test_worker import case
-from tests.plans.hand_outs import timed_step
 from tests.raising import raising
+from tests.steps.hand_outs import timed_step
 
 N = 4
 
@@ -79,7 +79,7 @@ class World:
         for _, worker, process in successors:
             if self.workers[worker] is None:  # it is there for the next step
                 self.workers[worker], self.busy[worker] = process, 0.0
-        self.roster = self.round.handout.roster
+        self.roster = self.round.ledger.roster
         self.busy = [max(end - self.now, 0.0) for end in self.busy]
         return gradient, self.now
 
@@ -186,7 +186,7 @@ def test_steps_are_plain_gradients_and_take_as_long_as_the_chunks_handed_out_one
         seconds = pace * np.tile(sizes, N) * rng.uniform(0.9, 1.1, (N, len(chunks)))
         seconds += 60.0 * (rng.random(seconds.shape) < 0.04)
         drawn = {(w, chunk): seconds[w, k] for w in range(N) for k, chunk in enumerate(chunks)}
-        handout = Handout(step, storage, [sizes] * N, before=roster)
+        handout = Ledger(step, storage, [sizes] * N, before=roster)
         end, busy = timed_step(handout, late.tolist(), seconds)
         late, roster = busy - end, handout.roster
         gradient, took = world.step(params)
@@ -312,7 +312,7 @@ def test_a_worker_whose_line_breaks_asks_again_and_has_the_same_answer():
     for _ in range(5):
         gradient, _ = world.step(params)
         _assert_exact(gradient, params, data)
-        assert world.round.handout.voided == 0
+        assert world.round.ledger.voided == 0
     world.breaks = lambda: False
     assert world.step(params)[1] < 1.01 * _usual()
 
@@ -375,7 +375,7 @@ def test_what_goes_wrong_while_workers_are_answered_is_raised_where_the_gradient
 ):
     world, _, params, _ = _world(_even)
     one = SharedRound(world.plan, params, 0, 1, [], None, Place("", 0, b""), world.touch)
-    monkeypatch.setattr(one.handout, "next", raising(ValueError("a mistake")))
+    monkeypatch.setattr(one.ledger, "next", raising(ValueError("a mistake")))
     with contextlib.closing(Coordinator("127.0.0.1")) as coordinator:
         coordinator.serve(one, 0.0)
         coordinator.asked(list(Question(0, 0, 0)), print)
@@ -411,7 +411,7 @@ def test_too_many_lost_are_told():
     world.step(params)
     assert world.round.short(range(N)) == ""
     for worker in (0, 1, 2):
-        world.round.handout.join(worker)
+        world.round.ledger.join(worker)
     begun = SharedRound(world.plan, params, 9, 1, [], None, Place("", 0, b""), world.touch)
     for worker in (0, 1):
         begun.lost(worker, 0.0)

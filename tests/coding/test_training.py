@@ -13,11 +13,11 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax.coding.gradients import subset_gradients
 from bcgc_jax.coding.training import collect, draws_of, training_scheme
-from bcgc_jax.plans.chunk_tables import chunk_sizes
 from bcgc_jax.plans.completion import AnyOf
 from bcgc_jax.plans.stopped import Stopped
-from bcgc_jax.plans.storage import spread
 from bcgc_jax.problem import Status
+from bcgc_jax.steps.chunk_tables import chunk_sizes
+from bcgc_jax.steps.storage import spread
 from tests.coding.test_gradients import KEY, make_batch, make_params, network, relative_difference
 from tests.compilations import compilations
 from tests.oracles.chains import chain, in_order

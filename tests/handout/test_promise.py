@@ -14,14 +14,14 @@ from bcgc_jax.measured.causes import Parts
 from bcgc_jax.measured.intervals import percent
 from bcgc_jax.measured.remedies import Costs, Shared, sharing
 from bcgc_jax.measured.slowness import model_of, whole_steps
-from bcgc_jax.plans.asking import Asking
-from bcgc_jax.plans.chunk_lengths import TICKS_OF_UNIT, LoadLine, ticks_of
-from bcgc_jax.plans.chunk_tables import chunk_tables
-from bcgc_jax.plans.handout import Handout, Name
-from bcgc_jax.plans.lockstep import Chunks, handed_out
-from bcgc_jax.plans.placement import Placement
-from bcgc_jax.plans.timing import Timing
-from tests.plans.hand_outs import timed_step
+from bcgc_jax.steps.asking import Asking
+from bcgc_jax.steps.chunk_lengths import TICKS_OF_UNIT, LoadLine, ticks_of
+from bcgc_jax.steps.chunk_tables import chunk_tables
+from bcgc_jax.steps.ledger import Ledger, Name
+from bcgc_jax.steps.lockstep import Chunks, handed_out
+from bcgc_jax.steps.paces import Paces
+from bcgc_jax.steps.placement import Placement
+from tests.steps.hand_outs import timed_step
 
 LOG = Path(__file__).parents[2] / "experiments" / "data" / "chunks.csv"
 STEPS, WORKERS, CHUNKS = 8, 5, 3
@@ -77,12 +77,12 @@ def test_a_replayed_step_is_handed_out_by_the_machine_that_runs(stored, known, t
     place = drawn.place
     for step, replayed in enumerate(drawn.replayed(known=known)):
         sizes = [place.sizes] * WORKERS
-        handout = Handout(0, place.storage, sizes, "chunks", ticks_of_unit=TICKS_OF_UNIT)
+        ledger = Ledger(0, place.storage, sizes, "chunks", ticks_of_unit=TICKS_OF_UNIT)
         if known:
             for subset, ticks in enumerate(drawn.ticks[step].tolist()):
-                handout.reweigh(subset, ticks)
+                ledger.reweigh(subset, ticks)
         end, _ = timed_step(
-            handout, drawn.starts[step], drawn.seconds(step), drawn.pauses[step], ROUND_TRIP
+            ledger, drawn.starts[step], drawn.seconds(step), drawn.pauses[step], ROUND_TRIP
         )
         assert end == pytest.approx(replayed, rel=0, abs=1e-12)
 
@@ -96,21 +96,21 @@ def test_questions_wait_for_one_another(stored, known):
     place = drawn.place
     for step, replayed in enumerate(drawn.replayed(known=known, asking=asking)):
         sizes = [place.sizes] * WORKERS
-        handout = Handout(0, place.storage, sizes, "chunks", ticks_of_unit=TICKS_OF_UNIT)
+        ledger = Ledger(0, place.storage, sizes, "chunks", ticks_of_unit=TICKS_OF_UNIT)
         if known:
             for subset, ticks in enumerate(drawn.ticks[step].tolist()):
-                handout.reweigh(subset, ticks)
+                ledger.reweigh(subset, ticks)
         seconds = drawn.seconds(step).reshape(WORKERS, WORKERS, -1)
-        end = _queued(handout, drawn.starts[step], seconds, drawn.pauses[step], asking)
+        end = _queued(ledger, drawn.starts[step], seconds, drawn.pauses[step], asking)
         assert end == pytest.approx(replayed, rel=0, abs=1e-12)
 
 
 def _queued(
-    handout: Handout, starts: np.ndarray, seconds: np.ndarray, pauses: np.ndarray, asking: Asking
+    ledger: Ledger, starts: np.ndarray, seconds: np.ndarray, pauses: np.ndarray, asking: Asking
 ) -> float:
     """When the last chunk has ended; `seconds` are `[N, N, C]`: worker, subset, chunk."""
     workers = len(starts)
-    timing = Timing(workers)
+    paces = Paces(workers)
     tickets: dict[int, Name] = {}
     asks = starts.copy()
     still = [list(row) for row in pauses]
@@ -120,13 +120,13 @@ def _queued(
         heard = max(asks[worker], free)
         free = heard + asking.service
         for rank in [rank for rank in tickets if asks[rank] <= heard]:
-            timing.ended(rank, heard)
-            handout.done(handout.member(rank), tickets.pop(rank))
-        found = handout.next(handout.member(worker), timing.seconds(heard))
+            paces.ended(rank, heard)
+            ledger.done(ledger.member(rank), tickets.pop(rank))
+        found = ledger.next(ledger.member(worker), paces.seconds(heard))
         asks[worker] = np.inf
         if found is not None:
             tickets[worker], chunk = found
-            timing.began(worker, chunk, handout.weight(chunk), heard)
+            paces.began(worker, chunk, ledger.weight(chunk), heard)
             pause = still[worker].pop(0) if still[worker] else 0.0
             asks[worker] = heard + asking.alone + seconds[worker, chunk[0], chunk[1]] + pause
             end = max(end, asks[worker])
@@ -230,14 +230,14 @@ def test_the_rows_of_advise_are_handed_out_by_the_machine_that_runs(stored, know
     of_chunk = [0, 1, 2, 2, 2]
     for step in range(STEPS):
         sizes = [place.sizes] * WORKERS
-        handout = Handout(0, place.storage, sizes, "chunks", ticks_of_unit=TICKS_OF_UNIT)
+        ledger = Ledger(0, place.storage, sizes, "chunks", ticks_of_unit=TICKS_OF_UNIT)
         if costs is not None:
             for subset in range(WORKERS):
                 cost = costs[step, subset, of_chunk] * place.shares
-                handout.reweigh(subset, ticks_of(cost, costs.mean()).tolist())
+                ledger.reweigh(subset, ticks_of(cost, costs.mean()).tolist())
         lengths = data[step][:, of_chunk] * place.shares
         seconds = parts.pace[step][:, None] * lengths.ravel()
-        end, _ = timed_step(handout, [0.0] * WORKERS, seconds, parts.pauses[step], ROUND_TRIP)
+        end, _ = timed_step(ledger, [0.0] * WORKERS, seconds, parts.pauses[step], ROUND_TRIP)
         assert end == pytest.approx(found[step], rel=0, abs=1e-12)
 
 
@@ -320,13 +320,13 @@ def test_nonsense_is_refused_and_touches_nobody_else(loads, why):
 
 def test_who_sends_no_lengths_counts_as_the_others_do_on_average():
     storage = Placement(2, 2, 2, equal_chunks=True).storage
-    handout = Handout(0, storage, [[4, 4]] * 2, "chunks", ticks_of_unit=TICKS_OF_UNIT)
-    assert handout.weight((1, 0)) == 4 * TICKS_OF_UNIT
-    handout.reweigh(0, [1000, 5000])
-    assert [handout.weight((0, c)) for c in (0, 1)] == [1000, 5000]
-    assert [handout.weight((1, c)) for c in (0, 1)] == [3000, 3000]
+    ledger = Ledger(0, storage, [[4, 4]] * 2, "chunks", ticks_of_unit=TICKS_OF_UNIT)
+    assert ledger.weight((1, 0)) == 4 * TICKS_OF_UNIT
+    ledger.reweigh(0, [1000, 5000])
+    assert [ledger.weight((0, c)) for c in (0, 1)] == [1000, 5000]
+    assert [ledger.weight((1, c)) for c in (0, 1)] == [3000, 3000]
     # Both store all: the longest chunk is first, whoever asks.
-    ticket = handout.next(handout.member(1), [1.0, 1.0])
+    ticket = ledger.next(ledger.member(1), [1.0, 1.0])
     assert ticket is not None
     assert ticket[1] == (0, 1)
 
@@ -368,18 +368,18 @@ def test_the_rows_of_the_readme_are_those_of_a_run():
 
 
 def _run_of_a_log(parts: Parts, place: Placement, costs: np.ndarray | None, asking: Asking):
-    """Mean seconds of the steps of a log, handed out by `Handout` and `Timing`."""
+    """Mean seconds of the steps of a log, handed out by `Ledger` and `Paces`."""
     steps, workers, count = parts.data.shape
     of_chunk = np.minimum(np.arange(len(place.sizes)), count - 1)
     ends = []
     for step in range(steps):
         sizes = [place.sizes] * workers
-        handout = Handout(0, place.storage, sizes, "chunks", ticks_of_unit=TICKS_OF_UNIT)
+        ledger = Ledger(0, place.storage, sizes, "chunks", ticks_of_unit=TICKS_OF_UNIT)
         if costs is not None:
             for subset in range(workers):
                 cost = costs[step, subset, of_chunk] * place.shares
-                handout.reweigh(subset, ticks_of(cost, costs.mean()).tolist())
+                ledger.reweigh(subset, ticks_of(cost, costs.mean()).tolist())
         lengths = parts.data[step][:, of_chunk] * place.shares
         seconds = parts.pace[step][:, None, None] * lengths
-        ends.append(_queued(handout, np.zeros(workers), seconds, parts.pauses[step], asking))
+        ends.append(_queued(ledger, np.zeros(workers), seconds, parts.pauses[step], asking))
     return np.mean(ends)

@@ -12,8 +12,8 @@ from bcgc_jax.measured.microbatches import Microbatches
 from bcgc_jax.measured.slowness import model_of, whole_steps
 from bcgc_jax.measured.traces import Trace, load_trace
 from bcgc_jax.measured.verdict import Savings, advised
-from bcgc_jax.plans.asking import MEASURED
-from bcgc_jax.plans.chunk_lengths import LoadLine
+from bcgc_jax.steps.asking import MEASURED
+from bcgc_jax.steps.chunk_lengths import LoadLine
 from experiments.report import TRACES
 from tests.cli.steps import trace_of
 from tests.measured.test_causes import CHUNKS, STEPS, WORKERS, log_of

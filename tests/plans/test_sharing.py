@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from bcgc_jax.plans.chunk_tables import UNITS, chunk_sizes, chunk_tables
 from bcgc_jax.plans.shared_step import all_data_runtime, shared_runtime
-from bcgc_jax.plans.storage import spread
 from bcgc_jax.plans.storage_bound import least_alone, storage_bound
+from bcgc_jax.steps.chunk_tables import UNITS, chunk_sizes, chunk_tables
+from bcgc_jax.steps.storage import spread
 from tests.oracles.sharing import shared
 from tests.problems import slow
 

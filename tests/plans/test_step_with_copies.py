@@ -1,4 +1,4 @@
-"""Steps that end with their last chunk, against `Handout`, one event after the other."""
+"""Steps that end with their last chunk, against `Ledger`, one event after the other."""
 
 import functools
 
@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bcgc_jax.plans.chunk_tables import UNITS, chunk_sizes, chunk_tables
-from bcgc_jax.plans.handout import Handout
 from bcgc_jax.plans.shared_step import shared_runtime
 from bcgc_jax.plans.step_with_copies import step_with_copies
-from bcgc_jax.plans.storage import spread, whole_subsets
-from tests.plans.hand_outs import timed_step
+from bcgc_jax.steps.chunk_tables import UNITS, chunk_sizes, chunk_tables
+from bcgc_jax.steps.ledger import Ledger
+from bcgc_jax.steps.storage import spread, whole_subsets
 from tests.problems import slow
+from tests.steps.hand_outs import timed_step
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -68,12 +68,12 @@ def test_a_chain_of_steps_is_what_the_machine_hands_out(case):
         late = np.zeros(workers)
         roster = None
         for k in range(STEPS):
-            handout = Handout(k, storage, [sizes] * workers, before=roster)
+            ledger = Ledger(k, storage, [sizes] * workers, before=roster)
             seconds = 0.25 + lengths[k] * times[k][:, None]
-            end, busy = timed_step(handout, late + starts[k], seconds)
+            end, busy = timed_step(ledger, late + starts[k], seconds)
             late = busy - end
-            roster = handout.roster
-            voided += handout.voided
+            roster = ledger.roster
+            voided += ledger.voided
             assert float(found.time[k]) == pytest.approx(end, rel=1e-12)
             np.testing.assert_allclose(found.busy[k], busy, rtol=1e-12)
             assert set(np.flatnonzero(found.overdue[k])) == roster.overdue
@@ -91,8 +91,8 @@ def test_a_step_in_which_everyone_ends_is_what_the_machine_hands_out():
         starts, times, lengths = _drawn(np.random.default_rng(9), 6, sizes, whole)
         found = program(starts, times, 0.25, lengths)
         for k in range(STEPS):
-            handout = Handout(k, storage, [sizes] * 6, "chunks")
-            end, _ = timed_step(handout, starts[k], 0.25 + lengths[k] * times[k][:, None])
+            ledger = Ledger(k, storage, [sizes] * 6, "chunks")
+            end, _ = timed_step(ledger, starts[k], 0.25 + lengths[k] * times[k][:, None])
             assert float(found[k]) == pytest.approx(end, rel=1e-12)
 
 

@@ -7,8 +7,6 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
-from bcgc_jax.plans.chunk_tables import UNITS
-from bcgc_jax.plans.handout import Handout
 from bcgc_jax.plans.loads import problem_tasks
 from bcgc_jax.plans.sharing import WorkSharing
 from bcgc_jax.plans.simulation import added_in_a_row, simulate_completion
@@ -19,10 +17,12 @@ from bcgc_jax.solvers.limit import (
     mean_bound,
     runtime_limit,
 )
+from bcgc_jax.steps.chunk_tables import UNITS
+from bcgc_jax.steps.ledger import Ledger
 from tests.compilations import compilations
 from tests.oracles.sharing import shared
-from tests.plans.hand_outs import timed_step
 from tests.problems import known
+from tests.steps.hand_outs import timed_step
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -356,9 +356,9 @@ def test_a_step_with_copies_says_who_is_busy_when_it_ends(solution):
     ends, late = step(starts / scale, times / PASS)
     sizes = plan.completion.sizes
     for k in range(20):
-        handout = Handout(k, plan.storage(5), [sizes] * 5)
+        ledger = Ledger(k, plan.storage(5), [sizes] * 5)
         seconds = 500 + np.tile(sizes, 5) / (3 * UNITS) * times[k][:, None]
-        end, until = timed_step(handout, starts[k].tolist(), seconds)
+        end, until = timed_step(ledger, starts[k].tolist(), seconds)
         assert float(scale * ends[k]) == pytest.approx(end + 200, rel=1e-9)
         np.testing.assert_allclose(
             scale * known(late)[k], np.maximum(until - end - 200, 0), atol=1e-6

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bcgc_jax.plans.handout import Chunk, Handout, Member, Name
-from bcgc_jax.plans.storage import Storage
-from tests.plans.hand_outs import World, timed_step
+from bcgc_jax.steps.ledger import Chunk, Ledger, Member, Name
+from bcgc_jax.steps.storage import Storage
+from tests.steps.hand_outs import World, timed_step
 
 VECTORS = Path(__file__).parents[1] / "oracles" / "work_sharing.csv"
 ROWS = list(csv.DictReader(VECTORS.read_text().splitlines()))
@@ -44,19 +44,19 @@ def test_neediest_first_ends_when_it_should(row):
     chunks = int(row["chunks"])
     sizes = _sizes(chunks, row["equal"] == "1")
     times = [float(t) / (4 * chunks) for t in row["cycle_times"].split()]
-    handout = Handout(0, _pairs(len(times), len(sizes)), [sizes] * len(times), "chunks")
+    ledger = Ledger(0, _pairs(len(times), len(sizes)), [sizes] * len(times), "chunks")
     # The vectors have nine digits.
     seconds = np.array(times)[:, None] * np.array(sizes * len(times))
-    end, _ = timed_step(handout, [0.0] * len(times), seconds)
+    end, _ = timed_step(ledger, [0.0] * len(times), seconds)
     assert end == pytest.approx(float(row["ends"]), rel=5e-9)
-    assert handout.complete
-    assert not handout.settled
+    assert ledger.complete
+    assert not ledger.settled
 
 
 # The protocol.
 
 
-def _random_handout(rng: random.Random, step: int, before=None, n=None) -> Handout:
+def _random_ledger(rng: random.Random, step: int, before=None, n=None) -> Ledger:
     n = n or rng.randint(2, 7)
     stored = rng.randint(2, n)
     sizes = _sizes(rng.randint(1, 4), rng.random() < 0.5)
@@ -64,15 +64,15 @@ def _random_handout(rng: random.Random, step: int, before=None, n=None) -> Hando
         tuple((j, *rng.sample([w for w in range(n) if w != j], stored - 1)) for _ in sizes)
         for j in range(n)
     ]
-    handout = Handout(step, Storage(tuple(rows)), [sizes] * n, before=before)
+    ledger = Ledger(step, Storage(tuple(rows)), [sizes] * n, before=before)
     for subset in rng.sample(range(n), rng.choice([0, 0, n // 2, n])):
-        _reweigh(handout, rng, subset)
-    return handout
+        _reweigh(ledger, rng, subset)
+    return ledger
 
 
-def _reweigh(handout: Handout, rng: random.Random, subset: int) -> None:
-    count = sum(j == subset for j, _ in handout.holders)
-    handout.reweigh(subset, rng.choices((1, 2, 3), k=count))
+def _reweigh(ledger: Ledger, rng: random.Random, subset: int) -> None:
+    count = sum(j == subset for j, _ in ledger.holders)
+    ledger.reweigh(subset, rng.choices((1, 2, 3), k=count))
 
 
 def _go(world: World, rng: random.Random, events: int):
@@ -81,16 +81,16 @@ def _go(world: World, rng: random.Random, events: int):
     chances = {"late": 0.1, "lost": 0.1, "join": 0.1, "handle_stale": 1.0}
     chances["handle_parcel"] = rng.choice([1.0, 0.05])
     world.seconds = [rng.random() for _ in world.seconds]
-    handout = world.handout
-    everything = list(handout.holders)
+    ledger = world.ledger
+    everything = list(ledger.holders)
     for _ in range(events):
         world.worth = (
             rng.sample(everything, rng.randint(0, len(everything))) if rng.random() < 0.2 else []
         )
         world.next_first = rng.random() < 0.3
-        unknown = {j for j, _ in handout.holders} - {j for j, _ in handout._ticks}
+        unknown = {j for j, _ in ledger.holders} - {j for j, _ in ledger._ticks}
         if unknown and rng.random() < 0.02:  # a worker begins late, and says its lengths
-            _reweigh(handout, rng, min(unknown))
+            _reweigh(ledger, rng, min(unknown))
         possible = world.actions()
         if not possible:
             return
@@ -103,29 +103,29 @@ def _go(world: World, rng: random.Random, events: int):
             world.receive(dataclasses.replace(parcel, label=wrong))
             continue
         world.apply((what, where))
-        if world.handout.settled:
+        if world.ledger.settled:
             return
 
 
 def _run(seed: int) -> int:
     """Two steps with random events, and whether what is left is done by whoever still moves."""
     rng = random.Random(seed)
-    world = World(_random_handout(rng, 0))
+    world = World(_random_ledger(rng, 0))
     settled = 0
     for step in range(2):
         if step:
-            old = world.handout
-            world.handout = _random_handout(rng, step, old.roster, n=len(old.roster.lives))
+            old = world.ledger
+            world.ledger = _random_ledger(rng, step, old.roster, n=len(old.roster.lives))
             world.total.clear()
         budget = {"late": rng.randint(0, 8), "lost": rng.randint(0, 2), "join": rng.randint(0, 2)}
         world.budget = {**budget, "stale": rng.randint(0, 12)}
         _go(world, rng, rng.randint(0, 40 * len(world.seconds)))
-        handout = world.handout
-        alive = handout.roster.alive
+        ledger = world.ledger
+        alive = ledger.roster.alive
         moving = set(rng.sample(sorted(alive), rng.randint(0, len(alive))))
-        worth = rng.choice([(), list(handout.holders)])
+        worth = rng.choice([(), list(ledger.holders)])
         ended = world.finish(moving, worth) or world.finish(set(alive), worth)
-        assert handout.possible() == ended
+        assert ledger.possible() == ended
         settled += ended
     return settled
 
@@ -141,10 +141,10 @@ def test_every_chunk_is_in_one_sum_in_many_runs():
         _run(seed)
 
 
-def _small(num_workers: int, chunks: int = 1) -> Handout:
+def _small(num_workers: int, chunks: int = 1) -> Ledger:
     """Each chunk is stored by its owner and the next worker."""
     rows = [tuple((j, (j + 1) % num_workers) for _ in range(chunks)) for j in range(num_workers)]
-    return Handout(0, Storage(tuple(rows)), [[1] * chunks] * num_workers)
+    return Ledger(0, Storage(tuple(rows)), [[1] * chunks] * num_workers)
 
 
 def _explore(world: World) -> tuple[int, int]:
@@ -158,10 +158,10 @@ def _explore(world: World) -> tuple[int, int]:
     while todo:
         key = todo.pop()
         world = pickle.loads(states[key])
-        if world.handout.settled:
+        if world.ledger.settled:
             ends.append(key)
             continue
-        if not world.handout.possible():
+        if not world.ledger.possible():
             lost.add(key)
         for action in world.actions():
             following = pickle.loads(states[key])
@@ -171,7 +171,7 @@ def _explore(world: World) -> tuple[int, int]:
             if reached not in states:
                 states[reached] = pickle.dumps(following)
                 todo.append(reached)
-        for worker in world.handout.roster.alive:  # the others fall silent here
+        for worker in world.ledger.roster.alive:  # the others fall silent here
             pickle.loads(states[key]).finish({worker})
     hopeful = set(ends)
     todo = list(ends)
@@ -221,185 +221,185 @@ FIRST, SECOND, THIRD = (Member(0, worker, 0) for worker in range(3))
 ALL = Storage(tuple(((j, *(w for w in range(3) if w != j)),) for j in range(3)))
 
 
-def _next(handout: Handout, who: Member, worth: Sequence[Chunk] = ()) -> tuple[Name, Chunk]:
-    given = handout.next(who, ALIKE, worth)
+def _next(ledger: Ledger, who: Member, worth: Sequence[Chunk] = ()) -> tuple[Name, Chunk]:
+    given = ledger.next(who, ALIKE, worth)
     assert given is not None
     return given
 
 
-def _do(handout: Handout, who: Member) -> Name:
+def _do(ledger: Ledger, who: Member) -> Name:
     """A worker does its next chunk, which counts: in this sum."""
-    name = handout.done(who, _next(handout, who)[0])
+    name = ledger.done(who, _next(ledger, who)[0])
     assert name is not None
     return name
 
 
-def _copy(handout: Handout) -> Handout:
-    return pickle.loads(pickle.dumps(handout))
+def _copy(ledger: Ledger) -> Ledger:
+    return pickle.loads(pickle.dumps(ledger))
 
 
-def _all_begun(ends="sums") -> tuple[Handout, list[Name]]:
+def _all_begun(ends="sums") -> tuple[Ledger, list[Name]]:
     """The third has done its chunk, the others compute theirs; their tickets."""
-    handout = Handout(0, ALL, [[4]] * 3, ends)
-    tickets = [_next(handout, who)[0] for who in (FIRST, SECOND, THIRD)]
-    assert handout.done(THIRD, tickets[2]) is not None
-    return handout, tickets
+    ledger = Ledger(0, ALL, [[4]] * 3, ends)
+    tickets = [_next(ledger, who)[0] for who in (FIRST, SECOND, THIRD)]
+    assert ledger.done(THIRD, tickets[2]) is not None
+    return ledger, tickets
 
 
 def test_a_free_worker_copies_what_is_worth_it_then_what_overdue_workers_run_or_keep():
-    handout, _ = _all_begun()
-    assert handout.begun(2) == [(0, 0), (1, 0)]
-    assert handout.next(THIRD, ALIKE) is None
-    handout.late(0)
-    assert _next(_copy(handout), THIRD, worth=[(1, 0)])[1] == (1, 0)
-    assert _next(handout, THIRD)[1] == (0, 0)
-    handout, tickets = _all_begun()
-    handout.done(FIRST, tickets[0])
-    assert handout.next(THIRD, ALIKE, worth=[(0, 0), (2, 0)]) is None  # neither runs
-    handout.late(0)
-    assert _next(handout, THIRD)[1] == (0, 0)
+    ledger, _ = _all_begun()
+    assert ledger.begun(2) == [(0, 0), (1, 0)]
+    assert ledger.next(THIRD, ALIKE) is None
+    ledger.late(0)
+    assert _next(_copy(ledger), THIRD, worth=[(1, 0)])[1] == (1, 0)
+    assert _next(ledger, THIRD)[1] == (0, 0)
+    ledger, tickets = _all_begun()
+    ledger.done(FIRST, tickets[0])
+    assert ledger.next(THIRD, ALIKE, worth=[(0, 0), (2, 0)]) is None  # neither runs
+    ledger.late(0)
+    assert _next(ledger, THIRD)[1] == (0, 0)
 
 
 def test_one_copy_is_enough_of_what_an_overdue_worker_keeps():
-    handout, tickets = _all_begun()
-    handout.done(FIRST, tickets[0])
-    handout.late(0)
-    assert _next(handout, THIRD)[1] == (0, 0)
-    handout.done(SECOND, tickets[1])
-    assert handout.begun(1) == []  # what runs is kept
-    assert handout.next(SECOND, ALIKE) is None
-    given_up = _copy(handout)
+    ledger, tickets = _all_begun()
+    ledger.done(FIRST, tickets[0])
+    ledger.late(0)
+    assert _next(ledger, THIRD)[1] == (0, 0)
+    ledger.done(SECOND, tickets[1])
+    assert ledger.begun(1) == []  # what runs is kept
+    assert ledger.next(SECOND, ALIKE) is None
+    given_up = _copy(ledger)
     given_up.lost(0)
     # nobody keeps the chunk any more, but the copy runs
     assert given_up.next(SECOND, ALIKE) is None
-    handout.late(2)
-    assert _next(handout, SECOND)[1] == (0, 0)
+    ledger.late(2)
+    assert _next(ledger, SECOND)[1] == (0, 0)
 
 
 def test_what_is_kept_stays_so_when_the_worker_of_its_copy_is_lost():
-    handout, tickets = _all_begun()
-    assert _next(handout, THIRD, worth=[(0, 0)])[1] == (0, 0)
+    ledger, tickets = _all_begun()
+    assert _next(ledger, THIRD, worth=[(0, 0)])[1] == (0, 0)
     for who, ticket in ((FIRST, tickets[0]), (SECOND, tickets[1])):
-        handout.done(who, ticket)
-    handout.lost(2)
-    assert _next(handout, FIRST)[1] == (2, 0)  # what the lost one kept
-    assert handout.next(SECOND, ALIKE) is None
+        ledger.done(who, ticket)
+    ledger.lost(2)
+    assert _next(ledger, FIRST)[1] == (2, 0)  # what the lost one kept
+    assert ledger.next(SECOND, ALIKE) is None
 
 
 @pytest.mark.parametrize("heard", [False, True])
 def test_a_copy_decides_against_a_keeper_that_is_overdue_then(heard):
-    handout, tickets = _all_begun()
-    kept = handout.done(FIRST, tickets[0])
+    ledger, tickets = _all_begun()
+    kept = ledger.done(FIRST, tickets[0])
     assert kept is not None
-    handout.late(0)
-    copy, chunk = _next(handout, THIRD)
+    ledger.late(0)
+    copy, chunk = _next(ledger, THIRD)
     assert chunk == (0, 0)
     if heard:
-        handout.next(FIRST, ALIKE)
-    assert (handout.done(THIRD, copy) is None) == heard
-    assert handout.stands(FIRST, kept) == heard
-    assert handout.voided == (not heard)
+        ledger.next(FIRST, ALIKE)
+    assert (ledger.done(THIRD, copy) is None) == heard
+    assert ledger.stands(FIRST, kept) == heard
+    assert ledger.voided == (not heard)
 
 
 def test_a_kept_chunk_is_copied_only_where_others_can_compute_the_whole_sum():
     storage = Storage((((0,),), ((1, 0),)))
-    handout = Handout(0, storage, [[4], [4]])
+    ledger = Ledger(0, storage, [[4], [4]])
     for _ in range(2):
-        _do(handout, FIRST)
-    handout.late(0)
-    assert handout.complete
-    assert handout.next(SECOND, ALIKE) is None
+        _do(ledger, FIRST)
+    ledger.late(0)
+    assert ledger.complete
+    assert ledger.next(SECOND, ALIKE) is None
 
 
 @pytest.mark.parametrize("label", [{(0, 0), (1, 0)}, {(0, 0), (2, 0)}, set()], ids=str)
 def test_a_sum_with_another_label_is_void(label):
-    handout = Handout(0, Storage((((0, 1),), ((1, 0),))), [[4], [4]])
-    names = [_do(handout, who) for who in (FIRST, SECOND)]
-    assert handout.wanted(FIRST) == (names[0], {(0, 0)})
-    assert not handout.arrived(FIRST, names[0], label)
-    assert handout.wanted(FIRST) is None
-    assert not handout.complete
-    assert _next(handout, FIRST)[1] == (0, 0)
+    ledger = Ledger(0, Storage((((0, 1),), ((1, 0),))), [[4], [4]])
+    names = [_do(ledger, who) for who in (FIRST, SECOND)]
+    assert ledger.wanted(FIRST) == (names[0], {(0, 0)})
+    assert not ledger.arrived(FIRST, names[0], label)
+    assert ledger.wanted(FIRST) is None
+    assert not ledger.complete
+    assert _next(ledger, FIRST)[1] == (0, 0)
 
 
 def test_a_sum_that_nobody_asked_for_is_void():
-    handout, tickets = _all_begun()
-    name = handout.done(FIRST, tickets[0])
+    ledger, tickets = _all_begun()
+    name = ledger.done(FIRST, tickets[0])
     assert name is not None
     for _ in range(2):
-        assert not handout.arrived(FIRST, name, {(0, 0)})
-        assert not handout.stands(FIRST, name)
-        assert handout.voided == 1
-    assert _next(handout, FIRST)[1] == (0, 0)
+        assert not ledger.arrived(FIRST, name, {(0, 0)})
+        assert not ledger.stands(FIRST, name)
+        assert ledger.voided == 1
+    assert _next(ledger, FIRST)[1] == (0, 0)
 
 
 def test_what_is_kept_while_a_sum_is_on_its_way_is_another_sum():
-    handout, tickets = _all_begun()
-    handout.done(FIRST, tickets[0])
-    copy, _ = _next(handout, FIRST, worth=[(1, 0)])
-    assert handout.wanted(FIRST) is None  # a chunk is not kept yet, and may come into this sum
-    handout.done(SECOND, tickets[1])
-    wanted = handout.wanted(FIRST)
+    ledger, tickets = _all_begun()
+    ledger.done(FIRST, tickets[0])
+    copy, _ = _next(ledger, FIRST, worth=[(1, 0)])
+    assert ledger.wanted(FIRST) is None  # a chunk is not kept yet, and may come into this sum
+    ledger.done(SECOND, tickets[1])
+    wanted = ledger.wanted(FIRST)
     assert wanted is not None
-    handout.late(1)
-    later = handout.done(FIRST, copy)
-    assert handout.complete
-    assert handout.wanted(FIRST) == wanted == (wanted[0], {(0, 0)})
+    ledger.late(1)
+    later = ledger.done(FIRST, copy)
+    assert ledger.complete
+    assert ledger.wanted(FIRST) == wanted == (wanted[0], {(0, 0)})
     assert later is not None
     assert later != wanted[0]
-    spoilt = _copy(handout)
+    spoilt = _copy(ledger)
     assert not spoilt.arrived(FIRST, wanted[0], {(0, 0), (1, 0)})
     assert [spoilt.stands(FIRST, name) for name in (wanted[0], later)] == [False, True]
-    assert handout.arrived(FIRST, *wanted)
-    assert handout.wanted(FIRST) == (later, {(1, 0)})
+    assert ledger.arrived(FIRST, *wanted)
+    assert ledger.wanted(FIRST) == (later, {(1, 0)})
 
 
 def test_nothing_begins_while_a_sum_is_on_its_way():
-    handout, tickets = _all_begun()
+    ledger, tickets = _all_begun()
     names = [
-        handout.done(who, ticket) for who, ticket in zip((FIRST, SECOND), tickets, strict=False)
+        ledger.done(who, ticket) for who, ticket in zip((FIRST, SECOND), tickets, strict=False)
     ]
-    wanted = handout.wanted(FIRST)
+    wanted = ledger.wanted(FIRST)
     assert wanted is not None
     assert wanted == (names[0], {(0, 0)})
-    others = handout.wanted(SECOND)
+    others = ledger.wanted(SECOND)
     assert others is not None
-    handout.lost(1)
-    handout.lost(2)
-    assert not handout.arrived(SECOND, *others)
-    assert handout.next(FIRST, ALIKE) is None
-    assert handout.arrived(FIRST, *wanted)
-    _do(handout, FIRST)
-    assert not handout.complete
-    _do(handout, FIRST)
-    assert handout.complete
+    ledger.lost(1)
+    ledger.lost(2)
+    assert not ledger.arrived(SECOND, *others)
+    assert ledger.next(FIRST, ALIKE) is None
+    assert ledger.arrived(FIRST, *wanted)
+    _do(ledger, FIRST)
+    assert not ledger.complete
+    _do(ledger, FIRST)
+    assert ledger.complete
 
 
 def test_that_chunk_is_next_whose_first_other_holder_would_come_last():
     storage = Storage((((0,),), ((1, 0, 2),), ((2,),), ((3, 0, 4),), ((4,),)))
-    handout = Handout(0, storage, [[1], [4], [1], [4], [1]])
-    given = handout.next(FIRST, [1.0, 1.0, 5.0, 2.0, 2.0])
+    ledger = Ledger(0, storage, [[1], [4], [1], [4], [1]])
+    given = ledger.next(FIRST, [1.0, 1.0, 5.0, 2.0, 2.0])
     assert given is not None
     assert given[1] == (3, 0)  # after 8, or 10; of the other after 4, or 25
 
 
 def test_a_lost_holder_or_one_that_is_overdue_is_the_neediest():
     storage = Storage((((0,),), ((1, 0),), ((2, 0),)))
-    for happens in (Handout.late, Handout.lost):
+    for happens in (Ledger.late, Ledger.lost):
         for worker in (1, 2):
-            handout = Handout(0, storage, [[2], [4], [4]])
+            ledger = Ledger(0, storage, [[2], [4], [4]])
             for neediest in (2, worker):
-                given = _copy(handout).next(FIRST, [1.0, 1.0, 1.1])
+                given = _copy(ledger).next(FIRST, [1.0, 1.0, 1.1])
                 assert given is not None
                 assert given[1] == (neediest, 0)
-                happens(handout, worker)
+                happens(ledger, worker)
 
 
 def test_what_a_lost_worker_had_is_as_if_it_had_never_begun():
     storage = _pairs(5, 6)
     sizes = [_sizes(4, False)] * 5
-    fresh = Handout(0, storage, sizes)
-    again = Handout(0, storage, sizes)
+    fresh = Ledger(0, storage, sizes)
+    again = Ledger(0, storage, sizes)
     seconds = [1.0, 3.0, 0.5, 2.0, 0.7]
     for _ in range(3):
         _do(again, SECOND)
@@ -408,34 +408,34 @@ def test_what_a_lost_worker_had_is_as_if_it_had_never_begun():
     assert not again.present(SECOND)
     for turn in range(60):
         given = []
-        for handout, lives in ((fresh, [0] * 5), (again, [0, life, 0, 0, 0])):
+        for ledger, lives in ((fresh, [0] * 5), (again, [0, life, 0, 0, 0])):
             who = Member(0, 2 * turn % 5, lives[2 * turn % 5])
-            ticket, chunk = handout.next(who, seconds) or (Name(0, 0), None)
-            handout.done(who, ticket)
+            ticket, chunk = ledger.next(who, seconds) or (Name(0, 0), None)
+            ledger.done(who, ticket)
             given.append(chunk)
         assert given[0] == given[1]
     assert again.complete
 
 
 def test_an_all_reduce_needs_everyone():
-    handout, tickets = _all_begun("chunks")
-    handout.late(0)
-    assert handout.next(THIRD, ALIKE, worth=[(1, 0)]) is None
-    handout.lost(0)
-    assert handout.failed
-    assert not handout.possible()
-    handout.done(SECOND, tickets[1])
-    assert handout.next(SECOND, ALIKE) is None
-    assert not handout.complete
+    ledger, tickets = _all_begun("chunks")
+    ledger.late(0)
+    assert ledger.next(THIRD, ALIKE, worth=[(1, 0)]) is None
+    ledger.lost(0)
+    assert ledger.failed
+    assert not ledger.possible()
+    ledger.done(SECOND, tickets[1])
+    assert ledger.next(SECOND, ALIKE) is None
+    assert not ledger.complete
 
 
 def test_who_was_overdue_or_lost_is_so_in_the_next_step():
-    handout, _ = _all_begun()
-    handout.late(0)
-    handout.late(1)
-    handout.lost(1)
-    handout.late(1)
-    following = Handout(1, ALL, [[4]] * 3, before=handout.roster)
+    ledger, _ = _all_begun()
+    ledger.late(0)
+    ledger.late(1)
+    ledger.lost(1)
+    ledger.late(1)
+    following = Ledger(1, ALL, [[4]] * 3, before=ledger.roster)
     assert following.roster == ((0, 1, 0), {0, 2}, {0})
     assert not following.present(FIRST)  # of the last step
     following.next(FIRST._replace(step=1), ALIKE)
@@ -448,17 +448,17 @@ def test_who_was_overdue_or_lost_is_so_in_the_next_step():
 
 
 def test_what_has_been_added_needs_no_holder():
-    handout = Handout(0, Storage((((0,),), ((1, 0),))), [[4], [4]])
-    names = [_do(handout, who) for who in (FIRST, SECOND)]
-    assert handout.wanted(FIRST) == (names[0], {(0, 0)})
-    lost = _copy(handout)
+    ledger = Ledger(0, Storage((((0,),), ((1, 0),))), [[4], [4]])
+    names = [_do(ledger, who) for who in (FIRST, SECOND)]
+    assert ledger.wanted(FIRST) == (names[0], {(0, 0)})
+    lost = _copy(ledger)
     lost.lost(0)
     assert not lost.possible()
-    assert handout.arrived(FIRST, names[0], {(0, 0)})
-    handout.lost(0)
-    assert handout.possible()
+    assert ledger.arrived(FIRST, names[0], {(0, 0)})
+    ledger.lost(0)
+    assert ledger.possible()
 
 
 def test_sizes_must_be_of_the_chunks():
     with pytest.raises(ValueError, match="sizes must be"):
-        Handout(0, ALL, [[4], [4], [4, 4]])
+        Ledger(0, ALL, [[4], [4], [4, 4]])

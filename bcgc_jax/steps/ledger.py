@@ -4,7 +4,7 @@ That holds whatever is late, lost, repeated or reordered. There is no I/O here a
 pass in what needs them.
 
 A chunk is open (nobody has begun it), begun (workers compute it), kept (in a worker's sum), or
-added (that sum has arrived). `Handout._keeper` has one sum for a kept chunk. So no two sums
+added (that sum has arrived). `Ledger._keeper` has one sum for a kept chunk. So no two sums
 overlap.
 """
 
@@ -13,7 +13,7 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 from typing import Literal, NamedTuple
 
-from bcgc_jax.plans.storage import Storage
+from bcgc_jax.steps.storage import Storage
 
 Chunk = tuple[int, int]  # its subset, and its number there
 Label = frozenset[Chunk]  # what a sum consists of
@@ -56,7 +56,7 @@ class _Sum(NamedTuple):
     name: Name
 
 
-class Handout:
+class Ledger:
     """Who computes which chunk of a step, and whose gradient counts.
 
     A worker makes one exchange at a time and repeats it until it is answered: `done` with its last
@@ -80,18 +80,18 @@ class Handout:
       before: the workers after the last step; all are alive if there was none.
       ticks_of_unit: what a unit of size weighs until lengths of chunks are known, see `reweigh`.
 
-    >>> handout = Handout(0, Storage((((0, 1),), ((1, 0),))), [[4], [4]])
+    >>> ledger = Ledger(0, Storage((((0, 1),), ((1, 0),))), [[4], [4]])
     >>> first, second = Member(0, 0, 0), Member(0, 1, 0)
-    >>> ticket, chunk = handout.next(first, [1.0, 1.0])
+    >>> ticket, chunk = ledger.next(first, [1.0, 1.0])
     >>> chunk
     (0, 0)
-    >>> name = handout.done(first, ticket)
-    >>> handout.done(second, handout.next(second, [1.0, 1.0])[0]) == name
+    >>> name = ledger.done(first, ticket)
+    >>> ledger.done(second, ledger.next(second, [1.0, 1.0])[0]) == name
     False
-    >>> handout.complete, handout.wanted(first) == (name, {(0, 0)})
+    >>> ledger.complete, ledger.wanted(first) == (name, {(0, 0)})
     (True, True)
-    >>> handout.arrived(first, name, {(0, 0)}), handout.arrived(first, name,
-    ...     {(0, 0)}), handout.settled
+    >>> ledger.arrived(first, name, {(0, 0)}), ledger.arrived(first, name,
+    ...     {(0, 0)}), ledger.settled
     (True, False, False)
     """
 

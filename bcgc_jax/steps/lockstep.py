@@ -1,6 +1,6 @@
 """Work sharing in many steps at once, an event at a time in all; no program is compiled for it.
 
-The rule is that of `Handout` and `Timing`, to the last bit: what `serve` hands out is what is
+The rule is that of `Ledger` and `Paces`, to the last bit: what `serve` hands out is what is
 replayed here (tests/handout/test_promise.py).
 """
 
@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bcgc_jax.plans.asking import Asking
-from bcgc_jax.plans.chunk_tables import ChunkTables
+from bcgc_jax.steps.asking import Asking
+from bcgc_jax.steps.chunk_tables import ChunkTables
 
 # In place of the weight of a chunk that somebody has begun.
 _BEGUN = -1
@@ -89,8 +89,8 @@ def handed_out(tables: ChunkTables, chunks: Chunks, asking: Asking | None = None
 
     Workers' paces are learnt from their chunks. By default questions cost nothing.
 
-    >>> from bcgc_jax.plans.chunk_tables import chunk_tables
-    >>> from bcgc_jax.plans.storage import spread
+    >>> from bcgc_jax.steps.chunk_tables import chunk_tables
+    >>> from bcgc_jax.steps.storage import spread
     >>> chunks = Chunks(np.array([[1.0, 3.0]]), np.ones((1, 4)), np.zeros((1, 2, 0)))
     >>> handed_out(chunk_tables(spread(2, 2, 2), (1, 1)), chunks).tolist()
     [3.0]
@@ -200,7 +200,7 @@ class _Learnt:
         np.copyto(self.began, np.inf, where=ended)
         timed = self.last > 0
         count = np.count_nonzero(timed, axis=1)
-        # `Timing` adds up the same numbers in the same order.
+        # `Paces` adds up the same numbers in the same order.
         mean = self.last.sum(axis=1) / np.maximum(count, 1)
         # A chunk that has ended has taken its whole pace so far.
         expected = np.maximum(np.where(timed, self.last, mean[:, None]), so_far)

@@ -5,30 +5,30 @@ import random
 
 import pytest
 
-from bcgc_jax.plans.timing import Timing
+from bcgc_jax.steps.paces import Paces
 
 
 def _timing(
     num_workers: int, ends: dict[int, float], began: dict[int, float], size: int = 4
-) -> Timing:
+) -> Paces:
     """Workers that took so long for a first chunk, and those that have begun one then."""
-    timing = Timing(num_workers)
+    paces = Paces(num_workers)
     for worker, end in ends.items():
-        timing.began(worker, (worker, 0), size, 0.0)
-        timing.ended(worker, end)
+        paces.began(worker, (worker, 0), size, 0.0)
+        paces.ended(worker, end)
     for worker, begin in began.items():
-        timing.began(worker, (worker, 1), size, begin)
-    return timing
+        paces.began(worker, (worker, 1), size, begin)
+    return paces
 
 
 def test_a_worker_takes_as_long_as_last_or_longer_if_it_does_now():
-    timing = _timing(4, {0: 4.0, 1: 8.0}, {1: 8.0, 2: 0.0})
-    assert timing.seconds(10.0) == [1.0, 2.0, 2.5, 1.5]  # the mean of those known for the fourth
-    assert timing.seconds(18.0) == [1.0, 2.5, 4.5, 1.5]
-    timing.ended(1, 9.0)
-    timing.lost(2)
-    assert timing.seconds(18.0) == [1.0, 0.25, 0.625, 0.625]
-    assert Timing(2).seconds(3.0) == [1.0, 1.0]
+    paces = _timing(4, {0: 4.0, 1: 8.0}, {1: 8.0, 2: 0.0})
+    assert paces.seconds(10.0) == [1.0, 2.0, 2.5, 1.5]  # the mean of those known for the fourth
+    assert paces.seconds(18.0) == [1.0, 2.5, 4.5, 1.5]
+    paces.ended(1, 9.0)
+    paces.lost(2)
+    assert paces.seconds(18.0) == [1.0, 0.25, 0.625, 0.625]
+    assert Paces(2).seconds(3.0) == [1.0, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -43,38 +43,38 @@ def test_a_worker_takes_as_long_as_last_or_longer_if_it_does_now():
     ],
 )
 def test_a_copy_is_worth_it_where_the_rest_is_long(now, worth):
-    timing = _timing(4, {0: 4.0, 1: 48.0, 3: 20.0}, {1: 8.0, 3: 8.0})
-    assert timing.worth(0, now) == worth
+    paces = _timing(4, {0: 4.0, 1: 48.0, 3: 20.0}, {1: 8.0, 3: 8.0})
+    assert paces.worth(0, now) == worth
 
 
 def test_of_an_unknown_one_a_copy_is_worth_it_after_a_while():
-    timing = _timing(3, {0: 4.0}, {1: 1.0, 2: 2.0})
-    assert timing.worth(0, 6.99) == []
-    assert timing.next_look(6.0) == 7.0
-    assert timing.worth(0, 7.0) == [(1, 1)]
-    assert timing.worth(0, 8.0) == [(1, 1), (2, 1)]
-    timing.began(
+    paces = _timing(3, {0: 4.0}, {1: 1.0, 2: 2.0})
+    assert paces.worth(0, 6.99) == []
+    assert paces.next_look(6.0) == 7.0
+    assert paces.worth(0, 7.0) == [(1, 1)]
+    assert paces.worth(0, 8.0) == [(1, 1), (2, 1)]
+    paces.began(
         2, (1, 1), 4, 6.0
     )  # a copy runs already: the first of the two that is expected to end counts
-    assert timing.worth(0, 11.99) == []
-    assert timing.worth(0, 12.0) == [(1, 1)]
+    assert paces.worth(0, 11.99) == []
+    assert paces.worth(0, 12.0) == [(1, 1)]
 
 
 def test_of_two_that_compute_the_same_the_first_to_end_counts():
-    timing = _timing(4, {0: 4.0, 1: 100.0, 2: 50.0, 3: 70.0}, {1: 100.0, 3: 100.0})
-    timing.began(2, (1, 1), 4, 100.0)
-    assert timing.worth(0, 100.0) == [(3, 1), (1, 1)]  # at 170; at 200 or 150
+    paces = _timing(4, {0: 4.0, 1: 100.0, 2: 50.0, 3: 70.0}, {1: 100.0, 3: 100.0})
+    paces.began(2, (1, 1), 4, 100.0)
+    assert paces.worth(0, 100.0) == [(3, 1), (1, 1)]  # at 170; at 200 or 150
 
 
 def test_a_worker_is_overdue_after_twice_its_own_mean_or_that_of_all():
     assert _timing(2, {}, {0: 0.0}).overdue(1e9) == []
-    timing = _timing(4, {0: 4.0, 1: 16.0, 2: 4.0}, {0: 20.0, 1: 20.0, 3: 20.0})
+    paces = _timing(4, {0: 4.0, 1: 16.0, 2: 4.0}, {0: 20.0, 1: 20.0, 3: 20.0})
     # The mean of all is 2 a unit, that of the second 4.
     deadlines = {0: 36.0, 1: 52.0, 3: 36.0}
     for now in (35.9, 36.0, 51.9, 52.0):
-        assert timing.overdue(now) == [worker for worker, end in deadlines.items() if end <= now]
-    assert timing.overdue(51.9, voided=1) == []
-    assert timing.overdue(52.0, voided=1) == [0, 3]
+        assert paces.overdue(now) == [worker for worker, end in deadlines.items() if end <= now]
+    assert paces.overdue(51.9, voided=1) == []
+    assert paces.overdue(52.0, voided=1) == [0, 3]
 
 
 def test_nothing_new_is_worth_it_or_overdue_before_the_next_look():
@@ -82,16 +82,16 @@ def test_nothing_new_is_worth_it_or_overdue_before_the_next_look():
     looks = 0
     for _ in range(200):
         began = {worker: 9 * rng.random() for worker in rng.sample(range(5), 3)}
-        timing = _timing(
+        paces = _timing(
             5, {w: 9 * rng.random() for w in rng.sample(range(5), rng.randint(0, 5))}, began
         )
         now = 9 + 9 * rng.random()
-        look = timing.next_look(now)
+        look = paces.next_look(now)
         free = set(range(5)) - began.keys()
 
-        def found(at, timing=timing, free=free):
-            worth = {(worker, chunk) for worker in free for chunk in timing.worth(worker, at)}
-            return worth | {(worker, None) for worker in timing.overdue(at)}
+        def found(at, paces=paces, free=free):
+            worth = {(worker, chunk) for worker in free for chunk in paces.worth(worker, at)}
+            return worth | {(worker, None) for worker in paces.overdue(at)}
 
         until = look if math.isfinite(look) else now + 1e3
         for part in (0.1, 0.5, 0.9, 0.999):

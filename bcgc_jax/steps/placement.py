@@ -5,9 +5,9 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bcgc_jax.plans.chunk_lengths import LoadLine
-from bcgc_jax.plans.chunk_tables import UNITS, chunk_sizes
-from bcgc_jax.plans.storage import Storage, spread, whole_subsets
+from bcgc_jax.steps.chunk_lengths import LoadLine
+from bcgc_jax.steps.chunk_tables import UNITS, chunk_sizes
+from bcgc_jax.steps.storage import Storage, spread, whole_subsets
 
 
 class Placement(NamedTuple):

@@ -8,10 +8,10 @@ import pytest
 
 from bcgc_jax.measured.causes import Parts
 from bcgc_jax.measured.remedies import Costs, Shared, sharing
-from bcgc_jax.plans.asking import Asking
-from bcgc_jax.plans.chunk_tables import UNITS, chunk_sizes, chunk_tables
-from bcgc_jax.plans.lockstep import Chunks, handed_out
-from bcgc_jax.plans.storage import spread
+from bcgc_jax.steps.asking import Asking
+from bcgc_jax.steps.chunk_tables import UNITS, chunk_sizes, chunk_tables
+from bcgc_jax.steps.lockstep import Chunks, handed_out
+from bcgc_jax.steps.storage import spread
 from tests.oracles.sharing import shared
 
 

@@ -1,11 +1,11 @@
-"""How long workers take for a tick, for `Handout`; callers say what time it is `now`."""
+"""How long workers take for a tick, for `Ledger`; callers say what time it is `now`."""
 
 import math
 from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 
-from bcgc_jax.plans.handout import Chunk, Handout, Name
+from bcgc_jax.steps.ledger import Chunk, Ledger, Name
 
 # A copy is worth it if this many times its own time is less than the expected rest of the running
 # chunk.
@@ -15,21 +15,21 @@ WORTH = 1.5
 PATIENCE = 2.0
 
 
-class Timing:
-    """The times of one step, for `Handout`: `seconds` and `worth` for `next`, `overdue` for `late`.
+class Paces:
+    """The times of one step, for `Ledger`: `seconds` and `worth` for `next`, `overdue` for `late`.
 
     A worker is expected to take as long for a tick as for its last chunk, or as its running chunk
     has taken by now if that is more. Before its first one it is expected to take the mean of the
-    others. Before anybody has done a chunk all are taken to be alike. `Handout.weight` says how
+    others. Before anybody has done a chunk all are taken to be alike. `Ledger.weight` says how
     many ticks a chunk has.
 
-    >>> timing = Timing(2)
+    >>> paces = Paces(2)
     >>> for worker in (0, 1):
-    ...     timing.began(worker, (worker, 0), ticks=4, now=0.0)
-    >>> timing.ended(0, now=2.0)
-    >>> timing.seconds(now=2.0), timing.worth(0, now=2.0)
+    ...     paces.began(worker, (worker, 0), ticks=4, now=0.0)
+    >>> paces.ended(0, now=2.0)
+    >>> paces.seconds(now=2.0), paces.worth(0, now=2.0)
     ([0.5, 0.5], [])
-    >>> timing.next_look(now=2.0), timing.worth(0, now=3.0), timing.overdue(now=4.0)
+    >>> paces.next_look(now=2.0), paces.worth(0, now=3.0), paces.overdue(now=4.0)
     (3.0, [(1, 0)], [1])
     """
 
@@ -150,17 +150,17 @@ class Timing:
 
 
 def hand_out(
-    handout: Handout, timing: Timing, free: Collection[int], now: float
+    ledger: Ledger, paces: Paces, free: Collection[int], now: float
 ) -> list[tuple[int, Name, Chunk]]:
     """Gives free workers chunks that run from now on: the worker, its ticket, and the chunk."""
     handed_out = []
-    seconds = timing.seconds(now)
-    for worker in handout.may_be_given(free):
-        begun = handout.begun(worker)
-        worth = timing.worth(worker, now, begun) if begun else ()
-        given = handout.next(handout.member(worker), seconds, worth)
+    seconds = paces.seconds(now)
+    for worker in ledger.may_be_given(free):
+        begun = ledger.begun(worker)
+        worth = paces.worth(worker, now, begun) if begun else ()
+        given = ledger.next(ledger.member(worker), seconds, worth)
         if given is not None:
             ticket, chunk = given
-            timing.began(worker, chunk, handout.weight(chunk), now)
+            paces.began(worker, chunk, ledger.weight(chunk), now)
             handed_out.append((worker, ticket, chunk))
     return handed_out

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bcgc_jax.plans.chunk_tables import UNITS
+from bcgc_jax.steps.chunk_tables import UNITS
 
 # A usual chunk weighs so much. Whole numbers make ties exact; fewer would round lengths enough to
 # move what is saved by a tenth of a point.

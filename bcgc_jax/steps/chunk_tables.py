@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from bcgc_jax.plans.storage import Storage
+from bcgc_jax.steps.storage import Storage
 
 if TYPE_CHECKING:
     from jax import Array

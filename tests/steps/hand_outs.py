@@ -1,4 +1,4 @@
-"""Processes and a network around `Handout`, for its tests.
+"""Processes and a network around `Ledger`, for its tests.
 
 They keep their own books of who added what. Each event is one of the `actions` that are possible
 now. Messages are repeated, lost, late and reordered: a request is handled any number of times while
@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bcgc_jax.plans.handout import Chunk, Handout, Label, Member, Name
-from bcgc_jax.plans.timing import Timing
+from bcgc_jax.steps.ledger import Chunk, Label, Ledger, Member, Name
+from bcgc_jax.steps.paces import Paces
 
 Action = tuple[str, tuple[int, ...]]
 
@@ -70,16 +70,16 @@ class Process:
 
 
 class World:
-    """A master with its `Handout`, and processes.
+    """A master with its `Ledger`, and processes.
 
     The other arguments say how often something may happen.
     """
 
-    def __init__(self, handout: Handout, stale=0, late=0, lost=0, join=0, next_first=False):
-        self.handout = handout
+    def __init__(self, ledger: Ledger, stale=0, late=0, lost=0, join=0, next_first=False):
+        self.ledger = ledger
         self.total: Counter[Chunk] = Counter()
         members = [
-            Member(handout.step, worker, life) for worker, life in enumerate(handout.roster.lives)
+            Member(ledger.step, worker, life) for worker, life in enumerate(ledger.roster.lives)
         ]
         self.processes = [Process.of(who) for who in members]
         self.stale: list[Request | Parcel] = []
@@ -96,62 +96,62 @@ class World:
         assert self.names.setdefault(name, owner) == owner, "a name is used twice"
 
     def _next(self, who: Member):
-        able = self.handout.may_be_given([who.worker])
-        fresh = who.worker not in self.handout._running
-        ticket = self.handout.next(who, self.seconds, self.worth)
+        able = self.ledger.may_be_given([who.worker])
+        fresh = who.worker not in self.ledger._running
+        ticket = self.ledger.next(who, self.seconds, self.worth)
         if ticket is not None:
             assert able or not fresh
             self._name(ticket[0], (who, ticket[1]))
-            assert who.worker in self.handout.holders[ticket[1]]
+            assert who.worker in self.ledger.holders[ticket[1]]
         return ticket
 
     def answer(self, request: Request) -> Answer:
-        handout = self.handout
+        ledger = self.ledger
         who = request.who
         self.check_chunks()
-        if not handout.present(who):
-            present = handout.present(who._replace(step=handout.step))
+        if not ledger.present(who):
+            present = ledger.present(who._replace(step=ledger.step))
             for name in (request.done, *request.held):
                 if name is not None:
-                    assert handout.done(who, name) is None
-                    assert not handout.stands(who, name)
-            assert handout.next(who, self.seconds) is None
-            return Answer(present, handout.step)
+                    assert ledger.done(who, name) is None
+                    assert not ledger.stands(who, name)
+            assert ledger.next(who, self.seconds) is None
+            return Answer(present, ledger.step)
         keep = None
         if request.done is not None:
-            keep = handout.done(who, request.done)
+            keep = ledger.done(who, request.done)
             assert self.answers.setdefault((who, request.done), keep) == keep, "another answer"
             if keep is not None:
                 self._name(keep, who)
         ticket = self._next(who) if self.next_first else None
-        wanted = handout.wanted(who)
+        wanted = ledger.wanted(who)
         ticket = ticket if self.next_first else self._next(who)
         held = request.held if keep is None or keep in request.held else (*request.held, keep)
-        standing = tuple(name for name in held if handout.stands(who, name))
+        standing = tuple(name for name in held if ledger.stands(who, name))
         return Answer(True, None, keep, standing, wanted, ticket)
 
     def receive(self, parcel: Parcel):
-        if self.handout.arrived(parcel.who, parcel.name, parcel.label):
+        if self.ledger.arrived(parcel.who, parcel.name, parcel.label):
             self.total.update(parcel.vector)
             self.check()
 
     def check(self):
         assert max(self.total.values(), default=1) == 1, "added twice"
-        missing = self.handout.holders.keys() - self.total.keys()
-        assert self.handout.settled == (not missing), "settled too early or too late"
+        missing = self.ledger.holders.keys() - self.total.keys()
+        assert self.ledger.settled == (not missing), "settled too early or too late"
 
     def check_chunks(self):
         """Each is in one place."""
-        handout = self.handout
-        missing = handout.holders.keys() - handout._keeper.keys() - handout._added
-        run = {chunk for _, chunk in handout._running.values()}
-        assert (handout._open, handout._begun) == (missing - run, missing & run)
-        for worker, stored in enumerate(handout._stored):
-            fresh = [chunk for chunk in stored if chunk in handout._open]
-            assert list(handout._fresh[worker]) == fresh
-            left = handout._units_left[worker] * handout._ticks_of_unit
-            left += handout._ticks_left[worker]
-            assert left == sum(map(handout.weight, fresh))
+        ledger = self.ledger
+        missing = ledger.holders.keys() - ledger._keeper.keys() - ledger._added
+        run = {chunk for _, chunk in ledger._running.values()}
+        assert (ledger._open, ledger._begun) == (missing - run, missing & run)
+        for worker, stored in enumerate(ledger._stored):
+            fresh = [chunk for chunk in stored if chunk in ledger._open]
+            assert list(ledger._fresh[worker]) == fresh
+            left = ledger._units_left[worker] * ledger._ticks_of_unit
+            left += ledger._ticks_left[worker]
+            assert left == sum(map(ledger.weight, fresh))
 
     # What can happen.
 
@@ -258,17 +258,17 @@ class World:
 
     def late(self, worker: int):
         self.budget["late"] -= 1
-        self.handout.late(worker)
+        self.ledger.late(worker)
 
     def lost(self, worker: int):
         """The process may live on as a ghost, or do nothing any more."""
         self.budget["lost"] -= 1
-        self.handout.lost(worker)
+        self.ledger.lost(worker)
 
     def join(self, worker: int):
         self.budget["join"] -= 1
-        life = self.handout.join(worker)
-        self.processes.append(Process.of(Member(self.handout.step, worker, life)))
+        life = self.ledger.join(worker)
+        self.processes.append(Process.of(Member(self.ledger.step, worker, life)))
 
     # What must come of it.
 
@@ -277,24 +277,24 @@ class World:
 
         It must if each missing chunk has a holder that moves.
         """
-        handout = self.handout
+        ledger = self.ledger
         self.worth = list(worth)
-        moving = moving & handout.roster.alive
-        missing = handout.holders.keys() - self.total.keys()
-        able = all(moving.intersection(handout.holders[chunk]) for chunk in missing)
+        moving = moving & ledger.roster.alive
+        missing = ledger.holders.keys() - self.total.keys()
+        able = all(moving.intersection(ledger.holders[chunk]) for chunk in missing)
         quiet = 0  # rounds in which nothing was handed out, kept, added or given up
-        for _ in range(3 * len(handout.holders) + 5):
+        for _ in range(3 * len(ledger.holders) + 5):
             if quiet == 3:
                 break
-            before = handout._named, handout.voided, len(self.total)
+            before = ledger._named, ledger.voided, len(self.total)
             for i, process in enumerate(self.processes):
                 if process.who.worker in moving and not process.gone:
                     self._turn(i)
-            if handout.settled:
+            if ledger.settled:
                 return True
-            for worker in handout.roster.alive - moving:
-                handout.late(worker)
-            after = handout._named, handout.voided, len(self.total)
+            for worker in ledger.roster.alive - moving:
+                ledger.late(worker)
+            after = ledger._named, ledger.voided, len(self.total)
             quiet = quiet + 1 if after == before else 0
         assert not able, "what moves does not settle the step"
         return False
@@ -311,7 +311,7 @@ class World:
 
     def key(self) -> str:
         """Worlds of one key have one future: only the order of names counts, not forgotten ones."""
-        h = self.handout
+        h = self.ledger
         held = repr([self.processes, self.stale])
         known = sorted((k, v) for k, v in h._decided.items() if repr(k[1]) in held)
         books = [
@@ -330,7 +330,7 @@ class World:
 
 
 def timed_step(
-    handout: Handout,
+    ledger: Ledger,
     starts: Sequence[float] | np.ndarray,
     seconds: np.ndarray,
     pauses: np.ndarray | None = None,
@@ -343,19 +343,19 @@ def timed_step(
     every event; those that `may_be_given` something would be enough.
     """
     workers = range(len(starts))
-    number = {chunk: k for k, chunk in enumerate(handout.holders)}
-    members = [Member(handout.step, w, handout.roster.lives[w]) for w in workers]
-    timing = Timing(len(starts))
+    number = {chunk: k for k, chunk in enumerate(ledger.holders)}
+    members = [Member(ledger.step, w, ledger.roster.lives[w]) for w in workers]
+    paces = Paces(len(starts))
     tickets = dict[int, Name]()
     now = 0.0
     until = np.array(starts, float)
     free = set[int]()
     still: list[list[float]] = [[] if pauses is None else list(pauses[w]) for w in workers]
-    while not handout.complete:
-        look = timing.next_look(now, handout.voided) if handout.ends == "sums" else np.inf
-        copies = {w: handout.begun(w) for w in handout.may_be_given(free)}
-        of_use = timing.next_look(now, handout.voided, copies)
-        assert of_use >= look or handout.ends == "chunks"
+    while not ledger.complete:
+        look = paces.next_look(now, ledger.voided) if ledger.ends == "sums" else np.inf
+        copies = {w: ledger.begun(w) for w in ledger.may_be_given(free)}
+        of_use = paces.next_look(now, ledger.voided, copies)
+        assert of_use >= look or ledger.ends == "chunks"
         # Times that differ by rounding errors are one: who ends just then needs no look.
         now = look if look < (1 - 1e-14) * min(until) else min(until)
         ends = np.flatnonzero(until <= (1 + 1e-14) * now).tolist()
@@ -363,24 +363,24 @@ def timed_step(
             until[w] = np.inf
             free.add(w)
             if w in tickets:
-                timing.ended(w, now)
-                handout.done(members[w], tickets.pop(w))
-        if handout.complete:
+                paces.ended(w, now)
+                ledger.done(members[w], tickets.pop(w))
+        if ledger.complete:
             break
-        for w in timing.overdue(now, handout.voided) if handout.ends == "sums" else []:
-            handout.late(w)
-        able = handout.may_be_given(free)
-        assert handout.roster.overdue.isdisjoint(free.difference(able))
+        for w in paces.overdue(now, ledger.voided) if ledger.ends == "sums" else []:
+            ledger.late(w)
+        able = ledger.may_be_given(free)
+        assert ledger.roster.overdue.isdisjoint(free.difference(able))
         for w in sorted(free):
-            worth = timing.worth(w, now)
-            begun = handout.begun(w)
-            assert timing.worth(w, now, begun) == [chunk for chunk in worth if chunk in begun]
-            given = handout.next(members[w], timing.seconds(now), worth)
+            worth = paces.worth(w, now)
+            begun = ledger.begun(w)
+            assert paces.worth(w, now, begun) == [chunk for chunk in worth if chunk in begun]
+            given = ledger.next(members[w], paces.seconds(now), worth)
             if given is not None:
                 assert w in able
                 assert ends or now >= of_use
                 tickets[w], chunk = given
-                timing.began(w, chunk, handout.weight(chunk), now)
+                paces.began(w, chunk, ledger.weight(chunk), now)
                 pause = still[w].pop(0) if still[w] else 0.0
                 until[w] = now + round_trip + seconds[w, number[chunk]] + pause
                 free.remove(w)

@@ -30,8 +30,8 @@ from bcgc_jax.cluster import (
     calibrate,
     train_on_cluster,
 )
-from bcgc_jax.coding.digits import cross_entropy, load_digits
 from bcgc_jax.coding.gradients import coding_plan, split_unevenly
+from experiments.digits import cross_entropy, load_digits
 from experiments.models import perceptron
 from experiments.report import each, number, print_table, run_command, save
 from experiments.rivals import rivals

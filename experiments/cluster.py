@@ -22,17 +22,18 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
+import optax
+from jax import Array
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
-from bcgc_jax.cluster import Cluster, ClusterTraining, InjectedDelay, Run
-from bcgc_jax.cluster.digits import train_digits_on_cluster
+from bcgc_jax.cluster import Cluster, ClusterTraining, InjectedDelay, Run, train_on_cluster
 from bcgc_jax.cluster.planning import Told, on_processes, scheme_for
-from bcgc_jax.coding.digits import DigitsRun, digits_order, digits_problem, initial_params
 from bcgc_jax.coding.training import SharedScheme, TrainingScheme
 from bcgc_jax.plans.passes import in_a_row
 from bcgc_jax.plans.worker import Load
-from experiments import looks
+from experiments import digits, looks
+from experiments.digits import DigitsRun
 from experiments.endurance import signal_workers
 from experiments.report import each, grouped, number, print_table, run_command, save
 
@@ -88,7 +89,7 @@ def run(
     disturbed: Sequence[str] = METHODS,
 ) -> None:
     """`seconds` is the expected iteration of the optimal scheme, `patience` that of the master."""
-    problem = digits_problem(LAW, workers, MODEL)
+    problem = digits.digits_problem(LAW, workers, MODEL)
     best = float(bcgc.solve(problem).rounded_runtime)
     pace = InjectedDelay(LAW, seconds / best)
     same = np.full((1, workers), float(LAW.mean()))
@@ -112,8 +113,7 @@ def run(
             if kind == "faults":
                 run = dataclasses.replace(run, before_step=disturb)
             count = _EVEN if kind == "even" else steps
-            given = jax.random.key(seed), run, problem, MODEL, on_processes(method)
-            found = train_digits_on_cluster(*given, num_steps=count)
+            found = train_on_processes(jax.random.key(seed), run, problem, method, count)
             if kind == "even":
                 scheme = _scheme(problem, method)
                 alike = successive(scheme, pace.seconds * np.repeat(same, count, axis=0))
@@ -132,10 +132,44 @@ def run(
     save(out, {"cluster": rows, "cluster_steps": courses}, {"cluster": draw(rows, courses)})
 
 
+def train_on_processes(
+    key: Array, run: Run, problem: bcgc.Problem, method: str, num_steps: int
+) -> Found:
+    """`train_on_digits` on worker processes, at the pace of `run`: one row, in seconds.
+
+    The same key gives every scheme the same start and draws of the pace.
+    """
+    assert run.pace is not None
+    data = jax.tree.map(np.asarray, digits.load_digits(int(np.asarray(problem.num_workers))))
+    start_key, train_key = jax.random.split(key)
+
+    @jax.jit
+    def evaluate(params: Any) -> dict[str, Array]:
+        loss = digits.cross_entropy(params, data.train)
+        return {"loss": loss, "accuracy": digits.accuracy(params, data.test)}
+
+    scheme = on_processes(method)
+    training = train_on_cluster(
+        train_key,
+        digits.cross_entropy,
+        Told(problem, scheme, {"order": digits.digits_order(MODEL)}),
+        run,
+        digits.initial_params(start_key, MODEL),
+        data.train,
+        optax.sgd(digits.LEARNING_RATE),
+        num_steps,
+        evaluate=evaluate,
+    )
+    solution = bcgc.solve(problem, scheme, key=train_key)
+    expected = run.pace.seconds * float(solution.rounded_runtime)
+    course = (np.array([training.metrics[name]], float) for name in ("loss", "accuracy"))
+    return DigitsRun(method, expected, np.array([training.clock]), *course), training
+
+
 def _scheme(problem: bcgc.Problem, method: str) -> TrainingScheme:
     """A plan as the training has it, but for the draws of its search."""
-    told = Told(problem, on_processes(method), {"order": digits_order(MODEL)})
-    key, params = jax.random.key(0), initial_params(jax.random.key(0), MODEL)
+    told = Told(problem, on_processes(method), {"order": digits.digits_order(MODEL)})
+    key, params = jax.random.key(0), digits.initial_params(jax.random.key(0), MODEL)
     return scheme_for(key, told, range(int(np.asarray(problem.num_workers))), params, None)
 
 

@@ -16,8 +16,8 @@ import numpy as np
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
-from bcgc_jax.coding.digits import DigitsRun, digits_problem, train_on_digits
 from experiments import looks
+from experiments.digits import DigitsRun, digits_problem, train_on_digits
 from experiments.report import each, print_table, run_command, save
 
 METHODS = (

@@ -15,12 +15,12 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
-from bcgc_jax.coding import digits
 from bcgc_jax.solvers.methods import BASELINES, PROPOSED
 from experiments import (
     adaptive,
     cluster,
     conditioning,
+    digits,
     journal,
     looks,
     own_loop,

@@ -61,4 +61,4 @@ def test_what_is_to_be_installed_can_be_and_has_its_types():
         extra for text in texts for extra in re.findall(r"to_install\([\"'](\w+)[\"']\)", text)
     }
     known = set(metadata("bcgc-jax").get_all("Provides-Extra") or ())
-    assert {"cli", "cluster", "plot", "train"} <= named <= known
+    assert {"cli", "cluster", "plot", "benchmarks"} <= named <= known

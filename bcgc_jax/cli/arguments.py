@@ -53,10 +53,6 @@ TRACE_LAWS = ("auto", "atoms", "smooth", "pareto-tail")
 
 PICTURES = (".png", ".svg", ".pdf")
 
-ENGINES = ("simulated", "ray")
-MODELS = ("softmax", "perceptron")
-UNITS = ("coordinates", "leaves", "layers")
-
 
 def law_usage(law: str) -> str:
     """A distribution with its parameters, those with a default in brackets."""

@@ -29,7 +29,6 @@ DELIVERY = ("start_up", "send_time", "overlap")
 _POSITIVE = number()
 _FROM_ZERO = number(include=True)
 _SHARE = number(0, 1)
-_IMAGES = number(1, 1500, include=True, whole=True)  # to train with, one a worker at least
 _NEW_FILE = click.Path()
 # What `bcgc plot` shows of a table.
 CHOICES = ("x", "y", "value", "where", "methods")
@@ -189,12 +188,26 @@ class Times(Passes):
 
 
 @dataclasses.dataclass(frozen=True)
-class Planning(Times):
+class Comparing(Times):
     """Schemes"""
 
+    deadline: Any = option(_POSITIVE, "Also print P(runtime ≤ deadline).")
+    objective: str = option(
+        typed.OBJECTIVES, "What a plan is made for; for the second give a --deadline"
+    )
+    round_trip: float = option(
+        _FROM_ZERO, "Time of a question before each chunk, in sharing.", default=0.0
+    )
     methods: tuple[str, ...] = option(
         typed.METHOD, "Scheme; repeat it. The default is above.", "--method", multiple=True
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.deadline is None and self.for_deadline:
+            raise click.UsageError(
+                "--method deadline, --min-completion or --objective needs a --deadline"
+            )
 
     def asked(self, *methods: str, **options: Any) -> "dict[str, Method]":
         """Methods by their names, each with those of the options that it has."""
@@ -205,26 +218,6 @@ class Planning(Times):
             own = {name: value for name, value in options.items() if hasattr(method, name)}
             asked[method.name] = dataclasses.replace(method, **own) if own else method  # type: ignore[type-var]
         return asked
-
-
-@dataclasses.dataclass(frozen=True)
-class Comparing(Planning):
-    """Schemes"""
-
-    deadline: Any = option(_POSITIVE, "Also print P(runtime ≤ deadline).")
-    objective: str = option(
-        typed.OBJECTIVES, "What a plan is made for; for the second give a --deadline"
-    )
-    round_trip: float = option(
-        _FROM_ZERO, "Time of a question before each chunk, in sharing.", default=0.0
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.deadline is None and self.for_deadline:
-            raise click.UsageError(
-                "--method deadline, --min-completion or --objective needs a --deadline"
-            )
 
     @property
     def most_probable(self) -> bool:
@@ -500,80 +493,14 @@ numbers also LOW:HIGH, all of them.
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainOptions(Planning):
-    """Train on handwritten digits, scheme against scheme.
-
-    All schemes take the same steps, and differ in the time that these take. The clock is simulated,
-    in the unit of the cycle time. With --engine ray N processes train, in seconds. A trace is
-    replayed step by step. Without --method: optimal, time, frequency, uncoded, single_block,
-    tandon_partial and sharing:2.
-    """
-
-    after: ClassVar = f"""\b
-Examples:
-  bcgc train --workers 20 --cycle-time shifted-exponential:rate=1e-3,shift=50
-  bcgc train --workers 10 --model perceptron --method optimal --method uncoded \\
-             --cycle-time pareto:scale=1,shape=2.5 --curves curves.csv
-  bcgc train --trace steps.csv --units layers --setup-cycles 500 --format json
-  bcgc train --engine ray --workers 8 --steps 50 --cycle-time shifted-exponential:rate=1e-3,shift=50
-  bcgc train --engine ray … --checkpoints state      the next call continues an interrupted one
-
-{_LAWS}
-
-{_METHODS} Nothing trains with limit or deadline."""
-
-    workers: int | None = option(_IMAGES, "N, at most 1,500; by default that of the trace.")
-    model: str = option(typed.MODELS, "What is trained")
-    units: str = option(typed.UNITS, "What a block is made of")
-    cycles: float = option(_POSITIVE, _CYCLES, default=1)
-    steps: int = option(COUNT, default=200)
-    seeds: int | None = option(COUNT, "Runs of each scheme; by default 8, with ray 1.")
-    learning_rate: float = option(_POSITIVE, default=0.5)
-    batch_size: int | None = option(COUNT, "Samples of each subset per step; by default all.")
-    target: float = option(
-        _SHARE, "Test accuracy; the table has the time to reach it.", default=0.9
-    )
-    engine: str = option(typed.ENGINES, "A simulated clock, or worker processes and the wall clock")
-    pace: float = option(
-        _FROM_ZERO,
-        "With ray: seconds to which the best scheme's step is slowed down; 0: not.",
-        default=0.2,
-    )
-    address: str | None = option(
-        str, "With ray: a running cluster to join; by default one on this machine."
-    )
-    checkpoints: Path | None = option(
-        click.Path(file_okay=False, path_type=Path),
-        "With ray: write checkpoints to this folder, and continue from those there.",
-    )
-    curves: str | None = option(_NEW_FILE, "Also write every step to this CSV file.")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_file("--curves", self.curves)
-        if self.simulated:
-            typed.refuse_without_effect("without --engine ray", "pace", "address", "checkpoints")
-        for name in {"deadline", "limit"} & {*self.methods}:
-            raise click.UsageError(f'"{name}" is no scheme to train with')
-
-    @property
-    def simulated(self) -> bool:
-        return self.engine == typed.ENGINES[0]
-
-    @property
-    def num_seeds(self) -> int:
-        return self.seeds or (8 if self.simulated else 1)
-
-
-@dataclasses.dataclass(frozen=True)
 class PlotOptions:
     """Draw a file of a sweep, a training, a plan or measured times.
 
-    FILE is what `bcgc sweep --out`, `bcgc train --curves`, `--format csv` or an --out for plans
-    wrote, a log of times, or the log.jsonl of a training. In a sweep each scheme is a curve over
-    one number, or a heat map over two. In a training each scheme is a curve over time. A plan is
-    drawn as its blocks, which are darker where more workers compute each subset of the data. Of
-    times there is the share above each.
+    FILE is what `bcgc sweep --out`, `--format csv` or an --out for plans wrote, a log of times, or
+    the log.jsonl of a training. In a sweep each scheme is a curve over one number, or a heat map
+    over two. In a training each scheme is a curve over time. A plan is drawn as its blocks, which
+    are darker where more workers compute each subset of the data. Of times there is the share above
+    each.
     """
 
     after: ClassVar = """\b
@@ -581,7 +508,7 @@ Examples:
   bcgc plot sweep.csv
   bcgc plot sweep.csv --x rate --where num_workers=20 --method optimal --method nested
   bcgc plot sweep.csv --x rate --y num_workers --out map.svg
-  bcgc plot curves.csv --value accuracy
+  bcgc plot log.jsonl --value loss
   bcgc plot plan.json"""
 
     file: Path = argument(click.Path(exists=True, dir_okay=False, path_type=Path))
@@ -630,5 +557,5 @@ def cli() -> None:
     """Block coordinate gradient coding: how much redundancy should each block of a gradient get?"""
 
 
-for _options in (AdviseOptions, SolveOptions, FitOptions, PlotOptions, SweepOptions, TrainOptions):
+for _options in (AdviseOptions, SolveOptions, FitOptions, PlotOptions, SweepOptions):
     cli.add_command(Command(_options))

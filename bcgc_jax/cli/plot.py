@@ -31,7 +31,7 @@ LABELS = {
     "completion_probability": "probability of being in time",
     "num_workers": "number of workers $N$",
     "loss": "training loss",
-    "accuracy": "test accuracy",
+    "time": "wall clock (s)",
     "saved": "share of uncoded time that is saved",
 }
 
@@ -44,7 +44,7 @@ def answer(question: PlotOptions) -> None:
 def _of_file(question: PlotOptions) -> "Figure":
     """What it is, its columns say."""
     path = question.file
-    log = question.file.suffix == ".jsonl"
+    log = path.suffix == ".jsonl"
     if path.suffix == ".json":
         loaded = Solution.load(path)
         scheme = drawn(loaded.method, float(loaded.rounded_runtime), loaded.plan)
@@ -55,10 +55,9 @@ def _of_file(question: PlotOptions) -> "Figure":
     if not rows or "method" not in rows[0]:
         return _of_times(path)
     rows = _selected(rows, question)
-    if "step" not in rows[0]:
-        return of_rows(rows, question.value or "expected_runtime", question.x, question.y)
-    clock = "wall clock (s)" if log else "time (in the file's unit)"
-    return training(rows, question.value or "loss", clock)
+    if log:
+        return training(rows, question.value or "loss")
+    return of_rows(rows, question.value or "expected_runtime", question.x, question.y)
 
 
 def _of_times(path: Path) -> "Figure":
@@ -67,9 +66,9 @@ def _of_times(path: Path) -> "Figure":
         trace = load_trace(path)
     except ValueError as error:
         raise click.UsageError(
-            f"{path} cannot be drawn: it is no table of `bcgc sweep`, `bcgc solve` or `bcgc "
-            "train`, no plan in JSON, and no log of times. `bcgc fit` and `bcgc advise` draw with "
-            f"--figure. As a log: {str(error).partition('. ')[0]}"
+            f"{path} cannot be drawn: it is no table of `bcgc sweep` or `bcgc solve`, no plan in "
+            "JSON, and no log of times. `bcgc fit` and `bcgc advise` draw with --figure. As a log: "
+            f"{str(error).partition('. ')[0]}"
         ) from None
     times = trace.largest_loads()
     return fits(times.seconds, times.censored, [])
@@ -340,15 +339,7 @@ def fits(
     return figure
 
 
-def training(
-    rows: Sequence[Row], value: str = "loss", clock: str = "time (in the file's unit)"
-) -> "Figure":
-    """Draw every step of some runs: a curve for each scheme, medians over its seeds."""
-    seeds: dict[tuple[str, int], list[tuple[float, float]]] = {}
-    for row in rows:
-        seeds.setdefault((row["method"], row["step"]), []).append((row["time"], row[value]))
-    medians = []
-    for (method, _), each in seeds.items():
-        time, middle = np.median(each, axis=0)
-        medians.append({"method": method, clock: time, value: middle})
-    return curves(medians, clock, value, "the training of each scheme: medians over its seeds")
+def training(rows: Sequence[Row], value: str) -> "Figure":
+    """Draw a column of every step of a training, a curve for each scheme."""
+    check_numbers(rows, value)
+    return curves(rows, "time", value, "the training, scheme by scheme")

@@ -55,18 +55,18 @@ def read_loads(asked: Times | FitOptions) -> Trace:
     return read_log(asked.trace, "--step-column, --worker-column, --seconds-column", **columns)
 
 
-def workers_of(
-    asked: Times | FitOptions, trace: Trace, workers: int | None, *, replayed: bool = False
-) -> int:
-    """Return N: as asked for, or that of the trace, which a replay needs."""
-    if (asked.keep_workers or replayed) and workers not in (None, trace.num_workers):
-        why = "--keep-workers keeps the steps of" if asked.keep_workers else "the trace has"
+def workers_of(asked: Times | FitOptions, trace: Trace, workers: int | None) -> int:
+    """Return N: as asked for, or that of the trace."""
+    if asked.keep_workers and workers not in (None, trace.num_workers):
         many = counted(trace.num_workers, "worker")
-        raise ValueError(f"{why} {many}, not {workers}: leave --workers out")
+        raise ValueError(
+            f"--keep-workers keeps the steps of {many}, not {workers}: leave --workers out"
+        )
     if workers is None and trace.num_workers < 2:
-        one = f"{log_name(str(asked.trace))} has one worker only"
-        other = "" if replayed else ", or give --workers"
-        raise ValueError(f"{one}: coding needs the times of at least two{other}")
+        raise ValueError(
+            f"{log_name(str(asked.trace))} has one worker only: coding needs the times of at least "
+            "two, or give --workers"
+        )
     return workers or trace.num_workers
 
 
@@ -77,12 +77,10 @@ def law_for(asked: Times, trace: Trace, workers: int) -> Distribution | JointDis
     return distribution_of(trace.seconds, workers, trace.censored, kind=asked.trace_distribution)
 
 
-def planned_for(
-    asked: Times, law: Any, workers: int | None, *, replayed: bool = False
-) -> tuple[Trace | None, Any, int]:
+def planned_for(asked: Times, law: Any, workers: int | None) -> tuple[Trace | None, Any, int]:
     """Return the trace, if there is one, and the law and the number of workers to plan for."""
     if (trace := read(asked)) is not None:
-        workers = workers_of(asked, trace, workers, replayed=replayed)
+        workers = workers_of(asked, trace, workers)
         law = law_for(asked, trace, workers)
     if workers is None:
         raise click.UsageError("give the number of workers with --workers")

@@ -352,7 +352,7 @@ def test_commands_that_plan_for_a_log_take_a_unit(refusal, tmp_path):
     columns = {"step": "step", "worker": "worker", "seconds": "seconds", "layout": "auto"}
     asked: Any = SimpleNamespace(trace=path, unit="ms", censored=None, load=None, **columns)
     assert_close(traces.read_loads(asked).seconds, times.ravel() / 1000, rtol=1e-9)
-    for name in ("solve", "sweep", "train", "fit"):
+    for name in ("solve", "sweep", "fit"):
         assert "'min' is not one of 's', 'ms', 'us', 'ns'" in refusal(name, "--unit", "min")
     law = "exponential:rate=1"
     assert "--unit has no effect without --trace" in refusal(

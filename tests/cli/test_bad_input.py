@@ -11,7 +11,6 @@ WORDS = {
     "LAW": "--cycle-time shifted-exponential:rate=1e-3,shift=50",
     "UNIFORM": "--cycle-time uniform:low=1,high=2",
     "PARETO": "--cycle-time pareto:scale=1",
-    "RAY": "--engine ray --workers 12 --steps 1",
 }
 # What is typed, and a part of what is said.
 ROWS = r"""
@@ -24,8 +23,8 @@ solve SMALL UNIFORM --setup-cycles 1 --method subgradient -> subgradient knows n
 solve SMALL UNIFORM --setup-cycles 1 --forward 47% -> --forward and --setup-cycles both give
 sweep SIZES PARETO --setup-cycles 1,2 --forward 0,47% -> --forward and --setup-cycles both
 solve SMALL UNIFORM --forward 47 -> pass from 0 to 10, such as 0.47 or 47%, got '47'
+solve SMALL UNIFORM --forward -1% -> from 0 to 10
 solve SMALL UNIFORM --forward 4%7 -> such as 0.47 or 47%, got '4%7'
-train --workers 4 LAW --forward -1% -> from 0 to 10
 solve SMALL UNIFORM --levels 0,x -> levels and ranges
 solve SMALL UNIFORM --levels 3-1 -> levels and ranges
 solve SMALL UNIFORM --levels 0,4 --method limit -> from 0 to 3
@@ -67,14 +66,9 @@ sweep SIZES PARETO --axis shape=2 --out sweep.txt -> must end in .csv
 sweep SIZES PARETO --axis shape=2 --objective completion-probability -> needs a --deadline
 solve --workers 131073 --coordinates 9 LAW -> at most 131,072, got '131073'
 solve SMALL UNIFORM --levels 0-99999999999 -> at most 131,072
-train --workers 1501 LAW -> at most 1,500, got '1501'
 solve SMALL --cycle-time deterministic:time=2 -> expected deterministic:value=
 solve --workers 9 --coordinates 1e19 LAW -> at most 9,007,199,254,740,992, got '1e19'
 solve SMALL UNIFORM --layout wide -> --layout has no effect without --trace
-train --workers 4 LAW --target 2 -> at most 1
-train --workers 4 LAW --batch-size 10000 -> --batch-size must be from 1 to 375
-train --workers 4 --cycle-time pareto:scale=1,shape=0.9 -> infinite
-train --workers 4 LAW --checkpoints x -> --checkpoints has no effect without --engine ray
 solve --trace - --keep-workers --trace-distribution atoms -> --trace-distribution has no effect with
 solve SMALL UNIFORM --start-up pareto:scale=1,shape=0.9 -> the mean of the start-up, Pareto
 solve SMALL UNIFORM --start-up -3 -> at least 0, got '-3'
@@ -82,9 +76,6 @@ solve SMALL UNIFORM --start-up weibul:scale=3,shape=1 -> did you mean weibull
 solve SMALL UNIFORM --overlap -> --overlap has no effect without --send-time
 solve SMALL UNIFORM --chain-cycles 1 --method subgradient -> no --chain-cycles
 solve SMALL --cycle-time '3*uniform:low=1,high=2' UNIFORM --start-up exponential:rate=1 -> may be
-train RAY LAW --method limit -> "limit" is no scheme
-train RAY LAW --method backup:1 -> "backup:1" loses samples
-train RAY LAW --method uncoded --address somewhere -> HOST:PORT, got somewhere
 """
 
 

@@ -1,14 +1,13 @@
-"""Start-up, link and chain on the command line: `solve`, `sweep` and `train`."""
+"""Start-up, link and chain on the command line: `solve` and `sweep`."""
 
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
 from bcgc_jax import Problem, Uniform, Weibull
-from bcgc_jax.cli import fit, solve, sweep, traces, train
+from bcgc_jax.cli import fit, solve, sweep, traces
 from bcgc_jax.measured.fits import Fit
 from bcgc_jax.measured.traces import load_trace
 from tests.cli.steps import TIMES, written_in_parts
@@ -33,17 +32,6 @@ def test_a_constant_start_up_a_link_and_a_chain_are_paid_for(answer):
     assert (row["kind"], row["levels"]) == ("exact", [0])
 
 
-def test_the_fastest_scheme_takes_the_pace_of_processes(command, monkeypatch):
-    """Half as many seconds a unit of time where cycles take twice as long."""
-    asked = Mock(side_effect=ValueError)
-    monkeypatch.setattr("bcgc_jax.cluster.InjectedDelay", asked)
-    for value in (2, 4):
-        law = ["--workers", "3", "--cycle-time", f"deterministic:value={value}"]
-        command("train", "--engine", "ray", *law, *UNCODED, "--pace", "0.1")
-    one, other = (call.args[1] for call in asked.call_args_list)
-    assert one == pytest.approx(2 * other, rel=1e-6)
-
-
 @pytest.mark.slow
 def test_a_start_up_has_a_law(answer):
     cycle, start = (
@@ -65,27 +53,22 @@ def test_a_start_up_has_a_law(answer):
     assert alone["expected_runtime"] == pytest.approx(rows[0]["expected_runtime"], rel=1e-12)
 
 
-def test_sweeping_and_training_ask_for_the_same_problem(command, monkeypatch):
-    asked: list[Problem] = []
-
-    def stop(problem: Problem, *_: object) -> None:
-        asked.append(problem)
-        raise ValueError("enough")
-
-    monkeypatch.setattr(train, "check_size", stop)
+def test_a_sweep_asks_for_the_problem_of_its_options(command, monkeypatch):
     given = ["--start-up", "weibull:scale=4000,shape=0.7", "--send-time", "0.25", "--overlap"]
     given += ["--workers", "3", *UNIFORM, "--chain-cycles", "0.1"]
-    assert command("train", *given) == (2, "", "bcgc: enough\n")
+    asked: list[Problem] = []
 
     def swept(of_cell, cells, *_, **__):
-        stop(of_cell(4, **{name: values[0].item() for name, values in cells.columns.items()}))
+        columns = cells.columns.items()
+        asked.append(of_cell(4, **{name: values[0].item() for name, values in columns}))
+        raise ValueError("enough")
 
     monkeypatch.setattr(sweep, "Sweep", swept)
     assert command("sweep", *given, "--coordinates", "60") == (2, "", "bcgc: enough\n")
-    for problem in asked:
-        assert repr(problem.start_up) == repr(Weibull(4000.0, 0.7))
-        assert (problem.send_time, problem.overlap, problem.chain_cycles) == (0.25, True, 0.1)
-        assert (repr(problem.cycle_time), problem.num_workers) == (repr(Uniform(0.4, 2.6)), 3)
+    (problem,) = asked
+    assert repr(problem.start_up) == repr(Weibull(4000.0, 0.7))
+    assert (problem.send_time, problem.overlap, problem.chain_cycles) == (0.25, True, 0.1)
+    assert (repr(problem.cycle_time), problem.num_workers) == (repr(Uniform(0.4, 2.6)), 3)
 
 
 UNIFORM_FIT = Fit("uniform", Uniform(0.4, 2.6), {}, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 24)
@@ -104,19 +87,14 @@ def test_a_forward_pass_may_be_a_ratio_to_the_backward_pass(command, monkeypatch
         planned(of_cell(4, **{name: values[0].item() for name, values in cells.columns.items()}))
 
     monkeypatch.setattr(solve, "_answer", planned)
-    monkeypatch.setattr(train, "check_size", planned)
     monkeypatch.setattr(fit, "solve", planned)
     monkeypatch.setattr(fit, "fit_distributions", lambda *_, **__: [UNIFORM_FIT])
     monkeypatch.setattr(sweep, "Sweep", swept)
     given = ["--forward", typed, "--cycles", "2", "--chain-cycles", "0.5"]
-    for asked in (
-        ["solve", *ASKED, *UNIFORM],
-        ["sweep", *ASKED, *UNIFORM],
-        ["train", "--workers", "3", *UNIFORM],
-    ):
-        assert command(*asked, *given) == (2, "", "bcgc: enough\n")
+    for name in ("solve", "sweep"):
+        assert command(name, *ASKED, *UNIFORM, *given) == (2, "", "bcgc: enough\n")
     assert command("fit", trace, "--coordinates", "60", *given) == (2, "", "bcgc: enough\n")
-    assert len(problems) == 4
+    assert len(problems) == 3
     for problem in problems:
         backward = sum(np.full(np.asarray(problem.num_coordinates), 2 + 0.5))
         assert np.asarray(problem.setup_cycles) == pytest.approx(0.47 * backward)

@@ -9,7 +9,6 @@ from bcgc_jax import __version__
 from bcgc_jax.cli import arguments as names
 from bcgc_jax.cli.answers import describe_law
 from bcgc_jax.cli.arguments import law_class, law_name, read_law
-from bcgc_jax.coding import digits, gradients
 from bcgc_jax.measured import likelihood, traces
 from bcgc_jax.solvers import methods
 from tests.scripts import python
@@ -31,7 +30,7 @@ _REFUSED = {
     "solve --wrokers 3": "No such option '--wrokers'",
     "solve --workers x": "Invalid value for '--workers': must be a whole number",
     "solve --trace none.csv": "Invalid value for '--trace': File 'none.csv'",
-    "train --trace - --method tim": "Invalid value for '--method': no method 'tim' (did you mean "
+    "sweep --trace - --method tim": "Invalid value for '--method': no method 'tim' (did you mean "
     "time?)",
     "solve --cycle-time gama:rate=1": "Invalid value for '--cycle-time': unknown distribution",
     "solve --cycle-time gamma:rat=1": "Invalid value for '--cycle-time': cannot read",
@@ -43,7 +42,7 @@ def test_help_and_refusals_need_no_jax():
     helped = [
         "",
         "--help",
-        *(f"{name} --help" for name in ("advise", "solve", "fit", "plot", "sweep", "train")),
+        *(f"{name} --help" for name in ("advise", "solve", "fit", "plot", "sweep")),
     ]
     typed = [text.split() for text in (*helped, "--version", *_REFUSED)]
     lines = python(_RUN, input=json.dumps(typed)).stdout.splitlines()
@@ -120,5 +119,3 @@ def test_the_names_are_the_librarys():
     assert tuple(likelihood.FAMILIES) == names.FITTED_LAWS
     assert names.LAYOUTS == traces.LAYOUTS
     assert tuple(traces.UNITS) == names.TIME_UNITS
-    assert tuple(digits.MODELS) == names.MODELS
-    assert names.UNITS == gradients.UNITS

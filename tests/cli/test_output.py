@@ -140,7 +140,6 @@ def test_a_terminal_has_a_spinner_that_goes_away(told, monkeypatch):
 LAW = ["--cycle-time", "shifted-exponential:rate=1e-3,shift=50"]
 
 COMMANDS = {
-    "--curves": ("train", *LAW, "--workers", "4", "--curves", "csv"),
     "--out": ("sweep", *LAW, "--workers", "4", "--coordinates", "60", "--out", "csv"),
     "--out of solve": ("solve", *LAW, "--workers", "4", "--coordinates", "60", "--out", "json"),
     "--out of fit": ("fit", "-", "--out", "json"),
@@ -154,7 +153,6 @@ def test_every_command_refuses_before_the_work_what_it_could_not_write(
 ):
     for work in (
         "fit._answer",
-        "train._train_all",
         "sweep.write_sweep",
         "solve._problem",
         "advise._read",
@@ -195,9 +193,7 @@ def test_what_may_not_be_written_is_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "error", [OSError(28, "No space left on device"), RuntimeError("no font,\nat all")]
 )
-def test_the_answer_is_printed_whatever_becomes_of_plan_and_curves(
-    command, tmp_path, monkeypatch, error
-):
+def test_the_answer_is_printed_whatever_becomes_of_the_plan(command, tmp_path, monkeypatch, error):
     found = SimpleNamespace(
         best=SimpleNamespace(problem=None), fits=[], plans=[{"distribution": "gamma"}]
     )
@@ -209,12 +205,6 @@ def test_the_answer_is_printed_whatever_becomes_of_plan_and_curves(
     assert (status, out, err.count("\n")) == (2, "the table\n", 1)
     assert err.startswith(f"bcgc: cannot write {plan}: ")
     assert ("No space left" in err) or ("RuntimeError: no font, at all" in err)
-    monkeypatch.setattr("bcgc_jax.cli.train._train_all", lambda *_: [])
-    monkeypatch.setattr("bcgc_jax.cli.train._steps", raising(error))
-    asked = [*LAW, "--workers", "4", "--method", "uncoded", "--format", "json"]
-    status, out, err = command("train", *asked, "--curves", str(tmp_path / "x.csv"))
-    assert (status, err.count("\n"), json.loads(out)["runs"]) == (2, 1, [])
-    assert err.startswith("bcgc: cannot write ")
 
 
 def test_what_cannot_be_written_is_no_traceback(monkeypatch):

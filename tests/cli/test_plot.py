@@ -14,7 +14,6 @@ import pytest
 from bcgc_jax import ShiftedExponential, Uniform, solve
 from bcgc_jax.cli import plot
 from bcgc_jax.cli.output import write_rows
-from bcgc_jax.coding.digits import DigitsRun
 from bcgc_jax.plans.completion import AnyOf, OneOfEach
 from bcgc_jax.plans.plan import Plan, partition_plan
 from bcgc_jax.plans.sharing import WorkSharing, sharing_plan
@@ -138,6 +137,10 @@ def test_every_file_that_the_package_writes_is_drawn(command, refusal, tmp_path)
         ("uncoded", 0.5, 1.0),
         ("uncoded", 1.0, 0.5),
     ]
+    (axes,) = plot.training(steps, "loss").axes
+    assert_close(axes.lines[0].get_xydata(), [[0.5, 1.0], [1.0, 0.5]])
+    told = refusal("plot", str(tmp_path / "log.jsonl"), "--value", "los", "--out", "x.png")
+    assert "there is no column los, only method, time, loss" in told
     times = str(tmp_path / "times.csv")
     told = refusal("plot", times, "--x", "rate", "--out", str(tmp_path / "again.png"))
     assert told == "bcgc: --x has no effect on measured times\n"
@@ -181,13 +184,11 @@ def test_every_command_draws_its_answer(command, tmp_path, monkeypatch):
     times = SimpleNamespace(seconds=np.asarray(LAW.sample(jax.random.key(0), (50,))), censored=None)
     exact, plans = [SimpleNamespace(name="exact", distribution=LAW)], [{"distribution": "exact"}]
     fitted = SimpleNamespace(fits=exact, times=times, seconds=times.seconds, plans=plans)
-    steps = np.arange(1.0, 7).reshape(2, 3)
     for work, answered in {
         "solve._answer": (found, SimpleNamespace(rows=[row], limit=None)),
         "sweep._collect": ROWS,
         "fit._answer": fitted,
         "fit._fit_row": {"distribution": "exact"},
-        "train._train_all": [DigitsRun("uncoded", 1.0, steps, 1 / steps, 1 - 1 / steps)],
     }.items():
         monkeypatch.setattr(f"bcgc_jax.cli.{work}", lambda *_, answered=answered: answered)
     given = "--cycle-time", "shifted-exponential:rate=1e-3,shift=50", "--workers", "4"
@@ -195,7 +196,6 @@ def test_every_command_draws_its_answer(command, tmp_path, monkeypatch):
         ("solve", *given, "--coordinates", "40"),
         ("sweep", *given, "--coordinates", "40"),
         ("fit", "-"),
-        ("train", *given, "--method", "uncoded"),
     ]:
         picture = tmp_path / f"{name}.svg"
         status, _, err = command(name, *asked, "--format", "csv", "--figure", str(picture))
@@ -211,14 +211,6 @@ def test_a_saved_plan_has_the_blocks_of_its_workers_and_no_padding(x64):
     # (1/3 + ... + 1/(s + 1)).
     cost = [(s + 1) * (50 + 1000 * sum(1 / k for k in range(s + 1, 4))) for s in range(3)]
     assert drawn.copies.tolist() == [1 + np.argmin(cost)]
-
-
-def test_a_curve_is_the_median_of_its_seeds():
-    names, cells = ("method", "seed", "step", "time", "loss"), itertools.product(range(3), (1, 2))
-    values = [("uncoded", seed, step, step * (1 + seed), seed / step) for seed, step in cells]
-    rows = [dict(zip(names, row, strict=True)) for row in values]
-    (axes,) = plot.training(rows).axes
-    assert_close(axes.lines[0].get_xydata(), [[2, 1], [4, 0.5]])
 
 
 def test_times_that_were_cut_off_count_as_longer():

@@ -47,7 +47,7 @@ def test_the_schema_names_what_there_is():
     laws = SCHEMA["$defs"]["distribution"]["anyOf"][0]["properties"]["distribution"]["enum"]
     assert laws == [law_usage(law).partition(":")[0] for law in LAWS] == list(LAWS)
     assert SCHEMA["$defs"]["status"]["enum"] == [status.name.lower() for status in Status]
-    for name in ("solve", "sweep_summary", "fit", "train"):
+    for name in ("solve", "sweep_summary", "fit"):
         assert SCHEMA["$defs"][name]["properties"]["version"] == {"const": VERSION}
     # Every number has its unit.
     numbers = {"number", "integer", "#/$defs/number"}

@@ -10,7 +10,6 @@ import pytest
 
 from bcgc_jax import Problem, ShiftedExponential, Solution, expected_runtime
 from bcgc_jax.cli.solve_table import blocks
-from bcgc_jax.cli.train import METHODS
 from bcgc_jax.plans.simulation import added_in_a_row
 from tests.problems import known
 from tests.scripts import python
@@ -286,10 +285,10 @@ def test_a_round_trip_is_paid_for_each_chunk_and_rows_say_what_they_need(answer,
     assert [uncoded[name] for name in needs] == [1, 1, 0, True]
 
 
-@pytest.mark.parametrize("name", ["solve", "sweep", "train", "fit"])
+@pytest.mark.parametrize("name", ["solve", "sweep", "fit"])
 def test_help_shows_examples_that_can_be_pasted_into_any_shell(command, name):
     _, out, _ = command(name, "--help")
-    assert f"at most {'1,500' if name == 'train' else '131,072'}" in " ".join(out.split())
+    assert "at most 131,072" in " ".join(out.split())
     # What a command inherits comes last, in sections; what it says of it itself too.
     heads = re.findall(
         r"^(Options|Schemes|Times of the workers|Files and output):$", out, re.MULTILINE
@@ -302,10 +301,6 @@ def test_help_shows_examples_that_can_be_pasted_into_any_shell(command, name):
         )
         for law in ("shifted-exponential", "two-speed", "lognormal", "ferdinand_half"):
             assert law in out
-    if name == "train":
-        said = re.search(r"Without --method: (.+?)\. ", " ".join(out.split()))
-        assert said is not None
-        assert {*re.split(", | and ", said[1])} == {*METHODS}
     words = out.partition("Examples:")[2].partition("\n\n")[0].split()
     assert words.count("bcgc") > 2
     assert not [word for word in words if re.search(r"[*?\[]", word) and not word.startswith("'")]

@@ -41,10 +41,10 @@ def test_one_worker_only_is_one_text_for_all_commands(refusal, tmp_path, monkeyp
         )
     path = written(tmp_path / "trace.csv", TIMES[:, :1])
     given = ["--trace", path, "--coordinates", "60"]
-    asked = {"solve": given, "sweep": given, "fit": [path], "train": given[:2]}
+    asked = {"solve": given, "sweep": given, "fit": [path]}
     text = f"bcgc: {path} has one worker only: coding needs the times of at least two"
-    for name, arguments in asked.items():  # `train` replays the trace
-        assert refusal(name, *arguments) == text + ", or give --workers" * (name != "train") + "\n"
+    for name, arguments in asked.items():
+        assert refusal(name, *arguments) == f"{text}, or give --workers\n"
 
 
 def test_flags_are_named_by_the_commands_and_not_by_the_library(refusal, tmp_path):
@@ -53,9 +53,8 @@ def test_flags_are_named_by_the_commands_and_not_by_the_library(refusal, tmp_pat
     with pytest.raises(ValueError, match="has no column") as found:
         bcgc.measured.load_trace(path)
     assert "--" not in str(found.value)
-    for name in ("solve", "sweep", "train"):
-        arguments = [] if name == "train" else ["--coordinates", "60"]
-        err = refusal(name, "--trace", str(path), *arguments)
+    for name in ("solve", "sweep"):
+        err = refusal(name, "--trace", str(path), "--coordinates", "60")
         assert "has no column step, worker, seconds" in err
         assert "--seconds-column. A wide one" in err
         assert err.strip().endswith("--layout wide")
@@ -79,7 +78,6 @@ def test_a_trace_may_keep_its_workers(refusal, answer, trace):
     assert law == {"distribution": "rows", "steps": 6, "workers": 4}
     assert found["solutions"][0]["expected_runtime"] == pytest.approx(3 * mean, rel=1e-9)
     assert "the steps of 4 workers, not 3" in refusal("solve", *asked, "3000", "--workers", "3")
-    assert "the trace has 4 workers, not 3" in refusal("train", "--trace", trace, "--workers", "3")
     runtimes = [row["expected_runtime"] for row in answer("sweep", *asked, "2000,3000")]
     assert runtimes == pytest.approx([2 * mean, 3 * mean], rel=1e-8)
 
@@ -117,22 +115,6 @@ def test_a_plan_on_a_circle_is_replayed_in_the_steps_of_the_trace():
     taken = traces.replay(trace_of(TIMES), problem, plan)
     subset = [np.minimum(60 * TIMES[:, w], 120 * TIMES[:, w - 1]) for w in range(4)]
     np.testing.assert_allclose(taken, np.max(subset, axis=0), rtol=1e-6)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kept", [False, pytest.param(True, marks=pytest.mark.smoke)])
-def test_train_plans_for_the_law_of_the_trace_that_it_replays(answer, trace, kept):
-    asked = ["--trace", trace, "--method", "uncoded", "--steps", "6", "--seeds", "1"]
-    found = answer("train", *asked, *["--keep-workers"] * kept)
-    assert found["problem"]["cycle_time"]["distribution"] == ("rows" if kept else "empirical")
-    (run,) = found["runs"]
-    assert run["time_to_target"] is None
-    replayed = TIMES.max(axis=1).mean() * 1500 / 4 * 650
-    assert run["mean_runtime"] == run["fresh_runtime"] == pytest.approx(replayed, rel=1e-4)
-    if kept:  # all of its steps were replayed
-        assert run["expected_runtime"] == pytest.approx(replayed, rel=1e-8)
-    else:  # planned as if any worker could be the slow one
-        assert run["expected_runtime"] != pytest.approx(replayed, rel=1e-2)
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ from bcgc_jax.cluster import (
     Run,
     Step,
     Told,
-    digits,
     planning,
     train_on_cluster,
 )
@@ -27,10 +26,11 @@ from bcgc_jax.cluster.planning import Loop
 from bcgc_jax.cluster.rounds import Work
 from bcgc_jax.cluster.worker import Duty
 from bcgc_jax.coding.chunks import SharedPlan
-from bcgc_jax.coding.digits import digits_problem
 from bcgc_jax.coding.gradients import assign, split_unevenly
 from bcgc_jax.plans.plan import partition_plan
 from bcgc_jax.plans.sharing import WorkSharing
+from experiments import cluster as study
+from experiments.digits import digits_problem
 from tests.cluster.test_cluster import (
     ADAM,
     COUNT,
@@ -201,11 +201,12 @@ def test_steps_of_processes_are_predicted_as_they_end_with_the_sums(monkeypatch)
         asked.append(method)
         return SimpleNamespace(rounded_runtime=2.0)
 
-    monkeypatch.setattr(digits, "solve", solved)
-    monkeypatch.setattr(digits, "train_on_cluster", lambda *given, **more: None)
+    nothing = SimpleNamespace(clock=np.ones(1), metrics={"loss": [1.0], "accuracy": [0.5]})
+    monkeypatch.setattr(bcgc, "solve", solved)
+    monkeypatch.setattr(study, "train_on_cluster", lambda *given, **more: nothing)
     run: Any = Run(None, InjectedDelay(LAW, 3.0))  # type: ignore[arg-type]
-    given = run, digits_problem(LAW, N, "softmax"), "softmax", "sharing:2"
-    found, _ = digits.train_digits_on_cluster(jax.random.key(0), *given, num_steps=1)
+    problem = digits_problem(LAW, N, "softmax")
+    found, _ = study.train_on_processes(jax.random.key(0), run, problem, "sharing:2", 1)
     assert [method.ends for method in asked] == ["sums"]
     assert (found.method, found.expected_runtime) == ("sharing:2", 6.0)
 

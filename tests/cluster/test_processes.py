@@ -9,11 +9,11 @@ import numpy as np
 import optax
 import pytest
 
-from bcgc_jax.cli.train import _course
-from bcgc_jax.cluster import Cluster, InjectedDelay, Step, Told
+from bcgc_jax.cluster import Cluster, InjectedDelay, Told
 from tests.cluster.test_cluster import ADAM, PROBLEM, N, case, trained
 
 
+@pytest.mark.smoke
 def test_training_is_plain_gradient_descent_and_goes_on_from_a_checkpoint(tmp_path):
     params, data = case()
     folder, seen = tmp_path / "one", []
@@ -44,10 +44,3 @@ def test_training_is_plain_gradient_descent_and_goes_on_from_a_checkpoint(tmp_pa
         ):
             with pytest.raises(ValueError, match=words):
                 trained(cluster, Told(PROBLEM), params, data, steps, optimizer, **more)
-
-
-def test_a_bar_says_which_scheme_runs_now_and_who_is_left():
-    step = Step(3, 0.1234, "optimal", 4, {"loss": np.float32(0.51249)})
-    assert _course(step, "optimal", 4) == "optimal: loss 0.512, 0.12 s a step"
-    told = _course(step._replace(num_workers=3), "tandon:3", 4)
-    assert told == "tandon:3, now optimal, 3 of 4 workers: loss 0.512, 0.12 s a step"

@@ -1,14 +1,11 @@
 """Digits: the data, the two models, and the course of training on them."""
 
-import csv
-from typing import Any
-
 import jax
 import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.coding import digits
+from experiments import digits
 from tests.problems import known
 
 LAW = bcgc.ShiftedExponential(1e-3, 50.0)
@@ -45,11 +42,12 @@ def test_the_models_and_their_loss_are_what_numpy_makes_of_them():
 
 
 @pytest.mark.slow
-def test_schemes_take_the_same_steps_in_the_order_of_their_runtimes(x64):  # as the command
-    problem = digits.digits_problem(LAW, 5, "perceptron", units="layers")
-    options: Any = {"units": "layers", "num_seeds": 3, "num_steps": 40}
-    given = jax.random.key(1), problem, "perceptron"
-    runs = [digits.train_on_digits(*given, method, **options) for method in ("time", "uncoded")]
+def test_schemes_take_the_same_steps_in_the_order_of_their_runtimes(x64):  # as the study
+    given = jax.random.key(1), digits.digits_problem(LAW, 5, "perceptron"), "perceptron"
+    runs = [
+        digits.train_on_digits(*given, method, num_seeds=3, num_steps=40)
+        for method in ("time", "uncoded")
+    ]
     np.testing.assert_allclose(runs[0].loss, runs[1].loss, rtol=1e-4)
     # The same draws: if all are free at its start, a step of the better plan is faster in each
     # seed.
@@ -65,40 +63,3 @@ def test_schemes_take_the_same_steps_in_the_order_of_their_runtimes(x64):  # as 
         assert run_.accuracy[0, step] >= 0.8
         assert np.all(run_.accuracy[0, :step] < 0.8)
     assert np.all(np.isinf(runs[0].time_to(1.01)))
-
-
-def _made(key, problem, model, method, *, num_seeds, num_steps, **_):
-    """A training by hand: seed s reaches the target in step 10 + s."""
-    seed, step = np.indices((num_seeds, num_steps))
-    runtime = {"time": 6.0, "uncoded": 8.0}[method.name]
-    return digits.DigitsRun(
-        method.name, runtime, (step + 1) * runtime, 1 / (step + 1.0), step / (9 + seed)
-    )
-
-
-@pytest.mark.parametrize("trained", [pytest.param(True, marks=pytest.mark.slow), False])
-def test_train_prints_a_table_and_writes_the_curves(command, tmp_path, monkeypatch, trained):
-    if not trained:
-        monkeypatch.setattr("bcgc_jax.cli.train.train_on_digits", _made)
-    path = tmp_path / "curves.csv"
-    asked = [
-        "--workers",
-        "5",
-        "--cycle-time",
-        "shifted-exponential:rate=1e-3,shift=50",
-        "--steps",
-        "40",
-    ]
-    asked += ["--model", "perceptron", "--units", "layers", "--seeds", "3", "--curves", str(path)]
-    status, out, err = command("train", *asked, "--method", "time", "--method", "uncoded")
-    assert status == 0, err
-    lines = out.splitlines()
-    assert max(map(len, lines)) <= 100
-    assert lines[2].startswith("time")
-    assert "less time to the target than the uncoded scheme" in out
-    rows = list(csv.DictReader(path.open()))
-    assert len(rows) == 2 * 3 * 40
-    assert float(rows[39]["loss"]) < float(rows[0]["loss"])
-    if not trained:  # steps of 6 or 8, of which it takes 9, 10 and 11 to 0.9
-        assert lines[2].split()[1:] == ["6", "6", "60", "60", "66", "0.0250", "3.9263"]
-        assert "25.0 % less time" in out

@@ -1,28 +1,28 @@
-"""Schemes side by side on a real task: scikit-learn's handwritten digits, with two models."""
+"""A real task for schemes side by side: scikit-learn's handwritten digits, with two models."""
 
 import functools
 import itertools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
-from jax.typing import ArrayLike
 
 from bcgc_jax._extras import to_install
-from bcgc_jax.coding.gradients import PyTree, check_batch_size, split_batch, unit_sizes
+from bcgc_jax.coding.gradients import PyTree, split_batch
 from bcgc_jax.coding.stages import backward_order
 from bcgc_jax.coding.training import train, training_scheme
-from bcgc_jax.distributions import Distribution, JointDistribution
+from bcgc_jax.distributions import Distribution
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.methods import Method
 from bcgc_jax.solvers.solve import solve
 
 # Widths of the layers, inputs and classes included.
 MODELS = {"softmax": (64, 10), "perceptron": (64, 32, 10)}
+LEARNING_RATE = 0.5
 
 
 class Digits(NamedTuple):
@@ -62,7 +62,9 @@ def load_digits(num_workers: int) -> Digits:
     try:
         from sklearn import datasets
     except ImportError as error:
-        raise ImportError(f"the digits come with scikit-learn: {to_install('train')}") from error
+        raise ImportError(
+            f"the digits come with scikit-learn: {to_install('benchmarks')}"
+        ) from error
     images, labels = datasets.load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(labels))
     held_out = 297
@@ -121,26 +123,11 @@ def accuracy(params: PyTree, batch: tuple[Array, Array]) -> Array:
     return jnp.mean((jnp.argmax(_scores(params, images), axis=1) == labels).astype(jnp.float32))
 
 
-def digits_problem(
-    cycle_time: Distribution | JointDistribution,
-    num_workers: int,
-    model: str,
-    *,
-    units: str = "coordinates",
-    batch_size: int | None = None,
-    **options: Any,
-) -> Problem:
-    """The `Problem` of training `model`, in `units`.
-
-    `batch_size` is that of each subset, by default all its samples. `options` are others of
-    `Problem`.
-    """
-    sizes = unit_sizes(_shapes(model), units, digits_order(model))
+def digits_problem(cycle_time: Distribution, num_workers: int, model: str) -> Problem:
+    """The `Problem` of training `model` on all samples in each step."""
+    coordinates = sum(leaf.size for leaf in jax.tree.leaves(_shapes(model)))
     samples = len(load_digits(num_workers).train[1])
-    check_batch_size(batch_size, samples // num_workers)
-    samples = samples if batch_size is None else batch_size * num_workers
-    costs = None if units == "coordinates" else jnp.asarray(sizes)
-    return Problem(cycle_time, num_workers, sizes.size, samples, unit_costs=costs, **options)
+    return Problem(cycle_time, num_workers, coordinates, samples)
 
 
 def train_on_digits(
@@ -149,27 +136,20 @@ def train_on_digits(
     model: str,
     method: str | Method,
     *,
-    units: str = "coordinates",
-    cycle_times: Distribution | JointDistribution | ArrayLike | None = None,
     num_seeds: int = 8,
     num_steps: int = 200,
-    learning_rate: float = 0.5,
-    batch_size: int | None = None,
 ) -> DigitsRun:
     """Train `model` with one scheme of `solve`, `num_seeds` times.
 
-    Each time with other parameters, cycle times and batches. Gradient descent with a fixed step.
-    `problem` is that of `digits_problem`; `cycle_times`, by default its distribution, may be
-    measured rows `[K, N]`; start-ups are the problem's. The same key gives every scheme the same
-    draws.
+    Each time with other parameters and cycle times. Gradient descent with a fixed step. `problem`
+    is that of `digits_problem`. The same key gives every scheme the same draws.
     """
     solve_key, code_key, run_key = jax.random.split(key, 3)
     solution = solve(problem, method, key=solve_key)
     order = digits_order(model)
-    scheme = training_scheme(code_key, problem, solution, _shapes(model), units=units, order=order)
-    times = problem.cycle_time if cycle_times is None else cycle_times
+    scheme = training_scheme(code_key, problem, solution, _shapes(model), order=order)
     data = load_digits(scheme.plan.num_workers)
-    optimizer = optax.sgd(learning_rate)
+    optimizer = optax.sgd(LEARNING_RATE)
     subsets = split_batch(data.train, scheme.plan.num_workers)
 
     def evaluate(params: PyTree) -> tuple[Array, Array]:
@@ -177,8 +157,9 @@ def train_on_digits(
 
     def run(key: Array) -> tuple[Array, ...]:
         start_key, train_key = jax.random.split(key)
-        given = scheme, times, initial_params(start_key, model), subsets, optimizer, num_steps
-        training = train(train_key, cross_entropy, *given, batch_size=batch_size, evaluate=evaluate)
+        start = initial_params(start_key, model)
+        given = scheme, problem.cycle_time, start, subsets, optimizer, num_steps
+        training = train(train_key, cross_entropy, *given, evaluate=evaluate)
         return training.clock, *training.metrics, training.fresh
 
     runs = jax.jit(jax.vmap(run))(jax.random.split(run_key, num_seeds))

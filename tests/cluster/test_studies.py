@@ -1,41 +1,18 @@
-"""The command and the experiment that run on worker processes."""
+"""The studies that run on worker processes."""
 
-import json
 import os
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.cluster import WorkersLost
 from bcgc_jax.cluster.engine import session
-from bcgc_jax.coding.digits import cross_entropy, initial_params, load_digits
 from experiments import busy, calibrated, chunk_costs, rivals, struck
 from experiments import cluster as experiment
-from tests.raising import raising
 from tests.studies import rows_of
 
 pytestmark = pytest.mark.slow
-TRAIN = ["train", "--engine", "ray", "--workers", "2", "--method", "uncoded"]
-TRAIN += ["--cycle-time", "shifted-exponential:rate=1e-3,shift=50"]
-
-
-def descended(steps):
-    """The loss after so many steps of plain gradient descent."""
-    train = load_digits(2).train
-    params = initial_params(jax.random.key(0), "softmax")
-    slope = jax.jit(jax.grad(cross_entropy))
-    for _ in range(steps):
-        params = jax.tree.map(lambda p, g: p - 0.5 * g, params, slope(params, train))
-    return pytest.approx(float(cross_entropy(params, train)), rel=1e-5)
-
-
-def test_a_cluster_that_does_not_answer_is_one_line(command):  # while Ray does not run
-    status, out, err = command(*TRAIN, "--steps", "1", "--address", "127.0.0.1:1")
-    assert (status, out, "Traceback" in err) == (2, "", False)
-    assert "--address: no Ray cluster answers" in err
 
 
 @pytest.fixture(scope="module")
@@ -43,50 +20,6 @@ def running_ray():
     """What clusters find running they use: none of them starts it anew."""
     with session(None, 2, 0):
         yield
-
-
-@pytest.mark.smoke
-@pytest.mark.usefixtures("running_ray")
-def test_train_on_processes_prints_the_same_steps_at_measured_times(command):
-    arguments = ["--method", "optimal", "--steps", "6", "--pace", "0.1", "--target", "0.3"]
-    status, out, err = command(*TRAIN, *arguments, "--format", "json")
-    assert status == 0, err
-    best, uncoded = json.loads(out)["runs"]
-    assert [best["method"], uncoded["method"]] == ["optimal", "uncoded"]
-    assert best["expected_runtime"] == pytest.approx(0.1)
-    assert uncoded["expected_runtime"] > 0.1
-    for row in (best, uncoded):
-        assert row["mean_runtime"] > 0
-        assert row["loss"] == descended(6)
-
-
-@pytest.mark.usefixtures("running_ray")
-def test_a_training_that_was_cut_off_goes_on_with_all_that_it_had(command, tmp_path):
-    base = [*TRAIN, "--pace", "0", "--format", "json"]
-    kept = ["--checkpoints", str(tmp_path / "state")]
-    assert command(*base, "--steps", "4", *kept)[0] == 0
-    curves = tmp_path / "curves.csv"
-    status, out, err = command(*base, "--steps", "6", *kept, "--curves", str(curves))
-    assert status == 0, err
-    # Ray may print before it that a worker of an earlier test has died.
-    assert json.loads(out[out.index("{") :])["runs"][0]["loss"] == descended(6)
-    rows = rows_of(curves)
-    assert [int(row["step"]) for row in rows] == list(range(1, 7))
-    assert np.all(np.diff([float(row["time"]) for row in rows]) > 0)
-    text = (tmp_path / "state" / "uncoded-0" / "log.jsonl").read_text().splitlines()
-    lines = [json.loads(line) for line in text]
-    assert [line["step"] for line in lines] == list(range(6))
-    for line in lines:
-        assert (line["scheme"], line["num_workers"]) == ("uncoded", 2)
-        assert min(line["seconds"], line["loss"]) > 0
-
-
-@pytest.mark.parametrize("error", [WorkersLost((0, 1), "none are left"), OSError("path too long")])
-def test_what_fails_while_processes_run_is_one_line(command, monkeypatch, error):
-    monkeypatch.setattr("bcgc_jax.cluster.Cluster", raising(error))
-    status, out, err = command(*TRAIN)
-    assert (status, out, "Traceback" in err) == (2, "", False)
-    assert err.splitlines()[-1] == f"bcgc: the worker processes failed: {error}"
 
 
 @pytest.mark.usefixtures("running_ray")

@@ -15,7 +15,7 @@ import numpy as np
 
 import bcgc_jax as bcgc
 from bcgc_jax.exact.order_statistics import simulate_max
-from bcgc_jax.measured.resampling import bootstrap_interval, resampled_means
+from bcgc_jax.measured.resampling import bootstrap_interval
 from bcgc_jax.plans import partitions
 from bcgc_jax.plans.plan import cyclic_plan
 from bcgc_jax.plans.runtime import draw_runtimes
@@ -230,7 +230,6 @@ CALLS: dict[str, Callable[[Number], Any]] = {
     "partition_from_levels": lambda v: bcgc.partition_from_levels(row(v, 0, 1, 1).astype(int), 4),
     "round_partition": lambda v: partitions.round_partition(row(v, 3, 2, 5), 10),
     "round_to_units": lambda v: partitions.round_to_units(row(v, 3, 2, 5), row(v, 3, 2, 5)),
-    "resampled_means": lambda v: resampled_means(KEY, row(v, 3, 2, 5), num_replicates=7, block=2),
     "draw_runtimes": lambda v: draw_runtimes(
         KEY, late_problem(v), cyclic_plan(jnp.sum(_partition(v)), 2), 64
     ),

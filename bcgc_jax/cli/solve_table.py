@@ -266,7 +266,7 @@ def _errors(answer: SolveAnswer) -> Iterator[str]:
         )
     if answer.interval is not None:
         low, high = (time / size for time in answer.interval)
-        confidence = "with 95 % confidence, blocks of steps resampled"
+        confidence = "with 95 % confidence, steps resampled"
         yield f"{rows[0]['method']}: {low:.4g} to {high:.4g} {confidence}."
 
 

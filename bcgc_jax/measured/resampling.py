@@ -1,23 +1,22 @@
-"""Confidence intervals of runtimes over measured steps: a block bootstrap in JAX."""
-
-import functools
-import math
+"""Confidence intervals of runtimes over measured steps."""
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from bcgc_jax._pytree import Numbers, check, check_key
+from bcgc_jax._pytree import Numbers, check_key
+from bcgc_jax.measured.intervals import interval_of, resample
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.loads import check_partition, problem_tasks
 from bcgc_jax.problem import Problem
 
 
 def bootstrap_interval(key: Array, problem: Problem, partition: Numbers) -> tuple[Array, Array]:
-    r"""Return a 95 % interval (percentiles) of E τ̂(x,T) for a given x under `EmpiricalRows`.
+    r"""Return a 95 % interval of E τ̂(x,T) for a given x under `EmpiricalRows`, as `advise` does.
 
-    Rows are resampled 2000 times, in blocks of S^(1/3) neighbours on a circle (Politis & Romano
-    1992), which keeps the correlation of a step with the next. An x planned on the same rows looks
+    Rows are resampled 2000 times. The ends are then moved away from the mean, the more so the more
+    a step is like the next one and the fewer steps there are. An x planned on the same rows looks
     better than it is, the more so the fewer they are. Raises ValueError for a `cycle_time` that is
     not `EmpiricalRows`.
 
@@ -32,10 +31,14 @@ def bootstrap_interval(key: Array, problem: Problem, partition: Numbers) -> tupl
         raise ValueError(
             "only measured rows are resampled: the problem's cycle_time must be EmpiricalRows"
         )
+    check_key(key)
     check_partition(problem, partition)
-    means = resampled_means(key, _runtimes(problem, partition))
-    low, high = jnp.quantile(means, jnp.array([0.025, 0.975], means.dtype))
-    return low, high
+    runtimes = _runtimes(problem, partition)
+    steps = np.asarray(runtimes, float)
+    mean = float(steps.mean())
+    drawn = resample(steps[:, None], seed=int(jax.random.bits(key)))[:, 0]
+    _, low, high = interval_of(mean, drawn, steps - mean)
+    return jnp.asarray(low, runtimes.dtype), jnp.asarray(high, runtimes.dtype)
 
 
 @jax.jit
@@ -44,22 +47,3 @@ def _runtimes(problem: Problem, partition: Numbers) -> Array:
     load, _, scale = problem_tasks(problem, partition)
     assert iteration.rows is not None
     return scale * iteration.max_of_sorted(load, iteration.rows)
-
-
-@functools.partial(jax.jit, static_argnames=("num_replicates", "block"))
-def resampled_means(
-    key: Array, values: Array, *, num_replicates: int = 2000, block: int | None = None
-) -> Array:
-    """Return means over the steps of `values`, `[S, ...]` to `[num_replicates, ...]`.
-
-    Steps are resampled in blocks as above.
-    """
-    check_key(key)
-    size = len(values)
-    block = math.ceil(size ** (1 / 3)) if block is None else block
-    if not 1 <= block <= size:
-        raise ValueError(f"block must be from 1 to {size}, the number of rows, got {block}")
-    check("num_replicates", num_replicates, ">= 1")
-    sums = jax.lax.fori_loop(1, block, lambda i, sums: sums + jnp.roll(values, -i, axis=0), values)
-    starts = jax.random.randint(key, (num_replicates, math.ceil(size / block)), 0, size)
-    return jnp.mean(sums[starts], axis=1) / block

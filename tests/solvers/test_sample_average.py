@@ -12,7 +12,8 @@ import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
 from bcgc_jax.distributions.special_functions import f_quantile
 from bcgc_jax.measured import resampling
-from bcgc_jax.measured.resampling import bootstrap_interval, resampled_means
+from bcgc_jax.measured.intervals import dependence
+from bcgc_jax.measured.resampling import bootstrap_interval
 from bcgc_jax.solvers.closed_form import frequency_partition
 from bcgc_jax.solvers.sample_average import draw_problems, judge
 from tests.oracles.programme import best_shares, level_times
@@ -235,39 +236,38 @@ def test_quantiles_of_students_t_and_the_f_distribution():
 
 
 @pytest.mark.parametrize("start", [None, 70_000.0])
-def test_single_rows_are_resampled_as_by_numpy(start):
+def test_the_interval_of_independent_rows_is_that_of_student(start):
+    """Student's interval of the mean, as much wider as `dependence` says."""
     x = np.array([900.0, 700.0, 0.0, 900.0])
     send = None if start is None else 12.0
     problem = _problem(bcgc.EmpiricalRows(TIMES), start_up=start, send_time=send)
-    found = resampling._runtimes(problem, x)
-    drawn = resampled_means(jax.random.key(0), found, num_replicates=20_000, block=1)
+    found = bootstrap_interval(jax.random.key(0), problem, x)
     runtimes = _runtimes(x, SORTED)
     if start is not None:
         runtimes = np.array(
             [delivered_runtime(x, [start] * N, t, M, B, send_time=12.0) for t in TIMES]
         )
-    means = np.random.default_rng(0).choice(runtimes, (20_000, S)).mean(axis=1)
-    levels = [0.05, 0.95]
-    np.testing.assert_allclose(np.quantile(drawn, levels), np.quantile(means, levels), rtol=3e-3)
+    np.testing.assert_allclose(resampling._runtimes(problem, x), runtimes, rtol=1e-5)
+    mean, error = runtimes.mean(), stats.sem(runtimes)
+    student = stats.t(S - 1).ppf(0.975) * error * dependence(runtimes - mean) ** 0.5
+    np.testing.assert_allclose((np.array(found) - mean) / student, [-1, 1], atol=0.15)
 
 
-def test_blocks_keep_what_ties_a_step_to_the_next():
+def test_steps_that_are_like_the_next_ones_say_less():
     rng = np.random.default_rng(1)
     drift = signal.lfilter([0.3], [1.0, -0.9], rng.normal(size=400))
-    rows = np.exp(drift)[:, None] * (0.5 + rng.random((400, N)))
-    problem, x = _problem(bcgc.EmpiricalRows(rows)), np.full(N, L / N)
-    runtimes = resampling._runtimes(problem, x)
-    drawn = [resampled_means(jax.random.key(3), runtimes, block=block) for block in (1, 40)]
+    x = np.full(N, L / N)
+    widths = []
+    for level in (drift, rng.permutation(drift)):
+        rows = np.exp(level)[:, None] * (0.5 + rng.random((400, N)))
+        problem = _problem(bcgc.EmpiricalRows(rows))
+        low, high = bootstrap_interval(jax.random.key(3), problem, x)
+        assert low < bcgc.expected_runtime(problem, x) < high
+        widths.append(high - low)
     # A mean of the drift has (1 + 0.9) / (1 - 0.9) = 19 times the variance of independent steps.
-    assert 2 < np.std(drawn[1]) / np.std(drawn[0]) < 5
-    low, high = bootstrap_interval(jax.random.key(3), problem, x)
-    assert low < bcgc.expected_runtime(problem, x) < high
-    means = resampled_means(jax.random.key(3), runtimes)
-    np.testing.assert_allclose([low, high], np.quantile(means, [0.025, 0.975]), rtol=1e-6)
+    assert 2 < widths[0] / widths[1] < 5
 
 
 def test_what_cannot_be_resampled_is_refused():
     with pytest.raises(ValueError, match="must be EmpiricalRows"):
         bootstrap_interval(jax.random.key(0), _problem(LAWS[0]), jnp.full(N, L / N))
-    with pytest.raises(ValueError, match="block must be from 1 to 60"):
-        resampled_means(jax.random.key(0), np.ones(60), block=61)

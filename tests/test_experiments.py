@@ -44,7 +44,6 @@ COMMANDS = (
         "advice",
         "backprop",
         "busy",
-        "calibrated",
         "chunk_costs",
         "cluster",
         "conditioning",

@@ -1,8 +1,5 @@
 """Gradient descent on real processes: Ray, partial stragglers, dead workers (extra `cluster`)."""
 
-from bcgc_jax.cluster.calibration import Calibration as Calibration
-from bcgc_jax.cluster.calibration import calibrate as calibrate
-from bcgc_jax.cluster.calibration import work_trace as work_trace
 from bcgc_jax.cluster.checkpoints import Checkpoints as Checkpoints
 from bcgc_jax.cluster.master import Cluster as Cluster
 from bcgc_jax.cluster.master import ClusterGradient as ClusterGradient
@@ -12,6 +9,7 @@ from bcgc_jax.cluster.planning import Told as Told
 from bcgc_jax.cluster.processes import Fault as Fault
 from bcgc_jax.cluster.processes import WorkersLost as WorkersLost
 from bcgc_jax.cluster.rounds import Work as Work
+from bcgc_jax.cluster.traces import work_trace as work_trace
 from bcgc_jax.cluster.training import ClusterTraining as ClusterTraining
 from bcgc_jax.cluster.training import Run as Run
 from bcgc_jax.cluster.training import Step as Step

@@ -1,14 +1,11 @@
 """The studies that run on worker processes."""
 
-import os
 from typing import Any
 
-import numpy as np
 import pytest
 
-import bcgc_jax as bcgc
 from bcgc_jax.cluster.engine import session
-from experiments import busy, calibrated, chunk_costs, rivals, struck
+from experiments import busy, chunk_costs, struck
 from experiments import cluster as experiment
 from tests.studies import rows_of
 
@@ -45,37 +42,6 @@ def test_the_experiment_compares_measured_with_predicted_through_faults(
     # threads of Ray's may print too
     own = ("Seconds", "The ", "scheme", "---", *methods["methods"])
     assert max(len(line) for line in out.splitlines() if line.startswith(own)) <= 100
-
-
-@pytest.mark.usefixtures("running_ray")
-@pytest.mark.skipif(
-    not hasattr(os, "sched_setaffinity"), reason="processes cannot be kept on cores here"
-)
-def test_the_experiment_with_a_real_load_measures_plans_and_runs(
-    tmp_path, capsys, monkeypatch, x64
-):
-    monkeypatch.setattr(rivals, "_RIVALS", 1)
-    monkeypatch.setattr(calibrated, "_IDLE", 2.0)  # for the test's own sake
-    monkeypatch.setattr(calibrated, "_TURNS", 2)
-
-    def law(times, censored):
-        """In place of a spline, whose solver takes long to compile."""
-        return bcgc.ShiftedExponential(1 / (np.mean(times) - np.min(times)), np.min(times))
-
-    monkeypatch.setattr("bcgc_jax.measured.smooth_empirical", law)
-    calibrated.run(tmp_path, workers=2, widths=(64, 16, 10), steps=20, rounds=1)
-    rows = rows_of(tmp_path / "calibrated.csv")
-    assert [row["method"] for row in rows] == ["uncoded", "optimal"]
-    assert rows[0]["layers_at_levels"] == "2 0"
-    for row in rows:
-        assert all(
-            0 < float(row[name]) < np.inf for name in ("predicted_seconds", "measured_seconds")
-        )
-    assert float(rows[1]["predicted_seconds"]) <= float(rows[0]["predicted_seconds"])
-    times = [float(row["cycle_time"]) for row in rows_of(tmp_path / "calibrated_cycle_times.csv")]
-    assert len(times) == 40
-    assert min(times) > 0
-    assert "Seconds of a step, round after round" in capsys.readouterr().out
 
 
 def test_what_chunks_cost_is_a_ratio_to_whole_passes(tmp_path):

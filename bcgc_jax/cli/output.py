@@ -5,7 +5,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any
 
 import click
 from rich.console import Console
@@ -125,7 +125,7 @@ def print_answer(
     CSV has these `columns` even where there is no row.
     """
     if question.output == "csv":
-        write_rows(rows, columns=columns)
+        write_rows(rows, columns)
     elif question.output == "json":
         click.echo(json_of(document()))
     else:
@@ -154,13 +154,11 @@ def _plain(value: Any) -> Any:
     return finite(value) if isinstance(value, float) else value
 
 
-def write_rows(
-    rows: Iterable[Row], file: TextIO | None = None, columns: Sequence[str] = ()
-) -> None:
-    """CSV, on stdout or to `file`: these columns, and every other one that a row has."""
+def write_rows(rows: Iterable[Row], columns: Sequence[str] = ()) -> None:
+    """CSV, on stdout: these columns, and every other one that a row has."""
     rows = list(rows)
     every = list(dict.fromkeys((*columns, *(name for row in rows for name in row))))
-    writer = csv.DictWriter(file or sys.stdout, every, lineterminator="\n")
+    writer = csv.DictWriter(sys.stdout, every, lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: _field(value) for name, value in row.items()} for row in rows)
 

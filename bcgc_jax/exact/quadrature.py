@@ -353,13 +353,13 @@ def raised(peaks: Array, scale: Array) -> Array:
     return jnp.maximum(peaks, least)
 
 
-def kinked_levels(size: int, each: int = 12) -> np.ndarray:
-    """The levels at the images of whose kinks panels end: of the first `each`, then of ever fewer.
+def kinked_levels(size: int) -> np.ndarray:
+    """The levels at the images of whose kinks panels end: of the first 12, then of ever fewer.
 
     A kink of Λ at level n is one of order n+1 in P.
     """
-    first = min(each, size)
-    return np.unique(np.r_[:first, np.geomspace(first, size, each).astype(int) - 1])
+    first = min(12, size)
+    return np.unique(np.r_[:first, np.geomspace(first, size, 12).astype(int) - 1])
 
 
 def panels(

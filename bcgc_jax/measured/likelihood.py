@@ -24,6 +24,7 @@ from bcgc_jax.distributions import Distribution
 from bcgc_jax.exact.linear_algebra import dot
 
 FEWEST = 10  # whole times that a fit needs: own choice
+_MOST_STEPS = 60
 
 
 class Sample(NamedTuple):
@@ -209,9 +210,7 @@ class _Search(NamedTuple):
     steps: Array
 
 
-def minimise(
-    function: Callable[[Array], Array], start: Array, max_steps: int = 60
-) -> tuple[Array, Array]:
+def minimise(function: Callable[[Array], Array], start: Array) -> tuple[Array, Array]:
     """A local minimum of a smooth function of a few variables, and its value; for `jax.vmap`.
 
     Newton's method with Levenberg's damping. The Hessian comes from differences of gradients: the
@@ -224,7 +223,7 @@ def minimise(
     moves = step * jnp.concatenate([jnp.zeros((1, size), dtype), jnp.eye(size), -jnp.eye(size)])
 
     def goes_on(state: _Search) -> Array:
-        return (state.decrement > 1e-13) & (state.steps < max_steps)
+        return (state.decrement > 1e-13) & (state.steps < _MOST_STEPS)
 
     def iterate(state: _Search) -> _Search:
         """Evaluate the next point to try, keep the best, and choose another."""

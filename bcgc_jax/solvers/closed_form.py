@@ -1,8 +1,5 @@
 """Closed forms: the optimum for a deterministic t, at two t (Theorems 2 and 3)."""
 
-import functools
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,10 +31,10 @@ def partition_for_times(problem: Problem, times: Array) -> Array:
     return (problem.total * share / jnp.sum(share)).astype(problem.dtype)
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def expected_times(problem: Problem, function: Callable[[Array], Array] | None = None) -> Array:
-    """E g(T_(N-n)), `[max_workers]`: one program for all that go by the same `function` g."""
-    return iteration_of(problem).expected_order_statistics(function)
+@jax.jit
+def expected_times(problem: Problem) -> Array:
+    """E T_(N-n), `[max_workers]`: one program for all that go by them."""
+    return iteration_of(problem).expected_order_statistics()
 
 
 def time_partition(problem: Problem) -> Array:

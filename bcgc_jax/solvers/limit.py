@@ -189,8 +189,8 @@ def _compiled_bounds(problem: Problem, starts: Array, times: Array, alone: Array
     return problem.scale * each(starts, whole)
 
 
-def enough_subsets(problem: Problem, within: float = 0.05) -> int:
-    """The fewest stored subsets whose limit is `within` that of all data, by one set of draws.
+def enough_subsets(problem: Problem) -> int:
+    """The fewest stored subsets whose limit is within 5 % of that of all data, by one set of draws.
 
     Of workers that are alike: of others the limit is that of all data, whatever they store.
     """
@@ -200,7 +200,7 @@ def enough_subsets(problem: Problem, within: float = 0.05) -> int:
     def limit(stored: int) -> float:
         return float(mean_bound(problem, drawn, stored).value)
 
-    most = (1 + within) * limit(workers)
+    most = 1.05 * limit(workers)
     return 1 + bisect.bisect_left(range(1, workers), True, key=lambda stored: limit(stored) <= most)
 
 

@@ -31,8 +31,8 @@ def test_rows_are_written_with_every_column_that_one_of_them_has(capsys):
     text = capsys.readouterr().out
     assert text == "a,b,c\n1 2,,\n,,low=1.5 high=\n"
     rows: list[output.Row] = [{"i": 0}, {"i": {"groups": ((0,), (1,))}}]
-    output.write_rows(iter(rows), file := io.StringIO())
-    assert file.getvalue() == 'i\n0\n"{""groups"": [[0], [1]]}"\n'
+    output.write_rows(iter(rows))
+    assert capsys.readouterr().out == 'i\n0\n"{""groups"": [[0], [1]]}"\n'
 
 
 def test_json_has_its_version_first_and_nothing_that_is_no_json():

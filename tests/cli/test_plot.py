@@ -1,5 +1,6 @@
 """What is drawn is what stands in the file."""
 
+import contextlib
 import itertools
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,8 +38,8 @@ ROWS = [
 def sweep(tmp_path):
     """A sweep's file, with an empty cell."""
     path = tmp_path / "sweep.csv"
-    with path.open("w") as file:
-        write_rows([*ROWS, {**ROWS[0], "method": "nested", "expected_runtime": None}], file)
+    with path.open("w") as file, contextlib.redirect_stdout(file):
+        write_rows([*ROWS, {**ROWS[0], "method": "nested", "expected_runtime": None}])
     return path
 
 

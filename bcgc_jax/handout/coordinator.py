@@ -74,7 +74,7 @@ class _Attempt:
         if self.line is None:
             # The first worker's mean chunk is a usual one.
             self.line = LoadLine(0.0, 1.0, usual=sum(loads) / sum(shares))
-        self.ledger.reweigh(rank, self.line.ticks(loads, shares).tolist())
+        self.ledger.queue.reweigh(rank, self.line.ticks(loads, shares).tolist())
 
     def done(self, rank: int, ticket: Name, seconds: float, now: float) -> None:
         """Note a chunk that is done; ValueError where the worker has no such ticket."""

@@ -4,8 +4,7 @@ That holds whatever is late, lost, repeated or reordered. There is no I/O here a
 pass in what needs them.
 
 A chunk is open (nobody has begun it), begun (workers compute it), kept (in a worker's sum), or
-added (that sum has arrived). `Ledger._keeper` has one sum for a kept chunk. So no two sums
-overlap.
+added (that sum has arrived). `State.keeper` has one sum for a kept chunk. So no two sums overlap.
 """
 
 import itertools
@@ -13,9 +12,9 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 from typing import Literal, NamedTuple
 
+from bcgc_jax.steps.queue import Chunk, Queue
 from bcgc_jax.steps.storage import Storage
 
-Chunk = tuple[int, int]  # its subset, and its number there
 Label = frozenset[Chunk]  # what a sum consists of
 
 
@@ -51,9 +50,33 @@ class Roster(NamedTuple):
     overdue: frozenset[int]
 
 
-class _Sum(NamedTuple):
+class Sum(NamedTuple):
+    """A worker's sum of gradients."""
+
     worker: int
     name: Name
+
+
+class State(NamedTuple):
+    """The books of a step as they are now.
+
+    Attributes:
+      begun: the chunks that somebody computes and nobody keeps.
+      running: of each worker that computes, its ticket and the chunk.
+      decided: what `done` has said of each ticket.
+      keeper: of each kept chunk the sum that it is in.
+      filling: of each worker the sum that its gradients are added to.
+      closed: of each worker the sum that it is to send.
+      added: the chunks whose sums have arrived.
+    """
+
+    begun: set[Chunk]
+    running: dict[int, tuple[Name, Chunk]]
+    decided: dict[tuple[Member, Name], Name | None]
+    keeper: dict[Chunk, Sum]
+    filling: dict[int, Sum]
+    closed: dict[int, Sum]
+    added: set[Chunk]
 
 
 class Ledger:
@@ -74,11 +97,15 @@ class Ledger:
     Args:
       step: its number; a step that is tried again needs a new one.
       storage: who stores which chunk.
-      sizes: of each subset and chunk, as in `Storage.holders`, in whole units, so that ties are
-        exact.
+      sizes, ticks_of_unit: of chunks, as in `Queue`.
       ends: how the step ends.
       before: the workers after the last step; all are alive if there was none.
-      ticks_of_unit: what a unit of size weighs until lengths of chunks are known, see `reweigh`.
+
+    Attributes:
+      queue: the open chunks. Lengths that are known are said to it.
+      holders: of each chunk the workers that store it.
+      voided: how many sums were given up; the watch doubles its patience with each.
+      failed: whether the step can end no more.
 
     >>> ledger = Ledger(0, Storage((((0, 1),), ((1, 0),))), [[4], [4]])
     >>> first, second = Member(0, 0, 0), Member(0, 1, 0)
@@ -109,44 +136,22 @@ class Ledger:
             before = Roster((0,) * len(workers), frozenset(workers), frozenset())
         self.step = step
         self.ends = ends
-        self.holders = {
-            (j, c): who for j, row in enumerate(storage.holders) for c, who in enumerate(row)
-        }
-        self.sizes = {(j, c): size for j, row in enumerate(sizes) for c, size in enumerate(row)}
-        if self.sizes.keys() != self.holders.keys():
-            raise ValueError(f"sizes must be of the subsets and chunks of the storage, got {sizes}")
-        # Of equal chunks the first is taken: a worker's own, then those of others by number.
-        self._stored = storage.chunks()
-        self._open = set(self.holders)
-        # The open chunks that a worker stores, in the same order.
-        self._fresh = [dict.fromkeys(stored) for stored in self._stored]
-        # What these weigh: ticks where lengths are known, and else units of size.
-        self._ticks_left = [0] * len(workers)
-        self._units_left = [sum(map(self.sizes.__getitem__, stored)) for stored in self._stored]
-        self._ticks: dict[Chunk, int] = {}  # of chunks whose lengths are known
-        self._ticks_of_unit = ticks_of_unit
-        self._known_ticks = self._known_units = 0  # of all that was known, begun or not
-        # Chunks with the same holders are needed alike.
-        groups: dict[frozenset[int], int] = {}
-        self._group = {
-            chunk: groups.setdefault(frozenset(who), len(groups))
-            for chunk, who in self.holders.items()
-        }
-        self._members = list(groups)
+        self.queue = Queue(storage, sizes, ticks_of_unit)
+        self.holders = self.queue.holders
         self._running: dict[int, tuple[Name, Chunk]] = {}  # the ticket of each worker that has one
         self._runners: dict[Chunk, set[int]] = {chunk: set() for chunk in self.holders}
         self._begun: set[Chunk] = set()  # somebody computes it, and nobody keeps it
         self._decided: dict[tuple[Member, Name], Name | None] = {}
-        self._keeper: dict[Chunk, _Sum] = {}
-        self._filling: dict[int, _Sum] = {}
-        self._closed: dict[int, _Sum] = {}
-        self._contents: dict[_Sum, set[Chunk]] = {}  # of those that live
+        self._keeper: dict[Chunk, Sum] = {}
+        self._filling: dict[int, Sum] = {}
+        self._closed: dict[int, Sum] = {}
+        self._contents: dict[Sum, set[Chunk]] = {}  # of those that live
         self._added: set[Chunk] = set()
         self._named = 0
         self._lives = list(before.lives)
         self._alive = set(before.alive)
         self._overdue = set(before.overdue)
-        self.voided = 0  # sums; the watch doubles its patience with each
+        self.voided = 0
         self.failed = False
 
     # What a worker asks.
@@ -184,7 +189,7 @@ class Ledger:
         """Whether the worker still needs this sum of its own."""
         worker = who.worker
         mine = self._filling.get(worker), self._closed.get(worker)
-        return self.present(who) and _Sum(worker, name) in mine
+        return self.present(who) and Sum(worker, name) in mine
 
     def wanted(self, who: Member) -> tuple[Name, Label] | None:
         """The sum to send, as soon as it consists of exactly these chunks."""
@@ -201,7 +206,7 @@ class Ledger:
         """Whether to add this vector, now: True at most once. The worker can forget it then."""
         if not self._hears(who) or not self.stands(who, name):
             return False
-        this = _Sum(who.worker, name)
+        this = Sum(who.worker, name)
         if self._closed.get(who.worker) != this or self._contents[this] != frozenset(label):
             self._void(this)
             return False
@@ -222,34 +227,8 @@ class Ledger:
         total = 0.0
         for chunk in self._contents[closed]:
             others = [b for b in self.holders[chunk] if b != worker and self._answers(b)]
-            total += self.weight(chunk) * min((seconds[b] for b in others), default=math.inf)
+            total += self.queue.weight(chunk) * min((seconds[b] for b in others), default=math.inf)
         return total
-
-    # What is known of lengths.
-
-    def reweigh(self, subset: int, ticks: Sequence[int]) -> None:
-        """The lengths of a subset's chunks are known: whole ticks >= 1, `[C]`.
-
-        Begun chunks keep their weight. Chunks of unknown length weigh by their size, as much as the
-        known ones do on average.
-        """
-        for number, weight in enumerate(ticks):
-            chunk = subset, number
-            self._known_ticks += weight
-            self._known_units += self.sizes[chunk]
-            is_open = chunk in self._open
-            if is_open:
-                self._count(chunk, -1)
-            self._ticks[chunk] = weight
-            if is_open:
-                self._count(chunk, 1)
-        mean = round(self._known_ticks / self._known_units)
-        self._ticks_of_unit = max(1, mean)
-
-    def weight(self, chunk: Chunk) -> int:
-        """The ticks of a chunk, by its length if it is known, else by its size."""
-        known = self._ticks.get(chunk)
-        return self.sizes[chunk] * self._ticks_of_unit if known is None else known
 
     # What is heard of a worker.
 
@@ -293,19 +272,26 @@ class Ledger:
 
         Who was overdue is among them, for it is heard of now.
         """
-        if all(self._fresh[worker] for worker in free):
+        fresh = self.queue.fresh
+        if all(map(fresh, free)):
             return sorted(free)
         copied = self._may_be_copied()
-        able = [w for w in free if self._fresh[w]]
+        able = [w for w in free if fresh(w)]
         if copied:
-            able = [w for w in free if self._fresh[w] or not copied.isdisjoint(self._stored[w])]
+            stored = self.queue.stored
+            able = [w for w in free if fresh(w) or not copied.isdisjoint(stored[w])]
         return sorted(self._overdue.intersection(free).union(able))
 
     def begun(self, worker: int) -> list[Chunk]:
         """The chunks that a worker may copy: others compute them, and it stores no open one."""
-        if self._fresh[worker]:
+        if self.queue.fresh(worker):
             return []
-        return [chunk for chunk in self._stored[worker] if chunk in self._begun]
+        return [chunk for chunk in self.queue.stored[worker] if chunk in self._begun]
+
+    def state(self) -> State:
+        """A copy of the books."""
+        books = (self._running, self._decided, self._keeper, self._filling, self._closed)
+        return State(set(self._begun), *map(dict, books), set(self._added))
 
     @property
     def roster(self) -> Roster:
@@ -337,8 +323,8 @@ class Ledger:
     ) -> Chunk | None:
         if worker in self._closed:  # its gradient could become a third vector
             return None
-        if self._fresh[worker]:
-            return self._neediest(worker, seconds)
+        if self.queue.fresh(worker):
+            return self.queue.best(worker, seconds, self._silent())
         if self.ends == "chunks":  # whoever has begun a chunk has to end it anyway
             return None
         for chunk in worth:
@@ -356,41 +342,6 @@ class Ledger:
                 chunks = chunks | self._contents[sums[late]]
         return chunks
 
-    def _neediest(self, worker: int, seconds: Sequence[float]) -> Chunk:
-        """The open chunk whose other holders would come to it last, `max` over need times weight.
-
-        Where no length is known, that of the largest chunks. Of equal ones it is the first.
-        """
-        fresh = list(self._fresh[worker])
-        weigh = self.weight if self._ticks else self.sizes.__getitem__
-        groups = set(map(self._group.__getitem__, fresh))
-        if len(groups) == 1:
-            return max(fresh, key=weigh)
-        members = {group: self._members[group] for group in groups}
-        comes = self._comes(worker, frozenset().union(*members.values()), seconds)
-        needs = {group: min(map(comes.__getitem__, who)) for group, who in members.items()}
-        need = [needs[self._group[chunk]] for chunk in fresh]
-        keys: list[tuple[float, float]] = list(zip(map(weigh, fresh), need, strict=True))
-        if self._ticks:
-            keys = [(first * ticks, ticks) for ticks, first in keys]
-        return fresh[keys.index(max(keys))]
-
-    def _comes(
-        self, worker: int, holders: frozenset[int], seconds: Sequence[float]
-    ) -> dict[int, float]:
-        """When each of these holders would have done all that is left of what it stores.
-
-        The worker itself never comes, nor does who does not answer.
-        """
-        unit = self._ticks_of_unit
-        ticks = self._ticks_left
-        units = self._units_left
-        comes = {b: (ticks[b] + units[b] * unit) * seconds[b] for b in holders}
-        for silent in holders & self._silent():
-            comes[silent] = math.inf
-        comes[worker] = math.inf
-        return comes
-
     def _silent(self) -> set[int]:
         """Workers that are lost, or late and not heard of since."""
         if len(self._alive) == len(self._lives):
@@ -402,7 +353,7 @@ class Ledger:
         """One that only overdue workers compute, or else one that such a worker keeps."""
         if not self._overdue:
             return None
-        stored = self._stored[worker]
+        stored = self.queue.stored[worker]
         begun = (c for c in stored if c in self._begun and self._runners[c] <= self._overdue)
         kept = (c for c in stored if self._replaceable(c))
         return next(itertools.chain(begun, kept), None)
@@ -434,12 +385,9 @@ class Ledger:
     def _begin(self, worker: int, chunk: Chunk) -> None:
         self._running[worker] = (self._name(), chunk)
         self._runners[chunk].add(worker)
-        if chunk in self._open:
-            self._open.remove(chunk)
+        if chunk in self.queue.open:
+            self.queue.take(chunk)
             self._begun.add(chunk)
-            self._count(chunk, -1)
-            for holder in self.holders[chunk]:
-                del self._fresh[holder][chunk]
 
     def _end(self, worker: int) -> Chunk:
         _, chunk = self._running.pop(worker)
@@ -456,14 +404,14 @@ class Ledger:
         if kept is not None:
             self._void(kept)
         if worker not in self._filling:
-            self._filling[worker] = _Sum(worker, self._name())
+            self._filling[worker] = Sum(worker, self._name())
             self._contents[self._filling[worker]] = set()
         self._keeper[chunk] = self._filling[worker]
         self._contents[self._filling[worker]].add(chunk)
         self._begun.discard(chunk)
         return self._filling[worker].name
 
-    def _void(self, this: _Sum) -> None:
+    def _void(self, this: Sum) -> None:
         """A sum is given up as a whole: nobody can take a single chunk out of it."""
         chunks = self._contents.pop(this)
         for chunk in chunks:
@@ -482,17 +430,4 @@ class Ledger:
             if self._runners[chunk]:
                 self._begun.add(chunk)
             else:
-                self._open.add(chunk)
-                self._count(chunk, 1)
-                for holder in self.holders[chunk]:
-                    stored = self._stored[holder]
-                    self._fresh[holder] = dict.fromkeys(c for c in stored if c in self._open)
-
-    def _count(self, chunk: Chunk, sign: int) -> None:
-        """A chunk is open (1) or not (-1): what is left to its holders follows."""
-        known = self._ticks.get(chunk)
-        left, weight = (self._units_left, self.sizes[chunk])
-        if known is not None:
-            left, weight = self._ticks_left, known
-        for worker in self.holders[chunk]:
-            left[worker] += sign * weight
+                self.queue.put_back(chunk)

@@ -20,7 +20,7 @@ class Paces:
 
     A worker is expected to take as long for a tick as for its last chunk, or as its running chunk
     has taken by now if that is more. Before its first one it is expected to take the mean of the
-    others. Before anybody has done a chunk all are taken to be alike. `Ledger.weight` says how
+    others. Before anybody has done a chunk all are taken to be alike. `Queue.weight` says how
     many ticks a chunk has.
 
     >>> paces = Paces(2)
@@ -161,6 +161,6 @@ def hand_out(
         given = ledger.next(ledger.member(worker), seconds, worth)
         if given is not None:
             ticket, chunk = given
-            paces.began(worker, chunk, ledger.weight(chunk), now)
+            paces.began(worker, chunk, ledger.queue.weight(chunk), now)
             handed_out.append((worker, ticket, chunk))
     return handed_out

@@ -80,7 +80,7 @@ def test_a_replayed_step_is_handed_out_by_the_machine_that_runs(stored, known, t
         ledger = Ledger(0, place.storage, sizes, "chunks", ticks_of_unit=TICKS_OF_UNIT)
         if known:
             for subset, ticks in enumerate(drawn.ticks[step].tolist()):
-                ledger.reweigh(subset, ticks)
+                ledger.queue.reweigh(subset, ticks)
         end, _ = timed_step(
             ledger, drawn.starts[step], drawn.seconds(step), drawn.pauses[step], ROUND_TRIP
         )
@@ -99,7 +99,7 @@ def test_questions_wait_for_one_another(stored, known):
         ledger = Ledger(0, place.storage, sizes, "chunks", ticks_of_unit=TICKS_OF_UNIT)
         if known:
             for subset, ticks in enumerate(drawn.ticks[step].tolist()):
-                ledger.reweigh(subset, ticks)
+                ledger.queue.reweigh(subset, ticks)
         seconds = drawn.seconds(step).reshape(WORKERS, WORKERS, -1)
         end = _queued(ledger, drawn.starts[step], seconds, drawn.pauses[step], asking)
         assert end == pytest.approx(replayed, rel=0, abs=1e-12)
@@ -126,7 +126,7 @@ def _queued(
         asks[worker] = np.inf
         if found is not None:
             tickets[worker], chunk = found
-            paces.began(worker, chunk, ledger.weight(chunk), heard)
+            paces.began(worker, chunk, ledger.queue.weight(chunk), heard)
             pause = still[worker].pop(0) if still[worker] else 0.0
             asks[worker] = heard + asking.alone + seconds[worker, chunk[0], chunk[1]] + pause
             end = max(end, asks[worker])
@@ -234,7 +234,7 @@ def test_the_rows_of_advise_are_handed_out_by_the_machine_that_runs(stored, know
         if costs is not None:
             for subset in range(WORKERS):
                 cost = costs[step, subset, of_chunk] * place.shares
-                ledger.reweigh(subset, ticks_of(cost, costs.mean()).tolist())
+                ledger.queue.reweigh(subset, ticks_of(cost, costs.mean()).tolist())
         lengths = data[step][:, of_chunk] * place.shares
         seconds = parts.pace[step][:, None] * lengths.ravel()
         end, _ = timed_step(ledger, [0.0] * WORKERS, seconds, parts.pauses[step], ROUND_TRIP)
@@ -321,10 +321,10 @@ def test_nonsense_is_refused_and_touches_nobody_else(loads, why):
 def test_who_sends_no_lengths_counts_as_the_others_do_on_average():
     storage = Placement(2, 2, 2, equal_chunks=True).storage
     ledger = Ledger(0, storage, [[4, 4]] * 2, "chunks", ticks_of_unit=TICKS_OF_UNIT)
-    assert ledger.weight((1, 0)) == 4 * TICKS_OF_UNIT
-    ledger.reweigh(0, [1000, 5000])
-    assert [ledger.weight((0, c)) for c in (0, 1)] == [1000, 5000]
-    assert [ledger.weight((1, c)) for c in (0, 1)] == [3000, 3000]
+    assert ledger.queue.weight((1, 0)) == 4 * TICKS_OF_UNIT
+    ledger.queue.reweigh(0, [1000, 5000])
+    assert [ledger.queue.weight((0, c)) for c in (0, 1)] == [1000, 5000]
+    assert [ledger.queue.weight((1, c)) for c in (0, 1)] == [3000, 3000]
     # Both store all: the longest chunk is first, whoever asks.
     ticket = ledger.next(ledger.member(1), [1.0, 1.0])
     assert ticket is not None
@@ -378,7 +378,7 @@ def _run_of_a_log(parts: Parts, place: Placement, costs: np.ndarray | None, aski
         if costs is not None:
             for subset in range(workers):
                 cost = costs[step, subset, of_chunk] * place.shares
-                ledger.reweigh(subset, ticks_of(cost, costs.mean()).tolist())
+                ledger.queue.reweigh(subset, ticks_of(cost, costs.mean()).tolist())
         lengths = parts.data[step][:, of_chunk] * place.shares
         seconds = parts.pace[step][:, None, None] * lengths
         ends.append(_queued(ledger, np.zeros(workers), seconds, parts.pauses[step], asking))

@@ -97,7 +97,7 @@ class World:
 
     def _next(self, who: Member):
         able = self.ledger.may_be_given([who.worker])
-        fresh = who.worker not in self.ledger._running
+        fresh = who.worker not in self.ledger.state().running
         ticket = self.ledger.next(who, self.seconds, self.worth)
         if ticket is not None:
             assert able or not fresh
@@ -142,16 +142,15 @@ class World:
 
     def check_chunks(self):
         """Each is in one place."""
-        ledger = self.ledger
-        missing = ledger.holders.keys() - ledger._keeper.keys() - ledger._added
-        run = {chunk for _, chunk in ledger._running.values()}
-        assert (ledger._open, ledger._begun) == (missing - run, missing & run)
-        for worker, stored in enumerate(ledger._stored):
-            fresh = [chunk for chunk in stored if chunk in ledger._open]
-            assert list(ledger._fresh[worker]) == fresh
-            left = ledger._units_left[worker] * ledger._ticks_of_unit
-            left += ledger._ticks_left[worker]
-            assert left == sum(map(ledger.weight, fresh))
+        books = self.ledger.state()
+        queue = self.ledger.queue
+        missing = queue.holders.keys() - books.keeper.keys() - books.added
+        run = {chunk for _, chunk in books.running.values()}
+        assert (queue.open, books.begun) == (missing - run, missing & run)
+        for worker, stored in enumerate(queue.stored):
+            fresh = [chunk for chunk in stored if chunk in queue.open]
+            assert list(queue.fresh(worker)) == fresh
+            assert queue.left(worker) == sum(map(queue.weight, fresh))
 
     # What can happen.
 
@@ -286,7 +285,7 @@ class World:
         for _ in range(3 * len(ledger.holders) + 5):
             if quiet == 3:
                 break
-            before = ledger._named, ledger.voided, len(self.total)
+            before = len(self.names), ledger.voided, len(self.total)
             for i, process in enumerate(self.processes):
                 if process.who.worker in moving and not process.gone:
                     self._turn(i)
@@ -294,7 +293,7 @@ class World:
                 return True
             for worker in ledger.roster.alive - moving:
                 ledger.late(worker)
-            after = ledger._named, ledger.voided, len(self.total)
+            after = len(self.names), ledger.voided, len(self.total)
             quiet = quiet + 1 if after == before else 0
         assert not able, "what moves does not settle the step"
         return False
@@ -311,18 +310,17 @@ class World:
 
     def key(self) -> str:
         """Worlds of one key have one future: only the order of names counts, not forgotten ones."""
-        h = self.ledger
+        books = self.ledger.state()
         held = repr([self.processes, self.stale])
-        known = sorted((k, v) for k, v in h._decided.items() if repr(k[1]) in held)
-        books = [
-            sorted(h._keeper.items()),
-            sorted(h._added),
-            sorted(h._open),
-            sorted(h._running.items()),
-        ]
-        sums = [sorted(h._filling.items()), sorted(h._closed.items()), known, sorted(self.total)]
-        text = (
-            repr([books, sums, h._lives, sorted(h._alive), sorted(h._overdue), self.budget]) + held
+        known = [(k, v) for k, v in books.decided.items() if repr(k[1]) in held]
+        sums = (books.keeper, books.filling, books.closed, books.running)
+        roster = self.ledger.roster
+        text = held + repr(
+            [
+                *(sorted(some.items()) for some in sums),
+                *map(sorted, (known, books.added, self.ledger.queue.open, self.total)),
+                [roster.lives, sorted(roster.alive), sorted(roster.overdue), self.budget],
+            ]
         )
         numbers = sorted({int(n) for n in re.findall(r"number=(\d+)", text)})
         ranks = {str(n): str(i) for i, n in enumerate(numbers)}
@@ -380,7 +378,7 @@ def timed_step(
                 assert w in able
                 assert ends or now >= of_use
                 tickets[w], chunk = given
-                paces.began(w, chunk, ledger.weight(chunk), now)
+                paces.began(w, chunk, ledger.queue.weight(chunk), now)
                 pause = still[w].pop(0) if still[w] else 0.0
                 until[w] = now + round_trip + seconds[w, number[chunk]] + pause
                 free.remove(w)

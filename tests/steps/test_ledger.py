@@ -72,7 +72,7 @@ def _random_ledger(rng: random.Random, step: int, before=None, n=None) -> Ledger
 
 def _reweigh(ledger: Ledger, rng: random.Random, subset: int) -> None:
     count = sum(j == subset for j, _ in ledger.holders)
-    ledger.reweigh(subset, rng.choices((1, 2, 3), k=count))
+    ledger.queue.reweigh(subset, rng.choices((1, 2, 3), k=count))
 
 
 def _go(world: World, rng: random.Random, events: int):
@@ -88,9 +88,8 @@ def _go(world: World, rng: random.Random, events: int):
             rng.sample(everything, rng.randint(0, len(everything))) if rng.random() < 0.2 else []
         )
         world.next_first = rng.random() < 0.3
-        unknown = {j for j, _ in ledger.holders} - {j for j, _ in ledger._ticks}
-        if unknown and rng.random() < 0.02:  # a worker begins late, and says its lengths
-            _reweigh(ledger, rng, min(unknown))
+        if rng.random() < 0.02:  # a worker begins late, and says its lengths, or says them again
+            _reweigh(ledger, rng, rng.randrange(len(world.seconds)))
         possible = world.actions()
         if not possible:
             return

@@ -179,7 +179,11 @@ class Ledger:
             return None
         worker = who.worker
         if worker not in self._running:
-            chunk = self._choice(worker, seconds, worth)
+            if worker in self._closed:  # its gradient could become a third vector
+                return None
+            chunk = self.queue.best(worker, seconds, self._silent())
+            if chunk is None:
+                chunk = self._copy(worker, worth)
             if chunk is None:
                 return None
             self._begin(worker, chunk)
@@ -290,8 +294,15 @@ class Ledger:
 
     def state(self) -> State:
         """A copy of the books."""
-        books = (self._running, self._decided, self._keeper, self._filling, self._closed)
-        return State(set(self._begun), *map(dict, books), set(self._added))
+        return State(
+            begun=set(self._begun),
+            running=dict(self._running),
+            decided=dict(self._decided),
+            keeper=dict(self._keeper),
+            filling=dict(self._filling),
+            closed=dict(self._closed),
+            added=set(self._added),
+        )
 
     @property
     def roster(self) -> Roster:
@@ -316,15 +327,9 @@ class Ledger:
         missing = self.holders.keys() - self._added
         return not any(able.isdisjoint(self.holders[chunk]) for chunk in missing)
 
-    # Which chunk is next.
+    # Which begun chunk is copied.
 
-    def _choice(
-        self, worker: int, seconds: Sequence[float], worth: Iterable[Chunk]
-    ) -> Chunk | None:
-        if worker in self._closed:  # its gradient could become a third vector
-            return None
-        if self.queue.fresh(worker):
-            return self.queue.best(worker, seconds, self._silent())
+    def _copy(self, worker: int, worth: Iterable[Chunk]) -> Chunk | None:
         if self.ends == "chunks":  # whoever has begun a chunk has to end it anyway
             return None
         for chunk in worth:

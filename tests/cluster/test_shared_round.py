@@ -21,11 +21,12 @@ from bcgc_jax.coding.gradients import split_unevenly
 from bcgc_jax.handout.messages import Answer, Question
 from bcgc_jax.plans.sharing import WorkSharing
 from bcgc_jax.steps.chunk_tables import chunk_sizes
+from bcgc_jax.steps.driven import driven
 from bcgc_jax.steps.ledger import Ledger
+from bcgc_jax.steps.paces import Paces
 from tests.cluster.test_cluster import loss, raveled
 from tests.cluster.test_worker import case
 from tests.raising import raising
-from tests.steps.hand_outs import timed_step
 
 N = 4
 
@@ -173,7 +174,7 @@ def _assert_exact(gradient, params, data):
 
 
 def test_steps_are_plain_gradients_and_take_as_long_as_the_chunks_handed_out_one_by_one():
-    """With times that vary and pauses, chunks are copied: the clock is `timed_step`'s, to 1e-12."""
+    """With times that vary and pauses, chunks are copied: the clock is `driven`'s, to 1e-12."""
     rng, drawn = np.random.default_rng(3), dict[Any, float]()
     world, _, params, data = _world(lambda worker, chunk: drawn[worker, chunk], chunks=3)
     sizes, storage = world.plan.sizes, world.plan.storage
@@ -187,7 +188,7 @@ def test_steps_are_plain_gradients_and_take_as_long_as_the_chunks_handed_out_one
         seconds += 60.0 * (rng.random(seconds.shape) < 0.04)
         drawn = {(w, chunk): seconds[w, k] for w in range(N) for k, chunk in enumerate(chunks)}
         handout = Ledger(step, storage, [sizes] * N, before=roster)
-        end, busy = timed_step(handout, late.tolist(), seconds)
+        end, busy = driven(handout, Paces(N), seconds, late)
         late, roster = busy - end, handout.roster
         gradient, took = world.step(params)
         _assert_exact(gradient, params, data)

@@ -17,11 +17,11 @@ from bcgc_jax.measured.slowness import model_of, whole_steps
 from bcgc_jax.steps.asking import Asking
 from bcgc_jax.steps.chunk_lengths import TICKS_OF_UNIT, LoadLine, ticks_of
 from bcgc_jax.steps.chunk_tables import chunk_tables
-from bcgc_jax.steps.ledger import Ledger, Name
+from bcgc_jax.steps.driven import driven
+from bcgc_jax.steps.ledger import Ledger
 from bcgc_jax.steps.lockstep import Chunks, handed_out
 from bcgc_jax.steps.paces import Paces
 from bcgc_jax.steps.placement import Placement
-from tests.steps.hand_outs import timed_step
 
 LOG = Path(__file__).parents[2] / "experiments" / "data" / "chunks.csv"
 STEPS, WORKERS, CHUNKS = 8, 5, 3
@@ -68,69 +68,34 @@ class Drawn:
         """Of each chunk with each worker, `[N, M]`."""
         return self.paces[step][:, None] * self.lengths[step].ravel()
 
+    def run(self, step: int, *, known: bool, asking: Asking) -> float:
+        """When a step has ended that `Ledger` and `Paces` hand out."""
+        ledger = ledger_of(self.place, self.ticks[step] if known else None)
+        starts, pauses = self.starts[step], self.pauses[step]
+        return driven(ledger, Paces(WORKERS), self.seconds(step), starts, pauses, asking).time
+
+
+def ledger_of(place: Placement, ticks: np.ndarray | None) -> Ledger:
+    sizes = [place.sizes] * place.num_workers
+    ledger = Ledger(0, place.storage, sizes, "chunks", ticks_of_unit=TICKS_OF_UNIT)
+    for subset, of_subset in enumerate([] if ticks is None else ticks.tolist()):
+        ledger.queue.reweigh(subset, of_subset)
+    return ledger
+
+
+# Questions that wait for nobody, and one at a time: the coordinator knows then what has ended.
+ASKING = {"at once": Asking(ROUND_TRIP), "one at a time": Asking(delay=0.05, service=0.1)}
+
 
 @pytest.mark.parametrize("stored", STORED)
 @pytest.mark.parametrize("known", [False, True], ids=["sizes", "lengths"])
 @pytest.mark.parametrize("ties", [False, True], ids=["drawn", "ties"])
-def test_a_replayed_step_is_handed_out_by_the_machine_that_runs(stored, known, ties):
+@pytest.mark.parametrize("asking", ASKING.values(), ids=ASKING)
+def test_a_replayed_step_is_handed_out_by_the_machine_that_runs(stored, known, ties, asking):
     drawn = Drawn(stored, ties=ties)
-    place = drawn.place
-    for step, replayed in enumerate(drawn.replayed(known=known)):
-        sizes = [place.sizes] * WORKERS
-        ledger = Ledger(0, place.storage, sizes, "chunks", ticks_of_unit=TICKS_OF_UNIT)
-        if known:
-            for subset, ticks in enumerate(drawn.ticks[step].tolist()):
-                ledger.queue.reweigh(subset, ticks)
-        end, _ = timed_step(
-            ledger, drawn.starts[step], drawn.seconds(step), drawn.pauses[step], ROUND_TRIP
-        )
-        assert end == pytest.approx(replayed, rel=0, abs=1e-12)
-
-
-@pytest.mark.parametrize("stored", STORED)
-@pytest.mark.parametrize("known", [False, True], ids=["sizes", "lengths"])
-def test_questions_wait_for_one_another(stored, known):
-    """The coordinator hears one at a time, and knows then of all that have ended by now."""
-    drawn = Drawn(stored)
-    asking = Asking(delay=0.05, service=0.1)
-    place = drawn.place
-    for step, replayed in enumerate(drawn.replayed(known=known, asking=asking)):
-        sizes = [place.sizes] * WORKERS
-        ledger = Ledger(0, place.storage, sizes, "chunks", ticks_of_unit=TICKS_OF_UNIT)
-        if known:
-            for subset, ticks in enumerate(drawn.ticks[step].tolist()):
-                ledger.queue.reweigh(subset, ticks)
-        seconds = drawn.seconds(step).reshape(WORKERS, WORKERS, -1)
-        end = _queued(ledger, drawn.starts[step], seconds, drawn.pauses[step], asking)
-        assert end == pytest.approx(replayed, rel=0, abs=1e-12)
-
-
-def _queued(
-    ledger: Ledger, starts: np.ndarray, seconds: np.ndarray, pauses: np.ndarray, asking: Asking
-) -> float:
-    """When the last chunk has ended; `seconds` are `[N, N, C]`: worker, subset, chunk."""
-    workers = len(starts)
-    paces = Paces(workers)
-    tickets: dict[int, Name] = {}
-    asks = starts.copy()
-    still = [list(row) for row in pauses]
-    free = end = 0.0
-    while np.isfinite(asks).any():
-        worker = int(asks.argmin())
-        heard = max(asks[worker], free)
-        free = heard + asking.service
-        for rank in [rank for rank in tickets if asks[rank] <= heard]:
-            paces.ended(rank, heard)
-            ledger.done(ledger.member(rank), tickets.pop(rank))
-        found = ledger.next(ledger.member(worker), paces.seconds(heard))
-        asks[worker] = np.inf
-        if found is not None:
-            tickets[worker], chunk = found
-            paces.began(worker, chunk, ledger.queue.weight(chunk), heard)
-            pause = still[worker].pop(0) if still[worker] else 0.0
-            asks[worker] = heard + asking.alone + seconds[worker, chunk[0], chunk[1]] + pause
-            end = max(end, asks[worker])
-    return end
+    found = [drawn.run(step, known=known, asking=asking) for step in range(STEPS)]
+    want = drawn.replayed(known=known, asking=asking)
+    np.testing.assert_allclose(found, want, rtol=0, atol=1e-12)
 
 
 class Run:
@@ -227,18 +192,8 @@ def test_the_rows_of_advise_are_handed_out_by_the_machine_that_runs(stored, know
     row = Shared(str(stored), stored, by_length=known)
     found = sharing(parts, row, Costs(Asking(ROUND_TRIP)), costs).seconds
     place = Placement(WORKERS, stored, CHUNKS)
-    of_chunk = [0, 1, 2, 2, 2]
-    for step in range(STEPS):
-        sizes = [place.sizes] * WORKERS
-        ledger = Ledger(0, place.storage, sizes, "chunks", ticks_of_unit=TICKS_OF_UNIT)
-        if costs is not None:
-            for subset in range(WORKERS):
-                cost = costs[step, subset, of_chunk] * place.shares
-                ledger.queue.reweigh(subset, ticks_of(cost, costs.mean()).tolist())
-        lengths = data[step][:, of_chunk] * place.shares
-        seconds = parts.pace[step][:, None] * lengths.ravel()
-        end, _ = timed_step(ledger, [0.0] * WORKERS, seconds, parts.pauses[step], ROUND_TRIP)
-        assert end == pytest.approx(found[step], rel=0, abs=1e-12)
+    run = _seconds_of_a_log(parts, place, costs, Asking(ROUND_TRIP))
+    np.testing.assert_allclose(run, found, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["sizes", "lengths"])
@@ -356,7 +311,7 @@ def test_the_rows_of_the_readme_are_those_of_a_run():
         shown = advice.row(row.name)
         place = Placement(6, row.max_subsets, 8, shown.equal_chunks)
         taken = [
-            _run_of_a_log(
+            _seconds_of_a_log(
                 remedies.seated(draw, seat),
                 place,
                 log.costs[:, seat] if row.by_length else None,
@@ -367,19 +322,20 @@ def test_the_rows_of_the_readme_are_those_of_a_run():
         assert percent(1 - np.mean(taken) / now) == percent(shown.saved.value), row.name
 
 
-def _run_of_a_log(parts: Parts, place: Placement, costs: np.ndarray | None, asking: Asking):
-    """Mean seconds of the steps of a log, handed out by `Ledger` and `Paces`."""
+def _seconds_of_a_log(
+    parts: Parts, place: Placement, costs: np.ndarray | None, asking: Asking
+) -> list[float]:
+    """Of each step of a log, handed out by `Ledger` and `Paces`."""
     steps, workers, count = parts.data.shape
     of_chunk = np.minimum(np.arange(len(place.sizes)), count - 1)
     ends = []
     for step in range(steps):
-        sizes = [place.sizes] * workers
-        ledger = Ledger(0, place.storage, sizes, "chunks", ticks_of_unit=TICKS_OF_UNIT)
+        ticks = None
         if costs is not None:
-            for subset in range(workers):
-                cost = costs[step, subset, of_chunk] * place.shares
-                ledger.queue.reweigh(subset, ticks_of(cost, costs.mean()).tolist())
+            ticks = ticks_of(costs[step][:, of_chunk] * place.shares, costs.mean())
         lengths = parts.data[step][:, of_chunk] * place.shares
-        seconds = parts.pace[step][:, None, None] * lengths
-        ends.append(_queued(ledger, np.zeros(workers), seconds, parts.pauses[step], asking))
-    return np.mean(ends)
+        seconds = parts.pace[step][:, None] * lengths.ravel()
+        ledger = ledger_of(place, ticks)
+        pauses = parts.pauses[step]
+        ends.append(driven(ledger, Paces(workers), seconds, None, pauses, asking).time)
+    return ends

@@ -10,10 +10,11 @@ import pytest
 from bcgc_jax.plans.shared_step import shared_runtime
 from bcgc_jax.plans.step_with_copies import step_with_copies
 from bcgc_jax.steps.chunk_tables import UNITS, chunk_sizes, chunk_tables
+from bcgc_jax.steps.driven import driven
 from bcgc_jax.steps.ledger import Ledger
+from bcgc_jax.steps.paces import Paces
 from bcgc_jax.steps.storage import spread, whole_subsets
 from tests.problems import slow
-from tests.steps.hand_outs import timed_step
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -70,7 +71,7 @@ def test_a_chain_of_steps_is_what_the_machine_hands_out(case):
         for k in range(STEPS):
             ledger = Ledger(k, storage, [sizes] * workers, before=roster)
             seconds = 0.25 + lengths[k] * times[k][:, None]
-            end, busy = timed_step(ledger, late + starts[k], seconds)
+            end, busy = driven(ledger, Paces(workers), seconds, late + starts[k])
             late = busy - end
             roster = ledger.roster
             voided += ledger.voided
@@ -92,7 +93,8 @@ def test_a_step_in_which_everyone_ends_is_what_the_machine_hands_out():
         found = program(starts, times, 0.25, lengths)
         for k in range(STEPS):
             ledger = Ledger(k, storage, [sizes] * 6, "chunks")
-            end, _ = timed_step(ledger, starts[k], 0.25 + lengths[k] * times[k][:, None])
+            seconds = 0.25 + lengths[k] * times[k][:, None]
+            end, _ = driven(ledger, Paces(6), seconds, starts[k])
             assert float(found[k]) == pytest.approx(end, rel=1e-12)
 
 

@@ -18,11 +18,12 @@ from bcgc_jax.solvers.limit import (
     runtime_limit,
 )
 from bcgc_jax.steps.chunk_tables import UNITS
+from bcgc_jax.steps.driven import driven
 from bcgc_jax.steps.ledger import Ledger
+from bcgc_jax.steps.paces import Paces
 from tests.compilations import compilations
 from tests.oracles.sharing import shared
 from tests.problems import known
-from tests.steps.hand_outs import timed_step
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -358,7 +359,7 @@ def test_a_step_with_copies_says_who_is_busy_when_it_ends(solution):
     for k in range(20):
         ledger = Ledger(k, plan.storage(5), [sizes] * 5)
         seconds = 500 + np.tile(sizes, 5) / (3 * UNITS) * times[k][:, None]
-        end, until = timed_step(ledger, starts[k].tolist(), seconds)
+        end, until = driven(ledger, Paces(5), seconds, starts[k])
         assert float(scale * ends[k]) == pytest.approx(end + 200, rel=1e-9)
         np.testing.assert_allclose(
             scale * known(late)[k], np.maximum(until - end - 200, 0), atol=1e-6

@@ -8,12 +8,8 @@ it is not answered, and perhaps once more at any later time.
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Sequence
-
-import numpy as np
 
 from bcgc_jax.steps.ledger import Chunk, Label, Ledger, Member, Name
-from bcgc_jax.steps.paces import Paces
 
 Action = tuple[str, tuple[int, ...]]
 
@@ -325,61 +321,3 @@ class World:
         numbers = sorted({int(n) for n in re.findall(r"number=(\d+)", text)})
         ranks = {str(n): str(i) for i, n in enumerate(numbers)}
         return re.sub(r"number=(\d+)", lambda found: "n" + ranks[found[1]], text)
-
-
-def timed_step(
-    ledger: Ledger,
-    starts: Sequence[float] | np.ndarray,
-    seconds: np.ndarray,
-    pauses: np.ndarray | None = None,
-    round_trip: float = 0.0,
-) -> tuple[float, np.ndarray]:
-    """When the last chunk has ended, and until when each worker is busy: one event after the other.
-
-    A worker begins the step at its start, takes `seconds[worker, k]` for the k-th chunk, and pauses
-    for `pauses[worker, i]` in the i-th chunk that it is given. All that are free are served at
-    every event; those that `may_be_given` something would be enough.
-    """
-    workers = range(len(starts))
-    number = {chunk: k for k, chunk in enumerate(ledger.holders)}
-    members = [Member(ledger.step, w, ledger.roster.lives[w]) for w in workers]
-    paces = Paces(len(starts))
-    tickets = dict[int, Name]()
-    now = 0.0
-    until = np.array(starts, float)
-    free = set[int]()
-    still: list[list[float]] = [[] if pauses is None else list(pauses[w]) for w in workers]
-    while not ledger.complete:
-        look = paces.next_look(now, ledger.voided) if ledger.ends == "sums" else np.inf
-        copies = {w: ledger.begun(w) for w in ledger.may_be_given(free)}
-        of_use = paces.next_look(now, ledger.voided, copies)
-        assert of_use >= look or ledger.ends == "chunks"
-        # Times that differ by rounding errors are one: who ends just then needs no look.
-        now = look if look < (1 - 1e-14) * min(until) else min(until)
-        ends = np.flatnonzero(until <= (1 + 1e-14) * now).tolist()
-        for w in ends:
-            until[w] = np.inf
-            free.add(w)
-            if w in tickets:
-                paces.ended(w, now)
-                ledger.done(members[w], tickets.pop(w))
-        if ledger.complete:
-            break
-        for w in paces.overdue(now, ledger.voided) if ledger.ends == "sums" else []:
-            ledger.late(w)
-        able = ledger.may_be_given(free)
-        assert ledger.roster.overdue.isdisjoint(free.difference(able))
-        for w in sorted(free):
-            worth = paces.worth(w, now)
-            begun = ledger.begun(w)
-            assert paces.worth(w, now, begun) == [chunk for chunk in worth if chunk in begun]
-            given = ledger.next(members[w], paces.seconds(now), worth)
-            if given is not None:
-                assert w in able
-                assert ends or now >= of_use
-                tickets[w], chunk = given
-                paces.began(w, chunk, ledger.queue.weight(chunk), now)
-                pause = still[w].pop(0) if still[w] else 0.0
-                until[w] = now + round_trip + seconds[w, number[chunk]] + pause
-                free.remove(w)
-    return now, np.where(np.isin(workers, list(free)), now, until)

@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bcgc_jax.steps.driven import driven
 from bcgc_jax.steps.ledger import Chunk, Ledger, Member, Name
+from bcgc_jax.steps.paces import Paces
 from bcgc_jax.steps.storage import Storage
-from tests.steps.hand_outs import World, timed_step
+from tests.steps.hand_outs import World
 
 VECTORS = Path(__file__).parents[1] / "oracles" / "work_sharing.csv"
 ROWS = list(csv.DictReader(VECTORS.read_text().splitlines()))
@@ -47,7 +49,7 @@ def test_neediest_first_ends_when_it_should(row):
     ledger = Ledger(0, _pairs(len(times), len(sizes)), [sizes] * len(times), "chunks")
     # The vectors have nine digits.
     seconds = np.array(times)[:, None] * np.array(sizes * len(times))
-    end, _ = timed_step(ledger, [0.0] * len(times), seconds)
+    end = driven(ledger, Paces(len(times)), seconds).time
     assert end == pytest.approx(float(row["ends"]), rel=5e-9)
     assert ledger.complete
     assert not ledger.settled

@@ -36,7 +36,6 @@ def shared_runtime(
     starts: Array,
     times: Array,
     round_trip: Array | float = 0.0,
-    lengths: Array | None = None,
 ) -> Array:
     """When everyone has ended its last chunk; start-ups and seconds for a unit of size are `[N]`.
 
@@ -45,15 +44,12 @@ def shared_runtime(
     Args:
       tables: what each worker may be given.
       starts: when each worker begins.
-      times: what each worker takes for a unit of size, or of `lengths`.
+      times: what each worker takes for a unit of size.
       round_trip: seconds.
-      lengths: what a chunk takes is its length times its worker's time, `[M]`, or `[N, M]` where
-        the length is not the same for each worker; the sizes by default.
     """
     workers = len(tables.stored)
     dtype = times.dtype
     tables = ChunkTables(*map(jnp.asarray, tables))
-    lengths = jnp.asarray(tables.size if lengths is None else lengths)
     nothing = jnp.zeros(workers, dtype)
     first = _State(
         open=jnp.asarray(np.arange(len(tables.size)) < len(tables.size) - 1),
@@ -72,7 +68,7 @@ def shared_runtime(
         last, pace = _paces(at, now)
         chunk = neediest(tables, at.open, at.left * pace, worker)
         some = chunk < len(tables.size) - 1
-        until = now + round_trip + length_of(lengths, worker, chunk) * times[worker]
+        until = now + round_trip + tables.size[chunk] * times[worker]
         return _State(
             open=at.open.at[chunk].set(False),
             left=at.left.at[tables.holders[chunk]].add(-tables.size[chunk], mode="drop"),
@@ -154,8 +150,3 @@ def expected_pace(last: Array, running: Array, begun: Array, now: Array) -> Arra
     expected = jnp.where(timed, last, mean)
     expected = jnp.where(running > 0, jnp.maximum(expected, so_far), expected)
     return jnp.where(count > 0, expected, 1.0)
-
-
-def length_of(lengths: Array, worker: Array, chunk: Array) -> Array:
-    """By which a worker's time is multiplied; lengths are `[M]` or `[N, M]`."""
-    return lengths[chunk] if lengths.ndim == 1 else lengths[worker, chunk]

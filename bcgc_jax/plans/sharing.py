@@ -100,10 +100,10 @@ class WorkSharing(Completion):
         busy = jnp.maximum(until - end[..., None] - sent, 0)
         return end + sent, jnp.zeros_like(times).at[..., :workers].set(busy)
 
-    def in_lockstep(self, times: np.ndarray) -> np.ndarray:
+    def in_lockstep(self, times: np.ndarray, starts: np.ndarray | None = None) -> np.ndarray:
         """Return when all have ended, `[K]`, in draws of the seconds for a subset, `[K, N]`.
 
-        By NumPy, of plans without copies. All workers begin at once.
+        By NumPy, of plans without copies. Workers begin at their `starts`, `[K, N]`, or at once.
         """
         sizes = np.tile(self.sizes, self.num_workers)
         share = sizes / (UNITS * self.chunks)
@@ -111,10 +111,12 @@ class WorkSharing(Completion):
         round_trip = float(np.asarray(self.round_trip))
         ends = []
         # So many that they stay in a processor's cache.
-        for some in np.array_split(times, math.ceil(len(times) / _IN_LOCKSTEP)):
-            shape = len(some), len(share)
-            pauses = np.zeros((len(some), self.num_workers, 0))
-            chunks = Chunks(some, np.broadcast_to(share, shape), pauses)
+        for drawn in np.array_split(np.arange(len(times)), math.ceil(len(times) / _IN_LOCKSTEP)):
+            shape = len(drawn), len(share)
+            pauses = np.zeros((len(drawn), self.num_workers, 0))
+            begins = None if starts is None else starts[drawn]
+            lengths = np.broadcast_to(share, shape)
+            chunks = Chunks(times[drawn], lengths, pauses, starts=begins)
             if self.max_subsets == self.num_workers:
                 order = np.broadcast_to(largest_first, shape)
                 ends.append(in_turn(chunks, order, round_trip))

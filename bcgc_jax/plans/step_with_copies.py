@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from bcgc_jax.plans.shared_step import expected_pace, length_of, neediest
+from bcgc_jax.plans.shared_step import expected_pace, neediest
 from bcgc_jax.steps.chunk_tables import ChunkTables
 from bcgc_jax.steps.paces import PATIENCE, WORTH
 
@@ -59,9 +59,11 @@ def step_with_copies(
     lengths: Array | None = None,
     overdue: Array | None = None,
 ) -> StepEnd:
-    """One step of `shared_runtime`'s arguments; `overdue` since the step before are `[N]`.
+    """One step of `shared_runtime`'s arguments.
 
-    Of workers that are free at the same time the first by number is served first.
+    What a chunk takes is its length times its worker's time: `lengths` are `[M]`, or `[N, M]` where
+    they are not the same for each worker; the sizes by default. `overdue` since the step before are
+    `[N]`. Of workers that are free at the same time the first by number is served first.
     """
     tables = ChunkTables(*map(jnp.asarray, tables))
     lengths = jnp.asarray(tables.size if lengths is None else lengths)
@@ -88,7 +90,7 @@ def step_with_copies(
     def event(at: _State) -> _State:
         at = _ended(tables, _later(tables, at))
         at, worker, chunk = _served(tables, at)
-        seconds = round_trip + length_of(lengths, worker, chunk) * times[worker]
+        seconds = round_trip + _length_of(lengths, worker, chunk) * times[worker]
         return _begun(at, worker, chunk, seconds)
 
     def goes_on(at: _State) -> Array:
@@ -96,6 +98,10 @@ def step_with_copies(
 
     end = jax.lax.while_loop(goes_on, event, first)
     return StepEnd(end.now, jnp.where(end.free, end.now, end.until), end.overdue)
+
+
+def _length_of(lengths: Array, worker: Array, chunk: Array) -> Array:
+    return lengths[chunk] if lengths.ndim == 1 else lengths[worker, chunk]
 
 
 def _complete(at: _State) -> Array:

@@ -235,9 +235,10 @@ def _runtimes(problem: Problem, plan: Plan, drawn: tuple[Any, Any]) -> Any:
     assert isinstance(rule, WorkSharing)
     if not at_hand((problem, plan, drawn)):
         return _compiled_runtimes(problem, plan, drawn)
-    if not problem.plain or rule.carries:
+    if problem.send_time is not None or rule.carries:
         return np.asarray(_compiled_runtimes(problem, plan, drawn))
-    return float(problem.scale) * rule.in_lockstep(drawn[1] * float(problem.pass_load))
+    starts, times = drawn
+    return float(problem.scale) * rule.in_lockstep(times * float(problem.pass_load), starts)
 
 
 @jax.jit

@@ -14,16 +14,14 @@ import bcgc_jax as bcgc
 from bcgc_jax.coding.gradients import subset_gradients
 from bcgc_jax.coding.training import collect, draws_of, training_scheme
 from bcgc_jax.plans.completion import AnyOf
+from bcgc_jax.plans.sharing import WorkSharing
 from bcgc_jax.plans.stopped import Stopped
 from bcgc_jax.problem import Status
-from bcgc_jax.steps.chunk_tables import chunk_sizes
-from bcgc_jax.steps.storage import spread
 from tests.coding.test_gradients import KEY, make_batch, make_params, network, relative_difference
 from tests.compilations import compilations
 from tests.oracles.chains import chain, in_order
 from tests.oracles.circle import simulated
 from tests.oracles.runtimes import delivered_runtime
-from tests.oracles.sharing import shared
 from tests.problems import known, slow
 
 LAW = bcgc.ShiftedExponential(0.8, 0.3)
@@ -175,10 +173,8 @@ def test_training_with_a_code_is_training_without_but_for_the_clock(model, metho
             [simulated(solved(method).plan, t, 0 * t)[0] for t in np.asarray(times, float)]
         )
     elif method == "sharing:2:3":
-        cut = chunk_sizes(3)
-        holders = spread(6, 2, len(cut)).holders
-        units = np.asarray(times, float) * (36 * 58 / 6) / sum(cut)
-        expected = np.array([shared(holders, cut, np.zeros(6), each) for each in units])
+        rule = WorkSharing(num_workers=6, max_subsets=2, chunks=3)
+        expected = rule.in_lockstep(np.asarray(times, float) * (36 * 58 / 6))
     else:
         expected = bcgc.block_runtime(solved(method).rounded, times, num_samples=36)
     np.testing.assert_allclose(taken_by(training), expected, rtol=2e-5)

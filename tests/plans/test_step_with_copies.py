@@ -1,13 +1,10 @@
 """Steps that end with their last chunk, against `Ledger`, one event after the other."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bcgc_jax.plans.shared_step import shared_runtime
 from bcgc_jax.plans.step_with_copies import step_with_copies
 from bcgc_jax.steps.chunk_tables import UNITS, chunk_sizes, chunk_tables
 from bcgc_jax.steps.driven import driven
@@ -79,23 +76,6 @@ def test_a_chain_of_steps_is_what_the_machine_hands_out(case):
             np.testing.assert_allclose(found.busy[k], busy, rtol=1e-12)
             assert set(np.flatnonzero(found.overdue[k])) == roster.overdue
     assert voided > 0 or stored == 1
-
-
-@pytest.mark.slow
-def test_a_step_in_which_everyone_ends_is_what_the_machine_hands_out():
-    sizes = chunk_sizes(3)
-    storage = spread(6, 2, len(sizes))
-    program = jax.jit(
-        jax.vmap(functools.partial(shared_runtime, chunk_tables(storage, sizes)), (0, 0, None, 0))
-    )
-    for whole in (False, True):
-        starts, times, lengths = _drawn(np.random.default_rng(9), 6, sizes, whole)
-        found = program(starts, times, 0.25, lengths)
-        for k in range(STEPS):
-            ledger = Ledger(k, storage, [sizes] * 6, "chunks")
-            seconds = 0.25 + lengths[k] * times[k][:, None]
-            end, _ = driven(ledger, Paces(6), seconds, starts[k])
-            assert float(found[k]) == pytest.approx(end, rel=1e-12)
 
 
 # Workers, how likely a pause is for each chunk, its least and its longest in steps. Where chunks

@@ -17,12 +17,12 @@ from bcgc_jax.solvers.limit import (
     mean_bound,
     runtime_limit,
 )
+from bcgc_jax.steps.asking import Asking
 from bcgc_jax.steps.chunk_tables import UNITS
 from bcgc_jax.steps.driven import driven
 from bcgc_jax.steps.ledger import Ledger
 from bcgc_jax.steps.paces import Paces
 from tests.compilations import compilations
-from tests.oracles.sharing import shared
 from tests.problems import known
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -56,10 +56,7 @@ def test_the_mean_is_that_of_steps_chunk_by_chunk(solution):
     """Passes, start-ups, a question before each chunk, and a vector that is sent at the end."""
     rule = known(solution.plan).completion
     starts, times = _drawn(2000)
-    each = [
-        shared(rule.stored.holders, rule.sizes, s, t / (3 * UNITS), 500.0)
-        for s, t in zip(starts, times, strict=True)
-    ]
+    each = rule.in_lockstep(times, starts)
     mean, error = np.mean(each) + 200, np.std(each) / 2000**0.5
     error = np.hypot(error, float(solution.runtime_error))
     assert abs(float(solution.expected_runtime) - mean) < 4 * error
@@ -67,7 +64,7 @@ def test_the_mean_is_that_of_steps_chunk_by_chunk(solution):
     in_time = simulate_completion(
         jax.random.key(3), replace(PROBLEM, send_time=10.0), solution.plan, mean, 4000
     )
-    share = np.mean(np.array(each) + 200 <= mean)
+    share = np.mean(each + 200 <= mean)
     assert abs(float(in_time.mean) - share) < 4 * np.hypot(
         float(in_time.standard_error), 0.5 / 2000**0.5
     )
@@ -190,18 +187,15 @@ def test_slopes_are_differences_of_means_of_other_draws():
 
 @pytest.mark.slow
 def test_slopes_in_start_ups_round_trips_and_passes_too():
-    """By plain Python, of 6000 steps at each of two numbers; off by WORST2 of E τ at most."""
+    """By NumPy, of 6000 steps at each of two numbers; off by WORST2 of E τ at most."""
     rule = WorkSharing(num_workers=5, max_subsets=2, chunks=3)
     rng = np.random.default_rng(2)
     hazards = rng.exponential(size=(6000, 2, 5))
 
     def reference(rate, shift, start, trip, setup):
-        work = (40 + setup) / (3 * UNITS)
-        each = [
-            shared(rule.stored.holders, rule.sizes, a / start, work * (shift + b / rate), trip)
-            for a, b in hazards
-        ]
-        return np.mean(each)
+        times = (40 + setup) * (shift + hazards[:, 1] / rate)
+        asking = replace(rule, round_trip=trip)
+        return np.mean(asking.in_lockstep(times, hazards[:, 0] / start))
 
     def runtime(rate, shift, start, trip, setup):
         law = bcgc.ShiftedExponential(rate, shift)
@@ -223,14 +217,21 @@ def test_slopes_in_start_ups_round_trips_and_passes_too():
 
 @pytest.mark.parametrize("stored", [2, 5])
 def test_draws_that_are_known_are_computed_step_by_step_by_numpy(stored):
-    """Half of the steps have many ties."""
-    rule = WorkSharing(num_workers=5, max_subsets=stored, chunks=3, round_trip=0.25)
+    """Half of the steps have many ties, and half begin late."""
+    # Four chunks, for ties that are exact.
+    rule = WorkSharing(num_workers=5, max_subsets=stored, chunks=4, round_trip=0.25)
     rng = np.random.default_rng(stored)
     times = rng.exponential(size=(40, 5)) + 0.05
     times[:20] = rng.integers(1, 4, (20, 5))
-    found = rule.in_lockstep(times)
-    nothing = np.zeros(5)
-    want = [shared(rule.stored.holders, rule.sizes, nothing, t / (3 * UNITS), 0.25) for t in times]
+    starts = rng.exponential(0.5, times.shape) * (np.arange(40) % 2)[:, None]
+    found = rule.in_lockstep(times, starts)
+    seconds = times[:, :, None] * np.tile(rule.sizes, 5) / (4 * UNITS)
+    ledgers = [Ledger(0, rule.stored, [rule.sizes] * 5, "chunks") for _ in times]
+    asking = Asking(0.25)
+    want = [
+        driven(ledger, Paces(5), *drawn, asking=asking).time
+        for ledger, *drawn in zip(ledgers, seconds, starts, strict=True)
+    ]
     np.testing.assert_allclose(found, want, rtol=1e-12)
 
 

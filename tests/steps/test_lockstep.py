@@ -1,4 +1,4 @@
-"""Work sharing in many steps at once, against one step at a time in plain Python.
+"""Work sharing in many steps at once, against one step at a time by `Ledger` and `Paces`.
 
 With lengths it is held against what runs: tests/handout/test_promise.py.
 """
@@ -10,9 +10,11 @@ from bcgc_jax.measured.causes import Parts
 from bcgc_jax.measured.remedies import Costs, Shared, sharing
 from bcgc_jax.steps.asking import Asking
 from bcgc_jax.steps.chunk_tables import UNITS, chunk_sizes, chunk_tables
+from bcgc_jax.steps.driven import driven
+from bcgc_jax.steps.ledger import Ledger
 from bcgc_jax.steps.lockstep import Chunks, handed_out
+from bcgc_jax.steps.paces import Paces
 from bcgc_jax.steps.storage import spread
-from tests.oracles.sharing import shared
 
 
 @pytest.mark.parametrize(
@@ -27,13 +29,16 @@ def test_each_step_is_that_of_an_event_loop(workers, stored, chunks, equal):
     paces = rng.uniform(0.5, 2, (steps, workers))
     lengths = rng.gamma(2.0, 1.0, (steps, workers * len(sizes))) + 0.1
     starts = rng.exponential(0.5, (steps, workers))
+    asking = Asking(0.03)
     found = handed_out(
         chunk_tables(storage, sizes),
         Chunks(paces, lengths, np.zeros((steps, workers, 0)), starts=starts),
-        Asking(0.03),
+        asking,
     )
     for s, end in enumerate(found):
-        want = shared(storage.holders, sizes, starts[s], paces[s], 0.03, [lengths[s]] * workers)
+        ledger = Ledger(0, storage, [sizes] * workers, "chunks")
+        seconds = np.outer(paces[s], lengths[s])
+        want = driven(ledger, Paces(workers), seconds, starts[s], asking=asking).time
         assert end == pytest.approx(want, rel=1e-12)
 
 

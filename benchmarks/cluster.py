@@ -13,10 +13,10 @@ import numpy as np
 from bcgc_jax.cluster import Cluster
 from bcgc_jax.cluster.engine import load_ray
 from bcgc_jax.coding.gradients import coding_plan, split_unevenly
-from bcgc_jax.steps.chunk_tables import chunk_sizes
+from bcgc_jax.steps.chunk_lengths import chunk_sizes
 from bcgc_jax.steps.ledger import Ledger
 from bcgc_jax.steps.paces import Paces, hand_out
-from bcgc_jax.steps.storage import spread
+from bcgc_jax.steps.placement import spread
 from benchmarks.timing import compare, result_row
 
 # Of work sharing.

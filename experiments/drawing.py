@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.sax.saxutils import escape
 
-from bcgc_jax.steps.chunk_tables import UNITS, chunk_sizes
+from bcgc_jax.steps.chunk_lengths import UNITS, chunk_sizes
 from bcgc_jax.steps.ledger import Ledger
-from bcgc_jax.steps.storage import spread
+from bcgc_jax.steps.placement import spread
 
 FILE = Path(__file__).with_name("figures") / "drawing.svg"
 PACE = (1.2, 1.0, 3.0, 1.1)

@@ -27,9 +27,8 @@ from bcgc_jax import plotting
 from bcgc_jax.handout import serve
 from bcgc_jax.plans.shared_step import all_data_runtime, shared_runtime
 from bcgc_jax.plans.storage_bound import least_alone, storage_bound
-from bcgc_jax.steps.chunk_tables import chunk_sizes, chunk_tables
-from bcgc_jax.steps.placement import Placement
-from bcgc_jax.steps.storage import spread
+from bcgc_jax.steps.chunk_lengths import chunk_sizes
+from bcgc_jax.steps.placement import Placement, chunk_tables, spread
 from experiments.own_loop_worker import CHUNKS, paces
 from experiments.report import each, number, print_table, run_command, save
 

@@ -14,7 +14,7 @@ from bcgc_jax.coding.pace import Pace
 from bcgc_jax.plans.sharing import WorkSharing
 from bcgc_jax.plans.worker import Load
 from bcgc_jax.steps.ledger import Chunk
-from bcgc_jax.steps.storage import Storage
+from bcgc_jax.steps.placement import Storage
 
 
 @pytree_dataclass

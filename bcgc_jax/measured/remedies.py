@@ -12,10 +12,9 @@ import numpy as np
 
 from bcgc_jax.measured.causes import Parts
 from bcgc_jax.steps.asking import Asking
-from bcgc_jax.steps.chunk_lengths import ticks_of
-from bcgc_jax.steps.chunk_tables import UNITS, chunk_sizes, chunk_tables
+from bcgc_jax.steps.chunk_lengths import UNITS, chunk_sizes, ticks_of
 from bcgc_jax.steps.lockstep import Chunks, handed_out
-from bcgc_jax.steps.storage import spread
+from bcgc_jax.steps.placement import chunk_tables, spread
 
 # So many last steps are tried for shares by speed that are made anew.
 _WINDOWS = (1, 2, 4, 8, 16)

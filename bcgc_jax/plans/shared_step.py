@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from bcgc_jax.steps.chunk_tables import ChunkTables
+from bcgc_jax.steps.placement import ChunkTables
 
 
 class _State(NamedTuple):

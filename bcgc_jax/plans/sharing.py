@@ -19,9 +19,9 @@ from bcgc_jax.plans.shared_step import all_data_runtime, shared_runtime
 from bcgc_jax.plans.step_with_copies import StepEnd, step_with_copies
 from bcgc_jax.plans.worker import Cost, Load, Tasks
 from bcgc_jax.steps.asking import Asking
-from bcgc_jax.steps.chunk_tables import UNITS, chunk_sizes, chunk_tables
+from bcgc_jax.steps.chunk_lengths import UNITS, chunk_sizes
 from bcgc_jax.steps.lockstep import Chunks, handed_out, in_turn
-from bcgc_jax.steps.storage import Storage, spread, whole_subsets
+from bcgc_jax.steps.placement import Storage, chunk_tables, spread, whole_subsets
 
 # Steps that NumPy computes at a time.
 _IN_LOCKSTEP = 2**10

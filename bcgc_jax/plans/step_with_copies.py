@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from bcgc_jax.plans.shared_step import expected_pace, neediest
-from bcgc_jax.steps.chunk_tables import ChunkTables
 from bcgc_jax.steps.paces import PATIENCE, WORTH
+from bcgc_jax.steps.placement import ChunkTables
 
 # Times that differ by so many roundings are the same: compilers round a product and a sum once or
 # twice.

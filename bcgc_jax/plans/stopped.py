@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from bcgc_jax._pytree import pytree_dataclass, replace, static_field
 from bcgc_jax.plans.completion import Completion, Exact, in_order
 from bcgc_jax.plans.worker import Cost, Load, Tasks
-from bcgc_jax.steps.storage import Storage, on_circle
+from bcgc_jax.steps.placement import Storage, on_circle
 
 
 @pytree_dataclass

@@ -1,11 +1,12 @@
-"""Lengths of chunks, predicted before a step, and the whole ticks by which they are handed out."""
+"""How long chunks are: their sizes, lengths that are predicted before a step, and whole ticks."""
 
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from bcgc_jax.steps.chunk_tables import UNITS
-
+# The parts of the last chunk of a subset: small ones level out the end of a step.
+_LAST = (2, 1, 1)
+UNITS = sum(_LAST)
 # A usual chunk weighs so much. Whole numbers make ties exact; fewer would round lengths enough to
 # move what is saved by a tenth of a point.
 TICKS = 2**16
@@ -15,6 +16,15 @@ _MOST = 2**36
 TICKS_OF_UNIT = TICKS // UNITS
 # A chunk is predicted to take this share of a usual one or more: a line may go below 0.
 _LEAST = 0.01
+
+
+def chunk_sizes(num_chunks: int, equal: bool = False) -> tuple[int, ...]:
+    """The sizes of a subset's chunks: `UNITS` each, of which the last is cut again if not `equal`.
+
+    >>> chunk_sizes(3), chunk_sizes(3, equal=True)
+    ((4, 4, 2, 1, 1), (4, 4, 4))
+    """
+    return (UNITS,) * num_chunks if equal else (UNITS,) * (num_chunks - 1) + _LAST
 
 
 def ticks_of(costs: Any, usual: float) -> np.ndarray:

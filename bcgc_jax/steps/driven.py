@@ -51,7 +51,7 @@ def driven(
 
     Raises ValueError where nobody is left who could compute a chunk.
 
-    >>> from bcgc_jax.steps.storage import Storage
+    >>> from bcgc_jax.steps.placement import Storage
     >>> ledger = Ledger(0, Storage((((0, 1),) * 2, ((1, 0),) * 2)), [[4, 4], [4, 4]], "chunks")
     >>> driven(ledger, Paces(2), np.array([[1.0] * 4, [3.0] * 4]))
     StepEnd(time=3.0, busy=array([3., 3.]))

@@ -12,8 +12,8 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 from typing import Literal, NamedTuple
 
+from bcgc_jax.steps.placement import Storage
 from bcgc_jax.steps.queue import Chunk, Queue
-from bcgc_jax.steps.storage import Storage
 
 Label = frozenset[Chunk]  # what a sum consists of
 

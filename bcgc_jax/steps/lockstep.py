@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bcgc_jax.steps.asking import Asking
-from bcgc_jax.steps.chunk_tables import ChunkTables
+from bcgc_jax.steps.placement import ChunkTables
 
 # In place of the weight of a chunk that somebody has begun.
 _BEGUN = -1
@@ -89,8 +89,7 @@ def handed_out(tables: ChunkTables, chunks: Chunks, asking: Asking | None = None
 
     Workers' paces are learnt from their chunks. By default questions cost nothing.
 
-    >>> from bcgc_jax.steps.chunk_tables import chunk_tables
-    >>> from bcgc_jax.steps.storage import spread
+    >>> from bcgc_jax.steps.placement import chunk_tables, spread
     >>> chunks = Chunks(np.array([[1.0, 3.0]]), np.ones((1, 4)), np.zeros((1, 2, 0)))
     >>> handed_out(chunk_tables(spread(2, 2, 2), (1, 1)), chunks).tolist()
     [3.0]

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Collection, Sequence, Set
 
-from bcgc_jax.steps.storage import Storage
+from bcgc_jax.steps.placement import Storage
 
 Chunk = tuple[int, int]  # its subset, and its number there
 

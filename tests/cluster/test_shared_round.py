@@ -20,7 +20,7 @@ from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.gradients import split_unevenly
 from bcgc_jax.handout.messages import Answer, Question
 from bcgc_jax.plans.sharing import WorkSharing
-from bcgc_jax.steps.chunk_tables import chunk_sizes
+from bcgc_jax.steps.chunk_lengths import chunk_sizes
 from bcgc_jax.steps.driven import driven
 from bcgc_jax.steps.ledger import Ledger
 from bcgc_jax.steps.paces import Paces

@@ -16,12 +16,11 @@ from bcgc_jax.measured.remedies import Costs, Shared, sharing
 from bcgc_jax.measured.slowness import model_of, whole_steps
 from bcgc_jax.steps.asking import Asking
 from bcgc_jax.steps.chunk_lengths import TICKS_OF_UNIT, LoadLine, ticks_of
-from bcgc_jax.steps.chunk_tables import chunk_tables
 from bcgc_jax.steps.driven import driven
 from bcgc_jax.steps.ledger import Ledger
 from bcgc_jax.steps.lockstep import Chunks, handed_out
 from bcgc_jax.steps.paces import Paces
-from bcgc_jax.steps.placement import Placement
+from bcgc_jax.steps.placement import Placement, chunk_tables
 
 LOG = Path(__file__).parents[2] / "experiments" / "data" / "chunks.csv"
 STEPS, WORKERS, CHUNKS = 8, 5, 3

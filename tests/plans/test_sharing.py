@@ -13,11 +13,11 @@ from scipy.optimize import linprog
 from bcgc_jax.plans.shared_step import all_data_runtime, shared_runtime
 from bcgc_jax.plans.storage_bound import least_alone, storage_bound
 from bcgc_jax.steps.asking import Asking
-from bcgc_jax.steps.chunk_tables import UNITS, chunk_sizes, chunk_tables
+from bcgc_jax.steps.chunk_lengths import UNITS, chunk_sizes
 from bcgc_jax.steps.driven import driven
 from bcgc_jax.steps.ledger import Ledger
 from bcgc_jax.steps.paces import Paces
-from bcgc_jax.steps.storage import spread
+from bcgc_jax.steps.placement import chunk_tables, spread
 from tests.problems import slow
 
 pytestmark = pytest.mark.usefixtures("x64")

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from bcgc_jax.plans.step_with_copies import step_with_copies
-from bcgc_jax.steps.chunk_tables import UNITS, chunk_sizes, chunk_tables
+from bcgc_jax.steps.chunk_lengths import UNITS, chunk_sizes
 from bcgc_jax.steps.driven import driven
 from bcgc_jax.steps.ledger import Ledger
 from bcgc_jax.steps.paces import Paces
-from bcgc_jax.steps.storage import spread, whole_subsets
+from bcgc_jax.steps.placement import chunk_tables, spread, whole_subsets
 from tests.problems import slow
 
 pytestmark = pytest.mark.usefixtures("x64")

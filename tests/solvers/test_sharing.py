@@ -18,7 +18,7 @@ from bcgc_jax.solvers.limit import (
     runtime_limit,
 )
 from bcgc_jax.steps.asking import Asking
-from bcgc_jax.steps.chunk_tables import UNITS
+from bcgc_jax.steps.chunk_lengths import UNITS
 from bcgc_jax.steps.driven import driven
 from bcgc_jax.steps.ledger import Ledger
 from bcgc_jax.steps.paces import Paces
@@ -226,12 +226,10 @@ def test_draws_that_are_known_are_computed_step_by_step_by_numpy(stored):
     starts = rng.exponential(0.5, times.shape) * (np.arange(40) % 2)[:, None]
     found = rule.in_lockstep(times, starts)
     seconds = times[:, :, None] * np.tile(rule.sizes, 5) / (4 * UNITS)
-    ledgers = [Ledger(0, rule.stored, [rule.sizes] * 5, "chunks") for _ in times]
-    asking = Asking(0.25)
-    want = [
-        driven(ledger, Paces(5), *drawn, asking=asking).time
-        for ledger, *drawn in zip(ledgers, seconds, starts, strict=True)
-    ]
+    want = []
+    for step, begins in zip(seconds, starts, strict=True):
+        ledger = Ledger(0, rule.stored, [rule.sizes] * 5, "chunks")
+        want.append(driven(ledger, Paces(5), step, begins, asking=Asking(0.25)).time)
     np.testing.assert_allclose(found, want, rtol=1e-12)
 
 

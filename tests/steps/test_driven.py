@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from bcgc_jax.steps.asking import Asking
-from bcgc_jax.steps.chunk_tables import chunk_sizes
+from bcgc_jax.steps.chunk_lengths import chunk_sizes
 from bcgc_jax.steps.driven import driven
-from bcgc_jax.steps.ledger import Ledger
+from bcgc_jax.steps.ledger import Ledger, Roster
 from bcgc_jax.steps.paces import Paces
-from bcgc_jax.steps.storage import Storage, spread
+from bcgc_jax.steps.placement import Storage, spread
 
 # Two workers that store all, two chunks each.
 BOTH = Storage((((0, 1),) * 2, ((1, 0),) * 2))
@@ -85,7 +85,7 @@ def test_looks_and_questions_that_are_left_out_are_of_no_use(whole):
     storage = spread(workers, 2, len(sizes))
     rng = np.random.default_rng(6)
     voided = 0
-    rosters = [None, None]
+    rosters: list[Roster | None] = [None, None]
     for step in range(15):
         starts = rng.exponential(3.0, workers) * rng.integers(0, 2)
         paces = rng.exponential(size=(workers, 1)) + 0.05

@@ -14,7 +14,7 @@ import pytest
 from bcgc_jax.steps.driven import driven
 from bcgc_jax.steps.ledger import Chunk, Ledger, Member, Name
 from bcgc_jax.steps.paces import Paces
-from bcgc_jax.steps.storage import Storage
+from bcgc_jax.steps.placement import Storage
 from tests.steps.hand_outs import World
 
 VECTORS = Path(__file__).parents[1] / "oracles" / "work_sharing.csv"

@@ -9,12 +9,12 @@ import pytest
 from bcgc_jax.measured.causes import Parts
 from bcgc_jax.measured.remedies import Costs, Shared, sharing
 from bcgc_jax.steps.asking import Asking
-from bcgc_jax.steps.chunk_tables import UNITS, chunk_sizes, chunk_tables
+from bcgc_jax.steps.chunk_lengths import UNITS, chunk_sizes
 from bcgc_jax.steps.driven import driven
 from bcgc_jax.steps.ledger import Ledger
 from bcgc_jax.steps.lockstep import Chunks, handed_out
 from bcgc_jax.steps.paces import Paces
-from bcgc_jax.steps.storage import spread
+from bcgc_jax.steps.placement import chunk_tables, spread
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from bcgc_jax.coding.gradients import assign
 from bcgc_jax.plans.completion import OneOfEach
 from bcgc_jax.plans.groups import halving
 from bcgc_jax.plans.plan import Plan, cyclic_plan, partition_plan
-from bcgc_jax.steps.storage import whole_subsets
+from bcgc_jax.steps.placement import whole_subsets
 
 N = 6
 PARAMS = [np.zeros(10)]

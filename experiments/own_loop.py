@@ -25,10 +25,9 @@ import numpy as np
 
 from bcgc_jax import plotting
 from bcgc_jax.handout import serve
-from bcgc_jax.plans.shared_step import all_data_runtime, shared_runtime
+from bcgc_jax.plans.sharing import WorkSharing
 from bcgc_jax.plans.storage_bound import least_alone, storage_bound
-from bcgc_jax.steps.chunk_lengths import chunk_sizes
-from bcgc_jax.steps.placement import Placement, chunk_tables, spread
+from bcgc_jax.steps.placement import Placement
 from experiments.own_loop_worker import CHUNKS, paces
 from experiments.report import each, number, print_table, run_command, save
 
@@ -136,17 +135,8 @@ def measured(
 
 def predicted(times: np.ndarray, subsets: int) -> np.ndarray:
     """Seconds of steps in which workers take these for a subset, `[K, N]` to `[K]`."""
-    workers = times.shape[1]
-    if subsets == 1:
-        return times.max(axis=1)
-    sizes = chunk_sizes(CHUNKS)
-    unit = times / sum(sizes)
-    if subsets == workers:
-        engine = jax.vmap(lambda each: all_data_runtime(sizes, 0 * each, each, 0.0))
-    else:
-        tables = chunk_tables(spread(workers, subsets, len(sizes)), sizes)
-        engine = jax.vmap(lambda each: shared_runtime(tables, 0 * each, each, 0.0))
-    return np.asarray(engine(unit))
+    rule = WorkSharing(num_workers=times.shape[1], max_subsets=subsets, chunks=CHUNKS)
+    return rule.in_lockstep(times)
 
 
 def least(times: np.ndarray, subsets: int) -> np.ndarray:

@@ -1,0 +1,67 @@
+"""Which chunk is next, by hand."""
+
+import math
+
+import pytest
+
+from bcgc_jax.steps.placement import Storage
+from bcgc_jax.steps.queue import Queue
+
+# Worker 0 stores chunks of all: with worker 1 that of subset 1, with worker 2 that of subset 2, and
+# with both its own two.
+STORED = Storage((((0, 1, 2),) * 2, ((1, 0),), ((2, 0),)))
+ALIKE = [1.0, 1.0, 1.0]
+
+
+def _queue(*lengths: list[int]) -> Queue:
+    queue = Queue(STORED, [[2, 2], [4], [4]])
+    for subset, ticks in enumerate(lengths):
+        queue.reweigh(subset, ticks)
+    return queue
+
+
+def _order(queue: Queue, worker: int, seconds: list[float]) -> list[tuple[int, int]]:
+    """In which a worker alone takes all that it stores."""
+    order = []
+    while (chunk := queue.best(worker, seconds)) is not None:
+        queue.take(chunk)
+        order.append(chunk)
+    return order
+
+
+@pytest.mark.parametrize(
+    ("lengths", "seconds", "order"),
+    [
+        # The largest first; of them that of worker 2, who would come to it after 16, not 8.
+        ((), [1.0, 1.0, 2.0], [(2, 0), (1, 0), (0, 0), (0, 1)]),
+        # Workers 1 and 2 have 8 left each: 8 x 1, 8 x 3, 8 x 4, 8 x 4, of equal ones the first.
+        # Then worker 1 has 4: 4 x 1, 4 x 3, 8 x 4.
+        (([1, 3], [4], [4]), ALIKE, [(1, 0), (2, 0), (0, 1), (0, 0)]),
+        # Worker 2 is slow: 8 x 1, 8 x 3, 8 x 4, 24 x 4. Then 8 x 1, 8 x 3, 8 x 4.
+        (([1, 3], [4], [4]), [1.0, 1.0, 3.0], [(2, 0), (1, 0), (0, 1), (0, 0)]),
+        # A long chunk: 14 x 1, 14 x 9, 14 x 4, 14 x 4.
+        (([1, 9], [4], [4]), ALIKE, [(0, 1), (1, 0), (2, 0), (0, 0)]),
+    ],
+)
+def test_the_neediest_chunk_is_next(lengths, seconds, order):
+    assert _order(_queue(*lengths), 0, seconds) == order
+
+
+def test_who_does_not_answer_never_comes():
+    queue = _queue([1, 3], [4], [4])
+    assert queue.best(0, [1.0, 1.0, 1.0], {1}) == (1, 0)
+    assert queue.best(0, [1.0, 1.0, 1.0], {2}) == (2, 0)
+    assert queue.best(1, [1.0, 1.0, math.inf]) == (1, 0)
+
+
+def test_what_is_put_back_is_as_if_nobody_had_taken_it():
+    """Also where its length became known meanwhile."""
+    queue = _queue()
+    queue.take((1, 0))
+    queue.reweigh(1, [12])
+    assert [queue.left(worker) for worker in range(3)] == [24, 12, 24]
+    queue.put_back((1, 0))
+    assert [queue.left(worker) for worker in range(3)] == [36, 24, 24]
+    assert list(queue.fresh(1)) == [(1, 0), (0, 0), (0, 1)]
+    # An unknown length weighs as the known one does: 3 ticks for a unit of size.
+    assert queue.weight((0, 0)) == 6

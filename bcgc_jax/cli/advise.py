@@ -7,6 +7,7 @@ import numpy as np
 from rich.table import Column
 
 from bcgc_jax.cli import advise_files, output
+from bcgc_jax.cli.columns import ADVICE, csv_names, flat, table_of, values
 from bcgc_jax.cli.commands import AdviseOptions
 from bcgc_jax.cli.exit import say
 from bcgc_jax.cli.logs import log_name, read_log
@@ -27,11 +28,6 @@ from bcgc_jax.measured.slowness import (
 from bcgc_jax.measured.traces import Trace
 from bcgc_jax.measured.words import counted
 
-_COLUMNS = (
-    "remedy",
-    *("saved", "saved_low", "saved_high", "range_low", "range_high"),
-    *("lost", "longer", "stored_subsets", "needs", "equal_chunks"),
-)
 _NONE = "none that shows"
 _DO = {
     remedies.DEALT: "deal the chunks to the workers by their length",
@@ -59,7 +55,7 @@ def answer(question: AdviseOptions) -> None:
             seed=question.seed,
             timed_apart=question.timed_apart,
         )
-    rows = [_flat(row) for row in advice.rows]
+    rows = [flat(ADVICE, row) for row in advice.rows]
     name = Path(log_name(question.log)).name
 
     def table() -> None:
@@ -69,7 +65,7 @@ def answer(question: AdviseOptions) -> None:
         if advice.advised is not None and not (told_apart or advice.unlike_workers):
             print_lines(*perhaps_jitter(whole_steps(trace)[0]))
 
-    output.print_answer(question, rows, lambda: _json(advice), table, _COLUMNS)
+    output.print_answer(question, rows, lambda: _json(advice), table, csv_names(ADVICE))
     if advice.alike and question.output == "csv":
         say(f"bcgc: {NOT_TIMED_APART}")
     output.write_figure(question, lambda: advise_files.picture(advice))
@@ -105,19 +101,13 @@ def _codes(question: AdviseOptions, trace: Trace) -> dict[str, Planned]:
 
 
 def _json(advice: Advice) -> Row:
-    lists = {name: getattr(advice, name) for name in ("slow_workers", "rows", "look_at")}
-    plain: Row = {name: [row._asdict() for row in rows] for name, rows in lists.items()}
+    plain: Row = {"rows": [values(ADVICE, row) for row in advice.rows]}
+    for name in ("slow_workers", "look_at"):
+        plain[name] = [worker._asdict() for worker in getattr(advice, name)]
     parts = {name: getattr(advice, name) for name in ("load_line", "long_chunks")}
     plain |= {name: None if part is None else part._asdict() for name, part in parts.items()}
     costs = advice.costs.asking._asdict() | {"of_chunk": advice.costs.of_chunk}
     return vars(advice) | {"costs": costs, **plain}
-
-
-def _flat(row: Remedy) -> Row:
-    """A column for each number."""
-    ends = (*row.saved, *row.range)
-    values = (row.remedy, *ends, row.lost, row.longer, row.stored_subsets, row.needs)
-    return dict(zip(_COLUMNS, (*values, row.equal_chunks), strict=True))
 
 
 def _print(name: str, advice: Advice, trace: Trace) -> None:
@@ -166,18 +156,17 @@ def _print_causes(advice: Advice) -> None:
 
 
 def _print_rows(advice: Advice) -> None:
-    columns: list[Shown] = [
-        (output.names("what can be done"), lambda row: row.remedy),
-        ("saved", lambda row: f"{percent(row.saved.value)} %"),
-        ("95 %", lambda row: row.saved.in_percent() if row.saved.known else ""),
-    ]
-    if advice.several_models:
-        columns.append(("by model", lambda row: " to ".join(map(percent, row.range))))
-    columns += [
-        ("subsets\nstored", lambda row: str(row.stored_subsets)),
-        ("samples\nlost", lambda row: f"{percent(row.lost)} %" if row.lost else "none"),
-        (Column("needs"), _needs),
-    ]
+    saved = next(column for column in ADVICE if column.name == "saved")
+    interval: Shown = "95 %", lambda row: row.saved.in_percent() if row.saved.known else ""
+    by_model: Shown = "by model", lambda row: " to ".join(map(percent, row.range))
+    columns = table_of(
+        ADVICE,
+        advice.rows,
+        *("remedy", "saved", "range", "stored_subsets"),
+        saved=[("saved", saved.cell), interval],
+        range=[by_model] if advice.several_models else [],
+        needs=[(Column("needs"), _needs)],
+    )
     print_lines("")
     print_rows(advice.rows, columns)
 

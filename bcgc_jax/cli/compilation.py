@@ -1,4 +1,7 @@
-"""What the command line does about compiling: JAX keeps programs, and one serves several N."""
+"""What the command line does about compiling: JAX keeps programs, and one serves several N.
+
+For that problems are padded; plans that are written are not.
+"""
 
 import contextlib
 import math
@@ -11,7 +14,9 @@ import numpy as np
 
 from bcgc_jax._pytree import replace
 from bcgc_jax.exact.crossing import MANY
+from bcgc_jax.plans.plan import partition_plan
 from bcgc_jax.problem import Problem
+from bcgc_jax.solution import Solution
 from bcgc_jax.solvers.optimum import FEW_UNITS
 
 # Sizes are multiples of it.
@@ -50,3 +55,18 @@ def padded(problem: Problem) -> Problem:
     if kinked or size > most:
         return problem
     return replace(problem, max_workers=size)
+
+
+def save_plan(solution: Solution, problem: Problem | None, path: str) -> None:
+    """Write a solution for `Solution.load`, without the levels that padding has added.
+
+    `problem` is what was asked, for a file that says so.
+    """
+    assert solution.problem is not None
+    size = int(np.asarray(solution.problem.num_workers))
+    plan = solution.plan
+    if solution.partition is not None:
+        plan = partition_plan(solution.partition[:size], size)
+    rounded, levels = (None if a is None else a[:size] for a in (solution.rounded, solution.levels))
+    short = replace(solution, plan=plan, rounded=rounded, levels=levels, problem=problem)
+    replace(short, rounded_value=solution.rounded_runtime).save(path)

@@ -38,8 +38,9 @@ def print_rows(rows: Iterable[Any], columns: Sequence[Shown], title: str | None 
 
     Numbers are on the right and never cut. So a table without text to wrap may be wider.
     """
+    # A column of rich keeps the cells of its table, so each table has its copy.
     heads = [
-        Column(head, justify="right", no_wrap=True) if isinstance(head, str) else head
+        Column(head, justify="right", no_wrap=True) if isinstance(head, str) else head.copy()
         for head, _ in columns
     ]
     shown = Table(
@@ -58,32 +59,21 @@ def names(head: str) -> Column:
     return Column(head, no_wrap=True, max_width=22)
 
 
-def row_label(row: Row) -> str:
+def scheme_label(row: Any) -> str:
     """Return what a table calls a row: its method, the α of partial stragglers, "(inexact)"."""
-    label = row["method"]
-    if row.get("alpha") is not None:
-        label += f" α {row['alpha']:.3g}"
-    if row.get("exact_gradient") is False:
-        label += " (inexact)"
-    return label
+    label = str(row.method)
+    if getattr(row, "alpha", None) is not None:
+        label += f" α {row.alpha:.3g}"
+    return label + " (inexact)" * (row.exact_gradient is False)
 
 
-def for_used(runtime: float, row: Mapping[str, Any]) -> float:
+def for_used(runtime: float, lost: float | None) -> float:
     """What as many samples take as a step has, where some of a step's are lost."""
-    lost = row.get("lost") or 0
-    return runtime / (1 - lost) if lost > 0 else runtime
+    return runtime / (1 - lost) if lost and lost > 0 else runtime
 
 
-def scheme_column() -> Shown:
-    return names("scheme"), row_label
-
-
-def figure(name: str, form: str = ".4g", unknown: str = "–") -> Callable[[Mapping[str, Any]], str]:
-    def cell(row: Mapping[str, Any]) -> str:
-        value = row.get(name)
-        return unknown if value is None or not math.isfinite(value) else format(value, form)
-
-    return cell
+def number(value: float | None, form: str = ".4g", unknown: str = "–") -> str:
+    return unknown if value is None or not math.isfinite(value) else format(value, form)
 
 
 def above_bound(value: float, bound: float | None) -> str:
@@ -94,23 +84,11 @@ def above_bound(value: float, bound: float | None) -> str:
     return f"{gap:.0f} %" if gap < 1000 else "–"
 
 
-def saved(row: Mapping[str, Any]) -> str:
+def saved_in_words(share: float | None) -> str:
     """Print the share of the uncoded time that is saved, or how many times as long it takes."""
-    share = row["saved"]
     if share is None or not math.isfinite(share):
         return "–"
     return f"{100 * share:.1f} %" if share > -9 else f"× {1 - share:.3g}"
-
-
-def needs_columns(rows: Iterable[Row]) -> list[Shown]:
-    """Return columns of what schemes store, and, where one asks or is inexact, send and ask."""
-    columns: list[Shown] = [
-        ("subsets\nstored", figure("stored_subsets", ".0f")),
-        ("sent\nin L", figure("sent", ".2f")),
-        ("round\ntrips", figure("round_trips", ".0f")),
-    ]
-    asking = any((row["round_trips"] or 0) > 0 or row["exact_gradient"] is False for row in rows)
-    return columns if asking else columns[:1]
 
 
 def print_answer(
@@ -171,7 +149,7 @@ def _field(value: Any) -> Any:
         return _plain(value)
     if any(isinstance(each, list | tuple) for each in value.values()):
         return json.dumps(value)
-    return " ".join(f"{name}={figure(name, '.6g', '')(value)}" for name in value)
+    return " ".join(f"{name}={number(value[name], '.6g', '')}" for name in value)
 
 
 def write_beside(question: Any, path: str | None, what: str, write: Callable[[str], Any]) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import csv
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,7 +14,7 @@ import numpy as np
 from bcgc_jax import plotting
 from bcgc_jax.cli.arguments import refuse_without_effect
 from bcgc_jax.cli.commands import CHOICES, PlotOptions
-from bcgc_jax.cli.output import Row, saved, write_picture
+from bcgc_jax.cli.output import Row, saved_in_words, write_picture
 from bcgc_jax.measured.traces import load_trace
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.plans.sharing import WorkSharing
@@ -51,7 +51,7 @@ def _of_file(question: PlotOptions) -> "Figure":
         return plans([scheme], "the plan's unit")
     rows: list[Row] = []
     with contextlib.suppress(ValueError, csv.Error):  # it is packed, or no table
-        rows = read_log(path) if log else read(path)
+        rows = read_log(path) if log else list(read(path))
     if not rows or "method" not in rows[0]:
         return _of_times(path)
     rows = _selected(rows, question)
@@ -74,9 +74,10 @@ def _of_times(path: Path) -> "Figure":
     return fits(times.seconds, times.censored, [])
 
 
-def read(path: Path) -> list[Row]:
-    """Read all rows of a table, numbers as numbers, None for what is empty."""
-    return [{name: _number(value) for name, value in row.items()} for row in read_rows(path)]
+def read(path: Path) -> Iterator[Row]:
+    """Read the rows of a table, numbers as numbers, None for what is empty."""
+    for row in read_rows(path):
+        yield {name: _number(value) for name, value in row.items()}
 
 
 def read_log(path: Path) -> list[Row]:
@@ -204,7 +205,7 @@ def _bars(axes: "Axes", schemes: Sequence[Drawn], form: str = ".4g") -> None:
         axes.barh(place, one.runtime, color=_look(one.method)["color"], height=0.7)
         text = f"{one.runtime:{form}}"
         if one.saved is not None:
-            text += f",  {saved(one._asdict())}"
+            text += f",  {saved_in_words(one.saved)}"
         look: Any = {"va": "center", "fontsize": 8, "textcoords": "offset points"}
         axes.annotate(text, (max(one.runtime, 0), place), (4, 0), **look)
     axes.set_yticks(range(len(schemes)), [_look(one.method)["label"] for one in schemes])

@@ -1,19 +1,20 @@
 """What a person reads of `bcgc solve`: the table, the plan, and where the figures come from."""
 
+import itertools
 import textwrap
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from rich.table import Column
 
 from bcgc_jax.cli import output
-from bcgc_jax.cli.answers import num_workers
-from bcgc_jax.cli.output import Row
+from bcgc_jax.cli.columns import SOLUTION, table_of, without_questions
+from bcgc_jax.cli.describe import num_workers
+from bcgc_jax.cli.solve_rows import SolveAnswer, Solved, fastest, fastest_plan
 from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.measured.words import counted
 from bcgc_jax.plans.iterations import iteration_of
-from bcgc_jax.problem import Problem
 from bcgc_jax.solution import LOOSE
 from bcgc_jax.solvers.compare import BARS, draw, in_a_row
 from bcgc_jax.solvers.methods import is_limit
@@ -24,61 +25,11 @@ OVERFLOW = (
 )
 
 
-class SolveAnswer(NamedTuple):
-    """What there is to say.
-
-    `rows`: one for each method, best first; `limit`: of any scheme; `baseline`: the row of the
-    fastest one, asked for or not; `interval`: of the best plan's runtime, where workers are the
-    rows of a trace; `setup`: `largest_setup` of the fastest plan; `unit`: that times are printed
-    in, and its name; `enough`: `enough_subsets`; `stays_slow`: whether workers of the trace do.
-    """
-
-    problem: Problem
-    rows: list[Row]
-    limit: float
-    deadline: float | None = None
-    baseline: Row | None = None
-    interval: tuple[float, float] | None = None
-    setup: float | None = None
-    unit: tuple[float, str] = (1.0, "the cycle time's unit")
-    enough: int | None = None
-    stays_slow: bool = False
-
-    @property
-    def parts(self) -> str:
-        return "coordinates" if self.problem.unit_costs is None else "units"
-
-
-def step_of(row: Row) -> float:
-    """E τ, of the whole numbers where there are some."""
-    return row["partition_runtime"] or row["expected_runtime"] or np.inf
-
-
-def runtime_of(row: Row) -> float:
-    """E τ, of schemes that lose samples for as many samples that are used."""
-    return output.for_used(step_of(row), row)
-
-
-def fastest(rows: Sequence[Row]) -> Row | None:
-    return min((row for row in rows if np.isfinite(runtime_of(row))), key=runtime_of, default=None)
-
-
-def fastest_plan(rows: Sequence[Row]) -> Row | None:
-    return fastest([row for row in rows if row["partition"] is not None])
-
-
-def share_saved(row: Row, uncoded: Row | None) -> float | None:
-    """Return the share of the uncoded time that is saved; None where one of the two is unknown."""
-    if uncoded is None or not np.isfinite(runtime_of(row)) or not np.isfinite(runtime_of(uncoded)):
-        return None
-    return 1 - runtime_of(row) / runtime_of(uncoded)
-
-
 def print_table(answer: SolveAnswer, remarks: Sequence[str] = ()) -> None:
     """Print the whole answer; `remarks` are on what the runtimes are of."""
     output.print_rows(answer.rows, _columns(answer))
     which = "Blocks"
-    if any(row["schedule"] for row in answer.rows):
+    if any(row.schedule for row in answer.rows):
         which = "Blocks of plans with a code"
     whole = f"{which} are rounded to whole {answer.parts}; the optimum is not."
     output.print_lines(
@@ -101,26 +52,26 @@ def _against_baseline(answer: SolveAnswer) -> str:
     """Compare the fastest scheme with the fastest earlier one, whether listed or not."""
     if answer.baseline is None:
         return "Best baseline: none."
-    least = runtime_of(answer.baseline)
-    name = output.row_label(answer.baseline)
+    least = answer.baseline.runtime
+    name = output.scheme_label(answer.baseline)
     text = f"Best baseline: {name}, the fastest earlier scheme, takes {least / answer.unit[0]:.4g}."
-    schemes = [row for row in answer.rows if not is_limit(row["method"])]
-    best = fastest([row for row in schemes if row["exact_gradient"] is not False])
-    if best is None or runtime_of(best) > 0.9995 * least:
+    schemes = [row for row in answer.rows if not is_limit(row.method)]
+    best = fastest([row for row in schemes if row.exact])
+    if best is None or best.runtime > 0.9995 * least:
         return text
-    less = 100 * (1 - runtime_of(best) / least)
-    return f"{text} {output.row_label(best)} takes {less:.1f} % less."
+    less = 100 * (1 - best.runtime / least)
+    return f"{text} {output.scheme_label(best)} takes {less:.1f} % less."
 
 
 def _in_a_row(answer: SolveAnswer) -> list[str]:
     """Tell which schemes take longer where nobody can stop a computation."""
     times = []
     for row in answer.rows:
-        if row["chained_runtime"] is None:
+        if row.chained_runtime is None:
             continue
-        chained: Any = output.for_used(row["chained_runtime"], row)
-        error: Any = output.for_used(row["chained_error"], row)
-        times.append((row["method"], runtime_of(row), Expectation(chained, error)))
+        chained: Any = output.for_used(row.chained_runtime, row.lost)
+        error: Any = output.for_used(row.chained_error or 0.0, row.lost)
+        times.append((row.method, row.runtime, Expectation(chained, error)))
     return in_a_row(times, answer.unit[0])
 
 
@@ -129,38 +80,38 @@ def _columns(answer: SolveAnswer) -> list[output.Shown]:
     bound = _best_bound(answer)
     size, _ = answer.unit
 
-    def runtime(row: Row) -> str:
-        return f"{runtime_of(row) / size:.4g}" if np.isfinite(runtime_of(row)) else row["status"]
+    def runtime(row: Solved) -> str:
+        return f"{row.runtime / size:.4g}" if np.isfinite(row.runtime) else row.status
 
-    def above(row: Row) -> str:
-        if row["kind"] == "local" and np.isfinite(runtime_of(row)):
+    def above(row: Solved) -> str:
+        if row.kind == "local" and np.isfinite(row.runtime):
             return "best found"
-        return output.above_bound(runtime_of(row), bound) if row["bound_of"] == "levels" else "–"
+        return output.above_bound(row.runtime, bound) if row.bound_of == "levels" else "–"
 
-    def blocks_of(row: Row) -> str:
-        if row["bound_of"] == "storage":
+    def blocks_of(row: Solved) -> str:
+        if row.shares_work:
             return "chunks, no code"
-        if row["schedule"] is None:
-            return draw(row["partition"])
-        count = sum(size > 0 for size in row["schedule"]["sizes"])
+        if row.schedule is None:
+            return draw(row.partition)
+        count = sum(size > 0 for size in row.schedule.sizes)
         return f"{count} block{'s' if count > 1 else ''}, no code"
 
-    columns = [
-        output.scheme_column(),
-        ("expected\nruntime", runtime),
-        ("saved", output.saved),
-        ("above\noptimum ≤", above),
-    ]
+    chance: list[output.Shown] = []
     if answer.deadline:
         head = f"P(runtime ≤\n{answer.deadline / size:.4g})"
-        columns.append((head, output.figure("completion_probability", ".4f")))
+        chance.append((head, lambda row: output.number(row.completion_probability, ".4f")))
     share = f"share of {answer.parts}\nat level 0…{num_workers(answer.problem) - 1}"
-    return [
-        *columns,
-        *output.needs_columns(answer.rows),
-        (Column(share, no_wrap=True, min_width=BARS), blocks_of),
-        ("solved\nin (s)", output.figure("seconds", ".2f")),
-    ]
+    return table_of(
+        SOLUTION,
+        answer.rows,
+        *("method", "expected_runtime", "saved", "lower_bound", "completion_probability"),
+        *("stored_subsets", "sent", "round_trips", "partition"),
+        expected_runtime=[("expected\nruntime", runtime)],
+        lower_bound=[("above\noptimum ≤", above)],
+        completion_probability=chance,
+        partition=[(Column(share, no_wrap=True, min_width=BARS), blocks_of)],
+        **without_questions(answer.rows),
+    )
 
 
 def _best_bound(answer: SolveAnswer) -> float:
@@ -170,14 +121,14 @@ def _best_bound(answer: SolveAnswer) -> float:
     or chain cycles each is for the levels in use: the best plan's serves, and says how far below
     it plans of these levels could get.
     """
-    coded = [row for row in answer.rows if row["bound_of"] == "levels"]
-    if any("levels" in row for row in coded):
-        bound = min(coded, key=runtime_of)["lower_bound"] or 0
+    coded = [row for row in answer.rows if row.bound_of == "levels"]
+    if any(row.levels is not None for row in coded):
+        bound = min(coded, key=lambda row: row.runtime).lower_bound or 0
     else:
-        of_all_levels = [row for row in coded if "levels" not in row["method"]]
-        bound = max((row["lower_bound"] or 0 for row in of_all_levels), default=0)
-    searched = any(row["method"] == "optimal" for row in coded)
-    nearest = min(map(runtime_of, coded), default=np.inf)
+        of_all_levels = [row for row in coded if "levels" not in row.method]
+        bound = max((row.lower_bound or 0 for row in of_all_levels), default=0)
+    searched = any(row.method == "optimal" for row in coded)
+    nearest = min((row.runtime for row in coded), default=np.inf)
     return bound if searched or bound >= (1 - LOOSE) * nearest else 0
 
 
@@ -197,7 +148,7 @@ def _limit(answer: SolveAnswer) -> Iterator[str]:
         return
     if num_workers(answer.problem) <= 2 or answer.deadline is not None:
         return
-    without_code = any(row["schedule"] or row["bound_of"] == "storage" for row in answer.rows)
+    without_code = any(row.schedule or row.shares_work for row in answer.rows)
     if not iteration_of(answer.problem).alike:
         yield "nested is for independent workers that are alike, so it is left out."
     elif not without_code:
@@ -209,7 +160,7 @@ def _limit(answer: SolveAnswer) -> Iterator[str]:
 
 def _storage(answer: SolveAnswer) -> Iterator[str]:
     """What no exact scheme beats whose workers store so much, and how much is enough."""
-    shared = [row for row in answer.rows if row["bound_of"] == "storage" and row["lower_bound"]]
+    shared = [(row, row.lower_bound) for row in answer.rows if row.shares_work and row.lower_bound]
     if not shared:
         return
     yield (
@@ -222,14 +173,15 @@ def _storage(answer: SolveAnswer) -> Iterator[str]:
             "for less than all data is known."
         )
         return
-    for row in shared:
+    for row, lower_bound in shared:
         # That of all data is exact. By draws, that of less data may come out below it.
-        bound = float(np.fmax(row["lower_bound"], answer.limit))
-        less = 100 * (1 - bound / runtime_of(row))
-        if row["stored_subsets"] < num_workers(answer.problem):
+        bound = float(np.fmax(lower_bound, answer.limit))
+        less = 100 * (1 - bound / row.runtime)
+        stored = row.stored_subsets
+        if stored is not None and stored < num_workers(answer.problem):
             yield (
-                f"With {counted(row['stored_subsets'], 'subset')} stored no exact scheme is faster "
-                f"than {bound / answer.unit[0]:.4g}, {less:.2g} % less than {row['method']}."
+                f"With {counted(stored, 'subset')} stored no exact scheme is faster "
+                f"than {bound / answer.unit[0]:.4g}, {less:.2g} % less than {row.method}."
             )
     if answer.enough is not None:
         yield (
@@ -244,7 +196,7 @@ def _errors(answer: SolveAnswer) -> Iterator[str]:
     rows = answer.rows
     iteration = iteration_of(answer.problem)
     size, _ = answer.unit
-    errors = {row["method"]: 100 * (row["runtime_error"] or 0) / runtime_of(row) for row in rows}
+    errors = {row.method: 100 * (row.runtime_error or 0) / row.runtime for row in rows}
     # those of quadrature are far below
     drawn = [name for name, error in errors.items() if error > 0.01]
     most = f"standard error up to {max(errors.values(), default=0):.1g} %"
@@ -254,10 +206,10 @@ def _errors(answer: SolveAnswer) -> Iterator[str]:
         )
     elif drawn:
         yield f"Means of draws, {most}: {', '.join(drawn)}."
-    shares = [row for row in rows if row.get("completion_error")]
+    shares = [row for row in rows if row.completion_error]
     if shares:
-        error = max(row["completion_error"] for row in shares)
-        names = ", ".join(output.row_label(row) for row in shares)
+        error = max(row.completion_error or 0 for row in shares)
+        names = ", ".join(output.scheme_label(row) for row in shares)
         yield f"Probabilities by draws, standard error up to {error:.1g}: {names}."
     if (steps := iteration.rows) is not None:
         yield (
@@ -267,52 +219,52 @@ def _errors(answer: SolveAnswer) -> Iterator[str]:
     if answer.interval is not None:
         low, high = (time / size for time in answer.interval)
         confidence = "with 95 % confidence, steps resampled"
-        yield f"{rows[0]['method']}: {low:.4g} to {high:.4g} {confidence}."
+        yield f"{rows[0].method}: {low:.4g} to {high:.4g} {confidence}."
 
 
 def _bounds(answer: SolveAnswer) -> Iterator[str]:
     """Tell what is no proven optimum, and what a bound is for."""
     rows = answer.rows
     size, _ = answer.unit
-    for row in [row for row in rows if row["kind"] == "local"]:
+    for row in [row for row in rows if row.kind == "local"]:
         text = ""
-        value = runtime_of(row)
-        bound = row["lower_bound"]
+        value = row.runtime
+        bound = row.lower_bound
         if bound and np.isfinite(value):
-            of_groups = row["bound_of"] == "groups"
+            of_groups = row.bound_of == "groups"
             which = "For independent workers no plan with these groups" if of_groups else "None"
             less = 100 * (1 - bound / value)
             text = f" {which} is faster than {bound / size:.4g}, which is {less:.2g} % less."
-        yield f"{row['method']} is the best plan that a local search found.{text}"
-    bounded = any(row["lower_bound"] for row in rows if row["bound_of"] == "levels")
+        yield f"{row.method} is the best plan that a local search found.{text}"
+    bounded = any(row.lower_bound for row in rows if row.bound_of == "levels")
     if bounded and not _best_bound(answer):
         unknown = "How far these plans are above the optimum is not known closely"
         yield f"{unknown}: add --method optimal."
-    ended = ", ".join(output.row_label(row) for row in rows if row["status"] == "step_limit")
+    ended = ", ".join(output.scheme_label(row) for row in rows if row.status == "step_limit")
     if ended:
         yield f"The search ended before it converged, so a faster plan may be near: {ended}."
-    few = next((row for row in rows if "levels" in row), None)
-    if few is not None:
-        levels = ", ".join(map(str, few["levels"]))
-        word = "level" if len(few["levels"]) == 1 else "levels"
-        yield f"The bound of {few['method']} is for plans of the {word} {levels} only."
+    bounds = ((row.method, row.levels) for row in rows if row.levels is not None)
+    for method, used in itertools.islice(bounds, 1):
+        levels = ", ".join(map(str, used))
+        word = "level" if len(used) == 1 else "levels"
+        yield f"The bound of {method} is for plans of the {word} {levels} only."
 
 
 def _inexact(answer: SolveAnswer) -> Iterator[str]:
     """What the runtimes of schemes are that lose samples."""
     size, _ = answer.unit
-    inexact = [row for row in answer.rows if row["exact_gradient"] is False]
-    inexact = [row for row in inexact if np.isfinite(runtime_of(row))]
+    inexact = [row for row in answer.rows if row.exact_gradient is False]
+    inexact = [row for row in inexact if np.isfinite(row.runtime)]
     if inexact:
         yield (
             "Inexact schemes lose samples. Their runtimes, and what they save, are for as many "
             "samples that are used as a step has."
         )
     for row in inexact:
-        stop = row.get("threshold")
-        lost = f"loses {100 * row['lost']:.1f} % of the samples"
-        yield f"A step of {row['method']} {lost} and takes {step_of(row) / size:.4g}."
-        if stop:
+        stop = row.threshold
+        lost = f"loses {100 * (row.lost or 0):.1f} % of the samples"
+        yield f"A step of {row.method} {lost} and takes {row.step / size:.4g}."
+        if stop and np.isfinite(stop):
             yield (
                 f"Workers stop at {stop / size:.4g}, within a chunk too. Where they end the chunk, "
                 "less is lost, and a step is up to a chunk longer."
@@ -324,13 +276,13 @@ _ORDER = "in the order in which they are computed"
 
 def _grouped_plan(answer: SolveAnswer) -> Iterator[str]:
     """Tell the best plan with groups: its blocks, and what is stored for them."""
-    rows = (row for row in answer.rows if "groups" in (row["schedule"] or {}))
-    row = next(rows, None)
-    if row is None:
+    schedules = ((row.method, row.schedule) for row in answer.rows if row.schedule is not None)
+    method, schedule = next((pair for pair in schedules if pair[1].groups), ("", None))
+    if schedule is None or schedule.groups is None:
         return
-    yield f"\nThe plan of {row['method']}, blocks {_ORDER}:"
+    yield f"\nThe plan of {method}, blocks {_ORDER}:"
     most = 0
-    for block, (size, groups) in enumerate(zip(*row["schedule"].values(), strict=True)):
+    for block, (size, groups) in enumerate(zip(schedule.sizes, schedule.groups, strict=True)):
         if size:
             low = min(map(len, groups))
             high = max(map(len, groups))
@@ -347,12 +299,13 @@ def _grouped_plan(answer: SolveAnswer) -> Iterator[str]:
 
 def _coded_plan(answer: SolveAnswer) -> Iterator[str]:
     """Tell the best plan with a code: its blocks, and what is stored for them."""
-    row = next((row for row in answer.rows if row["partition"] is not None), None)
-    if row is None:
+    plans = ((row.method, row.partition) for row in answer.rows if row.partition is not None)
+    method, partition = next(plans, ("", None))
+    if partition is None:
         return
-    yield f"\nThe plan of {row['method']}, level: {answer.parts}, {_ORDER}:"
-    yield blocks(row["partition"])
-    stored = int(np.flatnonzero(row["partition"])[-1]) + 1
+    yield f"\nThe plan of {method}, level: {answer.parts}, {_ORDER}:"
+    yield blocks(partition)
+    stored = int(np.flatnonzero(partition)[-1]) + 1
     yield (
         f"Level n is computed on n + 1 subsets of the data: each worker stores {stored} of the "
         f"{num_workers(answer.problem)}."
@@ -368,7 +321,7 @@ def _largest_forward(answer: SolveAnswer) -> Iterator[str]:
     cycles = answer.setup * float(problem.total) * float(np.asarray(problem.cycles))
     plain = f"{cycles:.0f}" if 100 <= cycles < 1e7 else f"{cycles:.3g}"
     yield (
-        f"The plan of {best['method']} assumes a free forward pass. If one costs more than "
+        f"The plan of {best.method} assumes a free forward pass. If one costs more than "
         f"{100 * answer.setup:.2g} % of a backward pass ({plain} cycles per sample and "
         "subset), single_block is faster. Pass its cost with --forward."
     )

@@ -6,17 +6,17 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import jax
 import numpy as np
-from rich.table import Column
 
 from bcgc_jax.cli import output, plot, traces
-from bcgc_jax.cli.answers import describe_law
 from bcgc_jax.cli.arguments import LAWS, law_class, law_name, missing_parameters
+from bcgc_jax.cli.columns import STATUSES, SUMMARY, SWEEP, flat, table_of, values, without_questions
 from bcgc_jax.cli.commands import DELIVERY, SweepOptions, cycles_of_forward
+from bcgc_jax.cli.describe import describe_law
 from bcgc_jax.cli.exit import interruptible, say
 from bcgc_jax.cli.progress import Progress
 from bcgc_jax.distributions import Distribution
@@ -24,12 +24,51 @@ from bcgc_jax.measured.words import counted
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import LOOSE
 from bcgc_jax.sweeps.cells import grid
-from bcgc_jax.sweeps.files import parts_of, read_rows, write_sweep
+from bcgc_jax.sweeps.files import parts_of, write_sweep
 from bcgc_jax.sweeps.run import Sweep
 
-_GAP = "largest_relative_gap"
 _PASSES = ("setup_cycles", "forward", "chain_cycles")
-_BOUND = "bound of the optimum"  # in a table alone
+
+
+class Swept(NamedTuple):
+    """A row of a sweep: all its `columns` as they are, and some of them by name.
+
+    `bound`: of the cell's optimum, or its own if that is not loose; else None. NaN and None are
+    unknown.
+    """
+
+    columns: output.Row
+    method: str
+    status: str
+    expected_runtime: float | None
+    lower_bound: float | None = None
+    stored_subsets: float | None = None
+    sent: float | None = None
+    round_trips: float | None = None
+    exact_gradient: bool | None = None
+    lost: float | None = None
+    saved: float | None = None
+    completion_probability: float | None = None
+    bound: float | None = None
+
+    @property
+    def runtime(self) -> float:
+        return np.nan if self.expected_runtime is None else self.expected_runtime
+
+    @classmethod
+    def of(cls, columns: output.Row) -> "Swept":
+        return cls(columns, **{name: columns[name] for name in cls._fields if name in columns})
+
+
+class Summary(NamedTuple):
+    """How a method came out: `counts` of the cells by status; what it `saved` on average."""
+
+    method: str
+    cells: int
+    counts: dict[str, int]
+    largest_relative_gap: float | None
+    saved: float | None
+    with_savings: bool
 
 
 def answer(question: SweepOptions) -> None:
@@ -44,7 +83,7 @@ def answer(question: SweepOptions) -> None:
         if question.out is not None:
             path = Path(question.out)
             statuses = _to_file(sweep, question, path)
-            output.write_figure(question, lambda: plot.of_rows(plot.read(path)))
+            output.write_figure(question, lambda: plot.of_rows([*plot.read(path)]))
         else:
             rows = interruptible(lambda: _collect(sweep))
             varied = [name for name, values in axes.items() if len(values) > 1]
@@ -52,9 +91,10 @@ def answer(question: SweepOptions) -> None:
             def table() -> None:
                 _print_table([*_with_bounds(sweep, rows)], varied)
 
-            output.print_answer(question, rows, lambda: rows, table)
-            output.write_figure(question, lambda: plot.of_rows(rows))
-            statuses = Counter(row["status"] for row in rows)
+            shown = [row.columns for row in rows]
+            output.print_answer(question, shown, lambda: shown, table)
+            output.write_figure(question, lambda: plot.of_rows(shown))
+            statuses = Counter(row.status for row in rows)
         _end(statuses)
 
 
@@ -133,58 +173,56 @@ def _parameters(
     return {name: np.array([value]) for name, value in given.items()} | axes
 
 
-def _collect(sweep: Sweep) -> list[output.Row]:
-    rows: list[output.Row] = []
+def _collect(sweep: Sweep) -> list[Swept]:
+    rows: list[Swept] = []
     with Progress("solving") as bar:
         for chunk in sweep.chunks():
             columns = {name: values.tolist() for name, values in sweep.solve(chunk).items()}
             for row in zip(*columns.values(), strict=True):
-                rows.append(dict(zip(columns, row, strict=True)))
+                rows.append(Swept.of(dict(zip(columns, row, strict=True))))
             bar.reach(len(rows), len(sweep.cells) * len(sweep.methods))
     return rows
 
 
-def _print_table(rows: list[output.Row], axes: list[str]) -> None:
+def _print_table(rows: list[Swept], axes: list[str]) -> None:
     def typed(name: str) -> output.Shown:
-        def cell(row: output.Row) -> str:
-            value = row[name]
+        def cell(row: Swept) -> str:
+            value = row.columns[name]
             return f"{value:.4g}" if isinstance(value, float) else str(value)
 
         return name, cell
 
-    def runtime(row: output.Row) -> str:
-        value = output.for_used(row["expected_runtime"], row)
-        return f"{value:.4g}" if np.isfinite(value) else "–"
+    def runtime(row: Swept) -> str:
+        return output.number(output.for_used(row.runtime, row.lost))
 
-    def above(row: output.Row) -> str:
-        return output.above_bound(row["expected_runtime"], row[_BOUND])
+    def above(row: Swept) -> str:
+        return output.above_bound(row.runtime, row.bound)
 
-    chance = "P(runtime ≤\ndeadline)", output.figure("completion_probability", ".4f")
-    columns: list[output.Shown] = [*map(typed, axes), output.scheme_column()]
-    columns.append(("expected\nruntime", runtime))
-    if "saved" in rows[0]:
-        columns.append(("saved", output.saved))
-    columns.append(("above\noptimum ≤", above))
-    if "completion_probability" in rows[0]:
-        columns.append(chance)
-    columns += output.needs_columns(rows)
-    columns.append((Column("status", no_wrap=True), lambda row: row["status"]))
-    output.print_rows(rows, columns)
+    columns = table_of(
+        SWEEP,
+        rows,
+        *("method", "expected_runtime", "saved", "lower_bound", "completion_probability"),
+        *("stored_subsets", "sent", "round_trips"),
+        expected_runtime=[("expected\nruntime", runtime)],
+        lower_bound=[("above\noptimum ≤", above)],
+        **without_questions(rows),
+    )
+    output.print_rows(rows, [*map(typed, axes), *columns])
 
 
-def _with_bounds(sweep: Sweep, rows: Iterable[output.Row]) -> Iterator[output.Row]:
+def _with_bounds(sweep: Sweep, rows: Iterable[Swept]) -> Iterator[Swept]:
     """Add the bound of a cell's optimum to its rows; else their own if not loose, or None."""
     # its methods after each other
     for cell in zip(*[iter(rows)] * len(sweep.methods), strict=True):
-        bounds = {row["method"]: float(row["lower_bound"] or np.nan) for row in cell}
+        bounds = {row.method: row.lower_bound or np.nan for row in cell}
         for row in cell:
-            partition = sweep.methods[row["method"]].is_partition
-            bound = bounds[row["method"]]
+            partition = sweep.methods[row.method].is_partition
+            bound = bounds[row.method]
             if partition and "optimal" in bounds:
                 bound = bounds["optimal"]
-            elif partition and not bound >= (1 - LOOSE) * float(row["expected_runtime"] or np.nan):
+            elif partition and not bound >= (1 - LOOSE) * row.runtime:
                 bound = np.nan
-            yield row | {_BOUND: output.finite(bound)}
+            yield row._replace(bound=output.finite(bound))
 
 
 def _to_file(sweep: Sweep, question: SweepOptions, path: Path) -> Counter[str]:
@@ -205,45 +243,40 @@ def _to_file(sweep: Sweep, question: SweepOptions, path: Path) -> Counter[str]:
     seconds = time.perf_counter() - start
 
     def document() -> output.Row:
-        return {"file": str(path), "seconds": round(seconds, 2), "methods": lines}
+        methods = [values(SUMMARY, line) for line in lines]
+        return {"file": str(path), "seconds": round(seconds, 2), "methods": methods}
 
     def table() -> None:
-        counts = [name for name in lines[0] if name not in ("method", "saved", _GAP)]
-        columns = [output.scheme_column(), *((name, output.figure(name, "d")) for name in counts)]
-        if "saved" in lines[0]:
-            columns.append(("saved\non average", output.saved))
-        output.print_rows(lines, [*columns, ("largest gap", output.figure(_GAP, ".1e"))])
+        order = ("method", "cells", *STATUSES, "saved", "largest_relative_gap")
+        output.print_rows(lines, table_of(SUMMARY, lines, *order))
         cells = counted(len(sweep.cells), "cell")
         click.echo(f"\n{path}: {cells}, {seconds:.1f} s, compilation included.")
 
-    output.print_answer(question, lines, document, table)
+    output.print_answer(question, [flat(SUMMARY, line) for line in lines], document, table)
     return statuses
 
 
-def _summary(sweep: Sweep, path: Path) -> tuple[list[output.Row], Counter[str]]:
+def _summary(sweep: Sweep, path: Path) -> tuple[list[Summary], Counter[str]]:
     """Read from the file how each method came out and what it saved, and the statuses of all."""
     gaps: dict[str, float] = {}
     saved: dict[str, list[float]] = {}
     counts = Counter[tuple[str, str]]()
     statuses = Counter[str]()
-    for row in _with_bounds(sweep, read_rows(path)):
-        method = row["method"]
-        status = row["status"]
-        bound = row[_BOUND]
-        counts[method, status] += 1
-        statuses[status] += 1
-        if status == "converged" and bound:
-            gaps[method] = max(1 - bound / float(row["expected_runtime"]), gaps.get(method, 0.0))
-        if status == "converged" and row.get("saved"):
-            saved.setdefault(method, []).append(float(row["saved"]))
+    for row in _with_bounds(sweep, map(Swept.of, plot.read(path))):
+        counts[row.method, row.status] += 1
+        statuses[row.status] += 1
+        if row.status != "converged":
+            continue
+        if row.bound:
+            gaps[row.method] = max(1 - row.bound / row.runtime, gaps.get(row.method, 0.0))
+        if row.saved is not None:
+            saved.setdefault(row.method, []).append(row.saved)
     lines = []
     for method in sweep.methods:
-        line: output.Row = {"method": method, "cells": len(sweep.cells)}
-        line |= {status: counts[method, status] for status in statuses}
-        line[_GAP] = gaps.get(method)
-        if saved:
-            line["saved"] = float(np.mean(saved[method])) if method in saved else None
-        lines.append(line)
+        of_status = {status: counts[method, status] for status in statuses}
+        mean = float(np.mean(saved[method])) if method in saved else None
+        numbers = (len(sweep.cells), of_status, gaps.get(method), mean)
+        lines.append(Summary(method, *numbers, with_savings=bool(saved)))
     return lines, statuses
 
 

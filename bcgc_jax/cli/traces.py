@@ -9,10 +9,12 @@ import click
 import numpy as np
 
 from bcgc_jax._pytree import replace
-from bcgc_jax.cli.answers import num_workers
+from bcgc_jax.cli.columns import ADVICE, values
 from bcgc_jax.cli.commands import LAYOUT, FitOptions, Times
+from bcgc_jax.cli.describe import num_workers
 from bcgc_jax.cli.exit import say
 from bcgc_jax.cli.logs import log_name, read_log
+from bcgc_jax.cli.output import Row
 from bcgc_jax.distributions import Distribution, EmpiricalRows, JointDistribution
 from bcgc_jax.measured.advice import Advice, Remedy, advise
 from bcgc_jax.measured.choice import distribution_of
@@ -154,6 +156,18 @@ def advice_on(trace: Trace | None) -> Advice | None:
 
 def sharing_rows(advice: Advice) -> list[Remedy]:
     return [row for row in advice.rows if row.is_sharing]
+
+
+def microbatches_of(trace: Trace | None, advice: Advice) -> Row:
+    """What `bcgc advise` says of work sharing, for JSON."""
+    rows = [*sharing_rows(advice), advice.row(LIMIT)]
+    return {
+        "forward_ratio": measured_forward(trace),
+        "num_steps": advice.num_steps,
+        "step": advice.step,
+        "causes": advice.causes,
+        "rows": [values(ADVICE, row) for row in rows],
+    }
 
 
 def sharing_in_words(advice: Advice) -> str:

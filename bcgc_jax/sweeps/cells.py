@@ -20,12 +20,12 @@ from bcgc_jax.plans.plan import Requirements
 
 Table = dict[str, np.ndarray]
 
-# Columns of the answers: numbers that `solve` gives, and what a scheme needs.
+# Columns of the answers: numbers that `solve` gives, what a scheme needs, and some that are not in
+# every sweep.
 _VALUES = ("expected_runtime", "runtime_error", "lower_bound", "relative_gap")
 NUMBERS = ("status", *_VALUES, "num_steps")
 NEEDS = Requirements._fields
-_OTHERS = ("method", "saved", "completion_probability", "partition", "max_workers")
-_RESERVED = (*NUMBERS, *NEEDS, *_OTHERS)
+ANSWERED = ("method", *NUMBERS, *NEEDS, "saved", "completion_probability", "partition")
 
 # What compiling a size is worth, in cells · N^2.5: 5.5 s on two cores, where a cell takes 0.9
 # µs · N^2.5.
@@ -86,7 +86,7 @@ def _checked(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     if "num_workers" not in columns:
         raise ValueError("the cells of a sweep need num_workers")
     for name, values in columns.items():
-        if name in _RESERVED:
+        if name in (*ANSWERED, "max_workers"):
             rename = "call the number of the cells otherwise"
             raise ValueError(f"{name} is a column of the answers: {rename}")
         if values.ndim != 1 or not values.size or values.dtype.kind not in "iuf":

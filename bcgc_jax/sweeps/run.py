@@ -22,7 +22,16 @@ from bcgc_jax.plans.runtime import completion_probability
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solvers.methods import Method, Methods, each_method, method_of
 from bcgc_jax.solvers.solve import solve
-from bcgc_jax.sweeps.cells import NEEDS, NUMBERS, CellGroup, Cells, Table, as_cells, groups_of
+from bcgc_jax.sweeps.cells import (
+    ANSWERED,
+    NEEDS,
+    NUMBERS,
+    CellGroup,
+    Cells,
+    Table,
+    as_cells,
+    groups_of,
+)
 
 # How inputs of a chunk's function lie on the devices: cells are shared out, the rest is the same
 # for all.
@@ -80,13 +89,13 @@ class Sweep:
             column = 'a column "deadline" of the cells'
             raise ValueError(f'the method "deadline" needs deadlines: {column}')
         self.mesh = Mesh(np.array(jax.local_devices()), ("cells",))
-        last = {
+        not_in_every_sweep = {
             "saved": "uncoded" in self.methods,
             "completion_probability": has_deadline,
             "partition": partitions,
         }
-        more = [name for name, there in last.items() if there]
-        self.names = (*self.labels, *self.cells.columns, "method", *NUMBERS, *NEEDS, *more)
+        answered = [name for name in ANSWERED if not_in_every_sweep.get(name, True)]
+        self.names = (*self.labels, *self.cells.columns, *answered)
         self.apart = any(method.fixed_workers for method in asked)
         self.groups = groups_of(self.cells, jax.local_devices(), apart=self.apart)
         self._programs: dict[int, Future[Callable[..., Table]]] = {}

@@ -16,7 +16,8 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.cli import advise as advise_command
-from bcgc_jax.cli import advise_files, fit, traces
+from bcgc_jax.cli import advise_files, traces
+from bcgc_jax.cli.fit_answer import remarks_on
 from bcgc_jax.handout import join, serve
 from bcgc_jax.measured.advice import advise
 from bcgc_jax.measured.microbatches import Microbatches
@@ -264,7 +265,7 @@ def test_what_may_be_jitter_is_told_beside_the_advice(command, tmp_path):
 def test_solve_and_fit_say_of_such_a_log_what_advise_says(waited):
     trace = bcgc.measured.load_trace(waited)
     description = bcgc.measured.describe(trace)
-    of_fit = fit._remarks(trace, description, [], None)
+    of_fit = remarks_on(trace, description, [], None)
     asked: Any = SimpleNamespace(keep_workers=False)
     for said in (of_fit, traces.remarks(asked, trace), description.remarks()):
         remarks = " ".join(said)
@@ -372,7 +373,7 @@ def test_steps_of_fewer_chunks_are_told_and_not_taken_for_lost_ones(answer, comm
     assert said in " ".join(command("advise", str(path))[1].split())
     trace = bcgc.measured.load_trace(path)
     asked: Any = SimpleNamespace(keep_workers=False)
-    of_fit = fit._remarks(trace, bcgc.measured.describe(trace), [], None)
+    of_fit = remarks_on(trace, bcgc.measured.describe(trace), [], None)
     for remarks in (of_fit, traces.remarks(asked, trace)):
         assert any(remark.startswith(said) for remark in remarks)
     # What is to be done with them: they are whole in a log of their own.

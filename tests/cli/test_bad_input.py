@@ -83,7 +83,7 @@ solve SMALL --cycle-time '3*uniform:low=1,high=2' UNIFORM --start-up exponential
 def test_bad_input_ends_with_one_line_and_status_2(refusal, monkeypatch, row):
     typed, _, said = row.partition(" -> ")
     words = " ".join(WORDS.get(word, shlex.quote(word)) for word in shlex.split(typed))
-    for work in ("solve._solve_all", "sweep._collect"):
+    for work in ("solve_schemes._solve_all", "sweep._collect"):
         monkeypatch.setattr(f"bcgc_jax.cli.{work}", lambda *_: pytest.fail("the work began"))
     assert said in refusal(*shlex.split(words))
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bcgc_jax import Problem, Uniform, Weibull
-from bcgc_jax.cli import fit, solve, sweep, traces
+from bcgc_jax.cli import fit_answer, solve, sweep, traces
 from bcgc_jax.measured.fits import Fit
 from bcgc_jax.measured.traces import load_trace
 from tests.cli.steps import TIMES, written_in_parts
@@ -86,9 +86,9 @@ def test_a_forward_pass_may_be_a_ratio_to_the_backward_pass(command, monkeypatch
     def swept(of_cell, cells, *_, **__):
         planned(of_cell(4, **{name: values[0].item() for name, values in cells.columns.items()}))
 
-    monkeypatch.setattr(solve, "_answer", planned)
-    monkeypatch.setattr(fit, "solve", planned)
-    monkeypatch.setattr(fit, "fit_distributions", lambda *_, **__: [UNIFORM_FIT])
+    monkeypatch.setattr(solve, "compared", planned)
+    monkeypatch.setattr(fit_answer, "solve", planned)
+    monkeypatch.setattr(fit_answer, "fit_distributions", lambda *_, **__: [UNIFORM_FIT])
     monkeypatch.setattr(sweep, "Sweep", swept)
     given = ["--forward", typed, "--cycles", "2", "--chain-cycles", "0.5"]
     for name in ("solve", "sweep"):
@@ -117,9 +117,9 @@ def test_a_log_of_microbatches_says_what_a_forward_pass_takes(
         problems.extend(problem for problem in arguments if isinstance(problem, Problem))
         raise ValueError("enough")
 
-    monkeypatch.setattr(solve, "_answer", planned)
-    monkeypatch.setattr(fit, "solve", planned)
-    monkeypatch.setattr(fit, "fit_distributions", lambda *_, **__: [UNIFORM_FIT])
+    monkeypatch.setattr(solve, "compared", planned)
+    monkeypatch.setattr(fit_answer, "solve", planned)
+    monkeypatch.setattr(fit_answer, "fit_distributions", lambda *_, **__: [UNIFORM_FIT])
     given = ["--coordinates", "60", "--cycles", "2", "--chain-cycles", "0.5", *typed]
     assert command("solve", "--trace", path, *given) == (2, "", "bcgc: enough\n")
     assert command("fit", path, *given) == (2, "", "bcgc: enough\n")

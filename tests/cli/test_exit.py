@@ -61,7 +61,7 @@ KEPT = ": what is solved is kept; go on with --resume"
 
 @pytest.mark.parametrize(
     ("work", "hint"),
-    [("sweep.write_sweep", KEPT), ("sweep.write_sweep", ""), ("solve._solve_all", "")],
+    [("sweep.write_sweep", KEPT), ("sweep.write_sweep", ""), ("solve_schemes._solve_all", "")],
 )
 @pytest.mark.usefixtures("at_once")
 def test_a_command_says_so_and_leaves(command, tmp_path, monkeypatch, work, hint):

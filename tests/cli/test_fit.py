@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import bcgc_jax as bcgc
-from bcgc_jax.cli import fit
+from bcgc_jax.cli import fit, fit_answer
+from bcgc_jax.cli.fit_plans import MEASURED, FitPlan
 from bcgc_jax.cli.output import json_of
 from bcgc_jax.measured.fits import Fit
 from bcgc_jax.solution import assess
@@ -38,13 +39,13 @@ NOT_KNOWN = (
 def once(command, monkeypatch):
     """The command, that says the first answer again."""
     kept: list[Any] = []
-    find = fit._answer
+    find = fit.found_in
 
     def answered(*args):
         kept[:] = kept or [find(*args)]
         return kept[0]
 
-    monkeypatch.setattr(fit, "_answer", answered)
+    monkeypatch.setattr(fit, "found_in", answered)
     return command
 
 
@@ -91,8 +92,8 @@ def test_a_fit_is_that_of_the_library_and_plans_are_evaluated_under_all_laws(
     answer, once, path, tmp_path, monkeypatch, searched
 ):
     if not searched:
-        monkeypatch.setattr(fit, "solve", _best_of_few)
-        monkeypatch.setattr(fit, "fit_distributions", lambda *_, **__: _FITS)
+        monkeypatch.setattr(fit_answer, "solve", _best_of_few)
+        monkeypatch.setattr(fit_answer, "fit_distributions", lambda *_, **__: _FITS)
     plan_file = tmp_path / "plan.json"
     both = ["--distribution", "weibull", "--distribution", "pareto", "--replicates", "20"]
     asked = ("fit", path, *COLUMNS, *both)
@@ -140,18 +141,14 @@ def test_a_fit_is_that_of_the_library_and_plans_are_evaluated_under_all_laws(
 
 def test_that_nothing_speaks_against_a_trace_is_said_only_where_nothing_is():
     trace = trace_of(np.random.default_rng(0).gamma(4.0, 0.5, (60, 4)))
-    known = {
-        "distribution": fit.MEASURED,
-        "runtime_under": {fit.MEASURED: 4.0},
-        "replayed_error": 0.1,
-    }
+    known = FitPlan(MEASURED, [], {MEASURED: 4.0}, replayed_error=0.1)
     for taken, nothing, longer in ((4.0, True, False), (5.0, False, True)):
-        plans = [{**known, "replayed_runtime": taken}]
-        said = " ".join(fit._remarks(trace, bcgc.measured.describe(trace), plans, None))
+        plans = [known._replace(replayed_runtime=taken)]
+        said = " ".join(fit_answer.remarks_on(trace, bcgc.measured.describe(trace), plans, None))
         assert ("Nothing here" in said, "25 % longer than expected" in said) == (nothing, longer)
         assert NOT_KNOWN in said
     of_one_load = trace._replace(load=np.full(240, 100.0))
-    *_, last = fit._remarks(of_one_load, bcgc.measured.describe(trace), [], None)
+    *_, last = fit_answer.remarks_on(of_one_load, bcgc.measured.describe(trace), [], None)
     assert "The trace has one load, 100. So it" in last
 
 
@@ -161,8 +158,8 @@ def test_a_worker_that_was_slow_for_a_while_is_in_the_answer():
     description = bcgc.measured.describe(trace_of(times), with_tail=False)
     best: Any = SimpleNamespace(problem=None)
     rest: Any = {"remarks": [], "fits": [], "plans": [], "best": best, "start_up": None}
-    answer = fit.FitAnswer(trace_of(times), trace_of(times), times, description, **rest)
-    found = strict_json(json_of(fit._json(answer, [])))
+    answer = fit_answer.FitAnswer(trace_of(times), trace_of(times), times, description, **rest)
+    found = strict_json(json_of(fit._json(answer)))
     assert problems("fit", found) == []
     assert found["trace"]["causes"]["steady"][0] > 0.5
     (slow,) = found["trace"]["slow_workers"]
@@ -228,7 +225,7 @@ def _of_loads(tmp_path, loads, steps=40, workers=4):
 def test_a_trace_of_loads_tells_the_start_up_apart_and_what_that_means(
     answer, once, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(fit, "solve", _best_of_few)
+    monkeypatch.setattr(fit_answer, "solve", _best_of_few)
     path = _of_loads(tmp_path, (100, 200, 400))
     one = ["--distribution", "shifted-exponential", "--replicates", "20"]
     asked = ("fit", path, "--load-column", "samples", *one)

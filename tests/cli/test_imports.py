@@ -7,8 +7,8 @@ import pytest
 
 from bcgc_jax import __version__
 from bcgc_jax.cli import arguments as names
-from bcgc_jax.cli.answers import describe_law
 from bcgc_jax.cli.arguments import law_class, law_name, read_law
+from bcgc_jax.cli.describe import describe_law
 from bcgc_jax.measured import likelihood, traces
 from bcgc_jax.solvers import methods
 from tests.scripts import python

@@ -152,9 +152,9 @@ def test_every_command_refuses_before_the_work_what_it_could_not_write(
     refusal, tmp_path, monkeypatch, name
 ):
     for work in (
-        "fit._answer",
+        "fit.found_in",
         "sweep.write_sweep",
-        "solve._problem",
+        "solve.problem_of",
         "advise._read",
     ):
         monkeypatch.setattr(f"bcgc_jax.cli.{work}", raising(AssertionError("the work has begun")))
@@ -195,10 +195,10 @@ def test_what_may_not_be_written_is_refused(tmp_path, monkeypatch):
 )
 def test_the_answer_is_printed_whatever_becomes_of_the_plan(command, tmp_path, monkeypatch, error):
     found = SimpleNamespace(
-        best=SimpleNamespace(problem=None), fits=[], plans=[{"distribution": "gamma"}]
+        best=SimpleNamespace(problem=None), fits=[], plans=[SimpleNamespace(distribution="gamma")]
     )
-    monkeypatch.setattr("bcgc_jax.cli.fit._answer", lambda *_: found)
-    monkeypatch.setattr("bcgc_jax.cli.fit._print", lambda *_: print("the table"))
+    monkeypatch.setattr("bcgc_jax.cli.fit.found_in", lambda *_: found)
+    monkeypatch.setattr("bcgc_jax.cli.fit.print_answer", lambda *_: print("the table"))
     monkeypatch.setattr("bcgc_jax.cli.fit.save_plan", raising(error))
     plan = str(tmp_path / "plan.json")
     status, out, err = command("fit", "-", "--out", plan)

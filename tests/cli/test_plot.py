@@ -15,6 +15,9 @@ import pytest
 from bcgc_jax import ShiftedExponential, Uniform, solve
 from bcgc_jax.cli import plot
 from bcgc_jax.cli.output import write_rows
+from bcgc_jax.cli.solve_rows import Solved
+from bcgc_jax.cli.sweep import Swept
+from bcgc_jax.measured.fits import Fit
 from bcgc_jax.plans.completion import AnyOf, OneOfEach
 from bcgc_jax.plans.plan import Plan, partition_plan
 from bcgc_jax.plans.sharing import WorkSharing, sharing_plan
@@ -130,7 +133,7 @@ def test_every_file_that_the_package_writes_is_drawn(command, refusal, tmp_path)
         (file := tmp_path / name).write_text(text)
         assert command("plot", str(file))[0] == 0, name
         assert file.with_suffix(".png").stat().st_size > 10_000
-    (axes,) = plot.bars(plot.read(tmp_path / "solved.csv"), "expected_runtime").axes
+    (axes,) = plot.bars([*plot.read(tmp_path / "solved.csv")], "expected_runtime").axes
     assert [bar.get_bbox().width for bar in axes.patches] == [2, 4]  # type: ignore[attr-defined]
     assert [text.get_text() for text in axes.texts] == ["2,  50.0 %", "4,  0.0 %"]
     steps = plot.read_log(tmp_path / "log.jsonl")
@@ -174,22 +177,16 @@ def test_small_runtimes_are_plain_numbers_and_what_has_none_is_left_out():
 
 
 def test_every_command_draws_its_answer(command, tmp_path, monkeypatch):
-    row = {
-        "method": "optimal",
-        "status": "converged",
-        "partition_runtime": 2.0,
-        "expected_runtime": 2.0,
-    }
-    row |= {"partition": [30, 10], "schedule": None}
-    found = [(row, SimpleNamespace(plan=partition_plan(np.ones(2), 2)))]
+    solution: Any = SimpleNamespace(plan=partition_plan(np.ones(2), 2))
+    row = Solved("optimal", solution, "converged", 2.0, partition=[30, 10], partition_runtime=2.0)
     times = SimpleNamespace(seconds=np.asarray(LAW.sample(jax.random.key(0), (50,))), censored=None)
-    exact, plans = [SimpleNamespace(name="exact", distribution=LAW)], [{"distribution": "exact"}]
+    exact = [Fit("exact", LAW, {}, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 50)]
+    plans = [SimpleNamespace(distribution="exact")]
     fitted = SimpleNamespace(fits=exact, times=times, seconds=times.seconds, plans=plans)
     for work, answered in {
-        "solve._answer": (found, SimpleNamespace(rows=[row], limit=None)),
-        "sweep._collect": ROWS,
-        "fit._answer": fitted,
-        "fit._fit_row": {"distribution": "exact"},
+        "solve.compared": SimpleNamespace(rows=[row], limit=None),
+        "sweep._collect": [Swept.of(row) for row in ROWS],
+        "fit.found_in": fitted,
     }.items():
         monkeypatch.setattr(f"bcgc_jax.cli.{work}", lambda *_, answered=answered: answered)
     given = "--cycle-time", "shifted-exponential:rate=1e-3,shift=50", "--workers", "4"

@@ -9,11 +9,15 @@ import pytest
 from jsonschema import Draft202012Validator
 
 import bcgc_jax as bcgc
-from bcgc_jax.cli.answers import describe_law
+from bcgc_jax.cli import output
 from bcgc_jax.cli.arguments import LAWS, law_usage
+from bcgc_jax.cli.columns import INTEGER, SOLUTION, SWEEP, Column, flat, table_of, values
+from bcgc_jax.cli.describe import describe_law
 from bcgc_jax.cli.output import VERSION
+from bcgc_jax.cli.solve_rows import Schedule
 from bcgc_jax.problem import Status
-from tests.cli.schema import SCHEMA, problems, strict_json
+from bcgc_jax.sweeps.cells import ANSWERED
+from tests.cli.schema import FILE, SCHEMA, problems, properties, strict_json, with_rows, written
 from tests.cli.steps import TIMES
 from tests.cli.test_solve_table import row
 
@@ -31,6 +35,31 @@ def test_every_kind_of_law_is_in_it():
     for law in laws:
         assert problems("distribution", strict_json(json.dumps(describe_law(law)))) == []
     assert describe_law(laws[1])["slow"] is None
+
+
+def test_rows_are_as_their_columns_say():
+    """Else `python -m tests.cli.schema` writes them anew."""
+    assert with_rows(SCHEMA) == SCHEMA
+    assert FILE.read_text("utf-8") == written(SCHEMA) + "\n"
+    answered = [column.name for column in SWEEP if column.name in ANSWERED]
+    assert sorted(answered) == sorted(ANSWERED)
+
+
+def test_a_column_is_in_json_csv_table_and_schema(capsys):
+    steps = Column(
+        "num_steps", INTEGER, "steps", "Of the search.", head="steps", form="d", of=lambda row: 7
+    )
+    columns = (*SOLUTION, steps)
+    rows = [row("time", 8.0, [3, 0])]
+    assert values(columns, rows[0])["num_steps"] == flat(columns, rows[0])["num_steps"] == 7
+    assert properties(columns)["num_steps"] == {
+        "type": "integer",
+        "unit": "steps",
+        "description": "Of the search.",
+    }
+    output.print_rows(rows, table_of(columns, rows, "method", "num_steps"))
+    *heads, line = capsys.readouterr().out.splitlines()
+    assert (line.split()[:2], "steps" in " ".join(heads)) == (["time", "7"], True)
 
 
 def _parts(schema: Any) -> Iterator[dict[str, Any]]:
@@ -70,9 +99,9 @@ def test_the_schema_names_what_there_is():
 def test_it_refuses_what_is_wrong(spoil):
     numbers = dict.fromkeys(("num_workers", "num_coordinates", "num_samples", "cycles"), 1)
     law = describe_law(bcgc.ShiftedExponential(1.0, 0.0))
-    schedule = {"sizes": [2, 1], "tasks": [[0, 0], [0, 1]]}
+    schedule = Schedule([2, 1], tasks=[[0, 0], [0, 1]])
     answer = {"version": VERSION, "problem": {"cycle_time": law, **numbers}, "limit": None}
-    answer |= {"solutions": [row("time", 0.5, [3], schedule=schedule)]}
+    answer |= {"solutions": [values(SOLUTION, row("time", 0.5, [3], schedule=schedule))]}
     assert problems("solve", answer) == []
     spoil(answer)
     assert len(problems("solve", answer)) == 1

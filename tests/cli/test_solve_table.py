@@ -1,48 +1,39 @@
 """What a person reads of an answer, from rows made by hand: nothing is solved."""
 
 import re
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from bcgc_jax import EmpiricalRows, Heterogeneous, Problem, ShiftedExponential, Uniform, Weibull
-from bcgc_jax.cli.output import saved
-from bcgc_jax.cli.solve_table import SolveAnswer, print_table, share_saved
+from bcgc_jax.cli.output import saved_in_words
+from bcgc_jax.cli.solve_rows import Schedule, SolveAnswer, Solved, share_saved
+from bcgc_jax.cli.solve_table import print_table
 from bcgc_jax.distributions import Deterministic
 from bcgc_jax.solvers.compare import draw
 
 LAW = ShiftedExponential(1e-3, 50.0)
-ONE_BLOCK = {"sizes": [10], "tasks": [[0, 0]]}
+ONE_BLOCK = Schedule([10], tasks=[[0, 0]])
 
 
-def row(method, runtime, partition=None, **more) -> dict[str, Any]:
+def row(method, runtime, partition=None, **more) -> Solved:
     known: dict[str, Any] = {
-        "method": method,
         "status": "converged",
-        "kind": "exact",
         "seconds": 1.0,
-    }
-    known |= {"expected_runtime": runtime, "partition_runtime": runtime if partition else None}
-    known |= {
-        "runtime_error": 0.0,
-        "lower_bound": None,
-        "relative_gap": None,
         "partition": partition,
-    }
-    known |= {
+        "partition_runtime": runtime if partition else None,
+        "runtime_error": 0.0,
         "saved": 1 - runtime / 16,
-        "chained_runtime": None,
-        "chained_error": None,
-        "schedule": None,
         "sent": 1.0,
         "round_trips": 0,
         "exact_gradient": True,
         "stored_subsets": 1,
         "lost": 0.0,
+        "deadline": 16.0 if "completion_probability" in more else None,
+        "bound_of": None if method == "limit" or "schedule" in more else "levels",
     }
-    known |= {"bound_of": None if method == "limit" or "schedule" in more else "levels"}
-    return known | more
+    return Solved(method, cast(Any, None), expected_runtime=runtime, **(known | more))
 
 
 @pytest.fixture
@@ -159,8 +150,8 @@ def test_a_limit_is_no_scheme_and_a_fast_scheme_has_no_levels(printed):
 
 
 def test_schedules_say_what_they_need_and_what_they_leave_out(printed):
-    one = {"sizes": [10], "tasks": [[0, 0], [1, 0]]}
-    groups = {"sizes": [0, 4000], "groups": [[[0], [1], [2]], [[0], [1, 2]]]}
+    one = Schedule([10], tasks=[[0, 0], [1, 0]])
+    groups = Schedule([0, 4000], groups=[[[0], [1], [2]], [[0], [1, 2]]])
     rows = [
         row("cyclic:2", 2.0, schedule=one, stored_subsets=2, sent=1.5, round_trips=1),
         row("nested", 2.0, schedule=groups),
@@ -265,5 +256,5 @@ def test_what_is_saved_is_of_the_time_of_the_uncoded_scheme_where_both_are_finit
     for name, (runtime, share) in known.items():
         one = row(name, runtime)
         assert share_saved(one, row("uncoded", 4.0)) == share
-        assert saved(one | {"saved": share}) == shown[name]
+        assert saved_in_words(share) == shown[name]
         assert share_saved(one, row("uncoded", np.inf)) is None

@@ -69,7 +69,7 @@ def test_the_largest_gap_of_a_sweep_is_one_of_what_converged(tmp_path):
         path.write_text("\n".join((head, *itertools.chain(*cells))))
         lines, counts = _summary(sweep, path)
         assert counts["step limit"] == 1
-        return [line["largest_relative_gap"] for line in lines]
+        return [line.largest_relative_gap for line in lines]
 
     optimal = ["converged,10,9", "converged,10,8", "step limit,10,3"]
     time = ["converged,10,2", "converged,12.5,2", "converged,3,1"]
@@ -93,7 +93,7 @@ def test_the_summary_of_a_sweep_says_what_is_saved_on_average(tmp_path):
         "uncoded,infinite,,,",
     ]
     path.write_text("\n".join((head, *rows)))
-    assert [line["saved"] for line in _summary(sweep, path)[0]] == [0.375, 0.0]
+    assert [line.saved for line in _summary(sweep, path)[0]] == [0.375, 0.0]
 
 
 def test_a_sweep_says_which_rows_are_infinite_or_invalid(command):

@@ -37,7 +37,7 @@ def test_the_kinds_of_law_are_the_librarys_and_what_is_refused_names_the_option(
 def test_one_worker_only_is_one_text_for_all_commands(refusal, tmp_path, monkeypatch):
     for name in ("describe", "fit_distributions"):
         monkeypatch.setattr(
-            f"bcgc_jax.cli.fit.{name}", lambda *_, **__: pytest.fail("the work began")
+            f"bcgc_jax.cli.fit_answer.{name}", lambda *_, **__: pytest.fail("the work began")
         )
     path = written(tmp_path / "trace.csv", TIMES[:, :1])
     given = ["--trace", path, "--coordinates", "60"]

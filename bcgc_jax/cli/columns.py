@@ -1,0 +1,631 @@
+"""Each number that a command shows: one description for its table, CSV, JSON and their schema."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from rich import table
+
+from bcgc_jax.cli.output import Row, Shown, names, number, saved_in_words, scheme_label
+from bcgc_jax.measured.intervals import percent
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """What is shown of each row, and how.
+
+    Attributes:
+      name: in JSON and CSV.
+      kind: what the schema says of a value.
+      unit, about: in the schema.
+      head: in a table, of what is a column of it; where it is a string, of numbers.
+      form: of a number in a table, or what the table says of a row.
+      of: the value of a row; by default its attribute of this name.
+      there: whether a row has the value at all; by default each has.
+      required: whether the schema says so, where each has.
+      csv: its names in CSV: none, or several for a list; by default `name`.
+    """
+
+    name: str
+    kind: Row
+    unit: str = ""
+    about: str = ""
+    head: str | table.Column | None = None
+    form: str | Callable[[Any], str] = ".4g"
+    of: Callable[[Any], Any] | None = None
+    there: Callable[[Any], bool] | None = None
+    required: bool = True
+    csv: tuple[str, ...] | None = None
+
+    def value(self, row: Any) -> Any:
+        return getattr(row, self.name) if self.of is None else self.of(row)
+
+    def cell(self, row: Any) -> str:
+        """What a table says of a row."""
+        if callable(self.form):
+            return self.form(row)
+        value = self.value(row)
+        return value if isinstance(value, str) else number(value, self.form)
+
+    def is_there(self, row: Any) -> bool:
+        return self.there is None or self.there(row)
+
+
+def values(columns: Sequence[Column], row: Any) -> Row:
+    """A row of JSON.
+
+    >>> values((Column("real", NUMBER), Column("imag", NUMBER)), 2.0)
+    {'real': 2.0, 'imag': 0.0}
+    """
+    return {column.name: column.value(row) for column in columns if column.is_there(row)}
+
+
+def flat(columns: Sequence[Column], row: Any) -> Row:
+    """A row of CSV."""
+    found: Row = {}
+    for column in columns:
+        if not column.is_there(row):
+            continue
+        value = column.value(row)
+        if column.csv is None:
+            found[column.name] = value
+        else:
+            found |= zip(column.csv, value, strict=False)
+    return found
+
+
+def csv_names(columns: Sequence[Column]) -> list[str]:
+    in_csv = ((column.name,) if column.csv is None else column.csv for column in columns)
+    return list(itertools.chain(*in_csv))
+
+
+def table_of(
+    columns: Sequence[Column], rows: Sequence[Any], *first: str, **instead: Sequence[Shown]
+) -> list[Shown]:
+    """The columns of a table: those with a head that a row has.
+
+    Those of the names in `first` are first, and `instead` of some are others.
+    """
+    by_name = {column.name: column for column in columns if any(map(column.is_there, rows))}
+    headed = [name for name in by_name if by_name[name].head is not None or name in instead]
+    shown: list[Shown] = []
+    ordered = [name for name in first if name in headed]
+    for name in dict.fromkeys((*ordered, *headed)):
+        head = by_name[name].head or ""
+        shown += instead.get(name, [(head, by_name[name].cell)])
+    return shown
+
+
+def without_questions(rows: Iterable[Any]) -> dict[str, Sequence[Shown]]:
+    """Leave out of a table what is sent and asked, where no scheme asks or is inexact."""
+    asking = any((row.round_trips or 0) > 0 or row.exact_gradient is False for row in rows)
+    return {} if asking else {"sent": (), "round_trips": ()}
+
+
+def _or_null(kind: Row) -> Row:
+    return {"anyOf": [kind, {"type": "null"}]}
+
+
+def _list(kind: Row, unit: str, about: str) -> Row:
+    return {"type": "array", "items": kind, "unit": unit, "description": about}
+
+
+def _object(**properties: Row) -> Row:
+    closed = {"required": [*properties], "additionalProperties": False}
+    return {"type": "object", "properties": properties, **closed}
+
+
+TEXT = {"type": "string"}
+BOOLEAN = {"type": "boolean"}
+INTEGER = {"type": "integer"}
+FINITE = {"type": "number"}
+NUMBER = {"$ref": "#/$defs/number"}  # null where it is infinite or unknown
+STATUS = {"$ref": "#/$defs/status"}
+INTERVAL = {"$ref": "#/$defs/interval"}
+INTEGERS = {"type": "array", "items": INTEGER}
+_NUMBERS = {"type": "array", "items": FINITE}
+_BY_NAME = {"type": "object", "additionalProperties": NUMBER}
+_PAIRS = {"type": "array", "items": INTEGERS}
+_SIZES = _list(INTEGER, "coordinates", "Of each block.")
+_TASKS = _list(
+    INTEGERS,
+    "1",
+    "Of every worker w in their order: [d, b] is block b of the gradient of subset w + d.",
+)
+_GROUPS = _list(
+    _PAIRS,
+    "1",
+    "Of each block, the workers of each group: one of each group must send the group's sum.",
+)
+_SCHEDULE = {
+    "anyOf": [
+        _object(sizes=_SIZES, tasks=_TASKS),
+        _object(sizes=_SIZES, groups=_GROUPS),
+        {"type": "null"},
+    ]
+}
+# Of a solution, as `Status` names them.
+STATUSES = ("converged", "step_limit", "infinite", "infeasible", "invalid", "precision")
+# What a scheme needs, in tables.
+_STORED: Any = {"head": "subsets\nstored", "form": ".0f"}
+_SENT: Any = {"head": "sent\nin L", "form": ".2f"}
+_TRIPS: Any = {"head": "round\ntrips", "form": ".0f"}
+
+
+def _saved(row: Any) -> str:
+    return saved_in_words(row.saved)
+
+
+def _has_deadline(solved: Any) -> bool:
+    return solved.deadline is not None
+
+
+def _parameters(fit: Any) -> str:
+    errors = fit.standard_errors
+    return ", ".join(f"{name} {fit.parameters[name]:.4g} ± {errors[name]:.2g}" for name in errors)
+
+
+def _pvalue(value: float) -> str:
+    return f"{value:.2f}" if value >= 0.095 else f"{value:.3f}"
+
+
+def _count(status: str, about: str = "") -> Column:
+    """Of a sweep, how many cells have this status."""
+    return Column(
+        status,
+        INTEGER,
+        "cells",
+        about,
+        head=status,
+        form="d",
+        of=lambda line: line.counts[status],
+        there=lambda line: status in line.counts,
+    )
+
+
+SOLUTION = (
+    Column(
+        "method",
+        TEXT,
+        "",
+        "Name of the scheme; `optimal, levels 0,3-7` for the plan that --levels asks for.",
+        head=names("scheme"),
+        form=scheme_label,
+    ),
+    Column("status", STATUS),
+    Column(
+        "expected_runtime",
+        NUMBER,
+        "time",
+        "Exact, of the continuous plan behind `partition`; a mean of draws where workers are "
+        "not alike and for added schemes that are no partition. The certificate is of this "
+        "one.",
+    ),
+    Column(
+        "runtime_error",
+        NUMBER,
+        "time",
+        "Estimate of the absolute error of expected_runtime; of a mean its standard error.",
+    ),
+    Column(
+        "lower_bound",
+        NUMBER,
+        "time",
+        "No partition has an expected runtime below it, with setup or chain cycles none of "
+        "these levels; with num_draws, with 97.5 % confidence. Null without a certificate.",
+    ),
+    Column(
+        "relative_gap",
+        NUMBER,
+        "1",
+        "1 - lower_bound / expected_runtime; null without a certificate.",
+    ),
+    Column(
+        "chained_runtime",
+        NUMBER,
+        "time",
+        "Of steps one after the other, where each worker first ends the pass that it has "
+        "begun: the expected runtime of the whole numbers, and what draws add to it. Null "
+        "where it is not known who does what, or there is too much to draw.",
+    ),
+    Column("chained_error", NUMBER, "time", "Standard error of what draws add in chained_runtime."),
+    Column(
+        "saved",
+        NUMBER,
+        "1",
+        "Less time for a sample that is used than the uncoded scheme, as a share of that "
+        "scheme's time, of the whole numbers in `partition` where there are some; null where "
+        "one of the two is not known.",
+        required=False,
+        head="saved",
+        form=_saved,
+    ),
+    Column(
+        "kind",
+        {"enum": ["exact", "local", "confidence"]},
+        "",
+        "What runtime_error and lower_bound are: bounds, or a standard error and a 97.5 % "
+        "limit; `local` where they are bounds and the plan is the best of several local "
+        "searches, which no bound proves to be the best of all.",
+    ),
+    Column(
+        "bound_of",
+        {"enum": ["levels", "groups", "storage", None]},
+        "",
+        "The plans that lower_bound is for: all partitions of the levels, all sizes of blocks "
+        "of nested groups, or all exact schemes whose workers store as much.",
+    ),
+    Column(
+        "partition",
+        _or_null(INTEGERS),
+        "coordinates",
+        "How many coordinates (or units) are at each redundancy level; null for a scheme that "
+        "is no partition or does not exist.",
+    ),
+    Column(
+        "partition_runtime",
+        NUMBER,
+        "time",
+        "Expected runtime of the whole numbers in `partition`, which the table shows; null "
+        "where there is no partition.",
+    ),
+    Column(
+        "schedule",
+        _SCHEDULE,
+        "coordinates",
+        "What the workers do, of a scheme without a code; else null.",
+        of=lambda solved: solved.schedule and solved.schedule.plain(),
+    ),
+    Column(
+        "stored_subsets",
+        _or_null(INTEGER),
+        "1",
+        "Subsets of the data that a worker stores; null where it is not known.",
+        **_STORED,
+    ),
+    Column(
+        "sent",
+        NUMBER,
+        "1",
+        "Coordinates that a worker sends and the master waits for, on average, over the length"
+        " of the gradient.",
+        **_SENT,
+    ),
+    Column(
+        "round_trips", _or_null(INTEGER), "1", "Questions of the master within a step.", **_TRIPS
+    ),
+    Column(
+        "exact_gradient",
+        _or_null(BOOLEAN),
+        "1",
+        "Whether the master gets the gradient of all data.",
+    ),
+    Column("lost", NUMBER, "1", "Share of a step's samples that are not in the gradient."),
+    Column(
+        "seconds",
+        FINITE,
+        "seconds",
+        "That the solver took, compilation not included.",
+        head="solved\nin (s)",
+        form=".2f",
+    ),
+    Column(
+        "completion_probability",
+        NUMBER,
+        "1",
+        "P(runtime ≤ deadline) of the whole numbers; only with a deadline.",
+        there=_has_deadline,
+    ),
+    Column(
+        "completion_error",
+        NUMBER,
+        "1",
+        "Standard error of completion_probability; 0 where it is exact.",
+        there=_has_deadline,
+    ),
+    Column(
+        "alpha",
+        NUMBER,
+        "1",
+        "Of tandon_partial only: how many times as long slow workers take, by default the "
+        "distribution's E[T | T > median] / E[T | T ≤ median].",
+        there=lambda solved: solved.method == "tandon_partial",
+    ),
+    Column(
+        "threshold",
+        NUMBER,
+        "time",
+        "Of drop only: when workers stop, from the begin of a step on.",
+        there=lambda solved: solved.threshold is not None,
+    ),
+    Column(
+        "levels",
+        INTEGERS,
+        "",
+        "Redundancy levels that the bound is for; only with setup or chain cycles.",
+        there=lambda solved: solved.levels is not None,
+    ),
+)
+
+ADVICE = (
+    Column("remedy", TEXT, head=names("what can be done")),
+    Column(
+        "saved",
+        INTERVAL,
+        "",
+        "Less time than now for a sample that is used, as a share.",
+        head="saved",
+        form=lambda row: f"{percent(row.saved.value)} %",
+        csv=("saved", "saved_low", "saved_high"),
+    ),
+    Column(
+        "range",
+        _NUMBERS,
+        "",
+        "Of `saved`, by whether slowness is the workers' or the data's, where the log does not"
+        " say.",
+        csv=("range_low", "range_high"),
+    ),
+    Column(
+        "lost",
+        FINITE,
+        "1",
+        "Share of the samples; 0 where the gradient is exact.",
+        head="samples\nlost",
+        form=lambda row: f"{percent(row.lost)} %" if row.lost else "none",
+    ),
+    Column(
+        "longer",
+        NUMBER,
+        "1",
+        "How many times as long as the others the lost ones take; null where none are.",
+    ),
+    Column(
+        "stored_subsets",
+        INTEGER,
+        "1",
+        "That a worker must be able to read.",
+        head="subsets\nstored",
+        form="d",
+    ),
+    Column(
+        "choice",
+        _NUMBERS,
+        "",
+        "Planned in the two halves: how many workers are left out or replaced, the threshold "
+        "in seconds, or how many steps shares are made of.",
+        csv=(),
+    ),
+    Column("needs", TEXT),
+    Column(
+        "equal_chunks",
+        BOOLEAN,
+        "",
+        "Of work sharing: whether the last chunk of a subset stays whole.",
+    ),
+)
+
+FITS = (
+    Column(
+        "distribution",
+        TEXT,
+        "",
+        "As --cycle-time calls it.",
+        of=lambda fit: fit.name,
+        head=names("distribution"),
+    ),
+    Column(
+        "parameters",
+        _BY_NAME,
+        "",
+        "By name; those that are times in the unit of the trace.",
+        head=table.Column("parameters ± standard error"),
+        form=_parameters,
+    ),
+    Column("standard_errors", _BY_NAME, "", "Of the parameters, by name."),
+    Column("log_likelihood", NUMBER, "1"),
+    Column("aic", NUMBER, "1", "Akaike's criterion; less is better."),
+    Column(
+        "kolmogorov_smirnov",
+        NUMBER,
+        "1",
+        "Largest distance of the two distribution functions.",
+        head="Kolmogorov–\nSmirnov",
+        form=".4f",
+    ),
+    Column(
+        "kolmogorov_smirnov_pvalue",
+        NUMBER,
+        "1",
+        "How often a sample of this very distribution is farther from its fit.",
+        head="p",
+        form=lambda fit: _pvalue(fit.kolmogorov_smirnov_pvalue),
+    ),
+    Column(
+        "anderson_darling",
+        NUMBER,
+        "1",
+        "Distance that counts both tails.",
+        head="Anderson–\nDarling",
+        form=".3g",
+    ),
+    Column(
+        "anderson_darling_pvalue",
+        NUMBER,
+        "1",
+        head="p",
+        form=lambda fit: _pvalue(fit.anderson_darling_pvalue),
+    ),
+    Column("num_times", INTEGER, "times", "That were fitted to."),
+)
+
+PLANS = (
+    Column(
+        "distribution",
+        TEXT,
+        "",
+        "That this is the best plan for: a fitted one, `measured times` or `smooth, Pareto "
+        "tail`; of a trace of several loads `with start-up` or `without start-up`; or "
+        "`uncoded`, which is none.",
+        head=names("plan for"),
+    ),
+    Column(
+        "expected_runtime",
+        NUMBER,
+        "time",
+        "Under this distribution, of the continuous plan; runtime_under has that of the whole "
+        "numbers.",
+    ),
+    Column("relative_gap", NUMBER, "1", "To the best plan there can be."),
+    Column("status", STATUS),
+    Column(
+        "partition", INTEGERS, "coordinates", "How many coordinates are at each redundancy level."
+    ),
+    Column(
+        "runtime_under",
+        _BY_NAME,
+        "time",
+        "Expected runtime of these whole numbers under each distribution, by its name.",
+    ),
+    Column(
+        "replayed_runtime",
+        NUMBER,
+        "time",
+        "Mean runtime in the whole steps of the trace; null where the plan is for another "
+        "number of workers.",
+    ),
+    Column("replayed_error", NUMBER, "time", "Its standard error."),
+)
+
+SWEEP = (
+    Column(
+        "distribution",
+        TEXT,
+        "",
+        "Of the cycle time, as --cycle-time calls it; `empirical`, `smooth` or `rows` of a trace.",
+    ),
+    Column("num_workers", INTEGER, "workers", "N."),
+    Column("num_coordinates", INTEGER, "coordinates", "L."),
+    Column("num_samples", FINITE, "samples", "M, over all workers."),
+    Column("cycles", FINITE, "cycles per coordinate and sample", "b."),
+    Column("setup_cycles", FINITE, "cycles per sample and subset", "f.", required=False),
+    Column(
+        "forward",
+        FINITE,
+        "1",
+        "f over L (b + h): the forward pass as a ratio to the backward pass.",
+        required=False,
+    ),
+    Column("start_up", FINITE, "time", "S, where it is a number.", required=False),
+    Column(
+        "start_up_distribution", TEXT, "", "Of the start-up, as --start-up has it.", required=False
+    ),
+    Column("send_time", FINITE, "time per coordinate", "c.", required=False),
+    Column(
+        "overlap", {"type": "string", "enum": ["true"]}, "", "With --overlap only.", required=False
+    ),
+    Column(
+        "chain_cycles", FINITE, "cycles per coordinate, sample and subset", "h.", required=False
+    ),
+    Column("deadline", FINITE, "time", "That completion_probability is for.", required=False),
+    Column("method", TEXT, "", "Name of the scheme.", head=names("scheme"), form=scheme_label),
+    Column("status", STATUS, head=table.Column("status", no_wrap=True)),
+    Column(
+        "expected_runtime",
+        NUMBER,
+        "time",
+        "Exact, of the continuous plan: whole numbers take a little longer.",
+    ),
+    Column("runtime_error", NUMBER, "time", "Estimate of its absolute error."),
+    Column(
+        "lower_bound",
+        NUMBER,
+        "time",
+        "No partition has an expected runtime below it; null without a certificate.",
+    ),
+    Column(
+        "relative_gap",
+        NUMBER,
+        "1",
+        "1 - lower_bound / expected_runtime; null without a certificate.",
+    ),
+    Column(
+        "saved",
+        NUMBER,
+        "1",
+        "Less time for a sample that is used than the uncoded scheme, as a share of that "
+        "scheme's time; only where `uncoded` is one of the methods.",
+        head="saved",
+        form=_saved,
+        there=lambda row: "saved" in row.columns,
+    ),
+    Column("num_steps", INTEGER, "steps", "Of an iterative method, 0 for a closed form."),
+    Column(
+        "stored_subsets",
+        NUMBER,
+        "subsets",
+        "Of the data, by each worker; null where it is not known, as the next four.",
+        **_STORED,
+    ),
+    Column(
+        "sent",
+        NUMBER,
+        "L",
+        "Coordinates that a worker sends and the master waits for, on average.",
+        **_SENT,
+    ),
+    Column("round_trips", NUMBER, "questions", "Of the master within a step.", **_TRIPS),
+    Column(
+        "exact_gradient",
+        {"type": ["boolean", "null"]},
+        "",
+        "Whether what the master gets is the gradient of all data.",
+    ),
+    Column("lost", NUMBER, "1", "Share of a step's samples that are not in the gradient."),
+    Column(
+        "completion_probability",
+        NUMBER,
+        "1",
+        "P(runtime ≤ deadline); only with a deadline.",
+        head="P(runtime ≤\ndeadline)",
+        form=".4f",
+        there=lambda row: "completion_probability" in row.columns,
+    ),
+    Column(
+        "partition",
+        _or_null(INTEGERS),
+        "coordinates",
+        "Rounded; only with --partitions.",
+        required=False,
+    ),
+)
+
+SUMMARY = (
+    Column("method", TEXT, "", "Name of the scheme.", head=names("scheme")),
+    Column("cells", INTEGER, "cells", "How many were solved for.", head="cells", form="d"),
+    _count(
+        "converged",
+        "How many have this status; so for the others. One that no cell has is not there.",
+    ),
+    *map(_count, STATUSES[1:]),
+    Column(
+        "largest_relative_gap",
+        NUMBER,
+        "1",
+        "Of those that converged, to the bound of the optimum of the same cell if that was "
+        "asked for; null without a certificate, or where no bound is near.",
+        head="largest gap",
+        form=".1e",
+    ),
+    Column(
+        "saved",
+        NUMBER,
+        "1",
+        "Mean of `saved` over the cells that converged; only where `uncoded` is one of the "
+        "methods.",
+        head="saved\non average",
+        form=_saved,
+        there=lambda line: line.with_savings,
+    ),
+)

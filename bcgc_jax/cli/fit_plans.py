@@ -1,0 +1,131 @@
+"""Plans of `bcgc fit`: one for each distribution, and what it takes under the others."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from bcgc_jax.cli import traces
+from bcgc_jax.cli.commands import FitOptions
+from bcgc_jax.cli.compilation import padded
+from bcgc_jax.cli.describe import status_name
+from bcgc_jax.cli.output import finite
+from bcgc_jax.distributions import Distribution
+from bcgc_jax.measured.choice import distribution_of
+from bcgc_jax.measured.fits import Fit
+from bcgc_jax.measured.start_up import StartUpFit
+from bcgc_jax.measured.traces import Trace
+from bcgc_jax.plans.plan import partition_plan
+from bcgc_jax.problem import Problem
+from bcgc_jax.solution import Solution, assess
+
+# What is planned for, beside the best fit.
+MEASURED = "measured times"
+HEAVY = "smooth, Pareto tail"
+UNCODED = "uncoded"
+APART = "with start-up"
+TOGETHER = "without start-up"
+
+
+class FitPlan(NamedTuple):
+    """The best plan for a distribution, in plain numbers: those of `columns.PLANS`.
+
+    `runtime_under`: of its whole numbers, by distribution; `replayed_`: in whole steps of the
+    trace, where they are of as many workers.
+    """
+
+    distribution: str
+    partition: list[int]
+    runtime_under: dict[str, float | None]
+    expected_runtime: float | None = None
+    relative_gap: float | None = None
+    status: str = "converged"
+    replayed_runtime: float | None = None
+    replayed_error: float | None = None
+
+
+def laws_of(
+    trace: Trace,
+    tail_index: float,
+    fits: list[Fit],
+    start_up: StartUpFit | None,
+    workers: int,
+) -> dict[str, dict[str, Distribution]]:
+    """Return the distributions to plan for, by name, as keywords of `Problem`; the best is first.
+
+    They are the best fit, the measured times, and these with a Pareto tail if it is heavy. With
+    loads they are start-up and cycle time apart, and as if all time grew with the load.
+    """
+    if start_up is not None:
+        both = {APART: start_up.apart, TOGETHER: {"cycle_time": start_up.per_cycle}}
+        return both if start_up.separable else dict(reversed(both.items()))
+    laws = {
+        fits[0].name: fits[0].distribution,
+        MEASURED: distribution_of(trace.seconds, workers, trace.censored),
+    }
+    if tail_index > 0:
+        laws[HEAVY] = distribution_of(trace.seconds, workers, trace.censored, kind="pareto-tail")
+    # No plan has a finite runtime under a distribution without a mean.
+    finite_laws = {name: law for name, law in laws.items() if np.isfinite(float(law.mean()))}
+    return {name: {"cycle_time": law} for name, law in finite_laws.items()}
+
+
+def problems_of(
+    question: FitOptions,
+    trace: Trace,
+    laws: dict[str, dict[str, Distribution]],
+    start_up: StartUpFit | None,
+    workers: int,
+) -> dict[str, Problem]:
+    """Return the problem under each distribution; ValueError where one is too large."""
+    cycles = question.cycles
+    if cycles is None and start_up is not None:
+        cycles = start_up.loads[1] * workers / (question.samples * question.coordinates)
+    cycles = cycles or 1.0
+    sizes: dict[str, Any] = {"num_workers": workers, "num_coordinates": question.coordinates}
+    sizes |= {"num_samples": question.samples, "cycles": cycles}
+    sizes |= question.passes(question.coordinates, cycles, traces.measured_forward(trace))
+    problems = {name: padded(Problem(**{**sizes, **law})) for name, law in laws.items()}
+    for problem in problems.values():
+        traces.check_size(problem, "fewer times")
+    return problems
+
+
+def plan_of(
+    name: str,
+    solution: Solution | None,
+    problems: dict[str, Problem],
+    steps: Trace | None,
+    workers: int,
+) -> FitPlan:
+    """Describe a plan: the optimum under a distribution, or uncoded without a `solution`.
+
+    It has the runtime under each distribution, and the mean in whole `steps`.
+    """
+    one = next(iter(problems.values()))
+    counts = np.where(np.arange(workers) == 0, int(one.total), 0)
+    if solution is not None:
+        counts = np.asarray(solution.rounded)[:workers]
+
+    def runtime(problem: Problem) -> float | None:
+        # By the program that solutions are assessed with.
+        padded = jnp.asarray(np.pad(counts, (0, problem.max_workers - workers)))
+        return finite(assess(problem, padded, whole_numbers=False).expected_runtime)
+
+    taken = np.zeros(0)
+    if steps is not None:
+        taken = traces.replay(steps, one, partition_plan(counts, workers))
+    plan = FitPlan(
+        name, counts.tolist(), {other: runtime(problem) for other, problem in problems.items()}
+    )
+    if solution is not None:
+        plan = plan._replace(
+            expected_runtime=finite(solution.expected_runtime),
+            relative_gap=finite(solution.relative_gap),
+            status=status_name(solution),
+        )
+    if not taken.size:
+        return plan
+    return plan._replace(
+        replayed_runtime=float(taken.mean()), replayed_error=traces.error_of(taken)
+    )

@@ -521,6 +521,7 @@ Examples:
     methods: tuple[str, ...] = option(
         str, "Only this scheme; repeat it.", "--method", multiple=True
     )
+    unit: str | None = option(typed.TIME_UNIT, _UNIT)
     out: str | None = option(
         _NEW_FILE,
         "The picture: .png, .svg or .pdf; by default FILE with .png, if there is none.",
@@ -529,7 +530,7 @@ Examples:
 
     def __post_init__(self) -> None:
         if self.file.suffix == ".json":
-            typed.refuse_without_effect("on a plan", *CHOICES)
+            typed.refuse_without_effect("on a plan", *CHOICES, "unit")
         check_picture("--out", self.picture)
         if self.out is None and Path(self.picture).exists():
             raise click.UsageError(

@@ -28,6 +28,12 @@ def read_log(path: str, options: str, unit: str | None = None, **columns: Any) -
         text = str(error).replace("step=, worker=, seconds=", options)
         # No ValueError: columns such as num_workers are to be told as the file has them.
         raise click.UsageError(text.replace('layout="wide"', "--layout wide")) from None
-    if unit is None and (said := unusual_in_words(trace.step, trace.seconds)):
-        say(f"bcgc: {' '.join(said)}".replace("give their unit:", "give their unit with --unit:"))
+    if unit is None:
+        say_unusual(trace)
     return trace
+
+
+def say_unusual(trace: Trace) -> None:
+    """Say that times which were taken for seconds are odd in these, where they are."""
+    if said := unusual_in_words(trace.step, trace.seconds):
+        say(f"bcgc: {' '.join(said)}".replace("give their unit:", "give their unit with --unit:"))

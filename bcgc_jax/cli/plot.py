@@ -14,6 +14,7 @@ import numpy as np
 from bcgc_jax import plotting
 from bcgc_jax.cli.arguments import refuse_without_effect
 from bcgc_jax.cli.commands import CHOICES, PlotOptions
+from bcgc_jax.cli.logs import say_unusual
 from bcgc_jax.cli.output import Row, saved_in_words, write_picture
 from bcgc_jax.measured.traces import load_trace
 from bcgc_jax.plans.plan import Plan
@@ -53,23 +54,26 @@ def _of_file(question: PlotOptions) -> "Figure":
     with contextlib.suppress(ValueError, csv.Error):  # it is packed, or no table
         rows = read_log(path) if log else list(read(path))
     if not rows or "method" not in rows[0]:
-        return _of_times(path)
+        return _of_times(path, question.unit)
+    refuse_without_effect("but on measured times", "unit")
     rows = _selected(rows, question)
     if log:
         return training(rows, question.value or "loss")
     return of_rows(rows, question.value or "expected_runtime", question.x, question.y)
 
 
-def _of_times(path: Path) -> "Figure":
+def _of_times(path: Path, unit: str | None) -> "Figure":
     refuse_without_effect("on measured times", *CHOICES)
     try:
-        trace = load_trace(path)
+        trace = load_trace(path, unit=unit or "s")
     except ValueError as error:
         raise click.UsageError(
             f"{path} cannot be drawn: it is no table of `bcgc sweep` or `bcgc solve`, no plan in "
             "JSON, and no log of times. `bcgc fit` and `bcgc advise` draw with --figure. As a log: "
             f"{str(error).partition('. ')[0]}"
         ) from None
+    if unit is None:
+        say_unusual(trace)
     times = trace.largest_loads()
     return fits(times.seconds, times.censored, [])
 

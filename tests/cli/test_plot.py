@@ -146,11 +146,26 @@ def test_every_file_that_the_package_writes_is_drawn(command, refusal, tmp_path)
     told = refusal("plot", str(tmp_path / "log.jsonl"), "--value", "los", "--out", "x.png")
     assert "there is no column los, only method, time, loss" in told
     times = str(tmp_path / "times.csv")
-    told = refusal("plot", times, "--x", "rate", "--out", str(tmp_path / "again.png"))
+    again = str(tmp_path / "again.png")
+    told = refusal("plot", times, "--x", "rate", "--out", again)
     assert told == "bcgc: --x has no effect on measured times\n"
+    told = refusal("plot", str(tmp_path / "log.jsonl"), "--unit", "ms", "--out", again)
+    assert told == "bcgc: --unit has no effect but on measured times\n"
     (other := tmp_path / "other.csv").write_text("distribution,aic\ngamma,3\n")
     told = refusal("plot", str(other))
     assert told.startswith(f"bcgc: {other} cannot be drawn: it is no table of `bcgc sweep`")
+
+
+def test_times_are_drawn_in_seconds_whatever_their_unit(command, tmp_path, monkeypatch):
+    drawn: list[np.ndarray] = []
+    monkeypatch.setattr(plot, "fits", lambda seconds, *_: drawn.append(seconds))
+    monkeypatch.setattr(plot, "write_picture", lambda *_: None)
+    (path := tmp_path / "times.csv").write_text(TIMES)
+    assert command("plot", str(path), "--unit", "ms") == (0, "", "")
+    assert command("plot", str(path)) == (0, "", "")
+    assert_close(drawn[0], drawn[1] / 1e3)
+    path.write_text("step,w0,w1\n" + "".join(f"{k},{10_000 + k},20000\n" for k in range(6)))
+    assert "give their unit with --unit: ms" in command("plot", str(path))[2]
 
 
 def test_a_plan_has_no_columns_to_choose(refusal, tmp_path):

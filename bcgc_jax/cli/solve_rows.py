@@ -114,8 +114,8 @@ class SolveAnswer(NamedTuple):
 
 
 def fastest(rows: Sequence[Solved]) -> Solved | None:
-    finite_ones = (row for row in rows if np.isfinite(row.runtime))
-    return min(finite_ones, key=lambda row: row.runtime, default=None)
+    known = (row for row in rows if np.isfinite(row.runtime))
+    return min(known, key=lambda row: row.runtime, default=None)
 
 
 def fastest_plan(rows: Sequence[Solved]) -> Solved | None:

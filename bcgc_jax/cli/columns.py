@@ -19,7 +19,7 @@ class Column:
       name: in JSON and CSV.
       kind: what the schema says of a value.
       unit, about: in the schema.
-      head: in a table, of what is a column of it; where it is a string, of numbers.
+      head: in a table, if it is a column of that; a string is the head of numbers.
       form: of a number in a table, or what the table says of a row.
       of: the value of a row; by default its attribute of this name.
       there: whether a row has the value at all; by default each has.
@@ -83,9 +83,9 @@ def csv_names(columns: Sequence[Column]) -> list[str]:
 def table_of(
     columns: Sequence[Column], rows: Sequence[Any], *first: str, **instead: Sequence[Shown]
 ) -> list[Shown]:
-    """The columns of a table: those with a head that a row has.
+    """The columns of a table: those with a head, if a row has their value.
 
-    Those of the names in `first` are first, and `instead` of some are others.
+    The names in `first` come first; `instead` has what stands in place of a column: others, or none.
     """
     by_name = {column.name: column for column in columns if any(map(column.is_there, rows))}
     headed = [name for name in by_name if by_name[name].head is not None or name in instead]

@@ -85,7 +85,7 @@ def table_of(
 ) -> list[Shown]:
     """The columns of a table: those with a head, if a row has their value.
 
-    The names in `first` come first; `instead` has what stands in place of a column: others, or none.
+    The names in `first` come first; `instead` has the columns, or none, that stand for another.
     """
     by_name = {column.name: column for column in columns if any(map(column.is_there, rows))}
     headed = [name for name in by_name if by_name[name].head is not None or name in instead]

@@ -170,6 +170,18 @@ def _pvalue(value: float) -> str:
     return f"{value:.2f}" if value >= 0.095 else f"{value:.3f}"
 
 
+def _time(name: str, about: str = "", **more: Any) -> Column:
+    return Column(name, NUMBER, "time", about, **more)
+
+
+def _ratio(name: str, about: str = "", **more: Any) -> Column:
+    return Column(name, NUMBER, "1", about, **more)
+
+
+def _text(name: str, about: str = "", **more: Any) -> Column:
+    return Column(name, TEXT, "", about, **more)
+
+
 def _count(status: str, about: str = "") -> Column:
     """Of a sweep, how many cells have this status."""
     return Column(
@@ -185,55 +197,38 @@ def _count(status: str, about: str = "") -> Column:
 
 
 SOLUTION = (
-    Column(
+    _text(
         "method",
-        TEXT,
-        "",
         "Name of the scheme; `optimal, levels 0,3-7` for the plan that --levels asks for.",
         head=names("scheme"),
         form=scheme_label,
     ),
     Column("status", STATUS),
-    Column(
+    _time(
         "expected_runtime",
-        NUMBER,
-        "time",
         "Exact, of the continuous plan behind `partition`; a mean of draws where workers are "
         "not alike and for added schemes that are no partition. The certificate is of this "
         "one.",
     ),
-    Column(
+    _time(
         "runtime_error",
-        NUMBER,
-        "time",
         "Estimate of the absolute error of expected_runtime; of a mean its standard error.",
     ),
-    Column(
+    _time(
         "lower_bound",
-        NUMBER,
-        "time",
         "No partition has an expected runtime below it, with setup or chain cycles none of "
         "these levels; with num_draws, with 97.5 % confidence. Null without a certificate.",
     ),
-    Column(
-        "relative_gap",
-        NUMBER,
-        "1",
-        "1 - lower_bound / expected_runtime; null without a certificate.",
-    ),
-    Column(
+    _ratio("relative_gap", "1 - lower_bound / expected_runtime; null without a certificate."),
+    _time(
         "chained_runtime",
-        NUMBER,
-        "time",
         "Of steps one after the other, where each worker first ends the pass that it has "
         "begun: the expected runtime of the whole numbers, and what draws add to it. Null "
         "where it is not known who does what, or there is too much to draw.",
     ),
-    Column("chained_error", NUMBER, "time", "Standard error of what draws add in chained_runtime."),
-    Column(
+    _time("chained_error", "Standard error of what draws add in chained_runtime."),
+    _ratio(
         "saved",
-        NUMBER,
-        "1",
         "Less time for a sample that is used than the uncoded scheme, as a share of that "
         "scheme's time, of the whole numbers in `partition` where there are some; null where "
         "one of the two is not known.",
@@ -263,10 +258,8 @@ SOLUTION = (
         "How many coordinates (or units) are at each redundancy level; null for a scheme that "
         "is no partition or does not exist.",
     ),
-    Column(
+    _time(
         "partition_runtime",
-        NUMBER,
-        "time",
         "Expected runtime of the whole numbers in `partition`, which the table shows; null "
         "where there is no partition.",
     ),
@@ -284,10 +277,8 @@ SOLUTION = (
         "Subsets of the data that a worker stores; null where it is not known.",
         **_STORED,
     ),
-    Column(
+    _ratio(
         "sent",
-        NUMBER,
-        "1",
         "Coordinates that a worker sends and the master waits for, on average, over the length"
         " of the gradient.",
         **_SENT,
@@ -301,7 +292,7 @@ SOLUTION = (
         "1",
         "Whether the master gets the gradient of all data.",
     ),
-    Column("lost", NUMBER, "1", "Share of a step's samples that are not in the gradient."),
+    _ratio("lost", "Share of a step's samples that are not in the gradient."),
     Column(
         "seconds",
         FINITE,
@@ -310,32 +301,24 @@ SOLUTION = (
         head="solved\nin (s)",
         form=".2f",
     ),
-    Column(
+    _ratio(
         "completion_probability",
-        NUMBER,
-        "1",
         "P(runtime ≤ deadline) of the whole numbers; only with a deadline.",
         there=_has_deadline,
     ),
-    Column(
+    _ratio(
         "completion_error",
-        NUMBER,
-        "1",
         "Standard error of completion_probability; 0 where it is exact.",
         there=_has_deadline,
     ),
-    Column(
+    _ratio(
         "alpha",
-        NUMBER,
-        "1",
         "Of tandon_partial only: how many times as long slow workers take, by default the "
         "distribution's E[T | T > median] / E[T | T ≤ median].",
         there=lambda solved: solved.method == "tandon_partial",
     ),
-    Column(
+    _time(
         "threshold",
-        NUMBER,
-        "time",
         "Of drop only: when workers stop, from the begin of a step on.",
         there=lambda solved: solved.threshold is not None,
     ),
@@ -349,7 +332,7 @@ SOLUTION = (
 )
 
 ADVICE = (
-    Column("remedy", TEXT, head=names("what can be done")),
+    _text("remedy", head=names("what can be done")),
     Column(
         "saved",
         INTERVAL,
@@ -375,11 +358,8 @@ ADVICE = (
         head="samples\nlost",
         form=lambda row: f"{percent(row.lost)} %" if row.lost else "none",
     ),
-    Column(
-        "longer",
-        NUMBER,
-        "1",
-        "How many times as long as the others the lost ones take; null where none are.",
+    _ratio(
+        "longer", "How many times as long as the others the lost ones take; null where none are."
     ),
     Column(
         "stored_subsets",
@@ -397,7 +377,7 @@ ADVICE = (
         "in seconds, or how many steps shares are made of.",
         csv=(),
     ),
-    Column("needs", TEXT),
+    _text("needs"),
     Column(
         "equal_chunks",
         BOOLEAN,
@@ -407,10 +387,8 @@ ADVICE = (
 )
 
 FITS = (
-    Column(
+    _text(
         "distribution",
-        TEXT,
-        "",
         "As --cycle-time calls it.",
         of=lambda fit: fit.name,
         head=names("distribution"),
@@ -424,60 +402,46 @@ FITS = (
         form=_parameters,
     ),
     Column("standard_errors", _BY_NAME, "", "Of the parameters, by name."),
-    Column("log_likelihood", NUMBER, "1"),
-    Column("aic", NUMBER, "1", "Akaike's criterion; less is better."),
-    Column(
+    _ratio("log_likelihood"),
+    _ratio("aic", "Akaike's criterion; less is better."),
+    _ratio(
         "kolmogorov_smirnov",
-        NUMBER,
-        "1",
         "Largest distance of the two distribution functions.",
         head="Kolmogorov–\nSmirnov",
         form=".4f",
     ),
-    Column(
+    _ratio(
         "kolmogorov_smirnov_pvalue",
-        NUMBER,
-        "1",
         "How often a sample of this very distribution is farther from its fit.",
         head="p",
         form=lambda fit: _pvalue(fit.kolmogorov_smirnov_pvalue),
     ),
-    Column(
+    _ratio(
         "anderson_darling",
-        NUMBER,
-        "1",
         "Distance that counts both tails.",
         head="Anderson–\nDarling",
         form=".3g",
     ),
-    Column(
-        "anderson_darling_pvalue",
-        NUMBER,
-        "1",
-        head="p",
-        form=lambda fit: _pvalue(fit.anderson_darling_pvalue),
+    _ratio(
+        "anderson_darling_pvalue", head="p", form=lambda fit: _pvalue(fit.anderson_darling_pvalue)
     ),
     Column("num_times", INTEGER, "times", "That were fitted to."),
 )
 
 PLANS = (
-    Column(
+    _text(
         "distribution",
-        TEXT,
-        "",
         "That this is the best plan for: a fitted one, `measured times` or `smooth, Pareto "
         "tail`; of a trace of several loads `with start-up` or `without start-up`; or "
         "`uncoded`, which is none.",
         head=names("plan for"),
     ),
-    Column(
+    _time(
         "expected_runtime",
-        NUMBER,
-        "time",
         "Under this distribution, of the continuous plan; runtime_under has that of the whole "
         "numbers.",
     ),
-    Column("relative_gap", NUMBER, "1", "To the best plan there can be."),
+    _ratio("relative_gap", "To the best plan there can be."),
     Column("status", STATUS),
     Column(
         "partition", INTEGERS, "coordinates", "How many coordinates are at each redundancy level."
@@ -488,21 +452,17 @@ PLANS = (
         "time",
         "Expected runtime of these whole numbers under each distribution, by its name.",
     ),
-    Column(
+    _time(
         "replayed_runtime",
-        NUMBER,
-        "time",
         "Mean runtime in the whole steps of the trace; null where the plan is for another "
         "number of workers.",
     ),
-    Column("replayed_error", NUMBER, "time", "Its standard error."),
+    _time("replayed_error", "Its standard error."),
 )
 
 SWEEP = (
-    Column(
+    _text(
         "distribution",
-        TEXT,
-        "",
         "Of the cycle time, as --cycle-time calls it; `empirical`, `smooth` or `rows` of a trace.",
     ),
     Column("num_workers", INTEGER, "workers", "N."),
@@ -518,9 +478,7 @@ SWEEP = (
         required=False,
     ),
     Column("start_up", FINITE, "time", "S, where it is a number.", required=False),
-    Column(
-        "start_up_distribution", TEXT, "", "Of the start-up, as --start-up has it.", required=False
-    ),
+    _text("start_up_distribution", "Of the start-up, as --start-up has it.", required=False),
     Column("send_time", FINITE, "time per coordinate", "c.", required=False),
     Column(
         "overlap", {"type": "string", "enum": ["true"]}, "", "With --overlap only.", required=False
@@ -529,31 +487,16 @@ SWEEP = (
         "chain_cycles", FINITE, "cycles per coordinate, sample and subset", "h.", required=False
     ),
     Column("deadline", FINITE, "time", "That completion_probability is for.", required=False),
-    Column("method", TEXT, "", "Name of the scheme.", head=names("scheme"), form=scheme_label),
+    _text("method", "Name of the scheme.", head=names("scheme"), form=scheme_label),
     Column("status", STATUS, head=table.Column("status", no_wrap=True)),
-    Column(
-        "expected_runtime",
-        NUMBER,
-        "time",
-        "Exact, of the continuous plan: whole numbers take a little longer.",
+    _time("expected_runtime", "Exact, of the continuous plan: whole numbers take a little longer."),
+    _time("runtime_error", "Estimate of its absolute error."),
+    _time(
+        "lower_bound", "No partition has an expected runtime below it; null without a certificate."
     ),
-    Column("runtime_error", NUMBER, "time", "Estimate of its absolute error."),
-    Column(
-        "lower_bound",
-        NUMBER,
-        "time",
-        "No partition has an expected runtime below it; null without a certificate.",
-    ),
-    Column(
-        "relative_gap",
-        NUMBER,
-        "1",
-        "1 - lower_bound / expected_runtime; null without a certificate.",
-    ),
-    Column(
+    _ratio("relative_gap", "1 - lower_bound / expected_runtime; null without a certificate."),
+    _ratio(
         "saved",
-        NUMBER,
-        "1",
         "Less time for a sample that is used than the uncoded scheme, as a share of that "
         "scheme's time; only where `uncoded` is one of the methods.",
         head="saved",
@@ -582,11 +525,9 @@ SWEEP = (
         "",
         "Whether what the master gets is the gradient of all data.",
     ),
-    Column("lost", NUMBER, "1", "Share of a step's samples that are not in the gradient."),
-    Column(
+    _ratio("lost", "Share of a step's samples that are not in the gradient."),
+    _ratio(
         "completion_probability",
-        NUMBER,
-        "1",
         "P(runtime ≤ deadline); only with a deadline.",
         head="P(runtime ≤\ndeadline)",
         form=".4f",
@@ -602,26 +543,22 @@ SWEEP = (
 )
 
 SUMMARY = (
-    Column("method", TEXT, "", "Name of the scheme.", head=names("scheme")),
+    _text("method", "Name of the scheme.", head=names("scheme")),
     Column("cells", INTEGER, "cells", "How many were solved for.", head="cells", form="d"),
     _count(
         "converged",
         "How many have this status; so for the others. One that no cell has is not there.",
     ),
     *map(_count, STATUSES[1:]),
-    Column(
+    _ratio(
         "largest_relative_gap",
-        NUMBER,
-        "1",
         "Of those that converged, to the bound of the optimum of the same cell if that was "
         "asked for; null without a certificate, or where no bound is near.",
         head="largest gap",
         form=".1e",
     ),
-    Column(
+    _ratio(
         "saved",
-        NUMBER,
-        "1",
         "Mean of `saved` over the cells that converged; only where `uncoded` is one of the "
         "methods.",
         head="saved\non average",

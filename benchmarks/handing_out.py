@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bcgc_jax.cluster.chunks import Place
-from bcgc_jax.cluster.shared_round import Coordinator, SharedRound
+from bcgc_jax.cluster.shared_round import SharedRound
 from bcgc_jax.coding.chunks import SharedPlan
-from bcgc_jax.handout.coordinator import serve
-from bcgc_jax.handout.line import Line
-from bcgc_jax.handout.messages import Question, answer_of
-from bcgc_jax.handout.server import Server
+from bcgc_jax.handout.coordinator import Coordinator, serve
+from bcgc_jax.handout.line import TcpLine
+from bcgc_jax.handout.messages import Answer, Begin, Done, Join, answer_of, data_of
+from bcgc_jax.handout.transport import Tcp
 from bcgc_jax.plans.sharing import WorkSharing
 from bcgc_jax.steps.placement import Placement
 from benchmarks.timing import compare, result_row
@@ -32,12 +32,13 @@ _MORE_STORED = (256, 3), (32, 32)
 _REPEATS = 10
 # Seconds that a worker computes before it asks: by then a processor has gone to sleep.
 _PAUSE = 5e-3
+_TCP = Tcp(key=b"key")
 
 
 def questions() -> list[dict[str, Any]]:
     """Chunks that take no time, 8 a subset: workers ask at once; one asks alone, at once or not."""
     of_loops = [_row(*setting, "your own loop", _of_loops) for setting in _SETTINGS + _MORE_STORED]
-    slowly = functools.partial(_of_loops, who=_SlowLoop)
+    slowly = functools.partial(_of_loops, pause=_PAUSE)
     alone = [
         _row(1, 1, "your own loop", _of_loops),
         _row(1, 1, f"your own loop, {1e3 * _PAUSE:g} ms before each question", slowly),
@@ -83,68 +84,26 @@ def _counted(step: Callable[[], list[float]], chunks: int) -> _Asked:
 def _of_a_cluster(workers: int, stored: int, ask: Callable[..., Any]) -> Iterator[Any]:
     plan, steps = SharedPlan(WorkSharing(workers, stored, 8)), itertools.count(1)
     with (
-        contextlib.closing(Coordinator("127.0.0.1")) as coordinator,
-        contextlib.closing(Server(_Echo())) as echo,
+        Coordinator(_TCP) as coordinator,
+        contextlib.closing(_TCP.listen(_Echo())) as echo,
     ):
-        place = Place(*echo.address, echo.key)
-        peer = functools.partial(ask, _Worker, place, 0)
+        peer = functools.partial(ask, Place(echo.address, _TCP), 0)
         yield {"package": functools.partial(_step, plan, coordinator, steps, ask), "peer": peer}
 
 
 @contextlib.contextmanager
 def _of_loops(
-    workers: int, stored: int, ask: Callable[..., Any], who: type["_Loop"] | None = None
+    workers: int, stored: int, ask: Callable[..., Any], pause: float = 0.0
 ) -> Iterator[Any]:
     steps = itertools.count()
-    with serve(workers, stored, key="key") as coordinator:
-        place = Place(*coordinator.address, b"key")
-        yield {"package": lambda: ask(who or _Loop, place, next(steps))}
-
-
-class _Worker:
-    """What a worker of a cluster asks."""
-
-    @staticmethod
-    def join(line: Line, worker: int) -> None:
-        """It needs not."""
-
-    @staticmethod
-    def begin(step: int, worker: int) -> Any:
-        return Question(step, worker, 0)
-
-    @staticmethod
-    def then(step: int, worker: int, answer: Any) -> Any:
-        return Question(step, worker, 0, answer_of(answer).ticket, 1e-3)
-
-
-class _Loop:
-    """What a loop of one's own asks."""
-
-    @staticmethod
-    def join(line: Line, worker: int) -> None:
-        line.ask({"join": worker})
-
-    @staticmethod
-    def begin(step: int, worker: int) -> Any:
-        return {"begin": step}
-
-    @staticmethod
-    def then(step: int, worker: int, answer: Any) -> Any:
-        return {"done": answer["ticket"], "seconds": 1e-3}
-
-
-class _SlowLoop(_Loop):
-    """It computes before it asks."""
-
-    @staticmethod
-    def then(step: int, worker: int, answer: Any) -> Any:
-        time.sleep(_PAUSE)
-        return _Loop.then(step, worker, answer)
+    with serve(workers, stored, transport=_TCP) as coordinator:
+        place = Place(coordinator.address, _TCP)
+        yield {"package": lambda: ask(place, next(steps), pause)}
 
 
 class _Echo:
     def asked(self, message: Any, reply: Callable[[Any], None]) -> None:
-        reply([None, [], message[2], [0, 0], None, False])
+        reply(Answer((0, 0), (0, 0)))
 
     def left(self, reply: Callable[[Any], None]) -> None:
         pass
@@ -158,25 +117,26 @@ def _step(
 ) -> Any:
     """Seconds of each answer."""
     params, step = {"w": np.zeros(1, np.float32)}, next(steps)
-    one = SharedRound(plan, params, step, step, None, None, coordinator.place, coordinator.touch)
+    place = Place(coordinator.address, _TCP)
+    one = SharedRound(plan, params, step, step, None, None, place, coordinator.touch)
     for worker in range(plan.num_workers):
         one.begin(worker, 0.0)
     coordinator.serve(one, time.monotonic())
-    found = ask(_Worker, coordinator.place, step)
+    found = ask(place, step)
     one.end()
     return found
 
 
 @contextlib.contextmanager
-def _asking(workers: int, chunks: int) -> Iterator[Callable[[Any, Place, int], Any]]:
+def _asking(workers: int, chunks: int) -> Iterator[Callable[..., Any]]:
     """Let all workers ask in one process, as often as a step of so many chunks needs."""
     context = multiprocessing.get_context("spawn")
     mine, others = context.Pipe()
     process = context.Process(target=_ask_for_all, args=(others, workers, chunks), daemon=True)
     process.start()
 
-    def ask(who: Any, place: Place, step: int) -> Any:
-        mine.send((who, place, step))
+    def ask(place: Place, step: int, pause: float = 0.0) -> Any:
+        mine.send((place, step, pause))
         return mine.recv()
 
     try:
@@ -187,34 +147,35 @@ def _asking(workers: int, chunks: int) -> Iterator[Callable[[Any, Place, int], A
 
 
 def _ask_for_all(orders: Connection, workers: int, chunks: int) -> None:
-    lines: dict[Place, list[Line]] = {}
+    lines: dict[Place, list[TcpLine]] = {}
     while True:
-        who, place, step = orders.recv()
+        place, step, pause = orders.recv()
         if place not in lines:
-            lines[place] = [Line((place.host, place.port), place.key) for _ in range(workers)]
+            lines[place] = [TcpLine(place.address, _TCP.key) for _ in range(workers)]
             for worker, line in enumerate(lines[place]):
-                who.join(line, worker)
+                line.ask(data_of(Join(worker)))
         else:
             for line in lines[place]:
                 line.receive()  # that the step before is over, or which sum to send
-        orders.send(_asked(who, lines[place], step, chunks))
+        orders.send(_asked(lines[place], step, chunks, pause))
 
 
-def _asked(who: Any, lines: list[Line], step: int, chunks: int) -> list[float]:
+def _asked(lines: list[TcpLine], step: int, chunks: int, pause: float) -> list[float]:
     """Each line asks again as soon as it has an answer; the seconds of the answers."""
     seconds, began, done = list[float](), [0.0] * len(lines), 0
     with selectors.DefaultSelector() as waiting:
         for worker, line in enumerate(lines):
             waiting.register(line, selectors.EVENT_READ, worker)
             began[worker] = time.perf_counter()
-            line.send(who.begin(step, worker))
+            line.send(data_of(Begin(step)))
         while done < chunks:
             for key, _ in waiting.select():
                 worker, line = key.data, lines[key.data]
-                answer = line.receive()
+                ticket = answer_of(line.receive()).ticket
                 seconds.append(time.perf_counter() - began[worker])
-                question = who.then(step, worker, answer)
+                if pause:
+                    time.sleep(pause)
                 done += 1
                 began[worker] = time.perf_counter()
-                line.send(question)
+                line.send(data_of(Done(ticket or (0, 0), 1e-3)))
         return seconds

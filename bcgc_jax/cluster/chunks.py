@@ -21,34 +21,36 @@ from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.gradients import Loss, PyTree, num_samples
 from bcgc_jax.coding.losses import keys_of
 from bcgc_jax.coding.pace import Pace
-from bcgc_jax.handout.line import Line
-from bcgc_jax.handout.messages import Answer, Question, answer_of
+from bcgc_jax.handout.client import ask
+from bcgc_jax.handout.messages import Answer, Begin, Done, Join
+from bcgc_jax.handout.transport import Line, Transport
 from bcgc_jax.steps.ledger import Chunk
 
 # Seconds that the addition of a gradient takes at most.
 _ADDING = 1.0
 
 
-class Begin(NamedTuple):
+class Order(NamedTuple):
     """A step begins for a worker.
 
     Attributes:
-      question: what it asks first, with the number of the step.
+      step: its number.
+      life: which of the worker's processes takes part.
       iteration: which samples are drawn with.
       pace: slowness on purpose, if any.
     """
 
-    question: Question
+    step: int
+    life: int
     iteration: int
     pace: Pace | None = None
 
 
 class Place(NamedTuple):
-    """Where whoever hands out chunks listens, and the key."""
+    """Where the coordinator listens, and how it is reached."""
 
-    host: str
-    port: int
-    key: bytes
+    address: tuple[str, int]
+    transport: Transport
 
 
 class Sum(NamedTuple):
@@ -76,20 +78,20 @@ class ChunkWorker:
         self._sizes = duty.plan.sizes
         self._drawn = None if duty.batch_size is None else duty.plan.drawn(duty.batch_size)
         self._keys = keys_of(duty.loss, jax.random.key(duty.seed))
-        self._begin = Begin(Question(-1, index, 0), 0)
+        self._order = Order(-1, 0, 0)
         self._began = 0.0
         self._params: PyTree = None
         self._last: tuple[Chunk, list[Array]] | None = None  # not decided yet; without samples []
         self._sums: dict[int, Sum] = {}
         self._stopped = -1
         self._changed = threading.Condition()
-        self._line: tuple[Place, Line] | None = None
+        self._line: tuple[Place, Join, Line] | None = None
 
     def warm_up(self) -> None:
         """Compile each shape of chunks, and the addition."""
         zeros = [np.zeros(np.shape(x), x.dtype) for x in jax.tree.leaves(self.duty.params)]
         shapes: dict[Any, Chunk] = {}
-        self.open(self._begin, zeros)
+        self.open(self._order, zeros)
         for chunk in self.subsets:
             shape = tuple(leaf.shape for leaf in jax.tree.leaves(self._samples(chunk)))
             shapes.setdefault(shape, chunk)
@@ -101,19 +103,19 @@ class ChunkWorker:
                 gradient = added(_begun(gradient, 1.0), gradient, 1.0)
             jax.block_until_ready(gradient)
 
-    def share(self, begin: Begin, leaves: Sequence[np.ndarray], place: Place) -> Iterator[Sum]:
+    def share(self, order: Order, leaves: Sequence[np.ndarray], place: Place) -> Iterator[Sum]:
         """Take part in a step until it is over: the sums that are asked for."""
-        self.open(begin, leaves)
-        question = begin.question
+        self.open(order, leaves)
+        question: Begin | Done = Begin(order.step)
         while not (answer := self._ask(place, question)).over:
             question = self.work(answer)
             if answer.send is not None:
                 yield self.sum(answer.send)
 
-    def open(self, begin: Begin, leaves: Sequence[np.ndarray]) -> None:
+    def open(self, order: Order, leaves: Sequence[np.ndarray]) -> None:
         """Begin a step with the `leaves` of the parameters, and forget the step before."""
         with self._changed:
-            self._begin = begin
+            self._order = order
             self._began = time.perf_counter()
             self._sums = {}
             self._last = None
@@ -122,18 +124,19 @@ class ChunkWorker:
             tree = jax.tree.structure(self.duty.params)
             self._params = jax.tree.unflatten(tree, jax.device_put(list(leaves)))
 
-    def work(self, answer: Answer) -> Question:
+    def work(self, answer: Answer) -> Done:
         """Do what the answer says, and ask again."""
         with jax.enable_x64(self.duty.x64):
             self._decide(answer)
-            if answer.chunk is None:
-                return self._begin.question._replace(ticket=answer.send)
+            if answer.ticket is None or answer.chunk is None:
+                assert answer.send is not None
+                return Done((self._order.step, answer.send))
             started = time.perf_counter()
             gradient = self._gradient_of(answer.chunk)
         seconds = time.perf_counter() - started
         self._last = answer.chunk, gradient
         self._wait(answer.chunk, started)
-        return self._begin.question._replace(ticket=answer.ticket, seconds=seconds)
+        return Done(answer.ticket, seconds)
 
     def deliver(self, step: int, number: int, chunks: int) -> Sum | None:
         """A sum as soon as it has so many chunks; None if it is not there.
@@ -142,7 +145,7 @@ class ChunkWorker:
         """
 
         def is_over() -> bool:
-            return step != self._begin.question.step
+            return step != self._order.step
 
         with self._changed:
             self._changed.wait_for(lambda: is_over() or self._has(number, chunks), _ADDING)
@@ -162,25 +165,29 @@ class ChunkWorker:
             self._stopped = max(self._stopped, step)
             self._changed.notify_all()
 
-    def _ask(self, place: Place, question: Question, again: bool = True) -> Answer:
+    def _ask(self, place: Place, question: Begin | Done, again: bool = True) -> Answer:
         """The answer; where the line breaks, call again, once, and repeat the question."""
         try:
-            return answer_of(self._line_to(place).ask(question))
+            return ask(self._line_to(place), question)
         except OSError as error:
             self._line = None
             if again:
                 return self._ask(place, question, again=False)
+            host, port = place.address
             raise ConnectionError(
-                f"worker {self.index} does not reach the master at {place.host}:{place.port}, "
+                f"worker {self.index} does not reach the master at {host}:{port}, "
                 f"which hands out chunks ({error}): it has ended, or a firewall refuses or cuts "
                 "what is between them"
             ) from error
 
     def _line_to(self, place: Place) -> Line:
         """The line that is there, unless it leads to another place."""
-        if self._line is None or self._line[0] != place:
-            self._line = place, Line((place.host, place.port), place.key)
-        return self._line[1]
+        who = Join(self.index, self._order.life)
+        if self._line is None or self._line[:2] != (place, who):
+            line = place.transport.connect(place.address)
+            self._line = place, who, line
+            ask(line, who)
+        return self._line[2]
 
     def _decide(self, answer: Answer) -> None:
         """Add the last gradient to a sum, or drop it. A sum that was asked for stays as it is."""
@@ -201,7 +208,7 @@ class ChunkWorker:
 
     def _gradient_of(self, chunk: Chunk) -> list[Array]:
         """The leaves of a chunk's gradient, once they are there; none without samples."""
-        iteration = self._begin.iteration
+        iteration = self._order.iteration
         subset, number = chunk
         with noted(f"chunk {number} of subset {subset}", iteration):
             batch = self._samples(chunk)
@@ -216,16 +223,16 @@ class ChunkWorker:
         if self._drawn is None:
             return data
         count = self._drawn[chunk[1]]
-        return drawn(data, count, self.duty.seed, self._begin.iteration, *chunk)
+        return drawn(data, count, self.duty.seed, self._order.iteration, *chunk)
 
     def _wait(self, chunk: Chunk, started: float) -> None:
         """Slowness on purpose, to the chunk's end: as a program, nobody can interrupt it."""
-        if self._begin.pace is None:
+        if self._order.pace is None:
             return
-        ((late, subset),) = self._begin.pace.spans()[:, :2]
+        ((late, subset),) = self._order.pace.spans()[:, :2]
         if subset >= NEVER:
             with self._changed:
-                self._changed.wait_for(lambda: self._stopped >= self._begin.question.step)
+                self._changed.wait_for(lambda: self._stopped >= self._order.step)
             return
         share = self._sizes[chunk[1]] / sum(self._sizes)
         end = max(started, self._began + late) + (subset - late) * share

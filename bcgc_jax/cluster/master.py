@@ -8,6 +8,7 @@ left.
 import contextlib
 import functools
 import itertools
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,13 +22,14 @@ from bcgc_jax.cluster import signals
 from bcgc_jax.cluster.engine import Made, Source, session, shared_programs
 from bcgc_jax.cluster.processes import Assignment, Processes, WorkersLost
 from bcgc_jax.cluster.rounds import Ask, Round, Work
-from bcgc_jax.cluster.shared_round import Coordinator
 from bcgc_jax.cluster.worker import NEVER, Duty
 from bcgc_jax.coding.checks import check_params
 from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.codes import refuse_complex
 from bcgc_jax.coding.gradients import CodingPlan, Loss, PyTree, check_batch_size, num_samples
 from bcgc_jax.coding.pace import Pace
+from bcgc_jax.handout.coordinator import Coordinator
+from bcgc_jax.handout.transport import Tcp
 from bcgc_jax.steps.ledger import Chunk
 
 
@@ -206,7 +208,7 @@ class Cluster(Processes):
         """The coordinator, which listens on this machine alone, unless there are others."""
         if self._asked is None:
             host = "127.0.0.1" if self._is_local else self.ray.util.get_node_ip_address()
-            self._asked = Coordinator(host)
+            self._asked = Coordinator(Tcp(host, key=secrets.token_bytes(32)))
         return self._asked
 
     def _close_coordinator(self) -> None:

@@ -12,13 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bcgc_jax.cluster import signals
+from bcgc_jax.cluster.chunks import Place
 from bcgc_jax.cluster.engine import Made, actor_class, cause_of, reason_of
 from bcgc_jax.cluster.message_book import Decoder
 from bcgc_jax.cluster.rounds import CodedRound, Round
-from bcgc_jax.cluster.shared_round import Coordinator, SharedRound
+from bcgc_jax.cluster.shared_round import SharedRound
 from bcgc_jax.cluster.worker import NOTE, Duty
 from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.pace import Pace
+from bcgc_jax.handout.coordinator import Coordinator
 from bcgc_jax.steps.ledger import Roster
 
 # Processes that end one after another, none of them with an iteration done, before a worker is
@@ -99,7 +101,7 @@ class Assignment:
                 iteration=iteration,
                 leaves=leaves,
                 pace=pace,
-                place=self.coordinator.place,
+                place=Place(self.coordinator.address, self.coordinator.transport),
                 touch=self.coordinator.touch,
                 before=self.roster,
             )

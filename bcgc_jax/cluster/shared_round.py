@@ -3,7 +3,6 @@
 import contextlib
 import math
 import threading
-import time
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
@@ -11,15 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bcgc_jax.cluster.chunks import Begin, Place, Sum
+from bcgc_jax.cluster.chunks import Order, Place, Sum
 from bcgc_jax.cluster.rounds import Ask, Work
 from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.gradients import PyTree
 from bcgc_jax.coding.pace import Pace
-from bcgc_jax.handout.messages import Answer, Question, question_of
-from bcgc_jax.handout.server import Reply, Server
-from bcgc_jax.steps.ledger import Chunk, Ledger, Member, Name, Roster
-from bcgc_jax.steps.paces import Paces, hand_out
+from bcgc_jax.handout.attempt import Attempt, Finished, Tell
+from bcgc_jax.handout.messages import Answer, Begin, Done, Join, wrong_loads
+from bcgc_jax.steps.ledger import Member, Name, Roster
 
 
 class _Sending(NamedTuple):
@@ -36,8 +34,8 @@ class _Sending(NamedTuple):
     anew: float
 
 
-class SharedRound:
-    """A `Round` of chunks, by `Ledger`, who computes what, and `Paces`, what is overdue.
+class SharedRound(Attempt):
+    """A `Round` of chunks: an attempt that ends with the sums, which the master adds as they come.
 
     Two threads use it: the master's, and the one that workers ask what is next, which `touch` has
     look.
@@ -55,9 +53,8 @@ class SharedRound:
         touch: Callable[..., None],
         before: Roster | None = None,
     ) -> None:
+        super().__init__(call, plan.storage, plan.sizes, "sums", before)
         workers = plan.num_workers
-        self.ledger = Ledger(call, plan.storage, [plan.sizes] * workers, "sums", before)
-        self.paces = Paces(workers)
         self.arrived = np.zeros((1, workers), bool)
         self.completed = np.full(1, np.inf)
         self.work: list[Work] = []
@@ -67,13 +64,11 @@ class SharedRound:
         self._place = place
         self._touch = touch
         self._pace = pace
-        self._largest = max(plan.sizes)
+        self._sizes = plan.sizes
         self._turn = threading.RLock()
-        # Without a chunk: which ticket they asked with, and how to tell them. What they were told
-        # last.
-        self._resting: dict[int, tuple[int | None, Callable[[Answer], None]]] = {}
+        # The ticket that a worker who rests asked with; the last one, and what it was told.
+        self._tickets: dict[int, int | None] = {}
         self._told: dict[int, tuple[int | None, Answer]] = {}
-        self._given: dict[int, tuple[Name, Chunk]] = {}
         self._keep: dict[int, Name | None] = {}  # the sum of a worker's last gradient, to be told
         self._silent: set[int] = set()  # whose sum is overdue
         self._began: dict[int, float] = {}  # when a worker first asked
@@ -92,10 +87,10 @@ class SharedRound:
             if worker not in self.ledger.roster.alive:
                 self.ledger.join(worker)
             self._forget(worker)
-            question = Question(*self.ledger.member(worker))
+            member = self.ledger.member(worker)
         pace = None if self._pace is None else self._pace.of(worker)
-        begin = Begin(question, self._iteration, pace)
-        return [Ask(worker, "share", (begin, self._leaves, self._place))]
+        order = Order(member.step, member.life, self._iteration, pace)
+        return [Ask(worker, "share", (order, self._leaves, self._place))]
 
     def heard(self, ask: Ask, message: Any, now: float) -> list[Ask]:
         with self._turn:
@@ -128,7 +123,7 @@ class SharedRound:
         with self._turn:
             if not self.ledger.complete:
                 return []
-            computing = [worker for worker in self._names if worker not in self._resting]
+            computing = [worker for worker in self._names if worker not in self.resting]
             wanted = [(worker, self._wanted(worker, now)) for worker in computing]
         step = self.ledger.step
         return [Ask(worker, "deliver", (step, *one)) for worker, one in wanted if one is not None]
@@ -155,35 +150,49 @@ class SharedRound:
 
     # For the thread that is asked by workers.
 
-    def asked(self, question: Question, tell: Callable[[Answer], None], now: float) -> None:
+    def joined(self, who: Join, tell: Tell) -> Answer:
+        return Answer()
+
+    def left(self, who: Join, tell: Tell, now: float) -> None:
+        """Ray says more of that."""
+
+    def asked(self, who: Join, question: Begin | Done, tell: Tell, now: float) -> None:
         """A worker has done its chunk, or has none: it is told what is next when `time_goes_on`.
 
         Its line may have broken before it heard the answer: then it asks again, and has the same
         answer.
         """
-        with self._turn:
-            who = Member(question.step, question.worker, question.life)
+        with self._guarded():
+            worker = who.rank
+            step, ticket = (question.step, None) if isinstance(question, Begin) else question.ticket
             # of an earlier step, or it was given up
-            if self._over or not self.ledger.present(who):
+            if self._over or not self.ledger.present(Member(step, worker, who.life)):
                 tell(Answer(over=True))
                 return
-            self._silent.discard(who.worker)
+            self._silent.discard(worker)
             for name, one in self._asked.items():
-                if one.worker == who.worker:
+                if one.worker == worker:
                     self._asked[name] = one._replace(since=now)  # it sends that now
-            self._began.setdefault(who.worker, now)
-            ticket, answer = self._told.get(who.worker, (None, None))
-            if answer is not None and question.ticket == ticket:
+            self._began.setdefault(worker, now)
+            told, answer = self._told.get(worker, (None, None))
+            if answer is not None and ticket == told:
                 tell(answer)
                 return
-            given = self._given.get(who.worker)
-            if given is not None and question.ticket == given[0].number:
-                self._done(who, question.seconds, now)
-            self._resting[who.worker] = question.ticket, tell
+            if isinstance(question, Done):
+                finished = self.done(worker, question.ticket, now)
+                if finished is not None:
+                    self._note(worker, finished, question.seconds, now)
+            elif why := wrong_loads(question.loads, len(self._sizes)):
+                tell(Answer(refused=f"worker {worker}: {why}"))
+                return
+            elif question.loads is not None and worker not in self.loads:
+                self.reweigh(worker, question.loads)
+            self._tickets[worker] = ticket
+            self.resting[worker] = tell
 
     def time_goes_on(self, now: float) -> float:
         """Do what time and the master's thread have brought; return when to look next."""
-        with self._turn:
+        with self._guarded():
             if self._over or self.ledger.settled:
                 self._tell_over()
                 return math.inf
@@ -192,20 +201,19 @@ class SharedRound:
             copies = {w: self.ledger.begun(w) for w in self.ledger.may_be_given(self._free())}
             next_look = self.paces.next_look(now, self.ledger.voided, copies)
             return min(next_look, *deadlines, math.inf)
+        return math.inf
 
     @contextlib.contextmanager
-    def guarded(self) -> Iterator[None]:
+    def _guarded(self) -> Iterator[None]:
         """What goes wrong in that thread is raised in the master's."""
-        try:
-            yield
-        except Exception as error:
-            self._error = error
+        with self._turn:
+            try:
+                yield
+            except Exception as error:
+                self._error = error
 
-    def _done(self, who: Member, seconds: float, now: float) -> None:
-        worker = who.worker
-        ticket, (subset, chunk) = self._given.pop(worker)
-        self.paces.ended(worker, now)
-        done = now - self._began[worker]
+    def _note(self, worker: int, finished: Finished, seconds: float, now: float) -> None:
+        subset, chunk = finished.chunk
         self.work.append(
             Work(
                 iteration=self._iteration,
@@ -213,13 +221,13 @@ class SharedRound:
                 block=chunk,
                 seconds=seconds,
                 subset=subset,
-                done=done,
+                done=now - self._began[worker],
                 heard=now,
             )
         )
-        keep = self._keep[worker] = self.ledger.done(who, ticket)
-        if keep is not None:
-            self._names[worker].add(keep)
+        self._keep[worker] = finished.keep
+        if finished.keep is not None:
+            self._names[worker].add(finished.keep)
 
     def _serve(self, now: float) -> None:
         """Give chunks to those that rest, and ask for their sums as soon as all chunks are in one.
@@ -230,20 +238,17 @@ class SharedRound:
         self._silent.update(worker for worker, deadline in self._sendings() if deadline <= now)
         for worker in self._silent.union(self.paces.overdue(now, self.ledger.voided)):
             self.ledger.late(worker)
-        for worker, ticket, chunk in hand_out(self.ledger, self.paces, self._free(), now):
-            self._given[worker] = ticket, chunk
-            self._tell(worker, Answer(ticket=ticket.number, chunk=chunk))
+        for worker, ticket, chunk in self.hand_out(self._free(), now):
+            self._tell(worker, Answer(ticket, chunk))
         if self.ledger.complete:
-            for worker in sorted(self._resting):
+            for worker in sorted(self.resting):
                 wanted = self._wanted(worker, now)
                 if wanted is not None:
                     self._tell(worker, Answer(send=wanted[0]))
 
     def _tell_over(self) -> None:
         with self._turn:
-            for _, tell in self._resting.values():
-                tell(Answer(over=True))
-            self._resting.clear()
+            self.tell_all(Answer(over=True))
 
     def _tell(self, worker: int, answer: Answer) -> None:
         """Tell a worker what is next, what becomes of its last gradient, and which sums stand."""
@@ -253,16 +258,16 @@ class SharedRound:
         self._names[worker] = names
         standing = tuple(sorted(name.number for name in self._names[worker]))
         answer = answer._replace(keep=None if keep is None else keep.number, standing=standing)
-        ticket, tell = self._resting.pop(worker)
-        self._told[worker] = ticket, answer
-        tell(answer)
+        self._told[worker] = self._tickets.pop(worker), answer
+        self.resting.pop(worker)(answer)
 
     # For both.
 
     def _forget(self, worker: int) -> None:
         """Forget what an earlier process was told."""
-        for by_worker in (self._resting, self._told, self._given, self._keep, self._began):
-            by_worker.pop(worker, None)
+        asked = self.resting, self.running, self._tickets, self._told, self._keep, self._began
+        for by_worker in asked:
+            by_worker.pop(worker, None)  # type: ignore[attr-defined]
         self._names[worker].clear()
         self._silent.discard(worker)
 
@@ -278,7 +283,7 @@ class SharedRound:
 
     def _free(self) -> set[int]:
         """Workers that rest, but for those that may be frozen while they send their sums."""
-        return self._resting.keys() - self._silent
+        return self.resting.keys() - self._silent
 
     def _arrives(self, worker: int, message: Sum, now: float) -> bool:
         name = Name(self.ledger.step, message.number)
@@ -297,8 +302,9 @@ class SharedRound:
         """
         for one in self._asked.values():
             since = one.since
-            patience = self.paces.patience(one.worker, self._largest, self.ledger.voided)
-            if one.worker in self._resting:
+            largest = max(self.ledger.weight((one.worker, c)) for c in range(len(self._sizes)))
+            patience = self.paces.patience(one.worker, largest, self.ledger.voided)
+            if one.worker in self.resting:
                 since = max(since, self._came)
                 patience = max(patience, 2 * self._longest)
             deadline = since + patience
@@ -315,43 +321,3 @@ class SharedRound:
         own = [one if one.flags.writeable else None for one in self._total]
         pairs = zip(self._total, leaves, own, strict=True)
         self._total = [np.add(one, other, out=out) for one, other, out in pairs]
-
-
-class Coordinator:
-    """The coordinator: a thread that tells workers what is next, by the `SharedRound` of this step.
-
-    It listens at `host`, and is to be closed.
-    """
-
-    def __init__(self, host: str) -> None:
-        # in one, for the server's thread reads it
-        self._serves: tuple[SharedRound, float] | None = None
-        self._server = Server(self, host)
-        self.place = Place(*self._server.address, self._server.key)
-        self.touch = self._server.touch
-        self.close = self._server.close
-
-    def serve(self, one: SharedRound, began: float) -> None:
-        """Answer by this round from now on; its times are counted from `began`."""
-        self._serves = one, began
-
-    def asked(self, message: Any, reply: Reply) -> None:
-        question = question_of(message)  # nonsense is for whoever has sent it
-        if self._serves is None:
-            reply(Answer(over=True))
-            return
-        one, began = self._serves
-        with one.guarded():
-            one.asked(question, reply, time.monotonic() - began)
-
-    def left(self, reply: Reply) -> None:
-        """Ray says more of that."""
-
-    def look(self) -> float:
-        if self._serves is None:
-            return math.inf
-        one, began = self._serves
-        with one.guarded():
-            now = time.monotonic() - began
-            return one.time_goes_on(now) - now
-        return math.inf

@@ -7,7 +7,8 @@ import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from bcgc_jax.handout.line import Line
+from bcgc_jax.handout.messages import Answer, Begin, Done, Join, Question, answer_of, data_of
+from bcgc_jax.handout.transport import Line, Tcp, Transport
 
 # The environment variable with the key that the coordinator and its workers have.
 KEY = "BCGC_HANDOUT_KEY"
@@ -60,6 +61,16 @@ class Chunk(NamedTuple):
         return self.step, self.subset, self.number
 
 
+def ask(line: Line, question: Question) -> Answer:
+    """The answer of a coordinator; StepFailed or ValueError where it says so."""
+    answer = answer_of(line.ask(data_of(question)))
+    if answer.failed:
+        raise StepFailed(answer.failed)
+    if answer.refused:
+        raise ValueError(answer.refused)
+    return answer
+
+
 class Share:
     """A worker's part in the steps of a training; made by `join`. One thread uses it.
 
@@ -72,10 +83,11 @@ class Share:
 
     def __init__(self, line: Line, rank: int) -> None:
         self._line = line
-        told = self._ask({"join": rank})
-        self.num_workers = told["workers"]
-        self._edges = [0.0, *told["edges"]]
-        self.held = tuple(self._chunk(-1, *chunk) for chunk in told["held"])
+        seat = ask(line, Join(rank)).seat
+        assert seat is not None
+        self.num_workers = seat.workers
+        self._edges = [0.0, *seat.edges]
+        self.held = tuple(self._chunk(-1, *chunk) for chunk in seat.stored)
         self.own = tuple(chunk for chunk in self.held if chunk.subset == rank)
 
     def step(self, step: int, loads: Iterable[float] | None = None) -> Iterator[Chunk]:
@@ -96,15 +108,13 @@ class Share:
         the coordinator is gone, TimeoutError two minutes after its machine is.
         """
         step = operator.index(step)
-        question: dict[str, Any] = {"begin": step}
-        if loads is not None:
-            question["loads"] = [float(load) for load in loads]
-        told = self._ask(question)
-        while not told["over"]:
+        lengths = None if loads is None else [float(load) for load in loads]
+        answer = ask(self._line, Begin(step, lengths))
+        while answer.ticket is not None and answer.chunk is not None:
             began = time.perf_counter()
-            yield self._chunk(step, *told["chunk"])
+            yield self._chunk(step, *answer.chunk)
             seconds = time.perf_counter() - began
-            told = self._ask({"done": told["ticket"], "seconds": seconds})
+            answer = ask(self._line, Done(answer.ticket, seconds))
 
     def close(self) -> None:
         """Leave. A step that is not complete fails for the others."""
@@ -115,14 +125,6 @@ class Share:
 
     def __exit__(self, *raised: Any) -> None:
         self.close()
-
-    def _ask(self, message: Any) -> Any:
-        told = self._line.ask(message)
-        if "failed" in told:
-            raise StepFailed(told["failed"])
-        if "refused" in told:
-            raise ValueError(told["refused"])
-        return told
 
     def _chunk(self, step: int, subset: int, number: int) -> Chunk:
         return Chunk(
@@ -135,7 +137,12 @@ class Share:
 
 
 def join(
-    address: tuple[str, int], rank: int, *, key: bytes | str | None = None, wait: float = 60.0
+    address: tuple[str, int],
+    rank: int,
+    *,
+    key: bytes | str | None = None,
+    wait: float = 60.0,
+    transport: Transport | None = None,
 ) -> Share:
     """Take part in the steps that a coordinator hands out.
 
@@ -145,18 +152,20 @@ def join(
         before.
       key: that of the coordinator; by default the environment variable BCGC_HANDOUT_KEY.
       wait: seconds within which the coordinator may begin to listen.
+      transport: that of the coordinator; by default `Tcp`, with this key.
 
     Warns after five seconds in which nobody listens there. Raises ConnectionError where no
     coordinator answers there, or with another key; ValueError for a rank that it does not have.
     """
     line = None
-    secret = key_of(key)
+    if transport is None:
+        transport = Tcp(key=key_of(key))
     place = f"{address[0]}:{address[1]}"
     began = time.monotonic()
     warned = False
     while line is None:
         try:
-            line = Line(address, secret)
+            line = transport.connect(address)
         except ConnectionRefusedError as error:  # nobody listens yet
             waited = time.monotonic() - began
             nobody = (

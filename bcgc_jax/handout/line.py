@@ -81,7 +81,7 @@ def probe(line: socket.socket) -> None:
             line.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
-class Line:
+class TcpLine:
     """The end that calls: it asks, and waits for the answer.
 
     Args:

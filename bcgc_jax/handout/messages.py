@@ -1,66 +1,138 @@
-"""What a worker and whoever hands out chunks tell each other: data, never code."""
+"""What a worker and a coordinator tell each other: data, never code.
+
+A worker joins once on each line. Then it begins a step, and says of each chunk that it is done:
+both ask what is next. Tickets and sums have numbers, all different within an attempt at a step. So
+no two questions of a worker in a step are the same: one that is repeated has the same answer.
+"""
 
 from typing import Any, NamedTuple
 
-from bcgc_jax.steps.ledger import Chunk
+Ticket = tuple[int, int]  # the attempt at a step, and a number there, of a chunk or of a sum
+Chunk = tuple[int, int]  # its subset, and its number there
+
+# Seconds that no chunk takes.
+_AGES = 1e9
+# No load is so large.
+_LARGEST_LOAD = 1e100
 
 
-class Question(NamedTuple):
-    """A worker is free: what is next? Tickets and sums have numbers, all different within a step.
+class Join(NamedTuple):
+    """This is the line of worker `rank`, of the process that is its `life`-th."""
 
-    So no two questions of a worker in a step are the same: one that is repeated has the same
-    answer.
+    rank: int
+    life: int = 0
 
-    Attributes:
-      step: its number.
-      worker, life: who asks, and which of its processes.
-      ticket: of the chunk that it has done, or the number of the sum that it has sent; None at
-        first.
-      seconds: that it computed for that, without slowness on purpose.
-    """
+
+class Begin(NamedTuple):
+    """What is the first chunk of a step? `loads` say how long the worker's own chunks are."""
 
     step: int
-    worker: int
-    life: int
-    ticket: int | None = None
+    loads: list[float] | None = None
+
+
+class Done(NamedTuple):
+    """A chunk is done, which took so many seconds, or a sum was sent: what is next?"""
+
+    ticket: Ticket
     seconds: float = 0.0
 
 
-class Answer(NamedTuple):
-    """What becomes of the last gradient, and what is next: a chunk, a sum to send, or the end.
+Question = Join | Begin | Done
+
+
+class Seat(NamedTuple):
+    """What a worker must know before the first step.
 
     Attributes:
-      keep: the sum that the last gradient is added to; None: it is dropped.
-      standing: the worker's sums that are still needed; others are forgotten.
-      ticket, chunk: what to compute.
-      send: the sum to send.
-      over: whether the step is over.
+      workers: how many there are.
+      edges: where each chunk of a subset ends, shares of 1.
+      stored: the chunks that it may be given.
     """
 
+    workers: int
+    edges: tuple[float, ...]
+    stored: tuple[Chunk, ...]
+
+
+class Answer(NamedTuple):
+    """What is next: a chunk, a sum to send, or the end; and what becomes of the last gradient.
+
+    Attributes:
+      ticket, chunk: what to compute.
+      over: whether the step is over.
+      keep: the sum that the last gradient is added to; None: it is dropped.
+      standing: the worker's sums that are still needed; others are forgotten.
+      send: the sum to send.
+      seat: of a worker that has joined a training loop.
+      failed: why no sum of this step counts; it can be begun anew.
+      refused: why the question has no answer.
+    """
+
+    ticket: Ticket | None = None
+    chunk: Chunk | None = None
+    over: bool = False
     keep: int | None = None
     standing: tuple[int, ...] = ()
-    ticket: int | None = None
-    chunk: Chunk | None = None
     send: int | None = None
-    over: bool = False
+    seat: Seat | None = None
+    failed: str = ""
+    refused: str = ""
 
 
-def question_of(message: Any) -> Question:
-    """The question of a decoded message; ValueError where it is none."""
-    if not (isinstance(message, list) and len(message) == len(Question._fields)):
-        raise ValueError("it is no question")
-    step, worker, life, ticket, seconds = message
-    whole = all(type(one) is int for one in (step, worker, life, 0 if ticket is None else ticket))
-    if not whole or type(seconds) not in (int, float):
-        raise ValueError("it is no question")
-    return Question(step, worker, life, ticket, float(seconds))
+NOT_JOINED = Answer(refused="this worker has not joined, or another process has taken its place")
 
 
-def answer_of(message: Any) -> Answer:
-    """The answer of a decoded message, with tuples in place of lists."""
-    answer = Answer(*message)
-    answer = answer._replace(standing=tuple(answer.standing))
-    if answer.chunk is not None:
-        subset, number = answer.chunk
-        answer = answer._replace(chunk=(subset, number))
-    return answer
+def data_of(question: Question) -> list[Any]:
+    """A question as data, which `question_of` reads.
+
+    >>> data_of(Begin(7)), question_of(["done", [1, 4], 0.5])
+    (['begin', 7, None], Done(ticket=(1, 4), seconds=0.5))
+    """
+    return [type(question).__name__.lower(), *question]
+
+
+def question_of(data: Any) -> Question:
+    """The question; ValueError where it is none. `wrong_loads` checks the loads."""
+    match data:
+        case ["done", [attempt, number], seconds] if _whole(attempt, number):
+            if type(seconds) in (int, float) and 0 <= seconds < _AGES:
+                return Done((attempt, number), float(seconds))
+        case ["begin", step, loads] if _whole(step):
+            return Begin(step, loads)
+        case ["join", rank, life] if _whole(rank, life):
+            return Join(rank, life)
+    raise ValueError("it is no message of a worker")
+
+
+def _whole(*numbers: Any) -> bool:
+    return all(type(number) is int for number in numbers)
+
+
+def answer_of(data: Any) -> Answer:
+    """The answer, with tuples in place of lists; an `Answer` as data is what JSON makes of it."""
+    ticket, chunk, over, keep, standing, send, seat, failed, refused = data
+    if ticket is not None:
+        ticket, chunk = tuple(ticket), tuple(chunk)
+    if seat is not None:
+        workers, edges, stored = seat
+        seat = Seat(workers, tuple(edges), tuple(map(tuple, stored)))
+    return Answer(ticket, chunk, over, keep, tuple(standing), send, seat, failed, refused)
+
+
+def wrong_loads(loads: Any, count: int) -> str:
+    """Say what is wrong with the lengths of a worker's own chunks; nothing if they are right.
+
+    >>> wrong_loads([3.0, 1.5], 2), wrong_loads(None, 2)
+    ('', '')
+    >>> wrong_loads([3.0, -1.0], 2)
+    'loads must be 2 positive numbers, those of the chunks of `own`: got -1.0'
+    """
+    if loads is None:
+        return ""
+    wanted = f"loads must be {count} positive numbers, those of the chunks of `own`: got"
+    if not isinstance(loads, list) or len(loads) != count:
+        return f"{wanted} {len(loads) if isinstance(loads, list) else type(loads).__name__}"
+    for load in loads:
+        if type(load) not in (int, float) or not 0 < load < _LARGEST_LOAD:
+            return f"{wanted} {load!r:.40}"
+    return ""

@@ -1,26 +1,30 @@
 """The end that is called: a thread that listens, and passes what workers ask to whoever answers."""
 
-import asyncio
+import collections
 import contextlib
-import math
 import secrets
+import selectors
+import socket
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from bcgc_jax.handout.line import GREETING, NONCE, Frames, framed, greeted, probe
+from bcgc_jax.handout.line import GREETING, MOST, NONCE, Frames, framed, greeted, probe
 
 # Seconds within which whoever calls has to show that it has the key.
 _GREETED_IN = 5.0
+# Seconds after which it is looked anyway: a selector takes no year.
+_LONGEST = 3600.0
 
 Reply = Callable[[Any], None]
 
 
 class Answers(Protocol):
-    """Who answers. Both are called in the server's thread."""
+    """Who answers. All are called one after another, never two at once."""
 
     def asked(self, message: Any, reply: Reply) -> None:
-        """A message has come. It may be replied to at once or later, in this thread.
+        """A message has come. It may be replied to at once or later, within one of these calls.
 
         Raises ValueError where it is nonsense: the line is closed then.
         """
@@ -33,9 +37,12 @@ class Answers(Protocol):
 
 
 class Server:
-    """Listens at `address`, by default a free port of this machine alone, to whoever has the `key`.
+    """Listens at `address` to whoever has the `key`; port 0 is a free one.
 
-    >>> from bcgc_jax.handout.line import Line
+    Raises OSError where it cannot.
+
+    >>> import math
+    >>> from bcgc_jax.handout.line import TcpLine
     >>> class Echo:
     ...     def asked(self, message, reply):
     ...         reply(message)
@@ -45,117 +52,143 @@ class Server:
     ...
     ...     def look(self):
     ...         return math.inf
-    >>> server = Server(Echo())
-    >>> line = Line(server.address, server.key)
+    >>> server = Server(Echo(), "127.0.0.1", 0, b"key")
+    >>> line = TcpLine(server.address, b"key")
     >>> line.ask(["anybody there?"])
     ['anybody there?']
     >>> line.close(), server.close()
     (None, None)
     """
 
-    def __init__(
-        self, answers: Answers, host: str = "127.0.0.1", port: int = 0, key: bytes | None = None
-    ) -> None:
+    def __init__(self, answers: Answers, host: str, port: int, key: bytes) -> None:
         self.answers = answers
-        self.key = secrets.token_bytes(32) if key is None else key
-        self._loop = asyncio.new_event_loop()
-        self._timer: asyncio.TimerHandle | None = None
-        self._looks = False  # soon
-        self._lines: set[_Called] = set()
-        run = self._loop.run_forever
-        self._thread = threading.Thread(target=run, name="hands out chunks", daemon=True)
+        self.key = key
+        self.lines: set[_Called] = set()
+        self.ungreeted: dict[_Called, float] = {}  # until when they may be, the first one first
+        self.selector = selectors.DefaultSelector()
+        self._due = 0.0
+        self._first: collections.deque[Callable[[], None]] = collections.deque()
+        self._is_closed = False
+        self._listening = _listening(host, port)
+        self.address: tuple[str, int] = self._listening.getsockname()[:2]
+        self._woken, self._waker = socket.socketpair()
+        for end, then in ((self._listening, self._accept), (self._woken, self._wake)):
+            end.setblocking(False)
+            self.selector.register(end, selectors.EVENT_READ, then)
+        self._thread = threading.Thread(target=self._run, name="hands out chunks", daemon=True)
         self._thread.start()
-        listen = self._loop.create_server(lambda: _Called(self), host, port)
-        listening = asyncio.run_coroutine_threadsafe(listen, self._loop)
-        try:
-            self._listening = listening.result()
-        except OSError:
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
-            raise
-        self.address: tuple[str, int] = self._listening.sockets[0].getsockname()[:2]
 
     def touch(self, first: Callable[[], None] | None = None) -> None:
         """From any thread: have a look, and do something in the server's thread before."""
+        if first is not None:
+            self._first.append(first)
         # closed by another thread: nobody waits for an answer
-        with contextlib.suppress(RuntimeError):
-            if first is not None:
-                self._loop.call_soon_threadsafe(first)
-            self._loop.call_soon_threadsafe(self.look)
+        with contextlib.suppress(OSError):
+            self._waker.send(b"\0")
 
     def close(self) -> None:
         """Nobody is listened to from now on."""
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._end)
-            self._thread.join()
-            self._loop.close()
+        self._is_closed = True
+        self.touch()
+        self._thread.join()
 
-    def look_soon(self) -> None:
-        """In the server's thread, when all is heard that has come: so many are answered at once."""
-        if not self._looks:
-            self._looks = True
-            self._loop.call_soon(self.look)
+    def _run(self) -> None:
+        """All that has come is heard before a look: so many are answered at once."""
+        try:
+            while not self._is_closed:
+                for key, _ in self.selector.select(self._patience()):
+                    key.data()
+                while self._first:
+                    self._first.popleft()()
+                self._due = time.monotonic() + self.answers.look()
+        finally:
+            for line in self.lines:
+                line.close()
+            for end in (self._listening, self._woken, self._waker):
+                end.close()
+            self.selector.close()
 
-    def look(self) -> None:
-        """Look now, in the server's thread, and set a timer for the next look."""
-        self._looks = False
-        after = self.answers.look()
-        if after == math.inf:
-            return
-        if self._timer is not None:
-            # A timer that is too early stays: that is cheaper than a new one each time.
-            if self._loop.time() < self._timer.when() <= self._loop.time() + after:
-                return
-            self._timer.cancel()
-        self._timer = self._loop.call_later(after, self.look)
+    def _patience(self) -> float:
+        now = time.monotonic()
+        while self.ungreeted and min(self.ungreeted.values()) <= now:
+            next(iter(self.ungreeted)).end()
+        return max(0.0, min(self._due, now + _LONGEST, *self.ungreeted.values()) - now)
 
-    def _end(self) -> None:
-        self._listening.close()
-        for line in list(self._lines):
-            line.abort()
-        self._loop.call_soon(self._loop.stop)
+    def _accept(self) -> None:
+        # whoever has called may be gone, or there are too many open files
+        with contextlib.suppress(OSError):
+            called, _ = self._listening.accept()
+            _Called(self, called)
+
+    def _wake(self) -> None:
+        self._woken.recv(MOST)
 
 
-class _Called(asyncio.Protocol):
+def _listening(host: str, port: int) -> socket.socket:
+    """IPv4 where the host has that too."""
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)
+    families = {family for family, *_ in found}
+    family = socket.AF_INET if socket.AF_INET in families else found[0][0]
+    return socket.create_server((host, port), family=family)
+
+
+class _Called:
     """A line that somebody has called on."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, called: socket.socket) -> None:
         self._server = server
+        self._socket = called
         self._nonce = secrets.token_bytes(NONCE)
         self._greeting: bytes | None = b""  # as far as it is here; None once it has been answered
         self._frames = Frames()
+        self._unsent = b""
+        called.setblocking(False)
+        called.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        probe(called)
+        server.lines.add(self)
+        server.ungreeted[self] = time.monotonic() + _GREETED_IN
+        server.selector.register(called, selectors.EVENT_READ, self._ready)
+        self._send(self._nonce)
 
-    def connection_made(self, transport: Any) -> None:
-        self._transport = transport
-        probe(transport.get_extra_info("socket"))
-        self._server._lines.add(self)
-        self._timer = asyncio.get_running_loop().call_later(_GREETED_IN, self.end)
-        transport.write(self._nonce)
+    def reply(self, message: Any) -> None:
+        self._send(framed(message))
 
-    def connection_lost(self, error: Exception | None) -> None:
-        self._timer.cancel()
-        self._server._lines.discard(self)
-        self._server.answers.left(self._reply)
-        self._server.look_soon()
+    def end(self) -> None:
+        self._server.selector.unregister(self._socket)
+        self._server.lines.discard(self)
+        self._server.ungreeted.pop(self, None)
+        self.close()
+        self._server.answers.left(self.reply)
 
-    def data_received(self, data: bytes) -> None:
+    def cut(self) -> None:
+        """It ends as if the other end had gone."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _ready(self) -> None:
+        """Something has come, or what was not sent can be."""
+        if self not in self._server.lines:  # it has ended since
+            return
+        if self._unsent:
+            self._send(b"")
         try:
+            data = self._socket.recv(MOST)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        try:
+            if not data:
+                raise ValueError("the other end is gone")
             if self._greeting is not None:
                 data = self._greet(data)
             for message in self._frames.feed(data):
-                self._server.answers.asked(message, self._reply)
+                self._server.answers.asked(message, self.reply)
         except (ValueError, RecursionError):  # nonsense harms nobody else
             self.end()
-            return
-        self._server.look_soon()
-
-    def end(self) -> None:
-        self._transport.close()
-
-    def abort(self) -> None:
-        """At once, also where the other end does not take what was written."""
-        self._transport.abort()
 
     def _greet(self, data: bytes) -> bytes:
         """What came after the greeting."""
@@ -165,10 +198,24 @@ class _Called(asyncio.Protocol):
             return b""
         greeting = self._greeting[:GREETING]
         rest = self._greeting[GREETING:]
-        self._transport.write(greeted(self._server.key, self._nonce, greeting))
+        self._send(greeted(self._server.key, self._nonce, greeting))
         self._greeting = None
-        self._timer.cancel()
+        del self._server.ungreeted[self]
         return rest
 
-    def _reply(self, message: Any) -> None:
-        self._transport.write(framed(message))
+    def _send(self, data: bytes) -> None:
+        """Send what can be sent now, the rest when the other end takes it."""
+        waited = bool(self._unsent)
+        data = self._unsent + data
+        try:
+            sent = self._socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:  # it is gone, as is read next
+            sent = len(data)
+        self._unsent = data[sent:]
+        if len(self._unsent) > MOST:  # it asks, and hears nothing
+            self.cut()
+        if waited != bool(self._unsent) and self in self._server.lines:
+            writes = selectors.EVENT_WRITE if self._unsent else 0
+            self._server.selector.modify(self._socket, selectors.EVENT_READ | writes, self._ready)

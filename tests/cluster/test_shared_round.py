@@ -13,12 +13,15 @@ import jax
 import numpy as np
 import pytest
 
-from bcgc_jax.cluster.chunks import Begin, ChunkWorker, Place
-from bcgc_jax.cluster.shared_round import Coordinator, SharedRound
+from bcgc_jax.cluster.chunks import ChunkWorker, Order, Place
+from bcgc_jax.cluster.shared_round import SharedRound
 from bcgc_jax.cluster.worker import Duty
 from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.gradients import split_unevenly
-from bcgc_jax.handout.messages import Answer, Question
+from bcgc_jax.handout.coordinator import Coordinator
+from bcgc_jax.handout.messages import Answer, Begin, Done, Join, data_of
+from bcgc_jax.handout.server import Server
+from bcgc_jax.handout.transport import Memory, Tcp
 from bcgc_jax.plans.sharing import WorkSharing
 from bcgc_jax.steps.chunk_lengths import chunk_sizes
 from bcgc_jax.steps.driven import driven
@@ -29,6 +32,7 @@ from tests.cluster.test_worker import case
 from tests.raising import raising
 
 N = 4
+NOWHERE = Place(("", 0), Memory())
 
 
 class World:
@@ -55,7 +59,7 @@ class World:
         self.events: list[Any] = []
         self.held: list[Any] = []
         given = self.plan, params, next(self.calls), iteration, leaves, None
-        self.round = SharedRound(*given, Place("", 0, b""), self.touch, self.roster)
+        self.round = SharedRound(*given, NOWHERE, self.touch, self.roster)
         for worker in set(range(self.plan.num_workers)) - self.frozen:
             self.put(self.busy[worker], self.begin, worker)
         happens = (
@@ -98,17 +102,19 @@ class World:
                 self.put(arrives, self.hear, ask, process.deliver(*ask.given), process)
             else:
                 process.open(*ask.given[:2])
-                self.ask(ask, process, ask.given[0].question)
+                self.ask(ask, process, Begin(ask.given[0].step))
 
     def ask(self, ask, process, question):
         if ask.worker in self.frozen:
             self.held.append((ask.worker, self.ask, ask, process, question))
         elif self.workers[ask.worker] is process:
+            who = Join(ask.worker, ask.given[0].life)
             if self.breaks():
-                self.round.asked(question, lambda answer: None, self.now)
+                self.round.asked(who, question, lambda answer: None, self.now)
                 self.put(self.now + 0.1, self.ask, ask, process, question)
             else:
-                self.round.asked(question, functools.partial(self.tell, ask, process), self.now)
+                tell = functools.partial(self.tell, ask, process)
+                self.round.asked(who, question, tell, self.now)
 
     def tell(self, ask, process, answer):
         """At once: the worker does what it is told, and asks again when that has taken its time."""
@@ -326,25 +332,32 @@ class _Cut:
         self.left = coordinator.left
         self.answer = coordinator.asked
         self.heard = dict.fromkeys(range(N), 0)
+        self.ranks = {}
         self.cut = 0
 
     def asked(self, message, reply):
-        self.heard[message[1]] += 1
-        line, number = reply.__self__, self.heard[message[1]]
-        self.cut += number % 3 == 0
-        if number % 6 == 3:
-            line.abort()
-        else:
-            self.answer(message, reply if number % 6 else lambda answer: line.abort())
+        if message[0] == "join":
+            self.ranks[reply] = message[1]
+            self.answer(message, reply)
+            return
+        self.heard[self.ranks[reply]] += 1
+        number = self.heard[self.ranks[reply]]
+        if number % 3 == 0:
+            self.cut += 1
+            reply.__self__.cut()
+        if number % 6 != 3:
+            self.answer(message, reply)
 
 
 def test_workers_call_again_over_lines_of_their_own():
     world, _, params, data = _world(_even)
     before = threading.enumerate()
-    coordinator, sums = Coordinator("127.0.0.1"), queue.Queue[Any]()
-    coordinator._server.answers = cut = _Cut(coordinator)
+    coordinator, sums = Coordinator(Tcp(key=b"key")), queue.Queue[Any]()
+    assert isinstance(coordinator._listening, Server)
+    coordinator._listening.answers = cut = _Cut(coordinator)
     leaves = jax.tree.leaves(params)
-    one = SharedRound(world.plan, params, 0, 1, leaves, None, coordinator.place, coordinator.touch)
+    place = Place(coordinator.address, coordinator.transport)
+    one = SharedRound(world.plan, params, 0, 1, leaves, None, place, coordinator.touch)
     coordinator.serve(one, 0.0)
 
     def answer(ask):
@@ -375,11 +388,12 @@ def test_what_goes_wrong_while_workers_are_answered_is_raised_where_the_gradient
     monkeypatch,
 ):
     world, _, params, _ = _world(_even)
-    one = SharedRound(world.plan, params, 0, 1, [], None, Place("", 0, b""), world.touch)
+    one = SharedRound(world.plan, params, 0, 1, [], None, NOWHERE, world.touch)
     monkeypatch.setattr(one.ledger, "next", raising(ValueError("a mistake")))
-    with contextlib.closing(Coordinator("127.0.0.1")) as coordinator:
+    with Coordinator(Memory()) as coordinator:
         coordinator.serve(one, 0.0)
-        coordinator.asked(list(Question(0, 0, 0)), print)
+        coordinator.asked(data_of(Join(0)), print)
+        coordinator.asked(data_of(Begin(0)), print)
         coordinator.look()
         with pytest.raises(ValueError, match="a mistake"):
             one.gradient()
@@ -387,11 +401,11 @@ def test_what_goes_wrong_while_workers_are_answered_is_raised_where_the_gradient
 
 def test_whoever_asks_after_a_step_that_was_given_up_gets_no_chunk():
     world, _, params, _ = _world(_even)
-    one = SharedRound(world.plan, params, 0, 1, [], None, Place("", 0, b""), world.touch)
+    one = SharedRound(world.plan, params, 0, 1, [], None, NOWHERE, world.touch)
     told: list[Answer] = []
-    one.asked(Question(0, 0, 0), told.append, 0.0)
+    one.asked(Join(0), Begin(0), told.append, 0.0)
     one.end()
-    one.asked(Question(0, 1, 0), told.append, 0.1)
+    one.asked(Join(1), Begin(0), told.append, 0.1)
     assert told == [Answer(over=True)] * 2  # at once: another step may be served from now on
     assert one.time_goes_on(0.2) == np.inf
 
@@ -413,7 +427,7 @@ def test_too_many_lost_are_told():
     assert world.round.short(range(N)) == ""
     for worker in (0, 1, 2):
         world.round.ledger.join(worker)
-    begun = SharedRound(world.plan, params, 9, 1, [], None, Place("", 0, b""), world.touch)
+    begun = SharedRound(world.plan, params, 9, 1, [], None, NOWHERE, world.touch)
     for worker in (0, 1):
         begun.lost(worker, 0.0)
     assert begun.short({0, 1}) == ""
@@ -453,17 +467,16 @@ def test_a_worker_sends_a_sum_when_it_has_as_many_chunks_as_it_was_asked_for():
     world, _, params, _ = _world(_even)
     worker, leaves = world.workers[0], jax.tree.leaves(params)
     one, two = world.plan.held(0)[:2]
-    first = Question(3, 0, 0)
-    worker.open(Begin(first, 1), leaves)
-    done = worker.work(Answer(ticket=1, chunk=one))
-    assert done[:4] == (3, 0, 0, 1)
-    assert worker.work(Answer(2, (2,), ticket=3, chunk=two)).ticket == 3
+    worker.open(Order(3, 0, 1), leaves)
+    done = worker.work(Answer((3, 1), one))
+    assert done.ticket == (3, 1)
+    assert worker.work(Answer((3, 3), two, keep=2, standing=(2,))).ticket == (3, 3)
     assert worker.deliver(3, 2, 1).label == {one}
     assert worker.deliver(2, 2, 1) is None
-    later = threading.Timer(0.05, worker.work, [Answer(2, (2,))])
+    later = threading.Timer(0.05, worker.work, [Answer(keep=2, standing=(2,), send=2)])
     later.start()
     assert worker.deliver(3, 2, 2).label == {one, two}
     later.join()
-    assert worker.work(Answer(None, (4,))) == first  # the sum does not stand any more
+    assert worker.work(Answer(send=5, standing=(4,))) == Done((3, 5))  # that one stands no more
     with pytest.raises(KeyError):
         worker.sum(2)

@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 
 from bcgc_jax.handout import Chunk, StepFailed, client, join, serve
-from bcgc_jax.handout import coordinator as coordinators
-from bcgc_jax.handout.line import Line
+from bcgc_jax.handout import loops as own_loops
+from bcgc_jax.handout.line import TcpLine
+from bcgc_jax.handout.messages import Begin, Done, Join
+from bcgc_jax.handout.transport import Tcp
 from bcgc_jax.measured import load_trace
 from bcgc_jax.measured.advice import advise
 from tests.raising import raising
@@ -47,7 +49,8 @@ class Loops:
 
     def take_part(self, rank, step):
         try:
-            with join(self.coordinator.address, rank, key=KEY) as share:
+            transport = self.coordinator.transport
+            with join(self.coordinator.address, rank, transport=transport) as share:
                 self.sums[rank] = self.one_step(share, rank, step)
         except StepFailed as error:
             self.failed.append((rank, str(error)))
@@ -62,10 +65,17 @@ class Loops:
         return total
 
 
+def _loops(coordinator):
+    loops, _ = coordinator._served
+    return loops
+
+
 def _until_begun(coordinator, count):
     """So many workers take part in the step."""
     while (
-        (attempt := coordinator._attempt) is None or attempt.is_over or len(attempt.heard) < count
+        (attempt := _loops(coordinator)._attempt) is None
+        or attempt.is_over
+        or len(attempt.heard) < count
     ):
         time.sleep(0.01)
 
@@ -229,37 +239,27 @@ def test_an_old_process_is_told_that_another_one_has_its_place(coordinator):
 @pytest.mark.parametrize(
     "message",
     [
-        *(
-            1,
-            None,
-            [],
-            {},
-            {"join": "0"},
-            {"begin": 1.5},
-            {"done": 1},
-            {"done": [1, "x"], "seconds": 1.0},
-        ),
-        *(
-            {"done": [1, 1], "seconds": seconds}
-            for seconds in (10**400, -1, math.nan, math.inf, None)
-        ),
-        {"done": [1, 77], "seconds": 1.0},
+        *(1, None, [], {}, ["join", "0", 0], ["begin", 1.5, None], ["done", 1, 1.0]),
+        *(["done", [1, "x"], 1.0], ["begin", 0], ["over"], ["join", 0, 0]),
+        *(["done", [1, 1], seconds] for seconds in (10**400, -1, math.nan, math.inf, None)),
+        ["done", [1, 77], 1.0],
     ],
 )
 def test_nonsense_harms_nobody(coordinator, message):
     """Of one who has the key, has joined, and is within a step."""
-    line = Line(coordinator.address, KEY.encode())
-    line.ask({"join": 0})
-    assert line.ask({"begin": 0})["ticket"] == [1, 1]
+    line = TcpLine(coordinator.address, KEY.encode())
+    client.ask(line, Join(0))
+    assert client.ask(line, Begin(0)).ticket == (1, 1)
     with pytest.raises(ConnectionError):
         line.ask(message)
     assert Loops(coordinator).run(range(WORKERS), 0) == _whole(0)
 
 
 def test_who_has_not_joined_is_told_so(coordinator):
-    line = Line(coordinator.address, KEY.encode())
-    for message in ({"begin": 0}, {"done": [1, 1], "seconds": 0.1}):
-        assert "has not joined" in line.ask(message)["refused"]
+    line = TcpLine(coordinator.address, KEY.encode())
+    for question in (Begin(0), Done((1, 1), 0.1)):
+        with pytest.raises(ValueError, match="has not joined"):
+            client.ask(line, question)
     line.close()
 
 
@@ -313,20 +313,20 @@ def test_another_key_is_an_error_with_the_address(coordinator):
 
 
 def test_a_host_that_is_none_is_an_error_with_the_address(monkeypatch):
-    monkeypatch.setattr(client, "Line", raising(socket.gaierror(-2, "no such host")))
+    monkeypatch.setattr(Tcp, "connect", raising(socket.gaierror(-2, "no such host")))
     with pytest.raises(ConnectionError, match=r"answers at elsewhere:1: .*no such host"):
         join(("elsewhere", 1), 0, key=KEY)
 
 
 def test_for_whom_a_step_waits_is_said_once(coordinator, monkeypatch):
-    monkeypatch.setattr(coordinators, "_SILENCE", 0.1)
+    monkeypatch.setattr(own_loops, "_SILENCE", 0.1)
     begun, idle = (join(coordinator.address, rank, key=KEY) for rank in (0, 1))
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         next(begun.step(7))
-        while not coordinator._warned:
+        while not _loops(coordinator)._warned:
             time.sleep(0.01)
-        coordinator._server.touch()  # as another message would
+        coordinator.touch()  # as another message would
         time.sleep(0.1)
     assert [str(warning.message) for warning in said] == [
         "step 7 has waited for 0 s. Workers that have joined, but not begun it: 1. "
@@ -336,7 +336,7 @@ def test_for_whom_a_step_waits_is_said_once(coordinator, monkeypatch):
 
 
 def test_nobody_is_named_where_all_have_begun(coordinator, monkeypatch):
-    monkeypatch.setattr(coordinators, "_SILENCE", 0.1)
+    monkeypatch.setattr(own_loops, "_SILENCE", 0.1)
     loops = Loops(coordinator, lambda rank: 0.05)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -361,7 +361,9 @@ def test_the_error_names_who_was_missing_besides():
 def test_a_question_that_was_left_ends_the_share(coordinator):
     """Else the next one would get its answer."""
     share = join(coordinator.address, 0, key=KEY)
-    share._line._socket.settimeout(0.1)  # as if a signal came meanwhile
+    line = share._line
+    assert isinstance(line, TcpLine)
+    line._socket.settimeout(0.1)  # as if a signal came meanwhile
     with pytest.raises(TimeoutError):
         list(share.step(0))
     with pytest.raises(ConnectionError, match="closed"):

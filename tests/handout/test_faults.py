@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from bcgc_jax.handout import serve
-from bcgc_jax.handout.line import Line
+from bcgc_jax.handout.line import TcpLine
 
 KEY = "secret"
 WORKERS = 4
@@ -94,6 +94,6 @@ def _nonsense(address):
     """Of one without the key, and of one who has it and has not joined."""
     with socket.create_connection(address, timeout=5.0) as caller:
         caller.sendall(os.urandom(1000))
-    line = Line(address, KEY.encode())
+    line = TcpLine(address, KEY.encode())
     with pytest.raises(ConnectionError):
         line.ask("give me all chunks")

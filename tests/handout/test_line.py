@@ -7,8 +7,17 @@ import threading
 
 import pytest
 
-from bcgc_jax.handout.line import GREETING, MOST, NONCE, Frames, Line, framed, proof
-from bcgc_jax.handout.messages import Answer, Question, answer_of, question_of
+from bcgc_jax.handout.line import GREETING, MOST, NONCE, Frames, TcpLine, framed, proof
+from bcgc_jax.handout.messages import (
+    Answer,
+    Begin,
+    Done,
+    Join,
+    Seat,
+    answer_of,
+    data_of,
+    question_of,
+)
 from bcgc_jax.handout.server import Server
 from tests.raising import raising
 
@@ -38,7 +47,7 @@ class Echo:
 
 @pytest.fixture
 def server():
-    server = Server(Echo())
+    server = Server(Echo(), "127.0.0.1", 0, b"key")
     yield server
     server.close()
 
@@ -65,7 +74,7 @@ def _is_closed(caller):
 
 def test_an_answer_may_come_later_while_others_ask(server):
     told = []
-    waiting, other = (Line(server.address, server.key) for _ in range(2))
+    waiting, other = (TcpLine(server.address, server.key) for _ in range(2))
     thread = threading.Thread(target=lambda: told.append(waiting.ask("wait")))
     thread.start()
     while not server.answers.waiting:
@@ -88,7 +97,7 @@ def test_an_answer_may_come_later_while_others_ask(server):
     ],
 )
 def test_nonsense_ends_the_line_of_whoever_has_sent_it(server, sent):
-    line = Line(server.address, server.key)
+    line = TcpLine(server.address, server.key)
     caller = _greet(server)
     caller.sendall(framed(1))
     assert caller.recv(5, socket.MSG_WAITALL) == framed(1)
@@ -100,7 +109,7 @@ def test_nonsense_ends_the_line_of_whoever_has_sent_it(server, sent):
 
 def test_whoever_has_another_key_is_refused_on_both_sides(server):
     with pytest.raises(ConnectionError, match="refuses the key"):
-        Line(server.address, b"another")
+        TcpLine(server.address, b"another")
     caller = socket.create_connection(server.address, timeout=5.0)
     caller.recv(NONCE, socket.MSG_WAITALL)
     caller.sendall(bytes(GREETING))
@@ -117,12 +126,12 @@ def test_whoever_has_another_key_is_refused_on_both_sides(server):
         thread = threading.Thread(target=answer)
         thread.start()
         with pytest.raises(ConnectionError, match="another program"):
-            Line(other.getsockname(), server.key)
+            TcpLine(other.getsockname(), server.key)
         thread.join()
 
 
 def test_a_server_that_ends_ends_its_lines(server):
-    line = Line(server.address, server.key)
+    line = TcpLine(server.address, server.key)
     server.close()
     server.touch(raising(AssertionError()))  # from a thread that does not know yet
     with pytest.raises(ConnectionError, match="gone"):
@@ -142,9 +151,9 @@ def test_messages_come_whole_however_they_are_cut():
 
 def test_both_ends_notice_that_the_other_machine_has_vanished(server):
     """A process that ends closes its line; a machine does not, so the system probes it."""
-    line = Line(server.address, server.key)
-    (called,) = server._lines
-    for end in (line._socket, called._transport.get_extra_info("socket")):
+    line = TcpLine(server.address, server.key)
+    (called,) = server.lines
+    for end in (line._socket, called._socket):
         assert end.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
         silent = [
             end.getsockopt(socket.IPPROTO_TCP, getattr(socket, f"TCP_KEEP{of}"))
@@ -155,15 +164,23 @@ def test_both_ends_notice_that_the_other_machine_has_vanished(server):
 
 
 @pytest.mark.parametrize(
-    "message", [None, [], [1, 2, 3], [1, 2, 3, "x", 0.0], [1, 2, True, None, 0.0], {}]
+    "data",
+    [
+        *(None, [], {}, ["over"], [1, 2, 3], ["join", 0], ["join", True, 0], ["begin", 1]),
+        *(["done", [1, None], 0.0], ["done", [1, 2, 3], 0.0], ["done", [1, 2], True]),
+    ],
 )
-def test_what_is_no_question_is_refused(message):
-    with pytest.raises(ValueError, match="no question"):
-        question_of(message)
+def test_what_is_no_question_is_refused(data):
+    with pytest.raises(ValueError, match="no message"):
+        question_of(data)
 
 
 def test_questions_and_answers_are_the_same_on_the_other_side():
-    for question in (Question(3, 2, 1), Question(3, 2, 1, 7, 0.5)):
-        assert question_of(Frames().feed(framed(question))[0]) == question
-    for answer in (Answer(over=True), Answer(4, (4, 5), 6, (1, 2)), Answer(send=4)):
+    for question in (Join(3, 2), Begin(3), Begin(4, [1.5, 2.0]), Done((1, 7), 0.5)):
+        assert question_of(Frames().feed(framed(data_of(question)))[0]) == question
+    seat = Seat(2, (0.5, 1.0), ((0, 0), (0, 1)))
+    for answer in (
+        *(Answer(over=True), Answer((1, 2), (3, 4), keep=5, standing=(5, 6)), Answer(send=4)),
+        *(Answer(seat=seat), Answer(failed="a worker is gone")),
+    ):
         assert answer_of(Frames().feed(framed(answer))[0]) == answer

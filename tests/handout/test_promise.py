@@ -8,6 +8,9 @@ import pytest
 
 from bcgc_jax.cli import advise_files
 from bcgc_jax.handout.coordinator import Coordinator
+from bcgc_jax.handout.loops import Loops
+from bcgc_jax.handout.messages import Answer, Begin, Done, Join, Question, answer_of, data_of
+from bcgc_jax.handout.transport import Memory
 from bcgc_jax.measured import load_trace, remedies
 from bcgc_jax.measured.advice import advise, best_and_drawn
 from bcgc_jax.measured.causes import Parts
@@ -103,20 +106,21 @@ class Run:
     def __init__(self, place: Placement, record=None):
         self.now = 0.0
         clock = lambda: self.now  # noqa: E731
-        self.coordinator = Coordinator(place, b"key", "127.0.0.1", 0, 1e9, record, clock)
-        self.answers: dict[int, list[dict]] = {rank: [] for rank in range(WORKERS)}
+        self.coordinator = Coordinator(Memory(), Loops(place, 1e9, record), clock)
+        self.answers: dict[int, list[Answer]] = {rank: [] for rank in range(WORKERS)}
         self.replies = [self.answers[rank].append for rank in range(WORKERS)]
         self.handed_out: list[tuple[int, tuple[int, int]]] = []
         for rank in range(WORKERS):
-            self.ask(rank, {"join": rank})
+            self.ask(rank, Join(rank))
             self.answers[rank].clear()
 
-    def ask(self, rank: int, message: dict) -> None:
+    def ask(self, rank: int, question: Question) -> None:
         said = self.replies[rank]
-        self.coordinator.asked(json.loads(json.dumps(message)), said)
+        self.coordinator.asked(json.loads(json.dumps(data_of(question))), said)
 
-    def answer(self, rank: int) -> dict | None:
-        return json.loads(json.dumps(self.answers[rank].pop())) if self.answers[rank] else None
+    def answer(self, rank: int) -> Answer | None:
+        said = self.answers[rank]
+        return answer_of(json.loads(json.dumps(said.pop()))) if said else None
 
     def step(self, number, starts, seconds, pauses, loads=None) -> float:
         """When the last chunk has ended; `seconds` are `[N, N, C]`: worker, subset, chunk."""
@@ -124,29 +128,28 @@ class Run:
             self.answers[rank].clear()
         began = self.now
         until = began + np.array(starts, float)
-        message = [{"begin": number} for _ in range(WORKERS)]
-        for rank in range(WORKERS) if loads is not None else ():
-            message[rank]["loads"] = loads[rank].tolist()
+        lengths = [None] * WORKERS if loads is None else loads.tolist()
+        question: list[Question] = [Begin(number, known) for known in lengths]
         done = [0] * WORKERS
         end = began
         while np.isfinite(until).any():
             self.now = until.min()
             for rank in np.flatnonzero(until == self.now).tolist():
                 until[rank] = np.inf
-                self.ask(rank, message[rank])
+                self.ask(rank, question[rank])
             self.coordinator.look()
             for rank in range(WORKERS):
                 answer = self.answer(rank)
-                if answer is None or answer["over"]:
+                if answer is None or answer.ticket is None or answer.chunk is None:
                     continue
-                subset, chunk = answer["chunk"]
+                subset, chunk = answer.chunk
                 self.handed_out.append((rank, (subset, chunk)))
                 taken = seconds[rank, subset, chunk]
                 pause = pauses[rank, done[rank]] if done[rank] < len(pauses[rank]) else 0.0
                 until[rank] = self.now + ROUND_TRIP + taken + pause
                 end = max(end, until[rank])
                 done[rank] += 1
-                message[rank] = {"done": answer["ticket"], "seconds": taken}
+                question[rank] = Done(answer.ticket, taken)
         return end - began
 
 
@@ -261,15 +264,15 @@ def test_nonsense_is_refused_and_touches_nobody_else(loads, why):
     drawn = Drawn(2)
     run = Run(drawn.place)
     with run.coordinator:
-        run.ask(0, {"begin": 0})
-        run.ask(1, {"begin": 0, "loads": loads})
+        run.ask(0, Begin(0))
+        run.ask(1, Begin(0, loads))
         answer = run.answer(1)
         assert answer is not None
-        assert answer["refused"].startswith("worker 1, step 0: loads must be 5 positive numbers")
-        assert why in answer["refused"]
+        assert answer.refused.startswith("worker 1, step 0: loads must be 5 positive numbers")
+        assert why in answer.refused
         run.coordinator.look()
         others = [run.answer(rank) for rank in (0, 2)]
-        assert [answer and answer["chunk"] for answer in others] == [[0, 0], None]
+        assert [answer and answer.chunk for answer in others] == [(0, 0), None]
 
 
 def test_who_sends_no_lengths_counts_as_the_others_do_on_average():

@@ -75,7 +75,7 @@ class SharedRound(Attempt):
         self._names: dict[int, set[Name]] = {worker: set() for worker in range(workers)}
         self._asked: dict[Name, _Sending] = {}
         self._came = math.inf  # when the last one came
-        self._longest = 0.0  # what the slowest took
+        self._slowest = 0.0  # what that of the slowest took
         self._total: list[np.ndarray] = []
         self._over = False
         self._error: BaseException | None = None
@@ -266,8 +266,9 @@ class SharedRound(Attempt):
     def _forget(self, worker: int) -> None:
         """Forget what an earlier process was told."""
         asked = self.resting, self.running, self._tickets, self._told, self._keep, self._began
+        by_worker: dict[int, Any]
         for by_worker in asked:
-            by_worker.pop(worker, None)  # type: ignore[attr-defined]
+            by_worker.pop(worker, None)
         self._names[worker].clear()
         self._silent.discard(worker)
 
@@ -290,7 +291,7 @@ class SharedRound(Attempt):
         sent = self._asked.pop(name, None)
         self._came = now
         if sent is not None:
-            self._longest = max(self._longest, now - sent.since)
+            self._slowest = max(self._slowest, now - sent.since)
         return self.ledger.arrived(self.ledger.member(worker), name, message.label)
 
     def _sendings(self) -> Iterator[tuple[int, float]]:
@@ -302,14 +303,13 @@ class SharedRound(Attempt):
         """
         for one in self._asked.values():
             since = one.since
-            largest = max(self.ledger.weight((one.worker, c)) for c in range(len(self._sizes)))
-            patience = self.paces.patience(one.worker, largest, self.ledger.voided)
+            patience = self.paces.patience(one.worker, self.longest, self.ledger.voided)
             if one.worker in self.resting:
                 since = max(since, self._came)
-                patience = max(patience, 2 * self._longest)
+                patience = max(patience, 2 * self._slowest)
             deadline = since + patience
-            if self._longest:
-                sooner = self.paces.worth_anew(one.anew, 2 * self._longest, self.ledger.voided)
+            if self._slowest:
+                sooner = self.paces.worth_anew(one.anew, 2 * self._slowest, self.ledger.voided)
                 deadline = min(deadline, max(one.since, self._came) + sooner)
             yield one.worker, deadline
 

@@ -9,8 +9,13 @@ from bcgc_jax.handout.client import Chunk as Chunk
 from bcgc_jax.handout.client import Share as Share
 from bcgc_jax.handout.client import StepFailed as StepFailed
 from bcgc_jax.handout.client import join as join
+from bcgc_jax.handout.transport import Memory as Memory
+from bcgc_jax.handout.transport import Tcp as Tcp
 
-__all__ = ["Chunk", "Coordinator", "Placement", "Share", "StepFailed", "join", "serve"]
+__all__ = [
+    *("Chunk", "Coordinator", "Memory", "Placement", "Share", "StepFailed", "Tcp"),
+    *("join", "serve"),
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,10 +4,10 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Literal, NamedTuple
 
 from bcgc_jax.handout.messages import Answer, Ticket
-from bcgc_jax.steps.chunk_lengths import TICKS_OF_UNIT, LoadLine
-from bcgc_jax.steps.placement import UNITS, Storage
+from bcgc_jax.steps.chunk_lengths import TICKS_OF_UNIT, UNITS, LoadLine
 from bcgc_jax.steps.ledger import Chunk, Ledger, Name, Roster
 from bcgc_jax.steps.paces import Paces, hand_out
+from bcgc_jax.steps.placement import Storage
 
 Tell = Callable[[Answer], None]
 
@@ -33,6 +33,7 @@ class Attempt:
       resting: workers without a chunk, and how to tell them what is next.
       running: of each worker that computes, its ticket, its chunk and since when.
       loads: as workers have sent them, of each subset.
+      longest: the ticks of the longest chunk, as far as is known.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Attempt:
         self.resting: dict[int, Tell] = {}
         self.running: dict[int, tuple[Name, Chunk, float]] = {}
         self.loads: dict[int, list[float]] = {}
+        self.longest = max(sizes) * unit
         self._shares = [size / UNITS for size in sizes]
         self._line = line
 
@@ -59,7 +61,9 @@ class Attempt:
         self.loads[worker] = loads
         if self._line is None:
             self._line = LoadLine(0.0, 1.0, usual=sum(loads) / sum(self._shares))
-        self.ledger.queue.reweigh(worker, self._line.ticks(loads, self._shares).tolist())
+        ticks = self._line.ticks(loads, self._shares).tolist()
+        self.longest = max(self.longest, *ticks)
+        self.ledger.queue.reweigh(worker, ticks)
 
     def done(self, worker: int, ticket: Ticket, now: float) -> Finished | None:
         """A chunk is done; None if it is no ticket that runs."""

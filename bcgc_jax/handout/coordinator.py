@@ -79,19 +79,22 @@ class Coordinator:
 
     def asked(self, message: Any, reply: Reply) -> None:
         question = question_of(message)  # nonsense is for whoever has sent it
+        who = self._joined.get(reply)
+        if isinstance(question, Join):
+            if who is not None:
+                raise ValueError("it has joined before")
+            self._joined[reply] = question
+        elif who is None:
+            reply(NOT_JOINED)
+            return
         if self._served is None:
             reply(Answer(over=True))
             return
         steps, began = self._served
         if isinstance(question, Join):
-            if reply in self._joined:
-                raise ValueError("it has joined before")
-            self._joined[reply] = question
             reply(steps.joined(question, reply))
-        elif reply not in self._joined:
-            reply(NOT_JOINED)
-        else:
-            steps.asked(self._joined[reply], question, reply, self._clock() - began)
+        elif who is not None:
+            steps.asked(who, question, reply, self._clock() - began)
 
     def left(self, reply: Reply) -> None:
         """A line has ended."""

@@ -14,6 +14,8 @@ from bcgc_jax.handout.line import GREETING, MOST, NONCE, Frames, framed, greeted
 
 # Seconds within which whoever calls has to show that it has the key.
 _GREETED_IN = 5.0
+# Seconds until another line is taken, where one could not be.
+_AGAIN = 0.01
 # Seconds after which it is looked anyway: a selector takes no year.
 _LONGEST = 3600.0
 
@@ -115,10 +117,11 @@ class Server:
         return max(0.0, min(self._due, now + _LONGEST, *self.ungreeted.values()) - now)
 
     def _accept(self) -> None:
-        # whoever has called may be gone, or there are too many open files
-        with contextlib.suppress(OSError):
+        try:
             called, _ = self._listening.accept()
             _Called(self, called)
+        except OSError:  # it is gone, or too many files are open: then this is tried again at once
+            time.sleep(_AGAIN)
 
     def _wake(self) -> None:
         self._woken.recv(MOST)

@@ -1,6 +1,5 @@
 """Work sharing between a master and workers in one process, on a clock of its own."""
 
-import contextlib
 import functools
 import heapq
 import itertools
@@ -349,12 +348,9 @@ class _Cut:
             self.answer(message, reply)
 
 
-def test_workers_call_again_over_lines_of_their_own():
-    world, _, params, data = _world(_even)
-    before = threading.enumerate()
-    coordinator, sums = Coordinator(Tcp(key=b"key")), queue.Queue[Any]()
-    assert isinstance(coordinator._listening, Server)
-    coordinator._listening.answers = cut = _Cut(coordinator)
+def _over_lines(world, params, coordinator):
+    """A step whose workers ask over lines of their own, in threads; the gradient and the round."""
+    sums = queue.Queue[Any]()
     leaves = jax.tree.leaves(params)
     place = Place(coordinator.address, coordinator.transport)
     one = SharedRound(world.plan, params, 0, 1, leaves, None, place, coordinator.touch)
@@ -368,7 +364,7 @@ def test_workers_call_again_over_lines_of_their_own():
         for found in given:
             sums.put((ask, found))
 
-    with ThreadPoolExecutor(2 * N) as threads, contextlib.closing(coordinator):
+    with ThreadPoolExecutor(2 * N) as threads:
         asks = [ask for worker in range(N) for ask in one.begin(worker, 0.0)]
         while (gradient := one.gradient()) is None:
             for ask in asks:
@@ -376,12 +372,29 @@ def test_workers_call_again_over_lines_of_their_own():
             ask, found = sums.get(timeout=20.0)
             asks = one.heard(ask, found, 0.0)
         one.end()
+    return gradient, one
+
+
+def test_workers_call_again_over_lines_of_their_own():
+    world, _, params, data = _world(_even)
+    before = threading.enumerate()
+    with Coordinator(Tcp(key=b"key")) as coordinator:
+        assert isinstance(coordinator._listening, Server)
+        coordinator._listening.answers = cut = _Cut(coordinator)
+        gradient, one = _over_lines(world, params, coordinator)
     _assert_exact(gradient, params, data)
     assert cut.cut > N
     with pytest.raises(ConnectionError, match="worker 0 does not reach the master at 127"):
         next(world.workers[0].share(*one.begin(0, 0.0)[0].given))
     began = [thread.name for thread in threading.enumerate() if thread not in before]
     assert "hands out chunks" not in began
+
+
+def test_workers_of_this_process_ask_in_its_memory():
+    world, _, params, data = _world(_even)
+    with Coordinator(Memory()) as coordinator:
+        gradient, _ = _over_lines(world, params, coordinator)
+    _assert_exact(gradient, params, data)
 
 
 def test_what_goes_wrong_while_workers_are_answered_is_raised_where_the_gradient_is_waited_for(
@@ -408,6 +421,18 @@ def test_whoever_asks_after_a_step_that_was_given_up_gets_no_chunk():
     one.asked(Join(1), Begin(0), told.append, 0.1)
     assert told == [Answer(over=True)] * 2  # at once: another step may be served from now on
     assert one.time_goes_on(0.2) == np.inf
+
+
+def test_a_worker_may_say_how_long_its_chunks_are():
+    """The longest one is first, and wrong lengths are refused."""
+    world, _, params, _ = _world(_even, chunks=3)
+    one = SharedRound(world.plan, params, 0, 1, [], None, NOWHERE, world.touch)
+    told: list[Answer] = []
+    one.asked(Join(0), Begin(0, [1.0, 9.0, 1.0, 1.0]), told.append, 0.0)
+    one.asked(Join(0), Begin(0, [1.0, 2.0, 9.0, 1.0, 1.0]), told.append, 0.0)
+    one.time_goes_on(0.0)
+    assert told[0].refused.startswith("worker 0: loads must be 5 positive numbers")
+    assert [answer.chunk for answer in told[1:]] == [(0, 2)]
 
 
 def test_what_is_not_a_number_in_the_sum_of_a_lost_worker_is_lost_with_it():

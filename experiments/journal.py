@@ -293,7 +293,7 @@ def compute_convergence(workers: int) -> list[Step]:
     @jax.jit
     def after(steps: jax.Array) -> jax.Array:
         search: Any = completion_partition.__wrapped__  # type: ignore[attr-defined]
-        return search(problem, DEADLINE, max_steps=steps).probabilities
+        return search(problem, DEADLINE, max_steps=steps).aux
 
     rows = []
     for steps in each(STEPS, "convergence"):

@@ -31,7 +31,7 @@ from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.partitions import cumulative_load
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.deadline import completion_partition
-from bcgc_jax.solvers.spectral import spectral_projected_gradient
+from bcgc_jax.solvers.descent import projected_descent
 
 
 class CompletionBound(NamedTuple):
@@ -87,8 +87,8 @@ def completion_bound(problem: Problem, deadline: float, *, rounds: int = 3) -> C
         wide = jax.tree.map(_double, problem)
         problem = replace(wide, max_workers=int(np.asarray(problem.num_workers)))  # without padding
         best = completion_partition(problem, deadline)
-        reached = float(best.probability)
-        share = best.partition / problem.total
+        reached = float(best.value)
+        share = best.point / problem.total
         if not 0 < reached < 1:
             return CompletionBound(reached, 1.0)
         law = iteration_of(problem).pooled()
@@ -203,16 +203,14 @@ def _bounds(
             return (log_p(r) + jnp.sum(tilt * r)) / jnp.log(reached)
 
         every = jnp.ones(size, bool)
-        minimum = spectral_projected_gradient(value, every, share, tolerance=1e-7, max_steps=400)
-        r = total * cumulative_load(minimum.point)
+        touched = projected_descent(value, every, share, tolerance=1e-7, max_steps=400).point
+        r = total * cumulative_load(touched)
         u = _faster(law, minorant, r)
         most, fall = jax.value_and_grad(_log_in_time)(u)
         # The cut holds for any numbers of these signs.
         fall = jnp.minimum(fall, 0)
         slopes = jnp.maximum(-jax.grad(log_p)(r), 0)
-        return _Cut(
-            constant=most - jnp.sum(fall * u), fall=fall, slopes=slopes, share=minimum.point
-        )
+        return _Cut(constant=most - jnp.sum(fall * u), fall=fall, slopes=slopes, share=touched)
 
     cut = jax.vmap(touching)(tilts)
     most = cut.constant + _suprema(law, minorant.low, minorant.high, cut)

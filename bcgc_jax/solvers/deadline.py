@@ -14,7 +14,7 @@ P ≥ p.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,10 +33,10 @@ from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution, assess
 from bcgc_jax.solvers import sample_average
 from bcgc_jax.solvers.closed_form import partition_for_times
+from bcgc_jax.solvers.descent import projected_descent
 from bcgc_jax.solvers.method import SETUP, Method
 from bcgc_jax.solvers.optimum import Optimal, optimum
-from bcgc_jax.solvers.pattern import PatternMinimum
-from bcgc_jax.solvers.spectral import Minimum, spectral_projected_gradient
+from bcgc_jax.solvers.search import Optimum, local_optimum, status_of
 from bcgc_jax.solvers.thresholds import MOST_WORKERS, thresholds_of
 
 # Of 600 problems (five families, N = 3 … 24, deadlines of 0.45 to 3 expected runtimes) these reach
@@ -60,9 +60,9 @@ _PATIENCE = 50
 
 def _search(
     function: Callable[[Array], Array], levels: Array, start: Array, **options: Any
-) -> Minimum:
+) -> Optimum:
     tolerance = _TOLERANCE[start.dtype.itemsize]
-    return spectral_projected_gradient(function, levels, start, tolerance=tolerance, **options)
+    return projected_descent(function, levels, start, tolerance=tolerance, **options)
 
 
 @pytree_dataclass
@@ -124,20 +124,20 @@ class Deadline(Method):
         surest = completion_partition(still, deadline, max_steps=self.max_steps)
         if least is None:
             surest = without_derivative(surest, numbers)
-            at = surest.partition, self.deadline
-            solution = assess(problem, surest.partition, surest.status, surest.num_steps)
-            probability = with_slopes(_in_time, surest.probability, problem, *at)
+            at = surest.point, self.deadline
+            solution = assess(problem, surest.point, surest.status, surest.num_steps)
+            probability = with_slopes(_in_time, surest.value, problem, *at)
             return replace(solution, completion_probability=probability)
         fastest = optimum(still, still.exists, tolerance=1e-6, max_steps=Optimal.max_steps)
         assert fastest.partition is not None
         ends = fastest.partition, surest
         best = chance_constrained(still, deadline, least, *ends, max_steps=self.max_steps)
         best = without_derivative(best, numbers)
-        solution = assess(problem, best.partition, best.status, best.num_steps)
+        solution = assess(problem, best.point, best.status, best.num_steps)
         # No plan is faster than one that need not end in time.
         lower = jnp.maximum(solution.lower_bound, fastest.lower_bound)
         lower = jnp.minimum(lower, solution.expected_runtime)
-        return replace(solution, lower_bound=lower, completion_probability=best.probability)
+        return replace(solution, lower_bound=lower, completion_probability=best.value)
 
 
 @sample_average.judged.register
@@ -149,33 +149,21 @@ def _(method: Deadline, fresh: Problem, solution: Solution) -> dict[str, Array]:
     return numbers | {"completion_probability": in_time}
 
 
-class CompletionResult(NamedTuple):
-    """The best partition, `[max_workers]`, its probability, and those from each of `STARTS`.
-
-    Of thresholds there is but one.
-    """
-
-    partition: Array
-    probability: Array
-    probabilities: Array
-    status: Array
-    num_steps: Array
-
-
 @functools.partial(jax.jit, static_argnames="max_steps")
 def completion_partition(
     problem: Problem, deadline: ArrayLike, *, max_steps: int = 2000
-) -> CompletionResult:
+) -> Optimum:
     r"""argmax P(τ̂(x,T) ≤ deadline) over partitions.
 
     Of few atoms the best of all, else the best local one from each of `STARTS`. Such a search
     counts as converged once a projected gradient step of the log-odds moves hardly any share.
-    `max_steps` is static.
+    `max_steps` is static. `point` is the partition, `[max_workers]`, `value` its probability, and
+    `aux` are those from each of `STARTS`; of thresholds there is but one.
 
     >>> from bcgc_jax.distributions import ShiftedExponential
     >>> problem = Problem(ShiftedExponential(0.1, 1.0), num_workers=3, num_coordinates=100)
-    >>> result = completion_partition(problem, 600.0)
-    >>> bool(result.probability >= result.probabilities.max()), int(result.status)
+    >>> found = completion_partition(problem, 600.0)
+    >>> bool(found.value >= found.aux.max()), int(found.status)
     (True, 0)
     """
     iteration = iteration_of(problem)
@@ -183,7 +171,7 @@ def completion_partition(
     t = deadline / problem.scale
     thresholds = thresholds_of(problem, t) if iteration.stepped and iteration.alike else None
     if thresholds is not None and thresholds.few:
-        return _of_thresholds(problem, thresholds.best(), proven=True)
+        return _of_thresholds(problem, thresholds.best())
     shares, searches = _from_starts(problem, deadline, max_steps)
     steps = jnp.max(jnp.sum(searches.num_steps, axis=1))
     if thresholds is not None and problem.max_workers <= MOST_WORKERS:
@@ -196,37 +184,29 @@ def completion_partition(
         on_time = jax.nn.sigmoid(-searches.value[:, -1])
     probabilities = jnp.clip(on_time, 0, 1)
     best = jnp.argmax(probabilities)
-    small = searches.residual[best, -1] <= _TOLERANCE[t.dtype.itemsize]
-    ended = small | (searches.num_steps[best, -1] < max_steps)
-    good = ended & resolved(probabilities[best])
-    status = jnp.where(good, int(Status.CONVERGED), int(Status.STEP_LIMIT))
-    return CompletionResult(
-        partition=shares[best] * problem.total,
-        probability=probabilities[best],
-        probabilities=probabilities,
-        status=status,
-        num_steps=steps,
-    )
+    converged = searches.status[best, -1] == int(Status.CONVERGED)
+    ended = converged & resolved(probabilities[best])
+    partition = shares[best] * problem.total
+    return local_optimum(partition, probabilities[best], ended, steps, probabilities)
 
 
-def _of_thresholds(
-    problem: Problem, found: PatternMinimum, proven: bool = False
-) -> CompletionResult:
-    """The result; `proven` where there is no better one, also if this one is never in time."""
+def _of_thresholds(problem: Problem, found: Optimum) -> Optimum:
+    """The same of P(late). A bound says that there is no better one, also if none is in time."""
     probability = jnp.clip(1 - found.value, 0, 1)
     never = (probability <= 1) & ~resolved(probability)
-    good = found.ended & (resolved(probability) | (never & proven))
+    proven = ~jnp.isnan(found.bound)
+    good = resolved(probability) | (never & proven)
     probability = jnp.where(never, 0, probability)
-    return CompletionResult(
-        partition=found.point * problem.total,
-        probability=probability,
-        probabilities=probability[None],
-        status=jnp.where(good, int(Status.CONVERGED), int(Status.STEP_LIMIT)),
-        num_steps=found.num_steps,
+    return found._replace(
+        point=found.point * problem.total,
+        value=probability,
+        bound=jnp.where(proven, probability, jnp.nan),
+        status=status_of((found.status == int(Status.CONVERGED)) & good),
+        aux=probability[None],
     )
 
 
-def _from_starts(problem: Problem, deadline: Array, max_steps: int) -> tuple[Array, Minimum]:
+def _from_starts(problem: Problem, deadline: Array, max_steps: int) -> tuple[Array, Optimum]:
     """The shares to which searches from each of `STARTS` lead, `[S, max_workers]`, and these."""
     iteration = iteration_of(problem)
     total = problem.total
@@ -249,10 +229,10 @@ def _from_starts(problem: Problem, deadline: Array, max_steps: int) -> tuple[Arr
         here, beside = jax.vmap(log_odds_of, (0, None))(both, spread)
         return here + beside - still(beside)
 
-    def stage(share: Array, spread: Array) -> tuple[Array, Minimum]:
+    def stage(share: Array, spread: Array) -> tuple[Array, Optimum]:
         function = functools.partial(log_odds, spread=spread)
-        minimum = _search(function, problem.exists, share, max_steps=max_steps, **rounding)
-        return minimum.point, minimum
+        found = _search(function, problem.exists, share, max_steps=max_steps, **rounding)
+        return found.point, found
 
     single = {"least_gain": float(jnp.finfo(t.dtype).eps), "patience": _PATIENCE}
     rounding = single if t.dtype.itemsize == 4 else {}
@@ -300,14 +280,14 @@ def chance_constrained(
     deadline: ArrayLike,
     min_completion: ArrayLike,
     fastest: Array,
-    surest: CompletionResult,
+    surest: Optimum,
     *,
     max_steps: int = 2000,
-) -> CompletionResult:
+) -> Optimum:
     r"""argmin E τ̂(x,T) over partitions with P(τ̂(x,T) ≤ deadline) ≥ min_completion, and its P.
 
-    `fastest` is the partition of least E τ̂, `surest` that of most P. INFEASIBLE where its P is too
-    low.
+    `fastest` is the partition of least E τ̂, `surest` the one of most P. INFEASIBLE where that
+    is too low. `value` is P.
     """
     total = problem.total
     dtype = problem.dtype
@@ -328,12 +308,12 @@ def chance_constrained(
         excess = jnp.log(jnp.maximum(late(share), tiny)) - jnp.log(most)
         return jnp.maximum(multiplier + weight * excess, 0)
 
-    sure = surest.partition / total
+    sure = surest.point / total
     fast = fastest / total
     first = _towards(often_enough, fast, sure)
     unit = expected_runtime(problem, first * total)
 
-    def round_(state: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Minimum]:
+    def round_(state: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Optimum]:
         share, multiplier = state
 
         def lagrangian(share: Array) -> Array:
@@ -342,23 +322,20 @@ def chance_constrained(
 
         gain = 8 * float(jnp.finfo(dtype).eps)
         limits: dict[str, Any] = {"least_gain": gain, "max_steps": most_steps}
-        minimum = _search(lagrangian, problem.exists, share, **limits)
-        return (minimum.point, pressed(minimum.point, multiplier)), minimum
+        found = _search(lagrangian, problem.exists, share, **limits)
+        return (found.point, pressed(found.point, multiplier)), found
 
     begin = (first, jnp.zeros((), first.dtype))
-    (share, _), minima = jax.lax.scan(round_, begin, None, length=rounds)
+    (share, _), searches = jax.lax.scan(round_, begin, None, length=rounds)
     in_time = often_enough(fast)
     share = jnp.where(in_time, fast, _towards(often_enough, share, sure))
-    # Or with all that rounding leaves to gain.
-    small = minima.residual[-1] <= _TOLERANCE[dtype.itemsize]
-    ended = small | (minima.num_steps[-1] < most_steps)
-    status = jnp.where(in_time | ended, int(Status.CONVERGED), int(Status.STEP_LIMIT))
+    status = jnp.where(in_time, int(Status.CONVERGED), searches.status[-1])
     status = jnp.where(often_enough(sure), status, int(Status.INFEASIBLE))
     return surest._replace(
-        partition=share * total,
-        probability=jnp.clip(1 - late(share), 0, 1),
+        point=share * total,
+        value=jnp.clip(1 - late(share), 0, 1),
         status=status,
-        num_steps=jnp.sum(minima.num_steps),
+        num_steps=jnp.sum(searches.num_steps),
     )
 
 

@@ -10,7 +10,7 @@ the moves of one that the slope ranks first.
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,8 @@ from bcgc_jax.plans.runtime import expected_runtime, value_and_slope
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.baselines import single_block_for_times
 from bcgc_jax.solvers.closed_form import partition_for_times
-from bcgc_jax.solvers.optimal import OptimalResult, optimal_partition
+from bcgc_jax.solvers.optimal import optimal_partition
+from bcgc_jax.solvers.search import Optimum, choose, local_optimum
 
 # Moves of units that are evaluated together; the levels up to which all moves are.
 _MOVES = 64
@@ -59,14 +60,14 @@ def _in_batches(candidates: Array, size: int) -> Array:
     return jnp.concatenate([candidates, jnp.tile(candidates[:1], (-len(candidates) % size, 1))])
 
 
-class Levels(NamedTuple):
-    """A set of levels, bool `[max_workers]`, and its best partition.
+class _Search(NamedTuple):
+    """The best set of levels so far, bool `[max_workers]`, and its best partition.
 
     And how many rounds there were, and whether the last one improved it.
     """
 
     levels: Array
-    result: OptimalResult
+    best: Optimum
     rounds: Array
     improved: Array
 
@@ -79,47 +80,48 @@ def best_levels(
     *,
     tolerance: ArrayLike = 1e-7,
     max_steps: int = 60,
-) -> Levels:
-    """A set of levels that no single change improves, its best partition, and the rounds.
+) -> Optimum:
+    """A set of levels, bool `[max_workers]`, that no single change improves.
 
-    `times` are E T_(N-n), `[max_workers]`, by which the search begins.
+    `aux` is the optimum over partitions of these levels, and `num_steps` counts rounds. `times` are
+    E T_(N-n), `[max_workers]`, by which the search begins.
     Optima of sets are compared at a rough tolerance. The last search, from the best set, is for its
     own optimum: Newton's method is compiled once.
     """
     allowed = problem.exists & allowed
     tolerance = jnp.asarray(tolerance, problem.dtype)
 
-    def solve(levels: Array, enough: Array, least: ArrayLike) -> OptimalResult:
-        options = {"tolerance": enough, "max_steps": max_steps, "least": least}
+    def solve(levels: Array, enough: Array, least: ArrayLike) -> Optimum:
+        options: dict[str, Any] = {"tolerance": enough, "max_steps": max_steps, "least": least}
         return optimal_partition(problem, levels, **options)
 
-    def round_(last: Array, state: Levels) -> Levels:
+    def round_(last: Array, state: _Search) -> _Search:
         """Solve for the set itself at first, later for its neighbours, and take the best."""
         sets = _neighbours(state.levels, allowed)
-        first = jnp.isinf(state.result.value)
+        first = jnp.isinf(state.best.value)
         wanted = jnp.where(first, jnp.arange(len(sets)) == 0, jnp.any(sets != sets[0], axis=1))
         # Two of three changes are none where few levels are in use: they come last, and are left.
         wanted_first = jnp.argsort(~wanted)
         enough = jnp.where(last, tolerance, jnp.maximum(tolerance, _ROUGH))
 
-        def try_(i: Array, best: Levels) -> Levels:
+        def try_(i: Array, s: _Search) -> _Search:
             # What cannot be better ends early.
-            least = jnp.where(first, jnp.inf, (1 - _GAIN) * best.result.value)
+            least = jnp.where(first, jnp.inf, (1 - _GAIN) * s.best.value)
             levels = sets[wanted_first[i]]
-            result = solve(levels, enough, least)
-            new = Levels(levels, result, best.rounds, jnp.isfinite(result.value) & ~last)
-            return _where(first | (result.value < least), new, best)
+            found = solve(levels, enough, least)
+            new = _Search(levels, found, s.rounds, jnp.isfinite(found.value) & ~last)
+            return choose(first | (found.value < least), new, s)
 
         begin = state._replace(rounds=state.rounds + ~last, improved=jnp.asarray(False))
         return jax.lax.fori_loop(0, jnp.sum(wanted), try_, begin)
 
-    def search(best: Levels, start: tuple[Array, Array]) -> tuple[Levels, None]:
+    def search(best: _Search, start: tuple[Array, Array]) -> tuple[_Search, None]:
         levels, last = start
         levels = jnp.where(last, best.levels, levels)
-        begin = Levels(levels, nothing, best.rounds, jnp.asarray(True))
+        begin = _Search(levels, nothing, best.rounds, jnp.asarray(True))
         end = jax.lax.while_loop(lambda s: s.improved, functools.partial(round_, last), begin)
-        better = last | (end.result.value < best.result.value)
-        return _where(better, end, best)._replace(rounds=end.rounds), None
+        better = last | (end.best.value < best.best.value)
+        return choose(better, end, best)._replace(rounds=end.rounds), None
 
     # The best set comes in place of the last one.
     starts = _starts(problem, allowed, times)
@@ -127,9 +129,10 @@ def best_levels(
     shapes = jax.eval_shape(solve, allowed, tolerance, tolerance)
     nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
     nothing = nothing._replace(value=jnp.full_like(nothing.value, jnp.inf))
-    none = Levels(starts[0], nothing, jnp.asarray(0), jnp.asarray(False))
+    none = _Search(starts[0], nothing, jnp.asarray(0), jnp.asarray(False))
     last = np.arange(len(starts)) == len(starts) - 1
-    return jax.lax.scan(search, none, (starts, last))[0]
+    end = jax.lax.scan(search, none, (starts, last))[0]
+    return local_optimum(end.levels, end.best.value, True, end.rounds, end.best)
 
 
 def _starts(problem: Problem, allowed: Array, times: Array) -> Array:
@@ -154,10 +157,6 @@ def _neighbours(levels: Array, allowed: Array) -> Array:
         return jnp.where(possible[:, None], (levels & ~here) | there, levels)
 
     return jnp.concatenate([levels[None], flipped, moved(-1), moved(1)])
-
-
-def _where(condition: Array, new: Levels, old: Levels) -> Levels:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
 
 
 @jax.jit

@@ -44,10 +44,11 @@ from bcgc_jax.exact.windows import LEFT_OUT, windowed_paths
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.marks import Marks, homogeneous_slope, marks_of, search_rule, threshold_hazard
 from bcgc_jax.problem import Problem, Status
+from bcgc_jax.solvers.descent import SUFFICIENT
 from bcgc_jax.solvers.expected_maximum import NUM_NODES, nested_rules
 from bcgc_jax.solvers.newton import FINEST, next_barrier, step_length
-from bcgc_jax.solvers.optimal import OptimalResult, first_shares, least_gap
-from bcgc_jax.solvers.spectral import SUFFICIENT
+from bcgc_jax.solvers.optimal import first_shares, least_gap
+from bcgc_jax.solvers.search import Optimum
 
 # Nodes at a time, for each of the machine's cores.
 _NODES_AT_A_TIME = 16
@@ -99,7 +100,7 @@ def is_rough(law: Distribution) -> bool:
     return float(law.infimum()) == 0 and float(law.cumulative_hazard(early)) > 1e-7
 
 
-def optimum_of_many(problem: Problem, *, tolerance: float, max_steps: int) -> OptimalResult:
+def optimum_of_many(problem: Problem, *, tolerance: float, max_steps: int) -> Optimum:
     """argmin E τ̂(x,T) over all levels, as `optimal_partition` has it; not under `jit`.
 
     Newton's steps as in `newton`, by one rule until they help no more, then by a finer one, which
@@ -127,11 +128,11 @@ def optimum_of_many(problem: Problem, *, tolerance: float, max_steps: int) -> Op
         status = Status.PRECISION
     total = at.x.sum()
     unit = float(problem.scale * problem.total)
-    return OptimalResult(
-        partition=jnp.asarray(at.x / total * float(problem.total), problem.dtype),
+    return Optimum(
+        point=jnp.asarray(at.x / total * float(problem.total), problem.dtype),
         value=jnp.asarray(unit * at.value / total, problem.dtype),
         error=jnp.asarray(unit * at.error / total, problem.dtype),
-        lower_bound=jnp.asarray(unit * at.least, problem.dtype),
+        bound=jnp.asarray(unit * at.least, problem.dtype),
         status=jnp.asarray(int(status)),
         num_steps=jnp.asarray(search.steps),
     )

@@ -23,6 +23,8 @@ from jax.typing import ArrayLike
 
 from bcgc_jax.exact.linear_algebra import LARGE, dot, solve_positive
 from bcgc_jax.exact.quadrature import rule_error
+from bcgc_jax.problem import Status
+from bcgc_jax.solvers.descent import SUFFICIENT
 from bcgc_jax.solvers.expected_maximum import (
     NUM_NODES,
     Sums,
@@ -35,7 +37,7 @@ from bcgc_jax.solvers.expected_maximum import (
     sums_over_nodes,
 )
 from bcgc_jax.solvers.lanes import loop
-from bcgc_jax.solvers.spectral import SUFFICIENT
+from bcgc_jax.solvers.search import Optimum
 
 # From `LARGE` levels on the Hessian, O(N³) a node, is that of a coarse rule or of an earlier step:
 # it only says where to go. Value and slope, O(N²), are those of a fine rule.
@@ -113,10 +115,8 @@ class _Iterate(NamedTuple):
     sums: Sums  # over the pieces before
 
 
-def search(
-    given: Given, start: Array, finite_mean: Array, max_steps: int
-) -> tuple[Array, Array, Array, Array]:
-    """Whether the gap was met, the steps, the shares, and (value, error, bound) of these."""
+def search(given: Given, start: Array, finite_mean: Array, max_steps: int, unit: Array) -> Optimum:
+    """The shares of least f, from `start`, and its value in a `unit`; CONVERGED at the gap."""
 
     def go_on(_: Given, s: _Iterate) -> Array:
         may_step = (s.steps < max_steps) | (s.round != _STEP)
@@ -132,7 +132,11 @@ def search(
     on_cpu = min(max(_CACHED // entries, 1), 32)
     elsewhere = min(max(room // entries, 1), 2**13)
     first = _first(given, start, finite_mean)
-    return loop(go_on, step, _answer, given, first, lanes=(on_cpu, elsewhere))
+    done, steps, x, numbers = loop(go_on, step, _answer, given, first, lanes=(on_cpu, elsewhere))
+    missed = jnp.where(steps < max_steps, int(Status.PRECISION), int(Status.STEP_LIMIT))
+    status = jnp.where(done, int(Status.CONVERGED), missed)
+    value, error, bound = unit * numbers
+    return Optimum(x, value, error, bound, status, steps)
 
 
 def _first(given: Given, start: Array, finite_mean: Array) -> _Iterate:
@@ -165,6 +169,7 @@ def _first(given: Given, start: Array, finite_mean: Array) -> _Iterate:
 
 
 def _answer(_: Given, s: _Iterate) -> tuple[Array, Array, Array, Array]:
+    """Whether the gap was met, the steps, the shares, and (value, error, bound) of these."""
     total = jnp.sum(s.x)
     numbers = jnp.stack([s.value, s.error, s.least * total]) * (s.unit / total)
     return (s.round == _DONE) & (s.value > 0), s.steps, s.x / total, numbers

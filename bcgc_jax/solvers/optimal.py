@@ -1,7 +1,6 @@
 """The optimal partition and its bound, by Newton's method or by cuts, as f is smooth or not."""
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,27 +16,11 @@ from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.loads import sent_load
 from bcgc_jax.plans.marks import marks_of
 from bcgc_jax.plans.worker import Load
-from bcgc_jax.problem import Problem, Status
+from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.expected_maximum import Workers
 from bcgc_jax.solvers.newton import Given, search
-from bcgc_jax.solvers.polyhedral import Cuts, cutting_plane, row_program
-
-
-class OptimalResult(NamedTuple):
-    """Partition, `[max_workers]`, its expected runtime and a bound on that of the best one.
-
-    `error` is that of both, as far as the rule knows it: with kinks that of rounding. `num_steps`
-    counts Newton steps, with atoms cuts. `multipliers`, of atoms and rows, are those of
-    `polyhedral`.
-    """
-
-    partition: Array
-    value: Array
-    error: Array
-    lower_bound: Array
-    status: Array
-    num_steps: Array
-    multipliers: Cuts | Array | None = None
+from bcgc_jax.solvers.polyhedral import cutting_plane, row_program
+from bcgc_jax.solvers.search import Optimum
 
 
 @functools.partial(jax.jit, static_argnames="max_steps")
@@ -48,13 +31,16 @@ def optimal_partition(
     tolerance: ArrayLike = 1e-7,
     max_steps: int = 60,
     least: ArrayLike = jnp.inf,
-) -> OptimalResult:
+) -> Optimum:
     r"""argmin E τ̂(x,T), to a relative gap of `tolerance` between f(x) and its lower bound.
 
     `levels`, bool `[max_workers]`, are those that may be used, and for which setup cycles are paid:
     as a load that is linear in x, for Σx = L and (n+1) f/b = (n+1) f/(b L) Σx. With atoms or rows f
     is polyhedral, and the gap no smaller than 1e-6. Newton's method ends early once no partition
     can be faster than `least`.
+
+    `point` is the partition, `[max_workers]`, `error` with kinks that of rounding, and `aux`, of
+    atoms and rows, the multipliers of `polyhedral`.
     """
     levels = problem.exists & jnp.asarray(levels)
     if problem.start_up is not None:  # the same for all, and for every partition
@@ -62,7 +48,7 @@ def optimal_partition(
         plain = replace(problem, start_up=None)
         limits = {"tolerance": tolerance, "max_steps": max_steps, "least": least - start}
         fresh = optimal_partition(plain, levels, **limits)
-        return fresh._replace(value=fresh.value + start, lower_bound=fresh.lower_bound + start)
+        return fresh._replace(value=fresh.value + start, bound=fresh.bound + start)
     iteration = iteration_of(problem)
     unit = problem.scale * problem.total
     # Steps beyond the working precision only wander.
@@ -82,24 +68,16 @@ def optimal_partition(
     )
     finite = jnp.isfinite(law.mean())
     start = first_shares(levels, marks.times[2])
-    done, steps, x, numbers = search(given, start, finite, max_steps)
-    missed = jnp.where(steps < max_steps, int(Status.PRECISION), int(Status.STEP_LIMIT))
-    status = jnp.where(done, int(Status.CONVERGED), missed)
-    value, error, bound = unit * numbers
-    value, error = with_rounding(x, Expectation(value, error))
-    value = jnp.where(finite, value, jnp.inf)
-    error = jnp.where(finite, error, 0)
-    return OptimalResult(
-        partition=x * problem.total,
-        value=value,
-        error=error,
-        lower_bound=bound,
-        status=status,
-        num_steps=steps,
+    found = search(given, start, finite, max_steps, unit)
+    value, error = with_rounding(found.point, Expectation(found.value, found.error))
+    return found._replace(
+        point=found.point * problem.total,
+        value=jnp.where(finite, value, jnp.inf),
+        error=jnp.where(finite, error, 0),
     )
 
 
-def _by_cuts(problem: Problem, levels: Array, tolerance: Array) -> OptimalResult:
+def _by_cuts(problem: Problem, levels: Array, tolerance: Array) -> Optimum:
     """The least of an f that is polyhedral, or whose Hessian is not known."""
     iteration = iteration_of(problem)
     loads = _loads(problem, levels)
@@ -112,20 +90,17 @@ def _by_cuts(problem: Problem, levels: Array, tolerance: Array) -> OptimalResult
         return iteration.expected_completion(load).value / total
 
     if iteration.rows is not None and problem.plain:
-        least = row_program(iteration.rows, loads, start, levels, tolerance)
+        found = row_program(iteration.rows, loads, start, levels, tolerance)
     else:
-        least = cutting_plane(jax.value_and_grad(value_of), start, levels, tolerance)
-    met = least.value - least.lower_bound <= tolerance * least.value
+        found = cutting_plane(jax.value_and_grad(value_of), start, levels, tolerance)
     unit = problem.scale * total
-    rounded = with_rounding(least.point, Expectation(unit * least.value, 0 * least.value))
-    return OptimalResult(
-        partition=least.point * total,
+    rounded = with_rounding(found.point, Expectation(unit * found.value, 0 * found.value))
+    return found._replace(
+        point=found.point * total,
         value=rounded.value,
         error=rounded.error,
-        lower_bound=unit * least.lower_bound,
-        status=jnp.where(met, int(Status.CONVERGED), int(Status.STEP_LIMIT)),
-        num_steps=least.num_steps,
-        multipliers=least.multipliers if iteration.polyhedral else None,
+        bound=unit * found.bound,
+        aux=found.aux if iteration.polyhedral else None,
     )
 
 

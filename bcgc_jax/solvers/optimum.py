@@ -29,8 +29,9 @@ from bcgc_jax.solvers.closed_form import expected_times
 from bcgc_jax.solvers.discrete import best_levels, improve_units
 from bcgc_jax.solvers.large_n import is_of_many, is_rough, optimum_of_many
 from bcgc_jax.solvers.method import Method
-from bcgc_jax.solvers.optimal import OptimalResult, least_gap, optimal_partition
+from bcgc_jax.solvers.optimal import least_gap, optimal_partition
 from bcgc_jax.solvers.polyhedral import Cuts
+from bcgc_jax.solvers.search import Optimum
 from bcgc_jax.solvers.start_ups import best_found
 
 # Up to here the loss of rounding may show, and the search over whole units is worth its time.
@@ -111,10 +112,10 @@ def _(method: Optimal, fresh: Problem, solution: Solution) -> dict[str, Array]:
 
 def _optimum_of_many(problem: Problem, method: Optimal) -> Solution:
     tolerance = float(np.max(method.tolerance))
-    result = optimum_of_many(problem, tolerance=tolerance, max_steps=method.max_steps)
-    answer = result.partition, result.status, result.num_steps, problem.exists
+    found = optimum_of_many(problem, tolerance=tolerance, max_steps=method.max_steps)
+    answer = found.point, found.status, found.num_steps, problem.exists
     if iteration_of(problem).smooth:
-        return solution_of(problem, *answer, _certificate_of(result))
+        return solution_of(problem, *answer, _certificate_of(found))
     # The rules between kinks tell their error.
     return _judged(problem, assess_shares(problem, *answer), None, method.tolerance)
 
@@ -131,17 +132,17 @@ def optimum(problem: Problem, allowed: ArrayLike, **options: Any) -> Solution:
     """The optimum, but for the whole numbers; converged if its certificate meets the tolerance."""
     # The schemes that go by expected times have compiled this.
     times = expected_times(problem) if problem.has_setup else None
-    result, answer, solution = _searched(problem, allowed, times, **options)
+    found, answer, solution = _searched(problem, allowed, times, **options)
     if solution is None:
         # All partitions are assessed with this program; plain problems have no other bound.
         solution = with_slopes(_assessed, None, problem, *answer)
         solution = replace(solution, plan=without_derivative(solution.plan, problem))
-        bound = None if problem.plain else result.lower_bound
+        bound = None if problem.plain else found.bound
         solution = _judged(problem, solution, bound, options["tolerance"])
-    if result.multipliers is None:
+    if found.aux is None:
         return solution
     # Where pieces of the runtime meet, each has slopes of its own.
-    pieces = result.partition, result.multipliers
+    pieces = found.point, found.aux
     value = with_slopes(_by_pieces, solution.expected_runtime, problem, pieces)
     return replace(solution, expected_runtime=value)
 
@@ -184,8 +185,8 @@ def _certified(problem: Problem, partition: Array, levels: Array) -> Certificate
 @functools.partial(jax.jit, static_argnames="max_steps")
 def _searched(
     problem: Problem, allowed: Array, times: Array | None, **options: Any
-) -> tuple[OptimalResult, tuple[Array, ...], Solution | None]:
-    """The result, what of it is to be assessed, and the solution if the search certifies it."""
+) -> tuple[Optimum, tuple[Array, ...], Solution | None]:
+    """The optimum, what of it is to be assessed, and the solution if the search certifies it."""
     still = jax.lax.stop_gradient(problem)
     used = allowed
     rounds = 0
@@ -193,22 +194,23 @@ def _searched(
         relaxed = still if problem.convex else with_least_start_up(still)
         assert times is not None
         times = jax.lax.stop_gradient(times)
-        used, result, rounds, _ = best_levels(relaxed, allowed, times, **options)
+        of_levels = best_levels(relaxed, allowed, times, **options)
+        used, rounds, found = of_levels.point, of_levels.num_steps, of_levels.aux
     if not problem.convex:
-        result = best_found(still, used, **options)
+        found = best_found(still, used, **options)
     elif not problem.has_setup:
-        result = optimal_partition(still, used, **options)
-    result = without_derivative(result, problem)
+        found = optimal_partition(still, used, **options)
+    found = without_derivative(found, problem)
     # A traced number of workers may lack some of the levels that were asked for.
     lacks = jnp.any(allowed & ~problem.exists)
-    status = jnp.where(lacks, int(Status.INFEASIBLE), result.status).astype(int)
-    answer = result.partition, status, jnp.asarray(rounds + result.num_steps, int), used
+    status = jnp.where(lacks, int(Status.INFEASIBLE), found.status).astype(int)
+    answer = found.point, status, jnp.asarray(rounds + found.num_steps, int), used
     iteration = iteration_of(problem)
     if not (problem.plain and (iteration.smooth or iteration.polyhedral)):
-        return result, answer, None
-    certified = with_slopes(_certified, _certificate_of(result), problem, result.partition, used)
+        return found, answer, None
+    certified = with_slopes(_certified, _certificate_of(found), problem, found.point, used)
     solution = solution_of(problem, *answer, certified)
-    return result, answer, _judged(problem, solution, None, options["tolerance"])
+    return found, answer, _judged(problem, solution, None, options["tolerance"])
 
 
 @jax.jit
@@ -233,7 +235,7 @@ def _judged(
     return replace(solution, status=jnp.where(loose, int(Status.PRECISION), solution.status))
 
 
-def _certificate_of(result: OptimalResult) -> Certificate:
+def _certificate_of(found: Optimum) -> Certificate:
     """What a search knows of its partition."""
-    lower = lower_bound_of(result.lower_bound - result.error, result.value)
-    return Certificate(result.value, result.error, lower, 1 - lower / result.value)
+    lower = lower_bound_of(found.bound - found.error, found.value)
+    return Certificate(found.value, found.error, lower, 1 - lower / found.value)

@@ -8,13 +8,14 @@ they lie on one step.
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
+
+from bcgc_jax.solvers.search import Optimum, local_optimum
 
 # Points at the start.
 _POINTS = 1024
@@ -32,18 +33,9 @@ _LEAST = 1e-6
 _State = tuple[Array, Array, Array, Array]
 
 
-class PatternMinimum(NamedTuple):
-    """The best point, its value, and whether no move is better from any of the points kept."""
-
-    point: Array
-    value: Array
-    ended: Array
-    num_steps: Array
-
-
 def pattern_search(
     function: Callable[[Array], Array], start: Array, directions: ArrayLike, *, max_steps: int
-) -> PatternMinimum:
+) -> Optimum:
     """A local minimum of `function` over shares u ≥ 0, Σu = 1, `[K]`; never above that at `start`.
 
     `directions`, `[D, K]`, are those of `moves`.
@@ -71,10 +63,11 @@ def best_by_moves(
     moved: Callable[[Array], Array],
     *,
     max_steps: int,
-) -> PatternMinimum:
+) -> Optimum:
     """The best of `points`, `[P, K]`, and of all that are `moved` from the P best in each round.
 
     `values` are those at the points, `[P]`; inf where they are to be asked for among the moved.
+    CONVERGED: no move is better from any of the points kept.
     """
 
     def round_(state: _State) -> _State:
@@ -90,7 +83,7 @@ def best_by_moves(
 
     begin = points, values, jnp.asarray(0), jnp.asarray(True)
     points, values, steps, better = jax.lax.while_loop(go_on, round_, begin)
-    return PatternMinimum(points[0], values[0], ~better, steps)
+    return local_optimum(points[0], values[0], ~better, steps)
 
 
 def values_at(function: Callable[[Array], Array], points: Array) -> Array:

@@ -29,6 +29,7 @@ from jax import Array
 
 from bcgc_jax.exact.linear_algebra import dot, solve_positive
 from bcgc_jax.solvers.newton import step_length
+from bcgc_jax.solvers.search import Optimum, choose, status_of
 
 
 class Cuts(NamedTuple):
@@ -36,19 +37,6 @@ class Cuts(NamedTuple):
 
     points: Array
     weights: Array
-
-
-class Least(NamedTuple):
-    """The best point, its value, the best bound, and the number of cuts or steps.
-
-    Of cuts `multipliers` are these with their weights; of rows `[S, N]`, each row's of the sum 1/S.
-    """
-
-    point: Array
-    value: Array
-    lower_bound: Array
-    num_steps: Array
-    multipliers: Cuts | Array
 
 
 class _Search(NamedTuple):
@@ -69,11 +57,11 @@ def cutting_plane(
     levels: Array,
     tolerance: Array,
     max_cuts: int = 500,
-) -> Least:
+) -> Optimum:
     """Minimise a convex homogeneous function over the unit simplex on `levels`.
 
     `evaluate` gives its value and slope. `start` must be positive on `levels`. Stops at a relative
-    gap of `tolerance`.
+    gap of `tolerance`. Steps are cuts, and `aux` of the optimum is `Cuts`.
     """
     dtype = start.dtype
     count = jnp.sum(levels).astype(start.dtype)
@@ -126,13 +114,15 @@ def cutting_plane(
         lower=zero,
     )
     last = jax.lax.while_loop(go_on, step, first)
-    return Least(
-        point=last.best,
-        value=unit * last.best_value,
-        lower_bound=unit * last.lower,
-        num_steps=last.num_cuts,
-        multipliers=last.cuts,
-    )
+    numbers = unit * last.best_value, unit * last.lower
+    return _certified(last.best, *numbers, tolerance, last.num_cuts, last.cuts)
+
+
+def _certified(
+    point: Array, value: Array, bound: Array, tolerance: Array, steps: Array, aux: Cuts | Array
+) -> Optimum:
+    met = value - bound <= tolerance * value
+    return Optimum(point, value, jnp.zeros_like(value), bound, status_of(met), steps, aux)
 
 
 class _Centre(NamedTuple):
@@ -227,10 +217,11 @@ class _State(NamedTuple):
 
 def row_program(
     times: Array, loads: Array, start: Array, levels: Array, tolerance: Array, max_steps: int = 200
-) -> Least:
+) -> Optimum:
     """The least mean over s of max_n times_sn (loads @ u)_n over the unit simplex on `levels`.
 
-    `times` is `[S, N]`. Stops at a relative gap of `tolerance`, or once steps help no more.
+    `times` is `[S, N]`. Stops at a relative gap of `tolerance`, or once steps help no more. `aux`
+    has the multipliers, `[S, N]`, of each row's sum 1/S.
     """
     dtype = start.dtype
     rows = len(times)
@@ -284,7 +275,7 @@ def row_program(
         )
         good = jnp.all(jnp.isfinite(new.share)) & jnp.all(new.row > 0)
         ended = state._replace(steps=jnp.full_like(state.steps, max_steps))
-        return jax.tree.map(lambda a, b: jnp.where(good, a, b), judged(new), ended)
+        return choose(good, judged(new), ended)
 
     def go_on(state: _State) -> Array:
         wide = state.best_value - state.lower > tolerance * state.best_value
@@ -292,13 +283,8 @@ def row_program(
 
     first = _first(times, loads, start, levels, finish(start) * 1.1)
     last = jax.lax.while_loop(go_on, step, judged(first))
-    return Least(
-        point=last.best,
-        value=unit * last.best_value,
-        lower_bound=unit * last.lower,
-        num_steps=last.steps,
-        multipliers=weights(last),
-    )
+    numbers = unit * last.best_value, unit * last.lower
+    return _certified(last.best, *numbers, tolerance, last.steps, weights(last))
 
 
 def _first(times: Array, loads: Array, start: Array, levels: Array, theta: Array) -> _State:

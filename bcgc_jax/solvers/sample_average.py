@@ -71,7 +71,7 @@ def judge(
 
     def bound(part: Problem) -> Array:
         # No confidence limit sees such a gap.
-        return optimal_partition(part, levels, tolerance=1e-4).lower_bound
+        return optimal_partition(part, levels, tolerance=1e-4).bound
 
     if not by_optima:
         value, slope = jax.vmap(jax.value_and_grad(runtime), (None, 0))(x, rows)

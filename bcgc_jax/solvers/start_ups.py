@@ -20,9 +20,10 @@ from bcgc_jax.plans.evaluate import NUM_NODES
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.loads import load_of
 from bcgc_jax.plans.runtime import with_least_start_up
-from bcgc_jax.problem import Problem, Status
-from bcgc_jax.solvers.optimal import OptimalResult, optimal_partition
-from bcgc_jax.solvers.spectral import MAX_STEPS, Minimum, spectral_projected_gradient
+from bcgc_jax.problem import Problem
+from bcgc_jax.solvers.descent import projected_descent
+from bcgc_jax.solvers.optimal import optimal_partition
+from bcgc_jax.solvers.search import Optimum
 
 # Starts that are evaluated together, and local searches that go on from the fastest ones.
 _NUM_SEARCHES = 10
@@ -31,10 +32,10 @@ _NUM_SEARCHES = 10
 @functools.partial(jax.jit, static_argnames="max_steps")
 def best_found(
     problem: Problem, levels: ArrayLike = True, *, tolerance: ArrayLike = 1e-7, max_steps: int = 60
-) -> OptimalResult:
+) -> Optimum:
     r"""The least E τ̂(x,T) of several local searches over `levels`, bool `[max_workers]`.
 
-    `lower_bound` is the larger of `ordered_bound` and the certified optimum of the convex
+    `bound` is the larger of `ordered_bound` and the certified optimum of the convex
     relaxation, whose search has `tolerance` and `max_steps`. CONVERGED: the best search ended at a
     local optimum.
     """
@@ -51,28 +52,26 @@ def best_found(
         runtime = iteration_of(problem).expected_completion(load, num_nodes=nodes)
         return problem.scale * runtime.value
 
-    starts = _starts(levels, relaxed.partition / total)
+    starts = _starts(levels, relaxed.point / total)
     values = jax.lax.map(value_of, starts, batch_size=_NUM_SEARCHES)
     values = jnp.where(jnp.tile(levels, 2), values, jnp.inf)  # a start for each level that there is
     unit = jnp.nanmin(values)
 
-    def search(share: Array) -> Minimum:
+    def search(share: Array) -> Optimum:
         # What starts without a level may take it up, but for those below its lowest.
         open_ = levels & (jnp.cumsum(share) > 0)
         # Ten steps that gain less than 1e-6 of the value are the last.
         limits: dict[str, Any] = {"tolerance": 1e-5, "least_gain": 1e-6}
-        return spectral_projected_gradient(lambda u: value_of(u) / unit, open_, share, **limits)
+        return projected_descent(lambda u: value_of(u) / unit, open_, share, **limits)
 
     searches = jax.vmap(search)(starts[jnp.argsort(values)[:_NUM_SEARCHES]])
     best = jax.tree.map(lambda a: a[jnp.nanargmin(searches.value)], searches)
-    status = jnp.where(best.num_steps < MAX_STEPS, int(Status.CONVERGED), int(Status.STEP_LIMIT))
-    return OptimalResult(
-        partition=best.point * total,
+    return best._replace(
+        point=best.point * total,
         value=unit * best.value,
-        error=0 * best.value,
-        lower_bound=jnp.maximum(relaxed.lower_bound, ordered_bound(problem, levels)),
-        status=status,
+        bound=jnp.maximum(relaxed.bound, ordered_bound(problem, levels)),
         num_steps=jnp.sum(searches.num_steps),
+        aux=None,
     )
 
 

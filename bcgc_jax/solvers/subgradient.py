@@ -28,6 +28,7 @@ from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution, assess
 from bcgc_jax.solvers.closed_form import time_partition
 from bcgc_jax.solvers.method import SETUP, Method
+from bcgc_jax.solvers.search import Optimum
 
 # D, as a share of the simplex. Of 0.03, 0.1, 0.3 and 1 it is within 0.4 % of the best for nine
 # distributions, from nearly deterministic ones to Pareto 1.2, at N = 5 and 20 after 1000 steps;
@@ -60,22 +61,19 @@ class Subgradient(Method):
 
     def plan(self, problem: Problem, key: Array | None) -> Solution:
         assert key is not None
-        result = subgradient_partition(problem.without_delivery, key, self)
-        solution = assess(problem, result.partition, result.status, result.num_steps)
-        return replace(solution, history=result.history) if problem.plain else solution
+        found = subgradient_partition(problem.without_delivery, key, self)
+        solution = assess(problem, found.point, found.status, found.num_steps)
+        return replace(solution, history=found.aux) if problem.plain else solution
 
 
-class SubgradientResult(NamedTuple):
-    """The best averaged iterate, `[max_workers]`, and what the next check begins with.
+class _Search(NamedTuple):
+    """The best averaged iterate so far, and what the next check begins with.
 
-    `history` has the best value at each check. To go on from: the iterate, its average and the sum
-    of squares so far, of shares; how many checks there were, and whether another one follows.
+    That is the iterate, its average and the sum of squares so far, of shares; how many checks there
+    were, and whether another one follows.
     """
 
-    partition: Array
-    status: Array
-    num_steps: Array
-    history: Array
+    best: Optimum
     share: Array
     average: Array
     squares: Array
@@ -89,12 +87,12 @@ def step_of(slope: Array, squares: Array) -> tuple[Array, Array]:
     return -_STEP * slope / jnp.sqrt(jnp.maximum(squares, jnp.finfo(squares.dtype).tiny)), squares
 
 
-def subgradient_partition(problem: Problem, key: Array, method: Subgradient) -> SubgradientResult:
+def subgradient_partition(problem: Problem, key: Array, method: Subgradient) -> Optimum:
     r"""argmin E τ̂(x,T) by stochastic subgradients, starting from x^(t).
 
     The averaged iterate is evaluated exactly every `check_every` steps; the answer is the best one
-    checked. Where nothing is traced all of it goes by programs that other methods have too, and
-    constants by NumPy.
+    checked, and `aux` has the best value at each check. Where nothing is traced all of it goes by
+    programs that other methods have too, and constants by NumPy.
     """
     traced = not at_hand((problem, key, method))
     xp: Any = jnp if traced else np
@@ -105,11 +103,10 @@ def subgradient_partition(problem: Problem, key: Array, method: Subgradient) -> 
     history: Any = np.full(checks + 1, np.nan, share.dtype)
     squares: Any = np.zeros((), share.dtype)
     more: Any = np.asarray(True)
-    at = SubgradientResult(
-        partition=start,
-        status=none,
-        num_steps=none,
-        history=history,
+    endless: Any = np.asarray(np.inf, share.dtype)
+    unknown: Any = np.asarray(np.nan, share.dtype)
+    at = _Search(
+        best=Optimum(start, endless, squares, unknown, none, none, history),
         share=share,
         average=share,
         squares=squares,
@@ -122,20 +119,18 @@ def subgradient_partition(problem: Problem, key: Array, method: Subgradient) -> 
             return expected_runtime(problem, x)
         return assess(problem, x, whole_numbers=False).expected_runtime
 
-    def check_and_go_on(at: SubgradientResult) -> SubgradientResult:
+    def check_and_go_on(at: _Search) -> _Search:
         return _go_on(problem, key, at, runtime(xp.asarray(at.average) * total), method)
 
     if traced:
-        return jax.lax.while_loop(lambda at: at.more, check_and_go_on, at)
+        return jax.lax.while_loop(lambda at: at.more, check_and_go_on, at).best
     while at.more:
         at = check_and_go_on(at)
-    return at
+    return at.best
 
 
 @jax.jit
-def _go_on(
-    problem: Problem, key: Array, at: SubgradientResult, value: Array, method: Subgradient
-) -> SubgradientResult:
+def _go_on(problem: Problem, key: Array, at: _Search, value: Array, method: Subgradient) -> _Search:
     """Check the average, of this value, and take the steps to the next check, if there is one."""
     iteration = iteration_of(problem)
     levels = problem.exists
@@ -161,9 +156,8 @@ def _go_on(
         return share, average + (share - average) * (1 + eta) / (i + 1 + eta), squares
 
     check = at.check
-    least = jnp.where(check > 0, at.history[check - 1], jnp.inf)
-    best = jnp.where(value < least, at.average * problem.total, at.partition)
-    history = at.history.at[check].set(jnp.minimum(value, least))
+    least = jnp.minimum(value, at.best.value)
+    history = at.best.aux.at[check].set(least)
     improvement = 1 - history[check] / history[jnp.maximum(check - 2, 0)]
     met = (check >= 2) & ~(improvement > method.tolerance)
     more = (check < history.size - 1) & ~met
@@ -174,11 +168,15 @@ def _go_on(
     converged = met & (improvement <= method.tolerance)
     status = jnp.where(converged, int(Status.CONVERGED), int(Status.STEP_LIMIT))
     status = jnp.where(jnp.isfinite(history[0]), status, int(Status.INFINITE))
-    return SubgradientResult(
-        partition=best,
+    best = at.best._replace(
+        point=jnp.where(value < at.best.value, at.average * problem.total, at.best.point),
+        value=least,
         status=status.astype(int),
         num_steps=jnp.minimum(first, method.max_steps),
-        history=history,
+        aux=history,
+    )
+    return _Search(
+        best=best,
         share=share,
         average=average,
         squares=squares,

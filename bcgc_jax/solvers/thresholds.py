@@ -39,7 +39,8 @@ from bcgc_jax.plans.loads import load_of
 from bcgc_jax.plans.worker import delivered
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.packing import largest_sum
-from bcgc_jax.solvers.pattern import PatternMinimum, best_by_moves, values_at
+from bcgc_jax.solvers.pattern import best_by_moves, values_at
+from bcgc_jax.solvers.search import Optimum, local_optimum
 
 # The most paths that are all tried, and with their pairs of levels: up to a second.
 _MOST_PATHS = 2**18
@@ -92,17 +93,18 @@ class Thresholds(NamedTuple):
         """As many linear programs may be solved at a time."""
         return _MOST_PIVOTS // (self.times.size * self.problem.max_workers**3)
 
-    def best(self) -> PatternMinimum:
-        """The shares of the best of all paths, and P(late)."""
+    def best(self) -> Optimum:
+        """The shares of the best of all paths, and P(late), which no others are below."""
         size = self.problem.max_workers
         rising = itertools.combinations_with_replacement(range(self.times.size), size)
         paths = jnp.asarray(np.array(list(rising), np.uint16)[:, ::-1])
         late = values_at(lambda path: self.late(self.most(path)), paths)
         best = jnp.argmin(late)
         share = self.most(paths[best])
-        return PatternMinimum(share, late[best], jnp.asarray(True), jnp.asarray(0))
+        found = local_optimum(share, late[best], True, 0)
+        return found._replace(bound=found.value)
 
-    def better(self, shares: Array, max_steps: int) -> PatternMinimum:
+    def better(self, shares: Array, max_steps: int) -> Optimum:
         """The best shares that a local search finds from the first of `shares`, and P(late)."""
         size = self.problem.max_workers
         kept = max(min(_MOST_MOVES // size**4, _KEPT), 1)
@@ -115,7 +117,7 @@ class Thresholds(NamedTuple):
 
     def _searched(
         self, shares: Array, kept: int, max_steps: int, shares_of: Callable[[Array], Array]
-    ) -> PatternMinimum:
+    ) -> Optimum:
         begin = jnp.resize(shares, (kept, shares.shape[1]))
         nowhere = jnp.full(kept, jnp.inf, shares.dtype)
         moved = functools.partial(self.moved, shares_of=shares_of)

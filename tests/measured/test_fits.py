@@ -43,7 +43,7 @@ def test_the_law_that_the_times_come_from_is_found_and_its_plan_is_good(x64):
         bcgc.Problem(TRUE[name].law(), 6, 10_000),
         jax.jit(lambda problem: optimal_partition(problem, True)),
     )
-    best, plan = optimum(true), optimum(bcgc.Problem(fits[0].distribution, 6, 10_000)).partition
+    best, plan = optimum(true), optimum(bcgc.Problem(fits[0].distribution, 6, 10_000)).point
     # 0.5 % is asked for; the worst of these is 0.11 %.
     assert float(bcgc.expected_runtime(true, plan)) < 1.002 * float(best.value)
 

@@ -1,6 +1,5 @@
 """The most probable completion and its bound, against global searches and published values."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -23,11 +22,11 @@ from bcgc_jax.solvers.completion_bound import (
 )
 from bcgc_jax.solvers.deadline import (
     STARTS,
-    CompletionResult,
     chance_constrained,
     completion_partition,
 )
-from bcgc_jax.solvers.spectral import spectral_projected_gradient
+from bcgc_jax.solvers.descent import projected_descent
+from bcgc_jax.solvers.search import local_optimum
 from tests.oracles import runtimes as oracles
 from tests.oracles.laws import PARETO, SHIFTED_EXPONENTIAL, WEIBULL
 from tests.oracles.programme import best_of_two_speeds
@@ -44,21 +43,21 @@ def test_the_published_probability_is_beaten_and_every_start_ends_at_one_optimum
     problem = padded(bcgc.ShiftedExponential(0.1, 1.0), workers, 40_000, 50)
     result = completion_partition(problem, 10**6.5)
     assert int(result.status) == bcgc.Status.CONVERGED
-    assert float(result.probability) > 0.628 + 0.05  # published 0.628, measured 0.7456
-    assert result.probabilities.shape == (len(STARTS),)
+    assert float(result.value) > 0.628 + 0.05  # published 0.628, measured 0.7456
+    assert result.aux.shape == (len(STARTS),)
     # worst measured 1e-9
-    np.testing.assert_allclose(result.probabilities, result.probability, rtol=1e-5)
-    found = bcgc.completion_probability(problem, result.partition, 10**6.5)
-    np.testing.assert_allclose(result.probability, found, rtol=1e-12)
-    *others, single = known(completion_partition(problem, 6e5).probabilities)
+    np.testing.assert_allclose(result.aux, result.value, rtol=1e-5)
+    found = bcgc.completion_probability(problem, result.point, 10**6.5)
+    np.testing.assert_allclose(result.value, found, rtol=1e-12)
+    *others, single = known(completion_partition(problem, 6e5).aux)
     assert max(others) < 1e-300 < 4e-7 < single
     # By draws.
-    load = oracles.load_of(np.asarray(result.partition)[:workers])
+    load = oracles.load_of(np.asarray(result.point)[:workers])
     draws = oracles.slowest_first(
         SHIFTED_EXPONENTIAL.at(0.1, 1.0), np.random.default_rng(1), 200_000, workers
     )
     met = ((draws * load).max(axis=1) * 50 / workers <= 10**6.5).mean()
-    assert abs(met - result.probability) < 4 * np.sqrt(met * (1 - met) / 200_000)
+    assert abs(met - result.value) < 4 * np.sqrt(met * (1 - met) / 200_000)
 
 
 def test_a_single_level_is_late_as_often_as_a_binomial_says(x64):
@@ -77,7 +76,7 @@ def test_a_search_ends_where_a_quadratic_is_least_and_never_above_its_start(x64)
 
     def search(function, start, **more):
         options = {"tolerance": 1e-9, "max_steps": 200, **more}
-        return spectral_projected_gradient(function, jnp.ones(4, bool), start, **options)
+        return projected_descent(function, jnp.ones(4, bool), start, **options)
 
     start = jnp.full(4, 0.25)
     # Not every step gains, but ten together do.
@@ -88,7 +87,7 @@ def test_a_search_ends_where_a_quadratic_is_least_and_never_above_its_start(x64)
 
     multiplier = optimize.brentq(lambda m: at(m).sum() - 1, -100, 100, xtol=1e-14)
     np.testing.assert_allclose(found.point, at(multiplier), atol=1e-8)
-    assert float(found.residual) <= 1e-9
+    assert float(found.aux.residual) <= 1e-9
     # A cliff in the direction of descent: what lies beyond it is worse.
     cliff = search(lambda x: jnp.where(x[0] > 0.2501, 5.0, 0.0) - x[0], start)
     assert float(cliff.value) <= -0.25
@@ -162,12 +161,10 @@ def test_the_plan_is_the_best_of_a_global_search_and_all_starts_lead_to_it(x64, 
     result = completion_partition(bcgc.Problem(case.law(), 5, 1.0, 5.0), deadline)
     best = oracles.most_in_time(case, 5, deadline)
     assert int(result.status) == bcgc.Status.CONVERGED
-    assert float(result.probability) >= best - 1e-8
-    late = oracles.exceedance(
-        case, oracles.load_of(np.asarray(result.partition)), np.array([deadline])
-    )
-    np.testing.assert_allclose(result.probability, 1 - late[0], rtol=1e-9)
-    from_starts = np.asarray(result.probabilities)
+    assert float(result.value) >= best - 1e-8
+    late = oracles.exceedance(case, oracles.load_of(np.asarray(result.point)), np.array([deadline]))
+    np.testing.assert_allclose(result.value, 1 - late[0], rtol=1e-9)
+    from_starts = np.asarray(result.aux)
     # where no plan beside it is ever in time, a search has no slope to go by
     in_time = from_starts > 1e-9
     assert in_time.sum() >= 5
@@ -193,9 +190,9 @@ def test_a_global_search_ends_below_the_bound_and_at_the_plan_that_was_found(x64
     problem = bcgc.Problem(case.law(), 4, 100)
     best = oracles.most_in_time(case, 4, deadline * 4 / 100)
     found = completion_partition(problem, deadline)
-    assert best == pytest.approx(float(found.probability), abs=1e-4)
+    assert best == pytest.approx(float(found.value), abs=1e-4)
     # The bound holds by itself, also where the plan that was found is a worse one.
-    worse = found._replace(probability=found.probability - 0.01)
+    worse = found._replace(value=found.value - 0.01)
     monkeypatch.setitem(completion_bound.__globals__, "completion_partition", lambda *_: worse)
     found = completion_bound(problem, deadline)
     assert found.reached < best <= found.upper_bound + 1e-9 < best + 1e-3
@@ -223,7 +220,7 @@ def test_a_minorant_is_straight_where_it_was_cut_and_beyond_its_limits():
 
 
 def test_what_is_always_in_time_needs_no_bound(monkeypatch):
-    always = SimpleNamespace(probability=1.0, partition=np.ones(3))
+    always = local_optimum(jnp.ones(3), jnp.ones(()), True, 0)
     monkeypatch.setitem(completion_bound.__globals__, "completion_partition", lambda *_: always)
     found = completion_bound(bcgc.Problem(bcgc.Exponential(1.0), 3, 3), 9.0)
     assert (found.reached, found.upper_bound) == (1.0, 1.0)
@@ -319,7 +316,7 @@ def test_no_plan_is_faster_than_one_that_need_not_be_in_time(x64, monkeypatch):
     problem = padded(bcgc.ShiftedExponential(1e-3, 50.0), 3)
     fastest = bcgc.solve(problem)
     uncoded = known(bcgc.solve(problem, "uncoded").partition)
-    found = CompletionResult(uncoded, *(jnp.asarray(a) for a in (0.9, 0.9, 0, 0)))
+    found = local_optimum(uncoded, jnp.asarray(0.9), True, 0)
     answers = {"completion_partition": found, "chance_constrained": found, "optimum": fastest}
     for name, answer in answers.items():
         place = f"bcgc_jax.solvers.deadline.{name}"
@@ -345,13 +342,13 @@ def test_two_workers_have_the_fastest_of_all_shares_that_are_in_time(x64):
     in_time = 1 - late(3.0)
     least = 0.974
     fast, sure = (np.array([share[i], 1 - share[i]]) for i in (runtime.argmin(), in_time.argmax()))
-    surest = CompletionResult(*(jnp.asarray(a) for a in (sure, in_time.max(), 0.0, 0, 0)))
+    surest = local_optimum(jnp.asarray(sure), jnp.asarray(in_time.max()), True, 0)
     found = chance_constrained(
         bcgc.Problem(bcgc.Exponential(1.0), 2, 1.0, 2.0), 3.0, least, fast, surest
     )
-    assert float(found.probability) >= least - 1e-12
+    assert float(found.value) >= least - 1e-12
     best = share[np.where(in_time < least, np.inf, runtime).argmin()]
-    np.testing.assert_allclose(found.partition[0], best, atol=2e-3)
+    np.testing.assert_allclose(found.point[0], best, atol=2e-3)
 
 
 @pytest.mark.slow
@@ -363,7 +360,7 @@ def test_single_precision_meets_the_optimum_of_double_and_says_so(workers):
         with jax.enable_x64(double):
             problem = bcgc.Problem(bcgc.ShiftedExponential(1e-3, 50.0), workers, 20_000, 50)
             found = completion_partition(problem, 4e7 if workers == 50 else 6e7)
-            return found, np.asarray(found.partition, float)
+            return found, np.asarray(found.point, float)
 
     found, partition = best(False)
     optimum, _ = best(True)

@@ -15,11 +15,12 @@ from bcgc_jax._pytree import replace
 from bcgc_jax.plans.loads import load_of, partition_of_units
 from bcgc_jax.plans.partitions import cost_of_units, round_to_units
 from bcgc_jax.plans.runtime import certificate, expected_runtime
-from bcgc_jax.solvers import discrete, optimal
+from bcgc_jax.solvers import discrete, newton, optimal
 from bcgc_jax.solvers.closed_form import expected_times
 from bcgc_jax.solvers.discrete import best_levels, improve_units
-from bcgc_jax.solvers.optimal import OptimalResult, _loads, optimal_partition
+from bcgc_jax.solvers.optimal import _loads, optimal_partition
 from bcgc_jax.solvers.optimum import _certificate_of
+from bcgc_jax.solvers.search import Optimum, local_optimum
 from tests.problems import known, padded
 
 EXPONENTIAL = bcgc.ShiftedExponential(0.4, 0.9)
@@ -96,14 +97,14 @@ def test_a_search_counts_setup_chain_and_start_up_as_partitions_do(x64, monkeypa
     share = np.random.default_rng(8).dirichlet(np.ones(5))
     work = load_of(problem, jnp.asarray(12 * share)).work
     np.testing.assert_allclose(12 * _loads(problem, jnp.ones(5, bool)) @ share, work, rtol=1e-12)
-    found = OptimalResult(*np.arange(6.0))  # without the start-up
+    found = Optimum(*np.arange(6.0))  # without the start-up
     monkeypatch.setattr(
         optimal, "optimal_partition", lambda *_, **asked: found._replace(status=asked["least"])
     )
     late = optimal_partition.__wrapped__(replace(problem, start_up=700.0), True, least=709.0)  # type: ignore[attr-defined]
-    assert (late.value, late.lower_bound, late.status) == (
+    assert (late.value, late.bound, late.status) == (
         found.value + 700,
-        found.lower_bound + 700,
+        found.bound + 700,
         9,
     )
 
@@ -115,11 +116,11 @@ def test_a_search_that_ended_before_its_limit_found_no_better_point(
     x64, monkeypatch, steps, status
 ):
     ended = jnp.asarray(False), jnp.asarray(steps), jnp.ones(12) / 12, jnp.array([2.0, 0.5, 1.0])
-    monkeypatch.setattr(optimal, "search", lambda *_: ended)
+    monkeypatch.setattr(newton, "loop", lambda *_, **__: ended)
     fresh = functools.partial(optimal_partition.__wrapped__, max_steps=7)  # type: ignore[attr-defined]
     found = jax.jit(fresh)(PLAIN, True)
     assert int(found.status) == status
-    assert float(_certificate_of(found)[2]) == pytest.approx(float(found.lower_bound - found.error))
+    assert float(_certificate_of(found)[2]) == pytest.approx(float(found.bound - found.error))
 
 
 @pytest.mark.slow
@@ -135,14 +136,14 @@ def test_the_levels_in_use_are_the_best_of_all_sets_and_no_partition_of_them_is_
     for setup, shift in ((3.0, 0.9), (80.0, 0.9), (200.0, 0.9), (500.0, 0.9), (2.0, 7.3)):
         law = bcgc.ShiftedExponential(0.4, shift)
         problem = bcgc.Problem(law, workers, 700, 10.0, 1.6, setup_cycles=setup)
-        levels = best_levels(problem, jnp.ones(workers, bool), expected_times(problem)).levels
+        levels = best_levels(problem, jnp.ones(workers, bool), expected_times(problem)).point
         of_all = every(problem)
         found = jax.tree.map(lambda a, of=levels: a[np.all(masks == of, axis=1)][0], of_all)
         assert found.value <= of_all.value.min() * (1 + 1e-7)
-        assert found.lower_bound > found.value * (1 - 1e-6)
+        assert found.bound > found.value * (1 - 1e-6)
         points = rng.dirichlet(np.full(workers, 0.7), 500) * levels
         points *= 700 / points.sum(axis=1, keepdims=True)
-        assert runtimes(problem, points).min() >= found.lower_bound - found.error
+        assert runtimes(problem, points).min() >= found.bound - found.error
         sizes.add(int(levels.sum()))
     assert len(sizes) > 1  # the setup decides how many levels are worth it
 
@@ -234,19 +235,19 @@ def test_sets_that_cannot_be_better_are_not_solved_in_full(monkeypatch):
 
     def optimum(
         problem: bcgc.Problem, levels: Any, *, tolerance: float, max_steps: int, least: Any
-    ) -> OptimalResult:
+    ) -> Optimum:
         number = jnp.sum(jnp.where(levels, 2 ** jnp.arange(WORKERS), 0))
         jax.debug.callback(lambda *one: asked.append((int(one[0]), float(one[1]))), number, least)
         value = jnp.asarray(table, problem.dtype)[number]
-        return OptimalResult(levels, value, value, value, number, number)
+        return local_optimum(levels, value, True, number)
 
     monkeypatch.setattr(discrete, "optimal_partition", optimum)
     problem = bcgc.Problem(LAW, WORKERS, 20_000, setup_cycles=1e4)
     program = jax.jit(discrete.best_levels.__wrapped__)  # type: ignore[attr-defined]
     found = program(problem, np.ones(WORKERS, bool), expected_times(problem))
     jax.effects_barrier()
-    assert found.levels.tolist() == [False, True, True]
-    assert float(found.result.value) == 1.5
+    assert found.point.tolist() == [False, True, True]
+    assert float(found.value) == 1.5
     assert 0 not in {number for number, _ in asked}
     # What the three starts are worth, and at last the best set.
     assert sum(np.isinf(least) for _, least in asked) == 4
@@ -254,7 +255,7 @@ def test_sets_that_cannot_be_better_are_not_solved_in_full(monkeypatch):
     assert all(least <= table[1:].max() for _, least in asked if np.isfinite(least))
     # What is no change is left out: of nine changes of three levels eight at most are other sets.
     neighbours = len(asked) - 4
-    assert 8 < neighbours <= 8 * (int(found.rounds) - 3)
+    assert 8 < neighbours <= 8 * (int(found.num_steps) - 3)
 
 
 @pytest.mark.slow
@@ -268,10 +269,10 @@ def test_an_optimum_that_is_slower_than_asked_for_ends_early_with_a_bound_that_h
         whole = optimal_partition(problem, mask)
         for share in (0.0, 0.9, 0.999):
             early = optimal_partition(problem, mask, least=share * float(whole.value))
-            assert share * whole.value <= early.lower_bound <= whole.value * (1 + 1e-9)
+            assert share * whole.value <= early.bound <= whole.value * (1 + 1e-9)
             assert early.value >= whole.value * (1 - 1e-6)
             ended += int(early.num_steps < whole.num_steps)
         slower = optimal_partition(problem, mask, least=1.01 * float(whole.value))
         # never reached: as without
-        np.testing.assert_array_equal(slower.partition, whole.partition)
+        np.testing.assert_array_equal(slower.point, whole.point)
     assert ended >= 2 * len(levels)

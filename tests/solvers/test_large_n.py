@@ -24,9 +24,9 @@ def _certified(problem, tolerance):
     """The solution, and its certificate by another quadrature and by triangular systems."""
     found = optimum_of_many(problem, tolerance=tolerance, max_steps=100)
     assert found.status == bcgc.Status.CONVERGED
-    known = bcgc.certificate(problem, found.partition)
+    known = bcgc.certificate(problem, found.point)
     np.testing.assert_allclose(known.expected_runtime, found.value, rtol=1e-8)
-    assert 0 <= 1 - (found.lower_bound - found.error) / found.value <= tolerance
+    assert 0 <= 1 - (found.bound - found.error) / found.value <= tolerance
     assert known.relative_gap <= 2 * tolerance
     return found
 
@@ -63,7 +63,7 @@ def test_the_published_optimum_of_fewer_workers_is_found():
     given = bcgc.Problem(LAW, 50, 20_000, 50.0)
     found, short = (optimum_of_many(given, tolerance=1e-5, max_steps=most) for most in (100, 2))
     np.testing.assert_allclose(found.value, 3.997e7, rtol=2e-4)
-    assert 0.97 * found.value < found.lower_bound < 3.9971e7  # measured 3.917e7
+    assert 0.97 * found.value < found.bound < 3.9971e7  # measured 3.917e7
     assert (found.status, found.num_steps < 30) == (bcgc.Status.PRECISION, True)  # measured 17
     assert (short.status, short.num_steps) == (bcgc.Status.STEP_LIMIT, 2)
 
@@ -72,8 +72,8 @@ def test_the_published_optimum_of_fewer_workers_is_found():
 def test_dense_newton_steps_find_the_same():
     problem = bcgc.Problem(LAW, num_workers=WORKERS, num_coordinates=20_000, num_samples=50.0)
     found, dense = _certified(problem, 1e-5), optimal_partition(problem, True)
-    assert dense.lower_bound <= found.value * (1 + 1e-9)
-    assert found.lower_bound <= dense.value * (1 + 1e-9)
+    assert dense.bound <= found.value * (1 + 1e-9)
+    assert found.bound <= dense.value * (1 + 1e-9)
     np.testing.assert_allclose(found.value, dense.value, rtol=1e-7)
 
 
@@ -81,7 +81,7 @@ def test_dense_newton_steps_find_the_same():
 @pytest.mark.slow
 def test_the_optimum_of_ten_thousand_is_certified():
     found = optimum_of_many(bcgc.Problem(LAW, 10_000, 20_000, 50.0), tolerance=1e-3, max_steps=30)
-    assert (found.status, found.lower_bound > 0.999 * found.value) == (bcgc.Status.CONVERGED, True)
+    assert (found.status, found.bound > 0.999 * found.value) == (bcgc.Status.CONVERGED, True)
 
 
 @pytest.mark.slow
@@ -104,10 +104,10 @@ def test_the_optimum_for_times_nearly_alike_but_for_rare_slow_ones_is_certified(
     problem = bcgc.Problem(law, 160, 1_000_000)
     found = optimal_partition(problem, True)
     value = float(found.value)
-    assert 1 - (float(found.lower_bound) - float(found.error)) / value < 1e-4
+    assert 1 - (float(found.bound) - float(found.error)) / value < 1e-4
     assert int(found.num_steps) < 60
     # By draws: T = Λ⁻¹(A), the slowest first.
     drawn = np.asarray(law.inverse_cumulative_hazard(rng.exponential(size=(20_000, 160))))
-    load = np.cumsum(np.arange(1, 161) * np.asarray(found.partition)) / 160
+    load = np.cumsum(np.arange(1, 161) * np.asarray(found.point)) / 160
     runtimes = (-np.sort(-drawn, axis=1) * load).max(axis=1)
     assert abs(runtimes.mean() - value) < 4 * runtimes.std() / np.sqrt(runtimes.size)

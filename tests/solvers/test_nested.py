@@ -19,7 +19,7 @@ from bcgc_jax.plans.plan import Plan, partition_plan
 from bcgc_jax.solvers import nested
 from bcgc_jax.solvers.nested import Nested
 from bcgc_jax.solvers.placement import place_workers
-from bcgc_jax.solvers.spectral import Minimum
+from bcgc_jax.solvers.search import local_optimum
 from tests.compilations import compilations
 from tests.problems import known
 
@@ -348,10 +348,10 @@ def test_with_a_forward_pass_each_level_alone_is_tried(monkeypatch):
     # of levels as binary digits
     values = jnp.array([jnp.inf, 3.0, 7.0, 6.0, 8.0, 6.0, jnp.nan, 5.0])
 
-    def search(problem, rule, used, data, tolerance, start, least):
-        value, zero = values[jnp.sum(used * np.array([1, 2, 4]))], jnp.zeros(3)
-        value = jnp.where(value >= least, jnp.inf, value)  # ended early
-        return Minimum(used / jnp.sum(used), value, zero, zero[0], jnp.asarray(1), zero[0])
+    def search(problem, rule, job):
+        value = values[jnp.sum(job.levels * np.array([1, 2, 4]))]
+        value = jnp.where(value >= job.least, jnp.inf, value)  # ended early
+        return local_optimum(job.levels / jnp.sum(job.levels), value, True, 1)
 
     monkeypatch.setattr(nested, "_search", search)
     program = jax.jit(vars(nested._optimum)["__wrapped__"])

@@ -31,13 +31,13 @@ def test_the_answer_is_within_one_per_cent_of_the_optimum():
     best = best_of_two_speeds(fast, slow, probability, workers)
     problem = bcgc.Problem(case.law(), workers, TOTAL, SAMPLES, CYCLES)
     result = subgradient_partition(problem, jax.random.key(1), Subgradient())
-    partition = np.asarray(result.partition)
+    partition = np.asarray(result.point)
     assert partition.min() >= 0
     np.testing.assert_allclose(partition.sum(), TOTAL, rtol=1e-12)
     reached = oracles.expected_max(case, oracles.load_of(partition / TOTAL))
     assert best * (1 - 1e-6) <= reached < 1.01 * best  # worst measured 1.0019
     # The record starts with x^(t), and its last entry is the answer's.
-    history = np.asarray(result.history)
+    history = np.asarray(result.aux)
     seen = history[~np.isnan(history)]
     np.testing.assert_allclose(seen[-1], _unit(workers) * reached, rtol=1e-8)
     start = oracles.load_of(np.asarray(time_partition(problem)) / TOTAL)
@@ -68,7 +68,7 @@ def _run(key, tolerance, rate=1e-3, shift=50.0, workers=4):
 def test_it_stops_where_two_checks_have_improved_by_less_than_the_tolerance():
     key = jax.random.key(2)
     full = _run(key, -1.0)  # the best value never rises, so this is never met
-    history = np.asarray(full.history)
+    history = np.asarray(full.aux)
     assert (int(full.status), int(full.num_steps), history.size) == (
         bcgc.Status.STEP_LIMIT,
         STEPS,
@@ -85,18 +85,18 @@ def test_it_stops_where_two_checks_have_improved_by_less_than_the_tolerance():
         stops.add(check)
         expected = bcgc.Status.STEP_LIMIT if check is None else bcgc.Status.CONVERGED
         assert (int(result.status), int(result.num_steps)) == (expected, min(40 * last, STEPS))
-        np.testing.assert_allclose(result.history[: last + 1], history[: last + 1], rtol=1e-13)
-        assert np.all(np.isnan(result.history[last + 1 :]))
+        np.testing.assert_allclose(result.aux[: last + 1], history[: last + 1], rtol=1e-13)
+        assert np.all(np.isnan(result.aux[last + 1 :]))
     assert len(stops) >= 3
 
 
 def test_the_key_decides_the_answer_and_the_unit_of_time_does_not():
     plain, again, other = (_run(jax.random.key(seed), -1.0) for seed in (5, 5, 4))
-    np.testing.assert_array_equal(plain.partition, again.partition)
-    assert np.abs(plain.partition - other.partition).max() > 1e-3
+    np.testing.assert_array_equal(plain.point, again.point)
+    assert np.abs(plain.point - other.point).max() > 1e-3
     nanoseconds = _run(jax.random.key(5), -1.0, 1e-3 * 1e9, 50.0 / 1e9)
-    np.testing.assert_allclose(nanoseconds.partition, plain.partition, rtol=1e-7, atol=1e-7 * TOTAL)
-    np.testing.assert_allclose(1e9 * nanoseconds.history, plain.history, rtol=1e-10)
+    np.testing.assert_allclose(nanoseconds.point, plain.point, rtol=1e-7, atol=1e-7 * TOTAL)
+    np.testing.assert_allclose(1e9 * nanoseconds.aux, plain.aux, rtol=1e-10)
 
 
 @pytest.mark.slow
@@ -107,19 +107,19 @@ def test_a_batch_over_workers_rates_and_keys_is_the_loop_and_leaves_padding_empt
     for i, n in enumerate(workers.tolist()):
         single = _run(keys[i], 1e-3, rates[i], workers=n)
         # Rounding differs, and the steps pass it on.
-        np.testing.assert_allclose(batch.partition[i], single.partition, atol=1e-8 * TOTAL)
-        np.testing.assert_allclose(batch.history[i], single.history, rtol=1e-9)
+        np.testing.assert_allclose(batch.point[i], single.point, atol=1e-8 * TOTAL)
+        np.testing.assert_allclose(batch.aux[i], single.aux, rtol=1e-9)
         assert (batch.num_steps[i], batch.status[i]) == (single.num_steps, single.status)
-        assert np.all(np.asarray(batch.partition[i, n:]) == 0)
-        np.testing.assert_allclose(batch.partition[i].sum(), TOTAL, rtol=1e-12)
+        assert np.all(np.asarray(batch.point[i, n:]) == 0)
+        np.testing.assert_allclose(batch.point[i].sum(), TOTAL, rtol=1e-12)
     assert len(set(batch.num_steps.tolist())) > 1
 
 
 def test_times_of_a_smooth_law_reach_the_same_quality(precision):
     result = _run(jax.random.key(7), -1.0)
-    assert result.partition.dtype == precision
+    assert result.point.dtype == precision
     _, best = oracles.optimal_share("shifted_exponential", 4)
-    share = np.asarray(result.partition[:4], float) / TOTAL
+    share = np.asarray(result.point[:4], float) / TOTAL
     np.testing.assert_allclose(share.sum(), 1, rtol=1e-5)
     reached = oracles.expected_max(
         CASES["shifted_exponential"], oracles.load_of(share / share.sum())

@@ -90,11 +90,11 @@ def test_no_path_is_in_time_more_often_with_start_ups_and_with_fewer_workers():
     for i, n in enumerate(workers):
         rates = np.maximum(deadlines[i] - starts[i], 0) / times[i]
         best[i] = _best(-np.sort(-rates), mass, _paths(n, atoms))
-        x = np.asarray(found.partition[i])
+        x = np.asarray(found.point[i])
         assert np.all(x[n:] == 0)
         assert x.sum() == pytest.approx(1, abs=1e-12)
         assert _in_time(x[:n], starts[i], times[i], deadlines[i]) == pytest.approx(best[i])
-    np.testing.assert_allclose(found.probability, best, atol=1e-13)
+    np.testing.assert_allclose(found.value, best, atol=1e-13)
     assert np.mean((best > 0.02) & (best < 0.98)) > 0.5
 
 
@@ -124,7 +124,7 @@ def test_a_local_search_over_paths_misses_none_of_a_few_atoms(
     for times, deadline in _deadlines(rng, workers, atoms, problems):
         found = solve(_problem(bcgc.Empirical(times), workers), deadline)
         best = _best(deadline / times, mass, paths)
-        assert float(found.probability) == pytest.approx(best, abs=1e-13)
+        assert float(found.value) == pytest.approx(best, abs=1e-13)
         assert best == 0 or int(found.status) == bcgc.Status.CONVERGED
 
 
@@ -150,7 +150,7 @@ def test_of_two_speeds_with_a_link_and_a_start_up_no_path_is_in_time_more_often(
             if -most.fun >= 1 - 1e-9:
                 best = max(best, float(_chances(path[None], np.array([1 - often, often]))[0]))
         found = completion_partition(problem, deadline)
-        assert float(found.probability) == pytest.approx(best, abs=1e-13)
+        assert float(found.value) == pytest.approx(best, abs=1e-13)
 
 
 def _most_with_overlap(levels, times, room: float, link: float) -> float:
@@ -202,7 +202,7 @@ def test_no_set_of_levels_is_in_time_more_often_where_a_link_sends_while_a_worke
     share = deadline / 28
     best = _best_with_overlap(workers, times * 8 * 2.5 / workers, share, link)
     assert best == pytest.approx(0.890625, abs=1e-15)
-    assert float(found.probability) == pytest.approx(best, abs=1e-13)
+    assert float(found.value) == pytest.approx(best, abs=1e-13)
 
 
 @pytest.mark.slow
@@ -225,7 +225,7 @@ def test_no_set_of_levels_is_in_time_more_often_with_start_ups_and_links_drawn(
         problem = replace(problem, start_up=start, send_time=link, overlap=True)
         found = completion_partition(problem, start + room)
         best = _best_with_overlap(workers, times, room, link)
-        assert float(found.probability) == pytest.approx(best, abs=1e-13)
+        assert float(found.value) == pytest.approx(best, abs=1e-13)
         uncertain += 0.02 < best < 0.99
     assert uncertain >= 5
 
@@ -238,7 +238,7 @@ def test_of_17_atoms_no_path_is_in_time_more_often():
     for times, deadline in _deadlines(rng, workers, atoms, 3):
         found = completion_partition(_problem(bcgc.Empirical(times), workers), deadline)
         best = _best(deadline / times, np.full(atoms, 1 / atoms), _paths(workers, atoms))
-        assert float(found.probability) == pytest.approx(best, abs=1e-13)
+        assert float(found.value) == pytest.approx(best, abs=1e-13)
 
 
 @pytest.mark.slow
@@ -263,8 +263,8 @@ def test_no_partition_tried_is_in_time_more_often_where_a_link_sends_while_a_wor
         return float(np.mean(done))
 
     best = max(map(in_time, shares))
-    probability = in_time(np.asarray(found.partition))
-    assert float(found.probability) == pytest.approx(probability, abs=1e-13)
+    probability = in_time(np.asarray(found.point))
+    assert float(found.value) == pytest.approx(probability, abs=1e-13)
     assert probability >= best > 0.28
 
 

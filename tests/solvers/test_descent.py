@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bcgc_jax.solvers.quasi_newton import _updated, minimise_shares
-from bcgc_jax.solvers.spectral import MAX_STEPS
+from bcgc_jax.solvers.descent import MAX_STEPS, _updated, quasi_newton_descent
 
 
 @pytest.mark.parametrize("kinked", [False, True])
@@ -24,7 +23,7 @@ def test_shares_of_many_scales_are_found_also_at_kinks(kinked, precision):
     search: dict[str, Any] = {"tolerance": 1e-4}
     if kinked:
         search = {"tolerance": 1e-6, "patience": 40}
-    found = jax.jit(lambda one: minimise_shares(function, used, one, **search))(
+    found = jax.jit(lambda one: quasi_newton_descent(function, used, one, **search))(
         np.ones(5, precision)
     )
     assert found.num_steps < MAX_STEPS
@@ -41,13 +40,13 @@ def test_a_search_ends_early_only_where_a_bound_says_that_it_is_in_vain():
         return jnp.sum(weights / share), None
 
     search = jax.jit(
-        lambda one, least: minimise_shares(function, one > 0, one, tolerance=1e-3, least=least)
+        lambda one, least: quasi_newton_descent(function, one > 0, one, tolerance=1e-3, least=least)
     )
     whole, early, later = (search(np.ones(3), least) for least in (np.inf, 20.0, 36.01))
     assert later.point.tolist() == whole.point.tolist()
     assert float(whole.value) == pytest.approx(36, rel=1e-3)
     assert int(early.num_steps) < int(whole.num_steps)
-    assert 20 <= float(early.value * (1 - early.residual)) <= 36
+    assert 20 <= float(early.value * (1 - early.aux.residual)) <= 36
 
 
 def test_an_inverse_hessian_that_overflows_is_not_taken():

@@ -14,11 +14,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bcgc_jax.measured import Trace, load_trace, remedies
+from bcgc_jax.measured import Trace, load_trace
 from bcgc_jax.measured.advice import advise, best_and_drawn, model_of
 from bcgc_jax.measured.causes import CAUSES, Parts, losses
 from bcgc_jax.measured.microbatches import Microbatches
+from bcgc_jax.measured.replays import replayed
 from bcgc_jax.measured.slowness import DATA_OR_PAUSES, Log
+from bcgc_jax.schemes.base import Resources
+from bcgc_jax.schemes.names import possible
 from experiments.report import each, print_table, run_command, save
 from experiments.traces import files_of
 
@@ -97,12 +100,12 @@ def judged(name: str, known: str, trace: Trace, parts: Parts | None = None) -> I
     times = table[np.isfinite(table).all(axis=1)]
     every = None if trace.microbatches is None else trace.microbatches.whole_steps()
     log = model_of(trace, times, None)
-    modelled = best_and_drawn(log.model) if parts is None else (parts, [parts])
-    replays = remedies.replays(*modelled, log.costs)
-    taken = {
-        name: np.mean([drawn[name].seconds for drawn in replays], axis=0) for name in replays[0]
-    }
-    exact = [name for name in taken if name.startswith(("sharing", "shares", "dealt"))]
+    likely, draws = best_and_drawn(log.model) if parts is None else (parts, [parts])
+    schemes = possible(Resources(trace.num_workers, know_lengths=log.costs is not None))
+    drawn = [draw.steps(log.costs) for draw in draws]
+    outcomes = replayed(schemes.values(), likely.steps(log.costs), drawn).draws
+    taken = {name: np.mean([ended[name].seconds for ended in outcomes], axis=0) for name in schemes}
+    exact = [name for name, scheme in schemes.items() if scheme.advisable]
     first = np.arange(len(times)) < len(times) // 2
     for half, steps in enumerate((~first, first)):
         now = taken["nothing"][steps].mean()

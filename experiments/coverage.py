@@ -15,10 +15,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bcgc_jax.measured import Advice, Trace, advise, remedies
+from bcgc_jax.measured import Advice, Trace, advise
 from bcgc_jax.measured.causes import Parts
 from bcgc_jax.measured.intervals import Interval
 from bcgc_jax.measured.microbatches import Microbatches
+from bcgc_jax.measured.replays import replayed
+from bcgc_jax.schemes.base import Resources
+from bcgc_jax.schemes.names import possible
+from bcgc_jax.schemes.unplanned import Nothing
 from experiments.report import each, print_table, run_command, save
 
 KINDS = (
@@ -123,10 +127,11 @@ def true_savings(
         log = made(rng, steps, workers, kind)
         paces = np.log(log.stays), np.log(log.single)
         parts = Parts(*paces, log.chunks, np.zeros_like(log.chunks))
-        (replays,) = remedies.replays(parts, [parts])
-        now += replays[remedies.NOTHING].seconds.mean()
-        for name, replay in replays.items():
-            taken[name] += float(replay.seconds.mean()) / (1 - replay.lost)
+        schemes = possible(Resources(workers)).values()
+        (outcomes,) = replayed(schemes, parts.steps(), [parts.steps()]).draws
+        now += outcomes[Nothing.word].seconds.mean()
+        for name, outcome in outcomes.items():
+            taken[name] += float(outcome.seconds.mean()) / (1 - outcome.lost)
     return {name: 1 - seconds / now for name, seconds in taken.items()}
 
 

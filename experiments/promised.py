@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 from bcgc_jax.measured import load_trace
 from bcgc_jax.measured.advice import Advice, advise
-from bcgc_jax.measured.remedies import sharing_rows
 from bcgc_jax.steps.placement import Placement
 from experiments.own_loop import Setting, measured
 from experiments.own_loop_worker import CHUNKS
@@ -91,13 +90,13 @@ def _advice(case: Case, seed: int, steps: int) -> Advice:
 
 def placement_of(advice: Advice, remedy: str) -> Placement:
     """The placement of a row of work sharing, as `bcgc advise --out` writes it."""
-    row = sharing_rows(advice.num_workers, advice.num_workers)[remedy]
+    row = advice.row(remedy)
     return Placement(
         num_workers=advice.num_workers,
-        max_subsets=row.max_subsets,
+        max_subsets=row.stored_subsets,
         chunks=advice.num_chunks,
-        equal_chunks=advice.row(remedy).equal_chunks,
-        load_line=advice.load_line if row.by_length else None,
+        equal_chunks=row.equal_chunks,
+        load_line=advice.load_line if advice.scheme(remedy).by_length else None,
     )
 
 

@@ -5,8 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bcgc_jax.measured import load_trace, remedies
+from bcgc_jax.measured import load_trace
 from bcgc_jax.measured.advice import best_and_drawn, model_of
+from bcgc_jax.measured.replays import replayed
+from bcgc_jax.schemes.base import Resources
+from bcgc_jax.schemes.names import possible
 from experiments import advice
 from tests.studies import Ran
 
@@ -21,12 +24,14 @@ def test_advice_on_one_half_is_judged_in_the_other(tmp_path, capsys):
     assert len(rows) == 2 * (3 + len(advice.KNOWN))
     trace = load_trace(STEPS)
     times = trace.rows()
-    replays = remedies.replays(*best_and_drawn(model_of(trace, times, None).model))
+    best, draws = best_and_drawn(model_of(trace, times, None).model)
+    schemes = possible(Resources(trace.num_workers)).values()
+    drawn = replayed(schemes, best.steps(), [draw.steps() for draw in draws]).draws
     for row, half in zip(
         rows, (slice(len(times) // 2, None), slice(len(times) // 2)), strict=False
     ):
         now, then = (
-            np.mean([taken[name].seconds[half] for taken in replays])
+            np.mean([taken[name].seconds[half] for taken in drawn])
             for name in ("nothing", row["advised"])
         )
         assert float(row["saved"]) == pytest.approx(100 * (1 - then / now))

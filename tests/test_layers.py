@@ -14,7 +14,7 @@ FLOORS = (
     ("distributions",),
     ("exact",),
     ("problem", "steps"),
-    ("plans",),
+    ("plans", "schemes"),
     ("solution",),
     ("measured",),
     ("solvers",),

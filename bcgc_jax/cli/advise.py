@@ -1,9 +1,7 @@
 """`bcgc advise`: what slows the steps of a log, what can be done, and what that is worth."""
 
-import functools
 from pathlib import Path
 
-import numpy as np
 from rich.table import Column
 
 from bcgc_jax.cli import advise_files, output
@@ -13,12 +11,10 @@ from bcgc_jax.cli.exit import say
 from bcgc_jax.cli.logs import log_name, read_log
 from bcgc_jax.cli.output import Row, Shown, print_lines, print_rows
 from bcgc_jax.cli.progress import Progress
-from bcgc_jax.measured import remedies
 from bcgc_jax.measured.advice import FEWEST_STEPS, Advice, Remedy, advise
 from bcgc_jax.measured.alike import NOT_TIMED_APART, perhaps_jitter
 from bcgc_jax.measured.intervals import percent
 from bcgc_jax.measured.left_out import left_out_in_words
-from bcgc_jax.measured.remedies import Planned
 from bcgc_jax.measured.slowness import (
     IN_WORDS,
     MOST_TOLD,
@@ -27,14 +23,11 @@ from bcgc_jax.measured.slowness import (
 )
 from bcgc_jax.measured.traces import Trace
 from bcgc_jax.measured.words import counted
+from bcgc_jax.schemes.base import Scheme
+from bcgc_jax.schemes.beforehand import Replaced
+from bcgc_jax.schemes.unplanned import Limit
 
 _NONE = "none that shows"
-_DO = {
-    remedies.DEALT: "deal the chunks to the workers by their length",
-    remedies.FIXED: "give each worker data by its speed, once",
-    remedies.ANEW: "give each worker data by its speed, anew before each step",
-}
-_STORED = {"2": "two subsets", "3": "three subsets", "all": "all data"}
 _RECORD = (
     "Give a row for each chunk (microbatch), with its number in a column `chunk`. Then slow "
     "workers, long chunks and pauses can be told apart."
@@ -51,7 +44,7 @@ def answer(question: AdviseOptions) -> None:
             stored=question.stored,
             round_trip=question.round_trip,
             chunk_overhead=question.chunk_overhead,
-            methods=_codes(question, trace),
+            codes=_codes(question, trace),
             seed=question.seed,
             timed_apart=question.timed_apart,
         )
@@ -82,22 +75,15 @@ def _read(question: AdviseOptions) -> Trace:
     return read_log(question.log, names, question.unit, layout=question.layout, **columns)
 
 
-def _codes(question: AdviseOptions, trace: Trace) -> dict[str, Planned]:
+def _codes(question: AdviseOptions, trace: Trace) -> list[Scheme]:
     if not question.methods:
-        return {}
-    import jax
-
-    from bcgc_jax.solvers.measured_steps import replayed
+        return []
+    from bcgc_jax.solvers.coded import Coded
 
     forward = question.forward
     if forward is None and trace.microbatches is not None:
         forward = trace.microbatches.forward_ratio
-
-    def code(method: str, planned: np.ndarray, judged: np.ndarray) -> tuple[np.ndarray, int]:
-        with jax.enable_x64(True):
-            return replayed(method, planned, judged, forward or 0.0)
-
-    return {method: functools.partial(code, method) for method in question.methods}
+    return [Coded(method, forward or 0.0) for method in question.methods]
 
 
 def _json(advice: Advice) -> Row:
@@ -172,7 +158,7 @@ def _print_rows(advice: Advice) -> None:
 
 
 def _needs(row: Remedy) -> str:
-    if row.remedy == remedies.LIMIT:
+    if row.remedy == Limit.word:
         return "no exact scheme saves more"
     if not row.lost:
         return row.needs
@@ -221,15 +207,6 @@ def _costs(advice: Advice) -> str:
     return f"{said}."
 
 
-def _do(advice: Advice, remedy: str) -> str:
-    if remedy in _DO:
-        return _DO[remedy]
-    row = remedies.sharing_rows(advice.num_workers, advice.num_workers)[remedy]
-    by_length = " by length" if row.by_length else ""
-    equal = " in equal chunks" if advice.row(remedy).equal_chunks else ""
-    return f"share the work{by_length}{equal}, with {_STORED[row.word]} stored ({remedy})"
-
-
 def _verdict(advice: Advice) -> str:
     if not advice.enough:
         few = f"This is too little for advice: {counted(advice.num_steps, 'step')}."
@@ -242,7 +219,7 @@ def _verdict(advice: Advice) -> str:
 def _look_first(advice: Advice) -> str:
     """Name the workers that stay slow, and say what to replace them saves."""
     workers = advice.look_at
-    saved = advice.row(remedies.REPLACED).saved
+    saved = advice.row(Replaced.word).saved
     saves = f"saves {percent(saved.value)} % ({saved.in_percent()} %)"
     first = workers[0]
     if len(workers) == 1:
@@ -267,7 +244,7 @@ def _joined(names: list[str]) -> str:
 def _pays(advice: Advice, begin: str, nothing: str) -> str:
     if advice.advised is None:
         return f"{nothing} pays more than 2 %."
-    said = [f"{begin}: {_do(advice, advice.advised)}. {_saves(advice, advice.advised)}"]
+    said = [f"{begin}: {advice.scheme(advice.advised).advice}. {_saves(advice, advice.advised)}"]
     if advice.as_good:
         said.append(f"Within the error as good: {'; '.join(advice.as_good)}.")
     others = {
@@ -276,7 +253,7 @@ def _pays(advice: Advice, begin: str, nothing: str) -> str:
     }
     for condition, remedy in others.items():
         if remedy not in (None, advice.advised):
-            said.append(f"{condition}: {_do(advice, remedy)}. {_saves(advice, remedy)}")
+            said.append(f"{condition}: {advice.scheme(remedy).advice}. {_saves(advice, remedy)}")
     return " ".join(said)
 
 

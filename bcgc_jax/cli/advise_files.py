@@ -6,8 +6,8 @@ import click
 import numpy as np
 
 from bcgc_jax import plotting
-from bcgc_jax.measured import remedies
 from bcgc_jax.measured.advice import Advice
+from bcgc_jax.schemes.unplanned import Limit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,7 +65,7 @@ def picture(advice: Advice) -> "Figure":
 def _look(advice: Advice, row: Any) -> dict[str, Any]:
     if row.remedy == advice.advised:
         return _ADVISED
-    if row.remedy == remedies.LIMIT:
+    if row.remedy == Limit.word:
         return _LIMIT
     return _INEXACT if row.lost else _EXACT
 
@@ -110,10 +110,9 @@ def plan_of(advice: Advice) -> "Solution":
     if not row.is_sharing:
         raise click.UsageError(f"--out: no plan is written, for {row.remedy} needs no plan")
     saved = row.saved
-    limit = advice.row(remedies.LIMIT).saved
+    limit = advice.row(Limit.word).saved
     error = (saved.high - saved.low) / (2 * 1.96)
-    shared = remedies.sharing_rows(advice.num_workers, advice.num_workers)[row.remedy]
-    line = advice.load_line if shared.by_length else None
+    line = advice.load_line if advice.scheme(row.remedy).by_length else None
     rule = WorkSharing(
         num_workers=advice.num_workers,
         max_subsets=row.stored_subsets,

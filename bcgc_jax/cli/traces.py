@@ -21,7 +21,6 @@ from bcgc_jax.measured.choice import distribution_of
 from bcgc_jax.measured.description import NOTHING, Description, describe
 from bcgc_jax.measured.intervals import percent
 from bcgc_jax.measured.left_out import fewer_chunks_in_words
-from bcgc_jax.measured.remedies import LIMIT
 from bcgc_jax.measured.slowness import slowness_in
 from bcgc_jax.measured.traces import Trace
 from bcgc_jax.measured.words import counted
@@ -29,6 +28,7 @@ from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.plan import Plan, partition_plan
 from bcgc_jax.plans.simulation import fresh_steps, steps_in_a_row
 from bcgc_jax.problem import Problem
+from bcgc_jax.schemes.unplanned import Limit
 from bcgc_jax.solution import Solution
 from bcgc_jax.solvers.placement import place_workers
 
@@ -160,7 +160,7 @@ def sharing_rows(advice: Advice) -> list[Remedy]:
 
 def microbatches_of(trace: Trace | None, advice: Advice) -> Row:
     """What `bcgc advise` says of work sharing, for JSON."""
-    rows = [*sharing_rows(advice), advice.row(LIMIT)]
+    rows = [*sharing_rows(advice), advice.row(Limit.word)]
     return {
         "forward_ratio": measured_forward(trace),
         "num_steps": advice.num_steps,
@@ -180,7 +180,7 @@ def sharing_in_words(advice: Advice) -> str:
     text = f"Work sharing, replayed in {steps}, saves of the uncoded time: {saved}. "
     if advice.lengths is not None:
         text += f"Lengths of chunks are predicted from {advice.lengths}. "
-    limit = advice.row(LIMIT).saved.value
+    limit = advice.row(Limit.word).saved.value
     return f"{text}No exact scheme saves more than {percent(limit)} %. bcgc advise says more."
 
 

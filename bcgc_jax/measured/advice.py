@@ -5,19 +5,18 @@ is advised if it saves time in steps that its plan has not seen, by its interval
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from bcgc_jax.measured import remedies
 from bcgc_jax.measured.causes import Model, Parts
 from bcgc_jax.measured.intervals import Interval
 from bcgc_jax.measured.left_out import left_out_in_words
-from bcgc_jax.measured.remedies import Costs, Planned, Replay
+from bcgc_jax.measured.replays import Replays, halves, replayed
 from bcgc_jax.measured.slowness import (
+    Log,
     Slowness,
     SlowWorker,
     model_of,
@@ -33,24 +32,16 @@ from bcgc_jax.measured.verdict import (
     as_good,
     savings_of,
 )
+from bcgc_jax.schemes.base import Costs, Resources, Scheme
+from bcgc_jax.schemes.beforehand import Replaced, stay_slow
+from bcgc_jax.schemes.names import possible
+from bcgc_jax.schemes.sharing import Sharing
+from bcgc_jax.schemes.unplanned import Limit, Nothing
 from bcgc_jax.steps.asking import MEASURED, Asking
+from bcgc_jax.steps.steps import Outcome, Steps
 
-_QUESTION = "a question for each chunk"
-_LENGTHS_SENT = f"{_QUESTION}; lengths"
-_NEEDS = {
-    remedies.DEALT: "lengths of chunks before the step",
-    remedies.FIXED: "workers that keep their speed",
-    remedies.ANEW: "new shares before each step",
-    remedies.REPLACED: "{} other machine{s}",
-    remedies.BACKUP: "{} worker{s} left out",
-    remedies.DROP: "a stop after {} s",
-    remedies.LIMIT: "",
-}
-_NEEDS_OF_CODE = "workers that are slow, not their data"
-# Draws of the model in which remedies are replayed; one of a log of so many chunks.
+# Draws of the model in which schemes are replayed; one of a log of so many chunks.
 _REPLAYED_DRAWS, _MANY_CHUNKS = 5, 20_000
-# Exact ones for workers that cannot ask within a step.
-_BEFOREHAND = (remedies.DEALT, remedies.FIXED, remedies.ANEW)
 
 
 class Remedy(NamedTuple):
@@ -84,7 +75,7 @@ class Remedy(NamedTuple):
     @property
     def is_sharing(self) -> bool:
         """Whether chunks are handed out within the step."""
-        return self.needs.startswith(_QUESTION)
+        return self.remedy.partition(":")[0] == Sharing.word
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +113,11 @@ class Advice(Slowness):
     def row(self, remedy: str) -> Remedy:
         return next(row for row in self.rows if row.remedy == remedy)
 
+    def scheme(self, remedy: str) -> Scheme:
+        """The scheme of a row, as it was replayed."""
+        scheme = possible(Resources(self.num_workers, know_lengths=True, costs=self.costs))[remedy]
+        return scheme.instead or scheme if self.row(remedy).equal_chunks else scheme
+
 
 def advise(
     trace: Trace,
@@ -130,7 +126,7 @@ def advise(
     stored: int | None = None,
     round_trip: float | None = None,
     chunk_overhead: float = 0.0,
-    methods: Mapping[str, Planned] = MappingProxyType({}),
+    codes: Sequence[Scheme] = (),
     seed: int = 0,
     timed_apart: bool = False,
 ) -> Advice:
@@ -147,7 +143,7 @@ def advise(
         or else `steps.asking.MEASURED`: a delay, and the coordinator's time, which answers one
         question at a time.
       chunk_overhead: seconds of a chunk, in the recorded ones, that do not depend on its size.
-      methods: codes to replay too, by name; see `solvers.measured_steps`.
+      codes: schemes to replay too, such as `solvers.coded.Coded`.
       seed: of the resampling.
       timed_apart: say that the seconds are of each worker's own computation, so that workers may
         well be alike. Else nothing is advised where they look as if each had waited for the
@@ -183,24 +179,29 @@ def advise(
         nothing |= {"rows": [], "look_at": [], "as_good": [], "costs": costs}
         return Advice(**vars(slowness), enough=enough, **nothing)
     best, draws = best_and_drawn(log.model)
-    replays = remedies.replays(best, draws, log.costs, stored, costs, methods)
-    savings = savings_of(replays, seed)
-    # by all models a worker takes the same seconds
-    codes = {name: replays[0][name] for name in methods}
+    resources = Resources(trace.num_workers, stored, log.costs is not None, costs)
+    replays = replayed([*codes, *possible(resources).values()], *_as_steps(log, best, draws))
+    savings = savings_of(replays.draws, seed)
+    # By all models a worker takes the same seconds.
+    coded = {code.name: replays.draws[0][code.name] for code in codes}
+    chosen = [scheme for name, scheme in replays.schemes.items() if name not in coded]
     others = []
     for changed in log.others:
-        changed_draws = [changed(draw) for draw in draws]
-        replayed = remedies.replays(
-            changed(best), changed_draws, log.costs, stored, costs, like=replays[0]
-        )
-        others.append(savings_of([drawn | codes for drawn in replayed], seed))
+        steps = _as_steps(log, changed(best), map(changed, draws))
+        drawn = replayed(chosen, *steps, chosen=True).draws
+        others.append(savings_of([coded | outcomes for outcomes in drawn], seed))
     one_model = not log.recorded and _stays(log.model.parts.random)
     judges = [savings] if one_model else [savings, *others]
-    exact = _cheapest_first(trace.num_workers, slowness.changing) if enough else []
-    may = [name for name in exact if name in replays[0]]
+    may = [
+        name
+        for name, scheme in replays.schemes.items()
+        if enough and scheme.advisable and not (slowness.changing and scheme.by_speed)
+    ]
     do = advised(judges, may)
-    rows = _rows(replays[0], judges, [savings, *others], trace.num_workers)
-    replaced = next(row.saved for row in rows if row.remedy == remedies.REPLACED)
+    by_size = [name for name in may if not replays.schemes[name].by_length]
+    before = [name for name in may if not replays.schemes[name].asks]
+    rows = _rows(replays, best.steps(), judges, [savings, *others])
+    replaced = next(row.saved for row in rows if row.remedy == Replaced.word)
     pays = enough and replaced.low > 0 and replaced.value >= WORTH
     return Advice(
         **vars(slowness),
@@ -208,11 +209,16 @@ def advise(
         costs=costs,
         enough=enough,
         advised=do,
-        without_lengths=advised(judges, [name for name in may if not _needs_lengths(name)]),
-        beforehand=advised(judges, [name for name in may if name in _BEFOREHAND]),
+        without_lengths=advised(judges, by_size),
+        beforehand=advised(judges, before),
         as_good=[] if do is None else as_good(judges, do, may),
-        look_at=_replaced(trace, best, slowness.slow_workers) if pays else [],
+        look_at=_replaced(trace, best.steps(), slowness.slow_workers) if pays else [],
     )
+
+
+def _as_steps(log: Log, best: Parts, draws: Iterable[Parts]) -> tuple[Steps, list[Steps]]:
+    """The best parts of a log and drawn ones, with the lengths that are predicted."""
+    return best.steps(log.costs), [draw.steps(log.costs) for draw in draws]
 
 
 def _asking(trace: Trace) -> Asking:
@@ -230,10 +236,10 @@ def best_and_drawn(model: Model) -> tuple[Parts, list[Parts]]:
     return best, [best] if best.data.size >= _MANY_CHUNKS else likely.draws[:_REPLAYED_DRAWS]
 
 
-def _replaced(trace: Trace, model: Parts, slow: list[SlowWorker]) -> list[SlowWorker]:
+def _replaced(trace: Trace, steps: Steps, slow: list[SlowWorker]) -> list[SlowWorker]:
     """Those that are replaced in a half of the steps; of each the first that is listed."""
-    first = np.arange(len(model.data)) < len(model.data) // 2
-    replaced = remedies.stay_slow(model, first) | remedies.stay_slow(model, ~first)
+    first, second = halves(len(steps.pace))
+    replaced = stay_slow(steps, first) | stay_slow(steps, second)
     names = {str(name) for name in trace.worker_names[replaced]}
     found: dict[str, SlowWorker] = {}
     for worker in slow:
@@ -247,61 +253,35 @@ def _stays(random: np.ndarray) -> bool:
     return bool(np.sum(random[1:] * random[:-1]) > np.sum(random[:-1] ** 2) / 2)
 
 
-def _cheapest_first(workers: int, changing: bool) -> list[str]:
-    """Exact remedies; shares by speed are last, for a new slow worker spoils them.
-
-    Where speeds are changing there are none.
-    """
-    at_any_speed = [remedies.DEALT, *remedies.sharing_rows(workers, workers)]
-    return at_any_speed if changing else [*at_any_speed, remedies.FIXED, remedies.ANEW]
-
-
-def _needs_lengths(name: str) -> bool:
-    return name == remedies.DEALT or name.endswith(", lengths")
-
-
-def _plural(choice: str) -> str:
-    """The ending after numbers such as "3 or 1"."""
-    return "" if choice.endswith(" 1") or choice == "1" else "s"
-
-
 def _rows(
-    replays: dict[str, Replay], judges: list[Savings], models: list[Savings], workers: int
+    replays: Replays, steps: Steps, judges: list[Savings], models: list[Savings]
 ) -> list[Remedy]:
-    shared = remedies.sharing_rows(workers, workers)
-    needs = _NEEDS | {
-        name: _LENGTHS_SENT if row.by_length else _QUESTION for name, row in shared.items()
-    }
-    stored = {name: row.max_subsets for name, row in shared.items()}
-    stored |= dict.fromkeys((*_BEFOREHAND, remedies.LIMIT), workers)
     rows = []
-    for name, replay in replays.items():
-        if name == remedies.NOTHING:
+    for name, outcome in replays.draws[0].items():
+        scheme = replays.schemes[name]
+        if name == Nothing.word:
             continue
         values = [savings.values[name] for savings in models]
-        choice = " or ".join(f"{each:.3g}" for each in dict.fromkeys(replay.choice))
-        is_code = name not in needs
-        equal = "; equal chunks" if replay.equal_chunks else ""
         row = Remedy(
             remedy=name,
-            saved=_saved(name, replay, judges),
+            saved=_saved(scheme, outcome, judges),
             range=(min(values), max(values)),
-            lost=replay.lost,
-            longer=replay.longer,
-            stored_subsets=int(max(replay.choice)) if is_code else stored.get(name, 1),
-            choice=replay.choice,
-            needs=needs.get(name, _NEEDS_OF_CODE).format(choice, s=_plural(choice)) + equal,
-            equal_chunks=replay.equal_chunks,
+            lost=outcome.lost,
+            longer=outcome.longer(steps),
+            stored_subsets=scheme.stored(outcome.choice, steps.pace.shape[1]),
+            choice=outcome.choice,
+            needs=scheme.needs(outcome.choice),
+            equal_chunks=scheme.equal_chunks,
         )
         rows.append(row)
-    return sorted(rows, key=lambda row: (row.remedy == remedies.LIMIT, -row.saved.value))
+    return sorted(rows, key=lambda row: (row.remedy == Limit.word, -row.saved.value))
 
 
-def _saved(name: str, replay: Replay, judges: list[Savings]) -> Interval:
+def _saved(scheme: Scheme, outcome: Outcome, judges: list[Savings]) -> Interval:
     """By the first model; the interval is that of all which the log speaks for."""
-    if name in (remedies.REPLACED, remedies.BACKUP) and not all(replay.choice):
+    if not all(outcome.choice):
         # Another log's plan may not be none: these steps do not say what that saves.
-        return Interval(judges[0].values[name], math.nan, math.nan)
-    each = [savings.interval(name) for savings in judges]
-    low, high = min(one.low for one in each), max(one.high for one in each)
-    return Interval(each[0].value, low, high)
+        return Interval(judges[0].values[scheme.name], math.nan, math.nan)
+    intervals = [savings.interval(scheme.name) for savings in judges]
+    low, high = min(ends.low for ends in intervals), max(ends.high for ends in intervals)
+    return Interval(intervals[0].value, low, high)

@@ -31,6 +31,7 @@ from bcgc_jax.measured.slow_workers import (
     scores_of,
     slow_in_all_steps,
 )
+from bcgc_jax.steps.steps import Steps
 
 CAUSES = ("data", "steady", "random", "pauses")
 # Draws of a model; fewer of a log of so many chunks, or without chunks.
@@ -63,6 +64,10 @@ class Parts(NamedTuple):
     def seconds(self) -> np.ndarray:
         """The log, `[S, W, C]`."""
         return self.pace[:, :, None] * self.data + self.pauses
+
+    def steps(self, costs: np.ndarray | None = None) -> Steps:
+        """What schemes are replayed in, with the lengths of chunks as predicted, `[S, W, C]`."""
+        return Steps(self.pace, self.data, self.pauses, self.steady, costs)
 
     def times(self, causes: Collection[str] = CAUSES) -> np.ndarray:
         """The seconds of workers if there were these causes only, `[S, W]`."""

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from bcgc_jax.measured.intervals import Interval, interval_of, resample_draws
-from bcgc_jax.measured.remedies import NOTHING, Replay
+from bcgc_jax.schemes.unplanned import Nothing
+from bcgc_jax.steps.steps import Outcome
 
 # Less time saved than this share is no reason to change anything.
 WORTH = 0.02
@@ -40,16 +41,16 @@ class Savings(NamedTuple):
         )
 
 
-def savings_of(draws: Sequence[Mapping[str, Replay]], seed: int = 0) -> Savings:
+def savings_of(draws: Sequence[Mapping[str, Outcome]], seed: int = 0) -> Savings:
     """Return what all remedies save, in the same resampled steps; draws are as likely."""
     names = list(draws[0])
 
-    def series(replays: Mapping[str, Replay]) -> np.ndarray:
-        every = replays.values()
+    def series(outcomes: Mapping[str, Outcome]) -> np.ndarray:
+        every = outcomes.values()
         return np.stack([(row.seconds + row.planning) / (1 - row.lost) for row in every], axis=1)
 
-    every = np.stack([series(replays) for replays in draws])
-    now = names.index(NOTHING)
+    every = np.stack([series(outcomes) for outcomes in draws])
+    now = names.index(Nothing.word)
 
     def saved(means: np.ndarray) -> np.ndarray:
         return 1 - means.T / means.T[now]

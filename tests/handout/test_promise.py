@@ -11,12 +11,14 @@ from bcgc_jax.handout.coordinator import Coordinator
 from bcgc_jax.handout.loops import Loops
 from bcgc_jax.handout.messages import Answer, Begin, Done, Join, Question, answer_of, data_of
 from bcgc_jax.handout.transport import Memory
-from bcgc_jax.measured import load_trace, remedies
+from bcgc_jax.measured import load_trace
 from bcgc_jax.measured.advice import advise, best_and_drawn
 from bcgc_jax.measured.causes import Parts
 from bcgc_jax.measured.intervals import percent
-from bcgc_jax.measured.remedies import Costs, Shared, sharing
+from bcgc_jax.measured.replays import seats_of
 from bcgc_jax.measured.slowness import model_of, whole_steps
+from bcgc_jax.schemes.base import Costs
+from bcgc_jax.schemes.sharing import Sharing
 from bcgc_jax.steps.asking import Asking
 from bcgc_jax.steps.chunk_lengths import TICKS_OF_UNIT, LoadLine, ticks_of
 from bcgc_jax.steps.driven import driven
@@ -24,6 +26,7 @@ from bcgc_jax.steps.ledger import Ledger
 from bcgc_jax.steps.lockstep import Chunks, handed_out
 from bcgc_jax.steps.paces import Paces
 from bcgc_jax.steps.placement import Placement, chunk_tables
+from bcgc_jax.steps.steps import Steps
 
 LOG = Path(__file__).parents[2] / "experiments" / "data" / "chunks.csv"
 STEPS, WORKERS, CHUNKS = 8, 5, 3
@@ -191,10 +194,10 @@ def test_the_rows_of_advise_are_handed_out_by_the_machine_that_runs(stored, know
         pauses=rng.gamma(1.0, 1.0, shape) * (rng.random(shape) < 0.1),
     )
     costs = data * rng.uniform(0.7, 1.4, shape) if known else None
-    row = Shared(str(stored), stored, by_length=known)
-    found = sharing(parts, row, Costs(Asking(ROUND_TRIP)), costs).seconds
+    scheme = Sharing(str(stored), stored, by_length=known, costs=Costs(Asking(ROUND_TRIP)))
+    found = scheme.replay(parts.steps(costs)).seconds
     place = Placement(WORKERS, stored, CHUNKS)
-    run = _seconds_of_a_log(parts, place, costs, Asking(ROUND_TRIP))
+    run = _seconds_of_a_log(parts.steps(costs), place, Asking(ROUND_TRIP))
     np.testing.assert_allclose(run, found, rtol=0, atol=1e-12)
 
 
@@ -307,37 +310,35 @@ def test_the_rows_of_the_readme_are_those_of_a_run():
     log = model_of(trace, whole_steps(trace)[0], None)
     best, draws = best_and_drawn(log.model)
     assert log.costs is not None
-    now = remedies.nothing(best).seconds.mean()
-    seats = remedies.seats_of(draws[0], len(draws))
-    for row in remedies.sharing_rows(trace.num_workers, trace.num_workers).values():
-        shown = advice.row(row.name)
-        place = Placement(6, row.max_subsets, 8, shown.equal_chunks)
+    now = best.steps().last().mean()
+    seats = seats_of(draws[0].steps(), len(draws))
+    for row in advice.rows:
+        if not row.is_sharing:
+            continue
+        place = Placement(6, row.stored_subsets, 8, row.equal_chunks)
+        known = advice.scheme(row.remedy).by_length
         taken = [
             _seconds_of_a_log(
-                remedies.seated(draw, seat),
-                place,
-                log.costs[:, seat] if row.by_length else None,
-                advice.costs.asking,
+                draw.steps(log.costs if known else None).seated(seat), place, advice.costs.asking
             )
             for draw, seat in zip(draws, seats, strict=True)
         ]
-        assert percent(1 - np.mean(taken) / now) == percent(shown.saved.value), row.name
+        assert percent(1 - np.mean(taken) / now) == percent(row.saved.value), row.remedy
 
 
-def _seconds_of_a_log(
-    parts: Parts, place: Placement, costs: np.ndarray | None, asking: Asking
-) -> list[float]:
+def _seconds_of_a_log(steps: Steps, place: Placement, asking: Asking) -> list[float]:
     """Of each step of a log, handed out by `Ledger` and `Paces`."""
-    steps, workers, count = parts.data.shape
-    of_chunk = np.minimum(np.arange(len(place.sizes)), count - 1)
+    count, workers, chunks = steps.lengths.shape
+    of_chunk = np.minimum(np.arange(len(place.sizes)), chunks - 1)
     ends = []
-    for step in range(steps):
+    for step in range(count):
         ticks = None
-        if costs is not None:
-            ticks = ticks_of(costs[step][:, of_chunk] * place.shares, costs.mean())
-        lengths = parts.data[step][:, of_chunk] * place.shares
-        seconds = parts.pace[step][:, None] * lengths.ravel()
+        if steps.costs is not None:
+            cost = steps.costs[step][:, of_chunk] * place.shares
+            ticks = ticks_of(cost, steps.costs.mean())
+        lengths = steps.lengths[step][:, of_chunk] * place.shares
+        seconds = steps.pace[step][:, None] * lengths.ravel()
         ledger = ledger_of(place, ticks)
-        pauses = parts.pauses[step]
+        pauses = steps.pauses[step]
         ends.append(driven(ledger, Paces(workers), seconds, None, pauses, asking).time)
     return ends

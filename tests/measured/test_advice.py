@@ -5,15 +5,21 @@ import math
 import numpy as np
 import pytest
 
-from bcgc_jax.measured import remedies
 from bcgc_jax.measured.advice import advise
 from bcgc_jax.measured.causes import Parts, losses, model_of_chunks
 from bcgc_jax.measured.microbatches import Microbatches
+from bcgc_jax.measured.replays import judged, replayed
 from bcgc_jax.measured.slowness import model_of, whole_steps
 from bcgc_jax.measured.traces import Trace, load_trace
 from bcgc_jax.measured.verdict import Savings, advised
+from bcgc_jax.schemes.base import Costs, Resources, Scheme
+from bcgc_jax.schemes.names import possible
+from bcgc_jax.schemes.sharing import Sharing
+from bcgc_jax.schemes.unplanned import Limit, Nothing
 from bcgc_jax.steps.asking import MEASURED
 from bcgc_jax.steps.chunk_lengths import LoadLine
+from bcgc_jax.steps.rule import Rule
+from bcgc_jax.steps.steps import Outcome
 from experiments.report import TRACES
 from tests.cli.steps import trace_of
 from tests.measured.test_causes import CHUNKS, STEPS, WORKERS, log_of
@@ -124,8 +130,9 @@ def test_without_chunks_there_is_a_range_and_missing_steps_are_left_out():
 def test_without_chunks_the_advice_is_good_whatever_was_slow(cause, seed):
     true, log = log_of(cause, seed)
     found = advise(trace_of(log.seconds.sum(axis=2)))
-    (replays,) = remedies.replays(true, [true])
-    taken = {name: replay.seconds.mean() for name, replay in replays.items()}
+    schemes = possible(Resources(WORKERS)).values()
+    (ended,) = replayed(schemes, true.steps(), [true.steps()]).draws
+    taken = {name: outcome.seconds.mean() for name, outcome in ended.items()}
     best = min(taken[f"sharing:{stored}"] for stored in (2, 3, "all"))
     # Measured: 0.39 and 0 points. As if only workers could be slow: 2.1 and 2.5.
     assert found.advised is not None
@@ -221,33 +228,51 @@ def test_loads_say_what_is_of_the_data_with_chunks_and_without():
     )
 
 
+class Halved(Scheme, Rule):
+    """A code that takes half of the time, and stores a subset more with each plan."""
+
+    word = "a code"
+
+    def __init__(self):
+        self.seen = []
+
+    def plan_on(self, steps, which):
+        self.seen.append(which)
+        return self
+
+    def replay(self, steps, which=None):
+        np.testing.assert_array_equal(which, ~self.seen[-1])
+        return Outcome(steps.last()[which] / 2, choice=(1.0 + len(self.seen),))
+
+    def stored(self, choice, num_workers):
+        return int(max(choice))
+
+
 def test_codes_are_replayed_where_they_are_asked_for():
     _, log = log_of("steady", 5)
-    seen = []
-
-    def half(planned, judged):
-        seen.append((planned, judged))
-        return judged.max(axis=1) / 2, 1 + len(seen)
-
-    found = advice_on(log, methods={"a code": half})
-    assert len(seen) == 2
-    np.testing.assert_array_equal(seen[0][0], seen[1][1])
+    code = Halved()
+    found = advice_on(log, codes=[code])
+    assert len(code.seen) == 2
+    np.testing.assert_array_equal(code.seen[0], ~code.seen[1])
     row = found.row("a code")
     assert (row.saved, row.stored_subsets, row.lost) == (pytest.approx((0.5, 0.5, 0.5)), 3, 0)
     # It supposes slow workers: a row, and no advice.
     assert found.advised == "sharing:2"
 
 
+def sharing_schemes(trace: Trace, *, by_length: bool = False) -> list[Scheme]:
+    schemes = possible(Resources(trace.num_workers, know_lengths=True)).values()
+    return [scheme for scheme in schemes if scheme.asks and scheme.by_length == by_length]
+
+
 def saved_by_sharing(trace: Trace) -> dict[str, float]:
     """What sharing saves where workers have the numbers of the log; `advise` numbers them anew."""
     log = model_of(trace, whole_steps(trace)[0], None)
-    parts = log.model.without_chance().parts
-    now = remedies.nothing(parts).seconds.mean()
-    workers = trace.num_workers
+    steps = log.model.without_chance().parts.steps()
+    now = judged(Nothing(), steps).seconds.mean()
     return {
-        name: 1 - remedies.sharing(parts, row, remedies.Costs()).seconds.mean() / now
-        for name, row in remedies.sharing_rows(workers, workers).items()
-        if not row.by_length
+        scheme.name: 1 - judged(scheme, steps).seconds.mean() / now
+        for scheme in sharing_schemes(trace)
     }
 
 
@@ -303,14 +328,12 @@ def test_recorded_microbatches_are_replayed_as_by_another_program():
     assert added["data"].mean() > 0.85 * sum(values.mean() for values in added.values())
     half = len(parts.seconds) // 2
     costs = np.empty(parts.seconds.shape)
-    for judged, learnt in ((slice(half), slice(half, None)), (slice(half, None), slice(half))):
-        line = LoadLine.fitted(parts.forward[learnt], parts.seconds[learnt])
-        costs[judged] = line.costs(parts.forward[judged])
-    taken = {"nothing": remedies.nothing(model).seconds.mean()}
-    taken["limit"] = remedies.limit(model).seconds.mean()
-    for row in remedies.sharing_rows(trace.num_workers, trace.num_workers).values():
-        if row.by_length:
-            taken[row.name] = remedies.sharing(model, row, remedies.Costs(), costs).seconds.mean()
+    for here, there in ((slice(half), slice(half, None)), (slice(half, None), slice(half))):
+        line = LoadLine.fitted(parts.forward[there], parts.seconds[there])
+        costs[here] = line.costs(parts.forward[here])
+    steps = model.steps(costs)
+    schemes = [Nothing(), Limit(), *sharing_schemes(trace, by_length=True)]
+    taken = {scheme.name: judged(scheme, steps).seconds.mean() for scheme in schemes}
     saved = {
         "sharing:2, lengths": 25.5,
         "sharing:3, lengths": 26.1,
@@ -341,12 +364,11 @@ def test_what_asking_costs_is_counted_and_no_scheme_is_advised_whose_gain_it_eat
 
 def test_pieces_of_a_chunk_pay_anew_for_what_does_not_depend_on_their_size():
     _, log = log_of("steady", 5)
-    parts = model_of_chunks(log).parts
-    row = remedies.Shared("2", 2)
+    steps = model_of_chunks(log).parts.steps()
     for equal, least, most in ((True, 0.0, 0.0), (False, 0.01, 0.3)):
         free, dear = (
-            remedies.sharing(parts, row, costs, equal_chunks=equal).seconds.mean()
-            for costs in (remedies.Costs(), remedies.Costs(of_chunk=0.5))
+            judged(Sharing("2", 2, equal_chunks=equal, costs=costs), steps).seconds.mean()
+            for costs in (Costs(), Costs(of_chunk=0.5))
         )
         assert least <= dear / free - 1 <= most, equal
     # Half of a chunk's second is fixed: three pieces cost a whole one more, and equal chunks none.

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from bcgc_jax.measured import remedies
 from bcgc_jax.measured.causes import (
     CAUSES,
     Parts,
@@ -20,6 +19,7 @@ from bcgc_jax.measured.causes import (
 )
 from bcgc_jax.measured.microbatches import Microbatches
 from bcgc_jax.measured.pauses import pauses_for_length
+from bcgc_jax.schemes.beforehand import Dealt
 
 STEPS, WORKERS, CHUNKS = 24, 8, 8
 
@@ -218,5 +218,5 @@ def test_with_loads_what_lengths_do_not_explain_is_the_workers():
         for length in np.sort(lengths)[::-1]:
             dealt[step, dealt[step].argmin()] += length
     true = np.mean((dealt * pace).max(axis=1)) / np.mean((work * pace).max(axis=1))
-    replayed = remedies.dealt(parts, load).seconds.mean() / parts.times().max(axis=1).mean()
+    replayed = Dealt().replay(parts.steps(load)).seconds.mean() / parts.times().max(axis=1).mean()
     assert replayed == pytest.approx(true, abs=0.01)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from bcgc_jax.measured.causes import Parts
-from bcgc_jax.measured.remedies import Costs, Shared, sharing
+from bcgc_jax.schemes.base import Costs
+from bcgc_jax.schemes.sharing import Sharing
 from bcgc_jax.steps.asking import Asking
 from bcgc_jax.steps.chunk_lengths import UNITS, chunk_sizes
 from bcgc_jax.steps.driven import driven
@@ -68,8 +69,8 @@ def test_where_all_store_all_the_largest_that_is_left_is_next(known):
         rng.normal(0, 0.3, shape[:2]), rng.normal(0, 0.3, shape[:2]), data, rng.random(shape)
     )
     costs = data * rng.uniform(0.8, 1.2, shape) if known else None
-    row = Shared("all", 4, by_length=known)
-    found = sharing(parts, row, Costs(Asking(0.05)), costs).seconds
+    scheme = Sharing("all", 4, by_length=known, costs=Costs(Asking(0.05)))
+    found = scheme.replay(parts.steps(costs)).seconds
     sizes = chunk_sizes(3)
     for s, end in enumerate(found):
         left = {}

@@ -1,11 +1,12 @@
-"""Methods planned on some measured steps and replayed in others, against a loop over workers."""
+"""Codes planned on some measured steps and replayed in others, against a loop over workers."""
 
 import math
 
 import numpy as np
 import pytest
 
-from bcgc_jax.solvers.measured_steps import replayed
+from bcgc_jax.solvers.coded import Coded
+from bcgc_jax.steps.steps import Steps
 
 
 def one_level(times, stored, chunks=8):
@@ -25,15 +26,16 @@ def one_level(times, stored, chunks=8):
 
 
 @pytest.mark.slow
-def test_a_worker_first_ends_its_chunk_and_does_whole_passes(x64):
+def test_a_worker_first_ends_its_chunk_and_does_whole_passes():
     times = np.random.default_rng(0).gamma(2.0, 0.5, (30, 4)) + 0.2
-    seconds, stored = replayed("tandon:1", times[:15], times[15:], 0.47)
-    np.testing.assert_allclose(seconds, one_level(times[15:].tolist(), 2), rtol=1e-9)
-    assert stored == 2
+    steps = Steps(times, np.ones((30, 4, 1)), np.zeros((30, 4, 0)), np.zeros((30, 4)))
+    first = np.arange(30) < 15
+    outcome = Coded("tandon:1", 0.47).plan_on(steps, first).replay(steps, ~first)
+    np.testing.assert_allclose(outcome.seconds, one_level(times[15:].tolist(), 2), rtol=1e-9)
+    assert outcome.choice == (2.0,)
 
 
 def test_what_has_no_plan_is_refused():
-    times = np.random.default_rng(0).gamma(2.0, 0.5, (30, 4)) + 0.2
     for method in ("limit", "sharing:2", "backup:1", "drop"):
         with pytest.raises(ValueError, match="not planned on measured steps"):
-            replayed(method, times[:15], times[15:])
+            Coded(method)

@@ -3,9 +3,14 @@
 import numpy as np
 import pytest
 
-from bcgc_jax.measured import remedies
 from bcgc_jax.measured.causes import Parts, model_of_steps
+from bcgc_jax.measured.replays import judged, replayed
 from bcgc_jax.measured.verdict import savings_of
+from bcgc_jax.schemes.base import Resources
+from bcgc_jax.schemes.beforehand import Anew, Dealt, Replaced, Shares
+from bcgc_jax.schemes.inexact import Backup, Drop
+from bcgc_jax.schemes.names import possible
+from bcgc_jax.schemes.unplanned import Nothing
 from tests.measured.test_causes import CHUNKS, STEPS, WORKERS, log_of
 
 HALF = STEPS // 2
@@ -22,24 +27,29 @@ PARTS = mixture()
 TIMES = PARTS.times()
 
 
+def replays(costs=None, stored=None):
+    steps = PARTS.steps(costs)
+    resources = Resources(WORKERS, stored, costs is not None)
+    (found,) = replayed(possible(resources).values(), steps, [steps]).draws
+    return found
+
+
 def test_no_exact_remedy_beats_the_limit_and_all_are_of_the_same_steps():
-    (found,) = remedies.replays(PARTS, [PARTS], PARTS.data)
+    found = replays(PARTS.data)
     assert np.array_equal(found["nothing"].seconds, TIMES.max(axis=1))
-    for name, replay in found.items():
-        assert replay.seconds.shape == (STEPS,)
+    for name, outcome in found.items():
+        assert outcome.seconds.shape == (STEPS,)
         # Other machines add speed; lost samples are none of the work.
         if name not in ("slowest replaced", "backup", "drop"):
-            assert (replay.seconds >= found["limit"].seconds * (1 - 1e-12)).all(), name
-            assert replay.lost == 0
-    (only_two,) = remedies.replays(PARTS, [PARTS], PARTS.data, stored=2)
+            assert (outcome.seconds >= found["limit"].seconds * (1 - 1e-12)).all(), name
+            assert outcome.lost == 0
     always = {"nothing", "limit", "sharing:2", "slowest replaced", "backup", "drop"}
-    assert set(only_two) == always | {"sharing:2, lengths"}
-    (unknown,) = remedies.replays(PARTS, [PARTS], stored=2)
-    assert set(unknown) == always
+    assert set(replays(PARTS.data, stored=2)) == always | {"sharing:2, lengths"}
+    assert set(replays(stored=2)) == always
 
 
 def test_chunks_are_dealt_to_the_worker_with_the_least_to_do():
-    found = remedies.dealt(PARTS, 1.1 * PARTS.data).seconds
+    found = judged(Dealt(), PARTS.steps(1.1 * PARTS.data)).seconds
     for s in range(STEPS):
         work = [0.0] * WORKERS
         for length in sorted(PARTS.data[s].ravel(), reverse=True):
@@ -62,11 +72,11 @@ def _in_shares(s, speed):
 
 
 def test_shares_by_speed_are_of_the_other_half_or_of_the_last_steps():
-    fixed = remedies.shares(PARTS, anew=False).seconds
+    fixed = judged(Shares(), PARTS.steps()).seconds
     for s in range(STEPS):
         other = TIMES[HALF:] if s < HALF else TIMES[:HALF]
         assert fixed[s] == pytest.approx(_in_shares(s, 1 / other.mean(axis=0)), rel=1e-12)
-    anew = remedies.shares(PARTS, anew=True)
+    anew = judged(Anew(), PARTS.steps())
     taken = {
         window: [
             _in_shares(s, 1 / TIMES[[(s - k) % STEPS for k in range(1, window + 1)]].mean(axis=0))
@@ -87,13 +97,13 @@ def test_shares_by_speed_are_of_the_other_half_or_of_the_last_steps():
 def test_workers_that_stay_slow_are_replaced():
     times = np.random.default_rng(4).gamma(100.0, 0.01, (40, 6))
     times[:, 2] *= 1.5
-    found = remedies.replaced(model_of_steps(times, CHUNKS).parts)
+    found = judged(Replaced(), model_of_steps(times, CHUNKS).parts.steps())
     assert found.choice == (1, 1)
     np.testing.assert_allclose(found.seconds, np.delete(times, 2, axis=1).max(axis=1), rtol=1e-12)
 
 
 def test_who_is_not_waited_for_is_chosen_by_time_for_a_sample():
-    found = remedies.backup(PARTS)
+    found = judged(Backup(), PARTS.steps())
     ends = np.sort(TIMES, axis=1)
 
     def best(half):
@@ -110,7 +120,7 @@ def test_who_is_not_waited_for_is_chosen_by_time_for_a_sample():
 
 
 def test_a_worker_stops_after_the_chunk_in_which_the_threshold_is_passed():
-    found = remedies.drop(PARTS)
+    found = judged(Drop(), PARTS.steps())
     done, seconds = 0, PARTS.seconds
     for s in range(STEPS):
         threshold, ends = found.choice[s >= HALF], []
@@ -137,11 +147,11 @@ def test_the_interval_of_shares_knows_that_other_steps_make_other_plans():
 
     found, seconds = [], []
     for _ in range(100):
-        parts = log(40)
-        replays = {"nothing": remedies.nothing(parts), "shares": remedies.shares(parts, anew=False)}
-        assert np.mean(replays["shares"].planning) == pytest.approx(0, abs=1e-12)
-        found.append(savings_of([replays]).interval("shares"))
-        seconds.append([replay.seconds.mean() for replay in replays.values()])
+        steps = log(40).steps()
+        ended = {"nothing": judged(Nothing(), steps), "shares": judged(Shares(), steps)}
+        assert np.mean(ended["shares"].planning) == pytest.approx(0, abs=1e-12)
+        found.append(savings_of([ended]).interval("shares"))
+        seconds.append([outcome.seconds.mean() for outcome in ended.values()])
     now, taken = np.mean(seconds, axis=0)
     held = sum(share.low <= 1 - taken / now <= share.high for share in found)
     assert held >= 94  # measured 98

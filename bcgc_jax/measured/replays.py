@@ -1,0 +1,114 @@
+"""Schemes replayed in the steps of a log: planned on one half of them, and judged in the other."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from bcgc_jax.schemes.base import Scheme
+from bcgc_jax.steps.steps import Outcome, Steps
+
+# Plans of more steps hardly depend on a single one.
+_MANY_STEPS = 500
+
+
+class Replays(NamedTuple):
+    """What became of schemes, by name.
+
+    Attributes:
+      schemes: as they have been replayed.
+      draws: their outcomes in each of several draws of the chunks of a log.
+    """
+
+    schemes: dict[str, Scheme]
+    draws: list[dict[str, Outcome]]
+
+
+def halves(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first half of so many steps, `[S]` bool, and the second."""
+    first = np.arange(count) < count // 2
+    return first, ~first
+
+
+def judged(scheme: Scheme, steps: Steps) -> Outcome:
+    """How steps end by a plan that has not seen them: that of the other half.
+
+    `choice` has what was planned on the second half, and on the first.
+    """
+    first, second = halves(len(steps.pace))
+    if not scheme.learns:
+        return scheme.plan_on(steps, first | second).replay(steps)
+    in_first = scheme.plan_on(steps, second).replay(steps, first)
+    in_second = scheme.plan_on(steps, first).replay(steps, second)
+    outcome = Outcome.joined(first, in_first, in_second)
+    return outcome._replace(planning=_planning(scheme, steps))
+
+
+def _planning(scheme: Scheme, steps: Steps) -> np.ndarray:
+    """What each step changes in the mean step by the plan of the other half, times S, `[S]`.
+
+    S (m-1)/m (mean of θ_{-t} - θ_{-t}), θ_{-t} the mean step without step t in a plan of m steps
+    (the jackknife).
+    """
+    every = len(steps.pace)
+    planning = np.zeros(every)
+    if every > _MANY_STEPS:
+        return planning
+    for planned in halves(every):
+        count = int(planned.sum())
+        rules = scheme.without_each(steps, planned) if count > 1 else ()
+        if not rules:
+            continue
+        others = steps.take(~planned)
+        means = np.array([rule.replay(others).seconds.sum() / every for rule in rules])
+        planning[planned] = every * (count - 1) / count * (means.mean() - means)
+    return planning
+
+
+def replayed(
+    schemes: Iterable[Scheme], best: Steps, draws: Sequence[Steps], *, chosen: bool = False
+) -> Replays:
+    """Replay all schemes, for each of several draws of the chunks of a log.
+
+    Args:
+      schemes: what is replayed.
+      best: the steps for what needs the seconds of workers, and who stays slow, alone.
+      draws: others of the same seconds, for all else.
+      chosen: whether the schemes are those of another replay, with nothing in their place.
+    """
+    seats = seats_of(draws[0], len(draws))
+    every = Steps.joined([draw.seated(seat) for draw, seat in zip(draws, seats, strict=True)])
+    done: dict[str, Scheme] = {}
+    outcomes: list[list[Outcome]] = []
+    for scheme in schemes:
+        done[scheme.name] = scheme
+        if not scheme.by_chunk:
+            outcomes.append([judged(scheme, best)] * len(draws))
+        elif scheme.learns:
+            outcomes.append([judged(scheme, draw) for draw in draws])
+        else:
+            # A step depends on no other: all draws are replayed at once.
+            outcome = judged(scheme, every)
+            if not chosen and scheme.instead is not None:
+                other = judged(scheme.instead, every)
+                if _takes_less(other, outcome, len(draws)):
+                    done[scheme.name], outcome = scheme.instead, other
+            outcomes.append(outcome.split(len(draws)))
+    by_draw = [dict(zip(done, drawn, strict=True)) for drawn in zip(*outcomes, strict=True)]
+    return Replays(done, by_draw)
+
+
+def _takes_less(other: Outcome, outcome: Outcome, draws: int) -> bool:
+    """Whether the other one takes less time in both halves; draws are one behind the other."""
+    less = (outcome.seconds - other.seconds).reshape(draws, -1).mean(axis=0)
+    return all(less[half].mean() > 0 for half in halves(len(less)))
+
+
+def seats_of(steps: Steps, count: int) -> list[np.ndarray]:
+    """Number workers anew for each draw: who shares data with whom is not known beforehand.
+
+    The numbers do not depend on those in the log.
+    """
+    by_speed = np.argsort(np.log(steps.times()).mean(axis=0), kind="stable")
+    rng = np.random.default_rng(0)
+    return [by_speed[rng.permutation(len(by_speed))] for _ in range(count)]

@@ -1,0 +1,128 @@
+"""What a scheme is, and what it must know of a log to say whether it is possible there."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+from bcgc_jax.steps.asking import Asking
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from bcgc_jax.steps.rule import Rule
+    from bcgc_jax.steps.steps import Steps
+
+
+class Costs(NamedTuple):
+    """What work sharing costs beside the passes.
+
+    Attributes:
+      asking: of a question for each chunk.
+      of_chunk: seconds of a chunk, in its recorded seconds, that do not depend on its size: each of
+        the pieces into which the last chunk is cut takes them anew.
+    """
+
+    asking: Asking = Asking()
+    of_chunk: float = 0.0
+
+
+FREE = Costs()
+
+
+class Resources(NamedTuple):
+    """What the workers of a log can do.
+
+    Attributes:
+      num_workers: N.
+      stored_subsets: the most that a worker stores; None for all.
+      know_lengths: whether the lengths of chunks are predicted before the step.
+      costs: of work sharing.
+    """
+
+    num_workers: int
+    stored_subsets: int | None = None
+    know_lengths: bool = False
+    costs: Costs = FREE
+
+    @property
+    def most(self) -> int:
+        """The most subsets that a worker stores."""
+        if self.stored_subsets is None:
+            return self.num_workers
+        return min(self.stored_subsets, self.num_workers)
+
+    @property
+    def store_all(self) -> bool:
+        return self.most == self.num_workers
+
+
+class Scheme:
+    """A way to spread a step's work, which plans on a log.
+
+    Attributes:
+      word: the first word of its name.
+      advice: what to do, in words.
+      learns: whether it is planned on some steps and judged in others.
+      by_chunk: whether it matters how a worker's seconds fall on its chunks.
+      advisable: whether workers as they are get the gradient of all samples by it.
+      asks: whether workers ask within a step.
+      by_length: whether lengths of chunks must be known before the step.
+      by_speed: whether it supposes that workers keep their speed.
+      equal_chunks: whether all chunks of a subset are of one size, where chunks are handed out.
+    """
+
+    word: ClassVar[str]
+    advice: str = ""
+    learns: ClassVar[bool] = True
+    by_chunk: ClassVar[bool] = False
+    advisable: ClassVar[bool] = False
+    asks: ClassVar[bool] = False
+    by_length: bool = False
+    by_speed: ClassVar[bool] = False
+    equal_chunks: bool = False
+
+    @classmethod
+    def rows(cls, resources: Resources) -> "Iterable[Scheme]":
+        """The schemes of this kind that are possible, the cheapest first."""
+        return (cls(),)
+
+    @property
+    def name(self) -> str:
+        return self.word
+
+    @property
+    def instead(self) -> "Scheme | None":
+        """What is done in its place, under the same name, where that takes less time."""
+        return None
+
+    def needs(self, choice: Sequence[float]) -> str:
+        """What it needs, in words, by plans with these numbers."""
+        return ""
+
+    def stored(self, choice: Sequence[float], num_workers: int) -> int:
+        """How many subsets a worker stores by plans with these numbers."""
+        return 1
+
+    def plan_on(self, steps: "Steps", which: "np.ndarray") -> "Rule":
+        """The rule that is planned on the steps of `which`, `[S]` bool; it looks at no others."""
+        raise NotImplementedError(f'"{self.name}" plans on no log')
+
+    def without_each(self, steps: "Steps", which: "np.ndarray") -> "Sequence[Rule]":
+        """The rules that are planned without each of the steps of `which` in turn.
+
+        None where one step more or less hardly changes the plan.
+        """
+        return ()
+
+
+def in_words(choice: Sequence[float]) -> str:
+    """What was planned, such as "3 or 1".
+
+    >>> in_words((3, 1)), in_words((2.0, 2.0))
+    ('3 or 1', '2')
+    """
+    return " or ".join(f"{number:.3g}" for number in dict.fromkeys(choice))
+
+
+def plural(words: str) -> str:
+    """The ending of a noun after numbers such as "3 or 1"."""
+    return "" if words.endswith(" 1") or words == "1" else "s"

@@ -1,0 +1,171 @@
+"""What can be done before a step: chunks dealt by length, shares by speed, other machines."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from bcgc_jax.schemes.base import Resources, Scheme, in_words, plural
+from bcgc_jax.schemes.unplanned import Unplanned
+from bcgc_jax.steps.rule import Rule
+from bcgc_jax.steps.steps import Outcome, Steps
+
+# So many last steps are tried for shares by speed that are made anew.
+_WINDOWS = (1, 2, 4, 8, 16)
+# A worker that stays slow by less, ln of the ratio, is not replaced.
+_SLOW = 0.05
+
+
+class Dealt(Unplanned):
+    """All chunks are dealt before each step by predicted lengths, longest first."""
+
+    word = "dealt by length"
+    advice = "deal the chunks to the workers by their length"
+    by_chunk = advisable = by_length = True
+
+    @classmethod
+    def rows(cls, resources: Resources) -> Iterable[Scheme]:
+        return (cls(),) if resources.know_lengths and resources.store_all else ()
+
+    def needs(self, choice: Sequence[float]) -> str:
+        return "lengths of chunks before the step"
+
+    def stored(self, choice: Sequence[float], num_workers: int) -> int:
+        return num_workers
+
+    def outcome(self, steps: Steps) -> Outcome:
+        assert steps.costs is not None
+        count, workers, _ = steps.costs.shape
+        expected = steps.costs.reshape(count, -1)
+        lengths = steps.lengths.reshape(count, -1)
+        load = np.zeros((count, workers))
+        work = np.zeros((count, workers))
+        every = np.arange(count)
+        for chunk in np.argsort(-expected, axis=1, kind="stable").T:
+            worker = load.argmin(axis=1)
+            load[every, worker] += expected[every, chunk]
+            work[every, worker] += lengths[every, chunk]
+        return Outcome((steps.pace * work + steps.pauses.sum(axis=2)).max(axis=1))
+
+
+class _BySpeed(Scheme):
+    """Each worker has data by its speed."""
+
+    by_chunk = advisable = by_speed = True
+
+    @classmethod
+    def rows(cls, resources: Resources) -> Iterable[Scheme]:
+        return (cls(),) if resources.store_all else ()
+
+    def stored(self, choice: Sequence[float], num_workers: int) -> int:
+        return num_workers
+
+
+class Shares(_BySpeed):
+    """The shares are made once."""
+
+    word = "shares by speed"
+    advice = "give each worker data by its speed, once"
+
+    def needs(self, choice: Sequence[float]) -> str:
+        return "workers that keep their speed"
+
+    def plan_on(self, steps: Steps, which: np.ndarray) -> Rule:
+        return FixedShares(steps.times()[which].mean(axis=0))
+
+    def without_each(self, steps: Steps, which: np.ndarray) -> Sequence[Rule]:
+        times = steps.times()[which]
+        means = (times.sum(axis=0) - times) / (len(times) - 1)
+        return [FixedShares(mean) for mean in means]
+
+
+class Anew(_BySpeed):
+    """The shares are made before each step, by the steps before it."""
+
+    word = "shares anew"
+    advice = "give each worker data by its speed, anew before each step"
+
+    def needs(self, choice: Sequence[float]) -> str:
+        return "new shares before each step"
+
+    def plan_on(self, steps: Steps, which: np.ndarray) -> Rule:
+        rules = [LastShares(window) for window in _WINDOWS if window < len(steps.pace)]
+        taken = [rule.replay(steps, which).seconds.mean() for rule in rules]
+        return rules[int(np.argmin(taken))]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FixedShares(Rule):
+    """Shares by what workers took on average, `[N]`."""
+
+    means: np.ndarray
+
+    def replay(self, steps: Steps, which: np.ndarray | None = None) -> Outcome:
+        means = np.repeat(self.means[None], len(steps.pace), axis=0)
+        return _with_shares(steps, means, which)
+
+
+@dataclasses.dataclass(frozen=True)
+class LastShares(Rule):
+    """Shares by what workers took in the last steps, so many in a `window`."""
+
+    window: int
+
+    def replay(self, steps: Steps, which: np.ndarray | None = None) -> Outcome:
+        outcome = _with_shares(steps, _means_before(steps.times(), self.window), which)
+        return outcome._replace(choice=(self.window,))
+
+
+def _means_before(times: np.ndarray, window: int) -> np.ndarray:
+    """Average the steps before each one, `[S, N]`, on a circle: before the first come the last."""
+    circle = np.concatenate([np.zeros((1, times.shape[1])), times[-window:], times])
+    sums = np.cumsum(circle, axis=0)
+    return (sums[window:-1] - sums[: len(times)]) / window
+
+
+def _with_shares(steps: Steps, means: np.ndarray, which: np.ndarray | None) -> Outcome:
+    """A worker gives away a part of its own data, or gets a part of what all others give away.
+
+    By what workers took, `[S, N]`.
+    """
+    speed = 1 / means
+    share = speed / speed.mean(axis=1, keepdims=True)
+    own = steps.lengths.sum(axis=2)
+    given = np.sum(np.maximum(1 - share, 0) * own, axis=1, keepdims=True)
+    more = np.maximum(share - 1, 0)
+    part = more / np.maximum(more.sum(axis=1, keepdims=True), 1e-300)
+    work = np.minimum(share, 1) * own + part * given
+    seconds = (steps.pace * work + steps.pauses.sum(axis=2)).max(axis=1)
+    return Outcome(seconds if which is None else seconds[which])
+
+
+class Replaced(Scheme):
+    """Workers that stay slow are replaced by others like the rest."""
+
+    word = "slowest replaced"
+
+    def needs(self, choice: Sequence[float]) -> str:
+        number = in_words(choice)
+        return f"{number} other machine{plural(number)}"
+
+    def plan_on(self, steps: Steps, which: np.ndarray) -> Rule:
+        return OtherMachines(stay_slow(steps, which))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OtherMachines(Rule):
+    """The workers of `slow`, `[N]` bool, have the median pace of all others."""
+
+    slow: np.ndarray
+
+    def replay(self, steps: Steps, which: np.ndarray | None = None) -> Outcome:
+        rows = slice(None) if which is None else which
+        usual = np.median(steps.pace[rows][:, ~self.slow], axis=1, keepdims=True)
+        work = steps.lengths.sum(axis=2)[rows]
+        seconds = np.where(self.slow, usual * work, steps.seconds.sum(axis=2)[rows]).max(axis=1)
+        return Outcome(seconds, choice=(float(self.slow.sum()),))
+
+
+def stay_slow(steps: Steps, which: np.ndarray) -> np.ndarray:
+    """Whether workers are slow in most of the steps of `which`, `[N]`: they are replaced."""
+    return np.mean(steps.stays[which] > _SLOW, axis=0) > 0.5

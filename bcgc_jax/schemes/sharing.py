@@ -1,0 +1,98 @@
+"""Work sharing in the steps of a log: chunks are handed out to workers that store more data."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from bcgc_jax.schemes.base import FREE, Costs, Resources
+from bcgc_jax.schemes.unplanned import Unplanned
+from bcgc_jax.steps.chunk_lengths import UNITS, chunk_sizes, ticks_of
+from bcgc_jax.steps.lockstep import Chunks, handed_out
+from bcgc_jax.steps.placement import chunk_tables, spread
+from bcgc_jax.steps.steps import Outcome, Steps
+
+QUESTION = "a question for each chunk"
+_STORED = {"2": "two subsets", "3": "three subsets", "all": "all data"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Sharing(Unplanned):
+    """Chunks are handed out as `handout.serve` does, most left first.
+
+    Attributes:
+      subsets: in the name, what a worker stores: "2", "3" or "all".
+      max_subsets: the same, as a number.
+      by_length: whether workers send the lengths of their chunks.
+      equal_chunks: whether the last chunk of a subset stays whole.
+      costs: beside the passes.
+
+    >>> Sharing("3", 3, by_length=True).name
+    'sharing:3, lengths'
+    """
+
+    subsets: str
+    max_subsets: int
+    by_length: bool = False
+    equal_chunks: bool = False
+    costs: Costs = FREE
+
+    word = "sharing"
+    by_chunk = advisable = asks = True
+
+    @classmethod
+    def rows(cls, resources: Resources) -> Iterator["Sharing"]:
+        """With two subsets, three and all, by sizes and by lengths.
+
+        >>> [row.name for row in Sharing.rows(Resources(3, stored_subsets=2, know_lengths=True))]
+        ['sharing:2', 'sharing:2, lengths']
+        """
+        workers = resources.num_workers
+        subsets = {str(number): number for number in (2, 3) if number < workers}
+        for text, number in (subsets | {"all": workers}).items():
+            for by_length in (False, True):
+                if number <= resources.most and resources.know_lengths >= by_length:
+                    yield cls(text, number, by_length, costs=resources.costs)
+
+    @property
+    def name(self) -> str:
+        return f"{self.word}:{self.subsets}{', lengths' if self.by_length else ''}"
+
+    @property
+    def instead(self) -> "Sharing | None":
+        """In equal chunks."""
+        return None if self.equal_chunks else dataclasses.replace(self, equal_chunks=True)
+
+    @property
+    def advice(self) -> str:  # type: ignore[override]
+        by_length = " by length" if self.by_length else ""
+        equal = " in equal chunks" if self.equal_chunks else ""
+        stored = _STORED[self.subsets]
+        return f"share the work{by_length}{equal}, with {stored} stored ({self.name})"
+
+    def needs(self, choice: Sequence[float]) -> str:
+        lengths = "; lengths" if self.by_length else ""
+        return f"{QUESTION}{lengths}{'; equal chunks' if self.equal_chunks else ''}"
+
+    def stored(self, choice: Sequence[float], num_workers: int) -> int:
+        return self.max_subsets
+
+    def outcome(self, steps: Steps) -> Outcome:
+        """Lengths are sent as a worker begins: all are known, for all begin at once."""
+        count, workers, chunks = steps.lengths.shape
+        sizes = chunk_sizes(chunks, self.equal_chunks)
+        cut = np.array(sizes) / UNITS
+        of_chunk = np.minimum(np.arange(len(sizes)), chunks - 1)
+
+        def pieces(values: np.ndarray) -> np.ndarray:
+            return values[:, :, of_chunk] * cut
+
+        anew = np.minimum(self.costs.of_chunk, steps.lengths[:, :, of_chunk]) * (1 - cut)
+        lengths = (pieces(steps.lengths) + anew).reshape(count, -1)
+        ticks = None
+        if self.by_length:
+            assert steps.costs is not None
+            ticks = ticks_of(pieces(steps.costs).reshape(count, -1), steps.costs.mean())
+        asked = Chunks(steps.pace, lengths, steps.pauses, ticks)
+        tables = chunk_tables(spread(workers, self.max_subsets, len(sizes)), sizes)
+        return Outcome(handed_out(tables, asked, self.costs.asking))

@@ -1,0 +1,117 @@
+"""What many steps took, chunk by chunk, and how they ended by a rule."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Steps(NamedTuple):
+    """S steps of N workers, each of which has a subset of the data in C chunks.
+
+    Attributes:
+      pace: factor by which a worker multiplies the length of a chunk in a step, `[S, N]`.
+      lengths: seconds of chunk c of subset j at pace 1, both passes, `[S, N, C]`.
+      pauses: seconds that a worker pauses in its first chunk, its second, …, `[S, N, K]`.
+      stays: ln of the part of the pace that stays with a worker, `[S, N]`.
+      costs: lengths as predicted before the step, from other steps, `[S, N, C]`; None where nothing
+        is known but the sizes.
+
+    >>> nothing, chunks = np.zeros((1, 2)), np.ones((1, 2, 4))
+    >>> steps = Steps(np.array([[1.0, 3.0]]), chunks, 0 * chunks, stays=nothing)
+    >>> steps.times().tolist(), steps.last().tolist()
+    ([[4.0, 12.0]], [12.0])
+    """
+
+    pace: np.ndarray
+    lengths: np.ndarray
+    pauses: np.ndarray
+    stays: np.ndarray
+    costs: np.ndarray | None = None
+
+    @property
+    def seconds(self) -> np.ndarray:
+        """What each chunk took, `[S, N, C]`."""
+        return self.pace[:, :, None] * self.lengths + self.pauses
+
+    def times(self) -> np.ndarray:
+        """What each worker took, `[S, N]`."""
+        return self.pace * self.lengths.sum(axis=2) + self.pauses.sum(axis=2)
+
+    def last(self) -> np.ndarray:
+        """When the slowest worker has ended, `[S]`."""
+        return self.times().max(axis=1)
+
+    def take(self, which: np.ndarray) -> "Steps":
+        """Some of the steps, `[S]` bool."""
+        return self._each(lambda part: part[which])
+
+    def seated(self, seats: np.ndarray) -> "Steps":
+        """The same steps with the workers in another order."""
+        return self._each(lambda part: part[:, seats])
+
+    @classmethod
+    def joined(cls, steps: Sequence["Steps"]) -> "Steps":
+        """All steps, one after the other."""
+        parts: list[Any] = [
+            None if part[0] is None else np.concatenate(part)  # type: ignore[arg-type]
+            for part in zip(*steps, strict=True)
+        ]
+        return cls(*parts)
+
+    def _each(self, change: Callable[[np.ndarray], np.ndarray]) -> "Steps":
+        pace, lengths, pauses, stays = map(change, self[:4])
+        costs = None if self.costs is None else change(self.costs)
+        return Steps(pace, lengths, pauses, stays, costs)
+
+
+class Outcome(NamedTuple):
+    """How S steps ended.
+
+    Attributes:
+      seconds: of each step, `[S]`.
+      used: the chunks that are in the gradient, bool, `[S, N, C]`, with 1 in place of what does not
+        matter; None for all.
+      choice: what was planned, in numbers: one for each plan.
+      planning: what each step changes as one that is planned on, `[S]`, with mean 0: its seconds
+        and this together vary as the mean does from log to log.
+    """
+
+    seconds: np.ndarray
+    used: np.ndarray | None = None
+    choice: tuple[float, ...] = ()
+    planning: np.ndarray | float = 0.0
+
+    @property
+    def lost(self) -> float:
+        """The mean share of a step's samples that are not in the gradient."""
+        return 0.0 if self.used is None else float(np.mean(~self.used))
+
+    def longer(self, steps: Steps) -> float | None:
+        """Return how many times as long as all others the lost chunks took; None without any."""
+        if self.used is None or self.used.all() or not self.used.any():
+            return None
+        used = np.broadcast_to(self.used, steps.lengths.shape)
+        seconds = steps.seconds
+        return float(seconds[~used].mean() / seconds[used].mean())
+
+    @classmethod
+    def joined(cls, which: np.ndarray, there: "Outcome", elsewhere: "Outcome") -> "Outcome":
+        """Outcomes of the steps `which`, `[S]` bool, and of all others."""
+        return cls(
+            _merged(which, there.seconds, elsewhere.seconds),
+            None if there.used is None else _merged(which, there.used, elsewhere.used),
+            there.choice + elsewhere.choice,
+        )
+
+    def split(self, count: int) -> list["Outcome"]:
+        """Outcomes of so many equal runs of the steps."""
+        return [self._replace(seconds=seconds) for seconds in np.split(self.seconds, count)]
+
+
+def _merged(which: np.ndarray, there: np.ndarray, elsewhere: np.ndarray | None) -> np.ndarray:
+    assert elsewhere is not None
+    merged = np.empty((len(which), *there.shape[1:]), there.dtype)
+    merged[which] = there
+    merged[~which] = elsewhere
+    return merged

@@ -1,5 +1,7 @@
 """The works behind the methods, as BibTeX."""
 
+from bcgc_jax.schemes.names import about
+
 _WORKS = {
     "wang2021": """@inproceedings{wang2021,
   author = {Wang, Qi and Cui, Ying and Li, Chenglin and Zou, Junni and Xiong, Hongkai},
@@ -107,34 +109,11 @@ _WORKS = {
   journal = {Operations Research Letters}, volume = {24}, year = {1999},
 }""",
 }
-# The paper's comparison has its own schemes and those of Tandon et al. and of Ferdinand and Draper.
-_BEHIND = {
-    "optimal": ("wang2021",),
-    "time": ("wang2021",),
-    "frequency": ("wang2021",),
-    "subgradient": ("wang2021", "shamir2013"),
-    "deadline": ("wang2021", "wang2023", "birgin2000"),
-    "nested": ("wang2021", "tandon2017", "ozfatura2019", "lewis2013"),
-    **dict.fromkeys(
-        ("uncoded", "single_block", "tandon", "tandon_partial"), ("wang2021", "tandon2017")
-    ),
-    **dict.fromkeys(
-        ("ferdinand", "ferdinand_full", "ferdinand_half"), ("wang2021", "ferdinand2018")
-    ),
-    "cyclic": ("amiri2019",),
-    "sharing": (
-        *("wang2016", "attia2017", "amiri2019", "harlap2016"),
-        *("polychronopoulos1987", "hummel1992", "copeland1989"),
-    ),
-    "backup": ("chen2016",),
-    "drop": ("giladi2023",),
-    "limit": ("attia2017",),
-}
 
 
 def bibliography(method: str, *, sampled_bound: bool) -> str:
     """BibTeX of what `method` rests on, and a bound by draws; nothing for a scheme of one's own."""
-    keys = list(_BEHIND.get(method.partition(":")[0], ()))
+    keys = list(about(method).works)
     if sampled_bound:
         keys.append("mak1999")
     return "\n\n".join(_WORKS[key] for key in keys)

@@ -5,9 +5,10 @@ Needs matplotlib, which the extra `plot` brings. Figures are made with
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from bcgc_jax._extras import to_install
+from bcgc_jax.schemes.names import ABOUT, Style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,42 +18,8 @@ if TYPE_CHECKING:
 RUNTIME_LABEL = "expected runtime\n(cycles × unit of cycle time)"
 
 
-class Style(NamedTuple):
-    """The look of one scheme."""
-
-    label: str
-    color: str
-    marker: Any
-    line: Any = "-"
-    width: float = 1.5
-
-
-_DOTTED = (0, (1.5, 1.5))
-# Okabe and Ito's palette, told apart by colour-blind readers; the line patterns and the markers
-# tell the schemes apart without any colour. The proposed schemes are solid, the baselines are not.
-# Two are wide, so that they show under a curve that often coincides: the subgradients', full
-# replication's.
 STYLES: Mapping[str, Style] = {
-    "optimal": Style("optimal", "#000000", "o", "-", 2.6),
-    "subgradient": Style("stochastic subgradient", "#0072B2", "*"),
-    "time": Style(r"$\mathbf{x}^{(\mathrm{t})}$ (time)", "#D55E00", "s"),
-    "frequency": Style(r"$\mathbf{x}^{(\mathrm{f})}$ (frequency)", "#009E73", "^"),
-    "single_block": Style("single block", "#CC79A7", "D", (0, (2, 0.8)), 3.0),
-    "tandon_partial": Style("Tandon et al., partial", "#E69F00", "v", "-."),
-    "ferdinand_full": Style(r"Ferdinand–Draper, $r = L$", "#56B4E9", "P", _DOTTED),
-    "ferdinand_half": Style(
-        r"Ferdinand–Draper, $r = L/2$", "#7F7F7F", "X", (0, (6, 2, 1, 2, 1, 2))
-    ),
-    "uncoded": Style("uncoded", "#999933", "h", (0, (8, 3))),
-    "nested": Style("nested groups, no code", "#117733", (6, 1, 0), "-", 2.6),
-    "cyclic": Style("cyclic, no code", "#228833", "+", (0, (7, 1.5))),
-    "sharing": Style("work sharing", "#4477AA", "p", (0, (3, 1, 1, 1)), 2.0),
-    "backup": Style("backup workers (inexact)", "#BBBBBB", "3", (0, (5, 5))),
-    "drop": Style("stop at a threshold (inexact)", "#882255", "4", (0, (2, 2))),
-    "deadline": Style("most probably in time", "#DDAA33", (6, 2, 0), "-", 2.6),
-    "equal_risk": Style("equal risk (closed form)", "#CC3311", (4, 1, 45), (0, (5, 1, 1, 1, 1, 1))),
-    "large_deadline": Style("large deadline (journal)", "#0099AA", (5, 1, 36), (0, (4, 2))),
-    "limit": Style("limit of any scheme", "#7B4B2A", "None", _DOTTED),
+    word: about.look for word, about in ABOUT.items() if about.look is not None
 }
 
 

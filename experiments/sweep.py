@@ -19,7 +19,7 @@ import numpy as np
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax.cli import progress
-from bcgc_jax.solvers.methods import BASELINES
+from bcgc_jax.schemes.names import BASELINES
 from bcgc_jax.sweeps.files import read_rows
 from experiments import looks
 from experiments.paper import WORKERS_LABEL

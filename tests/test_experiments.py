@@ -15,7 +15,7 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
-from bcgc_jax.solvers.methods import BASELINES, PROPOSED
+from bcgc_jax.schemes.names import BASELINES, PROPOSED
 from experiments import (
     adaptive,
     cluster,

@@ -10,11 +10,12 @@ import bcgc_jax
 ROOT = Path(bcgc_jax.__file__).parent
 # From the ground up. A file uses those on lower floors, and its neighbours in the same folder.
 FLOORS = (
-    ("_derivatives", "_extras", "_pytree", "citations"),
+    ("_derivatives", "_extras", "_pytree"),
     ("distributions",),
     ("exact",),
     ("problem", "steps"),
-    ("plans", "schemes"),
+    ("schemes",),
+    ("citations", "plans"),
     ("solution",),
     ("measured",),
     ("solvers",),
@@ -24,7 +25,7 @@ FLOORS = (
     ("cli",),
     ("__main__",),
 )
-RULES = {"AnyOf", "Completion", "Exact", "FirstHolder", "OneOfEach"}
+RULES = {"AnyOf", "Completion", "Exact", "FirstHolder", "OneOfEach", "Stopped", "WorkSharing"}
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 # Dotted names within the package, of files and of folders; the package itself is `__init__`.
 FILES = {

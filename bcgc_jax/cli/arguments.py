@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from bcgc_jax.schemes.names import ALONE, METHODS, NUMBERED, REPLACED
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -37,14 +39,6 @@ LAWS: dict[str, dict[str, float | None]] = {
 }
 SYNONYMS = {"concentration": "shape"}  # read as well
 FITTED_LAWS = tuple(law for law in LAWS if law not in ("two-speed", "deterministic"))
-METHODS = (
-    "optimal, subgradient, time, frequency, deadline, nested, sharing, uncoded, single_block, "
-    "tandon_partial, ferdinand_full, ferdinand_half, backup, drop, limit, tandon:NUMBER, "
-    "ferdinand:NUMBER, cyclic:NUMBER, backup:NUMBER, drop:NUMBER, sharing:NUMBER, nested:NUMBER, "
-    "limit:NUMBER"
-)
-# Names of old: the library says what to take in their place.
-REPLACED = {"alternating", "multi_message"}
 
 LAYOUTS = ("auto", "long", "wide")
 LOG_COLUMNS = ("step", "worker", "seconds", "chunk", "forward_seconds", "load")
@@ -242,8 +236,9 @@ def _range_of_levels(text: str) -> range:
 def read_method(text: str) -> str:
     """NAME or NAME:NUMBER; what the number may be the library knows."""
     kind = text.partition(":")[0]
-    kinds = {name.partition(":")[0] for name in METHODS.split(", ")}
-    if kind not in kinds | REPLACED:
+    kinds = {*ALONE, *NUMBERED}
+    # The library says what to take in place of a name of old.
+    if kind not in kinds | {*REPLACED}:
         raise ValueError(f"no method {kind!r}{did_you_mean(kind, kinds)}; known: {METHODS}")
     return text
 

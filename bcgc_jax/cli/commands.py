@@ -15,6 +15,7 @@ from bcgc_jax.cli.arguments import COUNT, FORWARD, LAW, OPEN_LAW, WORKERS, axis,
 from bcgc_jax.cli.exit import check_file
 from bcgc_jax.cli.options import Command, argument, option
 from bcgc_jax.plotting import require_matplotlib
+from bcgc_jax.schemes.names import METHODS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,7 +50,7 @@ _CHAIN_CYCLES = "h, cycles per sample, subset and coordinate to carry the deriva
 _PLAN = "Also write the best plan, with its certificate, for bcgc_jax.Solution.load."
 
 _LAWS = f"A DISTRIBUTION of times is one of {', '.join(map(typed.law_usage, typed.LAWS))}"
-_METHODS = f"""Methods: {typed.METHODS}.
+_METHODS = f"""Methods: {METHODS}.
 NUMBER is the most subsets that a worker stores (nested, cyclic, sharing, limit), the workers left
 out (backup), the chunks of a subset (drop), the level (tandon), or the layers (ferdinand).
 sharing:NUMBER:CHUNKS has so many chunks a subset, else 8; NUMBER may be all, and CHUNKS best. In

@@ -18,7 +18,6 @@ from bcgc_jax.cli.logs import say_unusual
 from bcgc_jax.cli.output import Row, saved_in_words, write_picture
 from bcgc_jax.measured.traces import load_trace
 from bcgc_jax.plans.plan import Plan
-from bcgc_jax.plans.sharing import WorkSharing
 from bcgc_jax.solution import Solution
 from bcgc_jax.sweeps.files import read_rows
 
@@ -151,7 +150,8 @@ def drawn(method: str, runtime: float, plan: Plan | None, saved: float | None = 
     [1.0, 3.0]
     """
     cut = plan is not None and np.any(np.asarray(plan.share) < 1)
-    if plan is None or plan.completion is None or isinstance(plan.completion, WorkSharing) or cut:
+    rule = None if plan is None else plan.completion
+    if plan is None or rule is None or rule.handed_out or cut:
         return without_blocks(method, runtime, saved)
     sizes, block, data = (np.asarray(a, float) for a in (plan.sizes, plan.block, plan.data))
     data = data if data.ndim == 1 else data.mean(axis=0)  # of workers in groups of unlike sizes

@@ -13,7 +13,6 @@ from bcgc_jax.plans.loads import partition_of_units
 from bcgc_jax.plans.plan import Plan, Requirements
 from bcgc_jax.plans.runtime import completion_probability
 from bcgc_jax.plans.simulation import RuntimeEstimate, simulate_completion
-from bcgc_jax.plans.stopped import Stopped
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import Solution, whole_numbers
 from bcgc_jax.solvers.baselines import alpha_of
@@ -151,8 +150,9 @@ def solved_of(
         known["completion_error"] = finite(chance.standard_error)
     if solution.method == "tandon_partial":
         known["alpha"] = finite(alpha_of(solution))
-    if isinstance(rule, Stopped):
-        known["threshold"] = float(rule.threshold * problem.scale)
+    if rule is not None:
+        columns = rule.columns(problem.scale)
+        known |= {name: float(value) for name, value in columns.items()}
     if solution.levels is not None and problem.has_setup:
         known["levels"] = np.flatnonzero(solution.levels).tolist()
     return Solved(

@@ -15,12 +15,10 @@ from bcgc_jax.cli.solve_rows import SolveAnswer, Solved, share_saved, solved_of
 from bcgc_jax.measured.traces import Trace
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.problem import Problem
+from bcgc_jax.schemes.names import BASELINES, PROPOSED, SHARED
 from bcgc_jax.solvers.compare import chained_runtime
 from bcgc_jax.solvers.limit import runtime_limit
 from bcgc_jax.solvers.methods import (
-    BASELINES,
-    PROPOSED,
-    SHARED,
     Method,
     Optimal,
     Subgradient,

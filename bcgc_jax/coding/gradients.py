@@ -32,7 +32,7 @@ from bcgc_jax.coding.codes import (
 from bcgc_jax.coding.losses import Loss, PyTree, keys_of
 from bcgc_jax.coding.pace import Pace
 from bcgc_jax.plans.circle import soonest_of
-from bcgc_jax.plans.completion import AnyOf, Completion, FirstHolder, OneOfEach
+from bcgc_jax.plans.completion import AnyOf, Exact, FirstHolder, OneOfEach
 from bcgc_jax.plans.groups import Groups
 from bcgc_jax.plans.partitions import round_partition, round_to_units
 from bcgc_jax.plans.passes import chunks_that_pay
@@ -100,7 +100,7 @@ class CodingPlan:
         return not self.turns
 
     @property
-    def rule(self) -> Completion:
+    def rule(self) -> Exact:
         """When there are enough messages of each block."""
         if self.groups:
             return OneOfEach(self.groups)

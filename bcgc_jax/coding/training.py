@@ -33,7 +33,7 @@ from bcgc_jax.coding.gradients import (
 )
 from bcgc_jax.coding.pace import Pace
 from bcgc_jax.distributions import Distribution, EmpiricalPairs, EmpiricalRows, JointDistribution
-from bcgc_jax.plans.completion import Completion
+from bcgc_jax.plans.completion import Exact
 from bcgc_jax.plans.loads import load_of_plan, passes_of
 from bcgc_jax.plans.passes import Passes, parts_of, unless_starting
 from bcgc_jax.plans.plan import Plan, cyclic_plan, partition_plan
@@ -143,7 +143,7 @@ class SimulatedTraining(Training):
     loss: Array
 
 
-def collect(finish_times: ArrayLike, rule: Completion) -> tuple[Array, Array]:
+def collect(finish_times: ArrayLike, rule: Exact) -> tuple[Array, Array]:
     """Whose message of each block there is when it is complete, bool `[B, N]`, and when, `[B]`.
 
     From when the messages come, `[B, N]`; the last completion is τ̂(x,T), eq. (5).
@@ -177,7 +177,8 @@ def training_scheme(
     sizes = unit_sizes(params, plan_options.get("units", "coordinates"), plan_options.get("order"))
     _check_coordinates(problem, sizes)
     workers = int(np.asarray(problem.num_workers))
-    if isinstance(plan.completion, WorkSharing):
+    assert plan.completion is not None
+    if plan.completion.handed_out:
         return _shared_scheme(key, problem, plan, params, method, **plan_options)
     assigned = assign(key, plan, params, workers, rounded=rounded, **plan_options)
     load, sent, passes = _pace(problem, plan, assigned)
@@ -238,9 +239,8 @@ def _shared_scheme(
     key: Array, problem: Problem, plan: Plan, params: PyTree, method: str, **plan_options: Any
 ) -> SharedScheme:
     """The scheme of work sharing: each chunk counts once, as for workers without redundancy."""
-    rule = plan.completion
+    rule: Any = plan.completion
     workers = int(np.asarray(problem.num_workers))
-    assert isinstance(rule, WorkSharing)
     uncoded = partition_plan(problem.total * (np.arange(workers) == 0), workers)
     assigned = assign(key, uncoded, params, workers, **plan_options)
     rule = replace(rule, round_trip=rule.round_trip * problem.scale)

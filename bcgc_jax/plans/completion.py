@@ -61,6 +61,7 @@ class Completion(ABC):
       groups: of each task the groups of workers that compute the same; empty where there are none.
       by_level: whether task n is the block at redundancy level n of the paper's scheme.
       interchangeable: whether any worker does as well as another, so that sorted times are enough.
+      handed_out: whether a step itself decides who does which chunk, so that no task is planned.
       carries: whether `step` itself says for how long workers are busy after it.
       bound_of: which plans a lower bound of such a plan is for: "levels", all partitions of the
         levels in question; "groups", all sizes of blocks of these groups; "storage", every exact
@@ -72,19 +73,13 @@ class Completion(ABC):
     groups: Groups = ()
     by_level: bool = False
     interchangeable: ClassVar[bool] = False
+    handed_out: ClassVar[bool] = False
     carries: ClassVar[bool] = False
     bound_of: ClassVar[str] = ""
 
     @abstractmethod
     def load(self, sizes: Array, tasks: Tasks, cost: Cost) -> Load:
         """What a worker has spent after each task, for blocks of these sizes, `[B]`."""
-
-    @abstractmethod
-    def blocks(self, finish: Any, block: np.ndarray) -> Any:
-        """When each block is there, `[..., B]`, inf for never.
-
-        From when each worker has done each task, `[..., K, N]`, and the block of each task, `[K]`.
-        """
 
     @abstractmethod
     def runtimes(self, load: Load, overlap: bool, starts: Array, times: Array) -> Array:
@@ -99,6 +94,15 @@ class Completion(ABC):
     ) -> tuple[Array, Array | None]:
         """`runtimes`, and how long workers are busy then, `[..., N]`; None if `passes` say it."""
         return self.runtimes(load, overlap, starts, times), None
+
+    @abstractmethod
+    def ended(
+        self, subset: float, passes: Passes | None, block: np.ndarray, starts: Any, times: Any
+    ) -> np.ndarray:
+        """The same by NumPy, of numbers that are known and workers that all exist.
+
+        `subset` is the load of one; `passes` are those of `passes`, of tasks of each `block`.
+        """
 
     def passes(self, sizes: Any, tasks: Tasks, cost: Cost, overlap: bool) -> Passes | None:
         """What a worker ends once it has begun it, for what `load` is given.
@@ -124,10 +128,6 @@ class Completion(ABC):
         """The rule for a load of `load` and so many workers, traced perhaps, up to the maximum."""
         return self
 
-    @abstractmethod
-    def exactly(self) -> "Exact":
-        """The same rule, where it has an exact probability; else ValueError."""
-
     def awaited(self, data: Any) -> Any:
         """How many messages complete each task, `[K]`, of tasks on `data`; None if it varies."""
         return None
@@ -139,6 +139,10 @@ class Completion(ABC):
     def per_worker(self, values: np.ndarray) -> np.ndarray:
         """Each worker's own values, `[N, K]`, from those of all kinds; `[1, K]` if alike."""
         return values.reshape(1, -1)
+
+    def columns(self, scale: Any) -> dict[str, Any]:
+        """What this rule alone has to say, with times in a unit of `scale`."""
+        return {}
 
     def width(self, load: Load, overlap: bool) -> int:
         """Numbers that `runtimes` holds for each draw and worker."""
@@ -169,6 +173,13 @@ class Exact(Completion):
     by_task: ClassVar[bool] = False
 
     @abstractmethod
+    def blocks(self, finish: Any, block: np.ndarray) -> Any:
+        """When each block is there, `[..., B]`, inf for never.
+
+        From when each worker has done each task, `[..., K, N]`, and the block of each task, `[K]`.
+        """
+
+    @abstractmethod
     def late(self, hazard: Array) -> Array:
         """P(τ > t), `[...]`, from the hazards, `[..., K]`; that of a task for nobody is inf."""
 
@@ -184,8 +195,11 @@ class Exact(Completion):
     def tolerated(self, work: Array) -> Array:
         """How many workers may be late for ever, for tasks of this `work`, `[K]`, 0 before any."""
 
-    def exactly(self) -> "Exact":
-        return self
+    def ended(
+        self, subset: float, passes: Passes | None, block: np.ndarray, starts: Any, times: Any
+    ) -> np.ndarray:
+        assert passes is not None
+        return self.blocks(passes.finish(starts, times), block).max(axis=-1)
 
     def bounds(self, work: Array) -> Bounds:
         """P(τ > t) ≤ N e^-g.

@@ -55,7 +55,12 @@ def problem_tasks(problem: Problem, plan: Numbers | Plan) -> tuple[Load, Complet
 def exact_tasks(problem: Problem, plan: Numbers | Plan) -> tuple[Load, Exact, Array]:
     """The same for a rule with an exact probability; ValueError for another one."""
     load, rule, scale = problem_tasks(problem, plan)
-    return load, rule.exactly(), scale
+    if not isinstance(rule, Exact):
+        raise ValueError(
+            f"no exact runtime is known of a plan by the rule {type(rule).__name__}, under which a "
+            "step decides what is computed: take simulate_runtime"
+        )
+    return load, rule, scale
 
 
 def load_of(problem: Problem, x: Array) -> Load:

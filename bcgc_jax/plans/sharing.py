@@ -12,8 +12,9 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import pytree_dataclass, static_field
-from bcgc_jax.plans.completion import Completion, Exact, in_order
+from bcgc_jax.plans.completion import Completion, in_order
 from bcgc_jax.plans.mean_slope import Steps, with_mean_slope
+from bcgc_jax.plans.passes import Passes
 from bcgc_jax.plans.plan import Plan, Requirements
 from bcgc_jax.plans.shared_step import all_data_runtime, shared_runtime
 from bcgc_jax.plans.step_with_copies import StepEnd, step_with_copies
@@ -55,6 +56,7 @@ class WorkSharing(Completion):
     load_line: tuple[float, float] | None = static_field(default=None)
     usual_cost: float | None = static_field(default=None)
 
+    handed_out = True
     bound_of = "storage"
 
     @property
@@ -76,9 +78,6 @@ class WorkSharing(Completion):
         """Of a whole subset."""
         return in_order(sizes, tasks, cost)
 
-    def blocks(self, finish: Any, block: np.ndarray) -> Any:
-        raise ValueError("who does which chunk is decided within the step: take simulate_runtime")
-
     def runtimes(self, load: Load, overlap: bool, starts: Array, times: Array) -> Array:
         """Every worker sends its sum after its last chunk. Those that do not exist do not count."""
         return self.step(load, overlap, starts, times)[0]
@@ -99,6 +98,11 @@ class WorkSharing(Completion):
             return end + sent, None
         busy = jnp.maximum(until - end[..., None] - sent, 0)
         return end + sent, jnp.zeros_like(times).at[..., :workers].set(busy)
+
+    def ended(
+        self, subset: float, passes: Passes | None, block: np.ndarray, starts: Any, times: Any
+    ) -> np.ndarray:
+        return self.in_lockstep(times * subset, starts)
 
     def in_lockstep(self, times: np.ndarray, starts: np.ndarray | None = None) -> np.ndarray:
         """Return when all have ended, `[K]`, in draws of the seconds for a subset, `[K, N]`.
@@ -144,9 +148,6 @@ class WorkSharing(Completion):
             return (end.time, end.busy) if isinstance(end, StepEnd) else (end, None)
 
         return steps
-
-    def exactly(self) -> Exact:
-        raise ValueError("work sharing has no exact runtime: take simulate_runtime")
 
     def storage(self, data: np.ndarray, num_workers: int) -> Storage:
         return self.stored

@@ -32,7 +32,6 @@ from bcgc_jax.plans.passes import (
 )
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.plans.runtime import draw_runtimes
-from bcgc_jax.plans.sharing import WorkSharing
 from bcgc_jax.plans.worker import AT_A_TIME
 from bcgc_jax.problem import Problem
 
@@ -207,9 +206,6 @@ def fresh_steps(problem: Problem, plan: Plan, times: np.ndarray) -> np.ndarray:
 
     All workers begin at once.
     """
-    rule = plan.completion
-    if isinstance(rule, WorkSharing):
-        return float(problem.scale) * rule.in_lockstep(times * float(problem.pass_load))
     last, _ = _known_passes(problem, plan, times.shape[-1])
     return float(problem.scale) * last(np.zeros_like(times), times)
 
@@ -237,11 +233,11 @@ def _known_passes(
         plan = _used_levels(np.asarray(plan.sizes)[:workers])
     passes = passes_of(problem, plan)
     rule = plan.completion
+    subset = float(problem.pass_load)
 
     def last(begin: np.ndarray, times: np.ndarray) -> np.ndarray:
         assert rule is not None
-        assert passes is not None
-        return rule.blocks(passes.finish(begin, times), np.asarray(plan.block)).max(axis=-1)
+        return rule.ended(subset, passes, np.asarray(plan.block), begin, times)
 
     return last, passes
 

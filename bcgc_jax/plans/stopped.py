@@ -8,7 +8,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import pytree_dataclass, replace, static_field
-from bcgc_jax.plans.completion import Completion, Exact, in_order
+from bcgc_jax.plans.completion import Completion, in_order
+from bcgc_jax.plans.passes import Passes
 from bcgc_jax.plans.worker import Cost, Load, Tasks
 from bcgc_jax.steps.placement import Storage, on_circle
 
@@ -32,9 +33,6 @@ class Stopped(Completion):
         """Of a whole subset."""
         return in_order(sizes, tasks, cost)
 
-    def blocks(self, finish: Any, block: np.ndarray) -> Any:
-        raise ValueError("a threshold decides what is computed: take simulate_runtime")
-
     def runtimes(self, load: Load, overlap: bool, starts: Array, times: Array) -> Array:
         """Every worker sends its sum when the step ends. Those that do not exist do not count."""
         exists = np.arange(times.shape[-1]) < jnp.asarray(self.num_workers)
@@ -42,10 +40,14 @@ class Stopped(Completion):
         sent = 0 if load.sent is None else load.sent[-1]
         return jnp.minimum(self.threshold, last) + sent
 
-    def exactly(self) -> Exact:
-        raise ValueError(
-            "a step that stops at a threshold has no plan's exact runtime: take simulate_runtime"
-        )
+    def ended(
+        self, subset: float, passes: Passes | None, block: np.ndarray, starts: Any, times: Any
+    ) -> np.ndarray:
+        last = np.max(starts + times * subset, axis=-1)
+        return np.minimum(np.asarray(self.threshold), last)
+
+    def columns(self, scale: Any) -> dict[str, Any]:
+        return {"threshold": self.threshold * scale}
 
     def storage(self, data: np.ndarray, num_workers: int) -> Storage:
         return on_circle(num_workers, 1)

@@ -13,14 +13,12 @@ from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.loads import partition_of_units
 from bcgc_jax.plans.simulation import added_in_a_row
 from bcgc_jax.problem import Problem, Status
+from bcgc_jax.schemes.names import BASELINES, PROPOSED, SHARED
 from bcgc_jax.solution import Solution, assess
 from bcgc_jax.solvers.baselines import alpha_of
 from bcgc_jax.solvers.method import Method
 from bcgc_jax.solvers.methods import (
-    BASELINES,
     LIMIT,
-    PROPOSED,
-    SHARED,
     Methods,
     each_method,
     is_limit,

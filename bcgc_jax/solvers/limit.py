@@ -20,6 +20,7 @@ from bcgc_jax.plans.draws import draw_workers
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.storage_bound import least_alone, storage_bound
 from bcgc_jax.problem import Problem
+from bcgc_jax.schemes import unplanned
 from bcgc_jax.solution import Solution, solution_of_value
 from bcgc_jax.solvers.method import Method
 
@@ -44,7 +45,7 @@ class Limit(Method):
     max_subsets: int | None = static_field(default=None)
     seed: int = static_field(default=0)
 
-    word: ClassVar[str] = "limit"
+    word: ClassVar[str] = unplanned.Limit.word
     is_partition = False
 
     def __post_init__(self) -> None:

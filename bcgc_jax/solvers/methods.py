@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 from bcgc_jax.problem import Problem
+from bcgc_jax.schemes.names import ALONE, METHODS, REPLACED
 from bcgc_jax.solvers.baselines import CLOSED_FORMS, Backup, Ferdinand, Tandon, TandonPartial
 from bcgc_jax.solvers.cyclic import Cyclic
 from bcgc_jax.solvers.deadline import Deadline
@@ -17,21 +18,13 @@ from bcgc_jax.solvers.subgradient import Subgradient
 
 Methods = str | Method | Sequence[str | Method]
 
-PROPOSED = ("optimal", "subgradient", "time", "frequency")
-BASELINES = ("uncoded", "single_block", "tandon_partial", "ferdinand_full", "ferdinand_half")
-# Workers that store two subsets, or all data.
-SHARED = ("sharing:2", "sharing:all")
 LIMIT = Limit.word
 _SEARCHED = (Optimal(), Subgradient(), Deadline(), Nested(), TandonPartial(), Backup(), Drop())
 _NAMED: dict[str, Method] = {method.name: method for method in (*_SEARCHED, *CLOSED_FORMS)}
 _NUMBERED: dict[str, type[Numbered | Sharing | Limit]] = {
     kind.word: kind for kind in (Tandon, Ferdinand, Cyclic, Backup, Drop, Sharing, Nested, Limit)
 }
-# Schedules of several blocks, which work sharing with as much data stored replaces.
-_REPLACED = ("alternating", "multi_message")
 NAMES = frozenset([*_NAMED, *_NUMBERED])
-_SHOWN = (*PROPOSED, "deadline", "nested", "sharing", *BASELINES, Backup.word, Drop.word, LIMIT)
-METHODS = ", ".join([*_SHOWN, *(f"{name}:NUMBER" for name in _NUMBERED)])
 
 
 def method_of(method: str | Method, *, problem: Problem | None = None) -> Method:
@@ -54,9 +47,9 @@ def method_of(method: str | Method, *, problem: Problem | None = None) -> Method
     word = method.partition(":")[0]
     if word in _NUMBERED:
         return _NUMBERED[word].read(method, problem)
-    if word in _REPLACED:
+    if word in REPLACED:
         raise ValueError(f'there is no method "{word}" any more: take "sharing:D" in its place')
-    near = difflib.get_close_matches(method, _SHOWN, n=1)
+    near = difflib.get_close_matches(method, ALONE, n=1)
     hint = f' (did you mean "{near[0]}"?)' if near else ""
     raise ValueError(f'unknown method "{method}"{hint}; known: {METHODS}')
 

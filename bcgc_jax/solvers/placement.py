@@ -1,5 +1,7 @@
 """Places of the workers in nested groups: those slow in the same measured steps are kept apart."""
 
+from typing import Any
+
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -41,9 +43,9 @@ def place_workers(problem: Problem, plan: Plan, times: ArrayLike) -> Plan:
     >>> place_workers(problem, plan, times).completion.groups[1]
     ((2,), (0, 1))
     """
-    rule = plan.completion
+    rule: Any = plan.completion
     rows = np.asarray(times, float)
-    if not isinstance(rule, OneOfEach):
+    if rule is None or not rule.groups:
         raise ValueError(
             "only plans of nested groups have places: elsewhere one worker is as good as another"
         )

@@ -30,6 +30,7 @@ from bcgc_jax.plans.loads import problem_tasks
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.plans.sharing import WorkSharing, sharing_plan
 from bcgc_jax.problem import Problem
+from bcgc_jax.schemes import sharing as replayed
 from bcgc_jax.solution import Solution, solution_of_value
 from bcgc_jax.solvers.limit import (
     bound_of_draws,
@@ -95,7 +96,7 @@ class Sharing(Method):
     round_trip: ArrayLike = 0.0
     seed: int = static_field(default=0)
 
-    word: ClassVar[str] = "sharing"
+    word: ClassVar[str] = replayed.Sharing.word
     conditions = (("round_trip", ">= 0"),)
     is_partition = False
     fixed_workers = True
@@ -162,8 +163,7 @@ class Sharing(Method):
             value = runtime_limit(problem)
             known = Expectation(value, jnp.zeros_like(value))
         chunks = self.chunks or self._best_chunks(problem, drawn)
-        plan = _plan(problem, replace(self, chunks=chunks))
-        return _judged(problem, plan, drawn, known)
+        return _judged(problem, _rule(problem, replace(self, chunks=chunks)), drawn, known)
 
     def _best_chunks(self, problem: Problem, drawn: tuple[Any, Any]) -> int:
         """Double the number of chunks while that is clearly faster, by the same draws for all."""
@@ -175,8 +175,8 @@ class Sharing(Method):
         chunks = 1
         least = np.inf
         while chunks <= _MOST_CHUNKS:
-            plan = _plan(problem, replace(self, chunks=chunks))
-            mean = float(np.mean(_runtimes(problem, plan, few)))
+            rule = _rule(problem, replace(self, chunks=chunks))
+            mean = float(np.mean(_runtimes(problem, rule, few)))
             if not mean < _CLEARLY * least:
                 break
             chunks = 2 * chunks
@@ -184,10 +184,10 @@ class Sharing(Method):
         return chunks // 2
 
 
-def _plan(problem: Problem, method: Sharing) -> Plan:
+def _rule(problem: Problem, method: Sharing) -> WorkSharing:
     assert method.chunks is not None
     workers = int(concrete(problem.num_workers))  # type: ignore[arg-type]
-    rule = WorkSharing(
+    return WorkSharing(
         num_workers=workers,
         max_subsets=min(method.max_subsets or workers, workers),
         chunks=method.chunks,
@@ -196,16 +196,15 @@ def _plan(problem: Problem, method: Sharing) -> Plan:
         ends=method.ends,
         round_trip=jnp.asarray(method.round_trip, problem.dtype) / problem.scale,
     )
-    return sharing_plan(problem.total, rule)
 
 
-def _judged(problem: Problem, plan: Plan, drawn: tuple[Any, Any], known: Expectation) -> Solution:
+def _judged(
+    problem: Problem, rule: WorkSharing, drawn: tuple[Any, Any], known: Expectation
+) -> Solution:
     """The solution by draws; the storage bound, `known` from more of them, is a control variate."""
-    rule = plan.completion
-    assert isinstance(rule, WorkSharing)
     draws = number_of_draws(_DRAWS, rule.num_workers)
     first = tuple(a[:draws] for a in drawn)
-    tau = _runtimes(problem, plan, first)
+    tau = _runtimes(problem, rule, first)
     beside = bound_of_draws(problem, first, rule.max_subsets)
     bound: Any = known.value
     bound_error: Any = known.error
@@ -223,20 +222,18 @@ def _judged(problem: Problem, plan: Plan, drawn: tuple[Any, Any], known: Expecta
     lower = xp.clip(bound - 2 * bound_error, 0, mean)
     value, error, lower = (jnp.asarray(a, problem.dtype) for a in (mean, error, lower))
     solution = solution_of_value(problem, Expectation(value, error), drawn=True)
-    return replace(solution, lower_bound=lower, plan=plan)
+    return replace(solution, lower_bound=lower, plan=sharing_plan(problem.total, rule))
 
 
-def _runtimes(problem: Problem, plan: Plan, drawn: tuple[Any, Any]) -> Any:
+def _runtimes(problem: Problem, rule: WorkSharing, drawn: tuple[Any, Any]) -> Any:
     """The runtime of each draw, `[K]`; of NumPy where it is known.
 
     Where NumPy can compute it, no program is compiled for a number of workers or of chunks.
     """
-    rule = plan.completion
-    assert isinstance(rule, WorkSharing)
-    if not at_hand((problem, plan, drawn)):
-        return _compiled_runtimes(problem, plan, drawn)
+    if not at_hand((problem, rule, drawn)):
+        return _compiled_runtimes(problem, sharing_plan(problem.total, rule), drawn)
     if problem.send_time is not None or rule.carries:
-        return np.asarray(_compiled_runtimes(problem, plan, drawn))
+        return np.asarray(_compiled_runtimes(problem, sharing_plan(problem.total, rule), drawn))
     starts, times = drawn
     return float(problem.scale) * rule.in_lockstep(times * float(problem.pass_load), starts)
 

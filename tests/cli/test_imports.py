@@ -10,6 +10,7 @@ from bcgc_jax.cli import arguments as names
 from bcgc_jax.cli.arguments import law_class, law_name, read_law
 from bcgc_jax.cli.describe import describe_law
 from bcgc_jax.measured import likelihood, traces
+from bcgc_jax.schemes.names import ALONE, NUMBERED
 from bcgc_jax.solvers import methods
 from tests.scripts import python
 
@@ -114,8 +115,8 @@ def test_a_law_has_the_parameters_that_it_is_typed_with(name):
 
 
 def test_the_names_are_the_librarys():
-    assert names.METHODS == methods.METHODS
-    assert {*methods._REPLACED} == names.REPLACED
+    assert {*ALONE, *NUMBERED} == methods.NAMES
+    assert tuple(methods._NUMBERED) == NUMBERED
     assert tuple(likelihood.FAMILIES) == names.FITTED_LAWS
     assert names.LAYOUTS == traces.LAYOUTS
     assert tuple(traces.UNITS) == names.TIME_UNITS

@@ -79,7 +79,7 @@ def _draws(steps: int = 40) -> tuple[np.ndarray, np.ndarray]:
 def _host(
     problem: bcgc.Problem, plan: Plan, unit: str, starts: np.ndarray, times: np.ndarray
 ) -> np.ndarray:
-    rule = known(plan.completion).of_problem(4, 4)
+    rule: Any = known(plan.completion).of_problem(4, 4)
     passes: Any = passes_of(problem, plan)
     used = np.flatnonzero(np.asarray(plan.sizes) > 0)
 

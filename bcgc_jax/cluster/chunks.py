@@ -70,8 +70,7 @@ class ChunkWorker:
       subsets: the samples of the chunks of `duty.plan.held(index)`, pytrees of arrays `[m, …]`.
     """
 
-    def __init__(self, duty: Duty, index: int, subsets: Mapping[Chunk, PyTree]) -> None:
-        assert isinstance(duty.plan, SharedPlan)
+    def __init__(self, duty: Duty[SharedPlan], index: int, subsets: Mapping[Chunk, PyTree]) -> None:
         self.duty = duty
         self.index = index
         self.subsets = subsets

@@ -337,7 +337,7 @@ class Bench:
     def worker(
         self,
         number: int,
-        duty: Duty,
+        duty: Duty[Any],
         index: int,
         held: dict[Any, Any],
         kept: Sequence[int],
@@ -356,14 +356,14 @@ class Bench:
         if compiled is None:
             is_made = any(isinstance(data, Made) for data in held.values())
             subsets: Any
-            if isinstance(duty.plan, SharedPlan) and is_made:
-                duty, subsets, counts = _made_chunks(duty, duty.plan, held)
+            if duty.plan.handed_out and is_made:
+                duty, subsets, counts = _made_chunks(duty, held)
             else:
                 subsets = self.subsets(held)
                 counts = set(map(num_samples, subsets.values()))
             if is_made:  # data that the master has not seen
                 _check(duty, next(iter(subsets.values())))
-            made = ChunkWorker if isinstance(duty.plan, SharedPlan) else WorkerProcess
+            made = ChunkWorker if duty.plan.handed_out else WorkerProcess
             worker = made(duty, index, subsets)
             began = time.process_time()
             worker.warm_up()
@@ -389,12 +389,13 @@ class Bench:
 
 
 def _made_chunks(
-    duty: Duty, plan: SharedPlan, held: Mapping[Chunk, Made]
-) -> tuple[Duty, dict[Chunk, PyTree], set[int]]:
+    duty: Duty[SharedPlan], held: Mapping[Chunk, Made]
+) -> tuple[Duty[SharedPlan], dict[Chunk, PyTree], set[int]]:
     """The duty with what each chunk counts, the stored chunks, and how many samples subsets have.
 
     Subsets are made one by one. If they differ in size, the master refuses them.
     """
+    plan = duty.plan
     data = {}
     counts = set()
     for _, numbers in itertools.groupby(sorted(held), key=lambda chunk: chunk[0]):
@@ -408,7 +409,7 @@ def _made_chunks(
     return duty._replace(weights=weights), data, counts
 
 
-def _check(duty: Duty, data: PyTree) -> None:
+def _check(duty: Duty[Any], data: PyTree) -> None:
     one = jax.tree.map(lambda x: x[:1], data)
     with jax.enable_x64(duty.x64):  # a setting of each thread
         check_loss(duty.loss, duty.params, one, duty.plan.mean)

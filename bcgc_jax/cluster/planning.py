@@ -335,7 +335,7 @@ class Loop(Course):
     def hear(self, gradient: ClusterGradient) -> None:
         """Hear what a step took; one with a fault says nothing of the scheme."""
         if self._trials is not None and len(self.cluster.faults) == self._faults:
-            self._trials.observe(self._took, isinstance(self.scheme, SharedScheme))
+            self._trials.observe(self._took, self.scheme.work.handed_out)
         if self.pace is not None and self._wanted and True in self._schemes:
             shared = self._schemes[True]
             nothing = np.zeros(len(self.members))

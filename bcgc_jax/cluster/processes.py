@@ -18,7 +18,6 @@ from bcgc_jax.cluster.message_book import Decoder
 from bcgc_jax.cluster.rounds import CodedRound, Round
 from bcgc_jax.cluster.shared_round import SharedRound
 from bcgc_jax.cluster.worker import NOTE, Duty
-from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.pace import Pace
 from bcgc_jax.handout.coordinator import Coordinator
 from bcgc_jax.steps.ledger import Roster
@@ -67,7 +66,7 @@ class Assignment:
     """
 
     number: int
-    duty: Duty
+    duty: Duty[Any]
     reference: Any
     subsets: Mapping[Any, Any]  # by the number of a subset, or by chunk
     kept: tuple[int, ...] = ()
@@ -84,7 +83,7 @@ class Assignment:
 
     def decoder(self) -> Decoder | None:
         """The decoder of the plan; None in work sharing, where nothing is decoded."""
-        if self._decoder is None and not isinstance(self.duty.plan, SharedPlan):
+        if self._decoder is None and self.coordinator is None:
             self._decoder = Decoder(self.duty.plan, self.duty.params)
         return self._decoder
 
@@ -92,8 +91,7 @@ class Assignment:
         self, call: int, iteration: int, leaves: Any, pace: Pace | None, begin: float
     ) -> Round:
         """The round of an iteration that begins now; `leaves` of the parameters are for workers."""
-        if isinstance(self.duty.plan, SharedPlan):
-            assert self.coordinator is not None
+        if self.coordinator is not None:
             round_ = SharedRound(
                 plan=self.duty.plan,
                 params=self.duty.params,

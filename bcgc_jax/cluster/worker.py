@@ -12,7 +12,7 @@ import functools
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +26,10 @@ from bcgc_jax.coding.losses import keys_of
 from bcgc_jax.coding.pace import Pace
 from bcgc_jax.coding.stages import Pass, Stages, stages
 
+P = TypeVar("P", CodingPlan, SharedPlan)
 
-class Duty(NamedTuple):
+
+class Duty(NamedTuple, Generic[P]):
     """What all workers are told once: the loss, the plan, shapes and dtypes of the parameters.
 
     `weights`, `[N]`, are what the mean gradient of each subset counts in N times the mean over all
@@ -37,7 +39,7 @@ class Duty(NamedTuple):
     """
 
     loss: Loss
-    plan: CodingPlan | SharedPlan
+    plan: P
     params: PyTree
     weights: np.ndarray
     batch_size: int | None
@@ -117,11 +119,10 @@ class WorkerProcess:
       subsets: by number, the data subsets of `duty.plan.held(index)`, pytrees of arrays `[m, …]`.
     """
 
-    def __init__(self, duty: Duty, index: int, subsets: Mapping[int, PyTree]) -> None:
+    def __init__(self, duty: Duty[CodingPlan], index: int, subsets: Mapping[int, PyTree]) -> None:
         self.duty = duty
         self.index = index
         self.subsets = subsets
-        assert isinstance(duty.plan, CodingPlan)
         self.plan = duty.plan
         self._tasks = duty.plan.tasks(index)
         self._coded = duty.plan.coded

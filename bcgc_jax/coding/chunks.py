@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,8 @@ class SharedPlan:
 
     rule: WorkSharing
     mean: bool = static_field(default=True)
+
+    handed_out: ClassVar[bool] = True
 
     @property
     def num_workers(self) -> int:

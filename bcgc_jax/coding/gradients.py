@@ -10,7 +10,7 @@ somebody.
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -82,6 +82,7 @@ class CodingPlan:
       chunks: over how many a pass of a subset goes; None: as many as pay (`chunks_of`).
       turns: of a schedule, the subsets w, w + 1, … around the circle that worker w goes through one
         by one; 0 with a code, where a task is a block on all the subsets of its level.
+      handed_out: whether a step itself decides who computes what.
     """
 
     codes: tuple[GradientCode, ...]
@@ -90,6 +91,8 @@ class CodingPlan:
     turns: int = static_field(default=0)
     groups: Groups = static_field(default=())
     chunks: int | None = static_field(default=None)
+
+    handed_out: ClassVar[bool] = False
 
     @property
     def num_workers(self) -> int:

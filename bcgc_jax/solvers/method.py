@@ -1,7 +1,8 @@
 r"""What a method is: a frozen dataclass that plans, and says what it can do and what it needs.
 
 A method's numbers are leaves, traced and batched like those of a problem; what decides a shape or a
-program is static. A new scheme is one file with a subclass, and a line in `methods`.
+program is static. A new scheme is one file with a subclass, a line in `methods`, and its looks and
+works in `schemes.names`.
 """
 
 import contextlib

@@ -246,7 +246,7 @@ def test_of_subsets_that_are_made_a_worker_keeps_the_chunks_that_it_stores(mean)
     cut, weights = plan.cut(subsets)
     duty = Duty(loss, plan, params, np.zeros(0), None, 0, False)
     held = {chunk: Made(source, 0, chunk[0], N) for chunk in plan.held(1)}
-    made, found, counts = _made_chunks(duty, plan, held)
+    made, found, counts = _made_chunks(duty, held)
     assert (asked, counts) == ([0, 1, 2, 3], {23})
     np.testing.assert_allclose(made.weights, weights, rtol=1e-15)
     assert found.keys() == held.keys()

@@ -178,20 +178,10 @@ def advise(
         nothing: Any = dict.fromkeys(("advised", "without_lengths", "beforehand"))
         nothing |= {"rows": [], "look_at": [], "as_good": [], "costs": costs}
         return Advice(**vars(slowness), enough=enough, **nothing)
-    best, draws = best_and_drawn(log.model)
     resources = Resources(trace.num_workers, stored, log.costs is not None, costs)
-    replays = replayed([*codes, *possible(resources).values()], *_as_steps(log, best, draws))
-    savings = savings_of(replays.draws, seed)
-    # By all models a worker takes the same seconds.
-    coded = {code.name: replays.draws[0][code.name] for code in codes}
-    chosen = [scheme for name, scheme in replays.schemes.items() if name not in coded]
-    others = []
-    for changed in log.others:
-        steps = _as_steps(log, changed(best), map(changed, draws))
-        drawn = replayed(chosen, *steps, chosen=True).draws
-        others.append(savings_of([coded | outcomes for outcomes in drawn], seed))
+    replays, models = _by_models(log, resources, codes, seed)
     one_model = not log.recorded and _stays(log.model.parts.random)
-    judges = [savings] if one_model else [savings, *others]
+    judges = models[:1] if one_model else models
     may = [
         name
         for name, scheme in replays.schemes.items()
@@ -200,7 +190,8 @@ def advise(
     do = advised(judges, may)
     by_size = [name for name in may if not replays.schemes[name].by_length]
     before = [name for name in may if not replays.schemes[name].asks]
-    rows = _rows(replays, best.steps(), judges, [savings, *others])
+    steps = log.model.without_chance().parts.steps()
+    rows = _rows(replays, steps, judges, models)
     replaced = next(row.saved for row in rows if row.remedy == Replaced.word)
     pays = enough and replaced.low > 0 and replaced.value >= WORTH
     return Advice(
@@ -212,8 +203,25 @@ def advise(
         without_lengths=advised(judges, by_size),
         beforehand=advised(judges, before),
         as_good=[] if do is None else as_good(judges, do, may),
-        look_at=_replaced(trace, best.steps(), slowness.slow_workers) if pays else [],
+        look_at=_replaced(trace, steps, slowness.slow_workers) if pays else [],
     )
+
+
+def _by_models(
+    log: Log, resources: Resources, codes: Sequence[Scheme], seed: int
+) -> tuple[Replays, list[Savings]]:
+    """Replay all schemes by the model of a log, and what they save by that and its others."""
+    best, draws = best_and_drawn(log.model)
+    replays = replayed([*codes, *possible(resources).values()], *_as_steps(log, best, draws))
+    models = [savings_of(replays.draws, seed)]
+    # By all models a worker takes the same seconds.
+    coded = {code.name: replays.draws[0][code.name] for code in codes}
+    schemes = [scheme for name, scheme in replays.schemes.items() if name not in coded]
+    for changed in log.others:
+        steps = _as_steps(log, changed(best), map(changed, draws))
+        drawn = replayed(schemes, *steps, chosen=True).draws
+        models.append(savings_of([coded | outcomes for outcomes in drawn], seed))
+    return replays, models
 
 
 def _as_steps(log: Log, best: Parts, draws: Iterable[Parts]) -> tuple[Steps, list[Steps]]:

@@ -1,0 +1,5 @@
+"""Work sharing inside a compiled program: each data-parallel worker asks for its next chunk."""
+
+from bcgc_jax.compiled.shared_work import SharedWork as SharedWork
+
+__all__ = ["SharedWork"]

@@ -1,0 +1,138 @@
+"""What the loop needs of JAX's types: over which axes of a mesh a value differs.
+
+All that is not public JAX stands here. It was tried with JAX 0.8.1 and 0.10.2.
+"""
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax._src import source_info_util  # JAX has no public way to the line of an equation
+
+# Primitives that name an axis of the mesh and wait for nobody.
+_HARMLESS = {"axis_index", "pvary", "pcast"}
+
+
+def varying(x: Array, *axes: str) -> Array:
+    """Type a value as one that differs over these axes.
+
+    A gradient by parameters that differ has no sum over the axis within.
+    """
+    missing = tuple(axis for axis in axes if axis not in _varies(x))
+    if hasattr(lax, "pcast"):
+        return lax.pcast(x, missing, to="varying")
+    return lax.pvary(x, missing)  # before JAX 0.9
+
+
+def _varies(x: Any) -> frozenset[str]:
+    aval = x if hasattr(x, "dtype") and not isinstance(x, Array) else jax.typeof(x)
+    axes = aval.vma if hasattr(aval, "vma") else aval.mat.varying
+    return frozenset(axes)
+
+
+def is_manual(axis: str) -> bool:
+    """Whether an axis of the mesh is manual where this is traced."""
+    return axis in jax.sharding.get_abstract_mesh().manual_axes
+
+
+class Traced:
+    """A function of arrays as it is traced: its program, and zeros of the types of its results."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        closed, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
+        self.jaxpr = closed.jaxpr
+        self._structure = jax.tree.structure(shapes)
+        self._types = closed.out_avals
+
+    def zeros(self, dtype_of: Callable[[Any], Any] = lambda dtype: dtype) -> Any:
+        return jax.tree.unflatten(self._structure, [_zero(kind, dtype_of) for kind in self._types])
+
+
+def _zero(kind: Any, dtype_of: Callable[[Any], Any]) -> Array:
+    zero = lax.full(kind.shape, 0, dtype_of(kind.dtype), sharding=kind.sharding)
+    return varying(zero, *_varies(kind))
+
+
+def wide(dtype: Any) -> Any:
+    """The type of a sum: float32 or more for floats."""
+    return jnp.promote_types(dtype, jnp.float32) if jnp.issubdtype(dtype, jnp.floating) else dtype
+
+
+def refuse_collectives(jaxpr: Any, axis: str) -> None:
+    """Raise ValueError for a collective over workers within a chunk: it would wait for ever."""
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        if axis in _axes_of(equation) and name not in _HARMLESS:
+            raise ValueError(
+                f"{name} over {axis!r} at {_line(equation)}: a chunk is computed by one worker, "
+                "and the others are at other chunks. Return what is to be summed over workers as an "
+                "auxiliary value: all that the loss returns is summed after the last chunk"
+            )
+        if name == "ppermute" and jax.default_backend() == "cpu":
+            raise ValueError(
+                f"ppermute at {_line(equation)}: on CPUs it waits for all devices, not only for "
+                "those of this worker. Take all_gather or all_to_all"
+            )
+        for part in equation.params.values():
+            for inner in _programs_in(part):
+                refuse_collectives(inner, axis)
+
+
+def _axes_of(equation: Any) -> set[Any]:
+    names = ("axes", "axis_name", "axis_names")
+    return {axis for name in names for axis in np.atleast_1d(equation.params.get(name, ()))}
+
+
+def _line(equation: Any) -> str:
+    return source_info_util.summarize(equation.source_info)
+
+
+def _programs_in(parameter: Any) -> Iterable[Any]:
+    """The programs that a parameter of an equation is or has."""
+    if hasattr(parameter, "eqns"):
+        yield parameter
+    elif hasattr(parameter, "jaxpr"):
+        yield parameter.jaxpr
+    elif isinstance(parameter, tuple | list):
+        for part in parameter:
+            yield from _programs_in(part)
+
+
+def refused(tree: Any) -> Any:
+    """The same arrays; whoever takes a derivative or `vmap` of them gets a ValueError."""
+    return jax.tree.map(_refused, tree)
+
+
+_TRANSFORMED = (
+    "{} of a gradient with shared work is not defined: its chunks are handed out while it runs. "
+    "Take {} in place of it"
+)
+
+
+@jax.custom_batching.custom_vmap
+def _not_batched(x: Array) -> Array:
+    return x
+
+
+@_not_batched.def_vmap
+def _refuse_vmap(size: int, batched: Any, x: Array) -> Any:
+    raise ValueError(_TRANSFORMED.format("vmap", "vmap within the loss"))
+
+
+@jax.custom_jvp
+def _refused(x: Array) -> Array:
+    return _not_batched(x) if not isinstance(x, np.ndarray) else x
+
+
+@_refused.defjvp
+def _refuse_derivative(primals: Any, tangents: Any) -> Any:
+    raise ValueError(_TRANSFORMED.format("A derivative", "derivatives within the loss"))
+
+
+def all_first(axes: Iterable[str]) -> Array:
+    """Whether this device is the first one on all of these axes."""
+    return functools.reduce(jnp.logical_and, [lax.axis_index(axis) == 0 for axis in axes])

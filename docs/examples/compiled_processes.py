@@ -1,0 +1,32 @@
+"""The program of compiled.py over two processes: each is a worker of two devices.
+
+Set BCGC_HANDOUT_KEY to the same secret in two shells. In each start
+`python docs/examples/compiled_processes.py RANK`, RANK 0 or 1.
+"""
+
+import contextlib
+import os
+import sys
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+
+import compiled
+import jax
+from jax.sharding import AxisType
+
+from bcgc_jax.compiled import SharedWork
+from bcgc_jax.handout import join, serve
+
+WORKERS = 2
+
+
+def main(rank, steps=20, ports=(5701, 5702)):
+    jax.distributed.initialize(f"127.0.0.1:{ports[0]}", WORKERS, rank)
+    mesh = jax.make_mesh((WORKERS, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    with serve(WORKERS, port=ports[1]) if rank == 0 else contextlib.nullcontext():
+        share = join(("127.0.0.1", ports[1]), rank)
+        return compiled.train(mesh, SharedWork(mesh, shares={rank: share}), steps)
+
+
+if __name__ == "__main__":
+    print("loss", main(int(sys.argv[1]))[1])

@@ -1,0 +1,68 @@
+"""A process of a program over three: `python -m tests.compiled.processes SPEC`, JSON in and out.
+
+Each process has two devices, and is a worker. Process 0 serves.
+"""
+
+import contextlib
+import json
+import os
+import sys
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from bcgc_jax.compiled import SharedWork
+from bcgc_jax.handout import join, serve
+
+WORKERS, SAMPLES, WIDTH = 3, 96, 8
+INPUTS = np.random.default_rng(0).standard_normal((SAMPLES, WIDTH)).astype(np.float32)
+WEIGHTS = np.eye(WIDTH, dtype=np.float32)
+
+
+def loss(weights: Any, rows: Any, key: Any) -> Any:
+    return jnp.sum(jnp.tanh(jnp.tanh(rows @ weights) @ weights)) / SAMPLES
+
+
+def say(**found: Any) -> None:
+    print(json.dumps(found), flush=True)
+
+
+def main(spec: dict[str, Any]) -> None:
+    rank = spec["rank"]
+    jax.distributed.initialize(spec["address"], WORKERS, rank)
+    mesh = jax.make_mesh((WORKERS, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    address = "127.0.0.1", spec["port"]
+    with contextlib.ExitStack() as stack:
+        if rank == 0:
+            stack.enter_context(serve(WORKERS, 2, 4, port=spec["port"], key="key", patience=20.0))
+        shared = SharedWork(mesh, shares={rank: join(address, rank, key="key")})
+        gradient = jax.jit(shared.value_and_grad(loss, SAMPLES))
+        put = NamedSharding(mesh, P("data"))
+        rows = jax.make_array_from_process_local_data(put, INPUTS[np.array(shared.rows[rank])])
+        wanted = jax.grad(loss)(WEIGHTS, INPUTS, None)
+        for step in range(spec["steps"]):
+            if spec.get("dies") == [rank, step]:
+                os._exit(1)
+            if spec.get("raises") == [rank, step]:  # its loader: it joins anew
+                shared.reset({rank: join(address, rank, key="key")})
+            began = time.perf_counter()
+            _, slope, ok = gradient(WEIGHTS, rows, step, jax.random.key(0))
+            ok = bool(ok)
+            seconds = time.perf_counter() - began
+            error = float(np.abs(np.asarray(slope) - wanted).max()) if ok else 0.0
+            say(step=step, ok=ok, error=error, seconds=seconds, count=shared.count[rank])
+            if not ok:
+                say(why=str(shared.error))
+                break
+        sys.stdout.flush()
+        if spec.get("dies"):
+            os._exit(0)  # JAX waits for all processes at its end
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

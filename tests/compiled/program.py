@@ -1,0 +1,483 @@
+"""A process with four devices, which works through cases and prints what each found, as JSON.
+
+`python -m tests.compiled.program CASE…`
+"""
+
+import functools
+import itertools
+import json
+import re
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array, lax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from bcgc_jax.compiled import SharedWork
+from bcgc_jax.compiled.questions import Questions
+from bcgc_jax.compiled.tracing import varying
+
+SAMPLES, WIDTH, HIDDEN, CLASSES = 128, 16, 32, 3
+KEY = jax.random.key(7)
+RNG = np.random.default_rng(0)
+INPUTS = RNG.standard_normal((SAMPLES, WIDTH)).astype(np.float32)
+LABELS = (np.arange(SAMPLES) % CLASSES).astype(np.int32)
+PARAMS = {
+    "first": (0.2 * RNG.standard_normal((WIDTH, HIDDEN))).astype(np.float32),
+    "last": (0.2 * RNG.standard_normal((HIDDEN, CLASSES))).astype(np.float32),
+}
+CASES: dict[str, Callable[[], Any]] = {}
+
+
+def case(function: Callable[[], Any]) -> Callable[[], Any]:
+    CASES[function.__name__] = function
+    return function
+
+
+def mesh_of(workers: int, kind: AxisType = AxisType.Auto) -> Mesh:
+    shape = (workers, 4 // workers)
+    return jax.make_mesh(shape, ("data", "model"), axis_types=(kind, kind))
+
+
+def mesh_of_workers() -> Mesh:
+    """One axis: a callback in the loss needs all axes manual."""
+    return jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+
+
+def stored(shared: SharedWork, mesh: Mesh, *arrays: np.ndarray) -> tuple[Array, ...]:
+    rows = np.concatenate([shared.rows[worker] for worker in sorted(shared.rows)])
+    return tuple(jax.device_put(array[rows], NamedSharding(mesh, P("data"))) for array in arrays)
+
+
+def cross_entropy(scores: Any, labels: Any) -> Any:
+    logs = jax.nn.log_softmax(scores.astype(jnp.float32))
+    return -jnp.take_along_axis(logs, labels[:, None], 1).sum() / SAMPLES
+
+
+def loss(params: Any, rows: Any, key: Any) -> Any:
+    inputs, labels = rows
+    return cross_entropy(jnp.tanh(inputs @ params["first"]) @ params["last"], labels)
+
+
+def with_dropout(params: Any, rows: Any, key: Any, dot: Any = jnp.matmul) -> Any:
+    """The loss, and auxiliary values: how many rows, and the sum of the inputs."""
+    inputs, labels = rows
+    inputs = inputs * jax.random.bernoulli(key, 0.9, inputs.shape)
+    scores = dot(jnp.tanh(inputs @ params["first"]), params["last"])
+    return cross_entropy(scores, labels), {"rows": jnp.int32(len(labels)), "sum": inputs.sum(0)}
+
+
+def error_of(found: Any, wanted: Any) -> float:
+    """The largest difference, in units of each array's largest number."""
+
+    def error(one: Any, other: Any) -> float:
+        exact = np.asarray(other, np.float64)
+        return float(np.abs(np.asarray(one, np.float64) - exact).max() / np.abs(exact).max())
+
+    return max(map(error, jax.tree.leaves(found), jax.tree.leaves(wanted)))
+
+
+def chunk_by_chunk(shared: SharedWork, workers: int, step: int) -> Any:
+    """The gradient of `with_dropout`, unsharded, a chunk at a time."""
+    gradient = jax.jit(jax.grad(with_dropout, has_aux=True))
+    total = jax.tree.map(np.zeros_like, PARAMS)
+    for worker in range(workers):
+        for chunk in shared.shares[worker].own:
+            rows = np.array(chunk.rows(SAMPLES, workers))
+            key = functools.reduce(jax.random.fold_in, (step, chunk.subset, chunk.number), KEY)
+            part, _ = gradient(PARAMS, (INPUTS[rows], LABELS[rows]), key)
+            total = jax.tree.map(np.add, total, part)
+    return total
+
+
+def _layout(workers: int, how: str, kind: AxisType) -> dict[str, Any]:
+    mesh = mesh_of(workers, kind)
+    shared = SharedWork(mesh)
+    specs = {"first": P(None, "model"), "last": P("model", None)}
+    sums = lambda x, w: lax.psum(x @ w, "model")  # noqa: E731
+    out = {"out_sharding": P(None, None)} if kind == AxisType.Explicit else {}
+    plain = functools.partial(jnp.matmul, **out)
+    computed = functools.partial(with_dropout, dot=plain if how == "partitioner" else sums)
+    if how == "local":
+        run = shared.local(computed, SAMPLES, has_aux=True)
+        gradient = jax.shard_map(
+            run,
+            mesh=mesh,
+            in_specs=(specs, P("data"), P(), P()),
+            out_specs=((P(), P()), specs, P()),
+        )
+    else:
+        given = None if how == "partitioner" else specs
+        gradient = shared.value_and_grad(computed, SAMPLES, has_aux=True, params=given)
+    rows = stored(shared, mesh, INPUTS, LABELS)
+    put = lambda array, spec: jax.device_put(array, NamedSharding(mesh, spec))  # noqa: E731
+    params = jax.tree.map(put, PARAMS, specs)
+    with jax.set_mesh(mesh):
+        for step in range(3):
+            (_, aux), slope, ok = jax.jit(gradient)(params, rows, step, KEY)
+    error = error_of(slope, chunk_by_chunk(shared, workers, 2))
+    return {"error": error, "rows": int(aux["rows"]), "ok": bool(ok), "count": shared.count}
+
+
+def _layout_case(workers: int, how: str, kind: AxisType) -> None:
+    name = f"layout_{workers}_{how}_{kind.name}"
+    CASES[name] = functools.partial(_layout, workers, how, kind)
+
+
+for _workers in (4, 2):
+    for _how in ("sums", "partitioner"):
+        for _kind in (AxisType.Auto, AxisType.Explicit):
+            _layout_case(_workers, _how, _kind)
+_layout_case(2, "local", AxisType.Auto)
+
+
+@case
+def order() -> dict[str, Any]:
+    """75 steps in three programs: whether questions come in the order of the turns."""
+    asked: list[tuple[int, int, int, int, float, float]] = []
+    answer = Questions.answer
+
+    def noted(self: Questions, layout: Any, call: int, question: Any) -> Any:
+        began = time.perf_counter()
+        found = answer(self, layout, call, question)
+        step, turn, worker = np.asarray(question)[:3].tolist()
+        asked.append((worker, step, turn, int(found[0]), began, time.perf_counter()))
+        return found
+
+    Questions.answer = noted  # type: ignore[method-assign]
+    mesh = mesh_of(4)
+    shared = SharedWork(mesh)
+    gradient = shared.value_and_grad(loss, SAMPLES)
+    rows = stored(shared, mesh, INPUTS, LABELS)
+
+    @jax.jit
+    def many(params: Any, first: int) -> Any:
+        def update(params: Any, step: Any) -> Any:
+            _, slope, ok = gradient(params, rows, first + step, KEY)
+            return jax.tree.map(lambda p, g: p - 0.1 * g, params, slope), ok
+
+        return lax.scan(update, params, jnp.arange(25))
+
+    params = PARAMS
+    for first in (0, 25, 50):
+        params, ok = jax.block_until_ready(many(params, first))
+        assert ok.all()
+    wrong = 0
+    for worker in range(4):
+        place, ended, step = 0, 0.0, -1
+        for _, of_step, turn, kind, began, end in sorted(
+            (row for row in asked if row[0] == worker), key=lambda row: row[4]
+        ):
+            wrong += turn != place or began < ended or (turn == 0) == (of_step == step)
+            place, ended, step = (0 if kind == 0 else turn + 1), end, of_step
+    kinds = [row[3] for row in asked]
+    expected = PARAMS
+    plain = jax.jit(jax.grad(loss))
+    for _ in range(75):
+        slope = plain(expected, (INPUTS, LABELS), KEY)
+        expected = jax.tree.map(lambda p, g: p - 0.1 * g, expected, slope)
+    return {
+        "questions": len(kinds),
+        "ends": kinds.count(0),
+        "wrong": wrong,
+        "error": error_of(params, expected),
+    }
+
+
+@case
+def nap() -> dict[str, Any]:
+    """A nap in the backward pass, after the value is known: seconds from answer to question."""
+    seconds: list[float] = []
+    answered: dict[int, float] = {}
+    answer = Questions.answer
+
+    def noted(self: Questions, layout: Any, call: int, question: Any) -> Any:
+        worker, turn = int(question[2]), int(question[1])
+        if turn:
+            seconds.append(time.perf_counter() - answered[worker])
+        found = answer(self, layout, call, question)
+        answered[worker] = time.perf_counter()
+        return found
+
+    Questions.answer = noted  # type: ignore[method-assign]
+
+    def slept(x: Any) -> Any:
+        time.sleep(0.03)
+        return np.float32(0)
+
+    @jax.custom_vjp
+    def late(x: Any) -> Any:
+        return x
+
+    def backward(_: Any, slope: Any) -> Any:
+        zero = jax.pure_callback(slept, jax.ShapeDtypeStruct((), slope.dtype), slope[0, 0])
+        return (slope + varying(zero, "data"),)
+
+    late.defvjp(lambda x: (x, None), backward)
+    mesh = mesh_of_workers()
+    shared = SharedWork(mesh, chunks=4, equal_chunks=True)
+    gradient = jax.jit(
+        shared.value_and_grad(lambda p, rows, key: jnp.sum(rows[0] @ late(p)), SAMPLES)
+    )
+    rows = stored(shared, mesh, INPUTS)
+    jax.block_until_ready(gradient(PARAMS["first"], rows, 0, KEY))
+    return {"least": min(seconds), "chunks": len(seconds)}
+
+
+@case
+def adam() -> dict[str, Any]:
+    """Thirty steps, with donated parameters and state."""
+    mesh = mesh_of(4)
+    shared = SharedWork(mesh)
+    gradient = shared.value_and_grad(loss, SAMPLES)
+    rows = stored(shared, mesh, INPUTS, LABELS)
+    optimizer = optax.adam(1e-2)
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def train_step(params: Any, state: Any, step: Any) -> Any:
+        _, slope, ok = gradient(params, rows, step, KEY)
+        updates, new_state = optimizer.update(slope, state, params)
+        new = optax.apply_updates(params, updates), new_state
+        keep = lambda new, old: jnp.where(ok, new, old)  # noqa: E731
+        return (*jax.tree.map(keep, new, (params, state)), ok)
+
+    first = params = jax.device_put(PARAMS, NamedSharding(mesh, P()))
+    state = jax.device_put(optimizer.init(params), NamedSharding(mesh, P()))
+    for step in range(30):
+        params, state, ok = train_step(params, state, step)
+        assert ok
+    expected = PARAMS
+    other = optimizer.init(expected)
+    plain = jax.jit(jax.grad(loss))
+    for _ in range(30):
+        updates, other = optimizer.update(plain(expected, (INPUTS, LABELS), KEY), other, expected)
+        expected = optax.apply_updates(expected, updates)
+    return {"error": error_of(params, expected), "deleted": first["first"].is_deleted()}
+
+
+@case
+def refusals() -> dict[str, str]:
+    """What is said of collectives, of samples, and of transformations."""
+    mesh = mesh_of(4)
+    shared = SharedWork(mesh)
+
+    def ring(x: Any) -> Any:
+        return lax.ppermute(x, "data", [(0, 1), (1, 2), (2, 3), (3, 0)])
+
+    collectives: dict[str, Callable[[Any], Any]] = {
+        "psum": lambda x: lax.psum(x, "data"),
+        "pmean": lambda x: jax.jit(lambda x: lax.pmean(x, "data"))(x),
+        "all_gather": lambda x: lax.cond(
+            x > 0, lambda x: lax.all_gather(x, "data").sum(), lambda x: 2 * x, x
+        ),
+        "ppermute": ring,
+    }
+    rows = jnp.zeros((0, WIDTH)), jnp.zeros(0, jnp.int32)
+    asked: dict[str, Callable[[], Any]] = {}
+
+    def traced(over: Callable[[Any], Any]) -> Any:
+        gradient = shared.value_and_grad(lambda p, r, key: over(loss(p, r, key)), SAMPLES)
+        return jax.eval_shape(gradient, PARAMS, stored(shared, mesh, INPUTS, LABELS), 0, KEY)
+
+    for name, over in collectives.items():
+        asked[name] = functools.partial(traced, over)
+    gradient = shared.value_and_grad(loss, SAMPLES)
+    asked["samples"] = lambda: shared.value_and_grad(loss, 129)
+    value = lambda params: gradient(params, rows, 0, KEY)[0]  # noqa: E731
+    both = jax.tree.map(lambda x: jnp.stack([x, x]), PARAMS)
+    asked["vmap"] = lambda: jax.vmap(value)(both)
+    asked["grad"] = lambda: jax.grad(value)(PARAMS)
+    said = {}
+    for name, function in asked.items():
+        try:
+            function()
+            said[name] = ""
+        except ValueError as error:
+            said[name] = str(error)
+    return said
+
+
+@case
+def at_once() -> dict[str, Any]:
+    """Two gradients in one program: without an order, and with one."""
+    mesh = mesh_of(4)
+    shared = SharedWork(mesh)
+    gradient = shared.value_and_grad(loss, SAMPLES)
+    rows = stored(shared, mesh, INPUTS, LABELS)
+    twice = jax.tree.map(lambda p: 2 * p, PARAMS)
+    wanted = [jax.grad(loss)(params, (INPUTS, LABELS), KEY) for params in (PARAMS, twice)]
+
+    def independent() -> Any:
+        return gradient(PARAMS, rows, 0, KEY), gradient(twice, rows, 1, KEY)
+
+    def chained() -> Any:
+        first = gradient(PARAMS, rows, 2, KEY)
+        after = jax.tree.map(lambda p: jnp.where(first[2], p, jnp.nan), twice)
+        return first, gradient(after, rows, 3, KEY)
+
+    results: dict[str, Any] = {}
+    for function in (independent, chained):
+        found = jax.block_until_ready(jax.jit(function)())
+        oks = [bool(each[2]) for each in found]
+        exact = [error_of(each[1], want) < 1e-6 for each, want in zip(found, wanted, strict=True)]
+        results[function.__name__] = {"ok": oks, "exact": exact, "error": str(shared.error)}
+        shared.reset()
+    return results
+
+
+@case
+def compiled_text() -> dict[str, int]:
+    """How many callbacks and loops there are in the program."""
+    mesh = mesh_of(4)
+    shared = SharedWork(mesh)
+    gradient = jax.jit(shared.value_and_grad(loss, SAMPLES))
+    rows = stored(shared, mesh, INPUTS, LABELS)
+    text = gradient.lower(PARAMS, rows, 0, KEY).compile().as_text()
+    callbacks = re.findall(r'custom_call_target="xla_ffi_[a-z_]*callback', text)
+    return {"callbacks": len(callbacks), "loops": text.count(" while(")}
+
+
+@case
+def bfloat16() -> dict[str, Any]:
+    mesh = mesh_of(4)
+    shared = SharedWork(mesh)
+    gradient = jax.jit(shared.value_and_grad(loss, SAMPLES))
+    params = jax.tree.map(lambda p: jnp.asarray(p, jnp.bfloat16), PARAMS)
+    _, slope, ok = gradient(params, stored(shared, mesh, INPUTS, LABELS), 0, KEY)
+    wanted = jax.grad(loss)(params, (INPUTS, LABELS), KEY)
+    return {
+        "ok": bool(ok),
+        "dtype": str(slope["first"].dtype),
+        "error": error_of(slope, jax.tree.map(lambda x: x.astype(jnp.float32), wanted)),
+    }
+
+
+@case
+def lengths() -> dict[str, Any]:
+    """The lengths of a worker's chunks reach the coordinator with its first question."""
+    mesh = mesh_of(4)
+    shared = SharedWork(mesh, equal_chunks=True)
+    sent: dict[int, list[float]] = {}
+    step_of = type(shared.shares[0]).step
+
+    def noted(self: Any, step: int, loads: Any = None) -> Any:
+        sent[self.own[0].subset] = loads
+        return step_of(self, step, loads)
+
+    type(shared.shares[0]).step = noted  # type: ignore[method-assign]
+    gradient = jax.jit(shared.value_and_grad(loss, SAMPLES))
+    loads = np.arange(1, 33, dtype=np.float32).reshape(4, 8)
+    _, slope, ok = gradient(PARAMS, stored(shared, mesh, INPUTS, LABELS), 0, KEY, loads)
+    wanted = jax.grad(loss)(PARAMS, (INPUTS, LABELS), KEY)
+    return {
+        "ok": bool(ok),
+        "sent": all(sent[worker] == loads[worker].tolist() for worker in range(4)),
+        "error": error_of(slope, wanted),
+    }
+
+
+@case
+def coordinator_ends() -> dict[str, Any]:
+    """It ends in a step: no worker's gradient is ok; after `reset` the next one is."""
+    mesh = mesh_of_workers()
+    shared = SharedWork(mesh)
+
+    chunks = itertools.count()
+
+    def ending(rows: Any) -> Any:
+        if next(chunks) == 9:
+            shared.coordinator.close()
+        return np.float32(0)
+
+    def closing(params: Any, rows: Any, key: Any) -> Any:
+        zero = jax.pure_callback(ending, jax.ShapeDtypeStruct((), jnp.float32), rows[0][0, 0])
+        return loss(params, rows, key) + zero
+
+    rows_of = shared.value_and_grad(closing, SAMPLES)
+    rows = stored(shared, mesh, INPUTS, LABELS)
+    began = time.perf_counter()
+    _, _, ok = jax.jit(rows_of)(PARAMS, rows, 0, KEY)
+    failed = {"ok": bool(ok), "error": type(shared.error).__name__}
+    seconds = time.perf_counter() - began
+    shared.reset()
+    _, slope, ok = jax.jit(shared.value_and_grad(loss, SAMPLES))(PARAMS, rows, 0, KEY)
+    wanted = jax.grad(loss)(PARAMS, (INPUTS, LABELS), KEY)
+    return {**failed, "seconds": seconds, "after": bool(ok), "after_error": error_of(slope, wanted)}
+
+
+def _group(what: str) -> dict[str, Any]:
+    """Two workers of two devices with collectives of their own; one of them is slow."""
+    mesh = jax.make_mesh((2, 2), ("data", "in"), axis_types=(AxisType.Auto,) * 2)
+    shared = SharedWork(mesh, equal_chunks=True)
+    weights = (0.3 * RNG.standard_normal((2, WIDTH, WIDTH))).astype(np.float32)
+
+    def plain(weights: Any, inputs: Any) -> Any:
+        hidden = jnp.tanh(jnp.tanh(inputs @ weights[0]) @ weights[1])
+        return jnp.sum(hidden**2) / SAMPLES
+
+    def half(inputs: Any) -> Any:
+        size = len(inputs) // 2
+        inputs = varying(inputs, "in")
+        return lax.dynamic_slice_in_dim(inputs, lax.axis_index("in") * size, size)
+
+    def fsdp(weights: Any, rows: Any, key: Any) -> Any:
+        return lax.psum(plain(lax.all_gather(weights, "in", tiled=True), half(rows[0])), "in")
+
+    def experts(weights: Any, rows: Any, key: Any) -> Any:
+        hidden = half(rows[0])
+        size = len(hidden)
+        weights = lax.all_gather(weights, "in", tiled=True)
+        for layer in range(2):
+            parts = hidden.reshape(2, size // 2, WIDTH)
+            hidden = lax.all_to_all(parts, "in", 0, 0).reshape(size, WIDTH)
+            hidden = jnp.tanh(hidden @ weights[layer])
+        return lax.psum(jnp.sum(hidden**2) / SAMPLES, "in")
+
+    def automatic(weights: Any, rows: Any, key: Any) -> Any:
+        return plain(weights, rows[0])
+
+    losses = {"fsdp": fsdp, "experts": experts, "tensor": automatic}
+    spec = P(None, "in", None) if what == "tensor" else P("in")
+    params = None if what == "tensor" else spec
+    step_of = shared.shares[0].step
+
+    def slow(step: int, loads: Any = None) -> Any:
+        for chunk in step_of(step, loads):
+            time.sleep(0.02)
+            yield chunk
+
+    shared.shares[0].step = slow  # type: ignore[method-assign]
+    gradient = jax.jit(shared.value_and_grad(losses[what], SAMPLES, params=params))
+    put = jax.device_put(weights, NamedSharding(mesh, spec))
+    with jax.set_mesh(mesh):
+        for step in range(3):
+            _, slope, ok = gradient(put, stored(shared, mesh, INPUTS), step, KEY)
+    wanted = jax.grad(plain)(weights, INPUTS)
+    return {"ok": bool(ok), "error": error_of(slope, wanted), "count": shared.count}
+
+
+for _what in ("fsdp", "experts", "tensor"):
+    CASES[f"group_{_what}"] = functools.partial(_group, _what)
+
+
+def main(names: list[str]) -> None:
+    answer = Questions.answer
+    for name in names or CASES:
+        Questions.answer = answer  # type: ignore[method-assign]
+        try:
+            found = CASES[name]()
+        except Exception:
+            found = {"raised": traceback.format_exc()}
+        print(json.dumps({"case": name, "found": found}), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -38,7 +38,9 @@ class Case(NamedTuple):
     def name(self) -> str:
         where = "devices" if self.processes == 1 else "processes"
         loop = "Python loop" if self.in_python else "compiled"
-        return f"{where}, uncoded" if self.stored == 1 else f"{where}, {loop}, sharing:{self.stored}"
+        return (
+            f"{where}, uncoded" if self.stored == 1 else f"{where}, {loop}, sharing:{self.stored}"
+        )
 
 
 CASES = (
@@ -122,7 +124,9 @@ def _figure(rows: list[dict[str, Any]]) -> Any:
         at = np.arange(len(shown))[::-1]
         place.barh(at, [row["seconds"] for row in shown], 0.6, color="0.75", label="measured")
         limits = [row["limit"] for row in shown]
-        place.plot(limits, at, linestyle="none", marker="|", markersize=14, color="black", label="limit")
+        place.plot(
+            limits, at, linestyle="none", marker="|", markersize=14, color="black", label="limit"
+        )
         place.set_yticks(at, [row["case"] for row in shown] if place is axes[0] else [""] * len(at))
         place.grid(False, axis="y")
         plotting.label_axes(place, "seconds of a step", "", title=f"{kind} workers")

@@ -102,9 +102,7 @@ def compiled(spec: dict[str, Any], shares: dict[int, Share] | None) -> list[floa
     else:
         program = jax.jit(lambda *arguments: gradient(*arguments)[1:])
     mine = np.concatenate([shared.rows[worker] for worker in sorted(shared.rows)])
-    put = functools.partial(
-        jax.make_array_from_process_local_data, NamedSharding(mesh, P("data"))
-    )
+    put = functools.partial(jax.make_array_from_process_local_data, NamedSharding(mesh, P("data")))
     inputs = put(INPUTS[mine])
 
     def step_of(step: int) -> Any:
@@ -159,9 +157,7 @@ def main(spec: dict[str, Any]) -> list[float]:
     stored = spec["stored"]
     with contextlib.ExitStack() as stack:
         if rank == 0:
-            server = serve(
-                WORKERS, stored, CHUNKS, port=address[1], key="key", equal_chunks=True
-            )
+            server = serve(WORKERS, stored, CHUNKS, port=address[1], key="key", equal_chunks=True)
             stack.enter_context(server)
         share = stack.enter_context(join(address, rank, key="key"))
         loop = in_python(spec, share) if spec["loop"] else compiled(spec, {rank: share})

@@ -18,8 +18,8 @@ HEAD = 4
 # Of an answer: its kind, where its samples begin, its subset and its number there.
 ANSWER = 4
 _AT_ONCE = (
-    "two gradients of one SharedWork are computed at once: make one depend on the other's ok, as by "
-    "jax.tree.map(lambda p: jnp.where(ok, p, jnp.nan), params)"
+    "two gradients of one SharedWork are computed at once: make one depend on the other's ok, as "
+    "by jax.tree.map(lambda p: jnp.where(ok, p, jnp.nan), params)"
 )
 
 
@@ -94,7 +94,7 @@ class Questions:
             self._running.pop(worker, None)
 
     def _fail(self, worker: int, error: BaseException) -> None:
-        """Note the first error. Who may go on after it is told by the coordinator: others are not."""
+        """Note the first error. All but a failed step ends the shares: `reset` makes others."""
         with self._lock:
             self._running.pop(worker, None)
             if self._is_broken:

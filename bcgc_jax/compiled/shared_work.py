@@ -14,7 +14,7 @@ from bcgc_jax.compiled.layout import Layout, layout_of
 from bcgc_jax.compiled.questions import Questions
 from bcgc_jax.compiled.tracing import refused
 from bcgc_jax.compiled.turns import sum_of_chunks
-from bcgc_jax.handout.client import Share
+from bcgc_jax.handout import Memory, Share, join, serve
 
 
 class SharedWork:
@@ -179,13 +179,12 @@ class SharedWork:
                 "the mesh has devices of other processes: serve in one of them, and give shares of "
                 "handout.join, one for each worker of this process"
             )
-        from bcgc_jax.handout.coordinator import serve
-
+        memory = Memory()
         workers, max_subsets, chunks, equal_chunks = self._serve
-        key = "in memory"
         if self.coordinator is not None:
             self.coordinator.close()
-        self.coordinator = serve(workers, max_subsets, chunks, key=key, equal_chunks=equal_chunks)
-        from bcgc_jax.handout.client import join
-
-        return {w: join(self.coordinator.address, w, key=key) for w in range(workers)}
+        self.coordinator = serve(
+            workers, max_subsets, chunks, equal_chunks=equal_chunks, transport=memory
+        )
+        address = self.coordinator.address
+        return {worker: join(address, worker, transport=memory) for worker in range(workers)}

@@ -25,7 +25,7 @@ def varying(x: Array, *axes: str) -> Array:
     missing = tuple(axis for axis in axes if axis not in _varies(x))
     if hasattr(lax, "pcast"):
         return lax.pcast(x, missing, to="varying")
-    return lax.pvary(x, missing)  # before JAX 0.9
+    return lax.pvary(x, missing)  # type: ignore[attr-defined]  # before JAX 0.9
 
 
 def _varies(x: Any) -> frozenset[str]:
@@ -69,8 +69,8 @@ def refuse_collectives(jaxpr: Any, axis: str) -> None:
         if axis in _axes_of(equation) and name not in _HARMLESS:
             raise ValueError(
                 f"{name} over {axis!r} at {_line(equation)}: a chunk is computed by one worker, "
-                "and the others are at other chunks. Return what is to be summed over workers as an "
-                "auxiliary value: all that the loss returns is summed after the last chunk"
+                "and the others are at other chunks. Return what is to be summed over workers as "
+                "an auxiliary value: all that the loss returns is summed after the last chunk"
             )
         if name == "ppermute" and jax.default_backend() == "cpu":
             raise ValueError(

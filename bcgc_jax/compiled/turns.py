@@ -17,7 +17,14 @@ from jax.experimental import io_callback
 from jax.sharding import PartitionSpec as P
 
 from bcgc_jax.compiled.questions import ANSWER, FAILED, OVER
-from bcgc_jax.compiled.tracing import Traced, all_first, is_manual, refuse_collectives, varying, wide
+from bcgc_jax.compiled.tracing import (
+    Traced,
+    all_first,
+    is_manual,
+    refuse_collectives,
+    varying,
+    wide,
+)
 
 Ask = Callable[[np.ndarray], np.ndarray]
 
@@ -93,9 +100,7 @@ def _add(total: Array, part: Any) -> Array:
     return total + jnp.asarray(part).astype(total.dtype)
 
 
-def _told(
-    ask: Ask, question: Array, axis: str, other_axes: Sequence[str]
-) -> tuple[Array, Array]:
+def _told(ask: Ask, question: Array, axis: str, other_axes: Sequence[str]) -> tuple[Array, Array]:
     """The answer, the same on all devices of a worker, and whether the step has failed.
 
     The first device asks, and a sum over the others tells them. An answer is typed as equal on all

@@ -66,7 +66,9 @@ def train(mesh, shared, steps):
 
     rows = np.concatenate([shared.rows[worker] for worker in sorted(shared.rows)])  # +
     put = lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec))
-    params = {name: put(x, SPECS.get(name, P())) for name, x in parameters(jax.random.key(0)).items()}
+    params = {
+        name: put(x, SPECS.get(name, P())) for name, x in parameters(jax.random.key(0)).items()
+    }
     state = jax.jit(optimizer.init)(params)
     for step in range(steps):
         text = TEXT[(step * SAMPLES + rows) % len(TEXT)]

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bcgc_jax.compiled import SharedWork
-from bcgc_jax.handout import join, serve
+from bcgc_jax.handout import Chunk, Share, join, serve
 
 WORKERS, SAMPLES, WIDTH = 3, 96, 8
 INPUTS = np.random.default_rng(0).standard_normal((SAMPLES, WIDTH)).astype(np.float32)
@@ -32,6 +33,17 @@ def say(**found: Any) -> None:
     print(json.dumps(found), flush=True)
 
 
+def dying(share: Share) -> Callable[..., Iterator[Chunk]]:
+    """In place of the share's `step`: the process dies while it computes its first chunk."""
+    chunks_of = share.step
+
+    def step(step: int, loads: Any = None) -> Iterator[Chunk]:
+        yield next(chunks_of(step, loads))
+        os._exit(1)
+
+    return step
+
+
 def main(spec: dict[str, Any]) -> None:
     rank = spec["rank"]
     jax.distributed.initialize(spec["address"], WORKERS, rank)
@@ -40,14 +52,15 @@ def main(spec: dict[str, Any]) -> None:
     with contextlib.ExitStack() as stack:
         if rank == 0:
             stack.enter_context(serve(WORKERS, 2, 4, port=spec["port"], key="key", patience=20.0))
-        shared = SharedWork(mesh, shares={rank: join(address, rank, key="key")})
+        share = join(address, rank, key="key")
+        shared = SharedWork(mesh, shares={rank: share})
         gradient = jax.jit(shared.value_and_grad(loss, SAMPLES))
         put = NamedSharding(mesh, P("data"))
         rows = jax.make_array_from_process_local_data(put, INPUTS[np.array(shared.rows[rank])])
         wanted = jax.grad(loss)(WEIGHTS, INPUTS, None)
         for step in range(spec["steps"]):
             if spec.get("dies") == [rank, step]:
-                os._exit(1)
+                share.step = dying(share)  # type: ignore[method-assign]
             if spec.get("raises") == [rank, step]:  # its loader: it joins anew
                 shared.reset({rank: join(address, rank, key="key")})
             began = time.perf_counter()

@@ -88,7 +88,9 @@ def test_two_gradients_at_once_are_never_silently_wrong():
     found = found_by("at_once")
     independent = found["independent"]
     assert not all(independent["ok"])
-    assert all(exact for ok, exact in zip(*map(independent.get, ("ok", "exact"))) if ok)
+    assert all(
+        exact for ok, exact in zip(independent["ok"], independent["exact"], strict=True) if ok
+    )
     assert "at once" in independent["error"]
     assert found["chained"] == {"ok": [True, True], "exact": [True, True], "error": "None"}
 
@@ -169,4 +171,5 @@ def test_where_a_process_dies_the_others_are_told():
     for lines in others:
         failed = lines[2]
         assert (failed["step"], failed["ok"]) == (2, False)
+        assert failed["seconds"] < 5.0
         assert lines[3]["why"]

@@ -73,9 +73,11 @@ def run(out: Path, seed: int = 0, *, steps: int = STEPS) -> None:
         f"Seconds of a step of four workers, mean of {steps - 1}; all gradients are exact",
         ["workers", "scheme", "seconds", "of uncoded", "limit"],
         [
-            [row["workers"], row["case"], number(row["seconds"], 3)]
-            + ["–" if row["of_uncoded"] is None else f"{row['of_uncoded']:.3f}"]
-            + [number(row["limit"], 3)]
+            [
+                *(row["workers"], row["case"], number(row["seconds"], 3)),
+                "–" if row["of_uncoded"] is None else f"{row['of_uncoded']:.3f}",
+                number(row["limit"], 3),
+            ]
             for row in rows
         ],
     )

@@ -61,14 +61,13 @@ def train(mesh, shared, steps):
         value, slope, ok = gradient(params, stored, step, key)
         updates, new_state = optimizer.update(slope, state, params)
         new = optax.apply_updates(params, updates), new_state
-        keep = lambda new, old: jnp.where(ok, new, old)  # + a step that failed changes nothing
+        keep = functools.partial(jnp.where, ok)  # + a step that failed changes nothing
         return *jax.tree.map(keep, new, (params, state)), value, ok  # +
 
     rows = np.concatenate([shared.rows[worker] for worker in sorted(shared.rows)])  # +
-    put = lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec))
-    params = {
-        name: put(x, SPECS.get(name, P())) for name, x in parameters(jax.random.key(0)).items()
-    }
+    params = parameters(jax.random.key(0))
+    specs = {name: NamedSharding(mesh, SPECS.get(name, P())) for name in params}
+    params = jax.device_put(params, specs)
     state = jax.jit(optimizer.init)(params)
     for step in range(steps):
         text = TEXT[(step * SAMPLES + rows) % len(TEXT)]

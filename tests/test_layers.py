@@ -21,7 +21,7 @@ FLOORS = (
     ("solvers",),
     ("coding", "handout", "sweeps"),
     ("__init__",),
-    ("cluster", "plotting"),
+    ("cluster", "compiled", "plotting"),
     ("cli",),
     ("__main__",),
 )

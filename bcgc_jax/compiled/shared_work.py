@@ -160,11 +160,12 @@ class SharedWork:
         layout = layout_of(self._questions.shares, num_samples)
         self.rows = layout.rows
         others = [name for name in self._mesh.axis_names if name != self._axis]
+        platform = self._mesh.devices.flat[0].platform
 
         def run(params: Any, stored: Any, step: Any, key: Array, loads: Any = None) -> Any:
             # Each call in a program has a number: two at once are told apart by it.
             ask = functools.partial(self._answer, layout, next(self._calls))
-            turns = sum_of_chunks(loss, ask, layout.sizes, self._axis, others, has_aux)
+            turns = sum_of_chunks(loss, ask, layout.sizes, self._axis, others, platform, has_aux)
             return turns(params, stored, step, key, loads)
 
         return run

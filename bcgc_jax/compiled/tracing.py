@@ -62,7 +62,7 @@ def wide(dtype: Any) -> Any:
     return jnp.promote_types(dtype, jnp.float32) if jnp.issubdtype(dtype, jnp.floating) else dtype
 
 
-def refuse_collectives(jaxpr: Any, axis: str) -> None:
+def refuse_collectives(jaxpr: Any, axis: str, platform: str) -> None:
     """Raise ValueError for a collective over workers within a chunk: it would wait for ever."""
     for equation in jaxpr.eqns:
         name = equation.primitive.name
@@ -72,14 +72,14 @@ def refuse_collectives(jaxpr: Any, axis: str) -> None:
                 "and the others are at other chunks. Return what is to be summed over workers as "
                 "an auxiliary value: all that the loss returns is summed after the last chunk"
             )
-        if name == "ppermute" and jax.default_backend() == "cpu":
+        if name == "ppermute" and platform == "cpu":
             raise ValueError(
                 f"ppermute at {_line(equation)}: on CPUs it waits for all devices, not only for "
                 "those of this worker. Take all_gather or all_to_all"
             )
         for part in equation.params.values():
             for inner in _programs_in(part):
-                refuse_collectives(inner, axis)
+                refuse_collectives(inner, axis, platform)
 
 
 def _axes_of(equation: Any) -> set[Any]:

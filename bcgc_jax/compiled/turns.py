@@ -35,6 +35,7 @@ def sum_of_chunks(
     sizes: Sequence[int],
     axis: str,
     other_axes: Sequence[str],
+    platform: str,
     has_aux: bool,
 ) -> Callable[..., Any]:
     """(params, stored, step, key, loads) to (value, gradient, ok), sums over all chunks of a step.
@@ -62,7 +63,7 @@ def sum_of_chunks(
 
         zero = of_worker(jnp.int32(0))
         traced = Traced(chunk_of(sizes[-1]), zero, zero, zero)
-        refuse_collectives(traced.jaxpr, axis)
+        refuse_collectives(traced.jaxpr, axis, platform)
         total = jax.tree.map(of_worker, traced.zeros(wide))
 
         def added(size: int) -> Callable[..., Any]:

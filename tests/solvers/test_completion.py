@@ -372,4 +372,4 @@ def test_single_precision_meets_the_optimum_of_double_and_says_so(workers):
             problem, partition / partition.sum() * 20_000, 4e7 if workers == 50 else 6e7
         )
     # Worst measured 2.4e-6.
-    assert float(exact) == pytest.approx(float(optimum.probability), rel=1e-5)
+    assert float(exact) == pytest.approx(float(optimum.value), rel=1e-5)

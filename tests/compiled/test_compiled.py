@@ -87,11 +87,11 @@ def test_refusals_say_where_and_what_to_do():
 def test_two_gradients_at_once_are_never_silently_wrong():
     found = found_by("at_once")
     independent = found["independent"]
-    assert not all(independent["ok"])
+    # XLA may run them one after the other: then both are right.
     assert all(
         exact for ok, exact in zip(independent["ok"], independent["exact"], strict=True) if ok
     )
-    assert "at once" in independent["error"]
+    assert all(independent["ok"]) or "at once" in independent["error"]
     assert found["chained"] == {"ok": [True, True], "exact": [True, True], "error": "None"}
 
 

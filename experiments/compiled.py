@@ -3,8 +3,7 @@
 A chunk takes a nap and matrix products. A slow worker takes five times as long, each in a seventh
 of the steps. Workers are devices of one process, whose coordinator is in memory, or processes;
 beside them is the same loop in Python, and the limit of every exact scheme with that storage. Each
-gradient is compared with one that is computed at once. Five minutes; nothing else should run
-beside it.
+gradient is compared with one that is computed at once. Nothing else should run beside it.
 """
 
 import json

@@ -19,6 +19,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bcgc_jax.compiled import SharedWork
+from bcgc_jax.compiled.tracing import varying
 from bcgc_jax.handout import Share, join, serve
 
 WORKERS, CHUNKS, WIDTH = 4, 8, 64
@@ -53,7 +54,7 @@ def loss_with_nap(seconds: np.ndarray, rank: int | None) -> Callable[..., Any]:
         sleep = functools.partial(slept, share=share)
         zero = jax.pure_callback(sleep, shape, place)
         if rank is None:
-            zero = lax.pcast(zero, "data", to="varying")
+            zero = varying(zero, "data")
         return slope + zero, None
 
     late.defvjp(lambda share, x, place: (x, place), backward)
@@ -76,7 +77,7 @@ def uncoded(mesh: Mesh, loss: Callable[..., Any]) -> Callable[..., Any]:
     """Each worker computes the chunks of its own subset in a loop, then one sum."""
 
     def run(weights: Array, rows: Any, step: Any, key: Array) -> Any:
-        weights = lax.pcast(weights, "data", to="varying")
+        weights = varying(weights, "data")
         parts = jax.tree.map(lambda x: x.reshape(CHUNKS, -1, *x.shape[1:]), rows)
         total, _ = lax.scan(
             lambda total, part: (total + jax.grad(loss)(weights, part, key), None),

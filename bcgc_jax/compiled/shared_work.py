@@ -29,8 +29,8 @@ class SharedWork:
       shares: of `handout.join`, by the workers of this process; by default a coordinator in memory
         hands out, where all devices of the mesh are of this process.
       max_subsets, chunks, equal_chunks: D, C and whether the last chunk stays whole, of that
-        coordinator; see `handout.serve`. With `equal_chunks` a program has one size of chunk, and
-        compiles as quickly as without sharing.
+        coordinator; see `handout.serve`. With `equal_chunks` a program has one size of chunk: it
+        has one gradient to compile, not three.
 
     Attributes:
       shares: of the workers of this process.

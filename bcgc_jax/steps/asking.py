@@ -21,6 +21,6 @@ class Asking(NamedTuple):
 
 
 # By `python -m benchmarks --only questions` on two cores, a worker that computes for 5 ms before it
-# asks has its answer after 0.7 to 0.9 ms. Whoever asks at once takes a third of that: nothing has
-# gone to sleep. With these two numbers `python -m experiments.promised` promises what is measured.
+# asks has its answer after 0.7 ms, the median; who asks at once after 0.15 ms, for nothing has gone
+# to sleep. `python -m experiments.promised` shows how far promises with these numbers are off.
 MEASURED = Asking(delay=5e-4, service=2e-4)

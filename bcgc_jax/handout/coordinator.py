@@ -129,8 +129,9 @@ def serve(
 
     The data of a step are N subsets of C chunks, the last one cut again into a half and two
     quarters. Each worker stores as much as D subsets: its own, and chunks of others. Whoever is
-    free is given, of the chunks that it stores, the one whose other holders would come to it last
-    (docs/how-it-works.md). Where workers send the lengths of chunks, need times length decides.
+    free is given, of the chunks that it stores, the one with the greatest product of its length and
+    of the time until another holder would come to it (docs/how-it-works.md). A length is what the
+    chunk's worker has sent, else the chunk's size.
 
     Args:
       plan: N; or the path of the plan that `bcgc advise --out` wrote; or a `Placement`. The last

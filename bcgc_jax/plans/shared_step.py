@@ -1,12 +1,12 @@
 r"""Work sharing: a step's chunks are handed out to free workers that store them, neediest first.
 
 A chunk is one whole forward and backward pass of a microbatch. When a worker is free it takes, of
-the largest chunks that it stores and nobody has begun, the one whose other holders would come to it
-last: the one with the greatest min over holders b of r_b e_b. r_b is the size of what b stores and
-nobody has begun, e_b the seconds that b takes for a unit of size: by its last chunk, or by what the
-running one has taken so far, if that is more; before its first chunk the mean of the others.
-Before anybody has done a chunk all are taken to be alike. Of equal ones it takes its own, then in
-order.
+the chunks c that it stores and nobody has begun, the one whose other holders b would come to it
+last, for its size: the one with the greatest size_c min_b r_b e_b. r_b is the size of what b stores
+and nobody has begun, e_b the seconds that b takes for a unit of size: by its last chunk, or by what
+the running one has taken so far, if that is more; before its first chunk the mean of the others.
+Before anybody has done a chunk all are taken to be alike. Of equal ones it takes the largest, then
+its own, then in order.
 """
 
 from typing import NamedTuple
@@ -129,9 +129,10 @@ def neediest(tables: ChunkTables, is_open: Array, need: Array, worker: Array) ->
     others = jnp.append(need, jnp.inf).at[worker].set(jnp.inf)
     comes_first = jnp.min(others[tables.holders[mine]], axis=-1)
     size = tables.size[mine]
-    largest = jnp.max(jnp.where(can, size, 0))
-    key = jnp.where(can & (size == largest), comes_first, -1.0)
-    return jnp.where(jnp.any(can), mine[_first_of(key == jnp.max(key))], len(tables.size) - 1)
+    key = jnp.where(can, size * comes_first, -1.0)
+    of_neediest = jnp.where(key == jnp.max(key), size, -1)
+    place = _first_of(of_neediest == jnp.max(of_neediest))
+    return jnp.where(jnp.any(can), mine[place], len(tables.size) - 1)
 
 
 def expected_pace(last: Array, running: Array, begun: Array, now: Array) -> Array:

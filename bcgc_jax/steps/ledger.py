@@ -12,6 +12,8 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 from typing import Literal, NamedTuple
 
+import numpy as np
+
 from bcgc_jax.steps.placement import Storage
 from bcgc_jax.steps.queue import Chunk, Queue
 
@@ -167,7 +169,7 @@ class Ledger:
         return self._decided.get((who, ticket))
 
     def next(
-        self, who: Member, seconds: Sequence[float], worth: Iterable[Chunk] = ()
+        self, who: Member, seconds: Sequence[float] | np.ndarray, worth: Iterable[Chunk] = ()
     ) -> tuple[Name, Chunk] | None:
         """A ticket and the chunk to compute, the same until it is done; None: rest, and ask again.
 
@@ -220,7 +222,7 @@ class Ledger:
             self._added.add(chunk)
         return True
 
-    def seconds_anew(self, worker: int, seconds: Sequence[float]) -> float:
+    def seconds_anew(self, worker: int, seconds: Sequence[float] | np.ndarray) -> float:
         """Seconds in which others compute the closed sum of a worker anew, one chunk after another.
 
         Infinity where a chunk has no other holder that answers. `seconds` are those of `next`.
@@ -276,19 +278,19 @@ class Ledger:
 
         Who was overdue is among them, for it is heard of now.
         """
-        fresh = self.queue.fresh
-        if all(map(fresh, free)):
+        num_open = self.queue.num_open
+        if all(map(num_open, free)):
             return sorted(free)
         copied = self._may_be_copied()
-        able = [w for w in free if fresh(w)]
+        able = [w for w in free if num_open(w)]
         if copied:
             stored = self.queue.stored
-            able = [w for w in free if fresh(w) or not copied.isdisjoint(stored[w])]
+            able = [w for w in free if num_open(w) or not copied.isdisjoint(stored[w])]
         return sorted(self._overdue.intersection(free).union(able))
 
     def begun(self, worker: int) -> list[Chunk]:
         """The chunks that a worker may copy: others compute them, and it stores no open one."""
-        if self.queue.fresh(worker):
+        if self.queue.num_open(worker):
             return []
         return [chunk for chunk in self.queue.stored[worker] if chunk in self._begun]
 

@@ -113,11 +113,9 @@ def handed_out(tables: ChunkTables, chunks: Chunks, asking: Asking | None = None
         open_here = _entries(fresh, stored_here)
         if needs is None:
             # All store all, so all chunks are needed alike.
-            key = open_here
+            place = open_here.argmax(axis=1)
         else:
-            first = needs.first(worker, clock.until, heard)
-            key = _key(first, open_here, lengths_known=chunks.ticks is not None)
-        place = key.argmax(axis=1)
+            place = _neediest(needs.first(worker, clock.until, heard), open_here)
         begins = open_here[every, place] > _BEGUN
         chunk = np.where(begins, stored_here[every, place], count)
         fresh[every, chunk] = _BEGUN
@@ -127,18 +125,15 @@ def handed_out(tables: ChunkTables, chunks: Chunks, asking: Asking | None = None
     return clock.end
 
 
-def _key(first: np.ndarray, open_here: np.ndarray, *, lengths_known: bool) -> np.ndarray:
-    """Return what decides, `[S, K]`: the first of the greatest is handed out.
+def _neediest(first: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Return the places, `[S]`, of the greatest needs times weights, `[S, K]`.
 
-    The largest chunks come first; where lengths are known need times weight decides, and of equal
-    products the weight.
+    Of equal products the greatest weight is taken. The weight of a chunk that is not open is
+    below 0, so its key is below those of open ones.
     """
-    if not lengths_known:
-        largest = open_here == open_here.max(axis=1, keepdims=True)
-        return np.where(largest, first, -1.0)
-    key = np.where(open_here > _BEGUN, first * open_here, -1.0)
+    key = first * weight
     greatest = key == key.max(axis=1, keepdims=True)
-    return np.where(greatest, open_here, _BEGUN)
+    return np.where(greatest, weight, _BEGUN).argmax(axis=1)
 
 
 class _Needs:

@@ -28,7 +28,7 @@ class Paces:
     ...     paces.began(worker, (worker, 0), ticks=4, now=0.0)
     >>> paces.ended(0, now=2.0)
     >>> paces.seconds(now=2.0), paces.worth(0, now=2.0)
-    ([0.5, 0.5], [])
+    (array([0.5, 0.5]), [])
     >>> paces.next_look(now=2.0), paces.worth(0, now=3.0), paces.overdue(now=4.0)
     (3.0, [(1, 0)], [1])
     """
@@ -83,11 +83,11 @@ class Paces:
             self._runners[chunk].remove(worker)
             self._began[worker] = np.inf
 
-    def seconds(self, now: float) -> list[float]:
+    def seconds(self, now: float) -> np.ndarray:
         """What each worker takes for a tick, `[N]`; the mean if unknown, 1 if nothing is known."""
         if len(self._unknown) == len(self._last):
-            return [1.0] * len(self._last)
-        return np.maximum(self._expected, (now - self._began) / self._ticks).tolist()
+            return np.ones(len(self._last))
+        return np.maximum(self._expected, (now - self._began) / self._ticks)
 
     def worth(self, worker: int, now: float, among: Iterable[Chunk] | None = None) -> list[Chunk]:
         """The running chunks that are worth a copy by a free worker, the latest expected end first.

@@ -1,24 +1,29 @@
 """Which of the chunks that nobody has begun a free worker computes next: the neediest one."""
 
-import math
-from collections.abc import Collection, Sequence, Set
+import functools
+from collections.abc import Sequence, Set
+from typing import NamedTuple
+
+import numpy as np
 
 from bcgc_jax.steps.placement import Storage
 
 Chunk = tuple[int, int]  # its subset, and its number there
 
+# In place of the weight of a chunk that is not open: its key is below those of open ones.
+_BEGUN = -1
+
 
 class Queue:
     """The open chunks of a step, those that nobody has begun, and what they leave to each worker.
 
-    A free worker takes the open chunk c whose other holders would come to it last: of those that
-    it stores the one with the greatest
+    A free worker takes, of the open chunks c that it stores, the one with the greatest
 
         weight(c) min_b left(b) seconds(b),    b: the other holders of c that answer,
 
-    where left(b) is the weight of all open chunks that b stores, in ticks. As long as no length is
-    known the largest chunks come first, and min_b decides between them. Of equal ones a worker
-    takes its own, then the first by number.
+    where left(b) is the weight of all open chunks that b stores, in ticks. So left(b) seconds(b) is
+    when b would have done all of these. Of equal products the greatest weight decides. Of equal
+    weights a worker takes its own chunk, then the first by number.
 
     Args:
       storage: who stores which chunk.
@@ -29,7 +34,6 @@ class Queue:
     Attributes:
       holders: of each chunk the workers that store it.
       stored: of each worker the chunks that it stores, its own first.
-      sizes: of each chunk.
       open: the chunks that nobody has begun; changed by `take` and `put_back` alone.
 
     >>> queue = Queue(Storage((((0, 1),), ((1, 0),))), [[4], [4]])
@@ -41,45 +45,37 @@ class Queue:
     """
 
     def __init__(self, storage: Storage, sizes: Sequence[Sequence[int]], ticks_of_unit: int = 1):
-        self.holders = {
-            (j, c): who for j, row in enumerate(storage.holders) for c, who in enumerate(row)
-        }
-        self.sizes = {(j, c): size for j, row in enumerate(sizes) for c, size in enumerate(row)}
-        if self.sizes.keys() != self.holders.keys():
+        if [len(row) for row in sizes] != [len(row) for row in storage.holders]:
             raise ValueError(f"sizes must be of the subsets and chunks of the storage, got {sizes}")
+        self._tables = _tables(storage)
+        self.holders = self._tables.holders
         self.stored = storage.chunks()
         self.open = set(self.holders)
-        # The open chunks that a worker stores, in the same order.
-        self._fresh = [dict.fromkeys(stored) for stored in self.stored]
-        # What these weigh: ticks where lengths are known, and else units of size.
-        self._ticks_left = [0] * len(self.stored)
-        self._units_left = [sum(map(self.sizes.__getitem__, stored)) for stored in self.stored]
-        self._ticks: dict[Chunk, int] = {}  # of chunks whose lengths are known
-        self._ticks_of_unit = ticks_of_unit
-        self._known_ticks = self._known_units = 0  # of all that was known, open or not
-        # Chunks with the same holders are needed alike.
-        groups: dict[frozenset[int], int] = {}
-        self._group = {
-            chunk: groups.setdefault(frozenset(who), len(groups))
-            for chunk, who in self.holders.items()
-        }
-        self._members = list(groups)
+        self._num_open = np.array([len(chunks) for chunks in self.stored])
+        # Weights are in ticks, by length where it is known.
+        self._sizes = np.array([size for row in sizes for size in row])
+        self._is_known = np.zeros(len(self._sizes), bool)
+        self._weights = self._sizes * ticks_of_unit
+        self._open_weights = self._weights.copy()  # `_BEGUN` for those that are not open
+        self._left = self._weights_stored()
 
-    def fresh(self, worker: int) -> Collection[Chunk]:
-        """The open chunks that a worker stores, its own first."""
-        return self._fresh[worker]
+    def num_open(self, worker: int) -> int:
+        """How many open chunks a worker stores."""
+        return int(self._num_open[worker])
 
     def left(self, worker: int) -> int:
         """What the open chunks that a worker stores weigh, in ticks."""
-        return self._ticks_left[worker] + self._units_left[worker] * self._ticks_of_unit
+        return int(self._left[worker])
 
     def weight(self, chunk: Chunk) -> int:
         """The ticks of a chunk, by its length if it is known, else by its size."""
-        known = self._ticks.get(chunk)
-        return self.sizes[chunk] * self._ticks_of_unit if known is None else known
+        return int(self._weights[self._tables.number[chunk]])
 
     def best(
-        self, worker: int, seconds: Sequence[float], silent: Set[int] = frozenset()
+        self,
+        worker: int,
+        seconds: Sequence[float] | np.ndarray,
+        silent: Set[int] = frozenset(),
     ) -> Chunk | None:
         """The chunk for a free worker; None if it stores no open one.
 
@@ -88,73 +84,99 @@ class Queue:
           seconds: what each worker takes for a tick, `[N]`, as expected now.
           silent: the workers that do not answer, and so never come.
         """
-        fresh = list(self._fresh[worker])
-        if not fresh:
+        if not self._num_open[worker]:
             return None
-        weigh = self.weight if self._ticks else self.sizes.__getitem__
-        groups = set(map(self._group.__getitem__, fresh))
-        if len(groups) == 1:
-            return max(fresh, key=weigh)
-        members = {group: self._members[group] for group in groups}
-        comes = self._comes(worker, frozenset().union(*members.values()), seconds, silent)
-        needs = {group: min(map(comes.__getitem__, who)) for group, who in members.items()}
-        need = [needs[self._group[chunk]] for chunk in fresh]
-        keys: list[tuple[float, float]] = list(zip(map(weigh, fresh), need, strict=True))
-        if self._ticks:
-            keys = [(first * ticks, ticks) for ticks, first in keys]
-        return fresh[keys.index(max(keys))]
+        tables = self._tables
+        weight = self._open_weights[tables.stored[worker]]
+        comes = np.append(self._left * seconds, np.inf)
+        comes[worker] = np.inf
+        if silent:
+            comes[list(silent)] = np.inf
+        # Chunks with the same holders are needed alike.
+        need = np.minimum.reduce(comes[tables.groups[worker]], axis=1)
+        key = need[tables.group[worker]] * weight
+        place = np.where(key == key.max(), weight, _BEGUN).argmax()
+        return self.stored[worker][place]
 
     def take(self, chunk: Chunk) -> None:
         """Somebody begins an open chunk."""
         self.open.remove(chunk)
-        self._count(chunk, -1)
-        for holder in self.holders[chunk]:
-            del self._fresh[holder][chunk]
+        number = self._tables.number[chunk]
+        self._open_weights[number] = _BEGUN
+        self._count(number, -1)
 
     def put_back(self, chunk: Chunk) -> None:
         """A chunk that was taken is open again."""
         self.open.add(chunk)
-        self._count(chunk, 1)
-        for holder in self.holders[chunk]:
-            stored = self.stored[holder]
-            self._fresh[holder] = dict.fromkeys(c for c in stored if c in self.open)
+        number = self._tables.number[chunk]
+        self._open_weights[number] = self._weights[number]
+        self._count(number, 1)
 
     def reweigh(self, subset: int, ticks: Sequence[int]) -> None:
         """The lengths of a subset's chunks are known: whole ticks >= 1, `[C]`.
 
         Chunks of unknown length weigh by their size, as much as the known ones do on average.
         """
-        for number, weight in enumerate(ticks):
-            chunk = subset, number
-            self._known_ticks += weight
-            self._known_units += self.sizes[chunk]
-            is_open = chunk in self.open
-            if is_open:
-                self._count(chunk, -1)
-            self._ticks[chunk] = weight
-            if is_open:
-                self._count(chunk, 1)
-        mean = round(self._known_ticks / self._known_units)
-        self._ticks_of_unit = max(1, mean)
+        numbers = [self._tables.number[subset, place] for place in range(len(ticks))]
+        self._is_known[numbers] = True
+        self._weights[numbers] = ticks
+        known = self._is_known
+        unit = round(self._weights[known].sum() / self._sizes[known].sum())
+        self._weights[~known] = self._sizes[~known] * max(1, unit)
+        is_open = self._open_weights != _BEGUN
+        self._open_weights[is_open] = self._weights[is_open]
+        self._left = self._weights_stored()
 
-    def _comes(
-        self, worker: int, holders: frozenset[int], seconds: Sequence[float], silent: Set[int]
-    ) -> dict[int, float]:
-        """When each of these holders would have done all that is left to it; the worker never."""
-        unit = self._ticks_of_unit
-        ticks = self._ticks_left
-        units = self._units_left
-        comes = {b: (ticks[b] + units[b] * unit) * seconds[b] for b in holders}
-        for late in holders & silent:
-            comes[late] = math.inf
-        comes[worker] = math.inf
-        return comes
+    def _weights_stored(self) -> np.ndarray:
+        """What the open chunks that each worker stores weigh, `[N]`."""
+        chunks, workers = self._tables.pairs
+        weights = np.maximum(self._open_weights, 0)[chunks]
+        # Sums of whole numbers below 2^53 are exact.
+        return np.bincount(workers, weights, len(self.stored)).astype(np.int64)
 
-    def _count(self, chunk: Chunk, sign: int) -> None:
+    def _count(self, number: int, sign: int) -> None:
         """A chunk is open (1) or not (-1): what is left to its holders follows."""
-        known = self._ticks.get(chunk)
-        left, weight = (self._units_left, self.sizes[chunk])
-        if known is not None:
-            left, weight = self._ticks_left, known
-        for worker in self.holders[chunk]:
-            left[worker] += sign * weight
+        who = self._tables.who[number]
+        self._left[who] += sign * self._weights[number]
+        self._num_open[who] += sign
+
+
+class _Tables(NamedTuple):
+    """Who stores what, by numbers of chunks; N in place of a holder stands for none.
+
+    Attributes:
+      number: of each chunk.
+      holders: of each chunk the workers that store it.
+      who: the same, by the chunk's number.
+      pairs: the same, a chunk's number and a worker in each column, `[2, P]`.
+      stored: of each worker the numbers of its chunks, in the order of `Storage.chunks`, `[K]`.
+      groups: of each worker the other holders of its chunks, each set once, then N, `[G, D]`.
+      group: of each worker the row in `groups` of each of its chunks, `[K]`.
+    """
+
+    number: dict[Chunk, int]
+    holders: dict[Chunk, tuple[int, ...]]
+    who: list[np.ndarray]
+    pairs: np.ndarray
+    stored: list[np.ndarray]
+    groups: list[np.ndarray]
+    group: list[np.ndarray]
+
+
+@functools.lru_cache(maxsize=8)
+def _tables(storage: Storage) -> _Tables:
+    holders = {(j, c): who for j, row in enumerate(storage.holders) for c, who in enumerate(row)}
+    number = {chunk: place for place, chunk in enumerate(holders)}
+    nobody = len(storage.holders)
+    stored, groups, group = [], [], []
+    for worker, chunks in enumerate(storage.chunks()):
+        others = [tuple(sorted({*holders[chunk]} - {worker})) for chunk in chunks]
+        row_of = {who: row for row, who in enumerate(dict.fromkeys(others))}
+        width = max(map(len, row_of), default=0)
+        rows = [(*who, nobody, *[nobody] * (width - len(who))) for who in row_of]
+        stored.append(np.array([number[chunk] for chunk in chunks], int))
+        groups.append(np.array(rows, int))
+        group.append(np.array([row_of[who] for who in others], int))
+    who = list(map(np.array, holders.values()))
+    pairs = np.array([np.repeat(np.arange(len(who)), list(map(len, who))), np.concatenate(who)])
+    return _Tables(number, holders, who, pairs, stored, groups, group)

@@ -2,7 +2,6 @@
 
 import csv
 import functools
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +17,11 @@ from bcgc_jax.steps.driven import driven
 from bcgc_jax.steps.ledger import Ledger
 from bcgc_jax.steps.paces import Paces
 from bcgc_jax.steps.placement import chunk_tables, spread
+from tests.oracles.work_sharing import VECTORS
 from tests.problems import slow
 
 pytestmark = pytest.mark.usefixtures("x64")
 
-EXAMPLES = Path(__file__).parents[1] / "oracles" / "work_sharing.csv"
 WORKERS = 6
 
 
@@ -44,7 +43,7 @@ def _bounds(starts, times, stored):
 
 def test_the_bounds_of_eight_published_steps():
     """They have nine digits. When these steps end is in tests/steps/test_ledger.py."""
-    with EXAMPLES.open() as file:
+    with VECTORS.open() as file:
         for row in csv.DictReader(file):
             times = np.array(row["cycle_times"].split(), float)
             bound = float(_bounds(np.zeros((1, len(times))), times[None], 2)[0])

@@ -145,7 +145,7 @@ class World:
         assert (queue.open, books.begun) == (missing - run, missing & run)
         for worker, stored in enumerate(queue.stored):
             fresh = [chunk for chunk in stored if chunk in queue.open]
-            assert list(queue.fresh(worker)) == fresh
+            assert queue.num_open(worker) == len(fresh)
             assert queue.left(worker) == sum(map(queue.weight, fresh))
 
     # What can happen.

@@ -6,7 +6,6 @@ import os
 import pickle
 import random
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +14,9 @@ from bcgc_jax.steps.driven import driven
 from bcgc_jax.steps.ledger import Chunk, Ledger, Member, Name
 from bcgc_jax.steps.paces import Paces
 from bcgc_jax.steps.placement import Storage
+from tests.oracles.work_sharing import VECTORS, offsets_of, sizes_of
 from tests.steps.hand_outs import World
 
-VECTORS = Path(__file__).parents[1] / "oracles" / "work_sharing.csv"
 ROWS = list(csv.DictReader(VECTORS.read_text().splitlines()))
 # A run is some hundred events; `HANDOUT_RUNS=100000` for when the machine has changed.
 RUNS = int(os.environ.get("HANDOUT_RUNS", 10_000))
@@ -26,25 +25,18 @@ RUNS = int(os.environ.get("HANDOUT_RUNS", 10_000))
 # The rule.
 
 
-def _sizes(chunks: int, equal: bool) -> list[int]:
-    return [4] * chunks if equal else [4] * (chunks - 1) + [2, 1, 1]
-
-
 def _pairs(num_workers: int, chunks: int) -> Storage:
     """Two holders of each chunk, with another offset for each chunk of a subset."""
-    half = sorted(range(1, (num_workers - 1) // 2 + 1), key=lambda o: (0.618 * o) % 1)
-    middle = [num_workers // 2] if num_workers % 2 == 0 else []
-    offsets = half + middle + [num_workers - o for o in half]
-    spread = [offsets[c % len(offsets)] for c in range(chunks)]
+    offsets = offsets_of(num_workers, chunks)
     return Storage(
-        tuple(tuple((j, (j + o) % num_workers) for o in spread) for j in range(num_workers))
+        tuple(tuple((j, (j + o) % num_workers) for o in offsets) for j in range(num_workers))
     )
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['workers']}-{row['chunks']}")
 def test_neediest_first_ends_when_it_should(row):
     chunks = int(row["chunks"])
-    sizes = _sizes(chunks, row["equal"] == "1")
+    sizes = sizes_of(chunks, row["equal"] == "1")
     times = [float(t) / (4 * chunks) for t in row["cycle_times"].split()]
     ledger = Ledger(0, _pairs(len(times), len(sizes)), [sizes] * len(times), "chunks")
     # The vectors have nine digits.
@@ -61,7 +53,7 @@ def test_neediest_first_ends_when_it_should(row):
 def _random_ledger(rng: random.Random, step: int, before=None, n=None) -> Ledger:
     n = n or rng.randint(2, 7)
     stored = rng.randint(2, n)
-    sizes = _sizes(rng.randint(1, 4), rng.random() < 0.5)
+    sizes = sizes_of(rng.randint(1, 4), rng.random() < 0.5)
     rows = [
         tuple((j, *rng.sample([w for w in range(n) if w != j], stored - 1)) for _ in sizes)
         for j in range(n)
@@ -216,14 +208,17 @@ def test_all_interleavings_of_three_workers():
 
 # What is said of a worker.
 
-ALIKE = [1.0] * 5
 FIRST, SECOND, THIRD = (Member(0, worker, 0) for worker in range(3))
 # Each stores one chunk of everyone.
 ALL = Storage(tuple(((j, *(w for w in range(3) if w != j)),) for j in range(3)))
 
 
+def _alike(ledger: Ledger) -> list[float]:
+    return [1.0] * len(ledger.queue.stored)
+
+
 def _next(ledger: Ledger, who: Member, worth: Sequence[Chunk] = ()) -> tuple[Name, Chunk]:
-    given = ledger.next(who, ALIKE, worth)
+    given = ledger.next(who, _alike(ledger), worth)
     assert given is not None
     return given
 
@@ -250,13 +245,13 @@ def _all_begun(ends="sums") -> tuple[Ledger, list[Name]]:
 def test_a_free_worker_copies_what_is_worth_it_then_what_overdue_workers_run_or_keep():
     ledger, _ = _all_begun()
     assert ledger.begun(2) == [(0, 0), (1, 0)]
-    assert ledger.next(THIRD, ALIKE) is None
+    assert ledger.next(THIRD, _alike(ledger)) is None
     ledger.late(0)
     assert _next(_copy(ledger), THIRD, worth=[(1, 0)])[1] == (1, 0)
     assert _next(ledger, THIRD)[1] == (0, 0)
     ledger, tickets = _all_begun()
     ledger.done(FIRST, tickets[0])
-    assert ledger.next(THIRD, ALIKE, worth=[(0, 0), (2, 0)]) is None  # neither runs
+    assert ledger.next(THIRD, _alike(ledger), worth=[(0, 0), (2, 0)]) is None  # neither runs
     ledger.late(0)
     assert _next(ledger, THIRD)[1] == (0, 0)
 
@@ -268,11 +263,11 @@ def test_one_copy_is_enough_of_what_an_overdue_worker_keeps():
     assert _next(ledger, THIRD)[1] == (0, 0)
     ledger.done(SECOND, tickets[1])
     assert ledger.begun(1) == []  # what runs is kept
-    assert ledger.next(SECOND, ALIKE) is None
+    assert ledger.next(SECOND, _alike(ledger)) is None
     given_up = _copy(ledger)
     given_up.lost(0)
     # nobody keeps the chunk any more, but the copy runs
-    assert given_up.next(SECOND, ALIKE) is None
+    assert given_up.next(SECOND, _alike(given_up)) is None
     ledger.late(2)
     assert _next(ledger, SECOND)[1] == (0, 0)
 
@@ -284,7 +279,7 @@ def test_what_is_kept_stays_so_when_the_worker_of_its_copy_is_lost():
         ledger.done(who, ticket)
     ledger.lost(2)
     assert _next(ledger, FIRST)[1] == (2, 0)  # what the lost one kept
-    assert ledger.next(SECOND, ALIKE) is None
+    assert ledger.next(SECOND, _alike(ledger)) is None
 
 
 @pytest.mark.parametrize("heard", [False, True])
@@ -296,7 +291,7 @@ def test_a_copy_decides_against_a_keeper_that_is_overdue_then(heard):
     copy, chunk = _next(ledger, THIRD)
     assert chunk == (0, 0)
     if heard:
-        ledger.next(FIRST, ALIKE)
+        ledger.next(FIRST, _alike(ledger))
     assert (ledger.done(THIRD, copy) is None) == heard
     assert ledger.stands(FIRST, kept) == heard
     assert ledger.voided == (not heard)
@@ -309,7 +304,7 @@ def test_a_kept_chunk_is_copied_only_where_others_can_compute_the_whole_sum():
         _do(ledger, FIRST)
     ledger.late(0)
     assert ledger.complete
-    assert ledger.next(SECOND, ALIKE) is None
+    assert ledger.next(SECOND, _alike(ledger)) is None
 
 
 @pytest.mark.parametrize("label", [{(0, 0), (1, 0)}, {(0, 0), (2, 0)}, set()], ids=str)
@@ -368,7 +363,7 @@ def test_nothing_begins_while_a_sum_is_on_its_way():
     ledger.lost(1)
     ledger.lost(2)
     assert not ledger.arrived(SECOND, *others)
-    assert ledger.next(FIRST, ALIKE) is None
+    assert ledger.next(FIRST, _alike(ledger)) is None
     assert ledger.arrived(FIRST, *wanted)
     _do(ledger, FIRST)
     assert not ledger.complete
@@ -379,13 +374,18 @@ def test_nothing_begins_while_a_sum_is_on_its_way():
 def test_that_chunk_is_next_whose_first_other_holder_would_come_last():
     storage = Storage((((0,),), ((1, 0, 2),), ((2,),), ((3, 0, 4),), ((4,),)))
     ledger = Ledger(0, storage, [[1], [4], [1], [4], [1]])
-    given = ledger.next(FIRST, [1.0, 1.0, 5.0, 2.0, 2.0])
-    assert given is not None
-    assert given[1] == (3, 0)  # after 8, or 10; of the other after 4, or 25
+    seconds = [1.0, 1.0, 5.0, 2.0, 2.0]
+    alone = ledger.next(FIRST, seconds)
+    assert alone is not None
+    assert alone[1] == (0, 0)  # nobody else will ever come to it
+    ledger.done(FIRST, alone[0])
+    shared = ledger.next(FIRST, seconds)
+    assert shared is not None
+    assert shared[1] == (3, 0)  # after 8, or 10; of the other after 4, or 25
 
 
 def test_a_lost_holder_or_one_that_is_overdue_is_the_neediest():
-    storage = Storage((((0,),), ((1, 0),), ((2, 0),)))
+    storage = Storage((((0, 1, 2),), ((1, 0),), ((2, 0),)))
     for happens in (Ledger.late, Ledger.lost):
         for worker in (1, 2):
             ledger = Ledger(0, storage, [[2], [4], [4]])
@@ -398,7 +398,7 @@ def test_a_lost_holder_or_one_that_is_overdue_is_the_neediest():
 
 def test_what_a_lost_worker_had_is_as_if_it_had_never_begun():
     storage = _pairs(5, 6)
-    sizes = [_sizes(4, False)] * 5
+    sizes = [sizes_of(4, False)] * 5
     fresh = Ledger(0, storage, sizes)
     again = Ledger(0, storage, sizes)
     seconds = [1.0, 3.0, 0.5, 2.0, 0.7]
@@ -421,12 +421,12 @@ def test_what_a_lost_worker_had_is_as_if_it_had_never_begun():
 def test_an_all_reduce_needs_everyone():
     ledger, tickets = _all_begun("chunks")
     ledger.late(0)
-    assert ledger.next(THIRD, ALIKE, worth=[(1, 0)]) is None
+    assert ledger.next(THIRD, _alike(ledger), worth=[(1, 0)]) is None
     ledger.lost(0)
     assert ledger.failed
     assert not ledger.possible()
     ledger.done(SECOND, tickets[1])
-    assert ledger.next(SECOND, ALIKE) is None
+    assert ledger.next(SECOND, _alike(ledger)) is None
     assert not ledger.complete
 
 
@@ -439,7 +439,7 @@ def test_who_was_overdue_or_lost_is_so_in_the_next_step():
     following = Ledger(1, ALL, [[4]] * 3, before=ledger.roster)
     assert following.roster == ((0, 1, 0), {0, 2}, {0})
     assert not following.present(FIRST)  # of the last step
-    following.next(FIRST._replace(step=1), ALIKE)
+    following.next(FIRST._replace(step=1), _alike(following))
     assert following.roster.overdue == set()
     assert following.possible()
     following.lost(0)

@@ -23,12 +23,17 @@ def _timing(
 
 def test_a_worker_takes_as_long_as_last_or_longer_if_it_does_now():
     paces = _timing(4, {0: 4.0, 1: 8.0}, {1: 8.0, 2: 0.0})
-    assert paces.seconds(10.0) == [1.0, 2.0, 2.5, 1.5]  # the mean of those known for the fourth
-    assert paces.seconds(18.0) == [1.0, 2.5, 4.5, 1.5]
+    assert paces.seconds(10.0).tolist() == [
+        1.0,
+        2.0,
+        2.5,
+        1.5,
+    ]  # the mean of those known for the fourth
+    assert paces.seconds(18.0).tolist() == [1.0, 2.5, 4.5, 1.5]
     paces.ended(1, 9.0)
     paces.lost(2)
-    assert paces.seconds(18.0) == [1.0, 0.25, 0.625, 0.625]
-    assert Paces(2).seconds(3.0) == [1.0, 1.0]
+    assert paces.seconds(18.0).tolist() == [1.0, 0.25, 0.625, 0.625]
+    assert Paces(2).seconds(3.0).tolist() == [1.0, 1.0]
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def _order(queue: Queue, worker: int, seconds: list[float]) -> list[tuple[int, i
 @pytest.mark.parametrize(
     ("lengths", "seconds", "order"),
     [
-        # The largest first; of them that of worker 2, who would come to it after 16, not 8.
+        # By size: 8 x 2, 8 x 2, 8 x 4, 16 x 4. Then worker 2 has 4: 8 x 2, 8 x 2, 8 x 4.
         ((), [1.0, 1.0, 2.0], [(2, 0), (1, 0), (0, 0), (0, 1)]),
         # Workers 1 and 2 have 8 left each: 8 x 1, 8 x 3, 8 x 4, 8 x 4, of equal ones the first.
         # Then worker 1 has 4: 4 x 1, 4 x 3, 8 x 4.
@@ -45,6 +45,13 @@ def _order(queue: Queue, worker: int, seconds: list[float]) -> list[tuple[int, i
 )
 def test_the_neediest_chunk_is_next(lengths, seconds, order):
     assert _order(_queue(*lengths), 0, seconds) == order
+
+
+def test_a_small_chunk_of_a_slow_worker_comes_before_a_large_one():
+    """Worker 1 has 8 left, worker 2 has 2: 8 x 4, 8 x 4, 2 s x 2 for a tick of s seconds."""
+    queue = Queue(Storage((((0, 1),), ((1, 0),), ((2, 0),))), [[4], [4], [2]])
+    assert queue.best(0, [1.0, 1.0, 9.0]) == (2, 0)
+    assert queue.best(0, [1.0, 1.0, 7.0]) == (0, 0)
 
 
 def test_who_does_not_answer_never_comes():
@@ -62,6 +69,6 @@ def test_what_is_put_back_is_as_if_nobody_had_taken_it():
     assert [queue.left(worker) for worker in range(3)] == [24, 12, 24]
     queue.put_back((1, 0))
     assert [queue.left(worker) for worker in range(3)] == [36, 24, 24]
-    assert list(queue.fresh(1)) == [(1, 0), (0, 0), (0, 1)]
+    assert _order(_queue([2, 2], [12], [4]), 1, ALIKE) == [(1, 0), (0, 0), (0, 1)]
     # An unknown length weighs as the known one does: 3 ticks for a unit of size.
     assert queue.weight((0, 0)) == 6

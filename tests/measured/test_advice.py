@@ -33,6 +33,9 @@ def advice_on(parts: Microbatches, **options):
     return advise(trace_of(parts.seconds.sum(axis=2), microbatches=parts), **options)
 
 
+BY_SIZE = "sharing:2", "sharing:3", "sharing:all"
+
+
 def test_where_the_data_are_slow_lengths_help():
     true, log = log_of("data", 3)
     log = log._replace(load=true.data)
@@ -41,7 +44,9 @@ def test_where_the_data_are_slow_lengths_help():
     assert max(found.causes, key=found.causes.__getitem__) == "data"
     assert sum(share.value for share in found.causes.values()) == pytest.approx(1)
     assert (found.advised, found.beforehand) == ("dealt by length", "dealt by length")
-    assert found.without_lengths == "sharing:3"
+    by_size = {row.remedy: row.saved.value for row in found.rows if row.remedy in BY_SIZE}
+    # Three subsets save 0.1 points more than all; which is advised is decided on the halves.
+    assert by_size[found.without_lengths] > max(by_size.values()) - 0.002
     times = log.seconds.sum(axis=2)
     assert found.loss == pytest.approx(1 - times.mean() / times.max(axis=1).mean())
     # Loads that are equal, such as a batch's size, are no lengths.

@@ -244,7 +244,8 @@ class Ledger:
 
     def present(self, who: Member) -> bool:
         """Whether this is a living worker's present process, in this step."""
-        return who.worker in self._alive and who == self.member(who.worker)
+        step, worker, life = who
+        return worker in self._alive and step == self.step and life == self._lives[worker]
 
     def late(self, worker: int) -> None:
         """Marks a worker until it is heard of. By that alone it loses nothing."""

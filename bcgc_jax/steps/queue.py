@@ -51,17 +51,19 @@ class Queue:
         self.holders = self._tables.holders
         self.stored = storage.chunks()
         self.open = set(self.holders)
-        self._num_open = np.array([len(chunks) for chunks in self.stored])
+        self._num_open = [len(chunks) for chunks in self.stored]
         # Weights are in ticks, by length where it is known.
         self._sizes = np.array([size for row in sizes for size in row])
         self._is_known = np.zeros(len(self._sizes), bool)
         self._weights = self._sizes * ticks_of_unit
         self._open_weights = self._weights.copy()  # `_BEGUN` for those that are not open
         self._left = self._weights_stored()
+        # When each worker would have done all that is left to it; the last entry is for none.
+        self._comes = np.full(len(self.stored) + 1, np.inf)
 
     def num_open(self, worker: int) -> int:
         """How many open chunks a worker stores."""
-        return int(self._num_open[worker])
+        return self._num_open[worker]
 
     def left(self, worker: int) -> int:
         """What the open chunks that a worker stores weigh, in ticks."""
@@ -88,7 +90,8 @@ class Queue:
             return None
         tables = self._tables
         weight = self._open_weights[tables.stored[worker]]
-        comes = np.append(self._left * seconds, np.inf)
+        comes = self._comes
+        np.multiply(self._left, seconds, out=comes[:-1])
         comes[worker] = np.inf
         if silent:
             comes[list(silent)] = np.inf
@@ -138,7 +141,8 @@ class Queue:
         """A chunk is open (1) or not (-1): what is left to its holders follows."""
         who = self._tables.who[number]
         self._left[who] += sign * self._weights[number]
-        self._num_open[who] += sign
+        for worker in who.tolist():
+            self._num_open[worker] += sign
 
 
 class _Tables(NamedTuple):

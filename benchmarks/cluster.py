@@ -124,7 +124,7 @@ def shared_step(workers: int) -> int:
         for worker in timing.overdue(now, handout.voided):
             handout.late(worker)
         for worker, ticket, chunk in hand_out(handout, timing, free, now):
-            heapq.heappush(busy, (now + pace[worker] * handout.queue.sizes[chunk], worker, ticket))
+            heapq.heappush(busy, (now + pace[worker] * handout.queue.weight(chunk), worker, ticket))
             free.remove(worker)
             count += 1
         timing.next_look(

@@ -1,5 +1,6 @@
 """The peers of the benchmarks do the work they claim to do, and the command what its help says."""
 
+import doctest
 import json
 from fractions import Fraction
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as benchmark
-from benchmarks import cluster, crossing, installed, peers, planning, scaling, timing
+from benchmarks import cluster, crossing, installed, peers, planning, reading, scaling, timing
 from tests.oracles.exact import crossing_probability
 from tests.studies import refused
 
@@ -140,3 +141,7 @@ def test_a_run_prints_its_table_and_writes_json_and_figure(tmp_path, capsys, sma
     assert evaluated["accuracy"] in " ".join(said.out.split())
     assert "ratio is the peer's median through the package's" in " ".join(said.out.split())
     assert said.err.count("measuring") == 3
+
+
+def test_a_file_is_read_as_its_example_says():
+    assert doctest.testmod(reading) == (0, 3)

@@ -56,7 +56,9 @@ def _draw_saved(axes: Any, name: str, advice: Advice, *, labelled: bool) -> None
         saved["limit"].value, color=color, label="no exact scheme saves more, with all data stored"
     )
     axes.set_yticks(range(len(_SHOWN)), [label if labelled else "" for label, _ in _SHOWN.values()])
-    axes.set(xlim=(min(0.0, axes.get_xlim()[0]), None), ylim=(-0.6, len(_SHOWN) - 0.4))
+    least, most = axes.get_xlim()
+    margin = 0.05 * (most - least)
+    axes.set(xlim=(min(0.0, least), most + margin), ylim=(-0.6, len(_SHOWN) - 0.4))
     plotting.label_axes(axes, "time saved (%)", "", title=readable(name))
 
 

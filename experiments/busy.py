@@ -30,9 +30,9 @@ import optax
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
 from bcgc_jax.cluster import ClosedLoop, Cluster, ClusterTraining, Run, Told, train_on_cluster
-from bcgc_jax.cluster.planning import on_processes, scheme_for
+from bcgc_jax.cluster.planning import scheme_for
 from bcgc_jax.steps.chunk_lengths import chunk_sizes
-from experiments.cluster import successive
+from experiments.cluster import on_processes, successive
 from experiments.models import perceptron
 from experiments.report import each, number, print_table, run_command, save
 

@@ -27,11 +27,15 @@ from jax import Array
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
+from bcgc_jax._pytree import replace
 from bcgc_jax.cluster import Cluster, ClusterTraining, InjectedDelay, Run, train_on_cluster
-from bcgc_jax.cluster.planning import Told, on_processes, scheme_for
+from bcgc_jax.cluster.planning import Told, scheme_for
 from bcgc_jax.coding.training import SharedScheme, TrainingScheme
 from bcgc_jax.plans.passes import in_a_row
 from bcgc_jax.plans.worker import Load
+from bcgc_jax.solvers.method import Method
+from bcgc_jax.solvers.methods import method_of
+from bcgc_jax.solvers.sharing import Sharing
 from experiments import digits, looks
 from experiments.digits import DigitsRun
 from experiments.endurance import signal_workers
@@ -164,6 +168,12 @@ def train_on_processes(
     expected = run.pace.seconds * float(solution.rounded_runtime)
     course = (np.array([training.metrics[name]], float) for name in ("loss", "accuracy"))
     return DigitsRun(method, expected, np.array([training.clock]), *course), training
+
+
+def on_processes(method: str) -> Method:
+    """The method as processes do it, to predict their steps: sharing ends with the sums."""
+    found = method_of(method)
+    return replace(found, ends="sums") if isinstance(found, Sharing) else found
 
 
 def _scheme(problem: bcgc.Problem, method: str) -> TrainingScheme:

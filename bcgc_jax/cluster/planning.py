@@ -31,7 +31,6 @@ from bcgc_jax.plans.plan import Plan
 from bcgc_jax.plans.sharing import WorkSharing
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.methods import Method, method_of
-from bcgc_jax.solvers.sharing import Sharing
 from bcgc_jax.solvers.solve import solve
 
 # Iterations whose work is kept: an iteration of many workers and blocks is thousands of records.
@@ -58,12 +57,6 @@ class Told:
     @property
     def name(self) -> str:
         return str(self.method) if isinstance(self.method, Plan) else method_of(self.method).name
-
-
-def on_processes(method: str | Method) -> Method:
-    """The method as processes do it, to predict their steps: sharing ends with the sums."""
-    found = method_of(method)
-    return replace(found, ends="sums") if isinstance(found, Sharing) else found
 
 
 @dataclasses.dataclass(frozen=True)

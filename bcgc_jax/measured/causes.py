@@ -160,18 +160,15 @@ class Model(NamedTuple):
         return self.changed(change)._replace(slow_in_all=slow)
 
 
-def model_of_chunks(parts: Microbatches, seed: int = 0) -> Model:
+def model_of_chunks(parts: Microbatches) -> Model:
     """Model whole steps of C ≥ 2 chunks.
 
     Pauses are told from long chunks by loads or forward passes; without both there are none, and
-    the data has them.
-
-    Args:
-      parts: without missing times.
-      seed: of the draws.
+    the data has them. No time is missing.
     """
-    expected = predicted_seconds(parts, slice(None)) if parts.load is not None else None
-    length = np.ones_like(parts.seconds) if expected is None else expected
+    length = np.ones_like(parts.seconds)
+    if parts.load is not None:
+        length = predicted_seconds(parts.seconds, parts.load)
     if parts.forward is not None:
         pauses = pauses_of_passes(parts.seconds, parts.forward)
     elif parts.load is not None:
@@ -182,7 +179,7 @@ def model_of_chunks(parts: Microbatches, seed: int = 0) -> Model:
     paces = rest.sum(axis=2) / length.sum(axis=2)
     logs = np.log(rest / length)
     scores = scores_of(rest / length)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     steady = levels(scores, paces)
     without = scores_of(rest / length / np.exp(steady)[:, :, None])
     count = _DRAWS if parts.seconds.size < _MANY_CHUNKS else _FEWER_DRAWS
@@ -190,7 +187,7 @@ def model_of_chunks(parts: Microbatches, seed: int = 0) -> Model:
     random, others, shows = random_of(
         logs - steady[:, :, None],
         [logs - level[:, :, None] for level in drawn],
-        np.random.default_rng(seed),
+        np.random.default_rng(0),
     )
 
     def of(level: np.ndarray, pace: np.ndarray) -> Parts:
@@ -216,15 +213,13 @@ def _levels_drawn(
     return [levels_drawn(steady, scores, apart, rng) for _ in range(count)]
 
 
-def model_of_steps(
-    times: np.ndarray, chunks: int, expected: np.ndarray | None = None, seed: int = 0
-) -> Model:
+def model_of_steps(times: np.ndarray, chunks: int, expected: np.ndarray | None = None) -> Model:
     """Model whole steps without chunks, `[S, W]`: what is not steady is of workers, at random.
 
     But for what a worker's load makes be `expected`, in seconds, `[S, W]`: that is of the data.
     """
     if expected is not None:
-        of_workers = model_of_steps(times / expected, chunks, seed=seed)
+        of_workers = model_of_steps(times / expected, chunks)
         return of_workers.changed(
             lambda parts: parts._replace(data=parts.data * expected[:, :, None])
         )
@@ -233,7 +228,7 @@ def model_of_steps(
     usual = np.exp(np.log(times) - steady).mean(axis=1, keepdims=True)
     data = np.repeat(np.broadcast_to(usual, times.shape)[:, :, None], chunks, axis=2) / chunks
     without = ranks_of(times / np.exp(steady))
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
 
     def of(level: np.ndarray) -> Parts:
         return Parts(level, np.log(times / usual) - level, data, np.zeros_like(data))

@@ -42,21 +42,14 @@ class Microbatches(NamedTuple):
         )
 
 
-def predicted_seconds(parts: Microbatches, learnt: slice | np.ndarray) -> np.ndarray | None:
-    """Predict seconds, `[S, W, C]`, as a + b · length, by least squares in the `learnt` steps.
-
-    The length is `load`, or in its place the forward pass's seconds; None without either.
-    """
-    length = parts.forward if parts.load is None else parts.load
-    if length is None:
-        return None
-    measured = np.isfinite(parts.seconds[learnt])
-    x = length[learnt][measured]
-    y = parts.seconds[learnt][measured]
+def predicted_seconds(seconds: np.ndarray, load: np.ndarray) -> np.ndarray:
+    """Seconds as a + b · load, by least squares, `[S, W, C]` all three."""
+    x = load.ravel()
+    y = seconds.ravel()
     (a, b), *_ = np.linalg.lstsq(np.stack([np.ones(x.size), x], axis=1), y, rcond=None)
     # A line may go below 0 where nothing was measured.
-    seconds = np.maximum(a + b * length, 0.01 * y.mean())
+    found = np.maximum(a + b * load, 0.01 * y.mean())
     # In binary fractions sums are exact: what is equal is so on every machine, whatever its
     # rounding of a and b.
     unit = 2.0 ** (np.floor(np.log2(y.mean())) - 40)
-    return np.round(seconds / unit) * unit
+    return np.round(found / unit) * unit

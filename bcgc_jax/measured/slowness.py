@@ -454,12 +454,11 @@ def _model_of_loads(
     load = _table(largest._replace(seconds=largest.load))
     load = load[np.isfinite(load).all(axis=1)]
     parts = Microbatches(times[:, :, None], load=load[:, :, None])
-    expected = predicted_seconds(parts, slice(None))
+    expected = predicted_seconds(times, load)
     costs, line = _costs(parts)
-    assert expected is not None
     assert costs is not None
     assert line is not None
-    model = model_of_steps(times[:, order] / unit, chunks, expected[:, order, 0] / unit)
+    model = model_of_steps(times[:, order] / unit, chunks, expected[:, order] / unit)
     costs = np.repeat(costs, chunks, axis=2) / chunks
     line = line._replace(base=line.base / chunks, usual=line.usual / chunks)
     return _without_chunks(model, costs, line)

@@ -93,8 +93,8 @@ def cyclic_plan(total: Any, stored: int) -> Plan:
     """All `total` coordinates on `stored` subsets, one by one around the circle.
 
     >>> plan = cyclic_plan(5.0, stored=2)
-    >>> plan.sizes.tolist(), plan.block.tolist(), plan.storage(3).subsets_of(2)
-    ([5.0], [0, 0], (0, 2))
+    >>> plan.sizes.tolist(), plan.block.tolist(), plan.storage(3).chunks()[2]
+    ([5.0], [0, 0], ((2, 0), (0, 0)))
     """
     sizes = jnp.asarray(total)[None]
     one = np.ones(stored, int)

@@ -33,6 +33,10 @@ from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.deadline import completion_partition
 from bcgc_jax.solvers.descent import projected_descent
 
+# Cells between the limits of each r_n: of the convex functions, and of the suprema of a cut.
+_CELLS = 2**10
+_FINE_CELLS = 2**15
+
 
 class CompletionBound(NamedTuple):
     """P of the best partition that was found, and what no partition exceeds."""
@@ -151,16 +155,16 @@ def _closer(
     return jnp.where(good, closer_low, low), jnp.where(good, closer_high, high)
 
 
-def _minorant(law: Distribution, low: Array, high: Array, cells: int = 1024) -> _Minorant:
+def _minorant(law: Distribution, low: Array, high: Array) -> _Minorant:
     """The greatest convex functions that are below u at the ends of the cells."""
-    nodes = _nodes(low, high, cells)
+    nodes = _nodes(low, high, _CELLS)
     r = np.asarray(nodes)
     u = np.asarray(_lateness(law, nodes))
     values = np.empty_like(u)
-    straight = np.empty((len(u), cells), bool)
+    straight = np.empty((len(u), _CELLS), bool)
     for level, (x, y) in enumerate(zip(r, u, strict=True)):
         corners = [0]  # that the convex hull rests on: next is the one of the least slope
-        while corners[-1] < cells:
+        while corners[-1] < _CELLS:
             i = corners[-1]
             slopes = (y[i + 1 :] - y[i]) / (x[i + 1 :] - x[i])
             corners.append(i + 1 + int(np.argmin(slopes)))
@@ -220,9 +224,9 @@ def _bounds(
     return most + 1e-11, cut  # more than rounding does to a sum of logarithms of probabilities
 
 
-def _suprema(law: Distribution, low: Array, high: Array, cut: _Cut, cells: int = 2**15) -> Array:
+def _suprema(law: Distribution, low: Array, high: Array, cut: _Cut) -> Array:
     """Σ_n sup_r (fall_n u(r) + slopes_n r) between the limits, `[K]`; u is monotone in a cell."""
-    nodes = _nodes(low, high, cells)
+    nodes = _nodes(low, high, _FINE_CELLS)
     u = _lateness(law, nodes)
 
     def one(of: tuple[Array, Array]) -> Array:

@@ -56,7 +56,8 @@ _NODES_AT_A_TIME = 16
 # 0.01, 0.02 and 0.03 this has the fewest steps at N = 400. Without it N = 10,000 ends 8 % above the
 # optimum.
 _SECOND_CUMULANT = 0.02
-
+# Levels at either end with a column of their own, and the way between two knots of the splines.
+_ENDS, _SPACING = 20, 0.06
 
 # One program each: out of `jit` every operation would be compiled by itself.
 _marks = jax.jit(marks_of)
@@ -239,17 +240,18 @@ class _Search:
 
 
 @functools.cache
-def _basis(size: int, ends: int = 20, spacing: float = 0.06) -> tuple[np.ndarray, np.ndarray]:
+def _basis(size: int) -> tuple[np.ndarray, np.ndarray]:
     """Columns, `[N, m]`, that sum to 1 at every level, and the levels of the model.
 
-    Each level at the `ends` has a column; between them are cubic splines, with knots so far apart.
-    The model has two levels between knots, and all levels up to three times as far in.
+    Each level near both ends has a column; between them are cubic splines. The model has two levels
+    between knots, and all levels up to three times as far in.
     """
+    ends = _ENDS
     level = np.arange(size)
     place = np.log1p(level / 4) - np.log1p((size - 1 - level) / 4)
     inside = place[ends:-ends]
     length = inside[-1] - inside[0]
-    cells = int(np.ceil(length / spacing))
+    cells = int(np.ceil(length / _SPACING))
     away = np.abs((inside[:, None] - inside[0]) / length * cells - np.arange(-1, cells + 2))
     columns = np.zeros((size, 2 * ends + cells + 3))
     near = 2 / 3 - away**2 + away**3 / 2
@@ -257,7 +259,7 @@ def _basis(size: int, ends: int = 20, spacing: float = 0.06) -> tuple[np.ndarray
     splines = np.where(away < 1, near, far)
     columns[ends:-ends, ends:-ends] = splines
     columns[:ends, :ends] = columns[-ends:, -ends:] = np.eye(ends)
-    sampled = np.flatnonzero(np.diff(np.round((place - place[0]) / (spacing / 2)))) + 1
+    sampled = np.flatnonzero(np.diff(np.round((place - place[0]) / (_SPACING / 2)))) + 1
     return columns, np.unique(np.r_[level[: 3 * ends], sampled, level[size - 3 * ends :]])
 
 

@@ -31,6 +31,9 @@ from bcgc_jax.exact.linear_algebra import dot, solve_positive
 from bcgc_jax.solvers.newton import step_length
 from bcgc_jax.solvers.search import Optimum, choose, status_of
 
+_MAX_CUTS = 500
+_MAX_STEPS = 200
+
 
 class Cuts(NamedTuple):
     """Points of cuts, `[K, N]`, and weights of their slopes in the mean that bounds f, `[K]`."""
@@ -56,7 +59,6 @@ def cutting_plane(
     start: Array,
     levels: Array,
     tolerance: Array,
-    max_cuts: int = 500,
 ) -> Optimum:
     """Minimise a convex homogeneous function over the unit simplex on `levels`.
 
@@ -80,7 +82,7 @@ def cutting_plane(
         lower = jnp.maximum(state.lower, least(slope))
         gap = jnp.maximum(best_value - lower, tolerance * best_value)
         rows = state.num_cuts + 1 + count
-        used = jnp.arange(max_cuts) <= state.num_cuts
+        used = jnp.arange(_MAX_CUTS) <= state.num_cuts
         # The barrier that would leave nine tenths of the gap: of 0.02 to 2 this takes the fewest
         # cuts for measured times (105 with 100 atoms at N = 20; 0.2 takes 287), and twice the
         # fewest for two speeds.
@@ -100,9 +102,9 @@ def cutting_plane(
 
     def go_on(state: _Search) -> Array:
         wide = state.best_value - state.lower > tolerance * state.best_value
-        return (state.num_cuts < max_cuts) & ((state.num_cuts == 0) | wide)
+        return (state.num_cuts < _MAX_CUTS) & ((state.num_cuts == 0) | wide)
 
-    none = jnp.zeros((max_cuts, start.size), dtype)
+    none = jnp.zeros((_MAX_CUTS, start.size), dtype)
     zero = jnp.zeros((), dtype)
     first = _Search(
         num_cuts=jnp.asarray(0),
@@ -216,7 +218,7 @@ class _State(NamedTuple):
 
 
 def row_program(
-    times: Array, loads: Array, start: Array, levels: Array, tolerance: Array, max_steps: int = 200
+    times: Array, loads: Array, start: Array, levels: Array, tolerance: Array
 ) -> Optimum:
     """The least mean over s of max_n times_sn (loads @ u)_n over the unit simplex on `levels`.
 
@@ -274,12 +276,12 @@ def row_program(
             steps=state.steps + 1,
         )
         good = jnp.all(jnp.isfinite(new.share)) & jnp.all(new.row > 0)
-        ended = state._replace(steps=jnp.full_like(state.steps, max_steps))
+        ended = state._replace(steps=jnp.full_like(state.steps, _MAX_STEPS))
         return choose(good, judged(new), ended)
 
     def go_on(state: _State) -> Array:
         wide = state.best_value - state.lower > tolerance * state.best_value
-        return (state.steps < max_steps) & wide
+        return (state.steps < _MAX_STEPS) & wide
 
     first = _first(times, loads, start, levels, finish(start) * 1.1)
     last = jax.lax.while_loop(go_on, step, judged(first))

@@ -44,11 +44,6 @@ class Storage(NamedTuple):
 
         return cls(tuple((holders(subset),) for subset in workers))
 
-    def subsets_of(self, worker: int) -> tuple[int, ...]:
-        """Those of which a worker stores something, ascending."""
-        rows = enumerate(self.holders)
-        return tuple(j for j, row in rows if any(worker in some for some in row))
-
     @functools.lru_cache(maxsize=8)  # noqa: B019, of a tuple: nothing is kept alive but its key
     def chunks(self) -> tuple[tuple[tuple[int, int], ...], ...]:
         """What each worker stores: chunks, each a subset and a number there, its own subset first.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bcgc_jax.measured.description import describe
-from bcgc_jax.measured.microbatches import Microbatches, predicted_seconds
+from bcgc_jax.measured.microbatches import predicted_seconds
 from bcgc_jax.measured.traces import Trace, load_trace
 from experiments.report import TRACES
 from tests.problems import known
@@ -107,27 +107,15 @@ def test_microbatches_that_were_cut_off_and_wide_files_are_refused():
         load_trace(io.BytesIO(b"step,chunk,w1\n1,0,2\n"), layout="wide")
 
 
-def _of_loads(seconds, lengths):
-    return Microbatches(seconds, load=lengths)
-
-
-def _of_forward_passes(seconds, lengths):
-    return Microbatches(seconds, forward=lengths)
-
-
-@pytest.mark.parametrize("chunks_of", [_of_loads, _of_forward_passes])
-def test_costs_are_a_line_through_the_lengths_of_the_steps_before(chunks_of):
+def test_seconds_are_a_line_through_the_loads():
     lengths = np.random.default_rng(0).gamma(2.0, 1.0, (8, 5, 3)) + 0.1
     seconds = 0.5 + 3 * lengths * np.random.default_rng(1).uniform(0.7, 1.4, lengths.shape)
-    parts = chunks_of(seconds, lengths)
-    found = predicted_seconds(parts, slice(4))
-    line = np.polynomial.Polynomial.fit(lengths[:4].ravel(), seconds[:4].ravel(), 1)
-    np.testing.assert_allclose(known(found), np.asarray(line(lengths)), rtol=1e-10)
-    assert predicted_seconds(Microbatches(seconds), slice(4)) is None
-    # Of no length, where a line would be below 0.
-    steep = chunks_of(10 * lengths**3, lengths)
-    least = known(predicted_seconds(steep, slice(4))).min()
-    assert least == pytest.approx(0.01 * (10 * lengths[:4] ** 3).mean())
+    line = np.polynomial.Polynomial.fit(lengths.ravel(), seconds.ravel(), 1)
+    found = predicted_seconds(seconds, lengths)
+    np.testing.assert_allclose(found, np.asarray(line(lengths)), rtol=1e-10)
+    # Where a line would be below 0.
+    steep = 10 * lengths**3
+    assert predicted_seconds(steep, lengths).min() == pytest.approx(0.01 * steep.mean())
 
 
 def test_one_microbatch_alone_says_not_who_is_slow():

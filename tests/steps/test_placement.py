@@ -53,7 +53,7 @@ def test_a_worker_stores_what_its_tasks_go_over(name):
     assigned = assign(jax.random.key(0), plan, PARAMS, N, construction=construction)
     storage = plan.storage(N)
     for worker in range(N):
-        assert storage.subsets_of(worker) == assigned.held(worker)
+        assert {j for j, _ in storage.chunks()[worker]} == set(assigned.held(worker))
         for j in assigned.held(worker):
             assert worker in storage.holders[j][0]
     assert [chunks[0][0] for chunks in storage.holders] == list(range(N))  # each stores its own

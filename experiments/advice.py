@@ -20,6 +20,7 @@ from bcgc_jax.measured.causes import CAUSES, Parts, losses
 from bcgc_jax.measured.microbatches import Microbatches
 from bcgc_jax.measured.replays import replayed
 from bcgc_jax.measured.slowness import DATA_OR_PAUSES, Log
+from bcgc_jax.measured.whole_steps import whole_steps
 from bcgc_jax.schemes.base import Resources
 from bcgc_jax.schemes.names import possible
 from experiments.report import each, print_table, run_command, save
@@ -96,10 +97,10 @@ def _of_steps(parts: Microbatches, steps: np.ndarray) -> Microbatches:
 
 def judged(name: str, known: str, trace: Trace, parts: Parts | None = None) -> Iterator[Row]:
     """Judge both halves by the `parts` of the log, if known, else by its model of all steps."""
-    table = trace.table()
-    times = table[np.isfinite(table).all(axis=1)]
+    whole = whole_steps(trace)
+    times = whole.times
     every = None if trace.microbatches is None else trace.microbatches.whole_steps()
-    log = model_of(trace, times, None)
+    log = model_of(whole)
     likely, draws = best_and_drawn(log.model) if parts is None else (parts, [parts])
     schemes = possible(Resources(trace.num_workers, know_lengths=log.costs is not None))
     drawn = [draw.steps(log.costs) for draw in draws]
@@ -150,7 +151,7 @@ def run(out: Path, *, seed: int = 0, traces: Path, num_logs: int = NUM_LOGS) -> 
             recorded += judged(name, KNOWN[2], trace)
             continue
         recorded += judged(name, "chunks, lengths", trace)
-        true = model_of(trace, trace.rows(), None).model.parts
+        true = model_of(whole_steps(trace)).model.parts
         recorded += judged(name, KNOWN[2], trace._replace(microbatches=None), true)
     drawn: list[Row] = []
     found = dict.fromkeys(KNOWN[:2], 0)
@@ -161,7 +162,7 @@ def run(out: Path, *, seed: int = 0, traces: Path, num_logs: int = NUM_LOGS) -> 
             trace = logged(parts, known, i)
             drawn += judged(" + ".join(causes), known, trace, parts)
             if known in found:
-                log = model_of(trace, trace.table(), None)
+                log = model_of(whole_steps(trace))
                 found[known] += _largest(log.losses()) == _largest(_told(log, losses(parts)))
     show(recorded, drawn, found, num_logs)
     save(out, {"advice": [row._asdict() | {"regret": row.regret} for row in (*recorded, *drawn)]})

@@ -129,7 +129,7 @@ def true_savings(
         parts = Parts(*paces, log.chunks, np.zeros_like(log.chunks))
         schemes = possible(Resources(workers)).values()
         (outcomes,) = replayed(schemes, parts.steps(), [parts.steps()]).draws
-        now += outcomes[Nothing.word].seconds.mean()
+        now += outcomes[Nothing.name].seconds.mean()
         for name, outcome in outcomes.items():
             taken[name] += float(outcome.seconds.mean()) / (1 - outcome.lost)
     return {name: 1 - seconds / now for name, seconds in taken.items()}

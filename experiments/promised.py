@@ -96,7 +96,7 @@ def placement_of(advice: Advice, remedy: str) -> Placement:
         max_subsets=row.stored_subsets,
         chunks=advice.num_chunks,
         equal_chunks=row.equal_chunks,
-        load_line=advice.load_line if advice.scheme(remedy).by_length else None,
+        load_line=advice.load_line if row.scheme.by_length else None,
     )
 
 

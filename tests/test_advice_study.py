@@ -8,6 +8,7 @@ import pytest
 from bcgc_jax.measured import load_trace
 from bcgc_jax.measured.advice import best_and_drawn, model_of
 from bcgc_jax.measured.replays import replayed
+from bcgc_jax.measured.whole_steps import whole_steps
 from bcgc_jax.schemes.base import Resources
 from bcgc_jax.schemes.names import possible
 from experiments import advice
@@ -24,7 +25,7 @@ def test_advice_on_one_half_is_judged_in_the_other(tmp_path, capsys):
     assert len(rows) == 2 * (3 + len(advice.KNOWN))
     trace = load_trace(STEPS)
     times = trace.rows()
-    best, draws = best_and_drawn(model_of(trace, times, None).model)
+    best, draws = best_and_drawn(model_of(whole_steps(trace)).model)
     schemes = possible(Resources(trace.num_workers)).values()
     drawn = replayed(schemes, best.steps(), [draw.steps() for draw in draws]).draws
     for row, half in zip(

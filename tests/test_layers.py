@@ -25,7 +25,6 @@ FLOORS = (
     ("cli",),
     ("__main__",),
 )
-RULES = {"AnyOf", "Completion", "Exact", "FirstHolder", "OneOfEach", "Stopped", "WorkSharing"}
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 # Dotted names within the package, of files and of folders; the package itself is `__init__`.
 FILES = {
@@ -87,13 +86,23 @@ def test_imports_point_down():
 def test_a_rule_answers_for_itself():
     """Who asks for its class: where a plan of one kind is needed, and is refused otherwise."""
     nodes = [node for path in FILES.values() for node in ast.walk(ast.parse(path.read_text()))]
+    rules = _kinds_of("Rule", [node for node in nodes if isinstance(node, ast.ClassDef)])
+    assert {"AnyOf", "WorkSharing", "Stopped", "StopAfter", "InARow", "Limit"} <= rules
     asked = [
         node.args[1]
         for node in nodes
         if isinstance(node, ast.Call) and _name(node.func) == "isinstance"
     ]
-    of_rules = [classes for classes in asked if RULES & {_name(node) for node in ast.walk(classes)}]
+    of_rules = [classes for classes in asked if rules & {_name(node) for node in ast.walk(classes)}]
     assert len(of_rules) <= 3, [ast.unparse(classes) for classes in of_rules]
+
+
+def _kinds_of(base: str, classes: list[ast.ClassDef]) -> set[str]:
+    """The names of a class and of all that derive from it."""
+    kinds = {base}
+    while more := {c.name for c in classes if kinds & {*map(_name, c.bases)}} - kinds:
+        kinds |= more
+    return kinds
 
 
 def _name(node: ast.AST) -> str | None:

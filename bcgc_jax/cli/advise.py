@@ -15,12 +15,7 @@ from bcgc_jax.measured.advice import FEWEST_STEPS, Advice, Remedy, advise
 from bcgc_jax.measured.alike import NOT_TIMED_APART, perhaps_jitter
 from bcgc_jax.measured.intervals import percent
 from bcgc_jax.measured.left_out import left_out_in_words
-from bcgc_jax.measured.slowness import (
-    IN_WORDS,
-    MOST_TOLD,
-    long_start_in_words,
-    whole_steps,
-)
+from bcgc_jax.measured.slowness import IN_WORDS, MOST_TOLD, long_start_in_words
 from bcgc_jax.measured.traces import Trace
 from bcgc_jax.measured.words import counted
 from bcgc_jax.schemes.base import Scheme
@@ -44,7 +39,8 @@ def answer(question: AdviseOptions) -> None:
             stored=question.stored,
             round_trip=question.round_trip,
             chunk_overhead=question.chunk_overhead,
-            codes=_codes(question, trace),
+            codes=_codes(question),
+            forward=question.forward,
             seed=question.seed,
             timed_apart=question.timed_apart,
         )
@@ -52,11 +48,11 @@ def answer(question: AdviseOptions) -> None:
     name = Path(log_name(question.log)).name
 
     def table() -> None:
-        _print(name, advice, trace)
+        _print(name, advice)
         # Chunks, loads and workers that stay slow are no jitter.
         told_apart = question.timed_apart or advice.recorded or advice.lengths is not None
         if advice.advised is not None and not (told_apart or advice.unlike_workers):
-            print_lines(*perhaps_jitter(whole_steps(trace)[0]))
+            print_lines(*perhaps_jitter(advice.steps.times))
 
     output.print_answer(question, rows, lambda: _json(advice), table, csv_names(ADVICE))
     if advice.alike and question.output == "csv":
@@ -75,15 +71,12 @@ def _read(question: AdviseOptions) -> Trace:
     return read_log(question.log, names, question.unit, layout=question.layout, **columns)
 
 
-def _codes(question: AdviseOptions, trace: Trace) -> list[Scheme]:
+def _codes(question: AdviseOptions) -> list[Scheme]:
     if not question.methods:
         return []
-    from bcgc_jax.solvers.coded import Coded
+    from bcgc_jax.solvers.methods import code_of
 
-    forward = question.forward
-    if forward is None and trace.microbatches is not None:
-        forward = trace.microbatches.forward_ratio
-    return [Coded(method, forward or 0.0) for method in question.methods]
+    return list(map(code_of, question.methods))
 
 
 def _json(advice: Advice) -> Row:
@@ -93,14 +86,16 @@ def _json(advice: Advice) -> Row:
     parts = {name: getattr(advice, name) for name in ("load_line", "long_chunks")}
     plain |= {name: None if part is None else part._asdict() for name, part in parts.items()}
     costs = advice.costs.asking._asdict() | {"of_chunk": advice.costs.of_chunk}
-    return vars(advice) | {"costs": costs, **plain}
+    every = vars(advice) | {"costs": costs, **plain}
+    return {name: value for name, value in every.items() if name != "steps"}
 
 
-def _print(name: str, advice: Advice, trace: Trace) -> None:
+def _print(name: str, advice: Advice) -> None:
     log = f"{name}: {advice.num_workers} workers, {counted(advice.num_steps, 'step')}"
     if advice.recorded:
         log += f", {advice.num_chunks} chunks in a worker's step"
-    print_lines(" ".join([f"{log}.", *left_out_in_words(trace)]), *long_start_in_words(trace))
+    left_out = left_out_in_words(advice.steps)
+    print_lines(" ".join([f"{log}.", *left_out]), *long_start_in_words(advice.steps))
     step = f"A step takes {advice.step:.4g} s on average."
     if advice.alike:
         print_lines(step, "", *advice.alike_in_words(), _APART)
@@ -158,7 +153,7 @@ def _print_rows(advice: Advice) -> None:
 
 
 def _needs(row: Remedy) -> str:
-    if row.remedy == Limit.word:
+    if row.remedy == Limit.name:
         return "no exact scheme saves more"
     if not row.lost:
         return row.needs
@@ -219,7 +214,7 @@ def _verdict(advice: Advice) -> str:
 def _look_first(advice: Advice) -> str:
     """Name the workers that stay slow, and say what to replace them saves."""
     workers = advice.look_at
-    saved = advice.row(Replaced.word).saved
+    saved = advice.row(Replaced.name).saved
     saves = f"saves {percent(saved.value)} % ({saved.in_percent()} %)"
     first = workers[0]
     if len(workers) == 1:
@@ -244,7 +239,9 @@ def _joined(names: list[str]) -> str:
 def _pays(advice: Advice, begin: str, nothing: str) -> str:
     if advice.advised is None:
         return f"{nothing} pays more than 2 %."
-    said = [f"{begin}: {advice.scheme(advice.advised).advice}. {_saves(advice, advice.advised)}"]
+    said = [
+        f"{begin}: {advice.row(advice.advised).scheme.advice}. {_saves(advice, advice.advised)}"
+    ]
     if advice.as_good:
         said.append(f"Within the error as good: {'; '.join(advice.as_good)}.")
     others = {
@@ -253,7 +250,9 @@ def _pays(advice: Advice, begin: str, nothing: str) -> str:
     }
     for condition, remedy in others.items():
         if remedy not in (None, advice.advised):
-            said.append(f"{condition}: {advice.scheme(remedy).advice}. {_saves(advice, remedy)}")
+            said.append(
+                f"{condition}: {advice.row(remedy).scheme.advice}. {_saves(advice, remedy)}"
+            )
     return " ".join(said)
 
 

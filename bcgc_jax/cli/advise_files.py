@@ -65,7 +65,7 @@ def picture(advice: Advice) -> "Figure":
 def _look(advice: Advice, row: Any) -> dict[str, Any]:
     if row.remedy == advice.advised:
         return _ADVISED
-    if row.remedy == Limit.word:
+    if row.remedy == Limit.name:
         return _LIMIT
     return _INEXACT if row.lost else _EXACT
 
@@ -107,12 +107,12 @@ def plan_of(advice: Advice) -> "Solution":
     if advice.advised is None:
         raise click.UsageError("--out: no plan is written, for nothing is advised")
     row = advice.row(advice.advised)
-    if not row.is_sharing:
+    if not row.scheme.asks:
         raise click.UsageError(f"--out: no plan is written, for {row.remedy} needs no plan")
     saved = row.saved
-    limit = advice.row(Limit.word).saved
+    limit = advice.row(Limit.name).saved
     error = (saved.high - saved.low) / (2 * 1.96)
-    line = advice.load_line if advice.scheme(row.remedy).by_length else None
+    line = advice.load_line if row.scheme.by_length else None
     rule = WorkSharing(
         num_workers=advice.num_workers,
         max_subsets=row.stored_subsets,

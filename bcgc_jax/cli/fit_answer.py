@@ -16,6 +16,7 @@ from bcgc_jax.measured.likelihood import FAMILIES
 from bcgc_jax.measured.slowness import slowness_in
 from bcgc_jax.measured.start_up import StartUpFit, fit_start_up, one_load
 from bcgc_jax.measured.traces import Trace
+from bcgc_jax.measured.whole_steps import whole_steps
 from bcgc_jax.solution import Solution
 from bcgc_jax.solvers.solve import solve
 
@@ -120,7 +121,7 @@ def remarks_on(
             name = "the plan for the measured times"
             error = plan.replayed_error or 0.0
             more += traces.later_than_promised(name, promised, taken, error)
-    more += fewer_chunks_in_words(trace)
+    more += fewer_chunks_in_words(whole_steps(trace))
     said = [remark for remark in traces.in_words(description) if remark != NOTHING or not more]
     if start_up is not None:
         return [*more, *said]

@@ -23,6 +23,7 @@ from bcgc_jax.measured.intervals import percent
 from bcgc_jax.measured.left_out import fewer_chunks_in_words
 from bcgc_jax.measured.slowness import slowness_in
 from bcgc_jax.measured.traces import Trace
+from bcgc_jax.measured.whole_steps import whole_steps
 from bcgc_jax.measured.words import counted
 from bcgc_jax.plans.iterations import iteration_of
 from bcgc_jax.plans.plan import Plan, partition_plan
@@ -128,7 +129,7 @@ def remarks(asked: Times, trace: Trace) -> list[str]:
     """
     description = describe(trace, with_tail=False)
     lost = description.slowness
-    fewer = fewer_chunks_in_words(trace)
+    fewer = fewer_chunks_in_words(whole_steps(trace))
     if lost is not None and lost.alike:
         return [*fewer, *lost.alike_in_words()]
     if not asked.keep_workers:
@@ -155,12 +156,12 @@ def advice_on(trace: Trace | None) -> Advice | None:
 
 
 def sharing_rows(advice: Advice) -> list[Remedy]:
-    return [row for row in advice.rows if row.is_sharing]
+    return [row for row in advice.rows if row.scheme.asks]
 
 
 def microbatches_of(trace: Trace | None, advice: Advice) -> Row:
     """What `bcgc advise` says of work sharing, for JSON."""
-    rows = [*sharing_rows(advice), advice.row(Limit.word)]
+    rows = [*sharing_rows(advice), advice.row(Limit.name)]
     return {
         "forward_ratio": measured_forward(trace),
         "num_steps": advice.num_steps,
@@ -180,7 +181,7 @@ def sharing_in_words(advice: Advice) -> str:
     text = f"Work sharing, replayed in {steps}, saves of the uncoded time: {saved}. "
     if advice.lengths is not None:
         text += f"Lengths of chunks are predicted from {advice.lengths}. "
-    limit = advice.row(Limit.word).saved.value
+    limit = advice.row(Limit.name).saved.value
     return f"{text}No exact scheme saves more than {percent(limit)} %. bcgc advise says more."
 
 
@@ -194,7 +195,7 @@ def placed(trace: Trace | None, problem: Problem, solution: Solution) -> Solutio
     plan = solution.plan
     if plan is None or plan.completion is None or not plan.completion.groups:
         return solution
-    steps = whole_steps(trace, problem)
+    steps = known_steps(trace, problem)
     if len(steps) < 2:
         return solution
     return replace(solution, plan=place_workers(problem, plan, steps))
@@ -230,7 +231,7 @@ def in_its_steps(
 
 def _in_a_row(trace: Trace, problem: Problem, plan: Plan, uncoded: float) -> list[str]:
     """Say the same of workers that first end the pass they have begun, if that takes 2 % more."""
-    steps = whole_steps(trace, problem)
+    steps = known_steps(trace, problem)
     both = steps_in_a_row(problem, plan, np.zeros_like(steps), steps)
     if both is None:
         return []
@@ -242,18 +243,17 @@ def _in_a_row(trace: Trace, problem: Problem, plan: Plan, uncoded: float) -> lis
     return [f"If each worker first ends the pass that it has begun, it takes {saved}."]
 
 
-def whole_steps(trace: Trace | None, problem: Problem) -> np.ndarray:
+def known_steps(trace: Trace | None, problem: Problem) -> np.ndarray:
     """Return steps of which all times are known, `[S, N]`; none where other workers took them."""
     workers = num_workers(problem)
     if trace is None or trace.load is not None or trace.num_workers != workers:
         return np.zeros((0, workers))
-    times = trace.table()
-    return times[np.isfinite(times).all(axis=1)]
+    return whole_steps(trace).times
 
 
 def replay(trace: Trace, problem: Problem, plan: Plan) -> np.ndarray:
     """What a plan takes in each whole step; nothing where there are less than two."""
-    steps = whole_steps(trace, problem)
+    steps = known_steps(trace, problem)
     if len(steps) < 2:
         return np.zeros(0)
     return fresh_steps(problem, plan, steps)

@@ -15,14 +15,7 @@ from bcgc_jax.measured.causes import Model, Parts
 from bcgc_jax.measured.intervals import Interval
 from bcgc_jax.measured.left_out import left_out_in_words
 from bcgc_jax.measured.replays import Replays, halves, replayed
-from bcgc_jax.measured.slowness import (
-    Log,
-    Slowness,
-    SlowWorker,
-    model_of,
-    slowness_of,
-    whole_steps,
-)
+from bcgc_jax.measured.slowness import Log, Slowness, SlowWorker, model_of, slowness_of
 from bcgc_jax.measured.traces import Trace
 from bcgc_jax.measured.verdict import (
     FEWEST_STEPS,
@@ -32,10 +25,10 @@ from bcgc_jax.measured.verdict import (
     as_good,
     savings_of,
 )
+from bcgc_jax.measured.whole_steps import WholeSteps, whole_steps
 from bcgc_jax.schemes.base import Costs, Resources, Scheme
 from bcgc_jax.schemes.beforehand import Replaced, stay_slow
 from bcgc_jax.schemes.names import possible
-from bcgc_jax.schemes.sharing import Sharing
 from bcgc_jax.schemes.unplanned import Limit, Nothing
 from bcgc_jax.steps.asking import MEASURED, Asking
 from bcgc_jax.steps.steps import Outcome, Steps
@@ -48,7 +41,7 @@ class Remedy(NamedTuple):
     """What a remedy saves, loses and needs.
 
     Attributes:
-      remedy: its name.
+      scheme: as it was replayed.
       saved: less time than now for a sample that is used, as a share. The interval is that of all
         models which the log speaks for; NaN where nothing is planned.
       range: of `saved`, by whether slowness is the workers' or the data's, where the log does not
@@ -59,10 +52,9 @@ class Remedy(NamedTuple):
       choice: what was planned in the two halves: how many workers are left out or replaced, the
         threshold in seconds, or how many steps shares are made of.
       needs: in words.
-      equal_chunks: in work sharing, whether the last chunk of a subset stays whole.
     """
 
-    remedy: str
+    scheme: Scheme
     saved: Interval
     range: tuple[float, float]
     lost: float
@@ -70,12 +62,16 @@ class Remedy(NamedTuple):
     stored_subsets: int
     choice: tuple[float, ...]
     needs: str
-    equal_chunks: bool = False
 
     @property
-    def is_sharing(self) -> bool:
-        """Whether chunks are handed out within the step."""
-        return self.remedy.partition(":")[0] == Sharing.word
+    def remedy(self) -> str:
+        """Its name."""
+        return self.scheme.name
+
+    @property
+    def equal_chunks(self) -> bool:
+        """In work sharing, whether the last chunk of a subset stays whole."""
+        return self.scheme.equal_chunks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,11 +109,6 @@ class Advice(Slowness):
     def row(self, remedy: str) -> Remedy:
         return next(row for row in self.rows if row.remedy == remedy)
 
-    def scheme(self, remedy: str) -> Scheme:
-        """The scheme of a row, as it was replayed."""
-        scheme = possible(Resources(self.num_workers, know_lengths=True, costs=self.costs))[remedy]
-        return scheme.instead or scheme if self.row(remedy).equal_chunks else scheme
-
 
 def advise(
     trace: Trace,
@@ -127,6 +118,7 @@ def advise(
     round_trip: float | None = None,
     chunk_overhead: float = 0.0,
     codes: Sequence[Scheme] = (),
+    forward: float | None = None,
     seed: int = 0,
     timed_apart: bool = False,
 ) -> Advice:
@@ -143,7 +135,9 @@ def advise(
         or else `steps.asking.MEASURED`: a delay, and the coordinator's time, which answers one
         question at a time.
       chunk_overhead: seconds of a chunk, in the recorded ones, that do not depend on its size.
-      codes: schemes to replay too, such as `solvers.coded.Coded`.
+      codes: schemes to replay too, such as `solvers.methods.code_of("nested:2")`.
+      forward: what a forward pass takes of a backward pass, for codes; by default what the log has,
+        or else nothing.
       seed: of the resampling.
       timed_apart: say that the seconds are of each worker's own computation, so that workers may
         well be alike. Else nothing is advised where they look as if each had waited for the
@@ -162,24 +156,26 @@ def advise(
     >>> found.advised, found.slow_workers[0].worker
     ('sharing:3', '1')
     """
-    times, _ = whole_steps(trace)
-    if min(times.shape) < 2:
+    whole = whole_steps(trace)
+    if whole.few:
         raise ValueError(
             "advice needs two workers or more, and two steps with a time of each. Workers in the "
-            f"log: {trace.num_workers}. Steps with a time of each: {len(times)}. "
-            + " ".join(left_out_in_words(trace))
+            f"log: {trace.num_workers}. Steps with a time of each: {len(whole.times)}. "
+            + " ".join(left_out_in_words(whole))
         )
-    log = model_of(trace, times, chunks)
-    slowness = slowness_of(trace, log, seed, timed_apart=timed_apart)
-    enough = len(times) >= FEWEST_STEPS
-    asking = _asking(trace) if round_trip is None else Asking(round_trip)
+    log = model_of(whole, chunks)
+    slowness = slowness_of(log, seed, timed_apart=timed_apart)
+    enough = slowness.num_steps >= FEWEST_STEPS
+    asking = _asking(whole) if round_trip is None else Asking(round_trip)
     costs = Costs(asking, chunk_overhead)
     if slowness.alike:
         nothing: Any = dict.fromkeys(("advised", "without_lengths", "beforehand"))
         nothing |= {"rows": [], "look_at": [], "as_good": [], "costs": costs}
         return Advice(**vars(slowness), enough=enough, **nothing)
-    resources = Resources(trace.num_workers, stored, log.costs is not None, costs)
-    replays, models = _by_models(log, resources, codes, seed)
+    resources = Resources(slowness.num_workers, stored, log.costs is not None, costs)
+    if forward is None:
+        forward = _forward(whole)
+    replays, models = _by_models(log, resources, codes, forward, seed)
     one_model = not log.recorded and _stays(log.model.parts.random)
     judges = models[:1] if one_model else models
     may = [
@@ -192,7 +188,7 @@ def advise(
     before = [name for name in may if not replays.schemes[name].asks]
     steps = log.model.without_chance().parts.steps()
     rows = _rows(replays, steps, judges, models)
-    replaced = next(row.saved for row in rows if row.remedy == Replaced.word)
+    replaced = next(row.saved for row in rows if row.remedy == Replaced.name)
     pays = enough and replaced.low > 0 and replaced.value >= WORTH
     return Advice(
         **vars(slowness),
@@ -203,24 +199,26 @@ def advise(
         without_lengths=advised(judges, by_size),
         beforehand=advised(judges, before),
         as_good=[] if do is None else as_good(judges, do, may),
-        look_at=_replaced(trace, steps, slowness.slow_workers) if pays else [],
+        look_at=_replaced(slowness, steps) if pays else [],
     )
 
 
 def _by_models(
-    log: Log, resources: Resources, codes: Sequence[Scheme], seed: int
+    log: Log, resources: Resources, codes: Sequence[Scheme], forward: float, seed: int
 ) -> tuple[Replays, list[Savings]]:
     """Replay all schemes by the model of a log, and what they save by that and its others."""
     best, draws = best_and_drawn(log.model)
-    replays = replayed([*codes, *possible(resources).values()], *_as_steps(log, best, draws))
+    likely, drawn = _as_steps(log, best, draws)
+    likely = likely._replace(forward=forward)
+    replays = replayed([*codes, *possible(resources).values()], likely, drawn)
     models = [savings_of(replays.draws, seed)]
     # By all models a worker takes the same seconds.
     coded = {code.name: replays.draws[0][code.name] for code in codes}
     schemes = [scheme for name, scheme in replays.schemes.items() if name not in coded]
     for changed in log.others:
         steps = _as_steps(log, changed(best), map(changed, draws))
-        drawn = replayed(schemes, *steps, chosen=True).draws
-        models.append(savings_of([coded | outcomes for outcomes in drawn], seed))
+        outcomes = replayed(schemes, *steps, chosen=True).draws
+        models.append(savings_of([coded | ended for ended in outcomes], seed))
     return replays, models
 
 
@@ -229,12 +227,19 @@ def _as_steps(log: Log, best: Parts, draws: Iterable[Parts]) -> tuple[Steps, lis
     return best.steps(log.costs), [draw.steps(log.costs) for draw in draws]
 
 
-def _asking(trace: Trace) -> Asking:
+def _asking(steps: WholeSteps) -> Asking:
     """What a question took in the log; else as measured on one machine."""
-    measured = None if trace.microbatches is None else trace.microbatches.asking
+    parts = steps.trace.microbatches
+    measured = None if parts is None else parts.asking
     if measured is None:
         return MEASURED
     return Asking(measured, MEASURED.service)
+
+
+def _forward(steps: WholeSteps) -> float:
+    """What a forward pass took of a backward pass in the log, if that was timed."""
+    parts = steps.trace.microbatches
+    return 0.0 if parts is None else parts.forward_ratio or 0.0
 
 
 def best_and_drawn(model: Model) -> tuple[Parts, list[Parts]]:
@@ -244,13 +249,13 @@ def best_and_drawn(model: Model) -> tuple[Parts, list[Parts]]:
     return best, [best] if best.data.size >= _MANY_CHUNKS else likely.draws[:_REPLAYED_DRAWS]
 
 
-def _replaced(trace: Trace, steps: Steps, slow: list[SlowWorker]) -> list[SlowWorker]:
+def _replaced(slowness: Slowness, steps: Steps) -> list[SlowWorker]:
     """Those that are replaced in a half of the steps; of each the first that is listed."""
     first, second = halves(len(steps.pace))
     replaced = stay_slow(steps, first) | stay_slow(steps, second)
-    names = {str(name) for name in trace.worker_names[replaced]}
+    names = {str(name) for name in slowness.steps.trace.worker_names[replaced]}
     found: dict[str, SlowWorker] = {}
-    for worker in slow:
+    for worker in slowness.slow_workers:
         if worker.worker in names:
             found.setdefault(worker.worker, worker)
     return list(found.values())
@@ -267,22 +272,21 @@ def _rows(
     rows = []
     for name, outcome in replays.draws[0].items():
         scheme = replays.schemes[name]
-        if name == Nothing.word:
+        if name == Nothing.name:
             continue
         values = [savings.values[name] for savings in models]
         row = Remedy(
-            remedy=name,
+            scheme=scheme,
             saved=_saved(scheme, outcome, judges),
             range=(min(values), max(values)),
             lost=outcome.lost,
             longer=outcome.longer(steps),
-            stored_subsets=scheme.stored(outcome.choice, steps.pace.shape[1]),
+            stored_subsets=scheme.stored_subsets(outcome.choice, steps.pace.shape[1]),
             choice=outcome.choice,
             needs=scheme.needs(outcome.choice),
-            equal_chunks=scheme.equal_chunks,
         )
         rows.append(row)
-    return sorted(rows, key=lambda row: (row.remedy == Limit.word, -row.saved.value))
+    return sorted(rows, key=lambda row: (row.remedy == Limit.name, -row.saved.value))
 
 
 def _saved(scheme: Scheme, outcome: Outcome, judges: list[Savings]) -> Interval:

@@ -6,7 +6,7 @@
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +28,7 @@ from bcgc_jax.measured.intervals import Interval, percent, ratio_of_means
 from bcgc_jax.measured.microbatches import Microbatches, predicted_seconds
 from bcgc_jax.measured.slow_workers import FEWEST_STEPS, levels, ranks_of
 from bcgc_jax.measured.traces import Trace
+from bcgc_jax.measured.whole_steps import WholeSteps, whole_steps
 from bcgc_jax.measured.words import counted
 from bcgc_jax.steps.chunk_lengths import LoadLine
 
@@ -89,6 +90,7 @@ class Slowness:
     """What the whole steps of a trace lose, and why.
 
     Attributes:
+      steps: the whole ones, that it is of.
       num_workers: W.
       num_steps: whole ones, which were replayed.
       left_out: steps in which a worker has no time.
@@ -113,6 +115,7 @@ class Slowness:
       long_chunks: that may have paused, where "data or pauses" is a cause; else None.
     """
 
+    steps: WholeSteps = field(repr=False, compare=False)
     num_workers: int
     num_steps: int
     left_out: int
@@ -271,6 +274,7 @@ class Log(NamedTuple):
     """The whole steps of a trace: a model of them, and others that they speak for as much.
 
     Attributes:
+      steps: that it is of.
       model: of the seconds.
       others: what makes other parts of the same seconds, by which other causes are slow.
       costs: of chunks, as predicted, `[S, W, C]`; None where their lengths are not known.
@@ -279,6 +283,7 @@ class Log(NamedTuple):
       told_apart: whether loads or forward passes tell long chunks from pauses.
     """
 
+    steps: WholeSteps
     model: Model
     others: Sequence[Callable[[Parts], Parts]]
     costs: np.ndarray | None
@@ -335,16 +340,9 @@ class Log(NamedTuple):
         return LongChunks(int(np.count_nonzero(pausing.pauses)), share)
 
 
-def whole_steps(trace: Trace) -> tuple[np.ndarray, np.ndarray]:
-    """Return the seconds of steps with a time of each worker, `[S, W]`, and their places, `[S]`."""
-    times = _table(trace)
-    steps = np.flatnonzero(np.isfinite(times).all(axis=1))
-    return times[steps], steps
-
-
-def long_start_in_words(trace: Trace) -> list[str]:
+def long_start_in_words(steps: WholeSteps) -> list[str]:
     """Say that the first step counts as much as many others; nothing where it does not."""
-    means = whole_steps(trace)[0].mean(axis=1)
+    means = steps.times.mean(axis=1)
     ratio = means[0] / np.median(means)
     if ratio < _COMPILED:
         return []
@@ -356,26 +354,27 @@ def long_start_in_words(trace: Trace) -> list[str]:
 
 def slowness_in(trace: Trace) -> Slowness | None:
     """Return what slows the steps; None for less than two whole steps or workers."""
-    times, _ = whole_steps(trace)
-    return slowness_of(trace, model_of(trace, times, None)) if min(times.shape) > 1 else None
+    steps = whole_steps(trace)
+    return None if steps.few else slowness_of(model_of(steps))
 
 
-def slowness_of(trace: Trace, log: Log, seed: int = 0, *, timed_apart: bool = False) -> Slowness:
+def slowness_of(log: Log, seed: int = 0, *, timed_apart: bool = False) -> Slowness:
     """Return what slows the steps by a `log` of whole ones; `seed` is of the resampling.
 
     `timed_apart`: the seconds are known to be of each worker's own computation.
     """
-    times, steps = whole_steps(trace)
+    times = log.steps.times
     causes, dependence = log.shares(seed)
     steady = log.model.parts.steady
-    slow_workers = _slow_workers(trace, log, steps)
+    slow_workers = _slow_workers(log)
     # Behind a collective nobody is seen to stay slow.
     stays = bool(slow_workers) or (STEADY in causes and _matters(causes[STEADY]))
     alike = not timed_apart and (equal(times) if stays else workers_alike(times))
     return Slowness(
-        num_workers=trace.num_workers,
+        steps=log.steps,
+        num_workers=times.shape[1],
         num_steps=len(times),
-        left_out=trace.num_steps - len(times),
+        left_out=len(log.steps.table) - len(times),
         num_chunks=log.model.parts.data.shape[2],
         recorded=log.recorded,
         lengths=None if log.line is None else "load",
@@ -396,40 +395,39 @@ def _matters(share: Interval) -> bool:
     return share.low > 0 and share.value > _SMALL
 
 
-def _table(trace: Trace) -> np.ndarray:
-    """Return the times, `[S, W]`; where a cell has several loads that of the largest."""
-    return trace.largest_loads()._replace(load=None).table()
-
-
-def model_of(trace: Trace, times: np.ndarray, chunks: int | None) -> Log:
-    """Model whole steps, `[S, W]`.
+def model_of(steps: WholeSteps, chunks: int | None = None) -> Log:
+    """Model whole steps; of `chunks` in a worker's step, where the trace has none.
 
     Slowness is drawn for workers in the order of their speeds, in seconds over their median: what
     the log calls its workers and in which unit it counts makes no difference.
     """
-    order = np.argsort(np.log(times).mean(axis=0), kind="stable")
-    unit = float(np.median(times))
-    parts = trace.microbatches
-    if trace.load is not None:
-        log = _model_of_loads(trace, times, chunks or CHUNKS, order, unit)
+    order = np.argsort(np.log(steps.times).mean(axis=0), kind="stable")
+    unit = float(np.median(steps.times))
+    parts = steps.trace.microbatches
+    if steps.load is not None:
+        log = _model_of_loads(steps, steps.load, chunks or CHUNKS, order, unit)
     elif parts is None or parts.seconds.shape[2] < 2:
-        model = model_of_steps(times[:, order] / unit, chunks or CHUNKS)
-        log = _without_chunks(model)
+        model = model_of_steps(steps.times[:, order] / unit, chunks or CHUNKS)
+        log = _without_chunks(steps, model)
     elif chunks is not None:
         count = parts.seconds.shape[2]
         raise ValueError(f"the log itself says that a worker's step has {count} chunks")
     else:
-        log = _model_of_parts(parts.whole_steps(), order, unit)
+        log = _model_of_parts(steps, parts.whole_steps(), order, unit)
     return log._replace(model=log.model.of_workers(order, unit))
 
 
 def _without_chunks(
-    model: Model, costs: np.ndarray | None = None, line: LoadLine | None = None
+    steps: WholeSteps,
+    model: Model,
+    costs: np.ndarray | None = None,
+    line: LoadLine | None = None,
 ) -> Log:
-    return Log(model, [as_data, as_one_chunk], costs, line, recorded=False, told_apart=False)
+    others = [as_data, as_one_chunk]
+    return Log(steps, model, others, costs, line, recorded=False, told_apart=False)
 
 
-def _model_of_parts(parts: Microbatches, order: np.ndarray, unit: float) -> Log:
+def _model_of_parts(steps: WholeSteps, parts: Microbatches, order: np.ndarray, unit: float) -> Log:
     if parts.load is not None and np.ptp(parts.load) == 0:
         # Equal loads, such as a batch's size, say nothing of lengths.
         parts = parts._replace(load=None)
@@ -441,59 +439,53 @@ def _model_of_parts(parts: Microbatches, order: np.ndarray, unit: float) -> Log:
     model = model_of_chunks(ordered)
     told_apart = parts.load is not None or parts.forward is not None
     others = [as_pauses] if not told_apart and as_pauses(model.parts).pauses.any() else []
-    costs, line = _costs(parts)
-    return Log(model, others, costs, line, recorded=True, told_apart=told_apart)
+    costs, line = None, None
+    if parts.load is not None:
+        costs, line = _costs(parts.seconds, parts.load)
+    return Log(steps, model, others, costs, line, recorded=True, told_apart=told_apart)
 
 
 def _model_of_loads(
-    trace: Trace, times: np.ndarray, chunks: int, order: np.ndarray, unit: float
+    steps: WholeSteps, load: np.ndarray, chunks: int, order: np.ndarray, unit: float
 ) -> Log:
     """Model a log that has the load of each worker's step: equal chunks are supposed."""
-    largest = trace.largest_loads()
-    assert largest.load is not None
-    load = _table(largest._replace(seconds=largest.load))
-    load = load[np.isfinite(load).all(axis=1)]
-    parts = Microbatches(times[:, :, None], load=load[:, :, None])
-    expected = predicted_seconds(times, load)
-    costs, line = _costs(parts)
-    assert costs is not None
-    assert line is not None
-    model = model_of_steps(times[:, order] / unit, chunks, expected[:, order] / unit)
-    costs = np.repeat(costs, chunks, axis=2) / chunks
+    expected = predicted_seconds(steps.times, load)
+    costs, line = _costs(steps.times, load)
+    model = model_of_steps(steps.times[:, order] / unit, chunks, expected[:, order] / unit)
+    costs = np.repeat(costs[:, :, None], chunks, axis=2) / chunks
     line = line._replace(base=line.base / chunks, usual=line.usual / chunks)
-    return _without_chunks(model, costs, line)
+    return _without_chunks(steps, model, costs, line)
 
 
-def _costs(parts: Microbatches) -> tuple[np.ndarray | None, LoadLine | None]:
+def _costs(seconds: np.ndarray, load: np.ndarray) -> tuple[np.ndarray, LoadLine]:
     """Predict chunks by their loads, from the other half of the steps; and the line of all steps.
 
     Forward passes predict nothing: a chunk's own is timed after it has been handed out.
     """
-    if parts.load is None:
-        return None, None
-    first = np.arange(len(parts.seconds)) < len(parts.seconds) // 2
-    costs = np.empty(parts.seconds.shape)
+    first = np.arange(len(seconds)) < len(seconds) // 2
+    costs = np.empty(seconds.shape)
     for half in (first, ~first):
-        line = LoadLine.fitted(parts.load[~half], parts.seconds[~half])
-        costs[half] = line.costs(parts.load[half])
-    return costs, LoadLine.fitted(parts.load, parts.seconds)
+        line = LoadLine.fitted(load[~half], seconds[~half])
+        costs[half] = line.costs(load[half])
+    return costs, LoadLine.fitted(load, seconds)
 
 
-def _levels(trace: Trace, log: Log, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return steps, and what workers take more in them that stay slow.
+def _levels(log: Log) -> tuple[np.ndarray, np.ndarray]:
+    """Return steps, by their places, and what workers take more in them that stay slow.
 
     Without chunks and loads the steps need not be whole.
     """
     if log.recorded or log.line is not None:
-        return steps, log.model.parts.steady
-    times = _table(trace)
-    known = np.flatnonzero(np.isfinite(times).any(axis=1))
-    return known, levels(ranks_of(times[known]), times[known])
+        return log.steps.places, log.model.parts.steady
+    table = log.steps.table
+    known = np.flatnonzero(np.isfinite(table).any(axis=1))
+    return known, levels(ranks_of(table[known]), table[known])
 
 
-def _slow_workers(trace: Trace, log: Log, steps: np.ndarray) -> list[SlowWorker]:
+def _slow_workers(log: Log) -> list[SlowWorker]:
     """The stretches in which a worker stays slow, those that cost the most time first."""
-    known, steady = _levels(trace, log, steps)
+    known, steady = _levels(log)
+    trace = log.steps.trace
     slow: list[tuple[float, SlowWorker]] = []
     for worker, level in enumerate(steady.T):
         ends = np.flatnonzero(np.diff(level, prepend=np.nan, append=np.nan) != 0)
@@ -504,7 +496,8 @@ def _slow_workers(trace: Trace, log: Log, steps: np.ndarray) -> list[SlowWorker]
                 slow.append(((ratio - 1) * (stop - first), stretch))
     for worker, ratio in log.model.slow_in_all.items():
         if not steady.any() and ratio > math.exp(_TOLD):
-            slow.append((ratio - 1, _slow_worker(trace, worker, steps[[0, -1]], ratio)))
+            every = log.steps.places[[0, -1]]
+            slow.append((ratio - 1, _slow_worker(trace, worker, every, ratio)))
     return [worker for _, worker in sorted(slow, key=lambda cost: -cost[0])]
 
 

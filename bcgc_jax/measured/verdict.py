@@ -50,7 +50,7 @@ def savings_of(draws: Sequence[Mapping[str, Outcome]], seed: int = 0) -> Savings
         return np.stack([(row.seconds + row.planning) / (1 - row.lost) for row in every], axis=1)
 
     every = np.stack([series(outcomes) for outcomes in draws])
-    now = names.index(Nothing.word)
+    now = names.index(Nothing.name)
 
     def saved(means: np.ndarray) -> np.ndarray:
         return 1 - means.T / means.T[now]

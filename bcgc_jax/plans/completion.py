@@ -48,34 +48,29 @@ from bcgc_jax.plans.groups import NOBODY, Groups, Tree, tree_of
 from bcgc_jax.plans.passes import Passes, passes_in_order
 from bcgc_jax.plans.worker import Cost, Load, Tasks, delivered
 from bcgc_jax.steps.placement import Storage, on_circle
+from bcgc_jax.steps.rule import Rule
 
 
-class Completion(ABC):
+class Completion(Rule, ABC):
     """A rule of completion, of N workers that do K tasks each, in one order.
 
     Arrays of NumPy give arrays of NumPy, those of JAX arrays of JAX.
 
     Attributes:
       num_workers: N; None until a problem says it.
-      exact_gradient: whether what comes of it is the gradient of all data.
       groups: of each task the groups of workers that compute the same; empty where there are none.
       by_level: whether task n is the block at redundancy level n of the paper's scheme.
       interchangeable: whether any worker does as well as another, so that sorted times are enough.
       handed_out: whether a step itself decides who does which chunk, so that no task is planned.
       carries: whether `step` itself says for how long workers are busy after it.
-      bound_of: which plans a lower bound of such a plan is for: "levels", all partitions of the
-        levels in question; "groups", all sizes of blocks of these groups; "storage", every exact
-        scheme of workers that store as much; "" if there is none.
     """
 
     num_workers: Any
-    exact_gradient: bool = True
     groups: Groups = ()
     by_level: bool = False
     interchangeable: ClassVar[bool] = False
     handed_out: ClassVar[bool] = False
     carries: ClassVar[bool] = False
-    bound_of: ClassVar[str] = ""
 
     @abstractmethod
     def load(self, sizes: Array, tasks: Tasks, cost: Cost) -> Load:

@@ -11,6 +11,7 @@ from bcgc_jax._pytree import pytree_dataclass, replace, static_field
 from bcgc_jax.plans.completion import Completion, in_order
 from bcgc_jax.plans.passes import Passes
 from bcgc_jax.plans.worker import Cost, Load, Tasks
+from bcgc_jax.schemes.inexact import stopped
 from bcgc_jax.steps.placement import Storage, on_circle
 
 
@@ -43,8 +44,11 @@ class Stopped(Completion):
     def ended(
         self, subset: float, passes: Passes | None, block: np.ndarray, starts: Any, times: Any
     ) -> np.ndarray:
-        last = np.max(starts + times * subset, axis=-1)
-        return np.minimum(np.asarray(self.threshold), last)
+        starts, times = np.asarray(starts)[..., None], np.asarray(times)[..., None]
+        ended = np.arange(self.chunks + 1) / self.chunks
+        clock = starts + times * subset * ended
+        threshold = float(np.asarray(self.threshold))
+        return stopped(threshold, clock[..., :-1], clock[..., 1:], at_once=True)[0]
 
     def columns(self, scale: Any) -> dict[str, Any]:
         return {"threshold": self.threshold * scale}

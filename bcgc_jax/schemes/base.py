@@ -8,7 +8,7 @@ from bcgc_jax.steps.asking import Asking
 if TYPE_CHECKING:
     import numpy as np
 
-    from bcgc_jax.steps.rule import Rule
+    from bcgc_jax.steps.rule import LogRule
     from bcgc_jax.steps.steps import Steps
 
 
@@ -56,10 +56,10 @@ class Resources(NamedTuple):
 
 
 class Scheme:
-    """A way to spread a step's work, which plans on a log.
+    """A way to spread a step's work, which plans on a log; those of `solvers` plan for a law too.
 
     Attributes:
-      word: the first word of its name.
+      name: what `bcgc_jax.advise` and `bcgc_jax.solve` call it.
       advice: what to do, in words.
       learns: whether it is planned on some steps and judged in others.
       by_chunk: whether it matters how a worker's seconds fall on its chunks.
@@ -70,7 +70,7 @@ class Scheme:
       equal_chunks: whether all chunks of a subset are of one size, where chunks are handed out.
     """
 
-    word: ClassVar[str]
+    name: str
     advice: str = ""
     learns: ClassVar[bool] = True
     by_chunk: ClassVar[bool] = False
@@ -86,10 +86,6 @@ class Scheme:
         return (cls(),)
 
     @property
-    def name(self) -> str:
-        return self.word
-
-    @property
     def instead(self) -> "Scheme | None":
         """What is done in its place, under the same name, where that takes less time."""
         return None
@@ -98,15 +94,15 @@ class Scheme:
         """What it needs, in words, by plans with these numbers."""
         return ""
 
-    def stored(self, choice: Sequence[float], num_workers: int) -> int:
+    def stored_subsets(self, choice: Sequence[float], num_workers: int) -> int:
         """How many subsets a worker stores by plans with these numbers."""
         return 1
 
-    def plan_on(self, steps: "Steps", which: "np.ndarray") -> "Rule":
+    def plan_on(self, steps: "Steps", which: "np.ndarray") -> "LogRule":
         """The rule that is planned on the steps of `which`, `[S]` bool; it looks at no others."""
         raise NotImplementedError(f'"{self.name}" plans on no log')
 
-    def without_each(self, steps: "Steps", which: "np.ndarray") -> "Sequence[Rule]":
+    def without_each(self, steps: "Steps", which: "np.ndarray") -> "Sequence[LogRule]":
         """The rules that are planned without each of the steps of `which` in turn.
 
         None where one step more or less hardly changes the plan.

@@ -7,7 +7,7 @@ import numpy as np
 
 from bcgc_jax.schemes.base import Resources, Scheme, in_words, plural
 from bcgc_jax.schemes.unplanned import Unplanned
-from bcgc_jax.steps.rule import Rule
+from bcgc_jax.steps.rule import LogRule
 from bcgc_jax.steps.steps import Outcome, Steps
 
 # So many last steps are tried for shares by speed that are made anew.
@@ -16,10 +16,11 @@ _WINDOWS = (1, 2, 4, 8, 16)
 _SLOW = 0.05
 
 
+@dataclasses.dataclass(frozen=True)
 class Dealt(Unplanned):
     """All chunks are dealt before each step by predicted lengths, longest first."""
 
-    word = "dealt by length"
+    name = "dealt by length"
     advice = "deal the chunks to the workers by their length"
     by_chunk = advisable = by_length = True
 
@@ -30,7 +31,7 @@ class Dealt(Unplanned):
     def needs(self, choice: Sequence[float]) -> str:
         return "lengths of chunks before the step"
 
-    def stored(self, choice: Sequence[float], num_workers: int) -> int:
+    def stored_subsets(self, choice: Sequence[float], num_workers: int) -> int:
         return num_workers
 
     def outcome(self, steps: Steps) -> Outcome:
@@ -57,45 +58,47 @@ class _BySpeed(Scheme):
     def rows(cls, resources: Resources) -> Iterable[Scheme]:
         return (cls(),) if resources.store_all else ()
 
-    def stored(self, choice: Sequence[float], num_workers: int) -> int:
+    def stored_subsets(self, choice: Sequence[float], num_workers: int) -> int:
         return num_workers
 
 
+@dataclasses.dataclass(frozen=True)
 class Shares(_BySpeed):
     """The shares are made once."""
 
-    word = "shares by speed"
+    name = "shares by speed"
     advice = "give each worker data by its speed, once"
 
     def needs(self, choice: Sequence[float]) -> str:
         return "workers that keep their speed"
 
-    def plan_on(self, steps: Steps, which: np.ndarray) -> Rule:
+    def plan_on(self, steps: Steps, which: np.ndarray) -> LogRule:
         return FixedShares(steps.times()[which].mean(axis=0))
 
-    def without_each(self, steps: Steps, which: np.ndarray) -> Sequence[Rule]:
+    def without_each(self, steps: Steps, which: np.ndarray) -> Sequence[LogRule]:
         times = steps.times()[which]
         means = (times.sum(axis=0) - times) / (len(times) - 1)
         return [FixedShares(mean) for mean in means]
 
 
+@dataclasses.dataclass(frozen=True)
 class Anew(_BySpeed):
     """The shares are made before each step, by the steps before it."""
 
-    word = "shares anew"
+    name = "shares anew"
     advice = "give each worker data by its speed, anew before each step"
 
     def needs(self, choice: Sequence[float]) -> str:
         return "new shares before each step"
 
-    def plan_on(self, steps: Steps, which: np.ndarray) -> Rule:
+    def plan_on(self, steps: Steps, which: np.ndarray) -> LogRule:
         rules = [LastShares(window) for window in _WINDOWS if window < len(steps.pace)]
         taken = [rule.replay(steps, which).seconds.mean() for rule in rules]
         return rules[int(np.argmin(taken))]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class FixedShares(Rule):
+class FixedShares(LogRule):
     """Shares by what workers took on average, `[N]`."""
 
     means: np.ndarray
@@ -106,7 +109,7 @@ class FixedShares(Rule):
 
 
 @dataclasses.dataclass(frozen=True)
-class LastShares(Rule):
+class LastShares(LogRule):
     """Shares by what workers took in the last steps, so many in a `window`."""
 
     window: int
@@ -139,21 +142,22 @@ def _with_shares(steps: Steps, means: np.ndarray, which: np.ndarray | None) -> O
     return Outcome(seconds if which is None else seconds[which])
 
 
+@dataclasses.dataclass(frozen=True)
 class Replaced(Scheme):
     """Workers that stay slow are replaced by others like the rest."""
 
-    word = "slowest replaced"
+    name = "slowest replaced"
 
     def needs(self, choice: Sequence[float]) -> str:
         number = in_words(choice)
         return f"{number} other machine{plural(number)}"
 
-    def plan_on(self, steps: Steps, which: np.ndarray) -> Rule:
+    def plan_on(self, steps: Steps, which: np.ndarray) -> LogRule:
         return OtherMachines(stay_slow(steps, which))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class OtherMachines(Rule):
+class OtherMachines(LogRule):
     """The workers of `slow`, `[N]` bool, have the median pace of all others."""
 
     slow: np.ndarray

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -37,7 +38,7 @@ class Sharing(Unplanned):
     equal_chunks: bool = False
     costs: Costs = FREE
 
-    word = "sharing"
+    word: ClassVar[str] = "sharing"
     by_chunk = advisable = asks = True
 
     @classmethod
@@ -55,7 +56,7 @@ class Sharing(Unplanned):
                     yield cls(text, number, by_length, costs=resources.costs)
 
     @property
-    def name(self) -> str:
+    def name(self) -> str:  # type: ignore[override]
         return f"{self.word}:{self.subsets}{', lengths' if self.by_length else ''}"
 
     @property
@@ -74,7 +75,7 @@ class Sharing(Unplanned):
         lengths = "; lengths" if self.by_length else ""
         return f"{QUESTION}{lengths}{'; equal chunks' if self.equal_chunks else ''}"
 
-    def stored(self, choice: Sequence[float], num_workers: int) -> int:
+    def stored_subsets(self, choice: Sequence[float], num_workers: int) -> int:
         return self.max_subsets
 
     def outcome(self, steps: Steps) -> Outcome:

@@ -66,10 +66,10 @@ class Backup(Numbered):
     spare: int | None = static_field(default=None)
 
     counts = (("spare", 0),)
-    word = inexact.Backup.word
+    word = inexact.Backup.name
     what = "a number of spare workers"
     baseline = True
-    is_partition = False
+    is_partition = on_steps = False
 
     def needs_mean(self, problem: Problem) -> bool:
         return False

@@ -99,6 +99,7 @@ class Deadline(Method):
     conditions = (("deadline", "> 0"), ("min_completion", "> 0"), ("min_completion", "< 1"))
     counts = (("max_steps", 1),)
     refuses = SETUP
+    on_steps = False
 
     @property
     def lacks_deadline(self) -> bool:  # type: ignore[override]

@@ -59,10 +59,10 @@ class Drop(Numbered):
     chunks: int | None = static_field(default=None)
 
     counts = (("chunks", 1),)
-    word = inexact.Drop.word
+    word = inexact.Drop.name
     what = "a number of chunks"
     baseline = True
-    is_partition = False
+    is_partition = on_steps = False
 
     @classmethod
     def highest(cls, problem: Problem) -> int | None:

@@ -45,8 +45,8 @@ class Limit(Method):
     max_subsets: int | None = static_field(default=None)
     seed: int = static_field(default=0)
 
-    word: ClassVar[str] = unplanned.Limit.word
-    is_partition = False
+    word: ClassVar[str] = unplanned.Limit.name
+    is_partition = on_steps = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,14 +1,15 @@
 r"""What a method is: a frozen dataclass that plans, and says what it can do and what it needs.
 
 A method's numbers are leaves, traced and batched like those of a problem; what decides a shape or a
-program is static. A new scheme is one file with a subclass, a line in `methods`, and its looks and
-works in `schemes.names`.
+program is static. On a log it plans for the times of the steps, unless it says another way. A new
+scheme is one file with a subclass, a line in `methods`, and its looks and works in `schemes.names`.
 """
 
 import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -16,32 +17,36 @@ from jax import Array
 from bcgc_jax._pytree import check, check_shape, check_whole, concrete, meets
 from bcgc_jax.distributions.base import ONE_BY_ONE
 from bcgc_jax.problem import Problem
+from bcgc_jax.schemes.base import Scheme
 from bcgc_jax.solution import Solution
+from bcgc_jax.solvers.on_steps import InARow, problem_of_times
+from bcgc_jax.steps.rule import LogRule
+from bcgc_jax.steps.steps import Steps
 
 NUM_DRAWS = 2**17  # of the runtime of a scheme that has no formula
 SETUP = "setup_cycles", "chain_cycles"
 
 
-class Method:
-    """A way to a scheme; `name` is what the command line and `Solution.method` call it.
+class Method(Scheme):
+    """A scheme that plans for a problem; `name` is that of `Solution.method` too.
 
     `conditions` are what its numbers must meet, where they are given: what a person passes is
     refused otherwise, and with what is traced the solution is INVALID. `counts` are static whole
-    numbers, and what they begin with. `refuses`: numbers of a problem that it has no use for, and
-    what to do `instead`. `baseline`: whether it counts as a scheme known before the paper;
-    `is_partition`: whether it plans a partition; `fixed_workers`: whether it needs to know N before
-    tracing; `draws`: whether its search draws; `lacks_deadline`: whether it is to be given one, in
-    a sweep that of each cell; `seed`: of a method that is judged by draws and can be so without a
-    key from outside.
+    numbers, and what they begin with. `refuses`: numbers of a problem that it has no use for, and a
+    `hint` what to do. `baseline`: whether it counts as a scheme known before the paper;
+    `is_partition`: whether it plans a partition; `on_steps`: whether its tasks can be replayed in
+    the steps of a log; `fixed_workers`: whether it needs to know N before tracing; `draws`: whether
+    its search draws; `lacks_deadline`: whether it is to be given one, in a sweep that of each cell;
+    `seed`: of a method that is judged by draws and can be so without a key from outside.
     """
 
-    name: str
     conditions: ClassVar[Sequence[tuple[str, str]]] = ()
     counts: ClassVar[Sequence[tuple[str, int]]] = ()
     refuses: Sequence[str] = ()
-    instead: str = 'use "optimal"'
+    hint: str = 'use "optimal"'
     baseline: bool = False
     is_partition: bool = True
+    on_steps: ClassVar[bool] = True
     fixed_workers: ClassVar[bool] = False
     draws: ClassVar[bool] = False
     lacks_deadline: bool = False
@@ -66,6 +71,20 @@ class Method:
         """The scheme for a problem that has passed `check`, but for its provenance."""
         raise NotImplementedError
 
+    def needs(self, choice: Sequence[float]) -> str:
+        return "workers that are slow, not their data"
+
+    def stored_subsets(self, choice: Sequence[float], num_workers: int) -> int:
+        return int(max(choice))
+
+    def plan_on(self, steps: Steps, which: np.ndarray) -> LogRule:
+        """By the plan for the distribution of all times of these steps."""
+        times = steps.times()[which]
+        with jax.enable_x64(True):
+            problem = problem_of_times(times, steps.forward)
+            self.check(problem)
+            return InARow.of(problem, self.plan(problem, jax.random.key(0)), times)
+
     def check(self, problem: Problem) -> None:
         """Raise ValueError for what it cannot do for this problem, if that is known before tracing.
 
@@ -77,7 +96,7 @@ class Method:
             )
         for name in self.refuses:
             if getattr(problem, name) is not None:
-                raise ValueError(f'method="{self.name}" knows no {name}: {self.instead}')
+                raise ValueError(f'method="{self.name}" knows no {name}: {self.hint}')
         for name, value, _ in self._numbers():
             check_shape(f"{name} of {type(self).__name__}", value, (), ONE_BY_ONE)
 

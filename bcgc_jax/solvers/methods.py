@@ -54,6 +54,26 @@ def method_of(method: str | Method, *, problem: Problem | None = None) -> Method
     raise ValueError(f'unknown method "{method}"{hint}; known: {METHODS}')
 
 
+def code_of(name: str) -> Method:
+    """The method of this name, which is planned on measured steps; ValueError for another one.
+
+    >>> import numpy as np
+    >>> from bcgc_jax.steps.steps import Steps
+    >>> times = np.random.default_rng(0).exponential(1.0, (40, 4)) + 0.1
+    >>> steps = Steps(times, np.ones((40, 4, 1)), np.zeros((40, 4, 0)), np.zeros((40, 4)))
+    >>> first = np.arange(40) < 20
+    >>> replayed = code_of("cyclic:2").plan_on(steps, first).replay(steps, ~first)
+    >>> bool(replayed.seconds.mean() < steps.last()[~first].mean()), replayed.choice
+    (True, (2.0,))
+    """
+    method = method_of(name)
+    if not method.on_steps:
+        raise ValueError(
+            f'"{name}" is not planned on measured steps: take nested, nested:2 or optimal'
+        )
+    return method
+
+
 def each_method(methods: Methods) -> Iterable[str | Method]:
     """The methods; a single one, or what is none and `method_of` refuses, as a row of one."""
     if isinstance(methods, Iterable) and not isinstance(methods, str):

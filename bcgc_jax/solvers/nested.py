@@ -114,7 +114,7 @@ class Nested(Numbered):
     word = "nested"
     what = "a number of stored subsets"
     is_partition = False
-    instead = 'take data="by_size"'
+    hint = 'take data="by_size"'
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -98,7 +98,7 @@ class Sharing(Method):
 
     word: ClassVar[str] = replayed.Sharing.word
     conditions = (("round_trip", ">= 0"),)
-    is_partition = False
+    is_partition = on_steps = False
     fixed_workers = True
 
     def __post_init__(self) -> None:

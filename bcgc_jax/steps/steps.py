@@ -16,6 +16,7 @@ class Steps(NamedTuple):
       stays: ln of the part of the pace that stays with a worker, `[S, N]`.
       costs: lengths as predicted before the step, from other steps, `[S, N, C]`; None where nothing
         is known but the sizes.
+      forward: what a forward pass takes of a backward pass; 0 where that is not known.
 
     >>> nothing, chunks = np.zeros((1, 2)), np.ones((1, 2, 4))
     >>> steps = Steps(np.array([[1.0, 3.0]]), chunks, 0 * chunks, stays=nothing)
@@ -28,6 +29,7 @@ class Steps(NamedTuple):
     pauses: np.ndarray
     stays: np.ndarray
     costs: np.ndarray | None = None
+    forward: float = 0.0
 
     @property
     def seconds(self) -> np.ndarray:
@@ -53,16 +55,16 @@ class Steps(NamedTuple):
     @classmethod
     def joined(cls, steps: Sequence["Steps"]) -> "Steps":
         """All steps, one after the other."""
-        parts: list[Any] = [
-            None if part[0] is None else np.concatenate(part)  # type: ignore[arg-type]
-            for part in zip(*steps, strict=True)
-        ]
-        return cls(*parts)
+        every = [each._arrays() for each in steps]
+        parts: Any = {name: np.concatenate([each[name] for each in every]) for name in every[0]}
+        return steps[0]._replace(**parts)
 
     def _each(self, change: Callable[[np.ndarray], np.ndarray]) -> "Steps":
-        pace, lengths, pauses, stays = map(change, self[:4])
-        costs = None if self.costs is None else change(self.costs)
-        return Steps(pace, lengths, pauses, stays, costs)
+        parts: Any = {name: change(part) for name, part in self._arrays().items()}
+        return self._replace(**parts)
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return {k: part for k, part in self._asdict().items() if isinstance(part, np.ndarray)}
 
 
 class Outcome(NamedTuple):

@@ -16,7 +16,8 @@ from bcgc_jax.measured.advice import advise, best_and_drawn
 from bcgc_jax.measured.causes import Parts
 from bcgc_jax.measured.intervals import percent
 from bcgc_jax.measured.replays import seats_of
-from bcgc_jax.measured.slowness import model_of, whole_steps
+from bcgc_jax.measured.slowness import model_of
+from bcgc_jax.measured.whole_steps import whole_steps
 from bcgc_jax.schemes.base import Costs
 from bcgc_jax.schemes.sharing import Sharing
 from bcgc_jax.steps.asking import Asking
@@ -307,16 +308,16 @@ def test_the_rows_of_the_readme_are_those_of_a_run():
     """To the last digit that is printed: each step is handed out, with questions that cost."""
     trace = load_trace(LOG)
     advice = advise(trace)
-    log = model_of(trace, whole_steps(trace)[0], None)
+    log = model_of(whole_steps(trace))
     best, draws = best_and_drawn(log.model)
     assert log.costs is not None
     now = best.steps().last().mean()
     seats = seats_of(draws[0].steps(), len(draws))
     for row in advice.rows:
-        if not row.is_sharing:
+        if not row.scheme.asks:
             continue
         place = Placement(6, row.stored_subsets, 8, row.equal_chunks)
-        known = advice.scheme(row.remedy).by_length
+        known = row.scheme.by_length
         taken = [
             _seconds_of_a_log(
                 draw.steps(log.costs if known else None).seated(seat), place, advice.costs.asking

@@ -9,16 +9,17 @@ from bcgc_jax.measured.advice import advise
 from bcgc_jax.measured.causes import Parts, losses, model_of_chunks
 from bcgc_jax.measured.microbatches import Microbatches
 from bcgc_jax.measured.replays import judged, replayed
-from bcgc_jax.measured.slowness import model_of, whole_steps
+from bcgc_jax.measured.slowness import model_of
 from bcgc_jax.measured.traces import Trace, load_trace
 from bcgc_jax.measured.verdict import Savings, advised
+from bcgc_jax.measured.whole_steps import whole_steps
 from bcgc_jax.schemes.base import Costs, Resources, Scheme
 from bcgc_jax.schemes.names import possible
 from bcgc_jax.schemes.sharing import Sharing
 from bcgc_jax.schemes.unplanned import Limit, Nothing
 from bcgc_jax.steps.asking import MEASURED
 from bcgc_jax.steps.chunk_lengths import LoadLine
-from bcgc_jax.steps.rule import Rule
+from bcgc_jax.steps.rule import LogRule
 from bcgc_jax.steps.steps import Outcome
 from experiments.report import TRACES
 from tests.cli.steps import trace_of
@@ -233,10 +234,10 @@ def test_loads_say_what_is_of_the_data_with_chunks_and_without():
     )
 
 
-class Halved(Scheme, Rule):
+class Halved(Scheme, LogRule):
     """A code that takes half of the time, and stores a subset more with each plan."""
 
-    word = "a code"
+    name = "a code"
 
     def __init__(self):
         self.seen = []
@@ -249,7 +250,7 @@ class Halved(Scheme, Rule):
         np.testing.assert_array_equal(which, ~self.seen[-1])
         return Outcome(steps.last()[which] / 2, choice=(1.0 + len(self.seen),))
 
-    def stored(self, choice, num_workers):
+    def stored_subsets(self, choice, num_workers):
         return int(max(choice))
 
 
@@ -272,7 +273,7 @@ def sharing_schemes(trace: Trace, *, by_length: bool = False) -> list[Scheme]:
 
 def saved_by_sharing(trace: Trace) -> dict[str, float]:
     """What sharing saves where workers have the numbers of the log; `advise` numbers them anew."""
-    log = model_of(trace, whole_steps(trace)[0], None)
+    log = model_of(whole_steps(trace))
     steps = log.model.without_chance().parts.steps()
     now = judged(Nothing(), steps).seconds.mean()
     return {
@@ -327,7 +328,7 @@ def test_recorded_microbatches_are_replayed_as_by_another_program():
     parts = trace.microbatches
     assert parts is not None
     assert parts.forward is not None
-    model = model_of(trace, trace.rows(), None).model.without_chance().parts
+    model = model_of(whole_steps(trace)).model.without_chance().parts
     # the authors name uneven sequence lengths as the cause
     added = losses(model)
     assert added["data"].mean() > 0.85 * sum(values.mean() for values in added.values())

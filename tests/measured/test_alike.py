@@ -5,8 +5,9 @@ import pytest
 
 import bcgc_jax as bcgc
 from bcgc_jax.measured.alike import FEWEST_STEPS, deviations, workers_alike
-from bcgc_jax.measured.slowness import slowness_in, whole_steps
+from bcgc_jax.measured.slowness import slowness_in
 from bcgc_jax.measured.traces import load_trace
+from bcgc_jax.measured.whole_steps import whole_steps
 from experiments.advice import OWN
 from experiments.report import TRACES
 from tests.cli.steps import trace_of
@@ -189,7 +190,7 @@ def test_nothing_is_said_of_causes_and_remedies():
 def test_recorded_own_computation_is_not_taken_for_times_behind_a_collective(path):
     if not path.exists():
         pytest.skip("this log is not part of the repository")
-    times, _ = whole_steps(load_trace(path))
+    times = whole_steps(load_trace(path)).times
     assert not workers_alike(times)
     # No eight steps in a row: common to all workers is at most 1.01 times what differs between.
     starts = range(0, len(times) - 7, 1 + len(times) // 200)

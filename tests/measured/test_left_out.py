@@ -5,6 +5,7 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax.measured.left_out import fewer_chunks_in_words, left_out_in_words
 from bcgc_jax.measured.traces import load_trace
+from bcgc_jax.measured.whole_steps import whole_steps
 
 
 def _chunks(path, numbers):
@@ -14,27 +15,27 @@ def _chunks(path, numbers):
         for worker, count in enumerate(of_workers):
             rows += [f"{step},{worker},{chunk},{1 + 0.01 * worker}" for chunk in range(count)]
     path.write_text("\n".join(rows))
-    return load_trace(path)
+    return whole_steps(load_trace(path))
 
 
 def test_steps_of_fewer_chunks_are_told_from_a_worker_that_is_missing(tmp_path):
-    trace = _chunks(tmp_path / "log.csv", [(8, 8), (6, 6)] * 20)
+    steps = _chunks(tmp_path / "log.csv", [(8, 8), (6, 6)] * 20)
     said = [
         "Left out: 20 steps in which each worker has 6 of 8 chunks. Ask about these steps again"
     ]
-    assert [text.partition(" in a log")[0] for text in left_out_in_words(trace)] == said
-    trace = _chunks(tmp_path / "log.csv", [(8, 8), (6, 6), (8, 8), (7, 7)])
-    assert "2 steps in which each worker has 6 or 7 of 8 chunks" in left_out_in_words(trace)[0]
+    assert [text.partition(" in a log")[0] for text in left_out_in_words(steps)] == said
+    steps = _chunks(tmp_path / "log.csv", [(8, 8), (6, 6), (8, 8), (7, 7)])
+    assert "2 steps in which each worker has 6 or 7 of 8 chunks" in left_out_in_words(steps)[0]
     # Where workers differ, their sums can be compared.
-    trace = _chunks(tmp_path / "log.csv", [(8, 8), (6, 8), (8, 8), (8, 7)])
-    (text,) = left_out_in_words(trace)
+    steps = _chunks(tmp_path / "log.csv", [(8, 8), (6, 8), (8, 8), (8, 7)])
+    (text,) = left_out_in_words(steps)
     assert "2 steps in which a worker has fewer than 8 chunks, 6 at least. To use them" in text
     # One that breaks off.
-    trace = _chunks(tmp_path / "log.csv", [(8, 8), (8, 8), (8, 7)])
+    steps = _chunks(tmp_path / "log.csv", [(8, 8), (8, 8), (8, 7)])
     said = ["Left out: 1 step in which a worker has fewer than 8 chunks, 7 at least."]
-    assert left_out_in_words(trace) == fewer_chunks_in_words(trace) == said
-    trace = _chunks(tmp_path / "log.csv", [(8, 8), (8, 8), (8, 0), (6, 6)])
-    first, *rest = left_out_in_words(trace)
+    assert left_out_in_words(steps) == fewer_chunks_in_words(steps) == said
+    steps = _chunks(tmp_path / "log.csv", [(8, 8), (8, 8), (8, 0), (6, 6)])
+    first, *rest = left_out_in_words(steps)
     assert first.startswith("Left out: 1 step in which each worker has 6 of 8 chunks.")
     assert rest == [
         "Left out: 1 step in which a worker has no whole time.",
@@ -44,9 +45,9 @@ def test_steps_of_fewer_chunks_are_told_from_a_worker_that_is_missing(tmp_path):
 
 
 def test_too_few_steps_of_as_many_chunks_are_refused_in_the_same_words(tmp_path):
-    trace = _chunks(tmp_path / "log.csv", [(8, 8), (6, 6), (6, 6)])
+    steps = _chunks(tmp_path / "log.csv", [(8, 8), (6, 6), (6, 6)])
     with pytest.raises(ValueError, match="2 steps in which each worker has 6 of 8 chunks"):
-        bcgc.advise(trace)
+        bcgc.advise(steps.trace)
 
 
 def test_all_that_is_there_of_chunks_counts_for_the_forward_pass(tmp_path):

@@ -22,7 +22,7 @@ from bcgc_jax.steps.steps import Outcome
 
 
 class Toy(Unplanned):
-    word = "toy"
+    name = "toy"
     advice = "wish"
     advisable = True
 

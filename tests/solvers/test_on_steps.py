@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from bcgc_jax.solvers.coded import Coded
+from bcgc_jax.solvers.methods import code_of
 from bcgc_jax.steps.steps import Steps
 
 
@@ -28,9 +28,9 @@ def one_level(times, stored, chunks=8):
 @pytest.mark.slow
 def test_a_worker_first_ends_its_chunk_and_does_whole_passes():
     times = np.random.default_rng(0).gamma(2.0, 0.5, (30, 4)) + 0.2
-    steps = Steps(times, np.ones((30, 4, 1)), np.zeros((30, 4, 0)), np.zeros((30, 4)))
+    steps = Steps(times, np.ones((30, 4, 1)), np.zeros((30, 4, 0)), np.zeros((30, 4)), forward=0.47)
     first = np.arange(30) < 15
-    outcome = Coded("tandon:1", 0.47).plan_on(steps, first).replay(steps, ~first)
+    outcome = code_of("tandon:1").plan_on(steps, first).replay(steps, ~first)
     np.testing.assert_allclose(outcome.seconds, one_level(times[15:].tolist(), 2), rtol=1e-9)
     assert outcome.choice == (2.0,)
 
@@ -38,4 +38,4 @@ def test_a_worker_first_ends_its_chunk_and_does_whole_passes():
 def test_what_has_no_plan_is_refused():
     for method in ("limit", "sharing:2", "backup:1", "drop"):
         with pytest.raises(ValueError, match="not planned on measured steps"):
-            Coded(method)
+            code_of(method)

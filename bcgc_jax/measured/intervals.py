@@ -19,9 +19,9 @@ _FEWEST = 4.0
 _MOST_CORRELATION = 0.95
 
 
-def percent(share: float) -> str:
+def percent(share: float, form: str = ".1f") -> str:
     # Adding 0 makes 0 of -0.
-    return f"{round(100 * share, 1) + 0.0:.1f}"
+    return format(float(format(100 * share, form)) + 0.0, form)
 
 
 class Interval(NamedTuple):

@@ -61,6 +61,7 @@ class Scheme:
     Attributes:
       name: what `bcgc_jax.advise` and `bcgc_jax.solve` call it.
       advice: what to do, in words.
+      need: what it needs, in words, whatever is planned.
       learns: whether it is planned on some steps and judged in others.
       by_chunk: whether it matters how a worker's seconds fall on its chunks.
       advisable: whether workers as they are get the gradient of all samples by it.
@@ -72,6 +73,7 @@ class Scheme:
 
     name: str
     advice: str = ""
+    need: ClassVar[str] = ""
     learns: ClassVar[bool] = True
     by_chunk: ClassVar[bool] = False
     advisable: ClassVar[bool] = False
@@ -92,7 +94,7 @@ class Scheme:
 
     def needs(self, choice: Sequence[float]) -> str:
         """What it needs, in words, by plans with these numbers."""
-        return ""
+        return self.need
 
     def stored_subsets(self, choice: Sequence[float], num_workers: int) -> int:
         """How many subsets a worker stores by plans with these numbers."""
@@ -119,6 +121,11 @@ def in_words(choice: Sequence[float]) -> str:
     return " or ".join(f"{number:.3g}" for number in dict.fromkeys(choice))
 
 
-def plural(words: str) -> str:
-    """The ending of a noun after numbers such as "3 or 1"."""
-    return "" if words.endswith(" 1") or words == "1" else "s"
+def several(choice: Sequence[float], noun: str) -> str:
+    """How many were planned, such as "3 or 1 workers".
+
+    >>> several((3, 1), "worker"), several((1, 1), "worker")
+    ('3 or 1 workers', '1 worker')
+    """
+    number = in_words(choice)
+    return f"{number} {noun}{'' if number.endswith(' 1') or number == '1' else 's'}"

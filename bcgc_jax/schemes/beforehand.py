@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from bcgc_jax.schemes.base import Resources, Scheme, in_words, plural
+from bcgc_jax.schemes.base import Resources, Scheme, several
 from bcgc_jax.schemes.unplanned import Unplanned
 from bcgc_jax.steps.rule import LogRule
 from bcgc_jax.steps.steps import Outcome, Steps
@@ -22,14 +22,12 @@ class Dealt(Unplanned):
 
     name = "dealt by length"
     advice = "deal the chunks to the workers by their length"
+    need = "lengths of chunks before the step"
     by_chunk = advisable = by_length = True
 
     @classmethod
     def rows(cls, resources: Resources) -> Iterable[Scheme]:
         return (cls(),) if resources.know_lengths and resources.store_all else ()
-
-    def needs(self, choice: Sequence[float]) -> str:
-        return "lengths of chunks before the step"
 
     def stored_subsets(self, choice: Sequence[float], num_workers: int) -> int:
         return num_workers
@@ -68,9 +66,7 @@ class Shares(_BySpeed):
 
     name = "shares by speed"
     advice = "give each worker data by its speed, once"
-
-    def needs(self, choice: Sequence[float]) -> str:
-        return "workers that keep their speed"
+    need = "workers that keep their speed"
 
     def plan_on(self, steps: Steps, which: np.ndarray) -> LogRule:
         return FixedShares(steps.times()[which].mean(axis=0))
@@ -87,9 +83,7 @@ class Anew(_BySpeed):
 
     name = "shares anew"
     advice = "give each worker data by its speed, anew before each step"
-
-    def needs(self, choice: Sequence[float]) -> str:
-        return "new shares before each step"
+    need = "new shares before each step"
 
     def plan_on(self, steps: Steps, which: np.ndarray) -> LogRule:
         rules = [LastShares(window) for window in _WINDOWS if window < len(steps.pace)]
@@ -149,8 +143,7 @@ class Replaced(Scheme):
     name = "slowest replaced"
 
     def needs(self, choice: Sequence[float]) -> str:
-        number = in_words(choice)
-        return f"{number} other machine{plural(number)}"
+        return several(choice, "other machine")
 
     def plan_on(self, steps: Steps, which: np.ndarray) -> LogRule:
         return OtherMachines(stay_slow(steps, which))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bcgc_jax.schemes.base import Scheme, in_words, plural
+from bcgc_jax.schemes.base import Scheme, in_words, several
 from bcgc_jax.steps.rule import LogRule
 from bcgc_jax.steps.steps import Outcome, Steps
 
@@ -20,8 +20,7 @@ class Backup(Scheme):
     name = "backup"
 
     def needs(self, choice: Sequence[float]) -> str:
-        number = in_words(choice)
-        return f"{number} worker{plural(number)} left out"
+        return f"{several(choice, 'worker')} left out"
 
     def plan_on(self, steps: Steps, which: np.ndarray) -> LogRule:
         ends = _slowest_first(steps.times())

@@ -1,6 +1,7 @@
 """Every method for one problem, side by side, and the setup with which a plan is worth nothing."""
 
 import functools
+import itertools
 import textwrap
 from collections.abc import Iterable, Sequence
 
@@ -10,6 +11,7 @@ from jax import Array
 
 from bcgc_jax._pytree import Numbers
 from bcgc_jax.exact.quadrature import Expectation
+from bcgc_jax.measured.intervals import percent
 from bcgc_jax.plans.loads import partition_of_units
 from bcgc_jax.plans.simulation import added_in_a_row
 from bcgc_jax.problem import Problem, Status
@@ -27,6 +29,7 @@ from bcgc_jax.solvers.methods import (
 from bcgc_jax.solvers.solve import solve
 
 BARS = 20
+_LINE = "{:<21} {:>10} {:>9} {:>11} {:>12}  {:<20}  {}"
 EVERY = (*PROPOSED, *SHARED, *BASELINES, LIMIT)
 
 
@@ -48,23 +51,24 @@ class Comparison(dict[str, Solution]):
         self.uncoded = uncoded
 
     def __repr__(self) -> str:
-        head = ("runtime", "saved", "vs baseline", "above opt. ≤", "share of coordinates")
-        lines = ["{:<21} {:>10} {:>9} {:>11} {:>12}  {:<20}  status".format("scheme", *head)]
-        baseline = _finite(self.baseline)
-        uncoded = _finite(self.uncoded)
-        least = float(self["optimal"].lower_bound) if "optimal" in self else np.nan
-        for name, solution in self.items():
-            value = _for_used(solution)
-            saved = _percent(1 - value / uncoded, ".1f")
-            than = "" if is_limit(name) else _percent(value / baseline - 1, "+.1f")
-            bound = least if solution.bound_of == "levels" else np.nan
-            above = _percent(value / bound - 1, ".3g")
-            figures = f"{value:>10.5g} {saved:>9} {than:>11} {above:>12}"
-            status = Status(int(solution.status)).name.lower()
-            label = f"{name} α {alpha_of(solution):.3g}" if name == "tandon_partial" else name
-            lines.append(f"{label:<21} {figures}  {_plan(solution):<20}  {status}")
+        head = ("runtime", "saved", "vs baseline", "above opt. ≤", "share of coordinates", "status")
+        rows = [_LINE.format("scheme", *head), *itertools.starmap(self._line, self.items())]
         best = "none" if self.baseline is None else self.baseline.method
-        return "\n".join([*lines, f"Best baseline: {best}.", *self._inexact, *self._chained])
+        return "\n".join([*rows, f"Best baseline: {best}.", *self._inexact, *self._chained])
+
+    def _line(self, name: str, solution: Solution) -> str:
+        value = _for_used(solution)
+        least = float(self["optimal"].lower_bound) if "optimal" in self else np.nan
+        bound = least if solution.bound_of == "levels" else np.nan
+        return _LINE.format(
+            f"{name} α {alpha_of(solution):.3g}" if name == "tandon_partial" else name,
+            f"{value:.5g}",
+            _known(1 - value / _finite(self.uncoded)),
+            "" if is_limit(name) else _known(value / _finite(self.baseline) - 1, "+.1f"),
+            _known(value / bound - 1, ".3g"),
+            _plan(solution),
+            Status(int(solution.status)).name.lower(),
+        )
 
     @property
     def _inexact(self) -> list[str]:
@@ -72,7 +76,7 @@ class Comparison(dict[str, Solution]):
         for name, solution in self.items():
             needs = solution.needs
             if needs is not None and not needs.exact_gradient:
-                lost.append(f"{name} {_percent(float(needs.lost), '.1f')}")
+                lost.append(f"{name} {percent(float(needs.lost))} %")
         said = "Samples that are lost, with runtimes for as many that are used as a step has"
         return [f"{said}: {', '.join(lost)}."] if lost else []
 
@@ -159,8 +163,8 @@ def _asks_nobody(solution: Solution) -> bool:
     return needs is None or bool(needs.exact_gradient and not needs.round_trips)
 
 
-def _percent(share: float, form: str) -> str:
-    return f"{100 * share:{form}} %" if np.isfinite(share) else ""
+def _known(share: float, form: str = ".1f") -> str:
+    return f"{percent(share, form)} %" if np.isfinite(share) else ""
 
 
 def _plan(solution: Solution) -> str:

@@ -43,6 +43,7 @@ class Method(Scheme):
     conditions: ClassVar[Sequence[tuple[str, str]]] = ()
     counts: ClassVar[Sequence[tuple[str, int]]] = ()
     refuses: Sequence[str] = ()
+    need = "workers that are slow, not their data"
     hint: str = 'use "optimal"'
     baseline: bool = False
     is_partition: bool = True
@@ -70,9 +71,6 @@ class Method(Scheme):
     def plan(self, problem: Problem, key: Array | None) -> Solution:
         """The scheme for a problem that has passed `check`, but for its provenance."""
         raise NotImplementedError
-
-    def needs(self, choice: Sequence[float]) -> str:
-        return "workers that are slow, not their data"
 
     def stored_subsets(self, choice: Sequence[float], num_workers: int) -> int:
         return int(max(choice))

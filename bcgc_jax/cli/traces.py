@@ -108,7 +108,7 @@ def check_size(problem: Problem, other: str = "--trace-distribution smooth") -> 
 
 def measured_forward(trace: Trace | None) -> float | None:
     """The forward pass as a ratio to the backward pass; None where it was not timed."""
-    return None if trace is None or trace.microbatches is None else trace.microbatches.forward_ratio
+    return None if trace is None else trace.forward_ratio
 
 
 def forward_in_words(asked: Times | FitOptions, trace: Trace) -> list[str]:

@@ -174,7 +174,7 @@ def advise(
         return Advice(**vars(slowness), enough=enough, **nothing)
     resources = Resources(slowness.num_workers, stored, log.costs is not None, costs)
     if forward is None:
-        forward = _forward(whole)
+        forward = trace.forward_ratio or 0.0
     replays, models = _by_models(log, resources, codes, forward, seed)
     one_model = not log.recorded and _stays(log.model.parts.random)
     judges = models[:1] if one_model else models
@@ -234,12 +234,6 @@ def _asking(steps: WholeSteps) -> Asking:
     if measured is None:
         return MEASURED
     return Asking(measured, MEASURED.service)
-
-
-def _forward(steps: WholeSteps) -> float:
-    """What a forward pass took of a backward pass in the log, if that was timed."""
-    parts = steps.trace.microbatches
-    return 0.0 if parts is None else parts.forward_ratio or 0.0
 
 
 def best_and_drawn(model: Model) -> tuple[Parts, list[Parts]]:

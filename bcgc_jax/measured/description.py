@@ -101,7 +101,6 @@ def describe(trace: Trace, *, with_tail: bool = True) -> Description:
         index = fit.tail_index
         error = 1.96 * fit.tail_index_error
         tail = Interval(index, max(index - error, 0), index + error)
-    parts = trace.microbatches
     return Description(
         num_workers=trace.num_workers,
         num_steps=trace.num_steps,
@@ -116,7 +115,7 @@ def describe(trace: Trace, *, with_tail: bool = True) -> Description:
         tail_index=tail,
         autocorrelation=autocorrelation(table),
         slowness=slowness_in(trace),
-        forward_ratio=None if parts is None else parts.forward_ratio,
+        forward_ratio=trace.forward_ratio,
     )
 
 

@@ -19,9 +19,9 @@ _FEWEST = 4.0
 _MOST_CORRELATION = 0.95
 
 
-def percent(share: float, form: str = ".1f") -> str:
-    # Adding 0 makes 0 of -0.
-    return format(float(format(100 * share, form)) + 0.0, form)
+def percent(share: float, form: str = "z.1f") -> str:
+    """Write a share in per cent; `z` makes 0 of -0."""
+    return f"{100 * share:{form}}"
 
 
 class Interval(NamedTuple):

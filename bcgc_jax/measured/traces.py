@@ -78,6 +78,11 @@ class Trace(NamedTuple):
         return len(self.step_names)
 
     @property
+    def forward_ratio(self) -> float | None:
+        """The forward passes' time over the backward passes'; None if not timed apart."""
+        return None if self.microbatches is None else self.microbatches.forward_ratio
+
+    @property
     def num_missing(self) -> int:
         """The number of the S·W cells that have no time, not even a censored one."""
         return self.num_steps * self.num_workers - np.unique(self.cell).size

@@ -64,7 +64,7 @@ class Comparison(dict[str, Solution]):
             f"{name} α {alpha_of(solution):.3g}" if name == "tandon_partial" else name,
             f"{value:.5g}",
             _known(1 - value / _finite(self.uncoded)),
-            "" if is_limit(name) else _known(value / _finite(self.baseline) - 1, "+.1f"),
+            "" if is_limit(name) else _known(value / _finite(self.baseline) - 1, "+z.1f"),
             _known(value / bound - 1, ".3g"),
             _plan(solution),
             Status(int(solution.status)).name.lower(),
@@ -163,7 +163,7 @@ def _asks_nobody(solution: Solution) -> bool:
     return needs is None or bool(needs.exact_gradient and not needs.round_trips)
 
 
-def _known(share: float, form: str = ".1f") -> str:
+def _known(share: float, form: str = "z.1f") -> str:
     return f"{percent(share, form)} %" if np.isfinite(share) else ""
 
 

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import bcgc_jax
+from bcgc_jax.schemes.names import ABOUT, ADVISED
 
 ROOT = Path(bcgc_jax.__file__).parent
 # From the ground up. A file uses those on lower floors, and its neighbours in the same folder.
@@ -55,6 +56,10 @@ def _imported(path: Path) -> set[str]:
 
 
 GRAPH = {name: _imported(path) for name, path in FILES.items()}
+# Those that are imported by their names.
+GRAPH["schemes.names"] |= {f"schemes.{where.partition('.')[0]}" for where in ADVISED}
+SOLVERS = (about.solver.partition(".")[0] for about in ABOUT.values() if about.solver)
+GRAPH["solvers.methods"] |= {f"solvers.{file}" for file in SOLVERS}
 
 
 def test_every_file_has_a_floor_and_every_floor_a_file():

@@ -38,7 +38,8 @@ LAWS: dict[str, dict[str, float | None]] = {
     "deterministic": {"value": None},
 }
 SYNONYMS = {"concentration": "shape"}  # read as well
-FITTED_LAWS = tuple(law for law in LAWS if law not in ("two-speed", "deterministic"))
+_NOT_FITTED = ("two-speed", "deterministic")
+FITTED_LAWS = tuple(law for law in LAWS if law not in _NOT_FITTED)
 
 LAYOUTS = ("auto", "long", "wide")
 LOG_COLUMNS = ("step", "worker", "seconds", "chunk", "forward_seconds", "load")

@@ -460,7 +460,7 @@ PLANS = (
     _time("replayed_error", "Its standard error."),
 )
 
-SWEEP = (
+_CELL = (
     _text(
         "distribution",
         "Of the cycle time, as --cycle-time calls it; `empirical`, `smooth` or `rows` of a trace.",
@@ -489,12 +489,8 @@ SWEEP = (
     Column("deadline", FINITE, "time", "That completion_probability is for.", required=False),
     _text("method", "Name of the scheme.", head=names("scheme"), form=scheme_label),
     Column("status", STATUS, head=table.Column("status", no_wrap=True)),
-    _time("expected_runtime", "Exact, of the continuous plan: whole numbers take a little longer."),
-    _time("runtime_error", "Estimate of its absolute error."),
-    _time(
-        "lower_bound", "No partition has an expected runtime below it; null without a certificate."
-    ),
-    _ratio("relative_gap", "1 - lower_bound / expected_runtime; null without a certificate."),
+)
+_MORE_OF_A_CELL = (
     _ratio(
         "saved",
         "Less time for a sample that is used than the uncoded scheme, as a share of that "
@@ -541,6 +537,16 @@ SWEEP = (
         required=False,
     ),
 )
+
+
+def sweep_columns(numbers: Iterable[tuple[str, str, str]]) -> tuple[Column, ...]:
+    """The columns of a sweep, with the `NUMBERS` of `sweeps.cells`: a name, a unit, what each is.
+
+    They are an argument, for `bcgc advise` has columns too, and imports no JAX.
+    """
+    answered = (Column(name, NUMBER, unit, about) for name, unit, about in numbers)
+    return (*_CELL, *answered, *_MORE_OF_A_CELL)
+
 
 SUMMARY = (
     _text("method", "Name of the scheme.", head=names("scheme")),

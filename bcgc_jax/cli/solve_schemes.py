@@ -18,14 +18,12 @@ from bcgc_jax.problem import Problem
 from bcgc_jax.schemes.names import BASELINES, PROPOSED, SHARED
 from bcgc_jax.solvers.compare import chained_runtime
 from bcgc_jax.solvers.limit import runtime_limit
-from bcgc_jax.solvers.methods import (
-    Method,
-    Optimal,
-    Subgradient,
-    method_of,
-)
+from bcgc_jax.solvers.method import Method
+from bcgc_jax.solvers.methods import method_of
+from bcgc_jax.solvers.optimum import Optimal
 from bcgc_jax.solvers.sample_average import draw_problems
 from bcgc_jax.solvers.solve import solve
+from bcgc_jax.solvers.subgradient import Subgradient
 
 _ROWS = (*PROPOSED, "nested", *SHARED, *BASELINES)
 

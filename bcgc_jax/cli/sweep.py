@@ -14,7 +14,15 @@ import numpy as np
 
 from bcgc_jax.cli import output, plot, traces
 from bcgc_jax.cli.arguments import LAWS, law_class, law_name, missing_parameters
-from bcgc_jax.cli.columns import STATUSES, SUMMARY, SWEEP, flat, table_of, values, without_questions
+from bcgc_jax.cli.columns import (
+    STATUSES,
+    SUMMARY,
+    flat,
+    sweep_columns,
+    table_of,
+    values,
+    without_questions,
+)
 from bcgc_jax.cli.commands import DELIVERY, SweepOptions, cycles_of_forward
 from bcgc_jax.cli.describe import describe_law
 from bcgc_jax.cli.exit import interruptible, say
@@ -23,7 +31,7 @@ from bcgc_jax.distributions import Distribution
 from bcgc_jax.measured.words import counted
 from bcgc_jax.problem import Problem, Status
 from bcgc_jax.solution import LOOSE
-from bcgc_jax.sweeps.cells import grid
+from bcgc_jax.sweeps.cells import NUMBERS, grid
 from bcgc_jax.sweeps.files import parts_of, write_sweep
 from bcgc_jax.sweeps.run import Sweep
 
@@ -199,7 +207,7 @@ def _print_table(rows: list[Swept], axes: list[str]) -> None:
         return output.above_bound(row.runtime, row.bound)
 
     columns = table_of(
-        SWEEP,
+        sweep_columns(NUMBERS),
         rows,
         *("method", "expected_runtime", "saved", "lower_bound", "completion_probability"),
         *("stored_subsets", "sent", "round_trips"),

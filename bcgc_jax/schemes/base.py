@@ -107,7 +107,7 @@ class Scheme:
     def without_each(self, steps: "Steps", which: "np.ndarray") -> "Sequence[LogRule]":
         """The rules that are planned without each of the steps of `which` in turn.
 
-        None where one step more or less hardly changes the plan.
+        Empty where one step more or less hardly changes the plan.
         """
         return ()
 

@@ -26,11 +26,14 @@ class About(NamedTuple):
     Attributes:
       works: behind it, their keys in `citations`.
       look: in figures; None: plain grey.
+      solver: file and class in `bcgc_jax.solvers` that plan it, imported when they are used; "" for
+        closed forms.
       alone: whether its word alone is a name that `solve` knows.
     """
 
     works: tuple[str, ...] = ()
     look: Style | None = None
+    solver: str = ""
     alone: bool = True
 
 
@@ -44,17 +47,23 @@ _FERDINAND = (*_PAPER, "ferdinand2018")
 # Two are wide, so that they show under a curve that often coincides: the subgradients', full
 # replication's.
 ABOUT: Mapping[str, About] = {
-    "optimal": About(_PAPER, Style("optimal", "#000000", "o", "-", 2.6)),
-    "subgradient": About((*_PAPER, "shamir2013"), Style("stochastic subgradient", "#0072B2", "*")),
+    "optimal": About(_PAPER, Style("optimal", "#000000", "o", "-", 2.6), solver="optimum.Optimal"),
+    "subgradient": About(
+        (*_PAPER, "shamir2013"),
+        Style("stochastic subgradient", "#0072B2", "*"),
+        solver="subgradient.Subgradient",
+    ),
     "time": About(_PAPER, Style(r"$\mathbf{x}^{(\mathrm{t})}$ (time)", "#D55E00", "s")),
     "frequency": About(_PAPER, Style(r"$\mathbf{x}^{(\mathrm{f})}$ (frequency)", "#009E73", "^")),
     "deadline": About(
         (*_PAPER, "wang2023", "birgin2000"),
         Style("most probably in time", "#DDAA33", (6, 2, 0), "-", 2.6),
+        solver="deadline.Deadline",
     ),
     "nested": About(
         (*_TANDON, "ozfatura2019", "lewis2013"),
         Style("nested groups, no code", "#117733", (6, 1, 0), "-", 2.6),
+        solver="nested.Nested",
     ),
     "sharing": About(
         (
@@ -62,10 +71,15 @@ ABOUT: Mapping[str, About] = {
             *("polychronopoulos1987", "hummel1992", "copeland1989"),
         ),
         Style("work sharing", "#4477AA", "p", (0, (3, 1, 1, 1)), 2.0),
+        solver="sharing.Sharing",
     ),
     "uncoded": About(_TANDON, Style("uncoded", "#999933", "h", (0, (8, 3)))),
     "single_block": About(_TANDON, Style("single block", "#CC79A7", "D", (0, (2, 0.8)), 3.0)),
-    "tandon_partial": About(_TANDON, Style("Tandon et al., partial", "#E69F00", "v", "-.")),
+    "tandon_partial": About(
+        _TANDON,
+        Style("Tandon et al., partial", "#E69F00", "v", "-."),
+        solver="baselines.TandonPartial",
+    ),
     "ferdinand_full": About(
         _FERDINAND, Style(r"Ferdinand–Draper, $r = L$", "#56B4E9", "P", _DOTTED)
     ),
@@ -73,15 +87,28 @@ ABOUT: Mapping[str, About] = {
         _FERDINAND,
         Style(r"Ferdinand–Draper, $r = L/2$", "#7F7F7F", "X", (0, (6, 2, 1, 2, 1, 2))),
     ),
-    "backup": About(("chen2016",), Style("backup workers (inexact)", "#BBBBBB", "3", (0, (5, 5)))),
-    "drop": About(
-        ("giladi2023",), Style("stop at a threshold (inexact)", "#882255", "4", (0, (2, 2)))
+    "backup": About(
+        ("chen2016",),
+        Style("backup workers (inexact)", "#BBBBBB", "3", (0, (5, 5))),
+        solver="baselines.Backup",
     ),
-    "limit": About(("attia2017",), Style("limit of any scheme", "#7B4B2A", "None", _DOTTED)),
-    "tandon": About(_TANDON, alone=False),
-    "ferdinand": About(_FERDINAND, alone=False),
+    "drop": About(
+        ("giladi2023",),
+        Style("stop at a threshold (inexact)", "#882255", "4", (0, (2, 2))),
+        solver="drop.Drop",
+    ),
+    "limit": About(
+        ("attia2017",),
+        Style("limit of any scheme", "#7B4B2A", "None", _DOTTED),
+        solver="limit.Limit",
+    ),
+    "tandon": About(_TANDON, solver="baselines.Tandon", alone=False),
+    "ferdinand": About(_FERDINAND, solver="baselines.Ferdinand", alone=False),
     "cyclic": About(
-        ("amiri2019",), Style("cyclic, no code", "#228833", "+", (0, (7, 1.5))), alone=False
+        ("amiri2019",),
+        Style("cyclic, no code", "#228833", "+", (0, (7, 1.5))),
+        solver="cyclic.Cyclic",
+        alone=False,
     ),
     # Closed forms of studies.
     "equal_risk": About(

@@ -376,7 +376,7 @@ def _layers(problem: Problem, share: float) -> Array:
 
 _full = functools.partial(_layers, share=1.0)
 _half = functools.partial(_layers, share=0.5)
-CLOSED_FORMS = (
+_FORMS = (
     ClosedForm("time", time_partition, baseline=False),
     ClosedForm("frequency", frequency_partition, baseline=False),
     ClosedForm("uncoded", functools.partial(single_level_partition, level=0)),
@@ -384,3 +384,4 @@ CLOSED_FORMS = (
     ClosedForm("ferdinand_full", _full, refuses=("unit_costs",)),
     ClosedForm("ferdinand_half", _half, refuses=("unit_costs",)),
 )
+CLOSED_FORMS = {form.name: form for form in _FORMS}

@@ -2,7 +2,7 @@ r"""What a method is: a frozen dataclass that plans, and says what it can do and
 
 A method's numbers are leaves, traced and batched like those of a problem; what decides a shape or a
 program is static. On a log it plans for the times of the steps, unless it says another way. A new
-scheme is one file with a subclass, a line in `methods`, and its looks and works in `schemes.names`.
+scheme is one file with a subclass, and an entry in `schemes.names`.
 """
 
 import contextlib

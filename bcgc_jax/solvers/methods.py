@@ -2,29 +2,19 @@
 
 import difflib
 from collections.abc import Iterable, Sequence
+from importlib import import_module
+from typing import Any
 
 from bcgc_jax.problem import Problem
-from bcgc_jax.schemes.names import ALONE, METHODS, REPLACED
-from bcgc_jax.solvers.baselines import CLOSED_FORMS, Backup, Ferdinand, Tandon, TandonPartial
-from bcgc_jax.solvers.cyclic import Cyclic
-from bcgc_jax.solvers.deadline import Deadline
-from bcgc_jax.solvers.drop import Drop
-from bcgc_jax.solvers.limit import Limit
-from bcgc_jax.solvers.method import Method, Numbered
-from bcgc_jax.solvers.nested import Nested
-from bcgc_jax.solvers.optimum import Optimal
-from bcgc_jax.solvers.sharing import Sharing
-from bcgc_jax.solvers.subgradient import Subgradient
+from bcgc_jax.schemes.names import ALONE, METHODS, NUMBERED, REPLACED, about
+from bcgc_jax.schemes.unplanned import Limit
+from bcgc_jax.solvers.baselines import CLOSED_FORMS
+from bcgc_jax.solvers.method import Method
 
 Methods = str | Method | Sequence[str | Method]
 
-LIMIT = Limit.word
-_SEARCHED = (Optimal(), Subgradient(), Deadline(), Nested(), TandonPartial(), Backup(), Drop())
-_NAMED: dict[str, Method] = {method.name: method for method in (*_SEARCHED, *CLOSED_FORMS)}
-_NUMBERED: dict[str, type[Numbered | Sharing | Limit]] = {
-    kind.word: kind for kind in (Tandon, Ferdinand, Cyclic, Backup, Drop, Sharing, Nested, Limit)
-}
-NAMES = frozenset([*_NAMED, *_NUMBERED])
+LIMIT = Limit.name
+NAMES = frozenset([*ALONE, *NUMBERED])
 
 
 def method_of(method: str | Method, *, problem: Problem | None = None) -> Method:
@@ -42,16 +32,24 @@ def method_of(method: str | Method, *, problem: Problem | None = None) -> Method
         raise TypeError(
             f"a method is a name, an object such as Optimal() or a Scheme, got {method!r}"
         )
-    if method in _NAMED:
-        return _NAMED[method]
+    if method in CLOSED_FORMS:
+        return CLOSED_FORMS[method]
     word = method.partition(":")[0]
-    if word in _NUMBERED:
-        return _NUMBERED[word].read(method, problem)
+    if method in ALONE:
+        return kind_of(word)()
+    if word in NUMBERED:
+        return kind_of(word).read(method, problem)
     if word in REPLACED:
         raise ValueError(f'there is no method "{word}" any more: take "sharing:D" in its place')
     near = difflib.get_close_matches(method, ALONE, n=1)
     hint = f' (did you mean "{near[0]}"?)' if near else ""
     raise ValueError(f'unknown method "{method}"{hint}; known: {METHODS}')
+
+
+def kind_of(word: str) -> Any:
+    """The class of methods whose names begin so, of those that are no closed forms."""
+    file, _, name = about(word).solver.partition(".")
+    return getattr(import_module(f"bcgc_jax.solvers.{file}"), name)
 
 
 def code_of(name: str) -> Method:

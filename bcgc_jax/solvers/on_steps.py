@@ -51,11 +51,18 @@ class InARow(LogRule):
 
     @classmethod
     def of(cls, problem: Problem, solution: Solution, times: np.ndarray) -> "InARow":
-        """By a solution, with workers in places that suit the `times` it was planned for."""
+        """By a solution, with workers in places that suit the `times` it was planned for.
+
+        Raises ValueError for one without a plan, as of a function that gives runtimes.
+        """
         plan = solution.plan
-        assert plan is not None
-        needs = needs_of(plan, solution.rounded, problem.num_workers)
-        assert needs is not None
+        needs = None
+        if plan is not None:
+            needs = needs_of(plan, solution.rounded, problem.num_workers)
+        if plan is None or needs is None:
+            raise ValueError(
+                "only what says who does what can be replayed in a log: take a method with a plan"
+            )
         if plan.completion is not None and plan.completion.groups:
             plan = place_workers(problem, plan, times)
         return cls(problem, plan, float(np.asarray(needs.stored_subsets)))

@@ -20,12 +20,36 @@ from bcgc_jax.plans.plan import Requirements
 
 Table = dict[str, np.ndarray]
 
+
+class Number(NamedTuple):
+    """A number that a sweep says of each solution: its attribute `name`; times have a `unit`."""
+
+    name: str
+    unit: str
+    about: str
+
+
+NUMBERS = (
+    Number(
+        "expected_runtime",
+        "time",
+        "Exact, of the continuous plan: whole numbers take a little longer.",
+    ),
+    Number("runtime_error", "time", "Estimate of its absolute error."),
+    Number(
+        "lower_bound",
+        "time",
+        "No partition has an expected runtime below it; null without a certificate.",
+    ),
+    Number("relative_gap", "1", "1 - lower_bound / expected_runtime; null without a certificate."),
+)
 # Columns of the answers: numbers that `solve` gives, what a scheme needs, and some that are not in
 # every sweep.
-_VALUES = ("expected_runtime", "runtime_error", "lower_bound", "relative_gap")
-NUMBERS = ("status", *_VALUES, "num_steps")
 NEEDS = Requirements._fields
-ANSWERED = ("method", *NUMBERS, *NEEDS, "saved", "completion_probability", "partition")
+ANSWERED = (
+    *("method", "status", *(number.name for number in NUMBERS), "num_steps"),
+    *(*NEEDS, "saved", "completion_probability", "partition"),
+)
 
 # What compiling a size is worth, in cells · N^2.5: 5.5 s on two cores, where a cell takes 0.9
 # µs · N^2.5.

@@ -226,7 +226,7 @@ def _answer(
     solution = solve(problem, own, key=key)
     status = solution.status
     unknown = jnp.full_like(solution.expected_runtime, jnp.nan)
-    columns = {name: getattr(solution, name) for name in NUMBERS}
+    columns = {number.name: getattr(solution, number.name) for number in NUMBERS}
     for name in ("lower_bound", "relative_gap"):  # 0 bounds any runtime: it is no certificate
         columns[name] = jnp.where(solution.lower_bound > 0, columns[name], unknown)
     needs = solution.needs

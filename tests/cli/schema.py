@@ -13,13 +13,14 @@ from jsonschema import Draft202012Validator, validators
 import bcgc_jax.cli
 from bcgc_jax.cli import columns
 from bcgc_jax.cli.columns import Column
+from bcgc_jax.sweeps.cells import NUMBERS
 
 FILE = Path(bcgc_jax.cli.__file__).with_name("output.schema.json")
 SCHEMA = json.loads(FILE.read_text("utf-8"))
 # The columns of rows, by the place of their description in the file.
 ROWS = {
     ("solve", "properties", "solutions", "items"): columns.SOLUTION,
-    ("sweep", "items"): columns.SWEEP,
+    ("sweep", "items"): columns.sweep_columns(NUMBERS),
     ("sweep_summary", "properties", "methods", "items"): columns.SUMMARY,
     ("fit", "properties", "fits", "items"): columns.FITS,
     ("fit", "properties", "plans", "items"): columns.PLANS,

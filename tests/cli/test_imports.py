@@ -10,8 +10,9 @@ from bcgc_jax.cli import arguments as names
 from bcgc_jax.cli.arguments import law_class, law_name, read_law
 from bcgc_jax.cli.describe import describe_law
 from bcgc_jax.measured import likelihood, traces
-from bcgc_jax.schemes.names import ALONE, NUMBERED
+from bcgc_jax.schemes.names import ABOUT, ALONE, NUMBERED
 from bcgc_jax.solvers import methods
+from bcgc_jax.solvers.baselines import CLOSED_FORMS
 from tests.scripts import python
 
 _RUN = """
@@ -115,8 +116,10 @@ def test_a_law_has_the_parameters_that_it_is_typed_with(name):
 
 
 def test_the_names_are_the_librarys():
-    assert {*ALONE, *NUMBERED} == methods.NAMES
-    assert tuple(methods._NUMBERED) == NUMBERED
+    kinds = {word for word in ABOUT if ABOUT[word].solver}
+    assert {*kinds, *CLOSED_FORMS} == methods.NAMES
+    assert all(methods.method_of(name).name.partition(":")[0] == name for name in ALONE)
+    assert all(methods.kind_of(word).word == word for word in NUMBERED)
     assert tuple(likelihood.FAMILIES) == names.FITTED_LAWS
     assert names.LAYOUTS == traces.LAYOUTS
     assert tuple(traces.UNITS) == names.TIME_UNITS

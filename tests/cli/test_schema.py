@@ -11,12 +11,12 @@ from jsonschema import Draft202012Validator
 import bcgc_jax as bcgc
 from bcgc_jax.cli import output
 from bcgc_jax.cli.arguments import LAWS, law_usage
-from bcgc_jax.cli.columns import INTEGER, SOLUTION, SWEEP, Column, flat, table_of, values
+from bcgc_jax.cli.columns import INTEGER, SOLUTION, Column, flat, sweep_columns, table_of, values
 from bcgc_jax.cli.describe import describe_law
 from bcgc_jax.cli.output import VERSION
 from bcgc_jax.cli.solve_rows import Schedule
 from bcgc_jax.problem import Status
-from bcgc_jax.sweeps.cells import ANSWERED
+from bcgc_jax.sweeps.cells import ANSWERED, NUMBERS
 from tests.cli.schema import FILE, SCHEMA, problems, properties, strict_json, with_rows, written
 from tests.cli.steps import TIMES
 from tests.cli.test_solve_table import row
@@ -41,7 +41,7 @@ def test_rows_are_as_their_columns_say():
     """Else `python -m tests.cli.schema` writes them anew."""
     assert with_rows(SCHEMA) == SCHEMA
     assert FILE.read_text("utf-8") == written(SCHEMA) + "\n"
-    answered = [column.name for column in SWEEP if column.name in ANSWERED]
+    answered = [column.name for column in sweep_columns(NUMBERS) if column.name in ANSWERED]
     assert sorted(answered) == sorted(ANSWERED)
 
 

@@ -68,6 +68,24 @@ class WithoutOne(LogRule):
         seconds = np.delete(times, self.worker, axis=1).max(axis=1)
         return Outcome(seconds, used, choice=(float(self.worker),))
 '''
+_METHOD = '''
+"""Half of the coordinates uncoded, half with a worker to spare."""
+
+import jax.numpy as jnp
+
+from bcgc_jax._pytree import pytree_dataclass
+from bcgc_jax.solution import assess
+from bcgc_jax.solvers.method import Method
+
+
+@pytree_dataclass
+class Halves(Method):
+    name = "halves"
+
+    def plan(self, problem, key):
+        level = jnp.arange(problem.max_workers)
+        return assess(problem, jnp.where(level < 2, problem.total / 2, 0))
+'''
 _LAW = '''
 
 @pytree_dataclass
@@ -136,6 +154,22 @@ def test_a_scheme_is_one_file_and_one_line(copied):
 
 
 @pytest.mark.slow
+def test_a_scheme_with_a_search_is_one_file_and_one_line(copied):
+    (copied / "bcgc_jax" / "solvers" / "halves.py").write_text(_METHOD, "utf-8")
+    names = copied / "bcgc_jax" / "schemes" / "names.py"
+    line = '    "halves": About(solver="halves.Halves"),\n'
+    added(names, line, after="ABOUT: Mapping[str, About] = {\n")
+    assert "halves, optimal" in bcgc(copied, "solve", "--help")
+    law = ("--cycle-time", "exponential:rate=1", "--workers", "4", "--coordinates", "400")
+    shown = ("--method", "halves", "--format", "json")
+    solution = json.loads(bcgc(copied, "solve", *law, *shown))["solutions"][0]
+    assert solution["partition"] == [200, 200, 0, 0]
+    log = written(copied / "log.csv", np.random.default_rng(0).gamma(2.0, 1.0, (24, 4)) + 0.1)
+    rows = json.loads(bcgc(copied, "advise", log, *shown))["rows"]
+    assert [row["stored_subsets"] for row in rows if row["remedy"] == "halves"] == [2]
+
+
+@pytest.mark.slow
 def test_a_remedy_that_is_planned_on_steps_is_one_file_and_one_line(copied):
     log = add_scheme(copied, _REMEDY, "sacked.Sacked")
     (row,) = (
@@ -155,7 +189,7 @@ def test_a_remedy_that_is_planned_on_steps_is_one_file_and_one_line(copied):
 
 
 @pytest.mark.slow
-def test_a_law_is_a_class_and_three_lines(copied):
+def test_a_distribution_is_a_class_and_four_names(copied):
     package = copied / "bcgc_jax"
     families = package / "distributions" / "families.py"
     families.write_text(families.read_text("utf-8") + _LAW, "utf-8")
@@ -166,6 +200,7 @@ def test_a_law_is_a_class_and_three_lines(copied):
     weibull = '    "weibull": {"scale": None, "shape": None, "shift": 0.0},\n'
     row = '    "rayleigh": {"scale": None, "shift": 0.0},\n'
     added(package / "cli" / "arguments.py", row, after=weibull)
+    added(package / "cli" / "arguments.py", '"rayleigh", ', after="_NOT_FITTED = (")
     problem = ("--workers", "4", "--coordinates", "400", "--method", "uncoded", "--format", "json")
     # It is a Weibull distribution.
     laws = ("rayleigh:scale=1,shift=1", f"weibull:scale={2**0.5!r},shape=2,shift=1")

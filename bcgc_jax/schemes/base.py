@@ -122,10 +122,10 @@ def in_words(choice: Sequence[float]) -> str:
 
 
 def several(choice: Sequence[float], noun: str) -> str:
-    """How many were planned, such as "3 or 1 workers".
+    """How many were planned, such as "1 or 3 workers".
 
-    >>> several((3, 1), "worker"), several((1, 1), "worker")
-    ('3 or 1 workers', '1 worker')
+    >>> several((1, 3), "worker"), several((1, 1), "worker")
+    ('1 or 3 workers', '1 worker')
     """
     number = in_words(choice)
     return f"{number} {noun}{'' if number.endswith(' 1') or number == '1' else 's'}"

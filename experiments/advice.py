@@ -89,12 +89,6 @@ def _trace(times: np.ndarray, parts: Microbatches | None) -> Trace:
     return Trace(steps, workers, step, worker, times.ravel(), whole, microbatches=parts)
 
 
-def _of_steps(parts: Microbatches, steps: np.ndarray) -> Microbatches:
-    forward = None if parts.forward is None else parts.forward[steps]
-    load = None if parts.load is None else parts.load[steps]
-    return Microbatches(parts.seconds[steps], forward, load)
-
-
 def judged(name: str, known: str, trace: Trace, parts: Parts | None = None) -> Iterator[Row]:
     """Judge both halves by the `parts` of the log, if known, else by its model of all steps."""
     whole = whole_steps(trace)
@@ -112,7 +106,7 @@ def judged(name: str, known: str, trace: Trace, parts: Parts | None = None) -> I
         now = taken["nothing"][steps].mean()
         saved = {name: float(100 * (1 - taken[name][steps].mean() / now)) for name in exact}
         saved["nothing"] = 0.0
-        some = None if every is None else _of_steps(every, ~steps)
+        some = None if every is None else every.take(~steps)
         advised = advise(_trace(times[~steps], some)).advised or "nothing"
         best = max(saved, key=saved.__getitem__)
         yield Row(name, known, half, advised, saved[advised], best, saved[best])

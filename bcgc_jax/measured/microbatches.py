@@ -1,8 +1,10 @@
 """Measured times of chunks (microbatches), the parts of a worker's step."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from bcgc_jax.steps.chunk_lengths import LoadLine
 
 
 class Microbatches(NamedTuple):
@@ -34,22 +36,18 @@ class Microbatches(NamedTuple):
     def whole_steps(self) -> "Microbatches":
         """Leave out the steps in which a worker has no time."""
         whole = np.isfinite(self.seconds).all(axis=(1, 2))
-        return Microbatches(
-            seconds=self.seconds[whole],
-            forward=None if self.forward is None else self.forward[whole],
-            load=None if self.load is None else self.load[whole],
-            asking=self.asking,
-        )
+        return self.take(whole)
+
+    def take(self, where: Any) -> "Microbatches":
+        """Some of the steps, or of all steps some workers: an index of the arrays."""
+        forward, load = (None if part is None else part[where] for part in self[1:3])
+        return Microbatches(self.seconds[where], forward, load, self.asking)
 
 
 def predicted_seconds(seconds: np.ndarray, load: np.ndarray) -> np.ndarray:
-    """Seconds as a + b · load, by least squares, `[S, W, C]` all three."""
-    x = load.ravel()
-    y = seconds.ravel()
-    (a, b), *_ = np.linalg.lstsq(np.stack([np.ones(x.size), x], axis=1), y, rcond=None)
-    # A line may go below 0 where nothing was measured.
-    found = np.maximum(a + b * load, 0.01 * y.mean())
+    """Seconds by a line through the loads, of least squares, `[S, W, C]` all three."""
+    line = LoadLine.fitted(load, seconds)
     # In binary fractions sums are exact: what is equal is so on every machine, whatever its
-    # rounding of a and b.
-    unit = 2.0 ** (np.floor(np.log2(y.mean())) - 40)
-    return np.round(found / unit) * unit
+    # rounding of the line.
+    unit = 2.0 ** (np.floor(np.log2(line.usual)) - 40)
+    return np.round(line.costs(load) / unit) * unit

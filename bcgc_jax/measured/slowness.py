@@ -431,12 +431,9 @@ def _model_of_parts(steps: WholeSteps, parts: Microbatches, order: np.ndarray, u
     if parts.load is not None and np.ptp(parts.load) == 0:
         # Equal loads, such as a batch's size, say nothing of lengths.
         parts = parts._replace(load=None)
-    ordered = Microbatches(
-        parts.seconds[:, order] / unit,
-        forward=None if parts.forward is None else parts.forward[:, order] / unit,
-        load=None if parts.load is None else parts.load[:, order],
-    )
-    model = model_of_chunks(ordered)
+    ordered = parts.take(np.s_[:, order])
+    forward = None if ordered.forward is None else ordered.forward / unit
+    model = model_of_chunks(ordered._replace(seconds=ordered.seconds / unit, forward=forward))
     told_apart = parts.load is not None or parts.forward is not None
     others = [as_pauses] if not told_apart and as_pauses(model.parts).pauses.any() else []
     costs, line = None, None

@@ -7,14 +7,14 @@ each on average.
 
 import bisect
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from bcgc_jax._pytree import at_hand, check_whole, concrete, pytree_dataclass, replace, static_field
+from bcgc_jax._pytree import at_hand, concrete, pytree_dataclass, replace, static_field
 from bcgc_jax.exact.quadrature import Expectation
 from bcgc_jax.plans.draws import draw_workers
 from bcgc_jax.plans.iterations import iteration_of
@@ -22,7 +22,7 @@ from bcgc_jax.plans.storage_bound import least_alone, storage_bound
 from bcgc_jax.problem import Problem
 from bcgc_jax.schemes import unplanned
 from bcgc_jax.solution import Solution, solution_of_value
-from bcgc_jax.solvers.method import Method
+from bcgc_jax.solvers.method import Numbered
 
 # Draws of the bound.
 _DRAWS = 2**16
@@ -33,7 +33,7 @@ _FEWEST = 2**8
 
 
 @pytree_dataclass
-class Limit(Method):
+class Limit(Numbered):
     """What no scheme beats whose workers store `max_subsets` subsets each; by default all.
 
     Of all it is exact (`runtime_limit`). Of fewer it is a mean of draws, of `seed` where `solve` is
@@ -45,37 +45,14 @@ class Limit(Method):
     max_subsets: int | None = static_field(default=None)
     seed: int = static_field(default=0)
 
-    word: ClassVar[str] = unplanned.Limit.name
+    word = unplanned.Limit.name
+    what = "a number of subsets that each worker stores"
+    counts = (("max_subsets", 1),)
     is_partition = on_steps = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.max_subsets is not None:
-            check_whole("max_subsets", self.max_subsets, 1)
-
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        return "limit" if self.max_subsets is None else f"limit:{self.max_subsets}"
-
-    @classmethod
-    def read(cls, method: str, problem: Problem | None) -> Method:
-        """The method of this name."""
-        number = method.removeprefix("limit:")
-        if method == "limit":
-            return cls()
-        if number.isdecimal() and int(number) > 0:
-            return cls(int(number))
-        raise ValueError(
-            f'method "{method}": "limit" takes how many subsets a worker stores, as in "limit:2"'
-        )
 
     @property
     def fixed_workers(self) -> bool:  # type: ignore[override]
         return self.max_subsets is not None
-
-    def check(self, problem: Problem) -> None:
-        super().check(problem)
-        check_stored(self.name, self.max_subsets, problem)
 
     def is_drawn(self, problem: Problem) -> bool:
         return self.max_subsets is not None
@@ -87,17 +64,6 @@ class Limit(Method):
         assert key is not None
         bound = mean_bound(problem, drawn_workers(key, problem), self.max_subsets)
         return solution_of_value(problem, bound, drawn=True)
-
-
-def check_stored(method: str, max_subsets: int | None, problem: Problem) -> None:
-    """Raise ValueError for fewer workers, of a known number, than subsets that each is to store."""
-    workers = concrete(problem.num_workers)
-    if max_subsets is None or workers is None or max_subsets <= workers.min():
-        return
-    raise ValueError(
-        f'method="{method}": there are as many subsets as workers, {workers.min()}; no worker can '
-        f"store {max_subsets}"
-    )
 
 
 @jax.jit

@@ -34,7 +34,6 @@ from bcgc_jax.schemes import sharing as replayed
 from bcgc_jax.solution import Solution, solution_of_value
 from bcgc_jax.solvers.limit import (
     bound_of_draws,
-    check_stored,
     drawn_workers,
     mean_bound,
     number_of_draws,
@@ -143,11 +142,14 @@ class Sharing(Method):
                 f'method="{self.name}" is judged by draws of at most {_MOST_WORKERS:,} workers, '
                 f"and {problem.max_workers:,} are too many"
             )
-        try:
-            check_stored(self.name, self.max_subsets, problem)
-        except ValueError as error:
-            hint = f'the number of chunks comes second, as in "{self.word}:2:{self.max_subsets}"'
-            raise ValueError(f"{error}; {hint}") from None
+        workers = concrete(problem.num_workers)
+        most = self.max_subsets or 0
+        if workers is not None and most > workers.min():
+            raise ValueError(
+                f'method="{self.name}": there are as many subsets as workers, {workers.min()}; no '
+                f"worker can store {most}; the number of chunks comes second, as in "
+                f'"{self.word}:2:{most}"'
+            )
 
     def is_drawn(self, problem: Problem) -> bool:
         return True

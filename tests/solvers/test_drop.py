@@ -8,6 +8,7 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax._pytree import replace
 from bcgc_jax.plans.stopped import Stopped
+from bcgc_jax.schemes import inexact
 from tests.problems import known
 
 N = 6
@@ -73,6 +74,14 @@ def test_who_ends_its_chunk_uses_more_and_takes_a_chunk_longer_at_most(x64):
     rule = _rule(found)
     threshold = float(rule.threshold * PROBLEM.scale)
     (stopped, _), (ended, used) = (f(threshold, times, rule.chunks) for f in (_step, _whole_chunks))
+    clock = START + times[:, :, None] * WHOLE * np.arange(rule.chunks + 1) / rule.chunks
+    for at_once, want in ((True, _step), (False, _whole_chunks)):
+        seconds, there = inexact.stopped(
+            threshold, clock[..., :-1], clock[..., 1:], at_once=at_once
+        )
+        want_seconds, share = want(threshold, times, rule.chunks)
+        np.testing.assert_allclose(seconds, want_seconds, rtol=1e-12)
+        np.testing.assert_allclose(there.mean(axis=(1, 2)), share, rtol=1e-12)
     all_done = START + WHOLE * times < threshold
     more = (1 - all_done.mean()) / rule.chunks
     expected = 1 - float(known(found.needs).lost) + more

@@ -90,8 +90,8 @@ def test_the_reference_has_each_public_name_once():
         if names := {*getattr(package, "__all__", imported)} - {*bcgc.__all__}:
             expected[package.__name__] = names
     assert set(site["PACKAGES"]) == expected.keys()
-    for package, names in expected.items():
-        objects = re.findall(r"^::: .*\.(\w+)$", site["reference"](package), re.MULTILINE)
+    for title, names in expected.items():
+        objects = re.findall(r"^::: .*\.(\w+)$", site["reference"](title), re.MULTILINE)
         packages = {name for name in names if ismodule(getattr(bcgc, name, None))}
         assert sorted(objects) == sorted(names - packages)
 

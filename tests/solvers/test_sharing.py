@@ -295,8 +295,8 @@ def test_a_plan_is_read_as_it_was_saved(solution, tmp_path):
         ),
         ("sharing:0", 'takes the number of subsets that a worker stores, or "all"'),
         ("sharing:2:3:4", "takes the number of subsets"),
-        ("limit:6", "as workers, 5; no worker can store 6"),
-        ("limit:all", 'as in "limit:2"'),
+        ("limit:6", "a number of subsets that each worker stores from 1 to 5"),
+        ("limit:all", 'as in "limit:1"'),
     ],
 )
 def test_names_that_are_none(name, words):

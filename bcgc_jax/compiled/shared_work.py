@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from bcgc_jax.compiled.layout import Layout, layout_of
 from bcgc_jax.compiled.questions import Questions
-from bcgc_jax.compiled.tracing import refused
+from bcgc_jax.compiled.tracing import Workers, refused
 from bcgc_jax.compiled.turns import sum_of_chunks
 from bcgc_jax.handout import Memory, Share, join, serve
 
@@ -159,13 +159,12 @@ class SharedWork:
     ) -> Callable[..., Any]:
         layout = layout_of(self._questions.shares, num_samples)
         self.rows = layout.rows
-        others = [name for name in self._mesh.axis_names if name != self._axis]
-        platform = self._mesh.devices.flat[0].platform
+        workers = Workers.of(self._mesh, self._axis)
 
         def run(params: Any, stored: Any, step: Any, key: Array, loads: Any = None) -> Any:
             # Each call in a program has a number: two at once are told apart by it.
             ask = functools.partial(self._answer, layout, next(self._calls))
-            turns = sum_of_chunks(loss, ask, layout.sizes, self._axis, others, platform, has_aux)
+            turns = sum_of_chunks(loss, ask, layout.sizes, workers, has_aux)
             return turns(params, stored, step, key, loads)
 
         return run

@@ -1,20 +1,42 @@
 """What the loop needs of JAX's types: over which axes of a mesh a value differs.
 
-All that is not public JAX stands here. It was tried with JAX 0.8.1 and 0.10.2.
+All that JAX does not promise to keep stands here. It was tried with JAX 0.8.1, 0.9.0 and 0.10.2.
 """
 
 import functools
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jax._src import source_info_util  # JAX has no public way to the line of an equation
+from jax.experimental import io_callback
+from jax.experimental.buffer_callback import buffer_callback
+from jax.sharding import Mesh
 
 # Primitives that name an axis of the mesh and wait for nobody.
 _HARMLESS = {"axis_index", "pvary", "pcast"}
+
+
+class Workers(NamedTuple):
+    """How a mesh is cut: a worker is all devices of one place on `axis`.
+
+    Attributes:
+      axis: of the workers.
+      other_axes: over which a worker's devices lie.
+      platform: of the devices.
+    """
+
+    axis: str
+    other_axes: tuple[str, ...]
+    platform: str
+
+    @classmethod
+    def of(cls, mesh: Mesh, axis: str) -> "Workers":
+        others = tuple(name for name in mesh.axis_names if name != axis)
+        return cls(axis, others, mesh.devices.flat[0].platform)
 
 
 def varying(x: Array, *axes: str) -> Array:
@@ -37,6 +59,36 @@ def _varies(x: Any) -> frozenset[str]:
 def is_manual(axis: str) -> bool:
     """Whether an axis of the mesh is manual where this is traced."""
     return axis in jax.sharding.get_abstract_mesh().manual_axes
+
+
+def axis_size(axis: str) -> int:
+    return jax.sharding.get_abstract_mesh().shape[axis]
+
+
+def is_first(axes: Sequence[str], places: Sequence[Array]) -> Array:
+    """Whether this device is the first one on all axes: by the axis, or by its place on it, `[1]`.
+
+    Within a nested `shard_map` JAX before 0.10 knows no `axis_index`.
+    """
+    numbers = [lax.axis_index(axis) for axis in axes] + [place[0] for place in places]
+    return functools.reduce(jnp.logical_and, [number == 0 for number in numbers])
+
+
+def host_call(
+    function: Callable[[np.ndarray], np.ndarray], size: int, platform: str
+) -> Callable[[Array], Array]:
+    """Call a function on the host from a program: int32 numbers to int32 numbers, `[size]`.
+
+    `io_callback` makes an array of JAX of what it passes on, and takes six times as long.
+    """
+    answer = jax.ShapeDtypeStruct((size,), jnp.int32)
+    if platform != "cpu":  # elsewhere a buffer lies on the device
+        return functools.partial(io_callback, function, answer, ordered=False)
+
+    def write(context: Any, answer: Any, question: Any) -> None:
+        np.asarray(answer)[:] = function(np.asarray(question))
+
+    return buffer_callback(write, answer, has_side_effect=True)
 
 
 class Traced:
@@ -62,24 +114,25 @@ def wide(dtype: Any) -> Any:
     return jnp.promote_types(dtype, jnp.float32) if jnp.issubdtype(dtype, jnp.floating) else dtype
 
 
-def refuse_collectives(jaxpr: Any, axis: str, platform: str) -> None:
+def refuse_collectives(jaxpr: Any, workers: Workers) -> None:
     """Raise ValueError for a collective over workers within a chunk: it would wait for ever."""
     for equation in jaxpr.eqns:
         name = equation.primitive.name
-        if axis in _axes_of(equation) and name not in _HARMLESS:
+        if workers.axis in _axes_of(equation) and name not in _HARMLESS:
             raise ValueError(
-                f"{name} over {axis!r} at {_line(equation)}: a chunk is computed by one worker, "
-                "and the others are at other chunks. Return what is to be summed over workers as "
-                "an auxiliary value: all that the loss returns is summed after the last chunk"
+                f"{name} over {workers.axis!r} at {_line(equation)}: a chunk is computed by one "
+                "worker, and the others are at other chunks. Return what is to be summed over "
+                "workers as an auxiliary value: all that the loss returns is summed after the "
+                "last chunk"
             )
-        if name == "ppermute" and platform == "cpu":
+        if name == "ppermute" and workers.platform == "cpu":
             raise ValueError(
                 f"ppermute at {_line(equation)}: on CPUs it waits for all devices, not only for "
                 "those of this worker. Take all_gather or all_to_all"
             )
         for part in equation.params.values():
             for inner in _programs_in(part):
-                refuse_collectives(inner, axis, platform)
+                refuse_collectives(inner, workers)
 
 
 def _axes_of(equation: Any) -> set[Any]:
@@ -131,8 +184,3 @@ def _refused(x: Array) -> Array:
 @_refused.defjvp
 def _refuse_derivative(primals: Any, tangents: Any) -> Any:
     raise ValueError(_TRANSFORMED.format("A derivative", "derivatives within the loss"))
-
-
-def all_first(axes: Iterable[str]) -> Array:
-    """Whether this device is the first one on all of these axes."""
-    return functools.reduce(jnp.logical_and, [lax.axis_index(axis) == 0 for axis in axes])

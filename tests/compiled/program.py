@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +21,8 @@ from jax import Array, lax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from bcgc_jax.compiled import SharedWork
-from bcgc_jax.compiled.questions import Questions
+from bcgc_jax.compiled import SharedWork, turns
+from bcgc_jax.compiled.questions import OVER, Questions
 from bcgc_jax.compiled.tracing import varying
 
 SAMPLES, WIDTH, HIDDEN, CLASSES = 128, 16, 32, 3
@@ -139,20 +139,36 @@ for _workers in (4, 2):
 _layout_case(2, "local", AxisType.Auto)
 
 
-@case
-def order() -> dict[str, Any]:
-    """75 steps in three programs: whether questions come in the order of the turns."""
-    asked: list[tuple[int, int, int, int, float, float]] = []
+class Asked(NamedTuple):
+    """A question: the answer's kind, and when it came and was answered."""
+
+    worker: int
+    step: int
+    turn: int
+    kind: int
+    began: float
+    ended: float
+
+
+def noted(asked: list[Asked]) -> None:
+    """Note all questions of this process from now on."""
     answer = Questions.answer
 
-    def noted(self: Questions, layout: Any, call: int, question: Any) -> Any:
+    def noting(self: Questions, layout: Any, call: int, question: Any) -> Any:
         began = time.perf_counter()
         found = answer(self, layout, call, question)
         step, turn, worker = np.asarray(question)[:3].tolist()
-        asked.append((worker, step, turn, int(found[0]), began, time.perf_counter()))
+        asked.append(Asked(worker, step, turn, int(found[0]), began, time.perf_counter()))
         return found
 
-    Questions.answer = noted  # type: ignore[method-assign]
+    Questions.answer = noting  # type: ignore[method-assign]
+
+
+@case
+def order() -> dict[str, Any]:
+    """75 steps in three programs: whether questions come in the order of the turns."""
+    asked: list[Asked] = []
+    noted(asked)
     mesh = mesh_of(4)
     shared = SharedWork(mesh)
     gradient = shared.value_and_grad(loss, SAMPLES)
@@ -172,13 +188,15 @@ def order() -> dict[str, Any]:
         assert ok.all()
     wrong = 0
     for worker in range(4):
-        place, ended, step = 0, 0.0, -1
-        for _, of_step, turn, kind, began, end in sorted(
-            (row for row in asked if row[0] == worker), key=lambda row: row[4]
-        ):
-            wrong += turn != place or began < ended or (turn == 0) == (of_step == step)
-            place, ended, step = (0 if kind == 0 else turn + 1), end, of_step
-    kinds = [row[3] for row in asked]
+        questions = [question for question in asked if question.worker == worker]
+        turn, ended, step = 0, 0.0, -1
+        for question in sorted(questions, key=lambda question: question.began):
+            wrong += question.turn != turn or question.began < ended
+            wrong += (question.turn == 0) == (question.step == step)
+            turn, ended, step = question.turn + 1, question.ended, question.step
+            if question.kind == OVER:
+                turn = 0
+    kinds = [question.kind for question in asked]
     expected = PARAMS
     plain = jax.jit(jax.grad(loss))
     for _ in range(75):
@@ -186,7 +204,7 @@ def order() -> dict[str, Any]:
         expected = jax.tree.map(lambda p, g: p - 0.1 * g, expected, slope)
     return {
         "questions": len(kinds),
-        "ends": kinds.count(0),
+        "ends": kinds.count(OVER),
         "wrong": wrong,
         "error": error_of(params, expected),
     }
@@ -195,19 +213,8 @@ def order() -> dict[str, Any]:
 @case
 def nap() -> dict[str, Any]:
     """A nap in the backward pass, after the value is known: seconds from answer to question."""
-    seconds: list[float] = []
-    answered: dict[int, float] = {}
-    answer = Questions.answer
-
-    def noted(self: Questions, layout: Any, call: int, question: Any) -> Any:
-        worker, turn = int(question[2]), int(question[1])
-        if turn:
-            seconds.append(time.perf_counter() - answered[worker])
-        found = answer(self, layout, call, question)
-        answered[worker] = time.perf_counter()
-        return found
-
-    Questions.answer = noted  # type: ignore[method-assign]
+    asked: list[Asked] = []
+    noted(asked)
 
     def slept(x: Any) -> Any:
         time.sleep(0.03)
@@ -229,7 +236,23 @@ def nap() -> dict[str, Any]:
     )
     rows = stored(shared, mesh, INPUTS)
     jax.block_until_ready(gradient(PARAMS["first"], rows, 0, KEY))
+    seconds = []
+    for worker in range(4):
+        questions = sorted(question for question in asked if question.worker == worker)
+        for question, following in itertools.pairwise(questions):
+            seconds.append(following.began - question.ended)
     return {"least": min(seconds), "chunks": len(seconds)}
+
+
+@case
+def elsewhere() -> dict[str, Any]:
+    """The callback that is taken where devices are no CPUs."""
+    host_call = turns.host_call
+    turns.host_call = lambda function, size, platform: host_call(function, size, "elsewhere")
+    try:
+        return _layout(4, "sums", AxisType.Auto)
+    finally:
+        turns.host_call = host_call
 
 
 @case
@@ -341,7 +364,7 @@ def compiled_text() -> dict[str, int]:
     gradient = jax.jit(shared.value_and_grad(loss, SAMPLES))
     rows = stored(shared, mesh, INPUTS, LABELS)
     text = gradient.lower(PARAMS, rows, 0, KEY).compile().as_text() or ""
-    callbacks = re.findall(r'custom_call_target="xla_ffi_[a-z_]*callback', text)
+    callbacks = re.findall(r'custom_call_target="xla_[a-z_]*callback', text)
     return {"callbacks": len(callbacks), "loops": text.count(" while(")}
 
 

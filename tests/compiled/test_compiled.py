@@ -43,7 +43,7 @@ def found_by(name):
     return found
 
 
-@pytest.mark.parametrize("name", [*LAYOUTS, "layout_2_local_Auto"])
+@pytest.mark.parametrize("name", [*LAYOUTS, "layout_2_local_Auto", "elsewhere"])
 def test_a_layout_gives_the_gradient_of_its_chunks(name):
     found = found_by(name)
     assert found["ok"]

@@ -14,6 +14,7 @@ import jax
 from bcgc_jax.cli.exit import check_file, interrupted, take_any_sign
 from benchmarks.cluster import cluster, hand_outs
 from benchmarks.coding import traffic, training
+from benchmarks.compiled import compiling
 from benchmarks.crossing import crossing
 from benchmarks.first_answer import first_answer
 from benchmarks.handing_out import questions
@@ -51,6 +52,7 @@ _MEASURES: Sequence[Callable[[], list[dict[str, Any]]]] = (
     cluster_large,
     hand_outs,
     questions,
+    compiling,
     sweep,
     memory,
     scaling,

@@ -23,6 +23,7 @@ from bcgc_jax.handout.messages import Answer, Begin, Done, Join, answer_of, data
 from bcgc_jax.handout.transport import Tcp
 from bcgc_jax.plans.sharing import WorkSharing
 from bcgc_jax.steps.placement import Placement
+from benchmarks.compiled import turns
 from benchmarks.timing import compare, result_row
 
 # Workers, and what each stores.
@@ -43,7 +44,8 @@ def questions() -> list[dict[str, Any]]:
         _row(1, 1, "your own loop", _of_loops),
         _row(1, 1, f"your own loop, {1e3 * _PAUSE:g} ms before each question", slowly),
     ]
-    return [_row(*setting, "a cluster", _of_a_cluster) for setting in _SETTINGS] + of_loops + alone
+    of_clusters = [_row(*setting, "a cluster", _of_a_cluster) for setting in _SETTINGS]
+    return of_clusters + of_loops + alone + turns()
 
 
 class _Asked(NamedTuple):

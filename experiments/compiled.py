@@ -1,16 +1,15 @@
 """Work sharing inside one compiled program: steps of four workers, equal and slow ones.
 
-A chunk takes a nap and matrix products. A slow worker takes five times as long, each in a seventh
-of the steps. Workers are devices of one process, whose coordinator is in memory, or processes;
-beside them is the same loop in Python, and the limit of every exact scheme with that storage. Each
-gradient is compared with one that is computed at once. Nothing else should run beside it.
+A chunk takes a nap of 20 ms, and matrix products; the last one of each subset is cut into a half
+and two quarters. A slow worker takes five times as long, each in a seventh of the steps. Workers
+are devices of one process, whose coordinator is in memory, or processes. Beside them is the same
+loop in Python, and the limit of every exact scheme with that storage. Each gradient is compared
+with one that is computed at once. Four minutes; nothing else should run beside it.
 """
 
 import json
-import os
-import socket
-import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ import numpy as np
 from bcgc_jax import plotting
 from bcgc_jax.plans.storage_bound import least_alone, storage_bound
 from experiments.compiled_worker import WORKERS, paces
+from experiments.processes import free_ports, printed_by
 from experiments.report import each, number, print_table, run_command, save
 
 STEPS, SUBSET = 40, 0.16  # seconds of a worker's subset
@@ -34,14 +34,17 @@ class Case(NamedTuple):
     stored: int
 
     @property
-    def name(self) -> str:
-        where = "devices" if self.processes == 1 else "processes"
-        loop = "Python loop" if self.in_python else "compiled"
-        return (
-            f"{where}, uncoded" if self.stored == 1 else f"{where}, {loop}, sharing:{self.stored}"
-        )
+    def where(self) -> str:
+        return "one process" if self.processes == 1 else "four processes"
+
+    @property
+    def scheme(self) -> str:
+        if self.stored == 1:
+            return "uncoded"
+        return f"sharing:{self.stored}" + ", in Python" * self.in_python
 
 
+# Of workers in one place the first is uncoded.
 CASES = (
     *(Case(1, False, stored) for stored in (1, 2, 3)),
     *(Case(WORKERS, False, stored) for stored in (1, 2)),
@@ -49,90 +52,104 @@ CASES = (
 )
 
 
-def run(out: Path, seed: int = 0, *, steps: int = STEPS) -> None:
-    tasks = [(kind, case) for kind in KINDS for case in CASES]
+def run(out: Path, seed: int = 0, *, cases: Sequence[Case] = CASES, steps: int = STEPS) -> None:
+    tasks = [(kind, case) for kind in KINDS for case in cases]
     rows: list[dict[str, Any]] = []
+    uncoded: dict[str, float] = {}
     for kind, case in each(tasks, "settings"):
-        seconds = measured(kind, case, seed, steps)
-        alone = least_alone(WORKERS, case.stored)
-        drawn = paces(kind, seed, steps, SUBSET)[1:]
-        limit = jax.vmap(lambda times, alone=alone: storage_bound(None, times, alone))(drawn)
-        row = {"workers": kind, "case": case.name, "seconds": float(np.mean(seconds))}
-        before = next(
-            (
-                other["seconds"]
-                for other in rows
-                if other["workers"] == kind and other["case"] == case._replace(stored=1).name
-            ),
-            None,
-        )
-        row["of_uncoded"] = None if before is None else row["seconds"] / before
-        rows.append(row | {"limit": float(np.mean(limit))})
+        seconds = np.array(measured(kind, case, seed, steps))
+        if case.stored == 1:
+            uncoded[case.where] = seconds.mean()
+        row = {
+            "workers": kind,
+            "where": case.where,
+            "scheme": case.scheme,
+            "seconds": float(seconds.mean()),
+            "standard_error": float(seconds.std(ddof=1) / np.sqrt(len(seconds))),
+            "of_uncoded": float(seconds.mean() / uncoded[case.where]),
+            "limit": limit(kind, case, seed, steps),
+        }
+        rows.append(row)
     print_table(
         f"Seconds of a step of four workers, mean of {steps - 1}; all gradients are exact",
-        ["workers", "scheme", "seconds", "of uncoded", "limit"],
+        ["workers", "where", "scheme", "seconds", "± s.e.", "of uncoded", "limit"],
         [
             [
-                *(row["workers"], row["case"], number(row["seconds"], 3)),
-                "–" if row["of_uncoded"] is None else f"{row['of_uncoded']:.3f}",
+                *(row["workers"], row["where"], row["scheme"], number(row["seconds"], 3)),
+                *(number(row["standard_error"], 2), f"{row['of_uncoded']:.3f}"),
                 number(row["limit"], 3),
             ]
             for row in rows
         ],
     )
-    save(out, {"compiled": rows}, {"compiled": _figure(rows)})
+    save(out, {"compiled": rows}, {"compiled": figure(rows)})
+
+
+def limit(kind: str, case: Case, seed: int, steps: int) -> float:
+    """The least seconds of a step that any exact scheme with this storage needs, as a mean."""
+    alone = least_alone(WORKERS, case.stored)
+    drawn = paces(kind, seed, steps, SUBSET)[1:]
+    bounds = jax.vmap(lambda times: storage_bound(None, times, alone))(drawn)
+    return float(np.mean(bounds))
 
 
 def measured(kind: str, case: Case, seed: int, steps: int) -> list[float]:
     """Seconds of each step after the first, by process 0."""
-    with socket.socket() as first, socket.socket() as second:
-        for free in (first, second):
-            free.bind(("127.0.0.1", 0))
-        ports = [free.getsockname()[1] for free in (first, second)]
-    spec = {"kind": kind, "seed": seed, "steps": steps, "subset": SUBSET, "ports": ports}
+    spec = {"kind": kind, "seed": seed, "steps": steps, "subset": SUBSET, "ports": free_ports(2)}
     spec |= {"processes": case.processes, "loop": case.in_python, "stored": case.stored}
+    specs = [{**spec, "rank": rank} for rank in range(case.processes)]
     devices = WORKERS // case.processes
-    environment = os.environ | {
+    environment = {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join(sys.path),
     }
-    command = [sys.executable, "-m", "experiments.compiled_worker"]
-    processes = [
-        subprocess.Popen(
-            [*command, json.dumps({"rank": rank, **spec})],
-            env=environment,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(case.processes)
-    ]
-    try:
-        said = [process.communicate()[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    if any(process.returncode for process in processes):
-        raise RuntimeError("a process has failed, see above")
-    return list(json.loads(said[0].splitlines()[-1]))
+    printed = printed_by("experiments.compiled_worker", specs, environment)
+    return list(json.loads(printed[0].splitlines()[-1]))
 
 
-def _figure(rows: list[dict[str, Any]]) -> Any:
-    """Bars as measured, and the limit of each storage."""
-    figure, axes = plotting.new_figure(1, len(KINDS), size=(7.0, 3.2))
+def figure(rows: list[dict[str, Any]]) -> Any:
+    """Bars as measured, with two standard errors, and the limit of each storage."""
+    figure, axes = plotting.new_figure(1, len(KINDS), size=(7.2, 3.2), sharex=True, sharey=True)
     for place, kind in zip(axes, KINDS, strict=True):
-        shown = [row for row in rows if row["workers"] == kind]
-        at = np.arange(len(shown))[::-1]
-        place.barh(at, [row["seconds"] for row in shown], 0.6, color="0.75", label="measured")
-        limits = [row["limit"] for row in shown]
-        place.plot(
-            limits, at, linestyle="none", marker="|", markersize=14, color="black", label="limit"
-        )
-        place.set_yticks(at, [row["case"] for row in shown] if place is axes[0] else [""] * len(at))
-        place.grid(False, axis="y")
+        drawn = _draw(place, [row for row in rows if row["workers"] == kind])
         plotting.label_axes(place, "seconds of a step", "", title=f"{kind} workers")
-    axes[-1].legend(loc="lower right")
+    axes[0].set_xlim(right=1.15 * max(row["seconds"] + 2 * row["standard_error"] for row in rows))
+    plotting.legend_outside(figure, drawn, place="lower", columns=2)
     return figure
+
+
+def _draw(place: Any, rows: list[dict[str, Any]]) -> list[Any]:
+    """Bars under the name of the place where workers are; the handles of a legend."""
+    labels: list[str] = []
+    at: list[int] = []
+    for row in rows:
+        if f"{row['where']}:" not in labels:
+            labels.append(f"{row['where']}:")
+        at.append(-len(labels))
+        labels.append(row["scheme"])
+    seconds = np.array([row["seconds"] for row in rows])
+    errors = 2 * np.array([row["standard_error"] for row in rows])
+    bars = place.barh(at, seconds, 0.7, color="0.75", label="measured, ± 2 s.e.")
+    place.errorbar(seconds, at, xerr=errors, fmt="none", color="0.35", linewidth=1)
+    (marks,) = place.plot(
+        [row["limit"] for row in rows],
+        at,
+        linestyle="none",
+        marker="|",
+        markersize=13,
+        markeredgewidth=2,
+        color="black",
+        label="limit of every exact scheme with this storage",
+    )
+    for row, height, end in zip(rows, at, seconds + errors, strict=True):
+        if row["scheme"] != "uncoded":
+            text = f" {row['of_uncoded']:.2f} of uncoded"
+            place.annotate(text, (end, height), va="center", fontsize="small")
+    place.set_yticks(-np.arange(len(labels)), labels)
+    place.set_ylim(0.6 - len(labels), 0.6)
+    place.tick_params(axis="y", length=0)
+    place.grid(False, axis="y")
+    return [bars, marks]
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.experimental.buffer_callback import buffer_callback
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -40,10 +41,10 @@ def loss_with_nap(seconds: np.ndarray, rank: int | None) -> Callable[..., Any]:
     The nap is in the backward pass, behind the matrix products.
     """
 
-    def slept(place: Any, share: Any) -> np.float32:
+    def sleep(context: Any, zero: Any, place: Any, share: float) -> None:
         step, worker = np.asarray(place).tolist()
-        time.sleep(float(seconds[step, worker] * share))
-        return np.float32(0)
+        time.sleep(seconds[step, worker] * share)
+        np.asarray(zero)[...] = 0
 
     @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
     def late(share: float, x: Array, place: Array) -> Array:
@@ -51,8 +52,8 @@ def loss_with_nap(seconds: np.ndarray, rank: int | None) -> Callable[..., Any]:
 
     def backward(share: float, place: Any, slope: Array) -> Any:
         shape = jax.ShapeDtypeStruct((), jnp.float32)
-        sleep = functools.partial(slept, share=share)
-        zero = jax.pure_callback(sleep, shape, place)
+        # `pure_callback` would take Python longer, and all devices of a process wait for Python.
+        zero = buffer_callback(functools.partial(sleep, share=share), shape)(place)
         if rank is None:
             zero = varying(zero, "data")
         return slope + zero, None
@@ -96,7 +97,7 @@ def compiled(spec: dict[str, Any], shares: dict[int, Share] | None) -> list[floa
     seconds = paces(spec["kind"], spec["seed"], spec["steps"], spec["subset"])
     loss = loss_with_nap(seconds, None)
     stored = spec["stored"]
-    shared = SharedWork(mesh, shares=shares, max_subsets=stored, equal_chunks=True)
+    shared = SharedWork(mesh, shares=shares, max_subsets=stored, chunks=CHUNKS)
     gradient = shared.value_and_grad(loss, SAMPLES)
     if stored == 1:
         program = jax.jit(uncoded(mesh, loss))
@@ -158,8 +159,7 @@ def main(spec: dict[str, Any]) -> list[float]:
     stored = spec["stored"]
     with contextlib.ExitStack() as stack:
         if rank == 0:
-            server = serve(WORKERS, stored, CHUNKS, port=address[1], key="key", equal_chunks=True)
-            stack.enter_context(server)
+            stack.enter_context(serve(WORKERS, stored, CHUNKS, port=address[1], key="key"))
         share = stack.enter_context(join(address, rank, key="key"))
         loop = in_python(spec, share) if spec["loop"] else compiled(spec, {rank: share})
     return loop

@@ -11,10 +11,7 @@ needs, as a mean (`limit:D`). Ten minutes; nothing else should run beside it.
 
 import contextlib
 import json
-import os
 import secrets
-import socket
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +26,7 @@ from bcgc_jax.plans.sharing import WorkSharing
 from bcgc_jax.plans.storage_bound import least_alone, storage_bound
 from bcgc_jax.steps.placement import Placement
 from experiments.own_loop_worker import CHUNKS, paces
+from experiments.processes import free_ports, printed_by
 from experiments.report import each, number, print_table, run_command, save
 
 
@@ -103,33 +101,13 @@ def measured(
 ) -> np.ndarray:
     """Seconds of each step, by process 0; without a placement nobody is asked."""
     key = secrets.token_hex(16)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    spec = {"steps": steps, "seed": seed, "port": port, **setting._asdict()}
+    spec = {"steps": steps, "seed": seed, "port": free_ports(1)[0], **setting._asdict()}
     spec["sends_lengths"] = sends_lengths
     alone = Placement(setting.workers, 1, CHUNKS)
     with serve(place or alone, key=key, record=record) as coordinator:
         spec["address"] = None if place is None else coordinator.address
-        command = [sys.executable, "-m", "experiments.own_loop_worker"]
-        processes = [
-            subprocess.Popen(
-                [*command, json.dumps({**spec, "rank": rank})],
-                env={
-                    **os.environ,
-                    "BCGC_HANDOUT_KEY": key,
-                    "PYTHONPATH": os.pathsep.join(sys.path),
-                },
-                stdout=subprocess.PIPE,
-            )
-            for rank in range(setting.workers)
-        ]
-        try:
-            told = [process.communicate()[0] for process in processes]
-        finally:
-            for process in processes:
-                process.kill()
-    if any(process.returncode for process in processes):
-        raise RuntimeError("a worker has failed, see above")
+        specs = [{**spec, "rank": rank} for rank in range(setting.workers)]
+        told = printed_by("experiments.own_loop_worker", specs, {"BCGC_HANDOUT_KEY": key})
     return np.array(json.loads(told[0]))
 
 

@@ -19,6 +19,7 @@ from bcgc_jax.schemes.names import BASELINES, PROPOSED
 from experiments import (
     adaptive,
     cluster,
+    compiled,
     conditioning,
     digits,
     journal,
@@ -46,6 +47,7 @@ COMMANDS = (
         "busy",
         "chunk_costs",
         "cluster",
+        "compiled",
         "conditioning",
         "journal",
     ),
@@ -166,6 +168,19 @@ def test_a_loop_of_ones_own_is_timed_against_the_model_and_the_limit(run):
     for row in rows:
         assert float(row["limit"]) <= float(row["predicted"]) * (1 + 1e-9)
         assert float(row["predicted"]) <= float(row["measured"]) < 10  # sleeps are never shorter
+
+
+@pytest.mark.slow
+def test_a_compiled_program_is_timed_against_one_without_sharing_and_the_limit(run):
+    found = run(compiled, cases=compiled.CASES[:2], steps=3)
+    assert found.drew("compiled")
+    assert_text_fits(found.figures["compiled"])
+    rows = found.rows("compiled")
+    assert [row["workers"] for row in rows] == ["equal", "equal", "slow", "slow"]
+    assert [row["scheme"] for row in rows] == ["uncoded", "sharing:2"] * 2
+    assert [float(row["limit"]) for row in rows[:2]] == pytest.approx([0.16, 0.16])
+    for row in rows:
+        assert float(row["limit"]) <= float(row["seconds"]) < 10  # naps are never shorter
 
 
 @pytest.mark.slow

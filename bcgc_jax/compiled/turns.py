@@ -40,7 +40,8 @@ def sum_of_chunks(
 
     All of it is of one worker's devices, within `shard_map`. With `has_aux` value is a pair.
     """
-    slope = jax.value_and_grad(loss, has_aux=has_aux)
+    # In `jit` for it is traced once for a size of chunk: for its types, and in the loop.
+    slope = jax.jit(jax.value_and_grad(loss, has_aux=has_aux))
     call = host_call(ask, ANSWER, workers.platform)
 
     def of_worker(x: Any) -> Array:

@@ -44,6 +44,17 @@ def dying(share: Share) -> Callable[..., Iterator[Chunk]]:
     return step
 
 
+def raising(share: Share) -> Callable[..., Iterator[Chunk]]:
+    """In place of the share's `step`: the loader of the second chunk's samples raises."""
+    chunks_of = share.step
+
+    def step(step: int, loads: Any = None) -> Iterator[Chunk]:
+        yield next(chunks_of(step, loads))
+        raise OSError("the disk is gone")
+
+    return step
+
+
 def main(spec: dict[str, Any]) -> None:
     rank = spec["rank"]
     jax.distributed.initialize(spec["address"], WORKERS, rank)
@@ -58,20 +69,23 @@ def main(spec: dict[str, Any]) -> None:
         put = NamedSharding(mesh, P("data"))
         rows = jax.make_array_from_process_local_data(put, INPUTS[np.array(shared.rows[rank])])
         wanted = jax.grad(loss)(WEIGHTS, INPUTS, None)
-        for step in range(spec["steps"]):
-            if spec.get("dies") == [rank, step]:
+        key = jax.random.key(0)
+        step, ok = 0, True
+        while step < spec["steps"] and (ok or "raises" in spec):
+            if ok and spec.get("dies") == [rank, step]:
                 share.step = dying(share)  # type: ignore[method-assign]
-            if spec.get("raises") == [rank, step]:  # its loader: it joins anew
-                shared.reset({rank: join(address, rank, key="key")})
+            if ok and spec.get("raises") == [rank, step]:
+                share.step = raising(share)  # type: ignore[method-assign]
             began = time.perf_counter()
-            _, slope, ok = gradient(WEIGHTS, rows, step, jax.random.key(0))
+            _, slope, ok = gradient(WEIGHTS, rows, step, key)
             ok = bool(ok)
             seconds = time.perf_counter() - began
             error = float(np.abs(np.asarray(slope) - wanted).max()) if ok else 0.0
-            say(step=step, ok=ok, error=error, seconds=seconds, count=shared.count[rank])
-            if not ok:
-                say(why=str(shared.error))
-                break
+            why = "" if ok else str(shared.error)
+            say(step=step, ok=ok, error=error, seconds=seconds, why=why)
+            step += ok
+            if not ok and spec.get("raises") == [rank, step]:
+                shared.reset({rank: join(address, rank, key="key")})
         sys.stdout.flush()
         if spec.get("dies"):
             os._exit(0)  # JAX waits for all processes at its end

@@ -159,10 +159,13 @@ def _processes(**spec):
     ]
 
 
-def test_three_processes_share_and_one_may_join_anew():
-    for lines in _processes(steps=4, raises=[1, 2]):
-        assert [line["ok"] for line in lines] == [True] * 4
+def test_where_a_loader_raises_all_take_the_step_again():
+    """Its process joins anew; the others go on as they are."""
+    for rank, lines in enumerate(_processes(steps=4, raises=[1, 2])):
+        steps = [(line["step"], line["ok"]) for line in lines]
+        assert steps == [(0, True), (1, True), (2, False), (2, True), (3, True)]
         assert max(line["error"] for line in lines) < EXACT
+        assert ("the disk is gone" if rank == 1 else "worker 1 is gone") in lines[2]["why"]
 
 
 def test_where_a_process_dies_the_others_are_told():
@@ -172,4 +175,4 @@ def test_where_a_process_dies_the_others_are_told():
         failed = lines[2]
         assert (failed["step"], failed["ok"]) == (2, False)
         assert failed["seconds"] < 5.0
-        assert lines[3]["why"]
+        assert "worker 2 is gone" in failed["why"]

@@ -1,0 +1,129 @@
+"""Work sharing inside one compiled program: what a turn costs, and what compiling does."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.sharding import AxisType, Mesh
+
+from bcgc_jax.compiled import SharedWork
+from bcgc_jax.handout import join, serve
+from benchmarks.timing import compare, result_row
+
+_CHUNKS, _SAMPLES = 64, 256  # of a step of one worker
+# Of a transformer, and of a step's texts.
+_LAYERS, _WIDTH, _WORDS = 24, 64, 50
+_TEXTS, _LENGTH = 64, 16
+
+
+def turns() -> list[dict[str, Any]]:
+    """Time steps of one worker whose chunks compute next to nothing, in memory and over TCP."""
+    return [_turn("in memory", _in_memory), _turn("over TCP", _over_tcp)]
+
+
+def _turn(where: str, shared_work: Callable[[Mesh], Any]) -> dict[str, Any]:
+    """A step beside the same chunks in a loop that asks nobody: a turn costs the difference."""
+    rows, key = jnp.arange(float(_SAMPLES)), jax.random.key(0)
+    with shared_work(mesh_of_one()) as shared:
+        gradient = jax.jit(shared.value_and_grad(product, _SAMPLES))
+        steps = iter(range(10**6))
+        found = compare(
+            {
+                "package": lambda: gradient(2.0, rows, next(steps), key),
+                "peer": functools.partial(jax.jit(_without_questions), 2.0, rows),
+            },
+            50,
+        )
+    slope, wanted = found["package"].value[1], found["peer"].value
+    package, peer = (found[name].seconds for name in ("package", "peer"))
+    # After the last chunk it asks once more.
+    median, best = ((package[name] - peer[name]) / (_CHUNKS + 1) for name in ("median", "best"))
+    what = f"{_CHUNKS} turns of one compiled program, {where}"
+    accuracy = f"a turn in {1e3 * median:.3f} ms, the median; {1e3 * best:.3f} at best"
+    figures = {"error": float(abs(slope - wanted) / abs(wanted)), "turn": median}
+    against = "the same chunks in a loop that asks nobody"
+    return result_row("questions", what, found, accuracy, figures, against=against, dtype="float32")
+
+
+def mesh_of_one() -> Mesh:
+    kinds = (AxisType.Auto,)
+    return jax.make_mesh((1,), ("data",), axis_types=kinds, devices=jax.devices()[:1])
+
+
+def product(weight: Array, rows: Array, key: Any) -> Array:
+    return jnp.sum(weight * rows)
+
+
+def _without_questions(weight: Array, rows: Array) -> Array:
+    slope = jax.grad(product)
+    total, _ = lax.scan(
+        lambda total, part: (total + slope(weight, part, None), None),
+        jnp.float32(0),
+        rows.reshape(_CHUNKS, -1),
+    )
+    return total
+
+
+@contextlib.contextmanager
+def _in_memory(mesh: Mesh) -> Iterator[SharedWork]:
+    shared = SharedWork(mesh, max_subsets=1, chunks=_CHUNKS)
+    with shared.coordinator:
+        yield shared
+
+
+@contextlib.contextmanager
+def _over_tcp(mesh: Mesh) -> Iterator[SharedWork]:
+    with (
+        serve(1, 1, _CHUNKS, key=b"key") as coordinator,
+        join(coordinator.address, 0, key=b"key") as share,
+    ):
+        yield SharedWork(mesh, shares={0: share})
+
+
+def compiling() -> list[dict[str, Any]]:
+    """Compile a transformer's gradient with shared work, 24 layers, beside the plain gradient."""
+    shared = SharedWork(mesh_of_one(), max_subsets=1, chunks=8, equal_chunks=True)
+    gradient = shared.value_and_grad(cross_entropy, _TEXTS)
+    shapes = {
+        "words": [(_WORDS, _WIDTH)],
+        "mix": [(_WIDTH, 3 * _WIDTH)] * _LAYERS,
+        "up": [(_WIDTH, 4 * _WIDTH)] * _LAYERS,
+        "down": [(4 * _WIDTH, _WIDTH)] * _LAYERS,
+    }
+    params = {name: [jnp.zeros(shape) for shape in each] for name, each in shapes.items()}
+    arguments = params, jnp.zeros((_TEXTS, _LENGTH + 1), jnp.int32)
+    key = jax.random.key(0)
+    with shared.coordinator:
+        found = compare(
+            {
+                "package": lambda: compile_anew(gradient, *arguments, 0, key),
+                "peer": lambda: compile_anew(jax.value_and_grad(cross_entropy), *arguments, key),
+            },
+            3,
+        )
+    ratio = found["package"].seconds["median"] / found["peer"].seconds["median"]
+    accuracy = f"tracing included; {ratio:.2f} times as long"
+    what = f"compile a gradient of {_LAYERS} layers, equal chunks"
+    against = "the plain gradient"
+    row = result_row("compiling", what, found, accuracy, {}, against=against, dtype="float32")
+    return [row]
+
+
+def compile_anew(function: Callable[..., Any], *arguments: Any) -> None:
+    jax.jit(lambda *arguments: function(*arguments)).lower(*arguments).compile()
+
+
+def cross_entropy(params: Any, texts: Array, key: Any) -> Array:
+    hidden = params["words"][0][texts[:, :-1]]
+    before = jnp.tril(jnp.ones((_LENGTH, _LENGTH), bool))
+    for mix, up, down in zip(params["mix"], params["up"], params["down"], strict=True):
+        query, kept, value = jnp.split(hidden @ mix, 3, axis=-1)
+        scores = jnp.einsum("btd,bsd->bts", query, kept) / _WIDTH**0.5
+        hidden = hidden + jax.nn.softmax(jnp.where(before, scores, -jnp.inf)) @ value
+        hidden = hidden + jax.nn.gelu(hidden @ up) @ down
+    logs = jax.nn.log_softmax(hidden @ params["words"][0].T)
+    return -jnp.sum(jnp.take_along_axis(logs, texts[:, 1:, None], -1)) / _TEXTS

@@ -1,0 +1,73 @@
+"""Does work sharing in one compiled program work on the devices of this machine?
+
+Start `python docs/examples/compiled_check.py`. It says which devices there are, whether a gradient
+with shared work is exact on them, and what a turn costs. Nobody has tried it on a GPU or TPU yet.
+If it hangs there, end it by `kill -9`.
+"""
+
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from bcgc_jax.compiled import SharedWork
+
+CHUNKS, ROWS, WIDTH, STEPS = 8, 4, 128, 20  # chunks of a subset; samples of the smallest chunk
+# Rounding alone is 1e-6 at most.
+EXACT = 1e-5
+
+
+def loss(weights, rows, key):
+    return jnp.sum(jnp.tanh(rows @ weights) ** 2)
+
+
+def check(mesh):
+    """The largest relative error of a gradient, and the seconds of a turn."""
+    workers = mesh.shape["data"]
+    samples = workers * CHUNKS * 4 * ROWS
+    shared = SharedWork(mesh, max_subsets=min(2, workers), chunks=CHUNKS)
+    gradient = jax.jit(shared.value_and_grad(loss, samples))
+    rng = np.random.default_rng(0)
+    inputs = rng.standard_normal((samples, WIDTH)).astype(np.float32)
+    weights = (rng.standard_normal((WIDTH, WIDTH)) / WIDTH).astype(np.float32)
+    outputs = np.tanh(inputs @ weights.astype(float))
+    exact = inputs.T @ (2 * outputs * (1 - outputs**2))
+    rows = np.concatenate([shared.rows[worker] for worker in range(workers)])
+    stored = jax.device_put(inputs[rows], NamedSharding(mesh, P("data")))
+    weights = jax.device_put(weights, NamedSharding(mesh, P(None, mesh.axis_names[1])))
+    seconds, errors = [], []
+    for step in range(STEPS):
+        began = time.perf_counter()
+        _, slope, ok = jax.block_until_ready(gradient(weights, stored, step, jax.random.key(0)))
+        # After its last chunk a worker asks once more.
+        seconds.append((time.perf_counter() - began) / (max(shared.count.values()) + 1))
+        if not ok:
+            raise SystemExit(f"step {step}: {shared.error}")
+        errors.append(float(np.abs(np.asarray(slope) - exact).max() / np.abs(exact).max()))
+    return max(errors), statistics.median(seconds[1:])
+
+
+def main():
+    devices = jax.local_devices()
+    print(
+        f"JAX {jax.__version__}, {len(devices)} × {devices[0].platform}: {devices[0].device_kind}"
+    )
+    for group in (1, 2):
+        if len(devices) % group == 0:
+            shape = len(devices) // group, group
+            kinds = AxisType.Auto, AxisType.Auto
+            mesh = jax.make_mesh(shape, ("data", "model"), axis_types=kinds, devices=devices)
+            with jax.default_matmul_precision("highest"):
+                error, turn = check(mesh)
+            print(
+                f"{shape[0]} × {group} devices: {'exact' if error < EXACT else 'NOT EXACT'}, "
+                f"largest error {error:.0e}; {1e3 * turn:.2f} ms a turn, its small chunk included"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -12,7 +12,7 @@ from bcgc_jax.cli.logs import log_name, read_log
 from bcgc_jax.cli.output import Row, Shown, print_lines, print_rows
 from bcgc_jax.cli.progress import Progress
 from bcgc_jax.measured.advice import FEWEST_STEPS, Advice, Remedy, advise
-from bcgc_jax.measured.alike import NOT_TIMED_APART, perhaps_jitter
+from bcgc_jax.measured.alike import perhaps_jitter
 from bcgc_jax.measured.intervals import percent
 from bcgc_jax.measured.left_out import left_out_in_words
 from bcgc_jax.measured.slowness import IN_WORDS, MOST_TOLD, long_start_in_words
@@ -56,7 +56,7 @@ def answer(question: AdviseOptions) -> None:
 
     output.print_answer(question, rows, lambda: _json(advice), table, csv_names(ADVICE))
     if advice.alike and question.output == "csv":
-        say(f"bcgc: {NOT_TIMED_APART}")
+        say(f"bcgc: {advice.alike_in_words()[0]}")
     output.write_figure(question, lambda: advise_files.picture(advice))
     if question.out is not None:
         plan = advise_files.plan_of(advice)
@@ -102,7 +102,8 @@ def _print(name: str, advice: Advice) -> None:
         return
     print_lines(
         f"{step} It would take {advice.balanced:.4g} s if all workers ended together. So "
-        f"{percent(advice.loss)} % of the time is lost."
+        f"{percent(advice.loss)} % of the time is lost.",
+        *advice.collective_in_words(),
     )
     _print_causes(advice)
     _print_rows(advice)

@@ -243,7 +243,8 @@ class AdviseOptions:
 
     after: ClassVar = """\b
 Columns: step, worker, seconds; if there are any chunk, forward_seconds (the part of the forward
-pass) and load (the length of a chunk, or without chunks of a worker's step, such as its tokens).
+pass), load (the length of a chunk, or without chunks of a worker's step, such as its tokens) and
+wait (the part of seconds that the worker was in an all-reduce, waiting for others).
 
 \b
 Examples:

@@ -55,7 +55,14 @@ _OF_MEDIAN = 1.4826
 NOT_TIMED_APART = (
     "All workers of a step take the same time, or nearly. Were they timed behind a collective (an "
     "all-reduce, a barrier), where each has waited for the slowest? Then nothing can be learnt "
-    "here. Record the seconds of each worker's own computation, up to the collective."
+    "here. Record the seconds of each worker's own computation, up to the collective. Or add a "
+    "column `wait`: the seconds that each worker was in the collective."
+)
+# The same of a log that has waits.
+WAITED_ELSEWHERE = (
+    "All workers of a step take the same time, or nearly, also without their `wait`. Have they "
+    "waited for the slowest elsewhere (a barrier, a copy to the host, a collective that was not "
+    "recorded)? Then nothing can be learnt here: put that into `wait` too."
 )
 
 

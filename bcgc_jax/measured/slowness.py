@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bcgc_jax.measured.alike import NOT_TIMED_APART, equal, workers_alike
+from bcgc_jax.measured.alike import NOT_TIMED_APART, WAITED_ELSEWHERE, equal, workers_alike
 from bcgc_jax.measured.cause_shares import shares_of
 from bcgc_jax.measured.causes import (
     Model,
@@ -102,6 +102,8 @@ class Slowness:
       block: so many neighbouring steps are alike, and count as one; 1 where they are independent.
       step: mean seconds of a step.
       balanced: mean seconds of a worker, which a step would take if all ended together.
+      collective: mean seconds of a step's collective itself, no part of `step`; None where the log
+        has no waits.
       alike: whether the workers of a step look as if each had waited for the slowest. Then there
         are no causes.
       causes: of `step` - `balanced`, as shares of it: "data", "steady", "random" and "pauses".
@@ -126,6 +128,7 @@ class Slowness:
     block: float
     step: float
     balanced: float
+    collective: float | None
     alike: bool
     causes: dict[str, Interval]
     together: Interval
@@ -235,18 +238,29 @@ class Slowness:
 
     def alike_in_words(self) -> list[str]:
         """Say that nothing can be learnt, and what else it may be that workers are alike."""
+        said = NOT_TIMED_APART if self.collective is None else WAITED_ELSEWHERE
         if not self.slow_together:
             return [
-                NOT_TIMED_APART,
+                said,
                 f"If the log has these already, {percent(self.loss)} % of the time is lost because "
                 "workers do not end together.",
             ]
         share = f": {percent(self.together.value)} % of the time ({self.together.in_percent()})"
         return [
-            NOT_TIMED_APART,
+            said,
             "If the log has these already, all workers are slow in the same steps"
             f"{share if self.together.shows else ''}. No scheme helps against that. Look at what "
             "they share: storage, network, cooling, or the length of a step's data.",
+        ]
+
+    def collective_in_words(self) -> list[str]:
+        """Say what the collective itself takes; nothing where the log does not."""
+        if self.collective is None:
+            return []
+        share = percent(self.collective / (self.step + self.collective))
+        return [
+            f"The collective itself takes {self.collective:.4g} s more, {share} % of all. Nothing "
+            "here shortens it, and no number below has it."
         ]
 
     def remarks(self) -> list[str]:
@@ -382,6 +396,7 @@ def slowness_of(log: Log, seed: int = 0, *, timed_apart: bool = False) -> Slowne
         block=dependence,
         step=float(times.max(axis=1).mean()),
         balanced=float(times.mean()),
+        collective=None if trace.collective is None else float(trace.collective[steps].mean()),
         alike=alike,
         causes={} if alike else causes,
         together=ratio_of_means(slow_together(times), times.max(axis=1), seed),

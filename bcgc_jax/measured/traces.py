@@ -1,35 +1,24 @@
 """Measured cycle times: the seconds of each step and worker, read from CSV or JSON lines."""
 
 import contextlib
-import csv
-import gzip
-import io
-import itertools
-import json
 import math
 import os
 import re
-import zlib
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Sequence
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 from bcgc_jax.measured.microbatches import Microbatches
+from bcgc_jax.measured.tables import Rows, Source, read_table
 from bcgc_jax.measured.units import UNITS
-from bcgc_jax.measured.words import counted
 
 LAYOUTS = ("auto", "long", "wide")
 # Loads that differ by less than this share of them are taken for one: own choice.
 ALIKE = 0.01
-# Each with its line.
-Rows = Iterator[tuple[int, list[str]]]
 _FLAGS = {"0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
-_NO_TEXT = (
-    "is not a text file (UTF-8): write it as CSV, by pandas with to_csv('trace.csv', index=False)"
-)
 
 
 class ColumnError(ValueError):
@@ -51,6 +40,8 @@ class Trace(NamedTuple):
       of_cycles: whether the seconds are those of a cycle, as `per_cycle` makes them, not of an
         iteration.
       microbatches: what the seconds are sums of, where each chunk was timed; else None.
+      collective: `[S]`, seconds of the collective itself, the least wait of a step's workers, NaN
+        without times; None where the file has no waits.
 
     >>> names, twice = np.array(["a", "b"]), np.array([0, 0, 1])
     >>> trace = Trace(names, names, twice, np.array([0, 1, 0]), np.array([3.0, 1.0, 2.0]),
@@ -68,6 +59,7 @@ class Trace(NamedTuple):
     load: np.ndarray | None = None
     of_cycles: bool = False
     microbatches: Microbatches | None = None
+    collective: np.ndarray | None = None
 
     @property
     def num_workers(self) -> int:
@@ -148,6 +140,7 @@ def load_trace(
     load: str | None = None,
     chunk: str | None = None,
     forward: str | None = None,
+    wait: str | None = None,
     layout: str = "auto",
     unit: str = "s",
 ) -> Trace:
@@ -162,6 +155,10 @@ def load_trace(
         where there is one. An empty column counts for none. A step and worker may then have
         several rows, one for each load.
       chunk, forward: the columns of a chunk's number and of its forward pass, see below.
+      wait: the column of the seconds within `seconds` that the worker was in collectives, where it
+        waits for others; by default `wait`, where there is one. An empty cell is 0. The trace has
+        what is left, the worker's own seconds. All leave a collective together, so the least wait
+        of a step is what the collective itself takes.
       layout: "long", a row for each step and worker; "wide", a row for each step and a column named
         after each worker, the step column optional; "auto", wide only where there is neither a
         worker nor a seconds column and the columns are numbered alike, like w0, w1.
@@ -176,16 +173,21 @@ def load_trace(
     Raises ValueError, with the line, for what is no trace, such as two times of one cell and load,
     or times of a cell that fall while its load grows; OSError for a file that cannot be opened.
 
+    >>> import io
     >>> trace = load_trace(io.BytesIO(b"step,w0,w1\n10,1.5,2.5\n9,,1.25\n"))
     >>> trace.step_names.tolist(), trace.worker_names.tolist(), trace.table().tolist()
     (['9', '10'], ['w0', 'w1'], [[nan, 1.25], [1.5, 2.5]])
+    >>> file = io.BytesIO(b"step,worker,seconds,wait\n1,a,1,.125\n1,b,1,.5\n")
+    >>> trace = load_trace(file)
+    >>> trace.table().tolist(), trace.collective.tolist()
+    ([[0.875, 0.5]], [0.125])
     """
     if layout not in LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     if unit not in UNITS:
         raise ValueError(f"unit must be one of {', '.join(UNITS)}, got {unit!r}")
     asked = {"step": step, "worker": worker, "seconds": seconds, "censored": censored, "load": load}
-    asked |= {"chunk": chunk, "forward": forward}
+    asked |= {"chunk": chunk, "forward": forward, "wait": wait}
     columns = {column: name for column, name in asked.items() if name is not None}
     if len({*columns.values()}) < len(columns):
         raise ValueError(f"{', '.join(asked)} must be different columns, got {[*columns.values()]}")
@@ -203,9 +205,9 @@ def _read(
     Columns of a default name need not be named. `unit` is of the times, in seconds.
     """
     name = path.replace("<stdin>", "standard input") if isinstance(path, str) else "the stream"
-    rows = _read_table(file, name)
+    rows = read_table(file, name)
     _, header = next(rows)
-    for column in ("load", "chunk"):
+    for column in ("load", "chunk", "wait"):
         if column in header and column not in names.values():
             names.setdefault(column, column)
     if "chunk" in names and "forward_seconds" in header:
@@ -216,85 +218,7 @@ def _read(
         rows = _long_rows(rows, header, names["step"])
         header = [*names.values()]
     places = {column: header.index(of_file) for column, of_file in names.items()}
-    return _trace_of(rows, name, places, names, unit)
-
-
-def _read_table(file: BinaryIO, path: str) -> Rows:
-    """Yield the header and the rows of an open file that a person calls `path`.
-
-    The separator is found out.
-    """
-    buffer: Any = file if isinstance(file, io.BufferedReader) else io.BufferedReader(file)  # type: ignore[type-var]
-    content = gzip.GzipFile(fileobj=buffer) if buffer.peek(2)[:2] == b"\x1f\x8b" else buffer
-    text = io.TextIOWrapper(content, "utf-8-sig", newline="")
-    head = "\n"
-    blank = -1
-    longest = 2**20
-    try:
-        while head.isspace():
-            head = text.readline(longest)
-            blank = blank + 1
-        if not head:
-            raise ValueError(f"{path} is empty: a trace has a header and rows of measured times")
-        if len(head) == longest or "\0" in head:
-            raise ValueError(f"{path} {_NO_TEXT}")
-        if head.strip() == "{":
-            raise ValueError(
-                f"{path} is one JSON object over many lines, such as a plan: JSON lines have an "
-                "object for each time, on a line of its own"
-            )
-        lines = itertools.chain([head], text)
-        if head.lstrip().startswith("{"):
-            yield from _read_objects(lines, blank, path)
-        else:
-            separator = max(",;\t|", key=re.sub('"[^"]*"', "", head).count)
-            yield from _read_csv(lines, separator, blank, path)
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} {_NO_TEXT}") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path} is not a whole gzip file: {error}") from None
-
-
-def _read_csv(lines: Iterable[str], separator: str, blank: int, path: str) -> Rows:
-    """Yield the header and the rows of CSV, after so many blank lines."""
-    reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
-    try:
-        header = [name.strip() for name in next(reader)]
-        yield blank + reader.line_num, header
-        for row in reader:
-            line = blank + reader.line_num
-            if row and len(row) != len(header):
-                fields = counted(len(row), "field")
-                raise ValueError(
-                    f"{path}, line {line}: {fields}, the header has {len(header)} "
-                    f"(separated by {separator!r}): is the line cut off, or has it another "
-                    "separator or a decimal comma?"
-                )
-            if row:
-                yield line, row
-    except csv.Error as error:
-        line = blank + reader.line_num
-        raise ValueError(f"{path}, line {line}: not a CSV file: {error}") from None
-
-
-def _read_objects(lines: Iterable[str], blank: int, path: str) -> Rows:
-    """Yield rows of JSON lines, an object a line: the first one's names, then values as in CSV."""
-    header: list[str] = []
-    for number, line in enumerate(lines, blank + 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            why = f"not JSON: {error.msg}: is the line cut off?"
-            raise ValueError(f"{path}, line {number}: {why}") from None
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number}: not an object, such as {{'step': …}}")
-        if not header:
-            header = list(row)
-            yield number, header
-        values = (row.get(name) for name in header)
-        yield number, ["" if value is None else str(value) for value in values]
+    return _trace_of(rows, Source([name], [0]), places, names, unit)
 
 
 def _is_wide(path: str, header: Sequence[str], columns: dict[str, str], layout: str) -> bool:
@@ -393,11 +317,17 @@ class _Columns(NamedTuple):
     censored: np.ndarray
     load: np.ndarray
     asking: np.ndarray
+    wait: np.ndarray
     line: np.ndarray
 
 
-def _read_columns(rows: Rows, path: str, at: dict[str, int], names: dict[str, str]) -> _Columns:
-    """Read long rows; `at` has the place of each column, and `names` what the file calls it."""
+def _read_columns(
+    rows: Rows, source: Source, at: dict[str, int], names: dict[str, str]
+) -> _Columns:
+    """Read long rows; `at` has the place of each column, and `names` what the file calls it.
+
+    Seconds are a worker's own: without the wait.
+    """
     # Arrays: lists of numbers would take five times their memory.
     step = array("i")
     worker = array("i")
@@ -408,6 +338,7 @@ def _read_columns(rows: Rows, path: str, at: dict[str, int], names: dict[str, st
     censored = array("b")
     load = array("d")
     asking = array("d")
+    wait = array("d")
     steps = dict[str, int]()
     workers = dict[str, int]()
     chunks = dict[str, int]()
@@ -416,12 +347,15 @@ def _read_columns(rows: Rows, path: str, at: dict[str, int], names: dict[str, st
     part = at.get("chunk")
     passed = at.get("forward")
     asked = at.get("asking")
+    waited = at.get("wait")
     for line, row in rows:
         try:
             i = _number_of(row[at["step"]], steps)
             j = _number_of(row[at["worker"]], workers)
             if not (time := _positive(row[at["seconds"]], names["seconds"])):
                 continue
+            wait_there = 0.0 if waited is None else _wait(row[waited], names["wait"], time)
+            time -= wait_there
             done = 0.0 if work is None else _positive(row[work], names["load"])
             chunk.append(0 if part is None else _number_of(row[part], chunks))
             forward.append(math.nan if passed is None else _forward(row[passed], time))
@@ -431,18 +365,19 @@ def _read_columns(rows: Rows, path: str, at: dict[str, int], names: dict[str, st
             censored.append(cut is not None and _flag(row[cut], names["censored"]))
             load.append(done or math.nan)
             asking.append(0.0 if asked is None else _positive(row[asked], "asking"))
+            wait.append(wait_there)
             line_of.append(line)
         except ValueError as error:
             worker_name = row[at["worker"]]
-            raise ValueError(f"{path}, line {line}: {error} (worker {worker_name})") from None
+            raise ValueError(f"{source.line(line)}: {error} (worker {worker_name})") from None
     if not seconds:
-        raise ValueError(f"{path} has no measured time: there are no rows, or empty ones")
+        raise ValueError(f"{source} has no measured time: there are no rows, or empty ones")
     unknown = np.flatnonzero(np.isnan(np.frombuffer(load)))
     if work is not None and 0 < unknown.size < len(load):
         first = unknown[0]
         name = list(workers)[worker[first]]
         raise ValueError(
-            f"{path}, line {line_of[first]}: {names['load']} is empty, and the time is not: how "
+            f"{source.line(line_of[first])}: {names['load']} is empty, and the time is not: how "
             f"much was done by then? Give it in all rows, or in none (worker {name})"
         )
     return _Columns(
@@ -457,18 +392,19 @@ def _read_columns(rows: Rows, path: str, at: dict[str, int], names: dict[str, st
         censored=np.frombuffer(censored, bool),
         load=np.frombuffer(load),
         asking=np.frombuffer(asking),
+        wait=np.frombuffer(wait),
         line=np.frombuffer(line_of, np.int64),
     )
 
 
 def _trace_of(
-    rows: Rows, path: str, at: dict[str, int], names: dict[str, str], unit: float
+    rows: Rows, source: Source, at: dict[str, int], names: dict[str, str], unit: float
 ) -> Trace:
     """Make a trace of long rows, as `_read_columns` reads them."""
     if "censored" in at and "chunk" in at:
         instead = "leave their steps out"
-        raise ValueError(f"{path}: chunks that were cut off are not supported: {instead}")
-    columns = _read_columns(rows, path, at, names)
+        raise ValueError(f"{source}: chunks that were cut off are not supported: {instead}")
+    columns = _read_columns(rows, source, at, names)
     columns = columns._replace(seconds=unit * columns.seconds, forward=unit * columns.forward)
     step_names = np.array(columns.steps)
     order = _time_order(step_names)
@@ -483,17 +419,29 @@ def _trace_of(
         censored=columns.censored,
         load=None if np.isnan(columns.load).all() else columns.load,
     )
+    if "wait" in at:
+        # Several loads of a cell count from its beginning, chunks do not.
+        added = np.add if "chunk" in at else np.maximum
+        trace = trace._replace(collective=unit * _least_wait(trace, columns.wait, added))
     if "chunk" in at:
-        number = _numbers_of_chunks(trace, path, columns)
+        number = _numbers_of_chunks(trace, source, columns)
         forward = columns.forward if "forward" in at else None
         asking = columns.asking[columns.asking > 0]
         question = unit * float(np.median(asking)) if asking.size else None
         return _summed(trace, number, forward, question)
-    _check_cells(trace, path, columns.line)
+    _check_cells(trace, source, columns.line)
     return trace
 
 
-def _numbers_of_chunks(trace: Trace, path: str, columns: _Columns) -> np.ndarray:
+def _least_wait(trace: Trace, wait: np.ndarray, added: np.ufunc) -> np.ndarray:
+    """The least wait of a step's workers, `[S]`; `wait` is that of each row, `[R]`."""
+    waits = np.full(trace.num_steps * trace.num_workers, np.nan)
+    waits[trace.cell] = 0.0
+    added.at(waits, trace.cell, wait)
+    return np.fmin.reduce(waits.reshape(trace.num_steps, trace.num_workers), axis=1)
+
+
+def _numbers_of_chunks(trace: Trace, source: Source, columns: _Columns) -> np.ndarray:
     """Number the chunk of each row, `[R]`.
 
     Raises ValueError where a worker's step has two of a number, or no step has all of all workers.
@@ -509,8 +457,8 @@ def _numbers_of_chunks(trace: Trace, path: str, columns: _Columns) -> np.ndarray
         step = trace.step_names[trace.step[a]]
         worker = trace.worker_names[trace.worker[a]]
         raise ValueError(
-            f"{path}, lines {columns.line[a]} and {columns.line[b]}: step {step} has two times of "
-            f"chunk {names[columns.chunk[a]]} of worker {worker}: leave out what the log has "
+            f"{source.lines(columns.line[a], columns.line[b])}: step {step} has two times of chunk "
+            f"{names[columns.chunk[a]]} of worker {worker}: leave out what the log has "
             "twice, or give each chunk of a worker's step a number of its own"
         )
     cells = np.unique(trace.cell)
@@ -523,7 +471,7 @@ def _numbers_of_chunks(trace: Trace, path: str, columns: _Columns) -> np.ndarray
         cell, which = divmod(int(absent[0]), names.size)
         i, j = divmod(cell, trace.num_workers)
         raise ValueError(
-            f"{path}: no step has all chunks of all workers. Step {trace.step_names[i]} has no "
+            f"{source}: no step has all chunks of all workers. Step {trace.step_names[i]} has no "
             f"time of chunk {names[order][which]} of worker {trace.worker_names[j]}. If workers "
             "have unequal numbers of chunks, give one row for each step and worker, with the sum "
             "of the seconds, and leave the column chunk out"
@@ -563,10 +511,11 @@ def _summed(
         microbatches=Microbatches(
             seconds, forward=table(forward), load=table(trace.load), asking=asking
         ),
+        collective=trace.collective,
     )
 
 
-def _check_cells(trace: Trace, path: str, lines: np.ndarray) -> None:
+def _check_cells(trace: Trace, source: Source, lines: np.ndarray) -> None:
     """Raise ValueError for two rows of a cell that cannot both be."""
     load = np.zeros(trace.seconds.size) if trace.load is None else trace.load
     rows = np.lexsort((load, trace.cell))
@@ -584,8 +533,7 @@ def _check_cells(trace: Trace, path: str, lines: np.ndarray) -> None:
             "column chunk"
         )
     raise ValueError(
-        f"{path}, lines {lines[a]} and {lines[b]}: step {step} has two times of worker "
-        f"{worker}{why}"
+        f"{source.lines(lines[a], lines[b])}: step {step} has two times of worker {worker}{why}"
     )
 
 
@@ -598,6 +546,18 @@ def _positive(text: str, name: str) -> float:
     raise ValueError(
         f"{name} must be a positive number, got {text[:40]!r}: leave the cell empty where nothing "
         "was measured, and write a decimal comma as a point"
+    )
+
+
+def _wait(text: str, name: str, seconds: float) -> float:
+    """Read a wait; ValueError where it is no part of the row's `seconds`."""
+    if not text.strip():
+        return 0.0
+    if _is_number(text) and "_" not in text and 0 <= (wait := float(text)) < seconds:
+        return wait
+    raise ValueError(
+        f"{name} must be a part of seconds, from 0 to less than {seconds:g}, got {text[:40]!r}: "
+        "seconds are from the end of one collective to the end of the next, wait is the time in it"
     )
 
 

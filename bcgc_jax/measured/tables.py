@@ -1,0 +1,133 @@
+"""Rows of text from CSV or JSON lines, also gzipped, and where each stands."""
+
+import bisect
+import csv
+import gzip
+import io
+import itertools
+import json
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO, NamedTuple
+
+from bcgc_jax.measured.words import counted
+
+# Each with its line; the first is the header.
+Rows = Iterator[tuple[int, list[str]]]
+_NO_TEXT = (
+    "is not a text file (UTF-8): write it as CSV, by pandas with to_csv('trace.csv', index=False)"
+)
+
+
+class Source(NamedTuple):
+    """The files of a log, read as one: the lines of each are counted on from the one before.
+
+    Attributes:
+      names: what a person calls each file.
+      before: the lines that come before each.
+
+    >>> files = Source(["a.csv", "b.csv"], [0, 10])
+    >>> files.line(3), files.lines(3, 4), files.lines(3, 12)
+    ('a.csv, line 3', 'a.csv, lines 3 and 4', 'a.csv, line 3 and b.csv, line 2')
+    """
+
+    names: list[str]
+    before: list[int]
+
+    def line(self, number: int) -> str:
+        file, line = self._place(number)
+        return f"{self.names[file]}, line {line}"
+
+    def lines(self, first: int, second: int) -> str:
+        file, line = self._place(first)
+        other, last = self._place(second)
+        if file == other:
+            return f"{self.names[file]}, lines {line} and {last}"
+        return f"{self.line(first)} and {self.line(second)}"
+
+    def __str__(self) -> str:
+        more = len(self.names) - 1
+        return self.names[0] + (f" and {counted(more, 'other file')}" if more else "")
+
+    def _place(self, number: int) -> tuple[int, int]:
+        file = bisect.bisect_left(self.before, number) - 1
+        return file, number - self.before[file]
+
+
+def read_table(file: BinaryIO, path: str) -> Rows:
+    """Yield the header and the rows of an open file that a person calls `path`.
+
+    The separator is found out.
+    """
+    buffer: Any = file if isinstance(file, io.BufferedReader) else io.BufferedReader(file)  # type: ignore[type-var]
+    content = gzip.GzipFile(fileobj=buffer) if buffer.peek(2)[:2] == b"\x1f\x8b" else buffer
+    text = io.TextIOWrapper(content, "utf-8-sig", newline="")
+    head = "\n"
+    blank = -1
+    longest = 2**20
+    try:
+        while head.isspace():
+            head = text.readline(longest)
+            blank = blank + 1
+        if not head:
+            raise ValueError(f"{path} is empty: a trace has a header and rows of measured times")
+        if len(head) == longest or "\0" in head:
+            raise ValueError(f"{path} {_NO_TEXT}")
+        if head.strip() == "{":
+            raise ValueError(
+                f"{path} is one JSON object over many lines, such as a plan: JSON lines have an "
+                "object for each time, on a line of its own"
+            )
+        lines = itertools.chain([head], text)
+        if head.lstrip().startswith("{"):
+            yield from _read_objects(lines, blank, path)
+        else:
+            separator = max(",;\t|", key=re.sub('"[^"]*"', "", head).count)
+            yield from _read_csv(lines, separator, blank, path)
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} {_NO_TEXT}") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path} is not a whole gzip file: {error}") from None
+
+
+def _read_csv(lines: Iterable[str], separator: str, blank: int, path: str) -> Rows:
+    """Yield the header and the rows of CSV, after so many blank lines."""
+    reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
+    try:
+        header = [name.strip() for name in next(reader)]
+        yield blank + reader.line_num, header
+        for row in reader:
+            line = blank + reader.line_num
+            if row and len(row) != len(header):
+                fields = counted(len(row), "field")
+                raise ValueError(
+                    f"{path}, line {line}: {fields}, the header has {len(header)} "
+                    f"(separated by {separator!r}): is the line cut off, or has it another "
+                    "separator or a decimal comma?"
+                )
+            if row:
+                yield line, row
+    except csv.Error as error:
+        line = blank + reader.line_num
+        raise ValueError(f"{path}, line {line}: not a CSV file: {error}") from None
+
+
+def _read_objects(lines: Iterable[str], blank: int, path: str) -> Rows:
+    """Yield rows of JSON lines, an object a line: the first one's names, then values as in CSV."""
+    header: list[str] = []
+    for number, line in enumerate(lines, blank + 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            why = f"not JSON: {error.msg}: is the line cut off?"
+            raise ValueError(f"{path}, line {number}: {why}") from None
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, line {number}: not an object, such as {{'step': …}}")
+        if not header:
+            header = list(row)
+            yield number, header
+        values = (row.get(name) for name in header)
+        yield number, ["" if value is None else str(value) for value in values]

@@ -1,22 +1,26 @@
 """`bcgc advise`: what slows the steps of a log, what can be done, and what that is worth."""
 
+import io
 from pathlib import Path
 
 from rich.table import Column
 
 from bcgc_jax.cli import advise_files, output
+from bcgc_jax.cli.arguments import refuse_without_effect
 from bcgc_jax.cli.columns import ADVICE, csv_names, flat, table_of, values
 from bcgc_jax.cli.commands import AdviseOptions
 from bcgc_jax.cli.exit import say
-from bcgc_jax.cli.logs import log_name, read_log
+from bcgc_jax.cli.logs import files_of, logs_among, read_log, short_name
 from bcgc_jax.cli.output import Row, Shown, print_lines, print_rows
 from bcgc_jax.cli.progress import Progress
 from bcgc_jax.measured.advice import FEWEST_STEPS, Advice, Remedy, advise
 from bcgc_jax.measured.alike import perhaps_jitter
 from bcgc_jax.measured.intervals import percent
 from bcgc_jax.measured.left_out import left_out_in_words
+from bcgc_jax.measured.profiles.folder import log_of
+from bcgc_jax.measured.profiles.log import MadeLog
 from bcgc_jax.measured.slowness import IN_WORDS, MOST_TOLD, long_start_in_words
-from bcgc_jax.measured.traces import Trace
+from bcgc_jax.measured.traces import Trace, load_trace
 from bcgc_jax.measured.words import counted
 from bcgc_jax.schemes.base import Scheme
 from bcgc_jax.schemes.beforehand import Replaced
@@ -32,7 +36,7 @@ _APART = "bcgc advise --timed-apart takes the log for that, and says what else i
 
 def answer(question: AdviseOptions) -> None:
     with Progress("replaying the log"):
-        trace = _read(question)
+        log, trace = _read(question)
         advice = advise(
             trace,
             chunks=question.chunks,
@@ -45,30 +49,46 @@ def answer(question: AdviseOptions) -> None:
             timed_apart=question.timed_apart,
         )
     rows = [flat(ADVICE, row) for row in advice.rows]
-    name = Path(log_name(question.log)).name
 
     def table() -> None:
-        _print(name, advice)
+        if log:
+            print_lines(*log.found)
+        _print(short_name(question.logs), advice)
         # Chunks, loads and workers that stay slow are no jitter.
         told_apart = question.timed_apart or advice.recorded or advice.lengths is not None
         if advice.advised is not None and not (told_apart or advice.unlike_workers):
             print_lines(*perhaps_jitter(advice.steps.times))
 
+    if log and question.output != "table":
+        say(f"bcgc: {' '.join(log.found)}")
     output.print_answer(question, rows, lambda: _json(advice), table, csv_names(ADVICE))
     if advice.alike and question.output == "csv":
         say(f"bcgc: {advice.alike_in_words()[0]}")
+    if log and question.made_log:
+        text = log.text
+        output.write_beside(
+            question, question.made_log, "The log", lambda to: Path(to).write_text(text)
+        )
     output.write_figure(question, lambda: advise_files.picture(advice))
     if question.out is not None:
         plan = advise_files.plan_of(advice)
         output.write_beside(question, question.out, f"The plan of {advice.advised}", plan.save)
 
 
-def _read(question: AdviseOptions) -> Trace:
+def _read(question: AdviseOptions) -> tuple[MadeLog | None, Trace]:
+    """The log that was made of traces, if they are some, and the log as it is read."""
+    files = list(question.logs) if question.logs == ("-",) else files_of(question.logs)
+    log = None if files == ["-"] else log_of(files, question.chunk_name)
+    if log is not None:
+        refuse_without_effect("on traces of a profiler", "columns", "layout", "unit")
+        return log, load_trace(io.BytesIO(log.text.encode()))
+    refuse_without_effect("without traces of a profiler", "chunk_name", "made_log")
     columns = dict(question.columns or {})
     if "forward_seconds" in columns:
         columns["forward"] = columns.pop("forward_seconds")
     names = "--columns step=…,worker=…,seconds=…"
-    return read_log(question.log, names, question.unit, layout=question.layout, **columns)
+    logs = logs_among(files, question.logs)
+    return None, read_log(logs, names, question.unit, layout=question.layout, **columns)
 
 
 def _codes(question: AdviseOptions) -> list[Scheme]:

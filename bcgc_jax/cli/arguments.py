@@ -5,6 +5,7 @@ the library's, and `tests/cli/test_imports.py` tests that both agree.
 """
 
 import difflib
+import glob
 import math
 import re
 from collections.abc import Callable, Collection, Iterable
@@ -75,6 +76,16 @@ class Argument(click.ParamType):
             return self.read(str(value))
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+class LogPath(click.Path):
+    """A file, a folder, standard input, or a pattern that no shell has put files in place of."""
+
+    def __init__(self) -> None:
+        super().__init__(exists=True, allow_dash=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if glob.glob(value, recursive=True) else super().convert(value, param, ctx)
 
 
 def number(

@@ -234,11 +234,12 @@ class Comparing(Times):
 class AdviseOptions:
     """What slows the steps of a log, and what can be done.
 
-    LOG is CSV or JSON lines (also .gz), - is standard input. It has a row for each step and worker,
-    with the seconds of the worker's own computation. Better it has a row for each chunk, which is a
-    microbatch of a worker's step: then slow workers can be told from long chunks. Each remedy is
-    planned on one half of the steps and replayed in the other one. Intervals are of 95 %. Nothing
-    is advised that may not save time.
+    LOG is a folder of a profiler's traces, one a rank (PyTorch, JAX), or a log: CSV or JSON lines
+    (also .gz), - is standard input; several files are joined. A log has a row for each step and
+    worker, with the seconds of the worker's own computation. Better it has a row for each chunk,
+    which is a microbatch of a worker's step: then slow workers can be told from long chunks. Each
+    remedy is planned on one half of the steps and replayed in the other one. Intervals are of 95 %.
+    Nothing is advised that may not save time.
     """
 
     after: ClassVar = """\b
@@ -249,6 +250,8 @@ wait (the part of seconds that the worker was in an all-reduce, waiting for othe
 \b
 Examples:
   bcgc advise steps.csv
+  bcgc advise traces/ --chunk-name microbatch --log log.csv
+  bcgc advise 'worker-*.csv'
   bcgc advise log.csv --columns step=iter,worker=rank,seconds=dur
   bcgc advise chunks.csv --stored 2 --format json
   bcgc advise steps.csv --method nested --method optimal --forward 0.47
@@ -256,7 +259,15 @@ Examples:
   ssh NODE cat steps.csv | bcgc advise -"""
 
     compiles: ClassVar = False
-    log: str = argument(_FILE_OR_INPUT, metavar="LOG")
+    logs: tuple[str, ...] = argument(typed.LogPath(), metavar="LOG…", nargs=-1, required=True)
+    chunk_name: str | None = option(
+        str,
+        "Of traces: the range, or in JAX the jitted function, with which a chunk begins; by "
+        "default DistributedDataParallel.forward.",
+    )
+    made_log: str | None = option(
+        _NEW_FILE, "Also write the log that was made of traces.", "--log", metavar="FILE.csv"
+    )
     columns: dict[str, str] | None = option(
         typed.COLUMNS, "How the file calls its columns, such as step=iter,worker=rank."
     )
@@ -309,6 +320,7 @@ Examples:
     def __post_init__(self) -> None:
         check_picture("--figure", self.figure)
         check_file("--out", self.out, (".json",))
+        check_file("--log", self.made_log, (".csv",))
         if not self.methods:
             typed.refuse_without_effect("without --method", "forward")
 

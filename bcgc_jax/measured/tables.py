@@ -6,9 +6,10 @@ import gzip
 import io
 import itertools
 import json
+import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 from bcgc_jax.measured.words import counted
@@ -53,6 +54,50 @@ class Source(NamedTuple):
     def _place(self, number: int) -> tuple[int, int]:
         file = bisect.bisect_left(self.before, number) - 1
         return file, number - self.before[file]
+
+
+def read_tables(files: Sequence[BinaryIO], source: Source, worker: str) -> Rows:
+    """Yield the rows of files that are one log, as one; `source` learns where each begins.
+
+    Where several have no column `worker`, that is the file's name.
+    """
+    header: list[str] = []
+    line = 0
+    for file, name, short in zip(files, source.names, short_names(source.names), strict=True):
+        rows = read_table(file, name)
+        source.before.append(line)
+        at, columns = next(rows)
+        more = [] if len(files) == 1 or worker in columns else [short]
+        columns = columns + [worker] * len(more)
+        if not header:
+            header = columns
+            yield at, header
+        if set(columns) != set(header):
+            raise ValueError(
+                f"{name} has the columns {', '.join(columns)}, and {source.names[0]} has "
+                f"{', '.join(header)}: files of one log have the same columns, in a header each"
+            )
+        order = [columns.index(column) for column in header]
+        for at, row in rows:
+            row = row + more
+            yield line + at, [row[place] for place in order]
+        line += at
+
+
+def short_names(paths: Sequence[str]) -> list[str]:
+    """What tells files apart: their names without endings, or with the folders where these do.
+
+    >>> short_names(["log/worker-1.csv", "log/worker-2.csv.gz"])
+    ['worker-1', 'worker-2']
+    >>> short_names(["log/1/steps.csv", "log/2/steps.csv"])
+    ['1/steps', '2/steps']
+    """
+    names = [os.path.basename(path).partition(".")[0] for path in paths]
+    if len(set(names)) == len(names):
+        return names
+    folders = [os.path.dirname(os.path.abspath(path)) for path in paths]
+    below = [os.path.relpath(folder, os.path.commonpath(folders)) for folder in folders]
+    return [f"{folder}/{name}" for folder, name in zip(below, names, strict=True)]
 
 
 def read_table(file: BinaryIO, path: str) -> Rows:

@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from bcgc_jax.measured.microbatches import Microbatches
-from bcgc_jax.measured.tables import Rows, Source, read_table
+from bcgc_jax.measured.tables import Rows, Source, read_tables
 from bcgc_jax.measured.units import UNITS
 
 LAYOUTS = ("auto", "long", "wide")
@@ -131,7 +131,7 @@ class Trace(NamedTuple):
 
 
 def load_trace(
-    path: str | os.PathLike[str] | BinaryIO,
+    path: str | os.PathLike[str] | BinaryIO | Sequence[str | os.PathLike[str]],
     *,
     step: str = "step",
     worker: str = "worker",
@@ -148,7 +148,8 @@ def load_trace(
 
     Args:
       path: of a file, with commas, semicolons, tabs or |; or an open one of bytes, as
-        `sys.stdin.buffer`.
+        `sys.stdin.buffer`; or several paths, of files with the same columns, such as one of each
+        worker. Where these have no column of the worker it is the file's name.
       step, worker, seconds: the names of the columns; others are ignored in the long layout.
       censored: the column that says, by 0/1, false/true or no/yes, whether the worker was cut off.
       load: the column of the work done when the seconds were over, in any unit; by default `load`,
@@ -191,22 +192,29 @@ def load_trace(
     columns = {column: name for column, name in asked.items() if name is not None}
     if len({*columns.values()}) < len(columns):
         raise ValueError(f"{', '.join(asked)} must be different columns, got {[*columns.values()]}")
-    if not isinstance(path, str | os.PathLike):
-        return _read(path, getattr(path, "name", 0), columns, layout, UNITS[unit])
-    with open(path, "rb") as file:
-        return _read(file, str(path), columns, layout, UNITS[unit])
+    paths = [path] if isinstance(path, str | os.PathLike) else path
+    if not isinstance(paths, Sequence):
+        stream = getattr(paths, "name", 0)
+        # The name of a pipe is a number.
+        name = stream if isinstance(stream, str) else "the stream"
+        source = Source([name.replace("<stdin>", "standard input")], [])
+        return _read([paths], source, columns, layout, UNITS[unit])
+    with contextlib.ExitStack() as opened:
+        files = [opened.enter_context(open(name, "rb")) for name in paths]
+        source = Source([str(name) for name in paths], [])
+        return _read(files, source, columns, layout, UNITS[unit])
 
 
 def _read(
-    file: BinaryIO, path: str | int, names: dict[str, str], layout: str, unit: float
+    files: Sequence[BinaryIO], source: Source, names: dict[str, str], layout: str, unit: float
 ) -> Trace:
-    """Read an open file; `names` is what it calls each column, and `path`, of a pipe, is a number.
+    """Read open files as one log; `names` is what it calls each column.
 
     Columns of a default name need not be named. `unit` is of the times, in seconds.
     """
-    name = path.replace("<stdin>", "standard input") if isinstance(path, str) else "the stream"
-    rows = read_table(file, name)
+    rows = read_tables(files, source, names["worker"])
     _, header = next(rows)
+    name = str(source)
     for column in ("load", "chunk", "wait"):
         if column in header and column not in names.values():
             names.setdefault(column, column)
@@ -218,7 +226,7 @@ def _read(
         rows = _long_rows(rows, header, names["step"])
         header = [*names.values()]
     places = {column: header.index(of_file) for column, of_file in names.items()}
-    return _trace_of(rows, Source([name], [0]), places, names, unit)
+    return _trace_of(rows, source, places, names, unit)
 
 
 def _is_wide(path: str, header: Sequence[str], columns: dict[str, str], layout: str) -> bool:

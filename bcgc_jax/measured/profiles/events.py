@@ -1,0 +1,127 @@
+"""Events of a Chrome trace (JSON, also gzipped), one after another: memory does not grow."""
+
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+_DECODE = json.JSONDecoder(strict=False).raw_decode
+_BETWEEN = re.compile(r"[\s,]*")
+_FIRST = re.compile(r'"traceEvents"\s*:\s*\[|^\s*\[')
+# Characters that are read at once.
+_WINDOW = 1 << 20
+# The keys before the events are searched for in so many characters.
+_HEAD = 1 << 24
+_CUT_OFF = (
+    "is cut off: copy it again. Events stand by thread, not by time, so none of its steps is whole"
+)
+
+
+class Event(NamedTuple):
+    """A span of time, phase "X", or metadata, phase "M".
+
+    Attributes:
+      phase, name, category: as the file has them.
+      begin, end: seconds.
+      process: a number, or a name.
+      arguments: as the file has them.
+    """
+
+    phase: str
+    name: str
+    category: str
+    begin: float
+    end: float
+    process: Any
+    arguments: dict[str, Any]
+
+
+class Events:
+    """The spans and the metadata of a file, one after another.
+
+    Attributes:
+      path: of the file.
+      head: what stands before the events, as far as it is named here; empty until they are read.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.head: dict[str, Any] = {}
+
+    def __iter__(self) -> Iterator[Event]:
+        """Raises ValueError for a file without events, with odd ones, or one that breaks off."""
+        with open(self.path, "rb") as file:
+            packed = file.peek(2)[:2] == b"\x1f\x8b"
+            content: Any = gzip.GzipFile(fileobj=file) if packed else file
+            text = _Text(io.TextIOWrapper(content, "utf-8", errors="replace"))
+            try:
+                self._read_head(text)
+                for event in _decoded(text):
+                    if read := _read(event, self.path):
+                        yield read
+            except (EOFError, zlib.error, gzip.BadGzipFile):
+                raise ValueError(f"{self.path} {_CUT_OFF}") from None
+
+    def _read_head(self, text: "_Text") -> None:
+        while not (first := _FIRST.search(text.buffer)):
+            if len(text.buffer) > _HEAD or not text.more():
+                raise ValueError(f"{self.path} has no traceEvents")
+        before = text.buffer[: first.end()]
+        if named := re.search(r'"distributedInfo"\s*:\s*', before):
+            self.head["distributedInfo"] = _DECODE(before, named.end())[0]
+        text.at = first.end()
+
+
+def _read(event: Any, path: str) -> Event | None:
+    """A span or metadata; None for anything else, such as an arrow."""
+    try:
+        phase = event.get("ph")
+        if phase not in ("X", "M") or (phase == "X" and "dur" not in event):
+            return None
+        begin = 1e-6 * float(event.get("ts", 0))
+        return Event(
+            phase=phase,
+            name=str(event["name"]),
+            category=str(event.get("cat", "")),
+            begin=begin,
+            end=begin + 1e-6 * float(event.get("dur", 0)),
+            process=event.get("pid"),
+            arguments=dict(event.get("args", {})),
+        )
+    except (AttributeError, KeyError, TypeError, ValueError):
+        odd = json.dumps(event)[:80]
+        raise ValueError(f"{path} has an event that no profiler writes: {odd}") from None
+
+
+class _Text:
+    """A window on a text: what has been read and not yet used begins `at`."""
+
+    def __init__(self, file: io.TextIOWrapper) -> None:
+        self.file = file
+        self.buffer = ""
+        self.at = 0
+
+    def more(self) -> bool:
+        new = self.file.read(_WINDOW)
+        self.buffer = self.buffer[self.at :] + new
+        self.at = 0
+        return bool(new)
+
+
+def _decoded(text: _Text) -> Iterator[dict[str, Any]]:
+    while True:
+        between = _BETWEEN.match(text.buffer, text.at)
+        assert between is not None
+        text.at = between.end()
+        if text.buffer.startswith("]", text.at):
+            return
+        try:
+            event, text.at = _DECODE(text.buffer, text.at)
+        except ValueError:  # the window ends within it
+            if not text.more():
+                raise EOFError from None
+        else:
+            yield event

@@ -1,0 +1,127 @@
+"""Which files are traces of a profiler, by what is in them, and the log that they make."""
+
+import os
+import re
+import zlib
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+from bcgc_jax.measured.profiles import jax_traces, kineto
+from bcgc_jax.measured.profiles.log import MadeLog, made_log
+from bcgc_jax.measured.profiles.recording import Recording, joined
+from bcgc_jax.measured.words import counted
+
+TORCH = "traces of the PyTorch profiler"
+JAX = "traces of jax.profiler"
+_HEAD = 1 << 16
+# A folder for each recording, below the one that was asked for.
+_RECORDING = re.compile(r"(?:^|(?<=/))plugins/profile/[^/]+/")
+
+
+def kind_of(path: str) -> str | None:
+    """TORCH, JAX, or None for a file that is no trace of a profiler.
+
+    Raises ValueError for a file of another program, which is no log either.
+    """
+    if path.endswith(".xplane.pb"):
+        return JAX
+    head = _head(path)
+    if head.startswith((b"PAR1", b"SQLite format 3")):
+        raise ValueError(
+            f"{path} is a Parquet file or a database: write what it has of steps as CSV, such as "
+            "by pandas with read_parquet(…).to_csv('log.csv', index=False)"
+        )
+    if not re.match(rb"\s*[{\[]", head) or not re.search(rb'"traceEvents"|"ph"', head):
+        return None
+    torch = re.search(rb'"schemaVersion"|"deviceProperties"|"cat":\s*"cpu_op"', head)
+    return TORCH if torch else JAX
+
+
+def _head(path: str) -> bytes:
+    with open(path, "rb") as file:
+        head = file.read(_HEAD)
+    if head[:2] == b"\x1f\x8b":
+        try:
+            return zlib.decompressobj(31).decompress(head, _HEAD)
+        except zlib.error:
+            return b""
+    return head
+
+
+def log_of(files: Sequence[str], chunk_name: str | None = None) -> MadeLog | None:
+    """Make the log of those files that are traces, one or more a rank; None where none is.
+
+    See `made_log`. Raises ValueError, with the reason, for traces that make no log.
+    """
+    kinds = {file: kind for file in files if (kind := kind_of(file)) is not None}
+    if not kinds:
+        return None
+    if len(set(kinds.values())) > 1:
+        raise ValueError("there are traces of PyTorch and of JAX: give those of one job")
+    kind = next(iter(kinds.values()))
+    read = _read_torch if kind == TORCH else _read_jax
+    recordings, said = read(list(kinds), chunk_name)
+    ranks = joined(recordings)
+    if len(ranks) < 2:
+        raise ValueError(
+            f"there is a trace of one rank alone ({ranks[0].rank}): record each, in a file of its "
+            "own. JAX names files after the host, so processes of one host need a folder each"
+        )
+    made = made_log(ranks, kind, chunk_name)
+    return made._replace(found=[*made.found, *said])
+
+
+def _read_torch(files: list[str], chunk_name: str | None) -> tuple[list[Recording], list[str]]:
+    read = [kineto.read(file, chunk_name or kineto.FORWARD) for file in files]
+    recordings = [rank.recording for rank in read]
+    ranks = {recording.rank for recording in recordings}
+    world = max((rank.world_size or 0 for rank in read), default=0)
+    missing = sorted(set(map(str, range(world))) - ranks, key=int)
+    if not missing or not ranks <= set(map(str, range(world))):
+        return recordings, []
+    names = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
+    return recordings, [
+        f"{counted(len(missing), 'rank')} of {world} have no trace ({names}). Others may have "
+        "waited for them: what all waited counts as the collective's."
+    ]
+
+
+def _read_jax(files: list[str], chunk_name: str | None) -> tuple[list[Recording], list[str]]:
+    """Of a process with several recordings the last is read, from *.xplane.pb if JAX is there."""
+    planes = [file for file in files if file.endswith(".pb")]
+    if planes and find_spec("jax"):
+        files = planes
+    else:
+        files = [file for file in files if not file.endswith(".pb")]
+    if not files:
+        raise ValueError(
+            "*.xplane.pb are read with JAX, which is not installed. jax.profiler writes "
+            "*.trace.json.gz beside them: give those too"
+        )
+    newest = {_RECORDING.sub("", file): file for file in sorted(files)}
+    recordings: list[Recording] = []
+    for process, file in zip(_processes(list(newest)), newest.values(), strict=True):
+        recordings += jax_traces.read(file, process, chunk_name)
+    older = len(files) - len(newest)
+    said = f"Left out: {counted(older, 'trace')} of an older recording of the same process."
+    return recordings, [said] if older else []
+
+
+def _processes(files: list[str]) -> list[str]:
+    """Name processes by their folders, or where they share one by their hosts too.
+
+    >>> _processes(["log/0/vm.xplane.pb", "log/1/vm.xplane.pb"])
+    ['0', '1']
+    >>> _processes(["log/a.trace.json.gz", "log/b.trace.json.gz"])
+    ['a', 'b']
+    """
+    folders = [os.path.dirname(file) for file in files]
+    hosts = [
+        re.sub(r"\.(xplane\.pb|trace\.json(\.gz)?)$", "", os.path.basename(file)) for file in files
+    ]
+    if len(set(folders)) == 1:
+        return hosts
+    below = [os.path.relpath(folder, os.path.commonpath(folders)) for folder in folders]
+    if len(set(below)) == len(below):
+        return below
+    return [f"{folder}/{host}" for folder, host in zip(below, hosts, strict=True)]

@@ -1,0 +1,114 @@
+"""Traces of the PyTorch profiler (Kineto), one file a rank."""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from bcgc_jax.measured.profiles.events import Event, Events
+from bcgc_jax.measured.profiles.recording import Recording
+from bcgc_jax.measured.profiles.spans import Spans, exposed
+
+FORWARD = "DistributedDataParallel.forward"
+_STEP = re.compile(r"ProfilerStep#(\d+)")
+# The number of what comes before the first step.
+_BEFORE = -1
+_ON_DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
+_COLLECTIVE = re.compile(r"nccl|rccl|all_?reduce|reduce_?scatter|all_?gather", re.IGNORECASE)
+_PAIR = re.compile(r"nccl.*send|nccl.*recv|gloo:send|gloo:recv", re.IGNORECASE)
+
+
+class _Side:
+    """What was recorded of the host, or of the device: spans in seconds."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[float, int]] = []
+        self.collectives: list[tuple[float, float]] = []
+        self.chunks: list[tuple[float, float]] = []
+        self.work = Spans()
+
+
+class Kineto(NamedTuple):
+    """A recording, and how many ranks the job has; None where the file does not say."""
+
+    recording: Recording
+    world_size: int | None
+
+
+def read(path: str, chunk_name: str = FORWARD) -> Kineto:
+    """Read one rank; a chunk begins with each range that is named so.
+
+    Where there are kernels, all is taken from the device's time, else from the host's.
+
+    Raises ValueError, with the reason, for a file that does not show what a worker waits.
+    """
+    events = Events(path)
+    host, device = _Side(), _Side()
+    for event in events:
+        if event.phase == "X":
+            _add(event, host, device, chunk_name, path)
+    side = host
+    if len(device.work):
+        side = device
+        # Old versions annotate the host alone.
+        side.steps = device.steps or host.steps
+        side.chunks = device.chunks or host.chunks
+    distributed = events.head.get("distributedInfo") or {}
+    rank = distributed.get("rank")
+    name = Path(path).name.partition(".")[0] if rank is None else str(rank)
+    return Kineto(_recording(side, name, path), distributed.get("world_size"))
+
+
+def _add(event: Event, host: _Side, device: _Side, chunk_name: str, path: str) -> None:
+    _, name, category, begin, end, *_ = event
+    side = device if category.startswith("gpu_") or category == "kernel" else host
+    if _PAIR.search(name):
+        raise ValueError(
+            f"{path}: the rank sends to single others ({name[:40]}), as a stage of a pipeline or "
+            "with experts elsewhere. It is no whole replica, and what it waits for them is no time "
+            "of its own"
+        )
+    if name == chunk_name:
+        side.chunks.append((begin, end - begin))
+    elif step := _STEP.fullmatch(name):
+        side.steps.append((begin, int(step[1])))
+    elif category in _ON_DEVICE:
+        if _COLLECTIVE.search(name):
+            side.collectives.append((begin, end))
+        else:
+            side.work.add(begin, end)
+    elif name.startswith("gloo:"):
+        side.collectives.append((begin, end))
+    elif category == "cpu_op" and not name.startswith("c10d::"):
+        side.work.add(begin, end)
+
+
+def _recording(side: _Side, name: str, path: str) -> Recording:
+    if not side.collectives:
+        raise ValueError(
+            f"{path}: no collective (NCCL, gloo) of rank {name} was recorded: was a step of "
+            "data-parallel training profiled?"
+        )
+    if not side.steps:
+        raise ValueError(f"{path}: no ProfilerStep#: call profiler.step() after each step")
+    steps = sorted(side.steps)
+    begins, numbers = (np.array(part) for part in zip(*steps, strict=True))
+    collectives = np.array(sorted(side.collectives))
+    chunks = np.array(sorted(side.chunks)).reshape(-1, 2)
+
+    def step_at(times: np.ndarray) -> np.ndarray:
+        place = np.searchsorted(begins, times, "right") - 1
+        return np.where(place < 0, _BEFORE, numbers[place])
+
+    step = step_at(collectives[:, 0])
+    within = step != _BEFORE
+    return Recording(
+        rank=name,
+        step=step[within],
+        end=collectives[within, 1],
+        exposed=exposed(collectives, side.work.union())[within],
+        chunk_step=step_at(chunks[:, 0]),
+        begin=chunks[:, 0],
+        forward=chunks[:, 1],
+    )

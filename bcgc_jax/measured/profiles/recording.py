@@ -1,0 +1,59 @@
+"""What a profiler has recorded of one rank."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Recording(NamedTuple):
+    """Collectives and chunks of one rank, in seconds of its own clock.
+
+    Attributes:
+      rank: its name.
+      step: the number of the step of each collective, `[C]`, in the order of time.
+      end: of each collective, `[C]`.
+      exposed: seconds of each collective beside no computation, `[C, 2]`: with gaps as waits, and
+        as work.
+      chunk_step: the number of the step of each chunk, `[M]`; none where chunks are not known.
+      begin: of each chunk, `[M]`, in the order of time.
+      forward: seconds of each chunk's forward pass, `[M]`; NaN where they are not known.
+    """
+
+    rank: str
+    step: np.ndarray
+    end: np.ndarray
+    exposed: np.ndarray
+    chunk_step: np.ndarray
+    begin: np.ndarray
+    forward: np.ndarray
+
+    def numbered(self, shift: int) -> "Recording":
+        """The same with higher step numbers."""
+        return self._replace(step=self.step + shift, chunk_step=self.chunk_step + shift)
+
+    def releases(self) -> dict[int, float]:
+        """When each step's last collective ends: all ranks leave that together."""
+        return dict(zip(self.step.tolist(), self.end.tolist(), strict=True))
+
+
+def joined(recordings: Sequence[Recording]) -> list[Recording]:
+    """Join recordings of a rank, one after another, as of a profiler that records in cycles.
+
+    Raises ValueError where a rank has two of one step.
+    """
+    by_rank: dict[str, list[Recording]] = {}
+    for recording in recordings:
+        by_rank.setdefault(recording.rank, []).append(recording)
+    ranks = []
+    for rank, cycles in by_rank.items():
+        cycles.sort(key=lambda cycle: int(cycle.step[0]))
+        numbers = [number for cycle in cycles for number in np.unique(cycle.step)]
+        if len(set(numbers)) < len(numbers):
+            raise ValueError(
+                f"there are two traces of rank {rank} with the same steps: give those of one "
+                "recording"
+            )
+        parts = zip(*(cycle[1:] for cycle in cycles), strict=True)
+        ranks.append(Recording(rank, *map(np.concatenate, parts)))
+    return ranks

@@ -1,0 +1,105 @@
+"""`bcgc advise` of a folder, of several files and of a pattern: traces of profilers, and logs."""
+
+import json
+
+import numpy as np
+import pytest
+
+from bcgc_jax.measured.recorder import Recorder
+from tests.cli.steps import written
+from tests.measured.profiles.crafted import lengths, overlapped, write_jax, write_kineto
+
+
+@pytest.fixture
+def traces(tmp_path):
+    return write_kineto(tmp_path / "traces", overlapped(lengths(24, 4, 4)))
+
+
+def _said(out: str) -> str:
+    return " ".join(out.split())
+
+
+def test_a_folder_of_traces_is_advised_on(command, traces):
+    (traces / "notes.txt").write_text("no trace")
+    status, out, err = command("advise", str(traces))
+    assert (status, err) == (0, "")
+    said = _said(out)
+    assert said.startswith("Found in traces of the PyTorch profiler: 4 workers, 23 steps with 5")
+    assert "A chunk goes from one DistributedDataParallel.forward to the next: 4" in said
+    assert "traces: 4 workers, 23 steps, 4 chunks in a worker's step." in said
+    assert "The collective itself takes 0.00" in said
+    assert "Do this: share the work" in said
+
+
+def test_the_log_that_was_made_gives_the_same_answer(command, answer, traces, tmp_path):
+    made = tmp_path / "made.csv"
+    status, out, err = command("advise", str(traces), "--log", str(made), "--format", "csv")
+    assert (status, err.count("\n")) == (0, 1)
+    assert err.startswith("bcgc: Found in traces of the PyTorch profiler: 4 workers")
+    assert command("advise", str(made), "--format", "csv")[1] == out
+    assert answer("advise", str(made)) == answer("advise", str(traces))
+    assert made.read_text().startswith("step,worker,chunk,seconds,wait,forward_seconds\n1,0,0,0.")
+
+
+def test_files_and_patterns_are_a_folder(answer, traces):
+    found = answer("advise", str(traces))
+    assert answer("advise", *(str(traces / f"rank{number}.json") for number in range(4))) == found
+    assert answer("advise", str(traces / "rank*.json")) == found
+
+
+def test_jax_names_workers_after_their_folders(answer, tmp_path):
+    folder = write_jax(tmp_path / "log", overlapped(lengths(24, 3, 4)), chunks=True)
+    found = answer("advise", str(folder), "--chunk-name", "gradient")
+    assert (found["num_workers"], found["num_chunks"], found["num_steps"]) == (3, 4, 23)
+    assert found["recorded"]
+
+
+def test_a_folder_of_a_recorder_is_a_log(command, answer, tmp_path):
+    """Of seconds and waits, by a clock that goes as is said."""
+    own = np.random.default_rng(1).gamma(9.0, 0.1, (12, 4))
+    ends = own.max(axis=1) + 0.125
+    for worker in range(4):
+        record = Recorder(tmp_path / "log", worker)
+        columns = ("step", "worker", "host", "seconds", "wait")
+        for step in range(12):
+            record.write(columns, step, ends[step], ends[step] - own[step, worker])
+        record.close()
+    found = answer("advise", str(tmp_path / "log"))
+    plain = answer("advise", written(tmp_path / "plain.csv", own))
+    assert found["collective"] == pytest.approx(0.125, abs=1e-12)
+    # A log has nine digits.
+    assert found["step"] == pytest.approx(plain["step"], abs=1e-9)
+    assert found["balanced"] == pytest.approx(plain["balanced"], abs=1e-9)
+    several = command("advise", *map(str, sorted((tmp_path / "log").iterdir())))[1]
+    assert "worker-0.csv and 3 others: 4 workers, 12 steps." in _said(several)
+
+
+def test_what_has_no_effect_or_is_not_there_is_refused(refusal, traces, trace, tmp_path):
+    assert "--chunk-name has no effect without traces" in refusal(
+        "advise", trace, "--chunk-name", "x"
+    )
+    made = str(tmp_path / "made.csv")
+    assert "--log has no effect without traces" in refusal("advise", trace, "--log", made)
+    assert "--unit has no effect on traces" in refusal("advise", str(traces), "--unit", "ms")
+    assert "--log must end in .csv" in refusal("advise", str(traces), "--log", "made.json")
+    assert "nothing in the traces is named x" in refusal("advise", str(traces), "--chunk-name", "x")
+    assert "'none' does not exist" in refusal("advise", "none")
+    (tmp_path / "empty").mkdir()
+    assert "empty has no traces of a profiler (PyTorch: *.json, JAX: *.xplane.pb), and" in refusal(
+        "advise", str(tmp_path / "empty")
+    )
+    broken = traces / "rank1.json"
+    broken.write_text(broken.read_text()[:-100])
+    assert "rank1.json is cut off: copy it again" in refusal("advise", str(traces))
+
+
+def test_a_bad_event_is_no_traceback(refusal, traces):
+    """Fields that a profiler never leaves out, and that are not what they should be."""
+    file = traces / "rank1.json"
+    content = json.loads(file.read_text())
+    for odd in ({"ts": "soon"}, {"dur": None}, {"args": 3}):
+        first = {**content["traceEvents"][0], **odd}
+        file.write_text(json.dumps({**content, "traceEvents": [first]}))
+        assert "rank1.json has an event that no profiler writes: {" in refusal(
+            "advise", str(traces)
+        )

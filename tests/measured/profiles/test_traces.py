@@ -1,0 +1,234 @@
+"""Traces as profilers write them: read, refused with a reason, and in little memory."""
+
+import gzip
+import io
+import json
+import os
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bcgc_jax.measured.profiles.events import Events
+from bcgc_jax.measured.profiles.folder import log_of
+from bcgc_jax.measured.profiles.kineto import read
+from bcgc_jax.measured.profiles.log import MadeLog
+from bcgc_jax.measured.traces import Trace, load_trace
+from tests.measured.profiles.crafted import (
+    OPTIMIZER,
+    barriers,
+    lengths,
+    loss_of,
+    overlapped,
+    write_jax,
+    write_kineto,
+)
+
+_CHUNKS = lengths(30, 4, 4)
+
+
+def _log(folder: Path, chunk_name: str | None = None) -> MadeLog:
+    files = sorted(str(path) for path in folder.rglob("*") if path.is_file())
+    made = log_of(files, chunk_name)
+    assert made is not None
+    return made
+
+
+def _trace(made: MadeLog) -> Trace:
+    return load_trace(io.BytesIO(made.text.encode()))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_kineto_of_two_streams_has_the_chunks_of_each_rank(tmp_path, packed):
+    """Clocks are seconds apart, and the host marks its steps too early."""
+    job = overlapped(_CHUNKS)
+    made = _log(write_kineto(tmp_path, job, packed=packed))
+    trace = _trace(made)
+    assert made.found[0] == (
+        "Found in traces of the PyTorch profiler: 4 workers, 29 steps with 5 collectives each. "
+        "Left out: 1 step. The first only begins the clock; others lack a rank or have another "
+        "number of collectives."
+    )
+    assert trace.microbatches is not None
+    # The worst is 1.6e-4, by a clock that drifts.
+    np.testing.assert_allclose(trace.microbatches.seconds, job.chunks[1:], rtol=3e-4)
+    assert trace.microbatches.forward is not None
+    np.testing.assert_allclose(3 * trace.microbatches.forward, job.chunks[1:], rtol=3e-4)
+    outside = OPTIMIZER / job.own[1:].mean()
+    assert (
+        f"4 in a worker's step. {100 * outside:.1f} % of the workers' own time is outs"
+        in (made.found[1])
+    )
+    assert trace.collective is not None
+    # In three steps another rank's earlier bucket comes last: all wait for that too.
+    assert np.median(trace.collective) == pytest.approx(0.001, rel=1e-3)
+
+
+def test_steps_that_are_numbered_otherwise_are_told_and_put_right(tmp_path):
+    job = overlapped(_CHUNKS)
+    plain = _log(write_kineto(tmp_path / "plain", job))
+    moved = _log(write_kineto(tmp_path / "moved", job, shift=(0, 2, 0, -1)))
+    assert moved.found[1:3] == [
+        "Steps of worker 1 are numbered +2 against those of worker 0: put right by when workers "
+        "leave the collectives.",
+        "Steps of worker 3 are numbered -1 against those of worker 0: put right by when workers "
+        "leave the collectives.",
+    ]
+    # Steps of which a file has no other number are left out.
+    assert set(moved.text.splitlines()) <= set(plain.text.splitlines())
+
+
+def test_a_chunk_may_begin_with_another_name(tmp_path):
+    job = overlapped(_CHUNKS)
+    write_kineto(tmp_path, job)
+    for file in tmp_path.iterdir():
+        file.write_text(file.read_text().replace("DistributedDataParallel.forward", "microbatch"))
+    named = _log(tmp_path, "microbatch")
+    assert named.found[1].startswith("A chunk goes from one microbatch to the next: 4 in a worker")
+    without = _log(tmp_path)
+    assert without.found[1] == "No chunks were found: --chunk-name names what begins one."
+    np.testing.assert_allclose(_trace(without).rows(), job.own[1:], rtol=3e-4)
+    with pytest.raises(ValueError, match="--chunk-name: nothing in the traces is named batch"):
+        _log(tmp_path, "batch")
+
+
+def test_a_rank_that_is_missing_is_told(tmp_path):
+    write_kineto(tmp_path, overlapped(_CHUNKS))
+    (tmp_path / "rank2.json").unlink()
+    assert _log(tmp_path).found[-1].startswith("1 rank of 4 have no trace (2). Others may have")
+
+
+@pytest.mark.parametrize("early", [0.0, 0.011])
+def test_jax_counts_steps_by_runs_of_the_program(tmp_path, early):
+    """A host that runs ahead marks a step while the one before is computed."""
+    job = overlapped(_CHUNKS)
+    made = _log(write_jax(tmp_path, job, early=early, chunks=True), "gradient")
+    trace = _trace(made)
+    assert made.found[0].startswith("Found in traces of jax.profiler: 4 workers, 29 steps")
+    assert trace.worker_names.tolist() == ["p0", "p1", "p2", "p3"]
+    assert trace.microbatches is not None
+    np.testing.assert_allclose(trace.microbatches.seconds, job.chunks[1:], rtol=3e-4)
+
+
+def test_of_several_recordings_of_a_process_the_last_is_read(tmp_path):
+    job = overlapped(lengths(20, 3, 1))
+    write_jax(tmp_path, job, marked=False)
+    made = _log(tmp_path)
+    old = tmp_path / "p1" / "plugins" / "profile" / "2025_01_01_00_00_00"
+    old.mkdir()
+    (old / "vm.trace.json.gz").write_bytes(gzip.compress(b'{"traceEvents": [{"ph": "M"}]}'))
+    again = _log(tmp_path)
+    assert again.text == made.text
+    assert again.found[-1].startswith("Left out: 1 trace of an older recording")
+
+
+def _cut(folder: Path) -> None:
+    file = folder / "rank1.json"
+    file.write_bytes(file.read_bytes()[:-300])
+
+
+def _cut_packed(folder: Path) -> None:
+    (folder / "rank1.json").write_bytes(gzip.compress((folder / "rank1.json").read_bytes())[:-300])
+
+
+def _alone(folder: Path) -> None:
+    for number in (1, 2, 3):
+        (folder / f"rank{number}.json").unlink()
+
+
+def _twice(folder: Path) -> None:
+    (folder / "again.json").write_bytes((folder / "rank1.json").read_bytes())
+
+
+def _replaced(old: str, new: str):
+    def change(folder: Path) -> None:
+        file = folder / "rank1.json"
+        file.write_text(file.read_text().replace(old, new))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (_cut, r"rank1\.json is cut off: copy it again\. Events stand by thread, not by time"),
+        (_cut_packed, r"rank1\.json is cut off: copy it again"),
+        (_alone, r"there is a trace of one rank alone \(0\): record each"),
+        (_twice, "there are two traces of rank 1 with the same steps"),
+        (_replaced("ProfilerStep#", "Step"), r"no ProfilerStep#: call profiler\.step\(\) after"),
+        (
+            _replaced("ncclDevKernel_AllReduce_Sum_f32", "sum"),
+            r"no collective \(NCCL, gloo\) of rank 1 was recorded",
+        ),
+        (
+            _replaced("AllReduce", "SendRecv"),
+            r"sends to single others \(ncclDevKernel_SendRecv_Sum_f32\), as a stage of a pipeline",
+        ),
+        (_replaced('"traceEvents"', '"events", "ph"'), r"has no traceEvents"),
+        (
+            lambda folder: write_jax(folder, overlapped(lengths(20, 3, 1))),
+            "there are traces of PyTorch and of JAX: give those of one job",
+        ),
+        (
+            lambda folder: (folder / "log.parquet").write_bytes(b"PAR1..."),
+            r"log\.parquet is a Parquet file or a database: write",
+        ),
+    ],
+)
+def test_what_is_broken_is_refused_in_a_sentence(tmp_path, broken, message):
+    write_kineto(tmp_path, overlapped(_CHUNKS))
+    broken(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        _log(tmp_path)
+
+
+def test_ranks_that_meet_in_each_layer_are_refused(tmp_path):
+    own = 0.005 * np.random.default_rng(0).lognormal(0, 0.4, (30, 3, 6))
+    with pytest.raises(ValueError, match=r"FSDP, a pipeline, .*: 1\d\.\d % of a step is waited by"):
+        _log(write_kineto(tmp_path, barriers(own)))
+
+
+def test_a_log_of_the_same_seconds_loses_as_much(tmp_path):
+    """With and without chunks, and from the other profiler."""
+    job = overlapped(lengths(30, 4, 1))
+    torch = _trace(_log(write_kineto(tmp_path / "torch", job)))
+    jax = _trace(_log(write_jax(tmp_path / "jax", job)))
+    np.testing.assert_allclose(jax.rows(), job.own[1:], rtol=3e-4)
+    np.testing.assert_allclose(torch.rows(), job.own[1:] - OPTIMIZER, rtol=3e-4)
+    assert loss_of(jax.rows()) == pytest.approx(loss_of(job.own[1:]), abs=1e-4)
+
+
+def test_a_large_trace_is_read_as_a_stream(tmp_path, monkeypatch):
+    """2.7 MB of Kineto; `python -m benchmarks --only profiles` reads 300."""
+    monkeypatch.setattr("bcgc_jax.measured.profiles.events._WINDOW", 1 << 14)
+    path = write_kineto(tmp_path, overlapped(lengths(10, 1, 4))) / "rank0.json"
+    events = json.dumps(json.loads(path.read_text())["traceEvents"])[1:-1]
+    arrow = json.dumps({"ph": "s", "cat": "ac2g", "name": "x" * 100, "args": {"n": 1}})
+    with open(path, "w") as file:
+        file.write('{"schemaVersion": 1, "traceEvents": [')
+        file.write(f"{arrow},\n" * 18_000)
+        file.write(f"{events}]}}")
+    assert os.path.getsize(path) > 2.7e6
+    tracemalloc.start()
+    try:
+        found = read(str(path)).recording
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(np.unique(found.step)) == 10
+    assert peak < 2.5e5  # 1.3e5
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 7, 1000])
+def test_events_may_stand_alone_and_windows_end_anywhere(tmp_path, monkeypatch, window):
+    monkeypatch.setattr("bcgc_jax.measured.profiles.events._WINDOW", window)
+    path = tmp_path / "events.json"
+    arguments = {"k": [1, {"x": "}"}]}
+    spans = [{"ph": "X", "name": "a]b", "ts": 1e6, "dur": 2e6, "args": arguments}, {"ph": "s"}, {}]
+    events = [*spans, {"ph": "M", "name": "process_name", "pid": 3}]
+    for text in (json.dumps(events), json.dumps({"a": 1, "traceEvents": events}, indent=2)):
+        path.write_text(text)
+        span, metadata = Events(str(path))
+        assert span == ("X", "a]b", "", 1.0, 3.0, None, arguments)
+        assert (metadata.name, metadata.process) == ("process_name", 3)

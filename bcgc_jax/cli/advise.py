@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 from rich.table import Column
 
@@ -31,6 +32,10 @@ _RECORD = (
     "Give a row for each chunk (microbatch), with its number in a column `chunk`. Then slow "
     "workers, long chunks and pauses can be told apart."
 )
+_LENGTHS_ALONE = (
+    "Seconds are what lengths are said to cost (--cost), on workers of one speed. Nothing is known "
+    "of slow workers."
+)
 _APART = "bcgc advise --timed-apart takes the log for that, and says what else is lost."
 
 
@@ -47,6 +52,7 @@ def answer(question: AdviseOptions) -> None:
             forward=question.forward,
             seed=question.seed,
             timed_apart=question.timed_apart,
+            lock_step=question.lock_step,
         )
     rows = [flat(ADVICE, row) for row in advice.rows]
 
@@ -80,7 +86,7 @@ def _read(question: AdviseOptions) -> tuple[MadeLog | None, Trace]:
     files = list(question.logs) if question.logs == ("-",) else files_of(question.logs)
     log = None if files == ["-"] else log_of(files, question.chunk_name)
     if log is not None:
-        refuse_without_effect("on traces of a profiler", "columns", "layout", "unit")
+        refuse_without_effect("on traces of a profiler", "columns", "layout", "unit", "cost")
         return log, load_trace(io.BytesIO(log.text.encode()))
     refuse_without_effect("without traces of a profiler", "chunk_name", "made_log")
     columns = dict(question.columns or {})
@@ -88,7 +94,8 @@ def _read(question: AdviseOptions) -> tuple[MadeLog | None, Trace]:
         columns["forward"] = columns.pop("forward_seconds")
     names = "--columns step=…,worker=…,seconds=…"
     logs = logs_among(files, question.logs)
-    return None, read_log(logs, names, question.unit, layout=question.layout, **columns)
+    options: Any = {**columns, "layout": question.layout, "cost": question.cost}
+    return None, read_log(logs, names, question.unit, **options)
 
 
 def _codes(question: AdviseOptions) -> list[Scheme]:
@@ -116,7 +123,8 @@ def _print(name: str, advice: Advice) -> None:
         log += f", {advice.num_chunks} chunks in a worker's step"
     left_out = left_out_in_words(advice.steps)
     print_lines(" ".join([f"{log}.", *left_out]), *long_start_in_words(advice.steps))
-    step = f"A step takes {advice.step:.4g} s on average."
+    together = "In lock-step a step" if advice.lock_step else "A step"
+    step = f"{together} takes {advice.step:.4g} s on average."
     if advice.alike:
         print_lines(step, "", *advice.alike_in_words(), _APART)
         return
@@ -125,7 +133,10 @@ def _print(name: str, advice: Advice) -> None:
         f"{percent(advice.loss)} % of the time is lost.",
         *advice.collective_in_words(),
     )
-    _print_causes(advice)
+    if trace.of_lengths:
+        print_lines(_LENGTHS_ALONE)
+    else:
+        _print_causes(advice)
     _print_rows(advice)
     print_lines("", *_sentences(advice))
 
@@ -194,7 +205,10 @@ def _sentences(advice: Advice) -> list[str]:
         said.append(
             f"Lengths are predicted from {advice.lengths}, as if that is known before the step."
         )
-    said.append(_costs(advice))
+    elif advice.lock_step:
+        said.append("With the lengths of chunks in a column `load`, more could be replayed.")
+    if any(row.is_sharing for row in advice.rows):
+        said.append(_costs(advice))
     if not advice.recorded:
         said.append(
             f"The log has no chunks. {advice.num_chunks} equal ones are supposed in a worker's "

@@ -280,7 +280,20 @@ def read_columns(text: str) -> dict[str, str]:
     return columns
 
 
+def read_cost(text: str) -> tuple[float, float]:
+    """a,b of a L + b L²: what a chunk of length L costs."""
+    try:
+        a, b = map(float, text.split(","))
+    except ValueError:
+        a = b = math.nan
+    if not (0 <= a < math.inf and 0 <= b < math.inf and a + b > 0):
+        wanted = "a,b of a L + b L², from 0 on and not both 0, such as 1,0.0001"
+        raise ValueError(f"must be {wanted}, got {text!r}")
+    return a, b
+
+
 METHOD = Argument("method", read_method)
+COST = Argument("a,b", read_cost)
 FORWARD = Argument("ratio", read_forward)
 LAW = Argument("distribution", read_law)
 OPEN_LAW = Argument("distribution", read_open_law)

@@ -303,6 +303,16 @@ Examples:
         _FROM_ZERO,
         "With --method: a forward pass over a backward pass; by default as recorded, or 0.",
     )
+    lock_step: bool = option(
+        bool,
+        "Chunk k of all workers is computed together (FSDP, most reinforcement learning): replay "
+        "only what hangs nobody there.",
+    )
+    cost: tuple[float, float] | None = option(
+        typed.COST,
+        "LOG has lengths alone (step, worker, chunk, load), and a chunk of length L costs "
+        "a L + b L².",
+    )
     timed_apart: bool = option(
         bool, "LOG has each worker's own computation: advise also where all workers are alike."
     )
@@ -323,6 +333,10 @@ Examples:
         check_file("--log", self.made_log, (".csv",))
         if not self.methods:
             typed.refuse_without_effect("without --method", "forward")
+        check_not_both("what is replayed", method=self.methods, lock_step=self.lock_step)
+        if self.cost is not None:
+            alone = "with --cost, for lengths say nothing of it"
+            typed.refuse_without_effect(alone, "unit", "layout", "timed_apart", "methods")
 
 
 @dataclasses.dataclass(frozen=True)

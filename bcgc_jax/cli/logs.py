@@ -74,9 +74,10 @@ def read_log(
         trace = load_trace(file, unit=unit or "s", **columns)
     except ColumnError as error:
         text = str(error).replace("step=, worker=, seconds=", options)
+        text = text.replace("cost=", "--cost a,b")
         # No ValueError: columns such as num_workers are to be told as the file has them.
         raise click.UsageError(text.replace('layout="wide"', "--layout wide")) from None
-    if unit is None:
+    if unit is None and not trace.of_lengths:
         say_unusual(trace)
     return trace
 

@@ -121,6 +121,7 @@ def advise(
     forward: float | None = None,
     seed: int = 0,
     timed_apart: bool = False,
+    lock_step: bool = False,
 ) -> Advice:
     """What a log says: what its steps lose, why, and which remedy is worth it.
 
@@ -142,6 +143,8 @@ def advise(
       timed_apart: say that the seconds are of each worker's own computation, so that workers may
         well be alike. Else nothing is advised where they look as if each had waited for the
         slowest, behind a collective.
+      lock_step: say that chunk k of all workers is computed together, as with FSDP: it ends with
+        the slowest, and all have as many. Then only what keeps their numbers is replayed.
 
     Raises ValueError for less than two whole steps or workers, and for `chunks` of a trace that has
     its own.
@@ -163,8 +166,8 @@ def advise(
             f"log: {trace.num_workers}. Steps with a time of each: {len(whole.times)}. "
             + " ".join(left_out_in_words(whole))
         )
-    log = model_of(whole, chunks)
-    slowness = slowness_of(log, seed, timed_apart=timed_apart)
+    log = model_of(whole, chunks, lock_step=lock_step)
+    slowness = slowness_of(log, seed, timed_apart=timed_apart or trace.of_lengths)
     enough = slowness.num_steps >= FEWEST_STEPS
     asking = _asking(whole) if round_trip is None else Asking(round_trip)
     costs = Costs(asking, chunk_overhead)
@@ -172,7 +175,9 @@ def advise(
         nothing: Any = dict.fromkeys(("advised", "without_lengths", "beforehand"))
         nothing |= {"rows": [], "look_at": [], "as_good": [], "costs": costs}
         return Advice(**vars(slowness), enough=enough, **nothing)
-    resources = Resources(slowness.num_workers, stored, log.costs is not None, costs)
+    resources = Resources(
+        trace.num_workers, stored, log.costs is not None, costs, lock_step, not trace.of_lengths
+    )
     if forward is None:
         forward = trace.forward_ratio or 0.0
     replays, models = _by_models(log, resources, codes, forward, seed)
@@ -188,8 +193,8 @@ def advise(
     before = [name for name in may if not replays.schemes[name].asks]
     steps = log.model.without_chance().parts.steps()
     rows = _rows(replays, steps, judges, models)
-    replaced = next(row.saved for row in rows if row.remedy == Replaced.name)
-    pays = enough and replaced.low > 0 and replaced.value >= WORTH
+    replaced = next((row.saved for row in rows if row.remedy == Replaced.name), None)
+    pays = enough and replaced is not None and replaced.low > 0 and replaced.value >= WORTH
     return Advice(
         **vars(slowness),
         rows=rows,
@@ -224,7 +229,7 @@ def _by_models(
 
 def _as_steps(log: Log, best: Parts, draws: Iterable[Parts]) -> tuple[Steps, list[Steps]]:
     """The best parts of a log and drawn ones, with the lengths that are predicted."""
-    return best.steps(log.costs), [draw.steps(log.costs) for draw in draws]
+    return log.as_steps(best), [log.as_steps(draw) for draw in draws]
 
 
 def _asking(steps: WholeSteps) -> Asking:

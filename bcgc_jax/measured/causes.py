@@ -65,26 +65,36 @@ class Parts(NamedTuple):
         """The log, `[S, W, C]`."""
         return self.pace[:, :, None] * self.data + self.pauses
 
-    def steps(self, costs: np.ndarray | None = None) -> Steps:
+    def steps(self, costs: np.ndarray | None = None, *, lock_step: bool = False) -> Steps:
         """What schemes are replayed in, with the lengths of chunks as predicted, `[S, W, C]`."""
-        return Steps(self.pace, self.data, self.pauses, self.steady, costs)
+        parts = self.pace, self.data, self.pauses, self.steady
+        return Steps(*parts, costs, lock_step=lock_step)
 
     def times(self, causes: Collection[str] = CAUSES) -> np.ndarray:
         """The seconds of workers if there were these causes only, `[S, W]`."""
-        work = self.data.sum(axis=2)
+        return self.until_met(causes)[:, :, 0]
+
+    def until_met(self, causes: Collection[str] = CAUSES, *, lock_step: bool = False) -> np.ndarray:
+        """The same until they meet, `[S, W, K]`: once a step, or in lock-step after each chunk."""
+        work, pauses = self.data, self.pauses
+        if not lock_step:
+            work, pauses = (part.sum(axis=2, keepdims=True) for part in (work, pauses))
         if "data" not in causes:
-            work = np.broadcast_to(work.mean(axis=1, keepdims=True), work.shape)
+            equal = work.mean(axis=2, keepdims=True).mean(axis=1, keepdims=True)
+            work = np.broadcast_to(equal, work.shape)
         pace = self.steady * ("steady" in causes) + self.random * ("random" in causes)
-        return np.exp(pace) * work + self.pauses.sum(axis=2) * ("pauses" in causes)
+        return np.exp(pace)[:, :, None] * work + pauses * ("pauses" in causes)
 
 
 def loss(times: np.ndarray) -> np.ndarray:
-    """Return what the slowest worker takes more than the mean, `[S, W]` to `[S]`."""
+    """Return what the slowest worker takes more than the mean, `[S, W, …]` to `[S, …]`."""
     return times.max(axis=1) - times.mean(axis=1)
 
 
-def losses(parts: Parts) -> dict[str, np.ndarray]:
+def losses(parts: Parts, *, lock_step: bool = False) -> dict[str, np.ndarray]:
     """What each cause adds to the loss of each step, `[S]`: they add up to it.
+
+    In lock-step chunk k of all workers ends with the slowest: the loss is that of each k, summed.
 
     >>> parts = Parts(np.log([[1.0, 3.0]]), np.zeros((1, 2)), np.ones((1, 2, 1)),
     ...     np.array([[[0.0], [2.0]]]))
@@ -94,7 +104,7 @@ def losses(parts: Parts) -> dict[str, np.ndarray]:
     size = len(CAUSES)
     counts = range(size + 1)
     sets = [frozenset(some) for k in counts for some in itertools.combinations(CAUSES, k)]
-    loss_of = {some: loss(parts.times(some)) for some in sets}
+    loss_of = {some: loss(parts.until_met(some, lock_step=lock_step)).sum(axis=1) for some in sets}
     added = {cause: np.zeros(len(parts.data)) for cause in CAUSES}
     for cause in CAUSES:
         for others in sets:

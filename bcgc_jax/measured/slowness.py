@@ -31,6 +31,7 @@ from bcgc_jax.measured.traces import Trace
 from bcgc_jax.measured.whole_steps import WholeSteps, whole_steps
 from bcgc_jax.measured.words import counted
 from bcgc_jax.steps.chunk_lengths import LoadLine
+from bcgc_jax.steps.steps import Steps
 
 # Chunks that a step is taken to have where the log does not say.
 CHUNKS = 8
@@ -100,6 +101,7 @@ class Slowness:
         pass is no length: it is timed when its chunk has been handed out.
       load_line: predicts a chunk's seconds from its load; None without loads.
       block: so many neighbouring steps are alike, and count as one; 1 where they are independent.
+      lock_step: whether chunk k of all workers ends with the slowest.
       step: mean seconds of a step.
       balanced: mean seconds of a worker, which a step would take if all ended together.
       collective: mean seconds of a step's collective itself, no part of `step`; None where the log
@@ -126,6 +128,7 @@ class Slowness:
     lengths: str | None
     load_line: LoadLine | None
     block: float
+    lock_step: bool
     step: float
     balanced: float
     collective: float | None
@@ -295,6 +298,7 @@ class Log(NamedTuple):
       line: predicts a chunk's seconds from its load, by which the costs are.
       recorded: whether the log has the chunks.
       told_apart: whether loads or forward passes tell long chunks from pauses.
+      lock_step: whether chunk k of all workers is computed together.
     """
 
     steps: WholeSteps
@@ -304,6 +308,11 @@ class Log(NamedTuple):
     line: LoadLine | None
     recorded: bool
     told_apart: bool
+    lock_step: bool = False
+
+    def as_steps(self, parts: Parts) -> Steps:
+        """Parts of the seconds as steps, with the lengths that are predicted."""
+        return parts.steps(self.costs, lock_step=self.lock_step)
 
     def causes(self) -> list[tuple[str, str]]:
         """The causes that the log tells apart, each after its name among those of `losses`."""
@@ -321,7 +330,7 @@ class Log(NamedTuple):
         return self._added(self.model.without_chance().draws)
 
     def _added(self, draws: Sequence[Parts]) -> dict[str, np.ndarray]:
-        each = [losses(parts) for parts in draws]
+        each = [losses(parts, lock_step=self.lock_step) for parts in draws]
         return {name: np.stack([added[cause] for added in each]) for cause, name in self.causes()}
 
     def shares(self, seed: int) -> tuple[dict[str, Interval], float]:
@@ -348,7 +357,7 @@ class Log(NamedTuple):
         if not self.recorded or self.told_apart:
             return None
         pausing = as_pauses(self.model.without_chance().parts)
-        added = losses(pausing)
+        added = losses(pausing, lock_step=self.lock_step)
         data, pauses = (float(added[cause].mean()) for cause in ("data", "pauses"))
         share = min(max(pauses, 0.0) / max(data + pauses, 1e-300), 1.0)
         return LongChunks(int(np.count_nonzero(pausing.pauses)), share)
@@ -394,9 +403,10 @@ def slowness_of(log: Log, seed: int = 0, *, timed_apart: bool = False) -> Slowne
         lengths=None if log.line is None else "load",
         load_line=log.line,
         block=dependence,
-        step=float(times.max(axis=1).mean()),
+        lock_step=log.lock_step,
+        step=float(_until_all_end(log).mean()),
         balanced=float(times.mean()),
-        collective=None if trace.collective is None else float(trace.collective[steps].mean()),
+        collective=log.steps.collective,
         alike=alike,
         causes={} if alike else causes,
         together=ratio_of_means(slow_together(times), times.max(axis=1), seed),
@@ -406,11 +416,20 @@ def slowness_of(log: Log, seed: int = 0, *, timed_apart: bool = False) -> Slowne
     )
 
 
+def _until_all_end(log: Log) -> np.ndarray:
+    """Seconds of whole steps, `[S]`, as the log has them."""
+    if not log.lock_step:
+        return log.steps.times.max(axis=1)
+    parts = log.steps.trace.microbatches
+    assert parts is not None
+    return parts.whole_steps().seconds.max(axis=1).sum(axis=1)
+
+
 def _matters(share: Interval) -> bool:
     return share.low > 0 and share.value > _SMALL
 
 
-def model_of(steps: WholeSteps, chunks: int | None = None) -> Log:
+def model_of(steps: WholeSteps, chunks: int | None = None, *, lock_step: bool = False) -> Log:
     """Model whole steps; of `chunks` in a worker's step, where the trace has none.
 
     Slowness is drawn for workers in the order of their speeds, in seconds over their median: what
@@ -429,7 +448,12 @@ def model_of(steps: WholeSteps, chunks: int | None = None) -> Log:
         raise ValueError(f"the log itself says that a worker's step has {count} chunks")
     else:
         log = _model_of_parts(steps, parts.whole_steps(), order, unit)
-    return log._replace(model=log.model.of_workers(order, unit))
+    if lock_step and not log.recorded:
+        raise ValueError(
+            "lock-step is of chunks, and the log has none: give a row for each, with its number in "
+            "a column chunk"
+        )
+    return log._replace(model=log.model.of_workers(order, unit), lock_step=lock_step)
 
 
 def _without_chunks(

@@ -40,6 +40,7 @@ class Trace(NamedTuple):
       of_cycles: whether the seconds are those of a cycle, as `per_cycle` makes them, not of an
         iteration.
       microbatches: what the seconds are sums of, where each chunk was timed; else None.
+      of_lengths: whether the seconds are what lengths alone are said to cost.
       collective: `[S]`, seconds of the collective itself, the least wait of a step's workers, NaN
         without times; None where the file has no waits.
 
@@ -60,6 +61,7 @@ class Trace(NamedTuple):
     of_cycles: bool = False
     microbatches: Microbatches | None = None
     collective: np.ndarray | None = None
+    of_lengths: bool = False
 
     @property
     def num_workers(self) -> int:
@@ -141,6 +143,7 @@ def load_trace(
     chunk: str | None = None,
     forward: str | None = None,
     wait: str | None = None,
+    cost: tuple[float, float] | None = None,
     layout: str = "auto",
     unit: str = "s",
 ) -> Trace:
@@ -160,6 +163,8 @@ def load_trace(
         waits for others; by default `wait`, where there is one. An empty cell is 0. The trace has
         what is left, the worker's own seconds. All leave a collective together, so the least wait
         of a step is what the collective itself takes.
+      cost: a and b, of a log of lengths alone, with the columns `chunk` and `load` and no seconds:
+        a chunk of length L is taken to cost a L + b L².
       layout: "long", a row for each step and worker; "wide", a row for each step and a column named
         after each worker, the step column optional; "auto", wide only where there is neither a
         worker nor a seconds column and the columns are numbered alike, like w0, w1.
@@ -198,15 +203,20 @@ def load_trace(
         # The name of a pipe is a number.
         name = stream if isinstance(stream, str) else "the stream"
         source = Source([name.replace("<stdin>", "standard input")], [])
-        return _read([paths], source, columns, layout, UNITS[unit])
+        return _read([paths], source, columns, layout, UNITS[unit], cost)
     with contextlib.ExitStack() as opened:
         files = [opened.enter_context(open(name, "rb")) for name in paths]
         source = Source([str(name) for name in paths], [])
-        return _read(files, source, columns, layout, UNITS[unit])
+        return _read(files, source, columns, layout, UNITS[unit], cost)
 
 
 def _read(
-    files: Sequence[BinaryIO], source: Source, names: dict[str, str], layout: str, unit: float
+    files: Sequence[BinaryIO],
+    source: Source,
+    names: dict[str, str],
+    layout: str,
+    unit: float,
+    cost: tuple[float, float] | None,
 ) -> Trace:
     """Read open files as one log; `names` is what it calls each column.
 
@@ -222,11 +232,39 @@ def _read(
         names.setdefault("forward", "forward_seconds")
     if "chunk" in names and "asking" in header:
         names["asking"] = "asking"
-    if _is_wide(name, header, names, layout):
+    if cost is not None:
+        _check_lengths(name, header, names)
+        # Each length is read as if it were seconds, and then priced.
+        names = {column: names[column] for column in ("step", "worker", "chunk", "load")}
+        names["seconds"] = names["load"]
+    elif _is_wide(name, header, names, layout):
         rows = _long_rows(rows, header, names["step"])
         header = [*names.values()]
     places = {column: header.index(of_file) for column, of_file in names.items()}
-    return _trace_of(rows, source, places, names, unit)
+    trace = _trace_of(rows, source, places, names, unit)
+    return trace if cost is None else _priced(trace, cost)
+
+
+def _check_lengths(path: str, header: Sequence[str], names: dict[str, str]) -> None:
+    """Raise ValueError for what is no log of lengths alone."""
+    if names["seconds"] in header:
+        raise ValueError(f"{path} has seconds: a cost is for a log of lengths alone")
+    if not {"chunk", "load"} <= names.keys():
+        raise ValueError(f"{path}: a log of lengths has the columns step, worker, chunk and load")
+    _check_columns(path, header, [names[name] for name in ("step", "worker", "chunk", "load")])
+
+
+def _priced(trace: Trace, cost: tuple[float, float]) -> Trace:
+    """The trace with what lengths cost in place of their seconds, which are the lengths."""
+    assert trace.microbatches is not None
+    lengths = trace.microbatches.load
+    assert lengths is not None
+    seconds = cost[0] * lengths + cost[1] * lengths**2
+    return trace._replace(
+        seconds=seconds[trace.step, trace.worker].sum(axis=1),
+        microbatches=Microbatches(seconds, load=seconds),
+        of_lengths=True,
+    )
 
 
 def _is_wide(path: str, header: Sequence[str], columns: dict[str, str], layout: str) -> bool:
@@ -270,6 +308,10 @@ def _check_columns(path: str, header: Sequence[str], needed: Sequence[str]) -> N
     missing = [name for name in needed if name not in header]
     if not missing:
         return
+    if missing == ["seconds"] and {"chunk", "load"} <= {*header}:
+        raise ColumnError(
+            f"{path} has no column seconds. If it has lengths alone, say what they cost: cost="
+        )
     shown = [name[:40] or "''" for name in header[:12]]
     if len(header) > 12:
         shown.append("…")

@@ -26,6 +26,12 @@ class WholeSteps(NamedTuple):
     load: np.ndarray | None
 
     @property
+    def collective(self) -> float | None:
+        """The mean seconds of the collective itself; None where the trace has no waits."""
+        seconds = self.trace.collective
+        return None if seconds is None else float(seconds[self.places].mean())
+
+    @property
     def few(self) -> bool:
         """Whether there are less than two steps or workers: nothing can be compared."""
         return min(self.times.shape) < 2

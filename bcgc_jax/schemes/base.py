@@ -36,12 +36,16 @@ class Resources(NamedTuple):
       stored_subsets: the most that a worker stores; None for all.
       know_lengths: whether the lengths of chunks are predicted before the step.
       costs: of work sharing.
+      lock_step: whether chunk k of all workers is computed together: then all have as many.
+      know_speeds: whether the log has seconds, and not lengths alone.
     """
 
     num_workers: int
     stored_subsets: int | None = None
     know_lengths: bool = False
     costs: Costs = FREE
+    lock_step: bool = False
+    know_speeds: bool = True
 
     @property
     def most(self) -> int:
@@ -69,6 +73,9 @@ class Scheme:
       by_length: whether lengths of chunks must be known before the step.
       by_speed: whether it supposes that workers keep their speed.
       equal_chunks: whether all chunks of a subset are of one size, where chunks are handed out.
+      in_lock_step: whether each worker keeps its number of chunks, so that nobody waits for ever
+        where they are computed together.
+      of_lengths: whether lengths alone say what it saves, of workers of one speed.
     """
 
     name: str
@@ -81,11 +88,18 @@ class Scheme:
     by_length: bool = False
     by_speed: ClassVar[bool] = False
     equal_chunks: bool = False
+    in_lock_step: ClassVar[bool] = False
+    of_lengths: ClassVar[bool] = False
 
     @classmethod
     def rows(cls, resources: Resources) -> "Iterable[Scheme]":
         """The schemes of this kind that are possible, the cheapest first."""
         return (cls(),)
+
+    def possible(self, resources: Resources) -> bool:
+        """Whether its workers end at all, and the log says when."""
+        ends = self.in_lock_step or not resources.lock_step
+        return ends and (self.of_lengths or resources.know_speeds)
 
     @property
     def instead(self) -> "Scheme | None":

@@ -23,7 +23,7 @@ class Dealt(Unplanned):
     name = "dealt by length"
     advice = "deal the chunks to the workers by their length"
     need = "lengths of chunks before the step"
-    by_chunk = advisable = by_length = True
+    by_chunk = advisable = by_length = of_lengths = True
 
     @classmethod
     def rows(cls, resources: Resources) -> Iterable[Scheme]:
@@ -141,6 +141,7 @@ class Replaced(Scheme):
     """Workers that stay slow are replaced by others like the rest."""
 
     name = "slowest replaced"
+    in_lock_step = True
 
     def needs(self, choice: Sequence[float]) -> str:
         return several(choice, "other machine")
@@ -156,10 +157,11 @@ class OtherMachines(LogRule):
     slow: np.ndarray
 
     def replay(self, steps: Steps, which: np.ndarray | None = None) -> Outcome:
-        rows = slice(None) if which is None else which
-        usual = np.median(steps.pace[rows][:, ~self.slow], axis=1, keepdims=True)
-        work = steps.lengths.sum(axis=2)[rows]
-        seconds = np.where(self.slow, usual * work, steps.seconds.sum(axis=2)[rows]).max(axis=1)
+        steps = steps if which is None else steps.take(which)
+        usual = np.median(steps.pace[:, ~self.slow], axis=1, keepdims=True)
+        pace = np.where(self.slow, usual, steps.pace)
+        pauses = np.where(self.slow[:, None], 0.0, steps.pauses)
+        seconds = steps._replace(pace=pace, pauses=pauses).last()
         return Outcome(seconds, choice=(float(self.slow.sum()),))
 
 

@@ -144,7 +144,10 @@ def about(name: str) -> About:
 # classes, imported when they are used.
 ADVISED = (
     "unplanned.Limit",
+    "dealing.Sorted",
+    "dealing.AlikeRows",
     "beforehand.Dealt",
+    "dealing.DealtEqual",
     "sharing.Sharing",
     "beforehand.Shares",
     "beforehand.Anew",
@@ -166,4 +169,4 @@ def possible(resources: Resources) -> dict[str, Scheme]:
         file, _, name = where.partition(".")
         kind: type[Scheme] = getattr(import_module(f"bcgc_jax.schemes.{file}"), name)
         rows += kind.rows(resources)
-    return {row.name: row for row in rows}
+    return {row.name: row for row in rows if row.possible(resources)}

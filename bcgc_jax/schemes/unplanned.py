@@ -32,6 +32,7 @@ class Nothing(Unplanned):
     """All wait for the slowest worker."""
 
     name = "nothing"
+    in_lock_step = of_lengths = True
 
     def outcome(self, steps: Steps) -> Outcome:
         return Outcome(steps.last())
@@ -42,7 +43,7 @@ class Limit(Unplanned):
     """No exact scheme takes less, even if all store all, and nobody pauses."""
 
     name = "limit"
-    by_chunk = True
+    by_chunk = in_lock_step = of_lengths = True
 
     def stored_subsets(self, choice: Sequence[float], num_workers: int) -> int:
         return num_workers

@@ -17,11 +17,20 @@ class Steps(NamedTuple):
       costs: lengths as predicted before the step, from other steps, `[S, N, C]`; None where nothing
         is known but the sizes.
       forward: what a forward pass takes of a backward pass; 0 where that is not known.
+      lock_step: whether chunk k of all workers is computed together, as with FSDP: the next one
+        begins when the slowest has ended it.
 
     >>> nothing, chunks = np.zeros((1, 2)), np.ones((1, 2, 4))
     >>> steps = Steps(np.array([[1.0, 3.0]]), chunks, 0 * chunks, stays=nothing)
     >>> steps.times().tolist(), steps.last().tolist()
     ([[4.0, 12.0]], [12.0])
+
+    Of two chunks of 3 and 1 s, and of 1 and 3 s, each pair takes 3 s in lock-step:
+
+    >>> chunks = np.array([[[3.0, 1.0], [1.0, 3.0]]])
+    >>> together = Steps(np.ones((1, 2)), chunks, 0 * chunks, nothing, chunks, lock_step=True)
+    >>> together.last().tolist(), together.dealt(np.array([[[0, 1], [3, 2]]])).last().tolist()
+    ([6.0], [4.0])
     """
 
     pace: np.ndarray
@@ -30,6 +39,7 @@ class Steps(NamedTuple):
     stays: np.ndarray
     costs: np.ndarray | None = None
     forward: float = 0.0
+    lock_step: bool = False
 
     @property
     def seconds(self) -> np.ndarray:
@@ -41,8 +51,22 @@ class Steps(NamedTuple):
         return self.pace * self.lengths.sum(axis=2) + self.pauses.sum(axis=2)
 
     def last(self) -> np.ndarray:
-        """When the slowest worker has ended, `[S]`."""
+        """When the slowest worker has ended, `[S]`; in lock-step Σ_k max_n of the k-th chunks."""
+        if self.lock_step:
+            return self.seconds.max(axis=1).sum(axis=1)
         return self.times().max(axis=1)
+
+    def dealt(self, chunks: np.ndarray) -> "Steps":
+        """The same steps with other chunks: worker n's k-th is number `chunks[s, n, k]` of N C."""
+
+        def dealt(values: np.ndarray) -> np.ndarray:
+            return np.take_along_axis(values.reshape(len(values), -1), flat, 1).reshape(
+                values.shape
+            )
+
+        flat = chunks.reshape(len(chunks), -1)
+        costs = None if self.costs is None else dealt(self.costs)
+        return self._replace(lengths=dealt(self.lengths), costs=costs)
 
     def take(self, which: np.ndarray) -> "Steps":
         """Some of the steps, `[S]` bool."""

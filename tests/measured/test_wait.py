@@ -1,6 +1,7 @@
 """A column `wait`: a worker's own seconds are what is left, and the least wait the collective."""
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ _SECONDS = "step,worker,seconds\n"
 _WAIT = "step,worker,seconds,wait\n"
 
 
-def _read(rows: str, header: str = _WAIT, **options: str) -> Trace:
+def _read(rows: str, header: str = _WAIT, **options: Any) -> Trace:
     return load_trace(io.BytesIO(f"{header}{rows}".encode()), **options)
 
 

@@ -212,10 +212,13 @@ def test_a_distribution_is_a_class_and_four_names(copied):
 
 def test_the_schemes_of_a_log_are_those_that_its_workers_can_use():
     every = possible(Resources(4, know_lengths=True))
-    kinds = {f"{type(scheme).__module__}.{type(scheme).__qualname__}" for scheme in every.values()}
+    together = possible(Resources(4, know_lengths=True, lock_step=True))
+    schemes = [*every.values(), *together.values()]
+    kinds = {f"{type(scheme).__module__}.{type(scheme).__qualname__}" for scheme in schemes}
     assert kinds == {f"bcgc_jax.schemes.{where}" for where in ADVISED}
     assert [name for name, scheme in every.items() if scheme.advisable] == [
         "dealt by length",
+        "dealt, equal numbers",
         *(f"sharing:{stored}{known}" for stored in "23" for known in ("", ", lengths")),
         *("sharing:all", "sharing:all, lengths"),
         *("shares by speed", "shares anew"),

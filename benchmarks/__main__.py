@@ -28,6 +28,7 @@ from benchmarks.planning import (
     simulation,
     solutions,
 )
+from benchmarks.profiles import profiles
 from benchmarks.scaling import draw_curves, large_n, scaling
 from benchmarks.scheduling import schedules
 from benchmarks.sweeping import memory, sweep, sweep_scaling
@@ -55,6 +56,7 @@ _MEASURES: Sequence[Callable[[], list[dict[str, Any]]]] = (
     compiling,
     sweep,
     memory,
+    profiles,
     scaling,
     large_n,
     sweep_scaling,

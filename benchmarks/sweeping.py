@@ -85,7 +85,7 @@ def _against_loops(num_workers: int) -> list[dict[str, Any]]:
 _MEMORY = """
 import sys, jax, numpy as np, bcgc_jax as bcgc
 from benchmarks.sweeping import paper_cell
-from benchmarks.timing import peak_memory
+from benchmarks.peak import peak_memory
 rates = np.geomspace(1e-4, 1e-1, int(sys.argv[1]))
 plan = bcgc.sweeps.Sweep(paper_cell, bcgc.sweeps.grid(num_workers=[4, 5], rate=rates), ["time"])
 bcgc.sweeps.write_sweep(plan, sys.argv[2])

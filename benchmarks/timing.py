@@ -6,10 +6,8 @@ import importlib.metadata
 import math
 import os
 import platform
-import resource
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -133,18 +131,6 @@ def _finite(figure: float | None) -> float | None:
 def usable_cores() -> int:
     """Return the number of cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def peak_memory() -> float:
-    """Peak resident memory of this process, in MB."""
-    status = Path("/proc/self/status")
-    # what getrusage says starts from the peak of the process that started this one
-    if status.exists():
-        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return float(peak.split()[1]) / 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
-        2**20 if sys.platform == "darwin" else 2**10
-    )
 
 
 def cpu_model() -> str | None:

@@ -1,5 +1,6 @@
 """Traces of the PyTorch profiler (Kineto), one file a rank."""
 
+import functools
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -11,11 +12,10 @@ from bcgc_jax.measured.profiles.recording import Recording
 from bcgc_jax.measured.profiles.spans import Spans, exposed
 
 FORWARD = "DistributedDataParallel.forward"
-_STEP = re.compile(r"ProfilerStep#(\d+)")
 # The number of what comes before the first step.
 _BEFORE = -1
 _ON_DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
-_COLLECTIVE = re.compile(r"nccl|rccl|all_?reduce|reduce_?scatter|all_?gather", re.IGNORECASE)
+_COLLECTIVE = re.compile(r"nccl|rccl|gloo:|all_?reduce|reduce_?scatter|all_?gather", re.IGNORECASE)
 _PAIR = re.compile(r"nccl.*send|nccl.*recv|gloo:send|gloo:recv", re.IGNORECASE)
 
 
@@ -63,25 +63,32 @@ def read(path: str, chunk_name: str = FORWARD) -> Kineto:
 def _add(event: Event, host: _Side, device: _Side, chunk_name: str, path: str) -> None:
     _, name, category, begin, end, *_ = event
     side = device if category.startswith("gpu_") or category == "kernel" else host
-    if _PAIR.search(name):
-        raise ValueError(
-            f"{path}: the rank sends to single others ({name[:40]}), as a stage of a pipeline or "
-            "with experts elsewhere. It is no whole replica, and what it waits for them is no time "
-            "of its own"
-        )
     if name == chunk_name:
         side.chunks.append((begin, end - begin))
-    elif step := _STEP.fullmatch(name):
-        side.steps.append((begin, int(step[1])))
-    elif category in _ON_DEVICE:
-        if _COLLECTIVE.search(name):
+    elif name.startswith("ProfilerStep#"):
+        side.steps.append((begin, int(name.partition("#")[2])))
+    elif category in _ON_DEVICE or name.startswith("gloo:"):
+        kind = _kind(name)
+        if kind == "pair":
+            raise ValueError(
+                f"{path}: the rank sends to single others ({name[:40]}), as a stage of a pipeline "
+                "or with experts elsewhere. It is no whole replica, and what it waits for them is "
+                "no time of its own"
+            )
+        if kind == "collective":
             side.collectives.append((begin, end))
         else:
             side.work.add(begin, end)
-    elif name.startswith("gloo:"):
-        side.collectives.append((begin, end))
     elif category == "cpu_op" and not name.startswith("c10d::"):
         side.work.add(begin, end)
+
+
+@functools.lru_cache(maxsize=4096)
+def _kind(name: str) -> str:
+    """What a kernel, or a call of gloo, is by its name; names come again and again."""
+    if _PAIR.search(name):
+        return "pair"
+    return "collective" if _COLLECTIVE.search(name) else "work"
 
 
 def _recording(side: _Side, name: str, path: str) -> Recording:

@@ -11,7 +11,8 @@ import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax.solvers.closed_form import time_partition
 from benchmarks.planning import paper_problem
-from benchmarks.timing import Measured, compare, curve_point, in_float64, peak_memory, result_row
+from benchmarks.peak import peak_memory
+from benchmarks.timing import Measured, compare, curve_point, in_float64, result_row
 from experiments import looks
 from experiments.report import grouped
 

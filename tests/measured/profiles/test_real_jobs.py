@@ -37,7 +37,7 @@ def _jax(folder: Path, workers: int, **more: Any) -> np.ndarray:
 
 
 def test_jax_recovers_what_a_job_loses(tmp_path):
-    """Three processes of two cores. Of .414 lost .405 were found, own seconds off by 4.9 %."""
+    """Three processes on two busy cores lost .457, and .445 were found."""
     true = _jax(tmp_path, 3, steps=40, layers=6, sleeps=True, cores=False)
     planes = _read(tmp_path, ".xplane.pb")
     own = planes.rows()
@@ -56,6 +56,7 @@ def _busy(core: int, done: Any) -> None:
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes cannot be pinned here")
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two processes need a core each")
 def test_jax_sees_a_load_that_competes_with_a_worker(tmp_path):
+    """Of .136 lost .141 were found, and own seconds to 0.14 %, by the median."""
     done = multiprocessing.Event()
     load = multiprocessing.Process(target=_busy, args=(1, done))
     load.start()
@@ -78,7 +79,10 @@ def _torch(folder: Path, **more: Any) -> np.ndarray:
 
 @pytest.mark.parametrize("chunks", [1, 4])
 def test_torch_recovers_what_a_job_loses(tmp_path, chunks):
-    """DDP with three buckets that overlap, and chunks under `no_sync`."""
+    """DDP with buckets that overlap, and chunks under `no_sync`.
+
+    Of .204 lost .204 were found, and .106 of .101 in four chunks.
+    """
     true = _torch(tmp_path, steps=30, chunks=chunks)
     trace = _read(tmp_path, ".json")
     assert trace.microbatches is not None
@@ -88,7 +92,7 @@ def test_torch_recovers_what_a_job_loses(tmp_path, chunks):
 
 
 def test_a_hook_records_what_a_job_of_torch_loses(tmp_path):
-    """It numbers steps from the first that it has seen whole."""
+    """It numbers steps from the first that it has seen whole. Of .168 lost .164 were found."""
     log = tmp_path / "log"
     true = _torch(tmp_path, steps=30, chunks=1, log=str(log))
     files = sorted(log.iterdir())

@@ -10,8 +10,8 @@ from typing import Any
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax.solvers.closed_form import time_partition
-from benchmarks.planning import paper_problem
 from benchmarks.peak import peak_memory
+from benchmarks.planning import paper_problem
 from benchmarks.timing import Measured, compare, curve_point, in_float64, result_row
 from experiments import looks
 from experiments.report import grouped

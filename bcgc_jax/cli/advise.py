@@ -61,8 +61,9 @@ def answer(question: AdviseOptions) -> None:
             print_lines(*log.found)
         _print(short_name(question.logs), advice)
         # Chunks, loads and workers that stay slow are no jitter.
-        told_apart = question.timed_apart or advice.recorded or advice.lengths is not None
-        if advice.advised is not None and not (told_apart or advice.unlike_workers):
+        told_apart = question.timed_apart or advice.collective is not None
+        no_jitter = advice.recorded or advice.lengths is not None or advice.unlike_workers
+        if advice.advised is not None and not (told_apart or no_jitter):
             print_lines(*perhaps_jitter(advice.steps.times))
 
     if log and question.output != "table":

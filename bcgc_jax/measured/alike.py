@@ -99,7 +99,7 @@ def perhaps_jitter(times: np.ndarray) -> list[str]:
         return []
     return [
         f"The workers of a step deviate by {100 * between:.2g} %. If they were timed behind a "
-        "collective, that is jitter, and nothing can be learnt here."
+        "collective, that is jitter, and nothing can be learnt here without a column `wait`."
     ]
 
 

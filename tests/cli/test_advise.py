@@ -256,7 +256,7 @@ def test_what_may_be_jitter_is_told_beside_the_advice(command, tmp_path):
     path = written(tmp_path / "steps.csv", np.exp(rng.normal(0, 0.06, (60, 8))))
     text = " ".join(command("advise", path)[1].split())
     assert "Do this: share the work" in text
-    assert text.endswith(f"{said} jitter, and nothing can be learnt here.")
+    assert text.endswith(f"{said} jitter, and nothing can be learnt here without a column `wait`.")
     assert "jitter" not in command("advise", path, "--timed-apart")[1]
     path = written(tmp_path / "steps.csv", np.exp(rng.normal(0, 0.2, (60, 8))))
     assert "jitter" not in command("advise", path)[1]

@@ -84,6 +84,10 @@ def test_what_has_no_effect_or_is_not_there_is_refused(refusal, traces, trace, t
     assert "--log must end in .csv" in refusal("advise", str(traces), "--log", "made.json")
     assert "nothing in the traces is named x" in refusal("advise", str(traces), "--chunk-name", "x")
     assert "'none' does not exist" in refusal("advise", "none")
+    (tmp_path / "log.parquet").write_bytes(b"PAR1\x15\x04\x00\n")
+    assert "log.parquet is not a text file (UTF-8): write it as CSV, by pandas" in refusal(
+        "advise", str(tmp_path / "log.parquet")
+    )
     (tmp_path / "empty").mkdir()
     assert "empty has no traces of a profiler (PyTorch: *.json, JAX: *.xplane.pb), and" in refusal(
         "advise", str(tmp_path / "empty")

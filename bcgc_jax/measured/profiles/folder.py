@@ -19,18 +19,10 @@ _RECORDING = re.compile(r"(?:^|(?<=/))plugins/profile/[^/]+/")
 
 
 def kind_of(path: str) -> str | None:
-    """TORCH, JAX, or None for a file that is no trace of a profiler.
-
-    Raises ValueError for a file of another program, which is no log either.
-    """
+    """TORCH, JAX, or None for a file that is no trace of a profiler."""
     if path.endswith(".xplane.pb"):
         return JAX
     head = _head(path)
-    if head.startswith((b"PAR1", b"SQLite format 3")):
-        raise ValueError(
-            f"{path} is a Parquet file or a database: write what it has of steps as CSV, such as "
-            "by pandas with read_parquet(…).to_csv('log.csv', index=False)"
-        )
     if not re.match(rb"\s*[{\[]", head) or not re.search(rb'"traceEvents"|"ph"', head):
         return None
     torch = re.search(rb'"schemaVersion"|"deviceProperties"|"cat":\s*"cpu_op"', head)

@@ -99,11 +99,7 @@ def _recording(device: _Device, name: str, marks: list[tuple[float, int]]) -> Re
         if each.program != step_program:
             device.work.add(each.begin, each.end)
     collectives = sorted(each for each in device.collectives if each.program == step_program)
-    runs: dict[str, int] = {}
-    for each in collectives:
-        runs.setdefault(each.run, len(runs))
-    # Steps are counted on from the first: a host that runs ahead marks them too early.
-    step = np.array([runs[each.run] for each in collectives]) + _first(marks, collectives[0].begin)
+    step = _steps(collectives, marks, name)
     spans = np.array([(each.begin, each.end) for each in collectives])
     chunks = np.sort(np.array(list(device.chunks.values())))
     return Recording(
@@ -117,10 +113,27 @@ def _recording(device: _Device, name: str, marks: list[tuple[float, int]]) -> Re
     )
 
 
-def _first(marks: list[tuple[float, int]], begin: float) -> int:
-    """The number of the step that was marked last before a time; 0 without marks."""
+def _steps(collectives: list[_Collective], marks: list[tuple[float, int]], name: str) -> np.ndarray:
+    """The number of the step of each collective, `[C]`: of the runs of a program, in a row.
+
+    A host that runs ahead marks steps too early, so one mark alone is taken, if there are any.
+    """
+    runs: dict[str, int] = {}
+    for each in collectives:
+        runs.setdefault(each.run, len(runs))
+    if "" not in runs:
+        first = _marked(marks, collectives[0].begin) if marks else 0
+        return np.array([first + runs[each.run] for each in collectives])
     if not marks:
-        return 0
+        raise ValueError(
+            f"process {name}: neither runs of programs nor steps are marked: put the step into "
+            "jax.profiler.StepTraceAnnotation('train', step_num=…)"
+        )
+    return np.array([_marked(marks, each.begin) for each in collectives])
+
+
+def _marked(marks: list[tuple[float, int]], begin: float) -> int:
+    """The number of the step that was marked last before a time."""
     return marks[max(bisect.bisect_right(marks, (begin, math.inf)) - 1, 0)][1]
 
 

@@ -111,6 +111,19 @@ def test_jax_counts_steps_by_runs_of_the_program(tmp_path, early):
     np.testing.assert_allclose(trace.microbatches.seconds, job.chunks[1:], rtol=3e-4)
 
 
+def test_jax_without_numbers_of_runs_goes_by_the_marks_of_steps(tmp_path):
+    job = overlapped(lengths(20, 3, 1))
+    for marked in (True, False):
+        folder = write_jax(tmp_path / str(marked), job, marked=marked)
+        for file in folder.rglob("*.gz"):
+            text = gzip.decompress(file.read_bytes()).replace(b"run_id", b"run")
+            file.write_bytes(gzip.compress(text))
+    trace = _trace(_log(tmp_path / "True"))
+    np.testing.assert_allclose(trace.rows(), job.own[1:], rtol=3e-4)
+    with pytest.raises(ValueError, match="process p0: neither runs of programs nor steps are mark"):
+        _log(tmp_path / "False")
+
+
 def test_of_several_recordings_of_a_process_the_last_is_read(tmp_path):
     job = overlapped(lengths(20, 3, 1))
     write_jax(tmp_path, job, marked=False)
@@ -169,10 +182,6 @@ def _replaced(old: str, new: str):
         (
             lambda folder: write_jax(folder, overlapped(lengths(20, 3, 1))),
             "there are traces of PyTorch and of JAX: give those of one job",
-        ),
-        (
-            lambda folder: (folder / "log.parquet").write_bytes(b"PAR1..."),
-            r"log\.parquet is a Parquet file or a database: write",
         ),
     ],
 )

@@ -84,7 +84,7 @@ def answer(question: AdviseOptions) -> None:
 
 def _read(question: AdviseOptions) -> tuple[MadeLog | None, Trace]:
     """The log that was made of traces, if they are some, and the log as it is read."""
-    files = list(question.logs) if question.logs == ("-",) else files_of(question.logs)
+    files = files_of(question.logs)
     log = None if files == ["-"] else log_of(files, question.chunk_name)
     if log is not None:
         refuse_without_effect("on traces of a profiler", "columns", "layout", "unit", "cost")

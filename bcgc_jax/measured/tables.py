@@ -16,6 +16,7 @@ from bcgc_jax.measured.words import counted
 
 # Each with its line; the first is the header.
 Rows = Iterator[tuple[int, list[str]]]
+_ENDS = re.compile(r"(\.(csv|tsv|jsonl?|trace|xplane|pb|gz))+$")
 _NO_TEXT = (
     "is not a text file (UTF-8): write it as CSV, by pandas with to_csv('trace.csv', index=False)"
 )
@@ -92,7 +93,7 @@ def short_names(paths: Sequence[str]) -> list[str]:
     >>> short_names(["log/1/steps.csv", "log/2/steps.csv"])
     ['1/steps', '2/steps']
     """
-    names = [os.path.basename(path).partition(".")[0] for path in paths]
+    names = [_ENDS.sub("", os.path.basename(path)) for path in paths]
     if len(set(names)) == len(names):
         return names
     folders = [os.path.dirname(os.path.abspath(path)) for path in paths]

@@ -1,6 +1,5 @@
 """Which files are traces of a profiler, by what is in them, and the log that they make."""
 
-import os
 import re
 import zlib
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from importlib.util import find_spec
 from bcgc_jax.measured.profiles import jax_traces, kineto
 from bcgc_jax.measured.profiles.log import MadeLog, made_log
 from bcgc_jax.measured.profiles.recording import Recording, joined
+from bcgc_jax.measured.tables import short_names
 from bcgc_jax.measured.words import counted
 
 TORCH = "traces of the PyTorch profiler"
@@ -73,8 +73,8 @@ def _read_torch(files: list[str], chunk_name: str | None) -> tuple[list[Recordin
         return recordings, []
     names = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
     return recordings, [
-        f"{counted(len(missing), 'rank')} of {world} have no trace ({names}). Others may have "
-        "waited for them: what all waited counts as the collective's."
+        f"There is no trace of {counted(len(missing), 'rank')} of {world} ({names}). Others may "
+        "have waited for them: what all waited counts as the collective's."
     ]
 
 
@@ -92,28 +92,8 @@ def _read_jax(files: list[str], chunk_name: str | None) -> tuple[list[Recording]
         )
     newest = {_RECORDING.sub("", file): file for file in sorted(files)}
     recordings: list[Recording] = []
-    for process, file in zip(_processes(list(newest)), newest.values(), strict=True):
+    for process, file in zip(short_names(list(newest)), newest.values(), strict=True):
         recordings += jax_traces.read(file, process, chunk_name)
     older = len(files) - len(newest)
     said = f"Left out: {counted(older, 'trace')} of an older recording of the same process."
     return recordings, [said] if older else []
-
-
-def _processes(files: list[str]) -> list[str]:
-    """Name processes by their folders, or where they share one by their hosts too.
-
-    >>> _processes(["log/0/vm.xplane.pb", "log/1/vm.xplane.pb"])
-    ['0', '1']
-    >>> _processes(["log/a.trace.json.gz", "log/b.trace.json.gz"])
-    ['a', 'b']
-    """
-    folders = [os.path.dirname(file) for file in files]
-    hosts = [
-        re.sub(r"\.(xplane\.pb|trace\.json(\.gz)?)$", "", os.path.basename(file)) for file in files
-    ]
-    if len(set(folders)) == 1:
-        return hosts
-    below = [os.path.relpath(folder, os.path.commonpath(folders)) for folder in folders]
-    if len(set(below)) == len(below):
-        return below
-    return [f"{folder}/{host}" for folder, host in zip(below, hosts, strict=True)]

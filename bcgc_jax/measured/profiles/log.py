@@ -33,7 +33,7 @@ def made_log(recordings: list[Recording], kind: str, chunk_name: str | None = No
 
     Raises ValueError, with the number, where waits cannot be inverted.
     """
-    ranks, moved = aligned(sorted(recordings, key=lambda rank: (len(rank.rank), rank.rank)))
+    ranks, moved = aligned(recordings)
     waits = waits_of(ranks)
     check(waits)
     chunks = chunks_of(ranks, waits)

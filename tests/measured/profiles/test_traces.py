@@ -96,7 +96,7 @@ def test_a_chunk_may_begin_with_another_name(tmp_path):
 def test_a_rank_that_is_missing_is_told(tmp_path):
     write_kineto(tmp_path, overlapped(_CHUNKS))
     (tmp_path / "rank2.json").unlink()
-    assert _log(tmp_path).found[-1].startswith("1 rank of 4 have no trace (2). Others may have")
+    assert _log(tmp_path).found[-1].startswith("There is no trace of 1 rank of 4 (2). Others may")
 
 
 @pytest.mark.parametrize("early", [0.0, 0.011])
@@ -106,7 +106,7 @@ def test_jax_counts_steps_by_runs_of_the_program(tmp_path, early):
     made = _log(write_jax(tmp_path, job, early=early, chunks=True), "gradient")
     trace = _trace(made)
     assert made.found[0].startswith("Found in traces of jax.profiler: 4 workers, 29 steps")
-    assert trace.worker_names.tolist() == ["p0", "p1", "p2", "p3"]
+    assert trace.worker_names.tolist() == ["p0/vm", "p1/vm", "p2/vm", "p3/vm"]
     assert trace.microbatches is not None
     np.testing.assert_allclose(trace.microbatches.seconds, job.chunks[1:], rtol=3e-4)
 
@@ -120,7 +120,9 @@ def test_jax_without_numbers_of_runs_goes_by_the_marks_of_steps(tmp_path):
             file.write_bytes(gzip.compress(text))
     trace = _trace(_log(tmp_path / "True"))
     np.testing.assert_allclose(trace.rows(), job.own[1:], rtol=3e-4)
-    with pytest.raises(ValueError, match="process p0: neither runs of programs nor steps are mark"):
+    with pytest.raises(
+        ValueError, match="process p0/vm: neither runs of programs nor steps are mark"
+    ):
         _log(tmp_path / "False")
 
 

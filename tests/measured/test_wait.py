@@ -1,5 +1,6 @@
 """A column `wait`: a worker's own seconds are what is left, and the least wait the collective."""
 
+import dataclasses
 import io
 from typing import Any
 
@@ -42,7 +43,8 @@ def test_the_vector_of_the_derivation():
 
 
 def test_a_log_behind_a_collective_says_with_waits_what_own_seconds_say():
-    own = np.random.default_rng(1).gamma(9.0, 0.1, (40, 5))
+    """In binary fractions, of which sums are exact."""
+    own = np.round(256 * np.random.default_rng(1).gamma(9.0, 0.1, (24, 4))) / 256
     own[:, 2] *= 1.5
     seconds = _rows(np.broadcast_to(own.max(axis=1, keepdims=True), own.shape) + 0.125)
     alike = slowness_in(_read(seconds, _SECONDS))
@@ -51,11 +53,10 @@ def test_a_log_behind_a_collective_says_with_waits_what_own_seconds_say():
     assert "a column `wait`" in NOT_TIMED_APART
     waits = advise(_read(_waited(own, 0.125)))
     plain = advise(_read(_rows(own), _SECONDS))
-    # Seconds are a difference of two numbers of about 2: its rounding is 4e-16 here.
-    assert waits.loss == pytest.approx(plain.loss, abs=1e-14)
-    assert waits.advised == plain.advised
-    assert waits.slow_workers[0][:3] == plain.slow_workers[0][:3]
-    assert (waits.collective, plain.collective) == (pytest.approx(0.125, abs=1e-14), None)
+    assert waits.slow_workers[0].worker == "2"
+    assert (waits.collective, plain.collective) == (0.125, None)
+    # Unknown ends of intervals are NaN, and equal nothing.
+    assert str(dataclasses.replace(waits, collective=None)) == str(plain)
     assert waits.collective_in_words()[0].startswith("The collective itself takes 0.125 s more")
 
 

@@ -263,14 +263,14 @@ class Slowness:
         share = percent(self.collective / (self.step + self.collective))
         return [
             f"The collective itself takes {self.collective:.4g} s more, {share} % of all. Nothing "
-            "here shortens it, and no number below has it."
+            "here shortens it, and no other number has it."
         ]
 
     def remarks(self) -> list[str]:
         """Say where workers are not what the paper assumes, and what that means for a plan."""
         if self.alike:
             return self.alike_in_words()
-        said = self.causes_in_words()
+        said = [*self.collective_in_words(), *self.causes_in_words()]
         if self.unlike_workers:
             named = " ".join(["The workers are not alike.", *self.slow_workers_in_words()])
             said.append(
@@ -393,6 +393,7 @@ def slowness_of(log: Log, seed: int = 0, *, timed_apart: bool = False) -> Slowne
     # Behind a collective nobody is seen to stay slow.
     stays = bool(slow_workers) or (STEADY in causes and _matters(causes[STEADY]))
     alike = not timed_apart and (equal(times) if stays else workers_alike(times))
+    ends = _until_all_end(log)
     return Slowness(
         steps=log.steps,
         num_workers=times.shape[1],
@@ -404,12 +405,12 @@ def slowness_of(log: Log, seed: int = 0, *, timed_apart: bool = False) -> Slowne
         load_line=log.line,
         block=dependence,
         lock_step=log.lock_step,
-        step=float(_until_all_end(log).mean()),
+        step=float(ends.mean()),
         balanced=float(times.mean()),
         collective=log.steps.collective,
         alike=alike,
         causes={} if alike else causes,
-        together=ratio_of_means(slow_together(times), times.max(axis=1), seed),
+        together=ratio_of_means(slow_together(times), ends, seed),
         slow_workers=slow_workers,
         changing=bool(np.any(np.diff(steady[3 * len(times) // 4 :], axis=0))),
         long_chunks=log.long_chunks(),

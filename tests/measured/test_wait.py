@@ -57,7 +57,8 @@ def test_a_log_behind_a_collective_says_with_waits_what_own_seconds_say():
     assert (waits.collective, plain.collective) == (0.125, None)
     # Unknown ends of intervals are NaN, and equal nothing.
     assert str(dataclasses.replace(waits, collective=None)) == str(plain)
-    assert waits.collective_in_words()[0].startswith("The collective itself takes 0.125 s more")
+    assert waits.remarks()[0].startswith("The collective itself takes 0.125 s more")
+    assert waits.remarks()[1:] == plain.remarks()
 
 
 def test_all_alike_without_their_waits_have_waited_elsewhere():

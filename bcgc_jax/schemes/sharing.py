@@ -8,7 +8,7 @@ import numpy as np
 
 from bcgc_jax.schemes.base import FREE, Costs, Resources
 from bcgc_jax.schemes.unplanned import Unplanned
-from bcgc_jax.steps.chunk_lengths import UNITS, chunk_sizes, ticks_of
+from bcgc_jax.steps.chunk_lengths import chunk_sizes, lengths_of_pieces, ticks_of
 from bcgc_jax.steps.lockstep import Chunks, handed_out
 from bcgc_jax.steps.placement import chunk_tables, spread
 from bcgc_jax.steps.steps import Outcome, Steps
@@ -82,18 +82,12 @@ class Sharing(Unplanned):
         """Lengths are sent as a worker begins: all are known, for all begin at once."""
         count, workers, chunks = steps.lengths.shape
         sizes = chunk_sizes(chunks, self.equal_chunks)
-        cut = np.array(sizes) / UNITS
-        of_chunk = np.minimum(np.arange(len(sizes)), chunks - 1)
-
-        def pieces(values: np.ndarray) -> np.ndarray:
-            return values[:, :, of_chunk] * cut
-
-        anew = np.minimum(self.costs.of_chunk, steps.lengths[:, :, of_chunk]) * (1 - cut)
-        lengths = (pieces(steps.lengths) + anew).reshape(count, -1)
+        lengths = lengths_of_pieces(steps.lengths, sizes, self.costs.of_chunk).reshape(count, -1)
         ticks = None
         if self.by_length:
             assert steps.costs is not None
-            ticks = ticks_of(pieces(steps.costs).reshape(count, -1), steps.costs.mean())
+            predicted = lengths_of_pieces(steps.costs, sizes).reshape(count, -1)
+            ticks = ticks_of(predicted, steps.costs.mean())
         asked = Chunks(steps.pace, lengths, steps.pauses, ticks)
         tables = chunk_tables(spread(workers, self.max_subsets, len(sizes)), sizes)
         return Outcome(handed_out(tables, asked, self.costs.asking))

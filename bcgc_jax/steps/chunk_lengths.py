@@ -1,5 +1,6 @@
 """How long chunks are: their sizes, lengths that are predicted before a step, and whole ticks."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +26,20 @@ def chunk_sizes(num_chunks: int, equal: bool = False) -> tuple[int, ...]:
     ((4, 4, 2, 1, 1), (4, 4, 4))
     """
     return (UNITS,) * num_chunks if equal else (UNITS,) * (num_chunks - 1) + _LAST
+
+
+def lengths_of_pieces(lengths: np.ndarray, sizes: Sequence[int], fixed: Any = 0.0) -> np.ndarray:
+    """Cut whole chunks, `[..., C]`, into pieces of these sizes, `[..., C']`.
+
+    A piece takes so many `fixed` seconds whatever its size, where its chunk takes as many.
+
+    >>> lengths_of_pieces(np.array([1.0, 2.0]), chunk_sizes(2), fixed=1.0).tolist()
+    [1.0, 1.5, 1.25, 1.25]
+    """
+    cut = np.array(sizes) / UNITS
+    of_chunk = np.minimum(np.arange(len(sizes)), lengths.shape[-1] - 1)
+    whole = lengths[..., of_chunk]
+    return whole * cut + np.minimum(fixed, whole) * (1 - cut)
 
 
 def ticks_of(costs: Any, usual: float) -> np.ndarray:

@@ -1,0 +1,241 @@
+"""Says whether the next step is shared: each step is replayed as it would have been in the other mode.
+
+No trial by the clock: a step of either mode tells what the other would have taken. The replay is
+that of `bcgc advise`, with the costs that the run has shown.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from bcgc_jax.steps.asking import MEASURED, Asking
+from bcgc_jax.steps.chunk_lengths import lengths_of_pieces
+from bcgc_jax.steps.estimates import Estimate, Known, Timed
+from bcgc_jax.steps.lockstep import Chunks, handed_out
+from bcgc_jax.steps.mode import Mode
+from bcgc_jax.steps.placement import Placement, chunk_tables
+
+# Of an own step, that perfect sharing must save for it to be replayed.
+_WORTH = 0.01
+# Own steps that are replayed together: the first ones, later ones, and where nothing is to be
+# saved.
+_AT_FIRST, _LATER, _AT_MOST = 2, 4, 16
+# Steps that have been observed when later ones begin.
+_YOUNG = 8
+# Shared steps and questions whose costs are remembered.
+_SHARED, _QUESTIONS = 16, 256
+
+
+class DoneStep(NamedTuple):
+    """A complete step of N workers, of C own chunks or C' pieces a subset, in the order of subsets.
+
+    Attributes:
+      is_shared: its mode.
+      who: the worker of each chunk, `[M]`.
+      seconds: that each took, `[M]`.
+      starts: when each worker has begun, seconds after the first one, `[N]`.
+      took: seconds from the first begin to the last end; of an own step they follow from the rest.
+      questions: seconds of those that were asked.
+      ticks: lengths that were known before, of all pieces, `[N C']`; None where none were.
+    """
+
+    is_shared: bool
+    who: np.ndarray
+    seconds: np.ndarray
+    starts: np.ndarray
+    took: float = 0.0
+    questions: Sequence[float] = ()
+    ticks: np.ndarray | None = None
+
+    @property
+    def busy(self) -> np.ndarray:
+        """What each worker has computed, `[N]`."""
+        return np.bincount(self.who, self.seconds, len(self.starts))
+
+
+def beside(work: Callable[[], None]) -> None:
+    """Work in a thread of its own: a replay takes milliseconds, and workers ask meanwhile."""
+    threading.Thread(target=work, name="replays steps", daemon=True).start()
+
+
+class Judge:
+    """Observes steps, and says in `mode` whether to share.
+
+    Args:
+      place: who stores what.
+      run: runs what is passed to it, by default beside the caller.
+
+    Attributes:
+      mode: as the steps that have been observed decide.
+
+    >>> judge = Judge(Placement(2, 2, chunks=4), run=lambda work: work())
+    >>> who, slow = np.repeat([0, 1], 4), np.repeat([0.1, 0.3], 4)
+    >>> for _ in range(2):
+    ...     judge.add(DoneStep(False, who, slow, starts=np.zeros(2)))
+    >>> judge.mode.is_shared, round(judge.mode.share, 2)
+    (True, 0.49)
+    """
+
+    def __init__(self, place: Placement, run: Callable[[Callable[[], None]], None] = beside):
+        self.mode = Mode()
+        self._run = run
+        self._sizes = place.sizes
+        self._cut = np.array(place.shares)
+        self._tables = chunk_tables(place.storage, place.sizes)
+        self._known = Known.of(place.num_workers)
+        self._waiting: list[DoneStep] = []
+        self._is_busy = False
+        # What sharing has cost: seconds of questions; of a chunk, whatever its size, as a share of
+        # a whole one; seconds of a step beside the replay; steps that are not replayed yet.
+        self._questions: deque[float] = deque(maxlen=_QUESTIONS)
+        self._fixed: deque[float] = deque(maxlen=_SHARED)
+        self._rest: deque[float] = deque(maxlen=_SHARED)
+        self._unreplayed: deque[tuple[DoneStep, Estimate]] = deque(maxlen=_SHARED)
+        # What it costs where nothing can be saved, as a share of an own step.
+        self._loss: float | None = None
+
+    def add(self, step: DoneStep) -> None:
+        """Observe a step, at once or with later ones."""
+        self._waiting.append(step)
+        if self._is_due() and not self._is_busy:
+            steps = self._waiting
+            self._waiting = []
+            self._is_busy = True
+            self._run(lambda: self._observe_beside(steps))
+
+    def observe(self, steps: Sequence[DoneStep]) -> None:
+        estimates = [self._estimate(step) for step in steps]
+        owns = [self._own(*both) for both in zip(steps, estimates, strict=True)]
+        shared = self._shared(steps, estimates, owns)
+        for own, sharing in zip(owns, shared, strict=True):
+            self.mode = self.mode.after(own, sharing)
+
+    @property
+    def asking(self) -> Asking:
+        """What a question costs, by the last ones."""
+        if not self._questions:
+            return MEASURED
+        alone = float(np.median(self._questions))
+        return Asking(max(alone - MEASURED.service, 0.0), MEASURED.service)
+
+    def _observe_beside(self, steps: Sequence[DoneStep]) -> None:
+        try:
+            self.observe(steps)
+        finally:
+            self._is_busy = False
+
+    def _is_due(self) -> bool:
+        """Whether so many steps wait that they are observed now."""
+        steps = self._waiting
+        if any(step.is_shared for step in steps):
+            return True
+        count = _AT_FIRST if len(self.mode.saved) < _YOUNG else _LATER
+        enough = len(steps) >= count and any(map(_is_worth_a_replay, steps))
+        return enough or len(steps) >= _AT_MOST
+
+    # What a step would have taken.
+
+    def _estimate(self, step: DoneStep) -> Estimate:
+        """Paces, lengths and pauses; what sharing costs is noted."""
+        sizes = np.ones(step.who.size)
+        if step.is_shared:
+            self._questions.extend(step.questions)
+            self._note_fixed(step)
+            sizes = np.tile(self._expected, len(step.starts))
+        timed = Timed(step.who, step.seconds, sizes, step.is_shared)
+        self._known, estimate = self._known.after(timed)
+        if step.is_shared and not estimate.pauses.any():
+            self._unreplayed.append((step, estimate))
+        return estimate
+
+    def _own(self, step: DoneStep, estimate: Estimate) -> float:
+        """Seconds without sharing: the slowest worker, and the message at its end."""
+        lengths = estimate.lengths.reshape(len(step.starts), -1)
+        if step.is_shared:  # the pieces of a chunk in one are shorter
+            whole = self._cut == 1
+            pieces = lengths[:, ~whole].sum(axis=1) / max(self._expected[~whole].sum(), 1e-30)
+            lengths = np.column_stack([lengths[:, whole], pieces])[:, : self._cut.sum().astype(int)]
+        ends = step.starts + estimate.paces * lengths.sum(axis=1) + estimate.pauses
+        return float(ends.max()) + self.asking.alone
+
+    def _shared(
+        self, steps: Sequence[DoneStep], estimates: Sequence[Estimate], owns: Sequence[float]
+    ) -> list[float]:
+        """Seconds with sharing: measured, replayed, or where nothing can be saved as before."""
+        worth = [not step.is_shared and _is_worth_a_replay(step) for step in steps]
+        seconds = [step.took for step in steps]
+        alone = [k for k, step in enumerate(steps) if not step.is_shared]
+        if alone and (any(worth) or self._loss is None):
+            self._learn_rest()
+            ends = self._replay([(steps[k], estimates[k]) for k in alone])
+            losses = [end / owns[k] - 1 for k, end in zip(alone, ends, strict=True) if not worth[k]]
+            if losses:
+                self._loss = float(np.mean(losses))
+        else:
+            ends = np.array([owns[k] * (1 + (self._loss or 0.0)) for k in alone])
+        rest = float(np.median(self._rest)) if self._rest else 0.0
+        for k, end in zip(alone, ends, strict=True):
+            seconds[k] = float(end) + rest
+        return seconds
+
+    def _replay(self, steps: Sequence[tuple[DoneStep, Estimate]]) -> np.ndarray:
+        """When steps end in which chunks are handed out, `[S]`."""
+        lengths = []
+        for step, estimate in steps:
+            of_chunks = estimate.lengths.reshape(len(step.starts), -1)
+            if not step.is_shared:
+                fixed = self._fixed_share * of_chunks.mean()
+                of_chunks = lengths_of_pieces(of_chunks, self._sizes, fixed)
+            lengths.append(of_chunks.ravel())
+        known = [step.ticks for step, _ in steps]
+        ticks = None if any(each is None for each in known) else np.stack(known)  # type: ignore[arg-type]
+        paces = np.stack([estimate.paces for _, estimate in steps])
+        starts = np.stack([step.starts for step, _ in steps])
+        no_pauses = np.zeros((*paces.shape, 0))
+        chunks = Chunks(paces, np.stack(lengths), no_pauses, ticks, starts)
+        return handed_out(self._tables, chunks, self.asking)
+
+    # What sharing costs.
+
+    @property
+    def _fixed_share(self) -> float:
+        return float(np.median(self._fixed)) if self._fixed else 0.0
+
+    @property
+    def _expected(self) -> np.ndarray:
+        """What each piece of a subset takes, as a share of a whole chunk, `[C']`."""
+        return self._cut + self._fixed_share * (1 - self._cut)
+
+    def _note_fixed(self, step: DoneStep) -> None:
+        """What a chunk takes whatever its size: small pieces against whole chunks of a worker."""
+        cut = np.tile(self._cut, len(step.starts))
+        whole = cut == 1
+        count = np.bincount(step.who[whole], minlength=len(step.starts))
+        mean = np.bincount(step.who[whole], step.seconds[whole], len(step.starts))
+        mean /= np.maximum(count, 1)
+        small = ~whole & (count[step.who] > 0)
+        if small.any():
+            share = step.seconds[small] / mean[step.who[small]]
+            fixed = np.median((share - cut[small]) / (1 - cut[small]))
+            self._fixed.append(float(np.clip(fixed, 0.0, 1.0)))
+
+    def _learn_rest(self) -> None:
+        """What shared steps took beside their replays; these are made when they are needed."""
+        if self._unreplayed:
+            steps = list(self._unreplayed)
+            self._unreplayed.clear()
+            took = np.array([step.took for step, _ in steps])
+            self._rest.extend((took - self._replay(steps)).tolist())
+
+
+def _is_worth_a_replay(step: DoneStep) -> bool:
+    """Whether perfect sharing would save enough of an own step.
+
+    It would end at t with Σ_w (t - start_w) / busy_w = N.
+    """
+    speed = 1 / step.busy
+    least = (len(speed) + step.starts @ speed) / speed.sum()
+    return bool(np.max(step.starts + step.busy) * (1 - _WORTH) > least)

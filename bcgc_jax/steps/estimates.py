@@ -1,0 +1,115 @@
+"""What a step tells of its workers and its data: paces, lengths and pauses, whoever did what."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+# A chunk so many times as long as the others of its worker has a pause in it.
+_LONG = math.log(2.5)
+# What the two variances keep from step to step.
+_KEPT = 0.9
+
+
+class Timed(NamedTuple):
+    """The chunks of a step, M of them, as they were done.
+
+    Attributes:
+      who: the worker of each, `[M]`.
+      seconds: that each took, `[M]`.
+      sizes: what each takes as a share of a whole chunk, `[M]`.
+      is_shared: whether chunks were handed out: then a long one is its worker's pause. Else who did
+        it had no choice, and its data may be long.
+    """
+
+    who: np.ndarray
+    seconds: np.ndarray
+    sizes: np.ndarray
+    is_shared: bool
+
+
+class Estimate(NamedTuple):
+    """A chunk takes pace of its worker x length, and once for each worker its pause.
+
+    Attributes:
+      paces: factors of the workers, with a geometric mean of 1, `[N]`.
+      lengths: seconds of each chunk at pace 1, `[M]`.
+      pauses: seconds, `[N]`.
+    """
+
+    paces: np.ndarray
+    lengths: np.ndarray
+    pauses: np.ndarray
+
+
+class Known(NamedTuple):
+    """What earlier steps have shown of N workers.
+
+    ln pace = (z_w - mean z) B / (B + V / C_w), where z_w is the mean of ln seconds of the C_w whole
+    chunks that worker w did, V is the variance of chunks around it, and B that between workers. So
+    what chance explains is no pace. Who did no chunk keeps its last z_w.
+
+    Attributes:
+      usual: z_w of the last step, `[N]`; NaN before there is one.
+      between, within: sums of B and of V over steps, in which old steps fade alike.
+
+    >>> step = Timed(np.array([0, 0, 1, 1]), np.array([1.0, 1, 4, 4]), np.ones(4), is_shared=False)
+    >>> _, estimate = Known.of(2).after(step)
+    >>> estimate.paces.tolist(), estimate.lengths.tolist()
+    ([0.5, 2.0], [2.0, 2.0, 2.0, 2.0])
+    """
+
+    usual: np.ndarray
+    between: float = 0.0
+    within: float = 0.0
+
+    @classmethod
+    def of(cls, num_workers: int) -> "Known":
+        """Nothing is known."""
+        return cls(np.full(num_workers, np.nan))
+
+    def after(self, step: Timed) -> tuple["Known", Estimate]:
+        """What is known after another step, and the estimate of that step."""
+        who, seconds, sizes, is_shared = step
+        workers = len(self.usual)
+        z = np.log(seconds / sizes)
+        usual = np.where(np.isnan(self.usual), z.mean(), self.usual)
+        pauses = np.zeros(workers)
+        if is_shared:
+            z, pauses = _without_pauses(step, z, usual)
+        count = np.bincount(who, minlength=workers)
+        done = np.maximum(count, 1)
+        means = np.where(count > 0, np.bincount(who, z, workers) / done, usual)
+        free = max(len(z) - np.count_nonzero(count), 1)
+        noise = float(np.sum((z - means[who]) ** 2)) / free
+        spread = float(means.var(ddof=1)) if workers > 1 else 0.0
+        known = Known(
+            means,
+            _KEPT * self.between + spread - noise * float(np.mean(1 / done)),
+            _KEPT * self.within + noise,
+        )
+        real = max(known.between, 0.0)
+        shrunk = real / np.maximum(real + known.within / done, 1e-30)
+        paces = np.exp((means - means.mean()) * shrunk)
+        return known, Estimate(paces, np.exp(z) * sizes / paces[who], pauses)
+
+
+def _without_pauses(
+    step: Timed, z: np.ndarray, usual: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """ln seconds of chunks as if nobody had paused, `[M]`, and the pauses, `[N]`.
+
+    A pause lies in the longest chunk of a worker, and is what exceeds the mean of its others, or
+    what is `usual` with it, where there are none.
+    """
+    z = z.copy()
+    pauses = np.zeros(len(usual))
+    for worker in np.unique(step.who):
+        done = np.flatnonzero(step.who == worker)
+        longest = done[z[done].argmax()]
+        others = done[done != longest]
+        rest = z[others].mean() if others.size else usual[worker]
+        if z[longest] - rest > _LONG:
+            pauses[worker] = step.seconds[longest] - math.exp(rest) * step.sizes[longest]
+            z[longest] = rest
+    return z, pauses

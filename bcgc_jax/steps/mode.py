@@ -1,0 +1,80 @@
+"""Is the next step shared? What sharing would have saved in the last steps decides; no clock."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+# Steps before the first decision, and that are averaged at most.
+_FIRST, _MOST = 2, 128
+# So many of the newest steps may contradict those before, and by so many standard errors: then
+# those before are forgotten. At least `_BEFORE` are needed to be contradicted.
+_NEWEST = (2, 3, 4, 6, 8, 12, 16, 32)
+_CONTRADICTED = 12.0
+_BEFORE = 4
+# Of an own step, that sharing must save.
+_MARGIN = 0.005
+# Standard errors that the saving must be above 0 to begin sharing, or below 0 to end it.
+_BEGIN, _END = 1.0, 0.5
+
+
+class Mode(NamedTuple):
+    """Whether to share, and what it stands on.
+
+    Attributes:
+      is_shared: whether the next step is.
+      saved: seconds that sharing has saved, or would have, in each of the last steps.
+      own: seconds of the same steps without sharing.
+
+    >>> mode = Mode()
+    >>> for _ in range(2):
+    ...     mode = mode.after(own=10.0, shared=8.0)
+    >>> mode.is_shared, mode.share
+    (True, 0.2)
+    """
+
+    is_shared: bool = False
+    saved: tuple[float, ...] = ()
+    own: tuple[float, ...] = ()
+
+    def after(self, own: float, shared: float) -> "Mode":
+        """The mode after a step that takes so many seconds in either mode, one of them replayed."""
+        saved = (*self.saved, own - shared)[-_MOST:]
+        owns = (*self.own, own)[-_MOST:]
+        new = _contradicting(saved, float(np.mean(owns)))
+        if new:
+            saved = saved[-new:]
+            owns = owns[-new:]
+        is_shared = self.is_shared
+        if len(saved) >= _FIRST:
+            mean = float(np.mean(saved))
+            error = float(np.std(saved, ddof=1)) / math.sqrt(len(saved))
+            least = _MARGIN * float(np.mean(owns)) + _BEGIN * error
+            if self.is_shared:
+                least = -_END * error
+            is_shared = mean >= least
+        return Mode(is_shared, saved, owns)
+
+    @property
+    def share(self) -> float:
+        """What sharing saves, as a share of own steps; 0 before anything is known."""
+        return sum(self.saved) / sum(self.own) if self.own else 0.0
+
+
+def _contradicting(saved: tuple[float, ...], own: float) -> int:
+    """How many of the newest steps contradict those before most clearly; 0 where none do."""
+    clearest = _CONTRADICTED
+    contradicting = 0
+    for new in _NEWEST:
+        if len(saved) < new + _BEFORE:
+            break
+        newest = np.array(saved[-new:])
+        before = np.array(saved[:-new])
+        within = new * newest.var() + before.size * before.var()
+        error = math.sqrt(within / (new + before.size - 2) * (1 / new + 1 / before.size))
+        gap = abs(newest.mean() - before.mean()) - _MARGIN * own
+        clear = gap / max(error, 1e-30)
+        if clear > clearest:
+            clearest = clear
+            contradicting = new
+    return contradicting

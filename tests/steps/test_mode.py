@@ -1,0 +1,54 @@
+"""When sharing begins and ends: vectors, and what the rule loses against who knows the draws."""
+
+import numpy as np
+import pytest
+
+from bcgc_jax.steps.mode import Mode
+
+
+def _decisions(pairs) -> list[bool]:
+    mode = Mode()
+    shared = []
+    for own, sharing in pairs:
+        mode = mode.after(own, sharing)
+        shared.append(mode.is_shared)
+    return shared
+
+
+@pytest.mark.parametrize(
+    ("pairs", "shared"),
+    [
+        ([(10, 8)] * 3, "FTT"),
+        ([(10, 9.97)] * 3, "FFF"),  # within the margin
+        ([(10, 8), (10, 10.5)] * 3, "FFTTTT"),
+        ([(10, 8)] * 50 + [(8, 8.4)] * 2, "F" + 49 * "T" + "TF"),  # the old steps are forgotten
+        ([(8, 8.4)] * 50 + [(16, 9)] * 2, 51 * "F" + "T"),
+    ],
+)
+def test_it_decides_as_worked_out(pairs, shared):
+    assert ["FT"[is_shared] for is_shared in _decisions(pairs)] == list(shared)
+
+
+def _taken(own: np.ndarray, sharing: np.ndarray) -> float:
+    """What the steps of a training take, each in the mode that those before have decided."""
+    before = [False, *_decisions(zip(own, sharing, strict=True))[:-1]]
+    return float(np.where(before, sharing, own).sum())
+
+
+@pytest.mark.parametrize("slow", [0.0, 0.02, 0.15, 0.5])
+@pytest.mark.parametrize("cost", [0.01, 0.1])
+def test_regret_against_the_better_of_both_modes(slow, cost):
+    """Own steps are five times as long in a share `slow`; in points of own steps.
+
+    Means of 30 draws are 0.0 to 1.5, the largest for rare slowness; the worst draw has 2.6.
+    """
+    regrets = []
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        long = rng.random(500) < slow
+        own = np.where(long, 5.0, 1.0) * rng.uniform(1, 1.02, 500)
+        sharing = np.where(long, 1.6, 1.0) + cost
+        best = min(own.sum(), sharing.sum())
+        regrets.append(100 * (_taken(own, sharing) - best) / own.sum())
+    assert np.mean(regrets) < 2.0
+    assert max(regrets) < 3.5

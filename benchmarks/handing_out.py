@@ -98,7 +98,7 @@ def _of_loops(
     workers: int, stored: int, ask: Callable[..., Any], pause: float = 0.0
 ) -> Iterator[Any]:
     steps = itertools.count()
-    with serve(workers, stored, transport=_TCP) as coordinator:
+    with serve(workers, stored, transport=_TCP, adapt=False) as coordinator:
         place = Place(coordinator.address, _TCP)
         yield {"package": lambda: ask(place, next(steps), pause)}
 

@@ -159,7 +159,8 @@ def main(spec: dict[str, Any]) -> list[float]:
     stored = spec["stored"]
     with contextlib.ExitStack() as stack:
         if rank == 0:
-            stack.enter_context(serve(WORKERS, stored, CHUNKS, port=address[1], key="key"))
+            server = serve(WORKERS, stored, CHUNKS, port=address[1], key="key", adapt=False)
+            stack.enter_context(server)
         share = stack.enter_context(join(address, rank, key="key"))
         loop = in_python(spec, share) if spec["loop"] else compiled(spec, {rank: share})
     return loop

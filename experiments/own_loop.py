@@ -104,7 +104,7 @@ def measured(
     spec = {"steps": steps, "seed": seed, "port": free_ports(1)[0], **setting._asdict()}
     spec["sends_lengths"] = sends_lengths
     alone = Placement(setting.workers, 1, CHUNKS)
-    with serve(place or alone, key=key, record=record) as coordinator:
+    with serve(place or alone, key=key, record=record, adapt=False) as coordinator:
         spec["address"] = None if place is None else coordinator.address
         specs = [{**spec, "rank": rank} for rank in range(setting.workers)]
         told = printed_by("experiments.own_loop_worker", specs, {"BCGC_HANDOUT_KEY": key})

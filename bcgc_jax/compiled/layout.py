@@ -22,30 +22,40 @@ class Layout(NamedTuple):
     """The samples that workers store, in the order of `Share.held`.
 
     Attributes:
-      places: of each worker, subset and chunk number.
+      num_samples, num_subsets: of a step.
+      begins: where the samples of each worker, subset and chunk number begin.
       sizes: of a chunk, in samples, the largest first.
       rows: of each worker the step's samples that it stores, by number.
     """
 
-    places: Mapping[tuple[int, int, int], Place]
+    num_samples: int
+    num_subsets: int
+    begins: Mapping[tuple[int, int, int], int]
     sizes: tuple[int, ...]
     rows: Mapping[int, list[int]]
+
+    def place(self, worker: int, chunk: Chunk) -> Place:
+        """Where a worker has a chunk; the pieces of a whole one lie one behind the other."""
+        begin = self.begins[worker, chunk.subset, chunk.number]
+        return Place(begin, len(chunk.rows(self.num_samples, self.num_subsets)))
 
 
 def layout_of(shares: Mapping[int, Share], num_samples: int) -> Layout:
     """Lay out a step's samples for workers; ValueError where chunks of a kind differ in size."""
-    _check(next(iter(shares.values())), num_samples)
-    places = {}
+    first = next(iter(shares.values()))
+    _check(first, num_samples)
+    begins = {}
+    sizes = {num_samples // (first.num_workers * first.num_chunks)}
     rows: dict[int, list[int]] = {}
     for worker, share in shares.items():
         rows[worker] = []
         for chunk in share.held:
             samples = chunk.rows(num_samples, share.num_workers)
-            place = Place(len(rows[worker]), len(samples))
-            places[worker, chunk.subset, chunk.number] = place
+            begins[worker, chunk.subset, chunk.number] = len(rows[worker])
+            sizes.add(len(samples))
             rows[worker] += samples
-    sizes = sorted({place.size for place in places.values()}, reverse=True)
-    return Layout(places, tuple(sizes), rows)
+    by_size = tuple(sorted(sizes, reverse=True))
+    return Layout(num_samples, first.num_workers, begins, by_size, rows)
 
 
 def _check(share: Share, num_samples: int) -> None:

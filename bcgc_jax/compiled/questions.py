@@ -60,7 +60,7 @@ class Questions:
             if chunk is None:
                 self._leave(worker)
                 return np.array([OVER, 0, 0, 0], np.int32)
-            place = layout.places[worker, chunk.subset, chunk.number]
+            place = layout.place(worker, chunk)
             self.count[worker] += 1
             kind = 1 + layout.sizes.index(place.size)
             return np.array([kind, place.begin, chunk.subset, chunk.number], np.int32)

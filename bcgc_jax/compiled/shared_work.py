@@ -184,7 +184,12 @@ class SharedWork:
         if self.coordinator is not None:
             self.coordinator.close()
         self.coordinator = serve(
-            workers, max_subsets, chunks, equal_chunks=equal_chunks, transport=memory
+            workers,
+            max_subsets,
+            chunks,
+            equal_chunks=equal_chunks,
+            transport=memory,
+            adapt=False,
         )
         address = self.coordinator.address
         return {worker: join(address, worker, transport=memory) for worker in range(workers)}

@@ -7,7 +7,17 @@ import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from bcgc_jax.handout.messages import Answer, Begin, Done, Join, Question, answer_of, data_of
+from bcgc_jax.handout.messages import (
+    Answer,
+    Begin,
+    Done,
+    Join,
+    OwnDone,
+    Question,
+    answer_of,
+    data_of,
+    wrong_loads,
+)
 from bcgc_jax.handout.transport import Line, Tcp, Transport
 
 # The environment variable with the key that the coordinator and its workers have.
@@ -76,22 +86,31 @@ class Share:
 
     Attributes:
       num_workers: how many share the steps, and how many subsets there are.
+      num_chunks: C, whole ones of a subset.
       held: the chunks that this worker may be given, those of its own subset first; their step is
-        -1.
+        -1. In a step that is not shared the small ones at the end of its own subset are one.
       own: the chunks of its own subset, in order: `step` takes their lengths as `loads`.
+      shares: whether the next step is shared.
     """
 
     def __init__(self, line: Line, rank: int) -> None:
         self._line = line
-        seat = ask(line, Join(rank)).seat
+        self._rank = rank
+        answer = self._ask(Join(rank))
+        seat = answer.seat
         assert seat is not None
+        self.shares = answer.shares
         self.num_workers = seat.workers
+        self.num_chunks = seat.chunks
         self._edges = [0.0, *seat.edges]
         self.held = tuple(self._chunk(-1, *chunk) for chunk in seat.stored)
         self.own = tuple(chunk for chunk in self.held if chunk.subset == rank)
 
     def step(self, step: int, loads: Iterable[float] | None = None) -> Iterator[Chunk]:
         """This worker's chunks of a step, one by one, until all workers have done all chunks.
+
+        Where sharing would save nothing, these are the whole chunks of its own subset, and nobody
+        is asked before all are done.
 
         Args:
           step: its number.
@@ -109,12 +128,35 @@ class Share:
         """
         step = operator.index(step)
         lengths = None if loads is None else [float(load) for load in loads]
-        answer = ask(self._line, Begin(step, lengths))
+        if why := wrong_loads(lengths, len(self.own)):
+            raise ValueError(f"worker {self._rank}, step {step}: {why}")
+        chunks = self._handed_out if self.shares else self._own
+        yield from chunks(step, lengths)
+
+    def _handed_out(self, step: int, loads: list[float] | None) -> Iterator[Chunk]:
+        answer = self._ask(Begin(step, loads))
         while answer.ticket is not None and answer.chunk is not None:
             began = time.perf_counter()
             yield self._chunk(step, *answer.chunk)
             seconds = time.perf_counter() - began
-            answer = ask(self._line, Done(answer.ticket, seconds))
+            answer = self._ask(Done(answer.ticket, seconds))
+        self.shares = answer.shares
+
+    def _own(self, step: int, loads: list[float] | None) -> Iterator[Chunk]:
+        since = time.perf_counter() - self._heard
+        seconds = []
+        for number in range(self.num_chunks):
+            began = time.perf_counter()
+            begin, end = number / self.num_chunks, (number + 1) / self.num_chunks
+            yield Chunk(step, self._rank, number, begin, end)
+            seconds.append(time.perf_counter() - began)
+        self.shares = self._ask(OwnDone(step, since, seconds, loads)).shares
+
+    def _ask(self, question: Question) -> Answer:
+        try:
+            return ask(self._line, question)
+        finally:
+            self._heard = time.perf_counter()
 
     def close(self) -> None:
         """Leave. A step that is not complete fails for the others."""

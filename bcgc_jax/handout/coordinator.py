@@ -11,8 +11,17 @@ from typing import Any, Protocol
 
 from bcgc_jax.handout.attempt import Tell
 from bcgc_jax.handout.client import key_of
+from bcgc_jax.handout.judge import Judge
 from bcgc_jax.handout.loops import Loops
-from bcgc_jax.handout.messages import NOT_JOINED, Answer, Begin, Done, Join, question_of
+from bcgc_jax.handout.messages import (
+    NOT_JOINED,
+    Answer,
+    Begin,
+    Done,
+    Join,
+    OwnDone,
+    question_of,
+)
 from bcgc_jax.handout.server import Reply
 from bcgc_jax.handout.transport import Tcp, Transport
 from bcgc_jax.steps.placement import Placement
@@ -27,7 +36,7 @@ class Steps(Protocol):
     def joined(self, who: Join, tell: Tell) -> Answer:
         """A worker's line is there."""
 
-    def asked(self, who: Join, question: Begin | Done, tell: Tell, now: float) -> None:
+    def asked(self, who: Join, question: Begin | Done | OwnDone, tell: Tell, now: float) -> None:
         """A worker asks what is next. ValueError where that is nonsense: its line is closed."""
 
     def left(self, who: Join, tell: Tell, now: float) -> None:
@@ -124,6 +133,7 @@ def serve(
     patience: float = 600.0,
     record: str | os.PathLike[str] | None = None,
     transport: Transport | None = None,
+    adapt: bool = True,
 ) -> Coordinator:
     """Hand out the chunks of each step to the N workers that `join`, in a thread of this process.
 
@@ -132,6 +142,10 @@ def serve(
     free is given, of the chunks that it stores, the one with the greatest product of its length and
     of the time until another holder would come to it (docs/how-it-works.md). A length is what the
     chunk's worker has sent, else the chunk's size.
+
+    It shares the steps in which that saves time. Each step is replayed in the other mode: the first
+    ones are not shared, and where workers are equal none is. A worker asks nothing then, and sends
+    one message when its own chunks are done.
 
     Args:
       plan: N; or the path of the plan that `bcgc advise --out` wrote; or a `Placement`. The last
@@ -147,9 +161,10 @@ def serve(
         as lost.
       record: a CSV of who did which chunk in how many seconds, of complete steps, with the loads
         that workers sent, and what a question took; `bcgc advise`, `bcgc solve --trace` and
-        `bcgc fit` read it if `max_subsets` is 1.
+        `bcgc fit` read it.
       transport: what carries questions; by default `Tcp(host, port, key)`. With `Memory()` workers
         are threads of this process, and no key is needed.
+      adapt: whether steps are shared only where that saves time; else all are.
 
     Raises ValueError for numbers that are no such plan, or without a key; OSError where it cannot
     listen, or read the plan.
@@ -174,4 +189,6 @@ def serve(
     place.check()
     if transport is None:
         transport = Tcp(host, port, key_of(key))
-    return Coordinator(transport, Loops(place, patience, record))
+    shares = not adapt
+    judge = Judge(place) if adapt and place.max_subsets > 1 else None
+    return Coordinator(transport, Loops(place, patience, record, judge, shares))

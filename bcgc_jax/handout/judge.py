@@ -1,4 +1,4 @@
-"""Says whether the next step is shared: each step is replayed as it would have been in the other mode.
+"""Says whether the next step is shared, by replays of each step in the other mode.
 
 No trial by the clock: a step of either mode tells what the other would have taken. The replay is
 that of `bcgc advise`, with the costs that the run has shown.
@@ -13,7 +13,7 @@ import numpy as np
 
 from bcgc_jax.steps.asking import MEASURED, Asking
 from bcgc_jax.steps.chunk_lengths import lengths_of_pieces
-from bcgc_jax.steps.estimates import Estimate, Known, Timed
+from bcgc_jax.steps.estimates import Estimate, Reader
 from bcgc_jax.steps.lockstep import Chunks, handed_out
 from bcgc_jax.steps.mode import Mode
 from bcgc_jax.steps.placement import Placement, chunk_tables
@@ -83,15 +83,13 @@ class Judge:
         self.mode = Mode()
         self._run = run
         self._sizes = place.sizes
-        self._cut = np.array(place.shares)
         self._tables = chunk_tables(place.storage, place.sizes)
-        self._known = Known.of(place.num_workers)
+        self._reader = Reader(np.array(place.shares), place.num_workers)
         self._waiting: list[DoneStep] = []
         self._is_busy = False
-        # What sharing has cost: seconds of questions; of a chunk, whatever its size, as a share of
-        # a whole one; seconds of a step beside the replay; steps that are not replayed yet.
+        # What sharing has cost: seconds of questions; of a step, beside its replay; the steps that
+        # are not replayed yet.
         self._questions: deque[float] = deque(maxlen=_QUESTIONS)
-        self._fixed: deque[float] = deque(maxlen=_SHARED)
         self._rest: deque[float] = deque(maxlen=_SHARED)
         self._unreplayed: deque[tuple[DoneStep, Estimate]] = deque(maxlen=_SHARED)
         # What it costs where nothing can be saved, as a share of an own step.
@@ -140,25 +138,16 @@ class Judge:
 
     def _estimate(self, step: DoneStep) -> Estimate:
         """Paces, lengths and pauses; what sharing costs is noted."""
-        sizes = np.ones(step.who.size)
-        if step.is_shared:
-            self._questions.extend(step.questions)
-            self._note_fixed(step)
-            sizes = np.tile(self._expected, len(step.starts))
-        timed = Timed(step.who, step.seconds, sizes, step.is_shared)
-        self._known, estimate = self._known.after(timed)
+        self._questions.extend(step.questions)
+        estimate = self._reader.read(step.is_shared, step.who, step.seconds)
         if step.is_shared and not estimate.pauses.any():
             self._unreplayed.append((step, estimate))
         return estimate
 
     def _own(self, step: DoneStep, estimate: Estimate) -> float:
         """Seconds without sharing: the slowest worker, and the message at its end."""
-        lengths = estimate.lengths.reshape(len(step.starts), -1)
-        if step.is_shared:  # the pieces of a chunk in one are shorter
-            whole = self._cut == 1
-            pieces = lengths[:, ~whole].sum(axis=1) / max(self._expected[~whole].sum(), 1e-30)
-            lengths = np.column_stack([lengths[:, whole], pieces])[:, : self._cut.sum().astype(int)]
-        ends = step.starts + estimate.paces * lengths.sum(axis=1) + estimate.pauses
+        busy = estimate.paces * self._reader.whole(estimate).sum(axis=1) + estimate.pauses
+        ends = step.starts + busy
         return float(ends.max()) + self.asking.alone
 
     def _shared(
@@ -187,7 +176,7 @@ class Judge:
         for step, estimate in steps:
             of_chunks = estimate.lengths.reshape(len(step.starts), -1)
             if not step.is_shared:
-                fixed = self._fixed_share * of_chunks.mean()
+                fixed = self._reader.fixed * of_chunks.mean()
                 of_chunks = lengths_of_pieces(of_chunks, self._sizes, fixed)
             lengths.append(of_chunks.ravel())
         known = [step.ticks for step, _ in steps]
@@ -199,28 +188,6 @@ class Judge:
         return handed_out(self._tables, chunks, self.asking)
 
     # What sharing costs.
-
-    @property
-    def _fixed_share(self) -> float:
-        return float(np.median(self._fixed)) if self._fixed else 0.0
-
-    @property
-    def _expected(self) -> np.ndarray:
-        """What each piece of a subset takes, as a share of a whole chunk, `[C']`."""
-        return self._cut + self._fixed_share * (1 - self._cut)
-
-    def _note_fixed(self, step: DoneStep) -> None:
-        """What a chunk takes whatever its size: small pieces against whole chunks of a worker."""
-        cut = np.tile(self._cut, len(step.starts))
-        whole = cut == 1
-        count = np.bincount(step.who[whole], minlength=len(step.starts))
-        mean = np.bincount(step.who[whole], step.seconds[whole], len(step.starts))
-        mean /= np.maximum(count, 1)
-        small = ~whole & (count[step.who] > 0)
-        if small.any():
-            share = step.seconds[small] / mean[step.who[small]]
-            fixed = np.median((share - cut[small]) / (1 - cut[small]))
-            self._fixed.append(float(np.clip(fixed, 0.0, 1.0)))
 
     def _learn_rest(self) -> None:
         """What shared steps took beside their replays; these are made when they are needed."""

@@ -1,8 +1,8 @@
 """The steps of training loops, which add up their gradients themselves.
 
 All end their chunks, then their sums go into an all-reduce. When all chunks are done, and every
-worker waits for that, all are told at once that the step is complete. So no sum of another attempt
-meets the others.
+worker waits for that, all are told at once that the step is complete, and whether the next one is
+shared. So no sum of another attempt meets the others, and all know the mode of a step.
 """
 
 import csv
@@ -13,68 +13,23 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from bcgc_jax.handout.attempt import Attempt, Tell
-from bcgc_jax.handout.messages import NOT_JOINED, Answer, Begin, Done, Join, Seat, wrong_loads
+from bcgc_jax.handout.attempt import Tell
+from bcgc_jax.handout.judge import Judge
+from bcgc_jax.handout.loop_attempts import COLUMNS, Deadline, OwnAttempt, SharedAttempt
+from bcgc_jax.handout.messages import (
+    NOT_JOINED,
+    Answer,
+    Begin,
+    Done,
+    Join,
+    OwnDone,
+    Seat,
+    wrong_loads,
+)
 from bcgc_jax.steps.placement import Placement
 
 # Seconds after which it is said for whom a step waits.
 _SILENCE = 5.0
-# Of a line of the record.
-COLUMNS = ("step", "worker", "subset", "chunk", "load", "seconds", "asking")
-# A question that was too quick for a clock.
-_QUICKEST = 1e-6
-
-
-class LoopAttempt(Attempt):
-    """An attempt that ends when all chunks are done and all workers rest, or that fails.
-
-    Attributes:
-      step: its number, as loops count.
-      began: when.
-      heard: when a worker was heard, of those that have begun.
-      rows: of the record.
-      is_over: whether it has ended, or failed.
-    """
-
-    def __init__(self, number: int, step: int, place: Placement, now: float) -> None:
-        super().__init__(number, place.storage, place.sizes, "chunks", line=place.load_line)
-        self.number = number
-        self.step = step
-        self.workers = place.num_workers
-        self.began = now
-        self.heard: dict[int, float] = {}
-        self.rows: list[tuple[Any, ...]] = []
-        self.is_over = False
-
-    def is_at(self, rank: int, question: Done) -> bool:
-        """Whether it is not over, the worker has begun it, and the ticket is one of it."""
-        return not self.is_over and rank in self.heard and question.ticket[0] == self.number
-
-    def rest(self, rank: int, tell: Tell, now: float) -> None:
-        """A worker is free."""
-        self.heard[rank] = now
-        self.resting[rank] = tell
-
-    def note(self, rank: int, question: Done, now: float) -> None:
-        """Note a chunk that is done; ValueError where the worker has no such ticket."""
-        finished = self.done(rank, question.ticket, now)
-        if finished is None:
-            raise ValueError("it is no ticket of this worker")
-        subset, number = finished.chunk
-        load = self.loads[subset][number] if subset in self.loads else ""
-        asking = round(max(_QUICKEST, now - finished.since - question.seconds), 6)
-        self.rows.append((self.step, rank, subset, number, load, question.seconds, asking))
-
-    def serve(self, now: float) -> None:
-        """Hand out chunks to those that rest; end when all chunks are done and all workers rest."""
-        for rank, ticket, chunk in self.hand_out(self.resting, now):
-            self.resting.pop(rank)(Answer(ticket, chunk))
-        if self.ledger.complete and len(self.resting) == self.workers:
-            self.end(Answer(over=True))
-
-    def end(self, answer: Answer) -> None:
-        self.is_over = True
-        self.tell_all(answer)
 
 
 class Loops:
@@ -86,19 +41,30 @@ class Loops:
       place: who stores what.
       patience: seconds that a worker may take for a chunk before it counts as lost.
       record: a CSV of the chunks of complete steps.
+      judge: says which steps are shared; None: all or none, as `shares` says.
+      shares: whether the first step is.
     """
 
     def __init__(
-        self, place: Placement, patience: float, record: str | os.PathLike[str] | None
+        self,
+        place: Placement,
+        patience: float,
+        record: str | os.PathLike[str] | None,
+        judge: Judge | None = None,
+        shares: bool = True,
     ) -> None:
         self._place = place
         self._patience = patience
         self._record = record
+        self._judge = judge
+        self._shares = shares
         self._numbers = itertools.count(1)
-        self._attempt: LoopAttempt | None = None
+        self._attempt: SharedAttempt | OwnAttempt | None = None
         self._lines: dict[int, Tell] = {}  # of the workers that are here
         self._gone: dict[int, float] = {}  # since when, of workers that were here
         self._failed = ""  # why the last attempt has
+        self._fails: dict[int, str] = {}  # of workers that hear it when their own chunks are done
+        self._seen: set[tuple[int, float]] = set()  # workers, and the sizes that they have computed
         self._due = 0.0  # before that nobody is out of patience
         self._warned = 0  # the attempt of which it was said who is missing
         self._write([COLUMNS], "w")
@@ -111,61 +77,74 @@ class Loops:
         if not 0 <= rank < workers:
             why = f"there are {workers} workers, from 0 to {workers - 1}: got rank {rank}"
             return Answer(refused=why)
-        self._lose(rank, f"another process has taken the place of worker {rank}")
+        if rank in self._lines:
+            self._lose(rank, f"another process has taken the place of worker {rank}")
         self._lines[rank] = tell
         self._gone.pop(rank, None)
+        self._fails.pop(rank, None)
+        self._seen = {seen for seen in self._seen if seen[0] != rank}
         sizes = self._place.sizes
         edges = tuple(end / sum(sizes) for end in itertools.accumulate(sizes))
-        return Answer(seat=Seat(workers, edges, tuple(self._place.storage.chunks()[rank])))
+        stored = tuple(self._place.storage.chunks()[rank])
+        return Answer(seat=Seat(workers, self._place.chunks, edges, stored), shares=self._shares)
 
-    def asked(self, who: Join, question: Begin | Done, tell: Tell, now: float) -> None:
+    def asked(self, who: Join, question: Begin | Done | OwnDone, tell: Tell, now: float) -> None:
         if self._lines.get(who.rank) != tell:
             tell(NOT_JOINED)
-        elif isinstance(question, Begin):
-            self._begin(who.rank, question, tell, now)
-        else:
+        elif isinstance(question, Done):
             self._done(who.rank, question, tell, now)
+        else:
+            self._at_step(who.rank, question, tell, now)
 
     def left(self, who: Join, tell: Tell, now: float) -> None:
         if self._lines.get(who.rank) == tell:
             del self._lines[who.rank]
             self._gone[who.rank] = now
+            self._fails.pop(who.rank, None)
             self._lose(who.rank, f"worker {who.rank} is gone")
 
     def time_goes_on(self, now: float) -> float:
         attempt = self._attempt
         if attempt is None or attempt.is_over:
             return math.inf
-        attempt.serve(now)
-        if attempt.is_over:
-            self._note(attempt.rows)
+        if attempt.serve(now):
+            self._complete(attempt)
             return math.inf
         later = self._warn(attempt, now)
         if now < self._due:  # who has been heard since may take longer
             return min(later, self._due)
-        # Who has not begun is waited for: perhaps it writes a checkpoint. But not who has ended.
-        waited = {rank: max(since, attempt.began) for rank, since in self._gone.items()}
-        for rank, since in attempt.heard.items():
-            if rank not in attempt.resting:
-                waited[rank] = since
-        since, rank = min(((since, rank) for rank, since in waited.items()), default=(now, -1))
-        self._due = since + self._patience
+        deadlines = attempt.deadlines(self._lines, self._patience)
+        # Who has ended before it began is waited for: perhaps it comes again.
+        for rank, since in self._gone.items():
+            time = max(since, attempt.began) + self._patience
+            deadlines[rank] = Deadline(time, self._patience)
+        if not deadlines:
+            return later
+        rank, first = min(deadlines.items(), key=lambda item: item[1].time)
+        self._due = first.time
         if self._due > now:
             return min(later, self._due)
         what = "has been gone" if rank in self._gone else "was silent"
-        why = f"worker {rank} {what} for {self._patience:g} s"
+        why = f"worker {rank} {what} for {first.patience:g} s"
         missing = self._missing(attempt, besides=rank)
         self._fail(f"{why}: step {attempt.step} is to be begun anew{missing}")
         return math.inf
 
     # What a question brings.
 
-    def _begin(self, rank: int, question: Begin, tell: Tell, now: float) -> None:
-        step, loads = question
-        if why := wrong_loads(loads, len(self._place.sizes)):
+    def _at_step(self, rank: int, question: Begin | OwnDone, tell: Tell, now: float) -> None:
+        """A worker begins a shared step, or has ended its own chunks of another one."""
+        step = question.step
+        if isinstance(question, Begin) is not self._shares:
+            raise ValueError("all workers have been told whether this step is shared")
+        if why := self._fails.pop(rank, ""):
+            tell(Answer(failed=f"{why}: step {step} is to be begun anew"))
+            return
+        if why := wrong_loads(question.loads, len(self._place.sizes)):
             tell(Answer(refused=f"worker {rank}, step {step}: {why}"))
             return
-        self._lose(rank, f"worker {rank} has begun it anew")
+        if self._attempt is not None and rank in self._attempt.heard:
+            self._fail_if_begun(f"worker {rank} has begun it anew")
         attempt = self._attempt
         if attempt is not None and not attempt.is_over:
             if step < attempt.step:
@@ -175,24 +154,49 @@ class Loops:
             if step > attempt.step:
                 self._fail(f"worker {rank} asks for step {step}, others are at {attempt.step}")
         if attempt is None or attempt.is_over:
-            attempt = LoopAttempt(next(self._numbers), step, self._place, now)
-            self._attempt = attempt
-        attempt.rest(rank, tell, now)
-        if loads is not None:
-            attempt.reweigh(rank, loads)
+            kind = SharedAttempt if self._shares else OwnAttempt
+            attempt = self._attempt = kind(next(self._numbers), step, self._place, now)
+            self._due = 0.0
+        if isinstance(attempt, SharedAttempt):
+            attempt.begin(rank, question.loads, tell, now)
+        elif isinstance(question, OwnDone):
+            attempt.note(rank, question, tell, now)
 
     def _done(self, rank: int, question: Done, tell: Tell, now: float) -> None:
         attempt = self._attempt
-        if attempt is None or not attempt.is_at(rank, question):
+        if not isinstance(attempt, SharedAttempt) or not attempt.is_at(rank, question):
             tell(Answer(failed=self._failed or "this attempt at the step is over"))
             return
-        attempt.note(rank, question, now)
-        attempt.rest(rank, tell, now)
+        attempt.note(rank, question, tell, now)
+
+    def _complete(self, attempt: SharedAttempt | OwnAttempt) -> None:
+        """All are told at once; what they compute next is not held up by the rest."""
+        if self._judge is not None:
+            self._shares = self._judge.mode.is_shared
+        attempt.end(Answer(over=True, shares=self._shares))
+        self._note(attempt.rows)
+        sizes = {(row[1], row[4]) for row in attempt.rows}
+        # Who computes a size for the first time compiles for it.
+        if self._judge is not None and sizes <= self._seen:
+            self._judge.add(attempt.as_done())
+        self._seen |= sizes
 
     def _lose(self, rank: int, why: str) -> None:
-        """A worker is lost: if it has begun a step that is not over, nobody's sum of it counts."""
+        """A worker is lost: if it has begun a step that is not over, nobody's sum of it counts.
+
+        Of a step that is not shared nobody knows who has begun it: all that are at it hear it, at
+        once or when they end.
+        """
         attempt = self._attempt
-        if attempt is not None and rank in attempt.heard and not attempt.is_over:
+        begun = set() if attempt is None or attempt.is_over else set(attempt.heard)
+        if rank in begun or not self._shares:
+            self._fail_if_begun(why)
+        if not self._shares:
+            self._fails |= dict.fromkeys(set(self._lines) - begun - {rank}, why)
+
+    def _fail_if_begun(self, why: str) -> None:
+        attempt = self._attempt
+        if attempt is not None and not attempt.is_over:
             self._fail(f"{why}: step {attempt.step} is to be begun anew")
 
     def _fail(self, why: str) -> None:
@@ -202,7 +206,7 @@ class Loops:
 
     # What is said of it.
 
-    def _warn(self, attempt: LoopAttempt, now: float) -> float:
+    def _warn(self, attempt: SharedAttempt | OwnAttempt, now: float) -> float:
         """Say once who has not begun the step; return when to."""
         if len(attempt.heard) == attempt.workers or self._warned == attempt.number:
             return math.inf
@@ -214,7 +218,7 @@ class Loops:
         warnings.warn(f"step {attempt.step} has waited for {waited:.0f} s{missing}", stacklevel=1)
         return math.inf
 
-    def _missing(self, attempt: LoopAttempt, besides: int = -1) -> str:
+    def _missing(self, attempt: SharedAttempt | OwnAttempt, besides: int = -1) -> str:
         """A sentence with the workers that have not begun the step; nothing if all have."""
         ranks: dict[str, list[str]] = {}
         for rank in range(attempt.workers):

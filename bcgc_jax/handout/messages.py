@@ -2,7 +2,8 @@
 
 A worker joins once on each line. Then it begins a step, and says of each chunk that it is done:
 both ask what is next. Tickets and sums have numbers, all different within an attempt at a step. So
-no two questions of a worker in a step are the same: one that is repeated has the same answer.
+no two questions of a worker in a step are the same: one that is repeated has the same answer. In a
+step that is not shared it asks nothing, and says once that its own chunks are done.
 """
 
 from typing import Any, NamedTuple
@@ -37,7 +38,20 @@ class Done(NamedTuple):
     seconds: float = 0.0
 
 
-Question = Join | Begin | Done
+class OwnDone(NamedTuple):
+    """All own chunks of a step that is not shared are done: what is the next step?
+
+    `since` are the seconds from the last answer until they were begun, `seconds` those of each.
+    """
+
+    step: int
+    since: float
+    seconds: list[float]
+    loads: list[float] | None = None
+
+
+Question = Join | Begin | Done | OwnDone
+_WORDS = {Join: "join", Begin: "begin", Done: "done", OwnDone: "own"}
 
 
 class Seat(NamedTuple):
@@ -45,11 +59,13 @@ class Seat(NamedTuple):
 
     Attributes:
       workers: how many there are.
-      edges: where each chunk of a subset ends, shares of 1.
+      chunks: whole ones of a subset.
+      edges: where each chunk of a subset ends that is handed out, shares of 1.
       stored: the chunks that it may be given.
     """
 
     workers: int
+    chunks: int
     edges: tuple[float, ...]
     stored: tuple[Chunk, ...]
 
@@ -64,6 +80,7 @@ class Answer(NamedTuple):
       standing: the worker's sums that are still needed; others are forgotten.
       send: the sum to send.
       seat: of a worker that has joined a training loop.
+      shares: whether the next step is shared, where it is over or a worker has joined.
       failed: why no sum of this step counts; it can be begun anew.
       refused: why the question has no answer.
     """
@@ -77,6 +94,7 @@ class Answer(NamedTuple):
     seat: Seat | None = None
     failed: str = ""
     refused: str = ""
+    shares: bool = True
 
 
 NOT_JOINED = Answer(refused="this worker has not joined, or another process has taken its place")
@@ -88,17 +106,20 @@ def data_of(question: Question) -> list[Any]:
     >>> data_of(Begin(7)), question_of(["done", [1, 4], 0.5])
     (['begin', 7, None], Done(ticket=(1, 4), seconds=0.5))
     """
-    return [type(question).__name__.lower(), *question]
+    return [_WORDS[type(question)], *question]
 
 
 def question_of(data: Any) -> Question:
     """The question; ValueError where it is none. `wrong_loads` checks the loads."""
     match data:
         case ["done", [attempt, number], seconds] if _whole(attempt, number):
-            if type(seconds) in (int, float) and 0 <= seconds < _AGES:
+            if _is_time(seconds):
                 return Done((attempt, number), float(seconds))
         case ["begin", step, loads] if _whole(step):
             return Begin(step, loads)
+        case ["own", step, since, [*seconds], loads] if _whole(step):
+            if all(map(_is_time, [since, *seconds])):
+                return OwnDone(step, float(since), [float(each) for each in seconds], loads)
         case ["join", rank, life] if _whole(rank, life):
             return Join(rank, life)
     raise ValueError("it is no message of a worker")
@@ -108,15 +129,19 @@ def _whole(*numbers: Any) -> bool:
     return all(type(number) is int for number in numbers)
 
 
+def _is_time(seconds: Any) -> bool:
+    return type(seconds) in (int, float) and 0 <= seconds < _AGES
+
+
 def answer_of(data: Any) -> Answer:
     """The answer, with tuples in place of lists; an `Answer` as data is what JSON makes of it."""
-    ticket, chunk, over, keep, standing, send, seat, failed, refused = data
+    ticket, chunk, over, keep, standing, send, seat, failed, refused, shares = data
     if ticket is not None:
         ticket, chunk = tuple(ticket), tuple(chunk)
     if seat is not None:
-        workers, edges, stored = seat
-        seat = Seat(workers, tuple(edges), tuple(map(tuple, stored)))
-    return Answer(ticket, chunk, over, keep, tuple(standing), send, seat, failed, refused)
+        workers, chunks, edges, stored = seat
+        seat = Seat(workers, chunks, tuple(edges), tuple(map(tuple, stored)))
+    return Answer(ticket, chunk, over, keep, tuple(standing), send, seat, failed, refused, shares)
 
 
 def wrong_loads(loads: Any, count: int) -> str:

@@ -11,6 +11,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from bcgc_jax.measured import shared_logs
 from bcgc_jax.measured.microbatches import Microbatches
 from bcgc_jax.measured.tables import Rows, Source, read_tables
 from bcgc_jax.measured.units import UNITS
@@ -173,8 +174,10 @@ def load_trace(
     A file with a column `chunk` has a row for each chunk (microbatch) of a worker's step: its
     number there, its seconds, and perhaps `forward_seconds`, its forward pass's part of them; other
     names may be given. `load` is then its length, and `asking` the seconds of the question before
-    it, which `handout.serve` writes. The seconds of the trace are the sums, and
-    `Trace.microbatches` has the parts. A worker's step that lacks some of them has no time.
+    it, which `handout.serve` writes. Of a shared step of such a log, with columns `subset` and
+    `share`, these are the seconds that workers would have taken for their own chunks. The seconds
+    of the trace are the sums, and `Trace.microbatches` has the parts. A worker's step that lacks
+    some of them has no time.
 
     Raises ValueError, with the line, for what is no trace, such as two times of one cell and load,
     or times of a cell that fall while its load grows; OSError for a file that cannot be opened.
@@ -232,6 +235,8 @@ def _read(
         names.setdefault("forward", "forward_seconds")
     if "chunk" in names and "asking" in header:
         names["asking"] = "asking"
+    if cost is None and "chunk" in names and {*shared_logs.COLUMNS} <= {*header}:
+        rows = shared_logs.own_rows(rows, header, names)
     if cost is not None:
         _check_lengths(name, header, names)
         # Each length is read as if it were seconds, and then priced.

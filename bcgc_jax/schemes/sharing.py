@@ -4,8 +4,6 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
-import numpy as np
-
 from bcgc_jax.schemes.base import FREE, Costs, Resources
 from bcgc_jax.schemes.unplanned import Unplanned
 from bcgc_jax.steps.chunk_lengths import chunk_sizes, lengths_of_pieces, ticks_of

@@ -1,12 +1,15 @@
 """What a step tells of its workers and its data: paces, lengths and pauses, whoever did what."""
 
 import math
+from collections import deque
 from typing import NamedTuple
 
 import numpy as np
 
 # A chunk so many times as long as the others of its worker has a pause in it.
 _LONG = math.log(2.5)
+# Shared steps whose chunks say what a chunk takes whatever its size.
+_REMEMBERED = 16
 # What the two variances keep from step to step.
 _KEPT = 0.9
 
@@ -80,7 +83,7 @@ class Known(NamedTuple):
         count = np.bincount(who, minlength=workers)
         done = np.maximum(count, 1)
         means = np.where(count > 0, np.bincount(who, z, workers) / done, usual)
-        free = max(len(z) - np.count_nonzero(count), 1)
+        free = max(len(z) - int(np.count_nonzero(count)), 1)
         noise = float(np.sum((z - means[who]) ** 2)) / free
         spread = float(means.var(ddof=1)) if workers > 1 else 0.0
         known = Known(
@@ -94,9 +97,69 @@ class Known(NamedTuple):
         return known, Estimate(paces, np.exp(z) * sizes / paces[who], pauses)
 
 
-def _without_pauses(
-    step: Timed, z: np.ndarray, usual: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+class Reader:
+    """Reads one step after the other: whole own chunks, or pieces that were handed out.
+
+    Args:
+      shares: of the pieces of a subset, 1 for a whole chunk, `[C']`; own steps do not need them.
+      num_workers: N.
+
+    >>> reader = Reader(np.array([1.0, 0.5, 0.5]), num_workers=2)
+    >>> estimate = reader.read(True, np.repeat([0, 1], 3), np.array([1, 0.7, 0.7] * 2))
+    >>> round(reader.fixed, 3), reader.whole(estimate).round(3).tolist()
+    (0.4, [[1.0, 1.0], [1.0, 1.0]])
+    """
+
+    def __init__(self, shares: np.ndarray, num_workers: int) -> None:
+        self.shares = shares
+        self.num_workers = num_workers
+        self._known = Known.of(num_workers)
+        self._fixed: deque[float] = deque(maxlen=_REMEMBERED)
+
+    @property
+    def fixed(self) -> float:
+        """What a chunk takes whatever its size, as a share of a whole one."""
+        return float(np.median(self._fixed)) if self._fixed else 0.0
+
+    def read(self, is_shared: bool, who: np.ndarray, seconds: np.ndarray) -> Estimate:
+        """The estimate of a step, whose chunks stand in the order of subsets."""
+        sizes = np.ones(who.size)
+        if is_shared:
+            self._note_fixed(who, seconds)
+            sizes = np.tile(self._sizes, self.num_workers)
+        self._known, estimate = self._known.after(Timed(who, seconds, sizes, is_shared))
+        return estimate
+
+    def whole(self, estimate: Estimate) -> np.ndarray:
+        """Lengths of the whole chunks of each subset, `[N, C]`."""
+        lengths = estimate.lengths.reshape(self.num_workers, -1)
+        if lengths.shape[1] < len(self.shares) or np.all(self.shares == 1):
+            return lengths
+        cut = self.shares < 1
+        # In one the pieces are shorter.
+        last = lengths[:, cut].sum(axis=1) / self._sizes[cut].sum()
+        return np.column_stack([lengths[:, ~cut], last])
+
+    @property
+    def _sizes(self) -> np.ndarray:
+        """What each piece of a subset takes, as a share of a whole chunk, `[C']`."""
+        return self.shares + self.fixed * (1 - self.shares)
+
+    def _note_fixed(self, who: np.ndarray, seconds: np.ndarray) -> None:
+        """Hold the pieces that a worker did against its whole chunks in the same step."""
+        shares = np.tile(self.shares, self.num_workers)
+        whole = shares == 1
+        count = np.bincount(who[whole], minlength=self.num_workers)
+        total = np.bincount(who[whole], seconds[whole], self.num_workers)
+        mean = total / np.maximum(count, 1)
+        small = ~whole & (count[who] > 0)
+        if small.any():
+            of_whole = seconds[small] / mean[who[small]]
+            fixed = (of_whole - shares[small]) / (1 - shares[small])
+            self._fixed.append(float(np.clip(np.median(fixed), 0.0, 1.0)))
+
+
+def _without_pauses(step: Timed, z: np.ndarray, usual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """ln seconds of chunks as if nobody had paused, `[M]`, and the pauses, `[N]`.
 
     A pause lies in the longest chunk of a worker, and is what exceeds the mean of its others, or

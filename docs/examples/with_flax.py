@@ -88,7 +88,7 @@ def train(share, all_reduce, steps, folder):
 def main(rank, steps=100, ports=(5701, 5702), folder="checkpoints"):
     processes.start(rank, WORKERS, port=ports[0])
     if rank == 0:  # +
-        coordinator = handout.serve(WORKERS, port=ports[1])  # +
+        coordinator = handout.serve(WORKERS, port=ports[1], equal_chunks=True)  # +
     share = handout.join(("127.0.0.1", ports[1]), rank)  # +
     params = train(share, processes.all_reduce, steps, folder)
     share.close()  # +

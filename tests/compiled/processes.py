@@ -56,7 +56,9 @@ def main(spec: dict[str, Any]) -> None:
     address = "127.0.0.1", spec["port"]
     with contextlib.ExitStack() as stack:
         if rank == 0:
-            stack.enter_context(serve(WORKERS, 2, 4, port=spec["port"], key="key", patience=20.0))
+            stack.enter_context(
+                serve(WORKERS, 2, 4, port=spec["port"], key="key", patience=20.0, adapt=False)
+            )
         share = join(address, rank, key="key")
         shared = SharedWork(mesh, shares={rank: share})
         gradient = jax.jit(shared.value_and_grad(loss, SAMPLES))

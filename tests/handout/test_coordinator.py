@@ -86,7 +86,7 @@ def _whole(step):
 
 @pytest.fixture
 def coordinator():
-    with serve(WORKERS, 2, 3, key=KEY, patience=1.0) as coordinator:
+    with serve(WORKERS, 2, 3, key=KEY, patience=1.0, adapt=False) as coordinator:
         yield coordinator
 
 
@@ -117,7 +117,7 @@ def test_what_each_may_be_given_is_told_before_and_has_the_samples_of_its_subset
 
 def test_nobody_is_told_that_a_step_is_complete_before_all_are_there(coordinator):
     """If one did all chunks, its sum could meet a sum of another attempt."""
-    with serve(2, 2, 1, key=KEY, whole=True) as both:
+    with serve(2, 2, 1, key=KEY, whole=True, adapt=False) as both:
         loops, told = Loops(both), []
         first = threading.Thread(target=lambda: told.append(loops.run([0], 0)))
         first.start()
@@ -345,7 +345,7 @@ def test_nobody_is_named_where_all_have_begun(coordinator, monkeypatch):
 
 
 def test_the_error_names_who_was_missing_besides():
-    with serve(WORKERS, key=KEY, patience=0.2) as coordinator:
+    with serve(WORKERS, key=KEY, patience=0.2, adapt=False) as coordinator:
         silent = join(coordinator.address, 0, key=KEY)
         join(coordinator.address, 2, key=KEY).close()
         chunks = silent.step(3)
@@ -395,7 +395,7 @@ def test_without_a_key_nobody_is_listened_to(coordinator, monkeypatch):
 
 def test_the_record_has_each_chunk_of_complete_steps_once_and_is_a_trace(tmp_path):
     path = tmp_path / "chunks.csv"
-    with serve(WORKERS, 1, 2, key=KEY, record=path) as coordinator:
+    with serve(WORKERS, 1, 2, key=KEY, record=path, adapt=False) as coordinator:
         lost = join(coordinator.address, 0, key=KEY)
         next(lost.step(0))
         lost.close()

@@ -13,6 +13,7 @@ from bcgc_jax.handout.messages import (
     Begin,
     Done,
     Join,
+    OwnDone,
     Seat,
     answer_of,
     data_of,
@@ -176,9 +177,15 @@ def test_what_is_no_question_is_refused(data):
 
 
 def test_questions_and_answers_are_the_same_on_the_other_side():
-    for question in (Join(3, 2), Begin(3), Begin(4, [1.5, 2.0]), Done((1, 7), 0.5)):
+    for question in (
+        Join(3, 2),
+        Begin(3),
+        Begin(4, [1.5, 2.0]),
+        Done((1, 7), 0.5),
+        OwnDone(5, 0.5, [1.0]),
+    ):
         assert question_of(Frames().feed(framed(data_of(question)))[0]) == question
-    seat = Seat(2, (0.5, 1.0), ((0, 0), (0, 1)))
+    seat = Seat(2, 2, (0.5, 1.0), ((0, 0), (0, 1)))
     for answer in (
         *(Answer(over=True), Answer((1, 2), (3, 4), keep=5, standing=(5, 6)), Answer(send=4)),
         *(Answer(seat=seat), Answer(failed="a worker is gone")),

@@ -80,7 +80,7 @@ def transport(request):
 
 @pytest.fixture
 def coordinator(transport):
-    with serve(WORKERS, 2, 3, patience=0.3, transport=transport) as coordinator:
+    with serve(WORKERS, 2, 3, patience=0.3, transport=transport, adapt=False) as coordinator:
         yield coordinator
 
 
@@ -123,7 +123,7 @@ def memory():
 def test_in_memory_a_coordinator_that_ends_ends_whoever_waits_and_asks(memory):
     with pytest.raises(ConnectionRefusedError, match="memory:0"):
         join(("memory", 0), 0, wait=0.0, transport=memory)
-    with serve(2, 1, 1, transport=memory) as coordinator:
+    with serve(2, 1, 1, transport=memory, adapt=False) as coordinator:
         shares = [join(coordinator.address, rank, transport=memory) for rank in range(2)]
         errors = []
 
@@ -143,13 +143,13 @@ def test_in_memory_a_coordinator_that_ends_ends_whoever_waits_and_asks(memory):
     with pytest.raises(ConnectionError, match="ended"):
         next(chunks)
     coordinator.touch(raising(AssertionError()))  # from a thread that does not know yet
-    with serve(2, 1, 1, transport=memory) as coordinator:  # another may follow
+    with serve(2, 1, 1, transport=memory, adapt=False) as coordinator:  # another may follow
         assert join(coordinator.address, 0, transport=memory).num_workers == 2
 
 
 @pytest.mark.parametrize("message", [None, {}, ["join", 0, 0], ["done", [1, 77], 1.0]])
 def test_in_memory_nonsense_ends_the_line_of_whoever_has_sent_it(memory, message):
-    with serve(2, 2, 1, transport=memory) as coordinator:
+    with serve(2, 2, 1, transport=memory, adapt=False) as coordinator:
         line, other = (memory.connect(coordinator.address) for _ in range(2))
         ask(other, Join(1))
         ask(line, Join(0))

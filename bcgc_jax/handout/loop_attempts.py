@@ -1,0 +1,181 @@
+"""Attempts at a step of training loops: one that is shared, and one of own chunks alone."""
+
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bcgc_jax.handout.attempt import Attempt, Tell
+from bcgc_jax.handout.judge import DoneStep
+from bcgc_jax.handout.messages import Answer, Done, OwnDone
+from bcgc_jax.steps.chunk_lengths import UNITS, LoadLine
+from bcgc_jax.steps.placement import Placement
+
+# Of a line of the record; `share` is that of a whole chunk.
+COLUMNS = ("step", "worker", "subset", "chunk", "share", "load", "seconds", "asking")
+# What was too quick for a clock.
+_QUICKEST = 1e-6
+
+
+class Deadline(NamedTuple):
+    """Until when a worker must be heard, and how many seconds it has had by then."""
+
+    time: float
+    patience: float
+
+
+class SharedAttempt(Attempt):
+    """Ends when all chunks are done and all workers rest, or fails.
+
+    Attributes:
+      step: its number, as loops count.
+      began: when.
+      heard: when a worker was heard, of those that have begun.
+      rows: of the record.
+      is_over: whether it has ended, or failed.
+    """
+
+    def __init__(self, number: int, step: int, place: Placement, now: float) -> None:
+        super().__init__(number, place.storage, place.sizes, "chunks", line=place.load_line)
+        self.number = number
+        self.step = step
+        self.workers = place.num_workers
+        self.began = now
+        self.heard: dict[int, float] = {}
+        self.rows: list[tuple[Any, ...]] = []
+        self.is_over = False
+        self._starts: dict[int, float] = {}
+        self._ended = now
+
+    def begin(self, rank: int, loads: list[float] | None, tell: Tell, now: float) -> None:
+        """A worker begins, and is free."""
+        self._starts[rank] = now
+        self._rest(rank, tell, now)
+        if loads is not None:
+            self.reweigh(rank, loads)
+
+    def is_at(self, rank: int, question: Done) -> bool:
+        """Whether it is not over, the worker has begun it, and the ticket is one of it."""
+        return not self.is_over and rank in self.heard and question.ticket[0] == self.number
+
+    def note(self, rank: int, question: Done, tell: Tell, now: float) -> None:
+        """A chunk is done; ValueError where the worker has no such ticket."""
+        finished = self.done(rank, question.ticket, now)
+        if finished is None:
+            raise ValueError("it is no ticket of this worker")
+        subset, number = finished.chunk
+        share = self.ledger.queue.sizes[finished.chunk] / UNITS
+        load = self.loads[subset][number] if subset in self.loads else ""
+        asking = round(max(_QUICKEST, now - finished.since - question.seconds), 6)
+        self.rows.append((self.step, rank, subset, number, share, load, question.seconds, asking))
+        self._ended = now
+        self._rest(rank, tell, now)
+
+    def serve(self, now: float) -> bool:
+        """Hand out chunks to those that rest; whether all are done, and all workers rest."""
+        for rank, ticket, chunk in self.hand_out(self.resting, now):
+            self.resting.pop(rank)(Answer(ticket, chunk))
+        return self.ledger.complete and len(self.resting) == self.workers
+
+    def end(self, answer: Answer) -> None:
+        self.is_over = True
+        self.tell_all(answer)
+
+    def deadlines(self, present: Collection[int], patience: float) -> dict[int, Deadline]:
+        """Of the workers that have begun and do not rest. Others may write a checkpoint."""
+        heard = self.heard.items()
+        late = {rank: since for rank, since in heard if rank not in self.resting}
+        return {rank: Deadline(since + patience, patience) for rank, since in late.items()}
+
+    def as_done(self) -> DoneStep:
+        """The complete step, for a judge."""
+        rows = sorted(self.rows, key=lambda row: row[2:4])
+        starts = np.array([self._starts[rank] for rank in range(self.workers)])
+        ticks = None
+        if len(self.loads) == self.workers:
+            ticks = np.array([self.ledger.queue.weight(row[2:4]) for row in rows])
+        return DoneStep(
+            is_shared=True,
+            who=np.array([row[1] for row in rows]),
+            seconds=np.maximum([row[6] for row in rows], _QUICKEST),
+            starts=starts - starts.min(),
+            took=self._ended - starts.min(),
+            questions=[row[7] for row in rows],
+            ticks=ticks,
+        )
+
+    def _rest(self, rank: int, tell: Tell, now: float) -> None:
+        self.heard[rank] = now
+        self.resting[rank] = tell
+
+
+class OwnAttempt:
+    """Ends when all workers have done their own chunks, or fails. They ask nothing before.
+
+    Its attributes are those of `SharedAttempt`. `began` is when the first worker has ended.
+    """
+
+    def __init__(self, number: int, step: int, place: Placement, now: float) -> None:
+        self.number = number
+        self.step = step
+        self.workers = place.num_workers
+        self.began = now
+        self.heard: dict[int, float] = {}
+        self.resting: dict[int, Tell] = {}
+        self.rows: list[tuple[Any, ...]] = []
+        self.is_over = False
+        self._place = place
+        self._done: dict[int, OwnDone] = {}
+
+    def note(self, rank: int, question: OwnDone, tell: Tell, now: float) -> None:
+        """A worker has done its chunks; ValueError where these are others."""
+        if len(question.seconds) != self._place.chunks:
+            raise ValueError(f"there are {self._place.chunks} own chunks")
+        self._done[rank] = question
+        loads: Sequence[Any] = [""] * self._place.chunks
+        if question.loads is not None:  # the pieces of the last chunk are one
+            last = self._place.chunks - 1
+            loads = [*question.loads[:last], sum(question.loads[last:])]
+        for number, (load, seconds) in enumerate(zip(loads, question.seconds, strict=True)):
+            self.rows.append((self.step, rank, rank, number, 1.0, load, seconds, ""))
+        self.heard[rank] = now
+        self.resting[rank] = tell
+
+    def serve(self, now: float) -> bool:
+        """Whether all are done."""
+        return len(self.resting) == self.workers
+
+    def end(self, answer: Answer) -> None:
+        self.is_over = True
+        for tell in self.resting.values():
+            tell(answer)
+        self.resting.clear()
+
+    def deadlines(self, present: Collection[int], patience: float) -> dict[int, Deadline]:
+        """Of the workers that are there and have not ended: each has all its chunks to do."""
+        whole = self._place.chunks * patience
+        late = set(present).difference(self.heard)
+        return {rank: Deadline(self.began + whole, whole) for rank in late}
+
+    def as_done(self) -> DoneStep:
+        """The complete step, for a judge."""
+        done = [self._done[rank] for rank in range(self.workers)]
+        since = np.array([question.since for question in done])
+        return DoneStep(
+            is_shared=False,
+            who=np.repeat(np.arange(self.workers), self._place.chunks),
+            seconds=np.maximum(np.ravel([question.seconds for question in done]), _QUICKEST),
+            starts=since - since.min(),
+            ticks=self._ticks([question.loads for question in done]),
+        )
+
+    def _ticks(self, loads: Sequence[list[float] | None]) -> np.ndarray | None:
+        """The lengths of all pieces, where all workers have sent them."""
+        if any(of_worker is None for of_worker in loads):
+            return None
+        table = np.array(loads, float)
+        shares = np.array(self._place.shares)
+        line = self._place.load_line
+        if line is None:
+            line = LoadLine(0.0, 1.0, usual=float(table.sum() / (len(table) * shares.sum())))
+        return line.ticks(table, shares).ravel()

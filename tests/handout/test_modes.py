@@ -1,0 +1,393 @@
+"""Steps of own chunks and shared ones: sums are whole in either mode, whoever comes and goes."""
+
+import functools
+import heapq
+import os
+import random
+import threading
+import time
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bcgc_jax.handout import StepFailed, join, serve
+from bcgc_jax.handout.client import ask
+from bcgc_jax.handout.coordinator import Coordinator
+from bcgc_jax.handout.judge import DoneStep, Judge
+from bcgc_jax.handout.loops import Loops
+from bcgc_jax.handout.messages import Answer, Begin, Done, Join, OwnDone
+from bcgc_jax.handout.transport import Memory
+from bcgc_jax.measured import load_trace
+from bcgc_jax.steps.chunk_lengths import UNITS
+from bcgc_jax.steps.placement import Placement
+
+WORKERS, CHUNKS = 3, 2
+PLACE = Placement(WORKERS, 2, CHUNKS)
+# Events of the model checker; `HANDOUT_EVENTS=100000` for when the protocol has changed.
+EVENTS = int(os.environ.get("HANDOUT_EVENTS", 10_000))
+
+
+# One worker after the other.
+
+
+@pytest.fixture
+def shares():
+    memory = Memory()
+    with serve(WORKERS, 2, CHUNKS, transport=memory, patience=0.2) as coordinator:
+        yield [join(coordinator.address, rank, transport=memory) for rank in range(WORKERS)]
+
+
+def _beside(share, step, found):
+    """A step in a thread; `found` has the chunks of each worker, or what it raised."""
+
+    def run():
+        try:
+            found.append(list(share.step(step)))
+        except (StepFailed, ValueError) as error:
+            found.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+def test_in_a_step_that_is_not_shared_each_worker_does_its_own_whole_chunks(shares):
+    found: list = []
+    for thread in [_beside(share, 7, found) for share in shares]:
+        thread.join(10.0)
+    assert sorted(found) == [
+        [(7, rank, 0, 0.0, 0.5), (7, rank, 1, 0.5, 1.0)] for rank in range(WORKERS)
+    ]
+    assert not any(share.shares for share in shares)
+
+
+def test_nobody_is_asked_before_all_own_chunks_are_done(shares, monkeypatch):
+    line = shares[0]._line
+    asked = []
+
+    def answer(message):
+        asked.append(message)
+        return _over()
+
+    monkeypatch.setattr(line, "ask", answer)
+    chunks = shares[0].step(3)
+    for _ in range(CHUNKS):
+        next(chunks)
+        assert not asked
+    assert next(chunks, None) is None
+    ((word, step, since, seconds, loads),) = asked
+    assert (word, step, loads, len(seconds)) == ("own", 3, None, CHUNKS)
+    assert since > 0
+
+
+def _over():
+    return [None, None, True, None, [], None, None, "", "", False]
+
+
+def test_a_worker_that_goes_fails_the_step_for_who_rests_and_for_who_computes(shares):
+    found: list = []
+    resting = _beside(shares[0], 4, found)
+    computing = shares[1].step(4)
+    next(computing)
+    while not _heard(shares[0]):
+        time.sleep(0.01)
+    shares[2].close()
+    resting.join(10.0)
+    assert [str(error) for error in found] == ["worker 2 is gone: step 4 is to be begun anew"]
+    with pytest.raises(StepFailed, match="worker 2 is gone: step 4 is to be begun anew"):
+        list(computing)
+
+
+def _heard(share):
+    """Whether its message has come: its coordinator has an attempt."""
+    loops, _ = share._line._listening._answers._served
+    return loops._attempt is not None
+
+
+def test_who_never_ends_its_own_chunks_is_silent_after_the_patience_for_all_of_them(shares):
+    found: list = []
+    next(shares[2].step(0))
+    began = time.monotonic()
+    for thread in [_beside(share, 0, found) for share in shares[:2]]:
+        thread.join(10.0)
+    assert time.monotonic() - began > 0.35
+    assert [str(error) for error in found] == [
+        "worker 2 was silent for 0.4 s: step 0 is to be begun anew"
+    ] * 2
+
+
+def test_wrong_loads_are_refused_before_anything_is_computed(shares):
+    with pytest.raises(ValueError, match="worker 1, step 0: loads must be 4 positive numbers"):
+        next(shares[1].step(0, [1.0]))
+
+
+@pytest.mark.parametrize("adapt", [True, False])
+def test_a_message_of_the_other_mode_ends_the_line(adapt):
+    memory = Memory()
+    with serve(WORKERS, 2, CHUNKS, transport=memory, adapt=adapt) as coordinator:
+        line = memory.connect(coordinator.address)
+        ask(line, Join(0))
+        with pytest.raises(ConnectionError, match="told whether this step is shared"):
+            ask(line, Begin(0) if adapt else OwnDone(0, 0.0, [1.0] * CHUNKS))
+
+
+def test_own_chunks_of_another_number_are_nonsense():
+    memory = Memory()
+    with serve(WORKERS, 2, CHUNKS, transport=memory) as coordinator:
+        line = memory.connect(coordinator.address)
+        ask(line, Join(0))
+        with pytest.raises(ConnectionError, match="2 own chunks"):
+            ask(line, OwnDone(0, 0.0, [1.0]))
+
+
+# A training by a clock of its own.
+
+
+class Training:
+    """Workers that ask a coordinator, a question takes 0.7 ms; `paces` are `[steps, N]`."""
+
+    def __init__(self, paces: np.ndarray, record=None):
+        self.now = 0.0
+        self.paces = paces
+        self.shares: list[bool] = []
+        self.took: list[float] = []
+        self.judge = Judge(PLACE, run=lambda work: work())
+        self.loops = Loops(PLACE, 1e9, record, self.judge, shares=False)
+        coordinator = Coordinator(Memory(), self.loops, lambda: self.now)
+        self.answers: dict[int, Answer] = {}
+        with coordinator:
+            replies = [functools.partial(self.hear, rank) for rank in range(WORKERS)]
+            answers = [self.loops.joined(Join(r), reply) for r, reply in enumerate(replies)]
+            is_shared = answers[0].shares
+            for step in range(len(paces)):
+                self.shares.append(is_shared)
+                began = self.now
+                self.step(step, is_shared, replies)
+                is_shared = self.answers[0].shares
+                self.took.append(self.now - began)
+
+    def hear(self, rank: int, answer: Answer) -> None:
+        self.answers[rank] = answer
+
+    def step(self, step: int, is_shared: bool, replies) -> None:
+        pace = self.paces[step].tolist()
+        began = self.now
+        asks: list[tuple[float, int, Any]] = []
+        for rank in range(WORKERS):
+            question: Any = OwnDone(step, 0.0, [pace[rank]] * CHUNKS)
+            if is_shared:
+                question = Begin(step)
+            asks.append((began + (0.0 if is_shared else CHUNKS * pace[rank]), rank, question))
+        while asks:
+            self.now, rank, question = heapq.heappop(asks)
+            self.answers.clear()
+            self.loops.asked(Join(rank), question, replies[rank], self.now)
+            self.loops.time_goes_on(self.now)
+            for other, answer in self.answers.items():
+                if answer.ticket is not None and answer.chunk is not None:
+                    seconds = pace[other] * PLACE.shares[answer.chunk[1]]
+                    end = self.now + 7e-4 + seconds
+                    heapq.heappush(asks, (end, other, Done(answer.ticket, seconds)))
+
+
+def test_a_training_begins_to_share_when_a_worker_is_slow_and_ends_when_none_is(tmp_path):
+    """Worker 0 is four times as slow in steps 20 to 59; two of these and one more are not shared.
+
+    Steps in which somebody computes a size for the first time are not judged.
+    """
+    paces = np.full((120, WORKERS), 0.02) * np.random.default_rng(0).lognormal(0, 0.01, (120, 1))
+    paces[20:60, 0] *= 4
+    record = tmp_path / "chunks.csv"
+    training = Training(paces, record)
+    first = training.shares.index(True)
+    assert 22 <= first <= 37
+    assert all(training.shares[first:60])
+    last = 60 + training.shares[60:].index(False)
+    assert last <= 70
+    assert not any(training.shares[last:])
+    trace = load_trace(record)  # of both modes
+    slower = trace.table()[:, 0] / trace.table()[:, 1:].mean(axis=1)
+    np.testing.assert_allclose(slower, paces[:, 0] / paces[:, 1], rtol=0.02)
+
+
+@pytest.mark.parametrize("slow", [0.0, 1 / 7])
+def test_equal_workers_share_nothing_and_others_soon(slow):
+    rng = np.random.default_rng(1)
+    paces = 0.02 * np.where(rng.random((60, WORKERS)) < slow, 5.0, 1.0)
+    shares = Training(paces).shares
+    assert np.mean(shares) == 0 if not slow else np.mean(shares) > 0.8
+
+
+# The model checker: all events, in any order.
+
+
+class Fickle:
+    """In place of a judge: a mode for each step, whatever it took."""
+
+    def __init__(self):
+        self.mode = SimpleNamespace(is_shared=False)
+
+    def add(self, step):
+        assert len(step.starts) == WORKERS
+
+
+class World:
+    """A coordinator, and processes that come, compute, are killed, or are replaced and live on."""
+
+    def __init__(self, seed: int):
+        self.rng = random.Random(seed)
+        self.now = 0.0
+        self.step = 0
+        self.judge = Fickle()
+        judge: Any = self.judge
+        self.loops = Loops(PLACE, 1.0, None, judge, shares=False)
+        self.coordinator = Coordinator(Memory(), self.loops, lambda: self.now)
+        self.processes: list[Process] = []
+        self.over: list[Process] = []
+        self.completed: Counter[str] = Counter()
+
+    def join(self, rank: int) -> None:
+        self.processes.append(Process(self, rank))
+
+    def look(self) -> None:
+        self.coordinator.look()
+        self.check()
+
+    def check(self) -> None:
+        """Nobody is told that a step is over, or all are, and its sums have all data once."""
+        over, self.over = self.over, []
+        if not over:
+            return
+        assert sorted(process.rank for process in over) == list(range(WORKERS))
+        assert {process.step for process in over} == {self.step}
+        total = sum((process.sum for process in over), Counter())
+        units = CHUNKS * UNITS
+        assert total == Counter((j, u) for j in range(WORKERS) for u in range(units))
+        self.completed["shared" if over[0].shares else "own"] += 1
+        self.judge.mode.is_shared = self.rng.random() < 0.5
+        self.step += 1
+        for process in over:
+            process.step = self.step
+            process.begin()
+
+    def event(self, faults: float) -> None:
+        here = [process for process in self.processes if not process.is_dead]
+        kind = self.rng.random()
+        if kind < faults / 2 and here:
+            self.rng.choice(here).die()
+        elif kind < faults:
+            self.join(self.rng.randrange(WORKERS))
+        elif kind < 1.2 * faults:
+            self.now += 1.5  # who is silent has no more patience
+        else:
+            absent = set(range(WORKERS)) - {process.rank for process in here}
+            if absent and self.rng.random() < 0.3:
+                self.join(absent.pop())
+            elif computing := [process for process in here if process.is_computing]:
+                self.rng.choice(computing).go_on()
+        self.now += 0.01
+        self.look()
+
+
+class Process:
+    def __init__(self, world: World, rank: int):
+        self.world, self.rank = world, rank
+        self.step = world.step
+        self.is_dead = self.is_computing = False
+        self.reply = lambda data: self.hear(data)
+        self.shares: bool | None = None
+        self.say(Join(rank))
+        if not self.is_dead:
+            self.begin()
+
+    def say(self, question) -> None:
+        self.is_computing = False
+        loops = self.world.loops
+        if isinstance(question, Join):
+            self.hear(loops.joined(question, self.reply))
+        else:
+            loops.asked(Join(self.rank), question, self.reply, self.world.now)
+
+    def hear(self, answer) -> None:
+        if answer.refused:  # another process has its place
+            self.is_dead = True
+        elif answer.failed:
+            self.is_retrying = True
+            self.is_computing = True
+        elif answer.over:
+            self.next_shares = answer.shares
+            self.world.over.append(self)
+        elif answer.seat is not None:
+            self.next_shares = answer.shares
+        else:
+            self.ticket, self.chunk = answer.ticket, answer.chunk
+            self.is_computing = True
+
+    def begin(self) -> None:
+        self.sum: Counter = Counter()
+        self.number = 0
+        self.is_retrying = False
+        self.shares = self.next_shares
+        self.is_computing = True
+        self.ticket = None
+
+    def go_on(self) -> None:
+        """End a chunk, if it is at one, and ask for the next."""
+        if self.is_retrying:
+            self.begin()
+        elif self.shares:
+            if self.ticket is None:
+                self.say(Begin(self.step))
+                return
+            subset, number = self.chunk
+            edges = np.cumsum([0, *PLACE.sizes]).tolist()
+            self.add(subset, range(edges[number], edges[number + 1]))
+            self.say(Done(self.ticket, 0.01))
+        elif self.number < CHUNKS:
+            self.add(self.rank, range(UNITS * self.number, UNITS * (self.number + 1)))
+            self.number += 1
+        else:
+            self.say(OwnDone(self.step, 0.0, [0.01] * CHUNKS))
+
+    def add(self, subset: int, units) -> None:
+        self.sum.update((subset, unit) for unit in units)
+
+    def die(self) -> None:
+        self.is_dead = True
+        self.world.loops.left(Join(self.rank), self.reply, self.world.now)
+
+
+@pytest.mark.parametrize("faults", [0.0, 0.02, 0.1])
+def test_no_event_makes_a_sum_wrong_and_when_faults_end_steps_go_on(faults):
+    world = World(seed=int(100 * faults))
+    with world.coordinator:
+        for _ in range(EVENTS // 3):
+            world.event(faults)
+        before = world.completed.copy()
+        for _ in range(2000):
+            world.event(0.0)
+    assert min(before["own"], before["shared"]) > 5
+    after = world.completed - before
+    assert min(after["own"], after["shared"]) > 20
+
+
+def test_a_judge_replays_beside_and_observes_later_what_came_meanwhile():
+    work: list = []
+    judge = Judge(PLACE, run=work.append)
+    attempts = 5
+    for _ in range(attempts):
+        judge.add(_step())
+    assert len(work) == 1
+    work.pop()()
+    assert len(judge.mode.saved) == 2
+    judge.add(_step())
+    work.pop()()
+    assert len(judge.mode.saved) == attempts + 1
+
+
+def _step():
+    who = np.repeat(np.arange(WORKERS), CHUNKS)
+    return DoneStep(False, who, np.where(who == 0, 0.5, 0.1), np.zeros(WORKERS))

@@ -1,6 +1,7 @@
 """Gradient descent on real processes: Ray, partial stragglers, dead workers (extra `cluster`)."""
 
 from bcgc_jax.cluster.checkpoints import Checkpoints as Checkpoints
+from bcgc_jax.cluster.decisions import Decision as Decision
 from bcgc_jax.cluster.master import Cluster as Cluster
 from bcgc_jax.cluster.master import ClusterGradient as ClusterGradient
 from bcgc_jax.cluster.planning import ClosedLoop as ClosedLoop
@@ -15,4 +16,3 @@ from bcgc_jax.cluster.training import Run as Run
 from bcgc_jax.cluster.training import Step as Step
 from bcgc_jax.cluster.training import json_lines as json_lines
 from bcgc_jax.cluster.training import train_on_cluster as train_on_cluster
-from bcgc_jax.cluster.trials import Decision as Decision

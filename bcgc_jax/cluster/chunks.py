@@ -132,10 +132,9 @@ class ChunkWorker:
                 return Done((self._order.step, answer.send))
             started = time.perf_counter()
             gradient = self._gradient_of(answer.chunk)
-        seconds = time.perf_counter() - started
         self._last = answer.chunk, gradient
         self._wait(answer.chunk, started)
-        return Done(answer.ticket, seconds)
+        return Done(answer.ticket, time.perf_counter() - started)
 
     def deliver(self, step: int, number: int, chunks: int) -> Sum | None:
         """A sum as soon as it has so many chunks; None if it is not there.

@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import dataclasses
-import math
 import sys
 import time
 import warnings
@@ -17,26 +16,39 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from bcgc_jax._pytree import check_whole, replace
+from bcgc_jax.cluster.decisions import (
+    Decision,
+    reason,
+    shared_step,
+    subset_times,
+    uncoded_step,
+)
 from bcgc_jax.cluster.engine import Source
 from bcgc_jax.cluster.master import Cluster, ClusterGradient
 from bcgc_jax.cluster.processes import Assignment, WorkersLost
 from bcgc_jax.cluster.rounds import Work
-from bcgc_jax.cluster.trials import FIRST, SHORTEST, Decision, Trials, not_worth_trying
 from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.gradients import Loss, PyTree, coding_plan, num_samples, split_unevenly
 from bcgc_jax.coding.pace import ENDLESS
 from bcgc_jax.coding.training import SharedScheme, TrainingScheme, draws_of, training_scheme
 from bcgc_jax.distributions import Distribution, JointDistribution
+from bcgc_jax.handout.judge import Judge
 from bcgc_jax.plans.plan import Plan
 from bcgc_jax.plans.sharing import WorkSharing
 from bcgc_jax.problem import Problem
 from bcgc_jax.solvers.methods import Method, method_of
 from bcgc_jax.solvers.solve import solve
+from bcgc_jax.steps.asking import Asking
+from bcgc_jax.steps.placement import Placement
 
 # Iterations whose work is kept: an iteration of many workers and blocks is thousands of records.
 _KEPT = 1000
 # Chunks of a subset, the best number first.
 _CHUNKS = (8, 4, 2)
+# Uncoded steps whose seconds beside their workers are remembered.
+_LAST = 16
+# A question takes this share of a message with a gradient.
+_QUESTION = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +73,10 @@ class Told:
 
 @dataclasses.dataclass(frozen=True)
 class ClosedLoop:
-    """Uncoded or work sharing, whichever takes less time by the clock; both are tried again.
+    """Uncoded or work sharing, whichever takes less time in the steps before, of either scheme.
 
-    With a `batch_size` the samples that a step draws depend on its scheme too.
+    A step tells what it would have taken in the other one: nothing is tried by the clock. With a
+    `batch_size` the samples that a step draws depend on its scheme too.
 
     Attributes:
       max_stored: how many subsets' worth of data a worker stores for work sharing, beside its own
@@ -292,7 +305,7 @@ def scheme_for(
 
 
 class Loop(Course):
-    """Each step is uncoded or by work sharing, as `Trials` says from what the steps before took.
+    """Each step is uncoded or by work sharing, as a `Judge` says from the steps before.
 
     The workers compile work sharing beside their uncoded steps, and know both from then on.
     """
@@ -303,36 +316,62 @@ class Loop(Course):
         # By whether it is work sharing: what there is for the workers of now.
         self._schemes: dict[bool, TrainingScheme] = {}
         self._works: dict[bool, Assignment] = {}
-        self._trials: Trials | None = None  # None where there is nothing to be tried
-        self._refused = False  # it was told why sharing is not tried
+        self._judge: Judge | None = None  # None before the first step, and where nothing is shared
+        self._wanted = False  # whether the step is to be shared
+        self._refused = False  # it was told why sharing does not pay
         # The step of now, what it took, and the faults before it.
         self._step = 0
         self._took = 0.0
         self._faults = 0
-
-    @property
-    def _wanted(self) -> bool:
-        return self._trials is not None and self._trials.sharing
+        self._before: TrainingScheme | None = None  # the scheme of the step before
+        # What uncoded steps take beside the slowest worker: the way of parameters and gradients.
+        self._beside: collections.deque[float] = collections.deque(maxlen=_LAST)
 
     def gradient(self, params: PyTree, step: int) -> ClusterGradient:
         """The gradient; its time is that of what is prepared, a change, and the step."""
         begin = time.perf_counter()
         self._step = step
         self._faults = len(self.cluster.faults)
-        if self._wanted and True not in self._works and self._is_worth_trying():
+        self._wanted = self._judge is not None and self._judge.mode.is_shared
+        if self._wanted and True not in self._works and self._is_worth_compiling():
             self._prepare_sharing()
         gradient = super().gradient(params, step)
         self._took = time.perf_counter() - begin
         return gradient
 
     def hear(self, gradient: ClusterGradient) -> None:
-        """Hear what a step took; one with a fault says nothing of the scheme."""
-        if self._trials is not None and len(self.cluster.faults) == self._faults:
-            self._trials.observe(self._took, self.scheme.work.handed_out)
+        """Hear what a step took."""
+        if self._is_judged():
+            self._observe(gradient.work)
+        self._before = self.scheme
         if self.pace is not None and self._wanted and True in self._schemes:
             shared = self._schemes[True]
             nothing = np.zeros(len(self.members))
             shared.work.completed(shared.pace(nothing, nothing))  # compiled beside the clock
+
+    def _is_judged(self) -> bool:
+        """Whether the step tells something: not after a change or a fault, nor beside compiling."""
+        if self.scheme is not self._before or len(self.cluster.faults) != self._faults:
+            return False
+        shared = self._works.get(True)
+        compiles = shared is not None and shared.ready < len(self.members)
+        possible = self._judge is not None or (self._stored > 1 and self._numbers_of_chunks())
+        return bool(possible) and not compiles
+
+    def _observe(self, work: Sequence[Work]) -> None:
+        if self._judge is None:
+            rule = self._sharing_rule()
+            place = Placement(rule.num_workers, rule.max_subsets, rule.chunks)
+            self._judge = Judge(place, asking=Asking(_QUESTION * self._message()))
+            self._place = place
+        if self.scheme.work.handed_out:
+            beside = float(np.median(self._beside)) if self._beside else 0.0
+            step = shared_step(work, self._place, self._took - beside)
+        else:
+            step = uncoded_step(work, self._place)
+            self._beside.append(self._took - float(step.busy.max()))
+        if step is not None:
+            self._judge.add(step)
 
     def is_ready(self) -> bool:
         work = self._works.get(self._wanted)
@@ -340,10 +379,10 @@ class Loop(Course):
 
     def give_work(self) -> TrainingScheme:
         """Give what is wanted, once it is ready; with other workers than before all begins anew."""
-        before = None if self._trials is None else self.scheme.method
+        before = None if self._judge is None else self.scheme.method
         uncoded = self._works.get(False)
         if uncoded is None or uncoded.duty.plan.num_workers != len(self.members):
-            self._begin_trials()
+            self._begin_uncoded()
         work = self._works.get(self._wanted)
         sharing = self._wanted and work is not None and work.ready == len(self.members)
         work = self._works[sharing]
@@ -354,16 +393,19 @@ class Loop(Course):
             self._decided(before, scheme.method)
         return scheme
 
-    def _decided(self, before: str, after: str, reason: str = "") -> None:
-        assert self._trials is not None
-        uncoded, sharing = self._trials.means
-        if not reason and math.isnan(sharing):
-            reason = "sharing is tried for the first time"
-        elif not reason:
-            reason = f"a step took {uncoded:.3g} s uncoded and {sharing:.3g} s by sharing"
-        self.decisions.append(Decision(self._step, before, after, uncoded, sharing, reason))
+    def _decided(self, before: str, after: str, compiling: float = 0.0) -> None:
+        """Note a change, or with `compiling` why there is none."""
+        if self._judge is None:  # the workers are others
+            why = "the workers are others than before"
+            self.decisions.append(Decision(self._step, before, after, np.nan, np.nan, why))
+            return
+        mode = self._judge.mode
+        uncoded = float(np.mean(mode.own))
+        sharing = uncoded - float(np.mean(mode.saved))
+        why = reason(mode, self._stored, compiling, self.num_steps - self._step)
+        self.decisions.append(Decision(self._step, before, after, uncoded, sharing, why))
 
-    def _begin_trials(self) -> None:
+    def _begin_uncoded(self) -> None:
         """Begin without redundancy."""
         workers = len(self.members)
         size = sum(np.size(leaf) for leaf in jax.tree.leaves(self.params))
@@ -372,9 +414,14 @@ class Loop(Course):
         self._schemes = {}
         self._works = {}
         self._prepare(False, TrainingScheme(plan, jnp.ones(1), jnp.zeros(1), method="uncoded"))
-        can_share = min(self.source.max_stored, workers) > 1 and self._numbers_of_chunks()
-        self._trials = Trials(self.num_steps - max(self._step, self.first)) if can_share else None
-        self._refused = False
+        self._judge = None
+        self._wanted = self._refused = False
+        self._beside.clear()
+
+    @property
+    def _stored(self) -> int:
+        """Subsets' worth of data that a worker stores for sharing."""
+        return min(self.source.max_stored, len(self.members))
 
     def _numbers_of_chunks(self) -> list[int]:
         """The numbers of chunks with which every chunk has samples, as far as it is known here."""
@@ -386,46 +433,40 @@ class Loop(Course):
         return [c for c in _CHUNKS if min(SharedPlan(self._rule(c)).drawn(self.batch_size)) > 0]
 
     def _rule(self, chunks: int) -> WorkSharing:
-        workers = len(self.members)
-        return WorkSharing(workers, min(self.source.max_stored, workers), chunks)
+        return WorkSharing(len(self.members), self._stored, chunks)
 
-    def _is_worth_trying(self) -> bool:
-        """Whether sharing is worth trying, by the last uncoded steps; a refusal is told once."""
-        took = np.array([self._subset_times(step) for step in list(self.work)[-FIRST:]])
-        rule = self._sharing_rule()
-        compiling = len(set(rule.sizes)) * self.cluster.compiled_in
-        chunk = float(np.median(took)) / rule.chunks
-        reason = not_worth_trying(took, chunk, compiling, self.num_steps - self._step)
-        if reason and not self._refused:
-            self._decided("uncoded", "uncoded", reason)
+    def _is_worth_compiling(self) -> bool:
+        """Whether sharing saves more than compiling for it takes; if not, that is told once."""
+        assert self._judge is not None
+        compiling = len(set(self._place.sizes)) * self.cluster.compiled_in
+        saved = (self.num_steps - self._step) * float(np.mean(self._judge.mode.saved))
+        if compiling > saved and not self._refused:
+            self._decided("uncoded", "uncoded", compiling)
             self._refused = True
-        return not reason
+        return compiling <= saved
 
-    def _subset_times(self, step: tuple[Work, ...]) -> list[float]:
-        """Seconds of each worker's subset in an uncoded step; the longest where none is known."""
-        done = {item.worker: item.done for item in step}
-        longest = max(done.values())
-        return [done.get(worker, longest) for worker in range(len(self.members))]
+    def _message(self) -> float:
+        """Seconds of a message with a gradient, the least of the last steps."""
+        records = [item for step in self.work for item in step]
+        return max(min(item.heard - item.done - item.overrun for item in records), 0.0)
 
     def _sharing_rule(self) -> WorkSharing:
-        """Work sharing in chunks that are worth a hand-out, or else in the fewest chunks."""
-        # A hand-out takes a tenth of a message of an uncoded step.
-        records = [item for step in self.work for item in step]
-        subset = float(np.median([item.done for item in records]))
-        message = min(item.heard - item.done - item.overrun for item in records)
+        """Work sharing in chunks that take ten times as long as a question, or in the fewest."""
+        workers = len(self.members)
+        subset = float(np.median([subset_times(step, workers) for step in self.work]))
         possible = self._numbers_of_chunks()
-        long = [chunks for chunks in possible if subset / chunks >= max(message, SHORTEST)]
+        long = [chunks for chunks in possible if subset / chunks >= self._message()]
         return self._rule(long[0] if long else possible[-1])
 
     def _prepare_sharing(self) -> None:
-        rule = self._sharing_rule()
+        place = self._place
         uncoded = self._schemes[False]
         scheme = SharedScheme(
             plan=uncoded.plan,
             load=uncoded.load,
             sent=uncoded.sent,
-            method=f"sharing:{rule.max_subsets}:{rule.chunks}",
-            rule=rule,
+            method=f"sharing:{place.max_subsets}:{place.chunks}",
+            rule=self._rule(place.chunks),
         )
         self._prepare(True, scheme)
 

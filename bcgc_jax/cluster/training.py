@@ -22,12 +22,12 @@ from jax import Array
 
 from bcgc_jax._pytree import check_whole, pytree_dataclass
 from bcgc_jax.cluster.checkpoints import Checkpoints, made_with
+from bcgc_jax.cluster.decisions import Decision
 from bcgc_jax.cluster.engine import Source
 from bcgc_jax.cluster.master import Cluster
 from bcgc_jax.cluster.planning import ClosedLoop, Course, InjectedDelay, Loop, Told
 from bcgc_jax.cluster.processes import Fault
 from bcgc_jax.cluster.rounds import Work
-from bcgc_jax.cluster.trials import Decision
 from bcgc_jax.coding.checks import check_loss, check_params
 from bcgc_jax.coding.gradients import Loss, PyTree
 from bcgc_jax.coding.training import Training
@@ -119,8 +119,8 @@ def train_on_cluster(
       loss: (params, batch) to a scalar, the mean over the samples, a function that can be pickled;
         or (params, batch, key), with the `loss_key` of a seed that is drawn with `key`, the
         iteration, the subset and the chunk. `coding.stateful` makes one of a loss with a state.
-      plans: `Told(problem, method)`; or `ClosedLoop()`, which tries both uncoded steps and work
-        sharing, and goes on with what is faster by the clock.
+      plans: `Told(problem, method)`; or `ClosedLoop()`, uncoded steps or work sharing,
+        whichever is faster by the steps before.
       cluster: the processes; in a `Run` with slowness on purpose, checkpoints and callbacks.
       data: pytree of arrays `[M, …]`. The subsets differ in size by at most one sample. Or a
         function (j, N) to subset j of N, all of one size, which the workers call: nothing passes

@@ -66,6 +66,7 @@ class Judge:
 
     Args:
       place: who stores what.
+      asking: what a question costs, before any was asked.
       run: runs what is passed to it, by default beside the caller.
 
     Attributes:
@@ -79,8 +80,14 @@ class Judge:
     (True, 0.49)
     """
 
-    def __init__(self, place: Placement, run: Callable[[Callable[[], None]], None] = beside):
+    def __init__(
+        self,
+        place: Placement,
+        asking: Asking = MEASURED,
+        run: Callable[[Callable[[], None]], None] = beside,
+    ) -> None:
         self.mode = Mode()
+        self._asking = asking
         self._run = run
         self._sizes = place.sizes
         self._tables = chunk_tables(place.storage, place.sizes)
@@ -115,7 +122,7 @@ class Judge:
     def asking(self) -> Asking:
         """What a question costs, by the last ones."""
         if not self._questions:
-            return MEASURED
+            return self._asking
         alone = float(np.median(self._questions))
         return Asking(max(alone - MEASURED.service, 0.0), MEASURED.service)
 
@@ -190,12 +197,18 @@ class Judge:
     # What sharing costs.
 
     def _learn_rest(self) -> None:
-        """What shared steps took beside their replays; these are made when they are needed."""
-        if self._unreplayed:
-            steps = list(self._unreplayed)
-            self._unreplayed.clear()
-            took = np.array([step.took for step, _ in steps])
-            self._rest.extend((took - self._replay(steps)).tolist())
+        """What shared steps took beside their replays; these are made when they are needed.
+
+        Those that the mode has forgotten say nothing of now.
+        """
+        if not self._unreplayed:
+            return
+        remembered = max(len(self.mode.saved), 1)
+        steps = list(self._unreplayed)[-remembered:]
+        self._unreplayed.clear()
+        took = np.array([step.took for step, _ in steps])
+        rest = [*self._rest, *(took - self._replay(steps)).tolist()]
+        self._rest = deque(rest[-remembered:], maxlen=_SHARED)
 
 
 def _is_worth_a_replay(step: DoneStep) -> bool:

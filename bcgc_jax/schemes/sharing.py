@@ -12,7 +12,7 @@ from bcgc_jax.steps.placement import chunk_tables, spread
 from bcgc_jax.steps.steps import Outcome, Steps
 
 QUESTION = "a question for each chunk"
-_STORED = {"2": "two subsets", "3": "three subsets", "all": "all data"}
+_STORED = {"2": "two subsets", "3": "three subsets", "all": "all data"}  # else the number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Sharing(Unplanned):
     def advice(self) -> str:  # type: ignore[override]
         by_length = " by length" if self.by_length else ""
         equal = " in equal chunks" if self.equal_chunks else ""
-        stored = _STORED[self.subsets]
+        stored = _STORED.get(self.subsets, f"{self.subsets} subsets")
         return f"share the work{by_length}{equal}, with {stored} stored ({self.name})"
 
     def needs(self, choice: Sequence[float]) -> str:

@@ -1,5 +1,6 @@
 """Training that tries uncoded steps and work sharing, or makes its data on workers, is exact."""
 
+import functools
 import os
 import signal
 import time
@@ -27,6 +28,7 @@ from bcgc_jax.cluster.rounds import Work
 from bcgc_jax.cluster.worker import Duty
 from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.gradients import assign, split_unevenly
+from bcgc_jax.handout.judge import Judge
 from bcgc_jax.plans.plan import partition_plan
 from bcgc_jax.plans.sharing import WorkSharing
 from experiments import cluster as study
@@ -85,11 +87,10 @@ def _loop(samples=640, batch_size=None, source=None, num_steps=100):
 
 
 def _tried(subset, message, **given):
-    """The work sharing that is prepared after an uncoded step of so many seconds."""
-    loop, workers = _loop(**given)
+    """The work sharing that would be prepared after an uncoded step of so many seconds."""
+    loop, _ = _loop(**given)
     loop.work.append(tuple(Work(0, w, 0, subset, None, subset, subset + message) for w in range(N)))
-    loop._prepare_sharing()
-    return workers.prepared[-1].rule
+    return loop._sharing_rule()
 
 
 @pytest.mark.parametrize(
@@ -108,80 +109,99 @@ def test_chunks_are_worth_a_hand_out_and_have_samples(subset, message, samples, 
     assert (found.num_workers, found.max_subsets, found.chunks) == (N, 2, chunks)
 
 
-def test_nothing_is_tried_where_chunks_would_have_no_samples():
-    loops = _loop(samples=N)[0], _loop(batch_size=2)[0]
-    assert [loop._trials for loop in loops] == [None] * 2
-    assert all(loop.scheme.method == "uncoded" for loop in loops)
-
-
-def test_the_scheme_is_that_which_takes_less_time_and_what_is_prepared_is_kept(monkeypatch):
-    """In the middle of the training sharing becomes slower than uncoded steps."""
-    now, taken = [0.0], []
-    monkeypatch.setattr(planning, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-    loop, workers = _loop(num_steps=400)
-
-    def gradient(params, finish, iteration):
-        sharing = isinstance(workers.given.duty.plan, SharedPlan)
-        now[0] += (0.6 if iteration < 200 else 1.2) if sharing else 1.0
-        taken.append(sharing)
-        return SimpleNamespace(work=(Work(iteration, 0, 0, 1.0, None, 1.0, 1.01),))
-
-    workers.gradient = gradient
-    for step in range(400):
+def _run(loop, steps):
+    """So many steps; whether each was shared."""
+    shared = []
+    for step in steps:
         found = loop.gradient(loop.params, step)
-        assert (loop.scheme.method == "sharing:2:8") is taken[-1]
+        shared.append(loop.scheme.method != "uncoded")
         loop.hear(found)
+    return shared
+
+
+def test_nothing_is_shared_where_chunks_would_have_no_samples():
+    for loop in (_loop(samples=N)[0], _loop(batch_size=2)[0]):
+        assert not any(_run(loop, range(5)))
+        assert loop._judge is None
+
+
+class Steps:
+    """Workers of these paces, seconds of a subset, in either scheme, by a clock of their own."""
+
+    def __init__(self, workers, monkeypatch, paces, shared_takes=0.0):
+        self.workers, self.paces, self.shared_takes = workers, paces, shared_takes
+        self.now = 0.0
+        workers.gradient = self.gradient
+        monkeypatch.setattr(planning, "time", SimpleNamespace(perf_counter=lambda: self.now))
+        at_once = functools.partial(Judge, run=lambda work: work())
+        monkeypatch.setattr(planning, "Judge", at_once)
+
+    def gradient(self, params, finish, iteration):
+        paces = self.paces(iteration)
+        plan = self.workers.given.duty.plan
+        if not isinstance(plan, SharedPlan):
+            self.now += max(paces) + 0.01
+            work = [Work(iteration, w, 0, t, None, t, t + 0.01) for w, t in enumerate(paces)]
+            return SimpleNamespace(work=tuple(work))
+        self.now += self.shared_takes
+        work = [
+            Work(iteration, w, c, paces[w] / 8 * size / 4, w, 0.1, 0.2)
+            for w in range(N)
+            for c, size in enumerate(plan.sizes)
+        ]
+        return SimpleNamespace(work=tuple(work))
+
+
+def test_steps_are_shared_as_long_as_that_saves_time_and_what_is_prepared_is_kept(monkeypatch):
+    """In the middle of the training sharing takes longer than uncoded steps."""
+    loop, workers = _loop(num_steps=400)
+    steps = Steps(workers, monkeypatch, lambda step: (1.0, 0.3, 0.3, 0.3), shared_takes=0.6)
+    shared = _run(loop, range(200))
+    assert shared.index(True) == 3  # the first one is not judged, two are
+    assert all(shared[3:])
+    steps.shared_takes = 1.2
+    shared += _run(loop, range(200, 400))
     assert len(workers.prepared) == 2
-    assert np.mean(taken[50:200]) > 0.8
-    assert np.mean(taken[300:]) < 0.15
-    changed = np.flatnonzero(np.diff(np.array(taken, int))) + 1
+    assert 202 <= 200 + shared[200:].index(False) <= 206
+    assert not any(shared[206:])
+    changed = np.flatnonzero(np.diff(np.array(shared, int))) + 1
     assert [decision.step for decision in loop.decisions] == changed.tolist()
-    assert {(one.before, one.after) for one in loop.decisions} == {
-        ("uncoded", "sharing:2:8"),
-        ("sharing:2:8", "uncoded"),
-    }
-    assert loop.decisions[-1].uncoded < loop.decisions[-1].sharing
+    first, last = loop.decisions
+    assert (first.before, first.after) == ("uncoded", "sharing:2:8")
+    assert (last.before, last.after) == ("sharing:2:8", "uncoded")
+    assert first.reason.startswith("share the work, with two subsets stored (sharing:2): it saves")
+    assert last.reason.startswith("nothing here pays: sharing:2 saves -")
+    assert last.uncoded < last.sharing
 
 
 @pytest.mark.parametrize(
-    ("subsets", "compiled_in", "num_steps", "reason"),
+    ("paces", "compiled_in", "prepared", "reason"),
     [
-        (
-            (0.035, 0.035, 0.035, 0.05),
-            0.0,
-            400,
-            "a chunk would take 18 ms, and to hand out one pays",
-        ),
-        (
-            (0.1, 0.1, 0.1, 0.2),
-            0.7,
-            100,
-            "compiling takes 2.1 s, and perfect sharing would save 8.2 s",
-        ),
-        ((0.1, 0.1, 0.1, 0.2), 0.7, 400, ""),
+        ((0.1, 0.1, 0.1, 0.1), 0.0, 1, ""),
+        ((0.1, 0.1, 0.1, 0.2), 3.0, 1, "s in all, and compiling takes 9 s"),
+        ((0.1, 0.1, 0.1, 0.2), 0.7, 2, "share the work"),
     ],
 )
-def test_sharing_is_not_tried_where_it_cannot_pay(subsets, compiled_in, num_steps, reason):
-    loop, workers = _loop(num_steps=num_steps)
+def test_sharing_is_prepared_where_it_saves_more_than_compiling_takes(
+    monkeypatch, paces, compiled_in, prepared, reason
+):
+    loop, workers = _loop(num_steps=100)
     workers.compiled_in = compiled_in
-    records = [Work(0, w, 0, took, None, took, took) for w, took in enumerate(subsets)]
-    workers.gradient = lambda *given, **more: SimpleNamespace(work=tuple(records))
-    for step in range(8):
-        loop.hear(loop.gradient(loop.params, step))
-    assert len(workers.prepared) == (1 if reason else 2)
-    first = loop.decisions[0]
-    assert reason in first.reason
-    assert not reason or len(loop.decisions) == 1  # it is told once
-    assert (first.after == "uncoded") is bool(reason)
+    Steps(workers, monkeypatch, lambda step: paces, shared_takes=0.12)
+    _run(loop, range(8))
+    assert len(workers.prepared) == prepared
+    assert [reason in decision.reason for decision in loop.decisions] == [True] * bool(reason)
 
 
-def test_a_step_with_a_fault_is_left_out_and_other_workers_begin_anew():
+def test_a_step_with_a_fault_is_left_out_and_other_workers_begin_anew(monkeypatch):
     loop, workers = _loop()
-    for step, faults in enumerate([(), (), ("died",)]):
-        found = loop.gradient(loop.params, step)
-        workers.faults += faults
-        loop.hear(found)
-    assert loop._trials.step == 2
+    Steps(workers, monkeypatch, lambda step: (0.1, 0.1, 0.1, 0.2))
+    _run(loop, range(2))
+    assert len(loop._judge._waiting) == 1
+    found = loop.gradient(loop.params, 2)
+    workers.faults.append("died")
+    loop.hear(found)
+    assert len(loop._judge._waiting) == 1
     workers.lost, workers.num_workers = (1,), N - 1
 
     def replaced(work):
@@ -190,8 +210,7 @@ def test_a_step_with_a_fault_is_left_out_and_other_workers_begin_anew():
     workers.take_up = replaced
     loop.gradient(loop.params, 3)
     assert [plan.num_workers for plan in workers.prepared] == [N, N - 1]
-    # and as many are left of a checkpoint
-    assert (loop._trials.step, loop._trials.num_steps) == (0, 97)
+    assert loop._judge is None
 
 
 def test_steps_of_processes_are_predicted_as_they_end_with_the_sums(monkeypatch):
@@ -265,8 +284,8 @@ def test_a_function_that_makes_no_samples_is_told(made):
 
 @pytest.fixture
 def tried(monkeypatch):
-    """Sharing is tried also in trainings of some seconds, of which compiling is a large part."""
-    monkeypatch.setattr(planning, "not_worth_trying", lambda *given: "")
+    """Sharing is compiled also in trainings of some seconds, of which that is a large part."""
+    monkeypatch.setattr(Loop, "_is_worth_compiling", lambda loop: True)
 
 
 @pytest.fixture(scope="module")
@@ -311,7 +330,7 @@ def sleeping(params, batch):
 
 @pytest.mark.slow
 def test_equal_workers_that_cannot_be_interrupted_compute_each_chunk_once(cluster, monkeypatch):
-    """By a code with two subsets they computed all twice; test_trials says what trials cost."""
+    """By a code with two subsets they computed all twice."""
     params, data = case(40)
     gradient, computed = cluster.gradient, []
 

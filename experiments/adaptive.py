@@ -1,39 +1,41 @@
-"""Uncoded or work sharing, whichever is faster by the clock: the worth of a closed loop.
+"""Uncoded or work sharing, whichever is faster: the worth of a loop that advises itself.
 
-On traces and where times drift, jump or are tied together: all the time taken by `ClosedLoop`, by
-uncoded steps, and by work sharing in every step. Workers store two subsets, the step ends with the
-last chunk, nobody is interrupted, and whoever is busy when a step ends joins the next one late.
-Each chunk takes a hand-out more, and each change of the scheme a part of a step.
+On traces and where times drift, jump or are tied together: all the time taken by a loop in which a
+`Judge` decides each step, by uncoded steps, and by work sharing in every step. Workers store two
+subsets, all end their chunks, and a question takes 1 % of a mean chunk.
 """
 
-import functools
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
-from bcgc_jax.cluster.trials import Trials
-from bcgc_jax.plans.passes import unless_starting
-from bcgc_jax.plans.sharing import WorkSharing
-from bcgc_jax.plans.worker import Load
+from bcgc_jax.handout.judge import DoneStep, Judge
+from bcgc_jax.steps.asking import Asking
+from bcgc_jax.steps.chunk_lengths import TICKS_OF_UNIT
+from bcgc_jax.steps.driven import driven
+from bcgc_jax.steps.ledger import Ledger
+from bcgc_jax.steps.lockstep import Chunks, handed_out
+from bcgc_jax.steps.paces import Paces
+from bcgc_jax.steps.placement import Placement, chunk_tables
 from experiments.report import each, print_table, readable, run_command, save
 from experiments.traces import files_of
 
 # Iterations of a training, and workers of the drifts.
 STEPS, WORKERS = 500, 10
 CHUNKS = 8
-# Of a mean uncoded step: a hand-out, and a change of the scheme.
-HAND_OUT, CHANGE = 0.0025, 0.1
+# Of a mean chunk: the way of a question and back, and the coordinator's time for it.
+ASKING = Asking(delay=0.01 * 5 / 7, service=0.01 * 2 / 7)
+# Steps of a short training.
+SHORT = 60
 # How what a row has saved is drawn.
 _MARK: Any = {"linestyle": "", "markersize": 7, "color": "black"}
 MARKS: dict[str, Any] = {
-    "loop": {"height": 0.6, "color": "0.75", "label": "closed loop, told nothing"},
+    "loop": {"height": 0.6, "color": "0.75", "label": "a loop that advises itself"},
     "sharing_2": _MARK
     | {"marker": "|", "markeredgewidth": 2.2, "markersize": 13, "label": "sharing:2 in every step"},
     "sharing_3": _MARK | {"marker": "o", "color": "#4477AA", "label": "sharing:3 in every step"},
@@ -82,16 +84,12 @@ def drifts(rng: np.random.Generator, steps: int, workers: int) -> dict[str, np.n
     }
 
 
-# Of a step: how late each worker is for it, its start-ups and cycle times, `[N]`, to its time and
-# how late each is for the next one.
-Step = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[float, np.ndarray]]
-
-
 class Row(NamedTuple):
-    """Means of all iterations: seconds of the uncoded scheme; saved against it, in percent.
+    """Seconds of all uncoded steps; saved against these, in percent.
 
-    `hindsight`: by the better of uncoded and work sharing in every step. `shared`: so many of the
-    loop's steps, in percent.
+    `loop_first`, `sharing_first`: in the first `SHORT` steps. `hindsight`: by the better of uncoded
+    and work sharing in each step. `regret`: what the loop saves less than the better of both in all
+    steps. `shared`: so many of the loop's steps, in percent.
     """
 
     times: str
@@ -102,77 +100,85 @@ class Row(NamedTuple):
     sharing_2: float
     sharing_3: float
     hindsight: float
+    regret: float
+    loop_first: float
+    sharing_first: float
     shared: float
     changes: int
 
 
-@functools.cache
-def sharing_step(workers: int, stored: int) -> Step:
-    """Return a step of work sharing with the hand-outs of a mean uncoded step of 1."""
-    rule = WorkSharing(workers, stored, CHUNKS, ends="sums", round_trip=HAND_OUT)
-
-    @jax.jit
-    def step(late: Any, starts: Any, times: Any) -> tuple[Any, Any]:
-        end, busy = rule.step(Load(jnp.ones(1), None), False, late + starts, times)
-        return end, unless_starting(busy, late, starts, end)
-
-    def found(late: np.ndarray, starts: np.ndarray, times: np.ndarray) -> tuple[float, np.ndarray]:
-        end, busy = step(late, starts, times)
-        return float(end), np.asarray(busy)
-
-    return found
+def always_shared(starts: np.ndarray, times: np.ndarray, stored: int) -> np.ndarray:
+    """What steps take if each is shared, `[K]`, with start-ups and cycle times `[K, N]`."""
+    steps, workers = times.shape
+    place = Placement(workers, stored, CHUNKS)
+    lengths = np.tile(np.array(place.shares) / CHUNKS, (steps, workers))
+    chunks = Chunks(times, lengths, np.zeros((steps, workers, 0)), None, starts)
+    asking = asking_of(starts, times)
+    return handed_out(chunk_tables(place.storage, place.sizes), chunks, asking)
 
 
-def uncoded_step(
-    late: np.ndarray, starts: np.ndarray, times: np.ndarray
-) -> tuple[float, np.ndarray]:
-    return float(np.max(late + starts + times)), np.zeros_like(late)
+def asking_of(starts: np.ndarray, times: np.ndarray) -> Asking:
+    chunk = float(times.mean()) / CHUNKS
+    return Asking(chunk * ASKING.delay, chunk * ASKING.service)
 
 
-def in_a_row(step: Step, starts: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """What steps take one after the other, `[K]`, with start-ups and cycle times `[K, N]`."""
-    late, taken = np.zeros(times.shape[1]), np.zeros(len(times))
-    for k, row in enumerate(zip(starts, times, strict=True)):
-        taken[k], late = step(late, *row)
-    return taken
+def own_step(starts: np.ndarray, times: np.ndarray) -> DoneStep:
+    who = np.repeat(np.arange(len(times)), CHUNKS)
+    return DoneStep(False, who, np.repeat(times / CHUNKS, CHUNKS), starts)
+
+
+def shared_step(
+    place: Placement, asking: Asking, starts: np.ndarray, times: np.ndarray
+) -> DoneStep:
+    """A step as `serve` would hand it out: who has done what."""
+    sizes = [place.sizes] * place.num_workers
+    ledger = Ledger(0, place.storage, sizes, "chunks", ticks_of_unit=TICKS_OF_UNIT)
+    lengths = np.tile(np.array(place.shares) / CHUNKS, place.num_workers)
+    seconds = np.outer(times, lengths)
+    end = driven(ledger, Paces(place.num_workers), seconds, starts, asking=asking).time
+    keeper = ledger.state().keeper
+    who = np.array([keeper[chunk].worker for chunk in ledger.holders])
+    took = seconds[who, np.arange(who.size)]
+    return DoneStep(True, who, took, starts, took=end, questions=[asking.alone] * who.size)
 
 
 def train(starts: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return what steps of a closed loop take, changes too, `[K]`, and which are by sharing."""
-    trials, steps = Trials(len(times)), (uncoded_step, sharing_step(times.shape[1], 2))
-    late, taken, shared = np.zeros(times.shape[1]), np.zeros(len(times)), np.zeros(len(times), bool)
+    """Return what steps of a loop that advises itself take, `[K]`, and which are shared."""
+    place = Placement(times.shape[1], 2, CHUNKS)
+    asking = asking_of(starts, times)
+    judge = Judge(place, asking, run=lambda work: work())
+    taken = np.zeros(len(times))
+    shared = np.zeros(len(times), bool)
     for k, row in enumerate(zip(starts, times, strict=True)):
-        shared[k] = trials.sharing
-        taken[k], late = steps[trials.sharing](late, *row)
-        if k and shared[k] != shared[k - 1]:
-            taken[k] += CHANGE
-        trials.observe(taken[k], trials.sharing)
+        shared[k] = judge.mode.is_shared
+        step = shared_step(place, asking, *row) if shared[k] else own_step(*row)
+        taken[k] = step.took if shared[k] else (step.starts + step.busy).max() + asking.alone
+        judge.add(step)
     return taken, shared
 
 
 def course(name: str, times: np.ndarray, starts: np.ndarray | None = None) -> Row:
     """A row of the table."""
     starts = np.zeros_like(times) if starts is None else starts
-    unit = float(np.max(starts + times, axis=1).mean())
-    starts, times = starts / unit, times / unit
-    uncoded = in_a_row(uncoded_step, starts, times)
-    shared = {
-        stored: in_a_row(sharing_step(times.shape[1], stored), starts, times) for stored in (2, 3)
-    }
+    uncoded = np.max(starts + times, axis=1)
+    shared = {stored: always_shared(starts, times, stored) for stored in (2, 3)}
     taken, by_sharing = train(starts, times)
 
-    def saved(seconds: np.ndarray) -> float:
-        return 100 * float(1 - seconds.sum() / uncoded.sum())
+    def saved(seconds: np.ndarray, steps: int | None = None) -> float:
+        return 100 * float(1 - seconds[:steps].sum() / uncoded[:steps].sum())
 
     return Row(
         times=name,
         workers=times.shape[1],
         steps=len(times),
-        uncoded=unit * float(uncoded.sum()),
+        uncoded=float(uncoded.sum()),
         loop=saved(taken),
         sharing_2=saved(shared[2]),
         sharing_3=saved(shared[3]),
         hindsight=saved(np.minimum(uncoded, shared[2])),
+        regret=max(0.0, saved(shared[2])) - saved(taken),
+        loop_first=saved(taken, SHORT),
+        sharing_first=saved(shared[2], SHORT),
         shared=100 * float(by_sharing.mean()),
         changes=int(np.count_nonzero(np.diff(by_sharing.astype(int)))),
     )
@@ -180,7 +186,7 @@ def course(name: str, times: np.ndarray, starts: np.ndarray | None = None) -> Ro
 
 def show(rows: Sequence[Row]) -> None:
     print_table(
-        "All steps: time saved against uncoded, %; a change of the scheme takes a tenth of a step",
+        f"Time saved against uncoded, %, in all steps; regret in points; then in the first {SHORT}",
         [
             "times",
             "workers",
@@ -189,6 +195,9 @@ def show(rows: Sequence[Row]) -> None:
             "sharing:2",
             "sharing:3",
             "hindsight",
+            "regret",
+            f"loop, {SHORT}",
+            f"sharing:2, {SHORT}",
             "shared",
             "changes",
         ],
@@ -196,6 +205,7 @@ def show(rows: Sequence[Row]) -> None:
             [
                 *(row.times, row.workers, row.steps),
                 *(f"{x:.1f}" for x in (row.loop, row.sharing_2, row.sharing_3, row.hindsight)),
+                *(f"{x:.2f}" for x in (row.regret, row.loop_first, row.sharing_first)),
                 *(f"{row.shared:.0f} %", row.changes),
             ]
             for row in rows
@@ -203,8 +213,8 @@ def show(rows: Sequence[Row]) -> None:
     )
     print(
         "\n"
-        "hindsight: the better of uncoded and sharing:2 in every step; shared: steps of the "
-        "closed loop."
+        "hindsight: the better of uncoded and sharing:2 in each step; regret: against the better "
+        "of both in all steps; shared: steps of the closed loop."
     )
 
 
@@ -224,7 +234,7 @@ def draw(rows: Iterable[Mapping[str, Any]]) -> Any:
     axes.axvline(0, color="black", linewidth=0.8)
     plotting.label_axes(axes, "time saved against uncoded (%)", "")
     handles, _ = axes.get_legend_handles_labels()
-    title = "Simulated: all passes, hand-outs and changes of the scheme count"
+    title = "Simulated: all passes and questions count"
     plotting.legend_outside(figure, handles, place="lower", columns=2, title=title)
     return figure
 

@@ -16,6 +16,7 @@ import pytest
 import bcgc_jax as bcgc
 from bcgc_jax import plotting
 from bcgc_jax.schemes.names import BASELINES, PROPOSED
+from bcgc_jax.steps.placement import Placement
 from experiments import (
     adaptive,
     cluster,
@@ -451,13 +452,25 @@ def test_a_log_of_steps_and_one_of_their_chunks_are_one_training(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_closed_loop_saves_of_equal_workers_what_the_page_of_studies_says():
-    """Uncoded steps take the longest of their times, and no division of the work saves more."""
+def test_a_loop_that_advises_itself_pays_a_message_where_workers_are_equal():
+    """Uncoded steps take the longest of their times; the last digit is that of studies.md."""
     drifts = adaptive.drifts(np.random.default_rng(0), adaptive.STEPS, adaptive.WORKERS)
     times = drifts["all times equal to 2 %"]
     row = adaptive.course("equal", times)
     page = (FILE.parents[2] / "docs" / "studies.md").read_text("utf-8")
-    assert f"{row.loop:.1f}" == page.partition("| `ClosedLoop()` |")[2].split(" | ")[9]
+    assert f"{row.loop:.1f}" == page.partition("| a loop that advises itself |")[2].split(" | ")[9]
     assert row.uncoded == pytest.approx(times.max(axis=1).sum(), rel=1e-9)
-    least = np.sum(adaptive.WORKERS / np.sum(1 / times, axis=1))
-    assert max(row.loop, row.sharing_2, row.sharing_3) < 100 * (1 - least / row.uncoded)
+    assert (row.shared, row.changes) == (0, 0)
+    # A message of 1 % of a chunk, an eighth of a step.
+    assert row.loop == pytest.approx(-100 * 0.01 / 8, abs=0.01)
+
+
+@pytest.mark.parametrize("workers", [2, 5])
+def test_a_shared_step_of_the_simulation_is_that_of_the_replay(workers):
+    rng = np.random.default_rng(workers)
+    times, starts = rng.uniform(1, 3, (4, workers)), rng.uniform(0, 0.5, (4, workers))
+    place = Placement(workers, 2, adaptive.CHUNKS)
+    asking = adaptive.asking_of(starts, times)
+    steps = [adaptive.shared_step(place, asking, *row) for row in zip(starts, times, strict=True)]
+    ends = adaptive.always_shared(starts, times, 2)
+    assert [step.took for step in steps] == pytest.approx(ends.tolist(), rel=1e-12)

@@ -3,62 +3,21 @@
 import functools
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from bcgc_jax.steps.chunk_lengths import UNITS, LoadLine, chunk_sizes
+from bcgc_jax.steps.hosts import by_hosts
+from bcgc_jax.steps.storage import Storage as Storage
 
 if TYPE_CHECKING:
     from jax import Array
 
 # Sets of offsets that are tried for each chunk.
 _TRIES = 400
-
-
-class Storage(NamedTuple):
-    """The data of a step are N subsets, one for each worker, and subset w is worker w's own.
-
-    Attributes:
-      holders: of each subset and each of its chunks the workers that store it, its owner first if
-        it does; whole subsets have one chunk.
-    """
-
-    holders: tuple[tuple[tuple[int, ...], ...], ...]
-
-    @classmethod
-    def of_subsets(cls, stored: Sequence[Iterable[int]]) -> "Storage":
-        """Of whole subsets: those that each worker stores.
-
-        >>> Storage.of_subsets([(0, 1), (1, 2), (2, 0)]).holders
-        (((0, 2),), ((1, 0),), ((2, 1),))
-        """
-        kept = list(map(frozenset, stored))
-        workers = range(len(kept))
-
-        def holders(subset: int) -> tuple[int, ...]:
-            others = [w for w in workers if subset in kept[w] and w != subset]
-            return (subset, *others) if subset in kept[subset] else tuple(others)
-
-        return cls(tuple((holders(subset),) for subset in workers))
-
-    @functools.lru_cache(maxsize=8)  # noqa: B019, of a tuple: nothing is kept alive but its key
-    def chunks(self) -> tuple[tuple[tuple[int, int], ...], ...]:
-        """What each worker stores: chunks, each a subset and a number there, its own subset first.
-
-        >>> Storage((((0, 1),), ((1, 0),))).chunks()
-        (((0, 0), (1, 0)), ((1, 0), (0, 0)))
-        """
-        stored: list[list[tuple[int, int]]] = [[] for _ in self.holders]
-        for j, row in enumerate(self.holders):
-            for c, holders in enumerate(row):
-                for worker in holders:
-                    stored[worker].append((j, c))
-        for worker, mine in enumerate(stored):
-            mine.sort(key=lambda chunk: chunk[0] != worker)
-        return tuple(map(tuple, stored))
 
 
 def on_circle(num_workers: int, stored: int) -> Storage:
@@ -68,16 +27,20 @@ def on_circle(num_workers: int, stored: int) -> Storage:
 
 
 @functools.cache
-def spread(num_workers: int, max_subsets: int, num_chunks: int) -> Storage:
+def spread(
+    num_workers: int, max_subsets: int, num_chunks: int, num_offsets: int | None = None
+) -> Storage:
     """Worker w stores its own subset, and single chunks of others: `max_subsets` subsets in all.
 
     Chunk c of subset j is stored by j and by j + o for the offsets o of this chunk, others for
-    each: so help comes from nearly everywhere, not from neighbours alone.
+    each: so help comes from nearly everywhere, not from neighbours alone. With a few `num_offsets`
+    chunks have them in turn: then more sets of absent workers are borne.
 
     >>> spread(5, 2, 3).holders[0]
     ((0, 2), (0, 1), (0, 3))
     """
-    offsets = [(0, *of_chunk) for of_chunk in _offsets(num_workers, max_subsets, num_chunks)]
+    few = _offsets(num_workers, max_subsets, num_offsets or num_chunks)
+    offsets = [(0, *few[chunk % len(few)]) for chunk in range(num_chunks)]
 
     def holders(subset: int, of_chunk: tuple[int, ...]) -> tuple[int, ...]:
         return tuple((subset + offset) % num_workers for offset in of_chunk)
@@ -110,6 +73,9 @@ class Placement(NamedTuple):
       equal_chunks: whether the last chunk of a subset stays whole; it does where nothing is shared.
       whole_subsets: whether workers store whole subsets, not chunks of many.
       load_line: predicts a chunk's seconds from its load; None: lengths are proportional to loads.
+      hosts: that of each worker, by number: holders of a chunk are on different ones, as far as
+        hosts are small enough; None: all alike.
+      offsets: how many offsets chunks have, in turn; None: each its own.
 
     >>> place = Placement(num_workers=5, max_subsets=2, chunks=3)
     >>> place.sizes, place.storage.holders[0][0]
@@ -122,6 +88,8 @@ class Placement(NamedTuple):
     equal_chunks: bool = False
     whole_subsets: bool = False
     load_line: LoadLine | None = None
+    hosts: tuple[int, ...] | None = None
+    offsets: int | None = None
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -135,8 +103,15 @@ class Placement(NamedTuple):
 
     @property
     def storage(self) -> Storage:
-        place = whole_subsets if self.whole_subsets else spread
-        return place(self.num_workers, self.max_subsets, len(self.sizes))
+        count = len(self.sizes)
+        if self.hosts is not None:
+            if self.whole_subsets:
+                rows = by_hosts(self.hosts, self.max_subsets, 1).holders
+                return Storage(tuple(row * count for row in rows))
+            return by_hosts(self.hosts, self.max_subsets, count)
+        if self.whole_subsets:
+            return whole_subsets(self.num_workers, self.max_subsets, count)
+        return spread(self.num_workers, self.max_subsets, count, self.offsets)
 
     def check(self) -> None:
         """Raise ValueError for numbers that are no such placement."""
@@ -145,6 +120,16 @@ class Placement(NamedTuple):
                 f"{self.num_workers} workers store from 1 to {self.num_workers} subsets each, in 1 "
                 f"chunk or more: got {self.max_subsets} subsets in {self.chunks} chunks"
             )
+        if self.hosts is not None and len(self.hosts) != self.num_workers:
+            raise ValueError(
+                f"hosts must name that of each of {self.num_workers} workers: got {len(self.hosts)}"
+            )
+        if self.offsets is not None and not 1 <= self.offsets < max(self.num_workers, 2):
+            raise ValueError(
+                f"offsets must be from 1 to {self.num_workers - 1}: got {self.offsets}"
+            )
+        if self.offsets is not None and (self.hosts is not None or self.whole_subsets):
+            raise ValueError("offsets are of chunks: leave out hosts and whole subsets, or offsets")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Placement":
@@ -191,7 +176,7 @@ def chunk_tables(storage: Storage, sizes: tuple[int, ...]) -> ChunkTables:
 
 
 def _placement_of(rule: dict[str, Any]) -> Placement:
-    names = Placement._fields[:-1]
+    names = Placement._fields[: Placement._fields.index("load_line")]
     for name in names:
         kind = type(Placement._field_defaults.get(name, 1))
         if type(rule[name]) is not kind:

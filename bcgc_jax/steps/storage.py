@@ -1,0 +1,48 @@
+"""Who stores which chunk of a step's data."""
+
+import functools
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+
+class Storage(NamedTuple):
+    """The data of a step are N subsets, one for each worker, and subset w is worker w's own.
+
+    Attributes:
+      holders: of each subset and each of its chunks the workers that store it, its owner first if
+        it does; whole subsets have one chunk.
+    """
+
+    holders: tuple[tuple[tuple[int, ...], ...], ...]
+
+    @classmethod
+    def of_subsets(cls, stored: Sequence[Iterable[int]]) -> "Storage":
+        """Of whole subsets: those that each worker stores.
+
+        >>> Storage.of_subsets([(0, 1), (1, 2), (2, 0)]).holders
+        (((0, 2),), ((1, 0),), ((2, 1),))
+        """
+        kept = list(map(frozenset, stored))
+        workers = range(len(kept))
+
+        def holders(subset: int) -> tuple[int, ...]:
+            others = [w for w in workers if subset in kept[w] and w != subset]
+            return (subset, *others) if subset in kept[subset] else tuple(others)
+
+        return cls(tuple((holders(subset),) for subset in workers))
+
+    @functools.lru_cache(maxsize=8)  # noqa: B019, of a tuple: nothing is kept alive but its key
+    def chunks(self) -> tuple[tuple[tuple[int, int], ...], ...]:
+        """What each worker stores: chunks, each a subset and a number there, its own subset first.
+
+        >>> Storage((((0, 1),), ((1, 0),))).chunks()
+        (((0, 0), (1, 0)), ((1, 0), (0, 0)))
+        """
+        stored: list[list[tuple[int, int]]] = [[] for _ in self.holders]
+        for j, row in enumerate(self.holders):
+            for c, holders in enumerate(row):
+                for worker in holders:
+                    stored[worker].append((j, c))
+        for worker, mine in enumerate(stored):
+            mine.sort(key=lambda chunk: chunk[0] != worker)
+        return tuple(map(tuple, stored))

@@ -16,7 +16,16 @@ from bcgc_jax.coding.chunks import SharedPlan
 from bcgc_jax.coding.gradients import PyTree
 from bcgc_jax.coding.pace import Pace
 from bcgc_jax.handout.attempt import Attempt, Finished, Tell
-from bcgc_jax.handout.messages import Answer, Begin, Done, Join, OwnDone, wrong_loads
+from bcgc_jax.handout.messages import (
+    AfterJoin,
+    Answer,
+    Begin,
+    Covers,
+    Done,
+    Join,
+    OwnDone,
+    wrong_loads,
+)
 from bcgc_jax.steps.ledger import Member, Name, Roster
 
 
@@ -156,14 +165,14 @@ class SharedRound(Attempt):
     def left(self, who: Join, tell: Tell, now: float) -> None:
         """Ray says more of that."""
 
-    def asked(self, who: Join, question: Begin | Done | OwnDone, tell: Tell, now: float) -> None:
+    def asked(self, who: Join, question: AfterJoin, tell: Tell, now: float) -> None:
         """A worker has done its chunk, or has none: it is told what is next when `time_goes_on`.
 
         Its line may have broken before it heard the answer: then it asks again, and has the same
         answer.
         """
-        if isinstance(question, OwnDone):
-            raise ValueError("own chunks are those of a training loop")
+        if isinstance(question, OwnDone | Covers):
+            raise ValueError("it is a message of a training loop")
         with self._guarded():
             worker = who.rank
             step, ticket = (question.step, None) if isinstance(question, Begin) else question.ticket

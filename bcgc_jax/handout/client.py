@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from bcgc_jax.handout.messages import (
     Answer,
     Begin,
+    Covers,
     Done,
     Join,
     OwnDone,
@@ -106,7 +107,12 @@ class Share:
         self.held = tuple(self._chunk(-1, *chunk) for chunk in seat.stored)
         self.own = tuple(chunk for chunk in self.held if chunk.subset == rank)
 
-    def step(self, step: int, loads: Iterable[float] | None = None) -> Iterator[Chunk]:
+    def step(
+        self,
+        step: int,
+        loads: Iterable[float] | None = None,
+        present: Iterable[int] | None = None,
+    ) -> Iterator[Chunk]:
         """This worker's chunks of a step, one by one, until all workers have done all chunks.
 
         Where sharing would save nothing, these are the whole chunks of its own subset, and nobody
@@ -117,24 +123,37 @@ class Share:
           loads: how long the chunks of `own` are in this step, such as their tokens, in any unit
             that is the same for all workers. Long chunks are begun early then. They travel with the
             first question. If they are wrong the step is slower, never another sum.
+          present: the ranks that take part, the same in all of them; by default all. Those present
+            do the chunks of the others too, so the sum is that of all data; such a step is shared.
 
         Who asks for the next one has done the one before: its gradient is there, and in this
         worker's sum. In JAX that takes `jax.block_until_ready`. After the last one the sum can go
         into the all-reduce.
 
         Raises StepFailed if a worker is lost meanwhile: forget the sum, and ask for the step again.
-        ValueError if the others are at a later step, or for loads that are none; ConnectionError if
-        the coordinator is gone, TimeoutError two minutes after its machine is.
+        ValueError if the others are at a later step, for loads that are none, and, before anything
+        is computed, where those `present` do not store all data; ConnectionError if the coordinator
+        is gone, TimeoutError two minutes after its machine is.
         """
         step = operator.index(step)
         lengths = None if loads is None else [float(load) for load in loads]
         if why := wrong_loads(lengths, len(self.own)):
             raise ValueError(f"worker {self._rank}, step {step}: {why}")
-        chunks = self._handed_out if self.shares else self._own
-        yield from chunks(step, lengths)
+        ranks = None if present is None else sorted({*map(operator.index, present)})
+        if self.shares or (ranks is not None and len(ranks) < self.num_workers):
+            yield from self._handed_out(Begin(step, lengths, ranks))
+        else:
+            yield from self._own(step, lengths)
 
-    def _handed_out(self, step: int, loads: list[float] | None) -> Iterator[Chunk]:
-        answer = self._ask(Begin(step, loads))
+    def covers(self, present: Iterable[int]) -> bool:
+        """Whether these ranks store all data, so that a step with them alone is possible."""
+        line = self._line
+        answer = answer_of(line.ask(data_of(Covers(sorted({*map(operator.index, present)})))))
+        return not answer.refused
+
+    def _handed_out(self, begin: Begin) -> Iterator[Chunk]:
+        step = begin.step
+        answer = self._ask(begin)
         while answer.ticket is not None and answer.chunk is not None:
             began = time.perf_counter()
             yield self._chunk(step, *answer.chunk)

@@ -6,7 +6,8 @@ It serves training loops of others (`serve`), or one step after another of a clu
 import math
 import os
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol
 
 from bcgc_jax.handout.attempt import Tell
@@ -15,15 +16,14 @@ from bcgc_jax.handout.judge import Judge
 from bcgc_jax.handout.loops import Loops
 from bcgc_jax.handout.messages import (
     NOT_JOINED,
+    AfterJoin,
     Answer,
-    Begin,
-    Done,
     Join,
-    OwnDone,
     question_of,
 )
 from bcgc_jax.handout.server import Reply
 from bcgc_jax.handout.transport import Tcp, Transport
+from bcgc_jax.steps.hosts import numbered, on_one_host
 from bcgc_jax.steps.placement import Placement
 
 
@@ -36,7 +36,7 @@ class Steps(Protocol):
     def joined(self, who: Join, tell: Tell) -> Answer:
         """A worker's line is there."""
 
-    def asked(self, who: Join, question: Begin | Done | OwnDone, tell: Tell, now: float) -> None:
+    def asked(self, who: Join, question: AfterJoin, tell: Tell, now: float) -> None:
         """A worker asks what is next. ValueError where that is nonsense: its line is closed."""
 
     def left(self, who: Join, tell: Tell, now: float) -> None:
@@ -134,6 +134,8 @@ def serve(
     record: str | os.PathLike[str] | None = None,
     transport: Transport | None = None,
     adapt: bool = True,
+    hosts: Sequence[Hashable] | None = None,
+    offsets: int | None = None,
 ) -> Coordinator:
     """Hand out the chunks of each step to the N workers that `join`, in a thread of this process.
 
@@ -165,6 +167,10 @@ def serve(
       transport: what carries questions; by default `Tcp(host, port, key)`. With `Memory()` workers
         are threads of this process, and no key is needed.
       adapt: whether steps are shared only where that saves time; else all are.
+      hosts: that of each worker: where workers of a host are slow together, or leave together, each
+        chunk is stored on D hosts, as far as no host has more than N / D workers.
+      offsets: how many offsets from its owner the holders of chunks have; by default another for
+        each chunk. Three to five bear more sets of absent workers.
 
     Raises ValueError for numbers that are no such plan, or without a key; OSError where it cannot
     listen, or read the plan.
@@ -186,9 +192,23 @@ def serve(
         )
     else:
         place = plan if isinstance(plan, Placement) else Placement.load(plan)
+    if hosts is not None or offsets is not None:
+        place = place._replace(hosts=None if hosts is None else numbered(hosts), offsets=offsets)
     place.check()
+    _warn_of_hosts(place)
     if transport is None:
         transport = Tcp(host, port, key_of(key))
     shares = not adapt
     judge = Judge(place) if adapt and place.max_subsets > 1 else None
     return Coordinator(transport, Loops(place, patience, record, judge, shares))
+
+
+def _warn_of_hosts(place: Placement) -> None:
+    """Say which share of the chunks a slow or absent host has alone."""
+    share = 0.0 if place.hosts is None else on_one_host(place.storage, place.hosts)
+    if share:
+        warnings.warn(
+            f"{100 * share:.0f} % of the chunks have two holders on one host: a host has more than "
+            f"{place.num_workers / place.max_subsets:g} of {place.num_workers} workers",
+            stacklevel=3,
+        )

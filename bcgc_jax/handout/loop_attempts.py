@@ -9,6 +9,7 @@ from bcgc_jax.handout.attempt import Attempt, Tell
 from bcgc_jax.handout.judge import DoneStep
 from bcgc_jax.handout.messages import Answer, Done, OwnDone
 from bcgc_jax.steps.chunk_lengths import UNITS, LoadLine
+from bcgc_jax.steps.ledger import Roster
 from bcgc_jax.steps.placement import Placement
 
 # Of a line of the record; `share` is that of a whole chunk.
@@ -29,17 +30,22 @@ class SharedAttempt(Attempt):
 
     Attributes:
       step: its number, as loops count.
+      present: the workers that take part.
       began: when.
       heard: when a worker was heard, of those that have begun.
       rows: of the record.
       is_over: whether it has ended, or failed.
     """
 
-    def __init__(self, number: int, step: int, place: Placement, now: float) -> None:
-        super().__init__(number, place.storage, place.sizes, "chunks", line=place.load_line)
+    def __init__(
+        self, number: int, step: int, place: Placement, now: float, present: frozenset[int]
+    ) -> None:
+        roster = Roster((0,) * place.num_workers, present, frozenset())
+        super().__init__(number, place.storage, place.sizes, "chunks", roster, line=place.load_line)
         self.number = number
         self.step = step
-        self.workers = place.num_workers
+        self.present = present
+        self._workers = place.num_workers
         self.began = now
         self.heard: dict[int, float] = {}
         self.rows: list[tuple[Any, ...]] = []
@@ -75,7 +81,7 @@ class SharedAttempt(Attempt):
         """Hand out chunks to those that rest; whether all are done, and all workers rest."""
         for rank, ticket, chunk in self.hand_out(self.resting, now):
             self.resting.pop(rank)(Answer(ticket, chunk))
-        return self.ledger.complete and len(self.resting) == self.workers
+        return self.ledger.complete and len(self.resting) == len(self.present)
 
     def end(self, answer: Answer) -> None:
         self.is_over = True
@@ -88,11 +94,11 @@ class SharedAttempt(Attempt):
         return {rank: Deadline(since + patience, patience) for rank, since in late.items()}
 
     def as_done(self) -> DoneStep:
-        """The complete step, for a judge."""
+        """The complete step of all workers, for a judge."""
         rows = sorted(self.rows, key=lambda row: row[2:4])
-        starts = np.array([self._starts[rank] for rank in range(self.workers)])
+        starts = np.array([self._starts[rank] for rank in range(self._workers)])
         ticks = None
-        if len(self.loads) == self.workers:
+        if len(self.loads) == self._workers:
             ticks = np.array([self.ledger.queue.weight(row[2:4]) for row in rows])
         return DoneStep(
             is_shared=True,
@@ -118,7 +124,7 @@ class OwnAttempt:
     def __init__(self, number: int, step: int, place: Placement, now: float) -> None:
         self.number = number
         self.step = step
-        self.workers = place.num_workers
+        self.present = frozenset(range(place.num_workers))
         self.began = now
         self.heard: dict[int, float] = {}
         self.resting: dict[int, Tell] = {}
@@ -143,7 +149,7 @@ class OwnAttempt:
 
     def serve(self, now: float) -> bool:
         """Whether all are done."""
-        return len(self.resting) == self.workers
+        return len(self.resting) == len(self.present)
 
     def end(self, answer: Answer) -> None:
         self.is_over = True
@@ -159,11 +165,11 @@ class OwnAttempt:
 
     def as_done(self) -> DoneStep:
         """The complete step, for a judge."""
-        done = [self._done[rank] for rank in range(self.workers)]
+        done = [self._done[rank] for rank in sorted(self.present)]
         since = np.array([question.since for question in done])
         return DoneStep(
             is_shared=False,
-            who=np.repeat(np.arange(self.workers), self._place.chunks),
+            who=np.repeat(np.arange(len(done)), self._place.chunks),
             seconds=np.maximum(np.ravel([question.seconds for question in done]), _QUICKEST),
             starts=since - since.min(),
             ticks=self._ticks([question.loads for question in done]),

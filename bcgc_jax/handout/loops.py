@@ -18,14 +18,17 @@ from bcgc_jax.handout.judge import Judge
 from bcgc_jax.handout.loop_attempts import COLUMNS, Deadline, OwnAttempt, SharedAttempt
 from bcgc_jax.handout.messages import (
     NOT_JOINED,
+    AfterJoin,
     Answer,
     Begin,
+    Covers,
     Done,
     Join,
     OwnDone,
     Seat,
     wrong_loads,
 )
+from bcgc_jax.steps.absences import missing
 from bcgc_jax.steps.placement import Placement
 
 # Seconds after which it is said for whom a step waits.
@@ -60,10 +63,13 @@ class Loops:
         self._shares = shares
         self._numbers = itertools.count(1)
         self._attempt: SharedAttempt | OwnAttempt | None = None
+        self._all = frozenset(range(place.num_workers))
+        self._present = self._all  # in the last attempt
         self._lines: dict[int, Tell] = {}  # of the workers that are here
         self._gone: dict[int, float] = {}  # since when, of workers that were here
         self._failed = ""  # why the last attempt has
-        self._fails: dict[int, str] = {}  # of workers that hear it when their own chunks are done
+        # Of workers that hear it when their own chunks are done: who was lost meanwhile, and why.
+        self._fails: dict[int, dict[int, str]] = {}
         self._seen: set[tuple[int, float]] = set()  # workers, and the sizes that they have computed
         self._due = 0.0  # before that nobody is out of patience
         self._warned = 0  # the attempt of which it was said who is missing
@@ -88,9 +94,11 @@ class Loops:
         stored = tuple(self._place.storage.chunks()[rank])
         return Answer(seat=Seat(workers, self._place.chunks, edges, stored), shares=self._shares)
 
-    def asked(self, who: Join, question: Begin | Done | OwnDone, tell: Tell, now: float) -> None:
+    def asked(self, who: Join, question: AfterJoin, tell: Tell, now: float) -> None:
         if self._lines.get(who.rank) != tell:
             tell(NOT_JOINED)
+        elif isinstance(question, Covers):
+            tell(Answer(refused=self._missing_of(frozenset(question.present))))
         elif isinstance(question, Done):
             self._done(who.rank, question, tell, now)
         else:
@@ -115,7 +123,8 @@ class Loops:
             return min(later, self._due)
         deadlines = attempt.deadlines(self._lines, self._patience)
         # Who has ended before it began is waited for: perhaps it comes again.
-        for rank, since in self._gone.items():
+        gone = {rank: since for rank, since in self._gone.items() if rank in attempt.present}
+        for rank, since in gone.items():
             time = max(since, attempt.began) + self._patience
             deadlines[rank] = Deadline(time, self._patience)
         if not deadlines:
@@ -124,7 +133,7 @@ class Loops:
         self._due = first.time
         if self._due > now:
             return min(later, self._due)
-        what = "has been gone" if rank in self._gone else "was silent"
+        what = "has been gone" if rank in gone else "was silent"
         why = f"worker {rank} {what} for {first.patience:g} s"
         missing = self._missing(attempt, besides=rank)
         self._fail(f"{why}: step {attempt.step} is to be begun anew{missing}")
@@ -135,32 +144,71 @@ class Loops:
     def _at_step(self, rank: int, question: Begin | OwnDone, tell: Tell, now: float) -> None:
         """A worker begins a shared step, or has ended its own chunks of another one."""
         step = question.step
-        if isinstance(question, Begin) is not self._shares:
+        present = self._all
+        if isinstance(question, Begin) and question.present is not None:
+            present = frozenset(question.present)
+        is_shared = self._shares or present != self._all
+        if isinstance(question, Begin) is not is_shared:
             raise ValueError("all workers have been told whether this step is shared")
-        if why := self._fails.pop(rank, ""):
-            tell(Answer(failed=f"{why}: step {step} is to be begun anew"))
+        if not_now := self._not_now(rank, question, present):
+            tell(not_now)
             return
-        if why := wrong_loads(question.loads, len(self._place.sizes)):
-            tell(Answer(refused=f"worker {rank}, step {step}: {why}"))
-            return
-        if self._attempt is not None and rank in self._attempt.heard:
-            self._fail_if_begun(f"worker {rank} has begun it anew")
         attempt = self._attempt
-        if attempt is not None and not attempt.is_over:
-            if step < attempt.step:
-                why = f"worker {rank} asks for step {step}, the others are at {attempt.step}"
-                tell(Answer(refused=why))
-                return
-            if step > attempt.step:
-                self._fail(f"worker {rank} asks for step {step}, others are at {attempt.step}")
         if attempt is None or attempt.is_over:
-            kind = SharedAttempt if self._shares else OwnAttempt
-            attempt = self._attempt = kind(next(self._numbers), step, self._place, now)
-            self._due = 0.0
+            attempt = self._new_attempt(step, present, is_shared=is_shared, now=now)
         if isinstance(attempt, SharedAttempt):
             attempt.begin(rank, question.loads, tell, now)
         elif isinstance(question, OwnDone):
             attempt.note(rank, question, tell, now)
+
+    def _not_now(
+        self, rank: int, question: Begin | OwnDone, present: frozenset[int]
+    ) -> Answer | None:
+        """Why a worker cannot take part. If it can, an attempt that this ends has failed."""
+        step = question.step
+        for lost, why in self._fails.pop(rank, {}).items():
+            if lost in present:
+                return Answer(failed=f"{why}: step {step} is to be begun anew")
+        if why := self._refusal(rank, question, present):
+            return Answer(refused=why)
+        attempt = self._attempt
+        if attempt is not None and rank in attempt.heard:
+            self._fail_if_begun(f"worker {rank} has begun it anew")
+        if attempt is None or attempt.is_over:
+            return None
+        if why := _conflict(attempt, rank, step, present):
+            return Answer(refused=why)
+        if step > attempt.step:
+            self._fail(f"worker {rank} asks for step {step}, others are at {attempt.step}")
+        return None
+
+    def _refusal(self, rank: int, question: Begin | OwnDone, present: frozenset[int]) -> str:
+        """Why a question has no answer; nothing if it has."""
+        if why := wrong_loads(question.loads, len(self._place.sizes)):
+            return f"worker {rank}, step {question.step}: {why}"
+        if rank not in present or not present <= self._all:
+            return (
+                f"step {question.step}: those present must be worker {rank} and others from 0 to "
+                f"{len(self._all) - 1}: got {_listed(present) or 'nobody'}"
+            )
+        why = self._missing_of(present)
+        return f"step {question.step}: {why}" if why else ""
+
+    def _missing_of(self, present: frozenset[int]) -> str:
+        return "" if present == self._all else missing(self._place.storage, present)
+
+    def _new_attempt(
+        self, step: int, present: frozenset[int], *, is_shared: bool, now: float
+    ) -> SharedAttempt | OwnAttempt:
+        number = next(self._numbers)
+        self._due = 0.0
+        self._present = present
+        self._attempt = (
+            SharedAttempt(number, step, self._place, now, present)
+            if is_shared
+            else OwnAttempt(number, step, self._place, now)
+        )
+        return self._attempt
 
     def _done(self, rank: int, question: Done, tell: Tell, now: float) -> None:
         attempt = self._attempt
@@ -171,13 +219,14 @@ class Loops:
 
     def _complete(self, attempt: SharedAttempt | OwnAttempt) -> None:
         """All are told at once; what they compute next is not held up by the rest."""
-        if self._judge is not None:
+        if self._judge is not None and attempt.present == self._all:
             self._shares = self._judge.mode.is_shared
         attempt.end(Answer(over=True, shares=self._shares))
         self._note(attempt.rows)
         sizes = {(row[1], row[4]) for row in attempt.rows}
         # Who computes a size for the first time compiles for it.
-        if self._judge is not None and sizes <= self._seen:
+        is_judged = sizes <= self._seen and attempt.present == self._all
+        if self._judge is not None and is_judged:
             self._judge.add(attempt.as_done())
         self._seen |= sizes
 
@@ -187,12 +236,15 @@ class Loops:
         Of a step that is not shared nobody knows who has begun it: all that are at it hear it, at
         once or when they end.
         """
+        if rank not in self._present:
+            return
         attempt = self._attempt
         begun = set() if attempt is None or attempt.is_over else set(attempt.heard)
         if rank in begun or not self._shares:
             self._fail_if_begun(why)
         if not self._shares:
-            self._fails |= dict.fromkeys(set(self._lines) - begun - {rank}, why)
+            for other in set(self._lines) - begun - {rank}:
+                self._fails.setdefault(other, {})[rank] = why
 
     def _fail_if_begun(self, why: str) -> None:
         attempt = self._attempt
@@ -208,7 +260,7 @@ class Loops:
 
     def _warn(self, attempt: SharedAttempt | OwnAttempt, now: float) -> float:
         """Say once who has not begun the step; return when to."""
-        if len(attempt.heard) == attempt.workers or self._warned == attempt.number:
+        if len(attempt.heard) == len(attempt.present) or self._warned == attempt.number:
             return math.inf
         waited = now - attempt.began
         if waited < _SILENCE:
@@ -221,7 +273,7 @@ class Loops:
     def _missing(self, attempt: SharedAttempt | OwnAttempt, besides: int = -1) -> str:
         """A sentence with the workers that have not begun the step; nothing if all have."""
         ranks: dict[str, list[str]] = {}
-        for rank in range(attempt.workers):
+        for rank in sorted(attempt.present):
             if rank not in attempt.heard and rank != besides:
                 state = "have not joined"
                 if rank in self._lines:
@@ -244,3 +296,21 @@ class Loops:
         if self._record is not None:
             with open(self._record, mode, newline="", encoding="utf-8") as file:
                 csv.writer(file).writerows(rows)
+
+
+def _conflict(
+    attempt: SharedAttempt | OwnAttempt, rank: int, step: int, present: frozenset[int]
+) -> str:
+    """Why a worker can not take part in an attempt, nor begin a later step; nothing if it can."""
+    if step < attempt.step:
+        return f"worker {rank} asks for step {step}, the others are at {attempt.step}"
+    if step == attempt.step and present != attempt.present:
+        return (
+            f"step {step}: worker {rank} says that {_listed(present)} are present, others say "
+            f"{_listed(attempt.present)}: all must say the same"
+        )
+    return ""
+
+
+def _listed(ranks: frozenset[int]) -> str:
+    return ", ".join(map(str, sorted(ranks)))

@@ -25,10 +25,14 @@ class Join(NamedTuple):
 
 
 class Begin(NamedTuple):
-    """What is the first chunk of a step? `loads` say how long the worker's own chunks are."""
+    """What is the first chunk of a step?
+
+    `loads` say how long the worker's own chunks are, and `present` who takes part; None for all.
+    """
 
     step: int
     loads: list[float] | None = None
+    present: list[int] | None = None
 
 
 class Done(NamedTuple):
@@ -50,8 +54,15 @@ class OwnDone(NamedTuple):
     loads: list[float] | None = None
 
 
-Question = Join | Begin | Done | OwnDone
-_WORDS = {Join: "join", Begin: "begin", Done: "done", OwnDone: "own"}
+class Covers(NamedTuple):
+    """Do these workers store all data? An answer that refuses says what is missing."""
+
+    present: list[int]
+
+
+AfterJoin = Begin | Done | OwnDone | Covers
+Question = Join | AfterJoin
+_WORDS = {Join: "join", Begin: "begin", Done: "done", OwnDone: "own", Covers: "covers"}
 
 
 class Seat(NamedTuple):
@@ -104,7 +115,7 @@ def data_of(question: Question) -> list[Any]:
     """A question as data, which `question_of` reads.
 
     >>> data_of(Begin(7)), question_of(["done", [1, 4], 0.5])
-    (['begin', 7, None], Done(ticket=(1, 4), seconds=0.5))
+    (['begin', 7, None, None], Done(ticket=(1, 4), seconds=0.5))
     """
     return [_WORDS[type(question)], *question]
 
@@ -115,8 +126,12 @@ def question_of(data: Any) -> Question:
         case ["done", [attempt, number], seconds] if _whole(attempt, number):
             if _is_time(seconds):
                 return Done((attempt, number), float(seconds))
-        case ["begin", step, loads] if _whole(step):
+        case ["begin", step, loads, None] if _whole(step):
             return Begin(step, loads)
+        case ["begin", step, loads, [*present]] if _whole(step, *present):
+            return Begin(step, loads, present)
+        case ["covers", [*present]] if _whole(*present):
+            return Covers(present)
         case ["own", step, since, [*seconds], loads] if _whole(step):
             if all(map(_is_time, [since, *seconds])):
                 return OwnDone(step, float(since), [float(each) for each in seconds], loads)

@@ -161,7 +161,7 @@ def noted(asked: list[Asked]) -> None:
         asked.append(Asked(worker, step, turn, int(found[0]), began, time.perf_counter()))
         return found
 
-    Questions.answer = noting  # type: ignore[method-assign]
+    Questions.answer = noting  # type: ignore[method-assign, assignment]
 
 
 @case
@@ -395,7 +395,7 @@ def lengths() -> dict[str, Any]:
         sent[self.own[0].subset] = loads
         return step_of(self, step, loads)
 
-    type(shared.shares[0]).step = noted  # type: ignore[method-assign]
+    type(shared.shares[0]).step = noted  # type: ignore[method-assign, assignment]
     gradient = jax.jit(shared.value_and_grad(loss, SAMPLES))
     loads = np.arange(1, 33, dtype=np.float32).reshape(4, 8)
     _, slope, ok = gradient(PARAMS, stored(shared, mesh, INPUTS, LABELS), 0, KEY, loads)
@@ -477,7 +477,7 @@ def _group(what: str) -> dict[str, Any]:
             time.sleep(0.02)
             yield chunk
 
-    shared.shares[0].step = slow  # type: ignore[method-assign]
+    shared.shares[0].step = slow  # type: ignore[method-assign, assignment]
     gradient = jax.jit(shared.value_and_grad(losses[what], SAMPLES, params=params))
     put = jax.device_put(weights, NamedSharding(mesh, spec))
     with jax.set_mesh(mesh):
@@ -494,7 +494,7 @@ for _what in ("fsdp", "experts", "tensor"):
 def main(names: list[str]) -> None:
     answer = Questions.answer
     for name in names or CASES:
-        Questions.answer = answer  # type: ignore[method-assign]
+        Questions.answer = answer  # type: ignore[method-assign, assignment]
         try:
             found = CASES[name]()
         except Exception:

@@ -1,7 +1,5 @@
 """Steps of own chunks and shared ones: sums are whole in either mode, whoever comes and goes."""
 
-import functools
-import heapq
 import os
 import random
 import threading
@@ -18,16 +16,17 @@ from bcgc_jax.handout.client import ask
 from bcgc_jax.handout.coordinator import Coordinator
 from bcgc_jax.handout.judge import DoneStep, Judge
 from bcgc_jax.handout.loops import Loops
-from bcgc_jax.handout.messages import Answer, Begin, Done, Join, OwnDone
+from bcgc_jax.handout.messages import Begin, Done, Join, OwnDone
 from bcgc_jax.handout.transport import Memory
 from bcgc_jax.measured import load_trace
 from bcgc_jax.steps.chunk_lengths import UNITS
 from bcgc_jax.steps.placement import Placement
+from tests.handout.clocked import Training
 
 WORKERS, CHUNKS = 3, 2
 PLACE = Placement(WORKERS, 2, CHUNKS)
 # Events of the model checker; `HANDOUT_EVENTS=100000` for when the protocol has changed.
-EVENTS = int(os.environ.get("HANDOUT_EVENTS", 10_000))
+EVENTS = int(os.environ.get("HANDOUT_EVENTS", 6_000))
 
 
 # One worker after the other.
@@ -146,53 +145,6 @@ def test_own_chunks_of_another_number_are_nonsense():
 # A training by a clock of its own.
 
 
-class Training:
-    """Workers that ask a coordinator, a question takes 0.7 ms; `paces` are `[steps, N]`."""
-
-    def __init__(self, paces: np.ndarray, record=None):
-        self.now = 0.0
-        self.paces = paces
-        self.shares: list[bool] = []
-        self.took: list[float] = []
-        self.judge = Judge(PLACE, run=lambda work: work())
-        self.loops = Loops(PLACE, 1e9, record, self.judge, shares=False)
-        coordinator = Coordinator(Memory(), self.loops, lambda: self.now)
-        self.answers: dict[int, Answer] = {}
-        with coordinator:
-            replies = [functools.partial(self.hear, rank) for rank in range(WORKERS)]
-            answers = [self.loops.joined(Join(r), reply) for r, reply in enumerate(replies)]
-            is_shared = answers[0].shares
-            for step in range(len(paces)):
-                self.shares.append(is_shared)
-                began = self.now
-                self.step(step, is_shared, replies)
-                is_shared = self.answers[0].shares
-                self.took.append(self.now - began)
-
-    def hear(self, rank: int, answer: Answer) -> None:
-        self.answers[rank] = answer
-
-    def step(self, step: int, is_shared: bool, replies) -> None:
-        pace = self.paces[step].tolist()
-        began = self.now
-        asks: list[tuple[float, int, Any]] = []
-        for rank in range(WORKERS):
-            question: Any = OwnDone(step, 0.0, [pace[rank]] * CHUNKS)
-            if is_shared:
-                question = Begin(step)
-            asks.append((began + (0.0 if is_shared else CHUNKS * pace[rank]), rank, question))
-        while asks:
-            self.now, rank, question = heapq.heappop(asks)
-            self.answers.clear()
-            self.loops.asked(Join(rank), question, replies[rank], self.now)
-            self.loops.time_goes_on(self.now)
-            for other, answer in self.answers.items():
-                if answer.ticket is not None and answer.chunk is not None:
-                    seconds = pace[other] * PLACE.shares[answer.chunk[1]]
-                    end = self.now + 7e-4 + seconds
-                    heapq.heappush(asks, (end, other, Done(answer.ticket, seconds)))
-
-
 def test_a_training_begins_to_share_when_a_worker_is_slow_and_ends_when_none_is(tmp_path):
     """Worker 0 is four times as slow in steps 20 to 59; two of these and one more are not shared.
 
@@ -201,7 +153,8 @@ def test_a_training_begins_to_share_when_a_worker_is_slow_and_ends_when_none_is(
     paces = np.full((120, WORKERS), 0.02) * np.random.default_rng(0).lognormal(0, 0.01, (120, 1))
     paces[20:60, 0] *= 4
     record = tmp_path / "chunks.csv"
-    training = Training(paces, record)
+    training = Training(PLACE, record)
+    training.run(paces)
     first = training.shares.index(True)
     assert 22 <= first <= 37
     assert all(training.shares[first:60])
@@ -217,7 +170,10 @@ def test_a_training_begins_to_share_when_a_worker_is_slow_and_ends_when_none_is(
 def test_equal_workers_share_nothing_and_others_soon(slow):
     rng = np.random.default_rng(1)
     paces = 0.02 * np.where(rng.random((60, WORKERS)) < slow, 5.0, 1.0)
-    shares = Training(paces).shares
+    training = Training(PLACE)
+    training.run(paces)
+    assert training.is_whole
+    shares = training.shares
     assert np.mean(shares) == 0 if not slow else np.mean(shares) > 0.8
 
 
@@ -235,12 +191,16 @@ class Fickle:
 
 
 class World:
-    """A coordinator, and processes that come, compute, are killed, or are replaced and live on."""
+    """A coordinator, and processes that come, compute, are killed, or are replaced and live on.
+
+    In some steps one worker is absent, and all others know.
+    """
 
     def __init__(self, seed: int):
         self.rng = random.Random(seed)
         self.now = 0.0
         self.step = 0
+        self.present: list[int] | None = None  # in the step of now; None: all
         self.judge = Fickle()
         judge: Any = self.judge
         self.loops = Loops(PLACE, 1.0, None, judge, shares=False)
@@ -261,17 +221,23 @@ class World:
         over, self.over = self.over, []
         if not over:
             return
-        assert sorted(process.rank for process in over) == list(range(WORKERS))
+        assert sorted(process.rank for process in over) == (self.present or [*range(WORKERS)])
         assert {process.step for process in over} == {self.step}
         total = sum((process.sum for process in over), Counter())
         units = CHUNKS * UNITS
         assert total == Counter((j, u) for j in range(WORKERS) for u in range(units))
-        self.completed["shared" if over[0].shares else "own"] += 1
+        kind = "absent" if self.present else "shared" if over[0].shares else "own"
+        self.completed[kind] += 1
         self.judge.mode.is_shared = self.rng.random() < 0.5
         self.step += 1
-        for process in over:
-            process.step = self.step
-            process.begin()
+        self.present = None
+        if self.rng.random() < 0.3:
+            absent = self.rng.randrange(WORKERS)
+            self.present = [rank for rank in range(WORKERS) if rank != absent]
+        for process in self.processes:
+            if not process.is_dead:
+                process.step = self.step
+                process.begin()
 
     def event(self, faults: float) -> None:
         here = [process for process in self.processes if not process.is_dead]
@@ -330,8 +296,9 @@ class Process:
         self.sum: Counter = Counter()
         self.number = 0
         self.is_retrying = False
-        self.shares = self.next_shares
-        self.is_computing = True
+        present = self.world.present
+        self.shares = self.next_shares or present is not None
+        self.is_computing = present is None or self.rank in present
         self.ticket = None
 
     def go_on(self) -> None:
@@ -340,7 +307,7 @@ class Process:
             self.begin()
         elif self.shares:
             if self.ticket is None:
-                self.say(Begin(self.step))
+                self.say(Begin(self.step, None, self.world.present))
                 return
             subset, number = self.chunk
             edges = np.cumsum([0, *PLACE.sizes]).tolist()
@@ -369,9 +336,9 @@ def test_no_event_makes_a_sum_wrong_and_when_faults_end_steps_go_on(faults):
         before = world.completed.copy()
         for _ in range(2000):
             world.event(0.0)
-    assert min(before["own"], before["shared"]) > 5
+    assert min(before[kind] for kind in ("own", "shared", "absent")) > 2
     after = world.completed - before
-    assert min(after["own"], after["shared"]) > 20
+    assert min(after[kind] for kind in ("own", "shared", "absent")) > 10
 
 
 def test_a_judge_replays_beside_and_observes_later_what_came_meanwhile():

@@ -4,9 +4,11 @@ import operator
 import os
 import time
 import warnings
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
+from bcgc_jax.handout.chunk import Chunk as Chunk
+from bcgc_jax.handout.group import GroupShare
 from bcgc_jax.handout.messages import (
     Answer,
     Begin,
@@ -31,45 +33,6 @@ _SILENCE = 5.0
 
 class StepFailed(RuntimeError):
     """A worker was lost in the step: no sum counts, and all ask for the step again."""
-
-
-class Chunk(NamedTuple):
-    """Some samples of a step, the same for whoever computes them.
-
-    Attributes:
-      step: its number, as it was asked for.
-      subset, number: subset j of N, and its chunk.
-      begin, end: from where to where in its subset, shares of 1.
-
-    >>> Chunk(7, 2, 0, 0.25, 0.5).rows(num_samples=64, num_subsets=4)
-    range(36, 40)
-    """
-
-    step: int
-    subset: int
-    number: int
-    begin: float
-    end: float
-
-    def rows(self, num_samples: int, num_subsets: int) -> range:
-        """Which of a step's M samples: subset j of N has those from j M/N to (j + 1) M/N, rounded.
-
-        All chunks of a step have each sample once. ValueError where there are too few samples for a
-        chunk.
-        """
-        first = round((self.subset + self.begin) * num_samples / num_subsets)
-        last = round((self.subset + self.end) * num_samples / num_subsets)
-        if first == last:
-            raise ValueError(
-                f"chunk {self.number} of subset {self.subset} has none of the {num_samples} "
-                "samples: take fewer chunks, or equal_chunks=True"
-            )
-        return range(first, last)
-
-    @property
-    def seed(self) -> tuple[int, int, int]:
-        """For random numbers that do not depend on who computes it: after a seed of one's own."""
-        return self.step, self.subset, self.number
 
 
 def ask(line: Line, question: Question) -> Answer:
@@ -176,6 +139,23 @@ class Share:
             return ask(self._line, question)
         finally:
             self._heard = time.perf_counter()
+
+    def for_group(self, broadcast: Callable[[Any], Any]) -> GroupShare:
+        """The share of a worker that is several processes, such as a group of FSDP.
+
+        In the first process of the group; the others call `handout.follow(broadcast)` at the same
+        time, and then all the same `step`. In PyTorch `broadcast` is `broadcast_object_list` over
+        the group.
+
+        >>> from bcgc_jax.handout import Memory, join, serve
+        >>> memory = Memory()
+        >>> with serve(1, 1, chunks=2, transport=memory) as coordinator:
+        ...     with join(coordinator.address, 0, transport=memory) as share:
+        ...         alone = share.for_group(lambda value: value)
+        ...         [chunk.number for chunk in alone.step(0)]
+        [0, 1]
+        """
+        return GroupShare(broadcast, self)
 
     def close(self) -> None:
         """Leave. A step that is not complete fails for the others."""

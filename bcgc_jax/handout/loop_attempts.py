@@ -8,7 +8,7 @@ import numpy as np
 from bcgc_jax.handout.attempt import Attempt, Tell
 from bcgc_jax.handout.judge import DoneStep
 from bcgc_jax.handout.messages import Answer, Done, OwnDone
-from bcgc_jax.steps.chunk_lengths import UNITS, LoadLine
+from bcgc_jax.steps.chunk_lengths import LoadLine
 from bcgc_jax.steps.ledger import Roster
 from bcgc_jax.steps.placement import Placement
 
@@ -70,7 +70,7 @@ class SharedAttempt(Attempt):
         if finished is None:
             raise ValueError("it is no ticket of this worker")
         subset, number = finished.chunk
-        share = self.ledger.queue.sizes[finished.chunk] / UNITS
+        share = self._shares[number]
         load = self.loads[subset][number] if subset in self.loads else ""
         asking = round(max(_QUICKEST, now - finished.since - question.seconds), 6)
         self.rows.append((self.step, rank, subset, number, share, load, question.seconds, asking))

@@ -28,9 +28,10 @@ class SharedWork:
       axis: the data-parallel one, of N workers.
       shares: of `handout.join`, by the workers of this process; by default a coordinator in memory
         hands out, where all devices of the mesh are of this process.
-      max_subsets, chunks, equal_chunks: D, C and whether the last chunk stays whole, of that
-        coordinator; see `handout.serve`. With `equal_chunks` a program has one size of chunk: it
-        has one gradient to compile, not three.
+      max_subsets, chunks, equal_chunks, adapt: D, C, whether the last chunk stays whole, and
+        whether steps are shared only where that saves time, of that coordinator; see
+        `handout.serve`. With `equal_chunks` a program has one size of chunk: it has one gradient to
+        compile, not three.
 
     Attributes:
       shares: of the workers of this process.
@@ -60,12 +61,13 @@ class SharedWork:
         max_subsets: int = 2,
         chunks: int = 8,
         equal_chunks: bool = False,
+        adapt: bool = True,
     ) -> None:
         if axis not in mesh.shape:
             raise ValueError(f"the mesh has no axis {axis!r}: it has {', '.join(mesh.shape)}")
         self._mesh = mesh
         self._axis = axis
-        self._serve = (mesh.shape[axis], max_subsets, chunks, equal_chunks)
+        self._serve = (mesh.shape[axis], max_subsets, chunks, equal_chunks, adapt)
         self._in_memory = shares is None
         self.coordinator: Any = None
         self._questions = Questions(self._joined() if shares is None else shares)
@@ -180,7 +182,7 @@ class SharedWork:
                 "handout.join, one for each worker of this process"
             )
         memory = Memory()
-        workers, max_subsets, chunks, equal_chunks = self._serve
+        workers, max_subsets, chunks, equal_chunks, adapt = self._serve
         if self.coordinator is not None:
             self.coordinator.close()
         self.coordinator = serve(
@@ -189,7 +191,7 @@ class SharedWork:
             chunks,
             equal_chunks=equal_chunks,
             transport=memory,
-            adapt=False,
+            adapt=adapt,
         )
         address = self.coordinator.address
         return {worker: join(address, worker, transport=memory) for worker in range(workers)}

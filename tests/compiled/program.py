@@ -21,10 +21,13 @@ from jax import Array, lax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from bcgc_jax.compiled import SharedWork, turns
+from bcgc_jax import compiled
+from bcgc_jax.compiled import turns
 from bcgc_jax.compiled.questions import OVER, Questions
 from bcgc_jax.compiled.tracing import varying
 
+# All steps are shared here; tests/compiled/test_own_steps.py has those that are not.
+SharedWork = functools.partial(compiled.SharedWork, adapt=False)
 SAMPLES, WIDTH, HIDDEN, CLASSES = 128, 16, 32, 3
 KEY = jax.random.key(7)
 RNG = np.random.default_rng(0)
@@ -52,7 +55,7 @@ def mesh_of_workers() -> Mesh:
     return jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
 
 
-def stored(shared: SharedWork, mesh: Mesh, *arrays: np.ndarray) -> tuple[Array, ...]:
+def stored(shared: compiled.SharedWork, mesh: Mesh, *arrays: np.ndarray) -> tuple[Array, ...]:
     rows = np.concatenate([shared.rows[worker] for worker in sorted(shared.rows)])
     return tuple(jax.device_put(array[rows], NamedSharding(mesh, P("data"))) for array in arrays)
 
@@ -85,7 +88,7 @@ def error_of(found: Any, wanted: Any) -> float:
     return max(map(error, jax.tree.leaves(found), jax.tree.leaves(wanted)))
 
 
-def chunk_by_chunk(shared: SharedWork, workers: int, step: int) -> Any:
+def chunk_by_chunk(shared: compiled.SharedWork, workers: int, step: int) -> Any:
     """The gradient of `with_dropout`, unsharded, a chunk at a time."""
     gradient = jax.jit(jax.grad(with_dropout, has_aux=True))
     total = jax.tree.map(np.zeros_like, PARAMS)

@@ -31,11 +31,15 @@ from experiments.report import each, number, print_table, run_command, save
 
 
 class Setting(NamedTuple):
-    """Workers that take about `subset` seconds for theirs, by a law of `own_loop_worker.paces`."""
+    """Workers that take about `subset` seconds for theirs, by a law of `own_loop_worker.paces`.
+
+    A share `fixed` of a whole chunk does not depend on its size.
+    """
 
     law: str
     workers: int
     subset: float
+    fixed: float = 0.0
 
 
 SETTINGS = (
@@ -96,6 +100,7 @@ def measured(
     steps: int,
     place: Placement | None,
     *,
+    adapt: bool = False,
     sends_lengths: bool = False,
     record: Path | None = None,
 ) -> np.ndarray:
@@ -104,7 +109,7 @@ def measured(
     spec = {"steps": steps, "seed": seed, "port": free_ports(1)[0], **setting._asdict()}
     spec["sends_lengths"] = sends_lengths
     alone = Placement(setting.workers, 1, CHUNKS)
-    with serve(place or alone, key=key, record=record, adapt=False) as coordinator:
+    with serve(place or alone, key=key, record=record, adapt=adapt) as coordinator:
         spec["address"] = None if place is None else coordinator.address
         specs = [{**spec, "rank": rank} for rank in range(setting.workers)]
         told = printed_by("experiments.own_loop_worker", specs, {"BCGC_HANDOUT_KEY": key})

@@ -28,6 +28,8 @@ def paces(law: str, seed: int, steps: int, workers: int, subset: float) -> np.nd
             return subset * (1 / 3 + rng.exponential(2 / 3, shape))
         case "two speeds":
             return subset / 1.5 * np.where(rng.random(shape) < 1 / 8, 5.0, 1.0)
+        case "one in seven":
+            return subset * np.where(rng.random(shape) < 1 / 7, 5.0, 1.0)
         case "lognormal":
             return subset * rng.lognormal(-0.32, 0.8, shape)
         case "equal" | "heavy tails":
@@ -103,7 +105,9 @@ def train(spec: dict[str, Any]) -> list[float]:
     for step, pace in enumerate(mine):
         total = 0
         for chunk in chunks(step):
-            time.sleep(pace / CHUNKS * length_of(drawn[step], chunk))
+            # Of a piece the fixed part is that of a whole chunk.
+            more = spec["fixed"] * (1 - CHUNKS * (chunk.end - chunk.begin))
+            time.sleep(pace / CHUNKS * (length_of(drawn[step], chunk) + more))
             total += int(DATA[list(chunk.rows(SAMPLES, workers))].sum())
         if all_reduce(total) != DATA.sum():
             raise RuntimeError(f"step {step} has a wrong sum")

@@ -25,6 +25,7 @@ from experiments import (
     digits,
     journal,
     looks,
+    modes,
     own_loop,
     paper,
     promised,
@@ -53,6 +54,7 @@ COMMANDS = (
         "journal",
     ),
     *(
+        "modes",
         "own_loop",
         "paper",
         "promised",
@@ -441,6 +443,17 @@ def test_figures_of_real_workers_are_drawn_anew_from_their_files(tmp_path):
     assert widths == pytest.approx([0.4, 0.4])
     marks = [np.asarray(line.get_xdata()) for line in times.lines[-2:]]
     np.testing.assert_allclose(marks, [[0.1, 0.1], [0.5, 0.5]])
+
+
+@pytest.mark.slow
+def test_a_row_of_the_study_of_modes_has_three_loops_of_equal_processes(run):
+    found = run(modes, cases=[modes.Case("equal", 0.01, 1 / 3, 4, 1.01)], workers=2, rounds=1)
+    (row,) = found.rows("modes")
+    # Four steps of eight chunks; pieces of a shared last chunk take 2/3 of a chunk more.
+    least = 4 * 8 * 0.01
+    assert least < float(row["uncoded"])
+    assert least < float(row["adapting"])
+    assert float(row["sharing"]) > 4 * (8 + 2 / 3) * 0.01
 
 
 def test_a_log_of_steps_and_one_of_their_chunks_are_one_training(tmp_path):

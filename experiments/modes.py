@@ -1,0 +1,104 @@
+"""What a loop of one's own pays and saves where each step is shared only if that saves time.
+
+Processes sleep for their chunks, as in `experiments.own_loop`. Workers are equal, with chunks of 50
+to 5 ms, and of 20 ms of which a third does not depend on the size; or each is five times as slow in
+one of seven steps. Three loops take turns, round by round: without a coordinator, with one that
+decides each step, and with one that shares all. A row has the medians of their rounds. Five
+minutes; nothing else should run beside it.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+from bcgc_jax.steps.placement import Placement
+from experiments.own_loop import Setting, measured
+from experiments.own_loop_worker import CHUNKS
+from experiments.report import each, print_table, run_command, save
+
+ROUNDS, STEPS = 3, 60
+
+
+class Case(NamedTuple):
+    """Workers whose whole chunks take `chunk` seconds, in so many steps.
+
+    `fixed` is the share of a chunk that does not depend on its size. `most` is the target: of
+    uncoded steps, or where workers are slow of steps that are all shared.
+    """
+
+    law: str
+    chunk: float
+    fixed: float
+    steps: int
+    most: float
+
+
+CASES = (
+    Case("equal", 0.05, 0.0, STEPS, 1.005),
+    Case("equal", 0.02, 0.0, STEPS, 1.01),
+    Case("equal", 0.005, 0.0, STEPS, 1.03),
+    Case("equal", 0.02, 1 / 3, STEPS, 1.01),
+    Case("one in seven", 0.02, 0.0, STEPS, 1.15),
+    Case("one in seven", 0.02, 0.0, 200, 1.03),
+)
+
+
+class Row(NamedTuple):
+    """Seconds of a training, the median of rounds, and the ratio that the target is for."""
+
+    workers: str
+    chunk: float
+    fixed: float
+    steps: int
+    uncoded: float
+    adapting: float
+    sharing: float
+    ratio: float
+    most: float
+
+
+def row(case: Case, workers: int, rounds: int, seed: int) -> Row:
+    setting = Setting(case.law, workers, CHUNKS * case.chunk, case.fixed)
+    place = Placement(workers, 2, CHUNKS)
+    took: dict[str, list[float]] = {"uncoded": [], "adapting": [], "sharing": []}
+    for number in range(rounds):
+        steps = seed + number, case.steps
+        took["uncoded"].append(measured(setting, *steps, None).sum())
+        took["adapting"].append(measured(setting, *steps, place, adapt=True).sum())
+        took["sharing"].append(measured(setting, *steps, place).sum())
+    seconds = {name: float(median(found)) for name, found in took.items()}
+    against = "uncoded" if case.law == "equal" else "sharing"
+    ratios = [a / b for a, b in zip(took["adapting"], took[against], strict=True)]
+    ratio = float(median(ratios))
+    return Row(case.law, case.chunk, case.fixed, case.steps, **seconds, ratio=ratio, most=case.most)
+
+
+def run(
+    out: Path,
+    seed: int = 0,
+    *,
+    cases: Sequence[Case] = CASES,
+    workers: int = 6,
+    rounds: int = ROUNDS,
+) -> None:
+    rows = [row(case, workers, rounds, seed) for case in each(cases, "cases")]
+    print_table(
+        f"Seconds of a training of {workers} processes, medians of {rounds}",
+        ["workers", "chunk, ms", "fixed", "steps", "uncoded", "adapting", "sharing", "ratio"],
+        [
+            [
+                *(found.workers, f"{1e3 * found.chunk:g}", f"{found.fixed:.2f}", found.steps),
+                *(f"{x:.2f}" for x in (found.uncoded, found.adapting, found.sharing)),
+                f"{found.ratio:.3f} (at most {found.most:g})",
+            ]
+            for found in rows
+        ],
+    )
+    print("\nratio: of adapting against uncoded where workers are equal, else against sharing.")
+    save(out, {"modes": rows}, {})
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(run))

@@ -92,6 +92,7 @@ class TcpLine:
     """
 
     def __init__(self, address: tuple[str, int], key: bytes, patience: float = 10.0) -> None:
+        self._place = f"{address[0]}:{address[1]}"
         self._socket = socket.create_connection(address, timeout=patience)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         probe(self._socket)
@@ -100,9 +101,7 @@ class TcpLine:
             self._greet(key)
         except TimeoutError:
             self.close()
-            raise ConnectionError(
-                f"{address[0]}:{address[1]} does not answer: another program?"
-            ) from None
+            raise ConnectionError(f"{self._place} does not answer: another program?") from None
         except BaseException:
             self.close()
             raise
@@ -145,5 +144,7 @@ class TcpLine:
     def _read(self, count: int) -> bytes:
         data = self._file.read(count)
         if len(data) < count:
-            raise ConnectionError("the other end of the line is gone, or refuses the key")
+            raise ConnectionError(
+                f"the other end of the line, {self._place}, is gone, or refuses the key"
+            )
         return data

@@ -175,6 +175,12 @@ class OwnAttempt:
             ticks=self._ticks([question.loads for question in done]),
         )
 
+    @property
+    def share_of_chunks(self) -> float:
+        """What the chunks took of the time since the last answer, the most of all workers."""
+        done = [(sum(question.seconds), question.since) for question in self._done.values()]
+        return max(busy / max(busy + since, _QUICKEST) for busy, since in done)
+
     def _ticks(self, loads: Sequence[list[float] | None]) -> np.ndarray | None:
         """The lengths of all pieces, where all workers have sent them."""
         if any(of_worker is None for of_worker in loads):

@@ -33,6 +33,8 @@ from bcgc_jax.steps.placement import Placement
 
 # Seconds after which it is said for whom a step waits.
 _SILENCE = 5.0
+# An attempt by which programs are compiled, and the least share of a step that is its chunks'.
+_SETTLED, _SHORT = 5, 0.02
 
 
 class Loops:
@@ -73,6 +75,7 @@ class Loops:
         self._seen: set[tuple[int, float]] = set()  # workers, and the sizes that they have computed
         self._due = 0.0  # before that nobody is out of patience
         self._warned = 0  # the attempt of which it was said who is missing
+        self._warns_of_short = True
         self._write([COLUMNS], "w")
 
     # What the coordinator calls.
@@ -223,6 +226,8 @@ class Loops:
             self._shares = self._judge.mode.is_shared
         attempt.end(Answer(over=True, shares=self._shares))
         self._note(attempt.rows)
+        if isinstance(attempt, OwnAttempt) and self._warns_of_short:
+            self._warn_of_short(attempt)
         sizes = {(row[1], row[4]) for row in attempt.rows}
         # Who computes a size for the first time compiles for it.
         is_judged = sizes <= self._seen and attempt.present == self._all
@@ -269,6 +274,18 @@ class Loops:
         missing = self._missing(attempt)
         warnings.warn(f"step {attempt.step} has waited for {waited:.0f} s{missing}", stacklevel=1)
         return math.inf
+
+    def _warn_of_short(self, attempt: OwnAttempt) -> None:
+        """Say once that chunks are too short for a step: nobody waits for a device, it seems."""
+        self._warns_of_short = attempt.number < _SETTLED
+        share = attempt.share_of_chunks
+        if not self._warns_of_short and share < _SHORT:
+            warnings.warn(
+                f"chunks took {100 * share:.2g} % of step {attempt.step}. If a device computes in "
+                "the background, wait for it before the next chunk is asked for, as by "
+                "jax.block_until_ready: else the seconds of chunks say nothing",
+                stacklevel=1,
+            )
 
     def _missing(self, attempt: SharedAttempt | OwnAttempt, besides: int = -1) -> str:
         """A sentence with the workers that have not begun the step; nothing if all have."""

@@ -15,7 +15,7 @@ WORKERS = 6
 
 @pytest.mark.parametrize("is_slow", [False, True], ids=["own", "shared"])
 def test_one_of_six_leaves_between_two_steps_and_comes_back(is_slow):
-    """The step takes 1.25 times as long; all data are in each, in either mode."""
+    """The step takes 1.28 times as long; all data are in each, in either mode."""
     training = Training(Placement(WORKERS, 2, 8))
     pace = [0.02] * WORKERS
     took = []

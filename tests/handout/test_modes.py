@@ -4,6 +4,7 @@ import os
 import random
 import threading
 import time
+import warnings
 from collections import Counter
 from types import SimpleNamespace
 from typing import Any
@@ -140,6 +141,21 @@ def test_own_chunks_of_another_number_are_nonsense():
         ask(line, Join(0))
         with pytest.raises(ConnectionError, match="2 own chunks"):
             ask(line, OwnDone(0, 0.0, [1.0]))
+
+
+@pytest.mark.parametrize(("since", "warns"), [(0.5, False), (500.0, True)])
+def test_chunks_that_are_too_short_for_a_step_are_said_once(since, warns):
+    """A device computes in the background, and the all-reduce waits for it."""
+    training = Training(PLACE)
+    with training.coordinator, warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for step in range(8):
+            for rank in range(WORKERS):
+                question = OwnDone(step, since, [0.1] * CHUNKS)
+                training.loops.asked(Join(rank), question, training.replies[rank], 0.0)
+            training.loops.time_goes_on(0.0)
+    assert len(said) == warns
+    assert all("wait for it before the next chunk" in str(warning.message) for warning in said)
 
 
 # A training by a clock of its own.

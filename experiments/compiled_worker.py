@@ -97,7 +97,10 @@ def compiled(spec: dict[str, Any], shares: dict[int, Share] | None) -> list[floa
     seconds = paces(spec["kind"], spec["seed"], spec["steps"], spec["subset"])
     loss = loss_with_nap(seconds, None)
     stored = spec["stored"]
-    shared = SharedWork(mesh, shares=shares, max_subsets=stored, chunks=CHUNKS)
+    adapt = spec.get("adapt", False)
+    shared = SharedWork(
+        mesh, shares=shares, max_subsets=stored, chunks=CHUNKS, adapt=adapt
+    )
     gradient = shared.value_and_grad(loss, SAMPLES)
     if stored == 1:
         program = jax.jit(uncoded(mesh, loss))
@@ -159,7 +162,8 @@ def main(spec: dict[str, Any]) -> list[float]:
     stored = spec["stored"]
     with contextlib.ExitStack() as stack:
         if rank == 0:
-            server = serve(WORKERS, stored, CHUNKS, port=address[1], key="key", adapt=False)
+            adapt = spec.get("adapt", False)
+            server = serve(WORKERS, stored, CHUNKS, port=address[1], key="key", adapt=adapt)
             stack.enter_context(server)
         share = stack.enter_context(join(address, rank, key="key"))
         loop = in_python(spec, share) if spec["loop"] else compiled(spec, {rank: share})

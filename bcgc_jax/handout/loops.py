@@ -28,7 +28,7 @@ from bcgc_jax.handout.messages import (
     Seat,
     wrong_loads,
 )
-from bcgc_jax.steps.absences import missing
+from bcgc_jax.steps import absences
 from bcgc_jax.steps.placement import Placement
 
 # Seconds after which it is said for whom a step waits.
@@ -198,7 +198,7 @@ class Loops:
         return f"step {question.step}: {why}" if why else ""
 
     def _missing_of(self, present: frozenset[int]) -> str:
-        return "" if present == self._all else missing(self._place.storage, present)
+        return "" if present == self._all else absences.missing(self._place.storage, present)
 
     def _new_attempt(
         self, step: int, present: frozenset[int], *, is_shared: bool, now: float

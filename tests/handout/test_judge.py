@@ -1,0 +1,99 @@
+"""What a judge says of the other mode, against steps that were run in it."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bcgc_jax.handout.judge import DoneStep, Judge
+from bcgc_jax.steps.asking import Asking
+from bcgc_jax.steps.placement import Placement
+from tests.handout.clocked import QUESTION, Training
+
+WORKERS, CHUNKS, STEPS = 6, 8, 20
+PLACE = Placement(WORKERS, 2, CHUNKS)
+CHUNK = 0.02
+RNG = np.random.default_rng(0)
+SHAPE = STEPS, WORKERS
+PACES = {
+    "equal": np.ones(SHAPE),
+    "one in seven": np.where(RNG.random(SHAPE) < 1 / 7, 5.0, 1.0),
+    "spread": RNG.lognormal(0, 0.3, SHAPE),
+    "exponential": 0.5 + RNG.exponential(0.5, SHAPE),
+    "one slow": np.where(np.arange(WORKERS) == 2, 3.0, 1.0) * RNG.lognormal(0, 0.02, SHAPE),
+}
+
+
+class Noted:
+    """In place of a judge: all steps are shared, and kept."""
+
+    def __init__(self):
+        self.mode = Judge(PLACE).mode._replace(is_shared=True)
+        self.steps = []
+
+    add = property(lambda self: self.steps.append)
+
+
+def _shared(paces: np.ndarray) -> tuple[np.ndarray, list[DoneStep], list[int]]:
+    """Seconds of steps that a coordinator hands out, and which of them it hears what of."""
+    training = Training(PLACE)
+    noted: Any = Noted()
+    training.loops._judge = noted
+    training.loops._shares = training.is_shared = True
+    took = []
+    heard = []
+    with training.coordinator:
+        for step, pace in enumerate((CHUNK * paces).tolist()):
+            before = len(noted.steps)
+            took.append(training.step(step, pace))
+            assert training.is_whole
+            heard += [step] * (len(noted.steps) - before)
+    return np.array(took), noted.steps, heard
+
+
+def _own(paces: np.ndarray) -> list[DoneStep]:
+    who = np.repeat(np.arange(WORKERS), CHUNKS)
+    return [DoneStep(False, who, CHUNK * pace[who], np.zeros(WORKERS)) for pace in paces]
+
+
+@pytest.mark.parametrize("paces", PACES.values(), ids=PACES)
+def test_own_steps_tell_what_shared_ones_take(paces):
+    """Chunks of a worker do not vary here: then its pace is known, and so is the other step."""
+    took, _, _ = _shared(paces)
+    judge = Judge(PLACE, Asking(QUESTION))
+    steps = _own(paces)
+    estimates = [judge._estimate(step) for step in steps]
+    replayed = judge._replay(list(zip(steps, estimates, strict=True)))
+    assert replayed.mean() == pytest.approx(took.mean(), rel=1e-9)
+
+
+@pytest.mark.parametrize("paces", PACES.values(), ids=PACES)
+def test_shared_steps_tell_what_own_ones_take(paces):
+    """On average; also of workers that are five times as slow, and do few chunks."""
+    _, steps, heard = _shared(paces)
+    judge = Judge(PLACE, Asking(QUESTION))
+    owns = [judge._own(step, judge._estimate(step)) for step in steps]
+    expected = (CHUNKS * CHUNK * paces[heard]).max(axis=1).mean() + QUESTION
+    assert len(steps) > STEPS / 2
+    assert np.mean(owns) == pytest.approx(expected, rel=1e-9)
+
+
+def test_what_a_chunk_takes_whatever_its_size_is_learnt_from_its_pieces():
+    """A third of a chunk is fixed: so pieces of a half and of quarters take 2/3 and 1/2 of it."""
+    judge = Judge(PLACE)
+    pieces = np.array(PLACE.shares)
+    seconds = CHUNK * np.tile(pieces + (1 - pieces) / 3, WORKERS)
+    who = np.repeat(np.arange(WORKERS), len(pieces))
+    step = DoneStep(True, who, seconds, np.zeros(WORKERS), took=0.2)
+    own = judge._own(step, judge._estimate(step))
+    assert judge._reader.fixed == pytest.approx(1 / 3)
+    assert own == pytest.approx(CHUNKS * CHUNK + judge.asking.alone)
+
+
+def test_questions_that_a_run_has_shown_take_the_place_of_those_measured_elsewhere():
+    judge = Judge(PLACE)
+    assert judge.asking.alone == pytest.approx(7e-4)
+    who = np.repeat(np.arange(WORKERS), len(PLACE.shares))
+    seconds = np.tile(CHUNK * np.array(PLACE.shares), WORKERS)
+    judge.observe([DoneStep(True, who, seconds, np.zeros(WORKERS), 0.2, questions=[0.002] * 60)])
+    assert judge.asking.alone == pytest.approx(0.002)

@@ -98,9 +98,7 @@ def compiled(spec: dict[str, Any], shares: dict[int, Share] | None) -> list[floa
     loss = loss_with_nap(seconds, None)
     stored = spec["stored"]
     adapt = spec.get("adapt", False)
-    shared = SharedWork(
-        mesh, shares=shares, max_subsets=stored, chunks=CHUNKS, adapt=adapt
-    )
+    shared = SharedWork(mesh, shares=shares, max_subsets=stored, chunks=CHUNKS, adapt=adapt)
     gradient = shared.value_and_grad(loss, SAMPLES)
     if stored == 1:
         program = jax.jit(uncoded(mesh, loss))

@@ -134,7 +134,7 @@ def _print(name: str, advice: Advice) -> None:
         f"{percent(advice.loss)} % of the time is lost.",
         *advice.collective_in_words(),
     )
-    if trace.of_lengths:
+    if advice.steps.trace.of_lengths:
         print_lines(_LENGTHS_ALONE)
     else:
         _print_causes(advice)
@@ -208,7 +208,7 @@ def _sentences(advice: Advice) -> list[str]:
         )
     elif advice.lock_step:
         said.append("With the lengths of chunks in a column `load`, more could be replayed.")
-    if any(row.is_sharing for row in advice.rows):
+    if any(row.scheme.asks for row in advice.rows):
         said.append(_costs(advice))
     if not advice.recorded:
         said.append(

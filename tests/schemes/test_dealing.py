@@ -152,7 +152,7 @@ def test_lengths_alone_cost_what_is_said():
         assert found.row(scheme.name).saved.value == pytest.approx(saved, abs=1e-5)  # 2e-6
     assert {row.remedy for row in found.rows} == {
         "limit",
-        *(scheme.word for scheme in (Sorted, AlikeRows, DealtEqual)),
+        *(scheme.name for scheme in (Sorted, AlikeRows, DealtEqual)),
     }
 
 

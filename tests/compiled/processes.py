@@ -71,7 +71,7 @@ def main(spec: dict[str, Any]) -> None:
             if ok and spec.get("dies") == [rank, step]:
                 share.step = dying(share)  # type: ignore[method-assign]
             if ok and spec.get("raises") == [rank, step]:
-                share.step = raising  # type: ignore[method-assign]
+                share.step = raising  # type: ignore[method-assign, assignment]
             began = time.perf_counter()
             _, slope, ok = gradient(WEIGHTS, rows, step, key)
             ok = bool(ok)

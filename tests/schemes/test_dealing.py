@@ -27,7 +27,7 @@ def _steps(count: int, workers: int, chunks: int, *, lock_step: bool, alike: boo
     lengths = rng.gamma(1.5, 1.0, (count, workers, chunks)) + 0.1
     pace = np.ones((count, workers)) if alike else rng.uniform(0.8, 1.5, (count, workers))
     pauses = np.zeros(lengths.shape) if alike else rng.exponential(0.1, lengths.shape)
-    return Steps(pace, lengths, pauses, 0 * pace, lengths, lock_step)
+    return Steps(pace, lengths, pauses, 0 * pace, lengths, lock_step=lock_step)
 
 
 def _lock_step(rows: list[list[float]]) -> float:
@@ -204,6 +204,6 @@ def test_the_training_job_saves_what_is_documented():
         assert saved == pytest.approx(wanted, abs=0.1)
         pace = np.ones(seconds.shape[:2])
         costs = trace.microbatches.load
-        steps = Steps(pace, seconds, 0 * seconds, 0 * pace, costs, lock_step)
+        steps = Steps(pace, seconds, 0 * seconds, 0 * pace, costs, lock_step=lock_step)
         recorded = 100 * (1 - scheme.replay(steps).seconds.mean() / steps.last().mean())
         assert saved == pytest.approx(recorded, abs=0.3)  # 0.2, 0.0, 0.1

@@ -70,7 +70,7 @@ def _without_questions(weight: Array, rows: Array) -> Array:
 
 @contextlib.contextmanager
 def _in_memory(mesh: Mesh) -> Iterator[SharedWork]:
-    shared = SharedWork(mesh, max_subsets=1, chunks=_CHUNKS)
+    shared = SharedWork(mesh, max_subsets=1, chunks=_CHUNKS, adapt=False)
     with shared.coordinator:
         yield shared
 
@@ -78,7 +78,7 @@ def _in_memory(mesh: Mesh) -> Iterator[SharedWork]:
 @contextlib.contextmanager
 def _over_tcp(mesh: Mesh) -> Iterator[SharedWork]:
     with (
-        serve(1, 1, _CHUNKS, key=b"key") as coordinator,
+        serve(1, 1, _CHUNKS, key=b"key", adapt=False) as coordinator,
         join(coordinator.address, 0, key=b"key") as share,
     ):
         yield SharedWork(mesh, shares={0: share})

@@ -31,6 +31,7 @@ from bcgc_jax.coding.gradients import assign, split_unevenly
 from bcgc_jax.handout.judge import Judge
 from bcgc_jax.plans.plan import partition_plan
 from bcgc_jax.plans.sharing import WorkSharing
+from bcgc_jax.steps.mode import Mode
 from experiments import cluster as study
 from experiments.digits import digits_problem
 from tests.cluster.test_cluster import (
@@ -288,6 +289,21 @@ def tried(monkeypatch):
     monkeypatch.setattr(Loop, "_is_worth_compiling", lambda loop: True)
 
 
+@pytest.fixture
+def in_turn(monkeypatch):
+    """Three steps that are judged, then three that are shared, whatever they take."""
+
+    class Turns(Judge):
+        seen = 0
+
+        def add(self, step):
+            self.seen += 1
+            self.mode = Mode(self.seen // 3 % 2 == 1, saved=(0.1,), own=(1.0,))
+
+    monkeypatch.setattr(planning, "Judge", Turns)
+    monkeypatch.setattr(Loop, "_is_worth_compiling", lambda loop: True)
+
+
 @pytest.fixture(scope="module")
 def cluster():
     with Cluster(N) as running:
@@ -363,7 +379,7 @@ def test_other_work_that_a_callback_gives_the_cluster_changes_no_step(cluster, p
 
 @pytest.mark.slow
 def test_whoever_is_lost_or_joins_a_closed_loop_has_a_part_in_both_schemes(
-    cluster, tmp_path, tried
+    cluster, tmp_path, in_turn
 ):
     """One worker is not replaced until the cluster is whole again; then the training goes on."""
     params, data = case(40)
@@ -411,7 +427,7 @@ def test_workers_compile_the_next_plan_beside_their_work(cluster):
 
 
 @pytest.mark.slow
-def test_data_is_made_where_it_is_and_gradients_are_those_of_all_of_it(cluster, tmp_path, tried):
+def test_data_is_made_where_it_is_and_gradients_are_those_of_all_of_it(cluster, tmp_path, in_turn):
     params, data = case(40)
     np.savez(tmp_path / "data.npz", **data)
     place = str(tmp_path)

@@ -195,12 +195,26 @@ def show(rows: Sequence[Row]) -> None:
     )
 
 
+def show_all(rows: Sequence[Row]) -> None:
+    """How often the intervals of each quantity held, of all logs together."""
+    lines: list[list[object]] = []
+    for quantity in dict.fromkeys(row.quantity for row in rows):
+        same = [row for row in rows if row.quantity == quantity]
+        logs = sum(row.logs for row in same)
+        held = sum(row.logs * row.held for row in same) / logs
+        worst = min(same, key=lambda row: row.held)
+        where = f"{worst.held:.2f} {worst.kind}, {worst.steps} steps, {worst.workers} workers"
+        lines.append([quantity, str(logs), f"{held:.3f}", where])
+    print_table("Of all logs", ["quantity", "logs", "held", "worst"], lines)
+
+
 def run(out: Path, *, seed: int = 0, num_logs: int = NUM_LOGS) -> None:
     cells = list(itertools.product(KINDS, STEPS, WORKERS))
     rows: list[Row] = []
     for kind, steps, workers in each(cells, "kinds of logs"):
         rows += judged(seed, steps, workers, kind, num_logs)
     show(rows)
+    show_all(rows)
     save(out, {"coverage": [row._asdict() for row in rows]})
 
 

@@ -303,7 +303,8 @@ def saved_by_sharing(trace: Trace) -> dict[str, float]:
         ),
         pytest.param(
             "pai_job_4_10",
-            {"sharing:2": 63.0, "shares anew": 69.8, "slowest replaced": 80.9, "limit": 73.5}
+            # The other program takes the largest chunk first, and then sharing:2 saves 63.0.
+            {"sharing:2": 63.3, "shares anew": 69.8, "slowest replaced": 80.9, "limit": 73.5}
             | {"sharing:all": 70.6, "shares by speed": 56.7, "backup": 61.9, "drop": 62.1},
             "sharing:3",
             marks=pytest.mark.slow,  # 2,182 steps

@@ -187,25 +187,29 @@ def test_slopes_are_differences_of_means_of_other_draws():
 
 @pytest.mark.slow
 def test_slopes_in_start_ups_round_trips_and_passes_too():
-    """By NumPy, of 6000 steps at each of two numbers; off by WORST2 of E τ at most."""
+    """By NumPy, of 20,000 steps at each of two numbers.
+
+    The slope in the start-up's rate has a standard error of 1.6 % of E τ: four keys have 0.8 %.
+    """
     rule = WorkSharing(num_workers=5, max_subsets=2, chunks=3)
     rng = np.random.default_rng(2)
-    hazards = rng.exponential(size=(6000, 2, 5))
+    hazards = rng.exponential(size=(20_000, 2, 5))
 
     def reference(rate, shift, start, trip, setup):
         times = (40 + setup) * (shift + hazards[:, 1] / rate)
         asking = replace(rule, round_trip=trip)
         return np.mean(asking.in_lockstep(times, hazards[:, 0] / start))
 
-    def runtime(rate, shift, start, trip, setup):
+    def runtime(rate, shift, start, trip, setup, seed):
         law = bcgc.ShiftedExponential(rate, shift)
         start_up = bcgc.Exponential(start)
         problem = bcgc.Problem(law, 5, 20, 5, 2, setup_cycles=setup, start_up=start_up)
-        return bcgc.solve(problem, bcgc.Sharing(2, 3, round_trip=trip)).expected_runtime
+        return bcgc.solve(problem, bcgc.Sharing(2, 3, round_trip=trip, seed=seed)).expected_runtime
 
     at = np.array([1e-3, 200.0, 1e-4, 500.0, 6.0])
     mean = reference(*at)
-    for i, slope in enumerate(jax.grad(runtime, tuple(range(5)))(*at)):
+    gradients = [jax.grad(runtime, tuple(range(5)))(*at, seed) for seed in range(4)]
+    for i, slope in enumerate(np.mean(gradients, axis=0)):
         move = np.where(np.arange(5) == i, 0.1, 0)
         wanted = (reference(*(at * (1 + move))) - reference(*(at * (1 - move)))) / 0.2
         assert abs(float(slope) * at[i] - wanted) < 0.02 * mean, (

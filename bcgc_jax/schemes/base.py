@@ -72,6 +72,7 @@ class Scheme:
       asks: whether workers ask within a step.
       by_length: whether lengths of chunks must be known before the step.
       by_speed: whether it supposes that workers keep their speed.
+      stores_all: whether any worker may be given any data, so that each stores all.
       equal_chunks: whether all chunks of a subset are of one size, where chunks are handed out.
       in_lock_step: whether each worker keeps its number of chunks, so that nobody waits for ever
         where they are computed together.
@@ -87,19 +88,23 @@ class Scheme:
     asks: ClassVar[bool] = False
     by_length: bool = False
     by_speed: ClassVar[bool] = False
+    stores_all: ClassVar[bool] = False
     equal_chunks: bool = False
     in_lock_step: ClassVar[bool] = False
     of_lengths: ClassVar[bool] = False
 
     @classmethod
     def rows(cls, resources: Resources) -> "Iterable[Scheme]":
-        """The schemes of this kind that are possible, the cheapest first."""
+        """The schemes of this kind, the cheapest first; `possible` says which of them are."""
         return (cls(),)
 
     def possible(self, resources: Resources) -> bool:
-        """Whether its workers end at all, and the log says when."""
+        """Whether its workers end at all and store enough, and the log says when they end."""
         ends = self.in_lock_step or not resources.lock_step
-        return ends and (self.of_lengths or resources.know_speeds)
+        stored = resources.store_all or not self.stores_all
+        lengths = resources.know_lengths or not self.by_length
+        speeds = resources.know_speeds or self.of_lengths
+        return ends and stored and lengths and speeds
 
     @property
     def instead(self) -> "Scheme | None":
@@ -112,7 +117,7 @@ class Scheme:
 
     def stored_subsets(self, choice: Sequence[float], num_workers: int) -> int:
         """How many subsets a worker stores by plans with these numbers."""
-        return 1
+        return num_workers if self.stores_all else 1
 
     def plan_on(self, steps: "Steps", which: "np.ndarray") -> "LogRule":
         """The rule that is planned on the steps of `which`, `[S]` bool; it looks at no others."""

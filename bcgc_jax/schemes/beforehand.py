@@ -1,11 +1,11 @@
 """What can be done before a step: chunks dealt by length, shares by speed, other machines."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from bcgc_jax.schemes.base import Resources, Scheme, several
+from bcgc_jax.schemes.base import Scheme, several
 from bcgc_jax.schemes.unplanned import Unplanned
 from bcgc_jax.steps.rule import LogRule
 from bcgc_jax.steps.steps import Outcome, Steps
@@ -23,14 +23,7 @@ class Dealt(Unplanned):
     name = "dealt by length"
     advice = "deal the chunks to the workers by their length"
     need = "lengths of chunks before the step"
-    by_chunk = advisable = by_length = of_lengths = True
-
-    @classmethod
-    def rows(cls, resources: Resources) -> Iterable[Scheme]:
-        return (cls(),) if resources.know_lengths and resources.store_all else ()
-
-    def stored_subsets(self, choice: Sequence[float], num_workers: int) -> int:
-        return num_workers
+    by_chunk = advisable = by_length = of_lengths = stores_all = True
 
     def outcome(self, steps: Steps) -> Outcome:
         assert steps.costs is not None
@@ -50,14 +43,7 @@ class Dealt(Unplanned):
 class _BySpeed(Scheme):
     """Each worker has data by its speed."""
 
-    by_chunk = advisable = by_speed = True
-
-    @classmethod
-    def rows(cls, resources: Resources) -> Iterable[Scheme]:
-        return (cls(),) if resources.store_all else ()
-
-    def stored_subsets(self, choice: Sequence[float], num_workers: int) -> int:
-        return num_workers
+    by_chunk = advisable = by_speed = stores_all = True
 
 
 @dataclasses.dataclass(frozen=True)

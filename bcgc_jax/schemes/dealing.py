@@ -5,11 +5,10 @@ worker computes its longest chunk first.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from bcgc_jax.schemes.base import Resources, Scheme
+from bcgc_jax.schemes.base import Resources
 from bcgc_jax.schemes.unplanned import Unplanned
 from bcgc_jax.steps.steps import Outcome, Steps
 
@@ -35,9 +34,9 @@ class Sorted(_Dealing):
     need = "lengths of chunks before the step; no data move"
     advice = "let each worker compute its own chunks by length, the longest first"
 
-    @classmethod
-    def rows(cls, resources: Resources) -> Iterable[Scheme]:
-        return (cls(),) if resources.know_lengths and resources.lock_step else ()
+    def possible(self, resources: Resources) -> bool:
+        """Elsewhere the order of a worker's own chunks changes nothing."""
+        return resources.lock_step and super().possible(resources)
 
     def chunks(self, costs: np.ndarray) -> np.ndarray:
         """The longest first, `[S, N, C]`.
@@ -57,13 +56,11 @@ class AlikeRows(_Dealing):
     need = "lengths of chunks before the step"
     advice = "deal the chunks so that those which are computed together are alike"
 
-    @classmethod
-    def rows(cls, resources: Resources) -> Iterable[Scheme]:
-        possible = resources.know_lengths and resources.lock_step and resources.store_all
-        return (cls(),) if possible else ()
+    stores_all = True
 
-    def stored_subsets(self, choice: Sequence[float], num_workers: int) -> int:
-        return num_workers
+    def possible(self, resources: Resources) -> bool:
+        """Elsewhere nothing is computed together."""
+        return resources.lock_step and super().possible(resources)
 
     def chunks(self, costs: np.ndarray) -> np.ndarray:
         """Row by row, the longest chunk to the worker with the least so far.
@@ -90,12 +87,7 @@ class DealtEqual(_Dealing):
     need = "lengths of chunks before the step"
     advice = "deal the chunks to the workers by their length, as many to each"
 
-    @classmethod
-    def rows(cls, resources: Resources) -> Iterable[Scheme]:
-        return (cls(),) if resources.know_lengths and resources.store_all else ()
-
-    def stored_subsets(self, choice: Sequence[float], num_workers: int) -> int:
-        return num_workers
+    stores_all = True
 
     def chunks(self, costs: np.ndarray) -> np.ndarray:
         """Longest first, also within a worker.

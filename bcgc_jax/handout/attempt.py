@@ -60,7 +60,7 @@ class Attempt:
         """A worker has said how long the chunks of its own subset are."""
         self.loads[worker] = loads
         if self._line is None:
-            self._line = LoadLine(0.0, 1.0, usual=sum(loads) / sum(self._shares))
+            self._line = LoadLine.proportional(loads, self._shares)
         ticks = self._line.ticks(loads, self._shares).tolist()
         self.longest = max(self.longest, *ticks)
         self.ledger.queue.reweigh(worker, ticks)

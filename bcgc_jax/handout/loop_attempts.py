@@ -185,9 +185,6 @@ class OwnAttempt:
         """The lengths of all pieces, where all workers have sent them."""
         if any(of_worker is None for of_worker in loads):
             return None
-        table = np.array(loads, float)
-        shares = np.array(self._place.shares)
-        line = self._place.load_line
-        if line is None:
-            line = LoadLine(0.0, 1.0, usual=float(table.sum() / (len(table) * shares.sum())))
-        return line.ticks(table, shares).ravel()
+        shares = self._place.shares
+        line = self._place.load_line or LoadLine.proportional(loads, shares)
+        return line.ticks(loads, shares).ravel()

@@ -65,6 +65,16 @@ class LoadLine(NamedTuple):
     usual: float
 
     @classmethod
+    def proportional(cls, loads: Any, shares: Sequence[float]) -> "LoadLine":
+        """Lengths as the loads say, of pieces with these `shares` of a chunk, `[..., C']`.
+
+        >>> LoadLine.proportional([4.0, 1.0, 1.0], [1.0, 0.25, 0.25])
+        LoadLine(base=0.0, slope=1.0, usual=4.0)
+        """
+        of_subset = np.mean(np.sum(loads, axis=-1))
+        return cls(0.0, 1.0, usual=float(of_subset / np.sum(shares)))
+
+    @classmethod
     def fitted(cls, loads: np.ndarray, seconds: np.ndarray) -> "LoadLine":
         """The line of least squares through measured chunks; missing seconds are NaN.
 
